@@ -1,0 +1,271 @@
+//! Where a node answers, as a person writes it: `host:port`, `ID@host:port`, `scheme://...`.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::id::{NodeId, ParseIdError};
+
+/// The port that a node listens on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 7117;
+
+/// Longest host name that DNS allows (RFC 1035, section 2.3.4).
+const MAX_HOST: usize = 253;
+
+/// Longest printed address: scheme, identity, host, port.
+pub const MAX_ADDRESS: usize = 400;
+
+/// An address to dial: a host and port, the transport, and who is expected to answer.
+///
+/// `[::1]:7117` and `[fe80::1%eth0]:7117` are IPv6; the brackets are needed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address {
+    /// The transport.
+    pub scheme: Scheme,
+    /// Who has to answer; `None` takes whoever does.
+    pub id: Option<NodeId>,
+    /// A host name or an IP address, without brackets.
+    pub host: String,
+    /// The TCP port.
+    pub port: u16,
+}
+
+/// The transport that an address is dialled with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[non_exhaustive]
+pub enum Scheme {
+    /// TLS 1.3 over TCP, both sides authenticated: the default.
+    #[default]
+    Tcp,
+}
+
+impl Address {
+    /// The address of a socket, with the default transport and nobody expected.
+    #[must_use]
+    pub fn from_socket(socket: SocketAddr) -> Self {
+        Self {
+            scheme: Scheme::Tcp,
+            id: None,
+            host: socket.ip().to_string(),
+            port: socket.port(),
+        }
+    }
+
+    /// The same address with `id` expected to answer.
+    #[must_use]
+    pub fn with_id(self, id: NodeId) -> Self {
+        Self {
+            id: Some(id),
+            ..self
+        }
+    }
+
+    /// The same address with nobody expected.
+    #[must_use]
+    pub fn without_id(self) -> Self {
+        Self { id: None, ..self }
+    }
+
+    /// The socket address, where the host is an IP address and not a name.
+    #[must_use]
+    pub fn socket(&self) -> Option<SocketAddr> {
+        let ip: IpAddr = self.host.parse().ok()?;
+        Some(SocketAddr::new(ip, self.port))
+    }
+
+    /// `host:port` alone, with brackets where IPv6 needs them: what a resolver takes.
+    #[must_use]
+    pub fn host_port(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// What is wrong with an address, and what one looks like.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParseAddressError {
+    /// Nothing was given.
+    #[error("an address is missing: write host:port, for example 192.0.2.7:7117")]
+    Empty,
+    /// Longer than any address.
+    #[error("an address has at most {MAX_ADDRESS} characters")]
+    TooLong,
+    /// A scheme that this build does not have.
+    #[error("`{0}://` is not a transport that peerkit knows: leave it out or write tcp://")]
+    Scheme(String),
+    /// What stands before the `@` is not an identity.
+    #[error("what stands before the @ has to be a node's identity: {0}")]
+    Id(ParseIdError),
+    /// No host before the port.
+    #[error("`{0}` has no host: write host:port, for example 127.0.0.1{0}")]
+    NoHost(String),
+    /// No port after the host.
+    #[error("`{0}` has no port: write {0}:{DEFAULT_PORT}, or the port that the node listens on")]
+    NoPort(String),
+    /// A port that is not a number from 1 to 65535.
+    #[error("`{0}` is not a port: it has to be a number from 1 to 65535")]
+    Port(String),
+    /// An IPv6 address without brackets.
+    #[error("`{0}` looks like IPv6: put the address in brackets, [::1]:{DEFAULT_PORT}")]
+    Brackets(String),
+    /// A host that is neither a name nor an IP address.
+    #[error("`{0}` is neither a host name nor an IP address")]
+    Host(String),
+}
+
+impl FromStr for Address {
+    type Err = ParseAddressError;
+
+    fn from_str(text: &str) -> Result<Self, ParseAddressError> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(ParseAddressError::Empty);
+        }
+        if text.len() > MAX_ADDRESS {
+            return Err(ParseAddressError::TooLong);
+        }
+        let (scheme, rest) = match text.split_once("://") {
+            None | Some(("tcp", _)) => (Scheme::Tcp, text.strip_prefix("tcp://").unwrap_or(text)),
+            Some((other, _)) => return Err(ParseAddressError::Scheme(other.to_owned())),
+        };
+        let (id, rest) = match rest.split_once('@') {
+            None => (None, rest),
+            Some((id, rest)) => (Some(id.parse().map_err(ParseAddressError::Id)?), rest),
+        };
+        let (host, port) = split_port(rest)?;
+        Ok(Self {
+            scheme,
+            id,
+            host,
+            port,
+        })
+    }
+}
+
+fn split_port(text: &str) -> Result<(String, u16), ParseAddressError> {
+    let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
+        let (host, after) = bracketed
+            .split_once(']')
+            .ok_or_else(|| ParseAddressError::Host(text.to_owned()))?;
+        let ip = host.split('%').next().unwrap_or_default();
+        if ip.parse::<Ipv6Addr>().is_err() {
+            return Err(ParseAddressError::Host(host.to_owned()));
+        }
+        let port = after.strip_prefix(':');
+        (
+            host,
+            port.ok_or_else(|| ParseAddressError::NoPort(format!("[{host}]")))?,
+        )
+    } else {
+        if text.matches(':').count() > 1 {
+            return Err(ParseAddressError::Brackets(text.to_owned()));
+        }
+        let (host, port) = text
+            .split_once(':')
+            .ok_or_else(|| ParseAddressError::NoPort(text.to_owned()))?;
+        if host.is_empty() {
+            return Err(ParseAddressError::NoHost(text.to_owned()));
+        }
+        if host.len() > MAX_HOST || !host.bytes().all(is_host_byte) {
+            return Err(ParseAddressError::Host(host.to_owned()));
+        }
+        (host, port)
+    };
+    let number = port.parse().ok().filter(|port| *port != 0);
+    Ok((
+        host.to_owned(),
+        number.ok_or_else(|| ParseAddressError::Port(port.to_owned()))?,
+    ))
+}
+
+/// Letters, digits, `-` and `.` (RFC 1123), and `_`, which names inside private networks have.
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.id {
+            Some(id) => write!(f, "{id}@{}", self.host_port()),
+            None => f.write_str(&self.host_port()),
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(socket: SocketAddr) -> Self {
+        Self::from_socket(socket)
+    }
+}
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> Result<Address, ParseAddressError> {
+        text.parse()
+    }
+
+    #[test]
+    fn takes_every_form() {
+        let id = crate::id::Key::from_secret(&[1; 32]).id();
+        for text in [
+            "127.0.0.1:7117",
+            "node.example.org:1",
+            "[::1]:7117",
+            "a_b:65535",
+        ] {
+            assert_eq!(parse(text).unwrap().to_string(), text);
+            assert_eq!(parse(&format!("tcp://{text}")).unwrap().to_string(), text);
+            let with_id = format!("{id}@{text}");
+            assert_eq!(parse(&with_id).unwrap().to_string(), with_id);
+        }
+        assert_eq!(parse("[::1]:7117").unwrap().socket().unwrap().port(), 7117);
+        assert_eq!(parse("localhost:7117").unwrap().socket(), None);
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        use ParseAddressError as E;
+        assert_eq!(parse("  "), Err(E::Empty));
+        assert_eq!(parse("127.0.0.1"), Err(E::NoPort("127.0.0.1".into())));
+        assert_eq!(parse(":7117"), Err(E::NoHost(":7117".into())));
+        assert_eq!(parse("host:0"), Err(E::Port("0".into())));
+        assert_eq!(parse("host:70000"), Err(E::Port("70000".into())));
+        assert_eq!(parse("::1:7117"), Err(E::Brackets("::1:7117".into())));
+        assert_eq!(parse("udp://host:1"), Err(E::Scheme("udp".into())));
+        assert_eq!(parse("bob@host:1"), Err(E::Id(ParseIdError::Digit('o'))));
+        assert_eq!(parse("ho st:1"), Err(E::Host("ho st".into())));
+        assert_eq!(parse("[::1]"), Err(E::NoPort("[::1]".into())));
+        assert_eq!(parse("[nonsense]:1"), Err(E::Host("nonsense".into())));
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_prints_what_it_parsed(text in ".{0,80}") {
+            if let Ok(address) = parse(&text) {
+                prop_assert_eq!(parse(&address.to_string()).unwrap(), address);
+            }
+        }
+    }
+}

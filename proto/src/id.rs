@@ -1,0 +1,240 @@
+//! Identities: the key pair that is a node, and the names of things derived from hashes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Bytes of a node's public key, of its secret key, and of every hash on the wire.
+pub const ID_LEN: usize = 32;
+
+/// Bytes of an Ed25519 signature.
+pub const SIGNATURE_LEN: usize = 64;
+
+/// A node's identity: its Ed25519 public key. Printed as 64 hex digits.
+///
+/// Any 32 bytes make a value; whether they are a key that someone holds shows in the TLS handshake
+/// or in [`NodeId::verify`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId([u8; ID_LEN]);
+
+impl NodeId {
+    /// Wraps the bytes of a public key.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; ID_LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes of the public key.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; ID_LEN] {
+        &self.0
+    }
+
+    /// The first eight hex digits: enough for a person to tell nodes apart, not to trust one.
+    #[must_use]
+    pub fn short(&self) -> String {
+        hex(&self.0[..4])
+    }
+
+    /// Whether `signature` over `message` was made by this node's key (RFC 8032, with the strict
+    /// checks of `ed25519-dalek`, so that all nodes agree on what is valid).
+    #[must_use]
+    pub fn verify(&self, message: &[u8], signature: &[u8; SIGNATURE_LEN]) -> bool {
+        VerifyingKey::from_bytes(&self.0)
+            .and_then(|key| key.verify_strict(message, &Signature::from_bytes(signature)))
+            .is_ok()
+    }
+}
+
+/// A node's key pair. Whoever holds it is the node.
+///
+/// Does not print itself and is wiped from memory when dropped.
+#[derive(Clone)]
+pub struct Key(SigningKey);
+
+impl Key {
+    /// The key pair made of 32 secret bytes, which must come from the system's generator.
+    #[must_use]
+    pub fn from_secret(secret: &[u8; ID_LEN]) -> Self {
+        Self(SigningKey::from_bytes(secret))
+    }
+
+    /// The secret bytes. Keep them where only their owner reads.
+    #[must_use]
+    pub fn secret(&self) -> &[u8; ID_LEN] {
+        self.0.as_bytes()
+    }
+
+    /// The public half.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        NodeId(self.0.verifying_key().to_bytes())
+    }
+
+    /// Signs `message` (RFC 8032: the same message always gives the same signature).
+    #[must_use]
+    pub fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_LEN] {
+        self.0.sign(message).to_bytes()
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({}, secret hidden)", self.id().short())
+    }
+}
+
+/// A BLAKE3 hash: names a file's content (what `b3sum` prints) or a folder's manifest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hash([u8; ID_LEN]);
+
+impl Hash {
+    /// The hash of `content`.
+    #[must_use]
+    pub fn of(content: &[u8]) -> Self {
+        Self(*blake3::hash(content).as_bytes())
+    }
+
+    /// Wraps the bytes of a hash.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; ID_LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes of the hash.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; ID_LEN] {
+        &self.0
+    }
+}
+
+/// Why a text is not 64 hex digits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParseIdError {
+    /// Not 64 characters.
+    #[error("{0} characters where 64 hex digits belong")]
+    Length(usize),
+    /// Something other than a hex digit.
+    #[error("`{0}` is not a hex digit")]
+    Digit(char),
+}
+
+macro_rules! printed_as_hex {
+    ($name:ident) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&hex(&self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), hex(&self.0[..4]))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseIdError;
+
+            fn from_str(text: &str) -> Result<Self, ParseIdError> {
+                unhex(text).map(Self)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+printed_as_hex!(NodeId);
+printed_as_hex!(Hash);
+
+/// Lower-case hex digits of `bytes`.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn unhex(text: &str) -> Result<[u8; ID_LEN], ParseIdError> {
+    if let Some(other) = text.chars().find(|c| !c.is_ascii_hexdigit()) {
+        return Err(ParseIdError::Digit(other));
+    }
+    let mut digits = text.bytes().map(|c| match c {
+        b'0'..=b'9' => c - b'0',
+        b'a'..=b'f' => c - b'a' + 10,
+        _ => c - b'A' + 10,
+    });
+    if digits.len() != 2 * ID_LEN {
+        return Err(ParseIdError::Length(text.len()));
+    }
+    Ok(std::array::from_fn(|_| {
+        let high = digits.next().unwrap_or_default();
+        high << 4 | digits.next().unwrap_or_default()
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(seed: u8) -> Key {
+        Key::from_secret(&[seed; 32])
+    }
+
+    #[test]
+    fn prints_and_parses() {
+        let id = key(1).id();
+        assert_eq!(id.to_string().len(), 64);
+        assert_eq!(id.to_string().parse::<NodeId>().unwrap(), id);
+        assert_eq!(id.to_string().to_uppercase().parse::<NodeId>().unwrap(), id);
+        assert!(id.to_string().starts_with(&id.short()));
+    }
+
+    #[test]
+    fn refuses_what_is_not_an_id() {
+        assert_eq!("abc".parse::<NodeId>(), Err(ParseIdError::Length(3)));
+        assert_eq!("xyz".parse::<Hash>(), Err(ParseIdError::Digit('x')));
+        assert_eq!(
+            "é".repeat(32).parse::<Hash>(),
+            Err(ParseIdError::Digit('é'))
+        );
+    }
+
+    #[test]
+    fn a_signature_holds_for_its_message_and_signer_only() {
+        let signature = key(1).sign(b"hello");
+        assert!(key(1).id().verify(b"hello", &signature));
+        assert!(!key(1).id().verify(b"hellp", &signature));
+        assert!(!key(2).id().verify(b"hello", &signature));
+        assert!(!NodeId::from_bytes([0xff; 32]).verify(b"hello", &signature));
+    }
+
+    #[test]
+    fn a_key_does_not_print_its_secret() {
+        assert!(!format!("{:?}", key(0xab)).contains("abab"));
+    }
+
+    #[test]
+    fn a_files_hash_is_what_b3sum_prints() {
+        // From the BLAKE3 specification's test vectors: the empty input.
+        let empty = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
+        assert_eq!(Hash::of(b"").to_string(), empty);
+    }
+}
