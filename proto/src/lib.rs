@@ -10,6 +10,9 @@
 pub mod address;
 pub mod codec;
 pub mod config;
+pub mod event;
+pub mod handler;
 pub mod id;
 pub mod message;
+pub mod overlay;
 pub mod time;

@@ -1,0 +1,348 @@
+//! What happens to a node, as the application hears of it.
+//!
+//! The names are those that users of p2pnetwork know; ours follow the same form.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::address::Address;
+use crate::id::{Hash, NodeId};
+use crate::message::Message;
+use crate::overlay::NodeInfo;
+
+/// Something that happened. Delivered in order for each peer.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// We connected to a node.
+    OutboundNodeConnected {
+        /// Whom.
+        peer: Peer,
+    },
+    /// A node connected to us.
+    InboundNodeConnected {
+        /// Who.
+        peer: Peer,
+    },
+    /// A link that we had dialled has ended.
+    OutboundNodeDisconnected {
+        /// With whom.
+        peer: Peer,
+        /// Why, and by whose will.
+        parting: Parting,
+    },
+    /// A link that the other side had dialled has ended.
+    InboundNodeDisconnected {
+        /// With whom.
+        peer: Peer,
+        /// Why, and by whose will.
+        parting: Parting,
+    },
+    /// We are about to close a link that we had dialled.
+    NodeDisconnectWithOutboundNode {
+        /// With whom.
+        peer: Peer,
+    },
+    /// We are about to close a link that the other side had dialled.
+    NodeDisconnectWithInboundNode {
+        /// With whom.
+        peer: Peer,
+    },
+    /// A message came in.
+    NodeMessage {
+        /// From whom.
+        peer: Peer,
+        /// What it says.
+        message: Message,
+    },
+    /// Messages that were accepted for a peer did not get through, or may not have.
+    NodeMessageFailed {
+        /// To whom they were.
+        peer: Peer,
+        /// How many, and why.
+        failure: MessageFailure,
+    },
+    /// A broadcast reached us. Each comes once.
+    NodeBroadcast {
+        /// Its author and content.
+        broadcast: Broadcast,
+    },
+    /// A discovery of ours heard of a node.
+    NodeDiscovered {
+        /// The node and its neighbours.
+        node: NodeInfo,
+    },
+    /// This node is about to stop: the moment to say goodbye.
+    NodeRequestToStop,
+    /// A link that is to be kept was lost and could not be made again this time.
+    NodeReconnectionError {
+        /// Where.
+        address: Address,
+        /// How often it was tried since the link was lost.
+        tries: u32,
+        /// What went wrong this time.
+        error: String,
+    },
+    /// Connecting to a node failed.
+    OutboundNodeConnectionError {
+        /// Where.
+        address: Address,
+        /// What went wrong, and what can be done.
+        error: String,
+    },
+    /// Somebody connected to us but did not become a peer.
+    InboundNodeConnectionError {
+        /// Where from.
+        address: Address,
+        /// What went wrong.
+        error: String,
+    },
+    /// This subscriber was too slow: events were left out for it.
+    NodeLagged {
+        /// How many since the last that it was given.
+        missed: u64,
+    },
+    /// The application's handler panicked. The node and the link go on.
+    NodeHandlerPanicked {
+        /// The event that it was handling.
+        event: &'static str,
+        /// What the panic said.
+        panic: String,
+    },
+}
+
+impl Event {
+    /// The event's name: `node_message`, `inbound_node_connected`, ...
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::OutboundNodeConnected { .. } => "outbound_node_connected",
+            Self::InboundNodeConnected { .. } => "inbound_node_connected",
+            Self::OutboundNodeDisconnected { .. } => "outbound_node_disconnected",
+            Self::InboundNodeDisconnected { .. } => "inbound_node_disconnected",
+            Self::NodeDisconnectWithOutboundNode { .. } => "node_disconnect_with_outbound_node",
+            Self::NodeDisconnectWithInboundNode { .. } => "node_disconnect_with_inbound_node",
+            Self::NodeMessage { .. } => "node_message",
+            Self::NodeMessageFailed { .. } => "node_message_failed",
+            Self::NodeBroadcast { .. } => "node_broadcast",
+            Self::NodeDiscovered { .. } => "node_discovered",
+            Self::NodeRequestToStop => "node_request_to_stop",
+            Self::NodeReconnectionError { .. } => "node_reconnection_error",
+            Self::OutboundNodeConnectionError { .. } => "outbound_node_connection_error",
+            Self::InboundNodeConnectionError { .. } => "inbound_node_connection_error",
+            Self::NodeLagged { .. } => "node_lagged",
+            Self::NodeHandlerPanicked { .. } => "node_handler_panicked",
+        }
+    }
+
+    /// The peer that the event is about, where it is about one.
+    #[must_use]
+    pub fn peer(&self) -> Option<&Peer> {
+        match self {
+            Self::OutboundNodeConnected { peer }
+            | Self::InboundNodeConnected { peer }
+            | Self::OutboundNodeDisconnected { peer, .. }
+            | Self::InboundNodeDisconnected { peer, .. }
+            | Self::NodeDisconnectWithOutboundNode { peer }
+            | Self::NodeDisconnectWithInboundNode { peer }
+            | Self::NodeMessage { peer, .. }
+            | Self::NodeMessageFailed { peer, .. } => Some(peer),
+            _ => None,
+        }
+    }
+}
+
+/// The node at the other end of a link. Cloning is cheap.
+///
+/// It describes the link as it was made: once the link has ended the value stays readable, and a
+/// later link with the same node is another value.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Peer(Arc<PeerParts>);
+
+#[derive(PartialEq, Eq)]
+struct PeerParts {
+    id: NodeId,
+    name: String,
+    address: Address,
+    direction: Direction,
+}
+
+impl Peer {
+    /// Describes a link.
+    #[must_use]
+    pub fn new(id: NodeId, name: String, address: Address, direction: Direction) -> Self {
+        Self(Arc::new(PeerParts {
+            id,
+            name,
+            address,
+            direction,
+        }))
+    }
+
+    /// Its identity, proven by the handshake.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.0.id
+    }
+
+    /// What it calls itself. Anyone may call themselves anything.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Where it can be dialled as far as we know, else where it connected from.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.0.address
+    }
+
+    /// Who dialled whom.
+    #[must_use]
+    pub fn direction(&self) -> Direction {
+        self.0.direction
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Peer({} {} {:?})",
+            self.0.id.short(),
+            self.0.name,
+            self.0.direction
+        )
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.name.is_empty() {
+            f.write_str(&self.0.id.short())
+        } else {
+            write!(f, "{} ({})", self.0.name, self.0.id.short())
+        }
+    }
+}
+
+/// Who dialled whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// They dialled us.
+    Inbound,
+    /// We dialled them.
+    Outbound,
+}
+
+impl Direction {
+    /// `inbound` or `outbound`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+/// How a link ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parting {
+    /// Why.
+    pub reason: Reason,
+    /// Whether the other side ended it and told us so.
+    pub by_peer: bool,
+}
+
+impl fmt::Display for Parting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.by_peer {
+            write!(f, "the other side said: {}", self.reason)
+        } else {
+            write!(f, "{}", self.reason)
+        }
+    }
+}
+
+/// Why a link ended, or did not come to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The application asked for it.
+    #[error("disconnected on request")]
+    Requested,
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+    /// There is another link between the two nodes.
+    #[error("the two nodes already have a link")]
+    Duplicate,
+    /// A newer link between the two nodes has taken its place.
+    #[error("a newer link took its place")]
+    Replaced,
+    /// The nodes belong to networks of different names.
+    #[error("the nodes belong to different networks")]
+    OtherNetwork,
+    /// The network has a secret, and the proof of knowing it was wrong or missing.
+    #[error("the proof of knowing the network's secret is wrong or missing")]
+    WrongSecret,
+    /// No protocol version that both speak.
+    #[error("no common protocol version")]
+    Version,
+    /// No room for another inbound link.
+    #[error("no room for another inbound link")]
+    Full,
+    /// No room for another inbound link from this IP address.
+    #[error("no room for another inbound link from this IP address")]
+    FullForAddress,
+    /// The other end is this node itself.
+    #[error("a node does not connect to itself")]
+    Myself,
+    /// The other side does not read fast enough for the overlay's own frames.
+    #[error("too slow: control frames piled up")]
+    Slow,
+    /// No byte came for too long.
+    #[error("no byte came for {} s", .0.as_secs())]
+    Silent(Duration),
+    /// Hello did not come in time.
+    #[error("the handshake took too long")]
+    HandshakeTimeout,
+    /// The other side broke the protocol.
+    #[error("broke the protocol: {0}")]
+    Fault(String),
+    /// The connection broke without a goodbye.
+    #[error("connection lost: {0}")]
+    Lost(String),
+    /// A reason that this version does not know.
+    #[error("{1} (code {0})")]
+    Other(u16, String),
+}
+
+/// Messages that were accepted for a peer and did not get through, or may not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MessageFailure {
+    /// Never left this node: surely not delivered.
+    pub unsent: u64,
+    /// Left this node, but the other side did not confirm them before the link ended: some of them
+    /// may have arrived. The last in order, at the most as many.
+    pub unconfirmed: u64,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// A message to the whole network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broadcast {
+    /// Names this broadcast.
+    pub id: Hash,
+    /// Who wrote and signed it.
+    pub author: NodeId,
+    /// When, by its author's clock, in milliseconds since 1970.
+    pub time: u64,
+    /// A heading; may be empty.
+    pub title: String,
+    /// What it says.
+    pub message: Message,
+}

@@ -1,0 +1,222 @@
+//! An application as a trait: the same code runs on a real node and in the simulator.
+
+use crate::address::Address;
+use crate::event::{Broadcast, Event, MessageFailure, Parting, Peer};
+use crate::id::NodeId;
+use crate::message::Message;
+use crate::overlay::NodeInfo;
+use crate::time::Instant;
+
+/// An application. Implement what you need: each method is empty by default.
+///
+/// Methods are synchronous and get the [`Context`] to act through. They are called one at a time;
+/// while one runs, messages wait and their senders are slowed down, so a handler that has much to do
+/// should hand it to a task or thread of its own.
+#[allow(unused_variables)]
+pub trait Handler: Send {
+    /// We connected to a node.
+    fn outbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {}
+    /// A node connected to us.
+    fn inbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {}
+    /// A link that we had dialled has ended.
+    fn outbound_node_disconnected(&mut self, cx: &mut Context<'_>, peer: &Peer, parting: &Parting) {
+    }
+    /// A link that the other side had dialled has ended.
+    fn inbound_node_disconnected(&mut self, cx: &mut Context<'_>, peer: &Peer, parting: &Parting) {}
+    /// We are about to close a link that we had dialled.
+    fn node_disconnect_with_outbound_node(&mut self, cx: &mut Context<'_>, peer: &Peer) {}
+    /// We are about to close a link that the other side had dialled.
+    fn node_disconnect_with_inbound_node(&mut self, cx: &mut Context<'_>, peer: &Peer) {}
+    /// A message came in.
+    fn node_message(&mut self, cx: &mut Context<'_>, peer: &Peer, message: Message) {}
+    /// Messages that were accepted for `peer` did not get through, or may not have.
+    fn node_message_failed(&mut self, cx: &mut Context<'_>, peer: &Peer, failure: &MessageFailure) {
+    }
+    /// A broadcast reached us. Each comes once.
+    fn node_broadcast(&mut self, cx: &mut Context<'_>, broadcast: Broadcast) {}
+    /// A discovery of ours heard of a node.
+    fn node_discovered(&mut self, cx: &mut Context<'_>, node: &NodeInfo) {}
+    /// This node is about to stop: the moment to say goodbye.
+    fn node_request_to_stop(&mut self, cx: &mut Context<'_>) {}
+    /// A link that is to be kept was lost and could not be made again, `tries` times by now.
+    /// Return false to give it up.
+    fn node_reconnection_error(
+        &mut self,
+        cx: &mut Context<'_>,
+        address: &Address,
+        tries: u32,
+        error: &str,
+    ) -> bool {
+        true
+    }
+    /// Connecting to a node failed.
+    fn outbound_node_connection_error(
+        &mut self,
+        cx: &mut Context<'_>,
+        address: &Address,
+        error: &str,
+    ) {
+    }
+    /// Somebody connected to us but did not become a peer.
+    fn inbound_node_connection_error(
+        &mut self,
+        cx: &mut Context<'_>,
+        address: &Address,
+        error: &str,
+    ) {
+    }
+    /// Events other than messages were left out, because this handler was too slow for them.
+    fn node_lagged(&mut self, cx: &mut Context<'_>, missed: u64) {}
+    /// This handler panicked while it handled `event`. The node and the link go on.
+    fn node_handler_panicked(&mut self, cx: &mut Context<'_>, event: &str, panic: &str) {}
+
+    /// Takes an event apart and calls the method for it. Override it to get events whole.
+    fn handle(&mut self, cx: &mut Context<'_>, event: Event) {
+        match event {
+            Event::OutboundNodeConnected { peer } => self.outbound_node_connected(cx, &peer),
+            Event::InboundNodeConnected { peer } => self.inbound_node_connected(cx, &peer),
+            Event::OutboundNodeDisconnected { peer, parting } => {
+                self.outbound_node_disconnected(cx, &peer, &parting);
+            }
+            Event::InboundNodeDisconnected { peer, parting } => {
+                self.inbound_node_disconnected(cx, &peer, &parting);
+            }
+            Event::NodeDisconnectWithOutboundNode { peer } => {
+                self.node_disconnect_with_outbound_node(cx, &peer);
+            }
+            Event::NodeDisconnectWithInboundNode { peer } => {
+                self.node_disconnect_with_inbound_node(cx, &peer);
+            }
+            Event::NodeMessage { peer, message } => self.node_message(cx, &peer, message),
+            Event::NodeMessageFailed { peer, failure } => {
+                self.node_message_failed(cx, &peer, &failure);
+            }
+            Event::NodeBroadcast { broadcast } => self.node_broadcast(cx, broadcast),
+            Event::NodeDiscovered { node } => self.node_discovered(cx, &node),
+            Event::NodeRequestToStop => self.node_request_to_stop(cx),
+            Event::NodeReconnectionError {
+                address,
+                tries,
+                error,
+            } => {
+                if !self.node_reconnection_error(cx, &address, tries, &error) {
+                    cx.stop_reconnecting(address);
+                }
+            }
+            Event::OutboundNodeConnectionError { address, error } => {
+                self.outbound_node_connection_error(cx, &address, &error);
+            }
+            Event::InboundNodeConnectionError { address, error } => {
+                self.inbound_node_connection_error(cx, &address, &error);
+            }
+            Event::NodeLagged { missed } => self.node_lagged(cx, missed),
+            Event::NodeHandlerPanicked { event, panic } => {
+                self.node_handler_panicked(cx, event, &panic);
+            }
+        }
+    }
+}
+
+/// A callback as an application: every event comes as a value.
+///
+/// `node_reconnection_error` is answered with [`Context::stop_reconnecting`].
+pub struct Callback<F>(pub F);
+
+impl<F: FnMut(&mut Context<'_>, Event) + Send> Handler for Callback<F> {
+    fn handle(&mut self, cx: &mut Context<'_>, event: Event) {
+        (self.0)(cx, event);
+    }
+}
+
+/// What a handler acts through. Its actions are carried out once the handler has returned.
+pub struct Context<'a> {
+    world: &'a dyn World,
+    actions: &'a mut Vec<Action>,
+}
+
+/// What a handler can see: provided by the node, or by the simulator.
+pub trait World {
+    /// This node's identity.
+    fn id(&self) -> NodeId;
+    /// The time, as the state machines count it.
+    fn now(&self) -> Instant;
+    /// All connected peers.
+    fn peers(&self) -> Vec<Peer>;
+}
+
+/// What a handler wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Action {
+    /// Send a message to one peer.
+    Send(NodeId, Message),
+    /// Send a message to every peer but those listed.
+    SendToNodes(Message, Vec<NodeId>),
+    /// Tell the whole network: a title and a message.
+    Broadcast(String, Message),
+    /// Link to an address; true keeps the link.
+    Connect(Address, bool),
+    /// Close the link with a peer.
+    Disconnect(NodeId),
+    /// Give up keeping the link to an address.
+    StopReconnecting(Address),
+}
+
+impl<'a> Context<'a> {
+    /// A context that sees `world` and leaves what is to be done in `actions`.
+    pub fn new(world: &'a dyn World, actions: &'a mut Vec<Action>) -> Self {
+        Self { world, actions }
+    }
+
+    /// This node's identity.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.world.id()
+    }
+
+    /// The time: use it in place of the system's clock, and the simulator can turn it.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.world.now()
+    }
+
+    /// All connected peers, inbound and outbound.
+    #[must_use]
+    pub fn peers(&self) -> Vec<Peer> {
+        self.world.peers()
+    }
+
+    /// Sends a message to a peer. Where that can't be done `node_message_failed` says so.
+    pub fn send(&mut self, peer: &Peer, message: impl Into<Message>) {
+        self.actions.push(Action::Send(peer.id(), message.into()));
+    }
+
+    /// Sends a message to every peer but those in `exclude`. Whom it could not be queued for,
+    /// `node_message_failed` tells.
+    pub fn send_to_nodes(&mut self, message: impl Into<Message>, exclude: &[NodeId]) {
+        self.actions
+            .push(Action::SendToNodes(message.into(), exclude.to_vec()));
+    }
+
+    /// Tells the whole network.
+    pub fn broadcast(&mut self, title: impl Into<String>, message: impl Into<Message>) {
+        self.actions
+            .push(Action::Broadcast(title.into(), message.into()));
+    }
+
+    /// Links to `address`. How it went shows in `outbound_node_connected` or
+    /// `outbound_node_connection_error`.
+    pub fn connect(&mut self, address: Address, reconnect: bool) {
+        self.actions.push(Action::Connect(address, reconnect));
+    }
+
+    /// Closes the link with a peer, inbound or outbound.
+    pub fn disconnect(&mut self, peer: &Peer) {
+        self.actions.push(Action::Disconnect(peer.id()));
+    }
+
+    /// Gives up keeping the link to `address`.
+    pub fn stop_reconnecting(&mut self, address: Address) {
+        self.actions.push(Action::StopReconnecting(address));
+    }
+}
