@@ -10,6 +10,7 @@
 pub mod address;
 pub mod codec;
 pub mod config;
+pub mod files;
 pub mod id;
 pub mod message;
 pub mod time;
