@@ -205,10 +205,7 @@ impl Frame {
                 name: reader.str(MAX_PROTOCOL, "request name")?,
                 body: Packed::decode(&mut reader)?,
             },
-            REPLY => Self::Reply {
-                id: reader.u64("reply")?,
-                outcome: read_outcome(&mut reader)?,
-            },
+            REPLY => Self::Reply { id: reader.u64("reply")?, outcome: read_outcome(&mut reader)? },
             CANCEL => Self::Cancel(reader.u64("cancel")?),
             QUERY => Self::Query(Query::decode(&mut reader)?),
             ANSWER => Self::Answer(Answer::decode(&mut reader)?),

@@ -345,9 +345,8 @@ impl Overlay {
                 }
                 Receipt::New(broadcast) => {
                     let others = self.links.keys().filter(|peer| **peer != from);
-                    let send = |peer: &NodeId| {
-                        Output::Send(*peer, Frame::Broadcast(envelope.clone()))
-                    };
+                    let send =
+                        |peer: &NodeId| Output::Send(*peer, Frame::Broadcast(envelope.clone()));
                     out.extend(others.map(send));
                     out.push_back(Output::Event(Event::NodeBroadcast { broadcast }));
                 }
@@ -415,13 +414,8 @@ impl Overlay {
 
     fn answer(&mut self, id: QueryId, bodies: Vec<AnswerBody>) {
         let (node, name, addresses) = (self.me, self.name.clone(), self.addresses.clone());
-        let told = |body| Answer {
-            id,
-            node,
-            name: name.clone(),
-            addresses: addresses.clone(),
-            body,
-        };
+        let told =
+            |body| Answer { id, node, name: name.clone(), addresses: addresses.clone(), body };
         let answers = bodies.into_iter().map(told).collect();
         self.queries.answer(id, answers, &mut self.outbox);
     }
@@ -450,10 +444,10 @@ fn neighbour_parts(outbound: Vec<Neighbour>, inbound: Vec<Neighbour>) -> Vec<Ans
     loop {
         match (outbound.next(), inbound.next()) {
             (None, None) if !parts.is_empty() => return parts,
-            (out, inn) => parts.push(AnswerBody::Neighbours(
-                out.unwrap_or_default(),
-                inn.unwrap_or_default(),
-            )),
+            (out, inn) => {
+                parts
+                    .push(AnswerBody::Neighbours(out.unwrap_or_default(), inn.unwrap_or_default()));
+            }
         }
     }
 }

@@ -19,8 +19,7 @@ fn samples() -> Vec<Frame> {
         Reason::Silent(Duration::from_secs(45)),
         Reason::Other(999, "later".into()),
     ]);
-    let mut frames: Vec<_> =
-        reasons.map(|reason| Frame::Goodbye { reason, received: 3 }).collect();
+    let mut frames: Vec<_> = reasons.map(|reason| Frame::Goodbye { reason, received: 3 }).collect();
     frames.extend([
         Frame::Ping(1),
         Frame::Pong(u64::MAX),
@@ -60,8 +59,7 @@ fn read_all(buffer: &mut BytesMut) -> Vec<Result<Frame, FrameError>> {
 #[test]
 fn exact_bytes() {
     let frames = [Frame::Ping(0x0102), Frame::Message(packed("hi"))];
-    let expected =
-        [9, 0, 0, 0, 0x03, 2, 1, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0x10, 0x00, b'h', b'i'];
+    let expected = [9, 0, 0, 0, 0x03, 2, 1, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0x10, 0x00, b'h', b'i'];
     assert_eq!(&bytes_of(&frames)[..], expected);
 }
 

@@ -83,8 +83,8 @@ impl Admissions {
         let theirs_wins = candidate.id > self.me;
         let inbound = candidate.direction == Direction::Inbound;
         if let Some(link) = self.links.get(&candidate.id) {
-            let stale = link.incarnation != candidate.incarnation
-                || link.direction == candidate.direction;
+            let stale =
+                link.incarnation != candidate.incarnation || link.direction == candidate.direction;
             return match (stale, inbound == theirs_wins) {
                 (true, _) => Admission::Replace(Reason::Replaced),
                 (false, true) => Admission::Replace(Reason::Duplicate),
@@ -157,17 +157,11 @@ mod tests {
         small.greet(id(2)).unwrap();
         great.greet(id(1)).unwrap();
         // The small one's Hello reaches the great one, and the other way round.
-        assert_eq!(
-            great.admit(&candidate(1, Inbound, 1)),
-            Admission::Refuse(Reason::Duplicate)
-        );
+        assert_eq!(great.admit(&candidate(1, Inbound, 1)), Admission::Refuse(Reason::Duplicate));
         assert_eq!(small.admit(&candidate(2, Inbound, 1)), Admission::Accept);
         small.link_up(candidate(2, Inbound, 1));
         // The small one's own dial is answered after all: it loses.
-        assert_eq!(
-            small.admit(&candidate(2, Outbound, 1)),
-            Admission::Refuse(Reason::Duplicate)
-        );
+        assert_eq!(small.admit(&candidate(2, Outbound, 1)), Admission::Refuse(Reason::Duplicate));
         assert_eq!(great.admit(&candidate(1, Outbound, 1)), Admission::Accept);
     }
 
@@ -175,10 +169,7 @@ mod tests {
     fn a_link_that_came_first_gives_way_to_the_winner() {
         let mut great = node(2);
         great.link_up(candidate(1, Inbound, 1));
-        assert_eq!(
-            great.admit(&candidate(1, Outbound, 1)),
-            Admission::Replace(Reason::Duplicate)
-        );
+        assert_eq!(great.admit(&candidate(1, Outbound, 1)), Admission::Replace(Reason::Duplicate));
         let mut small = node(1);
         small.link_up(candidate(2, Outbound, 1));
         assert_eq!(small.admit(&candidate(2, Inbound, 1)), Admission::Replace(Reason::Duplicate));

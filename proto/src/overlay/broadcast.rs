@@ -217,10 +217,10 @@ impl Broadcasts {
         if self.seen.insert(id) {
             self.order.push_back(id);
         }
-        if self.order.len() > self.max_seen {
-            if let Some(oldest) = self.order.pop_front() {
-                self.seen.remove(&oldest);
-            }
+        if self.order.len() > self.max_seen
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.seen.remove(&oldest);
         }
     }
 }

@@ -21,7 +21,10 @@ use crate::time::{Instant, earliest};
 
 mod wire;
 
-pub use wire::{Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, What};
+pub use wire::{
+    Answer, AnswerBody, MAX_FILES, MAX_NEIGHBOURS, MAX_SEARCH, Query, QueryDone, QueryId,
+    UNLIMITED, What,
+};
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -118,7 +121,8 @@ impl Queries {
         out: &mut Out,
     ) {
         let Query { id, depth, ttl, what } = query;
-        let done = |complete| Output::Send(from, Frame::QueryDone(QueryDone { id, depth, complete }));
+        let done =
+            |complete| Output::Send(from, Frame::QueryDone(QueryDone { id, depth, complete }));
         if let Some(entry) = self.table.get_mut(&id) {
             if entry.depth >= depth || entry.deadline <= now || entry.what != what {
                 out.push_back(done(true));

@@ -16,8 +16,9 @@ pub const UNLIMITED: u8 = u8::MAX;
 /// Longest text of a search, in bytes.
 pub const MAX_SEARCH: usize = 256;
 
-/// Neighbours in one answer; a node that has more sends several. Half of what fills a frame.
-pub const MAX_NEIGHBOURS: usize = 256;
+/// Neighbours of each side in one answer; a node that has more sends several. With the longest
+/// host names they fit a control frame.
+pub const MAX_NEIGHBOURS: usize = 100;
 
 /// Files in one answer; a node that has more to tell sends several.
 pub const MAX_FILES: usize = 100;
