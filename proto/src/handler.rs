@@ -145,7 +145,7 @@ pub trait World {
 #[non_exhaustive]
 pub enum Action {
     /// Send a message to one peer.
-    Send(NodeId, Message),
+    Send(Peer, Message),
     /// Send a message to every peer but those listed.
     SendToNodes(Message, Vec<NodeId>),
     /// Tell the whole network: a title and a message.
@@ -184,7 +184,7 @@ impl<'a> Context<'a> {
 
     /// Sends a message to a peer. Where that can't be done `node_message_failed` says so.
     pub fn send(&mut self, peer: &Peer, message: impl Into<Message>) {
-        self.actions.push(Action::Send(peer.id(), message.into()));
+        self.actions.push(Action::Send(peer.clone(), message.into()));
     }
 
     /// Sends a message to every peer but those in `exclude`. Whom it could not be queued for,

@@ -123,12 +123,10 @@ pub enum Command {
         /// Whether to say "here" (to a call-back that is under way).
         here: bool,
     },
-    /// Stay linked to an address from now on.
+    /// Stay linked to an address from now on. It is being dialled already.
     Keep {
         /// The address.
         address: Address,
-        /// Who is linked there now.
-        peer: Option<NodeId>,
     },
     /// Give up staying linked to an address.
     StopReconnecting(Address),
@@ -321,12 +319,6 @@ impl Overlay {
         }
     }
 
-    /// Whether the link to `address` is one that is to be kept.
-    #[must_use]
-    pub fn keeps(&self, address: &Address) -> bool {
-        self.redials.keeps(address)
-    }
-
     fn on_frame(&mut self, now: Instant, from: NodeId, frame: Frame) {
         let out = &mut self.outbox;
         match frame {
@@ -377,9 +369,7 @@ impl Overlay {
                 }
                 self.answer(query, bodies);
             }
-            Command::Keep { address, peer } => {
-                self.redials.keep(now, address, peer, &mut self.rng);
-            }
+            Command::Keep { address } => self.redials.keep(address),
             Command::StopReconnecting(address) => self.redials.stop(&address),
             Command::Disconnect(id) => {
                 self.redials.stop_peer(id);

@@ -36,21 +36,9 @@ impl Redials {
         Self { min: config.reconnect_min, max: config.reconnect_max, kept: BTreeMap::new() }
     }
 
-    /// Keeps a link to `address` from now on; `peer` is linked there now, or nobody yet.
-    pub(super) fn keep(
-        &mut self,
-        now: Instant,
-        address: Address,
-        peer: Option<NodeId>,
-        rng: &mut ChaCha8Rng,
-    ) {
-        let next = peer.is_none().then(|| now + self.wait(0, rng));
-        self.kept.insert(address, Kept { peer, tries: 0, next });
-    }
-
-    /// Whether `address` is kept.
-    pub(super) fn keeps(&self, address: &Address) -> bool {
-        self.kept.contains_key(address)
+    /// Keeps a link to `address` from now on. It is being dialled: what comes of that is told.
+    pub(super) fn keep(&mut self, address: Address) {
+        self.kept.entry(address).or_insert(Kept { peer: None, tries: 0, next: None });
     }
 
     pub(super) fn stop(&mut self, address: &Address) {
@@ -135,7 +123,8 @@ mod tests {
         let mut redials = Redials::new(&config);
         let peer = NodeId::from_bytes([1; 32]);
         let mut now = Instant::ZERO;
-        redials.keep(now, address(), Some(peer), &mut rng);
+        redials.keep(address());
+        redials.dialled(&address(), peer);
         assert_eq!(redials.poll_timeout(), None);
         redials.link_down(now, peer, &mut rng);
         for tries in 1..=10 {
@@ -164,11 +153,12 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let mut redials = Redials::new(&Config::default());
         let peer = NodeId::from_bytes([1; 32]);
-        redials.keep(Instant::ZERO, address(), Some(peer), &mut rng);
+        redials.keep(address());
+        redials.dialled(&address(), peer);
         redials.stop_peer(peer);
         redials.link_down(Instant::ZERO, peer, &mut rng);
         assert_eq!(redials.poll_timeout(), None);
-        redials.keep(Instant::ZERO, address(), None, &mut rng);
+        redials.keep(address());
         redials.stop(&address());
         let mut out = VecDeque::new();
         redials.dial_failed(Instant::ZERO, &address(), String::new(), &mut rng, &mut out);
