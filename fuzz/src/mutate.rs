@@ -4,9 +4,7 @@
 const MAX_INPUT: usize = 4096;
 
 /// Values that lengths, counts and characters go wrong at.
-const TELLING: [u8; 12] = [
-    0, 1, 2, 0x0f, 0x10, 0x7f, 0x80, 0xfe, 0xff, b':', b'[', b'@',
-];
+const TELLING: [u8; 12] = [0, 1, 2, 0x0f, 0x10, 0x7f, 0x80, 0xfe, 0xff, b':', b'[', b'@'];
 
 /// Makes inputs out of others.
 #[derive(Debug)]
