@@ -124,11 +124,7 @@ pub(crate) fn pack(message: Message, limit: usize) -> Result<Packed, CompressErr
     if payload.len() >= len {
         return Ok(Packed::plain(message));
     }
-    Ok(Packed {
-        kind: message.kind(),
-        compression,
-        payload: payload.into(),
-    })
+    Ok(Packed { kind: message.kind(), compression, payload: payload.into() })
 }
 
 /// The message that `packed` holds, its content decompressed and at most `limit` bytes.
@@ -256,10 +252,7 @@ impl Content {
     /// Takes little at first: four times the payload, a common ratio, at most the limit.
     fn new(payload: usize, limit: usize) -> Self {
         let room = payload.saturating_mul(4).max(FIRST_ROOM);
-        Self {
-            bytes: Vec::with_capacity(room.min(limit.saturating_add(1))),
-            limit,
-        }
+        Self { bytes: Vec::with_capacity(room.min(limit.saturating_add(1))), limit }
     }
 
     /// Makes room for more where there is none: twice as much, at most one byte over the limit,
@@ -414,9 +407,7 @@ struct Xz(Stream);
 
 impl Xz {
     fn new() -> Result<Self, DecompressError> {
-        Stream::new_stream_decoder(XZ_MEMORY, 0)
-            .map(Self)
-            .map_err(Self::error)
+        Stream::new_stream_decoder(XZ_MEMORY, 0).map(Self).map_err(Self::error)
     }
 
     fn error(error: liblzma::stream::Error) -> DecompressError {
@@ -432,10 +423,7 @@ impl Decoder for Xz {
 
     fn step(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<Step, DecompressError> {
         let before = self.0.total_in();
-        let status = self
-            .0
-            .process_vec(input, output, Action::Run)
-            .map_err(Self::error)?;
+        let status = self.0.process_vec(input, output, Action::Run).map_err(Self::error)?;
         Ok(Step {
             taken: (self.0.total_in() - before) as usize,
             ended: status == liblzma::stream::Status::StreamEnd,
@@ -449,9 +437,7 @@ impl Zstd {
     fn new() -> Result<Self, DecompressError> {
         let mut context = DCtx::try_create()
             .ok_or_else(|| corrupt(Compression::Zstd, "no memory for the decoder"))?;
-        context
-            .set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG))
-            .map_err(Self::error)?;
+        context.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG)).map_err(Self::error)?;
         Ok(Self(context))
     }
 
@@ -472,14 +458,8 @@ impl Decoder for Zstd {
         let written = output.len();
         let mut input = InBuffer::around(input);
         let mut output = OutBuffer::around_pos(output, written);
-        let left = self
-            .0
-            .decompress_stream(&mut output, &mut input)
-            .map_err(Self::error)?;
-        Ok(Step {
-            taken: input.pos(),
-            ended: left == 0,
-        })
+        let left = self.0.decompress_stream(&mut output, &mut input).map_err(Self::error)?;
+        Ok(Step { taken: input.pos(), ended: left == 0 })
     }
 }
 
@@ -494,11 +474,7 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn new(payload: &'a [u8]) -> Self {
-        Self {
-            rest: payload,
-            short: false,
-            asked_for_frame: false,
-        }
+        Self { rest: payload, short: false, asked_for_frame: false }
     }
 }
 
@@ -516,18 +492,11 @@ impl Read for Source<'_> {
 }
 
 fn trailing(compression: Compression, len: usize) -> Result<(), DecompressError> {
-    if len == 0 {
-        Ok(())
-    } else {
-        Err(DecompressError::Trailing { compression, len })
-    }
+    if len == 0 { Ok(()) } else { Err(DecompressError::Trailing { compression, len }) }
 }
 
 fn corrupt(compression: Compression, reason: impl ToString) -> DecompressError {
-    DecompressError::Corrupt {
-        compression,
-        reason: reason.to_string(),
-    }
+    DecompressError::Corrupt { compression, reason: reason.to_string() }
 }
 
 #[cfg(test)]

@@ -4,13 +4,8 @@ use proptest::prelude::*;
 use super::*;
 
 /// What takes part in compression.
-const ALGORITHMS: [Compression; 5] = [
-    Compression::Zlib,
-    Compression::Bzip2,
-    Compression::Lzma,
-    Compression::Zstd,
-    Compression::Lz4,
-];
+const ALGORITHMS: [Compression; 5] =
+    [Compression::Zlib, Compression::Bzip2, Compression::Lzma, Compression::Zstd, Compression::Lz4];
 
 const MIB: usize = 1 << 20;
 
@@ -48,22 +43,14 @@ fn exactly_the_limit_passes_and_a_byte_more_does_not() {
     ));
     assert!(matches!(
         pack(plain.compressed(Compression::Zstd), 99),
-        Err(CompressError::TooLarge {
-            len: 100,
-            limit: 99
-        })
+        Err(CompressError::TooLarge { len: 100, limit: 99 })
     ));
 }
 
 #[test]
 fn nothing_at_all_round_trips() {
     for compression in ALGORITHMS {
-        assert!(
-            unpack(packed(compression, b""), 0)
-                .unwrap()
-                .body()
-                .is_empty()
-        );
+        assert!(unpack(packed(compression, b""), 0).unwrap().body().is_empty());
     }
 }
 
@@ -72,10 +59,7 @@ fn two_hundred_mebibytes_of_zeros_are_refused() {
     for compression in ALGORITHMS {
         let bomb = bomb(compression, 200 * MIB);
         assert!(bomb.payload.len() < MIB, "{compression:?}");
-        assert!(matches!(
-            unpack(bomb, 16 * MIB),
-            Err(DecompressError::TooLarge { .. })
-        ));
+        assert!(matches!(unpack(bomb, 16 * MIB), Err(DecompressError::TooLarge { .. })));
     }
 }
 
@@ -188,9 +172,8 @@ fn pythons_compressors_are_understood() {
 
 #[test]
 fn what_compression_does_not_make_smaller_travels_as_it_is() {
-    let noise: Vec<u8> = (0..1000_u32)
-        .flat_map(|n| *blake3::hash(&n.to_le_bytes()).as_bytes())
-        .collect();
+    let noise: Vec<u8> =
+        (0..1000_u32).flat_map(|n| *blake3::hash(&n.to_le_bytes()).as_bytes()).collect();
     for compression in ALGORITHMS {
         let message = Message::bytes(noise.clone()).compressed(compression);
         let packed = pack(message, noise.len()).unwrap();
@@ -204,10 +187,7 @@ fn text_that_is_not_text_is_refused_once_decompressed() {
     for compression in ALGORITHMS {
         let mut packed = packed(compression, &[0xff; 100]);
         packed.kind = Kind::Text;
-        assert!(matches!(
-            unpack(packed, MIB),
-            Err(DecompressError::Content(_))
-        ));
+        assert!(matches!(unpack(packed, MIB), Err(DecompressError::Content(_))));
     }
 }
 
@@ -287,18 +267,12 @@ proptest! {
 /// Bytes that compress to some degree, and some that do not.
 fn runs() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec((any::<u8>(), 1..3000_usize), 0..40).prop_map(|runs| {
-        runs.into_iter()
-            .flat_map(|(byte, len)| std::iter::repeat_n(byte, len))
-            .collect()
+        runs.into_iter().flat_map(|(byte, len)| std::iter::repeat_n(byte, len)).collect()
     })
 }
 
 fn of(compression: Compression, payload: Vec<u8>) -> Packed {
-    Packed {
-        kind: Kind::Bytes,
-        compression,
-        payload: payload.into(),
-    }
+    Packed { kind: Kind::Bytes, compression, payload: payload.into() }
 }
 
 /// Compressed even where that makes it longer.
@@ -317,25 +291,19 @@ fn bomb(compression: Compression, len: usize) -> Packed {
     }
     let mut payload = Vec::new();
     match compression {
-        Compression::Zlib => pour(
-            flate2::write::ZlibEncoder::new(&mut payload, flate2::Compression::new(6)),
-            len,
-        ),
-        Compression::Bzip2 => pour(
-            bzip2::write::BzEncoder::new(&mut payload, bzip2::Compression::best()),
-            len,
-        ),
+        Compression::Zlib => {
+            pour(flate2::write::ZlibEncoder::new(&mut payload, flate2::Compression::new(6)), len)
+        }
+        Compression::Bzip2 => {
+            pour(bzip2::write::BzEncoder::new(&mut payload, bzip2::Compression::best()), len)
+        }
         Compression::Lzma => pour(liblzma::write::XzEncoder::new(&mut payload, 1), len),
-        Compression::Zstd => pour(
-            zstd::stream::write::Encoder::new(&mut payload, 3)
-                .unwrap()
-                .auto_finish(),
-            len,
-        ),
-        Compression::Lz4 => pour(
-            lz4_flex::frame::FrameEncoder::new(&mut payload).auto_finish(),
-            len,
-        ),
+        Compression::Zstd => {
+            pour(zstd::stream::write::Encoder::new(&mut payload, 3).unwrap().auto_finish(), len)
+        }
+        Compression::Lz4 => {
+            pour(lz4_flex::frame::FrameEncoder::new(&mut payload).auto_finish(), len)
+        }
         other => panic!("no bomb of {other:?}"),
     }
     of(compression, payload)
@@ -343,10 +311,7 @@ fn bomb(compression: Compression, len: usize) -> Packed {
 
 fn hex(digits: &str) -> Vec<u8> {
     let digits: Vec<u32> = digits.chars().filter_map(|c| c.to_digit(16)).collect();
-    digits
-        .chunks(2)
-        .map(|pair| (pair[0] << 4 | pair[1]) as u8)
-        .collect()
+    digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect()
 }
 
 /// The CRC-32 of the xz format (IEEE 802.3), bit by bit.
