@@ -292,17 +292,17 @@ fn bomb(compression: Compression, len: usize) -> Packed {
     let mut payload = Vec::new();
     match compression {
         Compression::Zlib => {
-            pour(flate2::write::ZlibEncoder::new(&mut payload, flate2::Compression::new(6)), len)
+            pour(flate2::write::ZlibEncoder::new(&mut payload, flate2::Compression::new(6)), len);
         }
         Compression::Bzip2 => {
-            pour(bzip2::write::BzEncoder::new(&mut payload, bzip2::Compression::best()), len)
+            pour(bzip2::write::BzEncoder::new(&mut payload, bzip2::Compression::best()), len);
         }
         Compression::Lzma => pour(liblzma::write::XzEncoder::new(&mut payload, 1), len),
         Compression::Zstd => {
-            pour(zstd::stream::write::Encoder::new(&mut payload, 3).unwrap().auto_finish(), len)
+            pour(zstd::stream::write::Encoder::new(&mut payload, 3).unwrap().auto_finish(), len);
         }
         Compression::Lz4 => {
-            pour(lz4_flex::frame::FrameEncoder::new(&mut payload).auto_finish(), len)
+            pour(lz4_flex::frame::FrameEncoder::new(&mut payload).auto_finish(), len);
         }
         other => panic!("no bomb of {other:?}"),
     }
