@@ -1,1 +1,6 @@
 //! x
+
+pub mod key;
+pub mod shares;
+pub mod store;
+pub mod transfer;
