@@ -16,7 +16,7 @@ use crate::store::StoreError;
 use crate::transfer::FetchError;
 
 /// What went wrong. Unless a variant says otherwise nothing has changed.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The node has stopped, or is stopping.

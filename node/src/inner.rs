@@ -60,6 +60,8 @@ pub(crate) struct Inner {
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) links: mpsc::Sender<FromLink>,
     pub(crate) tracker: TaskTracker,
+    /// The links that run.
+    pub(crate) running: TaskTracker,
     /// The node is to stop in good order.
     pub(crate) stop: CancellationToken,
     /// Whatever still runs is to end now.
@@ -121,6 +123,7 @@ impl Inner {
             orders: parts.orders,
             links: parts.links,
             tracker: TaskTracker::new(),
+            running: TaskTracker::new(),
             stop: CancellationToken::new(),
             halt: CancellationToken::new(),
             stopped: CancellationToken::new(),
@@ -259,10 +262,15 @@ impl Inner {
 
     /// Queues a message for one peer if there is room. Compresses on the spot.
     pub(crate) fn try_send(&self, conn: &Conn, message: Message) -> Result<(), Error> {
+        let (frame, size) = self.message_frame(message)?;
+        conn.outbox.try_application(&frame, size).map_err(|not| not_accepted(conn, not))
+    }
+
+    /// A message's frame and the bytes that it takes in a queue. Compresses on the spot.
+    pub(crate) fn message_frame(&self, message: Message) -> Result<(Frame, usize), Error> {
         let packed = compress::pack(message, self.config.max_message).map_err(not_packed)?;
         let size = packed.payload.len();
-        let frame = Frame::Message(packed);
-        conn.outbox.try_application(&frame, size).map_err(|not| not_accepted(conn, not))
+        Ok((Frame::Message(packed), size))
     }
 
     /// Compresses a message where it may take its time.
