@@ -6,6 +6,7 @@
 
 mod asking;
 mod download;
+mod fetching;
 mod part;
 mod place;
 mod serve;
