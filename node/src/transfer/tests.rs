@@ -424,3 +424,22 @@ async fn what_is_not_finished_leaves_nothing() {
         Err(FetchError::Unfinished)
     ));
 }
+
+#[tokio::test]
+async fn a_download_runs_in_a_task_of_its_own() {
+    let (from, to) = dirs();
+    write(&from.path().join("a"), b"abc");
+    let shares = shares();
+    let sharing = shares.clone();
+    let path = from.path().join("a");
+    let added = tokio::spawn(async move { sharing.add(path, |_| ()).await });
+    let hash = added.await.unwrap().unwrap().shared.hash;
+    let to = Destination::Folder(to.path().into());
+    let stream = honest(&shares);
+    let fetched = tokio::spawn(async move {
+        let mut download = Download::new(hash, to);
+        download.run(node(1), stream, |_| ()).await?;
+        download.finish().await
+    });
+    assert_eq!(fetched.await.unwrap().unwrap().bytes, 3);
+}
