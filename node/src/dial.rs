@@ -65,7 +65,7 @@ pub(crate) async fn connect(
     let session = session.ok_or_else(|| failed("it does not speak peerkit's protocol".into()))?;
     match address.id {
         Some(expected) if expected != session.id => {
-            Err(Error::WrongNode { address: address.clone(), expected, found: session.id })
+            Err(Error::WrongNode { address: address.clone(), found: session.id })
         }
         _ => Ok(Secured { stream, session, remote, local }),
     }

@@ -162,17 +162,17 @@ impl Inner {
         self.dispatch.event(self, event).await;
     }
 
-    pub(crate) async fn from_link(&self, told: FromLink) {
+    pub(crate) async fn tell_actor(&self, told: FromLink) {
         // The actor is gone only once the node has stopped.
         let _ = self.links.send(told).await;
     }
 
     pub(crate) async fn link_down(&self, conn: &Arc<Conn>, parting: Parting) {
-        self.from_link(FromLink::Down(conn.clone(), parting)).await;
+        self.tell_actor(FromLink::Down(conn.clone(), parting)).await;
     }
 
     pub(crate) async fn link_done(&self, conn: &Arc<Conn>) {
-        self.from_link(FromLink::Done(conn.clone())).await;
+        self.tell_actor(FromLink::Done(conn.clone())).await;
     }
 
     /// Runs a task until it is done or the node halts.

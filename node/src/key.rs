@@ -39,7 +39,7 @@ pub enum KeyError {
 ///
 /// # Errors
 /// [`KeyError::Random`].
-pub fn generate() -> Result<Key, KeyError> {
+pub(crate) fn generate() -> Result<Key, KeyError> {
     random().map(|secret| Key::from_secret(&secret))
 }
 
@@ -90,7 +90,7 @@ pub fn load(path: &Path) -> Result<Key, KeyError> {
 ///
 /// # Errors
 /// [`KeyError::Exists`], or where it can't be written; nothing is left behind then.
-pub fn save(path: &Path, key: &Key) -> Result<(), KeyError> {
+pub(crate) fn save(path: &Path, key: &Key) -> Result<(), KeyError> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

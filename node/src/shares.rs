@@ -24,15 +24,15 @@ use peerkit_proto::files::{
 };
 use peerkit_proto::id::Hash;
 
-pub use open::OpenShare;
+pub(crate) use open::OpenShare;
 pub(crate) use open::read_exact_at;
-pub use stamp::Stamp;
+pub(crate) use stamp::Stamp;
 
 use crate::store::{Store, StoreError};
 
 /// The files and folders that a node shares. Clones share them.
 #[derive(Debug, Clone)]
-pub struct Shares {
+pub(crate) struct Shares {
     store: Store,
     index: Arc<RwLock<Index>>,
     /// Held for reading while something is added: what it wrote down is not to be pruned before
@@ -178,7 +178,7 @@ struct Location {
 impl Shares {
     /// Nothing shared yet: see [`restore`](Self::restore) for what `store` knows.
     #[must_use]
-    pub fn new(store: Store) -> Self {
+    pub(crate) fn new(store: Store) -> Self {
         Self { store, index: Arc::default(), pruning: Arc::default() }
     }
 
@@ -189,7 +189,7 @@ impl Shares {
     ///
     /// # Errors
     /// Where `path` itself can't be shared; nothing has changed then.
-    pub async fn add(
+    pub(crate) async fn add(
         &self,
         path: impl Into<PathBuf>,
         mut progress: impl FnMut(Progress) + Send + 'static,
@@ -203,7 +203,7 @@ impl Shares {
     ///
     /// # Errors
     /// Where the node's state can't be read or written.
-    pub async fn restore(
+    pub(crate) async fn restore(
         &self,
         mut progress: impl FnMut(Progress) + Send + 'static,
     ) -> Result<Refreshed, ShareError> {
@@ -219,7 +219,7 @@ impl Shares {
     ///
     /// # Errors
     /// Where the node's state can't be read or written.
-    pub async fn refresh(
+    pub(crate) async fn refresh(
         &self,
         mut progress: impl FnMut(Progress) + Send + 'static,
     ) -> Result<Refreshed, ShareError> {
@@ -240,7 +240,7 @@ impl Shares {
     ///
     /// # Errors
     /// Where the node's state can't be written; it is no longer shared all the same.
-    pub async fn remove(&self, hash: &Hash) -> Result<Vec<SharedFile>, ShareError> {
+    pub(crate) async fn remove(&self, hash: &Hash) -> Result<Vec<SharedFile>, ShareError> {
         let hash = *hash;
         self.blocking(move |shares, _| {
             let gone: Vec<Arc<Top>> = {
@@ -263,14 +263,14 @@ impl Shares {
 
     /// What is shared, as it was added: a folder is one. In the order of the paths.
     #[must_use]
-    pub fn list(&self) -> Vec<SharedFile> {
+    pub(crate) fn list(&self) -> Vec<SharedFile> {
         let index = self.read();
         index.tops.values().map(|top| top.shared.clone()).collect()
     }
 
     /// What is shared and from where.
     #[must_use]
-    pub fn paths(&self) -> Vec<(PathBuf, SharedFile)> {
+    pub(crate) fn paths(&self) -> Vec<(PathBuf, SharedFile)> {
         let index = self.read();
         let tops = index.tops.values();
         tops.map(|top| (top.path.clone(), top.shared.clone())).collect()
@@ -280,7 +280,7 @@ impl Shares {
     /// name or in their path under the shared folder, whatever the case. Shares come first. An
     /// empty text finds everything.
     #[must_use]
-    pub fn search(&self, text: &str, limit: usize) -> Vec<SharedFile> {
+    pub(crate) fn search(&self, text: &str, limit: usize) -> Vec<SharedFile> {
         let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
         let fits = |name: &str| words.iter().all(|word| name.contains(word.as_str()));
         let index = self.read();
@@ -308,13 +308,13 @@ impl Shares {
 
     /// Whether anything shared has this hash: a share, a file in one, a folder.
     #[must_use]
-    pub fn contains(&self, hash: &Hash) -> bool {
+    pub(crate) fn contains(&self, hash: &Hash) -> bool {
         self.read().by_hash.contains_key(hash)
     }
 
     /// What is served under `hash`, without a look at the disk.
     #[must_use]
-    pub fn describe(&self, hash: &Hash) -> Option<Description> {
+    pub(crate) fn describe(&self, hash: &Hash) -> Option<Description> {
         let index = self.read();
         index.by_hash.get(hash)?.first()?.describe()
     }
@@ -324,17 +324,16 @@ impl Shares {
     /// # Errors
     /// [`Refusal::NotFound`] where nothing has it, [`Refusal::Changed`] where all that had it were
     /// changed or can't be read any more.
-    pub fn open(&self, hash: &Hash) -> Result<OpenShare, Refusal> {
+    pub(crate) fn open(&self, hash: &Hash) -> Result<OpenShare, Refusal> {
         let locations = self.read().by_hash.get(hash).cloned();
         let locations = locations.ok_or(Refusal::NotFound)?;
         let opened = locations.iter().find_map(|location| {
-            let description = location.describe()?;
-            let size = description.size;
+            let size = location.describe()?.size;
             let list = match PieceList::single(hash, size) {
                 Some(list) => list,
                 None => self.known_list(hash, size)?,
             };
-            location.open(list, description)
+            location.open(list)
         });
         opened.ok_or(Refusal::Changed)
     }
@@ -489,11 +488,11 @@ impl Location {
         }
     }
 
-    fn open(&self, list: PieceList, description: Description) -> Option<OpenShare> {
+    fn open(&self, list: PieceList) -> Option<OpenShare> {
         match self.item {
             None => {
                 let manifest = self.top.manifest.clone()?;
-                Some(OpenShare::memory(manifest, list, description))
+                Some(OpenShare::memory(manifest, list))
             }
             Some(at) => {
                 let item = self.top.items.get(at)?;
@@ -501,7 +500,7 @@ impl Location {
                     None => self.top.path.clone(),
                     Some(rel) => rel.under(&self.top.path),
                 };
-                OpenShare::file(&path, item.stamp, list, description)
+                OpenShare::file(&path, item.stamp, list)
             }
         }
     }

@@ -23,7 +23,7 @@ use crate::key::create_private_folder;
 use crate::shares::Stamp;
 
 /// The database's file in the state folder.
-pub const STATE_FILE: &str = "state.redb";
+pub(crate) const STATE_FILE: &str = "state.redb";
 
 /// Memory for cached pages. 16 MiB: redb's own 1 GiB is a server's.
 const CACHE: usize = 16 << 20;
@@ -35,9 +35,8 @@ const LISTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("piece
 
 /// A node's memory. Clones share it; the folder is free again when the last is dropped.
 #[derive(Debug, Clone)]
-pub struct Store {
+pub(crate) struct Store {
     database: Arc<Database>,
-    folder: Option<Arc<Path>>,
 }
 
 /// Another node, as it is remembered, and as `save` writes it.
@@ -59,7 +58,7 @@ pub struct KnownPeer {
 
 /// What a file on disk hashed to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownFile {
+pub(crate) struct KnownFile {
     /// How the file looked then.
     pub stamp: Stamp,
     /// Its hash.
@@ -95,7 +94,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::InUse`] where another process has it, [`StoreError::Open`] else.
-    pub fn open(folder: Option<&Path>) -> Result<Self, StoreError> {
+    pub(crate) fn open(folder: Option<&Path>) -> Result<Self, StoreError> {
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE);
         let opened = match folder {
@@ -114,7 +113,7 @@ impl Store {
             }
             (error, _) => in_folder(error.into()),
         })?;
-        let store = Self { database: Arc::new(database), folder: folder.map(Arc::from) };
+        let store = Self { database: Arc::new(database) };
         // So that later readers find every table there.
         store.write(|_| Ok(())).map_err(|error| match error {
             StoreError::Database(source) => in_folder(*source),
@@ -123,17 +122,11 @@ impl Store {
         Ok(store)
     }
 
-    /// The state folder; `None` in memory.
-    #[must_use]
-    pub fn folder(&self) -> Option<&Path> {
-        self.folder.as_deref()
-    }
-
     /// Every known peer, in the order of identities.
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn peers(&self) -> Result<Vec<(NodeId, KnownPeer)>, StoreError> {
+    pub(crate) fn peers(&self) -> Result<Vec<(NodeId, KnownPeer)>, StoreError> {
         self.read(|db| {
             let mut peers = Vec::new();
             for row in db.open_table(PEERS)?.iter()? {
@@ -152,7 +145,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn save_peers(&self, peers: &[(NodeId, KnownPeer)]) -> Result<(), StoreError> {
+    pub(crate) fn save_peers(&self, peers: &[(NodeId, KnownPeer)]) -> Result<(), StoreError> {
         self.write(|db| {
             let mut table = db.open_table(PEERS)?;
             for (id, peer) in peers {
@@ -163,19 +156,11 @@ impl Store {
         })
     }
 
-    /// Forgets a peer; `false` where it was not known.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub fn forget_peer(&self, id: NodeId) -> Result<bool, StoreError> {
-        self.write(|db| Ok(db.open_table(PEERS)?.remove(id.as_bytes())?.is_some()))
-    }
-
     /// What is shared: paths as they were added, and the hash that each had last.
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn shares(&self) -> Result<Vec<(PathBuf, Hash)>, StoreError> {
+    pub(crate) fn shares(&self) -> Result<Vec<(PathBuf, Hash)>, StoreError> {
         self.read(|db| {
             let mut shares = Vec::new();
             for row in db.open_table(SHARES)?.iter()? {
@@ -190,7 +175,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn save_share(&self, path: &Path, hash: &Hash) -> Result<(), StoreError> {
+    pub(crate) fn save_share(&self, path: &Path, hash: &Hash) -> Result<(), StoreError> {
         self.write(|db| {
             db.open_table(SHARES)?.insert(bytes_of(path), hash.as_bytes())?;
             Ok(())
@@ -201,7 +186,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn forget_share(&self, path: &Path) -> Result<bool, StoreError> {
+    pub(crate) fn forget_share(&self, path: &Path) -> Result<bool, StoreError> {
         self.write(|db| Ok(db.open_table(SHARES)?.remove(bytes_of(path))?.is_some()))
     }
 
@@ -209,7 +194,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn files<'p>(
+    pub(crate) fn files<'p>(
         &self,
         paths: impl IntoIterator<Item = &'p Path>,
     ) -> Result<Vec<Option<KnownFile>>, StoreError> {
@@ -228,7 +213,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn save_files<'f>(
+    pub(crate) fn save_files<'f>(
         &self,
         files: impl IntoIterator<Item = (&'f Path, &'f KnownFile, Option<&'f PieceList>)>,
     ) -> Result<(), StoreError> {
@@ -249,7 +234,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn piece_list(&self, hash: &Hash) -> Result<Option<PieceList>, StoreError> {
+    pub(crate) fn piece_list(&self, hash: &Hash) -> Result<Option<PieceList>, StoreError> {
         self.read(|db| {
             let row = db.open_table(LISTS)?.get(hash.as_bytes())?;
             Ok(row.and_then(|row| PieceList::decode(Bytes::copy_from_slice(row.value())).ok()))
@@ -260,7 +245,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn has_piece_list(&self, hash: &Hash) -> Result<bool, StoreError> {
+    pub(crate) fn has_piece_list(&self, hash: &Hash) -> Result<bool, StoreError> {
         self.read(|db| Ok(db.open_table(LISTS)?.get(hash.as_bytes())?.is_some()))
     }
 
@@ -268,7 +253,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn save_piece_list(&self, hash: &Hash, list: &PieceList) -> Result<(), StoreError> {
+    pub(crate) fn save_piece_list(&self, hash: &Hash, list: &PieceList) -> Result<(), StoreError> {
         self.write(|db| {
             db.open_table(LISTS)?.insert(hash.as_bytes(), &list.encode()[..])?;
             Ok(())
@@ -280,7 +265,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn prune(
+    pub(crate) fn prune(
         &self,
         mut keep_file: impl FnMut(&Path) -> bool,
         mut keep_list: impl FnMut(&Hash) -> bool,

@@ -6,6 +6,7 @@
 
 mod asking;
 mod download;
+mod fetching;
 mod part;
 mod place;
 mod serve;
@@ -20,24 +21,24 @@ use peerkit_proto::codec::DecodeError;
 use peerkit_proto::files::{FileKind, ManifestError, PieceError, Refusal, RelPath, WireError};
 use peerkit_proto::id::NodeId;
 
-pub use crate::shares::Progress;
-pub use download::Download;
+pub(crate) use crate::shares::Progress;
+pub(crate) use download::Download;
 pub(crate) use part::is_part_name;
-pub use serve::serve;
+pub(crate) use serve::serve;
 
 /// A stream on which nothing moves for this long is given up. 30 s: half of what TCP takes to give
 /// up on a lost segment under RFC 1122.
-pub const STALL: Duration = Duration::from_secs(30);
+pub(crate) const STALL: Duration = Duration::from_secs(30);
 
 /// The longest that one piece may take. 300 s: 3.5 kB/s, below which a fetch has no end.
-pub const PIECE_TIME: Duration = Duration::from_secs(300);
+pub(crate) const PIECE_TIME: Duration = Duration::from_secs(300);
 
 /// How long a stream may stay open without a request. 120 s: four times [`STALL`].
-pub const IDLE: Duration = Duration::from_secs(120);
+pub(crate) const IDLE: Duration = Duration::from_secs(120);
 
 /// Where a fetch goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Destination {
+pub(crate) enum Destination {
     /// This path; where it is a folder that exists, into it, under the name that it has at the
     /// source. The folder above it has to exist.
     Path(PathBuf),

@@ -373,7 +373,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     inner.dispatch.events(&*inner, &mut batch.messages).await;
                 }
                 if !frames.is_empty() {
-                    inner.from_link(FromLink::Frames(conn.clone(), frames)).await;
+                    inner.tell_actor(FromLink::Frames(conn.clone(), frames)).await;
                 }
             });
             loop {

@@ -81,6 +81,12 @@ impl Node {
         self.inner.shares.list()
     }
 
+    /// What is shared, and from where.
+    #[must_use]
+    pub fn shared_paths(&self) -> Vec<(PathBuf, SharedFile)> {
+        self.inner.shares.paths()
+    }
+
     /// Files and folders of others whose names have all the words of `text`, whatever the case;
     /// each with all who have it.
     ///

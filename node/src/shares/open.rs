@@ -5,14 +5,13 @@ use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
-use peerkit_proto::files::{Description, PieceList, PieceValue, Refusal};
+use peerkit_proto::files::{PieceList, PieceValue, Refusal};
 
 use super::stamp::{Likeness, Stamp};
 
 /// A shared file, or a folder's manifest, open for reading.
 #[derive(Debug)]
-pub struct OpenShare {
-    description: Description,
+pub(crate) struct OpenShare {
     list: PieceList,
     content: Content,
 }
@@ -24,17 +23,12 @@ enum Content {
 }
 
 impl OpenShare {
-    pub(super) fn memory(bytes: Bytes, list: PieceList, description: Description) -> Self {
-        Self { description, list, content: Content::Memory(bytes) }
+    pub(super) fn memory(bytes: Bytes, list: PieceList) -> Self {
+        Self { list, content: Content::Memory(bytes) }
     }
 
     /// `None` where the file is not the one that was hashed, or can't be opened.
-    pub(super) fn file(
-        path: &Path,
-        stamp: Stamp,
-        list: PieceList,
-        description: Description,
-    ) -> Option<Self> {
+    pub(super) fn file(path: &Path, stamp: Stamp, list: PieceList) -> Option<Self> {
         // Looked at before it is opened: to open a pipe that took its place would wait for ever.
         let is_file = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
         let file = File::open(path).ok().filter(|_| is_file)?;
@@ -43,18 +37,12 @@ impl OpenShare {
             tracing::debug!(path = %path.display(), "changed since it was hashed");
             return None;
         }
-        Some(Self { description, list, content: Content::File { file, stamp } })
-    }
-
-    /// What it is.
-    #[must_use]
-    pub fn description(&self) -> &Description {
-        &self.description
+        Some(Self { list, content: Content::File { file, stamp } })
     }
 
     /// Its piece list.
     #[must_use]
-    pub fn list(&self) -> &PieceList {
+    pub(crate) fn list(&self) -> &PieceList {
         &self.list
     }
 
@@ -62,7 +50,7 @@ impl OpenShare {
     ///
     /// # Errors
     /// [`Refusal::BadRequest`] where it does not have them all.
-    pub fn values(&self, first: u64, count: u16) -> Result<&[PieceValue], Refusal> {
+    pub(crate) fn values(&self, first: u64, count: u16) -> Result<&[PieceValue], Refusal> {
         let values = self.list.part(first, usize::from(count));
         if values.len() == usize::from(count) { Ok(values) } else { Err(Refusal::BadRequest) }
     }
@@ -75,7 +63,7 @@ impl OpenShare {
     /// # Errors
     /// [`Refusal::BadRequest`] where there is no such piece, [`Refusal::Changed`] where the file is
     /// another or can't be read; `buffer` must not be used then.
-    pub fn read_piece(&self, index: u64, buffer: &mut Vec<u8>) -> Result<(), Refusal> {
+    pub(crate) fn read_piece(&self, index: u64, buffer: &mut Vec<u8>) -> Result<(), Refusal> {
         let range = self.list.range(index).ok_or(Refusal::BadRequest)?;
         let len = usize::try_from(range.end - range.start).map_err(|_| Refusal::BadRequest)?;
         match &self.content {

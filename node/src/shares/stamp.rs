@@ -11,7 +11,7 @@ const FRESH: Duration = Duration::from_secs(2);
 
 /// How a file looked when it was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
+pub(crate) struct Stamp {
     /// Bytes.
     pub size: u64,
     /// When its content was last changed, in nanoseconds since 1970.
@@ -27,7 +27,7 @@ pub struct Stamp {
 
 /// Whether a file is the one that was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Likeness {
+pub(crate) enum Likeness {
     /// Nothing has changed.
     Same,
     /// Perhaps: its content has to be checked.
@@ -39,7 +39,7 @@ pub enum Likeness {
 impl Stamp {
     /// How a file looks now.
     #[must_use]
-    pub fn of(metadata: &Metadata) -> Self {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
         let now = SystemTime::now();
         let modified = metadata.modified().unwrap_or(now);
         let (changed, inode) = unix_only(metadata);
@@ -54,7 +54,7 @@ impl Stamp {
 
     /// Whether a file that looks like `now` is the one that looked like this.
     #[must_use]
-    pub fn likeness(&self, now: &Self) -> Likeness {
+    pub(crate) fn likeness(&self, now: &Self) -> Likeness {
         let same = (self.size, self.modified, self.inode) == (now.size, now.modified, now.inode);
         match same {
             false => Likeness::Different,

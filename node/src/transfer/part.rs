@@ -259,6 +259,17 @@ mod tests {
         assert_eq!(fs::read_dir(again.files()).unwrap().count(), 0);
     }
 
+    #[test]
+    fn a_file_in_a_folder_is_replaced_only_where_it_is_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = RelPath::new("a").unwrap();
+        let create = |again| PartFolder::create(folder.path(), &path, 0o644, again);
+        write_all_at(&create(true).unwrap(), b"half", 0).unwrap();
+        let error = create(false).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(create(true).unwrap().metadata().unwrap().len(), 0);
+    }
+
     #[cfg(unix)]
     #[test]
     fn a_link_in_the_way_is_not_followed() {

@@ -22,7 +22,7 @@ use crate::shares::{OpenShare, Shares};
 /// # Errors
 /// Where the stream breaks, nothing is asked for [`IDLE`], the other side takes nothing for
 /// [`STALL`], or sends a length over the limit.
-pub async fn serve<S>(shares: Shares, stream: S) -> io::Result<()>
+pub(crate) async fn serve<S>(shares: Shares, stream: S) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
