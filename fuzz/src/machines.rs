@@ -13,8 +13,8 @@ use peerkit_proto::hello::{Hello, VERSION};
 use peerkit_proto::id::{Hash, Key, NodeId};
 use peerkit_proto::link::{self, Greeting, Link, Side};
 use peerkit_proto::overlay::admission::Candidate;
-use peerkit_proto::overlay::query::What;
-use peerkit_proto::overlay::{self, Command, Identity, Overlay};
+use peerkit_proto::frame::query::What;
+use peerkit_proto::overlay::{Command, Identity, Overlay};
 use peerkit_proto::time::Instant;
 
 use crate::wire::same_again;
@@ -184,7 +184,7 @@ pub(crate) fn broadcast() -> Frame {
 }
 
 /// The id of the query that [`network`]'s overlay has asked: the seed says.
-pub(crate) fn own_query() -> overlay::query::QueryId {
+pub(crate) fn own_query() -> peerkit_proto::frame::query::QueryId {
     let identity = Identity { key: key(0), name: "me".into(), network: NETWORK.into(), epoch: 1 };
     Overlay::new(identity, &Config::default(), [7; 32]).draw_query_id()
 }

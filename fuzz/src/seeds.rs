@@ -14,7 +14,7 @@ use peerkit_proto::hello::{Hello, StreamOpen};
 use peerkit_proto::id::Hash;
 use peerkit_proto::message::{Compression, Kind, Message, Packed};
 use peerkit_proto::overlay::Neighbour;
-use peerkit_proto::overlay::query::{
+use peerkit_proto::frame::query::{
     Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, What,
 };
 

@@ -13,12 +13,14 @@ use peerkit_proto::id::Key;
 use peerkit_proto::overlay::{Identity, Overlay};
 use tokio::sync::mpsc;
 
-use crate::actor::{Actor, FROM_LINKS, ORDERS};
+use crate::actor::Actor;
 use crate::dispatch::{Dispatch, deliver_notices};
 use crate::error::Error;
 use crate::inner::{Inner, Parts, unix_millis};
 use crate::listen::{self, Pending};
 use crate::node::Node;
+use crate::order::{FROM_LINKS, ORDERS};
+use crate::served::ServedStream;
 use crate::store::Store;
 use crate::tls::Tls;
 use crate::{key, transfer};
@@ -171,7 +173,7 @@ impl Builder {
         }));
 
         let shares = inner.shares.clone();
-        inner.streams.serve(FILES_PROTOCOL, move |stream| {
+        let serve_files = ServedStream::new(move |stream| {
             let shares = shares.clone();
             async move {
                 if let Err(error) = transfer::serve(shares, stream).await {
@@ -179,6 +181,7 @@ impl Builder {
                 }
             }
         });
+        inner.protocols.insert(FILES_PROTOCOL, serve_files);
         for listener in listeners {
             inner.spawn(listen::accept(inner.clone(), listener, pending.clone()));
         }

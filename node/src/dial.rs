@@ -18,10 +18,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_rustls::{TlsConnector, TlsStream};
 
-use crate::actor::Order;
 use crate::conn::{self, Conn, Established};
 use crate::error::Error;
 use crate::inner::Inner;
+use crate::order::Order;
 use crate::tls::{Purpose, Session, server_name};
 
 /// The wait before the next of several addresses is tried beside those that have not answered:

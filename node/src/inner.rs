@@ -19,14 +19,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::actor::Order;
 use crate::compress::{self, CompressError};
 use crate::conn::Conn;
 use crate::counters::Meter;
 use crate::dispatch::{Act, Dispatch};
 use crate::error::Error;
+use crate::order::{FromLink, Order};
 use crate::outbox::NotAccepted;
-use crate::request::ServedRequest;
+use crate::served::{ServedRequest, ServedStream, Table};
 use crate::shares::Shares;
 use crate::store::Store;
 use crate::stream::Streams;
@@ -53,7 +53,9 @@ pub(crate) struct Inner {
     pub(crate) conns_changed: tokio::sync::Notify,
     pub(crate) meter: Meter,
     pub(crate) dispatch: Dispatch,
-    pub(crate) served: RwLock<HashMap<String, ServedRequest>>,
+    /// What requests and streams are answered with.
+    pub(crate) requests: Table<ServedRequest>,
+    pub(crate) protocols: Table<ServedStream>,
     pub(crate) streams: Streams,
     pub(crate) store: Store,
     pub(crate) shares: Shares,
@@ -69,17 +71,6 @@ pub(crate) struct Inner {
     /// Everything has ended.
     pub(crate) stopped: CancellationToken,
     next_serial: AtomicU64,
-}
-
-/// What links tell the actor.
-#[derive(Debug)]
-pub(crate) enum FromLink {
-    /// Frames for the overlay.
-    Frames(Arc<Conn>, Vec<Frame>),
-    /// The link has ended.
-    Down(Arc<Conn>, Parting),
-    /// The application has heard of its end.
-    Done(Arc<Conn>),
 }
 
 /// What [`Inner`] is made of beyond its own state.
@@ -117,7 +108,8 @@ impl Inner {
             conns_changed: tokio::sync::Notify::new(),
             meter: Meter::default(),
             dispatch: parts.dispatch,
-            served: RwLock::default(),
+            requests: Table::default(),
+            protocols: Table::default(),
             shares: Shares::new(parts.store.clone()),
             store: parts.store,
             orders: parts.orders,
@@ -210,14 +202,17 @@ impl Inner {
         self.conns_changed.notify_waiters();
     }
 
-    pub(crate) fn served(&self, name: &str) -> Option<ServedRequest> {
-        self.served.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
-    }
-
     /// A link was made on `ip` of this machine: others may reach us there. True if that is news.
     pub(crate) fn seen_locally(&self, ip: IpAddr) -> bool {
         let mut local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
         local.len() < MAX_LOCAL && local.insert(ip.to_canonical())
+    }
+
+    /// A link was made on `local`: others may find us there.
+    pub(crate) async fn seen(&self, local: SocketAddr) {
+        if self.seen_locally(local.ip()) {
+            let _ = self.orders.send(Order::AddressesChanged).await;
+        }
     }
 
     /// Where others can dial this node, as far as it knows: those on `first` before the others,

@@ -41,8 +41,11 @@ mod key;
 mod known;
 mod listen;
 mod node;
+mod opening;
+mod order;
 mod outbox;
 mod request;
+mod served;
 mod shares;
 mod status;
 mod store;
@@ -71,9 +74,9 @@ pub use peerkit_proto::config::Config;
 pub use peerkit_proto::event::{
     Broadcast, Direction, Event, MessageFailure, Parting, Peer, Reason,
 };
+pub use peerkit_proto::event::{Neighbour, NodeInfo};
 pub use peerkit_proto::files::{FileKind, FileName, SharedFile};
 pub use peerkit_proto::frame::Refusal;
 pub use peerkit_proto::handler::{Callback, Context, Handler};
 pub use peerkit_proto::id::{Hash, Key, NodeId, ParseIdError};
 pub use peerkit_proto::message::{Compression, Kind, Message};
-pub use peerkit_proto::overlay::{Neighbour, NodeInfo};

@@ -11,13 +11,13 @@ use peerkit_proto::message::Message;
 use tokio::sync::oneshot;
 use tokio_util::sync::DropGuard;
 
-use crate::actor::Order;
 use crate::builder::Builder;
 use crate::counters::Counters;
 use crate::error::Error;
 use crate::events::Events;
 use crate::inner::Inner;
-use crate::request::ServedRequest;
+use crate::order::Order;
+use crate::served::ServedRequest;
 use crate::status::Status;
 
 mod files;
@@ -241,8 +241,7 @@ impl Node {
         A: Future<Output = Result<Message, E>> + Send + 'static,
         E: std::fmt::Display,
     {
-        let mut served = self.inner.served.write().unwrap_or_else(PoisonError::into_inner);
-        served.insert(name.to_owned(), ServedRequest::new(handler));
+        self.inner.requests.insert(name, ServedRequest::new(handler));
     }
 
     /// Stops the node: says goodbye to all peers, gives what is queued a few seconds to go out,

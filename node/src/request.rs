@@ -1,10 +1,9 @@
 //! Requests with replies: named handlers on one side, a wait with a deadline on the other.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerkit_proto::event::{Peer, Reason};
+use peerkit_proto::event::Reason;
 use peerkit_proto::frame::{Frame, Refusal};
 use peerkit_proto::hello::MAX_PROTOCOL;
 use peerkit_proto::id::NodeId;
@@ -15,26 +14,7 @@ use crate::compress;
 use crate::conn::Conn;
 use crate::error::Error;
 use crate::inner::Inner;
-
-type Answering = Pin<Box<dyn Future<Output = Result<Message, String>> + Send>>;
-
-/// A named handler of requests.
-#[derive(Clone)]
-pub(crate) struct ServedRequest(Arc<dyn Fn(Peer, Message) -> Answering + Send + Sync>);
-
-impl ServedRequest {
-    pub(crate) fn new<F, A, E>(handler: F) -> Self
-    where
-        F: Fn(Peer, Message) -> A + Send + Sync + 'static,
-        A: Future<Output = Result<Message, E>> + Send + 'static,
-        E: std::fmt::Display,
-    {
-        Self(Arc::new(move |peer, message| {
-            let answering = handler(peer, message);
-            Box::pin(async move { answering.await.map_err(|error| error.to_string()) })
-        }))
-    }
-}
+use crate::served::ServedRequest;
 
 /// Answers a request in a task of its own. Aborting it means that nobody waits any more.
 pub(crate) fn answer(
@@ -48,7 +28,7 @@ pub(crate) fn answer(
     let task = async move {
         // In a task of its own too, so that a panic is told to the one who waits.
         let peer = conn.peer.clone();
-        let answering = tokio::spawn(async move { (handler.0)(peer, message).await });
+        let answering = tokio::spawn(async move { handler.answer(peer, message).await });
         let answering = tokio_util::task::AbortOnDropHandle::new(answering);
         let outcome = match answering.await {
             Ok(Ok(message)) => Ok(message),

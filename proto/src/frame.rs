@@ -10,8 +10,12 @@ use crate::config::Config;
 use crate::event::Reason;
 use crate::hello::{Hello, MAX_PROTOCOL};
 use crate::message::Packed;
-use crate::overlay::broadcast::Envelope;
-use crate::overlay::query::{Answer, Query, QueryDone};
+
+pub mod envelope;
+pub mod query;
+
+use envelope::Envelope;
+use query::{Answer, Query, QueryDone};
 
 /// Bytes before a frame's body: the length and the kind.
 pub const HEADER: usize = 5;

@@ -1,10 +1,9 @@
 //! An application as a trait: the same code runs on a real node and in the simulator.
 
 use crate::address::Address;
-use crate::event::{Broadcast, Event, MessageFailure, Parting, Peer};
+use crate::event::{Broadcast, Event, MessageFailure, NodeInfo, Parting, Peer};
 use crate::id::NodeId;
 use crate::message::Message;
-use crate::overlay::NodeInfo;
 use crate::time::Instant;
 
 /// An application. Implement what you need: each method is empty by default.

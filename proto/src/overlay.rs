@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
-use serde::{Deserialize, Serialize};
 
 use crate::address::Address;
 use crate::config::Config;
-use crate::event::{Direction, Event, Parting, Peer, Reason};
+use crate::event::{Direction, Event, Neighbour, NodeInfo, Parting, Peer, Reason};
 use crate::frame::Frame;
+use crate::frame::query::{
+    Answer, AnswerBody, MAX_FILES, MAX_NEIGHBOURS, QueryId, UNLIMITED, What,
+};
 use crate::hello::MAX_NAME;
 use crate::id::{Hash, Key, NodeId};
 use crate::message::Message;
@@ -21,14 +23,14 @@ use crate::time::{Instant, earliest};
 
 pub mod admission;
 pub mod broadcast;
-pub mod query;
+pub(crate) mod query;
 mod redial;
 #[cfg(test)]
 mod tests;
 
 use admission::{Admission, Admissions, Candidate};
 use broadcast::{BroadcastError, Broadcasts, Receipt};
-use query::{Answer, AnswerBody, MAX_FILES, MAX_NEIGHBOURS, Queries, QueryId, UNLIMITED, What};
+use query::Queries;
 use redial::Redials;
 
 /// The state of one node's overlay.
@@ -170,30 +172,6 @@ pub enum Output {
         /// Whether all nodes within its depth have answered.
         complete: bool,
     },
-}
-
-/// A node of the network and its neighbours, as it told of itself in answer to a discovery.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeInfo {
-    /// Its identity.
-    pub id: NodeId,
-    /// What it calls itself.
-    pub name: String,
-    /// Where it can be dialled, as far as it knows.
-    pub addresses: Vec<Address>,
-    /// The nodes that it has dialled.
-    pub outbound: Vec<Neighbour>,
-    /// The nodes that have dialled it.
-    pub inbound: Vec<Neighbour>,
-}
-
-/// The other end of one of a node's links.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Neighbour {
-    /// Its identity.
-    pub id: NodeId,
-    /// Where it can be dialled, else where it connected from.
-    pub address: Address,
 }
 
 impl Overlay {

@@ -19,7 +19,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{AskedPings, Conn, write};
 use crate::compress;
-use crate::inner::{FromLink, Inner};
+use crate::inner::Inner;
+use crate::order::FromLink;
 use crate::request;
 
 /// Room for one read: from little on an idle link to much on a busy one.
@@ -341,7 +342,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     fn serve(&mut self, id: u64, name: &str, message: Message) {
         self.serving.retain(|_, task| !task.is_finished());
-        let refusal = match self.inner.served(name) {
+        let refusal = match self.inner.requests.get(name) {
             None => Refusal::NoHandler,
             Some(_) if self.serving.len() >= self.inner.config.max_requests_per_peer => {
                 Refusal::Busy

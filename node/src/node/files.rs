@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use peerkit_proto::address::Address;
 use peerkit_proto::files::{FILES_PROTOCOL, SharedFile};
+use peerkit_proto::frame::query::{Answer, AnswerBody, MAX_SEARCH, What};
 use peerkit_proto::id::{Hash, NodeId};
-use peerkit_proto::overlay::query::{Answer, AnswerBody, MAX_SEARCH, What};
 
 use super::Node;
 use crate::error::Error;

@@ -10,6 +10,7 @@ use super::Node;
 use crate::error::Error;
 use crate::inner::not_accepted;
 use crate::outbox::NotAccepted;
+use crate::served::ServedStream;
 use crate::stream::Stream;
 
 /// What became of a message to several peers.
@@ -122,6 +123,6 @@ impl Node {
         F: Fn(Stream) -> R + Send + Sync + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
-        self.inner.streams.serve(protocol, handler);
+        self.inner.protocols.insert(protocol, ServedStream::new(handler));
     }
 }

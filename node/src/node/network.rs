@@ -5,17 +5,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
+use peerkit_proto::event::NodeInfo;
 use peerkit_proto::event::{Event, Peer};
+use peerkit_proto::frame::query::{Answer, AnswerBody, What};
 use peerkit_proto::id::{Hash, NodeId};
 use peerkit_proto::message::Message;
-use peerkit_proto::overlay::NodeInfo;
-use peerkit_proto::overlay::query::{Answer, AnswerBody, What};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Node;
-use crate::actor::{ANSWERS, Asked, Order};
 use crate::error::Error;
 use crate::inner::Inner;
+use crate::order::{ANSWERS, Asked, Order};
 use crate::store::KnownPeer;
 
 /// A broadcast that was sent.

@@ -15,16 +15,10 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::frame::Frame;
+use crate::frame::query::{Answer, Query, QueryDone, QueryId, UNLIMITED, What};
 use crate::id::NodeId;
 use crate::overlay::Output;
 use crate::time::{Instant, earliest};
-
-mod wire;
-
-pub use wire::{
-    Answer, AnswerBody, MAX_FILES, MAX_NEIGHBOURS, MAX_SEARCH, Query, QueryDone, QueryId,
-    UNLIMITED, What,
-};
 
 #[cfg(test)]
 pub(crate) mod tests;

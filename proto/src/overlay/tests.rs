@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::files::{FileKind, FileName, SharedFile};
-use query::What;
 
 /// Overlays whose frames arrive in the order drawn by a seed; those of one link stay in order.
 struct Net {

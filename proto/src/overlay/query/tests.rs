@@ -1,9 +1,10 @@
 //! Queries alone, with exact outputs.
 
 use super::*;
+use crate::event::Neighbour;
 use crate::files::{FileKind, FileName, SharedFile};
+use crate::frame::query::AnswerBody;
 use crate::id::Hash;
-use crate::overlay::Neighbour;
 
 fn node(n: u8) -> NodeId {
     NodeId::from_bytes([n; 32])

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::codec::{DecodeError, Reader, Writer};
+use crate::event::Neighbour;
 use crate::files::SharedFile;
 use crate::hello::{MAX_ADDRESSES, MAX_NAME, address, put_address};
 use crate::id::{Hash, NodeId, hex};
-use crate::overlay::Neighbour;
 
 /// The depth of a query that runs through the whole network.
 pub const UNLIMITED: u8 = u8::MAX;

@@ -1,0 +1,81 @@
+//! What the actor is told, by the application and by the links.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use peerkit_proto::address::Address;
+use peerkit_proto::event::{NodeInfo, Parting, Peer, Reason};
+use peerkit_proto::frame::Frame;
+use peerkit_proto::frame::query::{Answer, What};
+use peerkit_proto::id::{Hash, NodeId};
+use peerkit_proto::message::Message;
+use peerkit_proto::overlay::Command;
+use peerkit_proto::overlay::broadcast::BroadcastError;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::conn::Conn;
+use crate::error::Error;
+
+/// Orders waiting for the actor.
+pub(crate) const ORDERS: usize = 1024;
+
+/// What links have told and the actor has not heard yet: a link that finds no room stops reading.
+pub(crate) const FROM_LINKS: usize = 1024;
+
+/// Answers that may wait for the one who asked; more than a network's nodes are never sent.
+pub(crate) const ANSWERS: usize = 65_536;
+
+/// What the actor is told to do.
+pub(crate) enum Order {
+    /// A dial has reached a node: may it say Hello?
+    Greet { id: NodeId, reply: oneshot::Sender<Result<(), Reason>> },
+    /// That dial has come to nothing.
+    Greeted(NodeId),
+    /// A connection has said Hello: may it be a link?
+    Admit { conn: Arc<Conn>, reply: oneshot::Sender<Result<(), Reason>> },
+    /// A dial has made a link, or found one.
+    Dialled { address: Address, id: NodeId },
+    /// A dial has failed.
+    DialFailed { address: Address, error: String },
+    /// Link to an address, and keep the link if so wished.
+    Connect {
+        address: Address,
+        reconnect: bool,
+        reply: Option<oneshot::Sender<Result<Peer, Error>>>,
+    },
+    /// Close a link.
+    Disconnect { id: NodeId, reply: Option<oneshot::Sender<Result<Peer, Error>>> },
+    /// Give up keeping a link.
+    StopReconnecting(Address),
+    /// Tell the whole network.
+    Broadcast {
+        title: String,
+        message: Message,
+        reply: Option<oneshot::Sender<Result<(Hash, usize), BroadcastError>>>,
+    },
+    /// Ask the network.
+    Ask { what: What, depth: i32, timeout: Option<Duration>, asked: Asked },
+    /// What this node has to say to a query.
+    Answer(Command),
+    /// This node as a discovery shows it.
+    Info(oneshot::Sender<NodeInfo>),
+    /// This node's addresses have changed.
+    AddressesChanged,
+}
+
+/// Where the answers to a query go, and whether all have come.
+pub(crate) struct Asked {
+    pub(crate) answers: mpsc::Sender<Answer>,
+    pub(crate) ended: oneshot::Sender<bool>,
+}
+
+/// What links tell the actor.
+#[derive(Debug)]
+pub(crate) enum FromLink {
+    /// Frames for the overlay.
+    Frames(Arc<Conn>, Vec<Frame>),
+    /// The link has ended.
+    Down(Arc<Conn>, Parting),
+    /// The application has heard of its end.
+    Done(Arc<Conn>),
+}

@@ -1,0 +1,76 @@
+//! What this node answers: named handlers of requests and of streams.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use peerkit_proto::event::Peer;
+use peerkit_proto::message::Message;
+
+use crate::stream::Stream;
+
+/// Handlers by name; the last one given for a name counts.
+pub(crate) struct Table<H>(RwLock<HashMap<String, H>>);
+
+impl<H> Default for Table<H> {
+    fn default() -> Self {
+        Self(RwLock::default())
+    }
+}
+
+impl<H: Clone> Table<H> {
+    pub(crate) fn insert(&self, name: &str, handler: H) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), handler);
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<H> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Message, String>> + Send>>;
+
+/// A named handler of requests.
+#[derive(Clone)]
+pub(crate) struct ServedRequest(Arc<dyn Fn(Peer, Message) -> Answering + Send + Sync>);
+
+impl ServedRequest {
+    pub(crate) fn new<F, A, E>(handler: F) -> Self
+    where
+        F: Fn(Peer, Message) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Message, E>> + Send + 'static,
+        E: std::fmt::Display,
+    {
+        Self(Arc::new(move |peer, message| {
+            let answering = handler(peer, message);
+            Box::pin(async move { answering.await.map_err(|error| error.to_string()) })
+        }))
+    }
+
+    /// Calls the handler.
+    pub(crate) fn answer(&self, peer: Peer, message: Message) -> Answering {
+        (self.0)(peer, message)
+    }
+}
+
+/// What runs a stream to its end.
+pub(crate) type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A named handler of streams.
+#[derive(Clone)]
+pub(crate) struct ServedStream(Arc<dyn Fn(Stream) -> Running + Send + Sync>);
+
+impl ServedStream {
+    pub(crate) fn new<F, R>(handler: F) -> Self
+    where
+        F: Fn(Stream) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        Self(Arc::new(move |stream| Box::pin(handler(stream))))
+    }
+
+    /// Calls the handler.
+    pub(crate) fn run(&self, stream: Stream) -> Running {
+        (self.0)(stream)
+    }
+}
