@@ -8,13 +8,13 @@ use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
 use peerkit_proto::event::{Direction, Peer};
 use peerkit_proto::files::{FileKind, FileName, SharedFile};
+use peerkit_proto::frame::query::What;
 use peerkit_proto::frame::{Frame, Frames};
 use peerkit_proto::hello::{Hello, VERSION};
 use peerkit_proto::id::{Hash, Key, NodeId};
 use peerkit_proto::link::{self, Greeting, Link, Side};
 use peerkit_proto::overlay::admission::Candidate;
-use peerkit_proto::frame::query::What;
-use peerkit_proto::overlay::{Command, Identity, Overlay};
+use peerkit_proto::overlay::{self, Command, Identity, Overlay};
 use peerkit_proto::time::Instant;
 
 use crate::wire::same_again;

@@ -3,20 +3,18 @@
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
+use peerkit_proto::event::Neighbour;
 use peerkit_proto::event::Reason;
 use peerkit_proto::files::wire;
 use peerkit_proto::files::{
     Answer as FilesAnswer, Description, Entry, FileKind, Manifest, PieceList, Refusal, RelPath,
     Request,
 };
+use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, What};
 use peerkit_proto::frame::{self, Frame, HEADER};
 use peerkit_proto::hello::{Hello, StreamOpen};
 use peerkit_proto::id::Hash;
 use peerkit_proto::message::{Compression, Kind, Message, Packed};
-use peerkit_proto::overlay::Neighbour;
-use peerkit_proto::frame::query::{
-    Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, What,
-};
 
 use crate::machines;
 

@@ -47,6 +47,7 @@ mod outbox;
 mod request;
 mod served;
 mod shares;
+mod stamp;
 mod status;
 mod store;
 mod stream;

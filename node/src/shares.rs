@@ -7,7 +7,6 @@
 mod hashing;
 mod open;
 mod scan;
-mod stamp;
 #[cfg(test)]
 mod tests;
 
@@ -26,8 +25,8 @@ use peerkit_proto::id::Hash;
 
 pub(crate) use open::OpenShare;
 pub(crate) use open::read_exact_at;
-pub(crate) use stamp::Stamp;
 
+use crate::stamp::Stamp;
 use crate::store::{Store, StoreError};
 
 /// The files and folders that a node shares. Clones share them.

@@ -20,7 +20,7 @@ use redb::{
 use serde::{Deserialize, Serialize};
 
 use crate::key::create_private_folder;
-use crate::shares::Stamp;
+use crate::stamp::Stamp;
 
 /// The database's file in the state folder.
 pub(crate) const STATE_FILE: &str = "state.redb";

@@ -10,8 +10,8 @@ use std::thread;
 use peerkit_proto::files::{PIECE, PieceHasher, PieceList, PieceValue};
 use peerkit_proto::id::Hash;
 
-use super::stamp::Stamp;
 use super::{Progress, read_exact_at};
+use crate::stamp::Stamp;
 
 /// From this size on the pieces of one file are spread over the cores.
 const LARGE: u64 = 16 * PIECE;

@@ -7,7 +7,7 @@ use std::path::Path;
 use bytes::Bytes;
 use peerkit_proto::files::{PieceList, PieceValue, Refusal};
 
-use super::stamp::{Likeness, Stamp};
+use crate::stamp::{Likeness, Stamp};
 
 /// A shared file, or a folder's manifest, open for reading.
 #[derive(Debug)]

@@ -12,8 +12,8 @@ use peerkit_proto::files::{
 };
 
 use super::hashing::{HashFailure, Hashed, Job, hash_all};
-use super::stamp::{Likeness, Stamp};
 use super::{Item, Progress, ShareError, SkipReason, Skipped, Top};
+use crate::stamp::{Likeness, Stamp};
 use crate::store::{KnownFile, Store, StoreError};
 use crate::transfer::is_part_name;
 

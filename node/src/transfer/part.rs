@@ -12,7 +12,7 @@ use std::sync::Arc;
 use peerkit_proto::files::{MAX_NAME, RelPath};
 use peerkit_proto::id::{Hash, hex};
 
-use crate::shares::Stamp;
+use crate::stamp::Stamp;
 
 /// Downloads of one hash to one place at the same time.
 const MAX_BESIDE: u32 = 1000;
