@@ -45,21 +45,13 @@ impl Address {
     /// The address of a socket, with the default transport and nobody expected.
     #[must_use]
     pub fn from_socket(socket: SocketAddr) -> Self {
-        Self {
-            scheme: Scheme::Tcp,
-            id: None,
-            host: socket.ip().to_string(),
-            port: socket.port(),
-        }
+        Self { scheme: Scheme::Tcp, id: None, host: socket.ip().to_string(), port: socket.port() }
     }
 
     /// The same address with `id` expected to answer.
     #[must_use]
     pub fn with_id(self, id: NodeId) -> Self {
-        Self {
-            id: Some(id),
-            ..self
-        }
+        Self { id: Some(id), ..self }
     }
 
     /// The same address with nobody expected.
@@ -139,36 +131,26 @@ impl FromStr for Address {
             Some((id, rest)) => (Some(id.parse().map_err(ParseAddressError::Id)?), rest),
         };
         let (host, port) = split_port(rest)?;
-        Ok(Self {
-            scheme,
-            id,
-            host,
-            port,
-        })
+        Ok(Self { scheme, id, host, port })
     }
 }
 
 fn split_port(text: &str) -> Result<(String, u16), ParseAddressError> {
     let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
-        let (host, after) = bracketed
-            .split_once(']')
-            .ok_or_else(|| ParseAddressError::Host(text.to_owned()))?;
+        let (host, after) =
+            bracketed.split_once(']').ok_or_else(|| ParseAddressError::Host(text.to_owned()))?;
         let ip = host.split('%').next().unwrap_or_default();
         if ip.parse::<Ipv6Addr>().is_err() {
             return Err(ParseAddressError::Host(host.to_owned()));
         }
         let port = after.strip_prefix(':');
-        (
-            host,
-            port.ok_or_else(|| ParseAddressError::NoPort(format!("[{host}]")))?,
-        )
+        (host, port.ok_or_else(|| ParseAddressError::NoPort(format!("[{host}]")))?)
     } else {
         if text.matches(':').count() > 1 {
             return Err(ParseAddressError::Brackets(text.to_owned()));
         }
-        let (host, port) = text
-            .split_once(':')
-            .ok_or_else(|| ParseAddressError::NoPort(text.to_owned()))?;
+        let (host, port) =
+            text.split_once(':').ok_or_else(|| ParseAddressError::NoPort(text.to_owned()))?;
         if host.is_empty() {
             return Err(ParseAddressError::NoHost(text.to_owned()));
         }
@@ -178,10 +160,7 @@ fn split_port(text: &str) -> Result<(String, u16), ParseAddressError> {
         (host, port)
     };
     let number = port.parse().ok().filter(|port| *port != 0);
-    Ok((
-        host.to_owned(),
-        number.ok_or_else(|| ParseAddressError::Port(port.to_owned()))?,
-    ))
+    Ok((host.to_owned(), number.ok_or_else(|| ParseAddressError::Port(port.to_owned()))?))
 }
 
 /// Letters, digits, `-` and `.` (RFC 1123), and `_`, which names inside private networks have.
@@ -229,12 +208,7 @@ mod tests {
     #[test]
     fn takes_every_form() {
         let id = crate::id::Key::from_secret(&[1; 32]).id();
-        for text in [
-            "127.0.0.1:7117",
-            "node.example.org:1",
-            "[::1]:7117",
-            "a_b:65535",
-        ] {
+        for text in ["127.0.0.1:7117", "node.example.org:1", "[::1]:7117", "a_b:65535"] {
             assert_eq!(parse(text).unwrap().to_string(), text);
             assert_eq!(parse(&format!("tcp://{text}")).unwrap().to_string(), text);
             let with_id = format!("{id}@{text}");

@@ -84,11 +84,7 @@ impl Reader {
 
     /// `N` bytes.
     pub fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], DecodeError> {
-        let head = self
-            .rest
-            .first_chunk::<N>()
-            .copied()
-            .ok_or(DecodeError::Short(what))?;
+        let head = self.rest.first_chunk::<N>().copied().ok_or(DecodeError::Short(what))?;
         let _ = self.rest.split_to(N);
         Ok(head)
     }
@@ -235,19 +231,9 @@ mod tests {
     fn a_length_is_checked_before_anything_is_taken() {
         let mut reader = Reader::new(Bytes::from_static(&[0xff, 0xff, 0xff, 0xff, 1, 2]));
         let over = reader.bytes(1024, "field").unwrap_err();
-        assert_eq!(
-            over,
-            DecodeError::TooLong {
-                what: "field",
-                len: 0xffff_ffff,
-                limit: 1024
-            }
-        );
+        assert_eq!(over, DecodeError::TooLong { what: "field", len: 0xffff_ffff, limit: 1024 });
         let mut reader = Reader::new(Bytes::from_static(&[3, 0, 0, 0, 1, 2]));
-        assert_eq!(
-            reader.bytes(1024, "field"),
-            Err(DecodeError::Short("field"))
-        );
+        assert_eq!(reader.bytes(1024, "field"), Err(DecodeError::Short("field")));
     }
 
     #[test]

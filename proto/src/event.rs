@@ -172,12 +172,7 @@ impl Peer {
     /// Describes a link.
     #[must_use]
     pub fn new(id: NodeId, name: String, address: Address, direction: Direction) -> Self {
-        Self(Arc::new(PeerParts {
-            id,
-            name,
-            address,
-            direction,
-        }))
+        Self(Arc::new(PeerParts { id, name, address, direction }))
     }
 
     /// Its identity, proven by the handshake.
@@ -207,13 +202,7 @@ impl Peer {
 
 impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Peer({} {} {:?})",
-            self.0.id.short(),
-            self.0.name,
-            self.0.direction
-        )
+        write!(f, "Peer({} {} {:?})", self.0.id.short(), self.0.name, self.0.direction)
     }
 }
 

@@ -94,11 +94,7 @@ pub trait Handler: Send {
             Event::NodeBroadcast { broadcast } => self.node_broadcast(cx, broadcast),
             Event::NodeDiscovered { node } => self.node_discovered(cx, &node),
             Event::NodeRequestToStop => self.node_request_to_stop(cx),
-            Event::NodeReconnectionError {
-                address,
-                tries,
-                error,
-            } => {
+            Event::NodeReconnectionError { address, tries, error } => {
                 if !self.node_reconnection_error(cx, &address, tries, &error) {
                     cx.stop_reconnecting(address);
                 }
@@ -149,7 +145,7 @@ pub trait World {
 #[non_exhaustive]
 pub enum Action {
     /// Send a message to one peer.
-    Send(NodeId, Message),
+    Send(Peer, Message),
     /// Send a message to every peer but those listed.
     SendToNodes(Message, Vec<NodeId>),
     /// Tell the whole network: a title and a message.
@@ -188,20 +184,18 @@ impl<'a> Context<'a> {
 
     /// Sends a message to a peer. Where that can't be done `node_message_failed` says so.
     pub fn send(&mut self, peer: &Peer, message: impl Into<Message>) {
-        self.actions.push(Action::Send(peer.id(), message.into()));
+        self.actions.push(Action::Send(peer.clone(), message.into()));
     }
 
     /// Sends a message to every peer but those in `exclude`. Whom it could not be queued for,
     /// `node_message_failed` tells.
     pub fn send_to_nodes(&mut self, message: impl Into<Message>, exclude: &[NodeId]) {
-        self.actions
-            .push(Action::SendToNodes(message.into(), exclude.to_vec()));
+        self.actions.push(Action::SendToNodes(message.into(), exclude.to_vec()));
     }
 
     /// Tells the whole network.
     pub fn broadcast(&mut self, title: impl Into<String>, message: impl Into<Message>) {
-        self.actions
-            .push(Action::Broadcast(title.into(), message.into()));
+        self.actions.push(Action::Broadcast(title.into(), message.into()));
     }
 
     /// Links to `address`. How it went shows in `outbound_node_connected` or

@@ -211,10 +211,7 @@ mod tests {
     fn refuses_what_is_not_an_id() {
         assert_eq!("abc".parse::<NodeId>(), Err(ParseIdError::Length(3)));
         assert_eq!("xyz".parse::<Hash>(), Err(ParseIdError::Digit('x')));
-        assert_eq!(
-            "é".repeat(32).parse::<Hash>(),
-            Err(ParseIdError::Digit('é'))
-        );
+        assert_eq!("é".repeat(32).parse::<Hash>(), Err(ParseIdError::Digit('é')));
     }
 
     #[test]

@@ -6,13 +6,27 @@
 //!
 //! Every state machine is driven in one way: *handle one thing, poll until `None`, sleep until
 //! `poll_timeout`*.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`id`], [`address`], [`message`], [`event`] | the nouns that all layers share |
+//! | [`handler`] | an application as a trait |
+//! | [`codec`], [`hello`], [`frame`] | the wire |
+//! | [`link`] | one link: Hello, frames, liveness |
+//! | [`overlay`] | the network around a node: admission, queries, broadcast, redial |
+//! | [`files`] | pieces, manifests, and names that can't leave a folder |
+//! | [`config`] | every limit and where it came from |
 
 pub mod address;
 pub mod codec;
 pub mod config;
 pub mod event;
+pub mod files;
+pub mod frame;
 pub mod handler;
+pub mod hello;
 pub mod id;
+pub mod link;
 pub mod message;
 pub mod overlay;
 pub mod time;

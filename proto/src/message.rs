@@ -51,11 +51,7 @@ impl Message {
     /// A text message.
     #[must_use]
     pub fn text(text: impl Into<String>) -> Self {
-        Self {
-            kind: Kind::Text,
-            compression: Compression::None,
-            body: text.into().into(),
-        }
+        Self { kind: Kind::Text, compression: Compression::None, body: text.into().into() }
     }
 
     /// A JSON message made of any serializable value.
@@ -64,30 +60,19 @@ impl Message {
     /// Where the value has no JSON form, for example a map whose keys are not text.
     pub fn json(value: &impl Serialize) -> Result<Self, serde_json::Error> {
         let body = serde_json::to_vec(value)?.into();
-        Ok(Self {
-            kind: Kind::Json,
-            compression: Compression::None,
-            body,
-        })
+        Ok(Self { kind: Kind::Json, compression: Compression::None, body })
     }
 
     /// A message of any bytes.
     #[must_use]
     pub fn bytes(bytes: impl Into<Bytes>) -> Self {
-        Self {
-            kind: Kind::Bytes,
-            compression: Compression::None,
-            body: bytes.into(),
-        }
+        Self { kind: Kind::Bytes, compression: Compression::None, body: bytes.into() }
     }
 
     /// The same message, compressed on its way.
     #[must_use]
     pub fn compressed(self, compression: Compression) -> Self {
-        Self {
-            compression,
-            ..self
-        }
+        Self { compression, ..self }
     }
 
     /// What the content is.
@@ -168,11 +153,7 @@ impl Packed {
     /// Compressing is the shell's work: it takes time and C libraries.
     #[must_use]
     pub fn plain(message: Message) -> Self {
-        Self {
-            kind: message.kind,
-            compression: Compression::None,
-            payload: message.body,
-        }
+        Self { kind: message.kind, compression: Compression::None, payload: message.body }
     }
 
     /// The message, of `body`: the payload once decompressed.
@@ -183,11 +164,7 @@ impl Packed {
         if self.kind != Kind::Bytes && std::str::from_utf8(&body).is_err() {
             return Err(DecodeError::Invalid("text"));
         }
-        Ok(Message {
-            kind: self.kind,
-            compression: self.compression,
-            body,
-        })
+        Ok(Message { kind: self.kind, compression: self.compression, body })
     }
 
     /// Reads the head byte and takes the rest of the frame as the payload.
@@ -211,11 +188,7 @@ impl Packed {
             5 => Compression::Lz4,
             _ => return Err(DecodeError::Invalid("message compression")),
         };
-        Ok(Self {
-            kind,
-            compression,
-            payload: reader.take_rest(),
-        })
+        Ok(Self { kind, compression, payload: reader.take_rest() })
     }
 
     /// The head byte: see [`Message::head`].
@@ -258,24 +231,14 @@ impl From<Bytes> for Message {
 impl From<serde_json::Value> for Message {
     fn from(value: serde_json::Value) -> Self {
         let body = value.to_string().into();
-        Self {
-            kind: Kind::Json,
-            compression: Compression::None,
-            body,
-        }
+        Self { kind: Kind::Json, compression: Compression::None, body }
     }
 }
 
 impl Compression {
     /// Every one of them, for tables and tests.
-    pub const ALL: [Self; 6] = [
-        Self::None,
-        Self::Zlib,
-        Self::Bzip2,
-        Self::Lzma,
-        Self::Zstd,
-        Self::Lz4,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::None, Self::Zlib, Self::Bzip2, Self::Lzma, Self::Zstd, Self::Lz4];
 
     /// The name, as users write it: p2pnetwork's where it has one.
     #[must_use]
@@ -321,10 +284,7 @@ mod tests {
     fn json_is_any_serializable_value() {
         let message = Message::json(&("a", 1)).unwrap();
         assert_eq!(message.as_text(), Some("[\"a\",1]"));
-        assert_eq!(
-            message.to_json::<(String, u8)>().unwrap(),
-            ("a".to_owned(), 1)
-        );
+        assert_eq!(message.to_json::<(String, u8)>().unwrap(), ("a".to_owned(), 1));
         assert!(Message::bytes(vec![1]).as_text().is_none());
     }
 }

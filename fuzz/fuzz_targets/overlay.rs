@@ -1,0 +1,4 @@
+//! An overlay whose neighbours say anything.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| peerkit_fuzz::overlay(data));

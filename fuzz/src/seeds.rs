@@ -1,0 +1,245 @@
+//! The corpus to start from: something valid of every kind, and what is known to be nasty.
+
+use std::time::Duration;
+
+use peerkit_proto::address::Address;
+use peerkit_proto::event::Reason;
+use peerkit_proto::files::wire;
+use peerkit_proto::files::{
+    Answer as FilesAnswer, Description, Entry, FileKind, Manifest, PieceList, Refusal, RelPath,
+    Request,
+};
+use peerkit_proto::frame::{self, Frame, HEADER};
+use peerkit_proto::hello::{Hello, StreamOpen};
+use peerkit_proto::id::Hash;
+use peerkit_proto::message::{Compression, Kind, Message, Packed};
+use peerkit_proto::overlay::Neighbour;
+use peerkit_proto::overlay::query::{
+    Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, What,
+};
+
+use crate::machines;
+
+/// One input with its file's name.
+pub type Seed = (String, Vec<u8>);
+
+/// The inputs of every target.
+#[must_use]
+pub fn all() -> Vec<(&'static str, Vec<Seed>)> {
+    vec![
+        ("address", addresses()),
+        ("message", messages()),
+        ("frame", frames()),
+        ("hello", hellos()),
+        ("link", links()),
+        ("overlay", overlays()),
+        ("files", files()),
+    ]
+}
+
+fn addresses() -> Vec<Seed> {
+    let id = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+    let texts = [
+        "127.0.0.1:7117".to_owned(),
+        "example.org:80".to_owned(),
+        "[::1]:7117".to_owned(),
+        "[fe80::1%eth0]:7117".to_owned(),
+        "tcp://node.example:65535".to_owned(),
+        format!("{id}@[2001:db8::2]:7117"),
+        format!("tcp://{id}@host:1"),
+        "a:b:c".to_owned(),
+        "iroh://".to_owned(),
+        format!("{}:1", "a".repeat(253)),
+        "[::ffff:1.2.3.4]:0".to_owned(),
+        String::new(),
+    ];
+    number(texts.map(String::into_bytes))
+}
+
+fn messages() -> Vec<Seed> {
+    let mut inputs = Vec::new();
+    for kind in [Kind::Text, Kind::Json, Kind::Bytes] {
+        for compression in Compression::ALL {
+            let mut input = vec![Message::head(kind, compression)];
+            input.extend_from_slice(match kind {
+                Kind::Json => b"[\"a\",null,{\"b\":1e9}]",
+                Kind::Text => "h\u{e9}llo \u{1f980}".as_bytes(),
+                _ => b"\x04\xff\x00\x04",
+            });
+            inputs.push(input);
+        }
+    }
+    inputs.push(vec![0, 0xff]);
+    inputs.push(vec![0xff]);
+    inputs.push(Vec::new());
+    number(inputs)
+}
+
+/// Each frame alone, and all in a row.
+fn frames() -> Vec<Seed> {
+    let frames: Vec<_> = every_frame().iter().map(bytes_of).collect();
+    let mut inputs = frames.clone();
+    inputs.push(frames.concat());
+    inputs.push(vec![4, 0, 0, 0, 0xee, 1, 2, 3]);
+    inputs.push(vec![0, 0, 0, 0, 1]);
+    inputs.push(vec![0xff, 0xff, 0xff, 0xff, 0x10]);
+    number(inputs)
+}
+
+fn hellos() -> Vec<Seed> {
+    let hello = machines::greeting();
+    let hellos = [
+        Hello { addresses: Vec::new(), ..hello.clone() },
+        Hello { proof: Some([7; 32]), ..hello.clone() },
+        Hello { network: "n".repeat(64), name: "\u{e9}".repeat(32), ..hello.clone() },
+        hello,
+    ];
+    let opens = [
+        StreamOpen {
+            network: "peerkit".into(),
+            proof: Some([7; 32]),
+            protocol: "peerkit-files/1".into(),
+            token: Some([1; 16]),
+        },
+        StreamOpen { network: String::new(), proof: None, protocol: "x".into(), token: None },
+    ];
+    let mut inputs: Vec<_> =
+        hellos.into_iter().map(|hello| bytes_of(&Frame::Hello(hello)).split_off(HEADER)).collect();
+    inputs.extend(opens.iter().map(|open| {
+        let mut out = Vec::new();
+        open.encode(&mut out);
+        out.split_off(4)
+    }));
+    number(inputs)
+}
+
+/// Hello and then every frame, on both sides of the link, in large and in small parts.
+fn links() -> Vec<Seed> {
+    let mut talk = bytes_of(&Frame::Hello(machines::greeting()));
+    let hello = talk.clone();
+    for frame in every_frame() {
+        if !matches!(frame, Frame::Goodbye { .. } | Frame::Hello(_)) {
+            talk.extend(bytes_of(&frame));
+        }
+    }
+    let reason = Reason::Stopping;
+    talk.extend(bytes_of(&Frame::Goodbye { reason, received: 1 }));
+    let with = |how: u8, bytes: &[u8]| [&[how], bytes].concat();
+    number([
+        with(0xfe, &talk),
+        with(0xff, &talk),
+        with(0x10, &hello),
+        with(0x11, &hello),
+        with(1, &[hello.clone(), hello.clone()].concat()),
+        with(0, &talk[hello.len()..]),
+    ])
+}
+
+/// Each frame from one neighbour, then all of them from all.
+fn overlays() -> Vec<Seed> {
+    let mut frames = every_frame();
+    let mut own = answers(machines::own_query());
+    own.push(Frame::QueryDone(QueryDone {
+        id: machines::own_query(),
+        depth: UNLIMITED,
+        complete: true,
+    }));
+    frames.extend(own);
+    let from = |from: u8, frame: &Frame| [vec![from], bytes_of(frame)].concat();
+    let mut inputs: Vec<_> = frames.iter().map(|frame| from(1, frame)).collect();
+    let all = |n: u8| frames.iter().flat_map(move |frame| from(n, frame));
+    inputs.push(all(0).collect());
+    inputs.push(all(0).chain(all(1)).chain(all(2)).collect());
+    number(inputs)
+}
+
+fn files() -> Vec<Seed> {
+    let hash = Hash::of(b"content");
+    let requests = [
+        Request::Describe { hash },
+        Request::Pieces { hash, first: 0, count: 2 },
+        Request::Data { hash, first: 1, count: 1 },
+    ];
+    let shared = machines::file();
+    let description = Description { kind: FileKind::Folder, size: shared.size, name: shared.name };
+    let answers = [
+        FilesAnswer::Refused(Refusal::NotFound),
+        FilesAnswer::Description(description),
+        FilesAnswer::Pieces { first: 0, values: vec![[1; 32], [2; 32]] },
+        FilesAnswer::Piece { index: 1, len: 1 << 20 },
+    ];
+    let path = |path: &str| RelPath::new(path).expect("a plain path");
+    let folder = Entry::Folder { path: path("a"), mode: 0o755 };
+    let file = Entry::File { path: path("a/b.txt"), mode: 0o644, size: 7, hash };
+    let manifest = Manifest::new(vec![folder, file]).expect("a small folder");
+    let mut inputs: Vec<_> =
+        requests.iter().map(|request| request.encode().split_off(wire::PREFIX)).collect();
+    inputs.extend(answers.iter().map(|answer| answer.encode().split_off(wire::PREFIX)));
+    inputs.push(manifest.encode());
+    inputs.push(PieceList::of(b"content").encode());
+    inputs.push(PieceList::of(&vec![0; 3 << 20]).encode());
+    number(inputs)
+}
+
+fn every_frame() -> Vec<Frame> {
+    let hash = Hash::of(b"content");
+    let id = QueryId([5; 16]);
+    let address = Address::from_socket(([192, 0, 2, 1], 7117).into());
+    let packed = || Packed::plain(Message::text("hi"));
+    let mut frames = vec![
+        Frame::Hello(machines::greeting()),
+        Frame::Goodbye { reason: Reason::Requested, received: 3 },
+        Frame::Goodbye { reason: Reason::Fault("why".into()), received: 0 },
+        Frame::Goodbye { reason: Reason::Silent(Duration::from_secs(45)), received: 0 },
+        Frame::Ping(0),
+        Frame::Pong(0),
+        Frame::Received(1),
+        Frame::Message(packed()),
+        Frame::Request { id: 5, name: "sum".into(), body: packed() },
+        Frame::Reply { id: 5, outcome: Ok(packed()) },
+        Frame::Reply { id: 5, outcome: Err(frame::Refusal::Busy) },
+        Frame::Reply { id: 5, outcome: Err(frame::Refusal::Failed("why".into())) },
+        Frame::Cancel(5),
+        Frame::CallBack { token: [6; 16] },
+        machines::broadcast(),
+    ];
+    let whats = [
+        What::Discover,
+        What::Search("notes".into()),
+        What::HasFile(hash),
+        What::FindNode(machines::node(2)),
+        What::CallBack { target: machines::node(0), token: [1; 16], addresses: vec![address] },
+    ];
+    for (n, what) in (0..).zip(whats) {
+        let ttl = Duration::from_secs(10);
+        frames.push(Frame::Query(Query { id: QueryId([n; 16]), depth: UNLIMITED, ttl, what }));
+    }
+    frames.extend(answers(id));
+    frames.push(Frame::QueryDone(QueryDone { id, depth: UNLIMITED - 1, complete: true }));
+    frames
+}
+
+fn answers(id: QueryId) -> Vec<Frame> {
+    let address = Address::from_socket(([192, 0, 2, 1], 7117).into());
+    let neighbour = Neighbour { id: machines::node(4), address: address.clone() };
+    let bodies = [
+        AnswerBody::Neighbours(vec![neighbour.clone()], vec![neighbour]),
+        AnswerBody::Files(vec![machines::file()]),
+        AnswerBody::Here,
+    ];
+    let answer = |body| {
+        let addresses = vec![address.clone()];
+        Frame::Answer(Answer { id, node: machines::node(5), name: "five".into(), addresses, body })
+    };
+    bodies.into_iter().map(answer).collect()
+}
+
+fn bytes_of(frame: &Frame) -> Vec<u8> {
+    let mut out = Vec::new();
+    frame.encode(&mut out);
+    out
+}
+
+fn number(inputs: impl IntoIterator<Item = Vec<u8>>) -> Vec<Seed> {
+    (0..).zip(inputs).map(|(n, input)| (format!("{n:02}"), input)).collect()
+}

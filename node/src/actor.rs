@@ -1,0 +1,396 @@
+//! The one task that owns the overlay: hands it what happens and carries out what it says.
+//!
+//! It never waits for a peer or for the application: frames go into a link's first lane or end the
+//! link, events go into a bounded queue, dials and look-ups are tasks of their own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use peerkit_proto::address::Address;
+use peerkit_proto::event::{Event, Parting, Peer, Reason};
+use peerkit_proto::id::{Hash, NodeId};
+use peerkit_proto::message::Message;
+use peerkit_proto::overlay::admission::Admission;
+use peerkit_proto::overlay::broadcast::BroadcastError;
+use peerkit_proto::overlay::query::{Answer, QueryId, What};
+use peerkit_proto::overlay::{Command, Input, NodeInfo, Output, Overlay};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::conn::Conn;
+use crate::dial;
+use crate::error::Error;
+use crate::inner::{FromLink, Inner, unix_millis};
+use crate::known;
+
+/// Orders waiting for the actor.
+pub(crate) const ORDERS: usize = 1024;
+
+/// What links have told and the actor has not heard yet: a link that finds no room stops reading.
+pub(crate) const FROM_LINKS: usize = 1024;
+
+/// Answers that may wait for the one who asked; more than a network's nodes are never sent.
+pub(crate) const ANSWERS: usize = 65_536;
+
+/// After the links' time to flush, the longest that the rest may take to end.
+const HALT: Duration = Duration::from_secs(2);
+
+/// What the actor is told to do.
+pub(crate) enum Order {
+    /// A dial has reached a node: may it say Hello?
+    Greet { id: NodeId, reply: oneshot::Sender<Result<(), Reason>> },
+    /// That dial has come to nothing.
+    Greeted(NodeId),
+    /// A connection has said Hello: may it be a link?
+    Admit { conn: Arc<Conn>, reply: oneshot::Sender<Result<(), Reason>> },
+    /// A dial has made a link, or found one.
+    Dialled { address: Address, id: NodeId },
+    /// A dial has failed.
+    DialFailed { address: Address, error: String },
+    /// Link to an address, and keep the link if so wished.
+    Connect {
+        address: Address,
+        reconnect: bool,
+        reply: Option<oneshot::Sender<Result<Peer, Error>>>,
+    },
+    /// Close a link.
+    Disconnect { id: NodeId, reply: Option<oneshot::Sender<Result<Peer, Error>>> },
+    /// Give up keeping a link.
+    StopReconnecting(Address),
+    /// Tell the whole network.
+    Broadcast {
+        title: String,
+        message: Message,
+        reply: Option<oneshot::Sender<Result<(Hash, usize), BroadcastError>>>,
+    },
+    /// Ask the network.
+    Ask { what: What, depth: i32, timeout: Option<Duration>, asked: Asked },
+    /// What this node has to say to a query.
+    Answer(Command),
+    /// This node as a discovery shows it.
+    Info(oneshot::Sender<NodeInfo>),
+    /// This node's addresses have changed.
+    AddressesChanged,
+}
+
+/// Where the answers to a query go, and whether all have come.
+pub(crate) struct Asked {
+    pub(crate) answers: mpsc::Sender<Answer>,
+    pub(crate) ended: oneshot::Sender<bool>,
+}
+
+pub(crate) struct Actor {
+    inner: Arc<Inner>,
+    overlay: Overlay,
+    orders: mpsc::Receiver<Order>,
+    from_links: mpsc::Receiver<FromLink>,
+    asked: HashMap<QueryId, Asked>,
+    /// Connections that take the place of a link once that has ended.
+    successors: BTreeMap<NodeId, Successor>,
+    stopping: bool,
+}
+
+type Successor = (Arc<Conn>, oneshot::Sender<Result<(), Reason>>);
+
+impl Actor {
+    pub(crate) fn new(
+        inner: Arc<Inner>,
+        overlay: Overlay,
+        orders: mpsc::Receiver<Order>,
+        from_links: mpsc::Receiver<FromLink>,
+    ) -> Self {
+        Self {
+            inner,
+            overlay,
+            orders,
+            from_links,
+            asked: HashMap::new(),
+            successors: BTreeMap::new(),
+            stopping: false,
+        }
+    }
+
+    /// Runs until the node is to stop, then stops it.
+    pub(crate) async fn run(mut self) {
+        self.addresses_changed();
+        loop {
+            tokio::select! {
+                biased;
+                () = self.inner.stop.cancelled() => break,
+                () = self.inner.sleep_until(self.overlay.poll_timeout()) => {
+                    self.overlay.handle_timeout(self.inner.now());
+                    self.drain();
+                }
+                Some(order) = self.orders.recv() => self.on_order(order),
+                Some(told) = self.from_links.recv() => self.on_link(told),
+            }
+        }
+        self.stop().await;
+    }
+
+    /// Says goodbye to all, gives what is queued time to go out, and ends every task.
+    async fn stop(mut self) {
+        let inner = self.inner.clone();
+        let flush = inner.config.flush_timeout;
+        // What the application says now still goes out.
+        let _ = tokio::time::timeout(flush, inner.tell(Event::NodeRequestToStop)).await;
+        self.stopping = true;
+        for (_, (_, reply)) in std::mem::take(&mut self.successors) {
+            let _ = reply.send(Err(Reason::Stopping));
+        }
+        for conn in inner.all_conns() {
+            self.announce_hangup(&conn, Reason::Stopping);
+        }
+        let goodbyes = async {
+            while !inner.all_conns().is_empty() {
+                tokio::select! {
+                    biased;
+                    Some(told) = self.from_links.recv() => self.on_link(told),
+                    Some(order) = self.orders.recv() => self.on_order(order),
+                }
+            }
+        };
+        // The links have their own deadline; a little more lets them tell how they ended.
+        let _ = tokio::time::timeout(flush + HALT, goodbyes).await;
+        inner.tracker.close();
+        // Their last events are on their way; what has nothing to do with links ends now.
+        let links_done = async {
+            while let Some(told) = self.from_links.recv().await {
+                self.on_link(told);
+            }
+        };
+        tokio::select! {
+            _ = tokio::time::timeout(HALT, inner.dispatch.settle()) => {}
+            () = links_done => {}
+        }
+        inner.halt.cancel();
+        self.orders.close();
+        self.from_links.close();
+        drop(self);
+        let _ = tokio::time::timeout(HALT, inner.tracker.wait()).await;
+        inner.dispatch.end();
+        inner.stopped.cancel();
+    }
+
+    fn on_order(&mut self, order: Order) {
+        match order {
+            Order::Greet { id, reply } => {
+                let allowed = match self.stopping {
+                    true => Err(Reason::Stopping),
+                    false => self.overlay.greet(id),
+                };
+                let _ = reply.send(allowed);
+            }
+            Order::Greeted(id) => self.overlay.greeted(id),
+            Order::Admit { conn, reply } => self.admit(conn, reply),
+            Order::Dialled { address, id } => self.input(Input::Dialled { address, id }),
+            Order::DialFailed { address, error } => {
+                self.input(Input::DialFailed { address, error });
+            }
+            Order::Connect { address, reconnect, reply } => {
+                self.connect(address, reconnect, reply);
+            }
+            Order::Disconnect { id, reply } => {
+                let found = self.inner.conn(id).map(|conn| conn.peer.clone());
+                self.command(Command::Disconnect(id));
+                if let Some(reply) = reply {
+                    let _ = reply.send(found);
+                }
+            }
+            Order::StopReconnecting(address) => self.command(Command::StopReconnecting(address)),
+            Order::Broadcast { title, message, reply } => {
+                let sent = self.overlay.broadcast(unix_millis(), title, message);
+                self.drain();
+                match (reply, sent) {
+                    (Some(reply), sent) => drop(reply.send(sent)),
+                    (None, Err(error)) => tracing::warn!(%error, "a broadcast was not sent"),
+                    (None, Ok(_)) => {}
+                }
+            }
+            Order::Ask { what, depth, timeout, asked } => {
+                let id = self.overlay.draw_query_id();
+                self.asked.insert(id, asked);
+                self.command(Command::Query { id, what, depth, timeout });
+            }
+            Order::Answer(command) => self.command(command),
+            Order::Info(reply) => drop(reply.send(self.overlay.info())),
+            Order::AddressesChanged => self.addresses_changed(),
+        }
+    }
+
+    fn on_link(&mut self, told: FromLink) {
+        match told {
+            FromLink::Frames(conn, frames) => {
+                // Frames of a link that has been replaced, or is being hung up on, are void.
+                if !self.is_current(&conn) {
+                    return;
+                }
+                for frame in frames {
+                    self.input(Input::Frame(conn.peer.id(), frame));
+                }
+            }
+            FromLink::Down(conn, parting) => self.link_down(&conn, parting),
+            FromLink::Done(conn) => self.link_done(&conn),
+        }
+    }
+
+    fn is_current(&self, conn: &Conn) -> bool {
+        self.inner.conn(conn.peer.id()).is_ok_and(|current| current.serial == conn.serial)
+    }
+
+    fn connect(
+        &mut self,
+        address: Address,
+        reconnect: bool,
+        reply: Option<oneshot::Sender<Result<Peer, Error>>>,
+    ) {
+        if self.stopping {
+            if let Some(reply) = reply {
+                let _ = reply.send(Err(Error::Stopped));
+            }
+            return;
+        }
+        if reconnect {
+            // Kept from now on: what comes of this dial decides when it is tried again.
+            self.command(Command::Keep { address: address.clone() });
+        }
+        let reply = reply.unwrap_or_else(|| oneshot::channel().0);
+        self.inner.spawn(dial::link(self.inner.clone(), address, reply));
+    }
+
+    fn admit(&mut self, conn: Arc<Conn>, reply: oneshot::Sender<Result<(), Reason>>) {
+        let id = conn.peer.id();
+        let admission = match self.stopping {
+            true => Admission::Refuse(Reason::Stopping),
+            false => self.overlay.admit(&conn.candidate),
+        };
+        match admission {
+            Admission::Accept => self.link_up(conn, reply),
+            Admission::Refuse(reason) => {
+                self.overlay.greeted(id);
+                let _ = reply.send(Err(reason));
+            }
+            Admission::Replace(reason) => {
+                if let Ok(old) = self.inner.conn(id) {
+                    old.hang_up(reason);
+                    let replaced = self.successors.insert(id, (conn, reply));
+                    if let Some((_, reply)) = replaced {
+                        let _ = reply.send(Err(Reason::Replaced));
+                    }
+                } else {
+                    self.link_up(conn, reply);
+                }
+            }
+        }
+    }
+
+    fn link_up(&mut self, conn: Arc<Conn>, reply: oneshot::Sender<Result<(), Reason>>) {
+        let (peer, candidate) = (conn.peer.clone(), conn.candidate);
+        let address = conn.dialable.clone();
+        self.inner.change_conns(|conns| drop(conns.insert(peer.id(), conn.clone())));
+        if reply.send(Ok(())).is_err() {
+            // Whoever wanted the link has gone away meanwhile.
+            self.inner.change_conns(|conns| drop(conns.remove(&peer.id())));
+            return;
+        }
+        known::remember(&self.inner, &peer, address);
+        self.input(Input::LinkUp { peer, candidate });
+    }
+
+    /// The link has ended; its successor comes up once the application has heard of that.
+    fn link_down(&mut self, conn: &Arc<Conn>, parting: Parting) {
+        if self.is_current(conn) {
+            let id = conn.peer.id();
+            self.inner.change_conns(|conns| drop(conns.remove(&id)));
+            self.input(Input::LinkDown { id, parting });
+        }
+    }
+
+    fn link_done(&mut self, conn: &Arc<Conn>) {
+        if let Some((successor, reply)) = self.successors.remove(&conn.peer.id()) {
+            self.link_up(successor, reply);
+        }
+    }
+
+    fn addresses_changed(&mut self) {
+        let addresses = self.inner.addresses(None);
+        self.command(Command::Addresses(addresses));
+    }
+
+    fn command(&mut self, command: Command) {
+        self.input(Input::Command(command));
+    }
+
+    fn input(&mut self, input: Input) {
+        self.overlay.handle(self.inner.now(), input);
+        self.drain();
+    }
+
+    /// Carries out all that the overlay has put out.
+    fn drain(&mut self) {
+        while let Some(output) = self.overlay.poll() {
+            match output {
+                Output::Send(to, frame) => {
+                    if let Ok(conn) = self.inner.conn(to) {
+                        conn.control(&frame);
+                    }
+                }
+                Output::Dial { address } => {
+                    let (reply, _) = oneshot::channel();
+                    self.inner.spawn(dial::link(self.inner.clone(), address, reply));
+                }
+                Output::Hangup(id, reason) => {
+                    if let Ok(conn) = self.inner.conn(id) {
+                        self.announce_hangup(&conn, reason);
+                    }
+                }
+                Output::Event(event) => self.inner.dispatch.notice(event),
+                Output::Lookup { query, what } => self.look_up(query, what),
+                Output::Answered { answer } => self.answered(answer),
+                Output::Ended { query, complete } => {
+                    if let Some(asked) = self.asked.remove(&query) {
+                        let _ = asked.ended.send(complete);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Tells the application, then closes the link.
+    fn announce_hangup(&self, conn: &Arc<Conn>, reason: Reason) {
+        use peerkit_proto::event::Direction;
+        let peer = conn.peer.clone();
+        self.inner.dispatch.notice(match peer.direction() {
+            Direction::Outbound => Event::NodeDisconnectWithOutboundNode { peer },
+            Direction::Inbound => Event::NodeDisconnectWithInboundNode { peer },
+        });
+        conn.hang_up(reason);
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        if let Some(asked) = self.asked.get(&answer.id)
+            && asked.answers.try_send(answer).is_err()
+        {
+            tracing::debug!("nobody takes the answers to a query any more");
+        }
+    }
+
+    /// Looks up what this node can say to a query, where only the shell knows.
+    fn look_up(&self, query: QueryId, what: What) {
+        let inner = self.inner.clone();
+        let orders = inner.orders.clone();
+        let spawner = inner.clone();
+        spawner.spawn(async move {
+            let (files, here) = match what {
+                What::Search(text) => (known::search(&inner, text).await, false),
+                What::HasFile(hash) => (known::shared(&inner, hash), false),
+                What::CallBack { token, addresses, .. } => {
+                    (Vec::new(), inner.answer_call_back(addresses, token))
+                }
+                _ => (Vec::new(), false),
+            };
+            let _ = orders.send(Order::Answer(Command::Answer { query, files, here })).await;
+        });
+    }
+}

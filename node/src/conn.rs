@@ -1,0 +1,142 @@
+//! One link's shell: what the rest of the node holds of it, and the two tasks that carry its bytes.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use peerkit_proto::address::Address;
+use peerkit_proto::config::Config;
+use peerkit_proto::event::{Peer, Reason};
+use peerkit_proto::frame::{Frame, Refusal};
+use peerkit_proto::message::Message;
+use peerkit_proto::overlay::admission::Candidate;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::counters::Meter;
+use crate::outbox::Outbox;
+
+mod read;
+mod write;
+
+pub(crate) use read::{Established, run};
+
+/// Pings asked for on one link and not sent yet.
+const ASKED_PINGS: usize = 16;
+
+/// A link, shared by all who use it.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    /// Sets this link apart from other links with the same peer.
+    pub(crate) serial: u64,
+    pub(crate) peer: Peer,
+    pub(crate) candidate: Candidate,
+    /// Where the peer can be dialled, if it listens.
+    pub(crate) dialable: Option<Address>,
+    pub(crate) outbox: Outbox,
+    pub(crate) meter: Meter,
+    pub(crate) info: Mutex<BTreeMap<String, serde_json::Value>>,
+    /// Round-trip time in microseconds; 0 while unknown.
+    rtt: AtomicU64,
+    /// When something was last written, in microseconds from the node's origin.
+    wrote: AtomicU64,
+    pings: mpsc::Sender<oneshot::Sender<Duration>>,
+    /// Wakes the reading task once the link is to be closed.
+    closing: Notify,
+    next_request: AtomicU64,
+    requests: Mutex<BTreeMap<u64, oneshot::Sender<Result<Message, Refusal>>>>,
+}
+
+/// The end of [`Conn::pings`] that the reading task holds.
+pub(crate) type AskedPings = mpsc::Receiver<oneshot::Sender<Duration>>;
+
+impl Conn {
+    pub(crate) fn new(
+        serial: u64,
+        peer: Peer,
+        candidate: Candidate,
+        dialable: Option<Address>,
+        config: &Config,
+    ) -> (Self, AskedPings) {
+        let (pings, asked) = mpsc::channel(ASKED_PINGS);
+        let conn = Self {
+            serial,
+            peer,
+            candidate,
+            dialable,
+            outbox: Outbox::new(config),
+            meter: Meter::default(),
+            info: Mutex::default(),
+            rtt: AtomicU64::new(0),
+            wrote: AtomicU64::new(0),
+            pings,
+            closing: Notify::new(),
+            next_request: AtomicU64::new(1),
+            requests: Mutex::default(),
+        };
+        (conn, asked)
+    }
+
+    /// Closes the link: what is queued goes out first, then a goodbye with `reason`.
+    pub(crate) fn hang_up(&self, reason: Reason) {
+        let received = self.meter.messages_received();
+        let goodbye = Frame::Goodbye { reason: reason.clone(), received };
+        match reason {
+            // Whoever does not read would not read the rest either.
+            Reason::Slow => self.outbox.break_off(reason, Some(&goodbye)),
+            _ => self.outbox.close(reason, Some(&goodbye)),
+        }
+        self.closing.notify_one();
+    }
+
+    /// Puts a frame into the first lane; a peer that has let it fill up is hung up on.
+    pub(crate) fn control(&self, frame: &Frame) {
+        if self.outbox.control(frame) == Err(crate::outbox::NotAccepted::Full) {
+            self.hang_up(Reason::Slow);
+        }
+    }
+
+    /// The last round-trip time.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        let micros = self.rtt.load(Ordering::Relaxed);
+        (micros != 0).then(|| Duration::from_micros(micros))
+    }
+
+    /// Asks for a ping; the receiver gets the round-trip time, or nothing if the link ends.
+    pub(crate) async fn ping(&self) -> Option<Duration> {
+        let (reply, pong) = oneshot::channel();
+        self.pings.send(reply).await.ok()?;
+        pong.await.ok()
+    }
+
+    /// A number for a request, and where its reply will come.
+    pub(crate) fn open_request(&self) -> (u64, oneshot::Receiver<Result<Message, Refusal>>) {
+        let id = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let (reply, receiver) = oneshot::channel();
+        self.requests().insert(id, reply);
+        (id, receiver)
+    }
+
+    /// Forgets a request; true if it was still open.
+    pub(crate) fn close_request(&self, id: u64) -> bool {
+        self.requests().remove(&id).is_some()
+    }
+
+    fn reply(&self, id: u64, outcome: Result<Message, Refusal>) {
+        // Nobody waits where the request was given up: the reply crossed its cancellation.
+        if let Some(waiting) = self.requests().remove(&id) {
+            let _ = waiting.send(outcome);
+        }
+    }
+
+    fn requests(
+        &self,
+    ) -> std::sync::MutexGuard<'_, BTreeMap<u64, oneshot::Sender<Result<Message, Refusal>>>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_rtt(&self, rtt: Duration) {
+        let micros = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1);
+        self.rtt.store(micros, Ordering::Relaxed);
+    }
+}

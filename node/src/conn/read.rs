@@ -1,0 +1,422 @@
+//! The task that reads one link: bytes in, frames to the overlay, messages to the application.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use peerkit_proto::event::{Direction, Event, MessageFailure, Parting, Reason};
+use peerkit_proto::frame::{Frame, Refusal};
+use peerkit_proto::link::{Link, Output};
+use peerkit_proto::message::{Message, Packed};
+use peerkit_proto::time::Instant;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{AskedPings, Conn, write};
+use crate::compress;
+use crate::inner::{FromLink, Inner};
+use crate::request;
+
+/// Room for one read: from little on an idle link to much on a busy one.
+const READ_MIN: usize = 4 << 10;
+const READ_MAX: usize = 256 << 10;
+
+/// A link that both sides have admitted, ready to run.
+pub(crate) struct Established<S> {
+    pub(crate) conn: Arc<Conn>,
+    pub(crate) link: Link,
+    pub(crate) stream: S,
+    /// What was read behind the other side's Hello.
+    pub(crate) buffer: BytesMut,
+    pub(crate) pings: AskedPings,
+}
+
+/// Runs a link from its first event to its last.
+pub(crate) async fn run<S>(inner: Arc<Inner>, established: Established<S>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let Established { conn, mut link, mut stream, buffer, pings } = established;
+    let peer = conn.peer.clone();
+    let outbound = peer.direction() == Direction::Outbound;
+    inner.tell(match outbound {
+        true => Event::OutboundNodeConnected { peer: peer.clone() },
+        false => Event::InboundNodeConnected { peer: peer.clone() },
+    })
+    .await;
+
+    // Our Hello, where it is still to be said, goes before anything that waits in the outbox.
+    let timeout = inner.config.handshake_timeout;
+    let said = tokio::time::timeout(timeout, say_hello(&mut link, &mut stream)).await;
+    let said = said.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+
+    let (from, to) = tokio::io::split(stream);
+    let writer = tokio::spawn(write::write(inner.clone(), conn.clone(), to));
+    let writer = AbortOnDropHandle::new(writer);
+    let reader = Reader {
+        inner: inner.clone(),
+        conn: conn.clone(),
+        link,
+        from,
+        buffer,
+        room: READ_MIN,
+        pings,
+        asked: BTreeMap::new(),
+        serving: BTreeMap::new(),
+        later: Vec::new(),
+        end: None,
+        close_at: None,
+    };
+    let Ended { parting, confirmed, flush } = match said {
+        Ok(()) => reader.read().await,
+        Err(error) => Ended::lost(&error),
+    };
+    conn.outbox.close(parting.reason.clone(), None);
+    // What is queued may still go out where the other side takes it.
+    let _ = tokio::time::timeout(flush, writer).await;
+    conn.requests().clear();
+
+    let (accepted, sent) = (conn.outbox.accepted(), conn.meter.messages_sent());
+    let failure = MessageFailure {
+        unsent: accepted.saturating_sub(sent),
+        unconfirmed: sent.saturating_sub(confirmed),
+        reason: parting.reason.clone(),
+    };
+    if failure.unsent + failure.unconfirmed != 0 {
+        conn.meter.failed(failure.unsent + failure.unconfirmed);
+        inner.meter.failed(failure.unsent + failure.unconfirmed);
+        inner.tell(Event::NodeMessageFailed { peer: peer.clone(), failure }).await;
+    }
+    // Sent before the event, so that whoever hears of the end finds the link gone.
+    inner.link_down(&conn, parting.clone()).await;
+    inner.tell(match outbound {
+        true => Event::OutboundNodeDisconnected { peer, parting },
+        false => Event::InboundNodeDisconnected { peer, parting },
+    })
+    .await;
+    inner.link_done(&conn).await;
+}
+
+async fn say_hello(link: &mut Link, stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    let mut out = Vec::new();
+    let mut rest = Vec::new();
+    while let Some(output) = link.poll() {
+        match output {
+            Output::Send(frame) => frame.encode(&mut out),
+            other => rest.push(other),
+        }
+    }
+    debug_assert!(rest.is_empty(), "frames are read once the link runs");
+    stream.write_all(&out).await?;
+    stream.flush().await
+}
+
+struct Reader<R> {
+    inner: Arc<Inner>,
+    conn: Arc<Conn>,
+    link: Link,
+    from: R,
+    buffer: BytesMut,
+    room: usize,
+    pings: AskedPings,
+    /// Pings that somebody waits for.
+    asked: BTreeMap<u64, oneshot::Sender<Duration>>,
+    /// Requests of the peer that are being handled.
+    serving: BTreeMap<u64, AbortHandle>,
+    /// Outputs that came while others were being acted on.
+    later: Vec<Output>,
+    /// How the link ends, once that is known.
+    end: Option<Parting>,
+    /// When to stop waiting for the other side's goodbye.
+    close_at: Option<Instant>,
+}
+
+/// What a link leaves behind.
+struct Ended {
+    parting: Parting,
+    /// Our messages that the peer's application has.
+    confirmed: u64,
+    /// How long the other side may still take what is queued.
+    flush: Duration,
+}
+
+impl Ended {
+    fn lost(error: &io::Error) -> Self {
+        let parting = Parting { reason: Reason::Lost(error.to_string()), by_peer: false };
+        Self { parting, confirmed: 0, flush: Duration::ZERO }
+    }
+}
+
+/// What one step of reading brought, in order.
+#[derive(Default)]
+struct Batch {
+    messages: Vec<Event>,
+    bytes: usize,
+    overlay: Vec<Frame>,
+}
+
+impl<R: AsyncRead + Unpin> Reader<R> {
+    /// Reads until the link is over.
+    async fn read(mut self) -> Ended {
+        // Frames may have come with the Hello.
+        let mut more = !self.buffer.is_empty();
+        let mut flush = Duration::ZERO;
+        loop {
+            if more {
+                self.link.receive(self.inner.now(), &mut self.buffer);
+            }
+            if self.drain().await {
+                // It is told why before the connection is closed.
+                flush = self.inner.config.flush_timeout;
+                break;
+            }
+            match self.wait().await {
+                Ok(read) => more = read,
+                Err(lost) => {
+                    self.end(lost, false);
+                    break;
+                }
+            }
+        }
+        self.serving.values().for_each(AbortHandle::abort);
+        let lost = || Parting { reason: Reason::Lost("closed".into()), by_peer: false };
+        let parting = self.end.take().unwrap_or_else(lost);
+        if matches!(parting.reason, Reason::Silent(_)) {
+            flush = Duration::ZERO;
+        }
+        Ended { parting, confirmed: self.link.confirmed(), flush }
+    }
+
+    /// Waits for one thing; true where bytes came. An error ends the link.
+    async fn wait(&mut self) -> Result<bool, Reason> {
+        self.link.sent(Instant::from_origin(Duration::from_micros(
+            self.conn.wrote.load(Ordering::Relaxed),
+        )));
+        let due = peerkit_proto::time::earliest(self.link.poll_timeout(), self.close_at);
+        if self.buffer.capacity() < self.room {
+            self.buffer.reserve(self.room);
+        }
+        tokio::select! {
+            () = self.conn.closing.notified() => {
+                self.close();
+                Ok(false)
+            }
+            Some(asked) = self.pings.recv() => {
+                let nonce = self.link.ping(self.inner.now());
+                self.asked.retain(|nonce, _| self.link.awaits(*nonce));
+                self.asked.insert(nonce, asked);
+                Ok(false)
+            }
+            read = self.from.read_buf(&mut self.buffer) => match read {
+                Ok(0) => Err(Reason::Lost("closed without a goodbye".into())),
+                Ok(bytes) => {
+                    self.count(bytes);
+                    Ok(true)
+                }
+                Err(error) => Err(Reason::Lost(error.to_string())),
+            },
+            () = self.inner.sleep_until(due) => {
+                let now = self.inner.now();
+                if self.close_at.is_some_and(|at| at <= now) {
+                    return Err(Reason::Lost("no goodbye in time".into()));
+                }
+                self.link.handle_timeout(now);
+                // Nothing happens here: give the room back.
+                if self.buffer.is_empty() {
+                    (self.buffer, self.room) = (BytesMut::new(), READ_MIN);
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// A read that filled its room earns the next one more.
+    fn count(&mut self, bytes: usize) {
+        self.conn.meter.received_bytes(bytes);
+        self.inner.meter.received_bytes(bytes);
+        if bytes >= self.room {
+            self.room = (self.room * 2).min(READ_MAX);
+        }
+    }
+
+    /// Acts on the link's outputs; true once the link is over.
+    async fn drain(&mut self) -> bool {
+        let mut batch = Batch::default();
+        let mut over = false;
+        while let Some(output) = self.poll() {
+            match output {
+                Output::Send(frame @ Frame::Goodbye { .. }) => {
+                    let Frame::Goodbye { reason, .. } = &frame else { continue };
+                    self.conn.outbox.break_off(reason.clone(), Some(&frame));
+                }
+                Output::Send(frame) => self.conn.control(&frame),
+                Output::Frame(frame) => self.on_frame(frame, &mut batch).await,
+                Output::Farewell(reason) => {
+                    self.end(reason.clone(), true);
+                    self.conn.hang_up(reason);
+                }
+                Output::Closed(reason) => {
+                    self.end(reason, false);
+                    over = true;
+                }
+                Output::Greeted(_) => {}
+            }
+        }
+        if let Some(rtt) = self.link.rtt() {
+            self.conn.set_rtt(rtt);
+            let link = &self.link;
+            for (_, asked) in self.asked.extract_if(.., |nonce, _| !link.awaits(*nonce)) {
+                let _ = asked.send(rtt);
+            }
+        }
+        self.deliver(&mut batch).await;
+        over && self.later.is_empty()
+    }
+
+    /// The next output, those put off first.
+    fn poll(&mut self) -> Option<Output> {
+        match self.later.is_empty() {
+            true => self.link.poll(),
+            false => Some(self.later.remove(0)),
+        }
+    }
+
+    async fn on_frame(&mut self, frame: Frame, batch: &mut Batch) {
+        match frame {
+            Frame::Message(packed) => {
+                if let Some(message) = self.unpack(packed).await {
+                    batch.bytes += message.body().len();
+                    let peer = self.conn.peer.clone();
+                    batch.messages.push(Event::NodeMessage { peer, message });
+                }
+            }
+            Frame::Request { id, name, body } => {
+                // In its order among the messages.
+                self.deliver(batch).await;
+                if let Some(message) = self.unpack(body).await {
+                    self.received(1, message.body().len());
+                    self.serve(id, &name, message);
+                }
+            }
+            Frame::Reply { id, outcome } => {
+                let outcome = match outcome {
+                    Ok(packed) => match self.unpack(packed).await {
+                        Some(message) => Ok(message),
+                        None => return,
+                    },
+                    Err(refusal) => Err(refusal),
+                };
+                self.received(1, 0);
+                self.conn.reply(id, outcome);
+            }
+            Frame::Cancel(id) => {
+                if let Some(task) = self.serving.remove(&id) {
+                    task.abort();
+                }
+            }
+            Frame::CallBack { token } => self.inner.call_back_peer(&self.conn, token),
+            overlay => batch.overlay.push(overlay),
+        }
+    }
+
+    /// Decompresses what is compressed; what can't be is the peer's fault.
+    async fn unpack(&mut self, packed: Packed) -> Option<Message> {
+        let limit = self.inner.config.max_message;
+        match compress::unpack_async(packed, limit).await {
+            Ok(message) => Some(message),
+            Err(fault) => {
+                self.link.refuse(Reason::Fault(fault.to_string()));
+                None
+            }
+        }
+    }
+
+    fn serve(&mut self, id: u64, name: &str, message: Message) {
+        self.serving.retain(|_, task| !task.is_finished());
+        let refusal = match self.inner.served(name) {
+            None => Refusal::NoHandler,
+            Some(_) if self.serving.len() >= self.inner.config.max_requests_per_peer => {
+                Refusal::Busy
+            }
+            Some(handler) => {
+                let task = request::answer(&self.inner, &self.conn, id, handler, message);
+                self.serving.insert(id, task);
+                return;
+            }
+        };
+        // Small, and owed to somebody who waits: it goes with the control frames.
+        self.conn.control(&Frame::Reply { id, outcome: Err(refusal) });
+    }
+
+    /// Hands a batch to the application and the overlay. While it waits for either the link's
+    /// timers run, and the other side's silence is not held against it.
+    async fn deliver(&mut self, batch: &mut Batch) {
+        let messages = batch.messages.len() as u64;
+        let bytes = std::mem::take(&mut batch.bytes);
+        let frames = std::mem::take(&mut batch.overlay);
+        if messages == 0 && frames.is_empty() {
+            return;
+        }
+        self.link.pause();
+        {
+            let (inner, conn) = (self.inner.clone(), self.conn.clone());
+            let mut delivery = std::pin::pin!(async {
+                if messages != 0 {
+                    inner.dispatch.events(&*inner, &mut batch.messages).await;
+                }
+                if !frames.is_empty() {
+                    inner.from_link(FromLink::Frames(conn.clone(), frames)).await;
+                }
+            });
+            loop {
+                let due = self.link.poll_timeout();
+                tokio::select! {
+                    biased;
+                    () = &mut delivery => break,
+                    () = inner.halt.cancelled() => break,
+                    () = inner.sleep_until(due) => {
+                        let wrote = self.conn.wrote.load(Ordering::Relaxed);
+                        self.link.sent(Instant::from_origin(Duration::from_micros(wrote)));
+                        self.link.handle_timeout(self.inner.now());
+                        // Pings and acknowledgements go out now; what came in keeps its order.
+                        while let Some(output) = self.link.poll() {
+                            match output {
+                                Output::Send(frame) => self.conn.control(&frame),
+                                other => self.later.push(other),
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        let now = self.inner.now();
+        self.link.resume(now);
+        self.received(messages, bytes);
+    }
+
+    fn received(&mut self, messages: u64, bytes: usize) {
+        self.conn.meter.received(messages);
+        self.inner.meter.received(messages);
+        self.link.delivered(self.inner.now(), messages, bytes);
+    }
+
+    /// This node closes the link, or has lost it while writing.
+    fn close(&mut self) {
+        let Some(reason) = self.conn.outbox.closed() else { return };
+        self.end(reason.clone(), false);
+        // The goodbye itself waits in the outbox, behind what was queued before.
+        let _ = self.link.part(reason);
+        let until = self.inner.now() + self.inner.config.flush_timeout;
+        self.close_at.get_or_insert(until);
+    }
+
+    /// The first to know why decides.
+    fn end(&mut self, reason: Reason, by_peer: bool) {
+        self.end.get_or_insert(Parting { reason, by_peer });
+    }
+}

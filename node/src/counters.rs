@@ -1,0 +1,78 @@
+//! Counts of what a link, or a node, has sent and received.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use serde::Serialize;
+
+/// What was sent and received. Messages are the application's: messages, requests and replies;
+/// bytes are those of their contents as they travelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Counters {
+    /// Messages written to the connection.
+    pub messages_sent: u64,
+    /// Messages handed to the application.
+    pub messages_received: u64,
+    /// Messages that were accepted and surely or possibly not delivered.
+    pub messages_failed: u64,
+    /// Bytes written to the connection, frames of all kinds with their headers.
+    pub bytes_sent: u64,
+    /// Bytes read from the connection, frames of all kinds with their headers.
+    pub bytes_received: u64,
+}
+
+/// The live form of [`Counters`].
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    messages_sent: AtomicU64,
+    messages_received: AtomicU64,
+    messages_failed: AtomicU64,
+    bytes_sent: AtomicU64,
+    bytes_received: AtomicU64,
+}
+
+impl Meter {
+    pub(crate) fn sent(&self, messages: u64, bytes: usize) {
+        self.messages_sent.fetch_add(messages, Relaxed);
+        self.bytes_sent.fetch_add(bytes as u64, Relaxed);
+    }
+
+    pub(crate) fn received_bytes(&self, bytes: usize) {
+        self.bytes_received.fetch_add(bytes as u64, Relaxed);
+    }
+
+    pub(crate) fn received(&self, messages: u64) {
+        self.messages_received.fetch_add(messages, Relaxed);
+    }
+
+    pub(crate) fn failed(&self, messages: u64) {
+        self.messages_failed.fetch_add(messages, Relaxed);
+    }
+
+    pub(crate) fn messages_sent(&self) -> u64 {
+        self.messages_sent.load(Relaxed)
+    }
+
+    pub(crate) fn messages_received(&self) -> u64 {
+        self.messages_received.load(Relaxed)
+    }
+
+    pub(crate) fn read(&self) -> Counters {
+        Counters {
+            messages_sent: self.messages_sent.load(Relaxed),
+            messages_received: self.messages_received.load(Relaxed),
+            messages_failed: self.messages_failed.load(Relaxed),
+            bytes_sent: self.bytes_sent.load(Relaxed),
+            bytes_received: self.bytes_received.load(Relaxed),
+        }
+    }
+}
+
+impl std::ops::AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        self.messages_sent += other.messages_sent;
+        self.messages_received += other.messages_received;
+        self.messages_failed += other.messages_failed;
+        self.bytes_sent += other.bytes_sent;
+        self.bytes_received += other.bytes_received;
+    }
+}

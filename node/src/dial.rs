@@ -1,0 +1,313 @@
+//! Dialling: names resolved, every address tried, TLS, and a link's Hello.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use peerkit_proto::address::Address;
+use peerkit_proto::event::{Direction, Event, Peer, Reason};
+use peerkit_proto::frame::Frame;
+use peerkit_proto::hello::Hello;
+use peerkit_proto::id::NodeId;
+use peerkit_proto::link::{Greeting, Link, Output, Side};
+use peerkit_proto::overlay::admission::Candidate;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio_rustls::{TlsConnector, TlsStream};
+
+use crate::actor::Order;
+use crate::conn::{self, Conn, Established};
+use crate::error::Error;
+use crate::inner::Inner;
+use crate::tls::{Purpose, Session, server_name};
+
+/// The wait before the next of several addresses is tried beside those that have not answered:
+/// the "connection attempt delay" of RFC 8305, section 8.
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// A secured connection that has said nothing yet.
+pub(crate) struct Secured {
+    pub(crate) stream: TlsStream<TcpStream>,
+    pub(crate) session: Session,
+    pub(crate) remote: SocketAddr,
+    pub(crate) local: SocketAddr,
+}
+
+/// Connects to `address` and secures the connection; checks who answers where that is given.
+pub(crate) async fn connect(
+    inner: &Inner,
+    address: &Address,
+    purpose: Purpose,
+) -> Result<Secured, Error> {
+    let timeout = inner.config.connect_timeout;
+    let connecting = tokio::time::timeout(timeout, connect_any(address));
+    let tcp = connecting.await.unwrap_or_else(|_| {
+        let error = format!("no answer within {} s", timeout.as_secs_f32());
+        Err(Error::Connect { address: address.clone(), error })
+    })?;
+    let failed = |error: String| Error::Handshake { address: address.clone(), error };
+    let (remote, local) = match (tcp.peer_addr(), tcp.local_addr()) {
+        (Ok(remote), Ok(local)) => (remote, local),
+        (Err(error), _) | (_, Err(error)) => return Err(failed(error.to_string())),
+    };
+    let connector = TlsConnector::from(inner.tls.client(purpose));
+    let handshake = connector.connect(server_name(), tcp);
+    let timeout = inner.config.handshake_timeout;
+    let stream = match tokio::time::timeout(timeout, handshake).await {
+        Ok(Ok(stream)) => TlsStream::from(stream),
+        Ok(Err(error)) => return Err(failed(error.to_string())),
+        Err(_) => return Err(failed(format!("silent for {} s", timeout.as_secs_f32()))),
+    };
+    let session = Session::of(&stream).filter(|session| session.purpose == purpose);
+    let session = session.ok_or_else(|| failed("it does not speak peerkit's protocol".into()))?;
+    match address.id {
+        Some(expected) if expected != session.id => {
+            Err(Error::WrongNode { address: address.clone(), expected, found: session.id })
+        }
+        _ => Ok(Secured { stream, session, remote, local }),
+    }
+}
+
+/// Links to `address`: the task that dials goes on to run the link. `reply` gets the peer, or why
+/// there is none; the application gets an event either way.
+pub(crate) async fn link(
+    inner: Arc<Inner>,
+    address: Address,
+    reply: oneshot::Sender<Result<Peer, Error>>,
+) {
+    match establish(&inner, &address).await {
+        Ok(Dialled::New(established)) => {
+            let peer = established.conn.peer.clone();
+            inner.order_dialled(&address, peer.id()).await;
+            let _ = reply.send(Ok(peer));
+            conn::run(inner, *established).await;
+        }
+        Ok(Dialled::Linked(peer)) => {
+            inner.order_dialled(&address, peer.id()).await;
+            let _ = reply.send(Ok(peer));
+        }
+        Err(error) => {
+            let text = error.to_string();
+            let failed = Order::DialFailed { address: address.clone(), error: text.clone() };
+            let _ = inner.orders.send(failed).await;
+            let _ = reply.send(Err(error));
+            inner.tell(Event::OutboundNodeConnectionError { address, error: text }).await;
+        }
+    }
+}
+
+enum Dialled {
+    /// A link was made.
+    New(Box<Established<TlsStream<TcpStream>>>),
+    /// There is a link with that node already.
+    Linked(Peer),
+}
+
+async fn establish(inner: &Arc<Inner>, address: &Address) -> Result<Dialled, Error> {
+    let Secured { mut stream, session, remote, local } =
+        connect(inner, address, Purpose::Link).await?;
+    let refused = |reason| Error::Refused { address: address.clone(), reason };
+    let (reply, allowed) = oneshot::channel();
+    let _ = inner.orders.send(Order::Greet { id: session.id, reply }).await;
+    match allowed.await {
+        Ok(Ok(())) => {}
+        Ok(Err(Reason::Duplicate)) => return linked(inner, session.id, refused).await,
+        Ok(Err(reason)) => return Err(refused(reason)),
+        Err(_) => return Err(Error::Stopped),
+    }
+    let mut link = new_link(inner, Side::Dialler, &session, local);
+    let mut buffer = BytesMut::new();
+    let greeting = greet(&mut link, &mut stream, &mut buffer, inner);
+    let timeout = inner.config.handshake_timeout;
+    let greeted = match tokio::time::timeout(timeout, greeting).await {
+        Ok(greeted) => greeted,
+        Err(_) => Err(Reason::HandshakeTimeout),
+    };
+    let admitted = match greeted {
+        Ok(hello) => {
+            let dialled = address.clone().without_id();
+            let (direction, address) = (Direction::Outbound, Some(dialled.clone()));
+            let entry = Entry { session, hello, direction, remote, address, fallback: dialled };
+            admit(inner, entry).await
+        }
+        Err(reason) => {
+            let _ = inner.orders.send(Order::Greeted(session.id)).await;
+            Err(reason)
+        }
+    };
+    match admitted {
+        Ok((conn, pings)) => {
+            link.admit(inner.now());
+            inner.seen(local).await;
+            Ok(Dialled::New(Box::new(Established { conn, link, stream, buffer, pings })))
+        }
+        // The other side has, or is about to have, a link with us that wins.
+        Err(Reason::Duplicate) => linked(inner, session.id, refused).await,
+        Err(reason) => {
+            link.refuse(reason.clone());
+            let _ = tokio::time::timeout(timeout, say(&mut link, &mut stream)).await;
+            Err(refused(reason))
+        }
+    }
+}
+
+/// The link that there is, or will be in a moment, with `id`.
+async fn linked(
+    inner: &Inner,
+    id: NodeId,
+    refused: impl Fn(Reason) -> Error,
+) -> Result<Dialled, Error> {
+    let waiting = async {
+        loop {
+            let mut changed = std::pin::pin!(inner.conns_changed.notified());
+            changed.as_mut().enable();
+            if let Ok(conn) = inner.conn(id) {
+                return Dialled::Linked(conn.peer.clone());
+            }
+            changed.await;
+        }
+    };
+    let waited = tokio::time::timeout(inner.config.handshake_timeout, waiting).await;
+    waited.map_err(|_| refused(Reason::Duplicate))
+}
+
+/// A link's state machine for a secured connection.
+pub(crate) fn new_link(inner: &Inner, side: Side, session: &Session, local: SocketAddr) -> Link {
+    let greeting = Greeting {
+        hello: inner.hello(&session.binding, Some(local.ip())),
+        expected: inner.prove(&session.binding, session.id),
+    };
+    Link::new(inner.now(), side, greeting, &inner.config)
+}
+
+/// Says and hears Hello, up to where the other side's has to be admitted.
+pub(crate) async fn greet(
+    link: &mut Link,
+    stream: &mut TlsStream<TcpStream>,
+    buffer: &mut BytesMut,
+    inner: &Inner,
+) -> Result<Hello, Reason> {
+    let lost = |error: std::io::Error| Reason::Lost(error.to_string());
+    loop {
+        let mut out = Vec::new();
+        let mut greeted = None;
+        // What comes behind Hello stays in the link until it is admitted.
+        while greeted.is_none() {
+            match link.poll() {
+                Some(Output::Send(frame)) => frame.encode(&mut out),
+                Some(Output::Greeted(hello)) => greeted = Some(Ok(hello)),
+                Some(Output::Farewell(reason) | Output::Closed(reason)) => {
+                    greeted = Some(Err(reason));
+                }
+                Some(Output::Frame(_)) | None => break,
+            }
+        }
+        if !out.is_empty() {
+            stream.write_all(&out).await.map_err(lost)?;
+            stream.flush().await.map_err(lost)?;
+        }
+        if let Some(greeted) = greeted {
+            return greeted;
+        }
+        if stream.read_buf(buffer).await.map_err(lost)? == 0 {
+            return Err(Reason::Lost("closed before Hello".into()));
+        }
+        link.receive(inner.now(), buffer);
+    }
+}
+
+/// Writes what the link has to say, and closes.
+pub(crate) async fn say(
+    link: &mut Link,
+    stream: &mut TlsStream<TcpStream>,
+) -> std::io::Result<()> {
+    let mut out = Vec::new();
+    while let Some(output) = link.poll() {
+        if let Output::Send(frame) = output {
+            Frame::encode(&frame, &mut out);
+        }
+    }
+    stream.write_all(&out).await?;
+    stream.shutdown().await
+}
+
+/// A connection that has said Hello, for the actor to admit.
+pub(crate) struct Entry {
+    pub(crate) session: Session,
+    pub(crate) hello: Hello,
+    pub(crate) direction: Direction,
+    pub(crate) remote: SocketAddr,
+    /// Where the peer can be dialled.
+    pub(crate) address: Option<Address>,
+    /// What to show where that is not known.
+    pub(crate) fallback: Address,
+}
+
+/// Asks the actor to admit a connection; it is a link from then on.
+pub(crate) async fn admit(
+    inner: &Inner,
+    entry: Entry,
+) -> Result<(Arc<Conn>, conn::AskedPings), Reason> {
+    let Entry { session, hello, direction, remote, address, fallback } = entry;
+    let shown = address.clone().unwrap_or(fallback);
+    let peer = Peer::new(session.id, hello.name, shown, direction);
+    let candidate = Candidate {
+        id: session.id,
+        direction,
+        incarnation: hello.incarnation,
+        ip: remote.ip(),
+    };
+    let serial = inner.next_serial();
+    let (conn, pings) = Conn::new(serial, peer, candidate, address, &inner.config);
+    let conn = Arc::new(conn);
+    let (reply, admitted) = oneshot::channel();
+    let _ = inner.orders.send(Order::Admit { conn: conn.clone(), reply }).await;
+    match admitted.await {
+        Ok(Ok(())) => Ok((conn, pings)),
+        Ok(Err(reason)) => Err(reason),
+        Err(_) => Err(Reason::Stopping),
+    }
+}
+
+/// Resolves the host and connects to the first of its addresses that answers.
+async fn connect_any(address: &Address) -> Result<TcpStream, Error> {
+    let resolve = |error: String| Error::Resolve { address: address.clone(), error };
+    let resolved = tokio::net::lookup_host(address.host_port()).await;
+    let sockets: Vec<_> = resolved.map_err(|error| resolve(error.to_string()))?.collect();
+    if sockets.is_empty() {
+        return Err(resolve("no addresses".into()));
+    }
+    let many = sockets.len() > 1;
+    let mut waiting = sockets.into_iter();
+    let mut attempts = JoinSet::new();
+    let mut errors = Vec::new();
+    loop {
+        if let Some(socket) = waiting.next() {
+            attempts.spawn(async move { (socket, TcpStream::connect(socket).await) });
+        }
+        let next = tokio::time::timeout(STAGGER, attempts.join_next());
+        let joined = match waiting.len() {
+            0 => attempts.join_next().await,
+            _ => next.await.unwrap_or_default(),
+        };
+        match joined {
+            Some(Ok((_, Ok(stream)))) => {
+                // Small messages go out at once: they are gathered before they come here.
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Some(Ok((socket, Err(error)))) => errors.push(match many {
+                true => format!("{socket}: {error}"),
+                false => error.to_string(),
+            }),
+            Some(Err(_)) => {}
+            None if waiting.len() == 0 => {
+                return Err(Error::Connect { address: address.clone(), error: errors.join("; ") });
+            }
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Brings events to the application: to its handler, one at a time, and to every subscriber.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use peerkit_proto::config::Config;
+use peerkit_proto::event::Event;
+use peerkit_proto::handler::{Action, Context, Handler, World};
+use tokio::sync::{Mutex, mpsc};
+
+use crate::events::{Events, Queue};
+
+/// Events that do not come from a link's own task, waiting to be delivered.
+const NOTICES: usize = 1024;
+
+/// The application's ends.
+pub(crate) struct Dispatch {
+    /// Locked for as long as the handler runs; links wait for it in turn.
+    handler: Option<Mutex<Box<dyn Handler>>>,
+    subscribers: RwLock<Vec<Arc<Queue>>>,
+    config: Config,
+    notices: mpsc::Sender<Event>,
+    missed: AtomicU64,
+}
+
+/// Carries out what a handler wants done.
+pub(crate) trait Act: World + Send + Sync {
+    /// Carries out one action. Never waits.
+    fn act(&self, action: Action);
+}
+
+impl Dispatch {
+    /// The receiver is for [`deliver_notices`].
+    pub(crate) fn new(
+        handler: Option<Box<dyn Handler>>,
+        config: &Config,
+    ) -> (Self, mpsc::Receiver<Event>) {
+        let (notices, receiver) = mpsc::channel(NOTICES);
+        // What happens before the application subscribes is kept for its first stream, within the
+        // bounds; with a handler there is no such gap.
+        let first = handler.is_none().then(|| Queue::new(config));
+        let dispatch = Self {
+            handler: handler.map(Mutex::new),
+            subscribers: RwLock::new(first.into_iter().collect()),
+            config: config.clone(),
+            notices,
+            missed: AtomicU64::new(0),
+        };
+        (dispatch, receiver)
+    }
+
+    /// A new stream of events.
+    pub(crate) fn subscribe(&self) -> Events {
+        let mut subscribers = self.subscribers.write().unwrap_or_else(PoisonError::into_inner);
+        subscribers.retain(|queue| !queue.is_gone());
+        if let Some(first) = subscribers.iter().find(|queue| !queue.is_claimed()) {
+            return first.claim();
+        }
+        let queue = Queue::new(&self.config);
+        subscribers.push(queue.clone());
+        queue.claim()
+    }
+
+    /// Tells the application without waiting for it; what finds no room is counted and told later.
+    pub(crate) fn notice(&self, event: Event) {
+        if self.notices.try_send(event).is_err() {
+            self.missed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Delivers one event, after those before it.
+    pub(crate) async fn event(&self, node: &dyn Act, event: Event) {
+        self.events(node, &mut vec![event]).await;
+    }
+
+    /// Delivers `events` in order and leaves the vector empty.
+    pub(crate) async fn events(&self, node: &dyn Act, events: &mut Vec<Event>) {
+        let queues = self.queues();
+        if let Some(handler) = &self.handler {
+            let mut handler = handler.lock().await;
+            let copies = (!queues.is_empty()).then(|| events.clone());
+            self.handle(handler.as_mut(), node, events);
+            drop(handler);
+            *events = copies.unwrap_or_default();
+        }
+        for (n, queue) in queues.iter().enumerate() {
+            let mut copy = match n + 1 == queues.len() {
+                true => std::mem::take(events),
+                false => events.clone(),
+            };
+            push(queue, &mut copy).await;
+        }
+        events.clear();
+    }
+
+    /// No more events will come.
+    pub(crate) fn end(&self) {
+        self.queues().iter().for_each(|queue| queue.end());
+    }
+
+    fn queues(&self) -> Vec<Arc<Queue>> {
+        self.subscribers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Runs the handler over `events`. A panic costs the event that it happened in, and is told.
+    fn handle(&self, handler: &mut dyn Handler, node: &dyn Act, events: &mut Vec<Event>) {
+        let mut actions = Vec::new();
+        for event in events.drain(..) {
+            let name = event.name();
+            let mut cx = Context::new(node, &mut actions);
+            let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&mut cx, event)));
+            if let Err(panic) = outcome {
+                let panic = panic_text(&*panic);
+                tracing::error!(event = name, %panic, "the application's handler panicked");
+                if name != PANICKED {
+                    self.notice(Event::NodeHandlerPanicked { event: name, panic });
+                }
+            }
+            actions.drain(..).for_each(|action| node.act(action));
+        }
+    }
+}
+
+const PANICKED: &str = "node_handler_panicked";
+
+async fn push(queue: &Queue, events: &mut Vec<Event>) {
+    let messages = events.iter().all(|event| matches!(event, Event::NodeMessage { .. }));
+    if messages {
+        queue.push_messages(events).await;
+    } else {
+        events.drain(..).for_each(|event| queue.push(event));
+    }
+}
+
+/// Delivers what [`Dispatch::notice`] was given, until the channel closes.
+pub(crate) async fn deliver_notices(
+    dispatch: &Dispatch,
+    node: &dyn Act,
+    notices: &mut mpsc::Receiver<Event>,
+) {
+    while let Some(event) = notices.recv().await {
+        dispatch.event(node, event).await;
+        let missed = dispatch.missed.swap(0, Ordering::Relaxed);
+        if missed != 0 {
+            dispatch.event(node, Event::NodeLagged { missed }).await;
+        }
+    }
+}
+
+/// What a panic said, where it said it in words.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "a panic without words".to_owned())
+}

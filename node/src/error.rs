@@ -1,0 +1,160 @@
+//! The one error of the library: its variants are what a caller can do something about.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use peerkit_proto::address::{Address, ParseAddressError};
+use peerkit_proto::event::Reason;
+use peerkit_proto::frame::Refusal;
+use peerkit_proto::id::{Hash, NodeId};
+use peerkit_proto::overlay::broadcast::BroadcastError;
+
+use crate::key::KeyError;
+use crate::shares::ShareError;
+use crate::store::StoreError;
+use crate::transfer::FetchError;
+
+/// What went wrong. Unless a variant says otherwise nothing has changed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The node has stopped, or is stopping.
+    #[error("the node has stopped")]
+    Stopped,
+    /// An address that is not one.
+    #[error(transparent)]
+    Address(#[from] ParseAddressError),
+    /// A host name that does not resolve.
+    #[error("can't find the host of {address}: {error}")]
+    Resolve {
+        /// The address.
+        address: Address,
+        /// What the resolver says.
+        error: String,
+    },
+    /// Nobody answers there.
+    #[error("can't connect to {address}: {error}")]
+    Connect {
+        /// The address.
+        address: Address,
+        /// What the system says, for each socket address that was tried.
+        error: String,
+    },
+    /// Whoever answers there does not speak TLS with raw public keys as nodes do.
+    #[error("what answers at {address} is not a peerkit node: {error}")]
+    Handshake {
+        /// The address.
+        address: Address,
+        /// What TLS says.
+        error: String,
+    },
+    /// Somebody else answers there.
+    #[error("at {address} another node answers: {found} in place of {expected}")]
+    WrongNode {
+        /// The address.
+        address: Address,
+        /// Whom the address names.
+        expected: NodeId,
+        /// Who is there.
+        found: NodeId,
+    },
+    /// The other node, or this one, refused the link.
+    #[error("{address} refused: {reason}")]
+    Refused {
+        /// The address.
+        address: Address,
+        /// Why.
+        reason: Reason,
+    },
+    /// There is no link with that node.
+    #[error("not connected to {0}")]
+    NotConnected(NodeId),
+    /// No connected node has that name or identity.
+    #[error("no connected node is called `{0}`: `peers` lists those that are")]
+    UnknownPeer(String),
+    /// Several nodes have that name, or identities that begin so.
+    #[error("`{0}` could be several nodes: write more of the identity")]
+    AmbiguousPeer(String),
+    /// The content is over the limit: nothing was sent.
+    #[error("a message of {len} bytes is over the limit of {limit} bytes: nothing was sent")]
+    TooLarge {
+        /// Bytes of the content.
+        len: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+    /// The peer's queue has no room now: nothing was sent.
+    #[error("the queue for {0} is full: wait with `send`, or try again later")]
+    Full(NodeId),
+    /// The link ended before the reply came.
+    #[error("the link with {peer} ended: {reason}")]
+    LinkLost {
+        /// The peer.
+        peer: NodeId,
+        /// Why.
+        reason: Reason,
+    },
+    /// Nothing came in time.
+    #[error("no answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// The other side did not answer a request.
+    #[error(transparent)]
+    Request(#[from] Refusal),
+    /// A broadcast could not be made: nothing was sent.
+    #[error(transparent)]
+    Broadcast(#[from] BroadcastError),
+    /// A stream was refused.
+    #[error("{peer} refused the stream: {why}")]
+    StreamRefused {
+        /// By whom.
+        peer: NodeId,
+        /// Why.
+        why: String,
+    },
+    /// A stream could not be opened in either direction.
+    #[error("can't reach {peer}: {why}")]
+    Unreachable {
+        /// Whom.
+        peer: NodeId,
+        /// What was tried.
+        why: String,
+    },
+    /// Nobody in the network has that file.
+    #[error("nobody who can be reached shares {0}")]
+    NoSource(Hash),
+    /// A file could not be fetched from any of its sources.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A file or folder could not be shared.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    /// The key file can't be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The state folder can't be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The address to listen on can't be had because something listens there already.
+    #[error("port {} is in use: choose another with --listen {}:0", .0.port(), .0.ip())]
+    PortInUse(SocketAddr),
+    /// The address to listen on can't be had.
+    #[error("can't listen on {address}: {error}")]
+    Listen {
+        /// As it was given.
+        address: String,
+        /// What the system says.
+        error: String,
+    },
+    /// A file of peers can't be read or written.
+    #[error("{}: {error}", path.display())]
+    PeersFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// A name or other setting that can't be.
+    #[error("{0}")]
+    Setting(String),
+}

@@ -1,0 +1,298 @@
+//! Events as an async stream: a bounded queue for each subscriber, who is told what it missed.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures_core::Stream;
+use peerkit_proto::config::Config;
+use peerkit_proto::event::Event;
+use tokio::sync::Notify;
+
+/// A stream of a node's events, from the moment that it was asked for.
+///
+/// Messages wait for a slow reader for a while, and their senders with them; then, and for other
+/// events when twice as many as the limit wait, the reader misses some and is told how many by
+/// [`Event::NodeLagged`]. Dropping the stream unsubscribes.
+#[derive(Debug)]
+pub struct Events {
+    queue: Arc<Queue>,
+}
+
+impl Events {
+    /// The next event; `None` once the node has stopped and all have been read.
+    pub async fn next(&mut self) -> Option<Event> {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// The next event if there is one now.
+    pub fn try_next(&mut self) -> Option<Event> {
+        self.queue.pop(&mut self.queue.lock())
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        let mut state = self.queue.lock();
+        if let Some(event) = self.queue.pop(&mut state) {
+            return Poll::Ready(Some(event));
+        }
+        if state.ended {
+            return Poll::Ready(None);
+        }
+        state.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Stream for Events {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.poll(cx)
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.queue.leave();
+    }
+}
+
+/// The events of one subscriber.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    room: Notify,
+    max_events: usize,
+    max_bytes: usize,
+    patience: Duration,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    events: VecDeque<Event>,
+    /// Bytes of the messages in `events`.
+    bytes: usize,
+    missed: u64,
+    reader: Option<Waker>,
+    /// Somebody holds the stream. Before that messages do not wait.
+    claimed: bool,
+    gone: bool,
+    ended: bool,
+}
+
+impl Queue {
+    pub(crate) fn new(config: &Config) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            room: Notify::new(),
+            max_events: config.event_queue.max(1),
+            max_bytes: config.event_queue_bytes,
+            patience: config.event_patience,
+        })
+    }
+
+    /// The stream that reads this queue.
+    pub(crate) fn claim(self: &Arc<Self>) -> Events {
+        self.lock().claimed = true;
+        Events { queue: self.clone() }
+    }
+
+    /// Whether somebody has asked for the stream.
+    pub(crate) fn is_claimed(&self) -> bool {
+        self.lock().claimed
+    }
+
+    /// Whether nobody will read any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.lock().gone
+    }
+
+    /// Adds an event without waiting; where there is no room for it it counts as missed.
+    pub(crate) fn push(&self, event: Event) {
+        let mut state = self.lock();
+        let room = match event {
+            Event::NodeMessage { .. } => self.has_room(&state),
+            _ => state.events.len() < 2 * self.max_events,
+        };
+        self.add(&mut state, event, room);
+    }
+
+    /// Adds messages, and waits for room where there is none, but not longer than the patience.
+    pub(crate) async fn push_messages(&self, messages: &mut Vec<Event>) {
+        let mut messages = messages.drain(..).peekable();
+        loop {
+            let mut room = std::pin::pin!(self.room.notified());
+            room.as_mut().enable();
+            {
+                let mut state = self.lock();
+                while self.has_room(&state) || !state.claimed || state.gone {
+                    let Some(event) = messages.next() else { return };
+                    let room = self.has_room(&state);
+                    self.add(&mut state, event, room);
+                }
+                if messages.peek().is_none() {
+                    return;
+                }
+            }
+            if tokio::time::timeout(self.patience, room).await.is_err() {
+                messages.by_ref().for_each(|event| self.push(event));
+                return;
+            }
+        }
+    }
+
+    /// No more events will come.
+    pub(crate) fn end(&self) {
+        let mut state = self.lock();
+        state.ended = true;
+        wake(&mut state);
+    }
+
+    fn add(&self, state: &mut State, event: Event, room: bool) {
+        if state.gone {
+            return;
+        }
+        if room {
+            // What was missed before is told before what comes after.
+            Self::tell_missed(state);
+            state.bytes += bytes(&event);
+            state.events.push_back(event);
+        } else {
+            state.missed += 1;
+        }
+        wake(state);
+    }
+
+    fn tell_missed(state: &mut State) {
+        if state.missed != 0 {
+            let missed = std::mem::take(&mut state.missed);
+            state.events.push_back(Event::NodeLagged { missed });
+        }
+    }
+
+    fn pop(&self, state: &mut State) -> Option<Event> {
+        if state.events.is_empty() {
+            Self::tell_missed(state);
+        }
+        let event = state.events.pop_front()?;
+        state.bytes = state.bytes.saturating_sub(bytes(&event));
+        if self.has_room(state) {
+            self.room.notify_waiters();
+        }
+        Some(event)
+    }
+
+    fn leave(&self) {
+        let mut state = self.lock();
+        state.gone = true;
+        state.events.clear();
+        self.room.notify_waiters();
+    }
+
+    fn has_room(&self, state: &State) -> bool {
+        state.events.len() < self.max_events && (state.bytes < self.max_bytes || state.bytes == 0)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that holds the lock can panic halfway through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn wake(state: &mut State) {
+    if let Some(reader) = state.reader.take() {
+        reader.wake();
+    }
+}
+
+fn bytes(event: &Event) -> usize {
+    match event {
+        Event::NodeMessage { message, .. } => message.body().len(),
+        Event::NodeBroadcast { broadcast } => broadcast.message.body().len(),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use peerkit_proto::event::{Direction, Peer};
+    use peerkit_proto::id::NodeId;
+    use peerkit_proto::message::Message;
+
+    fn message(n: usize) -> Event {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let id = NodeId::from_bytes([1; 32]);
+        let peer = Peer::new(id, "x".into(), address, Direction::Inbound);
+        Event::NodeMessage { peer, message: Message::text(n.to_string()) }
+    }
+
+    fn text(event: Event) -> String {
+        match event {
+            Event::NodeMessage { message, .. } => message.as_text().unwrap().to_owned(),
+            Event::NodeLagged { missed } => format!("lagged {missed}"),
+            other => other.name().to_owned(),
+        }
+    }
+
+    fn queue(events: usize) -> Arc<Queue> {
+        let mut config = Config::default();
+        config.event_queue = events;
+        Queue::new(&config)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_is_waited_for_then_told_what_it_missed() {
+        let queue = queue(2);
+        let mut events = queue.claim();
+        queue.push_messages(&mut (0..5).map(message).collect()).await;
+        let mut read = Vec::new();
+        while let Some(event) = events.try_next() {
+            read.push(text(event));
+        }
+        assert_eq!(read, ["0", "1", "lagged 3"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_wait_for_room_and_none_is_lost() {
+        let queue = queue(2);
+        let mut events = queue.claim();
+        let writer = tokio::spawn({
+            let queue = queue.clone();
+            async move { queue.push_messages(&mut (0..100).map(message).collect()).await }
+        });
+        for n in 0..100 {
+            assert_eq!(text(events.next().await.unwrap()), n.to_string());
+        }
+        writer.await.unwrap();
+        queue.end();
+        assert!(events.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_nobody_claimed_or_wants_waits_for_nothing() {
+        let unclaimed = queue(2);
+        unclaimed.push_messages(&mut (0..5).map(message).collect()).await;
+        let mut events = unclaimed.claim();
+        assert_eq!(text(events.next().await.unwrap()), "0");
+        drop(events);
+        assert!(unclaimed.is_gone());
+        unclaimed.push_messages(&mut (0..5).map(message).collect()).await;
+        assert!(unclaimed.lock().events.is_empty());
+    }
+
+    #[test]
+    fn other_events_have_room_beyond_the_messages() {
+        let queue = queue(2);
+        let mut events = queue.claim();
+        (0..2).for_each(|n| queue.push(message(n)));
+        (0..3).for_each(|_| queue.push(Event::NodeRequestToStop));
+        let read: Vec<_> = std::iter::from_fn(|| events.try_next()).map(text).collect();
+        assert_eq!(
+            read,
+            ["0", "1", "node_request_to_stop", "node_request_to_stop", "lagged 1"]
+        );
+    }
+}

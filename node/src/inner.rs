@@ -1,0 +1,377 @@
+//! What all tasks of a node share.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use peerkit_proto::address::Address;
+use peerkit_proto::config::Config;
+use peerkit_proto::event::{Event, MessageFailure, Parting, Peer, Reason};
+use peerkit_proto::frame::Frame;
+use peerkit_proto::handler::{Action, World};
+use peerkit_proto::hello::{Hello, Proof, VERSION, prove};
+use peerkit_proto::id::{Key, NodeId};
+use peerkit_proto::message::{Message, Packed};
+use peerkit_proto::time::Instant;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::actor::Order;
+use crate::compress::{self, CompressError};
+use crate::conn::Conn;
+use crate::counters::Meter;
+use crate::dispatch::{Act, Dispatch};
+use crate::error::Error;
+use crate::outbox::NotAccepted;
+use crate::request::ServedRequest;
+use crate::shares::Shares;
+use crate::store::Store;
+use crate::stream::Streams;
+use crate::tls::Tls;
+
+/// Local IP addresses that are remembered: as many as addresses are told at once.
+const MAX_LOCAL: usize = 32;
+
+/// The node, as its tasks see it.
+pub(crate) struct Inner {
+    pub(crate) id: NodeId,
+    pub(crate) name: String,
+    pub(crate) network: String,
+    pub(crate) secret: Option<Vec<u8>>,
+    pub(crate) incarnation: u64,
+    pub(crate) config: Config,
+    pub(crate) tls: Tls,
+    pub(crate) listening: Vec<SocketAddr>,
+    /// IP addresses of this machine that links were seen on.
+    local: Mutex<BTreeSet<IpAddr>>,
+    pub(crate) origin: std::time::Instant,
+    pub(crate) conns: RwLock<HashMap<NodeId, Arc<Conn>>>,
+    /// Told whenever `conns` changes.
+    pub(crate) conns_changed: tokio::sync::Notify,
+    pub(crate) meter: Meter,
+    pub(crate) dispatch: Dispatch,
+    pub(crate) served: RwLock<HashMap<String, ServedRequest>>,
+    pub(crate) streams: Streams,
+    pub(crate) store: Store,
+    pub(crate) shares: Shares,
+    pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) links: mpsc::Sender<FromLink>,
+    pub(crate) tracker: TaskTracker,
+    /// The node is to stop in good order.
+    pub(crate) stop: CancellationToken,
+    /// Whatever still runs is to end now.
+    pub(crate) halt: CancellationToken,
+    /// Everything has ended.
+    pub(crate) stopped: CancellationToken,
+    next_serial: AtomicU64,
+}
+
+/// What links tell the actor.
+#[derive(Debug)]
+pub(crate) enum FromLink {
+    /// Frames for the overlay.
+    Frames(Arc<Conn>, Vec<Frame>),
+    /// The link has ended.
+    Down(Arc<Conn>, Parting),
+    /// The application has heard of its end.
+    Done(Arc<Conn>),
+}
+
+/// What [`Inner`] is made of beyond its own state.
+pub(crate) struct Parts {
+    pub(crate) key: Key,
+    pub(crate) name: String,
+    pub(crate) network: String,
+    pub(crate) secret: Option<Vec<u8>>,
+    pub(crate) incarnation: u64,
+    pub(crate) config: Config,
+    pub(crate) tls: Tls,
+    pub(crate) listening: Vec<SocketAddr>,
+    pub(crate) local: Vec<IpAddr>,
+    pub(crate) dispatch: Dispatch,
+    pub(crate) store: Store,
+    pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) links: mpsc::Sender<FromLink>,
+}
+
+impl Inner {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            id: parts.key.id(),
+            name: parts.name,
+            network: parts.network,
+            secret: parts.secret,
+            incarnation: parts.incarnation,
+            streams: Streams::new(&parts.config),
+            config: parts.config,
+            tls: parts.tls,
+            listening: parts.listening,
+            local: Mutex::new(parts.local.into_iter().collect()),
+            origin: std::time::Instant::now(),
+            conns: RwLock::default(),
+            conns_changed: tokio::sync::Notify::new(),
+            meter: Meter::default(),
+            dispatch: parts.dispatch,
+            served: RwLock::default(),
+            shares: Shares::new(parts.store.clone()),
+            store: parts.store,
+            orders: parts.orders,
+            links: parts.links,
+            tracker: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            halt: CancellationToken::new(),
+            stopped: CancellationToken::new(),
+            next_serial: AtomicU64::new(1),
+        }
+    }
+
+    /// The time, as the state machines count it.
+    pub(crate) fn now(&self) -> Instant {
+        Instant::from_origin(self.origin.elapsed())
+    }
+
+    /// Microseconds since the node's origin.
+    pub(crate) fn micros(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Sleeps until `at`; for ever where there is none.
+    pub(crate) async fn sleep_until(&self, at: Option<Instant>) {
+        match at {
+            Some(at) => {
+                let at = self.origin.checked_add(at.since_origin());
+                let far = || self.origin + Duration::from_secs(1 << 31);
+                tokio::time::sleep_until(at.unwrap_or_else(far).into()).await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    pub(crate) fn next_serial(&self) -> u64 {
+        self.next_serial.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Delivers an event to the application, after those before it.
+    pub(crate) async fn tell(&self, event: Event) {
+        self.dispatch.event(self, event).await;
+    }
+
+    pub(crate) async fn from_link(&self, told: FromLink) {
+        // The actor is gone only once the node has stopped.
+        let _ = self.links.send(told).await;
+    }
+
+    pub(crate) async fn link_down(&self, conn: &Arc<Conn>, parting: Parting) {
+        self.from_link(FromLink::Down(conn.clone(), parting)).await;
+    }
+
+    pub(crate) async fn link_done(&self, conn: &Arc<Conn>) {
+        self.from_link(FromLink::Done(conn.clone())).await;
+    }
+
+    /// Runs a task until it is done or the node halts.
+    pub(crate) fn spawn(
+        &self,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> tokio::task::JoinHandle<()> {
+        let halt = self.halt.clone();
+        self.tracker.spawn(async move {
+            tokio::select! {
+                () = task => {}
+                () = halt.cancelled() => {}
+            }
+        })
+    }
+
+    /// The link with `id`, if there is one that is not closing.
+    pub(crate) fn conn(&self, id: NodeId) -> Result<Arc<Conn>, Error> {
+        let conns = self.conns.read().unwrap_or_else(PoisonError::into_inner);
+        let conn = conns.get(&id).ok_or(Error::NotConnected(id))?;
+        Ok(conn.clone())
+    }
+
+    /// All links.
+    pub(crate) fn all_conns(&self) -> Vec<Arc<Conn>> {
+        let conns = self.conns.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = conns.values().cloned().collect();
+        all.sort_by_key(|conn| conn.serial);
+        all
+    }
+
+    /// Changes the links.
+    pub(crate) fn change_conns(&self, change: impl FnOnce(&mut HashMap<NodeId, Arc<Conn>>)) {
+        change(&mut self.conns.write().unwrap_or_else(PoisonError::into_inner));
+        self.conns_changed.notify_waiters();
+    }
+
+    pub(crate) fn served(&self, name: &str) -> Option<ServedRequest> {
+        self.served.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// A link was made on `ip` of this machine: others may reach us there. True if that is news.
+    pub(crate) fn seen_locally(&self, ip: IpAddr) -> bool {
+        let mut local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
+        local.len() < MAX_LOCAL && local.insert(ip.to_canonical())
+    }
+
+    /// Where others can dial this node, as far as it knows: those on `first` before the others,
+    /// and loopback last.
+    pub(crate) fn addresses(&self, first: Option<IpAddr>) -> Vec<Address> {
+        let local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sockets = Vec::new();
+        for socket in &self.listening {
+            if !socket.ip().is_unspecified() {
+                sockets.push(*socket);
+                continue;
+            }
+            // An unspecified IPv6 socket takes IPv4 as well.
+            let fits = |ip: &&IpAddr| ip.is_ipv4() || socket.is_ipv6();
+            sockets.extend(local.iter().filter(fits).map(|ip| SocketAddr::new(*ip, socket.port())));
+        }
+        let first = first.map(|ip| ip.to_canonical());
+        sockets.sort_by_key(|socket| (Some(socket.ip()) != first, socket.ip().is_loopback()));
+        sockets.dedup();
+        sockets.truncate(self.config.max_addresses);
+        sockets.into_iter().map(Address::from_socket).collect()
+    }
+
+    /// What this node says first on a connection of `local` IP address.
+    pub(crate) fn hello(&self, binding: &[u8; 32], local: Option<IpAddr>) -> Hello {
+        Hello {
+            version_min: VERSION,
+            version_max: VERSION,
+            network: self.network.clone(),
+            name: self.name.clone(),
+            incarnation: self.incarnation,
+            features: 0,
+            addresses: self.addresses(local),
+            proof: self.prove(binding, self.id),
+        }
+    }
+
+    /// The proof of knowing the network's secret that `sender` has to give, where there is one.
+    pub(crate) fn prove(&self, binding: &[u8; 32], sender: NodeId) -> Option<Proof> {
+        self.secret.as_deref().map(|secret| prove(secret, binding, sender))
+    }
+
+    /// Queues a message for one peer if there is room. Compresses on the spot.
+    pub(crate) fn try_send(&self, conn: &Conn, message: Message) -> Result<(), Error> {
+        let packed = compress::pack(message, self.config.max_message).map_err(not_packed)?;
+        let size = packed.payload.len();
+        let frame = Frame::Message(packed);
+        conn.outbox.try_application(&frame, size).map_err(|not| not_accepted(conn, not))
+    }
+
+    /// Compresses a message where it may take its time.
+    pub(crate) async fn pack(&self, message: Message) -> Result<Packed, Error> {
+        let packing = compress::pack_async(message, self.config.max_message);
+        packing.await.map_err(not_packed)
+    }
+
+    /// Whether a message is within the limit.
+    pub(crate) fn check_size(&self, message: &Message) -> Result<(), Error> {
+        let (len, limit) = (message.body().len(), self.config.max_message);
+        if len > limit {
+            return Err(Error::TooLarge { len, limit });
+        }
+        Ok(())
+    }
+
+    fn failed(&self, peer: Peer, error: &Error) {
+        let reason = match error {
+            Error::Full(_) => Reason::Slow,
+            Error::LinkLost { reason, .. } => reason.clone(),
+            other => Reason::Other(0, other.to_string()),
+        };
+        self.meter.failed(1);
+        let failure = MessageFailure { unsent: 1, unconfirmed: 0, reason };
+        self.dispatch.notice(Event::NodeMessageFailed { peer, failure });
+    }
+
+    /// Tells the actor that a dial has made, or found, a link.
+    pub(crate) async fn order_dialled(&self, address: &Address, id: NodeId) {
+        let _ = self.orders.send(Order::Dialled { address: address.clone(), id }).await;
+    }
+
+    fn order(&self, order: Order) {
+        if let Err(mpsc::error::TrySendError::Full(order)) = self.orders.try_send(order) {
+            // Rare: the actor is behind. The order waits in a task of its own.
+            let orders = self.orders.clone();
+            self.spawn(async move {
+                let _ = orders.send(order).await;
+            });
+        }
+    }
+}
+
+/// The error of what an outbox did not accept.
+pub(crate) fn not_accepted(conn: &Conn, not: NotAccepted) -> Error {
+    let peer = conn.peer.id();
+    match not {
+        NotAccepted::Full => Error::Full(peer),
+        NotAccepted::Closed(reason) => Error::LinkLost { peer, reason },
+    }
+}
+
+fn not_packed(error: CompressError) -> Error {
+    match error {
+        CompressError::TooLarge { len, limit } => Error::TooLarge { len, limit },
+        CompressError::Stopping => Error::Stopped,
+        failed @ CompressError::Failed(..) => Error::Setting(failed.to_string()),
+    }
+}
+
+/// The wall clock, in milliseconds since 1970.
+pub(crate) fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl World for Inner {
+    fn id(&self) -> NodeId {
+        self.id
+    }
+
+    fn now(&self) -> Instant {
+        self.now()
+    }
+
+    fn peers(&self) -> Vec<Peer> {
+        self.all_conns().iter().map(|conn| conn.peer.clone()).collect()
+    }
+}
+
+impl Act for Inner {
+    fn act(&self, action: Action) {
+        match action {
+            Action::Send(peer, message) => {
+                let sent = self.conn(peer.id()).and_then(|conn| self.try_send(&conn, message));
+                if let Err(error) = sent {
+                    self.failed(peer, &error);
+                }
+            }
+            Action::SendToNodes(message, exclude) => {
+                for conn in self.all_conns() {
+                    if exclude.contains(&conn.peer.id()) {
+                        continue;
+                    }
+                    if let Err(error) = self.try_send(&conn, message.clone()) {
+                        self.failed(conn.peer.clone(), &error);
+                    }
+                }
+            }
+            Action::Broadcast(title, message) => {
+                self.order(Order::Broadcast { title, message, reply: None });
+            }
+            Action::Connect(address, reconnect) => {
+                self.order(Order::Connect { address, reconnect, reply: None });
+            }
+            Action::Disconnect(id) => self.order(Order::Disconnect { id, reply: None }),
+            Action::StopReconnecting(address) => self.order(Order::StopReconnecting(address)),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What this node knows: peers that it has met, and files that it shares.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use peerkit_proto::address::Address;
+use peerkit_proto::event::Peer;
+use peerkit_proto::files::SharedFile;
+use peerkit_proto::id::{Hash, NodeId};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::inner::{Inner, unix_millis};
+use crate::store::KnownPeer;
+
+/// A file of peers that is larger than this is not one of ours. 100,000 peers fit.
+const MAX_PEERS_FILE: u64 = 64 << 20;
+
+/// A peer in a file of peers.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedPeer {
+    id: NodeId,
+    #[serde(flatten)]
+    known: KnownPeer,
+}
+
+/// Remembers a peer that can be dialled.
+pub(crate) fn remember(inner: &Arc<Inner>, peer: &Peer, address: Option<Address>) {
+    let Some(address) = address else { return };
+    let known = KnownPeer {
+        name: peer.name().to_owned(),
+        addresses: vec![address],
+        last_seen: unix_millis(),
+        reconnect: false,
+    };
+    let (id, store) = (peer.id(), inner.store.clone());
+    inner.tracker.spawn_blocking(move || {
+        if let Err(error) = store.save_peers(&[(id, known)]) {
+            tracing::warn!(%error, "can't remember a peer");
+        }
+    });
+}
+
+/// Files of ours whose names have all the words of `text`.
+pub(crate) async fn search(inner: &Arc<Inner>, text: String) -> Vec<SharedFile> {
+    let (shares, limit) = (inner.shares.clone(), inner.config.max_search_results);
+    let searching = tokio::task::spawn_blocking(move || shares.search(&text, limit));
+    searching.await.unwrap_or_default()
+}
+
+/// The file or folder of ours that has this hash, if any.
+pub(crate) fn shared(inner: &Inner, hash: Hash) -> Vec<SharedFile> {
+    let described = inner.shares.describe(&hash);
+    let file = described.map(|d| SharedFile { hash, name: d.name, size: d.size, kind: d.kind });
+    file.into_iter().collect()
+}
+
+impl Inner {
+    /// The peers that this node has met, and when; those seen last come first.
+    pub(crate) async fn known_peers(&self) -> Result<Vec<(NodeId, KnownPeer)>, Error> {
+        let store = self.store.clone();
+        let mut peers = blocking(move || Ok(store.peers()?)).await?;
+        peers.sort_by_key(|(_, known)| std::cmp::Reverse(known.last_seen));
+        Ok(peers)
+    }
+
+    /// Writes the known peers to a file, as JSON.
+    pub(crate) async fn write_peers(&self, path: &Path) -> Result<usize, Error> {
+        let saved: Vec<_> = self.known_peers().await?;
+        let saved: Vec<_> = saved.into_iter().map(|(id, known)| SavedPeer { id, known }).collect();
+        let path = path.to_owned();
+        let failed = |path: &Path, error: String| Error::PeersFile { path: path.to_owned(), error };
+        blocking(move || {
+            let json = serde_json::to_vec_pretty(&saved);
+            let json = json.map_err(|error| failed(&path, error.to_string()))?;
+            // Beside and renamed: a crash leaves the old file or the new one.
+            let beside = path.with_extension("json.part");
+            std::fs::write(&beside, json)
+                .and_then(|()| std::fs::rename(&beside, &path))
+                .map_err(|error| failed(&path, error.to_string()))?;
+            Ok(saved.len())
+        })
+        .await
+    }
+
+    /// Adds the peers of a file to those that are known. Returns them.
+    pub(crate) async fn read_peers(&self, path: &Path) -> Result<Vec<(NodeId, KnownPeer)>, Error> {
+        let (path, store) = (path.to_owned(), self.store.clone());
+        blocking(move || {
+            let failed = |error: String| Error::PeersFile { path: path.clone(), error };
+            let len = std::fs::metadata(&path).map_err(|error| failed(error.to_string()))?.len();
+            if len > MAX_PEERS_FILE {
+                return Err(failed(format!("{len} bytes are too many for a file of peers")));
+            }
+            let json = std::fs::read(&path).map_err(|error| failed(error.to_string()))?;
+            let saved: Vec<SavedPeer> = serde_json::from_slice(&json)
+                .map_err(|error| failed(format!("not a file of peers: {error}")))?;
+            let peers: Vec<_> = saved.into_iter().map(|peer| (peer.id, peer.known)).collect();
+            store.save_peers(&peers)?;
+            Ok(peers)
+        })
+        .await
+    }
+}
+
+/// Runs what waits for the disk where it may.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Stopped))
+}

@@ -1,0 +1,131 @@
+//! Requests with replies: named handlers on one side, a wait with a deadline on the other.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use peerkit_proto::event::{Peer, Reason};
+use peerkit_proto::frame::{Frame, Refusal};
+use peerkit_proto::hello::MAX_PROTOCOL;
+use peerkit_proto::id::NodeId;
+use peerkit_proto::message::Message;
+use tokio::task::AbortHandle;
+
+use crate::compress;
+use crate::conn::Conn;
+use crate::error::Error;
+use crate::inner::Inner;
+
+type Answering = Pin<Box<dyn Future<Output = Result<Message, String>> + Send>>;
+
+/// A named handler of requests.
+#[derive(Clone)]
+pub(crate) struct ServedRequest(Arc<dyn Fn(Peer, Message) -> Answering + Send + Sync>);
+
+impl ServedRequest {
+    pub(crate) fn new<F, A, E>(handler: F) -> Self
+    where
+        F: Fn(Peer, Message) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Message, E>> + Send + 'static,
+        E: std::fmt::Display,
+    {
+        Self(Arc::new(move |peer, message| {
+            let answering = handler(peer, message);
+            Box::pin(async move { answering.await.map_err(|error| error.to_string()) })
+        }))
+    }
+}
+
+/// Answers a request in a task of its own. Aborting it means that nobody waits any more.
+pub(crate) fn answer(
+    inner: &Arc<Inner>,
+    conn: &Arc<Conn>,
+    id: u64,
+    handler: ServedRequest,
+    message: Message,
+) -> AbortHandle {
+    let (inner_, conn) = (inner.clone(), conn.clone());
+    let task = async move {
+        // In a task of its own too, so that a panic is told to the one who waits.
+        let peer = conn.peer.clone();
+        let answering = tokio::spawn(async move { (handler.0)(peer, message).await });
+        let answering = tokio_util::task::AbortOnDropHandle::new(answering);
+        let outcome = match answering.await {
+            Ok(Ok(message)) => Ok(message),
+            Ok(Err(why)) => Err(Refusal::Failed(why)),
+            Err(error) if error.is_panic() => {
+                let panic = crate::dispatch::panic_text(&*error.into_panic());
+                tracing::error!(%panic, "a request handler panicked");
+                Err(Refusal::Failed(format!("the handler panicked: {panic}")))
+            }
+            Err(_) => Err(Refusal::Failed("the node is stopping".into())),
+        };
+        let outcome = match outcome {
+            Ok(message) => pack_reply(&inner_, message).await,
+            Err(refusal) => Err(refusal),
+        };
+        let size = outcome.as_ref().map_or(0, |packed| packed.payload.len());
+        // A link that has ended tells its other side itself.
+        let _ = conn.outbox.application(&Frame::Reply { id, outcome }, size).await;
+    };
+    inner.spawn(task).abort_handle()
+}
+
+async fn pack_reply(
+    inner: &Inner,
+    message: Message,
+) -> Result<peerkit_proto::message::Packed, Refusal> {
+    inner.check_size(&message).map_err(|error| Refusal::Failed(error.to_string()))?;
+    let packed = compress::pack_async(message, inner.config.max_message).await;
+    packed.map_err(|error| Refusal::Failed(error.to_string()))
+}
+
+impl Inner {
+    /// Asks `peer` and waits for its reply. Dropping the future tells the other side.
+    pub(crate) async fn request(
+        &self,
+        peer: NodeId,
+        name: &str,
+        body: Message,
+        timeout: Duration,
+    ) -> Result<Message, Error> {
+        if name.len() > MAX_PROTOCOL {
+            return Err(Error::Setting(format!(
+                "a request's name has at most {MAX_PROTOCOL} bytes: `{name}`"
+            )));
+        }
+        let conn = self.conn(peer)?;
+        let body = self.pack(body).await?;
+        let (id, reply) = conn.open_request();
+        // Forgets the request however this ends, and tells the other side if it still works on it.
+        let _open = Open { conn: &conn, id };
+        let asking = async {
+            let size = body.payload.len();
+            let frame = Frame::Request { id, name: name.to_owned(), body };
+            let lost = |reason| Error::LinkLost { peer, reason };
+            conn.outbox.application(&frame, size).await.map_err(lost)?;
+            match reply.await {
+                Ok(outcome) => outcome.map_err(Error::Request),
+                Err(_) => {
+                    let ended = conn.outbox.closed();
+                    Err(lost(ended.unwrap_or(Reason::Lost("the link ended".into()))))
+                }
+            }
+        };
+        let waited = tokio::time::timeout(timeout, asking).await;
+        waited.unwrap_or(Err(Error::Timeout(timeout)))
+    }
+}
+
+struct Open<'a> {
+    conn: &'a Conn,
+    id: u64,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        if self.conn.close_request(self.id) {
+            self.conn.control(&Frame::Cancel(self.id));
+        }
+    }
+}

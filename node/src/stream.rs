@@ -1,0 +1,403 @@
+//! Streams for bulk data: ordinary async byte streams, each on a TLS connection of its own, so that
+//! the kernel does the flow control and bulk never delays messages.
+//!
+//! The side that can dial dials. Where we can't, we ask the other side to: with a token over the
+//! link, or through the network where there is no link.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use peerkit_proto::address::Address;
+use peerkit_proto::config::Config;
+use peerkit_proto::event::Reason;
+use peerkit_proto::frame::Frame;
+use peerkit_proto::hello::{MAX_PROTOCOL, StreamOpen};
+use peerkit_proto::id::NodeId;
+use peerkit_proto::overlay::query::What;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_rustls::TlsStream;
+
+use crate::actor::Order;
+use crate::conn::Conn;
+use crate::dial::{self, Secured};
+use crate::error::Error;
+use crate::inner::Inner;
+use crate::tls::{Purpose, Session};
+
+/// Streams that others asked us to open, at once: each makes us dial where they say.
+const CALL_BACKS: usize = 16;
+
+/// Addresses of one call-back that are dialled.
+const CALL_BACK_ADDRESSES: usize = 4;
+
+/// An async byte stream to or from another node, encrypted and authenticated.
+#[derive(Debug)]
+pub struct Stream {
+    peer: NodeId,
+    tls: TlsStream<TcpStream>,
+    /// Counts against the streams that the peer may have open.
+    _place: Option<Place>,
+}
+
+impl Stream {
+    /// Who is at the other end, proven by the handshake.
+    #[must_use]
+    pub fn peer(&self) -> NodeId {
+        self.peer
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_shutdown(cx)
+    }
+}
+
+type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+type ServedStream = Arc<dyn Fn(Stream) -> Running + Send + Sync>;
+
+/// What a node does about streams.
+pub(crate) struct Streams {
+    served: RwLock<HashMap<String, ServedStream>>,
+    /// Streams that we wait for the other side to open, by token.
+    awaited: Mutex<HashMap<[u8; 16], Awaited>>,
+    open: Arc<Mutex<HashMap<NodeId, usize>>>,
+    max_per_peer: usize,
+    call_backs: Arc<Semaphore>,
+}
+
+struct Awaited {
+    from: NodeId,
+    reply: oneshot::Sender<Stream>,
+}
+
+/// One of the streams that a peer has open.
+#[derive(Debug)]
+struct Place {
+    open: Arc<Mutex<HashMap<NodeId, usize>>>,
+    peer: NodeId,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.peer);
+            }
+        }
+    }
+}
+
+impl Streams {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            served: RwLock::default(),
+            awaited: Mutex::default(),
+            open: Arc::default(),
+            max_per_peer: config.max_streams_per_peer,
+            call_backs: Arc::new(Semaphore::new(CALL_BACKS)),
+        }
+    }
+
+    /// Answers streams of `protocol` with `handler` from now on.
+    pub(crate) fn serve<F, R>(&self, protocol: &str, handler: F)
+    where
+        F: Fn(Stream) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let handler: ServedStream = Arc::new(move |stream| Box::pin(handler(stream)));
+        let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
+        served.insert(protocol.to_owned(), handler);
+    }
+
+    fn served(&self, protocol: &str) -> Option<ServedStream> {
+        self.served.read().unwrap_or_else(PoisonError::into_inner).get(protocol).cloned()
+    }
+
+    fn enter(&self, peer: NodeId) -> Option<Place> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(peer).or_default();
+        if *count >= self.max_per_peer {
+            return None;
+        }
+        *count += 1;
+        Some(Place { open: self.open.clone(), peer })
+    }
+
+    fn awaited(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 16], Awaited>> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The byte that answers a [`StreamOpen`].
+mod status {
+    pub(super) const OPEN: u8 = 0;
+    pub(super) const OTHER_NETWORK: u8 = 1;
+    pub(super) const WRONG_SECRET: u8 = 2;
+    pub(super) const NO_PROTOCOL: u8 = 3;
+    pub(super) const BUSY: u8 = 4;
+    pub(super) const NO_TOKEN: u8 = 5;
+}
+
+impl Inner {
+    /// The other side has opened a stream: what is to be done with it.
+    ///
+    /// # Errors
+    /// Why it was refused, in words.
+    pub(crate) async fn accept_stream(
+        &self,
+        mut tls: TlsStream<TcpStream>,
+        session: Session,
+    ) -> Result<Running, String> {
+        let open = read_open(&mut tls).await?;
+        let expected = self.prove(&session.binding, session.id);
+        let checked = open.check(&self.network, expected.as_ref());
+        let refusal = match checked {
+            Err(Reason::OtherNetwork) => Some((status::OTHER_NETWORK, "another network")),
+            Err(_) => Some((status::WRONG_SECRET, "wrong or no secret")),
+            Ok(()) => None,
+        };
+        if let Some((status, why)) = refusal {
+            answer(&mut tls, status).await?;
+            return Err(format!("a stream was refused: {why}"));
+        }
+        let peer = session.id;
+        if let Some(token) = open.token {
+            let awaited = self.streams.awaited().remove(&token);
+            let Some(awaited) = awaited.filter(|awaited| awaited.from == peer) else {
+                answer(&mut tls, status::NO_TOKEN).await?;
+                return Err("a stream came that was not asked for".into());
+            };
+            answer(&mut tls, status::OPEN).await?;
+            let _ = awaited.reply.send(Stream { peer, tls, _place: None });
+            return Ok(Box::pin(std::future::ready(())));
+        }
+        let Some(handler) = self.streams.served(&open.protocol) else {
+            answer(&mut tls, status::NO_PROTOCOL).await?;
+            return Err(format!("a stream of an unknown protocol, `{}`", open.protocol));
+        };
+        let Some(place) = self.streams.enter(peer) else {
+            answer(&mut tls, status::BUSY).await?;
+            return Err("too many streams of one peer".into());
+        };
+        answer(&mut tls, status::OPEN).await?;
+        Ok(handler(Stream { peer, tls, _place: Some(place) }))
+    }
+
+    /// Opens a stream to `peer`, who may be found at `addresses` besides where we know it to be.
+    pub(crate) async fn open_stream(
+        self: &Arc<Self>,
+        peer: NodeId,
+        addresses: &[Address],
+        protocol: &str,
+    ) -> Result<Stream, Error> {
+        if protocol.len() > MAX_PROTOCOL {
+            return Err(Error::Setting(format!(
+                "a protocol's name has at most {MAX_PROTOCOL} bytes: `{protocol}`"
+            )));
+        }
+        let conn = self.conn(peer).ok();
+        let known = conn.as_ref().and_then(|conn| conn.dialable.clone());
+        let mut tried = Vec::new();
+        let mut failures = Vec::new();
+        for address in known.into_iter().chain(addresses.iter().cloned()) {
+            let address = address.with_id(peer);
+            if tried.contains(&address) {
+                continue;
+            }
+            tried.push(address.clone());
+            match dial::connect(self, &address, Purpose::Stream).await {
+                Ok(Secured { stream, session, .. }) => {
+                    return self.open_on(stream, session, protocol, None).await;
+                }
+                Err(error) => failures.push(error.to_string()),
+            }
+        }
+        let called = self.call_back(peer, conn).await;
+        match called {
+            Ok(Stream { tls, .. }) => {
+                let session = Session::of(&tls);
+                let why = || Error::Unreachable { peer, why: "the session is odd".into() };
+                self.open_on(tls, session.ok_or_else(why)?, protocol, None).await
+            }
+            Err(why) => {
+                failures.push(why);
+                Err(Error::Unreachable { peer, why: failures.join("; ") })
+            }
+        }
+    }
+
+    /// Says on a secured connection what is to be spoken, and waits for the answer.
+    async fn open_on(
+        &self,
+        mut tls: TlsStream<TcpStream>,
+        session: Session,
+        protocol: &str,
+        token: Option<[u8; 16]>,
+    ) -> Result<Stream, Error> {
+        let open = StreamOpen {
+            network: self.network.clone(),
+            proof: self.prove(&session.binding, self.id),
+            protocol: protocol.to_owned(),
+            token,
+        };
+        let mut out = Vec::new();
+        open.encode(&mut out);
+        let peer = session.id;
+        let asking = async {
+            tls.write_all(&out).await?;
+            tls.flush().await?;
+            tls.read_u8().await
+        };
+        let timeout = self.config.handshake_timeout;
+        let answered = tokio::time::timeout(timeout, asking).await;
+        let why = match answered.map_err(|_| Error::Timeout(timeout))? {
+            Ok(status::OPEN) => return Ok(Stream { peer, tls, _place: None }),
+            Ok(status::OTHER_NETWORK) => Reason::OtherNetwork.to_string(),
+            Ok(status::WRONG_SECRET) => Reason::WrongSecret.to_string(),
+            Ok(status::NO_PROTOCOL) => format!("it does not speak `{protocol}`"),
+            Ok(status::BUSY) => "it has too many streams with us".to_owned(),
+            Ok(status::NO_TOKEN) => "the call-back was no longer awaited".to_owned(),
+            Ok(other) => format!("status {other}"),
+            Err(error) => error.to_string(),
+        };
+        Err(Error::StreamRefused { peer, why })
+    }
+
+    /// Asks `peer` to open a connection to us, over the link or through the network.
+    async fn call_back(
+        self: &Arc<Self>,
+        peer: NodeId,
+        conn: Option<Arc<Conn>>,
+    ) -> Result<Stream, String> {
+        if self.listening.is_empty() {
+            return Err("it can't call back: this node does not listen".into());
+        }
+        let mut token = [0; 16];
+        getrandom::fill(&mut token).map_err(|error| error.to_string())?;
+        let (reply, stream) = oneshot::channel();
+        self.streams.awaited().insert(token, Awaited { from: peer, reply });
+        let _forget = Forget { streams: &self.streams, token };
+        let timeout = self.config.connect_timeout;
+        let query;
+        match conn {
+            Some(conn) => conn.control(&Frame::CallBack { token }),
+            None => {
+                let what = What::CallBack { target: peer, token, addresses: self.addresses(None) };
+                query = self.ask(what, -1, Some(timeout)).await.map_err(|e| e.to_string())?;
+                // Answers are of no interest: the stream is the answer.
+                drop(query);
+            }
+        }
+        match tokio::time::timeout(timeout, stream).await {
+            Ok(Ok(stream)) => Ok(stream),
+            _ => Err(format!("it did not call back within {} s", timeout.as_secs_f32())),
+        }
+    }
+
+    /// `conn`'s peer asks us to open a stream towards it.
+    pub(crate) fn call_back_peer(self: &Arc<Self>, conn: &Conn, token: [u8; 16]) {
+        let addresses = conn.dialable.iter().map(|a| a.clone().with_id(conn.peer.id())).collect();
+        self.answer_call_back(addresses, token);
+    }
+
+    /// Opens a stream towards one of `addresses` and hands it to whoever waits there with `token`;
+    /// from then on it is as if they had opened it. False where too many are under way.
+    pub(crate) fn answer_call_back(
+        self: &Arc<Self>,
+        addresses: Vec<Address>,
+        token: [u8; 16],
+    ) -> bool {
+        let Ok(permit) = self.streams.call_backs.clone().try_acquire_owned() else {
+            return false;
+        };
+        let inner = self.clone();
+        self.spawn(async move {
+            for address in addresses.iter().take(CALL_BACK_ADDRESSES) {
+                let dialled = dial::connect(&inner, address, Purpose::Stream).await;
+                let Ok(Secured { stream, session, .. }) = dialled else { continue };
+                let opened = inner.open_on(stream, session, "", Some(token)).await;
+                let Ok(Stream { tls, .. }) = opened else { continue };
+                drop(permit);
+                let timeout = inner.config.handshake_timeout;
+                let accepting = inner.accept_stream(tls, session);
+                if let Ok(Ok(running)) = tokio::time::timeout(timeout, accepting).await {
+                    running.await;
+                }
+                return;
+            }
+            tracing::debug!(?addresses, "a call-back reached nobody");
+        });
+        true
+    }
+
+    /// A link was made on `local`: others may find us there.
+    pub(crate) async fn seen(&self, local: std::net::SocketAddr) {
+        if self.seen_locally(local.ip()) {
+            let _ = self.orders.send(Order::AddressesChanged).await;
+        }
+    }
+}
+
+struct Forget<'a> {
+    streams: &'a Streams,
+    token: [u8; 16],
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.streams.awaited().remove(&self.token);
+    }
+}
+
+async fn read_open(tls: &mut TlsStream<TcpStream>) -> Result<StreamOpen, String> {
+    let broken = |error: io::Error| error.to_string();
+    let len = tls.read_u32_le().await.map_err(broken)? as usize;
+    if len > StreamOpen::MAX {
+        return Err(format!("a stream's opening of {len} bytes"));
+    }
+    let mut body = vec![0; len];
+    tls.read_exact(&mut body).await.map_err(broken)?;
+    StreamOpen::decode(Bytes::from(body)).map_err(|error| error.to_string())
+}
+
+async fn answer(tls: &mut TlsStream<TcpStream>, status: u8) -> Result<(), String> {
+    let broken = |error: io::Error| error.to_string();
+    tls.write_all(&[status]).await.map_err(broken)?;
+    tls.flush().await.map_err(broken)?;
+    if status != status::OPEN {
+        // So that the answer is read before the connection is gone.
+        tls.shutdown().await.map_err(broken)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,251 @@
+//! TLS 1.3 with raw public keys (RFC 7250): the TLS key is the node's key, on both sides.
+//!
+//! There are no certificates and nobody who signs them. Whoever completes the handshake holds the
+//! key that its identity is; whether that is somebody we want is decided after it.
+
+use std::sync::Arc;
+
+use peerkit_proto::hello::{ALPN_LINK, ALPN_STREAM, EXPORTER_LABEL};
+use peerkit_proto::id::{Key, NodeId};
+use rustls::client::AlwaysResolvesClientRawPublicKeys;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{
+    CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
+};
+use rustls::server::AlwaysResolvesServerRawPublicKeys;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::version::TLS13;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+};
+use tokio_rustls::TlsStream;
+
+/// What a connection is for: agreed on in the handshake (ALPN).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Frames between two nodes.
+    Link,
+    /// Bulk data of one kind.
+    Stream,
+}
+
+/// This node's side of every handshake.
+#[derive(Debug, Clone)]
+pub(crate) struct Tls {
+    pub(crate) server: Arc<ServerConfig>,
+    link: Arc<ClientConfig>,
+    stream: Arc<ClientConfig>,
+}
+
+impl Tls {
+    /// Makes the configurations for `key`.
+    pub(crate) fn new(key: &Key) -> Result<Self, rustls::Error> {
+        let provider = Arc::new(provider());
+        let verifier = Arc::new(AnyNode { provider: provider.clone() });
+        let pair = Arc::new(certified(key)?);
+
+        let mut server = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&TLS13])?
+            .with_client_cert_verifier(verifier.clone())
+            .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(pair.clone())));
+        server.alpn_protocols = vec![ALPN_LINK.to_vec(), ALPN_STREAM.to_vec()];
+        // Sessions are long and never resumed: a ticket would only cost both sides.
+        server.send_tls13_tickets = 0;
+
+        let client = |alpn: &[u8]| -> Result<_, rustls::Error> {
+            let mut client = ClientConfig::builder_with_provider(provider.clone())
+                .with_protocol_versions(&[&TLS13])?
+                .dangerous()
+                .with_custom_certificate_verifier(verifier.clone())
+                .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(
+                    pair.clone(),
+                )));
+            client.alpn_protocols = vec![alpn.to_vec()];
+            client.resumption = rustls::client::Resumption::disabled();
+            client.enable_sni = false;
+            Ok(Arc::new(client))
+        };
+        Ok(Self { server: Arc::new(server), link: client(ALPN_LINK)?, stream: client(ALPN_STREAM)? })
+    }
+
+    /// The configuration to dial with.
+    pub(crate) fn client(&self, purpose: Purpose) -> Arc<ClientConfig> {
+        match purpose {
+            Purpose::Link => self.link.clone(),
+            Purpose::Stream => self.stream.clone(),
+        }
+    }
+}
+
+/// The name to hand to TLS when dialling: it is not sent, and nothing depends on it.
+pub(crate) fn server_name() -> ServerName<'static> {
+    ServerName::try_from("peerkit.invalid").expect("a valid DNS name")
+}
+
+/// What a finished handshake proves, `None` where the other side does not speak as a node does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Session {
+    /// Who is at the other end.
+    pub(crate) id: NodeId,
+    /// What the connection is for.
+    pub(crate) purpose: Purpose,
+    /// Bytes that only the two ends of this session know.
+    pub(crate) binding: [u8; 32],
+}
+
+impl Session {
+    /// Reads it off a connection whose handshake is done.
+    pub(crate) fn of<S>(stream: &TlsStream<S>) -> Option<Self> {
+        let (_, session) = stream.get_ref();
+        let spki = session.peer_certificates()?.first()?;
+        let id = spki.as_ref().strip_prefix(&SPKI_PREFIX)?.try_into().ok()?;
+        let purpose = match session.alpn_protocol()? {
+            ALPN_LINK => Purpose::Link,
+            ALPN_STREAM => Purpose::Stream,
+            _ => return None,
+        };
+        let binding = session.export_keying_material([0; 32], EXPORTER_LABEL, None).ok()?;
+        Some(Self { id: NodeId::from_bytes(id), purpose, binding })
+    }
+}
+
+/// AES-128-GCM first: the fastest where the processor has AES; ChaCha20 for those without.
+fn provider() -> CryptoProvider {
+    CryptoProvider {
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ],
+        kx_groups: vec![kx_group::X25519],
+        ..aws_lc_rs::default_provider()
+    }
+}
+
+/// An Ed25519 key as SubjectPublicKeyInfo: 12 fixed bytes, then the key (RFC 8410, section 4).
+const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0];
+
+/// An Ed25519 secret as PKCS #8: 16 fixed bytes, then the secret (RFC 8410, section 7).
+const PKCS8_PREFIX: [u8; 16] =
+    [0x30, 0x2e, 2, 1, 0, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+
+fn certified(key: &Key) -> Result<CertifiedKey, rustls::Error> {
+    let spki = [&SPKI_PREFIX[..], key.id().as_bytes()].concat();
+    let secret = PrivatePkcs8KeyDer::from([&PKCS8_PREFIX[..], key.secret()].concat());
+    let signing = aws_lc_rs::sign::any_eddsa_type(&secret)?;
+    Ok(CertifiedKey::new(vec![CertificateDer::from(spki)], signing))
+}
+
+/// Takes any node that proves its key.
+#[derive(Debug)]
+struct AnyNode {
+    provider: Arc<CryptoProvider>,
+}
+
+impl AnyNode {
+    fn verify(
+        &self,
+        message: &[u8],
+        key: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let spki = SubjectPublicKeyInfoDer::from(key.as_ref());
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature_with_raw_key(message, &spki, signature, algorithms)
+    }
+}
+
+/// A raw public key has to be an Ed25519 key, and come alone.
+fn is_node_key(key: &CertificateDer<'_>, others: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
+    let is_ed25519 = key.as_ref().len() == 44 && key.as_ref().starts_with(&SPKI_PREFIX);
+    match is_ed25519 && others.is_empty() {
+        true => Ok(()),
+        false => Err(rustls::Error::General("not an Ed25519 raw public key".into())),
+    }
+}
+
+fn no_tls12() -> Result<HandshakeSignatureValid, rustls::Error> {
+    Err(rustls::Error::General("TLS 1.3 only".into()))
+}
+
+impl ServerCertVerifier for AnyNode {
+    fn verify_server_cert(
+        &self,
+        key: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        is_node_key(key, others).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _key: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        key: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verify(message, key, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
+impl ClientCertVerifier for AnyNode {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        key: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        is_node_key(key, others).map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _key: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        key: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verify(message, key, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,385 @@
+//! What a shared folder holds.
+//!
+//! The canonical bytes of a manifest, all numbers little-endian:
+//!
+//! ```text
+//! magic    "peerkit folder 1\n"                      17 bytes
+//! count    u32                                       entries, at most 1,000,000
+//! entries  kind u8      0 folder, 1 file
+//!          path u16 length and UTF-8                 see RelPath
+//!          mode u16                                  permission bits, at most 0o777
+//!          size u64     \ of a file only
+//!          hash 32 B    /
+//! ```
+//!
+//! Entries are sorted by path, component by component, each path once, and every folder stands
+//! before what it holds: so a folder has one manifest and one hash, and a file can't be used as a
+//! folder. The folder's own name is not in it. The id of the folder is the BLAKE3 hash of these
+//! bytes, at most 64 MiB.
+
+use bytes::Bytes;
+
+use super::path::{MAX_PATH, NameError, RelPath};
+use super::pieces::MAX_FILE;
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::id::Hash;
+
+/// Most entries of a manifest.
+pub const MAX_ENTRIES: usize = 1_000_000;
+
+/// Largest manifest, in bytes.
+pub const MAX_MANIFEST: usize = 64 << 20;
+
+const MAGIC: &[u8; 17] = b"peerkit folder 1\n";
+
+/// What a folder holds, in the one order that it can have.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Manifest {
+    entries: Vec<Entry>,
+    total: u64,
+}
+
+/// One file or folder in a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// A folder; it may be empty.
+    Folder {
+        /// Where, under the folder that the manifest is of.
+        path: RelPath,
+        /// Permission bits (`0o777`).
+        mode: u32,
+    },
+    /// A file.
+    File {
+        /// Where, under the folder that the manifest is of.
+        path: RelPath,
+        /// Bytes.
+        size: u64,
+        /// The id to fetch it by.
+        hash: Hash,
+        /// Permission bits (`0o777`).
+        mode: u32,
+    },
+}
+
+/// Why a folder has no manifest, or bytes are not one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManifestError {
+    /// Not in the form of a manifest.
+    #[error("the folder's list can't be read: {0}")]
+    Decode(#[from] DecodeError),
+    /// A path that leads out of the folder, or that some system can't have.
+    #[error("the folder's list has a name in it that is refused: {0}")]
+    Name(#[from] NameError),
+    /// Entries out of order, or one path twice.
+    #[error("the folder's list has {0} out of order or twice")]
+    Order(RelPath),
+    /// An entry whose folder is not in the list, or is a file.
+    #[error("the folder's list has {0} in it but not the folder that this is in")]
+    NoFolder(RelPath),
+    /// Bits other than the permissions.
+    #[error("the folder's list gives {0} a mode other than permission bits")]
+    Mode(RelPath),
+    /// A file over the limit, or all of them over 2^64.
+    #[error("the folder's list gives {0} a size over the limit")]
+    Size(RelPath),
+    /// Too many entries.
+    #[error("a folder of {0} entries is over the limit of {MAX_ENTRIES}: share its parts")]
+    TooMany(usize),
+    /// Too many bytes.
+    #[error("a folder's list of {0} bytes is over the limit of {MAX_MANIFEST}: share its parts")]
+    TooLong(usize),
+}
+
+impl Manifest {
+    /// The manifest of these entries, in any order.
+    ///
+    /// # Errors
+    /// Where they are not those of a folder, or are over a limit.
+    pub fn new(mut entries: Vec<Entry>) -> Result<Self, ManifestError> {
+        entries.sort_by(|a, b| a.path().cmp(b.path()));
+        let manifest = Self::from_sorted(entries)?;
+        match manifest.encoded_len() {
+            len if len > MAX_MANIFEST => Err(ManifestError::TooLong(len)),
+            _ => Ok(manifest),
+        }
+    }
+
+    /// The entries: sorted, each folder before what it holds.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Bytes of all files.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// The canonical bytes. Their hash is the folder's id.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.encoded_len());
+        out.put_raw(MAGIC);
+        out.put_u32(u32::try_from(self.entries.len()).unwrap_or(u32::MAX));
+        for entry in &self.entries {
+            entry.encode(&mut out);
+        }
+        out
+    }
+
+    /// Reads canonical bytes, and nothing else.
+    ///
+    /// # Errors
+    /// Where they are not what [`encode`](Self::encode) would have written.
+    pub fn decode(bytes: Bytes) -> Result<Self, ManifestError> {
+        if bytes.len() > MAX_MANIFEST {
+            return Err(ManifestError::TooLong(bytes.len()));
+        }
+        let mut reader = Reader::new(bytes);
+        if reader.array("manifest magic")? != *MAGIC {
+            return Err(DecodeError::Invalid("manifest magic").into());
+        }
+        let count = reader.u32("manifest count")? as usize;
+        if count > MAX_ENTRIES {
+            return Err(ManifestError::TooMany(count));
+        }
+        let mut entries = Vec::new();
+        for _ in 0..count {
+            entries.push(Entry::decode(&mut reader)?);
+        }
+        reader.finish()?;
+        Self::from_sorted(entries)
+    }
+
+    fn from_sorted(entries: Vec<Entry>) -> Result<Self, ManifestError> {
+        if entries.len() > MAX_ENTRIES {
+            return Err(ManifestError::TooMany(entries.len()));
+        }
+        let mut total = 0u64;
+        let mut last: Option<&RelPath> = None;
+        // The folders that the entry before is in, itself included where it is one.
+        let mut open: Vec<&str> = Vec::new();
+        for entry in &entries {
+            let path = entry.path();
+            if last.is_some_and(|last| last >= path) {
+                return Err(ManifestError::Order(path.clone()));
+            }
+            let parent = path.parent();
+            while open.last().copied() != parent {
+                if open.pop().is_none() {
+                    return Err(ManifestError::NoFolder(path.clone()));
+                }
+            }
+            match entry {
+                Entry::Folder { .. } => open.push(path.as_str()),
+                Entry::File { size, .. } => {
+                    total = Some(*size)
+                        .filter(|size| *size <= MAX_FILE)
+                        .and_then(|size| total.checked_add(size))
+                        .ok_or_else(|| ManifestError::Size(path.clone()))?;
+                }
+            }
+            if entry.mode() & !0o777 != 0 {
+                return Err(ManifestError::Mode(path.clone()));
+            }
+            last = Some(path);
+        }
+        Ok(Self { entries, total })
+    }
+
+    fn encoded_len(&self) -> usize {
+        let entries = self.entries.iter().map(Entry::encoded_len);
+        MAGIC.len() + 4 + entries.sum::<usize>()
+    }
+}
+
+impl Entry {
+    /// Where, under the folder that the manifest is of.
+    #[must_use]
+    pub fn path(&self) -> &RelPath {
+        match self {
+            Self::Folder { path, .. } | Self::File { path, .. } => path,
+        }
+    }
+
+    /// Permission bits.
+    #[must_use]
+    pub fn mode(&self) -> u32 {
+        match self {
+            Self::Folder { mode, .. } | Self::File { mode, .. } => *mode,
+        }
+    }
+
+    fn encoded_len(&self) -> usize {
+        let head = 1 + 2 + self.path().as_str().len() + 2;
+        match self {
+            Self::Folder { .. } => head,
+            Self::File { .. } => head + 8 + 32,
+        }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u8(match self {
+            Self::Folder { .. } => 0,
+            Self::File { .. } => 1,
+        });
+        out.put_str(self.path().as_str());
+        out.put_u16(u16::try_from(self.mode()).unwrap_or(u16::MAX));
+        if let Self::File { size, hash, .. } = self {
+            out.put_u64(*size);
+            out.put_raw(hash.as_bytes());
+        }
+    }
+
+    fn decode(reader: &mut Reader) -> Result<Self, ManifestError> {
+        let kind = reader.u8("manifest entry kind")?;
+        let path = RelPath::new(reader.str(MAX_PATH, "manifest path")?)?;
+        let mode = u32::from(reader.u16("manifest mode")?);
+        match kind {
+            0 => Ok(Self::Folder { path, mode }),
+            1 => Ok(Self::File {
+                path,
+                size: reader.u64("manifest size")?,
+                hash: reader.hash("manifest hash")?,
+                mode,
+            }),
+            _ => Err(DecodeError::Invalid("manifest entry kind").into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::path::NameFault;
+    use proptest::prelude::*;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text).unwrap()
+    }
+
+    fn folder(text: &str) -> Entry {
+        Entry::Folder { path: path(text), mode: 0o755 }
+    }
+
+    fn file(text: &str, size: u64) -> Entry {
+        Entry::File { path: path(text), size, hash: Hash::of(text.as_bytes()), mode: 0o644 }
+    }
+
+    /// Bytes as only someone with bad intentions writes them.
+    fn raw(entries: &[(&[u8], u64, u16)]) -> Bytes {
+        let mut out = MAGIC.to_vec();
+        out.put_u32(entries.len() as u32);
+        for (path, size, mode) in entries {
+            out.put_u8(1);
+            out.put_u16(path.len() as u16);
+            out.put_raw(path);
+            out.put_u16(*mode);
+            out.put_u64(*size);
+            out.put_raw(&[0; 32]);
+        }
+        out.into()
+    }
+
+    #[test]
+    fn order_of_making_does_not_show() {
+        let entries = vec![folder("a"), folder("a/empty"), file("a/x", 3), file("a.txt", 4)];
+        let manifest = Manifest::new(entries.clone()).unwrap();
+        let reversed = Manifest::new(entries.into_iter().rev().collect()).unwrap();
+        assert_eq!(manifest, reversed);
+        assert_eq!(manifest.total(), 7);
+        assert_eq!(manifest.encode().len(), manifest.encoded_len());
+        assert_eq!(Manifest::decode(manifest.encode().into()), Ok(manifest));
+    }
+
+    #[test]
+    fn a_file_is_not_a_folder() {
+        let used = Manifest::new(vec![file("a", 1), file("a/b", 1)]);
+        assert_eq!(used, Err(ManifestError::NoFolder(path("a/b"))));
+        let missing = Manifest::new(vec![folder("a"), folder("b"), file("b/c/d", 1)]);
+        assert_eq!(missing, Err(ManifestError::NoFolder(path("b/c/d"))));
+        let twice = Manifest::new(vec![folder("a"), file("a", 1)]);
+        assert_eq!(twice, Err(ManifestError::Order(path("a"))));
+    }
+
+    #[test]
+    fn evil_bytes_are_refused_and_the_name_shown() {
+        for evil in [&b"../../x"[..], b"/etc/x", b"a\\..\\x", b"nul"] {
+            match Manifest::decode(raw(&[(evil, 1, 0)])) {
+                Err(ManifestError::Name(error)) => {
+                    assert_eq!(error.name.as_bytes(), evil);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let escaping = Manifest::decode(raw(&[(b"..", 1, 0)])).unwrap_err();
+        assert!(matches!(escaping, ManifestError::Name(e) if e.fault == NameFault::Dots));
+        assert_eq!(
+            Manifest::decode(raw(&[(b"b", 1, 0), (b"a", 1, 0)])),
+            Err(ManifestError::Order(path("a")))
+        );
+        assert_eq!(
+            Manifest::decode(raw(&[(b"a", 1, 0), (b"a", 1, 0)])),
+            Err(ManifestError::Order(path("a")))
+        );
+        assert_eq!(
+            Manifest::decode(raw(&[(b"a", u64::MAX, 0)])),
+            Err(ManifestError::Size(path("a")))
+        );
+        assert_eq!(
+            Manifest::decode(raw(&[(b"a", 1, 0o4755)])),
+            Err(ManifestError::Mode(path("a")))
+        );
+    }
+
+    #[test]
+    fn a_count_takes_no_memory() {
+        let mut out = MAGIC.to_vec();
+        out.put_u32(u32::MAX);
+        assert_eq!(
+            Manifest::decode(out.clone().into()),
+            Err(ManifestError::TooMany(u32::MAX as usize))
+        );
+        let end = out.len();
+        out[end - 4..].copy_from_slice(&1_000_000u32.to_le_bytes());
+        assert!(matches!(
+            Manifest::decode(out.into()),
+            Err(ManifestError::Decode(DecodeError::Short(_)))
+        ));
+        let long = Bytes::from(vec![0; MAX_MANIFEST + 1]);
+        assert!(matches!(Manifest::decode(long), Err(ManifestError::TooLong(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_what_was_written(bytes in any::<Vec<u8>>(), tree in proptest::collection::btree_set("[ab]{1,2}(/[ab]{1,2}){0,2}", 0..12)) {
+            let mut with_magic = MAGIC.to_vec();
+            with_magic.extend(bytes);
+            if let Ok(manifest) = Manifest::decode(with_magic.clone().into()) {
+                prop_assert_eq!(manifest.encode(), with_magic);
+            }
+            let entries: Vec<_> = tree.iter().map(|path| folder(path)).collect();
+            let complete = tree.iter().all(|p| path(p).parent().is_none_or(|parent| tree.contains(parent)));
+            let manifest = Manifest::new(entries);
+            prop_assert_eq!(manifest.is_ok(), complete);
+            if let Ok(manifest) = manifest {
+                prop_assert_eq!(Manifest::decode(manifest.encode().into()), Ok(manifest));
+            }
+        }
+
+        #[test]
+        fn a_flipped_bit_is_another_manifest_or_none(at in any::<prop::sample::Index>(), bit in 0u8..8) {
+            let manifest = Manifest::new(vec![folder("a"), file("a/x", 3), file("b", 4)]).unwrap();
+            let mut bytes = manifest.encode();
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            if let Ok(other) = Manifest::decode(bytes.clone().into()) {
+                prop_assert_ne!(&other, &manifest);
+                prop_assert_eq!(other.encode(), bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! What is said on a stream of the protocol [`FILES_PROTOCOL`].
+//!
+//! The side that opened the stream asks, the other answers, in the order of the questions; several
+//! may be asked before the first is answered. Every message is a *head*: its length (`u32`) and
+//! that many bytes of body. All numbers are little-endian.
+//!
+//! Requests, at most [`MAX_REQUEST`] bytes of body:
+//!
+//! ```text
+//! 0 Describe   kind u8 = 0, hash 32 B
+//! 1 Pieces     kind u8 = 1, hash 32 B, first u64, count u16     1 to 1024 values of the list
+//! 2 Data       kind u8 = 2, hash 32 B, first u64, count u16     1 to 1024 pieces
+//! ```
+//!
+//! Answers, at most [`MAX_ANSWER`] bytes of body:
+//!
+//! ```text
+//! 0 Refused      tag u8 = 0, code u8         1 not found, 2 changed, 3 busy, 4 bad request
+//! 1 Description  tag u8 = 1, kind u8 (0 file, 1 folder), size u64, name (u16 length, UTF-8)
+//! 2 Pieces       tag u8 = 2, first u64, values 32 B each, to the end of the body
+//! 3 Piece        tag u8 = 3, index u64, len u32; after the head come len raw bytes
+//! ```
+//!
+//! `Describe` is answered by one Description, `Pieces` by one Pieces with all the values asked for
+//! (to ask for values that the list does not have is a bad request), `Data` by one Piece for each
+//! piece, in order. Any can be answered by Refused instead; in the midst of the pieces of a `Data`
+//! it ends them. A request of an unknown kind is a bad request, and the stream goes on: so new kinds
+//! can be added. A head that can't be read ends the stream.
+//!
+//! The size of a Description is that of the bytes served under the hash: of a folder, those of its
+//! manifest. Nothing that is told here is trusted: the list is checked against the hash, the pieces
+//! against the list, the size by the last piece, which is therefore asked for first.
+
+use bytes::Bytes;
+
+use super::FileKind;
+use super::path::{FileName, MAX_NAME, NameError};
+use super::pieces::{PIECE, PieceValue};
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::id::{Hash, ID_LEN};
+
+/// The name of the protocol, with its version: what a stream for it is opened with.
+pub const FILES_PROTOCOL: &str = "peerkit-files/1";
+
+/// Most values of a piece list, or pieces, asked for at once. 1024: 32 KiB of values; 1 GiB of data.
+pub const MAX_PART: u16 = 1024;
+
+/// Longest body of a request, in bytes. More than any has now, so that new kinds have room.
+pub const MAX_REQUEST: usize = 1024;
+
+/// Longest body of an answer, in bytes: above the 32 KiB of [`MAX_PART`] values.
+pub const MAX_ANSWER: usize = 64 << 10;
+
+/// Bytes of the length before a body.
+pub const PREFIX: usize = 4;
+
+/// A question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Request {
+    /// What is this?
+    Describe {
+        /// Of what.
+        hash: Hash,
+    },
+    /// Values of the piece list.
+    Pieces {
+        /// Of what.
+        hash: Hash,
+        /// The first value.
+        first: u64,
+        /// How many: 1 to [`MAX_PART`].
+        count: u16,
+    },
+    /// Pieces themselves.
+    Data {
+        /// Of what.
+        hash: Hash,
+        /// The first piece.
+        first: u64,
+        /// How many: 1 to [`MAX_PART`].
+        count: u16,
+    },
+    /// A kind that this build does not know: answered as a bad request.
+    Unknown(u8),
+}
+
+/// An answer, or the head of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Answer {
+    /// No, and why.
+    Refused(Refusal),
+    /// What it is.
+    Description(Description),
+    /// Values of the piece list.
+    Pieces {
+        /// The first value's place.
+        first: u64,
+        /// The values.
+        values: Vec<PieceValue>,
+    },
+    /// One piece: its bytes come right after.
+    Piece {
+        /// Which.
+        index: u64,
+        /// How many bytes: at most [`PIECE`].
+        len: u32,
+    },
+}
+
+/// What a source says about a hash. Not to be trusted: see the [module](self).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// A file or a folder.
+    pub kind: FileKind,
+    /// Bytes served under the hash: of a folder, those of its manifest.
+    pub size: u64,
+    /// Its name at the source.
+    pub name: FileName,
+}
+
+/// Why a request was not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Nothing with this hash is shared here.
+    #[error("not shared there")]
+    NotFound,
+    /// The file was changed on disk since it was hashed.
+    #[error("changed on disk since it was shared")]
+    Changed,
+    /// Too much to do: try later or elsewhere.
+    #[error("too busy now")]
+    Busy,
+    /// The request makes no sense to the other side.
+    #[error("the request was not understood")]
+    BadRequest,
+    /// A reason that this build does not know.
+    #[error("refused with code {0}")]
+    Other(u8),
+}
+
+/// Why a message can't be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// Not in the form that it should have.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// A name that is refused.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+impl Request {
+    /// The whole message, length first.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        head(|out| match self {
+            Self::Describe { hash } => {
+                out.put_u8(0);
+                out.put_raw(hash.as_bytes());
+            }
+            Self::Pieces { hash, first, count } => {
+                out.put_u8(1);
+                put_part(out, hash, *first, *count);
+            }
+            Self::Data { hash, first, count } => {
+                out.put_u8(2);
+                put_part(out, hash, *first, *count);
+            }
+            Self::Unknown(kind) => out.put_u8(*kind),
+        })
+    }
+
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// Where it is cut short, has bytes left over, or asks for none or too many at once.
+    pub fn decode(body: Bytes) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(body);
+        let request = match reader.u8("request kind")? {
+            0 => Self::Describe { hash: reader.hash("request hash")? },
+            1 => {
+                let (hash, first, count) = take_part(&mut reader)?;
+                Self::Pieces { hash, first, count }
+            }
+            2 => {
+                let (hash, first, count) = take_part(&mut reader)?;
+                Self::Data { hash, first, count }
+            }
+            kind => return Ok(Self::Unknown(kind)),
+        };
+        reader.finish()?;
+        Ok(request)
+    }
+}
+
+impl Answer {
+    /// The whole message, length first; after a [`Piece`](Self::Piece) its bytes have to follow.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        head(|out| match self {
+            Self::Refused(refusal) => {
+                out.put_u8(0);
+                out.put_u8(refusal.code());
+            }
+            Self::Description(description) => {
+                out.put_u8(1);
+                description.kind.encode(out);
+                out.put_u64(description.size);
+                out.put_str(description.name.as_str());
+            }
+            Self::Pieces { first, values } => {
+                out.put_u8(2);
+                out.put_u64(*first);
+                out.put_raw(values.as_flattened());
+            }
+            Self::Piece { index, len } => {
+                out.put_u8(3);
+                out.put_u64(*index);
+                out.put_u32(*len);
+            }
+        })
+    }
+
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// Where it is cut short, has bytes left over, a tag without meaning, a piece longer than
+    /// [`PIECE`], too many values, or a name that [`FileName`] refuses.
+    pub fn decode(body: Bytes) -> Result<Self, WireError> {
+        let mut reader = Reader::new(body);
+        let answer = match reader.u8("answer tag")? {
+            0 => Self::Refused(Refusal::from_code(reader.u8("refusal code")?)),
+            1 => {
+                let kind = FileKind::decode(&mut reader)?;
+                let size = reader.u64("described size")?;
+                let name = FileName::new(reader.str(MAX_NAME, "described name")?)?;
+                Self::Description(Description { kind, size, name })
+            }
+            2 => {
+                let first = reader.u64("first value")?;
+                let rest = reader.take_rest();
+                let (values, over) = rest.as_chunks::<ID_LEN>();
+                if !over.is_empty() {
+                    return Err(DecodeError::Trailing(over.len()).into());
+                }
+                check_count(values.len())?;
+                Self::Pieces { first, values: values.to_vec() }
+            }
+            3 => {
+                let index = reader.u64("piece index")?;
+                let len = reader.u32("piece length")?;
+                if u64::from(len) > PIECE {
+                    return Err(DecodeError::Invalid("piece length").into());
+                }
+                Self::Piece { index, len }
+            }
+            _ => return Err(DecodeError::Invalid("answer tag").into()),
+        };
+        reader.finish()?;
+        Ok(answer)
+    }
+}
+
+impl Refusal {
+    fn code(self) -> u8 {
+        match self {
+            Self::NotFound => 1,
+            Self::Changed => 2,
+            Self::Busy => 3,
+            Self::BadRequest => 4,
+            Self::Other(code) => code,
+        }
+    }
+
+    fn from_code(code: u8) -> Self {
+        match code {
+            1 => Self::NotFound,
+            2 => Self::Changed,
+            3 => Self::Busy,
+            4 => Self::BadRequest,
+            code => Self::Other(code),
+        }
+    }
+}
+
+/// The length of the body that follows its prefix.
+///
+/// # Errors
+/// Where it is over `limit`: [`MAX_REQUEST`] or [`MAX_ANSWER`].
+pub fn body_len(prefix: [u8; PREFIX], limit: usize) -> Result<usize, DecodeError> {
+    let len = u32::from_le_bytes(prefix) as usize;
+    if len > limit {
+        let what = "files message";
+        return Err(DecodeError::TooLong { what, len, limit });
+    }
+    Ok(len)
+}
+
+fn head(body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = vec![0; PREFIX];
+    body(&mut out);
+    let len = u32::try_from(out.len() - PREFIX).unwrap_or(u32::MAX);
+    out[..PREFIX].copy_from_slice(&len.to_le_bytes());
+    out
+}
+
+fn put_part(out: &mut Vec<u8>, hash: &Hash, first: u64, count: u16) {
+    out.put_raw(hash.as_bytes());
+    out.put_u64(first);
+    out.put_u16(count);
+}
+
+fn take_part(reader: &mut Reader) -> Result<(Hash, u64, u16), DecodeError> {
+    let hash = reader.hash("request hash")?;
+    let first = reader.u64("request first")?;
+    let count = reader.u16("request count")?;
+    check_count(usize::from(count))?;
+    Ok((hash, first, count))
+}
+
+fn check_count(count: usize) -> Result<(), DecodeError> {
+    let (what, limit) = ("part", usize::from(MAX_PART));
+    match count {
+        0 => Err(DecodeError::Invalid(what)),
+        len if len > limit => Err(DecodeError::TooLong { what, len, limit }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::path::NameFault;
+    use proptest::prelude::*;
+
+    fn body(message: Vec<u8>) -> Bytes {
+        let (prefix, body) = message.split_first_chunk::<PREFIX>().unwrap();
+        assert_eq!(body_len(*prefix, MAX_ANSWER), Ok(body.len()));
+        Bytes::copy_from_slice(body)
+    }
+
+    fn requests() -> impl Strategy<Value = Request> {
+        let hash = any::<[u8; 32]>().prop_map(Hash::from_bytes);
+        (hash, 0..3u8, any::<u64>(), 1..=MAX_PART).prop_map(|(hash, kind, first, count)| match kind
+        {
+            0 => Request::Describe { hash },
+            1 => Request::Pieces { hash, first, count },
+            _ => Request::Data { hash, first, count },
+        })
+    }
+
+    fn answers() -> impl Strategy<Value = Answer> {
+        prop_oneof![
+            any::<u8>().prop_map(|code| Answer::Refused(Refusal::from_code(code))),
+            (any::<bool>(), any::<u64>(), "[a-z]{1,30}").prop_map(|(folder, size, name)| {
+                let kind = if folder { FileKind::Folder } else { FileKind::File };
+                let name = FileName::new(format!("{name}_")).unwrap();
+                Answer::Description(Description { kind, size, name })
+            }),
+            (any::<u64>(), proptest::collection::vec(any::<[u8; 32]>(), 1..40))
+                .prop_map(|(first, values)| Answer::Pieces { first, values }),
+            (any::<u64>(), 0..=PIECE as u32).prop_map(|(index, len)| Answer::Piece { index, len }),
+        ]
+    }
+
+    #[test]
+    fn the_bytes_are_as_written_down() {
+        let hash = Hash::from_bytes([9; 32]);
+        let mut expected = vec![43, 0, 0, 0, 2];
+        expected.extend([9; 32]);
+        expected.extend([5, 0, 0, 0, 0, 0, 0, 0, 0, 4]);
+        let request = Request::Data { hash, first: 5, count: 1024 };
+        assert_eq!(request.encode(), expected);
+        let answer = Answer::Description(Description {
+            kind: FileKind::Folder,
+            size: 258,
+            name: FileName::new("ab").unwrap(),
+        });
+        assert_eq!(answer.encode(), [14, 0, 0, 0, 1, 1, 2, 1, 0, 0, 0, 0, 0, 0, 2, 0, b'a', b'b']);
+        assert_eq!(Answer::Refused(Refusal::Changed).encode(), [2, 0, 0, 0, 0, 2]);
+        assert_eq!(
+            Answer::Piece { index: 1, len: 7 }.encode(),
+            [13, 0, 0, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0]
+        );
+    }
+
+    #[test]
+    fn limits_hold() {
+        assert!(body_len([0xff; 4], MAX_ANSWER).is_err());
+        let hash = Hash::from_bytes([0; 32]);
+        for count in [0, MAX_PART + 1] {
+            let request = Request::Pieces { hash, first: 0, count };
+            assert!(Request::decode(body(request.encode())).is_err());
+        }
+        let values = vec![[0; 32]; usize::from(MAX_PART)];
+        let full = Answer::Pieces { first: 0, values };
+        assert!(full.encode().len() <= MAX_ANSWER);
+        let long = Answer::Piece { index: 0, len: PIECE as u32 + 1 };
+        assert!(Answer::decode(body(long.encode())).is_err());
+    }
+
+    #[test]
+    fn an_evil_name_is_shown() {
+        let mut out = vec![1, 0];
+        out.put_u64(1);
+        out.put_str("../../x");
+        match Answer::decode(out.into()) {
+            Err(WireError::Name(error)) => {
+                assert_eq!((&error.name[..], error.fault), ("../../x", NameFault::Separator));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_unknown_request_is_not_an_error() {
+        assert_eq!(Request::decode(Bytes::from_static(&[200, 1, 2])), Ok(Request::Unknown(200)));
+    }
+
+    proptest! {
+        #[test]
+        fn messages_round_trip(request in requests(), answer in answers()) {
+            prop_assert_eq!(Request::decode(body(request.encode())), Ok(request));
+            prop_assert_eq!(Answer::decode(body(answer.encode())), Ok(answer.clone()));
+            let cut = body(answer.encode());
+            for len in 0..cut.len() {
+                if let Ok(other) = Answer::decode(cut.slice(..len)) {
+                    prop_assert_ne!(other, answer.clone());
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in any::<Vec<u8>>()) {
+            let bytes = Bytes::from(bytes);
+            if let Ok(answer) = Answer::decode(bytes.clone()) {
+                prop_assert_eq!(&answer.encode()[PREFIX..], &bytes[..]);
+            }
+            if let Ok(request) = Request::decode(bytes.clone()) && !matches!(request, Request::Unknown(_)) {
+                prop_assert_eq!(&request.encode()[PREFIX..], &bytes[..]);
+            }
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! Every frame of a link: its kind, its limit, its bytes.
+//!
+//! A frame is a four-byte little-endian length, one kind byte, and a body; the length counts the
+//! kind byte and the body. Frames of unknown kinds are skipped, so that the protocol can grow.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::config::Config;
+use crate::event::Reason;
+use crate::hello::{Hello, MAX_PROTOCOL};
+use crate::message::Packed;
+use crate::overlay::broadcast::Envelope;
+use crate::overlay::query::{Answer, Query, QueryDone};
+
+/// Bytes before a frame's body: the length and the kind.
+pub const HEADER: usize = 5;
+
+/// What a frame may have beyond the content that a limit is about: names, numbers, signatures.
+pub const OVERHEAD: usize = 1024;
+
+/// Longest text that explains a goodbye or a failed request, in bytes.
+const MAX_TEXT: usize = 200;
+
+/// One frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Frame {
+    /// The first frame, in both directions.
+    Hello(Hello),
+    /// The last frame: why the sender ends the link, and how many messages reached it.
+    Goodbye {
+        /// Why.
+        reason: Reason,
+        /// Application messages received in all.
+        received: u64,
+    },
+    /// Asks for a pong with the same number.
+    Ping(u64),
+    /// The answer to a ping.
+    Pong(u64),
+    /// How many application messages reached the sender's application in all.
+    Received(u64),
+    /// An application's message.
+    Message(Packed),
+    /// A request that waits for a reply.
+    Request {
+        /// Chosen by the asking side, unique among its requests on this link.
+        id: u64,
+        /// The handler that is to answer.
+        name: String,
+        /// What is asked.
+        body: Packed,
+    },
+    /// The reply to a request.
+    Reply {
+        /// The request's number.
+        id: u64,
+        /// The answer, or why there is none.
+        outcome: Result<Packed, Refusal>,
+    },
+    /// The asking side no longer waits for the reply.
+    Cancel(u64),
+    /// A question to the network.
+    Query(Query),
+    /// A node's answer to a query, on its way back.
+    Answer(Answer),
+    /// A branch of the network has nothing more to say to a query.
+    QueryDone(QueryDone),
+    /// A message to the whole network.
+    Broadcast(Envelope),
+    /// Asks the other side to open a stream towards the sender, who could not open one.
+    CallBack {
+        /// Tells the stream from others.
+        token: [u8; 16],
+    },
+    /// A frame of a kind that this version does not know.
+    Unknown(u8),
+}
+
+/// Why a request was not answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The other side has no handler of that name.
+    #[error("the other side has no handler of that name")]
+    NoHandler,
+    /// The other side handles as many requests of this node as it is willing to.
+    #[error("the other side is busy")]
+    Busy,
+    /// The handler failed, and says why.
+    #[error("the handler failed: {0}")]
+    Failed(String),
+}
+
+const HELLO: u8 = 0x01;
+const GOODBYE: u8 = 0x02;
+const PING: u8 = 0x03;
+const PONG: u8 = 0x04;
+const RECEIVED: u8 = 0x05;
+const MESSAGE: u8 = 0x10;
+const REQUEST: u8 = 0x11;
+const REPLY: u8 = 0x12;
+const CANCEL: u8 = 0x13;
+const QUERY: u8 = 0x20;
+const ANSWER: u8 = 0x21;
+const QUERY_DONE: u8 = 0x22;
+const BROADCAST: u8 = 0x30;
+const CALL_BACK: u8 = 0x40;
+
+impl Frame {
+    /// The largest body of a frame of this kind, in bytes.
+    #[must_use]
+    pub fn limit(kind: u8, config: &Config) -> usize {
+        match kind {
+            MESSAGE | REQUEST | REPLY => config.max_message.saturating_add(OVERHEAD),
+            BROADCAST => config.max_broadcast.saturating_add(OVERHEAD),
+            _ => config.max_control,
+        }
+    }
+
+    /// Whether it is the application's: such frames wait in the second lane and are counted.
+    #[must_use]
+    pub fn is_application(&self) -> bool {
+        matches!(self, Self::Message(_) | Self::Request { .. } | Self::Reply { .. })
+    }
+
+    /// Appends the whole frame, header and body, to `out`.
+    ///
+    /// Senders check contents against the limits before: a frame over four GiB can't be written.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.put_u32(0);
+        match self {
+            Self::Hello(hello) => {
+                out.put_u8(HELLO);
+                hello.encode(out);
+            }
+            Self::Goodbye { reason, received } => {
+                out.put_u8(GOODBYE);
+                put_reason(out, reason);
+                out.put_u64(*received);
+            }
+            Self::Ping(nonce) => put_number(out, PING, *nonce),
+            Self::Pong(nonce) => put_number(out, PONG, *nonce),
+            Self::Received(messages) => put_number(out, RECEIVED, *messages),
+            Self::Message(packed) => {
+                out.put_u8(MESSAGE);
+                put_packed(out, packed);
+            }
+            Self::Request { id, name, body } => {
+                put_number(out, REQUEST, *id);
+                out.put_str(name);
+                put_packed(out, body);
+            }
+            Self::Reply { id, outcome } => {
+                put_number(out, REPLY, *id);
+                put_outcome(out, outcome);
+            }
+            Self::Cancel(id) => put_number(out, CANCEL, *id),
+            Self::Query(query) => {
+                out.put_u8(QUERY);
+                query.encode(out);
+            }
+            Self::Answer(answer) => {
+                out.put_u8(ANSWER);
+                answer.encode(out);
+            }
+            Self::QueryDone(done) => {
+                out.put_u8(QUERY_DONE);
+                done.encode(out);
+            }
+            Self::Broadcast(envelope) => {
+                out.put_u8(BROADCAST);
+                envelope.encode(out);
+            }
+            Self::CallBack { token } => {
+                out.put_u8(CALL_BACK);
+                out.put_raw(token);
+            }
+            Self::Unknown(kind) => out.put_u8(*kind),
+        }
+        let len = u32::try_from(out.len() - start - 4).unwrap_or(u32::MAX);
+        out[start..start + 4].copy_from_slice(&len.to_le_bytes());
+    }
+
+    /// Reads a frame of kind `kind` from its body. Contents are shared with `body`, not copied.
+    ///
+    /// # Errors
+    /// Where the body is not what that kind has.
+    pub fn decode(kind: u8, body: Bytes) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(body);
+        let frame = match kind {
+            HELLO => return Hello::decode(reader.take_rest()).map(Self::Hello),
+            GOODBYE => Self::Goodbye {
+                reason: read_reason(&mut reader)?,
+                received: reader.u64("received")?,
+            },
+            PING => Self::Ping(reader.u64("ping")?),
+            PONG => Self::Pong(reader.u64("pong")?),
+            RECEIVED => Self::Received(reader.u64("received")?),
+            MESSAGE => return Packed::decode(&mut reader).map(Self::Message),
+            REQUEST => Self::Request {
+                id: reader.u64("request")?,
+                name: reader.str(MAX_PROTOCOL, "request name")?,
+                body: Packed::decode(&mut reader)?,
+            },
+            REPLY => Self::Reply { id: reader.u64("reply")?, outcome: read_outcome(&mut reader)? },
+            CANCEL => Self::Cancel(reader.u64("cancel")?),
+            QUERY => Self::Query(Query::decode(&mut reader)?),
+            ANSWER => Self::Answer(Answer::decode(&mut reader)?),
+            QUERY_DONE => Self::QueryDone(QueryDone::decode(&mut reader)?),
+            BROADCAST => Self::Broadcast(Envelope::decode(&mut reader)?),
+            CALL_BACK => Self::CallBack { token: reader.array("call-back token")? },
+            unknown => return Ok(Self::Unknown(unknown)),
+        };
+        reader.finish()?;
+        Ok(frame)
+    }
+}
+
+/// Why bytes of a link are not frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// A frame announces more than its kind may have. Nothing was taken for it.
+    #[error("a frame of kind {kind:#04x} announces {len} bytes; at most {limit} are allowed")]
+    TooLong {
+        /// The frame's kind.
+        kind: u8,
+        /// The body's length that it announced.
+        len: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+    /// A frame without a kind byte.
+    #[error("a frame without a kind")]
+    Empty,
+    /// A frame whose body is not what its kind has.
+    #[error("a frame of kind {kind:#04x}: {error}")]
+    Body {
+        /// The frame's kind.
+        kind: u8,
+        /// What is wrong with it.
+        error: DecodeError,
+    },
+}
+
+/// Whole frames, cut off the front of what a link received.
+#[derive(Debug)]
+pub struct Frames {
+    block: Bytes,
+}
+
+impl Frames {
+    /// Takes all whole frames off the front of `buffer`, in one block that they share.
+    ///
+    /// What is left is the start of a frame, if anything.
+    ///
+    /// # Errors
+    /// Where a frame announces more than it may have: as soon as its header is there.
+    pub fn split(buffer: &mut BytesMut, config: &Config) -> Result<Self, FrameError> {
+        let mut end = 0;
+        while let Some((kind, len)) = header(buffer.get(end..).unwrap_or_default())? {
+            let limit = Frame::limit(kind, config);
+            if len > limit {
+                return Err(FrameError::TooLong { kind, len, limit });
+            }
+            match end.checked_add(HEADER + len) {
+                Some(next) if next <= buffer.len() => end = next,
+                _ => break,
+            }
+        }
+        Ok(Self { block: buffer.split_to(end).freeze() })
+    }
+
+    /// The next frame.
+    ///
+    /// # Errors
+    /// Where its body is not what its kind has. The frames after it can still be read.
+    #[allow(clippy::should_implement_trait)] // an iterator can't share its blocks' lifetime better
+    pub fn next(&mut self) -> Option<Result<Frame, FrameError>> {
+        let (kind, len) = header(&self.block).ok()??;
+        self.block.advance(HEADER);
+        let body = self.block.split_to(len.min(self.block.len()));
+        Some(Frame::decode(kind, body).map_err(|error| FrameError::Body { kind, error }))
+    }
+}
+
+/// The kind and the body's length of the frame at the start of `bytes`, once they are there.
+pub fn header(bytes: &[u8]) -> Result<Option<(u8, usize)>, FrameError> {
+    let Some(&[a, b, c, d, kind]) = bytes.first_chunk::<HEADER>() else {
+        return Ok(None);
+    };
+    match (u32::from_le_bytes([a, b, c, d]) as usize).checked_sub(1) {
+        Some(len) => Ok(Some((kind, len))),
+        None => Err(FrameError::Empty),
+    }
+}
+
+fn put_number(out: &mut Vec<u8>, kind: u8, number: u64) {
+    out.put_u8(kind);
+    out.put_u64(number);
+}
+
+fn put_packed(out: &mut Vec<u8>, packed: &Packed) {
+    out.put_u8(packed.head());
+    out.put_raw(&packed.payload);
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    out.put_str(&text[..text.floor_char_boundary(MAX_TEXT)]);
+}
+
+fn put_outcome(out: &mut Vec<u8>, outcome: &Result<Packed, Refusal>) {
+    match outcome {
+        Ok(packed) => {
+            out.put_u8(0);
+            put_packed(out, packed);
+        }
+        Err(Refusal::NoHandler) => out.put_u8(1),
+        Err(Refusal::Busy) => out.put_u8(2),
+        Err(Refusal::Failed(why)) => {
+            out.put_u8(3);
+            put_text(out, why);
+        }
+    }
+}
+
+fn read_outcome(reader: &mut Reader) -> Result<Result<Packed, Refusal>, DecodeError> {
+    Ok(match reader.u8("outcome")? {
+        0 => Ok(Packed::decode(reader)?),
+        1 => Err(Refusal::NoHandler),
+        2 => Err(Refusal::Busy),
+        3 => Err(Refusal::Failed(reader.str(MAX_TEXT, "failure")?)),
+        _ => return Err(DecodeError::Invalid("outcome")),
+    })
+}
+
+/// Codes of the reasons that need no text; the position is the code, from 1.
+const REASONS: [Reason; 12] = [
+    Reason::Requested,
+    Reason::Stopping,
+    Reason::Duplicate,
+    Reason::Replaced,
+    Reason::OtherNetwork,
+    Reason::WrongSecret,
+    Reason::Version,
+    Reason::Full,
+    Reason::FullForAddress,
+    Reason::Myself,
+    Reason::Slow,
+    Reason::HandshakeTimeout,
+];
+const FAULT: u16 = 100;
+const LOST: u16 = 101;
+const SILENT: u16 = 102;
+
+fn put_reason(out: &mut Vec<u8>, reason: &Reason) {
+    let (code, text) = match reason {
+        Reason::Fault(text) => (FAULT, text.as_str()),
+        Reason::Lost(text) => (LOST, text.as_str()),
+        Reason::Silent(_) => (SILENT, ""),
+        Reason::Other(code, text) => (*code, text.as_str()),
+        plain => {
+            let at = REASONS.iter().position(|known| known == plain).unwrap_or_default();
+            (u16::try_from(at).unwrap_or_default() + 1, "")
+        }
+    };
+    out.put_u16(code);
+    if let Reason::Silent(after) = reason {
+        put_text(out, &after.as_secs().to_string());
+    } else {
+        put_text(out, text);
+    }
+}
+
+fn read_reason(reader: &mut Reader) -> Result<Reason, DecodeError> {
+    let code = reader.u16("reason")?;
+    let text = reader.str(MAX_TEXT, "reason text")?;
+    let known = usize::from(code).checked_sub(1).and_then(|at| REASONS.get(at));
+    Ok(match code {
+        FAULT => Reason::Fault(text),
+        LOST => Reason::Lost(text),
+        SILENT => {
+            let seconds = text.parse().map_err(|_| DecodeError::Invalid("reason text"))?;
+            Reason::Silent(std::time::Duration::from_secs(seconds))
+        }
+        _ => known.cloned().unwrap_or(Reason::Other(code, text)),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! Frames: exact bytes, limits, and anything that a peer may send.
+
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use proptest::prelude::*;
+
+use super::*;
+use crate::message::{Compression, Kind, Message};
+
+fn packed(text: &str) -> Packed {
+    Packed::plain(Message::text(text))
+}
+
+fn samples() -> Vec<Frame> {
+    let reasons = REASONS.into_iter().chain([
+        Reason::Fault("bad".into()),
+        Reason::Lost("reset".into()),
+        Reason::Silent(Duration::from_secs(45)),
+        Reason::Other(999, "later".into()),
+    ]);
+    let mut frames: Vec<_> = reasons.map(|reason| Frame::Goodbye { reason, received: 3 }).collect();
+    frames.extend([
+        Frame::Ping(1),
+        Frame::Pong(u64::MAX),
+        Frame::Received(0),
+        Frame::Message(packed("")),
+        Frame::Message(Packed {
+            kind: Kind::Bytes,
+            compression: Compression::Zstd,
+            payload: Bytes::from_static(&[4, 255, 0]),
+        }),
+        Frame::Request { id: 5, name: "sum".into(), body: packed("1 2") },
+        Frame::Reply { id: 5, outcome: Ok(packed("3")) },
+        Frame::Reply { id: 5, outcome: Err(Refusal::NoHandler) },
+        Frame::Reply { id: 5, outcome: Err(Refusal::Busy) },
+        Frame::Reply { id: 5, outcome: Err(Refusal::Failed("é".into())) },
+        Frame::Cancel(5),
+        Frame::CallBack { token: [6; 16] },
+    ]);
+    frames.extend(crate::overlay::query::tests::samples());
+    frames.push(Frame::Broadcast(crate::overlay::broadcast::tests::envelope("title", "text")));
+    frames
+}
+
+fn bytes_of(frames: &[Frame]) -> BytesMut {
+    let mut out = Vec::new();
+    for frame in frames {
+        frame.encode(&mut out);
+    }
+    BytesMut::from(&out[..])
+}
+
+fn read_all(buffer: &mut BytesMut) -> Vec<Result<Frame, FrameError>> {
+    let mut frames = Frames::split(buffer, &Config::default()).unwrap();
+    std::iter::from_fn(|| frames.next()).collect()
+}
+
+#[test]
+fn exact_bytes() {
+    let frames = [Frame::Ping(0x0102), Frame::Message(packed("hi"))];
+    let expected = [9, 0, 0, 0, 0x03, 2, 1, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0x10, 0x00, b'h', b'i'];
+    assert_eq!(&bytes_of(&frames)[..], expected);
+}
+
+#[test]
+fn every_kind_round_trips_in_one_block_and_byte_by_byte() {
+    let frames = samples();
+    let whole = bytes_of(&frames);
+    let read: Vec<_> = read_all(&mut whole.clone()).into_iter().map(Result::unwrap).collect();
+    assert_eq!(read, frames);
+
+    let (mut buffer, mut read) = (BytesMut::new(), Vec::new());
+    for byte in whole {
+        buffer.put_u8(byte);
+        read.extend(read_all(&mut buffer).into_iter().map(Result::unwrap));
+    }
+    assert_eq!(read, frames);
+    assert!(buffer.is_empty());
+}
+
+#[test]
+fn an_unknown_kind_is_skipped() {
+    let mut bytes = BytesMut::from(&[4, 0, 0, 0, 0xee, 1, 2, 3][..]);
+    bytes.extend_from_slice(&bytes_of(&[Frame::Ping(1)]));
+    assert_eq!(read_all(&mut bytes), [Ok(Frame::Unknown(0xee)), Ok(Frame::Ping(1))]);
+}
+
+#[test]
+fn a_length_over_the_limit_is_refused_by_its_header() {
+    let config = Config::default();
+    let over = |kind: u8, len: u32| {
+        let mut buffer = BytesMut::new();
+        buffer.put_u32_le(len + 1);
+        buffer.put_u8(kind);
+        Frames::split(&mut buffer, &config).map(drop)
+    };
+    let limit = config.max_control;
+    let len = limit + 1;
+    let refused = |kind| Err(FrameError::TooLong { kind, len, limit });
+    for kind in [HELLO, GOODBYE, PING, QUERY, ANSWER, 0xee] {
+        assert_eq!(over(kind, 65_536), Ok(()));
+        assert_eq!(over(kind, 65_537), refused(kind));
+    }
+    assert_eq!(over(MESSAGE, (16 << 20) + 1024), Ok(()));
+    assert!(over(MESSAGE, (16 << 20) + 1025).is_err());
+    assert!(over(MESSAGE, u32::MAX - 1).is_err());
+    assert!(over(BROADCAST, (64 << 10) + 1025).is_err());
+}
+
+#[test]
+fn a_frame_without_a_kind_is_refused() {
+    let mut buffer = BytesMut::from(&[0, 0, 0, 0, 1][..]);
+    assert_eq!(Frames::split(&mut buffer, &Config::default()).map(drop), Err(FrameError::Empty));
+}
+
+#[test]
+fn a_bad_body_names_its_kind_and_does_not_hide_the_next() {
+    let mut buffer = BytesMut::from(&[2, 0, 0, 0, PING, 9][..]);
+    buffer.extend_from_slice(&bytes_of(&[Frame::Ping(1)]));
+    let bad = FrameError::Body { kind: PING, error: DecodeError::Short("ping") };
+    assert_eq!(read_all(&mut buffer), [Err(bad), Ok(Frame::Ping(1))]);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_frames_or_an_error(bytes in any::<Vec<u8>>()) {
+        let mut buffer = BytesMut::from(&bytes[..]);
+        if let Ok(mut frames) = Frames::split(&mut buffer, &Config::default()) {
+            while let Some(frame) = frames.next() {
+                let _ = frame;
+            }
+        }
+    }
+
+    #[test]
+    fn any_body_of_any_kind_decodes_or_errs(kind in any::<u8>(), body in any::<Vec<u8>>()) {
+        let _ = Frame::decode(kind, body.into());
+    }
+
+    #[test]
+    fn a_changed_byte_never_panics(which in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let samples = samples();
+        let mut bytes = bytes_of(&[which.get(&samples).clone()]);
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        if let Ok(mut frames) = Frames::split(&mut bytes, &Config::default()) {
+            while let Some(frame) = frames.next() {
+                let _ = frame;
+            }
+        }
+    }
+}

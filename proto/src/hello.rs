@@ -1,0 +1,363 @@
+//! What two nodes tell each other before anything else: on a link, and at the opening of a stream.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+
+use crate::address::{Address, MAX_ADDRESS};
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::event::Reason;
+use crate::id::NodeId;
+
+/// The protocol version that this crate speaks. Links of other versions are refused in Hello.
+pub const VERSION: u16 = 1;
+
+/// ALPN of a link.
+pub const ALPN_LINK: &[u8] = b"peerkit/1";
+
+/// ALPN of a stream, on the same port.
+pub const ALPN_STREAM: &[u8] = b"peerkit-stream/1";
+
+/// The label under which a TLS session's exporter (RFC 8446, section 7.5) gives the bytes that
+/// bind a proof to that session.
+pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-peerkit-hello";
+
+/// Longest network name and node name, in bytes.
+pub const MAX_NAME: usize = 64;
+
+/// Longest name of a stream's protocol or of a request, in bytes.
+pub const MAX_PROTOCOL: usize = 64;
+
+/// Addresses in one Hello.
+pub const MAX_ADDRESSES: usize = 32;
+
+const MAX_EXTENSIONS: usize = 32;
+const MAX_EXTENSION: usize = 1024;
+
+/// The proof of knowing a network's secret: 32 bytes.
+pub type Proof = [u8; 32];
+
+/// The first frame of a link, in both directions.
+///
+/// The side that dialled sends its own first; the other side answers with its own, or with a
+/// goodbye that says why not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Lowest protocol version that the sender speaks.
+    pub version_min: u16,
+    /// Highest protocol version that the sender speaks.
+    pub version_max: u16,
+    /// The network that the sender belongs to.
+    pub network: String,
+    /// What the sender calls itself.
+    pub name: String,
+    /// A number drawn at the sender's start: tells a restarted node from the one before.
+    pub incarnation: u64,
+    /// Optional features, a bit each; unknown ones are ignored. None are defined yet.
+    pub features: u64,
+    /// Where the sender listens, as far as it knows, best first.
+    pub addresses: Vec<Address>,
+    /// Proves knowledge of the network's secret, where it has one: see [`prove`].
+    pub proof: Option<Proof>,
+}
+
+impl Hello {
+    /// Appends the frame's body to `out`. Names over their limits are cut.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u16(self.version_min);
+        out.put_u16(self.version_max);
+        put_name(out, &self.network);
+        put_name(out, &self.name);
+        out.put_u64(self.incarnation);
+        out.put_u64(self.features);
+        let told = &self.addresses[..self.addresses.len().min(MAX_ADDRESSES)];
+        out.put_list(told, put_address);
+        put_proof(out, self.proof.as_ref());
+        out.put_u16(0); // extensions: none yet
+    }
+
+    /// Reads a frame's body. Extensions of later versions are skipped.
+    ///
+    /// # Errors
+    /// Where anything is missing, too long, without meaning or left over.
+    pub fn decode(body: Bytes) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(body);
+        let hello = Self {
+            version_min: reader.u16("lowest version")?,
+            version_max: reader.u16("highest version")?,
+            network: reader.str(MAX_NAME, "network name")?,
+            name: reader.str(MAX_NAME, "node name")?,
+            incarnation: reader.u64("incarnation")?,
+            features: reader.u64("features")?,
+            addresses: reader.list(MAX_ADDRESSES, "addresses", address)?,
+            proof: proof(&mut reader)?,
+        };
+        reader.list(MAX_EXTENSIONS, "extensions", |reader| {
+            reader.u16("extension key")?;
+            reader.bytes(MAX_EXTENSION, "extension").map(drop)
+        })?;
+        reader.finish()?;
+        Ok(hello)
+    }
+
+    /// Whether a node that said `self` may link to one of network `network` with `secret`.
+    ///
+    /// # Errors
+    /// The reason to refuse it with.
+    pub fn check(&self, network: &str, expected: Option<&Proof>) -> Result<(), Reason> {
+        if self.version_min > VERSION || self.version_max < VERSION {
+            return Err(Reason::Version);
+        }
+        check_membership(&self.network, self.proof.as_ref(), network, expected)
+    }
+
+    /// Where the sender can be dialled, seen from here: it connected from, or answered at, `seen`.
+    ///
+    /// An address that it told of and that has the IP address we see is the best; else the IP
+    /// address we see with the port that it listens on. `None` where it does not listen.
+    #[must_use]
+    pub fn dialable(&self, seen: SocketAddr) -> Option<Address> {
+        let ip = canonical(seen.ip());
+        let told = |address: &&Address| address.socket().is_some_and(|s| canonical(s.ip()) == ip);
+        let first = self.addresses.first()?;
+        let best = self.addresses.iter().find(told).cloned();
+        Some(best.unwrap_or_else(|| Address::from_socket(SocketAddr::new(ip, first.port))))
+    }
+}
+
+/// The first message on a stream, sent by the side that dialled, after a four-byte length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamOpen {
+    /// The network that the dialler belongs to.
+    pub network: String,
+    /// Proves knowledge of the network's secret, where it has one.
+    pub proof: Option<Proof>,
+    /// What is to be spoken on the stream.
+    pub protocol: String,
+    /// Set where the other side asked for this stream with a call-back: its token.
+    pub token: Option<[u8; 16]>,
+}
+
+impl StreamOpen {
+    /// Largest encoded form, in bytes: checked before memory is taken.
+    pub const MAX: usize = 256;
+
+    /// Appends the message, its length first, to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut body = Vec::new();
+        put_name(&mut body, &self.network);
+        put_proof(&mut body, self.proof.as_ref());
+        put_name(&mut body, &self.protocol);
+        body.put_bool(self.token.is_some());
+        if let Some(token) = &self.token {
+            body.put_raw(token);
+        }
+        out.put_bytes(&body);
+    }
+
+    /// Reads a message without its length.
+    ///
+    /// # Errors
+    /// Where anything is missing, too long, without meaning or left over.
+    pub fn decode(body: Bytes) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(body);
+        let open = Self {
+            network: reader.str(MAX_NAME, "network name")?,
+            proof: proof(&mut reader)?,
+            protocol: reader.str(MAX_PROTOCOL, "stream protocol")?,
+            token: match reader.bool("token flag")? {
+                true => Some(reader.array("token")?),
+                false => None,
+            },
+        };
+        reader.finish()?;
+        Ok(open)
+    }
+
+    /// Whether this stream may be opened to a node of network `network` with `secret`.
+    ///
+    /// # Errors
+    /// The reason to refuse it with.
+    pub fn check(&self, network: &str, expected: Option<&Proof>) -> Result<(), Reason> {
+        check_membership(&self.network, self.proof.as_ref(), network, expected)
+    }
+}
+
+/// The proof that `sender` knows `secret`, bound to one TLS session by its exporter's bytes.
+///
+/// BLAKE3 keyed with a key derived from the secret, over the binding and the sender's identity: a
+/// proof is worth nothing in another session or from another node. Whoever completes a handshake
+/// with a member may try to guess a weak secret from its proof: use a long random one.
+#[must_use]
+pub fn prove(secret: &[u8], binding: &[u8; 32], sender: NodeId) -> Proof {
+    let key = blake3::derive_key("peerkit 2026-11 network secret", secret);
+    let mut hasher = blake3::Hasher::new_keyed(&key);
+    hasher.update(binding);
+    hasher.update(sender.as_bytes());
+    *hasher.finalize().as_bytes()
+}
+
+fn check_membership(
+    theirs: &str,
+    proof: Option<&Proof>,
+    network: &str,
+    expected: Option<&Proof>,
+) -> Result<(), Reason> {
+    if theirs != network {
+        return Err(Reason::OtherNetwork);
+    }
+    match (proof, expected) {
+        (_, None) => Ok(()),
+        // Hashes of this type compare in constant time.
+        (Some(proof), Some(expected))
+            if blake3::Hash::from_bytes(*proof) == blake3::Hash::from_bytes(*expected) =>
+        {
+            Ok(())
+        }
+        _ => Err(Reason::WrongSecret),
+    }
+}
+
+/// An IPv4 address mapped into IPv6 as the IPv4 address that it is.
+fn canonical(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}
+
+fn put_name(out: &mut Vec<u8>, name: &str) {
+    out.put_str(&name[..name.floor_char_boundary(MAX_NAME)]);
+}
+
+fn put_proof(out: &mut Vec<u8>, proof: Option<&Proof>) {
+    out.put_bool(proof.is_some());
+    if let Some(proof) = proof {
+        out.put_raw(proof);
+    }
+}
+
+fn proof(reader: &mut Reader) -> Result<Option<Proof>, DecodeError> {
+    match reader.bool("proof flag")? {
+        true => reader.array("proof").map(Some),
+        false => Ok(None),
+    }
+}
+
+pub(crate) fn put_address(out: &mut Vec<u8>, address: &Address) {
+    out.put_str(&address.to_string());
+}
+
+pub(crate) fn address(reader: &mut Reader) -> Result<Address, DecodeError> {
+    let text = reader.str(MAX_ADDRESS, "address")?;
+    text.parse().map_err(|_| DecodeError::Invalid("address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Key;
+    use proptest::prelude::*;
+
+    pub(crate) fn hello() -> Hello {
+        Hello {
+            version_min: 1,
+            version_max: 1,
+            network: "peerkit".into(),
+            name: "ann".into(),
+            incarnation: 7,
+            features: 0,
+            addresses: vec!["127.0.0.1:7117".parse().unwrap(), "[::1]:7117".parse().unwrap()],
+            proof: Some([9; 32]),
+        }
+    }
+
+    fn encoded(hello: &Hello) -> Bytes {
+        let mut out = Vec::new();
+        hello.encode(&mut out);
+        out.into()
+    }
+
+    #[test]
+    fn round_trips() {
+        assert_eq!(Hello::decode(encoded(&hello())).unwrap(), hello());
+        let open = StreamOpen {
+            network: "n".into(),
+            proof: None,
+            protocol: "files".into(),
+            token: Some([3; 16]),
+        };
+        let mut out = Vec::new();
+        open.encode(&mut out);
+        assert!(out.len() <= StreamOpen::MAX);
+        assert_eq!(StreamOpen::decode(Bytes::from(out).slice(4..)).unwrap(), open);
+    }
+
+    #[test]
+    fn extensions_of_later_versions_are_skipped() {
+        let mut bytes = encoded(&hello()).to_vec();
+        bytes.truncate(bytes.len() - 2);
+        bytes.put_u16(1);
+        bytes.put_u16(77);
+        bytes.put_bytes(b"new");
+        assert_eq!(Hello::decode(bytes.into()).unwrap(), hello());
+    }
+
+    #[test]
+    fn every_cut_is_an_error() {
+        let bytes = encoded(&hello());
+        for len in 0..bytes.len() {
+            assert!(Hello::decode(bytes.slice(..len)).is_err(), "cut at {len}");
+        }
+    }
+
+    #[test]
+    fn refuses_other_networks_versions_and_secrets() {
+        let mut plain = hello();
+        plain.proof = None;
+        assert_eq!(plain.check("peerkit", None), Ok(()));
+        assert_eq!(plain.check("other", None), Err(Reason::OtherNetwork));
+        assert_eq!(plain.check("peerkit", Some(&[9; 32])), Err(Reason::WrongSecret));
+        assert_eq!(hello().check("peerkit", Some(&[9; 32])), Ok(()));
+        assert_eq!(hello().check("peerkit", Some(&[8; 32])), Err(Reason::WrongSecret));
+        // A node of the open network ignores a proof that it can't check.
+        assert_eq!(hello().check("peerkit", None), Ok(()));
+        let later = Hello { version_min: 2, version_max: 3, ..hello() };
+        assert_eq!(later.check("peerkit", None), Err(Reason::Version));
+    }
+
+    #[test]
+    fn a_proof_holds_for_one_session_and_sender() {
+        let (ann, bob) = (Key::from_secret(&[1; 32]).id(), Key::from_secret(&[2; 32]).id());
+        let proof = prove(b"secret", &[1; 32], ann);
+        assert_eq!(proof, prove(b"secret", &[1; 32], ann));
+        assert_ne!(proof, prove(b"secret", &[2; 32], ann));
+        assert_ne!(proof, prove(b"secret", &[1; 32], bob));
+        assert_ne!(proof, prove(b"Secret", &[1; 32], ann));
+    }
+
+    #[test]
+    fn a_listening_node_is_dialable_where_it_is_seen() {
+        let seen = |text: &str| hello().dialable(text.parse().unwrap()).map(|a| a.to_string());
+        assert_eq!(seen("127.0.0.1:50000").unwrap(), "127.0.0.1:7117");
+        assert_eq!(seen("192.0.2.1:50000").unwrap(), "192.0.2.1:7117");
+        assert_eq!(seen("[::ffff:192.0.2.1]:50000").unwrap(), "192.0.2.1:7117");
+        let silent = Hello { addresses: vec![], ..hello() };
+        assert_eq!(silent.dialable("192.0.2.1:1".parse().unwrap()), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_err(bytes in any::<Vec<u8>>()) {
+            let _ = Hello::decode(bytes.clone().into());
+            let _ = StreamOpen::decode(bytes.into());
+        }
+
+        #[test]
+        fn one_changed_byte_never_panics(at in 0usize..200, byte in any::<u8>()) {
+            let mut bytes = encoded(&hello()).to_vec();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            if let Ok(read) = Hello::decode(bytes.into()) {
+                prop_assert_eq!(Hello::decode(encoded(&read)).unwrap(), read);
+            }
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! A link alone with exact outputs, and two links in fake time.
+
+use bytes::BytesMut;
+
+use super::*;
+use crate::message::{Message, Packed};
+
+fn hello(name: &str) -> Hello {
+    Hello {
+        version_min: 1,
+        version_max: 1,
+        network: "net".into(),
+        name: name.into(),
+        incarnation: 1,
+        features: 0,
+        addresses: vec![],
+        proof: None,
+    }
+}
+
+fn greeting(name: &str) -> Greeting {
+    Greeting { hello: hello(name), expected: None }
+}
+
+fn at(seconds: f64) -> Instant {
+    Instant::from_origin(Duration::from_secs_f64(seconds))
+}
+
+fn outputs(link: &mut Link) -> Vec<Output> {
+    std::iter::from_fn(|| link.poll()).collect()
+}
+
+fn feed(link: &mut Link, now: Instant, frames: &[Frame]) {
+    let mut bytes = Vec::new();
+    for frame in frames {
+        frame.encode(&mut bytes);
+    }
+    link.receive(now, &mut BytesMut::from(&bytes[..]));
+}
+
+fn message(text: &str) -> Frame {
+    Frame::Message(Packed::plain(Message::text(text)))
+}
+
+fn open(side: Side) -> Link {
+    let mut link = Link::new(at(0.0), side, greeting("me"), &Config::default());
+    outputs(&mut link);
+    feed(&mut link, at(0.0), &[Frame::Hello(hello("you"))]);
+    outputs(&mut link);
+    link.admit(at(0.0));
+    outputs(&mut link);
+    link
+}
+
+#[test]
+fn the_dialler_speaks_first_and_the_acceptor_once_it_admits() {
+    let config = Config::default();
+    let mut dialler = Link::new(at(0.0), Side::Dialler, greeting("d"), &config);
+    assert_eq!(outputs(&mut dialler), [Output::Send(Frame::Hello(hello("d")))]);
+
+    let mut acceptor = Link::new(at(0.0), Side::Acceptor, greeting("a"), &config);
+    assert_eq!(outputs(&mut acceptor), []);
+    feed(&mut acceptor, at(0.1), &[Frame::Hello(hello("d"))]);
+    assert_eq!(outputs(&mut acceptor), [Output::Greeted(hello("d"))]);
+    acceptor.admit(at(0.1));
+    assert_eq!(outputs(&mut acceptor), [Output::Send(Frame::Hello(hello("a")))]);
+
+    feed(&mut dialler, at(0.2), &[Frame::Hello(hello("a")), message("hi")]);
+    assert_eq!(outputs(&mut dialler), [Output::Greeted(hello("a")), Output::Frame(message("hi"))]);
+}
+
+#[test]
+fn another_network_is_told_so_and_closed() {
+    let mut link = Link::new(at(0.0), Side::Acceptor, greeting("a"), &Config::default());
+    let other = Hello { network: "other".into(), ..hello("d") };
+    feed(&mut link, at(0.0), &[Frame::Hello(other), message("x")]);
+    let reason = Reason::OtherNetwork;
+    assert_eq!(
+        outputs(&mut link),
+        [
+            Output::Send(Frame::Goodbye { reason: reason.clone(), received: 0 }),
+            Output::Closed(reason)
+        ]
+    );
+}
+
+#[test]
+fn a_refused_dialler_learns_the_reason() {
+    let mut link = Link::new(at(0.0), Side::Dialler, greeting("d"), &Config::default());
+    outputs(&mut link);
+    feed(&mut link, at(0.0), &[Frame::Goodbye { reason: Reason::Full, received: 0 }]);
+    assert_eq!(outputs(&mut link), [Output::Farewell(Reason::Full)]);
+}
+
+#[test]
+fn silence_before_hello_ends_at_the_handshakes_deadline_however_it_drips() {
+    let mut link = Link::new(at(0.0), Side::Acceptor, greeting("a"), &Config::default());
+    let mut bytes = Vec::new();
+    Frame::Hello(hello("d")).encode(&mut bytes);
+    let mut buffer = BytesMut::new();
+    for second in 0..9 {
+        buffer.extend_from_slice(&bytes[second..=second]);
+        link.receive(at(f64::from(u8::try_from(second).unwrap())), &mut buffer);
+    }
+    assert_eq!(link.poll_timeout(), Some(at(10.0)));
+    link.handle_timeout(at(10.0));
+    assert!(outputs(&mut link).contains(&Output::Closed(Reason::HandshakeTimeout)));
+    assert_eq!(link.poll_timeout(), None);
+}
+
+#[test]
+fn faults_close_the_link_and_nothing_after_them_is_read() {
+    let faults: [(&[Frame], &str); 2] = [
+        (&[Frame::Hello(hello("again")), Frame::Ping(1)], "a second Hello"),
+        (&[Frame::Ping(1), Frame::Hello(hello("again")), Frame::Ping(2)], "a second Hello"),
+    ];
+    for (frames, text) in faults {
+        let mut link = open(Side::Acceptor);
+        feed(&mut link, at(1.0), frames);
+        let out = outputs(&mut link);
+        assert_eq!(out.last(), Some(&Output::Closed(Reason::Fault(text.into()))));
+        assert!(!out.contains(&Output::Send(Frame::Pong(2))));
+    }
+    let mut link = Link::new(at(0.0), Side::Acceptor, greeting("a"), &Config::default());
+    feed(&mut link, at(0.0), &[Frame::Ping(1)]);
+    let early = Reason::Fault("a frame before Hello".into());
+    assert_eq!(outputs(&mut link).last(), Some(&Output::Closed(early)));
+}
+
+#[test]
+fn an_idle_link_pings_and_a_silent_one_dies() {
+    let mut link = open(Side::Dialler);
+    assert_eq!(link.poll_timeout(), Some(at(15.0)));
+    link.handle_timeout(at(15.0));
+    assert_eq!(outputs(&mut link), [Output::Send(Frame::Ping(0))]);
+    feed(&mut link, at(15.25), &[Frame::Pong(0)]);
+    assert_eq!(link.rtt(), Some(Duration::from_millis(250)));
+    // From here on nothing comes.
+    let mut now = at(15.25);
+    while let Some(next) = link.poll_timeout() {
+        now = next;
+        link.handle_timeout(now);
+        if let Some(Output::Closed(reason)) = outputs(&mut link).pop() {
+            assert_eq!(reason, Reason::Silent(Duration::from_secs(45)));
+        }
+    }
+    assert_eq!(now, at(60.25));
+}
+
+#[test]
+fn a_link_that_sends_does_not_ping() {
+    let mut link = open(Side::Dialler);
+    link.sent(at(14.0));
+    assert_eq!(link.poll_timeout(), Some(at(29.0)));
+}
+
+#[test]
+fn our_own_slowness_is_not_held_against_the_peer() {
+    let mut link = open(Side::Dialler);
+    link.pause();
+    link.handle_timeout(at(100.0));
+    assert_eq!(outputs(&mut link), [Output::Send(Frame::Ping(0))]);
+    link.resume(at(100.0));
+    link.handle_timeout(at(144.0));
+    assert!(!outputs(&mut link).iter().any(|out| matches!(out, Output::Closed(_))));
+    link.handle_timeout(at(145.0));
+    assert!(outputs(&mut link).iter().any(|out| matches!(out, Output::Closed(_))));
+}
+
+#[test]
+fn messages_are_acknowledged_in_time_or_by_number() {
+    let mut link = open(Side::Acceptor);
+    link.delivered(at(1.0), 3, 100);
+    assert_eq!(link.poll_timeout(), Some(at(1.2)));
+    link.delivered(at(1.1), 1, 100);
+    link.handle_timeout(at(1.2));
+    assert_eq!(outputs(&mut link), [Output::Send(Frame::Received(4))]);
+    link.delivered(at(2.0), ACK_MESSAGES, 0);
+    assert_eq!(outputs(&mut link), [Output::Send(Frame::Received(4 + ACK_MESSAGES))]);
+    link.delivered(at(2.0), 1, ACK_BYTES);
+    assert_eq!(outputs(&mut link), [Output::Send(Frame::Received(5 + ACK_MESSAGES))]);
+    // A count never goes back, whatever the other side says.
+    feed(&mut link, at(3.0), &[Frame::Received(7), Frame::Received(2)]);
+    assert_eq!(link.confirmed(), 7);
+}
+
+#[test]
+fn goodbye_is_said_once_by_each_and_carries_the_last_account() {
+    let (mut a, mut b) = (open(Side::Dialler), open(Side::Acceptor));
+    b.delivered(at(1.0), 2, 10);
+    let goodbye = a.part(Reason::Requested);
+    feed(&mut b, at(1.0), &[message("last"), goodbye]);
+    let farewell = Output::Farewell(Reason::Requested);
+    assert_eq!(outputs(&mut b), [Output::Frame(message("last")), farewell]);
+    b.delivered(at(1.0), 1, 4);
+    let answer = b.part(Reason::Requested);
+    feed(&mut a, at(1.1), &[message("also"), answer]);
+    assert_eq!(outputs(&mut a), [Output::Frame(message("also"))]);
+    assert_eq!(a.confirmed(), 3);
+}
+
+/// Two links, joined by lines that deliver after a while, in fake time.
+struct Pair {
+    now: Instant,
+    ends: [Link; 2],
+    lines: [VecDeque<(Instant, Vec<u8>)>; 2],
+    latency: Duration,
+    frames: [Vec<Frame>; 2],
+    closed: [Option<Reason>; 2],
+}
+
+impl Pair {
+    fn new(latency: Duration) -> Self {
+        let config = Config::default();
+        let end = |side, name| Link::new(at(0.0), side, greeting(name), &config);
+        Self {
+            now: at(0.0),
+            ends: [end(Side::Dialler, "d"), end(Side::Acceptor, "a")],
+            lines: Default::default(),
+            latency,
+            frames: Default::default(),
+            closed: Default::default(),
+        }
+    }
+
+    fn send(&mut self, from: usize, frame: &Frame) {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        self.ends[from].sent(self.now);
+        self.lines[1 - from].push_back((self.now + self.latency, bytes));
+    }
+
+    fn drain(&mut self, end: usize) {
+        while let Some(output) = self.ends[end].poll() {
+            match output {
+                Output::Send(frame) => self.send(end, &frame),
+                Output::Greeted(_) => self.ends[end].admit(self.now),
+                Output::Frame(frame) => {
+                    self.frames[end].push(frame);
+                    self.ends[end].delivered(self.now, 1, 0);
+                }
+                Output::Farewell(reason) => {
+                    let goodbye = self.ends[end].part(reason.clone());
+                    self.send(end, &goodbye);
+                    self.closed[end] = Some(reason);
+                }
+                Output::Closed(reason) => self.closed[end] = Some(reason),
+            }
+        }
+    }
+
+    /// Runs until `end`, or until nothing is due.
+    fn run(&mut self, until: Instant) {
+        loop {
+            (0..2).for_each(|end| self.drain(end));
+            let line = |end: usize| self.lines[end].front().map(|(at, _)| *at);
+            let due = [line(0), line(1), self.ends[0].poll_timeout(), self.ends[1].poll_timeout()];
+            let Some(next) = due.into_iter().flatten().min().filter(|next| *next <= until) else {
+                self.now = until;
+                return;
+            };
+            self.now = self.now.max(next);
+            for end in 0..2 {
+                while self.lines[end].front().is_some_and(|(at, _)| *at <= self.now) {
+                    let (_, bytes) = self.lines[end].pop_front().unwrap();
+                    self.ends[end].receive(self.now, &mut BytesMut::from(&bytes[..]));
+                }
+                self.ends[end].handle_timeout(self.now);
+            }
+        }
+    }
+}
+
+#[test]
+fn two_links_stay_up_for_an_hour_of_silence() {
+    let mut pair = Pair::new(Duration::from_millis(100));
+    pair.run(at(3600.0));
+    assert_eq!(pair.closed, [None, None]);
+    assert_eq!(pair.ends[0].rtt(), Some(Duration::from_millis(200)));
+}
+
+#[test]
+fn two_links_carry_messages_and_know_that_they_came() {
+    let mut pair = Pair::new(Duration::from_millis(10));
+    pair.run(at(1.0));
+    for n in 0..100 {
+        pair.send(0, &message(&n.to_string()));
+    }
+    pair.run(at(2.0));
+    let expected: Vec<_> = (0..100).map(|n| message(&n.to_string())).collect();
+    assert_eq!(pair.frames[1], expected);
+    assert_eq!(pair.ends[0].confirmed(), 100);
+    let goodbye = pair.ends[0].part(Reason::Requested);
+    pair.send(0, &goodbye);
+    pair.run(at(3.0));
+    assert_eq!(pair.closed, [None, Some(Reason::Requested)]);
+}
+
+#[test]
+fn a_cut_line_is_noticed_by_both() {
+    let mut pair = Pair::new(Duration::from_millis(10));
+    pair.run(at(1.0));
+    pair.latency = Duration::from_secs(100_000);
+    pair.run(at(100.0));
+    let silent = Some(Reason::Silent(Duration::from_secs(45)));
+    assert_eq!(pair.closed, [silent.clone(), silent]);
+}

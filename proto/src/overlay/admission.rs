@@ -1,0 +1,214 @@
+//! Which links may be: one for a pair of nodes, and only so many inbound.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::config::Config;
+use crate::event::{Direction, Reason};
+use crate::id::NodeId;
+
+/// A connection that has said Hello and would be a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// Who is at the other end, proven by the handshake.
+    pub id: NodeId,
+    /// Who dialled.
+    pub direction: Direction,
+    /// From the other side's Hello: tells a restarted node from the one before.
+    pub incarnation: u64,
+    /// The other side's IP address.
+    pub ip: IpAddr,
+}
+
+/// What is to become of a candidate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// It is a link.
+    Accept,
+    /// It is a link once the present one with that node has ended, which is to be hung up for
+    /// this reason.
+    Replace(Reason),
+    /// It is to be told no.
+    Refuse(Reason),
+}
+
+/// The links that are, and the dials under way that know whom they reached.
+#[derive(Debug)]
+pub(super) struct Admissions {
+    me: NodeId,
+    max_inbound: usize,
+    max_inbound_per_ip: usize,
+    links: BTreeMap<NodeId, Candidate>,
+    /// Nodes that we have dialled and said Hello to, and that have not answered yet.
+    greeting: BTreeSet<NodeId>,
+}
+
+impl Admissions {
+    pub(super) fn new(me: NodeId, config: &Config) -> Self {
+        Self {
+            me,
+            max_inbound: config.max_inbound,
+            max_inbound_per_ip: config.max_inbound_per_ip,
+            links: BTreeMap::new(),
+            greeting: BTreeSet::new(),
+        }
+    }
+
+    /// A dial has reached `id`. May it say Hello? Not to ourselves, and not where there is a link.
+    pub(super) fn greet(&mut self, id: NodeId) -> Result<(), Reason> {
+        if id == self.me {
+            return Err(Reason::Myself);
+        }
+        if self.links.contains_key(&id) {
+            return Err(Reason::Duplicate);
+        }
+        self.greeting.insert(id);
+        Ok(())
+    }
+
+    /// A dial that was allowed to say Hello has its answer, or failed.
+    pub(super) fn greeted(&mut self, id: NodeId) {
+        self.greeting.remove(&id);
+    }
+
+    /// What is to become of `candidate`.
+    ///
+    /// Where both nodes dial each other at once both keep the link that was dialled by the node of
+    /// the greater identity. A link of an earlier run of the other node, or one that it has dialled
+    /// again because it lost the first, gives way to the new one.
+    pub(super) fn admit(&self, candidate: &Candidate) -> Admission {
+        if candidate.id == self.me {
+            return Admission::Refuse(Reason::Myself);
+        }
+        let theirs_wins = candidate.id > self.me;
+        let inbound = candidate.direction == Direction::Inbound;
+        if let Some(link) = self.links.get(&candidate.id) {
+            let stale =
+                link.incarnation != candidate.incarnation || link.direction == candidate.direction;
+            return match (stale, inbound == theirs_wins) {
+                (true, _) => Admission::Replace(Reason::Replaced),
+                (false, true) => Admission::Replace(Reason::Duplicate),
+                (false, false) => Admission::Refuse(Reason::Duplicate),
+            };
+        }
+        if !inbound {
+            return Admission::Accept;
+        }
+        if self.greeting.contains(&candidate.id) {
+            // We want this link, whoever dialled it: the limits are for strangers.
+            return match theirs_wins {
+                true => Admission::Accept,
+                false => Admission::Refuse(Reason::Duplicate),
+            };
+        }
+        let inbound = || self.links.values().filter(|link| link.direction == Direction::Inbound);
+        if inbound().count() >= self.max_inbound {
+            return Admission::Refuse(Reason::Full);
+        }
+        let ip = candidate.ip.to_canonical();
+        if !ip.is_loopback()
+            && inbound().filter(|link| link.ip.to_canonical() == ip).count()
+                >= self.max_inbound_per_ip
+        {
+            return Admission::Refuse(Reason::FullForAddress);
+        }
+        Admission::Accept
+    }
+
+    pub(super) fn link_up(&mut self, candidate: Candidate) {
+        self.greeting.remove(&candidate.id);
+        self.links.insert(candidate.id, candidate);
+    }
+
+    pub(super) fn link_down(&mut self, id: NodeId) {
+        self.links.remove(&id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Direction::{Inbound, Outbound};
+
+    fn id(n: u8) -> NodeId {
+        NodeId::from_bytes([n; 32])
+    }
+
+    fn candidate(n: u8, direction: Direction, incarnation: u64) -> Candidate {
+        Candidate { id: id(n), direction, incarnation, ip: "192.0.2.1".parse().unwrap() }
+    }
+
+    fn node(me: u8) -> Admissions {
+        Admissions::new(id(me), &Config::default())
+    }
+
+    #[test]
+    fn oneself_is_refused_on_both_sides() {
+        let mut node = node(1);
+        assert_eq!(node.greet(id(1)), Err(Reason::Myself));
+        assert_eq!(node.admit(&candidate(1, Inbound, 1)), Admission::Refuse(Reason::Myself));
+    }
+
+    /// Both dial at once; every order in which the two Hellos can be seen on each side ends with
+    /// the link that the greater identity dialled.
+    #[test]
+    fn both_sides_keep_the_same_link() {
+        let (mut small, mut great) = (node(1), node(2));
+        small.greet(id(2)).unwrap();
+        great.greet(id(1)).unwrap();
+        // The small one's Hello reaches the great one, and the other way round.
+        assert_eq!(great.admit(&candidate(1, Inbound, 1)), Admission::Refuse(Reason::Duplicate));
+        assert_eq!(small.admit(&candidate(2, Inbound, 1)), Admission::Accept);
+        small.link_up(candidate(2, Inbound, 1));
+        // The small one's own dial is answered after all: it loses.
+        assert_eq!(small.admit(&candidate(2, Outbound, 1)), Admission::Refuse(Reason::Duplicate));
+        assert_eq!(great.admit(&candidate(1, Outbound, 1)), Admission::Accept);
+    }
+
+    #[test]
+    fn a_link_that_came_first_gives_way_to_the_winner() {
+        let mut great = node(2);
+        great.link_up(candidate(1, Inbound, 1));
+        assert_eq!(great.admit(&candidate(1, Outbound, 1)), Admission::Replace(Reason::Duplicate));
+        let mut small = node(1);
+        small.link_up(candidate(2, Outbound, 1));
+        assert_eq!(small.admit(&candidate(2, Inbound, 1)), Admission::Replace(Reason::Duplicate));
+    }
+
+    #[test]
+    fn a_restarted_node_and_a_second_dial_replace_the_old_link() {
+        let mut node = node(2);
+        node.link_up(candidate(1, Outbound, 1));
+        let replaced = Admission::Replace(Reason::Replaced);
+        assert_eq!(node.admit(&candidate(1, Inbound, 99)), replaced);
+        node.link_up(candidate(1, Inbound, 1));
+        assert_eq!(node.admit(&candidate(1, Inbound, 1)), replaced);
+    }
+
+    #[test]
+    fn a_linked_node_is_not_greeted_again() {
+        let mut node = node(2);
+        node.link_up(candidate(1, Inbound, 1));
+        assert_eq!(node.greet(id(1)), Err(Reason::Duplicate));
+        node.link_down(id(1));
+        assert_eq!(node.greet(id(1)), Ok(()));
+    }
+
+    #[test]
+    fn inbound_links_are_limited_in_all_and_by_address() {
+        let config = Config { max_inbound: 3, max_inbound_per_ip: 2, ..Config::default() };
+        let mut node = Admissions::new(id(100), &config);
+        node.link_up(candidate(1, Inbound, 1));
+        node.link_up(candidate(2, Inbound, 1));
+        let refused = Admission::Refuse(Reason::FullForAddress);
+        assert_eq!(node.admit(&candidate(3, Inbound, 1)), refused);
+        assert_eq!(node.admit(&candidate(3, Outbound, 1)), Admission::Accept);
+        let local = |n| Candidate { ip: "127.0.0.1".parse().unwrap(), ..candidate(n, Inbound, 1) };
+        assert_eq!(node.admit(&local(3)), Admission::Accept);
+        node.link_up(local(3));
+        assert_eq!(node.admit(&local(4)), Admission::Refuse(Reason::Full));
+        // A node that we are dialling ourselves is no stranger.
+        node.greet(id(200)).unwrap();
+        assert_eq!(node.admit(&local(200)), Admission::Accept);
+    }
+}

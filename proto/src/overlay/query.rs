@@ -1,0 +1,316 @@
+//! Questions to the network: discovery, file search and finding a node are one mechanism.
+//!
+//! A query floods to a depth; each node answers back along the path that the query came. So that
+//! the asking node knows when all have answered, every node tells the one it got the query from
+//! when its branch is done: once it has answered itself and all those it passed the query to are
+//! done (the echo algorithm: E. J. H. Chang, 1982). A node that has seen a query says "done" at
+//! once, except where the query comes again with more depth left: then it is passed on again, so
+//! that a depth counts the shortest path and not the fastest.
+//!
+//! The table of queries is bounded, in all and for each link, and so is the time that a query stays
+//! in it. Where there is no room a node says "done, but not complete".
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::frame::Frame;
+use crate::id::NodeId;
+use crate::overlay::Output;
+use crate::time::{Instant, earliest};
+
+mod wire;
+
+pub use wire::{
+    Answer, AnswerBody, MAX_FILES, MAX_NEIGHBOURS, MAX_SEARCH, Query, QueryDone, QueryId,
+    UNLIMITED, What,
+};
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+/// The part of the table that the queries of one link may fill: an eighth.
+const LINK_SHARE: usize = 8;
+
+/// Answers passed back for one query, over all: more than the nodes of any network that floods.
+const MAX_ANSWERS: u32 = 65_536;
+
+/// The queries that a node asked, passed on, or remembers.
+#[derive(Debug)]
+pub(super) struct Queries {
+    max: usize,
+    ttl: Duration,
+    table: BTreeMap<QueryId, Entry>,
+    /// Queries in the order in which they are forgotten: their time in the table is the same.
+    order: VecDeque<(Instant, QueryId)>,
+    /// Deadlines of queries that have open branches.
+    deadlines: BTreeSet<(Instant, QueryId)>,
+    /// Entries of the table that came by each link.
+    by_link: BTreeMap<NodeId, usize>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    what: What,
+    /// Whom the query came from first, and answers go to; `None` where we asked.
+    parent: Option<NodeId>,
+    /// The most depth that it came with.
+    depth: u8,
+    deadline: Instant,
+    /// Whether our own answer is still to come; the first branch waits for it.
+    local: bool,
+    branches: Vec<Branch>,
+    answers: u32,
+}
+
+/// One passing-on of a query: done when all that it was passed to are.
+#[derive(Debug)]
+struct Branch {
+    parent: Option<NodeId>,
+    depth: u8,
+    waiting: BTreeSet<NodeId>,
+    complete: bool,
+}
+
+type Out = VecDeque<Output>;
+
+impl Queries {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            max: config.query_table,
+            ttl: config.query_ttl,
+            table: BTreeMap::new(),
+            order: VecDeque::new(),
+            deadlines: BTreeSet::new(),
+            by_link: BTreeMap::new(),
+        }
+    }
+
+    /// Asks the network: `depth` hops, or [`UNLIMITED`]; 0 asks nobody and ends at once.
+    pub(super) fn ask(
+        &mut self,
+        now: Instant,
+        query: (QueryId, What),
+        depth: u8,
+        timeout: Duration,
+        neighbours: impl Iterator<Item = NodeId>,
+        out: &mut Out,
+    ) {
+        let (id, what) = query;
+        let entry = Entry {
+            what,
+            parent: None,
+            depth,
+            deadline: now + timeout.min(self.ttl),
+            local: false,
+            branches: Vec::new(),
+            answers: 0,
+        };
+        self.insert(now, id, entry);
+        self.spread(now, id, None, depth, neighbours, out);
+        self.settle(id, out);
+    }
+
+    /// A query came in.
+    pub(super) fn receive(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        query: Query,
+        neighbours: impl Iterator<Item = NodeId>,
+        out: &mut Out,
+    ) {
+        let Query { id, depth, ttl, what } = query;
+        let done =
+            |complete| Output::Send(from, Frame::QueryDone(QueryDone { id, depth, complete }));
+        if let Some(entry) = self.table.get_mut(&id) {
+            if entry.depth >= depth || entry.deadline <= now || entry.what != what {
+                out.push_back(done(true));
+                return;
+            }
+            entry.depth = depth;
+        } else {
+            let share = self.by_link.get(&from).copied().unwrap_or_default();
+            if self.table.len() >= self.max || share >= (self.max / LINK_SHARE).max(1) {
+                out.push_back(done(false));
+                return;
+            }
+            let entry = Entry {
+                what: what.clone(),
+                parent: Some(from),
+                depth,
+                deadline: now + ttl.min(self.ttl),
+                local: true,
+                branches: Vec::new(),
+                answers: 0,
+            };
+            self.insert(now, id, entry);
+            out.push_back(Output::Lookup { query: id, what });
+        }
+        self.spread(now, id, Some(from), depth, neighbours.filter(|peer| *peer != from), out);
+        self.settle(id, out);
+    }
+
+    /// Our own answers to a query that [`Output::Lookup`] asked about: none, one or several.
+    pub(super) fn answer(&mut self, id: QueryId, answers: Vec<Answer>, out: &mut Out) {
+        let Some(entry) = self.table.get_mut(&id) else { return };
+        if !std::mem::take(&mut entry.local) {
+            return;
+        }
+        if let Some(parent) = entry.parent {
+            out.extend(answers.into_iter().map(|a| Output::Send(parent, Frame::Answer(a))));
+        }
+        self.settle(id, out);
+    }
+
+    /// An answer came in: passed back, or ours.
+    ///
+    /// Only those whom we asked and who are not done may answer; all else is dropped.
+    pub(super) fn receive_answer(&mut self, from: NodeId, answer: Answer, out: &mut Out) {
+        let Some(entry) = self.table.get_mut(&answer.id) else { return };
+        if !entry.branches.iter().any(|branch| branch.waiting.contains(&from)) {
+            return;
+        }
+        if entry.answers >= MAX_ANSWERS {
+            entry.branches.iter_mut().for_each(|branch| branch.complete = false);
+            return;
+        }
+        entry.answers += 1;
+        out.push_back(match entry.parent {
+            Some(parent) => Output::Send(parent, Frame::Answer(answer)),
+            None => Output::Answered { answer },
+        });
+    }
+
+    /// Somebody whom we passed a query to is done with it.
+    pub(super) fn receive_done(&mut self, from: NodeId, done: QueryDone, out: &mut Out) {
+        let Some(entry) = self.table.get_mut(&done.id) else { return };
+        for branch in &mut entry.branches {
+            if onward(branch.depth) == Some(done.depth) && branch.waiting.remove(&from) {
+                branch.complete &= done.complete;
+            }
+        }
+        self.settle(done.id, out);
+    }
+
+    /// A link ended: nothing more comes from there, and nothing is owed to it.
+    pub(super) fn link_down(&mut self, peer: NodeId, out: &mut Out) {
+        let active: Vec<_> = self.deadlines.iter().map(|(_, id)| *id).collect();
+        for id in active {
+            let Some(entry) = self.table.get_mut(&id) else { continue };
+            entry.branches.retain(|branch| branch.parent != Some(peer));
+            for branch in &mut entry.branches {
+                if branch.waiting.remove(&peer) {
+                    branch.complete = false;
+                }
+            }
+            self.settle(id, out);
+        }
+    }
+
+    /// Ends what is overdue and forgets what is old.
+    pub(super) fn handle_timeout(&mut self, now: Instant, out: &mut Out) {
+        while let Some((deadline, id)) = self.deadlines.first().copied() {
+            if deadline > now {
+                break;
+            }
+            if let Some(entry) = self.table.get_mut(&id) {
+                entry.local = false;
+                for branch in &mut entry.branches {
+                    branch.complete &= branch.waiting.is_empty();
+                    branch.waiting.clear();
+                }
+            }
+            self.settle(id, out);
+            self.deadlines.remove(&(deadline, id));
+        }
+        self.forget(now);
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let deadline = self.deadlines.first().map(|(deadline, _)| *deadline);
+        earliest(deadline, self.order.front().map(|(at, _)| *at))
+    }
+
+    fn insert(&mut self, now: Instant, id: QueryId, entry: Entry) {
+        self.forget(now);
+        self.deadlines.insert((entry.deadline, id));
+        if let Some(parent) = entry.parent {
+            *self.by_link.entry(parent).or_default() += 1;
+        }
+        self.table.insert(id, entry);
+        self.order.push_back((now + self.ttl, id));
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while let Some((at, id)) = self.order.front().copied() {
+            if at > now {
+                break;
+            }
+            self.order.pop_front();
+            let Some(entry) = self.table.remove(&id) else { continue };
+            self.deadlines.remove(&(entry.deadline, id));
+            let Some(parent) = entry.parent else { continue };
+            if let Some(count) = self.by_link.get_mut(&parent) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    self.by_link.remove(&parent);
+                }
+            }
+        }
+    }
+
+    /// Opens a branch and passes the query on to `neighbours`, where depth is left.
+    fn spread(
+        &mut self,
+        now: Instant,
+        id: QueryId,
+        parent: Option<NodeId>,
+        depth: u8,
+        neighbours: impl Iterator<Item = NodeId>,
+        out: &mut Out,
+    ) {
+        let Some(entry) = self.table.get_mut(&id) else { return };
+        let mut waiting = BTreeSet::new();
+        if let Some(onward) = onward(depth) {
+            waiting.extend(neighbours);
+            let ttl = entry.deadline.since(now);
+            let query = Query { id, depth: onward, ttl, what: entry.what.clone() };
+            let send = |peer: &NodeId| Output::Send(*peer, Frame::Query(query.clone()));
+            out.extend(waiting.iter().map(send));
+        }
+        entry.branches.push(Branch { parent, depth, waiting, complete: true });
+    }
+
+    /// Closes the branches that are done and tells those who wait for them.
+    fn settle(&mut self, id: QueryId, out: &mut Out) {
+        let Some(entry) = self.table.get_mut(&id) else { return };
+        if entry.local {
+            return;
+        }
+        entry.branches.retain(|branch| {
+            if !branch.waiting.is_empty() {
+                return true;
+            }
+            let (depth, complete) = (branch.depth, branch.complete);
+            out.push_back(match branch.parent {
+                Some(parent) => {
+                    Output::Send(parent, Frame::QueryDone(QueryDone { id, depth, complete }))
+                }
+                None => Output::Ended { query: id, complete },
+            });
+            false
+        });
+        if entry.branches.is_empty() {
+            self.deadlines.remove(&(entry.deadline, id));
+        }
+    }
+}
+
+/// The depth that a query travels on with, `None` where it goes no further.
+fn onward(depth: u8) -> Option<u8> {
+    match depth {
+        UNLIMITED => Some(UNLIMITED),
+        depth => depth.checked_sub(1),
+    }
+}

@@ -1,0 +1,221 @@
+//! Queries alone, with exact outputs.
+
+use super::*;
+use crate::files::{FileKind, FileName, SharedFile};
+use crate::id::Hash;
+use crate::overlay::Neighbour;
+
+fn node(n: u8) -> NodeId {
+    NodeId::from_bytes([n; 32])
+}
+
+fn at(seconds: u64) -> Instant {
+    Instant::from_origin(Duration::from_secs(seconds))
+}
+
+const ID: QueryId = QueryId([7; 16]);
+const TTL: Duration = Duration::from_secs(10);
+
+fn query(depth: u8) -> Query {
+    Query { id: ID, depth, ttl: TTL, what: What::Discover }
+}
+
+fn sent(to: u8, depth: u8) -> Output {
+    Output::Send(node(to), Frame::Query(query(depth)))
+}
+
+fn done(to: u8, depth: u8, complete: bool) -> Output {
+    Output::Send(node(to), Frame::QueryDone(QueryDone { id: ID, depth, complete }))
+}
+
+fn told(depth: u8, complete: bool) -> QueryDone {
+    QueryDone { id: ID, depth, complete }
+}
+
+fn answer(from: u8) -> Answer {
+    Answer {
+        id: ID,
+        node: node(from),
+        name: "x".into(),
+        addresses: vec![],
+        body: AnswerBody::Neighbours(vec![], vec![]),
+    }
+}
+
+fn lookup() -> Output {
+    Output::Lookup { query: ID, what: What::Discover }
+}
+
+fn ended(complete: bool) -> Output {
+    Output::Ended { query: ID, complete }
+}
+
+/// What `act` puts out, printed: outputs hold frames that have no order of their own.
+fn outputs(queries: &mut Queries, act: impl FnOnce(&mut Queries, &mut Out)) -> Vec<String> {
+    let mut out = Out::new();
+    act(queries, &mut out);
+    out.iter().map(|output| format!("{output:?}")).collect()
+}
+
+fn same(outputs: &[String], expected: &[Output]) {
+    let expected: Vec<_> = expected.iter().map(|output| format!("{output:?}")).collect();
+    assert_eq!(outputs, expected);
+}
+
+fn ask(queries: &mut Queries, depth: u8, neighbours: &[u8]) -> Vec<String> {
+    let neighbours = neighbours.iter().map(|n| node(*n));
+    outputs(queries, |q, out| {
+        q.ask(at(0), (ID, What::Discover), depth, TTL, neighbours, out);
+    })
+}
+
+fn receive(queries: &mut Queries, from: u8, depth: u8, neighbours: &[u8]) -> Vec<String> {
+    let neighbours = neighbours.iter().map(|n| node(*n));
+    outputs(queries, |q, out| q.receive(at(0), node(from), query(depth), neighbours, out))
+}
+
+fn new() -> Queries {
+    Queries::new(&Config::default())
+}
+
+#[test]
+fn depth_zero_and_no_neighbours_end_at_once() {
+    same(&ask(&mut new(), 0, &[1, 2]), &[ended(true)]);
+    same(&ask(&mut new(), 3, &[]), &[ended(true)]);
+}
+
+#[test]
+fn an_asked_query_ends_when_all_are_done() {
+    let mut q = new();
+    same(&ask(&mut q, 1, &[1, 2]), &[sent(1, 0), sent(2, 0)]);
+    let out = outputs(&mut q, |q, out| q.receive_answer(node(1), answer(1), out));
+    same(&out, &[Output::Answered { answer: answer(1) }]);
+    same(&outputs(&mut q, |q, out| q.receive_done(node(1), told(0, true), out)), &[]);
+    // Twice from the same one does not stand for the other.
+    same(&outputs(&mut q, |q, out| q.receive_done(node(1), told(0, true), out)), &[]);
+    same(&outputs(&mut q, |q, out| q.receive_done(node(2), told(0, true), out)), &[ended(true)]);
+    assert_eq!(q.deadlines.len(), 0);
+}
+
+#[test]
+fn a_query_is_passed_on_answered_and_done_after_its_branch() {
+    let mut q = new();
+    same(&receive(&mut q, 1, UNLIMITED, &[1, 2]), &[lookup(), sent(2, UNLIMITED)]);
+    let out = outputs(&mut q, |q, out| q.receive_answer(node(2), answer(2), out));
+    same(&out, &[Output::Send(node(1), Frame::Answer(answer(2)))]);
+    let out = outputs(&mut q, |q, out| q.receive_done(node(2), told(UNLIMITED, true), out));
+    same(&out, &[]);
+    let out = outputs(&mut q, |q, out| q.answer(ID, vec![answer(9)], out));
+    same(&out, &[Output::Send(node(1), Frame::Answer(answer(9))), done(1, UNLIMITED, true)]);
+    // A second own answer is not sent.
+    same(&outputs(&mut q, |q, out| q.answer(ID, vec![answer(9)], out)), &[]);
+}
+
+#[test]
+fn a_query_seen_before_is_done_at_once() {
+    let mut q = new();
+    receive(&mut q, 1, 3, &[1, 2]);
+    same(&receive(&mut q, 2, 3, &[1, 2]), &[done(2, 3, true)]);
+    same(&receive(&mut q, 2, 2, &[1, 2]), &[done(2, 2, true)]);
+}
+
+#[test]
+fn a_query_that_comes_again_with_more_depth_is_passed_on_again() {
+    let mut q = new();
+    same(&receive(&mut q, 1, 0, &[1, 2, 3]), &[lookup()]);
+    same(&outputs(&mut q, |q, out| q.answer(ID, vec![], out)), &[done(1, 0, true)]);
+    same(&receive(&mut q, 2, 2, &[1, 2, 3]), &[sent(1, 1), sent(3, 1)]);
+    same(&outputs(&mut q, |q, out| q.receive_done(node(1), told(1, true), out)), &[]);
+    let out = outputs(&mut q, |q, out| q.receive_done(node(3), told(1, true), out));
+    same(&out, &[done(2, 2, true)]);
+}
+
+#[test]
+fn strangers_and_those_who_are_done_may_not_answer() {
+    let mut q = new();
+    ask(&mut q, 1, &[1]);
+    same(&outputs(&mut q, |q, out| q.receive_answer(node(5), answer(5), out)), &[]);
+    outputs(&mut q, |q, out| q.receive_done(node(1), told(0, true), out));
+    same(&outputs(&mut q, |q, out| q.receive_answer(node(1), answer(1), out)), &[]);
+}
+
+#[test]
+fn the_deadline_ends_what_is_open_and_says_that_it_is_not_complete() {
+    let mut q = new();
+    ask(&mut q, 1, &[1]);
+    assert_eq!(q.poll_timeout(), Some(at(10)));
+    same(&outputs(&mut q, |q, out| q.handle_timeout(at(9), out)), &[]);
+    same(&outputs(&mut q, |q, out| q.handle_timeout(at(10), out)), &[ended(false)]);
+
+    let mut q = new();
+    receive(&mut q, 1, 5, &[1, 2]);
+    same(&outputs(&mut q, |q, out| q.handle_timeout(at(10), out)), &[done(1, 5, false)]);
+    // Remembered still, then forgotten.
+    same(&receive(&mut q, 2, 9, &[1, 2]), &[sent(1, 8)]);
+    outputs(&mut q, |q, out| q.handle_timeout(at(60), out));
+    assert_eq!((q.table.len(), q.by_link.len(), q.poll_timeout()), (0, 0, None));
+}
+
+#[test]
+fn a_lost_link_is_not_waited_for_and_owed_nothing() {
+    let mut q = new();
+    ask(&mut q, 1, &[1, 2]);
+    same(&outputs(&mut q, |q, out| q.link_down(node(1), out)), &[]);
+    let out = outputs(&mut q, |q, out| q.receive_done(node(2), told(0, true), out));
+    same(&out, &[ended(false)]);
+
+    let mut q = new();
+    receive(&mut q, 1, 5, &[1, 2]);
+    same(&outputs(&mut q, |q, out| q.link_down(node(1), out)), &[]);
+    same(&outputs(&mut q, |q, out| q.answer(ID, vec![], out)), &[]);
+}
+
+#[test]
+fn the_table_is_bounded_in_all_and_for_each_link() {
+    let mut q = Queries::new(&Config { query_table: 16, ..Config::default() });
+    let receive = |q: &mut Queries, from: u8, n: u8| {
+        let query = Query { id: QueryId([n; 16]), ..query(0) };
+        let mut out = Out::new();
+        q.receive(at(0), node(from), query, std::iter::empty(), &mut out);
+        matches!(out[0], Output::Lookup { .. })
+    };
+    // One link fills its eighth and no more.
+    assert_eq!((0..16).filter(|n| receive(&mut q, 1, *n)).count(), 2);
+    let others = (2..32).filter(|n| receive(&mut q, *n, 100 + *n)).count();
+    assert_eq!((others, q.table.len()), (14, 16));
+    let mut out = Out::new();
+    q.handle_timeout(at(60), &mut out);
+    assert!(receive(&mut q, 1, 200));
+}
+
+pub(crate) fn samples() -> Vec<Frame> {
+    let address: crate::address::Address = "127.0.0.1:7117".parse().unwrap();
+    let whats = [
+        What::Discover,
+        What::Search("über".into()),
+        What::HasFile(Hash::of(b"x")),
+        What::FindNode(node(3)),
+        What::CallBack { target: node(3), token: [1; 16], addresses: vec![address.clone()] },
+    ];
+    let mut frames: Vec<_> =
+        whats.into_iter().map(|what| Frame::Query(Query { what, ..query(3) })).collect();
+    let neighbour = Neighbour { id: node(4), address: address.clone() };
+    let file = SharedFile {
+        hash: Hash::of(b"y"),
+        name: FileName::new("a.txt").unwrap(),
+        size: 5,
+        kind: FileKind::File,
+    };
+    let bodies = [
+        AnswerBody::Neighbours(vec![neighbour.clone()], vec![neighbour]),
+        AnswerBody::Files(vec![file]),
+        AnswerBody::Here,
+    ];
+    frames.extend(
+        bodies.map(|body| {
+            Frame::Answer(Answer { body, addresses: vec![address.clone()], ..answer(2) })
+        }),
+    );
+    frames.push(Frame::QueryDone(told(UNLIMITED, false)));
+    frames
+}

@@ -1,0 +1,242 @@
+//! The frames of queries.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::address::Address;
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::files::SharedFile;
+use crate::hello::{MAX_ADDRESSES, MAX_NAME, address, put_address};
+use crate::id::{Hash, NodeId, hex};
+use crate::overlay::Neighbour;
+
+/// The depth of a query that runs through the whole network.
+pub const UNLIMITED: u8 = u8::MAX;
+
+/// Longest text of a search, in bytes.
+pub const MAX_SEARCH: usize = 256;
+
+/// Neighbours of each side in one answer; a node that has more sends several. With the longest
+/// host names they fit a control frame.
+pub const MAX_NEIGHBOURS: usize = 100;
+
+/// Files in one answer; a node that has more to tell sends several.
+pub const MAX_FILES: usize = 100;
+
+/// Names a query: drawn by the node that asks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueryId(pub [u8; 16]);
+
+impl fmt::Debug for QueryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "QueryId({})", hex(&self.0[..4]))
+    }
+}
+
+/// A question on its way through the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// Names it.
+    pub id: QueryId,
+    /// Hops that it may travel beyond the receiver; [`UNLIMITED`] for all.
+    pub depth: u8,
+    /// How long the sender still waits.
+    pub ttl: Duration,
+    /// What is asked.
+    pub what: What,
+}
+
+/// What a query asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum What {
+    /// Every node: who it is and whom it is linked to.
+    Discover,
+    /// Files whose names have all the words of a text.
+    Search(String),
+    /// Who has the file or folder of a hash.
+    HasFile(Hash),
+    /// Where a node is: it answers, or those who are linked to it.
+    FindNode(NodeId),
+    /// Asks one node to open a stream towards the asking one, who can't dial it.
+    CallBack {
+        /// Who is to call back.
+        target: NodeId,
+        /// Tells the stream from others.
+        token: [u8; 16],
+        /// Where the asking node listens.
+        addresses: Vec<Address>,
+    },
+}
+
+/// A node's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The query.
+    pub id: QueryId,
+    /// Who answers. Not proven: it came through others.
+    pub node: NodeId,
+    /// What it calls itself.
+    pub name: String,
+    /// Where it can be dialled, as far as it knows.
+    pub addresses: Vec<Address>,
+    /// The answer itself.
+    pub body: AnswerBody,
+}
+
+/// What a node answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AnswerBody {
+    /// To a discovery: the nodes that it has dialled, then those that have dialled it. Where they
+    /// are many, in several answers.
+    Neighbours(Vec<Neighbour>, Vec<Neighbour>),
+    /// To a search, or to the question who has a file: files that match.
+    Files(Vec<SharedFile>),
+    /// To the search for a node: `node` and `addresses` say where it is. To a call-back: it is
+    /// under way.
+    Here,
+}
+
+/// A branch of the network has nothing more to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueryDone {
+    /// The query.
+    pub id: QueryId,
+    /// The depth that the query had on this link: sets its passings-on apart.
+    pub depth: u8,
+    /// Whether all nodes of the branch have answered.
+    pub complete: bool,
+}
+
+impl Query {
+    /// Appends the frame's body to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.put_raw(&self.id.0);
+        out.put_u8(self.depth);
+        out.put_u32(u32::try_from(self.ttl.as_millis()).unwrap_or(u32::MAX));
+        match &self.what {
+            What::Discover => out.put_u8(0),
+            What::Search(text) => {
+                out.put_u8(1);
+                out.put_str(&text[..text.floor_char_boundary(MAX_SEARCH)]);
+            }
+            What::HasFile(hash) => {
+                out.put_u8(2);
+                out.put_raw(hash.as_bytes());
+            }
+            What::FindNode(id) => {
+                out.put_u8(3);
+                out.put_raw(id.as_bytes());
+            }
+            What::CallBack { target, token, addresses } => {
+                out.put_u8(4);
+                out.put_raw(target.as_bytes());
+                out.put_raw(token);
+                put_addresses(out, addresses);
+            }
+        }
+    }
+
+    /// Reads a frame's body.
+    ///
+    /// # Errors
+    /// Where anything is missing, too long or without meaning.
+    pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
+        Ok(Self {
+            id: QueryId(reader.array("query id")?),
+            depth: reader.u8("query depth")?,
+            ttl: Duration::from_millis(u64::from(reader.u32("query time")?)),
+            what: match reader.u8("query kind")? {
+                0 => What::Discover,
+                1 => What::Search(reader.str(MAX_SEARCH, "search text")?),
+                2 => What::HasFile(reader.hash("file hash")?),
+                3 => What::FindNode(reader.node_id("node")?),
+                4 => What::CallBack {
+                    target: reader.node_id("call-back target")?,
+                    token: reader.array("call-back token")?,
+                    addresses: reader.list(MAX_ADDRESSES, "addresses", address)?,
+                },
+                _ => return Err(DecodeError::Invalid("query kind")),
+            },
+        })
+    }
+}
+
+impl Answer {
+    /// Appends the frame's body to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.put_raw(&self.id.0);
+        out.put_raw(self.node.as_bytes());
+        out.put_str(&self.name[..self.name.floor_char_boundary(MAX_NAME)]);
+        put_addresses(out, &self.addresses);
+        match &self.body {
+            AnswerBody::Neighbours(outbound, inbound) => {
+                out.put_u8(0);
+                out.put_list(outbound, put_neighbour);
+                out.put_list(inbound, put_neighbour);
+            }
+            AnswerBody::Files(files) => {
+                out.put_u8(1);
+                out.put_list(files, |out, file| file.encode(out));
+            }
+            AnswerBody::Here => out.put_u8(2),
+        }
+    }
+
+    /// Reads a frame's body.
+    ///
+    /// # Errors
+    /// Where anything is missing, too long or without meaning.
+    pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
+        Ok(Self {
+            id: QueryId(reader.array("query id")?),
+            node: reader.node_id("answering node")?,
+            name: reader.str(MAX_NAME, "node name")?,
+            addresses: reader.list(MAX_ADDRESSES, "addresses", address)?,
+            body: match reader.u8("answer kind")? {
+                0 => AnswerBody::Neighbours(
+                    reader.list(MAX_NEIGHBOURS, "outbound neighbours", neighbour)?,
+                    reader.list(MAX_NEIGHBOURS, "inbound neighbours", neighbour)?,
+                ),
+                1 => AnswerBody::Files(reader.list(MAX_FILES, "files", SharedFile::decode)?),
+                2 => AnswerBody::Here,
+                _ => return Err(DecodeError::Invalid("answer kind")),
+            },
+        })
+    }
+}
+
+impl QueryDone {
+    /// Appends the frame's body to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.put_raw(&self.id.0);
+        out.put_u8(self.depth);
+        out.put_bool(self.complete);
+    }
+
+    /// Reads a frame's body.
+    ///
+    /// # Errors
+    /// Where anything is missing or without meaning.
+    pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
+        Ok(Self {
+            id: QueryId(reader.array("query id")?),
+            depth: reader.u8("query depth")?,
+            complete: reader.bool("query complete")?,
+        })
+    }
+}
+
+fn put_addresses(out: &mut Vec<u8>, addresses: &[Address]) {
+    out.put_list(&addresses[..addresses.len().min(MAX_ADDRESSES)], put_address);
+}
+
+fn put_neighbour(out: &mut Vec<u8>, neighbour: &Neighbour) {
+    out.put_raw(neighbour.id.as_bytes());
+    put_address(out, &neighbour.address);
+}
+
+fn neighbour(reader: &mut Reader) -> Result<Neighbour, DecodeError> {
+    Ok(Neighbour { id: reader.node_id("neighbour")?, address: address(reader)? })
+}

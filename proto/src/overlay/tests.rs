@@ -1,0 +1,309 @@
+//! Whole networks of overlays, joined by perfect lines.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::files::{FileKind, FileName, SharedFile};
+use query::What;
+
+/// Overlays whose frames arrive in the order drawn by a seed; those of one link stay in order.
+struct Net {
+    now: Instant,
+    nodes: Vec<Overlay>,
+    ids: Vec<NodeId>,
+    lines: BTreeMap<(usize, usize), VecDeque<Frame>>,
+    answers: Vec<Answer>,
+    ended: Option<bool>,
+    broadcasts: Vec<Vec<String>>,
+    frames: usize,
+    chance: ChaCha8Rng,
+}
+
+impl Net {
+    fn new(len: usize, links: &[(usize, usize)], seed: u64) -> Self {
+        let config = Config::default();
+        let keys: Vec<_> =
+            (0..len).map(|n| Key::from_secret(&[u8::try_from(n + 1).unwrap(); 32])).collect();
+        let ids: Vec<_> = keys.iter().map(Key::id).collect();
+        let identity =
+            |(n, key)| Identity { key, name: format!("n{n}"), network: "net".into(), epoch: 1 };
+        let nodes = keys.into_iter().enumerate().map(identity);
+        let nodes = nodes
+            .map(|identity| {
+                // Nodes that drew alike would draw the same query ids.
+                let seed = *identity.key.id().as_bytes();
+                Overlay::new(identity, &config, seed)
+            })
+            .collect();
+        let mut net = Self {
+            now: Instant::ZERO,
+            nodes,
+            ids,
+            lines: BTreeMap::new(),
+            answers: Vec::new(),
+            ended: None,
+            broadcasts: vec![Vec::new(); len],
+            frames: 0,
+            chance: ChaCha8Rng::seed_from_u64(seed),
+        };
+        for (from, to) in links {
+            net.link(*from, *to);
+        }
+        net
+    }
+
+    fn link(&mut self, from: usize, to: usize) {
+        for (me, other, direction) in
+            [(from, to, Direction::Outbound), (to, from, Direction::Inbound)]
+        {
+            let id = self.ids[other];
+            let address: Address = format!("127.0.0.1:{}", 7000 + other).parse().unwrap();
+            let ip = address.socket().unwrap().ip();
+            let candidate = Candidate { id, direction, incarnation: 1, ip };
+            assert_eq!(self.nodes[me].admit(&candidate), Admission::Accept);
+            let peer = Peer::new(id, format!("n{other}"), address, direction);
+            self.input(me, Input::LinkUp { peer, candidate });
+        }
+    }
+
+    fn unlink(&mut self, a: usize, b: usize) {
+        for (me, other) in [(a, b), (b, a)] {
+            self.lines.remove(&(me, other));
+            let parting = Parting { reason: Reason::Requested, by_peer: false };
+            self.input(me, Input::LinkDown { id: self.ids[other], parting });
+        }
+    }
+
+    fn input(&mut self, node: usize, input: Input) {
+        self.nodes[node].handle(self.now, input);
+        self.drain(node);
+    }
+
+    fn drain(&mut self, node: usize) {
+        let mut lookups = Vec::new();
+        while let Some(output) = self.nodes[node].poll() {
+            match output {
+                Output::Send(to, frame) => {
+                    let to = self.ids.iter().position(|id| *id == to).unwrap();
+                    self.frames += 1;
+                    self.lines.entry((node, to)).or_default().push_back(frame);
+                }
+                Output::Answered { answer } => self.answers.push(answer),
+                Output::Ended { complete, .. } => {
+                    assert_eq!(self.ended.replace(complete), None, "a query ends once");
+                }
+                Output::Lookup { query, what } => {
+                    let files = match what {
+                        What::Search(text) => vec![file(&format!("{text}-{node}"))],
+                        _ => Vec::new(),
+                    };
+                    lookups.push(Command::Answer { query, files, here: false });
+                }
+                Output::Event(Event::NodeBroadcast { broadcast }) => {
+                    let text = broadcast.message.as_text().unwrap().to_owned();
+                    self.broadcasts[node].push(text);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        for command in lookups {
+            self.input(node, Input::Command(command));
+        }
+    }
+
+    /// Delivers until nothing is on its way.
+    fn settle(&mut self) {
+        loop {
+            let busy: Vec<_> =
+                self.lines.iter().filter(|(_, line)| !line.is_empty()).map(|(at, _)| *at).collect();
+            let Some(pick) = (!busy.is_empty()).then(|| self.chance.next_u32() as usize) else {
+                return;
+            };
+            let (from, to) = busy[pick % busy.len()];
+            let frame = self.lines.get_mut(&(from, to)).unwrap().pop_front().unwrap();
+            let from = self.ids[from];
+            self.input(to, Input::Frame(from, frame));
+        }
+    }
+
+    fn ask(&mut self, node: usize, what: What, depth: i32) {
+        (self.answers, self.ended) = (Vec::new(), None);
+        let id = self.nodes[node].draw_query_id();
+        let command = Command::Query { id, what, depth, timeout: None };
+        self.input(node, Input::Command(command));
+    }
+
+    fn discover(&mut self, node: usize, depth: i32) -> BTreeSet<NodeId> {
+        self.ask(node, What::Discover, depth);
+        self.settle();
+        assert_eq!(self.ended, Some(true), "ended, and complete, before any deadline");
+        let found: Vec<_> = self.answers.iter().map(|answer| answer.node).collect();
+        let set: BTreeSet<_> = found.iter().copied().collect();
+        assert_eq!(found.len(), set.len(), "each node answers once");
+        set
+    }
+}
+
+fn file(name: &str) -> SharedFile {
+    SharedFile {
+        hash: Hash::of(name.as_bytes()),
+        name: FileName::new(name).unwrap(),
+        size: 1,
+        kind: FileKind::File,
+    }
+}
+
+fn ring(len: usize) -> Vec<(usize, usize)> {
+    (0..len).map(|n| (n, (n + 1) % len)).collect()
+}
+
+fn mesh(len: usize) -> Vec<(usize, usize)> {
+    (0..len).flat_map(|a| (0..a).map(move |b| (a, b))).collect()
+}
+
+#[test]
+fn ten_nodes_in_a_ring_and_in_a_mesh_give_the_same_set() {
+    for seed in 0..20 {
+        let mut in_ring = Net::new(10, &ring(10), seed);
+        let mut in_mesh = Net::new(10, &mesh(10), seed);
+        for asking in 0..10 {
+            let found = in_ring.discover(asking, -1);
+            assert_eq!(found.len(), 9, "seed {seed}");
+            assert_eq!(found, in_mesh.discover(asking, -1), "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn depth_counts_the_shortest_path_whatever_arrives_first() {
+    // A ring of 10 with a chord: hops from node 0 by hand.
+    let mut links = ring(10);
+    links.push((0, 5));
+    let hops = [0, 1, 2, 3, 2, 1, 2, 3, 2, 1];
+    for seed in 0..100 {
+        let mut net = Net::new(10, &links, seed);
+        for depth in 0..5 {
+            let expected: BTreeSet<_> =
+                (1..10).filter(|n| hops[*n] <= depth).map(|n| net.ids[n]).collect();
+            assert_eq!(net.discover(0, depth), expected, "seed {seed}, depth {depth}");
+        }
+    }
+}
+
+#[test]
+fn answers_show_the_links_and_their_directions() {
+    let mut net = Net::new(3, &[(0, 1), (1, 2)], 1);
+    net.discover(0, -1);
+    let answer = net.answers.iter().find(|answer| answer.node == net.ids[1]).unwrap();
+    let AnswerBody::Neighbours(outbound, inbound) = &answer.body else { panic!("{answer:?}") };
+    assert_eq!((outbound.len(), inbound.len()), (1, 1));
+    assert_eq!((outbound[0].id, inbound[0].id), (net.ids[2], net.ids[0]));
+    assert_eq!(outbound[0].address.to_string(), "127.0.0.1:7002");
+}
+
+#[test]
+fn the_frames_of_a_flood_are_bounded_by_the_links() {
+    let mut net = Net::new(10, &mesh(10), 1);
+    net.frames = 0;
+    net.discover(0, -1);
+    // On each of 45 links a query and a "done" each way, and 9 answers of at most a few hops.
+    assert!(net.frames <= 4 * 45 + 9 * 9, "{} frames", net.frames);
+}
+
+#[test]
+fn a_search_finds_the_files_of_all() {
+    let mut net = Net::new(5, &ring(5), 3);
+    net.ask(2, What::Search("song".into()), -1);
+    net.settle();
+    assert_eq!(net.ended, Some(true));
+    let mut names: Vec<_> = net
+        .answers
+        .iter()
+        .filter_map(|answer| match &answer.body {
+            AnswerBody::Files(files) => Some(files[0].name.as_str().to_owned()),
+            _ => None,
+        })
+        .collect();
+    names.sort();
+    assert_eq!(names, ["song-0", "song-1", "song-3", "song-4"]);
+}
+
+#[test]
+fn a_node_is_found_by_itself_or_by_its_neighbours() {
+    let mut net = Net::new(4, &[(0, 1), (1, 2), (2, 3)], 1);
+    let wanted = net.ids[3];
+    net.ask(0, What::FindNode(wanted), -1);
+    net.settle();
+    assert!(net.answers.iter().all(|answer| answer.node == wanted));
+    assert_eq!(net.answers.len(), 2);
+}
+
+#[test]
+fn a_link_that_ends_midway_leaves_the_query_incomplete_but_ended() {
+    let mut net = Net::new(4, &[(0, 1), (1, 2), (2, 3)], 1);
+    net.ask(0, What::Discover, -1);
+    let frame = net.lines.get_mut(&(0, 1)).unwrap().pop_front().unwrap();
+    net.input(1, Input::Frame(net.ids[0], frame));
+    net.unlink(2, 1);
+    net.settle();
+    assert_eq!(net.ended, Some(false));
+}
+
+#[test]
+fn a_silent_node_ends_a_query_at_its_deadline() {
+    let mut net = Net::new(3, &[(0, 1), (1, 2)], 1);
+    net.ask(0, What::Discover, -1);
+    net.lines.clear();
+    net.now = net.nodes[0].poll_timeout().unwrap();
+    net.nodes[0].handle_timeout(net.now);
+    net.drain(0);
+    assert_eq!(net.ended, Some(false));
+}
+
+#[test]
+fn broadcasts_reach_all_once_and_in_each_authors_order() {
+    for seed in 0..20 {
+        let mut net = Net::new(10, &mesh(10), seed);
+        for n in 0..20 {
+            let (_, links) = net.nodes[n % 2]
+                .broadcast(0, String::new(), format!("{n}").as_str().into())
+                .unwrap();
+            assert_eq!(links, 9);
+            net.drain(n % 2);
+        }
+        net.settle();
+        for (node, got) in net.broadcasts.iter().enumerate() {
+            for author in (0..2).filter(|author| *author != node) {
+                let of_author =
+                    got.iter().filter(|text| text.parse::<usize>().unwrap() % 2 == author);
+                let expected: Vec<_> =
+                    (0..20).filter(|n| n % 2 == author).map(|n| n.to_string()).collect();
+                assert!(of_author.eq(expected.iter()), "seed {seed}, node {node}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_forged_broadcast_ends_the_link_and_goes_no_further() {
+    let mut net = Net::new(2, &[(0, 1)], 1);
+    let mut forged = broadcast::tests::envelope("t", "x");
+    forged.time += 1;
+    let from = net.ids[1];
+    net.nodes[0].handle(net.now, Input::Frame(from, Frame::Broadcast(forged)));
+    let Some(Output::Hangup(id, Reason::Fault(_))) = net.nodes[0].poll() else { panic!("kept") };
+    assert_eq!(id, from);
+    assert!(net.nodes[0].poll().is_none());
+}
+
+#[test]
+fn a_node_of_many_links_answers_in_parts() {
+    let neighbour = |n: usize| Neighbour {
+        id: NodeId::from_bytes([u8::try_from(n).unwrap(); 32]),
+        address: "127.0.0.1:1".parse().unwrap(),
+    };
+    let many: Vec<_> = (0..250).map(neighbour).collect();
+    let parts = neighbour_parts(many.clone(), many[..1].to_vec());
+    assert_eq!(parts.len(), 3);
+    assert_eq!(neighbour_parts(vec![], vec![]).len(), 1);
+}
