@@ -56,17 +56,11 @@ impl Command {
             return Ok(None);
         }
         let Some(entry) = manual::entry(word) else {
-            return Err(ParseError {
-                command: word.to_owned(),
-                message: manual::unknown(word),
-            });
+            return Err(ParseError { command: word.to_owned(), message: manual::unknown(word) });
         };
         match Self::read(entry, rest) {
             Ok(command) => Ok(Some(command)),
-            Err(message) => Err(ParseError {
-                command: entry.name.to_owned(),
-                message,
-            }),
+            Err(message) => Err(ParseError { command: entry.name.to_owned(), message }),
         }
     }
 
@@ -83,65 +77,31 @@ impl Command {
                 let [address] = addresses[..] else {
                     return Err(arguments.wrong("takes one address"));
                 };
-                Self::Connect {
-                    address: parse_address(address)?,
-                    reconnect: !flags.is_empty(),
-                }
+                Self::Connect { address: parse_address(address)?, reconnect: !flags.is_empty() }
             }
             "join" => {
                 let words = arguments.words();
                 if words.is_empty() {
                     return Err(arguments.wrong("needs the address of a node"));
                 }
-                let addresses = words
-                    .into_iter()
-                    .map(parse_address)
-                    .collect::<Result<_, _>>()?;
+                let addresses = words.into_iter().map(parse_address).collect::<Result<_, _>>()?;
                 Self::Join { addresses }
             }
-            "disconnect" => Self::Disconnect {
-                peer: arguments.one("a peer")?,
-            },
-            "msg" => Self::Msg {
-                text: arguments.text()?,
-            },
-            "send" => Self::Send {
-                peer: arguments.word("a peer")?,
-                text: arguments.text()?,
-            },
-            "broadcast" => Self::Broadcast {
-                text: arguments.text()?,
-            },
-            "ping" => Self::Ping {
-                peer: arguments.one_or_none()?,
-            },
-            "discover" => Self::Discover {
-                depth: arguments.depth()?,
-            },
+            "disconnect" => Self::Disconnect { peer: arguments.one("a peer")? },
+            "msg" => Self::Msg { text: arguments.text()? },
+            "send" => Self::Send { peer: arguments.word("a peer")?, text: arguments.text()? },
+            "broadcast" => Self::Broadcast { text: arguments.text()? },
+            "ping" => Self::Ping { peer: arguments.one_or_none()? },
+            "discover" => Self::Discover { depth: arguments.depth()? },
             "add" => Self::Add {
-                path: arguments
-                    .path()?
-                    .ok_or_else(|| arguments.wrong("needs a path"))?,
+                path: arguments.path()?.ok_or_else(|| arguments.wrong("needs a path"))?,
             },
-            "remove" => Self::Remove {
-                hash: arguments.one("a hash")?,
-            },
-            "search" => Self::Search {
-                text: arguments.text()?.trim().to_owned(),
-            },
-            "get" => Self::Get {
-                hash: arguments.word("a hash")?,
-                path: arguments.path()?,
-            },
-            "map" => Self::Map {
-                file: arguments.path()?,
-            },
-            "save" => Self::Save {
-                file: arguments.path()?,
-            },
-            "load" => Self::Load {
-                file: arguments.path()?,
-            },
+            "remove" => Self::Remove { hash: arguments.one("a hash")? },
+            "search" => Self::Search { text: arguments.text()?.trim().to_owned() },
+            "get" => Self::Get { hash: arguments.word("a hash")?, path: arguments.path()? },
+            "map" => Self::Map { file: arguments.path()? },
+            "save" => Self::Save { file: arguments.path()? },
+            "load" => Self::Load { file: arguments.path()? },
             "debug" => Self::Debug {
                 on: match arguments.one("on or off")?.as_str() {
                     "on" => true,
@@ -149,9 +109,7 @@ impl Command {
                     other => return Err(arguments.wrong(&format!("is on or off, not `{other}`"))),
                 },
             },
-            "help" => Self::Help {
-                topic: arguments.one_or_none()?,
-            },
+            "help" => Self::Help { topic: arguments.one_or_none()? },
             name => {
                 if !rest.trim().is_empty() {
                     return Err(arguments.wrong("takes nothing after it"));
@@ -287,8 +245,7 @@ impl<'a> Arguments<'a> {
 }
 
 fn parse_address(text: &str) -> Result<Address, String> {
-    text.parse()
-        .map_err(|error: peerkit::ParseAddressError| error.to_string())
+    text.parse().map_err(|error: peerkit::ParseAddressError| error.to_string())
 }
 
 /// The text up to the first white space, and what follows that one character.
@@ -326,17 +283,11 @@ mod tests {
         assert_eq!(parse("msg \"quoted\""), text("\"quoted\""));
         assert_eq!(
             parse("send bob  hi 'there'"),
-            Command::Send {
-                peer: "bob".into(),
-                text: " hi 'there'".into()
-            }
+            Command::Send { peer: "bob".into(), text: " hi 'there'".into() }
         );
         assert_eq!(
             parse("send \"bob smith\" hi"),
-            Command::Send {
-                peer: "bob smith".into(),
-                text: "hi".into()
-            }
+            Command::Send { peer: "bob smith".into(), text: "hi".into() }
         );
         assert_eq!(error("msg   "), "msg needs a text: msg TEXT");
         assert_eq!(error("send bob"), "send needs a text: send PEER TEXT");
@@ -354,27 +305,15 @@ mod tests {
         assert!(error("add").contains("needs a path"));
         assert_eq!(
             parse("req abcd to here"),
-            Command::Get {
-                hash: "abcd".into(),
-                path: Some("to here".into())
-            }
+            Command::Get { hash: "abcd".into(), path: Some("to here".into()) }
         );
-        assert_eq!(
-            parse("get abcd"),
-            Command::Get {
-                hash: "abcd".into(),
-                path: None
-            }
-        );
+        assert_eq!(parse("get abcd"), Command::Get { hash: "abcd".into(), path: None });
     }
 
     #[test]
     fn connect_takes_its_flag_on_either_side() {
         for line in ["connect a:1 --reconnect", "connect --reconnect a:1"] {
-            let expected = Command::Connect {
-                address: "a:1".parse().unwrap(),
-                reconnect: true,
-            };
+            let expected = Command::Connect { address: "a:1".parse().unwrap(), reconnect: true };
             assert_eq!(parse(line), expected);
         }
         assert!(error("connect a:1 b:2").contains("one address"));
@@ -419,10 +358,7 @@ mod tests {
         assert_eq!(Command::parse(""), Ok(None));
         assert_eq!(Command::parse("  \t"), Ok(None));
         assert!(error("serach x").contains("search"));
-        assert_eq!(
-            Command::parse("frobnicate").unwrap_err().command,
-            "frobnicate"
-        );
+        assert_eq!(Command::parse("frobnicate").unwrap_err().command, "frobnicate");
         assert!(error("peers now").contains("nothing after"));
         assert!(error("debug maybe").contains("on or off"));
     }

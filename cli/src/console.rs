@@ -47,11 +47,7 @@ impl Prompt {
             .completion_type(CompletionType::List)
             .build();
         let mut editor = Editor::with_config(config)?;
-        editor.set_helper(Some(Completion {
-            node,
-            found,
-            files: FilenameCompleter::new(),
-        }));
+        editor.set_helper(Some(Completion { node, found, files: FilenameCompleter::new() }));
         if history.exists() {
             // A history that can't be read is worth less than a start.
             let _ = editor.load_history(history);
@@ -82,18 +78,11 @@ impl Prompt {
                     Err(ReadlineError::Signal(_)) => continue,
                     Err(_) => break,
                 };
-                if self
-                    .editor
-                    .add_history_entry(line.as_str())
-                    .unwrap_or(false)
-                {
+                if self.editor.add_history_entry(line.as_str()).unwrap_or(false) {
                     let _ = self.editor.append_history(&history);
                 }
                 let (done, wait) = oneshot::channel();
-                let request = Request {
-                    line,
-                    _done: Some(done),
-                };
+                let request = Request { line, _done: Some(done) };
                 if requests.blocking_send(request).is_err() {
                     break;
                 }
@@ -123,10 +112,7 @@ pub(crate) fn read_lines() -> mpsc::Receiver<Request> {
             let line = String::from_utf8_lossy(&bytes);
             let line = line.strip_suffix('\n').unwrap_or(&line);
             let line = line.strip_suffix('\r').unwrap_or(line).to_owned();
-            if requests
-                .blocking_send(Request { line, _done: None })
-                .is_err()
-            {
+            if requests.blocking_send(Request { line, _done: None }).is_err() {
                 break;
             }
         }
@@ -152,9 +138,7 @@ impl Completer for Completion {
         context: &Context<'_>,
     ) -> rustyline::Result<(usize, Vec<Pair>)> {
         let before = line.get(..pos).unwrap_or(line);
-        let start = before
-            .rfind(char::is_whitespace)
-            .map_or(0, |space| space + 1);
+        let start = before.rfind(char::is_whitespace).map_or(0, |space| space + 1);
         let words: Vec<&str> = before[..start].split_whitespace().collect();
         let Some(command) = words.first() else {
             let names = manual::ENTRIES.iter().map(|entry| entry.name.to_owned());
@@ -172,10 +156,7 @@ impl Completer for Completion {
                 let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
                 found.iter().map(ToString::to_string).collect()
             }
-            ("help", 1) => manual::ENTRIES
-                .iter()
-                .map(|entry| entry.name.to_owned())
-                .collect(),
+            ("help", 1) => manual::ENTRIES.iter().map(|entry| entry.name.to_owned()).collect(),
             ("debug", 1) => vec!["on".to_owned(), "off".to_owned()],
             ("add" | "map" | "save" | "load", _) | ("get", _) => {
                 return self.files.complete(line, pos, context);
@@ -194,16 +175,9 @@ impl Completion {
             let name = peer.name();
             !name.is_empty() && plain(name) == name && !name.contains(char::is_whitespace)
         });
-        let ids = named
-            .iter()
-            .chain(&nameless)
-            .map(|peer| peer.id().to_string());
+        let ids = named.iter().chain(&nameless).map(|peer| peer.id().to_string());
         let ids: Vec<String> = ids.collect();
-        named
-            .iter()
-            .map(|peer| peer.name().to_owned())
-            .chain(ids)
-            .collect()
+        named.iter().map(|peer| peer.name().to_owned()).chain(ids).collect()
     }
 
     fn addresses(&self) -> Vec<String> {
@@ -216,17 +190,12 @@ impl Completion {
 }
 
 fn starting_with(start: &str, candidates: impl IntoIterator<Item = String>) -> Vec<Pair> {
-    let mut candidates: Vec<String> = candidates
-        .into_iter()
-        .filter(|candidate| candidate.starts_with(start))
-        .collect();
+    let mut candidates: Vec<String> =
+        candidates.into_iter().filter(|candidate| candidate.starts_with(start)).collect();
     candidates.dedup();
     let pairs = candidates.into_iter();
     pairs
-        .map(|candidate| Pair {
-            replacement: format!("{candidate} "),
-            display: candidate,
-        })
+        .map(|candidate| Pair { replacement: format!("{candidate} "), display: candidate })
         .collect()
 }
 

@@ -66,9 +66,7 @@ async fn act(args: &DemoArgs, folder: &Path, report: &Report) -> anyhow::Result<
             let text = format!("{} on 127.0.0.1", count(started.nodes.len(), "node"));
             let ports: Vec<u16> = started.ports();
             *network.lock().expect("no step panics with it") = started;
-            Ok(Figures::new(text)
-                .field("nodes", args.nodes)
-                .field("ports", ports))
+            Ok(Figures::new(text).field("nodes", args.nodes).field("ports", ports))
         })
         .await?
         .then(|| network.into_inner().expect("no step panics with it"))
@@ -110,10 +108,7 @@ async fn discover(network: &Network) -> anyhow::Result<Figures> {
     let discovery = first.discover(-1).await?;
     let found: BTreeSet<_> = discovery.nodes.iter().map(|node| node.id).collect();
     let all: BTreeSet<_> = network.nodes.iter().map(Node::id).collect();
-    ensure!(
-        found.len() == discovery.nodes.len(),
-        "a node was found twice"
-    );
+    ensure!(found.len() == discovery.nodes.len(), "a node was found twice");
     ensure!(found == all, "{} of {} nodes found", found.len(), all.len());
     let neighbours = first.discover(1).await?;
     let expected = 1 + first.peers().len();
@@ -137,18 +132,11 @@ async fn discover(network: &Network) -> anyhow::Result<Figures> {
 
 async fn broadcast(network: &Network) -> anyhow::Result<Figures> {
     let begun = Instant::now();
-    let sent = network
-        .first()
-        .broadcast("demo", "hello, everybody")
-        .await?;
+    let sent = network.first().broadcast("demo", "hello, everybody").await?;
     network.reached(sent.id).await?;
     let elapsed = begun.elapsed();
     let others = network.nodes.len() - 1;
-    let text = format!(
-        "one signed text reaches {} others in {}",
-        others,
-        time(elapsed)
-    );
+    let text = format!("one signed text reaches {} others in {}", others, time(elapsed));
     Ok(Figures::new(text)
         .field("id", sent.id.to_string())
         .field("reached", others)
@@ -176,14 +164,8 @@ async fn message(network: &Network) -> anyhow::Result<Figures> {
                 Event::NodeMessage { peer, message } if peer.id() == from.id() => {
                     if n < TEXTS {
                         let text = message.as_text();
-                        ensure!(
-                            text == Some(&text_number(n)),
-                            "text {n} is wrong or out of order"
-                        );
-                        ensure!(
-                            message.kind() == Kind::Text,
-                            "text {n} came as something else"
-                        );
+                        ensure!(text == Some(&text_number(n)), "text {n} is wrong or out of order");
+                        ensure!(message.kind() == Kind::Text, "text {n} came as something else");
                         n += 1;
                         continue;
                     }
@@ -289,19 +271,12 @@ async fn share(network: &Network, offer: &Offer) -> anyhow::Result<Figures> {
         );
         bytes += shared.size;
         number += tree.len();
-        offer
-            .shared
-            .lock()
-            .expect("no step panics with it")
-            .push(shared);
+        offer.shared.lock().expect("no step panics with it").push(shared);
     }
     let elapsed = begun.elapsed();
     let single = offer.sharer.share(folder.join(files::LARGEST)).await?;
     let expected = files::hash(&folder.join(files::LARGEST))?;
-    ensure!(
-        single.hash == expected,
-        "a shared file's hash is not BLAKE3's"
-    );
+    ensure!(single.hash == expected, "a shared file's hash is not BLAKE3's");
     let text = format!(
         "{} shares {} in {}, {}",
         offer.sharer.name(),
@@ -324,7 +299,7 @@ async fn search(network: &Network, offer: &Offer) -> anyhow::Result<Figures> {
     let (seeker, how) = network.far_from(&offer.sharer)?;
     let begun = Instant::now();
     for shared in offer.shared() {
-        let found = seeker.search(&shared.name).await?;
+        let found = seeker.search(shared.name.as_str()).await?;
         let hit = found.iter().find(|found| found.file.hash == shared.hash);
         let hit = hit.with_context(|| format!("`{}` was not found", shared.name))?;
         let sources: Vec<_> = hit.sources.iter().map(|source| source.id).collect();
@@ -367,15 +342,9 @@ async fn fetch(network: &Network, offer: &Offer) -> anyhow::Result<Figures> {
         lines.extend(copy.hash_lines());
     }
     let more = lines.len().saturating_sub(LINES);
-    let hashes: Vec<_> = lines
-        .iter()
-        .map(|(hash, path)| hash_field(*hash, path))
-        .collect();
-    let mut shown: Vec<String> = lines
-        .into_iter()
-        .take(LINES)
-        .map(|(hash, path)| format!("{hash}  {path}"))
-        .collect();
+    let hashes: Vec<_> = lines.iter().map(|(hash, path)| hash_field(*hash, path)).collect();
+    let mut shown: Vec<String> =
+        lines.into_iter().take(LINES).map(|(hash, path)| format!("{hash}  {path}")).collect();
     if more > 0 {
         shown.push(format!("and {more} more"));
     }
@@ -406,10 +375,7 @@ async fn map(network: &Network) -> anyhow::Result<Figures> {
     let graph = Graph::new(&discovery.nodes);
     let measures = graph.measure();
     ensure!(measures.components == 1, "the network has fallen apart");
-    ensure!(
-        measures.nodes == network.nodes.len(),
-        "the map misses nodes"
-    );
+    ensure!(measures.nodes == network.nodes.len(), "the map misses nodes");
     ensure!(
         measures.links == network.links().len(),
         "the map has {} links, the nodes have {}",

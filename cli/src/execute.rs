@@ -50,15 +50,11 @@ impl Session {
             Command::Connect { address, reconnect } => {
                 let options = ConnectOptions { reconnect };
                 let peer = node.connect_with(address, options).await?;
-                Outcome::Peer {
-                    peer: self.view(&peer),
-                }
+                Outcome::Peer { peer: self.view(&peer) }
             }
             Command::Join { addresses } => {
                 let peers = node.join(&addresses).await?;
-                Outcome::Linked {
-                    peers: self.views(&peers),
-                }
+                Outcome::Linked { peers: self.views(&peers) }
             }
             Command::Disconnect { peer } => {
                 let peer = self.view(&node.find_peer(&peer)?);
@@ -67,11 +63,7 @@ impl Session {
             }
             Command::Peers => Outcome::Peers {
                 peers: self.views(&node.peers()),
-                known: node
-                    .known_peers()
-                    .into_iter()
-                    .map(KnownView::from)
-                    .collect(),
+                known: node.known_peers().into_iter().map(KnownView::from).collect(),
             },
             Command::Msg { text } => {
                 let report = node.send_to_nodes(text, &[]);
@@ -79,40 +71,26 @@ impl Session {
                 Outcome::Sent {
                     sent_to: report.sent.len(),
                     failed: failed
-                        .map(|(id, error)| NotSent {
-                            id,
-                            error: error.to_string(),
-                        })
+                        .map(|(id, error)| NotSent { id, error: error.to_string() })
                         .collect(),
                 }
             }
             Command::Send { peer, text } => {
                 let peer = node.find_peer(&peer)?;
                 node.send(peer.id(), text).await?;
-                Outcome::Peer {
-                    peer: self.view(&peer),
-                }
+                Outcome::Peer { peer: self.view(&peer) }
             }
             Command::Broadcast { text } => {
                 let broadcast = node.broadcast("", text).await?;
-                Outcome::Broadcast {
-                    id: broadcast.id.to_string(),
-                    links: broadcast.links,
-                }
+                Outcome::Broadcast { id: broadcast.id.to_string(), links: broadcast.links }
             }
             Command::Ping { peer: Some(peer) } => {
                 let peer = node.find_peer(&peer)?;
                 let rtt = node.ping(peer.id()).await?;
-                let ping = Ping {
-                    peer: self.view(&peer),
-                    rtt_ms: Some(millis(rtt)),
-                    error: None,
-                };
+                let ping = Ping { peer: self.view(&peer), rtt_ms: Some(millis(rtt)), error: None };
                 Outcome::Pings { pings: vec![ping] }
             }
-            Command::Ping { peer: None } => Outcome::Pings {
-                pings: self.ping_all().await,
-            },
+            Command::Ping { peer: None } => Outcome::Pings { pings: self.ping_all().await },
             Command::Discover { depth } => {
                 let discovery = node.discover(depth).await?;
                 Outcome::Discovered {
@@ -126,15 +104,11 @@ impl Session {
             Command::Add { path } => {
                 let bar = self.bars.bar("hashing");
                 let file = node.share_with_progress(path, bar).await?;
-                Outcome::Files {
-                    files: vec![FileView::from(file)],
-                }
+                Outcome::Files { files: vec![FileView::from(file)] }
             }
             Command::Remove { hash } => {
                 let file = node.unshare(self.shared(&hash)?).await?;
-                Outcome::Files {
-                    files: vec![FileView::from(file)],
-                }
+                Outcome::Files { files: vec![FileView::from(file)] }
             }
             Command::Refresh => {
                 let refreshed = node.refresh().await?;
@@ -143,21 +117,17 @@ impl Session {
                     removed: refreshed.removed.into_iter().map(FileView::from).collect(),
                 }
             }
-            Command::Files => Outcome::Files {
-                files: node.shares().into_iter().map(FileView::from).collect(),
-            },
+            Command::Files => {
+                Outcome::Files { files: node.shares().into_iter().map(FileView::from).collect() }
+            }
             Command::Search { text } => {
                 let found = node.search(&text).await?;
                 *self.found.lock().unwrap_or_else(PoisonError::into_inner) =
                     found.iter().map(|found| found.file.hash).collect();
-                Outcome::Found {
-                    files: found.into_iter().map(FoundView::from).collect(),
-                }
+                Outcome::Found { files: found.into_iter().map(FoundView::from).collect() }
             }
             Command::Get { hash, path } => self.get(&hash, path).await?,
-            Command::Status => Outcome::Status {
-                status: Box::new(node.status()),
-            },
+            Command::Status => Outcome::Status { status: Box::new(node.status()) },
             Command::Network => {
                 let discovery = node.discover(WHOLE_NETWORK).await?;
                 Outcome::Network {
@@ -169,20 +139,16 @@ impl Session {
                     },
                 }
             }
-            Command::Size => Outcome::Size {
-                size: node.discover(WHOLE_NETWORK).await?.nodes.len(),
-            },
+            Command::Size => {
+                Outcome::Size { size: node.discover(WHOLE_NETWORK).await?.nodes.len() }
+            }
             Command::Map { file } => self.map(file).await?,
             Command::Save { file } => {
                 let path = file.unwrap_or_else(|| self.peers_file());
                 node.save_peers(&path).await?;
                 Outcome::Saved {
                     path,
-                    peers: node
-                        .known_peers()
-                        .into_iter()
-                        .map(KnownView::from)
-                        .collect(),
+                    peers: node.known_peers().into_iter().map(KnownView::from).collect(),
                 }
             }
             Command::Load { file } => {
@@ -235,10 +201,7 @@ impl Session {
             None => {
                 let made = tokio::fs::create_dir_all(&self.downloads).await;
                 made.with_context(|| {
-                    format!(
-                        "could not make {}: give get a PATH",
-                        self.downloads.display()
-                    )
+                    format!("could not make {}: give get a PATH", self.downloads.display())
                 })?;
                 self.downloads.clone()
             }
@@ -283,7 +246,7 @@ impl Session {
     /// The hash that is meant among those shared: whole, its first digits, or the file's name.
     fn shared(&self, text: &str) -> anyhow::Result<Hash> {
         let shares = self.node.shares();
-        let named = shares.iter().filter(|file| file.name == text);
+        let named = shares.iter().filter(|file| file.name.as_str() == text);
         let named: Vec<Hash> = named.map(|file| file.hash).collect();
         if let [hash] = named[..] {
             return Ok(hash);
@@ -380,10 +343,7 @@ fn by_digits(text: &str, mut candidates: Vec<Hash>) -> anyhow::Result<Option<Has
     match candidates[..] {
         [] => Ok(None),
         [hash] => Ok(Some(hash)),
-        _ => bail!(
-            "`{text}` starts {} hashes: give more digits",
-            candidates.len()
-        ),
+        _ => bail!("`{text}` starts {} hashes: give more digits", candidates.len()),
     }
 }
 

@@ -18,10 +18,7 @@ pub(crate) fn state(given: Option<&Path>) -> anyhow::Result<PathBuf> {
 
 /// The folder for downloads: `--downloads`, else the user's own, else the current one.
 pub(crate) fn downloads(given: Option<&Path>) -> PathBuf {
-    given
-        .map(Path::to_owned)
-        .or_else(user_downloads)
-        .unwrap_or_else(|| PathBuf::from("."))
+    given.map(Path::to_owned).or_else(user_downloads).unwrap_or_else(|| PathBuf::from("."))
 }
 
 /// The user's download folder, as the XDG user directories have it.

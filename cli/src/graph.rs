@@ -98,18 +98,14 @@ impl Graph {
             .filter(|id| seen.insert(*id))
             .filter_map(|id| nodes.remove(&id))
             .collect();
-        Self {
-            nodes,
-            edges: edges.into_iter().collect(),
-        }
+        Self { nodes, edges: edges.into_iter().collect() }
     }
 
     /// Links: a pair of nodes counts once, whoever dialled.
     pub(crate) fn links(&self) -> usize {
         let pairs = self.edges.iter();
-        let pairs: BTreeSet<_> = pairs
-            .map(|edge| (edge.from.min(edge.to), edge.from.max(edge.to)))
-            .collect();
+        let pairs: BTreeSet<_> =
+            pairs.map(|edge| (edge.from.min(edge.to), edge.from.max(edge.to))).collect();
         pairs.len()
     }
 
@@ -162,11 +158,8 @@ impl Graph {
 
     /// The graph as a list that a person can follow: each node with the links it made.
     pub(crate) fn drawing(&self) -> String {
-        let names: BTreeMap<NodeId, String> = self
-            .nodes
-            .iter()
-            .map(|node| (node.id, label(&node.id, &node.name)))
-            .collect();
+        let names: BTreeMap<NodeId, String> =
+            self.nodes.iter().map(|node| (node.id, label(&node.id, &node.name))).collect();
         let mut text = String::new();
         for node in &self.nodes {
             let name = &names[&node.id];
@@ -187,11 +180,7 @@ impl Graph {
 
 /// A node's name with the first digits of its identity.
 fn label(id: &NodeId, name: &str) -> String {
-    if name.is_empty() {
-        id.short()
-    } else {
-        format!("{} ({})", plain(name), id.short())
-    }
+    if name.is_empty() { id.short() } else { format!("{} ({})", plain(name), id.short()) }
 }
 
 /// A text between the quotes of DOT.
@@ -244,12 +233,7 @@ fn cut_nodes(neighbours: &Neighbours) -> Vec<NodeId> {
     let mut entered: BTreeMap<NodeId, usize> = BTreeMap::new();
     let mut low: BTreeMap<NodeId, usize> = BTreeMap::new();
     let mut cut = BTreeSet::new();
-    let visit = |node, parent| Visit {
-        node,
-        parent,
-        rest: neighbours[&node].iter(),
-        children: 0,
-    };
+    let visit = |node, parent| Visit { node, parent, rest: neighbours[&node].iter(), children: 0 };
     for root in neighbours.keys() {
         if entered.contains_key(root) {
             continue;
@@ -264,8 +248,7 @@ fn cut_nodes(neighbours: &Neighbours) -> Vec<NodeId> {
                     continue;
                 }
                 if let Some(earlier) = entered.get(next) {
-                    low.entry(node)
-                        .and_modify(|low| *low = (*low).min(*earlier));
+                    low.entry(node).and_modify(|low| *low = (*low).min(*earlier));
                 } else {
                     top.children += 1;
                     entered.insert(*next, entered.len());
@@ -283,8 +266,7 @@ fn cut_nodes(neighbours: &Neighbours) -> Vec<NodeId> {
                 None => {}
                 Some(parent) => {
                     let reached = low[&node];
-                    low.entry(parent)
-                        .and_modify(|low| *low = (*low).min(reached));
+                    low.entry(parent).and_modify(|low| *low = (*low).min(reached));
                     let parent_is_root = stack.last().is_some_and(|top| top.parent.is_none());
                     if !parent_is_root && reached >= entered[&parent] {
                         cut.insert(parent);
@@ -310,25 +292,15 @@ mod tests {
     fn infos(n: u8, links: &[(u8, u8)]) -> Vec<NodeInfo> {
         let end = |n: u8| Neighbour {
             id: id(n),
-            address: format!("127.0.0.1:{}", 1000 + u16::from(n))
-                .parse()
-                .unwrap(),
+            address: format!("127.0.0.1:{}", 1000 + u16::from(n)).parse().unwrap(),
         };
         (0..n)
             .map(|node| NodeInfo {
                 id: id(node),
                 name: format!("n{node}"),
                 addresses: vec![end(node).address],
-                outbound: links
-                    .iter()
-                    .filter(|l| l.0 == node)
-                    .map(|l| end(l.1))
-                    .collect(),
-                inbound: links
-                    .iter()
-                    .filter(|l| l.1 == node)
-                    .map(|l| end(l.0))
-                    .collect(),
+                outbound: links.iter().filter(|l| l.0 == node).map(|l| end(l.1)).collect(),
+                inbound: links.iter().filter(|l| l.1 == node).map(|l| end(l.0)).collect(),
             })
             .collect()
     }
@@ -340,11 +312,7 @@ mod tests {
             nodes: 3,
             links: 2,
             components: 1,
-            degree: Degree {
-                min: 1,
-                avg: 1.33,
-                max: 2,
-            },
+            degree: Degree { min: 1, avg: 1.33, max: 2 },
             diameter: 2,
             cut_nodes: vec![id(1)],
         };
@@ -388,10 +356,7 @@ mod tests {
     #[test]
     fn every_link_is_drawn() {
         let drawing = Graph::new(&infos(3, &[(0, 1), (0, 2)])).drawing();
-        assert!(
-            drawing.contains("├─▶ n1") && drawing.contains("└─▶ n2"),
-            "{drawing}"
-        );
+        assert!(drawing.contains("├─▶ n1") && drawing.contains("└─▶ n2"), "{drawing}");
     }
 
     proptest! {

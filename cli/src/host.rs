@@ -6,11 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 pub(crate) fn name() -> String {
     let name = host_name().unwrap_or_default();
     let name = name.split('.').next().unwrap_or_default().trim();
-    if name.is_empty() {
-        "peerkit".to_owned()
-    } else {
-        name.to_owned()
-    }
+    if name.is_empty() { "peerkit".to_owned() } else { name.to_owned() }
 }
 
 #[cfg(unix)]

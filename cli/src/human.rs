@@ -24,12 +24,7 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
         Outcome::Sent { sent_to, failed } => {
             let mut text = format!("sent to {}", count(*sent_to, "node"));
             for failed in failed {
-                let _ = write!(
-                    text,
-                    "\nnot to {}: {}",
-                    failed.id.short(),
-                    plain(&failed.error)
-                );
+                let _ = write!(text, "\nnot to {}: {}", failed.id.short(), plain(&failed.error));
             }
             text
         }
@@ -37,23 +32,13 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             format!("broadcast {} over {}", &id[..8], count(*links, "link"))
         }
         Outcome::Pings { pings } => pings_text(paint, pings),
-        Outcome::Discovered {
-            nodes,
-            links,
-            complete,
-            elapsed_ms,
-            ..
-        } => {
+        Outcome::Discovered { nodes, links, complete, elapsed_ms, .. } => {
             let mut text = format!(
                 "{} and {} in {}{}",
                 count(nodes.len(), "node"),
                 count(*links, "link"),
                 text::time(Duration::from_secs_f64(elapsed_ms / 1e3)),
-                if *complete {
-                    ""
-                } else {
-                    ", some did not answer in time"
-                },
+                if *complete { "" } else { ", some did not answer in time" },
             );
             for node in nodes {
                 let _ = write!(
@@ -76,9 +61,7 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
                 "remove" => "no longer shared: ",
                 _ => "",
             };
-            let lines = files
-                .iter()
-                .map(|file| format!("{verb}{}", file_line(paint, &file.file)));
+            let lines = files.iter().map(|file| format!("{verb}{}", file_line(paint, &file.file)));
             lines.collect::<Vec<_>>().join("\n")
         }
         Outcome::Refreshed { files, removed } if files.is_empty() && removed.is_empty() => {
@@ -93,12 +76,7 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             lines.collect::<Vec<_>>().join("\n")
         }
         Outcome::Found { files } => found(paint, files),
-        Outcome::Fetched {
-            path,
-            bytes,
-            seconds,
-            sources,
-        } => format!(
+        Outcome::Fetched { path, bytes, seconds, sources } => format!(
             "{} {} in {}{} from {}, every byte verified",
             path.display(),
             paint.faint(&text::size(*bytes)),
@@ -114,11 +92,7 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
         Outcome::Saved { path, peers } => {
             format!("wrote {} to {}", count(peers.len(), "peer"), path.display())
         }
-        Outcome::Loaded {
-            path,
-            peers,
-            connected,
-        } => format!(
+        Outcome::Loaded { path, peers, connected } => format!(
             "read {} from {}, connected to {}",
             count(peers.len(), "peer"),
             path.display(),
@@ -147,11 +121,7 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
         }
         Event::OutboundNodeDisconnected { peer, parting }
         | Event::InboundNodeDisconnected { peer, parting } => {
-            format!(
-                "{down} {} is gone: {}",
-                who(peer),
-                plain(&parting.to_string())
-            )
+            format!("{down} {} is gone: {}", who(peer), plain(&parting.to_string()))
         }
         Event::NodeMessage { peer, message } => {
             format!("{}: {}", who(peer), content(message))
@@ -165,9 +135,7 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
         ),
         Event::NodeBroadcast { broadcast } => {
             let author = node.peer(broadcast.author);
-            let author = author
-                .as_ref()
-                .map_or_else(|| paint.name(&broadcast.author.short()), who);
+            let author = author.as_ref().map_or_else(|| paint.name(&broadcast.author.short()), who);
             let title = match broadcast.title.as_str() {
                 "" => String::new(),
                 title => format!("{}: ", paint.strong(&plain(title))),
@@ -175,11 +143,7 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
             let content = content(&broadcast.message);
             format!("{author} to all: {title}{content}")
         }
-        Event::NodeReconnectionError {
-            address,
-            tries,
-            error,
-        } => format!(
+        Event::NodeReconnectionError { address, tries, error } => format!(
             "{wrong} {} to reach {} again: {}",
             count(*tries as usize, "try").replace("trys", "tries"),
             address,
@@ -221,11 +185,7 @@ fn content(message: &Message) -> String {
 }
 
 fn labels(peers: &[PeerView]) -> String {
-    peers
-        .iter()
-        .map(PeerView::label)
-        .collect::<Vec<_>>()
-        .join(", ")
+    peers.iter().map(PeerView::label).collect::<Vec<_>>().join(", ")
 }
 
 fn count_of(number: u64) -> usize {
@@ -250,9 +210,8 @@ fn peers_and_known(paint: Paint, peers: &[PeerView], known: &[KnownView]) -> Str
         );
     }
     let others = known.iter();
-    let others: Vec<_> = others
-        .filter(|known| peers.iter().all(|peer| peer.id != known.id))
-        .collect();
+    let others: Vec<_> =
+        others.filter(|known| peers.iter().all(|peer| peer.id != known.id)).collect();
     if !others.is_empty() {
         let _ = write!(text, "\n{} known from before", count(others.len(), "node"));
     }
@@ -291,12 +250,7 @@ fn pings_text(paint: Paint, pings: &[Ping]) -> String {
 }
 
 fn file_line(paint: Paint, file: &SharedFile) -> String {
-    format!(
-        "{}  {}  {}",
-        file.hash,
-        plain(&file.name),
-        paint.faint(&text::size(file.size))
-    )
+    format!("{}  {}  {}", file.hash, plain(file.name.as_str()), paint.faint(&text::size(file.size)))
 }
 
 fn found(paint: Paint, files: &[FoundView]) -> String {
@@ -305,20 +259,12 @@ fn found(paint: Paint, files: &[FoundView]) -> String {
     }
     let lines = files.iter().map(|found| {
         let sources = count(found.sources.len(), "source");
-        format!(
-            "{}  {}",
-            file_line(paint, &found.file),
-            paint.faint(&sources)
-        )
+        format!("{}  {}", file_line(paint, &found.file), paint.faint(&sources))
     });
     let mut text = lines.collect::<Vec<_>>().join("\n");
     if let Some(first) = files.first() {
         let hash = first.file.hash.to_string();
-        let _ = write!(
-            text,
-            "\n{}",
-            paint.faint(&format!("fetch one: get {}", &hash[..8]))
-        );
+        let _ = write!(text, "\n{}", paint.faint(&format!("fetch one: get {}", &hash[..8])));
     }
     text
 }
@@ -393,10 +339,7 @@ mod tests {
     fn nested_values_become_indented_lines() {
         let paint = Paint::on(&tempfile::tempfile().unwrap());
         let value = serde_json::json!({"a": 1, "b": {"c": "x\u{1b}"}, "d": [], "e": [{"f": null}]});
-        assert_eq!(
-            outline(paint, &value),
-            "a  1\nb\n  c  x\\u{1b}\nd  none\ne\n  f  -\n"
-        );
+        assert_eq!(outline(paint, &value), "a  1\nb\n  c  x\\u{1b}\nd  none\ne\n  f  -\n");
     }
 
     #[test]

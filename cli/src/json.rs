@@ -65,49 +65,23 @@ impl<'a> EventLine<'a> {
 #[serde(untagged)]
 enum Data {
     Message(Content),
-    Parting {
-        reason: String,
-        by_peer: bool,
-    },
-    Failed {
-        unsent: u64,
-        unconfirmed: u64,
-        reason: String,
-    },
-    Broadcast {
-        id: String,
-        author: NodeId,
-        title: String,
-        message: Content,
-        time: u64,
-    },
+    Parting { reason: String, by_peer: bool },
+    Failed { unsent: u64, unconfirmed: u64, reason: String },
+    Broadcast { id: String, author: NodeId, title: String, message: Content, time: u64 },
     Node(NodeView),
-    Reconnection {
-        address: String,
-        tries: u32,
-        error: String,
-    },
-    Connection {
-        address: String,
-        error: String,
-    },
-    Lagged {
-        missed: u64,
-    },
-    Panicked {
-        event: &'static str,
-        panic: String,
-    },
+    Reconnection { address: String, tries: u32, error: String },
+    Connection { address: String, error: String },
+    Lagged { missed: u64 },
+    Panicked { event: &'static str, panic: String },
 }
 
 impl Data {
     fn of(event: &Event) -> Option<Self> {
         Some(match event {
             Event::OutboundNodeDisconnected { parting, .. }
-            | Event::InboundNodeDisconnected { parting, .. } => Self::Parting {
-                reason: parting.reason.to_string(),
-                by_peer: parting.by_peer,
-            },
+            | Event::InboundNodeDisconnected { parting, .. } => {
+                Self::Parting { reason: parting.reason.to_string(), by_peer: parting.by_peer }
+            }
             Event::NodeMessage { message, .. } => Self::Message(Content::of(message)),
             Event::NodeMessageFailed { failure, .. } => Self::Failed {
                 unsent: failure.unsent,
@@ -122,25 +96,19 @@ impl Data {
                 time: broadcast.time,
             },
             Event::NodeDiscovered { node } => Self::Node(NodeView::from(node)),
-            Event::NodeReconnectionError {
-                address,
-                tries,
-                error,
-            } => Self::Reconnection {
+            Event::NodeReconnectionError { address, tries, error } => Self::Reconnection {
                 address: address.to_string(),
                 tries: *tries,
                 error: error.clone(),
             },
             Event::OutboundNodeConnectionError { address, error }
-            | Event::InboundNodeConnectionError { address, error } => Self::Connection {
-                address: address.to_string(),
-                error: error.clone(),
-            },
+            | Event::InboundNodeConnectionError { address, error } => {
+                Self::Connection { address: address.to_string(), error: error.clone() }
+            }
             Event::NodeLagged { missed } => Self::Lagged { missed: *missed },
-            Event::NodeHandlerPanicked { event, panic } => Self::Panicked {
-                event,
-                panic: panic.clone(),
-            },
+            Event::NodeHandlerPanicked { event, panic } => {
+                Self::Panicked { event, panic: panic.clone() }
+            }
             _ => return None,
         })
     }
@@ -167,9 +135,7 @@ impl Content {
     }
 
     fn raw(message: &Message) -> Self {
-        Self::Bytes {
-            bytes: STANDARD.encode(message.body()),
-        }
+        Self::Bytes { bytes: STANDARD.encode(message.body()) }
     }
 }
 
@@ -220,10 +186,7 @@ mod tests {
             "{\"result\":\"size\",\"ok\":true,\"size\":3}\n"
         );
         let ok = Ok(Outcome::Stopping {});
-        assert_eq!(
-            line(&ResultLine::new("exit", &ok)),
-            "{\"result\":\"exit\",\"ok\":true}\n"
-        );
+        assert_eq!(line(&ResultLine::new("exit", &ok)), "{\"result\":\"exit\",\"ok\":true}\n");
         let error = Err(anyhow::anyhow!("inner").context("outer"));
         assert_eq!(
             line(&ResultLine::new("get", &error)),
@@ -238,10 +201,7 @@ mod tests {
     #[test]
     fn content_is_text_value_or_bytes() {
         assert_eq!(content(&Message::text("a\nb")), "\"a\\nb\"");
-        assert_eq!(
-            content(&Message::bytes(vec![4, 255])),
-            "{\"bytes\":\"BP8=\"}"
-        );
+        assert_eq!(content(&Message::bytes(vec![4, 255])), "{\"bytes\":\"BP8=\"}");
         let json = Message::json(&serde_json::json!({"b": 1, "a": [true]})).unwrap();
         assert_eq!(content(&json), content(&json).replace(' ', ""));
         assert!(content(&json).contains("\"a\":[true]"));

@@ -28,14 +28,9 @@ impl Log {
     /// Starts to log.
     pub(crate) fn start() -> Self {
         let (filter, handle) = reload::Layer::new(usual());
-        let lines = fmt::layer()
-            .with_writer(Stream)
-            .with_ansi(Paint::on(&io::stderr()).is_on());
+        let lines = fmt::layer().with_writer(Stream).with_ansi(Paint::on(&io::stderr()).is_on());
         // A second start, which only tests make, keeps the first log.
-        let _ = tracing_subscriber::registry()
-            .with(filter)
-            .with(lines)
-            .try_init();
+        let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
         Self { filter: handle }
     }
 

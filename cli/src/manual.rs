@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 /// A command as `help` tells of it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Entry {
     /// Its name in results.
     pub(crate) name: &'static str,
@@ -19,9 +19,7 @@ pub(crate) struct Entry {
 
 /// The command of that name, or of which that is another name.
 pub(crate) fn entry(name: &str) -> Option<&'static Entry> {
-    ENTRIES
-        .iter()
-        .find(|entry| entry.name == name || entry.aliases.contains(&name))
+    ENTRIES.iter().find(|entry| entry.name == name || entry.aliases.contains(&name))
 }
 
 /// What to answer to a word that is no command.

@@ -17,10 +17,7 @@ pub(crate) enum Outcome {
     /// `join`, `leave`
     Linked { peers: Vec<PeerView> },
     /// `peers`
-    Peers {
-        peers: Vec<PeerView>,
-        known: Vec<KnownView>,
-    },
+    Peers { peers: Vec<PeerView>, known: Vec<KnownView> },
     /// `msg`
     Sent {
         sent_to: usize,
@@ -32,13 +29,7 @@ pub(crate) enum Outcome {
     /// `ping`
     Pings { pings: Vec<Ping> },
     /// `discover`
-    Discovered {
-        nodes: Vec<NodeView>,
-        links: usize,
-        size: usize,
-        complete: bool,
-        elapsed_ms: f64,
-    },
+    Discovered { nodes: Vec<NodeView>, links: usize, size: usize, complete: bool, elapsed_ms: f64 },
     /// `add`, `remove`, `files`
     Files { files: Vec<FileView> },
     /// `refresh`
@@ -51,12 +42,7 @@ pub(crate) enum Outcome {
     /// `search`
     Found { files: Vec<FoundView> },
     /// `get`
-    Fetched {
-        path: PathBuf,
-        bytes: u64,
-        seconds: f64,
-        sources: usize,
-    },
+    Fetched { path: PathBuf, bytes: u64, seconds: f64, sources: usize },
     /// `status`
     Status { status: Box<Status> },
     /// `network`
@@ -68,16 +54,9 @@ pub(crate) enum Outcome {
     /// `map FILE`
     Drawn { path: PathBuf },
     /// `save`
-    Saved {
-        path: PathBuf,
-        peers: Vec<KnownView>,
-    },
+    Saved { path: PathBuf, peers: Vec<KnownView> },
     /// `load`
-    Loaded {
-        path: PathBuf,
-        peers: Vec<KnownView>,
-        connected: Vec<PeerView>,
-    },
+    Loaded { path: PathBuf, peers: Vec<KnownView>, connected: Vec<PeerView> },
     /// `debug`
     Debug { debug: bool },
     /// `help`
@@ -116,11 +95,7 @@ impl PeerView {
 
 /// A node's name, made fit for a terminal, with the first digits of its identity.
 pub(crate) fn label(id: &NodeId, name: &str) -> String {
-    if name.is_empty() {
-        id.short()
-    } else {
-        format!("{} ({})", text::plain(name), id.short())
-    }
+    if name.is_empty() { id.short() } else { format!("{} ({})", text::plain(name), id.short()) }
 }
 
 /// A node that was connected once.
@@ -212,10 +187,7 @@ pub(crate) struct FoundView {
 
 impl From<FoundFile> for FoundView {
     fn from(found: FoundFile) -> Self {
-        Self {
-            sources: found.sources.iter().map(|source| source.id).collect(),
-            file: found.file,
-        }
+        Self { sources: found.sources.iter().map(|source| source.id).collect(), file: found.file }
     }
 }
 

@@ -74,11 +74,7 @@ impl Output {
             paint: Paint::on(&io::stdout()),
             errors: Paint::on(&io::stderr()),
         };
-        let writer = Writer {
-            lines,
-            ended,
-            broken,
-        };
+        let writer = Writer { lines, ended, broken };
         (output, writer)
     }
 
@@ -173,8 +169,7 @@ fn write_lines(mut queue: mpsc::Receiver<Line>, mut sink: Sink, bars: &Bars) -> 
                 let _ = io::stderr().lock().write_all(text.as_bytes());
             }),
             (Sink::Prompt(printer), Line::Out(text) | Line::Err(text)) => {
-                bars.step_aside(|| printer.print(text))
-                    .map_err(io::Error::other)?;
+                bars.step_aside(|| printer.print(text)).map_err(io::Error::other)?;
             }
         }
     }

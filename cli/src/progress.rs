@@ -52,10 +52,7 @@ impl Bars {
         bar.set_style(style(self.coloured));
         bar.set_message(what);
         bar.enable_steady_tick(Duration::from_millis(200));
-        Shown {
-            bars: self.bars.clone(),
-            bar,
-        }
+        Shown { bars: self.bars.clone(), bar }
     }
 }
 
@@ -93,10 +90,7 @@ mod tests {
         };
         let mut bar = bars.bar("hashing");
         bar(Progress { done: 0, total: 1 });
-        bar(Progress {
-            done: 1 << 20,
-            total: 8 << 20,
-        });
+        bar(Progress { done: 1 << 20, total: 8 << 20 });
         drop(bar);
         assert_eq!(bars.step_aside(|| 7), 7);
     }

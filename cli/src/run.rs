@@ -142,12 +142,7 @@ async fn serve(
     if args.headless && last.is_none() {
         stop.cancelled().await;
     }
-    let ending = Ending {
-        events: printing,
-        writer,
-        _last: last,
-        _terminal: terminal,
-    };
+    let ending = Ending { events: printing, writer, _last: last, _terminal: terminal };
     Ok((ok || input == Input::Prompt, ending))
 }
 
@@ -243,10 +238,7 @@ async fn greet(args: &RunArgs, node: &Node, state: &Path, output: &Output) {
             name => format!(" --network '{}'", plain(name)),
         };
         let line = format!("peerkit run {address}{network}");
-        text.push_str(&format!(
-            "To join from another machine: {}\n",
-            paint.good(&line)
-        ));
+        text.push_str(&format!("To join from another machine: {}\n", paint.good(&line)));
     }
     if Input::of(args) == Input::Prompt {
         text.push_str(&paint.faint("`help` lists the commands, Ctrl-D leaves."));

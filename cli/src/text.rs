@@ -55,12 +55,7 @@ pub(crate) fn time(time: Duration) -> String {
         format!("{seconds:.2} s")
     } else {
         let seconds = time.as_secs();
-        format!(
-            "{} h {:02} min {:02} s",
-            seconds / 3600,
-            seconds / 60 % 60,
-            seconds % 60
-        )
+        format!("{} h {:02} min {:02} s", seconds / 3600, seconds / 60 % 60, seconds % 60)
     }
 }
 
@@ -86,9 +81,7 @@ impl Paint {
     pub(crate) fn on(stream: &impl std::io::IsTerminal) -> Self {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Self {
-            on: stream.is_terminal() && !set("NO_COLOR") && !dumb,
-        }
+        Self { on: stream.is_terminal() && !set("NO_COLOR") && !dumb }
     }
 
     pub(crate) fn is_on(self) -> bool {
@@ -121,11 +114,7 @@ impl Paint {
     }
 
     fn styled(self, style: Style, text: &str) -> String {
-        if self.on {
-            format!("{style}{text}{style:#}")
-        } else {
-            text.to_owned()
-        }
+        if self.on { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
 }
 

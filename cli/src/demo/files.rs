@@ -41,10 +41,7 @@ pub(super) fn make(folder: &Path) -> anyhow::Result<()> {
 pub(super) fn content(seed: &str, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let mut hasher = blake3::Hasher::new_derive_key("peerkit demo 2026 files");
-    hasher
-        .update(seed.as_bytes())
-        .finalize_xof()
-        .fill(&mut bytes);
+    hasher.update(seed.as_bytes()).finalize_xof().fill(&mut bytes);
     bytes
 }
 
@@ -112,10 +109,7 @@ impl Tree {
             let equal = same_bytes(&self.root.join(name), &copy.root.join(name))?;
             ensure!(equal, "the bytes of {} differ", name.display());
         }
-        let more = copy
-            .files
-            .keys()
-            .find(|name| !self.files.contains_key(*name));
+        let more = copy.files.keys().find(|name| !self.files.contains_key(*name));
         match more {
             Some(name) => bail!("{} was fetched but not shared", name.display()),
             None => Ok(()),
@@ -157,11 +151,7 @@ mod tests {
         let (one, other) = (folder.path().join("one"), folder.path().join("other"));
         make(&one).unwrap();
         make(&other).unwrap();
-        let compare = || {
-            Tree::read(&one)
-                .unwrap()
-                .compare(&Tree::read(&other).unwrap())
-        };
+        let compare = || Tree::read(&one).unwrap().compare(&Tree::read(&other).unwrap());
         compare().unwrap();
         assert!(!same_bytes(&one.join(LARGEST), &one.join("empty.txt")).unwrap());
         assert!(!same_bytes(&one.join("letter.txt"), &one.join(LARGEST)).unwrap());

@@ -34,13 +34,8 @@ impl Network {
     pub(super) async fn start(number: usize) -> anyhow::Result<Self> {
         let mut network = Self::default();
         for n in 0..number {
-            let name = NAMES
-                .get(n)
-                .map_or_else(|| format!("node{}", n + 1), ToString::to_string);
-            let builder = Node::builder()
-                .listen("127.0.0.1:0")
-                .name(name)
-                .network("demo");
+            let name = NAMES.get(n).map_or_else(|| format!("node{}", n + 1), ToString::to_string);
+            let builder = Node::builder().listen("127.0.0.1:0").name(name).network("demo");
             let node = builder.spawn().await?;
             let listening = node.listening();
             let [listening] = listening[..] else {
@@ -100,10 +95,7 @@ impl Network {
 
     pub(super) fn neighbour_of_first(&self) -> anyhow::Result<&Node> {
         let linked = |node: &&Node| self.first().peer(node.id()).is_some();
-        self.nodes
-            .iter()
-            .find(linked)
-            .context("the first node has no link")
+        self.nodes.iter().find(linked).context("the first node has no link")
     }
 
     /// The node with the fewest links that has none with `other`, and how that stands in a
@@ -133,11 +125,7 @@ impl Network {
         let mut copies = 0;
         for (node, received) in self.nodes.iter().zip(&self.received) {
             for times in lock(received).values() {
-                ensure!(
-                    *times == 1,
-                    "{} received a broadcast {times} times",
-                    node.name()
-                );
+                ensure!(*times == 1, "{} received a broadcast {times} times", node.name());
                 copies += 1;
             }
         }

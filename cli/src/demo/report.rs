@@ -27,11 +27,7 @@ pub(super) struct Figures {
 impl Figures {
     /// In words.
     pub(super) fn new(text: String) -> Self {
-        Self {
-            text,
-            details: Vec::new(),
-            fields: Map::new(),
-        }
+        Self { text, details: Vec::new(), fields: Map::new() }
     }
 
     /// A figure of the JSON line.
@@ -49,10 +45,7 @@ impl Figures {
 
 impl Report {
     pub(super) fn new(json: bool) -> Self {
-        Self {
-            json,
-            paint: Paint::on(&io::stdout()),
-        }
+        Self { json, paint: Paint::on(&io::stdout()) }
     }
 
     pub(super) fn title(&self, nodes: usize) -> io::Result<()> {
@@ -78,11 +71,9 @@ impl Report {
         let line = match &result {
             _ if self.json => json_line(name, elapsed, &result),
             Ok(figures) => self.text(name, elapsed, figures),
-            Err(error) => format!(
-                "{} {name:10} {}\n",
-                self.paint.bad("✗"),
-                plain(&format!("{error:#}"))
-            ),
+            Err(error) => {
+                format!("{} {name:10} {}\n", self.paint.bad("✗"), plain(&format!("{error:#}")))
+            }
         };
         self.put(&line)?;
         Ok(result.is_ok())
@@ -104,8 +95,7 @@ impl Report {
             let text = format!("All of it worked, in {}.", time(elapsed));
             self.paint.good(&text)
         } else {
-            self.paint
-                .bad("It did not work: see the step marked ✗ above.")
+            self.paint.bad("It did not work: see the step marked ✗ above.")
         };
         self.put(&format!("\n{text}\n"))
     }
