@@ -141,32 +141,25 @@ impl Actor {
         for conn in inner.all_conns() {
             self.announce_hangup(&conn, Reason::Stopping);
         }
-        let goodbyes = async {
-            while !inner.all_conns().is_empty() {
-                tokio::select! {
-                    biased;
-                    Some(told) = self.from_links.recv() => self.on_link(told),
-                    Some(order) = self.orders.recv() => self.on_order(order),
-                }
-            }
-        };
         // The links have their own deadline; a little more lets them tell how they ended.
-        let _ = tokio::time::timeout(flush + HALT, goodbyes).await;
-        inner.tracker.close();
-        // Their last events are on their way; what has nothing to do with links ends now.
-        let links_done = async {
-            while let Some(told) = self.from_links.recv().await {
-                self.on_link(told);
+        inner.running.close();
+        let deadline = tokio::time::sleep(flush + HALT);
+        let (links, mut deadline) = (inner.running.wait(), std::pin::pin!(deadline));
+        let mut links = std::pin::pin!(links);
+        loop {
+            tokio::select! {
+                () = &mut links => break,
+                () = &mut deadline => break,
+                Some(told) = self.from_links.recv() => self.on_link(told),
+                Some(order) = self.orders.recv() => self.on_order(order),
             }
-        };
-        tokio::select! {
-            _ = tokio::time::timeout(HALT, inner.dispatch.settle()) => {}
-            () = links_done => {}
         }
+        let _ = tokio::time::timeout(HALT, inner.dispatch.settle()).await;
         inner.halt.cancel();
         self.orders.close();
         self.from_links.close();
         drop(self);
+        inner.tracker.close();
         let _ = tokio::time::timeout(HALT, inner.tracker.wait()).await;
         inner.dispatch.end();
         inner.stopped.cancel();

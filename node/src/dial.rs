@@ -65,7 +65,7 @@ pub(crate) async fn connect(
     let session = session.ok_or_else(|| failed("it does not speak peerkit's protocol".into()))?;
     match address.id {
         Some(expected) if expected != session.id => {
-            Err(Error::WrongNode { address: address.clone(), expected, found: session.id })
+            Err(Error::WrongNode { address: address.clone(), found: session.id })
         }
         _ => Ok(Secured { stream, session, remote, local }),
     }
@@ -220,10 +220,7 @@ pub(crate) async fn greet(
 }
 
 /// Writes what the link has to say, and closes.
-pub(crate) async fn say(
-    link: &mut Link,
-    stream: &mut TlsStream<TcpStream>,
-) -> std::io::Result<()> {
+pub(crate) async fn say(link: &mut Link, stream: &mut TlsStream<TcpStream>) -> std::io::Result<()> {
     let mut out = Vec::new();
     while let Some(output) = link.poll() {
         if let Output::Send(frame) = output {
@@ -254,12 +251,8 @@ pub(crate) async fn admit(
     let Entry { session, hello, direction, remote, address, fallback } = entry;
     let shown = address.clone().unwrap_or(fallback);
     let peer = Peer::new(session.id, hello.name, shown, direction);
-    let candidate = Candidate {
-        id: session.id,
-        direction,
-        incarnation: hello.incarnation,
-        ip: remote.ip(),
-    };
+    let candidate =
+        Candidate { id: session.id, direction, incarnation: hello.incarnation, ip: remote.ip() };
     let serial = inner.next_serial();
     let (conn, pings) = Conn::new(serial, peer, candidate, address, &inner.config);
     let conn = Arc::new(conn);
@@ -288,10 +281,9 @@ async fn connect_any(address: &Address) -> Result<TcpStream, Error> {
         if let Some(socket) = waiting.next() {
             attempts.spawn(async move { (socket, TcpStream::connect(socket).await) });
         }
-        let next = tokio::time::timeout(STAGGER, attempts.join_next());
         let joined = match waiting.len() {
             0 => attempts.join_next().await,
-            _ => next.await.unwrap_or_default(),
+            _ => tokio::time::timeout(STAGGER, attempts.join_next()).await.unwrap_or_default(),
         };
         match joined {
             Some(Ok((_, Ok(stream)))) => {

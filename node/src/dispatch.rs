@@ -95,6 +95,16 @@ impl Dispatch {
         events.clear();
     }
 
+    /// Waits until all notices so far have been delivered.
+    pub(crate) async fn settle(&self) {
+        // The channel has all its room again once nothing waits, and the handler's lock is free
+        // once the last one has been handled.
+        let _all = self.notices.reserve_many(NOTICES).await;
+        if let Some(handler) = &self.handler {
+            let _ = handler.lock().await;
+        }
+    }
+
     /// No more events will come.
     pub(crate) fn end(&self) {
         self.queues().iter().for_each(|queue| queue.end());

@@ -16,7 +16,7 @@ use crate::store::StoreError;
 use crate::transfer::FetchError;
 
 /// What went wrong. Unless a variant says otherwise nothing has changed.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The node has stopped, or is stopping.
@@ -50,12 +50,10 @@ pub enum Error {
         error: String,
     },
     /// Somebody else answers there.
-    #[error("at {address} another node answers: {found} in place of {expected}")]
+    #[error("another node answers at {address}: {found}")]
     WrongNode {
-        /// The address.
+        /// The address, with the node that was expected there.
         address: Address,
-        /// Whom the address names.
-        expected: NodeId,
         /// Who is there.
         found: NodeId,
     },

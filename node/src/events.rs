@@ -290,9 +290,6 @@ mod tests {
         (0..2).for_each(|n| queue.push(message(n)));
         (0..3).for_each(|_| queue.push(Event::NodeRequestToStop));
         let read: Vec<_> = std::iter::from_fn(|| events.try_next()).map(text).collect();
-        assert_eq!(
-            read,
-            ["0", "1", "node_request_to_stop", "node_request_to_stop", "lagged 1"]
-        );
+        assert_eq!(read, ["0", "1", "node_request_to_stop", "node_request_to_stop", "lagged 1"]);
     }
 }

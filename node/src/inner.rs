@@ -60,6 +60,8 @@ pub(crate) struct Inner {
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) links: mpsc::Sender<FromLink>,
     pub(crate) tracker: TaskTracker,
+    /// The links that run.
+    pub(crate) running: TaskTracker,
     /// The node is to stop in good order.
     pub(crate) stop: CancellationToken,
     /// Whatever still runs is to end now.
@@ -121,6 +123,7 @@ impl Inner {
             orders: parts.orders,
             links: parts.links,
             tracker: TaskTracker::new(),
+            running: TaskTracker::new(),
             stop: CancellationToken::new(),
             halt: CancellationToken::new(),
             stopped: CancellationToken::new(),
@@ -159,17 +162,17 @@ impl Inner {
         self.dispatch.event(self, event).await;
     }
 
-    pub(crate) async fn from_link(&self, told: FromLink) {
+    pub(crate) async fn tell_actor(&self, told: FromLink) {
         // The actor is gone only once the node has stopped.
         let _ = self.links.send(told).await;
     }
 
     pub(crate) async fn link_down(&self, conn: &Arc<Conn>, parting: Parting) {
-        self.from_link(FromLink::Down(conn.clone(), parting)).await;
+        self.tell_actor(FromLink::Down(conn.clone(), parting)).await;
     }
 
     pub(crate) async fn link_done(&self, conn: &Arc<Conn>) {
-        self.from_link(FromLink::Done(conn.clone())).await;
+        self.tell_actor(FromLink::Done(conn.clone())).await;
     }
 
     /// Runs a task until it is done or the node halts.
@@ -259,10 +262,15 @@ impl Inner {
 
     /// Queues a message for one peer if there is room. Compresses on the spot.
     pub(crate) fn try_send(&self, conn: &Conn, message: Message) -> Result<(), Error> {
+        let (frame, size) = self.message_frame(message)?;
+        conn.outbox.try_application(&frame, size).map_err(|not| not_accepted(conn, not))
+    }
+
+    /// A message's frame and the bytes that it takes in a queue. Compresses on the spot.
+    pub(crate) fn message_frame(&self, message: Message) -> Result<(Frame, usize), Error> {
         let packed = compress::pack(message, self.config.max_message).map_err(not_packed)?;
         let size = packed.payload.len();
-        let frame = Frame::Message(packed);
-        conn.outbox.try_application(&frame, size).map_err(|not| not_accepted(conn, not))
+        Ok((Frame::Message(packed), size))
     }
 
     /// Compresses a message where it may take its time.

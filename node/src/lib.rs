@@ -1,4 +1,79 @@
-//! x
+//! peerkit: nodes that talk to each other.
+//!
+//! A *node* connects to other nodes by `host:port`, and from then on the two are equal. Links are
+//! encrypted and authenticated; on top of them there are messages, requests, broadcasts, discovery,
+//! search and verified file sharing.
+//!
+//! ```
+//! use peerkit::{Event, Node};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
+//! let ann = Node::builder().name("ann").listen("127.0.0.1:0").spawn().await?;
+//! let bob = Node::builder().name("bob").spawn().await?;
+//! let mut events = ann.events();
+//!
+//! let peer = bob.connect(ann.listening()[0]).await?;
+//! bob.send(peer.id(), "hello").await?;
+//!
+//! while let Some(event) = events.next().await {
+//!     if let Event::NodeMessage { peer, message } = event {
+//!         println!("{} says {}", peer.name(), message.as_text().unwrap_or("..."));
+//!         break;
+//!     }
+//! }
+//! # ann.shutdown().await; bob.shutdown().await; Ok(()) }
+//! ```
+//!
+//! Events come in three styles: implement [`Handler`], give a [callback](Builder::callback), or
+//! read [`Node::events`].
 
-#[cfg_attr(not(test), expect(dead_code, reason = "links send and receive through it"))]
+mod actor;
+mod builder;
 mod compress;
+mod conn;
+mod counters;
+mod dial;
+mod dispatch;
+mod error;
+mod events;
+mod inner;
+mod key;
+mod known;
+mod listen;
+mod node;
+mod outbox;
+mod request;
+mod shares;
+mod status;
+mod store;
+mod stream;
+mod tls;
+mod transfer;
+
+pub use builder::Builder;
+pub use counters::Counters;
+pub use error::Error;
+pub use events::Events;
+pub use key::{
+    KeyError, create as create_key, load as load_key, load_or_create as load_or_create_key,
+};
+pub use node::{
+    Broadcasted, ConnectOptions, Discovery, FoundFile, IntoAddress, Node, SendReport, Source,
+};
+pub use shares::{Added, Progress, Refreshed, ShareError, SkipReason, Skipped};
+pub use status::{PeerStatus, Status};
+pub use store::{KnownPeer, StoreError};
+pub use stream::Stream;
+pub use transfer::{FetchError, Fetched};
+
+pub use peerkit_proto::address::{Address, DEFAULT_PORT, ParseAddressError};
+pub use peerkit_proto::config::Config;
+pub use peerkit_proto::event::{
+    Broadcast, Direction, Event, MessageFailure, Parting, Peer, Reason,
+};
+pub use peerkit_proto::files::{FileKind, FileName, SharedFile};
+pub use peerkit_proto::frame::Refusal;
+pub use peerkit_proto::handler::{Callback, Context, Handler};
+pub use peerkit_proto::id::{Hash, Key, NodeId, ParseIdError};
+pub use peerkit_proto::message::{Compression, Kind, Message};
+pub use peerkit_proto::overlay::{Neighbour, NodeInfo};

@@ -109,10 +109,7 @@ impl Pending {
     }
 }
 
-fn evict_first(
-    places: &mut VecDeque<Arc<PlaceState>>,
-    which: impl Fn(&Arc<PlaceState>) -> bool,
-) {
+fn evict_first(places: &mut VecDeque<Arc<PlaceState>>, which: impl Fn(&Arc<PlaceState>) -> bool) {
     if let Some(at) = places.iter().position(which)
         && let Some(place) = places.remove(at)
     {
@@ -131,7 +128,7 @@ async fn welcome(inner: Arc<Inner>, tcp: TcpStream, remote: SocketAddr, place: P
     let evicted = place.0.evicted.clone();
     let timeout = inner.config.handshake_timeout;
     let entered = tokio::select! {
-        entered = tokio::time::timeout(timeout, enter(&inner, tcp, remote)) => {
+        entered = tokio::time::timeout(timeout, enter(&inner, tcp)) => {
             entered.unwrap_or_else(|_| Err("the handshake took too long".into()))
         }
         () = evicted.cancelled() => Err("gave way to a newer connection".into()),
@@ -170,7 +167,7 @@ enum Entered {
     Nothing,
 }
 
-async fn enter(inner: &Arc<Inner>, tcp: TcpStream, remote: SocketAddr) -> Result<Entered, String> {
+async fn enter(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Entered, String> {
     let local = tcp.local_addr().map_err(|error| error.to_string())?;
     let _ = tcp.set_nodelay(true);
     let acceptor = TlsAcceptor::from(inner.tls.server.clone());

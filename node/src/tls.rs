@@ -68,7 +68,11 @@ impl Tls {
             client.enable_sni = false;
             Ok(Arc::new(client))
         };
-        Ok(Self { server: Arc::new(server), link: client(ALPN_LINK)?, stream: client(ALPN_STREAM)? })
+        Ok(Self {
+            server: Arc::new(server),
+            link: client(ALPN_LINK)?,
+            stream: client(ALPN_STREAM)?,
+        })
     }
 
     /// The configuration to dial with.
@@ -107,7 +111,15 @@ impl Session {
             ALPN_STREAM => Purpose::Stream,
             _ => return None,
         };
-        let binding = session.export_keying_material([0; 32], EXPORTER_LABEL, None).ok()?;
+        let exported = match stream {
+            TlsStream::Client(end) => {
+                end.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, None)
+            }
+            TlsStream::Server(end) => {
+                end.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, None)
+            }
+        };
+        let binding = exported.ok()?;
         Some(Self { id: NodeId::from_bytes(id), purpose, binding })
     }
 }
@@ -158,7 +170,10 @@ impl AnyNode {
 }
 
 /// A raw public key has to be an Ed25519 key, and come alone.
-fn is_node_key(key: &CertificateDer<'_>, others: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
+fn is_node_key(
+    key: &CertificateDer<'_>,
+    others: &[CertificateDer<'_>],
+) -> Result<(), rustls::Error> {
     let is_ed25519 = key.as_ref().len() == 44 && key.as_ref().starts_with(&SPKI_PREFIX);
     match is_ed25519 && others.is_empty() {
         true => Ok(()),

@@ -41,14 +41,16 @@ pub(crate) async fn run<S>(inner: Arc<Inner>, established: Established<S>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let _running = inner.running.token();
     let Established { conn, mut link, mut stream, buffer, pings } = established;
     let peer = conn.peer.clone();
     let outbound = peer.direction() == Direction::Outbound;
-    inner.tell(match outbound {
-        true => Event::OutboundNodeConnected { peer: peer.clone() },
-        false => Event::InboundNodeConnected { peer: peer.clone() },
-    })
-    .await;
+    inner
+        .tell(match outbound {
+            true => Event::OutboundNodeConnected { peer: peer.clone() },
+            false => Event::InboundNodeConnected { peer: peer.clone() },
+        })
+        .await;
 
     // Our Hello, where it is still to be said, goes before anything that waits in the outbox.
     let timeout = inner.config.handshake_timeout;
@@ -94,11 +96,12 @@ where
     }
     // Sent before the event, so that whoever hears of the end finds the link gone.
     inner.link_down(&conn, parting.clone()).await;
-    inner.tell(match outbound {
-        true => Event::OutboundNodeDisconnected { peer, parting },
-        false => Event::InboundNodeDisconnected { peer, parting },
-    })
-    .await;
+    inner
+        .tell(match outbound {
+            true => Event::OutboundNodeDisconnected { peer, parting },
+            false => Event::InboundNodeDisconnected { peer, parting },
+        })
+        .await;
     inner.link_done(&conn).await;
 }
 
@@ -370,7 +373,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     inner.dispatch.events(&*inner, &mut batch.messages).await;
                 }
                 if !frames.is_empty() {
-                    inner.from_link(FromLink::Frames(conn.clone(), frames)).await;
+                    inner.tell_actor(FromLink::Frames(conn.clone(), frames)).await;
                 }
             });
             loop {

@@ -24,8 +24,8 @@
 //! `Describe` is answered by one Description, `Pieces` by one Pieces with all the values asked for
 //! (to ask for values that the list does not have is a bad request), `Data` by one Piece for each
 //! piece, in order. Any can be answered by Refused instead; in the midst of the pieces of a `Data`
-//! it ends them. A request of an unknown kind is a bad request, and the stream goes on: so new kinds
-//! can be added. A head that can't be read ends the stream.
+//! it ends them. A body that can't be read, or of an unknown kind, is a bad request, and the stream goes
+//! on: so new kinds can be added. A length over the limit ends the stream.
 //!
 //! The size of a Description is that of the bytes served under the hash: of a folder, those of its
 //! manifest. Nothing that is told here is trusted: the list is checked against the hash, the pieces

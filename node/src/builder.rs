@@ -1,0 +1,216 @@
+//! Making a node.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use peerkit_proto::config::Config;
+use peerkit_proto::event::Event;
+use peerkit_proto::files::FILES_PROTOCOL;
+use peerkit_proto::handler::{Callback, Context, Handler};
+use peerkit_proto::hello::MAX_NAME;
+use peerkit_proto::id::Key;
+use peerkit_proto::overlay::{Identity, Overlay};
+use tokio::sync::mpsc;
+
+use crate::actor::{Actor, FROM_LINKS, ORDERS};
+use crate::dispatch::{Dispatch, deliver_notices};
+use crate::error::Error;
+use crate::inner::{Inner, Parts, unix_millis};
+use crate::listen::{self, Pending};
+use crate::node::Node;
+use crate::store::Store;
+use crate::tls::Tls;
+use crate::{key, transfer};
+
+/// The file in the state folder that holds the node's key.
+const KEY_FILE: &str = "key";
+
+/// The network of nodes that name none.
+const NETWORK: &str = "peerkit";
+
+/// What a node is to be. Every setting has a default; see [`Builder::spawn`].
+#[derive(Default)]
+#[must_use = "a builder does nothing until it spawns"]
+pub struct Builder {
+    listen: Vec<String>,
+    name: Option<String>,
+    network: Option<String>,
+    secret: Option<Vec<u8>>,
+    key: Option<Key>,
+    state: Option<PathBuf>,
+    config: Config,
+    handler: Option<Box<dyn Handler>>,
+}
+
+impl Builder {
+    /// Listens on an address, `host:port`; port 0 picks one. Call it again for more addresses.
+    /// Without any the node does not listen: it dials, and nobody can dial it.
+    pub fn listen(mut self, address: impl ToString) -> Self {
+        self.listen.push(address.to_string());
+        self
+    }
+
+    /// What the node calls itself, at most 64 bytes. Without one it is the start of its identity.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// The network that the node belongs to, at most 64 bytes; `peerkit` by default. Nodes of
+    /// different networks refuse each other.
+    pub fn network(mut self, network: impl Into<String>) -> Self {
+        self.network = Some(network.into());
+        self
+    }
+
+    /// The network's secret: only nodes that know it are let in. Make it long and random; one that
+    /// can be guessed can be guessed by whoever has been connected to.
+    pub fn secret(mut self, secret: impl Into<Vec<u8>>) -> Self {
+        self.secret = Some(secret.into());
+        self
+    }
+
+    /// The node's key pair, and so its identity. Without one the key is that of the state folder,
+    /// or a new one for this run.
+    pub fn key(mut self, key: Key) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// The folder that holds what outlives a run: the key, the peers that were met, what is
+    /// shared. Without one nothing does. Only one node at a time can use a folder.
+    pub fn state(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.state = Some(folder.into());
+        self
+    }
+
+    /// Limits and intervals.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Inbound links at once; 128 by default.
+    pub fn max_inbound(mut self, links: usize) -> Self {
+        self.config.max_inbound = links;
+        self
+    }
+
+    /// The application: gets every event, one at a time.
+    pub fn handler(mut self, handler: impl Handler + 'static) -> Self {
+        self.handler = Some(Box::new(handler));
+        self
+    }
+
+    /// The application as one callback: gets every event, one at a time.
+    pub fn callback(self, callback: impl FnMut(&mut Context<'_>, Event) + Send + 'static) -> Self {
+        self.handler(Callback(callback))
+    }
+
+    /// Starts the node on the current tokio runtime.
+    ///
+    /// What was shared from the state folder before is shared again, in the background.
+    ///
+    /// # Errors
+    /// Where an address can't be listened on, the state folder or key can't be used, or a setting
+    /// is not possible. Nothing is left running then.
+    pub async fn spawn(self) -> Result<Node, Error> {
+        let name_limit = |what: &str, text: &str| match text.len() {
+            0..=MAX_NAME => Ok(()),
+            _ => Err(Error::Setting(format!("{what} has at most {MAX_NAME} bytes: `{text}`"))),
+        };
+        let state = self.state.clone();
+        let store = crate::known::blocking(move || Ok(Store::open(state.as_deref())?)).await?;
+        let key = match (self.key, self.state) {
+            (Some(key), _) => key,
+            (None, Some(folder)) => {
+                let path = folder.join(KEY_FILE);
+                crate::known::blocking(move || Ok(key::load_or_create(&path)?)).await?
+            }
+            (None, None) => key::generate()?,
+        };
+        let name = self.name.unwrap_or_else(|| key.id().short());
+        name_limit("a node's name", &name)?;
+        let network = self.network.unwrap_or_else(|| NETWORK.to_owned());
+        name_limit("a network's name", &network)?;
+        let tls = Tls::new(&key).map_err(|error| Error::Setting(error.to_string()))?;
+        let listeners = listen::bind(&self.listen).await?;
+        let listening: Vec<SocketAddr> =
+            listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+
+        let mut seed = [0; 32];
+        let mut incarnation = [0; 8];
+        let chance = getrandom::fill(&mut seed).and_then(|()| getrandom::fill(&mut incarnation));
+        chance.map_err(|error| Error::Setting(format!("no random numbers: {error}")))?;
+        let identity = Identity {
+            key: key.clone(),
+            name: name.clone(),
+            network: network.clone(),
+            epoch: unix_millis(),
+        };
+        let overlay = Overlay::new(identity, &self.config, seed);
+        let (dispatch, mut notices) = Dispatch::new(self.handler, &self.config);
+        let (orders, order_receiver) = mpsc::channel(ORDERS);
+        let (links, link_receiver) = mpsc::channel(FROM_LINKS);
+        let pending = Pending::new(self.config.max_pending, self.config.max_pending_per_ip);
+        let inner = Arc::new(Inner::new(Parts {
+            key,
+            name,
+            network,
+            secret: self.secret,
+            incarnation: u64::from_le_bytes(incarnation),
+            config: self.config,
+            tls,
+            local: local_addresses(&listening),
+            listening,
+            dispatch,
+            store,
+            orders,
+            links,
+        }));
+
+        let shares = inner.shares.clone();
+        inner.streams.serve(FILES_PROTOCOL, move |stream| {
+            let shares = shares.clone();
+            async move {
+                if let Err(error) = transfer::serve(shares, stream).await {
+                    tracing::debug!(%error, "a fetch from this node broke off");
+                }
+            }
+        });
+        for listener in listeners {
+            inner.spawn(listen::accept(inner.clone(), listener, pending.clone()));
+        }
+        let delivering = inner.clone();
+        inner.spawn(async move {
+            deliver_notices(&delivering.dispatch, &*delivering, &mut notices).await;
+        });
+        let restoring = inner.clone();
+        inner.spawn(async move {
+            if let Err(error) = restoring.shares.restore(|_| {}).await {
+                tracing::warn!(%error, "can't share again what was shared before");
+            }
+        });
+        let actor = Actor::new(inner.clone(), overlay, order_receiver, link_receiver);
+        tokio::spawn(actor.run());
+        Ok(Node::new(inner))
+    }
+}
+
+/// The IP addresses of this machine that lead outside, where a socket listens on all of them.
+///
+/// A UDP socket that is connected tells its own address; nothing is sent. The addresses are of the
+/// blocks for documentation (RFC 5737, RFC 3849), so they belong to nobody.
+fn local_addresses(listening: &[SocketAddr]) -> Vec<IpAddr> {
+    if !listening.iter().any(|socket| socket.ip().is_unspecified()) {
+        return Vec::new();
+    }
+    let towards = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
+    let address = |(from, to): (&str, &str)| {
+        let socket = UdpSocket::bind(from).ok()?;
+        socket.connect(to).ok()?;
+        socket.local_addr().ok().map(|local| local.ip())
+    };
+    towards.into_iter().filter_map(address).filter(|ip| !ip.is_unspecified()).collect()
+}

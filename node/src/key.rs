@@ -1,0 +1,258 @@
+//! The key file: 64 hex digits and a newline, which only its owner may read.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use peerkit_proto::id::{ID_LEN, Key, hex};
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// Others than the owner can read the file. It was not read.
+    #[error("others can read the key file {path}: run `chmod 600 {path}`", path = .0.display())]
+    Readable(PathBuf),
+    /// Not 64 hex digits.
+    #[error(
+        "{path} is not a key file (64 hex digits): choose another, or remove it to become a new node",
+        path = .0.display()
+    )]
+    Malformed(PathBuf),
+    /// There is a file already, which is never overwritten.
+    #[error("{path} exists already: choose another name for the key file", path = .0.display())]
+    Exists(PathBuf),
+    /// The file can't be read or written.
+    #[error("can't use the key file {path}: {source}", path = .path.display())]
+    Io {
+        /// The key file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system gives no random bytes.
+    #[error("the system's generator of random bytes failed: {0}")]
+    Random(getrandom::Error),
+}
+
+/// A new key pair, from the system's generator.
+///
+/// # Errors
+/// [`KeyError::Random`].
+pub(crate) fn generate() -> Result<Key, KeyError> {
+    random().map(|secret| Key::from_secret(&secret))
+}
+
+/// The key in the file at `path`; where there is none, a new one, saved there first.
+///
+/// Two processes that start at once end up with the same key.
+///
+/// # Errors
+/// Any [`KeyError`] but [`Exists`](KeyError::Exists). A file that is there is left as it was.
+pub fn load_or_create(path: &Path) -> Result<Key, KeyError> {
+    match load(path) {
+        Err(KeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+        other => return other,
+    }
+    match create(path) {
+        Err(KeyError::Exists(_)) => load(path),
+        other => other,
+    }
+}
+
+/// Makes a new key and saves it at `path`.
+///
+/// # Errors
+/// As for [`save`], or where the system gives no random bytes.
+pub fn create(path: &Path) -> Result<Key, KeyError> {
+    let key = generate()?;
+    save(path, &key)?;
+    Ok(key)
+}
+
+/// Reads the key in the file at `path`.
+///
+/// # Errors
+/// Where it is missing, readable by others (on Unix), or not a key file.
+pub fn load(path: &Path) -> Result<Key, KeyError> {
+    let mut file = File::open(path).map_err(io_error(path))?;
+    if is_readable_by_others(&file).map_err(io_error(path))? {
+        return Err(KeyError::Readable(path.to_owned()));
+    }
+    let mut text = Vec::with_capacity(2 * ID_LEN + 3);
+    (&mut file).take(2 * ID_LEN as u64 + 3).read_to_end(&mut text).map_err(io_error(path))?;
+    let secret = parse(&text).ok_or_else(|| KeyError::Malformed(path.to_owned()))?;
+    Ok(Key::from_secret(&secret))
+}
+
+/// Saves `key` in a new file at `path` (mode 0600), with the folders above it (mode 0700) where
+/// they are missing. It is on disk when this returns, and never there in part.
+///
+/// # Errors
+/// [`KeyError::Exists`], or where it can't be written; nothing is left behind then.
+pub(crate) fn save(path: &Path, key: &Key) -> Result<(), KeyError> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    create_private_folder(folder).map_err(io_error(path))?;
+    let beside = folder.join(format!(".key-{}.new", hex(&random()?[..8])));
+    let text = format!("{}\n", hex(key.secret()));
+    let written = write_new(&beside, text.as_bytes()).and_then(|()| publish(&beside, path));
+    let _ = fs::remove_file(&beside);
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(KeyError::Exists(path.to_owned()));
+        }
+        other => other.map_err(io_error(path))?,
+    }
+    sync_folder(folder).map_err(io_error(path))
+}
+
+/// Makes `folder` and those above it, for the owner alone; leaves one that is there as it is.
+pub(crate) fn create_private_folder(folder: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)
+}
+
+/// Makes a rename or a new file in `folder` last through a power cut, where folders can be synced.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path)?;
+    file.write_all(text)?;
+    file.sync_all()
+}
+
+/// A link, unlike a rename, does not replace what is there. Some file systems have no links.
+fn publish(beside: &Path, path: &Path) -> io::Result<()> {
+    match fs::hard_link(beside, path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists && !path.try_exists()? => {
+            fs::rename(beside, path)
+        }
+        other => other,
+    }
+}
+
+#[cfg(unix)]
+fn is_readable_by_others(file: &File) -> io::Result<bool> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(file.metadata()?.permissions().mode() & 0o077 != 0)
+}
+
+#[cfg(not(unix))]
+fn is_readable_by_others(_: &File) -> io::Result<bool> {
+    Ok(false)
+}
+
+fn parse(text: &[u8]) -> Option<[u8; ID_LEN]> {
+    let text = std::str::from_utf8(text).ok()?;
+    let digits = text.strip_suffix("\r\n").or(text.strip_suffix('\n')).unwrap_or(text);
+    if digits.len() != 2 * ID_LEN || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut secret = [0; ID_LEN];
+    for (byte, at) in secret.iter_mut().zip((0..).step_by(2)) {
+        *byte = u8::from_str_radix(digits.get(at..at + 2)?, 16).ok()?;
+    }
+    Some(secret)
+}
+
+fn random() -> Result<[u8; ID_LEN], KeyError> {
+    let mut bytes = [0; ID_LEN];
+    getrandom::fill(&mut bytes).map_err(KeyError::Random)?;
+    Ok(bytes)
+}
+
+fn io_error(path: &Path) -> impl Fn(io::Error) -> KeyError {
+    move |source| KeyError::Io { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_key_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state/deep/key");
+        let first = load_or_create(&path).unwrap();
+        let second = load_or_create(&path).unwrap();
+        assert_eq!(first.id(), second.id());
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text, format!("{}\n", hex(first.secret())));
+        let beside = fs::read_dir(path.parent().unwrap()).unwrap().count();
+        assert_eq!(beside, 1, "nothing else is left in the folder");
+        assert_ne!(generate().unwrap().id(), first.id());
+    }
+
+    #[test]
+    fn a_key_is_never_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let key = create(&path).unwrap();
+        assert!(matches!(create(&path), Err(KeyError::Exists(_))));
+        assert_eq!(load(&path).unwrap().id(), key.id());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn many_that_start_at_once_are_one_node() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let ids = std::thread::scope(|scope| {
+            let starts: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| load_or_create(&path).unwrap().id())).collect();
+            starts.into_iter().map(|start| start.join().unwrap()).collect::<Vec<_>>()
+        });
+        assert!(ids.iter().all(|id| *id == ids[0]));
+    }
+
+    #[test]
+    fn what_is_not_a_key_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        for text in ["", "abc\n", &"g".repeat(64), &"a".repeat(66), &"é".repeat(32)] {
+            let _ = fs::remove_file(&path);
+            write_new(&path, text.as_bytes()).unwrap();
+            let error = load_or_create(&path).unwrap_err();
+            assert!(matches!(error, KeyError::Malformed(_)), "{text}: {error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        let missing = load(&folder.path().join("none")).unwrap_err();
+        assert!(missing.to_string().contains("none"), "{missing}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/key");
+        create(&path).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        for open in [0o640, 0o604, 0o620, 0o601] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(open)).unwrap();
+            let error = load_or_create(&path).unwrap_err();
+            assert!(matches!(error, KeyError::Readable(_)));
+            let way_out = format!("chmod 600 {}", path.display());
+            assert!(error.to_string().contains(&way_out), "{error}");
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+        assert!(load(&path).is_ok());
+    }
+}

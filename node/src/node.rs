@@ -1,0 +1,316 @@
+//! The handle that applications hold.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use peerkit_proto::address::Address;
+use peerkit_proto::event::Peer;
+use peerkit_proto::id::NodeId;
+use peerkit_proto::message::Message;
+use tokio::sync::oneshot;
+use tokio_util::sync::DropGuard;
+
+use crate::actor::Order;
+use crate::builder::Builder;
+use crate::counters::Counters;
+use crate::error::Error;
+use crate::events::Events;
+use crate::inner::Inner;
+use crate::request::ServedRequest;
+use crate::status::Status;
+
+mod files;
+mod messages;
+mod network;
+
+pub use files::{FoundFile, Source};
+pub use messages::SendReport;
+pub use network::{Broadcasted, Discovery};
+
+/// A node. Clone the handle freely: all clones are the same node.
+///
+/// [`Node::shutdown`] stops it, and so does dropping the last handle, in the background.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+    _last: Arc<DropGuard>,
+}
+
+/// How to connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ConnectOptions {
+    /// Keep the link: when it is lost, dial again after growing waits, until `disconnect`.
+    pub reconnect: bool,
+}
+
+impl ConnectOptions {
+    /// Keeps the link: when it is lost it is dialled again.
+    #[must_use]
+    pub fn reconnect() -> Self {
+        Self { reconnect: true }
+    }
+}
+
+impl Node {
+    /// What the node is to be; [`Builder::spawn`] starts it.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) fn new(inner: Arc<Inner>) -> Self {
+        let last = Arc::new(inner.stop.clone().drop_guard());
+        Self { inner, _last: last }
+    }
+
+    /// The node's identity.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.inner.id
+    }
+
+    /// What the node calls itself.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// The network that it belongs to.
+    #[must_use]
+    pub fn network(&self) -> &str {
+        &self.inner.network
+    }
+
+    /// The sockets that it listens on, with the ports that were picked.
+    #[must_use]
+    pub fn listening(&self) -> Vec<SocketAddr> {
+        self.inner.listening.clone()
+    }
+
+    /// Where others can dial it, as far as it knows; the best first.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<Address> {
+        self.inner.addresses(None)
+    }
+
+    /// A stream of the events from now on. The first one that is asked for, where the node has no
+    /// handler, begins with the node's start.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.inner.dispatch.subscribe()
+    }
+
+    /// Links to the node at `address`. Where there is a link already it is that one.
+    ///
+    /// # Errors
+    /// Where nobody, somebody else, or a node that refuses is there; or the node is stopping.
+    pub async fn connect<A>(&self, address: A) -> Result<Peer, Error>
+    where
+        A: IntoAddress,
+    {
+        self.connect_with(address, ConnectOptions::default()).await
+    }
+
+    /// Links to the node at `address`, in a way that `options` say.
+    ///
+    /// # Errors
+    /// As [`Node::connect`]. With `reconnect` it is tried again all the same.
+    pub async fn connect_with<A>(&self, address: A, options: ConnectOptions) -> Result<Peer, Error>
+    where
+        A: IntoAddress,
+    {
+        let address = address.into_address()?;
+        let reconnect = options.reconnect;
+        let reply = |reply| Order::Connect { address, reconnect, reply: Some(reply) };
+        self.order(reply).await?
+    }
+
+    /// Gives up keeping the link to `address`; the link itself stays.
+    pub async fn stop_reconnecting(&self, address: Address) {
+        let _ = self.inner.orders.send(Order::StopReconnecting(address)).await;
+    }
+
+    /// Closes the link with `peer`, whoever dialled it, once what is queued has gone out. Returns
+    /// when that has begun; `*_node_disconnected` tells when it is done.
+    ///
+    /// # Errors
+    /// Where there is no such link.
+    pub async fn disconnect(&self, peer: NodeId) -> Result<Peer, Error> {
+        self.order(|reply| Order::Disconnect { id: peer, reply: Some(reply) }).await?
+    }
+
+    /// The connected peers, in the order of their links.
+    #[must_use]
+    pub fn peers(&self) -> Vec<Peer> {
+        self.inner.all_conns().iter().map(|conn| conn.peer.clone()).collect()
+    }
+
+    /// The connected peer with this identity.
+    #[must_use]
+    pub fn peer(&self, id: NodeId) -> Option<Peer> {
+        self.inner.conn(id).ok().map(|conn| conn.peer.clone())
+    }
+
+    /// The connected peer that a person means: by its name, its identity, or the start of it.
+    ///
+    /// # Errors
+    /// Where none or several fit.
+    pub fn find_peer(&self, text: &str) -> Result<Peer, Error> {
+        let peers = self.peers();
+        let one = |fits: &dyn Fn(&Peer) -> bool| {
+            let mut fitting = peers.iter().filter(|peer| fits(peer));
+            match (fitting.next(), fitting.next()) {
+                (Some(peer), None) => Ok(peer.clone()),
+                (None, _) => Err(Error::UnknownPeer(text.to_owned())),
+                (Some(_), Some(_)) => Err(Error::AmbiguousPeer(text.to_owned())),
+            }
+        };
+        let lower = text.to_ascii_lowercase();
+        match one(&|peer| peer.name() == text) {
+            Err(Error::UnknownPeer(_)) if !text.is_empty() => {
+                one(&|peer| peer.id().to_string().starts_with(&lower))
+            }
+            found => found,
+        }
+    }
+
+    /// The last round-trip time to a connected peer.
+    #[must_use]
+    pub fn rtt(&self, peer: NodeId) -> Option<Duration> {
+        self.inner.conn(peer).ok()?.rtt()
+    }
+
+    /// Measures the round-trip time to a connected peer now.
+    ///
+    /// # Errors
+    /// Where it is not connected, or does not answer within the configured time.
+    pub async fn ping(&self, peer: NodeId) -> Result<Duration, Error> {
+        let conn = self.inner.conn(peer)?;
+        let timeout = self.inner.config.request_timeout;
+        let pinged = tokio::time::timeout(timeout, conn.ping()).await;
+        pinged.map_err(|_| Error::Timeout(timeout))?.ok_or(Error::NotConnected(peer))
+    }
+
+    /// What the application has noted about a connected peer under `key`. Gone with the link.
+    #[must_use]
+    pub fn info(&self, peer: NodeId, key: &str) -> Option<serde_json::Value> {
+        let conn = self.inner.conn(peer).ok()?;
+        let info = conn.info.lock().unwrap_or_else(PoisonError::into_inner);
+        info.get(key).cloned()
+    }
+
+    /// Notes something about a connected peer. Returns what was noted before.
+    ///
+    /// # Errors
+    /// Where it is not connected.
+    pub fn set_info(
+        &self,
+        peer: NodeId,
+        key: impl Into<String>,
+        value: impl Into<serde_json::Value>,
+    ) -> Result<Option<serde_json::Value>, Error> {
+        let conn = self.inner.conn(peer)?;
+        let mut info = conn.info.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(info.insert(key.into(), value.into()))
+    }
+
+    /// What the node has sent and received, over all links.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.inner.meter.read()
+    }
+
+    /// What the link with a connected peer has sent and received.
+    #[must_use]
+    pub fn peer_counters(&self, peer: NodeId) -> Option<Counters> {
+        Some(self.inner.conn(peer).ok()?.meter.read())
+    }
+
+    /// How the node is now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.inner.status()
+    }
+
+    /// Answers requests named `name` with `handler` from now on. What it returns as an error is
+    /// told to the one who asked; a panic is too.
+    pub fn serve<F, A, E>(&self, name: &str, handler: F)
+    where
+        F: Fn(Peer, Message) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Message, E>> + Send + 'static,
+        E: std::fmt::Display,
+    {
+        let mut served = self.inner.served.write().unwrap_or_else(PoisonError::into_inner);
+        served.insert(name.to_owned(), ServedRequest::new(handler));
+    }
+
+    /// Stops the node: says goodbye to all peers, gives what is queued a few seconds to go out,
+    /// ends every task and frees the port. Returns when all that is done. May be called again.
+    pub async fn shutdown(&self) {
+        self.inner.stop.cancel();
+        self.inner.stopped.cancelled().await;
+    }
+
+    /// Waits until the node has stopped, for whatever reason.
+    pub async fn stopped(&self) {
+        self.inner.stopped.cancelled().await;
+    }
+
+    async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.orders.send(order(reply)).await.map_err(|_| Error::Stopped)?;
+        answer.await.map_err(|_| Error::Stopped)
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Node({} {})", self.inner.name, self.inner.id.short())
+    }
+}
+
+/// What names an address: the address itself, its text, or a socket.
+pub trait IntoAddress {
+    /// The address.
+    ///
+    /// # Errors
+    /// Where a text is not one.
+    fn into_address(self) -> Result<Address, Error>;
+}
+
+impl IntoAddress for Address {
+    fn into_address(self) -> Result<Address, Error> {
+        Ok(self)
+    }
+}
+
+impl IntoAddress for &Address {
+    fn into_address(self) -> Result<Address, Error> {
+        Ok(self.clone())
+    }
+}
+
+impl IntoAddress for SocketAddr {
+    fn into_address(self) -> Result<Address, Error> {
+        Ok(Address::from_socket(self))
+    }
+}
+
+impl IntoAddress for &str {
+    fn into_address(self) -> Result<Address, Error> {
+        Ok(self.parse()?)
+    }
+}
+
+impl IntoAddress for &String {
+    fn into_address(self) -> Result<Address, Error> {
+        Ok(self.parse()?)
+    }
+}
+
+impl IntoAddress for String {
+    fn into_address(self) -> Result<Address, Error> {
+        Ok(self.parse()?)
+    }
+}

@@ -1,0 +1,205 @@
+//! Sharing, finding and fetching files.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use peerkit_proto::address::Address;
+use peerkit_proto::files::{FILES_PROTOCOL, SharedFile};
+use peerkit_proto::id::{Hash, NodeId};
+use peerkit_proto::overlay::query::{Answer, AnswerBody, MAX_SEARCH, What};
+
+use super::Node;
+use crate::error::Error;
+use crate::shares::{Added, Progress, Refreshed};
+use crate::transfer::{Destination, Download, FetchError, Fetched};
+
+/// A file that a search has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundFile {
+    /// What it is.
+    pub file: SharedFile,
+    /// Who has it.
+    pub sources: Vec<Source>,
+}
+
+/// A node that has a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Who it is.
+    pub id: NodeId,
+    /// What it calls itself.
+    pub name: String,
+    /// Where it can be dialled, as far as it knows.
+    pub addresses: Vec<Address>,
+}
+
+impl Node {
+    /// Shares a file or folder: it stays where it is, and others find and fetch it. What could not
+    /// be shared of a folder is told in the result.
+    ///
+    /// # Errors
+    /// Where the path itself can't be shared.
+    pub async fn share(&self, path: impl Into<PathBuf>) -> Result<Added, Error> {
+        self.share_with_progress(path, |_| {}).await
+    }
+
+    /// As [`Node::share`]; `progress` is called while files are hashed, on another thread.
+    ///
+    /// # Errors
+    /// As [`Node::share`].
+    pub async fn share_with_progress(
+        &self,
+        path: impl Into<PathBuf>,
+        progress: impl FnMut(Progress) + Send + 'static,
+    ) -> Result<Added, Error> {
+        Ok(self.inner.shares.add(path, progress).await?)
+    }
+
+    /// No longer shares what was added and has this hash; the files stay. Returns what that was.
+    ///
+    /// # Errors
+    /// Where the state can't be written.
+    pub async fn unshare(&self, hash: Hash) -> Result<Vec<SharedFile>, Error> {
+        Ok(self.inner.shares.remove(&hash).await?)
+    }
+
+    /// Looks at every share again: what was changed is hashed again, what is gone is no longer
+    /// shared.
+    ///
+    /// # Errors
+    /// Where the state can't be read or written.
+    pub async fn refresh(
+        &self,
+        progress: impl FnMut(Progress) + Send + 'static,
+    ) -> Result<Refreshed, Error> {
+        Ok(self.inner.shares.refresh(progress).await?)
+    }
+
+    /// What is shared, as it was added.
+    #[must_use]
+    pub fn shares(&self) -> Vec<SharedFile> {
+        self.inner.shares.list()
+    }
+
+    /// What is shared, and from where.
+    #[must_use]
+    pub fn shared_paths(&self) -> Vec<(PathBuf, SharedFile)> {
+        self.inner.shares.paths()
+    }
+
+    /// Files and folders of others whose names have all the words of `text`, whatever the case;
+    /// each with all who have it.
+    ///
+    /// # Errors
+    /// Where the text is too long, or the node is stopping.
+    pub async fn search(&self, text: &str) -> Result<Vec<FoundFile>, Error> {
+        if text.len() > MAX_SEARCH {
+            return Err(Error::Setting(format!("a search has at most {MAX_SEARCH} bytes")));
+        }
+        let mut asking = self.inner.ask(What::Search(text.to_owned()), -1, None).await?;
+        let mut found: BTreeMap<Hash, FoundFile> = BTreeMap::new();
+        while let Some(answer) = asking.answers.recv().await {
+            let source = source(&answer);
+            let AnswerBody::Files(files) = answer.body else { continue };
+            for file in files {
+                let new = || FoundFile { file: file.clone(), sources: Vec::new() };
+                let found = found.entry(file.hash).or_insert_with(new);
+                if !found.sources.contains(&source) {
+                    found.sources.push(source.clone());
+                }
+            }
+        }
+        let mut found: Vec<_> = found.into_values().collect();
+        found.sort_by(|a, b| a.file.name.cmp(&b.file.name));
+        Ok(found)
+    }
+
+    /// Fetches the file or folder of this hash to `to`: into it where it is a folder that exists,
+    /// under the name that it has at its source; else to exactly that path. Every piece is checked
+    /// against the hash. Nothing is ever overwritten: where there is something else of that name
+    /// this one gets a number.
+    ///
+    /// # Errors
+    /// Where nobody has it, none of those who have it does, or the disk refuses. Nothing is left
+    /// behind then.
+    pub async fn fetch(&self, hash: Hash, to: impl Into<PathBuf>) -> Result<Fetched, Error> {
+        self.fetch_with_progress(hash, to, |_| {}).await
+    }
+
+    /// As [`Node::fetch`]; `progress` is called as verified bytes are written.
+    ///
+    /// # Errors
+    /// As [`Node::fetch`].
+    pub async fn fetch_with_progress(
+        &self,
+        hash: Hash,
+        to: impl Into<PathBuf>,
+        progress: impl FnMut(Progress) + Send,
+    ) -> Result<Fetched, Error> {
+        self.fetch_to(hash, Destination::Path(to.into()), progress).await
+    }
+
+    /// Fetches into the folder `into`, which is made where it is missing, under the name that the
+    /// file has at its source.
+    ///
+    /// # Errors
+    /// As [`Node::fetch`].
+    pub async fn fetch_into(
+        &self,
+        hash: Hash,
+        into: impl AsRef<Path>,
+        progress: impl FnMut(Progress) + Send,
+    ) -> Result<Fetched, Error> {
+        self.fetch_to(hash, Destination::Folder(into.as_ref().to_owned()), progress).await
+    }
+
+    async fn fetch_to(
+        &self,
+        hash: Hash,
+        to: Destination,
+        mut progress: impl FnMut(Progress) + Send,
+    ) -> Result<Fetched, Error> {
+        let mut download = Download::new(hash, to);
+        let mut asking = self.inner.ask(What::HasFile(hash), -1, None).await?;
+        let mut failure = Error::NoSource(hash);
+        let mut tried = Vec::new();
+        // The first who answers is asked first; the others stand by.
+        while let Some(answer) = asking.answers.recv().await {
+            let source = source(&answer);
+            if !matches!(answer.body, AnswerBody::Files(_)) || tried.contains(&source.id) {
+                continue;
+            }
+            tried.push(source.id);
+            match self.fetch_from(&mut download, &source, &mut progress).await {
+                Ok(()) => return Ok(download.finish().await?),
+                Err(error) => {
+                    tracing::info!(source = %source.id, %error, "a source did not do");
+                    let another = match &error {
+                        Error::Fetch(error) => error.is_worth_another(),
+                        _ => true,
+                    };
+                    failure = error;
+                    if !another {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    async fn fetch_from(
+        &self,
+        download: &mut Download,
+        source: &Source,
+        progress: &mut (impl FnMut(Progress) + Send),
+    ) -> Result<(), Error> {
+        let stream = self.inner.open_stream(source.id, &source.addresses, FILES_PROTOCOL).await?;
+        let run: Result<(), FetchError> = download.run(source.id, stream, progress).await;
+        Ok(run?)
+    }
+}
+
+fn source(answer: &Answer) -> Source {
+    Source { id: answer.node, name: answer.name.clone(), addresses: answer.addresses.clone() }
+}

@@ -1,0 +1,213 @@
+//! The network around the node: joining, discovery, broadcast, known peers.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use peerkit_proto::address::Address;
+use peerkit_proto::event::{Event, Peer};
+use peerkit_proto::id::{Hash, NodeId};
+use peerkit_proto::message::Message;
+use peerkit_proto::overlay::NodeInfo;
+use peerkit_proto::overlay::query::{Answer, AnswerBody, What};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Node;
+use crate::actor::{ANSWERS, Asked, Order};
+use crate::error::Error;
+use crate::inner::Inner;
+use crate::store::KnownPeer;
+
+/// A broadcast that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Broadcasted {
+    /// Names it.
+    pub id: Hash,
+    /// How many links took it.
+    pub links: usize,
+}
+
+/// What a discovery has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discovery {
+    /// The nodes within the depth, this one first.
+    pub nodes: Vec<NodeInfo>,
+    /// Whether all of them have answered.
+    pub complete: bool,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl Discovery {
+    /// The links between the nodes, each once, from the one that dialled to the one that was
+    /// dialled; also those to nodes beyond the depth.
+    #[must_use]
+    pub fn links(&self) -> Vec<(NodeId, NodeId)> {
+        let mut links: Vec<_> = self
+            .nodes
+            .iter()
+            .flat_map(|node| {
+                let outbound = node.outbound.iter().map(|to| (node.id, to.id));
+                outbound.chain(node.inbound.iter().map(|from| (from.id, node.id)))
+            })
+            .collect();
+        links.sort_unstable();
+        links.dedup();
+        links
+    }
+}
+
+/// A query under way.
+pub(crate) struct Asking {
+    pub(crate) answers: mpsc::Receiver<Answer>,
+    pub(crate) ended: oneshot::Receiver<bool>,
+}
+
+impl Inner {
+    /// Asks the network.
+    pub(crate) async fn ask(
+        &self,
+        what: What,
+        depth: i32,
+        timeout: Option<Duration>,
+    ) -> Result<Asking, Error> {
+        let (answers, receiver) = mpsc::channel(ANSWERS);
+        let (ended, end) = oneshot::channel();
+        let asked = Asked { answers, ended };
+        let order = Order::Ask { what, depth, timeout, asked };
+        self.orders.send(order).await.map_err(|_| Error::Stopped)?;
+        Ok(Asking { answers: receiver, ended: end })
+    }
+}
+
+impl Node {
+    /// Becomes a member of the network that the nodes at `addresses` belong to. Returns those that
+    /// were reached; the others are tried all the same, and told of by events.
+    ///
+    /// # Errors
+    /// The first failure, where none was reached.
+    pub async fn join(&self, addresses: &[Address]) -> Result<Vec<Peer>, Error> {
+        let mut joining = Vec::new();
+        for address in addresses {
+            let (node, address) = (self.clone(), address.clone());
+            joining.push(tokio::spawn(async move { node.connect(address).await }));
+        }
+        let mut peers: Vec<Peer> = Vec::new();
+        let mut failure = None;
+        for joined in joining {
+            match joined.await.unwrap_or(Err(Error::Stopped)) {
+                Ok(peer) if peers.iter().any(|known| known.id() == peer.id()) => {}
+                Ok(peer) => peers.push(peer),
+                Err(error) => {
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        match failure {
+            Some(error) if peers.is_empty() => Err(error),
+            _ => Ok(peers),
+        }
+    }
+
+    /// Joins again through peers that were met in earlier runs, those seen last first, until
+    /// `enough` are connected.
+    ///
+    /// # Errors
+    /// Where the state can't be read. That nobody was reached is not an error.
+    pub async fn rejoin(&self, enough: usize) -> Result<Vec<Peer>, Error> {
+        let mut peers = Vec::new();
+        for (id, known) in self.inner.known_peers().await? {
+            if peers.len() >= enough {
+                break;
+            }
+            for address in known.addresses {
+                if let Ok(peer) = self.connect(address.with_id(id)).await {
+                    peers.push(peer);
+                    break;
+                }
+            }
+        }
+        Ok(peers)
+    }
+
+    /// Who is out there: `depth` 0 asks nobody, 1 the neighbours, n those within n links, and -1
+    /// the whole network. Ends early once all have answered.
+    ///
+    /// # Errors
+    /// Where the node is stopping.
+    pub async fn discover(&self, depth: i32) -> Result<Discovery, Error> {
+        let started = std::time::Instant::now();
+        let me = self.order(Order::Info).await?;
+        let mut asking = self.inner.ask(What::Discover, depth, None).await?;
+        let mut nodes: BTreeMap<NodeId, NodeInfo> = BTreeMap::new();
+        while let Some(answer) = asking.answers.recv().await {
+            let AnswerBody::Neighbours(outbound, inbound) = answer.body else { continue };
+            let info = NodeInfo {
+                id: answer.node,
+                name: answer.name,
+                addresses: answer.addresses,
+                outbound,
+                inbound,
+            };
+            match nodes.get_mut(&info.id) {
+                // A node of many links answers in parts.
+                Some(known) => {
+                    known.outbound.extend(info.outbound);
+                    known.inbound.extend(info.inbound);
+                }
+                None => drop(nodes.insert(info.id, info)),
+            }
+        }
+        let complete = asking.ended.await.unwrap_or(false);
+        nodes.remove(&me.id);
+        for node in nodes.values() {
+            self.inner.dispatch.notice(Event::NodeDiscovered { node: node.clone() });
+        }
+        let nodes = std::iter::once(me).chain(nodes.into_values()).collect();
+        Ok(Discovery { nodes, complete, elapsed: started.elapsed() })
+    }
+
+    /// Tells the whole network. Every node gets it once, and can check that it is from this one.
+    ///
+    /// # Errors
+    /// Where the title (256 bytes) or message (64 KiB) is over its limit: nothing was sent.
+    pub async fn broadcast(
+        &self,
+        title: impl Into<String>,
+        message: impl Into<Message>,
+    ) -> Result<Broadcasted, Error> {
+        let (title, message) = (title.into(), message.into());
+        let order = |reply| Order::Broadcast { title, message, reply: Some(reply) };
+        let (id, links) = self.order(order).await??;
+        Ok(Broadcasted { id, links })
+    }
+
+    /// The peers that this node has met, in this run and in earlier ones where it has a state
+    /// folder; those seen last come first.
+    ///
+    /// # Errors
+    /// Where the state can't be read.
+    pub async fn known_peers(&self) -> Result<Vec<(NodeId, KnownPeer)>, Error> {
+        self.inner.known_peers().await
+    }
+
+    /// Writes the known peers to a file, as JSON. Returns how many they are.
+    ///
+    /// # Errors
+    /// Where the file can't be written.
+    pub async fn save_peers(&self, path: impl AsRef<Path>) -> Result<usize, Error> {
+        self.inner.write_peers(path.as_ref()).await
+    }
+
+    /// Adds the peers of a file that [`Node::save_peers`] has written to the known ones. Returns
+    /// them; connecting is up to the caller.
+    ///
+    /// # Errors
+    /// Where the file can't be read or is not of that form: nothing has changed.
+    pub async fn load_peers(
+        &self,
+        path: impl AsRef<Path>,
+    ) -> Result<Vec<(NodeId, KnownPeer)>, Error> {
+        self.inner.read_peers(path.as_ref()).await
+    }
+}

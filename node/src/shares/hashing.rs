@@ -1,0 +1,235 @@
+//! Hashing on all cores: many small files beside each other, the pieces of a large one too.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use peerkit_proto::files::{PIECE, PieceHasher, PieceList, PieceValue};
+use peerkit_proto::id::Hash;
+
+use super::stamp::Stamp;
+use super::{Progress, read_exact_at};
+
+/// From this size on the pieces of one file are spread over the cores.
+const LARGE: u64 = 16 * PIECE;
+
+/// More threads than this wait for the disk or for memory.
+const MAX_THREADS: usize = 16;
+
+/// A file to hash.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) path: PathBuf,
+    pub(super) size: u64,
+}
+
+/// What a file hashed to.
+#[derive(Debug)]
+pub(super) struct Hashed {
+    pub(super) stamp: Stamp,
+    pub(super) hash: Hash,
+    /// Of a file of several pieces; the list of any other is its hash.
+    pub(super) list: Option<PieceList>,
+}
+
+/// Why a file has no hash.
+#[derive(Debug)]
+pub(super) enum HashFailure {
+    Io(io::Error),
+    /// Written to meanwhile.
+    Changing,
+    /// A pipe or the like took its place.
+    NotAFile,
+    Stopped,
+}
+
+impl From<io::Error> for HashFailure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+enum Report {
+    Bytes(u64),
+    File(usize, Result<Hashed, HashFailure>),
+}
+
+/// Hashes every file; the results are in the order of the jobs. `done` goes up by the bytes read.
+pub(super) fn hash_all(
+    jobs: &[Job],
+    done: &mut Progress,
+    progress: &mut dyn FnMut(Progress),
+    stop: &AtomicBool,
+) -> Vec<Result<Hashed, HashFailure>> {
+    let mut results: Vec<_> = jobs.iter().map(|_| Err(HashFailure::Stopped)).collect();
+    let threads = thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
+    let next = AtomicUsize::new(0);
+    let mut collect = |reports: Receiver<Report>| {
+        for report in reports {
+            match report {
+                Report::Bytes(bytes) => {
+                    done.done = done.done.saturating_add(bytes);
+                    progress(*done);
+                }
+                Report::File(at, result) => {
+                    if let Some(slot) = results.get_mut(at) {
+                        *slot = result;
+                    }
+                }
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let (report, reports) = sync_channel(64);
+        for _ in 0..threads {
+            let report = report.clone();
+            scope.spawn(|| hash_small(jobs, &next, report, stop));
+        }
+        drop(report);
+        collect(reports);
+    });
+    for (at, job) in jobs.iter().enumerate().filter(|(_, job)| job.size >= LARGE) {
+        thread::scope(|scope| {
+            let (report, reports) = sync_channel(64);
+            scope.spawn(move || {
+                let result = hash_large(&job.path, threads, &report, stop);
+                let _ = report.send(Report::File(at, result));
+            });
+            collect(reports);
+        });
+    }
+    results
+}
+
+fn hash_small(jobs: &[Job], next: &AtomicUsize, report: SyncSender<Report>, stop: &AtomicBool) {
+    let mut buffer = Vec::new();
+    while let Some((at, job)) = {
+        let at = next.fetch_add(1, Ordering::Relaxed);
+        jobs.get(at).map(|job| (at, job))
+    } {
+        if job.size < LARGE {
+            let result = hash_whole(&job.path, &mut buffer, &report, stop);
+            let _ = report.send(Report::File(at, result));
+        }
+    }
+}
+
+fn hash_whole(
+    path: &Path,
+    buffer: &mut Vec<u8>,
+    report: &SyncSender<Report>,
+    stop: &AtomicBool,
+) -> Result<Hashed, HashFailure> {
+    let (mut file, before) = open(path)?;
+    let piece = usize::try_from(PIECE.min(before.size)).map_err(io::Error::other)?;
+    buffer.resize(piece.max(1), 0);
+    let mut hasher = PieceHasher::new();
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            return Err(HashFailure::Stopped);
+        }
+        let read = fill(&mut file, buffer)?;
+        let bytes = buffer.get(..read).unwrap_or_default();
+        if bytes.is_empty() {
+            break;
+        }
+        hasher.update(bytes);
+        let _ = report.send(Report::Bytes(bytes.len() as u64));
+    }
+    finish(&file, before, hasher.finish())
+}
+
+fn hash_large(
+    path: &Path,
+    threads: usize,
+    report: &SyncSender<Report>,
+    stop: &AtomicBool,
+) -> Result<Hashed, HashFailure> {
+    let (file, before) = open(path)?;
+    let next = AtomicU64::new(0);
+    let parts = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|_| scope.spawn(|| hash_pieces(&file, before.size, &next, report, stop)))
+            .collect();
+        let joined = workers.into_iter().map(|worker| match worker.join() {
+            Ok(part) => part,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        joined.collect::<Result<Vec<_>, _>>()
+    })?;
+    let mut values: Vec<(u64, PieceValue)> = parts.into_iter().flatten().collect();
+    values.sort_unstable_by_key(|(index, _)| *index);
+    let values = values.into_iter().map(|(_, value)| value).collect();
+    let list = PieceList::from_values(before.size, values).map_err(io::Error::other)?;
+    finish(&file, before, list)
+}
+
+fn hash_pieces(
+    file: &File,
+    size: u64,
+    next: &AtomicU64,
+    report: &SyncSender<Report>,
+    stop: &AtomicBool,
+) -> Result<Vec<(u64, PieceValue)>, HashFailure> {
+    use peerkit_proto::files::pieces::{piece_range, piece_value};
+    let mut buffer = Vec::new();
+    let mut values = Vec::new();
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            return Err(HashFailure::Stopped);
+        }
+        let index = next.fetch_add(1, Ordering::Relaxed);
+        let Some(range) = piece_range(size, index) else {
+            return Ok(values);
+        };
+        let len = range.end - range.start;
+        buffer.resize(usize::try_from(len).map_err(io::Error::other)?, 0);
+        // Shorter than it was: someone is writing to it.
+        read_exact_at(file, &mut buffer, range.start).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => HashFailure::Changing,
+            _ => HashFailure::Io(error),
+        })?;
+        values.extend(piece_value(size, index, &buffer).map(|value| (index, value)));
+        let _ = report.send(Report::Bytes(len));
+    }
+}
+
+fn open(path: &Path) -> Result<(File, Stamp), HashFailure> {
+    // Before it is opened: to open a pipe would wait for ever.
+    if !fs::symlink_metadata(path)?.is_file() {
+        return Err(HashFailure::NotAFile);
+    }
+    let file = File::open(path)?;
+    let stamp = Stamp::of(&file.metadata()?);
+    Ok((file, stamp))
+}
+
+fn finish(file: &File, before: Stamp, list: PieceList) -> Result<Hashed, HashFailure> {
+    let after = Stamp::of(&file.metadata()?);
+    let looks = |stamp: Stamp| (stamp.size, stamp.modified, stamp.changed);
+    if looks(before) != looks(after) || list.size() != before.size {
+        return Err(HashFailure::Changing);
+    }
+    Ok(Hashed {
+        stamp: before,
+        hash: list.root(),
+        list: Some(list).filter(|list| list.count() > 1),
+    })
+}
+
+/// Reads until `buffer` is full or the file ends.
+fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}

@@ -1,0 +1,298 @@
+//! A look at a path: what is there, and what it hashes to.
+
+use std::fs::{self, DirEntry, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
+use peerkit_proto::files::{
+    Entry, FileKind, FileName, MAX_ENTRIES, Manifest, ManifestError, NameError, PIECE, PieceList,
+    RelPath, SharedFile,
+};
+
+use super::hashing::{HashFailure, Hashed, Job, hash_all};
+use super::stamp::{Likeness, Stamp};
+use super::{Item, Progress, ShareError, SkipReason, Skipped, Top};
+use crate::store::{KnownFile, Store, StoreError};
+use crate::transfer::is_part_name;
+
+/// Files hashed before what they hashed to is written down: what a crash costs.
+const BATCH: usize = 4096;
+
+/// A share, ready to be added.
+pub(super) struct Scanned {
+    pub(super) top: Top,
+    pub(super) skipped: Vec<Skipped>,
+}
+
+/// Looks at `path`. Files that look as they did when they were hashed are not hashed again.
+pub(super) fn scan(
+    store: &Store,
+    path: &Path,
+    progress: &mut dyn FnMut(Progress),
+    stop: &AtomicBool,
+) -> Result<Scanned, ShareError> {
+    let failed = |source| ShareError::Io { path: path.to_owned(), source };
+    let real = fs::canonicalize(path).map_err(failed)?;
+    let name = FileName::of_path(&real)?;
+    let metadata = fs::metadata(&real).map_err(failed)?;
+    if metadata.is_dir() {
+        scan_folder(store, real, name, progress, stop)
+    } else if metadata.is_file() {
+        scan_file(store, real, name, &metadata, progress, stop)
+    } else {
+        Err(ShareError::Special(path.to_owned()))
+    }
+}
+
+fn scan_file(
+    store: &Store,
+    path: PathBuf,
+    name: FileName,
+    metadata: &Metadata,
+    progress: &mut dyn FnMut(Progress),
+    stop: &AtomicBool,
+) -> Result<Scanned, ShareError> {
+    let found = vec![Found { path: path.clone(), rel: None, stamp: Stamp::of(metadata), mode: 0 }];
+    let hashed = hash_found(store, &found, progress, stop)?;
+    let file = match hashed.into_iter().next() {
+        Some(Ok(file)) => file,
+        Some(Err(HashFailure::Io(source))) => return Err(ShareError::Io { path, source }),
+        Some(Err(HashFailure::Changing)) => return Err(ShareError::Changing(path)),
+        Some(Err(HashFailure::NotAFile)) => return Err(ShareError::Special(path)),
+        Some(Err(HashFailure::Stopped)) | None => return Err(ShareError::Stopped),
+    };
+    let shared = SharedFile { hash: file.hash, name, size: file.stamp.size, kind: FileKind::File };
+    let item = Item { rel: None, lower: "".into(), hash: file.hash, stamp: file.stamp };
+    Ok(Scanned {
+        top: Top { path, shared, manifest: None, items: vec![item] },
+        skipped: Vec::new(),
+    })
+}
+
+fn scan_folder(
+    store: &Store,
+    path: PathBuf,
+    name: FileName,
+    progress: &mut dyn FnMut(Progress),
+    stop: &AtomicBool,
+) -> Result<Scanned, ShareError> {
+    let mut walk = Walk::new(&path)?;
+    let hashed = hash_found(store, &walk.files, progress, stop)?;
+    let mut items = Vec::with_capacity(hashed.len());
+    for (found, result) in walk.files.into_iter().zip(hashed) {
+        let Some(rel) = found.rel else { continue };
+        let why = match result {
+            Ok(file) => {
+                walk.entries.push(Entry::File {
+                    path: rel.clone(),
+                    size: file.stamp.size,
+                    hash: file.hash,
+                    mode: found.mode,
+                });
+                items.push(Item {
+                    lower: rel.as_str().to_lowercase().into(),
+                    rel: Some(rel),
+                    hash: file.hash,
+                    stamp: file.stamp,
+                });
+                continue;
+            }
+            Err(HashFailure::Io(error)) => SkipReason::Unreadable(error.to_string()),
+            Err(HashFailure::Changing) => SkipReason::Changing,
+            Err(HashFailure::NotAFile) => SkipReason::Special,
+            Err(HashFailure::Stopped) => return Err(ShareError::Stopped),
+        };
+        let path = found.path;
+        walk.skipped.push(Skipped { path, why });
+    }
+    items.sort_by(|a, b| a.rel.cmp(&b.rel));
+    let manifest = Manifest::new(walk.entries)
+        .map_err(|source| ShareError::Folder { path: path.clone(), source })?;
+    let bytes = Bytes::from(manifest.encode());
+    let list = PieceList::of(&bytes);
+    let hash = list.root();
+    if list.count() > 1 {
+        store.save_piece_list(&hash, &list)?;
+    }
+    let shared = SharedFile { hash, name, size: manifest.total(), kind: FileKind::Folder };
+    Ok(Scanned { top: Top { path, shared, manifest: Some(bytes), items }, skipped: walk.skipped })
+}
+
+/// A file that was come across.
+struct Found {
+    path: PathBuf,
+    rel: Option<RelPath>,
+    stamp: Stamp,
+    mode: u32,
+}
+
+/// Hashes what is not known; the results are in the order of the files.
+fn hash_found(
+    store: &Store,
+    found: &[Found],
+    progress: &mut dyn FnMut(Progress),
+    stop: &AtomicBool,
+) -> Result<Vec<Result<KnownFile, HashFailure>>, ShareError> {
+    let total = found.iter().fold(0u64, |sum, file| sum.saturating_add(file.stamp.size));
+    let mut done = Progress { done: 0, total };
+    let mut results = Vec::with_capacity(found.len());
+    for batch in found.chunks(BATCH) {
+        let known = known_files(store, batch)?;
+        let mut jobs = Vec::new();
+        for (file, known) in batch.iter().zip(&known) {
+            match known {
+                Some(_) => done.done = done.done.saturating_add(file.stamp.size),
+                None => jobs.push(Job { path: file.path.clone(), size: file.stamp.size }),
+            }
+        }
+        progress(done);
+        let hashed = hash_all(&jobs, &mut done, progress, stop);
+        let hashed: Vec<_> = hashed.into_iter().map(|result| result.map(split)).collect();
+        let fresh = jobs.iter().zip(&hashed).filter_map(|(job, result)| {
+            let (file, list) = result.as_ref().ok()?;
+            Some((&*job.path, file, list.as_ref()))
+        });
+        if !jobs.is_empty() {
+            store.save_files(fresh)?;
+        }
+        let mut hashed = hashed.into_iter();
+        results.extend(known.into_iter().map(|known| match known {
+            Some(file) => Ok(file),
+            None => match hashed.next() {
+                Some(result) => result.map(|(file, _)| file),
+                None => Err(HashFailure::Stopped),
+            },
+        }));
+    }
+    Ok(results)
+}
+
+fn split(hashed: Hashed) -> (KnownFile, Option<PieceList>) {
+    let Hashed { stamp, hash, list } = hashed;
+    (KnownFile { stamp, hash }, list)
+}
+
+/// What these files hashed to, where they look as they did then and their lists are there.
+fn known_files(store: &Store, batch: &[Found]) -> Result<Vec<Option<KnownFile>>, StoreError> {
+    let mut known = store.files(batch.iter().map(|file| &*file.path))?;
+    for (file, slot) in batch.iter().zip(&mut known) {
+        let Some(then) = slot else { continue };
+        let same = then.stamp.likeness(&file.stamp) == Likeness::Same;
+        if !same || (file.stamp.size > PIECE && !store.has_piece_list(&then.hash)?) {
+            *slot = None;
+        }
+    }
+    Ok(known)
+}
+
+/// All that is in a folder, not hashed yet.
+#[derive(Default)]
+struct Walk {
+    files: Vec<Found>,
+    /// The folders; files follow when they have a hash.
+    entries: Vec<Entry>,
+    skipped: Vec<Skipped>,
+}
+
+impl Walk {
+    fn new(top: &Path) -> Result<Self, ShareError> {
+        let mut walk = Self::default();
+        let mut open: Vec<(PathBuf, Option<RelPath>)> = vec![(top.to_owned(), None)];
+        while let Some((folder, rel)) = open.pop() {
+            let inside = match fs::read_dir(&folder) {
+                Ok(inside) => inside,
+                Err(source) if rel.is_none() => {
+                    let path = folder;
+                    return Err(ShareError::Io { path, source });
+                }
+                Err(error) => {
+                    walk.skip_unreadable(folder, &error);
+                    continue;
+                }
+            };
+            if let Some(path) = &rel {
+                let mode = fs::symlink_metadata(&folder).map_or(0o755, |found| mode_of(&found));
+                let path = path.clone();
+                walk.entries.push(Entry::Folder { path, mode });
+            }
+            for entry in inside {
+                match entry {
+                    Err(error) => walk.skip_unreadable(folder.clone(), &error),
+                    Ok(entry) => walk.look_at(&entry, rel.as_ref(), &mut open),
+                }
+            }
+            let count = walk.files.len() + walk.entries.len() + open.len();
+            if count > MAX_ENTRIES {
+                return Err(ShareError::Folder {
+                    path: top.to_owned(),
+                    source: ManifestError::TooMany(count),
+                });
+            }
+        }
+        Ok(walk)
+    }
+
+    fn look_at(
+        &mut self,
+        entry: &DirEntry,
+        folder: Option<&RelPath>,
+        open: &mut Vec<(PathBuf, Option<RelPath>)>,
+    ) {
+        let path = entry.path();
+        let metadata = match fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) => return self.skip_unreadable(path, &error),
+        };
+        if metadata.is_symlink() {
+            return self.skip(path, SkipReason::Symlink);
+        }
+        let rel = match rel_of(&path, folder) {
+            Ok(rel) => rel,
+            Err(error) => return self.skip(path, SkipReason::Name(error.fault)),
+        };
+        if is_part_name(rel.name().as_str()) {
+            self.skip(path, SkipReason::Unfinished);
+        } else if metadata.is_dir() {
+            open.push((path, Some(rel)));
+        } else if metadata.is_file() {
+            self.files.push(Found {
+                path,
+                rel: Some(rel),
+                stamp: Stamp::of(&metadata),
+                mode: mode_of(&metadata),
+            });
+        } else {
+            self.skip(path, SkipReason::Special);
+        }
+    }
+
+    fn skip_unreadable(&mut self, path: PathBuf, error: &io::Error) {
+        self.skip(path, SkipReason::Unreadable(error.to_string()));
+    }
+
+    fn skip(&mut self, path: PathBuf, why: SkipReason) {
+        self.skipped.push(Skipped { path, why });
+    }
+}
+
+fn rel_of(path: &Path, folder: Option<&RelPath>) -> Result<RelPath, NameError> {
+    let name = FileName::of_path(path)?;
+    match folder {
+        None => Ok(name.into()),
+        Some(folder) => folder.child(&name),
+    }
+}
+
+#[cfg(unix)]
+fn mode_of(metadata: &Metadata) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    metadata.permissions().mode() & 0o777
+}
+
+/// What a file has on Unix that everyone may read.
+#[cfg(not(unix))]
+fn mode_of(metadata: &Metadata) -> u32 {
+    if metadata.is_dir() { 0o755 } else { 0o644 }
+}

@@ -1,0 +1,103 @@
+//! What shows that a file was changed, without reading it.
+
+use std::fs::Metadata;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use peerkit_proto::codec::{DecodeError, Reader, Writer};
+
+/// A file changed this shortly before it was hashed may change again without its time showing it:
+/// the clocks of file systems tick every 10 ms, FAT's every 2 s.
+const FRESH: Duration = Duration::from_secs(2);
+
+/// How a file looked when it was hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// Bytes.
+    pub size: u64,
+    /// When its content was last changed, in nanoseconds since 1970.
+    pub modified: i64,
+    /// When anything about it was last changed (Unix's ctime, which programs can't set), in
+    /// nanoseconds since 1970; 0 where there is no such time.
+    pub changed: i64,
+    /// Which file it is on its disk; 0 where there is no such number.
+    pub inode: u64,
+    /// Changed so shortly before that its times alone prove nothing.
+    pub fresh: bool,
+}
+
+/// Whether a file is the one that was hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Likeness {
+    /// Nothing has changed.
+    Same,
+    /// Perhaps: its content has to be checked.
+    Doubtful,
+    /// No.
+    Different,
+}
+
+impl Stamp {
+    /// How a file looks now.
+    #[must_use]
+    pub(crate) fn of(metadata: &Metadata) -> Self {
+        let now = SystemTime::now();
+        let modified = metadata.modified().unwrap_or(now);
+        let (changed, inode) = unix_only(metadata);
+        Self {
+            size: metadata.len(),
+            modified: nanos(modified),
+            changed,
+            inode,
+            fresh: modified.checked_add(FRESH).is_none_or(|then| then > now),
+        }
+    }
+
+    /// Whether a file that looks like `now` is the one that looked like this.
+    #[must_use]
+    pub(crate) fn likeness(&self, now: &Self) -> Likeness {
+        let same = (self.size, self.modified, self.inode) == (now.size, now.modified, now.inode);
+        match same {
+            false => Likeness::Different,
+            true if self.fresh || self.changed != now.changed => Likeness::Doubtful,
+            true => Likeness::Same,
+        }
+    }
+
+    pub(crate) fn encode(&self, out: &mut impl Writer) {
+        out.put_u64(self.size);
+        out.put_raw(&self.modified.to_le_bytes());
+        out.put_raw(&self.changed.to_le_bytes());
+        out.put_u64(self.inode);
+        out.put_bool(self.fresh);
+    }
+
+    pub(crate) fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
+        Ok(Self {
+            size: reader.u64("stamp size")?,
+            modified: i64::from_le_bytes(reader.array("stamp modified")?),
+            changed: i64::from_le_bytes(reader.array("stamp changed")?),
+            inode: reader.u64("stamp inode")?,
+            fresh: reader.bool("stamp fresh")?,
+        })
+    }
+}
+
+fn nanos(time: SystemTime) -> i64 {
+    let clamp = |span: Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => clamp(after),
+        Err(before) => -clamp(before.duration()),
+    }
+}
+
+#[cfg(unix)]
+fn unix_only(metadata: &Metadata) -> (i64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    let seconds = metadata.ctime().saturating_mul(1_000_000_000);
+    (seconds.saturating_add(metadata.ctime_nsec()), metadata.ino())
+}
+
+#[cfg(not(unix))]
+fn unix_only(_: &Metadata) -> (i64, u64) {
+    (0, 0)
+}

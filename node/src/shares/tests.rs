@@ -1,0 +1,322 @@
+use super::*;
+use std::fs;
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime};
+
+use peerkit_proto::files::{Entry, Manifest, PIECE};
+use tempfile::TempDir;
+
+const P: usize = PIECE as usize;
+
+fn shares() -> Shares {
+    Shares::new(Store::open(None).unwrap())
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// Writes a file that looks as if it had not been touched for an hour.
+fn write(path: &Path, bytes: &[u8]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+    set_age(path, Duration::from_secs(3600));
+}
+
+fn set_age(path: &Path, age: Duration) {
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.set_modified(SystemTime::now() - age).unwrap();
+}
+
+async fn add(shares: &Shares, path: &Path) -> Added {
+    shares.add(path, |_| ()).await.unwrap()
+}
+
+/// Adds `path` and tells how many bytes were hashed for it.
+async fn hashed_bytes(shares: &Shares, path: &Path) -> u64 {
+    let steps = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&steps);
+    let added = shares.add(path, move |p| seen.lock().unwrap().push(p)).await;
+    let steps = steps.lock().unwrap();
+    let last = steps.last().unwrap();
+    assert_eq!(last.done, last.total, "the progress ends at its total");
+    assert_eq!(last.total, added.unwrap().shared.size);
+    last.done - steps[0].done
+}
+
+fn content(share: &OpenShare) -> Result<Vec<u8>, Refusal> {
+    let mut all = Vec::new();
+    let mut buffer = Vec::new();
+    for index in 0..share.list().count() {
+        share.read_piece(index, &mut buffer)?;
+        all.extend_from_slice(&buffer);
+    }
+    Ok(all)
+}
+
+fn names(found: &[SharedFile]) -> Vec<&str> {
+    found.iter().map(|file| file.name.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_file_of_any_size_is_shared_under_its_hash() {
+    let (dir, shares) = (folder(), shares());
+    for len in [0, 1, P - 1, P, P + 1, 3 * P, 17 * P + 5] {
+        let bytes: Vec<u8> = (0..len).map(|i| (i / 7) as u8).collect();
+        let path = dir.path().join(format!("{len}.bin"));
+        write(&path, &bytes);
+        assert_eq!(hashed_bytes(&shares, &path).await, len as u64);
+        let hash = Hash::of(&bytes);
+        let share = shares.open(&hash).unwrap();
+        assert_eq!(content(&share).unwrap(), bytes);
+        assert_eq!(share.list().root(), hash);
+        let described = shares.describe(&hash).unwrap();
+        assert_eq!(described.size, len as u64);
+        assert_eq!(described.name.as_str(), format!("{len}.bin"));
+        assert_eq!(
+            share.read_piece(share.list().count(), &mut Vec::new()),
+            Err(Refusal::BadRequest)
+        );
+        assert_eq!(share.values(share.list().count(), 1), Err(Refusal::BadRequest));
+    }
+    assert_eq!(shares.list().len(), 7);
+    assert_eq!(shares.open(&Hash::of(b"?")).unwrap_err(), Refusal::NotFound);
+}
+
+#[tokio::test]
+async fn a_folder_is_a_manifest_and_its_files() {
+    let (dir, shares) = (folder(), shares());
+    let top = dir.path().join("Top");
+    write(&top.join("a.txt"), b"a");
+    write(&top.join(".hidden/b.txt"), b"bb");
+    write(&top.join("sub/deep/c.txt"), b"ccc");
+    write(&top.join("same.txt"), b"a");
+    write(&top.join("bad\\name"), b"x");
+    write(&top.join(".song.mp3.0123abcd.part"), b"x");
+    fs::create_dir(top.join("empty")).unwrap();
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("/etc/passwd", top.join("link")).unwrap();
+        std::os::unix::fs::symlink(&top, top.join("loop")).unwrap();
+    }
+    let added = add(&shares, &top).await;
+    assert_eq!(added.shared.kind, FileKind::Folder);
+    assert_eq!((added.shared.size, added.files), (7, 4));
+    let mut skipped: Vec<_> = added
+        .skipped
+        .iter()
+        .map(|skip| (skip.path.file_name().unwrap().to_str().unwrap(), &skip.why))
+        .collect();
+    skipped.sort_by_key(|(name, _)| *name);
+    assert_eq!(
+        skipped,
+        [
+            (".song.mp3.0123abcd.part", &SkipReason::Unfinished),
+            ("bad\\name", &SkipReason::Name(NameFault::Separator)),
+            ("link", &SkipReason::Symlink),
+            ("loop", &SkipReason::Symlink),
+        ]
+    );
+    let bytes = content(&shares.open(&added.shared.hash).unwrap()).unwrap();
+    assert_eq!(Hash::of(&bytes), added.shared.hash);
+    let manifest = Manifest::decode(bytes.into()).unwrap();
+    let paths: Vec<_> = manifest.entries().iter().map(|entry| entry.path().as_str()).collect();
+    let expected = [
+        ".hidden",
+        ".hidden/b.txt",
+        "a.txt",
+        "empty",
+        "same.txt",
+        "sub",
+        "sub/deep",
+        "sub/deep/c.txt",
+    ];
+    assert_eq!(paths, expected);
+    for entry in manifest.entries() {
+        if let Entry::File { hash, size, .. } = entry {
+            assert_eq!(content(&shares.open(hash).unwrap()).unwrap().len() as u64, *size);
+        }
+    }
+    // The same tree elsewhere is the same folder.
+    let copy = dir.path().join("elsewhere/Top");
+    for path in ["a.txt", ".hidden/b.txt", "sub/deep/c.txt", "same.txt"] {
+        write(&copy.join(path), &fs::read(top.join(path)).unwrap());
+    }
+    fs::create_dir(copy.join("empty")).unwrap();
+    assert_eq!(add(&shares, &copy).await.shared.hash, added.shared.hash);
+}
+
+#[tokio::test]
+async fn search_wants_every_word_and_shows_shares_first() {
+    let (dir, shares) = (folder(), shares());
+    write(&dir.path().join("Music/Live 1999/Blue Song.mp3"), b"1");
+    write(&dir.path().join("Music/Live 1999/Red Song.mp3"), b"2");
+    write(&dir.path().join("Music/copy of Red Song.mp3"), b"2");
+    write(&dir.path().join("a song.txt"), b"3");
+    add(&shares, &dir.path().join("Music")).await;
+    add(&shares, &dir.path().join("a song.txt")).await;
+    assert_eq!(
+        names(&shares.search("SONG", 10)),
+        ["a song.txt", "Blue Song.mp3", "Red Song.mp3", "copy of Red Song.mp3"]
+    );
+    assert_eq!(names(&shares.search("song 1999", 10)), ["Blue Song.mp3", "Red Song.mp3"]);
+    assert_eq!(names(&shares.search("mus", 10)), ["Music"]);
+    assert_eq!(names(&shares.search("song", 2)), ["a song.txt", "Blue Song.mp3"]);
+    assert!(shares.search("song green", 10).is_empty());
+    assert_eq!(shares.search("", 10).len(), 5);
+    assert!(shares.search("song", 0).is_empty());
+}
+
+#[tokio::test]
+async fn a_changed_file_is_not_served_under_its_old_hash() {
+    let (dir, shares) = (folder(), shares());
+    let path = dir.path().join("a");
+    write(&path, b"before");
+    let hash = add(&shares, &path).await.shared.hash;
+    let open = shares.open(&hash).unwrap();
+    assert_eq!(content(&open).unwrap(), b"before");
+    write(&path, b"after, longer");
+    assert_eq!(content(&open), Err(Refusal::Changed));
+    assert_eq!(shares.open(&hash).unwrap_err(), Refusal::Changed);
+
+    let report = shares.refresh(|_| ()).await.unwrap();
+    assert_eq!(report.changed.len(), 1);
+    let (old, new) = &report.changed[0];
+    assert_eq!((old.hash, new.hash), (hash, Hash::of(b"after, longer")));
+    assert_eq!(shares.open(&hash).unwrap_err(), Refusal::NotFound);
+    assert_eq!(content(&shares.open(&new.hash).unwrap()).unwrap(), b"after, longer");
+    assert_eq!(shares.refresh(|_| ()).await.unwrap(), Refreshed::default());
+
+    fs::remove_file(&path).unwrap();
+    assert_eq!(shares.open(&new.hash).unwrap_err(), Refusal::Changed);
+    let report = shares.refresh(|_| ()).await.unwrap();
+    assert_eq!(report.removed.len(), 1);
+    assert!(shares.list().is_empty());
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn not_even_where_its_times_were_put_back() {
+    let (dir, shares) = (folder(), shares());
+    let path = dir.path().join("a");
+    write(&path, b"before");
+    let times = fs::metadata(&path).unwrap().modified().unwrap();
+    let hash = add(&shares, &path).await.shared.hash;
+    let open = shares.open(&hash).unwrap();
+    // Same size, same inode, same time of change.
+    fs::write(&path, b"beFore").unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_modified(times).unwrap();
+    assert_eq!(content(&open), Err(Refusal::Changed));
+    assert_eq!(shares.refresh(|_| ()).await.unwrap().changed.len(), 1);
+    // A change of its mode alone is no change of content.
+    let hash_now = shares.list()[0].hash;
+    assert_ne!(hash, hash_now);
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(content(&shares.open(&hash_now).unwrap()).unwrap(), b"beFore");
+}
+
+#[tokio::test]
+async fn a_file_just_written_is_checked_as_it_is_read() {
+    let (dir, shares) = (folder(), shares());
+    let path = dir.path().join("a");
+    fs::write(&path, b"before").unwrap();
+    let hash = add(&shares, &path).await.shared.hash;
+    let index = shares.read();
+    assert!(index.tops.values().next().unwrap().items[0].stamp.fresh);
+    drop(index);
+    assert_eq!(content(&shares.open(&hash).unwrap()).unwrap(), b"before");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_link_or_pipe_that_takes_a_files_place_is_not_served() {
+    let (dir, shares) = (folder(), shares());
+    let path = dir.path().join("a");
+    write(&path, b"before");
+    let hash = add(&shares, &path).await.shared.hash;
+    let real = dir.path().join("real");
+    fs::rename(&path, &real).unwrap();
+    std::os::unix::fs::symlink(&real, &path).unwrap();
+    assert_eq!(shares.open(&hash).unwrap_err(), Refusal::Changed);
+}
+
+#[tokio::test]
+async fn content_in_two_places_is_served_from_the_one_that_is_left() {
+    let (dir, shares) = (folder(), shares());
+    let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+    write(&one, b"same");
+    write(&two, b"same");
+    let hash = add(&shares, &one).await.shared.hash;
+    add(&shares, &two).await;
+    fs::remove_file(&one).unwrap();
+    assert_eq!(content(&shares.open(&hash).unwrap()).unwrap(), b"same");
+    assert_eq!(shares.remove(&hash).await.unwrap().len(), 2);
+    assert!(!shares.contains(&hash));
+    assert!(shares.remove(&hash).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn after_a_restart_all_is_shared_again_and_nothing_hashed_again() {
+    let (dir, state) = (folder(), folder());
+    let (tree, file) = (dir.path().join("tree"), dir.path().join("file"));
+    write(&tree.join("large"), &vec![5; 2 * P + 1]);
+    write(&tree.join("small"), b"s");
+    write(&file, b"f");
+    let listed = {
+        let shares = Shares::new(Store::open(Some(state.path())).unwrap());
+        assert_eq!(hashed_bytes(&shares, &tree).await, 2 * PIECE + 2);
+        add(&shares, &file).await;
+        shares.list()
+    };
+    let shares = Shares::new(Store::open(Some(state.path())).unwrap());
+    assert!(shares.list().is_empty());
+    assert_eq!(shares.restore(|_| ()).await.unwrap(), Refreshed::default());
+    assert_eq!(shares.list(), listed);
+    assert_eq!(hashed_bytes(&shares, &tree).await, 0);
+    let large = Hash::of(&vec![5; 2 * P + 1]);
+    assert_eq!(content(&shares.open(&large).unwrap()).unwrap().len(), 2 * P + 1);
+
+    // A missing path is tried again at the next start; a removed share is not.
+    fs::rename(&file, dir.path().join("away")).unwrap();
+    let tree_hash = shares.list().iter().find(|s| s.kind == FileKind::Folder).unwrap().hash;
+    shares.remove(&tree_hash).await.unwrap();
+    assert_eq!(shares.store.piece_list(&large).unwrap(), None);
+    drop(shares);
+    let shares = Shares::new(Store::open(Some(state.path())).unwrap());
+    let report = shares.restore(|_| ()).await.unwrap();
+    assert_eq!(report.removed.len(), 1);
+    assert!(shares.list().is_empty());
+    fs::rename(dir.path().join("away"), &file).unwrap();
+    shares.restore(|_| ()).await.unwrap();
+    assert_eq!(names(&shares.list()), ["file"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_shared_is_named() {
+    let (dir, shares) = (folder(), shares());
+    let missing = shares.add(dir.path().join("none"), |_| ()).await.unwrap_err();
+    assert!(missing.to_string().contains("none"), "{missing}");
+    assert!(matches!(shares.add("/", |_| ()).await, Err(ShareError::Name(_))));
+    #[cfg(unix)]
+    {
+        assert!(matches!(shares.add("/dev/null", |_| ()).await, Err(ShareError::Special(_))));
+    }
+    assert!(shares.list().is_empty());
+}
+
+#[tokio::test]
+async fn many_files_are_hashed_beside_each_other() {
+    let (dir, shares) = (folder(), shares());
+    for n in 0..500 {
+        write(&dir.path().join(format!("many/{}/{n}", n % 7)), format!("{n}").as_bytes());
+    }
+    let added = add(&shares, &dir.path().join("many")).await;
+    assert_eq!(added.files, 500);
+    for n in 0..500 {
+        let text = format!("{n}");
+        let share = shares.open(&Hash::of(text.as_bytes())).unwrap();
+        assert_eq!(content(&share).unwrap(), text.as_bytes());
+    }
+}

@@ -1,0 +1,87 @@
+//! A node's account of itself.
+
+use peerkit_proto::address::Address;
+use peerkit_proto::event::Direction;
+use peerkit_proto::id::NodeId;
+use serde::Serialize;
+
+use crate::conn::Conn;
+use crate::counters::Counters;
+use crate::inner::Inner;
+
+/// How a node is, at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Status {
+    /// Its identity.
+    pub id: NodeId,
+    /// What it calls itself.
+    pub name: String,
+    /// Its network.
+    pub network: String,
+    /// Where others can dial it, as far as it knows.
+    pub addresses: Vec<Address>,
+    /// Milliseconds since it started.
+    pub uptime_ms: u64,
+    /// Links that others dialled.
+    pub inbound: usize,
+    /// Links that this node dialled.
+    pub outbound: usize,
+    /// Files and folders that it shares.
+    pub shares: usize,
+    /// What it has sent and received in all.
+    pub counters: Counters,
+    /// Its links.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// How a link is, at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct PeerStatus {
+    /// Who is at the other end.
+    pub id: NodeId,
+    /// What it calls itself.
+    pub name: String,
+    /// Where it can be dialled, else where it connected from.
+    pub address: Address,
+    /// `inbound` or `outbound`.
+    pub direction: &'static str,
+    /// The last round-trip time in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Bytes of messages that wait to be written.
+    pub queued_bytes: usize,
+    /// What the link has sent and received.
+    pub counters: Counters,
+}
+
+impl Inner {
+    pub(crate) fn status(&self) -> Status {
+        let conns = self.all_conns();
+        let side = |direction| conns.iter().filter(|c| c.peer.direction() == direction).count();
+        Status {
+            id: self.id,
+            name: self.name.clone(),
+            network: self.network.clone(),
+            addresses: self.addresses(None),
+            uptime_ms: self.micros() / 1000,
+            inbound: side(Direction::Inbound),
+            outbound: side(Direction::Outbound),
+            shares: self.shares.list().len(),
+            counters: self.meter.read(),
+            peers: conns.iter().map(|conn| peer_status(conn)).collect(),
+        }
+    }
+}
+
+fn peer_status(conn: &Conn) -> PeerStatus {
+    PeerStatus {
+        id: conn.peer.id(),
+        name: conn.peer.name().to_owned(),
+        address: conn.peer.address().clone(),
+        direction: conn.peer.direction().name(),
+        rtt_ms: conn.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
+        queued_bytes: conn.outbox.queued(),
+        counters: conn.meter.read(),
+    }
+}

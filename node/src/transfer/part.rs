@@ -1,0 +1,286 @@
+//! What is not whole yet: a file or folder beside the target, under a name that says so.
+//!
+//! `.NAME.HASH.part`, HASH being the first eight digits. It is locked while a download has it, so
+//! that two of the same hash do not meet in one, and what a killed process left is taken over.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use peerkit_proto::files::{MAX_NAME, RelPath};
+use peerkit_proto::id::{Hash, hex};
+
+use crate::shares::Stamp;
+
+/// Downloads of one hash to one place at the same time.
+const MAX_BESIDE: u32 = 1000;
+
+/// The file inside a part folder that is locked.
+const LOCK: &str = "lock";
+
+/// The folder inside a part folder that becomes the target.
+const FILES: &str = "files";
+
+/// A file that is being fetched. Removed when dropped, unless it was put in its place.
+#[derive(Debug)]
+pub(super) struct PartFile {
+    path: PathBuf,
+    file: Arc<File>,
+    placed: bool,
+}
+
+/// A folder that is being fetched. Removed when dropped, unless it was put in its place.
+#[derive(Debug)]
+pub(super) struct PartFolder {
+    path: PathBuf,
+    /// Locked as long as it is open.
+    _lock: File,
+}
+
+/// Whether a file of this name is an unfinished fetch: such are not shared.
+pub(crate) fn is_part_name(name: &str) -> bool {
+    let Some((stem, "part")) = name.rsplit_once('.') else {
+        return false;
+    };
+    let is_hash = |text: &str| text.len() == 8 && text.bytes().all(|c| c.is_ascii_hexdigit());
+    stem.starts_with('.') && stem.rsplit('.').take(2).any(is_hash)
+}
+
+impl PartFile {
+    /// Opens the part file of `hash` beside `target`: one that nobody else has.
+    pub(super) fn open(target: &Path, hash: &Hash) -> io::Result<Self> {
+        claim(target, hash, |path| {
+            let file = match new_file(path, 0) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => reopen(path)?,
+                other => other?,
+            };
+            if !lock(&file)? || !is_at(&file, path) {
+                return Ok(None);
+            }
+            let path = path.to_owned();
+            let file = Arc::new(file);
+            Ok(Some(Self { path, file, placed: false }))
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// It has another name now: the old one may be someone else's.
+    pub(super) fn placed(&mut self) {
+        self.placed = true;
+    }
+}
+
+impl Drop for PartFile {
+    fn drop(&mut self) {
+        if !self.placed {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl PartFolder {
+    /// Makes the part folder of `hash` beside `target`, empty: one that nobody else has.
+    pub(super) fn open(target: &Path, hash: &Hash) -> io::Result<Self> {
+        claim(target, hash, |path| {
+            match fs::create_dir(path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ if !fs::symlink_metadata(path)?.is_dir() => return Ok(None),
+                _ => {}
+            }
+            let at = path.join(LOCK);
+            let file = match new_file(&at, 0) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => reopen(&at)?,
+                other => other?,
+            };
+            if !lock(&file)? || !is_at(&file, &at) {
+                return Ok(None);
+            }
+            let part = Self { path: path.to_owned(), _lock: file };
+            match fs::remove_dir_all(part.files()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => fs::create_dir(part.files())?,
+            }
+            Ok(Some(part))
+        })
+    }
+
+    /// The folder that becomes the target.
+    pub(super) fn files(&self) -> PathBuf {
+        self.path.join(FILES)
+    }
+
+    /// Makes a file in it: of the mode's bits it gets those to execute, as far as the umask lets
+    /// it. Its folder has to be there. `again` replaces what an attempt before left.
+    ///
+    /// Without it nothing is replaced: where case does not matter two names may be one file.
+    pub(super) fn create(files: &Path, path: &RelPath, mode: u32, again: bool) -> io::Result<File> {
+        let path = path.under(files);
+        if again && path.try_exists()? {
+            fs::remove_file(&path)?;
+        }
+        new_file(&path, mode)
+    }
+}
+
+impl Drop for PartFolder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Tries names until `open` takes one: `None` from it means that another download has it.
+fn claim<T>(
+    target: &Path,
+    hash: &Hash,
+    mut open: impl FnMut(&Path) -> io::Result<Option<T>>,
+) -> io::Result<T> {
+    let name = target.file_name().unwrap_or(OsStr::new("fetch"));
+    let name = name.to_string_lossy();
+    for number in 0..MAX_BESIDE {
+        let digits = hex(&hash.as_bytes()[..4]);
+        let ending = match number {
+            0 => format!(".{digits}.part"),
+            n => format!(".{digits}.{n}.part"),
+        };
+        let cut = name.floor_char_boundary(MAX_NAME - 1 - ending.len());
+        let path = target.with_file_name(format!(".{}{ending}", &name[..cut]));
+        if let Some(part) = open(&path)? {
+            return Ok(part);
+        }
+    }
+    Err(io::Error::other("too many downloads of the same at once"))
+}
+
+/// A new file for everyone that the umask lets, executable for those that `mode` says.
+fn new_file(path: &Path, mode: u32) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o666 | (mode & 0o111));
+    #[cfg(not(unix))]
+    let _ = mode;
+    options.open(path)
+}
+
+/// Opens what a killed process left: never through a link that someone put there.
+fn reopen(path: &Path) -> io::Result<File> {
+    if !fs::symlink_metadata(path)?.is_file() {
+        let text = format!("{} is in the way", path.display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+    }
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+/// Whether the lock was free. Some file systems have none: then it is as if it were.
+fn lock(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Whether `file` still has its name: whoever had it before may have removed it meanwhile.
+fn is_at(file: &File, path: &Path) -> bool {
+    let open = file.metadata().map(|found| Stamp::of(&found).inode);
+    let there = fs::symlink_metadata(path).map(|found| Stamp::of(&found).inode);
+    matches!((open, there), (Ok(open), Ok(there)) if open == there)
+}
+
+/// Writes all of `bytes` at `offset`, whatever else writes to the file at the same time.
+#[cfg(unix)]
+pub(super) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+/// Writes all of `bytes` at `offset`, whatever else writes to the file at the same time.
+#[cfg(windows)]
+pub(super) fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    use std::os::windows::fs::FileExt;
+    while !bytes.is_empty() {
+        match file.seek_write(bytes, offset)? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            n => {
+                bytes = &bytes[n..];
+                offset += n as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn part_names_are_known() {
+        for name in [".a.txt.0123abcd.part", ".a.0123abcd.7.part", "..0123abcd.part"] {
+            assert!(is_part_name(name), "{name}");
+        }
+        for name in ["a.0123abcd.part", ".a.part", "song.part", ".a.xyz.part", ""] {
+            assert!(!is_part_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn two_downloads_do_not_meet_and_a_left_one_is_taken_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("x".repeat(255));
+        let hash = Hash::of(b"");
+        let first = PartFile::open(&target, &hash).unwrap();
+        let second = PartFile::open(&target, &hash).unwrap();
+        assert_ne!(first.path(), second.path());
+        let name = first.path().file_name().unwrap().to_str().unwrap();
+        assert!(is_part_name(name) && name.len() <= MAX_NAME);
+        let path = first.path().to_owned();
+        drop((first, second));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        fs::write(&path, b"left by a crash").unwrap();
+        assert_eq!(PartFile::open(&target, &hash).unwrap().path(), path);
+
+        let first = PartFolder::open(&target, &hash).unwrap();
+        let second = PartFolder::open(&target, &hash).unwrap();
+        assert_ne!(first.path, second.path);
+        drop((first, second));
+        fs::create_dir_all(path.join("files/old")).unwrap();
+        let again = PartFolder::open(&target, &hash).unwrap();
+        assert_eq!(again.path, path);
+        assert_eq!(fs::read_dir(again.files()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_in_a_folder_is_replaced_only_where_it_is_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = RelPath::new("a").unwrap();
+        let create = |again| PartFolder::create(folder.path(), &path, 0o644, again);
+        write_all_at(&create(true).unwrap(), b"half", 0).unwrap();
+        let error = create(false).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(create(true).unwrap().metadata().unwrap().len(), 0);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_in_the_way_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("a");
+        let hash = Hash::of(b"");
+        let path = PartFile::open(&target, &hash).unwrap().path().to_owned();
+        let victim = folder.path().join("victim");
+        fs::write(&victim, b"precious").unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        assert!(PartFile::open(&target, &hash).is_err());
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+    }
+}

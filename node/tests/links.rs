@@ -1,0 +1,61 @@
+//! Links over real sockets on loopback.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use peerkit::{Error, Event, Message, Node, Reason};
+
+async fn node(name: &str) -> Node {
+    Node::builder().name(name).listen("127.0.0.1:0").spawn().await.unwrap()
+}
+
+/// The next event of that name, within ten seconds.
+async fn expect(events: &mut peerkit::Events, name: &str) -> Event {
+    let waiting = async {
+        while let Some(event) = events.next().await {
+            if event.name() == name {
+                return event;
+            }
+        }
+        panic!("the events ended before {name}");
+    };
+    tokio::time::timeout(Duration::from_secs(10), waiting).await.expect(name)
+}
+
+#[tokio::test]
+async fn two_nodes_connect_and_talk_both_ways() {
+    let (a, b) = (node("a").await, node("b").await);
+    let (mut ea, mut eb) = (a.events(), b.events());
+    let peer = a.connect(b.listening()[0]).await.unwrap();
+    assert_eq!((peer.id(), peer.name()), (b.id(), "b"));
+    expect(&mut ea, "outbound_node_connected").await;
+    let inbound = expect(&mut eb, "inbound_node_connected").await;
+    assert_eq!(inbound.peer().unwrap().id(), a.id());
+    assert_eq!(inbound.peer().unwrap().address(), &a.listening()[0].into());
+
+    a.send(b.id(), "hello").await.unwrap();
+    let Event::NodeMessage { message, .. } = expect(&mut eb, "node_message").await else {
+        panic!()
+    };
+    assert_eq!(message.as_text(), Some("hello"));
+    b.try_send(a.id(), Message::json(&[1, 2]).unwrap()).unwrap();
+    let Event::NodeMessage { message, .. } = expect(&mut ea, "node_message").await else {
+        panic!()
+    };
+    assert_eq!(message.to_json::<Vec<u8>>().unwrap(), [1, 2]);
+
+    assert!(a.ping(b.id()).await.unwrap() < Duration::from_secs(5));
+    b.disconnect(a.id()).await.unwrap();
+    expect(&mut eb, "node_disconnect_with_inbound_node").await;
+    let Event::OutboundNodeDisconnected { parting, .. } =
+        expect(&mut ea, "outbound_node_disconnected").await
+    else {
+        panic!()
+    };
+    assert_eq!((parting.reason, parting.by_peer), (Reason::Requested, true));
+    expect(&mut eb, "inbound_node_disconnected").await;
+    a.shutdown().await;
+    b.shutdown().await;
+    assert!(matches!(a.send(b.id(), "x").await, Err(Error::NotConnected(_))));
+}
