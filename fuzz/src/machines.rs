@@ -1,5 +1,6 @@
 //! State machines with a stranger at the other end.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -17,6 +18,10 @@ use peerkit_proto::overlay::{self, Command, Identity, Overlay};
 use peerkit_proto::time::Instant;
 
 use crate::wire::same_again;
+
+/// Made once: it takes longer than all the rest of a run.
+static KEYS: LazyLock<[Key; 10]> =
+    LazyLock::new(|| std::array::from_fn(|n| Key::from_secret(&[n as u8; 32])));
 
 /// The network that all in here belong to.
 const NETWORK: &str = "peerkit";
@@ -199,5 +204,5 @@ pub(crate) fn node(n: u8) -> NodeId {
 }
 
 fn key(n: u8) -> Key {
-    Key::from_secret(&[n; 32])
+    KEYS[usize::from(n)].clone()
 }

@@ -129,8 +129,8 @@ pub(crate) fn pack(message: Message, limit: usize) -> Result<Packed, CompressErr
 
 /// The message that `packed` holds, its content decompressed and at most `limit` bytes.
 ///
-/// Holds at most `limit` + 1 bytes of content, and what the decoder needs: 12 MiB at most, with
-/// lz4. Takes up to 0.4 s for 16 MiB, however short the payload: see [`unpack_async`].
+/// Holds at most `limit` + 1 bytes of content, while it grows half of that again, and what the
+/// decoder needs: 12 MiB at most, with lz4. Takes up to 0.4 s for 16 MiB, however short the payload: see [`unpack_async`].
 ///
 /// # Errors
 /// Where the content is over `limit`, or the payload is anything but one whole compressed stream,
