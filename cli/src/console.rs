@@ -13,6 +13,7 @@ use rustyline::{
     CompletionType, Config, Context, Editor, ExternalPrinter, Helper, Highlighter, Hinter,
     Validator,
 };
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::execute::Found;
@@ -47,7 +48,12 @@ impl Prompt {
             .completion_type(CompletionType::List)
             .build();
         let mut editor = Editor::with_config(config)?;
-        editor.set_helper(Some(Completion { node, found, files: FilenameCompleter::new() }));
+        editor.set_helper(Some(Completion {
+            node,
+            runtime: Handle::current(),
+            found,
+            files: FilenameCompleter::new(),
+        }));
         if history.exists() {
             // A history that can't be read is worth less than a start.
             let _ = editor.load_history(history);
@@ -124,6 +130,7 @@ pub(crate) fn read_lines() -> mpsc::Receiver<Request> {
 #[derive(Helper, Highlighter, Hinter, Validator)]
 struct Completion {
     node: Node,
+    runtime: Handle,
     found: Found,
     files: FilenameCompleter,
 }
@@ -181,9 +188,10 @@ impl Completion {
     }
 
     fn addresses(&self) -> Vec<String> {
-        let known = self.node.known_peers().into_iter();
+        let known = self.runtime.block_on(self.node.known_peers());
+        let known = known.unwrap_or_default().into_iter();
         known
-            .flat_map(|known| known.addresses)
+            .flat_map(|(_, known)| known.addresses)
             .map(|address| address.without_id().to_string())
             .collect()
     }

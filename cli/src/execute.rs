@@ -2,18 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use peerkit::{Address, ConnectOptions, Hash, KnownPeer, Node, NodeId, Peer};
+use peerkit::{Address, ConnectOptions, Error, Hash, KnownPeer, Node, NodeId, Peer};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::command::Command;
 use crate::graph::Graph;
 use crate::log::Log;
 use crate::manual;
-use crate::outcome::{
-    FileView, FoundView, KnownView, NetworkView, NodeView, NotSent, Outcome, PeerView, Ping,
-};
+use crate::outcome::{Gone, KnownView, NetworkView, NodeView, NotSent, Outcome, PeerView, Ping};
 use crate::progress::Bars;
 use crate::text::millis;
 
@@ -23,6 +22,9 @@ const WHOLE_NETWORK: i32 = -1;
 /// Nodes dialled at once when many are to be connected. 16: a file of known peers may name
 /// thousands, and most of them may be gone.
 const DIALS: usize = 16;
+
+/// How long `msg` waits for a peer whose queue is full. 10 s: as long as a request for its reply.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What commands act on.
 pub(crate) struct Session {
@@ -48,7 +50,10 @@ impl Session {
         let node = &self.node;
         Ok(match command {
             Command::Connect { address, reconnect } => {
-                let options = ConnectOptions { reconnect };
+                let options = match reconnect {
+                    true => ConnectOptions::reconnect(),
+                    false => ConnectOptions::default(),
+                };
                 let peer = node.connect_with(address, options).await?;
                 Outcome::Peer { peer: self.view(&peer) }
             }
@@ -61,20 +66,10 @@ impl Session {
                 node.disconnect(peer.id).await?;
                 Outcome::Peer { peer }
             }
-            Command::Peers => Outcome::Peers {
-                peers: self.views(&node.peers()),
-                known: node.known_peers().into_iter().map(KnownView::from).collect(),
-            },
-            Command::Msg { text } => {
-                let report = node.send_to_nodes(text, &[]);
-                let failed = report.failed.into_iter();
-                Outcome::Sent {
-                    sent_to: report.sent.len(),
-                    failed: failed
-                        .map(|(id, error)| NotSent { id, error: error.to_string() })
-                        .collect(),
-                }
+            Command::Peers => {
+                Outcome::Peers { peers: self.views(&node.peers()), known: self.known().await? }
             }
+            Command::Msg { text } => self.msg(text).await?,
             Command::Send { peer, text } => {
                 let peer = node.find_peer(&peer)?;
                 node.send(peer.id(), text).await?;
@@ -103,28 +98,31 @@ impl Session {
             }
             Command::Add { path } => {
                 let bar = self.bars.bar("hashing");
-                let file = node.share_with_progress(path, bar).await?;
-                Outcome::Files { files: vec![FileView::from(file)] }
+                let added = node.share_with_progress(path, bar).await?;
+                Outcome::Added { files: vec![added.shared], skipped: views(added.skipped) }
             }
             Command::Remove { hash } => {
-                let file = node.unshare(self.shared(&hash)?).await?;
-                Outcome::Files { files: vec![FileView::from(file)] }
+                let files = node.unshare(self.shared(&hash)?).await?;
+                if files.is_empty() {
+                    bail!("`{hash}` is not shared: `files` lists what is");
+                }
+                Outcome::Files { files }
             }
             Command::Refresh => {
-                let refreshed = node.refresh().await?;
+                let refreshed = node.refresh(self.bars.bar("hashing")).await?;
+                let removed = refreshed.removed.into_iter();
                 Outcome::Refreshed {
-                    files: refreshed.changed.into_iter().map(FileView::from).collect(),
-                    removed: refreshed.removed.into_iter().map(FileView::from).collect(),
+                    files: refreshed.changed.into_iter().map(|(_, now)| now).collect(),
+                    removed: removed.map(|(path, file)| Gone { path, file }).collect(),
+                    skipped: views(refreshed.skipped),
                 }
             }
-            Command::Files => {
-                Outcome::Files { files: node.shares().into_iter().map(FileView::from).collect() }
-            }
+            Command::Files => Outcome::Files { files: node.shares() },
             Command::Search { text } => {
                 let found = node.search(&text).await?;
                 *self.found.lock().unwrap_or_else(PoisonError::into_inner) =
                     found.iter().map(|found| found.file.hash).collect();
-                Outcome::Found { files: found.into_iter().map(FoundView::from).collect() }
+                Outcome::Found { files: views(found) }
             }
             Command::Get { hash, path } => self.get(&hash, path).await?,
             Command::Status => Outcome::Status { status: Box::new(node.status()) },
@@ -146,20 +144,13 @@ impl Session {
             Command::Save { file } => {
                 let path = file.unwrap_or_else(|| self.peers_file());
                 node.save_peers(&path).await?;
-                Outcome::Saved {
-                    path,
-                    peers: node.known_peers().into_iter().map(KnownView::from).collect(),
-                }
+                Outcome::Saved { path, peers: self.known().await? }
             }
             Command::Load { file } => {
                 let path = file.unwrap_or_else(|| self.peers_file());
                 let loaded = node.load_peers(&path).await?;
-                let connected = meet(node, &loaded, Meeting::Connect).await;
-                Outcome::Loaded {
-                    path,
-                    connected: self.views(&connected),
-                    peers: loaded.into_iter().map(KnownView::from).collect(),
-                }
+                let connected = meet(node, &loaded).await;
+                Outcome::Loaded { path, connected: self.views(&connected), peers: views(loaded) }
             }
             Command::Debug { on } => {
                 self.log.set_debug(on)?;
@@ -171,6 +162,37 @@ impl Session {
             Command::Leave => self.leave().await,
             Command::Shutdown | Command::Exit => Outcome::Stopping {},
         })
+    }
+
+    /// Sends to all that are connected. Those whose queues are full are waited for, for a while:
+    /// commands that are piped in come faster than a network takes them.
+    async fn msg(&self, text: String) -> anyhow::Result<Outcome> {
+        let report = self.node.send_to_nodes(text.as_str(), &[])?;
+        let mut sent_to = report.sent.len();
+        let mut failed = Vec::new();
+        let mut waiting = JoinSet::new();
+        for (id, error) in report.failed {
+            if !matches!(error, Error::Full(_)) {
+                failed.push(NotSent { id, error: error.to_string() });
+                continue;
+            }
+            let (node, text) = (self.node.clone(), text.clone());
+            waiting.spawn(async move {
+                let sent = tokio::time::timeout(PATIENCE, node.send(id, text)).await;
+                (id, sent.unwrap_or(Err(error)))
+            });
+        }
+        for (id, sent) in waiting.join_all().await {
+            match sent {
+                Ok(()) => sent_to += 1,
+                Err(error) => failed.push(NotSent { id, error: error.to_string() }),
+            }
+        }
+        Ok(Outcome::Sent { sent_to, failed })
+    }
+
+    async fn known(&self) -> anyhow::Result<Vec<KnownView>> {
+        Ok(views(self.node.known_peers().await?))
     }
 
     async fn ping_all(&self) -> Vec<Ping> {
@@ -196,22 +218,15 @@ impl Session {
 
     async fn get(&self, hash: &str, path: Option<PathBuf>) -> anyhow::Result<Outcome> {
         let hash = self.wanted(hash)?;
-        let to = match path {
-            Some(path) => path,
-            None => {
-                let made = tokio::fs::create_dir_all(&self.downloads).await;
-                made.with_context(|| {
-                    format!("could not make {}: give get a PATH", self.downloads.display())
-                })?;
-                self.downloads.clone()
-            }
-        };
         let bar = self.bars.bar("fetching");
-        let fetched = self.node.fetch_with_progress(hash, to, bar).await?;
+        let fetched = match path {
+            Some(path) => self.node.fetch_with_progress(hash, path, bar).await?,
+            None => self.node.fetch_into(hash, &self.downloads, bar).await?,
+        };
         Ok(Outcome::Fetched {
             path: fetched.path,
             bytes: fetched.bytes,
-            seconds: millis(fetched.elapsed) / 1e3,
+            seconds: fetched.seconds,
             sources: fetched.sources,
         })
     }
@@ -283,28 +298,17 @@ impl Session {
     }
 }
 
-/// What a meeting with known peers is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Meeting {
-    /// A link with each and nothing else.
-    Connect,
-    /// To be a member of their network again.
-    Join,
-}
-
-/// Meets nodes known from before, several at once, each at the first of its addresses that answers.
-/// Those that can't be reached show in events.
-pub(crate) async fn meet(node: &Node, known: &[KnownPeer], meeting: Meeting) -> Vec<Peer> {
+/// Connects to nodes known from before, several at once, each at the first of its addresses that
+/// answers. Those that can't be reached show in events.
+async fn meet(node: &Node, known: &[(NodeId, KnownPeer)]) -> Vec<Peer> {
     let mut dials = JoinSet::new();
     let mut met = Vec::new();
-    for known in known.iter().filter(|known| !is_linked(node, known.id)) {
+    for (id, known) in known.iter().filter(|(id, _)| !is_linked(node, *id)) {
         if dials.len() >= DIALS {
             met.extend(dials.join_next().await.and_then(Result::ok).flatten());
         }
-        let node = node.clone();
-        let id = known.id;
-        let addresses = known.addresses.clone();
-        dials.spawn(async move { reach(&node, id, addresses, meeting).await });
+        let (node, id, addresses) = (node.clone(), *id, known.addresses.clone());
+        dials.spawn(async move { reach(&node, id, addresses).await });
     }
     met.extend(dials.join_all().await.into_iter().flatten());
     met
@@ -314,21 +318,17 @@ fn is_linked(node: &Node, id: NodeId) -> bool {
     id == node.id() || node.peer(id).is_some()
 }
 
-async fn reach(node: &Node, id: NodeId, addresses: Vec<Address>, meeting: Meeting) -> Option<Peer> {
+async fn reach(node: &Node, id: NodeId, addresses: Vec<Address>) -> Option<Peer> {
     for address in addresses {
-        let address = address.with_id(id);
-        let met = match meeting {
-            Meeting::Connect => node.connect(address).await.ok(),
-            Meeting::Join => match node.join(&[address]).await {
-                Ok(peers) => peers.into_iter().next(),
-                Err(_) => None,
-            },
-        };
-        if met.is_some() {
-            return met;
+        if let Ok(peer) = node.connect(address.with_id(id)).await {
+            return Some(peer);
         }
     }
     None
+}
+
+fn views<T, V: From<T>>(values: Vec<T>) -> Vec<V> {
+    values.into_iter().map(V::from).collect()
 }
 
 /// The hash that `text` is, or whose first digits it is among `candidates`.

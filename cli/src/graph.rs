@@ -90,7 +90,9 @@ impl Graph {
             };
             nodes.insert(info.id, node);
         }
-        let answered = infos.iter().map(|info| info.id);
+        let mut answered: Vec<&NodeInfo> = infos.iter().collect();
+        answered.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+        let answered = answered.into_iter().map(|info| info.id);
         let silent = order.into_iter();
         let mut seen = BTreeSet::new();
         let nodes = answered

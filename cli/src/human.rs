@@ -1,11 +1,12 @@
 //! Results and events as a person reads them.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use peerkit::{Event, Message, Node, Peer, SharedFile};
 
-use crate::outcome::{FoundView, KnownView, Outcome, PeerView, Ping, label};
+use crate::outcome::{FoundView, KnownView, Outcome, PeerView, Ping, SkippedView, label};
 use crate::text::{self, Paint, count, plain};
 
 /// A result, on one line or several; no line end at the end.
@@ -56,46 +57,44 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             "nothing is shared: add PATH shares a file or folder".to_owned()
         }
         Outcome::Files { files } => {
-            let verb = match command {
-                "add" => "sharing ",
-                "remove" => "no longer shared: ",
-                _ => "",
-            };
-            let lines = files.iter().map(|file| format!("{verb}{}", file_line(paint, &file.file)));
+            let verb = if command == "remove" { "no longer shared: " } else { "" };
+            let lines = files.iter().map(|file| format!("{verb}{}", file_line(paint, file)));
             lines.collect::<Vec<_>>().join("\n")
         }
-        Outcome::Refreshed { files, removed } if files.is_empty() && removed.is_empty() => {
-            "nothing has changed".to_owned()
+        Outcome::Added { files, skipped } => {
+            let lines = files.iter().map(|file| format!("sharing {}", file_line(paint, file)));
+            lines.chain(skipped_lines(paint, skipped)).collect::<Vec<_>>().join("\n")
         }
-        Outcome::Refreshed { files, removed } => {
-            let changed = files.iter().map(|file| ("changed", file));
-            let gone = removed.iter().map(|file| ("gone   ", file));
-            let lines = changed
-                .chain(gone)
-                .map(|(what, file)| format!("{what} {}", file_line(paint, &file.file)));
-            lines.collect::<Vec<_>>().join("\n")
+        Outcome::Refreshed { files, removed, skipped } => {
+            let changed = files.iter().map(|file| format!("changed {}", file_line(paint, file)));
+            let gone = removed.iter().map(|gone| format!("gone {}", shown(&gone.path)));
+            let lines = changed.chain(gone).chain(skipped_lines(paint, skipped));
+            match lines.collect::<Vec<_>>() {
+                lines if lines.is_empty() => "nothing has changed".to_owned(),
+                lines => lines.join("\n"),
+            }
         }
         Outcome::Found { files } => found(paint, files),
         Outcome::Fetched { path, bytes, seconds, sources } => format!(
             "{} {} in {}{} from {}, every byte verified",
-            path.display(),
+            shown(path),
             paint.faint(&text::size(*bytes)),
             text::time(Duration::from_secs_f64(*seconds)),
             speed(*bytes, *seconds),
-            count(*sources, "node"),
+            count(sources.len(), "node"),
         ),
         Outcome::Status { status } => outline(paint, &serde_json::json!(status)),
         Outcome::Network { network } => outline(paint, &serde_json::json!(network)),
         Outcome::Size { size } => count(*size, "node"),
         Outcome::Map { map } => map.drawing(),
-        Outcome::Drawn { path } => format!("wrote {}", path.display()),
+        Outcome::Drawn { path } => format!("wrote {}", shown(path)),
         Outcome::Saved { path, peers } => {
-            format!("wrote {} to {}", count(peers.len(), "peer"), path.display())
+            format!("wrote {} to {}", count(peers.len(), "peer"), shown(path))
         }
         Outcome::Loaded { path, peers, connected } => format!(
             "read {} from {}, connected to {}",
             count(peers.len(), "peer"),
-            path.display(),
+            shown(path),
             connected.len(),
         ),
         Outcome::Debug { debug: true } => "logging what the node does".to_owned(),
@@ -182,6 +181,19 @@ fn content(message: &Message) -> String {
         Some(text) => plain(text),
         None => format!("<{}>", text::size(message.body().len() as u64)),
     }
+}
+
+/// A path that may hold names from the network.
+fn shown(path: &Path) -> String {
+    plain(&path.to_string_lossy())
+}
+
+fn skipped_lines(paint: Paint, skipped: &[SkippedView]) -> impl Iterator<Item = String> {
+    let lines = skipped.iter();
+    lines.map(move |skipped| {
+        let why = plain(&skipped.why);
+        format!("{} {}: {why}", paint.faint("not shared:"), shown(&skipped.path))
+    })
 }
 
 fn labels(peers: &[PeerView]) -> String {

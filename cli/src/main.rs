@@ -70,7 +70,7 @@ fn act(action: Action) -> anyhow::Result<bool> {
         Action::Demo(args) => runtime()?.block_on(demo::demo(args)),
         Action::Id(args) => {
             let key = folders::state(args.state.as_deref())?.join("key");
-            let key = peerkit::key::load_or_create(&key)?;
+            let key = peerkit::load_or_create_key(&key)?;
             print(format!("{}\n", key.id()).as_bytes())
         }
         Action::Completions { shell } => {

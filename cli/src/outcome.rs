@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use peerkit::{FoundFile, KnownPeer, Node, NodeId, NodeInfo, Peer, SharedFile, Status};
+use peerkit::{FoundFile, KnownPeer, Node, NodeId, NodeInfo, Peer, SharedFile, Skipped, Status};
 use serde::Serialize;
 
 use crate::graph::{Graph, Measures};
@@ -30,19 +30,27 @@ pub(crate) enum Outcome {
     Pings { pings: Vec<Ping> },
     /// `discover`
     Discovered { nodes: Vec<NodeView>, links: usize, size: usize, complete: bool, elapsed_ms: f64 },
-    /// `add`, `remove`, `files`
-    Files { files: Vec<FileView> },
+    /// `remove`, `files`
+    Files { files: Vec<SharedFile> },
+    /// `add`
+    Added {
+        files: Vec<SharedFile>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        skipped: Vec<SkippedView>,
+    },
     /// `refresh`
     Refreshed {
         /// Those whose content has changed, as they are now.
-        files: Vec<FileView>,
+        files: Vec<SharedFile>,
         /// Those that are no longer there.
-        removed: Vec<FileView>,
+        removed: Vec<Gone>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        skipped: Vec<SkippedView>,
     },
     /// `search`
     Found { files: Vec<FoundView> },
     /// `get`
-    Fetched { path: PathBuf, bytes: u64, seconds: f64, sources: usize },
+    Fetched { path: PathBuf, bytes: u64, seconds: f64, sources: Vec<NodeId> },
     /// `status`
     Status { status: Box<Status> },
     /// `network`
@@ -110,12 +118,12 @@ pub(crate) struct KnownView {
     pub(crate) last_seen: u64,
 }
 
-impl From<KnownPeer> for KnownView {
-    fn from(known: KnownPeer) -> Self {
+impl From<(NodeId, KnownPeer)> for KnownView {
+    fn from((id, known): (NodeId, KnownPeer)) -> Self {
         let addresses = known.addresses.into_iter();
         let addresses: Vec<String> = addresses.map(|a| a.without_id().to_string()).collect();
         Self {
-            id: known.id,
+            id,
             name: known.name,
             address: addresses.first().cloned(),
             addresses,
@@ -164,16 +172,24 @@ impl From<&NodeInfo> for NodeView {
     }
 }
 
-/// A shared file or folder.
+/// A share that is no longer there.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct FileView {
+pub(crate) struct Gone {
+    pub(crate) path: PathBuf,
     #[serde(flatten)]
-    pub(crate) file: SharedFile,
+    pub(crate) file: Option<SharedFile>,
 }
 
-impl From<SharedFile> for FileView {
-    fn from(file: SharedFile) -> Self {
-        Self { file }
+/// Something in a folder that is not shared.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct SkippedView {
+    pub(crate) path: PathBuf,
+    pub(crate) why: String,
+}
+
+impl From<Skipped> for SkippedView {
+    fn from(skipped: Skipped) -> Self {
+        Self { why: skipped.why.to_string(), path: skipped.path }
     }
 }
 

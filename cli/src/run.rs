@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use peerkit::{Address, KnownPeer, Node};
+use peerkit::{Address, Node};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::RunArgs;
 use crate::command::Command;
 use crate::console::{self, Prompt, Request};
-use crate::execute::{Found, Meeting, Session, meet};
+use crate::execute::{Found, Session};
 use crate::json::{self, Started};
 use crate::log::Log;
 use crate::output::{Output, Sink, Writer};
@@ -96,7 +96,11 @@ async fn serve(
     for path in shares {
         let sharing = node.share_with_progress(path, bars.bar("hashing"));
         tokio::select! {
-            shared = sharing => { shared?; }
+            shared = sharing => {
+                for skipped in shared?.skipped {
+                    tracing::warn!("not shared: {}: {}", skipped.path.display(), skipped.why);
+                }
+            }
             () = stop.cancelled() => break,
         }
     }
@@ -277,12 +281,12 @@ async fn connect(args: &RunArgs, node: &Node) {
     while dials.join_next().await.is_some() {}
 }
 
-/// Meets the peers of earlier runs again, those last seen first.
+/// Meets the peers of earlier runs again.
 async fn rejoin(node: Node) {
-    let mut known = node.known_peers();
-    known.sort_by_key(|known: &KnownPeer| std::cmp::Reverse(known.last_seen));
-    known.truncate(REJOIN);
-    meet(&node, &known, Meeting::Join).await;
+    match node.rejoin(REJOIN).await {
+        Ok(peers) => tracing::debug!(peers = peers.len(), "rejoined"),
+        Err(error) => tracing::warn!(%error, "could not rejoin"),
+    }
 }
 
 fn stop_when(first: CancellationToken, then: CancellationToken) {

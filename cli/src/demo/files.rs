@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
-use peerkit::Hash;
+use peerkit::{Hash, Skipped};
 
 /// The folder's name.
 pub(super) const FOLDER: &str = "holiday";
@@ -66,8 +66,8 @@ struct Entry {
 }
 
 impl Tree {
-    /// Reads and hashes every file in a folder. Links are left out, as they are from shares.
-    pub(super) fn read(root: &Path) -> anyhow::Result<Self> {
+    /// Reads and hashes every file in a folder but those `skipped`. Links are left out.
+    pub(super) fn read(root: &Path, skipped: &[Skipped]) -> anyhow::Result<Self> {
         let mut files = BTreeMap::new();
         let mut folders = vec![root.to_owned()];
         while let Some(folder) = folders.pop() {
@@ -77,6 +77,9 @@ impl Tree {
             for entry in entries {
                 let entry = entry?;
                 let (path, kind) = (entry.path(), entry.file_type()?);
+                if skipped.iter().any(|skipped| skipped.path == path) {
+                    continue;
+                }
                 if kind.is_dir() {
                     folders.push(path);
                 } else if kind.is_file() {
@@ -116,10 +119,11 @@ impl Tree {
         }
     }
 
-    /// Hashes and paths.
-    pub(super) fn hash_lines(&self) -> impl Iterator<Item = (Hash, String)> {
+    /// Hashes and paths, without the folder `above`.
+    pub(super) fn hash_lines(&self, above: &Path) -> impl Iterator<Item = (Hash, String)> {
+        let root = self.root.strip_prefix(above).unwrap_or(&self.root);
         let files = self.files.iter();
-        files.map(|(name, entry)| (entry.hash, self.root.join(name).display().to_string()))
+        files.map(|(name, entry)| (entry.hash, root.join(name).display().to_string()))
     }
 }
 
@@ -151,7 +155,7 @@ mod tests {
         let (one, other) = (folder.path().join("one"), folder.path().join("other"));
         make(&one).unwrap();
         make(&other).unwrap();
-        let compare = || Tree::read(&one).unwrap().compare(&Tree::read(&other).unwrap());
+        let compare = || Tree::read(&one, &[]).unwrap().compare(&Tree::read(&other, &[]).unwrap());
         compare().unwrap();
         assert!(!same_bytes(&one.join(LARGEST), &one.join("empty.txt")).unwrap());
         assert!(!same_bytes(&one.join("letter.txt"), &one.join(LARGEST)).unwrap());

@@ -98,17 +98,17 @@ impl Network {
         self.nodes.iter().find(linked).context("the first node has no link")
     }
 
-    /// The node with the fewest links that has none with `other`, and how that stands in a
-    /// sentence. Where every node has one, the first.
-    pub(super) fn far_from(&self, other: &Node) -> anyhow::Result<(&Node, &'static str)> {
+    /// A node that has no link with `other`, and how that stands in a sentence. Where every node
+    /// has one, the first.
+    pub(super) fn far_from(&self, other: &Node) -> (&Node, &'static str) {
         let far = self
             .nodes
             .iter()
             .find(|node| node.id() != other.id() && other.peer(node.id()).is_none());
-        Ok(match far {
+        match far {
             Some(node) => (node, "with no link between them"),
             None => (self.first(), "over the link between them"),
-        })
+        }
     }
 
     /// Waits until every node but its author has received a broadcast.

@@ -24,6 +24,18 @@ pub(super) struct Figures {
     fields: Map<String, Value>,
 }
 
+/// A step failed, and that was printed.
+#[derive(Debug)]
+pub(super) struct Failed;
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a step failed")
+    }
+}
+
+impl std::error::Error for Failed {}
+
 impl Figures {
     /// In words.
     pub(super) fn new(text: String) -> Self {
@@ -59,24 +71,27 @@ impl Report {
         ))
     }
 
-    /// Takes a step and prints how it went. Errors are those of printing; false: the step failed.
-    pub(super) async fn step(
+    /// Takes a step and prints how it went. Gives what the next steps need of it.
+    ///
+    /// # Errors
+    /// [`Failed`] where it failed, which is printed already; or where printing does.
+    pub(super) async fn step<T>(
         &self,
         name: &str,
-        step: impl Future<Output = anyhow::Result<Figures>>,
-    ) -> io::Result<bool> {
+        step: impl Future<Output = anyhow::Result<(Figures, T)>>,
+    ) -> anyhow::Result<T> {
         let begun = Instant::now();
         let result = step.await;
         let elapsed = begun.elapsed();
-        let line = match &result {
-            _ if self.json => json_line(name, elapsed, &result),
-            Ok(figures) => self.text(name, elapsed, figures),
-            Err(error) => {
-                format!("{} {name:10} {}\n", self.paint.bad("✗"), plain(&format!("{error:#}")))
+        let (line, value) = match result {
+            Ok((figures, value)) if self.json => {
+                (json_line(name, true, elapsed, figures.fields), Ok(value))
             }
+            Ok((figures, value)) => (self.text(name, elapsed, &figures), Ok(value)),
+            Err(error) => (self.failure(name, elapsed, &error), Err(Failed)),
         };
         self.put(&line)?;
-        Ok(result.is_ok())
+        Ok(value?)
     }
 
     pub(super) fn kept(&self, folder: &Path) -> io::Result<()> {
@@ -98,6 +113,15 @@ impl Report {
             self.paint.bad("It did not work: see the step marked ✗ above.")
         };
         self.put(&format!("\n{text}\n"))
+    }
+
+    fn failure(&self, name: &str, elapsed: Duration, error: &anyhow::Error) -> String {
+        let error = format!("{error:#}");
+        if self.json {
+            let fields = Map::from_iter([("error".to_owned(), error.into())]);
+            return json_line(name, false, elapsed, fields);
+        }
+        format!("{} {name:10} {}\n", self.paint.bad("✗"), plain(&error))
     }
 
     fn text(&self, name: &str, elapsed: Duration, figures: &Figures) -> String {
@@ -123,16 +147,8 @@ impl Report {
     }
 }
 
-fn json_line(name: &str, elapsed: Duration, result: &anyhow::Result<Figures>) -> String {
-    let mut line = json!({
-        "step": name,
-        "ok": result.is_ok(),
-        "elapsed_ms": millis(elapsed),
-    });
-    let fields = match result {
-        Ok(figures) => figures.fields.clone(),
-        Err(error) => Map::from_iter([("error".to_owned(), format!("{error:#}").into())]),
-    };
+fn json_line(name: &str, ok: bool, elapsed: Duration, fields: Map<String, Value>) -> String {
+    let mut line = json!({"step": name, "ok": ok, "elapsed_ms": millis(elapsed)});
     if let Value::Object(line) = &mut line {
         line.extend(fields);
     }

@@ -258,10 +258,15 @@ impl Program {
         (status, stderr.unwrap_or_default())
     }
 
+    /// Stops the node by a command: status and standard error.
+    pub(crate) fn stop(&mut self) -> (ExitStatus, String) {
+        self.run("exit");
+        self.wait()
+    }
+
     /// Stops the node by a command: all has to have gone well, and nothing been complained of.
     pub(crate) fn exit(mut self) {
-        self.run("exit");
-        let (status, stderr) = self.wait();
+        let (status, stderr) = self.stop();
         assert_eq!((status.code(), stderr.as_str()), (Some(0), ""), "{}", self.name);
     }
 }

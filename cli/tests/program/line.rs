@@ -112,8 +112,15 @@ fn a_file_is_found_and_fetched_without_a_link() {
     let removed = line.c.run(&format!("remove {hash}"));
     assert_eq!(removed["files"], expected);
     assert_eq!(line.c.run("files")["files"].as_array().unwrap().len(), 1);
-    assert_eq!(line.a.run("search film.bin")["files"].as_array().unwrap().len(), 0);
-    line.exit();
+    assert!(line.c.fail(&format!("remove {hash}")).contains("not shared"));
+    let left = line.a.run("search film.bin");
+    assert_eq!(left["files"].as_array().unwrap().len(), 1, "it is still in the folder: {left}");
+    line.c.run("remove shared");
+    assert_eq!(line.a.run("search film.bin")["files"], json!([]));
+    let (status, stderr) = line.c.stop();
+    assert_eq!((status.code(), stderr.as_str()), (Some(1), ""), "a command has failed");
+    line.a.exit();
+    line.b.exit();
 }
 
 #[test]
@@ -156,8 +163,7 @@ fn messages_reach_whom_they_are_for() {
     assert!(line.a.untaken("node_message").is_empty());
     assert!(line.b.fail("send dave hi").contains("dave"));
     assert!(line.a.fail(&format!("send {prefix} hi")).contains(&prefix[..8]));
-    line.b.run("exit");
-    assert_eq!(line.b.wait().0.code(), Some(1), "commands have failed");
+    assert_eq!(line.b.stop().0.code(), Some(1), "commands have failed");
     line.a.event("outbound_node_disconnected");
 }
 
@@ -304,6 +310,8 @@ fn the_map_is_drawn() {
 fn peers_are_saved_and_loaded() {
     let home = tempfile::tempdir().unwrap();
     let mut line = line(home.path(), &[]);
+    // What a node knows is written to disk beside its other work.
+    while !ids(&line.b.run("peers")["known"]).contains(&line.c.id) {}
     let file = home.path().join("peers.json");
     let saved = line.b.run(&format!("save {}", file.display()));
     assert_eq!(saved["path"], json!(file));
