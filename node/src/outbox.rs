@@ -35,6 +35,10 @@ struct Lanes {
     writing: usize,
     /// Application messages accepted in all.
     accepted: u64,
+    /// Application messages that the link has received, as the goodbye is to say.
+    received: u64,
+    /// Some are being received just now: the goodbye waits until they are counted.
+    receiving: bool,
     /// Set once no more is accepted; the goodbye goes out last.
     closing: Option<Closing>,
 }
@@ -42,8 +46,8 @@ struct Lanes {
 #[derive(Debug)]
 struct Closing {
     reason: Reason,
-    goodbye: Vec<u8>,
-    said: bool,
+    /// The goodbye is still to be said.
+    goodbye: bool,
 }
 
 /// Why a frame was not accepted. Nothing has changed.
@@ -62,19 +66,15 @@ pub(crate) enum Taken {
     Write(u64),
     /// Nothing to write now.
     Empty,
+    /// Nothing but the goodbye, which waits for [`Outbox::received`].
+    Held,
     /// Nothing more will come: close the connection.
     Finished,
 }
 
 impl Lanes {
-    fn close(&mut self, reason: Reason, goodbye: Option<&Frame>) {
-        if self.closing.is_none() {
-            let mut bytes = Vec::new();
-            if let Some(frame) = goodbye {
-                frame.encode(&mut bytes);
-            }
-            self.closing = Some(Closing { reason, goodbye: bytes, said: false });
-        }
+    fn close(&mut self, reason: Reason, goodbye: bool) {
+        self.closing.get_or_insert(Closing { reason, goodbye });
     }
 }
 
@@ -135,17 +135,17 @@ impl Outbox {
         }
     }
 
-    /// Accepts nothing more; what is queued still goes out, then `goodbye`.
+    /// Accepts nothing more; what is queued still goes out, then the goodbye, if there is to be one.
     ///
     /// The first call decides; later ones change nothing.
-    pub(crate) fn close(&self, reason: Reason, goodbye: Option<&Frame>) {
+    pub(crate) fn close(&self, reason: Reason, goodbye: bool) {
         let mut lanes = self.lock();
         lanes.close(reason, goodbye);
         self.wake(lanes);
     }
 
-    /// Accepts nothing more and drops the application's lane: only `goodbye` still goes out.
-    pub(crate) fn break_off(&self, reason: Reason, goodbye: Option<&Frame>) {
+    /// Accepts nothing more and drops the application's lane: only the goodbye still goes out.
+    pub(crate) fn break_off(&self, reason: Reason, goodbye: bool) {
         let mut lanes = self.lock();
         lanes.close(reason, goodbye);
         lanes.application = Vec::new();
@@ -189,17 +189,32 @@ impl Outbox {
         if !buffer.is_empty() {
             return Taken::Write(frames);
         }
+        let (received, receiving) = (lanes.received, lanes.receiving);
         match &mut lanes.closing {
             None => Taken::Empty,
-            Some(closing) if !closing.said => {
-                closing.said = true;
-                if closing.goodbye.is_empty() {
-                    return Taken::Finished;
-                }
-                buffer.append(&mut closing.goodbye);
+            Some(Closing { goodbye: false, .. }) => Taken::Finished,
+            Some(_) if receiving => Taken::Held,
+            Some(closing) => {
+                closing.goodbye = false;
+                let reason = closing.reason.clone();
+                Frame::Goodbye { reason, received }.encode(buffer);
                 Taken::Write(0)
             }
-            Some(_) => Taken::Finished,
+        }
+    }
+
+    /// Messages are about to be received: a goodbye waits for them, so that it counts them.
+    pub(crate) fn receiving(&self) {
+        self.lock().receiving = true;
+    }
+
+    /// So many messages were received on the link by now.
+    pub(crate) fn received(&self, received: u64) {
+        let mut lanes = self.lock();
+        (lanes.received, lanes.receiving) = (received, false);
+        if lanes.closing.is_some() {
+            drop(lanes);
+            self.filled.notify_one();
         }
     }
 
@@ -267,16 +282,20 @@ mod tests {
         let outbox = outbox(1000, 1000);
         put(&outbox, 10).unwrap();
         outbox.control(&Frame::Ping(1)).unwrap();
-        let goodbye = Frame::Goodbye { reason: Reason::Requested, received: 0 };
-        outbox.close(Reason::Requested, Some(&goodbye));
+        outbox.receiving();
+        outbox.close(Reason::Requested, true);
         assert_eq!(put(&outbox, 1), Err(NotAccepted::Closed(Reason::Requested)));
         let mut buffer = Vec::new();
         assert_eq!(outbox.take(&mut buffer), Taken::Write(1));
         assert_eq!(kinds(&buffer), [0x03, 0x10]);
         outbox.written();
         buffer.clear();
+        assert_eq!(outbox.take(&mut buffer), Taken::Held);
+        outbox.received(7);
         assert_eq!(outbox.take(&mut buffer), Taken::Write(0));
-        assert_eq!(kinds(&buffer), [0x02]);
+        let mut goodbye = Vec::new();
+        Frame::Goodbye { reason: Reason::Requested, received: 7 }.encode(&mut goodbye);
+        assert_eq!(buffer, goodbye);
         buffer.clear();
         assert_eq!(outbox.take(&mut buffer), Taken::Finished);
     }
@@ -338,7 +357,7 @@ mod tests {
         assert_eq!(first.await.unwrap(), Ok(()));
         let second = waiting(outbox.clone());
         put(&outbox, 100).unwrap_err();
-        outbox.close(Reason::Slow, None);
+        outbox.close(Reason::Slow, false);
         assert!(matches!(second.await.unwrap(), Ok(()) | Err(Reason::Slow)));
     }
 }
