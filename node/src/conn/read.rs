@@ -27,6 +27,9 @@ use crate::request;
 const READ_MIN: usize = 4 << 10;
 const READ_MAX: usize = 256 << 10;
 
+/// Pings that somebody waits for, open at once; more wait. Half of what a link keeps account of.
+const OPEN_PINGS: usize = 32;
+
 /// A link that both sides have admitted, ready to run.
 pub(crate) struct Established<S> {
     pub(crate) conn: Arc<Conn>,
@@ -201,6 +204,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.link.sent(Instant::from_origin(Duration::from_micros(
             self.conn.wrote.load(Ordering::Relaxed),
         )));
+        self.asked.retain(|nonce, asked| self.link.awaits(*nonce) && !asked.is_closed());
         let due = peerkit_proto::time::earliest(self.link.poll_timeout(), self.close_at);
         if self.buffer.capacity() < self.room {
             self.buffer.reserve(self.room);
@@ -210,9 +214,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 self.close();
                 Ok(false)
             }
-            Some(asked) = self.pings.recv() => {
+            Some(asked) = self.pings.recv(), if self.asked.len() < OPEN_PINGS => {
                 let nonce = self.link.ping(self.inner.now());
-                self.asked.retain(|nonce, _| self.link.awaits(*nonce));
                 self.asked.insert(nonce, asked);
                 Ok(false)
             }

@@ -20,7 +20,8 @@ impl Proxy {
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
                 let far = TcpStream::connect(to).await.unwrap();
-                let ((from_near, to_near), (from_far, to_far)) = (near.into_split(), far.into_split());
+                let ((from_near, to_near), (from_far, to_far)) =
+                    (near.into_split(), far.into_split());
                 tokio::spawn(forward(from_near, to_far, watching.clone()));
                 tokio::spawn(forward(from_far, to_near, watching.clone()));
             }
@@ -43,11 +44,16 @@ async fn forward(
     loop {
         let read = tokio::select! {
             biased;
-            _ = silent.wait_for(|silent| *silent) => std::future::pending().await,
-            read = from.read(&mut buffer) => read.unwrap_or(0),
+            () = fallen(&mut silent) => None,
+            read = from.read(&mut buffer) => Some(read.unwrap_or(0)),
         };
+        let Some(read) = read else { return std::future::pending().await };
         if read == 0 || to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
     }
+}
+
+async fn fallen(silent: &mut watch::Receiver<bool>) {
+    let _ = silent.wait_for(|silent| *silent).await;
 }
