@@ -92,26 +92,30 @@ impl Actor {
         }
         // The links have their own deadline; a little more lets them tell how they ended.
         inner.running.close();
-        let deadline = tokio::time::sleep(flush + HALT);
-        let (links, mut deadline) = (inner.running.wait(), std::pin::pin!(deadline));
-        let mut links = std::pin::pin!(links);
+        let running = inner.running.clone();
+        let ended = tokio::time::timeout(flush + HALT, running.wait());
+        let mut ended = std::pin::pin!(ended);
         loop {
             tokio::select! {
-                () = &mut links => break,
-                () = &mut deadline => break,
+                _ = &mut ended => break,
                 Some(told) = self.from_links.recv() => self.on_link(told),
                 Some(order) = self.orders.recv() => self.on_order(order),
             }
         }
+        self.hear_links();
         let _ = tokio::time::timeout(HALT, inner.dispatch.settle()).await;
         inner.halt.cancel();
         self.orders.close();
         self.from_links.close();
         drop(self);
         inner.tracker.close();
-        let _ = tokio::time::timeout(HALT, inner.tracker.wait()).await;
-        inner.dispatch.end();
-        inner.stopped.cancel();
+        let ended = async { tokio::join!(inner.tracker.wait(), inner.shares.settle()) };
+        let _ = tokio::time::timeout(HALT, ended).await;
+        inner.end();
+        // Nothing of the node is held here any more once others hear that it has stopped.
+        let stopped = inner.stopped.clone();
+        drop(inner);
+        stopped.cancel();
     }
 
     fn on_order(&mut self, order: Order) {

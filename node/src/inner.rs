@@ -294,6 +294,15 @@ impl Inner {
         self.dispatch.notice(Event::NodeMessageFailed { peer, failure });
     }
 
+    /// Gives back what the application left here: it may hold the node itself, which would then never
+    /// be freed.
+    pub(crate) fn end(&self) {
+        self.dispatch.end();
+        self.change_conns(HashMap::clear);
+        self.requests.clear();
+        self.protocols.clear();
+    }
+
     /// Tells the actor that a dial has made, or found, a link.
     pub(crate) async fn order_dialled(&self, address: &Address, id: NodeId) {
         let _ = self.orders.send(Order::Dialled { address: address.clone(), id }).await;
