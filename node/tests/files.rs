@@ -294,7 +294,7 @@ async fn a_crash_of_the_source_is_an_error() {
     let (ann, sharing) = (node("ann").await, elsewhere.run(builder("b").spawn()).await.unwrap());
     link(&ann, &sharing).await;
     let (from, to) = (folder(), folder());
-    let path = write(&from, "file", &Chance(6).bytes(64 << 20));
+    let path = write(&from, "file", &vec![6; 64 << 20]);
     let hash = sharing.share(&path).await.unwrap().shared.hash;
     let mut crash = Some(elsewhere);
     let progress = |step: Progress| {
