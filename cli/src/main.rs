@@ -1,2 +1,122 @@
-//! x
-fn main() {}
+//! `peerkit`: run a node, talk to other nodes, share and fetch files, look at the network.
+
+use std::io::{self, Write};
+use std::process;
+
+use anyhow::Context as _;
+use clap::{CommandFactory, Parser};
+use tokio::runtime::Runtime;
+
+use crate::args::{Action, Cli};
+use crate::text::Paint;
+
+mod args;
+mod command;
+mod console;
+mod demo;
+mod execute;
+mod folders;
+mod graph;
+mod host;
+mod human;
+mod json;
+mod log;
+mod manual;
+mod outcome;
+mod output;
+mod progress;
+mod run;
+mod signals;
+mod terminal;
+mod text;
+
+/// A command or a fetch failed.
+const FAILED: i32 = 1;
+/// The command line makes no sense.
+const USAGE: i32 = 2;
+
+fn main() {
+    let cli = Cli::parse();
+    let status = match act(cli.action) {
+        Ok(true) => 0,
+        Ok(false) => FAILED,
+        Err(error) if is_broken_pipe(&error) => 0,
+        Err(error) => {
+            let paint = Paint::on(&io::stderr());
+            let _ = writeln!(io::stderr(), "{}", human::error(paint, &error));
+            if error.is::<Usage>() { USAGE } else { FAILED }
+        }
+    };
+    // Not a return: a thread may be waiting in a read of standard input, which nothing can end.
+    process::exit(status);
+}
+
+/// What the user asked for is nothing that there is.
+#[derive(Debug)]
+struct Usage(String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// True where all that was asked for was done.
+fn act(action: Action) -> anyhow::Result<bool> {
+    match action {
+        Action::Run(args) => runtime()?.block_on(run::run(args)),
+        Action::Demo(args) => runtime()?.block_on(demo::demo(args)),
+        Action::Id(args) => {
+            let key = folders::state(args.state.as_deref())?.join("key");
+            let key = peerkit::load_or_create_key(&key)?;
+            print(format!("{}\n", key.id()).as_bytes())
+        }
+        Action::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "peerkit", &mut script);
+            print(&script)
+        }
+        Action::Man { command } => print(&manual_page(command.as_deref())?),
+    }
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    Runtime::new().context("could not start the threads of the node")
+}
+
+fn manual_page(command: Option<&str>) -> anyhow::Result<Vec<u8>> {
+    let mut program = Cli::command();
+    program.build();
+    let page = match command {
+        None => program,
+        Some(name) => {
+            let named = program.find_subcommand(name).cloned();
+            named.ok_or_else(|| {
+                let names = program.get_subcommands().map(|command| command.get_name());
+                let names = names.collect::<Vec<_>>().join(", ");
+                Usage(format!("there is no page for `{name}`: there are {names}"))
+            })?
+        }
+    };
+    let mut text = Vec::new();
+    clap_mangen::Man::new(page).render(&mut text)?;
+    Ok(text)
+}
+
+fn print(bytes: &[u8]) -> anyhow::Result<bool> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()?;
+    Ok(true)
+}
+
+/// Whoever read our output has had enough of it.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain();
+    causes.any(|cause| {
+        let error = cause.downcast_ref::<io::Error>();
+        error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}

@@ -106,6 +106,10 @@ where
     inner.link_done(&conn).await;
 }
 
+fn closed() -> Reason {
+    Reason::Lost("closed without a goodbye".into())
+}
+
 async fn say_hello(link: &mut Link, stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
     let mut out = Vec::new();
     let mut rest = Vec::new();
@@ -217,11 +221,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 Ok(false)
             }
             read = self.from.read_buf(&mut self.buffer) => match read {
-                Ok(0) => Err(Reason::Lost("closed without a goodbye".into())),
+                Ok(0) => Err(closed()),
                 Ok(bytes) => {
                     self.count(bytes);
                     Ok(true)
                 }
+                // TLS's own end is missing too where the other side was killed.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(closed()),
                 Err(error) => Err(Reason::Lost(error.to_string())),
             },
             () = self.inner.sleep_until(due) => {

@@ -1,0 +1,218 @@
+//! What stands on the command line.
+
+use std::path::PathBuf;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
+use peerkit::Address;
+
+/// Shown below `peerkit --help`.
+const EXAMPLES: &str = "\
+Try it in one minute:
+  peerkit demo                        eight nodes on this machine show what there is
+
+Two machines:
+  peerkit run                         on the first: prints the line to type on the second
+  peerkit run 192.168.1.5:7117        on the second: joins the first
+Then, at the prompt of either:
+  msg hello                           to every connected node
+  add ~/Pictures                      share a folder; `search` and `get` fetch from it
+  help                                all commands
+
+Exit status: 0 done, 1 a command or a fetch failed, 2 wrong usage.";
+
+/// Shown below `peerkit run --help`.
+const RUN_EXAMPLES: &str = "\
+Examples:
+  peerkit run                               start, listen on port 7117, read commands
+  peerkit run 192.168.1.5:7117              start and join the network of that node
+  peerkit run --listen 127.0.0.1:0 --json   any free port; JSON lines for a program to read
+  peerkit run --headless --share ~/Public   a server: goes on until SIGTERM or Ctrl-C
+  echo 'discover' | peerkit run HOST:7117   one command, then leave
+  PEERKIT_SECRET=... peerkit run            a network that only those who know the secret join
+
+Environment:
+  PEERKIT_SECRET  the network's secret (never on the command line, where others can read it)
+  PEERKIT_LOG     what to log on standard error, for example `debug` or `peerkit=trace`
+  NO_COLOR        no colours, not even on a terminal
+
+At the prompt, and for commands piped in, `help` lists the commands.
+Exit status: 0 done, 1 a command that was piped in failed, 2 wrong usage.";
+
+/// Nodes that connect directly, talk, find each other and share files, encrypted throughout.
+#[derive(Debug, Parser)]
+#[command(name = "peerkit", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) action: Action,
+}
+
+/// The program's subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// Start a node, join a network, read commands
+    Run(RunArgs),
+    /// See it work: several nodes on this machine, real sockets, real files, every result checked
+    Demo(DemoArgs),
+    /// Print this node's identity; makes the key on first use
+    Id(IdArgs),
+    /// Print a completion script for a shell
+    ///
+    /// For example: peerkit completions bash > ~/.local/share/bash-completion/completions/peerkit
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the manual page, in roff: peerkit man | man -l -
+    Man {
+        /// The page of a subcommand, for example `run`
+        command: Option<String>,
+    },
+}
+
+/// `peerkit run`
+#[derive(Debug, Args)]
+#[command(after_help = RUN_EXAMPLES)]
+pub(crate) struct RunArgs {
+    /// Nodes to join through: host:port, or ID@host:port to insist on who answers
+    #[arg(value_name = "ADDR", value_hint = ValueHint::Hostname)]
+    pub(crate) addresses: Vec<Address>,
+
+    /// Where to listen; port 0 picks a free one. May be given several times
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:7117", value_parser = listen_address)]
+    pub(crate) listen: Vec<String>,
+
+    /// What this node calls itself [default: the host's name]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) name: Option<String>,
+
+    /// The network's name: nodes of different networks refuse each other
+    #[arg(long, default_value = "peerkit", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) network: String,
+
+    /// Where the key, known peers, shares and history are kept
+    /// [default: the XDG data folder, ~/.local/share/peerkit]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) state: Option<PathBuf>,
+
+    /// A file or folder to share from the start. May be given several times
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub(crate) share: Vec<PathBuf>,
+
+    /// Where `get` puts files [default: the XDG download folder, ~/Downloads, else the current one]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) downloads: Option<PathBuf>,
+
+    /// How many nodes may connect to this one [default: 128]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_inbound: Option<usize>,
+
+    /// Print JSON lines, one for each event and each result, and nothing else on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// No prompt, and go on when standard input ends: until SIGINT or SIGTERM
+    #[arg(long)]
+    pub(crate) headless: bool,
+
+    /// Connect to each ADDR and to nothing else, ever, unless told to by a command
+    #[arg(long)]
+    pub(crate) manual: bool,
+}
+
+/// `peerkit demo`
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// How many nodes
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u8).range(3..=64))]
+    pub(crate) nodes: u8,
+
+    /// A folder of yours to share as well
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: Option<PathBuf>,
+
+    /// Leave the shared and the fetched files, to look at them and run b3sum on them
+    #[arg(long)]
+    pub(crate) keep: bool,
+
+    /// Print a JSON line for each step
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `peerkit id`
+#[derive(Debug, Args)]
+pub(crate) struct IdArgs {
+    /// Where the key is kept [default: the XDG data folder, ~/.local/share/peerkit]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) state: Option<PathBuf>,
+}
+
+/// An address to listen on is one to dial, but for port 0.
+fn listen_address(text: &str) -> Result<String, String> {
+    let dialled = match text.strip_suffix(":0") {
+        Some(host) => format!("{host}:1"),
+        None => text.to_owned(),
+    };
+    match dialled.parse::<Address>() {
+        Ok(Address { id: None, .. }) => Ok(text.to_owned()),
+        Ok(_) => Err("a node listens as itself: leave out the identity before the @".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    fn run(line: &str) -> RunArgs {
+        match parse(line).unwrap().action {
+            Action::Run(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn run_has_the_defaults_of_the_design() {
+        let args = run("peerkit run");
+        assert_eq!(args.listen, ["0.0.0.0:7117"]);
+        assert_eq!(args.network, "peerkit");
+        assert!(args.addresses.is_empty() && !args.json && !args.headless && !args.manual);
+    }
+
+    #[test]
+    fn options_and_addresses_mix() {
+        let args = run("peerkit run a:1 --listen 127.0.0.1:0 --json b:2 --listen [::1]:0 --manual");
+        assert_eq!(args.addresses.len(), 2);
+        assert_eq!(args.listen, ["127.0.0.1:0", "[::1]:0"]);
+        assert!(args.json && args.manual);
+    }
+
+    #[test]
+    fn wrong_usage_says_what_is_wrong() {
+        for (line, hint) in [
+            ("peerkit run 127.0.0.1", "has no port"),
+            ("peerkit run --listen 127.0.0.1", "has no port"),
+            ("peerkit run --listen :0", "no host"),
+            ("peerkit run --max-inbound many", "invalid digit"),
+            ("peerkit run --network=", "a value is required"),
+            ("peerkit demo --nodes 2", "3..=64"),
+            ("peerkit dmeo", "demo"),
+        ] {
+            let error = parse(line).expect_err(line).to_string();
+            assert!(error.contains(hint), "{line}: {error}");
+        }
+    }
+}

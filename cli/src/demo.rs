@@ -1,0 +1,274 @@
+//! `peerkit demo`: the main job, on this machine, over real sockets, every result checked.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use peerkit::{Event, Kind, Message, Node};
+use tokio::time::timeout;
+
+use crate::args::DemoArgs;
+use crate::graph::Graph;
+use crate::log::Log;
+use crate::signals;
+use crate::text::{count, millis, size, time};
+
+use network::Network;
+use report::{Failed, Figures, Report};
+use sharing::{fetch, search, share};
+
+mod files;
+mod network;
+mod report;
+mod sharing;
+
+/// Texts that one node sends another.
+const TEXTS: usize = 2000;
+
+/// The large message that follows them, in bytes.
+const LARGE: usize = 8 << 20;
+
+/// What no step comes near on a machine that is not standing still.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs the demo. True if every step worked and every check held.
+pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<bool> {
+    let stop = tokio_util::sync::CancellationToken::new();
+    signals::watch(&stop)?;
+    Log::start();
+    let folder = tempfile::Builder::new().prefix("peerkit-demo-").tempdir()?;
+    let report = Report::new(args.json);
+    report.title(usize::from(args.nodes))?;
+    let begun = Instant::now();
+    let worked = tokio::select! {
+        acted = act(&args, folder.path(), &report) => match acted {
+            Err(error) if !error.is::<Failed>() => return Err(error),
+            acted => acted.is_ok(),
+        },
+        () = stop.cancelled() => false,
+    };
+    if args.keep {
+        let folder = folder.keep();
+        report.kept(&folder)?;
+    }
+    report.end(worked, begun.elapsed())?;
+    Ok(worked)
+}
+
+/// All steps, in order, until one fails.
+async fn act(args: &DemoArgs, folder: &Path, report: &Report) -> anyhow::Result<()> {
+    let network = report.step("start", start(usize::from(args.nodes))).await?;
+    let used = use_network(args, &network, folder, report).await;
+    if used.is_err() {
+        network.stop().await?;
+        return used;
+    }
+    report.step("leave", leave(&network)).await
+}
+
+async fn use_network(
+    args: &DemoArgs,
+    network: &Network,
+    folder: &Path,
+    report: &Report,
+) -> anyhow::Result<()> {
+    report.step("join", join(network)).await?;
+    report.step("discover", discover(network)).await?;
+    report.step("broadcast", broadcast(network)).await?;
+    report.step("message", message(network)).await?;
+    report.step("ping", ping(network)).await?;
+    let offers = report.step("share", share(network, folder, args.dir.as_ref())).await?;
+    let seeker = report.step("search", search(network, &offers)).await?;
+    report.step("fetch", fetch(seeker, &offers, &folder.join("fetched"), args.keep)).await?;
+    report.step("map", map(network)).await
+}
+
+async fn start(number: usize) -> anyhow::Result<(Figures, Network)> {
+    let network = Network::start(number).await?;
+    let text = format!("{} on 127.0.0.1", count(number, "node"));
+    let figures = Figures::new(text).field("nodes", number).field("ports", network.ports());
+    Ok((figures, network))
+}
+
+async fn join(network: &Network) -> anyhow::Result<(Figures, ())> {
+    network.link_up().await?;
+    let links = network.links().len();
+    let text = format!("{}: a chain, and some across", count(links, "link"));
+    let figures = Figures::new(text).field("links", links);
+    Ok((figures, ()))
+}
+
+async fn discover(network: &Network) -> anyhow::Result<(Figures, ())> {
+    let first = network.first();
+    let discovery = first.discover(-1).await?;
+    let found: BTreeSet<_> = discovery.nodes.iter().map(|node| node.id).collect();
+    let all: BTreeSet<_> = network.nodes.iter().map(Node::id).collect();
+    ensure!(found.len() == discovery.nodes.len(), "a node was found twice");
+    ensure!(found == all, "{} of {} nodes found", found.len(), all.len());
+    let neighbours = first.discover(1).await?;
+    let expected = 1 + first.peers().len();
+    ensure!(
+        neighbours.nodes.len() == expected,
+        "one hop found {} nodes and not {expected}",
+        neighbours.nodes.len()
+    );
+    let links = Graph::new(&discovery.nodes).links();
+    let text = format!(
+        "{} finds all {} in {}",
+        first.name(),
+        count(all.len(), "node"),
+        time(discovery.elapsed)
+    );
+    let figures = Figures::new(text)
+        .field("size", all.len())
+        .field("links", links)
+        .field("discovery_ms", millis(discovery.elapsed));
+    Ok((figures, ()))
+}
+
+async fn broadcast(network: &Network) -> anyhow::Result<(Figures, ())> {
+    let begun = Instant::now();
+    let sent = network.first().broadcast("demo", "hello, everybody").await?;
+    network.reached(sent.id).await?;
+    let elapsed = begun.elapsed();
+    let others = network.nodes.len() - 1;
+    let text = format!("one signed text reaches {} others in {}", others, time(elapsed));
+    let figures = Figures::new(text)
+        .field("id", sent.id.to_string())
+        .field("reached", others)
+        .field("reached_ms", millis(elapsed));
+    Ok((figures, ()))
+}
+
+async fn message(network: &Network) -> anyhow::Result<(Figures, ())> {
+    let (from, to) = (network.first(), network.neighbour_of_first()?);
+    let mut events = to.events();
+    let large = Message::bytes(files::content("message", LARGE));
+    let begun = Instant::now();
+    let sending = async {
+        for n in 0..TEXTS {
+            from.send(to.id(), text_number(n)).await?;
+        }
+        let texts = begun.elapsed();
+        from.send(to.id(), large.clone()).await?;
+        anyhow::Ok(texts)
+    };
+    let receiving = async {
+        let mut n = 0;
+        loop {
+            let event = events.next().await.context("the events ended")?;
+            match event {
+                Event::NodeMessage { peer, message } if peer.id() == from.id() => {
+                    if n < TEXTS {
+                        let text = message.as_text();
+                        ensure!(text == Some(&text_number(n)), "text {n} is wrong or out of order");
+                        ensure!(message.kind() == Kind::Text, "text {n} came as something else");
+                        n += 1;
+                        continue;
+                    }
+                    ensure!(message == large, "the large message has changed on its way");
+                    return Ok(());
+                }
+                Event::NodeLagged { missed } => anyhow::bail!("{missed} events were missed"),
+                _ => {}
+            }
+        }
+    };
+    let ((), _) = timeout(PATIENCE, async { tokio::try_join!(receiving, sending) })
+        .await
+        .context("the messages did not arrive")??;
+    let elapsed = begun.elapsed();
+    let text = format!(
+        "{TEXTS} texts and {} from {} to {}, all equal and in order, in {}",
+        size(LARGE as u64),
+        from.name(),
+        to.name(),
+        time(elapsed)
+    );
+    let figures = Figures::new(text)
+        .field("messages", TEXTS + 1)
+        .field("large_bytes", LARGE)
+        .field("messages_ms", millis(elapsed));
+    Ok((figures, ()))
+}
+
+fn text_number(n: usize) -> String {
+    format!("text {n} \u{4}é")
+}
+
+async fn ping(network: &Network) -> anyhow::Result<(Figures, ())> {
+    let mut times = Vec::new();
+    for node in &network.nodes {
+        for peer in node.peers() {
+            let rtt = node.ping(peer.id()).await;
+            times.push(rtt.with_context(|| format!("{} to {peer}", node.name()))?);
+        }
+    }
+    times.sort_unstable();
+    let (Some(best), Some(worst)) = (times.first(), times.last()) else {
+        anyhow::bail!("there are no links to ping over");
+    };
+    let median = times[times.len() / 2];
+    let text = format!(
+        "{} ends of links: {} at best, {} in the middle, {} at worst",
+        times.len(),
+        time(*best),
+        time(median),
+        time(*worst)
+    );
+    let figures = Figures::new(text)
+        .field("pings", times.len())
+        .field("min_ms", millis(*best))
+        .field("median_ms", millis(median))
+        .field("max_ms", millis(*worst));
+    Ok((figures, ()))
+}
+
+async fn map(network: &Network) -> anyhow::Result<(Figures, ())> {
+    let discovery = network.first().discover(-1).await?;
+    let graph = Graph::new(&discovery.nodes);
+    let measures = graph.measure();
+    ensure!(measures.components == 1, "the network has fallen apart");
+    ensure!(measures.nodes == network.nodes.len(), "the map misses nodes");
+    ensure!(
+        measures.links == network.links().len(),
+        "the map has {} links, the nodes have {}",
+        measures.links,
+        network.links().len()
+    );
+    let text = format!(
+        "{}, {}, at most {} apart:",
+        count(measures.nodes, "node"),
+        count(measures.links, "link"),
+        count(measures.diameter, "hop")
+    );
+    let drawing = graph.drawing();
+    let figures = Figures::new(text)
+        .details(drawing.lines().map(str::to_owned).collect())
+        .field("diameter", measures.diameter)
+        .field("map", graph);
+    Ok((figures, ()))
+}
+
+async fn leave(network: &Network) -> anyhow::Result<(Figures, ())> {
+    let leaving = network.last();
+    leaving.shutdown().await;
+    network.is_forgotten(leaving.id()).await?;
+    let left = network.first().discover(-1).await?.nodes.len();
+    let expected = network.nodes.len() - 1;
+    ensure!(left == expected, "{left} nodes are left, not {expected}");
+    let copies = network.copies()?;
+    let begun = Instant::now();
+    network.stop().await?;
+    let text = format!(
+        "{} goes and {expected} are left; then all stop in {}, every port free again",
+        leaving.name(),
+        time(begun.elapsed())
+    );
+    let figures = Figures::new(text)
+        .field("left", left)
+        .field("broadcasts_received_once", copies)
+        .field("stop_ms", millis(begun.elapsed()));
+    Ok((figures, ()))
+}

@@ -1,0 +1,170 @@
+//! The files that the demo shares, and their comparison with what was fetched.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+use peerkit::{Hash, Skipped};
+
+/// The folder's name.
+pub(super) const FOLDER: &str = "holiday";
+
+/// The largest file in it.
+pub(super) const LARGEST: &str = "film.bin";
+
+/// Sizes around the edges of BLAKE3's chunks and of the 1 MiB pieces, and an empty file.
+const FILES: [(&str, usize); 8] = [
+    ("empty.txt", 0),
+    ("letter.txt", 1),
+    ("list with spaces.txt", 1024),
+    ("photos/sunset.jpg", (1 << 20) - 1),
+    ("photos/harbour.jpg", 1 << 20),
+    ("photos/2024/märz/boat.jpg", (1 << 20) + 1),
+    ("notes/deep/er/still.md", 1025),
+    (LARGEST, (4 << 20) + 12_345),
+];
+
+/// Makes the folder with its files. Their content is the same every time.
+pub(super) fn make(folder: &Path) -> anyhow::Result<()> {
+    for (name, len) in FILES {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().unwrap_or(folder))?;
+        fs::write(&path, content(name, len))
+            .with_context(|| format!("could not write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// `len` bytes that look random and are the same every time: BLAKE3's extended output.
+pub(super) fn content(seed: &str, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let mut hasher = blake3::Hasher::new_derive_key("peerkit demo 2026 files");
+    hasher.update(seed.as_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// A file's hash, by the blake3 crate itself and not by the node that is being tested.
+pub(super) fn hash(path: &Path) -> anyhow::Result<Hash> {
+    let mut hasher = blake3::Hasher::new();
+    let file = File::open(path).with_context(|| format!("could not open {}", path.display()))?;
+    hasher.update_reader(file)?;
+    Ok(Hash::from_bytes(*hasher.finalize().as_bytes()))
+}
+
+/// A folder's files, by their paths in it.
+pub(super) struct Tree {
+    root: PathBuf,
+    files: BTreeMap<PathBuf, Entry>,
+}
+
+#[derive(PartialEq, Eq)]
+struct Entry {
+    len: u64,
+    hash: Hash,
+}
+
+impl Tree {
+    /// Reads and hashes every file in a folder but those `skipped`. Links are left out.
+    pub(super) fn read(root: &Path, skipped: &[Skipped]) -> anyhow::Result<Self> {
+        let mut files = BTreeMap::new();
+        let mut folders = vec![root.to_owned()];
+        while let Some(folder) = folders.pop() {
+            let entries = fs::read_dir(&folder);
+            let entries =
+                entries.with_context(|| format!("could not read {}", folder.display()))?;
+            for entry in entries {
+                let entry = entry?;
+                let (path, kind) = (entry.path(), entry.file_type()?);
+                if skipped.iter().any(|skipped| skipped.path == path) {
+                    continue;
+                }
+                if kind.is_dir() {
+                    folders.push(path);
+                } else if kind.is_file() {
+                    let name = path.strip_prefix(root)?.to_owned();
+                    let len = entry.metadata()?.len();
+                    let hash = hash(&path)?;
+                    files.insert(name, Entry { len, hash });
+                }
+            }
+        }
+        let root = root.to_owned();
+        Ok(Self { root, files })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.files.values().map(|entry| entry.len).sum()
+    }
+
+    /// Checks that `copy` has the same files, each with the same bytes.
+    pub(super) fn compare(&self, copy: &Self) -> anyhow::Result<()> {
+        for (name, entry) in &self.files {
+            let Some(other) = copy.files.get(name) else {
+                bail!("{} was not fetched", name.display());
+            };
+            ensure!(entry == other, "the hash of {} differs", name.display());
+            let equal = same_bytes(&self.root.join(name), &copy.root.join(name))?;
+            ensure!(equal, "the bytes of {} differ", name.display());
+        }
+        let more = copy.files.keys().find(|name| !self.files.contains_key(*name));
+        match more {
+            Some(name) => bail!("{} was fetched but not shared", name.display()),
+            None => Ok(()),
+        }
+    }
+
+    /// Hashes and paths, without the folder `above`.
+    pub(super) fn hash_lines(&self, above: &Path) -> impl Iterator<Item = (Hash, String)> {
+        let root = self.root.strip_prefix(above).unwrap_or(&self.root);
+        let files = self.files.iter();
+        files.map(|(name, entry)| (entry.hash, root.join(name).display().to_string()))
+    }
+}
+
+fn same_bytes(one: &Path, other: &Path) -> io::Result<bool> {
+    use io::{BufRead, BufReader};
+    let mut one = BufReader::with_capacity(1 << 16, File::open(one)?);
+    let mut other = BufReader::with_capacity(1 << 16, File::open(other)?);
+    loop {
+        let (left, right) = (one.fill_buf()?, other.fill_buf()?);
+        let len = left.len().min(right.len());
+        if left[..len] != right[..len] {
+            return Ok(false);
+        }
+        if len == 0 {
+            return Ok(left.is_empty() && right.is_empty());
+        }
+        one.consume(len);
+        other.consume(len);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_missing_or_added_file_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (folder.path().join("one"), folder.path().join("other"));
+        make(&one).unwrap();
+        make(&other).unwrap();
+        let compare = || Tree::read(&one, &[]).unwrap().compare(&Tree::read(&other, &[]).unwrap());
+        compare().unwrap();
+        assert!(!same_bytes(&one.join(LARGEST), &one.join("empty.txt")).unwrap());
+        assert!(!same_bytes(&one.join("letter.txt"), &one.join(LARGEST)).unwrap());
+        fs::write(other.join("letter.txt"), "?").unwrap();
+        assert!(compare().unwrap_err().to_string().contains("letter.txt"));
+        fs::remove_file(other.join("letter.txt")).unwrap();
+        assert!(compare().unwrap_err().to_string().contains("not fetched"));
+        fs::copy(one.join("letter.txt"), other.join("letter.txt")).unwrap();
+        fs::write(other.join("more"), "").unwrap();
+        assert!(compare().unwrap_err().to_string().contains("not shared"));
+    }
+}

@@ -1,0 +1,179 @@
+//! The demo's nodes, all in this process, and who received what.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use peerkit::{Event, Hash, Node, NodeId};
+use tokio::task::JoinSet;
+
+use super::PATIENCE;
+
+/// How often a condition is looked at that is waited for.
+const LOOK: Duration = Duration::from_millis(2);
+
+const NAMES: [&str; 24] = [
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa",
+    "lambda", "mu", "nu", "xi", "omicron", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi",
+    "psi", "omega",
+];
+
+/// Nodes on loopback.
+#[derive(Default)]
+pub(super) struct Network {
+    pub(super) nodes: Vec<Node>,
+    listening: Vec<SocketAddr>,
+    /// How often each broadcast came, for each node.
+    received: Vec<Arc<Mutex<BTreeMap<Hash, usize>>>>,
+}
+
+impl Network {
+    /// Starts `number` nodes, each on a port of its own.
+    pub(super) async fn start(number: usize) -> anyhow::Result<Self> {
+        let mut network = Self::default();
+        for n in 0..number {
+            let name = NAMES.get(n).map_or_else(|| format!("node{}", n + 1), ToString::to_string);
+            let builder = Node::builder().listen("127.0.0.1:0").name(name).network("demo");
+            let node = builder.spawn().await?;
+            let listening = node.listening();
+            let [listening] = listening[..] else {
+                bail!("{} does not listen", node.name());
+            };
+            let received = Arc::default();
+            tokio::spawn(count_broadcasts(node.events(), Arc::clone(&received)));
+            network.nodes.push(node);
+            network.listening.push(listening);
+            network.received.push(received);
+        }
+        Ok(network)
+    }
+
+    /// Joins each node to the one before it, links some of them across, and waits until both
+    /// ends of every link know of it. The first and the last are not linked.
+    pub(super) async fn link_up(&self) -> anyhow::Result<()> {
+        for (nodes, listening) in self.nodes.windows(2).zip(&self.listening) {
+            nodes[1].join(&[(*listening).into()]).await?;
+        }
+        let last = self.nodes.len() - 1;
+        for (from, to) in (0..last).step_by(2).map(|n| (n, n + 3)) {
+            if to < last || from > 0 && to == last {
+                self.nodes[from].connect(self.listening[to]).await?;
+            }
+        }
+        wait_until("both ends of every link know of it", || {
+            let ends: BTreeSet<_> = self.ends().collect();
+            ends.iter().all(|(a, b)| ends.contains(&(*b, *a)))
+        })
+        .await
+    }
+
+    /// The links that the nodes have with each other: each pair once.
+    pub(super) fn links(&self) -> BTreeSet<(NodeId, NodeId)> {
+        self.ends().map(|(a, b)| (a.min(b), a.max(b))).collect()
+    }
+
+    fn ends(&self) -> impl Iterator<Item = (NodeId, NodeId)> {
+        self.nodes.iter().flat_map(|node| {
+            let peers = node.peers().into_iter();
+            peers.map(move |peer| (node.id(), peer.id()))
+        })
+    }
+
+    pub(super) fn ports(&self) -> Vec<u16> {
+        self.listening.iter().map(SocketAddr::port).collect()
+    }
+
+    pub(super) fn first(&self) -> &Node {
+        self.nodes.first().expect("there are at least three nodes")
+    }
+
+    pub(super) fn last(&self) -> &Node {
+        self.nodes.last().expect("there are at least three nodes")
+    }
+
+    pub(super) fn neighbour_of_first(&self) -> anyhow::Result<&Node> {
+        let linked = |node: &&Node| self.first().peer(node.id()).is_some();
+        self.nodes.iter().find(linked).context("the first node has no link")
+    }
+
+    /// A node that has no link with `other`, and how that stands in a sentence. Where every node
+    /// has one, the first.
+    pub(super) fn far_from(&self, other: &Node) -> (&Node, &'static str) {
+        let far = self
+            .nodes
+            .iter()
+            .find(|node| node.id() != other.id() && other.peer(node.id()).is_none());
+        match far {
+            Some(node) => (node, "with no link between them"),
+            None => (self.first(), "over the link between them"),
+        }
+    }
+
+    /// Waits until every node but its author has received a broadcast.
+    pub(super) async fn reached(&self, id: Hash) -> anyhow::Result<()> {
+        wait_until("every node has received the broadcast", || {
+            let mut others = self.received.iter().skip(1);
+            others.all(|received| lock(received).contains_key(&id))
+        })
+        .await
+    }
+
+    /// How many broadcasts were received, each of them once.
+    pub(super) fn copies(&self) -> anyhow::Result<usize> {
+        let mut copies = 0;
+        for (node, received) in self.nodes.iter().zip(&self.received) {
+            for times in lock(received).values() {
+                ensure!(*times == 1, "{} received a broadcast {times} times", node.name());
+                copies += 1;
+            }
+        }
+        Ok(copies)
+    }
+
+    /// Waits until nobody is linked with a node any more.
+    pub(super) async fn is_forgotten(&self, gone: NodeId) -> anyhow::Result<()> {
+        wait_until("all have noticed that a node is gone", || {
+            self.nodes.iter().all(|node| node.peer(gone).is_none())
+        })
+        .await
+    }
+
+    /// Stops all nodes and checks that their ports are free.
+    pub(super) async fn stop(&self) -> anyhow::Result<()> {
+        let mut stopping = JoinSet::new();
+        for node in self.nodes.clone() {
+            stopping.spawn(async move { node.shutdown().await });
+        }
+        stopping.join_all().await;
+        for address in &self.listening {
+            TcpListener::bind(address).with_context(|| format!("{address} is still in use"))?;
+        }
+        Ok(())
+    }
+}
+
+async fn count_broadcasts(
+    mut events: peerkit::Events,
+    received: Arc<Mutex<BTreeMap<Hash, usize>>>,
+) {
+    while let Some(event) = events.next().await {
+        if let Event::NodeBroadcast { broadcast } = event {
+            *lock(&received).entry(broadcast.id).or_default() += 1;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn wait_until(what: &str, holds: impl Fn() -> bool) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    while !holds() {
+        ensure!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! The steps with files: sharing them, finding them, fetching them.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use peerkit::{Hash, Node, SharedFile};
+use serde_json::json;
+
+use super::files::{self, Tree};
+use super::network::Network;
+use super::report::Figures;
+use crate::text::{count, millis, size, time};
+
+/// Hash lines shown of what was fetched.
+const LINES: usize = 12;
+
+/// A folder that is shared.
+pub(super) struct Offer {
+    shared: SharedFile,
+    tree: Tree,
+}
+
+/// Shares a folder that is made on the spot in `place`, and the user's own.
+pub(super) async fn share(
+    network: &Network,
+    place: &Path,
+    own: Option<&PathBuf>,
+) -> anyhow::Result<(Figures, Vec<Offer>)> {
+    let sharer = network.last();
+    let made = place.join(files::FOLDER);
+    files::make(&made)?;
+    let mut folders = vec![made.clone()];
+    // As the node names what it leaves out; where that fails, sharing will say why.
+    folders.extend(own.map(|own| own.canonicalize().unwrap_or_else(|_| own.clone())));
+    let begun = Instant::now();
+    let mut offers = Vec::new();
+    for folder in folders {
+        let added = sharer.share(&folder).await?;
+        let tree = Tree::read(&folder, &added.skipped)?;
+        ensure!(
+            (added.files, added.shared.size) == (tree.len(), tree.bytes()),
+            "{} files, {} bytes of {} are shared, which has {} and {}",
+            added.files,
+            added.shared.size,
+            folder.display(),
+            tree.len(),
+            tree.bytes()
+        );
+        offers.push(Offer { shared: added.shared, tree });
+    }
+    let elapsed = begun.elapsed();
+    let single = sharer.share(made.join(files::LARGEST)).await?;
+    let expected = files::hash(&made.join(files::LARGEST))?;
+    ensure!(single.shared.hash == expected, "a shared file's hash is not BLAKE3's");
+    let shares = network.nodes.iter().map(|node| node.shares().len());
+    ensure!(shares.sum::<usize>() == offers.len() + 1, "the list of shares is wrong");
+    let number = offers.iter().map(|offer| offer.tree.len()).sum();
+    let bytes = offers.iter().map(|offer| offer.tree.bytes()).sum();
+    let text = format!(
+        "{} shares {} in {}, {}",
+        sharer.name(),
+        count(number, "file"),
+        count(offers.len(), "folder"),
+        size(bytes),
+    );
+    let figures = Figures::new(text)
+        .field("files", number)
+        .field("bytes", bytes)
+        .field("sharing_ms", millis(elapsed));
+    Ok((figures, offers))
+}
+
+/// Finds the folders by their names, from a node that has no link with their sharer, which is
+/// given back.
+pub(super) async fn search<'a>(
+    network: &'a Network,
+    offers: &[Offer],
+) -> anyhow::Result<(Figures, &'a Node)> {
+    let sharer = network.last();
+    let (seeker, how) = network.far_from(sharer);
+    let begun = Instant::now();
+    for Offer { shared, .. } in offers {
+        let found = seeker.search(shared.name.as_str()).await?;
+        let hit = found.iter().find(|found| found.file.hash == shared.hash);
+        let hit = hit.with_context(|| format!("`{}` was not found", shared.name))?;
+        let sources: Vec<_> = hit.sources.iter().map(|source| source.id).collect();
+        ensure!(sources == [sharer.id()], "wrong sources of `{}`: {sources:?}", shared.name);
+    }
+    let elapsed = begun.elapsed();
+    let nothing = seeker.search("there is no file of this name").await?;
+    ensure!(nothing.is_empty(), "a search found what nobody shares");
+    let text = format!(
+        "{} finds what {} shares, {how}, in {}",
+        seeker.name(),
+        sharer.name(),
+        time(elapsed)
+    );
+    let figures = Figures::new(text)
+        .field("from", seeker.name())
+        .field("sharer", sharer.name())
+        .field("search_ms", millis(elapsed));
+    Ok((figures, seeker))
+}
+
+/// Fetches the folders into `target` and compares every byte. Paths are shown whole where the files
+/// are kept, so that b3sum finds them.
+pub(super) async fn fetch(
+    seeker: &Node,
+    offers: &[Offer],
+    target: &Path,
+    kept: bool,
+) -> anyhow::Result<(Figures, ())> {
+    let mut bytes = 0;
+    let mut elapsed = Duration::ZERO;
+    let mut lines = Vec::new();
+    for Offer { shared, tree } in offers {
+        let begun = Instant::now();
+        let fetched = seeker.fetch_into(shared.hash, target, |_| {}).await?;
+        elapsed += begun.elapsed();
+        bytes += fetched.bytes;
+        let copy = Tree::read(&fetched.path, &[])?;
+        tree.compare(&copy)?;
+        let above = if kept { Path::new("") } else { target };
+        lines.extend(copy.hash_lines(above));
+    }
+    let number = lines.len();
+    let hashes: Vec<_> = lines.iter().map(|(hash, path)| hash_field(*hash, path)).collect();
+    let shown = lines.iter().take(LINES);
+    let mut shown: Vec<String> = shown.map(|(hash, path)| format!("{hash}  {path}")).collect();
+    if number > LINES {
+        shown.push(format!("and {} more", number - LINES));
+    }
+    let rate = bytes as f64 / elapsed.as_secs_f64().max(1e-9);
+    let text = format!(
+        "{} fetches {}, {}, in {} ({}/s): every byte equal, hashes as b3sum prints them",
+        seeker.name(),
+        count(number, "file"),
+        size(bytes),
+        time(elapsed),
+        size(rate as u64),
+    );
+    let figures = Figures::new(text)
+        .details(shown)
+        .field("files", number)
+        .field("bytes", bytes)
+        .field("bytes_per_second", rate.round())
+        .field("fetch_ms", millis(elapsed))
+        .field("hashes", hashes);
+    Ok((figures, ()))
+}
+
+fn hash_field(hash: Hash, path: &str) -> serde_json::Value {
+    json!({"hash": hash, "path": path})
+}

@@ -1,0 +1,390 @@
+//! One command, carried out on the node.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use peerkit::{Address, ConnectOptions, Error, Hash, KnownPeer, Node, NodeId, Peer};
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::command::Command;
+use crate::graph::Graph;
+use crate::log::Log;
+use crate::manual;
+use crate::outcome::{Gone, KnownView, NetworkView, NodeView, NotSent, Outcome, PeerView, Ping};
+use crate::progress::Bars;
+use crate::text::millis;
+
+/// The whole network, as a depth.
+const WHOLE_NETWORK: i32 = -1;
+
+/// Nodes dialled at once when many are to be connected. 16: a file of known peers may name
+/// thousands, and most of them may be gone.
+const DIALS: usize = 16;
+
+/// How long `msg` waits for a peer whose queue is full. 10 s: as long as a request for its reply.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What commands act on.
+pub(crate) struct Session {
+    pub(crate) node: Node,
+    /// Where the state is kept.
+    pub(crate) state: PathBuf,
+    /// Where `get` puts files.
+    pub(crate) downloads: PathBuf,
+    /// What the last search found, for completion and for hashes by their first digits.
+    pub(crate) found: Found,
+    pub(crate) log: Log,
+    pub(crate) bars: Bars,
+    /// The attempt to meet known peers again, which goes on in the background.
+    pub(crate) rejoining: Option<AbortHandle>,
+}
+
+/// The hashes that the last search found, shared with the prompt.
+pub(crate) type Found = Arc<Mutex<Vec<Hash>>>;
+
+impl Session {
+    /// Carries out a command.
+    pub(crate) async fn execute(&self, command: Command) -> anyhow::Result<Outcome> {
+        let node = &self.node;
+        Ok(match command {
+            Command::Connect { address, reconnect } => {
+                let options = match reconnect {
+                    true => ConnectOptions::reconnect(),
+                    false => ConnectOptions::default(),
+                };
+                let peer = node.connect_with(address, options).await?;
+                Outcome::Peer { peer: self.view(&peer) }
+            }
+            Command::Join { addresses } => {
+                let peers = node.join(&addresses).await?;
+                Outcome::Linked { peers: self.views(&peers) }
+            }
+            Command::Disconnect { peer } => {
+                let peer = self.view(&node.find_peer(&peer)?);
+                node.disconnect(peer.id).await?;
+                Outcome::Peer { peer }
+            }
+            Command::Peers => {
+                Outcome::Peers { peers: self.views(&node.peers()), known: self.known().await? }
+            }
+            Command::Msg { text } => self.msg(text).await?,
+            Command::Send { peer, text } => {
+                let peer = node.find_peer(&peer)?;
+                node.send(peer.id(), text).await?;
+                Outcome::Peer { peer: self.view(&peer) }
+            }
+            Command::Broadcast { text } => {
+                let broadcast = node.broadcast("", text).await?;
+                Outcome::Broadcast { id: broadcast.id.to_string(), links: broadcast.links }
+            }
+            Command::Ping { peer: Some(peer) } => {
+                let peer = node.find_peer(&peer)?;
+                let rtt = node.ping(peer.id()).await?;
+                let ping = Ping { peer: self.view(&peer), rtt_ms: Some(millis(rtt)), error: None };
+                Outcome::Pings { pings: vec![ping] }
+            }
+            Command::Ping { peer: None } => Outcome::Pings { pings: self.ping_all().await },
+            Command::Discover { depth } => {
+                let discovery = node.discover(depth).await?;
+                Outcome::Discovered {
+                    links: Graph::new(&discovery.nodes).links(),
+                    size: discovery.nodes.len(),
+                    complete: discovery.complete,
+                    elapsed_ms: millis(discovery.elapsed),
+                    nodes: discovery.nodes.iter().map(NodeView::from).collect(),
+                }
+            }
+            Command::Add { path } => {
+                let bar = self.bars.bar("hashing");
+                let added = node.share_with_progress(path, bar).await?;
+                Outcome::Added { files: vec![added.shared], skipped: views(added.skipped) }
+            }
+            Command::Remove { hash } => {
+                let files = node.unshare(self.shared(&hash)?).await?;
+                if files.is_empty() {
+                    bail!("`{hash}` is not shared: `files` lists what is");
+                }
+                Outcome::Files { files }
+            }
+            Command::Refresh => {
+                let refreshed = node.refresh(self.bars.bar("hashing")).await?;
+                let removed = refreshed.removed.into_iter();
+                Outcome::Refreshed {
+                    files: refreshed.changed.into_iter().map(|(_, now)| now).collect(),
+                    removed: removed.map(|(path, file)| Gone { path, file }).collect(),
+                    skipped: views(refreshed.skipped),
+                }
+            }
+            Command::Files => Outcome::Files { files: node.shares() },
+            Command::Search { text } => {
+                let found = node.search(&text).await?;
+                *self.found.lock().unwrap_or_else(PoisonError::into_inner) =
+                    found.iter().map(|found| found.file.hash).collect();
+                Outcome::Found { files: views(found) }
+            }
+            Command::Get { hash, path } => self.get(&hash, path).await?,
+            Command::Status => Outcome::Status { status: Box::new(node.status()) },
+            Command::Network => {
+                let discovery = node.discover(WHOLE_NETWORK).await?;
+                Outcome::Network {
+                    network: NetworkView {
+                        name: node.network().to_owned(),
+                        measures: Graph::new(&discovery.nodes).measure(),
+                        complete: discovery.complete,
+                        elapsed_ms: millis(discovery.elapsed),
+                    },
+                }
+            }
+            Command::Size => {
+                Outcome::Size { size: node.discover(WHOLE_NETWORK).await?.nodes.len() }
+            }
+            Command::Map { file } => self.map(file).await?,
+            Command::Save { file } => {
+                let path = file.unwrap_or_else(|| self.peers_file());
+                node.save_peers(&path).await?;
+                Outcome::Saved { path, peers: self.known().await? }
+            }
+            Command::Load { file } => {
+                let path = file.unwrap_or_else(|| self.peers_file());
+                let loaded = node.load_peers(&path).await?;
+                let connected = meet(node, &loaded).await;
+                Outcome::Loaded { path, connected: self.views(&connected), peers: views(loaded) }
+            }
+            Command::Debug { on } => {
+                self.log.set_debug(on)?;
+                Outcome::Debug { debug: on }
+            }
+            Command::Help { topic } => Outcome::Help {
+                help: manual::help(topic.as_deref()).map_err(|error| anyhow!(error))?,
+            },
+            Command::Leave => self.leave().await,
+            Command::Shutdown | Command::Exit => Outcome::Stopping {},
+        })
+    }
+
+    /// Sends to all that are connected. Those whose queues are full are waited for, for a while:
+    /// commands that are piped in come faster than a network takes them.
+    async fn msg(&self, text: String) -> anyhow::Result<Outcome> {
+        let report = self.node.send_to_nodes(text.as_str(), &[])?;
+        let mut sent_to = report.sent.len();
+        let mut failed = Vec::new();
+        let mut waiting = JoinSet::new();
+        for (id, error) in report.failed {
+            if !matches!(error, Error::Full(_)) {
+                failed.push(NotSent { id, error: error.to_string() });
+                continue;
+            }
+            let (node, text) = (self.node.clone(), text.clone());
+            waiting.spawn(async move {
+                let sent = tokio::time::timeout(PATIENCE, node.send(id, text)).await;
+                (id, sent.unwrap_or(Err(error)))
+            });
+        }
+        for (id, sent) in waiting.join_all().await {
+            match sent {
+                Ok(()) => sent_to += 1,
+                Err(error) => failed.push(NotSent { id, error: error.to_string() }),
+            }
+        }
+        Ok(Outcome::Sent { sent_to, failed })
+    }
+
+    async fn known(&self) -> anyhow::Result<Vec<KnownView>> {
+        Ok(views(self.node.known_peers().await?))
+    }
+
+    async fn ping_all(&self) -> Vec<Ping> {
+        let mut pings = JoinSet::new();
+        for (index, peer) in self.node.peers().into_iter().enumerate() {
+            let node = self.node.clone();
+            pings.spawn(async move {
+                let rtt = node.ping(peer.id()).await;
+                (index, peer, rtt)
+            });
+        }
+        let mut answers = pings.join_all().await;
+        answers.sort_by_key(|(index, ..)| *index);
+        let answers = answers.into_iter();
+        answers
+            .map(|(_, peer, rtt)| Ping {
+                peer: self.view(&peer),
+                rtt_ms: rtt.as_ref().ok().copied().map(millis),
+                error: rtt.err().map(|error| error.to_string()),
+            })
+            .collect()
+    }
+
+    async fn get(&self, hash: &str, path: Option<PathBuf>) -> anyhow::Result<Outcome> {
+        let hash = self.wanted(hash)?;
+        let bar = self.bars.bar("fetching");
+        let fetched = match path {
+            Some(path) => self.node.fetch_with_progress(hash, path, bar).await?,
+            None => self.node.fetch_into(hash, &self.downloads, bar).await?,
+        };
+        Ok(Outcome::Fetched {
+            path: fetched.path,
+            bytes: fetched.bytes,
+            seconds: fetched.seconds,
+            sources: fetched.sources,
+        })
+    }
+
+    async fn map(&self, file: Option<PathBuf>) -> anyhow::Result<Outcome> {
+        let write = file.as_deref().map(form).transpose()?;
+        let discovery = self.node.discover(WHOLE_NETWORK).await?;
+        let map = Graph::new(&discovery.nodes);
+        let (Some(path), Some(write)) = (file, write) else {
+            return Ok(Outcome::Map { map });
+        };
+        let written = tokio::fs::write(&path, write(&map)).await;
+        written.with_context(|| format!("could not write {}", path.display()))?;
+        Ok(Outcome::Drawn { path })
+    }
+
+    async fn leave(&self) -> Outcome {
+        if let Some(rejoining) = &self.rejoining {
+            rejoining.abort();
+        }
+        let mut closed = Vec::new();
+        for peer in self.node.peers() {
+            let view = self.view(&peer);
+            // A link that ended by itself meanwhile is as good as closed.
+            if self.node.disconnect(peer.id()).await.is_ok() {
+                closed.push(view);
+            }
+        }
+        Outcome::Linked { peers: closed }
+    }
+
+    /// The hash that is meant among those shared: whole, its first digits, or the file's name.
+    fn shared(&self, text: &str) -> anyhow::Result<Hash> {
+        let shares = self.node.shares();
+        let named = shares.iter().filter(|file| file.name.as_str() == text);
+        let named: Vec<Hash> = named.map(|file| file.hash).collect();
+        if let [hash] = named[..] {
+            return Ok(hash);
+        }
+        let hashes = shares.into_iter().map(|file| file.hash);
+        match by_digits(text, hashes.collect())? {
+            Some(hash) => Ok(hash),
+            None => bail!("`{text}` is not shared: `files` lists what is"),
+        }
+    }
+
+    /// The hash that is meant for `get`: whole, or the first digits of one that a search found.
+    fn wanted(&self, text: &str) -> anyhow::Result<Hash> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        match by_digits(text, found.clone())? {
+            Some(hash) => Ok(hash),
+            None => bail!(
+                "`{text}` is neither a hash of 64 hex digits nor the start of one \
+                 that the last search found: `search` finds files"
+            ),
+        }
+    }
+
+    fn peers_file(&self) -> PathBuf {
+        self.state.join("peers.json")
+    }
+
+    fn view(&self, peer: &Peer) -> PeerView {
+        PeerView::new(&self.node, peer)
+    }
+
+    fn views(&self, peers: &[Peer]) -> Vec<PeerView> {
+        peers.iter().map(|peer| self.view(peer)).collect()
+    }
+}
+
+/// Connects to nodes known from before, several at once, each at the first of its addresses that
+/// answers. Those that can't be reached show in events.
+async fn meet(node: &Node, known: &[(NodeId, KnownPeer)]) -> Vec<Peer> {
+    let mut dials = JoinSet::new();
+    let mut met = Vec::new();
+    for (id, known) in known.iter().filter(|(id, _)| !is_linked(node, *id)) {
+        if dials.len() >= DIALS {
+            met.extend(dials.join_next().await.and_then(Result::ok).flatten());
+        }
+        let (node, id, addresses) = (node.clone(), *id, known.addresses.clone());
+        dials.spawn(async move { reach(&node, id, addresses).await });
+    }
+    met.extend(dials.join_all().await.into_iter().flatten());
+    met
+}
+
+fn is_linked(node: &Node, id: NodeId) -> bool {
+    id == node.id() || node.peer(id).is_some()
+}
+
+async fn reach(node: &Node, id: NodeId, addresses: Vec<Address>) -> Option<Peer> {
+    for address in addresses {
+        if let Ok(peer) = node.connect(address.with_id(id)).await {
+            return Some(peer);
+        }
+    }
+    None
+}
+
+fn views<T, V: From<T>>(values: Vec<T>) -> Vec<V> {
+    values.into_iter().map(V::from).collect()
+}
+
+/// The hash that `text` is, or whose first digits it is among `candidates`.
+fn by_digits(text: &str, mut candidates: Vec<Hash>) -> anyhow::Result<Option<Hash>> {
+    if let Ok(hash) = text.parse() {
+        return Ok(Some(hash));
+    }
+    let digits = text.to_ascii_lowercase();
+    candidates.retain(|hash| hash.to_string().starts_with(&digits));
+    candidates.sort_unstable();
+    candidates.dedup();
+    match candidates[..] {
+        [] => Ok(None),
+        [hash] => Ok(Some(hash)),
+        _ => bail!("`{text}` starts {} hashes: give more digits", candidates.len()),
+    }
+}
+
+/// What turns the map into the form that a file's ending asks for.
+fn form(path: &Path) -> anyhow::Result<fn(&Graph) -> String> {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    match ending.map(str::to_ascii_lowercase).as_deref() {
+        Some("dot" | "gv") => Ok(Graph::dot),
+        Some("json") => Ok(crate::json::line),
+        Some(other @ ("svg" | "graphml")) => bail!(
+            "this version does not write {other}: name the file .dot or .json \
+             (`dot -Tsvg` of Graphviz makes a picture of .dot)"
+        ),
+        _ => bail!("the map's form goes by the file's ending: name it .dot or .json"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_digits_will_do_where_they_are_unique() {
+        let hashes = vec![Hash::of(b"a"), Hash::of(b"b"), Hash::of(b"a")];
+        let text = hashes[0].to_string();
+        let find = |text: &str| by_digits(text, hashes.clone());
+        assert_eq!(find(&text[..6]).unwrap(), Some(hashes[0]));
+        assert_eq!(find(&text[..6].to_uppercase()).unwrap(), Some(hashes[0]));
+        assert_eq!(find("xyz").unwrap(), None);
+        assert!(find("").unwrap_err().to_string().contains("2 hashes"));
+        let other = Hash::of(b"other");
+        assert_eq!(find(&other.to_string()).unwrap(), Some(other));
+    }
+
+    #[test]
+    fn a_map_goes_by_its_ending() {
+        assert!(form(Path::new("a.DOT")).is_ok());
+        assert!(form(Path::new("a.json")).is_ok());
+        for (path, hint) in [("a.svg", "svg"), ("a.graphml", "graphml"), ("a", "ending")] {
+            let error = form(Path::new(path)).unwrap_err().to_string();
+            assert!(error.contains(hint) && error.contains(".dot"), "{error}");
+        }
+    }
+}

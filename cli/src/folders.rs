@@ -1,0 +1,96 @@
+//! Where things go on disk unless the user says otherwise.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use etcetera::{BaseStrategy, choose_base_strategy};
+
+/// The state folder: `--state`, else `peerkit` in the XDG data folder.
+pub(crate) fn state(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(given) = given {
+        return Ok(given.to_owned());
+    }
+    let base = choose_base_strategy().context("there is no home folder: give --state DIR")?;
+    Ok(base.data_dir().join("peerkit"))
+}
+
+/// The folder for downloads: `--downloads`, else the user's own, else the current one.
+pub(crate) fn downloads(given: Option<&Path>) -> PathBuf {
+    given.map(Path::to_owned).or_else(user_downloads).unwrap_or_else(|| PathBuf::from("."))
+}
+
+/// The user's download folder, as the XDG user directories have it.
+fn user_downloads() -> Option<PathBuf> {
+    if let Some(folder) = env::var_os("XDG_DOWNLOAD_DIR").filter(|folder| !folder.is_empty()) {
+        return Some(folder.into());
+    }
+    let base = choose_base_strategy().ok()?;
+    let configured = fs::read_to_string(base.config_dir().join("user-dirs.dirs"))
+        .ok()
+        .and_then(|text| configured_downloads(&text, base.home_dir()));
+    configured.or_else(|| {
+        let usual = base.home_dir().join("Downloads");
+        usual.is_dir().then_some(usual)
+    })
+}
+
+/// Reads `XDG_DOWNLOAD_DIR="$HOME/..."` or `"/..."` out of user-dirs.dirs.
+fn configured_downloads(text: &str, home: &Path) -> Option<PathBuf> {
+    let value = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("XDG_DOWNLOAD_DIR="))
+        .next_back()?
+        .trim_matches('"');
+    match value.strip_prefix("$HOME") {
+        Some(rest) => Some(home.join(rest.trim_start_matches('/'))),
+        None => Path::new(value).is_absolute().then(|| value.into()),
+    }
+}
+
+/// `~` and `~/...` as a shell expands them: the prompt has no shell before it.
+pub(crate) fn expand_home(text: &str) -> PathBuf {
+    let rest = match text.strip_prefix('~') {
+        Some("") => "",
+        Some(rest) if rest.starts_with('/') => &rest[1..],
+        _ => return text.into(),
+    };
+    match etcetera::home_dir() {
+        Ok(home) if rest.is_empty() => home,
+        Ok(home) => home.join(rest),
+        Err(_) => text.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_directories_file_is_read() {
+        let read = |text| configured_downloads(text, Path::new("/home/ann"));
+        assert_eq!(
+            read("# comment\nXDG_DOWNLOAD_DIR=\"$HOME/Loads\"\n"),
+            Some("/home/ann/Loads".into())
+        );
+        assert_eq!(read("XDG_DOWNLOAD_DIR=\"/srv\""), Some("/srv".into()));
+        assert_eq!(read("XDG_DOWNLOAD_DIR=\"relative\""), None);
+        assert_eq!(read("XDG_MUSIC_DIR=\"/x\""), None);
+    }
+
+    #[test]
+    fn a_tilde_is_home_only_at_the_start() {
+        let home = etcetera::home_dir().unwrap();
+        assert_eq!(expand_home("~/a b"), home.join("a b"));
+        assert_eq!(expand_home("~"), home);
+        assert_eq!(expand_home("~bob/a"), Path::new("~bob/a"));
+        assert_eq!(expand_home("a/~"), Path::new("a/~"));
+    }
+
+    #[test]
+    fn what_is_given_wins() {
+        assert_eq!(state(Some(Path::new("/s"))).unwrap(), Path::new("/s"));
+        assert_eq!(downloads(Some(Path::new("/d"))), Path::new("/d"));
+    }
+}

@@ -1,0 +1,41 @@
+//! What this machine is called, and where others find it.
+
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+
+/// The host's name without its domain; `peerkit` where it has none.
+pub(crate) fn name() -> String {
+    let name = host_name().unwrap_or_default();
+    let name = name.split('.').next().unwrap_or_default().trim();
+    if name.is_empty() { "peerkit".to_owned() } else { name.to_owned() }
+}
+
+#[cfg(unix)]
+fn host_name() -> Option<String> {
+    let names = rustix::system::uname();
+    Some(names.nodename().to_string_lossy().into_owned())
+}
+
+#[cfg(not(unix))]
+fn host_name() -> Option<String> {
+    std::env::var("COMPUTERNAME").ok()
+}
+
+/// The address by which others on the local network reach this machine, as far as can be told
+/// without sending anything: connecting a UDP socket only looks up the route. 192.0.2.1 is an
+/// address for documentation (RFC 5737); nothing is sent there.
+pub(crate) fn address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    (!ip.is_unspecified() && !ip.is_loopback()).then_some(ip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_a_name_without_dots() {
+        assert!(!name().is_empty() && !name().contains('.'));
+    }
+}

@@ -1,0 +1,362 @@
+//! Results and events as a person reads them.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use peerkit::{Event, Message, Node, Peer, SharedFile};
+
+use crate::outcome::{FoundView, KnownView, Outcome, PeerView, Ping, SkippedView, label};
+use crate::text::{self, Paint, count, plain};
+
+/// A result, on one line or several; no line end at the end.
+pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String {
+    let text = match outcome {
+        Outcome::Peer { peer } => match command {
+            "send" => format!("sent to {}", peer.label()),
+            "disconnect" => format!("disconnected from {}", peer.label()),
+            _ => format!("connected to {} at {}", peer.label(), peer.address),
+        },
+        Outcome::Linked { peers } if command == "leave" => {
+            format!("left: {} closed", count(peers.len(), "link"))
+        }
+        Outcome::Linked { peers } => format!("joined through {}", labels(peers)),
+        Outcome::Peers { peers, known } => peers_and_known(paint, peers, known),
+        Outcome::Sent { sent_to, failed } => {
+            let mut text = format!("sent to {}", count(*sent_to, "node"));
+            for failed in failed {
+                let _ = write!(text, "\nnot to {}: {}", failed.id.short(), plain(&failed.error));
+            }
+            text
+        }
+        Outcome::Broadcast { id, links } => {
+            format!("broadcast {} over {}", &id[..8], count(*links, "link"))
+        }
+        Outcome::Pings { pings } => pings_text(paint, pings),
+        Outcome::Discovered { nodes, links, complete, elapsed_ms, .. } => {
+            let mut text = format!(
+                "{} and {} in {}{}",
+                count(nodes.len(), "node"),
+                count(*links, "link"),
+                text::time(Duration::from_secs_f64(elapsed_ms / 1e3)),
+                if *complete { "" } else { ", some did not answer in time" },
+            );
+            for node in nodes {
+                let _ = write!(
+                    text,
+                    "\n  {}  {}  {} out, {} in",
+                    paint.name(&label(&node.id, &node.name)),
+                    node.address.as_deref().unwrap_or("no address"),
+                    node.outbound.len(),
+                    node.inbound.len(),
+                );
+            }
+            text
+        }
+        Outcome::Files { files } if files.is_empty() => {
+            "nothing is shared: add PATH shares a file or folder".to_owned()
+        }
+        Outcome::Files { files } => {
+            let verb = if command == "remove" { "no longer shared: " } else { "" };
+            let lines = files.iter().map(|file| format!("{verb}{}", file_line(paint, file)));
+            lines.collect::<Vec<_>>().join("\n")
+        }
+        Outcome::Added { files, skipped } => {
+            let lines = files.iter().map(|file| format!("sharing {}", file_line(paint, file)));
+            lines.chain(skipped_lines(paint, skipped)).collect::<Vec<_>>().join("\n")
+        }
+        Outcome::Refreshed { files, removed, skipped } => {
+            let changed = files.iter().map(|file| format!("changed {}", file_line(paint, file)));
+            let gone = removed.iter().map(|gone| format!("gone {}", shown(&gone.path)));
+            let lines = changed.chain(gone).chain(skipped_lines(paint, skipped));
+            match lines.collect::<Vec<_>>() {
+                lines if lines.is_empty() => "nothing has changed".to_owned(),
+                lines => lines.join("\n"),
+            }
+        }
+        Outcome::Found { files } => found(paint, files),
+        Outcome::Fetched { path, bytes, seconds, sources } => format!(
+            "{} {} in {}{} from {}, every byte verified",
+            shown(path),
+            paint.faint(&text::size(*bytes)),
+            text::time(Duration::from_secs_f64(*seconds)),
+            speed(*bytes, *seconds),
+            count(sources.len(), "node"),
+        ),
+        Outcome::Status { status } => outline(paint, &serde_json::json!(status)),
+        Outcome::Network { network } => outline(paint, &serde_json::json!(network)),
+        Outcome::Size { size } => count(*size, "node"),
+        Outcome::Map { map } => map.drawing(),
+        Outcome::Drawn { path } => format!("wrote {}", shown(path)),
+        Outcome::Saved { path, peers } => {
+            format!("wrote {} to {}", count(peers.len(), "peer"), shown(path))
+        }
+        Outcome::Loaded { path, peers, connected } => format!(
+            "read {} from {}, connected to {}",
+            count(peers.len(), "peer"),
+            shown(path),
+            connected.len(),
+        ),
+        Outcome::Debug { debug: true } => "logging what the node does".to_owned(),
+        Outcome::Debug { debug: false } => "logging warnings only".to_owned(),
+        Outcome::Help { help } => help.clone(),
+        Outcome::Stopping {} => "stopping".to_owned(),
+    };
+    text.trim_end().to_owned()
+}
+
+/// An event, on one line. `None` for those that say nothing new to a person.
+pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> {
+    let who = |peer: &Peer| paint.name(&label(&peer.id(), peer.name()));
+    let up = paint.good("+");
+    let down = paint.faint("-");
+    let wrong = paint.bad("!");
+    Some(match event {
+        Event::OutboundNodeConnected { peer } => {
+            format!("{up} connected to {} at {}", who(peer), address(peer))
+        }
+        Event::InboundNodeConnected { peer } => {
+            format!("{up} {} connected, {}", who(peer), address(peer))
+        }
+        Event::OutboundNodeDisconnected { peer, parting }
+        | Event::InboundNodeDisconnected { peer, parting } => {
+            format!("{down} {} is gone: {}", who(peer), plain(&parting.to_string()))
+        }
+        Event::NodeMessage { peer, message } => {
+            format!("{}: {}", who(peer), content(message))
+        }
+        Event::NodeMessageFailed { peer, failure } => format!(
+            "{wrong} messages to {}: {} not sent, {} perhaps not received: {}",
+            who(peer),
+            failure.unsent,
+            failure.unconfirmed,
+            plain(&failure.reason.to_string()),
+        ),
+        Event::NodeBroadcast { broadcast } => {
+            let author = node.peer(broadcast.author);
+            let author = author.as_ref().map_or_else(|| paint.name(&broadcast.author.short()), who);
+            let title = match broadcast.title.as_str() {
+                "" => String::new(),
+                title => format!("{}: ", paint.strong(&plain(title))),
+            };
+            let content = content(&broadcast.message);
+            format!("{author} to all: {title}{content}")
+        }
+        Event::NodeReconnectionError { address, tries, error } => format!(
+            "{wrong} {} to reach {} again: {}",
+            count(*tries as usize, "try").replace("trys", "tries"),
+            address,
+            plain(error)
+        ),
+        Event::OutboundNodeConnectionError { address, error } => {
+            format!("{wrong} could not connect to {address}: {}", plain(error))
+        }
+        Event::InboundNodeConnectionError { address, error } => {
+            format!("{wrong} {address} tried to connect: {}", plain(error))
+        }
+        Event::NodeLagged { missed } => {
+            format!(
+                "{wrong} {} left out: this output is too slow",
+                count(count_of(*missed), "event")
+            )
+        }
+        Event::NodeHandlerPanicked { event, panic } => {
+            format!("{wrong} a handler panicked at {event}: {}", plain(panic))
+        }
+        _ => return None,
+    })
+}
+
+/// An error, with its causes.
+pub(crate) fn error(paint: Paint, error: &anyhow::Error) -> String {
+    format!("{} {}", paint.bad("error:"), plain(&format!("{error:#}")))
+}
+
+fn address(peer: &Peer) -> String {
+    peer.address().clone().without_id().to_string()
+}
+
+fn content(message: &Message) -> String {
+    match message.as_text() {
+        Some(text) => plain(text),
+        None => format!("<{}>", text::size(message.body().len() as u64)),
+    }
+}
+
+/// A path that may hold names from the network.
+fn shown(path: &Path) -> String {
+    plain(&path.to_string_lossy())
+}
+
+fn skipped_lines(paint: Paint, skipped: &[SkippedView]) -> impl Iterator<Item = String> {
+    let lines = skipped.iter();
+    lines.map(move |skipped| {
+        let why = plain(&skipped.why);
+        format!("{} {}: {why}", paint.faint("not shared:"), shown(&skipped.path))
+    })
+}
+
+fn labels(peers: &[PeerView]) -> String {
+    peers.iter().map(PeerView::label).collect::<Vec<_>>().join(", ")
+}
+
+fn count_of(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn peers_and_known(paint: Paint, peers: &[PeerView], known: &[KnownView]) -> String {
+    if peers.is_empty() && known.is_empty() {
+        return "no peers: connect ADDR or join ADDR finds some".to_owned();
+    }
+    let mut text = format!("{} connected", count(peers.len(), "node"));
+    for peer in peers {
+        let rtt = peer.rtt_ms.map_or_else(String::new, |rtt| {
+            format!("  {}", text::time(Duration::from_secs_f64(rtt / 1e3)))
+        });
+        let _ = write!(
+            text,
+            "\n  {}  {}  {}{rtt}",
+            paint.name(&peer.label()),
+            peer.address,
+            peer.direction,
+        );
+    }
+    let others = known.iter();
+    let others: Vec<_> =
+        others.filter(|known| peers.iter().all(|peer| peer.id != known.id)).collect();
+    if !others.is_empty() {
+        let _ = write!(text, "\n{} known from before", count(others.len(), "node"));
+    }
+    for known in others {
+        let _ = write!(
+            text,
+            "\n  {}  {}  {}",
+            paint.name(&label(&known.id, &known.name)),
+            known.address.as_deref().unwrap_or("no address"),
+            paint.faint(&ago(known.last_seen)),
+        );
+    }
+    text
+}
+
+fn ago(unix_ms: u64) -> String {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let past = now.saturating_sub(Duration::from_millis(unix_ms)).as_secs();
+    match past {
+        0..120 => "just now".to_owned(),
+        120..7200 => format!("{} min ago", past / 60),
+        7200..172_800 => format!("{} h ago", past / 3600),
+        _ => format!("{} days ago", past / 86_400),
+    }
+}
+
+fn pings_text(paint: Paint, pings: &[Ping]) -> String {
+    let lines = pings.iter().map(|ping| {
+        let answer = match (ping.rtt_ms, &ping.error) {
+            (Some(rtt), _) => text::time(Duration::from_secs_f64(rtt / 1e3)),
+            (None, error) => paint.bad(&plain(error.as_deref().unwrap_or("no answer"))),
+        };
+        format!("{}  {answer}", paint.name(&ping.peer.label()))
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn file_line(paint: Paint, file: &SharedFile) -> String {
+    format!("{}  {}  {}", file.hash, plain(file.name.as_str()), paint.faint(&text::size(file.size)))
+}
+
+fn found(paint: Paint, files: &[FoundView]) -> String {
+    if files.is_empty() {
+        return "nothing found".to_owned();
+    }
+    let lines = files.iter().map(|found| {
+        let sources = count(found.sources.len(), "source");
+        format!("{}  {}", file_line(paint, &found.file), paint.faint(&sources))
+    });
+    let mut text = lines.collect::<Vec<_>>().join("\n");
+    if let Some(first) = files.first() {
+        let hash = first.file.hash.to_string();
+        let _ = write!(text, "\n{}", paint.faint(&format!("fetch one: get {}", &hash[..8])));
+    }
+    text
+}
+
+/// `, 310.0 MiB/s`, where it took long enough to tell.
+fn speed(bytes: u64, seconds: f64) -> String {
+    if seconds <= 0.0 {
+        return String::new();
+    }
+    format!(" ({}/s)", text::size((bytes as f64 / seconds) as u64))
+}
+
+/// A JSON object as indented lines of `key  value`.
+fn outline(paint: Paint, value: &serde_json::Value) -> String {
+    let mut text = String::new();
+    indent(paint, &mut text, value, 0);
+    text
+}
+
+fn indent(paint: Paint, text: &mut String, value: &serde_json::Value, depth: usize) {
+    use serde_json::Value;
+    let pad = "  ".repeat(depth);
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                let key = paint.faint(key);
+                if is_leaf(value) {
+                    let _ = writeln!(text, "{pad}{key}  {}", leaf(value));
+                } else {
+                    let _ = writeln!(text, "{pad}{key}");
+                    indent(paint, text, value, depth + 1);
+                }
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                if is_leaf(item) {
+                    let _ = writeln!(text, "{pad}{}", leaf(item));
+                } else {
+                    indent(paint, text, item, depth);
+                }
+            }
+        }
+        other => {
+            let _ = writeln!(text, "{pad}{}", leaf(other));
+        }
+    }
+}
+
+fn is_leaf(value: &serde_json::Value) -> bool {
+    match value {
+        serde_json::Value::Object(fields) => fields.is_empty(),
+        serde_json::Value::Array(items) => items.is_empty(),
+        _ => true,
+    }
+}
+
+fn leaf(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Null => "-".to_owned(),
+        serde_json::Value::String(text) => plain(text),
+        serde_json::Value::Object(_) | serde_json::Value::Array(_) => "none".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nested_values_become_indented_lines() {
+        let paint = Paint::on(&tempfile::tempfile().unwrap());
+        let value = serde_json::json!({"a": 1, "b": {"c": "x\u{1b}"}, "d": [], "e": [{"f": null}]});
+        assert_eq!(outline(paint, &value), "a  1\nb\n  c  x\\u{1b}\nd  none\ne\n  f  -\n");
+    }
+
+    #[test]
+    fn a_slow_fetch_has_a_speed() {
+        assert_eq!(speed(3 << 20, 2.0), " (1.5 MiB/s)");
+        assert_eq!(speed(1, 0.0), "");
+    }
+}

@@ -1,0 +1,209 @@
+//! The JSON lines of `--json`: a contract, see DESIGN.md.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use peerkit::{Event, Kind, Message, Node, NodeId};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::outcome::{NodeView, Outcome, PeerView};
+
+/// The first line of a run.
+#[derive(Debug, Serialize)]
+pub(crate) struct Started {
+    event: &'static str,
+    node: NodeId,
+    name: String,
+    listen: Vec<String>,
+    network: String,
+    state: String,
+    /// Where others can dial this node, as far as it knows.
+    addresses: Vec<String>,
+    peer: Option<PeerView>,
+    data: Option<Data>,
+}
+
+impl Started {
+    pub(crate) fn new(node: &Node, state: &std::path::Path) -> Self {
+        let addresses = node.addresses().into_iter();
+        Self {
+            event: "node_started",
+            node: node.id(),
+            name: node.name().to_owned(),
+            listen: node.listening().iter().map(ToString::to_string).collect(),
+            network: node.network().to_owned(),
+            state: state.display().to_string(),
+            addresses: addresses.map(|a| a.without_id().to_string()).collect(),
+            peer: None,
+            data: None,
+        }
+    }
+}
+
+/// Any other event.
+#[derive(Debug, Serialize)]
+pub(crate) struct EventLine<'a> {
+    event: &'a str,
+    node: NodeId,
+    peer: Option<PeerView>,
+    data: Option<Data>,
+}
+
+impl<'a> EventLine<'a> {
+    pub(crate) fn new(node: &Node, event: &'a Event) -> Self {
+        Self {
+            event: event.name(),
+            node: node.id(),
+            peer: event.peer().map(|peer| PeerView::new(node, peer)),
+            data: Data::of(event),
+        }
+    }
+}
+
+/// What an event carries beside the peer.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Data {
+    Message(Content),
+    Parting { reason: String, by_peer: bool },
+    Failed { unsent: u64, unconfirmed: u64, reason: String },
+    Broadcast { id: String, author: NodeId, title: String, message: Content, time: u64 },
+    Node(NodeView),
+    Reconnection { address: String, tries: u32, error: String },
+    Connection { address: String, error: String },
+    Lagged { missed: u64 },
+    Panicked { event: &'static str, panic: String },
+}
+
+impl Data {
+    fn of(event: &Event) -> Option<Self> {
+        Some(match event {
+            Event::OutboundNodeDisconnected { parting, .. }
+            | Event::InboundNodeDisconnected { parting, .. } => {
+                Self::Parting { reason: parting.reason.to_string(), by_peer: parting.by_peer }
+            }
+            Event::NodeMessage { message, .. } => Self::Message(Content::of(message)),
+            Event::NodeMessageFailed { failure, .. } => Self::Failed {
+                unsent: failure.unsent,
+                unconfirmed: failure.unconfirmed,
+                reason: failure.reason.to_string(),
+            },
+            Event::NodeBroadcast { broadcast } => Self::Broadcast {
+                id: broadcast.id.to_string(),
+                author: broadcast.author,
+                title: broadcast.title.clone(),
+                message: Content::of(&broadcast.message),
+                time: broadcast.time,
+            },
+            Event::NodeDiscovered { node } => Self::Node(NodeView::from(node)),
+            Event::NodeReconnectionError { address, tries, error } => Self::Reconnection {
+                address: address.to_string(),
+                tries: *tries,
+                error: error.clone(),
+            },
+            Event::OutboundNodeConnectionError { address, error }
+            | Event::InboundNodeConnectionError { address, error } => {
+                Self::Connection { address: address.to_string(), error: error.clone() }
+            }
+            Event::NodeLagged { missed } => Self::Lagged { missed: *missed },
+            Event::NodeHandlerPanicked { event, panic } => {
+                Self::Panicked { event, panic: panic.clone() }
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// What a message says: the text, the JSON value, or the bytes in base64.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Json(Box<RawValue>),
+    Bytes { bytes: String },
+}
+
+impl Content {
+    fn of(message: &Message) -> Self {
+        match (message.kind(), message.as_text()) {
+            (Kind::Text, Some(text)) => Self::Text(text.to_owned()),
+            (Kind::Json, Some(text)) => {
+                one_line(text).map_or_else(|| Self::raw(message), Self::Json)
+            }
+            _ => Self::raw(message),
+        }
+    }
+
+    fn raw(message: &Message) -> Self {
+        Self::Bytes { bytes: STANDARD.encode(message.body()) }
+    }
+}
+
+/// The JSON value as it was sent, digit for digit, on one line: in valid JSON a line end can only
+/// be white space between tokens. `None` where it is not JSON.
+fn one_line(text: &str) -> Option<Box<RawValue>> {
+    RawValue::from_string(text.trim().replace(['\n', '\r'], " ")).ok()
+}
+
+/// The result of a command.
+#[derive(Debug, Serialize)]
+pub(crate) struct ResultLine<'a> {
+    result: &'a str,
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(flatten)]
+    fields: Option<&'a Outcome>,
+}
+
+impl<'a> ResultLine<'a> {
+    pub(crate) fn new(command: &'a str, result: &'a Result<Outcome, anyhow::Error>) -> Self {
+        Self {
+            result: command,
+            ok: result.is_ok(),
+            error: result.as_ref().err().map(|error| format!("{error:#}")),
+            fields: result.as_ref().ok(),
+        }
+    }
+}
+
+/// One line of JSON, with its end.
+pub(crate) fn line(value: &impl Serialize) -> String {
+    let mut line = serde_json::to_string(value).expect("our own types have a JSON form");
+    line.push('\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_have_the_form_of_the_design() {
+        let ok = Ok(Outcome::Size { size: 3 });
+        assert_eq!(
+            line(&ResultLine::new("size", &ok)),
+            "{\"result\":\"size\",\"ok\":true,\"size\":3}\n"
+        );
+        let ok = Ok(Outcome::Stopping {});
+        assert_eq!(line(&ResultLine::new("exit", &ok)), "{\"result\":\"exit\",\"ok\":true}\n");
+        let error = Err(anyhow::anyhow!("inner").context("outer"));
+        assert_eq!(
+            line(&ResultLine::new("get", &error)),
+            "{\"result\":\"get\",\"ok\":false,\"error\":\"outer: inner\"}\n"
+        );
+    }
+
+    fn content(message: &Message) -> String {
+        serde_json::to_string(&Content::of(message)).unwrap()
+    }
+
+    #[test]
+    fn content_is_text_value_or_bytes() {
+        assert_eq!(content(&Message::text("a\nb")), "\"a\\nb\"");
+        assert_eq!(content(&Message::bytes(vec![4, 255])), "{\"bytes\":\"BP8=\"}");
+        let json = Message::json(&serde_json::json!({"b": 1, "a": [true]})).unwrap();
+        assert_eq!(content(&json), content(&json).replace(' ', ""));
+        assert!(content(&json).contains("\"a\":[true]"));
+    }
+}

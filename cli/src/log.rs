@@ -1,0 +1,82 @@
+//! The log: warnings on standard error, more with `debug on` or PEERKIT_LOG.
+
+use std::io::{self, Write};
+use std::sync::OnceLock;
+
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, fmt, reload};
+
+use crate::output::Output;
+use crate::text::Paint;
+
+/// What `debug on` logs.
+const DEBUG: &str = "warn,peerkit=debug,peerkit_proto=debug";
+
+/// The log's switch.
+#[derive(Clone)]
+pub(crate) struct Log {
+    filter: reload::Handle<EnvFilter, Registry>,
+}
+
+/// The prompt's output, once there is one: the log would write over the prompt otherwise.
+static PROMPT: OnceLock<Output> = OnceLock::new();
+
+impl Log {
+    /// Starts to log.
+    pub(crate) fn start() -> Self {
+        let (filter, handle) = reload::Layer::new(usual());
+        let lines = fmt::layer().with_writer(Stream).with_ansi(Paint::on(&io::stderr()).is_on());
+        // A second start, which only tests make, keeps the first log.
+        let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
+        Self { filter: handle }
+    }
+
+    /// From now on log through the prompt.
+    pub(crate) fn through(&self, output: Output) {
+        let _ = PROMPT.set(output);
+    }
+
+    /// `debug on` and `debug off`.
+    pub(crate) fn set_debug(&self, on: bool) -> anyhow::Result<()> {
+        let filter = if on { EnvFilter::new(DEBUG) } else { usual() };
+        Ok(self.filter.reload(filter)?)
+    }
+}
+
+fn usual() -> EnvFilter {
+    EnvFilter::builder()
+        .with_default_directive(LevelFilter::WARN.into())
+        .with_env_var("PEERKIT_LOG")
+        .from_env_lossy()
+}
+
+/// Makes a writer for each line of the log.
+struct Stream;
+
+impl<'a> MakeWriter<'a> for Stream {
+    type Writer = LogLine;
+
+    fn make_writer(&'a self) -> LogLine {
+        LogLine
+    }
+}
+
+/// Takes one line of the log, which comes in one piece.
+struct LogLine;
+
+impl Write for LogLine {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match PROMPT.get() {
+            Some(output) => output.log(String::from_utf8_lossy(bytes).into_owned()),
+            None => io::stderr().lock().write_all(bytes)?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

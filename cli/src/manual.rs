@@ -1,0 +1,282 @@
+//! The commands and what they do: behind `help`, completion and the parser's suggestions.
+
+use std::fmt::Write as _;
+
+/// A command as `help` tells of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    /// Its name in results.
+    pub(crate) name: &'static str,
+    /// Other words for it.
+    pub(crate) aliases: &'static [&'static str],
+    /// How it is written.
+    pub(crate) usage: &'static str,
+    /// What it does, in a line.
+    pub(crate) summary: &'static str,
+    /// What else there is to know; may be empty.
+    pub(crate) more: &'static str,
+}
+
+/// The command of that name, or of which that is another name.
+pub(crate) fn entry(name: &str) -> Option<&'static Entry> {
+    ENTRIES.iter().find(|entry| entry.name == name || entry.aliases.contains(&name))
+}
+
+/// What to answer to a word that is no command.
+pub(crate) fn unknown(word: &str) -> String {
+    let nearest = ENTRIES
+        .iter()
+        .flat_map(|entry| std::iter::once(entry.name).chain(entry.aliases.iter().copied()))
+        .map(|name| (strsim::damerau_levenshtein(word, name), name))
+        .min();
+    match nearest {
+        Some((distance, name)) if distance <= 1 + name.len() / 4 => {
+            format!("`{word}` is not a command: did you mean `{name}`?")
+        }
+        _ => format!("`{word}` is not a command: `help` lists them"),
+    }
+}
+
+/// The text of `help`, or of `help COMMAND`.
+pub(crate) fn help(topic: Option<&str>) -> Result<String, String> {
+    let Some(topic) = topic else {
+        return Ok(overview());
+    };
+    let entry = entry(topic).ok_or_else(|| unknown(topic))?;
+    let mut text = format!("{}\n  {}.", entry.usage, entry.summary);
+    for line in entry.more.lines() {
+        let _ = write!(text, "\n  {line}");
+    }
+    if !entry.aliases.is_empty() {
+        let _ = write!(text, "\n  Also: {}", entry.aliases.join(", "));
+    }
+    Ok(text)
+}
+
+fn overview() -> String {
+    let width = ENTRIES.iter().map(|entry| entry.usage.len()).max();
+    let width = width.unwrap_or_default();
+    let mut text = String::new();
+    for entry in ENTRIES {
+        let _ = writeln!(text, "  {:width$}  {}", entry.usage, entry.summary);
+    }
+    text.push_str(
+        "A PEER is a node's name, its identity, or the first digits of it. \
+         `help COMMAND` tells more.",
+    );
+    text
+}
+
+/// Every command, in the order in which `help` lists them.
+pub(crate) const ENTRIES: &[Entry] = &[
+    Entry {
+        name: "connect",
+        aliases: &[],
+        usage: "connect ADDR [--reconnect]",
+        summary: "link to a node, and nothing else",
+        more: "ADDR is host:port, or ID@host:port to insist on who answers.\n\
+               With --reconnect the link is made again whenever it is lost.",
+    },
+    Entry {
+        name: "join",
+        aliases: &[],
+        usage: "join ADDR...",
+        summary: "become a member of a node's network",
+        more: "One address that answers is enough; give several to be safe.",
+    },
+    Entry {
+        name: "disconnect",
+        aliases: &[],
+        usage: "disconnect PEER",
+        summary: "close the link with a peer, whoever made it",
+        more: "",
+    },
+    Entry {
+        name: "peers",
+        aliases: &[],
+        usage: "peers",
+        summary: "connected nodes, and those known from before",
+        more: "",
+    },
+    Entry {
+        name: "msg",
+        aliases: &[],
+        usage: "msg TEXT",
+        summary: "send a text to every connected node",
+        more: "",
+    },
+    Entry {
+        name: "send",
+        aliases: &[],
+        usage: "send PEER TEXT",
+        summary: "send a text to one peer",
+        more: "A name with spaces goes in quotes: send \"bob smith\" hello",
+    },
+    Entry {
+        name: "broadcast",
+        aliases: &[],
+        usage: "broadcast TEXT",
+        summary: "send a signed text to the whole network",
+        more: "",
+    },
+    Entry {
+        name: "ping",
+        aliases: &[],
+        usage: "ping [PEER]",
+        summary: "measure the round trip to a peer, or to all",
+        more: "",
+    },
+    Entry {
+        name: "discover",
+        aliases: &[],
+        usage: "discover [DEPTH]",
+        summary: "ask who is out there",
+        more: "DEPTH is 1 for neighbours, n for n hops, -1 (the default) for the whole network.",
+    },
+    Entry {
+        name: "add",
+        aliases: &[],
+        usage: "add PATH",
+        summary: "share a file or a folder",
+        more: "It stays where it is: nothing is copied. The path may hold spaces.",
+    },
+    Entry {
+        name: "remove",
+        aliases: &[],
+        usage: "remove HASH",
+        summary: "share it no longer; the file itself stays",
+        more: "The first digits of the hash, or the file's name, will do.",
+    },
+    Entry {
+        name: "refresh",
+        aliases: &[],
+        usage: "refresh",
+        summary: "look at the shared files again and hash what has changed",
+        more: "",
+    },
+    Entry {
+        name: "files",
+        aliases: &[],
+        usage: "files",
+        summary: "what this node shares",
+        more: "",
+    },
+    Entry {
+        name: "search",
+        aliases: &[],
+        usage: "search TEXT",
+        summary: "find files by name, across the network",
+        more: "",
+    },
+    Entry {
+        name: "get",
+        aliases: &["req"],
+        usage: "get HASH [PATH]",
+        summary: "fetch a file or folder and verify it",
+        more: "The first digits of a hash from the last search will do.\n\
+               Without PATH it goes to the downloads folder.",
+    },
+    Entry {
+        name: "status",
+        aliases: &[],
+        usage: "status",
+        summary: "this node: links, counters, uptime",
+        more: "",
+    },
+    Entry {
+        name: "network",
+        aliases: &[],
+        usage: "network",
+        summary: "the network: nodes, links, degrees, diameter",
+        more: "",
+    },
+    Entry {
+        name: "size",
+        aliases: &[],
+        usage: "size",
+        summary: "how many nodes the network has",
+        more: "",
+    },
+    Entry {
+        name: "map",
+        aliases: &[],
+        usage: "map [FILE]",
+        summary: "draw the network, or write it to a .dot or .json file",
+        more: "For a picture, with Graphviz: dot -Tsvg FILE.dot > FILE.svg",
+    },
+    Entry {
+        name: "save",
+        aliases: &[],
+        usage: "save [FILE]",
+        summary: "write the known peers to a file, as JSON",
+        more: "Without FILE: peers.json in the state folder.",
+    },
+    Entry {
+        name: "load",
+        aliases: &[],
+        usage: "load [FILE]",
+        summary: "read peers from such a file and connect to them",
+        more: "Without FILE: peers.json in the state folder.",
+    },
+    Entry {
+        name: "debug",
+        aliases: &[],
+        usage: "debug on|off",
+        summary: "log what the node does, on standard error",
+        more: "",
+    },
+    Entry {
+        name: "help",
+        aliases: &[],
+        usage: "help [COMMAND]",
+        summary: "this list, or more on one command",
+        more: "",
+    },
+    Entry {
+        name: "leave",
+        aliases: &[],
+        usage: "leave",
+        summary: "close all links; the node goes on alone",
+        more: "",
+    },
+    Entry {
+        name: "shutdown",
+        aliases: &[],
+        usage: "shutdown",
+        summary: "stop this node",
+        more: "",
+    },
+    Entry {
+        name: "exit",
+        aliases: &["stop", "quit"],
+        usage: "exit",
+        summary: "say goodbye to all peers and stop",
+        more: "",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_and_near_ones_suggested() {
+        assert_eq!(entry("req").unwrap().name, "get");
+        assert_eq!(entry("quit").unwrap().name, "exit");
+        assert!(entry("connec").is_none());
+        assert!(unknown("conect").contains("`connect`"));
+        assert!(unknown("brodcast").contains("`broadcast`"));
+        assert!(unknown("xyzzy").contains("`help`"));
+    }
+
+    #[test]
+    fn help_tells_of_all_and_of_one() {
+        let all = help(None).unwrap();
+        for entry in ENTRIES {
+            assert!(all.contains(entry.usage), "{}", entry.name);
+            assert!(help(Some(entry.name)).unwrap().contains(entry.summary));
+        }
+        assert!(help(Some("stop")).unwrap().contains("goodbye"));
+        assert!(help(Some("nothing")).is_err());
+    }
+}

@@ -1,0 +1,220 @@
+//! What a command gave: the fields of its JSON result, as DESIGN.md has them.
+
+use std::path::PathBuf;
+
+use peerkit::{FoundFile, KnownPeer, Node, NodeId, NodeInfo, Peer, SharedFile, Skipped, Status};
+use serde::Serialize;
+
+use crate::graph::{Graph, Measures};
+use crate::text;
+
+/// The result of a command that worked.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Outcome {
+    /// `connect`, `disconnect`, `send`
+    Peer { peer: PeerView },
+    /// `join`, `leave`
+    Linked { peers: Vec<PeerView> },
+    /// `peers`
+    Peers { peers: Vec<PeerView>, known: Vec<KnownView> },
+    /// `msg`
+    Sent {
+        sent_to: usize,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        failed: Vec<NotSent>,
+    },
+    /// `broadcast`
+    Broadcast { id: String, links: usize },
+    /// `ping`
+    Pings { pings: Vec<Ping> },
+    /// `discover`
+    Discovered { nodes: Vec<NodeView>, links: usize, size: usize, complete: bool, elapsed_ms: f64 },
+    /// `remove`, `files`
+    Files { files: Vec<SharedFile> },
+    /// `add`
+    Added {
+        files: Vec<SharedFile>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        skipped: Vec<SkippedView>,
+    },
+    /// `refresh`
+    Refreshed {
+        /// Those whose content has changed, as they are now.
+        files: Vec<SharedFile>,
+        /// Those that are no longer there.
+        removed: Vec<Gone>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        skipped: Vec<SkippedView>,
+    },
+    /// `search`
+    Found { files: Vec<FoundView> },
+    /// `get`
+    Fetched { path: PathBuf, bytes: u64, seconds: f64, sources: Vec<NodeId> },
+    /// `status`
+    Status { status: Box<Status> },
+    /// `network`
+    Network { network: NetworkView },
+    /// `size`
+    Size { size: usize },
+    /// `map` without a file
+    Map { map: Graph },
+    /// `map FILE`
+    Drawn { path: PathBuf },
+    /// `save`
+    Saved { path: PathBuf, peers: Vec<KnownView> },
+    /// `load`
+    Loaded { path: PathBuf, peers: Vec<KnownView>, connected: Vec<PeerView> },
+    /// `debug`
+    Debug { debug: bool },
+    /// `help`
+    Help { help: String },
+    /// `shutdown`, `exit`
+    Stopping {},
+}
+
+/// A link, as it is now.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct PeerView {
+    pub(crate) id: NodeId,
+    pub(crate) name: String,
+    pub(crate) address: String,
+    pub(crate) direction: &'static str,
+    /// `None` until it was measured.
+    pub(crate) rtt_ms: Option<f64>,
+}
+
+impl PeerView {
+    pub(crate) fn new(node: &Node, peer: &Peer) -> Self {
+        Self {
+            id: peer.id(),
+            name: peer.name().to_owned(),
+            address: peer.address().clone().without_id().to_string(),
+            direction: peer.direction().name(),
+            rtt_ms: node.rtt(peer.id()).map(text::millis),
+        }
+    }
+
+    /// Name and first digits, fit for a terminal.
+    pub(crate) fn label(&self) -> String {
+        label(&self.id, &self.name)
+    }
+}
+
+/// A node's name, made fit for a terminal, with the first digits of its identity.
+pub(crate) fn label(id: &NodeId, name: &str) -> String {
+    if name.is_empty() { id.short() } else { format!("{} ({})", text::plain(name), id.short()) }
+}
+
+/// A node that was connected once.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct KnownView {
+    pub(crate) id: NodeId,
+    pub(crate) name: String,
+    /// The first of `addresses`.
+    pub(crate) address: Option<String>,
+    pub(crate) addresses: Vec<String>,
+    /// Milliseconds since 1970.
+    pub(crate) last_seen: u64,
+}
+
+impl From<(NodeId, KnownPeer)> for KnownView {
+    fn from((id, known): (NodeId, KnownPeer)) -> Self {
+        let addresses = known.addresses.into_iter();
+        let addresses: Vec<String> = addresses.map(|a| a.without_id().to_string()).collect();
+        Self {
+            id,
+            name: known.name,
+            address: addresses.first().cloned(),
+            addresses,
+            last_seen: known.last_seen,
+        }
+    }
+}
+
+/// A peer that `msg` could not be queued for.
+#[derive(Debug, Serialize)]
+pub(crate) struct NotSent {
+    pub(crate) id: NodeId,
+    pub(crate) error: String,
+}
+
+/// A round trip.
+#[derive(Debug, Serialize)]
+pub(crate) struct Ping {
+    pub(crate) peer: PeerView,
+    /// `None` where no answer came.
+    pub(crate) rtt_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+/// A node of a discovery.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct NodeView {
+    pub(crate) id: NodeId,
+    pub(crate) name: String,
+    pub(crate) address: Option<String>,
+    pub(crate) outbound: Vec<NodeId>,
+    pub(crate) inbound: Vec<NodeId>,
+}
+
+impl From<&NodeInfo> for NodeView {
+    fn from(info: &NodeInfo) -> Self {
+        let address = info.addresses.first().cloned();
+        Self {
+            id: info.id,
+            name: info.name.clone(),
+            address: address.map(|address| address.without_id().to_string()),
+            outbound: info.outbound.iter().map(|other| other.id).collect(),
+            inbound: info.inbound.iter().map(|other| other.id).collect(),
+        }
+    }
+}
+
+/// A share that is no longer there.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Gone {
+    pub(crate) path: PathBuf,
+    #[serde(flatten)]
+    pub(crate) file: Option<SharedFile>,
+}
+
+/// Something in a folder that is not shared.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct SkippedView {
+    pub(crate) path: PathBuf,
+    pub(crate) why: String,
+}
+
+impl From<Skipped> for SkippedView {
+    fn from(skipped: Skipped) -> Self {
+        Self { why: skipped.why.to_string(), path: skipped.path }
+    }
+}
+
+/// A file or folder that somebody shares.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct FoundView {
+    #[serde(flatten)]
+    pub(crate) file: SharedFile,
+    pub(crate) sources: Vec<NodeId>,
+}
+
+impl From<FoundFile> for FoundView {
+    fn from(found: FoundFile) -> Self {
+        Self { sources: found.sources.iter().map(|source| source.id).collect(), file: found.file }
+    }
+}
+
+/// The figures of `network`.
+#[derive(Debug, Serialize)]
+pub(crate) struct NetworkView {
+    /// The network's name.
+    pub(crate) name: String,
+    #[serde(flatten)]
+    pub(crate) measures: Measures,
+    /// Whether every node that was asked has answered.
+    pub(crate) complete: bool,
+    pub(crate) elapsed_ms: f64,
+}

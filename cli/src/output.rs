@@ -1,0 +1,177 @@
+//! Where results and events go: lines, written by one thread, whole and in order.
+//!
+//! A reader of our output may be slow, and writing to it then blocks. It blocks this thread and,
+//! once the queue is full, those who print; never the node.
+
+use std::io::{self, Write};
+use std::sync::mpsc as std_mpsc;
+use std::thread;
+use std::time::Duration;
+
+use peerkit::{Event, Node};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::human;
+use crate::json::{self, EventLine, ResultLine};
+use crate::outcome::Outcome;
+use crate::progress::Bars;
+use crate::text::Paint;
+
+/// Lines that may wait for the writing thread: a few screens.
+const QUEUE: usize = 256;
+
+/// How long the last lines may take to be read: as long as the node flushes its links.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// Prints results and events. Cloning is cheap.
+#[derive(Clone)]
+pub(crate) struct Output {
+    lines: mpsc::Sender<Line>,
+    json: bool,
+    paint: Paint,
+    errors: Paint,
+}
+
+/// The writing end of an [`Output`].
+pub(crate) struct Writer {
+    lines: mpsc::Sender<Line>,
+    ended: std_mpsc::Receiver<io::Result<()>>,
+    broken: CancellationToken,
+}
+
+/// What takes the lines.
+pub(crate) enum Sink {
+    /// Standard output, and standard error for errors.
+    Streams,
+    /// The prompt of a terminal, which moves down.
+    Prompt(Box<dyn rustyline::ExternalPrinter + Send>),
+}
+
+enum Line {
+    Out(String),
+    Err(String),
+    End,
+}
+
+impl Output {
+    /// Starts the writing thread.
+    pub(crate) fn start(json: bool, sink: Sink, bars: Bars) -> (Self, Writer) {
+        let (lines, queue) = mpsc::channel(QUEUE);
+        let (end, ended) = std_mpsc::channel();
+        let broken = CancellationToken::new();
+        let token = broken.clone();
+        thread::spawn(move || {
+            let result = write_lines(queue, sink, &bars);
+            if result.is_err() {
+                token.cancel();
+            }
+            let _ = end.send(result);
+        });
+        let output = Self {
+            lines: lines.clone(),
+            json,
+            paint: Paint::on(&io::stdout()),
+            errors: Paint::on(&io::stderr()),
+        };
+        let writer = Writer { lines, ended, broken };
+        (output, writer)
+    }
+
+    /// Whether JSON lines are wanted.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// How text on standard output is coloured.
+    pub(crate) fn paint(&self) -> Paint {
+        self.paint
+    }
+
+    /// Prints the result of a command.
+    pub(crate) async fn result(&self, command: &str, result: &Result<Outcome, anyhow::Error>) {
+        let line = match result {
+            _ if self.json => Line::Out(json::line(&ResultLine::new(command, result))),
+            Ok(outcome) => Line::Out(human::outcome(self.paint, command, outcome) + "\n"),
+            Err(error) => Line::Err(human::error(self.errors, error) + "\n"),
+        };
+        self.put(line).await;
+    }
+
+    /// Prints an event.
+    pub(crate) async fn event(&self, node: &Node, event: &Event) {
+        if self.json {
+            let line = json::line(&EventLine::new(node, event));
+            self.put(Line::Out(line)).await;
+            return;
+        }
+        let failure = matches!(
+            event,
+            Event::OutboundNodeConnectionError { .. }
+                | Event::InboundNodeConnectionError { .. }
+                | Event::NodeReconnectionError { .. }
+                | Event::NodeMessageFailed { .. }
+                | Event::NodeLagged { .. }
+                | Event::NodeHandlerPanicked { .. }
+        );
+        let paint = if failure { self.errors } else { self.paint };
+        if let Some(text) = human::event(paint, node, event) {
+            let line = if failure { Line::Err } else { Line::Out };
+            self.put(line(text + "\n")).await;
+        }
+    }
+
+    /// Prints a text as it stands. It has to end with a line's end.
+    pub(crate) async fn text(&self, text: String) {
+        self.put(Line::Out(text)).await;
+    }
+
+    /// Prints a line of the log if there is room: the log must not hold up what it tells of.
+    pub(crate) fn log(&self, text: String) {
+        let _ = self.lines.try_send(Line::Err(text));
+    }
+
+    async fn put(&self, line: Line) {
+        // The thread ends early only where its output has broken, which `finish` reports.
+        let _ = self.lines.send(line).await;
+    }
+}
+
+impl Writer {
+    /// Cancelled once nobody can read the output any more.
+    pub(crate) fn broken(&self) -> CancellationToken {
+        self.broken.clone()
+    }
+
+    /// Waits until all lines are written. A reader that went away is no error: it had enough.
+    pub(crate) async fn finish(self) -> io::Result<()> {
+        let end = self.lines.send(Line::End);
+        let _ = tokio::time::timeout(FLUSH, end).await;
+        let ended = tokio::task::spawn_blocking(move || self.ended.recv_timeout(FLUSH)).await;
+        match ended {
+            Ok(Ok(Err(error))) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn write_lines(mut queue: mpsc::Receiver<Line>, mut sink: Sink, bars: &Bars) -> io::Result<()> {
+    while let Some(line) = queue.blocking_recv() {
+        match (&mut sink, line) {
+            (_, Line::End) => break,
+            (Sink::Streams, Line::Out(text)) => bars.step_aside(|| {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(text.as_bytes())?;
+                stdout.flush()
+            })?,
+            // Where standard error is gone there is nowhere to say so.
+            (Sink::Streams, Line::Err(text)) => bars.step_aside(|| {
+                let _ = io::stderr().lock().write_all(text.as_bytes());
+            }),
+            (Sink::Prompt(printer), Line::Out(text) | Line::Err(text)) => {
+                bars.step_aside(|| printer.print(text)).map_err(io::Error::other)?;
+            }
+        }
+    }
+    Ok(())
+}

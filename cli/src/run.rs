@@ -1,0 +1,305 @@
+//! `peerkit run`: a node, and the commands that it is given.
+
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use peerkit::{Address, Node};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::RunArgs;
+use crate::command::Command;
+use crate::console::{self, Prompt, Request};
+use crate::execute::{Found, Session};
+use crate::json::{self, Started};
+use crate::log::Log;
+use crate::output::{Output, Sink, Writer};
+use crate::progress::Bars;
+use crate::terminal::Terminal;
+use crate::text::plain;
+use crate::{folders, host, signals};
+
+/// How many peers from earlier runs a start tries to meet again. 8: enough that some are up, few
+/// enough not to be a burden on a network where all restart at once.
+const REJOIN: usize = 8;
+
+/// How long the last events may take to come out after the node has stopped: as long as the output.
+const LAST_EVENTS: Duration = Duration::from_secs(5);
+
+/// Runs a node until it is told to stop. False where a command failed that was not typed at a
+/// prompt.
+pub(crate) async fn run(args: RunArgs) -> anyhow::Result<bool> {
+    let stop = CancellationToken::new();
+    signals::watch(&stop)?;
+    let log = Log::start();
+    let state = folders::state(args.state.as_deref())?;
+    let shares = args.share.iter().map(|path| absolute(path));
+    let shares: Vec<PathBuf> = shares.collect::<anyhow::Result<_>>()?;
+    let node = start_node(&args, &state).await?;
+    let outcome = serve(&args, &node, state, &shares, log, &stop).await;
+    node.shutdown().await;
+    let (ok, ending) = outcome?;
+    ending.wait().await?;
+    Ok(ok)
+}
+
+/// What is left to do once the node has stopped.
+struct Ending {
+    events: JoinHandle<()>,
+    writer: Writer,
+    /// The line that stopped the node: its prompt must not come back.
+    _last: Option<Request>,
+    _terminal: Option<Terminal>,
+}
+
+impl Ending {
+    async fn wait(self) -> anyhow::Result<()> {
+        let _ = tokio::time::timeout(LAST_EVENTS, self.events).await;
+        let written = self.writer.finish().await;
+        written.context("could not write to standard output")
+    }
+}
+
+async fn start_node(args: &RunArgs, state: &Path) -> anyhow::Result<Node> {
+    let mut builder = Node::builder()
+        .name(args.name.clone().unwrap_or_else(host::name))
+        .network(args.network.as_str())
+        .state(state);
+    for address in &args.listen {
+        builder = builder.listen(address.as_str());
+    }
+    if let Some(secret) = std::env::var_os("PEERKIT_SECRET").filter(|secret| !secret.is_empty()) {
+        let Ok(secret) = secret.into_string() else {
+            bail!("PEERKIT_SECRET is not UTF-8: choose a secret that is");
+        };
+        builder = builder.secret(secret);
+    }
+    if let Some(max_inbound) = args.max_inbound {
+        builder = builder.max_inbound(max_inbound);
+    }
+    Ok(builder.spawn().await?)
+}
+
+async fn serve(
+    args: &RunArgs,
+    node: &Node,
+    state: PathBuf,
+    shares: &[PathBuf],
+    log: Log,
+    stop: &CancellationToken,
+) -> anyhow::Result<(bool, Ending)> {
+    let events = node.events();
+    let bars = Bars::new();
+    for path in shares {
+        let sharing = node.share_with_progress(path, bars.bar("hashing"));
+        tokio::select! {
+            shared = sharing => {
+                for skipped in shared?.skipped {
+                    tracing::warn!("not shared: {}: {}", skipped.path.display(), skipped.why);
+                }
+            }
+            () = stop.cancelled() => break,
+        }
+    }
+    let input = Input::of(args);
+    let found = Found::default();
+    let history = state.join("history");
+    let mut prompt = match input {
+        Input::Prompt => Some(Prompt::open(&history, node.clone(), found.clone())?),
+        Input::Lines | Input::Nothing => None,
+    };
+    let terminal = prompt.as_ref().map(|_| Terminal::remember());
+    let sink = match &mut prompt {
+        Some(prompt) => Sink::Prompt(prompt.printer()?),
+        None => Sink::Streams,
+    };
+    let (output, writer) = Output::start(args.json, sink, bars.clone());
+    if prompt.is_some() {
+        log.through(output.clone());
+    }
+    stop_when(writer.broken(), stop.clone());
+    greet(args, node, &state, &output).await;
+    let printing = tokio::spawn(print(node.clone(), events, output.clone()));
+    tokio::select! {
+        () = connect(args, node) => {}
+        () = stop.cancelled() => {}
+    }
+    let rejoining = (!args.manual).then(|| tokio::spawn(rejoin(node.clone())).abort_handle());
+    let requests = match (prompt, input) {
+        (Some(prompt), _) => prompt.read(&history, node.name(), output.paint()),
+        (None, Input::Nothing) => mpsc::channel(1).1,
+        (None, _) => console::read_lines(),
+    };
+    let session = Session {
+        node: node.clone(),
+        state,
+        downloads: folders::downloads(args.downloads.as_deref()),
+        found,
+        log,
+        bars,
+        rejoining,
+    };
+    let (ok, last) = obey(&session, requests, &output, stop).await;
+    if args.headless && last.is_none() {
+        stop.cancelled().await;
+    }
+    let ending = Ending { events: printing, writer, _last: last, _terminal: terminal };
+    Ok((ok || input == Input::Prompt, ending))
+}
+
+/// Where commands come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Input {
+    Prompt,
+    Lines,
+    Nothing,
+}
+
+impl Input {
+    fn of(args: &RunArgs) -> Self {
+        let typed = io::stdin().is_terminal();
+        match (args.headless, args.json) {
+            // In the background, reading from the terminal would stop the process.
+            (true, _) if typed => Self::Nothing,
+            (false, false) if typed && io::stdout().is_terminal() => Self::Prompt,
+            _ => Self::Lines,
+        }
+    }
+}
+
+/// Carries out commands, one at a time, until there are no more or one stops the node, which is
+/// then given back. False where one failed.
+async fn obey(
+    session: &Session,
+    mut requests: mpsc::Receiver<Request>,
+    output: &Output,
+    stop: &CancellationToken,
+) -> (bool, Option<Request>) {
+    let mut ok = true;
+    loop {
+        let request = tokio::select! {
+            biased;
+            () = stop.cancelled() => return (ok, None),
+            request = requests.recv() => request,
+        };
+        let Some(request) = request else {
+            return (ok, None);
+        };
+        let (name, result, stops) = match Command::parse(&request.line) {
+            Ok(None) => continue,
+            Ok(Some(command)) => {
+                let name = command.name().to_owned();
+                let stops = matches!(command, Command::Exit | Command::Shutdown);
+                let result = tokio::select! {
+                    biased;
+                    result = session.execute(command) => result,
+                    () = stop.cancelled() => return (ok, None),
+                };
+                (name, result, stops)
+            }
+            Err(error) => (error.command, Err(anyhow::anyhow!(error.message)), false),
+        };
+        ok &= result.is_ok();
+        output.result(&name, &result).await;
+        if stops {
+            return (ok, Some(request));
+        }
+    }
+}
+
+async fn print(node: Node, mut events: peerkit::Events, output: Output) {
+    while let Some(event) = events.next().await {
+        output.event(&node, &event).await;
+    }
+}
+
+/// Tells who this node is and how to reach it.
+async fn greet(args: &RunArgs, node: &Node, state: &Path, output: &Output) {
+    if output.is_json() {
+        output.text(json::line(&Started::new(node, state))).await;
+        return;
+    }
+    let paint = output.paint();
+    let listening = node.listening();
+    let listening: Vec<String> = listening.iter().map(ToString::to_string).collect();
+    let mut text = format!(
+        "{} is up in network {}\n  {} {}\n  {} {}\n  {} {}\n",
+        paint.name(&plain(node.name())),
+        paint.strong(&plain(node.network())),
+        paint.faint("id     "),
+        node.id(),
+        paint.faint("listens"),
+        listening.join(", "),
+        paint.faint("state  "),
+        state.display(),
+    );
+    if let Some(address) = reachable(node) {
+        let network = match args.network.as_str() {
+            "peerkit" => String::new(),
+            name => format!(" --network '{}'", plain(name)),
+        };
+        let line = format!("peerkit run {address}{network}");
+        text.push_str(&format!("To join from another machine: {}\n", paint.good(&line)));
+    }
+    if Input::of(args) == Input::Prompt {
+        text.push_str(&paint.faint("`help` lists the commands, Ctrl-D leaves."));
+        text.push('\n');
+    }
+    output.text(text).await;
+}
+
+/// The address to type on another machine.
+fn reachable(node: &Node) -> Option<Address> {
+    let listening = node.listening();
+    let everywhere = listening.iter().find(|socket| socket.ip().is_unspecified());
+    match everywhere {
+        Some(socket) => {
+            let ip = host::address().unwrap_or_else(|| std::net::Ipv4Addr::LOCALHOST.into());
+            Some(Address::from_socket((ip, socket.port()).into()))
+        }
+        None => listening.first().copied().map(Address::from),
+    }
+}
+
+/// Connects to every address given, all at once. Those that can't be reached show in events.
+async fn connect(args: &RunArgs, node: &Node) {
+    let mut dials = JoinSet::new();
+    for address in args.addresses.clone() {
+        let node = node.clone();
+        let manual = args.manual;
+        dials.spawn(async move {
+            if manual {
+                node.connect(address).await.map(drop)
+            } else {
+                node.join(&[address]).await.map(drop)
+            }
+        });
+    }
+    while dials.join_next().await.is_some() {}
+}
+
+/// Meets the peers of earlier runs again.
+async fn rejoin(node: Node) {
+    match node.rejoin(REJOIN).await {
+        Ok(peers) => tracing::debug!(peers = peers.len(), "rejoined"),
+        Err(error) => tracing::warn!(%error, "could not rejoin"),
+    }
+}
+
+fn stop_when(first: CancellationToken, then: CancellationToken) {
+    tokio::spawn(async move {
+        first.cancelled().await;
+        then.cancel();
+    });
+}
+
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    if let Err(error) = absolute.metadata() {
+        bail!("can't share {}: {error}", path.display());
+    }
+    Ok(absolute)
+}

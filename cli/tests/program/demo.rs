@@ -1,0 +1,79 @@
+//! The demo does what it says.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::harness::{peerkit, run};
+
+#[test]
+fn every_step_works_and_nothing_is_left_behind() {
+    let home = tempfile::tempdir().unwrap();
+    let temporary = home.path().join("tmp");
+    let own = home.path().join("own");
+    fs::create_dir_all(&temporary).unwrap();
+    fs::create_dir_all(own.join("deeper")).unwrap();
+    fs::write(own.join("deeper/mine.txt"), "my own").unwrap();
+    let mut command = peerkit(home.path());
+    command.env("TMPDIR", &temporary).args(["demo", "--json", "--dir"]).arg(&own);
+    let output = run(command, "");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let steps: Vec<&str> = lines.iter().map(|line| line["step"].as_str().unwrap()).collect();
+    assert!(lines.iter().all(|line| line["ok"] == true), "{lines:#?}");
+    let expected = [
+        "start",
+        "join",
+        "discover",
+        "broadcast",
+        "message",
+        "ping",
+        "share",
+        "search",
+        "fetch",
+        "map",
+        "leave",
+        "end",
+    ];
+    assert_eq!(steps, expected);
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+    let line = |step: &str| lines.iter().find(|line| line["step"] == step).unwrap();
+    assert_eq!(line("discover")["size"], 8);
+    assert_eq!(line("broadcast")["reached"], 7);
+    assert_eq!(line("leave")["left"], 7);
+    let hashes = line("fetch")["hashes"].as_array().unwrap();
+    let mine = blake3::hash(b"my own").to_hex().to_string();
+    assert!(hashes.iter().any(|file| file["hash"] == mine.as_str()), "{hashes:?}");
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0);
+}
+
+#[test]
+fn the_hashes_are_those_of_b3sum() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = peerkit(home.path());
+    command.env("TMPDIR", home.path()).args(["demo", "--nodes", "3", "--keep"]);
+    let output = run(command, "");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    assert!(!text.contains('\u{1b}'));
+    let lines = text.lines().filter_map(|line| line.trim().split_once("  /"));
+    let mut checked = 0;
+    for (hash, path) in lines.filter(|(hash, _)| hash.len() == 64) {
+        let bytes = fs::read(Path::new("/").join(path)).unwrap();
+        assert_eq!(blake3::hash(&bytes).to_hex().as_str(), hash, "{path}");
+        checked += 1;
+    }
+    assert_eq!(checked, 8, "{text}");
+}
+
+#[test]
+fn a_folder_that_is_not_there_fails_it() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = peerkit(home.path());
+    command.env("TMPDIR", home.path()).args(["demo", "--nodes", "3", "--dir", "/not/there"]);
+    let output = run(command, "");
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("✗ share") && text.contains("/not/there"), "{text}");
+}

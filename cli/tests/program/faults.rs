@@ -1,0 +1,131 @@
+//! Nodes that are killed in the middle of it: the others say so and live on.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::harness::{PATIENCE, Program, line};
+
+/// Bytes of all files in a folder and those in it.
+fn bytes_in(folder: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return 0;
+    };
+    let entries = entries.filter_map(Result::ok);
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(data) if data.is_dir() => bytes_in(&entry.path()),
+            Ok(data) => data.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+#[test]
+fn killed_in_the_middle_of_a_fetch() {
+    let home = tempfile::tempdir().unwrap();
+    // A hole: large, and yet nothing to write before it is fetched.
+    let large = home.path().join("large.bin");
+    File::create(&large).unwrap().set_len(2 << 30).unwrap();
+    let mut line = line(home.path(), &["--share", large.to_str().unwrap()]);
+    let hash = line.a.run("search large")["files"][0]["hash"].clone();
+    let hash = hash.as_str().unwrap().to_owned();
+    line.a.write(&format!("get {hash}"));
+    let begun = Instant::now();
+    let downloads = line.a.downloads.clone();
+    while bytes_in(&downloads) == 0 {
+        assert!(begun.elapsed() < PATIENCE, "the fetch has begun");
+        thread::sleep(Duration::from_millis(1));
+    }
+    line.c.kill();
+
+    let result = line.a.result();
+    assert_eq!(result["ok"], false, "{result}");
+    assert!(!result["error"].as_str().unwrap().is_empty());
+    assert!(!downloads.join("large.bin").exists(), "what is not whole has not the name");
+    let event = line.b.event("outbound_node_disconnected");
+    assert_eq!(event["peer"]["name"], "carol");
+    assert_eq!(event["data"]["by_peer"], false);
+
+    assert_eq!(line.a.run("size")["size"], 2);
+    let small = home.path().join("small.txt");
+    fs::write(&small, "still works").unwrap();
+    line.b.run(&format!("add {}", small.display()));
+    let hash = line.a.run("search small")["files"][0]["hash"].clone();
+    let got = line.a.run(&format!("get {}", hash.as_str().unwrap()));
+    assert_eq!(fs::read(got["path"].as_str().unwrap()).unwrap(), b"still works");
+}
+
+#[test]
+fn killed_in_the_middle_of_its_own_flood() {
+    let home = tempfile::tempdir().unwrap();
+    let mut line = line(home.path(), &[]);
+    let mut stdin = line.a.take_stdin();
+    let flood = thread::spawn(move || {
+        let text = "y".repeat(500);
+        // Until the process is gone, which breaks the pipe.
+        while writeln!(stdin, "msg {text}").is_ok() {}
+    });
+    for _ in 0..500 {
+        line.b.event("node_message");
+    }
+    line.a.kill();
+    flood.join().unwrap();
+    let event = line.b.event("inbound_node_disconnected");
+    assert_eq!(event["peer"]["name"], "alice");
+    assert_eq!(event["data"]["by_peer"], false);
+    line.b.run("send carol alive");
+    assert_eq!(line.c.event("node_message")["data"], "alive");
+    assert_eq!(line.b.run("peers")["peers"].as_array().unwrap().len(), 1);
+    line.b.exit();
+    line.c.exit();
+}
+
+#[test]
+fn killed_in_the_middle_of_a_flood_to_it() {
+    let home = tempfile::tempdir().unwrap();
+    let mut bob = Program::start(home.path(), "bob", &[]);
+    let mut alice = Program::start(home.path(), "alice", &[&bob.address]);
+    alice.event("outbound_node_connected");
+    let text = "z".repeat(100_000);
+    for n in 0..50 {
+        alice.write(&format!("msg {n} {text}"));
+    }
+    bob.event("node_message");
+    bob.kill();
+    let event = alice.event("outbound_node_disconnected");
+    assert_eq!(event["data"]["by_peer"], false);
+    assert!(!event["data"]["reason"].as_str().unwrap().is_empty());
+    for _ in 0..50 {
+        assert_eq!(alice.result()["result"], "msg");
+    }
+    assert_eq!(alice.run("msg anybody?")["sent_to"], 0);
+    assert_eq!(alice.run("size")["size"], 1);
+
+    let mut bob = Program::start(home.path(), "bob", &[]);
+    alice.run(&format!("connect {}", bob.address));
+    alice.run("msg welcome back");
+    assert_eq!(bob.event("node_message")["data"], "welcome back");
+}
+
+#[test]
+fn a_kept_link_is_made_again_after_a_kill() {
+    let home = tempfile::tempdir().unwrap();
+    let mut bob = Program::start(home.path(), "bob", &[]);
+    let address = bob.address.clone();
+    let mut alice = Program::start(home.path(), "alice", &[]);
+    alice.run(&format!("connect {address} --reconnect"));
+    alice.event("outbound_node_connected");
+    bob.kill();
+    alice.event("outbound_node_disconnected");
+    let event = alice.event("node_reconnection_error");
+    assert_eq!(event["data"]["address"], address.as_str());
+    assert_eq!(event["data"]["tries"], 1);
+    let mut bob = Program::start(home.path(), "bob", &["--listen", &address]);
+    alice.event("outbound_node_connected");
+    bob.event("inbound_node_connected");
+    alice.exit();
+    bob.exit();
+}

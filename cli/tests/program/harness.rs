@@ -1,0 +1,315 @@
+//! A running `peerkit run --json`, its lines read in a thread, everything awaited with a deadline.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// What nothing here takes on a machine that is not standing still.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program, with nothing of the machine's own settings.
+pub(crate) fn peerkit(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_peerkit"));
+    command
+        .env_remove("NO_COLOR")
+        .env_remove("PEERKIT_LOG")
+        .env_remove("PEERKIT_SECRET")
+        .env_remove("XDG_DOWNLOAD_DIR")
+        .env("HOME", home)
+        .env("XDG_DATA_HOME", home.join("data"))
+        .env("XDG_CONFIG_HOME", home.join("config"))
+        .env("TERM", "xterm-256color")
+        .env("CLICOLOR_FORCE", "0")
+        .stdin(Stdio::null());
+    command
+}
+
+/// Runs the program to its end, with `input` on standard input.
+pub(crate) fn run(mut command: Command, input: &str) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_owned();
+    // What the program does not read it does not want: not this test's failure.
+    let writer = thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
+    let (done, wait) = mpsc::channel();
+    thread::spawn(move || done.send(child.wait_with_output()));
+    let output = wait.recv_timeout(PATIENCE).expect("the program has ended");
+    writer.join().unwrap();
+    output.unwrap()
+}
+
+/// A node in a process of its own.
+pub(crate) struct Program {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+    stderr: Option<JoinHandle<String>>,
+    events: VecDeque<Value>,
+    results: VecDeque<Value>,
+    pub(crate) name: String,
+    pub(crate) id: String,
+    /// Where it listens.
+    pub(crate) address: String,
+    /// The first line.
+    pub(crate) started: Value,
+    pub(crate) downloads: PathBuf,
+}
+
+impl Program {
+    /// Starts a node named `name`, whose folders are in `home`, with `--manual`.
+    pub(crate) fn start(home: &Path, name: &str, args: &[&str]) -> Self {
+        let mut all = vec!["--manual"];
+        all.extend_from_slice(args);
+        Self::start_with(home, name, &all)
+    }
+
+    /// Starts a node named `name`, whose folders are in `home`.
+    pub(crate) fn start_with(home: &Path, name: &str, args: &[&str]) -> Self {
+        let downloads = home.join(format!("{name}-downloads"));
+        let mut child = peerkit(home)
+            .args(["run", "--json", "--listen", "127.0.0.1:0", "--name", name])
+            .arg("--state")
+            .arg(home.join(name))
+            .arg("--downloads")
+            .arg(&downloads)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in stdout.lines() {
+                if sender.send(line.unwrap()).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut stderr = child.stderr.take().unwrap();
+        let stderr = thread::spawn(move || {
+            let mut text = String::new();
+            let _ = stderr.read_to_string(&mut text);
+            text
+        });
+        let mut program = Self {
+            stdin: child.stdin.take(),
+            child,
+            lines,
+            stderr: Some(stderr),
+            events: VecDeque::new(),
+            results: VecDeque::new(),
+            name: name.to_owned(),
+            id: String::new(),
+            address: String::new(),
+            started: Value::Null,
+            downloads,
+        };
+        let first = program.line().expect("a first line");
+        assert_eq!(first["event"], "node_started", "{first}");
+        program.id = first["node"].as_str().unwrap().to_owned();
+        program.address = first["listen"][0].as_str().unwrap().to_owned();
+        program.started = first;
+        program
+    }
+
+    /// Writes a command and does not wait for it.
+    pub(crate) fn write(&mut self, command: &str) {
+        let stdin = self.stdin.as_mut().expect("standard input is open");
+        writeln!(stdin, "{command}").unwrap();
+    }
+
+    /// Takes standard input away, to write to it from elsewhere or to close it.
+    pub(crate) fn take_stdin(&mut self) -> ChildStdin {
+        self.stdin.take().expect("standard input is open")
+    }
+
+    /// Carries out a command; gives its result, which has to be good.
+    pub(crate) fn run(&mut self, command: &str) -> Value {
+        let result = self.attempt(command);
+        assert_eq!(result["ok"], true, "{command}: {result}");
+        result
+    }
+
+    /// Carries out a command that has to fail; gives the error's text.
+    pub(crate) fn fail(&mut self, command: &str) -> String {
+        let result = self.attempt(command);
+        assert_eq!(result["ok"], false, "{command}: {result}");
+        result["error"].as_str().expect("an error's text").to_owned()
+    }
+
+    /// Carries out a command.
+    pub(crate) fn attempt(&mut self, command: &str) -> Value {
+        self.write(command);
+        self.result()
+    }
+
+    /// The next result.
+    pub(crate) fn result(&mut self) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(result) = self.results.pop_front() {
+                return result;
+            }
+            self.read(deadline, "a result");
+        }
+    }
+
+    /// The first event of that name that nobody has taken yet.
+    pub(crate) fn event(&mut self, name: &str) -> Value {
+        self.event_where(name, |_| true)
+    }
+
+    /// The first event of that name that fits and that nobody has taken yet.
+    pub(crate) fn event_where(&mut self, name: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut events = self.events.iter();
+            let found = events.position(|event| event["event"] == name && fits(event));
+            if let Some(event) = found.and_then(|index| self.events.remove(index)) {
+                return event;
+            }
+            self.read(deadline, name);
+        }
+    }
+
+    /// Events that have come and that nobody has taken.
+    pub(crate) fn untaken(&self, name: &str) -> Vec<&Value> {
+        let events = self.events.iter();
+        events.filter(|event| event["event"] == name).collect()
+    }
+
+    fn read(&mut self, deadline: Instant, what: &str) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match self.lines.recv_timeout(left) {
+            Ok(line) => drop(self.sort(&line)),
+            Err(error) => {
+                panic!("{}: no {what}: {error}; events so far: {:#?}", self.name, self.events)
+            }
+        }
+    }
+
+    /// Standard output holds JSON lines and nothing else.
+    fn sort(&mut self, line: &str) -> Value {
+        let value: Value =
+            serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+        assert!(value.is_object(), "{line}");
+        if value.get("result").is_some() {
+            assert!(value["ok"].is_boolean(), "{line}");
+            self.results.push_back(value.clone());
+        } else {
+            assert!(value["event"].is_string() && value["node"].is_string(), "{line}");
+            assert!(value.get("peer").is_some() && value.get("data").is_some(), "{line}");
+            self.events.push_back(value.clone());
+        }
+        value
+    }
+
+    fn line(&mut self) -> Option<Value> {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => Some(serde_json::from_str(&line).expect("JSON")),
+            Err(_) => None,
+        }
+    }
+
+    /// Sends a signal.
+    #[cfg(unix)]
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Kills the process: no goodbye, nothing saved.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Whether the process still runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Reads what is left of the output, and waits for the end: status and standard error.
+    pub(crate) fn wait(&mut self) -> (ExitStatus, String) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => drop(self.sort(&line)),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("{} does not end", self.name),
+            }
+        }
+        let status = self.child.wait().unwrap();
+        let stderr = self.stderr.take().map(|stderr| stderr.join().unwrap());
+        (status, stderr.unwrap_or_default())
+    }
+
+    /// Stops the node by a command: status and standard error.
+    pub(crate) fn stop(&mut self) -> (ExitStatus, String) {
+        self.run("exit");
+        self.wait()
+    }
+
+    /// Stops the node by a command: all has to have gone well, and nothing been complained of.
+    pub(crate) fn exit(mut self) {
+        let (status, stderr) = self.stop();
+        assert_eq!((status.code(), stderr.as_str()), (Some(0), ""), "{}", self.name);
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Three nodes in a line: `a` has dialled `b`, `b` has dialled `c`, and both ends know.
+pub(crate) struct Line {
+    pub(crate) a: Program,
+    pub(crate) b: Program,
+    pub(crate) c: Program,
+}
+
+/// Starts three nodes in a line, `c` with `args` more.
+pub(crate) fn line(home: &Path, args: &[&str]) -> Line {
+    let mut c = Program::start(home, "carol", args);
+    let mut b = Program::start(home, "bob", &[&c.address]);
+    let mut a = Program::start(home, "alice", &[&b.address]);
+    a.event("outbound_node_connected");
+    b.event("outbound_node_connected");
+    b.event("inbound_node_connected");
+    c.event("inbound_node_connected");
+    Line { a, b, c }
+}
+
+impl Line {
+    /// Stops all three, which have to have nothing to complain of.
+    pub(crate) fn exit(self) {
+        self.a.exit();
+        self.b.exit();
+        self.c.exit();
+    }
+}
+
+/// `len` bytes that look random and are the same every time.
+pub(crate) fn content(seed: u8, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&[seed]).finalize_xof().fill(&mut bytes);
+    bytes
+}

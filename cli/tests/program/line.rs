@@ -1,0 +1,358 @@
+//! Three nodes in a line, and every command of the design.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Program, content, line};
+
+fn ids(nodes: &Value) -> BTreeSet<String> {
+    let nodes = nodes.as_array().unwrap().iter();
+    nodes.map(|node| node["id"].as_str().unwrap().to_owned()).collect()
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[test]
+fn a_start_tells_who_and_where() {
+    let home = tempfile::tempdir().unwrap();
+    let node = Program::start(home.path(), "alice", &[]);
+    let started = &node.started;
+    assert_eq!(started["name"], "alice");
+    assert_eq!(started["network"], "peerkit");
+    assert_eq!(started["peer"], Value::Null);
+    assert_eq!(started["data"], Value::Null);
+    assert_eq!(node.id.len(), 64);
+    assert!(node.address.starts_with("127.0.0.1:") && !node.address.ends_with(":0"));
+    node.exit();
+}
+
+#[test]
+fn discovery_counts_hops() {
+    let home = tempfile::tempdir().unwrap();
+    let mut line = line(home.path(), &[]);
+    let [a, b, c] = [&line.a, &line.b, &line.c].map(|node| node.id.clone());
+
+    let alone = line.a.run("discover 0");
+    assert_eq!(ids(&alone["nodes"]), BTreeSet::from([a.clone()]));
+    let near = line.a.run("discover 1");
+    assert_eq!(ids(&near["nodes"]), BTreeSet::from([a.clone(), b.clone()]));
+    assert_eq!(near["size"], 2);
+    let all = line.a.run("discover -1");
+    assert_eq!(ids(&all["nodes"]), BTreeSet::from([a.clone(), b.clone(), c.clone()]));
+    assert_eq!((&all["size"], &all["links"]), (&json!(3), &json!(2)));
+    assert!(all["elapsed_ms"].is_number());
+    let two = line.a.run("discover 2");
+    assert_eq!(ids(&two["nodes"]), ids(&all["nodes"]));
+    assert_eq!(ids(&line.a.run("discover")["nodes"]), ids(&all["nodes"]));
+
+    let nodes = all["nodes"].as_array().unwrap();
+    let bob = nodes.iter().find(|node| node["id"] == json!(b)).unwrap();
+    assert_eq!(keys(bob), ["address", "id", "inbound", "name", "outbound"]);
+    assert_eq!(bob["name"], "bob");
+    assert_eq!(bob["address"], line.b.address);
+    assert_eq!(bob["outbound"], json!([c]));
+    assert_eq!(bob["inbound"], json!([a]));
+
+    assert_eq!(line.c.run("size")["size"], 3);
+    let network = line.c.run("network")["network"].clone();
+    assert_eq!(network["nodes"], 3);
+    assert_eq!(network["links"], 2);
+    assert_eq!(network["components"], 1);
+    assert_eq!(network["diameter"], 2);
+    assert_eq!(network["cut_nodes"], json!([b]));
+    line.exit();
+}
+
+#[test]
+fn a_file_is_found_and_fetched_without_a_link() {
+    let home = tempfile::tempdir().unwrap();
+    let shared = home.path().join("shared");
+    fs::create_dir_all(shared.join("sub")).unwrap();
+    let bytes = content(1, (3 << 20) + 17);
+    fs::write(shared.join("a film.bin"), &bytes).unwrap();
+    fs::write(shared.join("sub/empty"), "").unwrap();
+    let mut line = line(home.path(), &["--share", shared.to_str().unwrap()]);
+
+    let file = shared.join("a film.bin");
+    let added = line.c.run(&format!("add {}", file.display()));
+    let hash = blake3::hash(&bytes).to_hex().to_string();
+    let expected =
+        json!([{"hash": hash, "name": "a film.bin", "size": bytes.len(), "kind": "file"}]);
+    assert_eq!(added["files"], expected);
+    assert_eq!(line.c.run("files")["files"].as_array().unwrap().len(), 2);
+
+    let found = line.a.run("search A FILM");
+    let files = found["files"].as_array().unwrap();
+    let film = files.iter().find(|file| file["hash"] == json!(hash)).expect("the file is found");
+    assert_eq!(film["sources"], json!([line.c.id]));
+    let to = home.path().join("fetched.bin");
+    let got = line.a.run(&format!("get {hash} {}", to.display()));
+    assert_eq!(got["path"], json!(to));
+    assert_eq!(got["bytes"], bytes.len());
+    assert!(got["seconds"].is_number());
+    assert_eq!(fs::read(&to).unwrap(), bytes);
+
+    let found = line.a.run("search shared");
+    let folder = &found["files"][0];
+    assert_eq!(folder["kind"], "folder");
+    let digits = &folder["hash"].as_str().unwrap()[..12];
+    let got = line.a.run(&format!("req {digits}"));
+    assert_eq!(got["result"], "get");
+    assert_eq!(got["path"], json!(line.a.downloads.join("shared")));
+    let folder = line.a.downloads.join("shared");
+    assert_eq!(fs::read(folder.join("a film.bin")).unwrap(), bytes);
+    assert_eq!(fs::read(folder.join("sub/empty")).unwrap(), b"");
+    let peers = line.a.run("peers");
+    assert_eq!(ids(&peers["peers"]), BTreeSet::from([line.b.id.clone()]), "no link was made");
+
+    let removed = line.c.run(&format!("remove {hash}"));
+    assert_eq!(removed["files"], expected);
+    assert_eq!(line.c.run("files")["files"].as_array().unwrap().len(), 1);
+    assert!(line.c.fail(&format!("remove {hash}")).contains("not shared"));
+    let left = line.a.run("search film.bin");
+    assert_eq!(left["files"].as_array().unwrap().len(), 1, "it is still in the folder: {left}");
+    line.c.run("remove shared");
+    assert_eq!(line.a.run("search film.bin")["files"], json!([]));
+    let (status, stderr) = line.c.stop();
+    assert_eq!((status.code(), stderr.as_str()), (Some(1), ""), "a command has failed");
+    line.a.exit();
+    line.b.exit();
+}
+
+#[test]
+fn a_changed_share_is_noticed() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("notes.txt");
+    fs::write(&file, "one").unwrap();
+    let mut node = Program::start(home.path(), "alice", &["--share", file.to_str().unwrap()]);
+    assert_eq!(node.run("refresh")["files"], json!([]));
+    fs::write(&file, "two and more").unwrap();
+    let refreshed = node.run("refresh");
+    let hash = blake3::hash(b"two and more").to_hex().to_string();
+    assert_eq!(refreshed["files"][0]["hash"], json!(hash));
+    assert_eq!(node.run("files")["files"][0]["size"], 12);
+    node.exit();
+}
+
+#[test]
+fn messages_reach_whom_they_are_for() {
+    let home = tempfile::tempdir().unwrap();
+    let mut line = line(home.path(), &[]);
+    assert_eq!(line.b.run("msg  hello \"all\" ")["sent_to"], 2);
+    for node in [&mut line.a, &mut line.c] {
+        let event = node.event("node_message");
+        assert_eq!(event["data"], " hello \"all\" ");
+        assert_eq!(event["peer"]["name"], "bob");
+        assert_eq!(event["peer"]["id"], json!(line.b.id));
+        assert_eq!(event["node"], json!(node.id));
+        assert_eq!(keys(&event["peer"]), ["address", "direction", "id", "name", "rtt_ms"]);
+    }
+    let by_name = line.b.run("send carol déjà vu \u{1b}[31m");
+    assert_eq!(by_name["peer"]["id"], json!(line.c.id));
+    assert_eq!(by_name["peer"]["direction"], "outbound");
+    assert_eq!(line.c.event("node_message")["data"], "déjà vu \u{1b}[31m");
+    let prefix = line.c.id[..10].to_owned();
+    line.b.run(&format!("send {prefix} two"));
+    assert_eq!(line.c.event("node_message")["data"], "two");
+    line.b.run(&format!("send {} three", line.c.id));
+    assert_eq!(line.c.event("node_message")["data"], "three");
+    assert!(line.a.untaken("node_message").is_empty());
+    assert!(line.b.fail("send dave hi").contains("dave"));
+    assert!(line.a.fail(&format!("send {prefix} hi")).contains(&prefix[..8]));
+    assert_eq!(line.b.stop().0.code(), Some(1), "commands have failed");
+    line.a.event("outbound_node_disconnected");
+}
+
+#[test]
+fn a_broadcast_reaches_all_once() {
+    let home = tempfile::tempdir().unwrap();
+    let mut line = line(home.path(), &[]);
+    let first = line.a.run("broadcast to all of you")["id"].clone();
+    let last = line.a.run("broadcast done")["id"].clone();
+    for node in [&mut line.b, &mut line.c] {
+        let event = node.event("node_broadcast");
+        assert_eq!(event["peer"], Value::Null);
+        let data = &event["data"];
+        assert_eq!(data["id"], first);
+        assert_eq!(data["author"], json!(line.a.id));
+        assert_eq!(data["title"], "");
+        assert_eq!(data["message"], "to all of you");
+        assert!(data["time"].as_u64().unwrap() > 1_700_000_000_000);
+        assert_eq!(node.event("node_broadcast")["data"]["id"], last);
+        node.run("ping");
+        assert!(node.untaken("node_broadcast").is_empty());
+    }
+    line.exit();
+}
+
+#[test]
+fn peers_and_pings_and_status() {
+    let home = tempfile::tempdir().unwrap();
+    let mut line = line(home.path(), &[]);
+    let ping = line.b.run("ping alice");
+    let pings = ping["pings"].as_array().unwrap();
+    assert_eq!(pings.len(), 1);
+    assert_eq!(pings[0]["peer"]["id"], json!(line.a.id));
+    assert!(pings[0]["rtt_ms"].as_f64().unwrap() > 0.0);
+    assert_eq!(line.b.run("ping")["pings"].as_array().unwrap().len(), 2);
+
+    let peers = line.b.run("peers");
+    let directions = |direction: &str| {
+        let peers = peers["peers"].as_array().unwrap().iter();
+        let peers = peers.filter(|peer| peer["direction"] == direction);
+        peers.map(|peer| peer["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(directions("inbound"), ["alice"]);
+    assert_eq!(directions("outbound"), ["carol"]);
+    for peer in peers["peers"].as_array().unwrap() {
+        assert!(peer["rtt_ms"].is_number(), "measured by ping: {peer}");
+    }
+    assert!(ids(&peers["known"]).contains(&line.c.id));
+
+    let status = line.b.run("status")["status"].clone();
+    assert_eq!(status["id"], json!(line.b.id));
+    assert_eq!((&status["inbound"], &status["outbound"]), (&json!(1), &json!(1)));
+    assert_eq!(status["name"], "bob");
+    line.exit();
+}
+
+#[test]
+fn links_are_closed_by_either_side_and_made_again() {
+    let home = tempfile::tempdir().unwrap();
+    let mut line = line(home.path(), &[]);
+    let closed = line.b.run("disconnect alice");
+    assert_eq!(closed["peer"]["id"], json!(line.a.id));
+    assert_eq!(closed["peer"]["direction"], "inbound");
+    line.b.event("node_disconnect_with_inbound_node");
+    let event = line.b.event("inbound_node_disconnected");
+    assert_eq!(event["data"]["by_peer"], false);
+    let event = line.a.event("outbound_node_disconnected");
+    assert_eq!(event["peer"]["name"], "bob");
+    assert_eq!(event["data"]["by_peer"], true);
+    assert!(event["data"]["reason"].as_str().unwrap().contains("request"));
+    assert_eq!(ids(&line.a.run("peers")["peers"]).len(), 0);
+    assert!(line.b.fail("disconnect alice").contains("alice"));
+
+    let address = line.b.address.clone();
+    let connected = line.a.run(&format!("connect {}@{address}", line.b.id));
+    assert_eq!(connected["peer"]["name"], "bob");
+    assert_eq!(connected["peer"]["address"], json!(address));
+    line.b.event("inbound_node_connected");
+    let wrong = line.a.fail(&format!("connect {}@{}", line.a.id, line.c.address));
+    assert!(wrong.contains(&line.c.address), "{wrong}");
+
+    let left = line.b.run("leave");
+    assert_eq!(left["peers"].as_array().unwrap().len(), 2);
+    line.a.event("outbound_node_disconnected");
+    line.c.event("inbound_node_disconnected");
+    assert_eq!(line.b.run("size")["size"], 1);
+    assert!(line.b.is_running());
+}
+
+#[test]
+fn a_node_joins_through_any_address_that_answers() {
+    let home = tempfile::tempdir().unwrap();
+    let b = Program::start(home.path(), "bob", &[]);
+    let mut a = Program::start(home.path(), "alice", &[]);
+    let joined = a.run(&format!("join 127.0.0.1:1 {}", b.address));
+    assert_eq!(joined["peers"][0]["id"], json!(b.id));
+    let error = a.event("outbound_node_connection_error");
+    assert_eq!(error["data"]["address"], "127.0.0.1:1");
+    assert!(error["data"]["error"].as_str().unwrap().contains("127.0.0.1:1"));
+    assert!(a.fail("join 127.0.0.1:1").contains("127.0.0.1:1"));
+    a.event("outbound_node_connection_error");
+    assert!(a.is_running());
+}
+
+#[test]
+fn an_address_that_does_not_answer_at_the_start_is_reported() {
+    let home = tempfile::tempdir().unwrap();
+    let b = Program::start(home.path(), "bob", &[]);
+    let mut a = Program::start(home.path(), "alice", &["127.0.0.1:1", &b.address]);
+    let error = a.event("outbound_node_connection_error");
+    assert_eq!(error["data"]["address"], "127.0.0.1:1");
+    let peers = a.run("peers");
+    assert_eq!(ids(&peers["peers"]), BTreeSet::from([b.id.clone()]));
+    a.exit();
+    b.exit();
+}
+
+#[test]
+fn the_map_is_drawn() {
+    let home = tempfile::tempdir().unwrap();
+    let mut line = line(home.path(), &[]);
+    let map = line.a.run("map")["map"].clone();
+    assert_eq!(map["nodes"].as_array().unwrap().len(), 3);
+    let edges = map["edges"].as_array().unwrap();
+    let edge = |from: &Program, to: &Program| json!({"from": from.id, "to": to.id});
+    assert_eq!(edges.len(), 2);
+    assert!(edges.contains(&edge(&line.a, &line.b)) && edges.contains(&edge(&line.b, &line.c)));
+
+    let dot = home.path().join("my map.dot");
+    assert_eq!(line.a.run(&format!("map {}", dot.display()))["path"], json!(dot));
+    let text = fs::read_to_string(&dot).unwrap();
+    assert!(text.starts_with("digraph") && text.contains("alice"), "{text}");
+    assert!(text.contains(&format!("\"{}\" -> \"{}\"", line.a.id, line.b.id)));
+    let file = home.path().join("map.json");
+    line.a.run(&format!("map \"{}\"", file.display()));
+    let read: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(read, map);
+    let svg = home.path().join("map.svg");
+    assert!(line.a.fail(&format!("map {}", svg.display())).contains(".dot"));
+    assert!(!svg.exists());
+}
+
+#[test]
+fn peers_are_saved_and_loaded() {
+    let home = tempfile::tempdir().unwrap();
+    let mut line = line(home.path(), &[]);
+    // What a node knows is written to disk beside its other work.
+    while !ids(&line.b.run("peers")["known"]).contains(&line.c.id) {}
+    let file = home.path().join("peers.json");
+    let saved = line.b.run(&format!("save {}", file.display()));
+    assert_eq!(saved["path"], json!(file));
+    let text = fs::read_to_string(&file).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap();
+    assert!(text.contains(&line.c.id), "{text}");
+
+    let mut dave = Program::start(home.path(), "dave", &[]);
+    let loaded = dave.run(&format!("load {}", file.display()));
+    assert!(ids(&loaded["peers"]).contains(&line.c.id));
+    assert!(ids(&dave.run("peers")["peers"]).contains(&line.c.id));
+    assert!(dave.fail("load /does/not/exist").contains("/does/not/exist"));
+    let unnamed = line.b.run("save");
+    assert_eq!(unnamed["path"], json!(home.path().join("bob/peers.json")));
+    dave.kill();
+    line.exit();
+}
+
+#[test]
+fn errors_name_the_command_and_the_way_out() {
+    let home = tempfile::tempdir().unwrap();
+    let mut node = Program::start(home.path(), "alice", &[]);
+    let result = node.attempt("serach x");
+    assert_eq!(result["result"], "serach");
+    assert!(result["error"].as_str().unwrap().contains("`search`"));
+    assert_eq!(node.attempt("discover deep")["result"], "discover");
+    assert!(node.fail("connect 127.0.0.1").contains("has no port"));
+    assert!(node.fail("get 12").contains("search"));
+    assert!(node.fail("remove 12").contains("files"));
+    let missing = home.path().join("missing");
+    let error = node.fail(&format!("add {}", missing.display()));
+    assert!(error.contains("missing"), "{error}");
+    let myself = node.address.clone();
+    assert!(node.fail(&format!("connect {myself}")).contains("itself"));
+    node.write("");
+    assert_eq!(node.run("debug on")["debug"], true);
+    node.run("debug off");
+    assert!(node.run("help")["help"].as_str().unwrap().contains("broadcast TEXT"));
+    assert!(node.run("help get")["help"].as_str().unwrap().contains("req"));
+    let nobody = "get 0000000000000000000000000000000000000000000000000000000000000000";
+    assert!(node.fail(nobody).contains("000000"));
+    assert_eq!(node.run("stop")["result"], "exit");
+    assert_eq!(node.wait().0.code(), Some(1), "commands have failed");
+}

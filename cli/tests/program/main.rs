@@ -1,0 +1,11 @@
+//! The real program from outside: started, talked to through `--json`, signalled, killed.
+
+// The lint knows tests by their attribute, and what tests call has none.
+#![allow(clippy::unwrap_used)]
+
+mod demo;
+mod faults;
+mod harness;
+mod line;
+mod shell;
+mod stop;

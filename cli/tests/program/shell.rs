@@ -1,0 +1,225 @@
+//! The program as a shell sees it: arguments, exit status, streams.
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::harness::{PATIENCE, Program, peerkit, run};
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn wrong_usage_is_status_2() {
+    let home = tempfile::tempdir().unwrap();
+    for (args, hint) in [
+        (&["run", "127.0.0.1"][..], "has no port"),
+        (&["run", "--listen", "nonsense"], "has no port"),
+        (&["run", "--unknown"], "--unknown"),
+        (&["fly"], "fly"),
+        (&["man", "fly"], "fly"),
+        (&["demo", "--nodes", "1"], "3..=64"),
+        (&[], "Usage"),
+    ] {
+        let mut command = peerkit(home.path());
+        command.args(args);
+        let output = run(command, "");
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(text(&output.stderr).contains(hint), "{args:?}");
+        assert!(output.stdout.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn help_and_version_are_status_0() {
+    let home = tempfile::tempdir().unwrap();
+    for (args, hint) in [
+        (&["--help"][..], "peerkit demo"),
+        (&["run", "--help"], "PEERKIT_SECRET"),
+        (&["--version"], "peerkit "),
+        (&["completions", "bash"], "complete"),
+        (&["completions", "zsh"], "compdef"),
+        (&["man"], ".TH peerkit 1"),
+        (&["man", "run"], "\\-\\-headless"),
+    ] {
+        let mut command = peerkit(home.path());
+        command.args(args);
+        let output = run(command, "");
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert!(text(&output.stdout).contains(hint), "{args:?}");
+        assert!(output.stderr.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn an_identity_is_made_once_and_kept_private() {
+    let home = tempfile::tempdir().unwrap();
+    let id = || {
+        let mut command = peerkit(home.path());
+        command.arg("id").arg("--state").arg(home.path().join("alice"));
+        let output = run(command, "");
+        assert!(output.status.success());
+        text(&output.stdout).trim().to_owned()
+    };
+    let first = id();
+    assert_eq!(first.len(), 64);
+    assert_eq!(id(), first);
+    let key = home.path().join("alice/key");
+    let node = Program::start(home.path(), "alice", &[]);
+    assert_eq!(node.id, first);
+    node.exit();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+        let mut command = peerkit(home.path());
+        command.arg("id").arg("--state").arg(home.path().join("alice"));
+        let output = run(command, "");
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains("chmod 600"), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn without_state_given_the_data_folder_is_used() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = peerkit(home.path());
+    command.arg("id");
+    assert!(run(command, "").status.success());
+    assert!(home.path().join("data/peerkit/key").exists());
+}
+
+#[test]
+fn a_port_in_use_is_named_with_the_way_out() {
+    let home = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mut command = peerkit(home.path());
+    command.args(["run", "--listen", &format!("127.0.0.1:{port}")]);
+    let output = run(command, "");
+    assert_eq!(output.status.code(), Some(1));
+    let error = text(&output.stderr);
+    assert!(error.contains(&format!("port {port} is in use")), "{error}");
+    assert!(error.contains("--listen 127.0.0.1:0"), "{error}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_state_folder_serves_one_node_at_a_time() {
+    let home = tempfile::tempdir().unwrap();
+    let node = Program::start(home.path(), "alice", &[]);
+    let mut command = peerkit(home.path());
+    command.args(["run", "--listen", "127.0.0.1:0", "--state"]);
+    command.arg(home.path().join("alice"));
+    let output = run(command, "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("alice"), "{}", text(&output.stderr));
+    node.exit();
+}
+
+#[test]
+fn commands_are_carried_out_before_the_end_of_input_ends_it() {
+    let home = tempfile::tempdir().unwrap();
+    let mut bob = Program::start(home.path(), "bob", &[]);
+    let mut command = peerkit(home.path());
+    command.args(["run", "--listen", "127.0.0.1:0", "--manual", &bob.address]);
+    let output = run(command, "msg from a pipe\r\nsize");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stderr).is_empty(), "{}", text(&output.stderr));
+    assert_eq!(bob.event("node_message")["data"], "from a pipe");
+    let said = text(&output.stdout);
+    assert!(said.contains("sent to 1 node\n") && said.contains("2 nodes"), "{said}");
+    assert!(!said.contains('\u{1b}'), "no escape codes in a pipe: {said:?}");
+    bob.event("inbound_node_disconnected");
+    bob.exit();
+}
+
+#[test]
+fn no_colour_reaches_a_pipe_even_if_forced() {
+    let home = tempfile::tempdir().unwrap();
+    for (key, value) in [("NO_COLOR", "1"), ("CLICOLOR_FORCE", "1"), ("TERM", "dumb")] {
+        let mut command = peerkit(home.path());
+        command.env(key, value).args(["run", "--listen", "127.0.0.1:0"]);
+        let output = run(command, "help\nfiles\nnonsense\nmap\nstatus\n");
+        assert_eq!(output.status.code(), Some(1));
+        assert!(!output.stdout.contains(&0x1b) && !output.stderr.contains(&0x1b), "{key}");
+        assert!(text(&output.stderr).contains("`nonsense` is not a command"));
+    }
+}
+
+#[test]
+fn a_failed_command_is_status_1() {
+    let home = tempfile::tempdir().unwrap();
+    for json in [true, false] {
+        let mut command = peerkit(home.path());
+        command.args(["run", "--listen", "127.0.0.1:0"]);
+        command.args(json.then_some("--json"));
+        let output = run(command, "ping nobody\nsize\n");
+        assert_eq!(output.status.code(), Some(1), "json: {json}");
+        assert_eq!(output.stderr.is_empty(), json);
+    }
+}
+
+#[test]
+fn json_lines_and_nothing_else() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = peerkit(home.path());
+    command.args(["run", "--listen", "127.0.0.1:0", "--json"]).env("PEERKIT_LOG", "trace");
+    let output = run(command, "help\nstatus\n\nwhat\n\u{1b}[31mred\nexit\npeers\n");
+    let lines = text(&output.stdout).lines();
+    let lines: Vec<Value> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
+    let results = lines.iter().filter_map(|line| line["result"].as_str());
+    let results: Vec<&str> = results.collect();
+    assert_eq!(results, ["help", "status", "what", "\u{1b}[31mred", "exit"]);
+    assert_eq!(lines[0]["event"], "node_started");
+    assert!(!output.stderr.is_empty(), "the log goes to standard error");
+}
+
+#[test]
+fn a_reader_that_had_enough_is_no_error() {
+    let home = tempfile::tempdir().unwrap();
+    let mut child = peerkit(home.path())
+        .args(["run", "--listen", "127.0.0.1:0", "--json", "--headless"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(child.wait_with_output()));
+    let output = wait.recv_timeout(PATIENCE).expect("it ends").unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+}
+
+#[test]
+fn a_path_that_can_not_be_shared_stops_the_start() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = peerkit(home.path());
+    command.args(["run", "--listen", "127.0.0.1:0", "--share"]);
+    command.arg(home.path().join("nothing here"));
+    let output = run(command, "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("nothing here"));
+}
+
+#[test]
+fn nodes_of_different_networks_or_secrets_refuse_each_other() {
+    let home = tempfile::tempdir().unwrap();
+    let one = Program::start(home.path(), "one", &["--network", "red"]);
+    let mut other = Program::start(home.path(), "other", &["--network", "blue"]);
+    let error = other.fail(&format!("connect {}", one.address));
+    assert!(error.contains("network"), "{error}");
+    let mut command = peerkit(home.path());
+    command
+        .args(["run", "--listen", "127.0.0.1:0", "--network", "red"])
+        .env("PEERKIT_SECRET", "open sesame");
+    let output = run(command, &format!("connect {}\n", one.address));
+    assert_eq!(output.status.code(), Some(1));
+    let error = text(&output.stderr);
+    assert!(error.contains("secret") && !error.contains("sesame"), "{error}");
+}

@@ -1,0 +1,126 @@
+//! How a node ends, and what it finds when it starts again.
+#![cfg(unix)]
+
+use std::fs;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::harness::{Program, line};
+
+#[test]
+fn signals_stop_a_node_cleanly_and_peers_are_told() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let home = tempfile::tempdir().unwrap();
+        let mut line = line(home.path(), &[]);
+        line.b.signal(signal);
+        let (status, stderr) = line.b.wait();
+        assert_eq!((status.code(), stderr.as_str()), (Some(0), ""));
+        line.b.event("node_request_to_stop");
+        let event = line.a.event("outbound_node_disconnected");
+        assert_eq!(event["data"]["by_peer"], true);
+        assert!(event["data"]["reason"].as_str().unwrap().contains("stopping"), "{event}");
+        let event = line.c.event("inbound_node_disconnected");
+        assert_eq!(event["data"]["by_peer"], true);
+        line.a.exit();
+        line.c.exit();
+    }
+}
+
+#[test]
+fn a_signal_ends_a_command_that_takes_long() {
+    let home = tempfile::tempdir().unwrap();
+    // Nobody answers: the listener's queue takes the connection and that is all.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let mut node = Program::start(home.path(), "alice", &[]);
+    node.write(&format!("connect {address}"));
+    let (connection, _) = silent.accept().unwrap();
+    node.signal(Signal::TERM);
+    assert_eq!(node.wait().0.code(), Some(0));
+    drop(connection);
+}
+
+#[test]
+fn a_node_is_the_same_after_a_restart() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("book.txt");
+    fs::write(&file, "once upon a time").unwrap();
+    let bob = Program::start_with(home.path(), "bob", &[]);
+    let args = ["--share", file.to_str().unwrap(), &bob.address];
+    let mut alice = Program::start_with(home.path(), "alice", &args);
+    alice.event("outbound_node_connected");
+    let id = alice.id.clone();
+    alice.signal(Signal::TERM);
+    assert_eq!(alice.wait().0.code(), Some(0));
+
+    let mut alice = Program::start_with(home.path(), "alice", &[]);
+    assert_eq!(alice.id, id);
+    let event = alice.event("outbound_node_connected");
+    assert_eq!(event["peer"]["id"], json!(bob.id), "it rejoins through whom it knew");
+    let files = alice.run("files")["files"].clone();
+    assert_eq!(files[0]["name"], "book.txt");
+    alice.exit();
+
+    let mut alice = Program::start(home.path(), "alice", &[]);
+    let peers = alice.run("peers");
+    assert_eq!(peers["peers"], json!([]), "with --manual it makes no link by itself");
+    assert_eq!(peers["known"][0]["id"], json!(bob.id));
+    alice.exit();
+    bob.exit();
+}
+
+#[test]
+fn the_end_of_input_ends_a_node_unless_it_is_headless() {
+    let home = tempfile::tempdir().unwrap();
+    let mut node = Program::start(home.path(), "alice", &[]);
+    node.write("size");
+    drop(node.take_stdin());
+    assert_eq!(node.result()["size"], 1);
+    assert_eq!(node.wait().0.code(), Some(0));
+
+    let mut server = Program::start(home.path(), "bob", &["--headless"]);
+    server.write("size");
+    drop(server.take_stdin());
+    assert_eq!(server.result()["size"], 1);
+    let mut other = Program::start(home.path(), "carol", &[&server.address]);
+    other.run("msg still there?");
+    assert_eq!(server.event("node_message")["data"], "still there?");
+    assert!(server.is_running());
+    server.signal(Signal::TERM);
+    let (status, stderr) = server.wait();
+    assert_eq!((status.code(), stderr.as_str()), (Some(0), ""));
+    other.event("outbound_node_disconnected");
+    other.exit();
+}
+
+#[test]
+fn exit_and_shutdown_and_their_other_names() {
+    let home = tempfile::tempdir().unwrap();
+    for (word, name) in
+        [("exit", "exit"), ("stop", "exit"), ("quit", "exit"), ("shutdown", "shutdown")]
+    {
+        let mut node = Program::start(home.path(), "alice", &[]);
+        assert_eq!(node.run(word), json!({"result": name, "ok": true}));
+        assert_eq!(node.wait().0.code(), Some(0));
+    }
+}
+
+#[test]
+fn messages_sent_last_still_arrive() {
+    let home = tempfile::tempdir().unwrap();
+    let mut bob = Program::start(home.path(), "bob", &[]);
+    let mut alice = Program::start(home.path(), "alice", &[&bob.address]);
+    let text = "x".repeat(10_000);
+    for n in 0..200 {
+        alice.write(&format!("msg {n} {text}"));
+    }
+    alice.write("exit");
+    for n in 0..200 {
+        let data = bob.event("node_message")["data"].clone();
+        assert_eq!(data, json!(format!("{n} {text}")));
+    }
+    assert_eq!(alice.wait().0.code(), Some(0));
+    bob.event("inbound_node_disconnected");
+    bob.exit();
+}
