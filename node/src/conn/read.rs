@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use peerkit_proto::event::{Direction, Event, MessageFailure, Parting, Reason};
 use peerkit_proto::frame::{Frame, Refusal};
 use peerkit_proto::link::{Link, Output};
-use peerkit_proto::message::{Message, Packed};
+use peerkit_proto::message::{Compression, Message, Packed};
 use peerkit_proto::time::Instant;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
@@ -61,7 +61,7 @@ where
     let (from, to) = tokio::io::split(stream);
     let writer = tokio::spawn(write::write(inner.clone(), conn.clone(), to));
     let writer = AbortOnDropHandle::new(writer);
-    let reader = Reader {
+    let mut reader = Reader {
         inner: inner.clone(),
         conn: conn.clone(),
         link,
@@ -76,7 +76,10 @@ where
         close_at: None,
     };
     let Ended { parting, confirmed, flush } = match said {
-        Ok(()) => reader.read().await,
+        Ok(later) => {
+            reader.later = later;
+            reader.read().await
+        }
         Err(error) => Ended::lost(&error),
     };
     conn.outbox.close(parting.reason.clone(), None);
@@ -110,7 +113,11 @@ fn closed() -> Reason {
     Reason::Lost("closed without a goodbye".into())
 }
 
-async fn say_hello(link: &mut Link, stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+/// Says what the link has to say now. Returns its other outputs: what came behind the Hello.
+async fn say_hello(
+    link: &mut Link,
+    stream: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<Vec<Output>> {
     let mut out = Vec::new();
     let mut rest = Vec::new();
     while let Some(output) = link.poll() {
@@ -119,9 +126,9 @@ async fn say_hello(link: &mut Link, stream: &mut (impl AsyncWrite + Unpin)) -> i
             other => rest.push(other),
         }
     }
-    debug_assert!(rest.is_empty(), "frames are read once the link runs");
     stream.write_all(&out).await?;
-    stream.flush().await
+    stream.flush().await?;
+    Ok(rest)
 }
 
 struct Reader<R> {
@@ -265,6 +272,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     self.conn.outbox.break_off(reason.clone(), Some(&frame));
                 }
                 Output::Send(frame) => self.conn.control(&frame),
+                Output::Messages(packed) => self.on_messages(packed, &mut batch).await,
                 Output::Frame(frame) => self.on_frame(frame, &mut batch).await,
                 Output::Farewell(reason) => {
                     self.end(reason.clone(), true);
@@ -296,15 +304,18 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
+    async fn on_messages(&mut self, packed: Vec<Packed>, batch: &mut Batch) {
+        batch.messages.reserve(packed.len());
+        for packed in packed {
+            let Some(message) = self.unpack(packed).await else { return };
+            batch.bytes += message.body().len();
+            let peer = self.conn.peer.clone();
+            batch.messages.push(Event::NodeMessage { peer, message });
+        }
+    }
+
     async fn on_frame(&mut self, frame: Frame, batch: &mut Batch) {
         match frame {
-            Frame::Message(packed) => {
-                if let Some(message) = self.unpack(packed).await {
-                    batch.bytes += message.body().len();
-                    let peer = self.conn.peer.clone();
-                    batch.messages.push(Event::NodeMessage { peer, message });
-                }
-            }
             Frame::Request { id, name, body } => {
                 // In its order among the messages.
                 self.deliver(batch).await;
@@ -336,14 +347,17 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// Decompresses what is compressed; what can't be is the peer's fault.
     async fn unpack(&mut self, packed: Packed) -> Option<Message> {
-        let limit = self.inner.config.max_message;
-        match compress::unpack_async(packed, limit).await {
-            Ok(message) => Some(message),
-            Err(fault) => {
-                self.link.refuse(Reason::Fault(fault.to_string()));
-                None
+        let unpacked = match packed.compression {
+            Compression::None => {
+                let body = packed.payload.clone();
+                packed.unpack(body).map_err(|fault| fault.to_string())
             }
-        }
+            _ => {
+                let unpacking = compress::unpack_async(packed, self.inner.config.max_message);
+                unpacking.await.map_err(|fault| fault.to_string())
+            }
+        };
+        unpacked.map_err(|fault| self.link.refuse(Reason::Fault(fault))).ok()
     }
 
     fn serve(&mut self, id: u64, name: &str, message: Message) {
