@@ -1,6 +1,6 @@
 //! The task that reads one link: bytes in, frames to the overlay, messages to the application.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -57,6 +57,10 @@ where
     let timeout = inner.config.handshake_timeout;
     let said = tokio::time::timeout(timeout, say_hello(&mut link, &mut stream)).await;
     let said = said.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let (said, later) = match said {
+        Ok(later) => (Ok(()), later),
+        Err(error) => (Err(error), VecDeque::new()),
+    };
 
     let (from, to) = tokio::io::split(stream);
     let writer = tokio::spawn(write::write(inner.clone(), conn.clone(), to));
@@ -71,7 +75,7 @@ where
         pings,
         asked: BTreeMap::new(),
         serving: BTreeMap::new(),
-        later: Vec::new(),
+        later,
         end: None,
         close_at: None,
     };
@@ -106,18 +110,23 @@ where
     inner.link_done(&conn).await;
 }
 
-async fn say_hello(link: &mut Link, stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+/// Writes what the link has to say first. What it already has to tell us, because the other side
+/// spoke on right behind its Hello, is returned.
+async fn say_hello(
+    link: &mut Link,
+    stream: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<VecDeque<Output>> {
     let mut out = Vec::new();
-    let mut rest = Vec::new();
+    let mut later = VecDeque::new();
     while let Some(output) = link.poll() {
         match output {
             Output::Send(frame) => frame.encode(&mut out),
-            other => rest.push(other),
+            other => later.push_back(other),
         }
     }
-    debug_assert!(rest.is_empty(), "frames are read once the link runs");
     stream.write_all(&out).await?;
-    stream.flush().await
+    stream.flush().await?;
+    Ok(later)
 }
 
 struct Reader<R> {
@@ -133,7 +142,7 @@ struct Reader<R> {
     /// Requests of the peer that are being handled.
     serving: BTreeMap<u64, AbortHandle>,
     /// Outputs that came while others were being acted on.
-    later: Vec<Output>,
+    later: VecDeque<Output>,
     /// How the link ends, once that is known.
     end: Option<Parting>,
     /// When to stop waiting for the other side's goodbye.
@@ -284,10 +293,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// The next output, those put off first.
     fn poll(&mut self) -> Option<Output> {
-        match self.later.is_empty() {
-            true => self.link.poll(),
-            false => Some(self.later.remove(0)),
-        }
+        self.later.pop_front().or_else(|| self.link.poll())
     }
 
     async fn on_frame(&mut self, frame: Frame, batch: &mut Batch) {
@@ -391,7 +397,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                         while let Some(output) = self.link.poll() {
                             match output {
                                 Output::Send(frame) => self.conn.control(&frame),
-                                other => self.later.push(other),
+                                other => self.later.push_back(other),
                             }
                         }
                     }
