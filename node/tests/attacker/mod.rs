@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test file uses its part
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -217,9 +218,20 @@ pub fn text(text: &str) -> Frame {
     Frame::Message(Packed::plain(Message::text(text)))
 }
 
-/// What the system says that this process holds open.
+/// The TCP sockets that this process holds open; other descriptors come and go with the runtimes
+/// of the tests that wait for their turn.
 pub fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+    let tables: String = tables.iter().filter_map(|t| std::fs::read_to_string(t).ok()).collect();
+    let inodes: BTreeSet<_> =
+        tables.lines().filter_map(|line| line.split_whitespace().nth(9)).collect();
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    open.filter(|entry| {
+        let target = std::fs::read_link(entry.path()).unwrap_or_default();
+        let inode = target.to_str().and_then(|t| t.strip_prefix("socket:[")?.strip_suffix(']'));
+        inode.is_some_and(|inode| inodes.contains(inode))
+    })
+    .count()
 }
 
 /// Tasks of this test's runtime.
