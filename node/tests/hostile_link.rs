@@ -335,6 +335,23 @@ async fn requests_beyond_the_limit_get_busy() {
     victim.unharmed().await;
 }
 
+/// The limit counts requests, not numbers: one number for all of them does not get round it.
+#[tokio::test]
+async fn requests_that_all_have_one_number_end_the_link() {
+    let victim = Victim::new().await;
+    let running = serve_slowly(&victim);
+    let mut attacker = Attacker::link(victim.address()).await;
+    for _ in 0..1000 {
+        attacker.send(&request(1, "slow", "x")).await;
+        assert!(running.load(Ordering::SeqCst) <= 100);
+    }
+    assert_eq!(attacker.fault().await, "two requests of the same number");
+    let left = || running.load(Ordering::SeqCst).to_string();
+    until("no handler left", || running.load(Ordering::SeqCst) == 0, left).await;
+    drop(attacker);
+    victim.unharmed().await;
+}
+
 /// It pings and takes no pongs: its control lane fills, and the others do not notice.
 #[tokio::test]
 async fn a_peer_that_asks_and_never_reads_is_hung_up_on() {

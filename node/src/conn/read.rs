@@ -367,6 +367,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     fn serve(&mut self, id: u64, name: &str, message: Message) {
         self.serving.retain(|_, task| !task.is_finished());
+        if self.serving.contains_key(&id) {
+            // Its reply could not be told from the other's, and it would not be counted.
+            self.link.refuse(Reason::Fault("two requests of the same number".into()));
+            return;
+        }
         let refusal = match self.inner.requests.get(name) {
             None => Refusal::NoHandler,
             Some(_) if self.serving.len() >= self.inner.config.max_requests_per_peer => {

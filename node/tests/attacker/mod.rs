@@ -127,6 +127,36 @@ impl Attacker {
         within(LONG, "the victim does not read", sending).await;
     }
 
+    /// Sends `bytes` and reads at the same time, until `keep` has made `count` values of the frames
+    /// that came, or the victim has hung up.
+    pub async fn exchange<T>(
+        &mut self,
+        bytes: &[u8],
+        mut keep: impl FnMut(Frame) -> Option<T>,
+        count: usize,
+    ) -> Vec<T> {
+        let (mut from, mut to) = tokio::io::split(&mut self.stream);
+        let mut kept = Vec::new();
+        let sending = async {
+            let _ = to.write_all(bytes).await;
+            let _ = to.flush().await;
+        };
+        let reading = async {
+            while kept.len() < count {
+                let mut frames = Frames::split(&mut self.buffer, &Config::default()).unwrap();
+                while let Some(frame) = frames.next() {
+                    kept.extend(keep(frame.unwrap()));
+                }
+                if kept.len() < count && from.read_buf(&mut self.buffer).await.unwrap_or(0) == 0 {
+                    break;
+                }
+            }
+        };
+        let both = async { tokio::join!(sending, reading) };
+        within(LONG * 3, "an exchange", both).await;
+        kept
+    }
+
     /// The next frame; `None` once the connection has ended.
     pub async fn frame(&mut self) -> Option<Frame> {
         within(LONG, "no frame", self.next()).await
