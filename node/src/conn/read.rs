@@ -1,6 +1,6 @@
 //! The task that reads one link: bytes in, frames to the overlay, messages to the application.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use peerkit_proto::event::{Direction, Event, MessageFailure, Parting, Reason};
 use peerkit_proto::frame::{Frame, Refusal};
 use peerkit_proto::link::{Link, Output};
-use peerkit_proto::message::{Message, Packed};
+use peerkit_proto::message::{Compression, Message, Packed};
 use peerkit_proto::time::Instant;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
@@ -60,6 +60,10 @@ where
     let timeout = inner.config.handshake_timeout;
     let said = tokio::time::timeout(timeout, say_hello(&mut link, &mut stream)).await;
     let said = said.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let (said, later) = match said {
+        Ok(later) => (Ok(()), later),
+        Err(error) => (Err(error), VecDeque::new()),
+    };
 
     let (from, to) = tokio::io::split(stream);
     let writer = tokio::spawn(write::write(inner.clone(), conn.clone(), to));
@@ -74,7 +78,7 @@ where
         pings,
         asked: BTreeMap::new(),
         serving: BTreeMap::new(),
-        later: Vec::new(),
+        later,
         end: None,
         close_at: None,
     };
@@ -87,10 +91,10 @@ where
     let _ = tokio::time::timeout(flush, writer).await;
     conn.requests().clear();
 
-    let (accepted, sent) = (conn.outbox.accepted(), conn.meter.messages_sent());
+    let (accepted, taken) = conn.outbox.account();
     let failure = MessageFailure {
-        unsent: accepted.saturating_sub(sent),
-        unconfirmed: sent.saturating_sub(confirmed),
+        unsent: accepted.saturating_sub(taken),
+        unconfirmed: taken.saturating_sub(confirmed),
         reason: parting.reason.clone(),
     };
     if failure.unsent + failure.unconfirmed != 0 {
@@ -109,18 +113,27 @@ where
     inner.link_done(&conn).await;
 }
 
-async fn say_hello(link: &mut Link, stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+fn closed() -> Reason {
+    Reason::Lost("closed without a goodbye".into())
+}
+
+/// Writes what the link has to say first. What it already has to tell us, because the other side
+/// spoke on right behind its Hello, is returned.
+async fn say_hello(
+    link: &mut Link,
+    stream: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<VecDeque<Output>> {
     let mut out = Vec::new();
-    let mut rest = Vec::new();
+    let mut later = VecDeque::new();
     while let Some(output) = link.poll() {
         match output {
             Output::Send(frame) => frame.encode(&mut out),
-            other => rest.push(other),
+            other => later.push_back(other),
         }
     }
-    debug_assert!(rest.is_empty(), "frames are read once the link runs");
     stream.write_all(&out).await?;
-    stream.flush().await
+    stream.flush().await?;
+    Ok(later)
 }
 
 struct Reader<R> {
@@ -136,7 +149,7 @@ struct Reader<R> {
     /// Requests of the peer that are being handled.
     serving: BTreeMap<u64, AbortHandle>,
     /// Outputs that came while others were being acted on.
-    later: Vec<Output>,
+    later: VecDeque<Output>,
     /// How the link ends, once that is known.
     end: Option<Parting>,
     /// When to stop waiting for the other side's goodbye.
@@ -220,11 +233,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 Ok(false)
             }
             read = self.from.read_buf(&mut self.buffer) => match read {
-                Ok(0) => Err(Reason::Lost("closed without a goodbye".into())),
+                Ok(0) => Err(closed()),
                 Ok(bytes) => {
                     self.count(bytes);
                     Ok(true)
                 }
+                // TLS's own end is missing too where the other side was killed.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(closed()),
                 Err(error) => Err(Reason::Lost(error.to_string())),
             },
             () = self.inner.sleep_until(due) => {
@@ -263,6 +278,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     self.conn.outbox.break_off(reason, true);
                 }
                 Output::Send(frame) => self.conn.control(&frame),
+                Output::Messages(packed) => self.on_messages(packed, &mut batch).await,
                 Output::Frame(frame) => self.on_frame(frame, &mut batch).await,
                 Output::Farewell(reason) => {
                     // Where we have said goodbye already this is the answer to ours.
@@ -293,21 +309,21 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// The next output, those put off first.
     fn poll(&mut self) -> Option<Output> {
-        match self.later.is_empty() {
-            true => self.link.poll(),
-            false => Some(self.later.remove(0)),
+        self.later.pop_front().or_else(|| self.link.poll())
+    }
+
+    async fn on_messages(&mut self, packed: Vec<Packed>, batch: &mut Batch) {
+        batch.messages.reserve(packed.len());
+        for packed in packed {
+            let Some(message) = self.unpack(packed).await else { return };
+            batch.bytes += message.body().len();
+            let peer = self.conn.peer.clone();
+            batch.messages.push(Event::NodeMessage { peer, message });
         }
     }
 
     async fn on_frame(&mut self, frame: Frame, batch: &mut Batch) {
         match frame {
-            Frame::Message(packed) => {
-                if let Some(message) = self.unpack(packed).await {
-                    batch.bytes += message.body().len();
-                    let peer = self.conn.peer.clone();
-                    batch.messages.push(Event::NodeMessage { peer, message });
-                }
-            }
             Frame::Request { id, name, body } => {
                 // In its order among the messages.
                 self.deliver(batch).await;
@@ -339,18 +355,26 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// Decompresses what is compressed; what can't be is the peer's fault.
     async fn unpack(&mut self, packed: Packed) -> Option<Message> {
-        let limit = self.inner.config.max_message;
-        match compress::unpack_async(packed, limit).await {
-            Ok(message) => Some(message),
-            Err(fault) => {
-                self.link.refuse(Reason::Fault(fault.to_string()));
-                None
+        let unpacked = match packed.compression {
+            Compression::None => {
+                let body = packed.payload.clone();
+                packed.unpack(body).map_err(|fault| fault.to_string())
             }
-        }
+            _ => {
+                let unpacking = compress::unpack_async(packed, self.inner.config.max_message);
+                unpacking.await.map_err(|fault| fault.to_string())
+            }
+        };
+        unpacked.map_err(|fault| self.link.refuse(Reason::Fault(fault))).ok()
     }
 
     fn serve(&mut self, id: u64, name: &str, message: Message) {
         self.serving.retain(|_, task| !task.is_finished());
+        if self.serving.contains_key(&id) {
+            // Its reply could not be told from the other's, and it would not be counted.
+            self.link.refuse(Reason::Fault("two requests of the same number".into()));
+            return;
+        }
         let refusal = match self.inner.requests.get(name) {
             None => Refusal::NoHandler,
             Some(_) if self.serving.len() >= self.inner.config.max_requests_per_peer => {
@@ -400,7 +424,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                         while let Some(output) = self.link.poll() {
                             match output {
                                 Output::Send(frame) => self.conn.control(&frame),
-                                other => self.later.push(other),
+                                other => self.later.push_back(other),
                             }
                         }
                     }
