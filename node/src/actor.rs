@@ -20,7 +20,7 @@ use crate::dial;
 use crate::error::Error;
 use crate::inner::{Inner, unix_millis};
 use crate::known;
-use crate::order::{Asked, FromLink, Order};
+use crate::order::{Asked, FROM_LINKS, FromLink, Order};
 
 /// After the links' time to flush, the longest that the rest may take to end.
 const HALT: Duration = Duration::from_secs(2);
@@ -67,7 +67,10 @@ impl Actor {
                     self.overlay.handle_timeout(self.inner.now());
                     self.drain();
                 }
-                Some(order) = self.orders.recv() => self.on_order(order),
+                Some(order) = self.orders.recv() => {
+                    self.hear_links();
+                    self.on_order(order);
+                }
                 Some(told) = self.from_links.recv() => self.on_link(told),
             }
         }
@@ -154,6 +157,15 @@ impl Actor {
             Order::Answer(command) => self.command(command),
             Order::Info(reply) => drop(reply.send(self.overlay.info())),
             Order::AddressesChanged => self.addresses_changed(),
+        }
+    }
+
+    /// What links told before an order was given is heard before it: whoever acts on the end of a
+    /// link finds it gone.
+    fn hear_links(&mut self) {
+        for _ in 0..FROM_LINKS {
+            let Ok(told) = self.from_links.try_recv() else { break };
+            self.on_link(told);
         }
     }
 

@@ -47,6 +47,10 @@ struct Lanes {
     writing: usize,
     /// Application messages accepted in all.
     accepted: u64,
+    /// Application messages that the link has received, as the goodbye is to say.
+    received: u64,
+    /// Some are being received just now: the goodbye waits until they are counted.
+    receiving: bool,
     /// Whether the writer sleeps, and whether anybody waits for room: else nobody is woken.
     idle: bool,
     waiting: bool,
@@ -66,8 +70,8 @@ struct Block {
 #[derive(Debug)]
 struct Closing {
     reason: Reason,
-    goodbye: Vec<u8>,
-    said: bool,
+    /// The goodbye is still to be said.
+    goodbye: bool,
 }
 
 /// Why a frame was not accepted. Nothing has changed.
@@ -91,6 +95,8 @@ pub(crate) enum Taken {
     },
     /// Nothing to write now.
     Empty,
+    /// Nothing but the goodbye, which waits for [`Outbox::received`].
+    Held,
     /// Nothing more will come: close the connection.
     Finished,
 }
@@ -112,14 +118,8 @@ impl Parcel<'_> {
 }
 
 impl Lanes {
-    fn close(&mut self, reason: Reason, goodbye: Option<&Frame>) {
-        if self.closing.is_none() {
-            let mut bytes = Vec::new();
-            if let Some(frame) = goodbye {
-                frame.encode(&mut bytes);
-            }
-            self.closing = Some(Closing { reason, goodbye: bytes, said: false });
-        }
+    fn close(&mut self, reason: Reason, goodbye: bool) {
+        self.closing.get_or_insert(Closing { reason, goodbye });
     }
 
     fn append(&mut self, parcel: &Parcel<'_>) {
@@ -204,17 +204,17 @@ impl Outbox {
         Ok(())
     }
 
-    /// Accepts nothing more; what is queued still goes out, then `goodbye`.
+    /// Accepts nothing more; what is queued still goes out, then the goodbye, if there is to be one.
     ///
     /// The first call decides; later ones change nothing.
-    pub(crate) fn close(&self, reason: Reason, goodbye: Option<&Frame>) {
+    pub(crate) fn close(&self, reason: Reason, goodbye: bool) {
         let mut lanes = self.lock();
         lanes.close(reason, goodbye);
         self.wake_all(lanes);
     }
 
-    /// Accepts nothing more and drops the application's lane: only `goodbye` still goes out.
-    pub(crate) fn break_off(&self, reason: Reason, goodbye: Option<&Frame>) {
+    /// Accepts nothing more and drops the application's lane: only the goodbye still goes out.
+    pub(crate) fn break_off(&self, reason: Reason, goodbye: bool) {
         let mut lanes = self.lock();
         lanes.close(reason, goodbye);
         lanes.application = VecDeque::new();
@@ -259,20 +259,35 @@ impl Outbox {
         if !buffer.is_empty() {
             return Taken::Write { messages, tail };
         }
+        let (received, receiving) = (lanes.received, lanes.receiving);
         match &mut lanes.closing {
             None => {
                 lanes.idle = true;
                 Taken::Empty
             }
-            Some(closing) if !closing.said => {
-                closing.said = true;
-                if closing.goodbye.is_empty() {
-                    return Taken::Finished;
-                }
-                buffer.append(&mut closing.goodbye);
+            Some(Closing { goodbye: false, .. }) => Taken::Finished,
+            Some(_) if receiving => Taken::Held,
+            Some(closing) => {
+                closing.goodbye = false;
+                let reason = closing.reason.clone();
+                Frame::Goodbye { reason, received }.encode(buffer);
                 Taken::Write { messages: 0, tail: None }
             }
-            Some(_) => Taken::Finished,
+        }
+    }
+
+    /// Messages are about to be received: a goodbye waits for them, so that it counts them.
+    pub(crate) fn receiving(&self) {
+        self.lock().receiving = true;
+    }
+
+    /// So many messages were received on the link by now.
+    pub(crate) fn received(&self, received: u64) {
+        let mut lanes = self.lock();
+        (lanes.received, lanes.receiving) = (received, false);
+        if lanes.closing.is_some() {
+            drop(lanes);
+            self.filled.notify_one();
         }
     }
 

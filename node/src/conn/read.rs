@@ -82,7 +82,7 @@ where
         }
         Err(error) => Ended::lost(&error),
     };
-    conn.outbox.close(parting.reason.clone(), None);
+    conn.outbox.close(parting.reason.clone(), false);
     // What is queued may still go out where the other side takes it.
     let _ = tokio::time::timeout(flush, writer).await;
     conn.requests().clear();
@@ -265,17 +265,22 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     async fn drain(&mut self) -> bool {
         let mut batch = Batch::default();
         let mut over = false;
+        self.conn.outbox.receiving();
         while let Some(output) = self.poll() {
             match output {
                 Output::Send(frame @ Frame::Goodbye { .. }) => {
-                    let Frame::Goodbye { reason, .. } = &frame else { continue };
-                    self.conn.outbox.break_off(reason.clone(), Some(&frame));
+                    let Frame::Goodbye { reason, .. } = frame else { continue };
+                    self.conn.outbox.break_off(reason, true);
                 }
                 Output::Send(frame) => self.conn.control(&frame),
                 Output::Messages(packed) => self.on_messages(packed, &mut batch).await,
                 Output::Frame(frame) => self.on_frame(frame, &mut batch).await,
                 Output::Farewell(reason) => {
-                    self.end(reason.clone(), true);
+                    // Where we have said goodbye already this is the answer to ours.
+                    match self.conn.outbox.closed() {
+                        None | Some(Reason::Lost(_)) => self.end(reason.clone(), true),
+                        Some(ours) => self.end(ours, false),
+                    }
                     self.conn.hang_up(reason);
                 }
                 Output::Closed(reason) => {
@@ -293,6 +298,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             }
         }
         self.deliver(&mut batch).await;
+        self.conn.outbox.received(self.conn.meter.messages_received());
         over && self.later.is_empty()
     }
 

@@ -18,7 +18,7 @@ const REST: Duration = Duration::from_secs(1);
 /// Writes until the outbox is closed and empty, then closes the connection's writing side.
 pub(super) async fn write(inner: Arc<Inner>, conn: Arc<Conn>, mut to: impl AsyncWrite + Unpin) {
     if let Err(error) = write_all(&inner, &conn, &mut to).await {
-        conn.outbox.break_off(Reason::Lost(error.to_string()), None);
+        conn.outbox.break_off(Reason::Lost(error.to_string()), false);
         conn.closing.notify_one();
     }
 }
@@ -49,6 +49,12 @@ async fn write_all(
                     buffer = Vec::new();
                     conn.outbox.shrink();
                     conn.outbox.filled().await;
+                }
+            }
+            Taken::Held => {
+                let filled = conn.outbox.filled();
+                if tokio::time::timeout(inner.config.flush_timeout, filled).await.is_err() {
+                    conn.outbox.received(conn.meter.messages_received());
                 }
             }
             Taken::Finished => return to.shutdown().await,

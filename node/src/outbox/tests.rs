@@ -49,14 +49,17 @@ fn control_goes_first_and_goodbye_last() {
     let outbox = outbox(1000, 1000);
     put(&outbox, 10).unwrap();
     outbox.control(&Frame::Ping(1)).unwrap();
-    let goodbye = Frame::Goodbye { reason: Reason::Requested, received: 0 };
-    outbox.close(Reason::Requested, Some(&goodbye));
+    outbox.receiving();
+    outbox.close(Reason::Requested, true);
     assert_eq!(put(&outbox, 1), Err(NotAccepted::Closed(Reason::Requested)));
     let (bytes, messages) = take(&outbox).unwrap();
     assert_eq!((kinds(&bytes), messages), (vec![0x03, 0x10], 1));
     outbox.written();
-    let (bytes, messages) = take(&outbox).unwrap();
-    assert_eq!((kinds(&bytes), messages), (vec![0x02], 0));
+    assert_eq!(outbox.take(&mut Vec::new()), Taken::Held);
+    outbox.received(7);
+    let mut goodbye = Vec::new();
+    Frame::Goodbye { reason: Reason::Requested, received: 7 }.encode(&mut goodbye);
+    assert_eq!(take(&outbox).unwrap(), (goodbye, 0));
     assert_eq!(outbox.take(&mut Vec::new()), Taken::Finished);
 }
 
@@ -117,8 +120,7 @@ fn broken_off_only_the_goodbye_is_left() {
     put(&outbox, 100_000).unwrap();
     put(&outbox, 10).unwrap();
     take(&outbox).unwrap();
-    let goodbye = Frame::Goodbye { reason: Reason::Slow, received: 0 };
-    outbox.break_off(Reason::Slow, Some(&goodbye));
+    outbox.break_off(Reason::Slow, true);
     outbox.written();
     assert_eq!(kinds(&take(&outbox).unwrap().0), [0x02]);
     assert_eq!((outbox.queued(), outbox.accepted()), (0, 2));
@@ -142,6 +144,6 @@ async fn a_waiting_sender_gets_the_room_or_the_reason() {
     assert_eq!(first.await.unwrap(), Ok(()));
     let second = waiting(outbox.clone());
     tokio::task::yield_now().await;
-    outbox.close(Reason::Slow, None);
+    outbox.close(Reason::Slow, false);
     assert_eq!(second.await.unwrap(), Err(Reason::Slow));
 }
