@@ -63,8 +63,7 @@ impl Inner {
         }
         let peer = session.id;
         if let Some(token) = open.token {
-            let awaited = self.streams.awaited().remove(&token);
-            let Some(awaited) = awaited.filter(|awaited| awaited.from == peer) else {
+            let Some(awaited) = self.streams.take_awaited(&token, peer) else {
                 answer(&mut tls, status::NO_TOKEN).await?;
                 return Err("a stream came that was not asked for".into());
             };
@@ -218,10 +217,12 @@ impl Inner {
                 let Ok(Secured { stream, session, .. }) = dialled else { continue };
                 let opened = inner.open_on(stream, session, "", Some(token)).await;
                 let Ok(Stream { tls, .. }) = opened else { continue };
-                drop(permit);
                 let timeout = inner.config.handshake_timeout;
                 let accepting = inner.accept_stream(tls, session);
-                if let Ok(Ok(running)) = tokio::time::timeout(timeout, accepting).await {
+                let accepted = tokio::time::timeout(timeout, accepting).await;
+                // From here on it counts among the streams of that peer.
+                drop(permit);
+                if let Ok(Ok(running)) = accepted {
                     running.await;
                 }
                 return;

@@ -45,8 +45,10 @@ struct Lanes {
     queued: usize,
     /// Application bytes that the writer has taken and not written yet.
     writing: usize,
-    /// Application messages accepted in all.
+    /// Application messages accepted in all, and those of them that the writer has taken: what it
+    /// could not write to the end may have arrived all the same.
     accepted: u64,
+    taken: u64,
     /// Application messages that the link has received, as the goodbye is to say.
     received: u64,
     /// Some are being received just now: the goodbye waits until they are counted.
@@ -227,9 +229,10 @@ impl Outbox {
         self.lock().closing.as_ref().map(|closing| closing.reason.clone())
     }
 
-    /// Application messages accepted in all.
-    pub(crate) fn accepted(&self) -> u64 {
-        self.lock().accepted
+    /// Application messages accepted in all, and those of them that the writer has taken.
+    pub(crate) fn account(&self) -> (u64, u64) {
+        let lanes = self.lock();
+        (lanes.accepted, lanes.taken)
     }
 
     /// Bytes of application frames that are not written yet.
@@ -246,6 +249,7 @@ impl Outbox {
         let Block { mut bytes, tail, messages } = block;
         lanes.writing = bytes.len() + tail.as_ref().map_or(0, Bytes::len);
         lanes.queued -= lanes.writing;
+        lanes.taken += messages;
         if lanes.control.is_empty() {
             std::mem::swap(buffer, &mut bytes);
         } else {

@@ -122,6 +122,16 @@ impl Streams {
         Some(Place { open: self.open.clone(), peer })
     }
 
+    /// Who waits for a stream from `peer` with `token`, once. Others than `peer` may have seen the
+    /// token: for them nobody waits.
+    pub(crate) fn take_awaited(&self, token: &[u8; 16], peer: NodeId) -> Option<Awaited> {
+        let mut awaited = self.awaited();
+        match awaited.get(token) {
+            Some(found) if found.from == peer => awaited.remove(token),
+            _ => None,
+        }
+    }
+
     pub(crate) fn awaited(&self) -> MutexGuard<'_, HashMap<[u8; 16], Awaited>> {
         self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use peerkit::{Compression, Error, Kind, Message, Node, Reason, Refusal};
 use peerkit_proto::frame::Frame;
+use peerkit_proto::hello::Hello;
 use peerkit_proto::message::Packed;
 use tokio::io::AsyncWriteExt;
 
@@ -22,17 +23,43 @@ fn request(id: u64, name: &str, body: &str) -> Frame {
     Frame::Request { id, name: name.into(), body: Packed::plain(Message::text(body)) }
 }
 
+/// A Hello that leaves room in the victim's first read.
+fn short_hello() -> Frame {
+    Frame::Hello(Hello { name: String::new(), ..hello() })
+}
+
 /// A dialler may speak before it has heard the other side's Hello: nothing of that is lost.
 #[tokio::test]
 async fn what_comes_in_one_piece_with_hello_is_heard() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::secure(victim.address()).await;
-    let frames = [Frame::Hello(hello()), text("first"), request(1, "echo", "second")];
+    let frames = [short_hello(), Frame::Ping(5), text("first"), request(1, "echo", "second")];
     attacker.send_raw(&frames.each_ref().map(encoded).concat()).await;
     assert_eq!(victim.message(attacker.id()).await.as_text(), Some("first"));
     assert!(matches!(attacker.frame().await, Some(Frame::Hello(_))));
+    assert_eq!(attacker.content().await, Some(Frame::Pong(5)));
     assert!(matches!(attacker.content().await, Some(Frame::Reply { id: 1, outcome: Ok(_) })));
     drop(attacker);
+    victim.unharmed().await;
+}
+
+/// So does the side that was dialled: a greeting, say, from its handler.
+#[tokio::test]
+async fn what_comes_in_one_piece_with_the_hello_of_the_one_who_was_dialled_is_heard() {
+    let victim = Victim::new().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let dialling = tokio::spawn({
+        let node = victim.node.clone();
+        async move { node.connect(at).await }
+    });
+    let mut attacker = Attacker::accept(&listener, &attacker::key()).await;
+    assert!(matches!(attacker.frame().await, Some(Frame::Hello(_))));
+    let frames = [short_hello(), text("welcome")];
+    attacker.send_raw(&frames.each_ref().map(encoded).concat()).await;
+    dialling.await.unwrap().unwrap();
+    assert_eq!(victim.message(attacker.id()).await.as_text(), Some("welcome"));
+    drop((attacker, listener));
     victim.unharmed().await;
 }
 
@@ -41,9 +68,10 @@ async fn what_comes_in_one_piece_with_hello_is_heard() {
 async fn a_fault_or_goodbye_in_one_piece_with_hello_ends_the_link() {
     let victim = Victim::new().await;
     let goodbye = Frame::Goodbye { reason: Reason::Requested, received: 0 };
-    for second in [encoded(&Frame::Hello(hello())), vec![0xff; 64], encoded(&goodbye)] {
+    let faulty = raw_frame(0x03, b"short");
+    for second in [encoded(&short_hello()), vec![0xff; 64], faulty, encoded(&goodbye)] {
         let mut attacker = Attacker::secure(victim.address()).await;
-        attacker.send_raw(&[encoded(&Frame::Hello(hello())), second].concat()).await;
+        attacker.send_raw(&[encoded(&short_hello()), second].concat()).await;
         attacker.end().await;
         let none = || format!("{:?}", victim.node.peers());
         until("the link's end", || victim.node.peers().is_empty(), none).await;
@@ -138,7 +166,8 @@ async fn a_compressed_message_that_inflates_to_200_mb_ends_the_link() {
     }
     let payload = zlib.finish().unwrap();
     assert!(payload.len() < 259_000, "{} bytes", payload.len());
-    let bomb = Packed { kind: Kind::Bytes, compression: Compression::Zlib, payload: payload.into() };
+    let bomb =
+        Packed { kind: Kind::Bytes, compression: Compression::Zlib, payload: payload.into() };
     let reply = Frame::Reply { id: 1, outcome: Ok(bomb.clone()) };
     let asks = Frame::Request { id: 1, name: "echo".into(), body: bomb.clone() };
     for frame in [Frame::Message(bomb), asks, reply] {
@@ -239,6 +268,8 @@ async fn replies_pongs_and_cancels_that_nobody_asked_for_change_nothing() {
         attacker.send(&Frame::Pong(id)).await;
         attacker.send(&Frame::Received(id)).await;
     }
+    attacker.send(&request(9, "echo", "all that was heard")).await;
+    assert!(matches!(attacker.content().await, Some(Frame::Reply { id: 9, .. })));
     // A request of the victim's gets its own reply, and no earlier one.
     let asking = tokio::spawn({
         let (node, id) = (victim.node.clone(), attacker.id());
@@ -295,7 +326,9 @@ async fn requests_beyond_the_limit_get_busy() {
     // What is cancelled makes room.
     attacker.send(&Frame::Cancel(3)).await;
     attacker.send(&request(6000, "echo", "x")).await;
-    let Some(Frame::Reply { id: 6000, outcome: Ok(_) }) = attacker.content().await else { panic!() };
+    let Some(Frame::Reply { id: 6000, outcome: Ok(_) }) = attacker.content().await else {
+        panic!()
+    };
     drop(attacker);
     let left = || running.load(Ordering::SeqCst).to_string();
     until("no handler left", || running.load(Ordering::SeqCst) == 0, left).await;
@@ -434,7 +467,7 @@ async fn a_node_that_links_again_and_again_has_one_link() {
     let key = attacker::key();
     let mut links = Vec::new();
     for incarnation in 0..10 {
-        let change = |hello: &mut peerkit_proto::hello::Hello| hello.incarnation = incarnation;
+        let change = |hello: &mut Hello| hello.incarnation = incarnation;
         links.push(Attacker::link_as(victim.address(), key.clone(), change).await);
         assert!(victim.node.peers().len() <= 1);
     }

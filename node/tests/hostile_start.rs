@@ -149,7 +149,10 @@ async fn other_protocols_and_keys_do_not_get_through_tls() {
         ("ALPN of a later version", tls::odd_client(&ours, &[b"peerkit/2"], raw(&ours))),
         ("no key", tls::odd_client(&ours, &[ALPN_LINK], Shown::Nothing)),
         ("X.509", tls::odd_client(&ours, &[ALPN_LINK], Shown::Certificate)),
-        ("X.509 as a raw key", tls::odd_client(&ours, &[ALPN_LINK], Shown::Raw(tls::certificate()))),
+        (
+            "X.509 as a raw key",
+            tls::odd_client(&ours, &[ALPN_LINK], Shown::Raw(tls::certificate())),
+        ),
         ("another's key", tls::odd_client(&ours, &[ALPN_LINK], raw(&other))),
         ("a P-256 key", tls::odd_client(&ours, &[ALPN_LINK], Shown::Raw(p256))),
         ("a long key", tls::odd_client(&ours, &[ALPN_LINK], Shown::Raw(long))),

@@ -172,7 +172,8 @@ impl Link {
             (self.heard, self.sent) = (now, now);
             if self.side == Side::Acceptor {
                 let hello = self.greeting.hello.clone();
-                self.outbox.push_back(Output::Send(Frame::Hello(hello)));
+                // Before the answer to anything that came right behind theirs.
+                self.outbox.push_front(Output::Send(Frame::Hello(hello)));
             }
         }
     }

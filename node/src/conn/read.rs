@@ -1,6 +1,6 @@
 //! The task that reads one link: bytes in, frames to the overlay, messages to the application.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -57,11 +57,15 @@ where
     let timeout = inner.config.handshake_timeout;
     let said = tokio::time::timeout(timeout, say_hello(&mut link, &mut stream)).await;
     let said = said.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let (said, later) = match said {
+        Ok(later) => (Ok(()), later),
+        Err(error) => (Err(error), VecDeque::new()),
+    };
 
     let (from, to) = tokio::io::split(stream);
     let writer = tokio::spawn(write::write(inner.clone(), conn.clone(), to));
     let writer = AbortOnDropHandle::new(writer);
-    let mut reader = Reader {
+    let reader = Reader {
         inner: inner.clone(),
         conn: conn.clone(),
         link,
@@ -71,15 +75,12 @@ where
         pings,
         asked: BTreeMap::new(),
         serving: BTreeMap::new(),
-        later: Vec::new(),
+        later,
         end: None,
         close_at: None,
     };
     let Ended { parting, confirmed, flush } = match said {
-        Ok(later) => {
-            reader.later = later;
-            reader.read().await
-        }
+        Ok(()) => reader.read().await,
         Err(error) => Ended::lost(&error),
     };
     conn.outbox.close(parting.reason.clone(), false);
@@ -87,10 +88,10 @@ where
     let _ = tokio::time::timeout(flush, writer).await;
     conn.requests().clear();
 
-    let (accepted, sent) = (conn.outbox.accepted(), conn.meter.messages_sent());
+    let (accepted, taken) = conn.outbox.account();
     let failure = MessageFailure {
-        unsent: accepted.saturating_sub(sent),
-        unconfirmed: sent.saturating_sub(confirmed),
+        unsent: accepted.saturating_sub(taken),
+        unconfirmed: taken.saturating_sub(confirmed),
         reason: parting.reason.clone(),
     };
     if failure.unsent + failure.unconfirmed != 0 {
@@ -113,22 +114,23 @@ fn closed() -> Reason {
     Reason::Lost("closed without a goodbye".into())
 }
 
-/// Says what the link has to say now. Returns its other outputs: what came behind the Hello.
+/// Writes what the link has to say first. What it already has to tell us, because the other side
+/// spoke on right behind its Hello, is returned.
 async fn say_hello(
     link: &mut Link,
     stream: &mut (impl AsyncWrite + Unpin),
-) -> io::Result<Vec<Output>> {
+) -> io::Result<VecDeque<Output>> {
     let mut out = Vec::new();
-    let mut rest = Vec::new();
+    let mut later = VecDeque::new();
     while let Some(output) = link.poll() {
         match output {
             Output::Send(frame) => frame.encode(&mut out),
-            other => rest.push(other),
+            other => later.push_back(other),
         }
     }
     stream.write_all(&out).await?;
     stream.flush().await?;
-    Ok(rest)
+    Ok(later)
 }
 
 struct Reader<R> {
@@ -144,7 +146,7 @@ struct Reader<R> {
     /// Requests of the peer that are being handled.
     serving: BTreeMap<u64, AbortHandle>,
     /// Outputs that came while others were being acted on.
-    later: Vec<Output>,
+    later: VecDeque<Output>,
     /// How the link ends, once that is known.
     end: Option<Parting>,
     /// When to stop waiting for the other side's goodbye.
@@ -304,10 +306,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// The next output, those put off first.
     fn poll(&mut self) -> Option<Output> {
-        match self.later.is_empty() {
-            true => self.link.poll(),
-            false => Some(self.later.remove(0)),
-        }
+        self.later.pop_front().or_else(|| self.link.poll())
     }
 
     async fn on_messages(&mut self, packed: Vec<Packed>, batch: &mut Batch) {
@@ -368,6 +367,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     fn serve(&mut self, id: u64, name: &str, message: Message) {
         self.serving.retain(|_, task| !task.is_finished());
+        if self.serving.contains_key(&id) {
+            // Its reply could not be told from the other's, and it would not be counted.
+            self.link.refuse(Reason::Fault("two requests of the same number".into()));
+            return;
+        }
         let refusal = match self.inner.requests.get(name) {
             None => Refusal::NoHandler,
             Some(_) if self.serving.len() >= self.inner.config.max_requests_per_peer => {
@@ -417,7 +421,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                         while let Some(output) = self.link.poll() {
                             match output {
                                 Output::Send(frame) => self.conn.control(&frame),
-                                other => self.later.push(other),
+                                other => self.later.push_back(other),
                             }
                         }
                     }

@@ -73,7 +73,7 @@ fn an_empty_lane_takes_one_larger_and_what_is_being_written_still_counts() {
     assert_eq!(put(&outbox, 1), Err(NotAccepted::Full));
     outbox.written();
     put(&outbox, 1).unwrap();
-    assert_eq!(outbox.accepted(), 2);
+    assert_eq!(outbox.account(), (2, 1));
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn broken_off_only_the_goodbye_is_left() {
     outbox.break_off(Reason::Slow, true);
     outbox.written();
     assert_eq!(kinds(&take(&outbox).unwrap().0), [0x02]);
-    assert_eq!((outbox.queued(), outbox.accepted()), (0, 2));
+    assert_eq!((outbox.queued(), outbox.account()), (0, (2, 1)));
 }
 
 #[tokio::test]

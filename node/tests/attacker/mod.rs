@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test file uses its part
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -126,6 +127,36 @@ impl Attacker {
         within(LONG, "the victim does not read", sending).await;
     }
 
+    /// Sends `bytes` and reads at the same time, until `keep` has made `count` values of the frames
+    /// that came, or the victim has hung up.
+    pub async fn exchange<T>(
+        &mut self,
+        bytes: &[u8],
+        mut keep: impl FnMut(Frame) -> Option<T>,
+        count: usize,
+    ) -> Vec<T> {
+        let (mut from, mut to) = tokio::io::split(&mut self.stream);
+        let mut kept = Vec::new();
+        let sending = async {
+            let _ = to.write_all(bytes).await;
+            let _ = to.flush().await;
+        };
+        let reading = async {
+            while kept.len() < count {
+                let mut frames = Frames::split(&mut self.buffer, &Config::default()).unwrap();
+                while let Some(frame) = frames.next() {
+                    kept.extend(keep(frame.unwrap()));
+                }
+                if kept.len() < count && from.read_buf(&mut self.buffer).await.unwrap_or(0) == 0 {
+                    break;
+                }
+            }
+        };
+        let both = async { tokio::join!(sending, reading) };
+        within(LONG * 3, "an exchange", both).await;
+        kept
+    }
+
     /// The next frame; `None` once the connection has ended.
     pub async fn frame(&mut self) -> Option<Frame> {
         within(LONG, "no frame", self.next()).await
@@ -217,9 +248,20 @@ pub fn text(text: &str) -> Frame {
     Frame::Message(Packed::plain(Message::text(text)))
 }
 
-/// What the system says that this process holds open.
+/// The TCP sockets that this process holds open; other descriptors come and go with the runtimes
+/// of the tests that wait for their turn.
 pub fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+    let tables: String = tables.iter().filter_map(|t| std::fs::read_to_string(t).ok()).collect();
+    let inodes: BTreeSet<_> =
+        tables.lines().filter_map(|line| line.split_whitespace().nth(9)).collect();
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    open.filter(|entry| {
+        let target = std::fs::read_link(entry.path()).unwrap_or_default();
+        let inode = target.to_str().and_then(|t| t.strip_prefix("socket:[")?.strip_suffix(']'));
+        inode.is_some_and(|inode| inodes.contains(inode))
+    })
+    .count()
 }
 
 /// Tasks of this test's runtime.

@@ -151,7 +151,8 @@ impl Victim {
         self.talks().await;
         self.settles().await;
         let (before, most) = (self.tasks, self.descriptors);
-        let left = || format!("{} tasks of {before}, {} descriptors of {most}", tasks(), descriptors());
+        let left =
+            || format!("{} tasks of {before}, {} descriptors of {most}", tasks(), descriptors());
         until("no tasks left over", || tasks() <= before, left).await;
         until("no descriptors left over", || descriptors() <= most, left).await;
         within(LONG, "the victim stops", self.node.shutdown()).await;

@@ -8,30 +8,30 @@ use std::time::Duration;
 use peerkit::{Builder, Event, Events, Node, Peer};
 
 /// Long enough for any machine; a wait that takes it has failed.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A node that listens on loopback.
-pub fn builder(name: &str) -> Builder {
+pub(crate) fn builder(name: &str) -> Builder {
     Node::builder().name(name).listen("127.0.0.1:0")
 }
 
-pub async fn node(name: &str) -> Node {
+pub(crate) async fn node(name: &str) -> Node {
     builder(name).spawn().await.unwrap()
 }
 
-pub fn at(node: &Node) -> SocketAddr {
+pub(crate) fn at(node: &Node) -> SocketAddr {
     node.listening()[0]
 }
 
 /// Links two nodes; both have the link when this returns.
-pub async fn link(from: &Node, to: &Node) -> Peer {
+pub(crate) async fn link(from: &Node, to: &Node) -> Peer {
     let peer = from.connect(at(to)).await.unwrap();
     until("the link is there on both sides", || to.peer(from.id()).is_some()).await;
     peer
 }
 
 /// What `future` comes to, within [`PATIENCE`].
-pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(done) => done,
         Err(_) => panic!("waited too long: {what}"),
@@ -39,7 +39,7 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 /// Waits until something is so.
-pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut so: impl FnMut() -> bool) {
     within(what, async {
         while !so() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -48,12 +48,12 @@ pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
     .await;
 }
 
-pub async fn next(events: &mut Events) -> Event {
+pub(crate) async fn next(events: &mut Events) -> Event {
     within("an event", events.next()).await.expect("the events have ended")
 }
 
 /// The next event of that name; others are passed over.
-pub async fn expect(events: &mut Events, name: &str) -> Event {
+pub(crate) async fn expect(events: &mut Events, name: &str) -> Event {
     within(name, async {
         while let Some(event) = events.next().await {
             if event.name() == name {
@@ -66,34 +66,34 @@ pub async fn expect(events: &mut Events, name: &str) -> Event {
 }
 
 /// The content of the next message.
-pub async fn message(events: &mut Events) -> peerkit::Message {
+pub(crate) async fn message(events: &mut Events) -> peerkit::Message {
     match expect(events, "node_message").await {
         Event::NodeMessage { message, .. } => message,
         other => panic!("{other:?}"),
     }
 }
 
-pub async fn text(events: &mut Events) -> String {
+pub(crate) async fn text(events: &mut Events) -> String {
     message(events).await.as_text().unwrap().to_owned()
 }
 
-pub async fn shutdown<'n>(nodes: impl IntoIterator<Item = &'n Node>) {
+pub(crate) async fn shutdown<'n>(nodes: impl IntoIterator<Item = &'n Node>) {
     for node in nodes {
         within("shutdown", node.shutdown()).await;
     }
 }
 
 /// A runtime of its own for what may block, or is to end without a goodbye.
-pub struct Elsewhere(Option<tokio::runtime::Runtime>);
+pub(crate) struct Elsewhere(Option<tokio::runtime::Runtime>);
 
 impl Elsewhere {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         Self(Some(builder.worker_threads(2).enable_all().build().unwrap()))
     }
 
     /// Runs a task there and waits for it here.
-    pub async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         task: impl Future<Output = T> + Send + 'static,
     ) -> T {
@@ -101,7 +101,7 @@ impl Elsewhere {
     }
 
     /// Ends all that runs there at once, as a crash would: its sockets are closed, nothing is said.
-    pub fn crash(mut self) {
+    pub(crate) fn crash(mut self) {
         self.0.take().unwrap().shutdown_background();
     }
 }
@@ -115,10 +115,10 @@ impl Drop for Elsewhere {
 }
 
 /// Chance that is the same in every run: the splitmix64 generator.
-pub struct Chance(pub u64);
+pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -126,7 +126,7 @@ impl Chance {
         z ^ (z >> 31)
     }
 
-    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(len + 8);
         while bytes.len() < len {
             bytes.extend(self.next().to_le_bytes());

@@ -6,14 +6,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-pub struct Proxy {
-    pub address: SocketAddr,
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
     silent: watch::Sender<bool>,
 }
 
 impl Proxy {
     /// Forwards all that connects to it to `to`.
-    pub async fn new(to: SocketAddr) -> Self {
+    pub(crate) async fn new(to: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (silent, watching) = watch::channel(false);
@@ -29,7 +29,7 @@ impl Proxy {
     }
 
     /// From now on nothing comes through, and nobody is told.
-    pub fn fall_silent(&self) {
+    pub(crate) fn fall_silent(&self) {
         self.silent.send_replace(true);
     }
 }
