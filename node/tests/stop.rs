@@ -248,7 +248,7 @@ fn resident() -> usize {
 fn a_thousand_rounds() {
     const ROUNDS: usize = 1000;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+    let runtime = runtime.worker_threads(2).max_blocking_threads(2).enable_all().build().unwrap();
     let alive = || runtime.metrics().num_alive_tasks();
     let round = || async {
         let (a, b) = (node("a").await, node("b").await);
@@ -269,8 +269,8 @@ fn a_thousand_rounds() {
     rounds(ROUNDS);
     assert_eq!(descriptors(), open);
     let grown = resident().saturating_sub(memory);
-    // With one arena it does not grow at all: 1 KiB a round is less than any leaked node.
-    assert!(grown < ROUNDS << 10, "{grown} bytes more after {ROUNDS} rounds");
+    // Alone on a machine it hardly grows; one leaked node a round would be a GiB.
+    assert!(grown < ROUNDS * (4 << 10), "{grown} bytes more after {ROUNDS} rounds");
 }
 
 #[cfg(target_os = "linux")]
