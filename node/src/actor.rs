@@ -3,7 +3,7 @@
 //! It never waits for a peer or for the application: frames go into a link's first lane or end the
 //! link, events go into a bounded queue, dials and look-ups are tasks of their own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub(crate) struct Actor {
     asked: HashMap<QueryId, Asked>,
     /// Connections that take the place of a link once that has ended.
     successors: BTreeMap<NodeId, Successor>,
+    /// Links that are being hung up on, by serial: what still comes from there is void.
+    hung_up: BTreeSet<u64>,
     stopping: bool,
 }
 
@@ -52,6 +54,7 @@ impl Actor {
             from_links,
             asked: HashMap::new(),
             successors: BTreeMap::new(),
+            hung_up: BTreeSet::new(),
             stopping: false,
         }
     }
@@ -176,11 +179,11 @@ impl Actor {
     fn on_link(&mut self, told: FromLink) {
         match told {
             FromLink::Frames(conn, frames) => {
-                // Frames of a link that has been replaced, or is being hung up on, are void.
-                if !self.is_current(&conn) {
-                    return;
-                }
                 for frame in frames {
+                    // A frame before it may have ended the link.
+                    if !self.is_current(&conn) || self.hung_up.contains(&conn.serial) {
+                        return;
+                    }
                     self.input(Input::Frame(conn.peer.id(), frame));
                 }
             }
@@ -254,6 +257,7 @@ impl Actor {
 
     /// The link has ended; its successor comes up once the application has heard of that.
     fn link_down(&mut self, conn: &Arc<Conn>, parting: Parting) {
+        self.hung_up.remove(&conn.serial);
         if self.is_current(conn) {
             let id = conn.peer.id();
             self.inner.change_conns(|conns| drop(conns.remove(&id)));
@@ -295,7 +299,9 @@ impl Actor {
                     self.inner.spawn(dial::link(self.inner.clone(), address, reply));
                 }
                 Output::Hangup(id, reason) => {
-                    if let Ok(conn) = self.inner.conn(id) {
+                    if let Ok(conn) = self.inner.conn(id)
+                        && self.hung_up.insert(conn.serial)
+                    {
                         self.announce_hangup(&conn, reason);
                     }
                 }

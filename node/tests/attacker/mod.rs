@@ -1,6 +1,6 @@
 //! A peer that speaks the protocol by hand, and the node that it attacks.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test file uses its part
+#![allow(dead_code, unused_imports, unreachable_pub, clippy::unwrap_used)] // each test file uses its part
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
