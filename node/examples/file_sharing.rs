@@ -21,11 +21,7 @@ async fn command(node: &Node, line: &str, downloads: &Path) -> Result<(), Box<dy
         "connect" => println!("  linked with {}", node.connect(rest).await?),
         "discover" => {
             for found in node.discover(-1).await?.nodes {
-                println!(
-                    "  {} has {} neighbours",
-                    found.name,
-                    found.outbound.len() + found.inbound.len()
-                );
+                println!("  {} dialled {} nodes", found.name, found.outbound.len());
             }
         }
         "ping" => {

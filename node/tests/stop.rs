@@ -248,7 +248,7 @@ fn resident() -> usize {
 fn a_thousand_rounds() {
     const ROUNDS: usize = 1000;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+    let runtime = runtime.worker_threads(2).max_blocking_threads(2).enable_all().build().unwrap();
     let alive = || runtime.metrics().num_alive_tasks();
     let round = || async {
         let (a, b) = (node("a").await, node("b").await);
@@ -269,8 +269,8 @@ fn a_thousand_rounds() {
     rounds(ROUNDS);
     assert_eq!(descriptors(), open);
     let grown = resident().saturating_sub(memory);
-    // Had each round left 16 KiB, which is little for two nodes, this would be twice as much.
-    assert!(grown < ROUNDS * (8 << 10), "{grown} bytes more after {ROUNDS} rounds");
+    // Alone on a machine it hardly grows; one leaked node a round would be a GiB.
+    assert!(grown < ROUNDS * (4 << 10), "{grown} bytes more after {ROUNDS} rounds");
 }
 
 #[cfg(target_os = "linux")]
@@ -278,6 +278,9 @@ fn a_thousand_rounds() {
 fn a_thousand_rounds_leave_nothing() {
     let this = std::env::current_exe().unwrap();
     let mut command = std::process::Command::new(this);
+    // The C library gives every thread that waits for the disk an arena of its own, and their
+    // number grows with the load: one for all shows what the node itself needs.
+    command.env("MALLOC_ARENA_MAX", "1");
     let run = command.args(["--exact", "a_thousand_rounds", "--ignored", "--nocapture"]).output();
     let run = run.unwrap();
     let text = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
