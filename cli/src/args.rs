@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use peerkit::Address;
@@ -85,11 +84,11 @@ pub(crate) struct RunArgs {
     pub(crate) listen: Vec<String>,
 
     /// What this node calls itself [default: the host's name]
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_parser = short_name)]
     pub(crate) name: Option<String>,
 
     /// The network's name: nodes of different networks refuse each other
-    #[arg(long, default_value = "peerkit", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, default_value = "peerkit", value_parser = short_name)]
     pub(crate) network: String,
 
     /// Where the key, known peers, shares and history are kept
@@ -150,6 +149,17 @@ pub(crate) struct IdArgs {
     pub(crate) state: Option<PathBuf>,
 }
 
+/// Bytes that the name of a node or network may have: what fits in a Hello.
+pub(crate) const MAX_NAME: usize = 64;
+
+fn short_name(text: &str) -> Result<String, String> {
+    match text.len() {
+        0 => Err("a name has to have at least one letter".to_owned()),
+        1..=MAX_NAME => Ok(text.to_owned()),
+        len => Err(format!("a name has at most {MAX_NAME} bytes, and this has {len}")),
+    }
+}
+
 /// An address to listen on is one to dial, but for port 0.
 fn listen_address(text: &str) -> Result<String, String> {
     let dialled = match text.strip_suffix(":0") {
@@ -207,7 +217,7 @@ mod tests {
             ("peerkit run --listen 127.0.0.1", "has no port"),
             ("peerkit run --listen :0", "no host"),
             ("peerkit run --max-inbound many", "invalid digit"),
-            ("peerkit run --network=", "a value is required"),
+            ("peerkit run --network=", "at least one letter"),
             ("peerkit demo --nodes 2", "3..=64"),
             ("peerkit dmeo", "demo"),
         ] {

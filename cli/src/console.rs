@@ -30,7 +30,14 @@ const AHEAD: usize = 64;
 pub(crate) struct Request {
     pub(crate) line: String,
     /// Dropped when the command is done: the prompt waits for that.
-    _done: Option<oneshot::Sender<()>>,
+    done: Option<oneshot::Sender<()>>,
+}
+
+impl Request {
+    /// Whether a prompt comes back once the command is done.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.done.is_some()
+    }
 }
 
 /// A prompt with line editing, history and completion.
@@ -88,7 +95,7 @@ impl Prompt {
                     let _ = self.editor.append_history(&history);
                 }
                 let (done, wait) = oneshot::channel();
-                let request = Request { line, _done: Some(done) };
+                let request = Request { line, done: Some(done) };
                 if requests.blocking_send(request).is_err() {
                     break;
                 }
@@ -118,7 +125,7 @@ pub(crate) fn read_lines() -> mpsc::Receiver<Request> {
             let line = String::from_utf8_lossy(&bytes);
             let line = line.strip_suffix('\n').unwrap_or(&line);
             let line = line.strip_suffix('\r').unwrap_or(line).to_owned();
-            if requests.blocking_send(Request { line, _done: None }).is_err() {
+            if requests.blocking_send(Request { line, done: None }).is_err() {
                 break;
             }
         }

@@ -2,11 +2,16 @@
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
+use crate::args::MAX_NAME;
+
 /// The host's name without its domain; `peerkit` where it has none.
 pub(crate) fn name() -> String {
     let name = host_name().unwrap_or_default();
-    let name = name.split('.').next().unwrap_or_default().trim();
-    if name.is_empty() { "peerkit".to_owned() } else { name.to_owned() }
+    let mut name = name.split('.').next().unwrap_or_default().trim().to_owned();
+    while name.len() > MAX_NAME {
+        name.pop();
+    }
+    if name.is_empty() { "peerkit".to_owned() } else { name }
 }
 
 #[cfg(unix)]

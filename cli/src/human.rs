@@ -116,7 +116,7 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
             format!("{up} connected to {} at {}", who(peer), address(peer))
         }
         Event::InboundNodeConnected { peer } => {
-            format!("{up} {} connected, {}", who(peer), address(peer))
+            format!("{up} {} at {} connected to us", who(peer), address(peer))
         }
         Event::OutboundNodeDisconnected { peer, parting }
         | Event::InboundNodeDisconnected { peer, parting } => {

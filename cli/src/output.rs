@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use peerkit::{Event, Node};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::human;
@@ -51,6 +51,8 @@ pub(crate) enum Sink {
 enum Line {
     Out(String),
     Err(String),
+    /// All before it is written.
+    Mark(oneshot::Sender<()>),
     End,
 }
 
@@ -126,6 +128,13 @@ impl Output {
         self.put(Line::Out(text)).await;
     }
 
+    /// Waits until all lines so far are written.
+    pub(crate) async fn settle(&self) {
+        let (mark, written) = oneshot::channel();
+        self.put(Line::Mark(mark)).await;
+        let _ = written.await;
+    }
+
     /// Prints a line of the log if there is room: the log must not hold up what it tells of.
     pub(crate) fn log(&self, text: String) {
         let _ = self.lines.try_send(Line::Err(text));
@@ -159,6 +168,7 @@ fn write_lines(mut queue: mpsc::Receiver<Line>, mut sink: Sink, bars: &Bars) -> 
     while let Some(line) = queue.blocking_recv() {
         match (&mut sink, line) {
             (_, Line::End) => break,
+            (_, Line::Mark(mark)) => drop(mark),
             (Sink::Streams, Line::Out(text)) => bars.step_aside(|| {
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(text.as_bytes())?;

@@ -33,7 +33,7 @@ impl Bars {
         let mut shown: Option<Shown> = None;
         move |progress| {
             if shown.is_none() && progress.total >= WORTH_A_BAR {
-                shown = Some(bars.show(what));
+                shown = Some(bars.show(what, progress));
             }
             if let Some(Shown { bar, .. }) = &shown {
                 bar.set_length(progress.total);
@@ -47,9 +47,9 @@ impl Bars {
         self.bars.suspend(print)
     }
 
-    fn show(&self, what: &'static str) -> Shown {
-        let bar = self.bars.add(ProgressBar::new(0));
-        bar.set_style(style(self.coloured));
+    fn show(&self, what: &'static str, progress: Progress) -> Shown {
+        let bar = ProgressBar::new(progress.total).with_position(progress.done);
+        let bar = self.bars.add(bar.with_style(style(self.coloured)));
         bar.set_message(what);
         bar.enable_steady_tick(Duration::from_millis(200));
         Shown { bars: self.bars.clone(), bar }
@@ -71,9 +71,9 @@ impl Drop for Shown {
 
 fn style(coloured: bool) -> ProgressStyle {
     let template = if coloured {
-        "{msg:8} {bar:30.cyan} {percent:>3}%  {bytes}/{total_bytes}  {bytes_per_sec}  {eta}"
+        "{msg:8} {bar:20.cyan} {percent:>3}%  {bytes}/{total_bytes}  {bytes_per_sec}  {eta}"
     } else {
-        "{msg:8} {bar:30} {percent:>3}%  {bytes}/{total_bytes}  {bytes_per_sec}  {eta}"
+        "{msg:8} {bar:20} {percent:>3}%  {bytes}/{total_bytes}  {bytes_per_sec}  {eta}"
     };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -196,7 +196,11 @@ async fn obey(
                 let result = tokio::select! {
                     biased;
                     result = session.execute(command) => result,
-                    () = stop.cancelled() => return (ok, None),
+                    () = stop.cancelled() => {
+                        let stopped = Err(anyhow::anyhow!("stopped before it was done"));
+                        output.result(&name, &stopped).await;
+                        return (ok, None);
+                    }
                 };
                 (name, result, stops)
             }
@@ -204,6 +208,9 @@ async fn obey(
         };
         ok &= result.is_ok();
         output.result(&name, &result).await;
+        if request.is_waited_for() {
+            output.settle().await;
+        }
         if stops {
             return (ok, Some(request));
         }
@@ -242,7 +249,11 @@ async fn greet(args: &RunArgs, node: &Node, state: &Path, output: &Output) {
             name => format!(" --network '{}'", plain(name)),
         };
         let line = format!("peerkit run {address}{network}");
-        text.push_str(&format!("To join from another machine: {}\n", paint.good(&line)));
+        let machine = match address.socket() {
+            Some(socket) if socket.ip().is_loopback() => "this machine",
+            _ => "another machine",
+        };
+        text.push_str(&format!("To join from {machine}: {}\n", paint.good(&line)));
     }
     if Input::of(args) == Input::Prompt {
         text.push_str(&paint.faint("`help` lists the commands, Ctrl-D leaves."));

@@ -1,18 +1,17 @@
 //! The terminal's own settings, put back when the program ends while a line is being edited: then
 //! nobody else does, and the shell would be left without echo.
 
+#[cfg(unix)]
 use std::io::{self, Write};
+#[cfg(unix)]
 use std::sync::OnceLock;
 
-/// Ends bracketed paste, which line editing turns on.
-const END_PASTE: &[u8] = b"\x1b[?2004l\r";
+/// Ends bracketed paste, which line editing turns on, and the line that was being edited.
+#[cfg(unix)]
+const END_LINE: &[u8] = b"\x1b[?2004l\r\n";
 
 #[cfg(unix)]
-type Settings = rustix::termios::Termios;
-#[cfg(not(unix))]
-type Settings = ();
-
-static BEFORE: OnceLock<Settings> = OnceLock::new();
+static BEFORE: OnceLock<rustix::termios::Termios> = OnceLock::new();
 
 /// Puts the settings back when dropped.
 pub(crate) struct Terminal(());
@@ -34,16 +33,21 @@ impl Drop for Terminal {
     }
 }
 
-/// Puts the settings back, if they were remembered.
+/// Puts the settings back, if they were remembered and are others now.
 pub(crate) fn restore() {
-    let Some(_before) = BEFORE.get() else {
-        return;
-    };
-    let mut stdout = io::stdout().lock();
-    let _ = stdout.write_all(END_PASTE).and_then(|()| stdout.flush());
     #[cfg(unix)]
     {
-        use rustix::termios::{OptionalActions, tcsetattr};
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, _before);
+        use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+
+        let Some(before) = BEFORE.get() else {
+            return;
+        };
+        let now = tcgetattr(io::stdin());
+        if now.is_ok_and(|now| now.local_modes == before.local_modes) {
+            return;
+        }
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
+        let mut stdout = io::stdout().lock();
+        let _ = stdout.write_all(END_LINE).and_then(|()| stdout.flush());
     }
 }

@@ -20,7 +20,7 @@ use crate::dial;
 use crate::error::Error;
 use crate::inner::{Inner, unix_millis};
 use crate::known;
-use crate::order::{Asked, FromLink, Order};
+use crate::order::{Asked, FROM_LINKS, FromLink, Order};
 
 /// After the links' time to flush, the longest that the rest may take to end.
 const HALT: Duration = Duration::from_secs(2);
@@ -70,7 +70,10 @@ impl Actor {
                     self.overlay.handle_timeout(self.inner.now());
                     self.drain();
                 }
-                Some(order) = self.orders.recv() => self.on_order(order),
+                Some(order) = self.orders.recv() => {
+                    self.hear_links();
+                    self.on_order(order);
+                }
                 Some(told) = self.from_links.recv() => self.on_link(told),
             }
         }
@@ -92,26 +95,30 @@ impl Actor {
         }
         // The links have their own deadline; a little more lets them tell how they ended.
         inner.running.close();
-        let deadline = tokio::time::sleep(flush + HALT);
-        let (links, mut deadline) = (inner.running.wait(), std::pin::pin!(deadline));
-        let mut links = std::pin::pin!(links);
+        let running = inner.running.clone();
+        let ended = tokio::time::timeout(flush + HALT, running.wait());
+        let mut ended = std::pin::pin!(ended);
         loop {
             tokio::select! {
-                () = &mut links => break,
-                () = &mut deadline => break,
+                _ = &mut ended => break,
                 Some(told) = self.from_links.recv() => self.on_link(told),
                 Some(order) = self.orders.recv() => self.on_order(order),
             }
         }
+        self.hear_links();
         let _ = tokio::time::timeout(HALT, inner.dispatch.settle()).await;
         inner.halt.cancel();
         self.orders.close();
         self.from_links.close();
         drop(self);
         inner.tracker.close();
-        let _ = tokio::time::timeout(HALT, inner.tracker.wait()).await;
-        inner.dispatch.end();
-        inner.stopped.cancel();
+        let ended = async { tokio::join!(inner.tracker.wait(), inner.shares.settle()) };
+        let _ = tokio::time::timeout(HALT, ended).await;
+        inner.end();
+        // Nothing of the node is held here any more once others hear that it has stopped.
+        let stopped = inner.stopped.clone();
+        drop(inner);
+        stopped.cancel();
     }
 
     fn on_order(&mut self, order: Order) {
@@ -157,6 +164,15 @@ impl Actor {
             Order::Answer(command) => self.command(command),
             Order::Info(reply) => drop(reply.send(self.overlay.info())),
             Order::AddressesChanged => self.addresses_changed(),
+        }
+    }
+
+    /// What links told before an order was given is heard before it: whoever acts on the end of a
+    /// link finds it gone.
+    fn hear_links(&mut self) {
+        for _ in 0..FROM_LINKS {
+            let Ok(told) = self.from_links.try_recv() else { break };
+            self.on_link(told);
         }
     }
 

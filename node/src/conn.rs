@@ -79,12 +79,10 @@ impl Conn {
 
     /// Closes the link: what is queued goes out first, then a goodbye with `reason`.
     pub(crate) fn hang_up(&self, reason: Reason) {
-        let received = self.meter.messages_received();
-        let goodbye = Frame::Goodbye { reason: reason.clone(), received };
         match reason {
             // Whoever does not read would not read the rest either.
-            Reason::Slow => self.outbox.break_off(reason, Some(&goodbye)),
-            _ => self.outbox.close(reason, Some(&goodbye)),
+            Reason::Slow => self.outbox.break_off(reason, true),
+            _ => self.outbox.close(reason, true),
         }
         self.closing.notify_one();
     }

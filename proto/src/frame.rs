@@ -103,14 +103,26 @@ const PING: u8 = 0x03;
 const PONG: u8 = 0x04;
 const RECEIVED: u8 = 0x05;
 const MESSAGE: u8 = 0x10;
-const REQUEST: u8 = 0x11;
-const REPLY: u8 = 0x12;
+/// The kind of [`Frame::Request`].
+pub const REQUEST: u8 = 0x11;
+/// The kind of [`Frame::Reply`].
+pub const REPLY: u8 = 0x12;
 const CANCEL: u8 = 0x13;
 const QUERY: u8 = 0x20;
 const ANSWER: u8 = 0x21;
 const QUERY_DONE: u8 = 0x22;
 const BROADCAST: u8 = 0x30;
 const CALL_BACK: u8 = 0x40;
+
+/// Bytes of a message's frame before its content: the header and the head byte.
+pub const MESSAGE_HEAD: usize = HEADER + 1;
+
+/// What stands before a message's content: `head` is the content's head byte, `len` its bytes.
+#[must_use]
+pub fn message_head(head: u8, len: usize) -> [u8; MESSAGE_HEAD] {
+    let [a, b, c, d] = u32::try_from(len + 2).unwrap_or(u32::MAX).to_le_bytes();
+    [a, b, c, d, MESSAGE, head]
+}
 
 impl Frame {
     /// The largest body of a frame of this kind, in bytes.
@@ -276,6 +288,30 @@ impl Frames {
             }
         }
         Ok(Self { block: buffer.split_to(end).freeze() })
+    }
+
+    /// Takes the messages that come next, up to a frame of another kind, onto the end of `out`.
+    ///
+    /// The same as [`Frames::next`] for each, without the detour over the sum of all frames.
+    ///
+    /// # Errors
+    /// Where the body of one is not that of a message. Those before it have been taken.
+    pub fn take_messages(&mut self, out: &mut Vec<Packed>) -> Result<(), FrameError> {
+        let error = |error| FrameError::Body { kind: MESSAGE, error };
+        while let Ok(Some((MESSAGE, len))) = header(&self.block) {
+            let end = HEADER + len;
+            if end > self.block.len() {
+                break;
+            }
+            let head = match self.block.get(HEADER) {
+                Some(head) if len > 0 => *head,
+                _ => return Err(error(DecodeError::Short("message head"))),
+            };
+            let payload = self.block.slice(MESSAGE_HEAD..end);
+            self.block.advance(end);
+            out.push(Packed::new(head, payload).map_err(error)?);
+        }
+        Ok(())
     }
 
     /// The next frame.

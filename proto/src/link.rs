@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::event::Reason;
 use crate::frame::{Frame, Frames};
 use crate::hello::{Hello, Proof};
+use crate::message::Packed;
 use crate::time::{Instant, earliest};
 
 #[cfg(test)]
@@ -90,7 +91,9 @@ pub enum Output {
     Send(Frame),
     /// The other side's Hello is good: answer with [`Link::admit`] or [`Link::refuse`].
     Greeted(Hello),
-    /// A frame for the overlay or the application.
+    /// Messages for the application, in their order; at least one.
+    Messages(Vec<Packed>),
+    /// Another frame for the overlay or the application; never a message.
     Frame(Frame),
     /// The other side said goodbye: flush what is queued, say goodbye too, and close.
     Farewell(Reason),
@@ -140,7 +143,18 @@ impl Link {
             Ok(frames) => frames,
             Err(fault) => return self.fail(Reason::Fault(fault.to_string())),
         };
-        while let Some(frame) = frames.next() {
+        loop {
+            if matches!(self.stage, Stage::Open | Stage::Parting) {
+                let mut messages = Vec::new();
+                let taken = frames.take_messages(&mut messages);
+                if !messages.is_empty() {
+                    self.outbox.push_back(Output::Messages(messages));
+                }
+                if let Err(fault) = taken {
+                    return self.fail(Reason::Fault(fault.to_string()));
+                }
+            }
+            let Some(frame) = frames.next() else { return };
             match frame {
                 Ok(frame) => self.on_frame(now, frame),
                 Err(fault) => self.fail(Reason::Fault(fault.to_string())),
@@ -318,6 +332,8 @@ impl Link {
             }
             (_, Frame::Received(messages)) => self.confirm(messages),
             (_, Frame::Unknown(_)) => {}
+            // Behind the Hello, in what was read with it.
+            (_, Frame::Message(packed)) => self.outbox.push_back(Output::Messages(vec![packed])),
             (_, frame) => self.outbox.push_back(Output::Frame(frame)),
         }
     }

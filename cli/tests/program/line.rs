@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Program, content, line};
+use crate::harness::{PATIENCE, Program, content, line};
 
 fn ids(nodes: &Value) -> BTreeSet<String> {
     let nodes = nodes.as_array().unwrap().iter();
@@ -168,6 +169,25 @@ fn messages_reach_whom_they_are_for() {
 }
 
 #[test]
+fn the_largest_message_goes_through_and_a_larger_one_does_not() {
+    let home = tempfile::tempdir().unwrap();
+    let mut bob = Program::start(home.path(), "bob", &[]);
+    let mut alice = Program::start(home.path(), "alice", &[&bob.address]);
+    let text = "é".repeat(8 << 20);
+    assert_eq!(alice.run(&format!("msg {text}"))["sent_to"], 1);
+    assert_eq!(bob.event("node_message")["data"], text.as_str());
+    for command in ["send bob", "msg"] {
+        let error = alice.fail(&format!("{command} {text}+"));
+        assert!(error.contains("16777217") && error.contains("16777216"), "{error}");
+    }
+    alice.run("ping bob");
+    assert_eq!(alice.stop().0.code(), Some(1), "a command has failed");
+    bob.event("inbound_node_disconnected");
+    assert!(bob.untaken("node_message").is_empty());
+    bob.exit();
+}
+
+#[test]
 fn a_broadcast_reaches_all_once() {
     let home = tempfile::tempdir().unwrap();
     let mut line = line(home.path(), &[]);
@@ -311,7 +331,10 @@ fn peers_are_saved_and_loaded() {
     let home = tempfile::tempdir().unwrap();
     let mut line = line(home.path(), &[]);
     // What a node knows is written to disk beside its other work.
-    while !ids(&line.b.run("peers")["known"]).contains(&line.c.id) {}
+    let begun = Instant::now();
+    while !ids(&line.b.run("peers")["known"]).contains(&line.c.id) {
+        assert!(begun.elapsed() < PATIENCE, "a peer becomes known");
+    }
     let file = home.path().join("peers.json");
     let saved = line.b.run(&format!("save {}", file.display()));
     assert_eq!(saved["path"], json!(file));

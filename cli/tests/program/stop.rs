@@ -37,8 +37,25 @@ fn a_signal_ends_a_command_that_takes_long() {
     node.write(&format!("connect {address}"));
     let (connection, _) = silent.accept().unwrap();
     node.signal(Signal::TERM);
+    let result = node.result();
+    assert_eq!((&result["result"], &result["ok"]), (&json!("connect"), &json!(false)));
+    assert!(result["error"].as_str().unwrap().contains("stopped"));
     assert_eq!(node.wait().0.code(), Some(0));
     drop(connection);
+}
+
+#[test]
+fn a_second_interrupt_ends_it_at_once() {
+    let home = tempfile::tempdir().unwrap();
+    let bob = Program::start(home.path(), "bob", &[]);
+    let mut alice = Program::start(home.path(), "alice", &[&bob.address]);
+    // Somebody who does not read, and more for him than the system's buffers take.
+    bob.signal(Signal::STOP);
+    alice.run(&format!("msg {}", "x".repeat(16 << 20)));
+    alice.signal(Signal::INT);
+    alice.event("node_request_to_stop");
+    alice.signal(Signal::INT);
+    assert_eq!(alice.wait().0.code(), Some(130));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use peerkit_proto::event::{Direction, Event, MessageFailure, Parting, Reason};
 use peerkit_proto::frame::{Frame, Refusal};
 use peerkit_proto::link::{Link, Output};
-use peerkit_proto::message::{Message, Packed};
+use peerkit_proto::message::{Compression, Message, Packed};
 use peerkit_proto::time::Instant;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
@@ -26,6 +26,9 @@ use crate::request;
 /// Room for one read: from little on an idle link to much on a busy one.
 const READ_MIN: usize = 4 << 10;
 const READ_MAX: usize = 256 << 10;
+
+/// Pings that somebody waits for, open at once; more wait. Half of what a link keeps account of.
+const OPEN_PINGS: usize = 32;
 
 /// A link that both sides have admitted, ready to run.
 pub(crate) struct Established<S> {
@@ -83,15 +86,15 @@ where
         Ok(()) => reader.read().await,
         Err(error) => Ended::lost(&error),
     };
-    conn.outbox.close(parting.reason.clone(), None);
+    conn.outbox.close(parting.reason.clone(), false);
     // What is queued may still go out where the other side takes it.
     let _ = tokio::time::timeout(flush, writer).await;
     conn.requests().clear();
 
-    let (accepted, sent) = (conn.outbox.accepted(), conn.meter.messages_sent());
+    let (accepted, taken) = conn.outbox.account();
     let failure = MessageFailure {
-        unsent: accepted.saturating_sub(sent),
-        unconfirmed: sent.saturating_sub(confirmed),
+        unsent: accepted.saturating_sub(taken),
+        unconfirmed: taken.saturating_sub(confirmed),
         reason: parting.reason.clone(),
     };
     if failure.unsent + failure.unconfirmed != 0 {
@@ -108,6 +111,10 @@ where
         })
         .await;
     inner.link_done(&conn).await;
+}
+
+fn closed() -> Reason {
+    Reason::Lost("closed without a goodbye".into())
 }
 
 /// Writes what the link has to say first. What it already has to tell us, because the other side
@@ -210,6 +217,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.link.sent(Instant::from_origin(Duration::from_micros(
             self.conn.wrote.load(Ordering::Relaxed),
         )));
+        self.asked.retain(|nonce, asked| self.link.awaits(*nonce) && !asked.is_closed());
         let due = peerkit_proto::time::earliest(self.link.poll_timeout(), self.close_at);
         if self.buffer.capacity() < self.room {
             self.buffer.reserve(self.room);
@@ -219,18 +227,19 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 self.close();
                 Ok(false)
             }
-            Some(asked) = self.pings.recv() => {
+            Some(asked) = self.pings.recv(), if self.asked.len() < OPEN_PINGS => {
                 let nonce = self.link.ping(self.inner.now());
-                self.asked.retain(|nonce, _| self.link.awaits(*nonce));
                 self.asked.insert(nonce, asked);
                 Ok(false)
             }
             read = self.from.read_buf(&mut self.buffer) => match read {
-                Ok(0) => Err(Reason::Lost("closed without a goodbye".into())),
+                Ok(0) => Err(closed()),
                 Ok(bytes) => {
                     self.count(bytes);
                     Ok(true)
                 }
+                // TLS's own end is missing too where the other side was killed.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(closed()),
                 Err(error) => Err(Reason::Lost(error.to_string())),
             },
             () = self.inner.sleep_until(due) => {
@@ -261,16 +270,22 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     async fn drain(&mut self) -> bool {
         let mut batch = Batch::default();
         let mut over = false;
+        self.conn.outbox.receiving();
         while let Some(output) = self.poll() {
             match output {
                 Output::Send(frame @ Frame::Goodbye { .. }) => {
-                    let Frame::Goodbye { reason, .. } = &frame else { continue };
-                    self.conn.outbox.break_off(reason.clone(), Some(&frame));
+                    let Frame::Goodbye { reason, .. } = frame else { continue };
+                    self.conn.outbox.break_off(reason, true);
                 }
                 Output::Send(frame) => self.conn.control(&frame),
+                Output::Messages(packed) => self.on_messages(packed, &mut batch).await,
                 Output::Frame(frame) => self.on_frame(frame, &mut batch).await,
                 Output::Farewell(reason) => {
-                    self.end(reason.clone(), true);
+                    // Where we have said goodbye already this is the answer to ours.
+                    match self.conn.outbox.closed() {
+                        None | Some(Reason::Lost(_)) => self.end(reason.clone(), true),
+                        Some(ours) => self.end(ours, false),
+                    }
                     self.conn.hang_up(reason);
                 }
                 Output::Closed(reason) => {
@@ -288,6 +303,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             }
         }
         self.deliver(&mut batch).await;
+        self.conn.outbox.received(self.conn.meter.messages_received());
         over && self.later.is_empty()
     }
 
@@ -296,15 +312,18 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.later.pop_front().or_else(|| self.link.poll())
     }
 
+    async fn on_messages(&mut self, packed: Vec<Packed>, batch: &mut Batch) {
+        batch.messages.reserve(packed.len());
+        for packed in packed {
+            let Some(message) = self.unpack(packed).await else { return };
+            batch.bytes += message.body().len();
+            let peer = self.conn.peer.clone();
+            batch.messages.push(Event::NodeMessage { peer, message });
+        }
+    }
+
     async fn on_frame(&mut self, frame: Frame, batch: &mut Batch) {
         match frame {
-            Frame::Message(packed) => {
-                if let Some(message) = self.unpack(packed).await {
-                    batch.bytes += message.body().len();
-                    let peer = self.conn.peer.clone();
-                    batch.messages.push(Event::NodeMessage { peer, message });
-                }
-            }
             Frame::Request { id, name, body } => {
                 // In its order among the messages.
                 self.deliver(batch).await;
@@ -336,14 +355,17 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// Decompresses what is compressed; what can't be is the peer's fault.
     async fn unpack(&mut self, packed: Packed) -> Option<Message> {
-        let limit = self.inner.config.max_message;
-        match compress::unpack_async(packed, limit).await {
-            Ok(message) => Some(message),
-            Err(fault) => {
-                self.link.refuse(Reason::Fault(fault.to_string()));
-                None
+        let unpacked = match packed.compression {
+            Compression::None => {
+                let body = packed.payload.clone();
+                packed.unpack(body).map_err(|fault| fault.to_string())
             }
-        }
+            _ => {
+                let unpacking = compress::unpack_async(packed, self.inner.config.max_message);
+                unpacking.await.map_err(|fault| fault.to_string())
+            }
+        };
+        unpacked.map_err(|fault| self.link.refuse(Reason::Fault(fault))).ok()
     }
 
     fn serve(&mut self, id: u64, name: &str, message: Message) {
