@@ -175,7 +175,8 @@ async fn a_broadcast_that_a_relay_has_altered_is_not_delivered_and_ends_its_link
     let victim = Victim::new().await;
     let good = broadcast("title", "what was said").await;
     let other = key();
-    let alterations: [(&str, Box<dyn Fn(&mut Envelope)>); 9] = [
+    type Alteration = Box<dyn Fn(&mut Envelope)>;
+    let alterations: [(&str, Alteration); 9] = [
         ("the author", Box::new(move |e| e.author = other.id())),
         ("the run", Box::new(|e| e.epoch += 1)),
         ("the number", Box::new(|e| e.sequence += 1)),
