@@ -161,6 +161,8 @@ impl Link {
                 // Before the answer to anything that came right behind theirs.
                 self.outbox.push_front(Output::Send(Frame::Hello(hello)));
             }
+            // So that the round-trip time is known from the start.
+            self.ping(now);
         }
     }
 

@@ -71,7 +71,8 @@ fn the_dialler_speaks_first_and_the_acceptor_once_it_admits() {
     feed(&mut acceptor, at(0.1), &[Frame::Hello(hello("d"))]);
     assert_eq!(outputs(&mut acceptor), [Output::Greeted(hello("d"))]);
     acceptor.admit(at(0.1));
-    assert_eq!(outputs(&mut acceptor), [Output::Send(Frame::Hello(hello("a")))]);
+    let ping = Output::Send(Frame::Ping(0));
+    assert_eq!(outputs(&mut acceptor), [Output::Send(Frame::Hello(hello("a"))), ping]);
 
     feed(&mut dialler, at(0.2), &[Frame::Hello(hello("a")), message("hi")]);
     assert_eq!(outputs(&mut dialler), [Output::Greeted(hello("a")), messages(&["hi"])]);
@@ -161,8 +162,8 @@ fn an_idle_link_pings_and_a_silent_one_dies() {
     let mut link = open(Side::Dialler);
     assert_eq!(link.poll_timeout(), Some(at(15.0)));
     link.handle_timeout(at(15.0));
-    assert_eq!(outputs(&mut link), [Output::Send(Frame::Ping(0))]);
-    feed(&mut link, at(15.25), &[Frame::Pong(0)]);
+    assert_eq!(outputs(&mut link), [Output::Send(Frame::Ping(1))]);
+    feed(&mut link, at(15.25), &[Frame::Pong(1)]);
     assert_eq!(link.rtt(), Some(Duration::from_millis(250)));
     // From here on nothing comes.
     let mut now = at(15.25);
@@ -188,7 +189,7 @@ fn our_own_slowness_is_not_held_against_the_peer() {
     let mut link = open(Side::Dialler);
     link.pause();
     link.handle_timeout(at(100.0));
-    assert_eq!(outputs(&mut link), [Output::Send(Frame::Ping(0))]);
+    assert_eq!(outputs(&mut link), [Output::Send(Frame::Ping(1))]);
     link.resume(at(100.0));
     link.handle_timeout(at(144.0));
     assert!(!outputs(&mut link).iter().any(|out| matches!(out, Output::Closed(_))));
