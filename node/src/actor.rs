@@ -321,6 +321,10 @@ impl Actor {
     /// Tells the application, then closes the link.
     fn announce_hangup(&self, conn: &Arc<Conn>, reason: Reason) {
         use peerkit_proto::event::Direction;
+        // It is ending already: the other side's will, or announced before.
+        if conn.outbox.closed().is_some() {
+            return;
+        }
         let peer = conn.peer.clone();
         self.inner.dispatch.notice(match peer.direction() {
             Direction::Outbound => Event::NodeDisconnectWithOutboundNode { peer },
