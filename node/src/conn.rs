@@ -115,9 +115,10 @@ impl Conn {
         self.closing.notify_one();
     }
 
-    /// The reason that [`Conn::leave`] was given, once.
+    /// The reason that [`Conn::leave`] was given, once; none where the link is ending already.
     fn take_leaving(&self) -> Option<Reason> {
-        self.leaving.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let taken = self.leaving.lock().unwrap_or_else(PoisonError::into_inner).take();
+        taken.filter(|_| self.outbox.closed().is_none())
     }
 
     /// Closes the link: what is queued goes out first, then a goodbye with `reason`.

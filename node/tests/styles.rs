@@ -417,6 +417,7 @@ async fn a_handler_hears_of_each_link_in_order() {
     for client in clients.collect::<Vec<_>>() {
         client.await.unwrap();
     }
+    until("all links are gone", || hub.peers().is_empty()).await;
     within("shutdown", hub.shutdown()).await;
     let seen = seen.lock().unwrap();
     assert_eq!(seen.len(), LINKS);
