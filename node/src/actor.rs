@@ -3,7 +3,7 @@
 //! It never waits for a peer or for the application: frames go into a link's first lane or end the
 //! link, events go into a bounded queue, dials and look-ups are tasks of their own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::dial;
 use crate::error::Error;
 use crate::inner::{Inner, unix_millis};
 use crate::known;
-use crate::order::{Asked, FromLink, Order};
+use crate::order::{Asked, FROM_LINKS, FromLink, Order};
 
 /// After the links' time to flush, the longest that the rest may take to end.
 const HALT: Duration = Duration::from_secs(2);
@@ -33,6 +33,8 @@ pub(crate) struct Actor {
     asked: HashMap<QueryId, Asked>,
     /// Connections that take the place of a link once that has ended.
     successors: BTreeMap<NodeId, Successor>,
+    /// Links that are being hung up on, by serial: what still comes from there is void.
+    hung_up: BTreeSet<u64>,
     stopping: bool,
 }
 
@@ -52,6 +54,7 @@ impl Actor {
             from_links,
             asked: HashMap::new(),
             successors: BTreeMap::new(),
+            hung_up: BTreeSet::new(),
             stopping: false,
         }
     }
@@ -67,7 +70,10 @@ impl Actor {
                     self.overlay.handle_timeout(self.inner.now());
                     self.drain();
                 }
-                Some(order) = self.orders.recv() => self.on_order(order),
+                Some(order) = self.orders.recv() => {
+                    self.hear_links();
+                    self.on_order(order);
+                }
                 Some(told) = self.from_links.recv() => self.on_link(told),
             }
         }
@@ -85,30 +91,34 @@ impl Actor {
             let _ = reply.send(Err(Reason::Stopping));
         }
         for conn in inner.all_conns() {
-            self.announce_hangup(&conn, Reason::Stopping);
+            conn.leave(Reason::Stopping);
         }
         // The links have their own deadline; a little more lets them tell how they ended.
         inner.running.close();
-        let deadline = tokio::time::sleep(flush + HALT);
-        let (links, mut deadline) = (inner.running.wait(), std::pin::pin!(deadline));
-        let mut links = std::pin::pin!(links);
+        let running = inner.running.clone();
+        let ended = tokio::time::timeout(flush + HALT, running.wait());
+        let mut ended = std::pin::pin!(ended);
         loop {
             tokio::select! {
-                () = &mut links => break,
-                () = &mut deadline => break,
+                _ = &mut ended => break,
                 Some(told) = self.from_links.recv() => self.on_link(told),
                 Some(order) = self.orders.recv() => self.on_order(order),
             }
         }
+        self.hear_links();
         let _ = tokio::time::timeout(HALT, inner.dispatch.settle()).await;
         inner.halt.cancel();
         self.orders.close();
         self.from_links.close();
         drop(self);
         inner.tracker.close();
-        let _ = tokio::time::timeout(HALT, inner.tracker.wait()).await;
-        inner.dispatch.end();
-        inner.stopped.cancel();
+        let ended = async { tokio::join!(inner.tracker.wait(), inner.shares.settle()) };
+        let _ = tokio::time::timeout(HALT, ended).await;
+        inner.end();
+        // Nothing of the node is held here any more once others hear that it has stopped.
+        let stopped = inner.stopped.clone();
+        drop(inner);
+        stopped.cancel();
     }
 
     fn on_order(&mut self, order: Order) {
@@ -157,14 +167,23 @@ impl Actor {
         }
     }
 
+    /// What links told before an order was given is heard before it: whoever acts on the end of a
+    /// link finds it gone.
+    fn hear_links(&mut self) {
+        for _ in 0..FROM_LINKS {
+            let Ok(told) = self.from_links.try_recv() else { break };
+            self.on_link(told);
+        }
+    }
+
     fn on_link(&mut self, told: FromLink) {
         match told {
             FromLink::Frames(conn, frames) => {
-                // Frames of a link that has been replaced, or is being hung up on, are void.
-                if !self.is_current(&conn) {
-                    return;
-                }
                 for frame in frames {
+                    // A frame before it may have ended the link.
+                    if !self.is_current(&conn) || self.hung_up.contains(&conn.serial) {
+                        return;
+                    }
                     self.input(Input::Frame(conn.peer.id(), frame));
                 }
             }
@@ -238,6 +257,7 @@ impl Actor {
 
     /// The link has ended; its successor comes up once the application has heard of that.
     fn link_down(&mut self, conn: &Arc<Conn>, parting: Parting) {
+        self.hung_up.remove(&conn.serial);
         if self.is_current(conn) {
             let id = conn.peer.id();
             self.inner.change_conns(|conns| drop(conns.remove(&id)));
@@ -279,8 +299,10 @@ impl Actor {
                     self.inner.spawn(dial::link(self.inner.clone(), address, reply));
                 }
                 Output::Hangup(id, reason) => {
-                    if let Ok(conn) = self.inner.conn(id) {
-                        self.announce_hangup(&conn, reason);
+                    if let Ok(conn) = self.inner.conn(id)
+                        && self.hung_up.insert(conn.serial)
+                    {
+                        conn.leave(reason);
                     }
                 }
                 Output::Event(event) => self.inner.dispatch.notice(event),
@@ -294,17 +316,6 @@ impl Actor {
                 _ => {}
             }
         }
-    }
-
-    /// Tells the application, then closes the link.
-    fn announce_hangup(&self, conn: &Arc<Conn>, reason: Reason) {
-        use peerkit_proto::event::Direction;
-        let peer = conn.peer.clone();
-        self.inner.dispatch.notice(match peer.direction() {
-            Direction::Outbound => Event::NodeDisconnectWithOutboundNode { peer },
-            Direction::Inbound => Event::NodeDisconnectWithInboundNode { peer },
-        });
-        conn.hang_up(reason);
     }
 
     fn answered(&mut self, answer: Answer) {

@@ -48,10 +48,6 @@ impl Meter {
         self.messages_failed.fetch_add(messages, Relaxed);
     }
 
-    pub(crate) fn messages_sent(&self) -> u64 {
-        self.messages_sent.load(Relaxed)
-    }
-
     pub(crate) fn messages_received(&self) -> u64 {
         self.messages_received.load(Relaxed)
     }

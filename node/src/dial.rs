@@ -202,7 +202,7 @@ pub(crate) async fn greet(
                 Some(Output::Farewell(reason) | Output::Closed(reason)) => {
                     greeted = Some(Err(reason));
                 }
-                Some(Output::Frame(_)) | None => break,
+                Some(Output::Frame(_) | Output::Messages(_)) | None => break,
             }
         }
         if !out.is_empty() {

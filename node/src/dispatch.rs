@@ -105,9 +105,17 @@ impl Dispatch {
         }
     }
 
-    /// No more events will come.
+    /// No more events will come, and the handler is given back.
     pub(crate) fn end(&self) {
         self.queues().iter().for_each(|queue| queue.end());
+        // One that is still at work stays until the node is freed.
+        if let Some(handler) = &self.handler
+            && let Ok(mut handler) = handler.try_lock()
+        {
+            let ended = std::mem::replace(&mut *handler, Box::new(Ended));
+            drop(handler);
+            drop(ended);
+        }
     }
 
     fn queues(&self) -> Vec<Arc<Queue>> {
@@ -132,6 +140,11 @@ impl Dispatch {
         }
     }
 }
+
+/// In place of the application's handler once the node has stopped.
+struct Ended;
+
+impl Handler for Ended {}
 
 const PANICKED: &str = "node_handler_panicked";
 

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
 use peerkit_proto::event::{Event, MessageFailure, Parting, Peer, Reason};
-use peerkit_proto::frame::Frame;
+use peerkit_proto::frame::MESSAGE_HEAD;
 use peerkit_proto::handler::{Action, World};
 use peerkit_proto::hello::{Hello, Proof, VERSION, prove};
 use peerkit_proto::id::{Key, NodeId};
@@ -26,6 +26,7 @@ use crate::dispatch::{Act, Dispatch};
 use crate::error::Error;
 use crate::order::{FromLink, Order};
 use crate::outbox::NotAccepted;
+use crate::outgoing::{Built, Outgoing};
 use crate::served::{ServedRequest, ServedStream, Table};
 use crate::shares::Shares;
 use crate::store::Store;
@@ -256,16 +257,20 @@ impl Inner {
     }
 
     /// Queues a message for one peer if there is room. Compresses on the spot.
-    pub(crate) fn try_send(&self, conn: &Conn, message: Message) -> Result<(), Error> {
-        let (frame, size) = self.message_frame(message)?;
-        conn.outbox.try_application(&frame, size).map_err(|not| not_accepted(conn, not))
+    pub(crate) fn try_send(&self, conn: &Conn, message: Outgoing<'_>) -> Result<(), Error> {
+        let queued = if message.is_compressed() {
+            conn.outbox.try_application(&self.build(message)?.parcel())
+        } else {
+            self.check_size(message.body())?;
+            conn.outbox.try_application(&message.parcel(&mut [0; MESSAGE_HEAD]))
+        };
+        queued.map_err(|not| not_accepted(conn, not))
     }
 
-    /// A message's frame and the bytes that it takes in a queue. Compresses on the spot.
-    pub(crate) fn message_frame(&self, message: Message) -> Result<(Frame, usize), Error> {
-        let packed = compress::pack(message, self.config.max_message).map_err(not_packed)?;
-        let size = packed.payload.len();
-        Ok((Frame::Message(packed), size))
+    /// A message's frame, for several peers. Compresses on the spot.
+    pub(crate) fn build(&self, message: Outgoing<'_>) -> Result<Built, Error> {
+        let packed = compress::pack(message.into_message(), self.config.max_message);
+        Ok(Built::message(packed.map_err(not_packed)?))
     }
 
     /// Compresses a message where it may take its time.
@@ -275,8 +280,8 @@ impl Inner {
     }
 
     /// Whether a message is within the limit.
-    pub(crate) fn check_size(&self, message: &Message) -> Result<(), Error> {
-        let (len, limit) = (message.body().len(), self.config.max_message);
+    pub(crate) fn check_size(&self, body: &[u8]) -> Result<(), Error> {
+        let (len, limit) = (body.len(), self.config.max_message);
         if len > limit {
             return Err(Error::TooLarge { len, limit });
         }
@@ -292,6 +297,15 @@ impl Inner {
         self.meter.failed(1);
         let failure = MessageFailure { unsent: 1, unconfirmed: 0, reason };
         self.dispatch.notice(Event::NodeMessageFailed { peer, failure });
+    }
+
+    /// Gives back what the application left here: it may hold the node itself, which would then never
+    /// be freed.
+    pub(crate) fn end(&self) {
+        self.dispatch.end();
+        self.change_conns(HashMap::clear);
+        self.requests.clear();
+        self.protocols.clear();
     }
 
     /// Tells the actor that a dial has made, or found, a link.
@@ -351,17 +365,26 @@ impl Act for Inner {
     fn act(&self, action: Action) {
         match action {
             Action::Send(peer, message) => {
-                let sent = self.conn(peer.id()).and_then(|conn| self.try_send(&conn, message));
+                let sent =
+                    self.conn(peer.id()).and_then(|conn| self.try_send(&conn, message.into()));
                 if let Err(error) = sent {
                     self.failed(peer, &error);
                 }
             }
             Action::SendToNodes(message, exclude) => {
+                let built = self.build(message.into());
                 for conn in self.all_conns() {
                     if exclude.contains(&conn.peer.id()) {
                         continue;
                     }
-                    if let Err(error) = self.try_send(&conn, message.clone()) {
+                    let queued = built.as_ref().map_or_else(
+                        |error| Err(Error::Setting(error.to_string())),
+                        |built| {
+                            let queued = conn.outbox.try_application(&built.parcel());
+                            queued.map_err(|not| not_accepted(&conn, not))
+                        },
+                    );
+                    if let Err(error) = queued {
                         self.failed(conn.peer.clone(), &error);
                     }
                 }

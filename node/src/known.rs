@@ -44,7 +44,7 @@ pub(crate) fn remember(inner: &Arc<Inner>, peer: &Peer, address: Option<Address>
 /// Files of ours whose names have all the words of `text`.
 pub(crate) async fn search(inner: &Arc<Inner>, text: String) -> Vec<SharedFile> {
     let (shares, limit) = (inner.shares.clone(), inner.config.max_search_results);
-    let searching = tokio::task::spawn_blocking(move || shares.search(&text, limit));
+    let searching = inner.tracker.spawn_blocking(move || shares.search(&text, limit));
     searching.await.unwrap_or_default()
 }
 

@@ -44,6 +44,7 @@ mod node;
 mod opening;
 mod order;
 mod outbox;
+mod outgoing;
 mod request;
 mod served;
 mod shares;
@@ -62,8 +63,10 @@ pub use key::{
     KeyError, create as create_key, load as load_key, load_or_create as load_or_create_key,
 };
 pub use node::{
-    Broadcasted, ConnectOptions, Discovery, FoundFile, IntoAddress, Node, SendReport, Source,
+    Broadcasted, ConnectOptions, Discovery, FoundFile, IntoAddress, Node, SendReport, Sender,
+    Source,
 };
+pub use outgoing::Outgoing;
 pub use shares::{Added, Progress, Refreshed, ShareError, SkipReason, Skipped};
 pub use status::{PeerStatus, Status};
 pub use store::{KnownPeer, StoreError};
@@ -81,3 +84,8 @@ pub use peerkit_proto::frame::Refusal;
 pub use peerkit_proto::handler::{Callback, Context, Handler};
 pub use peerkit_proto::id::{Hash, Key, NodeId, ParseIdError};
 pub use peerkit_proto::message::{Compression, Kind, Message};
+
+/// The examples of the README, compiled and run with the tests of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+mod readme {}

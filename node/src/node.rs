@@ -25,7 +25,7 @@ mod messages;
 mod network;
 
 pub use files::{FoundFile, Source};
-pub use messages::SendReport;
+pub use messages::{SendReport, Sender};
 pub use network::{Broadcasted, Discovery};
 
 /// A node. Clone the handle freely: all clones are the same node.

@@ -26,8 +26,8 @@ use crate::served::Running;
 use crate::stream::{Awaited, Stream, Streams};
 use crate::tls::{Purpose, Session};
 
-/// Addresses of one call-back that are dialled.
-const CALL_BACK_ADDRESSES: usize = 4;
+/// Addresses of one node that are dialled for a stream: whoever tells of more is not worth the wait.
+const DIALLED: usize = 4;
 
 /// The byte that answers a [`StreamOpen`].
 mod status {
@@ -63,8 +63,7 @@ impl Inner {
         }
         let peer = session.id;
         if let Some(token) = open.token {
-            let awaited = self.streams.awaited().remove(&token);
-            let Some(awaited) = awaited.filter(|awaited| awaited.from == peer) else {
+            let Some(awaited) = self.streams.take_awaited(&token, peer) else {
                 answer(&mut tls, status::NO_TOKEN).await?;
                 return Err("a stream came that was not asked for".into());
             };
@@ -102,7 +101,7 @@ impl Inner {
         let mut failures = Vec::new();
         for address in known.into_iter().chain(addresses.iter().cloned()) {
             let address = address.with_id(peer);
-            if tried.contains(&address) {
+            if tried.contains(&address) || tried.len() >= DIALLED {
                 continue;
             }
             tried.push(address.clone());
@@ -213,15 +212,17 @@ impl Inner {
         };
         let inner = self.clone();
         self.spawn(async move {
-            for address in addresses.iter().take(CALL_BACK_ADDRESSES) {
+            for address in addresses.iter().take(DIALLED) {
                 let dialled = dial::connect(&inner, address, Purpose::Stream).await;
                 let Ok(Secured { stream, session, .. }) = dialled else { continue };
                 let opened = inner.open_on(stream, session, "", Some(token)).await;
                 let Ok(Stream { tls, .. }) = opened else { continue };
-                drop(permit);
                 let timeout = inner.config.handshake_timeout;
                 let accepting = inner.accept_stream(tls, session);
-                if let Ok(Ok(running)) = tokio::time::timeout(timeout, accepting).await {
+                let accepted = tokio::time::timeout(timeout, accepting).await;
+                // From here on it counts among the streams of that peer.
+                drop(permit);
+                if let Ok(Ok(running)) = accepted {
                     running.await;
                 }
                 return;

@@ -2,18 +2,28 @@
 //!
 //! Control frames (the overlay's and the link's own) go first and never wait for room: when their
 //! lane is full the peer is too slow and is hung up on. Application frames wait for room in theirs.
-//! Frames lie encoded one behind the other, so that many go out with one record and one call.
+//! Frames lie encoded one behind the other in blocks, so that many go out with one record and one
+//! call; the content of a large one is shared and not copied.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use peerkit_proto::config::Config;
 use peerkit_proto::event::Reason;
-use peerkit_proto::frame::{Frame, HEADER, header};
+use peerkit_proto::frame::Frame;
 use tokio::sync::Notify;
 
-/// How much of the application's lane is taken for one write, at the most, beyond one frame: so
-/// long a control frame may have to wait.
-const WRITE: usize = 256 << 10;
+/// A block is written at once, and grows no further: so much, and one frame, a control frame may
+/// have to wait for. Four TLS records.
+const BLOCK: usize = 64 << 10;
+
+/// Contents from this size on are shared with the sender in place of being copied.
+const SHARE: usize = 16 << 10;
+
+/// Senders that wait do so from here on, though the lane has room for those who don't: what is
+/// written soon stays in the processor's cache until then.
+const AHEAD: usize = 512 << 10;
 
 /// The lanes of one link.
 #[derive(Debug)]
@@ -30,20 +40,40 @@ pub(crate) struct Outbox {
 #[derive(Debug, Default)]
 struct Lanes {
     control: Vec<u8>,
-    application: Vec<u8>,
+    application: VecDeque<Block>,
+    /// Bytes in `application`.
+    queued: usize,
     /// Application bytes that the writer has taken and not written yet.
     writing: usize,
-    /// Application messages accepted in all.
+    /// Application messages accepted in all, and those of them that the writer has taken: what it
+    /// could not write to the end may have arrived all the same.
     accepted: u64,
+    taken: u64,
+    /// Application messages that the link has received, as the goodbye is to say.
+    received: u64,
+    /// Some are being received just now: the goodbye waits until they are counted.
+    receiving: bool,
+    /// Whether the writer sleeps, and whether anybody waits for room: else nobody is woken.
+    idle: bool,
+    waiting: bool,
     /// Set once no more is accepted; the goodbye goes out last.
     closing: Option<Closing>,
+}
+
+/// Application frames that are written at once.
+#[derive(Debug, Default)]
+struct Block {
+    bytes: Vec<u8>,
+    /// The rest of the last frame.
+    tail: Option<Bytes>,
+    messages: u64,
 }
 
 #[derive(Debug)]
 struct Closing {
     reason: Reason,
-    goodbye: Vec<u8>,
-    said: bool,
+    /// The goodbye is still to be said.
+    goodbye: bool,
 }
 
 /// Why a frame was not accepted. Nothing has changed.
@@ -58,23 +88,56 @@ pub(crate) enum NotAccepted {
 /// What the writer is to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
-    /// Write the buffer; so many application messages are in it.
-    Write(u64),
+    /// Write the buffer, then the rest of its last frame if there is one.
+    Write {
+        /// Application messages in it.
+        messages: u64,
+        /// What comes behind the buffer.
+        tail: Option<Bytes>,
+    },
     /// Nothing to write now.
     Empty,
+    /// Nothing but the goodbye, which waits for [`Outbox::received`].
+    Held,
     /// Nothing more will come: close the connection.
     Finished,
 }
 
+/// An application frame: what stands before its content, and the content.
+pub(crate) struct Parcel<'a> {
+    /// The header and the fields before the content.
+    pub(crate) head: &'a [u8],
+    /// The content.
+    pub(crate) body: &'a [u8],
+    /// The same content, where it can be shared.
+    pub(crate) shared: Option<&'a Bytes>,
+}
+
+impl Parcel<'_> {
+    fn len(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+}
+
 impl Lanes {
-    fn close(&mut self, reason: Reason, goodbye: Option<&Frame>) {
-        if self.closing.is_none() {
-            let mut bytes = Vec::new();
-            if let Some(frame) = goodbye {
-                frame.encode(&mut bytes);
-            }
-            self.closing = Some(Closing { reason, goodbye: bytes, said: false });
+    fn close(&mut self, reason: Reason, goodbye: bool) {
+        self.closing.get_or_insert(Closing { reason, goodbye });
+    }
+
+    fn append(&mut self, parcel: &Parcel<'_>) {
+        let open = |block: &mut Block| block.tail.is_none() && block.bytes.len() < BLOCK;
+        if !self.application.back_mut().is_some_and(open) {
+            self.application.push_back(Block::default());
         }
+        let Some(block) = self.application.back_mut() else { return };
+        block.bytes.extend_from_slice(parcel.head);
+        match parcel.shared {
+            Some(shared) if parcel.body.len() >= SHARE => block.tail = Some(shared.clone()),
+            _ => block.bytes.extend_from_slice(parcel.body),
+        }
+        block.messages += 1;
+        self.queued += parcel.len();
+        self.accepted += 1;
     }
 }
 
@@ -99,35 +162,28 @@ impl Outbox {
             return Err(NotAccepted::Full);
         }
         frame.encode(&mut lanes.control);
-        drop(lanes);
-        self.filled.notify_one();
+        self.wake_writer(lanes);
         Ok(())
     }
 
     /// Puts a frame into the application's lane if there is room: an empty lane takes any one.
-    pub(crate) fn try_application(&self, frame: &Frame, size: usize) -> Result<(), NotAccepted> {
-        let mut lanes = self.lock();
-        if let Some(closing) = &lanes.closing {
-            return Err(NotAccepted::Closed(closing.reason.clone()));
-        }
-        let queued = lanes.application.len() + lanes.writing;
-        if queued != 0 && queued.saturating_add(size) > self.max_application {
-            return Err(NotAccepted::Full);
-        }
-        frame.encode(&mut lanes.application);
-        lanes.accepted += 1;
-        drop(lanes);
-        self.filled.notify_one();
-        Ok(())
+    pub(crate) fn try_application(&self, parcel: &Parcel<'_>) -> Result<(), NotAccepted> {
+        self.put(parcel, self.max_application, false)
     }
 
     /// Puts a frame into the application's lane, once there is room.
-    pub(crate) async fn application(&self, frame: &Frame, size: usize) -> Result<(), Reason> {
+    pub(crate) async fn application(&self, parcel: &Parcel<'_>) -> Result<(), Reason> {
+        let limit = self.max_application.min(AHEAD);
+        match self.put(parcel, limit, false) {
+            Ok(()) => return Ok(()),
+            Err(NotAccepted::Closed(reason)) => return Err(reason),
+            Err(NotAccepted::Full) => {}
+        }
         loop {
             // Armed before the look, so that room made in between is not missed.
             let mut room = std::pin::pin!(self.room.notified());
             room.as_mut().enable();
-            match self.try_application(frame, size) {
+            match self.put(parcel, limit, true) {
                 Ok(()) => return Ok(()),
                 Err(NotAccepted::Closed(reason)) => return Err(reason),
                 Err(NotAccepted::Full) => room.await,
@@ -135,27 +191,37 @@ impl Outbox {
         }
     }
 
-    /// Accepts nothing more; what is queued still goes out, then `goodbye`.
+    fn put(&self, parcel: &Parcel<'_>, limit: usize, wait: bool) -> Result<(), NotAccepted> {
+        let mut lanes = self.lock();
+        if let Some(closing) = &lanes.closing {
+            return Err(NotAccepted::Closed(closing.reason.clone()));
+        }
+        let queued = lanes.queued + lanes.writing;
+        if queued != 0 && queued.saturating_add(parcel.len()) > limit {
+            lanes.waiting |= wait;
+            return Err(NotAccepted::Full);
+        }
+        lanes.append(parcel);
+        self.wake_writer(lanes);
+        Ok(())
+    }
+
+    /// Accepts nothing more; what is queued still goes out, then the goodbye, if there is to be one.
     ///
     /// The first call decides; later ones change nothing.
-    pub(crate) fn close(&self, reason: Reason, goodbye: Option<&Frame>) {
+    pub(crate) fn close(&self, reason: Reason, goodbye: bool) {
         let mut lanes = self.lock();
         lanes.close(reason, goodbye);
-        self.wake(lanes);
+        self.wake_all(lanes);
     }
 
-    /// Accepts nothing more and drops the application's lane: only `goodbye` still goes out.
-    pub(crate) fn break_off(&self, reason: Reason, goodbye: Option<&Frame>) {
+    /// Accepts nothing more and drops the application's lane: only the goodbye still goes out.
+    pub(crate) fn break_off(&self, reason: Reason, goodbye: bool) {
         let mut lanes = self.lock();
         lanes.close(reason, goodbye);
-        lanes.application = Vec::new();
-        self.wake(lanes);
-    }
-
-    fn wake(&self, lanes: MutexGuard<'_, Lanes>) {
-        drop(lanes);
-        self.filled.notify_one();
-        self.room.notify_waiters();
+        lanes.application = VecDeque::new();
+        lanes.queued = 0;
+        self.wake_all(lanes);
     }
 
     /// Why nothing more is accepted, once that is so.
@@ -163,51 +229,91 @@ impl Outbox {
         self.lock().closing.as_ref().map(|closing| closing.reason.clone())
     }
 
-    /// Application messages accepted in all.
-    pub(crate) fn accepted(&self) -> u64 {
-        self.lock().accepted
+    /// Application messages accepted in all, and those of them that the writer has taken.
+    pub(crate) fn account(&self) -> (u64, u64) {
+        let lanes = self.lock();
+        (lanes.accepted, lanes.taken)
     }
 
     /// Bytes of application frames that are not written yet.
     pub(crate) fn queued(&self) -> usize {
         let lanes = self.lock();
-        lanes.application.len() + lanes.writing
+        lanes.queued + lanes.writing
     }
 
-    /// Fills `buffer` (empty) with what is to be written next: all control frames, then whole
-    /// application frames.
+    /// Fills `buffer` (empty) with what is to be written next: all control frames, then a block of
+    /// application frames. The buffer's memory is used again.
     pub(crate) fn take(&self, buffer: &mut Vec<u8>) -> Taken {
         let mut lanes = self.lock();
-        std::mem::swap(buffer, &mut lanes.control);
-        let (bytes, frames) = whole_frames(&lanes.application);
-        if bytes == lanes.application.len() && buffer.is_empty() {
-            std::mem::swap(buffer, &mut lanes.application);
+        let block = lanes.application.pop_front().unwrap_or_default();
+        let Block { mut bytes, tail, messages } = block;
+        lanes.writing = bytes.len() + tail.as_ref().map_or(0, Bytes::len);
+        lanes.queued -= lanes.writing;
+        lanes.taken += messages;
+        if lanes.control.is_empty() {
+            std::mem::swap(buffer, &mut bytes);
         } else {
-            buffer.extend(lanes.application.drain(..bytes));
+            std::mem::swap(buffer, &mut lanes.control);
+            buffer.append(&mut bytes);
         }
-        lanes.writing = bytes;
+        if lanes.application.is_empty() && bytes.capacity() >= BLOCK {
+            // What the writer had before is where the next frames gather.
+            lanes.application.push_back(Block { bytes, ..Block::default() });
+        }
         if !buffer.is_empty() {
-            return Taken::Write(frames);
+            return Taken::Write { messages, tail };
         }
+        let (received, receiving) = (lanes.received, lanes.receiving);
         match &mut lanes.closing {
-            None => Taken::Empty,
-            Some(closing) if !closing.said => {
-                closing.said = true;
-                if closing.goodbye.is_empty() {
-                    return Taken::Finished;
-                }
-                buffer.append(&mut closing.goodbye);
-                Taken::Write(0)
+            None => {
+                lanes.idle = true;
+                Taken::Empty
             }
-            Some(_) => Taken::Finished,
+            Some(Closing { goodbye: false, .. }) => Taken::Finished,
+            Some(_) if receiving => Taken::Held,
+            Some(closing) => {
+                closing.goodbye = false;
+                let reason = closing.reason.clone();
+                Frame::Goodbye { reason, received }.encode(buffer);
+                Taken::Write { messages: 0, tail: None }
+            }
+        }
+    }
+
+    /// Messages are about to be received: a goodbye waits for them, so that it counts them.
+    pub(crate) fn receiving(&self) {
+        self.lock().receiving = true;
+    }
+
+    /// So many messages were received on the link by now.
+    pub(crate) fn received(&self, received: u64) {
+        let mut lanes = self.lock();
+        (lanes.received, lanes.receiving) = (received, false);
+        if lanes.closing.is_some() {
+            drop(lanes);
+            self.filled.notify_one();
         }
     }
 
     /// What was taken is written: its room is free.
     pub(crate) fn written(&self) {
-        let freed = std::mem::take(&mut self.lock().writing);
-        if freed != 0 {
+        let mut lanes = self.lock();
+        lanes.writing = 0;
+        // Woken when half is free and not for every block, so that they fill many at once.
+        let half = self.max_application.min(AHEAD) / 2;
+        if lanes.waiting && lanes.queued <= half {
+            lanes.waiting = false;
+            drop(lanes);
             self.room.notify_waiters();
+        }
+    }
+
+    /// Gives back the memory of an idle lane.
+    pub(crate) fn shrink(&self) {
+        let mut lanes = self.lock();
+        if lanes.queued == 0 {
+            lanes.application = VecDeque::new();
+            lanes.control.shrink_to_fit();
         }
     }
 
@@ -216,129 +322,24 @@ impl Outbox {
         self.filled.notified().await;
     }
 
+    fn wake_writer(&self, mut lanes: MutexGuard<'_, Lanes>) {
+        if std::mem::take(&mut lanes.idle) {
+            drop(lanes);
+            self.filled.notify_one();
+        }
+    }
+
+    fn wake_all(&self, lanes: MutexGuard<'_, Lanes>) {
+        drop(lanes);
+        self.filled.notify_one();
+        self.room.notify_waiters();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Lanes> {
         // Nothing that holds the lock can panic halfway through a change.
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Bytes and number of the frames at the start of `lane` to write at once.
-fn whole_frames(lane: &[u8]) -> (usize, u64) {
-    let (mut end, mut frames) = (0, 0);
-    while end < WRITE {
-        let Ok(Some((_, len))) = header(&lane[end..]) else { break };
-        end += HEADER + len;
-        frames += 1;
-    }
-    (end.min(lane.len()), frames)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use peerkit_proto::message::{Message, Packed};
-
-    fn message(len: usize) -> (Frame, usize) {
-        (Frame::Message(Packed::plain(Message::bytes(vec![7; len]))), len)
-    }
-
-    fn outbox(peer_queue: usize, control_queue: usize) -> Outbox {
-        let mut config = Config::default();
-        (config.peer_queue, config.control_queue) = (peer_queue, control_queue);
-        Outbox::new(&config)
-    }
-
-    fn put(outbox: &Outbox, len: usize) -> Result<(), NotAccepted> {
-        let (frame, size) = message(len);
-        outbox.try_application(&frame, size)
-    }
-
-    fn kinds(buffer: &[u8]) -> Vec<u8> {
-        let (mut at, mut kinds) = (0, Vec::new());
-        while let Some((kind, len)) = header(&buffer[at..]).unwrap() {
-            kinds.push(kind);
-            at += HEADER + len;
-        }
-        kinds
-    }
-
-    #[test]
-    fn control_goes_first_and_goodbye_last() {
-        let outbox = outbox(1000, 1000);
-        put(&outbox, 10).unwrap();
-        outbox.control(&Frame::Ping(1)).unwrap();
-        let goodbye = Frame::Goodbye { reason: Reason::Requested, received: 0 };
-        outbox.close(Reason::Requested, Some(&goodbye));
-        assert_eq!(put(&outbox, 1), Err(NotAccepted::Closed(Reason::Requested)));
-        let mut buffer = Vec::new();
-        assert_eq!(outbox.take(&mut buffer), Taken::Write(1));
-        assert_eq!(kinds(&buffer), [0x03, 0x10]);
-        outbox.written();
-        buffer.clear();
-        assert_eq!(outbox.take(&mut buffer), Taken::Write(0));
-        assert_eq!(kinds(&buffer), [0x02]);
-        buffer.clear();
-        assert_eq!(outbox.take(&mut buffer), Taken::Finished);
-    }
-
-    #[test]
-    fn an_empty_lane_takes_one_larger_and_what_is_being_written_still_counts() {
-        let outbox = outbox(100, 1000);
-        put(&outbox, 5000).unwrap();
-        assert_eq!(put(&outbox, 1), Err(NotAccepted::Full));
-        let mut buffer = Vec::new();
-        assert_eq!(outbox.take(&mut buffer), Taken::Write(1));
-        assert_eq!(put(&outbox, 1), Err(NotAccepted::Full));
-        outbox.written();
-        put(&outbox, 1).unwrap();
-        assert_eq!(outbox.accepted(), 2);
-    }
-
-    #[test]
-    fn a_full_control_lane_says_so() {
-        let outbox = outbox(100, 20);
-        outbox.control(&Frame::Ping(1)).unwrap();
-        outbox.control(&Frame::Ping(2)).unwrap();
-        assert_eq!(outbox.control(&Frame::Ping(3)), Err(NotAccepted::Full));
-    }
-
-    #[test]
-    fn a_long_lane_is_taken_in_parts_of_whole_frames_in_order() {
-        let outbox = outbox(1 << 30, 1000);
-        for _ in 0..100 {
-            put(&outbox, 10_000).unwrap();
-        }
-        let (mut buffer, mut frames, mut takes) = (Vec::new(), 0, 0);
-        while let Taken::Write(taken) = outbox.take(&mut buffer) {
-            assert!(buffer.len() < WRITE + 10_100);
-            assert_eq!(kinds(&buffer).len() as u64, taken);
-            (frames, takes) = (frames + taken, takes + 1);
-            outbox.written();
-            buffer.clear();
-        }
-        assert_eq!((frames, takes), (100, 4));
-    }
-
-    #[tokio::test]
-    async fn a_waiting_sender_gets_the_room_or_the_reason() {
-        let outbox = std::sync::Arc::new(outbox(100, 1000));
-        put(&outbox, 100).unwrap();
-        let waiting = |outbox: std::sync::Arc<Outbox>| {
-            tokio::spawn(async move {
-                let (frame, size) = message(50);
-                outbox.application(&frame, size).await
-            })
-        };
-        let first = waiting(outbox.clone());
-        tokio::task::yield_now().await;
-        assert!(!first.is_finished());
-        let mut buffer = Vec::new();
-        outbox.take(&mut buffer);
-        outbox.written();
-        assert_eq!(first.await.unwrap(), Ok(()));
-        let second = waiting(outbox.clone());
-        put(&outbox, 100).unwrap_err();
-        outbox.close(Reason::Slow, None);
-        assert!(matches!(second.await.unwrap(), Ok(()) | Err(Reason::Slow)));
-    }
-}
+mod tests;

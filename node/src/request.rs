@@ -14,6 +14,7 @@ use crate::compress;
 use crate::conn::Conn;
 use crate::error::Error;
 use crate::inner::Inner;
+use crate::outgoing::Built;
 use crate::served::ServedRequest;
 
 /// Answers a request in a task of its own. Aborting it means that nobody waits any more.
@@ -44,9 +45,14 @@ pub(crate) fn answer(
             Ok(message) => pack_reply(&inner_, message).await,
             Err(refusal) => Err(refusal),
         };
-        let size = outcome.as_ref().map_or(0, |packed| packed.payload.len());
-        // A link that has ended tells its other side itself.
-        let _ = conn.outbox.application(&Frame::Reply { id, outcome }, size).await;
+        match outcome {
+            // A link that has ended tells its other side itself.
+            Ok(packed) => {
+                let reply = Built::reply(id, packed);
+                let _ = conn.outbox.application(&reply.parcel()).await;
+            }
+            Err(refusal) => conn.refuse(id, refusal),
+        }
     };
     inner.spawn(task).abort_handle()
 }
@@ -55,7 +61,7 @@ async fn pack_reply(
     inner: &Inner,
     message: Message,
 ) -> Result<peerkit_proto::message::Packed, Refusal> {
-    inner.check_size(&message).map_err(|error| Refusal::Failed(error.to_string()))?;
+    inner.check_size(message.body()).map_err(|error| Refusal::Failed(error.to_string()))?;
     let packed = compress::pack_async(message, inner.config.max_message).await;
     packed.map_err(|error| Refusal::Failed(error.to_string()))
 }
@@ -80,10 +86,9 @@ impl Inner {
         // Forgets the request however this ends, and tells the other side if it still works on it.
         let _open = Open { conn: &conn, id };
         let asking = async {
-            let size = body.payload.len();
-            let frame = Frame::Request { id, name: name.to_owned(), body };
+            let request = Built::request(id, name, body);
             let lost = |reason| Error::LinkLost { peer, reason };
-            conn.outbox.application(&frame, size).await.map_err(lost)?;
+            conn.outbox.application(&request.parcel()).await.map_err(lost)?;
             match reply.await {
                 Ok(outcome) => outcome.map_err(Error::Request),
                 Err(_) => {

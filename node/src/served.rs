@@ -23,6 +23,15 @@ impl<H: Clone> Table<H> {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), handler);
     }
 
+    /// Gives all handlers back.
+    pub(crate) fn clear(&self) {
+        let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let handlers = std::mem::take(&mut *table);
+        // A handler may own anything: it is not dropped under the lock.
+        drop(table);
+        drop(handlers);
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<H> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }

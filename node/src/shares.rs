@@ -22,6 +22,7 @@ use peerkit_proto::files::{
     SharedFile,
 };
 use peerkit_proto::id::Hash;
+use tokio_util::task::TaskTracker;
 
 pub(crate) use open::OpenShare;
 pub(crate) use open::read_exact_at;
@@ -37,6 +38,8 @@ pub(crate) struct Shares {
     /// Held for reading while something is added: what it wrote down is not to be pruned before
     /// the index has it.
     pruning: Arc<RwLock<()>>,
+    /// What is being done off the async threads: it holds the store.
+    work: TaskTracker,
 }
 
 /// How far something is, in bytes.
@@ -178,7 +181,14 @@ impl Shares {
     /// Nothing shared yet: see [`restore`](Self::restore) for what `store` knows.
     #[must_use]
     pub(crate) fn new(store: Store) -> Self {
-        Self { store, index: Arc::default(), pruning: Arc::default() }
+        let work = TaskTracker::new();
+        Self { store, index: Arc::default(), pruning: Arc::default(), work }
+    }
+
+    /// Waits for the work that its callers have left, which has been told to stop.
+    pub(crate) async fn settle(&self) {
+        self.work.close();
+        self.work.wait().await;
     }
 
     /// Shares the file or folder at `path`, in place of what was shared from there before.
@@ -410,7 +420,7 @@ impl Shares {
         let shares = self.clone();
         let stop = StopOnDrop(Arc::default());
         let seen = Arc::clone(&stop.0);
-        match tokio::task::spawn_blocking(move || work(&shares, &seen)).await {
+        match self.work.spawn_blocking(move || work(&shares, &seen)).await {
             Ok(result) => result,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),

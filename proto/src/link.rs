@@ -11,8 +11,9 @@ use bytes::BytesMut;
 
 use crate::config::Config;
 use crate::event::Reason;
-use crate::frame::{Frame, Frames};
+use crate::frame::{Frame, FrameError, Frames};
 use crate::hello::{Hello, Proof};
+use crate::message::Packed;
 use crate::time::{Instant, earliest};
 
 #[cfg(test)]
@@ -90,7 +91,9 @@ pub enum Output {
     Send(Frame),
     /// The other side's Hello is good: answer with [`Link::admit`] or [`Link::refuse`].
     Greeted(Hello),
-    /// A frame for the overlay or the application.
+    /// Messages for the application, in their order; at least one.
+    Messages(Vec<Packed>),
+    /// Another frame for the overlay or the application; never a message.
     Frame(Frame),
     /// The other side said goodbye: flush what is queued, say goodbye too, and close.
     Farewell(Reason),
@@ -136,19 +139,16 @@ impl Link {
             buffer.clear();
             return;
         }
-        let mut frames = match Frames::split(buffer, &self.config) {
-            Ok(frames) => frames,
-            Err(fault) => return self.fail(Reason::Fault(fault.to_string())),
-        };
-        while let Some(frame) = frames.next() {
-            match frame {
-                Ok(frame) => self.on_frame(now, frame),
-                Err(fault) => self.fail(Reason::Fault(fault.to_string())),
-            }
-            if self.stage == Stage::Closed {
+        if self.stage == Stage::Greeting {
+            // A stranger gets no room but for its Hello.
+            let first = Frames::split_first(buffer, &self.config);
+            self.take_frames(now, first);
+            if matches!(self.stage, Stage::Greeting | Stage::Closed) {
                 return;
             }
         }
+        let frames = Frames::split(buffer, &self.config);
+        self.take_frames(now, frames);
     }
 
     /// The other side's Hello is admitted: the link is up.
@@ -158,7 +158,8 @@ impl Link {
             (self.heard, self.sent) = (now, now);
             if self.side == Side::Acceptor {
                 let hello = self.greeting.hello.clone();
-                self.outbox.push_back(Output::Send(Frame::Hello(hello)));
+                // Before the answer to anything that came right behind theirs.
+                self.outbox.push_front(Output::Send(Frame::Hello(hello)));
             }
         }
     }
@@ -281,6 +282,33 @@ impl Link {
         }
     }
 
+    fn take_frames(&mut self, now: Instant, frames: Result<Frames, FrameError>) {
+        let mut frames = match frames {
+            Ok(frames) => frames,
+            Err(fault) => return self.fail(Reason::Fault(fault.to_string())),
+        };
+        loop {
+            if matches!(self.stage, Stage::Open | Stage::Parting) {
+                let mut messages = Vec::new();
+                let taken = frames.take_messages(&mut messages);
+                if !messages.is_empty() {
+                    self.outbox.push_back(Output::Messages(messages));
+                }
+                if let Err(fault) = taken {
+                    return self.fail(Reason::Fault(fault.to_string()));
+                }
+            }
+            let Some(frame) = frames.next() else { return };
+            match frame {
+                Ok(frame) => self.on_frame(now, frame),
+                Err(fault) => self.fail(Reason::Fault(fault.to_string())),
+            }
+            if self.stage == Stage::Closed {
+                return;
+            }
+        }
+    }
+
     fn on_frame(&mut self, now: Instant, frame: Frame) {
         match (self.stage, frame) {
             (Stage::Greeting, Frame::Hello(hello)) => {
@@ -317,6 +345,8 @@ impl Link {
             }
             (_, Frame::Received(messages)) => self.confirm(messages),
             (_, Frame::Unknown(_)) => {}
+            // Behind the Hello, in what was read with it.
+            (_, Frame::Message(packed)) => self.outbox.push_back(Output::Messages(vec![packed])),
             (_, frame) => self.outbox.push_back(Output::Frame(frame)),
         }
     }

@@ -69,6 +69,15 @@ impl Message {
         Self { kind: Kind::Bytes, compression: Compression::None, body: bytes.into() }
     }
 
+    /// A message of `kind` whose content is `body` already.
+    ///
+    /// Text and JSON have to be UTF-8, which is not checked here: the receiver does, and ends the
+    /// link where they are not.
+    #[must_use]
+    pub fn new(kind: Kind, body: Bytes) -> Self {
+        Self { kind, compression: Compression::None, body }
+    }
+
     /// The same message, compressed on its way.
     #[must_use]
     pub fn compressed(self, compression: Compression) -> Self {
@@ -173,6 +182,14 @@ impl Packed {
     /// Where the head byte is missing or has no meaning.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         let head = reader.u8("message head")?;
+        Self::new(head, reader.take_rest())
+    }
+
+    /// A content whose head byte is `head`.
+    ///
+    /// # Errors
+    /// Where the head byte has no meaning.
+    pub fn new(head: u8, payload: Bytes) -> Result<Self, DecodeError> {
         let kind = match head & 0x0f {
             0 => Kind::Text,
             1 => Kind::Json,
@@ -188,7 +205,7 @@ impl Packed {
             5 => Compression::Lz4,
             _ => return Err(DecodeError::Invalid("message compression")),
         };
-        Ok(Self { kind, compression, payload: reader.take_rest() })
+        Ok(Self { kind, compression, payload })
     }
 
     /// The head byte: see [`Message::head`].

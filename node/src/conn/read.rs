@@ -1,6 +1,6 @@
 //! The task that reads one link: bytes in, frames to the overlay, messages to the application.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use peerkit_proto::event::{Direction, Event, MessageFailure, Parting, Reason};
 use peerkit_proto::frame::{Frame, Refusal};
 use peerkit_proto::link::{Link, Output};
-use peerkit_proto::message::{Message, Packed};
+use peerkit_proto::message::{Compression, Message, Packed};
 use peerkit_proto::time::Instant;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
@@ -26,6 +26,9 @@ use crate::request;
 /// Room for one read: from little on an idle link to much on a busy one.
 const READ_MIN: usize = 4 << 10;
 const READ_MAX: usize = 256 << 10;
+
+/// Pings that somebody waits for, open at once; more wait. Half of what a link keeps account of.
+const OPEN_PINGS: usize = 32;
 
 /// A link that both sides have admitted, ready to run.
 pub(crate) struct Established<S> {
@@ -57,6 +60,10 @@ where
     let timeout = inner.config.handshake_timeout;
     let said = tokio::time::timeout(timeout, say_hello(&mut link, &mut stream)).await;
     let said = said.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let (said, later) = match said {
+        Ok(later) => (Ok(()), later),
+        Err(error) => (Err(error), VecDeque::new()),
+    };
 
     let (from, to) = tokio::io::split(stream);
     let writer = tokio::spawn(write::write(inner.clone(), conn.clone(), to));
@@ -71,7 +78,7 @@ where
         pings,
         asked: BTreeMap::new(),
         serving: BTreeMap::new(),
-        later: Vec::new(),
+        later,
         end: None,
         close_at: None,
     };
@@ -79,15 +86,15 @@ where
         Ok(()) => reader.read().await,
         Err(error) => Ended::lost(&error),
     };
-    conn.outbox.close(parting.reason.clone(), None);
+    conn.outbox.close(parting.reason.clone(), false);
     // What is queued may still go out where the other side takes it.
     let _ = tokio::time::timeout(flush, writer).await;
     conn.requests().clear();
 
-    let (accepted, sent) = (conn.outbox.accepted(), conn.meter.messages_sent());
+    let (accepted, taken) = conn.outbox.account();
     let failure = MessageFailure {
-        unsent: accepted.saturating_sub(sent),
-        unconfirmed: sent.saturating_sub(confirmed),
+        unsent: accepted.saturating_sub(taken),
+        unconfirmed: taken.saturating_sub(confirmed),
         reason: parting.reason.clone(),
     };
     if failure.unsent + failure.unconfirmed != 0 {
@@ -110,18 +117,23 @@ fn closed() -> Reason {
     Reason::Lost("closed without a goodbye".into())
 }
 
-async fn say_hello(link: &mut Link, stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+/// Writes what the link has to say first. What it already has to tell us, because the other side
+/// spoke on right behind its Hello, is returned.
+async fn say_hello(
+    link: &mut Link,
+    stream: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<VecDeque<Output>> {
     let mut out = Vec::new();
-    let mut rest = Vec::new();
+    let mut later = VecDeque::new();
     while let Some(output) = link.poll() {
         match output {
             Output::Send(frame) => frame.encode(&mut out),
-            other => rest.push(other),
+            other => later.push_back(other),
         }
     }
-    debug_assert!(rest.is_empty(), "frames are read once the link runs");
     stream.write_all(&out).await?;
-    stream.flush().await
+    stream.flush().await?;
+    Ok(later)
 }
 
 struct Reader<R> {
@@ -137,7 +149,7 @@ struct Reader<R> {
     /// Requests of the peer that are being handled.
     serving: BTreeMap<u64, AbortHandle>,
     /// Outputs that came while others were being acted on.
-    later: Vec<Output>,
+    later: VecDeque<Output>,
     /// How the link ends, once that is known.
     end: Option<Parting>,
     /// When to stop waiting for the other side's goodbye.
@@ -205,18 +217,22 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.link.sent(Instant::from_origin(Duration::from_micros(
             self.conn.wrote.load(Ordering::Relaxed),
         )));
+        self.asked.retain(|nonce, asked| self.link.awaits(*nonce) && !asked.is_closed());
         let due = peerkit_proto::time::earliest(self.link.poll_timeout(), self.close_at);
-        if self.buffer.capacity() < self.room {
+        if self.buffer.capacity() - self.buffer.len() < self.room / 2 {
             self.buffer.reserve(self.room);
         }
         tokio::select! {
             () = self.conn.closing.notified() => {
+                if let Some(reason) = self.conn.take_leaving() {
+                    self.tell_leaving().await;
+                    self.conn.hang_up(reason);
+                }
                 self.close();
                 Ok(false)
             }
-            Some(asked) = self.pings.recv() => {
+            Some(asked) = self.pings.recv(), if self.asked.len() < OPEN_PINGS => {
                 let nonce = self.link.ping(self.inner.now());
-                self.asked.retain(|nonce, _| self.link.awaits(*nonce));
                 self.asked.insert(nonce, asked);
                 Ok(false)
             }
@@ -258,16 +274,22 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     async fn drain(&mut self) -> bool {
         let mut batch = Batch::default();
         let mut over = false;
+        self.conn.outbox.receiving();
         while let Some(output) = self.poll() {
             match output {
                 Output::Send(frame @ Frame::Goodbye { .. }) => {
-                    let Frame::Goodbye { reason, .. } = &frame else { continue };
-                    self.conn.outbox.break_off(reason.clone(), Some(&frame));
+                    let Frame::Goodbye { reason, .. } = frame else { continue };
+                    self.conn.outbox.break_off(reason, true);
                 }
                 Output::Send(frame) => self.conn.control(&frame),
+                Output::Messages(packed) => self.on_messages(packed, &mut batch).await,
                 Output::Frame(frame) => self.on_frame(frame, &mut batch).await,
                 Output::Farewell(reason) => {
-                    self.end(reason.clone(), true);
+                    // Where we have said goodbye already this is the answer to ours.
+                    match self.conn.outbox.closed() {
+                        None | Some(Reason::Lost(_)) => self.end(reason.clone(), true),
+                        Some(ours) => self.end(ours, false),
+                    }
                     self.conn.hang_up(reason);
                 }
                 Output::Closed(reason) => {
@@ -285,26 +307,27 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             }
         }
         self.deliver(&mut batch).await;
+        self.conn.outbox.received(self.conn.meter.messages_received());
         over && self.later.is_empty()
     }
 
     /// The next output, those put off first.
     fn poll(&mut self) -> Option<Output> {
-        match self.later.is_empty() {
-            true => self.link.poll(),
-            false => Some(self.later.remove(0)),
+        self.later.pop_front().or_else(|| self.link.poll())
+    }
+
+    async fn on_messages(&mut self, packed: Vec<Packed>, batch: &mut Batch) {
+        batch.messages.reserve(packed.len());
+        for packed in packed {
+            let Some(message) = self.unpack(packed).await else { return };
+            batch.bytes += message.body().len();
+            let peer = self.conn.peer.clone();
+            batch.messages.push(Event::NodeMessage { peer, message });
         }
     }
 
     async fn on_frame(&mut self, frame: Frame, batch: &mut Batch) {
         match frame {
-            Frame::Message(packed) => {
-                if let Some(message) = self.unpack(packed).await {
-                    batch.bytes += message.body().len();
-                    let peer = self.conn.peer.clone();
-                    batch.messages.push(Event::NodeMessage { peer, message });
-                }
-            }
             Frame::Request { id, name, body } => {
                 // In its order among the messages.
                 self.deliver(batch).await;
@@ -315,13 +338,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             }
             Frame::Reply { id, outcome } => {
                 let outcome = match outcome {
-                    Ok(packed) => match self.unpack(packed).await {
-                        Some(message) => Ok(message),
-                        None => return,
-                    },
+                    Ok(packed) => {
+                        let Some(message) = self.unpack(packed).await else { return };
+                        self.received(1, message.body().len());
+                        Ok(message)
+                    }
                     Err(refusal) => Err(refusal),
                 };
-                self.received(1, 0);
                 self.conn.reply(id, outcome);
             }
             Frame::Cancel(id) => {
@@ -336,18 +359,30 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// Decompresses what is compressed; what can't be is the peer's fault.
     async fn unpack(&mut self, packed: Packed) -> Option<Message> {
-        let limit = self.inner.config.max_message;
-        match compress::unpack_async(packed, limit).await {
-            Ok(message) => Some(message),
-            Err(fault) => {
-                self.link.refuse(Reason::Fault(fault.to_string()));
-                None
+        let (len, limit) = (packed.payload.len(), self.inner.config.max_message);
+        let unpacked = match packed.compression {
+            Compression::None if len > limit => {
+                Err(format!("a message of {len} bytes is over the limit of {limit}"))
             }
-        }
+            Compression::None => {
+                let body = packed.payload.clone();
+                packed.unpack(body).map_err(|fault| fault.to_string())
+            }
+            _ => {
+                let unpacking = compress::unpack_async(packed, limit);
+                unpacking.await.map_err(|fault| fault.to_string())
+            }
+        };
+        unpacked.map_err(|fault| self.link.refuse(Reason::Fault(fault))).ok()
     }
 
     fn serve(&mut self, id: u64, name: &str, message: Message) {
         self.serving.retain(|_, task| !task.is_finished());
+        if self.serving.contains_key(&id) {
+            // Its reply could not be told from the other's, and it would not be counted.
+            self.link.refuse(Reason::Fault("two requests of the same number".into()));
+            return;
+        }
         let refusal = match self.inner.requests.get(name) {
             None => Refusal::NoHandler,
             Some(_) if self.serving.len() >= self.inner.config.max_requests_per_peer => {
@@ -359,8 +394,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 return;
             }
         };
-        // Small, and owed to somebody who waits: it goes with the control frames.
-        self.conn.control(&Frame::Reply { id, outcome: Err(refusal) });
+        self.conn.refuse(id, refusal);
     }
 
     /// Hands a batch to the application and the overlay. While it waits for either the link's
@@ -373,6 +407,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             return;
         }
         self.link.pause();
+        let (mut leaving, mut told) = (false, false);
         {
             let (inner, conn) = (self.inner.clone(), self.conn.clone());
             let mut delivery = std::pin::pin!(async {
@@ -389,6 +424,15 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     biased;
                     () = &mut delivery => break,
                     () = inner.halt.cancelled() => break,
+                    () = self.conn.closing.notified(), if !leaving => {
+                        // The goodbye does not wait for the application; the event does.
+                        leaving = true;
+                        if let Some(reason) = self.conn.take_leaving() {
+                            self.conn.hang_up(reason);
+                        } else {
+                            told = true;
+                        }
+                    }
                     () = inner.sleep_until(due) => {
                         let wrote = self.conn.wrote.load(Ordering::Relaxed);
                         self.link.sent(Instant::from_origin(Duration::from_micros(wrote)));
@@ -397,7 +441,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                         while let Some(output) = self.link.poll() {
                             match output {
                                 Output::Send(frame) => self.conn.control(&frame),
-                                other => self.later.push(other),
+                                other => self.later.push_back(other),
                             }
                         }
                     }
@@ -407,6 +451,24 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let now = self.inner.now();
         self.link.resume(now);
         self.received(messages, bytes);
+        if leaving {
+            if !told {
+                self.tell_leaving().await;
+            }
+            // What it woke us for is still to be done.
+            self.conn.closing.notify_one();
+        }
+    }
+
+    /// Tells the application that this node is about to close the link.
+    async fn tell_leaving(&self) {
+        let peer = self.conn.peer.clone();
+        self.inner
+            .tell(match peer.direction() {
+                Direction::Outbound => Event::NodeDisconnectWithOutboundNode { peer },
+                Direction::Inbound => Event::NodeDisconnectWithInboundNode { peer },
+            })
+            .await;
     }
 
     fn received(&mut self, messages: u64, bytes: usize) {

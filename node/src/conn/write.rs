@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use peerkit_proto::event::Reason;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -11,13 +12,13 @@ use super::Conn;
 use crate::inner::Inner;
 use crate::outbox::Taken;
 
-/// A buffer larger than this is given back once the link is idle.
-const KEEP: usize = 16 << 10;
+/// After so long without anything to write the buffers are given back.
+const REST: Duration = Duration::from_secs(1);
 
 /// Writes until the outbox is closed and empty, then closes the connection's writing side.
 pub(super) async fn write(inner: Arc<Inner>, conn: Arc<Conn>, mut to: impl AsyncWrite + Unpin) {
     if let Err(error) = write_all(&inner, &conn, &mut to).await {
-        conn.outbox.break_off(Reason::Lost(error.to_string()), None);
+        conn.outbox.break_off(Reason::Lost(error.to_string()), false);
         conn.closing.notify_one();
     }
 }
@@ -30,20 +31,31 @@ async fn write_all(
     let mut buffer = Vec::new();
     loop {
         match conn.outbox.take(&mut buffer) {
-            Taken::Write(messages) => {
+            Taken::Write { messages, tail } => {
                 to.write_all(&buffer).await?;
+                if let Some(tail) = &tail {
+                    to.write_all(tail).await?;
+                }
                 to.flush().await?;
                 conn.outbox.written();
-                conn.meter.sent(messages, buffer.len());
-                inner.meter.sent(messages, buffer.len());
+                let bytes = buffer.len() + tail.map_or(0, |tail| tail.len());
+                conn.meter.sent(messages, bytes);
+                inner.meter.sent(messages, bytes);
                 conn.wrote.store(inner.micros(), Ordering::Relaxed);
                 buffer.clear();
             }
             Taken::Empty => {
-                if buffer.capacity() > KEEP {
+                if tokio::time::timeout(REST, conn.outbox.filled()).await.is_err() {
                     buffer = Vec::new();
+                    conn.outbox.shrink();
+                    conn.outbox.filled().await;
                 }
-                conn.outbox.filled().await;
+            }
+            Taken::Held => {
+                let filled = conn.outbox.filled();
+                if tokio::time::timeout(inner.config.flush_timeout, filled).await.is_err() {
+                    conn.outbox.received(conn.meter.messages_received());
+                }
             }
             Taken::Finished => return to.shutdown().await,
         }

@@ -1,15 +1,19 @@
 //! Messages, requests and streams.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use peerkit_proto::frame::Frame;
+use peerkit_proto::event::Peer;
+use peerkit_proto::frame::MESSAGE_HEAD;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
 
 use super::Node;
+use crate::conn::Conn;
 use crate::error::Error;
-use crate::inner::not_accepted;
+use crate::inner::{Inner, not_accepted};
 use crate::outbox::NotAccepted;
+use crate::outgoing::{Built, Outgoing};
 use crate::served::ServedStream;
 use crate::stream::Stream;
 
@@ -22,6 +26,51 @@ pub struct SendReport {
     pub failed: Vec<(NodeId, Error)>,
 }
 
+/// Sends to one peer over the link that there was when it was made. Cloning is cheap.
+#[derive(Clone)]
+pub struct Sender {
+    conn: Arc<Conn>,
+    inner: Arc<Inner>,
+}
+
+impl Sender {
+    /// The peer.
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        &self.conn.peer
+    }
+
+    /// As [`Node::send`].
+    ///
+    /// # Errors
+    /// As [`Node::send`]; [`Error::LinkLost`] once this link has ended, even if there is another.
+    pub async fn send<'a>(&self, message: impl Into<Outgoing<'a>>) -> Result<(), Error> {
+        let message = message.into();
+        let queued = if message.is_compressed() {
+            let packed = self.inner.pack(message.into_message()).await?;
+            self.conn.outbox.application(&Built::message(packed).parcel()).await
+        } else {
+            self.inner.check_size(message.body())?;
+            self.conn.outbox.application(&message.parcel(&mut [0; MESSAGE_HEAD])).await
+        };
+        queued.map_err(|reason| not_accepted(&self.conn, NotAccepted::Closed(reason)))
+    }
+
+    /// As [`Node::try_send`].
+    ///
+    /// # Errors
+    /// As [`Sender::send`], and [`Error::Full`].
+    pub fn try_send<'a>(&self, message: impl Into<Outgoing<'a>>) -> Result<(), Error> {
+        self.inner.try_send(&self.conn, message.into())
+    }
+}
+
+impl std::fmt::Debug for Sender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sender({:?})", self.conn.peer)
+    }
+}
+
 impl Node {
     /// Sends a message to a connected peer; waits for room in its queue.
     ///
@@ -31,12 +80,12 @@ impl Node {
     /// # Errors
     /// Where the message is over the limit, the peer is not connected, or the link ends meanwhile.
     /// The message was not sent then.
-    pub async fn send(&self, peer: NodeId, message: impl Into<Message>) -> Result<(), Error> {
-        let conn = self.inner.conn(peer)?;
-        let packed = self.inner.pack(message.into()).await?;
-        let size = packed.payload.len();
-        let queued = conn.outbox.application(&Frame::Message(packed), size).await;
-        queued.map_err(|reason| not_accepted(&conn, NotAccepted::Closed(reason)))
+    pub async fn send<'a>(
+        &self,
+        peer: NodeId,
+        message: impl Into<Outgoing<'a>>,
+    ) -> Result<(), Error> {
+        self.sender(peer)?.send(message).await
     }
 
     /// Sends a message to a connected peer if there is room in its queue now. Compression, where it
@@ -44,9 +93,20 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::send`], and [`Error::Full`]. The message was not sent then.
-    pub fn try_send(&self, peer: NodeId, message: impl Into<Message>) -> Result<(), Error> {
-        let conn = self.inner.conn(peer)?;
-        self.inner.try_send(&conn, message.into())
+    pub fn try_send<'a>(
+        &self,
+        peer: NodeId,
+        message: impl Into<Outgoing<'a>>,
+    ) -> Result<(), Error> {
+        self.sender(peer)?.try_send(message)
+    }
+
+    /// What sends to one connected peer without looking it up each time: for those who send much.
+    ///
+    /// # Errors
+    /// Where it is not connected.
+    pub fn sender(&self, peer: NodeId) -> Result<Sender, Error> {
+        Ok(Sender { conn: self.inner.conn(peer)?, inner: self.inner.clone() })
     }
 
     /// Sends a message to every connected peer but those in `exclude`, without waiting. The report
@@ -54,20 +114,19 @@ impl Node {
     ///
     /// # Errors
     /// Where the message is over the limit: it was sent to nobody then.
-    pub fn send_to_nodes(
+    pub fn send_to_nodes<'a>(
         &self,
-        message: impl Into<Message>,
+        message: impl Into<Outgoing<'a>>,
         exclude: &[NodeId],
     ) -> Result<SendReport, Error> {
-        let message = message.into();
-        let frame = self.inner.message_frame(message)?;
+        let built = self.inner.build(message.into())?;
         let mut report = SendReport::default();
         for conn in self.inner.all_conns() {
             let id = conn.peer.id();
             if exclude.contains(&id) {
                 continue;
             }
-            match conn.outbox.try_application(&frame.0, frame.1) {
+            match conn.outbox.try_application(&built.parcel()) {
                 Ok(()) => report.sent.push(id),
                 Err(not) => report.failed.push((id, not_accepted(&conn, not))),
             }

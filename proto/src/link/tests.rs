@@ -38,8 +38,16 @@ fn feed(link: &mut Link, now: Instant, frames: &[Frame]) {
     link.receive(now, &mut BytesMut::from(&bytes[..]));
 }
 
+fn packed(text: &str) -> Packed {
+    Packed::plain(Message::text(text))
+}
+
 fn message(text: &str) -> Frame {
-    Frame::Message(Packed::plain(Message::text(text)))
+    Frame::Message(packed(text))
+}
+
+fn messages(texts: &[&str]) -> Output {
+    Output::Messages(texts.iter().map(|text| packed(text)).collect())
 }
 
 fn open(side: Side) -> Link {
@@ -66,7 +74,7 @@ fn the_dialler_speaks_first_and_the_acceptor_once_it_admits() {
     assert_eq!(outputs(&mut acceptor), [Output::Send(Frame::Hello(hello("a")))]);
 
     feed(&mut dialler, at(0.2), &[Frame::Hello(hello("a")), message("hi")]);
-    assert_eq!(outputs(&mut dialler), [Output::Greeted(hello("a")), Output::Frame(message("hi"))]);
+    assert_eq!(outputs(&mut dialler), [Output::Greeted(hello("a")), messages(&["hi"])]);
 }
 
 #[test]
@@ -82,6 +90,27 @@ fn another_network_is_told_so_and_closed() {
             Output::Closed(reason)
         ]
     );
+}
+
+#[test]
+fn a_stranger_gets_no_room_for_more_than_a_hello() {
+    let mut link = Link::new(at(0.0), Side::Acceptor, greeting("a"), &Config::default());
+    // The header of a message of 16 MiB, which a peer may send and a stranger may not.
+    link.receive(at(0.0), &mut BytesMut::from(&[2, 0, 0, 1, 0x10][..]));
+    let Some(Output::Closed(Reason::Fault(_))) = outputs(&mut link).pop() else { panic!("waits") };
+}
+
+#[test]
+fn what_follows_the_hello_in_one_piece_is_a_peers() {
+    let mut link = Link::new(at(0.0), Side::Dialler, greeting("d"), &Config::default());
+    outputs(&mut link);
+    let mut bytes = Vec::new();
+    Frame::Hello(hello("a")).encode(&mut bytes);
+    bytes.extend([2, 0, 0, 1, 0x10]);
+    let mut buffer = BytesMut::from(&bytes[..]);
+    link.receive(at(0.0), &mut buffer);
+    assert_eq!(outputs(&mut link), [Output::Greeted(hello("a"))]);
+    assert_eq!(buffer.len(), 5);
 }
 
 #[test]
@@ -191,11 +220,11 @@ fn goodbye_is_said_once_by_each_and_carries_the_last_account() {
     let goodbye = a.part(Reason::Requested);
     feed(&mut b, at(1.0), &[message("last"), goodbye]);
     let farewell = Output::Farewell(Reason::Requested);
-    assert_eq!(outputs(&mut b), [Output::Frame(message("last")), farewell]);
+    assert_eq!(outputs(&mut b), [messages(&["last"]), farewell]);
     b.delivered(at(1.0), 1, 4);
     let answer = b.part(Reason::Requested);
     feed(&mut a, at(1.1), &[message("also"), answer]);
-    assert_eq!(outputs(&mut a), [Output::Frame(message("also"))]);
+    assert_eq!(outputs(&mut a), [messages(&["also"])]);
     assert_eq!(a.confirmed(), 3);
 }
 
@@ -205,7 +234,7 @@ struct Pair {
     ends: [Link; 2],
     lines: [VecDeque<(Instant, Vec<u8>)>; 2],
     latency: Duration,
-    frames: [Vec<Frame>; 2],
+    messages: [Vec<Packed>; 2],
     closed: [Option<Reason>; 2],
 }
 
@@ -218,7 +247,7 @@ impl Pair {
             ends: [end(Side::Dialler, "d"), end(Side::Acceptor, "a")],
             lines: Default::default(),
             latency,
-            frames: Default::default(),
+            messages: Default::default(),
             closed: Default::default(),
         }
     }
@@ -235,10 +264,11 @@ impl Pair {
             match output {
                 Output::Send(frame) => self.send(end, &frame),
                 Output::Greeted(_) => self.ends[end].admit(self.now),
-                Output::Frame(frame) => {
-                    self.frames[end].push(frame);
-                    self.ends[end].delivered(self.now, 1, 0);
+                Output::Messages(messages) => {
+                    self.ends[end].delivered(self.now, messages.len() as u64, 0);
+                    self.messages[end].extend(messages);
                 }
+                Output::Frame(frame) => panic!("{frame:?}"),
                 Output::Farewell(reason) => {
                     let goodbye = self.ends[end].part(reason.clone());
                     self.send(end, &goodbye);
@@ -287,8 +317,8 @@ fn two_links_carry_messages_and_know_that_they_came() {
         pair.send(0, &message(&n.to_string()));
     }
     pair.run(at(2.0));
-    let expected: Vec<_> = (0..100).map(|n| message(&n.to_string())).collect();
-    assert_eq!(pair.frames[1], expected);
+    let expected: Vec<_> = (0..100).map(|n| packed(&n.to_string())).collect();
+    assert_eq!(pair.messages[1], expected);
     assert_eq!(pair.ends[0].confirmed(), 100);
     let goodbye = pair.ends[0].part(Reason::Requested);
     pair.send(0, &goodbye);

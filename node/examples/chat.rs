@@ -1,0 +1,75 @@
+//! A chat: the application is a `Handler`, a trait with a method for every event.
+//!
+//! Without arguments three nodes on this machine talk to each other. To chat with others:
+//!
+//! ```text
+//! cargo run --example chat -- ann 0.0.0.0:7117
+//! cargo run --example chat -- bob 0.0.0.0:0 192.0.2.7:7117
+//! ```
+
+use std::error::Error;
+
+use peerkit::{Context, Handler, Message, Node, Parting, Peer};
+
+/// What one node prints, after its own name.
+struct Chat(String);
+
+impl Handler for Chat {
+    fn inbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {
+        println!("{}: {} has come", self.0, peer.name());
+        cx.send(peer, format!("welcome, {}", peer.name()));
+    }
+
+    fn outbound_node_connected(&mut self, _: &mut Context<'_>, peer: &Peer) {
+        println!("{}: connected to {}", self.0, peer.name());
+    }
+
+    fn node_message(&mut self, _: &mut Context<'_>, peer: &Peer, message: Message) {
+        println!("{}: <{}> {}", self.0, peer.name(), message.as_text().unwrap_or("(not text)"));
+    }
+
+    fn inbound_node_disconnected(&mut self, _: &mut Context<'_>, peer: &Peer, why: &Parting) {
+        println!("{}: {} has gone: {why}", self.0, peer.name());
+    }
+
+    fn outbound_node_disconnected(&mut self, _: &mut Context<'_>, peer: &Peer, why: &Parting) {
+        println!("{}: {} has gone: {why}", self.0, peer.name());
+    }
+}
+
+async fn start(name: &str, listen: &str) -> Result<Node, peerkit::Error> {
+    Node::builder().name(name).listen(listen).handler(Chat(name.to_owned())).spawn().await
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [name, listen, others @ ..] = &arguments[..] else { return show().await };
+    let node = start(name, listen).await?;
+    println!("{} listens on {:?}: write something", node.name(), node.listening());
+    for other in others {
+        node.connect(other).await?;
+    }
+    for line in std::io::stdin().lines() {
+        node.send_to_nodes(line?, &[])?;
+    }
+    node.shutdown().await;
+    Ok(())
+}
+
+/// Three nodes, each linked with the two others.
+async fn show() -> Result<(), Box<dyn Error>> {
+    let ann = start("ann", "127.0.0.1:0").await?;
+    let bob = start("bob", "127.0.0.1:0").await?;
+    let cid = start("cid", "127.0.0.1:0").await?;
+    bob.connect(ann.listening()[0]).await?;
+    cid.connect(ann.listening()[0]).await?;
+    cid.connect(bob.listening()[0]).await?;
+    cid.send_to_nodes("hello, both of you", &[])?;
+    bob.send_to_nodes("a secret for cid", &[ann.id()])?;
+    // Stopping says goodbye, after all that was said before.
+    for node in [cid, bob, ann] {
+        node.shutdown().await;
+    }
+    Ok(())
+}

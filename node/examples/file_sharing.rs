@@ -1,0 +1,77 @@
+//! File sharing: connect, discover, ping, search, download.
+//!
+//! Without arguments three nodes in a line show it. To share a folder with others and type the
+//! commands yourself:
+//!
+//! ```text
+//! cargo run --example file_sharing -- 0.0.0.0:7117 FOLDER
+//! cargo run --example file_sharing -- 0.0.0.0:0 OTHER_FOLDER
+//! connect 192.0.2.7:7117
+//! ```
+
+use std::error::Error;
+use std::path::Path;
+
+use peerkit::Node;
+
+/// Does what a user has typed. What is downloaded goes into the folder `downloads`.
+async fn command(node: &Node, line: &str, downloads: &Path) -> Result<(), Box<dyn Error>> {
+    let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+    match word {
+        "connect" => println!("  linked with {}", node.connect(rest).await?),
+        "discover" => {
+            for found in node.discover(-1).await?.nodes {
+                println!("  {} dialled {} nodes", found.name, found.outbound.len());
+            }
+        }
+        "ping" => {
+            for peer in node.peers() {
+                println!("  {} answers in {:?}", peer.name(), node.ping(peer.id()).await?);
+            }
+        }
+        "search" => {
+            for found in node.search(rest).await? {
+                let sources: Vec<_> = found.sources.iter().map(|source| &source.name).collect();
+                println!("  {} {} at {sources:?}", found.file.hash, found.file.name);
+            }
+        }
+        "download" => {
+            let fetched = node.fetch_into(rest.parse()?, downloads, |_| {}).await?;
+            println!("  {} bytes, verified, in {}", fetched.bytes, fetched.path.display());
+        }
+        _ => println!("  connect ADDRESS, discover, ping, search WORDS or download HASH"),
+    }
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [listen, folder] = &arguments[..] else { return show().await };
+    let node = Node::builder().listen(listen).spawn().await?;
+    println!("sharing {:?} on {:?}", node.share(folder).await?.shared.name, node.listening());
+    for line in std::io::stdin().lines() {
+        if let Err(error) = command(&node, &line?, "downloads".as_ref()).await {
+            println!("  {error}");
+        }
+    }
+    node.shutdown().await;
+    Ok(())
+}
+
+/// Ann asks, Bob stands between, Cid has the file.
+async fn show() -> Result<(), Box<dyn Error>> {
+    let start = |name: &str| Node::builder().name(name).listen("127.0.0.1:0").spawn();
+    let (ann, bob, cid) = (start("ann").await?, start("bob").await?, start("cid").await?);
+    bob.connect(cid.listening()[0]).await?;
+    let folder = tempfile::tempdir()?;
+    std::fs::write(folder.path().join("holiday song.txt"), "la la la\n".repeat(400_000))?;
+    let song = cid.share(folder.path().join("holiday song.txt")).await?.shared;
+    let connect = format!("connect {}", bob.listening()[0]);
+    let download = format!("download {}", song.hash);
+    for line in [&*connect, "discover", "ping", "search song", &*download] {
+        println!("ann> {line}");
+        command(&ann, line, &folder.path().join("downloads")).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! The lanes alone.
+
+use peerkit_proto::frame::{HEADER, header};
+
+use super::*;
+
+fn outbox(peer_queue: usize, control_queue: usize) -> Outbox {
+    let mut config = Config::default();
+    (config.peer_queue, config.control_queue) = (peer_queue, control_queue);
+    Outbox::new(&config)
+}
+
+/// A message frame of `len` bytes of content.
+fn frame(len: usize) -> (Vec<u8>, Bytes) {
+    let mut head = Vec::from(u32::try_from(len + 2).unwrap().to_le_bytes());
+    head.extend([0x10, 0x02]);
+    (head, Bytes::from(vec![7; len]))
+}
+
+fn put(outbox: &Outbox, len: usize) -> Result<(), NotAccepted> {
+    let (head, body) = frame(len);
+    outbox.try_application(&Parcel { head: &head, body: &body, shared: Some(&body) })
+}
+
+/// What is taken as one piece, and how many messages it has.
+fn take(outbox: &Outbox) -> Option<(Vec<u8>, u64)> {
+    let mut buffer = Vec::new();
+    match outbox.take(&mut buffer) {
+        Taken::Write { messages, tail } => {
+            buffer.extend_from_slice(&tail.unwrap_or_default());
+            Some((buffer, messages))
+        }
+        _ => None,
+    }
+}
+
+fn kinds(buffer: &[u8]) -> Vec<u8> {
+    let (mut at, mut kinds) = (0, Vec::new());
+    while let Some((kind, len)) = header(&buffer[at..]).unwrap() {
+        kinds.push(kind);
+        at += HEADER + len;
+    }
+    assert_eq!(at, buffer.len(), "whole frames");
+    kinds
+}
+
+#[test]
+fn control_goes_first_and_goodbye_last() {
+    let outbox = outbox(1000, 1000);
+    put(&outbox, 10).unwrap();
+    outbox.control(&Frame::Ping(1)).unwrap();
+    outbox.receiving();
+    outbox.close(Reason::Requested, true);
+    assert_eq!(put(&outbox, 1), Err(NotAccepted::Closed(Reason::Requested)));
+    let (bytes, messages) = take(&outbox).unwrap();
+    assert_eq!((kinds(&bytes), messages), (vec![0x03, 0x10], 1));
+    outbox.written();
+    assert_eq!(outbox.take(&mut Vec::new()), Taken::Held);
+    outbox.received(7);
+    let mut goodbye = Vec::new();
+    Frame::Goodbye { reason: Reason::Requested, received: 7 }.encode(&mut goodbye);
+    assert_eq!(take(&outbox).unwrap(), (goodbye, 0));
+    assert_eq!(outbox.take(&mut Vec::new()), Taken::Finished);
+}
+
+#[test]
+fn an_empty_lane_takes_one_larger_and_what_is_being_written_still_counts() {
+    let outbox = outbox(100, 1000);
+    put(&outbox, 5000).unwrap();
+    assert_eq!(put(&outbox, 1), Err(NotAccepted::Full));
+    take(&outbox).unwrap();
+    assert_eq!(outbox.queued(), 5006);
+    assert_eq!(put(&outbox, 1), Err(NotAccepted::Full));
+    outbox.written();
+    put(&outbox, 1).unwrap();
+    assert_eq!(outbox.account(), (2, 1));
+}
+
+#[test]
+fn a_full_control_lane_says_so() {
+    let outbox = outbox(100, 20);
+    outbox.control(&Frame::Ping(1)).unwrap();
+    outbox.control(&Frame::Ping(2)).unwrap();
+    assert_eq!(outbox.control(&Frame::Ping(3)), Err(NotAccepted::Full));
+}
+
+#[test]
+fn a_long_lane_is_taken_in_blocks_of_whole_frames_in_order() {
+    for size in [10, 10_000, 100_000] {
+        let outbox = outbox(1 << 30, 1000);
+        for _ in 0..100 {
+            put(&outbox, size).unwrap();
+        }
+        let mut taken = 0;
+        while let Some((bytes, messages)) = take(&outbox) {
+            assert!(bytes.len() < BLOCK + size + 10);
+            assert_eq!(kinds(&bytes).len() as u64, messages);
+            taken += messages;
+            outbox.written();
+        }
+        assert_eq!((taken, outbox.queued()), (100, 0));
+    }
+}
+
+#[test]
+fn a_control_frame_goes_between_the_blocks() {
+    let outbox = outbox(1 << 30, 1000);
+    for _ in 0..20 {
+        put(&outbox, 10_000).unwrap();
+    }
+    take(&outbox).unwrap();
+    outbox.control(&Frame::Ping(1)).unwrap();
+    let (bytes, _) = take(&outbox).unwrap();
+    assert_eq!(kinds(&bytes)[..2], [0x03, 0x10]);
+}
+
+#[test]
+fn broken_off_only_the_goodbye_is_left() {
+    let outbox = outbox(1 << 30, 1000);
+    put(&outbox, 100_000).unwrap();
+    put(&outbox, 10).unwrap();
+    take(&outbox).unwrap();
+    outbox.break_off(Reason::Slow, true);
+    outbox.written();
+    assert_eq!(kinds(&take(&outbox).unwrap().0), [0x02]);
+    assert_eq!((outbox.queued(), outbox.account()), (0, (2, 1)));
+}
+
+#[tokio::test]
+async fn a_waiting_sender_gets_the_room_or_the_reason() {
+    let outbox = std::sync::Arc::new(outbox(100, 1000));
+    put(&outbox, 90).unwrap();
+    let waiting = |outbox: std::sync::Arc<Outbox>| {
+        tokio::spawn(async move {
+            let (head, body) = frame(50);
+            outbox.application(&Parcel { head: &head, body: &body, shared: None }).await
+        })
+    };
+    let first = waiting(outbox.clone());
+    tokio::task::yield_now().await;
+    assert!(!first.is_finished());
+    take(&outbox).unwrap();
+    outbox.written();
+    assert_eq!(first.await.unwrap(), Ok(()));
+    let second = waiting(outbox.clone());
+    tokio::task::yield_now().await;
+    outbox.close(Reason::Slow, false);
+    assert_eq!(second.await.unwrap(), Err(Reason::Slow));
+}

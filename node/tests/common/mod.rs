@@ -1,0 +1,137 @@
+//! What the tests share: nodes on loopback, and waits that end.
+
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use peerkit::{Builder, Event, Events, Node, Peer};
+
+/// Long enough for any machine; a wait that takes it has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A node that listens on loopback.
+pub(crate) fn builder(name: &str) -> Builder {
+    Node::builder().name(name).listen("127.0.0.1:0")
+}
+
+pub(crate) async fn node(name: &str) -> Node {
+    builder(name).spawn().await.unwrap()
+}
+
+pub(crate) fn at(node: &Node) -> SocketAddr {
+    node.listening()[0]
+}
+
+/// Links two nodes; both have the link when this returns.
+pub(crate) async fn link(from: &Node, to: &Node) -> Peer {
+    let peer = from.connect(at(to)).await.unwrap();
+    until("the link is there on both sides", || to.peer(from.id()).is_some()).await;
+    peer
+}
+
+/// What `future` comes to, within [`PATIENCE`].
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(done) => done,
+        Err(_) => panic!("waited too long: {what}"),
+    }
+}
+
+/// Waits until something is so.
+pub(crate) async fn until(what: &str, mut so: impl FnMut() -> bool) {
+    within(what, async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
+
+pub(crate) async fn next(events: &mut Events) -> Event {
+    within("an event", events.next()).await.expect("the events have ended")
+}
+
+/// The next event of that name; others are passed over.
+pub(crate) async fn expect(events: &mut Events, name: &str) -> Event {
+    within(name, async {
+        while let Some(event) = events.next().await {
+            if event.name() == name {
+                return event;
+            }
+        }
+        panic!("the events ended before {name}");
+    })
+    .await
+}
+
+/// The content of the next message.
+pub(crate) async fn message(events: &mut Events) -> peerkit::Message {
+    match expect(events, "node_message").await {
+        Event::NodeMessage { message, .. } => message,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) async fn text(events: &mut Events) -> String {
+    message(events).await.as_text().unwrap().to_owned()
+}
+
+pub(crate) async fn shutdown<'n>(nodes: impl IntoIterator<Item = &'n Node>) {
+    for node in nodes {
+        within("shutdown", node.shutdown()).await;
+    }
+}
+
+/// A runtime of its own for what may block, or is to end without a goodbye.
+pub(crate) struct Elsewhere(Option<tokio::runtime::Runtime>);
+
+impl Elsewhere {
+    pub(crate) fn new() -> Self {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        Self(Some(builder.worker_threads(2).enable_all().build().unwrap()))
+    }
+
+    /// Runs a task there and waits for it here.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        self.0.as_ref().unwrap().spawn(task).await.unwrap()
+    }
+
+    /// Ends all that runs there at once, as a crash would: its sockets are closed, nothing is said.
+    pub(crate) fn crash(mut self) {
+        self.0.take().unwrap().shutdown_background();
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Chance that is the same in every run: the splitmix64 generator.
+pub(crate) struct Chance(pub(crate) u64);
+
+impl Chance {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(len + 8);
+        while bytes.len() < len {
+            bytes.extend(self.next().to_le_bytes());
+        }
+        bytes.truncate(len);
+        bytes
+    }
+}

@@ -1,0 +1,444 @@
+//! Connections: how they come to be, who is refused, one link for a pair, and how they end.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+#[path = "common/proxy.rs"]
+mod proxy;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::*;
+use peerkit::{
+    Address, Config, ConnectOptions, Direction, Error, Event, Events, Key, Node, Parting, Reason,
+};
+use proxy::Proxy;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+fn key(n: u8) -> Key {
+    Key::from_secret(&[n; 32])
+}
+
+async fn parting(events: &mut Events, name: &str) -> Parting {
+    match expect(events, name).await {
+        Event::OutboundNodeDisconnected { parting, .. }
+        | Event::InboundNodeDisconnected { parting, .. } => parting,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn by_peer(reason: Reason) -> Parting {
+    Parting { reason, by_peer: true }
+}
+
+fn by_us(reason: Reason) -> Parting {
+    Parting { reason, by_peer: false }
+}
+
+#[tokio::test]
+async fn an_address_has_many_forms() {
+    let b = node("b").await;
+    let port = at(&b).port();
+    let addresses = [
+        format!("127.0.0.1:{port}"),
+        format!("localhost:{port}"),
+        format!("tcp://127.0.0.1:{port}"),
+        format!("{}@127.0.0.1:{port}", b.id()),
+        format!("{}@localhost:{port}", b.id()),
+    ];
+    for address in addresses {
+        let a = node("a").await;
+        let peer = a.connect(&address).await.unwrap();
+        assert_eq!((peer.id(), peer.direction()), (b.id(), Direction::Outbound));
+        shutdown([&a]).await;
+    }
+    let a = node("a").await;
+    assert!(matches!(a.connect("127.0.0.1").await, Err(Error::Address(_))));
+    let wrong: Address = format!("{}@127.0.0.1:{port}", key(1).id()).parse().unwrap();
+    let Err(Error::WrongNode { address, found }) = a.connect(&wrong).await else { panic!() };
+    assert_eq!((address, found), (wrong, b.id()));
+    assert!(a.peers().is_empty());
+    shutdown([&a, &b]).await;
+}
+
+#[tokio::test]
+async fn ipv6_is_as_good() {
+    let Ok(six) = Node::builder().name("six").listen("[::1]:0").spawn().await else {
+        eprintln!("no IPv6 on this machine: nothing is tested");
+        return;
+    };
+    let a = node("a").await;
+    let address = format!("{}@[::1]:{}", six.id(), at(&six).port());
+    assert_eq!(a.connect(address).await.unwrap().id(), six.id());
+    shutdown([&a, &six]).await;
+}
+
+#[tokio::test]
+async fn a_node_does_not_link_to_itself() {
+    let a = node("a").await;
+    let refused = a.connect(at(&a)).await;
+    assert!(matches!(refused, Err(Error::Refused { reason: Reason::Myself, .. })), "{refused:?}");
+    assert!(a.peers().is_empty());
+    shutdown([&a]).await;
+}
+
+#[tokio::test]
+async fn what_is_not_a_node_is_told_apart() {
+    let mut config = Config::default();
+    config.handshake_timeout = Duration::from_millis(200);
+    let a = builder("a").config(config).spawn().await.unwrap();
+    let mut events = a.events();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+
+    // It talks, but not TLS.
+    let talking = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+        listener
+    });
+    let failed = a.connect(address).await;
+    assert!(matches!(failed, Err(Error::Handshake { .. })), "{failed:?}");
+    let told = expect(&mut events, "outbound_node_connection_error").await;
+    let Event::OutboundNodeConnectionError { address: told, error } = told else { panic!() };
+    assert_eq!(told, Address::from_socket(address));
+    assert!(error.contains("is not a peerkit node"), "{error}");
+
+    // It says nothing.
+    let listener = within("the other server", talking).await.unwrap();
+    let (failed, _held) = tokio::join!(a.connect(address), listener.accept());
+    assert!(matches!(failed, Err(Error::Handshake { .. })), "{failed:?}");
+
+    // Nobody listens.
+    drop(listener);
+    let Err(failed @ Error::Connect { .. }) = a.connect(address).await else { panic!() };
+    assert!(failed.to_string().contains(&address.to_string()), "{failed}");
+    shutdown([&a]).await;
+}
+
+#[tokio::test]
+async fn networks_and_secrets_keep_others_out() {
+    let guarded = || builder("guarded").network("ours").secret("long and random");
+    let guarded = guarded().spawn().await.unwrap();
+    let mut events = guarded.events();
+    let others = [
+        (builder("").network("theirs").secret("long and random"), Reason::OtherNetwork),
+        (builder("").network("ours").secret("guessed"), Reason::WrongSecret),
+        (builder("").network("ours"), Reason::WrongSecret),
+    ];
+    for (other, expected) in others {
+        let other = other.spawn().await.unwrap();
+        let refused = other.connect(at(&guarded)).await;
+        let Err(Error::Refused { reason, .. }) = refused else { panic!("{refused:?}") };
+        assert_eq!(reason, expected);
+        let told = expect(&mut events, "inbound_node_connection_error").await;
+        let Event::InboundNodeConnectionError { error, .. } = told else { panic!() };
+        assert_eq!(error, expected.to_string());
+        // Nor is there a way in the other direction.
+        let refused = guarded.connect(at(&other)).await;
+        assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+        assert!(guarded.peers().is_empty());
+        until("the other side has given up", || other.peers().is_empty()).await;
+        shutdown([&other]).await;
+    }
+    let friend = builder("").network("ours").secret("long and random").spawn().await.unwrap();
+    link(&friend, &guarded).await;
+    shutdown([&friend, &guarded]).await;
+}
+
+#[tokio::test]
+async fn who_finds_no_room_is_told_so() {
+    let full = builder("full").max_inbound(1).spawn().await.unwrap();
+    let mut events = full.events();
+    let (first, second) = (node("first").await, node("second").await);
+    link(&first, &full).await;
+    let refused = second.connect(at(&full)).await;
+    assert!(matches!(refused, Err(Error::Refused { reason: Reason::Full, .. })), "{refused:?}");
+    let told = expect(&mut events, "inbound_node_connection_error").await;
+    let Event::InboundNodeConnectionError { error, .. } = told else { panic!() };
+    assert_eq!(error, Reason::Full.to_string());
+    // The limit is for those who come: it may go to them.
+    let peer = full.connect(at(&second)).await.unwrap();
+    assert_eq!(peer.id(), second.id());
+    // And a place that becomes free can be had.
+    full.disconnect(first.id()).await.unwrap();
+    full.disconnect(second.id()).await.unwrap();
+    until("both are gone", || full.peers().is_empty() && second.peers().is_empty()).await;
+    link(&second, &full).await;
+    shutdown([&full, &first, &second]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_dial_at_once_and_one_link_stays() {
+    for round in 0..50 {
+        let (a, b) = (node("a").await, node("b").await);
+        let (to_a, to_b) = (at(&a), at(&b));
+        let dial = |node: Node, to| tokio::spawn(async move { node.connect(to).await });
+        let (from_a, from_b) = (dial(a.clone(), to_b), dial(b.clone(), to_a));
+        let from_a = within("a's dial", from_a).await.unwrap().unwrap();
+        let from_b = within("b's dial", from_b).await.unwrap().unwrap();
+        assert_eq!((from_a.id(), from_b.id()), (b.id(), a.id()));
+        // The link that the greater identity has dialled, seen from both sides.
+        let (great, small) = if a.id() > b.id() { (&a, &b) } else { (&b, &a) };
+        let side = |node: &Node, of: &Node| node.peer(of.id()).map(|peer| peer.direction());
+        let one = || {
+            let sides = (side(great, small), side(small, great));
+            sides == (Some(Direction::Outbound), Some(Direction::Inbound))
+                || sides == (Some(Direction::Inbound), Some(Direction::Outbound))
+        };
+        until("both have the same link", one).await;
+        assert!(a.ping(b.id()).await.is_ok() && b.ping(a.id()).await.is_ok(), "round {round}");
+        assert!(one(), "round {round}");
+        assert_eq!((a.peers().len(), b.peers().len()), (1, 1));
+        tokio::join!(a.shutdown(), b.shutdown());
+    }
+}
+
+#[tokio::test]
+async fn connecting_twice_gives_the_same_link() {
+    let (a, b) = (node("a").await, node("b").await);
+    let mut events = b.events();
+    let first = link(&a, &b).await;
+    a.set_info(b.id(), "mark", 1).unwrap();
+    for _ in 0..3 {
+        assert_eq!(a.connect(at(&b)).await.unwrap(), first);
+    }
+    assert_eq!(b.connect(at(&a)).await.unwrap().direction(), Direction::Inbound);
+    assert_eq!(a.info(b.id(), "mark"), Some(json!(1)));
+    shutdown([&a, &b]).await;
+    let mut connected = 0;
+    while let Some(event) = events.next().await {
+        connected += usize::from(event.name() == "inbound_node_connected");
+        assert_ne!(event.name(), "inbound_node_connection_error");
+    }
+    assert_eq!(connected, 1);
+}
+
+#[tokio::test]
+async fn each_side_can_end_a_link_and_both_hear_why() {
+    let (a, b) = (node("a").await, node("b").await);
+    let (mut to_a, mut to_b) = (a.events(), b.events());
+    for _ in 0..50 {
+        // The one that dialled.
+        link(&a, &b).await;
+        a.disconnect(b.id()).await.unwrap();
+        expect(&mut to_a, "node_disconnect_with_outbound_node").await;
+        assert_eq!(
+            parting(&mut to_a, "outbound_node_disconnected").await,
+            by_us(Reason::Requested)
+        );
+        assert_eq!(
+            parting(&mut to_b, "inbound_node_disconnected").await,
+            by_peer(Reason::Requested)
+        );
+        assert!(matches!(a.disconnect(b.id()).await, Err(Error::NotConnected(_))));
+        // The one that was dialled.
+        link(&a, &b).await;
+        b.disconnect(a.id()).await.unwrap();
+        expect(&mut to_b, "node_disconnect_with_inbound_node").await;
+        assert_eq!(parting(&mut to_b, "inbound_node_disconnected").await, by_us(Reason::Requested));
+        assert_eq!(
+            parting(&mut to_a, "outbound_node_disconnected").await,
+            by_peer(Reason::Requested)
+        );
+    }
+    shutdown([&a, &b]).await;
+}
+
+#[tokio::test]
+async fn a_link_can_be_made_again_at_once_by_either() {
+    let (a, b) = (node("a").await, node("b").await);
+    let (mut to_a, mut to_b) = (a.events(), b.events());
+    for round in 0..20 {
+        link(&a, &b).await;
+        a.disconnect(b.id()).await.unwrap();
+        let started = Instant::now();
+        let again = match round % 2 {
+            0 => {
+                expect(&mut to_a, "outbound_node_disconnected").await;
+                a.connect(at(&b)).await
+            }
+            _ => {
+                expect(&mut to_b, "inbound_node_disconnected").await;
+                b.connect(at(&a)).await
+            }
+        };
+        again.unwrap();
+        assert!(started.elapsed() < Duration::from_secs(5), "it waited for a deadline");
+        until("both have it", || a.peers().len() == 1 && b.peers().len() == 1).await;
+        a.disconnect(b.id()).await.unwrap();
+        until("it is gone", || a.peers().is_empty() && b.peers().is_empty()).await;
+    }
+    shutdown([&a, &b]).await;
+}
+
+#[tokio::test]
+async fn notes_and_round_trips() {
+    let (a, b) = (node("a").await, node("b").await);
+    let stranger = key(1).id();
+    link(&a, &b).await;
+    assert_eq!(a.info(b.id(), "colour"), None);
+    assert_eq!(a.set_info(b.id(), "colour", "red").unwrap(), None);
+    assert_eq!(a.set_info(b.id(), "colour", json!({"r": 255})).unwrap(), Some(json!("red")));
+    assert_eq!(a.info(b.id(), "colour"), Some(json!({"r": 255})));
+    assert_eq!(b.info(a.id(), "colour"), None);
+    assert!(matches!(a.set_info(stranger, "x", 1), Err(Error::NotConnected(_))));
+    assert_eq!(a.info(stranger, "x"), None);
+
+    for (from, to) in [(&a, &b), (&b, &a)] {
+        let rtt = from.ping(to.id()).await.unwrap();
+        assert!(rtt > Duration::ZERO && rtt < PATIENCE);
+        assert_eq!(from.rtt(to.id()).unwrap().as_micros(), rtt.as_micros());
+    }
+    let many = (0..100).map(|_| {
+        let (a, to) = (a.clone(), b.id());
+        tokio::spawn(async move { a.ping(to).await })
+    });
+    for ping in many.collect::<Vec<_>>() {
+        ping.await.unwrap().unwrap();
+    }
+    assert!(matches!(a.ping(stranger).await, Err(Error::NotConnected(_))));
+    assert_eq!(a.find_peer("b").unwrap().id(), b.id());
+    assert_eq!(a.find_peer(&b.id().to_string()[..8]).unwrap().id(), b.id());
+    assert!(matches!(a.find_peer("nobody"), Err(Error::UnknownPeer(_))));
+
+    a.disconnect(b.id()).await.unwrap();
+    until("the link is gone", || a.peers().is_empty() && b.peers().is_empty()).await;
+    link(&a, &b).await;
+    assert_eq!(a.info(b.id(), "colour"), None, "notes go with their link");
+    shutdown([&a, &b]).await;
+}
+
+fn quick() -> Config {
+    let mut config = Config::default();
+    config.reconnect_min = Duration::from_millis(5);
+    config.reconnect_max = Duration::from_millis(20);
+    config
+}
+
+#[tokio::test]
+async fn a_kept_link_is_made_again_when_the_node_is_back() {
+    let a = builder("a").config(quick()).spawn().await.unwrap();
+    let mut events = a.events();
+    let elsewhere = Elsewhere::new();
+    let b = elsewhere.run(builder("b").key(key(2)).spawn()).await.unwrap();
+    let address = at(&b);
+    a.connect_with(address, ConnectOptions::reconnect()).await.unwrap();
+    expect(&mut events, "outbound_node_connected").await;
+    elsewhere.crash();
+    let Parting { reason, by_peer: false } =
+        parting(&mut events, "outbound_node_disconnected").await
+    else {
+        panic!()
+    };
+    assert!(matches!(reason, Reason::Lost(_)), "{reason:?}");
+    for expected in 1..=3 {
+        let Event::NodeReconnectionError { address: told, tries, error } =
+            expect(&mut events, "node_reconnection_error").await
+        else {
+            panic!()
+        };
+        assert_eq!((told, tries), (Address::from_socket(address), expected));
+        assert!(error.contains("can't connect"), "{error}");
+    }
+    let again = || Node::builder().name("again").key(key(2)).listen(address);
+    let b = again().spawn().await.unwrap();
+    let Event::OutboundNodeConnected { peer } =
+        expect(&mut events, "outbound_node_connected").await
+    else {
+        panic!()
+    };
+    assert_eq!((peer.id(), peer.name()), (b.id(), "again"));
+    // It stopped in good order: the link is wanted all the same.
+    b.shutdown().await;
+    let b = again().spawn().await.unwrap();
+    expect(&mut events, "outbound_node_connected").await;
+    // Whoever closes a link does not want it back.
+    a.disconnect(b.id()).await.unwrap();
+    expect(&mut events, "outbound_node_disconnected").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(a.peers().is_empty());
+    shutdown([&a, &b]).await;
+}
+
+#[tokio::test]
+async fn the_application_decides_how_often_it_is_tried() {
+    let tries = Arc::new(Mutex::new(Vec::new()));
+    let writing = tries.clone();
+    let a = builder("a").config(quick()).callback(move |cx, event| {
+        if let Event::NodeReconnectionError { address, tries, .. } = event {
+            writing.lock().unwrap().push(tries);
+            if tries == 4 {
+                cx.stop_reconnecting(address);
+            }
+        }
+    });
+    let a = a.spawn().await.unwrap();
+    let b = node("b").await;
+    a.connect_with(at(&b), ConnectOptions::reconnect()).await.unwrap();
+    b.shutdown().await;
+    until("four tries", || tries.lock().unwrap().len() >= 4).await;
+    // Ten times the longest wait between two.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(*tries.lock().unwrap(), [1, 2, 3, 4]);
+    shutdown([&a]).await;
+}
+
+#[tokio::test]
+async fn a_restarted_node_takes_the_place_of_its_stale_link() {
+    let mut config = Config::default();
+    config.flush_timeout = Duration::from_millis(100);
+    let a = builder("a").config(config).spawn().await.unwrap();
+    let mut events = a.events();
+    let proxy = Proxy::new(at(&a)).await;
+    let elsewhere = Elsewhere::new();
+    let before = elsewhere.run(builder("before").key(key(3)).spawn()).await.unwrap();
+    let (dialling, through) = (before.clone(), proxy.address);
+    elsewhere.run(async move { dialling.connect(through).await }).await.unwrap();
+    expect(&mut events, "inbound_node_connected").await;
+    proxy.fall_silent();
+    elsewhere.crash();
+    // For this node nothing has happened yet.
+    assert_eq!(a.peer(before.id()).unwrap().name(), "before");
+    let after = builder("after").key(key(3)).spawn().await.unwrap();
+    after.connect(at(&a)).await.unwrap();
+    assert_eq!(parting(&mut events, "inbound_node_disconnected").await, by_us(Reason::Replaced));
+    let Event::InboundNodeConnected { peer } = expect(&mut events, "inbound_node_connected").await
+    else {
+        panic!()
+    };
+    assert_eq!((peer.id(), peer.name()), (after.id(), "after"));
+    assert_eq!(a.peers(), [peer]);
+    after.send(a.id(), "here again").await.unwrap();
+    assert_eq!(text(&mut events).await, "here again");
+    shutdown([&a, &after]).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_falls_silent_is_found_dead_by_both() {
+    let mut config = Config::default();
+    config.ping_after = Duration::from_millis(100);
+    config.dead_after = Duration::from_millis(400);
+    let dead_after = config.dead_after;
+    let a = builder("a").config(config.clone()).spawn().await.unwrap();
+    let b = builder("b").config(config).spawn().await.unwrap();
+    let (mut to_a, mut to_b) = (a.events(), b.events());
+    let proxy = Proxy::new(at(&b)).await;
+    a.connect(proxy.address).await.unwrap();
+    expect(&mut to_b, "inbound_node_connected").await;
+    // Idle for longer than the deadline: the pings keep it.
+    tokio::time::sleep(dead_after * 3).await;
+    assert!(a.rtt(b.id()).is_some() && a.peers().len() == 1 && b.peers().len() == 1);
+    proxy.fall_silent();
+    let started = Instant::now();
+    let silent = Parting { reason: Reason::Silent(dead_after), by_peer: false };
+    assert_eq!(parting(&mut to_a, "outbound_node_disconnected").await, silent);
+    assert_eq!(parting(&mut to_b, "inbound_node_disconnected").await, silent);
+    // The deadline, and what a busy machine adds.
+    assert!(started.elapsed() < dead_after + Duration::from_secs(3), "{:?}", started.elapsed());
+    shutdown([&a, &b]).await;
+}

@@ -1,0 +1,449 @@
+//! Files: shared, found, fetched and verified, whoever can dial whom; and nothing but that.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::*;
+use peerkit::{Error, FetchError, FileKind, Hash, Node, Progress, Stream};
+use peerkit_proto::files::wire::{MAX_REQUEST, PREFIX, body_len};
+use peerkit_proto::files::{Answer, Description, FILES_PROTOCOL, PIECE, PieceList, Request};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Content of some pieces, the last of them not whole.
+fn content() -> Vec<u8> {
+    Chance(5).bytes(3 * usize::try_from(PIECE).unwrap() + 12_345)
+}
+
+fn write(folder: &TempDir, name: &str, content: &[u8]) -> PathBuf {
+    let path = folder.path().join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, content).unwrap();
+    path
+}
+
+/// All files under a folder, and what is in them.
+fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(at) = folders.pop() {
+        for entry in std::fs::read_dir(at).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                files.insert(path.strip_prefix(folder).unwrap().join(""), Vec::new());
+                folders.push(path);
+            } else {
+                let content = std::fs::read(&path).unwrap();
+                files.insert(path.strip_prefix(folder).unwrap().to_owned(), content);
+            }
+        }
+    }
+    files
+}
+
+fn is_empty(folder: &TempDir) -> bool {
+    tree(folder.path()).is_empty()
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[tokio::test]
+async fn a_file_is_found_and_fetched_from_a_node_without_a_link() {
+    let (ann, bob, cid) = (node("ann").await, node("bob").await, node("cid").await);
+    link(&ann, &bob).await;
+    link(&bob, &cid).await;
+    let (from, to) = (folder(), folder());
+    let content = content();
+    let shared = cid.share(write(&from, "a song.bin", &content)).await.unwrap().shared;
+    assert_eq!(shared.hash.to_string(), blake3::hash(&content).to_string());
+    assert_eq!((shared.size, shared.kind), (content.len() as u64, FileKind::File));
+    assert_eq!(cid.shares(), std::slice::from_ref(&shared));
+
+    let found = ann.search("song").await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!((&found[0].file, found[0].sources[0].id), (&shared, cid.id()));
+    let mut steps = Vec::new();
+    let progress = |step: Progress| steps.push(step);
+    let fetched = ann.fetch_with_progress(shared.hash, to.path(), progress).await.unwrap();
+    assert_eq!(fetched.path, to.path().join("a song.bin"));
+    assert_eq!((fetched.bytes, &fetched.sources[..]), (content.len() as u64, &[cid.id()][..]));
+    assert_eq!(tree(to.path()), BTreeMap::from([("a song.bin".into(), content.clone())]));
+    assert!(steps.windows(2).all(|pair| pair[0].done <= pair[1].done), "{steps:?}");
+    let whole = Progress { done: content.len() as u64, total: content.len() as u64 };
+    assert_eq!(steps.last(), Some(&whole));
+    assert!(ann.peer(cid.id()).is_none(), "a fetch makes no link");
+
+    // To exactly a path; and into a folder that is made for it.
+    let exact = to.path().join("renamed");
+    assert_eq!(ann.fetch(shared.hash, &exact).await.unwrap().path, exact);
+    assert!(std::fs::read(exact).unwrap() == content);
+    let deep = to.path().join("made/for it");
+    let fetched = ann.fetch_into(shared.hash, &deep, |_| {}).await.unwrap();
+    assert_eq!(fetched.path, deep.join("a song.bin"));
+
+    // What is no longer shared can't be had.
+    assert_eq!(cid.unshare(shared.hash).await.unwrap(), std::slice::from_ref(&shared));
+    assert!(ann.search("song").await.unwrap().is_empty());
+    let none = ann.fetch(shared.hash, to.path()).await;
+    assert!(matches!(none, Err(Error::NoSource(hash)) if hash == shared.hash));
+    shutdown([&ann, &bob, &cid]).await;
+}
+
+#[tokio::test]
+async fn a_folder_comes_whole() {
+    let (ann, bob) = (node("ann").await, node("bob").await);
+    link(&ann, &bob).await;
+    let (from, to) = (folder(), folder());
+    write(&from, "album/1.bin", &content());
+    write(&from, "album/cover/small.txt", b"small");
+    write(&from, "album/cover/empty", b"");
+    for n in 0..50 {
+        write(&from, &format!("album/many/{n}"), &Chance(n).bytes(n as usize * 100));
+    }
+    std::fs::create_dir(from.path().join("album/nothing")).unwrap();
+    let added = bob.share(from.path().join("album")).await.unwrap();
+    assert_eq!((added.files, added.shared.kind), (53, FileKind::Folder));
+    assert!(added.skipped.is_empty());
+    let fetched = ann.fetch(added.shared.hash, to.path()).await.unwrap();
+    assert_eq!((fetched.path, fetched.kind), (to.path().join("album"), FileKind::Folder));
+    assert_eq!(fetched.bytes, added.shared.size);
+    assert_eq!(tree(to.path()), tree(from.path()));
+    shutdown([&ann, &bob]).await;
+}
+
+#[tokio::test]
+async fn who_does_not_listen_calls_back() {
+    let (ann, bob) = (node("ann").await, node("bob").await);
+    let start = || Node::builder().name("silent").spawn();
+    let (linked, unlinked) = (start().await.unwrap(), start().await.unwrap());
+    link(&linked, &ann).await;
+    link(&ann, &bob).await;
+    link(&unlinked, &bob).await;
+    let (from, to) = (folder(), folder());
+    let path = write(&from, "file", &content());
+    for sharing in [&linked, &unlinked] {
+        let hash = sharing.share(&path).await.unwrap().shared.hash;
+        let fetched = within("the fetch", ann.fetch(hash, to.path())).await.unwrap();
+        assert_eq!(fetched.sources, [sharing.id()]);
+        assert!(std::fs::read(fetched.path).unwrap() == content());
+        sharing.unshare(hash).await.unwrap();
+    }
+    // Neither listens: there is no way.
+    let hash = unlinked.share(&path).await.unwrap().shared.hash;
+    let failed = within("the error", linked.fetch(hash, to.path())).await;
+    assert!(matches!(failed, Err(Error::Unreachable { peer, .. }) if peer == unlinked.id()));
+    shutdown([&ann, &bob, &linked, &unlinked]).await;
+}
+
+#[tokio::test]
+async fn two_fetch_at_once_and_twice() {
+    let (ann, bob, cid) = (node("ann").await, node("bob").await, node("cid").await);
+    link(&ann, &cid).await;
+    link(&bob, &cid).await;
+    let (from, to_a, to_b) = (folder(), folder(), folder());
+    let hash = cid.share(write(&from, "file", &content())).await.unwrap().shared.hash;
+    let other = cid.share(write(&from, "other", &content()[1..])).await.unwrap().shared.hash;
+    let (a, b, c) = tokio::join!(
+        ann.fetch(hash, to_a.path()),
+        bob.fetch(hash, to_b.path()),
+        ann.fetch(other, to_a.path()),
+    );
+    for (fetched, expected) in [(a, &content()[..]), (b, &content()[..]), (c, &content()[1..])] {
+        assert!(std::fs::read(fetched.unwrap().path).unwrap() == expected);
+    }
+    // Nothing is overwritten: another content of that name gets a number.
+    std::fs::write(to_b.path().join("file"), "mine").unwrap();
+    let fetched = bob.fetch(hash, to_b.path()).await.unwrap();
+    assert_eq!(fetched.path, to_b.path().join("file (1)"));
+    assert_eq!(std::fs::read(to_b.path().join("file")).unwrap(), b"mine");
+    shutdown([&ann, &bob, &cid]).await;
+}
+
+#[tokio::test]
+async fn without_a_source_nothing_is_left_behind() {
+    let (ann, bob) = (node("ann").await, node("bob").await);
+    link(&ann, &bob).await;
+    let to = folder();
+    let hash = Hash::of(b"nobody has this");
+    assert!(matches!(ann.fetch(hash, to.path()).await, Err(Error::NoSource(h)) if h == hash));
+    let alone = node("alone").await;
+    assert!(matches!(alone.fetch(hash, to.path()).await, Err(Error::NoSource(_))));
+    // A file that was changed since it was shared is not served as what it was.
+    let from = folder();
+    let path = write(&from, "file", &content());
+    let hash = bob.share(&path).await.unwrap().shared.hash;
+    std::fs::write(&path, "another content").unwrap();
+    let failed = ann.fetch(hash, to.path()).await;
+    assert!(matches!(failed, Err(Error::Fetch(FetchError::Refused(_)))), "{failed:?}");
+    assert!(is_empty(&to));
+    shutdown([&ann, &bob, &alone]).await;
+}
+
+/// What a source by hand says to a request: bytes, and whether it goes on.
+type Says = dyn Fn(Request) -> (Vec<u8>, bool) + Send + Sync;
+
+/// Answers streams of the files protocol with `says` in place of what the node would say. Counts
+/// the streams.
+fn lie(
+    node: &Node,
+    says: impl Fn(Request) -> (Vec<u8>, bool) + Send + Sync + 'static,
+) -> Arc<AtomicUsize> {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (says, counting): (Arc<Says>, _) = (Arc::new(says), asked.clone());
+    node.serve_stream(FILES_PROTOCOL, move |stream| {
+        counting.fetch_add(1, Ordering::SeqCst);
+        serve_by_hand(stream, says.clone())
+    });
+    asked
+}
+
+async fn serve_by_hand(mut stream: Stream, says: Arc<Says>) {
+    let mut prefix = [0; PREFIX];
+    while stream.read_exact(&mut prefix).await.is_ok() {
+        let mut body = vec![0; body_len(prefix, MAX_REQUEST).unwrap()];
+        stream.read_exact(&mut body).await.unwrap();
+        let (bytes, goes_on) = says(Request::decode(body.into()).unwrap());
+        let _ = stream.write_all(&bytes).await;
+        let _ = stream.flush().await;
+        if !goes_on {
+            return;
+        }
+    }
+}
+
+fn described(name: &str, size: usize) -> Vec<u8> {
+    let (kind, size, name) = (FileKind::File, size as u64, name.parse().unwrap());
+    Answer::Description(Description { kind, size, name }).encode()
+}
+
+/// What an honest source says, up to where `pieces` have been sent.
+fn honest(content: &[u8], pieces: usize) -> impl Fn(Request) -> (Vec<u8>, bool) + use<> {
+    let (content, sent) = (content.to_vec(), AtomicUsize::new(0));
+    let list = PieceList::of(&content);
+    move |request| match request {
+        Request::Describe { .. } => (described("file", content.len()), true),
+        Request::Pieces { first, count, .. } => {
+            let values = list.part(first, usize::from(count)).to_vec();
+            (Answer::Pieces { first, values }.encode(), true)
+        }
+        Request::Data { first, count, .. } => {
+            let mut bytes = Vec::new();
+            for index in first..first + u64::from(count) {
+                if sent.fetch_add(1, Ordering::SeqCst) >= pieces {
+                    return (bytes, false);
+                }
+                let range = list.range(index).unwrap();
+                let piece = &content[range.start as usize..range.end as usize];
+                bytes.extend(Answer::Piece { index, len: piece.len() as u32 }.encode());
+                bytes.extend(piece);
+            }
+            (bytes, true)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_dies_midway_is_replaced_or_reported() {
+    let content = content();
+    let (from, to) = (folder(), folder());
+    let path = write(&from, "file", &content);
+    let (ann, dying) = (node("ann").await, node("dying").await);
+    link(&ann, &dying).await;
+    let hash = dying.share(&path).await.unwrap().shared.hash;
+    let asked = lie(&dying, honest(&content, 2));
+    let failed = within("the error", ann.fetch(hash, to.path())).await;
+    assert!(matches!(failed, Err(Error::Fetch(FetchError::Stream(_)))), "{failed:?}");
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    assert!(is_empty(&to), "{:?}", tree(to.path()).keys());
+
+    // Another one further away, which answers later as a rule.
+    let (between, whole) = (node("between").await, node("whole").await);
+    link(&dying, &between).await;
+    link(&between, &whole).await;
+    whole.share(&path).await.unwrap();
+    let mut sources = Vec::new();
+    for n in 0..10 {
+        let asked = lie(&dying, honest(&content, 2));
+        let exact = to.path().join(n.to_string());
+        let fetched = within("the fetch", ann.fetch(hash, &exact)).await.unwrap();
+        assert!(std::fs::read(exact).unwrap() == content);
+        sources = fetched.sources;
+        if asked.load(Ordering::SeqCst) == 1 {
+            break;
+        }
+    }
+    sources.sort();
+    let mut both = [dying.id(), whole.id()];
+    both.sort();
+    assert_eq!(sources, both, "what the first had sent is not thrown away");
+    shutdown([&ann, &dying, &between, &whole]).await;
+}
+
+#[tokio::test]
+async fn a_crash_of_the_source_is_an_error() {
+    let elsewhere = Elsewhere::new();
+    let (ann, sharing) = (node("ann").await, elsewhere.run(builder("b").spawn()).await.unwrap());
+    link(&ann, &sharing).await;
+    let (from, to) = (folder(), folder());
+    let path = write(&from, "file", &vec![6; 64 << 20]);
+    let hash = sharing.share(&path).await.unwrap().shared.hash;
+    let mut crash = Some(elsewhere);
+    let progress = |step: Progress| {
+        if step.done > 4 << 20
+            && let Some(elsewhere) = crash.take()
+        {
+            elsewhere.crash();
+        }
+    };
+    let failed = within("the error", ann.fetch_with_progress(hash, to.path(), progress)).await;
+    assert!(matches!(failed, Err(Error::Fetch(FetchError::Stream(_)))), "{failed:?}");
+    assert!(is_empty(&to), "{:?}", tree(to.path()).keys());
+    shutdown([&ann]).await;
+}
+
+#[tokio::test]
+async fn lies_are_found_out_and_leave_nothing() {
+    let content = content();
+    let (from, to) = (folder(), folder());
+    let inside = to.path().join("downloads");
+    std::fs::create_dir(&inside).unwrap();
+    let (ann, lying) = (node("ann").await, node("lying").await);
+    link(&ann, &lying).await;
+    let hash = lying.share(write(&from, "file", &content)).await.unwrap().shared.hash;
+    let fetch = async || within("the error", ann.fetch(hash, &inside)).await.unwrap_err();
+
+    // Names that lead elsewhere, as bytes: the types can't hold them.
+    for name in ["../evil", "..", "/evil", "a/b", "a\\b", "a\0b", "", ".", "evil\n"] {
+        let mut body = vec![1, 0];
+        body.extend((content.len() as u64).to_le_bytes());
+        body.extend((name.len() as u16).to_le_bytes());
+        body.extend(name.as_bytes());
+        let mut message = (body.len() as u32).to_le_bytes().to_vec();
+        message.extend(body);
+        lie(&lying, move |_| (message.clone(), true));
+        let error = fetch().await;
+        assert!(matches!(error, Error::Fetch(FetchError::Protocol(_))), "{name:?}: {error:?}");
+    }
+
+    // Another content, with its own list, and with the right one.
+    let mut other = content.clone();
+    other[PIECE as usize + 7] ^= 1;
+    lie(&lying, honest(&other, usize::MAX));
+    assert!(matches!(fetch().await, Error::Fetch(FetchError::Lie(_))));
+    let (right, wrong) = (honest(&content, usize::MAX), honest(&other, usize::MAX));
+    lie(&lying, move |request| match request {
+        Request::Data { .. } => wrong(request),
+        _ => right(request),
+    });
+    assert!(matches!(fetch().await, Error::Fetch(FetchError::Lie(_))));
+
+    // Sizes that are not so: a little, and out of all measure.
+    for size in [content.len() - 1, content.len() + 1, 0, 1, usize::MAX] {
+        let right = honest(&content, usize::MAX);
+        lie(&lying, move |request| match request {
+            Request::Describe { .. } => (described("file", size), true),
+            // The list that is asked for may be longer than there is.
+            Request::Pieces { first, count, .. } => {
+                let list = PieceList::of(&content_of(size));
+                let values = list.part(first, usize::from(count)).to_vec();
+                (Answer::Pieces { first, values }.encode(), true)
+            }
+            _ => right(request),
+        });
+        let error = fetch().await;
+        let Error::Fetch(error) = error else { panic!("{error:?}") };
+        assert!(error.is_lie(), "{size}: {error:?}");
+    }
+
+    // No protocol at all.
+    lie(&lying, |_| (vec![0xff; 100], true));
+    assert!(matches!(fetch().await, Error::Fetch(FetchError::Protocol(_))));
+    lie(&lying, |_| (Vec::new(), false));
+    assert!(matches!(fetch().await, Error::Fetch(FetchError::Stream(_))));
+    // The answer to another question.
+    lie(&lying, |_| (Answer::Piece { index: 0, len: 4 }.encode(), true));
+    assert!(matches!(fetch().await, Error::Fetch(FetchError::Unexpected(_))));
+
+    let left = tree(to.path());
+    assert_eq!(left.keys().collect::<Vec<_>>(), [Path::new("downloads/")], "all that is there");
+    // And the truth goes through.
+    lie(&lying, honest(&content, usize::MAX));
+    ann.fetch(hash, &inside).await.unwrap();
+    shutdown([&ann, &lying]).await;
+}
+
+/// The content that a liar's list is of: as long as it says, within reason.
+fn content_of(size: usize) -> Vec<u8> {
+    let mut content = content();
+    content.resize(size.min(8 << 20), 0);
+    content
+}
+
+#[tokio::test]
+async fn the_list_of_a_folder_leads_nowhere_else() {
+    let (from, to) = (folder(), folder());
+    let (ann, lying) = (node("ann").await, node("lying").await);
+    link(&ann, &lying).await;
+    for name in ["../evil", "/evil", "a/../../evil", "..", "a//b", "./a", "a\\..\\b", "", "a\0b"] {
+        // A list of one file, byte by byte; its content is that of the empty file.
+        let mut list = b"peerkit folder 1\n".to_vec();
+        list.extend(1_u32.to_le_bytes());
+        list.push(1);
+        list.extend((name.len() as u16).to_le_bytes());
+        list.extend(name.as_bytes());
+        list.extend(0o644_u16.to_le_bytes());
+        list.extend(0_u64.to_le_bytes());
+        list.extend(Hash::of(b"").as_bytes());
+        // As a file it can be shared, so that the node says that it has it.
+        let hash = lying.share(write(&from, "list", &list)).await.unwrap().shared.hash;
+        let right = honest(&list, usize::MAX);
+        let size = list.len() as u64;
+        lie(&lying, move |request| match request {
+            Request::Describe { .. } => {
+                let (kind, name) = (FileKind::Folder, "folder".parse().unwrap());
+                (Answer::Description(Description { kind, size, name }).encode(), true)
+            }
+            _ => right(request),
+        });
+        let error = within("the error", ann.fetch(hash, to.path())).await.unwrap_err();
+        assert!(matches!(error, Error::Fetch(FetchError::Manifest(_))), "{name:?}: {error:?}");
+        assert!(is_empty(&to), "{name:?}");
+        lying.unshare(hash).await.unwrap();
+    }
+    shutdown([&ann, &lying]).await;
+}
+
+#[tokio::test]
+async fn a_fetch_that_is_dropped_leaves_nothing() {
+    let (ann, hanging) = (node("ann").await, node("hanging").await);
+    link(&ann, &hanging).await;
+    let (from, to) = (folder(), folder());
+    let content = content();
+    let hash = hanging.share(write(&from, "file", &content)).await.unwrap().shared.hash;
+    let right = honest(&content, 2);
+    lie(&hanging, move |request| (right(request).0, true));
+    let (began, begun) = tokio::sync::oneshot::channel();
+    let mut began = Some(began);
+    let fetching = ann.fetch_with_progress(hash, to.path(), |step| {
+        if step.done != 0
+            && let Some(began) = began.take()
+        {
+            began.send(()).unwrap();
+        }
+    });
+    tokio::select! {
+        fetched = fetching => panic!("{fetched:?}"),
+        begun = begun => begun.unwrap(),
+    }
+    until("nothing is left", || is_empty(&to)).await;
+    shutdown([&ann, &hanging]).await;
+}

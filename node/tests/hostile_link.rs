@@ -1,0 +1,481 @@
+//! Attacks over a link: by a peer that has said Hello, and then does what no node does.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use peerkit::{Compression, Error, Kind, Message, Node, Reason, Refusal};
+use peerkit_proto::frame::Frame;
+use peerkit_proto::hello::Hello;
+use peerkit_proto::message::Packed;
+use tokio::io::AsyncWriteExt;
+
+mod attacker;
+
+use attacker::{
+    Attacker, End, LONG, Victim, config, encoded, hello, raw_frame, text, until, within,
+};
+
+fn request(id: u64, name: &str, body: &str) -> Frame {
+    Frame::Request { id, name: name.into(), body: Packed::plain(Message::text(body)) }
+}
+
+/// A Hello that leaves room in the victim's first read.
+fn short_hello() -> Frame {
+    Frame::Hello(Hello { name: String::new(), ..hello() })
+}
+
+/// A dialler may speak before it has heard the other side's Hello: nothing of that is lost.
+#[tokio::test]
+async fn what_comes_in_one_piece_with_hello_is_heard() {
+    let victim = Victim::new().await;
+    let mut attacker = Attacker::secure(victim.address()).await;
+    let frames = [short_hello(), Frame::Ping(5), text("first"), request(1, "echo", "second")];
+    attacker.send_raw(&frames.each_ref().map(encoded).concat()).await;
+    assert_eq!(victim.message(attacker.id()).await.as_text(), Some("first"));
+    assert!(matches!(attacker.frame().await, Some(Frame::Hello(_))));
+    assert_eq!(attacker.content().await, Some(Frame::Pong(5)));
+    assert!(matches!(attacker.content().await, Some(Frame::Reply { id: 1, outcome: Ok(_) })));
+    drop(attacker);
+    victim.unharmed().await;
+}
+
+/// So does the side that was dialled: a greeting, say, from its handler.
+#[tokio::test]
+async fn what_comes_in_one_piece_with_the_hello_of_the_one_who_was_dialled_is_heard() {
+    let victim = Victim::new().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let dialling = tokio::spawn({
+        let node = victim.node.clone();
+        async move { node.connect(at).await }
+    });
+    let mut attacker = Attacker::accept(&listener, &attacker::key()).await;
+    assert!(matches!(attacker.frame().await, Some(Frame::Hello(_))));
+    let frames = [short_hello(), text("welcome")];
+    attacker.send_raw(&frames.each_ref().map(encoded).concat()).await;
+    dialling.await.unwrap().unwrap();
+    assert_eq!(victim.message(attacker.id()).await.as_text(), Some("welcome"));
+    drop((attacker, listener));
+    victim.unharmed().await;
+}
+
+/// The link is over before it begins: it must not stay in the table of links.
+#[tokio::test]
+async fn a_fault_or_goodbye_in_one_piece_with_hello_ends_the_link() {
+    let victim = Victim::new().await;
+    let goodbye = Frame::Goodbye { reason: Reason::Requested, received: 0 };
+    let faulty = raw_frame(0x03, b"short");
+    for second in [encoded(&short_hello()), vec![0xff; 64], faulty, encoded(&goodbye)] {
+        let mut attacker = Attacker::secure(victim.address()).await;
+        attacker.send_raw(&[encoded(&short_hello()), second].concat()).await;
+        attacker.end().await;
+        let none = || format!("{:?}", victim.node.peers());
+        until("the link's end", || victim.node.peers().is_empty(), none).await;
+    }
+    victim.unharmed().await;
+}
+
+#[tokio::test]
+async fn frames_that_break_the_protocol_are_told_and_end_the_link() {
+    let victim = Victim::new().await;
+    let over = 16 << 20 | 1025;
+    let announces = |len: u32, kind: u8| [&(len + 1).to_le_bytes()[..], &[kind]].concat();
+    let cases = [
+        (encoded(&Frame::Hello(hello())), "a second Hello"),
+        (vec![0; 5], "a frame without a kind"),
+        ([&[0xff; 4][..], &[0x10]].concat(), "a frame of kind 0x10 announces 4294967294 bytes"),
+        (announces(over, 0x10), "a frame of kind 0x10 announces 16778241 bytes"),
+        (announces(65_537, 0x03), "a frame of kind 0x03 announces 65537 bytes"),
+        (announces(65_537, 0x77), "a frame of kind 0x77 announces 65537 bytes"),
+        (raw_frame(0x10, b""), "a frame of kind 0x10: ends too early"),
+        (raw_frame(0x10, &[0x09, 1]), "a frame of kind 0x10: message kind"),
+        (raw_frame(0x10, &[0x70, 1]), "a frame of kind 0x10: message compression"),
+        (raw_frame(0x10, &[0x00, 0xff]), "text has a value without meaning"),
+        (raw_frame(0x03, &[1; 9]), "a frame of kind 0x03: 1 bytes too many"),
+        (raw_frame(0x02, &[1]), "a frame of kind 0x02"),
+        (raw_frame(0x12, &[1; 40]), "a frame of kind 0x12"),
+        (raw_frame(0x20, &[1; 40]), "a frame of kind 0x20"),
+        (raw_frame(0x30, &[1; 40]), "a frame of kind 0x30"),
+    ];
+    for (bytes, fault) in cases {
+        let mut attacker = Attacker::link(victim.address()).await;
+        attacker.send_raw(&bytes).await;
+        let told = attacker.fault().await;
+        assert!(told.starts_with(fault), "{fault}: told {told}");
+        let parting = victim.parted(attacker.id()).await;
+        assert!(matches!(parting.reason, Reason::Fault(_)) && !parting.by_peer, "{parting}");
+    }
+    victim.unharmed().await;
+}
+
+/// The length alone must not make the victim take memory for it, and half a frame is no message.
+#[tokio::test]
+async fn a_frame_that_never_ends_is_never_a_message() {
+    let victim = Victim::new().await;
+    let mut attacker = Attacker::link(victim.address()).await;
+    attacker.send_raw(&[&((16_u32 << 20) + 2).to_le_bytes()[..], &[0x10, 0]].concat()).await;
+    attacker.send_raw(&[b'x'; 1000]).await;
+    victim.talks().await;
+    attacker.stream.shutdown().await.unwrap();
+    let parting = victim.parted(attacker.id()).await;
+    assert!(matches!(parting.reason, Reason::Lost(_)), "{parting}");
+    drop(attacker);
+    victim.unharmed().await;
+}
+
+#[tokio::test]
+async fn frames_of_unknown_kinds_are_skipped() {
+    let victim = Victim::new().await;
+    let mut attacker = Attacker::link(victim.address()).await;
+    for kind in [0x00, 0x06, 0x14, 0x23, 0x31, 0x41, 0x7f, 0xff] {
+        attacker.send_raw(&raw_frame(kind, &[0xff; 1000])).await;
+        attacker.send_raw(&raw_frame(kind, b"")).await;
+    }
+    attacker.send(&text("still here")).await;
+    assert_eq!(victim.message(attacker.id()).await.as_text(), Some("still here"));
+    drop(attacker);
+    victim.unharmed().await;
+}
+
+/// p2pnetwork: 0x04 ends a message, and a connection that begins with it is never heard again.
+#[tokio::test]
+async fn a_leading_0x04_mutes_nothing_and_within_a_message_it_parts_nothing() {
+    let victim = Victim::new().await;
+    let honest = Node::builder().spawn().await.unwrap();
+    honest.connect(victim.address()).await.unwrap();
+    for said in ["\x04", "ab\x04cd", "after"] {
+        victim.take_events();
+        honest.send(victim.id(), said).await.unwrap();
+        assert_eq!(victim.message(honest.id()).await.as_text(), Some(said));
+    }
+    honest.shutdown().await;
+    victim.unharmed().await;
+}
+
+/// p2pnetwork: a compressed message is inflated to whatever it holds.
+#[tokio::test]
+async fn a_compressed_message_that_inflates_to_200_mb_ends_the_link() {
+    let victim = Victim::new().await;
+    let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::new(6));
+    for _ in 0..200 {
+        zlib.write_all(&[0; 1_000_000]).unwrap();
+    }
+    let payload = zlib.finish().unwrap();
+    assert!(payload.len() < 259_000, "{} bytes", payload.len());
+    let bomb =
+        Packed { kind: Kind::Bytes, compression: Compression::Zlib, payload: payload.into() };
+    let reply = Frame::Reply { id: 1, outcome: Ok(bomb.clone()) };
+    let asks = Frame::Request { id: 1, name: "echo".into(), body: bomb.clone() };
+    for frame in [Frame::Message(bomb), asks, reply] {
+        let mut attacker = Attacker::link(victim.address()).await;
+        attacker.send(&frame).await;
+        let told = attacker.fault().await;
+        assert_eq!(told, "the message is over the limit of 16777216 bytes once decompressed");
+        let parting = victim.parted(attacker.id()).await;
+        assert_eq!(parting.reason, Reason::Fault(told));
+    }
+    victim.unharmed().await;
+}
+
+/// p2pnetwork: a socket that the other side has closed stays among the nodes.
+#[tokio::test]
+async fn a_closed_remote_is_noticed() {
+    let victim = Victim::new().await;
+    let mut closing = Attacker::link(victim.address()).await;
+    closing.stream.get_mut().0.shutdown().await.unwrap();
+    let parting = victim.parted(closing.id()).await;
+    assert!(matches!(parting.reason, Reason::Lost(_)) && !parting.by_peer, "{parting}");
+
+    let resetting = Attacker::link(victim.address()).await;
+    let id = resetting.id();
+    resetting.stream.get_ref().0.set_zero_linger().unwrap();
+    drop(resetting);
+    let parting = victim.parted(id).await;
+    assert!(matches!(parting.reason, Reason::Lost(_)) && !parting.by_peer, "{parting}");
+    assert!(victim.node.peers().is_empty());
+    drop(closing);
+    victim.unharmed().await;
+}
+
+/// Neither a byte nor an end comes, as when the other side's machine has lost its power.
+#[tokio::test]
+async fn a_silent_remote_is_noticed() {
+    let mut config = config();
+    (config.ping_after, config.dead_after) = (Duration::from_millis(200), Duration::from_secs(1));
+    let victim = Victim::with(config).await;
+    let silent = Attacker::link(victim.address()).await;
+    let parting = victim.parted(silent.id()).await;
+    assert_eq!(parting.reason, Reason::Silent(Duration::from_secs(1)));
+    drop(silent);
+    victim.unharmed().await;
+}
+
+/// p2pnetwork: only nodes that one has connected to oneself can be disconnected.
+#[tokio::test]
+async fn an_inbound_node_can_be_disconnected_even_where_it_does_not_listen_to_that() {
+    let victim = Victim::new().await;
+    let mut polite = Attacker::link(victim.address()).await;
+    victim.node.disconnect(polite.id()).await.unwrap();
+    assert_eq!(polite.end().await, End::Goodbye(Reason::Requested));
+    drop(polite);
+
+    let stubborn = Attacker::link(victim.address()).await;
+    victim.node.disconnect(stubborn.id()).await.unwrap();
+    assert_eq!(victim.parted(stubborn.id()).await.reason, Reason::Requested);
+    assert!(victim.node.peer(stubborn.id()).is_none());
+    drop(stubborn);
+    victim.unharmed().await;
+}
+
+/// p2pnetwork: what could not be sent is lost, and the sender is told nothing.
+#[tokio::test]
+async fn a_failed_send_is_reported() {
+    let victim = Victim::new().await;
+    let gone = Attacker::link(victim.address()).await;
+    let id = gone.id();
+    // More than the kernel's buffers take: some of it stays here, some is on its way.
+    for _ in 0..64 {
+        victim.node.send(id, vec![7; 60_000]).await.unwrap();
+    }
+    drop(gone);
+    let failure = victim
+        .event("node_message_failed", |event| match event {
+            peerkit::Event::NodeMessageFailed { peer, failure } if peer.id() == id => {
+                Some(failure.clone())
+            }
+            _ => None,
+        })
+        .await;
+    assert_eq!(failure.unsent + failure.unconfirmed, 64);
+    victim.parted(id).await;
+    assert!(matches!(victim.node.send(id, "more").await, Err(Error::NotConnected(_))));
+    victim.unharmed().await;
+}
+
+#[tokio::test]
+async fn replies_pongs_and_cancels_that_nobody_asked_for_change_nothing() {
+    let victim = Victim::new().await;
+    let mut attacker = Attacker::link(victim.address()).await;
+    for id in [0, 1, 7, u64::MAX] {
+        let outcome = Ok(Packed::plain(Message::text("never asked")));
+        attacker.send(&Frame::Reply { id, outcome }).await;
+        attacker.send(&Frame::Reply { id, outcome: Err(Refusal::Busy) }).await;
+        attacker.send(&Frame::Cancel(id)).await;
+        attacker.send(&Frame::Pong(id)).await;
+        attacker.send(&Frame::Received(id)).await;
+    }
+    attacker.send(&request(9, "echo", "all that was heard")).await;
+    assert!(matches!(attacker.content().await, Some(Frame::Reply { id: 9, .. })));
+    // A request of the victim's gets its own reply, and no earlier one.
+    let asking = tokio::spawn({
+        let (node, id) = (victim.node.clone(), attacker.id());
+        async move { node.request(id, "what", "now").await }
+    });
+    let Some(Frame::Request { id, .. }) = attacker.content().await else { panic!("no request") };
+    for (id, said) in [(id ^ 1, "another"), (id, "right"), (id, "twice")] {
+        let outcome = Ok(Packed::plain(Message::text(said)));
+        attacker.send(&Frame::Reply { id, outcome }).await;
+    }
+    assert_eq!(asking.await.unwrap().unwrap().as_text(), Some("right"));
+    drop(attacker);
+    victim.unharmed().await;
+}
+
+/// Handlers that wait for ever, and how many of them there are.
+fn serve_slowly(victim: &Victim) -> Arc<AtomicUsize> {
+    struct Running(Arc<AtomicUsize>);
+    impl Drop for Running {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    let running = Arc::new(AtomicUsize::new(0));
+    let counted = running.clone();
+    victim.node.serve("slow", move |_, message| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let running = Running(counted.clone());
+        async move {
+            std::future::pending::<()>().await;
+            drop(running);
+            Ok::<_, String>(message)
+        }
+    });
+    running
+}
+
+#[tokio::test]
+async fn requests_beyond_the_limit_get_busy() {
+    let victim = Victim::new().await;
+    let running = serve_slowly(&victim);
+    let mut attacker = Attacker::link(victim.address()).await;
+    for id in 0..1100 {
+        attacker.send(&request(id, "slow", "x")).await;
+    }
+    attacker.send(&request(5000, "no such", "x")).await;
+    for _ in 0..1000 {
+        let Some(Frame::Reply { id, outcome }) = attacker.content().await else { panic!() };
+        assert_eq!((id >= 100, outcome), (true, Err(Refusal::Busy)));
+    }
+    let Some(Frame::Reply { id: 5000, outcome }) = attacker.content().await else { panic!() };
+    assert_eq!(outcome, Err(Refusal::NoHandler));
+    assert_eq!(running.load(Ordering::SeqCst), 100);
+    // What is cancelled makes room.
+    attacker.send(&Frame::Cancel(3)).await;
+    attacker.send(&request(6000, "echo", "x")).await;
+    let Some(Frame::Reply { id: 6000, outcome: Ok(_) }) = attacker.content().await else {
+        panic!()
+    };
+    drop(attacker);
+    let left = || running.load(Ordering::SeqCst).to_string();
+    until("no handler left", || running.load(Ordering::SeqCst) == 0, left).await;
+    victim.unharmed().await;
+}
+
+/// The limit counts requests, not numbers: one number for all of them does not get round it.
+#[tokio::test]
+async fn requests_that_all_have_one_number_end_the_link() {
+    let victim = Victim::new().await;
+    let running = serve_slowly(&victim);
+    let mut attacker = Attacker::link(victim.address()).await;
+    for _ in 0..1000 {
+        attacker.send(&request(1, "slow", "x")).await;
+        assert!(running.load(Ordering::SeqCst) <= 100);
+    }
+    assert_eq!(attacker.fault().await, "two requests of the same number");
+    let left = || running.load(Ordering::SeqCst).to_string();
+    until("no handler left", || running.load(Ordering::SeqCst) == 0, left).await;
+    drop(attacker);
+    victim.unharmed().await;
+}
+
+/// It pings and takes no pongs: its control lane fills, and the others do not notice.
+#[tokio::test]
+async fn a_peer_that_asks_and_never_reads_is_hung_up_on() {
+    let mut config = config();
+    config.control_queue = 64 << 10;
+    let victim = Victim::with(config).await;
+    let mut attacker = Attacker::link(victim.address()).await;
+    let id = attacker.id();
+    let flood = tokio::spawn(async move {
+        let pings = encoded(&Frame::Ping(7)).repeat(1000);
+        // Ends once the victim no longer reads.
+        while attacker.stream.write_all(&pings).await.is_ok() {}
+    });
+    let parting = victim.parted(id).await;
+    assert_eq!(parting.reason, Reason::Slow);
+    within(LONG, "the flood's end", flood).await.unwrap();
+    victim.unharmed().await;
+}
+
+/// Tens of peers that take nothing: what waits for them is bounded, and is reported when they go.
+#[tokio::test]
+async fn peers_that_never_read_cost_their_queues_and_no_more() {
+    let mut config = config();
+    config.peer_queue = 256 << 10;
+    let victim = Victim::with(config).await;
+    let mut silent = Vec::new();
+    for _ in 0..30 {
+        silent.push(Attacker::link(victim.address()).await);
+    }
+    let honest = Node::builder().spawn().await.unwrap();
+    let mut heard = honest.events();
+    honest.connect(victim.address()).await.unwrap();
+    let full = |peer: &Attacker| loop {
+        match victim.node.try_send(peer.id(), vec![7; 16 << 10]) {
+            Ok(()) => {}
+            Err(Error::Full(_)) => break,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    // The kernel's buffers take a few MB each; then nothing moves any more.
+    let queued = |peer: &Attacker| {
+        let status = victim.node.status();
+        status.peers.iter().find(|p| p.id == peer.id()).map_or(0, |p| p.queued_bytes)
+    };
+    for peer in &silent {
+        let mut before = u64::MAX;
+        loop {
+            full(peer);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            let sent = victim.node.peer_counters(peer.id()).unwrap().messages_sent;
+            if sent == before {
+                break;
+            }
+            before = sent;
+        }
+        assert!(queued(peer) <= (256 << 10) + 1024, "{} bytes", queued(peer));
+    }
+    // To all of them at once: the honest one gets it, and the report names the others.
+    let report = victim.node.send_to_nodes("to all", &[]).unwrap();
+    assert!(report.sent.contains(&honest.id()) && report.failed.len() <= silent.len());
+    let waiting = async {
+        loop {
+            let event = heard.next().await.unwrap();
+            if let peerkit::Event::NodeMessage { message, .. } = event {
+                return message;
+            }
+        }
+    };
+    assert_eq!(within(LONG, "the message", waiting).await.as_text(), Some("to all"));
+    honest.shutdown().await;
+    let ids: Vec<_> = silent.iter().map(Attacker::id).collect();
+    drop(silent);
+    for id in ids {
+        victim.parted(id).await;
+    }
+    let told = victim.take_events();
+    let failed: u64 = told.iter().map(failures).sum();
+    assert!(failed > 0 && failed == victim.node.counters().messages_failed);
+    victim.unharmed().await;
+}
+
+fn failures(event: &peerkit::Event) -> u64 {
+    match event {
+        peerkit::Event::NodeMessageFailed { failure, .. } => failure.unsent + failure.unconfirmed,
+        _ => 0,
+    }
+}
+
+/// It says goodbye and stays, or goes on as if it had not.
+#[tokio::test]
+async fn a_goodbye_that_is_not_followed_by_an_end_ends_all_the_same() {
+    let victim = Victim::new().await;
+    let mut attacker = Attacker::link(victim.address()).await;
+    let id = attacker.id();
+    attacker.send(&Frame::Goodbye { reason: Reason::Requested, received: u64::MAX }).await;
+    attacker.send(&Frame::Goodbye { reason: Reason::Stopping, received: 0 }).await;
+    let flood = tokio::spawn(async move {
+        let noise = raw_frame(0x77, &[0; 1000]);
+        while attacker.stream.write_all(&noise).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    });
+    let parting = victim.parted(id).await;
+    assert_eq!((parting.reason, parting.by_peer), (Reason::Requested, true));
+    within(LONG, "the flood's end", flood).await.unwrap();
+    victim.unharmed().await;
+}
+
+/// The same identity again and again: one link at a time, and none of the old ones stays.
+#[tokio::test]
+async fn a_node_that_links_again_and_again_has_one_link() {
+    let victim = Victim::new().await;
+    let key = attacker::key();
+    let mut links = Vec::new();
+    for incarnation in 0..10 {
+        let change = |hello: &mut Hello| hello.incarnation = incarnation;
+        links.push(Attacker::link_as(victim.address(), key.clone(), change).await);
+        assert!(victim.node.peers().len() <= 1);
+    }
+    for old in &mut links[..9] {
+        assert_eq!(old.end().await, End::Goodbye(Reason::Replaced));
+    }
+    links[9].send(&text("the last one")).await;
+    assert_eq!(victim.message(key.id()).await.as_text(), Some("the last one"));
+    drop(links);
+    victim.unharmed().await;
+}

@@ -1,0 +1,268 @@
+//! Attacks on the overlay: queries, answers and broadcasts that no node would send.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+
+use peerkit::{Event, Kind, Message, Node, NodeId, Reason};
+use peerkit_proto::frame::Frame;
+use peerkit_proto::frame::envelope::Envelope;
+use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, What};
+use peerkit_proto::message::Packed;
+
+mod attacker;
+
+use attacker::{Attacker, LONG, Victim, encoded, key, raw_frame, text, within};
+
+fn query(n: u32, depth: u8, what: What) -> Query {
+    let mut id = [0; 16];
+    id[..4].copy_from_slice(&n.to_le_bytes());
+    Query { id: QueryId(id), depth, ttl: LONG, what }
+}
+
+fn has_file() -> What {
+    What::HasFile(peerkit::Hash::from_bytes([7; 32]))
+}
+
+fn here(id: QueryId, node: NodeId) -> Frame {
+    let body = AnswerBody::Neighbours(Vec::new(), Vec::new());
+    let name = "x".to_owned();
+    Frame::Answer(Answer { id, node, name, addresses: Vec::new(), body })
+}
+
+/// More than the table holds: one link fills its share of it, each query is answered all the same,
+/// and the queries of others still run.
+#[tokio::test]
+async fn a_flood_of_queries_fills_its_share_of_the_table_and_no_more() {
+    let victim = Victim::new().await;
+    let mut attacker = Attacker::link(victim.address()).await;
+    let flood: Vec<u8> =
+        (0..70_000).flat_map(|n| encoded(&Frame::Query(query(n, 1, has_file())))).collect();
+    let done = |frame| match frame {
+        Frame::QueryDone(done) => Some(done.complete),
+        _ => None,
+    };
+    let mut answers = Vec::new();
+    // In parts, each within the victim's first lane: it does not have to take more at once.
+    for part in flood.chunks(flood.len() / 10) {
+        answers.extend(attacker.exchange(part, done, 7000).await);
+    }
+    let taken = answers.iter().filter(|complete| **complete).count();
+    assert_eq!((answers.len(), taken), (70_000, 65_536 / 8));
+    victim.talks().await;
+    drop(attacker);
+    victim.unharmed().await;
+}
+
+/// Queries that were seen, also when they come back with more depth each time, or changed.
+#[tokio::test]
+async fn a_query_that_runs_in_a_loop_ends() {
+    let victim = Victim::new().await;
+    let mut attacker = Attacker::link(victim.address()).await;
+    let mut other = Attacker::link(victim.address()).await;
+    let rounds: Vec<u8> = (0..=255)
+        .chain(0..=255)
+        .flat_map(|depth| encoded(&Frame::Query(query(1, depth, has_file()))))
+        .chain(encoded(&Frame::Query(query(1, 255, What::Discover))))
+        .chain(encoded(&Frame::Ping(99)))
+        .collect();
+    attacker.send_raw(&rounds).await;
+    let mut passed_on = 0;
+    let mut back = 0;
+    // What the other gets it sends straight back: it is never passed to it again.
+    loop {
+        let Some(Frame::Query(query)) = other.content().await else { panic!() };
+        passed_on += 1;
+        other.send(&Frame::Query(query.clone())).await;
+        let Some(frame) = other.content().await else { panic!() };
+        match frame {
+            Frame::QueryDone(_) => back += 1,
+            Frame::Query(_) => passed_on += 1,
+            other => panic!("{other:?}"),
+        }
+        if query.depth == 255 {
+            break;
+        }
+        assert!(passed_on + back < 1000, "no end");
+    }
+    assert!(passed_on <= 256, "{passed_on} times");
+    drop((attacker, other));
+    victim.unharmed().await;
+}
+
+#[tokio::test]
+async fn answers_that_nobody_asked_for_are_dropped() {
+    let victim = Victim::new().await;
+    let mut asked = Attacker::link(victim.address()).await;
+    let mut other = Attacker::link(victim.address()).await;
+    let stray = QueryId([9; 16]);
+    for attacker in [&mut asked, &mut other] {
+        attacker.send(&here(stray, NodeId::from_bytes([1; 32]))).await;
+        let done = QueryDone { id: stray, depth: 0, complete: true };
+        attacker.send(&Frame::QueryDone(done)).await;
+    }
+    let discovering = tokio::spawn({
+        let node = victim.node.clone();
+        async move { node.discover(1).await }
+    });
+    let Some(Frame::Query(query)) = asked.content().await else { panic!("no query") };
+    let Some(Frame::Query(same)) = other.content().await else { panic!("no query") };
+    assert_eq!(query.id, same.id);
+    let done = |depth| Frame::QueryDone(QueryDone { id: query.id, depth, complete: true });
+    // Of another query; of the right one; done with another depth; done; and an answer after that.
+    asked.send(&here(stray, NodeId::from_bytes([2; 32]))).await;
+    asked.send(&here(query.id, asked.id())).await;
+    asked.send(&done(query.depth + 1)).await;
+    asked.send(&done(query.depth)).await;
+    asked.send(&here(query.id, NodeId::from_bytes([3; 32]))).await;
+    asked.send(&text("heard")).await;
+    victim.message(asked.id()).await;
+    assert!(!discovering.is_finished());
+    other.send(&here(query.id, other.id())).await;
+    other.send(&done(query.depth)).await;
+    let found = within(LONG, "the discovery", discovering).await.unwrap().unwrap();
+    let found: BTreeSet<_> = found.nodes.iter().map(|node| node.id).collect();
+    assert_eq!(found, BTreeSet::from([victim.id(), asked.id(), other.id()]));
+    drop((asked, other));
+    victim.unharmed().await;
+}
+
+/// pythonp2p and p2pnetwork's tutorial: a positive depth stops after one hop.
+#[tokio::test]
+async fn positive_discovery_depths_go_beyond_one_hop() {
+    let mut chain: Vec<Node> = Vec::new();
+    for _ in 0..5 {
+        let node = Node::builder().listen("127.0.0.1:0").spawn().await.unwrap();
+        if let Some(last) = chain.last() {
+            node.connect(last.listening()[0]).await.unwrap();
+        }
+        chain.push(node);
+    }
+    for (depth, others) in [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (9, 4), (-1, 4)] {
+        let found = within(LONG, "a discovery", chain[0].discover(depth)).await.unwrap();
+        let found: Vec<_> = found.nodes.iter().map(|node| node.id).collect();
+        let expected: BTreeSet<_> = chain[..=others].iter().map(Node::id).collect();
+        assert_eq!((found.len(), found.into_iter().collect()), (others + 1, expected), "{depth}");
+    }
+    for node in chain {
+        node.shutdown().await;
+    }
+}
+
+/// Has an honest node write a broadcast, as a relay between it and the victim sees it.
+async fn broadcast(title: &str, message: &str) -> Envelope {
+    let author = Node::builder().listen("127.0.0.1:0").spawn().await.unwrap();
+    let mut relay = Attacker::link(author.listening()[0]).await;
+    author.broadcast(title, message).await.unwrap();
+    let Some(Frame::Broadcast(envelope)) = relay.content().await else { panic!("no broadcast") };
+    author.shutdown().await;
+    envelope
+}
+
+fn heard(victim: &Victim) -> Vec<peerkit::Broadcast> {
+    let events = victim.take_events().into_iter();
+    let broadcasts = events.filter_map(|event| match event {
+        Event::NodeBroadcast { broadcast } => Some(broadcast),
+        _ => None,
+    });
+    broadcasts.collect()
+}
+
+/// pythonp2p: signatures cover the data alone, and not its type, its time, or for whom it is. What
+/// is for one peer alone has no signature here: it comes over that peer's own link.
+#[tokio::test]
+async fn a_broadcast_that_a_relay_has_altered_is_not_delivered_and_ends_its_link() {
+    let victim = Victim::new().await;
+    let good = broadcast("title", "what was said").await;
+    let other = key();
+    type Alteration = Box<dyn Fn(&mut Envelope)>;
+    let alterations: [(&str, Alteration); 9] = [
+        ("the author", Box::new(move |e| e.author = other.id())),
+        ("the run", Box::new(|e| e.epoch += 1)),
+        ("the number", Box::new(|e| e.sequence += 1)),
+        ("the time", Box::new(|e| e.time += 1)),
+        ("the title", Box::new(|e| e.title.push('!'))),
+        ("the type", Box::new(|e| e.content.kind = Kind::Bytes)),
+        ("the content", Box::new(|e| e.content = Packed::plain(Message::text("else")))),
+        ("the signature", Box::new(|e| e.signature[63] ^= 1)),
+        ("text that is none", Box::new(|e| e.content.payload = vec![0xff].into())),
+    ];
+    for (what, alter) in alterations {
+        let mut relay = Attacker::link(victim.address()).await;
+        let mut bad = good.clone();
+        alter(&mut bad);
+        relay.send(&Frame::Broadcast(bad)).await;
+        assert_eq!(relay.fault().await, "a broadcast wrongly signed, or too large", "{what}");
+        let parting = victim.parted(relay.id()).await;
+        assert!(matches!(parting.reason, Reason::Fault(_)), "{what}: {parting}");
+        assert!(heard(&victim).is_empty(), "{what}: delivered");
+    }
+    // As it was written it is delivered, once, whoever brings it.
+    for _ in 0..2 {
+        let mut relay = Attacker::link(victim.address()).await;
+        relay.send(&Frame::Broadcast(good.clone())).await;
+        relay.send(&Frame::Broadcast(good.clone())).await;
+        relay.send(&text("that was it")).await;
+        victim.message(relay.id()).await;
+    }
+    victim.talks().await;
+    let heard = heard(&victim);
+    assert_eq!(heard.len(), 1);
+    assert_eq!((heard[0].author, heard[0].title.as_str()), (good.author, "title"));
+    assert_eq!(heard[0].message.as_text(), Some("what was said"));
+    victim.unharmed().await;
+}
+
+/// The network's name is signed too: what was said in one network is worth nothing in another.
+#[tokio::test]
+async fn a_broadcast_of_another_network_is_forged() {
+    let victim = Victim::new().await;
+    let author = Node::builder().network("other").listen("127.0.0.1:0").spawn().await.unwrap();
+    let change = |hello: &mut peerkit_proto::hello::Hello| hello.network = "other".into();
+    let mut relay = Attacker::link_as(author.listening()[0], key(), change).await;
+    author.broadcast("", "said elsewhere").await.unwrap();
+    let Some(frame @ Frame::Broadcast(_)) = relay.content().await else { panic!("no broadcast") };
+    author.shutdown().await;
+    drop(relay);
+    let mut relay = Attacker::link(victim.address()).await;
+    relay.send(&frame).await;
+    assert_eq!(relay.fault().await, "a broadcast wrongly signed, or too large");
+    drop(relay);
+    victim.unharmed().await;
+}
+
+/// The first one ends the link: the others cost nothing, and the application is told once.
+#[tokio::test]
+async fn a_flood_of_forged_broadcasts_is_one_fault() {
+    let victim = Victim::new().await;
+    let mut forged = broadcast("", "x").await;
+    let mut flood = Vec::new();
+    for _ in 0..5000 {
+        forged.sequence += 1;
+        Frame::Broadcast(forged.clone()).encode(&mut flood);
+    }
+    let mut attacker = Attacker::link(victim.address()).await;
+    let id = attacker.id();
+    attacker.send_raw(&flood).await;
+    victim.parted(id).await;
+    // The events that wait for their turn have come once this one has.
+    victim.talks().await;
+    let events = victim.take_events();
+    let about_to = |event: &&Event| matches!(event, Event::NodeDisconnectWithInboundNode { peer } if peer.id() == id);
+    assert_eq!(events.iter().filter(about_to).count(), 1);
+    assert!(!events.iter().any(|event| matches!(event, Event::NodeLagged { .. })));
+    drop(attacker);
+    victim.unharmed().await;
+}
+
+/// A broadcast's content has its own limit, below that of its frame.
+#[tokio::test]
+async fn a_broadcast_over_the_limit_ends_the_link() {
+    let victim = Victim::new().await;
+    let mut attacker = Attacker::link(victim.address()).await;
+    attacker.send_raw(&raw_frame(0x30, &vec![0; (64 << 10) + 1025])).await;
+    let told = attacker.fault().await;
+    assert_eq!(told, "a frame of kind 0x30 announces 66561 bytes; at most 66560 are allowed");
+    drop(attacker);
+    victim.unharmed().await;
+}

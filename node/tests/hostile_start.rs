@@ -1,0 +1,239 @@
+//! Attacks that begin before there is a link: on the accept loop, TLS, and Hello.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::{Duration, Instant};
+
+use peerkit::{Node, Reason};
+use peerkit_proto::frame::Frame;
+use peerkit_proto::hello::{ALPN_LINK, ALPN_STREAM};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+mod attacker;
+
+use attacker::tls::{self, Shown};
+use attacker::{Attacker, End, LONG, Victim, config, encoded, hello, key, raw_frame, within};
+
+const SECRET: &str = "a secret of many letters";
+
+/// Sends `bytes` on a bare connection, and reads until the victim ends it.
+async fn bare(victim: &Victim, bytes: &[u8]) {
+    let mut tcp = TcpStream::connect(victim.address()).await.unwrap();
+    tcp.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    // An end, or a reset where the victim had not read all.
+    let _ = within(LONG, "the connection's end", tcp.read_to_end(&mut answer)).await;
+}
+
+/// p2pnetwork: the byte is no UTF-8, and the accept thread dies of it.
+#[tokio::test]
+async fn one_0xff_byte_does_not_kill_the_accept_loop() {
+    let victim = Victim::new().await;
+    bare(&victim, &[0xff]).await;
+    victim.stranger().await;
+    victim.unharmed().await;
+}
+
+/// p2pnetwork: it expects `id:port`, splits at every colon, and the accept thread dies.
+#[tokio::test]
+async fn the_handshake_a_b_c_does_not_kill_the_accept_loop() {
+    let victim = Victim::new().await;
+    bare(&victim, b"a:b:c").await;
+    victim.stranger().await;
+    victim.unharmed().await;
+}
+
+#[tokio::test]
+async fn plain_http_and_other_noise_is_turned_away() {
+    let victim = Victim::new().await;
+    for noise in [
+        &b"GET / HTTP/1.1\r\nHost: victim\r\n\r\n"[..],
+        b"SSH-2.0-OpenSSH_9.9\r\n",
+        &[0; 4096],
+        // The start of a TLS record of the greatest length, and of one that is none.
+        &[0x16, 3, 1, 0xff, 0xff, 1],
+        &[0x16, 3, 1, 0, 5, 1, 0xff, 0xff, 0xff, 0],
+        b"",
+    ] {
+        bare(&victim, noise).await;
+    }
+    victim.unharmed().await;
+}
+
+/// p2pnetwork: accepting waits for each client's first bytes in turn.
+#[tokio::test]
+async fn silent_clients_and_a_dripping_one_do_not_keep_an_honest_node_out() {
+    let victim = Victim::with(peerkit::Config::default()).await;
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(TcpStream::connect(victim.address()).await.unwrap());
+    }
+    let mut dripping = TcpStream::connect(victim.address()).await.unwrap();
+    let dripping = tokio::spawn(async move {
+        for byte in [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3] {
+            let _ = dripping.write_all(&[byte]).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    let honest = Node::builder().spawn().await.unwrap();
+    let connecting = honest.connect(victim.address());
+    within(Duration::from_secs(1), "an honest node's link", connecting).await.unwrap();
+    honest.shutdown().await;
+    dripping.abort();
+    let _ = dripping.await;
+    drop(silent);
+    victim.unharmed().await;
+}
+
+/// As many connections as there are places among the pending, and more: those that came first give
+/// way, and nobody else is closed before their time.
+#[tokio::test]
+async fn pending_handshakes_are_bounded() {
+    let mut config = config();
+    config.max_pending = 4;
+    config.handshake_timeout = Duration::from_secs(60);
+    let victim = Victim::with(config).await;
+    let mut silent = Vec::new();
+    for _ in 0..10 {
+        silent.push(TcpStream::connect(victim.address()).await.unwrap());
+    }
+    for evicted in &mut silent[..6] {
+        let read = within(LONG, "the oldest give way", evicted.read_u8()).await;
+        assert!(read.is_err());
+    }
+    for pending in &mut silent[6..] {
+        let mut byte = [0];
+        let nothing = pending.try_read(&mut byte).unwrap_err();
+        assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+    }
+    drop(silent);
+    victim.unharmed().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_stops_anywhere_ends_at_the_handshakes_deadline() {
+    let victim = Victim::new().await;
+    let started = Instant::now();
+    let mut in_tls = TcpStream::connect(victim.address()).await.unwrap();
+    in_tls.write_all(&[0x16, 3, 1]).await.unwrap();
+    let mut before_hello = Attacker::secure(victim.address()).await;
+    let mut in_hello = Attacker::secure(victim.address()).await;
+    let bytes = encoded(&Frame::Hello(hello()));
+    in_hello.send_raw(&bytes[..bytes.len() - 1]).await;
+    let mut in_opening = Attacker::secure_as(victim.address(), key(), ALPN_STREAM).await;
+    in_opening.send_raw(&[200, 0, 0, 0, 1]).await;
+
+    assert!(within(LONG, "TLS", in_tls.read_u8()).await.is_err());
+    for attacker in [&mut before_hello, &mut in_hello, &mut in_opening] {
+        attacker.end().await;
+    }
+    assert!(started.elapsed() >= Duration::from_millis(1400), "ended before the deadline");
+    assert_eq!(victim.stranger().await, "the handshake took too long");
+    drop((in_tls, before_hello, in_hello, in_opening));
+    victim.unharmed().await;
+}
+
+#[tokio::test]
+async fn other_protocols_and_keys_do_not_get_through_tls() {
+    let victim = Victim::new().await;
+    let raw = |key| Shown::Raw(tls::spki(key));
+    let (ours, other) = (key(), key());
+    // An Elliptic-curve key of another kind, on P-256, and an Ed25519 key with a byte too many.
+    let p256 = [&[0x30, 0x59, 0x30, 0x13, 6, 7, 0x2a, 0x86, 0x48, 0xce][..], &[0x3d; 81]].concat();
+    let long = [tls::spki(&ours), vec![0]].concat();
+    let clients = [
+        ("no ALPN", tls::odd_client(&ours, &[], raw(&ours))),
+        ("ALPN h2", tls::odd_client(&ours, &[b"h2", b"http/1.1"], raw(&ours))),
+        ("ALPN of a later version", tls::odd_client(&ours, &[b"peerkit/2"], raw(&ours))),
+        ("no key", tls::odd_client(&ours, &[ALPN_LINK], Shown::Nothing)),
+        ("X.509", tls::odd_client(&ours, &[ALPN_LINK], Shown::Certificate)),
+        (
+            "X.509 as a raw key",
+            tls::odd_client(&ours, &[ALPN_LINK], Shown::Raw(tls::certificate())),
+        ),
+        ("another's key", tls::odd_client(&ours, &[ALPN_LINK], raw(&other))),
+        ("a P-256 key", tls::odd_client(&ours, &[ALPN_LINK], Shown::Raw(p256))),
+        ("a long key", tls::odd_client(&ours, &[ALPN_LINK], Shown::Raw(long))),
+        ("an empty key", tls::odd_client(&ours, &[ALPN_LINK], Shown::Raw(Vec::new()))),
+    ];
+    for (what, client) in clients {
+        let tcp = TcpStream::connect(victim.address()).await.unwrap();
+        let connector = TlsConnector::from(client);
+        let mut heard = Vec::new();
+        // The client is done before the server has seen its key: only then comes the refusal.
+        if let Ok(mut stream) = connector.connect(tls::server_name(), tcp).await {
+            let _ = stream.write_all(&encoded(&Frame::Hello(hello()))).await;
+            let _ = within(LONG, what, stream.read_to_end(&mut heard)).await;
+        }
+        assert!(heard.is_empty(), "{what}: got through");
+    }
+    victim.unharmed().await;
+}
+
+#[tokio::test]
+async fn garbage_in_place_of_hello_is_told_and_ends() {
+    let victim = Victim::new().await;
+    let too_long = [&(65_538_u32).to_le_bytes()[..], &[1], &[0; 65_537]].concat();
+    let cases = [
+        (vec![0xff; 64], "a frame of kind 0xff announces"),
+        (vec![0; 64], "a frame without a kind"),
+        (raw_frame(0x01, &[0xff; 300]), "a frame of kind 0x01: network name"),
+        (raw_frame(0x01, b""), "a frame of kind 0x01: ends too early"),
+        (too_long, "a frame of kind 0x01 announces 65537 bytes"),
+        (encoded(&Frame::Ping(1)), "a frame before Hello"),
+        (encoded(&attacker::text("hi")), "a frame before Hello"),
+        (raw_frame(0x77, b"what later versions say"), "a frame before Hello"),
+    ];
+    for (bytes, fault) in cases {
+        let mut attacker = Attacker::secure(victim.address()).await;
+        attacker.send_raw(&bytes).await;
+        let told = attacker.fault().await;
+        assert!(told.starts_with(fault), "told: {told}");
+    }
+    victim.unharmed().await;
+}
+
+#[tokio::test]
+async fn a_hello_that_does_not_fit_is_refused_with_the_reason() {
+    let victim = Victim::guarded(SECRET).await;
+    let refused = async |change: fn(&mut peerkit_proto::hello::Hello)| {
+        let mut attacker = Attacker::secure(victim.address()).await;
+        let mut hello = hello();
+        change(&mut hello);
+        attacker.send(&Frame::Hello(hello)).await;
+        attacker.end().await
+    };
+    let other = refused(|hello| hello.network = "other".into()).await;
+    assert_eq!(other, End::Goodbye(Reason::OtherNetwork));
+    let later = refused(|hello| (hello.version_min, hello.version_max) = (2, 9)).await;
+    assert_eq!(later, End::Goodbye(Reason::Version));
+    assert_eq!(refused(|_| {}).await, End::Goodbye(Reason::WrongSecret));
+    let wrong = refused(|hello| hello.proof = Some([7; 32])).await;
+    assert_eq!(wrong, End::Goodbye(Reason::WrongSecret));
+    victim.unharmed().await;
+}
+
+/// The proof is bound to the TLS session: what one attacker saw is worth nothing in another.
+#[tokio::test]
+async fn a_proof_of_the_secret_can_not_be_used_again() {
+    let victim = Victim::guarded(SECRET).await;
+    // An honest node dials the attacker and shows its proof.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let honest = Node::builder().secret(SECRET).spawn().await.unwrap();
+    let dialling = tokio::spawn({
+        let honest = honest.clone();
+        async move { honest.connect(at).await }
+    });
+    let mut met = Attacker::accept(&listener, &key()).await;
+    let Some(Frame::Hello(seen)) = met.frame().await else { panic!("no Hello") };
+    let mut attacker = Attacker::secure(victim.address()).await;
+    attacker.send(&Frame::Hello(seen)).await;
+    assert_eq!(attacker.end().await, End::Goodbye(Reason::WrongSecret));
+    drop((met, attacker, listener));
+    dialling.await.unwrap().unwrap_err();
+    honest.shutdown().await;
+    victim.unharmed().await;
+}

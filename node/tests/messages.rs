@@ -1,0 +1,353 @@
+//! Messages: what is sent arrives, once and in order, or the sender is told.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::*;
+use peerkit::{Compression, Config, Error, Event, Message, Node};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Point {
+    x: i32,
+    label: Option<String>,
+}
+
+#[tokio::test]
+async fn every_kind_in_every_compression_arrives_as_it_was() {
+    let (a, b) = (node("a").await, node("b").await);
+    link(&a, &b).await;
+    let mut events = b.events();
+    let point = Point { x: -1, label: Some("ü\u{0}\u{4}".into()) };
+    let contents = [
+        Message::text(""),
+        Message::text("grüße \u{4}\u{0}"),
+        Message::json(&point).unwrap(),
+        Message::json(&serde_json::Value::Null).unwrap(),
+        Message::bytes(Vec::new()),
+        Message::bytes(Chance(1).bytes(100_000)),
+        Message::bytes(vec![0xff; 100_000]),
+    ];
+    for content in contents {
+        for compression in Compression::ALL {
+            let sent = content.clone().compressed(compression);
+            a.send(b.id(), sent.clone()).await.unwrap();
+            a.try_send(b.id(), sent.clone()).unwrap();
+            for _ in 0..2 {
+                let came = message(&mut events).await;
+                assert_eq!((came.kind(), came.body()), (sent.kind(), sent.body()));
+                // What would not become smaller travels as it is.
+                if sent.body().iter().all(|byte| *byte == 0xff) && sent.body().len() > 1000 {
+                    assert_eq!(came.compression(), compression);
+                }
+            }
+        }
+    }
+    a.send(b.id(), Message::json(&point).unwrap()).await.unwrap();
+    assert_eq!(message(&mut events).await.to_json::<Point>().unwrap(), point);
+    shutdown([&a, &b]).await;
+}
+
+#[tokio::test]
+async fn sixteen_mebibytes_go_through_and_one_more_fails_at_the_sender() {
+    let (a, b) = (node("a").await, node("b").await);
+    let peer = link(&a, &b).await;
+    let mut events = b.events();
+    let limit = 16 << 20;
+    let most = Bytes::from(Chance(2).bytes(limit));
+    a.send(b.id(), most.clone()).await.unwrap();
+    assert!(message(&mut events).await.into_body() == most);
+
+    let over = Bytes::from(vec![0; limit + 1]);
+    for compression in [Compression::None, Compression::Zstd] {
+        let message = || Message::bytes(over.clone()).compressed(compression);
+        let failures = [
+            a.send(b.id(), message()).await.unwrap_err(),
+            a.try_send(b.id(), message()).unwrap_err(),
+            a.send_to_nodes(message(), &[]).unwrap_err(),
+            a.request(b.id(), "any", message()).await.unwrap_err(),
+        ];
+        for failure in failures {
+            let Error::TooLarge { len, limit: told } = failure else { panic!("{failure:?}") };
+            assert_eq!((len, told), (limit + 1, limit));
+        }
+    }
+    a.send(b.id(), "still there").await.unwrap();
+    assert_eq!(text(&mut events).await, "still there");
+    assert_eq!(a.peer(b.id()), Some(peer));
+    assert_eq!(a.peer_counters(b.id()).unwrap().messages_sent, 2);
+    shutdown([&a, &b]).await;
+}
+
+#[tokio::test]
+async fn ten_thousand_messages_of_any_bytes_arrive_equal_and_in_order() {
+    let (a, b) = (node("a").await, node("b").await);
+    link(&a, &b).await;
+    let mut events = b.events();
+    let mut chance = Chance(3);
+    let mut sent: Vec<Bytes> =
+        [&b""[..], b"\x04", b"\xff", b"\x04\xff\x04", b"ab\x04cd", b"a:b:c", b"\0"]
+            .map(Bytes::from_static)
+            .into();
+    while sent.len() < 10_000 {
+        let len = match chance.next() % 100 {
+            0..10 => 0,
+            10..20 => 1,
+            99 => chance.next() as usize % 20_000,
+            _ => chance.next() as usize % 300,
+        };
+        let mut bytes = chance.bytes(len);
+        // p2pnetwork's ends of messages, first and last.
+        if let (1, [first, .., last]) = (chance.next() % 4, &mut bytes[..]) {
+            (*first, *last) = (0x04, 0xff);
+        }
+        sent.push(bytes.into());
+    }
+    let (sender, to, messages) = (a.clone(), b.id(), sent.clone());
+    let sending = tokio::spawn(async move {
+        for bytes in messages {
+            sender.send(to, bytes).await.unwrap();
+        }
+    });
+    for (n, sent) in sent.iter().enumerate() {
+        assert_eq!(message(&mut events).await.body(), sent, "message {n}");
+    }
+    sending.await.unwrap();
+    assert_eq!(b.counters().messages_received, 10_000);
+    shutdown([&a, &b]).await;
+}
+
+#[tokio::test]
+async fn what_is_sent_to_all_goes_to_all_but_those_left_out() {
+    let hub = node("hub").await;
+    let peers = [node("0").await, node("1").await, node("2").await];
+    let mut streams = Vec::new();
+    for peer in &peers {
+        link(&hub, peer).await;
+        streams.push(peer.events());
+    }
+    let report = hub.send_to_nodes("to two", &[peers[1].id()]).unwrap();
+    assert_eq!(report.sent, [peers[0].id(), peers[2].id()]);
+    assert!(report.failed.is_empty());
+    let report = hub.send_to_nodes("to three", &[]).unwrap();
+    assert_eq!(report.sent.len(), 3);
+    for (n, events) in streams.iter_mut().enumerate() {
+        if n != 1 {
+            assert_eq!(text(events).await, "to two");
+        }
+        assert_eq!(text(events).await, "to three");
+    }
+    shutdown(peers.iter().chain([&hub])).await;
+}
+
+/// Holds a handler until it is opened.
+#[derive(Default)]
+struct Gate(Mutex<bool>, Condvar);
+
+impl Gate {
+    fn pass(&self) {
+        let shut = self.1.wait_while(self.0.lock().unwrap(), |open| !*open);
+        drop(shut.unwrap());
+    }
+
+    fn open(&self) {
+        *self.0.lock().unwrap() = true;
+        self.1.notify_all();
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.open();
+    }
+}
+
+/// A node on a runtime of its own whose handler blocks until the gate is open, and then tells what
+/// came.
+async fn blocked(
+    elsewhere: &Elsewhere,
+    gate: &Arc<Gate>,
+) -> (Node, tokio::sync::mpsc::UnboundedReceiver<Message>) {
+    let (heard, hearing) = tokio::sync::mpsc::unbounded_channel();
+    let gate = gate.clone();
+    let node = builder("blocked").callback(move |_, event| {
+        if let Event::NodeMessage { message, .. } = event {
+            gate.pass();
+            let _ = heard.send(message);
+        }
+    });
+    (elsewhere.run(node.spawn()).await.unwrap(), hearing)
+}
+
+fn numbered(n: u64, len: usize) -> Message {
+    let mut body = n.to_le_bytes().to_vec();
+    body.resize(len, 7);
+    Message::bytes(body)
+}
+
+fn number(message: &Message) -> u64 {
+    u64::from_le_bytes(message.body()[..8].try_into().unwrap())
+}
+
+/// Fills the way to `to` until there has been no room for a while; returns how many went in.
+async fn fill(from: &Node, to: &Node, len: usize) -> u64 {
+    let (mut accepted, mut full) = (0, 0);
+    while full < 100 {
+        match from.try_send(to.id(), numbered(accepted, len)) {
+            Ok(()) => (accepted, full) = (accepted + 1, 0),
+            Err(Error::Full(peer)) => {
+                assert_eq!(peer, to.id());
+                full += 1;
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    accepted
+}
+
+#[tokio::test]
+async fn a_reader_that_blocks_slows_its_sender_and_nothing_is_lost() {
+    const LEN: usize = 64 << 10;
+    let (elsewhere, gate) = (Elsewhere::new(), Arc::new(Gate::default()));
+    let (b, mut heard) = blocked(&elsewhere, &gate).await;
+    let (a, other) = (node("a").await, node("other").await);
+    link(&a, &b).await;
+    link(&a, &other).await;
+
+    let accepted = fill(&a, &b, LEN).await;
+    // The queue, the sockets' buffers (at most 6 + 4 MiB on Linux) and one read of the reader.
+    assert!(accepted * (LEN as u64) < 32 << 20, "{accepted} messages were taken");
+    let queued = a.status().peers.iter().find(|peer| peer.id == b.id()).unwrap().queued_bytes;
+    let most = Config::default().peer_queue + LEN;
+    assert!(queued > most / 2 && queued < most, "{queued} bytes are queued");
+
+    // Who is told to all hears of it for whom there was no room; the others get it.
+    let mut events = other.events();
+    let report = a.send_to_nodes(numbered(u64::MAX, LEN), &[]).unwrap();
+    assert_eq!(report.sent, [other.id()]);
+    assert!(matches!(report.failed[..], [(id, Error::Full(to))] if id == b.id() && to == id));
+    assert_eq!(number(&message(&mut events).await), u64::MAX);
+
+    let (sender, to) = (a.clone(), b.id());
+    let mut sending = tokio::spawn(async move {
+        for n in accepted..accepted + 100 {
+            sender.send(to, numbered(n, LEN)).await.unwrap();
+        }
+    });
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut sending).await;
+    assert!(early.is_err(), "send has to wait where there is no room");
+
+    gate.open();
+    for n in 0..accepted + 100 {
+        let message = within("a message", heard.recv()).await.unwrap();
+        assert_eq!(number(&message), n);
+    }
+    within("the sender", sending).await.unwrap();
+    assert_eq!(a.peer_counters(b.id()).unwrap().messages_failed, 0);
+    within("shutdown", a.shutdown()).await;
+    elsewhere.run(async move { b.shutdown().await }).await;
+    assert!(heard.recv().await.is_none(), "nothing comes twice");
+    shutdown([&other]).await;
+}
+
+#[tokio::test]
+async fn counters_tell_of_links_and_node() {
+    let (a, b, c) = (node("a").await, node("b").await, node("c").await);
+    link(&a, &b).await;
+    link(&a, &c).await;
+    for _ in 0..10 {
+        a.send(b.id(), vec![0; 1000]).await.unwrap();
+    }
+    for _ in 0..5 {
+        a.send(c.id(), vec![0; 1000]).await.unwrap();
+        c.send(a.id(), "x").await.unwrap();
+    }
+    until("all have come", || {
+        let received = [&a, &b, &c].map(|node| node.counters().messages_received);
+        received == [5, 10, 5]
+    })
+    .await;
+    until("all is counted", || a.counters().messages_sent == 15).await;
+    let (to_b, to_c) = (a.peer_counters(b.id()).unwrap(), a.peer_counters(c.id()).unwrap());
+    assert_eq!((to_b.messages_sent, to_b.messages_received), (10, 0));
+    assert_eq!((to_c.messages_sent, to_c.messages_received), (5, 5));
+    assert!((10_000..11_000).contains(&to_b.bytes_sent), "{to_b:?}");
+    assert!((10_000..11_000).contains(&b.counters().bytes_received), "{:?}", b.counters());
+    assert_eq!(to_b.messages_failed + to_c.messages_failed, 0);
+    assert!(a.counters().bytes_sent >= to_b.bytes_sent + to_c.bytes_sent);
+    assert_eq!(a.status().counters.messages_sent, 15);
+    shutdown([&a, &b, &c]).await;
+}
+
+#[tokio::test]
+async fn a_flood_to_a_peer_that_is_gone_is_accounted_for() {
+    let elsewhere = Elsewhere::new();
+    let received = Arc::new(AtomicU64::new(0));
+    let counting = received.clone();
+    let b = builder("b").callback(move |_, event| {
+        if let Event::NodeMessage { .. } = event {
+            counting.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let b = elsewhere.run(b.spawn()).await.unwrap();
+    let a = node("a").await;
+    let mut events = a.events();
+    link(&a, &b).await;
+    let (sender, to) = (a.clone(), b.id());
+    let sending = tokio::spawn(async move {
+        let mut accepted = 0;
+        loop {
+            match sender.send(to, numbered(accepted, 1000)).await {
+                Ok(()) => accepted += 1,
+                Err(Error::LinkLost { .. } | Error::NotConnected(_)) => return accepted,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+    });
+    until("the flood is on its way", || received.load(Ordering::SeqCst) > 2000).await;
+    elsewhere.crash();
+    let accepted: u64 = within("the sender", sending).await.unwrap();
+    let Event::NodeMessageFailed { failure, .. } = expect(&mut events, "node_message_failed").await
+    else {
+        panic!()
+    };
+    expect(&mut events, "outbound_node_disconnected").await;
+    let (received, failed) =
+        (received.load(Ordering::SeqCst), failure.unsent + failure.unconfirmed);
+    assert!(received + failed >= accepted, "{received} + {failure:?} of {accepted}");
+    assert!(failed <= accepted, "{failure:?} of {accepted}");
+    assert_eq!(a.counters().messages_failed, failed);
+    shutdown([&a]).await;
+}
+
+/// The other side reads on until it has heard the goodbye, so nothing that it was sent before
+/// counts as failed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_is_answered_with_a_disconnect_has_not_failed() {
+    let b = builder("b").callback(|cx, event| {
+        if let Event::NodeMessage { peer, .. } = event {
+            cx.disconnect(&peer);
+        }
+    });
+    let (a, b) = (node("a").await, b.spawn().await.unwrap());
+    let mut events = a.events();
+    for _ in 0..20 {
+        link(&a, &b).await;
+        a.send(b.id(), "the last word").await.unwrap();
+        loop {
+            match next(&mut events).await {
+                Event::NodeMessageFailed { failure, .. } => panic!("{failure:?}"),
+                Event::OutboundNodeDisconnected { .. } => break,
+                _ => {}
+            }
+        }
+    }
+    shutdown([&a, &b]).await;
+}

@@ -1,0 +1,289 @@
+//! Questions to the network: discovery, search and broadcast over lines, rings and meshes.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+#[path = "common/proxy.rs"]
+mod proxy;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::*;
+use peerkit::{Config, Discovery, Event, Message, Node, NodeId};
+use proxy::Proxy;
+
+async fn nodes(count: usize) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for n in 0..count {
+        nodes.push(node(&n.to_string()).await);
+    }
+    nodes
+}
+
+async fn line(count: usize) -> Vec<Node> {
+    let nodes = nodes(count).await;
+    for pair in nodes.windows(2) {
+        link(&pair[0], &pair[1]).await;
+    }
+    nodes
+}
+
+async fn ring(count: usize) -> Vec<Node> {
+    let nodes = line(count).await;
+    link(&nodes[count - 1], &nodes[0]).await;
+    nodes
+}
+
+async fn mesh(count: usize) -> Vec<Node> {
+    let nodes = nodes(count).await;
+    for (n, from) in nodes.iter().enumerate() {
+        for to in &nodes[n + 1..] {
+            link(from, to).await;
+        }
+    }
+    nodes
+}
+
+fn ids<'n>(nodes: impl IntoIterator<Item = &'n Node>) -> BTreeSet<NodeId> {
+    nodes.into_iter().map(Node::id).collect()
+}
+
+fn found(discovery: &Discovery) -> BTreeSet<NodeId> {
+    let ids: BTreeSet<_> = discovery.nodes.iter().map(|node| node.id).collect();
+    assert_eq!(ids.len(), discovery.nodes.len(), "nobody is told of twice");
+    ids
+}
+
+/// Every link of the nodes, from who dialled to who was dialled.
+fn links(nodes: &[Node]) -> Vec<(NodeId, NodeId)> {
+    let mut links = Vec::new();
+    for node in nodes {
+        let peers = node.peers().into_iter();
+        let outbound = peers.filter(|peer| peer.direction().name() == "outbound");
+        links.extend(outbound.map(|peer| (node.id(), peer.id())));
+    }
+    links.sort_unstable();
+    links
+}
+
+#[tokio::test]
+async fn a_line_is_seen_to_the_depth_that_is_asked() {
+    let nodes = line(5).await;
+    for (asking, depth, expected) in [
+        (0, 0, 0..1),
+        (0, 1, 0..2),
+        (0, 2, 0..3),
+        (0, 3, 0..4),
+        (0, 4, 0..5),
+        (0, 100, 0..5),
+        (0, 1000, 0..5),
+        (0, -1, 0..5),
+        (2, 1, 1..4),
+        (2, -1, 0..5),
+        (4, 2, 2..5),
+    ] {
+        let discovery = nodes[asking].discover(depth).await.unwrap();
+        assert_eq!(found(&discovery), ids(&nodes[expected]), "{depth} from {asking}");
+        assert!(discovery.complete);
+        assert_eq!(discovery.nodes[0].id, nodes[asking].id(), "the asking node comes first");
+    }
+    let discovery = nodes[0].discover(-1).await.unwrap();
+    assert_eq!(discovery.links(), links(&nodes));
+    let middle = discovery.nodes.iter().find(|node| node.id == nodes[2].id()).unwrap();
+    assert_eq!(middle.name, "2");
+    assert_eq!(middle.addresses, [at(&nodes[2]).into()]);
+    assert_eq!(middle.outbound.len(), 1);
+    assert_eq!(
+        (middle.outbound[0].id, &middle.outbound[0].address),
+        (nodes[3].id(), &at(&nodes[3]).into())
+    );
+    assert_eq!(
+        (middle.inbound[0].id, &middle.inbound[0].address),
+        (nodes[1].id(), &at(&nodes[1]).into())
+    );
+    shutdown(&nodes).await;
+}
+
+#[tokio::test]
+async fn a_discovery_is_told_by_events_too() {
+    let nodes = line(3).await;
+    let mut events = nodes[0].events();
+    nodes[0].discover(-1).await.unwrap();
+    let mut told = BTreeSet::new();
+    for _ in 0..2 {
+        let Event::NodeDiscovered { node } = expect(&mut events, "node_discovered").await else {
+            panic!()
+        };
+        told.insert(node.id);
+    }
+    assert_eq!(told, ids(&nodes[1..]));
+    shutdown(&nodes).await;
+}
+
+#[tokio::test]
+async fn ten_nodes_in_a_ring_and_in_a_mesh_give_the_same_set() {
+    for (nodes, count) in [(ring(10).await, 10), (mesh(10).await, 45)] {
+        let all = ids(&nodes);
+        for node in &nodes {
+            let discovery = node.discover(-1).await.unwrap();
+            assert_eq!(found(&discovery), all);
+            assert!(discovery.complete);
+            assert_eq!(discovery.links(), links(&nodes));
+            assert_eq!(discovery.links().len(), count);
+            // Long before the deadline: it ends when all have answered.
+            assert!(discovery.elapsed < Config::default().query_timeout / 2);
+        }
+        let all_at_once = nodes.iter().map(|node| {
+            let node = node.clone();
+            tokio::spawn(async move { found(&node.discover(-1).await.unwrap()) })
+        });
+        for discovered in all_at_once.collect::<Vec<_>>() {
+            assert_eq!(discovered.await.unwrap(), all);
+        }
+        shutdown(&nodes).await;
+    }
+}
+
+#[tokio::test]
+async fn depth_counts_the_shortest_path() {
+    let nodes = ring(10).await;
+    for (depth, expected) in [(1, 3), (2, 5), (4, 9), (5, 10)] {
+        let discovery = nodes[3].discover(depth).await.unwrap();
+        assert_eq!(found(&discovery).len(), expected, "depth {depth}");
+    }
+    shutdown(&nodes).await;
+}
+
+#[tokio::test]
+async fn a_search_finds_names_across_the_network() {
+    let nodes = line(4).await;
+    let folder = tempfile::tempdir().unwrap();
+    let files = [
+        (1, "Summer Holiday Song.txt", "la"),
+        (2, "winter song.txt", "li"),
+        (3, "holiday-list.txt", "lu"),
+        (3, "Grüße.txt", "grüße"),
+    ];
+    for (n, name, content) in files {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        nodes[n].share(path).await.unwrap();
+    }
+    // The same content under another name at another node: one file, two sources.
+    let copy = folder.path().join("the song of summer.txt");
+    std::fs::write(&copy, "la").unwrap();
+    nodes[3].share(copy).await.unwrap();
+
+    for (words, expected) in [
+        ("song", vec!["Summer Holiday Song.txt", "winter song.txt"]),
+        ("SONG winter", vec!["winter song.txt"]),
+        ("holiday", vec!["Summer Holiday Song.txt", "holiday-list.txt"]),
+        ("grüße", vec!["Grüße.txt"]),
+        ("nothing of this", vec![]),
+    ] {
+        let found = nodes[0].search(words).await.unwrap();
+        let mut names: Vec<_> = found.iter().map(|found| found.file.name.to_string()).collect();
+        // Which of a file's names is shown depends on who answers first.
+        for name in &mut names {
+            if name == "the song of summer.txt" {
+                *name = "Summer Holiday Song.txt".into();
+            }
+        }
+        names.sort();
+        assert_eq!(names, expected, "{words}");
+    }
+    let found = nodes[0].search("summer song").await.unwrap();
+    let [found] = &found[..] else { panic!("{found:?}") };
+    let sources: BTreeSet<_> = found.sources.iter().map(|source| source.id).collect();
+    assert_eq!(sources, ids([&nodes[1], &nodes[3]]));
+    let source = found.sources.iter().find(|source| source.id == nodes[3].id()).unwrap();
+    assert_eq!((&*source.name, &source.addresses[..]), ("3", &[at(&nodes[3]).into()][..]));
+    assert!(nodes[0].search(&"x".repeat(10_000)).await.is_err());
+    // Nobody to ask.
+    let alone = node("alone").await;
+    assert!(alone.search("song").await.unwrap().is_empty());
+    shutdown(nodes.iter().chain([&alone])).await;
+}
+
+#[tokio::test]
+async fn a_node_that_hangs_holds_nobody_beyond_the_deadline() {
+    let mut config = Config::default();
+    config.query_timeout = Duration::from_millis(300);
+    config.flush_timeout = Duration::from_millis(100);
+    let start = |name| builder(name).config(config.clone()).spawn();
+    let asking = start("asking").await.unwrap();
+    let (well, hanging) = (start("well").await.unwrap(), start("hanging").await.unwrap());
+    let behind = node("behind").await;
+    link(&asking, &well).await;
+    link(&well, &behind).await;
+    let proxy = Proxy::new(at(&hanging)).await;
+    well.connect(proxy.address).await.unwrap();
+    assert_eq!(found(&asking.discover(-1).await.unwrap()).len(), 4);
+
+    proxy.fall_silent();
+    let started = Instant::now();
+    let discovery = within("the discovery", asking.discover(-1)).await.unwrap();
+    assert_eq!(found(&discovery), ids([&asking, &well, &behind]));
+    assert!(!discovery.complete);
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    within("the search", asking.search("anything")).await.unwrap();
+    // A lost link is not waited for.
+    hanging.shutdown().await;
+    let _ = well.disconnect(hanging.id()).await;
+    until("it is gone", || well.peers().len() == 2).await;
+    let discovery = asking.discover(-1).await.unwrap();
+    assert!(discovery.complete && discovery.nodes.len() == 3);
+    shutdown([&asking, &well, &behind]).await;
+}
+
+#[tokio::test]
+async fn a_broadcast_reaches_all_of_a_ring_once_and_in_order() {
+    let heard = Arc::new(Mutex::new(vec![Vec::new(); 10]));
+    let mut nodes = Vec::new();
+    for n in 0..10_usize {
+        let heard = heard.clone();
+        let node = builder(&n.to_string()).callback(move |_, event| {
+            if let Event::NodeBroadcast { broadcast } = event {
+                heard.lock().unwrap()[n].push(broadcast);
+            }
+        });
+        nodes.push(node.spawn().await.unwrap());
+    }
+    for n in 0..10 {
+        link(&nodes[n], &nodes[(n + 1) % 10]).await;
+    }
+    let mut sent = Vec::new();
+    for n in 0..20 {
+        let message = Message::json(&n).unwrap();
+        let broadcasted = nodes[4].broadcast(format!("title {n}"), message).await.unwrap();
+        assert_eq!(broadcasted.links, 2);
+        sent.push(broadcasted.id);
+    }
+    until("all have heard", || {
+        heard.lock().unwrap().iter().enumerate().all(|(n, heard)| n == 4 || heard.len() >= 20)
+    })
+    .await;
+    // A question goes the same ways, behind whatever was still going round.
+    assert_eq!(nodes[4].discover(-1).await.unwrap().nodes.len(), 10);
+    for (n, heard) in heard.lock().unwrap().iter().enumerate() {
+        if n == 4 {
+            assert!(heard.is_empty(), "nobody hears themselves");
+            continue;
+        }
+        let ids: Vec<_> = heard.iter().map(|broadcast| broadcast.id).collect();
+        assert_eq!(ids, sent, "node {n}");
+        for (number, broadcast) in heard.iter().enumerate() {
+            assert_eq!(broadcast.author, nodes[4].id());
+            assert_eq!(broadcast.title, format!("title {number}"));
+            assert_eq!(broadcast.message.to_json::<usize>().unwrap(), number);
+            assert!(broadcast.time > 1_700_000_000_000);
+        }
+    }
+    let most = nodes[0].broadcast("", vec![0; 64 << 10]).await.unwrap();
+    assert_eq!(most.links, 2);
+    nodes[0].broadcast("", vec![0; (64 << 10) + 1]).await.unwrap_err();
+    nodes[0].broadcast("t".repeat(257), "x").await.unwrap_err();
+    shutdown(&nodes).await;
+}

@@ -1,0 +1,200 @@
+//! What outlives a run, and what stands in the way of one.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::*;
+use peerkit::{Builder, Error, Key, Node, NodeId, StoreError};
+use tempfile::TempDir;
+
+fn with_state(name: &str, folder: &TempDir) -> Builder {
+    builder(name).state(folder.path().join("state"))
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[tokio::test]
+async fn a_node_is_the_same_after_a_restart() {
+    let folder = folder();
+    let first = with_state("a", &folder).spawn().await.unwrap();
+    let id = first.id();
+    first.shutdown().await;
+    drop(first);
+    let second = with_state("a", &folder).spawn().await.unwrap();
+    assert_eq!(second.id(), id);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        for entry in std::fs::read_dir(folder.path().join("state")).unwrap() {
+            let entry = entry.unwrap();
+            let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+            if entry.file_name().to_string_lossy().contains("key") {
+                assert_eq!(mode, 0o600, "{entry:?}");
+            }
+        }
+    }
+    second.shutdown().await;
+    drop(second);
+    // A key that is given goes before the one in the folder.
+    let key = Key::from_secret(&[7; 32]);
+    let third = with_state("a", &folder).key(key.clone()).spawn().await.unwrap();
+    assert_eq!(third.id(), key.id());
+    third.shutdown().await;
+    // Without a folder each run is somebody else.
+    let (one, other) = (node("a").await, node("a").await);
+    assert_ne!(one.id(), other.id());
+    shutdown([&one, &other]).await;
+}
+
+#[tokio::test]
+async fn what_was_shared_is_shared_again() {
+    let folder = folder();
+    let path = folder.path().join("file.txt");
+    std::fs::write(&path, "content").unwrap();
+    let album = folder.path().join("album");
+    std::fs::create_dir(&album).unwrap();
+    std::fs::write(album.join("song"), "la").unwrap();
+
+    let first = with_state("a", &folder).spawn().await.unwrap();
+    first.share(&path).await.unwrap();
+    first.share(&album).await.unwrap();
+    let mut shares = first.shares();
+    first.shutdown().await;
+    drop(first);
+
+    let second = with_state("a", &folder).spawn().await.unwrap();
+    until("they are shared again", || second.shares().len() == 2).await;
+    let mut again = second.shares();
+    shares.sort();
+    again.sort();
+    assert_eq!(again, shares);
+    let other = node("other").await;
+    link(&other, &second).await;
+    let fetched = other.fetch(again[0].hash, folder.path().join("got")).await.unwrap();
+    assert_eq!(fetched.sources, [second.id()]);
+    second.unshare(again[0].hash).await.unwrap();
+    second.shutdown().await;
+    drop(second);
+
+    let third = with_state("a", &folder).spawn().await.unwrap();
+    until("one is shared again", || !third.shares().is_empty()).await;
+    assert_eq!(third.shares(), again[1..]);
+    shutdown([&other, &third]).await;
+}
+
+#[tokio::test]
+async fn a_node_finds_back_through_those_it_knew() {
+    let folder = folder();
+    let (b, c) = (node("b").await, node("c").await);
+    let first = with_state("a", &folder).spawn().await.unwrap();
+    link(&first, &b).await;
+    link(&c, &first).await;
+    first.shutdown().await;
+    let known = first.known_peers().await.unwrap();
+    drop(first);
+    let mut met: Vec<NodeId> = known.iter().map(|(id, _)| *id).collect();
+    met.sort();
+    let mut expected = [b.id(), c.id()];
+    expected.sort();
+    assert_eq!(met, expected);
+    let (_, of_b) = known.iter().find(|(id, _)| *id == b.id()).unwrap();
+    assert_eq!((&*of_b.name, &of_b.addresses[..]), ("b", &[at(&b).into()][..]));
+    assert!(of_b.last_seen > 1_700_000_000_000);
+
+    let again = with_state("a", &folder).spawn().await.unwrap();
+    assert!(again.peers().is_empty(), "a link is made only when it is asked for");
+    let peers = again.rejoin(1).await.unwrap();
+    assert_eq!((peers.len(), again.peers().len()), (1, 1));
+    let peers = again.rejoin(10).await.unwrap();
+    assert_eq!(peers.len(), 2);
+    again.shutdown().await;
+    drop(again);
+
+    // One of them is gone: the other will do.
+    b.shutdown().await;
+    let again = with_state("a", &folder).spawn().await.unwrap();
+    let peers = again.rejoin(10).await.unwrap();
+    assert_eq!(peers.iter().map(|peer| peer.id()).collect::<Vec<_>>(), [c.id()]);
+    shutdown([&again, &c]).await;
+}
+
+#[tokio::test]
+async fn known_peers_travel_as_json() {
+    let folder = folder();
+    let file = folder.path().join("peers.json");
+    let (a, b) = (node("a").await, node("b").await);
+    link(&a, &b).await;
+    until("it is remembered", || true).await;
+    within("b is remembered", async {
+        while a.known_peers().await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(a.save_peers(&file).await.unwrap(), 1);
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(json[0]["id"], b.id().to_string());
+    assert_eq!(json[0]["addresses"][0], at(&b).to_string());
+
+    let c = node("c").await;
+    let loaded = c.load_peers(&file).await.unwrap();
+    assert_eq!(loaded, a.known_peers().await.unwrap());
+    assert_eq!(c.known_peers().await.unwrap(), loaded);
+    assert_eq!(c.rejoin(5).await.unwrap()[0].id(), b.id());
+
+    for wrong in ["", "{}", "[1]", r#"[{"id": "00", "addresses": []}]"#] {
+        std::fs::write(&file, wrong).unwrap();
+        let failed = c.load_peers(&file).await.unwrap_err();
+        assert!(matches!(failed, Error::PeersFile { .. }), "{failed:?}");
+        assert!(failed.to_string().contains("peers.json"), "{failed}");
+    }
+    let missing = c.load_peers(folder.path().join("missing.json")).await;
+    assert!(matches!(missing, Err(Error::PeersFile { .. })));
+    let nowhere = c.save_peers(folder.path().join("no/such/folder")).await;
+    assert!(matches!(nowhere, Err(Error::PeersFile { .. })));
+    assert_eq!(c.known_peers().await.unwrap().len(), 1, "a bad file changes nothing");
+    shutdown([&a, &b, &c]).await;
+}
+
+#[tokio::test]
+async fn a_second_node_on_the_same_folder_is_told() {
+    let folder = folder();
+    let first = with_state("a", &folder).spawn().await.unwrap();
+    let second = with_state("b", &folder).spawn().await.unwrap_err();
+    assert!(matches!(second, Error::Store(StoreError::InUse(_))), "{second:?}");
+    let text = second.to_string();
+    assert!(text.contains("another node uses the state folder"), "{text}");
+    assert!(text.contains(&*folder.path().to_string_lossy()), "{text}");
+    // The first does not mind.
+    let other = node("other").await;
+    link(&other, &first).await;
+    shutdown([&first, &other]).await;
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named_with_the_way_out() {
+    let first = node("first").await;
+    let address = at(&first);
+    let failed = Node::builder().listen(address).spawn().await.unwrap_err();
+    assert!(matches!(failed, Error::PortInUse(socket) if socket == address));
+    let expected =
+        format!("port {} is in use: choose another with --listen 127.0.0.1:0", address.port());
+    assert_eq!(failed.to_string(), expected);
+    for nonsense in ["nonsense", "127.0.0.1", "127.0.0.1:99999", ""] {
+        let failed = Node::builder().listen(nonsense).spawn().await.unwrap_err();
+        assert!(matches!(failed, Error::Listen { .. }), "{nonsense}: {failed:?}");
+    }
+    let long = Node::builder().name("n".repeat(65)).spawn().await;
+    assert!(matches!(long, Err(Error::Setting(_))));
+    let long = Node::builder().network("n".repeat(65)).spawn().await;
+    assert!(matches!(long, Err(Error::Setting(_))));
+    // What failed has left nothing running: its folder is free.
+    let folder = folder();
+    let failed = with_state("a", &folder).listen(address).spawn().await;
+    assert!(matches!(failed, Err(Error::PortInUse(_))));
+    let second = with_state("a", &folder).spawn().await.unwrap();
+    shutdown([&first, &second]).await;
+}

@@ -1,0 +1,428 @@
+//! Events in three styles: a `Handler`, a callback and a stream tell the same.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::*;
+use peerkit::{
+    Address, Broadcast, Builder, Config, ConnectOptions, Context, Event, Handler, Message,
+    MessageFailure, Node, NodeInfo, Parting, Peer,
+};
+use tokio::io::AsyncWriteExt;
+
+/// What was told, one line an event: its name and what came with it.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    fn add(&self, name: &str, what: impl std::fmt::Display) {
+        self.0.lock().unwrap().push(format!("{name}: {what}"));
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn count(&self, start: &str) -> usize {
+        self.lines().iter().filter(|line| line.starts_with(start)).count()
+    }
+
+    async fn until(&self, line: &str) {
+        self.until_count(line, 1).await;
+    }
+
+    async fn until_count(&self, line: &str, count: usize) {
+        let waiting = async {
+            while self.count(line) < count {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
+            panic!("{line} did not come {count} times: {:#?}", self.lines());
+        }
+    }
+}
+
+fn who(peer: &Peer) -> String {
+    format!("{} {}", peer.name(), peer.direction().name())
+}
+
+fn how(peer: &Peer, parting: &Parting) -> String {
+    format!("{}, {:?}, by_peer {}", who(peer), parting.reason, parting.by_peer)
+}
+
+/// Every method implemented, none of them through `handle`.
+struct Methods(Log);
+
+impl Handler for Methods {
+    fn outbound_node_connected(&mut self, _: &mut Context<'_>, peer: &Peer) {
+        self.0.add("outbound_node_connected", who(peer));
+    }
+    fn inbound_node_connected(&mut self, _: &mut Context<'_>, peer: &Peer) {
+        self.0.add("inbound_node_connected", who(peer));
+    }
+    fn outbound_node_disconnected(&mut self, _: &mut Context<'_>, peer: &Peer, parting: &Parting) {
+        self.0.add("outbound_node_disconnected", how(peer, parting));
+    }
+    fn inbound_node_disconnected(&mut self, _: &mut Context<'_>, peer: &Peer, parting: &Parting) {
+        self.0.add("inbound_node_disconnected", how(peer, parting));
+    }
+    fn node_disconnect_with_outbound_node(&mut self, _: &mut Context<'_>, peer: &Peer) {
+        self.0.add("node_disconnect_with_outbound_node", who(peer));
+    }
+    fn node_disconnect_with_inbound_node(&mut self, _: &mut Context<'_>, peer: &Peer) {
+        self.0.add("node_disconnect_with_inbound_node", who(peer));
+    }
+    fn node_message(&mut self, _: &mut Context<'_>, peer: &Peer, message: Message) {
+        self.0.add("node_message", format!("{}, {}", who(peer), message.as_text().unwrap()));
+    }
+    fn node_message_failed(&mut self, _: &mut Context<'_>, peer: &Peer, failure: &MessageFailure) {
+        let MessageFailure { unsent, unconfirmed, .. } = failure;
+        self.0.add("node_message_failed", format!("{}, {unsent}, {unconfirmed}", who(peer)));
+    }
+    fn node_broadcast(&mut self, _: &mut Context<'_>, broadcast: Broadcast) {
+        let text = broadcast.message.as_text().unwrap().to_owned();
+        self.0.add("node_broadcast", format!("{}, {text}", broadcast.title));
+    }
+    fn node_discovered(&mut self, _: &mut Context<'_>, node: &NodeInfo) {
+        self.0.add("node_discovered", &node.name);
+    }
+    fn node_request_to_stop(&mut self, _: &mut Context<'_>) {
+        self.0.add("node_request_to_stop", "");
+    }
+    fn node_reconnection_error(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Address,
+        tries: u32,
+        error: &str,
+    ) -> bool {
+        assert!(error.contains("can't connect"), "{error}");
+        self.0.add("node_reconnection_error", format!("try {tries}"));
+        false
+    }
+    fn outbound_node_connection_error(&mut self, _: &mut Context<'_>, _: &Address, error: &str) {
+        assert!(error.contains("can't connect"), "{error}");
+        self.0.add("outbound_node_connection_error", "");
+    }
+    fn inbound_node_connection_error(&mut self, _: &mut Context<'_>, from: &Address, _: &str) {
+        self.0.add("inbound_node_connection_error", &from.host);
+    }
+}
+
+fn write_down(log: &Log, event: &Event) {
+    let name = event.name();
+    match event {
+        Event::OutboundNodeConnected { peer }
+        | Event::InboundNodeConnected { peer }
+        | Event::NodeDisconnectWithOutboundNode { peer }
+        | Event::NodeDisconnectWithInboundNode { peer } => log.add(name, who(peer)),
+        Event::OutboundNodeDisconnected { peer, parting }
+        | Event::InboundNodeDisconnected { peer, parting } => log.add(name, how(peer, parting)),
+        Event::NodeMessage { peer, message } => {
+            log.add(name, format!("{}, {}", who(peer), message.as_text().unwrap()));
+        }
+        Event::NodeMessageFailed { peer, failure } => {
+            let MessageFailure { unsent, unconfirmed, .. } = failure;
+            log.add(name, format!("{}, {unsent}, {unconfirmed}", who(peer)));
+        }
+        Event::NodeBroadcast { broadcast } => {
+            let text = broadcast.message.as_text().unwrap();
+            log.add(name, format!("{}, {text}", broadcast.title));
+        }
+        Event::NodeDiscovered { node } => log.add(name, &node.name),
+        Event::NodeReconnectionError { tries, .. } => log.add(name, format!("try {tries}")),
+        Event::InboundNodeConnectionError { address, .. } => log.add(name, &address.host),
+        _ => log.add(name, ""),
+    }
+}
+
+/// Everything that can happen to a node but lagging and panicking.
+async fn scenario(observed: Builder, log: &Log, watch: impl FnOnce(&Node)) -> Vec<String> {
+    let mut config = Config::default();
+    // One try while the test runs.
+    (config.reconnect_min, config.reconnect_max) = (Duration::from_secs(60), PATIENCE * 3);
+    let node = observed.name("observed").config(config).spawn().await.unwrap();
+    watch(&node);
+    let other = Node::builder().name("other").listen("127.0.0.1:0").spawn().await.unwrap();
+
+    // They come, talk and go.
+    other.connect(at(&node)).await.unwrap();
+    other.send(node.id(), "hello").await.unwrap();
+    log.until("node_message: other inbound, hello").await;
+    other.broadcast("news", "of the day").await.unwrap();
+    log.until("node_broadcast").await;
+    assert_eq!(node.discover(-1).await.unwrap().nodes.len(), 2);
+    log.until("node_discovered").await;
+    other.disconnect(node.id()).await.unwrap();
+    log.until("inbound_node_disconnected").await;
+
+    // We go to them, and leave.
+    node.connect(at(&other)).await.unwrap();
+    other.send(node.id(), "you again").await.unwrap();
+    log.until("node_message: other outbound, you again").await;
+    node.disconnect(other.id()).await.unwrap();
+    log.until("outbound_node_disconnected").await;
+
+    // They come, and we send them away.
+    until("the link is gone", || other.peers().is_empty()).await;
+    other.connect(at(&node)).await.unwrap();
+    log.until_count("inbound_node_connected", 2).await;
+    node.disconnect(other.id()).await.unwrap();
+    log.until_count("inbound_node_disconnected", 2).await;
+
+    // Somebody who is not a node.
+    let mut stranger = tokio::net::TcpStream::connect(at(&node)).await.unwrap();
+    stranger.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    log.until("inbound_node_connection_error").await;
+
+    // A node that crashes before it has confirmed what it was sent.
+    let elsewhere = Elsewhere::new();
+    let mut config = Config::default();
+    config.ack_delay = PATIENCE;
+    let crashing = builder("crashing").config(config);
+    let crashing = elsewhere.run(crashing.spawn()).await.unwrap();
+    node.connect(at(&crashing)).await.unwrap();
+    node.send(crashing.id(), "lost").await.unwrap();
+    until("it is sent", || node.counters().messages_sent == 1).await;
+    let nobody = at(&crashing);
+    elsewhere.crash();
+    log.until_count("outbound_node_disconnected", 2).await;
+
+    // Nobody where it was.
+    let failed = node.connect_with(nobody, ConnectOptions::reconnect()).await;
+    failed.unwrap_err();
+    log.until("outbound_node_connection_error").await;
+    log.until("node_reconnection_error").await;
+
+    // The end.
+    node.connect(at(&other)).await.unwrap();
+    log.until_count("outbound_node_connected", 3).await;
+    shutdown([&node, &other]).await;
+    log.until_count("outbound_node_disconnected", 3).await;
+    log.lines()
+}
+
+#[tokio::test]
+async fn the_three_styles_tell_the_same() {
+    let log = Log::default();
+    let handler = scenario(builder("").handler(Methods(log.clone())), &log, |_| {}).await;
+
+    let log = Log::default();
+    let writing = log.clone();
+    let observed = builder("").callback(move |_, event| write_down(&writing, &event));
+    let callback = scenario(observed, &log, |_| {}).await;
+
+    let log = Log::default();
+    let stream = scenario(builder(""), &log, |node| {
+        let (mut events, log) = (node.events(), log.clone());
+        tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                write_down(&log, &event);
+            }
+        });
+    })
+    .await;
+
+    // The failure of a dial and that of keeping its link come from two places, in any order.
+    let expected = [
+        "inbound_node_connected: other inbound",
+        "node_message: other inbound, hello",
+        "node_broadcast: news, of the day",
+        "node_discovered: other",
+        "inbound_node_disconnected: other inbound, Requested, by_peer true",
+        "outbound_node_connected: other outbound",
+        "node_message: other outbound, you again",
+        "node_disconnect_with_outbound_node: other outbound",
+        "outbound_node_disconnected: other outbound, Requested, by_peer false",
+        "inbound_node_connected: other inbound",
+        "node_disconnect_with_inbound_node: other inbound",
+        "inbound_node_disconnected: other inbound, Requested, by_peer false",
+        "inbound_node_connection_error: 127.0.0.1",
+        "outbound_node_connected: crashing outbound",
+        "node_message_failed: crashing outbound, 0, 1",
+        "outbound_node_disconnected: crashing outbound, Lost(..), by_peer false",
+        "node_reconnection_error: try 1",
+        "outbound_node_connection_error: ",
+        "outbound_node_connected: other outbound",
+        "node_request_to_stop: ",
+        "node_disconnect_with_outbound_node: other outbound",
+        "outbound_node_disconnected: other outbound, Stopping, by_peer false",
+    ];
+    for mut told in [handler, callback, stream] {
+        for line in &mut told {
+            if let Some((start, rest)) = line.split_once("Lost(") {
+                *line = format!("{start}Lost(..){}", &rest[rest.rfind(')').unwrap() + 1..]);
+            }
+        }
+        if told[16].starts_with("outbound_node_connection_error") {
+            told.swap(16, 17);
+        }
+        assert_eq!(told, expected);
+    }
+    let names: BTreeSet<_> = expected.iter().map(|line| line.split(':').next().unwrap()).collect();
+    // All sixteen but `node_lagged` and `node_handler_panicked`, which are below.
+    assert_eq!(names.len(), 14);
+}
+
+#[tokio::test]
+async fn a_slow_reader_is_told_how_many_it_missed() {
+    let mut config = Config::default();
+    (config.event_queue, config.event_patience) = (5, Duration::from_millis(10));
+    let slow = builder("slow").config(config).spawn().await.unwrap();
+    let sender = node("sender").await;
+    link(&sender, &slow).await;
+    let mut events = slow.events();
+    expect(&mut events, "inbound_node_connected").await;
+    for n in 0..100 {
+        sender.send(slow.id(), n.to_string()).await.unwrap();
+    }
+    until("all have come", || slow.counters().messages_received == 100).await;
+    let (mut read, mut missed) = (Vec::new(), 0);
+    while let Some(event) = events.try_next() {
+        match event {
+            // What is told is what lies between two messages.
+            Event::NodeMessage { message, .. } => {
+                let number: u64 = message.as_text().unwrap().parse().unwrap();
+                assert_eq!(number, read.len() as u64 + missed);
+                read.push(number);
+            }
+            Event::NodeLagged { missed: told } => missed += told,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(read.len() as u64 + missed, 100);
+    assert!(missed > 0 && read.len() >= 5, "{read:?}");
+    sender.send(slow.id(), "after").await.unwrap();
+    assert_eq!(text(&mut events).await, "after");
+    shutdown([&slow, &sender]).await;
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_takes_nothing_down() {
+    let log = Log::default();
+    let writing = log.clone();
+    let node = builder("panicking").callback(move |cx, event| match event {
+        Event::NodeMessage { message, .. } if message.as_text() == Some("boom") => {
+            panic!("on {}", message.as_text().unwrap());
+        }
+        Event::NodeMessage { peer, message } => cx.send(&peer, message),
+        Event::NodeHandlerPanicked { event, panic } => {
+            writing.add("node_handler_panicked", format!("{event}, {panic}"));
+        }
+        _ => {}
+    });
+    let (node, other) = (node.spawn().await.unwrap(), common::node("other").await);
+    let peer = link(&other, &node).await;
+    let mut events = other.events();
+    for word in ["before", "boom", "after", "boom", "at last"] {
+        other.send(node.id(), word).await.unwrap();
+    }
+    for word in ["before", "after", "at last"] {
+        assert_eq!(text(&mut events).await, word);
+    }
+    log.until_count("node_handler_panicked: node_message, on boom", 2).await;
+    assert_eq!(other.peer(node.id()), Some(peer));
+    assert_eq!(node.counters().messages_received, 5);
+    shutdown([&node, &other]).await;
+}
+
+/// Does as it is told.
+struct Obedient;
+
+impl Handler for Obedient {
+    fn node_message(&mut self, cx: &mut Context<'_>, peer: &Peer, message: Message) {
+        let text = message.as_text().unwrap();
+        match text.split_once(' ').unwrap_or((text, "")) {
+            ("echo", rest) => cx.send(peer, rest),
+            ("relay", rest) => cx.send_to_nodes(rest, &[peer.id()]),
+            ("announce", rest) => cx.broadcast("announced", rest),
+            ("connect", rest) => cx.connect(rest.parse().unwrap(), false),
+            ("leave", _) => cx.disconnect(peer),
+            ("count", _) => cx.send(peer, cx.peers().len().to_string()),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn handlers_act() {
+    let obedient = builder("obedient").handler(Obedient).spawn().await.unwrap();
+    let (a, b, c) = (node("a").await, node("b").await, node("c").await);
+    link(&a, &obedient).await;
+    link(&b, &obedient).await;
+    let (mut to_a, mut to_b, mut to_c) = (a.events(), b.events(), c.events());
+    let tell = async |words: &str| a.send(obedient.id(), words).await.unwrap();
+    tell("echo back to me").await;
+    assert_eq!(text(&mut to_a).await, "back to me");
+    tell("relay to the others").await;
+    assert_eq!(text(&mut to_b).await, "to the others");
+    tell(&format!("connect {}", at(&c))).await;
+    let Event::InboundNodeConnected { peer } = expect(&mut to_c, "inbound_node_connected").await
+    else {
+        panic!()
+    };
+    assert_eq!(peer.name(), "obedient");
+    tell("count").await;
+    assert_eq!(text(&mut to_a).await, "3");
+    tell("announce to all").await;
+    for events in [&mut to_a, &mut to_b, &mut to_c] {
+        let Event::NodeBroadcast { broadcast } = expect(events, "node_broadcast").await else {
+            panic!()
+        };
+        assert_eq!((broadcast.author, &*broadcast.title), (obedient.id(), "announced"));
+        assert_eq!(broadcast.message.as_text(), Some("to all"));
+    }
+    tell("leave").await;
+    expect(&mut to_a, "outbound_node_disconnected").await;
+    shutdown([&obedient, &a, &b, &c]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_handler_hears_of_each_link_in_order() {
+    const LINKS: usize = 50;
+    let seen = Arc::new(Mutex::new(BTreeMap::<String, Vec<String>>::new()));
+    let writing = seen.clone();
+    let hub = builder("hub").callback(move |cx, event| {
+        let Some(peer) = event.peer() else { return };
+        let what = match &event {
+            Event::NodeMessage { message, .. } => message.as_text().unwrap().to_owned(),
+            other => other.name().to_owned(),
+        };
+        if event.name() == "inbound_node_connected" {
+            cx.send(peer, "welcome");
+        }
+        writing.lock().unwrap().entry(peer.name().to_owned()).or_default().push(what);
+    });
+    let hub = hub.spawn().await.unwrap();
+    let (address, id) = (at(&hub), hub.id());
+    let clients = (0..LINKS).map(|n| {
+        tokio::spawn(async move {
+            let client = Node::builder().name(n.to_string()).spawn().await.unwrap();
+            let mut events = client.events();
+            client.connect(address).await.unwrap();
+            for word in ["one", "two", "three"] {
+                client.send(id, word).await.unwrap();
+            }
+            let told = [next(&mut events).await, next(&mut events).await];
+            assert_eq!(told.map(|event| event.name()), ["outbound_node_connected", "node_message"]);
+            within("shutdown", client.shutdown()).await;
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.unwrap();
+    }
+    within("shutdown", hub.shutdown()).await;
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), LINKS);
+    for (name, events) in &*seen {
+        let expected =
+            ["inbound_node_connected", "one", "two", "three", "inbound_node_disconnected"];
+        assert_eq!(events, &expected, "{name}");
+    }
+}

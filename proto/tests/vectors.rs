@@ -1,0 +1,361 @@
+//! The bytes of the wire, as PROTOCOL.md prints them. Each vector is written, read back, and looked
+//! for in the document, so that neither the code nor the document changes alone.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fmt::Debug;
+
+use bytes::{Bytes, BytesMut};
+use peerkit_proto::codec::Writer;
+use peerkit_proto::config::Config;
+use peerkit_proto::event::{Neighbour, Reason};
+use peerkit_proto::files::wire::PREFIX;
+use peerkit_proto::files::{self, Entry, FileKind, FileName, Manifest, PieceList, SharedFile};
+use peerkit_proto::frame::envelope::Envelope;
+use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, What};
+use peerkit_proto::frame::{Frame, Frames, Refusal};
+use peerkit_proto::hello::{Hello, StreamOpen, prove};
+use peerkit_proto::id::{Hash, Key, NodeId, hex};
+use peerkit_proto::message::{Message, Packed};
+
+const PROTOCOL: &str = include_str!("../../PROTOCOL.md");
+
+/// The document has these digits, however they are spread over spaces and lines.
+fn printed(name: &str, digits: &str) {
+    let squeeze = |text: &str| text.split_whitespace().collect::<String>();
+    let digits = squeeze(digits);
+    assert!(squeeze(PROTOCOL).contains(&digits), "PROTOCOL.md does not print `{name}`: {digits}");
+}
+
+/// `bytes` are these digits, and the document prints them.
+fn vector(name: &str, bytes: &[u8], digits: &str) {
+    assert_eq!(hex(bytes), digits.split_whitespace().collect::<String>(), "{name}");
+    printed(name, digits);
+}
+
+/// A frame, there and back.
+fn frame(name: &str, frame: &Frame, digits: &str) {
+    let mut out = Vec::new();
+    frame.encode(&mut out);
+    vector(name, &out, digits);
+    let mut buffer = BytesMut::from(&out[..]);
+    let mut frames = Frames::split(&mut buffer, &Config::default()).unwrap();
+    assert_eq!(frames.next().unwrap().unwrap(), *frame, "{name}");
+    assert!(frames.next().is_none() && buffer.is_empty(), "{name}");
+}
+
+/// A message of the files protocol, there and back.
+fn files_message<T: PartialEq + Debug, E: Debug>(
+    name: &str,
+    message: &T,
+    encoded: Vec<u8>,
+    decode: impl Fn(Bytes) -> Result<T, E>,
+    digits: &str,
+) {
+    vector(name, &encoded, digits);
+    assert_eq!(decode(Bytes::from(encoded).slice(PREFIX..)).unwrap(), *message, "{name}");
+}
+
+fn ann() -> Key {
+    Key::from_secret(&[1; 32])
+}
+
+fn bob() -> NodeId {
+    Key::from_secret(&[2; 32]).id()
+}
+
+fn hello() -> Hello {
+    Hello {
+        version_min: 1,
+        version_max: 1,
+        network: "peerkit".into(),
+        name: "ann".into(),
+        incarnation: 0x0102_0304_0506_0708,
+        features: 0,
+        addresses: vec!["192.0.2.7:7117".parse().unwrap(), "[2001:db8::7]:7117".parse().unwrap()],
+        proof: None,
+    }
+}
+
+/// The bytes 0, 1, ... 250, 0, 1, ...: the pattern of BLAKE3's own test vectors.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..=250).cycle().take(len).collect()
+}
+
+fn shared() -> SharedFile {
+    SharedFile {
+        hash: Hash::of(b"hi"),
+        name: FileName::new("hi.txt").unwrap(),
+        size: 2,
+        kind: FileKind::File,
+    }
+}
+
+#[test]
+fn identity() {
+    let id = ann().id();
+    vector("id of ann", id.as_bytes(), ID_ANN);
+    vector("id of bob", bob().as_bytes(), ID_BOB);
+    let signature = ann().sign(b"peerkit");
+    vector("signature", &signature, SIGNATURE);
+    assert!(id.verify(b"peerkit", &signature));
+}
+
+#[test]
+fn hello_and_the_secret() {
+    frame("hello", &Frame::Hello(hello()), HELLO);
+    let proof = prove(b"correct horse battery staple", &[0x42; 32], ann().id());
+    vector("proof", &proof, PROOF);
+    frame(
+        "hello with a proof",
+        &Frame::Hello(Hello { proof: Some(proof), ..hello() }),
+        HELLO_PROOF,
+    );
+}
+
+#[test]
+fn link_frames() {
+    frame("ping", &Frame::Ping(42), PING);
+    frame("pong", &Frame::Pong(42), PONG);
+    frame("received", &Frame::Received(3), RECEIVED);
+    let goodbye = |reason, received| Frame::Goodbye { reason, received };
+    frame("goodbye", &goodbye(Reason::Stopping, 3), GOODBYE);
+    frame("goodbye, fault", &goodbye(Reason::Fault("a second Hello".into()), 0), GOODBYE_FAULT);
+    frame("call-back", &Frame::CallBack { token: [0x0a; 16] }, CALL_BACK);
+}
+
+#[test]
+fn messages_and_requests() {
+    let json =
+        |text: &str| Packed::plain(serde_json::from_str::<serde_json::Value>(text).unwrap().into());
+    frame("message", &Frame::Message(Packed::plain(Message::text("hi"))), MESSAGE);
+    let request = Frame::Request { id: 1, name: "sum".into(), body: json("[1,2]") };
+    frame("request", &request, REQUEST);
+    frame("reply", &Frame::Reply { id: 1, outcome: Ok(json("3")) }, REPLY);
+    let busy = Frame::Reply { id: 1, outcome: Err(Refusal::Busy) };
+    frame("reply, busy", &busy, REPLY_BUSY);
+    let failed = Frame::Reply { id: 1, outcome: Err(Refusal::Failed("too large".into())) };
+    frame("reply, failed", &failed, REPLY_FAILED);
+    frame("cancel", &Frame::Cancel(1), CANCEL);
+}
+
+#[test]
+fn queries() {
+    let id = QueryId([0x0b; 16]);
+    let ttl = std::time::Duration::from_secs(10);
+    let query = |depth, what| Frame::Query(Query { id, depth, ttl, what });
+    frame("query, discover", &query(0, What::Discover), QUERY_DISCOVER);
+    frame("query, search", &query(UNLIMITED, What::Search("blue".into())), QUERY_SEARCH);
+    frame("query, has file", &query(UNLIMITED, What::HasFile(Hash::of(b"hi"))), QUERY_HAS_FILE);
+    frame("query, find node", &query(UNLIMITED, What::FindNode(bob())), QUERY_FIND_NODE);
+    let what = What::CallBack {
+        target: bob(),
+        token: [0x0a; 16],
+        addresses: vec!["192.0.2.7:7117".parse().unwrap()],
+    };
+    frame("query, call-back", &query(UNLIMITED, what), QUERY_CALL_BACK);
+
+    let answer = |body| {
+        let addresses = vec!["192.0.2.7:7117".parse().unwrap()];
+        Frame::Answer(Answer { id, node: ann().id(), name: "ann".into(), addresses, body })
+    };
+    let neighbour = Neighbour { id: bob(), address: "192.0.2.8:7117".parse().unwrap() };
+    let neighbours = AnswerBody::Neighbours(vec![neighbour], vec![]);
+    frame("answer, neighbours", &answer(neighbours), ANSWER_NEIGHBOURS);
+    frame("answer, files", &answer(AnswerBody::Files(vec![shared()])), ANSWER_FILES);
+    frame("answer, here", &answer(AnswerBody::Here), ANSWER_HERE);
+    let done = QueryDone { id, depth: UNLIMITED, complete: true };
+    frame("query done", &Frame::QueryDone(done), QUERY_DONE);
+}
+
+#[test]
+fn a_broadcast() {
+    // What is signed, written down once more from the document and not from the code.
+    let (epoch, sequence, time) = (1_700_000_000_000u64, 1u64, 1_700_000_001_234u64);
+    let mut fields = Vec::new();
+    fields.put_raw(ann().id().as_bytes());
+    fields.put_u64(epoch);
+    fields.put_u64(sequence);
+    fields.put_u64(time);
+    fields.put_str("news");
+    fields.put_u8(0);
+    fields.put_bytes(b"hi");
+    let mut signed = Vec::new();
+    signed.put_bytes(b"peerkit broadcast 1");
+    signed.put_str("peerkit");
+    signed.put_raw(&fields);
+
+    let envelope = Envelope {
+        author: ann().id(),
+        epoch,
+        sequence,
+        time,
+        title: "news".into(),
+        content: Packed::plain(Message::text("hi")),
+        signature: ann().sign(&signed),
+    };
+    assert!(envelope.verify("peerkit"));
+    assert_eq!(envelope.id("peerkit"), Hash::of(&signed));
+    vector("what a broadcast's signature is over", &signed, BROADCAST_SIGNED);
+    vector("broadcast's id", envelope.id("peerkit").as_bytes(), BROADCAST_ID);
+    frame("broadcast", &Frame::Broadcast(envelope), BROADCAST);
+}
+
+#[test]
+fn a_streams_opening() {
+    let open = |protocol: &str, token| StreamOpen {
+        network: "peerkit".into(),
+        proof: None,
+        protocol: protocol.into(),
+        token,
+    };
+    let check = |name: &str, open: StreamOpen, digits: &str| {
+        let mut out = Vec::new();
+        open.encode(&mut out);
+        vector(name, &out, digits);
+        assert_eq!(StreamOpen::decode(Bytes::from(out).slice(4..)).unwrap(), open, "{name}");
+    };
+    check("stream's opening", open("peerkit-files/1", None), STREAM_OPEN);
+    check("stream's opening, called back", open("", Some([0x0a; 16])), STREAM_OPEN_TOKEN);
+}
+
+#[test]
+fn files_protocol() {
+    use files::{Answer, Description, Refusal, Request};
+    let hash = Hash::of(b"hi");
+    let request = |name: &str, request: Request, digits: &str| {
+        files_message(name, &request, request.encode(), Request::decode, digits);
+    };
+    request("describe", Request::Describe { hash }, DESCRIBE);
+    request("pieces", Request::Pieces { hash, first: 0, count: 3 }, PIECES);
+    request("data", Request::Data { hash, first: 2, count: 1 }, DATA);
+
+    let answer = |name: &str, answer: Answer, digits: &str| {
+        files_message(name, &answer, answer.encode(), Answer::decode, digits);
+    };
+    answer("refused", Answer::Refused(Refusal::NotFound), REFUSED);
+    let SharedFile { kind, size, name, .. } = shared();
+    answer("description", Answer::Description(Description { kind, size, name }), DESCRIPTION);
+    let values = vec![*hash.as_bytes()];
+    answer("values", Answer::Pieces { first: 0, values }, VALUES);
+    answer("piece", Answer::Piece { index: 0, len: 2 }, PIECE);
+}
+
+#[test]
+fn a_manifest() {
+    let path = |path: &str| path.parse().unwrap();
+    let manifest = Manifest::new(vec![
+        Entry::File { path: path("sub/hi.txt"), size: 2, hash: Hash::of(b"hi"), mode: 0o644 },
+        Entry::Folder { path: path("sub"), mode: 0o755 },
+    ])
+    .unwrap();
+    vector("manifest", &manifest.encode(), MANIFEST);
+    vector("manifest's hash", Hash::of(&manifest.encode()).as_bytes(), MANIFEST_HASH);
+    assert_eq!(Manifest::decode(manifest.encode().into()).unwrap(), manifest);
+}
+
+#[test]
+fn a_piece_list() {
+    let content = pattern(5 << 19);
+    let list = PieceList::of(&content);
+    assert_eq!(list.count(), 3);
+    for (value, digits) in list.values().iter().zip(PIECE_VALUES) {
+        vector("piece value", value, digits);
+    }
+    vector("root", list.root().as_bytes(), PIECE_ROOT);
+    assert_eq!(list.root(), Hash::of(&content));
+    for index in 0..3 {
+        let range = list.range(index).unwrap();
+        let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
+        list.verify_piece(index, &content[range]).unwrap();
+    }
+}
+
+const ID_ANN: &str = "8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c";
+const ID_BOB: &str = "8139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394";
+const SIGNATURE: &str = "\
+    9b2f050fed052d67a48f36283636fcb95282bb71a0572b387314ac5f80d650ab653253f938ecb8f6 \
+    c2bac0c7ee7e3502569e60668b84a510b90ff323a632d608";
+const HELLO: &str = "\
+    4c00000001010001000700706565726b69740300616e6e0807060504030201000000000000000002 \
+    000e003139322e302e322e373a3731313712005b323030313a6462383a3a375d3a37313137000000";
+const PROOF: &str = "005e91bd7846d07eb31bf3bd9d22015a5f0bfabd15a5ab1b6973b3f151a4724c";
+const HELLO_PROOF: &str = "\
+    6c00000001010001000700706565726b69740300616e6e0807060504030201000000000000000002 \
+    000e003139322e302e322e373a3731313712005b323030313a6462383a3a375d3a3731313701005e \
+    91bd7846d07eb31bf3bd9d22015a5f0bfabd15a5ab1b6973b3f151a4724c0000";
+const PING: &str = "09000000032a00000000000000";
+const PONG: &str = "09000000042a00000000000000";
+const RECEIVED: &str = "09000000050300000000000000";
+const GOODBYE: &str = "0d00000002020000000300000000000000";
+const GOODBYE_FAULT: &str = "1b0000000264000e0061207365636f6e642048656c6c6f0000000000000000";
+const CALL_BACK: &str = "11000000400a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a";
+const MESSAGE: &str = "0400000010006869";
+const REQUEST: &str = "14000000110100000000000000030073756d015b312c325d";
+const REPLY: &str = "0c000000120100000000000000000133";
+const REPLY_BUSY: &str = "0a00000012010000000000000002";
+const REPLY_FAILED: &str = "15000000120100000000000000030900746f6f206c61726765";
+const CANCEL: &str = "09000000130100000000000000";
+const QUERY_DISCOVER: &str = "17000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b001027000000";
+const QUERY_SEARCH: &str = "1d000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff10270000010400626c7565";
+const QUERY_HAS_FILE: &str = "\
+    37000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff102700000285052e9aab1b67b6622d94a084 \
+    41b09fd5b7aca61ee360416d70de5da67d86ca";
+const QUERY_FIND_NODE: &str = "\
+    37000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff10270000038139770ea87d175f56a35466c3 \
+    4c7ecccb8d8a91b4ee37a25df60f5b8fc9b394";
+const QUERY_CALL_BACK: &str = "\
+    59000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff10270000048139770ea87d175f56a35466c3 \
+    4c7ecccb8d8a91b4ee37a25df60f5b8fc9b3940a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01000e0031 \
+    39322e302e322e373a37313137";
+const ANSWER_NEIGHBOURS: &str = "\
+    7d000000210b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b8a88e3dd7409f195fd52db2d3cba5d72ca6709 \
+    bf1d94121bf3748801b40f6f5c0300616e6e01000e003139322e302e322e373a3731313700010081 \
+    39770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b3940e003139322e302e32 \
+    2e383a373131370000";
+const ANSWER_FILES: &str = "\
+    7c000000210b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b8a88e3dd7409f195fd52db2d3cba5d72ca6709 \
+    bf1d94121bf3748801b40f6f5c0300616e6e01000e003139322e302e322e373a3731313701010085 \
+    052e9aab1b67b6622d94a08441b09fd5b7aca61ee360416d70de5da67d86ca000200000000000000 \
+    060068692e747874";
+const ANSWER_HERE: &str = "\
+    49000000210b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b8a88e3dd7409f195fd52db2d3cba5d72ca6709 \
+    bf1d94121bf3748801b40f6f5c0300616e6e01000e003139322e302e322e373a3731313702";
+const QUERY_DONE: &str = "13000000220b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff01";
+const BROADCAST_SIGNED: &str = "\
+    13000000706565726b69742062726f61646361737420310700706565726b69748a88e3dd7409f195 \
+    fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5cf8b0100000100000000000000 \
+    d26ce5cf8b01000004006e65777300020000006869";
+const BROADCAST_ID: &str = "f25580edb0eea3c4893b98352b77fff5937fa4fc16fea6b7a2f7c965b5c71049";
+const BROADCAST: &str = "\
+    86000000308a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5 \
+    cf8b0100000100000000000000d26ce5cf8b01000004006e65777300020000006869282e92849eb9 \
+    91add8e92731f1c7fba4580bc23aa9f8082a10510337998022e918b32c7a15bf04404aa0dcacb683 \
+    3d91aa75ec4f065ae84fdd8c3532210e170b";
+const STREAM_OPEN: &str = "1c0000000700706565726b6974000f00706565726b69742d66696c65732f3100";
+const STREAM_OPEN_TOKEN: &str =
+    "1d0000000700706565726b6974000000010a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a";
+const DESCRIBE: &str = "210000000085052e9aab1b67b6622d94a08441b09fd5b7aca61ee360416d70de5da67d86ca";
+const PIECES: &str = "\
+    2b0000000185052e9aab1b67b6622d94a08441b09fd5b7aca61ee360416d70de5da67d86ca000000 \
+    00000000000300";
+const DATA: &str = "\
+    2b0000000285052e9aab1b67b6622d94a08441b09fd5b7aca61ee360416d70de5da67d86ca020000 \
+    00000000000100";
+const REFUSED: &str = "020000000001";
+const DESCRIPTION: &str = "1200000001000200000000000000060068692e747874";
+const VALUES: &str = "\
+    2900000002000000000000000085052e9aab1b67b6622d94a08441b09fd5b7aca61ee360416d70de \
+    5da67d86ca";
+const PIECE: &str = "0d00000003000000000000000002000000";
+const MANIFEST: &str = "\
+    706565726b697420666f6c64657220310a02000000000300737562ed01010a007375622f68692e74 \
+    7874a401020000000000000085052e9aab1b67b6622d94a08441b09fd5b7aca61ee360416d70de5d \
+    a67d86ca";
+const MANIFEST_HASH: &str = "29a2084390c3a5cf338216b4f6ec0b6e757f77d46d6baa1ef087068b511c6487";
+const PIECE_ROOT: &str = "69ab2d8e1706bd33edfe40d058476f8b7fa57f1bbcffa777c6718ba5731dd415";
+const PIECE_VALUES: [&str; 3] = [
+    "8a576541118ebf5fad8d683c09b63402288a71616ecc72514abf780822136023",
+    "e01e387e729abf35ba39644daebfa3a124ab9fee5a6445295e0309cc4fda53a7",
+    "b65d5d05951c5725041e5c5a234ad097fdf1ff8d31832a78ef9474ec2c682482",
+];
