@@ -46,8 +46,16 @@ pub(crate) struct Prompt {
 }
 
 impl Prompt {
-    /// Opens the terminal. History is kept in `history`.
-    pub(crate) fn open(history: &Path, node: Node, found: Found) -> anyhow::Result<Self> {
+    /// Opens the terminal, and gives what prints above a line that is being edited. History is kept
+    /// in `history`.
+    ///
+    /// # Errors
+    /// Where the terminal can't do that.
+    pub(crate) fn open(
+        history: &Path,
+        node: Node,
+        found: Found,
+    ) -> rustyline::Result<(Self, Box<dyn ExternalPrinter + Send>)> {
         let config = Config::builder()
             .max_history_size(HISTORY)?
             .history_ignore_dups(true)?
@@ -65,12 +73,8 @@ impl Prompt {
             // A history that can't be read is worth less than a start.
             let _ = editor.load_history(history);
         }
-        Ok(Self { editor })
-    }
-
-    /// Prints above the prompt while a line is edited.
-    pub(crate) fn printer(&mut self) -> anyhow::Result<Box<dyn ExternalPrinter + Send>> {
-        Ok(Box::new(self.editor.create_external_printer()?))
+        let printer = editor.create_external_printer()?;
+        Ok((Self { editor }, Box::new(printer)))
     }
 
     /// Reads lines in a thread of its own until the end, which Ctrl-C and Ctrl-D are.
@@ -160,7 +164,7 @@ impl Completer for Completion {
         };
         let command = manual::entry(command).map_or("", |entry| entry.name);
         let candidates: Vec<String> = match (command, words.len()) {
-            ("disconnect" | "send" | "ping", 1) => self.peers(),
+            ("disconnect" | "send" | "ping", 1) => self.peers(&before[start..]),
             ("connect" | "join", _) => self.addresses(),
             ("remove", 1) => {
                 let shares = self.node.shares().into_iter();
@@ -182,16 +186,17 @@ impl Completer for Completion {
 }
 
 impl Completion {
-    /// Names first, since they are what people type; identities of those without a plain one.
-    fn peers(&self) -> Vec<String> {
-        let peers = self.node.peers().into_iter();
-        let (named, nameless): (Vec<_>, Vec<_>) = peers.partition(|peer| {
-            let name = peer.name();
-            !name.is_empty() && plain(name) == name && !name.contains(char::is_whitespace)
-        });
-        let ids = named.iter().chain(&nameless).map(|peer| peer.id().to_string());
-        let ids: Vec<String> = ids.collect();
-        named.iter().map(|peer| peer.name().to_owned()).chain(ids).collect()
+    /// Peers whose names start so, since names are what people type; else identities that do.
+    fn peers(&self, start: &str) -> Vec<String> {
+        let peers = self.node.peers();
+        let names = peers.iter().map(peerkit::Peer::name);
+        let typed = |name: &&str| plain(name) == **name && !name.contains(char::is_whitespace);
+        let names = names.filter(|name| !name.is_empty() && name.starts_with(start));
+        let names: Vec<String> = names.filter(typed).map(str::to_owned).collect();
+        if !names.is_empty() {
+            return names;
+        }
+        peers.iter().map(|peer| peer.id().to_string()).collect()
     }
 
     fn addresses(&self) -> Vec<String> {

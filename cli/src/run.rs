@@ -107,15 +107,11 @@ async fn serve(
     let input = Input::of(args);
     let found = Found::default();
     let history = state.join("history");
-    let mut prompt = match input {
-        Input::Prompt => Some(Prompt::open(&history, node.clone(), found.clone())?),
-        Input::Lines | Input::Nothing => None,
+    let (prompt, sink) = match input {
+        Input::Prompt => open_prompt(&history, node, &found),
+        Input::Lines | Input::Nothing => (None, Sink::Streams),
     };
     let terminal = prompt.as_ref().map(|_| Terminal::remember());
-    let sink = match &mut prompt {
-        Some(prompt) => Sink::Prompt(prompt.printer()?),
-        None => Sink::Streams,
-    };
     let (output, writer) = Output::start(args.json, sink, bars.clone());
     if prompt.is_some() {
         log.through(output.clone());
@@ -128,6 +124,9 @@ async fn serve(
         () = stop.cancelled() => {}
     }
     let rejoining = (!args.manual).then(|| tokio::spawn(rejoin(node.clone())).abort_handle());
+    if prompt.is_some() {
+        output.settle().await;
+    }
     let requests = match (prompt, input) {
         (Some(prompt), _) => prompt.read(&history, node.name(), output.paint()),
         (None, Input::Nothing) => mpsc::channel(1).1,
@@ -148,6 +147,17 @@ async fn serve(
     }
     let ending = Ending { events: printing, writer, _last: last, _terminal: terminal };
     Ok((ok || input == Input::Prompt, ending))
+}
+
+/// A prompt and what prints above it; plain lines where the terminal can't move its cursor.
+fn open_prompt(history: &Path, node: &Node, found: &Found) -> (Option<Prompt>, Sink) {
+    match Prompt::open(history, node.clone(), found.clone()) {
+        Ok((prompt, printer)) => (Some(prompt), Sink::Prompt(printer)),
+        Err(error) => {
+            tracing::debug!(%error, "no line editing on this terminal");
+            (None, Sink::Streams)
+        }
+    }
 }
 
 /// Where commands come from.

@@ -7,5 +7,6 @@ mod demo;
 mod faults;
 mod harness;
 mod line;
+mod prompt;
 mod shell;
 mod stop;

@@ -1,0 +1,201 @@
+//! The prompt on a terminal: one of our own making, its other end in our hands.
+#![cfg(unix)]
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, tcgetattr};
+
+use crate::harness::{PATIENCE, Program, peerkit};
+
+/// A node at a prompt.
+struct Prompt {
+    child: Child,
+    /// Our end of the terminal.
+    keys: File,
+    /// The program's end, held open so that its settings can be looked at.
+    terminal: File,
+    screen: Receiver<Vec<u8>>,
+    seen: String,
+    /// All that ever came.
+    all: String,
+}
+
+impl Prompt {
+    fn start(home: &Path, env: &[(&str, &str)], args: &[&str]) -> Self {
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&ours).unwrap();
+        unlockpt(&ours).unwrap();
+        let name = ptsname(&ours, Vec::new()).unwrap();
+        let flags = OFlags::RDWR | OFlags::NOCTTY;
+        let terminal = File::from(rustix::fs::open(name, flags, Mode::empty()).unwrap());
+        let end = || Stdio::from(terminal.try_clone().unwrap());
+        let child = peerkit(home)
+            .args(["run", "--manual", "--listen", "127.0.0.1:0", "--name", "alice"])
+            .arg("--state")
+            .arg(home.join("alice"))
+            .args(args)
+            .envs(env.iter().copied())
+            .stdin(end())
+            .stdout(end())
+            .stderr(end())
+            .spawn()
+            .unwrap();
+        let keys = File::from(ours);
+        let mut output = keys.try_clone().unwrap();
+        let (sender, screen) = mpsc::channel();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(read @ 1..) = output.read(&mut buffer) {
+                if sender.send(buffer[..read].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { child, keys, terminal, screen, seen: String::new(), all: String::new() }
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Waits until `text` is on the screen, and forgets what came up to there.
+    fn sees(&mut self, text: &str) {
+        let begun = Instant::now();
+        loop {
+            if let Some(at) = self.seen.find(text) {
+                self.seen.drain(..at + text.len());
+                return;
+            }
+            self.read(Duration::from_millis(100));
+            assert!(begun.elapsed() < PATIENCE, "no {text:?}: {:?}", self.all);
+        }
+    }
+
+    /// Whether a shell that comes after would see what is typed.
+    fn echoes(&self) -> bool {
+        let modes = tcgetattr(&self.terminal).unwrap().local_modes;
+        modes.contains(LocalModes::ECHO | LocalModes::ICANON)
+    }
+
+    /// Waits for the end.
+    fn status(&mut self) -> Option<i32> {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            self.read(Duration::from_millis(5));
+            assert!(begun.elapsed() < PATIENCE, "it does not end: {:?}", self.all);
+        }
+    }
+
+    /// Takes what comes on the screen within a time, if anything does.
+    fn read(&mut self, time: Duration) {
+        if let Ok(bytes) = self.screen.recv_timeout(time) {
+            let text = String::from_utf8_lossy(&bytes);
+            self.seen.push_str(&text);
+            self.all.push_str(&text);
+        }
+    }
+}
+
+impl Drop for Prompt {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn commands_are_typed_completed_and_remembered() {
+    let home = tempfile::tempdir().unwrap();
+    let mut bob = Program::start(home.path(), "bob", &[]);
+    let mut alice = Prompt::start(home.path(), &[("NO_COLOR", "1")], &[&bob.address]);
+    alice.sees(&bob.address);
+    alice.sees("alice> ");
+    alice.press("pee\t\r");
+    alice.sees("1 node connected");
+    alice.sees("alice> ");
+    alice.press("half a comm");
+    alice.sees("comm");
+    bob.run("msg look up");
+    alice.sees("look up\r\n");
+    alice.sees("alice> half a comm");
+    alice.press("\u{15}send b\thello\r");
+    alice.sees("sent to bob");
+    assert_eq!(bob.event("node_message")["data"], "hello");
+    alice.sees("alice> ");
+    alice.press("nonsense\r");
+    alice.sees("error: `nonsense` is not a command");
+    alice.sees("alice> ");
+    alice.press("\u{4}");
+    assert_eq!(alice.status(), Some(0), "at a prompt a mistake is no failure");
+    assert!(alice.echoes());
+    bob.event("inbound_node_disconnected");
+
+    let mut alice = Prompt::start(home.path(), &[], &[]);
+    alice.sees("alice");
+    alice.sees("> ");
+    alice.press("\u{1b}[A\u{1b}[A\r");
+    alice.sees("send bob hello");
+    alice.sees("no connected node is called `bob`");
+    alice.sees("> ");
+    alice.press("\u{3}");
+    assert_eq!(alice.status(), Some(0));
+    bob.exit();
+}
+
+#[test]
+fn a_terminal_is_left_as_it_was_found() {
+    let home = tempfile::tempdir().unwrap();
+    let mut alice = Prompt::start(home.path(), &[], &[]);
+    alice.sees("> ");
+    alice.press("being typ");
+    alice.sees("typ");
+    assert!(!alice.echoes(), "a line is being edited");
+    kill_process(Pid::from_child(&alice.child), Signal::TERM).unwrap();
+    assert_eq!(alice.status(), Some(0));
+    assert!(alice.echoes());
+}
+
+#[test]
+fn a_terminal_has_colours_unless_they_are_not_wanted() {
+    for (env, coloured) in [(&[][..], true), (&[("NO_COLOR", "1")], false)] {
+        let home = tempfile::tempdir().unwrap();
+        let mut alice = Prompt::start(home.path(), env, &[]);
+        alice.sees("> ");
+        alice.press("peers\r");
+        alice.sees("no peers");
+        alice.press("exit\r");
+        alice.sees("stopping");
+        assert_eq!(alice.status(), Some(0));
+        // A colour or weight ends with `m`; moving the cursor does not.
+        let styled = |part: &str| {
+            let end = part.find(|c: char| !c.is_ascii_digit() && c != ';');
+            end.is_some_and(|end| part[end..].starts_with('m'))
+        };
+        let coloured_parts = alice.all.split("\u{1b}[").skip(1).any(styled);
+        assert_eq!(coloured_parts, coloured, "{env:?}: {:?}", alice.all);
+    }
+}
+
+#[test]
+fn a_terminal_that_can_do_nothing_takes_plain_lines() {
+    let home = tempfile::tempdir().unwrap();
+    let mut alice = Prompt::start(home.path(), &[("TERM", "dumb")], &[]);
+    alice.sees("Ctrl-D leaves");
+    alice.press("peers\r");
+    alice.sees("no peers");
+    alice.press("\u{4}");
+    assert_eq!(alice.status(), Some(0));
+    assert!(!alice.all.contains('\u{1b}'), "{:?}", alice.all);
+}
