@@ -112,7 +112,8 @@ impl Session {
                 let refreshed = node.refresh(self.bars.bar("hashing")).await?;
                 let removed = refreshed.removed.into_iter();
                 Outcome::Refreshed {
-                    files: refreshed.changed.into_iter().map(|(_, now)| now).collect(),
+                    files: node.shares(),
+                    changed: refreshed.changed.into_iter().map(|(_, now)| now).collect(),
                     removed: removed.map(|(path, file)| Gone { path, file }).collect(),
                     skipped: views(refreshed.skipped),
                 }

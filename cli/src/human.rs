@@ -65,8 +65,8 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             let lines = files.iter().map(|file| format!("sharing {}", file_line(paint, file)));
             lines.chain(skipped_lines(paint, skipped)).collect::<Vec<_>>().join("\n")
         }
-        Outcome::Refreshed { files, removed, skipped } => {
-            let changed = files.iter().map(|file| format!("changed {}", file_line(paint, file)));
+        Outcome::Refreshed { changed, removed, skipped, .. } => {
+            let changed = changed.iter().map(|file| format!("changed {}", file_line(paint, file)));
             let gone = removed.iter().map(|gone| format!("gone {}", shown(&gone.path)));
             let lines = changed.chain(gone).chain(skipped_lines(paint, skipped));
             match lines.collect::<Vec<_>>() {

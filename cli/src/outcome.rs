@@ -40,8 +40,10 @@ pub(crate) enum Outcome {
     },
     /// `refresh`
     Refreshed {
-        /// Those whose content has changed, as they are now.
+        /// All that is shared now.
         files: Vec<SharedFile>,
+        /// Those of them whose content had changed.
+        changed: Vec<SharedFile>,
         /// Those that are no longer there.
         removed: Vec<Gone>,
         #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -130,11 +130,13 @@ fn a_changed_share_is_noticed() {
     let file = home.path().join("notes.txt");
     fs::write(&file, "one").unwrap();
     let mut node = Program::start(home.path(), "alice", &["--share", file.to_str().unwrap()]);
-    assert_eq!(node.run("refresh")["files"], json!([]));
+    let refreshed = node.run("refresh");
+    assert_eq!((&refreshed["files"][0]["size"], &refreshed["changed"]), (&json!(3), &json!([])));
     fs::write(&file, "two and more").unwrap();
     let refreshed = node.run("refresh");
     let hash = blake3::hash(b"two and more").to_hex().to_string();
     assert_eq!(refreshed["files"][0]["hash"], json!(hash));
+    assert_eq!(refreshed["changed"], refreshed["files"]);
     assert_eq!(node.run("files")["files"][0]["size"], 12);
     node.exit();
 }
