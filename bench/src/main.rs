@@ -17,7 +17,8 @@ mod report;
 
 use pair::{Job, System, Workload};
 
-const USAGE: &str = "usage: bench throughput|latency|all [--rounds N] [--seconds N]";
+const USAGE: &str = "usage: bench throughput|latency|all [--rounds N] [--seconds N]
+for a profile: [--bytes N] [--system \"raw TLS\"|peerkit]";
 
 /// Sizes of the messages whose throughput is measured, in bytes.
 const SIZES: [usize; 3] = [64, 1 << 10, 64 << 10];
@@ -28,6 +29,8 @@ const PING: usize = 64;
 struct Options {
     rounds: usize,
     length: Duration,
+    bytes: Option<usize>,
+    system: Option<System>,
 }
 
 fn main() -> ExitCode {
@@ -51,34 +54,45 @@ fn run() -> Result<()> {
     let options = options(arguments)?;
     let throughput = SIZES.map(|size| (Workload::Throughput, size));
     let latency = [(Workload::Latency, PING)];
-    let workloads = match command.as_str() {
+    let mut workloads = match command.as_str() {
         "throughput" => throughput.to_vec(),
         "latency" => latency.to_vec(),
         "all" => [&throughput[..], &latency].concat(),
         _ => bail!("{USAGE}"),
     };
+    if let Some(bytes) = options.bytes {
+        workloads.iter_mut().for_each(|(_, size)| *size = bytes);
+        workloads.dedup();
+    }
+    let wanted = |system: &System| options.system.is_none_or(|only| only == *system);
+    let systems: Vec<_> = System::ALL.into_iter().filter(wanted).collect();
     let mut measured = Vec::new();
     for _ in 0..options.rounds {
         for (workload, size) in &workloads {
-            for system in System::ALL {
-                let job = Job { system, workload: *workload, size: *size };
+            for system in &systems {
+                let job = Job { system: *system, workload: *workload, size: *size };
                 let measurement = runtime.block_on(pair::measure(job, options.length))?;
                 println!("{}", serde_json::to_string(&measurement)?);
                 measured.push(measurement);
             }
         }
     }
-    print!("{}", report::table(&measured));
+    print!("{}", report::table(&measured, &systems));
     Ok(())
 }
 
 fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
-    let mut options = Options { rounds: 3, length: Duration::from_secs(3) };
+    let length = Duration::from_secs(3);
+    let mut options = Options { rounds: 3, length, bytes: None, system: None };
     while let Some(name) = arguments.next() {
-        let value: u32 = arguments.next().and_then(|text| text.parse().ok()).context(USAGE)?;
+        let value = arguments.next().context(USAGE)?;
+        let number = || value.parse::<u32>().context(USAGE);
         match name.as_str() {
-            "--rounds" => options.rounds = value as usize,
-            "--seconds" => options.length = Duration::from_secs(value.into()),
+            "--rounds" => options.rounds = number()? as usize,
+            "--seconds" => options.length = Duration::from_secs(number()?.into()),
+            // The number and the count of the last message need 16 bytes.
+            "--bytes" => options.bytes = Some((number()? as usize).max(16)),
+            "--system" => options.system = Some(System::named(&value).context(USAGE)?),
             _ => bail!("{USAGE}"),
         }
     }

@@ -93,6 +93,11 @@ impl System {
     /// All of them, the reference first.
     pub(crate) const ALL: [Self; 2] = [Self::RawTls, Self::Peerkit];
 
+    /// The one of that name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.name() == name)
+    }
+
     /// The name, in tables and on command lines.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -114,8 +119,7 @@ impl Job {
     /// The job that a receiver was started for.
     pub(crate) fn from_words(mut words: impl Iterator<Item = String>) -> Result<Self> {
         let mut word = || words.next().context("a receiver is started by the program itself");
-        let system = word()?;
-        let system = System::ALL.into_iter().find(|known| known.name() == system);
+        let system = System::named(&word()?);
         let workload = match word()?.as_str() {
             "throughput" => Workload::Throughput,
             "latency" => Workload::Latency,

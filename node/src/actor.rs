@@ -91,7 +91,7 @@ impl Actor {
             let _ = reply.send(Err(Reason::Stopping));
         }
         for conn in inner.all_conns() {
-            self.announce_hangup(&conn, Reason::Stopping);
+            conn.leave(Reason::Stopping);
         }
         // The links have their own deadline; a little more lets them tell how they ended.
         inner.running.close();
@@ -302,7 +302,7 @@ impl Actor {
                     if let Ok(conn) = self.inner.conn(id)
                         && self.hung_up.insert(conn.serial)
                     {
-                        self.announce_hangup(&conn, reason);
+                        conn.leave(reason);
                     }
                 }
                 Output::Event(event) => self.inner.dispatch.notice(event),
@@ -316,21 +316,6 @@ impl Actor {
                 _ => {}
             }
         }
-    }
-
-    /// Tells the application, then closes the link.
-    fn announce_hangup(&self, conn: &Arc<Conn>, reason: Reason) {
-        use peerkit_proto::event::Direction;
-        // It is ending already: the other side's will, or announced before.
-        if conn.outbox.closed().is_some() {
-            return;
-        }
-        let peer = conn.peer.clone();
-        self.inner.dispatch.notice(match peer.direction() {
-            Direction::Outbound => Event::NodeDisconnectWithOutboundNode { peer },
-            Direction::Inbound => Event::NodeDisconnectWithInboundNode { peer },
-        });
-        conn.hang_up(reason);
     }
 
     fn answered(&mut self, answer: Answer) {

@@ -41,10 +41,40 @@ pub(crate) struct Conn {
     /// When something was last written, in microseconds from the node's origin.
     wrote: AtomicU64,
     pings: mpsc::Sender<oneshot::Sender<Duration>>,
+    leaving: Mutex<Leaving>,
     /// Wakes the reading task once the link is to be closed.
     closing: Notify,
     next_request: AtomicU64,
     requests: Mutex<BTreeMap<u64, oneshot::Sender<Result<Message, Refusal>>>>,
+}
+
+/// Whether this node wants the link to end.
+#[derive(Debug, Default)]
+enum Leaving {
+    #[default]
+    No,
+    /// For this reason; the link's task has yet to act on it.
+    Asked(Reason),
+    /// It has acted on it.
+    Taken,
+}
+
+impl Leaving {
+    fn ask(&mut self, reason: Reason) {
+        if matches!(self, Self::No) {
+            *self = Self::Asked(reason);
+        }
+    }
+
+    fn take(&mut self) -> Option<Reason> {
+        match std::mem::replace(self, Self::Taken) {
+            Self::Asked(reason) => Some(reason),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
 }
 
 /// The end of [`Conn::pings`] that the reading task holds.
@@ -70,11 +100,24 @@ impl Conn {
             rtt: AtomicU64::new(0),
             wrote: AtomicU64::new(0),
             pings,
+            leaving: Mutex::default(),
             closing: Notify::new(),
             next_request: AtomicU64::new(1),
             requests: Mutex::default(),
         };
         (conn, asked)
+    }
+
+    /// Has the link's task tell the application that the link is about to be closed, and close it.
+    /// The first reason counts.
+    pub(crate) fn leave(&self, reason: Reason) {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner).ask(reason);
+        self.closing.notify_one();
+    }
+
+    /// The reason that [`Conn::leave`] was given, once.
+    fn take_leaving(&self) -> Option<Reason> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Closes the link: what is queued goes out first, then a goodbye with `reason`.
@@ -92,6 +135,12 @@ impl Conn {
         if self.outbox.control(frame) == Err(crate::outbox::NotAccepted::Full) {
             self.hang_up(Reason::Slow);
         }
+    }
+
+    /// Answers a request with a refusal. It is small, and owed to somebody who waits, so it goes
+    /// with the control frames; neither side counts it as a message.
+    pub(crate) fn refuse(&self, id: u64, refusal: Refusal) {
+        self.control(&Frame::Reply { id, outcome: Err(refusal) });
     }
 
     /// The last round-trip time.

@@ -63,7 +63,7 @@ pub fn load_or_create(path: &Path) -> Result<Key, KeyError> {
 /// Makes a new key and saves it at `path`.
 ///
 /// # Errors
-/// As for [`save`], or where the system gives no random bytes.
+/// Where the file is there already or can't be written, or where the system gives no random bytes.
 pub fn create(path: &Path) -> Result<Key, KeyError> {
     let key = generate()?;
     save(path, &key)?;

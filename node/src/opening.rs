@@ -26,8 +26,8 @@ use crate::served::Running;
 use crate::stream::{Awaited, Stream, Streams};
 use crate::tls::{Purpose, Session};
 
-/// Addresses of one call-back that are dialled.
-const CALL_BACK_ADDRESSES: usize = 4;
+/// Addresses of one node that are dialled for a stream: whoever tells of more is not worth the wait.
+const DIALLED: usize = 4;
 
 /// The byte that answers a [`StreamOpen`].
 mod status {
@@ -101,7 +101,7 @@ impl Inner {
         let mut failures = Vec::new();
         for address in known.into_iter().chain(addresses.iter().cloned()) {
             let address = address.with_id(peer);
-            if tried.contains(&address) {
+            if tried.contains(&address) || tried.len() >= DIALLED {
                 continue;
             }
             tried.push(address.clone());
@@ -212,7 +212,7 @@ impl Inner {
         };
         let inner = self.clone();
         self.spawn(async move {
-            for address in addresses.iter().take(CALL_BACK_ADDRESSES) {
+            for address in addresses.iter().take(DIALLED) {
                 let dialled = dial::connect(&inner, address, Purpose::Stream).await;
                 let Ok(Secured { stream, session, .. }) = dialled else { continue };
                 let opened = inner.open_on(stream, session, "", Some(token)).await;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use peerkit_proto::codec::Writer;
-use peerkit_proto::frame::{self, Refusal};
+use peerkit_proto::frame;
 use peerkit_proto::message::{Compression, Kind, Message, Packed};
 
 use crate::outbox::Parcel;
@@ -82,22 +82,13 @@ impl Built {
         Self::with(frame::REQUEST, fields, packed)
     }
 
-    /// The frame of a reply.
-    pub(crate) fn reply(id: u64, outcome: Result<Packed, Refusal>) -> Self {
-        match outcome {
-            Ok(packed) => {
-                let fields = |out: &mut Vec<u8>| {
-                    out.put_u64(id);
-                    out.put_u8(0);
-                };
-                Self::with(frame::REPLY, fields, packed)
-            }
-            Err(refusal) => {
-                let mut head = Vec::new();
-                frame::Frame::Reply { id, outcome: Err(refusal) }.encode(&mut head);
-                Self { head, body: Bytes::new() }
-            }
-        }
+    /// The frame of a reply that has an answer.
+    pub(crate) fn reply(id: u64, packed: Packed) -> Self {
+        let fields = |out: &mut Vec<u8>| {
+            out.put_u64(id);
+            out.put_u8(0);
+        };
+        Self::with(frame::REPLY, fields, packed)
     }
 
     fn with(kind: u8, fields: impl FnOnce(&mut Vec<u8>), packed: Packed) -> Self {
@@ -218,10 +209,8 @@ mod tests {
         assert_eq!(read(&Built::message(packed("x")).parcel()), Frame::Message(packed("x")));
         let request = Frame::Request { id: 7, name: "sum".into(), body: packed("1 2") };
         assert_eq!(read(&Built::request(7, "sum", packed("1 2")).parcel()), request);
-        for outcome in [Ok(packed("3")), Err(Refusal::Busy)] {
-            let built = Built::reply(7, outcome.clone());
-            assert_eq!(read(&built.parcel()), Frame::Reply { id: 7, outcome });
-        }
+        let reply = Frame::Reply { id: 7, outcome: Ok(packed("3")) };
+        assert_eq!(read(&Built::reply(7, packed("3")).parcel()), reply);
     }
 
     #[test]

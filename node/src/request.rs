@@ -45,9 +45,14 @@ pub(crate) fn answer(
             Ok(message) => pack_reply(&inner_, message).await,
             Err(refusal) => Err(refusal),
         };
-        let reply = Built::reply(id, outcome);
-        // A link that has ended tells its other side itself.
-        let _ = conn.outbox.application(&reply.parcel()).await;
+        match outcome {
+            // A link that has ended tells its other side itself.
+            Ok(packed) => {
+                let reply = Built::reply(id, packed);
+                let _ = conn.outbox.application(&reply.parcel()).await;
+            }
+            Err(refusal) => conn.refuse(id, refusal),
+        }
     };
     inner.spawn(task).abort_handle()
 }

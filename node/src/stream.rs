@@ -72,6 +72,7 @@ pub(crate) struct Streams {
     awaited: Mutex<HashMap<[u8; 16], Awaited>>,
     open: Arc<Mutex<HashMap<NodeId, usize>>>,
     max_per_peer: usize,
+    max: usize,
     /// A permit for each stream that we open because others asked for it.
     pub(crate) call_backs: Arc<Semaphore>,
 }
@@ -107,6 +108,7 @@ impl Streams {
             awaited: Mutex::default(),
             open: Arc::default(),
             max_per_peer: config.max_streams_per_peer,
+            max: config.max_streams,
             call_backs: Arc::new(Semaphore::new(CALL_BACKS)),
         }
     }
@@ -114,11 +116,11 @@ impl Streams {
     /// A place for one more stream of `peer`, if it may have one.
     pub(crate) fn enter(&self, peer: NodeId) -> Option<Place> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(peer).or_default();
-        if *count >= self.max_per_peer {
+        let of_peer = open.get(&peer).copied().unwrap_or_default();
+        if of_peer >= self.max_per_peer || open.values().sum::<usize>() >= self.max {
             return None;
         }
-        *count += 1;
+        open.insert(peer, of_peer + 1);
         Some(Place { open: self.open.clone(), peer })
     }
 

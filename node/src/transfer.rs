@@ -88,7 +88,7 @@ pub enum FetchError {
         /// What is allowed.
         limit: u64,
     },
-    /// Nothing came for [`STALL`], or a piece took longer than [`PIECE_TIME`].
+    /// Nothing came for 30 s, or a piece took longer than 300 s.
     #[error("the source sends nothing, or too slowly")]
     Stalled,
     /// The connection to the source broke.
@@ -110,7 +110,7 @@ pub enum FetchError {
         /// What the system said.
         source: io::Error,
     },
-    /// [`Download::finish`] before all was there.
+    /// It was to be finished before all was there.
     #[error("the download is not done: run it with another source")]
     Unfinished,
     /// The runtime is being stopped.

@@ -175,7 +175,8 @@ async fn a_broadcast_that_a_relay_has_altered_is_not_delivered_and_ends_its_link
     let victim = Victim::new().await;
     let good = broadcast("title", "what was said").await;
     let other = key();
-    let alterations: [(&str, Box<dyn Fn(&mut Envelope)>); 9] = [
+    type Alteration = Box<dyn Fn(&mut Envelope)>;
+    let alterations: [(&str, Alteration); 9] = [
         ("the author", Box::new(move |e| e.author = other.id())),
         ("the run", Box::new(|e| e.epoch += 1)),
         ("the number", Box::new(|e| e.sequence += 1)),
@@ -191,7 +192,7 @@ async fn a_broadcast_that_a_relay_has_altered_is_not_delivered_and_ends_its_link
         let mut bad = good.clone();
         alter(&mut bad);
         relay.send(&Frame::Broadcast(bad)).await;
-        assert_eq!(relay.fault().await, "a broadcast with a wrong signature", "{what}");
+        assert_eq!(relay.fault().await, "a broadcast wrongly signed, or too large", "{what}");
         let parting = victim.parted(relay.id()).await;
         assert!(matches!(parting.reason, Reason::Fault(_)), "{what}: {parting}");
         assert!(heard(&victim).is_empty(), "{what}: delivered");
@@ -225,7 +226,7 @@ async fn a_broadcast_of_another_network_is_forged() {
     drop(relay);
     let mut relay = Attacker::link(victim.address()).await;
     relay.send(&frame).await;
-    assert_eq!(relay.fault().await, "a broadcast with a wrong signature");
+    assert_eq!(relay.fault().await, "a broadcast wrongly signed, or too large");
     drop(relay);
     victim.unharmed().await;
 }

@@ -14,6 +14,9 @@ pub const DEFAULT_PORT: u16 = 7117;
 /// Longest host name that DNS allows (RFC 1035, section 2.3.4).
 const MAX_HOST: usize = 253;
 
+/// Longest name of an interface behind a link-local IPv6 address (Linux: IFNAMSIZ).
+const MAX_ZONE: usize = 15;
+
 /// Longest printed address: scheme, identity, host, port.
 pub const MAX_ADDRESS: usize = 400;
 
@@ -139,8 +142,9 @@ fn split_port(text: &str) -> Result<(String, u16), ParseAddressError> {
     let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
         let (host, after) =
             bracketed.split_once(']').ok_or_else(|| ParseAddressError::Host(text.to_owned()))?;
-        let ip = host.split('%').next().unwrap_or_default();
-        if ip.parse::<Ipv6Addr>().is_err() {
+        let (ip, zone) = host.split_once('%').unwrap_or((host, "0"));
+        let is_zone = (1..=MAX_ZONE).contains(&zone.len()) && zone.bytes().all(is_host_byte);
+        if ip.parse::<Ipv6Addr>().is_err() || !is_zone {
             return Err(ParseAddressError::Host(host.to_owned()));
         }
         let port = after.strip_prefix(':');
@@ -232,6 +236,10 @@ mod tests {
         assert_eq!(parse("ho st:1"), Err(E::Host("ho st".into())));
         assert_eq!(parse("[::1]"), Err(E::NoPort("[::1]".into())));
         assert_eq!(parse("[nonsense]:1"), Err(E::Host("nonsense".into())));
+        let colour = "fe80::1%\u{1b}[31m";
+        assert_eq!(parse(&format!("[{colour}]:1")), Err(E::Host(colour.into())));
+        assert_eq!(parse("[fe80::1%a\n]:1"), Err(E::Host("fe80::1%a\n".into())));
+        assert_eq!(parse("[fe80::1%eth0]:1").unwrap().to_string(), "[fe80::1%eth0]:1");
     }
 
     proptest! {

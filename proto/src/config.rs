@@ -67,6 +67,8 @@ pub struct Config {
     pub max_requests_per_peer: usize,
     /// Streams of one peer open at once. 100: libp2p's and quinn's concurrent streams.
     pub max_streams_per_peer: usize,
+    /// Streams that others have open, over all. 512: four for each inbound link.
+    pub max_streams: usize,
     /// Events that one subscriber may leave unread; then it is told how many it missed. 4,096:
     /// libp2p's gossip queue holds 5,000.
     pub event_queue: usize,
@@ -106,6 +108,7 @@ impl Default for Config {
             request_timeout: Duration::from_secs(10),
             max_requests_per_peer: 100,
             max_streams_per_peer: 100,
+            max_streams: 512,
             event_queue: 4096,
             event_queue_bytes: 16 << 20,
             event_patience: Duration::from_secs(5),

@@ -277,16 +277,19 @@ impl Frames {
     /// Where a frame announces more than it may have: as soon as its header is there.
     pub fn split(buffer: &mut BytesMut, config: &Config) -> Result<Self, FrameError> {
         let mut end = 0;
-        while let Some((kind, len)) = header(buffer.get(end..).unwrap_or_default())? {
-            let limit = Frame::limit(kind, config);
-            if len > limit {
-                return Err(FrameError::TooLong { kind, len, limit });
-            }
-            match end.checked_add(HEADER + len) {
-                Some(next) if next <= buffer.len() => end = next,
-                _ => break,
-            }
+        while let Some(next) = whole(buffer, end, |kind| Frame::limit(kind, config))? {
+            end = next;
         }
+        Ok(Self { block: buffer.split_to(end).freeze() })
+    }
+
+    /// Takes the first frame off the front of `buffer` once it is there whole; of any kind it may
+    /// have no more than a control frame. For strangers, who have not said Hello.
+    ///
+    /// # Errors
+    /// As [`Frames::split`].
+    pub fn split_first(buffer: &mut BytesMut, config: &Config) -> Result<Self, FrameError> {
+        let end = whole(buffer, 0, |_| config.max_control)?.unwrap_or_default();
         Ok(Self { block: buffer.split_to(end).freeze() })
     }
 
@@ -325,6 +328,22 @@ impl Frames {
         let body = self.block.split_to(len.min(self.block.len()));
         Some(Frame::decode(kind, body).map_err(|error| FrameError::Body { kind, error }))
     }
+}
+
+/// Where the frame that begins at `at` ends, if it is there whole.
+fn whole(
+    buffer: &[u8],
+    at: usize,
+    limit: impl Fn(u8) -> usize,
+) -> Result<Option<usize>, FrameError> {
+    let Some((kind, len)) = header(buffer.get(at..).unwrap_or_default())? else {
+        return Ok(None);
+    };
+    let limit = limit(kind);
+    if len > limit {
+        return Err(FrameError::TooLong { kind, len, limit });
+    }
+    Ok(at.checked_add(HEADER + len).filter(|end| *end <= buffer.len()))
 }
 
 /// The kind and the body's length of the frame at the start of `bytes`, once they are there.

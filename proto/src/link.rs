@@ -11,7 +11,7 @@ use bytes::BytesMut;
 
 use crate::config::Config;
 use crate::event::Reason;
-use crate::frame::{Frame, Frames};
+use crate::frame::{Frame, FrameError, Frames};
 use crate::hello::{Hello, Proof};
 use crate::message::Packed;
 use crate::time::{Instant, earliest};
@@ -139,30 +139,16 @@ impl Link {
             buffer.clear();
             return;
         }
-        let mut frames = match Frames::split(buffer, &self.config) {
-            Ok(frames) => frames,
-            Err(fault) => return self.fail(Reason::Fault(fault.to_string())),
-        };
-        loop {
-            if matches!(self.stage, Stage::Open | Stage::Parting) {
-                let mut messages = Vec::new();
-                let taken = frames.take_messages(&mut messages);
-                if !messages.is_empty() {
-                    self.outbox.push_back(Output::Messages(messages));
-                }
-                if let Err(fault) = taken {
-                    return self.fail(Reason::Fault(fault.to_string()));
-                }
-            }
-            let Some(frame) = frames.next() else { return };
-            match frame {
-                Ok(frame) => self.on_frame(now, frame),
-                Err(fault) => self.fail(Reason::Fault(fault.to_string())),
-            }
-            if self.stage == Stage::Closed {
+        if self.stage == Stage::Greeting {
+            // A stranger gets no room but for its Hello.
+            let first = Frames::split_first(buffer, &self.config);
+            self.take_frames(now, first);
+            if matches!(self.stage, Stage::Greeting | Stage::Closed) {
                 return;
             }
         }
+        let frames = Frames::split(buffer, &self.config);
+        self.take_frames(now, frames);
     }
 
     /// The other side's Hello is admitted: the link is up.
@@ -292,6 +278,33 @@ impl Link {
                 let ping = (self.stage == Stage::Open).then(|| self.ping_at());
                 let dead = (!self.paused).then(|| self.dead_at());
                 earliest(self.tell_at, earliest(ping, dead))
+            }
+        }
+    }
+
+    fn take_frames(&mut self, now: Instant, frames: Result<Frames, FrameError>) {
+        let mut frames = match frames {
+            Ok(frames) => frames,
+            Err(fault) => return self.fail(Reason::Fault(fault.to_string())),
+        };
+        loop {
+            if matches!(self.stage, Stage::Open | Stage::Parting) {
+                let mut messages = Vec::new();
+                let taken = frames.take_messages(&mut messages);
+                if !messages.is_empty() {
+                    self.outbox.push_back(Output::Messages(messages));
+                }
+                if let Err(fault) = taken {
+                    return self.fail(Reason::Fault(fault.to_string()));
+                }
+            }
+            let Some(frame) = frames.next() else { return };
+            match frame {
+                Ok(frame) => self.on_frame(now, frame),
+                Err(fault) => self.fail(Reason::Fault(fault.to_string())),
+            }
+            if self.stage == Stage::Closed {
+                return;
             }
         }
     }

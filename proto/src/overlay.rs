@@ -310,7 +310,7 @@ impl Overlay {
                 Receipt::Seen => {}
                 // Honest nodes verify before they pass on, so whoever sent this is not one.
                 Receipt::Forged => {
-                    let reason = Reason::Fault("a broadcast with a wrong signature".into());
+                    let reason = Reason::Fault("a broadcast wrongly signed, or too large".into());
                     out.push_back(Output::Hangup(from, reason));
                 }
                 Receipt::New(broadcast) => {

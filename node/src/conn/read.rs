@@ -219,11 +219,15 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         )));
         self.asked.retain(|nonce, asked| self.link.awaits(*nonce) && !asked.is_closed());
         let due = peerkit_proto::time::earliest(self.link.poll_timeout(), self.close_at);
-        if self.buffer.capacity() < self.room {
+        if self.buffer.capacity() - self.buffer.len() < self.room / 2 {
             self.buffer.reserve(self.room);
         }
         tokio::select! {
             () = self.conn.closing.notified() => {
+                if let Some(reason) = self.conn.take_leaving() {
+                    self.tell_leaving().await;
+                    self.conn.hang_up(reason);
+                }
                 self.close();
                 Ok(false)
             }
@@ -334,13 +338,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             }
             Frame::Reply { id, outcome } => {
                 let outcome = match outcome {
-                    Ok(packed) => match self.unpack(packed).await {
-                        Some(message) => Ok(message),
-                        None => return,
-                    },
+                    Ok(packed) => {
+                        let Some(message) = self.unpack(packed).await else { return };
+                        self.received(1, message.body().len());
+                        Ok(message)
+                    }
                     Err(refusal) => Err(refusal),
                 };
-                self.received(1, 0);
                 self.conn.reply(id, outcome);
             }
             Frame::Cancel(id) => {
@@ -355,13 +359,17 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// Decompresses what is compressed; what can't be is the peer's fault.
     async fn unpack(&mut self, packed: Packed) -> Option<Message> {
+        let (len, limit) = (packed.payload.len(), self.inner.config.max_message);
         let unpacked = match packed.compression {
+            Compression::None if len > limit => {
+                Err(format!("a message of {len} bytes is over the limit of {limit}"))
+            }
             Compression::None => {
                 let body = packed.payload.clone();
                 packed.unpack(body).map_err(|fault| fault.to_string())
             }
             _ => {
-                let unpacking = compress::unpack_async(packed, self.inner.config.max_message);
+                let unpacking = compress::unpack_async(packed, limit);
                 unpacking.await.map_err(|fault| fault.to_string())
             }
         };
@@ -386,8 +394,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 return;
             }
         };
-        // Small, and owed to somebody who waits: it goes with the control frames.
-        self.conn.control(&Frame::Reply { id, outcome: Err(refusal) });
+        self.conn.refuse(id, refusal);
     }
 
     /// Hands a batch to the application and the overlay. While it waits for either the link's
@@ -400,6 +407,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             return;
         }
         self.link.pause();
+        let (mut leaving, mut told) = (false, false);
         {
             let (inner, conn) = (self.inner.clone(), self.conn.clone());
             let mut delivery = std::pin::pin!(async {
@@ -416,6 +424,15 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     biased;
                     () = &mut delivery => break,
                     () = inner.halt.cancelled() => break,
+                    () = self.conn.closing.notified(), if !leaving => {
+                        // The goodbye does not wait for the application; the event does.
+                        leaving = true;
+                        if let Some(reason) = self.conn.take_leaving() {
+                            self.conn.hang_up(reason);
+                        } else {
+                            told = true;
+                        }
+                    }
                     () = inner.sleep_until(due) => {
                         let wrote = self.conn.wrote.load(Ordering::Relaxed);
                         self.link.sent(Instant::from_origin(Duration::from_micros(wrote)));
@@ -434,6 +451,24 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let now = self.inner.now();
         self.link.resume(now);
         self.received(messages, bytes);
+        if leaving {
+            if !told {
+                self.tell_leaving().await;
+            }
+            // What it woke us for is still to be done.
+            self.conn.closing.notify_one();
+        }
+    }
+
+    /// Tells the application that this node is about to close the link.
+    async fn tell_leaving(&self) {
+        let peer = self.conn.peer.clone();
+        self.inner
+            .tell(match peer.direction() {
+                Direction::Outbound => Event::NodeDisconnectWithOutboundNode { peer },
+                Direction::Inbound => Event::NodeDisconnectWithInboundNode { peer },
+            })
+            .await;
     }
 
     fn received(&mut self, messages: u64, bytes: usize) {

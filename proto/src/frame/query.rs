@@ -17,8 +17,8 @@ pub const UNLIMITED: u8 = u8::MAX;
 pub const MAX_SEARCH: usize = 256;
 
 /// Neighbours of each side in one answer; a node that has more sends several. With the longest
-/// host names they fit a control frame.
-pub const MAX_NEIGHBOURS: usize = 100;
+/// host names, and as many addresses of its own as there may be, they fit a control frame.
+pub const MAX_NEIGHBOURS: usize = 90;
 
 /// Files in one answer; a node that has more to tell sends several.
 pub const MAX_FILES: usize = 100;

@@ -93,6 +93,27 @@ fn another_network_is_told_so_and_closed() {
 }
 
 #[test]
+fn a_stranger_gets_no_room_for_more_than_a_hello() {
+    let mut link = Link::new(at(0.0), Side::Acceptor, greeting("a"), &Config::default());
+    // The header of a message of 16 MiB, which a peer may send and a stranger may not.
+    link.receive(at(0.0), &mut BytesMut::from(&[2, 0, 0, 1, 0x10][..]));
+    let Some(Output::Closed(Reason::Fault(_))) = outputs(&mut link).pop() else { panic!("waits") };
+}
+
+#[test]
+fn what_follows_the_hello_in_one_piece_is_a_peers() {
+    let mut link = Link::new(at(0.0), Side::Dialler, greeting("d"), &Config::default());
+    outputs(&mut link);
+    let mut bytes = Vec::new();
+    Frame::Hello(hello("a")).encode(&mut bytes);
+    bytes.extend([2, 0, 0, 1, 0x10]);
+    let mut buffer = BytesMut::from(&bytes[..]);
+    link.receive(at(0.0), &mut buffer);
+    assert_eq!(outputs(&mut link), [Output::Greeted(hello("a"))]);
+    assert_eq!(buffer.len(), 5);
+}
+
+#[test]
 fn a_refused_dialler_learns_the_reason() {
     let mut link = Link::new(at(0.0), Side::Dialler, greeting("d"), &Config::default());
     outputs(&mut link);

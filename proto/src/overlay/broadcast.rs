@@ -35,7 +35,7 @@ pub(super) enum Receipt {
     New(Broadcast),
     /// Seen before.
     Seen,
-    /// Not signed by its author, or not what it says.
+    /// Not signed by its author, or not what may be sent.
     Forged,
 }
 
@@ -104,6 +104,9 @@ impl Broadcasts {
             return Receipt::Seen;
         }
         let body = envelope.content.payload.clone();
+        if body.len() > self.max_content {
+            return Receipt::Forged;
+        }
         let message = envelope.content.clone().unpack(body);
         let Ok(message) = message else { return Receipt::Forged };
         if !envelope.author.verify(&signed, &envelope.signature) {
@@ -205,6 +208,16 @@ pub(crate) mod tests {
         let len = limit + 1;
         assert_eq!(publish(0, len), Err(BroadcastError::TooLarge { len, limit }));
         assert_eq!(publish(257, 0), Err(BroadcastError::LongTitle(257)));
+    }
+
+    #[test]
+    fn one_that_is_too_large_is_not_passed_on() {
+        let mut config = Config::default();
+        config.max_broadcast *= 2;
+        let mut author = broadcasts(&config);
+        let content = vec![0; Config::default().max_broadcast + 1];
+        let (_, large) = author.publish(&key(), 5, String::new(), content.into()).unwrap();
+        assert_eq!(broadcasts(&Config::default()).receive(&large), Receipt::Forged);
     }
 
     #[test]

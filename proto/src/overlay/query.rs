@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::frame::Frame;
-use crate::frame::query::{Answer, Query, QueryDone, QueryId, UNLIMITED, What};
+use crate::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, What};
 use crate::id::NodeId;
 use crate::overlay::Output;
 use crate::time::{Instant, earliest};
@@ -26,8 +26,9 @@ pub(crate) mod tests;
 /// The part of the table that the queries of one link may fill: an eighth.
 const LINK_SHARE: usize = 8;
 
-/// Answers passed back for one query, over all: more than the nodes of any network that floods.
-const MAX_ANSWERS: u32 = 65_536;
+/// What is passed back for one query, over all: nodes, neighbours and files each count one. Room
+/// for 10,000 nodes of 25 links; at most some 70 MB for the node that asked.
+const MAX_ANSWERED: usize = 262_144;
 
 /// The queries that a node asked, passed on, or remembers.
 #[derive(Debug)]
@@ -54,7 +55,7 @@ struct Entry {
     /// Whether our own answer is still to come; the first branch waits for it.
     local: bool,
     branches: Vec<Branch>,
-    answers: u32,
+    answered: usize,
 }
 
 /// One passing-on of a query: done when all that it was passed to are.
@@ -98,7 +99,7 @@ impl Queries {
             deadline: now + timeout.min(self.ttl),
             local: false,
             branches: Vec::new(),
-            answers: 0,
+            answered: 0,
         };
         self.insert(now, id, entry);
         self.spread(now, id, None, depth, neighbours, out);
@@ -136,7 +137,7 @@ impl Queries {
                 deadline: now + ttl.min(self.ttl),
                 local: true,
                 branches: Vec::new(),
-                answers: 0,
+                answered: 0,
             };
             self.insert(now, id, entry);
             out.push_back(Output::Lookup { query: id, what });
@@ -165,11 +166,12 @@ impl Queries {
         if !entry.branches.iter().any(|branch| branch.waiting.contains(&from)) {
             return;
         }
-        if entry.answers >= MAX_ANSWERS {
+        let weight = weight(&answer.body);
+        if entry.answered.saturating_add(weight) > MAX_ANSWERED {
             entry.branches.iter_mut().for_each(|branch| branch.complete = false);
             return;
         }
-        entry.answers += 1;
+        entry.answered += weight;
         out.push_back(match entry.parent {
             Some(parent) => Output::Send(parent, Frame::Answer(answer)),
             None => Output::Answered { answer },
@@ -298,6 +300,14 @@ impl Queries {
         if entry.branches.is_empty() {
             self.deadlines.remove(&(entry.deadline, id));
         }
+    }
+}
+
+fn weight(body: &AnswerBody) -> usize {
+    match body {
+        AnswerBody::Neighbours(outbound, inbound) => 1 + outbound.len() + inbound.len(),
+        AnswerBody::Files(files) => 1 + files.len(),
+        AnswerBody::Here => 1,
     }
 }
 

@@ -3,7 +3,6 @@
 use super::*;
 use crate::event::Neighbour;
 use crate::files::{FileKind, FileName, SharedFile};
-use crate::frame::query::AnswerBody;
 use crate::id::Hash;
 
 fn node(n: u8) -> NodeId {
@@ -138,6 +137,25 @@ fn strangers_and_those_who_are_done_may_not_answer() {
     same(&outputs(&mut q, |q, out| q.receive_answer(node(5), answer(5), out)), &[]);
     outputs(&mut q, |q, out| q.receive_done(node(1), told(0, true), out));
     same(&outputs(&mut q, |q, out| q.receive_answer(node(1), answer(1), out)), &[]);
+}
+
+#[test]
+fn a_liar_can_not_answer_without_end() {
+    let mut q = new();
+    ask(&mut q, 1, &[1]);
+    let address: crate::address::Address = "127.0.0.1:1".parse().unwrap();
+    let neighbour = Neighbour { id: node(4), address };
+    let body = AnswerBody::Neighbours(vec![neighbour.clone(); 90], vec![neighbour; 90]);
+    let long = Answer { body, ..answer(1) };
+    let mut passed = 0;
+    for _ in 0..2 * MAX_ANSWERED / 181 {
+        let mut out = Out::new();
+        q.receive_answer(node(1), long.clone(), &mut out);
+        passed += out.len();
+    }
+    assert_eq!(passed, MAX_ANSWERED / 181);
+    let out = outputs(&mut q, |q, out| q.receive_done(node(1), told(0, true), out));
+    same(&out, &[ended(false)]);
 }
 
 #[test]
