@@ -129,10 +129,13 @@ impl Session {
             Command::Status => Outcome::Status { status: Box::new(node.status()) },
             Command::Network => {
                 let discovery = node.discover(WHOLE_NETWORK).await?;
+                let nodes = discovery.nodes;
+                // Every pair of nodes counts: in a large network that takes its time.
+                let measuring = tokio::task::spawn_blocking(move || Graph::new(&nodes).measure());
                 Outcome::Network {
                     network: NetworkView {
                         name: node.network().to_owned(),
-                        measures: Graph::new(&discovery.nodes).measure(),
+                        measures: measuring.await?,
                         complete: discovery.complete,
                         elapsed_ms: millis(discovery.elapsed),
                     },
