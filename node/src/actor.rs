@@ -187,7 +187,10 @@ impl Actor {
                     self.input(Input::Frame(conn.peer.id(), frame));
                 }
             }
-            FromLink::Down(conn, parting) => self.link_down(&conn, parting),
+            FromLink::Down(conn, parting, done) => {
+                self.link_down(&conn, parting);
+                let _ = done.send(());
+            }
             FromLink::Done(conn) => self.link_done(&conn),
         }
     }

@@ -110,13 +110,19 @@ async fn establish(inner: &Arc<Inner>, address: &Address) -> Result<Dialled, Err
     let Secured { mut stream, session, remote, local } =
         connect(inner, address, Purpose::Link).await?;
     let refused = |reason| Error::Refused { address: address.clone(), reason };
-    let (reply, allowed) = oneshot::channel();
-    let _ = inner.orders.send(Order::Greet { id: session.id, reply }).await;
-    match allowed.await {
-        Ok(Ok(())) => {}
-        Ok(Err(Reason::Duplicate)) => return linked(inner, session.id, refused).await,
-        Ok(Err(reason)) => return Err(refused(reason)),
-        Err(_) => return Err(Error::Stopped),
+    loop {
+        let (reply, allowed) = oneshot::channel();
+        let _ = inner.orders.send(Order::Greet { id: session.id, reply }).await;
+        match allowed.await {
+            Ok(Ok(())) => break,
+            Ok(Err(Reason::Duplicate)) => {
+                if let Some(peer) = present(inner, session.id, refused).await? {
+                    return Ok(Dialled::Linked(peer));
+                }
+            }
+            Ok(Err(reason)) => return Err(refused(reason)),
+            Err(_) => return Err(Error::Stopped),
+        }
     }
     let mut link = new_link(inner, Side::Dialler, &session, local);
     let mut buffer = BytesMut::new();
@@ -152,6 +158,29 @@ async fn establish(inner: &Arc<Inner>, address: &Address) -> Result<Dialled, Err
             Err(refused(reason))
         }
     }
+}
+
+/// The link that there is with `id`; none once it has ended, where it is just ending.
+async fn present(
+    inner: &Inner,
+    id: NodeId,
+    refused: impl Fn(Reason) -> Error,
+) -> Result<Option<Peer>, Error> {
+    let waiting = async {
+        loop {
+            let mut changed = std::pin::pin!(inner.conns_changed.notified());
+            changed.as_mut().enable();
+            match inner.conn(id) {
+                Ok(conn) if conn.outbox.closed().is_none() => return Some(conn.peer.clone()),
+                Ok(_) => changed.await,
+                Err(_) => return None,
+            }
+        }
+    };
+    // A link that is ending takes as long as it may flush, and another for its goodbye.
+    let timeout = inner.config.handshake_timeout + inner.config.flush_timeout;
+    let waited = tokio::time::timeout(timeout, waiting).await;
+    waited.map_err(|_| refused(Reason::Duplicate))
 }
 
 /// The link that there is, or will be in a moment, with `id`.

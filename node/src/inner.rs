@@ -15,7 +15,7 @@ use peerkit_proto::hello::{Hello, Proof, VERSION, prove};
 use peerkit_proto::id::{Key, NodeId};
 use peerkit_proto::message::{Message, Packed};
 use peerkit_proto::time::Instant;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -59,6 +59,8 @@ pub(crate) struct Inner {
     pub(crate) protocols: Table<ServedStream>,
     pub(crate) streams: Streams,
     pub(crate) store: Store,
+    /// Peers that are being written to the store; who reads it waits for them.
+    pub(crate) remembering: watch::Sender<usize>,
     pub(crate) shares: Shares,
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) links: mpsc::Sender<FromLink>,
@@ -113,6 +115,7 @@ impl Inner {
             protocols: Table::default(),
             shares: Shares::new(parts.store.clone()),
             store: parts.store,
+            remembering: watch::Sender::new(0),
             orders: parts.orders,
             links: parts.links,
             tracker: TaskTracker::new(),
@@ -160,8 +163,11 @@ impl Inner {
         let _ = self.links.send(told).await;
     }
 
+    /// Returns once the link is off the list.
     pub(crate) async fn link_down(&self, conn: &Arc<Conn>, parting: Parting) {
-        self.tell_actor(FromLink::Down(conn.clone(), parting)).await;
+        let (done, wait) = oneshot::channel();
+        self.tell_actor(FromLink::Down(conn.clone(), parting, done)).await;
+        let _ = wait.await;
     }
 
     pub(crate) async fn link_done(&self, conn: &Arc<Conn>) {

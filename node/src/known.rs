@@ -34,10 +34,13 @@ pub(crate) fn remember(inner: &Arc<Inner>, peer: &Peer, address: Option<Address>
         reconnect: false,
     };
     let (id, store) = (peer.id(), inner.store.clone());
+    let remembering = inner.remembering.clone();
+    remembering.send_modify(|peers| *peers += 1);
     inner.tracker.spawn_blocking(move || {
         if let Err(error) = store.save_peers(&[(id, known)]) {
             tracing::warn!(%error, "can't remember a peer");
         }
+        remembering.send_modify(|peers| *peers -= 1);
     });
 }
 
@@ -58,6 +61,8 @@ pub(crate) fn shared(inner: &Inner, hash: Hash) -> Vec<SharedFile> {
 impl Inner {
     /// The peers that this node has met, and when; those seen last come first.
     pub(crate) async fn known_peers(&self) -> Result<Vec<(NodeId, KnownPeer)>, Error> {
+        // Those met by now are among them. The sender is ours, so it is not gone.
+        let _ = self.remembering.subscribe().wait_for(|peers| *peers == 0).await;
         let store = self.store.clone();
         let mut peers = blocking(move || Ok(store.peers()?)).await?;
         peers.sort_by_key(|(_, known)| std::cmp::Reverse(known.last_seen));

@@ -74,8 +74,8 @@ pub(crate) struct Asked {
 pub(crate) enum FromLink {
     /// Frames for the overlay.
     Frames(Arc<Conn>, Vec<Frame>),
-    /// The link has ended.
-    Down(Arc<Conn>, Parting),
+    /// The link has ended; told once it is off the list.
+    Down(Arc<Conn>, Parting, oneshot::Sender<()>),
     /// The application has heard of its end.
     Done(Arc<Conn>),
 }

@@ -442,3 +442,17 @@ async fn a_peer_that_falls_silent_is_found_dead_by_both() {
     assert!(started.elapsed() < dead_after + Duration::from_secs(3), "{:?}", started.elapsed());
     shutdown([&a, &b]).await;
 }
+
+#[tokio::test]
+async fn who_connects_while_the_old_link_ends_gets_a_new_one() {
+    let (a, b) = (node("a").await, node("b").await);
+    for _ in 0..20 {
+        let old = a.connect(at(&b)).await.unwrap();
+        a.disconnect(old.id()).await.unwrap();
+        let new = a.connect(at(&b)).await.unwrap();
+        assert_eq!(new.id(), b.id());
+        // It is a link that works, not the one that was ending.
+        a.send(b.id(), "still there").await.unwrap();
+        a.ping(b.id()).await.unwrap();
+    }
+}

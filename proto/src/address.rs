@@ -23,7 +23,7 @@ pub const MAX_ADDRESS: usize = 400;
 /// An address to dial: a host and port, the transport, and who is expected to answer.
 ///
 /// `[::1]:7117` and `[fe80::1%eth0]:7117` are IPv6; the brackets are needed.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
     /// The transport.
     pub scheme: Scheme,
@@ -178,6 +178,12 @@ impl fmt::Display for Address {
             Some(id) => write!(f, "{id}@{}", self.host_port()),
             None => f.write_str(&self.host_port()),
         }
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Address({self})")
     }
 }
 

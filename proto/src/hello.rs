@@ -207,7 +207,7 @@ fn check_membership(
         return Err(Reason::OtherNetwork);
     }
     match (proof, expected) {
-        (_, None) => Ok(()),
+        (None, None) => Ok(()),
         // Hashes of this type compare in constant time.
         (Some(proof), Some(expected))
             if blake3::Hash::from_bytes(*proof) == blake3::Hash::from_bytes(*expected) =>
@@ -317,8 +317,8 @@ mod tests {
         assert_eq!(plain.check("peerkit", Some(&[9; 32])), Err(Reason::WrongSecret));
         assert_eq!(hello().check("peerkit", Some(&[9; 32])), Ok(()));
         assert_eq!(hello().check("peerkit", Some(&[8; 32])), Err(Reason::WrongSecret));
-        // A node of the open network ignores a proof that it can't check.
-        assert_eq!(hello().check("peerkit", None), Ok(()));
+        // A node with a secret would refuse us: told at once, it is no link that comes and goes.
+        assert_eq!(hello().check("peerkit", None), Err(Reason::WrongSecret));
         let later = Hello { version_min: 2, version_max: 3, ..hello() };
         assert_eq!(later.check("peerkit", None), Err(Reason::Version));
     }
