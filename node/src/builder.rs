@@ -100,6 +100,9 @@ impl Builder {
     }
 
     /// The application: gets every event, one at a time.
+    ///
+    /// It runs on the runtime's own threads: one that blocks holds up the other links' events and
+    /// whatever else waits for that thread, so long work belongs in a task or thread of its own.
     pub fn handler(mut self, handler: impl Handler + 'static) -> Self {
         self.handler = Some(Box::new(handler));
         self

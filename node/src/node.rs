@@ -235,6 +235,9 @@ impl Node {
 
     /// Answers requests named `name` with `handler` from now on. What it returns as an error is
     /// told to the one who asked; a panic is too.
+    ///
+    /// A handler that holds this node's own handle keeps the node alive: such a node stops by
+    /// [`Node::shutdown`] only, and not when the other handles are dropped.
     pub fn serve<F, A, E>(&self, name: &str, handler: F)
     where
         F: Fn(Peer, Message) -> A + Send + Sync + 'static,

@@ -90,7 +90,7 @@ impl Message {
         self.kind
     }
 
-    /// How it travels, or has travelled.
+    /// How it is to travel, or has travelled: what would not have shrunk comes uncompressed.
     #[must_use]
     pub fn compression(&self) -> Compression {
         self.compression
