@@ -28,7 +28,7 @@ pub(crate) async fn send(to: SocketAddr, size: usize, length: Duration) -> Resul
 }
 
 /// Receives until the last message.
-pub(crate) async fn receive(listening: impl Fn(SocketAddr)) -> Result<Arrived> {
+pub(crate) async fn receive(listening: impl Fn(SocketAddr) + Send) -> Result<Arrived> {
     let (done, arrived) = oneshot::channel();
     let receiver = Receiver { arrivals: Arrivals::default(), done: Some(done) };
     let node = Node::builder().listen("127.0.0.1:0").handler(receiver).spawn().await?;
@@ -87,7 +87,7 @@ impl Handler for Pinger {
 }
 
 /// Sends everything back until the other side leaves.
-pub(crate) async fn echo(listening: impl Fn(SocketAddr)) -> Result<()> {
+pub(crate) async fn echo(listening: impl Fn(SocketAddr) + Send) -> Result<()> {
     let (done, left) = oneshot::channel();
     let node = Node::builder().listen("127.0.0.1:0").handler(Echo(Some(done))).spawn().await?;
     node.listening().into_iter().for_each(listening);

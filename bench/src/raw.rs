@@ -46,7 +46,7 @@ pub(crate) async fn send(to: SocketAddr, size: usize, length: Duration) -> Resul
 }
 
 /// Receives until the last message.
-pub(crate) async fn receive(listening: impl Fn(SocketAddr)) -> Result<Arrived> {
+pub(crate) async fn receive(listening: impl Fn(SocketAddr) + Send) -> Result<Arrived> {
     let mut stream = accept(listening).await?;
     let mut buffer = BytesMut::with_capacity(READ);
     let mut arrivals = Arrivals::default();
@@ -86,7 +86,7 @@ pub(crate) async fn ping(to: SocketAddr, size: usize, length: Duration) -> Resul
 }
 
 /// Sends everything back until the other side leaves.
-pub(crate) async fn echo(listening: impl Fn(SocketAddr)) -> Result<()> {
+pub(crate) async fn echo(listening: impl Fn(SocketAddr) + Send) -> Result<()> {
     let mut stream = accept(listening).await?;
     let mut buffer = BytesMut::with_capacity(READ);
     let mut out = Vec::new();
@@ -131,7 +131,7 @@ async fn connect(to: SocketAddr) -> Result<Stream> {
     Ok(stream.into())
 }
 
-async fn accept(listening: impl Fn(SocketAddr)) -> Result<Stream> {
+async fn accept(listening: impl Fn(SocketAddr) + Send) -> Result<Stream> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     listening(listener.local_addr()?);
     let (tcp, _) = listener.accept().await?;
