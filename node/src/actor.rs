@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::{Event, Parting, Peer, Reason};
-use peerkit_proto::frame::query::{Answer, QueryId, What};
+use peerkit_proto::frame::Frame;
+use peerkit_proto::frame::query::{Answer, Query, QueryDone, QueryId, What};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::overlay::admission::Admission;
 use peerkit_proto::overlay::{Command, Input, Output, Overlay};
@@ -35,6 +36,9 @@ pub(crate) struct Actor {
     successors: BTreeMap<NodeId, Successor>,
     /// Links that are being hung up on, by serial: what still comes from there is void.
     hung_up: BTreeSet<u64>,
+    /// Neighbours that a query was not passed on to, because their lanes are crowded: it counts as
+    /// if they had said that they are done with it, but not complete.
+    passed_over: Vec<(NodeId, QueryDone)>,
     stopping: bool,
 }
 
@@ -55,6 +59,7 @@ impl Actor {
             asked: HashMap::new(),
             successors: BTreeMap::new(),
             hung_up: BTreeSet::new(),
+            passed_over: Vec::new(),
             stopping: false,
         }
     }
@@ -286,6 +291,10 @@ impl Actor {
     fn input(&mut self, input: Input) {
         self.overlay.handle(self.inner.now(), input);
         self.drain();
+        while let Some((id, done)) = self.passed_over.pop() {
+            self.overlay.handle(self.inner.now(), Input::Frame(id, Frame::QueryDone(done)));
+            self.drain();
+        }
     }
 
     /// Carries out all that the overlay has put out.
@@ -293,8 +302,14 @@ impl Actor {
         while let Some(output) = self.overlay.poll() {
             match output {
                 Output::Send(to, frame) => {
-                    if let Ok(conn) = self.inner.conn(to) {
-                        conn.control(&frame);
+                    let Ok(conn) = self.inner.conn(to) else { continue };
+                    match &frame {
+                        // Else whoever floods us with queries would have us hang up on others.
+                        Frame::Query(Query { id, depth, .. }) if conn.outbox.is_crowded() => {
+                            let done = QueryDone { id: *id, depth: *depth, complete: false };
+                            self.passed_over.push((to, done));
+                        }
+                        _ => conn.control(&frame),
                     }
                 }
                 Output::Dial { address } => {

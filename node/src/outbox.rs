@@ -224,6 +224,11 @@ impl Outbox {
         self.wake_all(lanes);
     }
 
+    /// Whether the first lane is more than half full: what need not go out should not.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.lock().control.len() > self.max_control / 2
+    }
+
     /// Why nothing more is accepted, once that is so.
     pub(crate) fn closed(&self) -> Option<Reason> {
         self.lock().closing.as_ref().map(|closing| closing.reason.clone())

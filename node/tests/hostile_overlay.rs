@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use peerkit::{Event, Kind, Message, Node, NodeId, Reason};
+use peerkit::{Address, Event, Kind, Message, Node, NodeId, Reason};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::envelope::Envelope;
 use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, What};
@@ -51,6 +51,32 @@ async fn a_flood_of_queries_fills_its_share_of_the_table_and_no_more() {
     assert_eq!((answers.len(), taken), (70_000, 65_536 / 8));
     victim.talks().await;
     drop(attacker);
+    victim.unharmed().await;
+}
+
+/// A flood that is passed on does not cost a neighbour, who reads slowly, its link.
+#[tokio::test]
+async fn a_flood_of_queries_does_not_have_others_hung_up_on() {
+    let victim = Victim::new().await;
+    let mut attacker = Attacker::link(victim.address()).await;
+    let other = Attacker::link(victim.address()).await;
+    let far: Address = format!("{}:1", "a".repeat(250)).parse().unwrap();
+    let target = NodeId::from_bytes([1; 32]);
+    let what = What::CallBack { target, token: [1; 16], addresses: vec![far; 32] };
+    for n in 0..8000 {
+        attacker.send_raw(&encoded(&Frame::Query(query(n, 1, what.clone())))).await;
+    }
+    // One that was seen is answered at once, after all before it.
+    let last = query(7999, 0, what);
+    attacker.send_raw(&encoded(&Frame::Query(last.clone()))).await;
+    loop {
+        let Some(frame) = attacker.content().await else { panic!("the attacker was hung up on") };
+        if matches!(frame, Frame::QueryDone(done) if done.id == last.id && done.depth == 0) {
+            break;
+        }
+    }
+    assert!(victim.node.peer(other.id()).is_some(), "the other one has lost its link");
+    drop((attacker, other));
     victim.unharmed().await;
 }
 
