@@ -328,7 +328,7 @@ impl Actor {
                 Output::Answered { answer } => self.answered(answer),
                 Output::Ended { query, complete } => {
                     if let Some(asked) = self.asked.remove(&query) {
-                        let _ = asked.ended.send(complete);
+                        let _ = asked.ended.send(complete && !asked.lost);
                     }
                 }
                 _ => {}
@@ -337,10 +337,8 @@ impl Actor {
     }
 
     fn answered(&mut self, answer: Answer) {
-        if let Some(asked) = self.asked.get(&answer.id)
-            && asked.answers.try_send(answer).is_err()
-        {
-            tracing::debug!("nobody takes the answers to a query any more");
+        if let Some(asked) = self.asked.get_mut(&answer.id) {
+            asked.lost |= asked.answers.try_send(answer).is_err();
         }
     }
 

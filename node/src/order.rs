@@ -67,6 +67,8 @@ pub(crate) enum Order {
 pub(crate) struct Asked {
     pub(crate) answers: mpsc::Sender<Answer>,
     pub(crate) ended: oneshot::Sender<bool>,
+    /// An answer found no room: then not all have come, whatever the network says.
+    pub(crate) lost: bool,
 }
 
 /// What links tell the actor.

@@ -73,7 +73,7 @@ impl Inner {
     ) -> Result<Asking, Error> {
         let (answers, receiver) = mpsc::channel(ANSWERS);
         let (ended, end) = oneshot::channel();
-        let asked = Asked { answers, ended };
+        let asked = Asked { answers, ended, lost: false };
         let order = Order::Ask { what, depth, timeout, asked };
         self.orders.send(order).await.map_err(|_| Error::Stopped)?;
         Ok(Asking { answers: receiver, ended: end })
