@@ -16,6 +16,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::counters::Meter;
 use crate::outbox::Outbox;
 
+mod alarm;
+mod fill;
 mod read;
 mod write;
 

@@ -22,6 +22,7 @@ use crate::conn::{self, Conn, Established};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::order::Order;
+use crate::socket::Socket;
 use crate::tls::{Purpose, Session, server_name};
 
 /// The wait before the next of several addresses is tried beside those that have not answered:
@@ -30,7 +31,7 @@ const STAGGER: Duration = Duration::from_millis(250);
 
 /// A secured connection that has said nothing yet.
 pub(crate) struct Secured {
-    pub(crate) stream: TlsStream<TcpStream>,
+    pub(crate) stream: TlsStream<Socket>,
     pub(crate) session: Session,
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
@@ -54,7 +55,7 @@ pub(crate) async fn connect(
         (Err(error), _) | (_, Err(error)) => return Err(failed(error.to_string())),
     };
     let connector = TlsConnector::from(inner.tls.client(purpose));
-    let handshake = connector.connect(server_name(), tcp);
+    let handshake = connector.connect(server_name(), Socket::new(tcp));
     let timeout = inner.config.handshake_timeout;
     let stream = match tokio::time::timeout(timeout, handshake).await {
         Ok(Ok(stream)) => TlsStream::from(stream),
@@ -101,7 +102,7 @@ pub(crate) async fn link(
 
 enum Dialled {
     /// A link was made.
-    New(Box<Established<TlsStream<TcpStream>>>),
+    New(Box<Established<TlsStream<Socket>>>),
     /// There is a link with that node already.
     Linked(Peer),
 }
@@ -215,7 +216,7 @@ pub(crate) fn new_link(inner: &Inner, side: Side, session: &Session, local: Sock
 /// Says and hears Hello, up to where the other side's has to be admitted.
 pub(crate) async fn greet(
     link: &mut Link,
-    stream: &mut TlsStream<TcpStream>,
+    stream: &mut TlsStream<Socket>,
     buffer: &mut BytesMut,
     inner: &Inner,
 ) -> Result<Hello, Reason> {
@@ -249,7 +250,7 @@ pub(crate) async fn greet(
 }
 
 /// Writes what the link has to say, and closes.
-pub(crate) async fn say(link: &mut Link, stream: &mut TlsStream<TcpStream>) -> std::io::Result<()> {
+pub(crate) async fn say(link: &mut Link, stream: &mut TlsStream<Socket>) -> std::io::Result<()> {
     let mut out = Vec::new();
     while let Some(output) = link.poll() {
         if let Output::Send(frame) = output {

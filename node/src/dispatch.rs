@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use peerkit_proto::config::Config;
-use peerkit_proto::event::Event;
+use peerkit_proto::event::{Event, Peer};
 use peerkit_proto::handler::{Action, Context, Handler, World};
+use peerkit_proto::message::Message;
 use tokio::sync::{Mutex, mpsc};
 
 use crate::events::{Events, Queue};
@@ -72,27 +73,33 @@ impl Dispatch {
 
     /// Delivers one event, after those before it.
     pub(crate) async fn event(&self, node: &dyn Act, event: Event) {
-        self.events(node, &mut vec![event]).await;
+        let queues = self.queues();
+        if let Some(handler) = &self.handler {
+            let copy = (!queues.is_empty()).then(|| event.clone());
+            self.handle(handler.lock().await.as_mut(), node, std::iter::once(event));
+            let Some(copy) = copy else { return };
+            queues.iter().for_each(|queue| queue.push(copy.clone()));
+        } else {
+            queues.iter().for_each(|queue| queue.push(event.clone()));
+        }
     }
 
-    /// Delivers `events` in order and leaves the vector empty.
-    pub(crate) async fn events(&self, node: &dyn Act, events: &mut Vec<Event>) {
+    /// Delivers messages of `peer` in order, and leaves the vector empty. Waits for handler and
+    /// subscribers.
+    pub(crate) async fn messages(&self, node: &dyn Act, peer: &Peer, messages: &mut Vec<Message>) {
+        let event = |message| Event::NodeMessage { peer: peer.clone(), message };
         let queues = self.queues();
         if let Some(handler) = &self.handler {
             let mut handler = handler.lock().await;
-            let copies = (!queues.is_empty()).then(|| events.clone());
-            self.handle(handler.as_mut(), node, events);
-            drop(handler);
-            *events = copies.unwrap_or_default();
+            if queues.is_empty() {
+                return self.handle(handler.as_mut(), node, messages.drain(..).map(event));
+            }
+            self.handle(handler.as_mut(), node, messages.iter().cloned().map(event));
         }
-        for (n, queue) in queues.iter().enumerate() {
-            let mut copy = match n + 1 == queues.len() {
-                true => std::mem::take(events),
-                false => events.clone(),
-            };
-            push(queue, &mut copy).await;
+        for queue in &queues {
+            queue.push_messages(messages.iter().cloned().map(event)).await;
         }
-        events.clear();
+        messages.clear();
     }
 
     /// Waits until all notices so far have been delivered.
@@ -123,9 +130,14 @@ impl Dispatch {
     }
 
     /// Runs the handler over `events`. A panic costs the event that it happened in, and is told.
-    fn handle(&self, handler: &mut dyn Handler, node: &dyn Act, events: &mut Vec<Event>) {
+    fn handle(
+        &self,
+        handler: &mut dyn Handler,
+        node: &dyn Act,
+        events: impl Iterator<Item = Event>,
+    ) {
         let mut actions = Vec::new();
-        for event in events.drain(..) {
+        for event in events {
             let name = event.name();
             let mut cx = Context::new(node, &mut actions);
             let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&mut cx, event)));
@@ -147,15 +159,6 @@ struct Ended;
 impl Handler for Ended {}
 
 const PANICKED: &str = "node_handler_panicked";
-
-async fn push(queue: &Queue, events: &mut Vec<Event>) {
-    let messages = events.iter().all(|event| matches!(event, Event::NodeMessage { .. }));
-    if messages {
-        queue.push_messages(events).await;
-    } else {
-        events.drain(..).for_each(|event| queue.push(event));
-    }
-}
 
 /// Delivers what [`Dispatch::notice`] was given, until the channel closes.
 pub(crate) async fn deliver_notices(

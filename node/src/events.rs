@@ -120,8 +120,8 @@ impl Queue {
     }
 
     /// Adds messages, and waits for room where there is none, but not longer than the patience.
-    pub(crate) async fn push_messages(&self, messages: &mut Vec<Event>) {
-        let mut messages = messages.drain(..).peekable();
+    pub(crate) async fn push_messages(&self, messages: impl Iterator<Item = Event>) {
+        let mut messages = messages.peekable();
         loop {
             let mut room = std::pin::pin!(self.room.notified());
             room.as_mut().enable();
@@ -247,7 +247,7 @@ mod tests {
     async fn a_slow_reader_is_waited_for_then_told_what_it_missed() {
         let queue = queue(2);
         let mut events = queue.claim();
-        queue.push_messages(&mut (0..5).map(message).collect()).await;
+        queue.push_messages((0..5).map(message)).await;
         let mut read = Vec::new();
         while let Some(event) = events.try_next() {
             read.push(text(event));
@@ -261,7 +261,7 @@ mod tests {
         let mut events = queue.claim();
         let writer = tokio::spawn({
             let queue = queue.clone();
-            async move { queue.push_messages(&mut (0..100).map(message).collect()).await }
+            async move { queue.push_messages((0..100).map(message)).await }
         });
         for n in 0..100 {
             assert_eq!(text(events.next().await.unwrap()), n.to_string());
@@ -274,12 +274,12 @@ mod tests {
     #[tokio::test]
     async fn what_nobody_claimed_or_wants_waits_for_nothing() {
         let unclaimed = queue(2);
-        unclaimed.push_messages(&mut (0..5).map(message).collect()).await;
+        unclaimed.push_messages((0..5).map(message)).await;
         let mut events = unclaimed.claim();
         assert_eq!(text(events.next().await.unwrap()), "0");
         drop(events);
         assert!(unclaimed.is_gone());
-        unclaimed.push_messages(&mut (0..5).map(message).collect()).await;
+        unclaimed.push_messages((0..5).map(message)).await;
         assert!(unclaimed.lock().events.is_empty());
     }
 

@@ -140,13 +140,15 @@ impl Inner {
     /// Sleeps until `at`; for ever where there is none.
     pub(crate) async fn sleep_until(&self, at: Option<Instant>) {
         match at {
-            Some(at) => {
-                let at = self.origin.checked_add(at.since_origin());
-                let far = || self.origin + Duration::from_secs(1 << 31);
-                tokio::time::sleep_until(at.unwrap_or_else(far).into()).await;
-            }
+            Some(at) => tokio::time::sleep_until(self.clock(at)).await,
             None => std::future::pending().await,
         }
+    }
+
+    /// The moment `at` by the runtime's clock.
+    pub(crate) fn clock(&self, at: Instant) -> tokio::time::Instant {
+        let at = self.origin.checked_add(at.since_origin());
+        at.unwrap_or_else(|| self.origin + Duration::from_secs(1 << 31)).into()
     }
 
     pub(crate) fn next_serial(&self) -> u64 {

@@ -48,6 +48,7 @@ mod outgoing;
 mod request;
 mod served;
 mod shares;
+mod socket;
 mod stamp;
 mod status;
 mod store;

@@ -20,6 +20,7 @@ use crate::conn::{self, Established};
 use crate::dial::{self, Entry};
 use crate::error::Error;
 use crate::inner::Inner;
+use crate::socket::Socket;
 use crate::tls::{Purpose, Session};
 
 /// The wait after the system had no descriptor for another connection.
@@ -152,7 +153,7 @@ async fn welcome(inner: Arc<Inner>, tcp: TcpStream, remote: SocketAddr, place: P
 
 /// A connection that has said Hello.
 struct Greeted {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Socket>,
     session: Session,
     local: SocketAddr,
     link: Link,
@@ -171,7 +172,7 @@ async fn enter(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Entered, String> {
     let local = tcp.local_addr().map_err(|error| error.to_string())?;
     let _ = tcp.set_nodelay(true);
     let acceptor = TlsAcceptor::from(inner.tls.server.clone());
-    let stream = acceptor.accept(tcp).await.map_err(|error| error.to_string())?;
+    let stream = acceptor.accept(Socket::new(tcp)).await.map_err(|error| error.to_string())?;
     let mut stream = TlsStream::from(stream);
     let session = Session::of(&stream).ok_or("it does not speak peerkit's protocol")?;
     if session.purpose == Purpose::Stream {

@@ -14,7 +14,6 @@ use peerkit_proto::frame::query::What;
 use peerkit_proto::hello::{MAX_PROTOCOL, StreamOpen};
 use peerkit_proto::id::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsStream;
 
@@ -23,6 +22,7 @@ use crate::dial::{self, Secured};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::served::Running;
+use crate::socket::Socket;
 use crate::stream::{Awaited, Stream, Streams};
 use crate::tls::{Purpose, Session};
 
@@ -46,7 +46,7 @@ impl Inner {
     /// Why it was refused, in words.
     pub(crate) async fn accept_stream(
         &self,
-        mut tls: TlsStream<TcpStream>,
+        mut tls: TlsStream<Socket>,
         session: Session,
     ) -> Result<Running, String> {
         let open = read_open(&mut tls).await?;
@@ -129,7 +129,7 @@ impl Inner {
     /// Says on a secured connection what is to be spoken, and waits for the answer.
     async fn open_on(
         &self,
-        mut tls: TlsStream<TcpStream>,
+        mut tls: TlsStream<Socket>,
         session: Session,
         protocol: &str,
         token: Option<[u8; 16]>,
@@ -244,7 +244,7 @@ impl Drop for Forget<'_> {
     }
 }
 
-async fn read_open(tls: &mut TlsStream<TcpStream>) -> Result<StreamOpen, String> {
+async fn read_open(tls: &mut TlsStream<Socket>) -> Result<StreamOpen, String> {
     let broken = |error: io::Error| error.to_string();
     let len = tls.read_u32_le().await.map_err(broken)? as usize;
     if len > StreamOpen::MAX {
@@ -255,7 +255,7 @@ async fn read_open(tls: &mut TlsStream<TcpStream>) -> Result<StreamOpen, String>
     StreamOpen::decode(Bytes::from(body)).map_err(|error| error.to_string())
 }
 
-async fn answer(tls: &mut TlsStream<TcpStream>, status: u8) -> Result<(), String> {
+async fn answer(tls: &mut TlsStream<Socket>, status: u8) -> Result<(), String> {
     let broken = |error: io::Error| error.to_string();
     tls.write_all(&[status]).await.map_err(broken)?;
     tls.flush().await.map_err(broken)?;

@@ -14,9 +14,17 @@ use peerkit_proto::event::Reason;
 use peerkit_proto::frame::Frame;
 use tokio::sync::Notify;
 
-/// A block is written at once, and grows no further: so much, and one frame, a control frame may
-/// have to wait for. Four TLS records.
+mod parcel;
+mod taken;
+
+pub(crate) use parcel::Parcel;
+pub(crate) use taken::{Taken, Takings};
+
+/// A block grows no further, but for one larger frame: four full TLS records (RFC 8446, 5.1).
 const BLOCK: usize = 64 << 10;
+
+/// Blocks are written together until they have so much: what a control frame may have to wait for.
+const WRITE: usize = 64 << 10;
 
 /// Contents from this size on are shared with the sender in place of being copied.
 const SHARE: usize = 16 << 10;
@@ -24,6 +32,9 @@ const SHARE: usize = 16 << 10;
 /// Senders that wait do so from here on, though the lane has room for those who don't: what is
 /// written soon stays in the processor's cache until then.
 const AHEAD: usize = 512 << 10;
+
+/// Blocks' memory that is kept for the next ones while the link is busy.
+const SPARE: usize = AHEAD / BLOCK;
 
 /// The lanes of one link.
 #[derive(Debug)]
@@ -40,8 +51,12 @@ pub(crate) struct Outbox {
 #[derive(Debug, Default)]
 struct Lanes {
     control: Vec<u8>,
-    application: VecDeque<Block>,
-    /// Bytes in `application`.
+    /// Blocks that are done, then the one that frames are added to.
+    done: VecDeque<Block>,
+    open: Block,
+    /// Memory of blocks that were written.
+    spare: Vec<Vec<u8>>,
+    /// Bytes in `done` and `open`.
     queued: usize,
     /// Application bytes that the writer has taken and not written yet.
     writing: usize,
@@ -85,37 +100,9 @@ pub(crate) enum NotAccepted {
     Closed(Reason),
 }
 
-/// What the writer is to do next.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Taken {
-    /// Write the buffer, then the rest of its last frame if there is one.
-    Write {
-        /// Application messages in it.
-        messages: u64,
-        /// What comes behind the buffer.
-        tail: Option<Bytes>,
-    },
-    /// Nothing to write now.
-    Empty,
-    /// Nothing but the goodbye, which waits for [`Outbox::received`].
-    Held,
-    /// Nothing more will come: close the connection.
-    Finished,
-}
-
-/// An application frame: what stands before its content, and the content.
-pub(crate) struct Parcel<'a> {
-    /// The header and the fields before the content.
-    pub(crate) head: &'a [u8],
-    /// The content.
-    pub(crate) body: &'a [u8],
-    /// The same content, where it can be shared.
-    pub(crate) shared: Option<&'a Bytes>,
-}
-
-impl Parcel<'_> {
+impl Block {
     fn len(&self) -> usize {
-        self.head.len() + self.body.len()
+        self.bytes.len() + self.tail.as_ref().map_or(0, Bytes::len)
     }
 }
 
@@ -124,20 +111,55 @@ impl Lanes {
         self.closing.get_or_insert(Closing { reason, goodbye });
     }
 
+    #[inline]
     fn append(&mut self, parcel: &Parcel<'_>) {
-        let open = |block: &mut Block| block.tail.is_none() && block.bytes.len() < BLOCK;
-        if !self.application.back_mut().is_some_and(open) {
-            self.application.push_back(Block::default());
+        let len = parcel.len();
+        if self.open.bytes.len() + len > BLOCK && !self.open.bytes.is_empty() {
+            self.turn();
         }
-        let Some(block) = self.application.back_mut() else { return };
-        block.bytes.extend_from_slice(parcel.head);
-        match parcel.shared {
-            Some(shared) if parcel.body.len() >= SHARE => block.tail = Some(shared.clone()),
-            _ => block.bytes.extend_from_slice(parcel.body),
-        }
-        block.messages += 1;
-        self.queued += parcel.len();
+        self.open.messages += 1;
+        self.queued += len;
         self.accepted += 1;
+        match parcel.shared {
+            Some(shared) if parcel.body.len() >= SHARE => {
+                self.open.bytes.extend_from_slice(parcel.head);
+                self.open.tail = Some(shared.clone());
+                self.turn();
+            }
+            _ => {
+                self.open.bytes.reserve(len);
+                self.open.bytes.extend_from_slice(parcel.head);
+                self.open.bytes.extend_from_slice(parcel.body);
+            }
+        }
+    }
+
+    /// The open block is done: the next frames go into another.
+    fn turn(&mut self) {
+        let bytes = self.spare.pop().unwrap_or_default();
+        let done = std::mem::replace(&mut self.open, Block { bytes, ..Block::default() });
+        self.done.push_back(done);
+    }
+}
+
+impl Lanes {
+    /// What there is to do where nothing is queued. The goodbye is put into `out`.
+    fn nothing(&mut self, out: &mut Vec<u8>) -> Taken {
+        let (received, receiving) = (self.received, self.receiving);
+        match &mut self.closing {
+            None => {
+                self.idle = true;
+                Taken::Empty
+            }
+            Some(Closing { goodbye: false, .. }) => Taken::Finished,
+            Some(_) if receiving => Taken::Held,
+            Some(closing) => {
+                closing.goodbye = false;
+                let reason = closing.reason.clone();
+                Frame::Goodbye { reason, received }.encode(out);
+                Taken::Write
+            }
+        }
     }
 }
 
@@ -173,17 +195,11 @@ impl Outbox {
 
     /// Puts a frame into the application's lane, once there is room.
     pub(crate) async fn application(&self, parcel: &Parcel<'_>) -> Result<(), Reason> {
-        let limit = self.max_application.min(AHEAD);
-        match self.put(parcel, limit, false) {
-            Ok(()) => return Ok(()),
-            Err(NotAccepted::Closed(reason)) => return Err(reason),
-            Err(NotAccepted::Full) => {}
-        }
         loop {
             // Armed before the look, so that room made in between is not missed.
             let mut room = std::pin::pin!(self.room.notified());
             room.as_mut().enable();
-            match self.put(parcel, limit, true) {
+            match self.put(parcel, self.ahead(), true) {
                 Ok(()) => return Ok(()),
                 Err(NotAccepted::Closed(reason)) => return Err(reason),
                 Err(NotAccepted::Full) => room.await,
@@ -191,6 +207,18 @@ impl Outbox {
         }
     }
 
+    /// Puts a frame into the application's lane, where that needs no waiting; false where it does,
+    /// or the link is closing.
+    #[inline]
+    pub(crate) fn put_ahead(&self, parcel: &Parcel<'_>) -> bool {
+        self.put(parcel, self.ahead(), false).is_ok()
+    }
+
+    fn ahead(&self) -> usize {
+        self.max_application.min(AHEAD)
+    }
+
+    #[inline]
     fn put(&self, parcel: &Parcel<'_>, limit: usize, wait: bool) -> Result<(), NotAccepted> {
         let mut lanes = self.lock();
         if let Some(closing) = &lanes.closing {
@@ -219,7 +247,7 @@ impl Outbox {
     pub(crate) fn break_off(&self, reason: Reason, goodbye: bool) {
         let mut lanes = self.lock();
         lanes.close(reason, goodbye);
-        lanes.application = VecDeque::new();
+        (lanes.done, lanes.open) = Default::default();
         lanes.queued = 0;
         self.wake_all(lanes);
     }
@@ -246,43 +274,37 @@ impl Outbox {
         lanes.queued + lanes.writing
     }
 
-    /// Fills `buffer` (empty) with what is to be written next: all control frames, then a block of
-    /// application frames. The buffer's memory is used again.
-    pub(crate) fn take(&self, buffer: &mut Vec<u8>) -> Taken {
+    /// Moves what is to be written next into `takings`: all control frames, then blocks of
+    /// application frames. What `takings` held before is written: its room is free.
+    pub(crate) fn take(&self, takings: &mut Takings) -> Taken {
         let mut lanes = self.lock();
-        let block = lanes.application.pop_front().unwrap_or_default();
-        let Block { mut bytes, tail, messages } = block;
-        lanes.writing = bytes.len() + tail.as_ref().map_or(0, Bytes::len);
+        lanes.writing = 0;
+        takings.clear(&mut lanes.spare);
+        std::mem::swap(&mut takings.control, &mut lanes.control);
+        while lanes.writing < WRITE {
+            let block = match lanes.done.pop_front() {
+                Some(block) => block,
+                None if lanes.open.bytes.is_empty() => break,
+                None => {
+                    let bytes = lanes.spare.pop().unwrap_or_default();
+                    std::mem::replace(&mut lanes.open, Block { bytes, ..Block::default() })
+                }
+            };
+            lanes.writing += block.len();
+            lanes.taken += block.messages;
+            takings.push(block);
+        }
         lanes.queued -= lanes.writing;
-        lanes.taken += messages;
-        if lanes.control.is_empty() {
-            std::mem::swap(buffer, &mut bytes);
-        } else {
-            std::mem::swap(buffer, &mut lanes.control);
-            buffer.append(&mut bytes);
+        let waiting = self.has_room(&mut lanes);
+        let taken = match takings.len() == 0 {
+            false => Taken::Write,
+            true => lanes.nothing(&mut takings.control),
+        };
+        drop(lanes);
+        if waiting {
+            self.room.notify_waiters();
         }
-        if lanes.application.is_empty() && bytes.capacity() >= BLOCK {
-            // What the writer had before is where the next frames gather.
-            lanes.application.push_back(Block { bytes, ..Block::default() });
-        }
-        if !buffer.is_empty() {
-            return Taken::Write { messages, tail };
-        }
-        let (received, receiving) = (lanes.received, lanes.receiving);
-        match &mut lanes.closing {
-            None => {
-                lanes.idle = true;
-                Taken::Empty
-            }
-            Some(Closing { goodbye: false, .. }) => Taken::Finished,
-            Some(_) if receiving => Taken::Held,
-            Some(closing) => {
-                closing.goodbye = false;
-                let reason = closing.reason.clone();
-                Frame::Goodbye { reason, received }.encode(buffer);
-                Taken::Write { messages: 0, tail: None }
-            }
-        }
+        taken
     }
 
     /// Messages are about to be received: a goodbye waits for them, so that it counts them.
@@ -300,24 +322,18 @@ impl Outbox {
         }
     }
 
-    /// What was taken is written: its room is free.
-    pub(crate) fn written(&self) {
-        let mut lanes = self.lock();
-        lanes.writing = 0;
-        // Woken when half is free and not for every block, so that they fill many at once.
-        let half = self.max_application.min(AHEAD) / 2;
-        if lanes.waiting && lanes.queued <= half {
-            lanes.waiting = false;
-            drop(lanes);
-            self.room.notify_waiters();
-        }
+    /// Whether those who wait for room are to be woken: when half is free and not for every block,
+    /// so that they fill many at once.
+    fn has_room(&self, lanes: &mut Lanes) -> bool {
+        lanes.queued <= self.ahead() / 2 && std::mem::take(&mut lanes.waiting)
     }
 
-    /// Gives back the memory of an idle lane.
+    /// Gives back the memory of an idle link.
     pub(crate) fn shrink(&self) {
         let mut lanes = self.lock();
         if lanes.queued == 0 {
-            lanes.application = VecDeque::new();
+            (lanes.done, lanes.open) = Default::default();
+            lanes.spare = Vec::new();
             lanes.control.shrink_to_fit();
         }
     }

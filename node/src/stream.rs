@@ -10,9 +10,10 @@ use std::task::{Context, Poll};
 use peerkit_proto::config::Config;
 use peerkit_proto::id::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_rustls::TlsStream;
+
+use crate::socket::Socket;
 
 /// Streams that others asked us to open, at once: each makes us dial where they say.
 const CALL_BACKS: usize = 16;
@@ -21,13 +22,13 @@ const CALL_BACKS: usize = 16;
 #[derive(Debug)]
 pub struct Stream {
     peer: NodeId,
-    pub(crate) tls: TlsStream<TcpStream>,
+    pub(crate) tls: TlsStream<Socket>,
     /// Counts against the streams that the peer may have open.
     _place: Option<Place>,
 }
 
 impl Stream {
-    pub(crate) fn new(peer: NodeId, tls: TlsStream<TcpStream>, place: Option<Place>) -> Self {
+    pub(crate) fn new(peer: NodeId, tls: TlsStream<Socket>, place: Option<Place>) -> Self {
         Self { peer, tls, _place: place }
     }
 
@@ -55,6 +56,18 @@ impl AsyncWrite for Stream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.tls).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tls.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -170,10 +170,18 @@ impl Packed {
     /// # Errors
     /// Where text or JSON is not UTF-8.
     pub fn unpack(self, body: Bytes) -> Result<Message, DecodeError> {
-        if self.kind != Kind::Bytes && std::str::from_utf8(&body).is_err() {
-            return Err(DecodeError::Invalid("text"));
-        }
+        checked(self.kind, &body)?;
         Ok(Message { kind: self.kind, compression: self.compression, body })
+    }
+
+    /// The message, where it is not compressed: the payload is its body.
+    ///
+    /// # Errors
+    /// Where text or JSON is not UTF-8.
+    pub fn into_plain(self) -> Result<Message, DecodeError> {
+        let Self { kind, compression, payload } = self;
+        checked(kind, &payload)?;
+        Ok(Message { kind, compression, body: payload })
     }
 
     /// Reads the head byte and takes the rest of the frame as the payload.
@@ -212,6 +220,16 @@ impl Packed {
     #[must_use]
     pub fn head(&self) -> u8 {
         Message::head(self.kind, self.compression)
+    }
+}
+
+/// Checks that what is to be text is.
+fn checked(kind: Kind, body: &[u8]) -> Result<(), DecodeError> {
+    match kind {
+        Kind::Text | Kind::Json if std::str::from_utf8(body).is_err() => {
+            Err(DecodeError::Invalid("text"))
+        }
+        _ => Ok(()),
     }
 }
 

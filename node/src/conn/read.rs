@@ -12,11 +12,12 @@ use peerkit_proto::frame::{Frame, Refusal};
 use peerkit_proto::link::{Link, Output};
 use peerkit_proto::message::{Compression, Message, Packed};
 use peerkit_proto::time::Instant;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
-use tokio_util::task::AbortOnDropHandle;
 
+use super::alarm::Alarm;
+use super::fill::fill;
 use super::{AskedPings, Conn, write};
 use crate::compress;
 use crate::inner::Inner;
@@ -26,6 +27,9 @@ use crate::request;
 /// Room for one read: from little on an idle link to much on a busy one.
 const READ_MIN: usize = 4 << 10;
 const READ_MAX: usize = 256 << 10;
+
+/// After so long without anything to write the buffers are given back.
+const REST: Duration = Duration::from_secs(1);
 
 /// Pings that somebody waits for, open at once; more wait. Half of what a link keeps account of.
 const OPEN_PINGS: usize = 32;
@@ -65,9 +69,10 @@ where
         Err(error) => (Err(error), VecDeque::new()),
     };
 
+    // Both halves run in one task: what the application answers while it is handed messages goes out
+    // without another task being woken.
     let (from, to) = tokio::io::split(stream);
-    let writer = tokio::spawn(write::write(inner.clone(), conn.clone(), to));
-    let writer = AbortOnDropHandle::new(writer);
+    let mut writing = std::pin::pin!(write::write(&inner, &conn, to));
     let reader = Reader {
         inner: inner.clone(),
         conn: conn.clone(),
@@ -79,16 +84,30 @@ where
         asked: BTreeMap::new(),
         serving: BTreeMap::new(),
         later,
+        alarm: Alarm::default(),
+        broken: None,
         end: None,
         close_at: None,
     };
+    let mut written = false;
     let Ended { parting, confirmed, flush } = match said {
-        Ok(()) => reader.read().await,
+        Ok(()) => {
+            let mut reading = std::pin::pin!(reader.read());
+            loop {
+                tokio::select! {
+                    biased;
+                    ended = &mut reading => break ended,
+                    () = &mut writing, if !written => written = true,
+                }
+            }
+        }
         Err(error) => Ended::lost(&error),
     };
     conn.outbox.close(parting.reason.clone(), false);
     // What is queued may still go out where the other side takes it.
-    let _ = tokio::time::timeout(flush, writer).await;
+    if !written {
+        let _ = tokio::time::timeout(flush, writing).await;
+    }
     conn.requests().clear();
 
     let (accepted, taken) = conn.outbox.account();
@@ -150,6 +169,9 @@ struct Reader<R> {
     serving: BTreeMap<u64, AbortHandle>,
     /// Outputs that came while others were being acted on.
     later: VecDeque<Output>,
+    alarm: Alarm,
+    /// What ended the connection, where bytes were read before that.
+    broken: Option<io::Error>,
     /// How the link ends, once that is known.
     end: Option<Parting>,
     /// When to stop waiting for the other side's goodbye.
@@ -175,7 +197,7 @@ impl Ended {
 /// What one step of reading brought, in order.
 #[derive(Default)]
 struct Batch {
-    messages: Vec<Event>,
+    messages: Vec<Message>,
     bytes: usize,
     overlay: Vec<Frame>,
 }
@@ -236,7 +258,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 self.asked.insert(nonce, asked);
                 Ok(false)
             }
-            read = self.from.read_buf(&mut self.buffer) => match read {
+            read = fill(&mut self.from, &mut self.buffer, &mut self.broken) => match read {
                 Ok(0) => Err(closed()),
                 Ok(bytes) => {
                     self.count(bytes);
@@ -246,18 +268,28 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(closed()),
                 Err(error) => Err(Reason::Lost(error.to_string())),
             },
-            () = self.inner.sleep_until(due) => {
+            () = self.alarm.ring(&self.inner, due) => {
                 let now = self.inner.now();
                 if self.close_at.is_some_and(|at| at <= now) {
                     return Err(Reason::Lost("no goodbye in time".into()));
                 }
                 self.link.handle_timeout(now);
-                // Nothing happens here: give the room back.
-                if self.buffer.is_empty() {
-                    (self.buffer, self.room) = (BytesMut::new(), READ_MIN);
-                }
+                self.rest();
                 Ok(false)
             }
+        }
+    }
+
+    /// Gives back the memory of buffers where little happens.
+    fn rest(&mut self) {
+        let now = self.inner.now();
+        let busy =
+            Instant::from_origin(Duration::from_micros(self.conn.wrote.load(Ordering::Relaxed)));
+        if self.buffer.is_empty() {
+            (self.buffer, self.room) = (BytesMut::new(), READ_MIN);
+        }
+        if now.since(busy) >= REST {
+            self.conn.outbox.shrink();
         }
     }
 
@@ -319,10 +351,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     async fn on_messages(&mut self, packed: Vec<Packed>, batch: &mut Batch) {
         batch.messages.reserve(packed.len());
         for packed in packed {
-            let Some(message) = self.unpack(packed).await else { return };
+            let message = match packed.compression {
+                Compression::None => self.plain(packed),
+                _ => self.unpack(packed).await,
+            };
+            let Some(message) = message else { return };
             batch.bytes += message.body().len();
-            let peer = self.conn.peer.clone();
-            batch.messages.push(Event::NodeMessage { peer, message });
+            batch.messages.push(message);
         }
     }
 
@@ -357,23 +392,23 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
+    /// Takes what is not compressed; what is too long, or no text, is the peer's fault.
+    fn plain(&mut self, packed: Packed) -> Option<Message> {
+        let (len, limit) = (packed.payload.len(), self.inner.config.max_message);
+        let message = match len > limit {
+            true => Err(format!("a message of {len} bytes is over the limit of {limit}")),
+            false => packed.into_plain().map_err(|fault| fault.to_string()),
+        };
+        message.map_err(|fault| self.link.refuse(Reason::Fault(fault))).ok()
+    }
+
     /// Decompresses what is compressed; what can't be is the peer's fault.
     async fn unpack(&mut self, packed: Packed) -> Option<Message> {
-        let (len, limit) = (packed.payload.len(), self.inner.config.max_message);
-        let unpacked = match packed.compression {
-            Compression::None if len > limit => {
-                Err(format!("a message of {len} bytes is over the limit of {limit}"))
-            }
-            Compression::None => {
-                let body = packed.payload.clone();
-                packed.unpack(body).map_err(|fault| fault.to_string())
-            }
-            _ => {
-                let unpacking = compress::unpack_async(packed, limit);
-                unpacking.await.map_err(|fault| fault.to_string())
-            }
-        };
-        unpacked.map_err(|fault| self.link.refuse(Reason::Fault(fault))).ok()
+        if packed.compression == Compression::None {
+            return self.plain(packed);
+        }
+        let unpacked = compress::unpack_async(packed, self.inner.config.max_message).await;
+        unpacked.map_err(|fault| self.link.refuse(Reason::Fault(fault.to_string()))).ok()
     }
 
     fn serve(&mut self, id: u64, name: &str, message: Message) {
@@ -412,7 +447,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             let (inner, conn) = (self.inner.clone(), self.conn.clone());
             let mut delivery = std::pin::pin!(async {
                 if messages != 0 {
-                    inner.dispatch.events(&*inner, &mut batch.messages).await;
+                    inner.dispatch.messages(&*inner, &conn.peer, &mut batch.messages).await;
                 }
                 if !frames.is_empty() {
                     inner.tell_actor(FromLink::Frames(conn.clone(), frames)).await;
@@ -433,7 +468,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                             told = true;
                         }
                     }
-                    () = inner.sleep_until(due) => {
+                    () = self.alarm.ring(&inner, due) => {
                         let wrote = self.conn.wrote.load(Ordering::Relaxed);
                         self.link.sent(Instant::from_origin(Duration::from_micros(wrote)));
                         self.link.handle_timeout(self.inner.now());

@@ -46,6 +46,19 @@ impl Sender {
     /// As [`Node::send`]; [`Error::LinkLost`] once this link has ended, even if there is another.
     pub async fn send<'a>(&self, message: impl Into<Outgoing<'a>>) -> Result<(), Error> {
         let message = message.into();
+        if !message.is_compressed() && message.body().len() <= self.inner.config.max_message {
+            let mut space = [0; MESSAGE_HEAD];
+            let parcel = message.parcel(&mut space);
+            // Mostly there is room.
+            if self.conn.outbox.put_ahead(&parcel) {
+                return Ok(());
+            }
+        }
+        self.send_waiting(message).await
+    }
+
+    /// As [`Sender::send`], where it may take longer.
+    async fn send_waiting(&self, message: Outgoing<'_>) -> Result<(), Error> {
         let queued = if message.is_compressed() {
             let packed = self.inner.pack(message.into_message()).await?;
             self.conn.outbox.application(&Built::message(packed).parcel()).await

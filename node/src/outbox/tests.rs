@@ -1,5 +1,6 @@
 //! The lanes alone.
 
+use bytes::Buf;
 use peerkit_proto::frame::{HEADER, header};
 
 use super::*;
@@ -22,13 +23,12 @@ fn put(outbox: &Outbox, len: usize) -> Result<(), NotAccepted> {
     outbox.try_application(&Parcel { head: &head, body: &body, shared: Some(&body) })
 }
 
-/// What is taken as one piece, and how many messages it has.
-fn take(outbox: &Outbox) -> Option<(Vec<u8>, u64)> {
-    let mut buffer = Vec::new();
-    match outbox.take(&mut buffer) {
-        Taken::Write { messages, tail } => {
-            buffer.extend_from_slice(&tail.unwrap_or_default());
-            Some((buffer, messages))
+/// What is taken as one piece, and how many messages it has. What was taken before is written.
+fn take(outbox: &Outbox, takings: &mut Takings) -> Option<(Vec<u8>, u64)> {
+    match outbox.take(takings) {
+        Taken::Write => {
+            let messages = takings.messages();
+            Some((takings.copy_to_bytes(takings.remaining()).into(), messages))
         }
         _ => None,
     }
@@ -47,31 +47,32 @@ fn kinds(buffer: &[u8]) -> Vec<u8> {
 #[test]
 fn control_goes_first_and_goodbye_last() {
     let outbox = outbox(1000, 1000);
+    let mut takings = Takings::default();
     put(&outbox, 10).unwrap();
     outbox.control(&Frame::Ping(1)).unwrap();
     outbox.receiving();
     outbox.close(Reason::Requested, true);
     assert_eq!(put(&outbox, 1), Err(NotAccepted::Closed(Reason::Requested)));
-    let (bytes, messages) = take(&outbox).unwrap();
+    let (bytes, messages) = take(&outbox, &mut takings).unwrap();
     assert_eq!((kinds(&bytes), messages), (vec![0x03, 0x10], 1));
-    outbox.written();
-    assert_eq!(outbox.take(&mut Vec::new()), Taken::Held);
+    assert_eq!(outbox.take(&mut takings), Taken::Held);
     outbox.received(7);
     let mut goodbye = Vec::new();
     Frame::Goodbye { reason: Reason::Requested, received: 7 }.encode(&mut goodbye);
-    assert_eq!(take(&outbox).unwrap(), (goodbye, 0));
-    assert_eq!(outbox.take(&mut Vec::new()), Taken::Finished);
+    assert_eq!(take(&outbox, &mut takings).unwrap(), (goodbye, 0));
+    assert_eq!(outbox.take(&mut takings), Taken::Finished);
 }
 
 #[test]
 fn an_empty_lane_takes_one_larger_and_what_is_being_written_still_counts() {
     let outbox = outbox(100, 1000);
+    let mut takings = Takings::default();
     put(&outbox, 5000).unwrap();
     assert_eq!(put(&outbox, 1), Err(NotAccepted::Full));
-    take(&outbox).unwrap();
+    take(&outbox, &mut takings).unwrap();
     assert_eq!(outbox.queued(), 5006);
     assert_eq!(put(&outbox, 1), Err(NotAccepted::Full));
-    outbox.written();
+    assert_eq!(outbox.take(&mut takings), Taken::Empty);
     put(&outbox, 1).unwrap();
     assert_eq!(outbox.account(), (2, 1));
 }
@@ -91,12 +92,11 @@ fn a_long_lane_is_taken_in_blocks_of_whole_frames_in_order() {
         for _ in 0..100 {
             put(&outbox, size).unwrap();
         }
-        let mut taken = 0;
-        while let Some((bytes, messages)) = take(&outbox) {
-            assert!(bytes.len() < BLOCK + size + 10);
+        let (mut taken, mut takings) = (0, Takings::default());
+        while let Some((bytes, messages)) = take(&outbox, &mut takings) {
+            assert!(bytes.len() < WRITE + BLOCK.max(size + 10));
             assert_eq!(kinds(&bytes).len() as u64, messages);
             taken += messages;
-            outbox.written();
         }
         assert_eq!((taken, outbox.queued()), (100, 0));
     }
@@ -108,9 +108,10 @@ fn a_control_frame_goes_between_the_blocks() {
     for _ in 0..20 {
         put(&outbox, 10_000).unwrap();
     }
-    take(&outbox).unwrap();
+    let mut takings = Takings::default();
+    take(&outbox, &mut takings).unwrap();
     outbox.control(&Frame::Ping(1)).unwrap();
-    let (bytes, _) = take(&outbox).unwrap();
+    let (bytes, _) = take(&outbox, &mut takings).unwrap();
     assert_eq!(kinds(&bytes)[..2], [0x03, 0x10]);
 }
 
@@ -119,10 +120,10 @@ fn broken_off_only_the_goodbye_is_left() {
     let outbox = outbox(1 << 30, 1000);
     put(&outbox, 100_000).unwrap();
     put(&outbox, 10).unwrap();
-    take(&outbox).unwrap();
+    let mut takings = Takings::default();
+    take(&outbox, &mut takings).unwrap();
     outbox.break_off(Reason::Slow, true);
-    outbox.written();
-    assert_eq!(kinds(&take(&outbox).unwrap().0), [0x02]);
+    assert_eq!(kinds(&take(&outbox, &mut takings).unwrap().0), [0x02]);
     assert_eq!((outbox.queued(), outbox.account()), (0, (2, 1)));
 }
 
@@ -139,8 +140,9 @@ async fn a_waiting_sender_gets_the_room_or_the_reason() {
     let first = waiting(outbox.clone());
     tokio::task::yield_now().await;
     assert!(!first.is_finished());
-    take(&outbox).unwrap();
-    outbox.written();
+    let mut takings = Takings::default();
+    take(&outbox, &mut takings).unwrap();
+    assert_eq!(outbox.take(&mut takings), Taken::Empty);
     assert_eq!(first.await.unwrap(), Ok(()));
     let second = waiting(outbox.clone());
     tokio::task::yield_now().await;
