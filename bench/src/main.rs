@@ -1,37 +1,51 @@
-//! Measures peerkit beside other systems, in two processes on loopback.
+//! Measures peerkit beside other systems, in processes of their own on loopback.
 //!
-//! `bench throughput`, `bench latency` or `bench all`; each prints a JSON line a measurement and
-//! then a table of medians. Systems take turns, so that the machine's moods hit all of them alike.
-//! A receiver that does not get what was sent, in order, fails the run.
+//! `bench all`, or `bench` and the workloads' names; prints a JSON line a measurement, then tables of
+//! medians. Systems take turns, so that the machine's moods hit all of them alike. A receiver that
+//! does not get what was sent, in order, fails the run.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
+use clap::Parser;
 use tokio::runtime::Runtime;
 
-mod flow;
-mod node;
-mod pair;
-mod raw;
+mod framed;
+mod link;
+mod messages;
+mod process;
 mod report;
+mod streams;
+mod systems;
+mod workloads;
 
-use pair::{Job, System, Workload};
+use messages::LEAST;
+use process::ROLE;
+use systems::System;
+use workloads::{Job, Workload};
 
-const USAGE: &str = "usage: bench throughput|latency|all [--rounds N] [--seconds N]
-for a profile: [--bytes N] [--system \"raw TLS\"|peerkit]";
+/// Time for one measurement, beside the time that it is to run. Whoever takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Sizes of the messages whose throughput is measured, in bytes.
-const SIZES: [usize; 3] = [64, 1 << 10, 64 << 10];
-
-/// Size of the message that is sent to and fro.
-const PING: usize = 64;
-
-struct Options {
+/// Measures peerkit beside other systems.
+#[derive(Parser)]
+struct Arguments {
+    /// What to measure: `all`, or some of throughput, latency.
+    #[arg(required = true, value_name = "WORKLOAD")]
+    workloads: Vec<String>,
+    /// How often; figures are medians.
+    #[arg(long, default_value_t = 3)]
     rounds: usize,
-    length: Duration,
+    /// How long each measurement runs, where it has a length.
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// Which systems, in place of all. May be given more than once.
+    #[arg(long, value_name = "NAME", value_parser = System::named)]
+    system: Vec<System>,
+    /// Bytes of a message, in place of each workload's own.
+    #[arg(long)]
     bytes: Option<usize>,
-    system: Option<System>,
 }
 
 fn main() -> ExitCode {
@@ -45,41 +59,64 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let mut arguments = std::env::args().skip(1);
-    let command = arguments.next().context(USAGE)?;
     let runtime = Runtime::new()?;
-    if command == "receive" {
-        let job = Job::from_words(arguments)?;
-        return on_worker(&runtime, pair::receive(job));
-    }
-    let options = options(arguments)?;
-    let throughput = SIZES.map(|size| (Workload::Throughput, size));
-    let latency = [(Workload::Latency, PING)];
-    let mut workloads = match command.as_str() {
-        "throughput" => throughput.to_vec(),
-        "latency" => latency.to_vec(),
-        "all" => [&throughput[..], &latency].concat(),
-        _ => bail!("{USAGE}"),
+    let mut words = std::env::args().skip(1);
+    let done = if words.next().is_some_and(|word| word == ROLE) {
+        let (job, rest) = Job::from_words(words)?;
+        on_worker(&runtime, async move { job.workload.play(&job, &rest).await })
+    } else {
+        measure(&runtime, &Arguments::parse())
     };
-    if let Some(bytes) = options.bytes {
-        workloads.iter_mut().for_each(|(_, size)| *size = bytes);
-        workloads.dedup();
-    }
-    let wanted = |system: &System| options.system.is_none_or(|only| only == *system);
-    let systems: Vec<_> = System::ALL.into_iter().filter(wanted).collect();
-    let mut measured = Vec::new();
-    for _ in 0..options.rounds {
-        for (workload, size) in &workloads {
-            for system in &systems {
-                let job = Job { system: *system, workload: *workload, size: *size };
-                let measurement = on_worker(&runtime, pair::measure(job, options.length))?;
-                println!("{}", serde_json::to_string(&measurement)?);
-                measured.push(measurement);
+    // A read of standard input may be under way, which nothing ends.
+    runtime.shutdown_background();
+    done
+}
+
+fn measure(runtime: &Runtime, arguments: &Arguments) -> Result<()> {
+    let workloads = Workload::listed(&arguments.workloads)?;
+    let wanted = |system: &System| arguments.system.is_empty() || arguments.system.contains(system);
+    let systems: Vec<_> = System::available()?.into_iter().filter(wanted).collect();
+    let bytes = arguments.bytes.map(|bytes| bytes.max(LEAST));
+    let length = Duration::from_secs(arguments.seconds);
+    let mut rounds = Vec::new();
+    let mut failed = 0;
+    for _ in 0..arguments.rounds {
+        let mut round = Vec::new();
+        for workload in &workloads {
+            for case in workload.cases(bytes) {
+                for system in systems.iter().filter(|system| workload.does(**system, &case)) {
+                    let case = case.clone();
+                    let job = Job { workload: *workload, system: *system, case, length };
+                    match on_worker(runtime, one(job.clone())) {
+                        Ok(measured) => round.extend(measured),
+                        // The others are measured all the same, but the run has failed.
+                        Err(error) => {
+                            eprintln!("bench: {job}: {error:#}");
+                            failed += 1;
+                        }
+                    }
+                }
             }
         }
+        rounds.push(round);
     }
-    print!("{}", report::table(&measured, &systems));
+    print!("{}", report::tables(&rounds));
+    if failed > 0 {
+        bail!("{failed} measurements failed");
+    }
     Ok(())
+}
+
+async fn one(job: Job) -> Result<Vec<report::Measurement>> {
+    let limit = PATIENCE + job.length;
+    let Ok(measured) = tokio::time::timeout(limit, job.workload.measure(&job)).await else {
+        bail!("no end after {} s", limit.as_secs());
+    };
+    let measured = measured?;
+    for measurement in &measured {
+        println!("{}", serde_json::to_string(measurement)?);
+    }
+    Ok(measured)
 }
 
 /// Runs `work` where a node's tasks run too. On the main thread each wake-up would have to come
@@ -89,22 +126,4 @@ fn on_worker<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     runtime.block_on(runtime.spawn(work))?
-}
-
-fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
-    let length = Duration::from_secs(3);
-    let mut options = Options { rounds: 3, length, bytes: None, system: None };
-    while let Some(name) = arguments.next() {
-        let value = arguments.next().context(USAGE)?;
-        let number = || value.parse::<u32>().context(USAGE);
-        match name.as_str() {
-            "--rounds" => options.rounds = number()? as usize,
-            "--seconds" => options.length = Duration::from_secs(number()?.into()),
-            // The number and the count of the last message need 16 bytes.
-            "--bytes" => options.bytes = Some((number()? as usize).max(16)),
-            "--system" => options.system = Some(System::named(&value).context(USAGE)?),
-            _ => bail!("{USAGE}"),
-        }
-    }
-    Ok(options)
 }

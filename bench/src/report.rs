@@ -1,79 +1,252 @@
-//! The table of medians, with each system's ratio to the reference in the same run.
+//! Measurements, and the tables of medians with each system's ratio to the reference.
 
 use std::fmt::Write;
 
-use crate::pair::{Figures, Job, Measurement, System, Workload};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 
-/// A line for each job, in the order in which they were measured first.
-pub(crate) fn table(measured: &[Measurement], systems: &[System]) -> String {
+use crate::systems::System;
+use crate::workloads::Job;
+
+/// One measurement: a flat object in JSON.
+#[derive(Debug, Clone)]
+pub(crate) struct Measurement {
+    /// How it was measured.
+    pub workload: &'static str,
+    /// What was measured.
+    pub system: &'static str,
+    /// Of the workload's cases the one: `64 B`, `32 peers`.
+    pub case: String,
+    /// What came of it.
+    pub figures: Vec<Figure>,
+}
+
+/// One number of a measurement.
+#[derive(Debug, Clone)]
+pub(crate) struct Figure {
+    /// What it is, its unit last: `messages_per_s`.
+    pub name: &'static str,
+    /// How much.
+    pub value: f64,
+    /// What one would want it to be.
+    pub better: Better,
+}
+
+/// What one would want a figure to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Better {
+    /// As large as can be.
+    Higher,
+    /// As small as can be.
+    Lower,
+    /// It is only told: there is no ratio of it.
+    Neither,
+}
+
+impl Measurement {
+    /// What came of `job`.
+    pub(crate) fn of(job: &Job, figures: Vec<Figure>) -> Self {
+        let (workload, system) = (job.workload.name(), job.system.name());
+        Self { workload, system, case: job.case.name.clone(), figures }
+    }
+
+    fn figure(&self, name: &str) -> Option<&Figure> {
+        self.figures.iter().find(|figure| figure.name == name)
+    }
+}
+
+impl Figure {
+    /// A figure that should be large.
+    pub(crate) fn higher(name: &'static str, value: f64) -> Self {
+        Self { name, value, better: Better::Higher }
+    }
+
+    /// A figure that should be small.
+    pub(crate) fn lower(name: &'static str, value: f64) -> Self {
+        Self { name, value, better: Better::Lower }
+    }
+
+    /// A figure that is only told.
+    pub(crate) fn told(name: &'static str, value: f64) -> Self {
+        Self { name, value, better: Better::Neither }
+    }
+}
+
+impl Serialize for Measurement {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(3 + self.figures.len()))?;
+        map.serialize_entry("workload", self.workload)?;
+        map.serialize_entry("system", self.system)?;
+        map.serialize_entry("case", &self.case)?;
+        for figure in &self.figures {
+            map.serialize_entry(figure.name, &figure.value)?;
+        }
+        map.end()
+    }
+}
+
+/// For each workload a table with a line per case and system, in the order in which they were
+/// measured first. `rounds` holds what each round measured.
+pub(crate) fn tables(rounds: &[Vec<Measurement>]) -> String {
     let mut out = String::new();
-    for workload in [Workload::Throughput, Workload::Latency] {
-        let of_workload: Vec<_> = measured.iter().filter(|m| m.job.workload == workload).collect();
-        if of_workload.is_empty() {
-            continue;
-        }
-        let heading = match workload {
-            Workload::Throughput => "messages/s |     MB/s |  CPU s, both | of raw TLS",
-            Workload::Latency => "    p50 us |   p99 us |    p99.9 us  | of raw TLS (p50)",
-        };
-        let _ = writeln!(out, "\n{:<8} | {:>7} | {heading}", "system", "bytes");
-        let mut sizes: Vec<_> = of_workload.iter().map(|m| m.job.size).collect();
-        sizes.sort_unstable();
-        sizes.dedup();
-        for size in sizes {
-            for system in systems {
-                line(&mut out, measured, Job { system: *system, workload, size });
-            }
-        }
+    for workload in distinct(rounds, |measurement| Some(measurement.workload)) {
+        table(&mut out, rounds, workload);
+    }
+    if !out.is_empty() {
+        let reference = System::REFERENCE.name();
+        let _ = writeln!(
+            out,
+            "\nMedians; in brackets the ratio to {reference} in the same round, its median. \
+             + more is better, - less is."
+        );
     }
     out
 }
 
-fn line(out: &mut String, measured: &[Measurement], job: Job) {
-    let median = |system, of: fn(&Measurement) -> f64| {
-        let same = |m: &&Measurement| {
-            (m.job.system, m.job.workload, m.job.size) == (system, job.workload, job.size)
-        };
-        let mut values: Vec<_> = measured.iter().filter(same).map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-    };
-    let ratio = median(job.system, first) / median(System::RawTls, first);
-    let [a, b, c] = [first, second, third].map(|of| median(job.system, of));
-    let (name, size) = (job.system.name(), job.size);
-    let _ = match job.workload {
-        Workload::Throughput => {
-            writeln!(
-                out,
-                "{name:<8} | {size:>7} | {a:>10.0} | {b:>8.1} | {c:>12.2} | {ratio:>10.2}"
-            )
+fn table(out: &mut String, rounds: &[Vec<Measurement>], workload: &str) {
+    let of = |m: &Measurement| m.workload == workload;
+    let cases = distinct(rounds, |m| of(m).then_some(m.case.as_str()));
+    let systems = distinct(rounds, |m| of(m).then_some(m.system));
+    let mut columns: Vec<(&str, Better)> = Vec::new();
+    for figure in rounds.iter().flatten().filter(|m| of(m)).flat_map(|m| &m.figures) {
+        if columns.iter().all(|(name, _)| *name != figure.name) {
+            columns.push((figure.name, figure.better));
         }
-        Workload::Latency => {
-            writeln!(
-                out,
-                "{name:<8} | {size:>7} | {a:>10.1} | {b:>8.1} | {c:>12.1} | {ratio:>10.2}"
-            )
+    }
+    let mut lines = vec![vec!["case".to_owned(), "system".to_owned()]];
+    lines[0].extend(columns.iter().map(|(name, better)| match better {
+        Better::Higher => format!("{name} +"),
+        Better::Lower => format!("{name} -"),
+        Better::Neither => (*name).to_owned(),
+    }));
+    for case in cases {
+        for system in &systems {
+            let line = Line { rounds, workload, system, case };
+            if line.all().next().is_some() {
+                let mut cells = vec![case.to_owned(), (*system).to_owned()];
+                cells.extend(columns.iter().map(|(name, better)| line.cell(name, *better)));
+                lines.push(cells);
+            }
         }
-    };
+    }
+    let _ = writeln!(out, "\n{workload}");
+    write_aligned(out, &lines);
 }
 
-fn first(measurement: &Measurement) -> f64 {
-    match measurement.figures {
-        Figures::Throughput { messages_per_s, .. } => messages_per_s,
-        Figures::Latency { p50_us, .. } => p50_us,
+/// What was measured of one case of one system.
+struct Line<'a> {
+    rounds: &'a [Vec<Measurement>],
+    workload: &'a str,
+    system: &'a str,
+    case: &'a str,
+}
+
+impl Line<'_> {
+    fn all(&self) -> impl Iterator<Item = &Measurement> {
+        self.rounds.iter().filter_map(|round| self.of(round, self.system))
+    }
+
+    fn of<'m>(&self, round: &'m [Measurement], system: &str) -> Option<&'m Measurement> {
+        let (workload, case) = (self.workload, self.case);
+        round.iter().find(|m| m.workload == workload && m.system == system && m.case == case)
+    }
+
+    fn cell(&self, name: &str, better: Better) -> String {
+        let values = self.all().filter_map(|m| Some(m.figure(name)?.value));
+        let Some(value) = median(values.collect()) else { return String::new() };
+        let ratios = self.rounds.iter().filter_map(|round| {
+            let reference = self.of(round, System::REFERENCE.name())?.figure(name)?.value;
+            Some(self.of(round, self.system)?.figure(name)?.value / reference)
+        });
+        match median(ratios.filter(|ratio| ratio.is_finite()).collect()) {
+            Some(ratio) if better != Better::Neither => format!("{} ({ratio:.2})", short(value)),
+            _ => short(value),
+        }
     }
 }
 
-fn second(measurement: &Measurement) -> f64 {
-    match measurement.figures {
-        Figures::Throughput { mb_per_s, .. } => mb_per_s,
-        Figures::Latency { p99_us, .. } => p99_us,
+/// The middle one; of an even number the mean of the middle two.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let (below, above) = (values.len().checked_sub(1)? / 2, values.len() / 2);
+    Some((values[below] + values[above]) / 2.0)
+}
+
+/// To as many places as say something.
+fn short(value: f64) -> String {
+    match value.abs() {
+        size if size >= 1_000.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.3}"),
     }
 }
 
-fn third(measurement: &Measurement) -> f64 {
-    match measurement.figures {
-        Figures::Throughput { .. } => measurement.cpu.iter().sum(),
-        Figures::Latency { p999_us, .. } => p999_us,
+fn distinct<'a, T: PartialEq>(
+    rounds: &'a [Vec<Measurement>],
+    of: impl Fn(&'a Measurement) -> Option<T>,
+) -> Vec<T> {
+    let mut found = Vec::new();
+    for value in rounds.iter().flatten().filter_map(of) {
+        if !found.contains(&value) {
+            found.push(value);
+        }
+    }
+    found
+}
+
+/// The first two columns to the left, numbers to the right.
+fn write_aligned(out: &mut String, lines: &[Vec<String>]) {
+    let columns = lines.first().map_or(0, Vec::len);
+    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..columns).map(width).collect();
+    for line in lines {
+        for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
+            let _ = match column {
+                0 => write!(out, "{cell:<width$}"),
+                1 => write!(out, "  {cell:<width$}"),
+                _ => write!(out, "  {cell:>width$}"),
+            };
+        }
+        out.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(system: &'static str, per_s: f64, cpu_s: f64) -> Measurement {
+        let figures = vec![Figure::higher("per_s", per_s), Figure::told("cpu_s", cpu_s)];
+        Measurement { workload: "throughput", system, case: "64 B".into(), figures }
+    }
+
+    #[test]
+    fn a_measurement_is_a_flat_object() {
+        let json = serde_json::to_string(&measured("peerkit", 2.5, 1.0)).unwrap();
+        let flat =
+            r#"{"workload":"throughput","system":"peerkit","case":"64 B","per_s":2.5,"cpu_s":1.0}"#;
+        assert_eq!(json, flat);
+    }
+
+    #[test]
+    fn ratios_are_taken_round_by_round() {
+        // The machine was twice as fast in the second round, and the third has no reference.
+        let rounds = [
+            vec![measured("raw-tls", 100.0, 1.0), measured("peerkit", 50.0, 1.0)],
+            vec![measured("raw-tls", 200.0, 1.0), measured("peerkit", 100.0, 1.0)],
+            vec![measured("peerkit", 900.0, 1.0)],
+        ];
+        let tables = tables(&rounds);
+        let lines: Vec<_> = tables.lines().collect();
+        assert_eq!(lines[1], "throughput");
+        assert_eq!(lines[2], "case  system        per_s +  cpu_s");
+        assert_eq!(lines[3], "64 B  raw-tls  150.0 (1.00)  1.000");
+        assert_eq!(lines[4], "64 B  peerkit  100.0 (0.50)  1.000");
+    }
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0]), Some(2.5));
+        assert_eq!(median(Vec::new()), None);
     }
 }

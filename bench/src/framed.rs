@@ -1,0 +1,191 @@
+//! Messages on a byte stream: a four-byte length before each, gathered into batches of 64 KiB.
+//! The most that one can make of a byte stream: no allocation a message at either end.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::messages::{Arrivals, Arrived, Numbers, Rounds};
+
+/// Bytes gathered for one write.
+const BATCH: usize = 64 << 10;
+
+/// Frames from this size on are written as they are: gathering them would only copy them.
+const LARGE: usize = 16 << 10;
+
+/// Room for what was read and not yet taken.
+const READ: usize = 512 << 10;
+
+/// Bytes of the length.
+const HEAD: usize = 4;
+
+/// Sends numbered messages of `size` bytes for `length`, and the last; returns how many before it.
+pub(crate) async fn send(
+    stream: &mut (impl AsyncWrite + Unpin),
+    size: usize,
+    length: Duration,
+) -> Result<u64> {
+    let mut frame = Vec::new();
+    put(&mut frame, &vec![0; size])?;
+    let mut batch = Vec::with_capacity(BATCH + frame.len());
+    let mut numbers = Numbers::new(length);
+    while numbers.number(&mut frame[HEAD..]) {
+        if frame.len() >= LARGE {
+            stream.write_all(&frame).await?;
+            continue;
+        }
+        batch.extend_from_slice(&frame);
+        if batch.len() + frame.len() > BATCH {
+            stream.write_all(&batch).await?;
+            batch.clear();
+        }
+    }
+    let count = numbers.last(&mut frame[HEAD..]);
+    batch.extend_from_slice(&frame);
+    stream.write_all(&batch).await?;
+    stream.flush().await?;
+    Ok(count)
+}
+
+/// Receives until the last message, of messages of `size` bytes.
+pub(crate) async fn receive(stream: &mut (impl AsyncRead + Unpin), size: usize) -> Result<Arrived> {
+    let mut frames = Frames::new(size);
+    let mut arrivals = Arrivals::default();
+    loop {
+        while let Some(message) = frames.next() {
+            if let Some(arrived) = arrivals.take(message) {
+                return Ok(arrived);
+            }
+        }
+        if !frames.read(stream).await? {
+            bail!("the stream ended before the last message");
+        }
+    }
+}
+
+/// Sends a message to and fro until the rounds are enough.
+pub(crate) async fn ping(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    mut rounds: Rounds,
+) -> Result<Rounds> {
+    let mut out = Vec::new();
+    put(&mut out, rounds.start())?;
+    let mut frames = Frames::new(out.len());
+    loop {
+        rounds.start();
+        stream.write_all(&out).await?;
+        stream.flush().await?;
+        while frames.next().is_none() {
+            if !frames.read(stream).await? {
+                bail!("the stream ended before the last round");
+            }
+        }
+        if rounds.back() {
+            return Ok(rounds);
+        }
+    }
+}
+
+/// Sends everything back until the other side leaves.
+pub(crate) async fn echo(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<()> {
+    let mut frames = Frames::new(0);
+    let mut out = Vec::new();
+    while frames.read(stream).await? {
+        out.clear();
+        while let Some(message) = frames.next() {
+            put(&mut out, message)?;
+        }
+        if !out.is_empty() {
+            stream.write_all(&out).await?;
+            stream.flush().await?;
+        }
+    }
+    Ok(())
+}
+
+/// What was read, taken apart where it lies.
+pub(crate) struct Frames {
+    buffer: Vec<u8>,
+    /// Where what was not yet taken begins and ends.
+    begin: usize,
+    end: usize,
+}
+
+impl Frames {
+    /// Room for messages of `size` bytes, or of any if that is not known: 0.
+    pub(crate) fn new(size: usize) -> Self {
+        Self { buffer: vec![0; READ.max(2 * size)], begin: 0, end: 0 }
+    }
+
+    /// The next whole message.
+    pub(crate) fn next(&mut self) -> Option<&[u8]> {
+        let rest = &self.buffer[self.begin..self.end];
+        let size = u32::from_le_bytes(*rest.first_chunk()?) as usize;
+        let begin = self.begin + HEAD;
+        if rest.len() < HEAD + size {
+            return None;
+        }
+        self.begin = begin + size;
+        Some(&self.buffer[begin..self.begin])
+    }
+
+    /// Reads what is there, once there is no whole message; false at the end.
+    pub(crate) async fn read(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<bool> {
+        if self.begin == self.end {
+            (self.begin, self.end) = (0, 0);
+        } else if self.buffer.len() - self.end < self.buffer.len() / 2 {
+            self.buffer.copy_within(self.begin..self.end, 0);
+            (self.begin, self.end) = (0, self.end - self.begin);
+        }
+        if self.end == self.buffer.len() {
+            self.buffer.resize(2 * self.end, 0);
+        }
+        let read = stream.read(&mut self.buffer[self.end..]).await?;
+        self.end += read;
+        Ok(read != 0)
+    }
+}
+
+/// Puts a message and its length after what is in `out`.
+pub(crate) fn put(out: &mut Vec<u8>, message: &[u8]) -> Result<()> {
+    let size = u32::try_from(message.len()).context("too long a message")?;
+    out.extend_from_slice(&size.to_le_bytes());
+    out.extend_from_slice(message);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn all_that_is_sent_arrives_in_order() {
+        for size in [8, 64, 5_000, 70_000, 2_000_000] {
+            // An odd number, so that frames are cut anywhere.
+            let (mut here, mut there) = tokio::io::duplex(10_007);
+            let length = Duration::from_millis(20);
+            let sending = tokio::spawn(async move { send(&mut here, size, length).await.unwrap() });
+            let arrived = receive(&mut there, size).await.unwrap();
+            assert_eq!(arrived.messages, sending.await.unwrap(), "{size}");
+            assert!(arrived.messages > 0 && arrived.disordered == 0, "{size}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_goes_to_and_fro() {
+        let (mut here, mut there) = tokio::io::duplex(1_000);
+        let echoing = tokio::spawn(async move { echo(&mut there).await });
+        let rounds = ping(&mut here, Rounds::new(64, Duration::from_millis(5))).await.unwrap();
+        assert!(!rounds.into_times().is_empty());
+        drop(here);
+        echoing.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_early_end_is_an_error() {
+        let (here, mut there) = tokio::io::duplex(1_000);
+        drop(here);
+        assert!(receive(&mut there, 64).await.is_err());
+    }
+}

@@ -1,0 +1,168 @@
+//! What goes between two ends: numbered messages one way, or one message to and fro.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+/// In place of a number: no message comes after this one.
+const LAST: u64 = u64::MAX;
+
+/// Rounds of ping-pong before those that count.
+const WARM_UP: usize = 2_000;
+
+/// Bytes of the least message: its number.
+pub(crate) const LEAST: usize = 8;
+
+/// Messages between two looks at the clock.
+const CLOCK: u64 = 64;
+
+/// Numbers the messages that go out for a while.
+#[derive(Debug)]
+pub(crate) struct Numbers {
+    next: u64,
+    started: Instant,
+    length: Duration,
+}
+
+impl Numbers {
+    /// Numbers for `length`, from now on.
+    pub(crate) fn new(length: Duration) -> Self {
+        Self { next: 0, started: Instant::now(), length }
+    }
+
+    /// The next message's number, while there is to be one; puts it into `message`.
+    pub(crate) fn number(&mut self, message: &mut [u8]) -> bool {
+        if self.next.is_multiple_of(CLOCK) && self.started.elapsed() >= self.length {
+            return false;
+        }
+        put(message, self.next);
+        self.next += 1;
+        true
+    }
+
+    /// Makes `message` the last; returns how many were numbered.
+    pub(crate) fn last(&self, message: &mut [u8]) -> u64 {
+        put(message, LAST);
+        self.next
+    }
+}
+
+fn put(message: &mut [u8], number: u64) {
+    message[..LEAST].copy_from_slice(&number.to_le_bytes());
+}
+
+/// Checks and counts what arrives.
+#[derive(Debug, Default)]
+pub(crate) struct Arrivals {
+    next: u64,
+    disordered: u64,
+    first: Option<Instant>,
+}
+
+/// What has arrived in all.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Arrived {
+    /// Messages.
+    pub messages: u64,
+    /// Messages that were not the one after the one before.
+    pub disordered: u64,
+    /// From the first to the last.
+    pub elapsed: Duration,
+}
+
+impl Arrivals {
+    /// Takes one message; returns the account once it is the last.
+    pub(crate) fn take(&mut self, message: &[u8]) -> Option<Arrived> {
+        let first = *self.first.get_or_insert_with(Instant::now);
+        let number = message.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        if number == LAST {
+            let (messages, disordered) = (self.next, self.disordered);
+            return Some(Arrived { messages, disordered, elapsed: first.elapsed() });
+        }
+        if number != self.next {
+            self.disordered += 1;
+        }
+        self.next += 1;
+        None
+    }
+}
+
+/// Sends rounds of ping-pong for as long as they are to run, and keeps their times.
+#[derive(Debug)]
+pub(crate) struct Rounds {
+    message: Vec<u8>,
+    length: Duration,
+    sent: Instant,
+    /// When the rounds that count began.
+    began: Option<Instant>,
+    warm_up: usize,
+    times: Vec<Duration>,
+}
+
+impl Rounds {
+    /// Rounds of a message of `size` bytes, for `length` after the warm-up.
+    pub(crate) fn new(size: usize, length: Duration) -> Self {
+        Self {
+            message: vec![0; size],
+            length,
+            sent: Instant::now(),
+            began: None,
+            warm_up: WARM_UP,
+            times: Vec::with_capacity(1 << 20),
+        }
+    }
+
+    /// The message of a round that begins now.
+    pub(crate) fn start(&mut self) -> &[u8] {
+        self.sent = Instant::now();
+        &self.message
+    }
+
+    /// The message is back; true once these were rounds enough.
+    pub(crate) fn back(&mut self) -> bool {
+        let now = Instant::now();
+        if self.warm_up > 0 {
+            self.warm_up -= 1;
+            return false;
+        }
+        let began = *self.began.get_or_insert(now);
+        self.times.push(now - self.sent);
+        now - began >= self.length
+    }
+
+    /// The times, shortest first.
+    pub(crate) fn into_times(mut self) -> Vec<Duration> {
+        self.times.sort_unstable();
+        self.times
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_lost_or_out_of_order_is_found() {
+        let mut message = [0; LEAST];
+        let mut arrivals = Arrivals::default();
+        for number in [0, 2, 1] {
+            put(&mut message, number);
+            assert!(arrivals.take(&message).is_none());
+        }
+        Numbers::new(Duration::ZERO).last(&mut message);
+        let arrived = arrivals.take(&message).unwrap();
+        assert_eq!((arrived.messages, arrived.disordered), (3, 2));
+    }
+
+    #[test]
+    fn numbers_end_with_their_time() {
+        let mut message = [0; 16];
+        let mut numbers = Numbers::new(Duration::from_millis(5));
+        let mut count = 0;
+        while numbers.number(&mut message) {
+            count += 1;
+        }
+        assert!(count > 0);
+        assert_eq!(numbers.last(&mut message), count);
+    }
+}

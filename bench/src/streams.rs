@@ -1,0 +1,98 @@
+//! Byte streams between two ends, of whatever system. Each begins with a byte that says what it is
+//! for: so the other end sees it at once, and may take several in any order.
+
+use anyhow::{Result, bail};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::systems::{System, peerkit, raw};
+
+/// A byte stream.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
+
+/// A byte stream of any system.
+pub(crate) type Stream = Box<dyn Duplex>;
+
+/// The first byte of a stream.
+pub(crate) type Purpose = u8;
+
+/// A stream for messages.
+pub(crate) const MESSAGES: Purpose = b'm';
+
+/// A stream for bulk data.
+pub(crate) const BULK: Purpose = b'b';
+
+/// The end that waits for streams.
+pub(crate) enum Listener {
+    /// Each stream is a connection.
+    Raw(raw::Listener),
+    /// Each is a connection beside the link.
+    Peerkit(peerkit::StreamListener),
+}
+
+/// The end that opens streams.
+pub(crate) enum Dialler {
+    /// Each stream is a connection.
+    Raw(raw::Dialler),
+    /// Each is a connection beside the link.
+    Peerkit(peerkit::StreamDialler),
+}
+
+impl Listener {
+    /// Listens on a port of 127.0.0.1 that is free.
+    pub(crate) async fn bind(system: System) -> Result<Self> {
+        Ok(match system {
+            System::RawTcp => Self::Raw(raw::Listener::bind(false).await?),
+            System::RawTls => Self::Raw(raw::Listener::bind(true).await?),
+            System::Peerkit => Self::Peerkit(peerkit::StreamListener::bind().await?),
+        })
+    }
+
+    /// What [`Dialler::connect`] needs.
+    pub(crate) fn address(&self) -> String {
+        match self {
+            Self::Raw(listener) => listener.address(),
+            Self::Peerkit(listener) => listener.address(),
+        }
+    }
+
+    /// The next stream, and what it is for.
+    pub(crate) async fn accept(&mut self) -> Result<(Purpose, Stream)> {
+        let mut stream: Stream = match self {
+            Self::Raw(listener) => listener.accept().await?,
+            Self::Peerkit(listener) => listener.accept().await?,
+        };
+        Ok((stream.read_u8().await?, stream))
+    }
+
+    /// The next stream, which is for messages.
+    pub(crate) async fn accept_messages(&mut self) -> Result<Stream> {
+        match self.accept().await? {
+            (MESSAGES, stream) => Ok(stream),
+            (other, _) => bail!("a stream of purpose {other} came first"),
+        }
+    }
+}
+
+impl Dialler {
+    /// Connects to the listener at `address`.
+    pub(crate) async fn connect(system: System, address: &str) -> Result<Self> {
+        Ok(match system {
+            System::RawTcp => Self::Raw(raw::Dialler::new(address, false)?),
+            System::RawTls => Self::Raw(raw::Dialler::new(address, true)?),
+            System::Peerkit => Self::Peerkit(peerkit::StreamDialler::connect(address).await?),
+        })
+    }
+
+    /// Opens a stream.
+    pub(crate) async fn open(&mut self, purpose: Purpose) -> Result<Stream> {
+        let mut stream: Stream = match self {
+            Self::Raw(dialler) => dialler.open().await?,
+            Self::Peerkit(dialler) => dialler.open().await?,
+        };
+        stream.write_u8(purpose).await?;
+        stream.flush().await?;
+        Ok(stream)
+    }
+}

@@ -1,0 +1,62 @@
+//! Bare connections: TCP, and TLS as a node has it, the reference.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::streams::Stream;
+
+mod tls;
+
+/// Accepts connections.
+pub(crate) struct Listener {
+    socket: TcpListener,
+    at: SocketAddr,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Listener {
+    pub(crate) async fn bind(tls: bool) -> Result<Self> {
+        let socket = TcpListener::bind("127.0.0.1:0").await?;
+        let at = socket.local_addr()?;
+        let tls = if tls { Some(tls::server()?.into()) } else { None };
+        Ok(Self { socket, at, tls })
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.at.to_string()
+    }
+
+    pub(crate) async fn accept(&self) -> Result<Stream> {
+        let (tcp, _) = self.socket.accept().await?;
+        tcp.set_nodelay(true)?;
+        Ok(match &self.tls {
+            Some(tls) => Box::new(tls.accept(tcp).await?),
+            None => Box::new(tcp),
+        })
+    }
+}
+
+/// Makes connections.
+pub(crate) struct Dialler {
+    to: SocketAddr,
+    tls: Option<TlsConnector>,
+}
+
+impl Dialler {
+    pub(crate) fn new(address: &str, tls: bool) -> Result<Self> {
+        let tls = if tls { Some(tls::client()?.into()) } else { None };
+        Ok(Self { to: address.parse()?, tls })
+    }
+
+    pub(crate) async fn open(&self) -> Result<Stream> {
+        let tcp = TcpStream::connect(self.to).await?;
+        tcp.set_nodelay(true)?;
+        Ok(match &self.tls {
+            Some(tls) => Box::new(tls.connect(tls::server_name()?, tcp).await?),
+            None => Box::new(tcp),
+        })
+    }
+}

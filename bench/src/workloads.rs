@@ -1,0 +1,150 @@
+//! The workloads: what is measured of each system.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::report::Measurement;
+use crate::systems::System;
+
+mod latency;
+mod throughput;
+
+/// A workload. Each is a module with `cases`, `measure`, and `play` for the processes it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Workload {
+    /// As many messages as will go, one way.
+    Throughput,
+    /// As many messages as will go, both ways at once.
+    BothWays,
+    /// One message to and fro.
+    Latency,
+}
+
+/// One of the cases that a workload has for each system.
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    /// As it stands in tables: `64 B`, `32 peers`.
+    pub name: String,
+    /// The number in it: bytes, peers.
+    pub amount: usize,
+}
+
+/// One measurement to make.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    /// How.
+    pub workload: Workload,
+    /// Of what.
+    pub system: System,
+    /// Of the workload's cases the one.
+    pub case: Case,
+    /// How long it is to run, if it has a length.
+    pub length: Duration,
+}
+
+impl Workload {
+    const ALL: [Self; 3] = [Self::Throughput, Self::BothWays, Self::Latency];
+
+    /// The name, in reports and on command lines.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Throughput => "throughput",
+            Self::BothWays => "both-ways",
+            Self::Latency => "latency",
+        }
+    }
+
+    fn named(name: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|known| known.name() == name);
+        let names = Self::ALL.map(Self::name).join(", ");
+        found.with_context(|| format!("no workload `{name}`; there are {names}, and `all`"))
+    }
+
+    /// Those of these names, where `all` is each of them.
+    pub(crate) fn listed(names: &[String]) -> Result<Vec<Self>> {
+        if names.iter().any(|name| name == "all") {
+            return Ok(Self::ALL.to_vec());
+        }
+        names.iter().map(|name| Self::named(name)).collect()
+    }
+
+    /// What is measured of each system; of messages of `bytes` bytes if that is given.
+    pub(crate) fn cases(self, bytes: Option<usize>) -> Vec<Case> {
+        match self {
+            Self::Throughput | Self::BothWays => throughput::cases(bytes),
+            Self::Latency => latency::cases(bytes),
+        }
+    }
+
+    /// Whether `system` can do `case`.
+    pub(crate) fn does(self, system: System, case: &Case) -> bool {
+        let _ = (system, case);
+        true
+    }
+
+    /// Makes one measurement.
+    ///
+    /// # Errors
+    /// Where it could not be made, or what arrived is not what was sent.
+    pub(crate) async fn measure(self, job: &Job) -> Result<Vec<Measurement>> {
+        match self {
+            Self::Throughput | Self::BothWays => throughput::measure(job).await,
+            Self::Latency => latency::measure(job).await,
+        }
+    }
+
+    /// The whole life of another process that [`Workload::measure`] started with the job's words,
+    /// and perhaps more of them: `rest`.
+    pub(crate) async fn play(self, job: &Job, rest: &[String]) -> Result<()> {
+        if !rest.is_empty() {
+            bail!("{} has no role {rest:?}", self.name());
+        }
+        match self {
+            Self::Throughput | Self::BothWays => throughput::play(job).await,
+            Self::Latency => latency::play(job).await,
+        }
+    }
+}
+
+impl Case {
+    /// Messages of `size` bytes.
+    pub(crate) fn bytes(size: usize) -> Self {
+        let name = match size {
+            size if size >= 1 << 10 && size.is_multiple_of(1 << 10) => {
+                format!("{} KiB", size >> 10)
+            }
+            size => format!("{size} B"),
+        };
+        Self { name, amount: size }
+    }
+}
+
+impl Job {
+    /// What another process is told of it.
+    pub(crate) fn words(&self) -> [String; 5] {
+        let (workload, system) = (self.workload.name(), self.system.name());
+        let amount = self.case.amount.to_string();
+        let length = self.length.as_millis().to_string();
+        [workload.into(), system.into(), self.case.name.clone(), amount, length]
+    }
+
+    /// The job that this process was started for, and the words after it.
+    pub(crate) fn from_words(
+        mut words: impl Iterator<Item = String>,
+    ) -> Result<(Self, Vec<String>)> {
+        let mut word = || words.next().context("such a process is started by the program itself");
+        let workload = Workload::named(&word()?)?;
+        let system = System::named(&word()?)?;
+        let case = Case { name: word()?, amount: word()?.parse()? };
+        let length = Duration::from_millis(word()?.parse()?);
+        Ok((Self { workload, system, case, length }, words.collect()))
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}, {}", self.workload.name(), self.system.name(), self.case.name)
+    }
+}
