@@ -75,28 +75,29 @@ impl Dispatch {
     pub(crate) async fn event(&self, node: &dyn Act, event: Event) {
         let queues = self.queues();
         if let Some(handler) = &self.handler {
-            let copy = (!queues.is_empty()).then(|| event.clone());
-            self.handle(handler.lock().await.as_mut(), node, std::iter::once(event));
-            let Some(copy) = copy else { return };
-            queues.iter().for_each(|queue| queue.push(copy.clone()));
-        } else {
-            queues.iter().for_each(|queue| queue.push(event.clone()));
+            let mut handler = handler.lock().await;
+            let events = std::iter::once(event.clone());
+            self.handle(node, event.name(), events, |event, cx| event.deliver(&mut **handler, cx));
         }
+        queues.iter().for_each(|queue| queue.push(event.clone()));
     }
 
     /// Delivers messages of `peer` in order, and leaves the vector empty. Waits for handler and
     /// subscribers.
     pub(crate) async fn messages(&self, node: &dyn Act, peer: &Peer, messages: &mut Vec<Message>) {
-        let event = |message| Event::NodeMessage { peer: peer.clone(), message };
         let queues = self.queues();
         if let Some(handler) = &self.handler {
             let mut handler = handler.lock().await;
-            if queues.is_empty() {
-                return self.handle(handler.as_mut(), node, messages.drain(..).map(event));
+            let deliver = |message, cx: &mut Context<'_>| {
+                handler.node_message(cx, peer, message);
+            };
+            match queues.is_empty() {
+                true => self.handle(node, MESSAGE, messages.drain(..), deliver),
+                false => self.handle(node, MESSAGE, messages.iter().cloned(), deliver),
             }
-            self.handle(handler.as_mut(), node, messages.iter().cloned().map(event));
         }
         for queue in &queues {
+            let event = |message| Event::NodeMessage { peer: peer.clone(), message };
             queue.push_messages(messages.iter().cloned().map(event)).await;
         }
         messages.clear();
@@ -129,26 +130,30 @@ impl Dispatch {
         self.subscribers.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Runs the handler over `events`. A panic costs the event that it happened in, and is told.
-    fn handle(
+    /// Runs the handler over events of one name. A panic costs the event that it happened in, and
+    /// is told.
+    fn handle<T>(
         &self,
-        handler: &mut dyn Handler,
         node: &dyn Act,
-        events: impl Iterator<Item = Event>,
+        name: &'static str,
+        mut events: impl Iterator<Item = T>,
+        mut deliver: impl FnMut(T, &mut Context<'_>),
     ) {
         let mut actions = Vec::new();
-        for event in events {
-            let name = event.name();
-            let mut cx = Context::new(node, &mut actions);
-            let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&mut cx, event)));
-            if let Err(panic) = outcome {
-                let panic = panic_text(&*panic);
-                tracing::error!(event = name, %panic, "the application's handler panicked");
-                if name != PANICKED {
-                    self.notice(Event::NodeHandlerPanicked { event: name, panic });
+        loop {
+            let handled = catch_unwind(AssertUnwindSafe(|| {
+                for event in events.by_ref() {
+                    deliver(event, &mut Context::new(node, &mut actions));
+                    actions.drain(..).for_each(|action| node.act(action));
                 }
-            }
+            }));
+            let Err(panic) = handled else { return };
             actions.drain(..).for_each(|action| node.act(action));
+            let panic = panic_text(&*panic);
+            tracing::error!(event = name, %panic, "the application's handler panicked");
+            if name != PANICKED {
+                self.notice(Event::NodeHandlerPanicked { event: name, panic });
+            }
         }
     }
 }
@@ -158,6 +163,7 @@ struct Ended;
 
 impl Handler for Ended {}
 
+const MESSAGE: &str = "node_message";
 const PANICKED: &str = "node_handler_panicked";
 
 /// Delivers what [`Dispatch::notice`] was given, until the channel closes.

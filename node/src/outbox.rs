@@ -107,6 +107,18 @@ impl Block {
 }
 
 impl Lanes {
+    /// Whether there is nothing to write but a block that is not full, whose frames' senders may
+    /// add to it.
+    fn is_growing(&self) -> bool {
+        let open = self.open.bytes.len();
+        open != 0
+            && open < BLOCK
+            && self.done.is_empty()
+            && self.control.is_empty()
+            && self.closing.is_none()
+            && !self.waiting
+    }
+
     fn close(&mut self, reason: Reason, goodbye: bool) {
         self.closing.get_or_insert(Closing { reason, goodbye });
     }
@@ -202,7 +214,12 @@ impl Outbox {
             match self.put(parcel, self.ahead(), true) {
                 Ok(()) => return Ok(()),
                 Err(NotAccepted::Closed(reason)) => return Err(reason),
-                Err(NotAccepted::Full) => room.await,
+                Err(NotAccepted::Full) => {
+                    room.await;
+                    // The writer has woken us, and we are about to wake it: in a row tokio would
+                    // soon have another thread run one of us, and both wait for each other there.
+                    tokio::task::yield_now().await;
+                }
             }
         }
     }
@@ -276,10 +293,16 @@ impl Outbox {
 
     /// Moves what is to be written next into `takings`: all control frames, then blocks of
     /// application frames. What `takings` held before is written: its room is free.
-    pub(crate) fn take(&self, takings: &mut Takings) -> Taken {
+    ///
+    /// With `patience` a block that is not full is left to grow; who adds to it wakes the writer.
+    pub(crate) fn take(&self, takings: &mut Takings, patience: bool) -> Taken {
         let mut lanes = self.lock();
         lanes.writing = 0;
         takings.clear(&mut lanes.spare);
+        if patience && lanes.is_growing() {
+            lanes.idle = true;
+            return Taken::Little;
+        }
         std::mem::swap(&mut takings.control, &mut lanes.control);
         while lanes.writing < WRITE {
             let block = match lanes.done.pop_front() {

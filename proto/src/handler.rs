@@ -67,46 +67,48 @@ pub trait Handler: Send {
     /// Events other than messages were left out, because this handler was too slow for them.
     fn node_lagged(&mut self, cx: &mut Context<'_>, missed: u64) {}
     /// This handler panicked while it handled `event`. The node and the link go on.
-    fn node_handler_panicked(&mut self, cx: &mut Context<'_>, event: &str, panic: &str) {}
+    fn node_handler_panicked(&mut self, cx: &mut Context<'_>, event: &'static str, panic: &str) {}
+}
 
-    /// Takes an event apart and calls the method for it. Override it to get events whole.
-    fn handle(&mut self, cx: &mut Context<'_>, event: Event) {
-        match event {
-            Event::OutboundNodeConnected { peer } => self.outbound_node_connected(cx, &peer),
-            Event::InboundNodeConnected { peer } => self.inbound_node_connected(cx, &peer),
-            Event::OutboundNodeDisconnected { peer, parting } => {
-                self.outbound_node_disconnected(cx, &peer, &parting);
+impl Event {
+    /// Calls the handler's method for this event.
+    pub fn deliver(self, handler: &mut dyn Handler, cx: &mut Context<'_>) {
+        match self {
+            Self::OutboundNodeConnected { peer } => handler.outbound_node_connected(cx, &peer),
+            Self::InboundNodeConnected { peer } => handler.inbound_node_connected(cx, &peer),
+            Self::OutboundNodeDisconnected { peer, parting } => {
+                handler.outbound_node_disconnected(cx, &peer, &parting);
             }
-            Event::InboundNodeDisconnected { peer, parting } => {
-                self.inbound_node_disconnected(cx, &peer, &parting);
+            Self::InboundNodeDisconnected { peer, parting } => {
+                handler.inbound_node_disconnected(cx, &peer, &parting);
             }
-            Event::NodeDisconnectWithOutboundNode { peer } => {
-                self.node_disconnect_with_outbound_node(cx, &peer);
+            Self::NodeDisconnectWithOutboundNode { peer } => {
+                handler.node_disconnect_with_outbound_node(cx, &peer);
             }
-            Event::NodeDisconnectWithInboundNode { peer } => {
-                self.node_disconnect_with_inbound_node(cx, &peer);
+            Self::NodeDisconnectWithInboundNode { peer } => {
+                handler.node_disconnect_with_inbound_node(cx, &peer);
             }
-            Event::NodeMessage { peer, message } => self.node_message(cx, &peer, message),
-            Event::NodeMessageFailed { peer, failure } => {
-                self.node_message_failed(cx, &peer, &failure);
+            Self::NodeMessage { peer, message } => handler.node_message(cx, &peer, message),
+            Self::NodeMessageFailed { peer, failure } => {
+                handler.node_message_failed(cx, &peer, &failure);
             }
-            Event::NodeBroadcast { broadcast } => self.node_broadcast(cx, broadcast),
-            Event::NodeDiscovered { node } => self.node_discovered(cx, &node),
-            Event::NodeRequestToStop => self.node_request_to_stop(cx),
-            Event::NodeReconnectionError { address, tries, error } => {
-                if !self.node_reconnection_error(cx, &address, tries, &error) {
+            Self::NodeBroadcast { broadcast } => handler.node_broadcast(cx, broadcast),
+            Self::NodeDiscovered { node } => handler.node_discovered(cx, &node),
+            Self::NodeRequestToStop => handler.node_request_to_stop(cx),
+            Self::NodeReconnectionError { address, tries, error } => {
+                if !handler.node_reconnection_error(cx, &address, tries, &error) {
                     cx.stop_reconnecting(address);
                 }
             }
-            Event::OutboundNodeConnectionError { address, error } => {
-                self.outbound_node_connection_error(cx, &address, &error);
+            Self::OutboundNodeConnectionError { address, error } => {
+                handler.outbound_node_connection_error(cx, &address, &error);
             }
-            Event::InboundNodeConnectionError { address, error } => {
-                self.inbound_node_connection_error(cx, &address, &error);
+            Self::InboundNodeConnectionError { address, error } => {
+                handler.inbound_node_connection_error(cx, &address, &error);
             }
-            Event::NodeLagged { missed } => self.node_lagged(cx, missed),
-            Event::NodeHandlerPanicked { event, panic } => {
-                self.node_handler_panicked(cx, event, &panic);
+            Self::NodeLagged { missed } => handler.node_lagged(cx, missed),
+            Self::NodeHandlerPanicked { event, panic } => {
+                handler.node_handler_panicked(cx, event, &panic);
             }
         }
     }
@@ -118,8 +120,91 @@ pub trait Handler: Send {
 pub struct Callback<F>(pub F);
 
 impl<F: FnMut(&mut Context<'_>, Event) + Send> Handler for Callback<F> {
-    fn handle(&mut self, cx: &mut Context<'_>, event: Event) {
-        (self.0)(cx, event);
+    fn outbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {
+        (self.0)(cx, Event::OutboundNodeConnected { peer: peer.clone() });
+    }
+
+    fn inbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {
+        (self.0)(cx, Event::InboundNodeConnected { peer: peer.clone() });
+    }
+
+    fn outbound_node_disconnected(&mut self, cx: &mut Context<'_>, peer: &Peer, parting: &Parting) {
+        let (peer, parting) = (peer.clone(), parting.clone());
+        (self.0)(cx, Event::OutboundNodeDisconnected { peer, parting });
+    }
+
+    fn inbound_node_disconnected(&mut self, cx: &mut Context<'_>, peer: &Peer, parting: &Parting) {
+        let (peer, parting) = (peer.clone(), parting.clone());
+        (self.0)(cx, Event::InboundNodeDisconnected { peer, parting });
+    }
+
+    fn node_disconnect_with_outbound_node(&mut self, cx: &mut Context<'_>, peer: &Peer) {
+        (self.0)(cx, Event::NodeDisconnectWithOutboundNode { peer: peer.clone() });
+    }
+
+    fn node_disconnect_with_inbound_node(&mut self, cx: &mut Context<'_>, peer: &Peer) {
+        (self.0)(cx, Event::NodeDisconnectWithInboundNode { peer: peer.clone() });
+    }
+
+    fn node_message(&mut self, cx: &mut Context<'_>, peer: &Peer, message: Message) {
+        (self.0)(cx, Event::NodeMessage { peer: peer.clone(), message });
+    }
+
+    fn node_message_failed(&mut self, cx: &mut Context<'_>, peer: &Peer, failure: &MessageFailure) {
+        let (peer, failure) = (peer.clone(), failure.clone());
+        (self.0)(cx, Event::NodeMessageFailed { peer, failure });
+    }
+
+    fn node_broadcast(&mut self, cx: &mut Context<'_>, broadcast: Broadcast) {
+        (self.0)(cx, Event::NodeBroadcast { broadcast });
+    }
+
+    fn node_discovered(&mut self, cx: &mut Context<'_>, node: &NodeInfo) {
+        (self.0)(cx, Event::NodeDiscovered { node: node.clone() });
+    }
+
+    fn node_request_to_stop(&mut self, cx: &mut Context<'_>) {
+        (self.0)(cx, Event::NodeRequestToStop);
+    }
+
+    fn node_reconnection_error(
+        &mut self,
+        cx: &mut Context<'_>,
+        address: &Address,
+        tries: u32,
+        error: &str,
+    ) -> bool {
+        let (address, error) = (address.clone(), error.to_owned());
+        (self.0)(cx, Event::NodeReconnectionError { address, tries, error });
+        true
+    }
+
+    fn outbound_node_connection_error(
+        &mut self,
+        cx: &mut Context<'_>,
+        address: &Address,
+        error: &str,
+    ) {
+        let (address, error) = (address.clone(), error.to_owned());
+        (self.0)(cx, Event::OutboundNodeConnectionError { address, error });
+    }
+
+    fn inbound_node_connection_error(
+        &mut self,
+        cx: &mut Context<'_>,
+        address: &Address,
+        error: &str,
+    ) {
+        let (address, error) = (address.clone(), error.to_owned());
+        (self.0)(cx, Event::InboundNodeConnectionError { address, error });
+    }
+
+    fn node_lagged(&mut self, cx: &mut Context<'_>, missed: u64) {
+        (self.0)(cx, Event::NodeLagged { missed });
+    }
+
+    fn node_handler_panicked(&mut self, cx: &mut Context<'_>, event: &'static str, panic: &str) {
+        (self.0)(cx, Event::NodeHandlerPanicked { event, panic: panic.to_owned() });
     }
 }
 

@@ -24,8 +24,10 @@ async fn write_all(
     to: &mut (impl AsyncWrite + Unpin),
 ) -> io::Result<()> {
     let mut takings = Takings::default();
+    // Something has just been written.
+    let mut wrote = false;
     loop {
-        match conn.outbox.take(&mut takings) {
+        match conn.outbox.take(&mut takings, std::mem::take(&mut wrote)) {
             Taken::Write => {
                 let (messages, bytes) = (takings.messages(), takings.len());
                 to.write_all_buf(&mut takings).await?;
@@ -33,8 +35,19 @@ async fn write_all(
                 conn.meter.sent(messages, bytes);
                 inner.meter.sent(messages, bytes);
                 conn.wrote.store(inner.micros(), Ordering::Relaxed);
+                wrote = true;
             }
             Taken::Empty => conn.outbox.filled().await,
+            // While we wrote somebody has gone on sending, on another thread. Its next message has
+            // us run there, once it has no more to send or no more room; where there is none we are
+            // back at once.
+            Taken::Little => {
+                tokio::select! {
+                    biased;
+                    () = conn.outbox.filled() => {}
+                    () = tokio::task::yield_now() => {}
+                }
+            }
             Taken::Held => {
                 let filled = conn.outbox.filled();
                 if tokio::time::timeout(inner.config.flush_timeout, filled).await.is_err() {

@@ -16,6 +16,8 @@ pub(crate) enum Taken {
     Write,
     /// Nothing to write now.
     Empty,
+    /// A block that is not full yet: to be written all the same if it does not grow.
+    Little,
     /// Nothing but the goodbye, which waits for [`super::Outbox::received`].
     Held,
     /// Nothing more will come: close the connection.
