@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 /// In place of a number: no message comes after this one.
@@ -134,6 +135,37 @@ impl Rounds {
     pub(crate) fn into_times(mut self) -> Vec<Duration> {
         self.times.sort_unstable();
         self.times
+    }
+}
+
+/// What an end has come to, where the system calls it for each message.
+#[derive(Debug)]
+pub(crate) enum Account {
+    Arrived(Arrived),
+    Rounds(Rounds),
+}
+
+impl Account {
+    /// What has arrived.
+    ///
+    /// # Errors
+    /// Where this end did not count.
+    pub(crate) fn arrived(self) -> Result<Arrived> {
+        match self {
+            Self::Arrived(arrived) => Ok(arrived),
+            Self::Rounds(_) => bail!("this end does not count"),
+        }
+    }
+
+    /// The rounds that were sent.
+    ///
+    /// # Errors
+    /// Where this end sent none.
+    pub(crate) fn rounds(self) -> Result<Rounds> {
+        match self {
+            Self::Rounds(rounds) => Ok(rounds),
+            Self::Arrived(_) => bail!("this end does not ping"),
+        }
     }
 }
 

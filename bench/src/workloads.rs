@@ -3,12 +3,14 @@
 use std::fmt;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::report::Measurement;
 use crate::systems::System;
 
 mod latency;
+mod start;
+mod streams;
 mod throughput;
 
 /// A workload. Each is a module with `cases`, `measure`, and `play` for the processes it starts.
@@ -20,6 +22,10 @@ pub(crate) enum Workload {
     BothWays,
     /// One message to and fro.
     Latency,
+    /// Bulk data on byte streams.
+    Streams,
+    /// How soon a process has sent its first message.
+    Start,
 }
 
 /// One of the cases that a workload has for each system.
@@ -45,7 +51,8 @@ pub(crate) struct Job {
 }
 
 impl Workload {
-    const ALL: [Self; 3] = [Self::Throughput, Self::BothWays, Self::Latency];
+    const ALL: [Self; 5] =
+        [Self::Throughput, Self::BothWays, Self::Latency, Self::Streams, Self::Start];
 
     /// The name, in reports and on command lines.
     pub(crate) fn name(self) -> &'static str {
@@ -53,6 +60,8 @@ impl Workload {
             Self::Throughput => "throughput",
             Self::BothWays => "both-ways",
             Self::Latency => "latency",
+            Self::Streams => "streams",
+            Self::Start => "start",
         }
     }
 
@@ -75,13 +84,20 @@ impl Workload {
         match self {
             Self::Throughput | Self::BothWays => throughput::cases(bytes),
             Self::Latency => latency::cases(bytes),
+            Self::Streams => streams::cases(),
+            Self::Start => start::cases(),
         }
     }
 
     /// Whether `system` can do `case`.
     pub(crate) fn does(self, system: System, case: &Case) -> bool {
-        let _ = (system, case);
-        true
+        match self {
+            // Two Python processes do these, and in other cases they take minutes.
+            Self::Throughput => system.has_links() || case.amount <= 64,
+            Self::Latency => system.has_links() || !latency::is_beside_bulk(case),
+            Self::BothWays | Self::Start => system.has_links(),
+            Self::Streams => system.has_streams(),
+        }
     }
 
     /// Makes one measurement.
@@ -92,18 +108,19 @@ impl Workload {
         match self {
             Self::Throughput | Self::BothWays => throughput::measure(job).await,
             Self::Latency => latency::measure(job).await,
+            Self::Streams => streams::measure(job).await,
+            Self::Start => start::measure(job).await,
         }
     }
 
     /// The whole life of another process that [`Workload::measure`] started with the job's words,
     /// and perhaps more of them: `rest`.
     pub(crate) async fn play(self, job: &Job, rest: &[String]) -> Result<()> {
-        if !rest.is_empty() {
-            bail!("{} has no role {rest:?}", self.name());
-        }
         match self {
             Self::Throughput | Self::BothWays => throughput::play(job).await,
             Self::Latency => latency::play(job).await,
+            Self::Streams => streams::play(job).await,
+            Self::Start => start::play(job, rest).await,
         }
     }
 }
