@@ -21,7 +21,7 @@ mod fill;
 mod read;
 mod write;
 
-pub(crate) use read::{Established, run};
+pub(crate) use read::{Established, start};
 
 /// Pings asked for on one link and not sent yet.
 const ASKED_PINGS: usize = 16;

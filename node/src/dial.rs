@@ -72,7 +72,7 @@ pub(crate) async fn connect(
     }
 }
 
-/// Links to `address`: the task that dials goes on to run the link. `reply` gets the peer, or why
+/// Links to `address`. `reply` gets the peer, or why
 /// there is none; the application gets an event either way.
 pub(crate) async fn link(
     inner: Arc<Inner>,
@@ -84,7 +84,7 @@ pub(crate) async fn link(
             let peer = established.conn.peer.clone();
             inner.order_dialled(&address, peer.id()).await;
             let _ = reply.send(Ok(peer));
-            conn::run(inner, *established).await;
+            conn::start(&inner, *established);
         }
         Ok(Dialled::Linked(peer)) => {
             inner.order_dialled(&address, peer.id()).await;

@@ -24,6 +24,7 @@ use crate::conn::Conn;
 use crate::counters::Meter;
 use crate::dispatch::{Act, Dispatch};
 use crate::error::Error;
+use crate::known::Met;
 use crate::order::{FromLink, Order};
 use crate::outbox::NotAccepted;
 use crate::outgoing::{Built, Outgoing};
@@ -60,7 +61,7 @@ pub(crate) struct Inner {
     pub(crate) streams: Streams,
     pub(crate) store: Store,
     /// Peers that are being written to the store; who reads it waits for them.
-    pub(crate) remembering: watch::Sender<usize>,
+    pub(crate) remembering: watch::Sender<Met>,
     pub(crate) shares: Shares,
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) links: mpsc::Sender<FromLink>,
@@ -115,7 +116,7 @@ impl Inner {
             protocols: Table::default(),
             shares: Shares::new(parts.store.clone()),
             store: parts.store,
-            remembering: watch::Sender::new(0),
+            remembering: watch::Sender::new(Met::default()),
             orders: parts.orders,
             links: parts.links,
             tracker: TaskTracker::new(),
@@ -182,6 +183,8 @@ impl Inner {
         task: impl Future<Output = ()> + Send + 'static,
     ) -> tokio::task::JoinHandle<()> {
         let halt = self.halt.clone();
+        // Boxed here: in the task itself there would be room for two of it.
+        let task = Box::pin(task);
         self.tracker.spawn(async move {
             tokio::select! {
                 () = task => {}

@@ -136,7 +136,7 @@ async fn welcome(inner: Arc<Inner>, tcp: TcpStream, remote: SocketAddr, place: P
     };
     drop(place);
     let outcome = match entered {
-        Ok(Entered::Greeted(greeted)) => settle(inner.clone(), *greeted, remote).await,
+        Ok(Entered::Greeted(greeted)) => settle(&inner, *greeted, remote).await,
         Ok(Entered::Stream(opened)) => {
             opened.await;
             Ok(())
@@ -193,8 +193,8 @@ async fn enter(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Entered, String> {
     Ok(Entered::Greeted(Box::new(Greeted { stream, session, local, link, buffer, hello })))
 }
 
-/// Has a connection admitted and runs it, or tells it why not. Never cut short once it is admitted.
-async fn settle(inner: Arc<Inner>, greeted: Greeted, remote: SocketAddr) -> Result<(), String> {
+/// Has a connection admitted and starts it, or tells it why not. Never cut short once it is admitted.
+async fn settle(inner: &Arc<Inner>, greeted: Greeted, remote: SocketAddr) -> Result<(), String> {
     let Greeted { mut stream, session, local, mut link, buffer, hello } = greeted;
     let entry = Entry {
         session,
@@ -204,11 +204,11 @@ async fn settle(inner: Arc<Inner>, greeted: Greeted, remote: SocketAddr) -> Resu
         remote,
         fallback: Address::from_socket(remote),
     };
-    match dial::admit(&inner, entry).await {
+    match dial::admit(inner, entry).await {
         Ok((conn, pings)) => {
             link.admit(inner.now());
             inner.seen(local).await;
-            conn::run(inner, Established { conn, link, stream, buffer, pings }).await;
+            conn::start(&inner, Established { conn, link, stream, buffer, pings });
             Ok(())
         }
         Err(reason) => {

@@ -123,7 +123,7 @@ impl Lanes {
         self.closing.get_or_insert(Closing { reason, goodbye });
     }
 
-    #[inline]
+    #[inline(always)]
     fn append(&mut self, parcel: &Parcel<'_>) {
         let len = parcel.len();
         if self.open.bytes.len() + len > BLOCK && !self.open.bytes.is_empty() {
@@ -147,6 +147,7 @@ impl Lanes {
     }
 
     /// The open block is done: the next frames go into another.
+    #[cold]
     fn turn(&mut self) {
         let bytes = self.spare.pop().unwrap_or_default();
         let done = std::mem::replace(&mut self.open, Block { bytes, ..Block::default() });
@@ -231,11 +232,13 @@ impl Outbox {
         self.put(parcel, self.ahead(), false).is_ok()
     }
 
+    #[inline]
     fn ahead(&self) -> usize {
         self.max_application.min(AHEAD)
     }
 
-    #[inline]
+    // Inlined, so that the length of a message's head is known.
+    #[inline(always)]
     fn put(&self, parcel: &Parcel<'_>, limit: usize, wait: bool) -> Result<(), NotAccepted> {
         let mut lanes = self.lock();
         if let Some(closing) = &lanes.closing {
@@ -366,6 +369,7 @@ impl Outbox {
         self.filled.notified().await;
     }
 
+    #[inline]
     fn wake_writer(&self, mut lanes: MutexGuard<'_, Lanes>) {
         if std::mem::take(&mut lanes.idle) {
             drop(lanes);

@@ -48,6 +48,7 @@ impl Outgoing<'_> {
 
     /// The message's frame, where it travels as it is. `space` holds what stands before the
     /// content.
+    #[inline(always)]
     pub(crate) fn parcel<'p>(&'p self, space: &'p mut [u8; frame::MESSAGE_HEAD]) -> Parcel<'p> {
         let body = self.body();
         *space = frame::message_head(Message::head(self.kind, Compression::None), body.len());

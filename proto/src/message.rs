@@ -174,6 +174,15 @@ impl Packed {
         Ok(Message { kind: self.kind, compression: self.compression, body })
     }
 
+    /// Whether the payload is the message's body as it stands: not compressed, not over `limit`
+    /// bytes, and UTF-8 where it has to be.
+    #[must_use]
+    pub fn is_plain(&self, limit: usize) -> bool {
+        self.compression == Compression::None
+            && self.payload.len() <= limit
+            && checked(self.kind, &self.payload).is_ok()
+    }
+
     /// The message, where it is not compressed: the payload is its body.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ use crate::order::FromLink;
 use crate::request;
 
 /// Room for one read: from little on an idle link to much on a busy one.
-const READ_MIN: usize = 4 << 10;
+const READ_MIN: usize = 512;
 const READ_MAX: usize = 256 << 10;
 
 /// After so long without anything to write the buffers are given back.
@@ -44,36 +44,30 @@ pub(crate) struct Established<S> {
     pub(crate) pings: AskedPings,
 }
 
-/// Runs a link from its first event to its last.
-pub(crate) async fn run<S>(inner: Arc<Inner>, established: Established<S>)
+/// Runs a link in a task of its own, from its first event to its last.
+pub(crate) fn start<S>(inner: &Arc<Inner>, established: Established<S>)
 where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
+{
+    // An idle link's memory is mostly this task: what is needed for a moment only is boxed.
+    inner.spawn(run(inner.clone(), Box::new(established)));
+}
+
+async fn run<S>(inner: Arc<Inner>, mut established: Box<Established<S>>)
+where
+    S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
 {
     let _running = inner.running.token();
-    let Established { conn, mut link, mut stream, buffer, pings } = established;
-    let peer = conn.peer.clone();
-    let outbound = peer.direction() == Direction::Outbound;
-    inner
-        .tell(match outbound {
-            true => Event::OutboundNodeConnected { peer: peer.clone() },
-            false => Event::InboundNodeConnected { peer: peer.clone() },
-        })
-        .await;
-
-    // Our Hello, where it is still to be said, goes before anything that waits in the outbox.
-    let timeout = inner.config.handshake_timeout;
-    let said = tokio::time::timeout(timeout, say_hello(&mut link, &mut stream)).await;
-    let said = said.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    let (said, later) = match said {
+    let (said, later) = match Box::pin(begin(&inner, &mut established)).await {
         Ok(later) => (Ok(()), later),
         Err(error) => (Err(error), VecDeque::new()),
     };
 
     // Both halves run in one task: what the application answers while it is handed messages goes out
     // without another task being woken.
+    let Established { conn, link, stream, buffer, pings } = *established;
     let (from, to) = tokio::io::split(stream);
-    let mut writing = std::pin::pin!(write::write(&inner, &conn, to));
-    let reader = Reader {
+    let mut reader = Reader {
         inner: inner.clone(),
         conn: conn.clone(),
         link,
@@ -89,8 +83,9 @@ where
         end: None,
         close_at: None,
     };
+    let mut writing = std::pin::pin!(write::write(&inner, &conn, to));
     let mut written = false;
-    let Ended { parting, confirmed, flush } = match said {
+    let ended = match said {
         Ok(()) => {
             let mut reading = std::pin::pin!(reader.read());
             loop {
@@ -103,13 +98,38 @@ where
         }
         Err(error) => Ended::lost(&error),
     };
-    conn.outbox.close(parting.reason.clone(), false);
+    conn.outbox.close(ended.parting.reason.clone(), false);
     // What is queued may still go out where the other side takes it.
     if !written {
-        let _ = tokio::time::timeout(flush, writing).await;
+        let _ = tokio::time::timeout(ended.flush, writing).await;
     }
-    conn.requests().clear();
+    Box::pin(finish(&inner, &conn, ended)).await;
+}
 
+/// Tells the application of the link, and says what the link has to say first.
+async fn begin<S>(inner: &Inner, established: &mut Established<S>) -> io::Result<VecDeque<Output>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Established { conn, link, stream, .. } = established;
+    let peer = conn.peer.clone();
+    inner
+        .tell(match peer.direction() {
+            Direction::Outbound => Event::OutboundNodeConnected { peer },
+            Direction::Inbound => Event::InboundNodeConnected { peer },
+        })
+        .await;
+    // Our Hello, where it is still to be said, goes before anything that waits in the outbox.
+    let timeout = inner.config.handshake_timeout;
+    let said = tokio::time::timeout(timeout, say_hello(link, stream)).await;
+    said.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Reports what was lost, and takes the link off the list.
+async fn finish(inner: &Inner, conn: &Arc<Conn>, ended: Ended) {
+    let Ended { parting, confirmed, .. } = ended;
+    let peer = conn.peer.clone();
+    conn.requests().clear();
     let (accepted, taken) = conn.outbox.account();
     let failure = MessageFailure {
         unsent: accepted.saturating_sub(taken),
@@ -122,14 +142,14 @@ where
         inner.tell(Event::NodeMessageFailed { peer: peer.clone(), failure }).await;
     }
     // Sent before the event, so that whoever hears of the end finds the link gone.
-    inner.link_down(&conn, parting.clone()).await;
+    inner.link_down(conn, parting.clone()).await;
     inner
-        .tell(match outbound {
-            true => Event::OutboundNodeDisconnected { peer, parting },
-            false => Event::InboundNodeDisconnected { peer, parting },
+        .tell(match peer.direction() {
+            Direction::Outbound => Event::OutboundNodeDisconnected { peer, parting },
+            Direction::Inbound => Event::InboundNodeDisconnected { peer, parting },
         })
         .await;
-    inner.link_done(&conn).await;
+    inner.link_done(conn).await;
 }
 
 fn closed() -> Reason {
@@ -204,7 +224,7 @@ struct Batch {
 
 impl<R: AsyncRead + Unpin> Reader<R> {
     /// Reads until the link is over.
-    async fn read(mut self) -> Ended {
+    async fn read(&mut self) -> Ended {
         // Frames may have come with the Hello.
         let mut more = !self.buffer.is_empty();
         let mut flush = Duration::ZERO;
@@ -298,7 +318,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.conn.meter.received_bytes(bytes);
         self.inner.meter.received_bytes(bytes);
         if bytes >= self.room {
-            self.room = (self.room * 2).min(READ_MAX);
+            self.room = (self.room * 4).min(READ_MAX);
         }
     }
 
@@ -349,13 +369,20 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     async fn on_messages(&mut self, packed: Vec<Packed>, batch: &mut Batch) {
+        let limit = self.inner.config.max_message;
+        let bytes = packed.iter().map(|packed| packed.payload.len()).sum::<usize>();
+        if batch.messages.is_empty() && packed.iter().all(|packed| packed.is_plain(limit)) {
+            // Mostly so. The vector is used again: the two are of one shape.
+            batch.messages = packed
+                .into_iter()
+                .map(|packed| Message::new(packed.kind, packed.payload))
+                .collect();
+            batch.bytes += bytes;
+            return;
+        }
         batch.messages.reserve(packed.len());
         for packed in packed {
-            let message = match packed.compression {
-                Compression::None => self.plain(packed),
-                _ => self.unpack(packed).await,
-            };
-            let Some(message) = message else { return };
+            let Some(message) = self.unpack(packed).await else { return };
             batch.bytes += message.body().len();
             batch.messages.push(message);
         }

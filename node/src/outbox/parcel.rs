@@ -13,7 +13,7 @@ pub(crate) struct Parcel<'a> {
 }
 
 impl Parcel<'_> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn len(&self) -> usize {
         self.head.len() + self.body.len()
     }
