@@ -3,11 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::report::Measurement;
 use crate::systems::System;
 
+mod connections;
 mod latency;
 mod throughput;
 
@@ -20,6 +21,8 @@ pub(crate) enum Workload {
     BothWays,
     /// One message to and fro.
     Latency,
+    /// Many links that are made, and idle.
+    Connections,
 }
 
 /// One of the cases that a workload has for each system.
@@ -45,7 +48,7 @@ pub(crate) struct Job {
 }
 
 impl Workload {
-    const ALL: [Self; 3] = [Self::Throughput, Self::BothWays, Self::Latency];
+    const ALL: [Self; 4] = [Self::Throughput, Self::BothWays, Self::Latency, Self::Connections];
 
     /// The name, in reports and on command lines.
     pub(crate) fn name(self) -> &'static str {
@@ -53,6 +56,7 @@ impl Workload {
             Self::Throughput => "throughput",
             Self::BothWays => "both-ways",
             Self::Latency => "latency",
+            Self::Connections => "connections",
         }
     }
 
@@ -70,18 +74,23 @@ impl Workload {
         names.iter().map(|name| Self::named(name)).collect()
     }
 
-    /// What is measured of each system; of messages of `bytes` bytes if that is given.
-    pub(crate) fn cases(self, bytes: Option<usize>) -> Vec<Case> {
+    /// What is measured of each system; of messages of `bytes` bytes if that is given, and with the
+    /// `large` cases if they are wanted.
+    pub(crate) fn cases(self, bytes: Option<usize>, large: bool) -> Vec<Case> {
         match self {
             Self::Throughput | Self::BothWays => throughput::cases(bytes),
             Self::Latency => latency::cases(bytes),
+            Self::Connections => connections::cases(large),
         }
     }
 
     /// Whether `system` can do `case`.
     pub(crate) fn does(self, system: System, case: &Case) -> bool {
-        let _ = (system, case);
-        true
+        let _ = case;
+        match self {
+            Self::Throughput | Self::BothWays | Self::Latency => true,
+            Self::Connections => matches!(system, System::RawTls | System::Peerkit),
+        }
     }
 
     /// Makes one measurement.
@@ -92,23 +101,27 @@ impl Workload {
         match self {
             Self::Throughput | Self::BothWays => throughput::measure(job).await,
             Self::Latency => latency::measure(job).await,
+            Self::Connections => connections::measure(job).await,
         }
     }
 
     /// The whole life of another process that [`Workload::measure`] started with the job's words,
     /// and perhaps more of them: `rest`.
     pub(crate) async fn play(self, job: &Job, rest: &[String]) -> Result<()> {
-        if !rest.is_empty() {
-            bail!("{} has no role {rest:?}", self.name());
-        }
         match self {
             Self::Throughput | Self::BothWays => throughput::play(job).await,
             Self::Latency => latency::play(job).await,
+            Self::Connections => connections::play(job, rest).await,
         }
     }
 }
 
 impl Case {
+    /// So many of `things`.
+    pub(crate) fn count(amount: usize, things: &str) -> Self {
+        Self { name: format!("{amount} {things}"), amount }
+    }
+
     /// Messages of `size` bytes.
     pub(crate) fn bytes(size: usize) -> Self {
         let name = match size {
@@ -128,6 +141,11 @@ impl Job {
         let amount = self.case.amount.to_string();
         let length = self.length.as_millis().to_string();
         [workload.into(), system.into(), self.case.name.clone(), amount, length]
+    }
+
+    /// The words for a process that has a role of its own in it: `rest`.
+    pub(crate) fn role(&self, rest: &[&str]) -> Vec<String> {
+        self.words().into_iter().chain(rest.iter().map(|word| (*word).to_owned())).collect()
     }
 
     /// The job that this process was started for, and the words after it.
