@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use tokio::runtime::Runtime;
 
+mod crowd;
 mod framed;
 mod link;
 mod messages;
@@ -46,6 +47,9 @@ struct Arguments {
     /// Bytes of a message, in place of each workload's own.
     #[arg(long)]
     bytes: Option<usize>,
+    /// The largest cases as well, which need time, memory and open files.
+    #[arg(long)]
+    large: bool,
 }
 
 fn main() -> ExitCode {
@@ -82,7 +86,7 @@ fn measure(runtime: &Runtime, arguments: &Arguments) -> Result<()> {
     for _ in 0..arguments.rounds {
         let mut round = Vec::new();
         for workload in &workloads {
-            for case in workload.cases(bytes) {
+            for case in workload.cases(bytes, arguments.large) {
                 for system in systems.iter().filter(|system| workload.does(**system, &case)) {
                     let case = case.clone();
                     let job = Job { workload: *workload, system: *system, case, length };

@@ -3,10 +3,12 @@
 //! A child says one line when it is ready and one account at its end; then it stays until its input
 //! ends, because what it sent may still be on its way. So it ends too when its parent does.
 
-use std::ffi::OsStr;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::DirEntry;
 use std::process::Stdio;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Stdin, stdin};
@@ -48,13 +50,12 @@ impl Child {
         self.output.read_line(&mut line).await?;
         if line.is_empty() {
             let status = self.process.wait().await?;
-            anyhow::bail!("the other process has ended: {status}");
+            bail!("the other process has ended: {status}");
         }
         serde_json::from_str(&line).with_context(|| format!("the other process says {line:?}"))
     }
 
     /// Says a line to it.
-    #[allow(dead_code, reason = "for workloads of several processes that go on in step")]
     pub(crate) async fn say(&mut self, line: &(impl Serialize + Sync)) -> Result<()> {
         let mut line = serde_json::to_vec(line)?;
         line.push(b'\n');
@@ -71,6 +72,11 @@ impl Child {
         let status = self.process.wait().await?;
         ensure!(status.success(), "the other process failed: {status}");
         Ok(())
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> Result<u32> {
+        self.process.id().context("the other process has ended")
     }
 
     /// Processor time that it has had so far, as [`cpu_seconds`].
@@ -128,6 +134,44 @@ pub(crate) fn cpu_seconds(process: u32) -> f64 {
     ticks / TICKS
 }
 
+/// Processor time of a process's threads, by their numbers, in nanoseconds: far finer than
+/// [`cpu_seconds`]. Empty where the system does not tell it this way.
+#[derive(Debug)]
+pub(crate) struct ThreadTimes(BTreeMap<OsString, u64>);
+
+impl ThreadTimes {
+    /// The times so far.
+    pub(crate) fn of(process: u32) -> Self {
+        let threads = std::fs::read_dir(format!("/proc/{process}/task"));
+        let time = |thread: DirEntry| {
+            let stat = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            Some((thread.file_name(), stat.split_whitespace().next()?.parse().ok()?))
+        };
+        Self(threads.into_iter().flatten().flatten().filter_map(time).collect())
+    }
+
+    /// Seconds of all threads since `before`. What a thread that has ended since then had is lost.
+    pub(crate) fn seconds_since(&self, before: &Self) -> f64 {
+        let since = |(thread, now): (_, &u64)| {
+            now.saturating_sub(before.0.get(thread).copied().unwrap_or_default())
+        };
+        self.0.iter().map(since).sum::<u64>() as f64 / 1e9
+    }
+}
+
+/// Checks that this process, and those it starts, may have `needed` files and connections open.
+pub(crate) fn check_open_files(needed: usize) -> Result<()> {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let limit = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
+    match limit {
+        Some(limit) if limit < needed => bail!(
+            "{needed} open files are needed and {limit} allowed: raise the limit (ulimit -n) first"
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// Memory of a process that is in use and not elsewhere (VmRSS), in bytes. 0 where the system does
 /// not tell it this way.
 pub(crate) fn resident_bytes(process: u32) -> u64 {
@@ -144,13 +188,15 @@ mod tests {
     #[test]
     fn a_process_has_time_and_memory() {
         let own = std::process::id();
-        let before = cpu_seconds(own);
+        let (before, threads_before) = (cpu_seconds(own), ThreadTimes::of(own));
         let began = std::time::Instant::now();
         let mut sum = 0_u64;
         while began.elapsed().as_millis() < 100 {
             sum = std::hint::black_box(sum.wrapping_add(1));
         }
         assert!(cpu_seconds(own) > before);
+        let had = ThreadTimes::of(own).seconds_since(&threads_before);
+        assert!(had > 0.02, "{had}");
         assert!(resident_bytes(own) > 1 << 20);
         assert_eq!(resident_bytes(u32::MAX), 0);
     }

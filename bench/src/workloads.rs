@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use crate::report::Measurement;
 use crate::systems::System;
 
+mod connections;
 mod latency;
 mod start;
 mod streams;
@@ -26,6 +27,8 @@ pub(crate) enum Workload {
     Streams,
     /// How soon a process has sent its first message.
     Start,
+    /// Many links that are made, and idle.
+    Connections,
 }
 
 /// One of the cases that a workload has for each system.
@@ -51,8 +54,14 @@ pub(crate) struct Job {
 }
 
 impl Workload {
-    const ALL: [Self; 5] =
-        [Self::Throughput, Self::BothWays, Self::Latency, Self::Streams, Self::Start];
+    const ALL: [Self; 6] = [
+        Self::Throughput,
+        Self::BothWays,
+        Self::Latency,
+        Self::Streams,
+        Self::Start,
+        Self::Connections,
+    ];
 
     /// The name, in reports and on command lines.
     pub(crate) fn name(self) -> &'static str {
@@ -62,6 +71,7 @@ impl Workload {
             Self::Latency => "latency",
             Self::Streams => "streams",
             Self::Start => "start",
+            Self::Connections => "connections",
         }
     }
 
@@ -79,13 +89,15 @@ impl Workload {
         names.iter().map(|name| Self::named(name)).collect()
     }
 
-    /// What is measured of each system; of messages of `bytes` bytes if that is given.
-    pub(crate) fn cases(self, bytes: Option<usize>) -> Vec<Case> {
+    /// What is measured of each system; of messages of `bytes` bytes if that is given, and with the
+    /// `large` cases if they are wanted.
+    pub(crate) fn cases(self, bytes: Option<usize>, large: bool) -> Vec<Case> {
         match self {
             Self::Throughput | Self::BothWays => throughput::cases(bytes),
             Self::Latency => latency::cases(bytes),
             Self::Streams => streams::cases(),
             Self::Start => start::cases(),
+            Self::Connections => connections::cases(large),
         }
     }
 
@@ -97,6 +109,7 @@ impl Workload {
             Self::Latency => system.has_links() || !latency::is_beside_bulk(case),
             Self::BothWays | Self::Start => system.has_links(),
             Self::Streams => system.has_streams(),
+            Self::Connections => matches!(system, System::RawTls | System::Peerkit),
         }
     }
 
@@ -110,6 +123,7 @@ impl Workload {
             Self::Latency => latency::measure(job).await,
             Self::Streams => streams::measure(job).await,
             Self::Start => start::measure(job).await,
+            Self::Connections => connections::measure(job).await,
         }
     }
 
@@ -121,11 +135,17 @@ impl Workload {
             Self::Latency => latency::play(job).await,
             Self::Streams => streams::play(job).await,
             Self::Start => start::play(job, rest).await,
+            Self::Connections => connections::play(job, rest).await,
         }
     }
 }
 
 impl Case {
+    /// So many of `things`.
+    pub(crate) fn count(amount: usize, things: &str) -> Self {
+        Self { name: format!("{amount} {things}"), amount }
+    }
+
     /// Messages of `size` bytes.
     pub(crate) fn bytes(size: usize) -> Self {
         let name = match size {
@@ -145,6 +165,11 @@ impl Job {
         let amount = self.case.amount.to_string();
         let length = self.length.as_millis().to_string();
         [workload.into(), system.into(), self.case.name.clone(), amount, length]
+    }
+
+    /// The words for a process that has a role of its own in it: `rest`.
+    pub(crate) fn role(&self, rest: &[&str]) -> Vec<String> {
+        self.words().into_iter().chain(rest.iter().map(|word| (*word).to_owned())).collect()
     }
 
     /// The job that this process was started for, and the words after it.

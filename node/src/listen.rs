@@ -208,7 +208,7 @@ async fn settle(inner: &Arc<Inner>, greeted: Greeted, remote: SocketAddr) -> Res
         Ok((conn, pings)) => {
             link.admit(inner.now());
             inner.seen(local).await;
-            conn::start(&inner, Established { conn, link, stream, buffer, pings });
+            conn::start(inner, Established { conn, link, stream, buffer, pings });
             Ok(())
         }
         Err(reason) => {

@@ -11,6 +11,8 @@ use crate::link::{Bulk, Part, swallow};
 use crate::messages::{Account, Arrivals, Arrived, Numbers, Rounds};
 use crate::streams::Stream;
 
+pub(crate) mod crowd;
+
 /// The protocol of the streams.
 const PROTOCOL: &str = "bench";
 

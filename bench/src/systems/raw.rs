@@ -8,6 +8,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::streams::Stream;
 
+pub(crate) mod crowd;
 mod tls;
 
 /// Accepts connections.

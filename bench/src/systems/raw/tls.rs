@@ -1,16 +1,23 @@
-//! TLS 1.3 with the cipher and kind of key that nodes use. Whom it talks to is not checked.
+//! TLS 1.3 with the cipher and kind of key that nodes use, both sides proving theirs. Whose key it
+//! is is not checked.
 
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use rustls::client::AlwaysResolvesClientRawPublicKeys;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{
+    CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
+};
 use rustls::server::AlwaysResolvesServerRawPublicKeys;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
+};
 
 /// What stands before an Ed25519 key in SubjectPublicKeyInfo, and before a secret in PKCS #8
 /// (RFC 8410).
@@ -23,26 +30,31 @@ pub(super) fn server_name() -> Result<ServerName<'static>> {
 }
 
 pub(super) fn server() -> Result<Arc<ServerConfig>> {
-    let key = peerkit::Key::from_secret(&[0xbe; 32]);
-    let spki = [&SPKI_PREFIX[..], key.id().as_bytes()].concat();
-    let secret = PrivatePkcs8KeyDer::from([&PKCS8_PREFIX[..], key.secret()].concat());
-    let signing = aws_lc_rs::sign::any_eddsa_type(&secret)?;
-    let pair = Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki)], signing));
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(pair)));
+        .with_client_cert_verifier(Anyone::new())
+        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(pair(0xbe)?)));
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
 
 pub(super) fn client() -> Result<Arc<ClientConfig>> {
-    let config = ClientConfig::builder_with_provider(provider())
+    let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone))
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(Anyone::new())
+        .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(pair(0xc1)?)));
+    config.resumption = rustls::client::Resumption::disabled();
     Ok(Arc::new(config))
+}
+
+/// The key pair of which each byte of the secret is `secret`.
+fn pair(secret: u8) -> Result<Arc<CertifiedKey>> {
+    let key = peerkit::Key::from_secret(&[secret; 32]);
+    let spki = [&SPKI_PREFIX[..], key.id().as_bytes()].concat();
+    let secret = PrivatePkcs8KeyDer::from([&PKCS8_PREFIX[..], key.secret()].concat());
+    let signing = aws_lc_rs::sign::any_eddsa_type(&secret)?;
+    Ok(Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki)], signing)))
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -53,9 +65,32 @@ fn provider() -> Arc<CryptoProvider> {
     })
 }
 
-/// The receiver was started by the sender: there is nobody else to talk to.
+/// Takes whoever holds the key that it shows. One process has started the other: there is nobody
+/// else to talk to.
 #[derive(Debug)]
-struct Anyone;
+struct Anyone(Arc<CryptoProvider>);
+
+impl Anyone {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(provider()))
+    }
+
+    fn verify(
+        &self,
+        message: &[u8],
+        key: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let spki = SubjectPublicKeyInfoDer::from(key.as_ref());
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature_with_raw_key(message, &spki, signature, algorithms)
+    }
+}
+
+/// There is no such handshake: both sides are set to 1.3.
+fn tls12() -> Result<HandshakeSignatureValid, Error> {
+    Err(Error::General("TLS 1.3 only".into()))
+}
 
 impl ServerCertVerifier for Anyone {
     fn verify_server_cert(
@@ -65,7 +100,7 @@ impl ServerCertVerifier for Anyone {
         _: &ServerName<'_>,
         _: &[u8],
         _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
+    ) -> Result<ServerCertVerified, Error> {
         Ok(ServerCertVerified::assertion())
     }
 
@@ -74,17 +109,58 @@ impl ServerCertVerifier for Anyone {
         _: &[u8],
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
+    ) -> Result<HandshakeSignatureValid, Error> {
+        tls12()
     }
 
     fn verify_tls13_signature(
         &self,
+        message: &[u8],
+        key: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verify(message, key, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
+impl ClientCertVerifier for Anyone {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
         _: &[u8],
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
+    ) -> Result<HandshakeSignatureValid, Error> {
+        tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        key: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verify(message, key, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -1,0 +1,99 @@
+//! A node that many others link to.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result};
+use peerkit::{Config, Context, Handler, Node, NodeId, Parting, Peer};
+use tokio::sync::watch;
+
+use crate::crowd::side_by_side;
+
+/// The node that listens.
+pub(crate) struct Hub {
+    node: Node,
+    linked: watch::Receiver<usize>,
+}
+
+impl Hub {
+    pub(crate) async fn bind() -> Result<Self> {
+        Self::with(Config::default()).await
+    }
+
+    /// One with these limits, but for those on how many may link to it.
+    pub(crate) async fn with(mut config: Config) -> Result<Self> {
+        // All come from one machine, and at once.
+        config.max_inbound = usize::MAX;
+        config.max_inbound_per_ip = usize::MAX;
+        config.max_pending = 1024;
+        config.max_pending_per_ip = 1024;
+        let (count, linked) = watch::channel(0);
+        let node = Node::builder()
+            .listen("127.0.0.1:0")
+            .config(config)
+            .handler(Door { linked: count })
+            .spawn()
+            .await?;
+        Ok(Self { node, linked })
+    }
+
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    pub(crate) fn address(&self) -> String {
+        super::address(&self.node)
+    }
+
+    pub(crate) async fn linked(&mut self, links: usize) -> Result<()> {
+        self.linked.wait_for(|linked| *linked >= links).await.context("the node has ended")?;
+        Ok(())
+    }
+
+    pub(crate) async fn stop(self) -> Result<()> {
+        self.node.shutdown().await;
+        Ok(())
+    }
+}
+
+/// Counts the links.
+struct Door {
+    linked: watch::Sender<usize>,
+}
+
+impl Handler for Door {
+    fn inbound_node_connected(&mut self, _: &mut Context<'_>, _: &Peer) {
+        self.linked.send_modify(|linked| *linked += 1);
+    }
+
+    fn inbound_node_disconnected(&mut self, _: &mut Context<'_>, _: &Peer, _: &Parting) {
+        self.linked.send_modify(|linked| *linked -= 1);
+    }
+}
+
+/// The nodes that dial: two nodes have one link at the most.
+pub(crate) struct Spokes {
+    nodes: Vec<Node>,
+    hub: Option<NodeId>,
+}
+
+impl Spokes {
+    pub(crate) async fn new(count: usize) -> Result<Self> {
+        let nodes =
+            side_by_side(0..count, |_| async { Ok(Node::builder().spawn().await?) }).await?;
+        Ok(Self { nodes, hub: None })
+    }
+
+    pub(crate) async fn dial(&mut self, address: &str) -> Result<()> {
+        let address: SocketAddr = address.parse()?;
+        let dial = |node: Node| async move { Ok(node.connect(address).await?.id()) };
+        self.hub = side_by_side(self.nodes.iter().cloned(), dial).await?.pop();
+        Ok(())
+    }
+
+    pub(crate) async fn ping(&self) -> Result<()> {
+        let hub = self.hub.context("not linked")?;
+        let ping = |node: Node| async move { Ok(node.ping(hub).await?) };
+        side_by_side(self.nodes.iter().cloned(), ping).await?;
+        Ok(())
+    }
+}

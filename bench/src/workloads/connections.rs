@@ -1,0 +1,132 @@
+//! Many links from one process to another, made as fast as they will and then idle: what they cost,
+//! and how soon all have answered, or are gone. Two more processes for each measurement, so that
+//! memory is not what others have left.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use super::{Case, Job};
+use crate::crowd::{Hub, Spokes};
+use crate::process::{Child, Parent, ThreadTimes, check_open_files, resident_bytes};
+use crate::report::{Figure, Measurement};
+
+/// Links, and more of them where large cases are wanted.
+const LINKS: usize = 1_000;
+const MANY_LINKS: usize = 10_000;
+
+/// Open files of a process beside its links.
+const OTHER_FILES: usize = 100;
+
+/// From the last link to a look at the memory: buffers that are only kept for a while are gone then.
+const REST: Duration = Duration::from_secs(3);
+
+/// The roles of the other processes.
+const LISTEN: &str = "listen";
+const DIAL: &str = "dial";
+
+/// By the number of links.
+pub(crate) fn cases(large: bool) -> Vec<Case> {
+    let mut cases = vec![Case::count(LINKS, "links")];
+    if large {
+        cases.push(Case::count(MANY_LINKS, "links"));
+    }
+    cases
+}
+
+/// Has one process dial another.
+pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
+    let links = job.case.amount;
+    check_open_files(links + OTHER_FILES)?;
+    let mut listening = Child::start(job.role(&[LISTEN]))?;
+    let address: String = listening.hear().await?;
+    let mut dialling = Child::start(job.role(&[DIAL, &address]))?;
+    dialling.hear::<()>().await?;
+
+    let (listener, dialler) = (Cost::new(&listening)?, Cost::new(&dialling)?);
+    let began = Instant::now();
+    dialling.say(&()).await?;
+    dialling.hear::<()>().await?;
+    listening.hear::<()>().await?;
+    let making = began.elapsed();
+    let (listener_s, dialler_s) = (listener.cpu_seconds(), dialler.cpu_seconds());
+    tokio::time::sleep(REST).await;
+    let (listener_bytes, dialler_bytes) = (listener.bytes(), dialler.bytes());
+
+    dialling.say(&()).await?;
+    let pinging: Duration = dialling.hear().await?;
+    listening.say(&()).await?;
+    let stopping: Duration = listening.hear().await?;
+    dialling.end().await?;
+    listening.end().await?;
+
+    let each = |amount: f64| amount / links as f64;
+    let figures = vec![
+        Figure::lower("listener_kib_a_link", each(listener_bytes / 1024.0)),
+        Figure::lower("dialler_kib_a_link", each(dialler_bytes / 1024.0)),
+        Figure::higher("links_per_s", links as f64 / making.as_secs_f64()),
+        Figure::lower("listener_ms_a_link", each(listener_s * 1e3)),
+        Figure::lower("dialler_ms_a_link", each(dialler_s * 1e3)),
+        Figure::lower("ping_all_ms", pinging.as_secs_f64() * 1e3),
+        Figure::lower("stop_ms", stopping.as_secs_f64() * 1e3),
+    ];
+    Ok(vec![Measurement::of(job, figures)])
+}
+
+/// What a process uses from a moment on.
+struct Cost {
+    process: u32,
+    times: ThreadTimes,
+    bytes: u64,
+}
+
+impl Cost {
+    fn new(child: &Child) -> Result<Self> {
+        let process = child.id()?;
+        Ok(Self { process, times: ThreadTimes::of(process), bytes: resident_bytes(process) })
+    }
+
+    fn cpu_seconds(&self) -> f64 {
+        ThreadTimes::of(self.process).seconds_since(&self.times)
+    }
+
+    fn bytes(&self) -> f64 {
+        resident_bytes(self.process) as f64 - self.bytes as f64
+    }
+}
+
+/// The listening process, or the dialling one.
+pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
+    match rest {
+        [role] if role == LISTEN => listen(job).await,
+        [role, address] if role == DIAL => dial(job, address).await,
+        _ => bail!("{job} has no role {rest:?}"),
+    }
+}
+
+async fn listen(job: &Job) -> Result<()> {
+    let mut parent = Parent::new();
+    let mut hub = Hub::bind(job.system).await?;
+    parent.say(&hub.address())?;
+    hub.linked(job.case.amount).await?;
+    parent.say(&())?;
+    parent.hear::<()>().await?;
+    let began = Instant::now();
+    hub.stop().await?;
+    parent.say(&began.elapsed())?;
+    parent.gone().await
+}
+
+async fn dial(job: &Job, address: &str) -> Result<()> {
+    let mut parent = Parent::new();
+    let mut spokes = Spokes::new(job.system, job.case.amount).await?;
+    parent.say(&())?;
+    parent.hear::<()>().await?;
+    spokes.dial(address).await?;
+    parent.say(&())?;
+    parent.hear::<()>().await?;
+    let began = Instant::now();
+    spokes.ping().await?;
+    parent.say(&began.elapsed())?;
+    parent.gone().await
+}
