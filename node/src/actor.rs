@@ -95,7 +95,7 @@ impl Actor {
         for (_, (_, reply)) in std::mem::take(&mut self.successors) {
             let _ = reply.send(Err(Reason::Stopping));
         }
-        for conn in inner.all_conns() {
+        for conn in inner.all_conns().iter() {
             conn.leave(Reason::Stopping);
         }
         // The links have their own deadline; a little more lets them tell how they ended.

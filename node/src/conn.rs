@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
@@ -11,7 +11,7 @@ use peerkit_proto::event::{Peer, Reason};
 use peerkit_proto::frame::{Frame, Refusal};
 use peerkit_proto::message::Message;
 use peerkit_proto::overlay::admission::Candidate;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 
 use crate::counters::Meter;
 use crate::outbox::Outbox;
@@ -22,9 +22,6 @@ mod read;
 mod write;
 
 pub(crate) use read::{Established, start};
-
-/// Pings asked for on one link and not sent yet.
-const ASKED_PINGS: usize = 16;
 
 /// A link, shared by all who use it.
 #[derive(Debug)]
@@ -42,7 +39,10 @@ pub(crate) struct Conn {
     rtt: AtomicU64,
     /// When something was last written, in microseconds from the node's origin.
     wrote: AtomicU64,
-    pings: mpsc::Sender<oneshot::Sender<Duration>>,
+    /// Who waits for a ping that is not sent yet; the next one is for them all.
+    pings: Mutex<Vec<oneshot::Sender<Duration>>>,
+    /// Wakes the reading half once there is such a one.
+    pinging: Notify,
     leaving: Mutex<Leaving>,
     /// Wakes the reading task once the link is to be closed.
     closing: Notify,
@@ -79,9 +79,6 @@ impl Leaving {
     }
 }
 
-/// The end of [`Conn::pings`] that the reading task holds.
-pub(crate) type AskedPings = mpsc::Receiver<oneshot::Sender<Duration>>;
-
 impl Conn {
     pub(crate) fn new(
         serial: u64,
@@ -89,9 +86,8 @@ impl Conn {
         candidate: Candidate,
         dialable: Option<Address>,
         config: &Config,
-    ) -> (Self, AskedPings) {
-        let (pings, asked) = mpsc::channel(ASKED_PINGS);
-        let conn = Self {
+    ) -> Self {
+        Self {
             serial,
             peer,
             candidate,
@@ -101,13 +97,13 @@ impl Conn {
             info: Mutex::default(),
             rtt: AtomicU64::new(0),
             wrote: AtomicU64::new(0),
-            pings,
+            pings: Mutex::default(),
+            pinging: Notify::new(),
             leaving: Mutex::default(),
             closing: Notify::new(),
             next_request: AtomicU64::new(1),
             requests: Mutex::default(),
-        };
-        (conn, asked)
+        }
     }
 
     /// Has the link's task tell the application that the link is about to be closed, and close it.
@@ -155,8 +151,20 @@ impl Conn {
     /// Asks for a ping; the receiver gets the round-trip time, or nothing if the link ends.
     pub(crate) async fn ping(&self) -> Option<Duration> {
         let (reply, pong) = oneshot::channel();
-        self.pings.send(reply).await.ok()?;
+        {
+            let mut pings = self.pings();
+            if self.outbox.closed().is_some() {
+                return None;
+            }
+            pings.retain(|waiting| !waiting.is_closed());
+            pings.push(reply);
+        }
+        self.pinging.notify_one();
         pong.await.ok()
+    }
+
+    fn pings(&self) -> MutexGuard<'_, Vec<oneshot::Sender<Duration>>> {
+        self.pings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A number for a request, and where its reply will come.
@@ -179,9 +187,7 @@ impl Conn {
         }
     }
 
-    fn requests(
-        &self,
-    ) -> std::sync::MutexGuard<'_, BTreeMap<u64, oneshot::Sender<Result<Message, Refusal>>>> {
+    fn requests(&self) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<Result<Message, Refusal>>>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -146,10 +146,10 @@ async fn establish(inner: &Arc<Inner>, address: &Address) -> Result<Dialled, Err
         }
     };
     match admitted {
-        Ok((conn, pings)) => {
+        Ok(conn) => {
             link.admit(inner.now());
             inner.seen(local).await;
-            Ok(Dialled::New(Box::new(Established { conn, link, stream, buffer, pings })))
+            Ok(Dialled::New(Box::new(Established { conn, link, stream, buffer })))
         }
         // The other side has, or is about to have, a link with us that wins.
         Err(Reason::Duplicate) => linked(inner, session.id, refused).await,
@@ -274,22 +274,18 @@ pub(crate) struct Entry {
 }
 
 /// Asks the actor to admit a connection; it is a link from then on.
-pub(crate) async fn admit(
-    inner: &Inner,
-    entry: Entry,
-) -> Result<(Arc<Conn>, conn::AskedPings), Reason> {
+pub(crate) async fn admit(inner: &Inner, entry: Entry) -> Result<Arc<Conn>, Reason> {
     let Entry { session, hello, direction, remote, address, fallback } = entry;
     let shown = address.clone().unwrap_or(fallback);
     let peer = Peer::new(session.id, hello.name, shown, direction);
     let candidate =
         Candidate { id: session.id, direction, incarnation: hello.incarnation, ip: remote.ip() };
     let serial = inner.next_serial();
-    let (conn, pings) = Conn::new(serial, peer, candidate, address, &inner.config);
-    let conn = Arc::new(conn);
+    let conn = Arc::new(Conn::new(serial, peer, candidate, address, &inner.config));
     let (reply, admitted) = oneshot::channel();
     let _ = inner.orders.send(Order::Admit { conn: conn.clone(), reply }).await;
     match admitted.await {
-        Ok(Ok(())) => Ok((conn, pings)),
+        Ok(Ok(())) => Ok(conn),
         Ok(Err(reason)) => Err(reason),
         Err(_) => Err(Reason::Stopping),
     }

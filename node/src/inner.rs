@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use peerkit_proto::address::Address;
@@ -50,7 +50,7 @@ pub(crate) struct Inner {
     /// IP addresses of this machine that links were seen on.
     local: Mutex<BTreeSet<IpAddr>>,
     pub(crate) origin: std::time::Instant,
-    pub(crate) conns: RwLock<HashMap<NodeId, Arc<Conn>>>,
+    conns: RwLock<Conns>,
     /// Told whenever `conns` changes.
     pub(crate) conns_changed: tokio::sync::Notify,
     pub(crate) meter: Meter,
@@ -75,6 +75,14 @@ pub(crate) struct Inner {
     /// Everything has ended.
     pub(crate) stopped: CancellationToken,
     next_serial: AtomicU64,
+}
+
+/// The links that there are.
+#[derive(Default)]
+struct Conns {
+    by_id: HashMap<NodeId, Arc<Conn>>,
+    /// The same in the order in which they were made, once somebody has asked for it.
+    in_order: OnceLock<Arc<[Arc<Conn>]>>,
 }
 
 /// What [`Inner`] is made of beyond its own state.
@@ -196,21 +204,28 @@ impl Inner {
     /// The link with `id`, if there is one that is not closing.
     pub(crate) fn conn(&self, id: NodeId) -> Result<Arc<Conn>, Error> {
         let conns = self.conns.read().unwrap_or_else(PoisonError::into_inner);
-        let conn = conns.get(&id).ok_or(Error::NotConnected(id))?;
+        let conn = conns.by_id.get(&id).ok_or(Error::NotConnected(id))?;
         Ok(conn.clone())
     }
 
-    /// All links.
-    pub(crate) fn all_conns(&self) -> Vec<Arc<Conn>> {
+    /// All links, in the order in which they were made.
+    pub(crate) fn all_conns(&self) -> Arc<[Arc<Conn>]> {
         let conns = self.conns.read().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = conns.values().cloned().collect();
-        all.sort_by_key(|conn| conn.serial);
-        all
+        let in_order = || {
+            let mut all: Vec<_> = conns.by_id.values().cloned().collect();
+            all.sort_by_key(|conn| conn.serial);
+            all.into()
+        };
+        conns.in_order.get_or_init(in_order).clone()
     }
 
     /// Changes the links.
     pub(crate) fn change_conns(&self, change: impl FnOnce(&mut HashMap<NodeId, Arc<Conn>>)) {
-        change(&mut self.conns.write().unwrap_or_else(PoisonError::into_inner));
+        {
+            let mut conns = self.conns.write().unwrap_or_else(PoisonError::into_inner);
+            change(&mut conns.by_id);
+            conns.in_order.take();
+        }
         self.conns_changed.notify_waiters();
     }
 
@@ -276,6 +291,24 @@ impl Inner {
             conn.outbox.try_application(&message.parcel(&mut [0; MESSAGE_HEAD]))
         };
         queued.map_err(|not| not_accepted(conn, not))
+    }
+
+    /// Queues a message for every peer but those in `exclude`, where there is room; `sent` is told of
+    /// each. An error where the message can't be sent to anybody.
+    pub(crate) fn send_to_nodes(
+        &self,
+        message: Outgoing<'_>,
+        exclude: &[NodeId],
+        mut sent: impl FnMut(&Conn, Result<(), Error>),
+    ) -> Result<(), Error> {
+        let built = self.build(message)?;
+        for conn in self.all_conns().iter() {
+            if !exclude.contains(&conn.peer.id()) {
+                let queued = conn.outbox.try_application(&built.parcel());
+                sent(conn, queued.map_err(|not| not_accepted(conn, not)));
+            }
+        }
+        Ok(())
     }
 
     /// A message's frame, for several peers. Compresses on the spot.
@@ -383,19 +416,15 @@ impl Act for Inner {
                 }
             }
             Action::SendToNodes(message, exclude) => {
-                let built = self.build(message.into());
-                for conn in self.all_conns() {
-                    if exclude.contains(&conn.peer.id()) {
-                        continue;
+                let told = self.send_to_nodes(message.into(), &exclude, |conn, sent| {
+                    if let Err(error) = sent {
+                        self.failed(conn.peer.clone(), &error);
                     }
-                    let queued = built.as_ref().map_or_else(
-                        |error| Err(Error::Setting(error.to_string())),
-                        |built| {
-                            let queued = conn.outbox.try_application(&built.parcel());
-                            queued.map_err(|not| not_accepted(&conn, not))
-                        },
-                    );
-                    if let Err(error) = queued {
+                });
+                if let Err(error) = told {
+                    // It went to nobody.
+                    let others = |conn: &&Arc<Conn>| !exclude.contains(&conn.peer.id());
+                    for conn in self.all_conns().iter().filter(others) {
                         self.failed(conn.peer.clone(), &error);
                     }
                 }

@@ -205,10 +205,10 @@ async fn settle(inner: &Arc<Inner>, greeted: Greeted, remote: SocketAddr) -> Res
         fallback: Address::from_socket(remote),
     };
     match dial::admit(inner, entry).await {
-        Ok((conn, pings)) => {
+        Ok(conn) => {
             link.admit(inner.now());
             inner.seen(local).await;
-            conn::start(inner, Established { conn, link, stream, buffer, pings });
+            conn::start(inner, Established { conn, link, stream, buffer });
             Ok(())
         }
         Err(reason) => {

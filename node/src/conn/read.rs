@@ -18,7 +18,7 @@ use tokio::task::AbortHandle;
 
 use super::alarm::Alarm;
 use super::fill::fill;
-use super::{AskedPings, Conn, write};
+use super::{Conn, write};
 use crate::compress;
 use crate::inner::Inner;
 use crate::order::FromLink;
@@ -41,7 +41,6 @@ pub(crate) struct Established<S> {
     pub(crate) stream: S,
     /// What was read behind the other side's Hello.
     pub(crate) buffer: BytesMut,
-    pub(crate) pings: AskedPings,
 }
 
 /// Runs a link in a task of its own, from its first event to its last.
@@ -65,7 +64,7 @@ where
 
     // Both halves run in one task: what the application answers while it is handed messages goes out
     // without another task being woken.
-    let Established { conn, link, stream, buffer, pings } = *established;
+    let Established { conn, link, stream, buffer } = unboxed(established);
     let (from, to) = tokio::io::split(stream);
     let mut reader = Reader {
         inner: inner.clone(),
@@ -74,7 +73,6 @@ where
         from,
         buffer,
         room: READ_MIN,
-        pings,
         asked: BTreeMap::new(),
         serving: BTreeMap::new(),
         later,
@@ -106,6 +104,12 @@ where
     Box::pin(finish(&inner, &conn, ended)).await;
 }
 
+/// Moves out of a box whose memory is free from then on: a box that is taken apart keeps it.
+#[expect(clippy::boxed_local, reason = "the box is to be freed")]
+fn unboxed<T>(boxed: Box<T>) -> T {
+    *boxed
+}
+
 /// Tells the application of the link, and says what the link has to say first.
 async fn begin<S>(inner: &Inner, established: &mut Established<S>) -> io::Result<VecDeque<Output>>
 where
@@ -130,6 +134,7 @@ async fn finish(inner: &Inner, conn: &Arc<Conn>, ended: Ended) {
     let Ended { parting, confirmed, .. } = ended;
     let peer = conn.peer.clone();
     conn.requests().clear();
+    conn.pings().clear();
     let (accepted, taken) = conn.outbox.account();
     let failure = MessageFailure {
         unsent: accepted.saturating_sub(taken),
@@ -182,9 +187,8 @@ struct Reader<R> {
     from: R,
     buffer: BytesMut,
     room: usize,
-    pings: AskedPings,
     /// Pings that somebody waits for.
-    asked: BTreeMap<u64, oneshot::Sender<Duration>>,
+    asked: BTreeMap<u64, Vec<oneshot::Sender<Duration>>>,
     /// Requests of the peer that are being handled.
     serving: BTreeMap<u64, AbortHandle>,
     /// Outputs that came while others were being acted on.
@@ -259,7 +263,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.link.sent(Instant::from_origin(Duration::from_micros(
             self.conn.wrote.load(Ordering::Relaxed),
         )));
-        self.asked.retain(|nonce, asked| self.link.awaits(*nonce) && !asked.is_closed());
+        self.asked.retain(|nonce, asked| {
+            self.link.awaits(*nonce) && asked.iter().any(|waiting| !waiting.is_closed())
+        });
         let due = peerkit_proto::time::earliest(self.link.poll_timeout(), self.close_at);
         if self.buffer.capacity() - self.buffer.len() < self.room / 2 {
             self.buffer.reserve(self.room);
@@ -273,9 +279,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 self.close();
                 Ok(false)
             }
-            Some(asked) = self.pings.recv(), if self.asked.len() < OPEN_PINGS => {
+            () = self.conn.pinging.notified(), if self.asked.len() < OPEN_PINGS => {
                 let nonce = self.link.ping(self.inner.now());
-                self.asked.insert(nonce, asked);
+                self.asked.insert(nonce, std::mem::take(&mut *self.conn.pings()));
                 Ok(false)
             }
             read = fill(&mut self.from, &mut self.buffer, &mut self.broken) => match read {
@@ -335,7 +341,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 }
                 Output::Send(frame) => self.conn.control(&frame),
                 Output::Messages(packed) => self.on_messages(packed, &mut batch).await,
-                Output::Frame(frame) => self.on_frame(frame, &mut batch).await,
+                // Boxed: no room is kept for it on a link where nothing happens.
+                Output::Frame(frame) => Box::pin(self.on_frame(frame, &mut batch)).await,
                 Output::Farewell(reason) => {
                     // Where we have said goodbye already this is the answer to ours.
                     match self.conn.outbox.closed() {
@@ -355,7 +362,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             self.conn.set_rtt(rtt);
             let link = &self.link;
             for (_, asked) in self.asked.extract_if(.., |nonce, _| !link.awaits(*nonce)) {
-                let _ = asked.send(rtt);
+                for waiting in asked {
+                    let _ = waiting.send(rtt);
+                }
             }
         }
         self.deliver(&mut batch).await;

@@ -132,18 +132,11 @@ impl Node {
         message: impl Into<Outgoing<'a>>,
         exclude: &[NodeId],
     ) -> Result<SendReport, Error> {
-        let built = self.inner.build(message.into())?;
         let mut report = SendReport::default();
-        for conn in self.inner.all_conns() {
-            let id = conn.peer.id();
-            if exclude.contains(&id) {
-                continue;
-            }
-            match conn.outbox.try_application(&built.parcel()) {
-                Ok(()) => report.sent.push(id),
-                Err(not) => report.failed.push((id, not_accepted(&conn, not))),
-            }
-        }
+        self.inner.send_to_nodes(message.into(), exclude, |conn, sent| match sent {
+            Ok(()) => report.sent.push(conn.peer.id()),
+            Err(error) => report.failed.push((conn.peer.id(), error)),
+        })?;
         Ok(report)
     }
 
