@@ -12,6 +12,8 @@ use tokio::task::JoinSet;
 use crate::framed;
 use crate::messages::{Arrived, Rounds};
 use crate::streams::{self, BULK, Dialler, MESSAGES, Stream};
+#[cfg(feature = "systems")]
+use crate::systems::zenoh;
 use crate::systems::{System, peerkit};
 
 /// Bytes of a write and of a read of bulk data.
@@ -37,12 +39,16 @@ pub(crate) enum Part {
 pub(crate) enum Listener {
     Framed(streams::Listener, Part),
     Peerkit(peerkit::Listener),
+    #[cfg(feature = "systems")]
+    Zenoh(zenoh::Listener),
 }
 
 /// An end.
 pub(crate) enum Link {
     Framed(Framed),
     Peerkit(peerkit::Link),
+    #[cfg(feature = "systems")]
+    Zenoh(zenoh::Link),
 }
 
 impl Listener {
@@ -50,6 +56,10 @@ impl Listener {
     pub(crate) async fn bind(system: System, part: Part) -> Result<Self> {
         Ok(match system {
             System::Peerkit => Self::Peerkit(peerkit::Listener::bind(part).await?),
+            #[cfg(feature = "systems")]
+            System::ZenohTcp | System::ZenohTls => {
+                Self::Zenoh(zenoh::Listener::bind(system, part).await?)
+            }
             _ => Self::Framed(streams::Listener::bind(system).await?, part),
         })
     }
@@ -59,6 +69,8 @@ impl Listener {
         match self {
             Self::Framed(listener, _) => listener.address(),
             Self::Peerkit(listener) => listener.address(),
+            #[cfg(feature = "systems")]
+            Self::Zenoh(listener) => listener.address(),
         }
     }
 
@@ -67,6 +79,8 @@ impl Listener {
         Ok(match self {
             Self::Framed(listener, part) => Link::Framed(Framed::accept(listener, part).await?),
             Self::Peerkit(listener) => Link::Peerkit(listener.accept().await?),
+            #[cfg(feature = "systems")]
+            Self::Zenoh(listener) => Link::Zenoh(listener.accept()),
         })
     }
 }
@@ -76,6 +90,10 @@ impl Link {
     pub(crate) async fn connect(system: System, address: &str, part: Part) -> Result<Self> {
         Ok(match system {
             System::Peerkit => Self::Peerkit(peerkit::Link::connect(address, part).await?),
+            #[cfg(feature = "systems")]
+            System::ZenohTcp | System::ZenohTls => {
+                Self::Zenoh(zenoh::Link::connect(address, part).await?)
+            }
             _ => Self::Framed(Framed::connect(system, address, part).await?),
         })
     }
@@ -86,6 +104,8 @@ impl Link {
         match self {
             Self::Framed(link) => framed::send(&mut link.stream, size, length).await,
             Self::Peerkit(link) => link.send(size, length).await,
+            #[cfg(feature = "systems")]
+            Self::Zenoh(link) => link.send(size, length).await,
         }
     }
 
@@ -94,6 +114,8 @@ impl Link {
         match self {
             Self::Framed(link) => framed::receive(&mut link.stream, size).await,
             Self::Peerkit(link) => link.arrived().await,
+            #[cfg(feature = "systems")]
+            Self::Zenoh(link) => link.arrived().await,
         }
     }
 
@@ -106,6 +128,8 @@ impl Link {
         match self {
             Self::Framed(link) => link.exchange(size, length).await,
             Self::Peerkit(link) => link.exchange(size, length).await,
+            #[cfg(feature = "systems")]
+            Self::Zenoh(link) => link.exchange(size, length).await,
         }
     }
 
@@ -113,8 +137,10 @@ impl Link {
     pub(crate) async fn echo(&mut self) -> Result<()> {
         match self {
             Self::Framed(link) => framed::echo(&mut link.stream).await,
-            // The handler does it.
+            // What is called for each message does it.
             Self::Peerkit(_) => std::future::pending().await,
+            #[cfg(feature = "systems")]
+            Self::Zenoh(_) => std::future::pending().await,
         }
     }
 
@@ -123,6 +149,8 @@ impl Link {
         match self {
             Self::Framed(link) => link.rounds().await,
             Self::Peerkit(link) => link.rounds().await,
+            #[cfg(feature = "systems")]
+            Self::Zenoh(link) => link.rounds().await,
         }
     }
 
@@ -132,6 +160,8 @@ impl Link {
         match self {
             Self::Framed(link) => link.start_bulk().await,
             Self::Peerkit(link) => link.start_bulk().await,
+            #[cfg(feature = "systems")]
+            Self::Zenoh(link) => link.start_bulk().await,
         }
     }
 
@@ -143,6 +173,8 @@ impl Link {
                 let _ = link.stream.shutdown().await;
             }
             Self::Peerkit(link) => link.close().await,
+            #[cfg(feature = "systems")]
+            Self::Zenoh(link) => link.close().await,
         }
     }
 }
@@ -208,8 +240,8 @@ impl Framed {
 /// Bulk data on its way. Ends when it is dropped.
 pub(crate) struct Bulk {
     began: Instant,
-    sent: Arc<AtomicU64>,
-    going: Arc<AtomicBool>,
+    pub(crate) sent: Arc<AtomicU64>,
+    pub(crate) going: Arc<AtomicBool>,
     _sending: JoinSet<()>,
 }
 

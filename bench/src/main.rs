@@ -32,7 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Measures peerkit beside other systems.
 #[derive(Parser)]
 struct Arguments {
-    /// What to measure: `all`, or some of throughput, latency.
+    /// What to measure: `all`, or some of throughput, both-ways, latency, streams, start, fan-out,
+    /// connections, idle, fairness and unread.
     #[arg(required = true, value_name = "WORKLOAD")]
     workloads: Vec<String>,
     /// How often; figures are medians.
@@ -78,8 +79,7 @@ fn run() -> Result<()> {
 
 fn measure(runtime: &Runtime, arguments: &Arguments) -> Result<()> {
     let workloads = Workload::listed(&arguments.workloads)?;
-    let wanted = |system: &System| arguments.system.is_empty() || arguments.system.contains(system);
-    let systems: Vec<_> = System::available()?.into_iter().filter(wanted).collect();
+    let systems = System::available(&arguments.system);
     let bytes = arguments.bytes.map(|bytes| bytes.max(LEAST));
     let length = Duration::from_secs(arguments.seconds);
     let mut rounds = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 /// In place of a number: no message comes after this one.
@@ -70,6 +71,22 @@ pub(crate) struct Arrived {
     pub elapsed: Duration,
 }
 
+impl Arrived {
+    /// Checks that these are the `sent` messages.
+    ///
+    /// # Errors
+    /// Where they are not all, or not in order.
+    pub(crate) fn check(&self, sent: u64) -> Result<()> {
+        ensure!(
+            self.messages == sent && self.disordered == 0,
+            "{sent} messages were sent, {} arrived, {} out of order",
+            self.messages,
+            self.disordered
+        );
+        Ok(())
+    }
+}
+
 impl Arrivals {
     /// Takes one message; returns the account once it is the last.
     pub(crate) fn take(&mut self, message: &[u8]) -> Option<Arrived> {
@@ -134,6 +151,37 @@ impl Rounds {
     pub(crate) fn into_times(mut self) -> Vec<Duration> {
         self.times.sort_unstable();
         self.times
+    }
+}
+
+/// What an end has come to, where the system calls it for each message.
+#[derive(Debug)]
+pub(crate) enum Account {
+    Arrived(Arrived),
+    Rounds(Rounds),
+}
+
+impl Account {
+    /// What has arrived.
+    ///
+    /// # Errors
+    /// Where this end did not count.
+    pub(crate) fn arrived(self) -> Result<Arrived> {
+        match self {
+            Self::Arrived(arrived) => Ok(arrived),
+            Self::Rounds(_) => bail!("this end does not count"),
+        }
+    }
+
+    /// The rounds that were sent.
+    ///
+    /// # Errors
+    /// Where this end sent none.
+    pub(crate) fn rounds(self) -> Result<Rounds> {
+        match self {
+            Self::Rounds(rounds) => Ok(rounds),
+            Self::Arrived(_) => bail!("this end does not ping"),
+        }
     }
 }
 

@@ -79,6 +79,25 @@ impl Child {
         self.process.id().context("the other process has ended")
     }
 
+    /// Stops it where it is: its connections stay, and nobody reads from them. It can still be
+    /// ended by dropping it.
+    pub(crate) async fn pause(&self) -> Result<()> {
+        self.signal("-STOP").await
+    }
+
+    /// Lets it go on.
+    pub(crate) async fn resume(&self) -> Result<()> {
+        self.signal("-CONT").await
+    }
+
+    async fn signal(&self, signal: &str) -> Result<()> {
+        let process = self.id()?.to_string();
+        let status = Command::new("kill").args([signal, &process]).status().await;
+        let status = status.context("can't run `kill`")?;
+        ensure!(status.success(), "`kill {signal}` failed: {status}");
+        Ok(())
+    }
+
     /// Processor time that it has had so far, as [`cpu_seconds`].
     pub(crate) fn cpu_seconds(&self) -> f64 {
         self.process.id().map_or(0.0, cpu_seconds)

@@ -5,6 +5,8 @@ use anyhow::{Result, bail};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::systems::{System, peerkit, raw};
+#[cfg(feature = "systems")]
+use crate::systems::{iroh, libp2p};
 
 /// A byte stream.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -29,6 +31,12 @@ pub(crate) enum Listener {
     Raw(raw::Listener),
     /// Each is a connection beside the link.
     Peerkit(peerkit::StreamListener),
+    /// Each is a part of one connection.
+    #[cfg(feature = "systems")]
+    Libp2p(libp2p::Listener),
+    /// Each is a part of one connection.
+    #[cfg(feature = "systems")]
+    Iroh(iroh::Listener),
 }
 
 /// The end that opens streams.
@@ -37,6 +45,12 @@ pub(crate) enum Dialler {
     Raw(raw::Dialler),
     /// Each is a connection beside the link.
     Peerkit(peerkit::StreamDialler),
+    /// Each is a part of one connection.
+    #[cfg(feature = "systems")]
+    Libp2p(libp2p::Dialler),
+    /// Each is a part of one connection.
+    #[cfg(feature = "systems")]
+    Iroh(iroh::Dialler),
 }
 
 impl Listener {
@@ -46,6 +60,14 @@ impl Listener {
             System::RawTcp => Self::Raw(raw::Listener::bind(false).await?),
             System::RawTls => Self::Raw(raw::Listener::bind(true).await?),
             System::Peerkit => Self::Peerkit(peerkit::StreamListener::bind().await?),
+            #[cfg(feature = "systems")]
+            System::Libp2pNoise | System::Libp2pTls => {
+                Self::Libp2p(libp2p::Listener::bind(system).await?)
+            }
+            #[cfg(feature = "systems")]
+            System::Iroh => Self::Iroh(iroh::Listener::bind().await?),
+            #[cfg(feature = "systems")]
+            _ => bail!("{} has no streams", system.name()),
         })
     }
 
@@ -54,6 +76,10 @@ impl Listener {
         match self {
             Self::Raw(listener) => listener.address(),
             Self::Peerkit(listener) => listener.address(),
+            #[cfg(feature = "systems")]
+            Self::Libp2p(listener) => listener.address(),
+            #[cfg(feature = "systems")]
+            Self::Iroh(listener) => listener.address(),
         }
     }
 
@@ -62,6 +88,10 @@ impl Listener {
         let mut stream: Stream = match self {
             Self::Raw(listener) => listener.accept().await?,
             Self::Peerkit(listener) => listener.accept().await?,
+            #[cfg(feature = "systems")]
+            Self::Libp2p(listener) => listener.accept().await?,
+            #[cfg(feature = "systems")]
+            Self::Iroh(listener) => listener.accept().await?,
         };
         Ok((stream.read_u8().await?, stream))
     }
@@ -82,6 +112,14 @@ impl Dialler {
             System::RawTcp => Self::Raw(raw::Dialler::new(address, false)?),
             System::RawTls => Self::Raw(raw::Dialler::new(address, true)?),
             System::Peerkit => Self::Peerkit(peerkit::StreamDialler::connect(address).await?),
+            #[cfg(feature = "systems")]
+            System::Libp2pNoise | System::Libp2pTls => {
+                Self::Libp2p(libp2p::Dialler::connect(system, address).await?)
+            }
+            #[cfg(feature = "systems")]
+            System::Iroh => Self::Iroh(iroh::Dialler::connect(address).await?),
+            #[cfg(feature = "systems")]
+            _ => bail!("{} has no streams", system.name()),
         })
     }
 
@@ -90,6 +128,10 @@ impl Dialler {
         let mut stream: Stream = match self {
             Self::Raw(dialler) => dialler.open().await?,
             Self::Peerkit(dialler) => dialler.open().await?,
+            #[cfg(feature = "systems")]
+            Self::Libp2p(dialler) => dialler.open().await?,
+            #[cfg(feature = "systems")]
+            Self::Iroh(dialler) => dialler.open().await?,
         };
         stream.write_u8(purpose).await?;
         stream.flush().await?;

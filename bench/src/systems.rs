@@ -2,8 +2,16 @@
 
 use anyhow::{Context, Result};
 
+#[cfg(feature = "systems")]
+pub(crate) mod iroh;
+#[cfg(feature = "systems")]
+pub(crate) mod libp2p;
+#[cfg(feature = "systems")]
+pub(crate) mod p2pnetwork;
 pub(crate) mod peerkit;
 pub(crate) mod raw;
+#[cfg(feature = "systems")]
+pub(crate) mod zenoh;
 
 /// A system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,13 +22,47 @@ pub(crate) enum System {
     RawTls,
     /// A node, with a handler.
     Peerkit,
+    /// Publisher and subscriber, on a TCP link. Not encrypted.
+    #[cfg(feature = "systems")]
+    ZenohTcp,
+    /// The same on a TLS link.
+    #[cfg(feature = "systems")]
+    ZenohTls,
+    /// A yamux stream within noise, with messages as on raw TLS.
+    #[cfg(feature = "systems")]
+    Libp2pNoise,
+    /// The same within TLS.
+    #[cfg(feature = "systems")]
+    Libp2pTls,
+    /// A QUIC stream, with messages as on raw TLS.
+    #[cfg(feature = "systems")]
+    Iroh,
+    /// The Python package. Not encrypted.
+    #[cfg(feature = "systems")]
+    P2pnetwork,
 }
 
 impl System {
     /// What the others are compared with.
     pub(crate) const REFERENCE: Self = Self::RawTls;
 
-    const ALL: &[Self] = &[Self::RawTcp, Self::RawTls, Self::Peerkit];
+    const ALL: &[Self] = &[
+        Self::RawTcp,
+        Self::RawTls,
+        Self::Peerkit,
+        #[cfg(feature = "systems")]
+        Self::ZenohTcp,
+        #[cfg(feature = "systems")]
+        Self::ZenohTls,
+        #[cfg(feature = "systems")]
+        Self::Libp2pNoise,
+        #[cfg(feature = "systems")]
+        Self::Libp2pTls,
+        #[cfg(feature = "systems")]
+        Self::Iroh,
+        #[cfg(feature = "systems")]
+        Self::P2pnetwork,
+    ];
 
     /// The name, in reports and on command lines.
     pub(crate) fn name(self) -> &'static str {
@@ -28,6 +70,18 @@ impl System {
             Self::RawTcp => "raw-tcp",
             Self::RawTls => "raw-tls",
             Self::Peerkit => "peerkit",
+            #[cfg(feature = "systems")]
+            Self::ZenohTcp => "zenoh-tcp",
+            #[cfg(feature = "systems")]
+            Self::ZenohTls => "zenoh-tls",
+            #[cfg(feature = "systems")]
+            Self::Libp2pNoise => "libp2p-noise",
+            #[cfg(feature = "systems")]
+            Self::Libp2pTls => "libp2p-tls",
+            #[cfg(feature = "systems")]
+            Self::Iroh => "iroh",
+            #[cfg(feature = "systems")]
+            Self::P2pnetwork => "p2pnetwork",
         }
     }
 
@@ -38,8 +92,42 @@ impl System {
         found.with_context(|| format!("no system `{name}`; there are {names}"))
     }
 
-    /// Those that can be had here.
-    pub(crate) fn available() -> Result<Vec<Self>> {
-        Ok(Self::ALL.to_vec())
+    /// Those of `wanted` that can be had here, or of all if none is named. Says which can't.
+    pub(crate) fn available(wanted: &[Self]) -> Vec<Self> {
+        let is_wanted = |system: &&Self| wanted.is_empty() || wanted.contains(system);
+        let is_there = |system: &Self| match system.prepare() {
+            Ok(()) => true,
+            Err(error) => {
+                eprintln!("bench: goes on without {}: {error:#}", system.name());
+                false
+            }
+        };
+        Self::ALL.iter().filter(is_wanted).copied().filter(is_there).collect()
+    }
+
+    fn prepare(self) -> Result<()> {
+        match self {
+            #[cfg(feature = "systems")]
+            Self::P2pnetwork => p2pnetwork::prepare(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether its ends are functions here, which [`Link`](crate::link::Link) has.
+    pub(crate) fn has_links(self) -> bool {
+        match self {
+            #[cfg(feature = "systems")]
+            Self::P2pnetwork => false,
+            _ => true,
+        }
+    }
+
+    /// Whether it has byte streams, which [`streams`](crate::streams) has.
+    pub(crate) fn has_streams(self) -> bool {
+        match self {
+            #[cfg(feature = "systems")]
+            Self::ZenohTcp | Self::ZenohTls | Self::P2pnetwork => false,
+            _ => true,
+        }
     }
 }

@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use peerkit::{Context, Handler, Message, Node, NodeId, Peer, Sender};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::link::{Bulk, Part, swallow};
-use crate::messages::{Arrivals, Arrived, Numbers, Rounds};
+use crate::messages::{Account, Arrivals, Arrived, Numbers, Rounds};
 use crate::streams::Stream;
 
 pub(crate) mod crowd;
@@ -70,10 +70,7 @@ impl Link {
     }
 
     pub(crate) async fn arrived(&mut self) -> Result<Arrived> {
-        match (&mut self.account).await.context("the node has ended")? {
-            Account::Arrived(arrived) => Ok(arrived),
-            Account::Rounds(_) => bail!("this end does not count"),
-        }
+        (&mut self.account).await.context("the node has ended")?.arrived()
     }
 
     pub(crate) async fn exchange(
@@ -89,10 +86,7 @@ impl Link {
     pub(crate) async fn rounds(&mut self) -> Result<Rounds> {
         // The handler sends all but the first, which does not count.
         self.sender.send("go").await?;
-        match (&mut self.account).await.context("the node has ended")? {
-            Account::Rounds(rounds) => Ok(rounds),
-            Account::Arrived(_) => bail!("this end does not ping"),
-        }
+        (&mut self.account).await.context("the node has ended")?.rounds()
     }
 
     pub(crate) async fn start_bulk(&self) -> Result<Bulk> {
@@ -103,12 +97,6 @@ impl Link {
     pub(crate) async fn close(self) {
         self.node.shutdown().await;
     }
-}
-
-/// What a handler has at its end.
-enum Account {
-    Arrived(Arrived),
-    Rounds(Rounds),
 }
 
 /// The handler.

@@ -22,30 +22,30 @@ pub(crate) fn cases(bytes: Option<usize>) -> Vec<Case> {
     vec![alone, beside]
 }
 
+/// Whether there is bulk data beside.
+pub(crate) fn is_beside_bulk(case: &Case) -> bool {
+    case.name.ends_with(BESIDE_BULK)
+}
+
 /// Sends to a process that sends back.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
+    #[cfg(feature = "systems")]
+    if job.system == crate::systems::System::P2pnetwork {
+        let mut ends = crate::systems::p2pnetwork::Ends::start(job).await?;
+        let times = ends.times().await?;
+        ends.end().await?;
+        return Ok(vec![Measurement::of(job, figures(&times)?)]);
+    }
     let (size, length) = (job.case.amount, job.length);
     let mut child = Child::start(job.words())?;
     let address: String = child.hear().await?;
     let mut link = Link::connect(job.system, &address, Part::Ping { size, length }).await?;
-    let bulk = match job.case.name.ends_with(BESIDE_BULK) {
-        true => Some(link.start_bulk().await?),
-        false => None,
-    };
+    let bulk = if is_beside_bulk(&job.case) { Some(link.start_bulk().await?) } else { None };
     let times = link.rounds().await?.into_times();
     let bulk_mb_per_s = bulk.map(|bulk| bulk.mb_per_s());
     link.close().await;
     child.end().await?;
-    ensure!(!times.is_empty(), "no rounds");
-    let at = |share: f64| {
-        let index = (times.len() as f64 * share) as usize;
-        times.get(index.min(times.len() - 1)).map_or(0.0, microseconds)
-    };
-    let mut figures = vec![
-        Figure::lower("p50_us", at(0.5)),
-        Figure::lower("p99_us", at(0.99)),
-        Figure::lower("p999_us", at(0.999)),
-    ];
+    let mut figures = figures(&times)?;
     figures.extend(bulk_mb_per_s.map(|value| Figure::higher("bulk_mb_per_s", value)));
     Ok(vec![Measurement::of(job, figures)])
 }
@@ -68,6 +68,20 @@ pub(crate) async fn play(job: &Job) -> Result<()> {
     Ok(())
 }
 
-fn microseconds(time: &Duration) -> f64 {
-    time.as_secs_f64() * 1e6
+/// Of the rounds' times, shortest first.
+fn figures(times: &[Duration]) -> Result<Vec<Figure>> {
+    ensure!(!times.is_empty(), "no rounds");
+    let at = |share| share_us(times, share);
+    Ok(vec![
+        Figure::lower("p50_us", at(0.5)),
+        Figure::lower("p99_us", at(0.99)),
+        Figure::lower("p999_us", at(0.999)),
+    ])
+}
+
+/// The microseconds that `share` of the rounds took at the most. `times` are sorted, shortest first.
+pub(super) fn share_us(times: &[Duration], share: f64) -> f64 {
+    let index = (times.len() as f64 * share) as usize;
+    let time = times.get(index).or(times.last());
+    time.map_or(0.0, |time| time.as_secs_f64() * 1e6)
 }

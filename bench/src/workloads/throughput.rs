@@ -1,6 +1,6 @@
 //! As many messages as will go over one link, one way or both ways at once.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::{Case, Job, Workload};
@@ -30,6 +30,10 @@ pub(crate) fn cases(bytes: Option<usize>) -> Vec<Case> {
 
 /// Sends to a process that listens, and takes what it sends.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
+    #[cfg(feature = "systems")]
+    if job.system == crate::systems::System::P2pnetwork {
+        return measure_p2pnetwork(job).await;
+    }
     let (size, length) = (job.case.amount, job.length);
     let mut child = Child::start(job.words())?;
     let address: String = child.hear().await?;
@@ -48,22 +52,19 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let resident = resident_bytes(own) + child.resident_bytes();
     link.close().await;
     child.end().await?;
-    all_arrived(sent, &there.arrived)?;
-    let mut messages_per_s = per_second(&there.arrived);
-    let mut messages = sent;
-    if let Some(arrived) = arrived {
-        all_arrived(there.sent, &arrived)?;
-        messages_per_s += per_second(&arrived);
-        messages += there.sent;
-    }
-    let figures = vec![
-        Figure::higher("messages_per_s", messages_per_s),
-        Figure::higher("mb_per_s", messages_per_s * size as f64 / 1e6),
-        Figure::told("cpu_s", cpu_s),
-        Figure::lower("cpu_us_per_message", cpu_s * 1e6 / messages as f64),
-        Figure::told("resident_mb", resident as f64 / 1e6),
-    ];
-    Ok(vec![Measurement::of(job, figures)])
+    let mut flows = vec![(sent, there.arrived)];
+    flows.extend(arrived.map(|arrived| (there.sent, arrived)));
+    Ok(vec![Measurement::of(job, figures(&flows, size, cpu_s, resident)?)])
+}
+
+#[cfg(feature = "systems")]
+async fn measure_p2pnetwork(job: &Job) -> Result<Vec<Measurement>> {
+    let mut ends = crate::systems::p2pnetwork::Ends::start(job).await?;
+    let flow = ends.arrived().await?;
+    let cpu_s = ends.listener.cpu_seconds() + ends.dialler.cpu_seconds();
+    let resident = ends.listener.resident_bytes() + ends.dialler.resident_bytes();
+    ends.end().await?;
+    Ok(vec![Measurement::of(job, figures(&[flow], job.case.amount, cpu_s, resident)?)])
 }
 
 /// The listening process.
@@ -83,16 +84,27 @@ pub(crate) async fn play(job: &Job) -> Result<()> {
     Ok(())
 }
 
-fn per_second(arrived: &Arrived) -> f64 {
-    arrived.messages as f64 / arrived.elapsed.as_secs_f64()
-}
-
-fn all_arrived(sent: u64, arrived: &Arrived) -> Result<()> {
-    ensure!(
-        arrived.messages == sent && arrived.disordered == 0,
-        "{sent} messages were sent, {} arrived, {} out of order",
-        arrived.messages,
-        arrived.disordered
-    );
-    Ok(())
+/// Of flows of messages, how many each has sent and what arrived of it.
+///
+/// # Errors
+/// Where what arrived is not what was sent.
+fn figures(
+    flows: &[(u64, Arrived)],
+    size: usize,
+    cpu_s: f64,
+    resident: u64,
+) -> Result<Vec<Figure>> {
+    let (mut messages_per_s, mut messages) = (0.0, 0);
+    for (sent, arrived) in flows {
+        arrived.check(*sent)?;
+        messages_per_s += arrived.messages as f64 / arrived.elapsed.as_secs_f64();
+        messages += sent;
+    }
+    Ok(vec![
+        Figure::higher("messages_per_s", messages_per_s),
+        Figure::higher("mb_per_s", messages_per_s * size as f64 / 1e6),
+        Figure::told("cpu_s", cpu_s),
+        Figure::lower("cpu_us_per_message", cpu_s * 1e6 / messages as f64),
+        Figure::told("resident_mb", resident as f64 / 1e6),
+    ])
 }

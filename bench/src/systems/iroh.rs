@@ -1,0 +1,75 @@
+//! iroh: streams on a QUIC connection. No relay, no discovery, no mapping of ports.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use iroh::endpoint::{Connection, PortmapperConfig, RecvStream, SendStream, presets};
+use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode};
+
+use crate::streams::Stream;
+
+const ALPN: &[u8] = b"bench";
+
+/// An endpoint that takes streams.
+pub(crate) struct Listener {
+    endpoint: Endpoint,
+    connection: Option<Connection>,
+}
+
+impl Listener {
+    pub(crate) async fn bind() -> Result<Self> {
+        Ok(Self { endpoint: endpoint().await?, connection: None })
+    }
+
+    /// The identity and the socket.
+    pub(crate) fn address(&self) -> String {
+        let at = self.endpoint.bound_sockets().first().map(ToString::to_string).unwrap_or_default();
+        format!("{} {at}", self.endpoint.id())
+    }
+
+    pub(crate) async fn accept(&mut self) -> Result<Stream> {
+        let connection = match &self.connection {
+            Some(connection) => connection,
+            None => {
+                let incoming = self.endpoint.accept().await.context("the endpoint is closed")?;
+                self.connection.insert(incoming.await?)
+            }
+        };
+        Ok(both(connection.accept_bi().await?))
+    }
+}
+
+/// An endpoint with a connection to another, on which it opens streams.
+pub(crate) struct Dialler {
+    _endpoint: Endpoint,
+    connection: Connection,
+}
+
+impl Dialler {
+    pub(crate) async fn connect(address: &str) -> Result<Self> {
+        let (id, at) = address.split_once(' ').context("not an address")?;
+        let to =
+            EndpointAddr::new(id.parse::<EndpointId>()?).with_ip_addr(at.parse::<SocketAddr>()?);
+        let endpoint = endpoint().await?;
+        let connection = endpoint.connect(to, ALPN).await?;
+        Ok(Self { _endpoint: endpoint, connection })
+    }
+
+    pub(crate) async fn open(&self) -> Result<Stream> {
+        Ok(both(self.connection.open_bi().await?))
+    }
+}
+
+async fn endpoint() -> Result<Endpoint> {
+    let builder = Endpoint::builder(presets::Minimal)
+        .relay_mode(RelayMode::Disabled)
+        .portmapper_config(PortmapperConfig::Disabled)
+        .alpns(vec![ALPN.to_vec()])
+        .clear_ip_transports()
+        .bind_addr("127.0.0.1:0")?;
+    Ok(builder.bind().await?)
+}
+
+fn both((sending, receiving): (SendStream, RecvStream)) -> Stream {
+    Box::new(tokio::io::join(receiving, sending))
+}

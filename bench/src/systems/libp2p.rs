@@ -1,0 +1,115 @@
+//! libp2p: TCP, noise or TLS, and yamux; no behaviour but streams.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use futures::StreamExt;
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::SwarmEvent;
+use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, noise, tcp, tls, yamux};
+use libp2p_stream::{Behaviour, Control, IncomingStreams};
+use tokio::task::JoinSet;
+use tokio_util::compat::FuturesAsyncReadCompatExt;
+
+use super::System;
+use crate::streams::Stream;
+
+const PROTOCOL: StreamProtocol = StreamProtocol::new("/bench");
+
+/// A swarm that takes streams.
+pub(crate) struct Listener {
+    address: String,
+    streams: IncomingStreams,
+    _driving: JoinSet<()>,
+}
+
+impl Listener {
+    pub(crate) async fn bind(system: System) -> Result<Self> {
+        let mut swarm = swarm(system)?;
+        swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse()?)?;
+        let address = loop {
+            if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
+                break address.with(Protocol::P2p(*swarm.local_peer_id())).to_string();
+            }
+        };
+        let streams = swarm.behaviour().new_control().accept(PROTOCOL)?;
+        Ok(Self { address, streams, _driving: drive(swarm) })
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    pub(crate) async fn accept(&mut self) -> Result<Stream> {
+        let (_, stream) = self.streams.next().await.context("the swarm has ended")?;
+        Ok(Box::new(stream.compat()))
+    }
+}
+
+/// A swarm with a connection to another, on which it opens streams.
+pub(crate) struct Dialler {
+    control: Control,
+    peer: PeerId,
+    _driving: JoinSet<()>,
+}
+
+impl Dialler {
+    pub(crate) async fn connect(system: System, address: &str) -> Result<Self> {
+        let address: Multiaddr = address.parse()?;
+        let Some(Protocol::P2p(peer)) = address.iter().last() else {
+            bail!("no peer in {address}")
+        };
+        let mut swarm = swarm(system)?;
+        swarm.dial(address)?;
+        loop {
+            match swarm.select_next_some().await {
+                SwarmEvent::ConnectionEstablished { .. } => break,
+                SwarmEvent::OutgoingConnectionError { error, .. } => return Err(error.into()),
+                _ => {}
+            }
+        }
+        let control = swarm.behaviour().new_control();
+        Ok(Self { control, peer, _driving: drive(swarm) })
+    }
+
+    pub(crate) async fn open(&mut self) -> Result<Stream> {
+        let opened = self.control.open_stream(self.peer, PROTOCOL).await;
+        let stream = opened.map_err(|error| anyhow::anyhow!("no stream: {error}"))?;
+        Ok(Box::new(stream.compat()))
+    }
+}
+
+fn swarm(system: System) -> Result<Swarm<Behaviour>> {
+    let builder = SwarmBuilder::with_new_identity().with_tokio();
+    let tcp = tcp::Config::default().nodelay(true);
+    let yamux = yamux::Config::default;
+    // A connection on which nothing happens is not to be closed.
+    let patient = |config: libp2p::swarm::Config| {
+        config.with_idle_connection_timeout(Duration::from_secs(3_600))
+    };
+    ensure!(matches!(system, System::Libp2pNoise | System::Libp2pTls), "not a libp2p");
+    // Each step of the builder is a type of its own.
+    Ok(match system {
+        System::Libp2pTls => builder
+            .with_tcp(tcp, tls::Config::new, yamux)?
+            .with_behaviour(|_| Behaviour::new())?
+            .with_swarm_config(patient)
+            .build(),
+        _ => builder
+            .with_tcp(tcp, noise::Config::new, yamux)?
+            .with_behaviour(|_| Behaviour::new())?
+            .with_swarm_config(patient)
+            .build(),
+    })
+}
+
+/// A swarm does nothing unless it is asked for its events.
+fn drive(mut swarm: Swarm<Behaviour>) -> JoinSet<()> {
+    let mut driving = JoinSet::new();
+    driving.spawn(async move {
+        loop {
+            swarm.select_next_some().await;
+        }
+    });
+    driving
+}

@@ -1,0 +1,112 @@
+"""One end of a link between two p2pnetwork nodes.
+
+Words: listen WORKLOAD, or dial WORKLOAD PORT SIZE SECONDS. The listener says its port; both say an
+account at the end, and stay until their input ends.
+"""
+import contextlib
+import io
+import json
+import os
+import sys
+import threading
+import time
+
+from p2pnetwork import Node
+
+LAST = "last"
+WARM_UP = 20
+
+
+class End(Node):
+    def __init__(self, on_message):
+        # It prints as it likes, but standard output is for accounts.
+        with contextlib.redirect_stdout(io.StringIO()):
+            super().__init__("127.0.0.1", 0)
+        self.on_message = on_message
+        self.start()
+
+    def node_message(self, peer, message):
+        self.on_message(self, peer, message)
+
+
+def say(line):
+    sys.__stdout__.write(json.dumps(line) + "\n")
+    sys.__stdout__.flush()
+
+
+def number(of, size):
+    """A message: not of digits only, or it would arrive as a number."""
+    return ("#%08x" % of).ljust(size, ".")
+
+
+class Arrivals:
+    def __init__(self):
+        self.messages = self.disordered = 0
+        self.first = self.elapsed = None
+        self.done = threading.Event()
+
+    def take(self, _node, _peer, message):
+        now = time.monotonic()
+        self.first = self.first or now
+        if message == LAST:
+            self.elapsed = now - self.first
+            self.done.set()
+            return
+        self.disordered += int(message[1:9], 16) != self.messages
+        self.messages += 1
+
+
+def listen(workload):
+    arrivals = Arrivals()
+    echo = lambda node, peer, message: node.send_to_node(peer, message)
+    node = End(echo if workload == "latency" else arrivals.take)
+    say(node.sock.getsockname()[1])
+    if workload == "throughput":
+        arrivals.done.wait()
+        nanoseconds = int(arrivals.elapsed * 1e9)
+        elapsed = {"secs": nanoseconds // 10**9, "nanos": nanoseconds % 10**9}
+        counts = {"messages": arrivals.messages, "disordered": arrivals.disordered}
+        say({**counts, "elapsed": elapsed})
+
+
+def dial(workload, port, size, seconds):
+    back = threading.Event()
+    node = End(lambda _node, _peer, _message: back.set())
+    if not node.connect_with_node("127.0.0.1", port):
+        sys.exit("no connection")
+    peer = node.nodes_outbound[0]
+    if workload == "throughput":
+        sent, started = 0, time.monotonic()
+        while time.monotonic() - started < seconds:
+            node.send_to_node(peer, number(sent, size))
+            sent += 1
+        node.send_to_node(peer, LAST)
+        if peer.terminate_flag.is_set():
+            sys.exit("the connection was given up")
+        say(sent)
+        return
+    times, began = [], None
+    while began is None or time.monotonic() - began < seconds:
+        back.clear()
+        sent = time.perf_counter()
+        node.send_to_node(peer, number(0, size))
+        if not back.wait(10):
+            sys.exit("a message did not come back")
+        times.append(time.perf_counter() - sent)
+        if len(times) == WARM_UP:
+            began = time.monotonic()
+    say([int(t * 1e9) for t in times[WARM_UP:]])
+
+
+def main():
+    role, workload, *numbers = sys.argv[1:]
+    if role == "listen":
+        listen(workload)
+    else:
+        dial(workload, int(numbers[0]), int(numbers[1]), float(numbers[2]))
+    sys.stdin.read()
+    # Its threads would take seconds to stop.
+    os._exit(0)
+
+
+main()

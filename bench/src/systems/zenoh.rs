@@ -1,0 +1,286 @@
+//! zenoh: peers that publish and subscribe, over TCP or TLS. Publishers block where there is
+//! congestion, so that nothing is dropped; nobody is looked for by multicast.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context, Error, Result, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tokio::sync::oneshot;
+use zenoh::bytes::ZBytes;
+use zenoh::pubsub::{Publisher, Subscriber};
+use zenoh::qos::{CongestionControl, Priority};
+use zenoh::sample::Sample;
+use zenoh::{Config, Session, Wait};
+
+use super::System;
+use crate::link::{Bulk, Part};
+use crate::messages::{Account, Arrivals, Arrived, Numbers, Rounds};
+
+/// From the end that has connected, and to it.
+const THERE: &str = "bench/there";
+const BACK: &str = "bench/back";
+const BULK: &str = "bench/bulk";
+
+/// Bytes of a message of bulk data.
+const CHUNK: usize = 64 << 10;
+
+/// A session that waits for another.
+pub(crate) struct Listener {
+    link: Link,
+    address: String,
+}
+
+impl Listener {
+    pub(crate) async fn bind(system: System, part: Part) -> Result<Self> {
+        // zenoh does not tell which port it was given: one that was free a moment ago it is.
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut config = config()?;
+        let address = if system == System::ZenohTls {
+            let tls = Certificates::new()?;
+            set(&mut config, "transport/link/tls/root_ca_certificate_base64", &tls.authority)?;
+            set(&mut config, "transport/link/tls/listen_certificate_base64", &tls.certificate)?;
+            set(&mut config, "transport/link/tls/listen_private_key_base64", &tls.key)?;
+            format!("tls/127.0.0.1:{port} {}", tls.authority)
+        } else {
+            format!("tcp/127.0.0.1:{port} ")
+        };
+        let endpoint = address.split(' ').next().context("not an address")?;
+        set(&mut config, "listen/endpoints", &[endpoint])?;
+        let session = zenoh::open(config).await.map_err(Error::from_boxed)?;
+        let mut link = Link::new(session, part, BACK, THERE).await?;
+        let bulk = link.session.declare_subscriber(BULK).callback(|_| {});
+        link.subscribers.push(bulk.await.map_err(Error::from_boxed)?);
+        Ok(Self { link, address })
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    pub(crate) fn accept(self) -> Link {
+        self.link
+    }
+}
+
+/// A session with a publisher to the other end and a subscriber to what comes from there.
+pub(crate) struct Link {
+    session: Session,
+    out: Arc<Publisher<'static>>,
+    subscribers: Vec<Subscriber<()>>,
+    account: oneshot::Receiver<Account>,
+    /// What pings sends first: the callback sends the others.
+    first: Option<usize>,
+}
+
+impl Link {
+    pub(crate) async fn connect(address: &str, part: Part) -> Result<Self> {
+        let (endpoint, authority) = address.split_once(' ').context("not an address")?;
+        let mut config = config()?;
+        if !authority.is_empty() {
+            set(&mut config, "transport/link/tls/root_ca_certificate_base64", &authority)?;
+        }
+        set(&mut config, "listen/endpoints", &[""; 0])?;
+        set(&mut config, "connect/endpoints", &[endpoint])?;
+        let session = zenoh::open(config).await.map_err(Error::from_boxed)?;
+        Self::new(session, part, THERE, BACK).await
+    }
+
+    async fn new(
+        session: Session,
+        part: Part,
+        out: &'static str,
+        back: &'static str,
+    ) -> Result<Self> {
+        // Messages that somebody waits for don't wait for others to go with them.
+        let express = !matches!(part, Part::Count);
+        let out = publisher(&session, out, express, Priority::DEFAULT).await?;
+        let (done, account) = oneshot::channel();
+        let mut ear = Ear::new(part, out.clone(), done);
+        let subscriber = session.declare_subscriber(back);
+        let subscriber = subscriber.callback_mut(move |sample| ear.hear(&sample));
+        let subscribers = vec![subscriber.await.map_err(Error::from_boxed)?];
+        let first = match part {
+            Part::Ping { size, .. } => Some(size),
+            _ => None,
+        };
+        Ok(Self { session, out, subscribers, account, first })
+    }
+
+    pub(crate) async fn send(&self, size: usize, length: Duration) -> Result<u64> {
+        matched(&self.out).await?;
+        let out = self.out.clone();
+        let sending = tokio::task::spawn_blocking(move || {
+            let mut numbers = Numbers::new(length);
+            loop {
+                // It takes what it sends, so each is of fresh memory.
+                let mut message = vec![0; size];
+                if !numbers.number(&mut message) {
+                    let count = numbers.last(&mut message);
+                    out.put(message).wait()?;
+                    return Ok(count);
+                }
+                out.put(message).wait()?;
+            }
+        });
+        sending.await?.map_err(Error::from_boxed)
+    }
+
+    pub(crate) async fn arrived(&mut self) -> Result<Arrived> {
+        (&mut self.account).await.context("the session has ended")?.arrived()
+    }
+
+    pub(crate) async fn exchange(
+        &mut self,
+        size: usize,
+        length: Duration,
+    ) -> Result<(u64, Arrived)> {
+        let sent = self.send(size, length).await?;
+        Ok((sent, self.arrived().await?))
+    }
+
+    pub(crate) async fn rounds(&mut self) -> Result<Rounds> {
+        let Some(size) = self.first else { bail!("this end does not ping") };
+        matched(&self.out).await?;
+        self.out.put(vec![0; size]).await.map_err(Error::from_boxed)?;
+        (&mut self.account).await.context("the session has ended")?.rounds()
+    }
+
+    /// Bulk data goes below the messages, which zenoh has priorities for.
+    pub(crate) async fn start_bulk(&self) -> Result<Bulk> {
+        let out = publisher(&self.session, BULK, false, Priority::DataLow).await?;
+        matched(&out).await?;
+        let bulk = Bulk::new();
+        let (sent, going) = (bulk.sent.clone(), bulk.going.clone());
+        tokio::task::spawn_blocking(move || {
+            let chunk = ZBytes::from(vec![0x5a; CHUNK]);
+            while going.load(Ordering::Relaxed) && out.put(chunk.clone()).wait().is_ok() {
+                sent.fetch_add(CHUNK as u64, Ordering::Relaxed);
+            }
+        });
+        Ok(bulk)
+    }
+
+    pub(crate) async fn close(self) {
+        drop(self.subscribers);
+        let _ = self.session.close().await;
+    }
+}
+
+/// What becomes of what arrives.
+struct Ear {
+    does: Does,
+    out: Arc<Publisher<'static>>,
+    done: Option<oneshot::Sender<Account>>,
+}
+
+/// A [`Part`] and what it needs.
+enum Does {
+    Count(Arrivals),
+    Echo,
+    Ping(Option<Rounds>),
+}
+
+impl Ear {
+    fn new(part: Part, out: Arc<Publisher<'static>>, done: oneshot::Sender<Account>) -> Self {
+        let does = match part {
+            Part::Count => Does::Count(Arrivals::default()),
+            Part::Echo => Does::Echo,
+            Part::Ping { size, length } => Does::Ping(Some(Rounds::new(size, length))),
+        };
+        Self { does, out, done: Some(done) }
+    }
+
+    fn hear(&mut self, sample: &Sample) {
+        match &mut self.does {
+            Does::Count(arrivals) => {
+                // The number stands in the first piece, if there are several.
+                let piece = sample.payload().slices().next().unwrap_or_default();
+                if let Some(arrived) = arrivals.take(piece) {
+                    self.done(Account::Arrived(arrived));
+                }
+            }
+            Does::Echo => {
+                let _ = self.out.put(sample.payload().clone()).wait();
+            }
+            Does::Ping(rounds) => {
+                let Some(under_way) = rounds else { return };
+                if !under_way.back() {
+                    let _ = self.out.put(under_way.start().to_vec()).wait();
+                } else if let Some(rounds) = rounds.take() {
+                    self.done(Account::Rounds(rounds));
+                }
+            }
+        }
+    }
+
+    fn done(&mut self, account: Account) {
+        if let Some(done) = self.done.take() {
+            let _ = done.send(account);
+        }
+    }
+}
+
+async fn publisher(
+    session: &Session,
+    key: &'static str,
+    express: bool,
+    priority: Priority,
+) -> Result<Arc<Publisher<'static>>> {
+    let publisher = session
+        .declare_publisher(key)
+        .congestion_control(CongestionControl::Block)
+        .express(express)
+        .priority(priority);
+    Ok(Arc::new(publisher.await.map_err(Error::from_boxed)?))
+}
+
+/// Waits until somebody subscribes: what is put before goes nowhere.
+async fn matched(publisher: &Publisher<'_>) -> Result<()> {
+    let changes = publisher.matching_listener().await.map_err(Error::from_boxed)?;
+    while !publisher.matching_status().await.map_err(Error::from_boxed)?.matching() {
+        changes.recv_async().await.map_err(Error::from_boxed)?;
+    }
+    Ok(())
+}
+
+fn config() -> Result<Config> {
+    let mut config = Config::default();
+    set(&mut config, "mode", &"peer")?;
+    set(&mut config, "scouting/multicast/enabled", &false)?;
+    Ok(config)
+}
+
+fn set(config: &mut Config, key: &str, value: &impl serde::Serialize) -> Result<()> {
+    let value = serde_json::to_string(value)?;
+    config.insert_json5(key, &value).map_err(|error| anyhow::anyhow!("{key}: {error}"))
+}
+
+/// An authority and a certificate by it, as PEM in base64.
+struct Certificates {
+    authority: String,
+    certificate: String,
+    key: String,
+}
+
+impl Certificates {
+    fn new() -> Result<Self> {
+        let mut authority = CertificateParams::new(Vec::new())?;
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let signing = KeyPair::generate()?;
+        let root = authority.self_signed(&signing)?;
+        let key = KeyPair::generate()?;
+        let issuer = Issuer::new(authority, signing);
+        let leaf =
+            CertificateParams::new(vec!["127.0.0.1".to_owned()])?.signed_by(&key, &issuer)?;
+        Ok(Self {
+            authority: BASE64.encode(root.pem()),
+            certificate: BASE64.encode(leaf.pem()),
+            key: BASE64.encode(key.serialize_pem()),
+        })
+    }
+}

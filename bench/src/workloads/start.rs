@@ -1,0 +1,59 @@
+//! From the start of a process to its first message: it makes a node, connects, and sends.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::{Case, Job};
+use crate::link::{Link, Listener, Part};
+use crate::messages::LEAST;
+use crate::process::{Child, Parent};
+use crate::report::{Figure, Measurement};
+use crate::systems::System;
+
+/// The only one.
+pub(crate) fn cases() -> Vec<Case> {
+    vec![Case { name: "1 message".into(), amount: LEAST }]
+}
+
+/// Listens, and starts a process that sends.
+pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
+    let listener = Listener::bind(job.system, Part::Count).await?;
+    let started = Instant::now();
+    let mut child = Child::start(job.words().into_iter().chain([listener.address()]))?;
+    let mut link = listener.accept().await?;
+    link.arrived(job.case.amount).await?;
+    let elapsed = started.elapsed();
+    child.hear::<()>().await?;
+    let resident = child.resident_bytes();
+    child.end().await?;
+    link.close().await;
+    let mut figures = vec![
+        Figure::lower("start_ms", elapsed.as_secs_f64() * 1e3),
+        Figure::lower("resident_mb", resident as f64 / 1e6),
+    ];
+    if let (System::Peerkit, Some(bytes)) = (job.system, program_bytes()) {
+        figures.push(Figure::told("program_mb", bytes as f64 / 1e6));
+    }
+    Ok(vec![Measurement::of(job, figures)])
+}
+
+/// The process that sends.
+pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
+    let address = rest.first().context("no address")?;
+    let mut link = Link::connect(job.system, address, Part::Count).await?;
+    // For no time: the last message is the only one.
+    link.send(job.case.amount, Duration::ZERO).await?;
+    let mut parent = Parent::new();
+    parent.say(&())?;
+    parent.gone().await?;
+    link.close().await;
+    Ok(())
+}
+
+/// Bytes of the program `peerkit`, if it was built beside this one.
+fn program_bytes() -> Option<u64> {
+    let own = std::env::current_exe().ok()?;
+    let name = format!("peerkit{}", std::env::consts::EXE_SUFFIX);
+    Some(own.with_file_name(name).metadata().ok()?.len())
+}
