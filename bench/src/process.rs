@@ -32,6 +32,13 @@ impl Child {
         Self::run(command)
     }
 
+    /// As [`Child::start`], at the lowest priority.
+    pub(crate) fn start_low<W: AsRef<OsStr>>(words: impl IntoIterator<Item = W>) -> Result<Self> {
+        let mut command = Command::new("nice");
+        command.args(["-n", "19"]).arg(std::env::current_exe()?).arg(ROLE).args(words);
+        Self::run(command)
+    }
+
     /// Starts another program that speaks the same way.
     pub(crate) fn run(mut command: Command) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);

@@ -1,6 +1,9 @@
 //! One message to and fro with a server, first alone and then while another process sends it as many
-//! messages as will go. With fewer processors than the three processes keep busy, what the other
-//! costs is the machine's doing too: the ratio is to be read beside the reference's.
+//! messages as will go.
+//!
+//! Where the three processes keep more threads busy than there are processors, the system's scheduler
+//! makes messages wait too: for as long as it lets a thread of the flood run. So there is a case where
+//! the flood has the lowest priority, which leaves what the server itself makes of it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,9 +33,14 @@ const FLOOD: &str = "flood";
 /// A stream for messages that are not answered.
 const FLOODED: Purpose = b'f';
 
-/// The only one.
+/// How the case's name ends where the flood has the lowest priority.
+const LOW: &str = ", low priority";
+
+/// A flood like any other process, and one that only gets what the others leave.
 pub(crate) fn cases() -> Vec<Case> {
-    vec![Case::bytes(SIZE)]
+    let alike = Case::bytes(SIZE);
+    let low = Case { name: format!("{}{LOW}", alike.name), amount: alike.amount };
+    vec![alike, low]
 }
 
 /// Sends messages to and fro.
@@ -41,7 +49,11 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let address: String = server.hear().await?;
     let alone = rounds(job, &address).await?;
 
-    let mut flood = Child::start(job.role(&[FLOOD, &address]))?;
+    let flood = job.role(&[FLOOD, &address]);
+    let mut flood = match job.case.name.ends_with(LOW) {
+        true => Child::start_low(flood)?,
+        false => Child::start(flood)?,
+    };
     flood.hear::<()>().await?;
     let began = (Instant::now(), count(&mut server).await?);
     let beside = rounds(job, &address).await?;
