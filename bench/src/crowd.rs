@@ -21,6 +21,11 @@ pub(crate) enum Spokes {
 }
 
 impl Hub {
+    /// Whether there is one of `system`.
+    pub(crate) fn is_there(system: System) -> bool {
+        matches!(system, System::RawTls | System::Peerkit)
+    }
+
     /// Listens on a port of 127.0.0.1 that is free.
     pub(crate) async fn bind(system: System) -> Result<Self> {
         Ok(match system {

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::messages::{Arrivals, Arrived, Numbers, Rounds};
 
 /// Bytes gathered for one write.
-const BATCH: usize = 64 << 10;
+pub(crate) const BATCH: usize = 64 << 10;
 
 /// Frames from this size on are written as they are: gathering them would only copy them.
 const LARGE: usize = 16 << 10;

@@ -32,7 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Measures peerkit beside other systems.
 #[derive(Parser)]
 struct Arguments {
-    /// What to measure: `all`, or some of throughput, both-ways, latency, streams and start.
+    /// What to measure: `all`, or some of throughput, both-ways, latency, streams, start, fan-out,
+    /// connections, idle, fairness and unread.
     #[arg(required = true, value_name = "WORKLOAD")]
     workloads: Vec<String>,
     /// How often; figures are medians.

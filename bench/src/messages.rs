@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 /// In place of a number: no message comes after this one.
@@ -69,6 +69,22 @@ pub(crate) struct Arrived {
     pub disordered: u64,
     /// From the first to the last.
     pub elapsed: Duration,
+}
+
+impl Arrived {
+    /// Checks that these are the `sent` messages.
+    ///
+    /// # Errors
+    /// Where they are not all, or not in order.
+    pub(crate) fn check(&self, sent: u64) -> Result<()> {
+        ensure!(
+            self.messages == sent && self.disordered == 0,
+            "{sent} messages were sent, {} arrived, {} out of order",
+            self.messages,
+            self.disordered
+        );
+        Ok(())
+    }
 }
 
 impl Arrivals {

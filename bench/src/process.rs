@@ -32,6 +32,13 @@ impl Child {
         Self::run(command)
     }
 
+    /// As [`Child::start`], at the lowest priority.
+    pub(crate) fn start_low<W: AsRef<OsStr>>(words: impl IntoIterator<Item = W>) -> Result<Self> {
+        let mut command = Command::new("nice");
+        command.args(["-n", "19"]).arg(std::env::current_exe()?).arg(ROLE).args(words);
+        Self::run(command)
+    }
+
     /// Starts another program that speaks the same way.
     pub(crate) fn run(mut command: Command) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
@@ -77,6 +84,25 @@ impl Child {
     /// Its number.
     pub(crate) fn id(&self) -> Result<u32> {
         self.process.id().context("the other process has ended")
+    }
+
+    /// Stops it where it is: its connections stay, and nobody reads from them. It can still be
+    /// ended by dropping it.
+    pub(crate) async fn pause(&self) -> Result<()> {
+        self.signal("-STOP").await
+    }
+
+    /// Lets it go on.
+    pub(crate) async fn resume(&self) -> Result<()> {
+        self.signal("-CONT").await
+    }
+
+    async fn signal(&self, signal: &str) -> Result<()> {
+        let process = self.id()?.to_string();
+        let status = Command::new("kill").args([signal, &process]).status().await;
+        let status = status.context("can't run `kill`")?;
+        ensure!(status.success(), "`kill {signal}` failed: {status}");
+        Ok(())
     }
 
     /// Processor time that it has had so far, as [`cpu_seconds`].

@@ -5,14 +5,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::crowd::Hub;
 use crate::report::Measurement;
 use crate::systems::System;
 
 mod connections;
+mod fairness;
+mod fan_out;
+mod idle;
 mod latency;
 mod start;
 mod streams;
 mod throughput;
+mod unread;
 
 /// A workload. Each is a module with `cases`, `measure`, and `play` for the processes it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +32,16 @@ pub(crate) enum Workload {
     Streams,
     /// How soon a process has sent its first message.
     Start,
-    /// Many links that are made, and idle.
+    /// Each message to many at once.
+    FanOut,
+    /// Many links that are made.
     Connections,
+    /// Links on which nothing happens.
+    Idle,
+    /// One message to and fro, beside another who floods.
+    Fairness,
+    /// Many who do not read.
+    Unread,
 }
 
 /// One of the cases that a workload has for each system.
@@ -54,13 +67,17 @@ pub(crate) struct Job {
 }
 
 impl Workload {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 10] = [
         Self::Throughput,
         Self::BothWays,
         Self::Latency,
         Self::Streams,
         Self::Start,
+        Self::FanOut,
         Self::Connections,
+        Self::Idle,
+        Self::Fairness,
+        Self::Unread,
     ];
 
     /// The name, in reports and on command lines.
@@ -71,7 +88,11 @@ impl Workload {
             Self::Latency => "latency",
             Self::Streams => "streams",
             Self::Start => "start",
+            Self::FanOut => "fan-out",
             Self::Connections => "connections",
+            Self::Idle => "idle",
+            Self::Fairness => "fairness",
+            Self::Unread => "unread",
         }
     }
 
@@ -97,7 +118,11 @@ impl Workload {
             Self::Latency => latency::cases(bytes),
             Self::Streams => streams::cases(),
             Self::Start => start::cases(),
+            Self::FanOut => fan_out::cases(),
             Self::Connections => connections::cases(large),
+            Self::Idle => idle::cases(),
+            Self::Fairness => fairness::cases(),
+            Self::Unread => unread::cases(),
         }
     }
 
@@ -109,7 +134,10 @@ impl Workload {
             Self::Latency => system.has_links() || !latency::is_beside_bulk(case),
             Self::BothWays | Self::Start => system.has_links(),
             Self::Streams => system.has_streams(),
-            Self::Connections => matches!(system, System::RawTls | System::Peerkit),
+            Self::FanOut => fan_out::does(system),
+            Self::Connections | Self::Idle => Hub::is_there(system),
+            Self::Fairness => matches!(system, System::RawTls | System::Peerkit),
+            Self::Unread => system == System::Peerkit,
         }
     }
 
@@ -123,7 +151,11 @@ impl Workload {
             Self::Latency => latency::measure(job).await,
             Self::Streams => streams::measure(job).await,
             Self::Start => start::measure(job).await,
+            Self::FanOut => fan_out::measure(job).await,
             Self::Connections => connections::measure(job).await,
+            Self::Idle => idle::measure(job).await,
+            Self::Fairness => fairness::measure(job).await,
+            Self::Unread => unread::measure(job).await,
         }
     }
 
@@ -135,15 +167,20 @@ impl Workload {
             Self::Latency => latency::play(job).await,
             Self::Streams => streams::play(job).await,
             Self::Start => start::play(job, rest).await,
+            Self::FanOut => fan_out::play(job, rest).await,
             Self::Connections => connections::play(job, rest).await,
+            Self::Idle => idle::play(job, rest).await,
+            Self::Fairness => fairness::play(job, rest).await,
+            Self::Unread => unread::play(job, rest).await,
         }
     }
 }
 
 impl Case {
-    /// So many of `things`.
-    pub(crate) fn count(amount: usize, things: &str) -> Self {
-        Self { name: format!("{amount} {things}"), amount }
+    /// So many of a thing.
+    pub(crate) fn count(amount: usize, thing: &str) -> Self {
+        let plural = if amount == 1 { "" } else { "s" };
+        Self { name: format!("{amount} {thing}{plural}"), amount }
     }
 
     /// Messages of `size` bytes.

@@ -22,14 +22,14 @@ const OTHER_FILES: usize = 100;
 const REST: Duration = Duration::from_secs(3);
 
 /// The roles of the other processes.
-const LISTEN: &str = "listen";
-const DIAL: &str = "dial";
+pub(super) const LISTEN: &str = "listen";
+pub(super) const DIAL: &str = "dial";
 
 /// By the number of links.
 pub(crate) fn cases(large: bool) -> Vec<Case> {
-    let mut cases = vec![Case::count(LINKS, "links")];
+    let mut cases = vec![Case::count(LINKS, "link")];
     if large {
-        cases.push(Case::count(MANY_LINKS, "links"));
+        cases.push(Case::count(MANY_LINKS, "link"));
     }
     cases
 }
@@ -37,22 +37,16 @@ pub(crate) fn cases(large: bool) -> Vec<Case> {
 /// Has one process dial another.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let links = job.case.amount;
-    check_open_files(links + OTHER_FILES)?;
-    let mut listening = Child::start(job.role(&[LISTEN]))?;
-    let address: String = listening.hear().await?;
-    let mut dialling = Child::start(job.role(&[DIAL, &address]))?;
-    dialling.hear::<()>().await?;
-
-    let (listener, dialler) = (Cost::new(&listening)?, Cost::new(&dialling)?);
+    let mut ends = Ends::start(job).await?;
+    let (listener, dialler) = (Cost::new(&ends.listening)?, Cost::new(&ends.dialling)?);
     let began = Instant::now();
-    dialling.say(&()).await?;
-    dialling.hear::<()>().await?;
-    listening.hear::<()>().await?;
+    ends.link().await?;
     let making = began.elapsed();
     let (listener_s, dialler_s) = (listener.cpu_seconds(), dialler.cpu_seconds());
     tokio::time::sleep(REST).await;
     let (listener_bytes, dialler_bytes) = (listener.bytes(), dialler.bytes());
 
+    let Ends { mut listening, mut dialling } = ends;
     dialling.say(&()).await?;
     let pinging: Duration = dialling.hear().await?;
     listening.say(&()).await?;
@@ -71,6 +65,31 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
         Figure::lower("stop_ms", stopping.as_secs_f64() * 1e3),
     ];
     Ok(vec![Measurement::of(job, figures)])
+}
+
+/// The two processes. The dialling one has to end first.
+pub(super) struct Ends {
+    pub(super) listening: Child,
+    pub(super) dialling: Child,
+}
+
+impl Ends {
+    /// Starts them; there are no links yet.
+    pub(super) async fn start(job: &Job) -> Result<Self> {
+        check_open_files(job.case.amount + OTHER_FILES)?;
+        let mut listening = Child::start(job.role(&[LISTEN]))?;
+        let address: String = listening.hear().await?;
+        let mut dialling = Child::start(job.role(&[DIAL, &address]))?;
+        dialling.hear::<()>().await?;
+        Ok(Self { listening, dialling })
+    }
+
+    /// Makes the links, and waits until both know of all.
+    pub(super) async fn link(&mut self) -> Result<()> {
+        self.dialling.say(&()).await?;
+        self.dialling.hear::<()>().await?;
+        self.listening.hear::<()>().await
+    }
 }
 
 /// What a process uses from a moment on.
@@ -104,6 +123,7 @@ pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
     }
 }
 
+/// Waits for the links; stops when it is told to, or let go.
 async fn listen(job: &Job) -> Result<()> {
     let mut parent = Parent::new();
     let mut hub = Hub::bind(job.system).await?;
@@ -117,14 +137,17 @@ async fn listen(job: &Job) -> Result<()> {
     parent.gone().await
 }
 
-async fn dial(job: &Job, address: &str) -> Result<()> {
+/// Dials when it is told to, and then pings.
+pub(super) async fn dial(job: &Job, address: &str) -> Result<()> {
     let mut parent = Parent::new();
     let mut spokes = Spokes::new(job.system, job.case.amount).await?;
     parent.say(&())?;
     parent.hear::<()>().await?;
     spokes.dial(address).await?;
     parent.say(&())?;
-    parent.hear::<()>().await?;
+    if parent.hear::<()>().await?.is_none() {
+        return Ok(());
+    }
     let began = Instant::now();
     spokes.ping().await?;
     parent.say(&began.elapsed())?;

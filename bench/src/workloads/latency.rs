@@ -71,13 +71,17 @@ pub(crate) async fn play(job: &Job) -> Result<()> {
 /// Of the rounds' times, shortest first.
 fn figures(times: &[Duration]) -> Result<Vec<Figure>> {
     ensure!(!times.is_empty(), "no rounds");
-    let at = |share: f64| {
-        let index = (times.len() as f64 * share) as usize;
-        times[index.min(times.len() - 1)].as_secs_f64() * 1e6
-    };
+    let at = |share| share_us(times, share);
     Ok(vec![
         Figure::lower("p50_us", at(0.5)),
         Figure::lower("p99_us", at(0.99)),
         Figure::lower("p999_us", at(0.999)),
     ])
+}
+
+/// The microseconds that `share` of the rounds took at the most. `times` are sorted, shortest first.
+pub(super) fn share_us(times: &[Duration], share: f64) -> f64 {
+    let index = (times.len() as f64 * share) as usize;
+    let time = times.get(index).or(times.last());
+    time.map_or(0.0, |time| time.as_secs_f64() * 1e6)
 }

@@ -1,0 +1,181 @@
+//! One message to and fro with a server, first alone and then while another process sends it as many
+//! messages as will go.
+//!
+//! Where the three processes keep more threads busy than there are processors, the system's scheduler
+//! makes messages wait too: for as long as it lets a thread of the flood run. So there is a case where
+//! the flood has the lowest priority, which leaves what the server itself makes of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use peerkit::{Context, Handler, Message, Node, Peer};
+use tokio::task::JoinSet;
+
+use super::latency::share_us;
+use super::{Case, Job};
+use crate::framed::{self, Frames};
+use crate::link::{Link, Part};
+use crate::process::{Child, Parent};
+use crate::report::{Figure, Measurement};
+use crate::streams::{Dialler, Listener, Purpose, Stream};
+use crate::systems::System;
+
+/// Bytes of every message.
+const SIZE: usize = 64;
+
+/// The roles of the other processes.
+const SERVE: &str = "serve";
+const FLOOD: &str = "flood";
+
+/// A stream for messages that are not answered.
+const FLOODED: Purpose = b'f';
+
+/// How the case's name ends where the flood has the lowest priority.
+const LOW: &str = ", low priority";
+
+/// A flood like any other process, and one that only gets what the others leave.
+pub(crate) fn cases() -> Vec<Case> {
+    let alike = Case::bytes(SIZE);
+    let low = Case { name: format!("{}{LOW}", alike.name), amount: alike.amount };
+    vec![alike, low]
+}
+
+/// Sends messages to and fro.
+pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
+    let mut server = Child::start(job.role(&[SERVE]))?;
+    let address: String = server.hear().await?;
+    let alone = rounds(job, &address).await?;
+
+    let flood = job.role(&[FLOOD, &address]);
+    let mut flood = match job.case.name.ends_with(LOW) {
+        true => Child::start_low(flood)?,
+        false => Child::start(flood)?,
+    };
+    flood.hear::<()>().await?;
+    let began = (Instant::now(), count(&mut server).await?);
+    let beside = rounds(job, &address).await?;
+    let flooded = count(&mut server).await? - began.1;
+    let flood_per_s = flooded as f64 / began.0.elapsed().as_secs_f64();
+    flood.end().await?;
+    server.end().await?;
+
+    let (p99, p99_beside) = (share_us(&alone, 0.99), share_us(&beside, 0.99));
+    let figures = vec![
+        Figure::lower("p99_us", p99),
+        Figure::lower("flooded_p50_us", share_us(&beside, 0.5)),
+        Figure::lower("flooded_p99_us", p99_beside),
+        Figure::lower("p99_growth", p99_beside / p99),
+        Figure::told("flood_per_s", flood_per_s),
+    ];
+    Ok(vec![Measurement::of(job, figures)])
+}
+
+/// The times of the rounds, shortest first.
+async fn rounds(job: &Job, address: &str) -> Result<Vec<Duration>> {
+    let part = Part::Ping { size: SIZE, length: job.length };
+    let mut link = Link::connect(job.system, address, part).await?;
+    let times = link.rounds().await?.into_times();
+    link.close().await;
+    Ok(times)
+}
+
+/// How many messages have come that are not answered.
+async fn count(server: &mut Child) -> Result<u64> {
+    server.say(&()).await?;
+    server.hear().await
+}
+
+/// The server, or who floods it.
+pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
+    match rest {
+        [role] if role == SERVE => serve(job.system).await,
+        [role, address] if role == FLOOD => flood(job.system, address).await,
+        _ => bail!("{job} has no role {rest:?}"),
+    }
+}
+
+async fn serve(system: System) -> Result<()> {
+    let mut parent = Parent::new();
+    let flooded = Arc::new(AtomicU64::new(0));
+    let mut serving = JoinSet::new();
+    let mut node = None;
+    if system == System::Peerkit {
+        let ear = Ear { flooded: flooded.clone() };
+        let started = Node::builder().listen("127.0.0.1:0").handler(ear).spawn().await?;
+        parent.say(&started.listening().first())?;
+        node = Some(started);
+    } else {
+        let mut listener = Listener::bind(system).await?;
+        parent.say(&listener.address())?;
+        let flooded = flooded.clone();
+        serving.spawn(async move {
+            let mut streams = JoinSet::new();
+            while let Ok((purpose, stream)) = listener.accept().await {
+                streams.spawn(serve_stream(purpose, stream, flooded.clone()));
+            }
+        });
+    }
+    while parent.hear::<()>().await?.is_some() {
+        parent.say(&flooded.load(Ordering::Relaxed))?;
+    }
+    if let Some(node) = node {
+        node.shutdown().await;
+    }
+    Ok(())
+}
+
+/// The handler of the node that serves: it answers all but those who flood.
+struct Ear {
+    flooded: Arc<AtomicU64>,
+}
+
+impl Handler for Ear {
+    fn node_message(&mut self, cx: &mut Context<'_>, peer: &Peer, message: Message) {
+        match peer.name() {
+            FLOOD => drop(self.flooded.fetch_add(1, Ordering::Relaxed)),
+            _ => cx.send(peer, message),
+        }
+    }
+}
+
+async fn serve_stream(purpose: Purpose, mut stream: Stream, flooded: Arc<AtomicU64>) -> Result<()> {
+    if purpose != FLOODED {
+        return framed::echo(&mut stream).await;
+    }
+    let mut frames = Frames::new(SIZE);
+    while frames.read(&mut stream).await? {
+        while frames.next().is_some() {
+            flooded.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    Ok(())
+}
+
+/// Sends until the process is let go.
+async fn flood(system: System, address: &str) -> Result<()> {
+    let mut parent = Parent::new();
+    if system == System::Peerkit {
+        let node = Node::builder().name(FLOOD).spawn().await?;
+        let peer = node.connect(address.parse::<SocketAddr>()?).await?;
+        let sender = node.sender(peer.id())?;
+        parent.say(&())?;
+        // In a task of its own: what never waits would not let anything else run beside it.
+        let sending = tokio::spawn(async move {
+            let message = [0; SIZE];
+            while sender.send(&message[..]).await.is_ok() {}
+        });
+        parent.gone().await?;
+        sending.abort();
+        // Not stopped in good order: nobody waits for what is still queued.
+        return Ok(());
+    }
+    let mut stream = Dialler::connect(system, address).await?.open(FLOODED).await?;
+    parent.say(&())?;
+    let sending = tokio::spawn(async move { framed::send(&mut stream, SIZE, Duration::MAX).await });
+    parent.gone().await?;
+    sending.abort();
+    Ok(())
+}

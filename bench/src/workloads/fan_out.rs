@@ -1,0 +1,284 @@
+//! Each message to many at once: one process sends, and up to four others share the receivers, so
+//! that two processors have many more tasks than they can run at once.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use peerkit::{Error, NodeId, Sender};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::{Case, Job};
+use crate::framed::{self, BATCH};
+#[cfg(feature = "systems")]
+use crate::link;
+use crate::link::{Link, Part};
+use crate::messages::{Arrived, Numbers};
+use crate::process::{Child, Parent, cpu_seconds};
+use crate::report::{Figure, Measurement};
+use crate::streams::{self, Stream};
+use crate::systems::System;
+use crate::systems::peerkit::crowd::Hub;
+
+/// Receivers.
+const PEERS: [usize; 4] = [1, 8, 32, 128];
+
+/// Bytes of a message.
+const SIZE: usize = 1 << 10;
+
+/// Processes that share the receivers.
+const PROCESSES: usize = 4;
+
+/// Batches that wait for one connection.
+const WAITING: usize = 2;
+
+/// From the last subscription to the first message: nothing tells zenoh's publisher that it knows
+/// of all.
+#[cfg(feature = "systems")]
+const SETTLING: Duration = Duration::from_secs(1);
+
+/// By the number of receivers.
+pub(crate) fn cases() -> Vec<Case> {
+    PEERS.map(|peers| Case::count(peers, "peer")).to_vec()
+}
+
+/// Whether `system` has a way to do it.
+pub(crate) fn does(system: System) -> bool {
+    match system {
+        System::RawTls | System::Peerkit => true,
+        #[cfg(feature = "systems")]
+        System::ZenohTcp | System::ZenohTls => true,
+        _ => false,
+    }
+}
+
+/// Sends to the others.
+pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
+    let peers = job.case.amount;
+    let listener = Listener::bind(job.system).await?;
+    let mut children = Vec::new();
+    for process in 0..PROCESSES {
+        let share = peers / PROCESSES + usize::from(process < peers % PROCESSES);
+        if share > 0 {
+            children.push(Child::start(job.role(&[&share.to_string(), &listener.address()]))?);
+        }
+    }
+    let mut source = listener.accept(peers).await?;
+    for child in &mut children {
+        child.hear::<()>().await?;
+    }
+    source.settle().await;
+
+    let own = std::process::id();
+    let cpu_now = |children: &[Child]| {
+        cpu_seconds(own) + children.iter().map(Child::cpu_seconds).sum::<f64>()
+    };
+    let before = cpu_now(&children);
+    let sent = source.send(job.length).await?;
+    let mut arrived: Vec<Arrived> = Vec::new();
+    for child in &mut children {
+        arrived.extend(child.hear::<Vec<Arrived>>().await?);
+    }
+    let cpu_s = cpu_now(&children) - before;
+    source.close().await?;
+    for child in children {
+        child.end().await?;
+    }
+    ensure!(arrived.len() == peers, "{} of {peers} receivers have told", arrived.len());
+    for one in &arrived {
+        one.check(sent)?;
+    }
+    let elapsed = arrived.iter().map(|one| one.elapsed).max().unwrap_or_default();
+    let deliveries = sent as f64 * peers as f64;
+    let figures = vec![
+        Figure::higher("deliveries_per_s", deliveries / elapsed.as_secs_f64()),
+        Figure::told("cpu_s", cpu_s),
+        Figure::lower("cpu_us_per_delivery", cpu_s * 1e6 / deliveries),
+    ];
+    Ok(vec![Measurement::of(job, figures)])
+}
+
+/// A process with some of the receivers.
+pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
+    let [share, address] = rest else { bail!("{job} has no role {rest:?}") };
+    let mut parent = Parent::new();
+    let mut links = Vec::new();
+    for _ in 0..share.parse()? {
+        links.push(Link::connect(job.system, address, Part::Count).await?);
+    }
+    parent.say(&())?;
+    let mut receiving = JoinSet::new();
+    for mut link in links {
+        receiving.spawn(async move { anyhow::Ok((link.arrived(SIZE).await?, link)) });
+    }
+    let (mut arrived, mut links) = (Vec::new(), Vec::new());
+    while let Some(received) = receiving.join_next().await {
+        let (one, link) = received??;
+        arrived.push(one);
+        links.push(link);
+    }
+    parent.say(&arrived)?;
+    parent.gone().await?;
+    for link in links {
+        link.close().await;
+    }
+    Ok(())
+}
+
+/// The sender, before the receivers are there.
+enum Listener {
+    Framed(streams::Listener),
+    Peerkit(Hub),
+    #[cfg(feature = "systems")]
+    Zenoh(link::Listener),
+}
+
+/// The sender.
+enum Source {
+    Framed(Vec<Stream>),
+    Peerkit(Hub),
+    #[cfg(feature = "systems")]
+    Zenoh(Link),
+}
+
+impl Listener {
+    async fn bind(system: System) -> Result<Self> {
+        Ok(match system {
+            System::Peerkit => Self::Peerkit(Hub::bind().await?),
+            #[cfg(feature = "systems")]
+            System::ZenohTcp | System::ZenohTls => {
+                Self::Zenoh(link::Listener::bind(system, Part::Count).await?)
+            }
+            _ => Self::Framed(streams::Listener::bind(system).await?),
+        })
+    }
+
+    fn address(&self) -> String {
+        match self {
+            Self::Framed(listener) => listener.address(),
+            Self::Peerkit(hub) => hub.address(),
+            #[cfg(feature = "systems")]
+            Self::Zenoh(listener) => listener.address(),
+        }
+    }
+
+    async fn accept(self, peers: usize) -> Result<Source> {
+        Ok(match self {
+            Self::Framed(mut listener) => {
+                let mut streams = Vec::new();
+                for _ in 0..peers {
+                    streams.push(listener.accept_messages().await?);
+                }
+                Source::Framed(streams)
+            }
+            Self::Peerkit(mut hub) => {
+                hub.linked(peers).await?;
+                Source::Peerkit(hub)
+            }
+            #[cfg(feature = "systems")]
+            Self::Zenoh(listener) => Source::Zenoh(listener.accept().await?),
+        })
+    }
+}
+
+impl Source {
+    /// Waits until it knows of all receivers, which have told that they are there.
+    async fn settle(&mut self) {
+        #[cfg(feature = "systems")]
+        if let Self::Zenoh(_) = self {
+            tokio::time::sleep(SETTLING).await;
+        }
+    }
+
+    /// Sends numbered messages to all for `length`, and the last; returns how many before it.
+    async fn send(&mut self, length: Duration) -> Result<u64> {
+        match self {
+            Self::Framed(streams) => {
+                let (count, kept) = send_framed(std::mem::take(streams), length).await?;
+                *streams = kept;
+                Ok(count)
+            }
+            Self::Peerkit(hub) => send_from_node(hub, length).await,
+            #[cfg(feature = "systems")]
+            Self::Zenoh(link) => link.send(SIZE, length).await,
+        }
+    }
+
+    async fn close(self) -> Result<()> {
+        match self {
+            Self::Framed(streams) => drop(streams),
+            Self::Peerkit(hub) => hub.stop().await?,
+            #[cfg(feature = "systems")]
+            Self::Zenoh(link) => link.close().await,
+        }
+        Ok(())
+    }
+}
+
+/// By `send_to_nodes`, which does not wait: whoever had no room gets the message again, and for
+/// that it is waited.
+async fn send_from_node(hub: &Hub, length: Duration) -> Result<u64> {
+    let node = hub.node();
+    let mut senders: HashMap<NodeId, Sender> = HashMap::new();
+    for peer in node.peers() {
+        senders.insert(peer.id(), node.sender(peer.id())?);
+    }
+    let mut message = [0; SIZE];
+    let mut numbers = Numbers::new(length);
+    while numbers.number(&mut message) {
+        for (id, error) in node.send_to_nodes(&message[..], &[])?.failed {
+            let Error::Full(_) = error else { return Err(error.into()) };
+            let sender = senders.get(&id).context("somebody else has come")?;
+            sender.send(&message[..]).await?;
+        }
+    }
+    let count = numbers.last(&mut message);
+    for sender in senders.values() {
+        sender.send(&message[..]).await?;
+    }
+    Ok(count)
+}
+
+/// The simplest that is good: each message goes into each connection's batch, and a task for each
+/// connection writes the batches.
+async fn send_framed(streams: Vec<Stream>, length: Duration) -> Result<(u64, Vec<Stream>)> {
+    let mut writing = JoinSet::new();
+    let mut outs = Vec::new();
+    for stream in streams {
+        let (batches, waiting) = mpsc::channel(WAITING);
+        writing.spawn(write(stream, waiting));
+        outs.push((Vec::with_capacity(BATCH), batches));
+    }
+    let mut message = [0; SIZE];
+    let mut numbers = Numbers::new(length);
+    let gone = || anyhow::anyhow!("a receiver has gone");
+    while numbers.number(&mut message) {
+        for (batch, batches) in &mut outs {
+            framed::put(batch, &message)?;
+            if batch.len() + SIZE >= BATCH {
+                let full = std::mem::replace(batch, Vec::with_capacity(BATCH));
+                batches.send(full).await.map_err(|_| gone())?;
+            }
+        }
+    }
+    let count = numbers.last(&mut message);
+    for (mut batch, batches) in outs {
+        framed::put(&mut batch, &message)?;
+        batches.send(batch).await.map_err(|_| gone())?;
+    }
+    let mut streams = Vec::new();
+    while let Some(written) = writing.join_next().await {
+        streams.push(written??);
+    }
+    Ok((count, streams))
+}
+
+async fn write(mut stream: Stream, mut batches: mpsc::Receiver<Vec<u8>>) -> Result<Stream> {
+    while let Some(batch) = batches.recv().await {
+        stream.write_all(&batch).await?;
+        stream.flush().await?;
+    }
+    Ok(stream)
+}

@@ -1,0 +1,45 @@
+//! What a process with many links takes of the processor while nothing happens on them.
+
+use anyhow::{Result, ensure};
+
+use super::connections::{self, Ends};
+use super::{Case, Job};
+use crate::process::ThreadTimes;
+use crate::report::{Figure, Measurement};
+use crate::systems::System;
+
+const LINKS: usize = 100;
+
+/// What a node may take at the most, in percent of one processor.
+const LIMIT: f64 = 0.1;
+
+/// The only one.
+pub(crate) fn cases() -> Vec<Case> {
+    vec![Case::count(LINKS, "link")]
+}
+
+/// Looks on. For four times the length, because little happens, and after twice the length: so the
+/// look at the default length takes in the pings, which come after 15 s.
+pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
+    let mut ends = Ends::start(job).await?;
+    ends.link().await?;
+    tokio::time::sleep(2 * job.length).await;
+    let process = ends.listening.id()?;
+    let before = ThreadTimes::of(process);
+    let length = 4 * job.length;
+    tokio::time::sleep(length).await;
+    let seconds = ThreadTimes::of(process).seconds_since(&before);
+    ends.dialling.end().await?;
+    ends.listening.end().await?;
+    let percent = 100.0 * seconds / length.as_secs_f64();
+    ensure!(
+        job.system != System::Peerkit || percent < LIMIT,
+        "an idle node takes {percent} % of a processor, and may take {LIMIT} %"
+    );
+    Ok(vec![Measurement::of(job, vec![Figure::lower("cpu_percent", percent)])])
+}
+
+/// The process that listens, or the one that dials.
+pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
+    connections::play(job, rest).await
+}
