@@ -15,7 +15,7 @@ pub(crate) const BATCH: usize = 64 << 10;
 const LARGE: usize = 16 << 10;
 
 /// Room for what was read and not yet taken.
-const READ: usize = 512 << 10;
+const READ: usize = 256 << 10;
 
 /// Bytes of the length.
 const HEAD: usize = 4;

@@ -37,16 +37,22 @@ pub(crate) enum Part {
 
 /// The end that waits for the other.
 pub(crate) enum Listener {
+    /// It waits for a byte stream.
     Framed(streams::Listener, Part),
+    /// It is a node.
     Peerkit(peerkit::Listener),
+    /// It is a session.
     #[cfg(feature = "systems")]
     Zenoh(zenoh::Listener),
 }
 
 /// An end.
 pub(crate) enum Link {
+    /// Of a byte stream.
     Framed(Framed),
+    /// Of a link between nodes.
     Peerkit(peerkit::Link),
+    /// Of a link between sessions.
     #[cfg(feature = "systems")]
     Zenoh(zenoh::Link),
 }
@@ -240,23 +246,25 @@ impl Framed {
 /// Bulk data on its way. Ends when it is dropped.
 pub(crate) struct Bulk {
     began: Instant,
+    /// Bytes.
     pub(crate) sent: Arc<AtomicU64>,
+    /// False once it is to end.
     pub(crate) going: Arc<AtomicBool>,
-    _sending: JoinSet<()>,
+    sending: JoinSet<()>,
 }
 
 impl Bulk {
-    /// What a task that sends is to have: where it adds the bytes, and whether it is to go on.
+    /// Bulk data that the caller sends, as long as it is `going`, adding what it has `sent`.
     pub(crate) fn new() -> Self {
         let (sent, going) = (Arc::default(), Arc::new(AtomicBool::new(true)));
-        Self { began: Instant::now(), sent, going, _sending: JoinSet::new() }
+        Self { began: Instant::now(), sent, going, sending: JoinSet::new() }
     }
 
     /// Sends as much as will go into `stream`.
     pub(crate) fn pump(mut stream: Stream) -> Self {
         let mut bulk = Self::new();
         let sent = bulk.sent.clone();
-        bulk._sending.spawn(async move {
+        bulk.sending.spawn(async move {
             let chunk = vec![0x5a; CHUNK];
             while stream.write_all(&chunk).await.is_ok() {
                 sent.fetch_add(CHUNK as u64, Ordering::Relaxed);

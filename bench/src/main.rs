@@ -27,7 +27,7 @@ use systems::System;
 use workloads::{Job, Workload};
 
 /// Time for one measurement, beside the time that it is to run. Whoever takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Measures peerkit beside other systems.
 #[derive(Parser)]

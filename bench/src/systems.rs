@@ -113,7 +113,7 @@ impl System {
         }
     }
 
-    /// Whether its ends are functions here, which [`Link`](crate::link::Link) has.
+    /// Whether this program can be an end of its links: what [`Link`](crate::link::Link) knows.
     pub(crate) fn has_links(self) -> bool {
         match self {
             #[cfg(feature = "systems")]
@@ -122,7 +122,18 @@ impl System {
         }
     }
 
-    /// Whether it has byte streams, which [`streams`](crate::streams) has.
+    /// Whether much can go both ways over one link of its at once.
+    pub(crate) fn goes_both_ways(self) -> bool {
+        match self {
+            // Within a second both ends wait for ever, though nothing is on its way any more: so
+            // it is in zenoh 1.10.2, on TLS only.
+            #[cfg(feature = "systems")]
+            Self::ZenohTls => false,
+            _ => self.has_links(),
+        }
+    }
+
+    /// Whether it has byte streams: what [`streams`](crate::streams) knows.
     pub(crate) fn has_streams(self) -> bool {
         match self {
             #[cfg(feature = "systems")]

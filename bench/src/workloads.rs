@@ -131,8 +131,9 @@ impl Workload {
         match self {
             // Two Python processes do these, and in other cases they take minutes.
             Self::Throughput => system.has_links() || case.amount <= 64,
-            Self::Latency => system.has_links() || !latency::is_beside_bulk(case),
-            Self::BothWays | Self::Start => system.has_links(),
+            Self::Latency => system.goes_both_ways() || !latency::is_beside_bulk(case),
+            Self::BothWays => system.goes_both_ways(),
+            Self::Start => system.has_links(),
             Self::Streams => system.has_streams(),
             Self::FanOut => fan_out::does(system),
             Self::Connections | Self::Idle => Hub::is_there(system),

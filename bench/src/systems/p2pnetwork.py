@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 
-from p2pnetwork import Node
+from p2pnetwork.node import Node
 
 LAST = "last"
 WARM_UP = 20
@@ -75,6 +75,8 @@ def dial(workload, port, size, seconds):
     if not node.connect_with_node("127.0.0.1", port):
         sys.exit("no connection")
     peer = node.nodes_outbound[0]
+    # The other end lists us a moment later; until then it can't send back.
+    time.sleep(0.2)
     if workload == "throughput":
         sent, started = 0, time.monotonic()
         while time.monotonic() - started < seconds:
