@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
 use bytes::Bytes;
 use peerkit_proto::config::Config;
@@ -40,8 +41,6 @@ const SPARE: usize = AHEAD / BLOCK;
 #[derive(Debug)]
 pub(crate) struct Outbox {
     lanes: Mutex<Lanes>,
-    /// Wakes the writer.
-    filled: Notify,
     /// Wakes those who wait for room.
     room: Notify,
     max_control: usize,
@@ -68,8 +67,9 @@ struct Lanes {
     received: u64,
     /// Some are being received just now: the goodbye waits until they are counted.
     receiving: bool,
-    /// Whether the writer sleeps, and whether anybody waits for room: else nobody is woken.
-    idle: bool,
+    /// Wakes the writer, where it sleeps.
+    writer: Option<Waker>,
+    /// Somebody waits for room.
     waiting: bool,
     /// Set once no more is accepted; the goodbye goes out last.
     closing: Option<Closing>,
@@ -160,10 +160,7 @@ impl Lanes {
     fn nothing(&mut self, out: &mut Vec<u8>) -> Taken {
         let (received, receiving) = (self.received, self.receiving);
         match &mut self.closing {
-            None => {
-                self.idle = true;
-                Taken::Empty
-            }
+            None => Taken::Empty,
             Some(Closing { goodbye: false, .. }) => Taken::Finished,
             Some(_) if receiving => Taken::Held,
             Some(closing) => {
@@ -180,7 +177,6 @@ impl Outbox {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
             lanes: Mutex::default(),
-            filled: Notify::new(),
             room: Notify::new(),
             max_control: config.control_queue,
             max_application: config.peer_queue,
@@ -297,13 +293,14 @@ impl Outbox {
     /// Moves what is to be written next into `takings`: all control frames, then blocks of
     /// application frames. What `takings` held before is written: its room is free.
     ///
-    /// With `patience` a block that is not full is left to grow; who adds to it wakes the writer.
-    pub(crate) fn take(&self, takings: &mut Takings, patience: bool) -> Taken {
+    /// With `patience` a block that is not full is left to grow. Where there is nothing to write
+    /// `writer` is woken once there may be, by whoever puts something in.
+    pub(crate) fn take(&self, takings: &mut Takings, patience: bool, writer: &Waker) -> Taken {
         let mut lanes = self.lock();
         lanes.writing = 0;
         takings.clear(&mut lanes.spare);
         if patience && lanes.is_growing() {
-            lanes.idle = true;
+            lanes.writer = Some(writer.clone());
             return Taken::Little;
         }
         std::mem::swap(&mut takings.control, &mut lanes.control);
@@ -326,6 +323,7 @@ impl Outbox {
             false => Taken::Write,
             true => lanes.nothing(&mut takings.control),
         };
+        lanes.writer = (taken == Taken::Empty).then(|| writer.clone());
         drop(lanes);
         if waiting {
             self.room.notify_waiters();
@@ -333,9 +331,20 @@ impl Outbox {
         taken
     }
 
-    /// Messages are about to be received: a goodbye waits for them, so that it counts them.
+    /// The link's task is about to receive messages: a goodbye waits for them, so that it counts
+    /// them. The writer need not be woken for what they are answered with: it comes next in that
+    /// task.
     pub(crate) fn receiving(&self) {
-        self.lock().receiving = true;
+        let mut lanes = self.lock();
+        lanes.receiving = true;
+        lanes.writer = None;
+    }
+
+    /// Whether messages are being received. If so `writer` is woken once they are counted.
+    pub(crate) fn is_receiving(&self, writer: &Waker) -> bool {
+        let mut lanes = self.lock();
+        lanes.writer = lanes.receiving.then(|| writer.clone());
+        lanes.receiving
     }
 
     /// So many messages were received on the link by now.
@@ -343,8 +352,7 @@ impl Outbox {
         let mut lanes = self.lock();
         (lanes.received, lanes.receiving) = (received, false);
         if lanes.closing.is_some() {
-            drop(lanes);
-            self.filled.notify_one();
+            self.wake_writer(lanes);
         }
     }
 
@@ -364,22 +372,16 @@ impl Outbox {
         }
     }
 
-    /// Waits until [`Outbox::take`] may have something.
-    pub(crate) async fn filled(&self) {
-        self.filled.notified().await;
-    }
-
     #[inline]
     fn wake_writer(&self, mut lanes: MutexGuard<'_, Lanes>) {
-        if std::mem::take(&mut lanes.idle) {
+        if let Some(writer) = lanes.writer.take() {
             drop(lanes);
-            self.filled.notify_one();
+            writer.wake();
         }
     }
 
     fn wake_all(&self, lanes: MutexGuard<'_, Lanes>) {
-        drop(lanes);
-        self.filled.notify_one();
+        self.wake_writer(lanes);
         self.room.notify_waiters();
     }
 

@@ -1,7 +1,9 @@
 //! The writing half of a link's task: takes what waits in the outbox, as much at once as there is.
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 
 use peerkit_proto::event::Reason;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -27,7 +29,7 @@ async fn write_all(
     // Something has just been written.
     let mut wrote = false;
     loop {
-        match conn.outbox.take(&mut takings, std::mem::take(&mut wrote)) {
+        match next(conn, &mut takings, std::mem::take(&mut wrote)).await {
             Taken::Write => {
                 let (messages, bytes) = (takings.messages(), takings.len());
                 to.write_all_buf(&mut takings).await?;
@@ -37,24 +39,37 @@ async fn write_all(
                 conn.wrote.store(inner.micros(), Ordering::Relaxed);
                 wrote = true;
             }
-            Taken::Empty => conn.outbox.filled().await,
             // While we wrote somebody has gone on sending, on another thread. Its next message has
             // us run there, once it has no more to send or no more room; where there is none we are
             // back at once.
-            Taken::Little => {
-                tokio::select! {
-                    biased;
-                    () = conn.outbox.filled() => {}
-                    () = tokio::task::yield_now() => {}
-                }
-            }
+            Taken::Little => tokio::task::yield_now().await,
             Taken::Held => {
-                let filled = conn.outbox.filled();
-                if tokio::time::timeout(inner.config.flush_timeout, filled).await.is_err() {
+                if tokio::time::timeout(inner.config.flush_timeout, counted(conn)).await.is_err() {
+                    // Whoever is being handed messages takes too long: it does without them.
                     conn.outbox.received(conn.meter.messages_received());
                 }
             }
             Taken::Finished => return to.shutdown().await,
+            Taken::Empty => {}
         }
     }
+}
+
+/// Takes what is to be written next, and waits while there is nothing. The outbox is looked at
+/// whenever the link's task runs, whatever has woken it.
+async fn next(conn: &Conn, takings: &mut Takings, mut patience: bool) -> Taken {
+    poll_fn(|cx| match conn.outbox.take(takings, std::mem::take(&mut patience), cx.waker()) {
+        Taken::Empty => Poll::Pending,
+        taken => Poll::Ready(taken),
+    })
+    .await
+}
+
+/// Waits until the messages that are being received are counted.
+async fn counted(conn: &Conn) {
+    poll_fn(|cx| match conn.outbox.is_receiving(cx.waker()) {
+        true => Poll::Pending,
+        false => Poll::Ready(()),
+    })
+    .await;
 }
