@@ -1,5 +1,5 @@
 //! One end of a link that messages go over, of whatever system: its own messages where it has some,
-//! or else [`framed`](crate::framed) ones on a byte stream.
+//! or else [`framed`](mod@crate::framed) ones on a byte stream.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
