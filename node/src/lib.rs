@@ -37,6 +37,9 @@ mod dispatch;
 mod error;
 mod events;
 mod inner;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 mod key;
 mod known;
 mod listen;

@@ -1,0 +1,33 @@
+//! Times the hot pieces of a message's path, each alone: `cargo bench -p peerkit-bench --bench hot`.
+
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput};
+use peerkit_bench::pieces::{Input, Piece, Work};
+
+fn main() {
+    let criterion = Criterion::default()
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3));
+    let mut criterion = criterion.configure_from_args();
+    let mut group = criterion.benchmark_group("hot");
+    for piece in Piece::ALL {
+        let (mut work, mut input) = (piece.start(), Input::default());
+        group.throughput(Throughput::Elements(work.messages()));
+        group.bench_function(piece.name, |bencher| {
+            bencher.iter_custom(|times| (0..times).map(|_| time(&mut work, &mut input)).sum());
+        });
+    }
+    group.finish();
+    criterion.final_summary();
+}
+
+/// How long one run takes, without what it takes to lay its input ready.
+fn time(work: &mut Work, input: &mut Input) -> Duration {
+    work.fill(input);
+    let started = Instant::now();
+    let done = work.run(input);
+    let elapsed = started.elapsed();
+    done.expect("every message is handled");
+    elapsed
+}

@@ -1,0 +1,239 @@
+//! The hot pieces of a message's path, each alone, on one thread and without a socket: to be timed
+//! by the bench `hot`, and to have their instructions counted by `bench/instructions`.
+
+use std::hint::black_box;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use anyhow::{Context as _, Result, ensure};
+use bytes::{Bytes, BytesMut};
+use peerkit::internals::{Delivery, Queue};
+use peerkit::{Config, Event, Handler, Message, Peer};
+use peerkit_proto::frame::{Frame, Frames, MESSAGE_HEAD};
+use peerkit_proto::hello::{Hello, VERSION};
+use peerkit_proto::link::{Greeting, Link, Output, Side};
+use peerkit_proto::message::Packed;
+use peerkit_proto::time::Instant;
+
+/// Bytes of the frames of one run: what a busy link reads at once, at most.
+const BLOCK: usize = 256 << 10;
+
+/// One piece, with messages of one size.
+#[derive(Debug, Clone, Copy)]
+pub struct Piece {
+    /// Its name.
+    pub name: &'static str,
+    /// Bytes of a message.
+    size: usize,
+    start: fn(&Block) -> Run,
+}
+
+/// Handles an input, and returns how many messages it was.
+type Run = Box<dyn FnMut(&mut Input) -> u64>;
+
+impl Piece {
+    /// All of them, in the order of a message's way.
+    pub const ALL: [Self; 9] = [
+        Self { name: "encode-64", size: 64, start: encode },
+        Self { name: "encode-1k", size: 1024, start: encode },
+        Self { name: "queue-64", size: 64, start: queue },
+        Self { name: "split-64", size: 64, start: split },
+        Self { name: "split-1k", size: 1024, start: split },
+        Self { name: "link-64", size: 64, start: link },
+        Self { name: "link-1k", size: 1024, start: link },
+        Self { name: "handler-64", size: 64, start: handler },
+        Self { name: "subscriber-64", size: 64, start: subscriber },
+    ];
+
+    /// The piece of that name.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn named(name: &str) -> Result<Self> {
+        let named = Self::ALL.into_iter().find(|piece| piece.name == name);
+        named.with_context(|| format!("no piece of the name {name:?}"))
+    }
+
+    /// The piece at work.
+    #[must_use]
+    pub fn start(&self) -> Work {
+        let block = Block::new(self.size);
+        Work { run: (self.start)(&block), block }
+    }
+}
+
+/// A piece at work.
+pub struct Work {
+    block: Block,
+    run: Run,
+}
+
+impl Work {
+    /// Messages of one run.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.block.0.len() as u64
+    }
+
+    /// Lays ready what one run uses up: no part of what is to be measured.
+    pub fn fill(&self, input: &mut Input) {
+        input.bytes.clear();
+        input.bytes.extend_from_slice(&self.block.encoded());
+        input.messages.clear();
+        input.messages.extend_from_slice(&self.block.0);
+    }
+
+    /// Handles a block of messages.
+    ///
+    /// # Errors
+    /// Where it was not all of them.
+    pub fn run(&mut self, input: &mut Input) -> Result<()> {
+        let (handled, wanted) = ((self.run)(input), self.messages());
+        ensure!(handled == wanted, "{handled} of {wanted} messages");
+        Ok(())
+    }
+}
+
+/// What one run uses up, in both forms. It can be filled again.
+#[derive(Debug, Default)]
+pub struct Input {
+    bytes: BytesMut,
+    messages: Vec<Message>,
+}
+
+/// The messages of a run.
+struct Block(Vec<Message>);
+
+impl Block {
+    fn new(size: usize) -> Self {
+        // They share one allocation, as those of one read do.
+        let body = Bytes::from(vec![7; size]);
+        Self(vec![Message::bytes(body); BLOCK / (MESSAGE_HEAD + size)])
+    }
+
+    fn frames(&self) -> Vec<Frame> {
+        self.0.iter().cloned().map(|message| Frame::Message(Packed::plain(message))).collect()
+    }
+
+    fn encoded(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.frames().iter().for_each(|frame| frame.encode(&mut out));
+        out
+    }
+}
+
+/// Frames to bytes.
+fn encode(block: &Block) -> Run {
+    let (frames, mut out) = (block.frames(), Vec::new());
+    Box::new(move |_| {
+        out.clear();
+        frames.iter().for_each(|frame| frame.encode(&mut out));
+        black_box(&out);
+        frames.len() as u64
+    })
+}
+
+/// Into a link's queue one by one, and out of it in blocks.
+fn queue(_: &Block) -> Run {
+    let mut queue = Queue::new(&Config::default());
+    Box::new(move |input| {
+        for message in &input.messages {
+            if !queue.put(message.body()) {
+                break;
+            }
+        }
+        queue.take()
+    })
+}
+
+/// Bytes to messages.
+fn split(_: &Block) -> Run {
+    let (config, mut packed) = (Config::default(), Vec::new());
+    Box::new(move |input| {
+        let Ok(mut frames) = Frames::split(&mut input.bytes, &config) else { return 0 };
+        let taken = frames.take_messages(&mut packed);
+        let count = black_box(&packed).len() as u64;
+        packed.clear();
+        if taken.is_ok() { count } else { 0 }
+    })
+}
+
+/// Bytes into a link, and its messages out.
+fn link(_: &Block) -> Run {
+    let mut link = open_link();
+    Box::new(move |input| {
+        link.receive(Instant::ZERO, &mut input.bytes);
+        let mut count = 0;
+        while let Some(output) = link.poll() {
+            if let Output::Messages(packed) = output {
+                count += black_box(&packed).len() as u64;
+            }
+        }
+        count
+    })
+}
+
+fn open_link() -> Link {
+    let hello = Hello {
+        version_min: VERSION,
+        version_max: VERSION,
+        network: "bench".into(),
+        name: "bench".into(),
+        incarnation: 1,
+        features: 0,
+        addresses: vec![],
+        proof: None,
+    };
+    let mut theirs = Vec::new();
+    Frame::Hello(hello.clone()).encode(&mut theirs);
+    let greeting = Greeting { hello, expected: None };
+    let mut link = Link::new(Instant::ZERO, Side::Acceptor, greeting, &Config::default());
+    link.receive(Instant::ZERO, &mut BytesMut::from(&theirs[..]));
+    link.admit(Instant::ZERO);
+    while link.poll().is_some() {}
+    link
+}
+
+/// Messages to the application's handler.
+fn handler(_: &Block) -> Run {
+    let counted = Arc::new(AtomicU64::new(0));
+    let counting: Box<dyn Handler> = Box::new(Counting(counted.clone()));
+    let delivery = Delivery::new(Some(counting), &Config::default());
+    Box::new(move |input| {
+        at_once(delivery.messages(&mut input.messages));
+        counted.swap(0, Ordering::Relaxed)
+    })
+}
+
+struct Counting(Arc<AtomicU64>);
+
+impl Handler for Counting {
+    fn node_message(&mut self, _: &mut peerkit::Context<'_>, _: &Peer, message: Message) {
+        black_box(message);
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Messages to a stream of events, and out of it.
+fn subscriber(_: &Block) -> Run {
+    let delivery = Delivery::new(None, &Config::default());
+    let mut events = delivery.subscribe();
+    Box::new(move |input| {
+        at_once(delivery.messages(&mut input.messages));
+        let mut count = 0;
+        while let Some(Some(event)) = at_once(events.next()) {
+            count += u64::from(matches!(black_box(event), Event::NodeMessage { .. }));
+        }
+        count
+    })
+}
+
+/// What `future` has without waiting.
+fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(ready) => Some(ready),
+        Poll::Pending => None,
+    }
+}

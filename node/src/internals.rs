@@ -1,0 +1,115 @@
+//! The pieces of a message's path alone, for the benches. Nothing here is promised to anybody.
+
+use bytes::Buf;
+use peerkit_proto::config::Config;
+use peerkit_proto::event::{Direction, Event, Peer};
+use peerkit_proto::frame::MESSAGE_HEAD;
+use peerkit_proto::handler::{Action, Handler, World};
+use peerkit_proto::id::NodeId;
+use peerkit_proto::message::Message;
+use peerkit_proto::time::Instant;
+use tokio::sync::mpsc;
+
+use crate::dispatch::{Act, Dispatch};
+use crate::events::Events;
+use crate::outbox::{Outbox, Taken, Takings};
+use crate::outgoing::Outgoing;
+
+/// What waits to be written to one link, without the link.
+#[derive(Debug)]
+pub struct Queue {
+    outbox: Outbox,
+    takings: Takings,
+}
+
+impl Queue {
+    /// An empty one.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self { outbox: Outbox::new(config), takings: Takings::default() }
+    }
+
+    /// Puts a message as [`crate::Sender::send`] does; false where that would have to wait.
+    #[inline]
+    pub fn put(&self, message: &[u8]) -> bool {
+        let message = Outgoing::from(message);
+        self.outbox.put_ahead(&message.parcel(&mut [0; MESSAGE_HEAD]))
+    }
+
+    /// Takes all that there is, as a link's writer does whose every write takes one piece. Returns
+    /// how many messages it was.
+    pub fn take(&mut self) -> u64 {
+        let (mut messages, mut wrote) = (0, false);
+        loop {
+            match self.outbox.take(&mut self.takings, std::mem::take(&mut wrote)) {
+                Taken::Write => {
+                    messages += self.takings.messages();
+                    while self.takings.has_remaining() {
+                        let written = self.takings.chunk().len();
+                        self.takings.advance(written);
+                    }
+                    wrote = true;
+                }
+                // Nobody adds to it.
+                Taken::Little => {}
+                Taken::Empty | Taken::Held | Taken::Finished => return messages,
+            }
+        }
+    }
+}
+
+/// The application's ends of a node, without the node.
+pub struct Delivery {
+    dispatch: Dispatch,
+    peer: Peer,
+    _notices: mpsc::Receiver<Event>,
+}
+
+impl Delivery {
+    /// Those of a node with or without a handler.
+    #[must_use]
+    pub fn new(handler: Option<Box<dyn Handler>>, config: &Config) -> Self {
+        let (dispatch, _notices) = Dispatch::new(handler, config);
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into();
+        let peer = Peer::new(Nowhere.id(), "peer".into(), address, Direction::Inbound);
+        Self { dispatch, peer, _notices }
+    }
+
+    /// A stream of what is delivered.
+    #[must_use]
+    pub fn subscribe(&self) -> Events {
+        self.dispatch.subscribe()
+    }
+
+    /// Delivers messages as a link's reader does, and leaves the vector empty.
+    pub async fn messages(&self, messages: &mut Vec<Message>) {
+        self.dispatch.messages(&Nowhere, &self.peer, messages).await;
+    }
+}
+
+impl std::fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Delivery({:?})", self.peer)
+    }
+}
+
+/// In place of a node: sees nothing, and does nothing.
+struct Nowhere;
+
+impl World for Nowhere {
+    fn id(&self) -> NodeId {
+        NodeId::from_bytes([1; 32])
+    }
+
+    fn now(&self) -> Instant {
+        Instant::ZERO
+    }
+
+    fn peers(&self) -> Vec<Peer> {
+        Vec::new()
+    }
+}
+
+impl Act for Nowhere {
+    fn act(&self, _: Action) {}
+}
