@@ -1,5 +1,7 @@
 //! The pieces of a message's path alone, for the benches. Nothing here is promised to anybody.
 
+use std::task::Waker;
+
 use bytes::Buf;
 use peerkit_proto::config::Config;
 use peerkit_proto::event::{Direction, Event, Peer};
@@ -41,7 +43,7 @@ impl Queue {
     pub fn take(&mut self) -> u64 {
         let (mut messages, mut wrote) = (0, false);
         loop {
-            match self.outbox.take(&mut self.takings, std::mem::take(&mut wrote)) {
+            match self.outbox.take(&mut self.takings, std::mem::take(&mut wrote), Waker::noop()) {
                 Taken::Write => {
                     messages += self.takings.messages();
                     while self.takings.has_remaining() {
