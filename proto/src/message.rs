@@ -6,6 +6,11 @@ use serde::de::DeserializeOwned;
 
 use crate::codec::{DecodeError, Reader};
 
+/// The head bytes of what is not compressed: the kind alone.
+const PLAIN_TEXT: u8 = 0;
+const PLAIN_JSON: u8 = 1;
+const PLAIN_BYTES: u8 = 2;
+
 /// A message: its content and how it is to travel.
 ///
 /// Cloning shares the content. JSON is kept as text and parsed when asked for.
@@ -129,9 +134,9 @@ impl Message {
     #[must_use]
     pub fn head(kind: Kind, compression: Compression) -> u8 {
         let kind = match kind {
-            Kind::Text => 0,
-            Kind::Json => 1,
-            Kind::Bytes => 2,
+            Kind::Text => PLAIN_TEXT,
+            Kind::Json => PLAIN_JSON,
+            Kind::Bytes => PLAIN_BYTES,
         };
         let compression = match compression {
             Compression::None => 0,
@@ -174,13 +179,14 @@ impl Packed {
         Ok(Message { kind: self.kind, compression: self.compression, body })
     }
 
-    /// Whether the payload is the message's body as it stands: not compressed, not over `limit`
-    /// bytes, and UTF-8 where it has to be.
-    #[must_use]
-    pub fn is_plain(&self, limit: usize) -> bool {
-        self.compression == Compression::None
-            && self.payload.len() <= limit
-            && checked(self.kind, &self.payload).is_ok()
+    /// Whether `payload` is the body of a message whose head byte is `head`, just as it stands: not
+    /// compressed, and UTF-8 where it has to be.
+    pub(crate) fn is_plain(head: u8, payload: &[u8]) -> bool {
+        match head {
+            PLAIN_TEXT | PLAIN_JSON => std::str::from_utf8(payload).is_ok(),
+            PLAIN_BYTES => true,
+            _ => false,
+        }
     }
 
     /// The message, where it is not compressed: the payload is its body.
@@ -208,9 +214,9 @@ impl Packed {
     /// Where the head byte has no meaning.
     pub fn new(head: u8, payload: Bytes) -> Result<Self, DecodeError> {
         let kind = match head & 0x0f {
-            0 => Kind::Text,
-            1 => Kind::Json,
-            2 => Kind::Bytes,
+            PLAIN_TEXT => Kind::Text,
+            PLAIN_JSON => Kind::Json,
+            PLAIN_BYTES => Kind::Bytes,
             _ => return Err(DecodeError::Invalid("message kind")),
         };
         let compression = match head >> 4 {
