@@ -181,7 +181,9 @@ impl Dispatch {
             let handled = catch_unwind(AssertUnwindSafe(|| {
                 for event in events.by_ref() {
                     deliver(event, &mut Context::new(node, &mut actions));
-                    actions.drain(..).for_each(|action| node.act(action));
+                    if !actions.is_empty() {
+                        actions.drain(..).for_each(|action| node.act(action));
+                    }
                 }
             }));
             let Err(panic) = handled else { return };

@@ -20,8 +20,11 @@ use messages::Front;
 pub use messages::Messages;
 use query::{Answer, Query, QueryDone};
 
+/// Bytes of a frame's length.
+const LENGTH: usize = 4;
+
 /// Bytes before a frame's body: the length and the kind.
-pub const HEADER: usize = 5;
+pub const HEADER: usize = LENGTH + 1;
 
 /// What a frame may have beyond the content that a limit is about: names, numbers, signatures.
 pub const OVERHEAD: usize = 1024;
@@ -282,11 +285,9 @@ impl Frames {
     /// # Errors
     /// Where a frame announces more than it may have: as soon as its header is there.
     pub fn split(buffer: &mut BytesMut, config: &Config) -> Result<Self, FrameError> {
-        let (mut end, mut front) = (0, Front::default());
+        let front = Front::of(buffer, config.max_message);
+        let mut end = front.end;
         while let Some(next) = whole(buffer, end, |kind| Frame::limit(kind, config))? {
-            if front.end == end {
-                front.extend(buffer.get(end..next).unwrap_or_default(), config.max_message);
-            }
             end = next;
         }
         let block = buffer.split_to(end).freeze();
@@ -311,15 +312,9 @@ impl Frames {
     pub fn take_messages(&mut self) -> Messages {
         let mut front = std::mem::take(&mut self.front);
         if front.end == 0 {
-            while let Ok(Some(end)) = whole(&self.block, front.end, |_| usize::MAX) {
-                let begin = front.end;
-                front.extend(self.block.get(begin..end).unwrap_or_default(), self.max_message);
-                if front.end == begin {
-                    break;
-                }
-            }
+            front = Front::of(&self.block, self.max_message);
         }
-        front.take(&mut self.block)
+        Messages::take(&mut self.block, front)
     }
 
     /// The next frame.

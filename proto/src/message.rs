@@ -6,11 +6,6 @@ use serde::de::DeserializeOwned;
 
 use crate::codec::{DecodeError, Reader};
 
-/// The head bytes of what is not compressed: the kind alone.
-const PLAIN_TEXT: u8 = 0;
-const PLAIN_JSON: u8 = 1;
-const PLAIN_BYTES: u8 = 2;
-
 /// A message: its content and how it is to travel.
 ///
 /// Cloning shares the content. JSON is kept as text and parsed when asked for.
@@ -31,6 +26,30 @@ pub enum Kind {
     Json,
     /// Any bytes.
     Bytes,
+}
+
+impl Kind {
+    /// What a content is that is not compressed and has this head byte.
+    #[inline]
+    pub(crate) fn of_plain(head: u8) -> Option<Self> {
+        match head {
+            0 => Some(Self::Text),
+            1 => Some(Self::Json),
+            2 => Some(Self::Bytes),
+            _ => None,
+        }
+    }
+
+    /// Checks that what is to be text is.
+    #[inline]
+    pub(crate) fn check(self, body: &[u8]) -> Result<(), DecodeError> {
+        match self {
+            Self::Text | Self::Json if std::str::from_utf8(body).is_err() => {
+                Err(DecodeError::Invalid("text"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// How a message's content is compressed on the wire. The receiver gets it decompressed.
@@ -134,9 +153,9 @@ impl Message {
     #[must_use]
     pub fn head(kind: Kind, compression: Compression) -> u8 {
         let kind = match kind {
-            Kind::Text => PLAIN_TEXT,
-            Kind::Json => PLAIN_JSON,
-            Kind::Bytes => PLAIN_BYTES,
+            Kind::Text => 0,
+            Kind::Json => 1,
+            Kind::Bytes => 2,
         };
         let compression = match compression {
             Compression::None => 0,
@@ -175,18 +194,8 @@ impl Packed {
     /// # Errors
     /// Where text or JSON is not UTF-8.
     pub fn unpack(self, body: Bytes) -> Result<Message, DecodeError> {
-        checked(self.kind, &body)?;
+        self.kind.check(&body)?;
         Ok(Message { kind: self.kind, compression: self.compression, body })
-    }
-
-    /// Whether `payload` is the body of a message whose head byte is `head`, just as it stands: not
-    /// compressed, and UTF-8 where it has to be.
-    pub(crate) fn is_plain(head: u8, payload: &[u8]) -> bool {
-        match head {
-            PLAIN_TEXT | PLAIN_JSON => std::str::from_utf8(payload).is_ok(),
-            PLAIN_BYTES => true,
-            _ => false,
-        }
     }
 
     /// The message, where it is not compressed: the payload is its body.
@@ -195,7 +204,7 @@ impl Packed {
     /// Where text or JSON is not UTF-8.
     pub fn into_plain(self) -> Result<Message, DecodeError> {
         let Self { kind, compression, payload } = self;
-        checked(kind, &payload)?;
+        kind.check(&payload)?;
         Ok(Message { kind, compression, body: payload })
     }
 
@@ -213,12 +222,7 @@ impl Packed {
     /// # Errors
     /// Where the head byte has no meaning.
     pub fn new(head: u8, payload: Bytes) -> Result<Self, DecodeError> {
-        let kind = match head & 0x0f {
-            PLAIN_TEXT => Kind::Text,
-            PLAIN_JSON => Kind::Json,
-            PLAIN_BYTES => Kind::Bytes,
-            _ => return Err(DecodeError::Invalid("message kind")),
-        };
+        let kind = Kind::of_plain(head & 0x0f).ok_or(DecodeError::Invalid("message kind"))?;
         let compression = match head >> 4 {
             0 => Compression::None,
             1 => Compression::Zlib,
@@ -235,16 +239,6 @@ impl Packed {
     #[must_use]
     pub fn head(&self) -> u8 {
         Message::head(self.kind, self.compression)
-    }
-}
-
-/// Checks that what is to be text is.
-fn checked(kind: Kind, body: &[u8]) -> Result<(), DecodeError> {
-    match kind {
-        Kind::Text | Kind::Json if std::str::from_utf8(body).is_err() => {
-            Err(DecodeError::Invalid("text"))
-        }
-        _ => Ok(()),
     }
 }
 

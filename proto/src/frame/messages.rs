@@ -1,9 +1,9 @@
 //! Messages as they lie in a block, one behind the other: cut out when they are asked for.
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
-use super::{HEADER, MESSAGE, MESSAGE_HEAD, header};
-use crate::message::{Message, Packed};
+use super::{LENGTH, MESSAGE, MESSAGE_HEAD};
+use crate::message::{Kind, Message};
 
 /// Messages that came one behind the other and need nothing more: none is compressed or over the
 /// limit, and what is to be text is.
@@ -12,15 +12,30 @@ use crate::message::{Message, Packed};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Messages {
     block: Bytes,
+    /// Where the next one's frame begins.
+    at: usize,
     count: usize,
-    content: usize,
 }
 
 impl Messages {
+    /// Takes those at the front of `block`, which `front` has found there.
+    pub(super) fn take(block: &mut Bytes, front: Front) -> Self {
+        Self { block: block.split_to(front.end.min(block.len())), at: 0, count: front.count }
+    }
+
     /// Bytes of the contents of those that are left.
     #[must_use]
     pub fn content_len(&self) -> usize {
-        self.content
+        (self.block.len() - self.at).saturating_sub(self.count * MESSAGE_HEAD)
+    }
+
+    #[inline]
+    fn cut(&mut self) -> Option<Message> {
+        let (kind, content) = first(self.block.get(self.at..)?)?;
+        let begin = self.at + MESSAGE_HEAD;
+        let end = begin + content.len();
+        self.at = end;
+        Some(Message::new(kind, self.block.slice(begin..end)))
     }
 }
 
@@ -29,14 +44,8 @@ impl Iterator for Messages {
 
     #[inline]
     fn next(&mut self) -> Option<Message> {
-        let message = cut(&mut self.block);
-        match &message {
-            Some(message) => {
-                self.count = self.count.saturating_sub(1);
-                self.content = self.content.saturating_sub(message.body().len());
-            }
-            None => (self.count, self.content) = (0, 0),
-        }
+        let message = self.cut();
+        self.count = if message.is_some() { self.count.saturating_sub(1) } else { 0 };
         message
     }
 
@@ -47,50 +56,35 @@ impl Iterator for Messages {
 
 impl ExactSizeIterator for Messages {}
 
-/// Cuts the first message off `block`.
-#[inline]
-fn cut(block: &mut Bytes) -> Option<Message> {
-    let (_, len) = header(block).ok()??;
-    let end = HEADER + len;
-    if end < MESSAGE_HEAD || end > block.len() {
-        return None;
-    }
-    let mut body = block.split_to(end);
-    let head = body.get(HEADER).copied()?;
-    body.advance(MESSAGE_HEAD);
-    let Packed { kind, payload, .. } = Packed::new(head, body).ok()?;
-    Some(Message::new(kind, payload))
-}
-
 /// The messages at the front of a block.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Front {
     /// Where they end.
     pub(super) end: usize,
     count: usize,
-    content: usize,
 }
 
 impl Front {
-    /// Takes in `frame`, whole, which stands where the front ends, if it is such a message.
-    #[inline]
-    pub(super) fn extend(&mut self, frame: &[u8], limit: usize) {
-        if frame.get(HEADER - 1) != Some(&MESSAGE) {
-            return;
+    /// Those of `block`, none over `limit` bytes.
+    pub(super) fn of(block: &[u8], limit: usize) -> Self {
+        let mut front = Self::default();
+        while let Some((kind, content)) = block.get(front.end..).and_then(first)
+            && content.len() <= limit
+            && kind.check(content).is_ok()
+        {
+            front.end += MESSAGE_HEAD + content.len();
+            front.count += 1;
         }
-        let Some((head, content)) = frame.get(HEADER..).and_then(<[u8]>::split_first) else {
-            return;
-        };
-        if content.len() <= limit && Packed::is_plain(*head, content) {
-            self.end += frame.len();
-            self.count += 1;
-            self.content += content.len();
-        }
+        front
     }
+}
 
-    /// Takes them off the front of `block`.
-    pub(super) fn take(self, block: &mut Bytes) -> Messages {
-        let block = block.split_to(self.end.min(block.len()));
-        Messages { block, count: self.count, content: self.content }
-    }
+/// The frame that `bytes` begin with, where it is there whole and that of a message that is not
+/// compressed.
+#[inline]
+fn first(bytes: &[u8]) -> Option<(Kind, &[u8])> {
+    let &[a, b, c, d, MESSAGE, head] = bytes.first_chunk::<MESSAGE_HEAD>()? else { return None };
+    let len = (u32::from_le_bytes([a, b, c, d]) as usize).checked_sub(MESSAGE_HEAD - LENGTH)?;
+    let content = bytes.get(MESSAGE_HEAD..)?.get(..len)?;
+    Some((Kind::of_plain(head)?, content))
 }
