@@ -1,12 +1,9 @@
 //! Many idle links between two processes: the end that listens, and the ends that dial it.
 
-use anyhow::{Context, Result, bail};
-use tokio::task::JoinSet;
+use anyhow::{Result, bail};
 
-use crate::systems::{System, peerkit, raw};
-
-/// Dials, or pings, under way at once.
-const AT_ONCE: usize = 64;
+use crate::system::System;
+use crate::systems::{peerkit, raw};
 
 /// The end that listens. It echoes what comes.
 pub(crate) enum Hub {
@@ -85,27 +82,4 @@ impl Spokes {
             Self::Peerkit(spokes) => spokes.ping().await,
         }
     }
-}
-
-/// Works on each of `items` in a task of its own, as many at once as dials are to be.
-pub(crate) async fn side_by_side<I, T, W>(
-    items: impl IntoIterator<Item = I>,
-    work: impl Fn(I) -> W,
-) -> Result<Vec<T>>
-where
-    T: Send + 'static,
-    W: Future<Output = Result<T>> + Send + 'static,
-{
-    let mut tasks = JoinSet::new();
-    let mut done = Vec::new();
-    for item in items {
-        if tasks.len() == AT_ONCE {
-            done.push(tasks.join_next().await.context("no task")???);
-        }
-        tasks.spawn(work(item));
-    }
-    while let Some(worked) = tasks.join_next().await {
-        done.push(worked??);
-    }
-    Ok(done)
 }

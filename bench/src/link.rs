@@ -1,39 +1,20 @@
 //! One end of a link that messages go over, of whatever system: its own messages where it has some,
 //! or else [`framed`](mod@crate::framed) ones on a byte stream.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 
+use crate::bulk::{Bulk, Stream, swallow};
 use crate::framed;
-use crate::messages::{Arrived, Rounds};
-use crate::streams::{self, BULK, Dialler, MESSAGES, Stream};
+use crate::messages::{Arrived, Part, Rounds};
+use crate::streams::{self, BULK, Dialler, MESSAGES};
+use crate::system::System;
+use crate::systems::peerkit;
 #[cfg(feature = "systems")]
 use crate::systems::zenoh;
-use crate::systems::{System, peerkit};
-
-/// Bytes of a write and of a read of bulk data.
-const CHUNK: usize = 64 << 10;
-
-/// What an end does with what arrives.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Part {
-    /// Counts it, until the last.
-    Count,
-    /// Sends it back.
-    Echo,
-    /// Sends the next, until the rounds are enough.
-    Ping {
-        /// Bytes of the message.
-        size: usize,
-        /// How long the rounds are to run, after the warm-up.
-        length: Duration,
-    },
-}
 
 /// The end that waits for the other.
 pub(crate) enum Listener {
@@ -241,52 +222,4 @@ impl Framed {
         };
         Ok(Bulk::pump(dialler.open(BULK).await?))
     }
-}
-
-/// Bulk data on its way. Ends when it is dropped.
-pub(crate) struct Bulk {
-    began: Instant,
-    /// Bytes.
-    pub(crate) sent: Arc<AtomicU64>,
-    /// False once it is to end.
-    pub(crate) going: Arc<AtomicBool>,
-    sending: JoinSet<()>,
-}
-
-impl Bulk {
-    /// Bulk data that the caller sends, as long as it is `going`, adding what it has `sent`.
-    pub(crate) fn new() -> Self {
-        let (sent, going) = (Arc::default(), Arc::new(AtomicBool::new(true)));
-        Self { began: Instant::now(), sent, going, sending: JoinSet::new() }
-    }
-
-    /// Sends as much as will go into `stream`.
-    pub(crate) fn pump(mut stream: Stream) -> Self {
-        let mut bulk = Self::new();
-        let sent = bulk.sent.clone();
-        bulk.sending.spawn(async move {
-            let chunk = vec![0x5a; CHUNK];
-            while stream.write_all(&chunk).await.is_ok() {
-                sent.fetch_add(CHUNK as u64, Ordering::Relaxed);
-            }
-        });
-        bulk
-    }
-
-    /// What has been sent so far, in MB a second.
-    pub(crate) fn mb_per_s(&self) -> f64 {
-        self.sent.load(Ordering::Relaxed) as f64 / 1e6 / self.began.elapsed().as_secs_f64()
-    }
-}
-
-impl Drop for Bulk {
-    fn drop(&mut self) {
-        self.going.store(false, Ordering::Relaxed);
-    }
-}
-
-/// Reads `stream` to its end.
-pub(crate) async fn swallow(mut stream: Stream) {
-    let mut buffer = vec![0; CHUNK];
-    while let Ok(1..) = stream.read(&mut buffer).await {}
 }

@@ -11,20 +11,24 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use tokio::runtime::Runtime;
 
+mod bulk;
 mod crowd;
 mod framed;
+mod job;
 mod link;
 mod messages;
 mod process;
 mod report;
+mod side_by_side;
 mod streams;
+mod system;
 mod systems;
 mod workloads;
 
+use job::{Job, Workload};
 use messages::LEAST;
 use process::ROLE;
-use systems::System;
-use workloads::{Job, Workload};
+use system::System;
 
 /// Time for one measurement, beside the time that it is to run. Whoever takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -79,7 +83,7 @@ fn run() -> Result<()> {
 
 fn measure(runtime: &Runtime, arguments: &Arguments) -> Result<()> {
     let workloads = Workload::listed(&arguments.workloads)?;
-    let systems = System::available(&arguments.system);
+    let systems = systems::available(&arguments.system);
     let bytes = arguments.bytes.map(|bytes| bytes.max(LEAST));
     let length = Duration::from_secs(arguments.seconds);
     let mut rounds = Vec::new();

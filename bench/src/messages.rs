@@ -17,6 +17,22 @@ pub(crate) const LEAST: usize = 8;
 /// Messages between two looks at the clock.
 const CLOCK: u64 = 64;
 
+/// What an end does with what arrives.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Part {
+    /// Counts it, until the last.
+    Count,
+    /// Sends it back.
+    Echo,
+    /// Sends the next, until the rounds are enough.
+    Ping {
+        /// Bytes of the message.
+        size: usize,
+        /// How long the rounds are to run, after the warm-up.
+        length: Duration,
+    },
+}
+
 /// Numbers the messages that go out for a while.
 #[derive(Debug)]
 pub(crate) struct Numbers {

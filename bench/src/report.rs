@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use crate::systems::System;
-use crate::workloads::Job;
+use crate::job::Job;
+use crate::system::System;
 
 /// One measurement: a flat object in JSON.
 #[derive(Debug, Clone)]

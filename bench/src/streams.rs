@@ -2,19 +2,13 @@
 //! for: so the other end sees it at once, and may take several in any order.
 
 use anyhow::{Result, bail};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::systems::{System, peerkit, raw};
+use crate::bulk::Stream;
+use crate::system::System;
 #[cfg(feature = "systems")]
 use crate::systems::{iroh, libp2p};
-
-/// A byte stream.
-pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
-
-/// A byte stream of any system.
-pub(crate) type Stream = Box<dyn Duplex>;
+use crate::systems::{peerkit, raw};
 
 /// The first byte of a stream.
 pub(crate) type Purpose = u8;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use iroh::endpoint::{Connection, PortmapperConfig, RecvStream, SendStream, presets};
 use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode};
 
-use crate::streams::Stream;
+use crate::bulk::Stream;
 
 const ALPN: &[u8] = b"bench";
 

@@ -11,8 +11,8 @@ use libp2p_stream::{Behaviour, Control, IncomingStreams};
 use tokio::task::JoinSet;
 use tokio_util::compat::FuturesAsyncReadCompatExt;
 
-use super::System;
-use crate::streams::Stream;
+use crate::bulk::Stream;
+use crate::system::System;
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/bench");
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tokio::process::Command;
 
+use crate::job::Job;
 use crate::messages::Arrived;
 use crate::process::Child;
-use crate::workloads::Job;
 
 const PACKAGE: &str = "p2pnetwork==1.2";
 

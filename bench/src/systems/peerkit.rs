@@ -7,9 +7,8 @@ use anyhow::{Context as _, Result};
 use peerkit::{Context, Handler, Message, Node, NodeId, Peer, Sender};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::link::{Bulk, Part, swallow};
-use crate::messages::{Account, Arrivals, Arrived, Numbers, Rounds};
-use crate::streams::Stream;
+use crate::bulk::{Bulk, Stream, swallow};
+use crate::messages::{Account, Arrivals, Arrived, Numbers, Part, Rounds};
 
 pub(crate) mod crowd;
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::streams::Stream;
+use crate::bulk::Stream;
 
 pub(crate) mod crowd;
 mod tls;

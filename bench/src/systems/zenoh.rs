@@ -17,9 +17,9 @@ use zenoh::qos::{CongestionControl, Priority};
 use zenoh::sample::Sample;
 use zenoh::{Config, Session, Wait};
 
-use super::System;
-use crate::link::{Bulk, Part};
-use crate::messages::{Account, Arrivals, Arrived, Numbers, Rounds};
+use crate::bulk::Bulk;
+use crate::messages::{Account, Arrivals, Arrived, Numbers, Part, Rounds};
+use crate::system::System;
 
 /// From the end that has connected, and to it.
 const THERE: &str = "bench/there";

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::{Case, Job};
 use crate::crowd::{Hub, Spokes};
+use crate::job::{Case, Job};
 use crate::process::{Child, Parent, ThreadTimes, check_open_files, resident_bytes};
 use crate::report::{Figure, Measurement};
 

@@ -15,13 +15,15 @@ use peerkit::{Context, Handler, Message, Node, Peer};
 use tokio::task::JoinSet;
 
 use super::latency::share_us;
-use super::{Case, Job};
+use crate::bulk::Stream;
 use crate::framed::{self, Frames};
-use crate::link::{Link, Part};
+use crate::job::{Case, Job};
+use crate::link::Link;
+use crate::messages::Part;
 use crate::process::{Child, Parent};
 use crate::report::{Figure, Measurement};
-use crate::streams::{Dialler, Listener, Purpose, Stream};
-use crate::systems::System;
+use crate::streams::{Dialler, Listener, Purpose};
+use crate::system::System;
 
 /// Bytes of every message.
 const SIZE: usize = 64;

@@ -10,16 +10,18 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{Case, Job};
+use crate::bulk::Stream;
 use crate::framed::{self, BATCH};
+use crate::job::{Case, Job};
 #[cfg(feature = "systems")]
 use crate::link;
-use crate::link::{Link, Part};
+use crate::link::Link;
+use crate::messages::Part;
 use crate::messages::{Arrived, Numbers};
 use crate::process::{Child, Parent, cpu_seconds};
 use crate::report::{Figure, Measurement};
-use crate::streams::{self, Stream};
-use crate::systems::System;
+use crate::streams;
+use crate::system::System;
 use crate::systems::peerkit::crowd::Hub;
 
 /// Receivers.

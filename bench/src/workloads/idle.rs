@@ -3,10 +3,10 @@
 use anyhow::{Result, ensure};
 
 use super::connections::{self, Ends};
-use super::{Case, Job};
+use crate::job::{Case, Job};
 use crate::process::ThreadTimes;
 use crate::report::{Figure, Measurement};
-use crate::systems::System;
+use crate::system::System;
 
 const LINKS: usize = 100;
 

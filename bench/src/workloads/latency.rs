@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{Case, Job};
-use crate::link::{Link, Listener, Part};
+use crate::job::{Case, Job};
+use crate::link::{Link, Listener};
+use crate::messages::Part;
 use crate::process::{Child, Parent};
 use crate::report::{Figure, Measurement};
 

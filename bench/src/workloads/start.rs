@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::{Case, Job};
-use crate::link::{Link, Listener, Part};
+use crate::job::{Case, Job};
+use crate::link::{Link, Listener};
 use crate::messages::LEAST;
+use crate::messages::Part;
 use crate::process::{Child, Parent};
 use crate::report::{Figure, Measurement};
-use crate::systems::System;
+use crate::system::System;
 
 /// The only one.
 pub(crate) fn cases() -> Vec<Case> {

@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
-use super::{Case, Job};
+use crate::bulk::Stream;
+use crate::job::{Case, Job};
 use crate::process::{Child, Parent, cpu_seconds};
 use crate::report::{Figure, Measurement};
-use crate::streams::{BULK, Dialler, Listener, Stream};
+use crate::streams::{BULK, Dialler, Listener};
 
 const GIB: u64 = 1 << 30;
 

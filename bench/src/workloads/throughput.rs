@@ -4,8 +4,9 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::{Case, Job, Workload};
-use crate::link::{Link, Listener, Part};
+use crate::link::{Link, Listener};
 use crate::messages::Arrived;
+use crate::messages::Part;
 use crate::process::{Child, Parent, cpu_seconds, resident_bytes};
 use crate::report::{Figure, Measurement};
 

@@ -10,7 +10,7 @@ use peerkit::{Config, Error, Node, NodeId, Sender};
 use serde::{Deserialize, Serialize};
 
 use super::connections::{self, DIAL, Ends, LISTEN};
-use super::{Case, Job};
+use crate::job::{Case, Job};
 use crate::process::{Parent, resident_bytes};
 use crate::report::{Figure, Measurement};
 use crate::systems::peerkit::crowd::Hub;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use peerkit::{Config, Context, Handler, Node, NodeId, Parting, Peer};
 use tokio::sync::watch;
 
-use crate::crowd::side_by_side;
+use crate::side_by_side::side_by_side;
 
 /// The node that listens.
 pub(crate) struct Hub {

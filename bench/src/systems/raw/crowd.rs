@@ -11,8 +11,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use super::{Dialler, tls};
-use crate::crowd::side_by_side;
-use crate::streams::Stream;
+use crate::bulk::Stream;
+use crate::side_by_side::side_by_side;
 
 /// Bytes of a ping.
 const PING: usize = 8;

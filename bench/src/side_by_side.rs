@@ -1,0 +1,30 @@
+//! Many small things done at once, but not all of them.
+
+use anyhow::{Context, Result};
+use tokio::task::JoinSet;
+
+/// Dials, or pings, under way at once.
+const AT_ONCE: usize = 64;
+
+/// Works on each of `items` in a task of its own, as many at once as dials are to be.
+pub(crate) async fn side_by_side<I, T, W>(
+    items: impl IntoIterator<Item = I>,
+    work: impl Fn(I) -> W,
+) -> Result<Vec<T>>
+where
+    T: Send + 'static,
+    W: Future<Output = Result<T>> + Send + 'static,
+{
+    let mut tasks = JoinSet::new();
+    let mut done = Vec::new();
+    for item in items {
+        if tasks.len() == AT_ONCE {
+            done.push(tasks.join_next().await.context("no task")???);
+        }
+        tasks.spawn(work(item));
+    }
+    while let Some(worked) = tasks.join_next().await {
+        done.push(worked??);
+    }
+    Ok(done)
+}

@@ -1,0 +1,113 @@
+//! The systems that are measured, by name.
+
+use anyhow::{Context, Result};
+
+/// A system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum System {
+    /// TCP with a length before each message, in batches of 64 KiB.
+    RawTcp,
+    /// The same within TLS, by tokio-rustls: what the machine can do at the most.
+    RawTls,
+    /// A node, with a handler.
+    Peerkit,
+    /// Publisher and subscriber, on a TCP link. Not encrypted.
+    #[cfg(feature = "systems")]
+    ZenohTcp,
+    /// The same on a TLS link.
+    #[cfg(feature = "systems")]
+    ZenohTls,
+    /// A yamux stream within noise, with messages as on raw TLS.
+    #[cfg(feature = "systems")]
+    Libp2pNoise,
+    /// The same within TLS.
+    #[cfg(feature = "systems")]
+    Libp2pTls,
+    /// A QUIC stream, with messages as on raw TLS.
+    #[cfg(feature = "systems")]
+    Iroh,
+    /// The Python package. Not encrypted.
+    #[cfg(feature = "systems")]
+    P2pnetwork,
+}
+
+impl System {
+    /// What the others are compared with.
+    pub(crate) const REFERENCE: Self = Self::RawTls;
+
+    /// All that this program was built with.
+    pub(crate) const ALL: &[Self] = &[
+        Self::RawTcp,
+        Self::RawTls,
+        Self::Peerkit,
+        #[cfg(feature = "systems")]
+        Self::ZenohTcp,
+        #[cfg(feature = "systems")]
+        Self::ZenohTls,
+        #[cfg(feature = "systems")]
+        Self::Libp2pNoise,
+        #[cfg(feature = "systems")]
+        Self::Libp2pTls,
+        #[cfg(feature = "systems")]
+        Self::Iroh,
+        #[cfg(feature = "systems")]
+        Self::P2pnetwork,
+    ];
+
+    /// The name, in reports and on command lines.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::RawTcp => "raw-tcp",
+            Self::RawTls => "raw-tls",
+            Self::Peerkit => "peerkit",
+            #[cfg(feature = "systems")]
+            Self::ZenohTcp => "zenoh-tcp",
+            #[cfg(feature = "systems")]
+            Self::ZenohTls => "zenoh-tls",
+            #[cfg(feature = "systems")]
+            Self::Libp2pNoise => "libp2p-noise",
+            #[cfg(feature = "systems")]
+            Self::Libp2pTls => "libp2p-tls",
+            #[cfg(feature = "systems")]
+            Self::Iroh => "iroh",
+            #[cfg(feature = "systems")]
+            Self::P2pnetwork => "p2pnetwork",
+        }
+    }
+
+    /// The one of that name.
+    pub(crate) fn named(name: &str) -> Result<Self> {
+        let found = Self::ALL.iter().copied().find(|known| known.name() == name);
+        let names = Self::ALL.iter().map(|system| system.name()).collect::<Vec<_>>().join(", ");
+        found.with_context(|| format!("no system `{name}`; there are {names}"))
+    }
+
+    /// Whether this program can be an end of its links: what [`Link`](crate::link::Link) knows.
+    pub(crate) fn has_links(self) -> bool {
+        match self {
+            #[cfg(feature = "systems")]
+            Self::P2pnetwork => false,
+            _ => true,
+        }
+    }
+
+    /// Whether much can go both ways over one link of its at once.
+    pub(crate) fn goes_both_ways(self) -> bool {
+        match self {
+            // Within a second both ends wait for ever, though nothing is on its way any more: so
+            // it is in zenoh 1.10.2, on TLS only.
+            #[cfg(feature = "systems")]
+            Self::ZenohTls => false,
+            _ => self.has_links(),
+        }
+    }
+
+    /// Whether it has byte streams: what [`streams`](crate::streams) knows.
+    pub(crate) fn has_streams(self) -> bool {
+        match self {
+            #[cfg(feature = "systems")]
+            Self::ZenohTcp | Self::ZenohTls | Self::P2pnetwork => false,
+            _ => true,
+        }
+    }
+}
