@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::{Bytes, BytesMut};
 use peerkit::internals::{Delivery, Queue};
 use peerkit::{Config, Event, Handler, Message, Peer};
-use peerkit_proto::frame::{Frame, Frames, MESSAGE_HEAD};
+use peerkit_proto::frame::{Frame, Frames, MESSAGE_HEAD, Messages};
 use peerkit_proto::hello::{Hello, VERSION};
 use peerkit_proto::link::{Greeting, Link, Output, Side};
 use peerkit_proto::message::Packed;
@@ -81,8 +81,7 @@ impl Work {
     pub fn fill(&self, input: &mut Input) {
         input.bytes.clear();
         input.bytes.extend_from_slice(&self.block.encoded());
-        input.messages.clear();
-        input.messages.extend_from_slice(&self.block.0);
+        input.messages = self.block.received();
     }
 
     /// Handles a block of messages.
@@ -100,7 +99,7 @@ impl Work {
 #[derive(Debug, Default)]
 pub struct Input {
     bytes: BytesMut,
-    messages: Vec<Message>,
+    messages: Messages,
 }
 
 /// The messages of a run.
@@ -115,6 +114,13 @@ impl Block {
 
     fn frames(&self) -> Vec<Frame> {
         self.0.iter().cloned().map(|message| Frame::Message(Packed::plain(message))).collect()
+    }
+
+    /// As a link has received them.
+    fn received(&self) -> Messages {
+        let mut bytes = BytesMut::from(&self.encoded()[..]);
+        let frames = Frames::split(&mut bytes, &Config::default());
+        frames.map(|mut frames| frames.take_messages()).unwrap_or_default()
     }
 
     fn encoded(&self) -> Vec<u8> {
@@ -136,10 +142,10 @@ fn encode(block: &Block) -> Run {
 }
 
 /// Into a link's queue one by one, and out of it in blocks.
-fn queue(_: &Block) -> Run {
-    let mut queue = Queue::new(&Config::default());
-    Box::new(move |input| {
-        for message in &input.messages {
+fn queue(block: &Block) -> Run {
+    let (messages, mut queue) = (block.0.clone(), Queue::new(&Config::default()));
+    Box::new(move |_| {
+        for message in &messages {
             if !queue.put(message.body()) {
                 break;
             }
@@ -150,14 +156,15 @@ fn queue(_: &Block) -> Run {
 
 /// Bytes to messages.
 fn split(_: &Block) -> Run {
-    let (config, mut packed) = (Config::default(), Vec::new());
+    let config = Config::default();
     Box::new(move |input| {
         let Ok(mut frames) = Frames::split(&mut input.bytes, &config) else { return 0 };
-        let taken = frames.take_messages(&mut packed);
-        let count = black_box(&packed).len() as u64;
-        packed.clear();
-        if taken.is_ok() { count } else { 0 }
+        count(frames.take_messages())
     })
+}
+
+fn count(messages: impl Iterator<Item = Message>) -> u64 {
+    messages.map(black_box).count() as u64
 }
 
 /// Bytes into a link, and its messages out.
@@ -165,13 +172,13 @@ fn link(_: &Block) -> Run {
     let mut link = open_link();
     Box::new(move |input| {
         link.receive(Instant::ZERO, &mut input.bytes);
-        let mut count = 0;
+        let mut counted = 0;
         while let Some(output) = link.poll() {
-            if let Output::Messages(packed) = output {
-                count += black_box(&packed).len() as u64;
+            if let Output::Messages(messages) = output {
+                counted += count(messages);
             }
         }
-        count
+        counted
     })
 }
 
@@ -202,7 +209,7 @@ fn handler(_: &Block) -> Run {
     let counting: Box<dyn Handler> = Box::new(Counting(counted.clone()));
     let delivery = Delivery::new(Some(counting), &Config::default());
     Box::new(move |input| {
-        at_once(delivery.messages(&mut input.messages));
+        at_once(delivery.messages(std::mem::take(&mut input.messages)));
         counted.swap(0, Ordering::Relaxed)
     })
 }
@@ -221,7 +228,7 @@ fn subscriber(_: &Block) -> Run {
     let delivery = Delivery::new(None, &Config::default());
     let mut events = delivery.subscribe();
     Box::new(move |input| {
-        at_once(delivery.messages(&mut input.messages));
+        at_once(delivery.messages(std::mem::take(&mut input.messages)));
         let mut count = 0;
         while let Some(Some(event)) = at_once(events.next()) {
             count += u64::from(matches!(black_box(event), Event::NodeMessage { .. }));

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use peerkit_proto::config::Config;
 use peerkit_proto::event::{Event, Peer};
+use peerkit_proto::frame::Messages;
 use peerkit_proto::handler::{Action, Context, Handler, World};
 use peerkit_proto::message::Message;
 use tokio::sync::{Mutex, mpsc};
@@ -15,6 +16,28 @@ use crate::events::{Events, Queue};
 
 /// Events that do not come from a link's own task, waiting to be delivered.
 const NOTICES: usize = 1024;
+
+/// Messages that the handler gets of one link before it may be another's turn.
+const TURN: usize = 256;
+
+/// What a link has received.
+#[derive(Debug)]
+pub(crate) enum Received {
+    /// Messages that came as they are.
+    Plain(Messages),
+    /// One that had to be decompressed.
+    Unpacked(Message),
+}
+
+impl Received {
+    /// How many messages, and the bytes of their contents.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        match self {
+            Self::Plain(messages) => (messages.len(), messages.content_len()),
+            Self::Unpacked(message) => (1, message.body().len()),
+        }
+    }
+}
 
 /// The application's ends.
 pub(crate) struct Dispatch {
@@ -82,25 +105,39 @@ impl Dispatch {
         queues.iter().for_each(|queue| queue.push(event.clone()));
     }
 
-    /// Delivers messages of `peer` in order, and leaves the vector empty. Waits for handler and
-    /// subscribers.
-    pub(crate) async fn messages(&self, node: &dyn Act, peer: &Peer, messages: &mut Vec<Message>) {
+    /// Delivers what came from `peer`, in order. Waits for handler and subscribers.
+    pub(crate) async fn messages(&self, node: &dyn Act, peer: &Peer, received: Vec<Received>) {
+        for received in received {
+            match received {
+                Received::Plain(messages) => self.deliver(node, peer, messages).await,
+                Received::Unpacked(message) => {
+                    self.deliver(node, peer, std::iter::once(message)).await;
+                }
+            }
+        }
+    }
+
+    async fn deliver(
+        &self,
+        node: &dyn Act,
+        peer: &Peer,
+        messages: impl ExactSizeIterator<Item = Message> + Clone,
+    ) {
         let queues = self.queues();
         if let Some(handler) = &self.handler {
-            let mut handler = handler.lock().await;
-            let deliver = |message, cx: &mut Context<'_>| {
-                handler.node_message(cx, peer, message);
-            };
-            match queues.is_empty() {
-                true => self.handle(node, MESSAGE, messages.drain(..), deliver),
-                false => self.handle(node, MESSAGE, messages.iter().cloned(), deliver),
+            let mut left = messages.clone();
+            while left.len() != 0 {
+                // Given back now and then: another link's message does not wait for all of them.
+                let mut handler = handler.lock().await;
+                self.handle(node, MESSAGE, left.by_ref().take(TURN), |message, cx| {
+                    handler.node_message(cx, peer, message);
+                });
             }
         }
         for queue in &queues {
             let event = |message| Event::NodeMessage { peer: peer.clone(), message };
-            queue.push_messages(messages.iter().cloned().map(event)).await;
+            queue.push_messages(messages.clone().map(event)).await;
         }
-        messages.clear();
     }
 
     /// Waits until all notices so far have been delivered.
@@ -144,7 +181,9 @@ impl Dispatch {
             let handled = catch_unwind(AssertUnwindSafe(|| {
                 for event in events.by_ref() {
                     deliver(event, &mut Context::new(node, &mut actions));
-                    actions.drain(..).for_each(|action| node.act(action));
+                    if !actions.is_empty() {
+                        actions.drain(..).for_each(|action| node.act(action));
+                    }
                 }
             }));
             let Err(panic) = handled else { return };

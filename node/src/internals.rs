@@ -5,14 +5,13 @@ use std::task::Waker;
 use bytes::Buf;
 use peerkit_proto::config::Config;
 use peerkit_proto::event::{Direction, Event, Peer};
-use peerkit_proto::frame::MESSAGE_HEAD;
+use peerkit_proto::frame::{MESSAGE_HEAD, Messages};
 use peerkit_proto::handler::{Action, Handler, World};
 use peerkit_proto::id::NodeId;
-use peerkit_proto::message::Message;
 use peerkit_proto::time::Instant;
 use tokio::sync::mpsc;
 
-use crate::dispatch::{Act, Dispatch};
+use crate::dispatch::{Act, Dispatch, Received};
 use crate::events::Events;
 use crate::outbox::{Outbox, Taken, Takings};
 use crate::outgoing::Outgoing;
@@ -83,9 +82,9 @@ impl Delivery {
         self.dispatch.subscribe()
     }
 
-    /// Delivers messages as a link's reader does, and leaves the vector empty.
-    pub async fn messages(&self, messages: &mut Vec<Message>) {
-        self.dispatch.messages(&Nowhere, &self.peer, messages).await;
+    /// Delivers messages as a link's reader does.
+    pub async fn messages(&self, messages: Messages) {
+        self.dispatch.messages(&Nowhere, &self.peer, vec![Received::Plain(messages)]).await;
     }
 }
 

@@ -149,7 +149,8 @@ impl Lanes {
     /// The open block is done: the next frames go into another.
     #[cold]
     fn turn(&mut self) {
-        let bytes = self.spare.pop().unwrap_or_default();
+        // The one that follows a full block fills too.
+        let bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BLOCK));
         let done = std::mem::replace(&mut self.open, Block { bytes, ..Block::default() });
         self.done.push_back(done);
     }

@@ -12,13 +12,19 @@ use crate::hello::{Hello, MAX_PROTOCOL};
 use crate::message::Packed;
 
 pub mod envelope;
+mod messages;
 pub mod query;
 
 use envelope::Envelope;
+use messages::Front;
+pub use messages::Messages;
 use query::{Answer, Query, QueryDone};
 
+/// Bytes of a frame's length.
+const LENGTH: usize = 4;
+
 /// Bytes before a frame's body: the length and the kind.
-pub const HEADER: usize = 5;
+pub const HEADER: usize = LENGTH + 1;
 
 /// What a frame may have beyond the content that a limit is about: names, numbers, signatures.
 pub const OVERHEAD: usize = 1024;
@@ -266,6 +272,9 @@ pub enum FrameError {
 #[derive(Debug)]
 pub struct Frames {
     block: Bytes,
+    /// The messages that come first, as far as they are known.
+    front: Front,
+    max_message: usize,
 }
 
 impl Frames {
@@ -276,11 +285,13 @@ impl Frames {
     /// # Errors
     /// Where a frame announces more than it may have: as soon as its header is there.
     pub fn split(buffer: &mut BytesMut, config: &Config) -> Result<Self, FrameError> {
-        let mut end = 0;
+        let front = Front::of(buffer, config.max_message);
+        let mut end = front.end;
         while let Some(next) = whole(buffer, end, |kind| Frame::limit(kind, config))? {
             end = next;
         }
-        Ok(Self { block: buffer.split_to(end).freeze() })
+        let block = buffer.split_to(end).freeze();
+        Ok(Self { block, front, max_message: config.max_message })
     }
 
     /// Takes the first frame off the front of `buffer` once it is there whole; of any kind it may
@@ -290,31 +301,20 @@ impl Frames {
     /// As [`Frames::split`].
     pub fn split_first(buffer: &mut BytesMut, config: &Config) -> Result<Self, FrameError> {
         let end = whole(buffer, 0, |_| config.max_control)?.unwrap_or_default();
-        Ok(Self { block: buffer.split_to(end).freeze() })
+        let block = buffer.split_to(end).freeze();
+        Ok(Self { block, front: Front::default(), max_message: config.max_message })
     }
 
-    /// Takes the messages that come next, up to a frame of another kind, onto the end of `out`.
+    /// Takes the messages that come next, up to a frame of another kind or a message that still
+    /// needs work: a compressed one, or one that is to be refused.
     ///
     /// The same as [`Frames::next`] for each, without the detour over the sum of all frames.
-    ///
-    /// # Errors
-    /// Where the body of one is not that of a message. Those before it have been taken.
-    pub fn take_messages(&mut self, out: &mut Vec<Packed>) -> Result<(), FrameError> {
-        let error = |error| FrameError::Body { kind: MESSAGE, error };
-        while let Ok(Some((MESSAGE, len))) = header(&self.block) {
-            let end = HEADER + len;
-            if end > self.block.len() {
-                break;
-            }
-            let head = match self.block.get(HEADER) {
-                Some(head) if len > 0 => *head,
-                _ => return Err(error(DecodeError::Short("message head"))),
-            };
-            let payload = self.block.slice(MESSAGE_HEAD..end);
-            self.block.advance(end);
-            out.push(Packed::new(head, payload).map_err(error)?);
+    pub fn take_messages(&mut self) -> Messages {
+        let mut front = std::mem::take(&mut self.front);
+        if front.end == 0 {
+            front = Front::of(&self.block, self.max_message);
         }
-        Ok(())
+        Messages::take(&mut self.block, front)
     }
 
     /// The next frame.
@@ -324,6 +324,7 @@ impl Frames {
     #[allow(clippy::should_implement_trait)] // an iterator can't share its blocks' lifetime better
     pub fn next(&mut self) -> Option<Result<Frame, FrameError>> {
         let (kind, len) = header(&self.block).ok()??;
+        self.front = Front::default();
         self.block.advance(HEADER);
         let body = self.block.split_to(len.min(self.block.len()));
         Some(Frame::decode(kind, body).map_err(|error| FrameError::Body { kind, error }))
@@ -347,6 +348,7 @@ fn whole(
 }
 
 /// The kind and the body's length of the frame at the start of `bytes`, once they are there.
+#[inline]
 pub fn header(bytes: &[u8]) -> Result<Option<(u8, usize)>, FrameError> {
     let Some(&[a, b, c, d, kind]) = bytes.first_chunk::<HEADER>() else {
         return Ok(None);

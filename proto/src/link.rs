@@ -11,9 +11,8 @@ use bytes::BytesMut;
 
 use crate::config::Config;
 use crate::event::Reason;
-use crate::frame::{Frame, FrameError, Frames};
+use crate::frame::{Frame, FrameError, Frames, Messages};
 use crate::hello::{Hello, Proof};
-use crate::message::Packed;
 use crate::time::{Instant, earliest};
 
 #[cfg(test)]
@@ -92,8 +91,9 @@ pub enum Output {
     /// The other side's Hello is good: answer with [`Link::admit`] or [`Link::refuse`].
     Greeted(Hello),
     /// Messages for the application, in their order; at least one.
-    Messages(Vec<Packed>),
-    /// Another frame for the overlay or the application; never a message.
+    Messages(Messages),
+    /// Another frame for the overlay or the application; a message where it is to be decompressed
+    /// or refused.
     Frame(Frame),
     /// The other side said goodbye: flush what is queued, say goodbye too, and close.
     Farewell(Reason),
@@ -290,14 +290,10 @@ impl Link {
             Err(fault) => return self.fail(Reason::Fault(fault.to_string())),
         };
         loop {
-            if matches!(self.stage, Stage::Open | Stage::Parting) {
-                let mut messages = Vec::new();
-                let taken = frames.take_messages(&mut messages);
-                if !messages.is_empty() {
+            if self.stage != Stage::Greeting {
+                let messages = frames.take_messages();
+                if messages.len() != 0 {
                     self.outbox.push_back(Output::Messages(messages));
-                }
-                if let Err(fault) = taken {
-                    return self.fail(Reason::Fault(fault.to_string()));
                 }
             }
             let Some(frame) = frames.next() else { return };
@@ -347,8 +343,6 @@ impl Link {
             }
             (_, Frame::Received(messages)) => self.confirm(messages),
             (_, Frame::Unknown(_)) => {}
-            // Behind the Hello, in what was read with it.
-            (_, Frame::Message(packed)) => self.outbox.push_back(Output::Messages(vec![packed])),
             (_, frame) => self.outbox.push_back(Output::Frame(frame)),
         }
     }

@@ -28,6 +28,30 @@ pub enum Kind {
     Bytes,
 }
 
+impl Kind {
+    /// What a content is that is not compressed and has this head byte.
+    #[inline]
+    pub(crate) fn of_plain(head: u8) -> Option<Self> {
+        match head {
+            0 => Some(Self::Text),
+            1 => Some(Self::Json),
+            2 => Some(Self::Bytes),
+            _ => None,
+        }
+    }
+
+    /// Checks that what is to be text is.
+    #[inline]
+    pub(crate) fn check(self, body: &[u8]) -> Result<(), DecodeError> {
+        match self {
+            Self::Text | Self::Json if std::str::from_utf8(body).is_err() => {
+                Err(DecodeError::Invalid("text"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// How a message's content is compressed on the wire. The receiver gets it decompressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
@@ -170,17 +194,8 @@ impl Packed {
     /// # Errors
     /// Where text or JSON is not UTF-8.
     pub fn unpack(self, body: Bytes) -> Result<Message, DecodeError> {
-        checked(self.kind, &body)?;
+        self.kind.check(&body)?;
         Ok(Message { kind: self.kind, compression: self.compression, body })
-    }
-
-    /// Whether the payload is the message's body as it stands: not compressed, not over `limit`
-    /// bytes, and UTF-8 where it has to be.
-    #[must_use]
-    pub fn is_plain(&self, limit: usize) -> bool {
-        self.compression == Compression::None
-            && self.payload.len() <= limit
-            && checked(self.kind, &self.payload).is_ok()
     }
 
     /// The message, where it is not compressed: the payload is its body.
@@ -189,7 +204,7 @@ impl Packed {
     /// Where text or JSON is not UTF-8.
     pub fn into_plain(self) -> Result<Message, DecodeError> {
         let Self { kind, compression, payload } = self;
-        checked(kind, &payload)?;
+        kind.check(&payload)?;
         Ok(Message { kind, compression, body: payload })
     }
 
@@ -207,12 +222,7 @@ impl Packed {
     /// # Errors
     /// Where the head byte has no meaning.
     pub fn new(head: u8, payload: Bytes) -> Result<Self, DecodeError> {
-        let kind = match head & 0x0f {
-            0 => Kind::Text,
-            1 => Kind::Json,
-            2 => Kind::Bytes,
-            _ => return Err(DecodeError::Invalid("message kind")),
-        };
+        let kind = Kind::of_plain(head & 0x0f).ok_or(DecodeError::Invalid("message kind"))?;
         let compression = match head >> 4 {
             0 => Compression::None,
             1 => Compression::Zlib,
@@ -229,16 +239,6 @@ impl Packed {
     #[must_use]
     pub fn head(&self) -> u8 {
         Message::head(self.kind, self.compression)
-    }
-}
-
-/// Checks that what is to be text is.
-fn checked(kind: Kind, body: &[u8]) -> Result<(), DecodeError> {
-    match kind {
-        Kind::Text | Kind::Json if std::str::from_utf8(body).is_err() => {
-            Err(DecodeError::Invalid("text"))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use peerkit::{Error, NodeId, Sender};
+use peerkit::{Config, Error, NodeId, Sender};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -31,7 +31,8 @@ const SIZE: usize = 1 << 10;
 /// Processes that share the receivers.
 const PROCESSES: usize = 4;
 
-/// Batches that wait for one connection.
+/// Batches that wait for one connection: so much may wait for one peer in each system that can be
+/// told.
 const WAITING: usize = 2;
 
 /// From the last subscription to the first message: nothing tells zenoh's publisher that it knows
@@ -146,7 +147,11 @@ enum Source {
 impl Listener {
     async fn bind(system: System) -> Result<Self> {
         Ok(match system {
-            System::Peerkit => Self::Peerkit(Hub::bind().await?),
+            System::Peerkit => {
+                let mut config = Config::default();
+                config.peer_queue = BATCH * (WAITING + 1);
+                Self::Peerkit(Hub::with(config).await?)
+            }
             #[cfg(feature = "systems")]
             System::ZenohTcp | System::ZenohTls => {
                 Self::Zenoh(link::Listener::bind(system, Part::Count).await?)

@@ -20,6 +20,7 @@ use super::alarm::Alarm;
 use super::fill::fill;
 use super::{Conn, write};
 use crate::compress;
+use crate::dispatch::Received;
 use crate::inner::Inner;
 use crate::order::FromLink;
 use crate::request;
@@ -73,6 +74,7 @@ where
         from,
         buffer,
         room: READ_MIN,
+        turn: 0,
         asked: BTreeMap::new(),
         serving: BTreeMap::new(),
         later,
@@ -187,6 +189,8 @@ struct Reader<R> {
     from: R,
     buffer: BytesMut,
     room: usize,
+    /// Bytes read since others last had their turn.
+    turn: usize,
     /// Pings that somebody waits for.
     asked: BTreeMap<u64, Vec<oneshot::Sender<Duration>>>,
     /// Requests of the peer that are being handled.
@@ -221,9 +225,20 @@ impl Ended {
 /// What one step of reading brought, in order.
 #[derive(Default)]
 struct Batch {
-    messages: Vec<Message>,
+    received: Vec<Received>,
+    messages: usize,
+    /// Bytes of their contents.
     bytes: usize,
     overlay: Vec<Frame>,
+}
+
+impl Batch {
+    fn add(&mut self, received: Received) {
+        let (messages, bytes) = received.size();
+        self.messages += messages;
+        self.bytes += bytes;
+        self.received.push(received);
+    }
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
@@ -240,6 +255,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 // It is told why before the connection is closed.
                 flush = self.inner.config.flush_timeout;
                 break;
+            }
+            if self.turn >= READ_MAX {
+                // What it answers goes out, and whom its messages have woken runs, before the next.
+                self.turn = 0;
+                tokio::task::yield_now().await;
             }
             match self.wait().await {
                 Ok(read) => more = read,
@@ -323,6 +343,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     fn count(&mut self, bytes: usize) {
         self.conn.meter.received_bytes(bytes);
         self.inner.meter.received_bytes(bytes);
+        self.turn += bytes;
         if bytes >= self.room {
             self.room = (self.room * 4).min(READ_MAX);
         }
@@ -340,7 +361,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     self.conn.outbox.break_off(reason, true);
                 }
                 Output::Send(frame) => self.conn.control(&frame),
-                Output::Messages(packed) => self.on_messages(packed, &mut batch).await,
+                Output::Messages(messages) => batch.add(Received::Plain(messages)),
                 // Boxed: no room is kept for it on a link where nothing happens.
                 Output::Frame(frame) => Box::pin(self.on_frame(frame, &mut batch)).await,
                 Output::Farewell(reason) => {
@@ -377,28 +398,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.later.pop_front().or_else(|| self.link.poll())
     }
 
-    async fn on_messages(&mut self, packed: Vec<Packed>, batch: &mut Batch) {
-        let limit = self.inner.config.max_message;
-        let bytes = packed.iter().map(|packed| packed.payload.len()).sum::<usize>();
-        if batch.messages.is_empty() && packed.iter().all(|packed| packed.is_plain(limit)) {
-            // Mostly so. The vector is used again: the two are of one shape.
-            batch.messages = packed
-                .into_iter()
-                .map(|packed| Message::new(packed.kind, packed.payload))
-                .collect();
-            batch.bytes += bytes;
-            return;
-        }
-        batch.messages.reserve(packed.len());
-        for packed in packed {
-            let Some(message) = self.unpack(packed).await else { return };
-            batch.bytes += message.body().len();
-            batch.messages.push(message);
-        }
-    }
-
     async fn on_frame(&mut self, frame: Frame, batch: &mut Batch) {
         match frame {
+            Frame::Message(packed) => {
+                if let Some(message) = self.unpack(packed).await {
+                    batch.add(Received::Unpacked(message));
+                }
+            }
             Frame::Request { id, name, body } => {
                 // In its order among the messages.
                 self.deliver(batch).await;
@@ -471,7 +477,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// Hands a batch to the application and the overlay. While it waits for either the link's
     /// timers run, and the other side's silence is not held against it.
     async fn deliver(&mut self, batch: &mut Batch) {
-        let messages = batch.messages.len() as u64;
+        let messages = std::mem::take(&mut batch.messages) as u64;
         let bytes = std::mem::take(&mut batch.bytes);
         let frames = std::mem::take(&mut batch.overlay);
         if messages == 0 && frames.is_empty() {
@@ -483,7 +489,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             let (inner, conn) = (self.inner.clone(), self.conn.clone());
             let mut delivery = std::pin::pin!(async {
                 if messages != 0 {
-                    inner.dispatch.messages(&*inner, &conn.peer, &mut batch.messages).await;
+                    let received = std::mem::take(&mut batch.received);
+                    inner.dispatch.messages(&*inner, &conn.peer, received).await;
                 }
                 if !frames.is_empty() {
                     inner.tell_actor(FromLink::Frames(conn.clone(), frames)).await;

@@ -56,6 +56,19 @@ fn read_all(buffer: &mut BytesMut) -> Vec<Result<Frame, FrameError>> {
     std::iter::from_fn(|| frames.next()).collect()
 }
 
+/// Bytes that are frames, mostly messages, or nearly so.
+fn frames_like() -> impl Strategy<Value = Vec<u8>> {
+    let kind = prop_oneof![4 => Just(MESSAGE), 1 => any::<u8>()];
+    let body = (0_u8..4, "[a-zä]{0,30}");
+    let frame = (kind, body, prop::bool::weighted(0.9)).prop_map(|(kind, (head, text), right)| {
+        let len = text.len() + if right { 2 } else { 1 };
+        let mut frame = vec![u8::try_from(len).unwrap(), 0, 0, 0, kind, head];
+        frame.extend_from_slice(text.as_bytes());
+        frame
+    });
+    prop::collection::vec(frame, 0..20).prop_map(|frames| frames.concat())
+}
+
 #[test]
 fn exact_bytes() {
     let frames = [Frame::Ping(0x0102), Frame::Message(packed("hi"))];
@@ -122,7 +135,49 @@ fn a_bad_body_names_its_kind_and_does_not_hide_the_next() {
     assert_eq!(read_all(&mut buffer), [Err(bad), Ok(Frame::Ping(1))]);
 }
 
+#[test]
+fn messages_come_in_runs_that_end_where_one_needs_work() {
+    let config = Config { max_message: 8, ..Config::default() };
+    let text = |text: &str| Frame::Message(packed(text));
+    let squeezed = Packed { compression: Compression::Zlib, ..packed("squeezed") };
+    let squeezed = Frame::Message(squeezed);
+    let no_text = Frame::Message(Packed { payload: vec![0xff].into(), ..packed("") });
+    let frames = [text("a"), text(""), text("over long"), text("b"), Frame::Ping(1), no_text];
+    let mut bytes = bytes_of(&frames);
+    bytes.extend_from_slice(&bytes_of(&[squeezed.clone(), text("c"), text("d")]));
+    let mut block = Frames::split(&mut bytes, &config).unwrap();
+    let mut runs = Vec::new();
+    let mut others = Vec::new();
+    loop {
+        let run = block.take_messages();
+        let (count, content) = (run.len(), run.content_len());
+        let texts: Vec<_> = run.map(|message| message.as_text().unwrap().to_owned()).collect();
+        assert_eq!((count, content), (texts.len(), texts.concat().len()));
+        runs.push(texts);
+        let Some(other) = block.next() else { break };
+        others.push(other.unwrap());
+    }
+    assert_eq!(runs, [vec!["a", ""], vec!["b"], vec![], vec![], vec!["c", "d"]]);
+    assert_eq!(others, [frames[2].clone(), frames[4].clone(), frames[5].clone(), squeezed]);
+}
+
 proptest! {
+    #[test]
+    fn messages_in_runs_are_those_one_by_one(bytes in frames_like(), max_message in 0_usize..40) {
+        let config = Config { max_message, ..Config::default() };
+        let (mut one, mut runs) = (BytesMut::from(&bytes[..]), BytesMut::from(&bytes[..]));
+        let (one, runs) = (Frames::split(&mut one, &config), Frames::split(&mut runs, &config));
+        let (Ok(mut one), Ok(mut runs)) = (one, runs) else { return Ok(()) };
+        let mut both = Vec::new();
+        loop {
+            both.extend(runs.take_messages().map(|message| Ok(Frame::Message(Packed::plain(message)))));
+            let Some(next) = runs.next() else { break };
+            both.push(next);
+        }
+        let one: Vec<_> = std::iter::from_fn(|| one.next()).collect();
+        prop_assert_eq!(both, one);
+    }
+
     #[test]
     fn any_bytes_are_frames_or_an_error(bytes in any::<Vec<u8>>()) {
         let mut buffer = BytesMut::from(&bytes[..]);

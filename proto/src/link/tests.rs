@@ -38,16 +38,18 @@ fn feed(link: &mut Link, now: Instant, frames: &[Frame]) {
     link.receive(now, &mut BytesMut::from(&bytes[..]));
 }
 
-fn packed(text: &str) -> Packed {
-    Packed::plain(Message::text(text))
-}
-
 fn message(text: &str) -> Frame {
-    Frame::Message(packed(text))
+    Frame::Message(Packed::plain(Message::text(text)))
 }
 
 fn messages(texts: &[&str]) -> Output {
-    Output::Messages(texts.iter().map(|text| packed(text)).collect())
+    let mut block = BytesMut::new();
+    for text in texts {
+        let mut bytes = Vec::new();
+        message(text).encode(&mut bytes);
+        block.extend_from_slice(&bytes);
+    }
+    Output::Messages(Frames::split(&mut block, &Config::default()).unwrap().take_messages())
 }
 
 fn open(side: Side) -> Link {
@@ -235,7 +237,7 @@ struct Pair {
     ends: [Link; 2],
     lines: [VecDeque<(Instant, Vec<u8>)>; 2],
     latency: Duration,
-    messages: [Vec<Packed>; 2],
+    messages: [Vec<Message>; 2],
     closed: [Option<Reason>; 2],
 }
 
@@ -318,7 +320,7 @@ fn two_links_carry_messages_and_know_that_they_came() {
         pair.send(0, &message(&n.to_string()));
     }
     pair.run(at(2.0));
-    let expected: Vec<_> = (0..100).map(|n| packed(&n.to_string())).collect();
+    let expected: Vec<_> = (0..100).map(|n| Message::text(n.to_string())).collect();
     assert_eq!(pair.messages[1], expected);
     assert_eq!(pair.ends[0].confirmed(), 100);
     let goodbye = pair.ends[0].part(Reason::Requested);

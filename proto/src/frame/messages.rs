@@ -1,0 +1,90 @@
+//! Messages as they lie in a block, one behind the other: cut out when they are asked for.
+
+use bytes::Bytes;
+
+use super::{LENGTH, MESSAGE, MESSAGE_HEAD};
+use crate::message::{Kind, Message};
+
+/// Messages that came one behind the other and need nothing more: none is compressed or over the
+/// limit, and what is to be text is.
+///
+/// An iterator over them. They share the block that they were read in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Messages {
+    block: Bytes,
+    /// Where the next one's frame begins.
+    at: usize,
+    count: usize,
+}
+
+impl Messages {
+    /// Takes those at the front of `block`, which `front` has found there.
+    pub(super) fn take(block: &mut Bytes, front: Front) -> Self {
+        Self { block: block.split_to(front.end.min(block.len())), at: 0, count: front.count }
+    }
+
+    /// Bytes of the contents of those that are left.
+    #[must_use]
+    pub fn content_len(&self) -> usize {
+        (self.block.len() - self.at).saturating_sub(self.count * MESSAGE_HEAD)
+    }
+
+    #[inline]
+    fn cut(&mut self) -> Option<Message> {
+        let (kind, content) = first(self.block.get(self.at..)?)?;
+        let begin = self.at + MESSAGE_HEAD;
+        let end = begin + content.len();
+        self.at = end;
+        Some(Message::new(kind, self.block.slice(begin..end)))
+    }
+}
+
+impl Iterator for Messages {
+    type Item = Message;
+
+    #[inline]
+    fn next(&mut self) -> Option<Message> {
+        let message = self.cut();
+        self.count = if message.is_some() { self.count.saturating_sub(1) } else { 0 };
+        message
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.count, Some(self.count))
+    }
+}
+
+impl ExactSizeIterator for Messages {}
+
+/// The messages at the front of a block.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Front {
+    /// Where they end.
+    pub(super) end: usize,
+    count: usize,
+}
+
+impl Front {
+    /// Those of `block`, none over `limit` bytes.
+    pub(super) fn of(block: &[u8], limit: usize) -> Self {
+        let mut front = Self::default();
+        while let Some((kind, content)) = block.get(front.end..).and_then(first)
+            && content.len() <= limit
+            && kind.check(content).is_ok()
+        {
+            front.end += MESSAGE_HEAD + content.len();
+            front.count += 1;
+        }
+        front
+    }
+}
+
+/// The frame that `bytes` begin with, where it is there whole and that of a message that is not
+/// compressed.
+#[inline]
+fn first(bytes: &[u8]) -> Option<(Kind, &[u8])> {
+    let &[a, b, c, d, MESSAGE, head] = bytes.first_chunk::<MESSAGE_HEAD>()? else { return None };
+    let len = (u32::from_le_bytes([a, b, c, d]) as usize).checked_sub(MESSAGE_HEAD - LENGTH)?;
+    let content = bytes.get(MESSAGE_HEAD..)?.get(..len)?;
+    Some((Kind::of_plain(head)?, content))
+}
