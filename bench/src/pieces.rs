@@ -196,7 +196,7 @@ fn open_link() -> Link {
     let mut theirs = Vec::new();
     Frame::Hello(hello.clone()).encode(&mut theirs);
     let greeting = Greeting { hello, expected: None };
-    let mut link = Link::new(Instant::ZERO, Side::Acceptor, greeting, &Config::default());
+    let mut link = Link::new(Instant::ZERO, Side::Acceptor, greeting, &Arc::default());
     link.receive(Instant::ZERO, &mut BytesMut::from(&theirs[..]));
     link.admit(Instant::ZERO);
     while link.poll().is_some() {}

@@ -1,6 +1,6 @@
 //! State machines with a stranger at the other end.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -34,7 +34,7 @@ pub fn link(data: &[u8]) {
     let side = if how & 1 == 0 { Side::Acceptor } else { Side::Dialler };
     let greeting = Greeting { hello: greeting(), expected: None };
     let mut now = Instant::ZERO;
-    let mut link = Link::new(now, side, greeting, &Config::default());
+    let mut link = Link::new(now, side, greeting, &Arc::default());
     let mut buffer = BytesMut::new();
     let mut closed = false;
     for part in bytes.chunks(usize::from(how >> 1) + 1) {

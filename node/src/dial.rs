@@ -29,7 +29,8 @@ use crate::tls::{Purpose, Session, server_name};
 /// the "connection attempt delay" of RFC 8305, section 8.
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// A secured connection that has said nothing yet.
+/// A secured connection that has said nothing yet; the end of its handshake goes out with what it
+/// says.
 pub(crate) struct Secured {
     pub(crate) stream: TlsStream<Socket>,
     pub(crate) session: Session,
@@ -45,17 +46,14 @@ pub(crate) async fn connect(
 ) -> Result<Secured, Error> {
     let timeout = inner.config.connect_timeout;
     let connecting = tokio::time::timeout(timeout, connect_any(address));
-    let tcp = connecting.await.unwrap_or_else(|_| {
+    let (remote, tcp) = connecting.await.unwrap_or_else(|_| {
         let error = format!("no answer within {} s", timeout.as_secs_f32());
         Err(Error::Connect { address: address.clone(), error })
     })?;
     let failed = |error: String| Error::Handshake { address: address.clone(), error };
-    let (remote, local) = match (tcp.peer_addr(), tcp.local_addr()) {
-        (Ok(remote), Ok(local)) => (remote, local),
-        (Err(error), _) | (_, Err(error)) => return Err(failed(error.to_string())),
-    };
+    let local = tcp.local_addr().map_err(|error| failed(error.to_string()))?;
     let connector = TlsConnector::from(inner.tls.client(purpose));
-    let handshake = connector.connect(server_name(), Socket::new(tcp));
+    let handshake = connector.connect(server_name(), Socket::holding(tcp));
     let timeout = inner.config.handshake_timeout;
     let stream = match tokio::time::timeout(timeout, handshake).await {
         Ok(Ok(stream)) => TlsStream::from(stream),
@@ -237,6 +235,7 @@ pub(crate) async fn greet(
         }
         if !out.is_empty() {
             stream.write_all(&out).await.map_err(lost)?;
+            stream.get_mut().0.release();
             stream.flush().await.map_err(lost)?;
         }
         if let Some(greeted) = greeted {
@@ -292,7 +291,7 @@ pub(crate) async fn admit(inner: &Inner, entry: Entry) -> Result<Arc<Conn>, Reas
 }
 
 /// Resolves the host and connects to the first of its addresses that answers.
-async fn connect_any(address: &Address) -> Result<TcpStream, Error> {
+async fn connect_any(address: &Address) -> Result<(SocketAddr, TcpStream), Error> {
     let resolve = |error: String| Error::Resolve { address: address.clone(), error };
     let resolved = tokio::net::lookup_host(address.host_port()).await;
     let sockets: Vec<_> = resolved.map_err(|error| resolve(error.to_string()))?.collect();
@@ -312,10 +311,10 @@ async fn connect_any(address: &Address) -> Result<TcpStream, Error> {
             _ => tokio::time::timeout(STAGGER, attempts.join_next()).await.unwrap_or_default(),
         };
         match joined {
-            Some(Ok((_, Ok(stream)))) => {
+            Some(Ok((socket, Ok(stream)))) => {
                 // Small messages go out at once: they are gathered before they come here.
                 let _ = stream.set_nodelay(true);
-                return Ok(stream);
+                return Ok((socket, stream));
             }
             Some(Ok((socket, Err(error)))) => errors.push(match many {
                 true => format!("{socket}: {error}"),

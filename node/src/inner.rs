@@ -44,7 +44,7 @@ pub(crate) struct Inner {
     pub(crate) network: String,
     pub(crate) secret: Option<Vec<u8>>,
     pub(crate) incarnation: u64,
-    pub(crate) config: Config,
+    pub(crate) config: Arc<Config>,
     pub(crate) tls: Tls,
     pub(crate) listening: Vec<SocketAddr>,
     /// IP addresses of this machine that links were seen on.
@@ -111,7 +111,7 @@ impl Inner {
             secret: parts.secret,
             incarnation: parts.incarnation,
             streams: Streams::new(&parts.config),
-            config: parts.config,
+            config: Arc::new(parts.config),
             tls: parts.tls,
             listening: parts.listening,
             local: Mutex::new(parts.local.into_iter().collect()),

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::inner::{Inner, unix_millis};
-use crate::store::KnownPeer;
+use crate::store::{KnownPeer, Store};
 
 /// A file of peers that is larger than this is not one of ours. 100,000 peers fit.
 const MAX_PEERS_FILE: u64 = 64 << 20;
@@ -34,6 +34,10 @@ pub(crate) fn remember(inner: &Arc<Inner>, peer: &Peer, address: Option<Address>
         last_seen: unix_millis(),
         reconnect: false,
     };
+    if inner.store.is_in_memory() {
+        save(&inner.store, &[(peer.id(), known)]);
+        return;
+    }
     let mut writing = true;
     inner.remembering.send_modify(|met| {
         writing = met.writing;
@@ -55,11 +59,15 @@ pub(crate) fn remember(inner: &Arc<Inner>, peer: &Peer, address: Option<Address>
             if peers.is_empty() {
                 return;
             }
-            if let Err(error) = store.save_peers(&peers) {
-                tracing::warn!(%error, "can't remember a peer");
-            }
+            save(&store, &peers);
         }
     });
+}
+
+fn save(store: &Store, peers: &[(NodeId, KnownPeer)]) {
+    if let Err(error) = store.save_peers(peers) {
+        tracing::warn!(%error, "can't remember a peer");
+    }
 }
 
 /// Peers that were met and are not written to the store yet. One for each node at most.

@@ -145,6 +145,7 @@ impl Inner {
         let peer = session.id;
         let asking = async {
             tls.write_all(&out).await?;
+            tls.get_mut().0.release();
             tls.flush().await?;
             tls.read_u8().await
         };

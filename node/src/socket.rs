@@ -23,11 +23,38 @@ pub(crate) struct Socket {
     taken: usize,
     /// Much came in last time.
     busy: bool,
+    /// What was written and has not been sent.
+    held: Vec<u8>,
+    holding: bool,
 }
 
 impl Socket {
     pub(crate) fn new(tcp: TcpStream) -> Self {
-        Self { tcp, ahead: Vec::new(), taken: 0, busy: false }
+        Self { tcp, ahead: Vec::new(), taken: 0, busy: false, held: Vec::new(), holding: false }
+    }
+
+    /// One that holds what is written until something is to be read, or [`Socket::release`]: the end
+    /// of our handshake goes out with what is said first.
+    pub(crate) fn holding(tcp: TcpStream) -> Self {
+        let mut held = Self::new(tcp);
+        held.holding = true;
+        held
+    }
+
+    /// Holds nothing from now on: the next flush sends what there is.
+    pub(crate) fn release(&mut self) {
+        self.holding = false;
+    }
+
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.held.is_empty() {
+            let sent = ready!(Pin::new(&mut self.tcp).poll_write(cx, &self.held))?;
+            self.held.drain(..sent);
+            if self.held.is_empty() {
+                self.held = Vec::new();
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -51,6 +78,7 @@ impl AsyncRead for Socket {
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        ready!(this.poll_held(cx))?;
         if this.taken == this.ahead.len() && !this.busy {
             // Little comes in: no memory is taken for it.
             this.ahead = Vec::new();
@@ -77,6 +105,11 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.holding {
+            self.held.extend_from_slice(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        ready!(self.poll_held(cx))?;
         Pin::new(&mut self.tcp).poll_write(cx, bytes)
     }
 
@@ -85,6 +118,11 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.holding {
+            slices.iter().for_each(|slice| self.held.extend_from_slice(slice));
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
+        ready!(self.poll_held(cx))?;
         Pin::new(&mut self.tcp).poll_write_vectored(cx, slices)
     }
 
@@ -93,10 +131,71 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.holding {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_held(cx))?;
         Pin::new(&mut self.tcp).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_held(cx))?;
         Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+impl Drop for Socket {
+    /// Whoever goes away without a word still ends its handshake, so that the other side knows.
+    fn drop(&mut self) {
+        if !self.held.is_empty() {
+            let _ = self.tcp.try_write(&self.held);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Socket::holding(dialled), listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn what_is_held_goes_out_before_a_read_and_with_what_is_said_next() {
+        let (mut ours, mut theirs) = pair().await;
+        ours.write_all(b"ab").await.unwrap();
+        ours.flush().await.unwrap();
+        let moment = std::time::Duration::from_millis(50);
+        assert!(tokio::time::timeout(moment, theirs.readable()).await.is_err(), "held");
+        let mut got = [0; 2];
+        let (_, read) = tokio::join!(
+            async { tokio::time::timeout(moment, ours.read_u8()).await },
+            theirs.read_exact(&mut got),
+        );
+        read.unwrap();
+        assert_eq!(&got, b"ab");
+
+        ours.write_all(b"c").await.unwrap();
+        ours.release();
+        ours.write_all(b"d").await.unwrap();
+        ours.flush().await.unwrap();
+        theirs.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"cd");
+    }
+
+    #[tokio::test]
+    async fn what_is_held_goes_out_at_the_end() {
+        let (mut ours, mut theirs) = pair().await;
+        ours.write_all(b"ab").await.unwrap();
+        drop(ours);
+        let mut got = Vec::new();
+        theirs.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, b"ab");
     }
 }

@@ -1,42 +1,43 @@
 //! What a node remembers: known peers, shares, and what files hashed to.
 //!
-//! One redb database, `state.redb` in the state folder, or in memory where there is none. Every
+//! One redb database, `state.redb` in the state folder, or maps in memory where there is none. Every
 //! method is short and blocks on the disk: async callers go through `spawn_blocking`. What was
 //! written is on disk when the method returns.
 
-use std::io;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use peerkit_proto::address::Address;
-use peerkit_proto::codec::{DecodeError, Reader, Writer};
 use peerkit_proto::files::PieceList;
 use peerkit_proto::id::{Hash, NodeId};
-use redb::backends::InMemoryBackend;
-use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
-};
 use serde::{Deserialize, Serialize};
 
-use crate::key::create_private_folder;
 use crate::stamp::Stamp;
 
-/// The database's file in the state folder.
-pub(crate) const STATE_FILE: &str = "state.redb";
+mod disk;
 
-/// Memory for cached pages. 16 MiB: redb's own 1 GiB is a server's.
-const CACHE: usize = 16 << 20;
-
-const PEERS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("peers");
-const SHARES: TableDefinition<'_, &[u8], &[u8; 32]> = TableDefinition::new("shares");
-const FILES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("files");
-const LISTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("piece_lists");
+use disk::Disk;
 
 /// A node's memory. Clones share it; the folder is free again when the last is dropped.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
-    database: Arc<Database>,
+    kept: Kept,
+}
+
+#[derive(Debug, Clone)]
+enum Kept {
+    Disk(Arc<Disk>),
+    Memory(Arc<Mutex<Memory>>),
+}
+
+/// The memory of a node without a folder.
+#[derive(Debug, Default)]
+struct Memory {
+    peers: BTreeMap<NodeId, KnownPeer>,
+    shares: BTreeMap<PathBuf, Hash>,
+    files: HashMap<PathBuf, KnownFile>,
+    lists: HashMap<Hash, PieceList>,
 }
 
 /// Another node, as it is remembered, and as `save` writes it.
@@ -64,6 +65,9 @@ pub(crate) struct KnownFile {
     /// Its hash.
     pub hash: Hash,
 }
+
+/// A file's path, what it hashed to, and its list where it has several pieces.
+pub(crate) type FileRow<'f> = (&'f Path, &'f KnownFile, Option<&'f PieceList>);
 
 /// Why the memory can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -95,31 +99,16 @@ impl Store {
     /// # Errors
     /// [`StoreError::InUse`] where another process has it, [`StoreError::Open`] else.
     pub(crate) fn open(folder: Option<&Path>) -> Result<Self, StoreError> {
-        let mut builder = Database::builder();
-        builder.set_cache_size(CACHE);
-        let opened = match folder {
-            None => builder.create_with_backend(InMemoryBackend::new()),
-            Some(folder) => create_private_folder(folder)
-                .map_err(DatabaseError::from)
-                .and_then(|()| builder.create(folder.join(STATE_FILE))),
+        let kept = match folder {
+            Some(folder) => Kept::Disk(Arc::new(Disk::open(folder)?)),
+            None => Kept::Memory(Arc::default()),
         };
-        let in_folder = |error: redb::Error| StoreError::Open {
-            folder: folder.unwrap_or(Path::new("(memory)")).to_owned(),
-            source: Box::new(error),
-        };
-        let database = opened.map_err(|error| match (error, folder) {
-            (DatabaseError::DatabaseAlreadyOpen, Some(folder)) => {
-                StoreError::InUse(folder.to_owned())
-            }
-            (error, _) => in_folder(error.into()),
-        })?;
-        let store = Self { database: Arc::new(database) };
-        // So that later readers find every table there.
-        store.write(|_| Ok(())).map_err(|error| match error {
-            StoreError::Database(source) => in_folder(*source),
-            other => other,
-        })?;
-        Ok(store)
+        Ok(Self { kept })
+    }
+
+    /// Whether no method ever waits for a disk.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        matches!(self.kept, Kept::Memory(_))
     }
 
     /// Every known peer, in the order of identities.
@@ -127,18 +116,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub(crate) fn peers(&self) -> Result<Vec<(NodeId, KnownPeer)>, StoreError> {
-        self.read(|db| {
-            let mut peers = Vec::new();
-            for row in db.open_table(PEERS)?.iter()? {
-                let (id, peer) = row?;
-                let id = NodeId::from_bytes(*id.value());
-                match serde_json::from_slice(peer.value()) {
-                    Ok(peer) => peers.push((id, peer)),
-                    Err(error) => tracing::warn!(%id, %error, "known peer can't be read: left out"),
-                }
-            }
-            Ok(peers)
-        })
+        match &self.kept {
+            Kept::Disk(disk) => disk.peers(),
+            Kept::Memory(memory) => in_memory(memory, |m| {
+                m.peers.iter().map(|(id, peer)| (*id, peer.clone())).collect()
+            }),
+        }
     }
 
     /// Adds or replaces peers, all or none.
@@ -146,14 +129,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub(crate) fn save_peers(&self, peers: &[(NodeId, KnownPeer)]) -> Result<(), StoreError> {
-        self.write(|db| {
-            let mut table = db.open_table(PEERS)?;
-            for (id, peer) in peers {
-                let json = serde_json::to_vec(peer).map_err(io::Error::other)?;
-                table.insert(id.as_bytes(), &json[..])?;
-            }
-            Ok(())
-        })
+        match &self.kept {
+            Kept::Disk(disk) => disk.save_peers(peers),
+            Kept::Memory(memory) => in_memory(memory, |m| m.peers.extend(peers.iter().cloned())),
+        }
     }
 
     /// What is shared: paths as they were added, and the hash that each had last.
@@ -161,14 +140,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub(crate) fn shares(&self) -> Result<Vec<(PathBuf, Hash)>, StoreError> {
-        self.read(|db| {
-            let mut shares = Vec::new();
-            for row in db.open_table(SHARES)?.iter()? {
-                let (path, hash) = row?;
-                shares.push((path_of(path.value()), Hash::from_bytes(*hash.value())));
-            }
-            Ok(shares)
-        })
+        match &self.kept {
+            Kept::Disk(disk) => disk.shares(),
+            Kept::Memory(memory) => in_memory(memory, |m| {
+                m.shares.iter().map(|(path, hash)| (path.clone(), *hash)).collect()
+            }),
+        }
     }
 
     /// Remembers that `path` is shared.
@@ -176,10 +153,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub(crate) fn save_share(&self, path: &Path, hash: &Hash) -> Result<(), StoreError> {
-        self.write(|db| {
-            db.open_table(SHARES)?.insert(bytes_of(path), hash.as_bytes())?;
-            Ok(())
-        })
+        match &self.kept {
+            Kept::Disk(disk) => disk.save_share(path, hash),
+            Kept::Memory(memory) => {
+                in_memory(memory, |m| m.shares.extend([(path.to_owned(), *hash)]))
+            }
+        }
     }
 
     /// Forgets that `path` is shared; `false` where it was not known.
@@ -187,7 +166,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub(crate) fn forget_share(&self, path: &Path) -> Result<bool, StoreError> {
-        self.write(|db| Ok(db.open_table(SHARES)?.remove(bytes_of(path))?.is_some()))
+        match &self.kept {
+            Kept::Disk(disk) => disk.forget_share(path),
+            Kept::Memory(memory) => in_memory(memory, |m| m.shares.remove(path).is_some()),
+        }
     }
 
     /// What the files at these paths hashed to, where that is known, in the same order.
@@ -198,15 +180,12 @@ impl Store {
         &self,
         paths: impl IntoIterator<Item = &'p Path>,
     ) -> Result<Vec<Option<KnownFile>>, StoreError> {
-        self.read(|db| {
-            let table = db.open_table(FILES)?;
-            let mut files = Vec::new();
-            for path in paths {
-                let row = table.get(bytes_of(path))?;
-                files.push(row.and_then(|row| KnownFile::decode(row.value()).ok()));
-            }
-            Ok(files)
-        })
+        match &self.kept {
+            Kept::Disk(disk) => disk.files(paths),
+            Kept::Memory(memory) => in_memory(memory, |m| {
+                paths.into_iter().map(|path| m.files.get(path).cloned()).collect()
+            }),
+        }
     }
 
     /// Remembers what files hashed to, all or none, with the lists of those of several pieces.
@@ -215,19 +194,17 @@ impl Store {
     /// [`StoreError::Database`].
     pub(crate) fn save_files<'f>(
         &self,
-        files: impl IntoIterator<Item = (&'f Path, &'f KnownFile, Option<&'f PieceList>)>,
+        files: impl IntoIterator<Item = FileRow<'f>>,
     ) -> Result<(), StoreError> {
-        self.write(|db| {
-            let mut table = db.open_table(FILES)?;
-            let mut lists = db.open_table(LISTS)?;
-            for (path, file, list) in files {
-                table.insert(bytes_of(path), &file.encode()[..])?;
-                if let Some(list) = list {
-                    lists.insert(file.hash.as_bytes(), &list.encode()[..])?;
+        match &self.kept {
+            Kept::Disk(disk) => disk.save_files(files),
+            Kept::Memory(memory) => in_memory(memory, |m| {
+                for (path, file, list) in files {
+                    m.files.insert(path.to_owned(), file.clone());
+                    m.lists.extend(list.map(|list| (file.hash, list.clone())));
                 }
-            }
-            Ok(())
-        })
+            }),
+        }
     }
 
     /// The piece list of a file or manifest of several pieces.
@@ -235,10 +212,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub(crate) fn piece_list(&self, hash: &Hash) -> Result<Option<PieceList>, StoreError> {
-        self.read(|db| {
-            let row = db.open_table(LISTS)?.get(hash.as_bytes())?;
-            Ok(row.and_then(|row| PieceList::decode(Bytes::copy_from_slice(row.value())).ok()))
-        })
+        match &self.kept {
+            Kept::Disk(disk) => disk.piece_list(hash),
+            Kept::Memory(memory) => in_memory(memory, |m| m.lists.get(hash).cloned()),
+        }
     }
 
     /// Whether the piece list of `hash` is there.
@@ -246,7 +223,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub(crate) fn has_piece_list(&self, hash: &Hash) -> Result<bool, StoreError> {
-        self.read(|db| Ok(db.open_table(LISTS)?.get(hash.as_bytes())?.is_some()))
+        match &self.kept {
+            Kept::Disk(disk) => disk.has_piece_list(hash),
+            Kept::Memory(memory) => in_memory(memory, |m| m.lists.contains_key(hash)),
+        }
     }
 
     /// Remembers a piece list alone: that of a folder's manifest.
@@ -254,10 +234,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub(crate) fn save_piece_list(&self, hash: &Hash, list: &PieceList) -> Result<(), StoreError> {
-        self.write(|db| {
-            db.open_table(LISTS)?.insert(hash.as_bytes(), &list.encode()[..])?;
-            Ok(())
-        })
+        match &self.kept {
+            Kept::Disk(disk) => disk.save_piece_list(hash, list),
+            Kept::Memory(memory) => in_memory(memory, |m| m.lists.extend([(*hash, list.clone())])),
+        }
     }
 
     /// Forgets files whose path `keep_file` does not want, and lists whose hash `keep_list` does
@@ -270,80 +250,22 @@ impl Store {
         mut keep_file: impl FnMut(&Path) -> bool,
         mut keep_list: impl FnMut(&Hash) -> bool,
     ) -> Result<(), StoreError> {
-        self.write(|db| {
-            db.open_table(FILES)?.retain(|path, _| keep_file(&path_of(path)))?;
-            db.open_table(LISTS)?.retain(|hash, _| keep_list(&Hash::from_bytes(*hash)))?;
-            Ok(())
-        })
-    }
-
-    fn read<T>(
-        &self,
-        work: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
-    ) -> Result<T, StoreError> {
-        let transaction = self.database.begin_read().map_err(redb::Error::from);
-        transaction
-            .and_then(|transaction| work(&transaction))
-            .map_err(|error| StoreError::Database(Box::new(error)))
-    }
-
-    fn write<T>(
-        &self,
-        work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
-    ) -> Result<T, StoreError> {
-        let run = || {
-            let transaction = self.database.begin_write()?;
-            transaction.open_table(PEERS)?;
-            transaction.open_table(SHARES)?;
-            transaction.open_table(FILES)?;
-            transaction.open_table(LISTS)?;
-            let result = work(&transaction)?;
-            transaction.commit()?;
-            Ok(result)
-        };
-        run().map_err(|error| StoreError::Database(Box::new(error)))
-    }
-}
-
-impl KnownFile {
-    fn encode(&self) -> Vec<u8> {
-        let mut out = vec![1];
-        self.stamp.encode(&mut out);
-        out.put_raw(self.hash.as_bytes());
-        out
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
-        if reader.u8("file version")? != 1 {
-            return Err(DecodeError::Invalid("file version"));
+        match &self.kept {
+            Kept::Disk(disk) => disk.prune(keep_file, keep_list),
+            Kept::Memory(memory) => in_memory(memory, |m| {
+                m.files.retain(|path, _| keep_file(path));
+                m.lists.retain(|hash, _| keep_list(hash));
+            }),
         }
-        let file = Self { stamp: Stamp::decode(&mut reader)?, hash: reader.hash("file hash")? };
-        reader.finish()?;
-        Ok(file)
     }
 }
 
-#[cfg(unix)]
-fn bytes_of(path: &Path) -> &[u8] {
-    std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())
-}
-
-#[cfg(unix)]
-fn path_of(bytes: &[u8]) -> PathBuf {
-    let text: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(bytes);
-    text.into()
-}
-
-/// Elsewhere paths are Unicode but for oddities, whose shares are then not found after a restart.
-#[cfg(not(unix))]
-fn bytes_of(path: &Path) -> &[u8] {
-    path.as_os_str().as_encoded_bytes()
-}
-
-#[cfg(not(unix))]
-fn path_of(bytes: &[u8]) -> PathBuf {
-    String::from_utf8_lossy(bytes).into_owned().into()
+/// Works on the maps, which never fails.
+fn in_memory<T>(
+    memory: &Mutex<Memory>,
+    work: impl FnOnce(&mut Memory) -> T,
+) -> Result<T, StoreError> {
+    Ok(work(&mut memory.lock().unwrap_or_else(PoisonError::into_inner)))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! sent, so that it pings only when nothing was.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -31,8 +32,9 @@ const ACK_BYTES: usize = 4 << 20;
 #[derive(Debug)]
 pub struct Link {
     side: Side,
-    greeting: Greeting,
-    config: Config,
+    /// Until the link is up.
+    greeting: Option<Box<Greeting>>,
+    config: Arc<Config>,
     stage: Stage,
     opened: Instant,
     heard: Instant,
@@ -105,14 +107,14 @@ pub enum Output {
 impl Link {
     /// A link whose connection has just been secured.
     #[must_use]
-    pub fn new(now: Instant, side: Side, greeting: Greeting, config: &Config) -> Self {
+    pub fn new(now: Instant, side: Side, greeting: Greeting, config: &Arc<Config>) -> Self {
         let mut outbox = VecDeque::new();
         if side == Side::Dialler {
             outbox.push_back(Output::Send(Frame::Hello(greeting.hello.clone())));
         }
         Self {
             side,
-            greeting,
+            greeting: Some(Box::new(greeting)),
             config: config.clone(),
             stage: Stage::Greeting,
             opened: now,
@@ -157,10 +159,11 @@ impl Link {
         if self.stage == Stage::Admitting {
             self.stage = Stage::Open;
             (self.heard, self.sent) = (now, now);
-            if self.side == Side::Acceptor {
-                let hello = self.greeting.hello.clone();
+            if let Some(greeting) = self.greeting.take()
+                && self.side == Side::Acceptor
+            {
                 // Before the answer to anything that came right behind theirs.
-                self.outbox.push_front(Output::Send(Frame::Hello(hello)));
+                self.outbox.push_front(Output::Send(Frame::Hello(greeting.hello)));
             }
             // So that the round-trip time is known from the start.
             self.ping(now);
@@ -285,6 +288,15 @@ impl Link {
         }
     }
 
+    /// Gives back the memory that an idle link does not need.
+    pub fn shrink(&mut self) {
+        self.outbox.shrink_to_fit();
+        if self.pings.is_empty() {
+            // An emptied map keeps a node.
+            self.pings = BTreeMap::new();
+        }
+    }
+
     fn take_frames(&mut self, now: Instant, frames: Result<Frames, FrameError>) {
         let mut frames = match frames {
             Ok(frames) => frames,
@@ -311,7 +323,8 @@ impl Link {
     fn on_frame(&mut self, now: Instant, frame: Frame) {
         match (self.stage, frame) {
             (Stage::Greeting, Frame::Hello(hello)) => {
-                match hello.check(&self.greeting.hello.network, self.greeting.expected.as_ref()) {
+                let Some(greeting) = &self.greeting else { return };
+                match hello.check(&greeting.hello.network, greeting.expected.as_ref()) {
                     Ok(()) => {
                         self.stage = Stage::Admitting;
                         self.outbox.push_back(Output::Greeted(hello));

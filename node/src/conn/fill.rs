@@ -1,11 +1,14 @@
 //! Reading all that is there at once.
 
 use std::io;
-use std::pin::pin;
-use std::task::Poll;
+use std::pin::{Pin, pin};
+use std::task::{Poll, ready};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+
+/// Bytes that are read where `buffer` has no memory yet: an idle link's needs none.
+const LITTLE: usize = 512;
 
 /// Reads what has arrived into the free room of `buffer`, over as many TLS records as it takes, and
 /// waits only where there is nothing at all. Zero is the end.
@@ -21,6 +24,15 @@ pub(super) async fn fill(
     }
     let before = buffer.len();
     std::future::poll_fn(|cx| {
+        if buffer.capacity() == 0 {
+            let mut little = [0; LITTLE];
+            let mut little = ReadBuf::new(&mut little);
+            ready!(Pin::new(&mut *from).poll_read(cx, &mut little))?;
+            buffer.extend_from_slice(little.filled());
+            if little.filled().is_empty() {
+                return Poll::Ready(Ok(0));
+            }
+        }
         loop {
             let polled = pin!(from.read_buf(buffer)).poll(cx);
             let read = buffer.len() - before;

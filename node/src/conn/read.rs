@@ -29,6 +29,9 @@ use crate::request;
 const READ_MIN: usize = 512;
 const READ_MAX: usize = 256 << 10;
 
+/// From so many reads on, since the last rest, a link's buffers are kept between them.
+const KEPT: usize = 4;
+
 /// After so long without anything to write the buffers are given back.
 const REST: Duration = Duration::from_secs(1);
 
@@ -74,6 +77,7 @@ where
         from,
         buffer,
         room: READ_MIN,
+        reads: 0,
         turn: 0,
         asked: BTreeMap::new(),
         serving: BTreeMap::new(),
@@ -189,6 +193,8 @@ struct Reader<R> {
     from: R,
     buffer: BytesMut,
     room: usize,
+    /// Reads since the last rest, up to [`KEPT`].
+    reads: usize,
     /// Bytes read since others last had their turn.
     turn: usize,
     /// Pings that somebody waits for.
@@ -287,7 +293,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             self.link.awaits(*nonce) && asked.iter().any(|waiting| !waiting.is_closed())
         });
         let due = peerkit_proto::time::earliest(self.link.poll_timeout(), self.close_at);
-        if self.buffer.capacity() - self.buffer.len() < self.room / 2 {
+        if self.reads < KEPT && self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+            self.link.shrink();
+        } else if self.buffer.capacity() - self.buffer.len() < self.room / 2 {
             self.buffer.reserve(self.room);
         }
         tokio::select! {
@@ -332,7 +341,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let busy =
             Instant::from_origin(Duration::from_micros(self.conn.wrote.load(Ordering::Relaxed)));
         if self.buffer.is_empty() {
-            (self.buffer, self.room) = (BytesMut::new(), READ_MIN);
+            (self.room, self.reads) = (READ_MIN, 0);
         }
         if now.since(busy) >= REST {
             self.conn.outbox.shrink();
@@ -344,6 +353,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.conn.meter.received_bytes(bytes);
         self.inner.meter.received_bytes(bytes);
         self.turn += bytes;
+        self.reads = KEPT.min(self.reads + 1);
         if bytes >= self.room {
             self.room = (self.room * 4).min(READ_MAX);
         }
@@ -541,12 +551,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// Tells the application that this node is about to close the link.
     async fn tell_leaving(&self) {
         let peer = self.conn.peer.clone();
-        self.inner
-            .tell(match peer.direction() {
-                Direction::Outbound => Event::NodeDisconnectWithOutboundNode { peer },
-                Direction::Inbound => Event::NodeDisconnectWithInboundNode { peer },
-            })
-            .await;
+        let event = match peer.direction() {
+            Direction::Outbound => Event::NodeDisconnectWithOutboundNode { peer },
+            Direction::Inbound => Event::NodeDisconnectWithInboundNode { peer },
+        };
+        // Boxed: no room is kept for it on a link that stays.
+        Box::pin(self.inner.tell(event)).await;
     }
 
     fn received(&mut self, messages: u64, bytes: usize) {

@@ -1,3 +1,4 @@
+use super::disk::{PEERS, STATE_FILE};
 use super::*;
 
 fn id(n: u8) -> NodeId {
@@ -70,16 +71,42 @@ fn in_memory_is_the_same_but_for_the_restart() {
     assert!(Store::open(None).unwrap().peers().unwrap().is_empty());
 }
 
+/// One on disk and one in memory.
+fn both() -> (tempfile::TempDir, [Store; 2]) {
+    let folder = tempfile::tempdir().unwrap();
+    let stores = [Some(folder.path()), None].map(|folder| Store::open(folder).unwrap());
+    (folder, stores)
+}
+
 #[test]
 fn forgets() {
-    let store = Store::open(None).unwrap();
-    fill(&store);
-    assert!(store.forget_share(Path::new("/a/b")).unwrap());
-    assert!(store.shares().unwrap().is_empty());
-    store.prune(|path| path == Path::new("/a/c"), |_| false).unwrap();
-    let paths = ["/a/c", "/a/b"].map(Path::new);
-    assert_eq!(store.files(paths).unwrap(), [Some(known(2)), None]);
-    assert!(!store.has_piece_list(&known(1).hash).unwrap());
+    let (_folder, stores) = both();
+    for store in stores {
+        fill(&store);
+        assert!(store.forget_share(Path::new("/a/b")).unwrap());
+        assert!(!store.forget_share(Path::new("/a/b")).unwrap());
+        assert!(store.shares().unwrap().is_empty());
+        store.prune(|path| path == Path::new("/a/c"), |_| false).unwrap();
+        let paths = ["/a/c", "/a/b"].map(Path::new);
+        assert_eq!(store.files(paths).unwrap(), [Some(known(2)), None]);
+        assert!(!store.has_piece_list(&known(1).hash).unwrap());
+    }
+}
+
+#[test]
+fn what_is_saved_again_takes_the_place_of_what_was() {
+    let (_folder, stores) = both();
+    for store in stores {
+        fill(&store);
+        store.save_peers(&[(id(1), peer("c"))]).unwrap();
+        store.save_share(Path::new("/a/b"), &Hash::of(b"new")).unwrap();
+        store.save_files([(Path::new("/a/c"), &known(3), None)]).unwrap();
+        store.save_piece_list(&known(2).hash, &list()).unwrap();
+        assert_eq!(store.peers().unwrap(), [(id(1), peer("c")), (id(2), peer("b"))]);
+        assert_eq!(store.shares().unwrap(), [("/a/b".into(), Hash::of(b"new"))]);
+        assert_eq!(store.files([Path::new("/a/c")]).unwrap(), [Some(known(3))]);
+        assert!(store.has_piece_list(&known(2).hash).unwrap());
+    }
 }
 
 #[test]
@@ -109,14 +136,15 @@ fn what_is_not_a_database_is_left_alone() {
 
 #[test]
 fn a_peer_that_cannot_be_read_does_not_hide_the_others() {
-    let store = Store::open(None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(Some(folder.path())).unwrap();
     fill(&store);
-    store
-        .write(|db| {
-            db.open_table(PEERS)?.insert(&[0; 32], &b"not json"[..])?;
-            Ok(())
-        })
-        .unwrap();
+    let Kept::Disk(disk) = &store.kept else { panic!("not on disk") };
+    disk.write(|db| {
+        db.open_table(PEERS)?.insert(&[0; 32], &b"not json"[..])?;
+        Ok(())
+    })
+    .unwrap();
     assert_eq!(store.peers().unwrap().len(), 2);
 }
 
@@ -125,7 +153,9 @@ fn a_peer_that_cannot_be_read_does_not_hide_the_others() {
 fn paths_are_bytes() {
     use std::os::unix::ffi::OsStrExt;
     let odd = Path::new(std::ffi::OsStr::from_bytes(b"/tmp/\xff\xfe"));
-    let store = Store::open(None).unwrap();
-    store.save_share(odd, &Hash::of(b"")).unwrap();
-    assert_eq!(store.shares().unwrap()[0].0, odd);
+    let (_folder, stores) = both();
+    for store in stores {
+        store.save_share(odd, &Hash::of(b"")).unwrap();
+        assert_eq!(store.shares().unwrap()[0].0, odd);
+    }
 }

@@ -53,7 +53,7 @@ fn messages(texts: &[&str]) -> Output {
 }
 
 fn open(side: Side) -> Link {
-    let mut link = Link::new(at(0.0), side, greeting("me"), &Config::default());
+    let mut link = Link::new(at(0.0), side, greeting("me"), &Arc::default());
     outputs(&mut link);
     feed(&mut link, at(0.0), &[Frame::Hello(hello("you"))]);
     outputs(&mut link);
@@ -64,7 +64,7 @@ fn open(side: Side) -> Link {
 
 #[test]
 fn the_dialler_speaks_first_and_the_acceptor_once_it_admits() {
-    let config = Config::default();
+    let config = Arc::default();
     let mut dialler = Link::new(at(0.0), Side::Dialler, greeting("d"), &config);
     assert_eq!(outputs(&mut dialler), [Output::Send(Frame::Hello(hello("d")))]);
 
@@ -82,7 +82,7 @@ fn the_dialler_speaks_first_and_the_acceptor_once_it_admits() {
 
 #[test]
 fn another_network_is_told_so_and_closed() {
-    let mut link = Link::new(at(0.0), Side::Acceptor, greeting("a"), &Config::default());
+    let mut link = Link::new(at(0.0), Side::Acceptor, greeting("a"), &Arc::default());
     let other = Hello { network: "other".into(), ..hello("d") };
     feed(&mut link, at(0.0), &[Frame::Hello(other), message("x")]);
     let reason = Reason::OtherNetwork;
@@ -97,7 +97,7 @@ fn another_network_is_told_so_and_closed() {
 
 #[test]
 fn a_stranger_gets_no_room_for_more_than_a_hello() {
-    let mut link = Link::new(at(0.0), Side::Acceptor, greeting("a"), &Config::default());
+    let mut link = Link::new(at(0.0), Side::Acceptor, greeting("a"), &Arc::default());
     // The header of a message of 16 MiB, which a peer may send and a stranger may not.
     link.receive(at(0.0), &mut BytesMut::from(&[2, 0, 0, 1, 0x10][..]));
     let Some(Output::Closed(Reason::Fault(_))) = outputs(&mut link).pop() else { panic!("waits") };
@@ -105,7 +105,7 @@ fn a_stranger_gets_no_room_for_more_than_a_hello() {
 
 #[test]
 fn what_follows_the_hello_in_one_piece_is_a_peers() {
-    let mut link = Link::new(at(0.0), Side::Dialler, greeting("d"), &Config::default());
+    let mut link = Link::new(at(0.0), Side::Dialler, greeting("d"), &Arc::default());
     outputs(&mut link);
     let mut bytes = Vec::new();
     Frame::Hello(hello("a")).encode(&mut bytes);
@@ -118,7 +118,7 @@ fn what_follows_the_hello_in_one_piece_is_a_peers() {
 
 #[test]
 fn a_refused_dialler_learns_the_reason() {
-    let mut link = Link::new(at(0.0), Side::Dialler, greeting("d"), &Config::default());
+    let mut link = Link::new(at(0.0), Side::Dialler, greeting("d"), &Arc::default());
     outputs(&mut link);
     feed(&mut link, at(0.0), &[Frame::Goodbye { reason: Reason::Full, received: 0 }]);
     assert_eq!(outputs(&mut link), [Output::Farewell(Reason::Full)]);
@@ -126,7 +126,7 @@ fn a_refused_dialler_learns_the_reason() {
 
 #[test]
 fn silence_before_hello_ends_at_the_handshakes_deadline_however_it_drips() {
-    let mut link = Link::new(at(0.0), Side::Acceptor, greeting("a"), &Config::default());
+    let mut link = Link::new(at(0.0), Side::Acceptor, greeting("a"), &Arc::default());
     let mut bytes = Vec::new();
     Frame::Hello(hello("d")).encode(&mut bytes);
     let mut buffer = BytesMut::new();
@@ -153,7 +153,7 @@ fn faults_close_the_link_and_nothing_after_them_is_read() {
         assert_eq!(out.last(), Some(&Output::Closed(Reason::Fault(text.into()))));
         assert!(!out.contains(&Output::Send(Frame::Pong(2))));
     }
-    let mut link = Link::new(at(0.0), Side::Acceptor, greeting("a"), &Config::default());
+    let mut link = Link::new(at(0.0), Side::Acceptor, greeting("a"), &Arc::default());
     feed(&mut link, at(0.0), &[Frame::Ping(1)]);
     let early = Reason::Fault("a frame before Hello".into());
     assert_eq!(outputs(&mut link).last(), Some(&Output::Closed(early)));
@@ -243,7 +243,7 @@ struct Pair {
 
 impl Pair {
     fn new(latency: Duration) -> Self {
-        let config = Config::default();
+        let config = Arc::default();
         let end = |side, name| Link::new(at(0.0), side, greeting(name), &config);
         Self {
             now: at(0.0),

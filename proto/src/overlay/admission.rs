@@ -1,5 +1,6 @@
 //! Which links may be: one for a pair of nodes, and only so many inbound.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -39,6 +40,9 @@ pub(super) struct Admissions {
     max_inbound: usize,
     max_inbound_per_ip: usize,
     links: BTreeMap<NodeId, Candidate>,
+    /// Inbound links, in all and by address.
+    inbound: usize,
+    inbound_by_ip: BTreeMap<IpAddr, usize>,
     /// Nodes that we have dialled and said Hello to, and that have not answered yet.
     greeting: BTreeSet<NodeId>,
 }
@@ -50,6 +54,8 @@ impl Admissions {
             max_inbound: config.max_inbound,
             max_inbound_per_ip: config.max_inbound_per_ip,
             links: BTreeMap::new(),
+            inbound: 0,
+            inbound_by_ip: BTreeMap::new(),
             greeting: BTreeSet::new(),
         }
     }
@@ -101,15 +107,12 @@ impl Admissions {
                 false => Admission::Refuse(Reason::Duplicate),
             };
         }
-        let inbound = || self.links.values().filter(|link| link.direction == Direction::Inbound);
-        if inbound().count() >= self.max_inbound {
+        if self.inbound >= self.max_inbound {
             return Admission::Refuse(Reason::Full);
         }
         let ip = candidate.ip.to_canonical();
-        if !ip.is_loopback()
-            && inbound().filter(|link| link.ip.to_canonical() == ip).count()
-                >= self.max_inbound_per_ip
-        {
+        let of_ip = self.inbound_by_ip.get(&ip).copied().unwrap_or_default();
+        if !ip.is_loopback() && of_ip >= self.max_inbound_per_ip {
             return Admission::Refuse(Reason::FullForAddress);
         }
         Admission::Accept
@@ -117,11 +120,25 @@ impl Admissions {
 
     pub(super) fn link_up(&mut self, candidate: Candidate) {
         self.greeting.remove(&candidate.id);
+        self.link_down(candidate.id);
         self.links.insert(candidate.id, candidate);
+        if candidate.direction == Direction::Inbound {
+            self.inbound += 1;
+            *self.inbound_by_ip.entry(candidate.ip.to_canonical()).or_default() += 1;
+        }
     }
 
     pub(super) fn link_down(&mut self, id: NodeId) {
-        self.links.remove(&id);
+        let Some(link) = self.links.remove(&id) else { return };
+        if link.direction == Direction::Inbound {
+            self.inbound -= 1;
+            if let Entry::Occupied(mut of_ip) = self.inbound_by_ip.entry(link.ip.to_canonical()) {
+                *of_ip.get_mut() -= 1;
+                if *of_ip.get() == 0 {
+                    of_ip.remove();
+                }
+            }
+        }
     }
 }
 
@@ -206,6 +223,16 @@ mod tests {
         let local = |n| Candidate { ip: "127.0.0.1".parse().unwrap(), ..candidate(n, Inbound, 1) };
         assert_eq!(node.admit(&local(3)), Admission::Accept);
         node.link_up(local(3));
+        assert_eq!(node.admit(&local(4)), Admission::Refuse(Reason::Full));
+        // What has ended makes room, and one that is told of twice counts once.
+        node.link_up(local(3));
+        node.link_down(id(3));
+        assert_eq!(node.admit(&local(4)), Admission::Accept);
+        node.link_down(id(1));
+        node.link_down(id(1));
+        assert_eq!(node.admit(&candidate(3, Inbound, 1)), Admission::Accept);
+        node.link_up(local(3));
+        node.link_up(local(1));
         assert_eq!(node.admit(&local(4)), Admission::Refuse(Reason::Full));
         // A node that we are dialling ourselves is no stranger.
         node.greet(id(200)).unwrap();

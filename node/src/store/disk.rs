@@ -1,0 +1,236 @@
+//! The memory on disk: a redb database, a transaction for each call.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use peerkit_proto::codec::{DecodeError, Reader, Writer};
+use peerkit_proto::files::PieceList;
+use peerkit_proto::id::{Hash, NodeId};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
+
+use super::{FileRow, KnownFile, KnownPeer, StoreError};
+use crate::key::create_private_folder;
+use crate::stamp::Stamp;
+
+/// The database's file in the state folder.
+pub(super) const STATE_FILE: &str = "state.redb";
+
+/// Memory for cached pages. 16 MiB: redb's own 1 GiB is a server's.
+const CACHE: usize = 16 << 20;
+
+pub(super) const PEERS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("peers");
+const SHARES: TableDefinition<'_, &[u8], &[u8; 32]> = TableDefinition::new("shares");
+const FILES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("files");
+const LISTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("piece_lists");
+
+/// See [`super::Store`], whose methods these are.
+#[derive(Debug)]
+pub(super) struct Disk {
+    database: Database,
+}
+
+impl Disk {
+    pub(super) fn open(folder: &Path) -> Result<Self, StoreError> {
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE);
+        let opened = create_private_folder(folder)
+            .map_err(DatabaseError::from)
+            .and_then(|()| builder.create(folder.join(STATE_FILE)));
+        let in_folder = |error: redb::Error| StoreError::Open {
+            folder: folder.to_owned(),
+            source: Box::new(error),
+        };
+        let database = opened.map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(folder.to_owned()),
+            error => in_folder(error.into()),
+        })?;
+        let disk = Self { database };
+        // So that later readers find every table there.
+        disk.write(|_| Ok(())).map_err(|error| match error {
+            StoreError::Database(source) => in_folder(*source),
+            other => other,
+        })?;
+        Ok(disk)
+    }
+
+    pub(super) fn peers(&self) -> Result<Vec<(NodeId, KnownPeer)>, StoreError> {
+        self.read(|db| {
+            let mut peers = Vec::new();
+            for row in db.open_table(PEERS)?.iter()? {
+                let (id, peer) = row?;
+                let id = NodeId::from_bytes(*id.value());
+                match serde_json::from_slice(peer.value()) {
+                    Ok(peer) => peers.push((id, peer)),
+                    Err(error) => tracing::warn!(%id, %error, "known peer can't be read: left out"),
+                }
+            }
+            Ok(peers)
+        })
+    }
+
+    pub(super) fn save_peers(&self, peers: &[(NodeId, KnownPeer)]) -> Result<(), StoreError> {
+        self.write(|db| {
+            let mut table = db.open_table(PEERS)?;
+            for (id, peer) in peers {
+                let json = serde_json::to_vec(peer).map_err(io::Error::other)?;
+                table.insert(id.as_bytes(), &json[..])?;
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn shares(&self) -> Result<Vec<(PathBuf, Hash)>, StoreError> {
+        self.read(|db| {
+            let mut shares = Vec::new();
+            for row in db.open_table(SHARES)?.iter()? {
+                let (path, hash) = row?;
+                shares.push((path_of(path.value()), Hash::from_bytes(*hash.value())));
+            }
+            Ok(shares)
+        })
+    }
+
+    pub(super) fn save_share(&self, path: &Path, hash: &Hash) -> Result<(), StoreError> {
+        self.write(|db| {
+            db.open_table(SHARES)?.insert(bytes_of(path), hash.as_bytes())?;
+            Ok(())
+        })
+    }
+
+    pub(super) fn forget_share(&self, path: &Path) -> Result<bool, StoreError> {
+        self.write(|db| Ok(db.open_table(SHARES)?.remove(bytes_of(path))?.is_some()))
+    }
+
+    pub(super) fn files<'p>(
+        &self,
+        paths: impl IntoIterator<Item = &'p Path>,
+    ) -> Result<Vec<Option<KnownFile>>, StoreError> {
+        self.read(|db| {
+            let table = db.open_table(FILES)?;
+            let mut files = Vec::new();
+            for path in paths {
+                let row = table.get(bytes_of(path))?;
+                files.push(row.and_then(|row| KnownFile::decode(row.value()).ok()));
+            }
+            Ok(files)
+        })
+    }
+
+    pub(super) fn save_files<'f>(
+        &self,
+        files: impl IntoIterator<Item = FileRow<'f>>,
+    ) -> Result<(), StoreError> {
+        self.write(|db| {
+            let mut table = db.open_table(FILES)?;
+            let mut lists = db.open_table(LISTS)?;
+            for (path, file, list) in files {
+                table.insert(bytes_of(path), &file.encode()[..])?;
+                if let Some(list) = list {
+                    lists.insert(file.hash.as_bytes(), &list.encode()[..])?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn piece_list(&self, hash: &Hash) -> Result<Option<PieceList>, StoreError> {
+        self.read(|db| {
+            let row = db.open_table(LISTS)?.get(hash.as_bytes())?;
+            Ok(row.and_then(|row| PieceList::decode(Bytes::copy_from_slice(row.value())).ok()))
+        })
+    }
+
+    pub(super) fn has_piece_list(&self, hash: &Hash) -> Result<bool, StoreError> {
+        self.read(|db| Ok(db.open_table(LISTS)?.get(hash.as_bytes())?.is_some()))
+    }
+
+    pub(super) fn save_piece_list(&self, hash: &Hash, list: &PieceList) -> Result<(), StoreError> {
+        self.write(|db| {
+            db.open_table(LISTS)?.insert(hash.as_bytes(), &list.encode()[..])?;
+            Ok(())
+        })
+    }
+
+    pub(super) fn prune(
+        &self,
+        mut keep_file: impl FnMut(&Path) -> bool,
+        mut keep_list: impl FnMut(&Hash) -> bool,
+    ) -> Result<(), StoreError> {
+        self.write(|db| {
+            db.open_table(FILES)?.retain(|path, _| keep_file(&path_of(path)))?;
+            db.open_table(LISTS)?.retain(|hash, _| keep_list(&Hash::from_bytes(*hash)))?;
+            Ok(())
+        })
+    }
+
+    fn read<T>(
+        &self,
+        work: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let transaction = self.database.begin_read().map_err(redb::Error::from);
+        transaction
+            .and_then(|transaction| work(&transaction))
+            .map_err(|error| StoreError::Database(Box::new(error)))
+    }
+
+    pub(super) fn write<T>(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let run = || {
+            let transaction = self.database.begin_write()?;
+            transaction.open_table(PEERS)?;
+            transaction.open_table(SHARES)?;
+            transaction.open_table(FILES)?;
+            transaction.open_table(LISTS)?;
+            let result = work(&transaction)?;
+            transaction.commit()?;
+            Ok(result)
+        };
+        run().map_err(|error| StoreError::Database(Box::new(error)))
+    }
+}
+
+impl KnownFile {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = vec![1];
+        self.stamp.encode(&mut out);
+        out.put_raw(self.hash.as_bytes());
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
+        if reader.u8("file version")? != 1 {
+            return Err(DecodeError::Invalid("file version"));
+        }
+        let file = Self { stamp: Stamp::decode(&mut reader)?, hash: reader.hash("file hash")? };
+        reader.finish()?;
+        Ok(file)
+    }
+}
+
+#[cfg(unix)]
+fn bytes_of(path: &Path) -> &[u8] {
+    std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())
+}
+
+#[cfg(unix)]
+fn path_of(bytes: &[u8]) -> PathBuf {
+    let text: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(bytes);
+    text.into()
+}
+
+/// Elsewhere paths are Unicode but for oddities, whose shares are then not found after a restart.
+#[cfg(not(unix))]
+fn bytes_of(path: &Path) -> &[u8] {
+    path.as_os_str().as_encoded_bytes()
+}
+
+#[cfg(not(unix))]
+fn path_of(bytes: &[u8]) -> PathBuf {
+    String::from_utf8_lossy(bytes).into_owned().into()
+}
