@@ -16,7 +16,7 @@ use peerkit_proto::overlay::admission::Admission;
 use peerkit_proto::overlay::{Command, Input, Output, Overlay};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::conn::Conn;
+use crate::conn::{self, Conn};
 use crate::dial;
 use crate::error::Error;
 use crate::inner::{Inner, unix_millis};
@@ -112,7 +112,7 @@ impl Actor {
         }
         self.hear_links();
         let _ = tokio::time::timeout(HALT, inner.dispatch.settle()).await;
-        inner.halt.cancel();
+        inner.halt.call();
         self.orders.close();
         self.from_links.close();
         drop(self);
@@ -221,7 +221,7 @@ impl Actor {
             self.command(Command::Keep { address: address.clone() });
         }
         let reply = reply.unwrap_or_else(|| oneshot::channel().0);
-        self.inner.spawn(dial::link(self.inner.clone(), address, reply));
+        conn::start(&self.inner, dial::link(self.inner.clone(), address, reply));
     }
 
     fn admit(&mut self, conn: Arc<Conn>, reply: oneshot::Sender<Result<(), Reason>>) {
@@ -314,7 +314,7 @@ impl Actor {
                 }
                 Output::Dial { address } => {
                     let (reply, _) = oneshot::channel();
-                    self.inner.spawn(dial::link(self.inner.clone(), address, reply));
+                    conn::start(&self.inner, dial::link(self.inner.clone(), address, reply));
                 }
                 Output::Hangup(id, reason) => {
                     if let Ok(conn) = self.inner.conn(id)

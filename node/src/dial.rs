@@ -1,5 +1,6 @@
 //! Dialling: names resolved, every address tried, TLS, and a link's Hello.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_rustls::{TlsConnector, TlsStream};
 
-use crate::conn::{self, Conn, Established};
+use crate::conn::{Conn, Established};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::order::Order;
@@ -51,6 +52,8 @@ pub(crate) async fn connect(
         Err(Error::Connect { address: address.clone(), error })
     })?;
     let failed = |error: String| Error::Handshake { address: address.clone(), error };
+    // Small messages go out at once: they are gathered before they come here.
+    let _ = tcp.set_nodelay(true);
     let local = tcp.local_addr().map_err(|error| failed(error.to_string()))?;
     let connector = TlsConnector::from(inner.tls.client(purpose));
     let handshake = connector.connect(server_name(), Socket::holding(tcp));
@@ -70,19 +73,22 @@ pub(crate) async fn connect(
     }
 }
 
-/// Links to `address`. `reply` gets the peer, or why
-/// there is none; the application gets an event either way.
+/// A link that is made and has yet to run, if it has come to that.
+pub(crate) type Made = Option<Box<Established<TlsStream<Socket>>>>;
+
+/// Makes a link to `address`, for [`crate::conn::start`]. `reply` gets the peer, or why there is none; the
+/// application gets an event either way.
 pub(crate) async fn link(
     inner: Arc<Inner>,
     address: Address,
     reply: oneshot::Sender<Result<Peer, Error>>,
-) {
+) -> Made {
     match establish(&inner, &address).await {
         Ok(Dialled::New(established)) => {
             let peer = established.conn.peer.clone();
             inner.order_dialled(&address, peer.id()).await;
             let _ = reply.send(Ok(peer));
-            conn::start(&inner, *established);
+            return Some(established);
         }
         Ok(Dialled::Linked(peer)) => {
             inner.order_dialled(&address, peer.id()).await;
@@ -96,6 +102,7 @@ pub(crate) async fn link(
             inner.tell(Event::OutboundNodeConnectionError { address, error: text }).await;
         }
     }
+    None
 }
 
 enum Dialled {
@@ -218,7 +225,7 @@ pub(crate) async fn greet(
     buffer: &mut BytesMut,
     inner: &Inner,
 ) -> Result<Hello, Reason> {
-    let lost = |error: std::io::Error| Reason::Lost(error.to_string());
+    let lost = |error: io::Error| Reason::Lost(error.to_string());
     loop {
         let mut out = Vec::new();
         let mut greeted = None;
@@ -249,7 +256,7 @@ pub(crate) async fn greet(
 }
 
 /// Writes what the link has to say, and closes.
-pub(crate) async fn say(link: &mut Link, stream: &mut TlsStream<Socket>) -> std::io::Result<()> {
+pub(crate) async fn say(link: &mut Link, stream: &mut TlsStream<Socket>) -> io::Result<()> {
     let mut out = Vec::new();
     while let Some(output) = link.poll() {
         if let Output::Send(frame) = output {
@@ -298,7 +305,15 @@ async fn connect_any(address: &Address) -> Result<(SocketAddr, TcpStream), Error
     if sockets.is_empty() {
         return Err(resolve("no addresses".into()));
     }
-    let many = sockets.len() > 1;
+    if let [socket] = sockets[..] {
+        // Mostly so: it needs no task of its own.
+        let connected = TcpStream::connect(socket).await;
+        let failed = |error: io::Error| Error::Connect {
+            address: address.clone(),
+            error: error.to_string(),
+        };
+        return Ok((socket, connected.map_err(failed)?));
+    }
     let mut waiting = sockets.into_iter();
     let mut attempts = JoinSet::new();
     let mut errors = Vec::new();
@@ -311,15 +326,8 @@ async fn connect_any(address: &Address) -> Result<(SocketAddr, TcpStream), Error
             _ => tokio::time::timeout(STAGGER, attempts.join_next()).await.unwrap_or_default(),
         };
         match joined {
-            Some(Ok((socket, Ok(stream)))) => {
-                // Small messages go out at once: they are gathered before they come here.
-                let _ = stream.set_nodelay(true);
-                return Ok((socket, stream));
-            }
-            Some(Ok((socket, Err(error)))) => errors.push(match many {
-                true => format!("{socket}: {error}"),
-                false => error.to_string(),
-            }),
+            Some(Ok((socket, Ok(stream)))) => return Ok((socket, stream)),
+            Some(Ok((socket, Err(error)))) => errors.push(format!("{socket}: {error}")),
             Some(Err(_)) => {}
             None if waiting.len() == 0 => {
                 return Err(Error::Connect { address: address.clone(), error: errors.join("; ") });

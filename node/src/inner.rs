@@ -24,6 +24,7 @@ use crate::conn::Conn;
 use crate::counters::Meter;
 use crate::dispatch::{Act, Dispatch};
 use crate::error::Error;
+use crate::halt::Halt;
 use crate::known::Met;
 use crate::order::{FromLink, Order};
 use crate::outbox::NotAccepted;
@@ -71,7 +72,7 @@ pub(crate) struct Inner {
     /// The node is to stop in good order.
     pub(crate) stop: CancellationToken,
     /// Whatever still runs is to end now.
-    pub(crate) halt: CancellationToken,
+    pub(crate) halt: Halt,
     /// Everything has ended.
     pub(crate) stopped: CancellationToken,
     next_serial: AtomicU64,
@@ -130,7 +131,7 @@ impl Inner {
             tracker: TaskTracker::new(),
             running: TaskTracker::new(),
             stop: CancellationToken::new(),
-            halt: CancellationToken::new(),
+            halt: Halt::default(),
             stopped: CancellationToken::new(),
             next_serial: AtomicU64::new(1),
         }
@@ -190,15 +191,8 @@ impl Inner {
         &self,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> tokio::task::JoinHandle<()> {
-        let halt = self.halt.clone();
         // Boxed here: in the task itself there would be room for two of it.
-        let task = Box::pin(task);
-        self.tracker.spawn(async move {
-            tokio::select! {
-                () = task => {}
-                () = halt.cancelled() => {}
-            }
-        })
+        self.tracker.spawn(self.halt.clone().unless(Box::pin(task)))
     }
 
     /// The link with `id`, if there is one that is not closing.

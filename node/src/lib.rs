@@ -36,6 +36,7 @@ mod dial;
 mod dispatch;
 mod error;
 mod events;
+mod halt;
 mod inner;
 #[cfg(feature = "internals")]
 #[doc(hidden)]

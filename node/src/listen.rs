@@ -17,7 +17,7 @@ use tokio_rustls::{TlsAcceptor, TlsStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::conn::{self, Established};
-use crate::dial::{self, Entry};
+use crate::dial::{self, Entry, Made};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::socket::Socket;
@@ -53,8 +53,7 @@ pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener, pending: Ar
         match accepted {
             Ok((stream, remote)) => {
                 let place = pending.enter(remote.ip());
-                let task = welcome(inner.clone(), stream, remote, place);
-                inner.spawn(task);
+                conn::start(&inner, welcome(inner.clone(), stream, remote, place));
             }
             Err(error) => {
                 tracing::debug!(%error, "can't accept a connection now");
@@ -124,8 +123,8 @@ impl Drop for Place {
     }
 }
 
-/// One inbound connection, from its first byte to its end.
-async fn welcome(inner: Arc<Inner>, tcp: TcpStream, remote: SocketAddr, place: Place) {
+/// One inbound connection, from its first byte to its end, or to where it is a link.
+async fn welcome(inner: Arc<Inner>, tcp: TcpStream, remote: SocketAddr, place: Place) -> Made {
     let evicted = place.0.evicted.clone();
     let timeout = inner.config.handshake_timeout;
     let entered = tokio::select! {
@@ -139,16 +138,17 @@ async fn welcome(inner: Arc<Inner>, tcp: TcpStream, remote: SocketAddr, place: P
         Ok(Entered::Greeted(greeted)) => settle(&inner, *greeted, remote).await,
         Ok(Entered::Stream(opened)) => {
             opened.await;
-            Ok(())
+            Ok(None)
         }
-        Ok(Entered::Nothing) => Ok(()),
+        Ok(Entered::Nothing) => Ok(None),
         Err(error) => Err(error),
     };
-    if let Err(error) = outcome {
+    outcome.unwrap_or_else(|error| {
         let address = Address::from_socket(remote);
         // Not awaited: whoever makes bad connections must not fill the node with waiting tasks.
         inner.dispatch.notice(Event::InboundNodeConnectionError { address, error });
-    }
+        None
+    })
 }
 
 /// A connection that has said Hello.
@@ -193,8 +193,8 @@ async fn enter(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Entered, String> {
     Ok(Entered::Greeted(Box::new(Greeted { stream, session, local, link, buffer, hello })))
 }
 
-/// Has a connection admitted and starts it, or tells it why not. Never cut short once it is admitted.
-async fn settle(inner: &Arc<Inner>, greeted: Greeted, remote: SocketAddr) -> Result<(), String> {
+/// Has a connection admitted, or tells it why not. Never cut short once it is admitted.
+async fn settle(inner: &Inner, greeted: Greeted, remote: SocketAddr) -> Result<Made, String> {
     let Greeted { mut stream, session, local, mut link, buffer, hello } = greeted;
     let entry = Entry {
         session,
@@ -208,15 +208,14 @@ async fn settle(inner: &Arc<Inner>, greeted: Greeted, remote: SocketAddr) -> Res
         Ok(conn) => {
             link.admit(inner.now());
             inner.seen(local).await;
-            conn::start(inner, Established { conn, link, stream, buffer });
-            Ok(())
+            Ok(Some(Box::new(Established { conn, link, stream, buffer })))
         }
         Err(reason) => {
             link.refuse(reason.clone());
             let telling = dial::say(&mut link, &mut stream);
             let _ = tokio::time::timeout(inner.config.handshake_timeout, telling).await;
             match reason {
-                Reason::Duplicate => Ok(()),
+                Reason::Duplicate => Ok(None),
                 reason => Err(reason.to_string()),
             }
         }

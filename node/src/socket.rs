@@ -172,7 +172,7 @@ mod tests {
         ours.write_all(b"ab").await.unwrap();
         ours.flush().await.unwrap();
         let moment = std::time::Duration::from_millis(50);
-        assert!(tokio::time::timeout(moment, theirs.readable()).await.is_err(), "held");
+        assert!(tokio::time::timeout(moment, theirs.peek(&mut [0])).await.is_err(), "held");
         let mut got = [0; 2];
         let (_, read) = tokio::join!(
             async { tokio::time::timeout(moment, ours.read_u8()).await },

@@ -47,13 +47,22 @@ pub(crate) struct Established<S> {
     pub(crate) buffer: BytesMut,
 }
 
-/// Runs a link in a task of its own, from its first event to its last.
-pub(crate) fn start<S>(inner: &Arc<Inner>, established: Established<S>)
-where
+/// Starts a task in which a link is made, if it comes to that, and then runs, from its first event to
+/// its last.
+pub(crate) fn start<S>(
+    inner: &Arc<Inner>,
+    making: impl Future<Output = Option<Box<Established<S>>>> + Send + 'static,
+) where
     S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
 {
     // An idle link's memory is mostly this task: what is needed for a moment only is boxed.
-    inner.spawn(run(inner.clone(), Box::new(established)));
+    let making = Box::pin(making);
+    let node = inner.clone();
+    inner.spawn(async move {
+        if let Some(established) = making.await {
+            run(node, established).await;
+        }
+    });
 }
 
 async fn run<S>(inner: Arc<Inner>, mut established: Box<Established<S>>)
@@ -511,7 +520,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 tokio::select! {
                     biased;
                     () = &mut delivery => break,
-                    () = inner.halt.cancelled() => break,
+                    () = inner.halt.called() => break,
                     () = self.conn.closing.notified(), if !leaving => {
                         // The goodbye does not wait for the application; the event does.
                         leaving = true;
