@@ -15,7 +15,7 @@ use peerkit_proto::hello::{Hello, Proof, VERSION, prove};
 use peerkit_proto::id::{Key, NodeId};
 use peerkit_proto::message::{Message, Packed};
 use peerkit_proto::time::Instant;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,7 +25,7 @@ use crate::counters::Meter;
 use crate::dispatch::{Act, Dispatch};
 use crate::error::Error;
 use crate::halt::Halt;
-use crate::known::Met;
+use crate::met::Met;
 use crate::order::{FromLink, Order};
 use crate::outbox::NotAccepted;
 use crate::outgoing::{Built, Outgoing};
@@ -62,7 +62,7 @@ pub(crate) struct Inner {
     pub(crate) streams: Streams,
     pub(crate) store: Store,
     /// Peers that are being written to the store; who reads it waits for them.
-    pub(crate) remembering: watch::Sender<Met>,
+    pub(crate) met: Met,
     pub(crate) shares: Shares,
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) links: mpsc::Sender<FromLink>,
@@ -125,7 +125,7 @@ impl Inner {
             protocols: Table::default(),
             shares: Shares::new(parts.store.clone()),
             store: parts.store,
-            remembering: watch::Sender::new(Met::default()),
+            met: Met::default(),
             orders: parts.orders,
             links: parts.links,
             tracker: TaskTracker::new(),

@@ -1,6 +1,5 @@
 //! What this node knows: peers that it has met, and files that it shares.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -38,27 +37,12 @@ pub(crate) fn remember(inner: &Arc<Inner>, peer: &Peer, address: Option<Address>
         save(&inner.store, &[(peer.id(), known)]);
         return;
     }
-    let mut writing = true;
-    inner.remembering.send_modify(|met| {
-        writing = met.writing;
-        met.writing = true;
-        met.waiting.insert(peer.id(), known);
-    });
-    if writing {
-        // With the next ones: as many as come meanwhile are written at once.
+    if !inner.met.add(peer.id(), known) {
         return;
     }
-    let (remembering, store) = (inner.remembering.clone(), inner.store.clone());
+    let (met, store) = (inner.met.clone(), inner.store.clone());
     inner.tracker.spawn_blocking(move || {
-        loop {
-            let mut peers = Vec::new();
-            remembering.send_modify(|met| {
-                peers = std::mem::take(&mut met.waiting).into_iter().collect();
-                met.writing = !peers.is_empty();
-            });
-            if peers.is_empty() {
-                return;
-            }
+        while let Some(peers) = met.take() {
             save(&store, &peers);
         }
     });
@@ -68,14 +52,6 @@ fn save(store: &Store, peers: &[(NodeId, KnownPeer)]) {
     if let Err(error) = store.save_peers(peers) {
         tracing::warn!(%error, "can't remember a peer");
     }
-}
-
-/// Peers that were met and are not written to the store yet. One for each node at most.
-#[derive(Debug, Default)]
-pub(crate) struct Met {
-    waiting: BTreeMap<NodeId, KnownPeer>,
-    /// Somebody is at work on it.
-    writing: bool,
 }
 
 /// Files of ours whose names have all the words of `text`.
@@ -95,8 +71,8 @@ pub(crate) fn shared(inner: &Inner, hash: Hash) -> Vec<SharedFile> {
 impl Inner {
     /// The peers that this node has met, and when; those seen last come first.
     pub(crate) async fn known_peers(&self) -> Result<Vec<(NodeId, KnownPeer)>, Error> {
-        // Those met by now are among them. The sender is ours, so it is not gone.
-        let _ = self.remembering.subscribe().wait_for(|met| !met.writing).await;
+        // Those met by now are among them.
+        self.met.written().await;
         let store = self.store.clone();
         let mut peers = blocking(move || Ok(store.peers()?)).await?;
         peers.sort_by_key(|(_, known)| std::cmp::Reverse(known.last_seen));

@@ -44,6 +44,7 @@ pub mod internals;
 mod key;
 mod known;
 mod listen;
+mod met;
 mod node;
 mod opening;
 mod order;
