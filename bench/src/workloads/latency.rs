@@ -31,7 +31,7 @@ pub(crate) fn is_beside_bulk(case: &Case) -> bool {
 /// Sends to a process that sends back.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     #[cfg(feature = "systems")]
-    if job.system == crate::systems::System::P2pnetwork {
+    if job.system == crate::system::System::P2pnetwork {
         let mut ends = crate::systems::p2pnetwork::Ends::start(job).await?;
         let times = ends.times().await?;
         ends.end().await?;

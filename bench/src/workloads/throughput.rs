@@ -32,7 +32,7 @@ pub(crate) fn cases(bytes: Option<usize>) -> Vec<Case> {
 /// Sends to a process that listens, and takes what it sends.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     #[cfg(feature = "systems")]
-    if job.system == crate::systems::System::P2pnetwork {
+    if job.system == crate::system::System::P2pnetwork {
         return measure_p2pnetwork(job).await;
     }
     let (size, length) = (job.case.amount, job.length);
