@@ -17,7 +17,10 @@ pub struct Message {
 }
 
 /// What a message's bytes are.
+// A word, as the compression is too: a message on its way to a handler is written field by field and
+// copied word by word, and a processor that has just written less than it is to read waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u64)]
 #[non_exhaustive]
 pub enum Kind {
     /// UTF-8 text.
@@ -54,6 +57,7 @@ impl Kind {
 
 /// How a message's content is compressed on the wire. The receiver gets it decompressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(u64)]
 #[non_exhaustive]
 pub enum Compression {
     /// As it is.
