@@ -25,7 +25,7 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts this program again, with `words` for [`crate::workloads::Workload::play`].
+    /// Starts this program again, with `words` for [`Workload::play`](crate::job::Workload::play).
     pub(crate) fn start<W: AsRef<OsStr>>(words: impl IntoIterator<Item = W>) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(ROLE).args(words);
