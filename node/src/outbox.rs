@@ -24,6 +24,9 @@ pub(crate) use taken::{Taken, Takings};
 /// A block grows no further, but for one larger frame: four full TLS records (RFC 8446, 5.1).
 const BLOCK: usize = 64 << 10;
 
+/// Room for a block, or for one frame whose content is as long.
+const ROOM: usize = BLOCK + 64;
+
 /// Blocks are written together until they have so much: what a control frame may have to wait for.
 const WRITE: usize = 64 << 10;
 
@@ -127,7 +130,8 @@ impl Lanes {
     fn append(&mut self, parcel: &Parcel<'_>) {
         let len = parcel.len();
         if self.open.bytes.len() + len > BLOCK && !self.open.bytes.is_empty() {
-            self.turn();
+            // The one that follows a full block fills too.
+            self.turn(ROOM);
         }
         self.open.messages += 1;
         self.queued += len;
@@ -136,7 +140,7 @@ impl Lanes {
             Some(shared) if parcel.body.len() >= SHARE => {
                 self.open.bytes.extend_from_slice(parcel.head);
                 self.open.tail = Some(shared.clone());
-                self.turn();
+                self.turn(0);
             }
             _ => {
                 self.open.bytes.reserve(len);
@@ -146,11 +150,10 @@ impl Lanes {
         }
     }
 
-    /// The open block is done: the next frames go into another.
+    /// The open block is done: the next frames go into another, with this much room.
     #[cold]
-    fn turn(&mut self) {
-        // The one that follows a full block fills too.
-        let bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BLOCK));
+    fn turn(&mut self, room: usize) {
+        let bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(room));
         let done = std::mem::replace(&mut self.open, Block { bytes, ..Block::default() });
         self.done.push_back(done);
     }
