@@ -11,6 +11,7 @@ use peerkit_proto::event::{Peer, Reason};
 use peerkit_proto::frame::{Frame, Refusal};
 use peerkit_proto::message::Message;
 use peerkit_proto::overlay::admission::Candidate;
+use peerkit_proto::time::Instant;
 use tokio::sync::{Notify, oneshot};
 
 use crate::counters::Meter;
@@ -44,7 +45,7 @@ pub(crate) struct Conn {
     /// Wakes the reading half once there is such a one.
     pinging: Notify,
     leaving: Mutex<Leaving>,
-    /// Wakes the reading task once the link is to be closed.
+    /// Wakes the reading half once the link is to be closed.
     closing: Notify,
     next_request: AtomicU64,
     requests: Mutex<BTreeMap<u64, oneshot::Sender<Result<Message, Refusal>>>>,
@@ -161,6 +162,11 @@ impl Conn {
         }
         self.pinging.notify_one();
         pong.await.ok()
+    }
+
+    /// When something was last written.
+    fn wrote(&self) -> Instant {
+        Instant::from_origin(Duration::from_micros(self.wrote.load(Ordering::Relaxed)))
     }
 
     fn pings(&self) -> MutexGuard<'_, Vec<oneshot::Sender<Duration>>> {

@@ -76,8 +76,8 @@ pub(crate) async fn connect(
 /// A link that is made and has yet to run, if it has come to that.
 pub(crate) type Made = Option<Box<Established<TlsStream<Socket>>>>;
 
-/// Makes a link to `address`, for [`crate::conn::start`]. `reply` gets the peer, or why there is none; the
-/// application gets an event either way.
+/// Makes a link to `address`, for [`crate::conn::start`]. `reply` gets the peer, or why there is
+/// none; the application gets an event either way.
 pub(crate) async fn link(
     inner: Arc<Inner>,
     address: Address,

@@ -1,5 +1,6 @@
 //! A TCP connection that is read ahead: TLS asks for 4 KiB at a time, and a system call for each
-//! would cost more than decrypting what it brings.
+//! would cost more than decrypting what it brings. It can hold what is written first, until there
+//! is more to go with it.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -49,6 +50,9 @@ impl Socket {
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.held.is_empty() {
             let sent = ready!(Pin::new(&mut self.tcp).poll_write(cx, &self.held))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
             self.held.drain(..sent);
             if self.held.is_empty() {
                 self.held = Vec::new();

@@ -202,16 +202,6 @@ impl Packed {
         Ok(Message { kind: self.kind, compression: self.compression, body })
     }
 
-    /// The message, where it is not compressed: the payload is its body.
-    ///
-    /// # Errors
-    /// Where text or JSON is not UTF-8.
-    pub fn into_plain(self) -> Result<Message, DecodeError> {
-        let Self { kind, compression, payload } = self;
-        kind.check(&payload)?;
-        Ok(Message { kind, compression, body: payload })
-    }
-
     /// Reads the head byte and takes the rest of the frame as the payload.
     ///
     /// # Errors

@@ -1,9 +1,8 @@
-//! The task that reads one link: bytes in, frames to the overlay, messages to the application.
+//! The task of one link, and its reading half: bytes in, frames to the overlay, messages to the application.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -298,9 +297,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// Waits for one thing; true where bytes came. An error ends the link.
     async fn wait(&mut self) -> Result<bool, Reason> {
-        self.link.sent(Instant::from_origin(Duration::from_micros(
-            self.conn.wrote.load(Ordering::Relaxed),
-        )));
+        self.link.sent(self.conn.wrote());
         self.asked.retain(|nonce, asked| {
             self.link.awaits(*nonce) && asked.iter().any(|waiting| !waiting.is_closed())
         });
@@ -349,13 +346,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// Gives back the memory of buffers where little happens.
     fn rest(&mut self) {
-        let now = self.inner.now();
-        let busy =
-            Instant::from_origin(Duration::from_micros(self.conn.wrote.load(Ordering::Relaxed)));
         if self.buffer.is_empty() {
             (self.room, self.reads) = (READ_MIN, 0);
         }
-        if now.since(busy) >= REST {
+        if self.inner.now().since(self.conn.wrote()) >= REST {
             self.conn.outbox.shrink();
         }
     }
@@ -456,23 +450,16 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    /// Takes what is not compressed; what is too long, or no text, is the peer's fault.
-    fn plain(&mut self, packed: Packed) -> Option<Message> {
-        let (len, limit) = (packed.payload.len(), self.inner.config.max_message);
-        let message = match len > limit {
-            true => Err(format!("a message of {len} bytes is over the limit of {limit}")),
-            false => packed.into_plain().map_err(|fault| fault.to_string()),
-        };
-        message.map_err(|fault| self.link.refuse(Reason::Fault(fault))).ok()
-    }
-
-    /// Decompresses what is compressed; what can't be is the peer's fault.
+    /// The message, decompressed where it was compressed; what can't be taken is the peer's fault.
     async fn unpack(&mut self, packed: Packed) -> Option<Message> {
-        if packed.compression == Compression::None {
-            return self.plain(packed);
-        }
-        let unpacked = compress::unpack_async(packed, self.inner.config.max_message).await;
-        unpacked.map_err(|fault| self.link.refuse(Reason::Fault(fault.to_string()))).ok()
+        let (len, limit) = (packed.payload.len(), self.inner.config.max_message);
+        let unpacked = match packed.compression {
+            Compression::None if len > limit => {
+                Err(format!("a message of {len} bytes is over the limit of {limit}"))
+            }
+            _ => compress::unpack_async(packed, limit).await.map_err(|fault| fault.to_string()),
+        };
+        unpacked.map_err(|fault| self.link.refuse(Reason::Fault(fault))).ok()
     }
 
     fn serve(&mut self, id: u64, name: &str, message: Message) {
@@ -534,8 +521,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                         }
                     }
                     () = self.alarm.ring(&inner, due) => {
-                        let wrote = self.conn.wrote.load(Ordering::Relaxed);
-                        self.link.sent(Instant::from_origin(Duration::from_micros(wrote)));
+                        self.link.sent(self.conn.wrote());
                         self.link.handle_timeout(self.inner.now());
                         // Pings and acknowledgements go out now; what came in keeps its order.
                         while let Some(output) = self.link.poll() {
