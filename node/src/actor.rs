@@ -10,10 +10,11 @@ use std::time::Duration;
 use peerkit_proto::address::Address;
 use peerkit_proto::event::{Event, Parting, Peer, Reason};
 use peerkit_proto::frame::Frame;
-use peerkit_proto::frame::query::{Answer, Query, QueryDone, QueryId, What};
+use peerkit_proto::frame::query::{Answer, QueryId, What};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::overlay::admission::Admission;
 use peerkit_proto::overlay::{Command, Input, Output, Overlay};
+use peerkit_proto::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::conn::{self, Conn};
@@ -36,9 +37,8 @@ pub(crate) struct Actor {
     successors: BTreeMap<NodeId, Successor>,
     /// Links that are being hung up on, by serial: what still comes from there is void.
     hung_up: BTreeSet<u64>,
-    /// Neighbours that a query was not passed on to, because their lanes are crowded: it counts as
-    /// if they had said that they are done with it, but not complete.
-    passed_over: Vec<(NodeId, QueryDone)>,
+    /// Frames that were not sent, because the lanes of whom they were for are crowded.
+    passed_over: Vec<(NodeId, Frame)>,
     stopping: bool,
 }
 
@@ -72,7 +72,8 @@ impl Actor {
                 biased;
                 () = self.inner.stop.cancelled() => break,
                 () = self.inner.sleep_until(self.overlay.poll_timeout()) => {
-                    self.overlay.handle_timeout(self.inner.now());
+                    let now = self.tick();
+                    self.overlay.handle_timeout(now);
                     self.drain();
                 }
                 Some(order) = self.orders.recv() => {
@@ -153,7 +154,8 @@ impl Actor {
             }
             Order::StopReconnecting(address) => self.command(Command::StopReconnecting(address)),
             Order::Broadcast { title, message, reply } => {
-                let sent = self.overlay.broadcast(unix_millis(), title, message);
+                let now = self.tick();
+                let sent = self.overlay.broadcast(now, title, message);
                 self.drain();
                 match (reply, sent) {
                     (Some(reply), sent) => drop(reply.send(sent)),
@@ -289,12 +291,20 @@ impl Actor {
     }
 
     fn input(&mut self, input: Input) {
-        self.overlay.handle(self.inner.now(), input);
+        let now = self.tick();
+        self.overlay.handle(now, input);
         self.drain();
-        while let Some((id, done)) = self.passed_over.pop() {
-            self.overlay.handle(self.inner.now(), Input::Frame(id, Frame::QueryDone(done)));
+        while let Some((id, frame)) = self.passed_over.pop() {
+            self.overlay.handle(now, Input::PassedOver(id, frame));
             self.drain();
         }
+    }
+
+    /// The time; the overlay has the wall clock's too from then on.
+    fn tick(&mut self) -> Instant {
+        let now = self.inner.now();
+        self.overlay.set_clock(now, unix_millis());
+        now
     }
 
     /// Carries out all that the overlay has put out.
@@ -304,15 +314,13 @@ impl Actor {
                 Output::Send(to, frame) => {
                     let Ok(conn) = self.inner.conn(to) else { continue };
                     match &frame {
-                        // Else whoever floods us with queries would have us hang up on others.
-                        Frame::Query(Query { id, depth, .. }) if conn.outbox.is_crowded() => {
-                            let done = QueryDone { id: *id, depth: *depth, complete: false };
-                            self.passed_over.push((to, done));
+                        Frame::Query(_) | Frame::Broadcast(_) if conn.outbox.is_crowded() => {
+                            self.passed_over.push((to, frame));
                         }
                         _ => conn.control(&frame),
                     }
                 }
-                Output::Dial { address } => {
+                Output::Dial { address, .. } => {
                     let (reply, _) = oneshot::channel();
                     conn::start(&self.inner, dial::link(self.inner.clone(), address, reply));
                 }

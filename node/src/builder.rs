@@ -153,6 +153,7 @@ impl Builder {
             name: name.clone(),
             network: network.clone(),
             epoch: unix_millis(),
+            manual: false,
         };
         let overlay = Overlay::new(identity, &self.config, seed);
         let (dispatch, mut notices) = Dispatch::new(self.handler, &self.config);

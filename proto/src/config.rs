@@ -55,8 +55,41 @@ pub struct Config {
     pub query_ttl: Duration,
     /// How long a query waits for answers unless its caller says otherwise. 10 s: libp2p's request.
     pub query_timeout: Duration,
-    /// Broadcasts remembered so that none is delivered twice. 65,536: as for queries.
-    pub broadcast_table: usize,
+    /// Links to neighbours that a member finds and keeps by itself. 5: HyParView's (Leitão et al.
+    /// 2007, section 5.1), for 10,000 nodes.
+    pub active_view: usize,
+    /// Nodes that a member knows beside its neighbours. 30: HyParView's.
+    pub passive_view: usize,
+    /// How often a member tells others whom it knows. 30 s: between iroh's 60 s and the paper's
+    /// cycles.
+    pub shuffle_every: Duration,
+    /// How often a member tries whether somebody that it knows is there, and hangs together with it.
+    /// 15 s: two tries within the 30 s that a network takes to heal.
+    pub probe_every: Duration,
+    /// How often the least node gives a sign of life; without one for three times as long it is
+    /// taken to be gone. 10 s: below a probe's.
+    pub beacon_every: Duration,
+    /// How long a neighbour that has said that it has a broadcast may be waited for to send it
+    /// before it is asked to. 400 ms: above what a path through a network across the internet takes
+    /// longer than another.
+    pub graft_after: Duration,
+    /// How long a broadcast that was announced and not sent waits to be told of with others.
+    /// 100 ms: a quarter of `graft_after`.
+    pub have_delay: Duration,
+    /// How long broadcasts of this node that come one soon after the other gather under one
+    /// signature. 5 ms: less than the way to the next node, mostly.
+    pub batch_delay: Duration,
+    /// How long a broadcast can be had of those who got it, by its author's clock. 10 min: longer
+    /// than a restart or a lost network takes mostly.
+    pub log_age: Duration,
+    /// How far a clock may be off, either way. 5 min: Kerberos' (RFC 4120).
+    pub clock_skew: Duration,
+    /// Broadcasts that are kept for those who missed them. 16,384: 25 a second for `log_age`.
+    pub log_count: usize,
+    /// Bytes of broadcasts that are kept for those who missed them. 16 MiB: as one message may be.
+    pub log_bytes: usize,
+    /// Runs of authors of whose broadcasts a node keeps track. 16,384: as many as the log may hold.
+    pub broadcast_runs: usize,
     /// Files told in one node's answer to a search. 100: a screen or two.
     pub max_search_results: usize,
     /// Addresses told at once. 32: Bitcoin Core tells 1,000, of a far larger network.
@@ -102,7 +135,19 @@ impl Default for Config {
             query_table: 65_536,
             query_ttl: Duration::from_secs(60),
             query_timeout: Duration::from_secs(10),
-            broadcast_table: 65_536,
+            active_view: 5,
+            passive_view: 30,
+            shuffle_every: Duration::from_secs(30),
+            probe_every: Duration::from_secs(15),
+            beacon_every: Duration::from_secs(10),
+            graft_after: Duration::from_millis(400),
+            have_delay: Duration::from_millis(100),
+            batch_delay: Duration::from_millis(5),
+            log_age: Duration::from_secs(600),
+            clock_skew: Duration::from_secs(300),
+            log_count: 16_384,
+            log_bytes: 16 << 20,
+            broadcast_runs: 16_384,
             max_search_results: 100,
             max_addresses: 32,
             request_timeout: Duration::from_secs(10),

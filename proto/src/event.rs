@@ -69,6 +69,14 @@ pub enum Event {
         /// Its author and content.
         broadcast: Broadcast,
     },
+    /// Broadcasts of an author can't be had any more: this node was cut off for too long, or too
+    /// slow, and nobody that it knows has kept them.
+    NodeBroadcastsMissed {
+        /// Who wrote them.
+        author: NodeId,
+        /// How many.
+        count: u64,
+    },
     /// A discovery of ours heard of a node.
     NodeDiscovered {
         /// The node and its neighbours.
@@ -127,6 +135,7 @@ impl Event {
             Self::NodeMessage { .. } => "node_message",
             Self::NodeMessageFailed { .. } => "node_message_failed",
             Self::NodeBroadcast { .. } => "node_broadcast",
+            Self::NodeBroadcastsMissed { .. } => "node_broadcasts_missed",
             Self::NodeDiscovered { .. } => "node_discovered",
             Self::NodeRequestToStop => "node_request_to_stop",
             Self::NodeReconnectionError { .. } => "node_reconnection_error",
@@ -299,6 +308,15 @@ pub enum Reason {
     /// Hello did not come in time.
     #[error("the handshake took too long")]
     HandshakeTimeout,
+    /// The two are no longer neighbours: another has the place.
+    #[error("another node has its place among the neighbours")]
+    Traded,
+    /// The link has served its purpose.
+    #[error("the link is not needed any more")]
+    NotNeeded,
+    /// The node has left the network, and goes on alone.
+    #[error("the node has left the network")]
+    Left,
     /// The other side broke the protocol.
     #[error("broke the protocol: {0}")]
     Fault(String),

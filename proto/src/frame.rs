@@ -11,11 +11,15 @@ use crate::event::Reason;
 use crate::hello::{Hello, MAX_PROTOCOL};
 use crate::message::Packed;
 
-pub mod envelope;
+pub mod broadcast;
+pub mod membership;
 mod messages;
 pub mod query;
 
-use envelope::Envelope;
+use broadcast::{Batch, Have, MAX_HAVES, RunId, Want};
+use membership::{
+    Beacon, Disconnect, ForwardJoin, NeighbourReply, NeighbourRequest, Shuffle, ShuffleReply,
+};
 use messages::Front;
 pub use messages::Messages;
 use query::{Answer, Query, QueryDone};
@@ -77,8 +81,28 @@ pub enum Frame {
     Answer(Answer),
     /// A branch of the network has nothing more to say to a query.
     QueryDone(QueryDone),
-    /// A message to the whole network.
-    Broadcast(Envelope),
+    /// Messages to the whole network.
+    Broadcast(Batch),
+    /// What the sender has of broadcasts, for whoever has less.
+    Have(Vec<Have>),
+    /// Asks for broadcasts.
+    Want(Want),
+    /// The receiver need not pass on a run's broadcasts to the sender, who gets them from others.
+    Prune(RunId),
+    /// Asks to be neighbours.
+    NeighbourRequest(NeighbourRequest),
+    /// Says whether the two are neighbours.
+    NeighbourReply(NeighbourReply),
+    /// Tells of a new node.
+    ForwardJoin(ForwardJoin),
+    /// Ends being neighbours.
+    Disconnect(Disconnect),
+    /// Whom the sender knows, on a random walk.
+    Shuffle(Shuffle),
+    /// The answer to a shuffle, on its way back.
+    ShuffleReply(ShuffleReply),
+    /// A sign of life of the least node.
+    Beacon(Beacon),
     /// Asks the other side to open a stream towards the sender, who could not open one.
     CallBack {
         /// Tells the stream from others.
@@ -118,7 +142,17 @@ const QUERY: u8 = 0x20;
 const ANSWER: u8 = 0x21;
 const QUERY_DONE: u8 = 0x22;
 const BROADCAST: u8 = 0x30;
+const HAVE: u8 = 0x31;
+const WANT: u8 = 0x32;
+const PRUNE: u8 = 0x33;
 const CALL_BACK: u8 = 0x40;
+const NEIGHBOUR_REQUEST: u8 = 0x50;
+const NEIGHBOUR_REPLY: u8 = 0x51;
+const FORWARD_JOIN: u8 = 0x52;
+const DISCONNECT: u8 = 0x53;
+const SHUFFLE: u8 = 0x54;
+const SHUFFLE_REPLY: u8 = 0x55;
+const BEACON: u8 = 0x56;
 
 /// Bytes of a message's frame before its content: the header and the head byte.
 pub const MESSAGE_HEAD: usize = HEADER + 1;
@@ -192,9 +226,50 @@ impl Frame {
                 out.put_u8(QUERY_DONE);
                 done.encode(out);
             }
-            Self::Broadcast(envelope) => {
+            Self::Broadcast(batch) => {
                 out.put_u8(BROADCAST);
-                envelope.encode(out);
+                batch.encode(out);
+            }
+            Self::Have(haves) => {
+                out.put_u8(HAVE);
+                let haves = &haves[..haves.len().min(MAX_HAVES)];
+                out.put_list(haves, |out, have| have.encode(out));
+            }
+            Self::Want(want) => {
+                out.put_u8(WANT);
+                want.encode(out);
+            }
+            Self::Prune(run) => {
+                out.put_u8(PRUNE);
+                run.encode(out);
+            }
+            Self::NeighbourRequest(request) => {
+                out.put_u8(NEIGHBOUR_REQUEST);
+                request.encode(out);
+            }
+            Self::NeighbourReply(reply) => {
+                out.put_u8(NEIGHBOUR_REPLY);
+                reply.encode(out);
+            }
+            Self::ForwardJoin(join) => {
+                out.put_u8(FORWARD_JOIN);
+                join.encode(out);
+            }
+            Self::Disconnect(disconnect) => {
+                out.put_u8(DISCONNECT);
+                disconnect.encode(out);
+            }
+            Self::Shuffle(shuffle) => {
+                out.put_u8(SHUFFLE);
+                shuffle.encode(out);
+            }
+            Self::ShuffleReply(reply) => {
+                out.put_u8(SHUFFLE_REPLY);
+                reply.encode(out);
+            }
+            Self::Beacon(beacon) => {
+                out.put_u8(BEACON);
+                beacon.encode(out);
             }
             Self::CallBack { token } => {
                 out.put_u8(CALL_BACK);
@@ -232,7 +307,17 @@ impl Frame {
             QUERY => Self::Query(Query::decode(&mut reader)?),
             ANSWER => Self::Answer(Answer::decode(&mut reader)?),
             QUERY_DONE => Self::QueryDone(QueryDone::decode(&mut reader)?),
-            BROADCAST => Self::Broadcast(Envelope::decode(&mut reader)?),
+            BROADCAST => return Batch::decode(reader.take_rest()).map(Self::Broadcast),
+            HAVE => Self::Have(reader.list(MAX_HAVES, "runs", Have::decode)?),
+            WANT => Self::Want(Want::decode(&mut reader)?),
+            PRUNE => Self::Prune(RunId::decode(&mut reader)?),
+            NEIGHBOUR_REQUEST => Self::NeighbourRequest(NeighbourRequest::decode(&mut reader)?),
+            NEIGHBOUR_REPLY => Self::NeighbourReply(NeighbourReply::decode(&mut reader)?),
+            FORWARD_JOIN => Self::ForwardJoin(ForwardJoin::decode(&mut reader)?),
+            DISCONNECT => Self::Disconnect(Disconnect::decode(&mut reader)?),
+            SHUFFLE => Self::Shuffle(Shuffle::decode(&mut reader)?),
+            SHUFFLE_REPLY => Self::ShuffleReply(ShuffleReply::decode(&mut reader)?),
+            BEACON => Self::Beacon(Beacon::decode(&mut reader)?),
             CALL_BACK => Self::CallBack { token: reader.array("call-back token")? },
             unknown => return Ok(Self::Unknown(unknown)),
         };
@@ -399,7 +484,7 @@ fn read_outcome(reader: &mut Reader) -> Result<Result<Packed, Refusal>, DecodeEr
 }
 
 /// Codes of the reasons that need no text; the position is the code, from 1.
-const REASONS: [Reason; 12] = [
+const REASONS: [Reason; 15] = [
     Reason::Requested,
     Reason::Stopping,
     Reason::Duplicate,
@@ -412,6 +497,9 @@ const REASONS: [Reason; 12] = [
     Reason::Myself,
     Reason::Slow,
     Reason::HandshakeTimeout,
+    Reason::Traded,
+    Reason::NotNeeded,
+    Reason::Left,
 ];
 const FAULT: u16 = 100;
 const LOST: u16 = 101;

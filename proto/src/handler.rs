@@ -33,6 +33,8 @@ pub trait Handler: Send {
     }
     /// A broadcast reached us. Each comes once.
     fn node_broadcast(&mut self, cx: &mut Context<'_>, broadcast: Broadcast) {}
+    /// Broadcasts of `author` can't be had any more: see [`Event::NodeBroadcastsMissed`].
+    fn node_broadcasts_missed(&mut self, cx: &mut Context<'_>, author: NodeId, count: u64) {}
     /// A discovery of ours heard of a node.
     fn node_discovered(&mut self, cx: &mut Context<'_>, node: &NodeInfo) {}
     /// This node is about to stop: the moment to say goodbye.
@@ -93,6 +95,9 @@ impl Event {
                 handler.node_message_failed(cx, &peer, &failure);
             }
             Self::NodeBroadcast { broadcast } => handler.node_broadcast(cx, broadcast),
+            Self::NodeBroadcastsMissed { author, count } => {
+                handler.node_broadcasts_missed(cx, author, count);
+            }
             Self::NodeDiscovered { node } => handler.node_discovered(cx, &node),
             Self::NodeRequestToStop => handler.node_request_to_stop(cx),
             Self::NodeReconnectionError { address, tries, error } => {
@@ -157,6 +162,10 @@ impl<F: FnMut(&mut Context<'_>, Event) + Send> Handler for Callback<F> {
 
     fn node_broadcast(&mut self, cx: &mut Context<'_>, broadcast: Broadcast) {
         (self.0)(cx, Event::NodeBroadcast { broadcast });
+    }
+
+    fn node_broadcasts_missed(&mut self, cx: &mut Context<'_>, author: NodeId, count: u64) {
+        (self.0)(cx, Event::NodeBroadcastsMissed { author, count });
     }
 
     fn node_discovered(&mut self, cx: &mut Context<'_>, node: &NodeInfo) {

@@ -97,6 +97,16 @@ impl Hash {
         Self(*blake3::hash(content).as_bytes())
     }
 
+    /// The hash of `parts`, one behind the other.
+    #[must_use]
+    pub fn of_parts(parts: &[&[u8]]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for part in parts {
+            hasher.update(part);
+        }
+        Self(*hasher.finalize().as_bytes())
+    }
+
     /// Wraps the bytes of a hash.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; ID_LEN]) -> Self {

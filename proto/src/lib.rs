@@ -11,7 +11,7 @@
 //! |---|---|
 //! | [`id`], [`address`], [`message`], [`event`] | the nouns that all layers share |
 //! | [`handler`] | an application as a trait |
-//! | [`codec`], [`hello`], [`frame`] | the wire |
+//! | [`codec`], [`hello`], [`frame`], [`record`] | the wire |
 //! | [`link`] | one link: Hello, frames, liveness |
 //! | [`overlay`] | the network around a node: admission, queries, broadcast, redial |
 //! | [`files`] | pieces, manifests, and names that can't leave a folder |
@@ -29,4 +29,6 @@ pub mod id;
 pub mod link;
 pub mod message;
 pub mod overlay;
+pub mod record;
 pub mod time;
+pub mod verify;

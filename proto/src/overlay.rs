@@ -13,23 +13,28 @@ use crate::address::Address;
 use crate::config::Config;
 use crate::event::{Direction, Event, Neighbour, NodeInfo, Parting, Peer, Reason};
 use crate::frame::Frame;
+use crate::frame::broadcast::Batch;
+use crate::frame::membership::{Outcome, Probe};
 use crate::frame::query::{
-    Answer, AnswerBody, MAX_FILES, MAX_NEIGHBOURS, QueryId, UNLIMITED, What,
+    Answer, AnswerBody, MAX_FILES, MAX_NEIGHBOURS, Query, QueryDone, QueryId, UNLIMITED, What,
 };
 use crate::hello::MAX_NAME;
 use crate::id::{Hash, Key, NodeId};
 use crate::message::Message;
 use crate::time::{Instant, earliest};
+use crate::verify::Verifier;
 
 pub mod admission;
 pub mod broadcast;
+pub mod membership;
 pub(crate) mod query;
 mod redial;
 #[cfg(test)]
 mod tests;
 
 use admission::{Admission, Admissions, Candidate};
-use broadcast::{BroadcastError, Broadcasts, Receipt};
+use broadcast::{BroadcastError, Broadcasts};
+use membership::{Membership, Views};
 use query::Queries;
 use redial::Redials;
 
@@ -41,9 +46,11 @@ pub struct Overlay {
     name: String,
     addresses: Vec<Address>,
     query_timeout: Duration,
+    clock: Clock,
     rng: ChaCha8Rng,
     links: BTreeMap<NodeId, Peer>,
     admissions: Admissions,
+    membership: Membership,
     queries: Queries,
     broadcasts: Broadcasts,
     redials: Redials,
@@ -61,6 +68,9 @@ pub struct Identity {
     pub network: String,
     /// When it started, in milliseconds since 1970.
     pub epoch: u64,
+    /// Whether its links are made by hand only: it is never a member, and makes no link that
+    /// nobody asked for.
+    pub manual: bool,
 }
 
 /// What goes into the overlay.
@@ -97,6 +107,16 @@ pub enum Input {
     },
     /// A frame came in.
     Frame(NodeId, Frame),
+    /// A frame that [`Output::Send`] put out was not sent, because the link's lane is crowded: so
+    /// it may be with queries and broadcasts, and with no other.
+    PassedOver(NodeId, Frame),
+    /// What came of [`Output::Probe`]: what the node answered, if it did.
+    Probed {
+        /// Who was probed.
+        id: NodeId,
+        /// Its answer.
+        answer: Option<Probe>,
+    },
     /// The application wants something.
     Command(Command),
 }
@@ -136,6 +156,20 @@ pub enum Command {
     Disconnect(NodeId),
     /// This node's addresses, best first, have changed.
     Addresses(Vec<Address>),
+    /// Become a member of the network of a node that there is a link with. Ends with
+    /// [`Output::Joined`] or [`Output::JoinRefused`].
+    Join(NodeId),
+    /// Nodes met in earlier runs, with where they were: asked where no other neighbour can be had.
+    Known(Vec<(NodeId, Vec<Address>)>),
+    /// The application asked for this link: it is never traded, and stays until it is closed.
+    Pin(NodeId),
+    /// Leave the network: hands this node's place over and closes all links. It is a lone node then.
+    Leave,
+    /// Broadcasts of an earlier run that [`Output::Keep`] was put out for: they are had, and not
+    /// delivered again.
+    Restore(Vec<Batch>),
+    /// What waits to be gathered with more goes out now: the node is about to stop.
+    Flush,
 }
 
 /// What comes out of the overlay.
@@ -148,7 +182,25 @@ pub enum Output {
     Dial {
         /// The address.
         address: Address,
+        /// Whether nobody asked for it: then a failure is no event for the application.
+        quiet: bool,
     },
+    /// Tell a node this on a stream of its own, without a link, and answer with
+    /// [`Input::Probed`].
+    Probe {
+        /// Where it may be, best first, each with its identity.
+        addresses: Vec<Address>,
+        /// Who it is.
+        id: NodeId,
+        /// What to tell.
+        probe: Probe,
+    },
+    /// This node is a member: it has a first neighbour.
+    Joined(NodeId),
+    /// A node through which this one was to join will have none.
+    JoinRefused(NodeId, Outcome),
+    /// Keep broadcasts where they outlive the node, for [`Command::Restore`].
+    Keep(Batch),
     /// End a link.
     Hangup(NodeId, Reason),
     /// Tell the application.
@@ -179,21 +231,37 @@ impl Overlay {
     #[must_use]
     pub fn new(identity: Identity, config: &Config, seed: [u8; 32]) -> Self {
         let me = identity.key.id();
+        let clock = Clock { at: Instant::ZERO, unix: identity.epoch };
         let name = identity.name[..identity.name.floor_char_boundary(MAX_NAME)].to_owned();
         Self {
-            key: identity.key,
             me,
             name,
             addresses: Vec::new(),
             query_timeout: config.query_timeout,
+            clock,
             rng: ChaCha8Rng::from_seed(seed),
             links: BTreeMap::new(),
             admissions: Admissions::new(me, config),
+            membership: Membership::new(&identity, config),
             queries: Queries::new(config),
-            broadcasts: Broadcasts::new(identity.network, identity.epoch, config),
+            broadcasts: Broadcasts::new(&identity, config),
             redials: Redials::new(config),
             outbox: VecDeque::new(),
+            key: identity.key,
         }
+    }
+
+    /// Has signatures checked by `verifier` from now on.
+    pub fn verify_with(&mut self, verifier: Verifier) {
+        self.membership.verify_with(verifier.clone());
+        self.broadcasts.verify_with(verifier);
+    }
+
+    /// Sets the wall clock: at `now` it is `unix` milliseconds since 1970. It goes on from there with
+    /// the time that is handed in; a shell sets it again before inputs, as clocks are put right and
+    /// machines sleep.
+    pub fn set_clock(&mut self, now: Instant, unix: u64) {
+        self.clock = Clock { at: now, unix };
     }
 
     /// Takes one input. Poll the outputs before the next.
@@ -202,20 +270,49 @@ impl Overlay {
         match input {
             Input::LinkUp { peer, candidate } => {
                 self.admissions.link_up(candidate);
-                self.links.insert(peer.id(), peer);
+                let (id, direction) = (peer.id(), peer.direction());
+                self.links.insert(id, peer);
+                let (membership, broadcasts, mut turn) = self.turn(now);
+                membership.link_up(&mut turn, id, direction);
+                broadcasts.link_up(&mut turn, id);
             }
-            Input::LinkDown { id, .. } => {
+            Input::LinkDown { id, parting } => {
                 self.admissions.link_down(id);
                 self.links.remove(&id);
                 self.queries.link_down(id, &mut self.outbox);
                 self.redials.link_down(now, id, &mut self.rng);
+                let (membership, broadcasts, mut turn) = self.turn(now);
+                membership.link_down(&mut turn, id, &parting);
+                broadcasts.link_down(&mut turn, id);
             }
-            Input::Dialled { address, id } => self.redials.dialled(&address, id),
+            Input::Dialled { address, id } => {
+                self.redials.dialled(&address, id);
+                let (membership, _, mut turn) = self.turn(now);
+                membership.dialled(&mut turn, &address, id);
+            }
             Input::DialFailed { address, error } => {
                 let (rng, out) = (&mut self.rng, &mut self.outbox);
                 self.redials.dial_failed(now, &address, error, rng, out);
+                let (membership, _, mut turn) = self.turn(now);
+                membership.dial_failed(&mut turn, &address);
             }
             Input::Frame(from, frame) => self.on_frame(now, from, frame),
+            Input::PassedOver(to, Frame::Query(query)) => {
+                // Else whoever floods us with queries would have us hang up on others.
+                let Query { id, depth, .. } = query;
+                let done = QueryDone { id, depth, complete: false };
+                self.queries.receive_done(to, done, &mut self.outbox);
+            }
+            Input::PassedOver(to, Frame::Broadcast(batch)) => {
+                let (_, broadcasts, mut turn) = self.turn(now);
+                broadcasts.passed_over(&mut turn, to, &batch);
+            }
+            Input::PassedOver(..) => {}
+            Input::Probed { id, answer } => {
+                let summary = self.broadcasts.summary();
+                let (membership, _, mut turn) = self.turn(now);
+                membership.probed(&mut turn, id, answer, &summary);
+            }
             Input::Command(command) => self.on_command(now, command),
         }
         self.answer_what_we_know();
@@ -225,6 +322,10 @@ impl Overlay {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.queries.handle_timeout(now, &mut self.outbox);
         self.redials.handle_timeout(now, &mut self.outbox);
+        let summary = self.membership.is_to_probe(now).then(|| self.broadcasts.summary());
+        let (membership, broadcasts, mut turn) = self.turn(now);
+        membership.handle_timeout(&mut turn, summary.unwrap_or_default());
+        broadcasts.handle_timeout(&mut turn);
     }
 
     /// The next output, `None` when there is no more.
@@ -235,7 +336,9 @@ impl Overlay {
     /// When [`Overlay::handle_timeout`] is due next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        earliest(self.queries.poll_timeout(), self.redials.poll_timeout())
+        let asked = earliest(self.queries.poll_timeout(), self.redials.poll_timeout());
+        let told = earliest(self.membership.poll_timeout(), self.broadcasts.poll_timeout());
+        earliest(asked, told)
     }
 
     /// A dial has reached `id`: may it say Hello?
@@ -257,20 +360,34 @@ impl Overlay {
         self.admissions.admit(candidate)
     }
 
-    /// Signs a broadcast and sends it to every link. Returns its id and how many links took it.
+    /// Signs a broadcast and sends it on its way. Returns its id and how many links there are for
+    /// it. Poll the outputs before the next.
     ///
     /// # Errors
     /// Where the title or content is over its limit: nothing is sent.
     pub fn broadcast(
         &mut self,
-        time: u64,
+        now: Instant,
         title: String,
         message: Message,
     ) -> Result<(Hash, usize), BroadcastError> {
-        let (id, envelope) = self.broadcasts.publish(&self.key, time, title, message)?;
-        let send = |peer: &NodeId| Output::Send(*peer, Frame::Broadcast(envelope.clone()));
-        self.outbox.extend(self.links.keys().map(send));
+        let key = self.key.clone();
+        let (_, broadcasts, mut turn) = self.turn(now);
+        let id = broadcasts.publish(&mut turn, &key, title, message)?;
         Ok((id, self.links.len()))
+    }
+
+    /// What this node answers to the probe of another, who is `from` by its TLS key.
+    pub fn answer_probe(&mut self, now: Instant, from: NodeId, probe: Probe) -> Probe {
+        let summary = self.broadcasts.summary();
+        let (membership, _, mut turn) = self.turn(now);
+        membership.answer_probe(&mut turn, from, probe, summary)
+    }
+
+    /// Whom this node knows.
+    #[must_use]
+    pub fn views(&self) -> Views {
+        self.membership.views()
     }
 
     /// A name for a new query.
@@ -297,6 +414,18 @@ impl Overlay {
         }
     }
 
+    /// The parts that act by the clock and by chance, and what they act with.
+    fn turn(&mut self, now: Instant) -> (&mut Membership, &mut Broadcasts, Turn<'_>) {
+        let turn = Turn {
+            now,
+            unix: self.clock.unix(now),
+            links: &self.links,
+            rng: &mut self.rng,
+            out: &mut self.outbox,
+        };
+        (&mut self.membership, &mut self.broadcasts, turn)
+    }
+
     fn on_frame(&mut self, now: Instant, from: NodeId, frame: Frame) {
         let out = &mut self.outbox;
         match frame {
@@ -306,21 +435,29 @@ impl Overlay {
             }
             Frame::Answer(answer) => self.queries.receive_answer(from, answer, out),
             Frame::QueryDone(done) => self.queries.receive_done(from, done, out),
-            Frame::Broadcast(envelope) => match self.broadcasts.receive(&envelope) {
-                Receipt::Seen => {}
-                // Honest nodes verify before they pass on, so whoever sent this is not one.
-                Receipt::Forged => {
-                    let reason = Reason::Fault("a broadcast wrongly signed, or too large".into());
-                    out.push_back(Output::Hangup(from, reason));
-                }
-                Receipt::New(broadcast) => {
-                    let others = self.links.keys().filter(|peer| **peer != from);
-                    let send =
-                        |peer: &NodeId| Output::Send(*peer, Frame::Broadcast(envelope.clone()));
-                    out.extend(others.map(send));
-                    out.push_back(Output::Event(Event::NodeBroadcast { broadcast }));
-                }
-            },
+            Frame::Broadcast(batch) => {
+                let (_, broadcasts, mut turn) = self.turn(now);
+                broadcasts.receive(&mut turn, from, batch);
+            }
+            Frame::Have(haves) => {
+                let (_, broadcasts, mut turn) = self.turn(now);
+                broadcasts.receive_haves(&mut turn, from, &haves);
+            }
+            Frame::Want(want) => {
+                let (_, broadcasts, mut turn) = self.turn(now);
+                broadcasts.receive_want(&mut turn, from, want);
+            }
+            Frame::Prune(run) => self.broadcasts.receive_prune(from, run),
+            Frame::NeighbourRequest(_)
+            | Frame::NeighbourReply(_)
+            | Frame::ForwardJoin(_)
+            | Frame::Disconnect(_)
+            | Frame::Shuffle(_)
+            | Frame::ShuffleReply(_)
+            | Frame::Beacon(_) => {
+                let (membership, _, mut turn) = self.turn(now);
+                membership.receive(&mut turn, from, frame);
+            }
             // The link's own frames and the application's never come here.
             _ => {}
         }
@@ -355,7 +492,35 @@ impl Overlay {
                     self.outbox.push_back(Output::Hangup(id, Reason::Requested));
                 }
             }
-            Command::Addresses(addresses) => self.addresses = addresses,
+            Command::Addresses(addresses) => {
+                let (membership, _, mut turn) = self.turn(now);
+                membership.addresses(&mut turn, &addresses);
+                self.addresses = addresses;
+            }
+            Command::Join(through) => {
+                let (membership, _, mut turn) = self.turn(now);
+                membership.join(&mut turn, through);
+            }
+            Command::Known(nodes) => {
+                let (membership, _, mut turn) = self.turn(now);
+                membership.known(&mut turn, nodes);
+            }
+            Command::Pin(id) => self.membership.pin(id),
+            Command::Leave => {
+                let (membership, broadcasts, mut turn) = self.turn(now);
+                broadcasts.flush(&mut turn);
+                membership.leave(&mut turn);
+                let hangup = |id: &NodeId| Output::Hangup(*id, Reason::Left);
+                self.outbox.extend(self.links.keys().map(hangup));
+            }
+            Command::Restore(batches) => {
+                let (_, broadcasts, mut turn) = self.turn(now);
+                broadcasts.restore(&mut turn, batches);
+            }
+            Command::Flush => {
+                let (_, broadcasts, mut turn) = self.turn(now);
+                broadcasts.flush(&mut turn);
+            }
         }
     }
 
@@ -401,6 +566,55 @@ impl Overlay {
             body: AnswerBody::Here,
         });
         self.queries.answer(id, answers.into_iter().collect(), &mut self.outbox);
+    }
+}
+
+/// What a part of the overlay acts with.
+pub(crate) struct Turn<'a> {
+    pub(crate) now: Instant,
+    /// The wall clock, in milliseconds since 1970.
+    pub(crate) unix: u64,
+    /// The links that there are.
+    pub(crate) links: &'a BTreeMap<NodeId, Peer>,
+    pub(crate) rng: &'a mut ChaCha8Rng,
+    pub(crate) out: &'a mut VecDeque<Output>,
+}
+
+impl Turn<'_> {
+    /// Puts a frame into a link's first lane.
+    pub(crate) fn send(&mut self, to: NodeId, frame: Frame) {
+        self.out.push_back(Output::Send(to, frame));
+    }
+
+    /// A number below `bound`; 0 where that is 0.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        let bound = u64::try_from(bound).unwrap_or(u64::MAX).max(1);
+        usize::try_from(self.rng.next_u64() % bound).unwrap_or_default()
+    }
+
+    /// One of them, drawn by chance.
+    pub(crate) fn pick<T>(&mut self, mut from: Vec<T>) -> Option<T> {
+        (!from.is_empty()).then(|| from.swap_remove(self.below(from.len())))
+    }
+
+    /// About `interval`: between three and five quarters of it, so that nodes don't act in step.
+    pub(crate) fn around(&mut self, interval: Duration) -> Duration {
+        let share = u32::try_from(self.below(501)).unwrap_or_default();
+        interval * (750 + share) / 1000
+    }
+}
+
+/// The wall clock as it was set last.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    at: Instant,
+    unix: u64,
+}
+
+impl Clock {
+    fn unix(self, now: Instant) -> u64 {
+        let since = u64::try_from(now.since(self.at).as_millis()).unwrap_or(u64::MAX);
+        self.unix.saturating_add(since)
     }
 }
 

@@ -89,7 +89,7 @@ impl Redials {
         for (address, kept) in &mut self.kept {
             if kept.next.is_some_and(|next| next <= now) {
                 kept.next = None;
-                out.push_back(Output::Dial { address: address.clone() });
+                out.push_back(Output::Dial { address: address.clone(), quiet: false });
             }
         }
     }
@@ -135,7 +135,9 @@ mod tests {
             let mut out = VecDeque::new();
             redials.handle_timeout(now, &mut out);
             assert_eq!(out.len(), 1);
-            assert!(matches!(&out[0], Output::Dial { address: dialled } if *dialled == address()));
+            assert!(
+                matches!(&out[0], Output::Dial { address: dialled, .. } if *dialled == address())
+            );
             assert_eq!(redials.poll_timeout(), None, "one dial at a time");
             out.clear();
             redials.dial_failed(now, &address(), "refused".into(), &mut rng, &mut out);

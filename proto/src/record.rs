@@ -1,0 +1,118 @@
+//! Where a node can be dialled, as it says and signs itself: what nodes tell each other of others.
+
+use crate::address::Address;
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::hello::{address, put_address};
+use crate::id::{Key, NodeId, SIGNATURE_LEN};
+
+/// Addresses in one record: those of a machine with a handful of networks.
+pub const MAX_RECORD_ADDRESSES: usize = 8;
+
+/// Sets these signatures apart from anything else that a node's key may sign.
+const CONTEXT: &[u8] = b"peerkit record 1";
+
+/// A node's word on where it can be dialled. Whoever passes it on can't change a byte of it.
+///
+/// That it is signed proves who says so, not that somebody answers there: see
+/// [`overlay`](crate::overlay) for how records are tested.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Whose it is.
+    pub node: NodeId,
+    /// When it was signed, by the node's clock, in milliseconds since 1970: of two the later holds.
+    pub time: u64,
+    /// Where it can be dialled, best first; none where it can't.
+    pub addresses: Vec<Address>,
+    /// The node's signature over all of the above and the network's name.
+    pub signature: [u8; SIGNATURE_LEN],
+}
+
+impl Record {
+    /// Signs a record of the node that has `key`; of more than eight addresses the first.
+    #[must_use]
+    pub fn sign(key: &Key, network: &str, time: u64, addresses: &[Address]) -> Self {
+        let told = addresses.iter().take(MAX_RECORD_ADDRESSES);
+        let addresses = told.map(|address| address.clone().without_id()).collect();
+        let mut record = Self { node: key.id(), time, addresses, signature: [0; SIGNATURE_LEN] };
+        record.signature = key.sign(&record.signed(network));
+        record
+    }
+
+    /// Whether the node signed exactly this, for this network.
+    #[must_use]
+    pub fn verify(&self, network: &str) -> bool {
+        self.node.verify(&self.signed(network), &self.signature)
+    }
+
+    /// The bytes that the signature is over.
+    #[must_use]
+    pub fn signed(&self, network: &str) -> Vec<u8> {
+        let mut out = Vec::with_capacity(256);
+        out.put_bytes(CONTEXT);
+        out.put_str(network);
+        self.put_fields(&mut out);
+        out
+    }
+
+    fn put_fields(&self, out: &mut Vec<u8>) {
+        out.put_raw(self.node.as_bytes());
+        out.put_u64(self.time);
+        out.put_list(&self.addresses, put_address);
+    }
+
+    /// Appends the record to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.put_fields(out);
+        out.put_raw(&self.signature);
+    }
+
+    /// Reads a record. Says nothing about the signature: see [`Record::verify`].
+    ///
+    /// # Errors
+    /// Where anything is missing, too long or without meaning.
+    pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
+        Ok(Self {
+            node: reader.node_id("record's node")?,
+            time: reader.u64("record's time")?,
+            addresses: reader.list(MAX_RECORD_ADDRESSES, "record's addresses", address)?,
+            signature: reader.array("record's signature")?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn record() -> Record {
+        let addresses = ["192.0.2.1:7117".parse().unwrap(), "[2001:db8::1]:7117".parse().unwrap()];
+        Record::sign(&Key::from_secret(&[1; 32]), "net", 5, &addresses)
+    }
+
+    #[test]
+    fn round_trips_and_is_cut_nowhere() {
+        let mut out = Vec::new();
+        record().encode(&mut out);
+        let bytes = Bytes::from(out);
+        assert_eq!(Record::decode(&mut Reader::new(bytes.clone())).unwrap(), record());
+        for len in 0..bytes.len() {
+            assert!(Record::decode(&mut Reader::new(bytes.slice(..len))).is_err(), "cut at {len}");
+        }
+    }
+
+    #[test]
+    fn the_signature_covers_every_field_and_the_network() {
+        let forged = |change: fn(&mut Record)| {
+            let mut record = record();
+            change(&mut record);
+            record.verify("net")
+        };
+        assert!(forged(|_| {}));
+        assert!(!record().verify("other"));
+        assert!(!forged(|r| r.node = Key::from_secret(&[2; 32]).id()));
+        assert!(!forged(|r| r.time += 1));
+        assert!(!forged(|r| drop(r.addresses.pop())));
+        assert!(!forged(|r| r.signature[0] ^= 1));
+    }
+}
