@@ -5,8 +5,9 @@
 use std::collections::BTreeSet;
 
 use peerkit::{Address, Event, Kind, Message, Node, NodeId, Reason};
+use peerkit_proto::codec::Writer;
 use peerkit_proto::frame::Frame;
-use peerkit_proto::frame::envelope::Envelope;
+use peerkit_proto::frame::broadcast::Batch;
 use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, What};
 use peerkit_proto::message::Packed;
 
@@ -176,13 +177,38 @@ async fn positive_discovery_depths_go_beyond_one_hop() {
 }
 
 /// Has an honest node write a broadcast, as a relay between it and the victim sees it.
-async fn broadcast(title: &str, message: &str) -> Envelope {
+async fn broadcast(title: &str, message: &str) -> Batch {
     let author = Node::builder().listen("127.0.0.1:0").spawn().await.unwrap();
     let mut relay = Attacker::link(author.listening()[0]).await;
     author.broadcast(title, message).await.unwrap();
-    let Some(Frame::Broadcast(envelope)) = relay.content().await else { panic!("no broadcast") };
+    let batch = passed_on(&mut relay).await;
     author.shutdown().await;
-    envelope
+    batch
+}
+
+/// The first broadcast that comes.
+async fn passed_on(relay: &mut Attacker) -> Batch {
+    loop {
+        if let Frame::Broadcast(batch) = relay.content().await.expect("a broadcast") {
+            return batch;
+        }
+    }
+}
+
+/// The frame of a batch as its fields say, whoever signed what.
+fn forged(batch: &Batch) -> Vec<u8> {
+    let mut body = Vec::new();
+    batch.run.encode(&mut body);
+    body.put_u64(batch.first);
+    body.put_u64(batch.floor);
+    body.put_list(&batch.items, |out, item| {
+        out.put_u64(item.time);
+        out.put_str(&item.title);
+        out.put_u8(item.content.head());
+        out.put_bytes(&item.content.payload);
+    });
+    body.put_raw(&batch.signature);
+    raw_frame(0x30, &body)
 }
 
 fn heard(victim: &Victim) -> Vec<peerkit::Broadcast> {
@@ -201,23 +227,24 @@ async fn a_broadcast_that_a_relay_has_altered_is_not_delivered_and_ends_its_link
     let victim = Victim::new().await;
     let good = broadcast("title", "what was said").await;
     let other = key();
-    type Alteration = Box<dyn Fn(&mut Envelope)>;
-    let alterations: [(&str, Alteration); 9] = [
-        ("the author", Box::new(move |e| e.author = other.id())),
-        ("the run", Box::new(|e| e.epoch += 1)),
-        ("the number", Box::new(|e| e.sequence += 1)),
-        ("the time", Box::new(|e| e.time += 1)),
-        ("the title", Box::new(|e| e.title.push('!'))),
-        ("the type", Box::new(|e| e.content.kind = Kind::Bytes)),
-        ("the content", Box::new(|e| e.content = Packed::plain(Message::text("else")))),
-        ("the signature", Box::new(|e| e.signature[63] ^= 1)),
-        ("text that is none", Box::new(|e| e.content.payload = vec![0xff].into())),
+    type Alteration = Box<dyn Fn(&mut Batch)>;
+    let alterations: [(&str, Alteration); 10] = [
+        ("the author", Box::new(move |b| b.run.author = other.id())),
+        ("the run", Box::new(|b| b.run.epoch += 1)),
+        ("the place", Box::new(|b| b.first += 1)),
+        ("another added", Box::new(|b| b.items.push(b.items[0].clone()))),
+        ("the time", Box::new(|b| b.items[0].time += 1)),
+        ("the title", Box::new(|b| b.items[0].title.push('!'))),
+        ("the type", Box::new(|b| b.items[0].content.kind = Kind::Bytes)),
+        ("the content", Box::new(|b| b.items[0].content = Packed::plain(Message::text("else")))),
+        ("the signature", Box::new(|b| b.signature[63] ^= 1)),
+        ("text that is none", Box::new(|b| b.items[0].content.payload = vec![0xff].into())),
     ];
     for (what, alter) in alterations {
         let mut relay = Attacker::link(victim.address()).await;
         let mut bad = good.clone();
         alter(&mut bad);
-        relay.send(&Frame::Broadcast(bad)).await;
+        relay.send_raw(&forged(&bad)).await;
         assert_eq!(relay.fault().await, "a broadcast wrongly signed, or too large", "{what}");
         let parting = victim.parted(relay.id()).await;
         assert!(matches!(parting.reason, Reason::Fault(_)), "{what}: {parting}");
@@ -234,7 +261,7 @@ async fn a_broadcast_that_a_relay_has_altered_is_not_delivered_and_ends_its_link
     victim.talks().await;
     let heard = heard(&victim);
     assert_eq!(heard.len(), 1);
-    assert_eq!((heard[0].author, heard[0].title.as_str()), (good.author, "title"));
+    assert_eq!((heard[0].author, heard[0].title.as_str()), (good.run.author, "title"));
     assert_eq!(heard[0].message.as_text(), Some("what was said"));
     victim.unharmed().await;
 }
@@ -247,7 +274,7 @@ async fn a_broadcast_of_another_network_is_forged() {
     let change = |hello: &mut peerkit_proto::hello::Hello| hello.network = "other".into();
     let mut relay = Attacker::link_as(author.listening()[0], key(), change).await;
     author.broadcast("", "said elsewhere").await.unwrap();
-    let Some(frame @ Frame::Broadcast(_)) = relay.content().await else { panic!("no broadcast") };
+    let frame = Frame::Broadcast(passed_on(&mut relay).await);
     author.shutdown().await;
     drop(relay);
     let mut relay = Attacker::link(victim.address()).await;
@@ -261,11 +288,11 @@ async fn a_broadcast_of_another_network_is_forged() {
 #[tokio::test]
 async fn a_flood_of_forged_broadcasts_is_one_fault() {
     let victim = Victim::new().await;
-    let mut forged = broadcast("", "x").await;
+    let mut batch = broadcast("", "x").await;
     let mut flood = Vec::new();
     for _ in 0..5000 {
-        forged.sequence += 1;
-        Frame::Broadcast(forged.clone()).encode(&mut flood);
+        batch.first += 1;
+        flood.extend(forged(&batch));
     }
     let mut attacker = Attacker::link(victim.address()).await;
     let id = attacker.id();
