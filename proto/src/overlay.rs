@@ -41,7 +41,6 @@ use redial::Redials;
 /// The state of one node's overlay.
 #[derive(Debug)]
 pub struct Overlay {
-    key: Key,
     me: NodeId,
     name: String,
     addresses: Vec<Address>,
@@ -247,7 +246,6 @@ impl Overlay {
             broadcasts: Broadcasts::new(&identity, config),
             redials: Redials::new(config),
             outbox: VecDeque::new(),
-            key: identity.key,
         }
     }
 
@@ -270,10 +268,10 @@ impl Overlay {
         match input {
             Input::LinkUp { peer, candidate } => {
                 self.admissions.link_up(candidate);
-                let (id, direction) = (peer.id(), peer.direction());
+                let id = peer.id();
                 self.links.insert(id, peer);
                 let (membership, broadcasts, mut turn) = self.turn(now);
-                membership.link_up(&mut turn, id, direction);
+                membership.link_up(&mut turn, id);
                 broadcasts.link_up(&mut turn, id);
             }
             Input::LinkDown { id, parting } => {
@@ -288,7 +286,7 @@ impl Overlay {
             Input::Dialled { address, id } => {
                 self.redials.dialled(&address, id);
                 let (membership, _, mut turn) = self.turn(now);
-                membership.dialled(&mut turn, &address, id);
+                membership.dialled(&mut turn, id);
             }
             Input::DialFailed { address, error } => {
                 let (rng, out) = (&mut self.rng, &mut self.outbox);
@@ -324,7 +322,7 @@ impl Overlay {
         self.redials.handle_timeout(now, &mut self.outbox);
         let summary = self.membership.is_to_probe(now).then(|| self.broadcasts.summary());
         let (membership, broadcasts, mut turn) = self.turn(now);
-        membership.handle_timeout(&mut turn, summary.unwrap_or_default());
+        membership.handle_timeout(&mut turn, &summary.unwrap_or_default());
         broadcasts.handle_timeout(&mut turn);
     }
 
@@ -371,9 +369,8 @@ impl Overlay {
         title: String,
         message: Message,
     ) -> Result<(Hash, usize), BroadcastError> {
-        let key = self.key.clone();
         let (_, broadcasts, mut turn) = self.turn(now);
-        let id = broadcasts.publish(&mut turn, &key, title, message)?;
+        let id = broadcasts.publish(&mut turn, title, message)?;
         Ok((id, self.links.len()))
     }
 
@@ -384,10 +381,18 @@ impl Overlay {
         membership.answer_probe(&mut turn, from, probe, summary)
     }
 
+    /// What has become of broadcasts since the node started.
+    #[must_use]
+    pub fn broadcast_counters(&self) -> broadcast::Counters {
+        self.broadcasts.counters()
+    }
+
     /// Whom this node knows.
     #[must_use]
     pub fn views(&self) -> Views {
-        self.membership.views()
+        let mut views = self.membership.views();
+        views.pinned.retain(|id| self.links.contains_key(id));
+        views
     }
 
     /// How many queries this node remembers.
@@ -453,6 +458,10 @@ impl Overlay {
                 let (_, broadcasts, mut turn) = self.turn(now);
                 broadcasts.receive_want(&mut turn, from, want);
             }
+            Frame::Given(given) => {
+                let (_, broadcasts, mut turn) = self.turn(now);
+                broadcasts.receive_given(&mut turn, from, given);
+            }
             Frame::Prune(run) => self.broadcasts.receive_prune(from, run),
             Frame::NeighbourRequest(_)
             | Frame::NeighbourReply(_)
@@ -494,6 +503,7 @@ impl Overlay {
             Command::StopReconnecting(address) => self.redials.stop(&address),
             Command::Disconnect(id) => {
                 self.redials.stop_peer(id);
+                self.membership.unpin(id);
                 if self.links.contains_key(&id) {
                     self.outbox.push_back(Output::Hangup(id, Reason::Requested));
                 }
@@ -591,6 +601,11 @@ impl Turn<'_> {
     /// Puts a frame into a link's first lane.
     pub(crate) fn send(&mut self, to: NodeId, frame: Frame) {
         self.out.push_back(Output::Send(to, frame));
+    }
+
+    /// Any number.
+    pub(crate) fn rng_u64(&mut self) -> u64 {
+        self.rng.next_u64()
     }
 
     /// A number below `bound`; 0 where that is 0.

@@ -11,7 +11,7 @@ use peerkit_proto::config::Config;
 use peerkit_proto::event::{Neighbour, Reason};
 use peerkit_proto::files::wire::PREFIX;
 use peerkit_proto::files::{self, Entry, FileKind, FileName, Manifest, PieceList, SharedFile};
-use peerkit_proto::frame::envelope::Envelope;
+use peerkit_proto::frame::broadcast::{Batch, Item};
 use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, What};
 use peerkit_proto::frame::{Frame, Frames, Refusal};
 use peerkit_proto::hello::{Hello, StreamOpen, prove};
@@ -171,34 +171,78 @@ fn queries() {
 #[test]
 fn a_broadcast() {
     // What is signed, written down once more from the document and not from the code.
-    let (epoch, sequence, time) = (1_700_000_000_000u64, 1u64, 1_700_000_001_234u64);
-    let mut fields = Vec::new();
-    fields.put_raw(ann().id().as_bytes());
-    fields.put_u64(epoch);
-    fields.put_u64(sequence);
-    fields.put_u64(time);
-    fields.put_str("news");
-    fields.put_u8(0);
-    fields.put_bytes(b"hi");
+    let (epoch, place, floor, time) = (1_700_000_000_000u64, 2u64, 1u64, 1_700_000_001_234u64);
+    let mut run = Vec::new();
+    run.put_raw(ann().id().as_bytes());
+    run.put_u64(epoch);
+    let mut content = Vec::new();
+    content.put_u64(time);
+    content.put_str("news");
+    content.put_u8(0);
+    content.put_bytes(b"hi");
+    let mut named = Vec::new();
+    named.put_bytes(b"peerkit broadcast 2");
+    named.put_str("peerkit");
+    named.put_raw(&run);
+    named.put_u64(place);
+    named.put_raw(&content);
+    let id = Hash::of(&named);
     let mut signed = Vec::new();
-    signed.put_bytes(b"peerkit broadcast 1");
+    signed.put_bytes(b"peerkit broadcasts 2");
     signed.put_str("peerkit");
-    signed.put_raw(&fields);
+    signed.put_raw(&run);
+    signed.put_u64(place);
+    signed.put_u64(floor);
+    signed.put_u16(1);
+    signed.put_raw(id.as_bytes());
 
-    let envelope = Envelope {
-        author: ann().id(),
-        epoch,
-        sequence,
-        time,
-        title: "news".into(),
-        content: Packed::plain(Message::text("hi")),
-        signature: ann().sign(&signed),
-    };
-    assert!(envelope.verify("peerkit"));
-    assert_eq!(envelope.id("peerkit"), Hash::of(&signed));
+    let item = Item { time, title: "news".into(), content: Packed::plain(Message::text("hi")) };
+    let batch = Batch::sign(&ann(), "peerkit", epoch, (place, floor), vec![item]);
+    assert_eq!(batch.signature, ann().sign(&signed));
+    assert_eq!(batch.ids("peerkit"), [id]);
+    vector("what a broadcast's name is the hash of", &named, BROADCAST_NAMED);
+    vector("broadcast's id", id.as_bytes(), BROADCAST_ID);
     vector("what a broadcast's signature is over", &signed, BROADCAST_SIGNED);
-    vector("broadcast's id", envelope.id("peerkit").as_bytes(), BROADCAST_ID);
-    frame("broadcast", &Frame::Broadcast(envelope), BROADCAST);
+    frame("broadcast", &Frame::Broadcast(batch.clone()), BROADCAST);
+    let have = Have { run: batch.run, upto: 2 };
+    frame("have", &Frame::Have(vec![have]), HAVE);
+    frame("want", &Frame::Want(Want { run: batch.run, after: 1 }), WANT);
+    frame("prune", &Frame::Prune(batch.run), PRUNE);
+    frame("given", &Frame::Given(have), GIVEN);
+}
+
+#[test]
+fn membership() {
+    let addresses = ["192.0.2.7:7117".parse().unwrap()];
+    let record = Record::sign(&ann(), "peerkit", 1_700_000_000_000, &addresses);
+    let mut signed = Vec::new();
+    signed.put_bytes(b"peerkit record 1");
+    signed.put_str("peerkit");
+    signed.put_raw(ann().id().as_bytes());
+    signed.put_u64(1_700_000_000_000);
+    signed.put_u16(1);
+    signed.put_str("192.0.2.7:7117");
+    assert_eq!(record.signature, ann().sign(&signed));
+    vector("what a record's signature is over", &signed, RECORD_SIGNED);
+    let request = NeighbourRequest { need: Need::Join, record: record.clone() };
+    frame("neighbour request", &Frame::NeighbourRequest(request), NEIGHBOUR_REQUEST);
+    let (outcome, records) = (Outcome::Full, Vec::new());
+    let reply = NeighbourReply { outcome, record: record.clone(), records };
+    frame("neighbour reply", &Frame::NeighbourReply(reply), NEIGHBOUR_REPLY);
+    let join = ForwardJoin { steps: 6, record: record.clone() };
+    frame("forward join", &Frame::ForwardJoin(join), FORWARD_JOIN);
+    let parting = Disconnect { instead: vec![record.clone()], leaves: true };
+    frame("disconnect", &Frame::Disconnect(parting), DISCONNECT);
+    let shuffle = Shuffle { id: 7, steps: 6, records: vec![record.clone()] };
+    frame("shuffle", &Frame::Shuffle(shuffle), SHUFFLE);
+    let shuffled = ShuffleReply { id: 7, records: Vec::new() };
+    frame("shuffle reply", &Frame::ShuffleReply(shuffled), SHUFFLE_REPLY);
+    let beacon = Beacon { least: ann().id(), count: 1_700_000_000_000 };
+    frame("beacon", &Frame::Beacon(beacon), BEACON);
+    let probe = Probe { neighbour: true, record, beacon, haves: Vec::new(), records: Vec::new() };
+    let mut out = Vec::new();
+    probe.encode(&mut out);
+    vector("probe", &out, PROBE);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The frames of broadcasts: what an author has signed, who has how much of it, and who wants it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::codec::{DecodeError, Reader, Writer};
@@ -39,7 +41,7 @@ pub struct Batch {
     /// The first of the run that can still be had; all before it are older than any log.
     pub floor: u64,
     /// One or more.
-    pub items: Vec<Item>,
+    pub items: Arc<[Item]>,
     /// The author's signature over all of the above and the network's name.
     pub signature: [u8; SIGNATURE_LEN],
     /// The frame's body, as it came or is to go.
@@ -85,6 +87,7 @@ impl Batch {
         (first, floor): (u64, u64),
         items: Vec<Item>,
     ) -> Self {
+        let items = Arc::from(items);
         let run = RunId { author: key.id(), epoch };
         let signature = [0; SIGNATURE_LEN];
         let mut batch = Self { run, first, floor, items, signature, body: Bytes::new() };
@@ -110,7 +113,10 @@ impl Batch {
     #[must_use]
     pub fn ids(&self, network: &str) -> Vec<Hash> {
         let places = self.first..;
-        places.zip(&self.items).map(|(place, item)| item.id(network, self.run, place)).collect()
+        places
+            .zip(self.items.iter())
+            .map(|(place, item)| item.id(network, self.run, place))
+            .collect()
     }
 
     /// Whether the author signed exactly this, for this network; `ids` are those of
@@ -162,7 +168,7 @@ impl Batch {
         if floor == 0 || floor > first {
             return Err(DecodeError::Invalid("floor"));
         }
-        Ok(Self { run, first, floor, items, signature, body })
+        Ok(Self { run, first, floor, items: items.into(), signature, body })
     }
 }
 
