@@ -192,6 +192,7 @@ fn open_link() -> Link {
         features: 0,
         addresses: vec![],
         proof: None,
+        owner: None,
     };
     let mut theirs = Vec::new();
     Frame::Hello(hello.clone()).encode(&mut theirs);

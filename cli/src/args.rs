@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
-use peerkit::Address;
+use peerkit::{Address, NodeId};
 
 /// Shown below `peerkit --help`.
 const EXAMPLES: &str = "\
@@ -52,7 +52,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
     /// Start a node, join a network, read commands
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// See it work: several nodes on this machine, real sockets, real files, every result checked
     Demo(DemoArgs),
     /// Print this node's identity; makes the key on first use
@@ -91,6 +91,15 @@ pub(crate) struct RunArgs {
     /// The network's name: nodes of different networks refuse each other
     #[arg(long, default_value = "peerkit", value_parser = short_name)]
     pub(crate) network: String,
+
+    /// This node may stop the whole network: the key file of the network's owner, made where it is
+    /// missing. The nodes that join obey who has it
+    #[arg(long, value_name = "KEYFILE", value_hint = ValueHint::FilePath)]
+    pub(crate) owner: Option<PathBuf>,
+
+    /// Who owns the network, 64 hex digits [default: as the first node says that is joined through]
+    #[arg(long, value_name = "HEX")]
+    pub(crate) owner_id: Option<NodeId>,
 
     /// Where the key, known peers, shares and history are kept
     /// [default: the XDG data folder, ~/.local/share/peerkit]
@@ -185,7 +194,7 @@ mod tests {
 
     fn run(line: &str) -> RunArgs {
         match parse(line).unwrap().action {
-            Action::Run(args) => args,
+            Action::Run(args) => *args,
             other => panic!("{other:?}"),
         }
     }

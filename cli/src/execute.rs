@@ -12,7 +12,9 @@ use crate::command::Command;
 use crate::graph::Graph;
 use crate::log::Log;
 use crate::manual;
-use crate::outcome::{Gone, KnownView, NetworkView, NodeView, NotSent, Outcome, PeerView, Ping};
+use crate::outcome::{
+    Gone, KnownView, NetworkView, NodeView, NotSent, Outcome, PeerView, Ping, Stops,
+};
 use crate::progress::Bars;
 use crate::text::millis;
 
@@ -173,7 +175,12 @@ impl Session {
                 let closed = |view: &PeerView| closed.iter().any(|peer| peer.id() == view.id);
                 Outcome::Linked { peers: peers.into_iter().filter(closed).collect() }
             }
-            Command::Shutdown | Command::Exit => Outcome::Stopping {},
+            Command::Shutdown => match node.shutdown_network().await {
+                Ok(()) => Outcome::Stopping { what: Stops::Network },
+                Err(Error::NoOwner) => Outcome::Stopping { what: Stops::Ownerless },
+                Err(error) => bail!("{error}; `exit` stops this node only"),
+            },
+            Command::Exit => Outcome::Stopping { what: Stops::Node },
         })
     }
 

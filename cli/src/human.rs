@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use peerkit::{Event, Message, Node, Peer, SharedFile};
 
-use crate::outcome::{FoundView, KnownView, Outcome, PeerView, Ping, SkippedView, label};
+use crate::outcome::{FoundView, KnownView, Outcome, PeerView, Ping, SkippedView, Stops, label};
 use crate::text::{self, Paint, count, plain};
 
 /// A result, on one line or several; no line end at the end.
@@ -100,7 +100,11 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
         Outcome::Debug { debug: true } => "logging what the node does".to_owned(),
         Outcome::Debug { debug: false } => "logging warnings only".to_owned(),
         Outcome::Help { help } => help.clone(),
-        Outcome::Stopping {} => "stopping".to_owned(),
+        Outcome::Stopping { what: Stops::Node } => "stopping".to_owned(),
+        Outcome::Stopping { what: Stops::Ownerless } => {
+            "stopping this node: the network has no owner, so nobody can stop all of it".to_owned()
+        }
+        Outcome::Stopping { what: Stops::Network } => "stopping the network".to_owned(),
     };
     text.trim_end().to_owned()
 }
@@ -142,6 +146,19 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
             let content = content(&broadcast.message);
             format!("{author} to all: {title}{content}")
         }
+        Event::NodeBroadcastsMissed { author, count } => format!(
+            "{wrong} {} of {} can't be had any more",
+            text::count(count_of(*count), "broadcast"),
+            author.short()
+        ),
+        Event::NodeShutdownOrdered { owner } => {
+            format!("{down} the owner ({}) has stopped the network", owner.short())
+        }
+        Event::NodeShutdownRefused { peer, why } => format!(
+            "{wrong} an order to stop was ignored, which {} passed on: {}",
+            who(peer),
+            plain(why)
+        ),
         Event::NodeReconnectionError { address, tries, error } => format!(
             "{wrong} {} to reach {} again: {}",
             count(*tries as usize, "try").replace("trys", "tries"),

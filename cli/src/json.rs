@@ -71,6 +71,9 @@ enum Data {
     Node(NodeView),
     Reconnection { address: String, tries: u32, error: String },
     Connection { address: String, error: String },
+    Missed { author: NodeId, count: u64 },
+    Ordered { owner: NodeId },
+    Refused { error: String },
     Lagged { missed: u64 },
     Panicked { event: &'static str, panic: String },
 }
@@ -105,6 +108,11 @@ impl Data {
             | Event::InboundNodeConnectionError { address, error } => {
                 Self::Connection { address: address.to_string(), error: error.clone() }
             }
+            Event::NodeBroadcastsMissed { author, count } => {
+                Self::Missed { author: *author, count: *count }
+            }
+            Event::NodeShutdownOrdered { owner } => Self::Ordered { owner: *owner },
+            Event::NodeShutdownRefused { why, .. } => Self::Refused { error: why.clone() },
             Event::NodeLagged { missed } => Self::Lagged { missed: *missed },
             Event::NodeHandlerPanicked { event, panic } => {
                 Self::Panicked { event, panic: panic.clone() }
@@ -185,7 +193,7 @@ mod tests {
             line(&ResultLine::new("size", &ok)),
             "{\"result\":\"size\",\"ok\":true,\"size\":3}\n"
         );
-        let ok = Ok(Outcome::Stopping {});
+        let ok = Ok(Outcome::Stopping { what: crate::outcome::Stops::Node });
         assert_eq!(line(&ResultLine::new("exit", &ok)), "{\"result\":\"exit\",\"ok\":true}\n");
         let error = Err(anyhow::anyhow!("inner").context("outer"));
         assert_eq!(

@@ -244,8 +244,9 @@ pub(crate) const ENTRIES: &[Entry] = &[
         name: "shutdown",
         aliases: &[],
         usage: "shutdown",
-        summary: "stop this node",
-        more: "",
+        summary: "stop the whole network, as its owner",
+        more: "A network has an owner where a node was started with --owner KEYFILE before others joined;\n\
+               who has that key can stop it. Where there is no owner it stops this node.",
     },
     Entry {
         name: "exit",

@@ -72,7 +72,21 @@ pub(crate) enum Outcome {
     /// `help`
     Help { help: String },
     /// `shutdown`, `exit`
-    Stopping {},
+    Stopping {
+        #[serde(skip)]
+        what: Stops,
+    },
+}
+
+/// What stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stops {
+    /// This node, as was wanted.
+    Node,
+    /// This node, as the network has no owner who could stop it.
+    Ownerless,
+    /// All nodes.
+    Network,
 }
 
 /// A link, as it is now.

@@ -114,6 +114,8 @@ impl Output {
                 | Event::NodeReconnectionError { .. }
                 | Event::NodeMessageFailed { .. }
                 | Event::NodeLagged { .. }
+                | Event::NodeShutdownRefused { .. }
+                | Event::NodeBroadcastsMissed { .. }
                 | Event::NodeHandlerPanicked { .. }
         );
         let paint = if failure { self.errors } else { self.paint };

@@ -31,7 +31,7 @@ const LAST_EVENTS: Duration = Duration::from_secs(5);
 
 /// Runs a node until it is told to stop. False where a command failed that was not typed at a
 /// prompt.
-pub(crate) async fn run(args: RunArgs) -> anyhow::Result<bool> {
+pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
     let stop = CancellationToken::new();
     signals::watch(&stop)?;
     let log = Log::start();
@@ -78,6 +78,12 @@ async fn start_node(args: &RunArgs, state: &Path) -> anyhow::Result<Node> {
         };
         builder = builder.secret(secret);
     }
+    if let Some(file) = &args.owner {
+        builder = builder.owner(peerkit::load_or_create_key(file)?);
+    }
+    if let Some(owner) = args.owner_id {
+        builder = builder.owner_id(owner);
+    }
     if let Some(max_inbound) = args.max_inbound {
         builder = builder.max_inbound(max_inbound);
     }
@@ -117,7 +123,10 @@ async fn serve(
     if prompt.is_some() {
         log.through(output.clone());
     }
-    stop_when(writer.broken(), stop.clone());
+    let (broken, stopped) = (writer.broken(), node.clone());
+    stop_when(async move { broken.cancelled().await }, stop.clone());
+    // As when the network's owner stops it.
+    stop_when(async move { stopped.stopped().await }, stop.clone());
     greet(args, node, &state, &output).await;
     let printing = tokio::spawn(print(node.clone(), events, output.clone()));
     let joining = tokio::select! {
@@ -221,7 +230,7 @@ async fn obey(
         if request.is_waited_for() {
             output.settle().await;
         }
-        if stops {
+        if stops && result.is_ok() {
             return (ok, Some(request));
         }
     }
@@ -346,9 +355,9 @@ async fn rejoin(node: &Node) {
     }
 }
 
-fn stop_when(first: CancellationToken, then: CancellationToken) {
+fn stop_when(first: impl Future<Output = ()> + Send + 'static, then: CancellationToken) {
     tokio::spawn(async move {
-        first.cancelled().await;
+        first.await;
         then.cancel();
     });
 }

@@ -163,6 +163,7 @@ pub(crate) fn greeting() -> Hello {
         features: 0,
         addresses: vec![Address::from_socket(([192, 0, 2, 1], 7117).into())],
         proof: None,
+        owner: None,
     }
 }
 

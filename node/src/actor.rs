@@ -10,6 +10,7 @@ use std::time::Duration;
 use peerkit_proto::address::Address;
 use peerkit_proto::event::{Event, Parting, Peer, Reason};
 use peerkit_proto::frame::Frame;
+use peerkit_proto::frame::broadcast::Batch;
 use peerkit_proto::frame::membership::Outcome;
 use peerkit_proto::frame::query::{Answer, QueryId, What};
 use peerkit_proto::id::NodeId;
@@ -22,6 +23,7 @@ use crate::conn::{self, Conn};
 use crate::dial;
 use crate::error::Error;
 use crate::inner::{Inner, unix_millis};
+use crate::kept::GATHER;
 use crate::known;
 use crate::order::{Asked, FROM_LINKS, FromLink, Order, Standing, Wanted};
 
@@ -43,6 +45,8 @@ pub(crate) struct Actor {
     /// Frames that were not sent, because the lanes of whom they were for are crowded.
     passed_over: Vec<(NodeId, Frame)>,
     stopping: bool,
+    /// The network's owner has ordered all nodes to stop.
+    ordered: bool,
 }
 
 type Successor = (Arc<Conn>, oneshot::Sender<Result<(), Reason>>);
@@ -51,6 +55,8 @@ type Successor = (Arc<Conn>, oneshot::Sender<Result<(), Reason>>);
 pub(crate) struct Earlier {
     /// Nodes that were met, and where.
     pub(crate) known: Vec<(NodeId, Vec<Address>)>,
+    /// Broadcasts that can still be had.
+    pub(crate) kept: Vec<Batch>,
 }
 
 impl Actor {
@@ -71,12 +77,17 @@ impl Actor {
             hung_up: BTreeSet::new(),
             passed_over: Vec::new(),
             stopping: false,
+            ordered: false,
         }
     }
 
     /// Runs until the node is to stop, then stops it.
     pub(crate) async fn run(mut self, earlier: Earlier) {
+        if let Some(owner) = self.inner.owner() {
+            self.command(Command::Owner(owner));
+        }
         self.command(Command::Known(earlier.known));
+        self.command(Command::Restore(earlier.kept));
         self.addresses_changed();
         loop {
             tokio::select! {
@@ -107,8 +118,9 @@ impl Actor {
         while let Ok(order) = self.orders.try_recv() {
             self.on_order(order);
         }
-        // A member's neighbours hear who may take its place before they hear its goodbye.
-        self.command(match self.overlay.views().member {
+        // A member's neighbours hear who may take its place before they hear its goodbye, unless
+        // they go as well.
+        self.command(match self.overlay.views().member && !self.ordered {
             true => Command::Leave,
             false => Command::Flush,
         });
@@ -131,7 +143,10 @@ impl Actor {
             }
         }
         self.hear_links();
-        let _ = tokio::time::timeout(HALT, inner.dispatch.settle()).await;
+        let kept = inner.kept.clone();
+        let writing = tokio::task::spawn_blocking(move || kept.write());
+        let settling = async { tokio::join!(inner.dispatch.settle(), writing) };
+        let _ = tokio::time::timeout(HALT, settling).await;
         inner.halt.call();
         self.orders.close();
         self.from_links.close();
@@ -162,6 +177,9 @@ impl Actor {
                 if wanted == Wanted::ByHand {
                     self.command(Command::Pin(id));
                 }
+                if wanted != Wanted::Quietly {
+                    self.learn_owner(id);
+                }
             }
             Order::DialFailed { address, error } => {
                 self.input(Input::DialFailed { address, error });
@@ -185,9 +203,16 @@ impl Actor {
                 let _ = reply.send(self.overlay.answer_probe(now, from, probe));
                 self.drain();
             }
+            Order::ShutdownNetwork { key, reply } => {
+                self.command(Command::Shutdown(key));
+                let _ = reply.send(());
+            }
             Order::Standing(reply) => {
-                let (views, queries) = (self.overlay.views(), self.overlay.queries());
-                let _ = reply.send(Standing { views, queries });
+                let _ = reply.send(Standing {
+                    views: self.overlay.views(),
+                    broadcasts: self.overlay.broadcast_counters(),
+                    queries: self.overlay.queries(),
+                });
             }
             Order::Disconnect { id, reply } => {
                 let found = self.inner.conn(id).map(|conn| conn.peer.clone());
@@ -386,6 +411,11 @@ impl Actor {
                         let _ = reply.send(outcome);
                     }
                 }
+                Output::Keep(batch) => self.keep(batch),
+                Output::Stop => {
+                    self.ordered = true;
+                    self.inner.stop.cancel();
+                }
                 Output::Hangup(id, reason) => {
                     let reason = if self.stopping { Reason::Stopping } else { reason };
                     if let Ok(conn) = self.inner.conn(id)
@@ -404,6 +434,32 @@ impl Actor {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// The application trusts a node that it named to know who owns the network: the first one does.
+    fn learn_owner(&mut self, from: NodeId) {
+        let Some(owner) = self.inner.conn(from).ok().and_then(|conn| conn.owner) else { return };
+        if !self.inner.learn_owner(owner) {
+            return;
+        }
+        self.command(Command::Owner(owner));
+        let inner = self.inner.clone();
+        self.inner.tracker.spawn_blocking(move || {
+            if let Err(error) = inner.store.save_owner(&inner.network, owner) {
+                tracing::warn!(%error, "can't remember who owns the network");
+            }
+        });
+    }
+
+    /// Keeps broadcasts for the next run, where there is a state folder.
+    fn keep(&self, batch: Batch) {
+        let kept = self.inner.kept.clone();
+        if kept.add(batch) {
+            self.inner.spawn(async move {
+                tokio::time::sleep(GATHER).await;
+                let _ = tokio::task::spawn_blocking(move || kept.write()).await;
+            });
         }
     }
 

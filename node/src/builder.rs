@@ -9,7 +9,7 @@ use peerkit_proto::event::Event;
 use peerkit_proto::files::FILES_PROTOCOL;
 use peerkit_proto::handler::{Callback, Context, Handler};
 use peerkit_proto::hello::MAX_NAME;
-use peerkit_proto::id::Key;
+use peerkit_proto::id::{Key, NodeId};
 use peerkit_proto::overlay::{Identity, Overlay};
 use tokio::sync::mpsc;
 
@@ -45,6 +45,8 @@ pub struct Builder {
     network: Option<String>,
     secret: Option<Vec<u8>>,
     key: Option<Key>,
+    owner_key: Option<Key>,
+    owner: Option<NodeId>,
     state: Option<PathBuf>,
     manual: bool,
     config: Config,
@@ -83,6 +85,21 @@ impl Builder {
     /// or a new one for this run.
     pub fn key(mut self, key: Key) -> Self {
         self.key = Some(key);
+        self
+    }
+
+    /// The key of the network's owner, for who is it: this node can stop the whole network, see
+    /// [`Node::shutdown_network`]. It should not be the node's own.
+    pub fn owner(mut self, key: Key) -> Self {
+        self.owner_key = Some(key);
+        self
+    }
+
+    /// Who owns the network: its nodes obey what is signed with the key of this identity. Without it
+    /// a node believes the first node that the application links to or joins through and that knows
+    /// of an owner; with a state folder also after a restart.
+    pub fn owner_id(mut self, owner: NodeId) -> Self {
+        self.owner = Some(owner);
         self
     }
 
@@ -152,6 +169,20 @@ impl Builder {
         name_limit("a node's name", &name)?;
         let network = self.network.unwrap_or_else(|| NETWORK.to_owned());
         name_limit("a network's name", &network)?;
+        let owner = self.owner_key.as_ref().map(Key::id).or(self.owner);
+        if owner.zip(self.owner).is_some_and(|(key, given)| key != given) {
+            let error = "the owner's key is not that of the owner's identity that is given";
+            return Err(Error::Setting(error.to_owned()));
+        }
+        let (in_store, of_network) = (store.clone(), network.clone());
+        let owner = crate::known::blocking(move || match owner {
+            Some(owner) => {
+                in_store.save_owner(&of_network, owner)?;
+                Ok(Some(owner))
+            }
+            None => Ok(in_store.owner(&of_network)?),
+        });
+        let owner = owner.await?;
         let tls = Tls::new(&key).map_err(|error| Error::Setting(error.to_string()))?;
         let listeners = listen::bind(&self.listen).await?;
         let listening: Vec<SocketAddr> =
@@ -179,6 +210,8 @@ impl Builder {
             network,
             manual: self.manual,
             secret: self.secret,
+            owner_key: self.owner_key,
+            owner,
             incarnation: u64::from_le_bytes(incarnation),
             config: self.config,
             tls,
@@ -192,6 +225,9 @@ impl Builder {
 
         let met = inner.known_peers().await?.into_iter().take(KNOWN);
         let known = met.map(|(id, known)| (id, known.addresses)).collect();
+
+        let log = inner.kept.clone();
+        let kept = crate::known::blocking(move || Ok(log.load()?)).await?;
 
         let shares = inner.shares.clone();
         let serve_files = ServedStream::new(move |stream| {
@@ -222,7 +258,7 @@ impl Builder {
             }
         });
         let actor = Actor::new(inner.clone(), overlay, order_receiver, link_receiver);
-        tokio::spawn(actor.run(Earlier { known }));
+        tokio::spawn(actor.run(Earlier { known, kept }));
         Ok(Node::new(inner))
     }
 }

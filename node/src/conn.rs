@@ -9,6 +9,7 @@ use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
 use peerkit_proto::event::{Peer, Reason};
 use peerkit_proto::frame::{Frame, Refusal};
+use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
 use peerkit_proto::overlay::admission::Candidate;
 use peerkit_proto::time::Instant;
@@ -33,6 +34,8 @@ pub(crate) struct Conn {
     pub(crate) candidate: Candidate,
     /// Where the peer can be dialled, if it listens.
     pub(crate) dialable: Option<Address>,
+    /// Who owns the network, as the peer says.
+    pub(crate) owner: Option<NodeId>,
     pub(crate) outbox: Outbox,
     pub(crate) meter: Meter,
     pub(crate) info: Mutex<BTreeMap<String, serde_json::Value>>,
@@ -86,6 +89,7 @@ impl Conn {
         peer: Peer,
         candidate: Candidate,
         dialable: Option<Address>,
+        owner: Option<NodeId>,
         config: &Config,
     ) -> Self {
         Self {
@@ -93,6 +97,7 @@ impl Conn {
             peer,
             candidate,
             dialable,
+            owner,
             outbox: Outbox::new(config),
             meter: Meter::default(),
             info: Mutex::default(),

@@ -291,7 +291,7 @@ pub(crate) async fn admit(inner: &Inner, entry: Entry) -> Result<Arc<Conn>, Reas
     let candidate =
         Candidate { id: session.id, direction, incarnation: hello.incarnation, ip: remote.ip() };
     let serial = inner.next_serial();
-    let conn = Arc::new(Conn::new(serial, peer, candidate, address, &inner.config));
+    let conn = Arc::new(Conn::new(serial, peer, candidate, address, hello.owner, &inner.config));
     let (reply, admitted) = oneshot::channel();
     let _ = inner.orders.send(Order::Admit { conn: conn.clone(), reply }).await;
     match admitted.await {

@@ -71,6 +71,12 @@ pub enum Error {
     /// The node that was to be joined through found no place for this one.
     #[error("{0} found no place for this node: try again, or through another one")]
     NoPlace(Peer),
+    /// Only the network's owner can do that, whose key this node does not have.
+    #[error("the network belongs to {0}: only who has that key can stop it")]
+    NotOwner(NodeId),
+    /// The network has no owner, as far as this node knows.
+    #[error("this network has no owner who could stop it")]
+    NoOwner,
     /// There is no link with that node.
     #[error("not connected to {0}")]
     NotConnected(NodeId),

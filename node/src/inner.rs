@@ -25,6 +25,7 @@ use crate::counters::Meter;
 use crate::dispatch::{Act, Dispatch};
 use crate::error::Error;
 use crate::halt::Halt;
+use crate::kept::Kept;
 use crate::met::Met;
 use crate::order::{FromLink, Order, Wanted};
 use crate::outbox::NotAccepted;
@@ -47,6 +48,10 @@ pub(crate) struct Inner {
     /// Links are made by hand only.
     pub(crate) manual: bool,
     pub(crate) secret: Option<Vec<u8>>,
+    /// The key of the network's owner, where this node holds it.
+    pub(crate) owner_key: Option<Key>,
+    /// Who the network's owner is, as far as this node knows.
+    owner: Mutex<Option<NodeId>>,
     pub(crate) incarnation: u64,
     pub(crate) config: Arc<Config>,
     pub(crate) tls: Tls,
@@ -66,6 +71,8 @@ pub(crate) struct Inner {
     /// A permit for each probe that is under way.
     pub(crate) probes: Arc<Semaphore>,
     pub(crate) store: Store,
+    /// Broadcasts that outlive the node.
+    pub(crate) kept: Arc<Kept>,
     /// Peers that are being written to the store; who reads it waits for them.
     pub(crate) met: Met,
     pub(crate) shares: Shares,
@@ -98,6 +105,8 @@ pub(crate) struct Parts {
     pub(crate) network: String,
     pub(crate) manual: bool,
     pub(crate) secret: Option<Vec<u8>>,
+    pub(crate) owner_key: Option<Key>,
+    pub(crate) owner: Option<NodeId>,
     pub(crate) incarnation: u64,
     pub(crate) config: Config,
     pub(crate) tls: Tls,
@@ -111,12 +120,15 @@ pub(crate) struct Parts {
 
 impl Inner {
     pub(crate) fn new(parts: Parts) -> Self {
+        let kept = Kept::new(parts.store.clone(), &parts.network, &parts.config);
         Self {
             id: parts.key.id(),
             name: parts.name,
             network: parts.network,
             manual: parts.manual,
             secret: parts.secret,
+            owner_key: parts.owner_key,
+            owner: Mutex::new(parts.owner),
             incarnation: parts.incarnation,
             streams: Streams::new(&parts.config),
             probes: Arc::new(Semaphore::new(PROBES)),
@@ -133,6 +145,7 @@ impl Inner {
             protocols: Table::default(),
             shares: Shares::new(parts.store.clone()),
             store: parts.store,
+            kept: Arc::new(kept),
             met: Met::default(),
             orders: parts.orders,
             links: parts.links,
@@ -201,6 +214,17 @@ impl Inner {
     ) -> tokio::task::JoinHandle<()> {
         // Boxed here: in the task itself there would be room for two of it.
         self.tracker.spawn(self.halt.clone().unless(Box::pin(task)))
+    }
+
+    /// Waits for a while until no link is crowded with what is the network's own, so that a flood of
+    /// broadcasts does not run over anybody.
+    pub(crate) async fn wait_for_calm(&self) {
+        let calm = async {
+            for conn in self.all_conns().iter() {
+                conn.outbox.calm().await;
+            }
+        };
+        let _ = tokio::time::timeout(self.config.event_patience, calm).await;
     }
 
     /// The link with `id`, if there is one that is not closing.
@@ -276,7 +300,21 @@ impl Inner {
             features: 0,
             addresses: self.addresses(local),
             proof: self.prove(binding, self.id),
+            owner: self.owner(),
         }
+    }
+
+    /// Who the network's owner is, as far as this node knows.
+    pub(crate) fn owner(&self) -> Option<NodeId> {
+        *self.owner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes `owner` to be the network's owner where none is known yet; true if so.
+    pub(crate) fn learn_owner(&self, owner: NodeId) -> bool {
+        let mut known = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = known.is_none();
+        known.get_or_insert(owner);
+        is_news
     }
 
     /// The proof of knowing the network's secret that `sender` has to give, where there is one.

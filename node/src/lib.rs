@@ -42,6 +42,7 @@ mod inner;
 #[doc(hidden)]
 pub mod internals;
 mod join;
+mod kept;
 mod key;
 mod known;
 mod listen;
@@ -76,7 +77,7 @@ pub use node::{
 };
 pub use outgoing::Outgoing;
 pub use shares::{Added, Progress, Refreshed, ShareError, SkipReason, Skipped};
-pub use status::{PeerStatus, Status};
+pub use status::{BroadcastCounters, PeerStatus, Status};
 pub use store::{KnownPeer, StoreError};
 pub use stream::Stream;
 pub use transfer::{FetchError, Fetched};

@@ -256,6 +256,27 @@ impl Node {
         self.inner.stopped.cancelled().await;
     }
 
+    /// Stops all nodes of the network, as its owner: the order is signed with the owner's key, passed
+    /// on by every node, and obeyed by those that know the owner. Returns once it is on its way; this
+    /// node stops too, in the background: see [`Node::stopped`].
+    ///
+    /// # Errors
+    /// Where this node does not have the owner's key.
+    pub async fn shutdown_network(&self) -> Result<(), Error> {
+        let key = match (self.inner.owner_key.clone(), self.owner()) {
+            (Some(key), _) => key,
+            (None, Some(owner)) => return Err(Error::NotOwner(owner)),
+            (None, None) => return Err(Error::NoOwner),
+        };
+        self.order(|reply| Order::ShutdownNetwork { key, reply }).await
+    }
+
+    /// Who owns the network, as far as this node knows.
+    #[must_use]
+    pub fn owner(&self) -> Option<NodeId> {
+        self.inner.owner()
+    }
+
     /// Waits until the node has stopped, for whatever reason.
     pub async fn stopped(&self) {
         self.inner.stopped.cancelled().await;

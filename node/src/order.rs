@@ -8,10 +8,10 @@ use peerkit_proto::event::{NodeInfo, Parting, Peer, Reason};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::membership::{Outcome, Probe};
 use peerkit_proto::frame::query::{Answer, What};
-use peerkit_proto::id::{Hash, NodeId};
+use peerkit_proto::id::{Hash, Key, NodeId};
 use peerkit_proto::message::Message;
 use peerkit_proto::overlay::Command;
-use peerkit_proto::overlay::broadcast::BroadcastError;
+use peerkit_proto::overlay::broadcast::{self, BroadcastError};
 use peerkit_proto::overlay::membership::Views;
 use tokio::sync::{mpsc, oneshot};
 
@@ -55,6 +55,8 @@ pub(crate) enum Order {
     Probed { id: NodeId, answer: Option<Probe> },
     /// What this node answers to a node that does so.
     Answering { from: NodeId, probe: Probe, reply: oneshot::Sender<Probe> },
+    /// Order all nodes of the network to stop; told once that is on its way.
+    ShutdownNetwork { key: Key, reply: oneshot::Sender<()> },
     /// How the overlay is.
     Standing(oneshot::Sender<Standing>),
     /// Close a link.
@@ -92,6 +94,7 @@ pub(crate) enum Wanted {
 #[derive(Debug, Default)]
 pub(crate) struct Standing {
     pub(crate) views: Views,
+    pub(crate) broadcasts: broadcast::Counters,
     /// Queries that it remembers.
     pub(crate) queries: usize,
 }

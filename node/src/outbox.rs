@@ -74,6 +74,8 @@ struct Lanes {
     writer: Option<Waker>,
     /// Somebody waits for room.
     waiting: bool,
+    /// Somebody waits for room among the control frames.
+    crowded: bool,
     /// Set once no more is accepted; the goodbye goes out last.
     closing: Option<Closing>,
 }
@@ -277,6 +279,22 @@ impl Outbox {
         self.lock().control.len() > self.max_control / 2
     }
 
+    /// Waits until the first lane is not crowded, or the link is closing.
+    pub(crate) async fn calm(&self) {
+        loop {
+            let mut room = std::pin::pin!(self.room.notified());
+            room.as_mut().enable();
+            {
+                let mut lanes = self.lock();
+                if lanes.closing.is_some() || lanes.control.len() <= self.max_control / 2 {
+                    return;
+                }
+                lanes.crowded = true;
+            }
+            room.await;
+        }
+    }
+
     /// Why nothing more is accepted, once that is so.
     pub(crate) fn closed(&self) -> Option<Reason> {
         self.lock().closing.as_ref().map(|closing| closing.reason.clone())
@@ -327,7 +345,7 @@ impl Outbox {
             takings.push(block);
         }
         lanes.queued -= lanes.writing;
-        let waiting = self.has_room(&mut lanes);
+        let waiting = self.has_room(&mut lanes) | std::mem::take(&mut lanes.crowded);
         let taken = match takings.len() == 0 {
             false => Taken::Write,
             true => lanes.nothing(&mut takings.control),

@@ -3,6 +3,7 @@
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Direction;
 use peerkit_proto::id::NodeId;
+use peerkit_proto::overlay::broadcast;
 use serde::Serialize;
 
 use crate::conn::Conn;
@@ -38,6 +39,8 @@ pub struct Status {
     pub pinned: Vec<NodeId>,
     /// Nodes that it knows as a member beside its neighbours.
     pub passive: usize,
+    /// What has become of broadcasts.
+    pub broadcasts: BroadcastCounters,
     /// Queries of the last minute that it remembers.
     pub queries: usize,
     /// Files and folders that it shares.
@@ -46,6 +49,30 @@ pub struct Status {
     pub counters: Counters,
     /// Its links.
     pub peers: Vec<PeerStatus>,
+}
+
+/// What has become of broadcasts since the node started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[non_exhaustive]
+pub struct BroadcastCounters {
+    /// Made by this node.
+    pub sent: u64,
+    /// Of others, handed to the application.
+    pub received: u64,
+    /// Those that came once more than was needed.
+    pub duplicates: u64,
+    /// Those that can't be had any more.
+    pub missed: u64,
+    /// Those that were dropped because they are too old or from the future: replayed, or the clocks
+    /// of this node and of their author are far apart.
+    pub untimely: u64,
+}
+
+impl From<broadcast::Counters> for BroadcastCounters {
+    fn from(counters: broadcast::Counters) -> Self {
+        let broadcast::Counters { sent, delivered, duplicates, missed, untimely } = counters;
+        Self { sent, received: delivered, duplicates, missed, untimely }
+    }
 }
 
 /// How a link is, at one moment.
@@ -72,7 +99,7 @@ pub struct PeerStatus {
 
 impl Inner {
     pub(crate) fn status(&self, standing: Standing) -> Status {
-        let Standing { views, queries } = standing;
+        let Standing { views, broadcasts, queries } = standing;
         let conns = self.all_conns();
         let side = |direction| conns.iter().filter(|c| c.peer.direction() == direction).count();
         Status {
@@ -88,6 +115,7 @@ impl Inner {
             neighbours: views.active,
             pinned: views.pinned,
             passive: views.passive.len(),
+            broadcasts: broadcasts.into(),
             queries,
             shares: self.shares.list().len(),
             counters: self.meter.read(),

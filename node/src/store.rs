@@ -69,6 +69,9 @@ pub(crate) struct KnownFile {
 /// A file's path, what it hashed to, and its list where it has several pieces.
 pub(crate) type FileRow<'f> = (&'f Path, &'f KnownFile, Option<&'f PieceList>);
 
+/// The name of a row of broadcasts, and they themselves.
+pub(crate) type BroadcastRow = (Vec<u8>, Vec<u8>);
+
 /// Why the memory can't be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -237,6 +240,55 @@ impl Store {
         match &self.kept {
             Kept::Disk(disk) => disk.save_piece_list(hash, list),
             Kept::Memory(memory) => in_memory(memory, |m| m.lists.extend([(*hash, list.clone())])),
+        }
+    }
+
+    /// The broadcasts that are kept, by the names of their rows, in the order of these. In memory
+    /// none are.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub(crate) fn broadcasts(&self) -> Result<Vec<BroadcastRow>, StoreError> {
+        match &self.kept {
+            Kept::Disk(disk) => disk.broadcasts(),
+            Kept::Memory(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Adds rows of broadcasts and removes others, all or none.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub(crate) fn change_broadcasts(
+        &self,
+        add: &[(&[u8], &[u8])],
+        remove: &[Vec<u8>],
+    ) -> Result<(), StoreError> {
+        match &self.kept {
+            Kept::Disk(disk) => disk.change_broadcasts(add, remove),
+            Kept::Memory(_) => Ok(()),
+        }
+    }
+
+    /// The identity of a network's owner, where it is known.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub(crate) fn owner(&self, network: &str) -> Result<Option<NodeId>, StoreError> {
+        match &self.kept {
+            Kept::Disk(disk) => disk.owner(network),
+            Kept::Memory(_) => Ok(None),
+        }
+    }
+
+    /// Remembers who owns a network.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub(crate) fn save_owner(&self, network: &str, owner: NodeId) -> Result<(), StoreError> {
+        match &self.kept {
+            Kept::Disk(disk) => disk.save_owner(network, owner),
+            Kept::Memory(_) => Ok(()),
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use peerkit::{Address, Event, Kind, Message, Node, NodeId, Reason};
 use peerkit_proto::codec::Writer;
 use peerkit_proto::frame::Frame;
-use peerkit_proto::frame::broadcast::Batch;
+use peerkit_proto::frame::broadcast::{Batch, Item};
 use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, What};
 use peerkit_proto::message::Packed;
 
@@ -195,6 +195,20 @@ async fn passed_on(relay: &mut Attacker) -> Batch {
     }
 }
 
+fn change(batch: &mut Batch, change: fn(&mut Item)) {
+    let mut items = batch.items.to_vec();
+    change(&mut items[0]);
+    batch.items = items.into();
+}
+
+fn other_content() -> Packed {
+    Packed::plain(Message::text("else"))
+}
+
+fn no_text() -> bytes::Bytes {
+    vec![0xff].into()
+}
+
 /// The frame of a batch as its fields say, whoever signed what.
 fn forged(batch: &Batch) -> Vec<u8> {
     let mut body = Vec::new();
@@ -232,13 +246,13 @@ async fn a_broadcast_that_a_relay_has_altered_is_not_delivered_and_ends_its_link
         ("the author", Box::new(move |b| b.run.author = other.id())),
         ("the run", Box::new(|b| b.run.epoch += 1)),
         ("the place", Box::new(|b| b.first += 1)),
-        ("another added", Box::new(|b| b.items.push(b.items[0].clone()))),
-        ("the time", Box::new(|b| b.items[0].time += 1)),
-        ("the title", Box::new(|b| b.items[0].title.push('!'))),
-        ("the type", Box::new(|b| b.items[0].content.kind = Kind::Bytes)),
-        ("the content", Box::new(|b| b.items[0].content = Packed::plain(Message::text("else")))),
+        ("another added", Box::new(|b| b.items = [&b.items[..], &b.items[..]].concat().into())),
+        ("the time", Box::new(|b| change(b, |item| item.time += 1))),
+        ("the title", Box::new(|b| change(b, |item| item.title.push('!')))),
+        ("the type", Box::new(|b| change(b, |item| item.content.kind = Kind::Bytes))),
+        ("the content", Box::new(|b| change(b, |item| item.content = other_content()))),
         ("the signature", Box::new(|b| b.signature[63] ^= 1)),
-        ("text that is none", Box::new(|b| b.items[0].content.payload = vec![0xff].into())),
+        ("text that is none", Box::new(|b| change(b, |item| item.content.payload = no_text()))),
     ];
     for (what, alter) in alterations {
         let mut relay = Attacker::link(victim.address()).await;

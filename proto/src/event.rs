@@ -84,6 +84,19 @@ pub enum Event {
     },
     /// This node is about to stop: the moment to say goodbye.
     NodeRequestToStop,
+    /// The owner of the network has ordered all nodes to stop: this one is about to.
+    NodeShutdownOrdered {
+        /// Who the owner is.
+        owner: NodeId,
+    },
+    /// An order to stop was ignored, as it is not from the network's owner. Told at most once a
+    /// second.
+    NodeShutdownRefused {
+        /// Who passed it on.
+        peer: Peer,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A link that is to be kept was lost and could not be made again this time.
     NodeReconnectionError {
         /// Where.
@@ -138,6 +151,8 @@ impl Event {
             Self::NodeBroadcastsMissed { .. } => "node_broadcasts_missed",
             Self::NodeDiscovered { .. } => "node_discovered",
             Self::NodeRequestToStop => "node_request_to_stop",
+            Self::NodeShutdownOrdered { .. } => "node_shutdown_ordered",
+            Self::NodeShutdownRefused { .. } => "node_shutdown_refused",
             Self::NodeReconnectionError { .. } => "node_reconnection_error",
             Self::OutboundNodeConnectionError { .. } => "outbound_node_connection_error",
             Self::InboundNodeConnectionError { .. } => "inbound_node_connection_error",
@@ -157,7 +172,8 @@ impl Event {
             | Self::NodeDisconnectWithOutboundNode { peer }
             | Self::NodeDisconnectWithInboundNode { peer }
             | Self::NodeMessage { peer, .. }
-            | Self::NodeMessageFailed { peer, .. } => Some(peer),
+            | Self::NodeMessageFailed { peer, .. }
+            | Self::NodeShutdownRefused { peer, .. } => Some(peer),
             _ => None,
         }
     }

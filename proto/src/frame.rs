@@ -14,6 +14,7 @@ use crate::message::Packed;
 pub mod broadcast;
 pub mod membership;
 mod messages;
+pub mod order;
 pub mod query;
 
 use broadcast::{Batch, Have, MAX_HAVES, RunId, Want};
@@ -22,6 +23,7 @@ use membership::{
 };
 use messages::Front;
 pub use messages::Messages;
+use order::Order;
 use query::{Answer, Query, QueryDone};
 
 /// Bytes of a frame's length.
@@ -110,6 +112,8 @@ pub enum Frame {
         /// Tells the stream from others.
         token: [u8; 16],
     },
+    /// The network's owner orders all nodes to stop.
+    Order(Order),
     /// A frame of a kind that this version does not know.
     Unknown(u8),
 }
@@ -156,6 +160,7 @@ const DISCONNECT: u8 = 0x53;
 const SHUFFLE: u8 = 0x54;
 const SHUFFLE_REPLY: u8 = 0x55;
 const BEACON: u8 = 0x56;
+const ORDER: u8 = 0x60;
 
 /// Bytes of a message's frame before its content: the header and the head byte.
 pub const MESSAGE_HEAD: usize = HEADER + 1;
@@ -282,6 +287,10 @@ impl Frame {
                 out.put_u8(CALL_BACK);
                 out.put_raw(token);
             }
+            Self::Order(order) => {
+                out.put_u8(ORDER);
+                order.encode(out);
+            }
             Self::Unknown(kind) => out.put_u8(*kind),
         }
         let len = u32::try_from(out.len() - start - 4).unwrap_or(u32::MAX);
@@ -327,6 +336,7 @@ impl Frame {
             SHUFFLE_REPLY => Self::ShuffleReply(ShuffleReply::decode(&mut reader)?),
             BEACON => Self::Beacon(Beacon::decode(&mut reader)?),
             CALL_BACK => Self::CallBack { token: reader.array("call-back token")? },
+            ORDER => Self::Order(Order::decode(&mut reader)?),
             unknown => return Ok(Self::Unknown(unknown)),
         };
         reader.finish()?;

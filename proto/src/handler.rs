@@ -39,6 +39,10 @@ pub trait Handler: Send {
     fn node_discovered(&mut self, cx: &mut Context<'_>, node: &NodeInfo) {}
     /// This node is about to stop: the moment to say goodbye.
     fn node_request_to_stop(&mut self, cx: &mut Context<'_>) {}
+    /// The owner of the network has ordered all nodes to stop: this one is about to.
+    fn node_shutdown_ordered(&mut self, cx: &mut Context<'_>, owner: NodeId) {}
+    /// An order to stop that `peer` passed on was ignored: see [`Event::NodeShutdownRefused`].
+    fn node_shutdown_refused(&mut self, cx: &mut Context<'_>, peer: &Peer, why: &str) {}
     /// A link that is to be kept was lost and could not be made again, `tries` times by now.
     /// Return false to give it up.
     fn node_reconnection_error(
@@ -100,6 +104,10 @@ impl Event {
             }
             Self::NodeDiscovered { node } => handler.node_discovered(cx, &node),
             Self::NodeRequestToStop => handler.node_request_to_stop(cx),
+            Self::NodeShutdownOrdered { owner } => handler.node_shutdown_ordered(cx, owner),
+            Self::NodeShutdownRefused { peer, why } => {
+                handler.node_shutdown_refused(cx, &peer, &why);
+            }
             Self::NodeReconnectionError { address, tries, error } => {
                 if !handler.node_reconnection_error(cx, &address, tries, &error) {
                     cx.stop_reconnecting(address);
@@ -174,6 +182,14 @@ impl<F: FnMut(&mut Context<'_>, Event) + Send> Handler for Callback<F> {
 
     fn node_request_to_stop(&mut self, cx: &mut Context<'_>) {
         (self.0)(cx, Event::NodeRequestToStop);
+    }
+
+    fn node_shutdown_ordered(&mut self, cx: &mut Context<'_>, owner: NodeId) {
+        (self.0)(cx, Event::NodeShutdownOrdered { owner });
+    }
+
+    fn node_shutdown_refused(&mut self, cx: &mut Context<'_>, peer: &Peer, why: &str) {
+        (self.0)(cx, Event::NodeShutdownRefused { peer: peer.clone(), why: why.to_owned() });
     }
 
     fn node_reconnection_error(

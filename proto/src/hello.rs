@@ -34,6 +34,9 @@ pub const MAX_ADDRESSES: usize = 32;
 const MAX_EXTENSIONS: usize = 32;
 const MAX_EXTENSION: usize = 1024;
 
+/// The extension that names the network's owner: an identity.
+const OWNER: u16 = 1;
+
 /// The proof of knowing a network's secret: 32 bytes.
 pub type Proof = [u8; 32];
 
@@ -59,6 +62,8 @@ pub struct Hello {
     pub addresses: Vec<Address>,
     /// Proves knowledge of the network's secret, where it has one: see [`prove`].
     pub proof: Option<Proof>,
+    /// The identity of the network's owner, where it has one that the sender knows.
+    pub owner: Option<NodeId>,
 }
 
 impl Hello {
@@ -73,16 +78,20 @@ impl Hello {
         let told = &self.addresses[..self.addresses.len().min(MAX_ADDRESSES)];
         out.put_list(told, put_address);
         put_proof(out, self.proof.as_ref());
-        out.put_u16(0); // extensions: none yet
+        out.put_u16(u16::from(self.owner.is_some()));
+        if let Some(owner) = &self.owner {
+            out.put_u16(OWNER);
+            out.put_bytes(owner.as_bytes());
+        }
     }
 
-    /// Reads a frame's body. Extensions of later versions are skipped.
+    /// Reads a frame's body. Extensions that are not known are skipped.
     ///
     /// # Errors
     /// Where anything is missing, too long, without meaning or left over.
     pub fn decode(body: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
-        let hello = Self {
+        let mut hello = Self {
             version_min: reader.u16("lowest version")?,
             version_max: reader.u16("highest version")?,
             network: reader.str(MAX_NAME, "network name")?,
@@ -91,10 +100,16 @@ impl Hello {
             features: reader.u64("features")?,
             addresses: reader.list(MAX_ADDRESSES, "addresses", address)?,
             proof: proof(&mut reader)?,
+            owner: None,
         };
         reader.list(MAX_EXTENSIONS, "extensions", |reader| {
-            reader.u16("extension key")?;
-            reader.bytes(MAX_EXTENSION, "extension").map(drop)
+            let key = reader.u16("extension key")?;
+            let value = reader.bytes(MAX_EXTENSION, "extension")?;
+            if key == OWNER {
+                let owner = value[..].try_into().map_err(|_| DecodeError::Invalid("owner"))?;
+                hello.owner = Some(NodeId::from_bytes(owner));
+            }
+            Ok(())
         })?;
         reader.finish()?;
         Ok(hello)
@@ -266,6 +281,7 @@ mod tests {
             features: 0,
             addresses: vec!["127.0.0.1:7117".parse().unwrap(), "[::1]:7117".parse().unwrap()],
             proof: Some([9; 32]),
+            owner: None,
         }
     }
 
@@ -278,6 +294,8 @@ mod tests {
     #[test]
     fn round_trips() {
         assert_eq!(Hello::decode(encoded(&hello())).unwrap(), hello());
+        let owned = Hello { owner: Some(Key::from_secret(&[1; 32]).id()), ..hello() };
+        assert_eq!(Hello::decode(encoded(&owned)).unwrap(), owned);
         let open = StreamOpen {
             network: "n".into(),
             proof: None,

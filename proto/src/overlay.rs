@@ -27,6 +27,7 @@ use crate::verify::Verifier;
 pub mod admission;
 pub mod broadcast;
 pub mod membership;
+mod order;
 pub(crate) mod query;
 mod redial;
 #[cfg(test)]
@@ -35,6 +36,7 @@ mod tests;
 use admission::{Admission, Admissions, Candidate};
 use broadcast::{BroadcastError, Broadcasts};
 use membership::{Membership, Views};
+use order::Orders;
 use query::Queries;
 use redial::Redials;
 
@@ -53,6 +55,7 @@ pub struct Overlay {
     queries: Queries,
     broadcasts: Broadcasts,
     redials: Redials,
+    orders: Orders,
     outbox: VecDeque<Output>,
 }
 
@@ -169,6 +172,10 @@ pub enum Command {
     Restore(Vec<Batch>),
     /// What waits to be gathered with more goes out now: the node is about to stop.
     Flush,
+    /// The network belongs to whoever has this key: obey what is signed with it.
+    Owner(NodeId),
+    /// Order all nodes of the network to stop, as its owner, who has this key.
+    Shutdown(Key),
 }
 
 /// What comes out of the overlay.
@@ -200,6 +207,8 @@ pub enum Output {
     JoinRefused(NodeId, Outcome),
     /// Keep broadcasts where they outlive the node, for [`Command::Restore`].
     Keep(Batch),
+    /// The network's owner has ordered this node to stop. What was put out before goes out first.
+    Stop,
     /// End a link.
     Hangup(NodeId, Reason),
     /// Tell the application.
@@ -245,6 +254,7 @@ impl Overlay {
             queries: Queries::new(config),
             broadcasts: Broadcasts::new(&identity, config),
             redials: Redials::new(config),
+            orders: Orders::new(&identity, config),
             outbox: VecDeque::new(),
         }
     }
@@ -252,6 +262,7 @@ impl Overlay {
     /// Has signatures checked by `verifier` from now on.
     pub fn verify_with(&mut self, verifier: Verifier) {
         self.membership.verify_with(verifier.clone());
+        self.orders.verify_with(verifier.clone());
         self.broadcasts.verify_with(verifier);
     }
 
@@ -437,6 +448,18 @@ impl Overlay {
         (&mut self.membership, &mut self.broadcasts, turn)
     }
 
+    /// As [`Overlay::turn`], for the orders of the network's owner.
+    fn order_turn(&mut self, now: Instant) -> (&mut Orders, Turn<'_>) {
+        let turn = Turn {
+            now,
+            unix: self.clock.unix(now),
+            links: &self.links,
+            rng: &mut self.rng,
+            out: &mut self.outbox,
+        };
+        (&mut self.orders, turn)
+    }
+
     fn on_frame(&mut self, now: Instant, from: NodeId, frame: Frame) {
         let out = &mut self.outbox;
         match frame {
@@ -472,6 +495,10 @@ impl Overlay {
             | Frame::Beacon(_) => {
                 let (membership, _, mut turn) = self.turn(now);
                 membership.receive(&mut turn, from, frame);
+            }
+            Frame::Order(order) => {
+                let (orders, mut turn) = self.order_turn(now);
+                orders.receive(&mut turn, from, &order);
             }
             // The link's own frames and the application's never come here.
             _ => {}
@@ -533,6 +560,11 @@ impl Overlay {
             Command::Restore(batches) => {
                 let (_, broadcasts, mut turn) = self.turn(now);
                 broadcasts.restore(&mut turn, batches);
+            }
+            Command::Owner(owner) => self.orders.set_owner(owner),
+            Command::Shutdown(key) => {
+                let (orders, mut turn) = self.order_turn(now);
+                orders.give(&mut turn, &key);
             }
             Command::Flush => {
                 let (_, broadcasts, mut turn) = self.turn(now);

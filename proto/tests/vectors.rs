@@ -74,6 +74,7 @@ fn hello() -> Hello {
         features: 0,
         addresses: vec!["192.0.2.7:7117".parse().unwrap(), "[2001:db8::7]:7117".parse().unwrap()],
         proof: None,
+        owner: None,
     }
 }
 

@@ -187,6 +187,7 @@ impl Node {
     }
 
     /// Tells the whole network. Every node gets it once, and can check that it is from this one.
+    /// Where links are crowded it waits a while (5 s) for them first.
     ///
     /// # Errors
     /// Where the title (256 bytes) or message (64 KiB) is over its limit: nothing was sent.
@@ -196,6 +197,7 @@ impl Node {
         message: impl Into<Message>,
     ) -> Result<Broadcasted, Error> {
         let (title, message) = (title.into(), message.into());
+        self.inner.wait_for_calm().await;
         let order = |reply| Order::Broadcast { title, message, reply: Some(reply) };
         let (id, links) = self.order(order).await??;
         Ok(Broadcasted { id, links })

@@ -11,7 +11,7 @@ use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
 };
 
-use super::{FileRow, KnownFile, KnownPeer, StoreError};
+use super::{BroadcastRow, FileRow, KnownFile, KnownPeer, StoreError};
 use crate::key::create_private_folder;
 use crate::stamp::Stamp;
 
@@ -25,6 +25,8 @@ pub(super) const PEERS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition:
 const SHARES: TableDefinition<'_, &[u8], &[u8; 32]> = TableDefinition::new("shares");
 const FILES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("files");
 const LISTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("piece_lists");
+const BROADCASTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("broadcasts");
+const OWNERS: TableDefinition<'_, &str, &[u8; 32]> = TableDefinition::new("owners");
 
 /// See [`super::Store`], whose methods these are.
 #[derive(Debug)]
@@ -154,6 +156,48 @@ impl Disk {
         })
     }
 
+    pub(super) fn broadcasts(&self) -> Result<Vec<BroadcastRow>, StoreError> {
+        self.read(|db| {
+            let mut rows = Vec::new();
+            for row in db.open_table(BROADCASTS)?.iter()? {
+                let (name, body) = row?;
+                rows.push((name.value().to_vec(), body.value().to_vec()));
+            }
+            Ok(rows)
+        })
+    }
+
+    pub(super) fn change_broadcasts(
+        &self,
+        add: &[(&[u8], &[u8])],
+        remove: &[Vec<u8>],
+    ) -> Result<(), StoreError> {
+        self.write(|db| {
+            let mut table = db.open_table(BROADCASTS)?;
+            for (name, body) in add {
+                table.insert(*name, *body)?;
+            }
+            for name in remove {
+                table.remove(&name[..])?;
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn owner(&self, network: &str) -> Result<Option<NodeId>, StoreError> {
+        self.read(|db| {
+            let row = db.open_table(OWNERS)?.get(network)?;
+            Ok(row.map(|row| NodeId::from_bytes(*row.value())))
+        })
+    }
+
+    pub(super) fn save_owner(&self, network: &str, owner: NodeId) -> Result<(), StoreError> {
+        self.write(|db| {
+            db.open_table(OWNERS)?.insert(network, owner.as_bytes())?;
+            Ok(())
+        })
+    }
+
     pub(super) fn prune(
         &self,
         mut keep_file: impl FnMut(&Path) -> bool,
@@ -186,6 +230,8 @@ impl Disk {
             transaction.open_table(SHARES)?;
             transaction.open_table(FILES)?;
             transaction.open_table(LISTS)?;
+            transaction.open_table(BROADCASTS)?;
+            transaction.open_table(OWNERS)?;
             let result = work(&transaction)?;
             transaction.commit()?;
             Ok(result)

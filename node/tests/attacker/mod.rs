@@ -222,6 +222,7 @@ pub fn hello() -> Hello {
         features: 0,
         addresses: Vec::new(),
         proof: None,
+        owner: None,
     }
 }
 

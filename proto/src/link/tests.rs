@@ -15,6 +15,7 @@ fn hello(name: &str) -> Hello {
         features: 0,
         addresses: vec![],
         proof: None,
+        owner: None,
     }
 }
 

@@ -1,0 +1,65 @@
+//! What the owner of a network orders all its nodes to do.
+
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::id::{Key, NodeId, SIGNATURE_LEN};
+
+/// Sets these signatures apart from anything else that an owner's key may sign.
+const CONTEXT: &[u8] = b"peerkit order 1";
+
+/// The order that every node is to stop. Whoever passes it on can't change a byte of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// Whose network it is.
+    pub owner: NodeId,
+    /// When it was given, by the owner's clock, in milliseconds since 1970.
+    pub time: u64,
+    /// Drawn by the owner: tells two orders of the same time apart.
+    pub nonce: [u8; 16],
+    /// The owner's signature over all of the above and the network's name.
+    pub signature: [u8; SIGNATURE_LEN],
+}
+
+impl Order {
+    /// Signs an order to all nodes of `network`.
+    #[must_use]
+    pub fn sign(key: &Key, network: &str, time: u64, nonce: [u8; 16]) -> Self {
+        let mut order = Self { owner: key.id(), time, nonce, signature: [0; SIGNATURE_LEN] };
+        order.signature = key.sign(&order.signed(network));
+        order
+    }
+
+    /// The bytes that the signature is over.
+    #[must_use]
+    pub fn signed(&self, network: &str) -> Vec<u8> {
+        let mut out = Vec::with_capacity(192);
+        out.put_bytes(CONTEXT);
+        out.put_str(network);
+        self.put_fields(&mut out);
+        out
+    }
+
+    fn put_fields(&self, out: &mut Vec<u8>) {
+        out.put_raw(self.owner.as_bytes());
+        out.put_u64(self.time);
+        out.put_raw(&self.nonce);
+    }
+
+    /// Appends the frame's body to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.put_fields(out);
+        out.put_raw(&self.signature);
+    }
+
+    /// Reads a frame's body. Says nothing about the signature.
+    ///
+    /// # Errors
+    /// Where anything is missing.
+    pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
+        Ok(Self {
+            owner: reader.node_id("owner")?,
+            time: reader.u64("order's time")?,
+            nonce: reader.array("order's nonce")?,
+            signature: reader.array("order's signature")?,
+        })
+    }
+}

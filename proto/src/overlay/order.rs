@@ -1,0 +1,269 @@
+//! The order to stop, which the owner of a network gives and every node passes on.
+//!
+//! A network may have an owner: a key pair that is no node's own. Nodes know its identity, and obey
+//! what it has signed. An order is obeyed once and not after a restart: one that is older than the
+//! node, or far from its wall clock, is ignored. So a node whose clock is behind the owner's by more
+//! than it has been up hears nothing of an order; the owner's may not be behind either.
+
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::event::Event;
+use crate::frame::Frame;
+use crate::frame::order::Order;
+use crate::id::{Key, NodeId};
+use crate::overlay::{Identity, Output, Turn};
+use crate::time::Instant;
+use crate::verify::Verifier;
+
+/// How often the application is told of an order that was refused, at the most.
+const TELL: Duration = Duration::from_secs(1);
+
+/// What a node knows of its network's owner.
+#[derive(Debug)]
+pub(super) struct Orders {
+    network: String,
+    epoch: u64,
+    /// In milliseconds.
+    max_skew: u64,
+    owner: Option<NodeId>,
+    verifier: Verifier,
+    /// The node is about to stop: there is nothing left to obey.
+    obeyed: bool,
+    /// When the application may be told of a refused order again.
+    tell_at: Instant,
+}
+
+impl Orders {
+    pub(super) fn new(identity: &Identity, config: &Config) -> Self {
+        Self {
+            network: identity.network.clone(),
+            epoch: identity.epoch,
+            max_skew: u64::try_from(config.clock_skew.as_millis()).unwrap_or(u64::MAX),
+            owner: None,
+            verifier: Verifier::default(),
+            obeyed: false,
+            tell_at: Instant::ZERO,
+        }
+    }
+
+    pub(super) fn verify_with(&mut self, verifier: Verifier) {
+        self.verifier = verifier;
+    }
+
+    pub(super) fn set_owner(&mut self, owner: NodeId) {
+        self.owner = Some(owner);
+    }
+
+    /// Orders all to stop, this node too.
+    pub(super) fn give(&mut self, turn: &mut Turn<'_>, key: &Key) {
+        let mut nonce = [0; 16];
+        for half in nonce.chunks_mut(8) {
+            half.copy_from_slice(&turn.rng_u64().to_le_bytes());
+        }
+        let order = Order::sign(key, &self.network, turn.unix, nonce);
+        self.obey(turn, &order, None);
+    }
+
+    /// An order came in.
+    pub(super) fn receive(&mut self, turn: &mut Turn<'_>, from: NodeId, order: &Order) {
+        if self.obeyed {
+            return;
+        }
+        let Some(owner) = self.owner else {
+            return self.refuse(turn, from, "no owner of this network is known here");
+        };
+        if order.owner != owner {
+            return self.refuse(turn, from, "it is not signed by the owner of this network");
+        }
+        // An old one that somebody kept; or the clocks are far apart.
+        let skew = order.time.abs_diff(turn.unix);
+        if order.time <= self.epoch || skew > self.max_skew {
+            return;
+        }
+        if !self.verifier.verify(owner, &order.signed(&self.network), &order.signature) {
+            return self.refuse(turn, from, "its signature is wrong");
+        }
+        self.obey(turn, order, Some(from));
+    }
+
+    fn obey(&mut self, turn: &mut Turn<'_>, order: &Order, from: Option<NodeId>) {
+        self.obeyed = true;
+        let links = turn.links;
+        for link in links.keys().filter(|link| Some(**link) != from) {
+            turn.send(*link, Frame::Order(order.clone()));
+        }
+        turn.out.push_back(Output::Event(Event::NodeShutdownOrdered { owner: order.owner }));
+        turn.out.push_back(Output::Stop);
+    }
+
+    fn refuse(&mut self, turn: &mut Turn<'_>, from: NodeId, why: &'static str) {
+        if turn.now < self.tell_at {
+            return;
+        }
+        let Some(peer) = turn.links.get(&from).cloned() else { return };
+        self.tell_at = turn.now + TELL;
+        let why = why.to_owned();
+        turn.out.push_back(Output::Event(Event::NodeShutdownRefused { peer, why }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, VecDeque};
+
+    use rand_chacha::ChaCha8Rng;
+    use rand_core::SeedableRng;
+
+    use super::*;
+    use crate::event::{Direction, Peer};
+
+    const START: u64 = 1_000_000;
+
+    struct Node {
+        orders: Orders,
+        links: BTreeMap<NodeId, Peer>,
+        rng: ChaCha8Rng,
+        now: Instant,
+        unix: u64,
+    }
+
+    fn key(n: u8) -> Key {
+        Key::from_secret(&[n; 32])
+    }
+
+    fn owner() -> Key {
+        key(9)
+    }
+
+    impl Node {
+        /// Linked with nodes 1 to 3, and up for a second.
+        fn new(owner: Option<NodeId>) -> Self {
+            let identity = Identity {
+                key: key(100),
+                name: String::new(),
+                network: "net".into(),
+                epoch: START,
+                manual: false,
+            };
+            let mut orders = Orders::new(&identity, &Config::default());
+            if let Some(owner) = owner {
+                orders.set_owner(owner);
+            }
+            let peer = |n| {
+                let address = "127.0.0.1:7117".parse().unwrap();
+                let id = key(n).id();
+                (id, Peer::new(id, String::new(), address, Direction::Inbound))
+            };
+            let links = (1..=3).map(peer).collect();
+            let rng = ChaCha8Rng::seed_from_u64(1);
+            let now = Instant::from_origin(Duration::from_secs(1));
+            Self { orders, links, rng, now, unix: START + 1000 }
+        }
+
+        fn act(&mut self, act: impl FnOnce(&mut Orders, &mut Turn<'_>)) -> VecDeque<Output> {
+            let mut out = VecDeque::new();
+            let Self { orders, links, rng, now, unix } = self;
+            act(orders, &mut Turn { now: *now, unix: *unix, links, rng, out: &mut out });
+            out
+        }
+
+        fn receive(&mut self, order: &Order) -> VecDeque<Output> {
+            self.act(|orders, turn| orders.receive(turn, key(1).id(), order))
+        }
+
+        fn refuses(&mut self, order: &Order) -> String {
+            self.now = self.now + TELL;
+            let out = self.receive(order);
+            let [Output::Event(Event::NodeShutdownRefused { peer, why })] = &Vec::from(out)[..]
+            else {
+                panic!("it is not refused, or passed on");
+            };
+            assert_eq!(peer.id(), key(1).id());
+            why.clone()
+        }
+    }
+
+    fn order(by: &Key, network: &str, time: u64) -> Order {
+        Order::sign(by, network, time, [3; 16])
+    }
+
+    fn sent(out: &VecDeque<Output>) -> Vec<NodeId> {
+        let sent = out.iter().filter_map(|output| match output {
+            Output::Send(to, Frame::Order(_)) => Some(*to),
+            _ => None,
+        });
+        sent.collect()
+    }
+
+    #[test]
+    fn the_owners_order_is_passed_on_and_obeyed_once() {
+        let mut node = Node::new(Some(owner().id()));
+        let order = order(&owner(), "net", node.unix - 100);
+        let out = node.receive(&order);
+        let mut others = vec![key(2).id(), key(3).id()];
+        others.sort_unstable();
+        assert_eq!(sent(&out), others, "not back to where it came from");
+        assert!(matches!(out.back(), Some(Output::Stop)));
+        let told = |output: &Output| {
+            matches!(output, Output::Event(Event::NodeShutdownOrdered { owner: by })
+                if *by == owner().id())
+        };
+        assert_eq!(out.iter().filter(|output| told(output)).count(), 1);
+        assert!(node.receive(&order).is_empty(), "had already");
+    }
+
+    #[test]
+    fn who_gives_an_order_stops_as_well() {
+        let mut node = Node::new(Some(owner().id()));
+        let out = node.act(|orders, turn| orders.give(turn, &owner()));
+        assert_eq!(sent(&out).len(), 3);
+        assert!(matches!(out.back(), Some(Output::Stop)));
+        let Some(Output::Send(_, Frame::Order(order))) = out.front() else { panic!("{out:?}") };
+        let mut other = Node::new(Some(owner().id()));
+        assert!(matches!(other.receive(order).back(), Some(Output::Stop)));
+    }
+
+    #[test]
+    fn orders_of_others_are_refused_and_not_passed_on() {
+        let mut node = Node::new(Some(owner().id()));
+        let time = node.unix;
+        assert!(node.refuses(&order(&key(5), "net", time)).contains("not signed by the owner"));
+        let mut in_the_owners_name = order(&key(5), "net", time);
+        in_the_owners_name.owner = owner().id();
+        assert!(node.refuses(&in_the_owners_name).contains("signature"));
+        assert!(node.refuses(&order(&owner(), "other", time)).contains("signature"));
+        let mut later = order(&owner(), "net", time);
+        later.time += 1;
+        assert!(node.refuses(&later).contains("signature"));
+        let mut again = order(&owner(), "net", time);
+        again.nonce[0] ^= 1;
+        assert!(node.refuses(&again).contains("signature"));
+        let good = order(&owner(), "net", time);
+        assert!(Node::new(None).refuses(&good).contains("no owner"));
+        assert!(matches!(node.receive(&good).back(), Some(Output::Stop)), "it still obeys");
+    }
+
+    #[test]
+    fn what_is_old_is_ignored() {
+        let mut node = Node::new(Some(owner().id()));
+        // Replayed after a restart.
+        assert!(node.receive(&order(&owner(), "net", START - 1)).is_empty());
+        assert!(node.receive(&order(&owner(), "net", START)).is_empty());
+        let skew = node.orders.max_skew;
+        assert!(node.receive(&order(&owner(), "net", node.unix + skew + 1)).is_empty());
+        node.unix += 10 * skew;
+        assert!(node.receive(&order(&owner(), "net", START + 500)).is_empty());
+        assert!(!node.receive(&order(&owner(), "net", node.unix - skew)).is_empty());
+    }
+
+    #[test]
+    fn a_flood_of_refused_orders_is_told_once_a_second() {
+        let mut node = Node::new(Some(owner().id()));
+        let bad = order(&key(5), "net", node.unix);
+        let told: usize = (0..100).map(|_| node.receive(&bad).len()).sum();
+        assert_eq!(told, 1);
+        node.now = node.now + TELL;
+        assert_eq!(node.receive(&bad).len(), 1);
+    }
+}
