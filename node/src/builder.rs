@@ -13,13 +13,14 @@ use peerkit_proto::id::Key;
 use peerkit_proto::overlay::{Identity, Overlay};
 use tokio::sync::mpsc;
 
-use crate::actor::Actor;
+use crate::actor::{Actor, Earlier};
 use crate::dispatch::{Dispatch, deliver_notices};
 use crate::error::Error;
 use crate::inner::{Inner, Parts, unix_millis};
 use crate::listen::{self, Pending};
 use crate::node::Node;
 use crate::order::{FROM_LINKS, ORDERS};
+use crate::probe::{self, PROBE_PROTOCOL};
 use crate::served::ServedStream;
 use crate::store::Store;
 use crate::tls::Tls;
@@ -31,6 +32,10 @@ const KEY_FILE: &str = "key";
 /// The network of nodes that name none.
 const NETWORK: &str = "peerkit";
 
+/// Peers from earlier runs that a member may ask for others. 64: some of the last met are there,
+/// and whoever comes back asks for no more.
+const KNOWN: usize = 64;
+
 /// What a node is to be. Every setting has a default; see [`Builder::spawn`].
 #[derive(Default)]
 #[must_use = "a builder does nothing until it spawns"]
@@ -41,6 +46,7 @@ pub struct Builder {
     secret: Option<Vec<u8>>,
     key: Option<Key>,
     state: Option<PathBuf>,
+    manual: bool,
     config: Config,
     handler: Option<Box<dyn Handler>>,
 }
@@ -84,6 +90,13 @@ impl Builder {
     /// shared. Without one nothing does. Only one node at a time can use a folder.
     pub fn state(mut self, folder: impl Into<PathBuf>) -> Self {
         self.state = Some(folder.into());
+        self
+    }
+
+    /// Whether links are made by hand only: the node is never a member of a network, and no link is
+    /// made that nobody asked for. Broadcasts and queries run over the links that there are.
+    pub fn manual(mut self, manual: bool) -> Self {
+        self.manual = manual;
         self
     }
 
@@ -153,7 +166,7 @@ impl Builder {
             name: name.clone(),
             network: network.clone(),
             epoch: unix_millis(),
-            manual: false,
+            manual: self.manual,
         };
         let overlay = Overlay::new(identity, &self.config, seed);
         let (dispatch, mut notices) = Dispatch::new(self.handler, &self.config);
@@ -164,6 +177,7 @@ impl Builder {
             key,
             name,
             network,
+            manual: self.manual,
             secret: self.secret,
             incarnation: u64::from_le_bytes(incarnation),
             config: self.config,
@@ -176,6 +190,9 @@ impl Builder {
             links,
         }));
 
+        let met = inner.known_peers().await?.into_iter().take(KNOWN);
+        let known = met.map(|(id, known)| (id, known.addresses)).collect();
+
         let shares = inner.shares.clone();
         let serve_files = ServedStream::new(move |stream| {
             let shares = shares.clone();
@@ -186,6 +203,11 @@ impl Builder {
             }
         });
         inner.protocols.insert(FILES_PROTOCOL, serve_files);
+        if !inner.manual {
+            let timeout = inner.config.handshake_timeout;
+            let serve_probes = probe::serve(inner.orders.clone(), timeout);
+            inner.protocols.insert(PROBE_PROTOCOL, serve_probes);
+        }
         for listener in listeners {
             inner.spawn(listen::accept(inner.clone(), listener, pending.clone()));
         }
@@ -200,7 +222,7 @@ impl Builder {
             }
         });
         let actor = Actor::new(inner.clone(), overlay, order_receiver, link_receiver);
-        tokio::spawn(actor.run());
+        tokio::spawn(actor.run(Earlier { known }));
         Ok(Node::new(inner))
     }
 }

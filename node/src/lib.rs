@@ -41,6 +41,7 @@ mod inner;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
+mod join;
 mod key;
 mod known;
 mod listen;
@@ -50,6 +51,7 @@ mod opening;
 mod order;
 mod outbox;
 mod outgoing;
+mod probe;
 mod request;
 mod served;
 mod shares;

@@ -395,6 +395,12 @@ impl Overlay {
         views
     }
 
+    /// How many queries this node remembers.
+    #[must_use]
+    pub fn queries(&self) -> usize {
+        self.queries.len()
+    }
+
     /// A name for a new query.
     pub fn draw_query_id(&mut self) -> QueryId {
         let mut id = [0; 16];
@@ -520,6 +526,7 @@ impl Overlay {
                 let (membership, broadcasts, mut turn) = self.turn(now);
                 broadcasts.flush(&mut turn);
                 membership.leave(&mut turn);
+                self.redials.stop_all();
                 let hangup = |id: &NodeId| Output::Hangup(*id, Reason::Left);
                 self.outbox.extend(self.links.keys().map(hangup));
             }
