@@ -78,7 +78,8 @@ pub struct Want {
 }
 
 impl Batch {
-    /// Signs broadcasts of the node that has `key`.
+    /// Signs broadcasts of the node that has `key`; they stand from `first` on in its run, of which
+    /// all from `floor` on can still be had.
     #[must_use]
     pub fn sign(
         key: &Key,
@@ -87,19 +88,27 @@ impl Batch {
         (first, floor): (u64, u64),
         items: Vec<Item>,
     ) -> Self {
-        let items = Arc::from(items);
         let run = RunId { author: key.id(), epoch };
-        let signature = [0; SIGNATURE_LEN];
-        let mut batch = Self { run, first, floor, items, signature, body: Bytes::new() };
-        batch.signature = key.sign(&batch.signed(network, &batch.ids(network)));
+        let unsigned = Self::from_parts(run, (first, floor), items, [0; SIGNATURE_LEN]);
+        let signature = key.sign(&unsigned.signed(network, &unsigned.ids(network)));
+        Self::from_parts(run, (first, floor), unsigned.items.to_vec(), signature)
+    }
+
+    /// A batch of these parts, whether the signature is right or not.
+    #[must_use]
+    pub fn from_parts(
+        run: RunId,
+        (first, floor): (u64, u64),
+        items: Vec<Item>,
+        signature: [u8; SIGNATURE_LEN],
+    ) -> Self {
         let mut body = Vec::new();
         run.encode(&mut body);
         body.put_u64(first);
         body.put_u64(floor);
-        body.put_list(&batch.items, |out, item| item.encode(out));
-        body.put_raw(&batch.signature);
-        batch.body = body.into();
-        batch
+        body.put_list(&items, |out, item| item.encode(out));
+        body.put_raw(&signature);
+        Self { run, first, floor, items: items.into(), signature, body: body.into() }
     }
 
     /// The place of the last in the run.

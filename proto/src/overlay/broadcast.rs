@@ -617,10 +617,10 @@ impl Broadcasts {
 
     /// Whether a batch is too old to be let in, or from the future.
     fn is_untimely(&self, batch: &Batch, unix: u64) -> bool {
-        let times = batch.items.iter().map(|item| item.time);
-        let (oldest, newest) = (times.clone().max(), times.max());
-        oldest.is_none_or(|time| time.saturating_add(self.max_age) < unix)
-            || newest.is_none_or(|time| time > unix.saturating_add(self.max_ahead))
+        let youngest = batch.items.iter().map(|item| item.time).max();
+        youngest.is_none_or(|time| {
+            time.saturating_add(self.max_age) < unix || time > unix.saturating_add(self.max_ahead)
+        })
     }
 
     /// Whether a batch is what may be sent, and signed by its author.

@@ -38,6 +38,8 @@ use crate::verify::Verifier;
 mod budget;
 mod horizon;
 mod passive;
+#[cfg(test)]
+mod tests;
 
 use budget::Budgets;
 use horizon::Horizon;

@@ -294,12 +294,13 @@ fn a_forged_broadcast_ends_the_link_and_goes_no_further() {
     let mut net = Net::new(2, &[(0, 1)], 1);
     let mut forged = broadcast::tests::batch(1, &["x"]);
     forged.signature[0] ^= 1;
-    let from = net.ids[1];
-    net.nodes[0].set_clock(net.now, broadcast::tests::UNIX);
-    net.nodes[0].handle(net.now, Input::Frame(from, Frame::Broadcast(forged)));
-    let Some(Output::Hangup(id, Reason::Fault(_))) = net.nodes[0].poll() else { panic!("kept") };
+    // The first node is its author.
+    let from = net.ids[0];
+    net.nodes[1].set_clock(net.now, broadcast::tests::UNIX);
+    net.nodes[1].handle(net.now, Input::Frame(from, Frame::Broadcast(forged)));
+    let Some(Output::Hangup(id, Reason::Fault(_))) = net.nodes[1].poll() else { panic!("kept") };
     assert_eq!(id, from);
-    assert!(net.nodes[0].poll().is_none());
+    assert!(net.nodes[1].poll().is_none());
 }
 
 #[test]
