@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use peerkit::{Address, ConnectOptions, Error, Hash, KnownPeer, Node, NodeId, Peer};
+use peerkit::{Address, ConnectOptions, Error, Hash, KnownPeer, Node, NodeId, Peer, Size};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::command::Command;
@@ -144,7 +144,8 @@ impl Session {
                 }
             }
             Command::Size => {
-                Outcome::Size { size: node.discover(WHOLE_NETWORK).await?.nodes.len() }
+                let Size { nodes, error, exact, .. } = node.size().await?;
+                Outcome::Size { size: nodes, exact, error }
             }
             Command::Map { file } => self.map(file).await?,
             Command::Save { file } => {

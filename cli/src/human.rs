@@ -9,6 +9,8 @@ use peerkit::{Event, Message, Node, Peer, SharedFile};
 use crate::outcome::{FoundView, KnownView, Outcome, PeerView, Ping, SkippedView, Stops, label};
 use crate::text::{self, Paint, count, plain};
 
+mod status;
+
 /// A result, on one line or several; no line end at the end.
 pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String {
     let text = match outcome {
@@ -83,9 +85,16 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             speed(*bytes, *seconds),
             count(sources.len(), "node"),
         ),
-        Outcome::Status { status } => outline(paint, &serde_json::json!(status)),
+        Outcome::Status { status } => status::text(paint, status),
         Outcome::Network { network } => outline(paint, &serde_json::json!(network)),
-        Outcome::Size { size } => count(*size, "node"),
+        Outcome::Size { size, exact, error } => {
+            let nodes = count(count_of(*size), "node");
+            match error {
+                Some(error) => format!("about {nodes}, give or take {:.0} %", error * 100.0),
+                None if *exact => nodes,
+                None => format!("{nodes} or more: some did not answer in time"),
+            }
+        }
         Outcome::Map { map } => map.drawing(),
         Outcome::Drawn { path } => format!("wrote {}", shown(path)),
         Outcome::Saved { path, peers } => {

@@ -188,10 +188,10 @@ mod tests {
 
     #[test]
     fn results_have_the_form_of_the_design() {
-        let ok = Ok(Outcome::Size { size: 3 });
+        let ok = Ok(Outcome::Size { size: 3, exact: true, error: None });
         assert_eq!(
             line(&ResultLine::new("size", &ok)),
-            "{\"result\":\"size\",\"ok\":true,\"size\":3}\n"
+            "{\"result\":\"size\",\"ok\":true,\"size\":3,\"exact\":true}\n"
         );
         let ok = Ok(Outcome::Stopping { what: crate::outcome::Stops::Node });
         assert_eq!(line(&ResultLine::new("exit", &ok)), "{\"result\":\"exit\",\"ok\":true}\n");

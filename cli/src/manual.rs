@@ -196,7 +196,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
         aliases: &[],
         usage: "size",
         summary: "how many nodes the network has",
-        more: "",
+        more: "Counted up to about 10,000, estimated from a sample beyond.",
     },
     Entry {
         name: "map",

@@ -58,7 +58,14 @@ pub(crate) enum Outcome {
     /// `network`
     Network { network: NetworkView },
     /// `size`
-    Size { size: usize },
+    Size {
+        size: u64,
+        /// All were counted.
+        exact: bool,
+        /// The standard error of an estimate, as a share of it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<f64>,
+    },
     /// `map` without a file
     Map { map: Graph },
     /// `map FILE`

@@ -246,7 +246,7 @@ mod tests {
         drop(kept);
         let kept = open("net", &config);
         assert_eq!(places(&kept), [2, 3, 4]);
-        keep(&kept, [batch(5, now + 4, 700)]);
+        keep(&kept, [batch(5, now + 4, 800)]);
         drop(kept);
         let kept = open("net", &config);
         assert_eq!(places(&kept), [5]);

@@ -72,7 +72,7 @@ pub use key::{
     KeyError, create as create_key, load as load_key, load_or_create as load_or_create_key,
 };
 pub use node::{
-    Broadcasted, ConnectOptions, Discovery, FoundFile, IntoAddress, Node, SendReport, Sender,
+    Broadcasted, ConnectOptions, Discovery, FoundFile, IntoAddress, Node, SendReport, Sender, Size,
     Source,
 };
 pub use outgoing::Outgoing;

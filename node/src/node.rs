@@ -26,7 +26,7 @@ mod network;
 
 pub use files::{FoundFile, Source};
 pub use messages::{SendReport, Sender};
-pub use network::{Broadcasted, Discovery};
+pub use network::{Broadcasted, Discovery, Size};
 
 /// A node. Clone the handle freely: all clones are the same node.
 ///

@@ -30,5 +30,6 @@ pub mod link;
 pub mod message;
 pub mod overlay;
 pub mod record;
+pub mod sample;
 pub mod time;
 pub mod verify;

@@ -21,6 +21,7 @@ use crate::frame::query::{
 use crate::hello::MAX_NAME;
 use crate::id::{Hash, Key, NodeId};
 use crate::message::Message;
+use crate::sample;
 use crate::time::{Instant, earliest};
 use crate::verify::Verifier;
 
@@ -584,6 +585,10 @@ impl Overlay {
                     self.answer(query, bodies);
                 }
                 Output::Lookup { query, what: What::FindNode(id) } => self.answer_where(query, id),
+                Output::Lookup { query, what: What::Sample { salt, bits } } => {
+                    let here = sample::contains(&salt, bits, self.me);
+                    self.answer(query, here.then_some(AnswerBody::Here).into_iter().collect());
+                }
                 Output::Lookup { query, what: What::CallBack { target, .. } }
                     if target != self.me =>
                 {

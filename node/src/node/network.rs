@@ -1,6 +1,6 @@
 //! The network around the node: joining, discovery, broadcast, known peers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use peerkit_proto::event::{Event, Peer};
 use peerkit_proto::frame::query::{Answer, AnswerBody, What};
 use peerkit_proto::id::{Hash, NodeId};
 use peerkit_proto::message::Message;
+use peerkit_proto::sample::{self, Estimate};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Node;
@@ -59,6 +60,19 @@ impl Discovery {
         links.dedup();
         links
     }
+}
+
+/// How many nodes a network has.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Size {
+    /// The number, or what it most likely is.
+    pub nodes: u64,
+    /// Of an estimate the standard error, as a share of the number: two times in three the true one
+    /// is within.
+    pub error: Option<f64>,
+    /// Whether all nodes were counted, and have answered. Where neither this is so nor there is an
+    /// error, there are at least so many.
+    pub exact: bool,
 }
 
 /// A query under way.
@@ -186,6 +200,35 @@ impl Node {
         Ok(Discovery { nodes, complete, elapsed: started.elapsed() })
     }
 
+    /// How many nodes the network has: counted where they are up to about 10,000, estimated beyond.
+    ///
+    /// # Errors
+    /// Where the node is stopping, or the system gives no random numbers.
+    pub async fn size(&self) -> Result<Size, Error> {
+        let count = self.sample(sample::BITS).await?;
+        if count < sample::ENOUGH {
+            let Discovery { nodes, complete, .. } = self.discover(-1).await?;
+            return Ok(Size { nodes: nodes.len() as u64, error: None, exact: complete });
+        }
+        let Estimate { nodes, error } = sample::estimate(count, sample::BITS);
+        Ok(Size { nodes, error: Some(error), exact: false })
+    }
+
+    /// How many nodes are in a sample of the network that is drawn now.
+    async fn sample(&self, bits: u8) -> Result<u64, Error> {
+        let mut salt = [0; 8];
+        let chance = getrandom::fill(&mut salt);
+        chance.map_err(|error| Error::Setting(format!("no random numbers: {error}")))?;
+        let mut asking = self.inner.ask(What::Sample { salt, bits }, -1, None).await?;
+        let mut found = BTreeSet::from([self.id()]);
+        while let Some(answer) = asking.answers.recv().await {
+            found.insert(answer.node);
+        }
+        // Nobody is taken at their word that they are in it.
+        let found = found.into_iter().filter(|id| sample::contains(&salt, bits, *id));
+        Ok(found.count() as u64)
+    }
+
     /// Tells the whole network. Every node gets it once, and can check that it is from this one.
     /// Where links are crowded it waits a while (5 s) for them first.
     ///
@@ -230,5 +273,35 @@ impl Node {
         path: impl AsRef<Path>,
     ) -> Result<Vec<(NodeId, KnownPeer)>, Error> {
         self.inner.read_peers(path.as_ref()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_sample_is_drawn_of_all_nodes() {
+        let mut nodes: Vec<Node> = Vec::new();
+        for _ in 0..24 {
+            let node = Node::builder().listen("127.0.0.1:0").spawn().await.unwrap();
+            if let Some(last) = nodes.last() {
+                node.connect(last.listening()[0]).await.unwrap();
+            }
+            nodes.push(node);
+        }
+        let counted = Size { nodes: 24, error: None, exact: true };
+        assert_eq!(nodes[11].size().await.unwrap(), counted);
+        assert_eq!(nodes[11].sample(0).await.unwrap(), 24);
+        assert_eq!(nodes[11].sample(255).await.unwrap(), 0);
+        // Twelve each time: the chance that the sum of ten is so far off is below one in a million.
+        let mut sum = 0;
+        for _ in 0..10 {
+            sum += nodes[11].sample(1).await.unwrap();
+        }
+        assert!((80..=160).contains(&sum), "{sum} of 240");
+        for node in nodes {
+            node.shutdown().await;
+        }
     }
 }

@@ -67,6 +67,13 @@ pub enum What {
         /// Where the asking node listens.
         addresses: Vec<Address>,
     },
+    /// Who is in a sample of the network: see [`sample`](crate::sample).
+    Sample {
+        /// Drawn by the asking node: another salt, another sample.
+        salt: [u8; 8],
+        /// One node in 2^bits is in it.
+        bits: u8,
+    },
 }
 
 /// A node's answer.
@@ -94,7 +101,7 @@ pub enum AnswerBody {
     /// To a search, or to the question who has a file: files that match.
     Files(Vec<SharedFile>),
     /// To the search for a node: `node` and `addresses` say where it is. To a call-back: it is
-    /// under way.
+    /// under way. To a sample: `node` is in it.
     Here,
 }
 
@@ -135,6 +142,11 @@ impl Query {
                 out.put_raw(token);
                 put_addresses(out, addresses);
             }
+            What::Sample { salt, bits } => {
+                out.put_u8(5);
+                out.put_raw(salt);
+                out.put_u8(*bits);
+            }
         }
     }
 
@@ -157,6 +169,7 @@ impl Query {
                     token: reader.array("call-back token")?,
                     addresses: reader.list(MAX_ADDRESSES, "addresses", address)?,
                 },
+                5 => What::Sample { salt: reader.array("salt")?, bits: reader.u8("bits")? },
                 _ => return Err(DecodeError::Invalid("query kind")),
             },
         })

@@ -130,7 +130,9 @@ impl Bench {
                     other => panic!("{other:?}"),
                 }
             }
-            Output::Dial { address, quiet: true } => format!("dial {}", number(address.id.unwrap())),
+            Output::Dial { address, quiet: true } => {
+                format!("dial {}", number(address.id.unwrap()))
+            }
             Output::Probe { id, probe, .. } => format!("probe {} {}", number(id), probe.neighbour),
             Output::Hangup(id, reason) => match reason {
                 Reason::Fault(_) => format!("fault {}", number(id)),
@@ -262,9 +264,8 @@ fn a_full_node_refuses_who_has_others_and_keeps_its_word() {
     let mut node = Bench::member(4);
     let mut probe = answer(7, true, 7);
     probe.record = record(7);
-    let told = node.turn(|membership, turn| {
-        membership.answer_probe(turn, id(7), probe.clone(), Vec::new())
-    });
+    let told = node
+        .turn(|membership, turn| membership.answer_probe(turn, id(7), probe.clone(), Vec::new()));
     assert!(told.neighbour);
     for (n, expected) in [(6, "reply 6 Full"), (7, "reply 7 Accepted")] {
         node.link(n, Direction::Inbound);

@@ -215,6 +215,7 @@ pub(crate) fn samples() -> Vec<Frame> {
         What::HasFile(Hash::of(b"x")),
         What::FindNode(node(3)),
         What::CallBack { target: node(3), token: [1; 16], addresses: vec![address.clone()] },
+        What::Sample { salt: [2; 8], bits: 8 },
     ];
     let mut frames: Vec<_> =
         whats.into_iter().map(|what| Frame::Query(Query { what, ..query(3) })).collect();

@@ -1,0 +1,133 @@
+//! A node's account of itself, as a person reads it.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use peerkit::{Address, PeerStatus, Status};
+
+use super::count_of;
+use crate::outcome::label;
+use crate::text::{self, Paint, count, plain, size};
+
+/// The account, on lines; the last has no end.
+pub(super) fn text(paint: Paint, status: &Status) -> String {
+    let mut text = format!("{} in network {}", name(paint, status), plain(&status.network));
+    let mut line = |key: &str, value: String| {
+        let _ = write!(text, "\n  {} {value}", paint.faint(&format!("{key:10}")));
+    };
+    line("id", status.id.to_string());
+    line("addresses", addresses(&status.addresses));
+    line("up for", long(Duration::from_millis(status.uptime_ms)));
+    line("member", membership(status));
+    line("shares", format!("{} files and folders", status.shares));
+    let sent = &status.counters;
+    line(
+        "messages",
+        format!(
+            "{} sent, {} received, {} failed; {} out, {} in",
+            sent.messages_sent,
+            sent.messages_received,
+            sent.messages_failed,
+            size(sent.bytes_sent),
+            size(sent.bytes_received)
+        ),
+    );
+    let all = &status.broadcasts;
+    line(
+        "broadcasts",
+        format!(
+            "{} sent, {} received, {} came twice, {} missed, {} out of time",
+            all.sent, all.received, all.duplicates, all.missed, all.untimely
+        ),
+    );
+    line("queries", format!("{} in the last minute", status.queries));
+    line("links", format!("{} in, {} out", status.inbound, status.outbound));
+    for peer in &status.peers {
+        let _ = write!(text, "\n    {}", link(paint, status, peer));
+    }
+    text
+}
+
+fn name(paint: Paint, status: &Status) -> String {
+    paint.name(&label(&status.id, &status.name))
+}
+
+fn addresses(addresses: &[Address]) -> String {
+    match addresses {
+        [] => "none: nobody can dial this node".to_owned(),
+        some => {
+            let some: Vec<_> = some.iter().map(|a| a.clone().without_id().to_string()).collect();
+            some.join(", ")
+        }
+    }
+}
+
+fn membership(status: &Status) -> String {
+    match (status.member, status.manual) {
+        (true, _) => format!(
+            "yes: {}, {} known beside them",
+            count(status.neighbours.len(), "neighbour"),
+            count(status.passive, "node")
+        ),
+        (false, true) => "no: links are made by hand (--manual)".to_owned(),
+        (false, false) => "not yet: `join ADDR`, or wait until somebody joins here".to_owned(),
+    }
+}
+
+fn link(paint: Paint, status: &Status, peer: &PeerStatus) -> String {
+    let mut text = format!(
+        "{}  {}  {}",
+        paint.name(&label(&peer.id, &peer.name)),
+        peer.address.clone().without_id(),
+        peer.direction
+    );
+    if status.neighbours.contains(&peer.id) {
+        text.push_str(", neighbour");
+    }
+    if status.pinned.contains(&peer.id) {
+        text.push_str(", by hand");
+    }
+    if let Some(rtt) = peer.rtt_ms {
+        let _ = write!(text, "  {}", text::time(Duration::from_secs_f64(rtt / 1e3)));
+    }
+    let queued = peer.queued_bytes.saturating_add(peer.queued_control_bytes);
+    if queued > 0 {
+        let _ = write!(text, "  {} queued", size(queued as u64));
+    }
+    text
+}
+
+/// A time of any length, in the two units that tell most.
+fn long(time: Duration) -> String {
+    let seconds = count_of(time.as_secs());
+    match seconds {
+        0..60 => text::time(time),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} {} h", count(seconds / 86_400, "day"), seconds / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_told_in_two_units() {
+        let told = |seconds| long(Duration::from_secs(seconds));
+        assert_eq!(told(61), "1 min 1 s");
+        assert_eq!(told(7260), "2 h 1 min");
+        assert_eq!(told(90_000), "1 day 1 h");
+        assert!(told(5).contains('5'));
+    }
+
+    #[tokio::test]
+    async fn a_node_alone_says_so() {
+        let node = peerkit::Node::builder().name("ann\u{1b}").spawn().await.unwrap();
+        let paint = Paint::on(&tempfile::tempfile().unwrap());
+        let text = text(paint, &node.status().await);
+        assert!(text.contains("ann\\u{1b}") && text.contains(&node.id().to_string()), "{text}");
+        assert!(text.contains("nobody can dial") && text.contains("not yet"), "{text}");
+        node.shutdown().await;
+    }
+}

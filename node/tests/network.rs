@@ -1,0 +1,305 @@
+//! Networks that keep themselves together, over real sockets.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use common::*;
+use peerkit::{Address, Config, Error, Event, Events, Node, NodeId, Reason};
+
+async fn manual(name: &str) -> Node {
+    builder(name).manual(true).spawn().await.unwrap()
+}
+
+async fn join(node: &Node, through: &Node) {
+    within("a join", node.join(&[at(through).into()])).await.unwrap();
+}
+
+/// Waits until a discovery by `node` finds just these.
+async fn finds(node: &Node, expected: &BTreeSet<NodeId>) {
+    let begun = Instant::now();
+    loop {
+        let found = within("a discovery", node.discover(-1)).await.unwrap();
+        let found: BTreeSet<_> = found.nodes.iter().map(|node| node.id).collect();
+        if found == *expected {
+            return;
+        }
+        let (missing, more) = (expected.difference(&found).count(), found.difference(expected));
+        let more = more.count();
+        assert!(begun.elapsed() < 3 * PATIENCE, "{missing} nodes are missing, {more} too many");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Takes broadcasts until there are `count` of each of `authors`, each once and in order.
+async fn hears(mut events: Events, authors: &BTreeSet<NodeId>, count: usize) {
+    let mut heard: BTreeMap<NodeId, usize> = BTreeMap::new();
+    let mut left = authors.len() * count;
+    while left > 0 {
+        match within("a broadcast", events.next()).await.expect("the events go on") {
+            Event::NodeBroadcast { broadcast } => {
+                let next = heard.entry(broadcast.author).or_default();
+                let text = broadcast.message.as_text().unwrap().to_owned();
+                assert_eq!(text, format!("text {next}"), "out of order, twice or left out");
+                *next += 1;
+                left -= 1;
+            }
+            Event::NodeLagged { missed } => panic!("{missed} events were missed"),
+            Event::NodeBroadcastsMissed { count, .. } => panic!("{count} broadcasts were missed"),
+            _ => {}
+        }
+    }
+    assert!(authors.iter().all(|author| heard.get(author) == Some(&count)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixty_four_nodes_join_through_one_hear_each_other_and_live_on_without_it() {
+    const NODES: usize = 64;
+    const EACH: usize = 2;
+    // The first runs elsewhere, so that it can end without a goodbye.
+    let elsewhere = Elsewhere::new();
+    let genesis = elsewhere.run(async { node("genesis").await }).await;
+    let mut nodes = Vec::new();
+    for n in 1..NODES {
+        let node = node(&format!("n{n}")).await;
+        join(&node, &genesis).await;
+        nodes.push(node);
+    }
+    let mut ids: BTreeSet<_> = nodes.iter().map(Node::id).collect();
+    ids.insert(genesis.id());
+    finds(&nodes[NODES / 2], &ids).await;
+    for node in &nodes {
+        let status = node.status().await;
+        assert!(status.member && !status.neighbours.is_empty());
+        assert!(status.peers.len() < 16, "{} has {} links", node.name(), status.peers.len());
+    }
+
+    let begun = Instant::now();
+    let mut hearing = tokio::task::JoinSet::new();
+    for node in nodes.iter().chain([&genesis]) {
+        let others: BTreeSet<_> = ids.iter().copied().filter(|id| *id != node.id()).collect();
+        let events = node.events();
+        hearing.spawn(async move { hears(events, &others, EACH).await });
+    }
+    for n in 0..EACH {
+        for node in nodes.iter().chain([&genesis]) {
+            node.broadcast("", format!("text {n}")).await.unwrap();
+        }
+    }
+    hearing.join_all().await;
+    assert!(begun.elapsed() < PATIENCE, "it took {:?}", begun.elapsed());
+
+    ids.remove(&genesis.id());
+    elsewhere.crash();
+    drop(genesis);
+    finds(&nodes[0], &ids).await;
+    // Who comes now comes through another.
+    let newcomer = node("newcomer").await;
+    join(&newcomer, &nodes[40]).await;
+    ids.insert(newcomer.id());
+    finds(&newcomer, &ids).await;
+    finds(&nodes[5], &ids).await;
+    nodes.push(newcomer);
+    let stopping: Vec<_> =
+        nodes.into_iter().map(|node| tokio::spawn(async move { node.shutdown().await })).collect();
+    for stopped in stopping {
+        within("shutdown", stopped).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn links_by_hand_stay_as_they_were_made() {
+    let (a, b, c) = (manual("a").await, manual("b").await, node("c").await);
+    link(&a, &b).await;
+    // At a node whose links are made by hand, to join is to link.
+    let peers = b.join(&[at(&c).into()]).await.unwrap();
+    assert_eq!(peers.iter().map(|peer| peer.id()).collect::<Vec<_>>(), [c.id()]);
+    let refused = c.join(&[at(&a).into()]).await.unwrap_err();
+    assert!(matches!(&refused, Error::LinksByHand(peer) if peer.id() == a.id()), "{refused:?}");
+    let text = refused.to_string();
+    assert!(text.contains("made by hand (--manual): connect"), "{text}");
+    until("the link that was good for nothing is closed", || c.peer(a.id()).is_none()).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let links = |node: &Node| node.peers().iter().map(|peer| peer.id()).collect::<BTreeSet<_>>();
+    assert_eq!(links(&a), BTreeSet::from([b.id()]));
+    assert_eq!(links(&b), BTreeSet::from([a.id(), c.id()]));
+    assert!(!a.status().await.member && a.status().await.manual);
+    // Broadcasts run over them all the same.
+    let mut events = c.events();
+    a.broadcast("", "hello").await.unwrap();
+    expect(&mut events, "node_broadcast").await;
+    shutdown([&a, &b, &c]).await;
+}
+
+#[tokio::test]
+async fn why_a_join_failed_is_told() {
+    let a = node("a").await;
+    let nobody: Address = "127.0.0.1:1".parse().unwrap();
+    let failed = a.join(std::slice::from_ref(&nobody)).await.unwrap_err();
+    assert!(matches!(failed, Error::Connect { .. }), "{failed:?}");
+    let by_hand = manual("by hand").await;
+    let failed = a.join(&[nobody.clone(), at(&by_hand).into()]).await.unwrap_err();
+    assert!(matches!(failed, Error::LinksByHand(_)), "what a node says goes first: {failed:?}");
+    assert!(!a.status().await.peers.iter().any(|peer| peer.id == by_hand.id()));
+    // One that is there is enough.
+    let b = node("b").await;
+    let joined = a.join(&[nobody, at(&by_hand).into(), at(&b).into()]).await.unwrap();
+    assert!(joined.iter().any(|peer| peer.id() == b.id()));
+    assert!(a.status().await.member && b.status().await.member);
+    // A node alone, that knows nobody, is no error: it is the first.
+    let first = node("first").await;
+    assert!(first.join(&[]).await.unwrap().is_empty());
+    shutdown([&a, &b, &by_hand, &first]).await;
+}
+
+#[tokio::test]
+async fn who_is_started_first_waits_for_the_other() {
+    let mut config = Config::default();
+    config.reconnect_min = Duration::from_millis(20);
+    let a = builder("a").config(config).spawn().await.unwrap();
+    let later = node("later").await;
+    let address = at(&later);
+    within("shutdown", later.shutdown()).await;
+    let (told, mut failures) = tokio::sync::mpsc::unbounded_channel();
+    let joining = tokio::spawn({
+        let a = a.clone();
+        let told = move |error: &Error, wait| told.send((error.to_string(), wait)).unwrap();
+        async move { a.join_patiently(&[address.into()], told).await }
+    });
+    let mut waits = Vec::new();
+    for _ in 0..3 {
+        let (error, wait) = within("a failure", failures.recv()).await.unwrap();
+        assert!(error.contains(&address.to_string()), "{error}");
+        waits.push(wait.as_millis());
+    }
+    assert_eq!(waits, [20, 40, 80]);
+    let b = Node::builder().name("b").listen(address).spawn().await.unwrap();
+    let joined = within("the join", joining).await.unwrap().unwrap();
+    assert_eq!(joined[0].id(), b.id());
+    shutdown([&a, &b]).await;
+}
+
+#[tokio::test]
+async fn who_leaves_is_alone_and_may_come_back() {
+    let mut nodes = vec![node("genesis").await];
+    for n in 1..8 {
+        let node = node(&format!("n{n}")).await;
+        join(&node, &nodes[0]).await;
+        nodes.push(node);
+    }
+    let all: BTreeSet<_> = nodes.iter().map(Node::id).collect();
+    finds(&nodes[3], &all).await;
+    let leaving = nodes.swap_remove(0);
+    let others: BTreeSet<_> = all.iter().copied().filter(|id| *id != leaving.id()).collect();
+    let mut events = leaving.events();
+    let linked: BTreeSet<_> = leaving.peers().iter().map(|peer| peer.id()).collect();
+    let left = within("leaving", leaving.leave()).await.unwrap();
+    assert_eq!(left.iter().map(|peer| peer.id()).collect::<BTreeSet<_>>(), linked);
+    assert!(leaving.peers().is_empty() && !leaving.status().await.member);
+    let parting = loop {
+        match next(&mut events).await {
+            Event::InboundNodeDisconnected { parting, .. } => break parting,
+            Event::OutboundNodeDisconnected { parting, .. } => break parting,
+            _ => {}
+        }
+    };
+    assert_eq!(parting.reason, Reason::Left);
+    finds(&nodes[0], &others).await;
+    finds(&leaving, &BTreeSet::from([leaving.id()])).await;
+    join(&leaving, &nodes[2]).await;
+    finds(&leaving, &all).await;
+    nodes.push(leaving);
+    // Who stops hands its place over in the same way.
+    let stopping = nodes.remove(0);
+    within("shutdown", stopping.shutdown()).await;
+    let others: BTreeSet<_> = nodes.iter().map(Node::id).collect();
+    finds(&nodes[0], &others).await;
+    shutdown(&nodes).await;
+}
+
+#[tokio::test]
+async fn a_link_that_was_asked_for_is_kept_by_a_member() {
+    let (a, b) = (node("a").await, node("b").await);
+    link(&a, &b).await;
+    let mut others = Vec::new();
+    for n in 0..12 {
+        let node = node(&format!("n{n}")).await;
+        join(&node, &a).await;
+        others.push(node);
+    }
+    assert!(a.peer(b.id()).is_some());
+    assert_eq!(a.status().await.pinned, [b.id()]);
+    // A second wish finds the link that is there, and pins it as well.
+    let neighbour = a.status().await.neighbours[0];
+    let neighbour = others.iter().find(|node| node.id() == neighbour).unwrap();
+    a.connect(at(neighbour)).await.unwrap();
+    assert!(a.status().await.pinned.contains(&neighbour.id()));
+    shutdown(others.iter().chain([&a, &b])).await;
+}
+
+#[tokio::test]
+async fn broadcasts_outlive_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = || builder("kept").state(folder.path().join("state"));
+    let author = manual("author").await;
+    let keeper = state().spawn().await.unwrap();
+    let mut events = keeper.events();
+    link(&author, &keeper).await;
+    for n in 0..20 {
+        author.broadcast("", format!("text {n}")).await.unwrap();
+    }
+    for _ in 0..20 {
+        expect(&mut events, "node_broadcast").await;
+    }
+    drop(events);
+    within("shutdown", keeper.shutdown()).await;
+    drop(keeper);
+    within("shutdown", author.shutdown()).await;
+
+    // Who comes later gets them from whom they reached, whose own application has had them.
+    let keeper = state().spawn().await.unwrap();
+    let mut events = keeper.events();
+    let late = manual("late").await;
+    let heard = late.events();
+    link(&late, &keeper).await;
+    hears(heard, &BTreeSet::from([author.id()]), 20).await;
+    late.broadcast("", "text 0").await.unwrap();
+    let Event::NodeBroadcast { broadcast } = expect(&mut events, "node_broadcast").await else {
+        panic!()
+    };
+    assert_eq!(broadcast.author, late.id(), "none came a second time");
+    shutdown([&keeper, &late]).await;
+}
+
+/// A loop of broadcasts waits for the links, and nobody is hung up on as too slow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loop_of_large_broadcasts_runs_over_nobody() {
+    let (a, b) = (node("a").await, node("b").await);
+    let (mut of_a, heard) = (a.events(), b.events());
+    join(&b, &a).await;
+    let text = |n: usize| format!("{n} {}", "x".repeat(60_000));
+    const COUNT: usize = 200;
+    let hearing = tokio::spawn(async move {
+        let mut heard = heard;
+        let mut next = 0;
+        while next < COUNT {
+            let event = expect(&mut heard, "node_broadcast").await;
+            let Event::NodeBroadcast { broadcast } = event else { panic!() };
+            assert_eq!(broadcast.message.as_text(), Some(&*text(next)));
+            next += 1;
+        }
+    });
+    for n in 0..COUNT {
+        a.broadcast("", text(n)).await.unwrap();
+    }
+    hearing.await.unwrap();
+    shutdown([&a, &b]).await;
+    while let Some(event) = of_a.next().await {
+        if let Event::InboundNodeDisconnected { parting, .. } = event {
+            assert_eq!(parting.reason, Reason::Stopping, "{parting}");
+        }
+    }
+}
