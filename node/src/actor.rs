@@ -112,6 +112,10 @@ impl Actor {
     async fn stop(mut self) {
         let inner = self.inner.clone();
         let flush = inner.config.flush_timeout;
+        if self.ordered {
+            // The application hears why before it hears that.
+            let _ = tokio::time::timeout(HALT, inner.dispatch.settle()).await;
+        }
         // What the application says now still goes out.
         let _ = tokio::time::timeout(flush, inner.tell(Event::NodeRequestToStop)).await;
         self.stopping = true;

@@ -1,0 +1,185 @@
+//! The owner of a network stops it, and nobody else does.
+
+#![allow(clippy::unwrap_used)]
+
+mod attacker;
+mod common;
+
+use std::time::Duration;
+
+use attacker::{Attacker, encoded};
+use common::*;
+use peerkit::{Builder, Error, Event, Key, Node, NodeId};
+use peerkit_proto::frame::Frame;
+use peerkit_proto::frame::order::Order;
+use tempfile::TempDir;
+
+fn owner() -> Key {
+    Key::from_secret(&[42; 32])
+}
+
+fn now() -> u64 {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap();
+    u64::try_from(since.as_millis()).unwrap()
+}
+
+fn order(by: &Key, network: &str, time: u64) -> Vec<u8> {
+    encoded(&Frame::Order(Order::sign(by, network, time, [1; 16])))
+}
+
+async fn is_up(node: &Node) -> bool {
+    let stopped = tokio::time::timeout(Duration::from_millis(100), node.stopped()).await;
+    stopped.is_err() && node.discover(0).await.is_ok()
+}
+
+#[tokio::test]
+async fn the_owner_stops_all_that_joined() {
+    let genesis = builder("genesis").owner(owner()).spawn().await.unwrap();
+    assert_eq!(genesis.owner(), Some(owner().id()));
+    let mut nodes = vec![genesis];
+    for n in 1..10 {
+        let node = node(&format!("n{n}")).await;
+        // Each learns it from the one that it joins through.
+        node.join(&[at(&nodes[n / 2]).into()]).await.unwrap();
+        until("it knows the owner", || node.owner() == Some(owner().id())).await;
+        nodes.push(node);
+    }
+    let refused = nodes[3].shutdown_network().await.unwrap_err();
+    assert!(matches!(refused, Error::NotOwner(id) if id == owner().id()), "{refused:?}");
+    assert!(is_up(&nodes[0]).await);
+
+    // The key serves at any node.
+    let with_key = builder("owner").owner(owner()).spawn().await.unwrap();
+    with_key.join(&[at(&nodes[9]).into()]).await.unwrap();
+    nodes.push(with_key);
+    let mut events: Vec<_> = nodes.iter().map(Node::events).collect();
+    nodes[10].shutdown_network().await.unwrap();
+    for (node, events) in nodes.iter().zip(&mut events) {
+        within("the node has stopped", node.stopped()).await;
+        let told = expect(events, "node_shutdown_ordered").await;
+        assert!(matches!(told, Event::NodeShutdownOrdered { owner: by } if by == owner().id()));
+        expect(events, "node_request_to_stop").await;
+    }
+}
+
+#[tokio::test]
+async fn a_network_without_an_owner_has_nobody_who_stops_it() {
+    let (a, b) = (node("a").await, node("b").await);
+    a.join(&[at(&b).into()]).await.unwrap();
+    assert_eq!((a.owner(), b.owner()), (None, None));
+    assert!(matches!(a.shutdown_network().await, Err(Error::NoOwner)));
+    // One who comes later does not own those that are there.
+    let late = builder("late").owner(owner()).spawn().await.unwrap();
+    let mut events = b.events();
+    late.connect(at(&b)).await.unwrap();
+    late.shutdown_network().await.unwrap();
+    let refused = expect(&mut events, "node_shutdown_refused").await;
+    let Event::NodeShutdownRefused { peer, why } = refused else { panic!() };
+    assert_eq!((peer.id(), why.contains("no owner")), (late.id(), true), "{why}");
+    within("who gave the order stops", late.stopped()).await;
+    assert!(is_up(&a).await && is_up(&b).await);
+    shutdown([&a, &b]).await;
+}
+
+#[tokio::test]
+async fn forged_orders_stop_nobody_and_go_no_further() {
+    let victim = builder("victim").owner_id(owner().id()).spawn().await.unwrap();
+    let mut behind = Attacker::link(at(&victim)).await;
+    let mut events = victim.events();
+    let other = attacker::key();
+    let mut in_the_owners_name = Order::sign(&other, "peerkit", now(), [1; 16]);
+    in_the_owners_name.owner = owner().id();
+    let forged = [
+        ("somebody else's", order(&other, "peerkit", now())),
+        ("in the owner's name", encoded(&Frame::Order(in_the_owners_name))),
+        ("for another network", order(&owner(), "other", now())),
+    ];
+    for (what, bytes) in forged {
+        let mut attacker = Attacker::link(at(&victim)).await;
+        // More than the application is told of.
+        for _ in 0..20 {
+            attacker.send_raw(&bytes).await;
+        }
+        let refused = expect(&mut events, "node_shutdown_refused").await;
+        let Event::NodeShutdownRefused { peer, .. } = refused else { panic!() };
+        assert_eq!(peer.id(), attacker.id(), "{what}");
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert!(victim.peer(attacker.id()).is_some(), "{what}: a fault of whoever passed it on?");
+    }
+    assert!(is_up(&victim).await);
+    // Signed by the owner, but of yesterday, before the node's start, or of tomorrow.
+    let day = 24 * 60 * 60 * 1000;
+    for time in [now() - day, now() - 60_000, now() + day] {
+        behind.send_raw(&order(&owner(), "peerkit", time)).await;
+    }
+    assert!(is_up(&victim).await);
+    // What is behind has seen none of it; the right one is passed on to it.
+    let mut attacker = Attacker::link(at(&victim)).await;
+    let right = order(&owner(), "peerkit", now());
+    attacker.send_raw(&right).await;
+    loop {
+        match behind.content().await.expect("the order is passed on before the goodbye") {
+            frame @ Frame::Order(_) => {
+                assert_eq!(encoded(&frame), right);
+                break;
+            }
+            _ => {}
+        }
+    }
+    drop((behind, attacker));
+    within("it stops", victim.stopped()).await;
+}
+
+#[tokio::test]
+async fn an_order_that_somebody_kept_stops_nobody_after_a_restart() {
+    let folder = TempDir::new().unwrap();
+    let state = |name: &str| -> Builder { builder(name).state(folder.path().join(name)) };
+    let victim = state("victim").spawn().await.unwrap();
+    let genesis = builder("genesis").owner(owner()).spawn().await.unwrap();
+    victim.join(&[at(&genesis).into()]).await.unwrap();
+    let mut spy = Attacker::link(at(&genesis)).await;
+    genesis.shutdown_network().await.unwrap();
+    let kept = loop {
+        if let Frame::Order(order) = spy.content().await.unwrap() {
+            break order;
+        }
+    };
+    drop(spy);
+    within("it stops", victim.stopped()).await;
+    drop(victim);
+
+    let victim = state("victim").spawn().await.unwrap();
+    assert_eq!(victim.owner(), Some(owner().id()), "it is remembered");
+    let mut spy = Attacker::link(at(&victim)).await;
+    spy.send(&Frame::Order(kept)).await;
+    spy.send(&attacker::text("after it")).await;
+    expect(&mut victim.events(), "node_message").await;
+    assert!(is_up(&victim).await);
+    // Trust on first use: others who say that it is theirs come too late.
+    let usurper = builder("usurper").owner(attacker::key()).spawn().await.unwrap();
+    victim.connect(at(&usurper)).await.unwrap();
+    assert_eq!(victim.owner(), Some(owner().id()));
+    drop(spy);
+    shutdown([&victim, &usurper]).await;
+    drop(victim);
+    let given: NodeId = attacker::key().id();
+    let victim = state("victim").owner_id(given).spawn().await.unwrap();
+    assert_eq!(victim.owner(), Some(given), "what the user says goes before");
+    let both = state("both").owner(owner()).owner_id(given).spawn().await;
+    assert!(matches!(both, Err(Error::Setting(_))));
+    shutdown([&victim]).await;
+}
+
+/// Whom nobody asked for teaches nobody who the owner is.
+#[tokio::test]
+async fn a_stranger_who_connects_is_not_believed() {
+    let victim = node("victim").await;
+    let hello = |hello: &mut peerkit_proto::hello::Hello| hello.owner = Some(owner().id());
+    let stranger = Attacker::link_as(at(&victim), attacker::key(), hello).await;
+    until("the link is there", || victim.peer(stranger.id()).is_some()).await;
+    let usurper = builder("usurper").owner(owner()).spawn().await.unwrap();
+    usurper.connect(at(&victim)).await.unwrap();
+    assert_eq!(victim.owner(), None);
+    drop(stranger);
+    shutdown([&victim, &usurper]).await;
+}
