@@ -1,0 +1,48 @@
+//! Text from the network inside XML.
+
+use std::fmt::Write as _;
+
+use crate::text::plain;
+
+/// A text as XML 1.0 can hold it, in an element or between double quotes: made plain as for a
+/// terminal, and what XML does not allow at all written out too.
+pub(super) fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in plain(text).chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\u{fffe}' | '\u{ffff}' => {
+                let _ = write!(escaped, "{}", c.escape_unicode());
+            }
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_would_end_an_element_or_can_not_stand_in_xml_is_written_out() {
+        assert_eq!(escaped("a<b>&\"'é"), "a&lt;b&gt;&amp;&quot;'é");
+        assert_eq!(escaped("\0\u{1b}\n\u{202e}\u{ffff}"), "\\u{0}\\u{1b}\\n\\u{202e}\\u{ffff}");
+        assert_eq!(escaped("]]>"), "]]&gt;");
+    }
+
+    proptest! {
+        #[test]
+        fn only_characters_of_xml_are_left(text in any::<String>()) {
+            let escaped = escaped(&text);
+            // The Char production of XML 1.0, less the white space that is not a blank.
+            let allowed = |c| matches!(c, '\u{20}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
+            prop_assert!(escaped.chars().all(allowed), "{:?}", escaped);
+            prop_assert!(!escaped.contains(['<', '>', '"']));
+        }
+    }
+}
