@@ -43,8 +43,7 @@ struct GraphNode {
     address: Option<String>,
     /// Whether it answered, or is only known as the other end of a link.
     answered: bool,
-    /// Whether it is the node that asked.
-    #[serde(rename = "self")]
+    /// Whether it is the node that asked. Not `self`, which NetworkX takes for its own argument.
     is_self: bool,
 }
 
@@ -268,9 +267,9 @@ pub(super) mod tests {
             "graph": {"network": "net"},
             "nodes": [
                 {"id": id(0), "name": "n0", "address": "127.0.0.1:1000",
-                 "answered": true, "self": true},
+                 "answered": true, "is_self": true},
                 {"id": id(1), "name": "", "address": "127.0.0.1:1001",
-                 "answered": false, "self": false},
+                 "answered": false, "is_self": false},
             ],
             "edges": [{"from": id(1), "to": id(0)}],
         });

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Graph;
+use super::xml::allowed;
 use crate::outcome::label;
 
 impl Graph {
@@ -26,9 +27,10 @@ impl Graph {
     }
 }
 
-/// A text between the quotes of DOT. Graphviz reads `&lt;` and its like in a label as in HTML.
+/// A text between the quotes of DOT. Graphviz reads `&lt;` and its like in a label as in HTML, and
+/// puts what XML can't hold into its pictures as it stands.
 fn quoted(text: &str) -> String {
-    let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('&', "&amp;");
+    let text = allowed(text).replace('\\', "\\\\").replace('"', "\\\"").replace('&', "&amp;");
     format!("\"{text}\"")
 }
 
@@ -41,7 +43,7 @@ mod tests {
     fn a_hostile_name_stays_inside_its_quotes() {
         let dot = hostile().dot();
         assert!(dot.contains("label=\"a\\\"; b \\\\"), "{dot}");
-        assert!(dot.contains("&amp;amp;") && !dot.contains('\u{1b}'), "{dot}");
+        assert!(dot.contains("&amp;amp;") && !dot.contains(['\u{1b}', '\u{ffff}']), "{dot}");
         assert_eq!(dot.lines().count(), 6);
     }
 

@@ -11,7 +11,7 @@ const HEAD: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
   <key id="name" for="node" attr.name="name" attr.type="string"/>
   <key id="address" for="node" attr.name="address" attr.type="string"/>
   <key id="answered" for="node" attr.name="answered" attr.type="boolean"/>
-  <key id="self" for="node" attr.name="self" attr.type="boolean"/>
+  <key id="is_self" for="node" attr.name="is_self" attr.type="boolean"/>
   <graph edgedefault="directed">
 "#;
 
@@ -27,7 +27,7 @@ impl Graph {
                 let _ = write!(text, "<data key=\"address\">{}</data>", escaped(address));
             }
             let _ = write!(text, "<data key=\"answered\">{}</data>", node.answered);
-            let _ = writeln!(text, "<data key=\"self\">{}</data></node>", node.is_self);
+            let _ = writeln!(text, "<data key=\"is_self\">{}</data></node>", node.is_self);
         }
         for edge in &self.edges {
             let _ = writeln!(text, "    <edge source=\"{}\" target=\"{}\"/>", edge.from, edge.to);
@@ -56,9 +56,15 @@ mod tests {
         let graphml = Graph::new(&infos(3, &[(1, 0), (1, 2)])[..2]).graphml();
         let line = |id| graphml.lines().find(|line| line.contains(&format!("node id=\"{id}\"")));
         let (first, last) = (line(id(0)).unwrap(), line(id(2)).unwrap());
-        assert!(first.contains("\"self\">true") && first.contains("\"answered\">true"), "{first}");
+        assert!(
+            first.contains("\"is_self\">true") && first.contains("\"answered\">true"),
+            "{first}"
+        );
         assert!(first.contains("\"address\">127.0.0.1:1000<"), "{first}");
-        assert!(last.contains("\"self\">false") && last.contains("\"answered\">false"), "{last}");
+        assert!(
+            last.contains("\"is_self\">false") && last.contains("\"answered\">false"),
+            "{last}"
+        );
         let edge = format!("<edge source=\"{}\" target=\"{}\"/>", id(1), id(0));
         assert!(graphml.contains(&edge), "{graphml}");
         assert_eq!(graphml.matches("<edge").count(), 2);

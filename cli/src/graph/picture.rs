@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::labels::{self, Label};
 use super::layout::lay_out;
 use super::shapes::{Point, Rect};
+use super::xml::allowed;
 use super::{Graph, GraphNode, Link};
-use crate::text::plain;
 
 /// The most nodes that have their names beside them; of more one could read none.
 const NAMED: usize = 150;
@@ -192,7 +192,7 @@ fn texts(nodes: &[GraphNode]) -> Vec<String> {
 
 /// As much of a text as there is room for.
 pub(super) fn shortened(text: &str) -> String {
-    let text = plain(text);
+    let text = allowed(text);
     match text.char_indices().nth(LETTERS) {
         Some((end, _)) => format!("{}…", text[..end].trim_end()),
         None => text,

@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 use super::labels::{self, Anchor, Label};
 use super::picture::Picture;
 use super::shapes::{Point, Rect};
-use super::xml::escaped;
+use super::xml::{allowed, escaped};
 use super::{Graph, GraphNode};
 use crate::outcome::label;
-use crate::text::{count, plain};
+use crate::text::count;
 
 /// Pixels that stay free along the edge.
 const MARGIN: f64 = 24.0;
@@ -74,7 +74,7 @@ impl Graph {
     fn heading(&self, parts: usize, zoom: f64) -> [Label; 2] {
         let name = match self.network.as_str() {
             "" => "network".to_owned(),
-            name => plain(name),
+            name => allowed(name),
         };
         let mut size =
             format!("{}, {}", count(self.nodes.len(), "node"), count(self.links(), "link"));

@@ -1,26 +1,17 @@
 //! Text from the network inside XML.
 
-use std::fmt::Write as _;
-
 use crate::text::plain;
 
-/// A text as XML 1.0 can hold it, in an element or between double quotes: made plain as for a
-/// terminal, and what XML does not allow at all written out too.
+/// A text as it stands in an element or between double quotes.
 pub(super) fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in plain(text).chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\u{fffe}' | '\u{ffff}' => {
-                let _ = write!(escaped, "{}", c.escape_unicode());
-            }
-            c => escaped.push(c),
-        }
-    }
-    escaped
+    let allowed = allowed(text).replace('&', "&amp;");
+    allowed.replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// A text made plain as for a terminal, and with the two other characters written out that XML 1.0
+/// can't hold at all.
+pub(super) fn allowed(text: &str) -> String {
+    plain(text).replace('\u{fffe}', "\\u{fffe}").replace('\u{ffff}', "\\u{ffff}")
 }
 
 #[cfg(test)]

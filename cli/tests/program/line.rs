@@ -325,7 +325,8 @@ fn the_map_is_drawn() {
     line.a.run(&format!("map \"{}\"", file.display()));
     let read: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     assert_eq!(read, map);
-    let selves = map["nodes"].as_array().unwrap().iter().filter(|node| node["self"] == json!(true));
+    let selves =
+        map["nodes"].as_array().unwrap().iter().filter(|node| node["is_self"] == json!(true));
     assert_eq!(selves.map(|node| &node["id"]).collect::<Vec<_>>(), [&json!(line.a.id)]);
     for (name, start) in [("map.svg", "<svg "), ("map.graphml", "<?xml ")] {
         let file = home.path().join(name);
