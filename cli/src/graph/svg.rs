@@ -352,10 +352,10 @@ mod tests {
 
     #[test]
     fn many_nodes_have_their_names_in_tips_only() {
-        let links: Vec<(u16, u16)> = (1..1100).map(|n| (n, n / 3)).collect();
-        let svg = Graph::new(&infos(1100, &links)).svg();
-        assert_eq!(elements(group(&svg, "nodes"), "circle").len(), 1100);
-        assert_eq!(elements(group(&svg, "links"), "path").len(), 1099);
+        let links: Vec<(u16, u16)> = (1..200).map(|n| (n, n / 3)).collect();
+        let svg = Graph::new(&infos(200, &links)).svg();
+        assert_eq!(elements(group(&svg, "nodes"), "circle").len(), 200);
+        assert_eq!(elements(group(&svg, "links"), "path").len(), 199);
         assert!(svg.contains("<title>n77 (") && !svg.contains(">n77<"));
     }
 
