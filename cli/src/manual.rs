@@ -190,7 +190,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
         summary: "the network: nodes, links, degrees, diameter",
         more: "A degree is how many links a node has; the bars say how many nodes have so many.\n\
                The diameter is the most hops between two nodes: a lower bound above 10,000 nodes.\n\
-               Without its cut nodes the network would fall apart.",
+               Without any one of its cut nodes the network would fall apart.",
     },
     Entry {
         name: "size",
@@ -208,7 +208,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
                .svg      a picture, for browsers and documents\n\
                .dot      for Graphviz: dot -Tpdf FILE.dot > FILE.pdf\n\
                .graphml  for Gephi, yEd, igraph, or networkx.read_graphml(\"FILE.graphml\")\n\
-               .json     as `map` gives it with --json: in NetworkX\n         \
+               .json     as `map` gives it with --json; in NetworkX\n          \
                          node_link_graph(data, source=\"from\", target=\"to\", edges=\"edges\")",
     },
     Entry {
