@@ -22,10 +22,6 @@ use crate::terminal::Terminal;
 use crate::text::plain;
 use crate::{folders, host, signals};
 
-/// How many peers from earlier runs a start tries to meet again. 8: enough that some are up, few
-/// enough not to be a burden on a network where all restart at once.
-const REJOIN: usize = 8;
-
 /// How long the last events may take to come out after the node has stopped: as long as the output.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
@@ -349,7 +345,7 @@ async fn join_patiently(
 
 /// Meets the peers of earlier runs again.
 async fn rejoin(node: &Node) {
-    match node.rejoin(REJOIN).await {
+    match node.join(&[]).await {
         Ok(peers) => tracing::debug!(peers = peers.len(), "rejoined"),
         Err(error) => tracing::warn!(%error, "could not rejoin"),
     }

@@ -104,7 +104,8 @@ impl Builder {
     }
 
     /// The folder that holds what outlives a run: the key, the peers that were met, what is
-    /// shared. Without one nothing does. Only one node at a time can use a folder.
+    /// shared, broadcasts that others may still want, who owns the network. Without one nothing
+    /// does. Only one node at a time can use a folder.
     pub fn state(mut self, folder: impl Into<PathBuf>) -> Self {
         self.state = Some(folder.into());
         self

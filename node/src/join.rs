@@ -173,7 +173,6 @@ async fn gather(mut tried: mpsc::Receiver<Tried>) -> Result<Vec<Peer>, Error> {
     }
     match (joined, failure) {
         (None, Some(error)) => Err(error),
-        (None, None) if peers.is_empty() => Ok(peers),
         (None, None) => Err(Error::Stopped),
         (Some(_), _) => Ok(peers),
     }

@@ -8,7 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use common::*;
-use peerkit::{Address, Config, Error, Event, Events, Node, NodeId, Reason};
+use peerkit::{Address, Config, Error, Event, Events, Key, Node, NodeId, Reason};
+use peerkit_proto::codec::Reader;
+use peerkit_proto::frame::membership::{Beacon, Probe};
+use peerkit_proto::record::Record;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 async fn manual(name: &str) -> Node {
     builder(name).manual(true).spawn().await.unwrap()
@@ -202,12 +206,12 @@ async fn who_leaves_is_alone_and_may_come_back() {
     let mut parted = BTreeSet::new();
     while parted != linked {
         match next(&mut events).await {
+            // Links that were traded before may be among them.
             Event::InboundNodeDisconnected { peer, parting }
-            | Event::OutboundNodeDisconnected { peer, parting } => {
-                // Links that were traded before are among them.
-                if parting.reason == Reason::Left {
-                    parted.insert(peer.id());
-                }
+            | Event::OutboundNodeDisconnected { peer, parting }
+                if parting.reason == Reason::Left =>
+            {
+                parted.insert(peer.id());
             }
             _ => {}
         }
@@ -277,6 +281,57 @@ async fn broadcasts_outlive_a_restart() {
     };
     assert_eq!(broadcast.author, late.id(), "none came a second time");
     shutdown([&keeper, &late]).await;
+}
+
+fn probe(key: &Key, time: u64) -> Vec<u8> {
+    let record = Record::sign(key, "peerkit", time, &[]);
+    let beacon = Beacon { least: key.id(), count: 1 };
+    let probe = Probe { neighbour: false, record, beacon, haves: Vec::new(), records: Vec::new() };
+    let mut body = Vec::new();
+    probe.encode(&mut body);
+    let mut out = u32::try_from(body.len()).unwrap().to_le_bytes().to_vec();
+    out.extend(body);
+    out
+}
+
+#[tokio::test]
+async fn who_probes_a_node_hears_who_it_is_without_a_link() {
+    let (a, by_hand) = (node("a").await, manual("by hand").await);
+    let key = Key::from_secret(&[5; 32]);
+    let b = builder("b").key(key.clone()).spawn().await.unwrap();
+    let peers = tempfile::NamedTempFile::new().unwrap();
+    let known =
+        |node: &Node| serde_json::json!({"id": node.id(), "addresses": [at(node).to_string()]});
+    let json = serde_json::json!([known(&a), known(&by_hand)]).to_string();
+    std::fs::write(peers.path(), json).unwrap();
+    b.load_peers(peers.path()).await.unwrap();
+
+    let now = u64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+    let mut stream = within("a stream", b.open_stream(a.id(), "peerkit-probe/1")).await.unwrap();
+    stream.write_all(&probe(&key, now)).await.unwrap();
+    stream.flush().await.unwrap();
+    let mut answer = Vec::new();
+    within("the answer", stream.read_to_end(&mut answer)).await.unwrap();
+    assert_eq!(answer.len(), 4 + u32::from_le_bytes(answer[..4].try_into().unwrap()) as usize);
+    let answer = Probe::decode(Reader::new(answer.split_off(4).into())).unwrap();
+    assert_eq!((answer.record.node, answer.neighbour), (a.id(), false));
+    assert!(answer.record.verify("peerkit") && answer.record.addresses == a.addresses());
+    assert!(a.peers().is_empty() && b.peers().is_empty());
+
+    // What is no probe is not answered, whatever it announces.
+    for bytes in [&[0xff; 4][..], &[8, 0, 0, 0, 9, 9, 9, 9, 9, 9, 9, 9], &[1, 0], &[]] {
+        let opened = within("a stream", b.open_stream(a.id(), "peerkit-probe/1")).await;
+        let mut stream = opened.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        let _ = within("its end", stream.read_to_end(&mut answer)).await;
+        assert!(answer.is_empty());
+    }
+    let refused = b.open_stream(by_hand.id(), "peerkit-probe/1").await.unwrap_err();
+    assert!(refused.to_string().contains("does not speak"), "{refused}");
+    link(&b, &a).await;
+    shutdown([&a, &b, &by_hand]).await;
 }
 
 /// A loop of broadcasts waits for the links, and nobody is hung up on as too slow.

@@ -118,12 +118,10 @@ async fn forged_orders_stop_nobody_and_go_no_further() {
     let right = order(&owner(), "peerkit", now());
     attacker.send_raw(&right).await;
     loop {
-        match behind.content().await.expect("the order is passed on before the goodbye") {
-            frame @ Frame::Order(_) => {
-                assert_eq!(encoded(&frame), right);
-                break;
-            }
-            _ => {}
+        let frame = behind.content().await.expect("the order, before the goodbye");
+        if matches!(frame, Frame::Order(_)) {
+            assert_eq!(encoded(&frame), right);
+            break;
         }
     }
     drop((behind, attacker));

@@ -64,6 +64,9 @@ fn addresses(addresses: &[Address]) -> String {
 
 fn membership(status: &Status) -> String {
     match (status.member, status.manual) {
+        (true, _) if status.neighbours.is_empty() => {
+            format!("alone, looks for neighbours: {} known", count(status.passive, "node"))
+        }
         (true, _) => format!(
             "yes: {}, {} known beside them",
             count(status.neighbours.len(), "neighbour"),

@@ -7,6 +7,7 @@ mod demo;
 mod faults;
 mod harness;
 mod line;
+mod network;
 mod prompt;
 mod shell;
 mod stop;

@@ -1,0 +1,188 @@
+//! Networks of processes that keep themselves together, and their owner.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::{PATIENCE, Program, peerkit, run};
+
+/// Waits until a node sees a network of so many, and all of one piece.
+fn is_one(node: &mut Program, nodes: usize) {
+    let begun = Instant::now();
+    loop {
+        let network = node.run("network")["network"].clone();
+        if network["nodes"] == nodes && network["complete"] == true {
+            assert_eq!(network["components"], 1);
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "it stays {network}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A network of so many, all of which joined through the first.
+fn joined(home: &Path, nodes: usize, args: &[&str]) -> Vec<Program> {
+    let mut programs = vec![Program::start_with(home, "n0", args)];
+    for n in 1..nodes {
+        let through = programs[0].address.clone();
+        programs.push(Program::start_with(home, &format!("n{n}"), &[&through]));
+    }
+    for program in &mut programs {
+        is_one(program, nodes);
+        assert_eq!(program.run("status")["status"]["member"], true);
+    }
+    programs
+}
+
+#[test]
+fn twelve_join_through_one_hear_all_and_live_on_without_it() {
+    const NODES: usize = 12;
+    const EACH: usize = 100;
+    let home = tempfile::tempdir().unwrap();
+    let mut nodes = joined(home.path(), NODES, &[]);
+    for n in 0..EACH {
+        for node in &mut nodes {
+            node.write(&format!("broadcast number {n}"));
+        }
+    }
+    for node in &mut nodes {
+        for _ in 0..EACH {
+            let result = node.result();
+            assert_eq!((&result["result"], &result["ok"]), (&json!("broadcast"), &json!(true)));
+        }
+    }
+    for node in &mut nodes {
+        let mut heard: BTreeMap<String, usize> = BTreeMap::new();
+        for _ in 0..(NODES - 1) * EACH {
+            let data = node.event("node_broadcast")["data"].clone();
+            let next = heard.entry(data["author"].as_str().unwrap().to_owned()).or_default();
+            assert_eq!(data["message"], json!(format!("number {next}")), "twice or out of order");
+            *next += 1;
+        }
+        assert_eq!(heard.len(), NODES - 1);
+    }
+    for node in &mut nodes {
+        node.run("ping");
+        assert!(node.untaken("node_broadcast").is_empty(), "more than once");
+        assert!(node.untaken("node_broadcasts_missed").is_empty());
+    }
+
+    nodes.remove(0).kill();
+    for node in &mut nodes {
+        is_one(node, NODES - 1);
+    }
+    let through = nodes[6].address.clone();
+    let mut newcomer = Program::start_with(home.path(), "newcomer", &[&through]);
+    is_one(&mut newcomer, NODES);
+    nodes.push(newcomer);
+    for node in &mut nodes {
+        node.write("exit");
+    }
+    for node in &mut nodes {
+        let (status, stderr) = node.wait();
+        assert_eq!((status.code(), stderr.as_str()), (Some(0), ""), "{}", node.name);
+    }
+}
+
+#[test]
+fn two_that_are_started_in_the_wrong_order_find_each_other() {
+    let home = tempfile::tempdir().unwrap();
+    let later = Program::start_with(home.path(), "bob", &[]);
+    let address = later.address.clone();
+    later.exit();
+    let mut alice = Program::start_with(home.path(), "alice", &[&address]);
+    let error = alice.event("outbound_node_connection_error");
+    assert_eq!(error["data"]["address"], json!(address));
+    assert_eq!(alice.run("size")["size"], 1, "it takes commands meanwhile");
+    let mut bob = Program::start_with(home.path(), "bob", &["--listen", &address]);
+    alice.event("outbound_node_connected");
+    is_one(&mut bob, 2);
+    alice.exit();
+    bob.exit();
+    // For people it says what it is doing.
+    let mut command = peerkit(home.path());
+    command.args(["run", "--listen", "127.0.0.1:0", &address]);
+    let output = run(command, "size\n");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("not joined") && said.contains("trying again in 1.00 s"), "{said}");
+}
+
+#[test]
+fn who_leaves_is_alone_and_may_join_again() {
+    let home = tempfile::tempdir().unwrap();
+    let mut nodes = joined(home.path(), 4, &[]);
+    let left = nodes[0].run("leave");
+    assert!(!left["peers"].as_array().unwrap().is_empty());
+    assert_eq!(nodes[0].run("peers")["peers"], json!([]));
+    is_one(&mut nodes[1], 3);
+    let through = nodes[2].address.clone();
+    let joined = nodes[0].run(&format!("join {through}"));
+    assert_eq!(joined["peers"][0]["id"], json!(nodes[2].id));
+    is_one(&mut nodes[0], 4);
+    nodes.into_iter().for_each(Program::exit);
+}
+
+#[test]
+fn a_node_whose_links_are_made_by_hand_is_not_joined() {
+    let home = tempfile::tempdir().unwrap();
+    let bob = Program::start(home.path(), "bob", &[]);
+    let mut alice = Program::start_with(home.path(), "alice", &[]);
+    let error = alice.fail(&format!("join {}", bob.address));
+    assert!(error.contains("made by hand (--manual)") && error.contains("connect"), "{error}");
+    alice.run(&format!("connect {}", bob.address));
+    assert_eq!(alice.run("size")["size"], 2);
+    let status = alice.run("status")["status"].clone();
+    assert_eq!((&status["neighbours"], &status["pinned"]), (&json!([]), &json!([bob.id])));
+    bob.exit();
+}
+
+#[test]
+fn the_owner_stops_the_network_and_nobody_else_does() {
+    let home = tempfile::tempdir().unwrap();
+    let key = home.path().join("owner.key");
+    let mut nodes = joined(home.path(), 5, &["--owner", key.to_str().unwrap()]);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(&key).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600);
+    }
+    let error = nodes[2].fail("shutdown");
+    assert!(error.contains("only who has that key") && error.contains("`exit`"), "{error}");
+    assert!(nodes[2].is_running());
+    // Another key is worth nothing, and whoever sees its order is told.
+    let through = nodes[3].address.clone();
+    let other = home.path().join("other.key");
+    let args = ["--owner", other.to_str().unwrap(), &through];
+    let mut usurper = Program::start_with(home.path(), "usurper", &args);
+    is_one(&mut usurper, 6);
+    usurper.run("shutdown");
+    assert_eq!(usurper.wait().0.code(), Some(0));
+    let refused = |node: &mut Program| -> Option<Value> {
+        node.run("ping");
+        node.untaken("node_shutdown_refused").first().map(|event| (*event).clone())
+    };
+    let begun = Instant::now();
+    let event = loop {
+        if let Some(event) = nodes.iter_mut().find_map(refused) {
+            break event;
+        }
+        assert!(begun.elapsed() < PATIENCE, "somebody is told");
+    };
+    assert_eq!(event["peer"]["id"], json!(usurper.id));
+    assert!(event["data"]["error"].as_str().unwrap().contains("owner"));
+    is_one(&mut nodes[1], 5);
+
+    assert_eq!(nodes[0].run("shutdown"), json!({"result": "shutdown", "ok": true}));
+    for node in &mut nodes {
+        let (status, stderr) = node.wait();
+        // At one a command has failed.
+        let expected = i32::from(node.name == "n2");
+        assert_eq!((status.code(), stderr.as_str()), (Some(expected), ""), "{}", node.name);
+        let ordered = node.event("node_shutdown_ordered");
+        assert!(ordered["data"]["owner"].is_string());
+    }
+}
