@@ -286,7 +286,7 @@ async fn broadcasts_outlive_a_restart() {
 fn probe(key: &Key, time: u64) -> Vec<u8> {
     let record = Record::sign(key, "peerkit", time, &[]);
     let beacon = Beacon { least: key.id(), count: 1 };
-    let probe = Probe { neighbour: false, record, beacon, haves: Vec::new(), records: Vec::new() };
+    let probe = Probe { neighbour: false, record, beacon, records: Vec::new() };
     let mut body = Vec::new();
     probe.encode(&mut body);
     let mut out = u32::try_from(body.len()).unwrap().to_le_bytes().to_vec();

@@ -16,12 +16,14 @@ use peerkit_proto::frame::membership::{
     Beacon, Disconnect, ForwardJoin, Need, NeighbourReply, NeighbourRequest, Outcome, Probe,
     Shuffle, ShuffleReply,
 };
+use peerkit_proto::frame::order::Order;
 use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, What};
 use peerkit_proto::frame::{Frame, Frames, Refusal};
 use peerkit_proto::hello::{Hello, StreamOpen, prove};
 use peerkit_proto::id::{Hash, Key, NodeId, hex};
 use peerkit_proto::message::{Message, Packed};
 use peerkit_proto::record::Record;
+use peerkit_proto::sample;
 
 const PROTOCOL: &str = include_str!("../../PROTOCOL.md");
 
@@ -117,6 +119,32 @@ fn hello_and_the_secret() {
         &Frame::Hello(Hello { proof: Some(proof), ..hello() }),
         HELLO_PROOF,
     );
+    let owned = Hello { owner: Some(bob()), ..hello() };
+    frame("hello, owned", &Frame::Hello(owned), HELLO_OWNED);
+}
+
+#[test]
+fn orders() {
+    let order = Order::sign(&ann(), "peerkit", 1_700_000_000_000, [0x0c; 16]);
+    let mut signed = Vec::new();
+    signed.put_bytes(b"peerkit order 1");
+    signed.put_str("peerkit");
+    signed.put_raw(ann().id().as_bytes());
+    signed.put_u64(1_700_000_000_000);
+    signed.put_raw(&[0x0c; 16]);
+    assert_eq!(order.signature, ann().sign(&signed));
+    vector("what an order's signature is over", &signed, ORDER_SIGNED);
+    frame("order", &Frame::Order(order), ORDER);
+}
+
+#[test]
+fn a_sample() {
+    let salt = [0x0d; 8];
+    let hash = Hash::of_parts(&[&salt, ann().id().as_bytes()]);
+    vector("what decides on a sample", hash.as_bytes(), SAMPLE_HASH);
+    let zeros = hash.as_bytes()[0].leading_zeros() as u8;
+    assert!(sample::contains(&salt, zeros, ann().id()));
+    assert!(!sample::contains(&salt, zeros + 1, ann().id()));
 }
 
 #[test]
@@ -154,6 +182,7 @@ fn queries() {
     frame("query, search", &query(UNLIMITED, What::Search("blue".into())), QUERY_SEARCH);
     frame("query, has file", &query(UNLIMITED, What::HasFile(Hash::of(b"hi"))), QUERY_HAS_FILE);
     frame("query, find node", &query(UNLIMITED, What::FindNode(bob())), QUERY_FIND_NODE);
+    frame("query, sample", &query(UNLIMITED, What::Sample { salt: [0x0d; 8], bits: 8 }), SAMPLE);
     let what = What::CallBack {
         target: bob(),
         token: [0x0a; 16],
@@ -465,3 +494,19 @@ const PIECE_VALUES: [&str; 3] = [
     "e01e387e729abf35ba39644daebfa3a124ab9fee5a6445295e0309cc4fda53a7",
     "b65d5d05951c5725041e5c5a234ad097fdf1ff8d31832a78ef9474ec2c682482",
 ];
+
+const HELLO_OWNED: &str = "\
+    7200000001010001000700706565726b69740300616e6e0807060504030201000000000000000002 \
+    000e003139322e302e322e373a3731313712005b323030313a6462383a3a375d3a37313137000100 \
+    0100200000008139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394";
+const ORDER_SIGNED: &str = "\
+    0f000000706565726b6974206f7264657220310700706565726b69748a88e3dd7409f195fd52db2d \
+    3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5cf8b0100000c0c0c0c0c0c0c0c0c0c0c0c \
+    0c0c0c0c";
+const ORDER: &str = "\
+    79000000608a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5 \
+    cf8b0100000c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c2cf5f2e7b83a387cccc99045e5cb974d7b643e \
+    1911d54e52b486003a54f9193b55cbf6979137ebe359aeb11671a5fdfb4c44da205183753557e8a5 \
+    908e0b2808";
+const SAMPLE: &str = "20000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff10270000050d0d0d0d0d0d0d0d08";
+const SAMPLE_HASH: &str = "d992d0e0ad7d7d5b0d3911727e767e1bdf834ce15838c5f251ae9dfa0bc808bf";

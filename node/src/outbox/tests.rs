@@ -149,3 +149,30 @@ async fn a_waiting_sender_gets_the_room_or_the_reason() {
     outbox.close(Reason::Slow, false);
     assert_eq!(second.await.unwrap(), Err(Reason::Slow));
 }
+
+#[tokio::test]
+async fn who_waits_for_calm_goes_on_once_the_control_frames_are_taken() {
+    let outbox = outbox(1000, 1000);
+    let mut takings = Takings::default();
+    outbox.calm().await;
+    while !outbox.is_crowded() {
+        outbox.control(&Frame::Ping(1)).unwrap();
+    }
+    assert!(outbox.queued_control() > 500);
+    let mut calm = std::pin::pin!(outbox.calm());
+    assert!(poll_once(calm.as_mut()).is_pending());
+    take(&outbox, &mut takings).unwrap();
+    assert!(poll_once(calm.as_mut()).is_ready());
+    // A link that ends keeps nobody waiting.
+    while !outbox.is_crowded() {
+        outbox.control(&Frame::Ping(1)).unwrap();
+    }
+    let mut calm = std::pin::pin!(outbox.calm());
+    assert!(poll_once(calm.as_mut()).is_pending());
+    outbox.close(Reason::Requested, true);
+    assert!(poll_once(calm.as_mut()).is_ready());
+}
+
+fn poll_once(future: std::pin::Pin<&mut impl Future<Output = ()>>) -> std::task::Poll<()> {
+    future.poll(&mut std::task::Context::from_waker(Waker::noop()))
+}
