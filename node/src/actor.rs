@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::inner::{Inner, unix_millis};
 use crate::kept::GATHER;
 use crate::known;
-use crate::order::{Asked, FROM_LINKS, FromLink, Order, Standing, Wanted};
+use crate::order::{Asked, FROM_LINKS, FromLink, ORDERS, Order, Standing, Wanted};
 
 /// After the links' time to flush, the longest that the rest may take to end.
 const HALT: Duration = Duration::from_secs(2);
@@ -119,7 +119,8 @@ impl Actor {
         // What the application says now still goes out.
         let _ = tokio::time::timeout(flush, inner.tell(Event::NodeRequestToStop)).await;
         self.stopping = true;
-        while let Ok(order) = self.orders.try_recv() {
+        for _ in 0..ORDERS {
+            let Ok(order) = self.orders.try_recv() else { break };
             self.on_order(order);
         }
         // A member's neighbours hear who may take its place before they hear its goodbye, unless

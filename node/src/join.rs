@@ -8,6 +8,7 @@ use peerkit_proto::event::Peer;
 use peerkit_proto::frame::membership::Outcome;
 use peerkit_proto::id::NodeId;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::error::Error;
@@ -34,6 +35,22 @@ enum Tried {
     Failed(Error),
 }
 
+/// The tasks of one join: they end where nobody waits for it any more, and go on once it is done.
+#[derive(Default)]
+struct Tries(Vec<AbortHandle>);
+
+impl Tries {
+    fn go_on(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Tries {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
 impl Inner {
     /// See [`crate::Node::join`].
     pub(crate) async fn join(
@@ -41,12 +58,16 @@ impl Inner {
         addresses: Vec<Address>,
     ) -> Result<Vec<Peer>, Error> {
         let (told, tried) = mpsc::channel(2 * addresses.len().max(1));
+        let mut tries = Tries::default();
         for address in addresses {
             let (inner, told) = (self.clone(), told.clone());
-            self.spawn(async move { inner.join_through(address, told).await });
+            let trying = self.spawn(async move { inner.join_through(address, told).await });
+            tries.0.push(trying.abort_handle());
         }
         drop(told);
-        gather(tried).await
+        let joined = gather(tried).await;
+        tries.go_on();
+        joined
     }
 
     /// See [`crate::Node::rejoin`].
@@ -59,12 +80,15 @@ impl Inner {
                 break;
             }
             let (told, tried) = mpsc::channel(2 * some.len());
+            let mut tries = Tries::default();
             for (id, known) in some {
                 let (inner, told) = (self.clone(), told.clone());
-                self.spawn(async move { inner.join_known(id, known, told).await });
+                let trying = self.spawn(async move { inner.join_known(id, known, told).await });
+                tries.0.push(trying.abort_handle());
             }
             drop(told);
             peers.extend(gather(tried).await.unwrap_or_default());
+            tries.go_on();
         }
         Ok(peers)
     }
