@@ -154,8 +154,7 @@ impl Directs {
         let number = self.number + 1;
         let label = Label { query, number, to };
         let content = Packed::plain(message);
-        let letter =
-            Letter { sender: key.id(), name: self.name.clone(), time: turn.unix, content };
+        let letter = Letter { sender: key.id(), name: self.name.clone(), time: turn.unix, content };
         let sealed = seal::seal(turn.rng, key, &self.network, &label, &letter)?;
         self.number = number;
         let missed = |missed| Output::Direct { number, sent: Err(missed) };
