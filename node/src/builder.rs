@@ -41,6 +41,7 @@ pub struct Builder {
     secret: Option<Vec<u8>>,
     key: Option<Key>,
     state: Option<PathBuf>,
+    manual: bool,
     config: Config,
     handler: Option<Box<dyn Handler>>,
 }
@@ -84,6 +85,13 @@ impl Builder {
     /// shared. Without one nothing does. Only one node at a time can use a folder.
     pub fn state(mut self, folder: impl Into<PathBuf>) -> Self {
         self.state = Some(folder.into());
+        self
+    }
+
+    /// Whether links are made by hand only: the node is never a member of a network, and no link is
+    /// made that nobody asked for. Broadcasts and queries run over the links that there are.
+    pub fn manual(mut self, manual: bool) -> Self {
+        self.manual = manual;
         self
     }
 
@@ -153,7 +161,7 @@ impl Builder {
             name: name.clone(),
             network: network.clone(),
             epoch: unix_millis(),
-            manual: false,
+            manual: self.manual,
         };
         let overlay = Overlay::new(identity, &self.config, seed);
         let (dispatch, mut notices) = Dispatch::new(self.handler, &self.config);
@@ -164,6 +172,7 @@ impl Builder {
             key,
             name,
             network,
+            manual: self.manual,
             secret: self.secret,
             incarnation: u64::from_le_bytes(incarnation),
             config: self.config,

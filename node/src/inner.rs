@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::compress::{self, CompressError};
 use crate::conn::Conn;
 use crate::counters::Meter;
+use crate::direct::Directs;
 use crate::dispatch::{Act, Dispatch};
 use crate::error::Error;
 use crate::halt::Halt;
@@ -43,6 +44,8 @@ pub(crate) struct Inner {
     pub(crate) id: NodeId,
     pub(crate) name: String,
     pub(crate) network: String,
+    /// Links are made by hand only.
+    pub(crate) manual: bool,
     pub(crate) secret: Option<Vec<u8>>,
     pub(crate) incarnation: u64,
     pub(crate) config: Arc<Config>,
@@ -60,6 +63,7 @@ pub(crate) struct Inner {
     pub(crate) requests: Table<ServedRequest>,
     pub(crate) protocols: Table<ServedStream>,
     pub(crate) streams: Streams,
+    pub(crate) directs: Directs,
     pub(crate) store: Store,
     /// Peers that are being written to the store; who reads it waits for them.
     pub(crate) met: Met,
@@ -91,6 +95,7 @@ pub(crate) struct Parts {
     pub(crate) key: Key,
     pub(crate) name: String,
     pub(crate) network: String,
+    pub(crate) manual: bool,
     pub(crate) secret: Option<Vec<u8>>,
     pub(crate) incarnation: u64,
     pub(crate) config: Config,
@@ -109,9 +114,11 @@ impl Inner {
             id: parts.key.id(),
             name: parts.name,
             network: parts.network,
+            manual: parts.manual,
             secret: parts.secret,
             incarnation: parts.incarnation,
             streams: Streams::new(&parts.config),
+            directs: Directs::default(),
             config: Arc::new(parts.config),
             tls: parts.tls,
             listening: parts.listening,
@@ -326,10 +333,11 @@ impl Inner {
         Ok(())
     }
 
-    fn failed(&self, peer: Peer, error: &Error) {
+    pub(crate) fn failed(&self, peer: Peer, error: &Error) {
         let reason = match error {
             Error::Full(_) => Reason::Slow,
             Error::LinkLost { reason, .. } => reason.clone(),
+            Error::Stopped => Reason::Stopping,
             other => Reason::Other(0, other.to_string()),
         };
         self.meter.failed(1);
@@ -342,6 +350,7 @@ impl Inner {
     pub(crate) fn end(&self) {
         self.dispatch.end();
         self.change_conns(HashMap::clear);
+        self.directs.clear();
         self.requests.clear();
         self.protocols.clear();
     }
@@ -403,9 +412,10 @@ impl Act for Inner {
     fn act(&self, action: Action) {
         match action {
             Action::Send(peer, message) => {
-                let sent =
-                    self.conn(peer.id()).and_then(|conn| self.try_send(&conn, message.into()));
-                if let Err(error) = sent {
+                let Some(conn) = self.linked(peer.id()) else {
+                    return self.order(Order::SendDirectly(peer, message));
+                };
+                if let Err(error) = self.try_send(&conn, message.into()) {
                     self.failed(peer, &error);
                 }
             }
