@@ -75,7 +75,8 @@ pub(crate) enum Action {
 #[derive(Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub(crate) struct RunArgs {
-    /// Nodes to join through: host:port, or ID@host:port to insist on who answers
+    /// Nodes to join through: host:port, or ID@host:port to insist on who answers. One that is up is
+    /// enough; while none is they are tried again
     #[arg(value_name = "ADDR", value_hint = ValueHint::Hostname)]
     pub(crate) addresses: Vec<Address>,
 
@@ -116,7 +117,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) headless: bool,
 
-    /// Connect to each ADDR and to nothing else, ever, unless told to by a command
+    /// Links by hand: connect to each ADDR and to nothing else, ever, unless told to by a command
     #[arg(long)]
     pub(crate) manual: bool,
 }

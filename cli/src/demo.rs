@@ -92,9 +92,14 @@ async fn start(number: usize) -> anyhow::Result<(Figures, Network)> {
 }
 
 async fn join(network: &Network) -> anyhow::Result<(Figures, ())> {
-    network.link_up().await?;
+    network.join().await?;
     let links = network.links().len();
-    let text = format!("{}: a chain, and some across", count(links, "link"));
+    let text = format!(
+        "{} join through {} and find their neighbours: {}",
+        network.nodes.len() - 1,
+        network.first().name(),
+        count(links, "link")
+    );
     let figures = Figures::new(text).field("links", links);
     Ok((figures, ()))
 }
@@ -226,6 +231,7 @@ async fn ping(network: &Network) -> anyhow::Result<(Figures, ())> {
 }
 
 async fn map(network: &Network) -> anyhow::Result<(Figures, ())> {
+    network.settled(network.nodes.len()).await?;
     let discovery = network.first().discover(-1).await?;
     let graph = Graph::new(&discovery.nodes);
     let measures = graph.measure();
@@ -255,6 +261,7 @@ async fn leave(network: &Network) -> anyhow::Result<(Figures, ())> {
     let leaving = network.last();
     leaving.shutdown().await;
     network.is_forgotten(leaving.id()).await?;
+    network.settled(network.nodes.len() - 1).await?;
     let left = network.first().discover(-1).await?.nodes.len();
     let expected = network.nodes.len() - 1;
     ensure!(left == expected, "{left} nodes are left, not {expected}");

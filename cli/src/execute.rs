@@ -37,8 +37,8 @@ pub(crate) struct Session {
     pub(crate) found: Found,
     pub(crate) log: Log,
     pub(crate) bars: Bars,
-    /// The attempt to meet known peers again, which goes on in the background.
-    pub(crate) rejoining: Option<AbortHandle>,
+    /// The attempt to join that was begun at the start and goes on in the background.
+    pub(crate) joining: Option<AbortHandle>,
 }
 
 /// The hashes that the last search found, shared with the prompt.
@@ -126,7 +126,7 @@ impl Session {
                 Outcome::Found { files: views(found) }
             }
             Command::Get { hash, path } => self.get(&hash, path).await?,
-            Command::Status => Outcome::Status { status: Box::new(node.status()) },
+            Command::Status => Outcome::Status { status: Box::new(node.status().await) },
             Command::Network => {
                 let discovery = node.discover(WHOLE_NETWORK).await?;
                 let nodes = discovery.nodes;
@@ -163,7 +163,16 @@ impl Session {
             Command::Help { topic } => Outcome::Help {
                 help: manual::help(topic.as_deref()).map_err(|error| anyhow!(error))?,
             },
-            Command::Leave => self.leave().await,
+            Command::Leave => {
+                if let Some(joining) = &self.joining {
+                    joining.abort();
+                }
+                // As they were: with the links their round-trip times go.
+                let peers = self.views(&node.peers());
+                let closed = node.leave().await?;
+                let closed = |view: &PeerView| closed.iter().any(|peer| peer.id() == view.id);
+                Outcome::Linked { peers: peers.into_iter().filter(closed).collect() }
+            }
             Command::Shutdown | Command::Exit => Outcome::Stopping {},
         })
     }
@@ -245,21 +254,6 @@ impl Session {
         let written = tokio::fs::write(&path, write(&map)).await;
         written.with_context(|| format!("could not write {}", path.display()))?;
         Ok(Outcome::Drawn { path })
-    }
-
-    async fn leave(&self) -> Outcome {
-        if let Some(rejoining) = &self.rejoining {
-            rejoining.abort();
-        }
-        let mut closed = Vec::new();
-        for peer in self.node.peers() {
-            let view = self.view(&peer);
-            // A link that ended by itself meanwhile is as good as closed.
-            if self.node.disconnect(peer.id()).await.is_ok() {
-                closed.push(view);
-            }
-        }
-        Outcome::Linked { peers: closed }
     }
 
     /// The hash that is meant among those shared: whole, its first digits, or the file's name.

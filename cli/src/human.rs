@@ -167,6 +167,14 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
     })
 }
 
+/// That the node has not joined its network, and when it tries again.
+pub(crate) fn not_joined(paint: Paint, error: &str, again: Option<Duration>) -> String {
+    let again = again.map_or_else(String::new, |wait| {
+        format!("; trying again in {}, until it is there", text::time(wait))
+    });
+    format!("{} not joined: {}{again}", paint.bad("!"), plain(error))
+}
+
 /// An error, with its causes.
 pub(crate) fn error(paint: Paint, error: &anyhow::Error) -> String {
     format!("{} {}", paint.bad("error:"), plain(&format!("{error:#}")))

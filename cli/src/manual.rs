@@ -82,7 +82,8 @@ pub(crate) const ENTRIES: &[Entry] = &[
         aliases: &[],
         usage: "join ADDR...",
         summary: "become a member of a node's network",
-        more: "One address that answers is enough; give several to be safe.",
+        more: "One address that answers is enough; give several to be safe. From then on the node\n\
+               finds and keeps its own neighbours. With --manual it links to each ADDR, no more.",
     },
     Entry {
         name: "disconnect",
@@ -236,8 +237,8 @@ pub(crate) const ENTRIES: &[Entry] = &[
         name: "leave",
         aliases: &[],
         usage: "leave",
-        summary: "close all links; the node goes on alone",
-        more: "",
+        summary: "leave the network; the node goes on alone",
+        more: "All links are closed. `join` makes it a member again.",
     },
     Entry {
         name: "shutdown",

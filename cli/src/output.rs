@@ -123,6 +123,14 @@ impl Output {
         }
     }
 
+    /// Tells that the node has not joined its network, and when it tries again. In JSON the events
+    /// of the links that failed say as much.
+    pub(crate) async fn not_joined(&self, error: &str, again: Option<Duration>) {
+        if !self.json {
+            self.put(Line::Err(human::not_joined(self.errors, error, again) + "\n")).await;
+        }
+    }
+
     /// Prints a text as it stands. It has to end with a line's end.
     pub(crate) async fn text(&self, text: String) {
         self.put(Line::Out(text)).await;

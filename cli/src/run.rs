@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use peerkit::{Address, Node};
-use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, JoinSet};
+use peerkit::{Address, Error, Node};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::RunArgs;
@@ -67,6 +67,7 @@ async fn start_node(args: &RunArgs, state: &Path) -> anyhow::Result<Node> {
     let mut builder = Node::builder()
         .name(args.name.clone().unwrap_or_else(host::name))
         .network(args.network.as_str())
+        .manual(args.manual)
         .state(state);
     for address in &args.listen {
         builder = builder.listen(address.as_str());
@@ -119,11 +120,10 @@ async fn serve(
     stop_when(writer.broken(), stop.clone());
     greet(args, node, &state, &output).await;
     let printing = tokio::spawn(print(node.clone(), events, output.clone()));
-    tokio::select! {
-        () = connect(args, node) => {}
-        () = stop.cancelled() => {}
-    }
-    let rejoining = (!args.manual).then(|| tokio::spawn(rejoin(node.clone())).abort_handle());
+    let joining = tokio::select! {
+        joining = join(args, node, &output) => joining,
+        () = stop.cancelled() => None,
+    };
     if prompt.is_some() {
         output.settle().await;
     }
@@ -139,7 +139,7 @@ async fn serve(
         found,
         log,
         bars,
-        rejoining,
+        joining,
     };
     let (ok, last) = obey(&session, requests, &output, stop).await;
     if args.headless && last.is_none() {
@@ -285,25 +285,61 @@ fn reachable(node: &Node) -> Option<Address> {
     }
 }
 
+/// Makes the links that the node begins with, and returns once that has gone well or failed: what
+/// is tried further in the background is given back.
+async fn join(args: &RunArgs, node: &Node, output: &Output) -> Option<AbortHandle> {
+    if args.manual {
+        connect(args, node).await;
+        return None;
+    }
+    let (node, addresses, output) = (node.clone(), args.addresses.clone(), output.clone());
+    if addresses.is_empty() {
+        return Some(tokio::spawn(async move { rejoin(&node).await }).abort_handle());
+    }
+    let (tried, first) = oneshot::channel();
+    let joining = tokio::spawn(async move { join_patiently(node, addresses, output, tried).await });
+    let _ = first.await;
+    Some(joining.abort_handle())
+}
+
 /// Connects to every address given, all at once. Those that can't be reached show in events.
 async fn connect(args: &RunArgs, node: &Node) {
     let mut dials = JoinSet::new();
     for address in args.addresses.clone() {
         let node = node.clone();
-        let manual = args.manual;
-        dials.spawn(async move {
-            if manual {
-                node.connect(address).await.map(drop)
-            } else {
-                node.join(&[address]).await.map(drop)
-            }
-        });
+        dials.spawn(async move { drop(node.connect(address).await) });
     }
     while dials.join_next().await.is_some() {}
 }
 
+/// Joins through the addresses given, which may not be up yet: tried until one of them is. After
+/// the first try `tried` is dropped, and peers of earlier runs are asked too.
+async fn join_patiently(
+    node: Node,
+    addresses: Vec<Address>,
+    output: Output,
+    tried: oneshot::Sender<()>,
+) {
+    let (failures, mut failed) = mpsc::unbounded_channel();
+    let told = move |error: &Error, wait| drop(failures.send((error.to_string(), wait)));
+    let telling = async {
+        let mut tried = Some(tried);
+        while let Some((error, wait)) = failed.recv().await {
+            output.not_joined(&error, Some(wait)).await;
+            if tried.take().is_some() {
+                rejoin(&node).await;
+            }
+        }
+    };
+    let (joined, ()) = tokio::join!(node.join_patiently(&addresses, told), telling);
+    match joined {
+        Ok(_) | Err(Error::Stopped) => {}
+        Err(error) => output.not_joined(&error.to_string(), None).await,
+    }
+}
+
 /// Meets the peers of earlier runs again.
-async fn rejoin(node: Node) {
+async fn rejoin(node: &Node) {
     match node.rejoin(REJOIN).await {
         Ok(peers) => tracing::debug!(peers = peers.len(), "rejoined"),
         Err(error) => tracing::warn!(%error, "could not rejoin"),

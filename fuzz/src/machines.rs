@@ -131,7 +131,13 @@ fn run_overlay(overlay: &mut Overlay, now: Instant) {
 
 /// An overlay with links to three nodes, asking one question of its own.
 fn network() -> Overlay {
-    let identity = Identity { key: key(0), name: "me".into(), network: NETWORK.into(), epoch: 1 };
+    let identity = Identity {
+        key: key(0),
+        name: "me".into(),
+        network: NETWORK.into(),
+        epoch: 1,
+        manual: false,
+    };
     let mut overlay = Overlay::new(identity, &Config::default(), [7; 32]);
     for n in 1..=3 {
         let direction = if n == 1 { Direction::Inbound } else { Direction::Outbound };
@@ -168,7 +174,13 @@ pub(crate) fn greeting() -> Hello {
 
 /// A broadcast's frame, signed by a node that is no neighbour.
 pub(crate) fn broadcast() -> Frame {
-    let identity = Identity { key: key(9), name: String::new(), network: NETWORK.into(), epoch: 1 };
+    let identity = Identity {
+        key: key(9),
+        name: String::new(),
+        network: NETWORK.into(),
+        epoch: 1,
+        manual: false,
+    };
     let mut author = Overlay::new(identity, &Config::default(), [9; 32]);
     let address = Address::from_socket(([127, 0, 0, 1], 7117).into());
     let direction = Direction::Inbound;
@@ -177,7 +189,7 @@ pub(crate) fn broadcast() -> Frame {
     let candidate = Candidate { id: node(0), direction, incarnation: 1, ip };
     author.handle(Instant::ZERO, overlay::Input::LinkUp { peer, candidate });
     while author.poll().is_some() {}
-    author.broadcast(5, "title".into(), "content".into()).expect("within the limits");
+    author.broadcast(Instant::ZERO, "title".into(), "content".into()).expect("within the limits");
     match author.poll() {
         Some(overlay::Output::Send(_, frame)) => frame,
         other => panic!("no broadcast but {other:?}"),
@@ -186,7 +198,13 @@ pub(crate) fn broadcast() -> Frame {
 
 /// The id of the query that [`network`]'s overlay has asked: the seed says.
 pub(crate) fn own_query() -> peerkit_proto::frame::query::QueryId {
-    let identity = Identity { key: key(0), name: "me".into(), network: NETWORK.into(), epoch: 1 };
+    let identity = Identity {
+        key: key(0),
+        name: "me".into(),
+        network: NETWORK.into(),
+        epoch: 1,
+        manual: false,
+    };
     Overlay::new(identity, &Config::default(), [7; 32]).draw_query_id()
 }
 

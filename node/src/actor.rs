@@ -10,6 +10,7 @@ use std::time::Duration;
 use peerkit_proto::address::Address;
 use peerkit_proto::event::{Event, Parting, Peer, Reason};
 use peerkit_proto::frame::Frame;
+use peerkit_proto::frame::membership::Outcome;
 use peerkit_proto::frame::query::{Answer, QueryId, What};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::overlay::admission::Admission;
@@ -23,7 +24,7 @@ use crate::direct::Told;
 use crate::error::Error;
 use crate::inner::{Inner, unix_millis};
 use crate::known;
-use crate::order::{Asked, FROM_LINKS, FromLink, Order};
+use crate::order::{Asked, FROM_LINKS, FromLink, Order, Standing, Wanted};
 
 /// After the links' time to flush, the longest that the rest may take to end.
 const HALT: Duration = Duration::from_secs(2);
@@ -36,6 +37,8 @@ pub(crate) struct Actor {
     asked: HashMap<QueryId, Asked>,
     /// Who waits to hear of messages that others pass on, by their numbers, and whom they are for.
     passed_on: HashMap<u64, (NodeId, oneshot::Sender<Result<(), Error>>)>,
+    /// Who waits for this node to be a member, by the node that it is to join through.
+    joining: BTreeMap<NodeId, Vec<oneshot::Sender<Outcome>>>,
     /// Connections that take the place of a link once that has ended.
     successors: BTreeMap<NodeId, Successor>,
     /// Links that are being hung up on, by serial: what still comes from there is void.
@@ -46,6 +49,12 @@ pub(crate) struct Actor {
 }
 
 type Successor = (Arc<Conn>, oneshot::Sender<Result<(), Reason>>);
+
+/// What is left of earlier runs.
+pub(crate) struct Earlier {
+    /// Nodes that were met, and where.
+    pub(crate) known: Vec<(NodeId, Vec<Address>)>,
+}
 
 impl Actor {
     pub(crate) fn new(
@@ -61,6 +70,7 @@ impl Actor {
             from_links,
             asked: HashMap::new(),
             passed_on: HashMap::new(),
+            joining: BTreeMap::new(),
             successors: BTreeMap::new(),
             hung_up: BTreeSet::new(),
             passed_over: Vec::new(),
@@ -69,7 +79,8 @@ impl Actor {
     }
 
     /// Runs until the node is to stop, then stops it.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(mut self, earlier: Earlier) {
+        self.command(Command::Known(earlier.known));
         self.addresses_changed();
         loop {
             tokio::select! {
@@ -97,6 +108,14 @@ impl Actor {
         // What the application says now still goes out.
         let _ = tokio::time::timeout(flush, inner.tell(Event::NodeRequestToStop)).await;
         self.stopping = true;
+        while let Ok(order) = self.orders.try_recv() {
+            self.on_order(order);
+        }
+        // A member's neighbours hear who may take its place before they hear its goodbye.
+        self.command(match self.overlay.views().member {
+            true => Command::Leave,
+            false => Command::Flush,
+        });
         for (_, (_, reply)) in std::mem::take(&mut self.successors) {
             let _ = reply.send(Err(Reason::Stopping));
         }
@@ -142,12 +161,37 @@ impl Actor {
             }
             Order::Greeted(id) => self.overlay.greeted(id),
             Order::Admit { conn, reply } => self.admit(conn, reply),
-            Order::Dialled { address, id } => self.input(Input::Dialled { address, id }),
+            Order::Dialled { address, id, wanted } => {
+                self.input(Input::Dialled { address, id });
+                if wanted == Wanted::ByHand {
+                    self.command(Command::Pin(id));
+                }
+            }
             Order::DialFailed { address, error } => {
                 self.input(Input::DialFailed { address, error });
             }
-            Order::Connect { address, reconnect, reply } => {
-                self.connect(address, reconnect, reply);
+            Order::Connect { address, reconnect, wanted, reply } => {
+                self.connect(address, reconnect, wanted, reply);
+            }
+            Order::Join { id, reply } => {
+                self.joining.entry(id).or_default().push(reply);
+                self.command(Command::Join(id));
+            }
+            Order::Leave(reply) => {
+                let conns = self.inner.all_conns();
+                let peers = conns.iter().map(|conn| conn.peer.clone()).collect();
+                self.command(Command::Leave);
+                let _ = reply.send(peers);
+            }
+            Order::Probed { id, answer } => self.input(Input::Probed { id, answer }),
+            Order::Answering { from, probe, reply } => {
+                let now = self.tick();
+                let _ = reply.send(self.overlay.answer_probe(now, from, probe));
+                self.drain();
+            }
+            Order::Standing(reply) => {
+                let (views, queries) = (self.overlay.views(), self.overlay.queries());
+                let _ = reply.send(Standing { views, queries });
             }
             Order::Disconnect { id, reply } => {
                 let found = self.inner.conn(id).map(|conn| conn.peer.clone());
@@ -226,6 +270,7 @@ impl Actor {
         &mut self,
         address: Address,
         reconnect: bool,
+        wanted: Wanted,
         reply: Option<oneshot::Sender<Result<Peer, Error>>>,
     ) {
         if self.stopping {
@@ -239,7 +284,7 @@ impl Actor {
             self.command(Command::Keep { address: address.clone() });
         }
         let reply = reply.unwrap_or_else(|| oneshot::channel().0);
-        conn::start(&self.inner, dial::link(self.inner.clone(), address, reply));
+        conn::start(&self.inner, dial::link(self.inner.clone(), address, wanted, reply));
     }
 
     fn admit(&mut self, conn: Arc<Conn>, reply: oneshot::Sender<Result<(), Reason>>) {
@@ -288,6 +333,8 @@ impl Actor {
             let id = conn.peer.id();
             self.inner.change_conns(|conns| drop(conns.remove(&id)));
             self.input(Input::LinkDown { id, parting });
+            // Who still waits hears that nothing will come.
+            self.joining.remove(&id);
         }
     }
 
@@ -353,11 +400,27 @@ impl Actor {
                         _ => conn.control(&frame),
                     }
                 }
-                Output::Dial { address, .. } => {
-                    let (reply, _) = oneshot::channel();
-                    conn::start(&self.inner, dial::link(self.inner.clone(), address, reply));
+                Output::Dial { address, quiet } => {
+                    let wanted = if quiet { Wanted::Quietly } else { Wanted::ByHand };
+                    let reply = oneshot::channel().0;
+                    let dialling = dial::link(self.inner.clone(), address, wanted, reply);
+                    conn::start(&self.inner, dialling);
+                }
+                Output::Probe { addresses, id, probe } => self.inner.probe(id, addresses, probe),
+                Output::Joined(_) => {
+                    let waiting = std::mem::take(&mut self.joining).into_values().flatten();
+                    for reply in waiting {
+                        let _ = reply.send(Outcome::Accepted);
+                    }
+                }
+                Output::JoinRefused(id, outcome) => {
+                    let waiting = self.joining.remove(&id).into_iter().flatten();
+                    for reply in waiting {
+                        let _ = reply.send(outcome);
+                    }
                 }
                 Output::Hangup(id, reason) => {
+                    let reason = if self.stopping { Reason::Stopping } else { reason };
                     if let Ok(conn) = self.inner.conn(id)
                         && self.hung_up.insert(conn.serial)
                     {

@@ -13,13 +13,14 @@ use peerkit_proto::id::Key;
 use peerkit_proto::overlay::{Identity, Overlay};
 use tokio::sync::mpsc;
 
-use crate::actor::Actor;
+use crate::actor::{Actor, Earlier};
 use crate::dispatch::{Dispatch, deliver_notices};
 use crate::error::Error;
 use crate::inner::{Inner, Parts, unix_millis};
 use crate::listen::{self, Pending};
 use crate::node::Node;
 use crate::order::{FROM_LINKS, ORDERS};
+use crate::probe::{self, PROBE_PROTOCOL};
 use crate::served::ServedStream;
 use crate::store::Store;
 use crate::tls::Tls;
@@ -30,6 +31,10 @@ const KEY_FILE: &str = "key";
 
 /// The network of nodes that name none.
 const NETWORK: &str = "peerkit";
+
+/// Peers from earlier runs that a member may ask for others. 64: some of the last met are there,
+/// and whoever comes back asks for no more.
+const KNOWN: usize = 64;
 
 /// What a node is to be. Every setting has a default; see [`Builder::spawn`].
 #[derive(Default)]
@@ -185,6 +190,9 @@ impl Builder {
             links,
         }));
 
+        let met = inner.known_peers().await?.into_iter().take(KNOWN);
+        let known = met.map(|(id, known)| (id, known.addresses)).collect();
+
         let shares = inner.shares.clone();
         let serve_files = ServedStream::new(move |stream| {
             let shares = shares.clone();
@@ -195,6 +203,11 @@ impl Builder {
             }
         });
         inner.protocols.insert(FILES_PROTOCOL, serve_files);
+        if !inner.manual {
+            let timeout = inner.config.handshake_timeout;
+            let serve_probes = probe::serve(inner.orders.clone(), timeout);
+            inner.protocols.insert(PROBE_PROTOCOL, serve_probes);
+        }
         for listener in listeners {
             inner.spawn(listen::accept(inner.clone(), listener, pending.clone()));
         }
@@ -209,7 +222,7 @@ impl Builder {
             }
         });
         let actor = Actor::new(inner.clone(), overlay, order_receiver, link_receiver);
-        tokio::spawn(actor.run());
+        tokio::spawn(actor.run(Earlier { known }));
         Ok(Node::new(inner))
     }
 }

@@ -22,7 +22,7 @@ use tokio_rustls::{TlsConnector, TlsStream};
 use crate::conn::{Conn, Established};
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::order::Order;
+use crate::order::{Order, Wanted};
 use crate::socket::Socket;
 use crate::tls::{Purpose, Session, server_name};
 
@@ -77,25 +77,29 @@ pub(crate) async fn connect(
 pub(crate) type Made = Option<Box<Established<TlsStream<Socket>>>>;
 
 /// Makes a link to `address`, for [`crate::conn::start`]. `reply` gets the peer, or why there is
-/// none; the application gets an event either way.
+/// none; the application gets an event either way, but for the failure of a link that it does not
+/// know of.
 pub(crate) async fn link(
     inner: Arc<Inner>,
     address: Address,
+    wanted: Wanted,
     reply: oneshot::Sender<Result<Peer, Error>>,
 ) -> Made {
     match establish(&inner, &address).await {
         Ok(Dialled::New(established)) => {
             let peer = established.conn.peer.clone();
-            inner.order_dialled(&address, peer.id()).await;
+            let _ = inner.orders.send(Order::Dialled { address, id: peer.id(), wanted }).await;
             let _ = reply.send(Ok(peer));
             return Some(established);
         }
         Ok(Dialled::Linked(peer)) => {
-            if let Ok(conn) = inner.conn(peer.id()) {
+            if wanted != Wanted::Quietly
+                && let Ok(conn) = inner.conn(peer.id())
+            {
                 // Somebody has asked for it now.
                 conn.set_errand(false);
             }
-            inner.order_dialled(&address, peer.id()).await;
+            let _ = inner.orders.send(Order::Dialled { address, id: peer.id(), wanted }).await;
             let _ = reply.send(Ok(peer));
         }
         Err(error) => {
@@ -103,7 +107,9 @@ pub(crate) async fn link(
             let failed = Order::DialFailed { address: address.clone(), error: text.clone() };
             let _ = inner.orders.send(failed).await;
             let _ = reply.send(Err(error));
-            inner.tell(Event::OutboundNodeConnectionError { address, error: text }).await;
+            if wanted != Wanted::Quietly {
+                inner.tell(Event::OutboundNodeConnectionError { address, error: text }).await;
+            }
         }
     }
     None

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use peerkit_proto::address::{Address, ParseAddressError};
-use peerkit_proto::event::Reason;
+use peerkit_proto::event::{Peer, Reason};
 use peerkit_proto::frame::Refusal;
 use peerkit_proto::id::{Hash, NodeId};
 use peerkit_proto::overlay::broadcast::BroadcastError;
@@ -66,6 +66,12 @@ pub enum Error {
         /// Why.
         reason: Reason,
     },
+    /// The node that was to be joined through is no member of a network, and will be none.
+    #[error("links of {0} are made by hand (--manual): connect to it instead")]
+    LinksByHand(Peer),
+    /// The node that was to be joined through found no place for this one.
+    #[error("{0} found no place for this node: try again, or through another one")]
+    NoPlace(Peer),
     /// There is no link with that node.
     #[error("not connected to {0}")]
     NotConnected(NodeId),

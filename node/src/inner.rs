@@ -15,7 +15,7 @@ use peerkit_proto::hello::{Hello, Proof, VERSION, prove};
 use peerkit_proto::id::{Key, NodeId};
 use peerkit_proto::message::{Message, Packed};
 use peerkit_proto::time::Instant;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,9 +27,10 @@ use crate::dispatch::{Act, Dispatch};
 use crate::error::Error;
 use crate::halt::Halt;
 use crate::met::Met;
-use crate::order::{FromLink, Order};
+use crate::order::{FromLink, Order, Wanted};
 use crate::outbox::NotAccepted;
 use crate::outgoing::{Built, Outgoing};
+use crate::probe::PROBES;
 use crate::served::{ServedRequest, ServedStream, Table};
 use crate::shares::Shares;
 use crate::store::Store;
@@ -64,6 +65,8 @@ pub(crate) struct Inner {
     pub(crate) protocols: Table<ServedStream>,
     pub(crate) streams: Streams,
     pub(crate) directs: Directs,
+    /// A permit for each probe that is under way.
+    pub(crate) probes: Arc<Semaphore>,
     pub(crate) store: Store,
     /// Peers that are being written to the store; who reads it waits for them.
     pub(crate) met: Met,
@@ -119,6 +122,7 @@ impl Inner {
             incarnation: parts.incarnation,
             streams: Streams::new(&parts.config),
             directs: Directs::default(),
+            probes: Arc::new(Semaphore::new(PROBES)),
             config: Arc::new(parts.config),
             tls: parts.tls,
             listening: parts.listening,
@@ -355,12 +359,8 @@ impl Inner {
         self.protocols.clear();
     }
 
-    /// Tells the actor that a dial has made, or found, a link.
-    pub(crate) async fn order_dialled(&self, address: &Address, id: NodeId) {
-        let _ = self.orders.send(Order::Dialled { address: address.clone(), id }).await;
-    }
-
-    fn order(&self, order: Order) {
+    /// Gives the actor an order without waiting for room.
+    pub(crate) fn order(&self, order: Order) {
         if let Err(mpsc::error::TrySendError::Full(order)) = self.orders.try_send(order) {
             // Rare: the actor is behind. The order waits in a task of its own.
             let orders = self.orders.clone();
@@ -437,7 +437,8 @@ impl Act for Inner {
                 self.order(Order::Broadcast { title, message, reply: None });
             }
             Action::Connect(address, reconnect) => {
-                self.order(Order::Connect { address, reconnect, reply: None });
+                let wanted = Wanted::ByHand;
+                self.order(Order::Connect { address, reconnect, wanted, reply: None });
             }
             Action::Disconnect(id) => self.order(Order::Disconnect { id, reply: None }),
             Action::StopReconnecting(address) => self.order(Order::StopReconnecting(address)),

@@ -42,6 +42,7 @@ mod inner;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
+mod join;
 mod key;
 mod known;
 mod listen;
@@ -51,6 +52,7 @@ mod opening;
 mod order;
 mod outbox;
 mod outgoing;
+mod probe;
 mod request;
 mod served;
 mod shares;

@@ -16,7 +16,7 @@ use crate::counters::Counters;
 use crate::error::Error;
 use crate::events::Events;
 use crate::inner::Inner;
-use crate::order::Order;
+use crate::order::{Order, Wanted};
 use crate::served::ServedRequest;
 use crate::status::Status;
 
@@ -122,7 +122,8 @@ impl Node {
     {
         let address = address.into_address()?;
         let reconnect = options.reconnect;
-        let reply = |reply| Order::Connect { address, reconnect, reply: Some(reply) };
+        let wanted = Wanted::ByHand;
+        let reply = |reply| Order::Connect { address, reconnect, wanted, reply: Some(reply) };
         self.order(reply).await?
     }
 
@@ -228,9 +229,10 @@ impl Node {
     }
 
     /// How the node is now.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        self.inner.status()
+    pub async fn status(&self) -> Status {
+        // A node that has stopped has no place in a network any more.
+        let standing = self.order(Order::Standing).await.unwrap_or_default();
+        self.inner.status(standing)
     }
 
     /// Answers requests named `name` with `handler` from now on. What it returns as an error is

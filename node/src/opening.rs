@@ -97,21 +97,13 @@ impl Inner {
         }
         let conn = self.conn(peer).ok();
         let known = conn.as_ref().and_then(|conn| conn.dialable.clone());
-        let mut tried = Vec::new();
-        let mut failures = Vec::new();
-        for address in known.into_iter().chain(addresses.iter().cloned()) {
-            let address = address.with_id(peer);
-            if tried.contains(&address) || tried.len() >= DIALLED {
-                continue;
+        let addresses: Vec<_> = known.into_iter().chain(addresses.iter().cloned()).collect();
+        let mut failures = match self.dial_stream(peer, &addresses).await {
+            Ok(Secured { stream, session, .. }) => {
+                return self.open_on(stream, session, protocol, None).await;
             }
-            tried.push(address.clone());
-            match dial::connect(self, &address, Purpose::Stream).await {
-                Ok(Secured { stream, session, .. }) => {
-                    return self.open_on(stream, session, protocol, None).await;
-                }
-                Err(error) => failures.push(error.to_string()),
-            }
-        }
+            Err(failures) => failures,
+        };
         let called = self.call_back(peer, conn).await;
         match called {
             Ok(Stream { tls, .. }) => {
@@ -124,6 +116,44 @@ impl Inner {
                 Err(Error::Unreachable { peer, why: failures.join("; ") })
             }
         }
+    }
+
+    /// Opens a stream to `peer` at one of `addresses`, and nowhere else.
+    pub(crate) async fn open_stream_at(
+        &self,
+        peer: NodeId,
+        addresses: &[Address],
+        protocol: &str,
+    ) -> Result<Stream, Error> {
+        match self.dial_stream(peer, addresses).await {
+            Ok(Secured { stream, session, .. }) => {
+                self.open_on(stream, session, protocol, None).await
+            }
+            Err(failures) => Err(Error::Unreachable { peer, why: failures.join("; ") }),
+        }
+    }
+
+    /// A connection for a stream to `peer` at the first of `addresses` that it answers at, else why
+    /// there is none at any.
+    async fn dial_stream(
+        &self,
+        peer: NodeId,
+        addresses: &[Address],
+    ) -> Result<Secured, Vec<String>> {
+        let mut tried = Vec::new();
+        let mut failures = Vec::new();
+        for address in addresses {
+            let address = address.clone().with_id(peer);
+            if tried.contains(&address) || tried.len() >= DIALLED {
+                continue;
+            }
+            match dial::connect(self, &address, Purpose::Stream).await {
+                Ok(secured) => return Ok(secured),
+                Err(error) => failures.push(error.to_string()),
+            }
+            tried.push(address);
+        }
+        Err(failures)
     }
 
     /// Says on a secured connection what is to be spoken, and waits for the answer.

@@ -6,11 +6,13 @@ use std::time::Duration;
 use peerkit_proto::address::Address;
 use peerkit_proto::event::{NodeInfo, Parting, Peer, Reason};
 use peerkit_proto::frame::Frame;
+use peerkit_proto::frame::membership::{Outcome, Probe};
 use peerkit_proto::frame::query::{Answer, QueryId, What};
 use peerkit_proto::id::{Hash, NodeId};
 use peerkit_proto::message::Message;
 use peerkit_proto::overlay::Command;
 use peerkit_proto::overlay::broadcast::BroadcastError;
+use peerkit_proto::overlay::membership::Views;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::conn::Conn;
@@ -34,15 +36,27 @@ pub(crate) enum Order {
     /// A connection has said Hello: may it be a link?
     Admit { conn: Arc<Conn>, reply: oneshot::Sender<Result<(), Reason>> },
     /// A dial has made a link, or found one.
-    Dialled { address: Address, id: NodeId },
+    Dialled { address: Address, id: NodeId, wanted: Wanted },
     /// A dial has failed.
     DialFailed { address: Address, error: String },
     /// Link to an address, and keep the link if so wished.
     Connect {
         address: Address,
         reconnect: bool,
+        wanted: Wanted,
         reply: Option<oneshot::Sender<Result<Peer, Error>>>,
     },
+    /// Become a member through a node that there is a link with: told once this node is one, or why
+    /// that node will not have it.
+    Join { id: NodeId, reply: oneshot::Sender<Outcome> },
+    /// Leave the network; told with whom there were links.
+    Leave(oneshot::Sender<Vec<Peer>>),
+    /// What came of telling a node something without a link.
+    Probed { id: NodeId, answer: Option<Probe> },
+    /// What this node answers to a node that does so.
+    Answering { from: NodeId, probe: Probe, reply: oneshot::Sender<Probe> },
+    /// How the overlay is.
+    Standing(oneshot::Sender<Standing>),
     /// Close a link.
     Disconnect { id: NodeId, reply: Option<oneshot::Sender<Result<Peer, Error>>> },
     /// Give up keeping a link.
@@ -72,6 +86,25 @@ pub(crate) enum Order {
     Info(oneshot::Sender<NodeInfo>),
     /// This node's addresses have changed.
     AddressesChanged,
+}
+
+/// Who wants a link, and so what becomes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// The application asked for it: it is never traded for another.
+    ByHand,
+    /// The application would join a network through it.
+    ToJoin,
+    /// The overlay, of itself: nobody is told that it failed.
+    Quietly,
+}
+
+/// How the overlay is, at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Standing {
+    pub(crate) views: Views,
+    /// Queries that it remembers.
+    pub(crate) queries: usize,
 }
 
 /// Where the answers to a query go, and whether all have come.

@@ -294,6 +294,11 @@ impl Outbox {
         lanes.queued + lanes.writing
     }
 
+    /// Bytes of control frames that the writer has not taken yet.
+    pub(crate) fn queued_control(&self) -> usize {
+        self.lock().control.len()
+    }
+
     /// Moves what is to be written next into `takings`: all control frames, then blocks of
     /// application frames. What `takings` held before is written: its room is free.
     ///

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::conn::Conn;
 use crate::counters::Counters;
 use crate::inner::Inner;
+use crate::order::Standing;
 
 /// How a node is, at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -27,6 +28,18 @@ pub struct Status {
     pub inbound: usize,
     /// Links that this node dialled.
     pub outbound: usize,
+    /// Whether its links are made by hand only.
+    pub manual: bool,
+    /// Whether it is a member of the network, which finds and keeps its own neighbours.
+    pub member: bool,
+    /// The neighbours that it keeps as a member.
+    pub neighbours: Vec<NodeId>,
+    /// The links that the application asked for.
+    pub pinned: Vec<NodeId>,
+    /// Nodes that it knows as a member beside its neighbours.
+    pub passive: usize,
+    /// Queries of the last minute that it remembers.
+    pub queries: usize,
     /// Files and folders that it shares.
     pub shares: usize,
     /// What it has sent and received in all.
@@ -51,12 +64,15 @@ pub struct PeerStatus {
     pub rtt_ms: Option<f64>,
     /// Bytes of messages that wait to be written.
     pub queued_bytes: usize,
+    /// Bytes of all else that wait to be written: what is the network's own.
+    pub queued_control_bytes: usize,
     /// What the link has sent and received.
     pub counters: Counters,
 }
 
 impl Inner {
-    pub(crate) fn status(&self) -> Status {
+    pub(crate) fn status(&self, standing: Standing) -> Status {
+        let Standing { views, queries } = standing;
         let conns = self.all_conns();
         let side = |direction| conns.iter().filter(|c| c.peer.direction() == direction).count();
         Status {
@@ -67,6 +83,12 @@ impl Inner {
             uptime_ms: self.micros() / 1000,
             inbound: side(Direction::Inbound),
             outbound: side(Direction::Outbound),
+            manual: self.manual,
+            member: views.member,
+            neighbours: views.active,
+            pinned: views.pinned,
+            passive: views.passive.len(),
+            queries,
             shares: self.shares.list().len(),
             counters: self.meter.read(),
             peers: conns.iter().map(|conn| peer_status(conn)).collect(),
@@ -82,6 +104,7 @@ fn peer_status(conn: &Conn) -> PeerStatus {
         direction: conn.peer.direction().name(),
         rtt_ms: conn.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
         queued_bytes: conn.outbox.queued(),
+        queued_control_bytes: conn.outbox.queued_control(),
         counters: conn.meter.read(),
     }
 }

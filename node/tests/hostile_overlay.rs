@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use peerkit::{Address, Event, Kind, Message, Node, NodeId, Reason};
 use peerkit_proto::frame::Frame;
-use peerkit_proto::frame::envelope::Envelope;
+use peerkit_proto::frame::broadcast::{Batch, Item, RunId};
 use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, What};
 use peerkit_proto::message::Packed;
 
@@ -176,13 +176,35 @@ async fn positive_discovery_depths_go_beyond_one_hop() {
 }
 
 /// Has an honest node write a broadcast, as a relay between it and the victim sees it.
-async fn broadcast(title: &str, message: &str) -> Envelope {
+async fn broadcast(title: &str, message: &str) -> Batch {
     let author = Node::builder().listen("127.0.0.1:0").spawn().await.unwrap();
     let mut relay = Attacker::link(author.listening()[0]).await;
     author.broadcast(title, message).await.unwrap();
-    let Some(Frame::Broadcast(envelope)) = relay.content().await else { panic!("no broadcast") };
+    let Some(Frame::Broadcast(batch)) = relay.content().await else { panic!("no broadcast") };
     author.shutdown().await;
-    envelope
+    batch
+}
+
+/// A batch in parts that can be altered.
+#[derive(Clone)]
+struct Parts {
+    run: RunId,
+    first: u64,
+    floor: u64,
+    item: Item,
+    signature: [u8; 64],
+}
+
+impl Parts {
+    fn of(batch: &Batch) -> Self {
+        let Batch { run, first, floor, signature, .. } = *batch;
+        Self { run, first, floor, item: batch.items[0].clone(), signature }
+    }
+
+    fn frame(self) -> Frame {
+        let places = (self.first, self.floor);
+        Frame::Broadcast(Batch::from_parts(self.run, places, vec![self.item], self.signature))
+    }
 }
 
 fn heard(victim: &Victim) -> Vec<peerkit::Broadcast> {
@@ -201,23 +223,24 @@ async fn a_broadcast_that_a_relay_has_altered_is_not_delivered_and_ends_its_link
     let victim = Victim::new().await;
     let good = broadcast("title", "what was said").await;
     let other = key();
-    type Alteration = Box<dyn Fn(&mut Envelope)>;
-    let alterations: [(&str, Alteration); 9] = [
-        ("the author", Box::new(move |e| e.author = other.id())),
-        ("the run", Box::new(|e| e.epoch += 1)),
-        ("the number", Box::new(|e| e.sequence += 1)),
-        ("the time", Box::new(|e| e.time += 1)),
-        ("the title", Box::new(|e| e.title.push('!'))),
-        ("the type", Box::new(|e| e.content.kind = Kind::Bytes)),
-        ("the content", Box::new(|e| e.content = Packed::plain(Message::text("else")))),
-        ("the signature", Box::new(|e| e.signature[63] ^= 1)),
-        ("text that is none", Box::new(|e| e.content.payload = vec![0xff].into())),
+    type Alteration = Box<dyn Fn(&mut Parts)>;
+    let alterations: [(&str, Alteration); 10] = [
+        ("the author", Box::new(move |b| b.run.author = other.id())),
+        ("the run", Box::new(|b| b.run.epoch += 1)),
+        ("the place", Box::new(|b| b.first += 1)),
+        ("the floor", Box::new(|b| (b.first, b.floor) = (b.first + 1, b.floor + 1))),
+        ("the time", Box::new(|b| b.item.time += 1)),
+        ("the title", Box::new(|b| b.item.title.push('!'))),
+        ("the type", Box::new(|b| b.item.content.kind = Kind::Bytes)),
+        ("the content", Box::new(|b| b.item.content = Packed::plain(Message::text("else")))),
+        ("the signature", Box::new(|b| b.signature[63] ^= 1)),
+        ("text that is none", Box::new(|b| b.item.content.payload = vec![0xff].into())),
     ];
     for (what, alter) in alterations {
         let mut relay = Attacker::link(victim.address()).await;
-        let mut bad = good.clone();
+        let mut bad = Parts::of(&good);
         alter(&mut bad);
-        relay.send(&Frame::Broadcast(bad)).await;
+        relay.send(&bad.frame()).await;
         assert_eq!(relay.fault().await, "a broadcast wrongly signed, or too large", "{what}");
         let parting = victim.parted(relay.id()).await;
         assert!(matches!(parting.reason, Reason::Fault(_)), "{what}: {parting}");
@@ -234,7 +257,7 @@ async fn a_broadcast_that_a_relay_has_altered_is_not_delivered_and_ends_its_link
     victim.talks().await;
     let heard = heard(&victim);
     assert_eq!(heard.len(), 1);
-    assert_eq!((heard[0].author, heard[0].title.as_str()), (good.author, "title"));
+    assert_eq!((heard[0].author, heard[0].title.as_str()), (good.run.author, "title"));
     assert_eq!(heard[0].message.as_text(), Some("what was said"));
     victim.unharmed().await;
 }
@@ -261,11 +284,11 @@ async fn a_broadcast_of_another_network_is_forged() {
 #[tokio::test]
 async fn a_flood_of_forged_broadcasts_is_one_fault() {
     let victim = Victim::new().await;
-    let mut forged = broadcast("", "x").await;
+    let mut forged = Parts::of(&broadcast("", "x").await);
     let mut flood = Vec::new();
     for _ in 0..5000 {
-        forged.sequence += 1;
-        Frame::Broadcast(forged.clone()).encode(&mut flood);
+        forged.first += 1;
+        forged.clone().frame().encode(&mut flood);
     }
     let mut attacker = Attacker::link(victim.address()).await;
     let id = attacker.id();

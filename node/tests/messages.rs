@@ -224,7 +224,7 @@ async fn a_reader_that_blocks_slows_its_sender_and_nothing_is_lost() {
     let accepted = fill(&a, &b, LEN).await;
     // The queue, the sockets' buffers (at most 6 + 4 MiB on Linux) and one read of the reader.
     assert!(accepted * (LEN as u64) < 32 << 20, "{accepted} messages were taken");
-    let queued = a.status().peers.iter().find(|peer| peer.id == b.id()).unwrap().queued_bytes;
+    let queued = a.status().await.peers.iter().find(|peer| peer.id == b.id()).unwrap().queued_bytes;
     let most = Config::default().peer_queue + LEN;
     assert!(queued > most / 2 && queued < most, "{queued} bytes are queued");
 
@@ -282,7 +282,7 @@ async fn counters_tell_of_links_and_node() {
     assert!((10_000..11_000).contains(&b.counters().bytes_received), "{:?}", b.counters());
     assert_eq!(to_b.messages_failed + to_c.messages_failed, 0);
     assert!(a.counters().bytes_sent >= to_b.bytes_sent + to_c.bytes_sent);
-    assert_eq!(a.status().counters.messages_sent, 15);
+    assert_eq!(a.status().await.counters.messages_sent, 15);
     shutdown([&a, &b, &c]).await;
 }
 

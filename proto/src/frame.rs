@@ -93,6 +93,8 @@ pub enum Frame {
     Have(Vec<Have>),
     /// Asks for broadcasts.
     Want(Want),
+    /// That was all that the sender gives in answer to a [`Want`], and how far it is itself.
+    Given(Have),
     /// The receiver need not pass on a run's broadcasts to the sender, who gets them from others.
     Prune(RunId),
     /// Asks to be neighbours.
@@ -153,6 +155,7 @@ const BROADCAST: u8 = 0x30;
 const HAVE: u8 = 0x31;
 const WANT: u8 = 0x32;
 const PRUNE: u8 = 0x33;
+const GIVEN: u8 = 0x34;
 const CALL_BACK: u8 = 0x40;
 const NEIGHBOUR_REQUEST: u8 = 0x50;
 const NEIGHBOUR_REPLY: u8 = 0x51;
@@ -255,6 +258,10 @@ impl Frame {
                 out.put_u8(WANT);
                 want.encode(out);
             }
+            Self::Given(have) => {
+                out.put_u8(GIVEN);
+                have.encode(out);
+            }
             Self::Prune(run) => {
                 out.put_u8(PRUNE);
                 run.encode(out);
@@ -328,6 +335,7 @@ impl Frame {
             BROADCAST => return Batch::decode(reader.take_rest()).map(Self::Broadcast),
             HAVE => Self::Have(reader.list(MAX_HAVES, "runs", Have::decode)?),
             WANT => Self::Want(Want::decode(&mut reader)?),
+            GIVEN => Self::Given(Have::decode(&mut reader)?),
             PRUNE => Self::Prune(RunId::decode(&mut reader)?),
             NEIGHBOUR_REQUEST => Self::NeighbourRequest(NeighbourRequest::decode(&mut reader)?),
             NEIGHBOUR_REPLY => Self::NeighbourReply(NeighbourReply::decode(&mut reader)?),

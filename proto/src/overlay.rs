@@ -43,7 +43,6 @@ use redial::Redials;
 /// The state of one node's overlay.
 #[derive(Debug)]
 pub struct Overlay {
-    key: Key,
     me: NodeId,
     name: String,
     addresses: Vec<Address>,
@@ -259,7 +258,6 @@ impl Overlay {
             directs: Directs::new(&identity, config),
             redials: Redials::new(config),
             outbox: VecDeque::new(),
-            key: identity.key,
         }
     }
 
@@ -282,10 +280,10 @@ impl Overlay {
         match input {
             Input::LinkUp { peer, candidate } => {
                 self.admissions.link_up(candidate);
-                let (id, direction) = (peer.id(), peer.direction());
+                let id = peer.id();
                 self.links.insert(id, peer);
                 let (membership, broadcasts, mut turn) = self.turn(now);
-                membership.link_up(&mut turn, id, direction);
+                membership.link_up(&mut turn, id);
                 broadcasts.link_up(&mut turn, id);
             }
             Input::LinkDown { id, parting } => {
@@ -293,7 +291,7 @@ impl Overlay {
                 self.links.remove(&id);
                 self.queries.link_down(id, &mut self.outbox);
                 self.redials.link_down(now, id, &mut self.rng);
-                let (directs, _, mut turn) = self.direct_turn(now);
+                let (directs, mut turn) = self.direct_turn(now);
                 directs.link_down(&mut turn, id);
                 let (membership, broadcasts, mut turn) = self.turn(now);
                 membership.link_down(&mut turn, id, &parting);
@@ -302,7 +300,7 @@ impl Overlay {
             Input::Dialled { address, id } => {
                 self.redials.dialled(&address, id);
                 let (membership, _, mut turn) = self.turn(now);
-                membership.dialled(&mut turn, &address, id);
+                membership.dialled(&mut turn, id);
             }
             Input::DialFailed { address, error } => {
                 let (rng, out) = (&mut self.rng, &mut self.outbox);
@@ -322,7 +320,7 @@ impl Overlay {
                 broadcasts.passed_over(&mut turn, to, &batch);
             }
             Input::PassedOver(_, Frame::Forward(forward)) => {
-                let (directs, _, mut turn) = self.direct_turn(now);
+                let (directs, mut turn) = self.direct_turn(now);
                 directs.passed_over(&mut turn, forward.label);
             }
             Input::PassedOver(..) => {}
@@ -340,11 +338,11 @@ impl Overlay {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.queries.handle_timeout(now, &mut self.outbox);
         self.redials.handle_timeout(now, &mut self.outbox);
-        let (directs, _, mut turn) = self.direct_turn(now);
+        let (directs, mut turn) = self.direct_turn(now);
         directs.handle_timeout(&mut turn);
         let summary = self.membership.is_to_probe(now).then(|| self.broadcasts.summary());
         let (membership, broadcasts, mut turn) = self.turn(now);
-        membership.handle_timeout(&mut turn, summary.unwrap_or_default());
+        membership.handle_timeout(&mut turn, &summary.unwrap_or_default());
         broadcasts.handle_timeout(&mut turn);
     }
 
@@ -391,9 +389,8 @@ impl Overlay {
         title: String,
         message: Message,
     ) -> Result<(Hash, usize), BroadcastError> {
-        let key = self.key.clone();
         let (_, broadcasts, mut turn) = self.turn(now);
-        let id = broadcasts.publish(&mut turn, &key, title, message)?;
+        let id = broadcasts.publish(&mut turn, title, message)?;
         Ok((id, self.links.len()))
     }
 
@@ -411,8 +408,8 @@ impl Overlay {
         message: Message,
     ) -> Result<u64, DirectError> {
         let next = self.next(query, None, to);
-        let (directs, key, mut turn) = self.direct_turn(now);
-        directs.send(&mut turn, key, (query, to), next, message)
+        let (directs, mut turn) = self.direct_turn(now);
+        directs.send(&mut turn, (query, to), next, message)
     }
 
     /// What this node answers to the probe of another, who is `from` by its TLS key.
@@ -422,10 +419,24 @@ impl Overlay {
         membership.answer_probe(&mut turn, from, probe, summary)
     }
 
+    /// What has become of broadcasts since the node started.
+    #[must_use]
+    pub fn broadcast_counters(&self) -> broadcast::Counters {
+        self.broadcasts.counters()
+    }
+
     /// Whom this node knows.
     #[must_use]
     pub fn views(&self) -> Views {
-        self.membership.views()
+        let mut views = self.membership.views();
+        views.pinned.retain(|id| self.links.contains_key(id));
+        views
+    }
+
+    /// How many queries this node remembers.
+    #[must_use]
+    pub fn queries(&self) -> usize {
+        self.queries.len()
     }
 
     /// A name for a new query.
@@ -465,7 +476,7 @@ impl Overlay {
     }
 
     /// As [`Overlay::turn`], for messages between nodes that are not neighbours.
-    fn direct_turn(&mut self, now: Instant) -> (&mut Directs, &Key, Turn<'_>) {
+    fn direct_turn(&mut self, now: Instant) -> (&mut Directs, Turn<'_>) {
         let turn = Turn {
             now,
             unix: self.clock.unix(now),
@@ -473,7 +484,7 @@ impl Overlay {
             rng: &mut self.rng,
             out: &mut self.outbox,
         };
-        (&mut self.directs, &self.key, turn)
+        (&mut self.directs, turn)
     }
 
     /// The link by which a message goes on to the node that a query asked for: straight to it, or
@@ -495,11 +506,11 @@ impl Overlay {
             Frame::QueryDone(done) => self.queries.receive_done(from, done, out),
             Frame::Forward(forward) => {
                 let next = self.next(forward.label.query, Some(from), forward.label.to);
-                let (directs, key, mut turn) = self.direct_turn(now);
-                directs.receive(&mut turn, key, from, forward, next);
+                let (directs, mut turn) = self.direct_turn(now);
+                directs.receive(&mut turn, from, forward, next);
             }
             Frame::Forwarded(forwarded) => {
-                let (directs, _, mut turn) = self.direct_turn(now);
+                let (directs, mut turn) = self.direct_turn(now);
                 directs.receive_forwarded(&mut turn, from, forwarded);
             }
             Frame::Broadcast(batch) => {
@@ -513,6 +524,10 @@ impl Overlay {
             Frame::Want(want) => {
                 let (_, broadcasts, mut turn) = self.turn(now);
                 broadcasts.receive_want(&mut turn, from, want);
+            }
+            Frame::Given(given) => {
+                let (_, broadcasts, mut turn) = self.turn(now);
+                broadcasts.receive_given(&mut turn, from, given);
             }
             Frame::Prune(run) => self.broadcasts.receive_prune(from, run),
             Frame::NeighbourRequest(_)
@@ -555,6 +570,7 @@ impl Overlay {
             Command::StopReconnecting(address) => self.redials.stop(&address),
             Command::Disconnect(id) => {
                 self.redials.stop_peer(id);
+                self.membership.unpin(id);
                 if self.links.contains_key(&id) {
                     self.outbox.push_back(Output::Hangup(id, Reason::Requested));
                 }
@@ -577,6 +593,7 @@ impl Overlay {
                 let (membership, broadcasts, mut turn) = self.turn(now);
                 broadcasts.flush(&mut turn);
                 membership.leave(&mut turn);
+                self.redials.stop_all();
                 let hangup = |id: &NodeId| Output::Hangup(*id, Reason::Left);
                 self.outbox.extend(self.links.keys().map(hangup));
             }
@@ -651,6 +668,11 @@ impl Turn<'_> {
     /// Puts a frame into a link's first lane.
     pub(crate) fn send(&mut self, to: NodeId, frame: Frame) {
         self.out.push_back(Output::Send(to, frame));
+    }
+
+    /// Any number.
+    pub(crate) fn rng_u64(&mut self) -> u64 {
+        self.rng.next_u64()
     }
 
     /// A number below `bound`; 0 where that is 0.

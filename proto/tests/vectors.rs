@@ -11,12 +11,17 @@ use peerkit_proto::config::Config;
 use peerkit_proto::event::{Neighbour, Reason};
 use peerkit_proto::files::wire::PREFIX;
 use peerkit_proto::files::{self, Entry, FileKind, FileName, Manifest, PieceList, SharedFile};
-use peerkit_proto::frame::envelope::Envelope;
+use peerkit_proto::frame::broadcast::{Batch, Have, Item, Want};
+use peerkit_proto::frame::membership::{
+    Beacon, Disconnect, ForwardJoin, Need, NeighbourReply, NeighbourRequest, Outcome, Probe,
+    Shuffle, ShuffleReply,
+};
 use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, What};
 use peerkit_proto::frame::{Frame, Frames, Refusal};
 use peerkit_proto::hello::{Hello, StreamOpen, prove};
 use peerkit_proto::id::{Hash, Key, NodeId, hex};
 use peerkit_proto::message::{Message, Packed};
+use peerkit_proto::record::Record;
 
 const PROTOCOL: &str = include_str!("../../PROTOCOL.md");
 
@@ -171,34 +176,78 @@ fn queries() {
 #[test]
 fn a_broadcast() {
     // What is signed, written down once more from the document and not from the code.
-    let (epoch, sequence, time) = (1_700_000_000_000u64, 1u64, 1_700_000_001_234u64);
-    let mut fields = Vec::new();
-    fields.put_raw(ann().id().as_bytes());
-    fields.put_u64(epoch);
-    fields.put_u64(sequence);
-    fields.put_u64(time);
-    fields.put_str("news");
-    fields.put_u8(0);
-    fields.put_bytes(b"hi");
+    let (epoch, place, floor, time) = (1_700_000_000_000u64, 2u64, 1u64, 1_700_000_001_234u64);
+    let mut run = Vec::new();
+    run.put_raw(ann().id().as_bytes());
+    run.put_u64(epoch);
+    let mut content = Vec::new();
+    content.put_u64(time);
+    content.put_str("news");
+    content.put_u8(0);
+    content.put_bytes(b"hi");
+    let mut named = Vec::new();
+    named.put_bytes(b"peerkit broadcast 2");
+    named.put_str("peerkit");
+    named.put_raw(&run);
+    named.put_u64(place);
+    named.put_raw(&content);
+    let id = Hash::of(&named);
     let mut signed = Vec::new();
-    signed.put_bytes(b"peerkit broadcast 1");
+    signed.put_bytes(b"peerkit broadcasts 2");
     signed.put_str("peerkit");
-    signed.put_raw(&fields);
+    signed.put_raw(&run);
+    signed.put_u64(place);
+    signed.put_u64(floor);
+    signed.put_u16(1);
+    signed.put_raw(id.as_bytes());
 
-    let envelope = Envelope {
-        author: ann().id(),
-        epoch,
-        sequence,
-        time,
-        title: "news".into(),
-        content: Packed::plain(Message::text("hi")),
-        signature: ann().sign(&signed),
-    };
-    assert!(envelope.verify("peerkit"));
-    assert_eq!(envelope.id("peerkit"), Hash::of(&signed));
+    let item = Item { time, title: "news".into(), content: Packed::plain(Message::text("hi")) };
+    let batch = Batch::sign(&ann(), "peerkit", epoch, (place, floor), vec![item]);
+    assert_eq!(batch.signature, ann().sign(&signed));
+    assert_eq!(batch.ids("peerkit"), [id]);
+    vector("what a broadcast's name is the hash of", &named, BROADCAST_NAMED);
+    vector("broadcast's id", id.as_bytes(), BROADCAST_ID);
     vector("what a broadcast's signature is over", &signed, BROADCAST_SIGNED);
-    vector("broadcast's id", envelope.id("peerkit").as_bytes(), BROADCAST_ID);
-    frame("broadcast", &Frame::Broadcast(envelope), BROADCAST);
+    frame("broadcast", &Frame::Broadcast(batch.clone()), BROADCAST);
+    let have = Have { run: batch.run, upto: 2 };
+    frame("have", &Frame::Have(vec![have]), HAVE);
+    frame("want", &Frame::Want(Want { run: batch.run, after: 1 }), WANT);
+    frame("prune", &Frame::Prune(batch.run), PRUNE);
+    frame("given", &Frame::Given(have), GIVEN);
+}
+
+#[test]
+fn membership() {
+    let addresses = ["192.0.2.7:7117".parse().unwrap()];
+    let record = Record::sign(&ann(), "peerkit", 1_700_000_000_000, &addresses);
+    let mut signed = Vec::new();
+    signed.put_bytes(b"peerkit record 1");
+    signed.put_str("peerkit");
+    signed.put_raw(ann().id().as_bytes());
+    signed.put_u64(1_700_000_000_000);
+    signed.put_u16(1);
+    signed.put_str("192.0.2.7:7117");
+    assert_eq!(record.signature, ann().sign(&signed));
+    vector("what a record's signature is over", &signed, RECORD_SIGNED);
+    let request = NeighbourRequest { need: Need::Join, record: record.clone() };
+    frame("neighbour request", &Frame::NeighbourRequest(request), NEIGHBOUR_REQUEST);
+    let (outcome, records) = (Outcome::Full, Vec::new());
+    let reply = NeighbourReply { outcome, record: record.clone(), records };
+    frame("neighbour reply", &Frame::NeighbourReply(reply), NEIGHBOUR_REPLY);
+    let join = ForwardJoin { steps: 6, record: record.clone() };
+    frame("forward join", &Frame::ForwardJoin(join), FORWARD_JOIN);
+    let parting = Disconnect { instead: vec![record.clone()], leaves: true };
+    frame("disconnect", &Frame::Disconnect(parting), DISCONNECT);
+    let shuffle = Shuffle { id: 7, steps: 6, records: vec![record.clone()] };
+    frame("shuffle", &Frame::Shuffle(shuffle), SHUFFLE);
+    let shuffled = ShuffleReply { id: 7, records: Vec::new() };
+    frame("shuffle reply", &Frame::ShuffleReply(shuffled), SHUFFLE_REPLY);
+    let beacon = Beacon { least: ann().id(), count: 1_700_000_000_000 };
+    frame("beacon", &Frame::Beacon(beacon), BEACON);
+    let probe = Probe { neighbour: true, record, beacon, haves: Vec::new(), records: Vec::new() };
+    let mut out = Vec::new();
+    probe.encode(&mut out);
+    vector("probe", &out, PROBE);
 }
 
 #[test]
@@ -322,16 +371,72 @@ const ANSWER_HERE: &str = "\
     49000000210b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b8a88e3dd7409f195fd52db2d3cba5d72ca6709 \
     bf1d94121bf3748801b40f6f5c0300616e6e01000e003139322e302e322e373a3731313702";
 const QUERY_DONE: &str = "13000000220b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff01";
-const BROADCAST_SIGNED: &str = "\
-    13000000706565726b69742062726f61646361737420310700706565726b69748a88e3dd7409f195 \
-    fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5cf8b0100000100000000000000 \
+const BROADCAST_NAMED: &str = "\
+    13000000706565726b69742062726f61646361737420320700706565726b69748a88e3dd7409f195 \
+    fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5cf8b0100000200000000000000 \
     d26ce5cf8b01000004006e65777300020000006869";
-const BROADCAST_ID: &str = "f25580edb0eea3c4893b98352b77fff5937fa4fc16fea6b7a2f7c965b5c71049";
+const BROADCAST_ID: &str = "042d2f7c75f55c45afefc753dd91568948e13fcdf134ec81e1854dd643aded5e";
+const BROADCAST_SIGNED: &str = "\
+    14000000706565726b69742062726f6164636173747320320700706565726b69748a88e3dd7409f1 \
+    95fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5cf8b01000002000000000000 \
+    0001000000000000000100042d2f7c75f55c45afefc753dd91568948e13fcdf134ec81e1854dd643 \
+    aded5e";
 const BROADCAST: &str = "\
-    86000000308a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5 \
-    cf8b0100000100000000000000d26ce5cf8b01000004006e65777300020000006869282e92849eb9 \
-    91add8e92731f1c7fba4580bc23aa9f8082a10510337998022e918b32c7a15bf04404aa0dcacb683 \
-    3d91aa75ec4f065ae84fdd8c3532210e170b";
+    90000000308a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5 \
+    cf8b010000020000000000000001000000000000000100d26ce5cf8b01000004006e657773000200 \
+    000068695739417672a83db72914d461d36f228742459b09c0100b0ad9c8eca291fc5b8178df82d4 \
+    3aeee5c72a9c346eb4857f44e1337cd8d8bec05ac9be3e1ee3b63e06";
+const HAVE: &str = "\
+    330000003101008a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c00 \
+    68e5cf8b0100000200000000000000";
+const WANT: &str = "\
+    31000000328a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5 \
+    cf8b0100000100000000000000";
+const PRUNE: &str = "\
+    29000000338a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5 \
+    cf8b010000";
+const GIVEN: &str = "\
+    31000000348a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5 \
+    cf8b0100000200000000000000";
+const RECORD_SIGNED: &str = "\
+    10000000706565726b6974207265636f726420310700706565726b69748a88e3dd7409f195fd52db \
+    2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5cf8b01000001000e003139322e302e32 \
+    2e373a37313137";
+const NEIGHBOUR_REQUEST: &str = "\
+    7c00000050028a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068 \
+    e5cf8b01000001000e003139322e302e322e373a3731313737dfa6a5749577de37a4cdfb944fee06 \
+    d5343241eecb6bfb9b56603eb8a2e49c03fb2b5084a5748c07ce17cc5a979eebc64d09069b50e200 \
+    d73c92ac62fefb0d";
+const NEIGHBOUR_REPLY: &str = "\
+    7e00000051018a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068 \
+    e5cf8b01000001000e003139322e302e322e373a3731313737dfa6a5749577de37a4cdfb944fee06 \
+    d5343241eecb6bfb9b56603eb8a2e49c03fb2b5084a5748c07ce17cc5a979eebc64d09069b50e200 \
+    d73c92ac62fefb0d0000";
+const FORWARD_JOIN: &str = "\
+    7c00000052068a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068 \
+    e5cf8b01000001000e003139322e302e322e373a3731313737dfa6a5749577de37a4cdfb944fee06 \
+    d5343241eecb6bfb9b56603eb8a2e49c03fb2b5084a5748c07ce17cc5a979eebc64d09069b50e200 \
+    d73c92ac62fefb0d";
+const DISCONNECT: &str = "\
+    7e000000530101008a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c \
+    0068e5cf8b01000001000e003139322e302e322e373a3731313737dfa6a5749577de37a4cdfb944f \
+    ee06d5343241eecb6bfb9b56603eb8a2e49c03fb2b5084a5748c07ce17cc5a979eebc64d09069b50 \
+    e200d73c92ac62fefb0d";
+const SHUFFLE: &str = "\
+    860000005407000000000000000601008a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121b \
+    f3748801b40f6f5c0068e5cf8b01000001000e003139322e302e322e373a3731313737dfa6a57495 \
+    77de37a4cdfb944fee06d5343241eecb6bfb9b56603eb8a2e49c03fb2b5084a5748c07ce17cc5a97 \
+    9eebc64d09069b50e200d73c92ac62fefb0d";
+const SHUFFLE_REPLY: &str = "0b0000005507000000000000000000";
+const BEACON: &str = "\
+    29000000568a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5 \
+    cf8b010000";
+const PROBE: &str = "\
+    018a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5cf8b0100 \
+    0001000e003139322e302e322e373a3731313737dfa6a5749577de37a4cdfb944fee06d5343241ee \
+    cb6bfb9b56603eb8a2e49c03fb2b5084a5748c07ce17cc5a979eebc64d09069b50e200d73c92ac62 \
+    fefb0d8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5cf8b \
+    01000000000000";
 const STREAM_OPEN: &str = "1c0000000700706565726b6974000f00706565726b69742d66696c65732f3100";
 const STREAM_OPEN_TOKEN: &str =
     "1d0000000700706565726b6974000000010a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a";

@@ -14,6 +14,10 @@ use super::PATIENCE;
 /// How often a condition is looked at that is waited for.
 const LOOK: Duration = Duration::from_millis(2);
 
+/// A network in which no link has come or gone for so long has settled: on one machine a link takes
+/// a few milliseconds.
+const QUIET: Duration = Duration::from_millis(200);
+
 const NAMES: [&str; 24] = [
     "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa",
     "lambda", "mu", "nu", "xi", "omicron", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi",
@@ -50,23 +54,47 @@ impl Network {
         Ok(network)
     }
 
-    /// Joins each node to the one before it, links some of them across, and waits until both
-    /// ends of every link know of it. The first and the last are not linked.
-    pub(super) async fn link_up(&self) -> anyhow::Result<()> {
-        for (nodes, listening) in self.nodes.windows(2).zip(&self.listening) {
-            nodes[1].join(&[(*listening).into()]).await?;
+    /// Joins all nodes to the network of the first, one after the other, and waits until they have
+    /// settled.
+    pub(super) async fn join(&self) -> anyhow::Result<()> {
+        let (Some(genesis), Some((_, others))) = (self.listening.first(), self.nodes.split_first())
+        else {
+            bail!("there are no nodes");
+        };
+        for node in others {
+            let joined = node.join(&[(*genesis).into()]).await;
+            joined.with_context(|| format!("{} did not join", node.name()))?;
         }
-        let last = self.nodes.len() - 1;
-        for (from, to) in (0..last).step_by(2).map(|n| (n, n + 3)) {
-            if to < last || from > 0 && to == last {
-                self.nodes[from].connect(self.listening[to]).await?;
-            }
-        }
-        wait_until("both ends of every link know of it", || {
+        self.settled(self.nodes.len()).await
+    }
+
+    /// Waits until both ends of every link know of it, so many nodes hang together, and no link has
+    /// come or gone for a while.
+    pub(super) async fn settled(&self, nodes: usize) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        let (mut before, mut since) = (BTreeSet::new(), begun);
+        loop {
             let ends: BTreeSet<_> = self.ends().collect();
-            ends.iter().all(|(a, b)| ends.contains(&(*b, *a)))
-        })
-        .await
+            let known = ends.iter().all(|(a, b)| ends.contains(&(*b, *a)));
+            if !known || ends != before || self.together(&ends) != nodes {
+                (before, since) = (ends, Instant::now());
+            } else if since.elapsed() >= QUIET {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < PATIENCE, "waited in vain until the network has settled");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// How many nodes can be reached from the first over links, itself among them.
+    fn together(&self, ends: &BTreeSet<(NodeId, NodeId)>) -> usize {
+        let mut reached = BTreeSet::from([self.first().id()]);
+        let mut next = vec![self.first().id()];
+        while let Some(from) = next.pop() {
+            let linked = ends.iter().filter(|(a, _)| *a == from).map(|(_, b)| *b);
+            next.extend(linked.filter(|to| reached.insert(*to)));
+        }
+        reached.len()
     }
 
     /// The links that the nodes have with each other: each pair once.

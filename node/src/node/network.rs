@@ -18,6 +18,10 @@ use crate::inner::Inner;
 use crate::order::{ANSWERS, Asked, Order};
 use crate::store::KnownPeer;
 
+/// Peers from before that are met again where it is not said how many. 8: enough that some are up,
+/// few enough not to be a burden on a network where all restart at once.
+const REJOIN: usize = 8;
+
 /// A broadcast that was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Broadcasted {
@@ -81,53 +85,68 @@ impl Inner {
 }
 
 impl Node {
-    /// Becomes a member of the network that the nodes at `addresses` belong to. Returns those that
-    /// were reached; the others are tried all the same, and told of by events.
+    /// Becomes a member of the network that the nodes at `addresses` belong to: from then on this
+    /// node finds and keeps its own neighbours. Returns those of them that were reached once it has a
+    /// first neighbour; the others are tried all the same, and told of by events.
+    ///
+    /// Without addresses it is [`Node::rejoin`]. Nobody needs to be joined to begin a network: a node
+    /// is a member as soon as another has joined through it. A node whose links are
+    /// [made by hand](crate::Builder::manual) links to each address and nothing else.
     ///
     /// # Errors
-    /// The first failure, where none was reached.
+    /// The first failure, where none was reached; else why none of them has a place for this node.
     pub async fn join(&self, addresses: &[Address]) -> Result<Vec<Peer>, Error> {
-        let mut joining = Vec::new();
-        for address in addresses {
-            let (node, address) = (self.clone(), address.clone());
-            joining.push(tokio::spawn(async move { node.connect(address).await }));
-        }
-        let mut peers: Vec<Peer> = Vec::new();
-        let mut failure = None;
-        for joined in joining {
-            match joined.await.unwrap_or(Err(Error::Stopped)) {
-                Ok(peer) if peers.iter().any(|known| known.id() == peer.id()) => {}
-                Ok(peer) => peers.push(peer),
-                Err(error) => {
-                    failure.get_or_insert(error);
-                }
-            }
-        }
-        match failure {
-            Some(error) if peers.is_empty() => Err(error),
-            _ => Ok(peers),
+        match addresses {
+            [] => self.rejoin(REJOIN).await,
+            _ => self.inner.join(addresses.to_vec()).await,
         }
     }
 
-    /// Joins again through peers that were met in earlier runs, those seen last first, until
-    /// `enough` are connected.
+    /// As [`Node::join`], again and again until it succeeds: nodes that are started together come up
+    /// in any order. `failed` is told of every failure and of the wait before the next try, which
+    /// grows from `reconnect_min` to `reconnect_max`. Dropping the future gives it up.
+    ///
+    /// # Errors
+    /// Where trying again is of no use: the links of the nodes that answer are made by hand, or this
+    /// node has stopped.
+    pub async fn join_patiently(
+        &self,
+        addresses: &[Address],
+        mut failed: impl FnMut(&Error, Duration),
+    ) -> Result<Vec<Peer>, Error> {
+        let mut wait = self.inner.config.reconnect_min;
+        loop {
+            let error = match self.join(addresses).await {
+                Err(error @ (Error::Stopped | Error::LinksByHand(_))) => return Err(error),
+                Err(error) => error,
+                joined => return joined,
+            };
+            failed(&error, wait);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.inner.stop.cancelled() => return Err(Error::Stopped),
+            }
+            wait = wait.saturating_mul(2).min(self.inner.config.reconnect_max);
+        }
+    }
+
+    /// Joins again through peers that were met before, several at once, those seen last first,
+    /// until `enough` are connected.
     ///
     /// # Errors
     /// Where the state can't be read. That nobody was reached is not an error.
     pub async fn rejoin(&self, enough: usize) -> Result<Vec<Peer>, Error> {
-        let mut peers = Vec::new();
-        for (id, known) in self.inner.known_peers().await? {
-            if peers.len() >= enough {
-                break;
-            }
-            for address in known.addresses {
-                if let Ok(peer) = self.connect(address.with_id(id)).await {
-                    peers.push(peer);
-                    break;
-                }
-            }
-        }
-        Ok(peers)
+        self.inner.rejoin(enough).await
+    }
+
+    /// Leaves the network: hands its place over and closes all links, also those that were to be
+    /// kept. Returns with whom there were links, once they are closed, for which they have the
+    /// configured time (5 s). The node goes on alone, and may join again.
+    ///
+    /// # Errors
+    /// Where the node is stopping.
+    pub async fn leave(&self) -> Result<Vec<Peer>, Error> {
+        self.inner.leave().await
     }
 
     /// Who is out there: `depth` 0 asks nobody, 1 the neighbours, n those within n links, and -1

@@ -1,5 +1,7 @@
 //! The frames of broadcasts: what an author has signed, who has how much of it, and who wants it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::codec::{DecodeError, Reader, Writer};
@@ -39,7 +41,7 @@ pub struct Batch {
     /// The first of the run that can still be had; all before it are older than any log.
     pub floor: u64,
     /// One or more.
-    pub items: Vec<Item>,
+    pub items: Arc<[Item]>,
     /// The author's signature over all of the above and the network's name.
     pub signature: [u8; SIGNATURE_LEN],
     /// The frame's body, as it came or is to go.
@@ -76,7 +78,8 @@ pub struct Want {
 }
 
 impl Batch {
-    /// Signs broadcasts of the node that has `key`.
+    /// Signs broadcasts of the node that has `key`; they stand from `first` on in its run, of which
+    /// all from `floor` on can still be had.
     #[must_use]
     pub fn sign(
         key: &Key,
@@ -86,17 +89,26 @@ impl Batch {
         items: Vec<Item>,
     ) -> Self {
         let run = RunId { author: key.id(), epoch };
-        let signature = [0; SIGNATURE_LEN];
-        let mut batch = Self { run, first, floor, items, signature, body: Bytes::new() };
-        batch.signature = key.sign(&batch.signed(network, &batch.ids(network)));
+        let unsigned = Self::from_parts(run, (first, floor), items, [0; SIGNATURE_LEN]);
+        let signature = key.sign(&unsigned.signed(network, &unsigned.ids(network)));
+        Self::from_parts(run, (first, floor), unsigned.items.to_vec(), signature)
+    }
+
+    /// A batch of these parts, whether the signature is right or not.
+    #[must_use]
+    pub fn from_parts(
+        run: RunId,
+        (first, floor): (u64, u64),
+        items: Vec<Item>,
+        signature: [u8; SIGNATURE_LEN],
+    ) -> Self {
         let mut body = Vec::new();
         run.encode(&mut body);
         body.put_u64(first);
         body.put_u64(floor);
-        body.put_list(&batch.items, |out, item| item.encode(out));
-        body.put_raw(&batch.signature);
-        batch.body = body.into();
-        batch
+        body.put_list(&items, |out, item| item.encode(out));
+        body.put_raw(&signature);
+        Self { run, first, floor, items: items.into(), signature, body: body.into() }
     }
 
     /// The place of the last in the run.
@@ -110,7 +122,10 @@ impl Batch {
     #[must_use]
     pub fn ids(&self, network: &str) -> Vec<Hash> {
         let places = self.first..;
-        places.zip(&self.items).map(|(place, item)| item.id(network, self.run, place)).collect()
+        places
+            .zip(self.items.iter())
+            .map(|(place, item)| item.id(network, self.run, place))
+            .collect()
     }
 
     /// Whether the author signed exactly this, for this network; `ids` are those of
@@ -162,7 +177,7 @@ impl Batch {
         if floor == 0 || floor > first {
             return Err(DecodeError::Invalid("floor"));
         }
-        Ok(Self { run, first, floor, items, signature, body })
+        Ok(Self { run, first, floor, items: items.into(), signature, body })
     }
 }
 

@@ -6,7 +6,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use proptest::prelude::*;
 
 use super::*;
+use crate::frame::membership::{Need, Outcome};
+use crate::id::Key;
 use crate::message::{Compression, Kind, Message};
+use crate::record::Record;
 
 fn packed(text: &str) -> Packed {
     Packed::plain(Message::text(text))
@@ -39,7 +42,44 @@ fn samples() -> Vec<Frame> {
         Frame::CallBack { token: [6; 16] },
     ]);
     frames.extend(crate::overlay::query::tests::samples());
-    frames.push(Frame::Broadcast(crate::overlay::broadcast::tests::envelope("title", "text")));
+    frames.extend(of_broadcasts());
+    frames.extend(of_membership());
+    frames
+}
+
+fn of_broadcasts() -> Vec<Frame> {
+    let batch = crate::overlay::broadcast::tests::batch(3, &["text", ""]);
+    let run = batch.run;
+    let have = Have { run, upto: 4 };
+    vec![
+        Frame::Broadcast(batch),
+        Frame::Have(vec![have, Have { run, upto: 0 }]),
+        Frame::Want(Want { run, after: 7 }),
+        Frame::Given(have),
+        Frame::Prune(run),
+    ]
+}
+
+fn of_membership() -> Vec<Frame> {
+    let addresses = ["192.0.2.7:7117".parse().unwrap()];
+    let record = Record::sign(&Key::from_secret(&[3; 32]), "net", 8, &addresses);
+    let records = vec![record.clone(), Record::sign(&Key::from_secret(&[4; 32]), "net", 9, &[])];
+    let reply = |outcome, records| {
+        Frame::NeighbourReply(NeighbourReply { outcome, record: record.clone(), records })
+    };
+    let mut frames: Vec<_> = [Need::Low, Need::High, Need::Join]
+        .map(|need| Frame::NeighbourRequest(NeighbourRequest { need, record: record.clone() }))
+        .into();
+    frames.extend([
+        reply(Outcome::Accepted, records.clone()),
+        reply(Outcome::Full, Vec::new()),
+        reply(Outcome::Manual, Vec::new()),
+        Frame::ForwardJoin(ForwardJoin { steps: 6, record }),
+        Frame::Disconnect(Disconnect { instead: records.clone(), leaves: true }),
+        Frame::Shuffle(Shuffle { id: 1, steps: 2, records: records.clone() }),
+        Frame::ShuffleReply(ShuffleReply { id: 1, records }),
+        Frame::Beacon(Beacon { least: Key::from_secret(&[3; 32]).id(), count: 5 }),
+    ]);
     frames
 }
 

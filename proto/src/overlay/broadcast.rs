@@ -1,16 +1,64 @@
-//! Messages to the whole network.
+//! Messages to the whole network: signed by their author, delivered once by everyone and in each
+//! author's order, passed on along a tree, and kept for those who missed them.
+//!
+//! After Plumtree (J. Leitão, J. Pereira, L. Rodrigues: Epidemic Broadcast Trees, 2007), with a tree
+//! for each author, as the fastest way from one is not that from another. A node passes on what is
+//! new to every link but those that have told it not to (*eager push*), because they have it from
+//! somebody else; these it tells how far it is (*lazy push*), a little later and all at once. Who
+//! hears of something that does not come asks for it (the paper's *graft*), and gets what follows
+//! from there on as well.
+//!
+//! An author counts its broadcasts. So how far somebody is is one number for each run of an author,
+//! the same for what was announced, what is asked for and what two nodes tell each other when a
+//! link comes up: catching up is no other thing than grafting. A node passes on in order only, so
+//! that there is a gap only where it changes the link that it gets them by, or was cut off.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::event::{Broadcast, Event, Reason};
 use crate::frame::Frame;
-use crate::frame::broadcast::{Batch, Have, Item, MAX_TITLE, RunId, Want};
+use crate::frame::broadcast::{Batch, Have, Item, MAX_HAVES, MAX_TITLE, RunId, Want};
 use crate::id::{Hash, Key, NodeId};
 use crate::message::{Message, Packed};
 use crate::overlay::{Identity, Output, Turn};
-use crate::time::Instant;
+use crate::time::{Instant, earliest};
 use crate::verify::Verifier;
+
+mod author;
+mod log;
+mod run;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use author::Author;
+use log::Log;
+use run::{Missing, Run};
+
+/// What one [`Want`] is answered with at the most, in bytes: a quarter of a link's lane of control
+/// frames, so that catching up ends no link. Who wants more asks again.
+const MAX_GIVEN: usize = 256 << 10;
+
+/// Bytes of batches that wait for what stands before them, over all runs.
+const MAX_PENDING: usize = 8 << 20;
+
+/// Runs that are known from what others say only. What is told beyond that is heard of again.
+const MAX_HEARSAY: usize = 4096;
+
+/// How long a link counts as new: what is told on it then is what was missed while it was not there,
+/// and is asked for at once.
+const NEW_LINK: Duration = Duration::from_secs(2);
+
+/// How long somebody who was asked may take before another is: the second time twice as long, and
+/// so on. 1 s: a round trip around the world and what is sent meanwhile.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// How often those who have something may be asked in vain before it is given up.
+const MAX_TRIES: usize = 8;
+
+/// How often what is old is forgotten.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// Why a broadcast could not be made. Nothing was sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,34 +77,98 @@ pub enum BroadcastError {
     LongTitle(usize),
 }
 
+/// What has become of broadcasts since the node started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Made by this node.
+    pub sent: u64,
+    /// Delivered to its application.
+    pub delivered: u64,
+    /// Those that came once more than was needed.
+    pub duplicates: u64,
+    /// Those that can't be had any more.
+    pub missed: u64,
+    /// Those that were dropped because they are too old, or from the future: replayed, or the clocks
+    /// of this node and of their author are far apart.
+    pub untimely: u64,
+}
+
+/// All that a node knows of broadcasts.
 #[derive(Debug)]
 pub(super) struct Broadcasts {
+    me: NodeId,
+    key: Key,
     network: String,
-    epoch: u64,
-    sequence: u64,
-    max_content: usize,
     verifier: Verifier,
-    seen: BTreeSet<Hash>,
+    max_content: usize,
+    max_runs: usize,
+    graft_after: Duration,
+    have_delay: Duration,
+    /// How old a broadcast may be, and how far in the future, in milliseconds.
+    max_age: u64,
+    max_ahead: u64,
+    /// How long a run is remembered of which nothing comes: until nothing of it can be replayed.
+    memory: Duration,
+    own: RunId,
+    author: Author,
+    log: Log,
+    runs: BTreeMap<RunId, Run>,
+    /// When something is to be done about what is missing.
+    due: BTreeSet<(Instant, RunId)>,
+    /// Links that are to be told how far we are, and when.
+    behind: BTreeMap<NodeId, BTreeSet<RunId>>,
+    tell_at: Option<Instant>,
+    /// Links that came up a moment ago.
+    new: VecDeque<(Instant, NodeId)>,
+    pending: usize,
+    hearsay: usize,
+    sweep_at: Option<Instant>,
+    counters: Counters,
 }
 
 impl Broadcasts {
     pub(super) fn new(identity: &Identity, config: &Config) -> Self {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let me = identity.key.id();
         Self {
+            me,
+            key: identity.key.clone(),
             network: identity.network.clone(),
-            epoch: identity.epoch,
-            sequence: 0,
-            max_content: config.max_broadcast,
             verifier: Verifier::default(),
-            seen: BTreeSet::new(),
+            max_content: config.max_broadcast,
+            max_runs: config.broadcast_runs,
+            graft_after: config.graft_after,
+            have_delay: config.have_delay,
+            max_age: millis(config.log_age).saturating_add(millis(config.clock_skew)),
+            max_ahead: millis(config.clock_skew),
+            memory: config.log_age + 2 * config.clock_skew,
+            own: RunId { author: me, epoch: identity.epoch },
+            author: Author::new(config),
+            log: Log::new(config),
+            runs: BTreeMap::new(),
+            due: BTreeSet::new(),
+            behind: BTreeMap::new(),
+            tell_at: None,
+            new: VecDeque::new(),
+            pending: 0,
+            hearsay: 0,
+            sweep_at: None,
+            counters: Counters::default(),
         }
     }
+
     pub(super) fn verify_with(&mut self, verifier: Verifier) {
         self.verifier = verifier;
     }
+
+    pub(super) fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Makes a broadcast of our own; it goes out now, or with others in a moment.
     pub(super) fn publish(
         &mut self,
         turn: &mut Turn<'_>,
-        key: &Key,
         title: String,
         message: Message,
     ) -> Result<Hash, BroadcastError> {
@@ -67,58 +179,493 @@ impl Broadcasts {
         if title.len() > MAX_TITLE {
             return Err(BroadcastError::LongTitle(title.len()));
         }
-        self.sequence += 1;
         let item = Item { time: turn.unix, title, content: Packed::plain(message) };
-        let batch = Batch::sign(key, &self.network, self.epoch, (self.sequence, 1), vec![item]);
-        let id = batch.ids(&self.network)[0];
-        self.seen.insert(id);
-        for peer in turn.links.keys() {
-            turn.out.push_back(Output::Send(*peer, Frame::Broadcast(batch.clone())));
+        if self.author.is_full_for(&item) {
+            self.flush(turn);
         }
+        let id = item.id(&self.network, self.own, self.author.next());
+        self.author.push(item);
+        self.counters.sent += 1;
+        self.flush_due(turn);
         Ok(id)
     }
+
+    /// Signs what waits and sends it.
+    pub(super) fn flush(&mut self, turn: &mut Turn<'_>) {
+        let Some((first, items)) = self.author.take(turn.now) else { return };
+        let floor = self.log.first_of(self.own).unwrap_or(first);
+        let batch = Batch::sign(&self.key, &self.network, self.own.epoch, (first, floor), items);
+        let run = self.runs.entry(self.own).or_insert_with(|| Run::new(1, turn.now));
+        (run.verified, run.heard, run.next) = (true, turn.now, batch.last() + 1);
+        self.push(turn, None, &batch);
+        self.keep(turn, batch);
+    }
+
+    fn flush_due(&mut self, turn: &mut Turn<'_>) {
+        if self.author.due().is_some_and(|due| due <= turn.now) {
+            self.flush(turn);
+        }
+    }
+
+    /// A link is up: the other side is told how far we are.
+    pub(super) fn link_up(&mut self, turn: &mut Turn<'_>, id: NodeId) {
+        self.new.push_back((turn.now + NEW_LINK, id));
+        let summary = self.summary();
+        for haves in summary.chunks(MAX_HAVES) {
+            turn.send(id, Frame::Have(haves.to_vec()));
+        }
+    }
+
+    pub(super) fn link_down(&mut self, turn: &mut Turn<'_>, id: NodeId) {
+        self.behind.remove(&id);
+        self.new.retain(|(_, new)| *new != id);
+        let mut lost = Vec::new();
+        for (name, run) in &mut self.runs {
+            run.forget(id);
+            if run.missing.is_some_and(|missing| missing.asked.is_some_and(|(of, _)| of == id)) {
+                lost.push(*name);
+            }
+        }
+        for name in lost {
+            self.set_missing(name, turn.now, None);
+        }
+    }
+
+    /// How far we are in all of which something can be had from us.
+    pub(super) fn summary(&self) -> Vec<Have> {
+        let have = |run| self.runs.get(&run).map(|known| Have { run, upto: known.upto() });
+        self.log.runs().filter_map(have).collect()
+    }
+
+    /// Batches came in.
     pub(super) fn receive(&mut self, turn: &mut Turn<'_>, from: NodeId, batch: Batch) {
-        let ids = batch.ids(&self.network);
-        if self.seen.contains(&ids[0]) {
+        let name = batch.run;
+        if name.author == self.me {
+            // Ours comes back by a way that need not be.
+            self.counters.duplicates += batch.items.len() as u64;
+            self.refuse(turn, from, name);
             return;
         }
-        let message = batch.items[0].content.clone();
-        let body = message.payload.clone();
-        let forged = Reason::Fault("a broadcast wrongly signed, or too large".into());
-        let Ok(message) = message.unpack(body) else {
-            return turn.out.push_back(Output::Hangup(from, forged));
+        if let Some(run) = self.runs.get_mut(&name) {
+            run.note(from, batch.last());
+            if run.holds(&batch) {
+                self.counters.duplicates += batch.items.len() as u64;
+                let asked = run.missing.and_then(|missing| missing.asked);
+                if asked.is_none_or(|(of, _)| of != from) {
+                    self.refuse(turn, from, name);
+                }
+                return;
+            }
+        }
+        if self.is_untimely(&batch, turn.unix) {
+            self.counters.untimely += batch.items.len() as u64;
+            return;
+        }
+        let ids = batch.ids(&self.network);
+        if !self.is_right(&batch, &ids) {
+            // Honest nodes verify before they pass on, so whoever sent this is not one.
+            let reason = Reason::Fault("a broadcast wrongly signed, or too large".into());
+            turn.out.push_back(Output::Hangup(from, reason));
+            return;
+        }
+        if !self.runs.contains_key(&name) && !self.make_room(turn.now) {
+            return;
+        }
+        let run = self.runs.entry(name).or_insert_with(|| Run::new(0, turn.now));
+        if !run.verified {
+            run.verified = true;
+            if run.next == 0 && !run.has.is_empty() {
+                self.hearsay = self.hearsay.saturating_sub(1);
+            }
+        }
+        run.heard = turn.now;
+        run.note(from, batch.last());
+        if batch.floor > run.next {
+            let missed = if run.next == 0 { 0 } else { batch.floor - run.next };
+            run.next = batch.floor;
+            self.miss(turn, name, missed);
+        }
+        self.accept_or_hold(turn, from, batch, ids);
+        self.look_for_more(turn, name);
+    }
+
+    /// What others have was told.
+    pub(super) fn receive_haves(&mut self, turn: &mut Turn<'_>, from: NodeId, haves: &[Have]) {
+        while self.new.front().is_some_and(|(until, _)| *until <= turn.now) {
+            self.new.pop_front();
+        }
+        let new = self.new.iter().any(|(_, id)| *id == from);
+        for have in haves {
+            self.receive_have(turn, from, *have, new);
+        }
+    }
+
+    fn receive_have(&mut self, turn: &mut Turn<'_>, from: NodeId, have: Have, new: bool) {
+        let Have { run: name, upto } = have;
+        if name.author == self.me {
+            if let Some(run) = self.runs.get_mut(&name) {
+                run.note(from, upto);
+            }
+            return;
+        }
+        if !self.runs.contains_key(&name) {
+            if upto == 0 || self.hearsay >= MAX_HEARSAY || !self.make_room(turn.now) {
+                return;
+            }
+            self.hearsay += 1;
+            self.runs.insert(name, Run::new(0, turn.now));
+        }
+        let Some(run) = self.runs.get_mut(&name) else { return };
+        run.note(from, upto);
+        if upto >= run.next.max(1) && run.missing.is_none() {
+            let wait = if new { Duration::ZERO } else { self.graft_after };
+            self.set_missing(name, turn.now + wait, None);
+        }
+    }
+
+    /// Somebody wants what we have.
+    pub(super) fn receive_want(&mut self, turn: &mut Turn<'_>, from: NodeId, want: Want) {
+        let Want { run: name, after } = want;
+        let Some(run) = self.runs.get_mut(&name) else {
+            turn.send(from, Frame::Given(Have { run: name, upto: 0 }));
+            return;
         };
-        if message.body().len() > self.max_content || !batch.verify(&self.network, &ids) {
-            return turn.out.push_back(Output::Hangup(from, forged));
+        run.has.insert(from, after);
+        run.lazy.remove(&from);
+        let mut given = 0;
+        for batch in self.log.after(name, after) {
+            if given > 0 && given + batch.body().len() > MAX_GIVEN {
+                // It asks again; what is new meanwhile would come before what it lacks.
+                run.lazy.insert(from);
+                break;
+            }
+            given += batch.body().len();
+            run.note(from, batch.last());
+            turn.send(from, Frame::Broadcast(batch.clone()));
         }
-        self.seen.insert(ids[0]);
-        for peer in turn.links.keys().filter(|peer| **peer != from) {
-            turn.out.push_back(Output::Send(*peer, Frame::Broadcast(batch.clone())));
+        turn.send(from, Frame::Given(Have { run: name, upto: run.upto() }));
+    }
+
+    /// Whom we have asked has given what it has.
+    pub(super) fn receive_given(&mut self, turn: &mut Turn<'_>, from: NodeId, given: Have) {
+        let Some(run) = self.runs.get_mut(&given.run) else { return };
+        let Some(Missing { asked: Some((asked, had)), tries, .. }) = run.missing else { return };
+        if asked != from {
+            return;
         }
-        let item = &batch.items[0];
-        turn.out.push_back(Output::Event(Event::NodeBroadcast {
-            broadcast: Broadcast {
-                id: ids[0],
-                author: batch.run.author,
-                time: item.time,
-                title: item.title.clone(),
-                message,
-            },
-        }));
+        let better = run.upto() > had;
+        if !better {
+            // It has said that it has what it can't give.
+            run.has.remove(&from);
+        }
+        match run.is_behind() {
+            true => {
+                let tries = if better { 0 } else { tries };
+                self.set_missing_tries(given.run, turn.now, None, tries);
+                self.ask(turn, given.run);
+            }
+            false => self.give_up(turn, given.run),
+        }
     }
-    pub(super) fn link_up(&mut self, _turn: &mut Turn<'_>, _id: NodeId) {}
-    pub(super) fn link_down(&mut self, _turn: &mut Turn<'_>, _id: NodeId) {}
-    pub(super) fn passed_over(&mut self, _turn: &mut Turn<'_>, _to: NodeId, _batch: &Batch) {}
-    pub(super) fn receive_haves(&mut self, _turn: &mut Turn<'_>, _from: NodeId, _haves: &[Have]) {}
-    pub(super) fn receive_want(&mut self, _turn: &mut Turn<'_>, _from: NodeId, _want: Want) {}
-    pub(super) fn receive_prune(&mut self, _from: NodeId, _run: RunId) {}
-    pub(super) fn summary(&self) -> Vec<Have> {
-        Vec::new()
+
+    /// Somebody has a run's broadcasts from others.
+    pub(super) fn receive_prune(&mut self, from: NodeId, run: RunId) {
+        if let Some(run) = self.runs.get_mut(&run) {
+            run.lazy.insert(from);
+        }
     }
-    pub(super) fn restore(&mut self, _turn: &mut Turn<'_>, _batches: Vec<Batch>) {}
-    pub(super) fn flush(&mut self, _turn: &mut Turn<'_>) {}
-    pub(super) fn handle_timeout(&mut self, _turn: &mut Turn<'_>) {}
+
+    /// A batch was not sent, as the link is crowded: the other side asks for it when it has time.
+    pub(super) fn passed_over(&mut self, turn: &mut Turn<'_>, to: NodeId, batch: &Batch) {
+        let Some(run) = self.runs.get_mut(&batch.run) else { return };
+        run.lazy.insert(to);
+        let before = batch.first.saturating_sub(1);
+        run.has.entry(to).and_modify(|has| *has = (*has).min(before));
+        self.tell_later(turn.now, to, batch.run);
+    }
+
+    /// Broadcasts of an earlier run of this node: had, and not delivered again.
+    pub(super) fn restore(&mut self, turn: &mut Turn<'_>, batches: Vec<Batch>) {
+        for batch in batches {
+            let run = self.runs.entry(batch.run).or_insert_with(|| Run::new(0, turn.now));
+            run.verified = true;
+            run.next = run.next.max(batch.last() + 1);
+            self.log.insert(batch, turn.unix);
+        }
+        self.sweep_at.get_or_insert(turn.now + SWEEP);
+    }
+
+    pub(super) fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
+        self.flush_due(turn);
+        while let Some((due, name)) = self.due.first().copied() {
+            if due > turn.now {
+                break;
+            }
+            self.ask(turn, name);
+        }
+        if self.tell_at.is_some_and(|at| at <= turn.now) {
+            self.tell(turn);
+        }
+        if self.sweep_at.is_some_and(|at| at <= turn.now) {
+            self.sweep(turn);
+        }
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        None
+        let due = earliest(self.author.due(), self.due.first().map(|(due, _)| *due));
+        earliest(due, earliest(self.tell_at, self.sweep_at))
+    }
+
+    /// Delivers a batch and what waited for it, or lets it wait.
+    fn accept_or_hold(&mut self, turn: &mut Turn<'_>, from: NodeId, batch: Batch, ids: Vec<Hash>) {
+        let name = batch.run;
+        let Some(run) = self.runs.get_mut(&name) else { return };
+        if batch.first > run.next {
+            let len = batch.body().len();
+            if self.pending + len <= MAX_PENDING {
+                self.pending += len;
+                if let Some((old, _)) = run.pending.insert(batch.first, (batch, ids)) {
+                    self.pending -= old.body().len();
+                }
+            }
+            // Whoever sent this had what stands before it.
+            let (now, missing) = (turn.now, run.missing);
+            if missing.is_none_or(|missing| missing.asked.is_none()) {
+                self.set_missing(name, now, None);
+                self.ask_of(turn, name, from);
+            }
+            return;
+        }
+        self.accept(turn, Some(from), batch, &ids);
+        self.accept_held(turn, name);
+    }
+
+    fn accept_held(&mut self, turn: &mut Turn<'_>, name: RunId) {
+        while let Some(run) = self.runs.get_mut(&name) {
+            let next = run.next;
+            let Some(entry) = run.pending.first_entry().filter(|held| *held.key() <= next) else {
+                return;
+            };
+            let (batch, ids) = entry.remove();
+            self.pending -= batch.body().len();
+            if batch.last() >= next {
+                self.accept(turn, None, batch, &ids);
+            }
+        }
+    }
+
+    /// Delivers a batch, passes it on and keeps it.
+    fn accept(&mut self, turn: &mut Turn<'_>, from: Option<NodeId>, batch: Batch, ids: &[Hash]) {
+        let Some(run) = self.runs.get_mut(&batch.run) else { return };
+        let author = batch.run.author;
+        let mut heard = Vec::new();
+        for ((place, item), id) in (batch.first..).zip(batch.items.iter()).zip(ids) {
+            if place < run.next {
+                continue;
+            }
+            let body = item.content.payload.clone();
+            let Ok(message) = item.content.clone().unpack(body) else { continue };
+            let (time, title) = (item.time, item.title.clone());
+            let broadcast = Broadcast { id: *id, author, time, title, message };
+            heard.push(Output::Event(Event::NodeBroadcast { broadcast }));
+        }
+        run.next = batch.last().saturating_add(1);
+        self.counters.delivered += heard.len() as u64;
+        // Others before ourselves: it has a way to go still.
+        self.push(turn, from, &batch);
+        turn.out.extend(heard);
+        self.keep(turn, batch);
+    }
+
+    /// Sends a batch to all links that want it, but the one that it came by; the others are told.
+    fn push(&mut self, turn: &mut Turn<'_>, from: Option<NodeId>, batch: &Batch) {
+        let Some(run) = self.runs.get_mut(&batch.run) else { return };
+        let mut tell = Vec::new();
+        for link in turn.links.keys().filter(|link| Some(**link) != from) {
+            if run.has.get(link).is_some_and(|upto| *upto >= batch.last()) {
+                continue;
+            }
+            if run.lazy.contains(link) {
+                tell.push(*link);
+            } else {
+                run.note(*link, batch.last());
+                turn.out.push_back(Output::Send(*link, Frame::Broadcast(batch.clone())));
+            }
+        }
+        for link in tell {
+            self.tell_later(turn.now, link, batch.run);
+        }
+    }
+
+    fn keep(&mut self, turn: &mut Turn<'_>, batch: Batch) {
+        turn.out.push_back(Output::Keep(batch.clone()));
+        self.log.insert(batch, turn.unix);
+        self.sweep_at.get_or_insert(turn.now + SWEEP);
+    }
+
+    /// Asks a link not to send a run's broadcasts; it is not sent them either.
+    fn refuse(&mut self, turn: &mut Turn<'_>, from: NodeId, name: RunId) {
+        if let Some(run) = self.runs.get_mut(&name) {
+            run.lazy.insert(from);
+        }
+        turn.send(from, Frame::Prune(name));
+    }
+
+    fn tell_later(&mut self, now: Instant, link: NodeId, run: RunId) {
+        self.behind.entry(link).or_default().insert(run);
+        self.tell_at.get_or_insert(now + self.have_delay);
+    }
+
+    /// Tells those who get a run from others how far we are.
+    fn tell(&mut self, turn: &mut Turn<'_>) {
+        self.tell_at = None;
+        for (link, names) in std::mem::take(&mut self.behind) {
+            let have = |name: RunId| {
+                let run = self.runs.get(&name)?;
+                let news = run.has.get(&link).is_none_or(|upto| *upto < run.upto());
+                news.then(|| Have { run: name, upto: run.upto() })
+            };
+            let haves: Vec<_> = names.into_iter().filter_map(have).collect();
+            for haves in haves.chunks(MAX_HAVES) {
+                turn.send(link, Frame::Have(haves.to_vec()));
+            }
+        }
+    }
+
+    /// Sees to what is still missing after something has come.
+    fn look_for_more(&mut self, turn: &mut Turn<'_>, name: RunId) {
+        let Some(run) = self.runs.get(&name) else { return };
+        match run.missing {
+            // What follows is on its way from whom we have asked.
+            Some(Missing { asked: Some(_), .. }) if run.is_behind() => {}
+            Some(_) if !run.is_behind() => self.clear_missing(name),
+            _ if run.is_behind() => self.set_missing(name, turn.now + self.graft_after, None),
+            _ => {}
+        }
+    }
+
+    /// Asks the next of those who have what is missing.
+    fn ask(&mut self, turn: &mut Turn<'_>, name: RunId) {
+        let Some(run) = self.runs.get(&name) else { return };
+        let tries = run.missing.map_or(0, |missing| missing.tries);
+        match run.candidate() {
+            Some(of) if tries < MAX_TRIES => self.ask_of(turn, name, of),
+            _ => self.give_up(turn, name),
+        }
+    }
+
+    fn ask_of(&mut self, turn: &mut Turn<'_>, name: RunId, of: NodeId) {
+        let Some(run) = self.runs.get_mut(&name) else { return };
+        let after = run.upto();
+        let tries = run.missing.map_or(0, |missing| missing.tries) + 1;
+        // Who sends is not sent to: what comes from there does not come back.
+        run.lazy.remove(&of);
+        turn.send(of, Frame::Want(Want { run: name, after }));
+        let wait = ANSWER * u32::try_from(tries).unwrap_or(u32::MAX);
+        self.set_missing_tries(name, turn.now + wait, Some((of, after)), tries);
+    }
+
+    /// Nobody has what is missing: what waits for it is delivered without.
+    fn give_up(&mut self, turn: &mut Turn<'_>, name: RunId) {
+        self.clear_missing(name);
+        let Some(run) = self.runs.get_mut(&name) else { return };
+        run.has.retain(|_, upto| *upto < run.next.max(1));
+        if let Some(first) = run.pending.keys().next().copied() {
+            let missed = first.saturating_sub(run.next);
+            run.next = first;
+            self.miss(turn, name, missed);
+            self.accept_held(turn, name);
+            self.look_for_more(turn, name);
+        } else if !run.verified {
+            self.runs.remove(&name);
+            self.hearsay = self.hearsay.saturating_sub(1);
+        }
+    }
+
+    fn miss(&mut self, turn: &mut Turn<'_>, name: RunId, count: u64) {
+        if count > 0 {
+            self.counters.missed = self.counters.missed.saturating_add(count);
+            let author = name.author;
+            turn.out.push_back(Output::Event(Event::NodeBroadcastsMissed { author, count }));
+        }
+    }
+
+    fn set_missing(&mut self, name: RunId, due: Instant, asked: Option<(NodeId, u64)>) {
+        self.set_missing_tries(name, due, asked, 0);
+    }
+
+    fn set_missing_tries(
+        &mut self,
+        name: RunId,
+        due: Instant,
+        asked: Option<(NodeId, u64)>,
+        tries: usize,
+    ) {
+        self.clear_missing(name);
+        if let Some(run) = self.runs.get_mut(&name) {
+            run.missing = Some(Missing { due, asked, tries });
+            self.due.insert((due, name));
+        }
+    }
+
+    fn clear_missing(&mut self, name: RunId) {
+        let missing = self.runs.get_mut(&name).and_then(|run| run.missing.take());
+        if let Some(missing) = missing {
+            self.due.remove(&(missing.due, name));
+        }
+    }
+
+    /// Whether a batch is too old to be let in, or from the future.
+    fn is_untimely(&self, batch: &Batch, unix: u64) -> bool {
+        let youngest = batch.items.iter().map(|item| item.time).max();
+        youngest.is_none_or(|time| {
+            time.saturating_add(self.max_age) < unix || time > unix.saturating_add(self.max_ahead)
+        })
+    }
+
+    /// Whether a batch is what may be sent, and signed by its author.
+    fn is_right(&self, batch: &Batch, ids: &[Hash]) -> bool {
+        let content = |item: &Item| item.content.payload.len();
+        let bytes: usize = batch.items.iter().map(content).sum();
+        let readable = |item: &Item| item.content.kind.check(&item.content.payload).is_ok();
+        bytes <= self.max_content
+            && batch.items.iter().all(readable)
+            && self.verifier.verify(
+                batch.run.author,
+                &batch.signed(&self.network, ids),
+                &batch.signature,
+            )
+    }
+
+    /// Whether there is room for another run, once those that are forgotten have gone.
+    fn make_room(&mut self, now: Instant) -> bool {
+        if self.runs.len() >= self.max_runs {
+            self.forget(now);
+        }
+        self.runs.len() < self.max_runs
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let (log, memory, own) = (&self.log, self.memory, self.own);
+        let mut bytes = 0;
+        self.runs.retain(|name, run| {
+            let keep = *name == own
+                || log.has(*name)
+                || run.missing.is_some()
+                || now.since(run.heard) < memory;
+            if !keep {
+                bytes += run.pending.values().map(|(batch, _)| batch.body().len()).sum::<usize>();
+            }
+            keep
+        });
+        self.pending -= bytes;
+        self.hearsay = self.runs.values().filter(|run| !run.verified).count();
+    }
+
+    fn sweep(&mut self, turn: &mut Turn<'_>) {
+        self.log.expire(turn.unix);
+        self.forget(turn.now);
+        let rest = self.runs.len() > usize::from(self.runs.contains_key(&self.own));
+        self.sweep_at = (rest || !self.log.is_empty()).then(|| turn.now + SWEEP);
     }
 }

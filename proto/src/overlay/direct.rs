@@ -76,6 +76,7 @@ pub enum Missed {
 /// The messages that a node sends, passes on and takes.
 #[derive(Debug)]
 pub(super) struct Directs {
+    key: Key,
     network: String,
     name: String,
     timeout: Duration,
@@ -121,6 +122,7 @@ struct Budget {
 impl Directs {
     pub(super) fn new(identity: &Identity, config: &Config) -> Self {
         Self {
+            key: identity.key.clone(),
             network: identity.network.clone(),
             name: identity.name[..identity.name.floor_char_boundary(MAX_NAME)].to_owned(),
             timeout: config.query_timeout,
@@ -142,7 +144,6 @@ impl Directs {
     pub(super) fn send(
         &mut self,
         turn: &mut Turn<'_>,
-        key: &Key,
         (query, to): (QueryId, NodeId),
         next: Option<NodeId>,
         message: Message,
@@ -154,8 +155,9 @@ impl Directs {
         let number = self.number + 1;
         let label = Label { query, number, to };
         let content = Packed::plain(message);
-        let letter = Letter { sender: key.id(), name: self.name.clone(), time: turn.unix, content };
-        let sealed = seal::seal(turn.rng, key, &self.network, &label, &letter)?;
+        let letter =
+            Letter { sender: self.key.id(), name: self.name.clone(), time: turn.unix, content };
+        let sealed = seal::seal(turn.rng, &self.key, &self.network, &label, &letter)?;
         self.number = number;
         let missed = |missed| Output::Direct { number, sent: Err(missed) };
         match next {
@@ -175,18 +177,17 @@ impl Directs {
     pub(super) fn receive(
         &mut self,
         turn: &mut Turn<'_>,
-        key: &Key,
         from: NodeId,
         forward: Forward,
         next: Option<NodeId>,
     ) {
         let Label { query, number, to } = forward.label;
         let id = (query, number);
-        let for_us = to == key.id();
+        let for_us = to == self.key.id();
         let delivery = if !self.spend(turn.now, from, forward.sealed.len()) {
             Delivery::Busy
         } else if for_us {
-            self.take(turn, key, from, &forward)
+            self.take(turn, from, &forward)
         } else {
             match next.filter(|next| *next != from && !self.waiting.contains_key(&id)) {
                 None => Delivery::NoWay,
@@ -302,20 +303,14 @@ impl Directs {
     }
 
     /// A message for this node.
-    fn take(
-        &mut self,
-        turn: &mut Turn<'_>,
-        key: &Key,
-        from: NodeId,
-        forward: &Forward,
-    ) -> Delivery {
+    fn take(&mut self, turn: &mut Turn<'_>, from: NodeId, forward: &Forward) -> Delivery {
         let Label { query, number, .. } = forward.label;
-        let opened = seal::open(key, &self.network, &forward.label, &forward.sealed);
+        let opened = seal::open(&self.key, &self.network, &forward.label, &forward.sealed);
         let Ok((Letter { sender, name, time, content }, receipt)) = opened else {
             return Delivery::Refused;
         };
         // No clock that is right by the skew makes a letter that old, or from so far ahead.
-        if sender == key.id() || turn.unix.abs_diff(time) > self.skew {
+        if sender == self.key.id() || turn.unix.abs_diff(time) > self.skew {
             return Delivery::Refused;
         }
         let body = content.payload.clone();

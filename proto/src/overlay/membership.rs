@@ -1,16 +1,87 @@
 //! Which neighbours a member has, and whom it knows beside them.
+//!
+//! After HyParView (J. Leitão, J. Pereira, L. Rodrigues: HyParView: a membership protocol for
+//! reliable gossip-based broadcast, 2007). A member keeps a few links, its *active view*, the same
+//! on both sides, and knows some more nodes, its *passive view*. A new node asks one for a place,
+//! which tells others of it on random walks; who loses a neighbour asks those that it knows. What
+//! nodes know is mixed by *shuffles*, random walks that exchange records.
+//!
+//! Where this is more than the paper:
+//! - A full node that makes room tells the neighbour that has to go of the one that comes: it has a
+//!   place to fill as well. So a new node comes to stand within an edge, and no degree sinks.
+//! - Nodes are asked on a short connection of their own, a *probe*, before a link is made, so that
+//!   the application sees no link that comes to nothing.
+//! - Now and then a member probes one that it knows. So what others have told is tested before it
+//!   is relied on; and as both say whom they hear of as the least node (see [`horizon`]), parts of
+//!   a network that have come apart find each other again.
+//! - Records are signed by their node, taken at a bounded rate, and spread over groups of addresses
+//!   (see [`passive`]).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use crate::address::Address;
 use crate::config::Config;
-use crate::event::{Direction, Parting};
+use crate::event::{Direction, Parting, Reason};
 use crate::frame::Frame;
 use crate::frame::broadcast::Have;
-use crate::frame::membership::{Beacon, Outcome, Probe};
-use crate::id::NodeId;
+use crate::frame::membership::{
+    Beacon, Disconnect, ForwardJoin, MAX_RECORDS, Need, NeighbourReply, NeighbourRequest, Outcome,
+    Probe, Shuffle, ShuffleReply,
+};
+use crate::id::{Key, NodeId};
 use crate::overlay::{Identity, Output, Turn};
 use crate::record::Record;
-use crate::time::Instant;
+use crate::time::{Instant, earliest};
 use crate::verify::Verifier;
+
+mod budget;
+mod horizon;
+mod passive;
+#[cfg(test)]
+mod tests;
+
+use budget::Budgets;
+use horizon::Horizon;
+use passive::Passive;
+
+/// Steps of the walk on which a new node is told of: the paper's ARWL.
+const JOIN_STEPS: u8 = 6;
+/// Where the nodes on that walk remember it: the paper's PRWL.
+const PASSIVE_STEPS: u8 = 3;
+/// Steps of a shuffle: as far as a join.
+const SHUFFLE_STEPS: u8 = 6;
+/// Records of neighbours and of others in a shuffle: the paper's ka and kp.
+const SHUFFLE_ACTIVE: usize = 3;
+const SHUFFLE_PASSIVE: usize = 4;
+/// Shuffles whose way back is remembered, and how long.
+const MAX_SHUFFLES: usize = 64;
+const SHUFFLE_TIME: Duration = Duration::from_secs(30);
+
+/// How long an answer is waited for, and a place kept: the time that a handshake may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Nodes asked at once by who lacks neighbours.
+const AT_ONCE: usize = 3;
+
+/// With fewer neighbours than this a node asks one after the other, else now and then.
+const FEW: usize = 3;
+
+/// How often who has a few neighbours looks for more.
+const SEEK: Duration = Duration::from_secs(10);
+/// How often who has too few looks again for somebody to ask.
+const SEEK_SOON: Duration = Duration::from_secs(1);
+
+/// Nodes that were named to take the place of a neighbour, and wait to be asked.
+const MAX_NAMED: usize = 16;
+
+/// How often the finding that a node is apart may lead to a link.
+const MEND: Duration = Duration::from_secs(5);
+
+/// How old a record may be.
+const MAX_RECORD_AGE: u64 = 24 * 60 * 60 * 1000;
+/// How old our own gets before it is signed again, in milliseconds.
+const RECORD_AGE: u64 = 60 * 60 * 1000;
 
 /// Whom a node knows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,51 +96,744 @@ pub struct Views {
     pub pinned: Vec<NodeId>,
 }
 
+/// A member's view of the network, or the lack of it of a node that is none.
 #[derive(Debug)]
 pub(super) struct Membership {
+    key: Key,
+    me: NodeId,
+    network: String,
+    verifier: Verifier,
+    max_active: usize,
+    max_skew: u64,
+    shuffle_every: Duration,
+    probe_every: Duration,
+    beacon_every: Duration,
+    /// Whether it may become a member: not where its links are made by hand, nor after it has left.
+    open: bool,
+    manual: bool,
+    member: bool,
     record: Record,
+    /// The neighbours, with what they say of themselves.
+    active: BTreeMap<NodeId, Record>,
+    pinned: BTreeSet<NodeId>,
+    passive: Passive,
+    /// Links whose other end was asked for a place.
+    asked: BTreeMap<NodeId, Asked>,
+    dials: BTreeMap<NodeId, Dialling>,
+    /// Nodes that are probed, and whether to be neighbours.
+    probes: BTreeMap<NodeId, bool>,
+    /// Places kept for those who probed.
+    kept: BTreeMap<NodeId, Instant>,
+    /// Neighbours whose link another is about to take the place of.
+    replaced: BTreeMap<NodeId, Instant>,
+    named: VecDeque<Record>,
+    shuffles: VecDeque<(Instant, u64, Option<NodeId>)>,
+    horizon: Horizon,
+    budgets: Budgets,
+    seek_at: Option<Instant>,
+    shuffle_at: Option<Instant>,
+    probe_at: Option<Instant>,
+    beacon_at: Option<Instant>,
+    mend_at: Instant,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    need: Need,
+    /// Whether we make room for it where we have none.
+    firmly: bool,
+    until: Instant,
+}
+
+#[derive(Debug)]
+struct Dialling {
+    need: Need,
+    firmly: bool,
+    /// The address that is being dialled.
+    at: Address,
+    /// Those to be dialled after it.
+    rest: VecDeque<Address>,
 }
 
 impl Membership {
-    pub(super) fn new(identity: &Identity, _config: &Config) -> Self {
-        Self { record: Record::sign(&identity.key, &identity.network, identity.epoch, &[]) }
+    pub(super) fn new(identity: &Identity, config: &Config) -> Self {
+        let key = identity.key.clone();
+        let me = key.id();
+        Self {
+            me,
+            network: identity.network.clone(),
+            verifier: Verifier::default(),
+            max_active: config.active_view.max(1),
+            max_skew: u64::try_from(config.clock_skew.as_millis()).unwrap_or(u64::MAX),
+            shuffle_every: config.shuffle_every,
+            probe_every: config.probe_every,
+            beacon_every: config.beacon_every,
+            open: !identity.manual,
+            manual: identity.manual,
+            member: false,
+            record: Record::sign(&key, &identity.network, identity.epoch, &[]),
+            active: BTreeMap::new(),
+            pinned: BTreeSet::new(),
+            passive: Passive::new(config.passive_view),
+            asked: BTreeMap::new(),
+            dials: BTreeMap::new(),
+            probes: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            replaced: BTreeMap::new(),
+            named: VecDeque::new(),
+            shuffles: VecDeque::new(),
+            horizon: Horizon::new(me, config),
+            budgets: Budgets::default(),
+            seek_at: None,
+            shuffle_at: None,
+            probe_at: None,
+            beacon_at: None,
+            mend_at: Instant::ZERO,
+            key,
+        }
     }
-    pub(super) fn verify_with(&mut self, _verifier: Verifier) {}
-    pub(super) fn link_up(&mut self, _turn: &mut Turn<'_>, _id: NodeId, _direction: Direction) {}
-    pub(super) fn link_down(&mut self, _turn: &mut Turn<'_>, _id: NodeId, _parting: &Parting) {}
-    pub(super) fn dialled(&mut self, _turn: &mut Turn<'_>, _address: &Address, _id: NodeId) {}
-    pub(super) fn dial_failed(&mut self, _turn: &mut Turn<'_>, _address: &Address) {}
-    pub(super) fn probed(&mut self, _: &mut Turn<'_>, _: NodeId, _: Option<Probe>, _: &[Have]) {}
-    pub(super) fn is_to_probe(&self, _now: Instant) -> bool {
-        false
+
+    pub(super) fn verify_with(&mut self, verifier: Verifier) {
+        self.verifier = verifier;
     }
-    pub(super) fn handle_timeout(&mut self, _turn: &mut Turn<'_>, _summary: Vec<Have>) {}
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        None
+
+    pub(super) fn views(&self) -> Views {
+        Views {
+            member: self.member,
+            active: self.active.keys().copied().collect(),
+            passive: self.passive.ids().collect(),
+            pinned: self.pinned.iter().copied().collect(),
+        }
     }
+
+    /// Becomes a member through the other end of a link.
+    pub(super) fn join(&mut self, turn: &mut Turn<'_>, through: NodeId) {
+        if self.manual || !turn.links.contains_key(&through) {
+            let outcome = if self.manual { Outcome::Manual } else { Outcome::Full };
+            turn.out.push_back(Output::JoinRefused(through, outcome));
+            return;
+        }
+        self.open = true;
+        self.start(turn);
+        match self.active.contains_key(&through) {
+            true => turn.out.push_back(Output::Joined(through)),
+            false => self.ask(turn, through, Need::Join, true),
+        }
+    }
+
+    /// Leaves: neighbours are told of each other.
+    pub(super) fn leave(&mut self, turn: &mut Turn<'_>) {
+        let active = std::mem::take(&mut self.active);
+        for id in active.keys() {
+            let others = active.values().filter(|other| other.node != *id);
+            let instead: Vec<_> = others.take(MAX_RECORDS).cloned().collect();
+            turn.send(*id, Frame::Disconnect(Disconnect { instead, leaves: true }));
+        }
+        (self.open, self.member) = (false, false);
+        self.pinned.clear();
+        self.asked.clear();
+        self.dials.clear();
+        self.kept.clear();
+        self.replaced.clear();
+        self.named.clear();
+        self.shuffles.clear();
+        (self.seek_at, self.shuffle_at) = (None, None);
+        (self.probe_at, self.beacon_at) = (None, None);
+    }
+
+    pub(super) fn pin(&mut self, id: NodeId) {
+        self.pinned.insert(id);
+    }
+
+    pub(super) fn unpin(&mut self, id: NodeId) {
+        self.pinned.remove(&id);
+    }
+
+    pub(super) fn known(&mut self, turn: &mut Turn<'_>, nodes: Vec<(NodeId, Vec<Address>)>) {
+        for (id, addresses) in nodes {
+            self.passive.known(turn, id, addresses);
+        }
+    }
+
+    pub(super) fn addresses(&mut self, turn: &mut Turn<'_>, addresses: &[Address]) {
+        self.record = Record::sign(&self.key, &self.network, turn.unix, addresses);
+    }
+
+    pub(super) fn link_up(&mut self, turn: &mut Turn<'_>, id: NodeId) {
+        if let Some(Dialling { need, firmly, .. }) = self.dials.remove(&id) {
+            self.ask(turn, id, need, firmly);
+        } else if self.replaced.remove(&id).is_some_and(|until| until > turn.now) {
+            self.ask(turn, id, Need::High, true);
+        }
+    }
+
+    pub(super) fn link_down(&mut self, turn: &mut Turn<'_>, id: NodeId, parting: &Parting) {
+        if let Some(Asked { need: Need::Join, .. }) = self.asked.remove(&id) {
+            turn.out.push_back(Output::JoinRefused(id, Outcome::Full));
+        }
+        let Some(record) = self.active.remove(&id) else { return };
+        match parting.reason {
+            Reason::Duplicate | Reason::Replaced => {
+                self.replaced.retain(|_, until| *until > turn.now);
+                self.replaced.insert(id, turn.now + PATIENCE);
+            }
+            Reason::Left | Reason::Fault(_) | Reason::Requested => self.passive.remove(id),
+            // It may be back in a moment, or have lost its network as we have.
+            _ => {
+                self.passive.reached(turn, record);
+                self.passive.refused(turn.now, id);
+            }
+        }
+        self.seek(turn.now);
+    }
+
+    pub(super) fn dialled(&mut self, turn: &mut Turn<'_>, id: NodeId) {
+        // There was a link already, or there is one only now.
+        if turn.links.contains_key(&id)
+            && let Some(Dialling { need, firmly, .. }) = self.dials.remove(&id)
+        {
+            self.ask(turn, id, need, firmly);
+        }
+    }
+
+    pub(super) fn dial_failed(&mut self, turn: &mut Turn<'_>, address: &Address) {
+        let Some(id) = address.id else { return };
+        let Some(dialling) = self.dials.get_mut(&id).filter(|dial| dial.at == *address) else {
+            return;
+        };
+        if let Some(next) = dialling.rest.pop_front() {
+            dialling.at = next.clone();
+            turn.out.push_back(Output::Dial { address: next, quiet: true });
+            return;
+        }
+        self.dials.remove(&id);
+        self.passive.failed(turn.now, id);
+        self.seek(turn.now);
+    }
+
+    /// A frame of membership came in.
+    pub(super) fn receive(&mut self, turn: &mut Turn<'_>, from: NodeId, frame: Frame) {
+        if let Frame::NeighbourRequest(request) = frame {
+            self.receive_request(turn, from, request);
+            return;
+        }
+        if !self.member {
+            return;
+        }
+        match frame {
+            Frame::NeighbourReply(reply) => self.receive_reply(turn, from, reply),
+            Frame::ForwardJoin(join) => self.receive_join(turn, from, join),
+            Frame::Disconnect(disconnect) => self.receive_disconnect(turn, from, disconnect),
+            Frame::Shuffle(shuffle) => self.receive_shuffle(turn, from, shuffle),
+            Frame::ShuffleReply(reply) => self.receive_shuffled(turn, reply, from),
+            Frame::Beacon(beacon) => {
+                if self.active.contains_key(&from) && self.horizon.receive(turn.now, beacon) {
+                    self.tell_beacon(turn, Some(from));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn receive_request(&mut self, turn: &mut Turn<'_>, from: NodeId, request: NeighbourRequest) {
+        let NeighbourRequest { need, record } = request;
+        if !self.is_own(turn, from, &record) {
+            return;
+        }
+        if !self.open {
+            self.reply(turn, from, Outcome::Manual, Vec::new());
+            return;
+        }
+        self.start(turn);
+        let kept = self.kept.remove(&from).is_some_and(|until| until > turn.now);
+        let known = self.active.contains_key(&from);
+        if !known && need == Need::Low && !kept && !self.has_room(turn.now) {
+            let records = self.passive.sample(turn, SHUFFLE_PASSIVE);
+            self.reply(turn, from, Outcome::Full, records);
+            return;
+        }
+        if !known && self.active.len() >= self.max_active {
+            self.make_room(turn, &record);
+        }
+        // Told before it is among them itself.
+        let records = self.sample(turn, from);
+        self.reply(turn, from, Outcome::Accepted, records);
+        if need == Need::Join && !known && !record.addresses.is_empty() {
+            for other in self.active.keys() {
+                let join = ForwardJoin { steps: JOIN_STEPS, record: record.clone() };
+                turn.send(*other, Frame::ForwardJoin(join));
+            }
+        }
+        self.welcome(turn, from, record);
+    }
+
+    fn receive_reply(&mut self, turn: &mut Turn<'_>, from: NodeId, reply: NeighbourReply) {
+        let Some(Asked { need, firmly, .. }) = self.asked.remove(&from) else { return };
+        let NeighbourReply { outcome, record, records } = reply;
+        if !self.is_own(turn, from, &record) {
+            return;
+        }
+        match outcome {
+            Outcome::Accepted => {
+                let known = self.active.contains_key(&from);
+                if !known && self.active.len() >= self.max_active {
+                    if !firmly {
+                        self.part_from(turn, from, Vec::new());
+                        self.passive.reached(turn, record);
+                        return;
+                    }
+                    self.make_room(turn, &record);
+                }
+                self.welcome(turn, from, record);
+                if need == Need::Join {
+                    turn.out.push_back(Output::Joined(from));
+                }
+            }
+            Outcome::Full | Outcome::Manual => {
+                if outcome == Outcome::Full {
+                    self.passive.reached(turn, record);
+                    self.passive.refused(turn.now, from);
+                } else {
+                    self.passive.remove(from);
+                }
+                self.close(turn, from, Reason::NotNeeded);
+                if need == Need::Join {
+                    turn.out.push_back(Output::JoinRefused(from, outcome));
+                }
+                self.seek_later(turn);
+            }
+        }
+        self.learn(turn, from, records);
+    }
+
+    fn receive_join(&mut self, turn: &mut Turn<'_>, from: NodeId, join: ForwardJoin) {
+        let ForwardJoin { steps, record } = join;
+        let id = record.node;
+        let neighbour = self.active.contains_key(&from);
+        if !neighbour || id == self.me || self.budgets.take(turn.now, from, 1) == 0 {
+            return;
+        }
+        let steps = steps.min(JOIN_STEPS);
+        let others = self.active.keys().filter(|other| **other != from && **other != id);
+        let onward = turn.pick(others.copied().collect());
+        match onward {
+            Some(onward) if steps > 0 && !self.has_room(turn.now) => {
+                if steps == PASSIVE_STEPS {
+                    self.learn(turn, from, vec![record.clone()]);
+                }
+                let join = ForwardJoin { steps: steps - 1, record };
+                turn.send(onward, Frame::ForwardJoin(join));
+            }
+            _ if self.is_candidate(id) && self.is_true(turn, &record) => {
+                let addresses = record.addresses.into_iter().map(|at| at.with_id(id)).collect();
+                self.approach(turn, id, addresses, Need::Low, true);
+            }
+            _ => {}
+        }
+    }
+
+    fn receive_disconnect(&mut self, turn: &mut Turn<'_>, from: NodeId, disconnect: Disconnect) {
+        let Disconnect { instead, leaves } = disconnect;
+        let Some(record) = self.active.remove(&from) else { return };
+        if leaves {
+            self.passive.remove(from);
+        } else {
+            self.passive.reached(turn, record);
+            self.passive.refused(turn.now, from);
+            self.close(turn, from, Reason::Traded);
+        }
+        for record in instead {
+            if self.named.len() < MAX_NAMED && record.node != self.me && self.is_true(turn, &record)
+            {
+                self.named.push_back(record);
+            }
+        }
+        self.seek(turn.now);
+    }
+
+    fn receive_shuffle(&mut self, turn: &mut Turn<'_>, from: NodeId, shuffle: Shuffle) {
+        let Shuffle { id, steps, records } = shuffle;
+        if !self.active.contains_key(&from) || self.budgets.take(turn.now, from, 1) == 0 {
+            return;
+        }
+        let others = self.active.keys().filter(|other| **other != from);
+        let onward = turn.pick(others.copied().collect());
+        match onward {
+            Some(onward) if steps > 0 => {
+                self.remember_shuffle(turn.now, id, Some(from));
+                let steps = steps.min(SHUFFLE_STEPS) - 1;
+                turn.send(onward, Frame::Shuffle(Shuffle { id, steps, records }));
+            }
+            _ => {
+                let told = self.passive.sample(turn, records.len().min(MAX_RECORDS));
+                turn.send(from, Frame::ShuffleReply(ShuffleReply { id, records: told }));
+                self.learn(turn, from, records);
+            }
+        }
+    }
+
+    fn receive_shuffled(&mut self, turn: &mut Turn<'_>, reply: ShuffleReply, from: NodeId) {
+        let found = self.shuffles.iter().position(|(_, id, _)| *id == reply.id);
+        let Some((_, _, back)) = found.and_then(|at| self.shuffles.remove(at)) else { return };
+        match back {
+            Some(back) => turn.send(back, Frame::ShuffleReply(reply)),
+            None => self.learn(turn, from, reply.records),
+        }
+    }
+
+    /// What we say to somebody who probes us, and is `from` by its TLS key.
     pub(super) fn answer_probe(
         &mut self,
-        _turn: &mut Turn<'_>,
-        _from: NodeId,
-        _probe: Probe,
-        summary: Vec<Have>,
+        turn: &mut Turn<'_>,
+        from: NodeId,
+        probe: Probe,
+        haves: Vec<Have>,
     ) -> Probe {
+        let room = self.member && self.open && self.has_room(turn.now);
+        let neighbour = probe.neighbour && room && probe.record.node == from;
+        if neighbour {
+            self.kept.insert(from, turn.now + PATIENCE);
+        }
+        let records = self.sample(turn, from);
+        let mut told = probe.records;
+        told.push(probe.record);
+        self.learn(turn, from, told);
+        let (record, beacon) = (self.record.clone(), self.horizon.heard());
+        Probe { neighbour, record, beacon, haves, records }
+    }
+
+    /// What has come of a probe of ours.
+    pub(super) fn probed(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: NodeId,
+        answer: Option<Probe>,
+        summary: &[Have],
+    ) {
+        let Some(to_ask) = self.probes.remove(&id) else { return };
+        let answer =
+            answer.filter(|answer| answer.record.node == id && self.is_true(turn, &answer.record));
+        let Some(Probe { neighbour, record, beacon, haves, records }) = answer else {
+            self.passive.failed(turn.now, id);
+            if to_ask {
+                self.seek(turn.now);
+            }
+            return;
+        };
+        let addresses: Vec<_> =
+            record.addresses.iter().map(|address| address.clone().with_id(id)).collect();
+        self.passive.reached(turn, record);
+        self.learn(turn, id, records);
+        if !self.member || !self.is_candidate(id) {
+            return;
+        }
+        let apart = self.horizon.is_apart(turn, beacon) || are_strange(summary, &haves);
+        if apart && self.mend_at <= turn.now {
+            self.mend_at = turn.now + MEND;
+            self.approach(turn, id, addresses, Need::High, true);
+        } else if neighbour && self.active.len() < self.max_active {
+            self.approach(turn, id, addresses, Need::Low, false);
+        } else if to_ask {
+            self.passive.refused(turn.now, id);
+            self.seek_later(turn);
+        }
+    }
+
+    /// Whether a probe is due, which tells what there is of broadcasts.
+    pub(super) fn is_to_probe(&self, now: Instant) -> bool {
+        [self.probe_at, self.seek_at].into_iter().flatten().any(|at| at <= now)
+    }
+
+    pub(super) fn handle_timeout(&mut self, turn: &mut Turn<'_>, summary: &[Have]) {
+        let now = turn.now;
+        let silent = self.asked.iter().filter(|(_, asked)| asked.until <= now);
+        for (id, need) in silent.map(|(id, asked)| (*id, asked.need)).collect::<Vec<_>>() {
+            self.asked.remove(&id);
+            self.close(turn, id, Reason::NotNeeded);
+            if need == Need::Join {
+                turn.out.push_back(Output::JoinRefused(id, Outcome::Full));
+            }
+            self.seek(now);
+        }
+        if self.beacon_at.is_some_and(|at| at <= now) {
+            self.beacon_at = Some(now + turn.around(self.beacon_every));
+            if self.horizon.beat(now, turn.unix).is_some() {
+                self.tell_beacon(turn, None);
+            }
+            if turn.unix.saturating_sub(self.record.time) > RECORD_AGE {
+                let addresses = std::mem::take(&mut self.record.addresses);
+                self.addresses(turn, &addresses);
+            }
+        }
+        if self.shuffle_at.is_some_and(|at| at <= now) {
+            self.shuffle_at = Some(now + turn.around(self.shuffle_every));
+            self.shuffle(turn);
+        }
+        if self.seek_at.is_some_and(|at| at <= now) {
+            self.seek_at = None;
+            self.find_neighbours(turn, summary);
+        }
+        if self.probe_at.is_some_and(|at| at <= now) {
+            self.probe_at = Some(now + turn.around(self.probe_every));
+            let to_try = self.passive.to_try(turn, |id| self.is_candidate(id));
+            if let Some(id) = to_try {
+                self.probe(turn, id, false, summary);
+            }
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let asked = self.asked.values().map(|asked| asked.until).min();
+        let soon = earliest(asked, self.seek_at);
+        let regular = earliest(self.shuffle_at, self.probe_at);
+        earliest(soon, earliest(regular, self.beacon_at))
+    }
+
+    /// Becomes a member, if it is none.
+    fn start(&mut self, turn: &mut Turn<'_>) {
+        if self.member {
+            return;
+        }
+        self.member = true;
+        self.horizon.reset(turn.now);
+        self.shuffle_at = Some(turn.now + turn.around(self.shuffle_every) / 4);
+        self.probe_at = Some(turn.now + turn.around(self.probe_every));
+        self.beacon_at = Some(turn.now + turn.around(self.beacon_every) / 4);
+        self.seek_at = Some(turn.now + SEEK_SOON);
+    }
+
+    /// Looks for neighbours now.
+    fn seek(&mut self, now: Instant) {
+        if self.member && self.active.len() < self.max_active {
+            self.seek_at = Some(now);
+        }
+    }
+
+    /// Looks for neighbours soon, or now where there are few.
+    fn seek_later(&mut self, turn: &mut Turn<'_>) {
+        if self.active.len() < FEW {
+            self.seek(turn.now);
+        } else if self.member {
+            self.seek_at.get_or_insert(turn.now + turn.around(SEEK));
+        }
+    }
+
+    fn find_neighbours(&mut self, turn: &mut Turn<'_>, summary: &[Have]) {
+        let asking = self.probes.values().filter(|to_ask| **to_ask).count();
+        let open = self.asked.len() + self.dials.len() + asking;
+        let lacking = self.max_active.saturating_sub(self.active.len() + open);
+        let at_once = if self.active.len() < FEW { AT_ONCE } else { 1 };
+        for _ in 0..lacking.min(at_once.saturating_sub(open)) {
+            let need = if self.active.is_empty() { Need::High } else { Need::Low };
+            if let Some(record) = self.named.pop_front() {
+                let id = record.node;
+                if self.is_candidate(id) {
+                    let addresses = record.addresses.into_iter().map(|at| at.with_id(id));
+                    self.approach(turn, id, addresses.collect(), need, false);
+                }
+                continue;
+            }
+            let candidate = self.passive.to_ask(turn, |id| self.is_candidate(id));
+            let Some(id) = candidate else { break };
+            match need {
+                Need::Low if !turn.links.contains_key(&id) => {
+                    self.probe(turn, id, true, summary);
+                }
+                _ => {
+                    let addresses = self.passive.addresses(id);
+                    self.approach(turn, id, addresses, need, need == Need::High);
+                }
+            }
+        }
+        if self.active.len() < self.max_active {
+            let named = !self.named.is_empty();
+            let wait = if self.active.len() < FEW || named { SEEK_SOON } else { SEEK };
+            self.seek_at.get_or_insert(turn.now + turn.around(wait));
+        }
+    }
+
+    /// Whether a node may be asked: it is no neighbour, and not being asked already.
+    fn is_candidate(&self, id: NodeId) -> bool {
+        id != self.me
+            && !self.active.contains_key(&id)
+            && !self.asked.contains_key(&id)
+            && !self.dials.contains_key(&id)
+            && !self.probes.contains_key(&id)
+    }
+
+    fn probe(&mut self, turn: &mut Turn<'_>, id: NodeId, to_ask: bool, summary: &[Have]) {
+        let addresses = self.passive.addresses(id);
+        let neighbour = to_ask || self.active.len() < self.max_active;
+        let (record, beacon) = (self.record.clone(), self.horizon.heard());
+        let records = self.sample(turn, id);
+        let probe = Probe { neighbour, record, beacon, haves: summary.to_vec(), records };
+        self.probes.insert(id, to_ask);
+        turn.out.push_back(Output::Probe { addresses, id, probe });
+    }
+
+    /// Asks a node for a place, over its link or by dialling it.
+    fn approach(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: NodeId,
+        addresses: Vec<Address>,
+        need: Need,
+        firmly: bool,
+    ) {
+        if turn.links.contains_key(&id) {
+            self.ask(turn, id, need, firmly);
+            return;
+        }
+        let mut rest = VecDeque::from(addresses);
+        let Some(at) = rest.pop_front() else { return };
+        turn.out.push_back(Output::Dial { address: at.clone(), quiet: true });
+        self.dials.insert(id, Dialling { need, firmly, at, rest });
+    }
+
+    fn ask(&mut self, turn: &mut Turn<'_>, id: NodeId, need: Need, firmly: bool) {
+        self.asked.insert(id, Asked { need, firmly, until: turn.now + PATIENCE });
         let record = self.record.clone();
-        let beacon = Beacon { least: record.node, count: 0 };
-        Probe { neighbour: false, record, beacon, haves: summary, records: Vec::new() }
+        turn.send(id, Frame::NeighbourRequest(NeighbourRequest { need, record }));
     }
-    pub(super) fn views(&self) -> Views {
-        Views::default()
+
+    fn reply(&self, turn: &mut Turn<'_>, to: NodeId, outcome: Outcome, records: Vec<Record>) {
+        let record = self.record.clone();
+        turn.send(to, Frame::NeighbourReply(NeighbourReply { outcome, record, records }));
     }
-    pub(super) fn receive(&mut self, _turn: &mut Turn<'_>, _from: NodeId, _frame: Frame) {}
-    pub(super) fn addresses(&mut self, _turn: &mut Turn<'_>, _addresses: &[Address]) {}
-    pub(super) fn join(&mut self, turn: &mut Turn<'_>, through: NodeId) {
-        turn.out.push_back(match turn.links.contains_key(&through) {
-            true => Output::Joined(through),
-            false => Output::JoinRefused(through, Outcome::Full),
-        });
+
+    /// Takes a node among the neighbours.
+    fn welcome(&mut self, turn: &mut Turn<'_>, id: NodeId, record: Record) {
+        self.passive.remove(id);
+        if self.active.insert(id, record).is_none() && self.horizon.is_fresh(turn.now) {
+            turn.send(id, Frame::Beacon(self.horizon.heard()));
+        }
+        if self.active.len() < self.max_active {
+            self.seek_later(turn);
+        }
     }
-    pub(super) fn known(&mut self, _turn: &mut Turn<'_>, _nodes: Vec<(NodeId, Vec<Address>)>) {}
-    pub(super) fn pin(&mut self, _id: NodeId) {}
-    pub(super) fn leave(&mut self, _turn: &mut Turn<'_>) {}
+
+    /// Has one of the neighbours go, for the one that comes.
+    fn make_room(&mut self, turn: &mut Turn<'_>, for_whom: &Record) {
+        let others = self.active.keys().filter(|id| **id != for_whom.node);
+        let Some(id) = turn.pick(others.copied().collect()) else { return };
+        if let Some(record) = self.active.remove(&id) {
+            let dialable = !for_whom.addresses.is_empty();
+            self.part_from(turn, id, dialable.then(|| for_whom.clone()).into_iter().collect());
+            self.passive.reached(turn, record);
+            self.passive.refused(turn.now, id);
+        }
+    }
+
+    fn part_from(&mut self, turn: &mut Turn<'_>, id: NodeId, instead: Vec<Record>) {
+        turn.send(id, Frame::Disconnect(Disconnect { instead, leaves: false }));
+        self.close(turn, id, Reason::Traded);
+    }
+
+    /// Ends a link that we have made and that nobody wants otherwise. The side that was dialled
+    /// leaves it to the other, which may have its reasons.
+    fn close(&self, turn: &mut Turn<'_>, id: NodeId, reason: Reason) {
+        let ours = |peer: &crate::event::Peer| peer.direction() == Direction::Outbound;
+        if turn.links.get(&id).is_some_and(ours) && !self.pinned.contains(&id) {
+            turn.out.push_back(Output::Hangup(id, reason));
+        }
+    }
+
+    /// Whether there is a place beside those that are kept.
+    fn has_room(&mut self, now: Instant) -> bool {
+        self.kept.retain(|_, until| *until > now);
+        self.active.len() + self.kept.len() < self.max_active
+    }
+
+    fn shuffle(&mut self, turn: &mut Turn<'_>) {
+        let Some(to) = turn.pick(self.active.keys().copied().collect()) else { return };
+        let mut records = self.sample(turn, to);
+        if !self.record.addresses.is_empty() {
+            records.insert(0, self.record.clone());
+        }
+        let id = turn.rng_u64();
+        self.remember_shuffle(turn.now, id, None);
+        turn.send(to, Frame::Shuffle(Shuffle { id, steps: SHUFFLE_STEPS, records }));
+    }
+
+    fn remember_shuffle(&mut self, now: Instant, id: u64, back: Option<NodeId>) {
+        while self.shuffles.front().is_some_and(|(until, ..)| *until <= now)
+            || self.shuffles.len() >= MAX_SHUFFLES
+        {
+            self.shuffles.pop_front();
+        }
+        self.shuffles.push_back((now + SHUFFLE_TIME, id, back));
+    }
+
+    fn tell_beacon(&mut self, turn: &mut Turn<'_>, but: Option<NodeId>) {
+        let beacon: Beacon = self.horizon.heard();
+        for id in self.active.keys().filter(|id| Some(**id) != but) {
+            turn.send(*id, Frame::Beacon(beacon));
+        }
+    }
+
+    /// Some of whom we know, for somebody else.
+    fn sample(&self, turn: &mut Turn<'_>, for_whom: NodeId) -> Vec<Record> {
+        let others = self.active.values();
+        let mut others: Vec<_> = others
+            .filter(|record| record.node != for_whom && !record.addresses.is_empty())
+            .cloned()
+            .collect();
+        let mut records = Vec::new();
+        while records.len() < SHUFFLE_ACTIVE && !others.is_empty() {
+            records.push(others.swap_remove(turn.below(others.len())));
+        }
+        let known = self.passive.sample(turn, SHUFFLE_PASSIVE);
+        records.extend(known.into_iter().filter(|record| record.node != for_whom));
+        records
+    }
+
+    /// Takes in what others have told, as much as they may tell.
+    fn learn(&mut self, turn: &mut Turn<'_>, from: NodeId, records: Vec<Record>) {
+        let news = |record: &Record| {
+            record.node != self.me
+                && !self.active.contains_key(&record.node)
+                && self.passive.is_news(record)
+        };
+        let records: Vec<_> = records.into_iter().filter(news).collect();
+        let taken = self.budgets.take(turn.now, from, records.len());
+        let lacked = self.active.len() < FEW;
+        for record in records.into_iter().take(taken) {
+            if self.is_true(turn, &record) {
+                self.passive.told(turn, record);
+                if lacked {
+                    self.seek(turn.now);
+                }
+            }
+        }
+    }
+
+    /// Whether a record is what its node has said, not long ago.
+    fn is_true(&self, turn: &Turn<'_>, record: &Record) -> bool {
+        record.time.saturating_add(MAX_RECORD_AGE) >= turn.unix
+            && record.time <= turn.unix.saturating_add(self.max_skew)
+            && self.verifier.verify(record.node, &record.signed(&self.network), &record.signature)
+    }
+
+    /// Whether a record is that of the other end of a link; else the link ends.
+    fn is_own(&self, turn: &mut Turn<'_>, from: NodeId, record: &Record) -> bool {
+        // Its clock may be off: that is no fault, and it can't be dialled through others then.
+        let own = record.node == from
+            && self.verifier.verify(from, &record.signed(&self.network), &record.signature);
+        if !own {
+            let reason = Reason::Fault("a record that is not its own, or wrongly signed".into());
+            turn.out.push_back(Output::Hangup(from, reason));
+        }
+        own
+    }
+}
+
+/// Whether of two nodes one has heard an author of whom the other knows nothing.
+fn are_strange(ours: &[Have], theirs: &[Have]) -> bool {
+    let unknown = |some: &[Have], others: &[Have]| {
+        let others: BTreeSet<_> = others.iter().map(|have| have.run).collect();
+        some.iter().any(|have| !others.contains(&have.run))
+    };
+    // What does not fit into a probe is no sign.
+    let whole = |haves: &[Have]| haves.len() < crate::frame::membership::MAX_PROBE_HAVES;
+    whole(ours) && whole(theirs) && (unknown(ours, theirs) || unknown(theirs, ours))
 }

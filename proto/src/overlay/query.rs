@@ -242,6 +242,11 @@ impl Queries {
         self.forget(now);
     }
 
+    /// How many are remembered.
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let deadline = self.deadlines.first().map(|(deadline, _)| *deadline);
         earliest(deadline, self.order.front().map(|(at, _)| *at))

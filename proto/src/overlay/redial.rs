@@ -50,6 +50,11 @@ impl Redials {
         self.kept.retain(|_, kept| kept.peer != Some(peer));
     }
 
+    /// No link is kept any more.
+    pub(super) fn stop_all(&mut self) {
+        self.kept.clear();
+    }
+
     /// A dial of `address` reached `peer`.
     pub(super) fn dialled(&mut self, address: &Address, peer: NodeId) {
         if let Some(kept) = self.kept.get_mut(address) {

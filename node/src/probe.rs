@@ -1,0 +1,106 @@
+//! Telling a node something and hearing its answer, on a stream of its own, without a link.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use peerkit_proto::address::Address;
+use peerkit_proto::codec::{Reader, Writer};
+use peerkit_proto::frame::membership::Probe;
+use peerkit_proto::id::NodeId;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::inner::Inner;
+use crate::order::Order;
+use crate::served::ServedStream;
+use crate::stream::Stream;
+
+/// The protocol of these streams: a probe in each direction, a four-byte length before it.
+pub(crate) const PROBE_PROTOCOL: &str = "peerkit-probe/1";
+
+/// Probes under way at once, each a connection of its own. 8: a member starts one every few seconds.
+pub(crate) const PROBES: usize = 8;
+
+impl Inner {
+    /// Tells a node this in the background, without a link; the actor hears what came of it.
+    pub(crate) fn probe(self: &Arc<Self>, id: NodeId, addresses: Vec<Address>, probe: Probe) {
+        let Ok(permit) = self.probes.clone().try_acquire_owned() else {
+            return self.order(Order::Probed { id, answer: None });
+        };
+        let inner = self.clone();
+        self.spawn(async move {
+            let timeout = inner.config.handshake_timeout;
+            let asking = ask(&inner, id, &addresses, &probe);
+            let answer = match tokio::time::timeout(timeout, asking).await {
+                Ok(Ok(answer)) => Some(answer),
+                Ok(Err(why)) => {
+                    tracing::debug!(peer = %id.short(), %why, "a probe failed");
+                    None
+                }
+                Err(_) => None,
+            };
+            drop(permit);
+            let _ = inner.orders.send(Order::Probed { id, answer }).await;
+        });
+    }
+}
+
+/// Answers probes with what the actor says; one that takes longer than `timeout` is given up.
+pub(crate) fn serve(orders: mpsc::Sender<Order>, timeout: Duration) -> ServedStream {
+    ServedStream::new(move |stream| {
+        let orders = orders.clone();
+        async move {
+            let answered = tokio::time::timeout(timeout, answer(&orders, stream)).await;
+            if let Ok(Err(why)) = answered {
+                tracing::debug!(%why, "a probe was not answered");
+            }
+        }
+    })
+}
+
+async fn ask(
+    inner: &Inner,
+    id: NodeId,
+    addresses: &[Address],
+    probe: &Probe,
+) -> Result<Probe, String> {
+    let opened = inner.open_stream_at(id, addresses, PROBE_PROTOCOL).await;
+    let mut stream = opened.map_err(|error| error.to_string())?;
+    write(&mut stream, probe).await.map_err(|error| error.to_string())?;
+    read(&mut stream).await
+}
+
+async fn answer(orders: &mpsc::Sender<Order>, mut stream: Stream) -> Result<(), String> {
+    let probe = read(&mut stream).await?;
+    let (reply, answer) = oneshot::channel();
+    let order = Order::Answering { from: stream.peer(), probe, reply };
+    orders.send(order).await.map_err(|_| "the node is stopping")?;
+    let answer = answer.await.map_err(|_| "the node is stopping")?;
+    let writing = async {
+        write(&mut stream, &answer).await?;
+        stream.shutdown().await
+    };
+    writing.await.map_err(|error| error.to_string())
+}
+
+async fn write(stream: &mut Stream, probe: &Probe) -> io::Result<()> {
+    let mut body = Vec::new();
+    probe.encode(&mut body);
+    let mut out = Vec::with_capacity(body.len() + 4);
+    out.put_bytes(&body);
+    stream.write_all(&out).await?;
+    stream.flush().await
+}
+
+async fn read(stream: &mut Stream) -> Result<Probe, String> {
+    let broken = |error: io::Error| error.to_string();
+    let len = stream.read_u32_le().await.map_err(broken)? as usize;
+    if len > Probe::MAX {
+        return Err(format!("a probe of {len} bytes"));
+    }
+    let mut body = vec![0; len];
+    stream.read_exact(&mut body).await.map_err(broken)?;
+    Probe::decode(Reader::new(Bytes::from(body))).map_err(|error| error.to_string())
+}

@@ -1,0 +1,108 @@
+//! The broadcasts that are kept for those who missed them: as many, as large and as old as may be.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+
+use crate::config::Config;
+use crate::frame::broadcast::{Batch, RunId};
+
+/// What is kept.
+#[derive(Debug)]
+pub(super) struct Log {
+    max_count: usize,
+    max_bytes: usize,
+    /// Milliseconds.
+    max_age: u64,
+    runs: BTreeMap<RunId, BTreeMap<u64, Batch>>,
+    /// In the order in which they came.
+    order: VecDeque<(RunId, u64)>,
+    count: usize,
+    bytes: usize,
+}
+
+impl Log {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            max_count: config.log_count,
+            max_bytes: config.log_bytes,
+            max_age: u64::try_from(config.log_age.as_millis()).unwrap_or(u64::MAX),
+            runs: BTreeMap::new(),
+            order: VecDeque::new(),
+            count: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Keeps a batch; what came first gives way where there is no room.
+    pub(super) fn insert(&mut self, batch: Batch, unix: u64) {
+        let (run, first) = (batch.run, batch.first);
+        let (count, bytes) = (batch.items.len(), batch.body().len());
+        if self.runs.entry(run).or_default().insert(first, batch).is_none() {
+            self.order.push_back((run, first));
+            self.count += count;
+            self.bytes += bytes;
+        }
+        while self.count > self.max_count || self.bytes > self.max_bytes {
+            self.drop_oldest();
+        }
+        self.expire(unix);
+    }
+
+    /// Forgets what is too old.
+    pub(super) fn expire(&mut self, unix: u64) {
+        while let Some((run, first)) = self.order.front() {
+            let batch = self.runs.get(run).and_then(|run| run.get(first));
+            if batch.is_some_and(|batch| !self.is_old(batch, unix)) {
+                break;
+            }
+            self.drop_oldest();
+        }
+    }
+
+    /// Whether all of a batch is too old to be kept, by its author's clock.
+    fn is_old(&self, batch: &Batch, unix: u64) -> bool {
+        batch.items.last().is_none_or(|item| item.time.saturating_add(self.max_age) < unix)
+    }
+
+    fn drop_oldest(&mut self) {
+        let Some((run, first)) = self.order.pop_front() else { return };
+        let Some(batches) = self.runs.get_mut(&run) else { return };
+        if let Some(batch) = batches.remove(&first) {
+            self.count -= batch.items.len();
+            self.bytes -= batch.body().len();
+        }
+        if batches.is_empty() {
+            self.runs.remove(&run);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    pub(super) fn has(&self, run: RunId) -> bool {
+        self.runs.contains_key(&run)
+    }
+
+    /// The runs of which something is kept.
+    pub(super) fn runs(&self) -> impl Iterator<Item = RunId> {
+        self.runs.keys().copied()
+    }
+
+    /// The first place of a run that is kept.
+    pub(super) fn first_of(&self, run: RunId) -> Option<u64> {
+        self.runs.get(&run).and_then(|batches| batches.keys().next().copied())
+    }
+
+    /// What is kept of a run behind a place, in order.
+    pub(super) fn after(&self, run: RunId, place: u64) -> impl Iterator<Item = &Batch> {
+        // The batch that begins at the place or before may reach beyond it.
+        let batches = self.runs.get(&run);
+        let from = batches
+            .and_then(|batches| batches.range(..=place).next_back())
+            .map_or(place, |(first, _)| *first);
+        let batches = batches.into_iter();
+        let behind = batches.flat_map(move |b| b.range((Bound::Included(from), Bound::Unbounded)));
+        behind.map(|(_, batch)| batch).filter(move |batch| batch.last() > place)
+    }
+}

@@ -1,0 +1,459 @@
+use std::collections::VecDeque;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::SeedableRng;
+
+use super::*;
+use crate::event::{Direction, Peer};
+
+pub(crate) fn author() -> Key {
+    Key::from_secret(&[1; 32])
+}
+
+pub(crate) fn item(text: &str) -> Item {
+    Item { time: UNIX, title: String::new(), content: Packed::plain(text.into()) }
+}
+
+pub(crate) fn batch(first: u64, texts: &[&str]) -> Batch {
+    Batch::sign(&author(), "net", 5, (first, 1), texts.iter().map(|text| item(text)).collect())
+}
+
+/// When the broadcasts of these tests were written.
+pub(crate) const UNIX: u64 = 1_700_000_000_000;
+
+/// A node's broadcasts, with the links and the time that they act with.
+struct Bench {
+    broadcasts: Broadcasts,
+    links: BTreeMap<NodeId, Peer>,
+    now: Instant,
+    rng: ChaCha8Rng,
+    out: VecDeque<Output>,
+}
+
+impl Bench {
+    fn new(links: u8) -> Self {
+        Self::with(Key::from_secret(&[100; 32]), links, &Config::default())
+    }
+
+    fn with(key: Key, links: u8, config: &Config) -> Self {
+        let identity =
+            Identity { key, name: "n".into(), network: "net".into(), epoch: 9, manual: false };
+        let mut bench = Self {
+            broadcasts: Broadcasts::new(&identity, config),
+            links: BTreeMap::new(),
+            now: Instant::ZERO,
+            rng: ChaCha8Rng::seed_from_u64(1),
+            out: VecDeque::new(),
+        };
+        for n in 1..=links {
+            bench.link(n);
+        }
+        // So that they are not new any more.
+        bench.now = bench.now + NEW_LINK;
+        bench
+    }
+
+    fn link(&mut self, n: u8) {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let peer = Peer::new(link(n), String::new(), address, Direction::Outbound);
+        self.links.insert(link(n), peer);
+        self.turn(|broadcasts, turn| broadcasts.link_up(turn, link(n)));
+    }
+
+    fn turn<T>(&mut self, act: impl FnOnce(&mut Broadcasts, &mut Turn<'_>) -> T) -> T {
+        let mut turn = Turn {
+            now: self.now,
+            unix: UNIX + u64::try_from(self.now.since_origin().as_millis()).unwrap(),
+            links: &self.links,
+            rng: &mut self.rng,
+            out: &mut self.out,
+        };
+        act(&mut self.broadcasts, &mut turn)
+    }
+
+    fn receive(&mut self, from: u8, batch: Batch) {
+        self.turn(|broadcasts, turn| broadcasts.receive(turn, link(from), batch));
+    }
+
+    fn hear(&mut self, from: u8, upto: u64) {
+        let have = Have { run: run(), upto };
+        self.turn(|broadcasts, turn| broadcasts.receive_haves(turn, link(from), &[have]));
+    }
+
+    fn say(&mut self, text: &str) {
+        self.turn(|broadcasts, turn| broadcasts.publish(turn, String::new(), text.into()).unwrap());
+    }
+
+    /// Lets time pass up to the next thing to do.
+    fn wait(&mut self) {
+        self.now = self.broadcasts.poll_timeout().expect("something to wait for");
+        self.turn(Broadcasts::handle_timeout);
+    }
+
+    /// What came out, in words: `push 2 a b` sends the texts a and b to link 2.
+    fn out(&mut self) -> Vec<String> {
+        let words = |output: Output| match output {
+            Output::Send(to, frame) => {
+                let to = to.as_bytes()[0];
+                Some(match frame {
+                    Frame::Broadcast(batch) => format!("push {to} {}", texts(&batch)),
+                    Frame::Have(haves) => {
+                        format!("have {to} {:?}", haves.iter().map(|h| h.upto).collect::<Vec<_>>())
+                    }
+                    Frame::Want(want) => format!("want {to} {}", want.after),
+                    Frame::Given(have) => format!("given {to} {}", have.upto),
+                    Frame::Prune(_) => format!("prune {to}"),
+                    other => panic!("{other:?}"),
+                })
+            }
+            Output::Event(Event::NodeBroadcast { broadcast }) => {
+                Some(format!("heard {}", broadcast.message.as_text().unwrap()))
+            }
+            Output::Event(Event::NodeBroadcastsMissed { count, .. }) => {
+                Some(format!("missed {count}"))
+            }
+            Output::Hangup(id, Reason::Fault(_)) => Some(format!("fault {}", id.as_bytes()[0])),
+            Output::Keep(_) => None,
+            other => panic!("{other:?}"),
+        };
+        self.out.drain(..).filter_map(words).collect()
+    }
+}
+
+fn link(n: u8) -> NodeId {
+    NodeId::from_bytes([n; 32])
+}
+
+fn run() -> RunId {
+    RunId { author: author().id(), epoch: 5 }
+}
+
+fn texts(batch: &Batch) -> String {
+    let text = |item: &Item| String::from_utf8(item.content.payload.to_vec()).unwrap();
+    batch.items.iter().map(text).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn new_is_passed_on_and_heard_and_old_is_refused() {
+    let mut node = Bench::new(3);
+    node.receive(1, batch(1, &["a"]));
+    assert_eq!(node.out(), ["push 2 a", "push 3 a", "heard a"]);
+    node.receive(2, batch(1, &["a"]));
+    assert_eq!(node.out(), ["prune 2"]);
+    // From now on 2 is told, and not sent.
+    node.receive(1, batch(2, &["b"]));
+    assert_eq!(node.out(), ["push 3 b", "heard b"]);
+    node.wait();
+    assert_eq!(node.out(), ["have 2 [2]"]);
+    assert_eq!(node.broadcasts.counters().duplicates, 1);
+    assert_eq!(node.broadcasts.counters().delivered, 2);
+}
+
+#[test]
+fn who_prunes_is_told_until_it_wants() {
+    let mut node = Bench::new(2);
+    node.broadcasts.receive_prune(link(2), run());
+    node.receive(1, batch(1, &["a"]));
+    node.broadcasts.receive_prune(link(2), run());
+    node.receive(1, batch(2, &["b"]));
+    assert_eq!(node.out(), ["push 2 a", "heard a", "heard b"]);
+    node.wait();
+    assert_eq!(node.out(), ["have 2 [2]"]);
+    let want = Want { run: run(), after: 1 };
+    node.turn(|broadcasts, turn| broadcasts.receive_want(turn, link(2), want));
+    assert_eq!(node.out(), ["push 2 b", "given 2 2"]);
+    node.receive(1, batch(3, &["c"]));
+    assert_eq!(node.out(), ["push 2 c", "heard c"]);
+}
+
+#[test]
+fn what_was_announced_and_does_not_come_is_asked_for_one_after_the_other() {
+    let mut node = Bench::new(3);
+    let begun = node.now;
+    node.hear(2, 1);
+    node.hear(3, 1);
+    assert_eq!(node.out(), [""; 0]);
+    node.wait();
+    assert_eq!(node.now.since(begun), Config::default().graft_after);
+    assert_eq!(node.out(), ["want 2 0"]);
+    // 2 says nothing: 3 is asked.
+    node.wait();
+    assert_eq!(node.out(), ["want 3 0"]);
+    node.receive(3, batch(1, &["a"]));
+    assert_eq!(node.out(), ["push 1 a", "heard a"], "2 has it");
+    assert!(node.broadcasts.due.is_empty());
+}
+
+#[test]
+fn a_new_link_that_has_more_is_asked_at_once() {
+    let mut node = Bench::new(0);
+    node.link(7);
+    node.hear(7, 4);
+    let now = node.now;
+    node.wait();
+    assert_eq!((node.now, node.out()), (now, vec!["want 7 0".to_owned()]));
+}
+
+#[test]
+fn a_gap_waits_for_what_stands_before_it() {
+    let mut node = Bench::new(2);
+    node.receive(1, batch(1, &["a"]));
+    node.out();
+    node.receive(2, batch(3, &["c"]));
+    assert_eq!(node.out(), ["want 2 1"]);
+    node.receive(2, batch(2, &["b"]));
+    assert_eq!(node.out(), ["push 1 b", "heard b", "push 1 c", "heard c"]);
+}
+
+#[test]
+fn a_gap_that_nobody_can_fill_is_told() {
+    let mut node = Bench::new(1);
+    node.receive(1, batch(1, &["a"]));
+    node.receive(1, batch(4, &["d"]));
+    assert_eq!(node.out(), ["heard a", "want 1 1"]);
+    let given = Have { run: run(), upto: 4 };
+    node.turn(|broadcasts, turn| broadcasts.receive_given(turn, link(1), given));
+    assert_eq!(node.out(), ["missed 2", "push 1 d", "heard d"]);
+    assert_eq!(node.broadcasts.counters().missed, 2);
+}
+
+#[test]
+fn what_is_older_than_any_log_is_not_waited_for() {
+    let mut node = Bench::new(1);
+    let late = Batch::sign(&author(), "net", 5, (40, 40), vec![item("x")]);
+    node.receive(1, late);
+    assert_eq!(node.out(), ["heard x"]);
+}
+
+#[test]
+fn who_claims_what_it_does_not_have_is_given_up() {
+    let mut node = Bench::new(1);
+    node.hear(1, u64::MAX);
+    for _ in 0..MAX_TRIES {
+        node.wait();
+        assert_eq!(node.out(), ["want 1 0"]);
+    }
+    node.wait();
+    assert_eq!(node.out(), [""; 0]);
+    assert!(node.broadcasts.runs.is_empty() && node.broadcasts.due.is_empty());
+    assert_eq!(node.broadcasts.hearsay, 0);
+}
+
+#[test]
+fn broadcasts_soon_after_each_other_go_out_under_one_signature() {
+    let mut node = Bench::with(author(), 1, &Config::default());
+    node.say("a");
+    assert_eq!(node.out(), ["push 1 a"]);
+    for text in ["b", "c", "d"] {
+        node.say(text);
+    }
+    assert_eq!(node.out(), [""; 0]);
+    let begun = node.now;
+    node.wait();
+    assert_eq!(node.now.since(begun), Config::default().batch_delay);
+    assert_eq!(node.out(), ["push 1 b c d"]);
+    node.now = node.now + Duration::from_secs(1);
+    node.say("e");
+    assert_eq!(node.out(), ["push 1 e"]);
+}
+
+#[test]
+fn what_does_not_fit_together_goes_out_apart() {
+    let mut node = Bench::with(author(), 1, &Config::default());
+    let large = "x".repeat(40 << 10);
+    for _ in 0..3 {
+        node.say(&large);
+    }
+    let pushed = node.out.iter().filter(|out| matches!(out, Output::Send(..))).count();
+    assert_eq!(pushed, 2);
+}
+
+#[test]
+fn the_same_text_twice_is_two_broadcasts() {
+    let mut node = Bench::with(author(), 0, &Config::default());
+    let mut say = || {
+        node.turn(|broadcasts, turn| {
+            broadcasts.publish(turn, String::new(), "same".into()).unwrap()
+        })
+    };
+    assert_ne!(say(), say());
+}
+
+#[test]
+fn the_id_that_the_author_gets_is_the_one_that_others_hear() {
+    let mut node = Bench::with(author(), 1, &Config::default());
+    let id = node.turn(|b, turn| b.publish(turn, "t".into(), "x".into()).unwrap());
+    let Some(Output::Send(_, Frame::Broadcast(batch))) = node.out.pop_front() else { panic!() };
+    assert_eq!(batch.ids("net"), [id]);
+}
+
+#[test]
+fn a_crowded_link_is_told_and_asks_when_it_has_time() {
+    let mut node = Bench::new(2);
+    let pushed = batch(1, &["a"]);
+    node.receive(1, pushed.clone());
+    node.out();
+    node.turn(|broadcasts, turn| broadcasts.passed_over(turn, link(2), &pushed));
+    node.receive(1, batch(2, &["b"]));
+    assert_eq!(node.out(), ["heard b"]);
+    node.wait();
+    assert_eq!(node.out(), ["have 2 [2]"]);
+}
+
+#[test]
+fn what_is_wanted_is_given_in_parts() {
+    let mut node = Bench::new(2);
+    let large = "x".repeat(60 << 10);
+    for first in 1..=6 {
+        node.receive(1, batch(first, &[&large]));
+    }
+    node.out.clear();
+    let mut rounds = 0;
+    let mut after = 0;
+    while after < 6 {
+        let want = Want { run: run(), after };
+        node.turn(|broadcasts, turn| broadcasts.receive_want(turn, link(2), want));
+        let mut bytes = 0;
+        for output in node.out.drain(..) {
+            match output {
+                Output::Send(_, Frame::Broadcast(batch)) => {
+                    bytes += batch.body().len();
+                    after = batch.last();
+                }
+                Output::Send(_, Frame::Given(have)) => assert_eq!(have.upto, 6),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(bytes > 0 && bytes <= MAX_GIVEN);
+        rounds += 1;
+    }
+    assert_eq!(rounds, 2);
+}
+
+#[test]
+fn the_signature_covers_every_field_and_the_network() {
+    let good = || (5, (2, 1), vec![item("a"), item("b")]);
+    let forged = |change: fn(&mut (u64, (u64, u64), Vec<Item>))| {
+        let (epoch, places, items) = good();
+        let signature = Batch::sign(&author(), "net", epoch, places, items).signature;
+        let mut altered = good();
+        change(&mut altered);
+        let (epoch, places, items) = altered;
+        let mut batch = Batch::sign(&author(), "net", epoch, places, items);
+        batch.signature = signature;
+        let mut node = Bench::new(1);
+        node.receive(1, batch);
+        node.out() == ["fault 1"]
+    };
+    assert!(!forged(|_| {}));
+    assert!(forged(|(epoch, ..)| *epoch += 1));
+    assert!(forged(|(_, (first, _), _)| *first += 1));
+    assert!(forged(|(_, (_, floor), _)| *floor += 1));
+    assert!(forged(|(.., items)| items[1].time += 1));
+    assert!(forged(|(.., items)| items[1].title.push('!')));
+    assert!(forged(|(.., items)| items[0].content = Packed::plain("other".into())));
+    assert!(forged(|(.., items)| items.swap(0, 1)));
+    assert!(forged(|(.., items)| drop(items.pop())));
+    let mut node = Bench::new(1);
+    node.receive(1, Batch::sign(&author(), "other", 5, (1, 1), vec![item("a")]));
+    assert_eq!(node.out(), ["fault 1"]);
+}
+
+#[test]
+fn limits_hold_before_anything_is_sent_and_where_it_comes_in() {
+    let config = Config::default();
+    let mut node = Bench::with(author(), 1, &config);
+    let limit = config.max_broadcast;
+    let mut say = |title: usize, len: usize| {
+        node.turn(|broadcasts, turn| {
+            broadcasts.publish(turn, "t".repeat(title), vec![0; len].into()).map(drop)
+        })
+    };
+    let len = limit + 1;
+    assert_eq!(say(0, len), Err(BroadcastError::TooLarge { len, limit }));
+    assert_eq!(say(257, 0), Err(BroadcastError::LongTitle(257)));
+    assert_eq!(say(256, limit), Ok(()));
+    let mut node = Bench::new(1);
+    let half = "x".repeat(limit / 2 + 1);
+    node.receive(1, batch(1, &[&half, &half]));
+    assert_eq!(node.out(), ["fault 1"]);
+}
+
+#[test]
+fn what_is_too_old_or_from_the_future_is_dropped() {
+    let config = Config::default();
+    let mut node = Bench::new(1);
+    let at = |offset: i64| {
+        let item = Item { time: UNIX.checked_add_signed(offset).unwrap(), ..item("x") };
+        Batch::sign(&author(), "net", 5, (1, 1), vec![item])
+    };
+    let age = i64::try_from((config.log_age + config.clock_skew).as_millis()).unwrap();
+    let skew = i64::try_from(config.clock_skew.as_millis()).unwrap();
+    node.receive(1, at(-age - 1000));
+    node.receive(1, at(skew + 60_000));
+    assert_eq!(node.out(), [""; 0]);
+    assert_eq!(node.broadcasts.counters().untimely, 2);
+    node.receive(1, at(skew));
+    assert_eq!(node.out(), ["heard x"]);
+}
+
+#[test]
+fn a_replay_is_nothing_new_for_as_long_as_it_could_pass_for_young() {
+    let config = Config::default();
+    let mut node = Bench::new(1);
+    node.receive(1, batch(1, &["a"]));
+    node.out();
+    let end = node.now + config.log_age + 2 * config.clock_skew;
+    while node.now < end {
+        node.receive(1, batch(1, &["a"]));
+        assert!(!node.out().contains(&"heard a".to_owned()), "at {:?}", node.now);
+        node.now = node.now + Duration::from_secs(20);
+        node.turn(Broadcasts::handle_timeout);
+    }
+    // By then it is kept no more, and nothing is remembered in the end.
+    while node.broadcasts.poll_timeout().is_some() {
+        node.wait();
+    }
+    assert!(node.broadcasts.runs.is_empty() && node.broadcasts.log.is_empty());
+    node.receive(1, batch(1, &["a"]));
+    assert_eq!(node.out(), [""; 0]);
+}
+
+#[test]
+fn the_log_is_bounded_in_number_and_bytes() {
+    let few = Config { log_count: 3, ..Config::default() };
+    let small = Config { log_bytes: 450, ..Config::default() };
+    for config in [few, small] {
+        let mut node = Bench::with(Key::from_secret(&[100; 32]), 1, &config);
+        for first in 1..=10 {
+            node.receive(1, batch(first, &["x"]));
+        }
+        let kept = node.broadcasts.log.after(run(), 0).count();
+        assert_eq!(kept, 3, "{config:?}");
+    }
+}
+
+#[test]
+fn what_was_kept_in_an_earlier_run_is_had_and_not_heard_again() {
+    let mut node = Bench::new(1);
+    node.turn(|broadcasts, turn| broadcasts.restore(turn, vec![batch(1, &["a", "b"])]));
+    node.receive(1, batch(1, &["a", "b"]));
+    assert_eq!(node.out(), ["prune 1"]);
+    node.receive(1, batch(3, &["c"]));
+    assert_eq!(node.out(), ["heard c"]);
+    assert_eq!(node.broadcasts.summary(), [Have { run: run(), upto: 3 }]);
+}
+
+#[test]
+fn a_link_that_ends_leaves_nothing_behind() {
+    let mut node = Bench::new(2);
+    node.hear(1, 5);
+    node.hear(2, 5);
+    node.wait();
+    assert_eq!(node.out(), ["want 1 0"]);
+    node.links.remove(&link(1));
+    node.turn(|broadcasts, turn| broadcasts.link_down(turn, link(1)));
+    node.wait();
+    assert_eq!(node.out(), ["want 2 0"]);
+    assert!(!node.broadcasts.runs[&run()].has.contains_key(&link(1)));
+}

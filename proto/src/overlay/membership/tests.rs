@@ -1,0 +1,496 @@
+use std::collections::VecDeque;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::SeedableRng;
+
+use super::*;
+use crate::event::Peer;
+
+const UNIX: u64 = 1_700_000_000_000;
+
+/// A node's membership, with the links and the time that it acts with.
+struct Bench {
+    membership: Membership,
+    links: BTreeMap<NodeId, Peer>,
+    now: Instant,
+    rng: ChaCha8Rng,
+    out: VecDeque<Output>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(Config::default(), false)
+    }
+
+    fn with(config: Config, manual: bool) -> Self {
+        let (name, network) = ("n".into(), "net".into());
+        let identity = Identity { key: key(100), name, network, epoch: UNIX, manual };
+        let mut bench = Self {
+            membership: Membership::new(&identity, &config),
+            links: BTreeMap::new(),
+            now: Instant::ZERO,
+            rng: ChaCha8Rng::seed_from_u64(1),
+            out: VecDeque::new(),
+        };
+        bench.turn(|membership, turn| membership.addresses(turn, &[address(100)]));
+        bench
+    }
+
+    /// One with neighbours 1 to `count`, which asked for it.
+    fn member(count: u8) -> Self {
+        let mut bench = Self::new();
+        for n in 1..=count {
+            bench.link(n, Direction::Inbound);
+            bench.request(n, Need::Low);
+        }
+        bench.out.clear();
+        bench
+    }
+
+    fn turn<T>(&mut self, act: impl FnOnce(&mut Membership, &mut Turn<'_>) -> T) -> T {
+        let mut turn = Turn {
+            now: self.now,
+            unix: UNIX + u64::try_from(self.now.since_origin().as_millis()).unwrap(),
+            links: &self.links,
+            rng: &mut self.rng,
+            out: &mut self.out,
+        };
+        act(&mut self.membership, &mut turn)
+    }
+
+    fn link(&mut self, n: u8, direction: Direction) {
+        self.links.insert(id(n), Peer::new(id(n), String::new(), address(n), direction));
+        self.turn(|membership, turn| membership.link_up(turn, id(n)));
+    }
+
+    fn unlink(&mut self, n: u8, reason: Reason) {
+        self.links.remove(&id(n));
+        let parting = Parting { reason, by_peer: true };
+        self.turn(|membership, turn| membership.link_down(turn, id(n), &parting));
+    }
+
+    fn receive(&mut self, from: u8, frame: Frame) {
+        self.turn(|membership, turn| membership.receive(turn, id(from), frame));
+    }
+
+    fn request(&mut self, from: u8, need: Need) {
+        let request = NeighbourRequest { need, record: record(from) };
+        self.receive(from, Frame::NeighbourRequest(request));
+    }
+
+    fn reply(&mut self, from: u8, outcome: Outcome, records: Vec<Record>) {
+        let reply = NeighbourReply { outcome, record: record(from), records };
+        self.receive(from, Frame::NeighbourReply(reply));
+    }
+
+    fn probed(&mut self, n: u8, answer: Option<Probe>) {
+        self.turn(|membership, turn| membership.probed(turn, id(n), answer, &[]));
+    }
+
+    /// Lets time pass up to the next thing to do.
+    fn wait(&mut self) {
+        self.now = self.membership.poll_timeout().expect("something to wait for");
+        self.turn(|membership, turn| membership.handle_timeout(turn, &[]));
+    }
+
+    /// Lets time pass until something like this comes out; what else does is lost.
+    fn wait_for(&mut self, what: &str) -> String {
+        let end = self.now + Duration::from_secs(120);
+        while self.now < end {
+            if let Some(said) = self.out().into_iter().find(|said| said.starts_with(what)) {
+                return said;
+            }
+            self.wait();
+        }
+        panic!("no `{what}`");
+    }
+
+    /// What came out, in words.
+    fn out(&mut self) -> Vec<String> {
+        let number = |id: NodeId| (1..=250).find(|n| self::id(*n) == id).unwrap();
+        let told = |records: &[Record]| {
+            records.iter().map(|record| format!(" +{}", number(record.node))).collect::<String>()
+        };
+        let words = |output: Output| match output {
+            Output::Send(to, frame) => {
+                let to = number(to);
+                match frame {
+                    Frame::NeighbourRequest(request) => format!("ask {to} {:?}", request.need),
+                    Frame::NeighbourReply(reply) => format!("reply {to} {:?}", reply.outcome),
+                    Frame::ForwardJoin(join) => {
+                        format!("join {to} {}{}", join.steps, told(&[join.record]))
+                    }
+                    Frame::Disconnect(parting) => {
+                        let why = if parting.leaves { "leave" } else { "part" };
+                        format!("{why} {to}{}", told(&parting.instead))
+                    }
+                    Frame::Shuffle(shuffle) => format!("shuffle {to} {}", shuffle.steps),
+                    Frame::ShuffleReply(reply) => format!("shuffled {to} {}", reply.id),
+                    Frame::Beacon(beacon) => format!("beacon {to} {}", number(beacon.least)),
+                    other => panic!("{other:?}"),
+                }
+            }
+            Output::Dial { address, quiet: true } => {
+                format!("dial {}", number(address.id.unwrap()))
+            }
+            Output::Probe { id, probe, .. } => format!("probe {} {}", number(id), probe.neighbour),
+            Output::Hangup(id, reason) => match reason {
+                Reason::Fault(_) => format!("fault {}", number(id)),
+                reason => format!("hang up {} {reason:?}", number(id)),
+            },
+            Output::Joined(id) => format!("joined {}", number(id)),
+            Output::JoinRefused(id, outcome) => format!("no join {} {outcome:?}", number(id)),
+            other => panic!("{other:?}"),
+        };
+        self.out.drain(..).map(words).collect()
+    }
+
+    fn active(&self) -> Vec<NodeId> {
+        self.membership.views().active
+    }
+
+    fn knows(&self, n: u8) -> bool {
+        self.membership.views().passive.contains(&id(n))
+    }
+}
+
+fn key(n: u8) -> Key {
+    Key::from_secret(&[n; 32])
+}
+
+fn id(n: u8) -> NodeId {
+    key(n).id()
+}
+
+/// Each node in a group of addresses of its own.
+fn address(n: u8) -> Address {
+    format!("{n}.1.2.3:7117").parse().unwrap()
+}
+
+fn record(n: u8) -> Record {
+    Record::sign(&key(n), "net", UNIX, &[address(n)])
+}
+
+fn answer(n: u8, neighbour: bool, least: u8) -> Probe {
+    let beacon = Beacon { least: id(least), count: UNIX };
+    Probe { neighbour, record: record(n), beacon, haves: Vec::new(), records: Vec::new() }
+}
+
+#[test]
+fn a_node_joins_through_a_link() {
+    let mut node = Bench::new();
+    node.link(1, Direction::Outbound);
+    assert_eq!(node.out(), [""; 0], "no member unless it is asked for");
+    node.turn(|membership, turn| membership.join(turn, id(1)));
+    assert_eq!(node.out(), ["ask 1 Join"]);
+    node.reply(1, Outcome::Accepted, vec![record(2), record(3)]);
+    assert_eq!(node.out(), ["beacon 1 100", "joined 1"]);
+    assert_eq!(node.active(), [id(1)]);
+    // Whom it was told of is asked, on a probe first, and dialled once a place is kept.
+    let probed: u8 = node.wait_for("probe")[6..7].parse().unwrap();
+    node.probed(probed, Some(answer(probed, true, 100)));
+    assert!(node.out().contains(&format!("dial {probed}")));
+    node.link(probed, Direction::Outbound);
+    assert_eq!(node.out(), [format!("ask {probed} Low")]);
+}
+
+#[test]
+fn a_node_by_hand_joins_nobody_and_takes_nobody() {
+    let mut node = Bench::with(Config::default(), true);
+    node.link(1, Direction::Inbound);
+    node.turn(|membership, turn| membership.join(turn, id(1)));
+    node.request(1, Need::High);
+    assert_eq!(node.out(), ["no join 1 Manual", "reply 1 Manual"]);
+    assert_eq!(node.membership.poll_timeout(), None);
+}
+
+#[test]
+fn a_join_that_is_refused_or_not_answered_is_told() {
+    let mut node = Bench::new();
+    for n in 1..=3 {
+        node.link(n, Direction::Outbound);
+        node.turn(|membership, turn| membership.join(turn, id(n)));
+    }
+    node.out();
+    node.reply(1, Outcome::Manual, Vec::new());
+    assert_eq!(node.out(), ["hang up 1 NotNeeded", "no join 1 Manual"]);
+    node.unlink(2, Reason::Stopping);
+    assert_eq!(node.out(), ["no join 2 Full"]);
+    assert_eq!(node.wait_for("no join"), "no join 3 Full");
+}
+
+#[test]
+fn a_new_node_is_told_of_and_the_neighbour_that_goes_is_told_whom_to_ask() {
+    let mut node = Bench::member(5);
+    node.link(6, Direction::Inbound);
+    node.request(6, Need::Join);
+    let out = node.out();
+    let gone = (1..=5).find(|n| !node.active().contains(&id(*n))).unwrap();
+    assert_eq!(out[0], format!("part {gone} +6"));
+    assert_eq!(out[1], "reply 6 Accepted");
+    let joins = out.iter().filter(|said| said.starts_with("join ") && said.ends_with(" 6 +6"));
+    assert_eq!(joins.count(), 4);
+    assert_eq!(node.active().len(), 5);
+    assert!(node.knows(gone), "it can be asked again");
+}
+
+#[test]
+fn the_side_that_has_dialled_closes_the_link_unless_it_is_pinned() {
+    for pinned in [false, true] {
+        let mut node = Bench::member(1);
+        node.link(2, Direction::Outbound);
+        if pinned {
+            node.membership.pin(id(2));
+        }
+        node.request(2, Need::Low);
+        node.out();
+        for n in [1, 2] {
+            let parting = Disconnect { instead: Vec::new(), leaves: false };
+            node.receive(n, Frame::Disconnect(parting));
+        }
+        let expected: &[&str] = if pinned { &[] } else { &["hang up 2 Traded"] };
+        assert_eq!(node.out(), expected);
+        assert!(node.active().is_empty());
+    }
+}
+
+#[test]
+fn a_full_node_refuses_who_has_others_and_keeps_its_word() {
+    let mut node = Bench::member(5);
+    node.link(6, Direction::Inbound);
+    node.request(6, Need::Low);
+    assert_eq!(node.out(), ["reply 6 Full"]);
+    // A place that was kept for a probe is not given to another.
+    let mut node = Bench::member(4);
+    let mut probe = answer(7, true, 7);
+    probe.record = record(7);
+    let told = node
+        .turn(|membership, turn| membership.answer_probe(turn, id(7), probe.clone(), Vec::new()));
+    assert!(told.neighbour);
+    for (n, expected) in [(6, "reply 6 Full"), (7, "reply 7 Accepted")] {
+        node.link(n, Direction::Inbound);
+        node.request(n, Need::Low);
+        assert_eq!(node.out()[0], expected);
+    }
+    // And it is not kept for ever.
+    let mut node = Bench::member(4);
+    node.turn(|membership, turn| membership.answer_probe(turn, id(7), probe, Vec::new()));
+    node.now = node.now + PATIENCE;
+    node.link(6, Direction::Inbound);
+    node.request(6, Need::Low);
+    assert_eq!(node.out()[0], "reply 6 Accepted");
+}
+
+#[test]
+fn who_is_named_instead_is_asked_first() {
+    let mut node = Bench::member(5);
+    let parting = Disconnect { instead: vec![record(9)], leaves: true };
+    node.receive(1, Frame::Disconnect(parting));
+    node.wait();
+    assert_eq!(node.out(), ["dial 9"]);
+    assert!(!node.knows(1), "who leaves is not asked again");
+}
+
+#[test]
+fn a_lost_neighbour_is_replaced_at_once() {
+    let mut node = Bench::member(2);
+    node.turn(|membership, turn| membership.known(turn, vec![(id(8), vec![address(8)])]));
+    let now = node.now;
+    node.unlink(1, Reason::Lost("reset".into()));
+    node.wait();
+    assert_eq!((node.now, node.out()), (now, vec!["probe 8 true".to_owned()]));
+    // Without any neighbour there is no time to ask politely.
+    node.unlink(2, Reason::Lost("reset".into()));
+    node.probed(8, None);
+    node.turn(|membership, turn| membership.known(turn, vec![(id(9), vec![address(9)])]));
+    node.wait();
+    assert_eq!(node.out(), ["dial 9"]);
+    node.link(9, Direction::Outbound);
+    assert_eq!(node.out(), ["ask 9 High"]);
+}
+
+#[test]
+fn a_link_that_another_takes_the_place_of_stays_a_neighbours() {
+    let mut node = Bench::member(1);
+    node.unlink(1, Reason::Duplicate);
+    node.link(1, Direction::Outbound);
+    assert_eq!(node.out(), ["ask 1 High"]);
+}
+
+#[test]
+fn leaving_hands_the_place_over_and_nobody_gets_in_again() {
+    let mut node = Bench::member(3);
+    node.turn(Membership::leave);
+    let out = node.out();
+    assert_eq!(out.len(), 3);
+    for said in out {
+        assert!(said.starts_with("leave") && said.matches('+').count() == 2, "{said}");
+    }
+    assert_eq!(node.membership.poll_timeout(), None);
+    node.request(1, Need::High);
+    assert_eq!(node.out(), ["reply 1 Manual"]);
+    // Until it joins again.
+    node.turn(|membership, turn| membership.join(turn, id(1)));
+    assert_eq!(node.out(), ["ask 1 Join"]);
+}
+
+#[test]
+fn a_walk_ends_where_there_is_room_or_at_its_last_step() {
+    let walk = |steps| Frame::ForwardJoin(ForwardJoin { steps, record: record(9) });
+    let mut full = Bench::member(5);
+    full.receive(1, walk(6));
+    let out = full.out();
+    assert!(out.len() == 1 && out[0].starts_with("join") && out[0].ends_with("5 +9"), "{out:?}");
+    assert!(!out[0].starts_with("join 1"), "not back");
+    full.receive(1, walk(0));
+    assert_eq!(full.out(), ["dial 9"]);
+    let mut roomy = Bench::member(3);
+    roomy.receive(1, walk(6));
+    assert_eq!(roomy.out(), ["dial 9"]);
+    // A stranger's is not believed.
+    let mut node = Bench::member(3);
+    node.link(8, Direction::Inbound);
+    node.receive(8, walk(6));
+    let forged = Record { time: UNIX + 1, ..record(9) };
+    node.receive(1, Frame::ForwardJoin(ForwardJoin { steps: 0, record: forged }));
+    assert_eq!(node.out(), [""; 0]);
+}
+
+#[test]
+fn a_shuffle_goes_on_and_its_answer_comes_back() {
+    let mut node = Bench::member(2);
+    let shuffle = |id, steps| Frame::Shuffle(Shuffle { id, steps, records: vec![record(9)] });
+    node.receive(1, shuffle(5, 6));
+    assert_eq!(node.out(), ["shuffle 2 5"]);
+    let answer = Frame::ShuffleReply(ShuffleReply { id: 5, records: vec![record(10)] });
+    node.receive(2, answer.clone());
+    node.receive(2, answer);
+    assert_eq!(node.out(), ["shuffled 1 5"], "once");
+    assert!(!node.knows(9) && !node.knows(10), "they are for others");
+    node.receive(1, shuffle(6, 0));
+    assert_eq!(node.out(), ["shuffled 1 6"]);
+    assert!(node.knows(9));
+}
+
+#[test]
+fn what_is_told_pushes_out_nobody_that_was_reached() {
+    let mut node = Bench::member(5);
+    for n in 10..30 {
+        node.turn(|membership, turn| membership.passive.reached(turn, record(n)));
+    }
+    for n in 101..=240 {
+        node.turn(|membership, turn| membership.passive.told(turn, record(n)));
+    }
+    let known = node.membership.views().passive.len();
+    assert_eq!(known, 30);
+    assert!((10..30).all(|n| node.knows(n)));
+    // Even where they are gone for a while.
+    for n in 10..30 {
+        node.turn(|membership, turn| membership.passive.failed(turn.now, id(n)));
+    }
+    assert!((10..30).all(|n| node.knows(n)));
+}
+
+#[test]
+fn one_group_of_addresses_gets_a_fifth() {
+    let mut node = Bench::member(5);
+    let of_one = |n: u8| {
+        let address = format!("198.51.{n}.1:7117").parse().unwrap();
+        Record::sign(&key(n), "net", UNIX, &[address])
+    };
+    for n in 110..=240 {
+        node.turn(|membership, turn| membership.passive.told(turn, of_one(n)));
+        node.turn(|membership, turn| membership.passive.reached(turn, of_one(n - 105)));
+    }
+    assert_eq!(node.membership.views().passive.len(), 2 + 4);
+}
+
+#[test]
+fn a_neighbour_tells_at_a_bounded_rate() {
+    let mut node = Bench::member(5);
+    let mut taken = 0;
+    for round in 0..50u64 {
+        // Later and later records of the same nodes: each of them is news.
+        let records = (10..20).map(|n| Record::sign(&key(n), "net", UNIX + round, &[address(n)]));
+        let before = node.membership.budgets.take(node.now, id(2), 0);
+        assert_eq!(before, 0);
+        node.turn(|membership, turn| membership.learn(turn, id(1), records.collect()));
+        taken += node.membership.passive.ids().count();
+    }
+    assert!(taken > 0);
+    assert_eq!(node.membership.budgets.take(node.now, id(1), 1), 0, "all is spent");
+    assert_eq!(node.membership.budgets.take(node.now + Duration::from_secs(5), id(1), 99), 10);
+}
+
+#[test]
+fn records_that_are_old_or_forged_are_not_learnt() {
+    let mut node = Bench::member(5);
+    let old = Record::sign(&key(9), "net", UNIX - MAX_RECORD_AGE - 1, &[address(9)]);
+    let ahead = Record::sign(&key(10), "net", UNIX + 3_600_000, &[address(10)]);
+    let elsewhere = Record::sign(&key(11), "other", UNIX, &[address(11)]);
+    let mut forged = record(12);
+    forged.addresses[0] = address(13);
+    let records = vec![old, ahead, elsewhere, forged, record(14)];
+    node.turn(|membership, turn| membership.learn(turn, id(1), records));
+    assert_eq!(node.membership.views().passive, [id(14)]);
+}
+
+#[test]
+fn a_record_of_somebody_else_is_a_fault() {
+    let mut node = Bench::new();
+    node.link(1, Direction::Inbound);
+    let request = NeighbourRequest { need: Need::High, record: record(2) };
+    node.receive(1, Frame::NeighbourRequest(request));
+    assert_eq!(node.out(), ["fault 1"]);
+}
+
+#[test]
+fn the_least_node_gives_signs_of_life_and_is_forgotten_without() {
+    let mut node = Bench::member(2);
+    let least = (1..=250).min_by_key(|n| id(*n)).unwrap();
+    assert_ne!(least, 100);
+    let beacon = |count| Frame::Beacon(Beacon { least: id(least), count });
+    node.receive(1, beacon(7));
+    assert_eq!(node.out(), [format!("beacon 2 {least}")]);
+    node.receive(2, beacon(7));
+    node.receive(2, beacon(6));
+    assert_eq!(node.out(), [""; 0], "no news");
+    node.receive(2, beacon(8));
+    assert_eq!(node.out(), [format!("beacon 1 {least}")]);
+    let heard = node.now;
+    node.wait_for("beacon 1 100");
+    let silent = node.now.since(heard);
+    assert!((30..=45).contains(&silent.as_secs()), "{silent:?}");
+}
+
+#[test]
+fn who_hears_of_another_least_is_brought_together() {
+    let mut node = Bench::member(5);
+    node.turn(|membership, turn| membership.known(turn, vec![(id(8), vec![address(8)])]));
+    node.now = node.now + Duration::from_secs(20);
+    node.turn(|membership, turn| membership.probe(turn, id(8), false, &[]));
+    node.out();
+    node.probed(8, Some(answer(8, false, 8)));
+    assert_eq!(node.out(), ["dial 8"]);
+    node.link(8, Direction::Outbound);
+    assert_eq!(node.out(), ["ask 8 High"]);
+    node.reply(8, Outcome::Accepted, Vec::new());
+    assert!(node.active().contains(&id(8)) && node.active().len() == 5);
+}
+
+#[test]
+fn all_that_was_asked_ends() {
+    let mut node = Bench::member(1);
+    node.turn(|membership, turn| membership.known(turn, vec![(id(8), vec![address(8)])]));
+    let address = node.membership.passive.addresses(id(8));
+    node.turn(|membership, turn| {
+        membership.approach(turn, id(8), address.clone(), Need::Low, false);
+    });
+    assert_eq!(node.out(), ["dial 8"]);
+    node.turn(|membership, turn| membership.dial_failed(turn, &address[0]));
+    assert!(node.membership.dials.is_empty());
+    node.link(9, Direction::Outbound);
+    node.turn(|membership, turn| membership.ask(turn, id(9), Need::Low, false));
+    assert_eq!(node.wait_for("hang up"), "hang up 9 NotNeeded");
+    assert!(node.membership.asked.is_empty());
+}
