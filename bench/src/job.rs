@@ -30,6 +30,8 @@ pub(crate) enum Workload {
     Fairness,
     /// Many who do not read.
     Unread,
+    /// Broadcasts through a network of many nodes.
+    Network,
 }
 
 /// One of the cases that a workload has for each system.
@@ -55,7 +57,7 @@ pub(crate) struct Job {
 }
 
 impl Workload {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Throughput,
         Self::BothWays,
         Self::Latency,
@@ -66,6 +68,7 @@ impl Workload {
         Self::Idle,
         Self::Fairness,
         Self::Unread,
+        Self::Network,
     ];
 
     /// The name, in reports and on command lines.
@@ -81,6 +84,7 @@ impl Workload {
             Self::Idle => "idle",
             Self::Fairness => "fairness",
             Self::Unread => "unread",
+            Self::Network => "network",
         }
     }
 

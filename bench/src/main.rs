@@ -14,9 +14,11 @@ use tokio::runtime::Runtime;
 mod bulk;
 mod crowd;
 mod framed;
+mod heard;
 mod job;
 mod link;
 mod messages;
+mod network;
 mod process;
 mod report;
 mod side_by_side;
@@ -37,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Parser)]
 struct Arguments {
     /// What to measure: `all`, or some of throughput, both-ways, latency, streams, start, fan-out,
-    /// connections, idle, fairness and unread.
+    /// connections, idle, fairness, unread and network.
     #[arg(required = true, value_name = "WORKLOAD")]
     workloads: Vec<String>,
     /// How often; figures are medians.
@@ -116,7 +118,7 @@ fn measure(runtime: &Runtime, arguments: &Arguments) -> Result<()> {
 }
 
 async fn one(job: Job) -> Result<Vec<report::Measurement>> {
-    let limit = PATIENCE + job.length;
+    let limit = PATIENCE + job.workload.lengths() * job.length;
     let Ok(measured) = tokio::time::timeout(limit, job.workload.measure(&job)).await else {
         bail!("no end after {} s", limit.as_secs());
     };

@@ -64,8 +64,14 @@ impl Numbers {
     }
 }
 
-fn put(message: &mut [u8], number: u64) {
+/// Puts `number` into `message`.
+pub(crate) fn put(message: &mut [u8], number: u64) {
     message[..LEAST].copy_from_slice(&number.to_le_bytes());
+}
+
+/// The number in `message`, unless that is too short for one.
+pub(crate) fn number(message: &[u8]) -> Option<u64> {
+    message.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
 /// Checks and counts what arrives.
@@ -107,7 +113,7 @@ impl Arrivals {
     /// Takes one message; returns the account once it is the last.
     pub(crate) fn take(&mut self, message: &[u8]) -> Option<Arrived> {
         let first = *self.first.get_or_insert_with(Instant::now);
-        let number = message.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let number = number(message).unwrap_or_default();
         if number == LAST {
             let (messages, disordered) = (self.next, self.disordered);
             return Some(Arrived { messages, disordered, elapsed: first.elapsed() });

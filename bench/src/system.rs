@@ -26,6 +26,12 @@ pub(crate) enum System {
     /// A QUIC stream, with messages as on raw TLS.
     #[cfg(feature = "systems")]
     Iroh,
+    /// A network of libp2p's swarms that broadcast by gossipsub.
+    #[cfg(feature = "systems")]
+    Gossipsub,
+    /// A network of iroh's endpoints that broadcast by iroh-gossip. Broadcasts are not signed.
+    #[cfg(feature = "systems")]
+    IrohGossip,
     /// The Python package. Not encrypted.
     #[cfg(feature = "systems")]
     P2pnetwork,
@@ -51,6 +57,10 @@ impl System {
         #[cfg(feature = "systems")]
         Self::Iroh,
         #[cfg(feature = "systems")]
+        Self::Gossipsub,
+        #[cfg(feature = "systems")]
+        Self::IrohGossip,
+        #[cfg(feature = "systems")]
         Self::P2pnetwork,
     ];
 
@@ -71,6 +81,10 @@ impl System {
             #[cfg(feature = "systems")]
             Self::Iroh => "iroh",
             #[cfg(feature = "systems")]
+            Self::Gossipsub => "gossipsub",
+            #[cfg(feature = "systems")]
+            Self::IrohGossip => "iroh-gossip",
+            #[cfg(feature = "systems")]
             Self::P2pnetwork => "p2pnetwork",
         }
     }
@@ -82,12 +96,22 @@ impl System {
         found.with_context(|| format!("no system `{name}`; there are {names}"))
     }
 
+    /// Whether it is there for its broadcasts alone: what [`Network`](crate::network::Network) knows
+    /// beside nodes.
+    pub(crate) fn only_broadcasts(self) -> bool {
+        match self {
+            #[cfg(feature = "systems")]
+            Self::Gossipsub | Self::IrohGossip => true,
+            _ => false,
+        }
+    }
+
     /// Whether this program can be an end of its links: what [`Link`](crate::link::Link) knows.
     pub(crate) fn has_links(self) -> bool {
         match self {
             #[cfg(feature = "systems")]
             Self::P2pnetwork => false,
-            _ => true,
+            _ => !self.only_broadcasts(),
         }
     }
 
@@ -107,7 +131,7 @@ impl System {
         match self {
             #[cfg(feature = "systems")]
             Self::ZenohTcp | Self::ZenohTls | Self::P2pnetwork => false,
-            _ => true,
+            _ => !self.only_broadcasts(),
         }
     }
 }

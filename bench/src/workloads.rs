@@ -5,6 +5,7 @@ use anyhow::Result;
 
 use crate::crowd::Hub;
 use crate::job::{Case, Job, Workload};
+use crate::network::Network;
 use crate::report::Measurement;
 use crate::system::System;
 
@@ -13,6 +14,7 @@ mod fairness;
 mod fan_out;
 mod idle;
 mod latency;
+mod network;
 mod start;
 mod streams;
 mod throughput;
@@ -32,11 +34,15 @@ impl Workload {
             Self::Idle => idle::cases(),
             Self::Fairness => fairness::cases(),
             Self::Unread => unread::cases(),
+            Self::Network => network::cases(),
         }
     }
 
     /// Whether `system` can do `case`.
     pub(crate) fn does(self, system: System, case: &Case) -> bool {
+        if system.only_broadcasts() {
+            return self == Self::Network;
+        }
         match self {
             // Two Python processes do these, and in other cases they take minutes.
             Self::Throughput => system.has_links() || case.amount <= 64,
@@ -48,6 +54,15 @@ impl Workload {
             Self::Connections | Self::Idle => Hub::is_there(system),
             Self::Fairness => matches!(system, System::RawTls | System::Peerkit),
             Self::Unread => system == System::Peerkit,
+            Self::Network => Network::is_there(system),
+        }
+    }
+
+    /// How many times the length a measurement runs at the most.
+    pub(crate) fn lengths(self) -> u32 {
+        match self {
+            Self::Network => network::lengths(),
+            _ => 1,
         }
     }
 
@@ -66,6 +81,7 @@ impl Workload {
             Self::Idle => idle::measure(job).await,
             Self::Fairness => fairness::measure(job).await,
             Self::Unread => unread::measure(job).await,
+            Self::Network => network::measure(job).await,
         }
     }
 
@@ -82,6 +98,7 @@ impl Workload {
             Self::Idle => idle::play(job, rest).await,
             Self::Fairness => fairness::play(job, rest).await,
             Self::Unread => unread::play(job, rest).await,
+            Self::Network => network::play(job).await,
         }
     }
 }

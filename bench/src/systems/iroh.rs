@@ -1,12 +1,14 @@
-//! iroh: streams on a QUIC connection. No relay, no discovery, no mapping of ports.
+//! iroh: streams on a QUIC connection, or iroh-gossip. No relay, no discovery, no mapping of ports.
 
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
-use iroh::endpoint::{Connection, PortmapperConfig, RecvStream, SendStream, presets};
+use iroh::endpoint::{Builder, Connection, PortmapperConfig, RecvStream, SendStream, presets};
 use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode};
 
 use crate::bulk::Stream;
+
+pub(crate) mod network;
 
 const ALPN: &[u8] = b"bench";
 
@@ -61,13 +63,15 @@ impl Dialler {
 }
 
 async fn endpoint() -> Result<Endpoint> {
-    let builder = Endpoint::builder(presets::Minimal)
+    Ok(builder()?.alpns(vec![ALPN.to_vec()]).bind().await?)
+}
+
+fn builder() -> Result<Builder> {
+    Ok(Endpoint::builder(presets::Minimal)
         .relay_mode(RelayMode::Disabled)
         .portmapper_config(PortmapperConfig::Disabled)
-        .alpns(vec![ALPN.to_vec()])
         .clear_ip_transports()
-        .bind_addr("127.0.0.1:0")?;
-    Ok(builder.bind().await?)
+        .bind_addr("127.0.0.1:0")?)
 }
 
 fn both((sending, receiving): (SendStream, RecvStream)) -> Stream {

@@ -1,11 +1,12 @@
-//! libp2p: TCP, noise or TLS, and yamux; no behaviour but streams.
+//! libp2p: TCP, noise or TLS, and yamux; no behaviour but streams, or gossipsub.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::StreamExt;
+use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
-use libp2p::swarm::SwarmEvent;
+use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, noise, tcp, tls, yamux};
 use libp2p_stream::{Behaviour, Control, IncomingStreams};
 use tokio::task::JoinSet;
@@ -14,7 +15,12 @@ use tokio_util::compat::FuturesAsyncReadCompatExt;
 use crate::bulk::Stream;
 use crate::system::System;
 
+pub(crate) mod network;
+
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/bench");
+
+/// A behaviour, as the builder of swarms takes it.
+type Made<B> = Result<B, Box<dyn std::error::Error + Send + Sync>>;
 
 /// A swarm that takes streams.
 pub(crate) struct Listener {
@@ -25,13 +31,8 @@ pub(crate) struct Listener {
 
 impl Listener {
     pub(crate) async fn bind(system: System) -> Result<Self> {
-        let mut swarm = swarm(system)?;
-        swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse()?)?;
-        let address = loop {
-            if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
-                break address.with(Protocol::P2p(*swarm.local_peer_id())).to_string();
-            }
-        };
+        let mut swarm = swarm(system, |_| Ok(Behaviour::new()))?;
+        let address = listen(&mut swarm).await?.to_string();
         let streams = swarm.behaviour().new_control().accept(PROTOCOL)?;
         Ok(Self { address, streams, _driving: drive(swarm) })
     }
@@ -59,7 +60,7 @@ impl Dialler {
         let Some(Protocol::P2p(peer)) = address.iter().last() else {
             bail!("no peer in {address}")
         };
-        let mut swarm = swarm(system)?;
+        let mut swarm = swarm(system, |_| Ok(Behaviour::new()))?;
         swarm.dial(address)?;
         loop {
             match swarm.select_next_some().await {
@@ -79,7 +80,20 @@ impl Dialler {
     }
 }
 
-fn swarm(system: System) -> Result<Swarm<Behaviour>> {
+/// Has `swarm` listen on a port of 127.0.0.1 that is free; returns where it can be dialled.
+async fn listen<B: NetworkBehaviour>(swarm: &mut Swarm<B>) -> Result<Multiaddr> {
+    swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse()?)?;
+    loop {
+        if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
+            return Ok(address.with(Protocol::P2p(*swarm.local_peer_id())));
+        }
+    }
+}
+
+fn swarm<B: NetworkBehaviour>(
+    system: System,
+    behaviour: impl FnOnce(&Keypair) -> Made<B>,
+) -> Result<Swarm<B>> {
     let builder = SwarmBuilder::with_new_identity().with_tokio();
     let tcp = tcp::Config::default().nodelay(true);
     let yamux = yamux::Config::default;
@@ -87,17 +101,20 @@ fn swarm(system: System) -> Result<Swarm<Behaviour>> {
     let patient = |config: libp2p::swarm::Config| {
         config.with_idle_connection_timeout(Duration::from_secs(3_600))
     };
-    ensure!(matches!(system, System::Libp2pNoise | System::Libp2pTls), "not a libp2p");
+    ensure!(
+        matches!(system, System::Libp2pNoise | System::Libp2pTls | System::Gossipsub),
+        "not a libp2p"
+    );
     // Each step of the builder is a type of its own.
     Ok(match system {
         System::Libp2pTls => builder
             .with_tcp(tcp, tls::Config::new, yamux)?
-            .with_behaviour(|_| Behaviour::new())?
+            .with_behaviour(behaviour)?
             .with_swarm_config(patient)
             .build(),
         _ => builder
             .with_tcp(tcp, noise::Config::new, yamux)?
-            .with_behaviour(|_| Behaviour::new())?
+            .with_behaviour(behaviour)?
             .with_swarm_config(patient)
             .build(),
     })

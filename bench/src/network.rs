@@ -1,0 +1,99 @@
+//! Many nodes in this process, of which one broadcasts to all others.
+
+use anyhow::{Result, bail};
+
+use crate::heard::Log;
+use crate::system::System;
+use crate::systems::peerkit;
+#[cfg(feature = "systems")]
+use crate::systems::{iroh, libp2p};
+
+/// The nodes.
+pub(crate) enum Network {
+    Peerkit(peerkit::network::Network),
+    #[cfg(feature = "systems")]
+    Gossipsub(libp2p::network::Network),
+    #[cfg(feature = "systems")]
+    IrohGossip(iroh::network::Network),
+}
+
+/// What all nodes have received so far, as far as the system tells.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Received {
+    /// Broadcasts, those too that a node had already.
+    pub copies: Option<u64>,
+    /// Bytes of everything.
+    pub bytes: Option<u64>,
+}
+
+impl Network {
+    /// Whether there is one of `system`.
+    pub(crate) fn is_there(system: System) -> bool {
+        system == System::Peerkit || system.only_broadcasts()
+    }
+
+    /// Makes a node for each of `logs`, which notes what that node hears. Returns once they have
+    /// settled.
+    pub(crate) async fn form(system: System, logs: &[Log]) -> Result<Self> {
+        Ok(match system {
+            System::Peerkit => Self::Peerkit(peerkit::network::Network::form(logs).await?),
+            #[cfg(feature = "systems")]
+            System::Gossipsub => Self::Gossipsub(libp2p::network::Network::form(logs).await?),
+            #[cfg(feature = "systems")]
+            System::IrohGossip => Self::IrohGossip(iroh::network::Network::form(logs).await?),
+            other => bail!("{} is not measured as a network", other.name()),
+        })
+    }
+
+    /// Has the node `author` broadcast. Waits until it has taken the message; false where it has no
+    /// room for it.
+    pub(crate) async fn broadcast(&self, author: usize, message: &[u8]) -> Result<bool> {
+        match self {
+            Self::Peerkit(network) => network.broadcast(author, message).await,
+            #[cfg(feature = "systems")]
+            Self::Gossipsub(network) => network.broadcast(author, message).await,
+            #[cfg(feature = "systems")]
+            Self::IrohGossip(network) => network.broadcast(author, message).await,
+        }
+    }
+
+    /// What all nodes have received so far.
+    pub(crate) fn received(&self) -> Received {
+        match self {
+            Self::Peerkit(network) => network.received(),
+            #[cfg(feature = "systems")]
+            Self::Gossipsub(network) => network.received(),
+            #[cfg(feature = "systems")]
+            Self::IrohGossip(network) => network.received(),
+        }
+    }
+}
+
+/// Picks `wanted` of the nodes before `node`, or all if they are fewer; the same in every run.
+#[cfg(feature = "systems")]
+pub(crate) fn earlier(node: usize, wanted: usize) -> std::collections::BTreeSet<usize> {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+
+    let mut picked = std::collections::BTreeSet::new();
+    let mut draw = 0_u64;
+    while picked.len() < wanted.min(node) {
+        let mut hasher = DefaultHasher::new();
+        (node, draw).hash(&mut hasher);
+        picked.insert((hasher.finish() % node as u64) as usize);
+        draw += 1;
+    }
+    picked
+}
+
+#[cfg(all(test, feature = "systems"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_know_of_those_before_them() {
+        assert!(earlier(0, 5).is_empty());
+        assert_eq!(earlier(3, 5).into_iter().collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(earlier(31, 5).len(), 5);
+        assert!(earlier(31, 5).iter().all(|node| *node < 31));
+    }
+}

@@ -1,0 +1,84 @@
+//! iroh-gossip: endpoints that join through some of those before them. They find each other's
+//! addresses in memory. Broadcasts are not signed.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use futures::StreamExt;
+use iroh::address_lookup::memory::MemoryLookup;
+use iroh::protocol::Router;
+use iroh::{EndpointAddr, EndpointId};
+use iroh_gossip::TopicId;
+use iroh_gossip::api::{Event, GossipReceiver, GossipSender};
+use iroh_gossip::net::Gossip;
+use tokio::task::JoinSet;
+
+use crate::heard::Log;
+use crate::network::{Received, earlier};
+
+/// Of the nodes before it, through how many each joins.
+const KNOWN: usize = 3;
+
+/// From the last join to the first broadcast.
+const SETTLING: Duration = Duration::from_secs(8);
+
+const TOPIC: TopicId = TopicId::from_bytes([1; 32]);
+
+/// The endpoints, and a task that listens for each.
+pub(crate) struct Network {
+    nodes: Vec<Member>,
+    _listening: JoinSet<()>,
+}
+
+struct Member {
+    sender: GossipSender,
+    gossip: Gossip,
+    _router: Router,
+}
+
+impl Network {
+    pub(crate) async fn form(logs: &[Log]) -> Result<Self> {
+        let lookup = MemoryLookup::new();
+        let (mut ids, mut nodes) = (Vec::<EndpointId>::new(), Vec::new());
+        let mut listening = JoinSet::new();
+        for (node, log) in logs.iter().enumerate() {
+            let endpoint = super::builder()?.address_lookup(lookup.clone()).bind().await?;
+            let address = EndpointAddr::new(endpoint.id());
+            lookup.add_endpoint_info(
+                endpoint.bound_sockets().into_iter().fold(address, EndpointAddr::with_ip_addr),
+            );
+            let gossip = Gossip::builder().spawn(endpoint.clone());
+            let router =
+                Router::builder(endpoint.clone()).accept(iroh_gossip::ALPN, gossip.clone()).spawn();
+            let known = earlier(node, KNOWN).into_iter().map(|other| ids[other]).collect();
+            let (sender, mut receiver) = gossip.subscribe(TOPIC, known).await?.split();
+            if node > 0 {
+                receiver.joined().await?;
+            }
+            listening.spawn(listen(receiver, log.clone()));
+            ids.push(endpoint.id());
+            nodes.push(Member { sender, gossip, _router: router });
+        }
+        tokio::time::sleep(SETTLING).await;
+        Ok(Self { nodes, _listening: listening })
+    }
+
+    pub(crate) async fn broadcast(&self, author: usize, message: &[u8]) -> Result<bool> {
+        self.nodes[author].sender.broadcast(message.to_vec().into()).await?;
+        Ok(true)
+    }
+
+    pub(crate) fn received(&self) -> Received {
+        let copies = self.nodes.iter().map(|node| node.gossip.metrics().msgs_data_recv.get()).sum();
+        Received { copies: Some(copies), bytes: None }
+    }
+}
+
+/// Notes what comes. What was too much for the receiver has not come.
+async fn listen(mut receiver: GossipReceiver, log: Log) {
+    while let Some(Ok(event)) = receiver.next().await {
+        if let Event::Received(message) = event {
+            log.note(&message.content);
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Nodes that join through the first of them.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use peerkit::{Broadcast, Context, Handler, Node};
+
+use crate::heard::Log;
+use crate::network::Received;
+
+/// Between two looks at who is there.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The nodes.
+pub(crate) struct Network {
+    nodes: Vec<Node>,
+}
+
+impl Network {
+    pub(crate) async fn form(logs: &[Log]) -> Result<Self> {
+        let mut nodes: Vec<Node> = Vec::new();
+        for log in logs {
+            let ear = Ear { log: log.clone() };
+            let node = Node::builder().listen("127.0.0.1:0").handler(ear).spawn().await?;
+            if let Some(first) = nodes.first() {
+                let address = *first.listening().first().context("the first does not listen")?;
+                node.join(&[address.into()]).await?;
+            }
+            nodes.push(node);
+        }
+        let network = Self { nodes };
+        network.settle().await?;
+        Ok(network)
+    }
+
+    /// Waits until each is reached by all others: links go both ways, so it is enough to ask one.
+    async fn settle(&self) -> Result<()> {
+        let first = self.nodes.first().context("no nodes")?;
+        loop {
+            let found = first.discover(-1).await?;
+            if found.complete && found.nodes.len() == self.nodes.len() {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    pub(crate) async fn broadcast(&self, author: usize, message: &[u8]) -> Result<bool> {
+        self.nodes[author].broadcast("", message).await?;
+        Ok(true)
+    }
+
+    pub(crate) fn received(&self) -> Received {
+        let bytes = self.nodes.iter().map(|node| node.status().counters.bytes_received).sum();
+        Received { bytes: Some(bytes), copies: None }
+    }
+}
+
+/// The handler.
+struct Ear {
+    log: Log,
+}
+
+impl Handler for Ear {
+    fn node_broadcast(&mut self, _: &mut Context<'_>, broadcast: Broadcast) {
+        self.log.note(broadcast.message.body());
+    }
+}
