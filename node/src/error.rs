@@ -76,7 +76,7 @@ pub enum Error {
     #[error("not connected to {0}")]
     NotConnected(NodeId),
     /// There is no link with that node, and nobody who answers knows it.
-    #[error("no node that can be asked knows {0}")]
+    #[error("no node that this one can ask knows {0}: connect to it, or to one that does")]
     NotFound(NodeId),
     /// A message that others were to pass on to a node that can't be dialled did not arrive, or may
     /// not have.
@@ -106,6 +106,12 @@ pub enum Error {
     /// No connected node has that name or identity.
     #[error("no connected node is called `{0}`: `peers` lists those that are")]
     UnknownPeer(String),
+    /// No node that is connected, or was met, has that name or identity.
+    #[error(
+        "no node that was met is called `{0}`: `peers` lists those that were, and a whole identity \
+         of 64 digits will do for any node"
+    )]
+    UnknownNode(String),
     /// Several nodes have that name, or identities that begin so.
     #[error("`{0}` could be several nodes: write more of the identity")]
     AmbiguousPeer(String),
