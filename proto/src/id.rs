@@ -49,7 +49,8 @@ impl NodeId {
 
     /// The X25519 public key that belongs to this one (RFC 7748, section 4.1); `None` where the
     /// bytes are no key.
-    pub(crate) fn to_x25519(self) -> Option<[u8; ID_LEN]> {
+    #[must_use]
+    pub fn to_x25519(self) -> Option<[u8; ID_LEN]> {
         let key = VerifyingKey::from_bytes(&self.0).ok()?;
         (!key.is_weak()).then(|| key.to_montgomery().to_bytes())
     }
