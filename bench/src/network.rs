@@ -58,9 +58,9 @@ impl Network {
     }
 
     /// What all nodes have received so far.
-    pub(crate) fn received(&self) -> Received {
+    pub(crate) async fn received(&self) -> Received {
         match self {
-            Self::Peerkit(network) => network.received(),
+            Self::Peerkit(network) => network.received().await,
             #[cfg(feature = "systems")]
             Self::Gossipsub(network) => network.received(),
             #[cfg(feature = "systems")]

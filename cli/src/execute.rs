@@ -249,11 +249,13 @@ impl Session {
     async fn map(&self, file: Option<PathBuf>) -> anyhow::Result<Outcome> {
         let write = file.as_deref().map(form).transpose()?;
         let discovery = self.node.discover(WHOLE_NETWORK).await?;
-        let map = Graph::new(&discovery.nodes);
+        let map = Graph::new(&discovery.nodes).of_network(self.node.network());
         let (Some(path), Some(write)) = (file, write) else {
             return Ok(Outcome::Map { map });
         };
-        let written = tokio::fs::write(&path, write(&map)).await;
+        // A picture of a large network takes its time.
+        let text = tokio::task::spawn_blocking(move || write(&map)).await?;
+        let written = tokio::fs::write(&path, text).await;
         written.with_context(|| format!("could not write {}", path.display()))?;
         Ok(Outcome::Drawn { path })
     }
@@ -351,13 +353,13 @@ fn by_digits(text: &str, mut candidates: Vec<Hash>) -> anyhow::Result<Option<Has
 fn form(path: &Path) -> anyhow::Result<fn(&Graph) -> String> {
     let ending = path.extension().and_then(|ending| ending.to_str());
     match ending.map(str::to_ascii_lowercase).as_deref() {
+        Some("svg") => Ok(Graph::svg),
         Some("dot" | "gv") => Ok(Graph::dot),
+        Some("graphml") => Ok(Graph::graphml),
         Some("json") => Ok(crate::json::line),
-        Some(other @ ("svg" | "graphml")) => bail!(
-            "this version does not write {other}: name the file .dot or .json \
-             (`dot -Tsvg` of Graphviz makes a picture of .dot)"
-        ),
-        _ => bail!("the map's form goes by the file's ending: name it .dot or .json"),
+        _ => {
+            bail!("the map's form goes by the file's ending: name it .svg, .dot, .graphml or .json")
+        }
     }
 }
 
@@ -380,11 +382,12 @@ mod tests {
 
     #[test]
     fn a_map_goes_by_its_ending() {
-        assert!(form(Path::new("a.DOT")).is_ok());
-        assert!(form(Path::new("a.json")).is_ok());
-        for (path, hint) in [("a.svg", "svg"), ("a.graphml", "graphml"), ("a", "ending")] {
+        for path in ["a.svg", "a.DOT", "a.gv", "a.graphml", "a.b.json"] {
+            assert!(form(Path::new(path)).is_ok(), "{path}");
+        }
+        for path in ["a", "a.png", ".svg"] {
             let error = form(Path::new(path)).unwrap_err().to_string();
-            assert!(error.contains(hint) && error.contains(".dot"), "{error}");
+            assert!(error.contains(".svg") && error.contains(".dot"), "{error}");
         }
     }
 }

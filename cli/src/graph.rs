@@ -1,16 +1,35 @@
 //! The network as a graph: who is linked with whom, drawn and measured.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use peerkit::{NodeId, NodeInfo};
-use serde::Serialize;
+use serde::ser::SerializeStruct as _;
+use serde::{Serialize, Serializer};
 
-use crate::text::plain;
+use crate::outcome::label;
+
+use neighbours::Neighbours;
+
+mod dot;
+mod graphml;
+mod labels;
+mod layout;
+pub(crate) mod measure;
+mod neighbours;
+mod picture;
+mod pivots;
+mod shapes;
+mod svg;
+mod xml;
 
 /// The nodes and links that a discovery told of.
-#[derive(Debug, Clone, Default, Serialize)]
+///
+/// Its JSON is the node-link form of NetworkX, with `from` and `to` for the ends of a link.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Graph {
+    /// The network's name; empty where nobody asked for it.
+    network: String,
     nodes: Vec<GraphNode>,
     edges: Vec<Edge>,
 }
@@ -24,6 +43,8 @@ struct GraphNode {
     address: Option<String>,
     /// Whether it answered, or is only known as the other end of a link.
     answered: bool,
+    /// Whether it is the node that asked. Not `self`, which NetworkX takes for its own argument.
+    is_self: bool,
 }
 
 /// A link, from the node that dialled.
@@ -33,33 +54,18 @@ struct Edge {
     to: NodeId,
 }
 
-/// The figures of `network`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Measures {
-    /// Nodes, this one among them.
-    pub(crate) nodes: usize,
-    /// Links between them.
-    pub(crate) links: usize,
-    /// Parts that no link connects; 1 where all hangs together.
-    pub(crate) components: usize,
-    /// How many links a node has.
-    pub(crate) degree: Degree,
-    /// The most hops between any two nodes of one part.
-    pub(crate) diameter: usize,
-    /// Nodes without which a part would fall apart.
-    pub(crate) cut_nodes: Vec<NodeId>,
-}
-
-/// How many links a node has: the fewest, the mean, the most.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(crate) struct Degree {
-    pub(crate) min: usize,
-    pub(crate) avg: f64,
-    pub(crate) max: usize,
+/// A pair of linked nodes, by their places in the graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Link {
+    /// The one that dialled.
+    from: usize,
+    to: usize,
+    /// Whether each has dialled the other.
+    both: bool,
 }
 
 impl Graph {
-    /// Builds the graph out of what the nodes told of themselves.
+    /// Builds the graph out of what the nodes told of themselves, the asking node first.
     pub(crate) fn new(infos: &[NodeInfo]) -> Self {
         let mut nodes = BTreeMap::new();
         let mut edges = BTreeSet::new();
@@ -67,7 +73,9 @@ impl Graph {
         for info in infos {
             let outbound = info.outbound.iter().map(|other| (other, info.id, other.id));
             let inbound = info.inbound.iter().map(|other| (other, other.id, info.id));
-            for (other, from, to) in outbound.chain(inbound) {
+            // A node that tells of a link with itself has none there.
+            let told = outbound.chain(inbound).filter(|(_, from, to)| from != to);
+            for (other, from, to) in told {
                 edges.insert(Edge { from, to });
                 nodes.entry(other.id).or_insert_with(|| {
                     order.push(other.id);
@@ -76,17 +84,19 @@ impl Graph {
                         name: String::new(),
                         address: Some(other.address.clone().without_id().to_string()),
                         answered: false,
+                        is_self: false,
                     }
                 });
             }
         }
-        for info in infos {
+        for (index, info) in infos.iter().enumerate() {
             let address = info.addresses.first().cloned();
             let node = GraphNode {
                 id: info.id,
                 name: info.name.clone(),
                 address: address.map(|address| address.without_id().to_string()),
                 answered: true,
+                is_self: index == 0,
             };
             nodes.insert(info.id, node);
         }
@@ -100,76 +110,35 @@ impl Graph {
             .filter(|id| seen.insert(*id))
             .filter_map(|id| nodes.remove(&id))
             .collect();
-        Self { nodes, edges: edges.into_iter().collect() }
+        Self { network: String::new(), nodes, edges: edges.into_iter().collect() }
+    }
+
+    /// The same graph, of the network of that name.
+    pub(crate) fn of_network(self, name: &str) -> Self {
+        Self { network: name.to_owned(), ..self }
     }
 
     /// Links: a pair of nodes counts once, whoever dialled.
     pub(crate) fn links(&self) -> usize {
-        let pairs = self.edges.iter();
-        let pairs: BTreeSet<_> =
-            pairs.map(|edge| (edge.from.min(edge.to), edge.from.max(edge.to))).collect();
-        pairs.len()
-    }
-
-    /// Measures the graph, links taken as going both ways.
-    pub(crate) fn measure(&self) -> Measures {
-        let mut neighbours: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
-        for node in &self.nodes {
-            neighbours.entry(node.id).or_default();
-        }
-        for edge in self.edges.iter().filter(|edge| edge.from != edge.to) {
-            neighbours.entry(edge.from).or_default().insert(edge.to);
-            neighbours.entry(edge.to).or_default().insert(edge.from);
-        }
-        let degrees = || neighbours.values().map(BTreeSet::len);
-        let components = components(&neighbours, None);
-        let diameter = neighbours
-            .keys()
-            .filter_map(|from| hops(&neighbours, *from, None).into_values().max())
-            .max();
-        let cut_nodes = cut_nodes(&neighbours);
-        let nodes = neighbours.len();
-        Measures {
-            nodes,
-            links: self.links(),
-            components,
-            degree: Degree {
-                min: degrees().min().unwrap_or_default(),
-                avg: rounded(degrees().sum::<usize>() as f64 / nodes.max(1) as f64),
-                max: degrees().max().unwrap_or_default(),
-            },
-            diameter: diameter.unwrap_or_default(),
-            cut_nodes,
-        }
-    }
-
-    /// The graph in DOT, the language of Graphviz.
-    pub(crate) fn dot(&self) -> String {
-        let mut text = String::from("digraph network {\n  node [shape=box];\n");
-        for node in &self.nodes {
-            let name = quoted(&label(&node.id, &node.name));
-            let style = if node.answered { "" } else { ", style=dashed" };
-            let _ = writeln!(text, "  \"{}\" [label={name}{style}];", node.id);
-        }
-        for edge in &self.edges {
-            let _ = writeln!(text, "  \"{}\" -> \"{}\";", edge.from, edge.to);
-        }
-        text.push_str("}\n");
-        text
+        self.pairs().len()
     }
 
     /// The graph as a list that a person can follow: each node with the links it made.
     pub(crate) fn drawing(&self) -> String {
         let names: BTreeMap<NodeId, String> =
             self.nodes.iter().map(|node| (node.id, label(&node.id, &node.name))).collect();
+        let mut made: BTreeMap<NodeId, Vec<&String>> = BTreeMap::new();
+        for edge in &self.edges {
+            made.entry(edge.from).or_default().extend(names.get(&edge.to));
+        }
         let mut text = String::new();
         for node in &self.nodes {
             let name = &names[&node.id];
             let address = node.address.as_deref().unwrap_or("no address");
+            let who = if node.is_self { ", this node" } else { "" };
             let silent = if node.answered { "" } else { ", no answer" };
-            let _ = writeln!(text, "{name}  {address}{silent}");
-            let made = self.edges.iter().filter(|edge| edge.from == node.id);
-            let made: Vec<&String> = made.filter_map(|edge| names.get(&edge.to)).collect();
+            let _ = writeln!(text, "{name}  {address}{who}{silent}");
+            let made = made.get(&node.id).map_or(&[][..], Vec::as_slice);
             for (index, other) in made.iter().enumerate() {
                 let last = index + 1 == made.len();
                 let branch = if last { "└─▶" } else { "├─▶" };
@@ -178,162 +147,90 @@ impl Graph {
         }
         text
     }
-}
 
-/// A node's name with the first digits of its identity.
-fn label(id: &NodeId, name: &str) -> String {
-    if name.is_empty() { id.short() } else { format!("{} ({})", plain(name), id.short()) }
-}
-
-/// A text between the quotes of DOT.
-fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
-}
-
-fn rounded(value: f64) -> f64 {
-    (value * 100.0).round() / 100.0
-}
-
-type Neighbours = BTreeMap<NodeId, BTreeSet<NodeId>>;
-
-/// Hops from `from` to every node that can be reached without passing through `without`.
-fn hops(neighbours: &Neighbours, from: NodeId, without: Option<NodeId>) -> BTreeMap<NodeId, usize> {
-    let mut hops = BTreeMap::from([(from, 0)]);
-    let mut queue = VecDeque::from([(from, 0)]);
-    while let Some((node, distance)) = queue.pop_front() {
-        for next in neighbours.get(&node).into_iter().flatten() {
-            if Some(*next) != without && !hops.contains_key(next) {
-                hops.insert(*next, distance + 1);
-                queue.push_back((*next, distance + 1));
+    /// Every pair of linked nodes once.
+    fn pairs(&self) -> Vec<Link> {
+        let places = self.nodes.iter().enumerate().map(|(place, node)| (node.id, place));
+        let places: BTreeMap<NodeId, usize> = places.collect();
+        let edges = self.edges.iter().filter_map(|edge| {
+            let back = Edge { from: edge.to, to: edge.from };
+            let both = self.edges.binary_search(&back).is_ok();
+            if both && back < *edge {
+                return None;
             }
-        }
+            Some(Link { from: *places.get(&edge.from)?, to: *places.get(&edge.to)?, both })
+        });
+        edges.collect()
     }
-    hops
+
+    fn neighbours(&self) -> Neighbours {
+        Neighbours::new(self.nodes.len(), self.pairs().iter().map(|link| (link.from, link.to)))
+    }
 }
 
-fn components(neighbours: &Neighbours, without: Option<NodeId>) -> usize {
-    let mut seen = BTreeSet::new();
-    let mut count = 0;
-    for node in neighbours.keys().filter(|node| Some(**node) != without) {
-        if !seen.contains(node) {
-            count += 1;
-            seen.extend(hops(neighbours, *node, without).into_keys());
-        }
+impl Serialize for Graph {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut graph = serializer.serialize_struct("Graph", 5)?;
+        graph.serialize_field("directed", &true)?;
+        graph.serialize_field("multigraph", &false)?;
+        graph.serialize_field("graph", &BTreeMap::from([("network", &self.network)]))?;
+        graph.serialize_field("nodes", &self.nodes)?;
+        graph.serialize_field("edges", &self.edges)?;
+        graph.end()
     }
-    count
-}
-
-/// Nodes whose neighbours could not reach each other without them: Tarjan's low points, with a
-/// stack of its own, since a long chain would overflow the thread's.
-fn cut_nodes(neighbours: &Neighbours) -> Vec<NodeId> {
-    struct Visit<'a> {
-        node: NodeId,
-        parent: Option<NodeId>,
-        rest: std::collections::btree_set::Iter<'a, NodeId>,
-        children: usize,
-    }
-    let mut entered: BTreeMap<NodeId, usize> = BTreeMap::new();
-    let mut low: BTreeMap<NodeId, usize> = BTreeMap::new();
-    let mut cut = BTreeSet::new();
-    let visit = |node, parent| Visit { node, parent, rest: neighbours[&node].iter(), children: 0 };
-    for root in neighbours.keys() {
-        if entered.contains_key(root) {
-            continue;
-        }
-        let mut stack = vec![visit(*root, None)];
-        entered.insert(*root, entered.len());
-        low.insert(*root, entered[root]);
-        while let Some(top) = stack.last_mut() {
-            let node = top.node;
-            if let Some(next) = top.rest.next() {
-                if Some(*next) == top.parent {
-                    continue;
-                }
-                if let Some(earlier) = entered.get(next) {
-                    low.entry(node).and_modify(|low| *low = (*low).min(*earlier));
-                } else {
-                    top.children += 1;
-                    entered.insert(*next, entered.len());
-                    low.insert(*next, entered[next]);
-                    stack.push(visit(*next, Some(node)));
-                }
-                continue;
-            }
-            let (parent, children) = (top.parent, top.children);
-            stack.pop();
-            match parent {
-                None if children > 1 => {
-                    cut.insert(node);
-                }
-                None => {}
-                Some(parent) => {
-                    let reached = low[&node];
-                    low.entry(parent).and_modify(|low| *low = (*low).min(reached));
-                    let parent_is_root = stack.last().is_some_and(|top| top.parent.is_none());
-                    if !parent_is_root && reached >= entered[&parent] {
-                        cut.insert(parent);
-                    }
-                }
-            }
-        }
-    }
-    cut.into_iter().collect()
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use peerkit::Neighbour;
-    use proptest::prelude::*;
 
-    fn id(n: u8) -> NodeId {
-        NodeId::from_bytes([n; 32])
+    pub(super) fn id(n: u16) -> NodeId {
+        let mut bytes = [0; 32];
+        bytes[..2].copy_from_slice(&n.to_be_bytes());
+        NodeId::from_bytes(bytes)
     }
 
     /// Nodes 0 to `n` that all answered, each link told by both of its ends.
-    fn infos(n: u8, links: &[(u8, u8)]) -> Vec<NodeInfo> {
-        let end = |n: u8| Neighbour {
+    pub(super) fn infos(n: u16, links: &[(u16, u16)]) -> Vec<NodeInfo> {
+        let end = |n: u16| Neighbour {
             id: id(n),
-            address: format!("127.0.0.1:{}", 1000 + u16::from(n)).parse().unwrap(),
+            address: format!("127.0.0.1:{}", 1000 + n).parse().unwrap(),
         };
-        (0..n)
-            .map(|node| NodeInfo {
-                id: id(node),
-                name: format!("n{node}"),
-                addresses: vec![end(node).address],
-                outbound: links.iter().filter(|l| l.0 == node).map(|l| end(l.1)).collect(),
-                inbound: links.iter().filter(|l| l.1 == node).map(|l| end(l.0)).collect(),
-            })
-            .collect()
+        let info = |node| NodeInfo {
+            id: id(node),
+            name: format!("n{node}"),
+            addresses: vec![end(node).address],
+            outbound: Vec::new(),
+            inbound: Vec::new(),
+        };
+        let mut infos: Vec<NodeInfo> = (0..n).map(info).collect();
+        for (from, to) in links {
+            infos[usize::from(*from)].outbound.push(end(*to));
+            infos[usize::from(*to)].inbound.push(end(*from));
+        }
+        infos
     }
 
-    #[test]
-    fn a_line_measured() {
-        let graph = Graph::new(&infos(3, &[(0, 1), (1, 2)]));
-        let expected = Measures {
-            nodes: 3,
-            links: 2,
-            components: 1,
-            degree: Degree { min: 1, avg: 1.33, max: 2 },
-            diameter: 2,
-            cut_nodes: vec![id(1)],
-        };
-        assert_eq!(graph.measure(), expected);
-    }
-
-    #[test]
-    fn a_ring_has_no_cut_node_and_two_parts_are_two() {
-        let ring = Graph::new(&infos(4, &[(0, 1), (1, 2), (2, 3), (3, 0)]));
-        assert_eq!(ring.measure().cut_nodes, []);
-        assert_eq!(ring.measure().diameter, 2);
-        let parts = Graph::new(&infos(5, &[(0, 1), (2, 3)]));
-        assert_eq!(parts.measure().components, 3);
-        assert_eq!(Graph::new(&infos(1, &[])).measure().nodes, 1);
+    /// Two nodes: the first has a name that nobody should have, the second did not answer.
+    pub(super) fn hostile() -> Graph {
+        let mut infos = infos(2, &[(0, 1)]);
+        infos[0].name = "a\"; b \\\n\u{1b}[31m<x y='&amp;'>\u{202e}\u{ffff}]]>".into();
+        Graph::new(&infos[..1]).of_network("<net\u{0}>")
     }
 
     #[test]
     fn a_pair_that_both_dialled_is_one_link() {
-        assert_eq!(Graph::new(&infos(2, &[(0, 1), (1, 0)])).links(), 1);
+        let graph = Graph::new(&infos(3, &[(0, 1), (1, 0), (2, 1)]));
+        let expected = [Link { from: 0, to: 1, both: true }, Link { from: 2, to: 1, both: false }];
+        assert_eq!(graph.pairs(), expected);
+        assert_eq!(graph.links(), 2);
+    }
+
+    #[test]
+    fn a_link_with_oneself_is_none() {
+        let graph = Graph::new(&infos(1, &[(0, 0)]));
+        assert_eq!((graph.nodes.len(), graph.links()), (1, 0));
     }
 
     #[test]
@@ -346,13 +243,13 @@ mod tests {
     }
 
     #[test]
-    fn a_hostile_name_stays_inside_its_quotes() {
-        let mut infos = infos(1, &[]);
-        infos[0].name = "a\"; b \\\n\u{1b}[31m".into();
-        let dot = Graph::new(&infos).dot();
-        assert!(dot.contains("label=\"a\\\"; b "), "{dot}");
-        assert!(!dot.contains('\u{1b}'));
-        assert_eq!(dot.lines().count(), 4);
+    fn the_first_to_answer_is_this_node() {
+        let mut infos = infos(3, &[(0, 1), (1, 2)]);
+        infos.rotate_left(1);
+        let graph = Graph::new(&infos);
+        let selves = graph.nodes.iter().filter(|node| node.is_self);
+        assert_eq!(selves.map(|node| node.id).collect::<Vec<_>>(), [id(1)]);
+        assert_eq!(graph.drawing().matches("this node").count(), 1);
     }
 
     #[test]
@@ -361,26 +258,21 @@ mod tests {
         assert!(drawing.contains("├─▶ n1") && drawing.contains("└─▶ n2"), "{drawing}");
     }
 
-    proptest! {
-        #[test]
-        fn cut_nodes_are_those_whose_loss_splits_a_part(
-            links in prop::collection::vec((0u8..9, 0u8..9), 0..14)
-        ) {
-            let graph = Graph::new(&infos(9, &links));
-            let mut neighbours: Neighbours = (0..9).map(|n| (id(n), BTreeSet::new())).collect();
-            for (a, b) in links.into_iter().filter(|(a, b)| a != b) {
-                neighbours.get_mut(&id(a)).unwrap().insert(id(b));
-                neighbours.get_mut(&id(b)).unwrap().insert(id(a));
-            }
-            let whole = components(&neighbours, None);
-            let expected: Vec<NodeId> = (0..9)
-                .map(id)
-                .filter(|node| {
-                    let alone = usize::from(neighbours[node].is_empty());
-                    components(&neighbours, Some(*node)) > whole - alone
-                })
-                .collect();
-            prop_assert_eq!(graph.measure().cut_nodes, expected);
-        }
+    #[test]
+    fn json_has_the_node_link_form() {
+        let graph = Graph::new(&infos(2, &[(1, 0)])[..1]).of_network("net");
+        let expected = serde_json::json!({
+            "directed": true,
+            "multigraph": false,
+            "graph": {"network": "net"},
+            "nodes": [
+                {"id": id(0), "name": "n0", "address": "127.0.0.1:1000",
+                 "answered": true, "is_self": true},
+                {"id": id(1), "name": "", "address": "127.0.0.1:1001",
+                 "answered": false, "is_self": false},
+            ],
+            "edges": [{"from": id(1), "to": id(0)}],
+        });
+        assert_eq!(serde_json::json!(graph), expected);
     }
 }

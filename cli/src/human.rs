@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use peerkit::{Event, Message, Node, Peer, SharedFile};
 
-use crate::outcome::{FoundView, KnownView, Outcome, PeerView, Ping, SkippedView, label};
+use crate::outcome::{
+    FoundView, KnownView, NetworkView, Outcome, PeerView, Ping, SkippedView, label,
+};
 use crate::text::{self, Paint, count, plain};
 
 /// A result, on one line or several; no line end at the end.
@@ -84,7 +86,7 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             count(sources.len(), "node"),
         ),
         Outcome::Status { status } => outline(paint, &serde_json::json!(status)),
-        Outcome::Network { network } => outline(paint, &serde_json::json!(network)),
+        Outcome::Network { network } => network_text(paint, network),
         Outcome::Size { size } => count(*size, "node"),
         Outcome::Map { map } => map.drawing(),
         Outcome::Drawn { path } => format!("wrote {}", shown(path)),
@@ -293,6 +295,47 @@ fn found(paint: Paint, files: &[FoundView]) -> String {
     text
 }
 
+/// The longest bar of `network`, in characters.
+const BAR: usize = 40;
+
+/// Cut nodes that `network` names; it counts the others.
+const CUT_NODES: usize = 8;
+
+fn network_text(paint: Paint, network: &NetworkView) -> String {
+    let measures = &network.measures;
+    let degree = &measures.degree;
+    let mut text = format!(
+        "{}  {}, {} in {}{}",
+        paint.name(&plain(&network.name)),
+        count(measures.nodes, "node"),
+        count(measures.links, "link"),
+        text::time(Duration::from_secs_f64(network.elapsed_ms / 1e3)),
+        if network.complete { "" } else { ", some did not answer in time" },
+    );
+    let mut line = |key: &str, value: String| {
+        let _ = write!(text, "\n  {}  {value}", paint.faint(&format!("{key:10}")));
+    };
+    line("components", measures.components.to_string());
+    let bound = if measures.diameter_exact { "" } else { "at least " };
+    line("diameter", format!("{bound}{}", count(measures.diameter, "hop")));
+    let cut = measures.cut_nodes.iter().take(CUT_NODES).map(|id| id.short());
+    let mut cut: Vec<String> = cut.collect();
+    match measures.cut_nodes.len() {
+        0 => cut.push("none".to_owned()),
+        all if all > CUT_NODES => cut.push(format!("and {} more", all - CUT_NODES)),
+        _ => {}
+    }
+    line("cut nodes", cut.join(" "));
+    line("degree", format!("{} to {}, {} on average", degree.min, degree.max, degree.avg));
+    let most = degree.histogram.values().max().copied().unwrap_or_default();
+    for (links, nodes) in &degree.histogram {
+        let bar = "▇".repeat((nodes * BAR).div_ceil(most.max(BAR)));
+        let links = format!("{links:>6}");
+        line(&links, format!("{bar} {}", paint.faint(&count(*nodes, "node"))));
+    }
+    text
+}
+
 /// `, 310.0 MiB/s`, where it took long enough to tell.
 fn speed(bytes: u64, seconds: f64) -> String {
     if seconds <= 0.0 {
@@ -358,12 +401,36 @@ fn leaf(value: &serde_json::Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::measure::{Degree, Measures};
+    use peerkit::NodeId;
 
     #[test]
     fn nested_values_become_indented_lines() {
         let paint = Paint::on(&tempfile::tempfile().unwrap());
         let value = serde_json::json!({"a": 1, "b": {"c": "x\u{1b}"}, "d": [], "e": [{"f": null}]});
         assert_eq!(outline(paint, &value), "a  1\nb\n  c  x\\u{1b}\nd  none\ne\n  f  -\n");
+    }
+
+    #[test]
+    fn a_networks_figures_are_told_with_bars() {
+        let degree = Degree { min: 1, avg: 1.5, max: 2, histogram: [(1, 100), (2, 3)].into() };
+        let measures = Measures {
+            nodes: 103,
+            links: 53,
+            components: 2,
+            degree,
+            diameter: 7,
+            diameter_exact: false,
+            cut_nodes: (0..10).map(|n| NodeId::from_bytes([n; 32])).collect(),
+        };
+        let network = NetworkView { name: "net".into(), measures, complete: true, elapsed_ms: 2.0 };
+        let text = network_text(Paint::on(&tempfile::tempfile().unwrap()), &network);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "net  103 nodes, 53 links in 2.0 ms");
+        assert_eq!(lines[2], "  diameter    at least 7 hops");
+        assert!(lines[3].ends_with("07070707 and 2 more"), "{text}");
+        assert_eq!(lines[5], format!("       1      {} 100 nodes", "▇".repeat(40)));
+        assert_eq!(lines[6], "       2      ▇▇ 3 nodes");
     }
 
     #[test]

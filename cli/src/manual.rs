@@ -191,7 +191,9 @@ pub(crate) const ENTRIES: &[Entry] = &[
         aliases: &[],
         usage: "network",
         summary: "the network: nodes, links, degrees, diameter",
-        more: "",
+        more: "A degree is how many links a node has; the bars say how many nodes have so many.\n\
+               The diameter is the most hops between two nodes: a lower bound above 10,000 nodes.\n\
+               Without any one of its cut nodes the network would fall apart.",
     },
     Entry {
         name: "size",
@@ -204,8 +206,13 @@ pub(crate) const ENTRIES: &[Entry] = &[
         name: "map",
         aliases: &[],
         usage: "map [FILE]",
-        summary: "draw the network, or write it to a .dot or .json file",
-        more: "For a picture, with Graphviz: dot -Tsvg FILE.dot > FILE.svg",
+        summary: "draw the network, or write it as .svg, .dot, .graphml or .json",
+        more: "The file's ending says what it will be. In each a link goes from the node that dialled.\n\
+               .svg      a picture, for browsers and documents\n\
+               .dot      for Graphviz: dot -Tpdf FILE.dot > FILE.pdf\n\
+               .graphml  for Gephi, yEd, igraph, or networkx.read_graphml(\"FILE.graphml\")\n\
+               .json     as `map` gives it with --json; in NetworkX\n          \
+                         node_link_graph(data, source=\"from\", target=\"to\", edges=\"edges\")",
     },
     Entry {
         name: "save",

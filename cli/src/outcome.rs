@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use peerkit::{FoundFile, KnownPeer, Node, NodeId, NodeInfo, Peer, SharedFile, Skipped, Status};
 use serde::Serialize;
 
-use crate::graph::{Graph, Measures};
+use crate::graph::Graph;
+use crate::graph::measure::Measures;
 use crate::text;
 
 /// The result of a command that worked.

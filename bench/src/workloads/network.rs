@@ -164,7 +164,7 @@ impl Crowd {
         let count = (length.as_secs_f64() * f64::from(rate)) as u32;
         let deliveries = count as usize * self.logs.len();
         let process = std::process::id();
-        let (times, received) = (ThreadTimes::of(process), self.network.received());
+        let (times, received) = (ThreadTimes::of(process), self.network.received().await);
         let began = Instant::now();
         let limit = began + length + BEHIND;
         let first = self.number;
@@ -180,7 +180,7 @@ impl Crowd {
         let times = heard::until_last(&self.logs, first, &sent, self.ordered)?;
         let Some(times) = times.filter(|_| in_time) else { return Ok(None) };
         tokio::time::sleep(REST).await;
-        let Received { copies, bytes } = self.network.received();
+        let Received { copies, bytes } = self.network.received().await;
         let since = |now: Option<u64>, before: Option<u64>| Some(now? - before?);
         let (copies, bytes) = (since(copies, received.copies), since(bytes, received.bytes));
         Ok(Some(Step { rate, deliveries, times, cpu_s, copies, bytes }))

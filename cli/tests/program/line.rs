@@ -63,7 +63,9 @@ fn discovery_counts_hops() {
     assert_eq!(network["nodes"], 3);
     assert_eq!(network["links"], 2);
     assert_eq!(network["components"], 1);
-    assert_eq!(network["diameter"], 2);
+    assert_eq!((&network["diameter"], &network["diameter_exact"]), (&json!(2), &json!(true)));
+    let degree = json!({"min": 1, "avg": 1.33, "max": 2, "histogram": {"1": 2, "2": 1}});
+    assert_eq!(network["degree"], degree);
     assert_eq!(network["cut_nodes"], json!([b]));
     line.exit();
 }
@@ -350,9 +352,19 @@ fn the_map_is_drawn() {
     line.a.run(&format!("map \"{}\"", file.display()));
     let read: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     assert_eq!(read, map);
-    let svg = home.path().join("map.svg");
-    assert!(line.a.fail(&format!("map {}", svg.display())).contains(".dot"));
-    assert!(!svg.exists());
+    let selves =
+        map["nodes"].as_array().unwrap().iter().filter(|node| node["is_self"] == json!(true));
+    assert_eq!(selves.map(|node| &node["id"]).collect::<Vec<_>>(), [&json!(line.a.id)]);
+    for (name, start) in [("map.svg", "<svg "), ("map.graphml", "<?xml ")] {
+        let file = home.path().join(name);
+        line.b.run(&format!("map {}", file.display()));
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.starts_with(start), "{text}");
+        assert!(["alice", "bob", "carol"].iter().all(|name| text.contains(name)), "{text}");
+    }
+    let other = home.path().join("map.png");
+    assert!(line.b.fail(&format!("map {}", other.display())).contains(".svg"));
+    assert!(!other.exists());
 }
 
 #[test]

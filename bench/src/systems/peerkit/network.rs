@@ -50,8 +50,11 @@ impl Network {
         Ok(true)
     }
 
-    pub(crate) fn received(&self) -> Received {
-        let bytes = self.nodes.iter().map(|node| node.status().counters.bytes_received).sum();
+    pub(crate) async fn received(&self) -> Received {
+        let mut bytes = 0;
+        for node in &self.nodes {
+            bytes += node.status().await.counters.bytes_received;
+        }
         Received { bytes: Some(bytes), copies: None }
     }
 }

@@ -1,0 +1,61 @@
+//! The graph in DOT, the language of Graphviz.
+
+use std::fmt::Write as _;
+
+use super::Graph;
+use super::xml::allowed;
+use crate::outcome::label;
+
+impl Graph {
+    /// The graph for Graphviz: links go from the node that dialled.
+    pub(crate) fn dot(&self) -> String {
+        let mut text = String::from("digraph network {\n  node [shape=box];\n");
+        for node in &self.nodes {
+            let name = quoted(&label(&node.id, &node.name));
+            let style = match (node.is_self, node.answered) {
+                (true, _) => ", style=filled, fillcolor=\"#ffc9b5\"",
+                (false, true) => "",
+                (false, false) => ", style=dashed",
+            };
+            let _ = writeln!(text, "  \"{}\" [label={name}{style}];", node.id);
+        }
+        for edge in &self.edges {
+            let _ = writeln!(text, "  \"{}\" -> \"{}\";", edge.from, edge.to);
+        }
+        text.push_str("}\n");
+        text
+    }
+}
+
+/// A text between the quotes of DOT. Graphviz reads `&lt;` and its like in a label as in HTML, and
+/// puts what XML can't hold into its pictures as it stands.
+fn quoted(text: &str) -> String {
+    let text = allowed(text).replace('\\', "\\\\").replace('"', "\\\"").replace('&', "&amp;");
+    format!("\"{text}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::tests::{hostile, id, infos};
+
+    #[test]
+    fn a_hostile_name_stays_inside_its_quotes() {
+        let dot = hostile().dot();
+        assert!(dot.contains("label=\"a\\\"; b \\\\"), "{dot}");
+        assert!(dot.contains("&amp;amp;") && !dot.contains(['\u{1b}', '\u{ffff}']), "{dot}");
+        assert_eq!(dot.lines().count(), 6);
+    }
+
+    #[test]
+    fn this_node_stands_out_and_links_go_from_the_dialler() {
+        let dot = Graph::new(&infos(3, &[(1, 0), (1, 2)])[..2]).dot();
+        let line =
+            |id| dot.lines().find(|line| line.starts_with(&format!("  \"{id}\" ["))).unwrap();
+        assert!(line(id(0)).contains("filled"));
+        assert!(!line(id(1)).contains("style"));
+        assert!(line(id(2)).contains("dashed"));
+        assert!(dot.contains(&format!("\"{}\" -> \"{}\";", id(1), id(0))));
+        assert_eq!(dot.matches("->").count(), 2);
+    }
+}

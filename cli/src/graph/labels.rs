@@ -1,0 +1,160 @@
+//! Names beside nodes: how wide they are, and where they lie over as little as possible.
+
+use super::shapes::{Point, Rect};
+
+/// A line of text in a picture.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Label {
+    pub(super) text: String,
+    /// Letters' size, in pixels.
+    pub(super) size: f64,
+    /// What it covers.
+    pub(super) rect: Rect,
+    /// Where it holds on: what is narrower than the rectangle stays there.
+    pub(super) anchor: Anchor,
+}
+
+/// The end of a text that stays where it is, whatever the font.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Anchor {
+    Start,
+    Middle,
+    End,
+}
+
+/// What a label had best not lie over.
+#[derive(Debug, Default)]
+pub(super) struct Obstacles {
+    pub(super) nodes: Vec<Rect>,
+    pub(super) links: Vec<(Point, Point)>,
+}
+
+impl Label {
+    /// A text whose upper left corner is at `corner`.
+    pub(super) fn new(text: String, size: f64, corner: Point) -> Self {
+        let most = corner + Point { x: width(&text, size), y: size * 1.3 };
+        Self { text, size, rect: Rect { least: corner, most }, anchor: Anchor::Start }
+    }
+
+    /// Where it holds on, on the line that the letters stand on.
+    pub(super) fn baseline(&self) -> Point {
+        let x = match self.anchor {
+            Anchor::Start => self.rect.least.x,
+            Anchor::Middle => f64::midpoint(self.rect.least.x, self.rect.most.x),
+            Anchor::End => self.rect.most.x,
+        };
+        Point { x, y: self.rect.least.y + self.size }
+    }
+}
+
+/// Puts a label beside each node, about its circle's `radius`: those of the `texts` that lie in
+/// one part of the picture.
+pub(super) fn place(
+    texts: &[String],
+    size: f64,
+    places: &[Point],
+    radius: f64,
+    links: &[(usize, usize)],
+) -> Vec<Label> {
+    let obstacles = Obstacles {
+        nodes: places.iter().map(|place| Rect::about(*place, 2.0 * radius, 2.0 * radius)).collect(),
+        links: links.iter().map(|(a, b)| (places[*a], places[*b])).collect(),
+    };
+    let mut labels: Vec<Option<Label>> = vec![None; texts.len()];
+    // Twice, as at first nobody knows where those that follow will lie.
+    for _ in 0..2 {
+        for node in 0..texts.len() {
+            let label = Label::new(texts[node].clone(), size, Point::default());
+            let choices = choices(places[node], radius, label.rect);
+            let costs = choices.map(|(rect, _)| cost(rect, node, &obstacles, &labels));
+            let best = (0..choices.len()).min_by(|a, b| costs[*a].total_cmp(&costs[*b]));
+            let (rect, anchor) = choices[best.unwrap_or_default()];
+            labels[node] = Some(Label { rect, anchor, ..label });
+        }
+    }
+    labels.into_iter().flatten().collect()
+}
+
+/// Where a label of that size may lie about a node, the best first.
+fn choices(node: Point, radius: f64, label: Rect) -> [(Rect, Anchor); 8] {
+    let (width, height) = (label.width(), label.height());
+    let (x, y) = (radius + 3.0 + width / 2.0, radius + 1.0 + height / 2.0);
+    // Diagonally the circle leaves room.
+    let (near_x, near_y) = (radius * 0.7 + width / 2.0, radius * 0.7 + height / 2.0);
+    let ways = [
+        (0.0, y, Anchor::Middle),
+        (0.0, -y, Anchor::Middle),
+        (x, 0.0, Anchor::Start),
+        (-x, 0.0, Anchor::End),
+        (near_x, near_y, Anchor::Start),
+        (-near_x, near_y, Anchor::End),
+        (near_x, -near_y, Anchor::Start),
+        (-near_x, -near_y, Anchor::End),
+    ];
+    ways.map(|(x, y, anchor)| (Rect::about(node + Point { x, y }, width, height), anchor))
+}
+
+/// How bad it is that a label lies there, in pixels that can't be read.
+fn cost(rect: Rect, node: usize, obstacles: &Obstacles, labels: &[Option<Label>]) -> f64 {
+    let nodes = obstacles.nodes.iter().enumerate().filter(|(other, _)| *other != node);
+    let nodes = nodes.map(|(_, other)| 4.0 * rect.overlap(*other)).sum::<f64>();
+    let labels = labels.iter().enumerate().filter(|(other, _)| *other != node);
+    let labels = labels.filter_map(|(_, label)| label.as_ref());
+    let labels = labels.map(|label| 4.0 * rect.overlap(label.rect)).sum::<f64>();
+    let crossed = obstacles.links.iter().filter(|(from, to)| rect.is_crossed(*from, *to));
+    nodes + labels + 60.0 * crossed.count() as f64
+}
+
+/// Pixels that a text takes, at letters of that size, in the widest of the usual fonts.
+pub(super) fn width(text: &str, size: f64) -> f64 {
+    text.chars().map(letter).sum::<f64>() * size
+}
+
+/// Whether a text may turn out wider than [`width`] says: there are letters many times as wide as
+/// they are high.
+pub(super) fn is_unsure(text: &str) -> bool {
+    text.chars().any(|c| !matches!(c, ..'\u{530}' | '…' | '\u{2e80}'..='\u{d7ff}'))
+}
+
+/// The width of a letter, as a part of its size, in DejaVu Sans or less.
+fn letter(c: char) -> f64 {
+    match c {
+        'i' | 'j' | 'l' => 0.29,
+        'f' | 'r' | 't' | 'I' | ' ' | '.' | ',' | ':' | ';' | '\'' | '(' | ')' | '-' | '/' => 0.42,
+        'M' | 'w' | '+' | '#' | '<' | '>' | '=' | '&' | '~' => 0.87,
+        'm' | 'W' | '@' | '%' => 1.0,
+        'A'..='Z' => 0.79,
+        ' '..='~' => 0.65,
+        _ => 1.1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_keep_clear_of_nodes_links_and_each_other() {
+        let places = [(0.0, 0.0), (100.0, 0.0), (0.0, 40.0), (100.0, 40.0)];
+        let places = places.map(|(x, y)| Point { x, y });
+        let texts = ["left", "right", "lower left", "lower right"].map(str::to_owned);
+        let links = [(0, 1), (0, 2), (1, 3), (2, 3)];
+        let labels = place(&texts, 12.0, &places, 8.0, &links);
+        for (index, label) in labels.iter().enumerate() {
+            assert_eq!(label.text, texts[index]);
+            assert!(labels[..index].iter().all(|other| other.rect.overlap(label.rect) == 0.0));
+            let crossed =
+                links.iter().filter(|(a, b)| label.rect.is_crossed(places[*a], places[*b]));
+            assert_eq!(crossed.count(), 0, "{label:?}");
+            let circles = places.iter().enumerate().filter(|(node, _)| *node != index);
+            let mut circles = circles.map(|(_, place)| Rect::about(*place, 16.0, 16.0));
+            assert!(circles.all(|circle| circle.overlap(label.rect) == 0.0), "{label:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wide_in_some_fonts_is_fitted() {
+        assert!(width("WWW", 10.0) > 2.5 * width("iii", 10.0));
+        assert!(!is_unsure("Zoë, 数据, …") && is_unsure("\u{fdfd}") && is_unsure("🦀"));
+    }
+}

@@ -1,0 +1,287 @@
+//! The figures of a graph.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use peerkit::NodeId;
+use serde::Serialize;
+
+use super::Graph;
+use super::neighbours::{Neighbours, UNREACHED};
+
+/// The most nodes whose diameter is told exactly. 10,000: with 5 links each that takes a second,
+/// and four times as long for twice as many.
+const EXACT: usize = 10_000;
+
+/// The figures of `network`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Measures {
+    /// Nodes, this one among them.
+    pub(crate) nodes: usize,
+    /// Links between them.
+    pub(crate) links: usize,
+    /// Parts that no link connects; 1 where all hangs together.
+    pub(crate) components: usize,
+    /// How many links a node has.
+    pub(crate) degree: Degree,
+    /// The most hops between any two nodes of one part.
+    pub(crate) diameter: usize,
+    /// False where the diameter is that many hops or more: it is not searched for to the end among
+    /// more than 10,000 nodes.
+    pub(crate) diameter_exact: bool,
+    /// Nodes without which a part would fall apart.
+    pub(crate) cut_nodes: Vec<NodeId>,
+}
+
+/// How many links a node has: the fewest, the mean, the most.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Degree {
+    pub(crate) min: usize,
+    pub(crate) avg: f64,
+    pub(crate) max: usize,
+    /// How many nodes have that many links.
+    pub(crate) histogram: BTreeMap<usize, usize>,
+}
+
+impl Graph {
+    /// Measures the graph, links taken as going both ways.
+    pub(crate) fn measure(&self) -> Measures {
+        let neighbours = self.neighbours();
+        let components = neighbours.components();
+        let diameter_exact = neighbours.len() <= EXACT;
+        let diameter = match diameter_exact {
+            true => diameter(&neighbours),
+            false => double_sweep(&neighbours, &components),
+        };
+        let mut cut_nodes: Vec<NodeId> =
+            cut_nodes(&neighbours).into_iter().map(|node| self.nodes[node].id).collect();
+        cut_nodes.sort_unstable();
+        Measures {
+            nodes: neighbours.len(),
+            links: self.links(),
+            components: components.len(),
+            degree: Degree::of(&neighbours),
+            diameter,
+            diameter_exact,
+            cut_nodes,
+        }
+    }
+}
+
+impl Degree {
+    fn of(neighbours: &Neighbours) -> Self {
+        let mut histogram = BTreeMap::new();
+        for degree in neighbours.degrees() {
+            *histogram.entry(degree).or_default() += 1;
+        }
+        let ends = neighbours.degrees().sum::<usize>() as f64;
+        Self {
+            min: neighbours.degrees().min().unwrap_or_default(),
+            avg: (ends / neighbours.len().max(1) as f64 * 100.0).round() / 100.0,
+            max: neighbours.degrees().max().unwrap_or_default(),
+            histogram,
+        }
+    }
+}
+
+/// The most hops between two nodes: a search from every node, 64 of them at once, each a bit of a
+/// word (Then et al., "The more the merrier: efficient multi-source graph traversal", 2014).
+fn diameter(neighbours: &Neighbours) -> usize {
+    let mut most = 0;
+    let mut next = vec![0_u64; neighbours.len()];
+    for first in (0..neighbours.len()).step_by(64) {
+        let sources = first..neighbours.len().min(first + 64);
+        let mut front: Vec<(usize, u64)> =
+            sources.map(|node| (node, 1 << (node - first))).collect();
+        let mut seen = vec![0_u64; neighbours.len()];
+        for hops in 0.. {
+            for (node, searches) in &front {
+                seen[*node] |= searches;
+            }
+            let mut reached = Vec::new();
+            for (node, searches) in front {
+                for other in neighbours.of(node) {
+                    let new = searches & !seen[*other];
+                    if new != 0 && next[*other] == 0 {
+                        reached.push(*other);
+                    }
+                    next[*other] |= new;
+                }
+            }
+            if reached.is_empty() {
+                most = most.max(hops);
+                break;
+            }
+            front = reached.iter().map(|node| (*node, std::mem::take(&mut next[*node]))).collect();
+        }
+    }
+    most
+}
+
+/// A diameter that is not too large: how far away the farthest node is from the one that is
+/// farthest from any, in each part.
+fn double_sweep(neighbours: &Neighbours, components: &[Vec<usize>]) -> usize {
+    let mut hops = vec![UNREACHED; neighbours.len()];
+    let sweeps = components.iter().filter_map(|component| {
+        let last = *neighbours.walk(*component.last()?, &mut hops).last()?;
+        Some(hops[last])
+    });
+    sweeps.max().unwrap_or_default()
+}
+
+/// Nodes whose neighbours could not reach each other without them: Tarjan's low points, with a
+/// stack of its own, since a long chain would overflow the thread's.
+fn cut_nodes(neighbours: &Neighbours) -> BTreeSet<usize> {
+    struct Visit<'a> {
+        node: usize,
+        parent: Option<usize>,
+        rest: std::slice::Iter<'a, usize>,
+        children: usize,
+    }
+    let visit =
+        |node, parent| Visit { node, parent, rest: neighbours.of(node).iter(), children: 0 };
+    let mut entered = vec![UNREACHED; neighbours.len()];
+    let mut low = entered.clone();
+    let mut order = 0..;
+    let mut enter = |node: usize, entered: &mut [usize], low: &mut [usize]| {
+        entered[node] = order.next().unwrap_or_default();
+        low[node] = entered[node];
+    };
+    let mut cut = BTreeSet::new();
+    for root in 0..neighbours.len() {
+        if entered[root] != UNREACHED {
+            continue;
+        }
+        let mut stack = vec![visit(root, None)];
+        enter(root, &mut entered, &mut low);
+        while let Some(top) = stack.last_mut() {
+            let node = top.node;
+            if let Some(next) = top.rest.next().copied() {
+                if Some(next) == top.parent {
+                    continue;
+                }
+                if entered[next] == UNREACHED {
+                    top.children += 1;
+                    enter(next, &mut entered, &mut low);
+                    stack.push(visit(next, Some(node)));
+                } else {
+                    low[node] = low[node].min(entered[next]);
+                }
+                continue;
+            }
+            let (parent, children) = (top.parent, top.children);
+            stack.pop();
+            match parent {
+                None if children > 1 => {
+                    cut.insert(node);
+                }
+                None => {}
+                Some(parent) => {
+                    low[parent] = low[parent].min(low[node]);
+                    let parent_is_root = stack.last().is_some_and(|top| top.parent.is_none());
+                    if !parent_is_root && low[node] >= entered[parent] {
+                        cut.insert(parent);
+                    }
+                }
+            }
+        }
+    }
+    cut
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::tests::{id, infos};
+    use proptest::prelude::*;
+
+    /// Hops between every two nodes of one part (Floyd and Warshall), the other way to find them.
+    fn distances(neighbours: &Neighbours) -> Vec<Vec<usize>> {
+        let n = neighbours.len();
+        let mut hops = vec![vec![UNREACHED; n]; n];
+        for (node, hops) in hops.iter_mut().enumerate() {
+            hops[node] = 0;
+            neighbours.of(node).iter().for_each(|other| hops[*other] = 1);
+        }
+        for by in 0..n {
+            for from in 0..n {
+                for to in 0..n {
+                    let around = hops[from][by].saturating_add(hops[by][to]);
+                    hops[from][to] = hops[from][to].min(around);
+                }
+            }
+        }
+        hops
+    }
+
+    #[test]
+    fn a_line_measured() {
+        let graph = Graph::new(&infos(3, &[(0, 1), (1, 2)]));
+        let expected = Measures {
+            nodes: 3,
+            links: 2,
+            components: 1,
+            degree: Degree { min: 1, avg: 1.33, max: 2, histogram: [(1, 2), (2, 1)].into() },
+            diameter: 2,
+            diameter_exact: true,
+            cut_nodes: vec![id(1)],
+        };
+        assert_eq!(graph.measure(), expected);
+    }
+
+    #[test]
+    fn a_ring_has_no_cut_node_and_two_parts_are_two() {
+        let ring = Graph::new(&infos(4, &[(0, 1), (1, 2), (2, 3), (3, 0)]));
+        assert_eq!(ring.measure().cut_nodes, []);
+        assert_eq!(ring.measure().diameter, 2);
+        let parts = Graph::new(&infos(5, &[(0, 1), (2, 3)]));
+        assert_eq!(parts.measure().components, 3);
+        assert_eq!(Graph::new(&infos(1, &[])).measure().nodes, 1);
+        assert_eq!(Graph::default().measure().degree.min, 0);
+    }
+
+    #[test]
+    fn a_long_line_takes_no_stack_and_one_search_for_64_nodes() {
+        let links: Vec<(u16, u16)> = (1..3000).map(|n| (n - 1, n)).collect();
+        let measures = Graph::new(&infos(3000, &links)).measure();
+        assert_eq!((measures.diameter, measures.cut_nodes.len()), (2999, 2998));
+    }
+
+    #[test]
+    fn a_network_too_large_for_exactness_says_so() {
+        let nodes = 10_002;
+        let links: Vec<(u16, u16)> = (1..nodes).map(|n| (n / 2, n)).collect();
+        let measures = Graph::new(&infos(nodes, &links)).measure();
+        assert!(!measures.diameter_exact);
+        // In a tree the bound is the diameter: from node 1 down to the last row, which has begun on
+        // one side only, are 13 hops, and 12 on the other side.
+        assert_eq!(measures.diameter, 25);
+    }
+
+    proptest! {
+        #[test]
+        fn figures_are_those_of_the_plain_definitions(
+            links in prop::collection::vec((0u16..9, 0u16..9), 0..14)
+        ) {
+            let graph = Graph::new(&infos(9, &links));
+            let neighbours = graph.neighbours();
+            let all = distances(&neighbours);
+            let measures = graph.measure();
+
+            let reached = all.iter().flatten().filter(|hops| **hops != UNREACHED);
+            prop_assert_eq!(Some(measures.diameter), reached.max().copied());
+            let bound = double_sweep(&neighbours, &neighbours.components());
+            prop_assert!(bound <= measures.diameter && 2 * bound >= measures.diameter);
+
+            let is_first = |node: &usize| all[*node].iter().position(|h| *h != UNREACHED) == Some(*node);
+            prop_assert_eq!(measures.components, (0..9).filter(is_first).count());
+
+            let cut = (0..9).filter(|node| {
+                let others: Vec<usize> = (0..9).filter(|other| other != node).collect();
+                let alone = usize::from(neighbours.of(*node).is_empty());
+                neighbours.among(&others).components().len() > measures.components - alone
+            });
+            let cut: Vec<NodeId> = cut.map(|node| id(node as u16)).collect();
+            prop_assert_eq!(measures.cut_nodes, cut);
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Text from the network inside XML.
+
+use crate::text::plain;
+
+/// A text as it stands in an element or between double quotes.
+pub(super) fn escaped(text: &str) -> String {
+    let allowed = allowed(text).replace('&', "&amp;");
+    allowed.replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// A text made plain as for a terminal, and with the two other characters written out that XML 1.0
+/// can't hold at all.
+pub(super) fn allowed(text: &str) -> String {
+    plain(text).replace('\u{fffe}', "\\u{fffe}").replace('\u{ffff}', "\\u{ffff}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_would_end_an_element_or_can_not_stand_in_xml_is_written_out() {
+        assert_eq!(escaped("a<b>&\"'é"), "a&lt;b&gt;&amp;&quot;'é");
+        assert_eq!(escaped("\0\u{1b}\n\u{202e}\u{ffff}"), "\\u{0}\\u{1b}\\n\\u{202e}\\u{ffff}");
+        assert_eq!(escaped("]]>"), "]]&gt;");
+    }
+
+    proptest! {
+        #[test]
+        fn only_characters_of_xml_are_left(text in any::<String>()) {
+            let escaped = escaped(&text);
+            // The Char production of XML 1.0, less the white space that is not a blank.
+            let allowed = |c| matches!(c, '\u{20}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
+            prop_assert!(escaped.chars().all(allowed), "{:?}", escaped);
+            prop_assert!(!escaped.contains(['<', '>', '"']));
+        }
+    }
+}
