@@ -194,7 +194,15 @@ impl Inner {
                 sent = self.deliver(id, message) => sent,
                 () = self.stop.cancelled() => Err(Error::Stopped),
             };
+            let unknown = matches!(sent, Err(Error::NotFound(_)));
             self.done(told, sent);
+            // Nor does anybody for those that have come meanwhile: one search is enough for all.
+            while unknown && let Some(Direct { told, .. }) = self.directs.next(id) {
+                self.done(told, Err(Error::NotFound(id)));
+            }
+            if unknown {
+                return;
+            }
         }
     }
 

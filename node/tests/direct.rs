@@ -238,6 +238,45 @@ async fn a_node_that_stops_says_so_to_those_who_wait() {
     shutdown([&b]).await;
 }
 
+/// Members have few neighbours: most of the others are no neighbours, and are dialled. What they find
+/// and keep of themselves is none the worse for it.
+#[tokio::test]
+async fn members_reach_all_others_and_keep_their_neighbours() {
+    let mut config = short_errands();
+    (config.active_view, config.passive_view) = (2, 8);
+    let mut nodes: Vec<Node> = Vec::new();
+    for n in 0..8 {
+        let node = builder(&n.to_string()).config(config.clone()).spawn().await.unwrap();
+        if let Some(first) = nodes.first() {
+            within("joining", node.join(&[at(first).into()])).await.unwrap();
+        }
+        nodes.push(node);
+    }
+    for from in &nodes {
+        for to in nodes.iter().filter(|to| to.id() != from.id()) {
+            within("a message", from.send(to.id(), "hello")).await.unwrap();
+        }
+    }
+    let all_have = |so_many| nodes.iter().all(|n| n.counters().messages_received == so_many);
+    until("all have heard of all", || all_have(7)).await;
+    within("errands done", async {
+        for node in &nodes {
+            loop {
+                let status = node.status().await;
+                let kept = [status.neighbours, status.pinned].concat();
+                if status.member && node.peers().iter().all(|peer| kept.contains(&peer.id())) {
+                    break;
+                }
+                tokio::time::sleep(IDLE / 4).await;
+            }
+        }
+    })
+    .await;
+    let size = within("a discovery", nodes[0].discover(-1)).await.unwrap().nodes.len();
+    assert_eq!(size, 8, "the network hangs together");
+    shutdown(&nodes).await;
+}
+
 #[test]
 fn why_it_was_missed_is_said_in_words() {
     let text = Missed::Silent(Duration::from_secs(1)).to_string();

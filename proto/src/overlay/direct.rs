@@ -1,12 +1,10 @@
 //! Messages to nodes that are not neighbours: sealed, and passed along the way that the answer to a
 //! query came.
 //!
-//! Each node on the way remembers by which link the answer came (see [`Queries`]), for as long as it
+//! Each node on the way remembers with the query by which link the answer came, for as long as it
 //! remembers the query. What came of a message goes back by the same way; the recipient proves with
 //! it that it has the message. A node keeps nothing of what it passes on but which link it owes an
 //! outcome, and passes on no more for each link than so many bytes a second.
-//!
-//! [`Queries`]: super::query
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
