@@ -325,9 +325,8 @@ impl Overlay {
             }
             Input::PassedOver(..) => {}
             Input::Probed { id, answer } => {
-                let summary = self.broadcasts.summary();
                 let (membership, _, mut turn) = self.turn(now);
-                membership.probed(&mut turn, id, answer, &summary);
+                membership.probed(&mut turn, id, answer);
             }
             Input::Command(command) => self.on_command(now, command),
         }
@@ -340,9 +339,8 @@ impl Overlay {
         self.redials.handle_timeout(now, &mut self.outbox);
         let (directs, mut turn) = self.direct_turn(now);
         directs.handle_timeout(&mut turn);
-        let summary = self.membership.is_to_probe(now).then(|| self.broadcasts.summary());
         let (membership, broadcasts, mut turn) = self.turn(now);
-        membership.handle_timeout(&mut turn, &summary.unwrap_or_default());
+        membership.handle_timeout(&mut turn);
         broadcasts.handle_timeout(&mut turn);
     }
 
@@ -414,9 +412,8 @@ impl Overlay {
 
     /// What this node answers to the probe of another, who is `from` by its TLS key.
     pub fn answer_probe(&mut self, now: Instant, from: NodeId, probe: Probe) -> Probe {
-        let summary = self.broadcasts.summary();
         let (membership, _, mut turn) = self.turn(now);
-        membership.answer_probe(&mut turn, from, probe, summary)
+        membership.answer_probe(&mut turn, from, probe)
     }
 
     /// What has become of broadcasts since the node started.

@@ -282,7 +282,7 @@ fn membership() {
     frame("shuffle reply", &Frame::ShuffleReply(shuffled), SHUFFLE_REPLY);
     let beacon = Beacon { least: ann().id(), count: 1_700_000_000_000 };
     frame("beacon", &Frame::Beacon(beacon), BEACON);
-    let probe = Probe { neighbour: true, record, beacon, haves: Vec::new(), records: Vec::new() };
+    let probe = Probe { neighbour: true, record, beacon, records: Vec::new() };
     let mut out = Vec::new();
     probe.encode(&mut out);
     vector("probe", &out, PROBE);
@@ -494,7 +494,7 @@ const PROBE: &str = "\
     0001000e003139322e302e322e373a3731313737dfa6a5749577de37a4cdfb944fee06d5343241ee \
     cb6bfb9b56603eb8a2e49c03fb2b5084a5748c07ce17cc5a979eebc64d09069b50e200d73c92ac62 \
     fefb0d8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5cf8b \
-    01000000000000";
+    0100000000";
 const STREAM_OPEN: &str = "1c0000000700706565726b6974000f00706565726b69742d66696c65732f3100";
 const STREAM_OPEN_TOKEN: &str =
     "1d0000000700706565726b6974000000010a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a";

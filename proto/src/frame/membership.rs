@@ -1,15 +1,11 @@
 //! The frames by which nodes find and keep their neighbours.
 
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::frame::broadcast::Have;
 use crate::id::NodeId;
 use crate::record::Record;
 
 /// Records in one frame.
 pub const MAX_RECORDS: usize = 16;
-
-/// Runs of authors told of in one probe; what a node has beyond that shows once there is a link.
-pub const MAX_PROBE_HAVES: usize = 512;
 
 /// Asks the other end of a link for a place among its neighbours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,8 +110,6 @@ pub struct Probe {
     pub record: Record,
     /// Whom it hears of as the least.
     pub beacon: Beacon,
-    /// What it has of broadcasts that can still be had.
-    pub haves: Vec<Have>,
     /// Others.
     pub records: Vec<Record>,
 }
@@ -275,8 +269,6 @@ impl Probe {
         out.put_bool(self.neighbour);
         self.record.encode(out);
         self.beacon.encode(out);
-        let haves = &self.haves[..self.haves.len().min(MAX_PROBE_HAVES)];
-        out.put_list(haves, |out, have| have.encode(out));
         put_records(out, &self.records);
     }
 
@@ -289,7 +281,6 @@ impl Probe {
             neighbour: reader.bool("neighbour")?,
             record: Record::decode(&mut reader)?,
             beacon: Beacon::decode(&mut reader)?,
-            haves: reader.list(MAX_PROBE_HAVES, "runs", Have::decode)?,
             records: records(&mut reader)?,
         };
         reader.finish()?;

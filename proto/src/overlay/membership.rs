@@ -24,7 +24,6 @@ use crate::address::Address;
 use crate::config::Config;
 use crate::event::{Direction, Parting, Reason};
 use crate::frame::Frame;
-use crate::frame::broadcast::Have;
 use crate::frame::membership::{
     Beacon, Disconnect, ForwardJoin, MAX_RECORDS, Need, NeighbourReply, NeighbourRequest, Outcome,
     Probe, Shuffle, ShuffleReply,
@@ -487,7 +486,6 @@ impl Membership {
         turn: &mut Turn<'_>,
         from: NodeId,
         probe: Probe,
-        haves: Vec<Have>,
     ) -> Probe {
         let room = self.member && self.open && self.has_room(turn.now);
         let neighbour = probe.neighbour && room && probe.record.node == from;
@@ -499,21 +497,15 @@ impl Membership {
         told.push(probe.record);
         self.learn(turn, from, told);
         let (record, beacon) = (self.record.clone(), self.horizon.heard());
-        Probe { neighbour, record, beacon, haves, records }
+        Probe { neighbour, record, beacon, records }
     }
 
     /// What has come of a probe of ours.
-    pub(super) fn probed(
-        &mut self,
-        turn: &mut Turn<'_>,
-        id: NodeId,
-        answer: Option<Probe>,
-        summary: &[Have],
-    ) {
+    pub(super) fn probed(&mut self, turn: &mut Turn<'_>, id: NodeId, answer: Option<Probe>) {
         let Some(to_ask) = self.probes.remove(&id) else { return };
         let answer =
             answer.filter(|answer| answer.record.node == id && self.is_true(turn, &answer.record));
-        let Some(Probe { neighbour, record, beacon, haves, records }) = answer else {
+        let Some(Probe { neighbour, record, beacon, records }) = answer else {
             self.passive.failed(turn.now, id);
             if to_ask {
                 self.seek(turn.now);
@@ -527,7 +519,7 @@ impl Membership {
         if !self.member || !self.is_candidate(id) {
             return;
         }
-        let apart = self.horizon.is_apart(turn, beacon) || are_strange(summary, &haves);
+        let apart = self.horizon.is_apart(turn, beacon);
         if apart && self.mend_at <= turn.now {
             self.mend_at = turn.now + MEND;
             self.approach(turn, id, addresses, Need::High, true);
@@ -539,12 +531,7 @@ impl Membership {
         }
     }
 
-    /// Whether a probe is due, which tells what there is of broadcasts.
-    pub(super) fn is_to_probe(&self, now: Instant) -> bool {
-        [self.probe_at, self.seek_at].into_iter().flatten().any(|at| at <= now)
-    }
-
-    pub(super) fn handle_timeout(&mut self, turn: &mut Turn<'_>, summary: &[Have]) {
+    pub(super) fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
         let now = turn.now;
         let silent = self.asked.iter().filter(|(_, asked)| asked.until <= now);
         for (id, need) in silent.map(|(id, asked)| (*id, asked.need)).collect::<Vec<_>>() {
@@ -571,13 +558,13 @@ impl Membership {
         }
         if self.seek_at.is_some_and(|at| at <= now) {
             self.seek_at = None;
-            self.find_neighbours(turn, summary);
+            self.find_neighbours(turn);
         }
         if self.probe_at.is_some_and(|at| at <= now) {
             self.probe_at = Some(now + turn.around(self.probe_every));
             let to_try = self.passive.to_try(turn, |id| self.is_candidate(id));
             if let Some(id) = to_try {
-                self.probe(turn, id, false, summary);
+                self.probe(turn, id, false);
             }
         }
     }
@@ -618,7 +605,7 @@ impl Membership {
         }
     }
 
-    fn find_neighbours(&mut self, turn: &mut Turn<'_>, summary: &[Have]) {
+    fn find_neighbours(&mut self, turn: &mut Turn<'_>) {
         let asking = self.probes.values().filter(|to_ask| **to_ask).count();
         let open = self.asked.len() + self.dials.len() + asking;
         let lacking = self.max_active.saturating_sub(self.active.len() + open);
@@ -637,7 +624,7 @@ impl Membership {
             let Some(id) = candidate else { break };
             match need {
                 Need::Low if !turn.links.contains_key(&id) => {
-                    self.probe(turn, id, true, summary);
+                    self.probe(turn, id, true);
                 }
                 _ => {
                     let addresses = self.passive.addresses(id);
@@ -661,12 +648,12 @@ impl Membership {
             && !self.probes.contains_key(&id)
     }
 
-    fn probe(&mut self, turn: &mut Turn<'_>, id: NodeId, to_ask: bool, summary: &[Have]) {
+    fn probe(&mut self, turn: &mut Turn<'_>, id: NodeId, to_ask: bool) {
         let addresses = self.passive.addresses(id);
         let neighbour = to_ask || self.active.len() < self.max_active;
         let (record, beacon) = (self.record.clone(), self.horizon.heard());
         let records = self.sample(turn, id);
-        let probe = Probe { neighbour, record, beacon, haves: summary.to_vec(), records };
+        let probe = Probe { neighbour, record, beacon, records };
         self.probes.insert(id, to_ask);
         turn.out.push_back(Output::Probe { addresses, id, probe });
     }
@@ -825,15 +812,4 @@ impl Membership {
         }
         own
     }
-}
-
-/// Whether of two nodes one has heard an author of whom the other knows nothing.
-fn are_strange(ours: &[Have], theirs: &[Have]) -> bool {
-    let unknown = |some: &[Have], others: &[Have]| {
-        let others: BTreeSet<_> = others.iter().map(|have| have.run).collect();
-        some.iter().any(|have| !others.contains(&have.run))
-    };
-    // What does not fit into a probe is no sign.
-    let whole = |haves: &[Have]| haves.len() < crate::frame::membership::MAX_PROBE_HAVES;
-    whole(ours) && whole(theirs) && (unknown(ours, theirs) || unknown(theirs, ours))
 }

@@ -84,13 +84,13 @@ impl Bench {
     }
 
     fn probed(&mut self, n: u8, answer: Option<Probe>) {
-        self.turn(|membership, turn| membership.probed(turn, id(n), answer, &[]));
+        self.turn(|membership, turn| membership.probed(turn, id(n), answer));
     }
 
     /// Lets time pass up to the next thing to do.
     fn wait(&mut self) {
         self.now = self.membership.poll_timeout().expect("something to wait for");
-        self.turn(|membership, turn| membership.handle_timeout(turn, &[]));
+        self.turn(|membership, turn| membership.handle_timeout(turn));
     }
 
     /// Lets time pass until something like this comes out; what else does is lost.
@@ -173,7 +173,7 @@ fn record(n: u8) -> Record {
 
 fn answer(n: u8, neighbour: bool, least: u8) -> Probe {
     let beacon = Beacon { least: id(least), count: UNIX };
-    Probe { neighbour, record: record(n), beacon, haves: Vec::new(), records: Vec::new() }
+    Probe { neighbour, record: record(n), beacon, records: Vec::new() }
 }
 
 #[test]
@@ -264,8 +264,7 @@ fn a_full_node_refuses_who_has_others_and_keeps_its_word() {
     let mut node = Bench::member(4);
     let mut probe = answer(7, true, 7);
     probe.record = record(7);
-    let told = node
-        .turn(|membership, turn| membership.answer_probe(turn, id(7), probe.clone(), Vec::new()));
+    let told = node.turn(|membership, turn| membership.answer_probe(turn, id(7), probe.clone()));
     assert!(told.neighbour);
     for (n, expected) in [(6, "reply 6 Full"), (7, "reply 7 Accepted")] {
         node.link(n, Direction::Inbound);
@@ -274,7 +273,7 @@ fn a_full_node_refuses_who_has_others_and_keeps_its_word() {
     }
     // And it is not kept for ever.
     let mut node = Bench::member(4);
-    node.turn(|membership, turn| membership.answer_probe(turn, id(7), probe, Vec::new()));
+    node.turn(|membership, turn| membership.answer_probe(turn, id(7), probe));
     node.now = node.now + PATIENCE;
     node.link(6, Direction::Inbound);
     node.request(6, Need::Low);
@@ -468,7 +467,7 @@ fn who_hears_of_another_least_is_brought_together() {
     let mut node = Bench::member(5);
     node.turn(|membership, turn| membership.known(turn, vec![(id(8), vec![address(8)])]));
     node.now = node.now + Duration::from_secs(20);
-    node.turn(|membership, turn| membership.probe(turn, id(8), false, &[]));
+    node.turn(|membership, turn| membership.probe(turn, id(8), false));
     node.out();
     node.probed(8, Some(answer(8, false, 8)));
     assert_eq!(node.out(), ["dial 8"]);
