@@ -54,6 +54,10 @@ const NEW_LINK: Duration = Duration::from_secs(2);
 /// so on. 1 s: a round trip around the world and what is sent meanwhile.
 const ANSWER: Duration = Duration::from_secs(1);
 
+/// How long what came before its turn waits for what nobody has who was asked: somebody may come who
+/// has it. 30 s: what a network that was split may take to be one again.
+const GAP_PATIENCE: Duration = Duration::from_secs(30);
+
 /// How often those who have something may be asked in vain before it is given up.
 const MAX_TRIES: usize = 8;
 
@@ -317,9 +321,12 @@ impl Broadcasts {
         }
         let Some(run) = self.runs.get_mut(&name) else { return };
         run.note(from, upto);
-        if upto >= run.next.max(1) && run.missing.is_none() {
+        let open = run.missing.is_none_or(|missing| missing.asked.is_none());
+        if upto >= run.next.max(1) && open {
             let wait = if new { Duration::ZERO } else { self.graft_after };
-            self.set_missing(name, turn.now + wait, None);
+            let due = turn.now + wait;
+            let due = run.missing.map_or(due, |missing| missing.due.min(due));
+            self.set_missing(name, due, None);
         }
     }
 
@@ -422,6 +429,7 @@ impl Broadcasts {
         let Some(run) = self.runs.get_mut(&name) else { return };
         if batch.first > run.next {
             let len = batch.body().len();
+            run.gap_since.get_or_insert(turn.now);
             if self.pending + len <= MAX_PENDING {
                 self.pending += len;
                 if let Some((old, _)) = run.pending.insert(batch.first, (batch, ids)) {
@@ -444,6 +452,7 @@ impl Broadcasts {
         while let Some(run) = self.runs.get_mut(&name) {
             let next = run.next;
             let Some(entry) = run.pending.first_entry().filter(|held| *held.key() <= next) else {
+                run.gap_since = run.gap_since.filter(|_| !run.pending.is_empty());
                 return;
             };
             let (batch, ids) = entry.remove();
@@ -565,12 +574,15 @@ impl Broadcasts {
         self.set_missing_tries(name, turn.now + wait, Some((of, after)), tries);
     }
 
-    /// Nobody has what is missing: what waits for it is delivered without.
+    /// Nobody has what is missing: after a while what waits for it is delivered without.
     fn give_up(&mut self, turn: &mut Turn<'_>, name: RunId) {
         self.clear_missing(name);
         let Some(run) = self.runs.get_mut(&name) else { return };
         run.has.retain(|_, upto| *upto < run.next.max(1));
-        if let Some(first) = run.pending.keys().next().copied() {
+        let until = run.gap_since.filter(|_| !run.pending.is_empty()).map(|at| at + GAP_PATIENCE);
+        if let Some(until) = until.filter(|until| *until > turn.now) {
+            self.set_missing(name, until, None);
+        } else if let Some(first) = run.pending.keys().next().copied() {
             let missed = first.saturating_sub(run.next);
             run.next = first;
             self.miss(turn, name, missed);

@@ -17,6 +17,8 @@ pub(super) struct Run {
     pub(super) heard: Instant,
     /// Batches that came before what stands before them, with the names of what is in them.
     pub(super) pending: BTreeMap<u64, (Batch, Vec<Hash>)>,
+    /// Since when something waits in `pending`.
+    pub(super) gap_since: Option<Instant>,
     /// Links that get its broadcasts from others: they are told what there is, and not sent it.
     pub(super) lazy: BTreeSet<NodeId>,
     /// How far links are, as far as that is known.
@@ -43,6 +45,7 @@ impl Run {
             verified: false,
             heard: now,
             pending: BTreeMap::new(),
+            gap_since: None,
             lazy: BTreeSet::new(),
             has: BTreeMap::new(),
             missing: None,

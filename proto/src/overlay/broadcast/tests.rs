@@ -213,8 +213,33 @@ fn a_gap_that_nobody_can_fill_is_told() {
     assert_eq!(node.out(), ["heard a", "want 1 1"]);
     let given = Have { run: run(), upto: 4 };
     node.turn(|broadcasts, turn| broadcasts.receive_given(turn, link(1), given));
+    // Somebody may come who has it.
+    assert_eq!(node.out(), [""; 0]);
+    let begun = node.now;
+    while node.out.is_empty() {
+        node.wait();
+    }
+    assert_eq!(node.now.since(begun), GAP_PATIENCE);
     assert_eq!(node.out(), ["missed 2", "push 1 d", "heard d"]);
     assert_eq!(node.broadcasts.counters().missed, 2);
+}
+
+#[test]
+fn a_gap_is_filled_by_who_comes_later() {
+    let mut node = Bench::new(2);
+    node.receive(1, batch(1, &["a"]));
+    node.receive(1, batch(3, &["c"]));
+    node.links.remove(&link(1));
+    node.turn(|broadcasts, turn| broadcasts.link_down(turn, link(1)));
+    node.wait();
+    node.out();
+    node.link(3);
+    node.out();
+    node.hear(3, 3);
+    node.wait();
+    assert_eq!(node.out(), ["want 3 1"]);
+    node.receive(3, batch(2, &["b"]));
+    assert_eq!(node.out(), ["push 2 b", "heard b", "push 2 c", "heard c"]);
 }
 
 #[test]
