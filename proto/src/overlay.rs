@@ -27,6 +27,7 @@ use crate::verify::Verifier;
 
 pub mod admission;
 pub mod broadcast;
+pub mod direct;
 pub mod membership;
 mod order;
 pub(crate) mod query;
@@ -36,6 +37,7 @@ mod tests;
 
 use admission::{Admission, Admissions, Candidate};
 use broadcast::{BroadcastError, Broadcasts};
+use direct::{DirectError, Directs, Missed};
 use membership::{Membership, Views};
 use order::Orders;
 use query::Queries;
@@ -55,6 +57,7 @@ pub struct Overlay {
     membership: Membership,
     queries: Queries,
     broadcasts: Broadcasts,
+    directs: Directs,
     redials: Redials,
     orders: Orders,
     outbox: VecDeque<Output>,
@@ -111,7 +114,7 @@ pub enum Input {
     /// A frame came in.
     Frame(NodeId, Frame),
     /// A frame that [`Output::Send`] put out was not sent, because the link's lane is crowded: so
-    /// it may be with queries and broadcasts, and with no other.
+    /// it may be with queries, broadcasts and messages between others, and with no other.
     PassedOver(NodeId, Frame),
     /// What came of [`Output::Probe`]: what the node answered, if it did.
     Probed {
@@ -226,6 +229,13 @@ pub enum Output {
         /// The answer.
         answer: Answer,
     },
+    /// How it went with a message of ours that others were to pass on.
+    Direct {
+        /// The number that [`Overlay::send_direct`] gave it.
+        number: u64,
+        /// Whether the recipient has it.
+        sent: Result<(), Missed>,
+    },
     /// A query of ours has ended.
     Ended {
         /// The query.
@@ -236,7 +246,8 @@ pub enum Output {
 }
 
 impl Overlay {
-    /// The overlay of a node without links. `seed` is all the chance that it ever gets.
+    /// The overlay of a node without links. `seed` is all the chance that it ever gets: outside of
+    /// tests it has to be secret and of the system's generator, as messages are sealed with it.
     #[must_use]
     pub fn new(identity: Identity, config: &Config, seed: [u8; 32]) -> Self {
         let me = identity.key.id();
@@ -254,6 +265,7 @@ impl Overlay {
             membership: Membership::new(&identity, config),
             queries: Queries::new(config),
             broadcasts: Broadcasts::new(&identity, config),
+            directs: Directs::new(&identity, config),
             redials: Redials::new(config),
             orders: Orders::new(&identity, config),
             outbox: VecDeque::new(),
@@ -291,6 +303,8 @@ impl Overlay {
                 self.links.remove(&id);
                 self.queries.link_down(id, &mut self.outbox);
                 self.redials.link_down(now, id, &mut self.rng);
+                let (directs, mut turn) = self.direct_turn(now);
+                directs.link_down(&mut turn, id);
                 let (membership, broadcasts, mut turn) = self.turn(now);
                 membership.link_down(&mut turn, id, &parting);
                 broadcasts.link_down(&mut turn, id);
@@ -317,6 +331,10 @@ impl Overlay {
                 let (_, broadcasts, mut turn) = self.turn(now);
                 broadcasts.passed_over(&mut turn, to, &batch);
             }
+            Input::PassedOver(_, Frame::Forward(forward)) => {
+                let (directs, mut turn) = self.direct_turn(now);
+                directs.passed_over(&mut turn, forward.label);
+            }
             Input::PassedOver(..) => {}
             Input::Probed { id, answer } => {
                 let (membership, _, mut turn) = self.turn(now);
@@ -331,6 +349,8 @@ impl Overlay {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.queries.handle_timeout(now, &mut self.outbox);
         self.redials.handle_timeout(now, &mut self.outbox);
+        let (directs, mut turn) = self.direct_turn(now);
+        directs.handle_timeout(&mut turn);
         let (membership, broadcasts, mut turn) = self.turn(now);
         membership.handle_timeout(&mut turn);
         broadcasts.handle_timeout(&mut turn);
@@ -346,7 +366,7 @@ impl Overlay {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let asked = earliest(self.queries.poll_timeout(), self.redials.poll_timeout());
         let told = earliest(self.membership.poll_timeout(), self.broadcasts.poll_timeout());
-        earliest(asked, told)
+        earliest(earliest(asked, told), self.directs.poll_timeout())
     }
 
     /// A dial has reached `id`: may it say Hello?
@@ -382,6 +402,24 @@ impl Overlay {
         let (_, broadcasts, mut turn) = self.turn(now);
         let id = broadcasts.publish(&mut turn, title, message)?;
         Ok((id, self.links.len()))
+    }
+
+    /// Seals a message to a node that a query of ours has found, and sends it the way that the answer
+    /// came. Returns its number: [`Output::Direct`] tells how it went. Poll the outputs before the
+    /// next input.
+    ///
+    /// # Errors
+    /// Where the content is over its limit, or nobody can have that identity: nothing is sent.
+    pub fn send_direct(
+        &mut self,
+        now: Instant,
+        query: QueryId,
+        to: NodeId,
+        message: Message,
+    ) -> Result<u64, DirectError> {
+        let next = self.next(query, None, to);
+        let (directs, mut turn) = self.direct_turn(now);
+        directs.send(&mut turn, (query, to), next, message)
     }
 
     /// What this node answers to the probe of another, who is `from` by its TLS key.
@@ -458,6 +496,26 @@ impl Overlay {
         (&mut self.orders, turn)
     }
 
+    /// As [`Overlay::turn`], for messages between nodes that are not neighbours.
+    fn direct_turn(&mut self, now: Instant) -> (&mut Directs, Turn<'_>) {
+        let turn = Turn {
+            now,
+            unix: self.clock.unix(now),
+            links: &self.links,
+            rng: &mut self.rng,
+            out: &mut self.outbox,
+        };
+        (&mut self.directs, turn)
+    }
+
+    /// The link by which a message goes on to the node that a query asked for: straight to it, or
+    /// the way that the answer came. `asking` is whom the query came from; `None` where it is ours.
+    fn next(&self, query: QueryId, asking: Option<NodeId>, to: NodeId) -> Option<NodeId> {
+        let way = self.queries.way(query, asking, to)?;
+        let next = if self.links.contains_key(&to) { Some(to) } else { way };
+        next.filter(|next| self.links.contains_key(next))
+    }
+
     fn on_frame(&mut self, now: Instant, from: NodeId, frame: Frame) {
         let out = &mut self.outbox;
         match frame {
@@ -467,6 +525,15 @@ impl Overlay {
             }
             Frame::Answer(answer) => self.queries.receive_answer(from, answer, out),
             Frame::QueryDone(done) => self.queries.receive_done(from, done, out),
+            Frame::Forward(forward) => {
+                let next = self.next(forward.label.query, Some(from), forward.label.to);
+                let (directs, mut turn) = self.direct_turn(now);
+                directs.receive(&mut turn, from, forward, next);
+            }
+            Frame::Forwarded(forwarded) => {
+                let (directs, mut turn) = self.direct_turn(now);
+                directs.receive_forwarded(&mut turn, from, forwarded);
+            }
             Frame::Broadcast(batch) => {
                 let (_, broadcasts, mut turn) = self.turn(now);
                 broadcasts.receive(&mut turn, from, batch);
