@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::frame::direct::{Delivery, Forwarded, Label};
+use crate::overlay::direct::Missed;
 use crate::seal::{self, Letter};
 
 const UNIX: u64 = 1_700_000_000_000;
