@@ -1,5 +1,7 @@
 //! Whole networks of overlays, joined by perfect lines.
 
+use crate::event::{Event, Parting};
+use crate::overlay::direct::Missed;
 use std::collections::BTreeSet;
 
 use super::*;

@@ -5,6 +5,7 @@ use rand_core::SeedableRng;
 
 use super::*;
 use crate::event::{Direction, Peer};
+use crate::frame::broadcast::Want;
 
 pub(crate) fn author() -> Key {
     Key::from_secret(&[1; 32])
