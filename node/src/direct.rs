@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// has passed on half of what it may at once.
 const BUSY: Duration = Duration::from_millis(500);
 
-/// Ways that are remembered. 256: one for each message of a minute, four a second.
+/// Ways that are remembered. 256: five new recipients a second, for as long as a way is good.
 const MAX_WAYS: usize = 256;
 
 /// The messages that wait for nodes without a link.

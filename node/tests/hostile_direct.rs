@@ -34,7 +34,7 @@ async fn a_flood_of_forwards_is_refused_and_most_of_it_unread() {
     };
     let mut deliveries = Vec::new();
     for n in 0..20 {
-        let to = |number: u64| if number % 2 == 0 { victim.id() } else { nobody() };
+        let to = |number: u64| if number.is_multiple_of(2) { victim.id() } else { nobody() };
         let part: Vec<u8> = (n * 500..(n + 1) * 500)
             .flat_map(|number| encoded(&forward(number, to(number), 200)))
             .collect();
