@@ -49,6 +49,7 @@ fn a_second_interrupt_ends_it_at_once() {
     let home = tempfile::tempdir().unwrap();
     let bob = Program::start(home.path(), "bob", &[]);
     let mut alice = Program::start(home.path(), "alice", &[&bob.address]);
+    alice.event("outbound_node_connected");
     // Somebody who does not read, and more for him than the system's buffers take.
     bob.signal(Signal::STOP);
     alice.run(&format!("msg {}", "x".repeat(16 << 20)));
