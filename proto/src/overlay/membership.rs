@@ -12,10 +12,10 @@
 //! - Nodes are asked on a short connection of their own, a *probe*, before a link is made, so that
 //!   the application sees no link that comes to nothing.
 //! - Now and then a member probes one that it knows. So what others have told is tested before it
-//!   is relied on; and as both say whom they hear of as the least node (see [`horizon`]), parts of
+//!   is relied on; and as both say whom they hear of as the least node (see `horizon`), parts of
 //!   a network that have come apart find each other again.
 //! - Records are signed by their node, taken at a bounded rate, and spread over groups of addresses
-//!   (see [`passive`]).
+//!   (see `passive`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -327,10 +327,10 @@ impl Membership {
             Frame::Disconnect(disconnect) => self.receive_disconnect(turn, from, disconnect),
             Frame::Shuffle(shuffle) => self.receive_shuffle(turn, from, shuffle),
             Frame::ShuffleReply(reply) => self.receive_shuffled(turn, reply, from),
-            Frame::Beacon(beacon) => {
-                if self.active.contains_key(&from) && self.horizon.receive(turn.now, beacon) {
-                    self.tell_beacon(turn, Some(from));
-                }
+            Frame::Beacon(beacon)
+                if self.active.contains_key(&from) && self.horizon.receive(turn.now, beacon) =>
+            {
+                self.tell_beacon(turn, Some(from));
             }
             _ => {}
         }
