@@ -66,7 +66,7 @@ pub enum Input {
 pub enum Command {
     /// Ask the network. Ends with [`Output::Ended`].
     Query {
-        /// Names it: see [`Overlay::draw_query_id`].
+        /// Names it: see [`draw_query_id`](crate::overlay::Overlay::draw_query_id).
         id: QueryId,
         /// The question.
         what: What,
@@ -164,7 +164,7 @@ pub enum Output {
     },
     /// How it went with a message of ours that others were to pass on.
     Direct {
-        /// The number that [`Overlay::send_direct`] gave it.
+        /// The number that [`send_direct`](crate::overlay::Overlay::send_direct) gave it.
         number: u64,
         /// Whether the recipient has it.
         sent: Result<(), Missed>,
