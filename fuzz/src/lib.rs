@@ -7,6 +7,7 @@
 
 mod machines;
 pub mod mutate;
+mod network;
 pub mod seeds;
 mod wire;
 

@@ -24,7 +24,7 @@ static KEYS: LazyLock<[Key; 10]> =
     LazyLock::new(|| std::array::from_fn(|n| Key::from_secret(&[n as u8; 32])));
 
 /// The network that all in here belong to.
-const NETWORK: &str = "peerkit";
+pub(crate) const NETWORK: &str = "peerkit";
 
 /// A link: the first byte says which side we are and how many bytes come at a time.
 pub fn link(data: &[u8]) {
@@ -243,6 +243,6 @@ pub(crate) fn node(n: u8) -> NodeId {
     key(n).id()
 }
 
-fn key(n: u8) -> Key {
+pub(crate) fn key(n: u8) -> Key {
     KEYS[usize::from(n)].clone()
 }

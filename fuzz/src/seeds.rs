@@ -17,7 +17,7 @@ use peerkit_proto::hello::{Hello, StreamOpen};
 use peerkit_proto::id::Hash;
 use peerkit_proto::message::{Compression, Kind, Message, Packed};
 
-use crate::machines;
+use crate::{machines, network};
 
 /// One input with its file's name.
 pub type Seed = (String, Vec<u8>);
@@ -109,6 +109,9 @@ fn hellos() -> Vec<Seed> {
         open.encode(&mut out);
         out.split_off(4)
     }));
+    let mut probe = Vec::new();
+    network::probe().encode(&mut probe);
+    inputs.push(probe);
     number(inputs)
 }
 
@@ -219,6 +222,8 @@ fn every_frame() -> Vec<Frame> {
         frames.push(Frame::Query(Query { id: QueryId([n; 16]), depth: UNLIMITED, ttl, what }));
     }
     frames.extend(answers(id));
+    frames.extend(network::broadcasts());
+    frames.extend(network::membership());
     frames.push(Frame::QueryDone(QueryDone { id, depth: UNLIMITED - 1, complete: true }));
     frames
 }

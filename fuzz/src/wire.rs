@@ -7,6 +7,7 @@ use peerkit_proto::address::{Address, MAX_ADDRESS};
 use peerkit_proto::codec::Reader;
 use peerkit_proto::config::Config;
 use peerkit_proto::files::{Answer, Manifest, PieceList, Request, wire};
+use peerkit_proto::frame::membership::Probe;
 use peerkit_proto::frame::{Frame, Frames, HEADER, header};
 use peerkit_proto::hello::{Hello, StreamOpen};
 use peerkit_proto::message::{Compression, Message, Packed};
@@ -94,7 +95,7 @@ pub(crate) fn same_again(frame: &Frame) {
     assert_eq!(Frame::decode(kind, bytes.split_off(HEADER).into()).as_ref(), Ok(frame));
 }
 
-/// What is said first on a link and on a stream.
+/// What is said first on a link and on a stream, and what on a probe.
 pub fn hello(data: &[u8]) {
     let body = Bytes::copy_from_slice(data);
     if let Ok(hello) = Hello::decode(body.clone()) {
@@ -112,6 +113,13 @@ pub fn hello(data: &[u8]) {
         assert!(body.len() <= StreamOpen::MAX);
         assert_eq!(StreamOpen::decode(body.into()).as_ref(), Ok(&open));
         let _ = open.check("peerkit", None);
+    }
+    if let Ok(probe) = Probe::decode(Reader::new(Bytes::copy_from_slice(data))) {
+        let mut again = Vec::new();
+        probe.encode(&mut again);
+        assert!(again.len() <= Probe::MAX);
+        assert_eq!(Probe::decode(Reader::new(again.into())).as_ref(), Ok(&probe));
+        let _ = probe.record.verify("peerkit");
     }
 }
 

@@ -1,0 +1,73 @@
+//! Frames of broadcasts and membership, all of them right.
+
+use peerkit_proto::address::Address;
+use peerkit_proto::frame::Frame;
+use peerkit_proto::frame::broadcast::{Batch, Have, Item, Want};
+use peerkit_proto::frame::membership::{
+    Beacon, Disconnect, ForwardJoin, Need, NeighbourReply, NeighbourRequest, Outcome, Probe,
+    Shuffle, ShuffleReply,
+};
+use peerkit_proto::id::Key;
+use peerkit_proto::message::{Message, Packed};
+use peerkit_proto::record::Record;
+
+use crate::machines::{NETWORK, key};
+
+/// A batch of several broadcasts, and what is said about it.
+pub(crate) fn broadcasts() -> Vec<Frame> {
+    let item = |text: &str| Item {
+        time: 1,
+        title: "title".into(),
+        content: Packed::plain(Message::text(text)),
+    };
+    let batch = |first| {
+        Frame::Broadcast(Batch::sign(&key(9), NETWORK, 1, (first, 1), vec![item("a"), item("")]))
+    };
+    let Frame::Broadcast(Batch { run, .. }) = batch(1) else { unreachable!("it is one") };
+    vec![
+        batch(2),
+        batch(4),
+        Frame::Have(vec![Have { run, upto: 9 }, Have { run, upto: u64::MAX }]),
+        Frame::Want(Want { run, after: 0 }),
+        Frame::Want(Want { run, after: u64::MAX }),
+        Frame::Given(Have { run, upto: 1 }),
+        Frame::Prune(run),
+    ]
+}
+
+/// What the neighbours of [`machines`](crate::machines) may say, and tell of each other.
+pub(crate) fn membership() -> Vec<Frame> {
+    let mut frames = Vec::new();
+    for n in 1..=3 {
+        for need in [Need::Low, Need::High, Need::Join] {
+            frames.push(Frame::NeighbourRequest(NeighbourRequest { need, record: record(n) }));
+        }
+    }
+    let records = || vec![record(4), record(5), record(0)];
+    for outcome in [Outcome::Accepted, Outcome::Full, Outcome::Manual] {
+        let reply = NeighbourReply { outcome, record: record(1), records: records() };
+        frames.push(Frame::NeighbourReply(reply));
+    }
+    frames.extend([
+        Frame::ForwardJoin(ForwardJoin { steps: 0, record: record(6) }),
+        Frame::ForwardJoin(ForwardJoin { steps: 255, record: record(7) }),
+        Frame::Disconnect(Disconnect { instead: records(), leaves: false }),
+        Frame::Disconnect(Disconnect { instead: Vec::new(), leaves: true }),
+        Frame::Shuffle(Shuffle { id: 1, steps: 0, records: records() }),
+        Frame::Shuffle(Shuffle { id: 2, steps: 255, records: records() }),
+        Frame::ShuffleReply(ShuffleReply { id: 2, records: records() }),
+        Frame::Beacon(Beacon { least: key(4).id(), count: u64::MAX }),
+    ]);
+    frames
+}
+
+/// A probe.
+pub(crate) fn probe() -> Probe {
+    let beacon = Beacon { least: key(1).id(), count: 3 };
+    Probe { neighbour: true, record: record(1), beacon, records: vec![record(2)] }
+}
+
+fn record(n: u8) -> Record {
+    let key: Key = key(n);
+    Record::sign(&key, NETWORK, 1, &[Address::from_socket(([192, 0, n, 1], 7117).into())])
+}
