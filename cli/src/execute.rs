@@ -73,8 +73,10 @@ impl Session {
             }
             Command::Msg { text } => self.msg(text).await?,
             Command::Send { peer, text } => {
-                let peer = node.find_peer(&peer)?;
+                let peer = node.find_node(&peer).await?;
                 node.send(peer.id(), text).await?;
+                // There may be a link now that was made for it.
+                let peer = node.peer(peer.id()).unwrap_or(peer);
                 Outcome::Peer { peer: self.view(&peer) }
             }
             Command::Broadcast { text } => {

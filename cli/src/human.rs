@@ -19,7 +19,7 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
         Outcome::Peer { peer } => match command {
             "send" => format!("sent to {}", peer.label()),
             "disconnect" => format!("disconnected from {}", peer.label()),
-            _ => format!("connected to {} at {}", peer.label(), peer.address),
+            _ => format!("connected to {} at {}", peer.label(), at(peer)),
         },
         Outcome::Linked { peers } if command == "leave" => {
             format!("left: {} closed", count(peers.len(), "link"))
@@ -208,6 +208,10 @@ pub(crate) fn error(paint: Paint, error: &anyhow::Error) -> String {
     format!("{} {}", paint.bad("error:"), plain(&format!("{error:#}")))
 }
 
+fn at(peer: &PeerView) -> &str {
+    peer.address.as_deref().unwrap_or("no address")
+}
+
 fn address(peer: &Peer) -> String {
     peer.address().clone().without_id().to_string()
 }
@@ -253,8 +257,8 @@ fn peers_and_known(paint: Paint, peers: &[PeerView], known: &[KnownView]) -> Str
             text,
             "\n  {}  {}  {}{rtt}",
             paint.name(&peer.label()),
-            peer.address,
-            peer.direction,
+            at(peer),
+            peer.direction.unwrap_or("no link"),
         );
     }
     let others = known.iter();

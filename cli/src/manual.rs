@@ -110,8 +110,10 @@ pub(crate) const ENTRIES: &[Entry] = &[
         name: "send",
         aliases: &[],
         usage: "send PEER TEXT",
-        summary: "send a text to one peer",
-        more: "A name with spaces goes in quotes: send \"bob smith\" hello",
+        summary: "send a text to one node",
+        more: "A name with spaces goes in quotes: send \"bob smith\" hello. A node without a link \
+               is found through the network; by name or first digits if it was met before, else by \
+               its whole identity.",
     },
     Entry {
         name: "broadcast",

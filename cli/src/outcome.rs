@@ -102,19 +102,21 @@ pub(crate) enum Stops {
 pub(crate) struct PeerView {
     pub(crate) id: NodeId,
     pub(crate) name: String,
-    pub(crate) address: String,
-    pub(crate) direction: &'static str,
+    /// `None` where there is no link; so is the direction.
+    pub(crate) address: Option<String>,
+    pub(crate) direction: Option<&'static str>,
     /// `None` until it was measured.
     pub(crate) rtt_ms: Option<f64>,
 }
 
 impl PeerView {
     pub(crate) fn new(node: &Node, peer: &Peer) -> Self {
+        let address = || peer.address().clone().without_id().to_string();
         Self {
             id: peer.id(),
             name: peer.name().to_owned(),
-            address: peer.address().clone().without_id().to_string(),
-            direction: peer.direction().name(),
+            address: peer.is_linked().then(address),
+            direction: peer.is_linked().then(|| peer.direction().name()),
             rtt_ms: node.rtt(peer.id()).map(text::millis),
         }
     }

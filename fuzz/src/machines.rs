@@ -173,8 +173,32 @@ pub(crate) fn greeting() -> Hello {
     }
 }
 
+/// The frame of a message that is sealed to the overlay of [`network`].
+pub(crate) fn direct() -> Frame {
+    let mut sender = author();
+    let id = sender.draw_query_id();
+    let ask = Command::Query { id, what: What::FindNode(node(0)), depth: -1, timeout: None };
+    sender.handle(Instant::ZERO, overlay::Input::Command(ask));
+    while sender.poll().is_some() {}
+    sender.send_direct(Instant::ZERO, id, node(0), "content".into()).expect("a small one");
+    match sender.poll() {
+        Some(overlay::Output::Send(_, frame)) => frame,
+        other => panic!("no message but {other:?}"),
+    }
+}
+
 /// A broadcast's frame, signed by a node that is no neighbour.
 pub(crate) fn broadcast() -> Frame {
+    let mut author = author();
+    author.broadcast(Instant::ZERO, "title".into(), "content".into()).expect("within the limits");
+    match author.poll() {
+        Some(overlay::Output::Send(_, frame)) => frame,
+        other => panic!("no broadcast but {other:?}"),
+    }
+}
+
+/// An overlay that has a link with the one of [`network`], and is none of its neighbours there.
+fn author() -> Overlay {
     let identity = Identity {
         key: key(9),
         name: String::new(),
@@ -190,11 +214,7 @@ pub(crate) fn broadcast() -> Frame {
     let candidate = Candidate { id: node(0), direction, incarnation: 1, ip };
     author.handle(Instant::ZERO, overlay::Input::LinkUp { peer, candidate });
     while author.poll().is_some() {}
-    author.broadcast(Instant::ZERO, "title".into(), "content".into()).expect("within the limits");
-    match author.poll() {
-        Some(overlay::Output::Send(_, frame)) => frame,
-        other => panic!("no broadcast but {other:?}"),
-    }
+    author
 }
 
 /// The id of the query that [`network`]'s overlay has asked: the seed says.

@@ -10,6 +10,7 @@ use peerkit_proto::files::{
     Answer as FilesAnswer, Description, Entry, FileKind, Manifest, PieceList, Refusal, RelPath,
     Request,
 };
+use peerkit_proto::frame::direct::{Delivery, Forwarded};
 use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, What};
 use peerkit_proto::frame::{self, Frame, HEADER};
 use peerkit_proto::hello::{Hello, StreamOpen};
@@ -200,7 +201,12 @@ fn every_frame() -> Vec<Frame> {
         Frame::Cancel(5),
         Frame::CallBack { token: [6; 16] },
         machines::broadcast(),
+        machines::direct(),
     ];
+    let deliveries = [Delivery::Taken([3; 32]), Delivery::NoWay, Delivery::Busy, Delivery::Refused];
+    for delivery in deliveries {
+        frames.push(Frame::Forwarded(Forwarded { query: id, number: 1, delivery }));
+    }
     let whats = [
         What::Discover,
         What::Search("notes".into()),

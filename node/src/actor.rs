@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::conn::{self, Conn};
 use crate::dial;
+use crate::direct::Told;
 use crate::error::Error;
 use crate::inner::{Inner, unix_millis};
 use crate::kept::GATHER;
@@ -36,6 +37,8 @@ pub(crate) struct Actor {
     orders: mpsc::Receiver<Order>,
     from_links: mpsc::Receiver<FromLink>,
     asked: HashMap<QueryId, Asked>,
+    /// Who waits to hear of messages that others pass on, by their numbers, and whom they are for.
+    passed_on: HashMap<u64, (NodeId, oneshot::Sender<Result<(), Error>>)>,
     /// Who waits for this node to be a member, by the node that it is to join through.
     joining: BTreeMap<NodeId, Vec<oneshot::Sender<Outcome>>>,
     /// Connections that take the place of a link once that has ended.
@@ -72,6 +75,7 @@ impl Actor {
             orders,
             from_links,
             asked: HashMap::new(),
+            passed_on: HashMap::new(),
             joining: BTreeMap::new(),
             successors: BTreeMap::new(),
             hung_up: BTreeSet::new(),
@@ -246,6 +250,18 @@ impl Actor {
                 self.asked.insert(id, asked);
                 self.command(Command::Query { id, what, depth, timeout });
             }
+            Order::SendDirectly(peer, message) => {
+                self.inner.queue_directly(peer.id(), message, Told::Handler(peer));
+            }
+            Order::PassOn { query, to, message, reply } => {
+                let now = self.tick();
+                match self.overlay.send_direct(now, query, to, message) {
+                    Ok(number) => drop(self.passed_on.insert(number, (to, reply))),
+                    Err(error) => drop(reply.send(Err(error.into()))),
+                }
+                self.drain_all(now);
+            }
+            Order::ErrandDone(conn) => self.errand_done(&conn),
             Order::Answer(command) => self.command(command),
             Order::Info(reply) => drop(reply.send(self.overlay.info())),
             Order::AddressesChanged => self.addresses_changed(),
@@ -362,6 +378,16 @@ impl Actor {
         }
     }
 
+    /// Closes a link that was made to send a message, if it is nothing else by now.
+    fn errand_done(&mut self, conn: &Conn) {
+        let (id, views) = (conn.peer.id(), self.overlay.views());
+        let needed = views.active.contains(&id) || views.pinned.contains(&id);
+        if !needed && conn.is_errand() && self.is_current(conn) && self.hung_up.insert(conn.serial)
+        {
+            conn.leave(Reason::NotNeeded);
+        }
+    }
+
     fn addresses_changed(&mut self) {
         let addresses = self.inner.addresses(None);
         self.command(Command::Addresses(addresses));
@@ -374,6 +400,11 @@ impl Actor {
     fn input(&mut self, input: Input) {
         let now = self.tick();
         self.overlay.handle(now, input);
+        self.drain_all(now);
+    }
+
+    /// Carries out what the overlay has put out, and tells it what could not be.
+    fn drain_all(&mut self, now: Instant) {
         self.drain();
         while let Some((id, frame)) = self.passed_over.pop() {
             self.overlay.handle(now, Input::PassedOver(id, frame));
@@ -395,7 +426,9 @@ impl Actor {
                 Output::Send(to, frame) => {
                     let Ok(conn) = self.inner.conn(to) else { continue };
                     match &frame {
-                        Frame::Query(_) | Frame::Broadcast(_) if conn.outbox.is_crowded() => {
+                        Frame::Query(_) | Frame::Broadcast(_) | Frame::Forward(_)
+                            if conn.outbox.is_crowded() =>
+                        {
                             self.passed_over.push((to, frame));
                         }
                         _ => conn.control(&frame),
@@ -433,7 +466,18 @@ impl Actor {
                         conn.leave(reason);
                     }
                 }
-                Output::Event(event) => self.inner.dispatch.notice(event),
+                Output::Event(event) => {
+                    if let Event::NodeMessage { .. } = event {
+                        self.inner.meter.received(1);
+                    }
+                    self.inner.dispatch.notice(event);
+                }
+                Output::Direct { number, sent } => {
+                    if let Some((peer, reply)) = self.passed_on.remove(&number) {
+                        let not_reached = |reason| Error::NotReached { peer, reason };
+                        let _ = reply.send(sent.map_err(not_reached));
+                    }
+                }
                 Output::Lookup { query, what } => self.look_up(query, what),
                 Output::Answered { answer } => self.answered(answer),
                 Output::Ended { query, complete } => {

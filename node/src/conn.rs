@@ -1,7 +1,7 @@
 //! One link's shell: what the rest of the node holds of it, and the two tasks that carry its bytes.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ pub(crate) struct Conn {
     leaving: Mutex<Leaving>,
     /// Wakes the reading half once the link is to be closed.
     closing: Notify,
+    /// It was made to send a message, and nobody has asked for it otherwise.
+    errand: AtomicBool,
     next_request: AtomicU64,
     requests: Mutex<BTreeMap<u64, oneshot::Sender<Result<Message, Refusal>>>>,
 }
@@ -107,6 +109,7 @@ impl Conn {
             pinging: Notify::new(),
             leaving: Mutex::default(),
             closing: Notify::new(),
+            errand: AtomicBool::new(false),
             next_request: AtomicU64::new(1),
             requests: Mutex::default(),
         }
@@ -167,6 +170,21 @@ impl Conn {
         }
         self.pinging.notify_one();
         pong.await.ok()
+    }
+
+    /// Whether it was made to send a message, and nobody has asked for it otherwise.
+    #[inline]
+    pub(crate) fn is_errand(&self) -> bool {
+        self.errand.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_errand(&self, errand: bool) {
+        self.errand.store(errand, Ordering::Relaxed);
+    }
+
+    /// Whether a reply is waited for.
+    pub(crate) fn has_requests(&self) -> bool {
+        !self.requests().is_empty()
     }
 
     /// When something was last written.

@@ -93,6 +93,12 @@ pub(crate) async fn link(
             return Some(established);
         }
         Ok(Dialled::Linked(peer)) => {
+            if wanted != Wanted::Quietly
+                && let Ok(conn) = inner.conn(peer.id())
+            {
+                // Somebody has asked for it now.
+                conn.set_errand(false);
+            }
             let _ = inner.orders.send(Order::Dialled { address, id: peer.id(), wanted }).await;
             let _ = reply.send(Ok(peer));
         }
@@ -107,6 +113,26 @@ pub(crate) async fn link(
         }
     }
     None
+}
+
+/// Makes a link to `address` to send a message over, and closes it once it is idle. `reply` gets the
+/// peer, or why there is none; that it failed is no event.
+pub(crate) async fn errand(
+    inner: Arc<Inner>,
+    address: Address,
+    reply: oneshot::Sender<Result<Peer, Error>>,
+) -> Made {
+    let dialled = establish(&inner, &address).await;
+    let (dialled, made) = match dialled {
+        Ok(Dialled::New(established)) => {
+            inner.watch_errand(established.conn.clone());
+            (Ok(established.conn.peer.clone()), Some(established))
+        }
+        Ok(Dialled::Linked(peer)) => (Ok(peer), None),
+        Err(error) => (Err(error), None),
+    };
+    let _ = reply.send(dialled);
+    made
 }
 
 enum Dialled {

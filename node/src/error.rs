@@ -9,6 +9,7 @@ use peerkit_proto::event::{Peer, Reason};
 use peerkit_proto::frame::Refusal;
 use peerkit_proto::id::{Hash, NodeId};
 use peerkit_proto::overlay::broadcast::BroadcastError;
+use peerkit_proto::overlay::direct::{DirectError, Missed};
 
 use crate::key::KeyError;
 use crate::shares::ShareError;
@@ -80,9 +81,43 @@ pub enum Error {
     /// There is no link with that node.
     #[error("not connected to {0}")]
     NotConnected(NodeId),
+    /// There is no link with that node, and nobody who answers knows it.
+    #[error("no node that this one can ask knows {0}: connect to it, or to one that does")]
+    NotFound(NodeId),
+    /// A message that others were to pass on to a node that can't be dialled did not arrive, or may
+    /// not have.
+    #[error("the message to {peer} was not delivered: {reason}")]
+    NotReached {
+        /// Whom it was for.
+        peer: NodeId,
+        /// Why.
+        reason: Missed,
+    },
+    /// The content is over the limit for what others pass on: nothing was sent.
+    #[error(
+        "{peer} can't be dialled, and others pass on at most {limit} bytes, not {len}: share a \
+         file, or have it connect to this node"
+    )]
+    TooLargeToPass {
+        /// Whom it was for.
+        peer: NodeId,
+        /// Bytes of the content.
+        len: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+    /// A message could not be sealed: nothing was sent.
+    #[error(transparent)]
+    Direct(#[from] DirectError),
     /// No connected node has that name or identity.
     #[error("no connected node is called `{0}`: `peers` lists those that are")]
     UnknownPeer(String),
+    /// No node that is connected, or was met, has that name or identity.
+    #[error(
+        "no node that was met is called `{0}`: `peers` lists those that were, and a whole identity \
+         of 64 digits will do for any node"
+    )]
+    UnknownNode(String),
     /// Several nodes have that name, or identities that begin so.
     #[error("`{0}` could be several nodes: write more of the identity")]
     AmbiguousPeer(String),

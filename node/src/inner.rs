@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::compress::{self, CompressError};
 use crate::conn::Conn;
 use crate::counters::Meter;
+use crate::direct::Directs;
 use crate::dispatch::{Act, Dispatch};
 use crate::error::Error;
 use crate::halt::Halt;
@@ -68,6 +69,7 @@ pub(crate) struct Inner {
     pub(crate) requests: Table<ServedRequest>,
     pub(crate) protocols: Table<ServedStream>,
     pub(crate) streams: Streams,
+    pub(crate) directs: Directs,
     /// A permit for each probe that is under way.
     pub(crate) probes: Arc<Semaphore>,
     pub(crate) store: Store,
@@ -131,6 +133,7 @@ impl Inner {
             owner: Mutex::new(parts.owner),
             incarnation: parts.incarnation,
             streams: Streams::new(&parts.config),
+            directs: Directs::default(),
             probes: Arc::new(Semaphore::new(PROBES)),
             config: Arc::new(parts.config),
             tls: parts.tls,
@@ -372,10 +375,11 @@ impl Inner {
         Ok(())
     }
 
-    fn failed(&self, peer: Peer, error: &Error) {
+    pub(crate) fn failed(&self, peer: Peer, error: &Error) {
         let reason = match error {
             Error::Full(_) => Reason::Slow,
             Error::LinkLost { reason, .. } => reason.clone(),
+            Error::Stopped => Reason::Stopping,
             other => Reason::Other(0, other.to_string()),
         };
         self.meter.failed(1);
@@ -388,6 +392,7 @@ impl Inner {
     pub(crate) fn end(&self) {
         self.dispatch.end();
         self.change_conns(HashMap::clear);
+        self.directs.clear();
         self.requests.clear();
         self.protocols.clear();
     }
@@ -445,9 +450,10 @@ impl Act for Inner {
     fn act(&self, action: Action) {
         match action {
             Action::Send(peer, message) => {
-                let sent =
-                    self.conn(peer.id()).and_then(|conn| self.try_send(&conn, message.into()));
-                if let Err(error) = sent {
+                let Some(conn) = self.linked(peer.id()) else {
+                    return self.order(Order::SendDirectly(peer, message));
+                };
+                if let Err(error) = self.try_send(&conn, message.into()) {
                     self.failed(peer, &error);
                 }
             }

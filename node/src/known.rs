@@ -54,6 +54,17 @@ fn save(store: &Store, peers: &[(NodeId, KnownPeer)]) {
     }
 }
 
+/// Where a peer that was met may be.
+pub(crate) async fn addresses(inner: &Arc<Inner>, id: NodeId) -> Vec<Address> {
+    inner.met.written().await;
+    let store = inner.store.clone();
+    let known = blocking(move || Ok(store.peer(&id)?)).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "can't look up a known peer");
+        None
+    });
+    known.map(|known| known.addresses).unwrap_or_default()
+}
+
 /// Files of ours whose names have all the words of `text`.
 pub(crate) async fn search(inner: &Arc<Inner>, text: String) -> Vec<SharedFile> {
     let (shares, limit) = (inner.shares.clone(), inner.config.max_search_results);

@@ -33,6 +33,7 @@ mod compress;
 mod conn;
 mod counters;
 mod dial;
+mod direct;
 mod dispatch;
 mod error;
 mod events;
@@ -93,6 +94,7 @@ pub use peerkit_proto::frame::Refusal;
 pub use peerkit_proto::handler::{Callback, Context, Handler};
 pub use peerkit_proto::id::{Hash, Key, NodeId, ParseIdError};
 pub use peerkit_proto::message::{Compression, Kind, Message};
+pub use peerkit_proto::overlay::direct::{DirectError, Missed};
 
 /// The examples of the README, compiled and run with the tests of the documentation.
 #[cfg(doctest)]

@@ -158,21 +158,26 @@ impl Node {
     /// # Errors
     /// Where none or several fit.
     pub fn find_peer(&self, text: &str) -> Result<Peer, Error> {
-        let peers = self.peers();
-        let one = |fits: &dyn Fn(&Peer) -> bool| {
-            let mut fitting = peers.iter().filter(|peer| fits(peer));
-            match (fitting.next(), fitting.next()) {
-                (Some(peer), None) => Ok(peer.clone()),
-                (None, _) => Err(Error::UnknownPeer(text.to_owned())),
-                (Some(_), Some(_)) => Err(Error::AmbiguousPeer(text.to_owned())),
-            }
-        };
-        let lower = text.to_ascii_lowercase();
-        match one(&|peer| peer.name() == text) {
-            Err(Error::UnknownPeer(_)) if !text.is_empty() => {
-                one(&|peer| peer.id().to_string().starts_with(&lower))
-            }
-            found => found,
+        meant(&self.peers(), text)
+    }
+
+    /// The node that a person means, as one that messages can be sent to: a connected peer, or one
+    /// that was met and has no link now, by its name, its identity, or the start of it; or any node,
+    /// by its whole identity.
+    ///
+    /// # Errors
+    /// Where none or several fit, or the state can't be read.
+    pub async fn find_node(&self, text: &str) -> Result<Peer, Error> {
+        match self.find_peer(text) {
+            Err(Error::UnknownPeer(_)) => {}
+            found => return found,
+        }
+        let known = self.inner.known_peers().await?.into_iter();
+        let known: Vec<_> = known.map(|(id, known)| Peer::without_link(id, known.name)).collect();
+        match (meant(&known, text), text.parse()) {
+            (Err(Error::UnknownPeer(_)), Ok(id)) => Ok(Peer::without_link(id, String::new())),
+            (Err(Error::UnknownPeer(text)), Err(_)) => Err(Error::UnknownNode(text)),
+            (found, _) => found,
         }
     }
 
@@ -292,6 +297,25 @@ impl Node {
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Node({} {})", self.inner.name, self.inner.id.short())
+    }
+}
+
+/// Which of `peers` a person means.
+fn meant(peers: &[Peer], text: &str) -> Result<Peer, Error> {
+    let one = |fits: &dyn Fn(&Peer) -> bool| {
+        let mut fitting = peers.iter().filter(|peer| fits(peer));
+        match (fitting.next(), fitting.next()) {
+            (Some(peer), None) => Ok(peer.clone()),
+            (None, _) => Err(Error::UnknownPeer(text.to_owned())),
+            (Some(_), Some(_)) => Err(Error::AmbiguousPeer(text.to_owned())),
+        }
+    };
+    let lower = text.to_ascii_lowercase();
+    match one(&|peer| peer.name() == text) {
+        Err(Error::UnknownPeer(_)) if !text.is_empty() => {
+            one(&|peer| peer.id().to_string().starts_with(&lower))
+        }
+        found => found,
     }
 }
 

@@ -7,7 +7,7 @@ use peerkit_proto::address::Address;
 use peerkit_proto::event::{NodeInfo, Parting, Peer, Reason};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::membership::{Outcome, Probe};
-use peerkit_proto::frame::query::{Answer, What};
+use peerkit_proto::frame::query::{Answer, QueryId, What};
 use peerkit_proto::id::{Hash, Key, NodeId};
 use peerkit_proto::message::Message;
 use peerkit_proto::overlay::Command;
@@ -71,6 +71,17 @@ pub(crate) enum Order {
     },
     /// Ask the network.
     Ask { what: What, depth: i32, timeout: Option<Duration>, asked: Asked },
+    /// Send a message to a node without a link.
+    SendDirectly(Peer, Message),
+    /// Have others pass a message on, along the way that a query found.
+    PassOn {
+        query: QueryId,
+        to: NodeId,
+        message: Message,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
+    /// A link that was made to send a message is idle.
+    ErrandDone(Arc<Conn>),
     /// What this node has to say to a query.
     Answer(Command),
     /// This node as a discovery shows it.

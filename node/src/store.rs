@@ -127,6 +127,17 @@ impl Store {
         }
     }
 
+    /// What is known of one peer.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub(crate) fn peer(&self, id: &NodeId) -> Result<Option<KnownPeer>, StoreError> {
+        match &self.kept {
+            Kept::Disk(disk) => disk.peer(id),
+            Kept::Memory(memory) => in_memory(memory, |m| m.peers.get(id).cloned()),
+        }
+    }
+
     /// Adds or replaces peers, all or none.
     ///
     /// # Errors

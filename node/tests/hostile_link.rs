@@ -252,7 +252,7 @@ async fn a_failed_send_is_reported() {
         .await;
     assert_eq!(failure.unsent + failure.unconfirmed, 64);
     victim.parted(id).await;
-    assert!(matches!(victim.node.send(id, "more").await, Err(Error::NotConnected(_))));
+    assert!(matches!(victim.node.send(id, "more").await, Err(Error::NotFound(_))));
     victim.unharmed().await;
 }
 

@@ -57,5 +57,5 @@ async fn two_nodes_connect_and_talk_both_ways() {
     expect(&mut eb, "inbound_node_disconnected").await;
     a.shutdown().await;
     b.shutdown().await;
-    assert!(matches!(a.send(b.id(), "x").await, Err(Error::NotConnected(_))));
+    assert!(matches!(a.send(b.id(), "x").await, Err(Error::Stopped)));
 }

@@ -306,7 +306,7 @@ async fn a_flood_to_a_peer_that_is_gone_is_accounted_for() {
         loop {
             match sender.send(to, numbered(accepted, 1000)).await {
                 Ok(()) => accepted += 1,
-                Err(Error::LinkLost { .. } | Error::NotConnected(_)) => return accepted,
+                Err(Error::LinkLost { .. } | Error::NotFound(_)) => return accepted,
                 Err(other) => panic!("{other:?}"),
             }
         }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::frame::direct::Label;
+use crate::seal;
+
 /// The limits and intervals of a node. All have defaults that suit most: change what you measured.
 ///
 /// "Survey" in the docs below means the defaults of Bitcoin Core, libp2p, iroh, Syncthing and
@@ -55,6 +58,12 @@ pub struct Config {
     pub query_ttl: Duration,
     /// How long a query waits for answers unless its caller says otherwise. 10 s: libp2p's request.
     pub query_timeout: Duration,
+    /// Bytes of messages between others that a node passes on for each link, a second. 128 KiB: what
+    /// libp2p's relays pass on for one connection in all.
+    pub forward_rate: usize,
+    /// How long a link that was made only to send a message stays once neither side sends over it.
+    /// 60 s: as long as a way through the network is remembered.
+    pub errand_idle: Duration,
     /// Links to neighbours that a member finds and keeps by itself. 5: HyParView's (Leitão et al.
     /// 2007, section 5.1), for 10,000 nodes.
     pub active_view: usize,
@@ -112,6 +121,14 @@ pub struct Config {
     pub event_patience: Duration,
 }
 
+impl Config {
+    /// Largest content of a message that others pass on, in bytes: sealed it fits a control frame.
+    #[must_use]
+    pub fn max_direct(&self) -> usize {
+        self.max_control.saturating_sub(Label::LEN + seal::OVERHEAD)
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -135,6 +152,8 @@ impl Default for Config {
             query_table: 65_536,
             query_ttl: Duration::from_secs(60),
             query_timeout: Duration::from_secs(10),
+            forward_rate: 128 << 10,
+            errand_idle: Duration::from_secs(60),
             active_view: 5,
             passive_view: 30,
             shuffle_every: Duration::from_secs(30),

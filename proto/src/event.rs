@@ -3,6 +3,7 @@
 //! The names are those that users of p2pnetwork know; ours follow the same form.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -192,16 +193,33 @@ struct PeerParts {
     name: String,
     address: Address,
     direction: Direction,
+    linked: bool,
 }
 
 impl Peer {
     /// Describes a link.
     #[must_use]
     pub fn new(id: NodeId, name: String, address: Address, direction: Direction) -> Self {
-        Self(Arc::new(PeerParts { id, name, address, direction }))
+        Self(Arc::new(PeerParts { id, name, address, direction, linked: true }))
     }
 
-    /// Its identity, proven by the handshake.
+    /// Describes a node without a link, whose message others passed on. Where it can be dialled it
+    /// has not said: its address is `0.0.0.0:0`.
+    #[must_use]
+    pub fn without_link(id: NodeId, name: String) -> Self {
+        let address = Address::from_socket((Ipv4Addr::UNSPECIFIED, 0).into());
+        let direction = Direction::Inbound;
+        Self(Arc::new(PeerParts { id, name, address, direction, linked: false }))
+    }
+
+    /// Whether it describes a link. The message of a node without one came through others, sealed
+    /// and signed; sending to such a peer takes the same way back, or dials it.
+    #[must_use]
+    pub fn is_linked(&self) -> bool {
+        self.0.linked
+    }
+
+    /// Its identity, proven by the handshake, or by its signature where there is no link.
     #[must_use]
     pub fn id(&self) -> NodeId {
         self.0.id
@@ -219,7 +237,7 @@ impl Peer {
         &self.0.address
     }
 
-    /// Who dialled whom.
+    /// Who dialled whom; inbound where there is no link.
     #[must_use]
     pub fn direction(&self) -> Direction {
         self.0.direction

@@ -12,12 +12,14 @@ use crate::hello::{Hello, MAX_PROTOCOL};
 use crate::message::Packed;
 
 pub mod broadcast;
+pub mod direct;
 pub mod membership;
 mod messages;
 pub mod order;
 pub mod query;
 
 use broadcast::{Batch, Have, MAX_HAVES, RunId, Want};
+use direct::{Forward, Forwarded};
 use membership::{
     Beacon, Disconnect, ForwardJoin, NeighbourReply, NeighbourRequest, Shuffle, ShuffleReply,
 };
@@ -83,6 +85,10 @@ pub enum Frame {
     Answer(Answer),
     /// A branch of the network has nothing more to say to a query.
     QueryDone(QueryDone),
+    /// A message on its way to a node that is not the sender's neighbour.
+    Forward(Forward),
+    /// What came of such a message, on its way back.
+    Forwarded(Forwarded),
     /// Messages to the whole network.
     Broadcast(Batch),
     /// What the sender has of broadcasts, for whoever has less.
@@ -147,6 +153,8 @@ const CANCEL: u8 = 0x13;
 const QUERY: u8 = 0x20;
 const ANSWER: u8 = 0x21;
 const QUERY_DONE: u8 = 0x22;
+const FORWARD: u8 = 0x23;
+const FORWARDED: u8 = 0x24;
 const BROADCAST: u8 = 0x30;
 const HAVE: u8 = 0x31;
 const WANT: u8 = 0x32;
@@ -233,6 +241,14 @@ impl Frame {
             Self::QueryDone(done) => {
                 out.put_u8(QUERY_DONE);
                 done.encode(out);
+            }
+            Self::Forward(forward) => {
+                out.put_u8(FORWARD);
+                forward.encode(out);
+            }
+            Self::Forwarded(forwarded) => {
+                out.put_u8(FORWARDED);
+                forwarded.encode(out);
             }
             Self::Broadcast(batch) => {
                 out.put_u8(BROADCAST);
@@ -323,6 +339,8 @@ impl Frame {
             QUERY => Self::Query(Query::decode(&mut reader)?),
             ANSWER => Self::Answer(Answer::decode(&mut reader)?),
             QUERY_DONE => Self::QueryDone(QueryDone::decode(&mut reader)?),
+            FORWARD => Self::Forward(Forward::decode(&mut reader)?),
+            FORWARDED => Self::Forwarded(Forwarded::decode(&mut reader)?),
             BROADCAST => return Batch::decode(reader.take_rest()).map(Self::Broadcast),
             HAVE => Self::Have(reader.list(MAX_HAVES, "runs", Have::decode)?),
             WANT => Self::Want(Want::decode(&mut reader)?),

@@ -291,7 +291,8 @@ impl<'a> Context<'a> {
         self.world.peers()
     }
 
-    /// Sends a message to a peer. Where that can't be done `node_message_failed` says so.
+    /// Sends a message to a peer; one without a link is dialled, or sent it through others. Where that
+    /// can't be done `node_message_failed` says so.
     pub fn send(&mut self, peer: &Peer, message: impl Into<Message>) {
         self.actions.push(Action::Send(peer.clone(), message.into()));
     }

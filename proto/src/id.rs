@@ -46,6 +46,14 @@ impl NodeId {
             .and_then(|key| key.verify_strict(message, &Signature::from_bytes(signature)))
             .is_ok()
     }
+
+    /// The X25519 public key that belongs to this one (RFC 7748, section 4.1); `None` where the
+    /// bytes are no key.
+    #[must_use]
+    pub fn to_x25519(self) -> Option<[u8; ID_LEN]> {
+        let key = VerifyingKey::from_bytes(&self.0).ok()?;
+        (!key.is_weak()).then(|| key.to_montgomery().to_bytes())
+    }
 }
 
 /// A node's key pair. Whoever holds it is the node.
@@ -77,6 +85,11 @@ impl Key {
     #[must_use]
     pub fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_LEN] {
         self.0.sign(message).to_bytes()
+    }
+
+    /// The X25519 secret key whose public half is that of [`Key::id`].
+    pub(crate) fn to_x25519(&self) -> [u8; ID_LEN] {
+        self.0.to_scalar_bytes()
     }
 }
 

@@ -11,10 +11,9 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::address::Address;
 use crate::config::Config;
-use crate::event::{Direction, Event, Neighbour, NodeInfo, Parting, Peer, Reason};
+use crate::event::{Direction, Neighbour, NodeInfo, Peer, Reason};
 use crate::frame::Frame;
-use crate::frame::broadcast::Batch;
-use crate::frame::membership::{Outcome, Probe};
+use crate::frame::membership::Probe;
 use crate::frame::query::{
     Answer, AnswerBody, MAX_FILES, MAX_NEIGHBOURS, Query, QueryDone, QueryId, UNLIMITED, What,
 };
@@ -27,19 +26,26 @@ use crate::verify::Verifier;
 
 pub mod admission;
 pub mod broadcast;
+pub mod direct;
 pub mod membership;
 mod order;
 pub(crate) mod query;
 mod redial;
+pub mod seam;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use admission::{Admission, Admissions, Candidate};
 use broadcast::{BroadcastError, Broadcasts};
+use direct::{DirectError, Directs};
 use membership::{Membership, Views};
 use order::Orders;
 use query::Queries;
 use redial::Redials;
+pub use seam::{Command, Input, Output};
+use turn::Clock;
+pub(crate) use turn::Turn;
 
 /// The state of one node's overlay.
 #[derive(Debug)]
@@ -55,6 +61,7 @@ pub struct Overlay {
     membership: Membership,
     queries: Queries,
     broadcasts: Broadcasts,
+    directs: Directs,
     redials: Redials,
     orders: Orders,
     outbox: VecDeque<Output>,
@@ -76,167 +83,9 @@ pub struct Identity {
     pub manual: bool,
 }
 
-/// What goes into the overlay.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Input {
-    /// A link is up: both sides have said Hello and admitted it.
-    LinkUp {
-        /// The other end.
-        peer: Peer,
-        /// As it was admitted.
-        candidate: Candidate,
-    },
-    /// A link has ended.
-    LinkDown {
-        /// With whom.
-        id: NodeId,
-        /// How.
-        parting: Parting,
-    },
-    /// A dial of an address reached a node, to whom there is a link now.
-    Dialled {
-        /// The address.
-        address: Address,
-        /// Who answered.
-        id: NodeId,
-    },
-    /// A dial failed.
-    DialFailed {
-        /// The address.
-        address: Address,
-        /// Why, in words.
-        error: String,
-    },
-    /// A frame came in.
-    Frame(NodeId, Frame),
-    /// A frame that [`Output::Send`] put out was not sent, because the link's lane is crowded: so
-    /// it may be with queries and broadcasts, and with no other.
-    PassedOver(NodeId, Frame),
-    /// What came of [`Output::Probe`]: what the node answered, if it did.
-    Probed {
-        /// Who was probed.
-        id: NodeId,
-        /// Its answer.
-        answer: Option<Probe>,
-    },
-    /// The application wants something.
-    Command(Command),
-}
-
-/// What the application wants of the overlay.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Command {
-    /// Ask the network. Ends with [`Output::Ended`].
-    Query {
-        /// Names it: see [`Overlay::draw_query_id`].
-        id: QueryId,
-        /// The question.
-        what: What,
-        /// Hops; -1 for the whole network, 0 for nobody.
-        depth: i32,
-        /// How long to wait; `None` for the configured time.
-        timeout: Option<Duration>,
-    },
-    /// What this node has to say to a query that [`Output::Lookup`] asked about.
-    Answer {
-        /// The query.
-        query: QueryId,
-        /// Files to tell of.
-        files: Vec<crate::files::SharedFile>,
-        /// Whether to say "here" (to a call-back that is under way).
-        here: bool,
-    },
-    /// Stay linked to an address from now on. It is being dialled already.
-    Keep {
-        /// The address.
-        address: Address,
-    },
-    /// Give up staying linked to an address.
-    StopReconnecting(Address),
-    /// Close a link because the application asked for it; it is not dialled again.
-    Disconnect(NodeId),
-    /// This node's addresses, best first, have changed.
-    Addresses(Vec<Address>),
-    /// Become a member of the network of a node that there is a link with. Ends with
-    /// [`Output::Joined`] or [`Output::JoinRefused`].
-    Join(NodeId),
-    /// Nodes met in earlier runs, with where they were: asked where no other neighbour can be had.
-    Known(Vec<(NodeId, Vec<Address>)>),
-    /// The application asked for this link: it is never traded, and stays until it is closed.
-    Pin(NodeId),
-    /// Leave the network: hands this node's place over and closes all links. It is a lone node then.
-    Leave,
-    /// Broadcasts of an earlier run that [`Output::Keep`] was put out for: they are had, and not
-    /// delivered again.
-    Restore(Vec<Batch>),
-    /// What waits to be gathered with more goes out now: the node is about to stop.
-    Flush,
-    /// The network belongs to whoever has this key: obey what is signed with it.
-    Owner(NodeId),
-    /// Order all nodes of the network to stop, as its owner, who has this key.
-    Shutdown(Key),
-}
-
-/// What comes out of the overlay.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Output {
-    /// Put a frame into a link's first lane.
-    Send(NodeId, Frame),
-    /// Dial an address; answer with [`Input::Dialled`] or [`Input::DialFailed`].
-    Dial {
-        /// The address.
-        address: Address,
-        /// Whether nobody asked for it: then a failure is no event for the application.
-        quiet: bool,
-    },
-    /// Tell a node this on a stream of its own, without a link, and answer with
-    /// [`Input::Probed`].
-    Probe {
-        /// Where it may be, best first, each with its identity.
-        addresses: Vec<Address>,
-        /// Who it is.
-        id: NodeId,
-        /// What to tell.
-        probe: Probe,
-    },
-    /// This node is a member: it has a first neighbour.
-    Joined(NodeId),
-    /// A node through which this one was to join will have none.
-    JoinRefused(NodeId, Outcome),
-    /// Keep broadcasts where they outlive the node, for [`Command::Restore`].
-    Keep(Batch),
-    /// The network's owner has ordered this node to stop. What was put out before goes out first.
-    Stop,
-    /// End a link.
-    Hangup(NodeId, Reason),
-    /// Tell the application.
-    Event(Event),
-    /// Look up what this node can say to a query and answer with [`Command::Answer`].
-    Lookup {
-        /// The query.
-        query: QueryId,
-        /// What is asked: a search, a file, or a call-back to this node.
-        what: What,
-    },
-    /// An answer to a query of ours.
-    Answered {
-        /// The answer.
-        answer: Answer,
-    },
-    /// A query of ours has ended.
-    Ended {
-        /// The query.
-        query: QueryId,
-        /// Whether all nodes within its depth have answered.
-        complete: bool,
-    },
-}
-
 impl Overlay {
-    /// The overlay of a node without links. `seed` is all the chance that it ever gets.
+    /// The overlay of a node without links. `seed` is all the chance that it ever gets: outside of
+    /// tests it has to be secret and of the system's generator, as messages are sealed with it.
     #[must_use]
     pub fn new(identity: Identity, config: &Config, seed: [u8; 32]) -> Self {
         let me = identity.key.id();
@@ -254,6 +103,7 @@ impl Overlay {
             membership: Membership::new(&identity, config),
             queries: Queries::new(config),
             broadcasts: Broadcasts::new(&identity, config),
+            directs: Directs::new(&identity, config),
             redials: Redials::new(config),
             orders: Orders::new(&identity, config),
             outbox: VecDeque::new(),
@@ -291,6 +141,8 @@ impl Overlay {
                 self.links.remove(&id);
                 self.queries.link_down(id, &mut self.outbox);
                 self.redials.link_down(now, id, &mut self.rng);
+                let (directs, mut turn) = self.direct_turn(now);
+                directs.link_down(&mut turn, id);
                 let (membership, broadcasts, mut turn) = self.turn(now);
                 membership.link_down(&mut turn, id, &parting);
                 broadcasts.link_down(&mut turn, id);
@@ -317,6 +169,10 @@ impl Overlay {
                 let (_, broadcasts, mut turn) = self.turn(now);
                 broadcasts.passed_over(&mut turn, to, &batch);
             }
+            Input::PassedOver(_, Frame::Forward(forward)) => {
+                let (directs, mut turn) = self.direct_turn(now);
+                directs.passed_over(&mut turn, forward.label);
+            }
             Input::PassedOver(..) => {}
             Input::Probed { id, answer } => {
                 let (membership, _, mut turn) = self.turn(now);
@@ -331,6 +187,8 @@ impl Overlay {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.queries.handle_timeout(now, &mut self.outbox);
         self.redials.handle_timeout(now, &mut self.outbox);
+        let (directs, mut turn) = self.direct_turn(now);
+        directs.handle_timeout(&mut turn);
         let (membership, broadcasts, mut turn) = self.turn(now);
         membership.handle_timeout(&mut turn);
         broadcasts.handle_timeout(&mut turn);
@@ -346,7 +204,7 @@ impl Overlay {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let asked = earliest(self.queries.poll_timeout(), self.redials.poll_timeout());
         let told = earliest(self.membership.poll_timeout(), self.broadcasts.poll_timeout());
-        earliest(asked, told)
+        earliest(earliest(asked, told), self.directs.poll_timeout())
     }
 
     /// A dial has reached `id`: may it say Hello?
@@ -382,6 +240,24 @@ impl Overlay {
         let (_, broadcasts, mut turn) = self.turn(now);
         let id = broadcasts.publish(&mut turn, title, message)?;
         Ok((id, self.links.len()))
+    }
+
+    /// Seals a message to a node that a query of ours has found, and sends it the way that the answer
+    /// came. Returns its number: [`Output::Direct`] tells how it went. Poll the outputs before the
+    /// next input.
+    ///
+    /// # Errors
+    /// Where the content is over its limit, or nobody can have that identity: nothing is sent.
+    pub fn send_direct(
+        &mut self,
+        now: Instant,
+        query: QueryId,
+        to: NodeId,
+        message: Message,
+    ) -> Result<u64, DirectError> {
+        let next = self.next(query, None, to);
+        let (directs, mut turn) = self.direct_turn(now);
+        directs.send(&mut turn, (query, to), next, message)
     }
 
     /// What this node answers to the probe of another, who is `from` by its TLS key.
@@ -458,6 +334,26 @@ impl Overlay {
         (&mut self.orders, turn)
     }
 
+    /// As [`Overlay::turn`], for messages between nodes that are not neighbours.
+    fn direct_turn(&mut self, now: Instant) -> (&mut Directs, Turn<'_>) {
+        let turn = Turn {
+            now,
+            unix: self.clock.unix(now),
+            links: &self.links,
+            rng: &mut self.rng,
+            out: &mut self.outbox,
+        };
+        (&mut self.directs, turn)
+    }
+
+    /// The link by which a message goes on to the node that a query asked for: straight to it, or
+    /// the way that the answer came. `asking` is whom the query came from; `None` where it is ours.
+    fn next(&self, query: QueryId, asking: Option<NodeId>, to: NodeId) -> Option<NodeId> {
+        let way = self.queries.way(query, asking, to)?;
+        let next = if self.links.contains_key(&to) { Some(to) } else { way };
+        next.filter(|next| self.links.contains_key(next))
+    }
+
     fn on_frame(&mut self, now: Instant, from: NodeId, frame: Frame) {
         let out = &mut self.outbox;
         match frame {
@@ -467,6 +363,15 @@ impl Overlay {
             }
             Frame::Answer(answer) => self.queries.receive_answer(from, answer, out),
             Frame::QueryDone(done) => self.queries.receive_done(from, done, out),
+            Frame::Forward(forward) => {
+                let next = self.next(forward.label.query, Some(from), forward.label.to);
+                let (directs, mut turn) = self.direct_turn(now);
+                directs.receive(&mut turn, from, forward, next);
+            }
+            Frame::Forwarded(forwarded) => {
+                let (directs, mut turn) = self.direct_turn(now);
+                directs.receive_forwarded(&mut turn, from, forwarded);
+            }
             Frame::Broadcast(batch) => {
                 let (_, broadcasts, mut turn) = self.turn(now);
                 broadcasts.receive(&mut turn, from, batch);
@@ -617,60 +522,6 @@ impl Overlay {
             body: AnswerBody::Here,
         });
         self.queries.answer(id, answers.into_iter().collect(), &mut self.outbox);
-    }
-}
-
-/// What a part of the overlay acts with.
-pub(crate) struct Turn<'a> {
-    pub(crate) now: Instant,
-    /// The wall clock, in milliseconds since 1970.
-    pub(crate) unix: u64,
-    /// The links that there are.
-    pub(crate) links: &'a BTreeMap<NodeId, Peer>,
-    pub(crate) rng: &'a mut ChaCha8Rng,
-    pub(crate) out: &'a mut VecDeque<Output>,
-}
-
-impl Turn<'_> {
-    /// Puts a frame into a link's first lane.
-    pub(crate) fn send(&mut self, to: NodeId, frame: Frame) {
-        self.out.push_back(Output::Send(to, frame));
-    }
-
-    /// Any number.
-    pub(crate) fn rng_u64(&mut self) -> u64 {
-        self.rng.next_u64()
-    }
-
-    /// A number below `bound`; 0 where that is 0.
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        let bound = u64::try_from(bound).unwrap_or(u64::MAX).max(1);
-        usize::try_from(self.rng.next_u64() % bound).unwrap_or_default()
-    }
-
-    /// One of them, drawn by chance.
-    pub(crate) fn pick<T>(&mut self, mut from: Vec<T>) -> Option<T> {
-        (!from.is_empty()).then(|| from.swap_remove(self.below(from.len())))
-    }
-
-    /// About `interval`: between three and five quarters of it, so that nodes don't act in step.
-    pub(crate) fn around(&mut self, interval: Duration) -> Duration {
-        let share = u32::try_from(self.below(501)).unwrap_or_default();
-        interval * (750 + share) / 1000
-    }
-}
-
-/// The wall clock as it was set last.
-#[derive(Debug, Clone, Copy)]
-struct Clock {
-    at: Instant,
-    unix: u64,
-}
-
-impl Clock {
-    fn unix(self, now: Instant) -> u64 {
-        let since = u64::try_from(now.since(self.at).as_millis()).unwrap_or(u64::MAX);
-        self.unix.saturating_add(since)
     }
 }
 

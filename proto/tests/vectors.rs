@@ -12,6 +12,7 @@ use peerkit_proto::event::{Neighbour, Reason};
 use peerkit_proto::files::wire::PREFIX;
 use peerkit_proto::files::{self, Entry, FileKind, FileName, Manifest, PieceList, SharedFile};
 use peerkit_proto::frame::broadcast::{Batch, Have, Item, Want};
+use peerkit_proto::frame::direct::{Delivery, Forward, Forwarded, Label};
 use peerkit_proto::frame::membership::{
     Beacon, Disconnect, ForwardJoin, Need, NeighbourReply, NeighbourRequest, Outcome, Probe,
     Shuffle, ShuffleReply,
@@ -24,6 +25,9 @@ use peerkit_proto::id::{Hash, Key, NodeId, hex};
 use peerkit_proto::message::{Message, Packed};
 use peerkit_proto::record::Record;
 use peerkit_proto::sample;
+use peerkit_proto::seal::{self, Letter, Sealed};
+use rand_chacha::ChaCha8Rng;
+use rand_core::SeedableRng;
 
 const PROTOCOL: &str = include_str!("../../PROTOCOL.md");
 
@@ -201,6 +205,40 @@ fn queries() {
     frame("answer, here", &answer(AnswerBody::Here), ANSWER_HERE);
     let done = QueryDone { id, depth: UNLIMITED, complete: true };
     frame("query done", &Frame::QueryDone(done), QUERY_DONE);
+}
+
+#[test]
+fn a_direct_message() {
+    vector("bob's X25519 key", &bob().to_x25519().unwrap(), X25519_BOB);
+    // What is signed, written down once more from the document and not from the code.
+    let label = Label { query: QueryId([0x0b; 16]), number: 1, to: bob() };
+    let time = 1_700_000_001_234u64;
+    let mut signed = Vec::new();
+    signed.put_bytes(b"peerkit direct 1");
+    signed.put_str("peerkit");
+    signed.put_raw(&[0x0b; 16]);
+    signed.put_u64(1);
+    signed.put_raw(bob().as_bytes());
+    signed.put_raw(ann().id().as_bytes());
+    signed.put_u64(time);
+    signed.put_str("ann");
+    signed.put_u8(0);
+    signed.put_raw(b"hi");
+    vector("what is signed", &signed, DIRECT_SIGNED);
+    vector("its signature", &ann().sign(&signed), DIRECT_SIGNATURE);
+
+    let content = Packed::plain(Message::text("hi"));
+    let letter = Letter { sender: ann().id(), name: "ann".into(), time, content };
+    let mut chance = ChaCha8Rng::from_seed([9; 32]);
+    let Sealed { bytes, receipt } =
+        seal::seal(&mut chance, &ann(), "peerkit", &label, &letter).unwrap();
+    let key = Key::from_secret(&[2; 32]);
+    assert_eq!(seal::open(&key, "peerkit", &label, &bytes).unwrap(), (letter, receipt));
+    frame("forward", &Frame::Forward(Forward { label, sealed: bytes }), FORWARD);
+    let (query, number) = (label.query, label.number);
+    let forwarded = |delivery| Frame::Forwarded(Forwarded { query, number, delivery });
+    frame("forwarded, taken", &forwarded(Delivery::Taken(receipt)), FORWARDED_TAKEN);
+    frame("forwarded, no way", &forwarded(Delivery::NoWay), FORWARDED_NO_WAY);
 }
 
 #[test]
@@ -406,6 +444,26 @@ const BROADCAST_NAMED: &str = "\
     fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5cf8b0100000200000000000000 \
     d26ce5cf8b01000004006e65777300020000006869";
 const BROADCAST_ID: &str = "042d2f7c75f55c45afefc753dd91568948e13fcdf134ec81e1854dd643aded5e";
+const X25519_BOB: &str = "60346e7c911a5f6ba154129174cafe75b294ac3bbd5549632f48cec6266f8410";
+const DIRECT_SIGNED: &str = "\
+    10000000706565726b69742064697265637420310700706565726b69740b0b0b0b0b0b0b0b0b0b0b \
+    0b0b0b0b0b01000000000000008139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f \
+    5b8fc9b3948a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5cd26ce5 \
+    cf8b0100000300616e6e006869";
+const DIRECT_SIGNATURE: &str = "\
+    faedbf54b7048cee0a57727bdeff0df6076d1b10fa2e20c7dc5fba983f00ea20adddc13912052c81 \
+    43e5bef35ead638674ec78acf83b3ca864ccfd931792750e";
+const FORWARD: &str = "\
+    d9000000230b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b01000000000000008139770ea87d175f56a354 \
+    66c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394bdedde1490dbb23f9c36e81e41b7e10358227d \
+    46e7b464fabad949524f949736e7ab17979c09d84e1b1c4bdc93d72189699811d279ad2b7e7470d8 \
+    7262afa5270998fddc57b80200ab2d1efb62627341b4c12cfd85e0e78d4b4131593d13406e75244a \
+    8f67b94af6a62488d1057daeffa0c6a09ef71e382bb14303357b5df83dcee283f2e36b3c64c41fe0 \
+    3d9e0d21fdd8cacbd3fd3133a58a81d980a9b12dde";
+const FORWARDED_TAKEN: &str = "\
+    3a000000240b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0100000000000000005e5db1094113a6f7290e \
+    9876f4c449a4b4f7a03170c0aae2b8e4c87a36a99f7d";
+const FORWARDED_NO_WAY: &str = "1a000000240b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b010000000000000001";
 const BROADCAST_SIGNED: &str = "\
     14000000706565726b69742062726f6164636173747320320700706565726b69748a88e3dd7409f1 \
     95fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5cf8b01000002000000000000 \

@@ -173,6 +173,33 @@ fn messages_reach_whom_they_are_for() {
 }
 
 #[test]
+fn a_node_without_a_link_is_sent_to_by_its_whole_identity() {
+    let home = tempfile::tempdir().unwrap();
+    let mut c = Program::start(home.path(), "carol", &[]);
+    let mut b = Program::start(home.path(), "bob", &[&c.address]);
+    let mut a = Program::start(home.path(), "alice", &[&b.address]);
+    a.event("outbound_node_connected");
+    b.event("outbound_node_connected");
+    let sent = a.run(&format!("send {} hello", c.id));
+    let nothing = Value::Null;
+    let peer = json!({
+        "id": c.id, "name": "", "address": nothing, "direction": nothing, "rtt_ms": nothing,
+    });
+    assert_eq!(sent["peer"], peer, "others passed it on");
+    let event = c.event("node_message");
+    assert_eq!(event["data"], "hello");
+    assert_eq!((&event["peer"]["id"], &event["peer"]["name"]), (&json!(a.id), &json!("alice")));
+    assert_eq!(event["peer"]["direction"], nothing);
+    assert!(a.fail("send dave hi").contains("dave"));
+    let nobody = "00".repeat(32);
+    assert!(a.fail(&format!("send {nobody} hi")).contains(&nobody));
+    assert_eq!(a.stop().0.code(), Some(1), "commands have failed");
+    b.event("inbound_node_disconnected");
+    b.exit();
+    c.exit();
+}
+
+#[test]
 fn the_largest_message_goes_through_and_a_larger_one_does_not() {
     let home = tempfile::tempdir().unwrap();
     let mut bob = Program::start(home.path(), "bob", &[]);

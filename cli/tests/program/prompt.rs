@@ -147,7 +147,7 @@ fn commands_are_typed_completed_and_remembered() {
     alice.sees("> ");
     alice.press("\u{1b}[A\u{1b}[A\r");
     alice.sees("send bob hello");
-    alice.sees("no connected node is called `bob`");
+    alice.sees("no node that this one can ask knows");
     alice.sees("> ");
     alice.press("\u{3}");
     assert_eq!(alice.status(), Some(0));

@@ -34,6 +34,10 @@ pub struct Sender {
 }
 
 impl Sender {
+    pub(crate) fn new(conn: Arc<Conn>, inner: Arc<Inner>) -> Self {
+        Self { conn, inner }
+    }
+
     /// The peer.
     #[must_use]
     pub fn peer(&self) -> &Peer {
@@ -85,20 +89,30 @@ impl std::fmt::Debug for Sender {
 }
 
 impl Node {
-    /// Sends a message to a connected peer; waits for room in its queue.
+    /// Sends a message to a node of the network.
     ///
-    /// Once it returns the message is queued: it arrives in order, or `node_message_failed` tells
-    /// that it did not.
+    /// To a connected peer it waits for room in its queue. Once it returns the message is queued: it
+    /// arrives in order, or `node_message_failed` tells that it did not.
+    ///
+    /// A node without a link is dialled where it was met, and else where the network says that it
+    /// is; the link is closed again once nothing was sent over it for a minute. A node that can't be
+    /// dialled is sent the message through others, sealed to its key, where it has at most some
+    /// 64 KiB ([`Config::max_direct`](crate::Config::max_direct)): then the message is there once
+    /// this returns. So it goes at once where this node's links are made [by
+    /// hand](crate::Builder::manual).
     ///
     /// # Errors
-    /// Where the message is over the limit, the peer is not connected, or the link ends meanwhile.
-    /// The message was not sent then.
+    /// Where the message is over the limit, nobody knows the node, or the link ends meanwhile: the
+    /// message was not sent then. [`Error::NotReached`] says whether it may have arrived.
     pub async fn send<'a>(
         &self,
         peer: NodeId,
         message: impl Into<Outgoing<'a>>,
     ) -> Result<(), Error> {
-        self.sender(peer)?.send(message).await
+        match self.inner.linked(peer) {
+            Some(conn) => Sender::new(conn, self.inner.clone()).send(message).await,
+            None => self.inner.send_directly(peer, message.into().into_message()).await,
+        }
     }
 
     /// Sends a message to a connected peer if there is room in its queue now. Compression, where it

@@ -73,6 +73,13 @@ impl Disk {
         })
     }
 
+    pub(super) fn peer(&self, id: &NodeId) -> Result<Option<KnownPeer>, StoreError> {
+        self.read(|db| {
+            let row = db.open_table(PEERS)?.get(id.as_bytes())?;
+            Ok(row.and_then(|peer| serde_json::from_slice(peer.value()).ok()))
+        })
+    }
+
     pub(super) fn save_peers(&self, peers: &[(NodeId, KnownPeer)]) -> Result<(), StoreError> {
         self.write(|db| {
             let mut table = db.open_table(PEERS)?;

@@ -12,10 +12,10 @@
 //! - Nodes are asked on a short connection of their own, a *probe*, before a link is made, so that
 //!   the application sees no link that comes to nothing.
 //! - Now and then a member probes one that it knows. So what others have told is tested before it
-//!   is relied on; and as both say whom they hear of as the least node (see [`horizon`]), parts of
+//!   is relied on; and as both say whom they hear of as the least node (see `horizon`), parts of
 //!   a network that have come apart find each other again.
 //! - Records are signed by their node, taken at a bounded rate, and spread over groups of addresses
-//!   (see [`passive`]).
+//!   (see `passive`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -26,7 +26,7 @@ use crate::event::{Direction, Parting, Reason};
 use crate::frame::Frame;
 use crate::frame::membership::{
     Beacon, Disconnect, ForwardJoin, MAX_RECORDS, Need, NeighbourReply, NeighbourRequest, Outcome,
-    Probe, Shuffle, ShuffleReply,
+    Probe,
 };
 use crate::id::{Key, NodeId};
 use crate::overlay::{Identity, Output, Turn};
@@ -35,8 +35,10 @@ use crate::time::{Instant, earliest};
 use crate::verify::Verifier;
 
 mod budget;
+mod exchange;
 mod horizon;
 mod passive;
+mod seek;
 #[cfg(test)]
 mod tests;
 
@@ -325,10 +327,10 @@ impl Membership {
             Frame::Disconnect(disconnect) => self.receive_disconnect(turn, from, disconnect),
             Frame::Shuffle(shuffle) => self.receive_shuffle(turn, from, shuffle),
             Frame::ShuffleReply(reply) => self.receive_shuffled(turn, reply, from),
-            Frame::Beacon(beacon) => {
-                if self.active.contains_key(&from) && self.horizon.receive(turn.now, beacon) {
-                    self.tell_beacon(turn, Some(from));
-                }
+            Frame::Beacon(beacon)
+                if self.active.contains_key(&from) && self.horizon.receive(turn.now, beacon) =>
+            {
+                self.tell_beacon(turn, Some(from));
             }
             _ => {}
         }
@@ -450,36 +452,6 @@ impl Membership {
         self.seek(turn.now);
     }
 
-    fn receive_shuffle(&mut self, turn: &mut Turn<'_>, from: NodeId, shuffle: Shuffle) {
-        let Shuffle { id, steps, records } = shuffle;
-        if !self.active.contains_key(&from) || self.budgets.take(turn.now, from, 1) == 0 {
-            return;
-        }
-        let others = self.active.keys().filter(|other| **other != from);
-        let onward = turn.pick(others.copied().collect());
-        match onward {
-            Some(onward) if steps > 0 => {
-                self.remember_shuffle(turn.now, id, Some(from));
-                let steps = steps.min(SHUFFLE_STEPS) - 1;
-                turn.send(onward, Frame::Shuffle(Shuffle { id, steps, records }));
-            }
-            _ => {
-                let told = self.passive.sample(turn, records.len().min(MAX_RECORDS));
-                turn.send(from, Frame::ShuffleReply(ShuffleReply { id, records: told }));
-                self.learn(turn, from, records);
-            }
-        }
-    }
-
-    fn receive_shuffled(&mut self, turn: &mut Turn<'_>, reply: ShuffleReply, from: NodeId) {
-        let found = self.shuffles.iter().position(|(_, id, _)| *id == reply.id);
-        let Some((_, _, back)) = found.and_then(|at| self.shuffles.remove(at)) else { return };
-        match back {
-            Some(back) => turn.send(back, Frame::ShuffleReply(reply)),
-            None => self.learn(turn, from, reply.records),
-        }
-    }
-
     /// What we say to somebody who probes us, and is `from` by its TLS key.
     pub(super) fn answer_probe(
         &mut self,
@@ -498,37 +470,6 @@ impl Membership {
         self.learn(turn, from, told);
         let (record, beacon) = (self.record.clone(), self.horizon.heard());
         Probe { neighbour, record, beacon, records }
-    }
-
-    /// What has come of a probe of ours.
-    pub(super) fn probed(&mut self, turn: &mut Turn<'_>, id: NodeId, answer: Option<Probe>) {
-        let Some(to_ask) = self.probes.remove(&id) else { return };
-        let answer =
-            answer.filter(|answer| answer.record.node == id && self.is_true(turn, &answer.record));
-        let Some(Probe { neighbour, record, beacon, records }) = answer else {
-            self.passive.failed(turn.now, id);
-            if to_ask {
-                self.seek(turn.now);
-            }
-            return;
-        };
-        let addresses: Vec<_> =
-            record.addresses.iter().map(|address| address.clone().with_id(id)).collect();
-        self.passive.reached(turn, record);
-        self.learn(turn, id, records);
-        if !self.member || !self.is_candidate(id) {
-            return;
-        }
-        let apart = self.horizon.is_apart(turn, beacon);
-        if apart && self.mend_at <= turn.now {
-            self.mend_at = turn.now + MEND;
-            self.approach(turn, id, addresses, Need::High, true);
-        } else if neighbour && self.active.len() < self.max_active {
-            self.approach(turn, id, addresses, Need::Low, false);
-        } else if to_ask {
-            self.passive.refused(turn.now, id);
-            self.seek_later(turn);
-        }
     }
 
     pub(super) fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
@@ -589,100 +530,6 @@ impl Membership {
         self.seek_at = Some(turn.now + SEEK_SOON);
     }
 
-    /// Looks for neighbours now.
-    fn seek(&mut self, now: Instant) {
-        if self.member && self.active.len() < self.max_active {
-            self.seek_at = Some(now);
-        }
-    }
-
-    /// Looks for neighbours soon, or now where there are few.
-    fn seek_later(&mut self, turn: &mut Turn<'_>) {
-        if self.active.len() < FEW {
-            self.seek(turn.now);
-        } else if self.member {
-            self.seek_at.get_or_insert(turn.now + turn.around(SEEK));
-        }
-    }
-
-    fn find_neighbours(&mut self, turn: &mut Turn<'_>) {
-        let asking = self.probes.values().filter(|to_ask| **to_ask).count();
-        let open = self.asked.len() + self.dials.len() + asking;
-        let lacking = self.max_active.saturating_sub(self.active.len() + open);
-        let at_once = if self.active.len() < FEW { AT_ONCE } else { 1 };
-        for _ in 0..lacking.min(at_once.saturating_sub(open)) {
-            let need = if self.active.is_empty() { Need::High } else { Need::Low };
-            if let Some(record) = self.named.pop_front() {
-                let id = record.node;
-                if self.is_candidate(id) {
-                    let addresses = record.addresses.into_iter().map(|at| at.with_id(id));
-                    self.approach(turn, id, addresses.collect(), need, false);
-                }
-                continue;
-            }
-            let candidate = self.passive.to_ask(turn, |id| self.is_candidate(id));
-            let Some(id) = candidate else { break };
-            match need {
-                Need::Low if !turn.links.contains_key(&id) => {
-                    self.probe(turn, id, true);
-                }
-                _ => {
-                    let addresses = self.passive.addresses(id);
-                    self.approach(turn, id, addresses, need, need == Need::High);
-                }
-            }
-        }
-        if self.active.len() < self.max_active {
-            let named = !self.named.is_empty();
-            let wait = if self.active.len() < FEW || named { SEEK_SOON } else { SEEK };
-            self.seek_at.get_or_insert(turn.now + turn.around(wait));
-        }
-    }
-
-    /// Whether a node may be asked: it is no neighbour, and not being asked already.
-    fn is_candidate(&self, id: NodeId) -> bool {
-        id != self.me
-            && !self.active.contains_key(&id)
-            && !self.asked.contains_key(&id)
-            && !self.dials.contains_key(&id)
-            && !self.probes.contains_key(&id)
-    }
-
-    fn probe(&mut self, turn: &mut Turn<'_>, id: NodeId, to_ask: bool) {
-        let addresses = self.passive.addresses(id);
-        let neighbour = to_ask || self.active.len() < self.max_active;
-        let (record, beacon) = (self.record.clone(), self.horizon.heard());
-        let records = self.sample(turn, id);
-        let probe = Probe { neighbour, record, beacon, records };
-        self.probes.insert(id, to_ask);
-        turn.out.push_back(Output::Probe { addresses, id, probe });
-    }
-
-    /// Asks a node for a place, over its link or by dialling it.
-    fn approach(
-        &mut self,
-        turn: &mut Turn<'_>,
-        id: NodeId,
-        addresses: Vec<Address>,
-        need: Need,
-        firmly: bool,
-    ) {
-        if turn.links.contains_key(&id) {
-            self.ask(turn, id, need, firmly);
-            return;
-        }
-        let mut rest = VecDeque::from(addresses);
-        let Some(at) = rest.pop_front() else { return };
-        turn.out.push_back(Output::Dial { address: at.clone(), quiet: true });
-        self.dials.insert(id, Dialling { need, firmly, at, rest });
-    }
-
-    fn ask(&mut self, turn: &mut Turn<'_>, id: NodeId, need: Need, firmly: bool) {
-        self.asked.insert(id, Asked { need, firmly, until: turn.now + PATIENCE });
-        let record = self.record.clone();
-        turn.send(id, Frame::NeighbourRequest(NeighbourRequest { need, record }));
-    }
-
     fn reply(&self, turn: &mut Turn<'_>, to: NodeId, outcome: Outcome, records: Vec<Record>) {
         let record = self.record.clone();
         turn.send(to, Frame::NeighbourReply(NeighbourReply { outcome, record, records }));
@@ -731,85 +578,10 @@ impl Membership {
         self.active.len() + self.kept.len() < self.max_active
     }
 
-    fn shuffle(&mut self, turn: &mut Turn<'_>) {
-        let Some(to) = turn.pick(self.active.keys().copied().collect()) else { return };
-        let mut records = self.sample(turn, to);
-        if !self.record.addresses.is_empty() {
-            records.insert(0, self.record.clone());
-        }
-        let id = turn.rng_u64();
-        self.remember_shuffle(turn.now, id, None);
-        turn.send(to, Frame::Shuffle(Shuffle { id, steps: SHUFFLE_STEPS, records }));
-    }
-
-    fn remember_shuffle(&mut self, now: Instant, id: u64, back: Option<NodeId>) {
-        while self.shuffles.front().is_some_and(|(until, ..)| *until <= now)
-            || self.shuffles.len() >= MAX_SHUFFLES
-        {
-            self.shuffles.pop_front();
-        }
-        self.shuffles.push_back((now + SHUFFLE_TIME, id, back));
-    }
-
     fn tell_beacon(&mut self, turn: &mut Turn<'_>, but: Option<NodeId>) {
         let beacon: Beacon = self.horizon.heard();
         for id in self.active.keys().filter(|id| Some(**id) != but) {
             turn.send(*id, Frame::Beacon(beacon));
         }
-    }
-
-    /// Some of whom we know, for somebody else.
-    fn sample(&self, turn: &mut Turn<'_>, for_whom: NodeId) -> Vec<Record> {
-        let others = self.active.values();
-        let mut others: Vec<_> = others
-            .filter(|record| record.node != for_whom && !record.addresses.is_empty())
-            .cloned()
-            .collect();
-        let mut records = Vec::new();
-        while records.len() < SHUFFLE_ACTIVE && !others.is_empty() {
-            records.push(others.swap_remove(turn.below(others.len())));
-        }
-        let known = self.passive.sample(turn, SHUFFLE_PASSIVE);
-        records.extend(known.into_iter().filter(|record| record.node != for_whom));
-        records
-    }
-
-    /// Takes in what others have told, as much as they may tell.
-    fn learn(&mut self, turn: &mut Turn<'_>, from: NodeId, records: Vec<Record>) {
-        let news = |record: &Record| {
-            record.node != self.me
-                && !self.active.contains_key(&record.node)
-                && self.passive.is_news(record)
-        };
-        let records: Vec<_> = records.into_iter().filter(news).collect();
-        let taken = self.budgets.take(turn.now, from, records.len());
-        let lacked = self.active.len() < FEW;
-        for record in records.into_iter().take(taken) {
-            if self.is_true(turn, &record) {
-                self.passive.told(turn, record);
-                if lacked {
-                    self.seek(turn.now);
-                }
-            }
-        }
-    }
-
-    /// Whether a record is what its node has said, not long ago.
-    fn is_true(&self, turn: &Turn<'_>, record: &Record) -> bool {
-        record.time.saturating_add(MAX_RECORD_AGE) >= turn.unix
-            && record.time <= turn.unix.saturating_add(self.max_skew)
-            && self.verifier.verify(record.node, &record.signed(&self.network), &record.signature)
-    }
-
-    /// Whether a record is that of the other end of a link; else the link ends.
-    fn is_own(&self, turn: &mut Turn<'_>, from: NodeId, record: &Record) -> bool {
-        // Its clock may be off: that is no fault, and it can't be dialled through others then.
-        let own = record.node == from
-            && self.verifier.verify(from, &record.signed(&self.network), &record.signature);
-        if !own {
-            let reason = Reason::Fault("a record that is not its own, or wrongly signed".into());
-            turn.out.push_back(Output::Hangup(from, reason));
-        }
-        own
     }
 }

@@ -49,6 +49,8 @@ struct Entry {
     what: What,
     /// Whom the query came from first, and answers go to; `None` where we asked.
     parent: Option<NodeId>,
+    /// Where the node that it asks for is: the link by which the first answer came that says so.
+    way: Option<NodeId>,
     /// The most depth that it came with.
     depth: u8,
     deadline: Instant,
@@ -95,6 +97,7 @@ impl Queries {
         let entry = Entry {
             what,
             parent: None,
+            way: None,
             depth,
             deadline: now + timeout.min(self.ttl),
             local: false,
@@ -133,6 +136,7 @@ impl Queries {
             let entry = Entry {
                 what: what.clone(),
                 parent: Some(from),
+                way: None,
                 depth,
                 deadline: now + ttl.min(self.ttl),
                 local: true,
@@ -172,6 +176,9 @@ impl Queries {
             return;
         }
         entry.answered += weight;
+        if answer.body == AnswerBody::Here && entry.what == What::FindNode(answer.node) {
+            entry.way.get_or_insert(from);
+        }
         out.push_back(match entry.parent {
             Some(parent) => Output::Send(parent, Frame::Answer(answer)),
             None => Output::Answered { answer },
@@ -187,6 +194,18 @@ impl Queries {
             }
         }
         self.settle(done.id, out);
+    }
+
+    /// The way to the node that a query asked for, for the one whom the query came from first, or
+    /// for us where we asked. The outer `None` where it was no such query.
+    pub(super) fn way(
+        &self,
+        id: QueryId,
+        asking: Option<NodeId>,
+        wanted: NodeId,
+    ) -> Option<Option<NodeId>> {
+        let entry = self.table.get(&id)?;
+        (entry.parent == asking && entry.what == What::FindNode(wanted)).then_some(entry.way)
     }
 
     /// A link ended: nothing more comes from there, and nothing is owed to it.

@@ -1,9 +1,13 @@
 //! Whole networks of overlays, joined by perfect lines.
 
+use crate::event::{Event, Parting};
+use crate::overlay::direct::Missed;
 use std::collections::BTreeSet;
 
 use super::*;
 use crate::files::{FileKind, FileName, SharedFile};
+
+mod direct;
 
 /// Overlays whose frames arrive in the order drawn by a seed; those of one link stay in order.
 struct Net {
@@ -14,6 +18,8 @@ struct Net {
     answers: Vec<Answer>,
     ended: Option<bool>,
     broadcasts: Vec<Vec<String>>,
+    messages: Vec<(usize, Peer, Message)>,
+    directs: Vec<(u64, Result<(), Missed>)>,
     frames: usize,
     chance: ChaCha8Rng,
 }
@@ -44,6 +50,8 @@ impl Net {
             answers: Vec::new(),
             ended: None,
             broadcasts: vec![Vec::new(); len],
+            messages: Vec::new(),
+            directs: Vec::new(),
             frames: 0,
             chance: ChaCha8Rng::seed_from_u64(seed),
         };
@@ -104,6 +112,10 @@ impl Net {
                     let text = broadcast.message.as_text().unwrap().to_owned();
                     self.broadcasts[node].push(text);
                 }
+                Output::Event(Event::NodeMessage { peer, message }) => {
+                    self.messages.push((node, peer, message));
+                }
+                Output::Direct { number, sent } => self.directs.push((number, sent)),
                 Output::Keep(_) => {}
                 other => panic!("{other:?}"),
             }

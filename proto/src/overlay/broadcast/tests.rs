@@ -5,6 +5,7 @@ use rand_core::SeedableRng;
 
 use super::*;
 use crate::event::{Direction, Peer};
+use crate::frame::broadcast::Want;
 
 pub(crate) fn author() -> Key {
     Key::from_secret(&[1; 32])
@@ -358,7 +359,8 @@ fn what_is_wanted_is_given_in_parts() {
 #[test]
 fn the_signature_covers_every_field_and_the_network() {
     let good = || (5, (2, 1), vec![item("a"), item("b")]);
-    let forged = |change: fn(&mut (u64, (u64, u64), Vec<Item>))| {
+    type Parts = (u64, (u64, u64), Vec<Item>);
+    let forged = |change: fn(&mut Parts)| {
         let (epoch, places, items) = good();
         let signature = Batch::sign(&author(), "net", epoch, places, items).signature;
         let mut altered = good();

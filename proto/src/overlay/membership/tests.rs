@@ -5,6 +5,7 @@ use rand_core::SeedableRng;
 
 use super::*;
 use crate::event::Peer;
+use crate::frame::membership::{Shuffle, ShuffleReply};
 
 const UNIX: u64 = 1_700_000_000_000;
 

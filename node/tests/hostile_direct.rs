@@ -1,0 +1,101 @@
+//! Attacks on messages between nodes that are not neighbours.
+
+#![allow(clippy::unwrap_used)]
+
+use peerkit::{Error, Key, Missed};
+use peerkit_proto::frame::Frame;
+use peerkit_proto::frame::direct::{Delivery, Forward, Forwarded, Label};
+use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, What};
+use peerkit_proto::id::NodeId;
+
+mod attacker;
+
+use attacker::{Attacker, LONG, Victim, encoded, text, within};
+
+/// Somebody who is nowhere.
+fn nobody() -> NodeId {
+    Key::from_secret(&[0x77; 32]).id()
+}
+
+fn forward(number: u64, to: NodeId, len: usize) -> Frame {
+    let label = Label { query: QueryId([1; 16]), number, to };
+    Frame::Forward(Forward { label, sealed: vec![7; len].into() })
+}
+
+/// Nobody's seals, for it and for others: each is answered, the most of them with "busy", and
+/// nothing comes of them.
+#[tokio::test]
+async fn a_flood_of_forwards_is_refused_and_most_of_it_unread() {
+    let victim = Victim::new().await;
+    let mut attacker = Attacker::link(victim.address()).await;
+    let told = |frame| match frame {
+        Frame::Forwarded(forwarded) => Some(forwarded.delivery),
+        _ => None,
+    };
+    let mut deliveries = Vec::new();
+    for n in 0..20 {
+        let to = |number: u64| if number.is_multiple_of(2) { victim.id() } else { nobody() };
+        let part: Vec<u8> = (n * 500..(n + 1) * 500)
+            .flat_map(|number| encoded(&forward(number, to(number), 200)))
+            .collect();
+        deliveries.extend(attacker.exchange(&part, told, 500).await);
+    }
+    let count = |wanted| deliveries.iter().filter(|delivery| **delivery == wanted).count();
+    let (refused, no_way) = (count(Delivery::Refused), count(Delivery::NoWay));
+    assert_eq!(deliveries.len(), 10_000);
+    assert_eq!(refused + no_way + count(Delivery::Busy), 10_000);
+    assert!(refused >= 64 && no_way >= 64, "{refused} refused, {no_way} no way");
+    assert!(refused + no_way < 6000, "{refused} refused, {no_way} no way");
+    drop(attacker);
+    victim.unharmed().await;
+}
+
+/// Outcomes that nobody waits for, and seals of all lengths.
+#[tokio::test]
+async fn stray_outcomes_and_short_seals_change_nothing() {
+    let victim = Victim::new().await;
+    let mut attacker = Attacker::link(victim.address()).await;
+    for number in 0..1000 {
+        let delivery = Delivery::Taken([0; 32]);
+        let forwarded = Forwarded { query: QueryId([2; 16]), number, delivery };
+        attacker.send(&Frame::Forwarded(forwarded)).await;
+    }
+    for len in 0..60 {
+        attacker.send(&forward(len, victim.id(), usize::try_from(len).unwrap())).await;
+        let Some(Frame::Forwarded(told)) = attacker.content().await else { panic!("no outcome") };
+        assert_eq!((told.number, told.delivery), (len, Delivery::Refused));
+    }
+    attacker.send(&text("still here")).await;
+    victim.message(attacker.id()).await;
+    drop(attacker);
+    victim.unharmed().await;
+}
+
+/// Who says that a node is behind it gets the message to pass on, and can neither read it nor say
+/// that it was taken.
+#[tokio::test]
+async fn a_liar_on_the_way_gets_a_message_and_can_not_have_it_count() {
+    let victim = Victim::new().await;
+    let mut liar = Attacker::link(victim.address()).await;
+    let node = victim.node.clone();
+    let sending = tokio::spawn(async move { node.send(nobody(), "a secret").await });
+    let Some(Frame::Query(Query { id, depth, what, .. })) = liar.content().await else {
+        panic!("no query")
+    };
+    assert_eq!(what, What::FindNode(nobody()));
+    let body = AnswerBody::Here;
+    let (name, addresses) = ("nobody".to_owned(), Vec::new());
+    liar.send(&Frame::Answer(Answer { id, node: nobody(), name, addresses, body })).await;
+    liar.send(&Frame::QueryDone(QueryDone { id, depth, complete: true })).await;
+    let Some(Frame::Forward(Forward { label, sealed })) = liar.content().await else {
+        panic!("no message")
+    };
+    assert_eq!((label.query, label.to), (id, nobody()));
+    assert!(!sealed.windows(6).any(|part| part == b"secret"));
+    let delivery = Delivery::Taken([0; 32]);
+    liar.send(&Frame::Forwarded(Forwarded { query: id, number: label.number, delivery })).await;
+    let sent = within(LONG, "the end", sending).await.unwrap();
+    assert!(matches!(sent, Err(Error::NotReached { reason: Missed::Refused, .. })), "{sent:?}");
+    drop(liar);
+    victim.unharmed().await;
+}

@@ -1,0 +1,204 @@
+//! How a node gets what it lacks: grafting, and catching up.
+
+use std::time::Duration;
+
+use crate::event::Event;
+use crate::frame::Frame;
+use crate::frame::broadcast::{Have, RunId, Want};
+use crate::id::NodeId;
+use crate::overlay::{Output, Turn};
+use crate::time::Instant;
+
+use super::run::{Missing, Run};
+use super::{ANSWER, Broadcasts, GAP_PATIENCE, MAX_GIVEN, MAX_HEARSAY, MAX_TRIES};
+
+impl Broadcasts {
+    /// What others have was told.
+    pub(in crate::overlay) fn receive_haves(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: NodeId,
+        haves: &[Have],
+    ) {
+        while self.new.front().is_some_and(|(until, _)| *until <= turn.now) {
+            self.new.pop_front();
+        }
+        let new = self.new.iter().any(|(_, id)| *id == from);
+        for have in haves {
+            self.receive_have(turn, from, *have, new);
+        }
+    }
+
+    pub(super) fn receive_have(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: NodeId,
+        have: Have,
+        new: bool,
+    ) {
+        let Have { run: name, upto } = have;
+        if name.author == self.me {
+            if let Some(run) = self.runs.get_mut(&name) {
+                run.note(from, upto);
+            }
+            return;
+        }
+        if !self.runs.contains_key(&name) {
+            if upto == 0 || self.hearsay >= MAX_HEARSAY || !self.make_room(turn.now) {
+                return;
+            }
+            self.hearsay += 1;
+            self.runs.insert(name, Run::new(0, turn.now));
+        }
+        let Some(run) = self.runs.get_mut(&name) else { return };
+        run.note(from, upto);
+        let open = run.missing.is_none_or(|missing| missing.asked.is_none());
+        if upto >= run.next.max(1) && open {
+            let wait = if new { Duration::ZERO } else { self.graft_after };
+            let due = turn.now + wait;
+            let due = run.missing.map_or(due, |missing| missing.due.min(due));
+            self.set_missing(name, due, None);
+        }
+    }
+
+    /// Somebody wants what we have.
+    pub(in crate::overlay) fn receive_want(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: NodeId,
+        want: Want,
+    ) {
+        let Want { run: name, after } = want;
+        let Some(run) = self.runs.get_mut(&name) else {
+            turn.send(from, Frame::Given(Have { run: name, upto: 0 }));
+            return;
+        };
+        run.has.insert(from, after);
+        run.lazy.remove(&from);
+        let mut given = 0;
+        for batch in self.log.after(name, after) {
+            if given > 0 && given + batch.body().len() > MAX_GIVEN {
+                // It asks again; what is new meanwhile would come before what it lacks.
+                run.lazy.insert(from);
+                break;
+            }
+            given += batch.body().len();
+            run.note(from, batch.last());
+            turn.send(from, Frame::Broadcast(batch.clone()));
+        }
+        turn.send(from, Frame::Given(Have { run: name, upto: run.upto() }));
+    }
+
+    /// Whom we have asked has given what it has.
+    pub(in crate::overlay) fn receive_given(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: NodeId,
+        given: Have,
+    ) {
+        let Some(run) = self.runs.get_mut(&given.run) else { return };
+        let Some(Missing { asked: Some((asked, had)), tries, .. }) = run.missing else { return };
+        if asked != from {
+            return;
+        }
+        let better = run.upto() > had;
+        if !better {
+            // It has said that it has what it can't give.
+            run.has.remove(&from);
+        }
+        match run.is_behind() {
+            true => {
+                let tries = if better { 0 } else { tries };
+                self.set_missing_tries(given.run, turn.now, None, tries);
+                self.ask(turn, given.run);
+            }
+            false => self.give_up(turn, given.run),
+        }
+    }
+
+    /// Sees to what is still missing after something has come.
+    pub(super) fn look_for_more(&mut self, turn: &mut Turn<'_>, name: RunId) {
+        let Some(run) = self.runs.get(&name) else { return };
+        match run.missing {
+            // What follows is on its way from whom we have asked.
+            Some(Missing { asked: Some(_), .. }) if run.is_behind() => {}
+            Some(_) if !run.is_behind() => self.clear_missing(name),
+            _ if run.is_behind() => self.set_missing(name, turn.now + self.graft_after, None),
+            _ => {}
+        }
+    }
+
+    /// Asks the next of those who have what is missing.
+    pub(super) fn ask(&mut self, turn: &mut Turn<'_>, name: RunId) {
+        let Some(run) = self.runs.get(&name) else { return };
+        let tries = run.missing.map_or(0, |missing| missing.tries);
+        match run.candidate() {
+            Some(of) if tries < MAX_TRIES => self.ask_of(turn, name, of),
+            _ => self.give_up(turn, name),
+        }
+    }
+
+    pub(super) fn ask_of(&mut self, turn: &mut Turn<'_>, name: RunId, of: NodeId) {
+        let Some(run) = self.runs.get_mut(&name) else { return };
+        let after = run.upto();
+        let tries = run.missing.map_or(0, |missing| missing.tries) + 1;
+        // Who sends is not sent to: what comes from there does not come back.
+        run.lazy.remove(&of);
+        turn.send(of, Frame::Want(Want { run: name, after }));
+        let wait = ANSWER * u32::try_from(tries).unwrap_or(u32::MAX);
+        self.set_missing_tries(name, turn.now + wait, Some((of, after)), tries);
+    }
+
+    /// Nobody has what is missing: after a while what waits for it is delivered without.
+    pub(super) fn give_up(&mut self, turn: &mut Turn<'_>, name: RunId) {
+        self.clear_missing(name);
+        let Some(run) = self.runs.get_mut(&name) else { return };
+        run.has.retain(|_, upto| *upto < run.next.max(1));
+        let until = run.gap_since.filter(|_| !run.pending.is_empty()).map(|at| at + GAP_PATIENCE);
+        if let Some(until) = until.filter(|until| *until > turn.now) {
+            self.set_missing(name, until, None);
+        } else if let Some(first) = run.pending.keys().next().copied() {
+            let missed = first.saturating_sub(run.next);
+            run.next = first;
+            self.miss(turn, name, missed);
+            self.accept_held(turn, name);
+            self.look_for_more(turn, name);
+        } else if !run.verified {
+            self.runs.remove(&name);
+            self.hearsay = self.hearsay.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn miss(&mut self, turn: &mut Turn<'_>, name: RunId, count: u64) {
+        if count > 0 {
+            self.counters.missed = self.counters.missed.saturating_add(count);
+            let author = name.author;
+            turn.out.push_back(Output::Event(Event::NodeBroadcastsMissed { author, count }));
+        }
+    }
+
+    pub(super) fn set_missing(&mut self, name: RunId, due: Instant, asked: Option<(NodeId, u64)>) {
+        self.set_missing_tries(name, due, asked, 0);
+    }
+
+    pub(super) fn set_missing_tries(
+        &mut self,
+        name: RunId,
+        due: Instant,
+        asked: Option<(NodeId, u64)>,
+        tries: usize,
+    ) {
+        self.clear_missing(name);
+        if let Some(run) = self.runs.get_mut(&name) {
+            run.missing = Some(Missing { due, asked, tries });
+            self.due.insert((due, name));
+        }
+    }
+
+    pub(super) fn clear_missing(&mut self, name: RunId) {
+        let missing = self.runs.get_mut(&name).and_then(|run| run.missing.take());
+        if let Some(missing) = missing {
+            self.due.remove(&(missing.due, name));
+        }
+    }
+}

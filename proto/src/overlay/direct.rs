@@ -1,0 +1,376 @@
+//! Messages to nodes that are not neighbours: sealed, and passed along the way that the answer to a
+//! query came.
+//!
+//! Each node on the way remembers with the query by which link the answer came, for as long as it
+//! remembers the query. What came of a message goes back by the same way; the recipient proves with
+//! it that it has the message. A node keeps nothing of what it passes on but which link it owes an
+//! outcome, and passes on no more for each link than so many bytes a second.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::event::{Event, Peer};
+use crate::frame::Frame;
+use crate::frame::direct::{Delivery, Forward, Forwarded, Label};
+use crate::frame::query::QueryId;
+use crate::hello::MAX_NAME;
+use crate::id::{Key, NodeId};
+use crate::message::{Message, Packed};
+use crate::overlay::{Identity, Output, Turn};
+use crate::seal::{self, Letter, Receipt, SealError};
+use crate::time::Instant;
+
+/// Messages that are passed on and whose outcome is awaited, over all. 4,096: 64 of each of 64
+/// links.
+const MAX_WAITING: usize = 4096;
+
+/// Messages that this node took, and remembers so as to take none twice. 16,384: 27 a second for as
+/// long as the clocks of two nodes may be apart.
+const MAX_TAKEN: usize = 16_384;
+
+/// The part of each table that one link may fill: an eighth.
+const LINK_SHARE: usize = 8;
+
+/// What a message counts at the least against the bytes of its link: opening one, or looking up its
+/// way, costs as much as copying so many bytes.
+const MIN_COST: usize = 1024;
+
+/// Why a message could not be sent. Nothing was sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DirectError {
+    /// The content is over the limit.
+    #[error("a message of {len} bytes is over the limit of {limit} for what others pass on")]
+    TooLarge {
+        /// Bytes of the content.
+        len: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+    /// It can't be sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+}
+
+/// Why a message that others were to pass on did not arrive, or may not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Missed {
+    /// The way has broken off: surely not delivered.
+    #[error("the way there is broken")]
+    NoWay,
+    /// A node on the way, or the recipient, takes no more just now: surely not delivered.
+    #[error("a node on the way takes no more messages just now")]
+    Busy,
+    /// The recipient, or a node that says so, refused it.
+    #[error("it was refused: the clocks of the two nodes may be too far apart")]
+    Refused,
+    /// Nothing came back in time: it may have arrived.
+    #[error("nothing came back within {} ms: it may have arrived", .0.as_millis())]
+    Silent(Duration),
+}
+
+/// The messages that a node sends, passes on and takes.
+#[derive(Debug)]
+pub(super) struct Directs {
+    key: Key,
+    network: String,
+    name: String,
+    timeout: Duration,
+    /// In milliseconds.
+    skew: u64,
+    limit: usize,
+    rate: usize,
+    burst: usize,
+    number: u64,
+    waiting: BTreeMap<Id, Waiting>,
+    deadlines: BTreeSet<(Instant, Id)>,
+    budgets: BTreeMap<NodeId, Budget>,
+    taken: Taken,
+}
+
+/// The query and the number of a label.
+type Id = (QueryId, u64);
+
+/// A message whose outcome is awaited.
+#[derive(Debug)]
+struct Waiting {
+    next: NodeId,
+    deadline: Instant,
+    owed: Owed,
+}
+
+/// Who waits for an outcome.
+#[derive(Debug, Clone, Copy)]
+enum Owed {
+    /// This node, which knows the receipt.
+    Us(Receipt),
+    /// A link.
+    Link(NodeId),
+}
+
+/// What one link may still have passed on.
+#[derive(Debug)]
+struct Budget {
+    left: usize,
+    at: Instant,
+}
+
+impl Directs {
+    pub(super) fn new(identity: &Identity, config: &Config) -> Self {
+        Self {
+            key: identity.key.clone(),
+            network: identity.network.clone(),
+            name: identity.name[..identity.name.floor_char_boundary(MAX_NAME)].to_owned(),
+            timeout: config.query_timeout,
+            skew: u64::try_from(config.clock_skew.as_millis()).unwrap_or(u64::MAX),
+            limit: config.max_direct(),
+            rate: config.forward_rate,
+            // The largest one always fits.
+            burst: config.forward_rate.max(config.max_control),
+            number: 0,
+            waiting: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            budgets: BTreeMap::new(),
+            taken: Taken::default(),
+        }
+    }
+
+    /// Seals a message and sends it to `next`, who is on the way. Returns its number; how it went is
+    /// told with it by [`Output::Direct`].
+    pub(super) fn send(
+        &mut self,
+        turn: &mut Turn<'_>,
+        (query, to): (QueryId, NodeId),
+        next: Option<NodeId>,
+        message: Message,
+    ) -> Result<u64, DirectError> {
+        let (len, limit) = (message.body().len(), self.limit);
+        if len > limit {
+            return Err(DirectError::TooLarge { len, limit });
+        }
+        let number = self.number + 1;
+        let label = Label { query, number, to };
+        let content = Packed::plain(message);
+        let letter =
+            Letter { sender: self.key.id(), name: self.name.clone(), time: turn.unix, content };
+        let sealed = seal::seal(turn.rng, &self.key, &self.network, &label, &letter)?;
+        self.number = number;
+        let missed = |missed| Output::Direct { number, sent: Err(missed) };
+        match next {
+            None => turn.out.push_back(missed(Missed::NoWay)),
+            Some(_) if self.waiting.len() >= MAX_WAITING => {
+                turn.out.push_back(missed(Missed::Busy));
+            }
+            Some(next) => {
+                self.wait((query, number), next, turn.now, Owed::Us(sealed.receipt));
+                turn.send(next, Frame::Forward(Forward { label, sealed: sealed.bytes }));
+            }
+        }
+        Ok(number)
+    }
+
+    /// A message came from `from`: for this node, or for somebody to whom `next` is on the way.
+    pub(super) fn receive(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: NodeId,
+        forward: Forward,
+        next: Option<NodeId>,
+    ) {
+        let Label { query, number, to } = forward.label;
+        let id = (query, number);
+        let for_us = to == self.key.id();
+        let delivery = if !self.spend(turn.now, from, forward.sealed.len()) {
+            Delivery::Busy
+        } else if for_us {
+            self.take(turn, from, &forward)
+        } else {
+            match next.filter(|next| *next != from && !self.waiting.contains_key(&id)) {
+                None => Delivery::NoWay,
+                Some(_) if !self.has_room(from) => Delivery::Busy,
+                Some(next) => {
+                    self.wait(id, next, turn.now, Owed::Link(from));
+                    return turn.send(next, Frame::Forward(forward));
+                }
+            }
+        };
+        turn.send(from, Frame::Forwarded(Forwarded { query, number, delivery }));
+    }
+
+    /// What came of a message that was passed to `from`: passed back, or ours.
+    pub(super) fn receive_forwarded(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: NodeId,
+        forwarded: Forwarded,
+    ) {
+        let id = (forwarded.query, forwarded.number);
+        if self.waiting.get(&id).is_some_and(|waiting| waiting.next == from) {
+            self.end(turn, id, forwarded.delivery);
+        }
+    }
+
+    /// A message was not sent, because the link's lane is crowded.
+    pub(super) fn passed_over(&mut self, turn: &mut Turn<'_>, label: Label) {
+        self.end(turn, (label.query, label.number), Delivery::Busy);
+    }
+
+    /// A link ended: nothing more comes from there, and nothing is owed to it.
+    pub(super) fn link_down(&mut self, turn: &mut Turn<'_>, peer: NodeId) {
+        self.budgets.remove(&peer);
+        let touched = self.waiting.iter().filter(|(_, waiting)| {
+            waiting.next == peer || matches!(waiting.owed, Owed::Link(from) if from == peer)
+        });
+        let touched: Vec<_> = touched.map(|(id, _)| *id).collect();
+        for id in touched {
+            self.end(turn, id, Delivery::NoWay);
+        }
+    }
+
+    /// Gives up what is overdue.
+    pub(super) fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
+        while let Some((deadline, id)) = self.deadlines.first().copied() {
+            if deadline > turn.now {
+                break;
+            }
+            self.deadlines.remove(&(deadline, id));
+            let Some(waiting) = self.waiting.remove(&id) else { continue };
+            // Those before us on the way have deadlines of their own.
+            if let Owed::Us(_) = waiting.owed {
+                let sent = Err(Missed::Silent(self.timeout));
+                turn.out.push_back(Output::Direct { number: id.1, sent });
+            }
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    fn wait(&mut self, id: Id, next: NodeId, now: Instant, owed: Owed) {
+        let deadline = now + self.timeout;
+        self.deadlines.insert((deadline, id));
+        self.waiting.insert(id, Waiting { next, deadline, owed });
+    }
+
+    fn end(&mut self, turn: &mut Turn<'_>, id: Id, delivery: Delivery) {
+        let Some(Waiting { deadline, owed, .. }) = self.waiting.remove(&id) else { return };
+        self.deadlines.remove(&(deadline, id));
+        let (query, number) = id;
+        match owed {
+            Owed::Link(from) if !turn.links.contains_key(&from) => {}
+            Owed::Link(from) => {
+                turn.send(from, Frame::Forwarded(Forwarded { query, number, delivery }));
+            }
+            Owed::Us(receipt) => {
+                let sent = match delivery {
+                    Delivery::Taken(told) if told == receipt => Ok(()),
+                    // Somebody on the way says so who can't know.
+                    Delivery::Taken(_) | Delivery::Refused => Err(Missed::Refused),
+                    Delivery::NoWay => Err(Missed::NoWay),
+                    Delivery::Busy => Err(Missed::Busy),
+                };
+                turn.out.push_back(Output::Direct { number, sent });
+            }
+        }
+    }
+
+    /// Whether one more message of this link may wait.
+    fn has_room(&self, from: NodeId) -> bool {
+        let of_link = |waiting: &&Waiting| matches!(waiting.owed, Owed::Link(f) if f == from);
+        self.waiting.len() < MAX_WAITING
+            && self.waiting.values().filter(of_link).count() < MAX_WAITING / LINK_SHARE
+    }
+
+    /// Counts a message of so many bytes against what its link may send.
+    fn spend(&mut self, now: Instant, from: NodeId, len: usize) -> bool {
+        let burst = self.burst;
+        let budget = self.budgets.entry(from).or_insert(Budget { left: burst, at: now });
+        let millis = usize::try_from(now.since(budget.at).as_millis()).unwrap_or(usize::MAX);
+        let more = millis.saturating_mul(self.rate) / 1000;
+        // What is less than a byte is left for the next time.
+        if more != 0 {
+            *budget = Budget { left: budget.left.saturating_add(more).min(burst), at: now };
+        }
+        let cost = len.max(MIN_COST).min(burst);
+        let left = budget.left.checked_sub(cost);
+        budget.left = left.unwrap_or(budget.left);
+        left.is_some()
+    }
+
+    /// A message for this node.
+    fn take(&mut self, turn: &mut Turn<'_>, from: NodeId, forward: &Forward) -> Delivery {
+        let Label { query, number, .. } = forward.label;
+        let opened = seal::open(&self.key, &self.network, &forward.label, &forward.sealed);
+        let Ok((Letter { sender, name, time, content }, receipt)) = opened else {
+            return Delivery::Refused;
+        };
+        // No clock that is right by the skew makes a letter that old, or from so far ahead.
+        if sender == self.key.id() || turn.unix.abs_diff(time) > self.skew {
+            return Delivery::Refused;
+        }
+        let body = content.payload.clone();
+        let Ok(message) = content.unpack(body) else { return Delivery::Refused };
+        let expires = time.saturating_add(self.skew);
+        match self.taken.add(turn.unix, from, (sender, query, number), expires) {
+            Some(true) => {}
+            Some(false) => return Delivery::Refused,
+            None => return Delivery::Busy,
+        }
+        let linked = turn.links.get(&sender).cloned();
+        let peer = linked.unwrap_or_else(|| Peer::without_link(sender, name));
+        turn.out.push_back(Output::Event(Event::NodeMessage { peer, message }));
+        Delivery::Taken(receipt)
+    }
+}
+
+/// Messages that this node took, until they are so old that they would be refused for that.
+#[derive(Debug, Default)]
+struct Taken {
+    ids: BTreeMap<(NodeId, QueryId, u64), NodeId>,
+    /// By when they are forgotten, in milliseconds since 1970.
+    expiry: BTreeSet<(u64, (NodeId, QueryId, u64))>,
+    by_link: BTreeMap<NodeId, usize>,
+}
+
+impl Taken {
+    /// Adds one that came by a link; false where it is there already, `None` where there is no room.
+    fn add(
+        &mut self,
+        unix: u64,
+        from: NodeId,
+        id: (NodeId, QueryId, u64),
+        expires: u64,
+    ) -> Option<bool> {
+        self.forget(unix);
+        if self.ids.contains_key(&id) {
+            return Some(false);
+        }
+        let of_link = self.by_link.entry(from).or_default();
+        if self.ids.len() >= MAX_TAKEN || *of_link >= MAX_TAKEN / LINK_SHARE {
+            return None;
+        }
+        *of_link += 1;
+        self.ids.insert(id, from);
+        self.expiry.insert((expires, id));
+        Some(true)
+    }
+
+    fn forget(&mut self, unix: u64) {
+        while let Some((expires, id)) = self.expiry.first().copied() {
+            if expires >= unix {
+                break;
+            }
+            self.expiry.pop_first();
+            let Some(from) = self.ids.remove(&id) else { continue };
+            if let Some(count) = self.by_link.get_mut(&from) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    self.by_link.remove(&from);
+                }
+            }
+        }
+    }
+}

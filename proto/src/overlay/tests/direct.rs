@@ -1,0 +1,271 @@
+//! Messages to nodes that are not neighbours.
+
+use super::*;
+use crate::frame::direct::{Delivery, Forwarded, Label};
+use crate::overlay::direct::Missed;
+use crate::seal::{self, Letter};
+
+const UNIX: u64 = 1_700_000_000_000;
+
+impl Net {
+    /// Finds `to` from node `from` and returns the query that did.
+    fn find(&mut self, from: usize, to: usize) -> QueryId {
+        let wanted = self.ids[to];
+        (self.answers, self.ended) = (Vec::new(), None);
+        let id = self.nodes[from].draw_query_id();
+        let command = Command::Query { id, what: What::FindNode(wanted), depth: -1, timeout: None };
+        self.input(from, Input::Command(command));
+        self.settle();
+        id
+    }
+
+    fn send(&mut self, from: usize, to: usize, query: QueryId, text: &str) -> u64 {
+        let to = self.ids[to];
+        let number = self.nodes[from].send_direct(self.now, query, to, text.into()).unwrap();
+        self.drain(from);
+        number
+    }
+
+    /// What was sent to a node and not read there yet, taken off the line.
+    fn intercept(&mut self, from: usize, to: usize) -> Frame {
+        self.lines.get_mut(&(from, to)).unwrap().pop_front().unwrap()
+    }
+
+    fn clocks(&mut self, unix: u64) {
+        let now = self.now;
+        self.nodes.iter_mut().for_each(|node| node.set_clock(now, unix));
+    }
+}
+
+fn line(len: usize) -> Net {
+    let links: Vec<_> = (1..len).map(|n| (n - 1, n)).collect();
+    let mut net = Net::new(len, &links, 1);
+    net.clocks(UNIX);
+    net
+}
+
+fn key(node: usize) -> Key {
+    Key::from_secret(&[u8::try_from(node + 1).unwrap(); 32])
+}
+
+#[test]
+fn it_arrives_along_a_line_and_says_who_sent_it() {
+    for len in 3..8 {
+        let mut net = line(len);
+        let end = len - 1;
+        let query = net.find(0, end);
+        let numbers = [net.send(0, end, query, "one"), net.send(0, end, query, "two")];
+        net.settle();
+        assert_eq!(net.directs, numbers.map(|number| (number, Ok(()))), "{len} nodes");
+        let [(one, from, text), (two, ..)] = &net.messages[..] else { panic!("{len} nodes") };
+        assert_eq!((*one, *two, from.id()), (end, end, net.ids[0]));
+        assert_eq!((from.name(), from.is_linked()), ("n0", false));
+        assert_eq!(text.as_text(), Some("one"));
+    }
+}
+
+#[test]
+fn it_finds_its_way_through_any_network() {
+    for seed in 0..20 {
+        let mut links = ring(10);
+        links.push((0, 5));
+        let mut net = Net::new(10, &links, seed);
+        net.clocks(UNIX);
+        for to in 1..10 {
+            let query = net.find(0, to);
+            net.send(0, to, query, "x");
+            net.settle();
+            assert_eq!(net.directs.pop().unwrap().1, Ok(()), "to {to}, seed {seed}");
+            assert_eq!(net.messages.pop().unwrap().0, to);
+        }
+    }
+}
+
+#[test]
+fn a_node_that_nobody_knows_is_no_way() {
+    let mut net = line(3);
+    let query = net.nodes[0].draw_query_id();
+    let number = net.send(0, 2, query, "x");
+    assert_eq!(net.directs, [(number, Err(Missed::NoWay))]);
+}
+
+#[test]
+fn an_identity_that_is_no_key_is_an_error() {
+    let mut net = line(2);
+    let query = net.find(0, 1);
+    let sent = net.nodes[0].send_direct(net.now, query, NodeId::from_bytes([2; 32]), "x".into());
+    assert_eq!(sent, Err(DirectError::Seal(seal::SealError::NoKey)));
+}
+
+#[test]
+fn the_largest_that_fits_goes_through_and_one_byte_more_does_not() {
+    let mut net = line(4);
+    let query = net.find(0, 3);
+    let limit = Config::default().max_direct();
+    net.send(0, 3, query, &"x".repeat(limit));
+    let mut bytes = Vec::new();
+    net.lines[&(0, 1)].front().unwrap().encode(&mut bytes);
+    assert!(bytes.len() - crate::frame::HEADER <= Config::default().max_control);
+    net.settle();
+    assert_eq!(net.directs.pop().unwrap().1, Ok(()));
+    let (to, text) = (net.ids[3], "x".repeat(limit + 1));
+    let sent = net.nodes[0].send_direct(net.now, query, to, text.into());
+    assert_eq!(sent, Err(DirectError::TooLarge { len: limit + 1, limit }));
+}
+
+#[test]
+fn a_relay_that_drops_it_makes_it_time_out() {
+    let mut net = line(4);
+    let query = net.find(0, 3);
+    let number = net.send(0, 3, query, "x");
+    net.intercept(0, 1);
+    net.settle();
+    assert!(net.directs.is_empty());
+    let timeout = Config::default().query_timeout;
+    net.now = net.now + timeout;
+    net.nodes[0].handle_timeout(net.now);
+    net.drain(0);
+    assert_eq!(net.directs, [(number, Err(Missed::Silent(timeout)))]);
+}
+
+#[test]
+fn a_relay_can_not_say_that_it_was_taken() {
+    let mut net = line(4);
+    let query = net.find(0, 3);
+    let number = net.send(0, 3, query, "x");
+    net.intercept(0, 1);
+    let delivery = Delivery::Taken([0; 32]);
+    let lie = Frame::Forwarded(Forwarded { query, number, delivery });
+    net.input(0, Input::Frame(net.ids[1], lie));
+    assert_eq!(net.directs, [(number, Err(Missed::Refused))]);
+}
+
+#[test]
+fn a_link_that_ends_on_the_way_is_told_of() {
+    let mut net = line(5);
+    let query = net.find(0, 4);
+    let number = net.send(0, 4, query, "x");
+    let frame = net.intercept(0, 1);
+    net.input(1, Input::Frame(net.ids[0], frame));
+    let frame = net.intercept(1, 2);
+    net.input(2, Input::Frame(net.ids[1], frame));
+    net.unlink(2, 3);
+    net.settle();
+    assert_eq!(net.directs, [(number, Err(Missed::NoWay))]);
+    let number = net.send(0, 4, query, "y");
+    net.settle();
+    assert_eq!(net.directs[1], (number, Err(Missed::NoWay)), "the way is gone for good");
+}
+
+#[test]
+fn the_same_message_is_not_taken_twice() {
+    let mut net = line(3);
+    let query = net.find(0, 2);
+    net.send(0, 2, query, "x");
+    let frame = net.intercept(0, 1);
+    net.input(1, Input::Frame(net.ids[0], frame));
+    let frame = net.intercept(1, 2);
+    for _ in 0..2 {
+        net.input(2, Input::Frame(net.ids[1], frame.clone()));
+    }
+    assert_eq!(net.messages.len(), 1);
+    let Frame::Forwarded(first) = net.intercept(2, 1) else { panic!() };
+    let Frame::Forwarded(second) = net.intercept(2, 1) else { panic!() };
+    assert!(matches!(first.delivery, Delivery::Taken(_)));
+    assert_eq!(second.delivery, Delivery::Refused);
+}
+
+#[test]
+fn one_that_is_too_old_or_from_the_future_is_refused() {
+    let skew = u64::try_from(Config::default().clock_skew.as_millis()).unwrap();
+    for (ahead, taken) in [(skew, true), (skew + 1, false)] {
+        for clock in [UNIX - ahead, UNIX + ahead] {
+            let mut net = line(3);
+            let query = net.find(0, 2);
+            net.nodes[2].set_clock(net.now, clock);
+            net.send(0, 2, query, "x");
+            net.settle();
+            let expected = if taken { Ok(()) } else { Err(Missed::Refused) };
+            assert_eq!(net.directs[0].1, expected);
+            assert_eq!(net.messages.len(), usize::from(taken));
+        }
+    }
+}
+
+#[test]
+fn only_whom_the_query_came_from_uses_its_way() {
+    // 3 hangs on 1 as well: it got the query from there, and has no way of its own.
+    let mut net = Net::new(5, &[(0, 1), (1, 2), (2, 4), (1, 3)], 1);
+    net.clocks(UNIX);
+    let query = net.find(0, 4);
+    let label = Label { query, number: 9, to: net.ids[4] };
+    let forward = forward(&key(3), label);
+    net.input(1, Input::Frame(net.ids[3], forward));
+    assert!(net.lines[&(1, 2)].is_empty());
+    let Frame::Forwarded(told) = net.intercept(1, 3) else { panic!() };
+    assert_eq!(told.delivery, Delivery::NoWay);
+}
+
+#[test]
+fn a_link_has_so_much_passed_on_and_then_has_to_wait() {
+    let mut net = line(3);
+    let query = net.find(0, 2);
+    let config = Config::default();
+    let text = "x".repeat(config.max_direct());
+    let fit = config.forward_rate / config.max_control;
+    for _ in 0..=fit {
+        net.send(0, 2, query, &text);
+    }
+    net.settle();
+    let busy = net.directs.iter().filter(|(_, sent)| *sent == Err(Missed::Busy));
+    assert_eq!((net.directs.len(), busy.count()), (fit + 1, 1));
+    net.now = net.now + Duration::from_secs(1);
+    net.send(0, 2, query, &text);
+    net.settle();
+    assert_eq!(net.directs.last().unwrap().1, Ok(()));
+}
+
+#[test]
+fn a_crowded_lane_on_the_way_is_told_of() {
+    let mut net = line(4);
+    let query = net.find(0, 3);
+    let number = net.send(0, 3, query, "x");
+    let frame = net.intercept(0, 1);
+    net.input(1, Input::Frame(net.ids[0], frame));
+    let frame = net.intercept(1, 2);
+    net.input(1, Input::PassedOver(net.ids[2], frame));
+    net.settle();
+    assert_eq!(net.directs, [(number, Err(Missed::Busy))]);
+}
+
+#[test]
+fn one_link_can_not_fill_what_a_node_remembers() {
+    let mut net = line(3);
+    let query = net.find(0, 2);
+    let me = net.ids[1];
+    for number in 0..=2048 {
+        // As much as the link may send.
+        net.now = net.now + Duration::from_millis(10);
+        let frame = forward(&key(0), Label { query, number, to: me });
+        net.input(1, Input::Frame(net.ids[0], frame));
+        let Frame::Forwarded(told) = net.intercept(1, 0) else { panic!() };
+        match number {
+            2048 => assert_eq!(told.delivery, Delivery::Busy),
+            _ => assert!(matches!(told.delivery, Delivery::Taken(_)), "{number}: {told:?}"),
+        }
+    }
+    // Another link still has room.
+    let frame = forward(&key(2), Label { query, number: 0, to: me });
+    net.input(1, Input::Frame(net.ids[2], frame));
+    let Frame::Forwarded(told) = net.intercept(1, 2) else { panic!() };
+    assert!(matches!(told.delivery, Delivery::Taken(_)));
+}
+
+/// A message of the node that has `key`, sealed as `label` says.
+fn forward(key: &Key, label: Label) -> Frame {
+    let content = crate::message::Packed::plain("x".into());
+    let letter = Letter { sender: key.id(), name: String::new(), time: UNIX, content };
+    let mut rng = ChaCha8Rng::seed_from_u64(label.number);
+    let sealed = seal::seal(&mut rng, key, "net", &label, &letter).unwrap();
+    Frame::Forward(crate::frame::direct::Forward { label, sealed: sealed.bytes })
+}
