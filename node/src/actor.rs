@@ -235,6 +235,10 @@ impl Actor {
                 let now = self.tick();
                 let sent = self.overlay.broadcast(now, title, message);
                 self.drain();
+                if self.stopping {
+                    // There is no time to gather more.
+                    self.command(Command::Flush);
+                }
                 match (reply, sent) {
                     (Some(reply), sent) => drop(reply.send(sent)),
                     (None, Err(error)) => tracing::warn!(%error, "a broadcast was not sent"),
