@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::id::{Hash, NodeId, SIGNATURE_LEN};
+use crate::id::{Hash, NodeId, PublicKey, SIGNATURE_LEN};
 
 /// Checks signatures, or remembers those that it has checked.
 ///
@@ -34,13 +34,31 @@ impl Verifier {
     /// Whether `signature` over `message` was made by `node`: see [`NodeId::verify`].
     #[must_use]
     pub fn verify(&self, node: NodeId, message: &[u8], signature: &[u8; SIGNATURE_LEN]) -> bool {
-        let Some(checked) = &self.checked else { return node.verify(message, signature) };
+        self.verify_with(node, &mut None, message, signature)
+    }
+
+    /// As [`Verifier::verify`]; `key` is that of `node`, once it was needed.
+    #[must_use]
+    pub fn verify_with(
+        &self,
+        node: NodeId,
+        key: &mut Option<PublicKey>,
+        message: &[u8],
+        signature: &[u8; SIGNATURE_LEN],
+    ) -> bool {
+        let mut check = || {
+            if key.is_none() {
+                *key = node.key();
+            }
+            key.as_ref().is_some_and(|key| key.verify(message, signature))
+        };
+        let Some(checked) = &self.checked else { return check() };
         let name = Hash::of_parts(&[node.as_bytes(), signature, message]);
         let checked = || checked.lock().unwrap_or_else(PoisonError::into_inner);
         if checked().right.contains(&name) {
             return true;
         }
-        let right = node.verify(message, signature);
+        let right = check();
         if right {
             checked().remember(name);
         }

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::event::{Broadcast, Event, Reason};
 use crate::frame::Frame;
 use crate::frame::broadcast::{Batch, Have, Item, MAX_HAVES, MAX_TITLE, RunId};
-use crate::id::{Hash, Key, NodeId};
+use crate::id::{Hash, Key, NodeId, PublicKey};
 use crate::message::{Message, Packed};
 use crate::overlay::{Identity, Output, Turn};
 use crate::time::{Instant, earliest};
@@ -267,7 +267,12 @@ impl Broadcasts {
             return;
         }
         let ids = batch.ids(&self.network);
-        if !self.is_right(&batch, &ids) {
+        let mut key = self.runs.get_mut(&name).and_then(|run| run.key.take());
+        let right = self.is_right(&batch, &ids, &mut key);
+        if let Some(run) = self.runs.get_mut(&name) {
+            run.key = key.take();
+        }
+        if !right {
             // Honest nodes verify before they pass on, so whoever sent this is not one.
             let reason = Reason::Fault("a broadcast wrongly signed, or too large".into());
             turn.out.push_back(Output::Hangup(from, reason));
@@ -469,14 +474,15 @@ impl Broadcasts {
     }
 
     /// Whether a batch is what may be sent, and signed by its author.
-    fn is_right(&self, batch: &Batch, ids: &[Hash]) -> bool {
+    fn is_right(&self, batch: &Batch, ids: &[Hash], key: &mut Option<PublicKey>) -> bool {
         let content = |item: &Item| item.content.payload.len();
         let bytes: usize = batch.items.iter().map(content).sum();
         let readable = |item: &Item| item.content.kind.check(&item.content.payload).is_ok();
         bytes <= self.max_content
             && batch.items.iter().all(readable)
-            && self.verifier.verify(
+            && self.verifier.verify_with(
                 batch.run.author,
+                key,
                 &batch.signed(&self.network, ids),
                 &batch.signature,
             )

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::frame::broadcast::Batch;
-use crate::id::{Hash, NodeId};
+use crate::id::{Hash, NodeId, PublicKey};
 use crate::time::Instant;
 
 /// One run of an author.
@@ -11,6 +11,8 @@ use crate::time::Instant;
 pub(super) struct Run {
     /// The first place that was not delivered; 0 while none can be told.
     pub(super) next: u64,
+    /// The author's key, once it was needed.
+    pub(super) key: Option<PublicKey>,
     /// Whether the author's signature was seen: else it is only known from what others say.
     pub(super) verified: bool,
     /// When something of it came last.
@@ -42,6 +44,7 @@ impl Run {
     pub(super) fn new(next: u64, now: Instant) -> Self {
         Self {
             next,
+            key: None,
             verified: false,
             heard: now,
             pending: BTreeMap::new(),
