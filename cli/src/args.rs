@@ -39,6 +39,50 @@ Environment:
 At the prompt, and for commands piped in, `help` lists the commands.
 Exit status: 0 done, 1 a command that was piped in failed, 2 wrong usage.";
 
+/// Shown below `peerkit sim --help`.
+pub(crate) const SIM_EXAMPLES: &str = r#"A scenario is a TOML file. This is a whole one:
+
+  name = "half of them"
+  nodes = 200
+  latency = "internet"              # or "20ms", or "10ms to 200ms"
+
+  [[step]]                          # the nodes come, and join through the first
+  join = { within = "30s" }
+  wait = "60s"
+  expect = { not_joined = 0, components = 1 }
+
+  [[step]]
+  crash = { percent = 50 }
+  wait = "60s"
+  expect = { one_component_within = "30s" }
+
+  [[step]]
+  broadcast = { authors = 10, every = "100ms", for = "10s" }
+  expect = { delivered_percent = 100, redundancy = 1.5 }
+
+Beside `name`, `nodes` and `latency` there are `about`, `jitter`, `bandwidth` (bytes a second),
+`nat_percent`, `liars_percent` and `limits = { real_time = "5m", memory_mib = 8192 }`.
+All that a step does begins at once; a step is over when the last of it is:
+  join       within, through (how many are there at first: 1)
+  wait       a time
+  broadcast  every, for, authors (0: any), size (100), patience ("10s": the time to get everywhere)
+  crash      percent, silently (false)
+  replace    percent_per_minute, for
+  partition  for, parts (2)
+  discover   depth (-1: all)
+What it may expect: not_joined, components, links_over_view, one_component_within,
+delivered_percent, delivered_twice, delivered_within, altered, redundancy, last_node_over_best,
+worst_over_best, honest_components, honest_neighbours, discovery_errors, queries_over_links.
+
+Examples:
+  peerkit sim simulations/join.toml              one run, with seed 1
+  peerkit sim simulations/*.toml --seeds 20      each with the seeds 1 to 20
+  peerkit sim my.toml --seed 7 --nodes 100       the run of a seed again, smaller
+  peerkit sim my.toml --json | jq .measures      a JSON line for each run
+
+The same file and the same seed give the same run on every machine: the trace is the hash of it.
+Exit status: 0 all that is expected held, 1 something did not, 2 a file is no scenario."#;
+
 /// Nodes that connect directly, talk, find each other and share files, encrypted throughout.
 #[derive(Debug, Parser)]
 #[command(name = "peerkit", version, after_help = EXAMPLES, max_term_width = 100)]
@@ -55,6 +99,8 @@ pub(crate) enum Action {
     Run(Box<RunArgs>),
     /// See it work: several nodes on this machine, real sockets, real files, every result checked
     Demo(DemoArgs),
+    /// Try a network of thousands of nodes in the simulator, and measure what comes of it
+    Sim(SimArgs),
     /// Print this node's identity; makes the key on first use
     Id(IdArgs),
     /// Print a completion script for a shell
@@ -147,6 +193,31 @@ pub(crate) struct DemoArgs {
     pub(crate) keep: bool,
 
     /// Print a JSON line for each step
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `peerkit sim`
+#[derive(Debug, Args)]
+#[command(after_help = SIM_EXAMPLES)]
+pub(crate) struct SimArgs {
+    /// Scenarios: what the network is put through, and what has to come of it
+    #[arg(value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// All the chance that there is in a run
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+
+    /// Run with each of the seeds 1 to N
+    #[arg(long, value_name = "N", conflicts_with = "seed", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) seeds: Option<u64>,
+
+    /// This many nodes, whatever the file says
+    #[arg(long, value_name = "N")]
+    pub(crate) nodes: Option<usize>,
+
+    /// Print a JSON line for each run
     #[arg(long)]
     pub(crate) json: bool,
 }

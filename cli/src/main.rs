@@ -27,6 +27,7 @@ mod output;
 mod progress;
 mod run;
 mod signals;
+mod sim;
 mod terminal;
 mod text;
 
@@ -68,6 +69,7 @@ fn act(action: Action) -> anyhow::Result<bool> {
     match action {
         Action::Run(args) => runtime()?.block_on(run::run(args)),
         Action::Demo(args) => runtime()?.block_on(demo::demo(args)),
+        Action::Sim(args) => sim::sim(&args),
         Action::Id(args) => {
             let key = folders::state(args.state.as_deref())?.join("key");
             let key = peerkit::load_or_create_key(&key)?;

@@ -95,6 +95,7 @@ pub use peerkit_proto::handler::{Callback, Context, Handler};
 pub use peerkit_proto::id::{Hash, Key, NodeId, ParseIdError};
 pub use peerkit_proto::message::{Compression, Kind, Message};
 pub use peerkit_proto::overlay::direct::{DirectError, Missed};
+pub use peerkit_proto::sim;
 
 /// The examples of the README, compiled and run with the tests of the documentation.
 #[cfg(doctest)]

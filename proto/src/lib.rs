@@ -16,6 +16,7 @@
 //! | [`overlay`] | the network around a node: admission, queries, broadcast, redial |
 //! | [`files`] | pieces, manifests, and names that can't leave a folder |
 //! | [`config`] | every limit and where it came from |
+//! | [`sim`] | thousands of nodes in virtual time |
 
 pub mod address;
 pub mod codec;
@@ -32,5 +33,6 @@ pub mod overlay;
 pub mod record;
 pub mod sample;
 pub mod seal;
+pub mod sim;
 pub mod time;
 pub mod verify;

@@ -10,4 +10,5 @@ mod line;
 mod network;
 mod prompt;
 mod shell;
+mod sim;
 mod stop;

@@ -1,0 +1,182 @@
+//! `peerkit sim`: scenarios run in the simulator, and whether what has to come of them did.
+
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use peerkit::sim::scenario::{self, Bound, Figure, Measure, Progress, Report, Scenario};
+use serde_json::{Value, json};
+
+use crate::Usage;
+use crate::args::SimArgs;
+use crate::text::{Paint, count, plain, time};
+
+/// A run that takes less shows no progress.
+const WORTH_A_LINE: Duration = Duration::from_secs(1);
+
+/// How often the progress is shown.
+const SHOWN: Duration = Duration::from_millis(200);
+
+/// Runs the scenarios. True if all that they expect held.
+pub(crate) fn sim(args: &SimArgs) -> anyhow::Result<bool> {
+    let scenarios = args.files.iter().map(|file| read(file, args.nodes));
+    let scenarios = scenarios.collect::<anyhow::Result<Vec<_>>>()?;
+    let seeds = match args.seeds {
+        Some(seeds) => 1..=seeds,
+        None => args.seed..=args.seed,
+    };
+    let paint = Paint::on(&io::stdout());
+    let (mut runs, mut failed) = (0, 0);
+    for scenario in &scenarios {
+        for seed in seeds.clone() {
+            let (report, took) = run(scenario, seed)?;
+            if args.json {
+                print(&format!("{}\n", line(&report, took)))?;
+            } else {
+                print(&table(&report, took, paint))?;
+            }
+            runs += 1;
+            failed += usize::from(!report.held());
+        }
+    }
+    if runs > 1 && !args.json {
+        let verdict = match failed {
+            0 => paint.good("all held"),
+            failed => paint.bad(&format!("{failed} did not hold")),
+        };
+        print(&format!("{}: {verdict}\n", count(runs, "run")))?;
+    }
+    Ok(failed == 0)
+}
+
+fn read(file: &Path, nodes: Option<usize>) -> anyhow::Result<Scenario> {
+    let shown = plain(&file.display().to_string());
+    let text = fs::read_to_string(file)
+        .map_err(|error| Usage(format!("can't read the scenario {shown}: {error}")))?;
+    let mut scenario: Scenario = toml::from_str(&text).map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        Usage(format!("{shown} is no scenario: line {line}: {}", error.message()))
+    })?;
+    scenario.nodes = nodes.unwrap_or(scenario.nodes);
+    scenario.check().map_err(|error| Usage(format!("{shown} is no scenario: {error}")))?;
+    Ok(scenario)
+}
+
+/// Runs a scenario and adds what it took of this machine, where that is limited.
+fn run(scenario: &Scenario, seed: u64) -> anyhow::Result<(Report, Duration)> {
+    let begun = Instant::now();
+    let mut shown = Shown::default();
+    let report = scenario::run(scenario, seed, |progress| shown.show(scenario, seed, progress));
+    shown.clear();
+    let mut report = report.map_err(Usage)?;
+    let took = begun.elapsed();
+    let machine = |what, value, most| {
+        Measure::new("this machine".to_owned(), what, value, Bound::AtMost(most))
+    };
+    if let Some(most) = scenario.limits.real_time {
+        report.measures.push(machine("real time", Figure::Time(took), Figure::Time(most.0)));
+    }
+    if let Some(most) = scenario.limits.memory_mib {
+        let used = memory().map_or(Figure::Never, Figure::Count);
+        report.measures.push(machine("memory, MiB", used, Figure::Count(most)));
+    }
+    Ok((report, took))
+}
+
+/// The most memory that this process has had, in MiB, where the system says so.
+fn memory() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024)
+}
+
+/// How far a run is, on a terminal.
+#[derive(Default)]
+struct Shown {
+    begun: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl Shown {
+    fn show(&mut self, scenario: &Scenario, seed: u64, progress: &Progress) {
+        let now = Instant::now();
+        let begun = *self.begun.get_or_insert(now);
+        let soon = self.last.is_some_and(|last| now - last < SHOWN);
+        if now - begun < WORTH_A_LINE || soon || !io::stderr().is_terminal() {
+            return;
+        }
+        self.last = Some(now);
+        let Progress { step, steps, title, percent, time } = progress;
+        let (name, title) = (plain(&scenario.name), plain(title));
+        let time = time.as_secs();
+        let line =
+            format!("{name}, seed {seed}: step {step} of {steps}, {title}, {percent} % ({time} s)");
+        let _ = write!(io::stderr(), "\r\x1b[K{line}");
+    }
+
+    fn clear(&self) {
+        if self.last.is_some() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+fn table(report: &Report, took: Duration, paint: Paint) -> String {
+    let mut text = format!(
+        "{}, seed {}: {}\n",
+        paint.strong(&plain(&report.scenario)),
+        report.seed,
+        count(report.nodes, "node")
+    );
+    let steps = report.measures.iter().map(|measure| plain(&measure.step).chars().count());
+    let (steps, whats) =
+        (steps.max().unwrap_or(0), report.measures.iter().map(|measure| measure.what.len()));
+    let whats = whats.max().unwrap_or(0);
+    for measure in &report.measures {
+        let mark = if measure.held { paint.good("✓") } else { paint.bad("✗") };
+        let (step, value) = (plain(&measure.step), measure.value.to_string());
+        let (what, bound) = (measure.what, paint.faint(&measure.bound.to_string()));
+        text += &format!("  {mark} {step:<steps$}  {what:<whats$}  {value:>9}  {bound}\n");
+    }
+    let virtual_time = time(Duration::from_millis(report.virtual_ms));
+    let trace = report.trace.to_string();
+    let rest = format!(
+        "{virtual_time} for the nodes, {} here, {} frames, trace {}",
+        time(took),
+        report.frames,
+        &trace[..16]
+    );
+    text + &format!("    {}\n\n", paint.faint(&rest))
+}
+
+fn line(report: &Report, took: Duration) -> Value {
+    let mut line = serde_json::to_value(report).expect("a report has a JSON form");
+    line["held"] = json!(report.held());
+    line["real_ms"] = json!(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+    line
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush().context("could not write to standard output")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::SIM_EXAMPLES;
+
+    #[test]
+    fn the_scenario_of_the_help_is_one() {
+        let lines = SIM_EXAMPLES.lines().skip(1).take_while(|line| !line.starts_with("Beside"));
+        let text: String = lines.map(|line| format!("{line}\n")).collect();
+        let scenario: Scenario = toml::from_str(&text).unwrap();
+        scenario.check().unwrap();
+        assert_eq!((scenario.nodes, scenario.steps.len()), (200, 3));
+    }
+}

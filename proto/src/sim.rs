@@ -1,0 +1,584 @@
+//! The simulator: an application on thousands of nodes, in virtual time, from a seed.
+//!
+//! Each node is a real [`Overlay`] with the application's own [`Handler`]: the code that runs on a
+//! real node, byte for byte. Only what lies between nodes is made up: latencies, lines, addresses,
+//! NATs, crashes, partitions, and the clock. An hour takes as long as there is to do in it.
+//!
+//! The same seed gives the same run on every machine, to the last byte of every frame:
+//! [`Sim::trace_hash`] is how a test sees that. A run that failed is repeated with its seed, as often
+//! as it takes to understand it.
+//!
+//! ```
+//! use std::time::Duration;
+//! use peerkit_proto::event::Broadcast;
+//! use peerkit_proto::handler::{Context, Handler};
+//! use peerkit_proto::sim::{Sim, SimConfig};
+//!
+//! #[derive(Default)]
+//! struct Ears(Vec<String>);
+//!
+//! impl Handler for Ears {
+//!     fn node_broadcast(&mut self, _: &mut Context<'_>, broadcast: Broadcast) {
+//!         self.0.push(broadcast.message.as_text().unwrap_or_default().to_owned());
+//!     }
+//! }
+//!
+//! let mut sim = Sim::new(SimConfig { seed: 7, ..SimConfig::default() });
+//! let ann = sim.add(Ears::default());
+//! let bob = sim.add(Ears::default());
+//! sim.connect(bob, ann);
+//! assert!(sim.run_until(Duration::from_secs(5), |sim| sim.links().len() == 1));
+//! sim.broadcast(ann, "greeting", "hello").unwrap();
+//! sim.run_for(Duration::from_secs(1));
+//! assert_eq!(sim.app(bob).0, ["hello"]);
+//! ```
+//!
+//! # What is modelled
+//! - **Time** passes only between events. Nodes act in no time at all: what a processor would need is
+//!   not modelled, what the network needs is.
+//! - **Addresses.** Each node has a public IPv4 address of its own, the first 22,784 of them in a /16
+//!   of their own, and listens on port 7117.
+//! - **A dial** takes two round trips (TCP, then TLS 1.3) and one more for the Hellos. It is refused
+//!   after one round trip where the node is not running, and fails after `connect_timeout` where
+//!   nothing answers: behind a NAT, across a partition, where a node has vanished.
+//! - **A link** brings frames in order, each after the latency of the two nodes and what its line
+//!   needs for the frames before it. Where a lane is crowded or full it goes as on a real node.
+//! - **Ends of links.** A node that hangs up says goodbye behind what is queued. A [crash](Sim::crash)
+//!   is a process killed: the others' ends break one latency later. Whoever
+//!   [vanishes](Sim::vanish) or is cut off by a [partition](Sim::partition) says nothing: what is on
+//!   its way waits, and arrives if the line comes back in time; after `dead_after` of silence each
+//!   end gives up by itself. The pings that find that out are not sent as frames.
+//! - **Clocks** are right, and the same everywhere.
+//!
+//! - **Messages to nodes without a link** are passed on by others along the way of a query, once: no
+//!   link is made for them, and none is tried again.
+//!
+//! Files, requests and streams are not simulated: searches find nothing.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use crate::address::Address;
+use crate::config::Config;
+use crate::event::{NodeInfo, Peer, Reason};
+use crate::frame::broadcast::Batch;
+use crate::frame::query::{QueryId, What};
+use crate::handler::{Context, Handler};
+use crate::id::{Hash, Key, NodeId};
+use crate::message::Message;
+use crate::overlay::broadcast::BroadcastError;
+use crate::overlay::{Command, Identity, Input, Overlay};
+use crate::time::Instant;
+use crate::verify::Verifier;
+
+mod dial;
+mod direct;
+mod ends;
+mod graph;
+mod liar;
+mod link;
+mod network;
+mod node;
+mod probe;
+mod queue;
+pub mod scenario;
+mod shell;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use dial::{Dial, Purpose};
+use direct::Errand;
+use link::Link;
+use network::{address, public_ip};
+use node::{Node, Running, Seen, draw};
+use probe::Probing;
+use queue::{Due, Queue};
+use shell::Work;
+
+pub use network::{Latency, Network};
+pub use node::{Joining, Lies, NodeOptions};
+pub use stats::{Count, Stats};
+
+/// The network that all nodes of a simulation belong to.
+const NETWORK: &str = "sim";
+
+/// When simulations begin: the start of 2025, in milliseconds since 1970.
+const BEGIN: u64 = 1_735_689_600_000;
+
+/// Signatures that are checked once for all nodes.
+const SIGNATURES: usize = 1 << 17;
+
+/// A network of nodes that run the application `H`.
+///
+/// Nodes are numbered from 0 in the order in which they are added; all methods take those numbers,
+/// and panic where there is no such node.
+pub struct Sim<H> {
+    seed: u64,
+    config: Config,
+    network: Network,
+    now: Instant,
+    nodes: Vec<Node<H>>,
+    by_id: BTreeMap<NodeId, usize>,
+    links: BTreeMap<u64, Link>,
+    dials: BTreeMap<u64, Dial>,
+    probes: BTreeMap<u64, Probing>,
+    asked: BTreeMap<QueryId, Discovery>,
+    errands: BTreeMap<QueryId, Errand>,
+    /// Messages that others pass on, by sender and number, and to whom they go.
+    passed_on: BTreeMap<(usize, u64), Peer>,
+    queue: Queue,
+    work: VecDeque<Work>,
+    serial: u64,
+    chance: ChaCha8Rng,
+    verifier: Verifier,
+    stats: Stats,
+    trace: blake3::Hasher,
+    scratch: Vec<u8>,
+}
+
+/// What a simulation is made of.
+#[derive(Debug, Clone, Default)]
+pub struct SimConfig {
+    /// All the chance that there is: the nodes' keys, what they draw, latencies.
+    pub seed: u64,
+    /// The configuration of every node.
+    pub config: Config,
+    /// What lies between them.
+    pub network: Network,
+}
+
+/// What a discovery has found so far.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Discovery {
+    /// The nodes that have answered, by identity; not the one that asked.
+    pub nodes: BTreeMap<NodeId, NodeInfo>,
+    /// Once it has ended: whether all nodes within its depth have answered.
+    pub complete: Option<bool>,
+}
+
+impl<H: Handler> Sim<H> {
+    /// A simulation without nodes, at time zero.
+    #[must_use]
+    pub fn new(config: SimConfig) -> Self {
+        let SimConfig { seed, config, network } = config;
+        Self {
+            seed,
+            config,
+            network,
+            now: Instant::ZERO,
+            nodes: Vec::new(),
+            by_id: BTreeMap::new(),
+            links: BTreeMap::new(),
+            dials: BTreeMap::new(),
+            probes: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            errands: BTreeMap::new(),
+            passed_on: BTreeMap::new(),
+            queue: Queue::default(),
+            work: VecDeque::new(),
+            serial: 0,
+            chance: ChaCha8Rng::from_seed(draw(seed, "network", [0, 0])),
+            verifier: Verifier::remembering(SIGNATURES),
+            stats: Stats::default(),
+            trace: blake3::Hasher::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Adds a node that can be dialled, and starts it. Returns its number.
+    pub fn add(&mut self, app: H) -> usize {
+        self.add_with(NodeOptions::default(), app)
+    }
+
+    /// Adds a node, and starts it. Returns its number.
+    pub fn add_with(&mut self, options: NodeOptions, app: H) -> usize {
+        let node = self.nodes.len();
+        let key = Key::from_secret(&draw(self.seed, "key", [node as u64, 0]));
+        let lies = draw(self.seed, "lies", [node as u64, 0]);
+        self.by_id.insert(key.id(), node);
+        self.nodes.push(Node::new(node, key, options, app, lies));
+        self.start(node);
+        node
+    }
+
+    /// How many nodes were added, running or not.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether no node was added.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// The virtual time.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Whether a node runs.
+    #[must_use]
+    pub fn is_running(&self, node: usize) -> bool {
+        self.nodes[node].running.is_some()
+    }
+
+    /// What kind of node it is.
+    #[must_use]
+    pub fn options(&self, node: usize) -> &NodeOptions {
+        &self.nodes[node].options
+    }
+
+    /// A node's identity.
+    #[must_use]
+    pub fn id(&self, node: usize) -> NodeId {
+        self.nodes[node].id
+    }
+
+    /// The node that has an identity.
+    #[must_use]
+    pub fn node_of(&self, id: NodeId) -> Option<usize> {
+        self.by_id.get(&id).copied()
+    }
+
+    /// The public address of a node, whether or not anything can be dialled there.
+    #[must_use]
+    pub fn address(&self, node: usize) -> Address {
+        address(public_ip(node))
+    }
+
+    /// How long a byte takes from one node to another.
+    #[must_use]
+    pub fn latency(&self, from: usize, to: usize) -> Duration {
+        self.network.latency.between(self.seed, from, to)
+    }
+
+    /// A node's application; that of its last run where it is not running.
+    #[must_use]
+    pub fn app(&self, node: usize) -> &H {
+        &self.nodes[node].app
+    }
+
+    /// A node's application. To have it act as well, see [`Sim::with`].
+    #[must_use]
+    pub fn app_mut(&mut self, node: usize) -> &mut H {
+        &mut self.nodes[node].app
+    }
+
+    /// Acts as a node's application: what is done through the context is carried out as if one of the
+    /// handler's methods had done it.
+    ///
+    /// # Panics
+    /// Where the node is not running.
+    pub fn with<R>(&mut self, node: usize, act: impl FnOnce(&mut H, &mut Context<'_>) -> R) -> R {
+        let mut actions = Vec::new();
+        let Node { id, app, running, .. } = &mut self.nodes[node];
+        let running = running.as_ref().expect("only a node that runs can act");
+        let seen = Seen { id: *id, now: self.now, handles: &running.handles };
+        let result = act(app, &mut Context::new(&seen, &mut actions));
+        self.carry_out(node, actions);
+        self.settle();
+        result
+    }
+
+    /// A node's overlay; `None` where it is not running.
+    #[must_use]
+    pub fn overlay(&self, node: usize) -> Option<&Overlay> {
+        self.nodes[node].running.as_ref().map(|running| &running.overlay)
+    }
+
+    /// Has one node dial another's public address. The link is pinned, as one that a user asked for.
+    pub fn connect(&mut self, from: usize, to: usize) {
+        self.connect_to(from, self.address(to), false);
+    }
+
+    /// Has a node dial an address; `keep` has it dialled again whenever the link is lost.
+    pub fn connect_to(&mut self, from: usize, address: Address, keep: bool) {
+        self.connect_address(from, address, keep);
+        self.settle();
+    }
+
+    /// Has a node join the network of another: dials it, then asks it for a place. See
+    /// [`Sim::joining`] for what comes of it.
+    pub fn join(&mut self, node: usize, through: usize) {
+        if self.is_running(node) {
+            self.nodes[node].joining = Joining::Trying;
+            let address = self.address(through);
+            self.dial(node, address, Purpose::Join);
+            self.settle();
+        }
+    }
+
+    /// How a node's joining stands.
+    #[must_use]
+    pub fn joining(&self, node: usize) -> &Joining {
+        &self.nodes[node].joining
+    }
+
+    /// Has a node close its link with another, as its user would.
+    pub fn disconnect(&mut self, node: usize, from: usize) {
+        let id = self.id(from);
+        self.command(node, Command::Disconnect(id));
+        self.settle();
+    }
+
+    /// Has a node tell the whole network.
+    ///
+    /// # Errors
+    /// Where the title or the content is over its limit: nothing is sent.
+    ///
+    /// # Panics
+    /// Where the node is not running.
+    pub fn broadcast(
+        &mut self,
+        node: usize,
+        title: impl Into<String>,
+        message: impl Into<Message>,
+    ) -> Result<Hash, BroadcastError> {
+        let told = self.publish(node, title.into(), message.into());
+        self.settle();
+        told.map(|told| told.expect("only a node that runs can tell the network"))
+    }
+
+    /// Has a node discover the network to a depth; -1 for all of it. See [`Sim::discovery`] for what
+    /// it has found.
+    ///
+    /// # Panics
+    /// Where the node is not running.
+    pub fn discover(&mut self, node: usize, depth: i32) -> QueryId {
+        let running = self.nodes[node].running.as_mut();
+        let id = running.expect("only a node that runs can ask").overlay.draw_query_id();
+        self.asked.insert(id, Discovery::default());
+        self.command(node, Command::Query { id, what: What::Discover, depth, timeout: None });
+        self.settle();
+        id
+    }
+
+    /// What a discovery has found so far.
+    #[must_use]
+    pub fn discovery(&self, query: QueryId) -> Option<&Discovery> {
+        self.asked.get(&query)
+    }
+
+    /// Has a node leave its network; it runs on alone.
+    pub fn leave(&mut self, node: usize) {
+        self.command(node, Command::Leave);
+        self.nodes[node].joining = Joining::No;
+        self.settle();
+    }
+
+    /// Stops a node as its user would: its application is told, it says goodbye, and is gone once its
+    /// links have ended.
+    pub fn stop(&mut self, node: usize) {
+        self.begin_to_stop(node);
+        self.settle();
+    }
+
+    /// Kills a node's process: it says nothing, but its machine closes its connections.
+    pub fn crash(&mut self, node: usize) {
+        self.end_run(node, true);
+        self.settle();
+    }
+
+    /// Takes a node's machine off the network: nothing is said, and nothing that is sent to it is
+    /// answered.
+    pub fn vanish(&mut self, node: usize) {
+        self.nodes[node].vanished = true;
+        self.cut_links();
+        self.end_run(node, false);
+        self.settle();
+    }
+
+    /// Starts a node that is not running, under its old identity and address.
+    pub fn restart(&mut self, node: usize, app: H) {
+        if self.is_running(node) {
+            return;
+        }
+        self.nodes[node].app = app;
+        self.nodes[node].vanished = false;
+        self.nodes[node].joining = Joining::No;
+        self.start(node);
+        self.find_ends_gone(node);
+        self.settle();
+    }
+
+    /// Splits the network: from now on nothing gets from one group to another. Nodes that are in none
+    /// are together in one more.
+    pub fn partition(&mut self, groups: &[&[usize]]) {
+        for node in &mut self.nodes {
+            node.part = groups.len();
+        }
+        for (part, group) in groups.iter().enumerate() {
+            for node in *group {
+                self.nodes[*node].part = part;
+            }
+        }
+        self.cut_links();
+        self.mend_links();
+        self.settle();
+    }
+
+    /// Ends a partition.
+    pub fn heal(&mut self) {
+        for node in &mut self.nodes {
+            node.part = 0;
+        }
+        self.mend_links();
+        self.settle();
+    }
+
+    /// Breaks the link between two nodes, at both ends at once and without a goodbye.
+    pub fn break_link(&mut self, a: usize, b: usize) {
+        let id = self.id(b);
+        let running = self.nodes[a].running.as_ref();
+        if let Some(link) = running.and_then(|running| Some(running.handles.get(&id)?.link)) {
+            for side in [link::DIALLER, link::ACCEPTOR] {
+                self.end_abruptly(link, side, Reason::Lost("the connection was reset".into()));
+            }
+            self.settle();
+        }
+    }
+
+    /// Lets time pass.
+    pub fn run_for(&mut self, time: Duration) {
+        let until = self.now + time;
+        while let Some((at, due)) = self.queue.take(until) {
+            self.happen(at, due);
+        }
+        self.now = until;
+    }
+
+    /// Lets time pass until something is so, at most for `limit`. Returns whether it came to be.
+    ///
+    /// `is_so` is asked at every moment at which something has happened.
+    pub fn run_until(&mut self, limit: Duration, mut is_so: impl FnMut(&Self) -> bool) -> bool {
+        let until = self.now + limit;
+        loop {
+            if is_so(self) {
+                return true;
+            }
+            let Some(moment) = self.queue.next().filter(|next| *next <= until) else { break };
+            while let Some((at, due)) = self.queue.take(moment) {
+                self.happen(at, due);
+            }
+        }
+        self.now = until;
+        false
+    }
+
+    /// What has happened so far, counted.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// The hash of all that has happened so far, in its order: every frame to the byte, every event
+    /// of an application, every dial. Equal for equal seeds and equal use.
+    #[must_use]
+    pub fn trace_hash(&self) -> Hash {
+        Hash::from_bytes(*self.trace.finalize().as_bytes())
+    }
+
+    fn start(&mut self, index: usize) {
+        let unix = self.unix();
+        let node = &mut self.nodes[index];
+        node.run += 1;
+        let identity = Identity {
+            key: node.key.clone(),
+            name: node.name.clone(),
+            network: NETWORK.to_owned(),
+            epoch: unix,
+            manual: node.options.manual,
+        };
+        let seed = draw(self.seed, "overlay", [index as u64, u64::from(node.run)]);
+        let mut overlay = Overlay::new(identity, &self.config, seed);
+        overlay.set_clock(self.now, unix);
+        overlay.verify_with(self.verifier.clone());
+        node.running = Some(Running {
+            overlay,
+            epoch: unix,
+            handles: BTreeMap::new(),
+            successors: BTreeMap::new(),
+            waiting: Vec::new(),
+            wake: None,
+            stopping: false,
+        });
+        let listens = address(node.listens(index));
+        let known: Vec<_> =
+            node.known.iter().map(|(id, address)| (*id, vec![address.clone()])).collect();
+        let kept: Vec<Batch> = node.kept.clone();
+        self.command(index, Command::Addresses(vec![listens]));
+        if !known.is_empty() {
+            self.command(index, Command::Known(known));
+        }
+        if !kept.is_empty() {
+            self.command(index, Command::Restore(kept));
+        }
+        self.settle();
+    }
+
+    fn happen(&mut self, at: Instant, due: Due) {
+        self.now = at;
+        match due {
+            Due::Wake { node } => self.wake(node),
+            Due::Arrive { link, side } => self.arrive(link, side),
+            Due::Depart { link, side } => self.pump(link, side),
+            Due::Silent { link, side, cuts } => self.silent(link, side, cuts),
+            Due::Patience { link, side } => self.impatient(link, side),
+            Due::Lost { link, side } => {
+                self.end_abruptly(link, side, Reason::Lost("nobody is there any more".into()));
+            }
+            Due::Dial { dial, step } => self.step_dial(dial, step),
+            Due::Probe { probe, step } => self.step_probe(probe, step),
+            Due::Stopped { node, run } => {
+                if self.nodes[node].run == run {
+                    self.end_run(node, true);
+                }
+            }
+        }
+        self.settle();
+    }
+
+    fn command(&mut self, node: usize, command: Command) {
+        self.input(node, Input::Command(command));
+    }
+
+    /// The wall clock.
+    fn unix(&self) -> u64 {
+        let millis = self.now.since_origin().as_millis();
+        BEGIN.saturating_add(u64::try_from(millis).unwrap_or(u64::MAX))
+    }
+
+    fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    /// Up to `most`, drawn.
+    fn draw_up_to(&mut self, most: Duration) -> Duration {
+        let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX - 1);
+        match micros {
+            0 => Duration::ZERO,
+            micros => Duration::from_micros(self.chance.next_u64() % (micros + 1)),
+        }
+    }
+
+    /// Whether nothing gets from one node to another.
+    fn is_cut(&self, a: usize, b: usize) -> bool {
+        let (a, b) = (&self.nodes[a], &self.nodes[b]);
+        a.part != b.part || a.vanished || b.vanished
+    }
+
+    /// Adds to the trace what happened, to whom, and the bytes that say more.
+    fn note(&mut self, what: &str, nodes: [usize; 2], more: &[u8]) {
+        let [a, b] = nodes.map(|node| (node as u64).to_le_bytes());
+        let nanos = self.now.since_origin().as_nanos().to_le_bytes();
+        self.trace.update(&nanos).update(what.as_bytes()).update(&a).update(&b).update(more);
+    }
+}

@@ -1,0 +1,460 @@
+//! How links come up, carry, and end.
+
+use std::time::Duration;
+
+use super::Sim;
+use super::link::{Content, DIALLER, Link, State, other};
+use super::queue::Due;
+use super::shell::Work;
+use crate::event::{Direction, Event, MessageFailure, Parting, Peer, Reason};
+use crate::frame::Frame;
+use crate::handler::Handler;
+use crate::id::NodeId;
+use crate::overlay::Input;
+use crate::overlay::admission::Admission;
+
+impl<H: Handler> Sim<H> {
+    /// This end has admitted the connection: it is a link, now.
+    pub(super) fn link_up(&mut self, serial: u64, side: usize) {
+        let Some(link) = self.links.get_mut(&serial) else { return };
+        let end = &mut link.ends[side];
+        (end.state, end.heard) = (State::Up, self.now);
+        let (node, run) = (end.node, end.run);
+        let (peer, candidate) = (end.peer.clone(), end.candidate);
+        let dial = link.dial;
+        let Some(running) = self.nodes[node].run(run) else { return };
+        let handle = super::node::Handle { link: serial, side, peer: peer.clone() };
+        running.handles.insert(peer.id(), handle);
+        self.nodes[node].remember(&peer);
+        self.input(node, Input::LinkUp { peer: peer.clone(), candidate });
+        if side == DIALLER {
+            self.stats.links += 1;
+            self.dial_reached(dial, peer.id());
+        } else {
+            // Before anything else that it says.
+            self.say(serial, side, Content::Hello);
+        }
+        self.event(
+            node,
+            match side {
+                DIALLER => Event::OutboundNodeConnected { peer: peer.clone() },
+                _ => Event::InboundNodeConnected { peer: peer.clone() },
+            },
+        );
+        self.dials_linked(node, peer.id());
+        self.resume(serial, other(side), Duration::ZERO);
+    }
+
+    /// What there is to do about the link of `node` and `id` once that has ended.
+    pub(super) fn link_ended(&mut self, node: usize, run: u32, id: NodeId) {
+        let Some(running) = self.nodes[node].run(run) else { return };
+        if let Some(successor) = running.successors.remove(&id) {
+            let side =
+                self.links.get(&successor).map(|link| usize::from(link.ends[0].node != node));
+            if let Some(side) = side {
+                self.link_up(successor, side);
+            }
+        }
+        self.dials_unlinked(node, id);
+    }
+
+    /// Ends a link because the overlay says so, or its user: the application is told first.
+    pub(super) fn leave_link(&mut self, node: usize, id: NodeId, reason: Reason) {
+        let Some(running) = &self.nodes[node].running else { return };
+        let Some(handle) = running.handles.get(&id).cloned() else { return };
+        let Some(link) = self.links.get_mut(&handle.link) else { return };
+        let end = &mut link.ends[handle.side];
+        if let State::Closing { deaf, .. } = &mut end.state {
+            *deaf = true;
+        }
+        if end.state != State::Up {
+            return;
+        }
+        end.state = State::Leaving(reason.clone());
+        let peer = handle.peer;
+        self.event(
+            node,
+            match peer.direction() {
+                Direction::Outbound => Event::NodeDisconnectWithOutboundNode { peer },
+                Direction::Inbound => Event::NodeDisconnectWithInboundNode { peer },
+            },
+        );
+        self.work.push_back(Work::Close { link: handle.link, side: handle.side, reason });
+    }
+
+    /// The application was told that this end leaves: it says goodbye now.
+    pub(super) fn close(&mut self, serial: u64, side: usize, reason: Reason) {
+        let Some(link) = self.links.get_mut(&serial) else { return };
+        if matches!(link.ends[side].state, State::Leaving(_)) {
+            link.ends[side].state = State::Closing { reason: reason.clone(), deaf: true };
+            self.say_goodbye(serial, side, reason);
+        }
+    }
+
+    /// Ends a link behind what is queued; what still comes is heard.
+    pub(super) fn hang_up(&mut self, serial: u64, side: usize, reason: Reason) {
+        let Some(link) = self.links.get_mut(&serial) else { return };
+        if link.ends[side].state != State::Up {
+            return;
+        }
+        link.ends[side].state = State::Closing { reason: reason.clone(), deaf: false };
+        if reason == Reason::Slow {
+            // Whoever does not read would not read the rest either.
+            link.lanes[side].drop_waiting();
+        }
+        self.say_goodbye(serial, side, reason);
+    }
+
+    /// This end is over at once, without a goodbye; whoever is at the other learns of it.
+    pub(super) fn end_abruptly(&mut self, serial: u64, side: usize, reason: Reason) {
+        let Some(link) = self.links.get_mut(&serial) else { return };
+        let reason = match &link.ends[side].state {
+            State::Gone => return,
+            State::Closing { reason, .. } | State::Leaving(reason) => reason.clone(),
+            State::Up | State::Waiting => reason,
+        };
+        link.lanes[side].drop_waiting();
+        link.lanes[side].last(Content::Reset);
+        self.pump(serial, side);
+        self.end(serial, side, Parting { reason, by_peer: false }, None);
+    }
+
+    /// What was sent by `side` has arrived.
+    pub(super) fn arrive(&mut self, serial: u64, side: usize) {
+        loop {
+            let Some(link) = self.links.get(&serial) else { return };
+            let [from, to] = [link.ends[side].node, link.ends[other(side)].node];
+            if self.is_cut(from, to) || link.ends[other(side)].is_to_wait() {
+                if let Some(link) = self.links.get_mut(&serial) {
+                    link.lanes[side].held = true;
+                }
+                return;
+            }
+            let now = self.now;
+            let Some(link) = self.links.get_mut(&serial) else { return };
+            let Some(content) = link.lanes[side].arrived(now) else { return };
+            let end = &mut link.ends[other(side)];
+            end.heard = now;
+            if end.state != State::Gone {
+                self.receive(serial, other(side), content);
+                self.settle();
+            }
+        }
+    }
+
+    /// Puts on the line what waits for it, as far as that is free.
+    pub(super) fn pump(&mut self, serial: u64, side: usize) {
+        let Some(link) = self.links.get(&serial) else { return };
+        let (latency, [a, b]) = (link.latency, [link.ends[0].node, link.ends[1].node]);
+        if self.is_cut(a, b) {
+            return;
+        }
+        loop {
+            let late = self.draw_up_to(self.network.jitter);
+            let (now, bandwidth) = (self.now, self.network.bandwidth);
+            let Some(link) = self.links.get_mut(&serial) else { return };
+            let departed = link.lanes[side].depart(now, latency + late, bandwidth);
+            let Some((arrives, free)) = departed else { return };
+            self.queue.put(arrives, Due::Arrive { link: serial, side });
+            if let Some(free) = free {
+                self.queue.put(free, Due::Depart { link: serial, side });
+            }
+        }
+    }
+
+    /// What was held of what `side` sent goes on, and needs at least this long.
+    pub(super) fn resume(&mut self, serial: u64, side: usize, time: Duration) {
+        let at = self.now + time;
+        let Some(link) = self.links.get_mut(&serial) else { return };
+        if link.lanes[side].held
+            && let Some(first) = link.lanes[side].resume(at)
+        {
+            self.queue.put(first, Due::Arrive { link: serial, side });
+        }
+        self.pump(serial, side);
+    }
+
+    /// Nodes were cut off from each other: each end of their links gives up once it has heard nothing
+    /// for too long. When it heard something last hangs on the pings, which are not simulated.
+    pub(super) fn cut_links(&mut self) {
+        let serials: Vec<_> = self.links.keys().copied().collect();
+        for serial in serials {
+            let Some(link) = self.links.get(&serial) else { continue };
+            if link.cuts % 2 == 1 || !self.is_cut(link.ends[0].node, link.ends[1].node) {
+                continue;
+            }
+            let pinged =
+                [self.draw_up_to(self.config.ping_after), self.draw_up_to(self.config.ping_after)];
+            let Some(link) = self.links.get_mut(&serial) else { continue };
+            link.cuts += 1;
+            for (side, ago) in pinged.into_iter().enumerate() {
+                let heard = link.ends[side].heard.max(self.now - ago);
+                let due = Due::Silent { link: serial, side, cuts: link.cuts };
+                self.queue.put(heard + self.config.dead_after, due);
+            }
+        }
+    }
+
+    /// Nodes that were cut off from each other are so no more, where they are not: what waited goes
+    /// on.
+    pub(super) fn mend_links(&mut self) {
+        let is_mended =
+            |link: &Link| link.cuts % 2 == 1 && !self.is_cut(link.ends[0].node, link.ends[1].node);
+        let mended = self.links.iter().filter(|(_, link)| is_mended(link));
+        let mended: Vec<_> = mended.map(|(serial, link)| (*serial, link.latency)).collect();
+        for (serial, latency) in mended {
+            if let Some(link) = self.links.get_mut(&serial) {
+                link.cuts += 1;
+            }
+            for side in [0, 1] {
+                self.resume(serial, side, latency);
+            }
+        }
+    }
+
+    /// A node that was gone without a word is back, and knows nothing of its links: the other ends
+    /// learn that at the latest with their next ping.
+    pub(super) fn find_ends_gone(&mut self, node: usize) {
+        self.mend_links();
+        let of = |link: &Link| link.ends.iter().position(|end| end.node == node);
+        let found: Vec<_> = self
+            .links
+            .iter()
+            .filter_map(|(serial, link)| Some((*serial, of(link)?, link.latency)))
+            .collect();
+        for (link, side, latency) in found {
+            let ping = self.draw_up_to(self.config.ping_after);
+            self.queue.put(self.now + latency * 2 + ping, Due::Lost { link, side: other(side) });
+        }
+    }
+
+    pub(super) fn silent(&mut self, serial: u64, side: usize, cuts: u32) {
+        if self.links.get(&serial).is_some_and(|link| link.cuts == cuts) {
+            self.end_abruptly(serial, side, Reason::Silent(self.config.dead_after));
+        }
+    }
+
+    /// The other side's goodbye has not come in time.
+    pub(super) fn impatient(&mut self, serial: u64, side: usize) {
+        let state = self.links.get(&serial).map(|link| &link.ends[side].state);
+        if matches!(state, Some(State::Closing { .. })) {
+            self.end_abruptly(serial, side, Reason::Lost("no goodbye in time".into()));
+        }
+    }
+
+    /// Ends all that a node does. Its machine closes its connections, or is gone itself.
+    pub(super) fn end_run(&mut self, node: usize, closes: bool) {
+        let Some(running) = self.nodes[node].running.take() else { return };
+        let ends = |(serial, link): (&u64, &Link)| {
+            let side = link.ends.iter().position(|end| end.node == node)?;
+            Some((*serial, side))
+        };
+        let waiting = running.successors.values().copied();
+        let linked = running.handles.values().map(|handle| handle.link);
+        let mut serials: Vec<_> = linked.chain(waiting).collect();
+        // Connections that are not links yet are few, and found by looking at all of them.
+        serials.extend(self.links.iter().filter_map(|link| {
+            ends(link).filter(|(_, side)| link.1.ends[*side].state == State::Waiting).map(|e| e.0)
+        }));
+        serials.sort_unstable();
+        serials.dedup();
+        for serial in serials {
+            let Some(link) = self.links.get_mut(&serial) else { continue };
+            let side = usize::from(link.ends[0].node != node);
+            link.lanes[side].drop_waiting();
+            link.ends[side].state = State::Gone;
+            if closes {
+                link.lanes[side].last(Content::Reset);
+                self.pump(serial, side);
+            }
+            self.forget_if_over(serial);
+        }
+    }
+
+    /// Stops a node in good order.
+    pub(super) fn begin_to_stop(&mut self, node: usize) {
+        let run = self.nodes[node].run;
+        let Some(running) = &mut self.nodes[node].running else { return };
+        if std::mem::replace(&mut running.stopping, true) {
+            return;
+        }
+        self.event(node, Event::NodeRequestToStop);
+        // What the application says now still goes out.
+        self.settle();
+        self.command(node, crate::overlay::Command::Flush);
+        self.settle();
+        let Some(running) = &self.nodes[node].running else { return };
+        let linked: Vec<_> = running.handles.keys().copied().collect();
+        for id in linked {
+            self.leave_link(node, id, Reason::Stopping);
+        }
+        self.settle();
+        self.queue.put(self.now + self.config.flush_timeout, Due::Stopped { node, run });
+        self.stop_once_alone(node);
+    }
+
+    fn receive(&mut self, serial: u64, side: usize, content: Content) {
+        let (now, unknown) = (self.now, self.unknown(serial));
+        let Some(link) = self.links.get_mut(&serial) else { return };
+        let end = &link.ends[side];
+        let (node, from) = (end.node, end.peer.clone());
+        match content {
+            Content::Hello => self.greeted(serial),
+            Content::Frame(frame) => {
+                if end.is_heard() {
+                    self.count(node, &frame);
+                    self.input(node, Input::Frame(from.id(), frame));
+                }
+            }
+            Content::Message(message) => {
+                link.lanes[other(side)].delivered(now, unknown);
+                self.event(node, Event::NodeMessage { peer: from, message });
+            }
+            Content::Goodbye(reason, received) => match &end.state {
+                State::Closing { reason, .. } | State::Leaving(reason) => {
+                    let parting = Parting { reason: reason.clone(), by_peer: false };
+                    self.end(serial, side, parting, Some(received));
+                }
+                State::Waiting => self.refused_late(serial, reason),
+                State::Up | State::Gone => {
+                    let received_here = link.lanes[other(side)].delivered;
+                    link.lanes[side].last(Content::Goodbye(reason.clone(), received_here));
+                    self.pump(serial, side);
+                    self.end(serial, side, Parting { reason, by_peer: true }, Some(received));
+                }
+            },
+            Content::Reset => {
+                let lost = Reason::Lost("closed without a goodbye".into());
+                self.end_abruptly(serial, side, lost);
+            }
+        }
+    }
+
+    fn count(&mut self, node: usize, frame: &Frame) {
+        match frame {
+            Frame::Broadcast(batch) => self.stats.payloads += batch.items.len() as u64,
+            Frame::Query(_) => self.nodes[node].queries += 1,
+            _ => {}
+        }
+    }
+
+    /// How long a sender may not know that a message was delivered.
+    fn unknown(&self, serial: u64) -> Duration {
+        let latency = self.links.get(&serial).map(|link| link.latency).unwrap_or_default();
+        latency + self.config.ack_delay
+    }
+
+    fn say(&mut self, serial: u64, side: usize, content: Content) {
+        if let Some(link) = self.links.get_mut(&serial) {
+            link.lanes[side].urgent(super::link::Parcel { bytes: 0, content });
+            self.pump(serial, side);
+        }
+    }
+
+    fn say_goodbye(&mut self, serial: u64, side: usize, reason: Reason) {
+        let Some(link) = self.links.get_mut(&serial) else { return };
+        let received = link.lanes[other(side)].delivered;
+        link.lanes[side].last(Content::Goodbye(reason, received));
+        self.pump(serial, side);
+        self.queue.put(self.now + self.config.flush_timeout, Due::Patience { link: serial, side });
+    }
+
+    /// This end is over: the application hears what was lost, then the overlay and it hear of the
+    /// end. `confirmed` is what the other side said to have received.
+    pub(super) fn end(
+        &mut self,
+        serial: u64,
+        side: usize,
+        parting: Parting,
+        confirmed: Option<u64>,
+    ) {
+        let (now, unknown) = (self.now, self.unknown(serial));
+        let Some(link) = self.links.get_mut(&serial) else { return };
+        let end = &mut link.ends[side];
+        let was_there = end.is_there();
+        end.state = State::Gone;
+        let (node, run, peer) = (end.node, end.run, end.peer.clone());
+        let lane = &link.lanes[side];
+        let confirmed = confirmed.unwrap_or_else(|| lane.confirmed(now, unknown));
+        let unsent = lane.unsent();
+        let unconfirmed = lane.accepted.saturating_sub(confirmed).saturating_sub(unsent);
+        self.forget_if_over(serial);
+        if !was_there || self.nodes[node].run(run).is_none() {
+            return;
+        }
+        if unsent + unconfirmed > 0 {
+            let failure = MessageFailure { unsent, unconfirmed, reason: parting.reason.clone() };
+            self.event(node, Event::NodeMessageFailed { peer: peer.clone(), failure });
+        }
+        self.drop_handle(node, serial, &peer);
+        let id = peer.id();
+        self.input(node, Input::LinkDown { id, parting: parting.clone() });
+        self.event(
+            node,
+            match side {
+                DIALLER => Event::OutboundNodeDisconnected { peer, parting },
+                _ => Event::InboundNodeDisconnected { peer, parting },
+            },
+        );
+        self.work.push_back(Work::Ended(node, run, id));
+        self.stop_once_alone(node);
+    }
+
+    /// A node that is to stop is gone once it has no link left.
+    fn stop_once_alone(&mut self, node: usize) {
+        let run = self.nodes[node].run;
+        let running = self.nodes[node].running.as_ref();
+        if running.is_some_and(|running| running.stopping && running.handles.is_empty()) {
+            self.queue.put(self.now, Due::Stopped { node, run });
+        }
+    }
+
+    fn drop_handle(&mut self, node: usize, serial: u64, peer: &Peer) {
+        let Some(running) = &mut self.nodes[node].running else { return };
+        if running.handles.get(&peer.id()).is_some_and(|handle| handle.link == serial) {
+            running.handles.remove(&peer.id());
+        }
+    }
+
+    fn forget_if_over(&mut self, serial: u64) {
+        if self.links.get(&serial).is_some_and(Link::is_over) {
+            self.links.remove(&serial);
+        }
+    }
+
+    /// What is to become of a connection at this end, which has the other's Hello. Returns why it is
+    /// refused, where it is.
+    pub(super) fn admit(&mut self, serial: u64, side: usize) -> Result<(), Reason> {
+        let gone = Err(Reason::Stopping);
+        let Some(link) = self.links.get(&serial) else { return gone };
+        let end = &link.ends[side];
+        let (node, run, candidate) = (end.node, end.run, end.candidate);
+        let Some(running) = self.nodes[node].run(run) else { return gone };
+        let admission = match running.stopping {
+            true => Admission::Refuse(Reason::Stopping),
+            false => running.overlay.admit(&candidate),
+        };
+        match admission {
+            Admission::Accept => self.link_up(serial, side),
+            Admission::Refuse(reason) => {
+                running.overlay.greeted(candidate.id);
+                return Err(reason);
+            }
+            Admission::Replace(reason) => {
+                let Some(old) = running.handles.get(&candidate.id).cloned() else {
+                    self.link_up(serial, side);
+                    return Ok(());
+                };
+                let replaced = running.successors.insert(candidate.id, serial);
+                if let Some(link) = self.links.get_mut(&serial) {
+                    link.ends[side].admitted = true;
+                }
+                self.hang_up(old.link, old.side, reason);
+                if let Some(replaced) = replaced {
+                    self.refuse(replaced, Reason::Replaced);
+                }
+            }
+        }
+        Ok(())
+    }
+}

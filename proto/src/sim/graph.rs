@@ -1,0 +1,78 @@
+//! The links as a graph.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use super::Sim;
+use crate::handler::Handler;
+
+impl<H: Handler> Sim<H> {
+    /// The links that are up at both ends, each once: from the node that dialled to the other.
+    #[must_use]
+    pub fn links(&self) -> Vec<(usize, usize)> {
+        let up = self.links.values().filter(|link| link.is_up());
+        up.map(|link| (link.ends[0].node, link.ends[1].node)).collect()
+    }
+
+    /// The nodes that hang together by links, of all that run and are `wanted`: each part with its
+    /// nodes in order, the largest first.
+    #[must_use]
+    pub fn components(&self, wanted: impl Fn(usize) -> bool) -> Vec<Vec<usize>> {
+        let is_there: Vec<_> =
+            (0..self.len()).map(|node| self.is_running(node) && wanted(node)).collect();
+        let mut neighbours = self.neighbours();
+        let mut seen = vec![false; self.len()];
+        let mut components = Vec::new();
+        for first in 0..self.len() {
+            if !is_there[first] || std::mem::replace(&mut seen[first], true) {
+                continue;
+            }
+            let (mut component, mut open) = (Vec::new(), vec![first]);
+            while let Some(node) = open.pop() {
+                component.push(node);
+                for (next, _) in std::mem::take(&mut neighbours[node]) {
+                    if is_there[next] && !std::mem::replace(&mut seen[next], true) {
+                        open.push(next);
+                    }
+                }
+            }
+            component.sort_unstable();
+            components.push(component);
+        }
+        components.sort_by_key(|component| (Reverse(component.len()), component[0]));
+        components
+    }
+
+    /// How soon each node can be reached from one over the links that there are, if every node passed
+    /// on at once what it gets; `None` for those that can't.
+    #[must_use]
+    pub fn distances(&self, from: usize) -> Vec<Option<Duration>> {
+        let neighbours = self.neighbours();
+        let mut distances = vec![None; self.len()];
+        let mut open = BinaryHeap::from([Reverse((Duration::ZERO, from))]);
+        while let Some(Reverse((distance, node))) = open.pop() {
+            if distances[node].is_some() {
+                continue;
+            }
+            distances[node] = Some(distance);
+            for (next, latency) in &neighbours[node] {
+                if distances[*next].is_none() {
+                    open.push(Reverse((distance + *latency, *next)));
+                }
+            }
+        }
+        distances
+    }
+
+    /// For each node those that it has links with, and how far they are.
+    fn neighbours(&self) -> Vec<Vec<(usize, Duration)>> {
+        let mut neighbours = vec![Vec::new(); self.len()];
+        for link in self.links.values().filter(|link| link.is_up()) {
+            let [a, b] = [link.ends[0].node, link.ends[1].node];
+            neighbours[a].push((b, link.latency));
+            neighbours[b].push((a, link.latency));
+        }
+        neighbours
+    }
+}

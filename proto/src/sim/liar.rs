@@ -1,0 +1,153 @@
+//! What a node that lies sends in place of what its overlay said.
+
+use std::collections::VecDeque;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use super::NETWORK;
+use super::network::{address, public_ip};
+use super::node::Lies;
+use crate::address::Address;
+use crate::frame::Frame;
+use crate::frame::broadcast::Batch;
+use crate::frame::membership::Probe;
+use crate::id::{Key, SIGNATURE_LEN};
+use crate::record::Record;
+
+/// Old broadcasts that are kept to be sent again.
+const OLD: usize = 64;
+
+/// Nodes that there are not have numbers from here on: nobody has their addresses.
+const NOBODY: usize = 1 << 20;
+
+/// The lies of one node.
+#[derive(Debug)]
+pub(super) struct Liar {
+    how: Lies,
+    here: Address,
+    chance: ChaCha8Rng,
+    old: VecDeque<Batch>,
+}
+
+impl Liar {
+    pub(super) fn new(how: Lies, here: Address, seed: [u8; 32]) -> Self {
+        Self { how, here, chance: ChaCha8Rng::from_seed(seed), old: VecDeque::new() }
+    }
+
+    /// The frames that go out in place of this one.
+    pub(super) fn tell(&mut self, unix: u64, frame: Frame) -> Vec<Frame> {
+        match frame {
+            Frame::Broadcast(batch) => self.pass_on(batch),
+            mut frame => {
+                match &mut frame {
+                    Frame::NeighbourReply(reply) => self.invent(unix, &mut reply.records),
+                    Frame::Disconnect(disconnect) => self.invent(unix, &mut disconnect.instead),
+                    Frame::Shuffle(shuffle) => self.invent(unix, &mut shuffle.records),
+                    Frame::ShuffleReply(reply) => self.invent(unix, &mut reply.records),
+                    Frame::ForwardJoin(join) => join.record = self.made_up(unix),
+                    _ => {}
+                }
+                vec![frame]
+            }
+        }
+    }
+
+    /// Changes what a probe, or its answer, says.
+    pub(super) fn change_probe(&mut self, unix: u64, probe: &mut Probe) {
+        self.invent(unix, &mut probe.records);
+    }
+
+    fn pass_on(&mut self, batch: Batch) -> Vec<Frame> {
+        match self.how {
+            Lies::Drops => Vec::new(),
+            Lies::Alters => altered(&batch).map(Frame::Broadcast).into_iter().collect(),
+            Lies::Replays => {
+                let at = self.below(self.old.len().max(1));
+                let old = self.old.get(at).cloned();
+                if self.old.len() == OLD {
+                    self.old.pop_front();
+                }
+                self.old.push_back(batch.clone());
+                [Some(batch), old].into_iter().flatten().map(Frame::Broadcast).collect()
+            }
+        }
+    }
+
+    fn invent(&mut self, unix: u64, records: &mut [Record]) {
+        for record in records {
+            *record = self.made_up(unix);
+        }
+    }
+
+    /// The record of a node that there is not: half of them point nowhere, half to the liar.
+    fn made_up(&mut self, unix: u64) -> Record {
+        let mut secret = [0; 32];
+        self.chance.fill_bytes(&mut secret);
+        let at = match self.below(2) {
+            0 => address(public_ip(NOBODY + self.below(NOBODY))),
+            _ => self.here.clone(),
+        };
+        Record::sign(&Key::from_secret(&secret), NETWORK, unix, &[at])
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        let bound = u64::try_from(bound).unwrap_or(u64::MAX).max(1);
+        usize::try_from(self.chance.next_u64() % bound).unwrap_or_default()
+    }
+}
+
+/// A batch whose last broadcast says something else, under the signature that it had.
+fn altered(batch: &Batch) -> Option<Batch> {
+    let mut body = batch.body().to_vec();
+    // The last byte of the last content stands before the signature.
+    let at = body.len().checked_sub(SIGNATURE_LEN + 1)?;
+    *body.get_mut(at)? ^= 1;
+    Batch::decode(body.into()).ok().filter(|altered| altered.items != batch.items)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::broadcast::Item;
+    use crate::frame::membership::Shuffle;
+    use crate::message::{Message, Packed};
+
+    fn batch(text: &str) -> Batch {
+        let content = Packed::plain(Message::text(text));
+        let item = Item { time: 1, title: String::new(), content };
+        Batch::sign(&Key::from_secret(&[1; 32]), NETWORK, 1, (1, 1), vec![item])
+    }
+
+    fn liar(how: Lies) -> Liar {
+        Liar::new(how, "192.0.2.1:7117".parse().unwrap(), [7; 32])
+    }
+
+    #[test]
+    fn an_altered_broadcast_reads_well_and_is_not_what_was_signed() {
+        let frames = liar(Lies::Alters).tell(1, Frame::Broadcast(batch("abc")));
+        let [Frame::Broadcast(altered)] = &frames[..] else { panic!("{frames:?}") };
+        assert_eq!(&altered.items[0].content.payload[..], b"abb");
+        assert!(!altered.verify(NETWORK, &altered.ids(NETWORK)));
+        assert!(batch("abc").verify(NETWORK, &batch("abc").ids(NETWORK)));
+    }
+
+    #[test]
+    fn broadcasts_are_dropped_or_followed_by_old_ones() {
+        assert_eq!(liar(Lies::Drops).tell(1, Frame::Broadcast(batch("a"))), []);
+        let mut replays = liar(Lies::Replays);
+        assert_eq!(replays.tell(1, Frame::Broadcast(batch("a"))).len(), 1);
+        let both = vec![Frame::Broadcast(batch("b")), Frame::Broadcast(batch("a"))];
+        assert_eq!(replays.tell(1, Frame::Broadcast(batch("b"))), both);
+    }
+
+    #[test]
+    fn records_are_of_others_and_well_signed() {
+        let honest = Record::sign(&Key::from_secret(&[1; 32]), NETWORK, 1, &[]);
+        let told = Shuffle { id: 1, steps: 3, records: vec![honest.clone(); 8] };
+        let frames = liar(Lies::Drops).tell(5, Frame::Shuffle(told));
+        let [Frame::Shuffle(told)] = &frames[..] else { panic!("{frames:?}") };
+        assert_eq!(told.records.len(), 8);
+        assert!(told.records.iter().all(|r| r.node != honest.node && r.verify(NETWORK)));
+    }
+}

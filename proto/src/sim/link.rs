@@ -1,0 +1,346 @@
+//! A link between two nodes: what waits for its line, what is under way, and how it ends.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::event::{Peer, Reason};
+use crate::frame::Frame;
+use crate::message::Message;
+use crate::overlay::admission::Candidate;
+use crate::time::Instant;
+
+/// The end of the node that dialled.
+pub(super) const DIALLER: usize = 0;
+/// The end of the node that was dialled.
+pub(super) const ACCEPTOR: usize = 1;
+
+/// The other end.
+pub(super) fn other(side: usize) -> usize {
+    1 - side
+}
+
+/// A link, or a connection that is about to be one.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) latency: Duration,
+    /// The dial that it came from.
+    pub(super) dial: u64,
+    /// By side.
+    pub(super) ends: [End; 2],
+    /// What each side sends.
+    pub(super) lanes: [Lane; 2],
+    /// Counts how often it was cut off and came back.
+    pub(super) cuts: u32,
+}
+
+/// One end of a link.
+#[derive(Debug)]
+pub(super) struct End {
+    pub(super) node: usize,
+    /// Which of the node's runs.
+    pub(super) run: u32,
+    /// The node at the other end, as this one sees it.
+    pub(super) peer: Peer,
+    pub(super) candidate: Candidate,
+    pub(super) state: State,
+    /// Admitted while it waits: up once the link that it replaces has ended. Till then what comes waits
+    /// too.
+    pub(super) admitted: bool,
+    /// When something came last.
+    pub(super) heard: Instant,
+}
+
+/// What an end of a link is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum State {
+    /// Not a link yet: Hello has not come, or the link that it replaces has not ended.
+    Waiting,
+    /// Up.
+    Up,
+    /// To be closed for this reason, once the application was told; nothing more is heard for the
+    /// overlay.
+    Leaving(Reason),
+    /// Goodbye is said, and not answered yet; nothing more is taken to be sent. `deaf` where what
+    /// still comes for the overlay is void.
+    Closing { reason: Reason, deaf: bool },
+    /// Not there any more.
+    Gone,
+}
+
+/// What one side of a link sends.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    /// Frames of the overlay that wait for the line, and their bytes.
+    control: VecDeque<Parcel>,
+    control_bytes: usize,
+    /// Application messages that wait for the line, and their bytes.
+    application: VecDeque<Parcel>,
+    application_bytes: usize,
+    /// What is under way, and when it arrives.
+    flight: VecDeque<(Instant, Parcel)>,
+    /// When the line is free.
+    free: Instant,
+    /// When the last that is under way arrives.
+    last: Instant,
+    /// Something has arrived and waits.
+    pub(super) held: bool,
+    /// Application messages accepted in all.
+    pub(super) accepted: u64,
+    /// Application messages that the other side's application has got.
+    pub(super) delivered: u64,
+    /// When the last of them were, as long as the sender can't know.
+    recent: VecDeque<Instant>,
+}
+
+/// Something on its way.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    pub(super) bytes: usize,
+    pub(super) content: Content,
+}
+
+/// What is on its way.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// The acceptor's Hello: it has admitted the dialler.
+    Hello,
+    /// A frame of the overlay.
+    Frame(Frame),
+    /// The application's.
+    Message(Message),
+    /// The sender ends the link; how many messages it got.
+    Goodbye(Reason, u64),
+    /// The sender's end was closed without a goodbye.
+    Reset,
+}
+
+/// A lane has no room.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Full;
+
+impl Link {
+    /// Whether both ends are up.
+    pub(super) fn is_up(&self) -> bool {
+        self.ends.iter().all(|end| end.state == State::Up)
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.ends.iter().all(|end| end.state == State::Gone)
+    }
+}
+
+impl End {
+    /// Whether the overlay hears what comes.
+    pub(super) fn is_heard(&self) -> bool {
+        matches!(self.state, State::Up | State::Closing { deaf: false, .. })
+    }
+
+    /// Whether what comes has to wait.
+    pub(super) fn is_to_wait(&self) -> bool {
+        self.admitted && self.state == State::Waiting
+    }
+
+    /// Whether the node has this link: it was up, and has not ended.
+    pub(super) fn is_there(&self) -> bool {
+        !matches!(self.state, State::Waiting | State::Gone)
+    }
+}
+
+impl Lane {
+    /// Whether it is so full that what can do without is not sent.
+    pub(super) fn is_crowded(&self, config: &Config) -> bool {
+        self.control_bytes > config.control_queue / 2
+    }
+
+    /// Takes a frame of the overlay.
+    pub(super) fn control(&mut self, parcel: Parcel, config: &Config) -> Result<(), Full> {
+        if self.control_bytes >= config.control_queue {
+            return Err(Full);
+        }
+        self.urgent(parcel);
+        Ok(())
+    }
+
+    /// Takes what the link itself has to say.
+    pub(super) fn urgent(&mut self, parcel: Parcel) {
+        self.control_bytes += parcel.bytes;
+        self.control.push_back(parcel);
+    }
+
+    /// Takes an application message; an empty lane takes any.
+    pub(super) fn application(&mut self, parcel: Parcel, config: &Config) -> Result<(), Full> {
+        let filled = self.application_bytes + parcel.bytes;
+        if self.application_bytes > 0 && filled > config.peer_queue {
+            return Err(Full);
+        }
+        self.application_bytes = filled;
+        self.accepted += 1;
+        self.application.push_back(parcel);
+        Ok(())
+    }
+
+    /// Takes what is said last: behind all that waits.
+    pub(super) fn last(&mut self, content: Content) {
+        let parcel = Parcel { bytes: 0, content };
+        match self.application.is_empty() {
+            true => self.urgent(parcel),
+            false => self.application.push_back(parcel),
+        }
+    }
+
+    /// Drops what waits.
+    pub(super) fn drop_waiting(&mut self) {
+        self.control.clear();
+        self.application.clear();
+        (self.control_bytes, self.application_bytes) = (0, 0);
+    }
+
+    /// Puts the next frame on the line, where that is free. Returns when it arrives, and when the
+    /// line is free for the one behind it, where there is one.
+    pub(super) fn depart(
+        &mut self,
+        now: Instant,
+        latency: Duration,
+        bandwidth: Option<u64>,
+    ) -> Option<(Instant, Option<Instant>)> {
+        if self.free > now {
+            return None;
+        }
+        let parcel = if let Some(parcel) = self.control.pop_front() {
+            self.control_bytes -= parcel.bytes;
+            parcel
+        } else {
+            let parcel = self.application.pop_front()?;
+            self.application_bytes -= parcel.bytes;
+            parcel
+        };
+        if let Some(bandwidth) = bandwidth {
+            let nanos = (parcel.bytes as u64).saturating_mul(1_000_000_000) / bandwidth.max(1);
+            self.free = now + Duration::from_nanos(nanos);
+        }
+        let at = (self.free.max(now) + latency).max(self.last);
+        self.last = at;
+        self.flight.push_back((at, parcel));
+        let waiting = !self.control.is_empty() || !self.application.is_empty();
+        Some((at, (waiting && self.free > now).then_some(self.free)))
+    }
+
+    /// What has arrived by `now`, one at a time.
+    pub(super) fn arrived(&mut self, now: Instant) -> Option<Content> {
+        if self.held || self.flight.front()?.0 > now {
+            return None;
+        }
+        self.flight.pop_front().map(|(_, parcel)| parcel.content)
+    }
+
+    /// What was held goes on, and arrives at `at` at the earliest. Returns when the first does.
+    pub(super) fn resume(&mut self, at: Instant) -> Option<Instant> {
+        self.held = false;
+        for (arrival, _) in &mut self.flight {
+            *arrival = at.max(*arrival);
+        }
+        self.last = self.last.max(at);
+        self.flight.front().map(|(arrival, _)| *arrival)
+    }
+
+    /// An application message was given to the other side's application; `unknown` is the longest
+    /// that the sender may not know of it.
+    pub(super) fn delivered(&mut self, now: Instant, unknown: Duration) {
+        self.delivered += 1;
+        while self.recent.front().is_some_and(|at| *at + unknown < now) {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(now);
+    }
+
+    /// How many messages the sender knows of that they were delivered.
+    pub(super) fn confirmed(&self, now: Instant, unknown: Duration) -> u64 {
+        let unknown = self.recent.iter().filter(|at| **at + unknown >= now).count();
+        self.delivered.saturating_sub(unknown as u64)
+    }
+
+    /// Application messages that wait for the line.
+    pub(super) fn unsent(&self) -> u64 {
+        let is_message = |parcel: &&Parcel| matches!(parcel.content, Content::Message(_));
+        self.application.iter().filter(is_message).count() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ping(n: u64, bytes: usize) -> Parcel {
+        Parcel { bytes, content: Content::Frame(Frame::Ping(n)) }
+    }
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_origin(Duration::from_millis(millis))
+    }
+
+    fn numbers(lane: &mut Lane, now: Instant) -> Vec<u64> {
+        let mut arrived = Vec::new();
+        while let Some(content) = lane.arrived(now) {
+            let Content::Frame(Frame::Ping(n)) = content else { panic!("{content:?}") };
+            arrived.push(n);
+        }
+        arrived
+    }
+
+    #[test]
+    fn frames_keep_their_order_whatever_their_latencies() {
+        let (mut lane, config) = (Lane::default(), Config::default());
+        for (n, latency) in [(1, 50), (2, 10), (3, 30)] {
+            lane.control(ping(n, 10), &config).unwrap();
+            let (arrives, _) = lane.depart(at(0), Duration::from_millis(latency), None).unwrap();
+            assert_eq!(arrives, at(50));
+        }
+        assert!(numbers(&mut lane, at(49)).is_empty());
+        assert_eq!(numbers(&mut lane, at(50)), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_line_carries_so_much_and_control_frames_go_first() {
+        let (mut lane, config) = (Lane::default(), Config::default());
+        let latency = Duration::from_millis(10);
+        lane.application(ping(1, 1000), &config).unwrap();
+        let depart = |lane: &mut Lane, now| lane.depart(now, latency, Some(10_000));
+        assert_eq!(depart(&mut lane, at(0)), Some((at(110), None)));
+        lane.application(ping(2, 500), &config).unwrap();
+        lane.control(ping(3, 100), &config).unwrap();
+        assert_eq!(depart(&mut lane, at(50)), None);
+        assert_eq!(depart(&mut lane, at(100)), Some((at(120), Some(at(110)))));
+        assert_eq!(depart(&mut lane, at(110)), Some((at(170), None)));
+        assert_eq!(numbers(&mut lane, at(200)), [1, 3, 2]);
+    }
+
+    #[test]
+    fn lanes_are_crowded_at_half_and_full_at_their_bound() {
+        let config = Config { control_queue: 1000, peer_queue: 1000, ..Config::default() };
+        let mut lane = Lane::default();
+        lane.control(ping(1, 500), &config).unwrap();
+        assert!(!lane.is_crowded(&config));
+        lane.control(ping(2, 600), &config).unwrap();
+        assert!(lane.is_crowded(&config));
+        assert_eq!(lane.control(ping(3, 1), &config), Err(Full));
+        lane.application(ping(4, 5000), &config).unwrap();
+        assert_eq!(lane.application(ping(5, 1), &config), Err(Full));
+        lane.drop_waiting();
+        lane.control(ping(3, 1), &config).unwrap();
+    }
+
+    #[test]
+    fn what_is_held_comes_later_and_whole() {
+        let (mut lane, config) = (Lane::default(), Config::default());
+        for n in [1, 2] {
+            lane.control(ping(n, 10), &config).unwrap();
+            lane.depart(at(n), Duration::from_millis(10), None).unwrap();
+        }
+        lane.held = true;
+        assert!(numbers(&mut lane, at(1000)).is_empty());
+        assert_eq!(lane.resume(at(2000)), Some(at(2000)));
+        assert!(numbers(&mut lane, at(1999)).is_empty());
+        assert_eq!(numbers(&mut lane, at(2000)), [1, 2]);
+    }
+}

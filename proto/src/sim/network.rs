@@ -1,0 +1,197 @@
+//! What lies between nodes: how long the way from one to another is, and where each can be dialled.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::address::{Address, DEFAULT_PORT};
+
+/// What lies between nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// How long a byte takes from one node to another, one way.
+    pub latency: Latency,
+    /// At most this much longer, drawn anew for each frame; frames of one link stay in order.
+    pub jitter: Duration,
+    /// Bytes a second that a link carries, each way; `None` where they don't matter. What does not
+    /// fit waits in the link's lanes as on a real node: frames of the overlay before messages.
+    pub bandwidth: Option<u64>,
+}
+
+/// How long a byte takes from one node to another, one way: the same both ways, drawn once for two
+/// nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Latency {
+    /// The same for all.
+    Fixed(Duration),
+    /// Any between two bounds, as likely as any other.
+    Uniform {
+        /// The least.
+        min: Duration,
+        /// The most.
+        max: Duration,
+    },
+    /// Nodes spread over six regions of the world. Within a region about 5 to 35 ms, between regions
+    /// 40 to 170 ms. A model, made to have the two humps that measurements of the internet have; no
+    /// measurement itself.
+    ///
+    /// Each node has a place on a plane on which a microsecond is the unit of length: its region's
+    /// centre and up to 10 ms to each side. The latency is the distance of the two places and both
+    /// nodes' way to the nearest exchange, 1 to 8 ms each.
+    Internet,
+}
+
+impl Default for Network {
+    /// [`Latency::Internet`], no jitter, bandwidth that does not matter.
+    fn default() -> Self {
+        Self { latency: Latency::Internet, jitter: Duration::ZERO, bandwidth: None }
+    }
+}
+
+/// Where the regions lie, in microseconds, and how many of 16 nodes are there.
+const REGIONS: [(i64, i64, u64); 6] = [
+    (0, 0, 3),             // America, north-east
+    (-30_000, 5_000, 2),   // America, west
+    (45_000, 0, 5),        // Europe
+    (15_000, 75_000, 4),   // Asia
+    (-35_000, -48_000, 1), // America, south
+    (-35_000, 95_000, 1),  // Australia
+];
+
+/// Half the width of a region.
+const SPREAD: i64 = 10_000;
+
+impl Latency {
+    /// The latency between nodes `a` and `b`; none from a node to itself.
+    pub(super) fn between(self, seed: u64, a: usize, b: usize) -> Duration {
+        if a == b {
+            return Duration::ZERO;
+        }
+        match self {
+            Self::Fixed(latency) => latency,
+            Self::Uniform { min, max } => {
+                let (least, most) = (a.min(b) as u64, a.max(b) as u64);
+                let drawn = mix(mix(seed ^ mix(least)) ^ most);
+                let span = u64::try_from(max.saturating_sub(min).as_micros()).unwrap_or(u64::MAX);
+                min + Duration::from_micros(drawn % span.saturating_add(1))
+            }
+            Self::Internet => {
+                let ((ax, ay, a_way), (bx, by, b_way)) = (place(seed, a), place(seed, b));
+                let (dx, dy) = (ax.abs_diff(bx), ay.abs_diff(by));
+                Duration::from_micros((dx * dx + dy * dy).isqrt() + a_way + b_way)
+            }
+        }
+    }
+}
+
+/// Where a node is on the plane, and its way to the nearest exchange.
+fn place(seed: u64, node: usize) -> (i64, i64, u64) {
+    let mut drawn = mix(seed ^ mix(0x9_1ace ^ ((node as u64) << 20)));
+    let mut below = |bound: u64| {
+        drawn = mix(drawn);
+        drawn % bound
+    };
+    let mut share = below(REGIONS.iter().map(|region| region.2).sum());
+    let region = REGIONS.iter().find(|region| {
+        let here = share < region.2;
+        share = share.wrapping_sub(region.2);
+        here
+    });
+    let (x, y, _) = region.copied().unwrap_or_default();
+    let mut aside = || below(2 * SPREAD.unsigned_abs() + 1).cast_signed() - SPREAD;
+    let (x, y) = (x + aside(), y + aside());
+    (x, y, 1000 + below(7001))
+}
+
+/// Well mixed bits (the finalizer of splitmix64: Steele, Lea, Flood, 2014).
+pub(super) fn mix(bits: u64) -> u64 {
+    let bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
+/// First octets that public IPv4 addresses are taken from: 11 to 99, none of which is special.
+const FIRST: usize = 11;
+const FIRSTS: usize = 89;
+
+/// How many nodes have an IPv4 /16 of their own.
+const GROUPS: usize = FIRSTS * 256;
+
+/// The public IPv4 address of a node: the first 22,784 each have a /16 of their own.
+pub(super) fn public_ip(node: usize) -> Ipv4Addr {
+    let (group, rank) = (node % GROUPS, node / GROUPS + 1);
+    let octet = |n: usize| u8::try_from(n % 256).unwrap_or_default();
+    Ipv4Addr::new(
+        octet(FIRST + group % FIRSTS),
+        octet(group / FIRSTS),
+        octet(rank / 256),
+        octet(rank),
+    )
+}
+
+/// The address that a node behind a NAT has in its own network, where no other node reaches it.
+pub(super) fn private_ip(node: usize) -> Ipv4Addr {
+    let octet = |n: usize| u8::try_from(n % 254 + 1).unwrap_or_default();
+    Ipv4Addr::new(192, 168, octet(node / 254), octet(node))
+}
+
+/// Which node has an address, if any has. The port has to be the one that nodes listen on.
+pub(super) fn node_at(address: &Address) -> Option<usize> {
+    let IpAddr::V4(ip) = address.socket()?.ip() else { return None };
+    let [a, b, c, d] = ip.octets().map(usize::from);
+    let rank = (c * 256 + d).checked_sub(1)?;
+    let node = rank * GROUPS + b * FIRSTS + a.checked_sub(FIRST)?;
+    (address.port == DEFAULT_PORT && public_ip(node) == ip).then_some(node)
+}
+
+/// An IP address with the port that nodes listen on.
+pub(super) fn address(ip: Ipv4Addr) -> Address {
+    Address::from_socket(SocketAddr::new(ip.into(), DEFAULT_PORT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn ten_thousand_nodes_have_groups_and_addresses_of_their_own() {
+        let ips: Vec<_> = (0..10_000).map(public_ip).collect();
+        let groups: BTreeSet<_> = ips.iter().map(|ip| [ip.octets()[0], ip.octets()[1]]).collect();
+        assert_eq!(groups.len(), 10_000);
+        for node in [0, 1, 88, 89, 9_999, GROUPS - 1, GROUPS, 300 * GROUPS + 7] {
+            assert_eq!(node_at(&address(public_ip(node))), Some(node));
+        }
+        let other_port = Address { port: 7118, ..address(public_ip(3)) };
+        assert_eq!(node_at(&other_port), None);
+        for nobody in ["192.168.1.1:7117", "10.0.0.1:7117", "[::1]:7117", "a.example:7117"] {
+            assert_eq!(node_at(&nobody.parse().unwrap()), None, "{nobody}");
+        }
+    }
+
+    #[test]
+    fn latencies_are_the_same_both_ways_and_within_their_bounds() {
+        let millis = Duration::from_millis;
+        let uniform = Latency::Uniform { min: millis(10), max: millis(20) };
+        let mut humps = [0; 3];
+        for (a, b) in (0..40).flat_map(|a| (0..a).map(move |b| (a, b))) {
+            let drawn = uniform.between(7, a, b);
+            assert!(drawn >= millis(10) && drawn <= millis(20));
+            assert_eq!(drawn, uniform.between(7, b, a));
+            let drawn = Latency::Internet.between(7, a, b);
+            assert_eq!(drawn, Latency::Internet.between(7, b, a));
+            assert!(drawn >= millis(2) && drawn < millis(200), "{drawn:?}");
+            humps[if drawn < millis(35) {
+                0
+            } else if drawn < millis(45) {
+                1
+            } else {
+                2
+            }] += 1;
+        }
+        assert!(humps[0] > humps[1] && humps[2] > humps[1], "{humps:?}");
+        assert_eq!(Latency::Fixed(millis(5)).between(7, 3, 3), Duration::ZERO);
+        assert_ne!(uniform.between(7, 1, 2), uniform.between(8, 1, 2));
+    }
+}

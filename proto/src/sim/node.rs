@@ -1,0 +1,199 @@
+//! A node of a simulation: what outlives its runs, and what a run has.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use super::liar::Liar;
+use super::network::{address, private_ip, public_ip};
+use crate::address::Address;
+use crate::event::Peer;
+use crate::frame::broadcast::Batch;
+use crate::handler::World;
+use crate::id::{Hash, Key, NodeId};
+use crate::overlay::Overlay;
+use crate::time::Instant;
+
+/// What kind of node to add.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeOptions {
+    /// What it calls itself; `None` for `n` and its number.
+    pub name: Option<String>,
+    /// Whether others can dial it. One that can't be dialled is behind a NAT: dials and probes of it
+    /// find nobody, and it dials as any other.
+    pub dialable: bool,
+    /// Whether its links are made by hand only: it is never a member.
+    pub manual: bool,
+    /// Whether it lies, and how.
+    pub lies: Option<Lies>,
+    /// Whether it has a state folder: when it is started again it knows whom it was linked with, and
+    /// has the broadcasts that it had.
+    pub state: bool,
+}
+
+/// What a node that lies does to what its overlay sends.
+///
+/// All of them tell of nodes that there are not: of made-up identities, properly signed, at addresses
+/// where nobody is or at the liar's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Lies {
+    /// Passes no broadcast on, though it says that it has them.
+    Drops,
+    /// Changes what broadcasts say.
+    Alters,
+    /// Sends an old broadcast with each that it passes on.
+    Replays,
+}
+
+/// How a node's joining stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Joining {
+    /// It was not told to join.
+    #[default]
+    No,
+    /// It is under way.
+    Trying,
+    /// It is a member.
+    Joined,
+    /// It came to nothing, for this reason.
+    Failed(String),
+}
+
+impl Default for NodeOptions {
+    /// A node that can be dialled, finds its own neighbours, is honest and keeps nothing.
+    fn default() -> Self {
+        Self { name: None, dialable: true, manual: false, lies: None, state: false }
+    }
+}
+
+pub(super) struct Node<H> {
+    pub(super) id: NodeId,
+    pub(super) key: Key,
+    pub(super) name: String,
+    pub(super) options: NodeOptions,
+    pub(super) liar: Option<Liar>,
+    pub(super) app: H,
+    /// Counts its starts.
+    pub(super) run: u32,
+    pub(super) running: Option<Running>,
+    /// Gone without a word: what is sent to it is not even refused.
+    pub(super) vanished: bool,
+    /// The part of the network that it is in, where that is split.
+    pub(super) part: usize,
+    pub(super) joining: Joining,
+    /// What its state folder has.
+    pub(super) known: BTreeMap<NodeId, Address>,
+    pub(super) kept: Vec<Batch>,
+    /// Queries that came in.
+    pub(super) queries: u64,
+}
+
+/// What a node has while it runs.
+pub(super) struct Running {
+    pub(super) overlay: Overlay,
+    /// When it started, in milliseconds since 1970.
+    pub(super) epoch: u64,
+    pub(super) handles: BTreeMap<NodeId, Handle>,
+    /// Links that take the place of one once that has ended.
+    pub(super) successors: BTreeMap<NodeId, u64>,
+    /// Dials that wait for what becomes of a link.
+    pub(super) waiting: Vec<u64>,
+    /// When the overlay is to be woken, as it stands in the queue.
+    pub(super) wake: Option<Instant>,
+    pub(super) stopping: bool,
+}
+
+/// A node's end of a link.
+#[derive(Debug, Clone)]
+pub(super) struct Handle {
+    pub(super) link: u64,
+    pub(super) side: usize,
+    pub(super) peer: Peer,
+}
+
+/// Peers that a state folder remembers.
+const MAX_KNOWN: usize = 128;
+
+impl<H> Node<H> {
+    pub(super) fn new(
+        index: usize,
+        key: Key,
+        options: NodeOptions,
+        app: H,
+        lies: [u8; 32],
+    ) -> Self {
+        let liar = options.lies.map(|how| Liar::new(how, address(public_ip(index)), lies));
+        Self {
+            id: key.id(),
+            key,
+            name: options.name.clone().unwrap_or_else(|| format!("n{index}")),
+            options,
+            liar,
+            app,
+            run: 0,
+            running: None,
+            vanished: false,
+            part: 0,
+            joining: Joining::No,
+            known: BTreeMap::new(),
+            kept: Vec::new(),
+            queries: 0,
+        }
+    }
+
+    /// Where it says that it listens.
+    pub(super) fn listens(&self, index: usize) -> Ipv4Addr {
+        match self.options.dialable {
+            true => public_ip(index),
+            false => private_ip(index),
+        }
+    }
+
+    /// This run, if it is the one that is meant.
+    pub(super) fn run(&mut self, run: u32) -> Option<&mut Running> {
+        self.running.as_mut().filter(|_| self.run == run)
+    }
+
+    /// Remembers a peer, where it has a state folder.
+    pub(super) fn remember(&mut self, peer: &Peer) {
+        if self.options.state && self.known.len() < MAX_KNOWN {
+            self.known.insert(peer.id(), peer.address().clone());
+        }
+    }
+
+    /// Keeps broadcasts, where it has a state folder.
+    pub(super) fn keep(&mut self, batch: Batch) {
+        if self.options.state {
+            self.kept.push(batch);
+        }
+    }
+}
+
+/// What a node's application sees.
+pub(super) struct Seen<'a> {
+    pub(super) id: NodeId,
+    pub(super) now: Instant,
+    pub(super) handles: &'a BTreeMap<NodeId, Handle>,
+}
+
+impl World for Seen<'_> {
+    fn id(&self) -> NodeId {
+        self.id
+    }
+
+    fn now(&self) -> Instant {
+        self.now
+    }
+
+    fn peers(&self) -> Vec<Peer> {
+        let mut handles: Vec<_> = self.handles.values().collect();
+        handles.sort_by_key(|handle| handle.link);
+        handles.into_iter().map(|handle| handle.peer.clone()).collect()
+    }
+}
+
+/// Bytes drawn from a seed for one purpose.
+pub(super) fn draw(seed: u64, purpose: &str, numbers: [u64; 2]) -> [u8; 32] {
+    let [a, b] = numbers.map(u64::to_le_bytes);
+    *Hash::of_parts(&[b"peerkit sim", &seed.to_le_bytes(), &a, &b, purpose.as_bytes()]).as_bytes()
+}

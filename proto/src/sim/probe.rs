@@ -1,0 +1,127 @@
+//! Probes: a question and an answer on a stream of its own, without a link.
+
+use std::collections::VecDeque;
+
+use super::Sim;
+use super::dial::Reach;
+use super::queue::{Due, ProbeStep};
+use super::stats::PROBE;
+use crate::address::Address;
+use crate::frame::membership::Probe;
+use crate::handler::Handler;
+use crate::id::NodeId;
+use crate::overlay::Input;
+
+/// A probe under way.
+#[derive(Debug)]
+pub(super) struct Probing {
+    from: usize,
+    run: u32,
+    id: NodeId,
+    /// Those that are still to be tried.
+    addresses: VecDeque<Address>,
+    probe: Probe,
+    /// Who is being asked.
+    to: usize,
+    answer: Option<Probe>,
+}
+
+impl<H: Handler> Sim<H> {
+    /// Tells a node something, at the first of its addresses where it answers.
+    pub(super) fn probe(
+        &mut self,
+        from: usize,
+        id: NodeId,
+        addresses: Vec<Address>,
+        mut probe: Probe,
+    ) {
+        let unix = self.unix();
+        if let Some(liar) = &mut self.nodes[from].liar {
+            liar.change_probe(unix, &mut probe);
+        }
+        self.stats.probes += 1;
+        let serial = self.next_serial();
+        let (run, addresses) = (self.nodes[from].run, addresses.into());
+        let probing = Probing { from, run, id, addresses, probe, to: from, answer: None };
+        self.probes.insert(serial, probing);
+        self.try_next_address(serial);
+    }
+
+    pub(super) fn step_probe(&mut self, serial: u64, step: ProbeStep) {
+        let Some(probing) = self.probes.get(&serial) else { return };
+        let (from, run) = (probing.from, probing.run);
+        if self.nodes[from].run(run).is_none() {
+            self.probes.remove(&serial);
+            return;
+        }
+        match step {
+            ProbeStep::Next => self.try_next_address(serial),
+            ProbeStep::Asked => self.answer_probe(serial),
+            ProbeStep::Answered => {
+                if let Some(Probing { id, answer, .. }) = self.probes.remove(&serial) {
+                    self.input(from, Input::Probed { id, answer });
+                }
+            }
+        }
+    }
+
+    fn try_next_address(&mut self, serial: u64) {
+        let Some(probing) = self.probes.get_mut(&serial) else { return };
+        let (from, id) = (probing.from, probing.id);
+        let Some(address) = probing.addresses.pop_front() else {
+            self.probes.remove(&serial);
+            self.input(from, Input::Probed { id, answer: None });
+            return;
+        };
+        let expected = address.id.unwrap_or(id);
+        let (wait, step) = match self.reachable(from, &address) {
+            Reach::Nobody => (self.config.connect_timeout, ProbeStep::Next),
+            Reach::NotRunning(to) => (self.latency(from, to) * 2, ProbeStep::Next),
+            Reach::Node(to) if self.nodes[to].id != expected || to == from => {
+                (self.latency(from, to) * 4, ProbeStep::Next)
+            }
+            Reach::Node(to) => {
+                if let Some(probing) = self.probes.get_mut(&serial) {
+                    probing.to = to;
+                }
+                (self.latency(from, to) * 5, ProbeStep::Asked)
+            }
+        };
+        self.queue.put(self.now + wait, Due::Probe { probe: serial, step });
+    }
+
+    fn answer_probe(&mut self, serial: u64) {
+        let Some(probing) = self.probes.get(&serial) else { return };
+        let (from, to, probe) = (probing.from, probing.to, probing.probe.clone());
+        let (now, unix, asker) = (self.now, self.unix(), self.nodes[from].id);
+        let latency = self.latency(from, to);
+        let next = Due::Probe { probe: serial, step: ProbeStep::Next };
+        if self.is_cut(from, to) {
+            return self.queue.put(now + self.config.handshake_timeout, next);
+        }
+        self.count_probe(from, to, &probe);
+        let Some(running) = &mut self.nodes[to].running else {
+            return self.queue.put(now + latency, next);
+        };
+        let mut answer = running.overlay.answer_probe(now, asker, probe);
+        self.drain(to);
+        self.set_alarm(to);
+        if let Some(liar) = &mut self.nodes[to].liar {
+            liar.change_probe(unix, &mut answer);
+        }
+        self.count_probe(to, from, &answer);
+        if let Some(probing) = self.probes.get_mut(&serial) {
+            probing.answer = Some(answer);
+        }
+        self.queue.put(now + latency, Due::Probe { probe: serial, step: ProbeStep::Answered });
+    }
+
+    fn count_probe(&mut self, from: usize, to: usize, probe: &Probe) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        probe.encode(&mut scratch);
+        self.stats.count(PROBE, scratch.len());
+        self.note("probe", [from, to], &scratch);
+        self.scratch = scratch;
+    }
+}

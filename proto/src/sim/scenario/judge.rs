@@ -1,0 +1,241 @@
+//! What came of a step.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::Expect;
+use super::measure::{Bound, Figure, Measure};
+use super::run::{AUTHOR_STAYS, Course, LOOK, Run};
+use crate::config::Config;
+use crate::frame::query::QueryId;
+use crate::id::NodeId;
+
+/// What a step's broadcasts came to.
+struct Reached {
+    wanted: u64,
+    got: u64,
+    twice: u64,
+    slowest: Duration,
+    /// The last node's time over the best there could be, in thousandths, by broadcast and in order.
+    over_best: Vec<u64>,
+}
+
+impl Run<'_> {
+    /// Measures what the step expects.
+    pub(super) fn measure(&mut self, course: &Course) {
+        let expect = &course.step.expect;
+        let counts = [
+            (expect.not_joined, "nodes that did not join", self.not_joined()),
+            (expect.links_over_view, "links over the view, most", self.links_over_view()),
+            (expect.altered, "altered broadcasts delivered", self.altered()),
+        ];
+        for (bound, what, value) in counts {
+            self.at_most(course, what, Figure::Count(value), bound.map(Figure::Count));
+        }
+        let components = self.sim.components(|_| true).len() as u64;
+        self.exactly(course, "components", components, expect.components);
+        let honest = self.sim.components(|node| self.is_honest(node)).len() as u64;
+        self.exactly(course, "components of honest nodes", honest, expect.honest_components);
+        let within = expect.one_component_within.map(|within| Figure::Time(within.0));
+        let repaired = match (components, course.last_apart) {
+            (1, None) => Figure::Time(Duration::ZERO),
+            (1, Some(last)) => Figure::Time((last + LOOK).since(course.disturbed)),
+            _ => Figure::Never,
+        };
+        self.at_most(course, "one component again after", repaired, within);
+        if let Some(least) = expect.honest_neighbours {
+            let fewest = Figure::Count(self.fewest_honest_neighbours());
+            self.at_least(course, "honest neighbours, fewest", fewest, Figure::Count(least));
+        }
+        self.measure_broadcasts(course, expect);
+        self.measure_discovery(course, expect);
+    }
+
+    fn measure_broadcasts(&mut self, course: &Course, expect: &Expect) {
+        if course.step.broadcast.is_none() && expect.delivered_twice.is_none() {
+            return;
+        }
+        let reached = self.reached(course.first_told);
+        let Reached { wanted, got, twice, slowest, over_best } = reached;
+        if let Some(percent) = expect.delivered_percent {
+            let value = match wanted {
+                0 => Figure::Never,
+                wanted => Figure::Percent(got * 100_000 / wanted),
+            };
+            self.at_least(course, "delivered", value, Figure::Percent(percent * 1000));
+        }
+        let twice = Figure::Count(twice);
+        let most = expect.delivered_twice.map(Figure::Count);
+        self.at_most(course, "delivered more than once", twice, most);
+        let all = wanted > 0 && got == wanted;
+        let within = if all { Figure::Time(slowest) } else { Figure::Never };
+        let most = expect.delivered_within.map(|most| Figure::Time(most.0));
+        self.at_most(course, "last node reached after", within, most);
+        let stats = self.sim.stats();
+        let payloads = stats.payloads - course.payloads;
+        let needed = stats.deliveries - course.deliveries;
+        let value = match needed {
+            0 => Figure::Never,
+            needed => Figure::Ratio(payloads * 1000 / needed),
+        };
+        let most = expect.redundancy.map(|ratio| Figure::Ratio(ratio.0));
+        self.at_most(course, "redundancy", value, most);
+        let ratios = [
+            (expect.last_node_over_best, "last node over best", over_best.get(over_best.len() / 2)),
+            (expect.worst_over_best, "last node over best, worst", over_best.last()),
+        ];
+        for (bound, what, value) in ratios {
+            let value = value.filter(|_| all).map_or(Figure::Never, |ratio| Figure::Ratio(*ratio));
+            self.at_most(course, what, value, bound.map(|ratio| Figure::Ratio(ratio.0)));
+        }
+    }
+
+    /// What the broadcasts from the one of this number on came to.
+    fn reached(&self, first: usize) -> Reached {
+        let told = &self.told[first..];
+        let mut reached =
+            Reached { wanted: 0, got: 0, twice: 0, slowest: Duration::ZERO, over_best: Vec::new() };
+        // By broadcast: when the last had it, and how late the last could have had it.
+        let mut last = vec![(Duration::ZERO, Duration::ZERO); told.len()];
+        for node in (0..self.sim.len()).filter(|node| self.is_honest(*node)) {
+            let mut times = vec![None; told.len()];
+            for (number, at) in &self.sim.app(node).got {
+                let time = (*number as usize).checked_sub(first).and_then(|n| times.get_mut(n));
+                if let Some(time) = time
+                    && time.replace(*at).is_some()
+                {
+                    reached.twice += 1;
+                }
+            }
+            let (came, went) = self.there[node];
+            for (number, told) in told.iter().enumerate() {
+                let stays = |node: usize, until| self.there[node].1.is_none_or(|at| at > until);
+                let counts = node != told.author
+                    && came <= told.at
+                    && went.is_none_or(|went| went > told.due)
+                    && stays(told.author, told.at + AUTHOR_STAYS);
+                if !counts {
+                    continue;
+                }
+                reached.wanted += 1;
+                let Some(at) = times[number].filter(|at| *at <= told.due) else { continue };
+                reached.got += 1;
+                reached.slowest = reached.slowest.max(at.since(told.from));
+                let best = told.best.get(node).copied().flatten().unwrap_or_default();
+                last[number].0 = last[number].0.max(at.since(told.at));
+                last[number].1 = last[number].1.max(best);
+            }
+        }
+        let ratio = |(took, best): &(Duration, Duration)| {
+            (took.as_micros() * 1000 / best.as_micros().max(1)) as u64
+        };
+        reached.over_best = last.iter().map(ratio).collect();
+        reached.over_best.sort_unstable();
+        reached
+    }
+
+    fn measure_discovery(&mut self, course: &Course, expect: &Expect) {
+        let Some((asking, query)) = course.discovery else { return };
+        let errors = match self.sim.discovery(query) {
+            Some(found) if found.complete == Some(true) => {
+                Figure::Count(self.discovery_errors(course, asking, query))
+            }
+            _ => Figure::Never,
+        };
+        let most = expect.discovery_errors.map(Figure::Count);
+        self.at_most(course, "missed or made up", errors, most);
+        let mut links = vec![0_u64; self.sim.len()];
+        for (a, b) in course.links.iter().chain(&self.sim.links()).collect::<BTreeSet<_>>() {
+            links[*a] += 1;
+            links[*b] += 1;
+        }
+        let over = |(node, links): (usize, &u64)| {
+            let before = course.queries.get(node).copied().unwrap_or_default();
+            (self.sim.nodes[node].queries - before).saturating_sub(*links)
+        };
+        let over = links.iter().enumerate().map(over).max().unwrap_or_default();
+        let most = expect.queries_over_links.map(Figure::Count);
+        self.at_most(course, "queries over links, most", Figure::Count(over), most);
+    }
+
+    /// Nodes and links that a discovery missed or made up. A link that came or went meanwhile may be
+    /// found or not.
+    fn discovery_errors(&self, course: &Course, asking: usize, query: QueryId) -> u64 {
+        let Some(found) = self.sim.discovery(query) else { return 0 };
+        let own = self.sim.overlay(asking).map(|overlay| overlay.info());
+        let mut nodes = BTreeSet::new();
+        let mut links: BTreeSet<(NodeId, NodeId)> = BTreeSet::new();
+        for info in own.iter().chain(found.nodes.values()) {
+            nodes.insert(info.id);
+            links.extend(info.outbound.iter().map(|to| (info.id, to.id)));
+            links.extend(info.inbound.iter().map(|from| (from.id, info.id)));
+        }
+        let ids = |links: &[(usize, usize)]| -> BTreeSet<_> {
+            links.iter().map(|(a, b)| (self.sim.id(*a), self.sim.id(*b))).collect()
+        };
+        let (before, after) = (ids(&course.links), ids(&self.sim.links()));
+        let missed = before.intersection(&after).filter(|link| !links.contains(link)).count();
+        let is_made_up = |link: &&(NodeId, NodeId)| !before.contains(link) && !after.contains(link);
+        let made_up = links.iter().filter(is_made_up).count();
+        let running = (0..self.sim.len()).filter(|node| self.sim.is_running(*node));
+        let running: BTreeSet<_> = running.map(|node| self.sim.id(node)).collect();
+        (missed + made_up + running.symmetric_difference(&nodes).count()) as u64
+    }
+
+    fn not_joined(&self) -> u64 {
+        let running = (0..self.sim.len()).filter(|node| self.sim.is_running(*node));
+        running.filter(|node| !self.is_member(*node)).count() as u64
+    }
+
+    fn links_over_view(&self) -> u64 {
+        let view = Config::default().active_view;
+        let over = |node: usize| {
+            let overlay = self.sim.overlay(node)?;
+            let links = self.sim.nodes[node].running.as_ref()?.handles.len();
+            Some(links.saturating_sub(view + overlay.views().pinned.len()) as u64)
+        };
+        (0..self.sim.len()).filter_map(over).max().unwrap_or_default()
+    }
+
+    fn altered(&self) -> u64 {
+        let honest = (0..self.sim.len()).filter(|node| self.is_honest(*node));
+        honest.map(|node| self.sim.app(node).altered).sum()
+    }
+
+    fn fewest_honest_neighbours(&self) -> u64 {
+        let mut honest = vec![0; self.sim.len()];
+        for (a, b) in self.sim.links() {
+            honest[a] += u64::from(self.is_honest(b));
+            honest[b] += u64::from(self.is_honest(a));
+        }
+        let counts = |node: &usize| self.is_honest(*node) && self.sim.is_running(*node);
+        let fewest = (0..self.sim.len()).filter(counts).map(|node| honest[node]).min();
+        fewest.unwrap_or_default()
+    }
+
+    fn at_most(
+        &mut self,
+        course: &Course,
+        what: &'static str,
+        value: Figure,
+        bound: Option<Figure>,
+    ) {
+        if let Some(most) = bound {
+            let measure = Measure::new(course.step.name(), what, value, Bound::AtMost(most));
+            self.measures.push(measure);
+        }
+    }
+
+    fn at_least(&mut self, course: &Course, what: &'static str, value: Figure, least: Figure) {
+        let measure = Measure::new(course.step.name(), what, value, Bound::AtLeast(least));
+        self.measures.push(measure);
+    }
+
+    fn exactly(&mut self, course: &Course, what: &'static str, value: u64, bound: Option<u64>) {
+        if let Some(bound) = bound.map(Figure::Count) {
+            let bound = Bound::Exactly(bound);
+            let measure = Measure::new(course.step.name(), what, Figure::Count(value), bound);
+            self.measures.push(measure);
+        }
+    }
+}

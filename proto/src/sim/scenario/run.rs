@@ -1,0 +1,405 @@
+//! A scenario as it runs.
+
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use super::account::{Account, content};
+use super::measure::{Measure, Report};
+use super::{Scenario, Step};
+use crate::config::Config;
+use crate::frame::query::QueryId;
+use crate::sim::node::draw;
+use crate::sim::{Joining, Lies, NodeOptions, Sim, SimConfig};
+use crate::time::Instant;
+
+/// How often who could not join tries again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// How often the network is looked at, where it matters when it hangs together.
+pub(super) const LOOK: Duration = Duration::from_millis(500);
+
+/// A broadcast whose author is gone so soon may be gone with it.
+pub(super) const AUTHOR_STAYS: Duration = Duration::from_secs(1);
+
+/// How far a run is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// The step, counted from 1.
+    pub step: usize,
+    /// How many there are.
+    pub steps: usize,
+    /// What it is called.
+    pub title: String,
+    /// How much of it has passed, in hundredths.
+    pub percent: u64,
+    /// The virtual time.
+    pub time: Duration,
+}
+
+/// Runs a scenario; `told` hears now and then how far it is.
+///
+/// # Errors
+/// What [`Scenario::check`] says.
+pub fn run(
+    scenario: &Scenario,
+    seed: u64,
+    mut told: impl FnMut(&Progress),
+) -> Result<Report, String> {
+    scenario.check()?;
+    let mut run = Run::new(scenario, seed);
+    let steps = scenario.steps.len();
+    for (number, step) in scenario.steps.iter().enumerate() {
+        let mut progress = Progress {
+            step: number + 1,
+            steps,
+            title: step.name(),
+            percent: 0,
+            time: Duration::ZERO,
+        };
+        run.step(step, |time, percent| {
+            (progress.time, progress.percent) = (time, percent);
+            told(&progress);
+        });
+    }
+    Ok(run.report())
+}
+
+/// A scenario as it runs.
+pub(super) struct Run<'a> {
+    pub(super) scenario: &'a Scenario,
+    pub(super) seed: u64,
+    pub(super) sim: Sim<Account>,
+    pub(super) chance: ChaCha8Rng,
+    /// When each node came and, where it has, went.
+    pub(super) there: Vec<(Instant, Option<Instant>)>,
+    pub(super) told: Vec<Told>,
+    /// Who takes turns in broadcasting.
+    pub(super) authors: Vec<usize>,
+    pub(super) measures: Vec<Measure>,
+}
+
+/// A broadcast.
+pub(super) struct Told {
+    pub(super) author: usize,
+    pub(super) at: Instant,
+    /// From when on it can reach everybody.
+    pub(super) from: Instant,
+    /// By when it has to.
+    pub(super) due: Instant,
+    /// How long it needs over the shortest ways, by node, where that is asked for.
+    pub(super) best: Vec<Option<Duration>>,
+}
+
+/// What is to be done in a step.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Come { through: usize },
+    Retry,
+    Tell,
+    Replace,
+    Split(usize),
+    Heal,
+    Look,
+    End,
+}
+
+/// What is known of a step as it runs.
+pub(super) struct Course {
+    pub(super) step: Step,
+    /// When the network was last disturbed.
+    pub(super) disturbed: Instant,
+    /// When it was last seen in several parts; the first look that saw it in one is the next.
+    pub(super) last_apart: Option<Instant>,
+    pub(super) healed: Option<Instant>,
+    pub(super) first_told: usize,
+    pub(super) payloads: u64,
+    pub(super) deliveries: u64,
+    pub(super) queries: Vec<u64>,
+    pub(super) discovery: Option<(usize, QueryId)>,
+    pub(super) links: Vec<(usize, usize)>,
+}
+
+impl<'a> Run<'a> {
+    fn new(scenario: &'a Scenario, seed: u64) -> Self {
+        let network = scenario.network();
+        let sim = Sim::new(SimConfig { seed, config: Config::default(), network });
+        Self {
+            scenario,
+            seed,
+            sim,
+            chance: ChaCha8Rng::from_seed(draw(seed, "scenario", [0, 0])),
+            there: Vec::new(),
+            told: Vec::new(),
+            authors: Vec::new(),
+            measures: Vec::new(),
+        }
+    }
+
+    fn step(&mut self, step: &Step, mut told: impl FnMut(Duration, u64)) {
+        let begun = self.sim.now();
+        let stats = self.sim.stats();
+        let mut course = Course {
+            step: step.clone(),
+            disturbed: begun,
+            last_apart: None,
+            healed: step.partition.as_ref().map(|split| begun + split.time.0),
+            first_told: self.told.len(),
+            payloads: stats.payloads,
+            deliveries: stats.deliveries,
+            queries: Vec::new(),
+            discovery: None,
+            links: Vec::new(),
+        };
+        if let Some(crash) = &step.crash {
+            self.crash(usize::from(crash.percent), crash.silently);
+        }
+        if let Some(discover) = &step.discover {
+            self.discover(&mut course, discover.depth);
+        }
+        let acts = self.timetable(&course);
+        let whole = acts.last().map(|(at, _)| *at).unwrap_or_default();
+        let mut said = 0;
+        for (at, act) in acts {
+            self.sim.run_for((begun + at).since(self.sim.now()));
+            self.act(&mut course, act);
+            let percent = (at.as_millis() * 100 / whole.as_millis().max(1)) as u64;
+            if percent != said {
+                said = percent;
+                told(self.sim.now().since_origin(), percent);
+            }
+        }
+        if let Some((_, query)) = course.discovery {
+            let ended = |sim: &Sim<Account>| {
+                sim.discovery(query).is_none_or(|found| found.complete.is_some())
+            };
+            self.sim.run_until(Config::default().query_timeout * 2, ended);
+        }
+        self.measure(&course);
+    }
+
+    /// What is to be done in a step, and when, from its beginning; the end is the last.
+    fn timetable(&mut self, course: &Course) -> Vec<(Duration, Act)> {
+        let step = &course.step;
+        let mut acts = Vec::new();
+        let mut end = step.wait.0;
+        if let Some(join) = &step.join {
+            let others = self.scenario.nodes.saturating_sub(join.through);
+            for n in 0..self.scenario.nodes {
+                let late = (n + 1).saturating_sub(join.through);
+                let at = join.within.0 * small(late) / small(others.max(1));
+                acts.push((at, Act::Come { through: join.through }));
+            }
+            end = end.max(join.within.0);
+        }
+        if let Some(replace) = &step.replace {
+            let percent = usize::from(replace.percent_per_minute);
+            let minutes = replace.time.0.as_secs();
+            let count = self.scenario.nodes * percent * minutes as usize / 6000;
+            for n in 0..count {
+                acts.push((replace.time.0 * small(n) / small(count), Act::Replace));
+            }
+            end = end.max(replace.time.0);
+        }
+        if let Some(split) = &step.partition {
+            acts.push((Duration::ZERO, Act::Split(split.parts)));
+            acts.push((split.time.0, Act::Heal));
+            end = end.max(split.time.0);
+        }
+        if let Some(broadcast) = &step.broadcast {
+            let mut at = Duration::ZERO;
+            while at < broadcast.time.0 {
+                acts.push((at, Act::Tell));
+                at += broadcast.every.0;
+            }
+            end = end.max(broadcast.time.0);
+            let last = at.max(step.partition.as_ref().map_or(at, |split| split.time.0));
+            end = end.max(last + broadcast.patience.0);
+        }
+        let mut every = |first: Duration, time: Duration, act| {
+            let mut at = first;
+            while at < end {
+                acts.push((at, act));
+                at += time;
+            }
+        };
+        every(RETRY, RETRY, Act::Retry);
+        if step.expect.one_component_within.is_some() {
+            every(Duration::ZERO, LOOK, Act::Look);
+        }
+        acts.push((end, Act::End));
+        acts.sort_by_key(|(at, _)| *at);
+        acts
+    }
+
+    fn act(&mut self, course: &mut Course, act: Act) {
+        match act {
+            Act::Come { through } => {
+                let node = self.add(through);
+                if node > 0 {
+                    self.sim.join(node, if node < through { 0 } else { node % through });
+                }
+            }
+            Act::Retry => self.retry(),
+            Act::Tell => self.tell(course),
+            Act::Replace => {
+                if let Some(gone) = self.pick(|run, node| run.sim.is_running(node)) {
+                    self.sim.crash(gone);
+                    self.there[gone].1 = Some(self.sim.now());
+                }
+                let node = self.add(0);
+                self.join_somewhere(node);
+                course.disturbed = self.sim.now();
+            }
+            Act::Split(parts) => {
+                let mut nodes: Vec<_> = (0..self.sim.len()).collect();
+                self.shuffle(&mut nodes);
+                let each = nodes.len().div_ceil(parts);
+                let groups: Vec<_> = nodes.chunks(each).collect();
+                self.sim.partition(&groups);
+            }
+            Act::Heal => {
+                self.sim.heal();
+                course.disturbed = self.sim.now();
+            }
+            Act::Look => {
+                if self.sim.components(|_| true).len() != 1 {
+                    course.last_apart = Some(self.sim.now());
+                }
+            }
+            Act::End => {
+                // Time has passed up to here.
+            }
+        }
+    }
+
+    /// Adds a node: the first few can be dialled, and are honest.
+    fn add(&mut self, honest: usize) -> usize {
+        let number = self.sim.len();
+        let drawn = [(); 2].map(|()| self.below(100));
+        let first = number < honest;
+        let dialable = first || drawn[0] >= usize::from(self.scenario.nat_percent);
+        let lies = !first && drawn[1] < usize::from(self.scenario.liars_percent);
+        let lies = lies.then(|| [Lies::Drops, Lies::Alters, Lies::Replays][number % 3]);
+        let options = NodeOptions { dialable, lies, ..NodeOptions::default() };
+        self.there.push((self.sim.now(), None));
+        self.sim.add_with(options, Account::default())
+    }
+
+    /// Whoever could not join tries again.
+    fn retry(&mut self) {
+        for node in 1..self.sim.len() {
+            let failed = matches!(self.sim.joining(node), Joining::Failed(_) | Joining::No);
+            if failed && self.sim.is_running(node) {
+                self.join_somewhere(node);
+            }
+        }
+    }
+
+    fn join_somewhere(&mut self, node: usize) {
+        let through = self.pick(|run, other| {
+            other != node && run.is_member(other) && run.sim.options(other).dialable
+        });
+        if let Some(through) = through {
+            self.sim.join(node, through);
+        }
+    }
+
+    fn crash(&mut self, percent: usize, silently: bool) {
+        let mut nodes: Vec<_> =
+            (0..self.sim.len()).filter(|node| self.sim.is_running(*node)).collect();
+        self.shuffle(&mut nodes);
+        let count = nodes.len() * percent / 100;
+        for node in &nodes[..count] {
+            if silently {
+                self.sim.vanish(*node);
+            } else {
+                self.sim.crash(*node);
+            }
+            self.there[*node].1 = Some(self.sim.now());
+        }
+    }
+
+    fn tell(&mut self, course: &Course) {
+        let Some(broadcast) = &course.step.broadcast else { return };
+        let can = |run: &Self, node: usize| run.is_honest(node) && run.is_member(node);
+        let author = match broadcast.authors {
+            0 => self.pick(can),
+            authors => {
+                let all = self.authors.len();
+                for _ in all..authors {
+                    let new = self.pick(|run, node| can(run, node) && !run.authors.contains(&node));
+                    self.authors.extend(new);
+                }
+                let turn = self.told.len() % self.authors.len().max(1);
+                self.authors.get(turn).copied().filter(|author| self.sim.is_running(*author))
+            }
+        };
+        let Some(author) = author else { return };
+        let at = self.sim.now();
+        let expect = &course.step.expect;
+        let is_compared = expect.last_node_over_best.or(expect.worst_over_best).is_some();
+        let best = if is_compared { self.sim.distances(author) } else { Vec::new() };
+        let number = u32::try_from(self.told.len()).unwrap_or(u32::MAX);
+        let text = content(number, self.sim.id(author), broadcast.size);
+        if self.sim.broadcast(author, number.to_string(), text).is_ok() {
+            let from = course.healed.map_or(at, |healed| healed.max(at));
+            self.told.push(Told { author, at, from, due: from + broadcast.patience.0, best });
+        }
+    }
+
+    fn discover(&mut self, course: &mut Course, depth: i32) {
+        let Some(asking) = self.pick(|run, node| run.is_honest(node) && run.is_member(node)) else {
+            return;
+        };
+        course.queries = self.sim.nodes.iter().map(|node| node.queries).collect();
+        course.links = self.sim.links();
+        course.discovery = Some((asking, self.sim.discover(asking, depth)));
+    }
+
+    pub(super) fn is_honest(&self, node: usize) -> bool {
+        self.sim.options(node).lies.is_none()
+    }
+
+    /// Whether a node runs and is a member; the first is one from the start.
+    pub(super) fn is_member(&self, node: usize) -> bool {
+        let joined = node == 0 || *self.sim.joining(node) == Joining::Joined;
+        joined && self.sim.is_running(node)
+    }
+
+    fn pick(&mut self, which: impl Fn(&Self, usize) -> bool) -> Option<usize> {
+        let all: Vec<_> = (0..self.sim.len()).filter(|node| which(self, *node)).collect();
+        (!all.is_empty()).then(|| all[self.below(all.len())])
+    }
+
+    fn shuffle(&mut self, nodes: &mut [usize]) {
+        for left in (1..nodes.len()).rev() {
+            let other = self.below(left + 1);
+            nodes.swap(left, other);
+        }
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.chance.next_u64() % bound.max(1) as u64).unwrap_or_default()
+    }
+
+    fn report(self) -> Report {
+        let sent = self.sim.stats().total();
+        let millis = self.sim.now().since_origin().as_millis();
+        Report {
+            scenario: self.scenario.name.clone(),
+            seed: self.seed,
+            nodes: self.sim.len(),
+            measures: self.measures,
+            virtual_ms: u64::try_from(millis).unwrap_or(u64::MAX),
+            frames: sent.frames,
+            bytes: sent.bytes,
+            trace: self.sim.trace_hash(),
+        }
+    }
+}
+
+fn small(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}

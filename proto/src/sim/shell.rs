@@ -1,0 +1,343 @@
+//! How a node's overlay and application are driven: what the actor of a real node does.
+
+use super::link::{Content, Parcel, State};
+use super::node::{Handle, Node, Seen};
+use super::queue::Due;
+use super::stats::{MESSAGE, kind};
+use super::{Joining, Sim, dial::Purpose};
+use crate::address::Address;
+use crate::event::{Event, MessageFailure, NodeInfo, Peer, Reason};
+use crate::frame::query::{Answer, AnswerBody, QueryId};
+use crate::frame::{Frame, MESSAGE_HEAD};
+use crate::handler::{Action, Context, Handler};
+use crate::id::{Hash, NodeId};
+use crate::message::Message;
+use crate::overlay::broadcast::BroadcastError;
+use crate::overlay::{Command, Input, Output};
+
+/// What is to be done at this moment, one after the other.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// For the overlay of a node, in the run that is meant.
+    Input(usize, u32, Box<Input>),
+    /// For its application.
+    Event(usize, u32, Event),
+    /// It tells the whole network.
+    Broadcast(usize, u32, String, Message),
+    /// This end of a link says goodbye, now that the application has been told.
+    Close { link: u64, side: usize, reason: Reason },
+    /// Messages for a node that a query has found go on their way.
+    Direct(QueryId),
+    /// A query has ended.
+    QueryEnded(QueryId),
+    /// A node is to stop.
+    Stop(usize, u32),
+    /// A link of a node with this one has ended: what waits for that goes on.
+    Ended(usize, u32, NodeId),
+}
+
+impl<H: Handler> Sim<H> {
+    /// Does what is to be done at this moment, and what comes of it.
+    pub(super) fn settle(&mut self) {
+        while let Some(work) = self.work.pop_front() {
+            match work {
+                Work::Input(node, run, input) => self.handle(node, run, *input),
+                Work::Event(node, run, event) => self.deliver(node, run, event),
+                Work::Broadcast(node, run, title, message) => {
+                    if self.nodes[node].run(run).is_some() {
+                        // As on a real node: one that is too large is not sent.
+                        let _ = self.publish(node, title, message);
+                    }
+                }
+                Work::Close { link, side, reason } => self.close(link, side, reason),
+                Work::Direct(query) => self.pass_on(query),
+                Work::QueryEnded(query) => self.errand_ended(query),
+                Work::Stop(node, run) => {
+                    if self.nodes[node].run(run).is_some() {
+                        self.begin_to_stop(node);
+                    }
+                }
+                Work::Ended(node, run, id) => self.link_ended(node, run, id),
+            }
+        }
+    }
+
+    /// Has the overlay of a node, as it runs now, take an input.
+    pub(super) fn input(&mut self, node: usize, input: Input) {
+        self.work.push_back(Work::Input(node, self.nodes[node].run, Box::new(input)));
+    }
+
+    /// Has the application of a node, as it runs now, hear of something.
+    pub(super) fn event(&mut self, node: usize, event: Event) {
+        self.work.push_back(Work::Event(node, self.nodes[node].run, event));
+    }
+
+    /// The overlay has something to do, if this is still the time for it.
+    pub(super) fn wake(&mut self, node: usize) {
+        let now = self.now;
+        let Some(running) = &mut self.nodes[node].running else { return };
+        if running.wake != Some(now) {
+            return;
+        }
+        running.wake = None;
+        if running.overlay.poll_timeout().is_some_and(|due| due <= now) {
+            self.stats.wakes += 1;
+            running.overlay.handle_timeout(now);
+            self.drain(node);
+        }
+        self.set_alarm(node);
+    }
+
+    /// Has a node tell the whole network; `None` where it does not run.
+    pub(super) fn publish(
+        &mut self,
+        node: usize,
+        title: String,
+        message: Message,
+    ) -> Result<Option<Hash>, BroadcastError> {
+        let now = self.now;
+        let Some(running) = &mut self.nodes[node].running else { return Ok(None) };
+        let (id, _) = running.overlay.broadcast(now, title, message)?;
+        self.drain(node);
+        self.set_alarm(node);
+        Ok(Some(id))
+    }
+
+    /// Does what an application wants done.
+    pub(super) fn carry_out(&mut self, node: usize, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Send(peer, message) => {
+                    let running = self.nodes[node].running.as_ref();
+                    let handle = running.and_then(|run| run.handles.get(&peer.id()).cloned());
+                    match handle {
+                        Some(handle) => self.send_message(node, &handle, message),
+                        None => self.send_directly(node, peer, message),
+                    }
+                }
+                Action::SendToNodes(message, exclude) => {
+                    let Some(running) = &self.nodes[node].running else { continue };
+                    let wanted = |handle: &&Handle| !exclude.contains(&handle.peer.id());
+                    let mut to: Vec<_> = running.handles.values().filter(wanted).cloned().collect();
+                    to.sort_by_key(|handle| handle.link);
+                    for handle in to {
+                        self.send_message(node, &handle, message.clone());
+                    }
+                }
+                Action::Broadcast(title, message) => {
+                    let run = self.nodes[node].run;
+                    self.work.push_back(Work::Broadcast(node, run, title, message));
+                }
+                Action::Connect(address, keep) => self.connect_address(node, address, keep),
+                Action::Disconnect(id) => self.command(node, Command::Disconnect(id)),
+                Action::StopReconnecting(address) => {
+                    self.command(node, Command::StopReconnecting(address));
+                }
+            }
+        }
+    }
+
+    /// Dials an address that the application asked for.
+    pub(super) fn connect_address(&mut self, node: usize, address: Address, keep: bool) {
+        if self.nodes[node].running.as_ref().is_none_or(|running| running.stopping) {
+            return;
+        }
+        if keep {
+            self.command(node, Command::Keep { address: address.clone() });
+        }
+        self.dial(node, address, Purpose::Connect);
+    }
+
+    fn handle(&mut self, node: usize, run: u32, input: Input) {
+        let now = self.now;
+        let Some(running) = self.nodes[node].run(run) else { return };
+        running.overlay.handle(now, input);
+        self.drain(node);
+        self.set_alarm(node);
+    }
+
+    /// Puts the overlay's next deadline into the queue, where that is sooner than the one there.
+    pub(super) fn set_alarm(&mut self, node: usize) {
+        let now = self.now;
+        let Some(running) = &mut self.nodes[node].running else { return };
+        let Some(due) = running.overlay.poll_timeout() else { return };
+        if running.wake.is_none_or(|wake| wake > due) {
+            let due = due.max(now);
+            running.wake = Some(due);
+            self.queue.put(due, Due::Wake { node });
+        }
+    }
+
+    /// Carries out all that a node's overlay has put out, and gives back what was not sent.
+    pub(super) fn drain(&mut self, node: usize) {
+        let mut passed_over = Vec::new();
+        loop {
+            let Some(running) = &mut self.nodes[node].running else { return };
+            let Some(output) = running.overlay.poll() else {
+                let Some((to, frame)) = passed_over.pop() else { return };
+                running.overlay.handle(self.now, Input::PassedOver(to, frame));
+                self.stats.passed_over += 1;
+                continue;
+            };
+            match output {
+                Output::Send(to, frame) => passed_over.extend(self.send(node, to, frame)),
+                Output::Dial { address, quiet } => {
+                    self.dial(node, address, Purpose::Overlay { quiet });
+                }
+                Output::Probe { addresses, id, probe } => self.probe(node, id, addresses, probe),
+                Output::Joined(_) => self.nodes[node].joining = Joining::Joined,
+                Output::JoinRefused(by, outcome) => {
+                    let said = format!("{} says: {outcome:?}", by.short());
+                    if self.nodes[node].joining == Joining::Trying {
+                        self.nodes[node].joining = Joining::Failed(said);
+                    }
+                }
+                Output::Keep(batch) => self.nodes[node].keep(batch),
+                Output::Stop => {
+                    self.work.push_back(Work::Stop(node, self.nodes[node].run));
+                }
+                Output::Direct { number, sent } => self.passed(node, number, sent),
+                Output::Hangup(id, reason) => self.leave_link(node, id, reason),
+                Output::Event(event) => self.event(node, event),
+                Output::Lookup { query, .. } => {
+                    self.command(node, Command::Answer { query, files: Vec::new(), here: false });
+                }
+                Output::Answered { answer } => self.answered(answer),
+                Output::Ended { query, complete } => {
+                    self.work.push_back(Work::QueryEnded(query));
+                    if let Some(asked) = self.asked.get_mut(&query) {
+                        asked.complete = Some(complete);
+                        let found: Vec<_> = asked.nodes.values().cloned().collect();
+                        for found in found {
+                            self.event(node, Event::NodeDiscovered { node: found });
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts a frame into a link's first lane; comes back where that is crowded and it can do without.
+    fn send(&mut self, node: usize, to: NodeId, frame: Frame) -> Option<(NodeId, Frame)> {
+        let Handle { link, side, .. } =
+            self.nodes[node].running.as_ref()?.handles.get(&to)?.clone();
+        let lane = &self.links.get(&link)?.lanes[side];
+        let can_do_without =
+            matches!(frame, Frame::Query(_) | Frame::Broadcast(_) | Frame::Forward(_));
+        if can_do_without && lane.is_crowded(&self.config) {
+            return Some((to, frame));
+        }
+        let unix = self.unix();
+        let frames = match &mut self.nodes[node].liar {
+            Some(liar) => liar.tell(unix, frame),
+            None => vec![frame],
+        };
+        for frame in frames {
+            self.put_frame(link, side, frame);
+        }
+        None
+    }
+
+    fn put_frame(&mut self, serial: u64, side: usize, frame: Frame) {
+        let Some(link) = self.links.get_mut(&serial) else { return };
+        if !matches!(link.ends[side].state, State::Up | State::Leaving(_)) {
+            return;
+        }
+        let nodes = [link.ends[side].node, link.ends[1 - side].node];
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        frame.encode(&mut scratch);
+        let (bytes, kind) = (scratch.len(), kind(&frame));
+        let parcel = Parcel { bytes, content: Content::Frame(frame) };
+        let put = link.lanes[side].control(parcel, &self.config);
+        match put {
+            Ok(()) => {
+                self.stats.count(kind, bytes);
+                self.note("frame", nodes, &scratch);
+                self.pump(serial, side);
+            }
+            Err(_) => self.hang_up(serial, side, Reason::Slow),
+        }
+        self.scratch = scratch;
+    }
+
+    fn send_message(&mut self, node: usize, handle: &Handle, message: Message) {
+        let Handle { link: serial, side, peer } = handle;
+        let Some(link) = self.links.get_mut(serial) else {
+            return self.message_failed(node, peer.clone(), not_connected());
+        };
+        let len = message.body().len();
+        let refused = match &link.ends[*side].state {
+            State::Closing { reason, .. } => Some(reason.clone()),
+            State::Waiting | State::Gone => Some(not_connected()),
+            State::Up | State::Leaving(_) if len > self.config.max_message => {
+                let limit = self.config.max_message;
+                let said = format!("a message of {len} bytes is over the limit of {limit}");
+                Some(Reason::Other(0, said))
+            }
+            State::Up | State::Leaving(_) => {
+                let bytes = len + MESSAGE_HEAD;
+                let content = Content::Message(message.clone());
+                let put = link.lanes[*side].application(Parcel { bytes, content }, &self.config);
+                put.err().map(|_| Reason::Slow)
+            }
+        };
+        match refused {
+            Some(reason) => self.message_failed(node, peer.clone(), reason),
+            None => {
+                let to = self.by_id.get(&peer.id()).copied().unwrap_or_default();
+                self.stats.count(MESSAGE, len + MESSAGE_HEAD);
+                self.note("message", [node, to], message.body());
+                self.pump(*serial, *side);
+            }
+        }
+    }
+
+    pub(super) fn message_failed(&mut self, node: usize, peer: Peer, reason: Reason) {
+        let failure = MessageFailure { unsent: 1, unconfirmed: 0, reason };
+        self.event(node, Event::NodeMessageFailed { peer, failure });
+    }
+
+    /// Has an application hear of something, and does what it wants done.
+    fn deliver(&mut self, node: usize, run: u32, event: Event) {
+        if self.nodes[node].run(run).is_none() {
+            return;
+        }
+        match &event {
+            Event::NodeBroadcast { broadcast } => {
+                self.stats.deliveries += 1;
+                let id = *broadcast.id.as_bytes();
+                self.note("delivered", [node, node], &id);
+            }
+            Event::NodeMessage { .. } => self.stats.messages += 1,
+            other => self.note(other.name(), [node, node], &[]),
+        }
+        let mut actions = Vec::new();
+        let Node { id, app, running, .. } = &mut self.nodes[node];
+        let Some(running) = running else { return };
+        let seen = Seen { id: *id, now: self.now, handles: &running.handles };
+        event.deliver(app, &mut Context::new(&seen, &mut actions));
+        self.carry_out(node, actions);
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        if let AnswerBody::Here = answer.body {
+            return self.recipient_found(answer.id, answer.node);
+        }
+        let Some(asked) = self.asked.get_mut(&answer.id) else { return };
+        let AnswerBody::Neighbours(outbound, inbound) = answer.body else { return };
+        let info = asked.nodes.entry(answer.node).or_insert_with(|| NodeInfo {
+            id: answer.node,
+            name: answer.name,
+            addresses: answer.addresses,
+            outbound: Vec::new(),
+            inbound: Vec::new(),
+        });
+        info.outbound.extend(outbound);
+        info.inbound.extend(inbound);
+    }
+}
+
+fn not_connected() -> Reason {
+    Reason::Other(0, "there is no link with that node".into())
+}

@@ -1,0 +1,393 @@
+//! The rules of the model.
+
+use super::*;
+use crate::event::{Event, Parting, Peer};
+use crate::handler::Callback;
+
+const LATENCY: Duration = Duration::from_millis(20);
+
+/// Keeps all that it hears, and does nothing.
+#[derive(Default)]
+struct Log(Vec<(Duration, Event)>);
+
+impl Handler for Log {
+    fn outbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {
+        self.add(cx, Event::OutboundNodeConnected { peer: peer.clone() });
+    }
+
+    fn inbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {
+        self.add(cx, Event::InboundNodeConnected { peer: peer.clone() });
+    }
+
+    fn outbound_node_disconnected(&mut self, cx: &mut Context<'_>, peer: &Peer, why: &Parting) {
+        let (peer, parting) = (peer.clone(), why.clone());
+        self.add(cx, Event::OutboundNodeDisconnected { peer, parting });
+    }
+
+    fn inbound_node_disconnected(&mut self, cx: &mut Context<'_>, peer: &Peer, why: &Parting) {
+        let (peer, parting) = (peer.clone(), why.clone());
+        self.add(cx, Event::InboundNodeDisconnected { peer, parting });
+    }
+
+    fn node_disconnect_with_outbound_node(&mut self, cx: &mut Context<'_>, peer: &Peer) {
+        self.add(cx, Event::NodeDisconnectWithOutboundNode { peer: peer.clone() });
+        cx.send(peer, "farewell");
+    }
+
+    fn node_message(&mut self, cx: &mut Context<'_>, peer: &Peer, message: Message) {
+        self.add(cx, Event::NodeMessage { peer: peer.clone(), message });
+    }
+
+    fn node_message_failed(
+        &mut self,
+        cx: &mut Context<'_>,
+        peer: &Peer,
+        failure: &crate::event::MessageFailure,
+    ) {
+        let (peer, failure) = (peer.clone(), failure.clone());
+        self.add(cx, Event::NodeMessageFailed { peer, failure });
+    }
+
+    fn node_request_to_stop(&mut self, cx: &mut Context<'_>) {
+        self.add(cx, Event::NodeRequestToStop);
+        cx.send_to_nodes("I stop", &[]);
+    }
+
+    fn outbound_node_connection_error(&mut self, cx: &mut Context<'_>, to: &Address, why: &str) {
+        let (address, error) = (to.clone(), why.to_owned());
+        self.add(cx, Event::OutboundNodeConnectionError { address, error });
+    }
+}
+
+impl Log {
+    fn add(&mut self, cx: &Context<'_>, event: Event) {
+        self.0.push((cx.now().since_origin(), event));
+    }
+
+    fn names(&self) -> Vec<&'static str> {
+        self.0.iter().map(|(_, event)| event.name()).collect()
+    }
+
+    fn texts<'a>(&'a self) -> Vec<&'a str> {
+        let text = |(_, event): &'a (Duration, Event)| match event {
+            Event::NodeMessage { message, .. } => message.as_text(),
+            _ => None,
+        };
+        self.0.iter().filter_map(text).collect()
+    }
+
+    /// The last event, how long after the start, and what it says of an end or an error.
+    fn last(&self) -> (&'static str, Duration, String) {
+        let (at, event) = self.0.last().unwrap();
+        let said = match event {
+            Event::OutboundNodeDisconnected { parting, .. }
+            | Event::InboundNodeDisconnected { parting, .. } => parting.to_string(),
+            Event::OutboundNodeConnectionError { error, .. } => error.clone(),
+            _ => String::new(),
+        };
+        (event.name(), *at, said)
+    }
+}
+
+fn sim(nodes: usize) -> Sim<Log> {
+    let network = Network { latency: Latency::Fixed(LATENCY), ..Network::default() };
+    let mut sim = Sim::new(SimConfig { seed: 1, network, ..SimConfig::default() });
+    for _ in 0..nodes {
+        sim.add(Log::default());
+    }
+    sim
+}
+
+/// Two nodes, the second of which has dialled the first.
+fn pair() -> Sim<Log> {
+    let mut sim = sim(2);
+    sim.connect(1, 0);
+    sim.run_for(LATENCY * 6);
+    assert_eq!(sim.links(), [(1, 0)]);
+    sim
+}
+
+fn send(sim: &mut Sim<Log>, from: usize, text: &str) {
+    sim.with(from, |_, cx| {
+        let peer = cx.peers().remove(0);
+        cx.send(&peer, text);
+    });
+}
+
+#[test]
+fn a_dial_takes_two_round_trips_and_the_hellos_one() {
+    let mut sim = sim(2);
+    sim.connect(1, 0);
+    sim.run_for(LATENCY * 5 - Duration::from_micros(1));
+    assert!(sim.app(0).0.is_empty());
+    sim.run_for(LATENCY * 2);
+    assert_eq!(sim.app(0).last(), ("inbound_node_connected", LATENCY * 5, String::new()));
+    assert_eq!(sim.app(1).last(), ("outbound_node_connected", LATENCY * 6, String::new()));
+}
+
+#[test]
+fn messages_keep_their_order_and_need_the_latency() {
+    let mut sim = pair();
+    for text in ["a", "b", "c"] {
+        send(&mut sim, 0, text);
+    }
+    sim.run_for(LATENCY - Duration::from_micros(1));
+    assert!(sim.app(1).texts().is_empty());
+    sim.run_for(Duration::from_micros(1));
+    assert_eq!(sim.app(1).texts(), ["a", "b", "c"]);
+}
+
+#[test]
+fn dials_fail_as_they_do_on_a_network() {
+    let mut sim = sim(2);
+    let options = NodeOptions { dialable: false, ..NodeOptions::default() };
+    let hidden = sim.add_with(options, Log::default());
+    sim.crash(1);
+    sim.connect(0, 1);
+    sim.run_for(LATENCY * 2);
+    assert_eq!(sim.app(0).last().1, LATENCY * 2);
+    assert_eq!(sim.app(0).last().2, "connection refused");
+    sim.connect(0, hidden);
+    sim.run_for(Duration::from_secs(11));
+    assert_eq!(sim.app(0).last().1, LATENCY * 2 + Duration::from_secs(10));
+    assert_eq!(sim.app(0).last().2, "no answer within 10 s");
+    // It dials as any other.
+    sim.connect(hidden, 0);
+    sim.run_for(LATENCY * 6);
+    assert_eq!(sim.links(), [(hidden, 0)]);
+    // Somebody else answers, and the node itself.
+    sim.restart(1, Log::default());
+    let wrong = sim.address(1).with_id(sim.id(0));
+    sim.connect_to(hidden, wrong, false);
+    sim.connect(0, 0);
+    sim.run_for(Duration::from_secs(1));
+    assert!(sim.app(hidden).last().2.contains("another node"), "{:?}", sim.app(hidden).last());
+    assert_eq!(sim.app(0).last().2, Reason::Myself.to_string());
+}
+
+#[test]
+fn two_that_dial_each_other_keep_one_link() {
+    for late in 0..8 {
+        let mut sim = sim(2);
+        sim.connect(0, 1);
+        sim.run_for(LATENCY * late);
+        sim.connect(1, 0);
+        sim.run_for(Duration::from_secs(30));
+        assert_eq!(sim.links().len(), 1, "{late}");
+        for node in [0, 1] {
+            let names = sim.app(node).names();
+            assert!(!names.contains(&"outbound_node_connection_error"), "{late}: {names:?}");
+            let ups = names.iter().filter(|name| name.ends_with("_connected")).count();
+            let downs = names.iter().filter(|name| name.ends_with("_disconnected")).count();
+            assert_eq!(ups, downs + 1, "{late}: {names:?}");
+        }
+    }
+}
+
+#[test]
+fn whoever_hangs_up_is_heard_to_the_end() {
+    let mut sim = pair();
+    let begun = sim.now().since_origin();
+    sim.disconnect(1, 0);
+    sim.run_for(Duration::from_secs(1));
+    // What the handler says when it hears that the link is about to close still goes out.
+    assert_eq!(sim.app(0).texts(), ["farewell"]);
+    let (name, at, said) = sim.app(0).last();
+    assert_eq!((name, at), ("inbound_node_disconnected", begun + LATENCY));
+    assert_eq!(said, "the other side said: disconnected on request");
+    let expected = ["node_disconnect_with_outbound_node", "outbound_node_disconnected"];
+    assert_eq!(sim.app(1).names()[1..], expected);
+    assert_eq!(sim.app(1).last().1, begun + LATENCY * 2);
+}
+
+#[test]
+fn a_crash_is_noticed_at_once_and_a_node_that_vanishes_is_not() {
+    let mut sim = sim(3);
+    sim.connect(1, 0);
+    sim.connect(2, 0);
+    sim.run_for(Duration::from_secs(1));
+    sim.crash(1);
+    sim.vanish(2);
+    sim.run_for(LATENCY);
+    let (name, at, said) = sim.app(0).last();
+    assert_eq!(name, "inbound_node_disconnected");
+    assert_eq!(at, Duration::from_secs(1) + LATENCY);
+    assert!(said.contains("closed without a goodbye"), "{said}");
+    assert_eq!(sim.with(0, |_, cx| cx.peers().len()), 1);
+    sim.run_for(Duration::from_secs(60));
+    let (_, at, said) = sim.app(0).last();
+    assert!(said.contains("no byte came for 45 s"), "{said}");
+    let silent = at - Duration::from_secs(1);
+    assert!(silent >= Duration::from_secs(30) && silent <= Duration::from_secs(45), "{silent:?}");
+}
+
+#[test]
+fn a_partition_holds_what_is_sent_and_lets_it_go_when_it_heals_in_time() {
+    let mut sim = pair();
+    send(&mut sim, 0, "before");
+    sim.run_for(LATENCY / 2);
+    sim.partition(&[&[0], &[1]]);
+    send(&mut sim, 0, "meanwhile");
+    sim.run_for(Duration::from_secs(25));
+    assert!(sim.app(1).texts().is_empty());
+    assert!(sim.links().len() == 1);
+    sim.heal();
+    sim.run_for(LATENCY);
+    assert_eq!(sim.app(1).texts(), ["before", "meanwhile"]);
+    sim.run_for(Duration::from_secs(120));
+    assert_eq!(sim.links().len(), 1, "an end that was to give up has heard of the other again");
+}
+
+#[test]
+fn a_partition_that_lasts_ends_links_and_says_what_was_lost() {
+    let mut sim = pair();
+    sim.partition(&[&[0], &[1]]);
+    send(&mut sim, 0, "meanwhile");
+    sim.run_for(Duration::from_secs(46));
+    assert!(sim.links().is_empty());
+    let names = sim.app(0).names();
+    assert_eq!(names[1..], ["node_message_failed", "inbound_node_disconnected"]);
+    sim.connect(1, 0);
+    sim.run_for(Duration::from_secs(11));
+    assert_eq!(sim.app(1).last().2, "no answer within 10 s");
+    sim.heal();
+    sim.connect(1, 0);
+    sim.run_for(LATENCY * 6);
+    assert_eq!(sim.links(), [(1, 0)]);
+    assert!(sim.app(1).texts().is_empty(), "it went with its link");
+}
+
+#[test]
+fn a_node_that_was_gone_comes_back_as_another_run() {
+    let mut sim = pair();
+    sim.vanish(1);
+    sim.run_for(Duration::from_secs(5));
+    sim.restart(1, Log::default());
+    sim.connect(1, 0);
+    sim.run_for(Duration::from_secs(30));
+    assert_eq!(sim.links(), [(1, 0)]);
+    let names = sim.app(0).names();
+    let expected =
+        ["inbound_node_connected", "inbound_node_disconnected", "inbound_node_connected"];
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn messages_that_can_not_go_are_reported() {
+    let mut sim = pair();
+    let stranger = Peer::new(
+        Key::from_secret(&[9; 32]).id(),
+        String::new(),
+        sim.address(0),
+        crate::event::Direction::Inbound,
+    );
+    sim.with(0, |_, cx| cx.send(&stranger, "hello"));
+    sim.run_for(Duration::from_secs(1));
+    assert_eq!(sim.app(0).last().0, "node_message_failed");
+    // What is under way when the other side dies may have arrived: it is not known.
+    send(&mut sim, 1, "lost");
+    sim.crash(0);
+    sim.run_for(Duration::from_secs(1));
+    let failed = sim.app(1).0.iter().find_map(|(_, event)| match event {
+        Event::NodeMessageFailed { failure, .. } => Some((failure.unsent, failure.unconfirmed)),
+        _ => None,
+    });
+    assert_eq!(failed, Some((0, 1)));
+}
+
+#[test]
+fn messages_go_through_others_where_there_is_no_link() {
+    let mut sim = sim(3);
+    sim.connect(1, 0);
+    sim.connect(2, 1);
+    sim.run_for(Duration::from_secs(1));
+    let direction = crate::event::Direction::Inbound;
+    let far = Peer::new(sim.id(2), String::new(), sim.address(2), direction);
+    for text in ["a", "b"] {
+        sim.with(0, |_, cx| cx.send(&far, text));
+    }
+    sim.run_for(Duration::from_secs(2));
+    assert_eq!(sim.app(2).texts(), ["a", "b"]);
+    assert_eq!(sim.links().len(), 2);
+    sim.crash(2);
+    sim.run_for(Duration::from_secs(1));
+    sim.with(0, |_, cx| cx.send(&far, "c"));
+    sim.run_for(Duration::from_secs(15));
+    assert_eq!(sim.app(0).last().0, "node_message_failed");
+}
+
+#[test]
+fn a_node_that_stops_says_goodbye_and_is_gone() {
+    let mut sim = pair();
+    sim.stop(0);
+    sim.run_for(Duration::from_secs(1));
+    assert!(!sim.is_running(0));
+    assert_eq!(sim.app(1).texts(), ["I stop"]);
+    assert!(sim.app(1).last().2.contains("the node is stopping"));
+    assert_eq!(sim.app(0).names()[1], "node_request_to_stop");
+}
+
+#[test]
+fn a_link_that_is_kept_is_made_again() {
+    let mut sim = sim(2);
+    sim.connect_to(1, sim.address(0), true);
+    sim.run_for(Duration::from_secs(1));
+    sim.break_link(0, 1);
+    assert!(sim.links().is_empty());
+    sim.run_for(Duration::from_secs(3));
+    assert_eq!(sim.links(), [(1, 0)]);
+}
+
+#[test]
+fn a_slow_line_delays_what_is_large() {
+    let network = Network {
+        latency: Latency::Fixed(LATENCY),
+        bandwidth: Some(100_000),
+        jitter: Duration::ZERO,
+    };
+    let mut sim = Sim::new(SimConfig { network, ..SimConfig::default() });
+    for _ in 0..2 {
+        sim.add(Log::default());
+    }
+    sim.connect(1, 0);
+    sim.run_for(Duration::from_secs(1));
+    let large = "x".repeat(99_994);
+    sim.with(0, |_, cx| cx.send_to_nodes(large, &[]));
+    sim.run_for(Duration::from_millis(1019));
+    assert!(sim.app(1).texts().is_empty());
+    sim.run_for(Duration::from_millis(1));
+    assert_eq!(sim.app(1).texts().len(), 1);
+}
+
+#[test]
+fn joining_and_discovery_work_and_same_seeds_give_same_traces() {
+    let trace = |seed| {
+        let mut sim = Sim::new(SimConfig { seed, ..SimConfig::default() });
+        for node in 0..12 {
+            sim.add(Callback(|_: &mut Context<'_>, _| {}));
+            if node > 0 {
+                sim.join(node, 0);
+            }
+        }
+        sim.run_for(Duration::from_secs(20));
+        assert!((1..12).all(|node| *sim.joining(node) == Joining::Joined), "seed {seed}");
+        assert_eq!(sim.components(|_| true).len(), 1, "seed {seed}");
+        let query = sim.discover(3, -1);
+        sim.run_for(Duration::from_secs(3));
+        let found = sim.discovery(query).unwrap();
+        assert_eq!((found.nodes.len(), found.complete), (11, Some(true)), "seed {seed}");
+        sim.trace_hash()
+    };
+    assert_eq!(trace(1), trace(1));
+    assert_ne!(trace(1), trace(2));
+}
+
+#[test]
+fn a_manual_node_is_no_member() {
+    let mut sim = sim(1);
+    let options = NodeOptions { manual: true, ..NodeOptions::default() };
+    let manual = sim.add_with(options, Log::default());
+    sim.join(0, manual);
+    sim.run_for(Duration::from_secs(5));
+    assert!(matches!(sim.joining(0), Joining::Failed(_)), "{:?}", sim.joining(0));
+}
