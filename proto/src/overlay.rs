@@ -132,7 +132,7 @@ impl Overlay {
                 self.admissions.link_up(candidate);
                 let id = peer.id();
                 self.links.insert(id, peer);
-                let (membership, broadcasts, mut turn) = self.turn(now);
+                let (Parts { membership, broadcasts, .. }, mut turn) = self.turn(now);
                 membership.link_up(&mut turn, id);
                 broadcasts.link_up(&mut turn, id);
             }
@@ -141,21 +141,21 @@ impl Overlay {
                 self.links.remove(&id);
                 self.queries.link_down(id, &mut self.outbox);
                 self.redials.link_down(now, id, &mut self.rng);
-                let (directs, mut turn) = self.direct_turn(now);
+                let (Parts { directs, .. }, mut turn) = self.turn(now);
                 directs.link_down(&mut turn, id);
-                let (membership, broadcasts, mut turn) = self.turn(now);
+                let (Parts { membership, broadcasts, .. }, mut turn) = self.turn(now);
                 membership.link_down(&mut turn, id, &parting);
                 broadcasts.link_down(&mut turn, id);
             }
             Input::Dialled { address, id } => {
                 self.redials.dialled(&address, id);
-                let (membership, _, mut turn) = self.turn(now);
+                let (Parts { membership, .. }, mut turn) = self.turn(now);
                 membership.dialled(&mut turn, id);
             }
             Input::DialFailed { address, error } => {
                 let (rng, out) = (&mut self.rng, &mut self.outbox);
                 self.redials.dial_failed(now, &address, error, rng, out);
-                let (membership, _, mut turn) = self.turn(now);
+                let (Parts { membership, .. }, mut turn) = self.turn(now);
                 membership.dial_failed(&mut turn, &address);
             }
             Input::Frame(from, frame) => self.on_frame(now, from, frame),
@@ -166,16 +166,16 @@ impl Overlay {
                 self.queries.receive_done(to, done, &mut self.outbox);
             }
             Input::PassedOver(to, Frame::Broadcast(batch)) => {
-                let (_, broadcasts, mut turn) = self.turn(now);
+                let (Parts { broadcasts, .. }, mut turn) = self.turn(now);
                 broadcasts.passed_over(&mut turn, to, &batch);
             }
             Input::PassedOver(_, Frame::Forward(forward)) => {
-                let (directs, mut turn) = self.direct_turn(now);
+                let (Parts { directs, .. }, mut turn) = self.turn(now);
                 directs.passed_over(&mut turn, forward.label);
             }
             Input::PassedOver(..) => {}
             Input::Probed { id, answer } => {
-                let (membership, _, mut turn) = self.turn(now);
+                let (Parts { membership, .. }, mut turn) = self.turn(now);
                 membership.probed(&mut turn, id, answer);
             }
             Input::Command(command) => self.on_command(now, command),
@@ -187,9 +187,9 @@ impl Overlay {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.queries.handle_timeout(now, &mut self.outbox);
         self.redials.handle_timeout(now, &mut self.outbox);
-        let (directs, mut turn) = self.direct_turn(now);
+        let (Parts { directs, .. }, mut turn) = self.turn(now);
         directs.handle_timeout(&mut turn);
-        let (membership, broadcasts, mut turn) = self.turn(now);
+        let (Parts { membership, broadcasts, .. }, mut turn) = self.turn(now);
         membership.handle_timeout(&mut turn);
         broadcasts.handle_timeout(&mut turn);
     }
@@ -237,7 +237,7 @@ impl Overlay {
         title: String,
         message: Message,
     ) -> Result<(Hash, usize), BroadcastError> {
-        let (_, broadcasts, mut turn) = self.turn(now);
+        let (Parts { broadcasts, .. }, mut turn) = self.turn(now);
         let id = broadcasts.publish(&mut turn, title, message)?;
         Ok((id, self.links.len()))
     }
@@ -256,13 +256,13 @@ impl Overlay {
         message: Message,
     ) -> Result<u64, DirectError> {
         let next = self.next(query, None, to);
-        let (directs, mut turn) = self.direct_turn(now);
+        let (Parts { directs, .. }, mut turn) = self.turn(now);
         directs.send(&mut turn, (query, to), next, message)
     }
 
     /// What this node answers to the probe of another, who is `from` by its TLS key.
     pub fn answer_probe(&mut self, now: Instant, from: NodeId, probe: Probe) -> Probe {
-        let (membership, _, mut turn) = self.turn(now);
+        let (Parts { membership, .. }, mut turn) = self.turn(now);
         membership.answer_probe(&mut turn, from, probe)
     }
 
@@ -311,7 +311,7 @@ impl Overlay {
     }
 
     /// The parts that act by the clock and by chance, and what they act with.
-    fn turn(&mut self, now: Instant) -> (&mut Membership, &mut Broadcasts, Turn<'_>) {
+    fn turn(&mut self, now: Instant) -> (Parts<'_>, Turn<'_>) {
         let turn = Turn {
             now,
             unix: self.clock.unix(now),
@@ -319,31 +319,8 @@ impl Overlay {
             rng: &mut self.rng,
             out: &mut self.outbox,
         };
-        (&mut self.membership, &mut self.broadcasts, turn)
-    }
-
-    /// As [`Overlay::turn`], for the orders of the network's owner.
-    fn order_turn(&mut self, now: Instant) -> (&mut Orders, Turn<'_>) {
-        let turn = Turn {
-            now,
-            unix: self.clock.unix(now),
-            links: &self.links,
-            rng: &mut self.rng,
-            out: &mut self.outbox,
-        };
-        (&mut self.orders, turn)
-    }
-
-    /// As [`Overlay::turn`], for messages between nodes that are not neighbours.
-    fn direct_turn(&mut self, now: Instant) -> (&mut Directs, Turn<'_>) {
-        let turn = Turn {
-            now,
-            unix: self.clock.unix(now),
-            links: &self.links,
-            rng: &mut self.rng,
-            out: &mut self.outbox,
-        };
-        (&mut self.directs, turn)
+        let Self { membership, broadcasts, directs, orders, .. } = self;
+        (Parts { membership, broadcasts, directs, orders }, turn)
     }
 
     /// The link by which a message goes on to the node that a query asked for: straight to it, or
@@ -365,27 +342,27 @@ impl Overlay {
             Frame::QueryDone(done) => self.queries.receive_done(from, done, out),
             Frame::Forward(forward) => {
                 let next = self.next(forward.label.query, Some(from), forward.label.to);
-                let (directs, mut turn) = self.direct_turn(now);
+                let (Parts { directs, .. }, mut turn) = self.turn(now);
                 directs.receive(&mut turn, from, forward, next);
             }
             Frame::Forwarded(forwarded) => {
-                let (directs, mut turn) = self.direct_turn(now);
+                let (Parts { directs, .. }, mut turn) = self.turn(now);
                 directs.receive_forwarded(&mut turn, from, forwarded);
             }
             Frame::Broadcast(batch) => {
-                let (_, broadcasts, mut turn) = self.turn(now);
+                let (Parts { broadcasts, .. }, mut turn) = self.turn(now);
                 broadcasts.receive(&mut turn, from, batch);
             }
             Frame::Have(haves) => {
-                let (_, broadcasts, mut turn) = self.turn(now);
+                let (Parts { broadcasts, .. }, mut turn) = self.turn(now);
                 broadcasts.receive_haves(&mut turn, from, &haves);
             }
             Frame::Want(want) => {
-                let (_, broadcasts, mut turn) = self.turn(now);
+                let (Parts { broadcasts, .. }, mut turn) = self.turn(now);
                 broadcasts.receive_want(&mut turn, from, want);
             }
             Frame::Given(given) => {
-                let (_, broadcasts, mut turn) = self.turn(now);
+                let (Parts { broadcasts, .. }, mut turn) = self.turn(now);
                 broadcasts.receive_given(&mut turn, from, given);
             }
             Frame::Prune(run) => self.broadcasts.receive_prune(from, run),
@@ -396,11 +373,11 @@ impl Overlay {
             | Frame::Shuffle(_)
             | Frame::ShuffleReply(_)
             | Frame::Beacon(_) => {
-                let (membership, _, mut turn) = self.turn(now);
+                let (Parts { membership, .. }, mut turn) = self.turn(now);
                 membership.receive(&mut turn, from, frame);
             }
             Frame::Order(order) => {
-                let (orders, mut turn) = self.order_turn(now);
+                let (Parts { orders, .. }, mut turn) = self.turn(now);
                 orders.receive(&mut turn, from, &order);
             }
             // The link's own frames and the application's never come here.
@@ -439,21 +416,21 @@ impl Overlay {
                 }
             }
             Command::Addresses(addresses) => {
-                let (membership, _, mut turn) = self.turn(now);
+                let (Parts { membership, .. }, mut turn) = self.turn(now);
                 membership.addresses(&mut turn, &addresses);
                 self.addresses = addresses;
             }
             Command::Join(through) => {
-                let (membership, _, mut turn) = self.turn(now);
+                let (Parts { membership, .. }, mut turn) = self.turn(now);
                 membership.join(&mut turn, through);
             }
             Command::Known(nodes) => {
-                let (membership, _, mut turn) = self.turn(now);
+                let (Parts { membership, .. }, mut turn) = self.turn(now);
                 membership.known(&mut turn, nodes);
             }
             Command::Pin(id) => self.membership.pin(id),
             Command::Leave => {
-                let (membership, broadcasts, mut turn) = self.turn(now);
+                let (Parts { membership, broadcasts, .. }, mut turn) = self.turn(now);
                 broadcasts.flush(&mut turn);
                 membership.leave(&mut turn);
                 self.redials.stop_all();
@@ -461,16 +438,16 @@ impl Overlay {
                 self.outbox.extend(self.links.keys().map(hangup));
             }
             Command::Restore(batches) => {
-                let (_, broadcasts, mut turn) = self.turn(now);
+                let (Parts { broadcasts, .. }, mut turn) = self.turn(now);
                 broadcasts.restore(&mut turn, batches);
             }
             Command::Owner(owner) => self.orders.set_owner(owner),
             Command::Shutdown(key) => {
-                let (orders, mut turn) = self.order_turn(now);
+                let (Parts { orders, .. }, mut turn) = self.turn(now);
                 orders.give(&mut turn, &key);
             }
             Command::Flush => {
-                let (_, broadcasts, mut turn) = self.turn(now);
+                let (Parts { broadcasts, .. }, mut turn) = self.turn(now);
                 broadcasts.flush(&mut turn);
             }
         }
@@ -523,6 +500,14 @@ impl Overlay {
         });
         self.queries.answer(id, answers.into_iter().collect(), &mut self.outbox);
     }
+}
+
+/// The parts that act by the clock and by chance.
+struct Parts<'a> {
+    membership: &'a mut Membership,
+    broadcasts: &'a mut Broadcasts,
+    directs: &'a mut Directs,
+    orders: &'a mut Orders,
 }
 
 /// Neighbours in as many answers as they need; at least one.

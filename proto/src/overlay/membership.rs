@@ -73,6 +73,10 @@ const SEEK: Duration = Duration::from_secs(10);
 /// How often who has too few looks again for somebody to ask.
 const SEEK_SOON: Duration = Duration::from_secs(1);
 
+/// The wait before a place that is not free is asked for again; doubles up to the longest.
+const SPLIT_MIN: Duration = Duration::from_secs(10);
+const SPLIT_MAX: Duration = Duration::from_secs(600);
+
 /// Nodes that were named to take the place of a neighbour, and wait to be asked.
 const MAX_NAMED: usize = 16;
 
@@ -136,6 +140,8 @@ pub(super) struct Membership {
     probe_at: Option<Instant>,
     beacon_at: Option<Instant>,
     mend_at: Instant,
+    split_at: Instant,
+    split_wait: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -190,6 +196,8 @@ impl Membership {
             probe_at: None,
             beacon_at: None,
             mend_at: Instant::ZERO,
+            split_at: Instant::ZERO,
+            split_wait: SPLIT_MIN,
             key,
         }
     }
@@ -524,6 +532,7 @@ impl Membership {
         }
         self.member = true;
         self.horizon.reset(turn.now);
+        self.split_at = turn.now + SPLIT_MIN;
         self.shuffle_at = Some(turn.now + turn.around(self.shuffle_every) / 4);
         self.probe_at = Some(turn.now + turn.around(self.probe_every));
         self.beacon_at = Some(turn.now + turn.around(self.beacon_every) / 4);
@@ -543,6 +552,8 @@ impl Membership {
         }
         if self.active.len() < self.max_active {
             self.seek_later(turn);
+        } else {
+            self.split_wait = SPLIT_MIN;
         }
     }
 

@@ -154,9 +154,10 @@ impl Passive {
         turn.pick(ids)
     }
 
-    /// Up to `count` records to tell others of, by chance.
+    /// Up to `count` records to tell others of, by chance: of nodes that were reached, so that nobody
+    /// passes on what was only told.
     pub(super) fn sample(&self, turn: &mut Turn<'_>, count: usize) -> Vec<Record> {
-        let well = self.entries.values().filter(|entry| entry.failures == 0);
+        let well = self.entries.values().filter(|entry| entry.tested && entry.failures == 0);
         let mut records: Vec<_> = well.filter_map(|entry| entry.record.as_ref()).collect();
         let mut sample = Vec::new();
         while sample.len() < count && !records.is_empty() {

@@ -3,13 +3,16 @@
 use std::collections::VecDeque;
 
 use crate::address::Address;
+use crate::event::{Direction, Peer};
 use crate::frame::Frame;
 use crate::frame::membership::{Need, NeighbourRequest, Probe};
 use crate::id::NodeId;
 use crate::overlay::{Output, Turn};
 use crate::time::Instant;
 
-use super::{AT_ONCE, Asked, Dialling, FEW, MEND, Membership, PATIENCE, SEEK, SEEK_SOON};
+use super::{
+    AT_ONCE, Asked, Dialling, FEW, MEND, Membership, PATIENCE, SEEK, SEEK_SOON, SPLIT_MAX,
+};
 
 impl Membership {
     /// Looks for neighbours now.
@@ -111,10 +114,26 @@ impl Membership {
             self.approach(turn, id, addresses, Need::High, true);
         } else if neighbour && self.active.len() < self.max_active {
             self.approach(turn, id, addresses, Need::Low, false);
+        } else if to_ask && self.is_to_split(turn) {
+            self.approach(turn, id, addresses, Need::High, true);
         } else if to_ask {
             self.passive.refused(turn.now, id);
             self.seek_later(turn);
         }
+    }
+
+    /// Whether to ask for a place that is not free. Who lacks two neighbours comes to stand within an
+    /// edge so, and nobody loses one: who has to go is told of who comes, and dials it. So only who was
+    /// dialled by somebody may, and not often.
+    fn is_to_split(&mut self, turn: &Turn<'_>) -> bool {
+        let lacking = self.max_active.saturating_sub(self.active.len());
+        let inbound = |peer: &Peer| peer.direction() == Direction::Inbound;
+        if lacking < 2 || self.split_at > turn.now || !turn.links.values().any(inbound) {
+            return false;
+        }
+        self.split_at = turn.now + self.split_wait;
+        self.split_wait = (self.split_wait * 2).min(SPLIT_MAX);
+        true
     }
 
     /// Asks a node for a place, over its link or by dialling it.
