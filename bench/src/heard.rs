@@ -89,6 +89,15 @@ pub(crate) fn until_last(
     Ok(everywhere.then_some(times))
 }
 
+/// What all nodes have received so far, as far as the system tells.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Received {
+    /// Broadcasts, those too that a node had already.
+    pub copies: Option<u64>,
+    /// Bytes of everything.
+    pub bytes: Option<u64>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,8 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use tokio::runtime::Runtime;
 
+#[cfg(feature = "systems")]
+mod bootstrap;
 mod bulk;
 mod crowd;
 mod framed;

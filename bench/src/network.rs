@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use crate::heard::Log;
+use crate::heard::{Log, Received};
 use crate::system::System;
 use crate::systems::peerkit;
 #[cfg(feature = "systems")]
@@ -15,15 +15,6 @@ pub(crate) enum Network {
     Gossipsub(libp2p::network::Network),
     #[cfg(feature = "systems")]
     IrohGossip(iroh::network::Network),
-}
-
-/// What all nodes have received so far, as far as the system tells.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Received {
-    /// Broadcasts, those too that a node had already.
-    pub copies: Option<u64>,
-    /// Bytes of everything.
-    pub bytes: Option<u64>,
 }
 
 impl Network {
@@ -66,34 +57,5 @@ impl Network {
             #[cfg(feature = "systems")]
             Self::IrohGossip(network) => network.received(),
         }
-    }
-}
-
-/// Picks `wanted` of the nodes before `node`, or all if they are fewer; the same in every run.
-#[cfg(feature = "systems")]
-pub(crate) fn earlier(node: usize, wanted: usize) -> std::collections::BTreeSet<usize> {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-
-    let mut picked = std::collections::BTreeSet::new();
-    let mut draw = 0_u64;
-    while picked.len() < wanted.min(node) {
-        let mut hasher = DefaultHasher::new();
-        (node, draw).hash(&mut hasher);
-        picked.insert((hasher.finish() % node as u64) as usize);
-        draw += 1;
-    }
-    picked
-}
-
-#[cfg(all(test, feature = "systems"))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nodes_know_of_those_before_them() {
-        assert!(earlier(0, 5).is_empty());
-        assert_eq!(earlier(3, 5).into_iter().collect::<Vec<_>>(), [0, 1, 2]);
-        assert_eq!(earlier(31, 5).len(), 5);
-        assert!(earlier(31, 5).iter().all(|node| *node < 31));
     }
 }

@@ -7,7 +7,7 @@ use peerkit::{NodeId, NodeInfo};
 use serde::ser::SerializeStruct as _;
 use serde::{Serialize, Serializer};
 
-use crate::outcome::label;
+use crate::text::label;
 
 use neighbours::Neighbours;
 

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 use peerkit::{Event, Message, Node, Peer, SharedFile};
 
 use crate::outcome::{
-    FoundView, KnownView, NetworkView, Outcome, PeerView, Ping, SkippedView, Stops, label,
+    FoundView, KnownView, NetworkView, Outcome, PeerView, Ping, SkippedView, Stops,
 };
-use crate::text::{self, Paint, count, plain};
+use crate::text::{self, Paint, count, label, plain};
 
 mod status;
 

@@ -123,13 +123,8 @@ impl PeerView {
 
     /// Name and first digits, fit for a terminal.
     pub(crate) fn label(&self) -> String {
-        label(&self.id, &self.name)
+        text::label(&self.id, &self.name)
     }
-}
-
-/// A node's name, made fit for a terminal, with the first digits of its identity.
-pub(crate) fn label(id: &NodeId, name: &str) -> String {
-    if name.is_empty() { id.short() } else { format!("{} ({})", text::plain(name), id.short()) }
 }
 
 /// A node that was connected once.

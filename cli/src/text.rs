@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
+use peerkit::NodeId;
 
 /// A text from the network as one line that can't move the cursor, ring the bell or turn the
 /// direction of writing: anything that a terminal might act on is written out.
@@ -116,6 +117,11 @@ impl Paint {
     fn styled(self, style: Style, text: &str) -> String {
         if self.on { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
+}
+
+/// A node's name, made fit for a terminal, with the first digits of its identity.
+pub(crate) fn label(id: &NodeId, name: &str) -> String {
+    if name.is_empty() { id.short() } else { format!("{} ({})", plain(name), id.short()) }
 }
 
 #[cfg(test)]

@@ -19,14 +19,15 @@ use peerkit_proto::overlay::{Command, Input, Output, Overlay};
 use peerkit_proto::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::clock::unix_millis;
 use crate::conn::{self, Conn};
 use crate::dial;
-use crate::direct::Told;
 use crate::error::Error;
-use crate::inner::{Inner, unix_millis};
+use crate::inner::Inner;
 use crate::kept::GATHER;
 use crate::known;
 use crate::order::{Asked, FROM_LINKS, FromLink, ORDERS, Order, Standing, Wanted};
+use crate::waiting::Told;
 
 /// After the links' time to flush, the longest that the rest may take to end.
 const HALT: Duration = Duration::from_secs(2);

@@ -14,9 +14,10 @@ use peerkit_proto::overlay::{Identity, Overlay};
 use tokio::sync::mpsc;
 
 use crate::actor::{Actor, Earlier};
+use crate::clock::unix_millis;
 use crate::dispatch::{Dispatch, deliver_notices};
 use crate::error::Error;
-use crate::inner::{Inner, Parts, unix_millis};
+use crate::inner::{Inner, Parts};
 use crate::listen::{self, Pending};
 use crate::node::Node;
 use crate::order::{FROM_LINKS, ORDERS};

@@ -4,13 +4,10 @@
 //! One task for each recipient while there is something for it, so that its messages stay in order,
 //! and many of them cost one dial or one query.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
-use peerkit_proto::event::Peer;
 use peerkit_proto::frame::query::{AnswerBody, QueryId, What};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
@@ -27,6 +24,7 @@ use crate::inner::Inner;
 use crate::known;
 use crate::node::Sender;
 use crate::order::Order;
+use crate::waiting::{Direct, Told};
 
 /// How long a dial is waited for before the next thing is tried beside it. 2 s: a dial takes three
 /// round trips, and the longest across the internet take some 300 ms.
@@ -36,113 +34,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// has passed on half of what it may at once.
 const BUSY: Duration = Duration::from_millis(500);
 
-/// Ways that are remembered. 256: five new recipients a second, for as long as a way is good.
-const MAX_WAYS: usize = 256;
-
-/// The messages that wait for nodes without a link.
-#[derive(Debug, Default)]
-pub(crate) struct Directs {
-    recipients: Mutex<HashMap<NodeId, Waiting>>,
-    /// How many recipients there are: mostly none, which is seen without the lock.
-    busy: AtomicUsize,
-    /// Ways that queries have found, and until when all on them remember it.
-    ways: Mutex<HashMap<NodeId, (QueryId, Instant)>>,
-}
-
-/// What waits for one recipient.
-#[derive(Debug, Default)]
-struct Waiting {
-    queue: VecDeque<Direct>,
-    bytes: usize,
-}
-
-/// A message, and who is told how it went.
-#[derive(Debug)]
-struct Direct {
-    message: Message,
-    told: Told,
-}
-
-/// Who is told how it went with a message.
-#[derive(Debug)]
-pub(crate) enum Told {
-    /// Whoever waits for it.
-    Caller(oneshot::Sender<Result<(), Error>>),
-    /// The application's handler, where it failed.
-    Handler(Peer),
-}
-
 /// How a node can be reached.
 enum Way {
     Link(Arc<Conn>),
     /// The way that the answer to a query came.
     Query(QueryId),
-}
-
-impl Directs {
-    /// Whether messages wait for this recipient: what is sent later waits behind them.
-    #[inline]
-    pub(crate) fn wait_for(&self, id: NodeId) -> bool {
-        self.busy.load(Ordering::Relaxed) != 0 && self.recipients().contains_key(&id)
-    }
-
-    /// Nobody is told any more.
-    pub(crate) fn clear(&self) {
-        self.recipients().clear();
-    }
-
-    /// Adds a message: true where it is the first, whose task is to be started. An empty queue takes
-    /// one of any size.
-    fn add(&self, id: NodeId, direct: Direct, limit: usize) -> Result<bool, Direct> {
-        let mut recipients = self.recipients();
-        let new = !recipients.contains_key(&id);
-        let waiting = recipients.entry(id).or_default();
-        let bytes = waiting.bytes.saturating_add(direct.message.body().len());
-        if !waiting.queue.is_empty() && bytes > limit {
-            return Err(direct);
-        }
-        waiting.bytes = bytes;
-        waiting.queue.push_back(direct);
-        self.busy.store(recipients.len(), Ordering::Relaxed);
-        Ok(new)
-    }
-
-    /// The next message for a recipient; where there is none its task is done.
-    fn next(&self, id: NodeId) -> Option<Direct> {
-        let mut recipients = self.recipients();
-        let waiting = recipients.get_mut(&id)?;
-        let next = waiting.queue.pop_front();
-        match &next {
-            Some(direct) => waiting.bytes -= direct.message.body().len(),
-            None => drop(recipients.remove(&id)),
-        }
-        self.busy.store(recipients.len(), Ordering::Relaxed);
-        next
-    }
-
-    fn way(&self, id: NodeId) -> Option<QueryId> {
-        let ways = self.ways();
-        ways.get(&id).filter(|(_, until)| *until > Instant::now()).map(|(query, _)| *query)
-    }
-
-    fn remember(&self, id: NodeId, query: QueryId, until: Instant) {
-        let mut ways = self.ways();
-        if ways.len() >= MAX_WAYS {
-            let now = Instant::now();
-            ways.retain(|_, (_, until)| *until > now);
-        }
-        if ways.len() < MAX_WAYS {
-            ways.insert(id, (query, until));
-        }
-    }
-
-    fn recipients(&self) -> MutexGuard<'_, HashMap<NodeId, Waiting>> {
-        self.recipients.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn ways(&self) -> MutexGuard<'_, HashMap<NodeId, (QueryId, Instant)>> {
-        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Inner {

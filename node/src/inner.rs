@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
@@ -22,7 +22,6 @@ use tokio_util::task::TaskTracker;
 use crate::compress::{self, CompressError};
 use crate::conn::Conn;
 use crate::counters::Meter;
-use crate::direct::Directs;
 use crate::dispatch::{Act, Dispatch};
 use crate::error::Error;
 use crate::halt::Halt;
@@ -31,12 +30,15 @@ use crate::met::Met;
 use crate::order::{FromLink, Order, Wanted};
 use crate::outbox::NotAccepted;
 use crate::outgoing::{Built, Outgoing};
-use crate::probe::PROBES;
 use crate::served::{ServedRequest, ServedStream, Table};
 use crate::shares::Shares;
 use crate::store::Store;
 use crate::stream::Streams;
 use crate::tls::Tls;
+use crate::waiting::Directs;
+
+/// Probes under way at once, each a connection of its own. 8: a member starts one every few seconds.
+const PROBES: usize = 8;
 
 /// Local IP addresses that are remembered: as many as addresses are told at once.
 const MAX_LOCAL: usize = 32;
@@ -424,12 +426,6 @@ fn not_packed(error: CompressError) -> Error {
         CompressError::Stopping => Error::Stopped,
         failed @ CompressError::Failed(..) => Error::Setting(failed.to_string()),
     }
-}
-
-/// The wall clock, in milliseconds since 1970.
-pub(crate) fn unix_millis() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl World for Inner {

@@ -9,7 +9,7 @@ use peerkit_proto::config::Config;
 use peerkit_proto::frame::broadcast::Batch;
 use peerkit_proto::id::Hash;
 
-use crate::inner::unix_millis;
+use crate::clock::unix_millis;
 use crate::store::{Store, StoreError};
 
 /// How long a broadcast waits to be written with others. 100 ms: what a crash may cost, against

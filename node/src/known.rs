@@ -9,8 +9,9 @@ use peerkit_proto::files::SharedFile;
 use peerkit_proto::id::{Hash, NodeId};
 use serde::{Deserialize, Serialize};
 
+use crate::clock::unix_millis;
 use crate::error::Error;
-use crate::inner::{Inner, unix_millis};
+use crate::inner::Inner;
 use crate::store::{KnownPeer, Store};
 
 /// A file of peers that is larger than this is not one of ours. 100,000 peers fit.

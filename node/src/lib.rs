@@ -29,6 +29,7 @@
 
 mod actor;
 mod builder;
+mod clock;
 mod compress;
 mod conn;
 mod counters;
@@ -64,6 +65,7 @@ mod store;
 mod stream;
 mod tls;
 mod transfer;
+mod waiting;
 
 pub use builder::Builder;
 pub use counters::Counters;

@@ -20,9 +20,6 @@ use crate::stream::Stream;
 /// The protocol of these streams: a probe in each direction, a four-byte length before it.
 pub(crate) const PROBE_PROTOCOL: &str = "peerkit-probe/1";
 
-/// Probes under way at once, each a connection of its own. 8: a member starts one every few seconds.
-pub(crate) const PROBES: usize = 8;
-
 impl Inner {
     /// Tells a node this in the background, without a link; the actor hears what came of it.
     pub(crate) fn probe(self: &Arc<Self>, id: NodeId, addresses: Vec<Address>, probe: Probe) {

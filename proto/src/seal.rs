@@ -22,7 +22,7 @@ use hpke::{Deserializable, HpkeError, Kem, OpModeR, OpModeS, Serializable};
 use rand_core::CryptoRng;
 
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::frame::direct::Label;
+use crate::frame::direct::{Label, Receipt};
 use crate::hello::MAX_NAME;
 use crate::id::{ID_LEN, Key, NodeId, SIGNATURE_LEN};
 use crate::message::Packed;
@@ -44,9 +44,6 @@ const CONTEXT: &[u8] = b"peerkit direct 1";
 const RECEIPT: &[u8] = b"receipt";
 
 type Suite = X25519HkdfSha256;
-
-/// Proves that a message was opened by whom it was sealed to.
-pub type Receipt = [u8; 32];
 
 /// What is sealed: a message, and who wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -99,8 +99,9 @@ use probe::Probing;
 use queue::{Due, Queue};
 use shell::Work;
 
+pub use liar::Lies;
 pub use network::{Latency, Network};
-pub use node::{Joining, Lies, NodeOptions};
+pub use node::{Joining, NodeOptions};
 pub use stats::{Count, Stats};
 
 /// The network that all nodes of a simulation belong to.

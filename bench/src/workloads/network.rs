@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::latency::share_us;
-use crate::heard::{self, Log};
+use crate::heard::{self, Log, Received};
 use crate::job::{Case, Job};
 use crate::messages::put;
-use crate::network::{Network, Received};
+use crate::network::Network;
 use crate::process::{Child, Parent, ThreadTimes};
 use crate::report::{Figure, Measurement};
 use crate::system::System;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::Graph;
 use super::xml::allowed;
-use crate::outcome::label;
+use crate::text::label;
 
 impl Graph {
     /// The graph for Graphviz: links go from the node that dialled.

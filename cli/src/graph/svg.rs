@@ -8,8 +8,8 @@ use super::picture::Picture;
 use super::shapes::{Point, Rect};
 use super::xml::{allowed, escaped};
 use super::{Graph, GraphNode};
-use crate::outcome::label;
 use crate::text::count;
+use crate::text::label;
 
 /// Pixels that stay free along the edge.
 const MARGIN: f64 = 24.0;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use peerkit::{Address, PeerStatus, Status};
 
 use super::count_of;
-use crate::outcome::label;
+use crate::text::label;
 use crate::text::{self, Paint, count, plain, size};
 
 /// The account, on lines; the last has no end.

@@ -5,7 +5,6 @@ use bytes::Bytes;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::frame::query::QueryId;
 use crate::id::NodeId;
-use crate::seal::Receipt;
 
 /// Which message it is and whom it is for: what everybody on its way sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,6 +36,9 @@ pub struct Forwarded {
     /// What came of it.
     pub delivery: Delivery,
 }
+
+/// Proves that a message was opened by whom it was sealed to.
+pub type Receipt = [u8; 32];
 
 /// What came of a message that others passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,13 +12,13 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::event::{Event, Peer};
 use crate::frame::Frame;
-use crate::frame::direct::{Delivery, Forward, Forwarded, Label};
+use crate::frame::direct::{Delivery, Forward, Forwarded, Label, Receipt};
 use crate::frame::query::QueryId;
 use crate::hello::MAX_NAME;
 use crate::id::{Key, NodeId};
 use crate::message::{Message, Packed};
 use crate::overlay::{Identity, Output, Turn};
-use crate::seal::{self, Letter, Receipt, SealError};
+use crate::seal::{self, Letter, SealError};
 use crate::time::Instant;
 
 /// Messages that are passed on and whose outcome is awaited, over all. 4,096: 64 of each of 64

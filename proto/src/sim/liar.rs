@@ -7,7 +7,6 @@ use rand_core::{Rng, SeedableRng};
 
 use super::NETWORK;
 use super::network::{address, public_ip};
-use super::node::Lies;
 use crate::address::Address;
 use crate::frame::Frame;
 use crate::frame::broadcast::Batch;
@@ -20,6 +19,21 @@ const OLD: usize = 64;
 
 /// Nodes that there are not have numbers from here on: nobody has their addresses.
 const NOBODY: usize = 1 << 20;
+
+/// What a node that lies does to what its overlay sends.
+///
+/// All of them tell of nodes that there are not: of made-up identities, properly signed, at addresses
+/// where nobody is or at the liar's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Lies {
+    /// Passes no broadcast on, though it says that it has them.
+    Drops,
+    /// Changes what broadcasts say.
+    Alters,
+    /// Sends an old broadcast with each that it passes on.
+    Replays,
+}
 
 /// The lies of one node.
 #[derive(Debug)]

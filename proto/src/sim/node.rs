@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use super::liar::Liar;
+use super::liar::{Liar, Lies};
 use super::network::{address, private_ip, public_ip};
 use crate::address::Address;
 use crate::event::Peer;
@@ -28,21 +28,6 @@ pub struct NodeOptions {
     /// Whether it has a state folder: when it is started again it knows whom it was linked with, and
     /// has the broadcasts that it had.
     pub state: bool,
-}
-
-/// What a node that lies does to what its overlay sends.
-///
-/// All of them tell of nodes that there are not: of made-up identities, properly signed, at addresses
-/// where nobody is or at the liar's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Lies {
-    /// Passes no broadcast on, though it says that it has them.
-    Drops,
-    /// Changes what broadcasts say.
-    Alters,
-    /// Sends an old broadcast with each that it passes on.
-    Replays,
 }
 
 /// How a node's joining stands.

@@ -13,8 +13,8 @@ use iroh_gossip::api::{Event, GossipReceiver, GossipSender};
 use iroh_gossip::net::Gossip;
 use tokio::task::JoinSet;
 
-use crate::heard::Log;
-use crate::network::{Received, earlier};
+use crate::bootstrap::earlier;
+use crate::heard::{Log, Received};
 
 /// Of the nodes before it, through how many each joins.
 const KNOWN: usize = 3;

@@ -17,8 +17,8 @@ use libp2p::{Multiaddr, Swarm};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::heard::Log;
-use crate::network::{Received, earlier};
+use crate::bootstrap::earlier;
+use crate::heard::{Log, Received};
 use crate::system::System;
 
 /// Of the nodes before it, how many each dials.

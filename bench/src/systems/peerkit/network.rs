@@ -5,8 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use peerkit::{Broadcast, Context, Handler, Node};
 
-use crate::heard::Log;
-use crate::network::Received;
+use crate::heard::{Log, Received};
 
 /// Between two looks at who is there.
 const LOOK: Duration = Duration::from_millis(100);
