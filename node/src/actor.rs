@@ -286,7 +286,15 @@ impl Actor {
                     if !self.is_current(&conn) || self.hung_up.contains(&conn.serial) {
                         return;
                     }
-                    self.input(Input::Frame(conn.peer.id(), frame));
+                    let from = conn.peer.id();
+                    self.input(match frame {
+                        Frame::Broadcast(batch)
+                            if !self.inner.dispatch.takes(batch.items.len()) =>
+                        {
+                            Input::NoTime(from, batch)
+                        }
+                        frame => Input::Frame(from, frame),
+                    });
                 }
             }
             FromLink::Down(conn, parting, done) => {

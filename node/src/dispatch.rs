@@ -15,7 +15,11 @@ use tokio::sync::{Mutex, mpsc};
 use crate::events::{Events, Queue};
 
 /// Events that do not come from a link's own task, waiting to be delivered.
-const NOTICES: usize = 1024;
+const NOTICES: usize = 4096;
+
+/// Of these, what broadcasts leave free: for other events, and for broadcasts that waited for those
+/// before them, of which an overlay holds 2,048 at the most.
+const NOT_FOR_BROADCASTS: usize = 2560;
 
 /// Messages that the handler gets of one link before it may be another's turn.
 const TURN: usize = 256;
@@ -94,7 +98,14 @@ impl Dispatch {
         }
     }
 
-    /// Delivers one event, after those before it.
+    /// Whether so many broadcasts find room. Where not the network is asked for them again later:
+    /// what the application has no time for is not lost.
+    pub(crate) fn takes(&self, broadcasts: usize) -> bool {
+        self.notices.capacity() >= broadcasts.saturating_add(NOT_FOR_BROADCASTS)
+    }
+
+    /// Delivers one event, after those before it. Subscribers without room are waited for with a
+    /// broadcast, as with messages, but no longer.
     pub(crate) async fn event(&self, node: &dyn Act, event: Event) {
         let queues = self.queues();
         if let Some(handler) = &self.handler {
@@ -102,7 +113,13 @@ impl Dispatch {
             let events = std::iter::once(event.clone());
             self.handle(node, event.name(), events, |event, cx| event.deliver(&mut **handler, cx));
         }
-        queues.iter().for_each(|queue| queue.push(event.clone()));
+        let waits = matches!(event, Event::NodeBroadcast { .. });
+        for queue in &queues {
+            match waits {
+                true => queue.push_messages(std::iter::once(event.clone())).await,
+                false => queue.push(event.clone()),
+            }
+        }
     }
 
     /// Delivers what came from `peer`, in order. Waits for handler and subscribers.

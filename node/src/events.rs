@@ -113,13 +113,14 @@ impl Queue {
     pub(crate) fn push(&self, event: Event) {
         let mut state = self.lock();
         let room = match event {
-            Event::NodeMessage { .. } => self.has_room(&state),
+            Event::NodeMessage { .. } | Event::NodeBroadcast { .. } => self.has_room(&state),
             _ => state.events.len() < 2 * self.max_events,
         };
         self.add(&mut state, event, room);
     }
 
-    /// Adds messages, and waits for room where there is none, but not longer than the patience.
+    /// Adds messages or broadcasts, and waits for room where there is none, but not longer than the
+    /// patience.
     pub(crate) async fn push_messages(&self, messages: impl Iterator<Item = Event>) {
         let mut messages = messages.peekable();
         loop {

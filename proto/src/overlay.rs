@@ -174,6 +174,10 @@ impl Overlay {
                 directs.passed_over(&mut turn, forward.label);
             }
             Input::PassedOver(..) => {}
+            Input::NoTime(from, batch) => {
+                let (Parts { broadcasts, .. }, mut turn) = self.turn(now);
+                broadcasts.postpone(&mut turn, from, &batch);
+            }
             Input::Probed { id, answer } => {
                 let (Parts { membership, .. }, mut turn) = self.turn(now);
                 membership.probed(&mut turn, id, answer);

@@ -44,6 +44,9 @@ const MAX_GIVEN: usize = 256 << 10;
 /// Bytes of batches that wait for what stands before them, over all runs.
 const MAX_PENDING: usize = 8 << 20;
 
+/// Broadcasts in them: a burst that the application's queue has room for.
+const MAX_PENDING_COUNT: usize = 2048;
+
 /// Runs that are known from what others say only. What is told beyond that is heard of again.
 const MAX_HEARSAY: usize = 4096;
 
@@ -125,10 +128,34 @@ pub(super) struct Broadcasts {
     tell_at: Option<Instant>,
     /// Links that came up a moment ago.
     new: VecDeque<(Instant, NodeId)>,
-    pending: usize,
+    pending: Pending,
     hearsay: usize,
     sweep_at: Option<Instant>,
     counters: Counters,
+}
+
+/// What waits for what stands before it, over all runs.
+#[derive(Debug, Default)]
+struct Pending {
+    bytes: usize,
+    count: usize,
+}
+
+impl Pending {
+    /// Counts a batch, if there is room for it.
+    fn add(&mut self, batch: &Batch) -> bool {
+        let (bytes, count) = (self.bytes + batch.body().len(), self.count + batch.items.len());
+        let room = bytes <= MAX_PENDING && count <= MAX_PENDING_COUNT;
+        if room {
+            *self = Self { bytes, count };
+        }
+        room
+    }
+
+    fn remove(&mut self, batch: &Batch) {
+        self.bytes -= batch.body().len();
+        self.count -= batch.items.len();
+    }
 }
 
 impl Broadcasts {
@@ -155,7 +182,7 @@ impl Broadcasts {
             behind: BTreeMap::new(),
             tell_at: None,
             new: VecDeque::new(),
-            pending: 0,
+            pending: Pending::default(),
             hearsay: 0,
             sweep_at: None,
             counters: Counters::default(),
@@ -352,13 +379,11 @@ impl Broadcasts {
         let name = batch.run;
         let Some(run) = self.runs.get_mut(&name) else { return };
         if batch.first > run.next {
-            let len = batch.body().len();
             run.gap_since.get_or_insert(turn.now);
-            if self.pending + len <= MAX_PENDING {
-                self.pending += len;
-                if let Some((old, _)) = run.pending.insert(batch.first, (batch, ids)) {
-                    self.pending -= old.body().len();
-                }
+            if self.pending.add(&batch)
+                && let Some((old, _)) = run.pending.insert(batch.first, (batch, ids))
+            {
+                self.pending.remove(&old);
             }
             // Whoever sent this had what stands before it.
             let (now, missing) = (turn.now, run.missing);
@@ -380,7 +405,7 @@ impl Broadcasts {
                 return;
             };
             let (batch, ids) = entry.remove();
-            self.pending -= batch.body().len();
+            self.pending.remove(&batch);
             if batch.last() >= next {
                 self.accept(turn, None, batch, &ids);
             }
@@ -498,18 +523,21 @@ impl Broadcasts {
 
     fn forget(&mut self, now: Instant) {
         let (log, memory, own) = (&self.log, self.memory, self.own);
-        let mut bytes = 0;
+        let mut forgotten = Vec::new();
         self.runs.retain(|name, run| {
             let keep = *name == own
                 || log.has(*name)
                 || run.missing.is_some()
                 || now.since(run.heard) < memory;
             if !keep {
-                bytes += run.pending.values().map(|(batch, _)| batch.body().len()).sum::<usize>();
+                let pending = std::mem::take(&mut run.pending);
+                forgotten.extend(pending.into_values().map(|(batch, _)| batch));
             }
             keep
         });
-        self.pending -= bytes;
+        for batch in forgotten {
+            self.pending.remove(&batch);
+        }
         self.hearsay = self.runs.values().filter(|run| !run.verified).count();
     }
 

@@ -49,6 +49,8 @@ pub enum Input {
     /// A frame that [`Output::Send`] put out was not sent, because the link's lane is crowded: so
     /// it may be with queries, broadcasts and messages between others, and with no other.
     PassedOver(NodeId, Frame),
+    /// Broadcasts came in, and the application has no time for more: they are asked for again later.
+    NoTime(NodeId, Batch),
     /// What came of [`Output::Probe`]: what the node answered, if it did.
     Probed {
         /// Who was probed.

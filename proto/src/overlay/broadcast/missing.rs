@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::event::Event;
 use crate::frame::Frame;
-use crate::frame::broadcast::{Have, RunId, Want};
+use crate::frame::broadcast::{Batch, Have, RunId, Want};
 use crate::id::NodeId;
 use crate::overlay::{Output, Turn};
 use crate::time::Instant;
@@ -59,6 +59,21 @@ impl Broadcasts {
             let due = run.missing.map_or(due, |missing| missing.due.min(due));
             self.set_missing(name, due, None);
         }
+    }
+
+    /// A batch came in that nobody has time for: it is as if it had only been told of.
+    pub(in crate::overlay) fn postpone(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: NodeId,
+        batch: &Batch,
+    ) {
+        let have = Have { run: batch.run, upto: batch.last() };
+        if let Some(run) = self.runs.get_mut(&batch.run) {
+            // That it was given is no answer yet.
+            run.missing = run.missing.map(|missing| Missing { asked: None, ..missing });
+        }
+        self.receive_have(turn, from, have, false);
     }
 
     /// Somebody wants what we have.

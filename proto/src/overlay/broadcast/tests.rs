@@ -327,6 +327,39 @@ fn a_crowded_link_is_told_and_asks_when_it_has_time() {
 }
 
 #[test]
+fn what_nobody_has_time_for_is_asked_for_again() {
+    let mut node = Bench::new(2);
+    node.receive(1, batch(1, &["a"]));
+    node.out();
+    for _ in 0..20 {
+        let late = batch(2, &["b"]);
+        node.turn(|broadcasts, turn| broadcasts.postpone(turn, link(1), &late));
+        assert_eq!(node.out(), [""; 0]);
+        node.wait();
+        while node.out.is_empty() {
+            node.wait();
+        }
+        assert!(node.out().contains(&"want 1 1".to_owned()));
+    }
+    node.receive(1, batch(2, &["b"]));
+    assert_eq!(node.out(), ["push 2 b", "heard b"]);
+}
+
+#[test]
+fn what_waits_is_bounded_in_number() {
+    let mut node = Bench::new(1);
+    node.receive(1, batch(1, &["a"]));
+    for first in 3..4000 {
+        node.receive(1, batch(first, &["x"]));
+    }
+    assert_eq!(node.broadcasts.pending.count, MAX_PENDING_COUNT);
+    node.out();
+    node.receive(1, batch(2, &["b"]));
+    assert_eq!(node.out.len(), 2 * (MAX_PENDING_COUNT + 1), "heard and kept");
+    assert_eq!((node.broadcasts.pending.count, node.broadcasts.pending.bytes), (0, 0));
+}
+
+#[test]
 fn what_is_wanted_is_given_in_parts() {
     let mut node = Bench::new(2);
     let large = "x".repeat(60 << 10);
