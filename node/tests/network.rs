@@ -88,7 +88,8 @@ async fn sixty_four_nodes_join_through_one_hear_each_other_and_live_on_without_i
         let events = node.events();
         hearing.spawn(async move { hears(events, &others, EACH).await });
     }
-    for node in nodes.iter().chain([&genesis]).cloned() {
+    for node in nodes.iter().chain([&genesis]) {
+        let node = node.clone();
         hearing.spawn(async move {
             for n in 0..EACH {
                 node.broadcast("", format!("text {n}")).await.unwrap();
