@@ -50,11 +50,13 @@ impl Network {
     }
 
     pub(crate) async fn received(&self) -> Received {
-        let mut bytes = 0;
+        let (mut bytes, mut copies) = (0, 0);
         for node in &self.nodes {
-            bytes += node.status().await.counters.bytes_received;
+            let status = node.status().await;
+            bytes += status.counters.bytes_received;
+            copies += status.broadcasts.received + status.broadcasts.duplicates;
         }
-        Received { bytes: Some(bytes), copies: None }
+        Received { bytes: Some(bytes), copies: Some(copies) }
     }
 }
 
