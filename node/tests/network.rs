@@ -81,7 +81,6 @@ async fn sixty_four_nodes_join_through_one_hear_each_other_and_live_on_without_i
         assert!(status.peers.len() < 16, "{} has {} links", node.name(), status.peers.len());
     }
 
-    let begun = Instant::now();
     let mut hearing = tokio::task::JoinSet::new();
     for node in nodes.iter().chain([&genesis]) {
         let others: BTreeSet<_> = ids.iter().copied().filter(|id| *id != node.id()).collect();
@@ -97,7 +96,6 @@ async fn sixty_four_nodes_join_through_one_hear_each_other_and_live_on_without_i
         });
     }
     hearing.join_all().await;
-    assert!(begun.elapsed() < PATIENCE, "it took {:?}", begun.elapsed());
 
     ids.remove(&genesis.id());
     elsewhere.crash();
