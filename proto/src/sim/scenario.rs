@@ -172,7 +172,8 @@ pub struct Expect {
     pub not_joined: Option<u64>,
     /// Parts of the network that hang together, exactly.
     pub components: Option<u64>,
-    /// Links that a node has beyond its view's limit and those that are pinned, at most.
+    /// Links that a node has beyond its view's limit and those that are pinned, at most; not those that
+    /// are just being traded.
     pub links_over_view: Option<u64>,
     /// When the network hung together again for good, from when it was last disturbed, at most.
     pub one_component_within: Option<Span>,
