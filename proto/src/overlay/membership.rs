@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::config::Config;
-use crate::event::{Direction, Parting, Reason};
+use crate::event::{Parting, Reason};
 use crate::frame::Frame;
 use crate::frame::membership::{
     Beacon, Disconnect, ForwardJoin, MAX_RECORDS, Need, NeighbourReply, NeighbourRequest, Outcome,
@@ -38,6 +38,7 @@ mod budget;
 mod exchange;
 mod horizon;
 mod passive;
+mod places;
 mod seek;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ mod tests;
 use budget::Budgets;
 use horizon::Horizon;
 use passive::Passive;
+use places::is_ours;
 
 /// Steps of the walk on which a new node is told of: the paper's ARWL.
 const JOIN_STEPS: u8 = 6;
@@ -61,6 +63,9 @@ const SHUFFLE_TIME: Duration = Duration::from_secs(30);
 
 /// How long an answer is waited for, and a place kept: the time that a handshake may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a dial may take that another has crossed: to connect, and the handshake.
+const CROSSED: Duration = Duration::from_secs(30);
 
 /// Nodes asked at once by who lacks neighbours.
 const AT_ONCE: usize = 3;
@@ -129,6 +134,8 @@ pub(super) struct Membership {
     probes: BTreeMap<NodeId, bool>,
     /// Places kept for those who probed.
     kept: BTreeMap<NodeId, Instant>,
+    /// Nodes that dialled us while we dialled them: what comes of our dial is not needed any more.
+    crossed: BTreeMap<NodeId, Instant>,
     /// Neighbours whose link another is about to take the place of.
     replaced: BTreeMap<NodeId, Instant>,
     named: VecDeque<Record>,
@@ -186,6 +193,7 @@ impl Membership {
             dials: BTreeMap::new(),
             probes: BTreeMap::new(),
             kept: BTreeMap::new(),
+            crossed: BTreeMap::new(),
             replaced: BTreeMap::new(),
             named: VecDeque::new(),
             shuffles: VecDeque::new(),
@@ -243,6 +251,7 @@ impl Membership {
         self.asked.clear();
         self.dials.clear();
         self.kept.clear();
+        self.crossed.clear();
         self.replaced.clear();
         self.named.clear();
         self.shuffles.clear();
@@ -270,6 +279,10 @@ impl Membership {
 
     pub(super) fn link_up(&mut self, turn: &mut Turn<'_>, id: NodeId) {
         if let Some(Dialling { need, firmly, .. }) = self.dials.remove(&id) {
+            if !is_ours(turn, id) {
+                self.crossed.retain(|_, until| *until > turn.now);
+                self.crossed.insert(id, turn.now + CROSSED);
+            }
             self.ask(turn, id, need, firmly);
         } else if self.replaced.remove(&id).is_some_and(|until| until > turn.now) {
             self.ask(turn, id, Need::High, true);
@@ -302,6 +315,13 @@ impl Membership {
             && let Some(Dialling { need, firmly, .. }) = self.dials.remove(&id)
         {
             self.ask(turn, id, need, firmly);
+        }
+        // The other side's dial was faster, and that link is over already: nobody wants ours.
+        if self.crossed.remove(&id).is_some()
+            && !self.active.contains_key(&id)
+            && !self.asked.contains_key(&id)
+        {
+            self.close(turn, id, Reason::NotNeeded);
         }
     }
 
@@ -542,51 +562,6 @@ impl Membership {
     fn reply(&self, turn: &mut Turn<'_>, to: NodeId, outcome: Outcome, records: Vec<Record>) {
         let record = self.record.clone();
         turn.send(to, Frame::NeighbourReply(NeighbourReply { outcome, record, records }));
-    }
-
-    /// Takes a node among the neighbours.
-    fn welcome(&mut self, turn: &mut Turn<'_>, id: NodeId, record: Record) {
-        self.passive.remove(id);
-        if self.active.insert(id, record).is_none() && self.horizon.is_fresh(turn.now) {
-            turn.send(id, Frame::Beacon(self.horizon.heard()));
-        }
-        if self.active.len() < self.max_active {
-            self.seek_later(turn);
-        } else {
-            self.split_wait = SPLIT_MIN;
-        }
-    }
-
-    /// Has one of the neighbours go, for the one that comes.
-    fn make_room(&mut self, turn: &mut Turn<'_>, for_whom: &Record) {
-        let others = self.active.keys().filter(|id| **id != for_whom.node);
-        let Some(id) = turn.pick(others.copied().collect()) else { return };
-        if let Some(record) = self.active.remove(&id) {
-            let dialable = !for_whom.addresses.is_empty();
-            self.part_from(turn, id, dialable.then(|| for_whom.clone()).into_iter().collect());
-            self.passive.reached(turn, record);
-            self.passive.refused(turn.now, id);
-        }
-    }
-
-    fn part_from(&mut self, turn: &mut Turn<'_>, id: NodeId, instead: Vec<Record>) {
-        turn.send(id, Frame::Disconnect(Disconnect { instead, leaves: false }));
-        self.close(turn, id, Reason::Traded);
-    }
-
-    /// Ends a link that we have made and that nobody wants otherwise. The side that was dialled
-    /// leaves it to the other, which may have its reasons.
-    fn close(&self, turn: &mut Turn<'_>, id: NodeId, reason: Reason) {
-        let ours = |peer: &crate::event::Peer| peer.direction() == Direction::Outbound;
-        if turn.links.get(&id).is_some_and(ours) && !self.pinned.contains(&id) {
-            turn.out.push_back(Output::Hangup(id, reason));
-        }
-    }
-
-    /// Whether there is a place beside those that are kept.
-    fn has_room(&mut self, now: Instant) -> bool {
-        self.kept.retain(|_, until| *until > now);
-        self.active.len() + self.kept.len() < self.max_active
     }
 
     fn tell_beacon(&mut self, turn: &mut Turn<'_>, but: Option<NodeId>) {

@@ -4,7 +4,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
 use super::*;
-use crate::event::Peer;
+use crate::event::{Direction, Peer};
 use crate::frame::membership::{Shuffle, ShuffleReply};
 
 const UNIX: u64 = 1_700_000_000_000;
@@ -315,6 +315,23 @@ fn a_link_that_another_takes_the_place_of_stays_a_neighbours() {
     node.unlink(1, Reason::Duplicate);
     node.link(1, Direction::Outbound);
     assert_eq!(node.out(), ["ask 1 High"]);
+}
+
+#[test]
+fn a_dial_that_was_crossed_leaves_no_link_behind() {
+    let mut node = Bench::member(4);
+    let at = vec![address(8).with_id(id(8))];
+    node.turn(|membership, turn| membership.approach(turn, id(8), at, Need::Low, false));
+    node.out();
+    // The other side's own dial is faster; they are neighbours, and not for long.
+    node.link(8, Direction::Inbound);
+    node.request(8, Need::Low);
+    node.receive(8, Frame::Disconnect(Disconnect { instead: Vec::new(), leaves: false }));
+    node.unlink(8, Reason::Traded);
+    node.out();
+    node.link(8, Direction::Outbound);
+    node.turn(|membership, turn| membership.dialled(turn, id(8)));
+    assert_eq!(node.out(), ["hang up 8 NotNeeded"]);
 }
 
 #[test]
