@@ -101,7 +101,7 @@ impl Actor {
                 () = self.inner.sleep_until(self.overlay.poll_timeout()) => {
                     let now = self.tick();
                     self.overlay.handle_timeout(now);
-                    self.drain();
+                    self.drain_all(now);
                 }
                 Some(order) = self.orders.recv() => {
                     self.hear_links();
@@ -211,7 +211,7 @@ impl Actor {
             Order::Answering { from, probe, reply } => {
                 let now = self.tick();
                 let _ = reply.send(self.overlay.answer_probe(now, from, probe));
-                self.drain();
+                self.drain_all(now);
             }
             Order::ShutdownNetwork { key, reply } => {
                 self.command(Command::Shutdown(key));
@@ -235,7 +235,7 @@ impl Actor {
             Order::Broadcast { title, message, reply } => {
                 let now = self.tick();
                 let sent = self.overlay.broadcast(now, title, message);
-                self.drain();
+                self.drain_all(now);
                 if self.stopping {
                     // There is no time to gather more.
                     self.command(Command::Flush);

@@ -170,9 +170,11 @@ impl Kept {
 impl Rows {
     fn insert(&mut self, row: Row, batch: &Batch) {
         let (count, bytes) = (batch.items.len(), batch.body().len());
-        if self.sizes.insert(row, (count, bytes)).is_none() {
-            self.count += count;
-            self.bytes += bytes;
+        self.count += count;
+        self.bytes += bytes;
+        if let Some((count, bytes)) = self.sizes.insert(row, (count, bytes)) {
+            self.count -= count;
+            self.bytes -= bytes;
         }
     }
 
@@ -271,6 +273,20 @@ mod tests {
         let places = places(&kept);
         assert_eq!(places.last(), Some(&(many as u64)));
         assert!(places.len() <= MAX_WAITING / len && places.len() + 2 > MAX_WAITING / len);
+    }
+
+    #[test]
+    fn one_that_takes_the_row_of_another_is_counted_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(folder.path())).unwrap();
+        let kept = Kept::new(store, "net", &Config::default());
+        let now = unix_millis();
+        let larger = batch(1, now, 500);
+        let bytes = larger.body().len();
+        keep(&kept, [batch(1, now, 10)]);
+        keep(&kept, [larger]);
+        let rows = lock(&kept.rows);
+        assert_eq!((rows.count, rows.bytes), (1, bytes));
     }
 
     #[test]

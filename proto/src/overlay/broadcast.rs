@@ -295,11 +295,7 @@ impl Broadcasts {
         }
         let ids = batch.ids(&self.network);
         let mut key = self.runs.get_mut(&name).and_then(|run| run.key.take());
-        let right = self.is_right(&batch, &ids, &mut key);
-        if let Some(run) = self.runs.get_mut(&name) {
-            run.key = key.take();
-        }
-        if !right {
+        if !self.is_right(&batch, &ids, &mut key) {
             // Honest nodes verify before they pass on, so whoever sent this is not one.
             let reason = Reason::Fault("a broadcast wrongly signed, or too large".into());
             turn.out.push_back(Output::Hangup(from, reason));
@@ -309,6 +305,7 @@ impl Broadcasts {
             return;
         }
         let run = self.runs.entry(name).or_insert_with(|| Run::new(0, turn.now));
+        run.key = key;
         if !run.verified {
             run.verified = true;
             if run.next == 0 && !run.has.is_empty() {

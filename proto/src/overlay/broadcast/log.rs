@@ -36,11 +36,15 @@ impl Log {
     /// Keeps a batch; what came first gives way where there is no room.
     pub(super) fn insert(&mut self, batch: Batch, unix: u64) {
         let (run, first) = (batch.run, batch.first);
-        let (count, bytes) = (batch.items.len(), batch.body().len());
-        if self.runs.entry(run).or_default().insert(first, batch).is_none() {
-            self.order.push_back((run, first));
-            self.count += count;
-            self.bytes += bytes;
+        self.count += batch.items.len();
+        self.bytes += batch.body().len();
+        match self.runs.entry(run).or_default().insert(first, batch) {
+            // An author may sign another that begins at the same place and reaches further.
+            Some(old) => {
+                self.count -= old.items.len();
+                self.bytes -= old.body().len();
+            }
+            None => self.order.push_back((run, first)),
         }
         while self.count > self.max_count || self.bytes > self.max_bytes {
             self.drop_oldest();

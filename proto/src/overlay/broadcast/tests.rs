@@ -494,6 +494,21 @@ fn the_log_is_bounded_in_number_and_bytes() {
 }
 
 #[test]
+fn a_batch_that_reaches_further_than_one_at_its_place_is_counted_once() {
+    let config = Config { log_count: 4, ..Config::default() };
+    let mut node = Bench::with(Key::from_secret(&[100; 32]), 1, &config);
+    node.receive(1, batch(1, &["a"]));
+    // Signed by the author, and so no fault of whoever passes it on.
+    node.receive(1, batch(1, &["a", "b", "c"]));
+    assert_eq!(node.out(), ["heard a", "heard b", "heard c"]);
+    for first in 4..=20 {
+        node.receive(1, batch(first, &["x"]));
+    }
+    let kept: usize = node.broadcasts.log.after(run(), 0).map(|batch| batch.items.len()).sum();
+    assert_eq!(kept, 4);
+}
+
+#[test]
 fn what_was_kept_in_an_earlier_run_is_had_and_not_heard_again() {
     let mut node = Bench::new(1);
     node.turn(|broadcasts, turn| broadcasts.restore(turn, vec![batch(1, &["a", "b"])]));
