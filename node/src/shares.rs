@@ -18,8 +18,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use peerkit_proto::files::{
-    Description, FileKind, ManifestError, NameError, NameFault, PieceList, Refusal, RelPath,
-    SharedFile,
+    AccessKind, Description, FileKind, ManifestError, NameError, NameFault, PieceList, Refusal,
+    RelPath, SharedFile,
 };
 use peerkit_proto::id::Hash;
 use tokio_util::task::TaskTracker;
@@ -482,6 +482,7 @@ impl Location {
         match self.item {
             None => Some(Description {
                 kind: FileKind::Folder,
+                access: AccessKind::Open,
                 size: self.top.manifest.as_ref()?.len() as u64,
                 name: self.top.shared.name.clone(),
             }),
@@ -490,6 +491,7 @@ impl Location {
                 let rel = item.rel.as_ref();
                 Some(Description {
                     kind: FileKind::File,
+                    access: AccessKind::Open,
                     size: item.stamp.size,
                     name: rel.map_or_else(|| self.top.shared.name.clone(), RelPath::name),
                 })

@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use common::*;
 use peerkit::{Error, FetchError, FileKind, Hash, Node, Progress, Stream};
 use peerkit_proto::files::wire::{MAX_REQUEST, PREFIX, body_len};
-use peerkit_proto::files::{Answer, Description, FILES_PROTOCOL, PIECE, PieceList, Request};
+use peerkit_proto::files::{
+    AccessKind, Answer, Description, FILES_PROTOCOL, PIECE, PieceList, Request,
+};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -221,7 +223,7 @@ async fn serve_by_hand(mut stream: Stream, says: Arc<Says>) {
 
 fn described(name: &str, size: usize) -> Vec<u8> {
     let (kind, size, name) = (FileKind::File, size as u64, name.parse().unwrap());
-    Answer::Description(Description { kind, size, name }).encode()
+    Answer::Description(Description { kind, access: AccessKind::Open, size, name }).encode()
 }
 
 /// What an honest source says, up to where `pieces` have been sent.
@@ -410,7 +412,11 @@ async fn the_list_of_a_folder_leads_nowhere_else() {
         lie(&lying, move |request| match request {
             Request::Describe { .. } => {
                 let (kind, name) = (FileKind::Folder, "folder".parse().unwrap());
-                (Answer::Description(Description { kind, size, name }).encode(), true)
+                (
+                    Answer::Description(Description { kind, access: AccessKind::Open, size, name })
+                        .encode(),
+                    true,
+                )
             }
             _ => right(request),
         });

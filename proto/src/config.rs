@@ -99,6 +99,17 @@ pub struct Config {
     pub log_bytes: usize,
     /// Runs of authors of whose broadcasts a node keeps track. 16,384: as many as the log may hold.
     pub broadcast_runs: usize,
+    /// Bytes a second that this node sends of files, over all; 0 for no limit. No limit: a program
+    /// that shares a line with others sets it, as in aria2 and Transmission.
+    pub upload_rate: u64,
+    /// Bytes a second that this node fetches of files, over all; 0 for no limit.
+    pub download_rate: u64,
+    /// Bytes a second that this node sends of files to one node; 0 for no limit.
+    pub peer_upload_rate: u64,
+    /// Bytes a second that this node fetches of files from one node; 0 for no limit.
+    pub peer_download_rate: u64,
+    /// Fetches under way at once; more wait for their turn. 5: aria2's and Transmission's.
+    pub max_downloads: usize,
     /// Files told in one node's answer to a search. 100: a screen or two.
     pub max_search_results: usize,
     /// Addresses told at once. 32: Bitcoin Core tells 1,000, of a far larger network.
@@ -167,6 +178,11 @@ impl Default for Config {
             log_count: 16_384,
             log_bytes: 16 << 20,
             broadcast_runs: 16_384,
+            upload_rate: 0,
+            download_rate: 0,
+            peer_upload_rate: 0,
+            peer_download_rate: 0,
+            max_downloads: 5,
             max_search_results: 100,
             max_addresses: 32,
             request_timeout: Duration::from_secs(10),

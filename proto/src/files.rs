@@ -7,9 +7,12 @@
 //! Names from the network exist only as [`FileName`] and [`RelPath`], which can't lead out of the
 //! folder they are joined to. [`wire`] has the requests and answers, byte by byte.
 
+pub mod access;
+pub mod layout;
 pub mod manifest;
 pub mod path;
 pub mod pieces;
+pub mod ticket;
 pub mod wire;
 
 use serde::{Deserialize, Serialize};
@@ -17,11 +20,14 @@ use serde::{Deserialize, Serialize};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::Hash;
 
+pub use access::{Access, AccessKind, Asker, Secret};
+pub use layout::{Layout, Place};
 pub use manifest::{Entry, MAX_ENTRIES, MAX_MANIFEST, Manifest, ManifestError};
 pub use path::{FileName, MAX_DEPTH, MAX_NAME, MAX_PATH, NameError, NameFault, RelPath};
 pub use pieces::{
     IncomingList, MAX_FILE, PIECE, PieceError, PieceHasher, PieceList, PieceSet, PieceValue,
 };
+pub use ticket::{Ticket, TicketError};
 pub use wire::{Answer, Description, FILES_PROTOCOL, Refusal, Request, WireError};
 
 /// A shared file or folder as it is listed and found.

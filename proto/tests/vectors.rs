@@ -10,7 +10,9 @@ use peerkit_proto::codec::Writer;
 use peerkit_proto::config::Config;
 use peerkit_proto::event::{Neighbour, Reason};
 use peerkit_proto::files::wire::PREFIX;
-use peerkit_proto::files::{self, Entry, FileKind, FileName, Manifest, PieceList, SharedFile};
+use peerkit_proto::files::{
+    self, AccessKind, Entry, FileKind, FileName, Manifest, PieceList, SharedFile,
+};
 use peerkit_proto::frame::broadcast::{Batch, Have, Item, Want};
 use peerkit_proto::frame::direct::{Delivery, Forward, Forwarded, Label};
 use peerkit_proto::frame::membership::{
@@ -352,7 +354,11 @@ fn files_protocol() {
     };
     answer("refused", Answer::Refused(Refusal::NotFound), REFUSED);
     let SharedFile { kind, size, name, .. } = shared();
-    answer("description", Answer::Description(Description { kind, size, name }), DESCRIPTION);
+    answer(
+        "description",
+        Answer::Description(Description { kind, access: AccessKind::Open, size, name }),
+        DESCRIPTION,
+    );
     let values = vec![*hash.as_bytes()];
     answer("values", Answer::Pieces { first: 0, values }, VALUES);
     answer("piece", Answer::Piece { index: 0, len: 2 }, PIECE);
@@ -536,7 +542,7 @@ const DATA: &str = "\
     2b0000000285052e9aab1b67b6622d94a08441b09fd5b7aca61ee360416d70de5da67d86ca020000 \
     00000000000100";
 const REFUSED: &str = "020000000001";
-const DESCRIPTION: &str = "1200000001000200000000000000060068692e747874";
+const DESCRIPTION: &str = "130000000100000200000000000000060068692e747874";
 const VALUES: &str = "\
     2900000002000000000000000085052e9aab1b67b6622d94a08441b09fd5b7aca61ee360416d70de \
     5da67d86ca";

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use peerkit_proto::codec::Writer;
 use peerkit_proto::files::wire::{MAX_REQUEST, PREFIX, body_len};
-use peerkit_proto::files::{Answer, Description, FileName, PIECE, PieceList, Request};
+use peerkit_proto::files::{AccessKind, Answer, Description, FileName, PIECE, PieceList, Request};
 use peerkit_proto::id::Hash;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -70,7 +70,7 @@ fn liar(mut answer: impl FnMut(Request) -> (Vec<u8>, bool) + Send + 'static) -> 
 
 fn described(kind: FileKind, size: u64, name: &str) -> Vec<u8> {
     let name = FileName::new(name).unwrap();
-    Answer::Description(Description { kind, size, name }).encode()
+    Answer::Description(Description { kind, access: AccessKind::Open, size, name }).encode()
 }
 
 fn piece(index: u64, bytes: &[u8]) -> Vec<u8> {
@@ -86,7 +86,7 @@ fn source_of(
 ) -> DuplexStream {
     let list = PieceList::of(&bytes);
     liar(move |request| {
-        if let Some(answer) = twist(request) {
+        if let Some(answer) = twist(request.clone()) {
             return answer;
         }
         let answer = match request {

@@ -10,22 +10,42 @@
 //! 0 Describe   kind u8 = 0, hash 32 B
 //! 1 Pieces     kind u8 = 1, hash 32 B, first u64, count u16     1 to 1024 values of the list
 //! 2 Data       kind u8 = 2, hash 32 B, first u64, count u16     1 to 1024 pieces
+//! 3 Tree       kind u8 = 3, hash 32 B, first u64, count u16     1 to 1024 pieces of a folder's files
+//! 4 Follow     kind u8 = 4, hash 32 B, count u16, addresses (u16 length, UTF-8): at most 8
+//! 5 Cancel     kind u8 = 5
+//! 6 Present    kind u8 = 6, proof 32 B
 //! ```
 //!
 //! Answers, at most [`MAX_ANSWER`] bytes of body:
 //!
 //! ```text
-//! 0 Refused      tag u8 = 0, code u8         1 not found, 2 changed, 3 busy, 4 bad request
-//! 1 Description  tag u8 = 1, kind u8 (0 file, 1 folder), size u64, name (u16 length, UTF-8)
+//! 0 Refused      tag u8 = 0, code u8         1 not found, 2 changed, 3 busy, 4 bad request,
+//!                                            5 cancelled
+//! 1 Description  tag u8 = 1, kind u8 (0 file, 1 folder), access u8 (0 open, 1 named, 2 ticket),
+//!                size u64, name (u16 length, UTF-8)
 //! 2 Pieces       tag u8 = 2, first u64, values 32 B each, to the end of the body
 //! 3 Piece        tag u8 = 3, index u64, len u32; after the head come len raw bytes
+//! 4 Held         tag u8 = 4, first u64, bits to the end of the body: bit i of byte b is piece
+//!                first + 8 b + i
+//! 5 Whole        tag u8 = 5
+//! 6 Sources      tag u8 = 6, count u16, at most 16 of: node 32 B, count u16, addresses: at most 8
 //! ```
 //!
 //! `Describe` is answered by one Description, `Pieces` by one Pieces with all the values asked for
 //! (to ask for values that the list does not have is a bad request), `Data` by one Piece for each
-//! piece, in order. Any can be answered by Refused instead; in the midst of the pieces of a `Data`
-//! it ends them. A body that can't be read, or of an unknown kind, is a bad request, and the stream goes
-//! on: so new kinds can be added. A length over the limit ends the stream.
+//! piece, in order, and `Tree` as well: its pieces are those of a folder's files, numbered through
+//! (see [`Layout`](super::Layout)). Any can be answered by Refused instead; in the midst of the
+//! pieces of a `Data` or `Tree` it ends them. A body that can't be read, or of an unknown kind, is a
+//! bad request, and the stream goes on: so new kinds can be added. A length over the limit ends the
+//! stream.
+//!
+//! `Follow` is answered by Whole, or by Held once or more: the pieces that are there (of a folder
+//! those that `Tree` numbers). From then on Held comes again, unasked, between other answers, as
+//! pieces are added, and Sources tells of others who follow and can be asked at the addresses that
+//! they told. A stream follows one hash: the last. `Cancel` gives up every `Data` and `Tree` that
+//! was asked for before it: each ends with Refused (cancelled) unless it was answered already; it
+//! has no answer of its own. `Present` has none either: the proof that the asking side knows the
+//! secret of a ticket, see [`Secret`](super::Secret), counts for all requests after it.
 //!
 //! The size of a Description is that of the bytes served under the hash: of a folder, those of its
 //! manifest. Nothing that is told here is trusted: the list is checked against the hash, the pieces
@@ -34,10 +54,13 @@
 use bytes::Bytes;
 
 use super::FileKind;
+use super::access::AccessKind;
 use super::path::{FileName, MAX_NAME, NameError};
 use super::pieces::{PIECE, PieceValue};
+use crate::address::Address;
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::id::{Hash, ID_LEN};
+use crate::hello::{Proof, address, put_address};
+use crate::id::{Hash, ID_LEN, NodeId};
 
 /// The name of the protocol, with its version: what a stream for it is opened with.
 pub const FILES_PROTOCOL: &str = "peerkit-files/1";
@@ -45,8 +68,14 @@ pub const FILES_PROTOCOL: &str = "peerkit-files/1";
 /// Most values of a piece list, or pieces, asked for at once. 1024: 32 KiB of values; 1 GiB of data.
 pub const MAX_PART: u16 = 1024;
 
-/// Longest body of a request, in bytes. More than any has now, so that new kinds have room.
-pub const MAX_REQUEST: usize = 1024;
+/// Most addresses told of one node.
+pub const MAX_PLACES: usize = 8;
+
+/// Most nodes told of in one [`Answer::Sources`].
+pub const MAX_SOURCES: usize = 16;
+
+/// Longest body of a request, in bytes: above [`MAX_PLACES`] of the longest addresses.
+pub const MAX_REQUEST: usize = 4096;
 
 /// Longest body of an answer, in bytes: above the 32 KiB of [`MAX_PART`] values.
 pub const MAX_ANSWER: usize = 64 << 10;
@@ -55,7 +84,7 @@ pub const MAX_ANSWER: usize = 64 << 10;
 pub const PREFIX: usize = 4;
 
 /// A question.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Request {
     /// What is this?
@@ -80,6 +109,30 @@ pub enum Request {
         first: u64,
         /// How many: 1 to [`MAX_PART`].
         count: u16,
+    },
+    /// Pieces of a folder's files, numbered through.
+    Tree {
+        /// Of which folder.
+        hash: Hash,
+        /// The first piece.
+        first: u64,
+        /// How many: 1 to [`MAX_PART`].
+        count: u16,
+    },
+    /// Tell which pieces are there, now and as more come.
+    Follow {
+        /// Of what.
+        hash: Hash,
+        /// Where others can ask the follower for what it has: nowhere if there are none. At most
+        /// [`MAX_PLACES`].
+        addresses: Vec<Address>,
+    },
+    /// What was asked for and has not come is not wanted any more.
+    Cancel,
+    /// Shows that a ticket is known.
+    Present {
+        /// See [`Secret::prove`](super::Secret::prove).
+        proof: Proof,
     },
     /// A kind that this build does not know: answered as a bad request.
     Unknown(u8),
@@ -107,6 +160,17 @@ pub enum Answer {
         /// How many bytes: at most [`PIECE`].
         len: u32,
     },
+    /// Pieces that are there.
+    Held {
+        /// The piece of the first bit.
+        first: u64,
+        /// A bit for each piece, the lowest of a byte first.
+        bits: Bytes,
+    },
+    /// All pieces are there.
+    Whole,
+    /// Others who may have it, and where they can be asked. At most [`MAX_SOURCES`].
+    Sources(Vec<(NodeId, Vec<Address>)>),
 }
 
 /// What a source says about a hash. Not to be trusted: see the [module](self).
@@ -114,6 +178,8 @@ pub enum Answer {
 pub struct Description {
     /// A file or a folder.
     pub kind: FileKind,
+    /// Who may have it, and so whether the asking side may pass it on.
+    pub access: AccessKind,
     /// Bytes served under the hash: of a folder, those of its manifest.
     pub size: u64,
     /// Its name at the source.
@@ -136,6 +202,9 @@ pub enum Refusal {
     /// The request makes no sense to the other side.
     #[error("the request was not understood")]
     BadRequest,
+    /// The asking side has given it up.
+    #[error("no longer wanted")]
+    Cancelled,
     /// A reason that this build does not know.
     #[error("refused with code {0}")]
     Other(u8),
@@ -170,6 +239,20 @@ impl Request {
                 out.put_u8(2);
                 put_part(out, hash, *first, *count);
             }
+            Self::Tree { hash, first, count } => {
+                out.put_u8(3);
+                put_part(out, hash, *first, *count);
+            }
+            Self::Follow { hash, addresses } => {
+                out.put_u8(4);
+                out.put_raw(hash.as_bytes());
+                put_addresses(out, addresses);
+            }
+            Self::Cancel => out.put_u8(5),
+            Self::Present { proof } => {
+                out.put_u8(6);
+                out.put_raw(proof);
+            }
             Self::Unknown(kind) => out.put_u8(*kind),
         })
     }
@@ -190,6 +273,16 @@ impl Request {
                 let (hash, first, count) = take_part(&mut reader)?;
                 Self::Data { hash, first, count }
             }
+            3 => {
+                let (hash, first, count) = take_part(&mut reader)?;
+                Self::Tree { hash, first, count }
+            }
+            4 => {
+                let hash = reader.hash("request hash")?;
+                Self::Follow { hash, addresses: take_addresses(&mut reader)? }
+            }
+            5 => Self::Cancel,
+            6 => Self::Present { proof: reader.array("request proof")? },
             kind => return Ok(Self::Unknown(kind)),
         };
         reader.finish()?;
@@ -209,6 +302,7 @@ impl Answer {
             Self::Description(description) => {
                 out.put_u8(1);
                 description.kind.encode(out);
+                description.access.encode(out);
                 out.put_u64(description.size);
                 out.put_str(description.name.as_str());
             }
@@ -221,6 +315,19 @@ impl Answer {
                 out.put_u8(3);
                 out.put_u64(*index);
                 out.put_u32(*len);
+            }
+            Self::Held { first, bits } => {
+                out.put_u8(4);
+                out.put_u64(*first);
+                out.put_raw(bits);
+            }
+            Self::Whole => out.put_u8(5),
+            Self::Sources(sources) => {
+                out.put_u8(6);
+                out.put_list(&sources[..sources.len().min(MAX_SOURCES)], |out, source| {
+                    out.put_raw(source.0.as_bytes());
+                    put_addresses(out, &source.1);
+                });
             }
         })
     }
@@ -236,9 +343,10 @@ impl Answer {
             0 => Self::Refused(Refusal::from_code(reader.u8("refusal code")?)),
             1 => {
                 let kind = FileKind::decode(&mut reader)?;
+                let access = AccessKind::decode(&mut reader)?;
                 let size = reader.u64("described size")?;
                 let name = FileName::new(reader.str(MAX_NAME, "described name")?)?;
-                Self::Description(Description { kind, size, name })
+                Self::Description(Description { kind, access, size, name })
             }
             2 => {
                 let first = reader.u64("first value")?;
@@ -258,6 +366,11 @@ impl Answer {
                 }
                 Self::Piece { index, len }
             }
+            4 => Self::Held { first: reader.u64("first held")?, bits: reader.take_rest() },
+            5 => Self::Whole,
+            6 => Self::Sources(reader.list(MAX_SOURCES, "sources", |reader| {
+                Ok((reader.node_id("source")?, take_addresses(reader)?))
+            })?),
             _ => return Err(DecodeError::Invalid("answer tag").into()),
         };
         reader.finish()?;
@@ -272,6 +385,7 @@ impl Refusal {
             Self::Changed => 2,
             Self::Busy => 3,
             Self::BadRequest => 4,
+            Self::Cancelled => 5,
             Self::Other(code) => code,
         }
     }
@@ -282,6 +396,7 @@ impl Refusal {
             2 => Self::Changed,
             3 => Self::Busy,
             4 => Self::BadRequest,
+            5 => Self::Cancelled,
             code => Self::Other(code),
         }
     }
@@ -322,6 +437,14 @@ fn take_part(reader: &mut Reader) -> Result<(Hash, u64, u16), DecodeError> {
     Ok((hash, first, count))
 }
 
+pub(super) fn put_addresses(out: &mut Vec<u8>, addresses: &[Address]) {
+    out.put_list(&addresses[..addresses.len().min(MAX_PLACES)], put_address);
+}
+
+pub(super) fn take_addresses(reader: &mut Reader) -> Result<Vec<Address>, DecodeError> {
+    reader.list(MAX_PLACES, "places", address)
+}
+
 fn check_count(count: usize) -> Result<(), DecodeError> {
     let (what, limit) = ("part", usize::from(MAX_PART));
     match count {
@@ -359,7 +482,7 @@ mod tests {
             (any::<bool>(), any::<u64>(), "[a-z]{1,30}").prop_map(|(folder, size, name)| {
                 let kind = if folder { FileKind::Folder } else { FileKind::File };
                 let name = FileName::new(format!("{name}_")).unwrap();
-                Answer::Description(Description { kind, size, name })
+                Answer::Description(Description { kind, access: AccessKind::Open, size, name })
             }),
             (any::<u64>(), proptest::collection::vec(any::<[u8; 32]>(), 1..40))
                 .prop_map(|(first, values)| Answer::Pieces { first, values }),
@@ -376,11 +499,15 @@ mod tests {
         let request = Request::Data { hash, first: 5, count: 1024 };
         assert_eq!(request.encode(), expected);
         let answer = Answer::Description(Description {
+            access: AccessKind::Ticket,
             kind: FileKind::Folder,
             size: 258,
             name: FileName::new("ab").unwrap(),
         });
-        assert_eq!(answer.encode(), [14, 0, 0, 0, 1, 1, 2, 1, 0, 0, 0, 0, 0, 0, 2, 0, b'a', b'b']);
+        assert_eq!(
+            answer.encode(),
+            [15, 0, 0, 0, 1, 1, 2, 2, 1, 0, 0, 0, 0, 0, 0, 2, 0, b'a', b'b']
+        );
         assert_eq!(Answer::Refused(Refusal::Changed).encode(), [2, 0, 0, 0, 0, 2]);
         assert_eq!(
             Answer::Piece { index: 1, len: 7 }.encode(),
@@ -405,7 +532,7 @@ mod tests {
 
     #[test]
     fn an_evil_name_is_shown() {
-        let mut out = vec![1, 0];
+        let mut out = vec![1, 0, 0];
         out.put_u64(1);
         out.put_str("../../x");
         match Answer::decode(out.into()) {

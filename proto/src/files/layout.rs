@@ -1,0 +1,163 @@
+//! The pieces of a file, or of all files of a folder one after the other, numbered through.
+
+use std::ops::Range;
+
+use super::manifest::{Entry, Manifest};
+use super::pieces::{MAX_FILE, PIECE, PieceError};
+
+/// How the pieces of one fetch are numbered: those of the first file, then those of the next. An
+/// empty file has none: there is nothing to fetch.
+///
+/// A file alone is numbered as its own pieces are. In a folder the files are in the order of the
+/// manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// The number of each file's first piece, and its size.
+    files: Vec<(u64, u64)>,
+    count: u64,
+}
+
+/// Where a piece stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Which file: its place among the files, folders not counted.
+    pub file: usize,
+    /// Which piece of the file.
+    pub index: u64,
+    /// Its bytes in the file.
+    pub range: Range<u64>,
+}
+
+impl Place {
+    /// Bytes of the piece.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.range.end.saturating_sub(self.range.start)
+    }
+
+    /// Never: an empty file has no pieces.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Layout {
+    /// The pieces of one file of `size` bytes.
+    ///
+    /// # Errors
+    /// Where that is over [`MAX_FILE`].
+    pub fn file(size: u64) -> Result<Self, PieceError> {
+        Self::new([size])
+    }
+
+    /// The pieces of a folder's files.
+    #[must_use]
+    pub fn folder(manifest: &Manifest) -> Self {
+        let sizes = manifest.entries().iter().filter_map(|entry| match entry {
+            Entry::File { size, .. } => Some(*size),
+            Entry::Folder { .. } => None,
+        });
+        // A manifest has no file over the limit.
+        Self::new(sizes.map(|size| size.min(MAX_FILE))).unwrap_or_else(|_| Self::empty())
+    }
+
+    /// The pieces of files of these sizes.
+    ///
+    /// # Errors
+    /// Where one is over [`MAX_FILE`].
+    pub fn new(sizes: impl IntoIterator<Item = u64>) -> Result<Self, PieceError> {
+        let mut layout = Self::empty();
+        for size in sizes {
+            if size > MAX_FILE {
+                return Err(PieceError::TooLarge(size));
+            }
+            layout.files.push((layout.count, size));
+            layout.count = layout.count.saturating_add(size.div_ceil(PIECE));
+        }
+        Ok(layout)
+    }
+
+    /// How many pieces there are; none where all files are empty.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// How many files there are.
+    #[must_use]
+    pub fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// The size of a file, in bytes.
+    #[must_use]
+    pub fn size(&self, file: usize) -> Option<u64> {
+        self.files.get(file).map(|(_, size)| *size)
+    }
+
+    /// The numbers of a file's pieces; empty where there is no such file.
+    #[must_use]
+    pub fn pieces(&self, file: usize) -> Range<u64> {
+        let Some((first, size)) = self.files.get(file) else { return 0..0 };
+        *first..first.saturating_add(size.div_ceil(PIECE))
+    }
+
+    /// Where a piece stands; `None` where there is no such piece.
+    #[must_use]
+    pub fn place(&self, piece: u64) -> Option<Place> {
+        if piece >= self.count {
+            return None;
+        }
+        // Of files with the same first piece all but the last are empty.
+        let file = self.files.partition_point(|(first, _)| *first <= piece).checked_sub(1)?;
+        let (first, size) = *self.files.get(file)?;
+        let index = piece.checked_sub(first)?;
+        let start = index.checked_mul(PIECE)?;
+        Some(Place { file, index, range: start..size.min(start.saturating_add(PIECE)) })
+    }
+
+    fn empty() -> Self {
+        Self { files: Vec::new(), count: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn pieces_are_numbered_through_the_files() {
+        let layout = Layout::new([0, 1, 0, 0, PIECE, PIECE + 1, 0]).unwrap();
+        assert_eq!(layout.count(), 4);
+        let places: Vec<_> = (0..5).map(|piece| layout.place(piece)).collect();
+        let place = |file, index, range| Some(Place { file, index, range });
+        assert_eq!(places[0], place(1, 0, 0..1));
+        assert_eq!(places[1], place(4, 0, 0..PIECE));
+        assert_eq!(places[2], place(5, 0, 0..PIECE));
+        assert_eq!(places[3], place(5, 1, PIECE..PIECE + 1));
+        assert_eq!(places[4], None);
+        assert_eq!(layout.pieces(5), 2..4);
+        assert_eq!(layout.pieces(6), 4..4);
+        assert_eq!(layout.pieces(7), 0..0);
+        assert!(Layout::file(MAX_FILE + 1).is_err());
+        assert_eq!(Layout::file(0).unwrap().place(0), None);
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_is_in_one_piece(sizes in proptest::collection::vec(0..4 * PIECE, 0..12)) {
+            let layout = Layout::new(sizes.iter().copied()).unwrap();
+            let mut seen = vec![0; sizes.len()];
+            for piece in 0..layout.count() {
+                let place = layout.place(piece).unwrap();
+                prop_assert_eq!(place.range.start, seen[place.file]);
+                prop_assert!(place.len() > 0 && place.len() <= PIECE);
+                prop_assert!(layout.pieces(place.file).contains(&piece));
+                seen[place.file] = place.range.end;
+            }
+            prop_assert_eq!(seen, sizes);
+        }
+    }
+}
