@@ -8,6 +8,7 @@
 //! folder they are joined to. [`wire`] has the requests and answers, byte by byte.
 
 pub mod access;
+pub mod fetch;
 pub mod layout;
 pub mod manifest;
 pub mod path;

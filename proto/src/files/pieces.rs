@@ -349,6 +349,55 @@ impl PieceSet {
         Self { bits: vec![0; words], count: list.count(), held: 0 }
     }
 
+    /// An empty set for `count` pieces.
+    #[must_use]
+    pub fn of_count(count: u64) -> Self {
+        let words = usize::try_from(count.div_ceil(64)).unwrap_or_default();
+        Self { bits: vec![0; words], count, held: 0 }
+    }
+
+    /// Takes a piece out; `false` where it was not in it.
+    pub fn remove(&mut self, index: u64) -> bool {
+        if !self.contains(index) {
+            return false;
+        }
+        if let Some(word) = word_of(index).and_then(|word| self.bits.get_mut(word)) {
+            *word &= !(1 << (index % 64));
+            self.held -= 1;
+        }
+        true
+    }
+
+    /// The pieces in it, in order.
+    pub fn pieces(&self) -> impl Iterator<Item = u64> {
+        self.ones(0, |_, word| word)
+    }
+
+    /// The pieces from `from` on that are not in it but in `of` (`None`: whatever piece), in order.
+    pub fn missing_of(&self, of: Option<&Self>, from: u64) -> impl Iterator<Item = u64> {
+        let wanted = move |at: usize, word: u64| {
+            let of = of.map_or(u64::MAX, |of| of.bits.get(at).copied().unwrap_or_default());
+            of & !word
+        };
+        self.ones(from, wanted).take_while(|index| *index < self.count)
+    }
+
+    /// The places from `from` on of the bits that are set once `turn` has been at the words.
+    fn ones(&self, from: u64, turn: impl Fn(usize, u64) -> u64) -> impl Iterator<Item = u64> {
+        let start = word_of(from).unwrap_or(usize::MAX).min(self.bits.len());
+        let words = (start..).zip(self.bits.get(start..).unwrap_or_default());
+        words.flat_map(move |(at, word)| {
+            let before = if at == start { (1 << (from % 64)) - 1 } else { 0 };
+            let mut word = turn(at, *word) & !before;
+            std::iter::from_fn(move || {
+                let bit = u64::from(word.trailing_zeros());
+                // Takes out the lowest bit.
+                word &= word.checked_sub(1)?;
+                Some(at as u64 * 64 + bit)
+            })
+        })
+    }
+
     /// Adds a piece; `false` where it was there already or the file has no such piece.
     pub fn insert(&mut self, index: u64) -> bool {
         if index >= self.count || self.contains(index) {
