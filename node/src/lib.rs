@@ -55,6 +55,7 @@ mod order;
 mod outbox;
 mod outgoing;
 mod probe;
+mod rate;
 mod request;
 mod served;
 mod shares;
@@ -79,6 +80,7 @@ pub use node::{
     Source,
 };
 pub use outgoing::Outgoing;
+pub use rate::RateLimits;
 pub use shares::{Added, Progress, Refreshed, ShareError, SkipReason, Skipped};
 pub use status::{BroadcastCounters, PeerStatus, Status};
 pub use store::{KnownPeer, StoreError};

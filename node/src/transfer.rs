@@ -8,6 +8,7 @@ mod asking;
 mod download;
 mod fetching;
 mod part;
+mod partial;
 mod place;
 mod serve;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use peerkit_proto::id::NodeId;
 pub(crate) use crate::shares::Progress;
 pub(crate) use download::Download;
 pub(crate) use part::is_part_name;
+pub(crate) use partial::Partials;
 pub(crate) use serve::serve;
 
 /// A stream on which nothing moves for this long is given up. 30 s: half of what TCP takes to give

@@ -104,8 +104,9 @@ pub struct Fetch {
     /// Whom the pieces that are on their way were asked of.
     open: BTreeMap<u64, Vec<NodeId>>,
     sources: BTreeMap<NodeId, Source>,
-    /// How many of the sources that do not have everything have each piece.
-    rarity: Vec<u16>,
+    /// How many of the sources that do not have everything have each piece. Empty until there is
+    /// one.
+    rarity: Vec<u8>,
     /// Where the next run begins that is taken in order.
     cursor: u64,
     chance: ChaCha8Rng,
@@ -127,7 +128,7 @@ impl Fetch {
             held,
             open: BTreeMap::new(),
             sources: BTreeMap::new(),
-            rarity: vec![0; usize::try_from(count).unwrap_or_default()],
+            rarity: Vec::new(),
             cursor,
             chance,
             done: false,
@@ -155,7 +156,7 @@ impl Fetch {
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
             Input::Up(id) => {
-                self.sources.entry(id).or_insert_with(|| Source::new(now, self.layout.count()));
+                self.sources.entry(id).or_insert_with(|| Source::new(now, self.held.emptied()));
             }
             Input::Whole(id) => self.whole(id),
             Input::Holds(id, first, bits) => self.holds(id, first, &bits),
@@ -188,8 +189,7 @@ impl Fetch {
             for piece in source.holds.pieces() {
                 count(&mut self.rarity, piece, |n| n.saturating_sub(1));
             }
-            source.holds = PieceSet::of_count(0);
-            source.is_whole = true;
+            source.become_whole();
         }
     }
 
@@ -197,6 +197,9 @@ impl Fetch {
         let Some(source) = self.sources.get_mut(&id).filter(|source| !source.is_whole) else {
             return;
         };
+        if self.rarity.is_empty() {
+            self.rarity = vec![0; usize::try_from(self.layout.count()).unwrap_or_default()];
+        }
         for (at, byte) in (0u64..).zip(bits).filter(|(_, byte)| **byte != 0) {
             for bit in (0..8).filter(|bit| byte >> bit & 1 == 1) {
                 let piece = first.saturating_add(at.saturating_mul(8)).saturating_add(bit);
@@ -326,8 +329,8 @@ impl Fetch {
     /// Of the pieces in `holds` (`None`: of all) that nobody was asked for, from `from` on and round
     /// the end, the first of those that the fewest have.
     fn rarest(&self, from: u64, holds: Option<&PieceSet>) -> Option<u64> {
-        let least = u16::from(holds.is_some());
-        let mut best: Option<(u16, u64)> = None;
+        let least = u8::from(holds.is_some());
+        let mut best: Option<(u8, u64)> = None;
         let round = self.taken.missing_of(holds, from).chain(self.taken.missing_of(holds, 0));
         for piece in round.take(LOOKED_AT) {
             let rarity = self.rarity_of(piece);
@@ -361,7 +364,7 @@ impl Fetch {
         count
     }
 
-    fn rarity_of(&self, piece: u64) -> u16 {
+    fn rarity_of(&self, piece: u64) -> u8 {
         let at = usize::try_from(piece).ok();
         at.and_then(|at| self.rarity.get(at)).copied().unwrap_or_default()
     }
@@ -392,7 +395,7 @@ impl Fetch {
     }
 }
 
-fn count(rarity: &mut [u16], piece: u64, change: impl Fn(u16) -> u16) {
+fn count(rarity: &mut [u8], piece: u64, change: impl Fn(u8) -> u8) {
     if let Some(slot) = usize::try_from(piece).ok().and_then(|at| rarity.get_mut(at)) {
         *slot = change(*slot);
     }

@@ -38,16 +38,22 @@ pub(super) struct Run {
 }
 
 impl Source {
-    pub(super) fn new(now: Instant, count: u64) -> Self {
+    pub(super) fn new(now: Instant, holds: PieceSet) -> Self {
         Self {
             is_whole: false,
-            holds: PieceSet::of_count(count),
+            holds,
             asked: VecDeque::new(),
             speed: 0,
             since: now,
             arrived: 0,
             heard: now,
         }
+    }
+
+    /// It has every piece.
+    pub(super) fn become_whole(&mut self) {
+        self.is_whole = true;
+        self.holds = PieceSet::default();
     }
 
     pub(super) fn ask(&mut self, now: Instant, first: u64, count: u16) {

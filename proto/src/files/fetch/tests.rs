@@ -51,7 +51,7 @@ fn bits(pieces: &BTreeSet<u64>, count: u64) -> Bytes {
 impl World {
     fn new(count: u64, senders: Vec<Sender>) -> Self {
         let layout = Arc::new(Layout::file(count * PIECE).unwrap());
-        let fetch = Fetch::new(layout, PieceSet::of_count(count), [7; 32]);
+        let fetch = Fetch::new(layout, PieceSet::of_count(count).unwrap(), [7; 32]);
         let senders = senders.into_iter().enumerate();
         let senders = senders.map(|(n, sender)| (id(n.try_into().unwrap()), sender)).collect();
         let (now, done, cancelled) = (Instant::ZERO, false, 0);
@@ -256,7 +256,7 @@ proptest! {
     #[test]
     fn sets_know_their_gaps(pieces in proptest::collection::btree_set(0u64..300, 0..300), of in proptest::collection::btree_set(0u64..300, 0..300), from in 0u64..400) {
         let set = |pieces: &BTreeSet<u64>| {
-            let mut set = PieceSet::of_count(300);
+            let mut set = PieceSet::of_count(300).unwrap();
             for piece in pieces {
                 set.insert(*piece);
             }
@@ -275,6 +275,6 @@ proptest! {
             prop_assert!(less.remove(*piece));
             prop_assert!(!less.remove(*piece));
         }
-        prop_assert_eq!(less, PieceSet::of_count(300));
+        prop_assert_eq!(less, PieceSet::of_count(300).unwrap());
     }
 }
