@@ -259,6 +259,9 @@ impl Builder {
                 tracing::warn!(%error, "can't share again what was shared before");
             }
         });
+        if let Err(error) = inner.resume_downloads().await {
+            tracing::warn!(%error, "can't go on with the downloads of earlier runs");
+        }
         let actor = Actor::new(inner.clone(), overlay, order_receiver, link_receiver);
         tokio::spawn(actor.run(Earlier { known, kept }));
         Ok(Node::new(inner))
