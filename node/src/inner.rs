@@ -83,7 +83,6 @@ pub(crate) struct Inner {
     pub(crate) met: Met,
     pub(crate) shares: Shares,
     /// Fetches under way, which are served as far as they have come.
-    #[allow(dead_code)] // Nothing uses it yet: the next commits do.
     pub(crate) partials: Partials,
     /// How fast files may go out and come in.
     pub(crate) rates: Rates,

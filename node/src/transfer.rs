@@ -1,4 +1,4 @@
-//! Files on their way: [`serve`] answers for what is shared, a [`Download`] fetches.
+//! Files on their way: [`Serving`] answers for what is shared, a [`Download`] fetches.
 //!
 //! Both speak the protocol of [`peerkit_proto::files::wire`] on any byte stream. A download is told
 //! of one source after the other: each goes on from the pieces that were verified before it. All is
@@ -26,7 +26,7 @@ pub(crate) use crate::shares::Progress;
 pub(crate) use download::Download;
 pub(crate) use part::is_part_name;
 pub(crate) use partial::Partials;
-pub(crate) use serve::serve;
+pub(crate) use serve::Serving;
 
 /// A stream on which nothing moves for this long is given up. 30 s: half of what TCP takes to give
 /// up on a lost segment under RFC 1122.

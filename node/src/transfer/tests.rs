@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use peerkit_proto::codec::Writer;
+use peerkit_proto::config::Config;
 use peerkit_proto::files::wire::{MAX_REQUEST, PREFIX, body_len};
 use peerkit_proto::files::{AccessKind, Answer, Description, FileName, PIECE, PieceList, Request};
 use peerkit_proto::id::Hash;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
 
+use crate::rate::Rates;
 use crate::shares::Shares;
 use crate::store::Store;
 
@@ -39,6 +41,16 @@ fn content(len: usize) -> Vec<u8> {
 fn write(path: &Path, bytes: &[u8]) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, bytes).unwrap();
+}
+
+/// Answers on `stream` as a node that shares `shares` does.
+async fn serve(
+    shares: Shares,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+) -> io::Result<()> {
+    let rates = Rates::new(&Config::default());
+    let serving = Serving::new(shares, Partials::default(), rates);
+    serve::serve(serving, node(0), [0; 32], stream).await
 }
 
 /// A stream to a node that shares `shares`.
@@ -325,7 +337,7 @@ struct Cut<W> {
     write: W,
 }
 
-impl<W: tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWrite for Cut<W> {
+impl<W: AsyncWrite + Unpin> AsyncWrite for Cut<W> {
     fn poll_write(
         mut self: std::pin::Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,

@@ -110,7 +110,7 @@ async fn evil_names_write_nothing_and_are_shown() {
 
         // As the name of what is fetched.
         let source = liar(move |_| {
-            let mut body = vec![1, 0];
+            let mut body = vec![1, 0, 0];
             body.put_u64(1);
             body.put_str(evil);
             let mut message = Vec::new();
