@@ -1,4 +1,4 @@
-//! Files on their way: [`serve`] answers for what is shared, a [`Download`] fetches.
+//! Files on their way: [`Serving`] answers for what is shared, a [`Download`] fetches.
 //!
 //! Both speak the protocol of [`peerkit_proto::files::wire`]. A fetch is one task for the whole
 //! ([`fetching`]), which asks [`peerkit_proto::files::fetch`] what to ask of whom, and one for each
@@ -33,7 +33,7 @@ pub(crate) use downloads::Downloads;
 pub use get::Get;
 pub(crate) use part::is_part_name;
 pub(crate) use partial::Partials;
-pub(crate) use serve::serve;
+pub(crate) use serve::Serving;
 pub use status::{DownloadState, DownloadStatus};
 
 /// A stream on which nothing moves for this long is given up. 30 s: half of what TCP takes to give
