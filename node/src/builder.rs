@@ -24,7 +24,7 @@ use crate::order::{FROM_LINKS, ORDERS};
 use crate::probe::{self, PROBE_PROTOCOL};
 use crate::served::ServedStream;
 use crate::store::Store;
-use crate::tls::Tls;
+use crate::tls::{Session, Tls};
 use crate::{key, transfer};
 
 /// The file in the state folder that holds the node's key.
@@ -235,7 +235,9 @@ impl Builder {
         let serve_files = ServedStream::new(move |stream| {
             let shares = shares.clone();
             async move {
-                if let Err(error) = transfer::serve(shares, stream).await {
+                let Some(session) = Session::of(&stream.tls) else { return };
+                let asker = (session.id, session.binding);
+                if let Err(error) = transfer::serve(shares, asker, stream).await {
                     tracing::debug!(%error, "a fetch from this node broke off");
                 }
             }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerkit_proto::files::wire::{MAX_REQUEST, PREFIX, body_len};
-use peerkit_proto::files::{Answer, Refusal, Request};
-use peerkit_proto::id::Hash;
+use peerkit_proto::files::{Answer, Asker, Refusal, Request};
+use peerkit_proto::id::{Hash, NodeId};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -22,11 +22,11 @@ use crate::shares::{OpenShare, Shares};
 /// # Errors
 /// Where the stream breaks, nothing is asked for [`IDLE`], the other side takes nothing for
 /// [`STALL`], or sends a length over the limit.
-pub(crate) async fn serve<S>(shares: Shares, stream: S) -> io::Result<()>
+pub(crate) async fn serve<S>(shares: Shares, asker: (NodeId, [u8; 32]), stream: S) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let mut answering = Answering { shares, stream, open: None, spare: Vec::new() };
+    let mut answering = Answering { shares, asker, stream, open: None, spare: Vec::new() };
     while let Some(body) = answering.request().await? {
         let request = Request::decode(body);
         let refused = match request {
@@ -47,6 +47,8 @@ where
 
 struct Answering<S> {
     shares: Shares,
+    /// Who asks, and the binding of its session.
+    asker: (NodeId, [u8; 32]),
     stream: S,
     /// What was asked for last stays open: the next request is most often for the same.
     open: Option<(Hash, Arc<OpenShare>)>,
@@ -79,7 +81,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
     }
 
     async fn describe(&mut self, hash: &Hash) -> Outcome {
-        match self.shares.describe(hash) {
+        match self.shares.describe(hash, &asker(&self.asker)) {
             None => Ok(Err(Refusal::NotFound)),
             Some(description) => self.answer(&Answer::Description(description)).await.map(Ok),
         }
@@ -138,13 +140,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
     /// What has this hash, opened, as long as it is shared.
     async fn opened(&mut self, hash: Hash) -> io::Result<Result<Arc<OpenShare>, Refusal>> {
         match &self.open {
-            Some((open, share)) if *open == hash && self.shares.contains(&hash) => {
+            Some((open, share))
+                if *open == hash && self.shares.contains(&hash, &asker(&self.asker)) =>
+            {
                 return Ok(Ok(Arc::clone(share)));
             }
             _ => self.open = None,
         }
-        let shares = self.shares.clone();
-        let opened = tokio::task::spawn_blocking(move || shares.open(&hash)).await;
+        let (shares, from) = (self.shares.clone(), self.asker);
+        let opened = tokio::task::spawn_blocking(move || shares.open(&hash, &asker(&from))).await;
         Ok(opened.map_err(io::Error::other)?.map(|share| {
             let share = Arc::new(share);
             self.open = Some((hash, Arc::clone(&share)));
@@ -172,6 +176,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
     async fn flush(&mut self) -> io::Result<()> {
         within(STALL, self.stream.flush()).await
     }
+}
+
+fn asker((id, binding): &(NodeId, [u8; 32])) -> Asker<'_> {
+    Asker { id: *id, binding, proof: None }
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {

@@ -44,7 +44,7 @@ fn write(path: &Path, bytes: &[u8]) {
 /// A stream to a node that shares `shares`.
 fn honest(shares: &Shares) -> DuplexStream {
     let (ours, theirs) = duplex(64 << 10);
-    tokio::spawn(serve(shares.clone(), theirs));
+    tokio::spawn(serve(shares.clone(), (node(0), [0; 32]), theirs));
     ours
 }
 
@@ -307,7 +307,7 @@ async fn a_folder_too_goes_on_with_another_source() {
         let (ours, theirs) = duplex(64 << 10);
         let (read, write) = tokio::io::split(theirs);
         let cut = tokio::io::join(read, Cut { left: limit, write });
-        tokio::spawn(serve(shares.clone(), cut));
+        tokio::spawn(serve(shares.clone(), (node(0), [0; 32]), cut));
         rounds += 1;
         match download.run(node(1), ours, |_| ()).await {
             Ok(()) => break,

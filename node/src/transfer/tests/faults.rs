@@ -110,7 +110,7 @@ async fn evil_names_write_nothing_and_are_shown() {
 
         // As the name of what is fetched.
         let source = liar(move |_| {
-            let mut body = vec![1, 0];
+            let mut body = vec![1, 0, 0];
             body.put_u64(1);
             body.put_str(evil);
             let mut message = Vec::new();
@@ -200,14 +200,14 @@ async fn a_source_does_not_wait_for_ever() {
 
     // Asks for nothing.
     let (_ours, theirs) = duplex(1024);
-    let error = serve(shares.clone(), theirs).await.unwrap_err();
+    let error = serve(shares.clone(), (node(0), [0; 32]), theirs).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 
     // Asks and does not read.
     let (mut ours, theirs) = duplex(1024);
     let request = Request::Data { hash, first: 0, count: 2 };
     ours.write_all(&request.encode()).await.unwrap();
-    let error = serve(shares.clone(), theirs).await.unwrap_err();
+    let error = serve(shares.clone(), (node(0), [0; 32]), theirs).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 
     // Goes away in the middle of a request; and between two, which is in order.
@@ -215,13 +215,13 @@ async fn a_source_does_not_wait_for_ever() {
         let (mut ours, theirs) = duplex(1024);
         ours.write_all(sent).await.unwrap();
         drop(ours);
-        assert_eq!(serve(shares.clone(), theirs).await.is_ok(), ok);
+        assert_eq!(serve(shares.clone(), (node(0), [0; 32]), theirs).await.is_ok(), ok);
     }
 
     // Announces more than a request has.
     let (mut ours, theirs) = duplex(1024);
     ours.write_all(&[0xff; 4]).await.unwrap();
-    assert!(serve(shares, theirs).await.is_err());
+    assert!(serve(shares, (node(0), [0; 32]), theirs).await.is_err());
 }
 
 #[tokio::test]
