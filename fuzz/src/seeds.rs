@@ -242,7 +242,7 @@ fn every_frame() -> Vec<Frame> {
     ];
     for (n, what) in (0..).zip(whats) {
         let ttl = Duration::from_secs(10);
-        frames.push(Frame::Query(Query { id: QueryId([n; 16]), depth: UNLIMITED, ttl, what }));
+        frames.push(Frame::Query(Query { id: QueryId([n; 16]), depth: UNLIMITED, own: false, ttl, what }));
     }
     frames.extend(answers(id));
     frames.extend(network::broadcasts());

@@ -184,10 +184,13 @@ fn messages_and_requests() {
 fn queries() {
     let id = QueryId([0x0b; 16]);
     let ttl = std::time::Duration::from_secs(10);
-    let query = |depth, what| Frame::Query(Query { id, depth, ttl, what });
+    let query = |depth, what| Frame::Query(Query { id, depth, own: false, ttl, what });
     frame("query, discover", &query(0, What::Discover), QUERY_DISCOVER);
     frame("query, search", &query(UNLIMITED, What::Search("blue".into())), QUERY_SEARCH);
     frame("query, has file", &query(UNLIMITED, What::HasFile(Hash::of(b"hi"))), QUERY_HAS_FILE);
+    let what = What::Search("blue".into());
+    let own = Frame::Query(Query { id, depth: 0, own: true, ttl, what });
+    frame("query, search for itself", &own, QUERY_OWN);
     frame("query, find node", &query(UNLIMITED, What::FindNode(bob())), QUERY_FIND_NODE);
     frame("query, sample", &query(UNLIMITED, What::Sample { salt: [0x0d; 8], bits: 8 }), SAMPLE);
     let what = What::CallBack {
@@ -446,16 +449,17 @@ const REPLY: &str = "0c000000120100000000000000000133";
 const REPLY_BUSY: &str = "0a00000012010000000000000002";
 const REPLY_FAILED: &str = "15000000120100000000000000030900746f6f206c61726765";
 const CANCEL: &str = "09000000130100000000000000";
-const QUERY_DISCOVER: &str = "17000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b001027000000";
-const QUERY_SEARCH: &str = "1d000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff10270000010400626c7565";
+const QUERY_DISCOVER: &str = "18000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b00001027000000";
+const QUERY_SEARCH: &str = "1e000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff0010270000010400626c7565";
+const QUERY_OWN: &str = "1e000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b000110270000010400626c7565";
 const QUERY_HAS_FILE: &str = "\
-    37000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff102700000285052e9aab1b67b6622d94a084 \
+    38000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff00102700000285052e9aab1b67b6622d94a084 \
     41b09fd5b7aca61ee360416d70de5da67d86ca";
 const QUERY_FIND_NODE: &str = "\
-    37000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff10270000038139770ea87d175f56a35466c3 \
+    38000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff0010270000038139770ea87d175f56a35466c3 \
     4c7ecccb8d8a91b4ee37a25df60f5b8fc9b394";
 const QUERY_CALL_BACK: &str = "\
-    59000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff10270000048139770ea87d175f56a35466c3 \
+    5a000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff0010270000048139770ea87d175f56a35466c3 \
     4c7ecccb8d8a91b4ee37a25df60f5b8fc9b3940a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01000e0031 \
     39322e302e322e373a37313137";
 const ANSWER_NEIGHBOURS: &str = "\
@@ -618,5 +622,5 @@ const ORDER: &str = "\
     cf8b0100000c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c2cf5f2e7b83a387cccc99045e5cb974d7b643e \
     1911d54e52b486003a54f9193b55cbf6979137ebe359aeb11671a5fdfb4c44da205183753557e8a5 \
     908e0b2808";
-const SAMPLE: &str = "20000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff10270000050d0d0d0d0d0d0d0d08";
+const SAMPLE: &str = "21000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff0010270000050d0d0d0d0d0d0d0d08";
 const SAMPLE_HASH: &str = "d992d0e0ad7d7d5b0d3911727e767e1bdf834ce15838c5f251ae9dfa0bc808bf";

@@ -11,7 +11,7 @@ use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
 use peerkit_proto::files::wire::{MAX_ANSWER, MAX_PART, PREFIX, body_len};
 use peerkit_proto::files::{
-    Access, AccessKind, Description, FileKind, FileName, Layout, Manifest, PIECE, PieceList,
+    Access, AccessKind, Asker, Description, FileKind, FileName, Layout, Manifest, PIECE, PieceList,
     PieceSet, Secret,
 };
 use peerkit_proto::id::Hash;
@@ -294,7 +294,8 @@ async fn a_folder_on_its_way_is_served_as_far_as_it_is() {
     let (shared, serving) = (serving(), serving());
     let (dir, hash, all) = share_tree(&shared).await;
     let manifest = {
-        let open = shared.shares.open(&hash).unwrap();
+        let asker = Asker { id: node(1), binding: &[0; 32], proof: None };
+        let open = shared.shares.open(&hash, &asker).unwrap();
         let mut bytes = Vec::new();
         open.read_piece(0, &mut bytes).unwrap();
         bytes
