@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::graph::Graph;
 use crate::graph::measure::Measures;
+use crate::pending::{DownloadStatus, Dropped};
 use crate::text;
 
 /// The result of a command that worked.
@@ -36,6 +37,9 @@ pub(crate) enum Outcome {
     /// `add`
     Added {
         files: Vec<SharedFile>,
+        /// Where it is not for everyone.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ticket: Option<String>,
         #[serde(skip_serializing_if = "Vec::is_empty")]
         skipped: Vec<SkippedView>,
     },
@@ -52,8 +56,25 @@ pub(crate) enum Outcome {
     },
     /// `search`
     Found { files: Vec<FoundView> },
+    /// `get` that goes on in the background: told at a prompt only
+    Begun {
+        #[serde(skip)]
+        download: Box<DownloadStatus>,
+    },
     /// `get`
-    Fetched { path: PathBuf, bytes: u64, seconds: f64, sources: Vec<NodeId> },
+    Fetched {
+        path: PathBuf,
+        bytes: u64,
+        seconds: f64,
+        sources: Vec<NodeId>,
+        /// Sources that sent what is not the file.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        dropped: Vec<Dropped>,
+    },
+    /// `pause`, `resume`, `cancel`
+    Download { download: Box<DownloadStatus> },
+    /// `downloads`
+    Downloads { downloads: Vec<DownloadStatus> },
     /// `status`
     Status { status: Box<Status> },
     /// `network`
