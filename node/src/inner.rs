@@ -36,7 +36,7 @@ use crate::shares::Shares;
 use crate::store::Store;
 use crate::stream::Streams;
 use crate::tls::Tls;
-use crate::transfer::Partials;
+use crate::transfer::{Downloads, Partials};
 use crate::waiting::Directs;
 
 /// Probes under way at once, each a connection of its own. 8: a member starts one every few seconds.
@@ -83,8 +83,8 @@ pub(crate) struct Inner {
     pub(crate) met: Met,
     pub(crate) shares: Shares,
     /// Fetches under way, which are served as far as they have come.
-    #[allow(dead_code)] // Nothing uses it yet: the next commits do.
     pub(crate) partials: Partials,
+    pub(crate) downloads: Downloads,
     /// How fast files may go out and come in.
     pub(crate) rates: Rates,
     pub(crate) orders: mpsc::Sender<Order>,
@@ -145,6 +145,7 @@ impl Inner {
             directs: Directs::default(),
             probes: Arc::new(Semaphore::new(PROBES)),
             rates: Rates::new(&parts.config),
+            downloads: Downloads::new(parts.config.max_downloads),
             config: Arc::new(parts.config),
             tls: parts.tls,
             listening: parts.listening,
@@ -404,6 +405,7 @@ impl Inner {
         self.dispatch.end();
         self.change_conns(HashMap::clear);
         self.directs.clear();
+        self.downloads.clear();
         self.requests.clear();
         self.protocols.clear();
     }

@@ -13,9 +13,6 @@
 //!
 //! Who is limited takes parts of at most `upload_part()` bytes, and sends each once it has it.
 
-// Nothing uses it yet: the next commits do.
-#![allow(dead_code)]
-
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -214,6 +211,7 @@ impl PeerRates {
     }
 
     /// As [`upload_part`](Self::upload_part), for what comes in.
+    #[allow(dead_code)] // Until the fetching side takes it.
     pub(crate) fn download_part(&self) -> Option<usize> {
         part(self.download.get(), self.all.download.get())
     }
@@ -225,6 +223,7 @@ impl PeerRates {
     }
 
     /// Waits until `bytes` more may come from this peer.
+    #[allow(dead_code)] // Until the fetching side takes it.
     pub(crate) async fn download(&self, bytes: usize) {
         self.download.take(bytes).await;
         self.all.download.take(bytes).await;

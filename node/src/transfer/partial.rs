@@ -17,7 +17,7 @@
 //! Before the guard of a fetch that is done is dropped the result should be shared, if it is to be:
 //! whoever follows is then told that all is there.
 
-// Nothing uses it yet: the next commits do.
+// Until the fetching side enters what it fetches.
 #![allow(dead_code)]
 
 use std::collections::HashMap;

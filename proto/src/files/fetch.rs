@@ -152,6 +152,18 @@ impl Fetch {
         self.sources.len()
     }
 
+    /// How the pieces are numbered.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Whether somebody owes pieces that they were asked for.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.open.is_empty()
+    }
+
     /// Takes one input.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
