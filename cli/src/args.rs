@@ -350,7 +350,7 @@ mod tests {
             Err(error) => Err(error.to_string()),
         };
         assert_eq!(get(&hash.to_string()), Ok(Wanted::Hash(hash)));
-        let ticket = crate::pending::Ticket {
+        let ticket = peerkit::Ticket {
             hash,
             node: NodeId::from_bytes([1; 32]),
             secret: None,

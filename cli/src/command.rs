@@ -291,7 +291,7 @@ const GET: &[Flag] =
     &[Flag::new("--from", Takes::One("an address")), Flag::new("--force", Takes::Nothing)];
 
 /// The options of a command. Those without any take a line as it stands, dashes and all.
-fn flags_of(command: &str) -> &'static [Flag] {
+pub(crate) fn flags_of(command: &str) -> &'static [Flag] {
     match command {
         "connect" => CONNECT,
         "add" => ADD,

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use peerkit::{
-    Address, ConnectOptions, Error, FileName, Hash, KnownPeer, Node, NodeId, Peer, Size,
+    Address, ConnectOptions, Error, FileName, Get, Hash, KnownPeer, Node, NodeId, Peer, Size,
+    Ticket, TicketError,
 };
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -19,7 +20,7 @@ use crate::outcome::{
     Gone, KnownView, NetworkView, NodeView, NotSent, Outcome, PeerView, Ping, Stops,
 };
 use crate::output::Output;
-use crate::pending::{Get, Pending as _, ShareOptions, Ticket, TicketError};
+use crate::pending::{Pending as _, ShareOptions};
 use crate::progress::Bars;
 use crate::text::millis;
 
@@ -147,7 +148,7 @@ impl Session {
                 Outcome::Found { files: views(found) }
             }
             Command::Get { what, path, from, force } => {
-                let download = node.download(self.get(&what, path, from, force)?)?;
+                let download = node.download(self.get(&what, path, from, force)?).await?;
                 let status = Box::new(download.status());
                 self.fetches.follow(download, self.output.clone(), self.at_prompt);
                 Outcome::Begun { download: status }

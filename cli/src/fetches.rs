@@ -6,13 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use peerkit::{Error, Event, Fetched, Hash, Node};
+use peerkit::{Download, DownloadState, Error, Event, Fetched, Hash, Node};
 use tokio::sync::Notify;
 
 use crate::outcome::Outcome;
 use crate::output::Output;
-use crate::pending::{Download, DownloadState, Pending as _};
-use crate::progress::{self, Bars};
+use crate::progress::Bars;
 use crate::text::{self, Paint};
 use crate::{human, terminal};
 
@@ -125,7 +124,7 @@ pub(crate) async fn show(node: Node, output: Output, bars: Bars, at_prompt: bool
             shown.show(&downloads);
             continue;
         }
-        let running = downloads.iter().filter(|download| progress::is_running(download));
+        let running = downloads.iter().filter(|download| download.state.is_under_way());
         let columns = terminal::columns();
         let lines = running.map(|download| {
             let line = human::downloads::line(Paint::none(), download);
@@ -133,6 +132,11 @@ pub(crate) async fn show(node: Node, output: Output, bars: Bars, at_prompt: bool
         });
         output.above_prompt(lines.collect()).await;
     }
+}
+
+/// `1 fetch`, `2 fetches`.
+pub(crate) fn number(fetches: usize) -> String {
+    if fetches == 1 { "1 fetch".to_owned() } else { format!("{fetches} fetches") }
 }
 
 /// The result of a fetch, as it is told.
@@ -143,7 +147,7 @@ pub(crate) fn outcome(result: Result<Fetched, Error>) -> anyhow::Result<Outcome>
             bytes: fetched.bytes,
             seconds: fetched.seconds,
             sources: fetched.sources,
-            dropped: Vec::new(),
+            dropped: fetched.dropped,
         }),
         Err(Error::Stopped) => {
             Err(anyhow!("stopped before it was done: it goes on at the next start"))

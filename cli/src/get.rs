@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
-use peerkit::{Config, Fetched, FileKind, Hash, Node, NodeId};
+use peerkit::{Config, DownloadStatus, Fetched, FileKind, Get, Hash, Node, NodeId};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +15,6 @@ use crate::fetches;
 use crate::json::{self, ResultLine};
 use crate::log::Log;
 use crate::outcome::Outcome;
-use crate::pending::{Download, DownloadStatus, Get, Pending as _};
 use crate::progress::Bars;
 use crate::text::{Paint, plain};
 use crate::{Usage, folders, host, human, signals};
@@ -139,7 +138,7 @@ async fn fetch(
     target: &Target,
     stop: &CancellationToken,
 ) -> anyhow::Result<Fetched> {
-    let download: Download = node.download(get)?;
+    let download = node.download(get).await?;
     let hash = download.hash();
     let mut shown = Progress::new();
     let finished = download.finished();

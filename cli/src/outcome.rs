@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
-use peerkit::{FoundFile, KnownPeer, Node, NodeId, NodeInfo, Peer, SharedFile, Skipped, Status};
+use peerkit::{
+    DownloadStatus, Dropped, FoundFile, KnownPeer, Node, NodeId, NodeInfo, Peer, SharedFile,
+    Skipped, Status,
+};
 use serde::Serialize;
 
 use crate::graph::Graph;
 use crate::graph::measure::Measures;
-use crate::pending::{DownloadStatus, Dropped};
 use crate::text;
 
 /// The result of a command that worked.

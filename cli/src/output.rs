@@ -208,7 +208,7 @@ fn write_lines(mut queue: mpsc::Receiver<Line>, mut sink: Sink, bars: &Bars) -> 
             }),
             (Sink::Streams, Line::Above(_) | Line::Typed) => {}
             (Sink::Prompt(printer), Line::Out(text) | Line::Err(text)) => {
-                let text = above.under(&text);
+                let text = above.make_way(&text);
                 bars.step_aside(|| printer.print(text)).map_err(io::Error::other)?;
             }
             (Sink::Prompt(printer), Line::Above(lines)) => {
@@ -247,10 +247,10 @@ impl Above {
         Some(text).filter(|text| !text.is_empty())
     }
 
-    /// What to print so that `text` stands above these lines.
-    fn under(&mut self, text: &str) -> String {
-        let text = format!("{}{text}{}", self.erase(), self.lines);
-        self.shown = self.lines.lines().count();
+    /// What to print so that `text` stands there. When the lines are set again they go below it.
+    fn make_way(&mut self, text: &str) -> String {
+        let text = format!("{}{text}", self.erase());
+        self.shown = 0;
         text
     }
 
@@ -274,11 +274,12 @@ mod tests {
     #[test]
     fn lines_above_the_prompt_are_written_in_their_place() {
         let mut above = Above::default();
-        assert_eq!(above.under("a\n"), "a\n");
+        assert_eq!(above.make_way("a\n"), "a\n");
         assert_eq!(above.set("1 %\n2 %\n".into()).unwrap(), "1 %\n2 %\n");
         assert_eq!(above.set("1 %\n2 %\n".into()), None);
         assert_eq!(above.set("3 %\n".into()).unwrap(), "\u{1b}[2A\u{1b}[J3 %\n");
-        assert_eq!(above.under("b\n"), "\u{1b}[1A\u{1b}[Jb\n3 %\n");
+        assert_eq!(above.make_way("b\n"), "\u{1b}[1A\u{1b}[Jb\n");
+        assert_eq!(above.set("3 %\n".into()).unwrap(), "3 %\n");
         above.leave();
         assert_eq!(above.set("3 %\n".into()).unwrap(), "3 %\n");
         assert_eq!(above.set(String::new()).unwrap(), "\u{1b}[1A\u{1b}[J\u{1b}[A\n");

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use peerkit::{Hash, Progress};
+use peerkit::{DownloadStatus, Hash, Progress};
 
 use crate::human;
-use crate::pending::{DownloadState, DownloadStatus};
 use crate::text::Paint;
 
 /// Bytes below which a bar would only flash.
@@ -79,7 +78,7 @@ pub(crate) struct DownloadBars {
 impl DownloadBars {
     /// Shows how far they are now.
     pub(crate) fn show(&mut self, downloads: &[DownloadStatus]) {
-        let running = downloads.iter().filter(|download| is_running(download));
+        let running = downloads.iter().filter(|download| download.state.is_under_way());
         let running: BTreeMap<Hash, &DownloadStatus> =
             running.map(|download| (download.hash, download)).collect();
         self.shown.retain(|hash, _| running.contains_key(hash));
@@ -91,14 +90,6 @@ impl DownloadBars {
             shown.bar.set_message(human::downloads::line(bars.paint, download));
         }
     }
-}
-
-/// Whether a download moves, or will.
-pub(crate) fn is_running(download: &DownloadStatus) -> bool {
-    matches!(
-        download.state,
-        DownloadState::Queued | DownloadState::Finding | DownloadState::Fetching
-    )
 }
 
 /// A bar on the screen: gone once dropped, whether the work ended or was given up.

@@ -21,7 +21,7 @@ use crate::outcome::Outcome;
 use crate::output::{Output, Sink, Writer};
 use crate::progress::Bars;
 use crate::terminal::Terminal;
-use crate::text::{count, plain};
+use crate::text::plain;
 use crate::{folders, host, signals};
 
 /// How long the last events may take to come out after the node has stopped: as long as the output.
@@ -49,13 +49,16 @@ struct Ending {
     events: JoinHandle<()>,
     fetches: Fetches,
     writer: Writer,
-    /// The line that stopped the node: its prompt must not come back.
-    _last: Option<Request>,
+    /// The line that stopped the node.
+    last: Option<Request>,
     _terminal: Option<Terminal>,
 }
 
 impl Ending {
     async fn wait(self) -> anyhow::Result<()> {
+        // Its prompt must not come back: the terminal's settings would be changed once more while
+        // they are put back.
+        std::mem::forget(self.last);
         let last = async { tokio::join!(self.events, self.fetches.ended()) };
         let _ = tokio::time::timeout(LAST_EVENTS, last).await;
         let written = self.writer.finish().await;
@@ -168,10 +171,10 @@ async fn serve(
     }
     let ok = ok && !fetches.failed();
     if session.at_prompt && fetches.under_way() > 0 {
-        let number = count(fetches.under_way(), "fetch").replace("fetchs", "fetches");
-        output.text(format!("at the next start: {number} to go on with\n")).await;
+        let number = fetches::number(fetches.under_way());
+        output.text(format!("{number} will go on at the next start\n")).await;
     }
-    let ending = Ending { events: printing, fetches, writer, _last: last, _terminal: terminal };
+    let ending = Ending { events: printing, fetches, writer, last, _terminal: terminal };
     Ok((ok || input == Input::Prompt, ending))
 }
 
@@ -302,6 +305,11 @@ async fn greet(args: &RunArgs, node: &Node, state: &Path, output: &Output) {
             _ => "another machine",
         };
         text.push_str(&format!("To join from {machine}: {}\n", paint.good(&line)));
+    }
+    let unfinished = node.downloads();
+    let unfinished = unfinished.iter().filter(|download| download.state.is_under_way()).count();
+    if unfinished > 0 {
+        text.push_str(&format!("Going on with {} from before\n", fetches::number(unfinished)));
     }
     if Input::of(args) == Input::Prompt {
         text.push_str(&paint.faint("`help` lists the commands, Ctrl-D leaves."));

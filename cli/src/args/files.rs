@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::pending::{Ticket, TicketError};
 use clap::{Args, ValueHint};
-use peerkit::{Address, Hash, NodeId};
+use peerkit::{Address, Hash, NodeId, Ticket, TicketError};
 
 use super::{listen_address, short_name};
 use crate::rate;

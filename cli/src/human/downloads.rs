@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::pending::{DownloadState, DownloadStatus};
+use peerkit::{DownloadState, DownloadStatus};
+
 use crate::text::{self, Paint, count, plain};
 
 /// What is fetched: its name and the start of its hash.
@@ -16,44 +17,61 @@ pub(crate) fn named(paint: Paint, download: &DownloadStatus) -> String {
 
 /// What is fetched and how far it is.
 pub(crate) fn line(paint: Paint, download: &DownloadStatus) -> String {
-    let state = match download.state {
-        DownloadState::Queued => "waits for its turn".to_owned(),
-        DownloadState::Finding => "looking for who has it".to_owned(),
-        DownloadState::Fetching => progress(download),
-        DownloadState::Paused => format!("paused at {}", amount(download)),
-        DownloadState::Done => format!("done, {}", text::size(download.done)),
-        DownloadState::Failed => {
-            let why = download.error.as_deref().unwrap_or("no reason is known");
-            paint.bad(&format!("failed at {}: {}", amount(download), plain(why)))
-        }
-        #[allow(unreachable_patterns, reason = "states may be added")]
-        _ => amount(download),
+    let figures = Figures {
+        done: download.done,
+        total: download.total,
+        rate: download.rate,
+        sources: download.sources,
     };
+    let state = figures.told(paint, download.state, download.error.as_deref());
     format!("{}  {state}", named(paint, download))
 }
 
-/// How far it is, how fast it goes, how long that takes still, and from how many.
-pub(crate) fn progress(download: &DownloadStatus) -> String {
-    let mut text = amount(download);
-    if download.rate > 0 {
-        text.push_str(&format!("  {}/s", text::size(download.rate)));
-        if let Some(total) = download.total {
-            let left = total.saturating_sub(download.done) / download.rate;
-            text.push_str(&format!("  {} left", whole(Duration::from_secs(left))));
-        }
-    }
-    format!("{text}  {}", count(download.sources, "source"))
+/// How much has come, and how fast.
+#[derive(Clone, Copy)]
+struct Figures {
+    done: u64,
+    total: Option<u64>,
+    rate: u64,
+    sources: usize,
 }
 
-fn amount(download: &DownloadStatus) -> String {
-    let done = text::size(download.done);
-    match download.total {
-        Some(total) => {
-            let percent =
-                if total == 0 { 100 } else { u128::from(download.done) * 100 / u128::from(total) };
-            format!("{percent} % of {}", text::size(total))
+impl Figures {
+    fn told(self, paint: Paint, state: DownloadState, error: Option<&str>) -> String {
+        match state {
+            DownloadState::Queued => "waits for its turn".to_owned(),
+            DownloadState::Finding => "looking for who has it".to_owned(),
+            DownloadState::Paused => format!("paused at {}", self.amount()),
+            DownloadState::Done => format!("done, {}", text::size(self.done)),
+            DownloadState::Failed => {
+                let why = plain(error.unwrap_or("no reason is known"));
+                paint.bad(&format!("failed at {}: {why}", self.amount()))
+            }
+            _ => self.progress(),
         }
-        None => done,
+    }
+
+    /// How far it is, how fast it goes, how long that takes still, and from how many.
+    fn progress(self) -> String {
+        let mut text = self.amount();
+        if self.rate > 0 {
+            text.push_str(&format!("  {}/s", text::size(self.rate)));
+            if let Some(total) = self.total {
+                let left = total.saturating_sub(self.done) / self.rate;
+                text.push_str(&format!("  {} left", whole(Duration::from_secs(left))));
+            }
+        }
+        format!("{text}  {}", count(self.sources, "source"))
+    }
+
+    fn amount(self) -> String {
+        match self.total {
+            Some(total) => {
+                let percent = (u128::from(self.done) * 100).checked_div(u128::from(total));
+                format!("{} % of {}", percent.unwrap_or(100), text::size(total))
+            }
+            None => text::size(self.done),
+        }
     }
 }
 
@@ -70,43 +88,19 @@ fn whole(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use peerkit::{FileKind, Hash};
-
-    fn download(state: DownloadState) -> DownloadStatus {
-        DownloadStatus {
-            hash: Hash::of(b"content"),
-            name: "film.mkv".parse().ok(),
-            kind: Some(FileKind::File),
-            state,
-            done: 512 << 20,
-            total: Some(2 << 30),
-            rate: 4 << 20,
-            sources: 3,
-            path: None,
-            error: None,
-        }
-    }
 
     #[test]
     fn a_fetch_is_told_on_a_line() {
-        let paint = Paint::on(&tempfile::tempfile().unwrap());
-        let name = format!("film.mkv {}", &Hash::of(b"content").to_string()[..8]);
-        let told = |download: &DownloadStatus| {
-            line(paint, download).strip_prefix(&format!("{name}  ")).unwrap().to_owned()
-        };
-        let fetching = download(DownloadState::Fetching);
-        assert_eq!(told(&fetching), "25 % of 2.0 GiB  4.0 MiB/s  6 min 24 s left  3 sources");
-        assert_eq!(told(&download(DownloadState::Paused)), "paused at 25 % of 2.0 GiB");
-        let failed = DownloadStatus {
-            error: Some("no room\u{1b}".into()),
-            total: None,
-            ..download(DownloadState::Failed)
-        };
-        assert_eq!(told(&failed), "failed at 512.0 MiB: no room\\u{1b}");
-        let unknown = DownloadStatus { name: None, ..download(DownloadState::Finding) };
-        assert!(line(paint, &unknown).ends_with("looking for who has it"));
-        let empty = DownloadStatus { done: 0, total: Some(0), rate: 0, ..fetching };
-        assert_eq!(told(&empty), "100 % of 0 B  3 sources");
+        let told = |figures: Figures, state| figures.told(Paint::none(), state, Some("full\u{1b}"));
+        let figures = Figures { done: 512 << 20, total: Some(2 << 30), rate: 4 << 20, sources: 3 };
+        let fetching = "25 % of 2.0 GiB  4.0 MiB/s  6 min 24 s left  3 sources";
+        assert_eq!(told(figures, DownloadState::Fetching), fetching);
+        assert_eq!(told(figures, DownloadState::Paused), "paused at 25 % of 2.0 GiB");
+        assert_eq!(told(figures, DownloadState::Done), "done, 512.0 MiB");
+        let unknown = Figures { total: None, ..figures };
+        assert_eq!(told(unknown, DownloadState::Failed), "failed at 512.0 MiB: full\\u{1b}");
+        let empty = Figures { done: 0, total: Some(0), rate: 0, sources: 1 };
+        assert_eq!(told(empty, DownloadState::Fetching), "100 % of 0 B  1 source");
     }
 
     #[test]
