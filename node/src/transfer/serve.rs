@@ -1,7 +1,7 @@
 //! The answering end of a stream.
 //!
 //! One task runs a stream. Whatever it waits for, the disk, its turn, the other side, it hears what
-//! comes in ([`line`]); requests wait for their turn in a queue ([`incoming`]). Each is answered from
+//! comes in ([`mod@line`]); requests wait for their turn in a queue ([`incoming`]). Each is answered from
 //! shares or fetches under way ([`desk`]), in batches of a large piece or many small ones: while one
 //! is written the next is read. Who follows is told of news between batches ([`following`]).
 
