@@ -157,6 +157,14 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// The connection broke before the stream was open: the other side may be overrun.
+    #[error("the connection to {peer} broke before the stream was open: {error}")]
+    StreamBroken {
+        /// To whom.
+        peer: NodeId,
+        /// What the system says.
+        error: String,
+    },
     /// A stream could not be opened in either direction.
     #[error("can't reach {peer}: {why}")]
     Unreachable {

@@ -207,7 +207,9 @@ impl Inner {
             Ok(status::BUSY) => "it has too many streams with us".to_owned(),
             Ok(status::NO_TOKEN) => "the call-back was no longer awaited".to_owned(),
             Ok(other) => format!("status {other}"),
-            Err(error) => error.to_string(),
+            Err(error) => {
+                return Err(Error::StreamBroken { peer, error: error.to_string() });
+            }
         };
         Err(Error::StreamRefused { peer, why })
     }

@@ -27,11 +27,18 @@ use crate::inner::Inner;
 /// Sources worked on at once. 16: more do not make a fetch faster, and each is a connection.
 const MAX_SOURCES: usize = 16;
 
+/// Sources that are dialled, and asked what they have, at once. 4: where many fetch the same from
+/// each other they would all be dialling all.
+const BEGINNING: usize = 4;
+
 /// Sources known of: who tells of more is not heard.
 const MAX_CANDIDATES: usize = 256;
 
 /// News of sources that wait. Each is a piece or two that were written.
 const NEWS: usize = 64;
+
+/// How often a source that hangs up in the midst of the handshake is tried before anything came.
+const TRIES: u32 = 5;
 
 /// How long what was fetched is served on from memory of it, for those who were following.
 const LINGER: Duration = Duration::from_secs(60);
@@ -123,7 +130,7 @@ impl<'a> Fetching<'a> {
             () = stop.cancelled() => Err(Error::Stopped),
             outcome = self.gather() => outcome,
         };
-        self.running.abort_all();
+        self.running.shutdown().await;
         // What is being written is written, whoever sent it.
         self.news.close();
         while self.news.try_recv().is_ok() {}
@@ -275,7 +282,9 @@ impl<'a> Fetching<'a> {
     fn start_some(&mut self) {
         let now = Instant::now();
         let running = self.known.iter().filter(|k| matches!(k.state, State::Running(_))).count();
-        let mut room = MAX_SOURCES.saturating_sub(running);
+        let up = self.known.iter().filter(|known| known.is_up()).count();
+        let begins = running.saturating_sub(up);
+        let mut room = MAX_SOURCES.saturating_sub(running).min(BEGINNING.saturating_sub(begins));
         for (source, known) in self.known.iter_mut().enumerate() {
             let due = matches!(known.state, State::Waiting(until) if until <= now);
             if !due || room == 0 {
@@ -290,7 +299,6 @@ impl<'a> Fetching<'a> {
             });
             known.state = State::Running(Running { tasks, abort, is_up: false });
         }
-        let up = self.known.iter().filter(|known| known.is_up()).count();
         self.shown.sources(up);
     }
 
@@ -473,7 +481,13 @@ impl<'a> Fetching<'a> {
         tracing::debug!(source = ?known.candidate.id, %error, "a source was lost");
         let is_lie = matches!(&error, Error::Fetch(error) if error.is_lie());
         known.tries = known.tries.saturating_add(1);
-        known.state = match is_lie || !begun {
+        // A node that many call at the same time hangs up on some: it was there.
+        let is_crowded = matches!(
+            error,
+            Error::Handshake { .. } | Error::StreamBroken { .. } | Error::Timeout(_)
+        );
+        let is_over = !begun && (!is_crowded || known.tries >= TRIES);
+        known.state = match is_lie || is_over {
             true => State::Gone,
             false => State::Waiting(Instant::now() + pause(known.tries)),
         };

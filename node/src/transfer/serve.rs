@@ -47,7 +47,7 @@ const ELSEWHERE: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(25);
 
 /// Who was kept waiting in vain so often can't reach the others, and is not any more.
-const IN_VAIN: u32 = 3;
+const IN_VAIN: u32 = 5;
 
 /// What a node answers the requests on all streams with. Clones share it.
 #[derive(Debug, Clone)]

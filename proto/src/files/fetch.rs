@@ -6,9 +6,10 @@
 //!
 //! - every source has something to send all the time, the fast ones more: each is asked for two
 //!   runs of pieces, as long as what it sends in [`RUN_TIME`];
-//! - what few have is fetched first, and from those who have everything only what nobody else has:
-//!   so that many who fetch from one spread its pieces among themselves (the rarest first: Legout,
-//!   Urvoy-Keller and Michiardi, "Rarest First and Choke Algorithms Are Enough", 2006);
+//! - what few have is fetched first, and from those who have everything only what nobody else has,
+//!   unless one of them is faster than all others together: so that many who fetch from one spread
+//!   its pieces among themselves (the rarest first: Legout, Urvoy-Keller and Michiardi, "Rarest
+//!   First and Choke Algorithms Are Enough", 2006);
 //! - a slow source never holds the end up: who has nothing left to do is asked for what the slowest
 //!   still owe.
 
@@ -284,7 +285,7 @@ impl Fetch {
                 self.idle().filter(|id| self.is_whole(id) == is_whole).collect();
             for id in idle {
                 while self.sources.get(&id).is_some_and(Source::has_time) {
-                    let Some(run) = self.pick(&id) else { break };
+                    let Some(run) = self.pick(now, &id) else { break };
                     self.ask(now, id, run);
                 }
             }
@@ -323,7 +324,7 @@ impl Fetch {
     }
 
     /// The next run for a source, of pieces that nobody was asked for.
-    fn pick(&mut self, id: &NodeId) -> Option<(u64, u16)> {
+    fn pick(&mut self, now: Instant, id: &NodeId) -> Option<(u64, u16)> {
         let source = self.sources.get(id)?;
         let (limit, is_whole) = (source.run_bytes(), source.is_whole);
         let from = match is_whole {
@@ -332,11 +333,22 @@ impl Fetch {
         };
         let holds = self.sources.get(id).map(|source| &source.holds).filter(|_| !is_whole);
         let first = self.rarest(from, holds)?;
+        if is_whole && self.rarity_of(first) > 0 && !self.is_fastest(now, id) {
+            return None;
+        }
         let run = self.run(first, limit, holds);
         if is_whole {
             self.cursor = first.saturating_add(u64::from(run));
         }
         Some((first, run))
+    }
+
+    /// Whether a source is faster than all those together who have a part only.
+    fn is_fastest(&self, now: Instant, id: &NodeId) -> bool {
+        let speed = self.sources.get(id).map_or(0, |source| source.speed_at(now));
+        let parts = self.sources.values().filter(|source| !source.is_whole);
+        let others = parts.fold(0u64, |sum, part| sum.saturating_add(part.speed_at(now)));
+        speed >= others
     }
 
     /// Of the pieces in `holds` (`None`: of all) that nobody was asked for, from `from` on and round

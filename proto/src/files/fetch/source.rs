@@ -10,6 +10,9 @@ use crate::time::Instant;
 /// Speed is taken over at least this long: single pieces come in bursts.
 const WINDOW: Duration = Duration::from_millis(100);
 
+/// Who has sent nothing for this long has no speed that counts.
+const LATELY: Duration = Duration::from_secs(2);
+
 /// A source.
 #[derive(Debug)]
 pub(super) struct Source {
@@ -110,6 +113,11 @@ impl Source {
     /// Whether nothing has come from it for a while although it owes something.
     pub(super) fn is_silent(&self, now: Instant, time: Duration) -> bool {
         !self.asked.is_empty() && now.since(self.heard) > time
+    }
+
+    /// Bytes a second, as far as it has sent something lately.
+    pub(super) fn speed_at(&self, now: Instant) -> u64 {
+        if now.since(self.heard) > LATELY { 0 } else { self.speed }
     }
 
     /// Bytes that it sends in `time`.
