@@ -74,6 +74,8 @@ pub(crate) struct Inner {
     pub(crate) directs: Directs,
     /// A permit for each probe that is under way.
     pub(crate) probes: Arc<Semaphore>,
+    /// A permit for the search of another node that runs.
+    pub(crate) searching: Arc<Semaphore>,
     pub(crate) store: Store,
     /// Broadcasts that outlive the node.
     pub(crate) kept: Arc<Kept>,
@@ -108,6 +110,7 @@ pub(crate) struct Parts {
     pub(crate) name: String,
     pub(crate) network: String,
     pub(crate) manual: bool,
+    pub(crate) watch: bool,
     pub(crate) secret: Option<Vec<u8>>,
     pub(crate) owner_key: Option<Key>,
     pub(crate) owner: Option<NodeId>,
@@ -137,6 +140,7 @@ impl Inner {
             streams: Streams::new(&parts.config),
             directs: Directs::default(),
             probes: Arc::new(Semaphore::new(PROBES)),
+            searching: Arc::new(Semaphore::new(1)),
             config: Arc::new(parts.config),
             tls: parts.tls,
             listening: parts.listening,
@@ -148,7 +152,10 @@ impl Inner {
             dispatch: parts.dispatch,
             requests: Table::default(),
             protocols: Table::default(),
-            shares: Shares::new(parts.store.clone()),
+            shares: match parts.watch {
+                true => Shares::new(parts.store.clone()).watched(),
+                false => Shares::new(parts.store.clone()),
+            },
             store: parts.store,
             kept: Arc::new(kept),
             met: Met::default(),
