@@ -55,6 +55,7 @@ mod order;
 mod outbox;
 mod outgoing;
 mod probe;
+mod rate;
 mod request;
 mod served;
 mod shares;
@@ -79,11 +80,12 @@ pub use node::{
     Source,
 };
 pub use outgoing::Outgoing;
+pub use rate::RateLimits;
 pub use shares::{Added, Progress, Refreshed, ShareError, ShareOptions, SkipReason, Skipped};
 pub use status::{BroadcastCounters, PeerStatus, Status};
 pub use store::{KnownPeer, StoreError};
 pub use stream::Stream;
-pub use transfer::{FetchError, Fetched};
+pub use transfer::{Download, DownloadState, DownloadStatus, Dropped, FetchError, Fetched, Get};
 
 pub use peerkit_proto::address::{Address, DEFAULT_PORT, ParseAddressError};
 pub use peerkit_proto::config::Config;

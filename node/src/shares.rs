@@ -27,8 +27,8 @@ use peerkit_proto::files::{Access, Asker, Description, PieceList, Refusal, Secre
 use peerkit_proto::id::Hash;
 use tokio_util::task::TaskTracker;
 
-pub(crate) use open::OpenShare;
 pub(crate) use open::read_exact_at;
+pub(crate) use open::{OpenShare, OpenTree};
 pub use options::ShareOptions;
 pub use report::{Added, Progress, Refreshed, ShareError, SkipReason, Skipped};
 

@@ -6,12 +6,13 @@
 use std::fmt::Debug;
 
 use bytes::{Bytes, BytesMut};
+use peerkit_proto::address::Address;
 use peerkit_proto::codec::Writer;
 use peerkit_proto::config::Config;
 use peerkit_proto::event::{Neighbour, Reason};
 use peerkit_proto::files::wire::PREFIX;
 use peerkit_proto::files::{
-    self, AccessKind, Entry, FileKind, FileName, Manifest, PieceList, SharedFile,
+    self, AccessKind, Entry, FileKind, FileName, Manifest, PieceList, Secret, SharedFile, Ticket,
 };
 use peerkit_proto::frame::broadcast::{Batch, Have, Item, Want};
 use peerkit_proto::frame::direct::{Delivery, Forward, Forwarded, Label};
@@ -351,6 +352,14 @@ fn files_protocol() {
     request("describe", Request::Describe { hash }, DESCRIBE);
     request("pieces", Request::Pieces { hash, first: 0, count: 3 }, PIECES);
     request("data", Request::Data { hash, first: 2, count: 1 }, DATA);
+    request("tree", Request::Tree { hash, first: 3, count: 64 }, TREE);
+    let addresses: Vec<Address> = vec!["192.0.2.7:7117".parse().unwrap()];
+    let follow = Request::Follow { hash, addresses: addresses.clone() };
+    request("follow", follow, FOLLOW);
+    request("cancel pieces", Request::Cancel, CANCEL_PIECES);
+    let secret = Secret::from_bytes([3; 16]);
+    let proof = secret.prove(&[7; 32], ann().id());
+    request("present", Request::Present { proof }, PRESENT);
 
     let answer = |name: &str, answer: Answer, digits: &str| {
         files_message(name, &answer, answer.encode(), Answer::decode, digits);
@@ -365,6 +374,24 @@ fn files_protocol() {
     let values = vec![*hash.as_bytes()];
     answer("values", Answer::Pieces { first: 0, values }, VALUES);
     answer("piece", Answer::Piece { index: 0, len: 2 }, PIECE);
+    answer("cancelled", Answer::Refused(Refusal::Cancelled), CANCELLED);
+    answer("held", Answer::Held { first: 8, bits: Bytes::from_static(&[6, 8]) }, HELD);
+    answer("whole", Answer::Whole, WHOLE);
+    answer("sources", Answer::Sources(vec![(bob(), addresses)]), SOURCES);
+}
+
+#[test]
+fn a_ticket() {
+    let ticket = Ticket {
+        hash: Hash::of(b"hi"),
+        node: ann().id(),
+        secret: Some(Secret::from_bytes([3; 16])),
+        network: "peerkit".into(),
+        addresses: vec!["192.0.2.7:7117".parse().unwrap()],
+    };
+    assert_eq!(ticket.to_string(), TICKET);
+    printed("ticket", TICKET);
+    assert_eq!(TICKET.parse(), Ok(ticket));
 }
 
 #[test]
@@ -545,6 +572,25 @@ const PIECES: &str = "\
 const DATA: &str = "\
     2b0000000285052e9aab1b67b6622d94a08441b09fd5b7aca61ee360416d70de5da67d86ca020000 \
     00000000000100";
+const TREE: &str = "\
+    2b0000000385052e9aab1b67b6622d94a08441b09fd5b7aca61ee360416d70de5da67d86ca030000 \
+    00000000004000";
+const FOLLOW: &str = "\
+    330000000485052e9aab1b67b6622d94a08441b09fd5b7aca61ee360416d70de5da67d86ca01000e \
+    003139322e302e322e373a37313137";
+const CANCEL_PIECES: &str = "0100000005";
+const PRESENT: &str = "\
+    21000000060a8d5eb770c72e69a0d1258e6c84d9e817da8d31efe3d31be2750c222bc26f63";
+const CANCELLED: &str = "020000000005";
+const HELD: &str = "0b0000000408000000000000000608";
+const WHOLE: &str = "0100000005";
+const SOURCES: &str = "\
+    350000000601008139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b39401 \
+    000e003139322e302e322e373a37313137";
+const TICKET: &str = "\
+    peerkit1agcqklu2vmnwpntcfwkkbbcbwcp5ln5muypogycbnvyn4xngpwdmvcui4poxicprsx6vfwznhs5f24wkm4\
+    e36hmucin7g5eiag2a6324aebqgaydambqgaydambqgaydambqoadqmvsxe23joqaqadqage4telrqfyzc4nz2g4yt\
+    cn4sbsr7g";
 const REFUSED: &str = "020000000001";
 const DESCRIPTION: &str = "130000000100000200000000000000060068692e747874";
 const VALUES: &str = "\

@@ -78,8 +78,9 @@ struct Place {
 /// Content that somebody may have.
 #[derive(Debug, Clone)]
 pub(super) struct Location {
-    top: Arc<Top>,
-    item: Option<usize>,
+    pub(super) top: Arc<Top>,
+    /// `None` is the manifest.
+    pub(super) item: Option<usize>,
 }
 
 impl Index {
