@@ -79,6 +79,7 @@ async fn start_node(args: &RunArgs, state: &Path) -> anyhow::Result<Node> {
         .name(args.name.clone().unwrap_or_else(host::name))
         .network(args.network.as_str())
         .manual(args.manual)
+        .watch(true)
         .state(state);
     for address in &args.listen {
         builder = builder.listen(address.as_str());

@@ -541,7 +541,11 @@ impl Actor {
                 What::CallBack { token, addresses, .. } => {
                     (Vec::new(), inner.answer_call_back(addresses, token))
                 }
-                what => (known::find(&inner, what, asker).await, false),
+                what => match known::find(&inner, what, asker).await {
+                    Some(files) => (files, false),
+                    // Without an answer it is not complete when its time is over.
+                    None => return,
+                },
             };
             let _ = orders.send(Order::Answer(Command::Answer { query, files, here })).await;
         });

@@ -51,6 +51,7 @@ pub struct Builder {
     owner: Option<NodeId>,
     state: Option<PathBuf>,
     manual: bool,
+    watch: bool,
     config: Config,
     handler: Option<Box<dyn Handler>>,
 }
@@ -117,6 +118,14 @@ impl Builder {
     /// made that nobody asked for. Broadcasts and queries run over the links that there are.
     pub fn manual(mut self, manual: bool) -> Self {
         self.manual = manual;
+        self
+    }
+
+    /// Whether shares are watched, so that what changes on disk is shared as it is then, and what was
+    /// gone and comes back is shared again; off by default. Without it, and where the system can't,
+    /// [`Node::refresh`] does so. What has changed is never served under its old hash, either way.
+    pub fn watch(mut self, watch: bool) -> Self {
+        self.watch = watch;
         self
     }
 
@@ -212,6 +221,7 @@ impl Builder {
             name,
             network,
             manual: self.manual,
+            watch: self.watch,
             secret: self.secret,
             owner_key: self.owner_key,
             owner,
@@ -254,6 +264,14 @@ impl Builder {
         let delivering = inner.clone();
         inner.spawn(async move {
             deliver_notices(&delivering.dispatch, &*delivering, &mut notices).await;
+        });
+        let watching = inner.clone();
+        inner.spawn(async move {
+            let shares = watching.shares.clone();
+            tokio::select! {
+                () = shares.watch() => {}
+                () = watching.stop.cancelled() => {}
+            }
         });
         let restoring = inner.clone();
         inner.spawn(async move {

@@ -76,6 +76,8 @@ pub(crate) struct Inner {
     pub(crate) directs: Directs,
     /// A permit for each probe that is under way.
     pub(crate) probes: Arc<Semaphore>,
+    /// A permit for the search of another node that runs.
+    pub(crate) searching: Arc<Semaphore>,
     pub(crate) store: Store,
     /// Broadcasts that outlive the node.
     pub(crate) kept: Arc<Kept>,
@@ -115,6 +117,7 @@ pub(crate) struct Parts {
     pub(crate) name: String,
     pub(crate) network: String,
     pub(crate) manual: bool,
+    pub(crate) watch: bool,
     pub(crate) secret: Option<Vec<u8>>,
     pub(crate) owner_key: Option<Key>,
     pub(crate) owner: Option<NodeId>,
@@ -144,6 +147,7 @@ impl Inner {
             streams: Streams::new(&parts.config),
             directs: Directs::default(),
             probes: Arc::new(Semaphore::new(PROBES)),
+            searching: Arc::new(Semaphore::new(1)),
             rates: Rates::new(&parts.config),
             downloads: Downloads::new(parts.config.max_downloads),
             config: Arc::new(parts.config),
@@ -157,7 +161,10 @@ impl Inner {
             dispatch: parts.dispatch,
             requests: Table::default(),
             protocols: Table::default(),
-            shares: Shares::new(parts.store.clone()),
+            shares: match parts.watch {
+                true => Shares::new(parts.store.clone()).watched(),
+                false => Shares::new(parts.store.clone()),
+            },
             partials: Partials::default(),
             store: parts.store,
             kept: Arc::new(kept),

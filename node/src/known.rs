@@ -9,6 +9,7 @@ use peerkit_proto::files::{Asker, Description, SharedFile};
 use peerkit_proto::frame::query::What;
 use peerkit_proto::id::NodeId;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 use crate::clock::unix_millis;
 use crate::error::Error;
@@ -69,9 +70,24 @@ pub(crate) async fn addresses(inner: &Arc<Inner>, id: NodeId) -> Vec<Address> {
 
 /// What of ours is to be told to `asker`, or to whoever it may be, who searches for `text` or asks
 /// who has a hash.
-pub(crate) async fn find(inner: &Inner, what: What, asker: Option<NodeId>) -> Vec<SharedFile> {
+///
+/// Searches run one at a time, so that all of them together take one core at most; `None` where it
+/// is too late by the time that this one could.
+pub(crate) async fn find(
+    inner: &Inner,
+    what: What,
+    asker: Option<NodeId>,
+) -> Option<Vec<SharedFile>> {
     let (shares, limit) = (inner.shares.clone(), inner.config.max_search_results);
+    let turn = match &what {
+        What::Search(_) => {
+            let turn = inner.searching.clone().acquire_owned();
+            Some(timeout(inner.config.query_timeout, turn).await.ok()?.ok()?)
+        }
+        _ => None,
+    };
     let finding = inner.tracker.spawn_blocking(move || {
+        let _turn = turn;
         // A link has no proof to show: what takes a ticket is not found.
         let asker = asker.map(|id| Asker { id, binding: &[0; 32], proof: None });
         match what {
@@ -85,7 +101,7 @@ pub(crate) async fn find(inner: &Inner, what: What, asker: Option<NodeId>) -> Ve
             _ => Vec::new(),
         }
     });
-    finding.await.unwrap_or_default()
+    finding.await.ok()
 }
 
 impl Inner {

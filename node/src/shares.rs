@@ -15,6 +15,7 @@ mod report;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod watching;
 
 use std::collections::HashSet;
 use std::fs;
@@ -35,6 +36,7 @@ use crate::store::{KnownShare, Store, StoreError};
 use index::{Index, Top};
 use options::Terms;
 use question::Question;
+use watching::Watching;
 
 /// The files and folders that a node shares. Clones share them.
 #[derive(Debug, Clone)]
@@ -46,6 +48,7 @@ pub(crate) struct Shares {
     /// Held for reading while something is added: what it wrote down is not to be pruned before
     /// the index has it.
     pruning: Arc<RwLock<()>>,
+    watching: Option<Arc<Watching>>,
     /// What is being done off the async threads: it holds the store.
     work: TaskTracker,
 }
@@ -59,8 +62,16 @@ impl Shares {
             index: Arc::default(),
             changing: Arc::default(),
             pruning: Arc::default(),
+            watching: None,
             work: TaskTracker::new(),
         }
+    }
+
+    /// Has what is shared from now on watched, where that is possible: see [`watch`](Self::watch).
+    #[must_use]
+    pub(crate) fn watched(mut self) -> Self {
+        self.watching = Watching::new().map(Arc::new);
+        self
     }
 
     /// Waits for the work that its callers have left, which has been told to stop.
@@ -279,7 +290,10 @@ impl Shares {
         stop: &AtomicBool,
     ) -> Result<Added, ShareError> {
         let _adding = self.adding();
-        let scanned = scan::scan(&self.store, resolve(path)?, progress, stop)?;
+        let real = resolve(path)?;
+        self.look_after(&real);
+        let scanned = scan::scan(&self.store, real.clone(), progress, stop);
+        let scanned = scanned.inspect_err(|_| self.look_away(&real))?;
         let mut top = scanned.top;
         let _changing = self.changing();
         let before = self.read().terms(&top.path).map(|terms| terms.access.clone());
@@ -327,6 +341,7 @@ impl Shares {
         stop: &AtomicBool,
     ) -> Result<(), ShareError> {
         let _adding = self.adding();
+        self.look_after(path);
         let real = resolve(path)?;
         if real != path {
             // A link has taken its place, or that of a folder above: it could lead anywhere.
@@ -335,13 +350,14 @@ impl Shares {
         let scanned = scan::scan(&self.store, real, progress, stop)?;
         let mut top = scanned.top;
         let _changing = self.changing();
-        let (terms, last, before) = {
+        let Some(terms) = self.read().terms(path).cloned() else {
+            // Removed meanwhile.
+            self.look_away(path);
+            return Ok(());
+        };
+        let (last, before) = {
             let index = self.read();
-            let Some(terms) = index.terms(path).cloned() else {
-                // Removed meanwhile.
-                return Ok(());
-            };
-            (terms, index.last(path).cloned(), index.top(path).map(|top| top.shared.clone()))
+            (index.last(path).cloned(), index.top(path).map(|top| top.shared.clone()))
         };
         if terms.remember && last.as_ref() != Some(&top.shared) {
             let share = KnownShare { shared: top.shared.clone(), access: terms.access.clone() };
@@ -356,10 +372,27 @@ impl Shares {
         Ok(())
     }
 
+    /// Has `path` watched, before it is looked at: no change of it is missed then.
+    fn look_after(&self, path: &Path) {
+        if let Some(watching) = &self.watching {
+            watching.add(path);
+        }
+    }
+
+    /// Has `path` watched no more, unless it is wanted.
+    fn look_away(&self, path: &Path) {
+        if let Some(watching) = &self.watching
+            && self.read().terms(path).is_none()
+        {
+            watching.forget(path);
+        }
+    }
+
     /// Forgets what was added at `path`; what that was.
     fn forget(&self, path: &Path) -> Result<Option<SharedFile>, StoreError> {
         let _changing = self.changing();
         let gone = self.write().remove(path);
+        self.look_away(path);
         self.store.forget_share(path)?;
         Ok(gone)
     }

@@ -60,7 +60,7 @@ pub struct Config {
     pub query_timeout: Duration,
     /// Searches, and questions who has a file, that a node looks up for each link, a second; twice as
     /// many over all, and ten seconds' worth at once. Beyond that it answers that it is not complete.
-    /// 100: a search of 100,000 names takes some 3 ms, so that others can have half a core.
+    /// 100: a search among 100,000 names takes 1 to 3 ms mostly, so that others can have half a core.
     pub lookup_rate: usize,
     /// Bytes of messages between others that a node passes on for each link, a second. 128 KiB: what
     /// libp2p's relays pass on for one connection in all.

@@ -98,6 +98,12 @@ impl Index {
         self.wanted.keys()
     }
 
+    /// What the user has added and is not served.
+    pub(super) fn missing(&self) -> impl Iterator<Item = &PathBuf> {
+        let missing = self.wanted.iter().filter(|(_, wanted)| wanted.served.is_none());
+        missing.map(|(path, _)| path)
+    }
+
     pub(super) fn terms(&self, path: &Path) -> Option<&Terms> {
         self.wanted.get(path).map(|wanted| &wanted.terms)
     }

@@ -1,0 +1,165 @@
+use super::*;
+use std::fs;
+
+use notify::Event;
+use notify::event::{CreateKind, DataChange, Flag};
+use peerkit_proto::files::Asker;
+use peerkit_proto::id::{Hash, NodeId};
+use tempfile::TempDir;
+
+use crate::shares::ShareOptions;
+use crate::store::Store;
+
+fn anyone() -> Asker<'static> {
+    Asker { id: NodeId::from_bytes([0; 32]), binding: &[0; 32], proof: None }
+}
+
+fn folder() -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().canonicalize().unwrap();
+    (dir, path)
+}
+
+fn write(path: &Path, content: &[u8]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, content).unwrap();
+}
+
+fn watched() -> Shares {
+    let shares = Shares::new(Store::open(None).unwrap()).watched();
+    tokio::spawn(shares.clone().watch());
+    shares
+}
+
+async fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let waiting = async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(30), waiting).await;
+    assert!(waited.is_ok(), "waited too long: {what}");
+}
+
+fn serves(shares: &Shares, content: &[u8]) -> bool {
+    shares.open(&Hash::of(content), &anyone()).is_ok()
+}
+
+fn change(kind: EventKind, path: &Path) -> Event {
+    Event::new(kind).add_path(path.to_owned())
+}
+
+const DATA: EventKind = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+
+#[test]
+fn a_share_is_due_when_it_is_quiet_and_not_too_late_without() {
+    let changes = Changes::default();
+    let (one, two) = (Path::new("/a/one"), Path::new("/a/two"));
+    changes.noted().shares.extend([one.to_owned(), two.to_owned()]);
+    let start = Instant::now();
+    let after = |millis| start + Duration::from_millis(millis);
+    changes.hear(&change(DATA, &two.join("deep/file")), start);
+    for n in 0..100 {
+        changes.hear(&change(DATA, &one.join("file")), after(n * 100));
+    }
+    changes.hear(&change(DATA, Path::new("/a/other")), start);
+    let reading = EventKind::Access(AccessKind::Open(AccessMode::Any));
+    changes.hear(&change(reading, two), after(900));
+    assert_eq!(changes.noted().due(), Some(after(1000)));
+    assert!(changes.noted().take(after(999)).is_empty());
+    assert_eq!(changes.noted().take(after(1000)).keys().collect::<Vec<_>>(), [two]);
+    assert_eq!(changes.noted().due(), Some(after(5000)), "there is no quiet");
+    assert_eq!(changes.noted().take(after(5000)).keys().collect::<Vec<_>>(), [one]);
+    assert_eq!(changes.noted().due(), None);
+
+    // What is told of a share that is watched no more, or not at all, takes no room.
+    changes.noted().shares.remove(one);
+    changes.hear(&change(DATA, one), start);
+    assert!(changes.noted().changed.is_empty());
+    // Where the system had no room for all that it had to tell, it may have been any share.
+    changes.noted().shares.insert(one.to_owned());
+    changes.hear(&Event::new(EventKind::Other).set_flag(Flag::Rescan), start);
+    assert_eq!(changes.noted().changed.len(), 2);
+    changes.noted().changed.clear();
+    // The folder that shares lie in.
+    changes.hear(&change(EventKind::Create(CreateKind::Folder), Path::new("/a")), start);
+    assert!(changes.noted().changed.values().all(|change| change.replaced));
+    assert_eq!(changes.noted().changed.len(), 2);
+}
+
+#[tokio::test]
+async fn what_changes_is_shared_as_it_is_then_and_nothing_else_is_looked_at() {
+    let ((_one, folder), (_two, other)) = (folder(), folder());
+    let shares = watched();
+    write(&folder.join("a.txt"), b"before");
+    write(&other.join("b.txt"), b"other");
+    for path in [&folder, &other] {
+        shares.add(path, |_| ()).await.unwrap();
+    }
+    let top = Arc::clone(shares.read().top(&other).unwrap());
+    write(&folder.join("a.txt"), b"after");
+    until("the change", || serves(&shares, b"after")).await;
+    assert!(!serves(&shares, b"before"));
+    write(&folder.join("new/deep/c.txt"), b"new");
+    until("the new file", || serves(&shares, b"new")).await;
+    // In a folder that was not there when the watch began.
+    write(&folder.join("new/deep/c.txt"), b"newer");
+    until("the newer file", || serves(&shares, b"newer")).await;
+    fs::remove_file(folder.join("a.txt")).unwrap();
+    until("the removal", || !shares.contains(&Hash::of(b"after"), &anyone())).await;
+    assert!(Arc::ptr_eq(&top, shares.read().top(&other).unwrap()));
+}
+
+#[tokio::test]
+async fn what_goes_is_not_served_and_comes_back() {
+    let (_dir, folder) = folder();
+    let shares = watched();
+    let (tree, file, away) = (folder.join("tree"), folder.join("file"), folder.join("away"));
+    write(&tree.join("in it"), b"in it");
+    write(&file, b"file");
+    let options = ShareOptions::default().to_nodes(vec![anyone().id]);
+    shares.add_with(&tree, options.clone(), |_| ()).await.unwrap();
+    shares.add_with(&file, options, |_| ()).await.unwrap();
+    for (path, content) in [(&tree, &b"in it"[..]), (&file, b"file")] {
+        fs::rename(path, &away).unwrap();
+        until("it is gone", || shares.list().len() == 1).await;
+        assert!(!shares.contains(&Hash::of(content), &anyone()));
+        fs::rename(&away, path).unwrap();
+        until("it is back", || serves(&shares, content)).await;
+        assert_eq!(shares.described(&Hash::of(content), None), None, "for whom it was");
+    }
+    // It is watched as before; also where another took its place at once.
+    write(&tree.join("more"), b"more");
+    until("a file in it", || serves(&shares, b"more")).await;
+    fs::remove_dir_all(&tree).unwrap();
+    write(&tree.join("another"), b"another");
+    until("the other folder", || serves(&shares, b"another")).await;
+    write(&tree.join("another"), b"changed");
+    until("a change in that", || serves(&shares, b"changed")).await;
+    write(&away, b"renamed over");
+    fs::rename(&away, &file).unwrap();
+    until("what took the file's place", || serves(&shares, b"renamed over")).await;
+}
+
+#[tokio::test]
+async fn what_is_no_longer_shared_is_no_longer_watched() {
+    let (_dir, folder) = folder();
+    let shares = watched();
+    let (outer, inner) = (folder.join("outer"), folder.join("outer/inner"));
+    write(&inner.join("file"), b"first");
+    let outer_hash = shares.add(&outer, |_| ()).await.unwrap().shared.hash;
+    shares.add(&inner, |_| ()).await.unwrap();
+    assert!(shares.add(folder.join("none"), |_| ()).await.is_err());
+    shares.remove(&outer_hash).await.unwrap();
+    let watching = Arc::clone(shares.watching.as_ref().unwrap());
+    assert_eq!(watching.changes.noted().shares, BTreeSet::from([inner.clone()]));
+    // What lies in it is shared by itself, and still watched.
+    write(&inner.join("deep/file"), b"second");
+    until("a change", || serves(&shares, b"second")).await;
+    write(&inner.join("deep/file"), b"third");
+    until("a change in a new folder", || serves(&shares, b"third")).await;
+    let hash = shares.list()[0].hash;
+    shares.remove(&hash).await.unwrap();
+    assert!(watching.watches().folders.is_empty());
+    assert!(watching.changes.noted().shares.is_empty());
+}
