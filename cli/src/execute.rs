@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use peerkit::{
-    Address, ConnectOptions, Error, FileName, Get, Hash, KnownPeer, Node, NodeId, Peer, Size,
-    Ticket, TicketError,
+    Address, ConnectOptions, Error, FileName, Get, Hash, KnownPeer, Node, NodeId, Peer,
+    ShareOptions, Size, Ticket, TicketError,
 };
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -20,7 +20,6 @@ use crate::outcome::{
     Gone, KnownView, NetworkView, NodeView, NotSent, Outcome, PeerView, Ping, Stops,
 };
 use crate::output::Output;
-use crate::pending::{Pending as _, ShareOptions};
 use crate::progress::Bars;
 use crate::text::millis;
 

@@ -26,7 +26,6 @@ mod log;
 mod manual;
 mod outcome;
 mod output;
-mod pending;
 mod progress;
 mod rate;
 mod run;

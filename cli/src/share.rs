@@ -3,14 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use peerkit::{Address, Config, Error, Hash, Node, SharedFile, StoreError, Ticket};
+use peerkit::{Address, Config, Error, Hash, Node, ShareOptions, SharedFile, StoreError, Ticket};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::ShareArgs;
 use crate::log::Log;
 use crate::output::{Output, Sink};
-use crate::pending::{Pending as _, ShareOptions};
 use crate::progress::Bars;
 use crate::text::{self, plain};
 use crate::{folders, host, json, signals};

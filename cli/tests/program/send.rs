@@ -223,7 +223,8 @@ fn a_ticket_that_is_not_whole_says_so() {
     drop(share);
     let got = get(home.path(), &[&ticket]);
     assert_eq!(got.status.code(), Some(1), "nobody is there any more");
-    assert!(text(&got.stderr).starts_with("error: "), "{}", text(&got.stderr));
+    let error = text(&got.stderr);
+    assert!(error.starts_with("error: ") && error.contains("still run there"), "{error}");
     assert_eq!(fs::read_dir(home.path().join("other")).unwrap().count(), 0);
 }
 
