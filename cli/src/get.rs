@@ -156,7 +156,7 @@ async fn fetch(
         }
         tokio::select! {
             fetched = &mut finished => break fetched,
-            () = stop.cancelled() => return Err(stopped(target, now.as_ref())),
+            () = stop.cancelled() => return Err(stopped(target, status(node, hash).as_ref())),
             () = tokio::time::sleep(LOOK) => {}
         }
     };
