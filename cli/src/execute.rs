@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use peerkit::{
-    Address, ConnectOptions, Error, FileName, Get, Hash, KnownPeer, Node, NodeId, Peer,
+    Access, Address, ConnectOptions, Error, FileName, Get, Hash, KnownPeer, Node, NodeId, Peer,
     ShareOptions, Size, Ticket, TicketError,
 };
 use tokio::task::{AbortHandle, JoinSet};
@@ -286,10 +286,10 @@ impl Session {
             }
             options = options.to_nodes(nodes);
         }
-        let open = !ticket && to.is_empty();
         let bar = self.bars.bar("hashing");
         let added = self.node.share_with(path, options, bar).await?;
-        let ticket = self.node.ticket(&added.shared.hash).filter(|_| !open);
+        let is_open = matches!(added.access, Access::Open);
+        let ticket = self.node.ticket(&added.shared.hash).filter(|_| !is_open);
         Ok(Outcome::Added {
             files: vec![added.shared],
             ticket: ticket.map(|ticket| ticket.to_string()),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use peerkit::{Download, DownloadState, Error, Event, Fetched, Hash, Node};
+use peerkit::{Download, DownloadState, Error, Event, FetchError, Fetched, Hash, Node};
 use tokio::sync::Notify;
 
 use crate::outcome::Outcome;
@@ -38,8 +38,8 @@ struct Inner {
 }
 
 impl Fetches {
-    /// Prints the result of a fetch once there is one. What the node's stop breaks off is not told
-    /// where `quiet`.
+    /// Prints the result of a fetch once there is one. That it was stopped or cancelled is not told
+    /// where `quiet`: whoever did that knows.
     pub(crate) fn follow(&self, download: Download, output: Output, quiet: bool) {
         let hash = download.hash();
         lock(&self.inner.under_way).push(hash);
@@ -48,10 +48,11 @@ impl Fetches {
         tokio::spawn(async move {
             let result = download.finished().await;
             let stopped = matches!(result, Err(Error::Stopped));
+            let cancelled = matches!(result, Err(Error::Fetch(FetchError::Cancelled)));
             if !stopped {
                 inner.failed.fetch_or(result.is_err(), Ordering::Relaxed);
             }
-            if !(stopped && quiet) {
+            if !(quiet && (stopped || cancelled)) {
                 output.result("get", &outcome(result)).await;
             }
             let mut under_way = lock(&inner.under_way);

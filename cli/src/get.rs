@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
-use peerkit::{Config, DownloadStatus, Fetched, FileKind, Get, Hash, Node, NodeId};
+use peerkit::{
+    Config, DownloadStatus, Error, FetchError, Fetched, FileKind, Get, Hash, Node, NodeId,
+};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -154,7 +156,7 @@ async fn fetch(
         }
         tokio::select! {
             fetched = &mut finished => break fetched,
-            () = stop.cancelled() => return Err(stopped(target, now.as_ref())),
+            () = stop.cancelled() => return Err(stopped(target, status(node, hash).as_ref())),
             () = tokio::time::sleep(LOOK) => {}
         }
     };
@@ -171,8 +173,23 @@ async fn fetch(
             tell_number(target, named, &fetched);
             Ok(fetched)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(advised(error)),
     }
+}
+
+/// An error with what can be done about it.
+fn advised(error: Error) -> anyhow::Error {
+    let advice = match &error {
+        Error::Connect { .. } | Error::Unreachable { .. } => {
+            "does `peerkit share` still run there, and can its port be reached from here?"
+        }
+        Error::Fetch(FetchError::Refused(_)) | Error::NoSource(_) => {
+            "ask whoever shares it; it may be for those who have its ticket, or for named nodes only \
+             (`peerkit id` tells who this one is)"
+        }
+        _ => return error.into(),
+    };
+    anyhow!("{error}: {advice}")
 }
 
 const FOLDER_TO_STANDARD: &str =

@@ -3,6 +3,7 @@
 // The lint knows tests by their attribute, and what tests call has none.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod demo;
 mod faults;
 mod harness;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use peerkit::{Address, Ticket};
 
@@ -223,7 +224,8 @@ fn a_ticket_that_is_not_whole_says_so() {
     drop(share);
     let got = get(home.path(), &[&ticket]);
     assert_eq!(got.status.code(), Some(1), "nobody is there any more");
-    assert!(text(&got.stderr).starts_with("error: "), "{}", text(&got.stderr));
+    let error = text(&got.stderr);
+    assert!(error.starts_with("error: ") && error.contains("still run there"), "{error}");
     assert_eq!(fs::read_dir(home.path().join("other")).unwrap().count(), 0);
 }
 
@@ -304,4 +306,135 @@ fn the_end_of_piped_commands_waits_for_what_they_fetch() {
     let got = run(command, &format!("get {nothing}\nexit\n"));
     assert_eq!(got.status.code(), Some(1), "a fetch has failed");
     assert!(text(&got.stderr).contains("error: "), "{}", text(&got.stderr));
+}
+
+#[cfg(unix)]
+#[test]
+fn what_was_stopped_goes_on_where_it_was() {
+    let home = tempfile::tempdir().unwrap();
+    let bytes = content(4, 8 << 20);
+    let film = home.path().join("film.bin");
+    fs::write(&film, &bytes).unwrap();
+    let share = Share::start(home.path(), &["--up", "2MiB", film.to_str().unwrap()]);
+    let ticket = ticket(&share.shared());
+    let other = home.path().join("other");
+    let mut command = get_command(home.path(), &[&ticket]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let part = || fs::read_dir(&other).unwrap().next().map(|entry| entry.unwrap().path());
+    // Pieces that have come, of those before the last, which comes with the list of them.
+    let pieces = |part: &Path| {
+        let bytes = fs::read(part).unwrap();
+        let pieces = bytes.chunks(1 << 20).take(7);
+        pieces.filter(|piece| piece.iter().any(|byte| *byte != 0)).count()
+    };
+    let begun = Instant::now();
+    while part().is_none_or(|part| pieces(&part) < 2) {
+        assert!(begun.elapsed() < PATIENCE, "the fetch has begun");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let stopped = child.wait_with_output().unwrap();
+    assert_eq!(stopped.status.code(), Some(1));
+    assert!(text(&stopped.stderr).contains("goes on from it"), "{}", text(&stopped.stderr));
+    assert!(part().is_some() && !other.join("film.bin").exists());
+
+    let again = get(home.path(), &[&ticket]);
+    assert_eq!((again.status.code(), text(&again.stderr)), (Some(0), ""));
+    assert!(fs::read(other.join("film.bin")).unwrap() == bytes);
+    assert_eq!(fs::read_dir(&other).unwrap().count(), 1, "nothing else is left");
+}
+
+#[test]
+fn a_person_is_told_what_to_type() {
+    let home = tempfile::tempdir().unwrap();
+    let notes = home.path().join("notes.txt");
+    fs::write(&notes, "abc").unwrap();
+    let mut child = peerkit(home.path())
+        .args(["share", "--listen", "127.0.0.1:0", notes.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (sender, lines) = mpsc::channel();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    thread::spawn(move || {
+        stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+    });
+    let mut said = Vec::new();
+    while !said.last().is_some_and(|line: &String| line.contains("until Ctrl-C")) {
+        said.push(lines.recv_timeout(PATIENCE).expect("another line"));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(said[0], "notes.txt  3 B");
+    assert_eq!(said[1].split_whitespace().last(), Some(&*blake3::hash(b"abc").to_hex()));
+    let ticket = said[2].strip_prefix("  ticket ").expect("a ticket");
+    assert!(ticket.parse::<Ticket>().is_ok(), "{ticket}");
+    assert!(said.contains(&format!("  peerkit get {ticket}")), "{said:?}");
+    assert!(!said.concat().contains('\u{1b}'), "{said:?}");
+}
+
+#[test]
+fn a_fetch_is_paused_resumed_and_given_up() {
+    let home = tempfile::tempdir().unwrap();
+    let film = home.path().join("a film.bin");
+    fs::write(&film, content(5, 16 << 20)).unwrap();
+    let share = Share::start(home.path(), &["--up", "1MiB", film.to_str().unwrap()]);
+    let ticket = ticket(&share.shared());
+    let mut node = Program::start(home.path(), "alice", &[]);
+    node.write(&format!("get {ticket}"));
+    let download = |node: &mut Program| node.run("downloads")["downloads"][0].clone();
+    let begun = Instant::now();
+    while download(&mut node)["state"] != "fetching" {
+        assert!(begun.elapsed() < PATIENCE, "the fetch has begun");
+    }
+    let now = download(&mut node);
+    assert_eq!((&now["name"], &now["total"]), (&"a film.bin".into(), &(16 << 20).into()), "{now}");
+    assert_eq!((&now["kind"], &now["sources"]), (&"file".into(), &1.into()), "{now}");
+    let digits = &now["hash"].as_str().unwrap()[..8];
+    let paused = node.run("pause a film.bin");
+    assert_eq!(
+        (&paused["result"], &paused["download"]["state"]),
+        (&"pause".into(), &"paused".into())
+    );
+    let resumed = node.run(&format!("resume {digits}"));
+    assert_ne!(resumed["download"]["state"], "paused");
+    assert!(node.fail("pause nothing").contains("`downloads` lists"));
+    node.write(&format!("cancel {digits}"));
+    let results = [node.result(), node.result()];
+    let result = |name: &str| results.iter().find(|result| result["result"] == name).unwrap();
+    assert_eq!(result("cancel")["download"]["name"], "a film.bin");
+    assert_eq!(
+        (&result("get")["ok"], &result("get")["error"]),
+        (&false.into(), &"cancelled".into())
+    );
+    assert_eq!(node.run("downloads")["downloads"], serde_json::json!([]));
+
+    let mut elsewhere = Program::start(home.path(), "bob", &["--network", "another"]);
+    let error = elsewhere.fail(&format!("get {ticket}"));
+    assert!(error.contains("`peerkit get TICKET`"), "{error}");
+    assert!(elsewhere.fail("get peerkit1abc").contains("cut short"));
+}
+
+#[test]
+fn a_fetch_goes_on_after_a_restart() {
+    let home = tempfile::tempdir().unwrap();
+    let bytes = content(6, 6 << 20);
+    let film = home.path().join("film.bin");
+    fs::write(&film, &bytes).unwrap();
+    let share = Share::start(home.path(), &["--up", "2MiB", film.to_str().unwrap()]);
+    let ticket = ticket(&share.shared());
+    let mut node = Program::start(home.path(), "alice", &[]);
+    node.write(&format!("get {ticket}"));
+    let begun = Instant::now();
+    while node.run("downloads")["downloads"][0]["state"] != "fetching" {
+        assert!(begun.elapsed() < PATIENCE, "the fetch has begun");
+    }
+    node.kill();
+    let mut node = Program::start(home.path(), "alice", &[]);
+    let finished = node.event("node_download_finished");
+    let data = &finished["data"];
+    assert_eq!((&data["name"], &data["bytes"]), (&"film.bin".into(), &bytes.len().into()));
+    assert!(fs::read(data["path"].as_str().unwrap()).unwrap() == bytes);
+    node.exit();
 }

@@ -19,6 +19,9 @@ fn wrong_usage_is_status_2() {
         (&["run", "127.0.0.1"][..], "has no port"),
         (&["run", "--listen", "nonsense"], "has no port"),
         (&["run", "--unknown"], "--unknown"),
+        (&["share"], "PATH"),
+        (&["share", ".", "--up", "fast"], "bytes a second"),
+        (&["get", "abcd"], "begins with peerkit1"),
         (&["fly"], "fly"),
         (&["man", "fly"], "fly"),
         (&["demo", "--nodes", "1"], "3..=64"),
@@ -39,6 +42,8 @@ fn help_and_version_are_status_0() {
     for (args, hint) in [
         (&["--help"][..], "peerkit demo"),
         (&["run", "--help"], "PEERKIT_SECRET"),
+        (&["share", "--help"], "peerkit share ~/Pictures"),
+        (&["get", "--help"], "peerkit get TICKET"),
         (&["--version"], "peerkit "),
         (&["completions", "bash"], "complete"),
         (&["completions", "zsh"], "compdef"),
