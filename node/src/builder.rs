@@ -18,6 +18,7 @@ use crate::clock::unix_millis;
 use crate::dispatch::{Dispatch, deliver_notices};
 use crate::error::Error;
 use crate::inner::{Inner, Parts};
+use crate::key;
 use crate::listen::{self, Pending};
 use crate::node::Node;
 use crate::order::{FROM_LINKS, ORDERS};
@@ -25,7 +26,7 @@ use crate::probe::{self, PROBE_PROTOCOL};
 use crate::served::ServedStream;
 use crate::store::Store;
 use crate::tls::Tls;
-use crate::{key, transfer};
+use crate::transfer::Serving;
 
 /// The file in the state folder that holds the node's key.
 const KEY_FILE: &str = "key";
@@ -231,11 +232,12 @@ impl Builder {
         let log = inner.kept.clone();
         let kept = crate::known::blocking(move || Ok(log.load()?)).await?;
 
-        let shares = inner.shares.clone();
+        let (shares, partials) = (inner.shares.clone(), inner.partials.clone());
+        let serving = Serving::new(shares, partials, inner.rates.clone());
         let serve_files = ServedStream::new(move |stream| {
-            let shares = shares.clone();
+            let serving = serving.clone();
             async move {
-                if let Err(error) = transfer::serve(shares, stream).await {
+                if let Err(error) = serving.answer(stream).await {
                     tracing::debug!(%error, "a fetch from this node broke off");
                 }
             }
@@ -259,6 +261,9 @@ impl Builder {
                 tracing::warn!(%error, "can't share again what was shared before");
             }
         });
+        if let Err(error) = inner.resume_downloads().await {
+            tracing::warn!(%error, "can't go on with the downloads of earlier runs");
+        }
         let actor = Actor::new(inner.clone(), overlay, order_receiver, link_receiver);
         tokio::spawn(actor.run(Earlier { known, kept }));
         Ok(Node::new(inner))

@@ -168,6 +168,9 @@ pub enum Error {
     /// Nobody in the network has that file.
     #[error("nobody who can be reached shares {0}")]
     NoSource(Hash),
+    /// There is no download of that hash about which something can be done.
+    #[error("there is no download of {0} under way: `downloads` lists them")]
+    NoDownload(Hash),
     /// A file could not be fetched from any of its sources.
     #[error(transparent)]
     Fetch(#[from] FetchError),

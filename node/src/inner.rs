@@ -30,11 +30,13 @@ use crate::met::Met;
 use crate::order::{FromLink, Order, Wanted};
 use crate::outbox::NotAccepted;
 use crate::outgoing::{Built, Outgoing};
+use crate::rate::Rates;
 use crate::served::{ServedRequest, ServedStream, Table};
 use crate::shares::Shares;
 use crate::store::Store;
 use crate::stream::Streams;
 use crate::tls::Tls;
+use crate::transfer::{Downloads, Partials};
 use crate::waiting::Directs;
 
 /// Probes under way at once, each a connection of its own. 8: a member starts one every few seconds.
@@ -80,6 +82,11 @@ pub(crate) struct Inner {
     /// Peers that are being written to the store; who reads it waits for them.
     pub(crate) met: Met,
     pub(crate) shares: Shares,
+    /// Fetches under way, which are served as far as they have come.
+    pub(crate) partials: Partials,
+    pub(crate) downloads: Downloads,
+    /// How fast files may go out and come in.
+    pub(crate) rates: Rates,
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) links: mpsc::Sender<FromLink>,
     pub(crate) tracker: TaskTracker,
@@ -137,6 +144,8 @@ impl Inner {
             streams: Streams::new(&parts.config),
             directs: Directs::default(),
             probes: Arc::new(Semaphore::new(PROBES)),
+            rates: Rates::new(&parts.config),
+            downloads: Downloads::new(parts.config.max_downloads),
             config: Arc::new(parts.config),
             tls: parts.tls,
             listening: parts.listening,
@@ -149,6 +158,7 @@ impl Inner {
             requests: Table::default(),
             protocols: Table::default(),
             shares: Shares::new(parts.store.clone()),
+            partials: Partials::default(),
             store: parts.store,
             kept: Arc::new(kept),
             met: Met::default(),
@@ -395,6 +405,7 @@ impl Inner {
         self.dispatch.end();
         self.change_conns(HashMap::clear);
         self.directs.clear();
+        self.downloads.clear();
         self.requests.clear();
         self.protocols.clear();
     }

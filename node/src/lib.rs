@@ -55,6 +55,7 @@ mod order;
 mod outbox;
 mod outgoing;
 mod probe;
+mod rate;
 mod request;
 mod served;
 mod shares;
@@ -79,11 +80,12 @@ pub use node::{
     Source,
 };
 pub use outgoing::Outgoing;
+pub use rate::RateLimits;
 pub use shares::{Added, Progress, Refreshed, ShareError, SkipReason, Skipped};
 pub use status::{BroadcastCounters, PeerStatus, Status};
 pub use store::{KnownPeer, StoreError};
 pub use stream::Stream;
-pub use transfer::{FetchError, Fetched};
+pub use transfer::{Download, DownloadState, DownloadStatus, Dropped, FetchError, Fetched, Get};
 
 pub use peerkit_proto::address::{Address, DEFAULT_PORT, ParseAddressError};
 pub use peerkit_proto::config::Config;
@@ -91,7 +93,7 @@ pub use peerkit_proto::event::{
     Broadcast, Direction, Event, MessageFailure, Parting, Peer, Reason,
 };
 pub use peerkit_proto::event::{Neighbour, NodeInfo};
-pub use peerkit_proto::files::{FileKind, FileName, SharedFile};
+pub use peerkit_proto::files::{Access, FileKind, FileName, SharedFile, Ticket, TicketError};
 pub use peerkit_proto::frame::Refusal;
 pub use peerkit_proto::handler::{Callback, Context, Handler};
 pub use peerkit_proto::id::{Hash, Key, NodeId, ParseIdError};

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::events::Events;
 use crate::inner::Inner;
 use crate::order::{Order, Wanted};
+use crate::rate::RateLimits;
 use crate::served::ServedRequest;
 use crate::status::Status;
 
@@ -231,6 +232,17 @@ impl Node {
     #[must_use]
     pub fn peer_counters(&self, peer: NodeId) -> Option<Counters> {
         Some(self.inner.conn(peer).ok()?.meter.read())
+    }
+
+    /// How fast files may go out and come in.
+    #[must_use]
+    pub fn rates(&self) -> RateLimits {
+        self.inner.rates.limits()
+    }
+
+    /// Other limits from now on, for what is under way as well.
+    pub fn set_rates(&self, limits: RateLimits) {
+        self.inner.rates.set(limits);
     }
 
     /// How the node is now.

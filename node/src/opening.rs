@@ -118,6 +118,24 @@ impl Inner {
         }
     }
 
+    /// Opens a stream to whoever answers at one of `addresses`.
+    pub(crate) async fn open_stream_to(
+        &self,
+        addresses: &[Address],
+        protocol: &str,
+    ) -> Result<Stream, Error> {
+        let mut failure = Error::Stopped;
+        for address in addresses.iter().take(DIALLED) {
+            match dial::connect(self, address, Purpose::Stream).await {
+                Ok(Secured { stream, session, .. }) => {
+                    return self.open_on(stream, session, protocol, None).await;
+                }
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
     /// Opens a stream to `peer` at one of `addresses`, and nowhere else.
     pub(crate) async fn open_stream_at(
         &self,

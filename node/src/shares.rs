@@ -24,8 +24,8 @@ use peerkit_proto::files::{
 use peerkit_proto::id::Hash;
 use tokio_util::task::TaskTracker;
 
-pub(crate) use open::OpenShare;
 pub(crate) use open::read_exact_at;
+pub(crate) use open::{OpenShare, OpenTree};
 
 use crate::stamp::Stamp;
 use crate::store::{Store, StoreError};

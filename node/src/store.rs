@@ -281,6 +281,39 @@ impl Store {
         }
     }
 
+    /// The downloads that are to go on, as they were saved. In memory none are.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub(crate) fn downloads(&self) -> Result<Vec<(Hash, Vec<u8>)>, StoreError> {
+        match &self.kept {
+            Kept::Disk(disk) => disk.downloads(),
+            Kept::Memory(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Remembers a download, or remembers it otherwise.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub(crate) fn save_download(&self, hash: &Hash, row: &[u8]) -> Result<(), StoreError> {
+        match &self.kept {
+            Kept::Disk(disk) => disk.save_download(hash, row),
+            Kept::Memory(_) => Ok(()),
+        }
+    }
+
+    /// Forgets a download.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub(crate) fn forget_download(&self, hash: &Hash) -> Result<(), StoreError> {
+        match &self.kept {
+            Kept::Disk(disk) => disk.forget_download(hash),
+            Kept::Memory(_) => Ok(()),
+        }
+    }
+
     /// The identity of a network's owner, where it is known.
     ///
     /// # Errors

@@ -1,30 +1,40 @@
-//! Files on their way: [`serve`] answers for what is shared, a [`Download`] fetches.
+//! Files on their way: [`Serving`] answers for what is shared, a [`Download`] fetches.
 //!
-//! Both speak the protocol of [`peerkit_proto::files::wire`] on any byte stream. A download is told
-//! of one source after the other: each goes on from the pieces that were verified before it. All is
-//! written beside the target and renamed when it is whole.
+//! Both speak the protocol of [`peerkit_proto::files::wire`]. A fetch is one task for the whole
+//! ([`fetching`]), which asks [`peerkit_proto::files::fetch`] what to ask of whom, and one for each
+//! source ([`source`]). All is written beside the target ([`target`]) and renamed when it is whole.
 
 mod asking;
-mod download;
+mod downloads;
 mod fetching;
+mod get;
 mod part;
+mod partial;
 mod place;
+mod prove;
+mod room;
+mod seeking;
 mod serve;
-#[cfg(test)]
-mod tests;
+mod source;
+mod status;
+mod target;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use peerkit_proto::codec::DecodeError;
 use peerkit_proto::files::{FileKind, ManifestError, PieceError, Refusal, RelPath, WireError};
 use peerkit_proto::id::NodeId;
+use serde::Serialize;
 
-pub(crate) use crate::shares::Progress;
-pub(crate) use download::Download;
+pub use downloads::Download;
+pub(crate) use downloads::Downloads;
+pub use get::Get;
 pub(crate) use part::is_part_name;
-pub(crate) use serve::serve;
+pub(crate) use partial::Partials;
+pub(crate) use serve::Serving;
+pub use status::{DownloadState, DownloadStatus};
 
 /// A stream on which nothing moves for this long is given up. 30 s: half of what TCP takes to give
 /// up on a lost segment under RFC 1122.
@@ -35,16 +45,6 @@ pub(crate) const PIECE_TIME: Duration = Duration::from_secs(300);
 
 /// How long a stream may stay open without a request. 120 s: four times [`STALL`].
 pub(crate) const IDLE: Duration = Duration::from_secs(120);
-
-/// Where a fetch goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Destination {
-    /// This path; where it is a folder that exists, into it, under the name that it has at the
-    /// source. The folder above it has to exist.
-    Path(PathBuf),
-    /// Into this folder, which is made where it is missing, under the name at the source.
-    Folder(PathBuf),
-}
 
 /// What a finished fetch came to.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +59,17 @@ pub struct Fetched {
     pub seconds: f64,
     /// Who sent pieces of it, in the order of identities.
     pub sources: Vec<NodeId>,
+    /// Who sent something else, and was asked no more.
+    pub dropped: Vec<Dropped>,
+}
+
+/// A node that sent what is not the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Dropped {
+    /// Who it is.
+    pub id: NodeId,
+    /// What it did.
+    pub why: String,
 }
 
 /// Why a source did not do. What was verified before is kept for the next.
@@ -110,9 +121,25 @@ pub enum FetchError {
         /// What the system said.
         source: io::Error,
     },
-    /// It was to be finished before all was there.
-    #[error("the download is not done: run it with another source")]
+    /// The disk has too little room: nothing was begun, or what there was is kept.
+    #[error(
+        "{path} needs {needed} bytes and the disk has {free} left: make room, or choose another place",
+        path = .path.display()
+    )]
+    NoSpace {
+        /// Where.
+        path: PathBuf,
+        /// Bytes that are still to be written.
+        needed: u64,
+        /// Bytes that there is room for.
+        free: u64,
+    },
+    /// Something is not there that should be: a fault of ours.
+    #[error("the download is not whole: fetch it again")]
     Unfinished,
+    /// It was cancelled.
+    #[error("cancelled")]
+    Cancelled,
     /// The runtime is being stopped.
     #[error("stopped before it was done")]
     Stopped,
@@ -138,9 +165,27 @@ impl FetchError {
     #[must_use]
     pub fn is_worth_another(&self) -> bool {
         match self {
-            Self::Disk { .. } | Self::Unfinished | Self::Stopped => false,
+            Self::Disk { .. }
+            | Self::NoSpace { .. }
+            | Self::Unfinished
+            | Self::Cancelled
+            | Self::Stopped => false,
             Self::InFolder { source, .. } => source.is_worth_another(),
             _ => true,
+        }
+    }
+}
+
+impl FetchError {
+    /// What the disk said when `needed` bytes were to be written at `path`.
+    fn no_space(path: &Path, needed: u64) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                let free = room::free(&path).unwrap_or_default();
+                Self::NoSpace { path, needed, free }
+            }
+            _ => Self::Disk { path, source },
         }
     }
 }

@@ -110,6 +110,9 @@ pub struct Config {
     pub peer_download_rate: u64,
     /// Fetches under way at once; more wait for their turn. 5: aria2's and Transmission's.
     pub max_downloads: usize,
+    /// How long a fetch that was begun goes on without anybody who has more of it. 60 s: a machine
+    /// has restarted by then, mostly.
+    pub download_patience: Duration,
     /// Files told in one node's answer to a search. 100: a screen or two.
     pub max_search_results: usize,
     /// Addresses told at once. 32: Bitcoin Core tells 1,000, of a far larger network.
@@ -183,6 +186,7 @@ impl Default for Config {
             peer_upload_rate: 0,
             peer_download_rate: 0,
             max_downloads: 5,
+            download_patience: Duration::from_secs(60),
             max_search_results: 100,
             max_addresses: 32,
             request_timeout: Duration::from_secs(10),

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,6 +99,31 @@ pub enum Event {
         /// What is wrong with it.
         why: String,
     },
+    /// A download is whole, checked, and in its place.
+    NodeDownloadFinished {
+        /// What was fetched.
+        hash: Hash,
+        /// Where it is.
+        path: PathBuf,
+        /// Bytes of it.
+        bytes: u64,
+    },
+    /// A download was given up. What came of it is kept for another try.
+    NodeDownloadFailed {
+        /// What was to be fetched.
+        hash: Hash,
+        /// What went wrong, and what can be done.
+        error: String,
+    },
+    /// A node sent something else than what it was asked for: this download asks it no more.
+    NodeSourceDropped {
+        /// What is being fetched.
+        hash: Hash,
+        /// Who it is.
+        source: NodeId,
+        /// What it did.
+        why: String,
+    },
     /// A link that is to be kept was lost and could not be made again this time.
     NodeReconnectionError {
         /// Where.
@@ -154,6 +180,9 @@ impl Event {
             Self::NodeRequestToStop => "node_request_to_stop",
             Self::NodeShutdownOrdered { .. } => "node_shutdown_ordered",
             Self::NodeShutdownRefused { .. } => "node_shutdown_refused",
+            Self::NodeDownloadFinished { .. } => "node_download_finished",
+            Self::NodeDownloadFailed { .. } => "node_download_failed",
+            Self::NodeSourceDropped { .. } => "node_source_dropped",
             Self::NodeReconnectionError { .. } => "node_reconnection_error",
             Self::OutboundNodeConnectionError { .. } => "outbound_node_connection_error",
             Self::InboundNodeConnectionError { .. } => "inbound_node_connection_error",

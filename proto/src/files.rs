@@ -8,6 +8,7 @@
 //! folder they are joined to. [`wire`] has the requests and answers, byte by byte.
 
 pub mod access;
+pub mod fetch;
 pub mod layout;
 pub mod manifest;
 pub mod path;
@@ -25,7 +26,8 @@ pub use layout::{Layout, Place};
 pub use manifest::{Entry, MAX_ENTRIES, MAX_MANIFEST, Manifest, ManifestError};
 pub use path::{FileName, MAX_DEPTH, MAX_NAME, MAX_PATH, NameError, NameFault, RelPath};
 pub use pieces::{
-    IncomingList, MAX_FILE, PIECE, PieceError, PieceHasher, PieceList, PieceSet, PieceValue,
+    IncomingList, MAX_FILE, MAX_PIECES, PIECE, PieceError, PieceHasher, PieceList, PieceSet,
+    PieceValue,
 };
 pub use ticket::{Ticket, TicketError};
 pub use wire::{Answer, Description, FILES_PROTOCOL, Refusal, Request, WireError};

@@ -1,8 +1,10 @@
 //! An application as a trait: the same code runs on a real node and in the simulator.
 
+use std::path::Path;
+
 use crate::address::Address;
 use crate::event::{Broadcast, Event, MessageFailure, NodeInfo, Parting, Peer};
-use crate::id::NodeId;
+use crate::id::{Hash, NodeId};
 use crate::message::Message;
 use crate::time::Instant;
 
@@ -43,6 +45,20 @@ pub trait Handler: Send {
     fn node_shutdown_ordered(&mut self, cx: &mut Context<'_>, owner: NodeId) {}
     /// An order to stop that `peer` passed on was ignored: see [`Event::NodeShutdownRefused`].
     fn node_shutdown_refused(&mut self, cx: &mut Context<'_>, peer: &Peer, why: &str) {}
+    /// A download is whole and in its place: see [`Event::NodeDownloadFinished`].
+    fn node_download_finished(
+        &mut self,
+        cx: &mut Context<'_>,
+        hash: Hash,
+        path: &Path,
+        bytes: u64,
+    ) {
+    }
+    /// A download was given up: see [`Event::NodeDownloadFailed`].
+    fn node_download_failed(&mut self, cx: &mut Context<'_>, hash: Hash, error: &str) {}
+    /// A source of a download did what it should not: see [`Event::NodeSourceDropped`].
+    fn node_source_dropped(&mut self, cx: &mut Context<'_>, hash: Hash, source: NodeId, why: &str) {
+    }
     /// A link that is to be kept was lost and could not be made again, `tries` times by now.
     /// Return false to give it up.
     fn node_reconnection_error(
@@ -107,6 +123,15 @@ impl Event {
             Self::NodeShutdownOrdered { owner } => handler.node_shutdown_ordered(cx, owner),
             Self::NodeShutdownRefused { peer, why } => {
                 handler.node_shutdown_refused(cx, &peer, &why);
+            }
+            Self::NodeDownloadFinished { hash, path, bytes } => {
+                handler.node_download_finished(cx, hash, &path, bytes);
+            }
+            Self::NodeDownloadFailed { hash, error } => {
+                handler.node_download_failed(cx, hash, &error);
+            }
+            Self::NodeSourceDropped { hash, source, why } => {
+                handler.node_source_dropped(cx, hash, source, &why);
             }
             Self::NodeReconnectionError { address, tries, error } => {
                 if !handler.node_reconnection_error(cx, &address, tries, &error) {
@@ -190,6 +215,24 @@ impl<F: FnMut(&mut Context<'_>, Event) + Send> Handler for Callback<F> {
 
     fn node_shutdown_refused(&mut self, cx: &mut Context<'_>, peer: &Peer, why: &str) {
         (self.0)(cx, Event::NodeShutdownRefused { peer: peer.clone(), why: why.to_owned() });
+    }
+
+    fn node_download_finished(
+        &mut self,
+        cx: &mut Context<'_>,
+        hash: Hash,
+        path: &Path,
+        bytes: u64,
+    ) {
+        (self.0)(cx, Event::NodeDownloadFinished { hash, path: path.to_owned(), bytes });
+    }
+
+    fn node_download_failed(&mut self, cx: &mut Context<'_>, hash: Hash, error: &str) {
+        (self.0)(cx, Event::NodeDownloadFailed { hash, error: error.to_owned() });
+    }
+
+    fn node_source_dropped(&mut self, cx: &mut Context<'_>, hash: Hash, source: NodeId, why: &str) {
+        (self.0)(cx, Event::NodeSourceDropped { hash, source, why: why.to_owned() });
     }
 
     fn node_reconnection_error(

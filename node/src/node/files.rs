@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use peerkit_proto::address::Address;
-use peerkit_proto::files::{FILES_PROTOCOL, SharedFile};
+use peerkit_proto::files::SharedFile;
 use peerkit_proto::frame::query::{Answer, AnswerBody, MAX_SEARCH, What};
 use peerkit_proto::id::{Hash, NodeId};
 
 use super::Node;
 use crate::error::Error;
+use crate::inner::Inner;
 use crate::shares::{Added, Progress, Refreshed};
-use crate::transfer::{Destination, Download, FetchError, Fetched};
+use crate::transfer::{Download, DownloadStatus, Fetched, Get};
 
 /// A file that a search has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,13 +116,14 @@ impl Node {
     }
 
     /// Fetches the file or folder of this hash to `to`: into it where it is a folder that exists,
-    /// under the name that it has at its source; else to exactly that path. Every piece is checked
-    /// against the hash. Nothing is ever overwritten: where there is something else of that name
-    /// this one gets a number.
+    /// under the name that it has at its source; else to exactly that path. It comes from all who
+    /// have it at once, and every piece is checked against the hash. Nothing is ever overwritten:
+    /// where there is something else of that name this one gets a number.
     ///
     /// # Errors
-    /// Where nobody has it, none of those who have it does, or the disk refuses. Nothing is left
-    /// behind then.
+    /// Where nobody has it, none of those who have it does, or the disk refuses. What was verified
+    /// by then is kept beside the target, in `.NAME.HASH.part`, and the next fetch of the same to the
+    /// same place goes on from it; so it is where this is dropped.
     pub async fn fetch(&self, hash: Hash, to: impl Into<PathBuf>) -> Result<Fetched, Error> {
         self.fetch_with_progress(hash, to, |_| {}).await
     }
@@ -136,7 +138,7 @@ impl Node {
         to: impl Into<PathBuf>,
         progress: impl FnMut(Progress) + Send,
     ) -> Result<Fetched, Error> {
-        self.fetch_to(hash, Destination::Path(to.into()), progress).await
+        self.fetch_now(Get::new(hash).to(to), progress).await
     }
 
     /// Fetches into the folder `into`, which is made where it is missing, under the name that the
@@ -150,53 +152,81 @@ impl Node {
         into: impl AsRef<Path>,
         progress: impl FnMut(Progress) + Send,
     ) -> Result<Fetched, Error> {
-        self.fetch_to(hash, Destination::Folder(into.as_ref().to_owned()), progress).await
+        self.fetch_now(Get::new(hash).into_folder(into.as_ref()), progress).await
     }
 
-    async fn fetch_to(
+    /// Fetches what `get` says, and waits for it; `progress` is called as verified bytes are written.
+    ///
+    /// # Errors
+    /// As [`Node::fetch`].
+    pub async fn fetch_now(
         &self,
-        hash: Hash,
-        to: Destination,
+        get: Get,
         mut progress: impl FnMut(Progress) + Send,
     ) -> Result<Fetched, Error> {
-        let mut download = Download::new(hash, to);
-        let mut asking = self.inner.ask(What::HasFile(hash), -1, None).await?;
-        let mut failure = Error::NoSource(hash);
-        let mut tried = Vec::new();
-        // The first who answers is asked first; the others stand by.
-        while let Some(answer) = asking.answers.recv().await {
-            let source = source(&answer);
-            if !matches!(answer.body, AnswerBody::Files(_)) || tried.contains(&source.id) {
-                continue;
+        let download = self.inner.download(get, false).await?;
+        let mut abandoned = Abandon { inner: &self.inner, download };
+        loop {
+            let status = abandoned.download.changed().await;
+            if let Some(total) = status.total {
+                progress(Progress { done: status.done, total });
             }
-            tried.push(source.id);
-            match self.fetch_from(&mut download, &source, &mut progress).await {
-                Ok(()) => return Ok(download.finish().await?),
-                Err(error) => {
-                    tracing::info!(source = %source.id, %error, "a source did not do");
-                    let another = match &error {
-                        Error::Fetch(error) => error.is_worth_another(),
-                        _ => true,
-                    };
-                    failure = error;
-                    if !another {
-                        break;
-                    }
-                }
+            if !status.state.is_under_way() {
+                return abandoned.download.outcome().unwrap_or(Err(Error::Stopped));
             }
         }
-        Err(failure)
     }
 
-    async fn fetch_from(
-        &self,
-        download: &mut Download,
-        source: &Source,
-        progress: &mut (impl FnMut(Progress) + Send),
-    ) -> Result<(), Error> {
-        let stream = self.inner.open_stream(source.id, &source.addresses, FILES_PROTOCOL).await?;
-        let run: Result<(), FetchError> = download.run(source.id, stream, progress).await;
-        Ok(run?)
+    /// Begins to fetch what `get` says, in the background. With a state folder it goes on after a
+    /// restart of the node, until it is done or cancelled.
+    ///
+    /// # Errors
+    /// Where the state can't be written.
+    pub async fn download(&self, get: Get) -> Result<Download, Error> {
+        self.inner.download(get, true).await
+    }
+
+    /// The downloads: those under way, those that wait or are paused, those that failed, and the last
+    /// that were done.
+    #[must_use]
+    pub fn downloads(&self) -> Vec<DownloadStatus> {
+        self.inner.downloads.list()
+    }
+
+    /// Stops a download until it is resumed. What came of it is kept.
+    ///
+    /// # Errors
+    /// [`Error::NoDownload`], or where the state can't be written.
+    pub async fn pause(&self, hash: Hash) -> Result<DownloadStatus, Error> {
+        self.inner.pause(&hash).await
+    }
+
+    /// Goes on with a download that was paused or has failed.
+    ///
+    /// # Errors
+    /// [`Error::NoDownload`], or where the state can't be written.
+    pub async fn resume(&self, hash: Hash) -> Result<DownloadStatus, Error> {
+        self.inner.resume(&hash).await
+    }
+
+    /// Gives up a download and removes what came of it. One that is done is only listed no more.
+    ///
+    /// # Errors
+    /// [`Error::NoDownload`], or where the state can't be written.
+    pub async fn cancel(&self, hash: Hash) -> Result<DownloadStatus, Error> {
+        self.inner.cancel(&hash).await
+    }
+}
+
+/// A fetch that ends with the future that waits for it.
+struct Abandon<'a> {
+    inner: &'a Inner,
+    download: Download,
+}
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        self.inner.abandon(&self.download);
     }
 }
 

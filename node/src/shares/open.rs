@@ -1,12 +1,15 @@
-//! One shared file, open for reading, watched for change.
+//! One shared file, or the files of one shared folder, open for reading, watched for change.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use peerkit_proto::files::{PieceList, PieceValue, Refusal};
+use peerkit_proto::files::{PieceList, PieceValue, Place, Refusal};
+use peerkit_proto::id::Hash;
 
+use super::{Location, Shares, Top};
 use crate::stamp::{Likeness, Stamp};
 
 /// A shared file, or a folder's manifest, open for reading.
@@ -22,8 +25,18 @@ enum Content {
     File { file: File, stamp: Stamp },
 }
 
+/// A shared folder, whose files are opened as they are read.
+#[derive(Debug)]
+pub(crate) struct OpenTree {
+    shares: Shares,
+    /// Everywhere that the folder is shared from.
+    tops: Vec<Arc<Top>>,
+    /// The file that was read last, which is most often the next.
+    last: Option<(usize, OpenShare)>,
+}
+
 impl OpenShare {
-    pub(super) fn memory(bytes: Bytes, list: PieceList) -> Self {
+    pub(crate) fn memory(bytes: Bytes, list: PieceList) -> Self {
         Self { list, content: Content::Memory(bytes) }
     }
 
@@ -55,40 +68,103 @@ impl OpenShare {
         if values.len() == usize::from(count) { Ok(values) } else { Err(Refusal::BadRequest) }
     }
 
-    /// Reads piece `index` into `buffer`, replacing what it held. Blocks on the disk.
+    /// Reads piece `index` into `out`, which has to be of its length. Blocks on the disk.
     ///
     /// That the file is the one that was hashed is checked after the reading; where its times leave
     /// a doubt the piece itself is checked.
     ///
     /// # Errors
-    /// [`Refusal::BadRequest`] where there is no such piece, [`Refusal::Changed`] where the file is
-    /// another or can't be read; `buffer` must not be used then.
-    pub(crate) fn read_piece(&self, index: u64, buffer: &mut Vec<u8>) -> Result<(), Refusal> {
+    /// [`Refusal::BadRequest`] where there is no such piece, or it is of another length;
+    /// [`Refusal::Changed`] where the file is another or can't be read. What is in `out` must not
+    /// be used then.
+    pub(crate) fn read(&self, index: u64, out: &mut [u8]) -> Result<(), Refusal> {
         let range = self.list.range(index).ok_or(Refusal::BadRequest)?;
-        let len = usize::try_from(range.end - range.start).map_err(|_| Refusal::BadRequest)?;
+        if range.end - range.start != out.len() as u64 {
+            return Err(Refusal::BadRequest);
+        }
         match &self.content {
             Content::Memory(bytes) => {
                 let start = usize::try_from(range.start).map_err(|_| Refusal::BadRequest)?;
-                let rest = bytes.get(start..).ok_or(Refusal::BadRequest)?;
-                buffer.clear();
-                buffer.extend_from_slice(rest.get(..len).ok_or(Refusal::BadRequest)?);
+                let piece = bytes.get(start..).and_then(|rest| rest.get(..out.len()));
+                out.copy_from_slice(piece.ok_or(Refusal::BadRequest)?);
                 Ok(())
             }
             Content::File { file, stamp } => {
-                buffer.resize(len, 0);
-                let read = read_exact_at(file, buffer, range.start);
+                let read = read_exact_at(file, out, range.start);
                 let now = read.and_then(|()| file.metadata());
                 let likeness = now.map(|now| stamp.likeness(&Stamp::of(&now)));
                 match likeness {
                     Ok(Likeness::Same) => Ok(()),
                     Ok(Likeness::Doubtful) => {
-                        let checked = self.list.verify_piece(index, buffer);
+                        let checked = self.list.verify_piece(index, out);
                         checked.map_err(|_| Refusal::Changed)
                     }
                     Ok(Likeness::Different) | Err(_) => Err(Refusal::Changed),
                 }
             }
         }
+    }
+
+    /// Reads piece `index` into `buffer`, replacing what it held.
+    #[cfg(test)]
+    pub(crate) fn read_piece(&self, index: u64, buffer: &mut Vec<u8>) -> Result<(), Refusal> {
+        let range = self.list.range(index).ok_or(Refusal::BadRequest)?;
+        buffer.resize(usize::try_from(range.end - range.start).unwrap(), 0);
+        self.read(index, buffer)
+    }
+}
+
+impl Shares {
+    /// Opens the folder that has this hash. Blocks on nothing: files are opened when they are read.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] where nothing has it, [`Refusal::BadRequest`] where it is a file.
+    pub(crate) fn open_tree(&self, hash: &Hash) -> Result<OpenTree, Refusal> {
+        let index = self.read();
+        let locations = index.by_hash.get(hash).ok_or(Refusal::NotFound)?;
+        let folders = locations.iter().filter(|location| location.item.is_none());
+        let tops: Vec<_> = folders.map(|location| Arc::clone(&location.top)).collect();
+        if tops.is_empty() {
+            return Err(Refusal::BadRequest);
+        }
+        Ok(OpenTree { shares: self.clone(), tops, last: None })
+    }
+}
+
+impl OpenTree {
+    /// The sizes of the files, in the order of the manifest.
+    pub(crate) fn sizes(&self) -> impl Iterator<Item = u64> {
+        self.tops.first().into_iter().flat_map(|top| &top.items).map(|item| item.stamp.size)
+    }
+
+    /// Reads the piece at `place` into `out`, which has to be of its length. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`OpenShare::read`].
+    pub(crate) fn read(&mut self, place: &Place, out: &mut [u8]) -> Result<(), Refusal> {
+        if let Some((_, open)) = self.last.as_ref().filter(|(at, _)| *at == place.file)
+            && open.read(place.index, out).is_ok()
+        {
+            return Ok(());
+        }
+        self.last = None;
+        let tops = self.tops.iter();
+        let read = tops.filter_map(|top| self.open(top, place.file)).find_map(|open| {
+            let read = open.read(place.index, out);
+            read.is_ok().then_some(open)
+        });
+        self.last = Some((place.file, read.ok_or(Refusal::Changed)?));
+        Ok(())
+    }
+
+    fn open(&self, top: &Arc<Top>, file: usize) -> Option<OpenShare> {
+        let item = top.items.get(file)?;
+        let size = item.stamp.size;
+        let list = match PieceList::single(&item.hash, size) {
+            Some(list) => list,
+            None => self.shares.known_list(&item.hash, size)?,
+        };
+        Location { top: Arc::clone(top), item: Some(file) }.open(list)
     }
 }
 

@@ -26,6 +26,7 @@ const SHARES: TableDefinition<'_, &[u8], &[u8; 32]> = TableDefinition::new("shar
 const FILES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("files");
 const LISTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("piece_lists");
 const BROADCASTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("broadcasts");
+const DOWNLOADS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("downloads");
 const OWNERS: TableDefinition<'_, &str, &[u8; 32]> = TableDefinition::new("owners");
 
 /// See [`super::Store`], whose methods these are.
@@ -191,6 +192,31 @@ impl Disk {
         })
     }
 
+    pub(super) fn downloads(&self) -> Result<Vec<(Hash, Vec<u8>)>, StoreError> {
+        self.read(|db| {
+            let mut rows = Vec::new();
+            for row in db.open_table(DOWNLOADS)?.iter()? {
+                let (hash, row) = row?;
+                rows.push((Hash::from_bytes(*hash.value()), row.value().to_vec()));
+            }
+            Ok(rows)
+        })
+    }
+
+    pub(super) fn save_download(&self, hash: &Hash, row: &[u8]) -> Result<(), StoreError> {
+        self.write(|db| {
+            db.open_table(DOWNLOADS)?.insert(hash.as_bytes(), row)?;
+            Ok(())
+        })
+    }
+
+    pub(super) fn forget_download(&self, hash: &Hash) -> Result<(), StoreError> {
+        self.write(|db| {
+            db.open_table(DOWNLOADS)?.remove(hash.as_bytes())?;
+            Ok(())
+        })
+    }
+
     pub(super) fn owner(&self, network: &str) -> Result<Option<NodeId>, StoreError> {
         self.read(|db| {
             let row = db.open_table(OWNERS)?.get(network)?;
@@ -238,6 +264,7 @@ impl Disk {
             transaction.open_table(FILES)?;
             transaction.open_table(LISTS)?;
             transaction.open_table(BROADCASTS)?;
+            transaction.open_table(DOWNLOADS)?;
             transaction.open_table(OWNERS)?;
             let result = work(&transaction)?;
             transaction.commit()?;

@@ -1,119 +1,140 @@
-//! The asking end of a stream: one question, its answer, with a limit to every wait.
+//! The asking end of a stream: questions out, answers in, with a limit to every wait.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use peerkit_proto::files::wire::{MAX_ANSWER, MAX_PART, PREFIX, body_len};
-use peerkit_proto::files::{Answer, Description, IncomingList, PIECE, PieceList, Request};
+use peerkit_proto::files::wire::{MAX_ANSWER, PREFIX, body_len};
+use peerkit_proto::files::{Answer, Description, PIECE, Request};
 use peerkit_proto::id::Hash;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::time::{Instant, timeout};
 
 use super::{FetchError, PIECE_TIME, STALL};
+use crate::rate::PeerRates;
+use crate::stream::Stream;
 
-/// A stream to a source.
-pub(super) struct Asking<S> {
-    stream: S,
+/// A stream to a source, one question at a time.
+pub(super) struct Asking {
+    pub(super) questions: Questions,
+    pub(super) answers: Answers,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Asking<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream }
+/// The half that asks.
+pub(super) struct Questions {
+    stream: WriteHalf<Stream>,
+}
+
+/// The half that is answered.
+pub(super) struct Answers {
+    stream: ReadHalf<Stream>,
+    rates: Arc<PeerRates>,
+    /// Whether the source owes something: only then its silence is a fault.
+    owed: Arc<AtomicBool>,
+}
+
+impl Asking {
+    pub(super) fn new(stream: Stream, rates: Arc<PeerRates>) -> Self {
+        let (read, write) = tokio::io::split(stream);
+        let owed = Arc::new(AtomicBool::new(true));
+        let answers = Answers { stream: read, rates, owed };
+        Self { questions: Questions { stream: write }, answers }
     }
 
-    /// Sends a question. Several may be sent before the first answer is read.
     pub(super) async fn ask(&mut self, request: &Request) -> Result<(), FetchError> {
-        let message = request.encode();
-        within(STALL, async {
-            self.stream.write_all(&message).await?;
-            self.stream.flush().await
-        })
-        .await
+        self.questions.ask(request).await
+    }
+
+    pub(super) async fn answer(&mut self) -> Result<Answer, FetchError> {
+        self.answers.next().await
+    }
+
+    pub(super) async fn content(
+        &mut self,
+        len: u64,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), FetchError> {
+        self.answers.content(len, buffer).await
     }
 
     pub(super) async fn describe(&mut self, hash: Hash) -> Result<Description, FetchError> {
         self.ask(&Request::Describe { hash }).await?;
         match self.answer().await? {
             Answer::Description(description) => Ok(description),
+            Answer::Refused(refusal) => Err(FetchError::Refused(refusal)),
             _ => Err(FetchError::Unexpected("a description was asked for")),
         }
     }
+}
 
-    /// The piece list of `hash`, said to have `size` bytes, checked against the hash.
-    ///
-    /// Memory grows as values come in.
-    pub(super) async fn list(&mut self, hash: Hash, size: u64) -> Result<PieceList, FetchError> {
-        if let Some(list) = PieceList::single(&hash, size) {
-            return Ok(list);
+impl Questions {
+    /// Sends a question. Several may be sent before the first answer is read.
+    pub(super) async fn ask(&mut self, request: &Request) -> Result<(), FetchError> {
+        let message = request.encode();
+        let asking = async {
+            self.stream.write_all(&message).await?;
+            self.stream.flush().await
+        };
+        match timeout(STALL, asking).await {
+            Err(_) => Err(FetchError::Stalled),
+            Ok(result) => result.map_err(FetchError::Stream),
         }
-        let mut incoming = IncomingList::new(size)?;
-        while let Some((first, count)) = incoming.wanted(MAX_PART) {
-            self.ask(&Request::Pieces { hash, first, count }).await?;
-            match self.answer().await? {
-                Answer::Pieces { first: at, values }
-                    if at == first && values.len() == usize::from(count) =>
-                {
-                    incoming.push(&values)?;
-                }
-                _ => return Err(FetchError::Unexpected("values of the list were asked for")),
-            }
-        }
-        let checked = tokio::task::spawn_blocking(move || incoming.finish(&hash)).await;
-        Ok(checked.map_err(|_| FetchError::Stopped)??)
+    }
+}
+
+impl Answers {
+    /// What says whether the source owes something: it does until that is set otherwise.
+    pub(super) fn owed(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.owed)
     }
 
-    /// Reads piece `index`, which was asked for and has `len` bytes, into `buffer`, replacing what
-    /// that held. It is not verified yet.
-    pub(super) async fn piece(
+    /// Reads the next answer, or the head of one.
+    pub(super) async fn next(&mut self) -> Result<Answer, FetchError> {
+        let mut prefix = [0; PREFIX];
+        self.fill(&mut prefix).await?;
+        let len = body_len(prefix, MAX_ANSWER)?;
+        let mut body = vec![0; len];
+        self.fill(&mut body).await?;
+        Ok(Answer::decode(Bytes::from(body))?)
+    }
+
+    /// Reads the `len` bytes of a piece, at most [`PIECE`], to the end of `buffer`.
+    pub(super) async fn content(
         &mut self,
-        index: u64,
         len: u64,
         buffer: &mut Vec<u8>,
     ) -> Result<(), FetchError> {
-        match self.answer().await? {
-            Answer::Piece { index: at, len: n } if at == index && u64::from(n) == len => {}
-            _ => return Err(FetchError::Unexpected("another piece was asked for")),
-        }
         let len = usize::try_from(len.min(PIECE)).unwrap_or_default();
-        buffer.resize(len, 0);
-        let read = async {
-            let mut filled = 0;
-            while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-                match within(STALL, self.stream.read(rest)).await? {
-                    0 => return Err(ended()),
-                    n => filled += n,
+        let start = buffer.len();
+        buffer.resize(start.saturating_add(len), 0);
+        let bytes = buffer.get_mut(start..).unwrap_or_default();
+        timeout(PIECE_TIME, self.fill(bytes)).await.unwrap_or(Err(FetchError::Stalled))
+    }
+
+    async fn fill(&mut self, mut bytes: &mut [u8]) -> Result<(), FetchError> {
+        let mut heard = Instant::now();
+        while !bytes.is_empty() {
+            let most = self.rates.download_part().unwrap_or(usize::MAX).min(bytes.len());
+            let part = bytes.get_mut(..most).unwrap_or_default();
+            match timeout(STALL, self.stream.read(part)).await {
+                Err(_) if !self.owed.load(Ordering::Relaxed) => heard = Instant::now(),
+                // It may owe something only since a moment ago.
+                Err(_) if heard.elapsed() < STALL * 2 => {}
+                Err(_) => return Err(FetchError::Stalled),
+                Ok(Err(error)) => return Err(FetchError::Stream(error)),
+                Ok(Ok(0)) => {
+                    return Err(FetchError::Stream(io::ErrorKind::UnexpectedEof.into()));
+                }
+                Ok(Ok(n)) => {
+                    if self.rates.download_part().is_some() {
+                        self.rates.download(n).await;
+                    }
+                    bytes = bytes.get_mut(n..).unwrap_or_default();
+                    heard = Instant::now();
                 }
             }
-            Ok(())
-        };
-        let limited = timeout(PIECE_TIME, read).await;
-        limited.unwrap_or(Err(FetchError::Stalled))
-    }
-
-    /// Reads the next answer's head; a refusal is an error.
-    async fn answer(&mut self) -> Result<Answer, FetchError> {
-        let mut prefix = [0; PREFIX];
-        within(STALL, self.stream.read_exact(&mut prefix)).await?;
-        let len = body_len(prefix, MAX_ANSWER)?;
-        let mut body = vec![0; len];
-        within(STALL, self.stream.read_exact(&mut body)).await?;
-        match Answer::decode(Bytes::from(body))? {
-            Answer::Refused(refusal) => Err(FetchError::Refused(refusal)),
-            answer => Ok(answer),
         }
+        Ok(())
     }
-}
-
-async fn within<T>(
-    limit: std::time::Duration,
-    work: impl Future<Output = io::Result<T>>,
-) -> Result<T, FetchError> {
-    match timeout(limit, work).await {
-        Err(_) => Err(FetchError::Stalled),
-        Ok(result) => result.map_err(FetchError::Stream),
-    }
-}
-
-fn ended() -> FetchError {
-    FetchError::Stream(io::ErrorKind::UnexpectedEof.into())
 }

@@ -1,420 +1,491 @@
-//! One source at work on a download.
+//! One fetch: finds sources, gives each something to do, and puts the whole in its place.
 
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use peerkit_proto::files::{
-    Description, Entry, Manifest, PIECE, PieceList, PieceSet, RelPath, Request,
-};
-use peerkit_proto::id::Hash;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::{JoinHandle, spawn_blocking};
+use peerkit_proto::event::Event;
+use peerkit_proto::files::fetch::{Fetch, Input, Output};
+use peerkit_proto::files::{Access, AccessKind, FileKind, PieceSet};
+use peerkit_proto::id::NodeId;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
-use super::asking::Asking;
-use super::part::{PartFolder, write_all_at};
-use super::{FetchError, Progress};
+use super::get::{Candidate, Get};
+use super::partial::{Partial, PartialGuard};
+use super::seeking::{Found, seek};
+use super::source::{CHECKED, Job, News, Task, attend, pause};
+use super::status::{Meter, Shown};
+use super::target::Target;
+use super::{Dropped, FetchError, Fetched};
+use crate::error::Error;
+use crate::inner::Inner;
 
-/// Pieces asked for at once; the next are asked for before these have come. 64 MiB: at 1 GB/s the
-/// question is on its way for longer than any round trip takes.
-const RUN: u16 = 64;
+/// Sources worked on at once. 16: more do not make a fetch faster, and each is a connection.
+const MAX_SOURCES: usize = 16;
 
-/// Small files of a folder asked for ahead, so that each does not cost a round trip. 32 questions
-/// of 47 bytes fit any socket's buffer: the source, which answers one after the other, can't stop
-/// reading them.
-const AHEAD: usize = 32;
+/// Sources known of: who tells of more is not heard.
+const MAX_CANDIDATES: usize = 256;
 
-/// A file whose list and size are proven, and which of its pieces are there.
-#[derive(Debug)]
-pub(super) struct Object {
-    pub(super) hash: Hash,
-    pub(super) list: Arc<PieceList>,
-    pub(super) have: PieceSet,
-    /// Bytes of the pieces that are there.
-    pub(super) done: u64,
+/// News of sources that wait. Each is a piece or two that were written.
+const NEWS: usize = 64;
+
+/// How long what was fetched is served on from memory of it, for those who were following.
+const LINGER: Duration = Duration::from_secs(60);
+
+/// Somebody who may have it.
+struct Known {
+    candidate: Candidate,
+    state: State,
+    tries: u32,
 }
 
-#[derive(Debug)]
-pub(super) struct Folder {
-    pub(super) target: PathBuf,
-    pub(super) part: PartFolder,
-    pub(super) manifest: Arc<Manifest>,
-    /// Entries before this one are done.
-    pub(super) next: usize,
-    /// Entries before this one may have left a file.
-    pub(super) tried: usize,
-    /// The entry `next`, where it is a file of several pieces and has been begun.
-    pub(super) current: Option<(Object, Arc<File>)>,
-    /// Bytes of the files that are done.
-    pub(super) done: u64,
+enum State {
+    /// Not tried yet, or to be tried again from then on.
+    Waiting(Instant),
+    Running(Running),
+    /// Not to be asked again.
+    Gone,
 }
 
-impl Object {
-    /// Counts the last piece, which is there before the others.
-    pub(super) fn count(&mut self, last: &[u8]) {
-        if self.have.insert(self.list.count() - 1) {
-            self.done += last.len() as u64;
+struct Running {
+    tasks: mpsc::UnboundedSender<Task>,
+    abort: AbortHandle,
+    /// It can be asked.
+    is_up: bool,
+}
+
+/// One fetch, from its beginning to its end.
+pub(super) struct Fetching<'a> {
+    inner: &'a Arc<Inner>,
+    get: &'a Get,
+    shown: &'a Shown,
+    job: Arc<Job>,
+    target: watch::Sender<Option<Arc<Target>>>,
+    news: mpsc::Receiver<News>,
+    known: Vec<Known>,
+    running: JoinSet<(usize, Error)>,
+    fetch: Option<Fetch>,
+    served: Option<PartialGuard>,
+    meter: Meter,
+    /// Who sent pieces.
+    sources: BTreeSet<NodeId>,
+    dropped: Vec<Dropped>,
+    /// What went wrong last.
+    failure: Option<Error>,
+    /// When a piece came last.
+    useful: Instant,
+    is_done: bool,
+}
+
+impl<'a> Fetching<'a> {
+    pub(super) fn new(inner: &'a Arc<Inner>, get: &'a Get, shown: &'a Shown) -> Self {
+        let (target, known_target) = watch::channel(None);
+        let (news_sender, news) = mpsc::channel(NEWS);
+        let job = Arc::new(Job::new(get.hash, get.secret, known_target, news_sender));
+        let mut fetching = Self {
+            inner,
+            get,
+            shown,
+            job,
+            target,
+            news,
+            known: Vec::new(),
+            running: JoinSet::new(),
+            fetch: None,
+            served: None,
+            meter: Meter::new(),
+            sources: BTreeSet::new(),
+            dropped: Vec::new(),
+            failure: None,
+            useful: Instant::now(),
+            is_done: false,
+        };
+        for candidate in &get.from {
+            fetching.add(candidate.clone());
         }
+        fetching
     }
 
-    /// Runs of missing pieces.
-    fn missing(&self) -> VecDeque<(u64, u16)> {
-        let mut seen = self.have.clone();
-        let mut runs = VecDeque::new();
-        while let Some((first, count)) = seen.first_gap(u32::from(RUN)) {
-            for index in (first..).take(count as usize) {
-                seen.insert(index);
+    /// Fetches it all.
+    ///
+    /// Once `stop` is called it ends, and what was verified by then stays on disk.
+    pub(super) async fn run(mut self, stop: &CancellationToken) -> Result<Fetched, Error> {
+        let started = std::time::Instant::now();
+        let outcome = tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(Error::Stopped),
+            outcome = self.gather() => outcome,
+        };
+        self.running.abort_all();
+        // What is being written is written, whoever sent it.
+        self.news.close();
+        while self.news.try_recv().is_ok() {}
+        let _ = self.job.checking.acquire_many(CHECKED as u32).await;
+        let target = self.target.borrow().clone();
+        match (outcome, target) {
+            (Ok(()), Some(target)) => self.finish(&target, started).await,
+            (Ok(()), None) => Err(FetchError::Unfinished.into()),
+            (Err(error), target) => {
+                let is_empty = self.fetch.as_ref().is_none_or(|fetch| fetch.held().is_empty());
+                if let Some(target) = target.filter(|_| is_empty) {
+                    target.discard();
+                }
+                Err(error)
             }
-            runs.push_back((first, u16::try_from(count).unwrap_or(RUN)));
-        }
-        runs
-    }
-}
-
-/// Where verified pieces go.
-pub(super) enum Sink<'m> {
-    File(Arc<File>, PathBuf),
-    Memory(&'m mut Vec<u8>),
-}
-
-/// A piece that was checked, and written where that is to a file.
-struct Checked {
-    index: u64,
-    bytes: Vec<u8>,
-    result: Result<(), FetchError>,
-}
-
-/// A small file of a folder that was checked and written.
-struct CheckedFile {
-    at: usize,
-    bytes: Vec<u8>,
-    result: Result<(), FetchError>,
-}
-
-/// One source at work.
-pub(super) struct Fetching<S, P> {
-    asking: Asking<S>,
-    /// Buffers for pieces, used again.
-    spare: Vec<Vec<u8>>,
-    progress: P,
-    pub(super) at: Progress,
-    /// Bytes that this source sent and that were verified.
-    pub(super) verified: u64,
-}
-
-impl<S, P> Fetching<S, P>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-    P: FnMut(Progress) + Send,
-{
-    pub(super) fn new(stream: S, progress: P) -> Self {
-        Self {
-            asking: Asking::new(stream),
-            spare: Vec::new(),
-            progress,
-            at: Progress::default(),
-            verified: 0,
         }
     }
 
-    /// What the source says that it is.
-    pub(super) async fn describe(&mut self, hash: Hash) -> Result<Description, FetchError> {
-        self.asking.describe(hash).await
-    }
-
-    /// The list of a file, and its last piece, which proves the size.
-    pub(super) async fn object(
-        &mut self,
-        hash: Hash,
-        size: u64,
-    ) -> Result<(Object, Vec<u8>), FetchError> {
-        let list = Arc::new(self.asking.list(hash, size).await?);
-        let first = list.count() - 1;
-        let mut bytes = Vec::new();
-        if size > 0 {
-            let count = 1;
-            self.asking.ask(&Request::Data { hash, first, count }).await?;
-            let len = list.range(first).map_or(0, |range| range.end - range.start);
-            self.asking.piece(first, len, &mut bytes).await?;
-        }
-        let checked = Arc::clone(&list);
-        let bytes = blocking(move || {
-            checked.verify_piece(first, &bytes)?;
-            Ok(bytes)
+    async fn finish(
+        mut self,
+        target: &Arc<Target>,
+        started: std::time::Instant,
+    ) -> Result<Fetched, Error> {
+        let guard = self.served.take().ok_or(FetchError::Unfinished)?;
+        let (placing, partial) = (Arc::clone(target), Arc::clone(guard.partial()));
+        let overwrite = self.get.overwrite;
+        let placing = tokio::task::spawn_blocking(move || placing.place(overwrite, &partial));
+        let path = placing.await.map_err(|_| FetchError::Stopped)??;
+        // Those who follow may still want what only we have.
+        self.inner.spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            drop(guard);
+        });
+        Ok(Fetched {
+            path,
+            kind: target.description.kind,
+            bytes: target.total,
+            seconds: started.elapsed().as_secs_f64(),
+            sources: self.sources.into_iter().collect(),
+            dropped: self.dropped,
         })
-        .await?;
-        self.verified += bytes.len().max(1) as u64;
-        let have = PieceSet::new(&list);
-        let object = Object { hash, list, have, done: 0 };
-        Ok((object, bytes))
     }
 
-    /// All pieces that are missing. While one is checked and written the next comes in.
-    pub(super) async fn rest(
-        &mut self,
-        object: &mut Object,
-        sink: &mut Sink<'_>,
-    ) -> Result<(), FetchError> {
-        self.report(0);
-        let mut pending = None;
-        let came = self.pieces(object, sink, &mut pending).await;
-        // What came before the error is good all the same.
-        let settled = self.settle(object, sink, &mut pending).await;
-        came.and(settled)
-    }
-
-    async fn pieces(
-        &mut self,
-        object: &mut Object,
-        sink: &mut Sink<'_>,
-        pending: &mut Option<JoinHandle<Checked>>,
-    ) -> Result<(), FetchError> {
-        let hash = object.hash;
-        let mut wanted = object.missing();
-        let mut asked = VecDeque::new();
+    async fn gather(&mut self) -> Result<(), Error> {
+        let (found, mut finding) = mpsc::channel(MAX_SOURCES);
+        let seeking = seek(self.inner, self.get.hash, found);
+        let mut seeking = std::pin::pin!(seeking);
+        let mut seeks = self.get.ask_network;
+        // Whether everybody who has it had the time to say so.
+        let mut is_asked = !seeks;
         loop {
-            while asked.len() < 2
-                && let Some((first, count)) = wanted.pop_front()
-            {
-                let request = Request::Data { hash, first, count };
-                self.asking.ask(&request).await?;
-                asked.push_back((first, count));
-            }
-            let Some((first, count)) = asked.pop_front() else {
+            self.start_some();
+            self.obey();
+            if self.is_done {
                 return Ok(());
-            };
-            for index in (first..).take(usize::from(count)) {
-                let range = object.list.range(index).unwrap_or_default();
-                let mut buffer = self.spare.pop().unwrap_or_default();
-                let len = range.end - range.start;
-                self.asking.piece(index, len, &mut buffer).await?;
-                self.settle(object, sink, pending).await?;
-                let list = Arc::clone(&object.list);
-                let file = match sink {
-                    Sink::File(file, path) => Some((Arc::clone(file), path.clone())),
-                    Sink::Memory(_) => None,
-                };
-                *pending = Some(spawn_blocking(move || {
-                    let checked = list.verify_piece(index, &buffer).map_err(FetchError::from);
-                    let result = checked.and_then(|()| match file {
-                        None => Ok(()),
-                        Some((file, path)) => {
-                            write_all_at(&file, &buffer, range.start).map_err(disk(&path))
-                        }
-                    });
-                    let bytes = buffer;
-                    Checked { index, bytes, result }
-                }));
             }
-        }
-    }
-
-    async fn settle(
-        &mut self,
-        object: &mut Object,
-        sink: &mut Sink<'_>,
-        pending: &mut Option<JoinHandle<Checked>>,
-    ) -> Result<(), FetchError> {
-        let Some(checked) = pending else {
-            return Ok(());
-        };
-        let checked = checked.await;
-        *pending = None;
-        let checked = checked.map_err(|_| FetchError::Stopped)?;
-        checked.result?;
-        let len = checked.bytes.len() as u64;
-        if let Sink::Memory(bytes) = sink {
-            let range = object.list.range(checked.index).unwrap_or_default();
-            store_at(bytes, &checked.bytes, range.start)?;
-        }
-        if object.have.insert(checked.index) {
-            object.done += len;
-        }
-        self.verified += len;
-        if matches!(sink, Sink::File(..)) {
-            self.report(len);
-        }
-        self.spare.push(checked.bytes);
-        Ok(())
-    }
-
-    /// All files that are missing in a folder.
-    pub(super) async fn folder(&mut self, folder: &mut Folder) -> Result<(), FetchError> {
-        let manifest = Arc::clone(&folder.manifest);
-        let begun = folder.current.as_ref().map_or(0, |(object, _)| object.done);
-        self.at = Progress { done: folder.done.saturating_add(begun), total: manifest.total() };
-        self.report(0);
-        while let Some(entry) = manifest.entries().get(folder.next) {
-            match entry {
-                Entry::File { path, size, .. } if *size > PIECE => {
-                    let large = self.large_file(folder, entry).await;
-                    large.map_err(in_folder(path))?;
+            self.give_up(is_asked)?;
+            let wake = self.wake();
+            tokio::select! {
+                biased;
+                news = self.news.recv() => {
+                    let Some(news) = news else { return Err(FetchError::Stopped.into()) };
+                    self.hear(news).await?;
                 }
-                _ => {
-                    let mut pending = None;
-                    let came = self.small_files(folder, &mut pending).await;
-                    let settled = self.settle_file(folder, &mut pending).await;
-                    came.and(settled)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn large_file(&mut self, folder: &mut Folder, entry: &Entry) -> Result<(), FetchError> {
-        let Entry::File { path, size, hash, mode } = entry else {
-            return Ok(());
-        };
-        let at = path.under(&folder.part.files());
-        let (object, file) = match &mut folder.current {
-            Some(current) => current,
-            None => {
-                let (mut object, last) = self.object(*hash, *size).await?;
-                let last_at = object.list.range(object.list.count() - 1);
-                let again = folder.next < folder.tried;
-                folder.tried = folder.tried.max(folder.next + 1);
-                let (files, path) = (folder.part.files(), path.clone());
-                let (size, mode) = (*size, *mode);
-                let (file, last) = blocking(move || {
-                    let file = PartFolder::create(&files, &path, mode, again)
-                        .and_then(|file| {
-                            file.set_len(size)?;
-                            write_all_at(&file, &last, last_at.unwrap_or_default().start)?;
-                            Ok(file)
-                        })
-                        .map_err(disk(&path.under(&files)))?;
-                    Ok((Arc::new(file), last))
-                })
-                .await?;
-                object.count(&last);
-                self.report(last.len() as u64);
-                folder.current.insert((object, file))
-            }
-        };
-        let mut sink = Sink::File(Arc::clone(file), at);
-        self.rest(object, &mut sink).await?;
-        folder.done = folder.done.saturating_add(*size);
-        folder.next += 1;
-        folder.current = None;
-        Ok(())
-    }
-
-    /// The files of at most one piece up to the next larger one. Each is asked for ahead, and
-    /// written while the next comes in.
-    async fn small_files(
-        &mut self,
-        folder: &mut Folder,
-        pending: &mut Option<JoinHandle<CheckedFile>>,
-    ) -> Result<(), FetchError> {
-        let manifest = Arc::clone(&folder.manifest);
-        let entries = manifest.entries();
-        let mut asked: VecDeque<usize> = VecDeque::new();
-        let mut ahead = folder.next;
-        loop {
-            while asked.len() < AHEAD {
-                match entries.get(ahead) {
-                    Some(Entry::File { size, .. }) if *size > PIECE => break,
-                    Some(Entry::File { hash, size, .. }) if *size > 0 => {
-                        let (hash, first, count) = (*hash, 0, 1);
-                        self.asking.ask(&Request::Data { hash, first, count }).await?;
+                Some(ended) = self.running.join_next_with_id() => match ended {
+                    Ok((_, (source, error))) => self.lost(source, error),
+                    Err(failed) => self.broken(failed.id()),
+                },
+                found = finding.recv(), if seeks => match found {
+                    Some(Found::Source(id, addresses)) => {
+                        self.add(Candidate { id: Some(id), addresses });
                     }
-                    Some(_) => {}
-                    None => break,
+                    Some(Found::Asked) => is_asked = true,
+                    None => {}
+                },
+                error = &mut seeking, if seeks => {
+                    (seeks, is_asked) = (false, true);
+                    self.failure.get_or_insert(error);
                 }
-                asked.push_back(ahead);
-                ahead += 1;
+                () = sleep_until(wake) => {
+                    if let Some(fetch) = &mut self.fetch {
+                        fetch.handle_timeout(self.inner.now());
+                    }
+                }
             }
-            let Some(at) = asked.pop_front() else {
-                return Ok(());
-            };
-            let Some(Entry::File { path, size, hash, mode }) = entries.get(at) else {
-                // A folder: made before. In turn, so that what was settled stays in order.
-                self.settle_file(folder, pending).await?;
-                folder.next = at + 1;
-                continue;
-            };
-            let mut buffer = self.spare.pop().unwrap_or_default();
-            buffer.clear();
-            if *size > 0 {
-                let came = self.asking.piece(0, *size, &mut buffer).await;
-                came.map_err(in_folder(path))?;
-            }
-            self.settle_file(folder, pending).await?;
-            let again = at < folder.tried;
-            folder.tried = folder.tried.max(at + 1);
-            let (files, path) = (folder.part.files(), path.clone());
-            let (hash, size, mode) = (*hash, *size, *mode);
-            *pending = Some(spawn_blocking(move || {
-                let result = write_small(&files, &path, (hash, size, mode), &buffer, again);
-                CheckedFile { at, bytes: buffer, result: result.map_err(in_folder(&path)) }
-            }));
         }
     }
 
-    async fn settle_file(
-        &mut self,
-        folder: &mut Folder,
-        pending: &mut Option<JoinHandle<CheckedFile>>,
-    ) -> Result<(), FetchError> {
-        let Some(checked) = pending else {
-            return Ok(());
+    /// When something is due although nothing happens.
+    fn wake(&self) -> Instant {
+        let waiting = self.known.iter().filter_map(|known| match known.state {
+            State::Waiting(until) => Some(until),
+            _ => None,
+        });
+        let review = self.fetch.as_ref().and_then(Fetch::poll_timeout);
+        let review = review.map(|at| self.inner.clock(at));
+        let soon = Instant::now() + Duration::from_secs(1);
+        waiting.chain(review).chain([soon]).min().unwrap_or(soon)
+    }
+
+    /// Fails where nobody is left who could go on with it.
+    fn give_up(&mut self, is_asked: bool) -> Result<(), Error> {
+        let begun = self.target.borrow().is_some();
+        let patience = self.inner.config.download_patience;
+        // Whoever owes something is given up by its own limits.
+        let is_owed = self.fetch.as_ref().is_some_and(Fetch::is_waiting);
+        let over = match begun {
+            true => !is_owed && self.useful.elapsed() >= patience,
+            false => {
+                let pending =
+                    |known: &Known| matches!(known.state, State::Running(_) | State::Waiting(_));
+                is_asked && !self.known.iter().any(pending)
+            }
         };
-        let checked = checked.await;
-        *pending = None;
-        let checked = checked.map_err(|_| FetchError::Stopped)?;
-        checked.result?;
-        let len = checked.bytes.len() as u64;
-        folder.next = checked.at + 1;
-        folder.done = folder.done.saturating_add(len);
-        self.verified += len;
-        self.report(len);
-        self.spare.push(checked.bytes);
+        let hopeless =
+            is_asked && self.known.iter().all(|known| matches!(known.state, State::Gone));
+        if over || (begun && hopeless && !self.known.is_empty()) {
+            return Err(self.failure.take().unwrap_or(Error::NoSource(self.get.hash)));
+        }
         Ok(())
     }
 
-    fn report(&mut self, bytes: u64) {
-        self.at.done = self.at.done.saturating_add(bytes);
-        (self.progress)(self.at);
+    /// Somebody else who may have it.
+    fn add(&mut self, candidate: Candidate) {
+        if candidate.id == Some(self.inner.id) || self.known.len() >= MAX_CANDIDATES {
+            return;
+        }
+        let now = Instant::now();
+        match self.known.iter_mut().find(|known| candidate.is_same(&known.candidate)) {
+            None => {
+                self.known.push(Known { candidate, state: State::Waiting(now), tries: 0 });
+            }
+            Some(known) => {
+                for address in candidate.addresses {
+                    if !known.candidate.addresses.contains(&address) {
+                        known.candidate.addresses.insert(0, address);
+                        known.candidate.addresses.truncate(Candidate::ADDRESSES);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Works on as many sources as there is room for.
+    fn start_some(&mut self) {
+        let now = Instant::now();
+        let running = self.known.iter().filter(|k| matches!(k.state, State::Running(_))).count();
+        let mut room = MAX_SOURCES.saturating_sub(running);
+        for (source, known) in self.known.iter_mut().enumerate() {
+            let due = matches!(known.state, State::Waiting(until) if until <= now);
+            if !due || room == 0 {
+                continue;
+            }
+            room -= 1;
+            let (tasks, receiver) = mpsc::unbounded_channel();
+            let (inner, job) = (Arc::clone(self.inner), Arc::clone(&self.job));
+            let candidate = known.candidate.clone();
+            let abort = self.running.spawn(async move {
+                (source, attend(&inner, &job, source, candidate, receiver).await)
+            });
+            known.state = State::Running(Running { tasks, abort, is_up: false });
+        }
+        let up = self.known.iter().filter(|known| known.is_up()).count();
+        self.shown.sources(up);
+    }
+
+    async fn hear(&mut self, news: News) -> Result<(), Error> {
+        let now = self.inner.now();
+        match news {
+            News::Met { source, id } => self.met(source, id),
+            News::Proven { source, proven } if self.target.borrow().is_none() => {
+                let (hash, to) = (self.get.hash, self.get.to.clone());
+                self.shown.begin(&proven.description);
+                let opening = tokio::task::spawn_blocking(move || Target::open(hash, *proven, &to));
+                let (target, held) = opening.await.map_err(|_| FetchError::Stopped)??;
+                self.begin(source, Arc::new(target), held)?;
+            }
+            News::Proven { .. } => {}
+            News::Up { source } => {
+                if let Some(Known { state: State::Running(running), tries, .. }) =
+                    self.known.get_mut(source)
+                {
+                    (running.is_up, *tries) = (true, 0);
+                }
+                self.input(source, Input::Up);
+            }
+            News::Whole { source } => self.input(source, Input::Whole),
+            News::Holds { source, first, bits } => {
+                self.input(source, |id| Input::Holds(id, first, bits));
+            }
+            News::Sources(sources) => {
+                for (id, addresses) in sources {
+                    self.add(Candidate { id: Some(id), addresses });
+                }
+            }
+            News::Kept { source, pieces } => {
+                let Some((fetch, id)) = self.fetch.as_mut().zip(id_of(&self.known, source)) else {
+                    return Ok(());
+                };
+                self.useful = Instant::now();
+                self.sources.insert(id);
+                for piece in pieces {
+                    let is_new = !fetch.held().contains(piece);
+                    fetch.handle(now, Input::Arrived { from: id, piece });
+                    let place = fetch.layout().place(piece).filter(|_| is_new);
+                    self.meter.add(place.map_or(0, |place| place.len()));
+                    if let Some(served) = self.served.as_ref().filter(|_| is_new) {
+                        served.partial().add(piece..piece.saturating_add(1));
+                    }
+                }
+                self.shown.progress(&self.meter);
+            }
+            News::Failed { source, error } => {
+                if !error.is_worth_another() {
+                    return Err(error.into());
+                }
+                if let Some(Known { state: State::Running(running), .. }) = self.known.get(source) {
+                    running.abort.abort();
+                }
+                self.lost(source, error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// What is fetched is known, and what of it is here already.
+    fn begin(&mut self, source: usize, target: Arc<Target>, held: PieceSet) -> Result<(), Error> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|error| Error::Setting(error.to_string()))?;
+        let layout = Arc::clone(&target.layout);
+        let access = match target.description.access {
+            AccessKind::Open => Access::Open,
+            // Whom else it is for is not known.
+            AccessKind::Nodes => Access::Nodes(Vec::new()),
+            AccessKind::Ticket => match self.get.secret {
+                Some(secret) => Access::Ticket(secret),
+                None => Access::Nodes(Vec::new()),
+            },
+        };
+        let description = target.description.clone();
+        let partial = Partial::new(self.get.hash, description, access, Arc::clone(&layout));
+        let partial = partial.map_err(FetchError::from)?;
+        target.serve(&partial);
+        let mut here = 0u64;
+        for piece in held.pieces() {
+            partial.add(piece..piece.saturating_add(1));
+            here = here.saturating_add(layout.place(piece).map_or(0, |place| place.len()));
+        }
+        if target.description.kind == FileKind::File
+            && let Some(id) = id_of(&self.known, source)
+        {
+            // The last piece came with the proof.
+            self.sources.insert(id);
+        }
+        self.served = Some(self.inner.partials.enter(partial));
+        self.fetch = Some(Fetch::new(layout, held, seed));
+        self.meter.start(here, target.total);
+        self.shown.fetching(&target, &self.meter);
+        self.useful = Instant::now();
+        self.target.send_replace(Some(target));
+        Ok(())
+    }
+
+    /// A source has said who it is: two that are the same node are one.
+    fn met(&mut self, source: usize, id: NodeId) {
+        let twin = self.known.iter().enumerate().any(|(at, known)| {
+            at != source && known.candidate.id == Some(id) && !matches!(known.state, State::Gone)
+        });
+        let Some(known) = self.known.get_mut(source) else { return };
+        if (twin || id == self.inner.id)
+            && let State::Running(running) = &known.state
+        {
+            running.abort.abort();
+            known.state = State::Gone;
+            return;
+        }
+        known.candidate.id = Some(id);
+    }
+
+    fn input(&mut self, source: usize, input: impl FnOnce(NodeId) -> Input) {
+        if let Some((fetch, id)) = self.fetch.as_mut().zip(id_of(&self.known, source)) {
+            fetch.handle(self.inner.now(), input(id));
+        }
+    }
+
+    /// Does what the fetch wants done.
+    fn obey(&mut self) {
+        let Some(fetch) = &mut self.fetch else { return };
+        while let Some(output) = fetch.poll() {
+            let (id, task) = match output {
+                Output::Ask { source, first, count } => (source, Task::Ask { first, count }),
+                Output::Cancel(source) => (source, Task::Cancel),
+                Output::Done => {
+                    self.is_done = true;
+                    continue;
+                }
+            };
+            let mut known = self.known.iter().filter(|known| known.candidate.id == Some(id));
+            if let Some(State::Running(running)) = known.next().map(|known| &known.state) {
+                // Where it has just ended that is heard of soon.
+                let _ = running.tasks.send(task);
+            }
+        }
+    }
+
+    /// A source has failed.
+    fn lost(&mut self, source: usize, error: Error) {
+        let id = id_of(&self.known, source);
+        let begun = self.target.borrow().is_some();
+        let Some(known) = self.known.get_mut(source) else { return };
+        if !matches!(known.state, State::Running(_)) {
+            return;
+        }
+        tracing::debug!(source = ?known.candidate.id, %error, "a source was lost");
+        let is_lie = matches!(&error, Error::Fetch(error) if error.is_lie());
+        known.tries = known.tries.saturating_add(1);
+        known.state = match is_lie || !begun {
+            true => State::Gone,
+            false => State::Waiting(Instant::now() + pause(known.tries)),
+        };
+        if let Some(id) = id {
+            if let Some(fetch) = &mut self.fetch {
+                fetch.handle(self.inner.now(), Input::Down(id));
+            }
+            if is_lie {
+                let (hash, source, why) = (self.get.hash, id, error.to_string());
+                tracing::info!(%source, %why, "a source is not asked any more");
+                self.dropped.push(Dropped { id, why: why.clone() });
+                self.inner.dispatch.notice(Event::NodeSourceDropped { hash, source, why });
+            }
+        }
+        self.failure = Some(error);
+    }
+
+    /// A source's task has panicked, or was aborted.
+    fn broken(&mut self, task: Id) {
+        let source = self.known.iter().position(|known| match &known.state {
+            State::Running(running) => running.abort.id() == task,
+            _ => false,
+        });
+        if let Some(source) = source {
+            self.lost(source, FetchError::Stopped.into());
+        }
     }
 }
 
-/// Checks the only piece of a file, then makes the file.
-fn write_small(
-    files: &Path,
-    path: &RelPath,
-    (hash, size, mode): (Hash, u64, u32),
-    bytes: &[u8],
-    again: bool,
-) -> Result<(), FetchError> {
-    if let Some(list) = PieceList::single(&hash, size) {
-        list.verify_piece(0, bytes)?;
+impl Known {
+    fn is_up(&self) -> bool {
+        matches!(&self.state, State::Running(running) if running.is_up)
     }
-    PartFolder::create(files, path, mode, again)
-        .and_then(|file| write_all_at(&file, bytes, 0))
-        .map_err(disk(&path.under(files)))
 }
 
-pub(super) fn store_at(all: &mut [u8], piece: &[u8], offset: u64) -> Result<(), FetchError> {
-    let start = usize::try_from(offset).unwrap_or(usize::MAX);
-    let slot = all.get_mut(start..).and_then(|rest| rest.get_mut(..piece.len()));
-    slot.ok_or(FetchError::Unfinished)?.copy_from_slice(piece);
-    Ok(())
+impl Candidate {
+    /// Addresses that are remembered of one.
+    const ADDRESSES: usize = 8;
+
+    /// Whether it is the same as `other`, as far as both are known.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self.id, other.id) {
+            (Some(a), Some(b)) => a == b,
+            (None, None) => self.addresses == other.addresses,
+            _ => false,
+        }
+    }
 }
 
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, FetchError> + Send + 'static,
-) -> Result<T, FetchError> {
-    spawn_blocking(work).await.unwrap_or(Err(FetchError::Stopped))
-}
-
-pub(super) fn disk(path: &Path) -> impl FnOnce(io::Error) -> FetchError {
-    let path = path.to_owned();
-    move |source| FetchError::Disk { path, source }
-}
-
-fn in_folder(path: &RelPath) -> impl FnOnce(FetchError) -> FetchError {
-    let path = path.clone();
-    move |source| FetchError::InFolder { path, source: Box::new(source) }
+fn id_of(known: &[Known], source: usize) -> Option<NodeId> {
+    known.get(source).and_then(|known| known.candidate.id)
 }

@@ -8,10 +8,12 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use peerkit_proto::files::{MAX_NAME, RelPath};
 use peerkit_proto::id::{Hash, hex};
 
+use super::room;
 use crate::stamp::Stamp;
 
 /// Downloads of one hash to one place at the same time.
@@ -23,20 +25,53 @@ const LOCK: &str = "lock";
 /// The folder inside a part folder that becomes the target.
 const FILES: &str = "files";
 
-/// A file that is being fetched. Removed when dropped, unless it was put in its place.
+/// A file that is being fetched. It stays when this is dropped, for the next fetch of it.
 #[derive(Debug)]
 pub(super) struct PartFile {
     path: PathBuf,
     file: Arc<File>,
-    placed: bool,
+    /// It had nothing in it when it was opened, so that what was never written is zeros.
+    is_new: bool,
+    /// To be removed when dropped.
+    discarded: AtomicBool,
 }
 
-/// A folder that is being fetched. Removed when dropped, unless it was put in its place.
+/// A folder that is being fetched. It stays when this is dropped, for the next fetch of it.
 #[derive(Debug)]
 pub(super) struct PartFolder {
     path: PathBuf,
     /// Locked as long as it is open.
     _lock: File,
+    /// To be removed when dropped.
+    discarded: AtomicBool,
+}
+
+/// Removes what fetches of `hash` have left for a target at `path`, or in it where that is a folder.
+/// What another fetch is at stays.
+pub(super) fn remove(path: &Path, hash: &Hash) {
+    let folders = [Some(path), path.parent()];
+    for entry in folders.into_iter().flatten().filter_map(|folder| fs::read_dir(folder).ok()) {
+        for found in entry.flatten().filter(|found| is_part_of(found, hash)) {
+            let (path, is_folder) = (found.path(), found.file_type().is_ok_and(|t| t.is_dir()));
+            let locked = if is_folder { path.join(LOCK) } else { path.clone() };
+            let is_free = reopen(&locked).and_then(|file| lock(&file));
+            let removed = match (is_free, is_folder) {
+                (Ok(true), true) => fs::remove_dir_all(&path),
+                (Ok(true), false) => fs::remove_file(&path),
+                (Ok(false), _) => Ok(()),
+                (Err(error), _) => Err(error),
+            };
+            if let Err(error) = removed {
+                tracing::info!(path = %path.display(), %error, "an unfinished fetch is left");
+            }
+        }
+    }
+}
+
+fn is_part_of(found: &fs::DirEntry, hash: &Hash) -> bool {
+    let name = found.file_name();
+    let digits = hex(&hash.as_bytes()[..4]);
+    name.to_str().is_some_and(|name| is_part_name(name) && name.contains(&format!(".{digits}.")))
 }
 
 /// Whether a file of this name is an unfinished fetch: such are not shared.
@@ -61,7 +96,8 @@ impl PartFile {
             }
             let path = path.to_owned();
             let file = Arc::new(file);
-            Ok(Some(Self { path, file, placed: false }))
+            let is_new = file.metadata()?.len() == 0;
+            Ok(Some(Self { path, file, is_new, discarded: AtomicBool::new(false) }))
         })
     }
 
@@ -73,22 +109,47 @@ impl PartFile {
         &self.file
     }
 
-    /// It has another name now: the old one may be someone else's.
-    pub(super) fn placed(&mut self) {
-        self.placed = true;
+    /// Gives it its size, and its room on disk, so that the disk is not found full at the end.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::StorageFull`] where there is not so much room.
+    pub(super) fn reserve(&self, size: u64) -> io::Result<()> {
+        let there = room::taken(&self.file.metadata()?);
+        room::check(&self.path, size.saturating_sub(there))?;
+        self.file.set_len(size)?;
+        room::reserve(&self.file, size)
     }
+
+    /// Writes all of `bytes` at `offset`. Where that is nothing but zeros there is nothing to write:
+    /// that is what the file has where it was never written.
+    pub(super) fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        match self.is_new && is_zero(bytes) {
+            true => Ok(()),
+            false => write_all_at(&self.file, bytes, offset),
+        }
+    }
+
+    /// It is not to be kept: it is removed when this is dropped.
+    pub(super) fn discard(&self) {
+        self.discarded.store(true, Ordering::Release);
+    }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    // Whole blocks without a way out in between are compared many bytes at a time.
+    bytes.chunks(4096).all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
 impl Drop for PartFile {
     fn drop(&mut self) {
-        if !self.placed {
+        if *self.discarded.get_mut() {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
 impl PartFolder {
-    /// Makes the part folder of `hash` beside `target`, empty: one that nobody else has.
+    /// Opens the part folder of `hash` beside `target`: one that nobody else has.
     pub(super) fn open(target: &Path, hash: &Hash) -> io::Result<Self> {
         claim(target, hash, |path| {
             match fs::create_dir(path) {
@@ -104,12 +165,12 @@ impl PartFolder {
             if !lock(&file)? || !is_at(&file, &at) {
                 return Ok(None);
             }
-            let part = Self { path: path.to_owned(), _lock: file };
-            match fs::remove_dir_all(part.files()) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => fs::create_dir(part.files())?,
+            let discarded = AtomicBool::new(false);
+            let part = Self { path: path.to_owned(), _lock: file, discarded };
+            match fs::create_dir(part.files()) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+                _ => Ok(Some(part)),
             }
-            Ok(Some(part))
         })
     }
 
@@ -118,22 +179,37 @@ impl PartFolder {
         self.path.join(FILES)
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Makes a file in it: of the mode's bits it gets those to execute, as far as the umask lets
-    /// it. Its folder has to be there. `again` replaces what an attempt before left.
+    /// it. Its folder has to be there.
     ///
-    /// Without it nothing is replaced: where case does not matter two names may be one file.
-    pub(super) fn create(files: &Path, path: &RelPath, mode: u32, again: bool) -> io::Result<File> {
-        let path = path.under(files);
-        if again && path.try_exists()? {
-            fs::remove_file(&path)?;
-        }
-        new_file(&path, mode)
+    /// Nothing is replaced: where case does not matter two names may be one file.
+    pub(super) fn create(files: &Path, path: &RelPath, mode: u32) -> io::Result<File> {
+        new_file(&path.under(files), mode)
+    }
+
+    /// Whether there is room for so many bytes.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::StorageFull`] where there is not.
+    pub(super) fn check_room(&self, bytes: u64) -> io::Result<()> {
+        room::check(&self.path, bytes)
+    }
+
+    /// It is not to be kept: it is removed when this is dropped.
+    pub(super) fn discard(&self) {
+        self.discarded.store(true, Ordering::Release);
     }
 }
 
 impl Drop for PartFolder {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
+        if *self.discarded.get_mut() {
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
 }
 

@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 use peerkit_proto::files::{Entry, FileKind, FileName, Manifest, PIECE, PieceHasher};
 use peerkit_proto::id::Hash;
 
-use super::Destination;
+use super::get::Destination;
 use super::part::{PartFile, PartFolder};
+use super::room;
 use crate::key::sync_folder;
 
 /// Numbers tried before giving up: `name (1)` to `name (9999)`.
 const MAX_NUMBER: u32 = 9999;
+
+/// Entries of a folder from which on it is written to disk with one call.
+const MANY: usize = 64;
 
 impl Destination {
     /// Where something called `name` at its source goes. Makes the folder for it where that is
@@ -42,18 +46,29 @@ impl Destination {
 
 /// Puts a whole file at `target`, or beside it under a numbered name where something else is
 /// there. Where the very same content is there already, that stays and is what is returned.
-pub(super) fn place_file(mut part: PartFile, target: &Path, hash: &Hash) -> io::Result<PathBuf> {
+/// With `overwrite` it takes the place of the file that is there.
+pub(super) fn place_file(
+    part: &PartFile,
+    target: &Path,
+    hash: &Hash,
+    overwrite: bool,
+) -> io::Result<PathBuf> {
     part.file().sync_all()?;
+    if overwrite {
+        fs::rename(part.path(), target)?;
+        sync_folder(parent(target))?;
+        return Ok(target.to_owned());
+    }
     for path in numbered(target, FileKind::File) {
         match move_file(part.path(), &path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 if holds(&path, part.file(), hash) {
+                    part.discard();
                     return Ok(path);
                 }
             }
             other => {
                 other?;
-                part.placed();
                 sync_folder(parent(&path))?;
                 return Ok(path);
             }
@@ -63,20 +78,20 @@ pub(super) fn place_file(mut part: PartFile, target: &Path, hash: &Hash) -> io::
 }
 
 /// Puts a whole folder at `target`, or beside it under a numbered name where something is there.
+/// With `overwrite` its files take the place of those that are there; others stay.
 pub(super) fn place_folder(
-    part: PartFolder,
+    part: &PartFolder,
     target: &Path,
     manifest: &Manifest,
+    overwrite: bool,
 ) -> io::Result<PathBuf> {
     let files = part.files();
-    for entry in manifest.entries() {
-        let path = entry.path().under(&files);
-        match entry {
-            Entry::File { .. } => File::open(path)?.sync_all()?,
-            Entry::Folder { .. } => sync_folder(&path)?,
-        }
+    sync_tree(&files, manifest)?;
+    if overwrite && fs::symlink_metadata(target).is_ok_and(|found| found.is_dir()) {
+        move_into(&files, target, manifest)?;
+        part.discard();
+        return Ok(target.to_owned());
     }
-    sync_folder(&files)?;
     for path in numbered(target, FileKind::Folder) {
         // An empty folder holds the name, and on Unix a rename replaces it.
         match fs::create_dir(&path) {
@@ -88,11 +103,49 @@ pub(super) fn place_folder(
                 }
                 fs::rename(&files, &path)?;
                 sync_folder(parent(&path))?;
+                // Nothing but its lock is left.
+                part.discard();
                 return Ok(path);
             }
         }
     }
     Err(no_name_left())
+}
+
+/// Has all files of the folder on disk. One by one that takes a while for many, so where the system
+/// can write a whole file system's files at once it does.
+fn sync_tree(files: &Path, manifest: &Manifest) -> io::Result<()> {
+    if manifest.entries().len() > MANY && room::sync_all(files)? {
+        return Ok(());
+    }
+    for entry in manifest.entries() {
+        let path = entry.path().under(files);
+        match entry {
+            Entry::File { .. } => File::open(path)?.sync_all()?,
+            Entry::Folder { .. } => sync_folder(&path)?,
+        }
+    }
+    sync_folder(files)
+}
+
+/// Moves what is in `files` into `target`, over files of the same names.
+fn move_into(files: &Path, target: &Path, manifest: &Manifest) -> io::Result<()> {
+    for entry in manifest.entries() {
+        let to = entry.path().under(target);
+        match entry {
+            Entry::Folder { .. } => match fs::create_dir(&to) {
+                // Not through a link: it could lead anywhere.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    if !fs::symlink_metadata(&to)?.is_dir() {
+                        return Err(error);
+                    }
+                }
+                made => made?,
+            },
+            Entry::File { .. } => fs::rename(entry.path().under(files), &to)?,
+        }
+    }
+    sync_folder(target)
 }
 
 /// A link, unlike a rename, does not replace what is there. Where the file system has no links an

@@ -1,182 +1,292 @@
 //! The answering end of a stream.
+//!
+//! One task runs a stream. Whatever it waits for, the disk, its turn, the other side, it hears what
+//! comes in ([`line`]); requests wait for their turn in a queue ([`incoming`]). Each is answered from
+//! shares or fetches under way ([`desk`]), in batches of a large piece or many small ones: while one
+//! is written the next is read. Who follows is told of news between batches ([`following`]).
+
+mod desk;
+mod followers;
+mod following;
+mod incoming;
+mod line;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
-use peerkit_proto::files::wire::{MAX_REQUEST, PREFIX, body_len};
 use peerkit_proto::files::{Answer, Refusal, Request};
-use peerkit_proto::id::Hash;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use peerkit_proto::hello::Proof;
+use peerkit_proto::id::NodeId;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::Instant;
 
-use super::{IDLE, STALL};
-use crate::shares::{OpenShare, Shares};
+use super::partial::Partials;
+use crate::rate::{PeerRates, Rates};
+use crate::shares::Shares;
+use crate::stream::Stream;
+use crate::tls::Session;
+use desk::{Batch, Caller, Desk, Layouts, Run};
+use followers::Followers;
+use following::Following;
+use line::{Line, Place};
 
-/// Answers the requests on `stream` out of `shares`, until the other side ends it.
+/// Streams that write pieces at once; the others wait for their turn, which comes after 100 ms at
+/// the latest for each before them. 8: a few fill any line, and more would all be slow together.
+const PLACES: usize = 8;
+
+/// What a node answers the requests on all streams with. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Serving {
+    shares: Shares,
+    partials: Partials,
+    rates: Rates,
+    followers: Followers,
+    layouts: Layouts,
+    places: Arc<Semaphore>,
+}
+
+impl Serving {
+    pub(crate) fn new(shares: Shares, partials: Partials, rates: Rates) -> Self {
+        Self {
+            shares,
+            partials,
+            rates,
+            followers: Followers::default(),
+            layouts: Layouts::default(),
+            places: Arc::new(Semaphore::new(PLACES)),
+        }
+    }
+
+    /// Answers the requests on `stream` until the other side ends it.
+    ///
+    /// # Errors
+    /// As [`serve`].
+    pub(crate) async fn answer(self, stream: Stream) -> io::Result<()> {
+        let session = Session::of(&stream.tls);
+        let Session { id, binding, .. } = session.ok_or(io::ErrorKind::ConnectionAborted)?;
+        serve(self, id, binding, stream).await
+    }
+}
+
+/// Answers the requests that `id` makes on `stream`, in the TLS session of `binding`, until it ends
+/// it.
 ///
-/// Two pieces are in memory at once: one on its way, the next being read from disk.
+/// Two batches are in memory at once: one on its way, the next being read from disk.
 ///
 /// # Errors
-/// Where the stream breaks, nothing is asked for [`IDLE`], the other side takes nothing for
-/// [`STALL`], or sends a length over the limit.
-pub(crate) async fn serve<S>(shares: Shares, stream: S) -> io::Result<()>
+/// Where the stream breaks; where nothing is asked for [`IDLE`](super::IDLE), and nothing told
+/// either; where the other side takes nothing for [`STALL`](super::STALL), leaves a request
+/// unfinished for as long, or sends a length over the limit.
+pub(crate) async fn serve<S>(
+    serving: Serving,
+    id: NodeId,
+    binding: [u8; 32],
+    stream: S,
+) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let mut answering = Answering { shares, stream, open: None, spare: Vec::new() };
-    while let Some(body) = answering.request().await? {
-        let request = Request::decode(body);
-        let refused = match request {
-            Ok(Request::Describe { hash }) => answering.describe(&hash).await?,
-            Ok(Request::Pieces { hash, first, count }) => {
-                answering.values(hash, first, count).await?
-            }
-            Ok(Request::Data { hash, first, count }) => answering.data(hash, first, count).await?,
-            Ok(_) | Err(_) => Err(Refusal::BadRequest),
-        };
-        if let Err(refusal) = refused {
-            answering.answer(&Answer::Refused(refusal)).await?;
-        }
-        answering.flush().await?;
-    }
-    Ok(())
+    let caller = Caller { id, binding, proof: None };
+    let answering = Answering {
+        line: Line::new(stream),
+        rates: serving.rates.of(id),
+        desk: Some(Desk::new(serving.clone(), caller.clone())),
+        serving,
+        caller,
+        run: None,
+        following: Following::default(),
+        spare: Vec::new(),
+    };
+    answering.run().await
 }
 
 struct Answering<S> {
-    shares: Shares,
-    stream: S,
-    /// What was asked for last stays open: the next request is most often for the same.
-    open: Option<(Hash, Arc<OpenShare>)>,
-    /// Buffers for pieces, used again.
-    spare: Vec<Vec<u8>>,
+    line: Line<S>,
+    serving: Serving,
+    caller: Caller,
+    rates: Arc<PeerRates>,
+    /// Away while something is read.
+    desk: Option<Desk>,
+    /// Pieces that were asked for and have not been read.
+    run: Option<Run>,
+    following: Following,
+    /// Memory for batches, used again.
+    spare: Vec<Batch>,
 }
 
-/// A buffer, and whether the piece is in it.
-type Reading = JoinHandle<(Vec<u8>, Result<(), Refusal>)>;
-
-/// The stream's errors outside; inside whether the request is refused.
-type Outcome = io::Result<Result<(), Refusal>>;
+/// The next answer.
+enum Next {
+    /// Made when its turn comes.
+    Request(Request),
+    Refused(Refusal),
+    /// Being read from disk; with it what the desk is needed for after it.
+    Reading(JoinHandle<(Desk, Option<Run>, Batch)>),
+}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
-    /// The body of the next request; `None` where the other side has ended the stream.
-    async fn request(&mut self) -> io::Result<Option<Bytes>> {
-        let mut prefix = [0; PREFIX];
-        let mut filled = 0;
-        while let Some(rest) = prefix.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match within(IDLE, self.stream.read(rest)).await? {
-                0 if filled == 0 => return Ok(None),
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                n => filled += n,
-            }
-        }
-        let len = body_len(prefix, MAX_REQUEST).map_err(io::Error::other)?;
-        let mut body = vec![0; len];
-        within(STALL, self.stream.read_exact(&mut body)).await?;
-        Ok(Some(body.into()))
-    }
-
-    async fn describe(&mut self, hash: &Hash) -> Outcome {
-        match self.shares.describe(hash) {
-            None => Ok(Err(Refusal::NotFound)),
-            Some(description) => self.answer(&Answer::Description(description)).await.map(Ok),
+    async fn run(mut self) -> io::Result<()> {
+        let mut next = None;
+        loop {
+            let Some(now) = next.take().or_else(|| self.begin()) else {
+                if !self.wait().await? {
+                    return Ok(());
+                }
+                continue;
+            };
+            next = self.answer(now).await?;
+            self.tell().await?;
+            self.line.hear().await;
         }
     }
 
-    async fn values(&mut self, hash: Hash, first: u64, count: u16) -> Outcome {
-        let opened = self.opened(hash).await?;
-        let values = match &opened {
-            Ok(share) => share.values(first, count),
-            Err(refusal) => Err(*refusal),
-        };
-        let values = match values {
-            Ok(values) => values.to_vec(),
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        self.answer(&Answer::Pieces { first, values }).await.map(Ok)
-    }
-
-    async fn data(&mut self, hash: Hash, first: u64, count: u16) -> Outcome {
-        let share = match self.opened(hash).await? {
-            Ok(share) => share,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        let end = match first.checked_add(u64::from(count)) {
-            Some(end) if end <= share.list().count() => end,
-            _ => return Ok(Err(Refusal::BadRequest)),
-        };
-        let mut reading = Some(self.read_ahead(&share, first));
-        for index in first..end {
-            let Some(current) = reading.take() else { break };
-            let (bytes, read) = current.await.map_err(io::Error::other)?;
-            if let Err(refusal) = read {
-                self.open = None;
-                return Ok(Err(refusal));
+    /// Begins the next answer; `None` where nothing is asked for.
+    fn begin(&mut self) -> Option<Next> {
+        loop {
+            if let Some(run) = self.run.take() {
+                if self.line.incoming.is_cancelled(run.number) {
+                    return Some(Next::Refused(Refusal::Cancelled));
+                }
+                return Some(self.read(run));
             }
-            if index + 1 < end {
-                reading = Some(self.read_ahead(&share, index + 1));
+            let (number, request) = self.line.incoming.next()?;
+            match request {
+                Ok(Request::Present { proof }) => self.present(proof),
+                Ok(Request::Data { hash, first, count }) => {
+                    self.run = Some(Run { number, hash, tree: false, next: first, count });
+                }
+                Ok(Request::Tree { hash, first, count }) => {
+                    self.run = Some(Run { number, hash, tree: true, next: first, count });
+                }
+                Ok(Request::Pieces { hash, first, count }) => {
+                    return Some(self.reading(move |desk, batch| {
+                        batch.put(&desk.values(hash, first, count));
+                        None
+                    }));
+                }
+                Ok(request @ (Request::Describe { .. } | Request::Follow { .. })) => {
+                    return Some(Next::Request(request));
+                }
+                Ok(_) | Err(_) => return Some(Next::Refused(Refusal::BadRequest)),
             }
-            let len = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-            self.answer(&Answer::Piece { index, len }).await?;
-            self.write(&bytes).await?;
-            self.spare.push(bytes);
         }
-        Ok(Ok(()))
     }
 
-    fn read_ahead(&mut self, share: &Arc<OpenShare>, index: u64) -> Reading {
-        let mut buffer = self.spare.pop().unwrap_or_default();
-        let share = Arc::clone(share);
-        tokio::task::spawn_blocking(move || {
-            let read = share.read_piece(index, &mut buffer);
-            (buffer, read)
+    fn present(&mut self, proof: Proof) {
+        self.caller.proof = Some(proof);
+    }
+
+    fn read(&mut self, mut run: Run) -> Next {
+        self.reading(move |desk, batch| {
+            desk.read(&mut run, batch);
+            Some(run)
         })
     }
 
-    /// What has this hash, opened, as long as it is shared.
-    async fn opened(&mut self, hash: Hash) -> io::Result<Result<Arc<OpenShare>, Refusal>> {
-        match &self.open {
-            Some((open, share)) if *open == hash && self.shares.contains(&hash) => {
-                return Ok(Ok(Arc::clone(share)));
-            }
-            _ => self.open = None,
-        }
-        let shares = self.shares.clone();
-        let opened = tokio::task::spawn_blocking(move || shares.open(&hash)).await;
-        Ok(opened.map_err(io::Error::other)?.map(|share| {
-            let share = Arc::new(share);
-            self.open = Some((hash, Arc::clone(&share)));
-            share
+    fn reading(
+        &mut self,
+        read: impl FnOnce(&mut Desk, &mut Batch) -> Option<Run> + Send + 'static,
+    ) -> Next {
+        let new = || Desk::new(self.serving.clone(), self.caller.clone());
+        let mut desk = self.desk.take().unwrap_or_else(new);
+        desk.caller.proof = self.caller.proof;
+        let mut batch = self.spare.pop().unwrap_or_default();
+        batch.clear();
+        Next::Reading(spawn_blocking(move || {
+            let run = read(&mut desk, &mut batch);
+            (desk, run, batch)
         }))
     }
 
-    async fn answer(&mut self, answer: &Answer) -> io::Result<()> {
-        let message = answer.encode();
-        self.write(&message).await
-    }
-
-    /// Not one deadline for the whole: a slow reader is served as long as it reads.
-    async fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let written = within(STALL, self.stream.write(bytes)).await?;
-            if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
+    /// Writes one answer, or some of the pieces of one, and begins the next meanwhile.
+    async fn answer(&mut self, next: Next) -> io::Result<Option<Next>> {
+        let reading = match next {
+            Next::Refused(refusal) => {
+                self.say(&Answer::Refused(refusal).encode()).await?;
+                return Ok(None);
             }
-            bytes = bytes.get(written..).unwrap_or_default();
+            Next::Request(request) => {
+                let answer = self.answer_at_once(request);
+                self.say(&answer).await?;
+                return Ok(None);
+            }
+            Next::Reading(reading) => reading,
+        };
+        let read = self.line.hearing(reading).await?;
+        let (desk, run, batch) = read.map_err(io::Error::other)?;
+        self.desk = Some(desk);
+        let is_pieces = run.is_some();
+        if run.as_ref().is_some_and(|run| self.line.incoming.is_cancelled(run.number)) {
+            self.spare.push(batch);
+            return Ok(Some(Next::Refused(Refusal::Cancelled)));
         }
-        Ok(())
+        self.run = run.filter(|run| run.count > 0);
+        let next = self.begin();
+        if is_pieces {
+            self.write_pieces(batch.bytes()).await?;
+        } else {
+            self.say(batch.bytes()).await?;
+        }
+        self.spare.push(batch);
+        Ok(next)
     }
 
-    async fn flush(&mut self) -> io::Result<()> {
-        within(STALL, self.stream.flush()).await
+    /// The answer to what needs no disk.
+    fn answer_at_once(&mut self, request: Request) -> Vec<u8> {
+        match request {
+            Request::Describe { hash } => match self.serving.describe(&hash, &self.caller) {
+                Some((description, _)) => Answer::Description(description).encode(),
+                None => Answer::Refused(Refusal::NotFound).encode(),
+            },
+            Request::Follow { hash, addresses } => {
+                self.following.follow(&self.serving, &self.caller, hash, addresses)
+            }
+            _ => Answer::Refused(Refusal::BadRequest).encode(),
+        }
     }
-}
 
-async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    match timeout(limit, work).await {
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        Ok(result) => result,
+    /// Writes pieces, at one of the places and no faster than is allowed.
+    async fn write_pieces(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let permit = self.line.hearing(Arc::clone(&self.serving.places).acquire_owned()).await?;
+        let mut place = Place::new(permit.map_err(io::Error::other)?);
+        while let Some(part) = self.rates.upload_part().filter(|_| !bytes.is_empty()) {
+            let (now, later) = bytes.split_at(part.min(bytes.len()));
+            let rates = Arc::clone(&self.rates);
+            self.line.hearing(place.during(rates.upload(now.len()))).await?;
+            self.line.write(now, Some(&mut place)).await?;
+            bytes = later;
+        }
+        self.line.write(bytes, Some(&mut place)).await
+    }
+
+    async fn say(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.line.write(bytes, None).await
+    }
+
+    /// Tells who follows what is news; true where there was any.
+    async fn tell(&mut self) -> io::Result<bool> {
+        let news = self.following.news(&self.serving, &self.caller);
+        self.say(&news).await?;
+        Ok(!news.is_empty())
+    }
+
+    /// Waits, with nothing to do, until there is; false where there will be none.
+    async fn wait(&mut self) -> io::Result<bool> {
+        self.line.flush().await?;
+        self.spare.clear();
+        let mut since = Instant::now();
+        loop {
+            tokio::select! {
+                asked = self.line.asked(since) => return asked,
+                () = self.following.due() => {}
+            }
+            if self.tell().await? {
+                self.line.flush().await?;
+                since = Instant::now();
+            }
+        }
     }
 }

@@ -153,7 +153,7 @@ mod tests {
             for piece in 0..layout.count() {
                 let place = layout.place(piece).unwrap();
                 prop_assert_eq!(place.range.start, seen[place.file]);
-                prop_assert!(place.len() > 0 && place.len() <= PIECE);
+                prop_assert!(!place.is_empty() && place.len() <= PIECE);
                 prop_assert!(layout.pieces(place.file).contains(&piece));
                 seen[place.file] = place.range.end;
             }

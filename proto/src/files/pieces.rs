@@ -27,6 +27,10 @@ pub const PIECE: u64 = 1 << 20;
 /// Largest file, in bytes. 4 TiB: its list is 128 MiB, the most that a source can make us hold.
 pub const MAX_FILE: u64 = 4 << 40;
 
+/// Most pieces of one [`PieceSet`]: 64 TiB of them, in 8 MiB of bits. A folder of more is fetched
+/// file by file.
+pub const MAX_PIECES: u64 = 1 << 26;
+
 /// The value of one piece: the chaining value of its subtree, or the hash where it is the only one.
 pub type PieceValue = [u8; ID_LEN];
 
@@ -58,6 +62,9 @@ pub enum PieceError {
     /// There is no such piece.
     #[error("the file has no piece {0}")]
     NoPiece(u64),
+    /// More pieces than [`MAX_PIECES`].
+    #[error("{0} pieces are over the limit of {MAX_PIECES}")]
+    TooMany(u64),
     /// The piece's bytes are not those of the file.
     #[error("piece {0} is not that of the file")]
     BadPiece(u64),
@@ -333,8 +340,8 @@ impl IncomingList {
     }
 }
 
-/// A set of pieces of one file, a bit for each.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A set of pieces of one file, or of all files of a folder numbered through, a bit for each.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PieceSet {
     bits: Vec<u64>,
     count: u64,
@@ -347,6 +354,64 @@ impl PieceSet {
     pub fn new(list: &PieceList) -> Self {
         let words = list.values.len().div_ceil(64);
         Self { bits: vec![0; words], count: list.count(), held: 0 }
+    }
+
+    /// An empty set for `count` pieces.
+    ///
+    /// # Errors
+    /// [`PieceError::TooMany`].
+    pub fn of_count(count: u64) -> Result<Self, PieceError> {
+        let words = usize::try_from(count.div_ceil(64)).ok().filter(|_| count <= MAX_PIECES);
+        let words = words.ok_or(PieceError::TooMany(count))?;
+        Ok(Self { bits: vec![0; words], count, held: 0 })
+    }
+
+    /// An empty set for the same pieces.
+    #[must_use]
+    pub fn emptied(&self) -> Self {
+        Self { bits: vec![0; self.bits.len()], count: self.count, held: 0 }
+    }
+
+    /// Takes a piece out; `false` where it was not in it.
+    pub fn remove(&mut self, index: u64) -> bool {
+        if !self.contains(index) {
+            return false;
+        }
+        if let Some(word) = word_of(index).and_then(|word| self.bits.get_mut(word)) {
+            *word &= !(1 << (index % 64));
+            self.held -= 1;
+        }
+        true
+    }
+
+    /// The pieces in it, in order.
+    pub fn pieces(&self) -> impl Iterator<Item = u64> {
+        self.ones(0, |_, word| word)
+    }
+
+    /// The pieces from `from` on that are not in it but in `of` (`None`: whatever piece), in order.
+    pub fn missing_of(&self, of: Option<&Self>, from: u64) -> impl Iterator<Item = u64> {
+        let wanted = move |at: usize, word: u64| {
+            let of = of.map_or(u64::MAX, |of| of.bits.get(at).copied().unwrap_or_default());
+            of & !word
+        };
+        self.ones(from, wanted).take_while(|index| *index < self.count)
+    }
+
+    /// The places from `from` on of the bits that are set once `turn` has been at the words.
+    fn ones(&self, from: u64, turn: impl Fn(usize, u64) -> u64) -> impl Iterator<Item = u64> {
+        let start = word_of(from).unwrap_or(usize::MAX).min(self.bits.len());
+        let words = (start..).zip(self.bits.get(start..).unwrap_or_default());
+        words.flat_map(move |(at, word)| {
+            let before = if at == start { (1 << (from % 64)) - 1 } else { 0 };
+            let mut word = turn(at, *word) & !before;
+            std::iter::from_fn(move || {
+                let bit = u64::from(word.trailing_zeros());
+                // Takes out the lowest bit.
+                word &= word.checked_sub(1)?;
+                Some(at as u64 * 64 + bit)
+            })
+        })
     }
 
     /// Adds a piece; `false` where it was there already or the file has no such piece.
@@ -367,6 +432,55 @@ impl PieceSet {
         word_of(index)
             .and_then(|word| self.bits.get(word))
             .is_some_and(|word| word >> (index % 64) & 1 == 1)
+    }
+
+    /// Adds all pieces.
+    pub fn insert_all(&mut self) {
+        self.bits.fill(u64::MAX);
+        let over = self.bits.len() as u64 * 64 - self.count;
+        if let Some(last) = self.bits.last_mut() {
+            *last >>= over;
+        }
+        self.held = self.count;
+    }
+
+    /// Adds the pieces whose bits are set: bit i of byte b is piece `first` + 8 b + i. Returns how
+    /// many are new.
+    ///
+    /// # Errors
+    /// [`PieceError::NoPiece`] where one is set that the file does not have; those before it are
+    /// added.
+    pub fn insert_bits(&mut self, first: u64, bits: &[u8]) -> Result<u64, PieceError> {
+        let before = self.held;
+        for (byte, at) in bits.iter().zip(0u64..) {
+            let mut left = *byte;
+            while left != 0 {
+                let piece = first.saturating_add(at * 8 + u64::from(left.trailing_zeros()));
+                if piece >= self.count {
+                    return Err(PieceError::NoPiece(piece));
+                }
+                self.insert(piece);
+                left &= left - 1;
+            }
+        }
+        Ok(self.held - before)
+    }
+
+    /// The bits from piece `first` on, which has to be a multiple of 8, in the form that
+    /// [`insert_bits`](Self::insert_bits) takes: at most `limit` bytes, fewer at the end.
+    #[must_use]
+    pub fn bits(&self, first: u64, limit: usize) -> Vec<u8> {
+        let start = usize::try_from(first / 8).unwrap_or(usize::MAX);
+        let end = usize::try_from(self.count.div_ceil(8)).unwrap_or(usize::MAX);
+        let words = self.bits.get(start / 8..).unwrap_or_default();
+        let bytes = words.iter().flat_map(|word| word.to_le_bytes()).skip(start % 8);
+        bytes.take(limit.min(end.saturating_sub(start))).collect()
+    }
+
+    /// How many pieces there could be in it.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count
     }
 
     /// How many pieces are in it.

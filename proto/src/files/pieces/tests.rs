@@ -72,6 +72,14 @@ fn a_piece_does_not_pass_for_another() {
 }
 
 #[test]
+fn a_set_has_its_limit() {
+    assert_eq!(PieceSet::of_count(MAX_PIECES + 1), Err(PieceError::TooMany(MAX_PIECES + 1)));
+    assert_eq!(PieceSet::of_count(u64::MAX), Err(PieceError::TooMany(u64::MAX)));
+    let set = PieceSet::of_count(0).unwrap();
+    assert!(set.is_full() && set.is_empty() && set.bits(0, 9).is_empty());
+}
+
+#[test]
 fn a_wrong_size_shows_in_the_last_piece() {
     let bytes = content(2 * P - 5, 4);
     let list = PieceList::of(&bytes);
@@ -169,6 +177,41 @@ proptest! {
             (*first, (run as u32).min(limit))
         });
         prop_assert_eq!(set.first_gap(limit), expected);
+    }
+
+    #[test]
+    fn a_sets_bits_are_taken_in_again(count in 0u64..3000, held in proptest::collection::btree_set(0u64..3000, 0..99), part in 1usize..40) {
+        let mut set = PieceSet::of_count(count).unwrap();
+        held.iter().for_each(|index| { set.insert(*index); });
+        let (mut again, mut first, mut new) = (PieceSet::of_count(count).unwrap(), 0, 0);
+        loop {
+            let bits = set.bits(first, part);
+            if bits.is_empty() {
+                break;
+            }
+            prop_assert!(bits.len() <= part);
+            new += again.insert_bits(first, &bits).unwrap();
+            first += bits.len() as u64 * 8;
+        }
+        prop_assert_eq!(first, count.div_ceil(8) * 8);
+        prop_assert_eq!(new, set.len());
+        prop_assert_eq!(again.insert_bits(0, &set.bits(0, 1000)), Ok(0));
+        prop_assert_eq!(&again, &set);
+        set.insert_all();
+        prop_assert!(set.is_full() && (0..count).all(|piece| set.contains(piece)));
+        prop_assert!(!set.contains(count));
+    }
+
+    #[test]
+    fn any_bits_are_taken_or_refused(count in 0u64..100, first in any::<u64>(), bits in any::<Vec<u8>>()) {
+        let mut set = PieceSet::of_count(count).unwrap();
+        for first in [first, first % 128] {
+            let fits = bits.iter().zip(0u64..).all(|(byte, at)| {
+                (0..8).all(|bit| byte >> bit & 1 == 0 || first.saturating_add(at * 8 + bit) < count)
+            });
+            prop_assert_eq!(set.insert_bits(first, &bits).is_ok(), fits);
+        }
+        prop_assert_eq!(set.len(), (0..count).filter(|piece| set.contains(*piece)).count() as u64);
     }
 }
 

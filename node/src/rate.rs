@@ -1,0 +1,361 @@
+//! How fast files go out and come in: over all, and for each peer.
+//!
+//! For the serving and the fetching side alike:
+//!
+//! ```text
+//! Rates::new(&Config) -> Rates                      one for a node; clones share it
+//! Rates::set(RateLimits), Rates::limits()           while everything runs
+//! Rates::of(NodeId) -> Arc<PeerRates>               held for as long as a stream to the peer is open
+//! PeerRates::upload_part() -> Option<usize>         `None`: nothing is limited, take nothing
+//! PeerRates::upload(bytes).await                    returns when these may be sent
+//! PeerRates::download_part(), PeerRates::download(bytes)     the same for what comes in
+//! ```
+//!
+//! Who is limited takes parts of at most `upload_part()` bytes, and sends each once it has it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use peerkit_proto::config::Config;
+use peerkit_proto::id::NodeId;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+/// What an unused limit lets through at once. 50 ms of it: timers are a few of these late, and
+/// nobody sees it on a line.
+const BURST: Duration = Duration::from_millis(50);
+
+/// Most bytes that are taken at once: four TLS records.
+const MAX_PART: u64 = 64 << 10;
+
+/// Fewest bytes that are taken at once, however low the limit: most of a packet.
+const MIN_PART: u64 = 1 << 10;
+
+/// How fast files may go out and come in, in bytes a second; 0 is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RateLimits {
+    /// Sent, over all.
+    pub upload: u64,
+    /// Fetched, over all.
+    pub download: u64,
+    /// Sent to one node.
+    pub peer_upload: u64,
+    /// Fetched from one node.
+    pub peer_download: u64,
+}
+
+/// A limit that may change while others wait for it. Whoever comes first is served first, so that
+/// those who take equal parts share evenly.
+#[derive(Debug)]
+pub(crate) struct Rate {
+    /// Bytes a second; 0 is no limit.
+    per_second: AtomicU64,
+    /// When all that was let through will have been paid for. Who holds this is the next to go.
+    paid: tokio::sync::Mutex<Instant>,
+    changed: Notify,
+}
+
+impl Rate {
+    /// A limit of so many bytes a second; 0 is none.
+    pub(crate) fn new(per_second: u64) -> Self {
+        Self {
+            per_second: AtomicU64::new(per_second),
+            paid: tokio::sync::Mutex::new(Instant::now()),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Bytes a second; 0 is no limit.
+    pub(crate) fn get(&self) -> u64 {
+        self.per_second.load(Ordering::Relaxed)
+    }
+
+    /// Another limit from now on, for those who wait as well.
+    pub(crate) fn set(&self, per_second: u64) {
+        if self.per_second.swap(per_second, Ordering::Relaxed) != per_second {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Waits until `bytes` more may pass. Whoever gives up waiting has taken nothing.
+    pub(crate) async fn take(&self, bytes: usize) {
+        if self.get() == 0 {
+            return;
+        }
+        let mut paid = self.paid.lock().await;
+        loop {
+            let changed = self.changed.notified();
+            let rate = self.get();
+            if rate == 0 {
+                return;
+            }
+            let now = Instant::now();
+            let from = now.checked_sub(BURST).map_or(*paid, |earliest| earliest.max(*paid));
+            let due = from + cost(bytes, rate);
+            let wait = async {
+                if due > now {
+                    sleep_until(due).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = wait => {
+                    *paid = due;
+                    return;
+                }
+                () = changed => {}
+            }
+        }
+    }
+}
+
+/// How long `bytes` take at `rate` bytes a second, which is not 0.
+fn cost(bytes: usize, rate: u64) -> Duration {
+    let nanos = (bytes as u128 * 1_000_000_000).checked_div(u128::from(rate));
+    Duration::from_nanos(nanos.and_then(|nanos| nanos.try_into().ok()).unwrap_or(u64::MAX / 2))
+}
+
+/// The limits of a node. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Rates(Arc<All>);
+
+#[derive(Debug)]
+struct All {
+    upload: Rate,
+    download: Rate,
+    /// For peers that come.
+    peer_upload: AtomicU64,
+    peer_download: AtomicU64,
+    /// Those that have streams: each takes itself out at the end.
+    peers: Mutex<HashMap<NodeId, Weak<PeerRates>>>,
+}
+
+/// The limits for one peer, and through them those over all.
+#[derive(Debug)]
+pub(crate) struct PeerRates {
+    peer: NodeId,
+    upload: Rate,
+    download: Rate,
+    all: Arc<All>,
+}
+
+impl Rates {
+    /// As `config` says.
+    pub(crate) fn new(config: &Config) -> Self {
+        Self(Arc::new(All {
+            upload: Rate::new(config.upload_rate),
+            download: Rate::new(config.download_rate),
+            peer_upload: AtomicU64::new(config.peer_upload_rate),
+            peer_download: AtomicU64::new(config.peer_download_rate),
+            peers: Mutex::default(),
+        }))
+    }
+
+    /// The limits as they are.
+    pub(crate) fn limits(&self) -> RateLimits {
+        RateLimits {
+            upload: self.0.upload.get(),
+            download: self.0.download.get(),
+            peer_upload: self.0.peer_upload.load(Ordering::Relaxed),
+            peer_download: self.0.peer_download.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Other limits from now on, for what is under way as well.
+    pub(crate) fn set(&self, limits: RateLimits) {
+        self.0.upload.set(limits.upload);
+        self.0.download.set(limits.download);
+        let peers: Vec<Arc<PeerRates>> = {
+            let peers = self.0.peers();
+            // Under the lock: who comes now is either among these or sees the new limits.
+            self.0.peer_upload.store(limits.peer_upload, Ordering::Relaxed);
+            self.0.peer_download.store(limits.peer_download, Ordering::Relaxed);
+            peers.values().filter_map(Weak::upgrade).collect()
+        };
+        for peer in peers {
+            peer.upload.set(limits.peer_upload);
+            peer.download.set(limits.peer_download);
+        }
+    }
+
+    /// The limits for one peer: the same for all its streams.
+    pub(crate) fn of(&self, peer: NodeId) -> Arc<PeerRates> {
+        let mut peers = self.0.peers();
+        if let Some(known) = peers.get(&peer).and_then(Weak::upgrade) {
+            return known;
+        }
+        let rates = Arc::new(PeerRates {
+            peer,
+            upload: Rate::new(self.0.peer_upload.load(Ordering::Relaxed)),
+            download: Rate::new(self.0.peer_download.load(Ordering::Relaxed)),
+            all: Arc::clone(&self.0),
+        });
+        peers.insert(peer, Arc::downgrade(&rates));
+        rates
+    }
+}
+
+impl All {
+    fn peers(&self) -> MutexGuard<'_, HashMap<NodeId, Weak<PeerRates>>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PeerRates {
+    /// How many bytes to take at once before they are sent; `None` where nothing is limited, and
+    /// nothing need be taken.
+    pub(crate) fn upload_part(&self) -> Option<usize> {
+        part(self.upload.get(), self.all.upload.get())
+    }
+
+    /// As [`upload_part`](Self::upload_part), for what comes in.
+    #[allow(dead_code)] // Until the fetching side takes it.
+    pub(crate) fn download_part(&self) -> Option<usize> {
+        part(self.download.get(), self.all.download.get())
+    }
+
+    /// Waits until `bytes` more may go to this peer.
+    pub(crate) async fn upload(&self, bytes: usize) {
+        self.upload.take(bytes).await;
+        self.all.upload.take(bytes).await;
+    }
+
+    /// Waits until `bytes` more may come from this peer.
+    #[allow(dead_code)] // Until the fetching side takes it.
+    pub(crate) async fn download(&self, bytes: usize) {
+        self.download.take(bytes).await;
+        self.all.download.take(bytes).await;
+    }
+}
+
+impl Drop for PeerRates {
+    fn drop(&mut self) {
+        let mut peers = self.all.peers();
+        // Another may have come for the same peer since.
+        if peers.get(&self.peer).is_some_and(|known| known.strong_count() == 0) {
+            peers.remove(&self.peer);
+        }
+    }
+}
+
+fn part(peer: u64, all: u64) -> Option<usize> {
+    let lowest = [peer, all].into_iter().filter(|rate| *rate > 0).min()?;
+    let bytes = (lowest / 20).clamp(MIN_PART, MAX_PART);
+    usize::try_from(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(n: u8) -> NodeId {
+        NodeId::from_bytes([n; 32])
+    }
+
+    fn rates(limits: RateLimits) -> Rates {
+        let mut config = Config::default();
+        config.upload_rate = limits.upload;
+        config.peer_upload_rate = limits.peer_upload;
+        Rates::new(&config)
+    }
+
+    /// What `rates` lets go out to `peer` until `end`, in bytes.
+    async fn sent(rates: Arc<PeerRates>, end: Instant) -> usize {
+        let mut sent = 0;
+        while let Some(part) = rates.upload_part() {
+            if tokio::time::timeout_at(end, rates.upload(part)).await.is_err() {
+                break;
+            }
+            sent += part;
+        }
+        sent
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_is_kept_and_little_passes_at_once() {
+        let rate = Rate::new(1_000_000);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        let begin = Instant::now();
+        rate.take(50_000).await;
+        assert_eq!(begin.elapsed(), Duration::ZERO, "50 ms of it pass at once");
+        rate.take(1).await;
+        assert!(begin.elapsed() > Duration::ZERO, "and no more");
+        for _ in 0..1000 {
+            rate.take(10_000).await;
+        }
+        let took = begin.elapsed().as_secs_f64();
+        assert!((9.9..10.1).contains(&took), "{took} s for 10 MB");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_limit_costs_no_time_and_a_change_reaches_who_waits() {
+        let rate = Arc::new(Rate::new(0));
+        let begin = Instant::now();
+        for _ in 0..1000 {
+            rate.take(1 << 30).await;
+        }
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+        rate.set(1);
+        let waiting = Arc::clone(&rate);
+        let first = tokio::spawn(async move { waiting.take(1 << 20).await });
+        let waiting = Arc::clone(&rate);
+        let second = tokio::spawn(async move { waiting.take(1 << 20).await });
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        rate.set(1 << 20);
+        first.await.unwrap();
+        assert!((5..7).contains(&begin.elapsed().as_secs()));
+        rate.set(0);
+        second.await.unwrap();
+        assert!((5..7).contains(&begin.elapsed().as_secs()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_takes_nothing() {
+        let rate = Rate::new(1000);
+        let begin = Instant::now();
+        let given_up = tokio::time::timeout(Duration::from_secs(1), rate.take(1_000_000)).await;
+        assert!(given_up.is_err());
+        rate.take(1000).await;
+        assert!(begin.elapsed() < Duration::from_millis(2100), "{:?}", begin.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn peers_share_evenly_and_each_has_its_own_limit() {
+        let limits = RateLimits { upload: 10_000_000, ..RateLimits::default() };
+        let rates = rates(limits);
+        let end = Instant::now() + Duration::from_secs(10);
+        let (a, b) = tokio::join!(sent(rates.of(peer(1)), end), sent(rates.of(peer(2)), end));
+        assert!(a.abs_diff(b) <= 200_000, "{a} and {b}");
+        assert!((99_000_000..102_000_000).contains(&(a + b)), "{a} and {b}");
+
+        // One of two that is limited to less leaves the rest to the other.
+        let rates = self::rates(limits);
+        let slow = rates.of(peer(1));
+        slow.upload.set(1_000_000);
+        let end = Instant::now() + Duration::from_secs(10);
+        let (a, b) = tokio::join!(sent(slow, end), sent(rates.of(peer(2)), end));
+        assert!((9_900_000..10_500_000).contains(&a), "{a}");
+        assert!((89_000_000..92_000_000).contains(&b), "{b}");
+    }
+
+    #[tokio::test]
+    async fn the_streams_of_a_peer_share_and_leave_nothing() {
+        let rates = rates(RateLimits { peer_upload: 5, ..RateLimits::default() });
+        let (first, second) = (rates.of(peer(1)), rates.of(peer(1)));
+        assert!(Arc::ptr_eq(&first, &second));
+        let limits = RateLimits { peer_upload: 7, download: 8, ..RateLimits::default() };
+        rates.set(limits);
+        assert_eq!(rates.limits(), limits);
+        assert_eq!((first.upload.get(), rates.of(peer(2)).upload.get()), (7, 7));
+        assert_eq!(first.upload_part(), Some(1024));
+        assert_eq!(rates.0.peers().len(), 1);
+        drop(first);
+        assert_eq!(rates.0.peers().len(), 1);
+        drop(second);
+        assert_eq!(rates.0.peers().len(), 0);
+        rates.set(RateLimits::default());
+        assert_eq!(rates.of(peer(1)).upload_part(), None);
+    }
+}

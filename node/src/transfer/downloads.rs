@@ -1,0 +1,395 @@
+//! The fetches of a node: those under way, those that wait, those that were given up.
+//!
+//! Each is a task of its own, so that it goes on whoever looks. At most
+//! [`max_downloads`](peerkit_proto::config::Config::max_downloads) are at work at once, the others
+//! wait in the order in which they came. Those that are to outlive the node are in the store.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use peerkit_proto::address::Address;
+use peerkit_proto::event::Event;
+use peerkit_proto::files::Secret;
+use peerkit_proto::id::{Hash, NodeId};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::fetching::Fetching;
+use super::get::{Candidate, Destination, Get};
+use super::part;
+use super::status::{DownloadState, DownloadStatus, Shown};
+use super::{FetchError, Fetched};
+use crate::error::Error;
+use crate::inner::Inner;
+
+/// Downloads that are over and still listed.
+const LISTED: usize = 100;
+
+/// The downloads of a node.
+#[derive(Debug)]
+pub(crate) struct Downloads {
+    all: Mutex<Vec<Arc<Entry>>>,
+    places: Semaphore,
+}
+
+/// One download, as the node keeps it.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    get: Get,
+    /// Whether the store has it.
+    is_kept: bool,
+    shown: Shown,
+    work: Mutex<Work>,
+    /// Held by the task that is at it: one that was stopped may still be writing.
+    at_it: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Work {
+    /// Ends the task that is at it.
+    stop: Option<CancellationToken>,
+    outcome: Option<Result<Fetched, Error>>,
+}
+
+/// A download that was begun: see [`Node::download`](crate::Node::download). It goes on when this is
+/// dropped.
+#[derive(Debug)]
+pub struct Download {
+    entry: Arc<Entry>,
+    watch: watch::Receiver<DownloadStatus>,
+}
+
+/// A download, as it is in the store.
+#[derive(Debug, Serialize, Deserialize)]
+struct Row {
+    #[serde(default)]
+    secret: Option<[u8; 16]>,
+    path: PathBuf,
+    /// Whether the path is a folder to put it into, which is made.
+    #[serde(default)]
+    into: bool,
+    #[serde(default)]
+    from: Vec<(Option<NodeId>, Vec<Address>)>,
+    #[serde(default)]
+    overwrite: bool,
+    #[serde(default = "yes")]
+    ask_network: bool,
+    #[serde(default)]
+    paused: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Download {
+    /// What is fetched.
+    #[must_use]
+    pub fn hash(&self) -> Hash {
+        self.entry.get.hash
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn status(&self) -> DownloadStatus {
+        self.entry.shown.get()
+    }
+
+    /// Waits until the status is another than it was at the last call, and tells it.
+    pub async fn changed(&mut self) -> DownloadStatus {
+        let _ = self.watch.changed().await;
+        self.watch.borrow_and_update().clone()
+    }
+
+    /// What came of it, once.
+    pub(crate) fn outcome(&self) -> Option<Result<Fetched, Error>> {
+        self.entry.work().outcome.take()
+    }
+
+    /// Waits until it is in its place, was given up, or cancelled. While it is paused it waits.
+    ///
+    /// # Errors
+    /// Why it was given up. What came of it is kept beside its target, and the next fetch of the
+    /// same to the same place goes on from it.
+    pub async fn finished(mut self) -> Result<Fetched, Error> {
+        loop {
+            if let Some(outcome) = self.outcome() {
+                return outcome;
+            }
+            if self.watch.changed().await.is_err() {
+                return Err(Error::Stopped);
+            }
+        }
+    }
+}
+
+impl Downloads {
+    pub(crate) fn new(at_once: usize) -> Self {
+        Self { all: Mutex::default(), places: Semaphore::new(at_once.max(1)) }
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Arc<Entry>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far all are, in the order in which they were begun.
+    pub(crate) fn list(&self) -> Vec<DownloadStatus> {
+        self.all().iter().map(|entry| entry.shown.get()).collect()
+    }
+
+    fn find(&self, hash: &Hash) -> Result<Arc<Entry>, Error> {
+        let all = self.all();
+        let mut same = all.iter().filter(|entry| entry.get.hash == *hash).rev();
+        // Of several the one that something can still be done about.
+        let open = same.clone().find(|entry| entry.shown.get().state != DownloadState::Done);
+        open.or_else(|| same.next()).cloned().ok_or(Error::NoDownload(*hash))
+    }
+
+    fn forget(&self, entry: &Arc<Entry>) {
+        self.all().retain(|other| !Arc::ptr_eq(other, entry));
+    }
+
+    fn enter(&self, entry: &Arc<Entry>) {
+        let mut all = self.all();
+        let over = |entry: &Arc<Entry>| entry.shown.get().state == DownloadState::Done;
+        if all.len() >= LISTED
+            && let Some(at) = all.iter().position(over)
+        {
+            all.remove(at);
+        }
+        all.push(Arc::clone(entry));
+    }
+
+    /// Lets go of everything: the node has stopped.
+    pub(crate) fn clear(&self) {
+        self.all().clear();
+    }
+}
+
+impl Entry {
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handle(self: &Arc<Self>) -> Download {
+        Download { entry: Arc::clone(self), watch: self.shown.watch() }
+    }
+}
+
+impl Inner {
+    /// Begins a download; `keep` has it go on after a restart.
+    pub(crate) async fn download(
+        self: &Arc<Self>,
+        get: Get,
+        keep: bool,
+    ) -> Result<Download, Error> {
+        let entry = Entry::new(get, keep);
+        self.keep(&entry, false).await?;
+        self.downloads.enter(&entry);
+        self.work_on(&entry);
+        Ok(entry.handle())
+    }
+
+    /// Stops a download that nobody else knows of, and forgets it. What came of it stays on disk.
+    pub(crate) fn abandon(&self, download: &Download) {
+        if let Some(stop) = download.entry.work().stop.take() {
+            stop.cancel();
+        }
+        self.downloads.forget(&download.entry);
+    }
+
+    pub(crate) async fn pause(&self, hash: &Hash) -> Result<DownloadStatus, Error> {
+        let entry = self.downloads.find(hash)?;
+        if entry.shown.get().state == DownloadState::Done {
+            return Err(Error::NoDownload(*hash));
+        }
+        if let Some(stop) = entry.work().stop.take() {
+            stop.cancel();
+        }
+        entry.shown.state(DownloadState::Paused);
+        self.keep(&entry, true).await?;
+        Ok(entry.shown.get())
+    }
+
+    pub(crate) async fn resume(self: &Arc<Self>, hash: &Hash) -> Result<DownloadStatus, Error> {
+        let entry = self.downloads.find(hash)?;
+        let state = entry.shown.get().state;
+        if matches!(state, DownloadState::Paused | DownloadState::Failed) {
+            self.keep(&entry, false).await?;
+            self.work_on(&entry);
+        }
+        Ok(entry.shown.get())
+    }
+
+    pub(crate) async fn cancel(self: &Arc<Self>, hash: &Hash) -> Result<DownloadStatus, Error> {
+        let entry = self.downloads.find(hash)?;
+        let stop = {
+            let mut work = entry.work();
+            work.outcome.get_or_insert(Err(FetchError::Cancelled.into()));
+            work.stop.take()
+        };
+        if let Some(stop) = stop {
+            stop.cancel();
+        }
+        let _alone = entry.at_it.lock().await;
+        let was = entry.shown.get();
+        if was.state != DownloadState::Done {
+            entry.shown.failed(FetchError::Cancelled.to_string());
+            if let Some(path) = was.path {
+                let hash = *hash;
+                let removing = tokio::task::spawn_blocking(move || part::remove(&path, &hash));
+                let _ = removing.await;
+            }
+        }
+        self.downloads.forget(&entry);
+        self.unkeep(&entry).await?;
+        Ok(DownloadStatus { error: None, ..entry.shown.get() })
+    }
+
+    /// Goes on with what an earlier run had begun.
+    pub(crate) async fn resume_downloads(self: &Arc<Self>) -> Result<usize, Error> {
+        let store = self.store.clone();
+        let rows = crate::known::blocking(move || Ok(store.downloads()?)).await?;
+        let mut resumed = 0;
+        for (hash, row) in rows {
+            let Ok(row) = serde_json::from_slice::<Row>(&row) else {
+                tracing::warn!(%hash, "a download of an earlier run can't be read: left out");
+                continue;
+            };
+            let paused = row.paused;
+            let entry = Entry::new(row.into_get(hash), true);
+            self.downloads.enter(&entry);
+            match paused {
+                true => entry.shown.state(DownloadState::Paused),
+                false => self.work_on(&entry),
+            }
+            resumed += 1;
+        }
+        Ok(resumed)
+    }
+
+    fn work_on(self: &Arc<Self>, entry: &Arc<Entry>) {
+        let stop = self.stop.child_token();
+        {
+            let mut work = entry.work();
+            (work.stop, work.outcome) = (Some(stop.clone()), None);
+        }
+        entry.shown.state(DownloadState::Queued);
+        let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
+        self.spawn(async move {
+            let _alone = entry.at_it.lock().await;
+            let outcome = fetch(&inner, &entry, &stop).await;
+            if !stop.is_cancelled() || outcome.is_ok() {
+                inner.over(&entry, outcome).await;
+            } else if inner.stop.is_cancelled() {
+                entry.work().outcome.get_or_insert(Err(Error::Stopped));
+                entry.shown.state(DownloadState::Paused);
+            }
+        });
+    }
+
+    async fn over(&self, entry: &Arc<Entry>, outcome: Result<Fetched, Error>) {
+        let hash = entry.get.hash;
+        let event = match &outcome {
+            Ok(fetched) => {
+                let (path, bytes) = (fetched.path.clone(), fetched.bytes);
+                Event::NodeDownloadFinished { hash, path, bytes }
+            }
+            Err(error) => Event::NodeDownloadFailed { hash, error: error.to_string() },
+        };
+        if outcome.is_ok()
+            && let Err(error) = self.unkeep(entry).await
+        {
+            tracing::warn!(%error, "can't forget a download that is done");
+        }
+        {
+            let mut work = entry.work();
+            work.stop = None;
+            work.outcome = Some(outcome);
+        }
+        match &event {
+            Event::NodeDownloadFinished { path, .. } => entry.shown.placed(path.clone()),
+            Event::NodeDownloadFailed { error, .. } => entry.shown.failed(error.clone()),
+            _ => {}
+        }
+        self.dispatch.notice(event);
+    }
+
+    /// Has the store know of a download that is to outlive the node.
+    async fn keep(&self, entry: &Arc<Entry>, paused: bool) -> Result<(), Error> {
+        if !entry.is_kept {
+            return Ok(());
+        }
+        let row = Row::new(&entry.get, paused).and_then(|row| Ok(serde_json::to_vec(&row)?));
+        let row = row.map_err(|error| Error::Setting(error.to_string()))?;
+        let (store, hash) = (self.store.clone(), entry.get.hash);
+        crate::known::blocking(move || Ok(store.save_download(&hash, &row)?)).await
+    }
+
+    async fn unkeep(&self, entry: &Arc<Entry>) -> Result<(), Error> {
+        if !entry.is_kept {
+            return Ok(());
+        }
+        let (store, hash) = (self.store.clone(), entry.get.hash);
+        crate::known::blocking(move || Ok(store.forget_download(&hash)?)).await
+    }
+}
+
+impl Entry {
+    fn new(get: Get, is_kept: bool) -> Arc<Self> {
+        let shown = Shown::new(get.hash, Some(get.to.path().to_owned()));
+        let (work, at_it) = (Mutex::default(), tokio::sync::Mutex::default());
+        Arc::new(Self { get, is_kept, shown, work, at_it })
+    }
+}
+
+/// Waits for its turn, and fetches.
+async fn fetch(
+    inner: &Arc<Inner>,
+    entry: &Entry,
+    stop: &CancellationToken,
+) -> Result<Fetched, Error> {
+    let _place = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Err(Error::Stopped),
+        place = inner.downloads.places.acquire() => place.map_err(|_| Error::Stopped)?,
+    };
+    entry.shown.state(DownloadState::Finding);
+    Fetching::new(inner, &entry.get, &entry.shown).run(stop).await
+}
+
+impl Row {
+    fn new(get: &Get, paused: bool) -> std::io::Result<Self> {
+        let (path, into) = match &get.to {
+            Destination::Path(path) => (path, false),
+            Destination::Folder(path) => (path, true),
+        };
+        let from = get.from.iter().map(|from| (from.id, from.addresses.clone())).collect();
+        Ok(Self {
+            secret: get.secret.map(|secret| *secret.as_bytes()),
+            // The next run may be started somewhere else.
+            path: std::path::absolute(path)?,
+            into,
+            from,
+            overwrite: get.overwrite,
+            ask_network: get.ask_network,
+            paused,
+        })
+    }
+
+    fn into_get(self, hash: Hash) -> Get {
+        let candidate = |(id, addresses)| Candidate { id, addresses };
+        Get {
+            hash,
+            secret: self.secret.map(Secret::from_bytes),
+            to: match self.into {
+                true => Destination::Folder(self.path),
+                false => Destination::Path(self.path),
+            },
+            from: self.from.into_iter().map(candidate).collect(),
+            overwrite: self.overwrite,
+            ask_network: self.ask_network,
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! What a source says that it has, and the proof that it is so.
+//!
+//! The first source that proves it settles what is fetched: the list of a file is checked against
+//! the hash, and its last piece, which proves the size, against the list; a folder's manifest is
+//! fetched whole, and the lists of the larger files in it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use peerkit_proto::files::wire::MAX_PART;
+use peerkit_proto::files::{
+    Answer, Description, Entry, FileKind, IncomingList, MAX_FILE, MAX_MANIFEST, Manifest, PIECE,
+    PieceList, Request,
+};
+use peerkit_proto::id::Hash;
+use tokio::task::spawn_blocking;
+
+use super::FetchError;
+use super::asking::Asking;
+
+/// Lists of a folder's files asked for ahead, so that each does not cost a round trip. 32 questions
+/// of 47 bytes fit any socket's buffer.
+const AHEAD: usize = 32;
+
+/// What is to be fetched, proven.
+#[derive(Debug)]
+pub(super) struct Proven {
+    pub(super) description: Description,
+    pub(super) content: Content,
+}
+
+/// A file or a folder.
+#[derive(Debug)]
+pub(super) enum Content {
+    File {
+        list: PieceList,
+        /// The bytes of its last piece.
+        last: Vec<u8>,
+    },
+    Folder {
+        manifest: Manifest,
+        /// The lists of its files, in order; `None` where a file has at most one piece.
+        lists: Vec<Option<Arc<PieceList>>>,
+    },
+}
+
+/// Asks a source for all that has to be known before pieces are fetched.
+///
+/// # Errors
+/// Where it does not say, or what it says is not so.
+pub(super) async fn prove(
+    asking: &mut Asking,
+    hash: Hash,
+    description: Description,
+) -> Result<Proven, FetchError> {
+    let limit = match description.kind {
+        FileKind::File => MAX_FILE,
+        FileKind::Folder => MAX_MANIFEST as u64,
+    };
+    let size = description.size;
+    if size > limit {
+        return Err(FetchError::TooLarge { size, limit });
+    }
+    let list = list(asking, hash, size).await?;
+    let last = piece(asking, hash, &list, list.count() - 1).await?;
+    let content = match description.kind {
+        FileKind::File => Content::File { list, last },
+        FileKind::Folder => folder(asking, hash, &list, last).await?,
+    };
+    Ok(Proven { description, content })
+}
+
+async fn folder(
+    asking: &mut Asking,
+    hash: Hash,
+    list: &PieceList,
+    last: Vec<u8>,
+) -> Result<Content, FetchError> {
+    let mut bytes = Vec::new();
+    for index in 0..list.count() - 1 {
+        bytes.extend(piece(asking, hash, list, index).await?);
+    }
+    bytes.extend(last);
+    let manifest = blocking(move || Ok(Manifest::decode(Bytes::from(bytes))?)).await?;
+    let files: Vec<(Hash, u64)> = manifest
+        .entries()
+        .iter()
+        .filter_map(|entry| match entry {
+            Entry::File { hash, size, .. } => Some((*hash, *size)),
+            Entry::Folder { .. } => None,
+        })
+        .collect();
+    let empty = Hash::of(b"");
+    if let Some((wrong, _)) = files.iter().find(|(hash, size)| *size == 0 && *hash != empty) {
+        tracing::debug!(%wrong, "an empty file with the hash of another");
+        return Err(FetchError::Unexpected("the folder's list is at odds with itself"));
+    }
+    let lists = lists(asking, &files).await?;
+    Ok(Content::Folder { manifest, lists })
+}
+
+/// The lists of those files that have several pieces.
+async fn lists(
+    asking: &mut Asking,
+    files: &[(Hash, u64)],
+) -> Result<Vec<Option<Arc<PieceList>>>, FetchError> {
+    let mut lists = vec![None; files.len()];
+    let large: Vec<usize> =
+        (0..).zip(files).filter(|(_, (_, size))| *size > PIECE).map(|(at, _)| at).collect();
+    for some in large.chunks(AHEAD) {
+        // Those that take more than one question are asked for on their own.
+        let (short, long): (Vec<usize>, Vec<usize>) =
+            some.iter().partition(|at| files[**at].1.div_ceil(PIECE) <= u64::from(MAX_PART));
+        for at in &short {
+            let (hash, size) = files[*at];
+            let count = u16::try_from(size.div_ceil(PIECE)).unwrap_or(MAX_PART);
+            asking.ask(&Request::Pieces { hash, first: 0, count }).await?;
+        }
+        for at in short {
+            let (hash, size) = files[at];
+            let mut incoming = IncomingList::new(size)?;
+            take_values(asking, &mut incoming).await?;
+            lists[at] = Some(Arc::new(incoming.finish(&hash)?));
+        }
+        for at in long {
+            let (hash, size) = files[at];
+            lists[at] = Some(Arc::new(list(asking, hash, size).await?));
+        }
+    }
+    Ok(lists)
+}
+
+/// The piece list of `hash`, said to have `size` bytes, checked against the hash. Memory grows as
+/// values come in.
+async fn list(asking: &mut Asking, hash: Hash, size: u64) -> Result<PieceList, FetchError> {
+    if let Some(list) = PieceList::single(&hash, size) {
+        return Ok(list);
+    }
+    let mut incoming = IncomingList::new(size)?;
+    while let Some((first, count)) = incoming.wanted(MAX_PART) {
+        asking.ask(&Request::Pieces { hash, first, count }).await?;
+        take_values(asking, &mut incoming).await?;
+    }
+    blocking(move || Ok(incoming.finish(&hash)?)).await
+}
+
+async fn take_values(asking: &mut Asking, incoming: &mut IncomingList) -> Result<(), FetchError> {
+    let wanted = incoming.wanted(MAX_PART);
+    match asking.answer().await? {
+        Answer::Pieces { first, values }
+            if wanted == u16::try_from(values.len()).ok().map(|count| (first, count)) =>
+        {
+            Ok(incoming.push(&values)?)
+        }
+        Answer::Refused(refusal) => Err(FetchError::Refused(refusal)),
+        _ => Err(FetchError::Unexpected("values of the list were asked for")),
+    }
+}
+
+/// One piece of what `list` is of, checked.
+async fn piece(
+    asking: &mut Asking,
+    hash: Hash,
+    list: &PieceList,
+    index: u64,
+) -> Result<Vec<u8>, FetchError> {
+    let mut bytes = Vec::new();
+    let len = list.range(index).map_or(0, |range| range.end - range.start);
+    if len > 0 {
+        asking.ask(&Request::Data { hash, first: index, count: 1 }).await?;
+        match asking.answer().await? {
+            Answer::Piece { index: at, len: n } if at == index && u64::from(n) == len => {}
+            Answer::Refused(refusal) => return Err(FetchError::Refused(refusal)),
+            _ => return Err(FetchError::Unexpected("another piece was asked for")),
+        }
+        asking.content(len, &mut bytes).await?;
+    }
+    list.verify_piece(index, &bytes)?;
+    Ok(bytes)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, FetchError> + Send + 'static,
+) -> Result<T, FetchError> {
+    spawn_blocking(work).await.unwrap_or(Err(FetchError::Stopped))
+}

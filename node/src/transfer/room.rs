@@ -1,0 +1,72 @@
+//! Room on disk: whether there is enough, and taking it.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::path::Path;
+
+/// Whether the disk that `path` is on has room for `bytes` more.
+///
+/// # Errors
+/// [`io::ErrorKind::StorageFull`] where it has not. Where the system does not say it passes.
+pub(super) fn check(path: &Path, bytes: u64) -> io::Result<()> {
+    match free(path) {
+        Some(free) if free < bytes => Err(io::ErrorKind::StorageFull.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes that are free on the disk that `path`, or the folder it is in, is on.
+#[cfg(unix)]
+pub(super) fn free(path: &Path) -> Option<u64> {
+    let found =
+        rustix::fs::statvfs(path).ok().or_else(|| rustix::fs::statvfs(path.parent()?).ok())?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+#[cfg(not(unix))]
+pub(super) fn free(_: &Path) -> Option<u64> {
+    None
+}
+
+/// Bytes that a file takes on its disk.
+#[cfg(unix)]
+pub(super) fn taken(metadata: &Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(metadata).saturating_mul(512)
+}
+
+#[cfg(not(unix))]
+pub(super) fn taken(metadata: &Metadata) -> u64 {
+    metadata.len()
+}
+
+/// Takes the room for `size` bytes of `file` on its disk, where the file system can.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn reserve(file: &File, size: u64) -> io::Result<()> {
+    use rustix::fs::FallocateFlags;
+    use rustix::io::Errno;
+    if size == 0 {
+        return Ok(());
+    }
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
+        Err(Errno::NOSPC | Errno::DQUOT) => Err(io::ErrorKind::StorageFull.into()),
+        // Not every file system can.
+        _ => Ok(()),
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) fn reserve(_: &File, _: u64) -> io::Result<()> {
+    Ok(())
+}
+
+/// Has everything on the disk that `folder` is on written; `false` where the system can't.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn sync_all(folder: &Path) -> io::Result<bool> {
+    rustix::fs::syncfs(File::open(folder)?)?;
+    Ok(true)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) fn sync_all(_: &Path) -> io::Result<bool> {
+    Ok(false)
+}

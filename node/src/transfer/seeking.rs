@@ -1,0 +1,59 @@
+//! Asking the network who has something, again and again.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use peerkit_proto::address::Address;
+use peerkit_proto::frame::query::{AnswerBody, What};
+use peerkit_proto::id::{Hash, NodeId};
+use tokio::sync::mpsc;
+
+use crate::error::Error;
+use crate::inner::Inner;
+
+/// How long until the network is asked again, for the first time; then twice as long each time.
+/// 5 s: a fetch whose only source was restarted goes on soon.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// The longest between two questions: a network of thousands is not asked by everybody all the time.
+const AGAIN_MAX: Duration = Duration::from_secs(60);
+
+/// What came of asking.
+pub(super) enum Found {
+    /// Somebody says that they have it.
+    Source(NodeId, Vec<Address>),
+    /// All who could be asked have answered, once.
+    Asked,
+}
+
+/// Asks who has `hash` until whoever hears of it has gone.
+///
+/// # Errors
+/// Where the node is stopping.
+pub(super) async fn seek(inner: &Arc<Inner>, hash: Hash, found: mpsc::Sender<Found>) -> Error {
+    match ask_again(inner, hash, found).await {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+async fn ask_again(
+    inner: &Arc<Inner>,
+    hash: Hash,
+    found: mpsc::Sender<Found>,
+) -> Result<Infallible, Error> {
+    let mut wait = AGAIN;
+    loop {
+        let mut asking = inner.ask(What::HasFile(hash), -1, None).await?;
+        while let Some(answer) = asking.answers.recv().await {
+            if matches!(answer.body, AnswerBody::Files(_)) {
+                let source = Found::Source(answer.node, answer.addresses);
+                found.send(source).await.map_err(|_| Error::Stopped)?;
+            }
+        }
+        found.send(Found::Asked).await.map_err(|_| Error::Stopped)?;
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(AGAIN_MAX);
+    }
+}

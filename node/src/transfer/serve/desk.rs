@@ -1,0 +1,270 @@
+//! What one stream is answered from: shares first, then fetches under way.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use peerkit_proto::files::{Answer, Asker, Description, Layout, PIECE, PieceValue, Refusal};
+use peerkit_proto::hello::Proof;
+use peerkit_proto::id::{Hash, NodeId};
+
+use super::Serving;
+use crate::shares::{OpenShare, OpenTree};
+use crate::transfer::partial::{OpenPartial, Partial};
+
+/// Bytes of pieces that are read, and written, together: one large piece or many small ones.
+const BATCH: usize = PIECE as usize;
+
+/// Pieces that are read together at most: a disk that seeks for each takes 10 ms for it.
+const MAX_BATCH: usize = 256;
+
+/// Who asks, and what it has shown.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    pub(super) id: NodeId,
+    /// Of the TLS session that it asks in.
+    pub(super) binding: [u8; 32],
+    pub(super) proof: Option<Proof>,
+}
+
+/// Pieces that were asked for and have not been read yet.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) number: u64,
+    pub(super) hash: Hash,
+    /// Whether they are those of a folder's files.
+    pub(super) tree: bool,
+    pub(super) next: u64,
+    pub(super) count: u16,
+}
+
+/// Answers from the disk. It goes where blocking is allowed, and comes back.
+#[derive(Debug)]
+pub(super) struct Desk {
+    serving: Serving,
+    pub(super) caller: Caller,
+    /// What was asked for last stays open: the next request is most often for the same.
+    file: Option<(Hash, Source)>,
+    /// The same of folders whose files are asked for: between their pieces come lists.
+    tree: Option<(Hash, Source)>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Share(OpenShare),
+    Tree(OpenTree, Arc<Layout>),
+    Partial(OpenPartial),
+}
+
+/// The layouts of the folders that are being served. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Layouts(Arc<Mutex<HashMap<Hash, Weak<Layout>>>>);
+
+impl Caller {
+    fn asker(&self) -> Asker<'_> {
+        Asker { id: self.id, binding: &self.binding, proof: self.proof.as_ref() }
+    }
+}
+
+impl Serving {
+    /// Whether a share that `caller` may have has this hash.
+    pub(super) fn shares(&self, hash: &Hash, _caller: &Caller) -> bool {
+        self.shares.contains(hash)
+    }
+
+    /// What is served to `caller` under `hash`, and whether all of it is there.
+    pub(super) fn describe(&self, hash: &Hash, caller: &Caller) -> Option<(Description, bool)> {
+        if let Some(description) = self.shares.describe(hash) {
+            return Some((description, true));
+        }
+        let partial = self.partials.get(hash, &caller.asker())?;
+        Some((partial.description.clone(), false))
+    }
+
+    /// The fetch of `hash` under way that `caller` may have.
+    pub(super) fn partial(&self, hash: &Hash, caller: &Caller) -> Option<Arc<Partial>> {
+        self.partials.get(hash, &caller.asker())
+    }
+
+    fn open(&self, hash: &Hash, tree: bool, caller: &Caller) -> Result<Source, Refusal> {
+        if self.shares(hash, caller) {
+            if !tree {
+                return self.shares.open(hash).map(Source::Share);
+            }
+            let open = self.shares.open_tree(hash)?;
+            let layout = self.layouts.get(hash, || Layout::new(open.sizes()).ok());
+            return Ok(Source::Tree(open, layout.ok_or(Refusal::NotFound)?));
+        }
+        let partial = self.partial(hash, caller).ok_or(Refusal::NotFound)?;
+        match (partial.manifest(), tree) {
+            (Some((bytes, list)), false) => {
+                Ok(Source::Share(OpenShare::memory(bytes, list.as_ref().clone())))
+            }
+            (Some(_), true) | (None, false) => Ok(Source::Partial(OpenPartial::new(partial))),
+            (None, true) => Err(Refusal::BadRequest),
+        }
+    }
+}
+
+impl Layouts {
+    fn get(&self, hash: &Hash, make: impl FnOnce() -> Option<Layout>) -> Option<Arc<Layout>> {
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = lock().get(hash).and_then(Weak::upgrade) {
+            return Some(known);
+        }
+        let made = Arc::new(make()?);
+        let mut layouts = lock();
+        layouts.retain(|_, layout| layout.strong_count() > 0);
+        layouts.insert(*hash, Arc::downgrade(&made));
+        Some(made)
+    }
+}
+
+impl Source {
+    /// Bytes of a piece; `None` where there is none of this number.
+    fn len(&self, piece: u64) -> Option<usize> {
+        let len = match self {
+            Self::Share(share) => share.list().range(piece).map(|range| range.end - range.start)?,
+            Self::Tree(_, layout) => layout.place(piece)?.len(),
+            Self::Partial(partial) => partial.layout().place(piece)?.len(),
+        };
+        usize::try_from(len).ok()
+    }
+
+    fn read(&mut self, piece: u64, out: &mut [u8]) -> Result<(), Refusal> {
+        match self {
+            Self::Share(share) => share.read(piece, out),
+            Self::Tree(tree, layout) => {
+                let place = layout.place(piece).ok_or(Refusal::BadRequest)?;
+                tree.read(&place, out)
+            }
+            Self::Partial(partial) => partial.read(piece, out),
+        }
+    }
+}
+
+impl Desk {
+    pub(super) fn new(serving: Serving, caller: Caller) -> Self {
+        Self { serving, caller, file: None, tree: None }
+    }
+
+    /// The answer with values of a piece list.
+    pub(super) fn values(&mut self, hash: Hash, first: u64, count: u16) -> Answer {
+        match self.find_values(hash, first, count) {
+            Ok(values) => Answer::Pieces { first, values },
+            Err(refusal) => Answer::Refused(refusal),
+        }
+    }
+
+    fn find_values(
+        &mut self,
+        hash: Hash,
+        first: u64,
+        count: u16,
+    ) -> Result<Vec<PieceValue>, Refusal> {
+        if self.serving.shares(&hash, &self.caller)
+            && let Source::Share(share) = self.opened(hash, false)?
+        {
+            return share.values(first, count).map(<[_]>::to_vec);
+        }
+        let list = self.serving.partials.list(&hash, &self.caller.asker());
+        let list = list.ok_or(Refusal::NotFound)?;
+        let values = list.part(first, usize::from(count));
+        let all = values.len() == usize::from(count);
+        if all { Ok(values.to_vec()) } else { Err(Refusal::BadRequest) }
+    }
+
+    /// Reads the next pieces of `run` into `batch`, as they are written to the stream; the refusal
+    /// where there are no more, which ends the run.
+    pub(super) fn read(&mut self, run: &mut Run, batch: &mut Batch) {
+        if let Err(refusal) = self.try_read(run, batch) {
+            run.count = 0;
+            batch.put(&Answer::Refused(refusal));
+        }
+    }
+
+    fn try_read(&mut self, run: &mut Run, batch: &mut Batch) -> Result<(), Refusal> {
+        let source = self.opened(run.hash, run.tree)?;
+        let last = run.next.checked_add(u64::from(run.count).saturating_sub(1));
+        last.and_then(|last| source.len(last)).ok_or(Refusal::BadRequest)?;
+        for _ in 0..MAX_BATCH.min(usize::from(run.count)) {
+            let len = source.len(run.next).ok_or(Refusal::BadRequest)?;
+            if batch.len > 0 && batch.len + len > BATCH {
+                break;
+            }
+            let read = batch.put_piece(run.next, len, |out| source.read(run.next, out));
+            if let Err(refusal) = read {
+                *self.slot(run.tree) = None;
+                return Err(refusal);
+            }
+            run.next += 1;
+            run.count -= 1;
+        }
+        Ok(())
+    }
+
+    /// What has this hash, opened, as long as it is served.
+    fn opened(&mut self, hash: Hash, tree: bool) -> Result<&mut Source, Refusal> {
+        let source = match self.slot(tree).take() {
+            Some((open, source)) if open == hash && self.serves(&hash, &source) => source,
+            _ => self.serving.open(&hash, tree, &self.caller)?,
+        };
+        Ok(&mut self.slot(tree).insert((hash, source)).1)
+    }
+
+    fn serves(&self, hash: &Hash, source: &Source) -> bool {
+        match source {
+            Source::Partial(_) => self.serving.partial(hash, &self.caller).is_some(),
+            _ => self.serving.describe(hash, &self.caller).is_some(),
+        }
+    }
+
+    fn slot(&mut self, tree: bool) -> &mut Option<(Hash, Source)> {
+        if tree { &mut self.tree } else { &mut self.file }
+    }
+}
+
+/// Answers as they are written to the stream, in memory that is used again.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// Only ever grows: what is after `len` is left over from before.
+    bytes: Vec<u8>,
+    len: usize,
+}
+
+impl Batch {
+    pub(super) fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+
+    pub(super) fn put(&mut self, answer: &Answer) {
+        self.bytes.truncate(self.len);
+        self.bytes.extend_from_slice(&answer.encode());
+        self.len = self.bytes.len();
+    }
+
+    /// Puts a piece, which `read` reads; nothing where that fails.
+    fn put_piece(
+        &mut self,
+        index: u64,
+        len: usize,
+        read: impl FnOnce(&mut [u8]) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let len_told = u32::try_from(len).map_err(|_| Refusal::BadRequest)?;
+        let head = Answer::Piece { index, len: len_told }.encode();
+        let begin = self.len + head.len();
+        let end = begin + len;
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        read(self.bytes.get_mut(begin..end).unwrap_or_default())?;
+        if let Some(place) = self.bytes.get_mut(self.len..begin) {
+            place.copy_from_slice(&head);
+        }
+        self.len = end;
+        Ok(())
+    }
+}

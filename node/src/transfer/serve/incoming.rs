@@ -1,0 +1,126 @@
+//! The requests that have come in on a stream and wait for their turn.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use peerkit_proto::codec::DecodeError;
+use peerkit_proto::files::Request;
+use peerkit_proto::files::wire::{MAX_REQUEST, PREFIX, body_len};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::Instant;
+
+/// Requests that wait for their turn; beyond it nothing is read. 64: a round trip of them, each of
+/// up to 1 GiB.
+pub(super) const MAX_WAITING: usize = 64;
+
+/// A request with its number: they are counted as they come in.
+pub(super) type Numbered = (u64, Result<Request, DecodeError>);
+
+/// What comes in. A `Cancel` counts as soon as it is read, all else in its turn.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    /// What was read and is no whole request yet, at the start.
+    buffer: Box<[u8]>,
+    filled: usize,
+    waiting: VecDeque<Numbered>,
+    next: u64,
+    /// Requests before this number are given up.
+    cancelled: u64,
+    /// When the request began to come in that is not whole yet.
+    begun: Option<Instant>,
+    /// Nothing more is read, and why.
+    end: Option<io::Result<()>>,
+}
+
+impl Incoming {
+    pub(super) fn new() -> Self {
+        Self {
+            buffer: vec![0; PREFIX + MAX_REQUEST].into(),
+            filled: 0,
+            waiting: VecDeque::new(),
+            next: 0,
+            cancelled: 0,
+            begun: None,
+            end: None,
+        }
+    }
+
+    /// Reads what there is, as far as there is room for it. Wakes the task when there is more.
+    pub(super) fn poll<S: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, stream: &mut S) {
+        loop {
+            if let Err(error) = self.split() {
+                self.end.get_or_insert(Err(error));
+            }
+            if self.end.is_some() || self.waiting.len() >= MAX_WAITING {
+                return;
+            }
+            let mut room = ReadBuf::new(self.buffer.get_mut(self.filled..).unwrap_or_default());
+            match Pin::new(&mut *stream).poll_read(cx, &mut room) {
+                Poll::Pending => return,
+                Poll::Ready(Err(error)) => self.end = Some(Err(error)),
+                Poll::Ready(Ok(())) => match room.filled().len() {
+                    0 if self.filled == 0 => self.end = Some(Ok(())),
+                    0 => self.end = Some(Err(io::ErrorKind::UnexpectedEof.into())),
+                    read => self.filled += read,
+                },
+            }
+        }
+    }
+
+    /// The request whose turn it is.
+    pub(super) fn next(&mut self) -> Option<Numbered> {
+        self.waiting.pop_front()
+    }
+
+    /// Whether a request waits for its turn.
+    pub(super) fn has_next(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Whether the other side has given up the request of this number.
+    pub(super) fn is_cancelled(&self, number: u64) -> bool {
+        number < self.cancelled
+    }
+
+    /// Since when half a request has been there.
+    pub(super) fn begun(&self) -> Option<Instant> {
+        self.begun
+    }
+
+    /// Why nothing more comes; once. In order where the other side has ended the stream between two
+    /// requests.
+    pub(super) fn take_end(&mut self) -> Option<io::Result<()>> {
+        self.end.take()
+    }
+
+    /// Takes the whole requests out of the buffer, as far as there is room for them.
+    fn split(&mut self) -> io::Result<()> {
+        let mut taken = 0;
+        while self.waiting.len() < MAX_WAITING {
+            let rest = self.buffer.get(taken..self.filled).unwrap_or_default();
+            let Some((prefix, rest)) = rest.split_first_chunk::<PREFIX>() else { break };
+            let len = body_len(*prefix, MAX_REQUEST).map_err(io::Error::other)?;
+            let Some(body) = rest.get(..len) else { break };
+            match Request::decode(Bytes::copy_from_slice(body)) {
+                Ok(Request::Cancel) => self.cancelled = self.next,
+                request => {
+                    self.waiting.push_back((self.next, request));
+                    self.next += 1;
+                }
+            }
+            taken += PREFIX + len;
+        }
+        if taken > 0 {
+            self.buffer.copy_within(taken..self.filled, 0);
+            self.filled -= taken;
+            self.begun = None;
+        }
+        if self.filled > 0 && self.begun.is_none() {
+            self.begun = Some(Instant::now());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,348 @@
+//! One source at work on a fetch: asks it for what the fetch wants, checks and keeps what comes.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use peerkit_proto::address::Address;
+use peerkit_proto::files::wire::{FILES_PROTOCOL, MAX_PLACES};
+use peerkit_proto::files::{Answer, FileKind, PIECE, Refusal, Request, Secret};
+use peerkit_proto::id::{Hash, NodeId};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
+
+use super::asking::{Answers, Asking, Questions};
+use super::get::Candidate;
+use super::prove::{Proven, prove};
+use super::target::{Batch, Target};
+use super::{FetchError, STALL};
+use crate::error::Error;
+use crate::inner::Inner;
+use crate::stream::Stream;
+use crate::tls::Session;
+
+/// Batches of one fetch that are being checked and written at once, each of about a piece.
+pub(super) const CHECKED: usize = 8;
+
+/// How long the source that proves what is fetched may take before another may try as well.
+const PROVING: Duration = Duration::from_secs(3);
+
+/// Small pieces are checked and written at the latest this long after the first of them came.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// What all sources of one fetch share.
+pub(super) struct Job {
+    pub(super) hash: Hash,
+    pub(super) secret: Option<Secret>,
+    /// What is fetched and where it goes, once that is known.
+    pub(super) target: watch::Receiver<Option<Arc<Target>>>,
+    /// A permit for who may prove what is fetched.
+    pub(super) proving: Semaphore,
+    /// A permit for each batch that is checked and written.
+    pub(super) checking: Arc<Semaphore>,
+    /// Buffers, used again.
+    spare: Mutex<Vec<Vec<u8>>>,
+    pub(super) news: mpsc::Sender<News>,
+}
+
+/// What a source has to tell.
+#[derive(Debug)]
+pub(super) enum News {
+    /// Who it is: it may have been an address only.
+    Met { source: usize, id: NodeId },
+    /// What is fetched.
+    Proven { source: usize, proven: Box<Proven> },
+    /// It can be asked.
+    Up { source: usize },
+    /// It has everything.
+    Whole { source: usize },
+    /// It has these pieces.
+    Holds { source: usize, first: u64, bits: Bytes },
+    /// Others who may have it.
+    Sources(Vec<(NodeId, Vec<Address>)>),
+    /// Pieces that it sent are checked and written.
+    Kept { source: usize, pieces: Vec<u64> },
+    /// It sent what is not the file, or the disk refused.
+    Failed { source: usize, error: FetchError },
+}
+
+/// What a source is to do.
+#[derive(Debug)]
+pub(super) enum Task {
+    Ask { first: u64, count: u16 },
+    Cancel,
+}
+
+impl Job {
+    pub(super) fn new(
+        hash: Hash,
+        secret: Option<Secret>,
+        target: watch::Receiver<Option<Arc<Target>>>,
+        news: mpsc::Sender<News>,
+    ) -> Self {
+        let checking = Arc::new(Semaphore::new(CHECKED));
+        let (proving, spare) = (Semaphore::new(1), Mutex::default());
+        Self { hash, secret, target, proving, checking, spare, news }
+    }
+
+    fn target(&self) -> Option<Arc<Target>> {
+        self.target.borrow().clone()
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn tell(&self, news: News) -> Result<(), Error> {
+        self.news.send(news).await.map_err(|_| FetchError::Stopped.into())
+    }
+}
+
+/// Works on one source until it fails.
+pub(super) async fn attend(
+    inner: &Arc<Inner>,
+    job: &Arc<Job>,
+    source: usize,
+    candidate: Candidate,
+    tasks: mpsc::UnboundedReceiver<Task>,
+) -> Error {
+    match work(inner, job, source, candidate, tasks).await {
+        Ok(()) => FetchError::Stopped.into(),
+        Err(error) => error,
+    }
+}
+
+async fn work(
+    inner: &Arc<Inner>,
+    job: &Arc<Job>,
+    source: usize,
+    candidate: Candidate,
+    tasks: mpsc::UnboundedReceiver<Task>,
+) -> Result<(), Error> {
+    let stream = open(inner, &candidate).await?;
+    let id = stream.peer();
+    job.tell(News::Met { source, id }).await?;
+    let shown = job.secret.zip(Session::of(&stream.tls));
+    let proof = shown.map(|(secret, session)| secret.prove(&session.binding, inner.id));
+    let mut asking = Asking::new(stream, inner.rates.of(id));
+    if let Some(proof) = proof {
+        asking.ask(&Request::Present { proof }).await?;
+    }
+    let description = asking.describe(job.hash).await?;
+    let mut known = job.target.clone();
+    if known.borrow().is_none() {
+        let waiting = async { drop(known.wait_for(Option::is_some).await) };
+        tokio::select! {
+            biased;
+            () = waiting => {}
+            permit = first_or_patient(&job.proving) => {
+                let proven = Box::new(prove(&mut asking, job.hash, description.clone()).await?);
+                job.tell(News::Proven { source, proven }).await?;
+                let _ = job.target.clone().wait_for(Option::is_some).await;
+                drop(permit);
+            }
+        }
+    }
+    let target = job.target().ok_or(FetchError::Stopped)?;
+    if (description.kind, description.size) != (target.description.kind, target.description.size) {
+        return Err(FetchError::Unexpected("others have proven that it is something else").into());
+    }
+    let mut addresses = inner.addresses(None);
+    addresses.truncate(MAX_PLACES);
+    asking.ask(&Request::Follow { hash: job.hash, addresses }).await?;
+    job.tell(News::Up { source }).await?;
+    let Asking { questions, answers } = asking;
+    let owed = Arc::new(Owed { runs: Mutex::default(), any: answers.owed() });
+    owed.any.store(false, Ordering::Relaxed);
+    let mut fetching = Fetching { job, source, target: &target, answers, owed: &owed };
+    tokio::select! {
+        result = ask(questions, tasks, &target, &owed) => result?,
+        error = fetching.take() => return Err(error),
+    }
+    Ok(())
+}
+
+/// A stream to whom the candidate is.
+async fn open(inner: &Arc<Inner>, candidate: &Candidate) -> Result<Stream, Error> {
+    match candidate.id {
+        Some(id) => inner.open_stream(id, &candidate.addresses, FILES_PROTOCOL).await,
+        None => inner.open_stream_to(&candidate.addresses, FILES_PROTOCOL).await,
+    }
+}
+
+/// The permit, or, where its holder takes too long, none.
+async fn first_or_patient(proving: &Semaphore) -> Option<tokio::sync::SemaphorePermit<'_>> {
+    match tokio::time::timeout(PROVING, proving.acquire()).await {
+        Ok(permit) => permit.ok(),
+        Err(_) => None,
+    }
+}
+
+/// What the source was asked for and has not sent, in the order in which it does.
+struct Owed {
+    runs: Mutex<VecDeque<Run>>,
+    any: Arc<AtomicBool>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    next: u64,
+    end: u64,
+    cancelled: bool,
+}
+
+impl Owed {
+    fn runs(&self) -> MutexGuard<'_, VecDeque<Run>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends what the fetch wants of the source.
+async fn ask(
+    mut questions: Questions,
+    mut tasks: mpsc::UnboundedReceiver<Task>,
+    target: &Target,
+    owed: &Owed,
+) -> Result<(), FetchError> {
+    let hash = target.hash;
+    while let Some(task) = tasks.recv().await {
+        let request = match task {
+            Task::Ask { first, count } => {
+                let end = first.saturating_add(u64::from(count));
+                owed.runs().push_back(Run { next: first, end, cancelled: false });
+                owed.any.store(true, Ordering::Relaxed);
+                match target.description.kind {
+                    FileKind::File => Request::Data { hash, first, count },
+                    FileKind::Folder => Request::Tree { hash, first, count },
+                }
+            }
+            Task::Cancel => {
+                owed.runs().iter_mut().for_each(|run| run.cancelled = true);
+                Request::Cancel
+            }
+        };
+        questions.ask(&request).await?;
+    }
+    Ok(())
+}
+
+/// The taking side of a source.
+struct Fetching<'a> {
+    job: &'a Arc<Job>,
+    source: usize,
+    target: &'a Arc<Target>,
+    answers: Answers,
+    owed: &'a Owed,
+}
+
+impl Fetching<'_> {
+    /// Takes what comes, for ever; while a batch is checked and written the next comes in.
+    async fn take(&mut self) -> Error {
+        match self.take_all().await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    async fn take_all(&mut self) -> Result<std::convert::Infallible, Error> {
+        let mut batch = Batch::default();
+        let mut begun = Instant::now();
+        loop {
+            let source = self.source;
+            match self.answers.next().await? {
+                Answer::Held { first, bits } => {
+                    self.job.tell(News::Holds { source, first, bits }).await?;
+                }
+                Answer::Whole => self.job.tell(News::Whole { source }).await?,
+                Answer::Sources(sources) => self.job.tell(News::Sources(sources)).await?,
+                Answer::Piece { index, len } => {
+                    if batch.pieces.is_empty() {
+                        batch.bytes = self.job.spare().pop().unwrap_or_default();
+                        batch.bytes.clear();
+                        begun = Instant::now();
+                    }
+                    let is_last = self.piece(index, len, &mut batch).await?;
+                    let is_full = batch.bytes.len() as u64 > PIECE / 2;
+                    if is_last || is_full || begun.elapsed() > GATHER {
+                        self.keep(std::mem::take(&mut batch)).await?;
+                    }
+                }
+                Answer::Refused(refusal) => {
+                    self.refused(refusal)?;
+                    if !batch.pieces.is_empty() {
+                        self.keep(std::mem::take(&mut batch)).await?;
+                    }
+                }
+                _ => return Err(FetchError::Unexpected("pieces were asked for").into()),
+            }
+        }
+    }
+
+    /// Takes one piece into the batch; true where it was the last that was owed in its run.
+    async fn piece(&mut self, index: u64, len: u32, batch: &mut Batch) -> Result<bool, Error> {
+        let wrong = || FetchError::Unexpected("another piece was asked for");
+        let place = self.target.layout.place(index).ok_or_else(wrong)?;
+        let is_last = {
+            let mut runs = self.owed.runs();
+            let run = runs.front_mut().ok_or_else(wrong)?;
+            if run.next != index || place.len() != u64::from(len) {
+                return Err(wrong().into());
+            }
+            run.next = index.saturating_add(1);
+            let is_last = run.next == run.end;
+            if is_last {
+                runs.pop_front();
+            }
+            is_last
+        };
+        self.answers.content(place.len(), &mut batch.bytes).await?;
+        batch.pieces.push((index, len as usize));
+        self.settle();
+        Ok(is_last)
+    }
+
+    fn refused(&mut self, refusal: Refusal) -> Result<(), Error> {
+        let run = self.owed.runs().pop_front();
+        self.settle();
+        match run {
+            Some(run) if run.cancelled && refusal == Refusal::Cancelled => Ok(()),
+            _ => Err(FetchError::Refused(refusal).into()),
+        }
+    }
+
+    fn settle(&self) {
+        let runs = self.owed.runs();
+        if runs.is_empty() {
+            self.owed.any.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Has a batch checked and written, while the next comes in.
+    async fn keep(&self, batch: Batch) -> Result<(), Error> {
+        let permit = Arc::clone(&self.job.checking).acquire_owned().await;
+        let permit = permit.map_err(|_| FetchError::Stopped)?;
+        let (job, target, source) = (Arc::clone(self.job), Arc::clone(self.target), self.source);
+        spawn_blocking(move || {
+            let news = match target.keep(&batch) {
+                Ok(_) => {
+                    let pieces = batch.pieces.iter().map(|(piece, _)| *piece).collect();
+                    News::Kept { source, pieces }
+                }
+                Err(error) => News::Failed { source, error },
+            };
+            job.spare().push(batch.bytes);
+            // It is there before anybody can take the fetch to be at rest.
+            let _ = job.news.blocking_send(news);
+            drop(permit);
+        });
+        Ok(())
+    }
+}
+
+/// How long to wait before a source that was lost is tried again, the `tries`th time.
+pub(super) fn pause(tries: u32) -> Duration {
+    Duration::from_secs(1).saturating_mul(1 << tries.min(5)).min(STALL)
+}

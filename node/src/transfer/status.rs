@@ -1,0 +1,184 @@
+//! How far a download is, for whoever looks.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use peerkit_proto::files::{Description, FileKind, FileName};
+use peerkit_proto::id::Hash;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::target::Target;
+
+/// Speed is taken over at least this long.
+const WINDOW: Duration = Duration::from_millis(500);
+
+/// How far a download is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct DownloadStatus {
+    /// What is fetched.
+    pub hash: Hash,
+    /// Its name at its source, once that is known.
+    pub name: Option<FileName>,
+    /// A file or a folder, once that is known.
+    pub kind: Option<FileKind>,
+    /// What is being done.
+    pub state: DownloadState,
+    /// Bytes that are here and verified.
+    pub done: u64,
+    /// Bytes in all, once that is known.
+    pub total: Option<u64>,
+    /// Bytes a second, lately.
+    pub rate: u64,
+    /// How many sources there are now.
+    pub sources: usize,
+    /// Where it is, or is to be; before that is known the folder that it goes to.
+    pub path: Option<PathBuf>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What is being done about a download.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum DownloadState {
+    /// It waits for others to be done.
+    Queued,
+    /// Looking for who has it.
+    Finding,
+    /// It is coming in.
+    Fetching,
+    /// Not until it is resumed.
+    Paused,
+    /// It is in its place.
+    Done,
+    /// It was given up. What came is kept.
+    Failed,
+}
+
+impl DownloadState {
+    /// Whether it will change without anybody's doing.
+    #[must_use]
+    pub fn is_under_way(self) -> bool {
+        matches!(self, Self::Queued | Self::Finding | Self::Fetching)
+    }
+}
+
+/// The status of a download, where others see it change.
+#[derive(Debug)]
+pub(super) struct Shown(watch::Sender<DownloadStatus>);
+
+impl Shown {
+    pub(super) fn new(hash: Hash, path: Option<PathBuf>) -> Self {
+        Self(watch::Sender::new(DownloadStatus {
+            hash,
+            name: None,
+            kind: None,
+            state: DownloadState::Queued,
+            done: 0,
+            total: None,
+            rate: 0,
+            sources: 0,
+            path,
+            error: None,
+        }))
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<DownloadStatus> {
+        self.0.subscribe()
+    }
+
+    pub(super) fn get(&self) -> DownloadStatus {
+        self.0.borrow().clone()
+    }
+
+    /// Something else is done now. What is not under way has no speed and no sources.
+    pub(super) fn state(&self, state: DownloadState) {
+        self.0.send_modify(|status| {
+            status.state = state;
+            if !state.is_under_way() {
+                (status.rate, status.sources) = (0, 0);
+            }
+            if state != DownloadState::Failed {
+                status.error = None;
+            }
+        });
+    }
+
+    pub(super) fn failed(&self, error: String) {
+        self.state(DownloadState::Failed);
+        self.0.send_modify(|status| status.error = Some(error));
+    }
+
+    pub(super) fn placed(&self, path: PathBuf) {
+        self.0.send_modify(|status| status.path = Some(path));
+        self.state(DownloadState::Done);
+    }
+
+    pub(super) fn begin(&self, description: &Description) {
+        self.0.send_modify(|status| {
+            status.name = Some(description.name.clone());
+            status.kind = Some(description.kind);
+        });
+    }
+
+    pub(super) fn fetching(&self, target: &Target, meter: &Meter) {
+        self.0.send_modify(|status| {
+            status.state = DownloadState::Fetching;
+            status.path = Some(target.path.clone());
+            (status.done, status.total) = (meter.done, Some(meter.total));
+        });
+    }
+
+    pub(super) fn progress(&self, meter: &Meter) {
+        self.0.send_modify(|status| (status.done, status.rate) = (meter.done, meter.rate));
+    }
+
+    pub(super) fn sources(&self, sources: usize) {
+        self.0.send_if_modified(|status| {
+            let changed = status.sources != sources;
+            status.sources = sources;
+            changed
+        });
+    }
+}
+
+/// Counts bytes, and how fast they come.
+#[derive(Debug)]
+pub(super) struct Meter {
+    done: u64,
+    total: u64,
+    rate: u64,
+    since: Instant,
+    came: u64,
+}
+
+impl Meter {
+    pub(super) fn new() -> Self {
+        Self { done: 0, total: 0, rate: 0, since: Instant::now(), came: 0 }
+    }
+
+    /// What is here already, of how much.
+    pub(super) fn start(&mut self, done: u64, total: u64) {
+        *self = Self { done, total, ..Self::new() };
+    }
+
+    pub(super) fn add(&mut self, bytes: u64) {
+        self.done = self.done.saturating_add(bytes);
+        self.came = self.came.saturating_add(bytes);
+        let window = self.since.elapsed();
+        if window >= WINDOW {
+            let millis = u64::try_from(window.as_millis()).unwrap_or(u64::MAX).max(1);
+            let measured = self.came.saturating_mul(1000) / millis;
+            self.rate = match self.rate {
+                0 => measured,
+                before => before / 2 + measured / 2,
+            };
+            (self.since, self.came) = (Instant::now(), 0);
+        }
+    }
+}

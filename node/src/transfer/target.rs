@@ -1,0 +1,431 @@
+//! Where verified pieces go, and what is there already.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use peerkit_proto::files::{
+    Description, Entry, Layout, Manifest, PieceList, PieceSet, Place, RelPath,
+};
+use peerkit_proto::id::Hash;
+
+use super::FetchError;
+use super::get::Destination;
+use super::part::{PartFile, PartFolder, write_all_at};
+use super::partial::Partial;
+use super::place::{place_file, place_folder};
+use super::prove::{Content as ProvenContent, Proven};
+use crate::shares::read_exact_at;
+
+/// Files of a folder that are kept open because they have several pieces.
+const OPEN: usize = 8;
+
+/// What is fetched, on this machine's disk: not whole yet, under a name that says so.
+///
+/// Every method blocks on the disk.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) hash: Hash,
+    pub(super) description: Description,
+    pub(super) layout: Arc<Layout>,
+    /// Where it is to be.
+    pub(super) path: PathBuf,
+    /// Bytes of it all.
+    pub(super) total: u64,
+    content: Content,
+    /// Pieces that were written, or are being written: none is written twice.
+    written: Mutex<PieceSet>,
+}
+
+#[derive(Debug)]
+enum Content {
+    File { part: PartFile, list: Arc<PieceList> },
+    Folder(Folder),
+}
+
+#[derive(Debug)]
+struct Folder {
+    part: PartFolder,
+    /// The folder that becomes the target.
+    files: PathBuf,
+    manifest: Arc<Manifest>,
+    /// The entries of the manifest that are files, and the lists of those of several pieces.
+    lists: Vec<(usize, Option<Arc<PieceList>>)>,
+    /// The larger files that are being written, the last used at the end.
+    open: Mutex<Vec<(usize, Arc<File>)>>,
+    /// Files that were made here. On a disk that does not tell `A` from `a` another name may be the
+    /// same file: that is seen by its being there already.
+    made: Mutex<HashSet<usize>>,
+}
+
+/// Verified in part: pieces of one source that are to be checked and written together.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) bytes: Vec<u8>,
+    /// The pieces, each with how many of the bytes it has, in order.
+    pub(super) pieces: Vec<(u64, usize)>,
+}
+
+impl Target {
+    /// Opens the place for what was proven: takes up what an earlier fetch has left of it, checks
+    /// all of that, and tells which pieces are there.
+    ///
+    /// # Errors
+    /// Where the disk refuses, or has too little room.
+    pub(super) fn open(
+        hash: Hash,
+        proven: Proven,
+        to: &Destination,
+    ) -> Result<(Self, PieceSet), FetchError> {
+        let Proven { description, content } = proven;
+        let path = to.resolve(&description.name).map_err(disk(to.path()))?;
+        let (target, last) = match content {
+            ProvenContent::File { list, last } => {
+                let layout = Arc::new(Layout::file(list.size())?);
+                let part = PartFile::open(&path, &hash).map_err(disk(&path))?;
+                let content = Content::File { part, list: Arc::new(list) };
+                (Self::new(hash, description, layout, path, content)?, last)
+            }
+            ProvenContent::Folder { manifest, lists } => {
+                let layout = Arc::new(Layout::folder(&manifest));
+                let part = PartFolder::open(&path, &hash).map_err(disk(&path))?;
+                let is_file = |entry: &Entry| matches!(entry, Entry::File { .. });
+                let files = manifest.entries().iter().enumerate().filter(|(_, e)| is_file(e));
+                let lists = files.map(|(at, _)| at).zip(lists).collect();
+                let folder = Folder {
+                    files: part.files(),
+                    part,
+                    manifest: Arc::new(manifest),
+                    lists,
+                    open: Mutex::default(),
+                    made: Mutex::default(),
+                };
+                (Self::new(hash, description, layout, path, Content::Folder(folder))?, Vec::new())
+            }
+        };
+        let held = target.prepare(&last)?;
+        *target.written() = held.clone();
+        Ok((target, held))
+    }
+
+    fn new(
+        hash: Hash,
+        description: Description,
+        layout: Arc<Layout>,
+        path: PathBuf,
+        content: Content,
+    ) -> Result<Self, FetchError> {
+        let written = Mutex::new(PieceSet::of_count(layout.count())?);
+        let total = match &content {
+            Content::File { list, .. } => list.size(),
+            Content::Folder(folder) => folder.manifest.total(),
+        };
+        Ok(Self { hash, description, layout, path, total, content, written })
+    }
+
+    /// Checks and writes pieces. Returns those that are new.
+    ///
+    /// # Errors
+    /// The piece that is not what it should be, or could not be written; those before it were.
+    pub(super) fn keep(&self, batch: &Batch) -> Result<Vec<u64>, FetchError> {
+        let mut kept = Vec::with_capacity(batch.pieces.len());
+        let mut rest = &batch.bytes[..];
+        for (piece, len) in &batch.pieces {
+            let (bytes, after) = rest.split_at_checked(*len).unwrap_or_default();
+            rest = after;
+            let place = self.layout.place(*piece).ok_or(FetchError::Unfinished)?;
+            self.verify(&place, bytes).map_err(self.within(&place))?;
+            if !self.written().insert(*piece) {
+                continue;
+            }
+            if let Err(error) = self.write(&place, bytes) {
+                self.written().remove(*piece);
+                return Err(error);
+            }
+            kept.push(*piece);
+        }
+        Ok(kept)
+    }
+
+    /// What of it can be served while it is fetched.
+    pub(super) fn serve(&self, partial: &Partial) {
+        match &self.content {
+            Content::File { part, list } => {
+                partial.set_file(Arc::clone(part.file()));
+                partial.add_list(self.hash, Arc::clone(list));
+            }
+            Content::Folder(folder) => {
+                partial.set_folder(folder.files.clone(), Arc::clone(&folder.manifest));
+                for (at, list) in &folder.lists {
+                    if let (Some(Entry::File { hash, .. }), Some(list)) =
+                        (folder.manifest.entries().get(*at), list)
+                    {
+                        partial.add_list(*hash, Arc::clone(list));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts what is whole in its place, on disk for good, and tells where that is. `partial` is
+    /// told too.
+    pub(super) fn place(&self, overwrite: bool, partial: &Partial) -> Result<PathBuf, FetchError> {
+        let placed = match &self.content {
+            Content::File { part, .. } => place_file(part, &self.path, &self.hash, overwrite),
+            Content::Folder(Folder { part, manifest, .. }) => {
+                let placed = place_folder(part, &self.path, manifest, overwrite);
+                if let Ok(path) = &placed {
+                    partial.set_folder(path.clone(), Arc::clone(manifest));
+                }
+                placed
+            }
+        };
+        placed.map_err(disk(&self.path))
+    }
+
+    /// What is there is not worth keeping: it is removed when nobody uses it any more.
+    pub(super) fn discard(&self) {
+        match &self.content {
+            Content::File { part, .. } => part.discard(),
+            Content::Folder(folder) => folder.part.discard(),
+        }
+    }
+
+    fn prepare(&self, last: &[u8]) -> Result<PieceSet, FetchError> {
+        let mut held = PieceSet::of_count(self.layout.count())?;
+        match &self.content {
+            Content::File { part, list } => {
+                let size = list.size();
+                let file = part.file();
+                let there = file.metadata().map_err(disk(part.path()))?.len();
+                if there > 0 {
+                    self.check(&mut held, 0..list.count().min(self.layout.count()), |_| {
+                        Some(Arc::clone(file))
+                    });
+                }
+                part.reserve(size).map_err(FetchError::no_space(part.path(), size))?;
+                if let Some(piece) = self.layout.count().checked_sub(1)
+                    && held.insert(piece)
+                {
+                    let at = list.range(piece).unwrap_or_default().start;
+                    write_all_at(file, last, at).map_err(disk(part.path()))?;
+                }
+            }
+            Content::Folder(folder) => {
+                self.make_folders(folder)?;
+                self.take_up(folder, &mut held)?;
+                let missing: u64 = held
+                    .missing_of(None, 0)
+                    .filter_map(|piece| self.layout.place(piece))
+                    .fold(0, |sum, place| sum.saturating_add(place.len()));
+                folder
+                    .part
+                    .check_room(missing)
+                    .map_err(FetchError::no_space(folder.part.path(), missing))?;
+            }
+        }
+        Ok(held)
+    }
+
+    fn make_folders(&self, folder: &Folder) -> Result<(), FetchError> {
+        for entry in folder.manifest.entries() {
+            if let Entry::Folder { path, .. } = entry {
+                let path = path.under(&folder.files);
+                match fs::create_dir(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                        return Err(disk(&path)(error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the files that an earlier fetch has left: those that are not what they should be are
+    /// removed, and empty ones are made.
+    fn take_up(&self, folder: &Folder, held: &mut PieceSet) -> Result<(), FetchError> {
+        for file in 0..self.layout.files() {
+            let Some((path, mode)) = folder.entry(file) else { continue };
+            let at = path.under(&folder.files);
+            let pieces = self.layout.pieces(file);
+            match fs::symlink_metadata(&at) {
+                Ok(found) if found.is_file() => {
+                    let size = self.layout.size(file).unwrap_or_default();
+                    let opened = fs::OpenOptions::new().read(true).write(true).open(&at);
+                    let opened = opened.ok().filter(|_| found.len() == size).map(Arc::new);
+                    self.check(held, pieces.clone(), |_| opened.clone());
+                    if pieces.clone().any(|piece| held.contains(piece))
+                        || (size == 0 && found.len() == 0)
+                    {
+                        lock(&folder.made).insert(file);
+                        continue;
+                    }
+                    fs::remove_file(&at).map_err(disk(&at))?;
+                }
+                Ok(_) => {
+                    let error = io::Error::new(io::ErrorKind::AlreadyExists, "it is in the way");
+                    return Err(disk(&at)(error));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(disk(&at)(error)),
+            }
+            if pieces.is_empty() {
+                PartFolder::create(&folder.files, path, mode).map_err(disk(&at))?;
+                lock(&folder.made).insert(file);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds to `held` those of `pieces` that are on disk as they should be. On all cores.
+    fn check(
+        &self,
+        held: &mut PieceSet,
+        pieces: std::ops::Range<u64>,
+        file: impl Fn(u64) -> Option<Arc<File>> + Sync,
+    ) {
+        let next = AtomicU64::new(pieces.start);
+        let work = || {
+            let (mut buffer, mut good) = (Vec::new(), Vec::new());
+            loop {
+                let piece = next.fetch_add(1, Ordering::Relaxed);
+                if piece >= pieces.end {
+                    return good;
+                }
+                let Some((place, file)) = self.layout.place(piece).zip(file(piece)) else {
+                    continue;
+                };
+                buffer.resize(usize::try_from(place.len()).unwrap_or_default(), 0);
+                let read = read_exact_at(&file, &mut buffer, place.range.start);
+                if read.is_ok() && self.verify(&place, &buffer).is_ok() {
+                    good.push(piece);
+                }
+            }
+        };
+        let many = pieces.end.saturating_sub(pieces.start) > 4;
+        let threads = match many {
+            true => thread::available_parallelism().map_or(1, NonZero::get).min(8),
+            false => 1,
+        };
+        let good: Vec<Vec<u64>> = thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mut good = vec![work()];
+            // A thread that panicked has found nothing.
+            good.extend(others.into_iter().filter_map(|other| other.join().ok()));
+            good
+        });
+        for piece in good.into_iter().flatten() {
+            held.insert(piece);
+        }
+    }
+
+    fn verify(&self, place: &Place, bytes: &[u8]) -> Result<(), FetchError> {
+        let checked = match &self.content {
+            Content::File { list, .. } => list.verify_piece(place.index, bytes),
+            Content::Folder(folder) => {
+                let (at, list) = folder.lists.get(place.file).ok_or(FetchError::Unfinished)?;
+                match (list, folder.manifest.entries().get(*at)) {
+                    (Some(list), _) => list.verify_piece(place.index, bytes),
+                    (None, Some(Entry::File { hash, size, .. })) => {
+                        let list = PieceList::single(hash, *size).ok_or(FetchError::Unfinished)?;
+                        list.verify_piece(0, bytes)
+                    }
+                    _ => return Err(FetchError::Unfinished),
+                }
+            }
+        };
+        Ok(checked?)
+    }
+
+    fn write(&self, place: &Place, bytes: &[u8]) -> Result<(), FetchError> {
+        match &self.content {
+            Content::File { part, .. } => {
+                part.write(bytes, place.range.start).map_err(disk(part.path()))
+            }
+            Content::Folder(folder) => {
+                let (path, mode) = folder.entry(place.file).ok_or(FetchError::Unfinished)?;
+                let at = || path.under(&folder.files);
+                let size = self.layout.size(place.file).unwrap_or_default();
+                let written = match size == place.len() {
+                    true => folder
+                        .make(place.file, path, mode)
+                        .and_then(|file| write_all_at(&file, bytes, 0)),
+                    false => folder
+                        .large(place.file, path, mode, size)
+                        .and_then(|file| write_all_at(&file, bytes, place.range.start)),
+                };
+                written.map_err(|error| disk(&at())(error))
+            }
+        }
+    }
+
+    /// Names the file of a folder in an error.
+    fn within(&self, place: &Place) -> impl FnOnce(FetchError) -> FetchError {
+        let path = match &self.content {
+            Content::File { .. } => None,
+            Content::Folder(folder) => folder.entry(place.file).map(|(path, _)| path.clone()),
+        };
+        move |source| match path {
+            None => source,
+            Some(path) => FetchError::InFolder { path, source: Box::new(source) },
+        }
+    }
+
+    fn written(&self) -> MutexGuard<'_, PieceSet> {
+        lock(&self.written)
+    }
+}
+
+impl Folder {
+    fn entry(&self, file: usize) -> Option<(&RelPath, u32)> {
+        let (at, _) = self.lists.get(file)?;
+        self.manifest.entries().get(*at).map(|entry| (entry.path(), entry.mode()))
+    }
+
+    /// Makes a file, once.
+    fn make(&self, file: usize, path: &RelPath, mode: u32) -> io::Result<File> {
+        let made = PartFolder::create(&self.files, path, mode)?;
+        lock(&self.made).insert(file);
+        Ok(made)
+    }
+
+    /// The file of several pieces, made where it was not.
+    fn large(&self, file: usize, path: &RelPath, mode: u32, size: u64) -> io::Result<Arc<File>> {
+        let mut open = lock(&self.open);
+        if let Some(at) = open.iter().position(|(known, _)| *known == file) {
+            let found = open.remove(at);
+            open.push(found.clone());
+            return Ok(found.1);
+        }
+        let opened = match lock(&self.made).contains(&file) {
+            true => fs::OpenOptions::new().read(true).write(true).open(path.under(&self.files))?,
+            false => {
+                let made = PartFolder::create(&self.files, path, mode)?;
+                made.set_len(size)?;
+                made
+            }
+        };
+        lock(&self.made).insert(file);
+        let opened = Arc::new(opened);
+        if open.len() >= OPEN {
+            open.remove(0);
+        }
+        open.push((file, Arc::clone(&opened)));
+        Ok(opened)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn disk(path: &Path) -> impl FnOnce(io::Error) -> FetchError {
+    let path = path.to_owned();
+    move |source| FetchError::Disk { path, source }
+}

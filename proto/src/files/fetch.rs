@@ -1,0 +1,414 @@
+//! Which pieces to ask of whom: one fetch from many sources at once.
+//!
+//! The state machine of a fetch, driven as the others are: *handle one thing, poll until `None`,
+//! sleep until `poll_timeout`*. It knows who has which pieces and what each was asked for; bytes it
+//! never sees. What it aims at:
+//!
+//! - every source has something to send all the time, the fast ones more: each is asked for two
+//!   runs of pieces, as long as what it sends in [`RUN_TIME`];
+//! - what few have is fetched first, and from those who have everything only what nobody else has:
+//!   so that many who fetch from one spread its pieces among themselves (the rarest first: Legout,
+//!   Urvoy-Keller and Michiardi, "Rarest First and Choke Algorithms Are Enough", 2006);
+//! - a slow source never holds the end up: who has nothing left to do is asked for what the slowest
+//!   still owe.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use super::layout::Layout;
+use super::pieces::PieceSet;
+use super::wire::MAX_PART;
+use crate::id::NodeId;
+use crate::time::Instant;
+
+mod source;
+#[cfg(test)]
+mod tests;
+
+use source::Source;
+
+/// How long a source takes for one run. 250 ms: above most round trips, so that with two runs asked
+/// for it never waits for us; short enough that what a source that vanishes owed is soon here.
+pub const RUN_TIME: Duration = Duration::from_millis(250);
+
+/// Bytes of the first run asked of a source, whose speed is not known yet.
+const FIRST_RUN: u64 = 2 << 20;
+
+/// Most bytes of a run. 64 MiB: at 1 GB/s the question is on its way for longer than any round trip
+/// takes.
+const MAX_RUN: u64 = 64 << 20;
+
+/// Runs asked of a source at once: while one comes the next is known to it.
+const RUNS: usize = 2;
+
+/// Pieces looked at to find the rarest. 16,384: some microseconds.
+const LOOKED_AT: usize = 16_384;
+
+/// How often it is looked whether a slow source holds the end up.
+const REVIEW: Duration = Duration::from_millis(100);
+
+/// Sources that one piece is asked of at once.
+const COPIES: usize = 2;
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A source can be asked. What it has is told next.
+    Up(NodeId),
+    /// A source has everything.
+    Whole(NodeId),
+    /// A source has the pieces of these bits, as in [`Answer::Held`](super::Answer::Held).
+    Holds(NodeId, u64, Bytes),
+    /// A piece came from a source, was verified and kept.
+    Arrived {
+        /// From whom.
+        from: NodeId,
+        /// Which.
+        piece: u64,
+    },
+    /// A source is gone, or was hung up on.
+    Down(NodeId),
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Ask a source for pieces, all of one run.
+    Ask {
+        /// Whom.
+        source: NodeId,
+        /// The first piece.
+        first: u64,
+        /// How many: 1 to [`MAX_PART`].
+        count: u16,
+    },
+    /// Tell a source that nothing that it was asked for is wanted any more.
+    Cancel(NodeId),
+    /// Every piece is there.
+    Done,
+}
+
+/// One fetch: its pieces, and the sources it has.
+#[derive(Debug)]
+pub struct Fetch {
+    layout: Arc<Layout>,
+    /// Pieces that are verified and kept.
+    held: PieceSet,
+    /// Those, and the ones that were asked for.
+    taken: PieceSet,
+    /// Whom the pieces that are on their way were asked of.
+    open: BTreeMap<u64, Vec<NodeId>>,
+    sources: BTreeMap<NodeId, Source>,
+    /// How many of the sources that do not have everything have each piece. Empty until there is
+    /// one.
+    rarity: Vec<u8>,
+    /// Where the next run begins that is taken in order.
+    cursor: u64,
+    chance: ChaCha8Rng,
+    done: bool,
+    review: Option<Instant>,
+    outbox: VecDeque<Output>,
+}
+
+impl Fetch {
+    /// A fetch of the pieces of `layout` that are not in `held`. All chance is from `seed`.
+    #[must_use]
+    pub fn new(layout: Arc<Layout>, held: PieceSet, seed: [u8; 32]) -> Self {
+        let mut chance = ChaCha8Rng::from_seed(seed);
+        let count = layout.count();
+        // Many who begin at the same time do not ask for the same.
+        let cursor = chance.next_u64().checked_rem(count).unwrap_or_default();
+        let mut fetch = Self {
+            taken: held.clone(),
+            held,
+            open: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            rarity: Vec::new(),
+            cursor,
+            chance,
+            done: false,
+            review: None,
+            outbox: VecDeque::new(),
+            layout,
+        };
+        fetch.finish();
+        fetch
+    }
+
+    /// The pieces that are verified and kept.
+    #[must_use]
+    pub fn held(&self) -> &PieceSet {
+        &self.held
+    }
+
+    /// How many sources there are.
+    #[must_use]
+    pub fn sources(&self) -> usize {
+        self.sources.len()
+    }
+
+    /// How the pieces are numbered.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Whether somebody owes pieces that they were asked for.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// Takes one input.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Up(id) => {
+                self.sources.entry(id).or_insert_with(|| Source::new(now, self.held.emptied()));
+            }
+            Input::Whole(id) => self.whole(id),
+            Input::Holds(id, first, bits) => self.holds(id, first, &bits),
+            Input::Arrived { from, piece } => self.arrived(now, from, piece),
+            Input::Down(id) => self.down(id),
+        }
+        self.fill(now);
+    }
+
+    /// To be called when [`poll_timeout`](Self::poll_timeout) has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.review.is_some_and(|review| review <= now) {
+            self.fill(now);
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outbox.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.review
+    }
+
+    fn whole(&mut self, id: NodeId) {
+        if let Some(source) = self.sources.get_mut(&id) {
+            for piece in source.holds.pieces() {
+                count(&mut self.rarity, piece, |n| n.saturating_sub(1));
+            }
+            source.become_whole();
+        }
+    }
+
+    fn holds(&mut self, id: NodeId, first: u64, bits: &[u8]) {
+        let Some(source) = self.sources.get_mut(&id).filter(|source| !source.is_whole) else {
+            return;
+        };
+        if self.rarity.is_empty() {
+            self.rarity = vec![0; usize::try_from(self.layout.count()).unwrap_or_default()];
+        }
+        for (at, byte) in (0u64..).zip(bits).filter(|(_, byte)| **byte != 0) {
+            for bit in (0..8).filter(|bit| byte >> bit & 1 == 1) {
+                let piece = first.saturating_add(at.saturating_mul(8)).saturating_add(bit);
+                if source.holds.insert(piece) {
+                    count(&mut self.rarity, piece, |n| n.saturating_add(1));
+                }
+            }
+        }
+        if source.holds.is_full() {
+            self.whole(id);
+        }
+    }
+
+    fn arrived(&mut self, now: Instant, from: NodeId, piece: u64) {
+        if let Some(source) = self.sources.get_mut(&from) {
+            let len = self.layout.place(piece).map_or(0, |place| place.len());
+            source.arrived(now, piece, len);
+        }
+        self.taken.insert(piece);
+        if !self.held.insert(piece) {
+            return;
+        }
+        for other in self.open.remove(&piece).unwrap_or_default() {
+            let Some(source) = self.sources.get_mut(&other).filter(|_| other != from) else {
+                continue;
+            };
+            // It was asked for as well, and what else it owes may have come too.
+            if source.owes(&self.held) {
+                continue;
+            }
+            source.asked.clear();
+            self.outbox.push_back(Output::Cancel(other));
+        }
+        self.finish();
+    }
+
+    fn down(&mut self, id: NodeId) {
+        let Some(source) = self.sources.remove(&id) else { return };
+        for piece in source.holds.pieces() {
+            count(&mut self.rarity, piece, |n| n.saturating_sub(1));
+        }
+        for piece in source.owed() {
+            let Some(asked) = self.open.get_mut(&piece) else { continue };
+            asked.retain(|other| *other != id);
+            if asked.is_empty() {
+                self.open.remove(&piece);
+                self.taken.remove(piece);
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        if !self.done && self.held.is_full() {
+            self.done = true;
+            self.outbox.push_back(Output::Done);
+        }
+    }
+
+    /// Gives every source that has time something to do: first those who have a part only, then
+    /// those who have everything, at last what slow ones still owe.
+    fn fill(&mut self, now: Instant) {
+        self.review = None;
+        if self.done {
+            return;
+        }
+        for is_whole in [false, true] {
+            let idle: Vec<NodeId> =
+                self.idle().filter(|id| self.is_whole(id) == is_whole).collect();
+            for id in idle {
+                while self.sources.get(&id).is_some_and(|source| source.asked.len() < RUNS) {
+                    let Some(run) = self.pick(&id) else { break };
+                    self.ask(now, id, run);
+                }
+            }
+        }
+        if self.open.is_empty() {
+            return;
+        }
+        let idle: Vec<NodeId> =
+            self.idle().filter(|id| self.sources[id].asked.is_empty()).collect();
+        for id in &idle {
+            if let Some(piece) = self.overdue(now, id) {
+                self.ask(now, *id, (piece, 1));
+            }
+        }
+        if !idle.is_empty() {
+            self.review = Some(now + REVIEW);
+        }
+    }
+
+    fn idle(&self) -> impl Iterator<Item = NodeId> {
+        let idle = self.sources.iter().filter(|(_, source)| source.asked.len() < RUNS);
+        idle.map(|(id, _)| *id)
+    }
+
+    fn is_whole(&self, id: &NodeId) -> bool {
+        self.sources.get(id).is_some_and(|source| source.is_whole)
+    }
+
+    fn ask(&mut self, now: Instant, id: NodeId, (first, count): (u64, u16)) {
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        source.ask(now, first, count);
+        for piece in (first..).take(usize::from(count)) {
+            self.taken.insert(piece);
+            self.open.entry(piece).or_default().push(id);
+        }
+        self.outbox.push_back(Output::Ask { source: id, first, count });
+    }
+
+    /// The next run for a source, of pieces that nobody was asked for.
+    fn pick(&mut self, id: &NodeId) -> Option<(u64, u16)> {
+        let source = self.sources.get(id)?;
+        let (limit, is_whole) = (source.run_bytes(), source.is_whole);
+        let from = match is_whole {
+            true => self.cursor,
+            false => self.chance.next_u64().checked_rem(self.layout.count())?,
+        };
+        let holds = self.sources.get(id).map(|source| &source.holds).filter(|_| !is_whole);
+        let first = self.rarest(from, holds)?;
+        let run = self.run(first, limit, holds);
+        if is_whole {
+            self.cursor = first.saturating_add(u64::from(run));
+        }
+        Some((first, run))
+    }
+
+    /// Of the pieces in `holds` (`None`: of all) that nobody was asked for, from `from` on and round
+    /// the end, the first of those that the fewest have.
+    fn rarest(&self, from: u64, holds: Option<&PieceSet>) -> Option<u64> {
+        let least = u8::from(holds.is_some());
+        let mut best: Option<(u8, u64)> = None;
+        let round = self.taken.missing_of(holds, from).chain(self.taken.missing_of(holds, 0));
+        for piece in round.take(LOOKED_AT) {
+            let rarity = self.rarity_of(piece);
+            if best.is_none_or(|(rarest, _)| rarity < rarest) {
+                best = Some((rarity, piece));
+            }
+            if rarity <= least {
+                break;
+            }
+        }
+        best.map(|(_, piece)| piece)
+    }
+
+    /// How many pieces from `first` on, as rare as this, make a run of `limit` bytes.
+    fn run(&self, first: u64, limit: u64, holds: Option<&PieceSet>) -> u16 {
+        let rarity = self.rarity_of(first);
+        let fits = |piece: u64| {
+            !self.taken.contains(piece)
+                && holds.is_none_or(|holds| holds.contains(piece))
+                && self.rarity_of(piece) == rarity
+        };
+        let mut bytes = 0u64;
+        let mut count = 0;
+        for piece in (first..self.layout.count()).take(usize::from(MAX_PART)) {
+            if count > 0 && (bytes >= limit || !fits(piece)) {
+                break;
+            }
+            bytes = bytes.saturating_add(self.layout.place(piece).map_or(0, |place| place.len()));
+            count += 1;
+        }
+        count
+    }
+
+    fn rarity_of(&self, piece: u64) -> u8 {
+        let at = usize::try_from(piece).ok();
+        at.and_then(|at| self.rarity.get(at)).copied().unwrap_or_default()
+    }
+
+    /// The piece that is worth asking an idle source for although somebody else was asked: the one
+    /// that is longest from being here, if this source is the faster.
+    fn overdue(&self, now: Instant, id: &NodeId) -> Option<u64> {
+        let source = self.sources.get(id)?;
+        let mut worst: Option<(Duration, u64)> = None;
+        for (_, slow) in self.sources.iter().filter(|(other, _)| *other != id) {
+            let mut ahead = 0u64;
+            for piece in slow.owed().filter(|piece| !self.held.contains(*piece)) {
+                let len = self.layout.place(piece).map_or(0, |place| place.len());
+                ahead = ahead.saturating_add(len);
+                let copies = self.open.get(&piece).map_or(0, Vec::len);
+                if copies >= COPIES || !(source.is_whole || source.holds.contains(piece)) {
+                    continue;
+                }
+                let wait = slow.time_for(now, ahead);
+                let ours = source.time_for(now, len);
+                let much = ours.saturating_mul(2).saturating_add(REVIEW);
+                if wait > much && worst.is_none_or(|(most, _)| wait > most) {
+                    worst = Some((wait, piece));
+                }
+            }
+        }
+        worst.map(|(_, piece)| piece)
+    }
+}
+
+fn count(rarity: &mut [u8], piece: u64, change: impl Fn(u8) -> u8) {
+    if let Some(slot) = usize::try_from(piece).ok().and_then(|at| rarity.get_mut(at)) {
+        *slot = change(*slot);
+    }
+}
