@@ -344,5 +344,5 @@ impl Fetching<'_> {
 
 /// How long to wait before a source that was lost is tried again, the `tries`th time.
 pub(super) fn pause(tries: u32) -> Duration {
-    Duration::from_secs(1).saturating_mul(1 << tries.min(5)).min(STALL)
+    Duration::from_millis(125).saturating_mul(1 << tries.min(8)).min(STALL)
 }

@@ -5,14 +5,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use peerkit::{Builder, Event, Events, Node, Peer};
+use peerkit::{Builder, Config, Event, Events, Node, Peer};
 
 /// Long enough for any machine; a wait that takes it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A node that listens on loopback.
 pub(crate) fn builder(name: &str) -> Builder {
-    Node::builder().name(name).listen("127.0.0.1:0")
+    let mut config = Config::default();
+    config.download_patience = Duration::from_secs(1);
+    Node::builder().name(name).listen("127.0.0.1:0").config(config)
 }
 
 pub(crate) async fn node(name: &str) -> Node {
