@@ -43,7 +43,8 @@ impl Source {
                 format: BlobFormat::Raw,
                 mode: ImportMode::TryReference,
             })
-            .await?;
+            .await
+            .map_err(any)?;
         Ok(format!("{} {}", tag.hash, self.name))
     }
 
