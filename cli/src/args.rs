@@ -6,12 +6,22 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use peerkit::{Address, NodeId};
 
+pub(crate) use files::{GetArgs, ShareArgs, Wanted};
+
+use crate::rate;
+
+mod files;
+
 /// Shown below `peerkit --help`.
 const EXAMPLES: &str = "\
 Try it in one minute:
   peerkit demo                        eight nodes on this machine show what there is
 
-Two machines:
+Send a file:
+  peerkit share holiday.zip           on the first: prints the line to type on the second
+  peerkit get TICKET                  on the second: fetches and verifies it
+
+A network:
   peerkit run                         on the first: prints the line to type on the second
   peerkit run 192.168.1.5:7117        on the second: joins the first
 Then, at the prompt of either:
@@ -28,6 +38,7 @@ Examples:
   peerkit run 192.168.1.5:7117              start and join the network of that node
   peerkit run --listen 127.0.0.1:0 --json   any free port; JSON lines for a program to read
   peerkit run --headless --share ~/Public   a server: goes on until SIGTERM or Ctrl-C
+  peerkit run --up 2M --down 10M            files at most at 2 and 10 MB a second
   echo 'discover' | peerkit run HOST:7117   one command, then leave
   PEERKIT_SECRET=... peerkit run            a network that only those who know the secret join
 
@@ -99,6 +110,10 @@ pub(crate) enum Action {
     Run(Box<RunArgs>),
     /// See it work: several nodes on this machine, real sockets, real files, every result checked
     Demo(DemoArgs),
+    /// Share files and folders with whoever has the ticket that is printed, until Ctrl-C
+    Share(ShareArgs),
+    /// Fetch a file or folder by its ticket, or by its hash from a node
+    Get(GetArgs),
     /// Try a network of thousands of nodes in the simulator, and measure what comes of it
     Sim(SimArgs),
     /// Print this node's identity; makes the key on first use
@@ -159,6 +174,26 @@ pub(crate) struct RunArgs {
     /// Where `get` puts files [default: the XDG download folder, ~/Downloads, else the current one]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) downloads: Option<PathBuf>,
+
+    /// Bytes a second that are sent of files at most, for example 500k or 2MiB [default: no limit]
+    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    pub(crate) up: Option<u64>,
+
+    /// Bytes a second that are fetched of files at most [default: no limit]
+    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    pub(crate) down: Option<u64>,
+
+    /// As --up, to each node [default: no limit]
+    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    pub(crate) peer_up: Option<u64>,
+
+    /// As --down, from each node [default: no limit]
+    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    pub(crate) peer_down: Option<u64>,
+
+    /// How many fetches go on at once; more wait for their turn [default: 5]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) max_downloads: Option<usize>,
 
     /// How many nodes may connect to this one [default: 128]
     #[arg(long, value_name = "N")]
@@ -233,6 +268,14 @@ pub(crate) struct IdArgs {
 /// Bytes that the name of a node or network may have: what fits in a Hello.
 pub(crate) const MAX_NAME: usize = 64;
 
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("there has to be at least one".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("not a whole number".to_owned()),
+    }
+}
+
 fn short_name(text: &str) -> Result<String, String> {
     match text.len() {
         0 => Err("a name has to have at least one letter".to_owned()),
@@ -292,6 +335,35 @@ mod tests {
     }
 
     #[test]
+    fn rates_are_read() {
+        let args = run("peerkit run --up 2M --down 64KiB --peer-up 0 --max-downloads 3");
+        assert_eq!((args.up, args.down), (Some(2_000_000), Some(65_536)));
+        assert_eq!((args.peer_up, args.peer_down, args.max_downloads), (Some(0), None, Some(3)));
+    }
+
+    #[test]
+    fn what_is_to_be_fetched_is_a_ticket_or_a_hash() {
+        let hash = peerkit::Hash::of(b"content");
+        let get = |what: &str| match parse(&format!("peerkit get {what} - --from a:1")) {
+            Ok(Cli { action: Action::Get(args) }) => Ok(args.what),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.to_string()),
+        };
+        assert_eq!(get(&hash.to_string()), Ok(Wanted::Hash(hash)));
+        let ticket = peerkit::Ticket {
+            hash,
+            node: NodeId::from_bytes([1; 32]),
+            secret: None,
+            network: "net".into(),
+            addresses: Vec::new(),
+        };
+        let text = ticket.to_string();
+        assert_eq!(get(&text), Ok(Wanted::Ticket(Box::new(ticket))));
+        assert!(get(&text[..text.len() - 2]).unwrap_err().contains("cut short"));
+        assert!(get("abcd").unwrap_err().contains("begins with peerkit1"));
+    }
+
+    #[test]
     fn wrong_usage_says_what_is_wrong() {
         for (line, hint) in [
             ("peerkit run 127.0.0.1", "has no port"),
@@ -300,6 +372,10 @@ mod tests {
             ("peerkit run --max-inbound many", "invalid digit"),
             ("peerkit run --network=", "at least one letter"),
             ("peerkit demo --nodes 2", "3..=64"),
+            ("peerkit run --up fast", "bytes a second"),
+            ("peerkit run --max-downloads 0", "at least one"),
+            ("peerkit share", "PATH"),
+            ("peerkit share a --ticket --to 00", "invalid"),
             ("peerkit dmeo", "demo"),
         ] {
             let error = parse(line).expect_err(line).to_string();

@@ -6,6 +6,9 @@ use peerkit::Address;
 
 use crate::folders;
 use crate::manual::{self, Entry};
+use flags::{Flag, Takes};
+
+mod flags;
 
 /// What the node is told to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,12 +22,16 @@ pub(crate) enum Command {
     Broadcast { text: String },
     Ping { peer: Option<String> },
     Discover { depth: i32 },
-    Add { path: PathBuf },
+    Add { path: PathBuf, to: Vec<String>, ticket: bool },
     Remove { hash: String },
     Refresh,
     Files,
     Search { text: String },
-    Get { hash: String, path: Option<PathBuf> },
+    Get { what: String, path: Option<PathBuf>, from: Vec<Address>, force: bool },
+    Pause { download: String },
+    Resume { download: String },
+    Cancel { download: String },
+    Downloads,
     Status,
     Network,
     Size,
@@ -65,19 +72,21 @@ impl Command {
     }
 
     fn read(entry: &Entry, rest: &str) -> Result<Self, String> {
-        let mut arguments = Arguments { entry, rest };
+        let (cut, flags) = match flags_of(entry.name) {
+            [] => (rest.to_owned(), flags::Given::default()),
+            known => flags::take(rest, known)
+                .map_err(|error| format!("{} {error}: {}", entry.name, entry.usage))?,
+        };
+        let mut arguments = Arguments { entry, rest: &cut };
         let command = match entry.name {
             "connect" => {
-                let words = arguments.words();
-                let (flags, addresses): (Vec<&str>, Vec<&str>) =
-                    words.iter().partition(|word| word.starts_with("--"));
-                if let Some(flag) = flags.iter().find(|flag| **flag != "--reconnect") {
-                    return Err(arguments.wrong(&format!("does not know `{flag}`")));
-                }
-                let [address] = addresses[..] else {
+                let [address] = arguments.words()[..] else {
                     return Err(arguments.wrong("takes one address"));
                 };
-                Self::Connect { address: parse_address(address)?, reconnect: !flags.is_empty() }
+                Self::Connect {
+                    address: parse_address(address)?,
+                    reconnect: flags.has("--reconnect"),
+                }
             }
             "join" => {
                 let words = arguments.words();
@@ -93,12 +102,28 @@ impl Command {
             "broadcast" => Self::Broadcast { text: arguments.text()? },
             "ping" => Self::Ping { peer: arguments.one_or_none()? },
             "discover" => Self::Discover { depth: arguments.depth()? },
-            "add" => Self::Add {
-                path: arguments.path()?.ok_or_else(|| arguments.wrong("needs a path"))?,
-            },
-            "remove" => Self::Remove { hash: arguments.one("a hash")? },
+            "add" => {
+                let to: Vec<String> = flags.values("--to").map(str::to_owned).collect();
+                let ticket = flags.has("--ticket");
+                if ticket && !to.is_empty() {
+                    return Err(arguments.wrong(
+                        "is for the nodes of --to, or for who has the ticket: give one of the two",
+                    ));
+                }
+                let path = arguments.path()?.ok_or_else(|| arguments.wrong("needs a path"))?;
+                Self::Add { path, to, ticket }
+            }
+            "remove" => Self::Remove { hash: arguments.rest("a hash")? },
             "search" => Self::Search { text: arguments.text()?.trim().to_owned() },
-            "get" => Self::Get { hash: arguments.word("a hash")?, path: arguments.path()? },
+            "get" => Self::Get {
+                what: arguments.word("a ticket or hash")?,
+                path: arguments.path()?,
+                from: flags.values("--from").map(parse_address).collect::<Result<_, _>>()?,
+                force: flags.has("--force"),
+            },
+            "pause" => Self::Pause { download: arguments.rest("a download")? },
+            "resume" => Self::Resume { download: arguments.rest("a download")? },
+            "cancel" => Self::Cancel { download: arguments.rest("a download")? },
             "map" => Self::Map { file: arguments.path()? },
             "save" => Self::Save { file: arguments.path()? },
             "load" => Self::Load { file: arguments.path()? },
@@ -111,13 +136,14 @@ impl Command {
             },
             "help" => Self::Help { topic: arguments.one_or_none()? },
             name => {
-                if !rest.trim().is_empty() {
+                if !cut.trim().is_empty() {
                     return Err(arguments.wrong("takes nothing after it"));
                 }
                 match name {
                     "peers" => Self::Peers,
                     "refresh" => Self::Refresh,
                     "files" => Self::Files,
+                    "downloads" => Self::Downloads,
                     "status" => Self::Status,
                     "network" => Self::Network,
                     "size" => Self::Size,
@@ -148,6 +174,10 @@ impl Command {
             Self::Files => "files",
             Self::Search { .. } => "search",
             Self::Get { .. } => "get",
+            Self::Pause { .. } => "pause",
+            Self::Resume { .. } => "resume",
+            Self::Cancel { .. } => "cancel",
+            Self::Downloads => "downloads",
             Self::Status => "status",
             Self::Network => "network",
             Self::Size => "size",
@@ -208,6 +238,16 @@ impl<'a> Arguments<'a> {
         self.one("one word").map(Some)
     }
 
+    /// The rest of the line as one name, which may hold spaces, with or without quotes.
+    fn rest(&mut self, what: &str) -> Result<String, String> {
+        let rest = std::mem::take(&mut self.rest).trim();
+        match quoted(rest) {
+            Some((name, after)) if after.trim().is_empty() => Ok(name.to_owned()),
+            _ if rest.is_empty() => Err(self.wrong(&format!("needs {what}"))),
+            _ => Ok(rest.to_owned()),
+        }
+    }
+
     /// The rest of the line as it stands.
     fn text(&mut self) -> Result<String, String> {
         if self.rest.trim().is_empty() {
@@ -241,6 +281,22 @@ impl<'a> Arguments<'a> {
 
     fn wrong(&self, what: &str) -> String {
         format!("{} {what}: {}", self.entry.name, self.entry.usage)
+    }
+}
+
+const CONNECT: &[Flag] = &[Flag::new("--reconnect", Takes::Nothing)];
+const ADD: &[Flag] =
+    &[Flag::new("--to", Takes::Some("a node")), Flag::new("--ticket", Takes::Nothing)];
+const GET: &[Flag] =
+    &[Flag::new("--from", Takes::One("an address")), Flag::new("--force", Takes::Nothing)];
+
+/// The options of a command. Those without any take a line as it stands, dashes and all.
+pub(crate) fn flags_of(command: &str) -> &'static [Flag] {
+    match command {
+        "connect" => CONNECT,
+        "add" => ADD,
+        "get" => GET,
+        _ => &[],
     }
 }
 
@@ -296,18 +352,60 @@ mod tests {
 
     #[test]
     fn a_path_may_hold_spaces_and_quotes() {
-        let add = |path: &str| Command::Add { path: path.into() };
+        let add = |path: &str| Command::Add { path: path.into(), to: Vec::new(), ticket: false };
         assert_eq!(parse("add a file.txt "), add("a file.txt"));
         assert_eq!(parse("add \" a file.txt\""), add(" a file.txt"));
         assert_eq!(parse("add 'it is'"), add("it is"));
         assert_eq!(parse("add don't"), add("don't"));
         assert!(error("add \"a\" b").contains("closing quote"));
         assert!(error("add").contains("needs a path"));
-        assert_eq!(
-            parse("req abcd to here"),
-            Command::Get { hash: "abcd".into(), path: Some("to here".into()) }
-        );
-        assert_eq!(parse("get abcd"), Command::Get { hash: "abcd".into(), path: None });
+    }
+
+    #[test]
+    fn a_get_has_its_options_on_either_side() {
+        let get = |path: Option<&str>, from: &[&str], force| Command::Get {
+            what: "abcd".into(),
+            path: path.map(PathBuf::from),
+            from: from.iter().map(|address| address.parse().unwrap()).collect(),
+            force,
+        };
+        assert_eq!(parse("get abcd"), get(None, &[], false));
+        assert_eq!(parse("req abcd to here"), get(Some("to here"), &[], false));
+        assert_eq!(parse("get --force abcd to here"), get(Some("to here"), &[], true));
+        assert_eq!(parse("get abcd 'to here' --force"), get(Some("to here"), &[], true));
+        let from = ["a:1", "b:2"];
+        assert_eq!(parse("get --from a:1 abcd --from b:2"), get(None, &from, false));
+        assert_eq!(parse("get abcd \"--force\""), get(Some("--force"), &[], false));
+        assert!(error("get abcd --from").contains("an address after `--from`"));
+        assert!(error("get abcd --from x").contains("has no port"));
+        assert!(error("get abcd --quickly").contains("--quickly"));
+        assert!(error("get --force").contains("needs a ticket or hash"));
+    }
+
+    #[test]
+    fn a_share_is_for_all_for_some_or_for_who_has_the_ticket() {
+        let add = |to: &[&str], ticket| Command::Add {
+            path: "my file".into(),
+            to: to.iter().map(ToString::to_string).collect(),
+            ticket,
+        };
+        assert_eq!(parse("add my file --ticket"), add(&[], true));
+        assert_eq!(parse("add --ticket 'my file'"), add(&[], true));
+        assert_eq!(parse("add my file --to ann bob"), add(&["ann", "bob"], false));
+        assert_eq!(parse("add --to ann my file"), add(&["ann"], false));
+        assert!(error("add --ticket").contains("needs a path"));
+        assert!(error("add x --to").contains("a node after `--to`"));
+        assert!(error("add x --to ann --ticket").contains("one of the two"));
+    }
+
+    #[test]
+    fn a_download_goes_by_its_name_too() {
+        let pause = |name: &str| Command::Pause { download: name.into() };
+        assert_eq!(parse("pause abcd"), pause("abcd"));
+        assert_eq!(parse("pause my film.mkv "), pause("my film.mkv"));
+        assert_eq!(parse("pause ' a'"), pause(" a"));
+        assert_eq!(parse("resume a").name(), "resume");
+        assert!(error("cancel").contains("needs a download: cancel HASH"));
     }
 
     #[test]
@@ -340,8 +438,8 @@ mod tests {
                 "connect" | "join" => format!("{} a:1", entry.name),
                 "send" => "send bob hi".to_owned(),
                 "debug" => "debug on".to_owned(),
-                "peers" | "refresh" | "files" | "status" | "network" | "size" | "leave"
-                | "shutdown" | "exit" => entry.name.to_owned(),
+                "peers" | "refresh" | "files" | "downloads" | "status" | "network" | "size"
+                | "leave" | "shutdown" | "exit" => entry.name.to_owned(),
                 "discover" => "discover 1".to_owned(),
                 name => format!("{name} word"),
             };

@@ -16,6 +16,7 @@ use rustyline::{
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::command;
 use crate::execute::Found;
 use crate::manual;
 use crate::text::{Paint, plain};
@@ -174,6 +175,16 @@ impl Completer for Completion {
                 let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
                 found.iter().map(ToString::to_string).collect()
             }
+            ("pause" | "resume" | "cancel", 1) => {
+                let downloads = self.node.downloads().into_iter();
+                downloads.map(|download| download.hash.to_string()).collect()
+            }
+            ("add" | "get", 2..) if before[start..].starts_with("--") => {
+                let flags = command::flags_of(command).iter();
+                flags.map(|flag| flag.name.to_owned()).collect()
+            }
+            ("add", 2..) if words.last() == Some(&"--to") => self.peers(&before[start..]),
+            ("get", 2..) if words.last() == Some(&"--from") => self.addresses(),
             ("help", 1) => manual::ENTRIES.iter().map(|entry| entry.name.to_owned()).collect(),
             ("debug", 1) => vec!["on".to_owned(), "off".to_owned()],
             ("add" | "map" | "save" | "load", _) | ("get", _) => {

@@ -5,16 +5,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use peerkit::{Address, ConnectOptions, Error, Hash, KnownPeer, Node, NodeId, Peer, Size};
+use peerkit::{
+    Address, ConnectOptions, Error, FileName, Get, Hash, KnownPeer, Node, NodeId, Peer, Size,
+    Ticket, TicketError,
+};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::command::Command;
+use crate::fetches::Fetches;
 use crate::graph::Graph;
 use crate::log::Log;
 use crate::manual;
 use crate::outcome::{
     Gone, KnownView, NetworkView, NodeView, NotSent, Outcome, PeerView, Ping, Stops,
 };
+use crate::output::Output;
+use crate::pending::{Pending as _, ShareOptions};
 use crate::progress::Bars;
 use crate::text::millis;
 
@@ -39,6 +45,11 @@ pub(crate) struct Session {
     pub(crate) found: Found,
     pub(crate) log: Log,
     pub(crate) bars: Bars,
+    pub(crate) output: Output,
+    /// Commands are typed, and answered above the next line.
+    pub(crate) at_prompt: bool,
+    /// What `get` has begun.
+    pub(crate) fetches: Fetches,
     /// The attempt to join that was begun at the start and goes on in the background.
     pub(crate) joining: Option<AbortHandle>,
 }
@@ -47,8 +58,19 @@ pub(crate) struct Session {
 pub(crate) type Found = Arc<Mutex<Vec<Hash>>>;
 
 impl Session {
+    /// Waits until the fetches that were begun have ended, where nobody sits at a prompt who could
+    /// do that: what comes after them ends them.
+    pub(crate) async fn fetches_settled(&self) {
+        if !self.at_prompt {
+            self.fetches.settled(&self.node).await;
+        }
+    }
+
     /// Carries out a command.
     pub(crate) async fn execute(&self, command: Command) -> anyhow::Result<Outcome> {
+        if matches!(command, Command::Exit | Command::Shutdown | Command::Leave) {
+            self.fetches_settled().await;
+        }
         let node = &self.node;
         Ok(match command {
             Command::Connect { address, reconnect } => {
@@ -100,11 +122,7 @@ impl Session {
                     nodes: discovery.nodes.iter().map(NodeView::from).collect(),
                 }
             }
-            Command::Add { path } => {
-                let bar = self.bars.bar("hashing");
-                let added = node.share_with_progress(path, bar).await?;
-                Outcome::Added { files: vec![added.shared], skipped: views(added.skipped) }
-            }
+            Command::Add { path, to, ticket } => self.add(path, &to, ticket).await?,
             Command::Remove { hash } => {
                 let files = node.unshare(self.shared(&hash)?).await?;
                 if files.is_empty() {
@@ -129,7 +147,25 @@ impl Session {
                     found.iter().map(|found| found.file.hash).collect();
                 Outcome::Found { files: views(found) }
             }
-            Command::Get { hash, path } => self.get(&hash, path).await?,
+            Command::Get { what, path, from, force } => {
+                let download = node.download(self.get(&what, path, from, force)?).await?;
+                let status = Box::new(download.status());
+                self.fetches.follow(download, self.output.clone(), self.at_prompt);
+                Outcome::Begun { download: status }
+            }
+            Command::Downloads => Outcome::Downloads { downloads: node.downloads() },
+            Command::Pause { download } => {
+                let download = node.pause(self.fetched(&download)?).await?;
+                Outcome::Download { download: Box::new(download) }
+            }
+            Command::Resume { download } => {
+                let download = node.resume(self.fetched(&download)?).await?;
+                Outcome::Download { download: Box::new(download) }
+            }
+            Command::Cancel { download } => {
+                let download = node.cancel(self.fetched(&download)?).await?;
+                Outcome::Download { download: Box::new(download) }
+            }
             Command::Status => Outcome::Status { status: Box::new(node.status().await) },
             Command::Network => {
                 let discovery = node.discover(WHOLE_NETWORK).await?;
@@ -239,18 +275,59 @@ impl Session {
             .collect()
     }
 
-    async fn get(&self, hash: &str, path: Option<PathBuf>) -> anyhow::Result<Outcome> {
-        let hash = self.wanted(hash)?;
-        let bar = self.bars.bar("fetching");
-        let fetched = match path {
-            Some(path) => self.node.fetch_with_progress(hash, path, bar).await?,
-            None => self.node.fetch_into(hash, &self.downloads, bar).await?,
+    async fn add(&self, path: PathBuf, to: &[String], ticket: bool) -> anyhow::Result<Outcome> {
+        let mut options = ShareOptions::default();
+        if ticket {
+            options = options.with_ticket();
+        }
+        if !to.is_empty() {
+            let mut nodes = Vec::new();
+            for node in to {
+                nodes.push(self.node_named(node).await?);
+            }
+            options = options.to_nodes(nodes);
+        }
+        let open = !ticket && to.is_empty();
+        let bar = self.bars.bar("hashing");
+        let added = self.node.share_with(path, options, bar).await?;
+        let ticket = self.node.ticket(&added.shared.hash).filter(|_| !open);
+        Ok(Outcome::Added {
+            files: vec![added.shared],
+            ticket: ticket.map(|ticket| ticket.to_string()),
+            skipped: views(added.skipped),
+        })
+    }
+
+    /// The identity of a node: written out, which need not be known, or of one that was met.
+    async fn node_named(&self, text: &str) -> anyhow::Result<NodeId> {
+        match text.parse() {
+            Ok(id) => Ok(id),
+            Err(_) => Ok(self.node.find_node(text).await?.id()),
+        }
+    }
+
+    /// What `get` is to fetch, from where and where to.
+    fn get(
+        &self,
+        what: &str,
+        path: Option<PathBuf>,
+        from: Vec<Address>,
+        force: bool,
+    ) -> anyhow::Result<Get> {
+        let get = match what.parse::<Ticket>() {
+            Ok(ticket) if ticket.network != self.node.network() => bail!(
+                "this ticket is from the network `{}`, where this node is not: \
+                 `peerkit get TICKET` fetches it without a running node",
+                ticket.network
+            ),
+            Ok(ticket) => Get::ticket(&ticket),
+            Err(TicketError::NotATicket) => Get::new(self.wanted(what)?),
+            Err(error) => return Err(error.into()),
         };
-        Ok(Outcome::Fetched {
-            path: fetched.path,
-            bytes: fetched.bytes,
-            seconds: fetched.seconds,
-            sources: fetched.sources,
+        let get = from.into_iter().fold(get.overwrite(force), Get::from);
+        Ok(match path {
+            Some(path) => get.to(path),
+            None => get.into_folder(&self.downloads),
         })
     }
 
@@ -271,15 +348,23 @@ impl Session {
     /// The hash that is meant among those shared: whole, its first digits, or the file's name.
     fn shared(&self, text: &str) -> anyhow::Result<Hash> {
         let shares = self.node.shares();
-        let named = shares.iter().filter(|file| file.name.as_str() == text);
-        let named: Vec<Hash> = named.map(|file| file.hash).collect();
-        if let [hash] = named[..] {
-            return Ok(hash);
-        }
-        let hashes = shares.into_iter().map(|file| file.hash);
-        match by_digits(text, hashes.collect())? {
+        let named = shares.iter().map(|file| (file.hash, file.name.as_str()));
+        match by_name_or_digits(text, named)? {
             Some(hash) => Ok(hash),
             None => bail!("`{text}` is not shared: `files` lists what is"),
+        }
+    }
+
+    /// The hash that is meant among the downloads: whole, its first digits, or the file's name.
+    fn fetched(&self, text: &str) -> anyhow::Result<Hash> {
+        let downloads = self.node.downloads();
+        let named = downloads.iter().map(|download| {
+            let name = download.name.as_ref();
+            (download.hash, name.map_or("", FileName::as_str))
+        });
+        match by_name_or_digits(text, named)? {
+            Some(hash) => Ok(hash),
+            None => bail!("`{text}` is not being fetched: `downloads` lists what is"),
         }
     }
 
@@ -289,7 +374,7 @@ impl Session {
         match by_digits(text, found.clone())? {
             Some(hash) => Ok(hash),
             None => bail!(
-                "`{text}` is neither a hash of 64 hex digits nor the start of one \
+                "`{text}` is neither a ticket, nor a hash of 64 hex digits, nor the start of one \
                  that the last search found: `search` finds files"
             ),
         }
@@ -341,6 +426,18 @@ fn views<T, V: From<T>>(values: Vec<T>) -> Vec<V> {
     values.into_iter().map(V::from).collect()
 }
 
+/// The hash of the one that is called so, else the hash that `text` is or begins.
+fn by_name_or_digits<'a>(
+    text: &str,
+    named: impl Iterator<Item = (Hash, &'a str)> + Clone,
+) -> anyhow::Result<Option<Hash>> {
+    let called = named.clone().filter(|(_, name)| *name == text).map(|(hash, _)| hash);
+    if let [hash] = called.collect::<Vec<_>>()[..] {
+        return Ok(Some(hash));
+    }
+    by_digits(text, named.map(|(hash, _)| hash).collect())
+}
+
 /// The hash that `text` is, or whose first digits it is among `candidates`.
 fn by_digits(text: &str, mut candidates: Vec<Hash>) -> anyhow::Result<Option<Hash>> {
     if let Ok(hash) = text.parse() {
@@ -384,6 +481,11 @@ mod tests {
         assert_eq!(find(&text[..6].to_uppercase()).unwrap(), Some(hashes[0]));
         assert_eq!(find("xyz").unwrap(), None);
         assert!(find("").unwrap_err().to_string().contains("2 hashes"));
+        let named = [(hashes[0], "a b"), (hashes[1], "c"), (Hash::of(b"c"), "c")];
+        let find_named = |text: &str| by_name_or_digits(text, named.into_iter());
+        assert_eq!(find_named("a b").unwrap(), Some(hashes[0]));
+        assert_eq!(find_named(&text[..6]).unwrap(), Some(hashes[0]));
+        assert_eq!(find_named("c").unwrap(), None, "two are called so");
         let other = Hash::of(b"other");
         assert_eq!(find(&other.to_string()).unwrap(), Some(other));
     }

@@ -4,7 +4,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use etcetera::{BaseStrategy, choose_base_strategy};
 
 /// The state folder: `--state`, else `peerkit` in the XDG data folder.
@@ -61,6 +61,15 @@ pub(crate) fn expand_home(text: &str) -> PathBuf {
         Ok(home) => home.join(rest),
         Err(_) => text.into(),
     }
+}
+
+/// A path that is to be shared, which has to be there.
+pub(crate) fn existing(path: &Path) -> anyhow::Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    if let Err(error) = absolute.metadata() {
+        bail!("can't share {}: {error}", path.display());
+    }
+    Ok(absolute)
 }
 
 #[cfg(test)]

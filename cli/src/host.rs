@@ -1,6 +1,9 @@
 //! What this machine is called, and where others find it.
 
+use std::env;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+
+use anyhow::bail;
 
 use crate::args::MAX_NAME;
 
@@ -23,6 +26,17 @@ fn host_name() -> Option<String> {
 #[cfg(not(unix))]
 fn host_name() -> Option<String> {
     std::env::var("COMPUTERNAME").ok()
+}
+
+/// The network's secret, from the environment: on a command line others could read it.
+pub(crate) fn secret() -> anyhow::Result<Option<String>> {
+    match env::var_os("PEERKIT_SECRET").filter(|secret| !secret.is_empty()) {
+        None => Ok(None),
+        Some(secret) => match secret.into_string() {
+            Ok(secret) => Ok(Some(secret)),
+            Err(_) => bail!("PEERKIT_SECRET is not UTF-8: choose a secret that is"),
+        },
+    }
 }
 
 /// The address by which others on the local network reach this machine, as far as can be told

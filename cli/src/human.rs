@@ -4,13 +4,14 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use peerkit::{Event, Message, Node, Peer, SharedFile};
+use peerkit::{Event, Hash, Message, Node, Peer, SharedFile};
 
 use crate::outcome::{
     FoundView, KnownView, NetworkView, Outcome, PeerView, Ping, SkippedView, Stops,
 };
 use crate::text::{self, Paint, count, label, plain};
 
+pub(crate) mod downloads;
 mod status;
 
 /// A result, on one line or several; no line end at the end.
@@ -65,9 +66,13 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             let lines = files.iter().map(|file| format!("{verb}{}", file_line(paint, file)));
             lines.collect::<Vec<_>>().join("\n")
         }
-        Outcome::Added { files, skipped } => {
+        Outcome::Added { files, ticket, skipped } => {
             let lines = files.iter().map(|file| format!("sharing {}", file_line(paint, file)));
-            lines.chain(skipped_lines(paint, skipped)).collect::<Vec<_>>().join("\n")
+            let ticket = ticket.iter().map(|ticket| {
+                format!("{}\n  get {ticket}", paint.faint("the other side fetches it with"))
+            });
+            let lines = lines.chain(ticket).chain(skipped_lines(paint, skipped));
+            lines.collect::<Vec<_>>().join("\n")
         }
         Outcome::Refreshed { changed, removed, skipped, .. } => {
             let changed = changed.iter().map(|file| format!("changed {}", file_line(paint, file)));
@@ -79,14 +84,36 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             }
         }
         Outcome::Found { files } => found(paint, files),
-        Outcome::Fetched { path, bytes, seconds, sources } => format!(
-            "{} {} in {}{} from {}, every byte verified",
-            shown(path),
-            paint.faint(&text::size(*bytes)),
-            text::time(Duration::from_secs_f64(*seconds)),
-            speed(*bytes, *seconds),
-            count(sources.len(), "node"),
+        Outcome::Begun { download } => format!(
+            "fetching {}: `downloads` tells how far it is",
+            downloads::named(paint, download)
         ),
+        Outcome::Fetched { path, bytes, seconds, sources, dropped } => {
+            let mut text = format!(
+                "{} {} in {}{} from {}, every byte verified",
+                shown(path),
+                paint.faint(&text::size(*bytes)),
+                text::time(Duration::from_secs_f64(*seconds)),
+                speed(*bytes, *seconds),
+                count(sources.len(), "node"),
+            );
+            for dropped in dropped {
+                let (id, why) = (dropped.id.short(), plain(&dropped.why));
+                let _ = write!(text, "\nnot from {id}, which sent something else: {why}");
+            }
+            text
+        }
+        Outcome::Download { download } => match command {
+            "cancel" => format!("given up: {}", downloads::named(paint, download)),
+            _ => downloads::line(paint, download),
+        },
+        Outcome::Downloads { downloads } if downloads.is_empty() => {
+            "nothing is being fetched: get HASH fetches a file or folder".to_owned()
+        }
+        Outcome::Downloads { downloads } => {
+            let lines = downloads.iter().map(|download| downloads::line(paint, download));
+            lines.collect::<Vec<_>>().join("\n")
+        }
         Outcome::Status { status } => status::text(paint, status),
         Outcome::Network { network } => network_text(paint, network),
         Outcome::Size { size, exact, error } => {
@@ -170,6 +197,16 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
             who(peer),
             plain(why)
         ),
+        Event::NodeDownloadFinished { path, bytes, .. } => {
+            format!("{up} fetched {} {}", shown(path), paint.faint(&text::size(*bytes)))
+        }
+        Event::NodeDownloadFailed { hash, error } => {
+            format!("{wrong} {} was not fetched: {}", digits(*hash), plain(error))
+        }
+        Event::NodeSourceDropped { hash, source, why } => {
+            let who = paint.name(&source.short());
+            format!("{wrong} {} is not fetched from {who} any more: {}", digits(*hash), plain(why))
+        }
         Event::NodeReconnectionError { address, tries, error } => format!(
             "{wrong} {} to reach {} again: {}",
             count(*tries as usize, "try").replace("trys", "tries"),
@@ -234,6 +271,11 @@ fn skipped_lines(paint: Paint, skipped: &[SkippedView]) -> impl Iterator<Item = 
         let why = plain(&skipped.why);
         format!("{} {}: {why}", paint.faint("not shared:"), shown(&skipped.path))
     })
+}
+
+/// The start of a hash, which is enough to name it.
+fn digits(hash: Hash) -> String {
+    hash.to_string()[..8].to_owned()
 }
 
 fn labels(peers: &[PeerView]) -> String {

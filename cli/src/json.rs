@@ -1,8 +1,10 @@
 //! The JSON lines of `--json`: a contract, see DESIGN.md.
 
+use std::path::PathBuf;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use peerkit::{Event, Kind, Message, Node, NodeId};
+use peerkit::{Event, Hash, Kind, Message, Node, NodeId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -74,6 +76,9 @@ enum Data {
     Missed { author: NodeId, count: u64 },
     Ordered { owner: NodeId },
     Refused { error: String },
+    Fetched { hash: Hash, name: Option<String>, path: PathBuf, bytes: u64 },
+    NotFetched { hash: Hash, error: String },
+    Dropped { hash: Hash, id: NodeId, why: String },
     Lagged { missed: u64 },
     Panicked { event: &'static str, panic: String },
 }
@@ -113,6 +118,18 @@ impl Data {
             }
             Event::NodeShutdownOrdered { owner } => Self::Ordered { owner: *owner },
             Event::NodeShutdownRefused { why, .. } => Self::Refused { error: why.clone() },
+            Event::NodeDownloadFinished { hash, path, bytes } => Self::Fetched {
+                hash: *hash,
+                name: path.file_name().map(|name| name.to_string_lossy().into_owned()),
+                path: path.clone(),
+                bytes: *bytes,
+            },
+            Event::NodeDownloadFailed { hash, error } => {
+                Self::NotFetched { hash: *hash, error: error.clone() }
+            }
+            Event::NodeSourceDropped { hash, source, why } => {
+                Self::Dropped { hash: *hash, id: *source, why: why.clone() }
+            }
             Event::NodeLagged { missed } => Self::Lagged { missed: *missed },
             Event::NodeHandlerPanicked { event, panic } => {
                 Self::Panicked { event, panic: panic.clone() }
@@ -200,6 +217,22 @@ mod tests {
             line(&ResultLine::new("get", &error)),
             "{\"result\":\"get\",\"ok\":false,\"error\":\"outer: inner\"}\n"
         );
+    }
+
+    #[test]
+    fn events_of_downloads_say_what_and_why() {
+        let data = |event| serde_json::to_value(Data::of(&event).unwrap()).unwrap();
+        let hash = Hash::of(b"content");
+        let event = Event::NodeDownloadFinished { hash, path: "/d/a film".into(), bytes: 7 };
+        let expected = serde_json::json!(
+            {"hash": hash, "name": "a film", "path": "/d/a film", "bytes": 7}
+        );
+        assert_eq!(data(event), expected);
+        let event = Event::NodeDownloadFailed { hash, error: "no room".into() };
+        assert_eq!(data(event), serde_json::json!({"hash": hash, "error": "no room"}));
+        let id = NodeId::from_bytes([1; 32]);
+        let event = Event::NodeSourceDropped { hash, source: id, why: "it lied".into() };
+        assert_eq!(data(event), serde_json::json!({"hash": hash, "id": id, "why": "it lied"}));
     }
 
     fn content(message: &Message) -> String {

@@ -15,7 +15,9 @@ mod command;
 mod console;
 mod demo;
 mod execute;
+mod fetches;
 mod folders;
+mod get;
 mod graph;
 mod host;
 mod human;
@@ -24,8 +26,11 @@ mod log;
 mod manual;
 mod outcome;
 mod output;
+mod pending;
 mod progress;
+mod rate;
 mod run;
+mod share;
 mod signals;
 mod sim;
 mod terminal;
@@ -69,6 +74,8 @@ fn act(action: Action) -> anyhow::Result<bool> {
     match action {
         Action::Run(args) => runtime()?.block_on(run::run(args)),
         Action::Demo(args) => runtime()?.block_on(demo::demo(args)),
+        Action::Share(args) => runtime()?.block_on(share::share(args)),
+        Action::Get(args) => runtime()?.block_on(get::get(args)),
         Action::Sim(args) => sim::sim(&args),
         Action::Id(args) => {
             let key = folders::state(args.state.as_deref())?.join("key");

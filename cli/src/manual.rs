@@ -53,12 +53,18 @@ pub(crate) fn help(topic: Option<&str>) -> Result<String, String> {
     Ok(text)
 }
 
+/// Where what a command does stands in the list: those that are longer have it on the next line.
+const COLUMN: usize = 27;
+
 fn overview() -> String {
-    let width = ENTRIES.iter().map(|entry| entry.usage.len()).max();
-    let width = width.unwrap_or_default();
     let mut text = String::new();
-    for entry in ENTRIES {
-        let _ = writeln!(text, "  {:width$}  {}", entry.usage, entry.summary);
+    for Entry { usage, summary, .. } in ENTRIES {
+        if usage.len() > COLUMN {
+            let _ = writeln!(text, "  {usage}");
+            let _ = writeln!(text, "  {:COLUMN$}  {summary}", "");
+        } else {
+            let _ = writeln!(text, "  {usage:COLUMN$}  {summary}");
+        }
     }
     text.push_str(
         "A PEER is a node's name, its identity, or the first digits of it. \
@@ -139,9 +145,12 @@ pub(crate) const ENTRIES: &[Entry] = &[
     Entry {
         name: "add",
         aliases: &[],
-        usage: "add PATH",
-        summary: "share a file or a folder",
-        more: "It stays where it is: nothing is copied. The path may hold spaces.",
+        usage: "add PATH [--to NODE...] [--ticket]",
+        summary: "share a file or a folder, with all or with some",
+        more: "It stays where it is: nothing is copied. The path may hold spaces.\n\
+               Without an option every member of the network can find and fetch it; with --to only\n\
+               those nodes; with --ticket only who has the ticket that is printed: treat that like a\n\
+               password. For all others it is as if it were not there.",
     },
     Entry {
         name: "remove",
@@ -174,10 +183,40 @@ pub(crate) const ENTRIES: &[Entry] = &[
     Entry {
         name: "get",
         aliases: &["req"],
-        usage: "get HASH [PATH]",
-        summary: "fetch a file or folder and verify it",
-        more: "The first digits of a hash from the last search will do.\n\
-               Without PATH it goes to the downloads folder.",
+        usage: "get TICKET|HASH [PATH] [--from ADDR] [--force]",
+        summary: "fetch a file or folder from all who have it, and verify it",
+        more: "The first digits of a hash from the last search will do. Without PATH it goes to the\n\
+               downloads folder. It runs beside other commands, and goes on after a restart.\n\
+               --from ADDR asks the node there as well, which need not be a member of the network.\n\
+               Where there is a file of that name this one gets a number; --force replaces it.",
+    },
+    Entry {
+        name: "downloads",
+        aliases: &[],
+        usage: "downloads",
+        summary: "what is being fetched, how far it is and how fast",
+        more: "",
+    },
+    Entry {
+        name: "pause",
+        aliases: &[],
+        usage: "pause HASH",
+        summary: "fetch it no further for now; what has come is kept",
+        more: "The first digits of the hash, or the file's name, will do.",
+    },
+    Entry {
+        name: "resume",
+        aliases: &[],
+        usage: "resume HASH",
+        summary: "go on with a fetch that was paused or has failed",
+        more: "The first digits of the hash, or the file's name, will do.",
+    },
+    Entry {
+        name: "cancel",
+        aliases: &[],
+        usage: "cancel HASH",
+        summary: "give up a fetch; what has come of it is removed",
+        more: "The first digits of the hash, or the file's name, will do.",
     },
     Entry {
         name: "status",

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use peerkit::{FoundFile, KnownPeer, Node, NodeId, NodeInfo, Peer, SharedFile, Skipped, Status};
+use peerkit::{
+    DownloadStatus, Dropped, FoundFile, KnownPeer, Node, NodeId, NodeInfo, Peer, SharedFile,
+    Skipped, Status,
+};
 use serde::Serialize;
 
 use crate::graph::Graph;
@@ -36,6 +39,9 @@ pub(crate) enum Outcome {
     /// `add`
     Added {
         files: Vec<SharedFile>,
+        /// Where it is not for everyone.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ticket: Option<String>,
         #[serde(skip_serializing_if = "Vec::is_empty")]
         skipped: Vec<SkippedView>,
     },
@@ -52,8 +58,25 @@ pub(crate) enum Outcome {
     },
     /// `search`
     Found { files: Vec<FoundView> },
+    /// `get` that goes on in the background: told at a prompt only
+    Begun {
+        #[serde(skip)]
+        download: Box<DownloadStatus>,
+    },
     /// `get`
-    Fetched { path: PathBuf, bytes: u64, seconds: f64, sources: Vec<NodeId> },
+    Fetched {
+        path: PathBuf,
+        bytes: u64,
+        seconds: f64,
+        sources: Vec<NodeId>,
+        /// Sources that sent what is not the file.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        dropped: Vec<Dropped>,
+    },
+    /// `pause`, `resume`, `cancel`
+    Download { download: Box<DownloadStatus> },
+    /// `downloads`
+    Downloads { downloads: Vec<DownloadStatus> },
     /// `status`
     Status { status: Box<Status> },
     /// `network`

@@ -51,6 +51,10 @@ pub(crate) enum Sink {
 enum Line {
     Out(String),
     Err(String),
+    /// What stands above the prompt from now on, in place of what stood there.
+    Above(String),
+    /// A line was typed: what stands above it stays there.
+    Typed,
     /// All before it is written.
     Mark(oneshot::Sender<()>),
     End,
@@ -113,6 +117,8 @@ impl Output {
                 | Event::InboundNodeConnectionError { .. }
                 | Event::NodeReconnectionError { .. }
                 | Event::NodeMessageFailed { .. }
+                | Event::NodeDownloadFailed { .. }
+                | Event::NodeSourceDropped { .. }
                 | Event::NodeLagged { .. }
                 | Event::NodeShutdownRefused { .. }
                 | Event::NodeBroadcastsMissed { .. }
@@ -136,6 +142,17 @@ impl Output {
     /// Prints a text as it stands. It has to end with a line's end.
     pub(crate) async fn text(&self, text: String) {
         self.put(Line::Out(text)).await;
+    }
+
+    /// Shows lines right above the prompt, in place of those shown before; none for nothing. Each has
+    /// to fit the terminal. Without a prompt nothing is shown.
+    pub(crate) async fn above_prompt(&self, lines: String) {
+        self.put(Line::Above(lines)).await;
+    }
+
+    /// Tells that a line was typed at the prompt, which has moved down.
+    pub(crate) async fn typed(&self) {
+        self.put(Line::Typed).await;
     }
 
     /// Waits until all lines so far are written.
@@ -175,6 +192,7 @@ impl Writer {
 }
 
 fn write_lines(mut queue: mpsc::Receiver<Line>, mut sink: Sink, bars: &Bars) -> io::Result<()> {
+    let mut above = Above::default();
     while let Some(line) = queue.blocking_recv() {
         match (&mut sink, line) {
             (_, Line::End) => break,
@@ -188,10 +206,83 @@ fn write_lines(mut queue: mpsc::Receiver<Line>, mut sink: Sink, bars: &Bars) -> 
             (Sink::Streams, Line::Err(text)) => bars.step_aside(|| {
                 let _ = io::stderr().lock().write_all(text.as_bytes());
             }),
+            (Sink::Streams, Line::Above(_) | Line::Typed) => {}
             (Sink::Prompt(printer), Line::Out(text) | Line::Err(text)) => {
+                let text = above.make_way(&text);
                 bars.step_aside(|| printer.print(text)).map_err(io::Error::other)?;
             }
+            (Sink::Prompt(printer), Line::Above(lines)) => {
+                if let Some(text) = above.set(lines) {
+                    printer.print(text).map_err(io::Error::other)?;
+                }
+            }
+            (Sink::Prompt(_), Line::Typed) => above.leave(),
         }
     }
     Ok(())
+}
+
+/// What stands above the prompt and is written anew in its place.
+#[derive(Default)]
+struct Above {
+    lines: String,
+    /// How many of the lines right above the prompt are these.
+    shown: usize,
+}
+
+impl Above {
+    /// What to print so that `lines` stand there; `None` where they do.
+    fn set(&mut self, lines: String) -> Option<String> {
+        let same = self.lines == lines && self.shown == lines.lines().count();
+        if same {
+            return None;
+        }
+        let mut text = format!("{}{lines}", self.erase());
+        if lines.is_empty() && self.shown > 0 {
+            // The prompt ends what it prints with a line's end: up one line more makes up for it.
+            text.push_str("\u{1b}[A\n");
+        }
+        self.shown = lines.lines().count();
+        self.lines = lines;
+        Some(text).filter(|text| !text.is_empty())
+    }
+
+    /// What to print so that `text` stands there. When the lines are set again they go below it.
+    fn make_way(&mut self, text: &str) -> String {
+        let text = format!("{}{text}", self.erase());
+        self.shown = 0;
+        text
+    }
+
+    /// They stay where they are, and are written again below.
+    fn leave(&mut self) {
+        self.shown = 0;
+    }
+
+    fn erase(&self) -> String {
+        match self.shown {
+            0 => String::new(),
+            lines => format!("\u{1b}[{lines}A\u{1b}[J"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_above_the_prompt_are_written_in_their_place() {
+        let mut above = Above::default();
+        assert_eq!(above.make_way("a\n"), "a\n");
+        assert_eq!(above.set("1 %\n2 %\n".into()).unwrap(), "1 %\n2 %\n");
+        assert_eq!(above.set("1 %\n2 %\n".into()), None);
+        assert_eq!(above.set("3 %\n".into()).unwrap(), "\u{1b}[2A\u{1b}[J3 %\n");
+        assert_eq!(above.make_way("b\n"), "\u{1b}[1A\u{1b}[Jb\n");
+        assert_eq!(above.set("3 %\n".into()).unwrap(), "3 %\n");
+        above.leave();
+        assert_eq!(above.set("3 %\n".into()).unwrap(), "3 %\n");
+        assert_eq!(above.set(String::new()).unwrap(), "\u{1b}[1A\u{1b}[J\u{1b}[A\n");
+        assert_eq!(above.set(String::new()), None);
+    }
 }

@@ -1,10 +1,12 @@
 //! Progress bars on standard error, where that is a terminal.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use peerkit::Progress;
+use peerkit::{DownloadStatus, Hash, Progress};
 
+use crate::human;
 use crate::text::Paint;
 
 /// Bytes below which a bar would only flash.
@@ -14,17 +16,14 @@ const WORTH_A_BAR: u64 = 4 << 20;
 #[derive(Clone)]
 pub(crate) struct Bars {
     bars: MultiProgress,
-    coloured: bool,
+    paint: Paint,
 }
 
 impl Bars {
     /// No bars unless standard error is a terminal.
     pub(crate) fn new() -> Self {
         let target = ProgressDrawTarget::stderr_with_hz(10);
-        Self {
-            bars: MultiProgress::with_draw_target(target),
-            coloured: Paint::on(&std::io::stderr()).is_on(),
-        }
+        Self { bars: MultiProgress::with_draw_target(target), paint: Paint::on(&std::io::stderr()) }
     }
 
     /// A bar that shows what it is given, from the first report on until it is dropped.
@@ -47,12 +46,49 @@ impl Bars {
         self.bars.suspend(print)
     }
 
+    /// Shows downloads, each on a bar of its own, until it is dropped.
+    pub(crate) fn downloads(&self) -> DownloadBars {
+        DownloadBars { bars: self.clone(), shown: BTreeMap::new() }
+    }
+
     fn show(&self, what: &'static str, progress: Progress) -> Shown {
         let bar = ProgressBar::new(progress.total).with_position(progress.done);
-        let bar = self.bars.add(bar.with_style(style(self.coloured)));
+        let bar = self.bars.add(bar.with_style(style(self.paint.is_on())));
         bar.set_message(what);
         bar.enable_steady_tick(Duration::from_millis(200));
         Shown { bars: self.bars.clone(), bar }
+    }
+
+    fn add_download(&self) -> Shown {
+        let template =
+            if self.paint.is_on() { "{bar:20.cyan} {wide_msg}" } else { "{bar:20} {wide_msg}" };
+        let style = ProgressStyle::with_template(template);
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = self.bars.add(ProgressBar::new(1).with_style(style));
+        Shown { bars: self.bars.clone(), bar }
+    }
+}
+
+/// A bar for each download that is not over.
+pub(crate) struct DownloadBars {
+    bars: Bars,
+    shown: BTreeMap<Hash, Shown>,
+}
+
+impl DownloadBars {
+    /// Shows how far they are now.
+    pub(crate) fn show(&mut self, downloads: &[DownloadStatus]) {
+        let running = downloads.iter().filter(|download| download.state.is_under_way());
+        let running: BTreeMap<Hash, &DownloadStatus> =
+            running.map(|download| (download.hash, download)).collect();
+        self.shown.retain(|hash, _| running.contains_key(hash));
+        for (hash, download) in running {
+            let bars = &self.bars;
+            let shown = self.shown.entry(hash).or_insert_with(|| bars.add_download());
+            shown.bar.set_length(download.total.unwrap_or(1).max(1));
+            shown.bar.set_position(download.done);
+            shown.bar.set_message(human::downloads::line(bars.paint, download));
+        }
     }
 }
 
@@ -86,7 +122,7 @@ mod tests {
     fn bars_come_and_go() {
         let bars = Bars {
             bars: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
-            coloured: true,
+            paint: Paint::on(&tempfile::tempfile().unwrap()),
         };
         let mut bar = bars.bar("hashing");
         bar(Progress { done: 0, total: 1 });

@@ -4,8 +4,8 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use peerkit::{Address, Error, Node};
+use anyhow::Context as _;
+use peerkit::{Address, Config, Error, Node};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -14,8 +14,10 @@ use crate::args::RunArgs;
 use crate::command::Command;
 use crate::console::{self, Prompt, Request};
 use crate::execute::{Found, Session};
+use crate::fetches::{self, Fetches};
 use crate::json::{self, Started};
 use crate::log::Log;
+use crate::outcome::Outcome;
 use crate::output::{Output, Sink, Writer};
 use crate::progress::Bars;
 use crate::terminal::Terminal;
@@ -32,7 +34,7 @@ pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
     signals::watch(&stop)?;
     let log = Log::start();
     let state = folders::state(args.state.as_deref())?;
-    let shares = args.share.iter().map(|path| absolute(path));
+    let shares = args.share.iter().map(|path| folders::existing(path));
     let shares: Vec<PathBuf> = shares.collect::<anyhow::Result<_>>()?;
     let node = start_node(&args, &state).await?;
     let outcome = serve(&args, &node, state, &shares, log, &stop).await;
@@ -45,22 +47,35 @@ pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
 /// What is left to do once the node has stopped.
 struct Ending {
     events: JoinHandle<()>,
+    fetches: Fetches,
     writer: Writer,
-    /// The line that stopped the node: its prompt must not come back.
-    _last: Option<Request>,
+    /// The line that stopped the node.
+    last: Option<Request>,
     _terminal: Option<Terminal>,
 }
 
 impl Ending {
     async fn wait(self) -> anyhow::Result<()> {
-        let _ = tokio::time::timeout(LAST_EVENTS, self.events).await;
+        // Its prompt must not come back: the terminal's settings would be changed once more while
+        // they are put back.
+        std::mem::forget(self.last);
+        let last = async { tokio::join!(self.events, self.fetches.ended()) };
+        let _ = tokio::time::timeout(LAST_EVENTS, last).await;
         let written = self.writer.finish().await;
         written.context("could not write to standard output")
     }
 }
 
 async fn start_node(args: &RunArgs, state: &Path) -> anyhow::Result<Node> {
+    let mut config = Config::default();
+    config.upload_rate = args.up.unwrap_or(config.upload_rate);
+    config.download_rate = args.down.unwrap_or(config.download_rate);
+    config.peer_upload_rate = args.peer_up.unwrap_or(config.peer_upload_rate);
+    config.peer_download_rate = args.peer_down.unwrap_or(config.peer_download_rate);
+    config.max_downloads = args.max_downloads.unwrap_or(config.max_downloads);
+    config.max_inbound = args.max_inbound.unwrap_or(config.max_inbound);
     let mut builder = Node::builder()
+        .config(config)
         .name(args.name.clone().unwrap_or_else(host::name))
         .network(args.network.as_str())
         .manual(args.manual)
@@ -68,10 +83,7 @@ async fn start_node(args: &RunArgs, state: &Path) -> anyhow::Result<Node> {
     for address in &args.listen {
         builder = builder.listen(address.as_str());
     }
-    if let Some(secret) = std::env::var_os("PEERKIT_SECRET").filter(|secret| !secret.is_empty()) {
-        let Ok(secret) = secret.into_string() else {
-            bail!("PEERKIT_SECRET is not UTF-8: choose a secret that is");
-        };
+    if let Some(secret) = host::secret()? {
         builder = builder.secret(secret);
     }
     if let Some(file) = &args.owner {
@@ -79,9 +91,6 @@ async fn start_node(args: &RunArgs, state: &Path) -> anyhow::Result<Node> {
     }
     if let Some(owner) = args.owner_id {
         builder = builder.owner_id(owner);
-    }
-    if let Some(max_inbound) = args.max_inbound {
-        builder = builder.max_inbound(max_inbound);
     }
     Ok(builder.spawn().await?)
 }
@@ -124,7 +133,14 @@ async fn serve(
     // As when the network's owner stops it.
     stop_when(async move { stopped.stopped().await }, stop.clone());
     greet(args, node, &state, &output).await;
-    let printing = tokio::spawn(print(node.clone(), events, output.clone()));
+    let fetches = Fetches::default();
+    let above_prompt = prompt.is_some();
+    if above_prompt || (input != Input::Prompt && io::stderr().is_terminal()) {
+        let showing = fetches::show(node.clone(), output.clone(), bars.clone(), above_prompt);
+        let stop = stop.clone();
+        tokio::spawn(async move { stop.run_until_cancelled_owned(showing).await });
+    }
+    let printing = tokio::spawn(print(node.clone(), events, output.clone(), fetches.clone()));
     let joining = tokio::select! {
         joining = join(args, node, &output) => joining,
         () = stop.cancelled() => None,
@@ -144,13 +160,21 @@ async fn serve(
         found,
         log,
         bars,
+        output: output.clone(),
+        at_prompt: input == Input::Prompt,
+        fetches: fetches.clone(),
         joining,
     };
     let (ok, last) = obey(&session, requests, &output, stop).await;
     if args.headless && last.is_none() {
         stop.cancelled().await;
     }
-    let ending = Ending { events: printing, writer, _last: last, _terminal: terminal };
+    let ok = ok && !fetches.failed();
+    if session.at_prompt && fetches.under_way() > 0 {
+        let number = fetches::number(fetches.under_way());
+        output.text(format!("{number} will go on at the next start\n")).await;
+    }
+    let ending = Ending { events: printing, fetches, writer, last, _terminal: terminal };
     Ok((ok || input == Input::Prompt, ending))
 }
 
@@ -201,8 +225,15 @@ async fn obey(
             request = requests.recv() => request,
         };
         let Some(request) = request else {
+            tokio::select! {
+                () = session.fetches_settled() => {}
+                () = stop.cancelled() => {}
+            }
             return (ok, None);
         };
+        if request.is_waited_for() {
+            output.typed().await;
+        }
         let (name, result, stops) = match Command::parse(&request.line) {
             Ok(None) => continue,
             Ok(Some(command)) => {
@@ -222,7 +253,10 @@ async fn obey(
             Err(error) => (error.command, Err(anyhow::anyhow!(error.message)), false),
         };
         ok &= result.is_ok();
-        output.result(&name, &result).await;
+        // The result of a fetch is told when it is done; that it has begun, to who typed it.
+        if session.at_prompt || !matches!(result, Ok(Outcome::Begun { .. })) {
+            output.result(&name, &result).await;
+        }
         if request.is_waited_for() {
             output.settle().await;
         }
@@ -232,9 +266,11 @@ async fn obey(
     }
 }
 
-async fn print(node: Node, mut events: peerkit::Events, output: Output) {
+async fn print(node: Node, mut events: peerkit::Events, output: Output, fetches: Fetches) {
     while let Some(event) = events.next().await {
-        output.event(&node, &event).await;
+        if !fetches.tells(&event) || output.is_json() {
+            output.event(&node, &event).await;
+        }
     }
 }
 
@@ -269,6 +305,11 @@ async fn greet(args: &RunArgs, node: &Node, state: &Path, output: &Output) {
             _ => "another machine",
         };
         text.push_str(&format!("To join from {machine}: {}\n", paint.good(&line)));
+    }
+    let unfinished = node.downloads();
+    let unfinished = unfinished.iter().filter(|download| download.state.is_under_way()).count();
+    if unfinished > 0 {
+        text.push_str(&format!("Going on with {} from before\n", fetches::number(unfinished)));
     }
     if Input::of(args) == Input::Prompt {
         text.push_str(&paint.faint("`help` lists the commands, Ctrl-D leaves."));
@@ -356,12 +397,4 @@ fn stop_when(first: impl Future<Output = ()> + Send + 'static, then: Cancellatio
         first.await;
         then.cancel();
     });
-}
-
-fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
-    let absolute = std::path::absolute(path)?;
-    if let Err(error) = absolute.metadata() {
-        bail!("can't share {}: {error}", path.display());
-    }
-    Ok(absolute)
 }

@@ -33,6 +33,15 @@ impl Drop for Terminal {
     }
 }
 
+/// How many columns the terminal has; 80 where that can't be told.
+pub(crate) fn columns() -> usize {
+    #[cfg(unix)]
+    let columns = rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| size.ws_col.into());
+    #[cfg(not(unix))]
+    let columns = 0;
+    if columns == 0 { 80 } else { columns }
+}
+
 /// Puts the settings back, if they were remembered and are others now.
 pub(crate) fn restore() {
     #[cfg(unix)]

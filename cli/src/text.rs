@@ -45,6 +45,19 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
+/// A line cut so that it takes less than `columns` of a terminal, as far as can be told without its
+/// font: what is not ASCII may be wide.
+pub(crate) fn cut(line: &str, columns: usize) -> String {
+    let mut left = columns.saturating_sub(1);
+    let fits = |c: &char| {
+        let width = if c.is_ascii() { 1 } else { 2 };
+        let fits = width <= left;
+        left = left.saturating_sub(width);
+        fits
+    };
+    line.chars().take_while(fits).collect()
+}
+
 /// A time in the unit that fits: `340 µs`, `1.2 ms`, `3.40 s`.
 pub(crate) fn time(time: Duration) -> String {
     let seconds = time.as_secs_f64();
@@ -83,6 +96,11 @@ impl Paint {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         Self { on: stream.is_terminal() && !set("NO_COLOR") && !dumb }
+    }
+
+    /// No colours.
+    pub(crate) fn none() -> Self {
+        Self { on: false }
     }
 
     pub(crate) fn is_on(self) -> bool {
@@ -147,6 +165,14 @@ mod tests {
         assert_eq!(time(Duration::from_millis(3400)), "3.40 s");
         assert_eq!(time(Duration::from_secs(3725)), "1 h 02 min 05 s");
         assert_eq!(millis(Duration::from_nanos(1_234_567)), 1.235);
+    }
+
+    #[test]
+    fn lines_are_cut_to_a_terminal() {
+        assert_eq!(cut("abc", 80), "abc");
+        assert_eq!(cut("abcdef", 4), "abc");
+        assert_eq!(cut("aé😀b", 5), "aé");
+        assert_eq!(cut("a", 0), "");
     }
 
     #[test]

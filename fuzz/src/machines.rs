@@ -117,7 +117,7 @@ fn run_overlay(overlay: &mut Overlay, now: Instant) {
                 assert_ne!(to, node(0), "sent to itself");
                 same_again(&frame);
             }
-            overlay::Output::Lookup { query, what } => asked.push((query, what)),
+            overlay::Output::Lookup { query, what, .. } => asked.push((query, what)),
             _ => {}
         }
     }
@@ -153,7 +153,7 @@ fn network() -> Overlay {
         );
     }
     let id = overlay.draw_query_id();
-    let ask = Command::Query { id, what: What::Discover, depth: -1, timeout: None };
+    let ask = Command::Query { id, what: What::Discover, depth: -1, own: false, timeout: None };
     handle(&mut overlay, Instant::ZERO, overlay::Input::Command(ask));
     overlay
 }
@@ -177,7 +177,7 @@ pub(crate) fn greeting() -> Hello {
 pub(crate) fn direct() -> Frame {
     let mut sender = author();
     let id = sender.draw_query_id();
-    let ask = Command::Query { id, what: What::FindNode(node(0)), depth: -1, timeout: None };
+    let ask = Command::Query { id, what: What::FindNode(node(0)), depth: -1, own: false, timeout: None };
     sender.handle(Instant::ZERO, overlay::Input::Command(ask));
     while sender.poll().is_some() {}
     sender.send_direct(Instant::ZERO, id, node(0), "content".into()).expect("a small one");

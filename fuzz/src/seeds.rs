@@ -2,19 +2,20 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Neighbour;
 use peerkit_proto::event::Reason;
 use peerkit_proto::files::wire;
 use peerkit_proto::files::{
-    Answer as FilesAnswer, Description, Entry, FileKind, Manifest, PieceList, Refusal, RelPath,
-    Request,
+    AccessKind, Answer as FilesAnswer, Description, Entry, FileKind, Manifest, PieceList, Refusal,
+    RelPath, Request, Secret, Ticket,
 };
 use peerkit_proto::frame::direct::{Delivery, Forwarded};
 use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, What};
 use peerkit_proto::frame::{self, Frame, HEADER};
 use peerkit_proto::hello::{Hello, StreamOpen};
-use peerkit_proto::id::Hash;
+use peerkit_proto::id::{Hash, Key};
 use peerkit_proto::message::{Compression, Kind, Message, Packed};
 
 use crate::{machines, network};
@@ -157,19 +158,39 @@ fn overlays() -> Vec<Seed> {
 
 fn files() -> Vec<Seed> {
     let hash = Hash::of(b"content");
+    let address = Address::from_socket(([192, 0, 2, 1], 7117).into());
+    let node = Key::from_secret(&[1; 32]).id();
     let requests = [
         Request::Describe { hash },
         Request::Pieces { hash, first: 0, count: 2 },
         Request::Data { hash, first: 1, count: 1 },
+        Request::Tree { hash, first: 7, count: 1024 },
+        Request::Follow { hash, addresses: vec![address.clone()] },
+        Request::Cancel,
+        Request::Present { proof: [7; 32] },
     ];
     let shared = machines::file();
-    let description = Description { kind: FileKind::Folder, size: shared.size, name: shared.name };
+    let access = AccessKind::Ticket;
+    let kind = FileKind::Folder;
+    let description = Description { kind, access, size: shared.size, name: shared.name };
     let answers = [
         FilesAnswer::Refused(Refusal::NotFound),
         FilesAnswer::Description(description),
         FilesAnswer::Pieces { first: 0, values: vec![[1; 32], [2; 32]] },
         FilesAnswer::Piece { index: 1, len: 1 << 20 },
+        FilesAnswer::Held { first: 8, bits: Bytes::from_static(&[6, 8]) },
+        FilesAnswer::Whole,
+        FilesAnswer::Sources(vec![(node, vec![address.clone()])]),
     ];
+    let ticket = Ticket {
+        hash,
+        node,
+        secret: Some(Secret::from_bytes([3; 16])),
+        network: machines::NETWORK.into(),
+        addresses: vec![address],
+    };
+    // Sizes of files, and the piece that is looked for: see the target.
+    let sizes = [1u64 << 20, 0, 5, (1 << 20) + 1, 2];
     let path = |path: &str| RelPath::new(path).expect("a plain path");
     let folder = Entry::Folder { path: path("a"), mode: 0o755 };
     let file = Entry::File { path: path("a/b.txt"), mode: 0o644, size: 7, hash };
@@ -180,6 +201,8 @@ fn files() -> Vec<Seed> {
     inputs.push(manifest.encode());
     inputs.push(PieceList::of(b"content").encode());
     inputs.push(PieceList::of(&vec![0; 3 << 20]).encode());
+    inputs.push(ticket.to_string().into_bytes());
+    inputs.push(sizes.iter().flat_map(|size| size.to_le_bytes()).collect());
     number(inputs)
 }
 
@@ -219,7 +242,7 @@ fn every_frame() -> Vec<Frame> {
     ];
     for (n, what) in (0..).zip(whats) {
         let ttl = Duration::from_secs(10);
-        frames.push(Frame::Query(Query { id: QueryId([n; 16]), depth: UNLIMITED, ttl, what }));
+        frames.push(Frame::Query(Query { id: QueryId([n; 16]), depth: UNLIMITED, own: false, ttl, what }));
     }
     frames.extend(answers(id));
     frames.extend(network::broadcasts());

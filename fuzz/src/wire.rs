@@ -6,7 +6,10 @@ use bytes::{Bytes, BytesMut};
 use peerkit_proto::address::{Address, MAX_ADDRESS};
 use peerkit_proto::codec::Reader;
 use peerkit_proto::config::Config;
-use peerkit_proto::files::{Answer, Manifest, PieceList, Request, wire};
+use peerkit_proto::files::ticket::MAX_TICKET;
+use peerkit_proto::files::{
+    Answer, Layout, MAX_FILE, Manifest, PIECE, PieceList, PieceSet, Request, Ticket, wire,
+};
 use peerkit_proto::frame::membership::Probe;
 use peerkit_proto::frame::{Frame, Frames, HEADER, header};
 use peerkit_proto::hello::{Hello, StreamOpen};
@@ -123,7 +126,8 @@ pub fn hello(data: &[u8]) {
     }
 }
 
-/// What is said on the stream of a fetch, and what a folder and a list of pieces are read from.
+/// What is said on the stream of a fetch, what a folder, a list of pieces and a ticket are read from,
+/// and how the pieces of many files are numbered.
 pub fn files(data: &[u8]) {
     let body = Bytes::copy_from_slice(data);
     if let Ok(request) = Request::decode(body.clone()) {
@@ -136,6 +140,13 @@ pub fn files(data: &[u8]) {
         assert!(again.len() <= wire::MAX_ANSWER);
         assert_eq!(Answer::decode(again.into()).unwrap(), answer);
     }
+    if let Ok(ticket) = std::str::from_utf8(data).unwrap_or_default().parse::<Ticket>() {
+        let printed = ticket.to_string();
+        assert!(printed.len() <= MAX_TICKET);
+        assert_eq!(printed.parse(), Ok(ticket));
+    }
+    layout(data);
+    held(data);
     if let Ok(list) = PieceList::decode(body.clone()) {
         assert_eq!(list.encode(), data);
         let _ = list.root();
@@ -149,5 +160,46 @@ pub fn files(data: &[u8]) {
             let climbs = |part| part == std::path::Component::ParentDir;
             assert!(!path.components().any(climbs), "{}", path.display());
         }
+    }
+}
+
+/// Files of these sizes (`u64` each): every piece stands in one of them, and the last `u64` too finds
+/// its own or none.
+fn layout(data: &[u8]) {
+    let sizes: Vec<u64> = data.as_chunks().0.iter().map(|size| u64::from_le_bytes(*size)).collect();
+    let Ok(layout) = Layout::new(sizes.iter().copied()) else {
+        assert!(sizes.iter().any(|size| *size > MAX_FILE));
+        return;
+    };
+    assert_eq!(layout.files(), sizes.len());
+    let looked_for = sizes.last().copied().unwrap_or_default();
+    let edges = (0..layout.files()).flat_map(|file| {
+        let pieces = layout.pieces(file);
+        [pieces.start, pieces.end.saturating_sub(1)]
+    });
+    for piece in edges.chain([looked_for, u64::MAX]) {
+        match layout.place(piece) {
+            None => assert!(piece >= layout.count()),
+            Some(place) => {
+                assert!(layout.pieces(place.file).contains(&piece) && !place.is_empty());
+                assert!(place.len() <= PIECE && place.range.end <= sizes[place.file]);
+            }
+        }
+    }
+}
+
+/// Bits of pieces that a source says it holds, in a set of as many as the first two bytes say.
+fn held(data: &[u8]) {
+    let Some((count, bits)) = data.split_first_chunk() else {
+        return;
+    };
+    let count = u64::from(u16::from_le_bytes(*count));
+    let mut set = PieceSet::of_count(count).expect("fewer than the limit");
+    let taken = set.insert_bits(0, bits);
+    let bytes = set.bits(0, usize::MAX);
+    assert!(set.len() <= count && bytes.len() as u64 == count.div_ceil(8));
+    if taken.is_ok() {
+        let shown = bits.iter().copied().chain(std::iter::repeat(0));
+        assert!(bytes.iter().copied().zip(shown).all(|(a, b)| a == b));
     }
 }

@@ -246,10 +246,10 @@ impl Actor {
                     (None, Ok(_)) => {}
                 }
             }
-            Order::Ask { what, depth, timeout, asked } => {
+            Order::Ask { what, depth, own, timeout, asked } => {
                 let id = self.overlay.draw_query_id();
                 self.asked.insert(id, asked);
-                self.command(Command::Query { id, what, depth, timeout });
+                self.command(Command::Query { id, what, depth, own, timeout });
             }
             Order::SendDirectly(peer, message) => {
                 self.inner.queue_directly(peer.id(), message, Told::Handler(peer));
@@ -487,7 +487,7 @@ impl Actor {
                         let _ = reply.send(sent.map_err(not_reached));
                     }
                 }
-                Output::Lookup { query, what } => self.look_up(query, what),
+                Output::Lookup { query, what, asker } => self.look_up(query, what, asker),
                 Output::Answered { answer } => self.answered(answer),
                 Output::Ended { query, complete } => {
                     if let Some(asked) = self.asked.remove(&query) {
@@ -532,18 +532,16 @@ impl Actor {
     }
 
     /// Looks up what this node can say to a query, where only the shell knows.
-    fn look_up(&self, query: QueryId, what: What) {
+    fn look_up(&self, query: QueryId, what: What, asker: Option<NodeId>) {
         let inner = self.inner.clone();
         let orders = inner.orders.clone();
         let spawner = inner.clone();
         spawner.spawn(async move {
             let (files, here) = match what {
-                What::Search(text) => (known::search(&inner, text).await, false),
-                What::HasFile(hash) => (known::shared(&inner, hash), false),
                 What::CallBack { token, addresses, .. } => {
                     (Vec::new(), inner.answer_call_back(addresses, token))
                 }
-                _ => (Vec::new(), false),
+                what => (known::find(&inner, what, asker).await, false),
             };
             let _ = orders.send(Order::Answer(Command::Answer { query, files, here })).await;
         });

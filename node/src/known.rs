@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Peer;
-use peerkit_proto::files::SharedFile;
-use peerkit_proto::id::{Hash, NodeId};
+use peerkit_proto::files::{Asker, Description, SharedFile};
+use peerkit_proto::frame::query::What;
+use peerkit_proto::id::NodeId;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::unix_millis;
@@ -66,18 +67,25 @@ pub(crate) async fn addresses(inner: &Arc<Inner>, id: NodeId) -> Vec<Address> {
     known.map(|known| known.addresses).unwrap_or_default()
 }
 
-/// Files of ours whose names have all the words of `text`.
-pub(crate) async fn search(inner: &Arc<Inner>, text: String) -> Vec<SharedFile> {
+/// What of ours is to be told to `asker`, or to whoever it may be, who searches for `text` or asks
+/// who has a hash.
+pub(crate) async fn find(inner: &Inner, what: What, asker: Option<NodeId>) -> Vec<SharedFile> {
     let (shares, limit) = (inner.shares.clone(), inner.config.max_search_results);
-    let searching = inner.tracker.spawn_blocking(move || shares.search(&text, limit));
-    searching.await.unwrap_or_default()
-}
-
-/// The file or folder of ours that has this hash, if any.
-pub(crate) fn shared(inner: &Inner, hash: Hash) -> Vec<SharedFile> {
-    let described = inner.shares.describe(&hash);
-    let file = described.map(|d| SharedFile { hash, name: d.name, size: d.size, kind: d.kind });
-    file.into_iter().collect()
+    let finding = inner.tracker.spawn_blocking(move || {
+        // A link has no proof to show: what takes a ticket is not found.
+        let asker = asker.map(|id| Asker { id, binding: &[0; 32], proof: None });
+        match what {
+            What::Search(text) => shares.search(&text, limit, asker.as_ref()),
+            What::HasFile(hash) => {
+                let described = shares.described(&hash, asker.as_ref()).into_iter();
+                let file =
+                    |d: Description| SharedFile { hash, name: d.name, size: d.size, kind: d.kind };
+                described.map(file).collect()
+            }
+            _ => Vec::new(),
+        }
+    });
+    finding.await.unwrap_or_default()
 }
 
 impl Inner {

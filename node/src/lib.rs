@@ -81,7 +81,7 @@ pub use node::{
 };
 pub use outgoing::Outgoing;
 pub use rate::RateLimits;
-pub use shares::{Added, Progress, Refreshed, ShareError, SkipReason, Skipped};
+pub use shares::{Added, Progress, Refreshed, ShareError, ShareOptions, SkipReason, Skipped};
 pub use status::{BroadcastCounters, PeerStatus, Status};
 pub use store::{KnownPeer, StoreError};
 pub use stream::Stream;
@@ -93,7 +93,9 @@ pub use peerkit_proto::event::{
     Broadcast, Direction, Event, MessageFailure, Parting, Peer, Reason,
 };
 pub use peerkit_proto::event::{Neighbour, NodeInfo};
-pub use peerkit_proto::files::{Access, FileKind, FileName, SharedFile, Ticket, TicketError};
+pub use peerkit_proto::files::{
+    Access, FileKind, FileName, Secret, SharedFile, Ticket, TicketError,
+};
 pub use peerkit_proto::frame::Refusal;
 pub use peerkit_proto::handler::{Callback, Context, Handler};
 pub use peerkit_proto::id::{Hash, Key, NodeId, ParseIdError};

@@ -69,8 +69,8 @@ pub(crate) enum Order {
         message: Message,
         reply: Option<oneshot::Sender<Result<(Hash, usize), BroadcastError>>>,
     },
-    /// Ask the network.
-    Ask { what: What, depth: i32, timeout: Option<Duration>, asked: Asked },
+    /// Ask the network, or the neighbours alone for this node itself.
+    Ask { what: What, depth: i32, own: bool, timeout: Option<Duration>, asked: Asked },
     /// Send a message to a node without a link.
     SendDirectly(Peer, Message),
     /// Have others pass a message on, along the way that a query found.

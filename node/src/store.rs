@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use peerkit_proto::address::Address;
-use peerkit_proto::files::PieceList;
+use peerkit_proto::files::{Access, PieceList, SharedFile};
 use peerkit_proto::id::{Hash, NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +35,7 @@ enum Kept {
 #[derive(Debug, Default)]
 struct Memory {
     peers: BTreeMap<NodeId, KnownPeer>,
-    shares: BTreeMap<PathBuf, Hash>,
+    shares: BTreeMap<PathBuf, KnownShare>,
     files: HashMap<PathBuf, KnownFile>,
     lists: HashMap<Hash, PieceList>,
 }
@@ -55,6 +55,15 @@ pub struct KnownPeer {
     /// Whether the user wants a link to it kept up.
     #[serde(default)]
     pub reconnect: bool,
+}
+
+/// What is shared from a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KnownShare {
+    /// What it was when it was last looked at.
+    pub shared: SharedFile,
+    /// Who may have it.
+    pub access: Access,
 }
 
 /// What a file on disk hashed to.
@@ -149,28 +158,28 @@ impl Store {
         }
     }
 
-    /// What is shared: paths as they were added, and the hash that each had last.
+    /// What is shared: paths as they were added, and what was there last.
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub(crate) fn shares(&self) -> Result<Vec<(PathBuf, Hash)>, StoreError> {
+    pub(crate) fn shares(&self) -> Result<Vec<(PathBuf, KnownShare)>, StoreError> {
         match &self.kept {
             Kept::Disk(disk) => disk.shares(),
             Kept::Memory(memory) => in_memory(memory, |m| {
-                m.shares.iter().map(|(path, hash)| (path.clone(), *hash)).collect()
+                m.shares.iter().map(|(path, share)| (path.clone(), share.clone())).collect()
             }),
         }
     }
 
-    /// Remembers that `path` is shared.
+    /// Remembers what is shared from `path`, and with whom.
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub(crate) fn save_share(&self, path: &Path, hash: &Hash) -> Result<(), StoreError> {
+    pub(crate) fn save_share(&self, path: &Path, share: &KnownShare) -> Result<(), StoreError> {
         match &self.kept {
-            Kept::Disk(disk) => disk.save_share(path, hash),
+            Kept::Disk(disk) => disk.save_share(path, share),
             Kept::Memory(memory) => {
-                in_memory(memory, |m| m.shares.extend([(path.to_owned(), *hash)]))
+                in_memory(memory, |m| m.shares.extend([(path.to_owned(), share.clone())]))
             }
         }
     }

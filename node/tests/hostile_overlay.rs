@@ -17,7 +17,7 @@ use attacker::{Attacker, LONG, Victim, encoded, key, raw_frame, text, within};
 fn query(n: u32, depth: u8, what: What) -> Query {
     let mut id = [0; 16];
     id[..4].copy_from_slice(&n.to_le_bytes());
-    Query { id: QueryId(id), depth, ttl: LONG, what }
+    Query { id: QueryId(id), depth, own: false, ttl: LONG, what }
 }
 
 fn has_file() -> What {
@@ -36,8 +36,38 @@ fn here(id: QueryId, node: NodeId) -> Frame {
 async fn a_flood_of_queries_fills_its_share_of_the_table_and_no_more() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
-    let flood: Vec<u8> =
-        (0..70_000).flat_map(|n| encoded(&Frame::Query(query(n, 1, has_file())))).collect();
+    // Nothing that takes a look: of those there are fewer.
+    let what = What::FindNode(NodeId::from_bytes([7; 32]));
+    let answers = flood(&mut attacker, 70_000, &what).await;
+    let taken = answers.iter().filter(|complete| **complete).count();
+    assert_eq!((answers.len(), taken), (70_000, 65_536 / 8));
+    victim.talks().await;
+    drop(attacker);
+    victim.unharmed().await;
+}
+
+/// What is shared is looked at only so often for one link, and others can still search.
+#[tokio::test]
+async fn a_flood_of_searches_is_answered_and_not_looked_up() {
+    let victim = Victim::new().await;
+    let mut attacker = Attacker::link(victim.address()).await;
+    let started = std::time::Instant::now();
+    for what in [has_file(), What::Search("*a*".into())] {
+        let answers = flood(&mut attacker, 4000, &what).await;
+        let looks = answers.iter().filter(|complete| **complete).count() as u64;
+        let earned = 1000 + 100 * (started.elapsed().as_secs() + 1);
+        assert!(answers.len() == 4000 && looks <= earned, "{looks} of {earned}");
+    }
+    victim.talks().await;
+    drop(attacker);
+    victim.unharmed().await;
+}
+
+/// Asks so many times, each for the first time; whether each was done completely.
+async fn flood(attacker: &mut Attacker, count: u32, what: &What) -> Vec<bool> {
+    let kind = u32::from(matches!(what, What::Search(_))) << 24;
+    let query = |n| encoded(&Frame::Query(query(n | kind, 1, what.clone())));
+    let flood: Vec<u8> = (0..count).flat_map(query).collect();
     let done = |frame| match frame {
         Frame::QueryDone(done) => Some(done.complete),
         _ => None,
@@ -45,13 +75,9 @@ async fn a_flood_of_queries_fills_its_share_of_the_table_and_no_more() {
     let mut answers = Vec::new();
     // In parts, each within the victim's first lane: it does not have to take more at once.
     for part in flood.chunks(flood.len() / 10) {
-        answers.extend(attacker.exchange(part, done, 7000).await);
+        answers.extend(attacker.exchange(part, done, count as usize / 10).await);
     }
-    let taken = answers.iter().filter(|complete| **complete).count();
-    assert_eq!((answers.len(), taken), (70_000, 65_536 / 8));
-    victim.talks().await;
-    drop(attacker);
-    victim.unharmed().await;
+    answers
 }
 
 /// A flood that is passed on does not cost a neighbour, who reads slowly, its link.

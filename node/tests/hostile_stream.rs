@@ -279,7 +279,7 @@ async fn a_flood_of_call_back_queries_to_others_addresses_is_bounded() {
         id[..4].copy_from_slice(&n.to_le_bytes());
         let addresses = vec![Address::from_socket(called.at); 32];
         let what = What::CallBack { target: victim.id(), token: id, addresses };
-        let query = Query { id: QueryId(id), depth: 1, ttl: LONG, what };
+        let query = Query { id: QueryId(id), depth: 1, own: false, ttl: LONG, what };
         attacker.send(&Frame::Query(query)).await;
     }
     victim.talks().await;

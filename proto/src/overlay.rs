@@ -41,7 +41,7 @@ use broadcast::{BroadcastError, Broadcasts};
 use direct::{DirectError, Directs};
 use membership::{Membership, Views};
 use order::Orders;
-use query::Queries;
+use query::{Queries, Question};
 use redial::Redials;
 pub use seam::{Command, Input, Output};
 use turn::Clock;
@@ -391,7 +391,7 @@ impl Overlay {
 
     fn on_command(&mut self, now: Instant, command: Command) {
         match command {
-            Command::Query { id, what, depth, timeout } => {
+            Command::Query { id, what, depth, own, timeout } => {
                 let depth = match u8::try_from(depth) {
                     Ok(depth) => depth.min(UNLIMITED - 1),
                     Err(_) if depth < 0 => UNLIMITED,
@@ -400,7 +400,8 @@ impl Overlay {
                 let timeout = timeout.unwrap_or(self.query_timeout);
                 let neighbours = self.links.keys().copied();
                 let out = &mut self.outbox;
-                self.queries.ask(now, (id, what), depth, timeout, neighbours, out);
+                let asked = Question { what, depth, own };
+                self.queries.ask(now, id, asked, timeout, neighbours, out);
             }
             Command::Answer { query, files, here } => {
                 let mut bodies: Vec<_> =
@@ -462,17 +463,19 @@ impl Overlay {
         let outputs = std::mem::take(&mut self.outbox);
         for output in outputs {
             match output {
-                Output::Lookup { query, what: What::Discover } => {
+                Output::Lookup { query, what: What::Discover, .. } => {
                     let info = self.info();
                     let bodies = neighbour_parts(info.outbound, info.inbound);
                     self.answer(query, bodies);
                 }
-                Output::Lookup { query, what: What::FindNode(id) } => self.answer_where(query, id),
-                Output::Lookup { query, what: What::Sample { salt, bits } } => {
+                Output::Lookup { query, what: What::FindNode(id), .. } => {
+                    self.answer_where(query, id);
+                }
+                Output::Lookup { query, what: What::Sample { salt, bits }, .. } => {
                     let here = sample::contains(&salt, bits, self.me);
                     self.answer(query, here.then_some(AnswerBody::Here).into_iter().collect());
                 }
-                Output::Lookup { query, what: What::CallBack { target, .. } }
+                Output::Lookup { query, what: What::CallBack { target, .. }, .. }
                     if target != self.me =>
                 {
                     self.answer(query, Vec::new());

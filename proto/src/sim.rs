@@ -356,7 +356,10 @@ impl<H: Handler> Sim<H> {
         let running = self.nodes[node].running.as_mut();
         let id = running.expect("only a node that runs can ask").overlay.draw_query_id();
         self.asked.insert(id, Discovery::default());
-        self.command(node, Command::Query { id, what: What::Discover, depth, timeout: None });
+        self.command(
+            node,
+            Command::Query { id, what: What::Discover, depth, own: false, timeout: None },
+        );
         self.settle();
         id
     }

@@ -6,12 +6,13 @@
 use std::fmt::Debug;
 
 use bytes::{Bytes, BytesMut};
+use peerkit_proto::address::Address;
 use peerkit_proto::codec::Writer;
 use peerkit_proto::config::Config;
 use peerkit_proto::event::{Neighbour, Reason};
 use peerkit_proto::files::wire::PREFIX;
 use peerkit_proto::files::{
-    self, AccessKind, Entry, FileKind, FileName, Manifest, PieceList, SharedFile,
+    self, AccessKind, Entry, FileKind, FileName, Manifest, PieceList, Secret, SharedFile, Ticket,
 };
 use peerkit_proto::frame::broadcast::{Batch, Have, Item, Want};
 use peerkit_proto::frame::direct::{Delivery, Forward, Forwarded, Label};
@@ -183,10 +184,13 @@ fn messages_and_requests() {
 fn queries() {
     let id = QueryId([0x0b; 16]);
     let ttl = std::time::Duration::from_secs(10);
-    let query = |depth, what| Frame::Query(Query { id, depth, ttl, what });
+    let query = |depth, what| Frame::Query(Query { id, depth, own: false, ttl, what });
     frame("query, discover", &query(0, What::Discover), QUERY_DISCOVER);
     frame("query, search", &query(UNLIMITED, What::Search("blue".into())), QUERY_SEARCH);
     frame("query, has file", &query(UNLIMITED, What::HasFile(Hash::of(b"hi"))), QUERY_HAS_FILE);
+    let what = What::Search("blue".into());
+    let own = Frame::Query(Query { id, depth: 0, own: true, ttl, what });
+    frame("query, search for itself", &own, QUERY_OWN);
     frame("query, find node", &query(UNLIMITED, What::FindNode(bob())), QUERY_FIND_NODE);
     frame("query, sample", &query(UNLIMITED, What::Sample { salt: [0x0d; 8], bits: 8 }), SAMPLE);
     let what = What::CallBack {
@@ -348,6 +352,14 @@ fn files_protocol() {
     request("describe", Request::Describe { hash }, DESCRIBE);
     request("pieces", Request::Pieces { hash, first: 0, count: 3 }, PIECES);
     request("data", Request::Data { hash, first: 2, count: 1 }, DATA);
+    request("tree", Request::Tree { hash, first: 3, count: 64 }, TREE);
+    let addresses: Vec<Address> = vec!["192.0.2.7:7117".parse().unwrap()];
+    let follow = Request::Follow { hash, addresses: addresses.clone() };
+    request("follow", follow, FOLLOW);
+    request("cancel pieces", Request::Cancel, CANCEL_PIECES);
+    let secret = Secret::from_bytes([3; 16]);
+    let proof = secret.prove(&[7; 32], ann().id());
+    request("present", Request::Present { proof }, PRESENT);
 
     let answer = |name: &str, answer: Answer, digits: &str| {
         files_message(name, &answer, answer.encode(), Answer::decode, digits);
@@ -362,6 +374,24 @@ fn files_protocol() {
     let values = vec![*hash.as_bytes()];
     answer("values", Answer::Pieces { first: 0, values }, VALUES);
     answer("piece", Answer::Piece { index: 0, len: 2 }, PIECE);
+    answer("cancelled", Answer::Refused(Refusal::Cancelled), CANCELLED);
+    answer("held", Answer::Held { first: 8, bits: Bytes::from_static(&[6, 8]) }, HELD);
+    answer("whole", Answer::Whole, WHOLE);
+    answer("sources", Answer::Sources(vec![(bob(), addresses)]), SOURCES);
+}
+
+#[test]
+fn a_ticket() {
+    let ticket = Ticket {
+        hash: Hash::of(b"hi"),
+        node: ann().id(),
+        secret: Some(Secret::from_bytes([3; 16])),
+        network: "peerkit".into(),
+        addresses: vec!["192.0.2.7:7117".parse().unwrap()],
+    };
+    assert_eq!(ticket.to_string(), TICKET);
+    printed("ticket", TICKET);
+    assert_eq!(TICKET.parse(), Ok(ticket));
 }
 
 #[test]
@@ -419,16 +449,17 @@ const REPLY: &str = "0c000000120100000000000000000133";
 const REPLY_BUSY: &str = "0a00000012010000000000000002";
 const REPLY_FAILED: &str = "15000000120100000000000000030900746f6f206c61726765";
 const CANCEL: &str = "09000000130100000000000000";
-const QUERY_DISCOVER: &str = "17000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b001027000000";
-const QUERY_SEARCH: &str = "1d000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff10270000010400626c7565";
+const QUERY_DISCOVER: &str = "18000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b00001027000000";
+const QUERY_SEARCH: &str = "1e000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff0010270000010400626c7565";
+const QUERY_OWN: &str = "1e000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b000110270000010400626c7565";
 const QUERY_HAS_FILE: &str = "\
-    37000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff102700000285052e9aab1b67b6622d94a084 \
+    38000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff00102700000285052e9aab1b67b6622d94a084 \
     41b09fd5b7aca61ee360416d70de5da67d86ca";
 const QUERY_FIND_NODE: &str = "\
-    37000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff10270000038139770ea87d175f56a35466c3 \
+    38000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff0010270000038139770ea87d175f56a35466c3 \
     4c7ecccb8d8a91b4ee37a25df60f5b8fc9b394";
 const QUERY_CALL_BACK: &str = "\
-    59000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff10270000048139770ea87d175f56a35466c3 \
+    5a000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff0010270000048139770ea87d175f56a35466c3 \
     4c7ecccb8d8a91b4ee37a25df60f5b8fc9b3940a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01000e0031 \
     39322e302e322e373a37313137";
 const ANSWER_NEIGHBOURS: &str = "\
@@ -541,6 +572,25 @@ const PIECES: &str = "\
 const DATA: &str = "\
     2b0000000285052e9aab1b67b6622d94a08441b09fd5b7aca61ee360416d70de5da67d86ca020000 \
     00000000000100";
+const TREE: &str = "\
+    2b0000000385052e9aab1b67b6622d94a08441b09fd5b7aca61ee360416d70de5da67d86ca030000 \
+    00000000004000";
+const FOLLOW: &str = "\
+    330000000485052e9aab1b67b6622d94a08441b09fd5b7aca61ee360416d70de5da67d86ca01000e \
+    003139322e302e322e373a37313137";
+const CANCEL_PIECES: &str = "0100000005";
+const PRESENT: &str = "\
+    21000000060a8d5eb770c72e69a0d1258e6c84d9e817da8d31efe3d31be2750c222bc26f63";
+const CANCELLED: &str = "020000000005";
+const HELD: &str = "0b0000000408000000000000000608";
+const WHOLE: &str = "0100000005";
+const SOURCES: &str = "\
+    350000000601008139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b39401 \
+    000e003139322e302e322e373a37313137";
+const TICKET: &str = "\
+    peerkit1agcqklu2vmnwpntcfwkkbbcbwcp5ln5muypogycbnvyn4xngpwdmvcui4poxicprsx6vfwznhs5f24wkm4\
+    e36hmucin7g5eiag2a6324aebqgaydambqgaydambqgaydambqoadqmvsxe23joqaqadqage4telrqfyzc4nz2g4yt\
+    cn4sbsr7g";
 const REFUSED: &str = "020000000001";
 const DESCRIPTION: &str = "130000000100000200000000000000060068692e747874";
 const VALUES: &str = "\
@@ -572,5 +622,5 @@ const ORDER: &str = "\
     cf8b0100000c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c2cf5f2e7b83a387cccc99045e5cb974d7b643e \
     1911d54e52b486003a54f9193b55cbf6979137ebe359aeb11671a5fdfb4c44da205183753557e8a5 \
     908e0b2808";
-const SAMPLE: &str = "20000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff10270000050d0d0d0d0d0d0d0d08";
+const SAMPLE: &str = "21000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff0010270000050d0d0d0d0d0d0d0d08";
 const SAMPLE_HASH: &str = "d992d0e0ad7d7d5b0d3911727e767e1bdf834ce15838c5f251ae9dfa0bc808bf";

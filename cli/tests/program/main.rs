@@ -9,6 +9,7 @@ mod harness;
 mod line;
 mod network;
 mod prompt;
+mod send;
 mod shell;
 mod sim;
 mod stop;

@@ -1,7 +1,7 @@
 //! The prompt on a terminal: one of our own making, its other end in our hands.
 #![cfg(unix)]
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -14,7 +14,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 
-use crate::harness::{PATIENCE, Program, peerkit};
+use crate::harness::{PATIENCE, Program, content, peerkit};
+use crate::send::Share;
 
 /// A node at a prompt.
 struct Prompt {
@@ -152,6 +153,52 @@ fn commands_are_typed_completed_and_remembered() {
     alice.press("\u{3}");
     assert_eq!(alice.status(), Some(0));
     bob.exit();
+}
+
+#[test]
+fn a_fetch_goes_on_above_the_prompt() {
+    let home = tempfile::tempdir().unwrap();
+    let film = home.path().join("film.bin");
+    fs::write(&film, content(1, 16 << 20)).unwrap();
+    let share = Share::start(home.path(), &["--up", "1MiB", film.to_str().unwrap()]);
+    let shared = share.shared();
+    let downloads = home.path().join("downloads");
+    let to = ["--downloads", downloads.to_str().unwrap()];
+    let mut alice = Prompt::start(home.path(), &[("NO_COLOR", "1")], &to);
+    alice.sees("alice> ");
+    alice.press(&format!("get {}\r", shared["ticket"].as_str().unwrap()));
+    alice.sees("fetching ");
+    alice.sees("alice> ");
+    alice.press("siz");
+    alice.sees("siz");
+    alice.sees("% of 16.0 MiB");
+    alice.sees("MiB/s");
+    alice.sees("1 source\r\n");
+    alice.sees("alice> siz");
+    alice.press("e\r");
+    alice.sees("1 node\r\n");
+    alice.sees("alice> ");
+    alice.press("pause film.bin\r");
+    alice.sees("paused at ");
+    alice.sees("alice> ");
+    alice.press("resume film.bin\r");
+    alice.sees("alice> ");
+    alice.press("exit\r");
+    alice.sees("1 fetch will go on at the next start");
+    assert_eq!(alice.status(), Some(0), "at a prompt nobody waits for a fetch");
+    assert!(alice.echoes());
+
+    let mut alice = Prompt::start(home.path(), &[("NO_COLOR", "1")], &to);
+    alice.sees("Going on with 1 fetch");
+    alice.sees("% of 16.0 MiB");
+    alice.press("cancel film.bin\r");
+    alice.sees("given up: film.bin");
+    alice.sees("alice> ");
+    alice.press("downloads\r");
+    alice.sees("nothing is being fetched");
+    alice.sees("alice> ");
+    alice.press("\u{4}");
+    assert_eq!(alice.status(), Some(0));
 }
 
 #[test]

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use peerkit_proto::address::Address;
-use peerkit_proto::files::SharedFile;
+use peerkit_proto::files::wire::MAX_PLACES;
+use peerkit_proto::files::{SharedFile, Ticket};
 use peerkit_proto::frame::query::{Answer, AnswerBody, MAX_SEARCH, What};
 use peerkit_proto::id::{Hash, NodeId};
 
 use super::Node;
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::shares::{Added, Progress, Refreshed};
+use crate::shares::{Added, Progress, Refreshed, ShareOptions};
 use crate::transfer::{Download, DownloadStatus, Fetched, Get};
 
 /// A file that a search has found.
@@ -53,7 +54,33 @@ impl Node {
         path: impl Into<PathBuf>,
         progress: impl FnMut(Progress) + Send + 'static,
     ) -> Result<Added, Error> {
-        Ok(self.inner.shares.add(path, progress).await?)
+        self.share_with(path, ShareOptions::default(), progress).await
+    }
+
+    /// As [`Node::share_with_progress`], with whom `options` say. To share the same path again with
+    /// other options changes who may have it from then on.
+    ///
+    /// # Errors
+    /// As [`Node::share`].
+    pub async fn share_with(
+        &self,
+        path: impl Into<PathBuf>,
+        options: ShareOptions,
+        progress: impl FnMut(Progress) + Send + 'static,
+    ) -> Result<Added, Error> {
+        Ok(self.inner.shares.add_with(path, options, progress).await?)
+    }
+
+    /// All that somebody needs to fetch what is shared under this hash: who this node is, where it
+    /// can be dialled, and the secret where it was shared [with one](ShareOptions::with_ticket). To
+    /// what is shared with named nodes it lets in those alone. `None` where the hash is not shared.
+    #[must_use]
+    pub fn ticket(&self, hash: &Hash) -> Option<Ticket> {
+        let secret = self.inner.shares.secret(hash)?;
+        let mut addresses = self.inner.addresses(None);
+        addresses.truncate(MAX_PLACES);
+        let (node, network) = (self.inner.id, self.inner.network.clone());
+        Some(Ticket { hash: *hash, node, secret, network, addresses })
     }
 
     /// No longer shares what was added and has this hash; the files stay. Returns what that was.
@@ -88,8 +115,12 @@ impl Node {
         self.inner.shares.paths()
     }
 
-    /// Files and folders of others whose names have all the words of `text`, whatever the case;
-    /// each with all who have it.
+    /// Files and folders of others that fit all the words of `text`, whatever the case; each with
+    /// all who have it. A word fits where it is a part of the name, or of the path in the shared
+    /// folder. One with `*`, `?` or `[a-z]` in it has to be the whole name; where it also has a `/`,
+    /// the whole path, in which `**` is for any folders.
+    ///
+    /// What is shared with this node by name is found where its sharer is a neighbour.
     ///
     /// # Errors
     /// Where the text is too long, or the node is stopping.
@@ -97,9 +128,9 @@ impl Node {
         if text.len() > MAX_SEARCH {
             return Err(Error::Setting(format!("a search has at most {MAX_SEARCH} bytes")));
         }
-        let mut asking = self.inner.ask(What::Search(text.to_owned()), -1, None).await?;
+        let mut answers = self.inner.ask_for_files(What::Search(text.to_owned())).await?;
         let mut found: BTreeMap<Hash, FoundFile> = BTreeMap::new();
-        while let Some(answer) = asking.answers.recv().await {
+        while let Some(answer) = answers.recv().await {
             let source = source(&answer);
             let AnswerBody::Files(files) = answer.body else { continue };
             for file in files {

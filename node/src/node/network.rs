@@ -92,9 +92,22 @@ impl Inner {
         let (answers, receiver) = mpsc::channel(ANSWERS);
         let (ended, end) = oneshot::channel();
         let asked = Asked { answers, ended, lost: false };
-        let order = Order::Ask { what, depth, timeout, asked };
+        let order = Order::Ask { what, depth, own: false, timeout, asked };
         self.orders.send(order).await.map_err(|_| Error::Stopped)?;
         Ok(Asking { answers: receiver, ended: end })
+    }
+
+    /// Asks the network about files, and the neighbours for this node itself: they tell also what
+    /// is shared with it by name. A node may answer twice; the answers end when both have ended.
+    pub(crate) async fn ask_for_files(&self, what: What) -> Result<mpsc::Receiver<Answer>, Error> {
+        let (answers, receiver) = mpsc::channel(ANSWERS);
+        for own in [true, false] {
+            let (what, answers) = (what.clone(), answers.clone());
+            let asked = Asked { answers, ended: oneshot::channel().0, lost: false };
+            let order = Order::Ask { what, depth: -1, own, timeout: None, asked };
+            self.orders.send(order).await.map_err(|_| Error::Stopped)?;
+        }
+        Ok(receiver)
     }
 }
 

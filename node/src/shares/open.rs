@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use peerkit_proto::files::{PieceList, PieceValue, Place, Refusal};
+use peerkit_proto::files::{Asker, PieceList, PieceValue, Place, Refusal};
 use peerkit_proto::id::Hash;
 
-use super::{Location, Shares, Top};
+use super::Shares;
+use super::index::{Location, Top};
 use crate::stamp::{Likeness, Stamp};
 
 /// A shared file, or a folder's manifest, open for reading.
@@ -115,15 +116,19 @@ impl OpenShare {
 }
 
 impl Shares {
-    /// Opens the folder that has this hash. Blocks on nothing: files are opened when they are read.
+    /// Opens the folder that has this hash, for `asker`. Blocks on nothing: files are opened when
+    /// they are read.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`] where nothing has it, [`Refusal::BadRequest`] where it is a file.
-    pub(crate) fn open_tree(&self, hash: &Hash) -> Result<OpenTree, Refusal> {
-        let index = self.read();
-        let locations = index.by_hash.get(hash).ok_or(Refusal::NotFound)?;
-        let folders = locations.iter().filter(|location| location.item.is_none());
-        let tops: Vec<_> = folders.map(|location| Arc::clone(&location.top)).collect();
+    /// [`Refusal::NotFound`] where nothing that `asker` may have has it, [`Refusal::BadRequest`]
+    /// where it is a file.
+    pub(crate) fn open_tree(&self, hash: &Hash, asker: &Asker<'_>) -> Result<OpenTree, Refusal> {
+        let locations = self.read().find(hash, Some(asker));
+        if locations.is_empty() {
+            return Err(Refusal::NotFound);
+        }
+        let folders = locations.into_iter().filter(|location| location.item.is_none());
+        let tops: Vec<_> = folders.map(|location| location.top).collect();
         if tops.is_empty() {
             return Err(Refusal::BadRequest);
         }

@@ -7,12 +7,14 @@ use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use peerkit_proto::files::{
-    Entry, FileKind, FileName, MAX_ENTRIES, Manifest, ManifestError, NameError, PIECE, PieceList,
-    RelPath, SharedFile,
+    Access, Entry, FileKind, FileName, MAX_ENTRIES, Manifest, ManifestError, NameError, PIECE,
+    PieceList, RelPath, SharedFile,
 };
 
 use super::hashing::{HashFailure, Hashed, Job, hash_all};
-use super::{Item, Progress, ShareError, SkipReason, Skipped, Top};
+use super::index::{Item, Top};
+use super::names::Names;
+use super::{Progress, ShareError, SkipReason, Skipped};
 use crate::stamp::{Likeness, Stamp};
 use crate::store::{KnownFile, Store, StoreError};
 use crate::transfer::is_part_name;
@@ -26,23 +28,25 @@ pub(super) struct Scanned {
     pub(super) skipped: Vec<Skipped>,
 }
 
-/// Looks at `path`. Files that look as they did when they were hashed are not hashed again.
+/// Looks at `path`, which has no links in it. Who may have what is there is for others to say:
+/// here it is nobody. Files that look as they did when they were hashed are not hashed again.
 pub(super) fn scan(
     store: &Store,
-    path: &Path,
+    path: PathBuf,
     progress: &mut dyn FnMut(Progress),
     stop: &AtomicBool,
 ) -> Result<Scanned, ShareError> {
-    let failed = |source| ShareError::Io { path: path.to_owned(), source };
-    let real = fs::canonicalize(path).map_err(failed)?;
-    let name = FileName::of_path(&real)?;
-    let metadata = fs::metadata(&real).map_err(failed)?;
+    let name = FileName::of_path(&path)?;
+    let metadata = match fs::symlink_metadata(&path) {
+        Ok(metadata) => metadata,
+        Err(source) => return Err(ShareError::Io { path, source }),
+    };
     if metadata.is_dir() {
-        scan_folder(store, real, name, progress, stop)
+        scan_folder(store, path, name, progress, stop)
     } else if metadata.is_file() {
-        scan_file(store, real, name, &metadata, progress, stop)
+        scan_file(store, path, name, &metadata, progress, stop)
     } else {
-        Err(ShareError::Special(path.to_owned()))
+        Err(ShareError::Special(path))
     }
 }
 
@@ -54,8 +58,8 @@ fn scan_file(
     progress: &mut dyn FnMut(Progress),
     stop: &AtomicBool,
 ) -> Result<Scanned, ShareError> {
-    let found = vec![Found { path: path.clone(), rel: None, stamp: Stamp::of(metadata), mode: 0 }];
-    let hashed = hash_found(store, &found, progress, stop)?;
+    let found = vec![Found { rel: None, stamp: Stamp::of(metadata), mode: 0 }];
+    let hashed = hash_found(store, &path, &found, progress, stop)?;
     let file = match hashed.into_iter().next() {
         Some(Ok(file)) => file,
         Some(Err(HashFailure::Io(source))) => return Err(ShareError::Io { path, source }),
@@ -64,9 +68,11 @@ fn scan_file(
         Some(Err(HashFailure::Stopped)) | None => return Err(ShareError::Stopped),
     };
     let shared = SharedFile { hash: file.hash, name, size: file.stamp.size, kind: FileKind::File };
-    let item = Item { rel: None, lower: "".into(), hash: file.hash, stamp: file.stamp };
+    let items = vec![Item { hash: file.hash, stamp: file.stamp }];
+    let (paths, lower) = (Names::default(), Names::default());
+    let access = Access::Nodes(Vec::new());
     Ok(Scanned {
-        top: Top { path, shared, manifest: None, items: vec![item] },
+        top: Top { path, shared, access, manifest: None, items, paths, lower },
         skipped: Vec::new(),
     })
 }
@@ -79,24 +85,19 @@ fn scan_folder(
     stop: &AtomicBool,
 ) -> Result<Scanned, ShareError> {
     let mut walk = Walk::new(&path)?;
-    let hashed = hash_found(store, &walk.files, progress, stop)?;
+    walk.files.sort_unstable_by(|a, b| a.rel.cmp(&b.rel));
+    let hashed = hash_found(store, &path, &walk.files, progress, stop)?;
     let mut items = Vec::with_capacity(hashed.len());
+    let (mut paths, mut lower) = (Names::default(), Names::default());
     for (found, result) in walk.files.into_iter().zip(hashed) {
         let Some(rel) = found.rel else { continue };
         let why = match result {
-            Ok(file) => {
-                walk.entries.push(Entry::File {
-                    path: rel.clone(),
-                    size: file.stamp.size,
-                    hash: file.hash,
-                    mode: found.mode,
-                });
-                items.push(Item {
-                    lower: rel.as_str().to_lowercase().into(),
-                    rel: Some(rel),
-                    hash: file.hash,
-                    stamp: file.stamp,
-                });
+            Ok(KnownFile { stamp, hash }) => {
+                items.push(Item { hash, stamp });
+                paths.push(rel.as_str());
+                lower.push(&rel.as_str().to_lowercase());
+                let (size, mode) = (stamp.size, found.mode);
+                walk.entries.push(Entry::File { path: rel, size, hash, mode });
                 continue;
             }
             Err(HashFailure::Io(error)) => SkipReason::Unreadable(error.to_string()),
@@ -104,33 +105,45 @@ fn scan_folder(
             Err(HashFailure::NotAFile) => SkipReason::Special,
             Err(HashFailure::Stopped) => return Err(ShareError::Stopped),
         };
-        let path = found.path;
-        walk.skipped.push(Skipped { path, why });
+        walk.skipped.push(Skipped { path: rel.under(&path), why });
     }
-    items.sort_by(|a, b| a.rel.cmp(&b.rel));
+    paths.shrink();
+    lower.shrink();
     let manifest = Manifest::new(walk.entries)
         .map_err(|source| ShareError::Folder { path: path.clone(), source })?;
     let bytes = Bytes::from(manifest.encode());
     let list = PieceList::of(&bytes);
     let hash = list.root();
-    if list.count() > 1 {
+    if list.count() > 1 && !store.has_piece_list(&hash)? {
         store.save_piece_list(&hash, &list)?;
     }
     let shared = SharedFile { hash, name, size: manifest.total(), kind: FileKind::Folder };
-    Ok(Scanned { top: Top { path, shared, manifest: Some(bytes), items }, skipped: walk.skipped })
+    let access = Access::Nodes(Vec::new());
+    let top = Top { path, shared, access, manifest: Some(bytes), items, paths, lower };
+    Ok(Scanned { top, skipped: walk.skipped })
 }
 
 /// A file that was come across.
 struct Found {
-    path: PathBuf,
+    /// Where in the folder; `None` where it is itself what is looked at.
     rel: Option<RelPath>,
     stamp: Stamp,
     mode: u32,
 }
 
+impl Found {
+    fn path(&self, top: &Path) -> PathBuf {
+        match &self.rel {
+            None => top.to_owned(),
+            Some(rel) => rel.under(top),
+        }
+    }
+}
+
 /// Hashes what is not known; the results are in the order of the files.
 fn hash_found(
     store: &Store,
+    top: &Path,
     found: &[Found],
     progress: &mut dyn FnMut(Progress),
     stop: &AtomicBool,
@@ -139,12 +152,12 @@ fn hash_found(
     let mut done = Progress { done: 0, total };
     let mut results = Vec::with_capacity(found.len());
     for batch in found.chunks(BATCH) {
-        let known = known_files(store, batch)?;
+        let known = known_files(store, top, batch)?;
         let mut jobs = Vec::new();
         for (file, known) in batch.iter().zip(&known) {
             match known {
                 Some(_) => done.done = done.done.saturating_add(file.stamp.size),
-                None => jobs.push(Job { path: file.path.clone(), size: file.stamp.size }),
+                None => jobs.push(Job { path: file.path(top), size: file.stamp.size }),
             }
         }
         progress(done);
@@ -175,8 +188,13 @@ fn split(hashed: Hashed) -> (KnownFile, Option<PieceList>) {
 }
 
 /// What these files hashed to, where they look as they did then and their lists are there.
-fn known_files(store: &Store, batch: &[Found]) -> Result<Vec<Option<KnownFile>>, StoreError> {
-    let mut known = store.files(batch.iter().map(|file| &*file.path))?;
+fn known_files(
+    store: &Store,
+    top: &Path,
+    batch: &[Found],
+) -> Result<Vec<Option<KnownFile>>, StoreError> {
+    let paths: Vec<PathBuf> = batch.iter().map(|file| file.path(top)).collect();
+    let mut known = store.files(paths.iter().map(PathBuf::as_path))?;
     for (file, slot) in batch.iter().zip(&mut known) {
         let Some(then) = slot else { continue };
         let same = then.stamp.likeness(&file.stamp) == Likeness::Same;
@@ -257,12 +275,8 @@ impl Walk {
         } else if metadata.is_dir() {
             open.push((path, Some(rel)));
         } else if metadata.is_file() {
-            self.files.push(Found {
-                path,
-                rel: Some(rel),
-                stamp: Stamp::of(&metadata),
-                mode: mode_of(&metadata),
-            });
+            let (stamp, mode) = (Stamp::of(&metadata), mode_of(&metadata));
+            self.files.push(Found { rel: Some(rel), stamp, mode });
         } else {
             self.skip(path, SkipReason::Special);
         }

@@ -3,13 +3,27 @@ use std::fs;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-use peerkit_proto::files::{Entry, Manifest, PIECE};
+use peerkit_proto::files::{AccessKind, Entry, FileKind, Manifest, NameFault, PIECE};
+use peerkit_proto::id::NodeId;
 use tempfile::TempDir;
 
 const P: usize = PIECE as usize;
 
 fn shares() -> Shares {
     Shares::new(Store::open(None).unwrap())
+}
+
+fn node(n: u8) -> NodeId {
+    NodeId::from_bytes([n; 32])
+}
+
+/// Somebody without any rights.
+fn anyone() -> Asker<'static> {
+    asker(0)
+}
+
+fn asker(n: u8) -> Asker<'static> {
+    Asker { id: node(n), binding: &[7; 32], proof: None }
 }
 
 fn folder() -> TempDir {
@@ -67,10 +81,10 @@ async fn a_file_of_any_size_is_shared_under_its_hash() {
         write(&path, &bytes);
         assert_eq!(hashed_bytes(&shares, &path).await, len as u64);
         let hash = Hash::of(&bytes);
-        let share = shares.open(&hash).unwrap();
+        let share = shares.open(&hash, &anyone()).unwrap();
         assert_eq!(content(&share).unwrap(), bytes);
         assert_eq!(share.list().root(), hash);
-        let described = shares.describe(&hash).unwrap();
+        let described = shares.describe(&hash, &anyone()).unwrap();
         assert_eq!(described.size, len as u64);
         assert_eq!(described.name.as_str(), format!("{len}.bin"));
         assert_eq!(
@@ -80,7 +94,7 @@ async fn a_file_of_any_size_is_shared_under_its_hash() {
         assert_eq!(share.values(share.list().count(), 1), Err(Refusal::BadRequest));
     }
     assert_eq!(shares.list().len(), 7);
-    assert_eq!(shares.open(&Hash::of(b"?")).unwrap_err(), Refusal::NotFound);
+    assert_eq!(shares.open(&Hash::of(b"?"), &anyone()).unwrap_err(), Refusal::NotFound);
 }
 
 #[tokio::test]
@@ -117,7 +131,7 @@ async fn a_folder_is_a_manifest_and_its_files() {
             ("loop", &SkipReason::Symlink),
         ]
     );
-    let bytes = content(&shares.open(&added.shared.hash).unwrap()).unwrap();
+    let bytes = content(&shares.open(&added.shared.hash, &anyone()).unwrap()).unwrap();
     assert_eq!(Hash::of(&bytes), added.shared.hash);
     let manifest = Manifest::decode(bytes.into()).unwrap();
     let paths: Vec<_> = manifest.entries().iter().map(|entry| entry.path().as_str()).collect();
@@ -134,7 +148,10 @@ async fn a_folder_is_a_manifest_and_its_files() {
     assert_eq!(paths, expected);
     for entry in manifest.entries() {
         if let Entry::File { hash, size, .. } = entry {
-            assert_eq!(content(&shares.open(hash).unwrap()).unwrap().len() as u64, *size);
+            assert_eq!(
+                content(&shares.open(hash, &anyone()).unwrap()).unwrap().len() as u64,
+                *size
+            );
         }
     }
     // The same tree elsewhere is the same folder.
@@ -156,15 +173,20 @@ async fn search_wants_every_word_and_shows_shares_first() {
     add(&shares, &dir.path().join("Music")).await;
     add(&shares, &dir.path().join("a song.txt")).await;
     assert_eq!(
-        names(&shares.search("SONG", 10)),
+        names(&shares.search("SONG", 10, None)),
         ["a song.txt", "Blue Song.mp3", "Red Song.mp3", "copy of Red Song.mp3"]
     );
-    assert_eq!(names(&shares.search("song 1999", 10)), ["Blue Song.mp3", "Red Song.mp3"]);
-    assert_eq!(names(&shares.search("mus", 10)), ["Music"]);
-    assert_eq!(names(&shares.search("song", 2)), ["a song.txt", "Blue Song.mp3"]);
-    assert!(shares.search("song green", 10).is_empty());
-    assert_eq!(shares.search("", 10).len(), 5);
-    assert!(shares.search("song", 0).is_empty());
+    assert_eq!(names(&shares.search("song 1999", 10, None)), ["Blue Song.mp3", "Red Song.mp3"]);
+    assert_eq!(names(&shares.search("mus", 10, None)), ["Music"]);
+    assert_eq!(names(&shares.search("song", 2, None)), ["a song.txt", "Blue Song.mp3"]);
+    assert!(shares.search("song green", 10, None).is_empty());
+    assert_eq!(names(&shares.search("*.TXT", 10, None)), ["a song.txt"]);
+    assert_eq!(names(&shares.search("red*.mp3", 10, None)), ["Red Song.mp3"]);
+    assert_eq!(names(&shares.search("live*/[a-c]*", 10, None)), ["Blue Song.mp3"]);
+    assert_eq!(names(&shares.search("[ab]?song*", 10, None)), ["a song.txt"]);
+    assert_eq!(names(&shares.search("M????", 10, None)), ["Music"]);
+    assert_eq!(shares.search("", 10, None).len(), 5);
+    assert!(shares.search("song", 0, None).is_empty());
 }
 
 #[tokio::test]
@@ -173,22 +195,22 @@ async fn a_changed_file_is_not_served_under_its_old_hash() {
     let path = dir.path().join("a");
     write(&path, b"before");
     let hash = add(&shares, &path).await.shared.hash;
-    let open = shares.open(&hash).unwrap();
+    let open = shares.open(&hash, &anyone()).unwrap();
     assert_eq!(content(&open).unwrap(), b"before");
     write(&path, b"after, longer");
     assert_eq!(content(&open), Err(Refusal::Changed));
-    assert_eq!(shares.open(&hash).unwrap_err(), Refusal::Changed);
+    assert_eq!(shares.open(&hash, &anyone()).unwrap_err(), Refusal::Changed);
 
     let report = shares.refresh(|_| ()).await.unwrap();
     assert_eq!(report.changed.len(), 1);
     let (old, new) = &report.changed[0];
     assert_eq!((old.hash, new.hash), (hash, Hash::of(b"after, longer")));
-    assert_eq!(shares.open(&hash).unwrap_err(), Refusal::NotFound);
-    assert_eq!(content(&shares.open(&new.hash).unwrap()).unwrap(), b"after, longer");
+    assert_eq!(shares.open(&hash, &anyone()).unwrap_err(), Refusal::NotFound);
+    assert_eq!(content(&shares.open(&new.hash, &anyone()).unwrap()).unwrap(), b"after, longer");
     assert_eq!(shares.refresh(|_| ()).await.unwrap(), Refreshed::default());
 
     fs::remove_file(&path).unwrap();
-    assert_eq!(shares.open(&new.hash).unwrap_err(), Refusal::Changed);
+    assert_eq!(shares.open(&new.hash, &anyone()).unwrap_err(), Refusal::Changed);
     let report = shares.refresh(|_| ()).await.unwrap();
     assert_eq!(report.removed.len(), 1);
     assert!(shares.list().is_empty());
@@ -202,7 +224,7 @@ async fn not_even_where_its_times_were_put_back() {
     write(&path, b"before");
     let times = fs::metadata(&path).unwrap().modified().unwrap();
     let hash = add(&shares, &path).await.shared.hash;
-    let open = shares.open(&hash).unwrap();
+    let open = shares.open(&hash, &anyone()).unwrap();
     // Same size, same inode, same time of change.
     fs::write(&path, b"beFore").unwrap();
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
@@ -214,7 +236,7 @@ async fn not_even_where_its_times_were_put_back() {
     assert_ne!(hash, hash_now);
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    assert_eq!(content(&shares.open(&hash_now).unwrap()).unwrap(), b"beFore");
+    assert_eq!(content(&shares.open(&hash_now, &anyone()).unwrap()).unwrap(), b"beFore");
 }
 
 #[tokio::test]
@@ -224,9 +246,9 @@ async fn a_file_just_written_is_checked_as_it_is_read() {
     fs::write(&path, b"before").unwrap();
     let hash = add(&shares, &path).await.shared.hash;
     let index = shares.read();
-    assert!(index.tops.values().next().unwrap().items[0].stamp.fresh);
+    assert!(index.tops().next().unwrap().items[0].stamp.fresh);
     drop(index);
-    assert_eq!(content(&shares.open(&hash).unwrap()).unwrap(), b"before");
+    assert_eq!(content(&shares.open(&hash, &anyone()).unwrap()).unwrap(), b"before");
 }
 
 #[cfg(unix)]
@@ -239,7 +261,7 @@ async fn a_link_or_pipe_that_takes_a_files_place_is_not_served() {
     let real = dir.path().join("real");
     fs::rename(&path, &real).unwrap();
     std::os::unix::fs::symlink(&real, &path).unwrap();
-    assert_eq!(shares.open(&hash).unwrap_err(), Refusal::Changed);
+    assert_eq!(shares.open(&hash, &anyone()).unwrap_err(), Refusal::Changed);
 }
 
 #[tokio::test]
@@ -251,9 +273,9 @@ async fn content_in_two_places_is_served_from_the_one_that_is_left() {
     let hash = add(&shares, &one).await.shared.hash;
     add(&shares, &two).await;
     fs::remove_file(&one).unwrap();
-    assert_eq!(content(&shares.open(&hash).unwrap()).unwrap(), b"same");
+    assert_eq!(content(&shares.open(&hash, &anyone()).unwrap()).unwrap(), b"same");
     assert_eq!(shares.remove(&hash).await.unwrap().len(), 2);
-    assert!(!shares.contains(&hash));
+    assert!(!shares.contains(&hash, &anyone()));
     assert!(shares.remove(&hash).await.unwrap().is_empty());
 }
 
@@ -276,7 +298,7 @@ async fn after_a_restart_all_is_shared_again_and_nothing_hashed_again() {
     assert_eq!(shares.list(), listed);
     assert_eq!(hashed_bytes(&shares, &tree).await, 0);
     let large = Hash::of(&vec![5; 2 * P + 1]);
-    assert_eq!(content(&shares.open(&large).unwrap()).unwrap().len(), 2 * P + 1);
+    assert_eq!(content(&shares.open(&large, &anyone()).unwrap()).unwrap().len(), 2 * P + 1);
 
     // A missing path is tried again at the next start; a removed share is not.
     fs::rename(&file, dir.path().join("away")).unwrap();
@@ -316,7 +338,167 @@ async fn many_files_are_hashed_beside_each_other() {
     assert_eq!(added.files, 500);
     for n in 0..500 {
         let text = format!("{n}");
-        let share = shares.open(&Hash::of(text.as_bytes())).unwrap();
+        let share = shares.open(&Hash::of(text.as_bytes()), &anyone()).unwrap();
         assert_eq!(content(&share).unwrap(), text.as_bytes());
     }
+}
+
+/// What `asker` sees of a hash, in every way that there is.
+fn sees(shares: &Shares, hash: &Hash, asker: &Asker<'_>) -> Option<AccessKind> {
+    let described = shares.describe(hash, asker);
+    assert_eq!(shares.contains(hash, asker), described.is_some());
+    match shares.open(hash, asker) {
+        Ok(_) => assert!(described.is_some()),
+        Err(refusal) => assert_eq!((refusal, described.clone()), (Refusal::NotFound, None)),
+    }
+    described.map(|described| described.access)
+}
+
+#[tokio::test]
+async fn each_sees_what_it_may_have() {
+    let (dir, shares) = (folder(), shares());
+    let path = dir.path().join("top/private.txt");
+    write(&path, b"private");
+    let hash = Hash::of(b"private");
+    let to_two = ShareOptions::default().to_nodes(vec![node(2)]);
+    let share = |options: ShareOptions| shares.add_with(dir.path().join("top"), options, |_| ());
+    let added = share(to_two.clone()).await.unwrap();
+    assert_eq!(added.access, Access::Nodes(vec![node(2)]));
+    for hash in [hash, added.shared.hash] {
+        assert_eq!(sees(&shares, &hash, &asker(2)), Some(AccessKind::Nodes));
+        assert_eq!(sees(&shares, &hash, &asker(3)), None);
+        assert_eq!(shares.described(&hash, None), None);
+    }
+    assert_eq!(names(&shares.search("", 9, Some(&asker(2)))), ["top", "private.txt"]);
+    assert!(shares.search("", 9, Some(&asker(3))).is_empty());
+    assert!(shares.search("", 9, None).is_empty());
+    assert_eq!(shares.secret(&hash), Some(None));
+
+    // Others from now on, without anything but that having changed.
+    let added = share(ShareOptions::default().with_ticket()).await.unwrap();
+    let Access::Ticket(secret) = added.access else { panic!("{:?}", added.access) };
+    assert_eq!(shares.secret(&hash), Some(Some(secret)));
+    assert_eq!(sees(&shares, &hash, &asker(2)), None);
+    let proof = secret.prove(&[7; 32], node(5));
+    let shown = Asker { proof: Some(&proof), ..asker(5) };
+    assert_eq!(sees(&shares, &hash, &shown), Some(AccessKind::Ticket));
+    assert_eq!(sees(&shares, &hash, &Asker { id: node(6), ..shown }), None);
+    assert!(shares.search("", 9, Some(&asker(5))).is_empty());
+    let again = share(ShareOptions::default().with_ticket()).await.unwrap();
+    assert_eq!(again.access, Access::Ticket(secret), "tickets that were given out stay good");
+
+    // The same content also openly: who is not let in to the one has it from the other.
+    write(&dir.path().join("open.txt"), b"private");
+    let open = add(&shares, &dir.path().join("open.txt")).await;
+    assert_eq!(sees(&shares, &hash, &anyone()), Some(AccessKind::Open));
+    assert_eq!(sees(&shares, &hash, &shown), Some(AccessKind::Open));
+    assert_eq!(shares.describe(&hash, &shown).unwrap().name.as_str(), "open.txt");
+    assert_eq!(shares.secret(&hash), Some(None));
+    assert_eq!(sees(&shares, &added.shared.hash, &anyone()), None);
+    shares.remove(&open.shared.hash).await.unwrap();
+    assert_eq!(sees(&shares, &hash, &anyone()), None);
+
+    // Content that only others may have is no reason to say that the open copy was changed.
+    share(ShareOptions::default()).await.unwrap();
+    assert_eq!(sees(&shares, &hash, &anyone()), Some(AccessKind::Open));
+    let fresh = share(ShareOptions::default().with_ticket()).await.unwrap();
+    assert_ne!(fresh.access, Access::Ticket(secret), "earlier tickets are void");
+}
+
+#[tokio::test]
+async fn whom_it_is_for_outlives_a_restart_and_a_change() {
+    let (dir, state) = (folder(), folder());
+    let paths = ["named", "ticket", "forgotten", "open"].map(|name| dir.path().join(name));
+    for path in &paths {
+        write(path, path.to_str().unwrap().as_bytes());
+    }
+    let options = [
+        ShareOptions::default().to_nodes(vec![node(2)]),
+        ShareOptions::default().with_ticket(),
+        ShareOptions::default().remember(false),
+        ShareOptions::default(),
+    ];
+    let mut shared = Vec::new();
+    {
+        let shares = Shares::new(Store::open(Some(state.path())).unwrap());
+        for (path, options) in paths.iter().zip(options) {
+            shared.push(shares.add_with(path, options, |_| ()).await.unwrap());
+        }
+        write(&paths[0], b"changed");
+        let report = shares.refresh(|_| ()).await.unwrap();
+        assert_eq!(report.changed.len(), 1);
+        assert_eq!(sees(&shares, &Hash::of(b"changed"), &anyone()), None);
+        assert_eq!(sees(&shares, &Hash::of(b"changed"), &asker(2)), Some(AccessKind::Nodes));
+        // No longer remembered from here on.
+        let options = ShareOptions::default().remember(false);
+        shares.add_with(&paths[3], options, |_| ()).await.unwrap();
+        assert_eq!(shares.list().len(), 4);
+        let _ = shares.remove(&Hash::of(b"none")).await.unwrap();
+        assert_eq!(sees(&shares, &shared[2].shared.hash, &anyone()), Some(AccessKind::Open));
+    }
+    let shares = Shares::new(Store::open(Some(state.path())).unwrap());
+    shares.restore(|_| ()).await.unwrap();
+    assert_eq!(names(&shares.list()), ["named", "ticket"]);
+    assert_eq!(sees(&shares, &Hash::of(b"changed"), &anyone()), None);
+    assert_eq!(sees(&shares, &Hash::of(b"changed"), &asker(2)), Some(AccessKind::Nodes));
+    let Access::Ticket(secret) = shared[1].access else { panic!() };
+    assert_eq!(shares.secret(&shared[1].shared.hash), Some(Some(secret)));
+}
+
+#[tokio::test]
+async fn what_is_not_there_now_can_be_unshared() {
+    let (dir, state) = (folder(), folder());
+    let path = dir.path().join("away");
+    write(&path, b"away");
+    let hash = {
+        let shares = Shares::new(Store::open(Some(state.path())).unwrap());
+        add(&shares, &path).await.shared.hash
+    };
+    fs::remove_file(&path).unwrap();
+    let shares = Shares::new(Store::open(Some(state.path())).unwrap());
+    assert_eq!(shares.restore(|_| ()).await.unwrap().removed.len(), 1);
+    assert_eq!(shares.refresh(|_| ()).await.unwrap(), Refreshed::default());
+    assert_eq!(names(&shares.remove(&hash).await.unwrap()), ["away"]);
+    assert!(shares.store.shares().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn very_many_copies_of_the_same_are_shared_and_unshared() {
+    let (dir, shares) = (folder(), shares());
+    for n in 0..3000 {
+        write(&dir.path().join(format!("a/{n}")), b"");
+        write(&dir.path().join(format!("b/{n}")), b"");
+    }
+    let one = add(&shares, &dir.path().join("a")).await.shared.hash;
+    let two = add(&shares, &dir.path().join("b")).await.shared.hash;
+    assert_eq!(one, two);
+    fs::remove_file(dir.path().join("a/0")).unwrap();
+    let changed = add(&shares, &dir.path().join("a")).await.shared.hash;
+    assert!(shares.contains(&Hash::of(b""), &anyone()));
+    shares.remove(&changed).await.unwrap();
+    assert!(shares.contains(&Hash::of(b""), &anyone()));
+    shares.remove(&two).await.unwrap();
+    assert!(!shares.contains(&Hash::of(b""), &anyone()));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_folders_modes_are_in_its_manifest() {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, shares) = (folder(), shares());
+    let top = dir.path().join("top");
+    write(&top.join("run.sh"), b"x");
+    fs::create_dir(top.join("closed")).unwrap();
+    let set = |path: &str, mode| {
+        fs::set_permissions(top.join(path), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    set("run.sh", 0o750);
+    set("closed", 0o700);
+    let hash = add(&shares, &top).await.shared.hash;
+    let bytes = content(&shares.open(&hash, &anyone()).unwrap()).unwrap();
+    let manifest = Manifest::decode(bytes.into()).unwrap();
+    let modes: Vec<_> = manifest.entries().iter().map(Entry::mode).collect();
+    assert_eq!(modes, [0o700, 0o750]);
+    set("run.sh", 0o640);
+    assert_ne!(add(&shares, &top).await.shared.hash, hash);
 }

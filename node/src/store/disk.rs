@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use peerkit_proto::codec::{DecodeError, Reader, Writer};
-use peerkit_proto::files::PieceList;
+use peerkit_proto::files::{Access, FileKind, FileName, PieceList, Secret, SharedFile};
 use peerkit_proto::id::{Hash, NodeId};
 use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
 };
 
-use super::{BroadcastRow, FileRow, KnownFile, KnownPeer, StoreError};
+use super::{BroadcastRow, FileRow, KnownFile, KnownPeer, KnownShare, StoreError};
 use crate::key::create_private_folder;
 use crate::stamp::Stamp;
 
@@ -22,7 +22,9 @@ pub(super) const STATE_FILE: &str = "state.redb";
 const CACHE: usize = 16 << 20;
 
 pub(super) const PEERS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("peers");
-const SHARES: TableDefinition<'_, &[u8], &[u8; 32]> = TableDefinition::new("shares");
+const SHARES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("shared");
+/// What was shared, with everyone, as it was written before a share had more to it than its hash.
+pub(super) const OLD_SHARES: TableDefinition<'_, &[u8], &[u8; 32]> = TableDefinition::new("shares");
 const FILES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("files");
 const LISTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("piece_lists");
 const BROADCASTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("broadcasts");
@@ -52,7 +54,7 @@ impl Disk {
         })?;
         let disk = Self { database };
         // So that later readers find every table there.
-        disk.write(|_| Ok(())).map_err(|error| match error {
+        disk.write(take_over_old_shares).map_err(|error| match error {
             StoreError::Database(source) => in_folder(*source),
             other => other,
         })?;
@@ -92,20 +94,26 @@ impl Disk {
         })
     }
 
-    pub(super) fn shares(&self) -> Result<Vec<(PathBuf, Hash)>, StoreError> {
+    pub(super) fn shares(&self) -> Result<Vec<(PathBuf, KnownShare)>, StoreError> {
         self.read(|db| {
             let mut shares = Vec::new();
             for row in db.open_table(SHARES)?.iter()? {
-                let (path, hash) = row?;
-                shares.push((path_of(path.value()), Hash::from_bytes(*hash.value())));
+                let (path, share) = row?;
+                let path = path_of(path.value());
+                match KnownShare::decode(share.value()) {
+                    Ok(share) => shares.push((path, share)),
+                    Err(error) => {
+                        tracing::warn!(path = %path.display(), %error, "a share can't be read");
+                    }
+                }
             }
             Ok(shares)
         })
     }
 
-    pub(super) fn save_share(&self, path: &Path, hash: &Hash) -> Result<(), StoreError> {
+    pub(super) fn save_share(&self, path: &Path, share: &KnownShare) -> Result<(), StoreError> {
         self.write(|db| {
-            db.open_table(SHARES)?.insert(bytes_of(path), hash.as_bytes())?;
+            db.open_table(SHARES)?.insert(bytes_of(path), &share.encode()[..])?;
             Ok(())
         })
     }
@@ -271,6 +279,64 @@ impl Disk {
             Ok(result)
         };
         run().map_err(|error| StoreError::Database(Box::new(error)))
+    }
+}
+
+/// The rows of the old table go into the new one. What they do not say, the next look at the path
+/// does.
+fn take_over_old_shares(db: &WriteTransaction) -> Result<(), redb::Error> {
+    let mut shares = db.open_table(SHARES)?;
+    for row in db.open_table(OLD_SHARES)?.iter()? {
+        let (path, hash) = row?;
+        let Ok(name) = FileName::of_path(&path_of(path.value())) else { continue };
+        let hash = Hash::from_bytes(*hash.value());
+        let shared = SharedFile { hash, name, size: 0, kind: FileKind::File };
+        let share = KnownShare { shared, access: Access::Open };
+        shares.insert(path.value(), &share.encode()[..])?;
+    }
+    drop(shares);
+    db.delete_table(OLD_SHARES)?;
+    Ok(())
+}
+
+impl KnownShare {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = vec![1];
+        self.shared.encode(&mut out);
+        match &self.access {
+            Access::Nodes(nodes) => {
+                out.put_u8(1);
+                out.put_u32(u32::try_from(nodes.len()).unwrap_or(u32::MAX));
+                nodes.iter().for_each(|node| out.put_raw(node.as_bytes()));
+            }
+            Access::Ticket(secret) => {
+                out.put_u8(2);
+                out.put_raw(secret.as_bytes());
+            }
+            // Whatever else there may be one day is not let out as open.
+            access => out.put_u8(if *access == Access::Open { 0 } else { u8::MAX }),
+        }
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
+        if reader.u8("share version")? != 1 {
+            return Err(DecodeError::Invalid("share version"));
+        }
+        let shared = SharedFile::decode(&mut reader)?;
+        let access = match reader.u8("share access")? {
+            0 => Access::Open,
+            1 => {
+                let count = reader.u32("share nodes")?;
+                let nodes = (0..count).map(|_| reader.node_id("share node"));
+                Access::Nodes(nodes.collect::<Result<_, _>>()?)
+            }
+            2 => Access::Ticket(Secret::from_bytes(reader.array("share secret")?)),
+            _ => return Err(DecodeError::Invalid("share access")),
+        };
+        reader.finish()?;
+        Ok(Self { shared, access })
     }
 }
 

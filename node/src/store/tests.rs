@@ -1,5 +1,6 @@
-use super::disk::{PEERS, STATE_FILE};
+use super::disk::{OLD_SHARES, PEERS, STATE_FILE};
 use super::*;
+use peerkit_proto::files::{FileKind, FileName, Secret};
 
 fn id(n: u8) -> NodeId {
     NodeId::from_bytes([n; 32])
@@ -27,13 +28,27 @@ fn known(n: u8) -> KnownFile {
     }
 }
 
+fn share(name: &str, access: Access) -> KnownShare {
+    let hash = Hash::of(name.as_bytes());
+    let name = FileName::new(name).unwrap();
+    KnownShare { shared: SharedFile { hash, name, size: 7, kind: FileKind::Folder }, access }
+}
+
+fn open() -> Access {
+    Access::Open
+}
+
+fn named() -> Access {
+    Access::Nodes(vec![id(3), id(1)])
+}
+
 fn list() -> PieceList {
     PieceList::of(&vec![3; (2 << 20) + 5])
 }
 
 fn fill(store: &Store) {
     store.save_peers(&[(id(2), peer("b")), (id(1), peer("a"))]).unwrap();
-    store.save_share(Path::new("/a/b"), &Hash::of(b"b")).unwrap();
+    store.save_share(Path::new("/a/b"), &share("b", open())).unwrap();
     let (one, two) = (known(1), known(2));
     let rows = [(Path::new("/a/b"), &one, Some(&list())), (Path::new("/a/c"), &two, None)];
     store.save_files(rows).unwrap();
@@ -41,7 +56,7 @@ fn fill(store: &Store) {
 
 fn check(store: &Store) {
     assert_eq!(store.peers().unwrap(), [(id(1), peer("a")), (id(2), peer("b"))]);
-    assert_eq!(store.shares().unwrap(), [("/a/b".into(), Hash::of(b"b"))]);
+    assert_eq!(store.shares().unwrap(), [("/a/b".into(), share("b", open()))]);
     let paths = ["/a/c", "/none", "/a/b"].map(Path::new);
     assert_eq!(store.files(paths).unwrap(), [Some(known(2)), None, Some(known(1))]);
     assert_eq!(store.piece_list(&known(1).hash).unwrap(), Some(list()));
@@ -99,11 +114,11 @@ fn what_is_saved_again_takes_the_place_of_what_was() {
     for store in stores {
         fill(&store);
         store.save_peers(&[(id(1), peer("c"))]).unwrap();
-        store.save_share(Path::new("/a/b"), &Hash::of(b"new")).unwrap();
+        store.save_share(Path::new("/a/b"), &share("new", named())).unwrap();
         store.save_files([(Path::new("/a/c"), &known(3), None)]).unwrap();
         store.save_piece_list(&known(2).hash, &list()).unwrap();
         assert_eq!(store.peers().unwrap(), [(id(1), peer("c")), (id(2), peer("b"))]);
-        assert_eq!(store.shares().unwrap(), [("/a/b".into(), Hash::of(b"new"))]);
+        assert_eq!(store.shares().unwrap(), [("/a/b".into(), share("new", named()))]);
         assert_eq!(store.files([Path::new("/a/c")]).unwrap(), [Some(known(3))]);
         assert!(store.has_piece_list(&known(2).hash).unwrap());
     }
@@ -155,7 +170,42 @@ fn paths_are_bytes() {
     let odd = Path::new(std::ffi::OsStr::from_bytes(b"/tmp/\xff\xfe"));
     let (_folder, stores) = both();
     for store in stores {
-        store.save_share(odd, &Hash::of(b"")).unwrap();
+        store.save_share(odd, &share("odd", open())).unwrap();
         assert_eq!(store.shares().unwrap()[0].0, odd);
+    }
+}
+
+#[test]
+fn a_share_keeps_whom_it_is_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let ticket = Access::Ticket(Secret::from_bytes([9; 16]));
+    for store in [Store::open(None).unwrap(), Store::open(Some(folder.path())).unwrap()] {
+        for access in [open(), named(), Access::Nodes(vec![]), ticket.clone()] {
+            store.save_share(Path::new("/a"), &share("a", access.clone())).unwrap();
+            assert_eq!(store.shares().unwrap(), [("/a".into(), share("a", access))]);
+        }
+    }
+    let store = Store::open(Some(folder.path())).unwrap();
+    assert_eq!(store.shares().unwrap(), [("/a".into(), share("a", ticket))]);
+}
+
+#[test]
+fn what_an_older_version_shared_is_shared_with_everyone() {
+    let folder = tempfile::tempdir().unwrap();
+    {
+        let database = redb::Database::create(folder.path().join(STATE_FILE)).unwrap();
+        let transaction = database.begin_write().unwrap();
+        {
+            let mut table = transaction.open_table(OLD_SHARES).unwrap();
+            table.insert(&b"/a/old"[..], Hash::of(b"old").as_bytes()).unwrap();
+        }
+        transaction.commit().unwrap();
+    }
+    for _ in 0..2 {
+        let store = Store::open(Some(folder.path())).unwrap();
+        let shares = store.shares().unwrap();
+        let (path, KnownShare { shared, access }) = &shares[0];
+        assert_eq!((path.as_path(), shared.hash), (Path::new("/a/old"), Hash::of(b"old")));
+        assert_eq!((shares.len(), access), (1, &Access::Open));
     }
 }

@@ -45,8 +45,8 @@ async fn ask_again(
 ) -> Result<Infallible, Error> {
     let mut wait = AGAIN;
     loop {
-        let mut asking = inner.ask(What::HasFile(hash), -1, None).await?;
-        while let Some(answer) = asking.answers.recv().await {
+        let mut answers = inner.ask_for_files(What::HasFile(hash)).await?;
+        while let Some(answer) = answers.recv().await {
             if matches!(answer.body, AnswerBody::Files(_)) {
                 let source = Found::Source(answer.node, answer.addresses);
                 found.send(source).await.map_err(|_| Error::Stopped)?;

@@ -466,27 +466,46 @@ mod tests {
         Bytes::copy_from_slice(body)
     }
 
+    fn places() -> impl Strategy<Value = Vec<Address>> {
+        let address = (any::<[u8; 4]>(), 1..=u16::MAX)
+            .prop_map(|(ip, port)| Address::from_socket((ip, port).into()));
+        proptest::collection::vec(address, 0..=MAX_PLACES)
+    }
+
     fn requests() -> impl Strategy<Value = Request> {
         let hash = any::<[u8; 32]>().prop_map(Hash::from_bytes);
-        (hash, 0..3u8, any::<u64>(), 1..=MAX_PART).prop_map(|(hash, kind, first, count)| match kind
-        {
+        let part = (hash, 0..7u8, any::<u64>(), 1..=MAX_PART, any::<[u8; 32]>(), places());
+        part.prop_map(|(hash, kind, first, count, proof, addresses)| match kind {
             0 => Request::Describe { hash },
             1 => Request::Pieces { hash, first, count },
-            _ => Request::Data { hash, first, count },
+            2 => Request::Data { hash, first, count },
+            3 => Request::Tree { hash, first, count },
+            4 => Request::Follow { hash, addresses },
+            5 => Request::Cancel,
+            _ => Request::Present { proof },
         })
     }
 
     fn answers() -> impl Strategy<Value = Answer> {
+        let access =
+            proptest::sample::select(vec![AccessKind::Open, AccessKind::Nodes, AccessKind::Ticket]);
+        let source = (any::<[u8; 32]>().prop_map(NodeId::from_bytes), places());
         prop_oneof![
             any::<u8>().prop_map(|code| Answer::Refused(Refusal::from_code(code))),
-            (any::<bool>(), any::<u64>(), "[a-z]{1,30}").prop_map(|(folder, size, name)| {
-                let kind = if folder { FileKind::Folder } else { FileKind::File };
-                let name = FileName::new(format!("{name}_")).unwrap();
-                Answer::Description(Description { kind, access: AccessKind::Open, size, name })
-            }),
+            (any::<bool>(), access, any::<u64>(), "[a-z]{1,30}").prop_map(
+                |(folder, access, size, name)| {
+                    let kind = if folder { FileKind::Folder } else { FileKind::File };
+                    let name = FileName::new(format!("{name}_")).unwrap();
+                    Answer::Description(Description { kind, access, size, name })
+                }
+            ),
             (any::<u64>(), proptest::collection::vec(any::<[u8; 32]>(), 1..40))
                 .prop_map(|(first, values)| Answer::Pieces { first, values }),
             (any::<u64>(), 0..=PIECE as u32).prop_map(|(index, len)| Answer::Piece { index, len }),
+            (any::<u64>(), any::<Vec<u8>>())
+                .prop_map(|(first, bits)| Answer::Held { first, bits: bits.into() }),
+            Just(Answer::Whole),
+            proptest::collection::vec(source, 0..=MAX_SOURCES).prop_map(Answer::Sources),
         ]
     }
 
@@ -513,6 +532,23 @@ mod tests {
             Answer::Piece { index: 1, len: 7 }.encode(),
             [13, 0, 0, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0]
         );
+        assert_eq!(Request::Cancel.encode(), [1, 0, 0, 0, 5]);
+        assert_eq!(Request::Present { proof: [7; 32] }.encode(), {
+            let mut expected = vec![33, 0, 0, 0, 6];
+            expected.extend([7; 32]);
+            expected
+        });
+        let addresses = vec!["1.2.3.4:5".parse().unwrap()];
+        let place = [1, 0, 9, 0, b'1', b'.', b'2', b'.', b'3', b'.', b'4', b':', b'5'];
+        let follow = Request::Follow { hash, addresses: addresses.clone() }.encode();
+        assert_eq!(follow[..5], [46, 0, 0, 0, 4]);
+        assert_eq!((&follow[5..37], &follow[37..]), (&[9; 32][..], &place[..]));
+        let held = Answer::Held { first: 8, bits: Bytes::from_static(&[6, 8]) };
+        assert_eq!(held.encode(), [11, 0, 0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 6, 8]);
+        assert_eq!(Answer::Whole.encode(), [1, 0, 0, 0, 5]);
+        let sources = Answer::Sources(vec![(NodeId::from_bytes([2; 32]), addresses)]).encode();
+        assert_eq!(sources[..7], [48, 0, 0, 0, 6, 1, 0]);
+        assert_eq!((&sources[7..39], &sources[39..]), (&[2; 32][..], &place[..]));
     }
 
     #[test]
@@ -523,6 +559,17 @@ mod tests {
             let request = Request::Pieces { hash, first: 0, count };
             assert!(Request::decode(body(request.encode())).is_err());
         }
+        let long = format!("{}@{}:65535", NodeId::from_bytes([2; 32]), ["a"; 127].join("."));
+        let addresses: Vec<Address> = vec![long.parse().unwrap(); MAX_PLACES];
+        let follow = Request::Follow { hash, addresses: addresses.clone() };
+        assert!(follow.encode().len() <= PREFIX + MAX_REQUEST);
+        assert_eq!(Request::decode(body(follow.encode())), Ok(follow));
+        let sources = Answer::Sources(vec![(NodeId::from_bytes([2; 32]), addresses); MAX_SOURCES]);
+        assert!(sources.encode().len() <= PREFIX + MAX_ANSWER);
+        assert_eq!(Answer::decode(body(sources.encode())), Ok(sources));
+        let mut crowd = vec![6];
+        crowd.put_u16(MAX_SOURCES as u16 + 1);
+        assert!(Answer::decode(crowd.into()).is_err());
         let values = vec![[0; 32]; usize::from(MAX_PART)];
         let full = Answer::Pieces { first: 0, values };
         assert!(full.encode().len() <= MAX_ANSWER);

@@ -23,6 +23,9 @@ pub const MAX_NEIGHBOURS: usize = 90;
 /// Files in one answer; a node that has more to tell sends several.
 pub const MAX_FILES: usize = 100;
 
+/// The flag of a query that its sender asks for itself.
+const OWN: u8 = 1;
+
 /// Names a query: drawn by the node that asks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueryId(pub [u8; 16]);
@@ -40,6 +43,9 @@ pub struct Query {
     pub id: QueryId,
     /// Hops that it may travel beyond the receiver; [`UNLIMITED`] for all.
     pub depth: u8,
+    /// Whether the sender asks for itself: the answer may have in it what only the sender may know
+    /// of. Such a query is never passed on, whatever its depth.
+    pub own: bool,
     /// How long the sender still waits.
     pub ttl: Duration,
     /// What is asked.
@@ -52,7 +58,7 @@ pub struct Query {
 pub enum What {
     /// Every node: who it is and whom it is linked to.
     Discover,
-    /// Files whose names have all the words of a text.
+    /// Files whose names or paths fit all the words of a text.
     Search(String),
     /// Who has the file or folder of a hash.
     HasFile(Hash),
@@ -121,6 +127,7 @@ impl Query {
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_raw(&self.id.0);
         out.put_u8(self.depth);
+        out.put_u8(if self.own { OWN } else { 0 });
         out.put_u32(u32::try_from(self.ttl.as_millis()).unwrap_or(u32::MAX));
         match &self.what {
             What::Discover => out.put_u8(0),
@@ -158,6 +165,11 @@ impl Query {
         Ok(Self {
             id: QueryId(reader.array("query id")?),
             depth: reader.u8("query depth")?,
+            own: match reader.u8("query flags")? {
+                0 => false,
+                OWN => true,
+                _ => return Err(DecodeError::Invalid("query flags")),
+            },
             ttl: Duration::from_millis(u64::from(reader.u32("query time")?)),
             what: match reader.u8("query kind")? {
                 0 => What::Discover,

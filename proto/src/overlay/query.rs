@@ -7,6 +7,9 @@
 //! once, except where the query comes again with more depth left: then it is passed on again, so
 //! that a depth counts the shortest path and not the fastest.
 //!
+//! A node asks its neighbours also *for itself*: such a query goes no further, and is answered with
+//! what only that node may know of.
+//!
 //! The table of queries is bounded, in all and for each link, and so is the time that a query stays
 //! in it. Where there is no room a node says "done, but not complete".
 
@@ -20,8 +23,11 @@ use crate::id::NodeId;
 use crate::overlay::Output;
 use crate::time::{Instant, earliest};
 
+mod looks;
 #[cfg(test)]
 pub(crate) mod tests;
+
+use looks::Looks;
 
 /// The part of the table that the queries of one link may fill: an eighth.
 const LINK_SHARE: usize = 8;
@@ -42,6 +48,7 @@ pub(super) struct Queries {
     deadlines: BTreeSet<(Instant, QueryId)>,
     /// Entries of the table that came by each link.
     by_link: BTreeMap<NodeId, usize>,
+    looks: Looks,
 }
 
 #[derive(Debug)]
@@ -49,6 +56,8 @@ struct Entry {
     what: What,
     /// Whom the query came from first, and answers go to; `None` where we asked.
     parent: Option<NodeId>,
+    /// Whether the one who asks does so for itself: then it goes no further.
+    own: bool,
     /// Where the node that it asks for is: the link by which the first answer came that says so.
     way: Option<NodeId>,
     /// The most depth that it came with.
@@ -69,6 +78,16 @@ struct Branch {
     complete: bool,
 }
 
+/// What is asked, and of whom.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) what: What,
+    /// Hops, or [`UNLIMITED`].
+    pub(super) depth: u8,
+    /// Of the neighbours alone, for this node itself, whatever the depth.
+    pub(super) own: bool,
+}
+
 type Out = VecDeque<Output>;
 
 impl Queries {
@@ -80,23 +99,26 @@ impl Queries {
             order: VecDeque::new(),
             deadlines: BTreeSet::new(),
             by_link: BTreeMap::new(),
+            looks: Looks::new(config.lookup_rate),
         }
     }
 
-    /// Asks the network: `depth` hops, or [`UNLIMITED`]; 0 asks nobody and ends at once.
+    /// Asks the network: 0 hops ask nobody and end at once.
     pub(super) fn ask(
         &mut self,
         now: Instant,
-        query: (QueryId, What),
-        depth: u8,
+        id: QueryId,
+        question: Question,
         timeout: Duration,
         neighbours: impl Iterator<Item = NodeId>,
         out: &mut Out,
     ) {
-        let (id, what) = query;
+        let Question { what, depth, own } = question;
+        let depth = if own { 1 } else { depth };
         let entry = Entry {
             what,
             parent: None,
+            own,
             way: None,
             depth,
             deadline: now + timeout.min(self.ttl),
@@ -105,7 +127,7 @@ impl Queries {
             answered: 0,
         };
         self.insert(now, id, entry);
-        self.spread(now, id, None, depth, neighbours, out);
+        self.spread(now, id, (None, depth, true), neighbours, out);
         self.settle(id, out);
     }
 
@@ -118,11 +140,14 @@ impl Queries {
         neighbours: impl Iterator<Item = NodeId>,
         out: &mut Out,
     ) {
-        let Query { id, depth, ttl, what } = query;
+        let Query { id, depth, own, ttl, what } = query;
+        let mut looked_up = true;
+
         let done =
             |complete| Output::Send(from, Frame::QueryDone(QueryDone { id, depth, complete }));
         if let Some(entry) = self.table.get_mut(&id) {
-            if entry.depth >= depth || entry.deadline <= now || entry.what != what {
+            let again = entry.depth < depth && !entry.own && !own;
+            if !again || entry.deadline <= now || entry.what != what {
                 out.push_back(done(true));
                 return;
             }
@@ -133,20 +158,25 @@ impl Queries {
                 out.push_back(done(false));
                 return;
             }
+            looked_up = !takes_a_look(&what) || self.looks.take(now, from);
             let entry = Entry {
                 what: what.clone(),
                 parent: Some(from),
+                own,
                 way: None,
                 depth,
                 deadline: now + ttl.min(self.ttl),
-                local: true,
+                local: looked_up,
                 branches: Vec::new(),
                 answered: 0,
             };
             self.insert(now, id, entry);
-            out.push_back(Output::Lookup { query: id, what });
+            if looked_up {
+                out.push_back(Output::Lookup { query: id, what, asker: own.then_some(from) });
+            }
         }
-        self.spread(now, id, Some(from), depth, neighbours.filter(|peer| *peer != from), out);
+        let others = neighbours.filter(|peer| !own && *peer != from);
+        self.spread(now, id, (Some(from), depth, looked_up), others, out);
         self.settle(id, out);
     }
 
@@ -210,6 +240,7 @@ impl Queries {
 
     /// A link ended: nothing more comes from there, and nothing is owed to it.
     pub(super) fn link_down(&mut self, peer: NodeId, out: &mut Out) {
+        self.looks.forget(peer);
         let active: Vec<_> = self.deadlines.iter().map(|(_, id)| *id).collect();
         for id in active {
             let Some(entry) = self.table.get_mut(&id) else { continue };
@@ -280,13 +311,13 @@ impl Queries {
         }
     }
 
-    /// Opens a branch and passes the query on to `neighbours`, where depth is left.
+    /// Opens a branch, complete or not as far as we are concerned, and passes the query on to
+    /// `neighbours`, where depth is left.
     fn spread(
         &mut self,
         now: Instant,
         id: QueryId,
-        parent: Option<NodeId>,
-        depth: u8,
+        (parent, depth, complete): (Option<NodeId>, u8, bool),
         neighbours: impl Iterator<Item = NodeId>,
         out: &mut Out,
     ) {
@@ -295,11 +326,11 @@ impl Queries {
         if let Some(onward) = onward(depth) {
             waiting.extend(neighbours);
             let ttl = entry.deadline.since(now);
-            let query = Query { id, depth: onward, ttl, what: entry.what.clone() };
+            let query = Query { id, depth: onward, own: entry.own, ttl, what: entry.what.clone() };
             let send = |peer: &NodeId| Output::Send(*peer, Frame::Query(query.clone()));
             out.extend(waiting.iter().map(send));
         }
-        entry.branches.push(Branch { parent, depth, waiting, complete: true });
+        entry.branches.push(Branch { parent, depth, waiting, complete });
     }
 
     /// Closes the branches that are done and tells those who wait for them.
@@ -333,6 +364,11 @@ fn weight(body: &AnswerBody) -> usize {
         AnswerBody::Files(files) => 1 + files.len(),
         AnswerBody::Here => 1,
     }
+}
+
+/// Whether it takes a look at what is shared.
+fn takes_a_look(what: &What) -> bool {
+    matches!(what, What::Search(_) | What::HasFile(_))
 }
 
 /// The depth that a query travels on with, `None` where it goes no further.

@@ -74,6 +74,9 @@ pub enum Command {
         what: What,
         /// Hops; -1 for the whole network, 0 for nobody.
         depth: i32,
+        /// Whether to ask the neighbours alone, for this node itself, whatever the depth: they tell
+        /// also what only this node may know of.
+        own: bool,
         /// How long to wait; `None` for the configured time.
         timeout: Option<Duration>,
     },
@@ -158,6 +161,8 @@ pub enum Output {
         query: QueryId,
         /// What is asked: a search, a file, or a call-back to this node.
         what: What,
+        /// The neighbour that asks, where it asks for itself; else it is not known who does.
+        asker: Option<NodeId>,
     },
     /// An answer to a query of ours.
     Answered {

@@ -101,7 +101,7 @@ impl Net {
                 Output::Ended { complete, .. } => {
                     assert_eq!(self.ended.replace(complete), None, "a query ends once");
                 }
-                Output::Lookup { query, what } => {
+                Output::Lookup { query, what, .. } => {
                     let files = match what {
                         What::Search(text) => vec![file(&format!("{text}-{node}"))],
                         _ => Vec::new(),
@@ -143,7 +143,7 @@ impl Net {
     fn ask(&mut self, node: usize, what: What, depth: i32) {
         (self.answers, self.ended) = (Vec::new(), None);
         let id = self.nodes[node].draw_query_id();
-        let command = Command::Query { id, what, depth, timeout: None };
+        let command = Command::Query { id, what, depth, own: false, timeout: None };
         self.input(node, Input::Command(command));
     }
 

@@ -37,7 +37,10 @@ impl<H: Handler> Sim<H> {
         let what = What::FindNode(to.id());
         let errand = Errand { from, run, to, messages: vec![message], found: false };
         self.errands.insert(query, errand);
-        self.command(from, Command::Query { id: query, what, depth: -1, timeout: None });
+        self.command(
+            from,
+            Command::Query { id: query, what, depth: -1, own: false, timeout: None },
+        );
     }
 
     /// The node has been found.

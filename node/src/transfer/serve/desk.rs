@@ -67,13 +67,13 @@ impl Caller {
 
 impl Serving {
     /// Whether a share that `caller` may have has this hash.
-    pub(super) fn shares(&self, hash: &Hash, _caller: &Caller) -> bool {
-        self.shares.contains(hash)
+    pub(super) fn shares(&self, hash: &Hash, caller: &Caller) -> bool {
+        self.shares.contains(hash, &caller.asker())
     }
 
     /// What is served to `caller` under `hash`, and whether all of it is there.
     pub(super) fn describe(&self, hash: &Hash, caller: &Caller) -> Option<(Description, bool)> {
-        if let Some(description) = self.shares.describe(hash) {
+        if let Some(description) = self.shares.describe(hash, &caller.asker()) {
             return Some((description, true));
         }
         let partial = self.partials.get(hash, &caller.asker())?;
@@ -88,9 +88,9 @@ impl Serving {
     fn open(&self, hash: &Hash, tree: bool, caller: &Caller) -> Result<Source, Refusal> {
         if self.shares(hash, caller) {
             if !tree {
-                return self.shares.open(hash).map(Source::Share);
+                return self.shares.open(hash, &caller.asker()).map(Source::Share);
             }
-            let open = self.shares.open_tree(hash)?;
+            let open = self.shares.open_tree(hash, &caller.asker())?;
             let layout = self.layouts.get(hash, || Layout::new(open.sizes()).ok());
             return Ok(Source::Tree(open, layout.ok_or(Refusal::NotFound)?));
         }

@@ -1,1 +1,350 @@
+mod crowded;
+mod following;
 
+use super::*;
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use peerkit_proto::address::Address;
+use peerkit_proto::config::Config;
+use peerkit_proto::files::wire::{MAX_ANSWER, MAX_PART, PREFIX, body_len};
+use peerkit_proto::files::{
+    Access, AccessKind, Asker, Description, FileKind, FileName, Layout, Manifest, PIECE, PieceList,
+    PieceSet, Secret,
+};
+use peerkit_proto::id::Hash;
+use proptest::prelude::*;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+use crate::rate::RateLimits;
+use crate::store::Store;
+use crate::transfer::partial::{Partial, PartialGuard};
+use crate::transfer::{IDLE, STALL};
+
+const P: usize = PIECE as usize;
+
+const BINDING: [u8; 32] = [5; 32];
+
+fn node(n: u8) -> NodeId {
+    NodeId::from_bytes([n; 32])
+}
+
+fn serving() -> Serving {
+    let shares = Shares::new(Store::open(None).unwrap());
+    Serving::new(shares, Partials::default(), Rates::new(&Config::default()))
+}
+
+fn content(len: usize, seed: u8) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new_keyed(&[seed; 32]).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+/// The asking end of a stream.
+struct Asking {
+    stream: DuplexStream,
+    serving: JoinHandle<io::Result<()>>,
+}
+
+/// `id` asks a node that answers with `serving`.
+fn ask(serving: &Serving, id: NodeId) -> Asking {
+    let (stream, theirs) = duplex(64 << 10);
+    let serving = tokio::spawn(serve(serving.clone(), id, BINDING, theirs));
+    Asking { stream, serving }
+}
+
+impl Asking {
+    async fn send(&mut self, request: &Request) {
+        self.stream.write_all(&request.encode()).await.unwrap();
+    }
+
+    /// The next answer, and the bytes after it.
+    async fn answer(&mut self) -> (Answer, Vec<u8>) {
+        let mut prefix = [0; PREFIX];
+        self.stream.read_exact(&mut prefix).await.unwrap();
+        let mut body = vec![0; body_len(prefix, MAX_ANSWER).unwrap()];
+        self.stream.read_exact(&mut body).await.unwrap();
+        let answer = Answer::decode(body.into()).unwrap();
+        let mut bytes = Vec::new();
+        if let Answer::Piece { len, .. } = answer {
+            bytes.resize(len as usize, 0);
+            self.stream.read_exact(&mut bytes).await.unwrap();
+        }
+        (answer, bytes)
+    }
+
+    async fn asked(&mut self, request: &Request) -> Answer {
+        self.send(request).await;
+        self.answer().await.0
+    }
+
+    /// Nothing comes any more for a while.
+    async fn is_silent(&mut self) -> bool {
+        let mut byte = [0];
+        let wait = Duration::from_millis(200);
+        tokio::time::timeout(wait, self.stream.read(&mut byte)).await.is_err()
+    }
+
+    /// The pieces that come for a request, until as many as were asked for are there.
+    async fn pieces(&mut self, request: &Request) -> Vec<u8> {
+        let (Request::Data { first, count, .. } | Request::Tree { first, count, .. }) = request
+        else {
+            panic!("{request:?}")
+        };
+        self.send(request).await;
+        let mut all = Vec::new();
+        for expected in *first..first + u64::from(*count) {
+            let (answer, bytes) = self.answer().await;
+            assert_eq!(answer, Answer::Piece { index: expected, len: bytes.len() as u32 });
+            all.extend(bytes);
+        }
+        all
+    }
+}
+
+fn refused(refusal: Refusal) -> Answer {
+    Answer::Refused(refusal)
+}
+
+/// Shares a folder of small, large and empty files; its hash, and what all files hold, in order.
+async fn share_tree(serving: &Serving) -> (TempDir, Hash, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files = vec![("a/empty".to_owned(), Vec::new())];
+    files.extend((0..700).map(|n| (format!("b/{n:03}"), content(n * 13, 1))));
+    files.push(("c/large".to_owned(), content(3 * P + 5, 2)));
+    files.push(("c/one".to_owned(), content(P, 3)));
+    files.push(("d/empty".to_owned(), Vec::new()));
+    files.push(("d/last".to_owned(), content(9, 4)));
+    for (path, bytes) in &files {
+        write(&dir.path().join(path), bytes);
+    }
+    let added = serving.shares.add(dir.path(), |_| ()).await.unwrap();
+    let all = files.into_iter().flat_map(|(_, bytes)| bytes).collect();
+    (dir, added.shared.hash, all)
+}
+
+/// A fetch of a file, of which nothing is there yet.
+fn growing(serving: &Serving, bytes: &[u8], access: Access) -> (PartialGuard, Hash) {
+    let list = PieceList::of(bytes);
+    let hash = list.root();
+    let description = Description {
+        kind: FileKind::File,
+        access: access.kind(),
+        size: bytes.len() as u64,
+        name: FileName::new("growing").unwrap(),
+    };
+    let layout = Arc::new(Layout::file(bytes.len() as u64).unwrap());
+    let partial = Partial::new(hash, description, access, layout).unwrap();
+    let file = tempfile::tempfile().unwrap();
+    io::Write::write_all(&mut &file, bytes).unwrap();
+    partial.set_file(Arc::new(file));
+    partial.add_list(hash, Arc::new(list));
+    (serving.partials.enter(partial), hash)
+}
+
+#[tokio::test]
+async fn the_pieces_of_a_folder_are_its_files() {
+    let serving = serving();
+    let (_dir, hash, all) = share_tree(&serving).await;
+    // 699 of one piece each; then 4, 1 and 1.
+    let count = 705;
+    let mut asking = ask(&serving, node(1));
+    assert!(asking.pieces(&Request::Tree { hash, first: 0, count }).await == all);
+    // In parts that end anywhere, several asked for at once.
+    let mut got = Vec::new();
+    for first in (0..count).step_by(90) {
+        let part = Request::Tree { hash, first: first.into(), count: 90.min(count - first) };
+        asking.send(&part).await;
+    }
+    for index in 0..u64::from(count) {
+        let (answer, bytes) = asking.answer().await;
+        assert_eq!(answer, Answer::Piece { index, len: bytes.len() as u32 });
+        got.extend(bytes);
+    }
+    assert!(got == all);
+    let last = asking.pieces(&Request::Tree { hash, first: 704, count: 1 }).await;
+    assert_eq!(last, content(9, 4));
+}
+
+#[tokio::test]
+async fn what_is_no_folder_has_no_tree() {
+    let serving = serving();
+    let (_dir, hash, _) = share_tree(&serving).await;
+    let mut asking = ask(&serving, node(1));
+    let tree = |hash, first, count| Request::Tree { hash, first, count };
+    let one = Hash::of(&content(P, 3));
+    let cases = [
+        (tree(hash, 704, 2), Refusal::BadRequest),
+        (tree(hash, 705, 1), Refusal::BadRequest),
+        (tree(hash, u64::MAX, MAX_PART), Refusal::BadRequest),
+        (tree(one, 0, 1), Refusal::BadRequest),
+        (tree(Hash::of(b"?"), 0, 1), Refusal::NotFound),
+    ];
+    for (request, refusal) in cases {
+        assert_eq!(asking.asked(&request).await, refused(refusal), "{request:?}");
+    }
+    assert_eq!(asking.pieces(&Request::Data { hash: one, first: 0, count: 1 }).await.len(), P);
+}
+
+#[tokio::test]
+async fn a_changed_file_of_a_folder_is_not_served() {
+    let serving = serving();
+    let (dir, hash, _) = share_tree(&serving).await;
+    // Of the same length: only its times tell, and its content.
+    write(&dir.path().join("b/002"), &content(26, 9));
+    let mut asking = ask(&serving, node(1));
+    let request = Request::Tree { hash, first: 0, count: 10 };
+    assert_eq!(asking.asked(&request).await, Answer::Piece { index: 0, len: 13 });
+    assert_eq!(asking.answer().await.0, refused(Refusal::Changed));
+    // The others are.
+    let after = asking.pieces(&Request::Tree { hash, first: 2, count: 1 }).await;
+    assert_eq!(after, content(39, 1));
+}
+
+#[tokio::test]
+async fn what_is_given_up_ends_and_the_rest_goes_on() {
+    let serving = serving();
+    let (_dir, hash, _) = share_tree(&serving).await;
+    let file = Hash::of(&content(3 * P + 5, 2));
+    let data = Request::Data { hash: file, first: 0, count: 3 };
+    let mut asking = ask(&serving, node(1));
+    for request in [&data, &data, &Request::Tree { hash, first: 0, count: 700 }] {
+        asking.send(request).await;
+    }
+    asking.send(&Request::Describe { hash: file }).await;
+    assert!(matches!(asking.answer().await.0, Answer::Piece { index: 0, .. }));
+    asking.send(&Request::Cancel).await;
+    asking.send(&Request::Data { hash: file, first: 3, count: 1 }).await;
+    let (mut pieces, mut cancelled) = (0, 0);
+    loop {
+        match asking.answer().await.0 {
+            Answer::Piece { .. } => pieces += 1,
+            Answer::Refused(Refusal::Cancelled) => cancelled += 1,
+            Answer::Description(_) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(cancelled, 3, "each has its end");
+    assert!(pieces <= 1, "the one that was on its way: {pieces}");
+    let (answer, bytes) = asking.answer().await;
+    assert_eq!((answer, bytes.len()), (Answer::Piece { index: 3, len: 5 }, 5));
+    // With nothing to give up it says nothing.
+    asking.send(&Request::Cancel).await;
+    assert!(asking.is_silent().await);
+}
+
+#[tokio::test]
+async fn only_who_shows_the_tickets_secret_is_served() {
+    let serving = serving();
+    let secret = Secret::from_bytes([8; 16]);
+    let bytes = content(P + 1, 1);
+    let (guard, hash) = growing(&serving, &bytes, Access::Ticket(secret));
+    guard.partial().add(0..2);
+    let requests = [
+        Request::Describe { hash },
+        Request::Pieces { hash, first: 0, count: 2 },
+        Request::Data { hash, first: 1, count: 1 },
+        Request::Tree { hash, first: 1, count: 1 },
+        Request::Follow { hash, addresses: Vec::new() },
+    ];
+    let stranger = node(1);
+    let wrong = [
+        None,
+        Some([0; 32]),
+        Some(Secret::from_bytes([9; 16]).prove(&BINDING, stranger)),
+        Some(secret.prove(&BINDING, node(2))),
+        Some(secret.prove(&[6; 32], stranger)),
+    ];
+    for proof in wrong {
+        let mut asking = ask(&serving, stranger);
+        if let Some(proof) = proof {
+            asking.send(&Request::Present { proof }).await;
+        }
+        for request in &requests {
+            // As of what nobody ever shared.
+            assert_eq!(asking.asked(request).await, refused(Refusal::NotFound), "{request:?}");
+        }
+    }
+    let mut asking = ask(&serving, stranger);
+    asking.send(&Request::Present { proof: secret.prove(&BINDING, stranger) }).await;
+    match asking.asked(&requests[0]).await {
+        Answer::Description(told) => assert_eq!(told.access, AccessKind::Ticket),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(asking.asked(&requests[1]).await, Answer::Pieces { .. }));
+    assert_eq!(asking.pieces(&requests[2]).await, bytes[P..]);
+    assert_eq!(asking.asked(&requests[3]).await, refused(Refusal::BadRequest));
+    let held = Answer::Held { first: 0, bits: Bytes::from_static(&[3]) };
+    assert_eq!(asking.asked(&requests[4]).await, held);
+    // From the next wrong proof on it is a stranger again.
+    asking.send(&Request::Present { proof: [0; 32] }).await;
+    assert_eq!(asking.asked(&requests[2]).await, refused(Refusal::NotFound));
+}
+
+#[tokio::test]
+async fn a_folder_on_its_way_is_served_as_far_as_it_is() {
+    let (shared, serving) = (serving(), serving());
+    let (dir, hash, all) = share_tree(&shared).await;
+    let manifest = {
+        let asker = Asker { id: node(1), binding: &[0; 32], proof: None };
+        let open = shared.shares.open(&hash, &asker).unwrap();
+        let mut bytes = Vec::new();
+        open.read_piece(0, &mut bytes).unwrap();
+        bytes
+    };
+    let decoded = Arc::new(Manifest::decode(manifest.clone().into()).unwrap());
+    let description = Description {
+        kind: FileKind::Folder,
+        access: AccessKind::Open,
+        size: manifest.len() as u64,
+        name: FileName::new("growing").unwrap(),
+    };
+    let layout = Arc::new(Layout::folder(&decoded));
+    let partial = Partial::new(hash, description.clone(), Access::Open, layout).unwrap();
+    partial.set_folder(dir.path().to_owned(), decoded);
+    let large = content(3 * P + 5, 2);
+    let list = Arc::new(PieceList::of(&large));
+    partial.add_list(list.root(), Arc::clone(&list));
+    partial.add(0..690);
+    partial.add(701..702);
+    let guard = serving.partials.enter(partial);
+
+    let mut asking = ask(&serving, node(1));
+    let told = asking.asked(&Request::Describe { hash }).await;
+    assert_eq!(told, Answer::Description(description));
+    assert_eq!(asking.pieces(&Request::Data { hash, first: 0, count: 1 }).await, manifest);
+    let tree = |first, count| Request::Tree { hash, first, count };
+    let first = asking.pieces(&tree(0, 690)).await;
+    assert!(first == all[..first.len()]);
+    assert!(asking.pieces(&tree(701, 1)).await == large[2 * P..3 * P]);
+    assert_eq!(asking.asked(&tree(700, 1)).await, refused(Refusal::NotFound));
+    // A list of a file in it, and nothing else of that.
+    let values = Request::Pieces { hash: list.root(), first: 1, count: 3 };
+    let expected = Answer::Pieces { first: 1, values: list.values()[1..].to_vec() };
+    assert_eq!(asking.asked(&values).await, expected);
+    let data = Request::Data { hash: list.root(), first: 2, count: 1 };
+    assert_eq!(asking.asked(&data).await, refused(Refusal::NotFound));
+    drop(guard);
+    assert_eq!(asking.asked(&tree(0, 1)).await, refused(Refusal::NotFound));
+    assert_eq!(asking.asked(&values).await, refused(Refusal::NotFound));
+}
+
+#[tokio::test]
+async fn a_node_limits_what_it_sends() {
+    let limits = RateLimits { upload: 5, peer_download: 6, ..RateLimits::default() };
+    let mut config = Config::default();
+    (config.upload_rate, config.peer_download_rate) = (5, 6);
+    let node = crate::Node::builder().config(config).spawn().await.unwrap();
+    assert_eq!(node.rates(), limits);
+    node.set_rates(RateLimits::default());
+    assert_eq!(node.rates(), RateLimits::default());
+    node.shutdown().await;
+}

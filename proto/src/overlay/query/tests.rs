@@ -17,7 +17,7 @@ const ID: QueryId = QueryId([7; 16]);
 const TTL: Duration = Duration::from_secs(10);
 
 fn query(depth: u8) -> Query {
-    Query { id: ID, depth, ttl: TTL, what: What::Discover }
+    Query { id: ID, depth, own: false, ttl: TTL, what: What::Discover }
 }
 
 fn sent(to: u8, depth: u8) -> Output {
@@ -43,7 +43,7 @@ fn answer(from: u8) -> Answer {
 }
 
 fn lookup() -> Output {
-    Output::Lookup { query: ID, what: What::Discover }
+    Output::Lookup { query: ID, what: What::Discover, asker: None }
 }
 
 fn ended(complete: bool) -> Output {
@@ -65,7 +65,8 @@ fn same(outputs: &[String], expected: &[Output]) {
 fn ask(queries: &mut Queries, depth: u8, neighbours: &[u8]) -> Vec<String> {
     let neighbours = neighbours.iter().map(|n| node(*n));
     outputs(queries, |q, out| {
-        q.ask(at(0), (ID, What::Discover), depth, TTL, neighbours, out);
+        let question = Question { what: What::Discover, depth, own: false };
+        q.ask(at(0), ID, question, TTL, neighbours, out);
     })
 }
 
@@ -238,4 +239,71 @@ pub(crate) fn samples() -> Vec<Frame> {
     );
     frames.push(Frame::QueryDone(told(UNLIMITED, false)));
     frames
+}
+
+#[test]
+fn what_a_node_asks_for_itself_goes_no_further() {
+    let own = |depth| Query { own: true, ..query(depth) };
+    let mut q = new();
+    let out = outputs(&mut q, |q, out| {
+        let question = Question { what: What::Discover, depth: UNLIMITED, own: true };
+        q.ask(at(0), ID, question, TTL, [1, 2].map(node).into_iter(), out);
+    });
+    let asked = |to| Output::Send(node(to), Frame::Query(own(0)));
+    same(&out, &[asked(1), asked(2)]);
+    same(&outputs(&mut q, |q, out| q.receive_done(node(1), told(0, true), out)), &[]);
+    same(&outputs(&mut q, |q, out| q.receive_done(node(2), told(0, true), out)), &[ended(true)]);
+
+    // Whatever depth somebody gives it, also where the id is known by now.
+    let mut q = new();
+    let receive = |q: &mut Queries, from, query| {
+        outputs(q, |q, out| q.receive(at(0), node(from), query, [1, 2].map(node).into_iter(), out))
+    };
+    let lookup = Output::Lookup { query: ID, what: What::Discover, asker: Some(node(1)) };
+    same(&receive(&mut q, 1, own(UNLIMITED)), &[lookup]);
+    same(&receive(&mut q, 2, query(UNLIMITED)), &[done(2, UNLIMITED, true)]);
+    let out = outputs(&mut q, |q, out| q.answer(ID, vec![answer(9)], out));
+    same(&out, &[Output::Send(node(1), Frame::Answer(answer(9))), done(1, UNLIMITED, true)]);
+
+    let mut q = new();
+    same(&receive(&mut q, 1, query(0))[..1], &[self::lookup()]);
+    same(&receive(&mut q, 2, own(UNLIMITED)), &[done(2, UNLIMITED, true)]);
+}
+
+#[test]
+fn look_ups_are_rated_for_each_link_and_over_all() {
+    let mut q = Queries::new(&Config { lookup_rate: 2, ..Config::default() });
+    let mut asked = 0u8;
+    let mut receive = |q: &mut Queries, at: Instant, from: u8, what: What| {
+        asked += 1;
+        let query = Query { id: QueryId([asked; 16]), what, ..query(1) };
+        outputs(q, |q, out| q.receive(at, node(from), query, [1, 9].map(node).into_iter(), out))
+    };
+    let search = || What::Search("x".into());
+    let is_looked_up = |out: &[String]| out[0].starts_with("Lookup");
+    for n in 0..30 {
+        let what = if n % 2 == 0 { search() } else { What::HasFile(Hash::of(b"x")) };
+        let out = receive(&mut q, at(1), 1, what);
+        assert_eq!(is_looked_up(&out), n < 20, "{n}");
+        // It is passed on all the same, and done once that is: not complete.
+        assert!(out.iter().any(|line| line.starts_with("Send") && line.contains("Query(")));
+    }
+    let id = QueryId([30; 16]);
+    let told = QueryDone { id, depth: 0, complete: true };
+    let out = outputs(&mut q, |q, out| q.receive_done(node(9), told, out));
+    let done = QueryDone { id, depth: 1, complete: false };
+    same(&out, &[Output::Send(node(1), Frame::QueryDone(done))]);
+    // Others have their own, until that of all is used up.
+    for n in 0..30 {
+        assert_eq!(is_looked_up(&receive(&mut q, at(1), 2, search())), n < 20, "{n}");
+    }
+    assert!(!is_looked_up(&receive(&mut q, at(1), 3, search())));
+    assert!(is_looked_up(&receive(&mut q, at(1), 3, What::Discover)), "that takes no look");
+    let later = at(1) + Duration::from_millis(500);
+    assert!(is_looked_up(&receive(&mut q, later, 1, search())));
+    assert!(!is_looked_up(&receive(&mut q, later, 1, search())));
+    assert!(is_looked_up(&receive(&mut q, later, 3, search())));
+    assert!(!is_looked_up(&receive(&mut q, later, 3, search())), "over all there were two");
+    outputs(&mut q, |q, out| q.link_down(node(1), out));
+    assert!(!format!("{:?}", q.looks).contains(&format!("{:?}", node(1))));
 }

@@ -13,7 +13,13 @@ impl Net {
         let wanted = self.ids[to];
         (self.answers, self.ended) = (Vec::new(), None);
         let id = self.nodes[from].draw_query_id();
-        let command = Command::Query { id, what: What::FindNode(wanted), depth: -1, timeout: None };
+        let command = Command::Query {
+            id,
+            what: What::FindNode(wanted),
+            depth: -1,
+            own: false,
+            timeout: None,
+        };
         self.input(from, Input::Command(command));
         self.settle();
         id

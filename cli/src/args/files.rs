@@ -1,0 +1,151 @@
+//! `peerkit share` and `peerkit get`: files without a running node.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+use peerkit::{Address, Hash, NodeId, Ticket, TicketError};
+
+use super::{listen_address, short_name};
+use crate::rate;
+
+/// Shown below `peerkit share --help`.
+const SHARE_EXAMPLES: &str = "\
+Examples:
+  peerkit share holiday.zip               prints the line to type on the other machine
+  peerkit share ~/Pictures notes.txt      a folder and a file, a ticket for each
+  peerkit share --ticket secret.pdf       only who has the ticket: treat it like a password
+  peerkit share --to ID secret.pdf        only the node ID, which `peerkit id` prints there
+  peerkit share --up 2M film.mkv          at most 2 MB a second
+  peerkit share --json film.mkv           a JSON line for each, for a program to read
+
+Without --ticket and --to it is for all who know the hash, which can't be guessed, and who reach the
+port. Nothing is copied, no network is joined, and nothing stays shared once it has ended.
+
+Environment:
+  PEERKIT_SECRET  the other side needs the same secret to get a connection at all
+
+Exit status: 0 stopped by Ctrl-C or SIGTERM, 1 something could not be shared, 2 wrong usage.";
+
+/// Shown below `peerkit get --help`.
+const GET_EXAMPLES: &str = "\
+Examples:
+  peerkit get TICKET                          into the current folder, under its own name
+  peerkit get TICKET ~/Downloads              into a folder
+  peerkit get TICKET film.mkv --force         to exactly that file, replacing it
+  peerkit get TICKET - | tar x                one file, to standard output
+  peerkit get HASH --from 192.168.1.5:7117    without a ticket: from the node there
+  peerkit get HASH --from ID@host:7117        and from nobody but that node
+  peerkit get TICKET --down 500k              at most 500 kB a second
+
+A TICKET is what `peerkit share` prints, or `add` of a running node. Every byte is checked against
+the hash. When it is stopped, what has come is kept: the same command goes on from it.
+
+Environment:
+  PEERKIT_SECRET  the secret of the network that the other node is in, if it has one
+
+Exit status: 0 the file is there, 1 it is not, 2 wrong usage.";
+
+/// `peerkit share`
+#[derive(Debug, Args)]
+#[command(after_help = SHARE_EXAMPLES)]
+pub(crate) struct ShareArgs {
+    /// Files and folders
+    #[arg(value_name = "PATH", required = true, value_hint = ValueHint::AnyPath)]
+    pub(crate) paths: Vec<PathBuf>,
+
+    /// Only for this node, 64 hex digits. May be given several times
+    #[arg(long, value_name = "NODE", conflicts_with = "ticket")]
+    pub(crate) to: Vec<NodeId>,
+
+    /// Only for who has the ticket
+    #[arg(long)]
+    pub(crate) ticket: bool,
+
+    /// Where to listen; port 0 picks a free one. May be given several times
+    /// [default: 0.0.0.0:7117, or any free port where that is taken]
+    #[arg(long, value_name = "ADDR", value_parser = listen_address)]
+    pub(crate) listen: Vec<String>,
+
+    /// What this node calls itself [default: the host's name]
+    #[arg(long, value_parser = short_name)]
+    pub(crate) name: Option<String>,
+
+    /// Bytes a second at most, for example 500k or 2MiB [default: no limit]
+    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    pub(crate) up: Option<u64>,
+
+    /// Where its key is kept, in the folder `share`, so that a ticket is good after a restart
+    /// [default: the XDG data folder, ~/.local/share/peerkit]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) state: Option<PathBuf>,
+
+    /// Print a JSON line for each PATH, and nothing else on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `peerkit get`
+#[derive(Debug, Args)]
+#[command(after_help = GET_EXAMPLES)]
+pub(crate) struct GetArgs {
+    /// A ticket, or with --from the hash of a file or folder
+    #[arg(value_name = "TICKET|HASH", value_parser = wanted)]
+    pub(crate) what: Wanted,
+
+    /// A folder to put it into, the file to write, or - for standard output [default: the current
+    /// folder]
+    #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub(crate) path: Option<PathBuf>,
+
+    /// Ask the node there: host:port, or ID@host:port to insist on who answers. May be given several
+    /// times
+    #[arg(long, value_name = "ADDR", value_hint = ValueHint::Hostname)]
+    pub(crate) from: Vec<Address>,
+
+    /// Replace a file of that name, if there is one; else this one gets a number
+    #[arg(long)]
+    pub(crate) force: bool,
+
+    /// Bytes a second at most, for example 500k or 2MiB [default: no limit]
+    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    pub(crate) down: Option<u64>,
+
+    /// With a HASH: the network that the node is in [default: peerkit]
+    #[arg(long, value_parser = short_name)]
+    pub(crate) network: Option<String>,
+
+    /// Where the key is kept, which `peerkit id` tells of
+    /// [default: the XDG data folder, ~/.local/share/peerkit]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) state: Option<PathBuf>,
+
+    /// Print the result as a JSON line, and nothing else on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What is to be fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// What a ticket is for.
+    Ticket(Box<Ticket>),
+    /// What has this hash, from somebody else.
+    Hash(Hash),
+}
+
+/// Reads a ticket or a whole hash.
+///
+/// # Errors
+/// Where it is neither, or a ticket that is not whole.
+fn wanted(text: &str) -> Result<Wanted, String> {
+    if let Ok(hash) = text.trim().parse() {
+        return Ok(Wanted::Hash(hash));
+    }
+    match text.parse::<Ticket>() {
+        Ok(ticket) => Ok(Wanted::Ticket(Box::new(ticket))),
+        Err(TicketError::NotATicket) => {
+            Err("neither a ticket, which begins with peerkit1, nor a hash of 64 hex digits".into())
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}

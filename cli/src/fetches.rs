@@ -1,0 +1,161 @@
+//! Fetches that go on beside other commands: each tells its result when it is done.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::anyhow;
+use peerkit::{Download, DownloadState, Error, Event, Fetched, Hash, Node};
+use tokio::sync::Notify;
+
+use crate::outcome::Outcome;
+use crate::output::Output;
+use crate::progress::Bars;
+use crate::text::{self, Paint};
+use crate::{human, terminal};
+
+/// How often it is looked whether a fetch was paused while its end is waited for.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// How often it is shown how far they are: slow enough to be read.
+const SHOW: Duration = Duration::from_millis(500);
+
+/// The fetches that commands have begun. Cloning is cheap.
+#[derive(Clone, Default)]
+pub(crate) struct Fetches {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Those whose result has not been told.
+    under_way: Mutex<Vec<Hash>>,
+    /// Those whose end a result tells, so that the event would tell it twice.
+    told: Mutex<BTreeSet<Hash>>,
+    ended: Notify,
+    failed: AtomicBool,
+}
+
+impl Fetches {
+    /// Prints the result of a fetch once there is one. What the node's stop breaks off is not told
+    /// where `quiet`.
+    pub(crate) fn follow(&self, download: Download, output: Output, quiet: bool) {
+        let hash = download.hash();
+        lock(&self.inner.under_way).push(hash);
+        lock(&self.inner.told).insert(hash);
+        let inner = self.inner.clone();
+        tokio::spawn(async move {
+            let result = download.finished().await;
+            let stopped = matches!(result, Err(Error::Stopped));
+            if !stopped {
+                inner.failed.fetch_or(result.is_err(), Ordering::Relaxed);
+            }
+            if !(stopped && quiet) {
+                output.result("get", &outcome(result)).await;
+            }
+            let mut under_way = lock(&inner.under_way);
+            if let Some(at) = under_way.iter().position(|other| *other == hash) {
+                under_way.swap_remove(at);
+            }
+            drop(under_way);
+            inner.ended.notify_waiters();
+        });
+    }
+
+    /// Whether a result tells what this event does.
+    pub(crate) fn tells(&self, event: &Event) -> bool {
+        match event {
+            Event::NodeDownloadFinished { hash, .. } | Event::NodeDownloadFailed { hash, .. } => {
+                lock(&self.inner.told).remove(hash)
+            }
+            _ => false,
+        }
+    }
+
+    /// How many have not ended.
+    pub(crate) fn under_way(&self) -> usize {
+        lock(&self.inner.under_way).len()
+    }
+
+    /// Whether one has failed.
+    pub(crate) fn failed(&self) -> bool {
+        self.inner.failed.load(Ordering::Relaxed)
+    }
+
+    /// Waits until all have ended but those that are paused, which may take for ever.
+    pub(crate) async fn settled(&self, node: &Node) {
+        loop {
+            let ended = self.inner.ended.notified();
+            let under_way = lock(&self.inner.under_way).clone();
+            let downloads = if under_way.is_empty() { Vec::new() } else { node.downloads() };
+            let paused = |hash: &Hash| {
+                let mut downloads = downloads.iter();
+                downloads.any(|all| all.hash == *hash && all.state == DownloadState::Paused)
+            };
+            if under_way.iter().all(paused) {
+                return;
+            }
+            let _ = tokio::time::timeout(LOOK, ended).await;
+        }
+    }
+
+    /// Waits until the results of all are told: the node has stopped.
+    pub(crate) async fn ended(&self) {
+        loop {
+            let ended = self.inner.ended.notified();
+            if self.under_way() == 0 {
+                return;
+            }
+            let _ = tokio::time::timeout(LOOK, ended).await;
+        }
+    }
+}
+
+/// Shows how far the downloads are, for ever: above the prompt, or as bars where a terminal shows
+/// standard error and nobody types.
+pub(crate) async fn show(node: Node, output: Output, bars: Bars, at_prompt: bool) {
+    let mut shown = bars.downloads();
+    let mut look = tokio::time::interval(SHOW);
+    loop {
+        look.tick().await;
+        let downloads = node.downloads();
+        if !at_prompt {
+            shown.show(&downloads);
+            continue;
+        }
+        let running = downloads.iter().filter(|download| download.state.is_under_way());
+        let columns = terminal::columns();
+        let lines = running.map(|download| {
+            let line = human::downloads::line(Paint::none(), download);
+            format!("{}\n", text::cut(&line, columns))
+        });
+        output.above_prompt(lines.collect()).await;
+    }
+}
+
+/// `1 fetch`, `2 fetches`.
+pub(crate) fn number(fetches: usize) -> String {
+    if fetches == 1 { "1 fetch".to_owned() } else { format!("{fetches} fetches") }
+}
+
+/// The result of a fetch, as it is told.
+pub(crate) fn outcome(result: Result<Fetched, Error>) -> anyhow::Result<Outcome> {
+    match result {
+        Ok(fetched) => Ok(Outcome::Fetched {
+            path: fetched.path,
+            bytes: fetched.bytes,
+            seconds: fetched.seconds,
+            sources: fetched.sources,
+            dropped: fetched.dropped,
+        }),
+        Err(Error::Stopped) => {
+            Err(anyhow!("stopped before it was done: it goes on at the next start"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,263 @@
+//! `peerkit get`: fetches one file or folder, without a running node.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow, bail};
+use peerkit::{Config, DownloadStatus, Fetched, FileKind, Get, Hash, Node, NodeId};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{GetArgs, Wanted};
+use crate::fetches;
+use crate::json::{self, ResultLine};
+use crate::log::Log;
+use crate::outcome::Outcome;
+use crate::progress::Bars;
+use crate::text::{Paint, plain};
+use crate::{Usage, folders, host, human, signals};
+
+/// The network of a HASH's node unless told otherwise.
+const NETWORK: &str = "peerkit";
+
+/// How often it is looked how far it is: a bar that moves smoothly enough.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How often that is told where standard error is no terminal.
+const TELL: Duration = Duration::from_secs(5);
+
+/// The name of what goes to standard output, in its temporary folder.
+const TEMPORARY: &str = "content";
+
+/// Fetches what the arguments say. False where it did not work and that has been told.
+pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
+    let target = Target::of(&args)?;
+    let (get, sources, network) = wanted(&args)?;
+    let stop = CancellationToken::new();
+    signals::watch(&stop)?;
+    Log::start();
+    let node = start_node(&args, &network, &sources).await?;
+    let result = fetch(&node, target.of_get(get.overwrite(args.force)), &target, &stop).await;
+    node.shutdown().await;
+    if args.json {
+        let result = result.map(|fetched| fetches::outcome(Ok(fetched)));
+        let result: anyhow::Result<Outcome> = result.and_then(|outcome| outcome);
+        crate::print(json::line(&ResultLine::new("get", &result)).as_bytes())?;
+        return Ok(result.is_ok());
+    }
+    let fetched = result?;
+    match &target {
+        Target::Standard(_) => write_out(fetched.path).await?,
+        _ => tell(fetched)?,
+    }
+    Ok(true)
+}
+
+/// What to fetch, from which nodes as far as they are known, in which network.
+fn wanted(args: &GetArgs) -> anyhow::Result<(Get, Vec<NodeId>, String)> {
+    let (get, network) = match &args.what {
+        Wanted::Ticket(ticket) => (Get::ticket(ticket), ticket.network.clone()),
+        Wanted::Hash(_) if args.from.is_empty() => {
+            let error = "a hash does not say where to fetch it: give --from ADDR, or use a ticket \
+                         (or `get` at the prompt of `peerkit run`, which asks its network)";
+            return Err(Usage(error.to_owned()).into());
+        }
+        Wanted::Hash(hash) => {
+            (Get::new(*hash), args.network.clone().unwrap_or_else(|| NETWORK.to_owned()))
+        }
+    };
+    let mut sources: Vec<NodeId> = args.from.iter().filter_map(|address| address.id).collect();
+    if let Wanted::Ticket(ticket) = &args.what {
+        sources.push(ticket.node);
+    }
+    Ok((args.from.iter().cloned().fold(get, Get::from), sources, network))
+}
+
+/// Where it goes.
+enum Target {
+    /// Into a folder, which is made where it is missing.
+    Folder(PathBuf),
+    /// Exactly there, or into it where it is a folder.
+    Path(PathBuf),
+    /// To standard output, by way of a file in this folder.
+    Standard(TempDir),
+}
+
+impl Target {
+    fn of(args: &GetArgs) -> anyhow::Result<Self> {
+        let Some(path) = &args.path else {
+            let here = std::env::current_dir().context("there is no current folder")?;
+            return Ok(Self::Folder(here));
+        };
+        if path != Path::new("-") {
+            let is_folder = path.to_string_lossy().ends_with(std::path::MAIN_SEPARATOR);
+            let path = std::path::absolute(path)?;
+            return Ok(if is_folder { Self::Folder(path) } else { Self::Path(path) });
+        }
+        if args.json {
+            let error = "standard output can't hold both the file and --json: choose one of them";
+            return Err(Usage(error.to_owned()).into());
+        }
+        let folder = tempfile::Builder::new().prefix("peerkit-get-").tempdir();
+        Ok(Self::Standard(folder.context("could not make a temporary folder")?))
+    }
+
+    fn of_get(&self, get: Get) -> Get {
+        match self {
+            Self::Folder(folder) => get.into_folder(folder),
+            Self::Path(path) => get.to(path),
+            Self::Standard(folder) => get.to(folder.path().join(TEMPORARY)),
+        }
+    }
+}
+
+/// A node that nobody can dial, with this user's own key. Where that is the source's, as for a
+/// node that runs here, it takes another: a node does not talk to itself.
+async fn start_node(args: &GetArgs, network: &str, sources: &[NodeId]) -> anyhow::Result<Node> {
+    let key = folders::state(args.state.as_deref())?.join("key");
+    let key = peerkit::load_or_create_key(&key)?;
+    let mut config = Config::default();
+    config.download_rate = args.down.unwrap_or(config.download_rate);
+    let mut builder =
+        Node::builder().name(host::name()).network(network).manual(true).config(config);
+    if !sources.contains(&key.id()) {
+        builder = builder.key(key);
+    }
+    if let Some(secret) = host::secret()? {
+        builder = builder.secret(secret);
+    }
+    Ok(builder.spawn().await?)
+}
+
+/// Fetches, and shows how far it is, until it is there or is given up.
+async fn fetch(
+    node: &Node,
+    get: Get,
+    target: &Target,
+    stop: &CancellationToken,
+) -> anyhow::Result<Fetched> {
+    let download = node.download(get).await?;
+    let hash = download.hash();
+    let mut shown = Progress::new();
+    let finished = download.finished();
+    tokio::pin!(finished);
+    let fetched = loop {
+        let now = status(node, hash);
+        let is_folder = now.as_ref().is_some_and(|now| now.kind == Some(FileKind::Folder));
+        if is_folder && matches!(target, Target::Standard(_)) {
+            bail!(FOLDER_TO_STANDARD);
+        }
+        if let Some(now) = &now {
+            shown.show(now);
+        }
+        tokio::select! {
+            fetched = &mut finished => break fetched,
+            () = stop.cancelled() => return Err(stopped(target, now.as_ref())),
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    };
+    match fetched {
+        Ok(fetched)
+            if fetched.kind == FileKind::Folder && matches!(target, Target::Standard(_)) =>
+        {
+            bail!(FOLDER_TO_STANDARD)
+        }
+        Ok(fetched) => {
+            let named = status(node, hash).and_then(|status| status.name);
+            let named = named.as_ref().map(|name| Path::new(name.as_str()));
+            drop(shown);
+            tell_number(target, named, &fetched);
+            Ok(fetched)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+const FOLDER_TO_STANDARD: &str =
+    "this is a folder, which standard output can't hold: leave out the -, or give a PATH";
+
+fn status(node: &Node, hash: Hash) -> Option<DownloadStatus> {
+    node.downloads().into_iter().find(|download| download.hash == hash)
+}
+
+fn stopped(target: &Target, status: Option<&DownloadStatus>) -> anyhow::Error {
+    let came = status.is_some_and(|status| status.done > 0);
+    match target {
+        Target::Folder(_) | Target::Path(_) if came => {
+            anyhow!("stopped: what has come is kept, and the same command goes on from it")
+        }
+        _ => anyhow!("stopped before it was done: nothing is kept"),
+    }
+}
+
+/// Where another file had the name that this one was to have, it was not touched.
+fn tell_number(target: &Target, named: Option<&Path>, fetched: &Fetched) {
+    let wanted = match target {
+        Target::Folder(folder) => named.map(|name| folder.join(name)),
+        Target::Path(path) if path.is_dir() && *path != fetched.path => {
+            named.map(|name| path.join(name))
+        }
+        Target::Path(path) => Some(path.clone()),
+        Target::Standard(_) => None,
+    };
+    let Some(wanted) = wanted.filter(|wanted| *wanted != fetched.path) else {
+        return;
+    };
+    let name = wanted.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let text =
+        format!("{} is there already and was left as it is: --force replaces it", plain(&name));
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Prints where it is, below the current folder without that.
+fn tell(mut fetched: Fetched) -> anyhow::Result<()> {
+    if let Ok(here) = std::env::current_dir()
+        && let Ok(below) = fetched.path.strip_prefix(here)
+    {
+        fetched.path = below.to_owned();
+    }
+    let outcome = fetches::outcome(Ok(fetched))?;
+    let text = human::outcome(Paint::on(&io::stdout()), "get", &outcome);
+    crate::print(format!("{text}\n").as_bytes())?;
+    Ok(())
+}
+
+/// Writes a file to standard output.
+async fn write_out(path: PathBuf) -> anyhow::Result<()> {
+    let written = tokio::task::spawn_blocking(move || {
+        let mut stdout = io::stdout().lock();
+        io::copy(&mut File::open(path)?, &mut stdout)?;
+        stdout.flush()
+    });
+    written.await?.context("could not write to standard output")
+}
+
+/// Tells how far it is: a bar on a terminal, else a line now and then.
+enum Progress {
+    Bars(crate::progress::DownloadBars),
+    Lines { next: Instant },
+}
+
+impl Progress {
+    fn new() -> Self {
+        if io::stderr().is_terminal() {
+            Self::Bars(Bars::new().downloads())
+        } else {
+            Self::Lines { next: Instant::now() + TELL }
+        }
+    }
+
+    fn show(&mut self, status: &DownloadStatus) {
+        match self {
+            Self::Bars(bars) => bars.show(std::slice::from_ref(status)),
+            Self::Lines { next } if Instant::now() < *next => {}
+            Self::Lines { next } => {
+                *next = Instant::now() + TELL;
+                let line = human::downloads::line(Paint::on(&io::stderr()), status);
+                let _ = writeln!(io::stderr(), "{line}");
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! A fetch on one line: what, how far, how fast, how long still.
+
+use std::time::Duration;
+
+use peerkit::{DownloadState, DownloadStatus};
+
+use crate::text::{self, Paint, count, plain};
+
+/// What is fetched: its name and the start of its hash.
+pub(crate) fn named(paint: Paint, download: &DownloadStatus) -> String {
+    let hash = &download.hash.to_string()[..8];
+    match &download.name {
+        Some(name) => format!("{} {}", paint.strong(&plain(name.as_str())), paint.faint(hash)),
+        None => paint.strong(hash),
+    }
+}
+
+/// What is fetched and how far it is.
+pub(crate) fn line(paint: Paint, download: &DownloadStatus) -> String {
+    let figures = Figures {
+        done: download.done,
+        total: download.total,
+        rate: download.rate,
+        sources: download.sources,
+    };
+    let state = figures.told(paint, download.state, download.error.as_deref());
+    format!("{}  {state}", named(paint, download))
+}
+
+/// How much has come, and how fast.
+#[derive(Clone, Copy)]
+struct Figures {
+    done: u64,
+    total: Option<u64>,
+    rate: u64,
+    sources: usize,
+}
+
+impl Figures {
+    fn told(self, paint: Paint, state: DownloadState, error: Option<&str>) -> String {
+        match state {
+            DownloadState::Queued => "waits for its turn".to_owned(),
+            DownloadState::Finding => "looking for who has it".to_owned(),
+            DownloadState::Paused => format!("paused at {}", self.amount()),
+            DownloadState::Done => format!("done, {}", text::size(self.done)),
+            DownloadState::Failed => {
+                let why = plain(error.unwrap_or("no reason is known"));
+                paint.bad(&format!("failed at {}: {why}", self.amount()))
+            }
+            _ => self.progress(),
+        }
+    }
+
+    /// How far it is, how fast it goes, how long that takes still, and from how many.
+    fn progress(self) -> String {
+        let mut text = self.amount();
+        if self.rate > 0 {
+            text.push_str(&format!("  {}/s", text::size(self.rate)));
+            if let Some(total) = self.total {
+                let left = total.saturating_sub(self.done) / self.rate;
+                text.push_str(&format!("  {} left", whole(Duration::from_secs(left))));
+            }
+        }
+        format!("{text}  {}", count(self.sources, "source"))
+    }
+
+    fn amount(self) -> String {
+        match self.total {
+            Some(total) => {
+                let percent = (u128::from(self.done) * 100).checked_div(u128::from(total));
+                format!("{} % of {}", percent.unwrap_or(100), text::size(total))
+            }
+            None => text::size(self.done),
+        }
+    }
+}
+
+/// A time to the second.
+fn whole(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fetch_is_told_on_a_line() {
+        let told = |figures: Figures, state| figures.told(Paint::none(), state, Some("full\u{1b}"));
+        let figures = Figures { done: 512 << 20, total: Some(2 << 30), rate: 4 << 20, sources: 3 };
+        let fetching = "25 % of 2.0 GiB  4.0 MiB/s  6 min 24 s left  3 sources";
+        assert_eq!(told(figures, DownloadState::Fetching), fetching);
+        assert_eq!(told(figures, DownloadState::Paused), "paused at 25 % of 2.0 GiB");
+        assert_eq!(told(figures, DownloadState::Done), "done, 512.0 MiB");
+        let unknown = Figures { total: None, ..figures };
+        assert_eq!(told(unknown, DownloadState::Failed), "failed at 512.0 MiB: full\\u{1b}");
+        let empty = Figures { done: 0, total: Some(0), rate: 0, sources: 1 };
+        assert_eq!(told(empty, DownloadState::Fetching), "100 % of 0 B  1 source");
+    }
+
+    #[test]
+    fn times_are_whole() {
+        assert_eq!(whole(Duration::from_secs(7)), "7 s");
+        assert_eq!(whole(Duration::from_secs(7325)), "2 h 02 min");
+    }
+}

@@ -1,0 +1,76 @@
+//! Bytes a second, as they are written on the command line.
+
+/// What an error says is right.
+const FORMS: &str = "a rate is bytes a second: 500000, 500k, 1.5M, 64KiB, 2MiB; 0 for no limit";
+
+/// Units of a thousand each, as for lines, and of 1024 each, as for files.
+const UNITS: &[(&str, f64)] = &[
+    ("", 1.0),
+    ("b", 1.0),
+    ("k", 1e3),
+    ("kb", 1e3),
+    ("m", 1e6),
+    ("mb", 1e6),
+    ("g", 1e9),
+    ("gb", 1e9),
+    ("kib", 1024.0),
+    ("mib", 1_048_576.0),
+    ("gib", 1_073_741_824.0),
+];
+
+/// Reads bytes a second: a number, with a fraction if wanted, and a unit, whatever the case.
+///
+/// # Errors
+/// Where it is neither 0 nor at least one byte a second, or not in this form.
+pub(crate) fn parse(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let unit = unit.trim().to_ascii_lowercase();
+    let unit = unit.strip_suffix("/s").unwrap_or(&unit);
+    let size = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, size)| *size);
+    let number = number.parse::<f64>().ok().filter(|_| number.starts_with(|c| c != '.'));
+    let (Some(number), Some(size)) = (number, size) else {
+        return Err(FORMS.to_owned());
+    };
+    let bytes = number * size;
+    if bytes != 0.0 && bytes < 1.0 {
+        return Err(format!("that is less than a byte a second: {FORMS}"));
+    }
+    // Above what a u64 holds this is its largest value: no limit that anyone would notice.
+    Ok(bytes as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_with_and_without_units() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("1", 1),
+            ("500000", 500_000),
+            ("500k", 500_000),
+            ("500K", 500_000),
+            ("1.5M", 1_500_000),
+            ("2G", 2_000_000_000),
+            ("10MB/s", 10_000_000),
+            ("64KiB", 65_536),
+            ("64 kib", 65_536),
+            ("2MiB", 2 << 20),
+            ("1GiB", 1 << 30),
+            ("0.5KiB", 512),
+        ] {
+            assert_eq!(parse(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn anything_else_says_what_is_right() {
+        for text in ["", "k", "-1", "1T", "1.2.3k", "1e6", "ten", ".5k", "1 k b", "inf", "NaN"] {
+            assert!(parse(text).unwrap_err().contains("64KiB"), "{text}");
+        }
+        assert!(parse("0.1").unwrap_err().contains("less than a byte"));
+    }
+}

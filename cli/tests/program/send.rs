@@ -1,0 +1,307 @@
+//! `peerkit share` on one side, `peerkit get` on the other, and nothing else running.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use peerkit::{Address, Ticket};
+
+use serde_json::Value;
+
+use crate::harness::{PATIENCE, Program, content, peerkit, run};
+
+/// A running `peerkit share --json`, on a port of its own.
+pub(crate) struct Share {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Share {
+    pub(crate) fn start(home: &Path, args: &[&str]) -> Self {
+        let mut child = peerkit(home)
+            .args(["share", "--json", "--listen", "127.0.0.1:0"])
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in stdout.lines() {
+                if sender.send(line.unwrap()).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// The line that tells of the next path.
+    pub(crate) fn shared(&self) -> Value {
+        let line = self.lines.recv_timeout(PATIENCE).expect("a path is shared");
+        let line: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(line["event"], "shared", "{line}");
+        line
+    }
+
+    /// Stops it as a person does: the status.
+    #[cfg(unix)]
+    fn interrupt(mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `peerkit get`, in a folder of its own below `home`, with a state of its own.
+pub(crate) fn get_command(home: &Path, args: &[&str]) -> Command {
+    let folder = home.join("other");
+    fs::create_dir_all(&folder).unwrap();
+    let mut command = peerkit(home);
+    command.env("XDG_DATA_HOME", home.join("other-data")).current_dir(folder);
+    command.arg("get").args(args);
+    command
+}
+
+pub(crate) fn get(home: &Path, args: &[&str]) -> Output {
+    run(get_command(home, args), "")
+}
+
+pub(crate) fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+pub(crate) fn ticket(shared: &Value) -> String {
+    shared["ticket"].as_str().unwrap().to_owned()
+}
+
+/// Where the node that shares can be dialled.
+pub(crate) fn address(shared: &Value) -> Address {
+    let ticket: Ticket = ticket(shared).parse().unwrap();
+    ticket.addresses.first().expect("an address").clone()
+}
+
+#[test]
+fn what_is_shared_is_fetched_by_its_ticket() {
+    let home = tempfile::tempdir().unwrap();
+    let bytes = content(1, (3 << 20) + 17);
+    let film = home.path().join("a film.bin");
+    fs::write(&film, &bytes).unwrap();
+    let folder = home.path().join("pictures");
+    fs::create_dir_all(folder.join("deep")).unwrap();
+    fs::write(folder.join("deep/boat.jpg"), "a boat").unwrap();
+    let share = Share::start(home.path(), &[film.to_str().unwrap(), folder.to_str().unwrap()]);
+    let shared = share.shared();
+    assert_eq!(shared["name"], "a film.bin");
+    assert_eq!(shared["size"], bytes.len());
+    assert_eq!(shared["hash"], blake3::hash(&bytes).to_hex().as_str());
+    assert_eq!(shared["command"], format!("peerkit get {}", ticket(&shared)));
+
+    let got = get(home.path(), &[&ticket(&shared)]);
+    let said = text(&got.stdout);
+    assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""), "{said}");
+    assert!(said.starts_with("a film.bin ") && said.contains("every byte verified"), "{said}");
+    assert_eq!(fs::read(home.path().join("other/a film.bin")).unwrap(), bytes);
+
+    let pictures = share.shared();
+    let got = get(home.path(), &[&ticket(&pictures), "--json"]);
+    let result: Value = serde_json::from_slice(&got.stdout).unwrap();
+    assert_eq!((&result["result"], &result["ok"]), (&"get".into(), &true.into()), "{result}");
+    let path = Path::new(result["path"].as_str().unwrap());
+    assert_eq!(path, home.path().join("other/pictures"));
+    assert_eq!(fs::read(path.join("deep/boat.jpg")).unwrap(), b"a boat");
+    #[cfg(unix)]
+    assert_eq!(share.interrupt(), Some(0));
+}
+
+#[test]
+fn what_is_there_is_left_unless_it_is_to_be_replaced() {
+    let home = tempfile::tempdir().unwrap();
+    let notes = home.path().join("notes.txt");
+    fs::write(&notes, "new").unwrap();
+    let share = Share::start(home.path(), &[notes.to_str().unwrap()]);
+    let ticket = ticket(&share.shared());
+    let other = home.path().join("other");
+    fs::create_dir_all(&other).unwrap();
+    let old = other.join("notes.txt");
+    fs::write(&old, "old").unwrap();
+    for args in [&[ticket.as_str()][..], &[&ticket, "notes.txt"], &[&ticket, "."]] {
+        let got = get(home.path(), args);
+        assert_eq!(got.status.code(), Some(0), "{}", text(&got.stderr));
+        assert!(text(&got.stderr).contains("notes.txt is there already"), "{args:?}");
+        let path = text(&got.stdout).split("  ").next().unwrap_or_default();
+        let name = path.split(" 3 B").next().unwrap();
+        assert_ne!(name, "notes.txt");
+        assert_eq!(fs::read_to_string(other.join(name)).unwrap(), "new", "{args:?}");
+    }
+    assert_eq!(fs::read_to_string(&old).unwrap(), "old");
+    let got = get(home.path(), &[&ticket, "--force"]);
+    assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""));
+    assert_eq!(fs::read_to_string(&old).unwrap(), "new");
+    let got = get(home.path(), &[&ticket, "new folder/"]);
+    assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""));
+    assert_eq!(fs::read_to_string(other.join("new folder/notes.txt")).unwrap(), "new");
+}
+
+#[test]
+fn one_file_goes_to_standard_output() {
+    let home = tempfile::tempdir().unwrap();
+    let temporary = home.path().join("tmp");
+    fs::create_dir_all(&temporary).unwrap();
+    let bytes = content(2, (1 << 20) + 1);
+    let file = home.path().join("data.bin");
+    fs::write(&file, &bytes).unwrap();
+    let folder = home.path().join("folder");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("one"), "1").unwrap();
+    let share = Share::start(home.path(), &[file.to_str().unwrap(), folder.to_str().unwrap()]);
+    let to_standard = |ticket: &str, args: &[&str]| {
+        let mut command = get_command(home.path(), &[ticket, "-"]);
+        command.args(args).env("TMPDIR", &temporary);
+        run(command, "")
+    };
+    let file = ticket(&share.shared());
+    let got = to_standard(&file, &[]);
+    assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""));
+    assert!(got.stdout == bytes, "every byte, and nothing else");
+    let got = to_standard(&ticket(&share.shared()), &[]);
+    assert_eq!(got.status.code(), Some(1));
+    assert!(text(&got.stderr).contains("this is a folder"), "{}", text(&got.stderr));
+    assert!(got.stdout.is_empty());
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "nothing is left");
+    assert_eq!(to_standard(&file, &["--json"]).status.code(), Some(2));
+    assert_eq!(fs::read_dir(home.path().join("other")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_hash_needs_to_be_told_where() {
+    let home = tempfile::tempdir().unwrap();
+    let notes = home.path().join("notes.txt");
+    fs::write(&notes, "by hash").unwrap();
+    let share = Share::start(home.path(), &[notes.to_str().unwrap()]);
+    let shared = share.shared();
+    let hash = shared["hash"].as_str().unwrap();
+    let got = get(home.path(), &[hash]);
+    assert_eq!(got.status.code(), Some(2));
+    assert!(text(&got.stderr).contains("--from ADDR"), "{}", text(&got.stderr));
+
+    let address = address(&shared).without_id();
+    let node: Ticket = ticket(&shared).parse().unwrap();
+    let named = address.clone().with_id(node.node).to_string();
+    for from in [address.to_string(), named] {
+        let got = get(home.path(), &[hash, "--from", &from, "--force"]);
+        assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""), "{from}");
+        assert_eq!(fs::read_to_string(home.path().join("other/notes.txt")).unwrap(), "by hash");
+    }
+    let somebody_else = format!("{}@{address}", "11".repeat(32));
+    let got = get(home.path(), &[hash, "--from", &somebody_else]);
+    assert_eq!(got.status.code(), Some(1));
+    assert!(text(&got.stderr).contains("another node answers"), "{}", text(&got.stderr));
+}
+
+#[test]
+fn a_ticket_that_is_not_whole_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    let notes = home.path().join("notes.txt");
+    fs::write(&notes, "x").unwrap();
+    let share = Share::start(home.path(), &[notes.to_str().unwrap()]);
+    let ticket = ticket(&share.shared());
+    let got = get(home.path(), &[&ticket[..ticket.len() - 5]]);
+    assert_eq!(got.status.code(), Some(2));
+    assert!(text(&got.stderr).contains("cut short or mistyped"), "{}", text(&got.stderr));
+    drop(share);
+    let got = get(home.path(), &[&ticket]);
+    assert_eq!(got.status.code(), Some(1), "nobody is there any more");
+    assert!(text(&got.stderr).starts_with("error: "), "{}", text(&got.stderr));
+    assert_eq!(fs::read_dir(home.path().join("other")).unwrap().count(), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_ticket_is_good_after_a_restart_and_two_can_share_at_once() {
+    let home = tempfile::tempdir().unwrap();
+    let notes = home.path().join("notes.txt");
+    fs::write(&notes, "still here").unwrap();
+    let args = ["--ticket", notes.to_str().unwrap()];
+    let share = Share::start(home.path(), &args);
+    let first: Ticket = ticket(&share.shared()).parse().unwrap();
+    let second = Share::start(home.path(), &args);
+    let other: Ticket = ticket(&second.shared()).parse().unwrap();
+    assert_ne!(first.node, other.node, "a passing node");
+    assert_eq!(get(home.path(), &[&other.to_string()]).status.code(), Some(0));
+    assert_eq!(share.interrupt(), Some(0));
+    let share = Share::start(home.path(), &args);
+    let again: Ticket = ticket(&share.shared()).parse().unwrap();
+    assert_eq!((first.node, first.hash), (again.node, again.hash));
+}
+
+#[test]
+fn a_running_node_serves_tickets_too() {
+    let home = tempfile::tempdir().unwrap();
+    let notes = home.path().join("my notes.txt");
+    fs::write(&notes, "from a running node").unwrap();
+    let mut node = Program::start(home.path(), "alice", &[]);
+    let added = node.run(&format!("add {} --ticket", notes.display()));
+    let ticket = added["ticket"].as_str().unwrap().to_owned();
+    let got = get(home.path(), &[&ticket]);
+    assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""));
+    let fetched = home.path().join("other/my notes.txt");
+    assert_eq!(fs::read_to_string(fetched).unwrap(), "from a running node");
+
+    // With the key of the node that shares it: a node that talks to no other of that key.
+    let mut same = get_command(home.path(), &[&ticket, "--force", "--state"]);
+    same.arg(home.path().join("alice"));
+    let got = run(same, "");
+    assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""));
+
+    let mut bob = Program::start(home.path(), "bob", &[]);
+    let got = bob.run(&format!("get {ticket}"));
+    assert_eq!(got["sources"], serde_json::json!([node.id]));
+    let open = node.run(&format!("add {}", home.path().join("other").display()));
+    assert_eq!(open.get("ticket"), None, "what is open needs none");
+    node.exit();
+    bob.exit();
+}
+
+#[test]
+fn the_end_of_piped_commands_waits_for_what_they_fetch() {
+    let home = tempfile::tempdir().unwrap();
+    let bytes = content(3, 5 << 20);
+    let file = home.path().join("film.bin");
+    fs::write(&file, &bytes).unwrap();
+    let share = Share::start(home.path(), &[file.to_str().unwrap()]);
+    let ticket = ticket(&share.shared());
+    for (number, last) in ["exit\n", "leave\n", ""].into_iter().enumerate() {
+        let to = home.path().join(format!("film {number}.bin"));
+        let mut command = peerkit(home.path());
+        command.args(["run", "--manual", "--json", "--listen", "127.0.0.1:0"]);
+        let got = run(command, &format!("get {ticket} {}\nsize\n{last}", to.display()));
+        assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""), "{last:?}");
+        assert!(fs::read(&to).unwrap() == bytes, "{last:?}");
+        let lines = text(&got.stdout).lines();
+        let lines: Vec<Value> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
+        let results: Vec<&str> = lines.iter().filter_map(|line| line["result"].as_str()).collect();
+        let get = results.iter().position(|result| *result == "get").expect("a result");
+        if let Some(end) = results.iter().position(|result| last.contains(result)) {
+            assert!(get < end, "{results:?}");
+        }
+        assert!(lines.iter().any(|line| line["event"] == "node_download_finished"), "{last:?}");
+    }
+    let mut command = peerkit(home.path());
+    command.args(["run", "--manual", "--listen", "127.0.0.1:0"]);
+    let nothing = "33".repeat(32);
+    let got = run(command, &format!("get {nothing}\nexit\n"));
+    assert_eq!(got.status.code(), Some(1), "a fetch has failed");
+    assert!(text(&got.stderr).contains("error: "), "{}", text(&got.stderr));
+}

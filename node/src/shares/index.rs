@@ -1,0 +1,304 @@
+//! What is shared, by hash and by name, and who may have it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use peerkit_proto::files::{
+    Access, Asker, Description, FileKind, FileName, PieceList, RelPath, SharedFile,
+};
+use peerkit_proto::id::Hash;
+
+use super::names::Names;
+use super::open::OpenShare;
+use super::options::Terms;
+use super::question::Question;
+use crate::stamp::Stamp;
+
+/// Copies of the same content that are tried before it is told to have been changed.
+const COPIES: usize = 16;
+
+/// What the user wants to be shared, and of that what is served.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    wanted: BTreeMap<PathBuf, Wanted>,
+    served: HashMap<u32, Arc<Top>>,
+    by_hash: HashMap<Hash, Places>,
+    next: u32,
+}
+
+/// A path that the user has added.
+#[derive(Debug)]
+struct Wanted {
+    /// What was there last.
+    shared: SharedFile,
+    terms: Terms,
+    /// Its number among those that are served, if it is: it may be gone from disk.
+    served: Option<u32>,
+}
+
+/// A file or folder that was added, as it was found on disk.
+#[derive(Debug)]
+pub(super) struct Top {
+    pub(super) path: PathBuf,
+    pub(super) shared: SharedFile,
+    pub(super) access: Access,
+    /// The canonical bytes, of a folder.
+    pub(super) manifest: Option<Bytes>,
+    /// The files of a folder, sorted; or the file itself.
+    pub(super) items: Vec<Item>,
+    /// The paths of the items in their folder; none where the share is the file itself.
+    pub(super) paths: Names,
+    /// The same in lower case: what a search looks at.
+    pub(super) lower: Names,
+}
+
+/// A file of a share. 100,000 of them are nothing special, so its names are elsewhere.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) hash: Hash,
+    pub(super) stamp: Stamp,
+}
+
+/// Where the content of a hash is: of most in one place only.
+#[derive(Debug)]
+enum Places {
+    One(Place),
+    More(Vec<Place>),
+}
+
+/// In a file of a share, or (`None`) its manifest.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    served: u32,
+    item: Option<u32>,
+}
+
+/// Content that somebody may have.
+#[derive(Debug, Clone)]
+pub(super) struct Location {
+    pub(super) top: Arc<Top>,
+    /// `None` is the manifest.
+    pub(super) item: Option<usize>,
+}
+
+impl Index {
+    /// The shares that are served, in the order of their paths.
+    pub(super) fn tops(&self) -> impl Iterator<Item = &Arc<Top>> {
+        self.wanted.values().filter_map(|wanted| self.served.get(&wanted.served?))
+    }
+
+    pub(super) fn top(&self, path: &Path) -> Option<&Arc<Top>> {
+        self.served.get(&self.wanted.get(path)?.served?)
+    }
+
+    /// What the user has added, served or not.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = &PathBuf> {
+        self.wanted.keys()
+    }
+
+    pub(super) fn terms(&self, path: &Path) -> Option<&Terms> {
+        self.wanted.get(path).map(|wanted| &wanted.terms)
+    }
+
+    /// What was at a path when it was last looked at.
+    pub(super) fn last(&self, path: &Path) -> Option<&SharedFile> {
+        self.wanted.get(path).map(|wanted| &wanted.shared)
+    }
+
+    /// The paths where something of this hash was added.
+    pub(super) fn added_as(&self, hash: &Hash) -> Vec<PathBuf> {
+        let with = self.wanted.iter().filter(|(_, wanted)| wanted.shared.hash == *hash);
+        with.map(|(path, _)| path.clone()).collect()
+    }
+
+    /// Whether a hash is served to anybody.
+    pub(super) fn has(&self, hash: &Hash) -> bool {
+        self.by_hash.contains_key(hash)
+    }
+
+    /// Notes what is to be shared once it was looked at, unless that is known already.
+    pub(super) fn want(&mut self, path: PathBuf, shared: SharedFile, terms: Terms) {
+        self.wanted.entry(path).or_insert(Wanted { shared, terms, served: None });
+    }
+
+    /// Serves `top` from now on, in place of what was served from its path before.
+    pub(super) fn insert(&mut self, top: Top, remember: bool) {
+        self.take_down(&top.path);
+        while self.served.contains_key(&self.next) {
+            self.next = self.next.wrapping_add(1);
+        }
+        let served = self.next;
+        self.next = self.next.wrapping_add(1);
+        self.by_hash.reserve(top.items.len());
+        for (at, item) in (0u32..).zip(&top.items) {
+            self.place(item.hash, Place { served, item: Some(at) });
+        }
+        if top.manifest.is_some() {
+            self.place(top.shared.hash, Place { served, item: None });
+        }
+        let (path, shared) = (top.path.clone(), top.shared.clone());
+        let terms = Terms { access: top.access.clone(), remember };
+        self.wanted.insert(path, Wanted { shared, terms, served: Some(served) });
+        self.served.insert(served, Arc::new(top));
+    }
+
+    /// Serves nothing from `path` until that is looked at again.
+    pub(super) fn take_down(&mut self, path: &Path) {
+        let served = self.wanted.get_mut(path).and_then(|wanted| wanted.served.take());
+        let Some((served, top)) = served.and_then(|n| Some((n, self.served.remove(&n)?))) else {
+            return;
+        };
+        let mut hashes: Vec<Hash> = top.items.iter().map(|item| item.hash).collect();
+        hashes.push(top.shared.hash);
+        // Each once: the same content may be there very often.
+        hashes.sort_unstable();
+        hashes.dedup();
+        for hash in &hashes {
+            let left = match self.by_hash.get_mut(hash) {
+                Some(Places::One(place)) => place.served != served,
+                Some(Places::More(places)) => {
+                    places.retain(|place| place.served != served);
+                    !places.is_empty()
+                }
+                None => true,
+            };
+            if !left {
+                self.by_hash.remove(hash);
+            }
+        }
+        if self.by_hash.len() < self.by_hash.capacity() / 4 {
+            self.by_hash.shrink_to_fit();
+        }
+    }
+
+    /// Forgets a path that was added; what was there last.
+    pub(super) fn remove(&mut self, path: &Path) -> Option<SharedFile> {
+        self.take_down(path);
+        self.wanted.remove(path).map(|wanted| wanted.shared)
+    }
+
+    /// Whether `asker` may have this hash.
+    pub(super) fn allows(&self, hash: &Hash, asker: Option<&Asker<'_>>) -> bool {
+        self.places(hash).any(|(top, _)| may_have(&top.access, asker))
+    }
+
+    /// Where `asker` may have a hash from: first where everyone may, and not all of very many.
+    pub(super) fn find(&self, hash: &Hash, asker: Option<&Asker<'_>>) -> Vec<Location> {
+        let open = self.places(hash).filter(|(top, _)| top.access == Access::Open);
+        let closed = self.places(hash).filter(|(top, _)| top.access != Access::Open);
+        open.chain(closed.filter(|(top, _)| may_have(&top.access, asker)))
+            .map(|(top, item)| Location { top: Arc::clone(top), item })
+            .take(COPIES)
+            .collect()
+    }
+
+    /// How a hash is shared: openly if it is anywhere, else as it is first.
+    pub(super) fn access(&self, hash: &Hash) -> Option<&Access> {
+        let accesses = || self.places(hash).map(|(top, _)| &top.access);
+        accesses().find(|access| **access == Access::Open).or_else(|| accesses().next())
+    }
+
+    fn places(&self, hash: &Hash) -> impl Iterator<Item = (&Arc<Top>, Option<usize>)> {
+        let places = match self.by_hash.get(hash) {
+            None => &[],
+            Some(Places::One(place)) => std::slice::from_ref(place),
+            Some(Places::More(places)) => &places[..],
+        };
+        places.iter().filter_map(|place| {
+            Some((self.served.get(&place.served)?, place.item.map(|at| at as usize)))
+        })
+    }
+
+    fn place(&mut self, hash: Hash, place: Place) {
+        use std::collections::hash_map::Entry;
+        match self.by_hash.entry(hash) {
+            Entry::Vacant(entry) => drop(entry.insert(Places::One(place))),
+            Entry::Occupied(mut entry) => match entry.get_mut() {
+                Places::One(first) => *entry.get_mut() = Places::More(vec![*first, place]),
+                Places::More(places) => places.push(place),
+            },
+        }
+    }
+}
+
+/// Whether `asker` may have what has this access. Who is not known may have what is open.
+pub(super) fn may_have(access: &Access, asker: Option<&Asker<'_>>) -> bool {
+    match asker {
+        Some(asker) => access.allows(asker),
+        None => *access == Access::Open,
+    }
+}
+
+impl Top {
+    /// Whether the share itself fits.
+    pub(super) fn fits(&self, question: &Question) -> bool {
+        question.fits(&self.shared.name.as_str().to_lowercase())
+    }
+
+    /// The files in it that fit; none where it is a file.
+    pub(super) fn files<'a>(
+        &'a self,
+        question: &'a Question,
+    ) -> impl Iterator<Item = SharedFile> + 'a {
+        self.lower
+            .containing(question.part())
+            .filter(|at| self.lower.get(*at).is_some_and(|path| question.fits(path)))
+            .filter_map(|at| {
+                let item = self.items.get(at)?;
+                let (name, size) = (self.name(at)?, item.stamp.size);
+                Some(SharedFile { hash: item.hash, name, size, kind: FileKind::File })
+            })
+    }
+
+    /// The name of one of its files.
+    fn name(&self, at: usize) -> Option<FileName> {
+        match self.paths.get(at) {
+            None => Some(self.shared.name.clone()),
+            Some(path) => FileName::new(path.rsplit('/').next()?).ok(),
+        }
+    }
+
+    /// Where one of its files is.
+    fn path_of(&self, at: usize) -> Option<PathBuf> {
+        match self.paths.get(at) {
+            None => Some(self.path.clone()),
+            Some(path) => Some(RelPath::new(path).ok()?.under(&self.path)),
+        }
+    }
+}
+
+impl Location {
+    pub(super) fn describe(&self) -> Option<Description> {
+        let access = self.top.access.kind();
+        match self.item {
+            None => Some(Description {
+                kind: FileKind::Folder,
+                access,
+                size: self.top.manifest.as_ref()?.len() as u64,
+                name: self.top.shared.name.clone(),
+            }),
+            Some(at) => Some(Description {
+                kind: FileKind::File,
+                access,
+                size: self.top.items.get(at)?.stamp.size,
+                name: self.top.name(at)?,
+            }),
+        }
+    }
+
+    /// Opens it, as long as it is what was hashed. Blocks on the disk.
+    pub(super) fn open(&self, list: PieceList) -> Option<OpenShare> {
+        match self.item {
+            None => {
+                let manifest = self.top.manifest.clone()?;
+                Some(OpenShare::memory(manifest, list))
+            }
+            Some(at) => {
+                let item = self.top.items.get(at)?;
+                OpenShare::file(&self.top.path_of(at)?, item.stamp, list)
+            }
+        }
+    }
+}

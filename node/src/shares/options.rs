@@ -1,0 +1,74 @@
+//! How something is to be shared.
+
+use peerkit_proto::files::access::SECRET_LEN;
+use peerkit_proto::files::{Access, Secret};
+use peerkit_proto::id::NodeId;
+
+use super::ShareError;
+
+/// How something is to be shared: with whom, and whether a restart changes that.
+///
+/// By default with everyone, and again after a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[must_use = "options do nothing until something is shared with them"]
+pub struct ShareOptions {
+    wish: Wish,
+    forget: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+enum Wish {
+    #[default]
+    Open,
+    Nodes(Vec<NodeId>),
+    Ticket,
+}
+
+/// What has been agreed on for a share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Terms {
+    pub(super) access: Access,
+    pub(super) remember: bool,
+}
+
+impl ShareOptions {
+    /// With these nodes alone: for all others it is as if it were not there.
+    pub fn to_nodes(mut self, nodes: Vec<NodeId>) -> Self {
+        self.wish = Wish::Nodes(nodes);
+        self
+    }
+
+    /// With whoever has a ticket: see [`Node::ticket`](crate::Node::ticket). The secret in it stays
+    /// the same for as long as this is shared so, also over a restart; sharing it openly in between
+    /// makes earlier tickets void.
+    pub fn with_ticket(mut self) -> Self {
+        self.wish = Wish::Ticket;
+        self
+    }
+
+    /// Whether it is shared again after a restart, where there is a state folder.
+    pub fn remember(mut self, remember: bool) -> Self {
+        self.forget = !remember;
+        self
+    }
+
+    /// What they come to for what was shared with `before`, if it was.
+    ///
+    /// # Errors
+    /// Where a secret is to be drawn and the system has no random numbers.
+    pub(super) fn terms(&self, before: Option<&Access>) -> Result<Terms, ShareError> {
+        let access = match (&self.wish, before) {
+            (Wish::Open, _) => Access::Open,
+            (Wish::Nodes(nodes), _) => Access::Nodes(nodes.clone()),
+            (Wish::Ticket, Some(Access::Ticket(secret))) => Access::Ticket(*secret),
+            (Wish::Ticket, _) => Access::Ticket(draw_secret()?),
+        };
+        Ok(Terms { access, remember: !self.forget })
+    }
+}
+
+fn draw_secret() -> Result<Secret, ShareError> {
+    let mut bytes = [0; SECRET_LEN];
+    getrandom::fill(&mut bytes).map_err(|error| ShareError::NoChance(error.to_string()))?;
+    Ok(Secret::from_bytes(bytes))
+}

@@ -1,0 +1,215 @@
+//! What a search asks for. It comes from the network, so what it may cost is bounded: its length by
+//! the frame, a glob by what it compiles to, and the time for a name by the name's length.
+
+use regex::{Regex, RegexBuilder};
+
+/// Globs in one search; what looks like more is taken as it stands.
+const MAX_GLOBS: usize = 8;
+
+/// What one glob may compile to, and use as it matches, in bytes. 256 bytes of `?` compile to some
+/// 100 KiB.
+const MAX_GLOB: usize = 1 << 20;
+
+/// The words of a search: all of them have to fit.
+#[derive(Debug)]
+pub(super) struct Question {
+    words: Vec<Word>,
+    /// What every path that fits has in it: the longest such text, as it is the rarest.
+    part: String,
+}
+
+#[derive(Debug)]
+enum Word {
+    /// Anywhere in the path.
+    Part(String),
+    /// The whole name.
+    Name(Regex),
+    /// The whole path.
+    Path(Regex),
+}
+
+impl Question {
+    pub(super) fn new(text: &str) -> Self {
+        let mut question = Self { words: Vec::new(), part: String::new() };
+        let mut globs = 0;
+        for word in text.to_lowercase().split_whitespace() {
+            let glob = match word.contains(['*', '?', '[']) && globs < MAX_GLOBS {
+                true => compile(word),
+                false => None,
+            };
+            globs += usize::from(glob.is_some());
+            let certain = match &glob {
+                Some(_) => longest_plain(word),
+                None => word,
+            };
+            if certain.len() > question.part.len() {
+                certain.clone_into(&mut question.part);
+            }
+            question.words.push(match glob {
+                Some(glob) if word.contains('/') => Word::Path(glob),
+                Some(glob) => Word::Name(glob),
+                None => Word::Part(word.to_owned()),
+            });
+        }
+        question
+    }
+
+    /// What every path that fits has in it.
+    pub(super) fn part(&self) -> &str {
+        &self.part
+    }
+
+    /// Whether the file or share of this path, in lower case, is asked for.
+    pub(super) fn fits(&self, path: &str) -> bool {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        self.words.iter().all(|word| match word {
+            Word::Part(part) => path.contains(part.as_str()),
+            Word::Name(glob) => glob.is_match(name),
+            Word::Path(glob) => glob.is_match(path),
+        })
+    }
+}
+
+/// `None` where it is no glob after all, or too large a one.
+fn compile(word: &str) -> Option<Regex> {
+    let mut pattern = String::from("^");
+    let mut rest = word.chars();
+    while let Some(letter) = rest.next() {
+        match letter {
+            '*' if rest.as_str().starts_with('*') => {
+                rest.next();
+                pattern.push_str(".*");
+            }
+            '*' => pattern.push_str("[^/]*"),
+            '?' => pattern.push_str("[^/]"),
+            '[' => {
+                let (class, len) = class(rest.as_str())?;
+                pattern.push_str(&class);
+                rest = rest.as_str().get(len..)?.chars();
+            }
+            plain => push_plain(&mut pattern, plain),
+        }
+    }
+    pattern.push('$');
+    let mut builder = RegexBuilder::new(&pattern);
+    builder.size_limit(MAX_GLOB).dfa_size_limit(MAX_GLOB).build().ok()
+}
+
+/// The class that `text` begins with, after its bracket, and how long it is there.
+fn class(text: &str) -> Option<(String, usize)> {
+    let (not, inside) = match text.strip_prefix(['!', '^']) {
+        Some(inside) => (true, inside),
+        None => (false, text),
+    };
+    // A bracket that stands first is meant itself.
+    let first = inside.chars().next()?.len_utf8();
+    let len = first + inside.get(first..)?.find(']')?;
+    let mut class = String::from(if not { "[^/" } else { "[" });
+    let mut letters = inside.get(..len)?.chars();
+    while let Some(letter) = letters.next() {
+        push_plain(&mut class, letter);
+        let mut ahead = letters.clone();
+        if let (Some('-'), Some(last)) = (ahead.next(), ahead.next()) {
+            class.push('-');
+            push_plain(&mut class, last);
+            letters = ahead;
+        }
+    }
+    class.push(']');
+    Some((class, text.len() - inside.len() + len + 1))
+}
+
+fn push_plain(pattern: &mut String, letter: char) {
+    let mut buffer = [0; 4];
+    pattern.push_str(&regex::escape(letter.encode_utf8(&mut buffer)));
+}
+
+/// The longest stretch of a glob that stands for itself.
+fn longest_plain(word: &str) -> &str {
+    // After a bracket it is not clear what is inside of it.
+    let plain = word.split('[').next().unwrap_or_default();
+    plain.split(['*', '?']).max_by_key(|part| part.len()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn fits(text: &str, path: &str) -> bool {
+        let question = Question::new(text);
+        let fits = question.fits(&path.to_lowercase());
+        assert!(!fits || path.to_lowercase().contains(question.part()), "{text} in {path}");
+        fits
+    }
+
+    #[test]
+    fn words_are_parts_of_the_path() {
+        assert!(fits("BLUE live", "Live 1999/Blue Song.mp3"));
+        assert!(fits("1999/blue", "Live 1999/Blue Song.mp3"));
+        assert!(!fits("blue green", "Live 1999/Blue Song.mp3"));
+        assert!(fits("", "anything"));
+        assert!(fits("ÜBER", "über.txt"));
+    }
+
+    #[test]
+    fn a_glob_is_the_whole_name_or_the_whole_path() {
+        assert!(fits("*.MP3", "Live/Blue.mp3"));
+        assert!(!fits("*.mp", "Live/Blue.mp3"));
+        assert!(!fits("blue*.ogg", "Live/Blue.mp3"));
+        assert!(fits("bl?e.mp3 live", "Live/Blue.mp3"));
+        assert!(fits("live/*.mp3", "Live/Blue.mp3"));
+        assert!(!fits("*/*.mp3", "a/b/Blue.mp3"), "a star is within one folder");
+        assert!(fits("**/*.mp3", "a/b/Blue.mp3"));
+        assert!(fits("stra?e", "Straße"), "a letter, and not a byte");
+        assert!(fits("[a-cß]?.txt", "ßé.txt"));
+        assert!(fits("[!a-c]x", "dx") && !fits("[^a-c]x", "ax"));
+        assert!(fits("[]x]", "]") && fits("[a-]", "-"));
+        assert!(fits("a.b*", "a.bc") && !fits("a.b*", "axbc"), "a dot is a dot");
+    }
+
+    #[test]
+    fn what_is_no_glob_is_taken_as_it_stands() {
+        assert!(fits("song[live", "my song[live.mp3"));
+        assert!(fits("x[z-a]", "x[z-a]"), "a class without anything in it");
+        let nine = "? ".repeat(MAX_GLOBS + 1);
+        assert!(!fits(&nine, "a") && fits(&nine, "?"));
+    }
+
+    #[test]
+    fn the_longest_pattern_compiles_and_is_linear() {
+        let name = "a".repeat(255);
+        let started = std::time::Instant::now();
+        assert!(!fits(&format!("{}b", "*a".repeat(127)), &name));
+        assert!(!fits(&"?".repeat(256), &name) && fits(&"?".repeat(255), &name));
+        let classes = "[a-y]".repeat(51);
+        assert!(fits(&classes, &name[..51]));
+        assert!(started.elapsed().as_secs() < 5);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_question(text in "\\PC{0,40}", path in "\\PC{0,40}") {
+            fits(&text, &path);
+        }
+
+        #[test]
+        fn a_glob_fits_what_a_plain_matcher_says(glob in "[ab*?]{1,8}", name in "[ab]{0,8}") {
+            if glob.contains(['*', '?']) {
+                prop_assert_eq!(fits(&glob, &name), plain(glob.as_bytes(), name.as_bytes()));
+            }
+        }
+    }
+
+    fn plain(glob: &[u8], name: &[u8]) -> bool {
+        match (glob, name) {
+            ([], []) => true,
+            ([b'*', rest @ ..], _) => {
+                plain(rest, name) || (!name.is_empty() && plain(glob, &name[1..]))
+            }
+            ([b'?', glob @ ..], [_, name @ ..]) => plain(glob, name),
+            ([a, glob @ ..], [b, name @ ..]) if a == b => plain(glob, name),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What is told of sharing: how far it is, what came of it, and why not.
+
+use std::io;
+use std::path::PathBuf;
+
+use peerkit_proto::files::{Access, ManifestError, NameError, NameFault, SharedFile};
+
+use crate::store::StoreError;
+
+/// How far something is, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// What adding a share came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Added {
+    /// The file or folder itself.
+    pub shared: SharedFile,
+    /// Files in it: 1 for a file.
+    pub files: usize,
+    /// What in the folder is not shared, and why.
+    pub skipped: Vec<Skipped>,
+    /// Who may find and fetch it.
+    pub access: Access,
+}
+
+/// Something in a folder that is not shared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Why it is left out.
+    pub why: SkipReason,
+}
+
+/// Why something in a folder is not shared. What is hidden is shared like everything else.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SkipReason {
+    /// A symbolic link: it could lead anywhere.
+    #[error("a symbolic link")]
+    Symlink,
+    /// A device, a pipe, a socket.
+    #[error("neither a file nor a folder")]
+    Special,
+    /// A name that other systems can't have.
+    #[error("{0}")]
+    Name(NameFault),
+    /// What the system said when it was opened.
+    #[error("can't be read: {0}")]
+    Unreadable(String),
+    /// Written to while it was being hashed.
+    #[error("was being changed")]
+    Changing,
+    /// A fetch of peerkit's that is not done.
+    #[error("an unfinished fetch")]
+    Unfinished,
+}
+
+/// What looking at the shares again came to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Refreshed {
+    /// Shares whose content is another: what it was and what it is now.
+    pub changed: Vec<(SharedFile, SharedFile)>,
+    /// Shares that are gone from disk, or can't be shared any more.
+    pub removed: Vec<(PathBuf, Option<SharedFile>)>,
+    /// What in the folders is not shared, and why.
+    pub skipped: Vec<Skipped>,
+}
+
+/// Why something can't be shared.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShareError {
+    /// It is missing or can't be read.
+    #[error("can't share {path}: {source}", path = .path.display())]
+    Io {
+        /// The path as given.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A device, a pipe, a socket.
+    #[error("can't share {path}: it is neither a file nor a folder", path = .0.display())]
+    Special(PathBuf),
+    /// Its name is one that other systems can't have.
+    #[error("can't share this under its name, rename it first: {0}")]
+    Name(#[from] NameError),
+    /// Written to while it was being hashed.
+    #[error("can't share {path}: it was being changed, try again when it is done", path = .0.display())]
+    Changing(PathBuf),
+    /// The folder is over a limit.
+    #[error("can't share {path}: {source}", path = .path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Which limit.
+        source: ManifestError,
+    },
+    /// The node's state can't be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The system has no random numbers to make a secret of.
+    #[error("no random numbers: {0}")]
+    NoChance(String),
+    /// The node is being stopped.
+    #[error("stopped before it was done")]
+    Stopped,
+}

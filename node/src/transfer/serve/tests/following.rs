@@ -1,0 +1,145 @@
+//! Who follows hears of pieces, and of others.
+
+use super::*;
+
+#[tokio::test]
+async fn who_follows_hears_of_pieces_as_they_come() {
+    let serving = serving();
+    let bytes = content(20 * P, 1);
+    let (guard, hash) = growing(&serving, &bytes, Access::Open);
+    let mut asking = ask(&serving, node(1));
+    let follow = Request::Follow { hash, addresses: Vec::new() };
+    let held = |first, bits: &'static [u8]| Answer::Held { first, bits: Bytes::from_static(bits) };
+    assert_eq!(asking.asked(&follow).await, held(0, &[]));
+    let data = |first, count| Request::Data { hash, first, count };
+    assert_eq!(asking.asked(&data(3, 1)).await, refused(Refusal::NotFound));
+    guard.partial().add(3..4);
+    assert_eq!(asking.answer().await.0, held(0, &[8]));
+    assert_eq!(asking.pieces(&data(3, 1)).await, bytes[3 * P..4 * P]);
+    // What comes together is told together.
+    for piece in [19, 9, 10, 3] {
+        guard.partial().add(piece..piece + 1);
+    }
+    assert_eq!(asking.answer().await.0, held(8, &[6, 8]));
+    // Another hears at once of all that is there.
+    let mut second = ask(&serving, node(2));
+    assert_eq!(second.asked(&follow).await, held(0, &[8, 6, 8]));
+    // In the midst of pieces it is told as well.
+    asking.send(&data(9, 2)).await;
+    guard.partial().add(0..3);
+    let (mut pieces, mut told) = (0, 0);
+    while pieces < 2 || told < 1 {
+        match asking.answer().await.0 {
+            Answer::Piece { .. } => pieces += 1,
+            answer => {
+                assert_eq!(answer, held(0, &[7]));
+                told += 1;
+            }
+        }
+    }
+    // A run ends where there is no more.
+    asking.send(&data(1, 5)).await;
+    for index in 1..4 {
+        assert_eq!(asking.answer().await.0, Answer::Piece { index, len: P as u32 });
+    }
+    assert_eq!(asking.answer().await.0, refused(Refusal::NotFound));
+
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("done"), &bytes);
+    serving.shares.add(dir.path().join("done"), |_| ()).await.unwrap();
+    drop(guard);
+    assert_eq!(asking.answer().await.0, Answer::Whole);
+    assert!(asking.is_silent().await);
+    assert_eq!(asking.pieces(&data(11, 2)).await, bytes[11 * P..13 * P]);
+    assert_eq!(asking.asked(&follow).await, Answer::Whole);
+    let unknown = Request::Follow { hash: Hash::of(b"?"), addresses: Vec::new() };
+    assert_eq!(asking.asked(&unknown).await, refused(Refusal::NotFound));
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_follow_hear_of_each_other() {
+    let serving = serving();
+    let bytes = content(3, 1);
+    let (open, hash) = growing(&serving, &bytes, Access::Open);
+    let place = |n: u8| -> Vec<Address> { vec![format!("192.0.2.{n}:7").parse().unwrap()] };
+    let follow = |hash, n| Request::Follow { hash, addresses: place(n) };
+    let mut ann = ask(&serving, node(1));
+    let mut bob = ask(&serving, node(2));
+    assert!(matches!(ann.asked(&follow(hash, 1)).await, Answer::Held { .. }));
+    assert!(ann.is_silent().await, "it is alone");
+    assert!(matches!(bob.asked(&follow(hash, 2)).await, Answer::Held { .. }));
+    assert_eq!(bob.answer().await.0, Answer::Sources(vec![(node(1), place(1))]));
+    assert_eq!(ann.answer().await.0, Answer::Sources(vec![(node(2), place(2))]));
+    // Those who come after that are told of together, a second later.
+    let mut others: Vec<_> = (3..6).map(|n| ask(&serving, node(n))).collect();
+    let begin = Instant::now();
+    for (other, n) in others.iter_mut().zip(3..) {
+        assert!(matches!(other.asked(&follow(hash, n)).await, Answer::Held { .. }));
+    }
+    let Answer::Sources(mut told) = ann.answer().await.0 else { panic!("not told") };
+    assert!(begin.elapsed() >= Duration::from_millis(500), "{:?}", begin.elapsed());
+    told.sort();
+    assert_eq!(told, (3..6).map(|n| (node(n), place(n))).collect::<Vec<_>>());
+    assert!(ann.is_silent().await);
+    drop(open);
+
+    // Of who may have what is for named nodes nobody hears.
+    let bytes = content(4, 1);
+    let access = Access::Nodes(vec![node(1), node(2)]);
+    let (_named, hash) = growing(&serving, &bytes, access);
+    let (mut ann, mut bob) = (ask(&serving, node(1)), ask(&serving, node(2)));
+    for asking in [&mut ann, &mut bob] {
+        assert!(matches!(asking.asked(&follow(hash, 1)).await, Answer::Held { .. }));
+    }
+    assert!(ann.is_silent().await && bob.is_silent().await);
+}
+
+#[test]
+fn what_is_held_is_told_in_parts() {
+    let mut pieces = PieceSet::of_count(600_000).unwrap();
+    for piece in [0, 262_143, 599_999] {
+        pieces.insert(piece);
+    }
+    let count = pieces.count();
+    let layout = Arc::new(Layout::file(count * PIECE).unwrap());
+    let description = Description {
+        kind: FileKind::File,
+        access: AccessKind::Open,
+        size: count * PIECE,
+        name: FileName::new("growing").unwrap(),
+    };
+    let partial = Partial::new(Hash::of(b"x"), description, Access::Open, layout).unwrap();
+    let file = File::open(std::env::current_exe().unwrap()).unwrap();
+    partial.set_file(Arc::new(file));
+    partial.add(0..1);
+    partial.add(262_143..262_144);
+    partial.add(599_999..600_000);
+    assert_eq!(partial.held().0, pieces);
+    let (serving, caller) = (serving(), Caller { id: node(1), binding: BINDING, proof: None });
+    let guard = serving.partials.enter(partial);
+    let mut following = Following::default();
+    let mut told = PieceSet::of_count(count).unwrap();
+    let mut take = |mut messages: &[u8]| {
+        while let Some((prefix, rest)) = messages.split_first_chunk::<PREFIX>() {
+            let len = body_len(*prefix, MAX_ANSWER).unwrap();
+            let body = Bytes::copy_from_slice(&rest[..len]);
+            messages = &rest[len..];
+            let Ok(Answer::Held { first, bits }) = Answer::decode(body) else { panic!("not held") };
+            told.insert_bits(first, &bits).unwrap();
+        }
+        told.clone()
+    };
+    let first = following.follow(&serving, &caller, Hash::of(b"x"), Vec::new());
+    assert!(first.len() < 100_000);
+    assert_eq!(take(&first), pieces);
+    let partial = guard.partial();
+    for added in [5..9, 1000..1100, 300_000..600_000, 7..500, 200..300, 262_140..262_150] {
+        partial.add(added.clone());
+        added.for_each(|piece| {
+            pieces.insert(piece);
+        });
+    }
+    let news = following.news(&serving, &caller);
+    assert_eq!(take(&news), pieces);
+    assert!(following.news(&serving, &caller).is_empty());
+}

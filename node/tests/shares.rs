@@ -1,0 +1,71 @@
+//! Whom what is shared is for, as others see it.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::PathBuf;
+
+use common::*;
+use peerkit::{Access, Error, Node, ShareOptions};
+use tempfile::TempDir;
+
+fn write(folder: &TempDir, name: &str, content: &[u8]) -> PathBuf {
+    let path = folder.path().join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, content).unwrap();
+    path
+}
+
+async fn found(node: &Node, text: &str) -> Vec<String> {
+    let found = within("a search", node.search(text)).await.unwrap();
+    found.into_iter().map(|found| found.file.name.as_str().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn what_is_shared_by_name_is_found_and_fetched_by_whom_it_names() {
+    let (ann, bob, cid) = (node("ann").await, node("bob").await, node("cid").await);
+    link(&ann, &bob).await;
+    link(&bob, &cid).await;
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write(&from, "open.txt", b"open");
+    write(&from, "album/song.txt", b"song");
+    bob.share(from.path().join("open.txt")).await.unwrap();
+    let options = ShareOptions::default().to_nodes(vec![ann.id()]);
+    let album = bob.share_with(from.path().join("album"), options, |_| {}).await.unwrap();
+    assert_eq!(album.access, Access::Nodes(vec![ann.id()]));
+
+    assert_eq!(found(&ann, "txt").await, ["open.txt", "song.txt"]);
+    assert_eq!(found(&ann, "alb").await, ["album"]);
+    assert_eq!(found(&cid, "txt").await, ["open.txt"]);
+    assert!(found(&cid, "alb").await.is_empty());
+    let fetched = within("the fetch", ann.fetch(album.shared.hash, to.path())).await.unwrap();
+    assert_eq!(std::fs::read(fetched.path.join("song.txt")).unwrap(), b"song");
+    let refused = within("the refusal", cid.fetch(album.shared.hash, to.path())).await;
+    assert!(matches!(refused, Err(Error::NoSource(hash)) if hash == album.shared.hash));
+
+    // To everyone from now on.
+    bob.share(from.path().join("album")).await.unwrap();
+    assert_eq!(found(&cid, "txt").await, ["open.txt", "song.txt"]);
+    shutdown([&ann, &bob, &cid]).await;
+}
+
+#[tokio::test]
+async fn a_ticket_has_all_that_it_takes() {
+    let (ann, bob) = (node("ann").await, node("bob").await);
+    link(&ann, &bob).await;
+    let from = tempfile::tempdir().unwrap();
+    let path = write(&from, "secret.txt", b"secret");
+    let options = ShareOptions::default().with_ticket();
+    let added = bob.share_with(&path, options, |_| {}).await.unwrap();
+    let Access::Ticket(secret) = added.access else { panic!("{:?}", added.access) };
+    let ticket = bob.ticket(&added.shared.hash).unwrap();
+    assert_eq!((ticket.hash, ticket.node), (added.shared.hash, bob.id()));
+    assert_eq!((ticket.secret, &*ticket.network), (Some(secret), bob.network()));
+    assert_eq!(ticket.addresses, [at(&bob).into()]);
+    assert_eq!(bob.ticket(&peerkit::Hash::of(b"?")), None);
+    assert!(found(&ann, "secret").await.is_empty());
+    let open = bob.share(&path).await.unwrap().shared.hash;
+    assert_eq!(bob.ticket(&open).unwrap().secret, None);
+    shutdown([&ann, &bob]).await;
+}
