@@ -477,7 +477,7 @@ async fn a_fetch_that_is_dropped_is_gone_on_with() {
     let fetched = within("the fetch", ann.fetch(hash, to.path())).await.unwrap();
     assert!(std::fs::read(&fetched.path).unwrap() == content);
     // The last piece is asked for again: it proves the size.
-    assert!(asked.load(Ordering::SeqCst) as u64 < pieces, "{asked:?} of {pieces}");
+    assert!((asked.load(Ordering::SeqCst) as u64) < pieces, "{asked:?} of {pieces}");
     assert_eq!(tree(to.path()).len(), 1, "nothing else is left");
     shutdown([&ann, &hanging]).await;
 }
