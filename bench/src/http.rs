@@ -3,8 +3,12 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+
+/// The longest that the others wait for one who connects and asks for nothing.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is answered.
 pub(crate) enum Body {
@@ -29,6 +33,7 @@ pub(crate) fn serve(
 }
 
 fn answer_one(mut stream: &TcpStream, answer: &mut impl FnMut(&str) -> Result<Body>) -> Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
     let mut lines = BufReader::new(stream).lines();
     let Some(request) = lines.next().transpose()? else { return Ok(()) };
     for line in lines {

@@ -127,7 +127,8 @@ impl Server {
         Ok(self.process.kill().await?)
     }
 
-    fn ended(&mut self) -> Result<Option<ExitStatus>> {
+    /// What its end was, where it has come already.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.process.try_wait()?)
     }
 

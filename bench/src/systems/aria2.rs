@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use tokio::process::Command;
 use tokio::sync::oneshot;
@@ -40,7 +40,9 @@ pub(crate) async fn fetch(job: &Job, original: &Original) -> Result<Moved> {
     // It is not to look the file through, as we know what is in it, nor to end.
     command.args(["--bt-seed-unverified=true", "--check-integrity=false", "--seed-ratio=0.0"]);
     let mut server = Server::start(command, seed).await?;
-    tokio::time::timeout(PATIENCE, announced).await.context("aria2 shares nothing")??;
+    if tokio::time::timeout(PATIENCE, announced).await.is_err() {
+        bail!("aria2 has not told the tracker what it shares; its end: {:?}", server.ended()?);
+    }
     server.reset();
     let mut command = client(leech, &plan.folder(0), &torrent)?;
     command.arg("--seed-time=0");
