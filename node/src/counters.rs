@@ -20,6 +20,15 @@ pub struct Counters {
     pub bytes_received: u64,
 }
 
+/// What was sent and received of files: bytes of pieces, with the few of their heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct FileCounters {
+    /// Bytes sent to those who fetch from this node.
+    pub sent: u64,
+    /// Bytes that came from sources.
+    pub received: u64,
+}
+
 /// The live form of [`Counters`].
 #[derive(Debug, Default)]
 pub(crate) struct Meter {

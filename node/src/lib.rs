@@ -69,7 +69,7 @@ mod transfer;
 mod waiting;
 
 pub use builder::Builder;
-pub use counters::Counters;
+pub use counters::{Counters, FileCounters};
 pub use error::Error;
 pub use events::Events;
 pub use key::{

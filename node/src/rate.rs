@@ -23,6 +23,8 @@ use peerkit_proto::id::NodeId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use crate::counters::FileCounters;
+
 /// What an unused limit lets through at once. 50 ms of it: timers are a few of these late, and
 /// nobody sees it on a line.
 const BURST: Duration = Duration::from_millis(50);
@@ -130,6 +132,9 @@ struct All {
     peer_download: AtomicU64,
     /// Those that have streams: each takes itself out at the end.
     peers: Mutex<HashMap<NodeId, Weak<PeerRates>>>,
+    /// Bytes of pieces that were sent and received.
+    sent: AtomicU64,
+    received: AtomicU64,
 }
 
 /// The limits for one peer, and through them those over all.
@@ -150,7 +155,17 @@ impl Rates {
             peer_upload: AtomicU64::new(config.peer_upload_rate),
             peer_download: AtomicU64::new(config.peer_download_rate),
             peers: Mutex::default(),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
         }))
+    }
+
+    /// Bytes of pieces that were sent and received, over all.
+    pub(crate) fn counters(&self) -> FileCounters {
+        FileCounters {
+            sent: self.0.sent.load(Ordering::Relaxed),
+            received: self.0.received.load(Ordering::Relaxed),
+        }
     }
 
     /// The limits as they are.
@@ -214,6 +229,16 @@ impl PeerRates {
     #[allow(dead_code)] // Until the fetching side takes it.
     pub(crate) fn download_part(&self) -> Option<usize> {
         part(self.download.get(), self.all.download.get())
+    }
+
+    /// Bytes of pieces that go to this peer.
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.all.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes of pieces that came from this peer.
+    pub(crate) fn received(&self, bytes: usize) {
+        self.all.received.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Waits until `bytes` more may go to this peer.

@@ -7,7 +7,7 @@ use peerkit_proto::overlay::broadcast;
 use serde::Serialize;
 
 use crate::conn::Conn;
-use crate::counters::Counters;
+use crate::counters::{Counters, FileCounters};
 use crate::inner::Inner;
 use crate::order::Standing;
 
@@ -45,7 +45,9 @@ pub struct Status {
     pub queries: usize,
     /// Files and folders that it shares.
     pub shares: usize,
-    /// What it has sent and received in all.
+    /// What it has sent and received of files.
+    pub files: FileCounters,
+    /// What it has sent and received in all over its links.
     pub counters: Counters,
     /// Its links.
     pub peers: Vec<PeerStatus>,
@@ -118,6 +120,7 @@ impl Inner {
             broadcasts: broadcasts.into(),
             queries,
             shares: self.shares.list().len(),
+            files: self.rates.counters(),
             counters: self.meter.read(),
             peers: conns.iter().map(|conn| peer_status(conn)).collect(),
         }

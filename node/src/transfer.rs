@@ -134,6 +134,9 @@ pub enum FetchError {
         /// Bytes that there is room for.
         free: u64,
     },
+    /// Sources are left, and none of them has what is missing.
+    #[error("nobody who can be reached has the rest: what came is kept, fetch it again later")]
+    NoMore,
     /// Something is not there that should be: a fault of ours.
     #[error("the download is not whole: fetch it again")]
     Unfinished,
@@ -167,6 +170,7 @@ impl FetchError {
         match self {
             Self::Disk { .. }
             | Self::NoSpace { .. }
+            | Self::NoMore
             | Self::Unfinished
             | Self::Cancelled
             | Self::Stopped => false,

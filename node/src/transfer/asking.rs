@@ -109,7 +109,9 @@ impl Answers {
         let start = buffer.len();
         buffer.resize(start.saturating_add(len), 0);
         let bytes = buffer.get_mut(start..).unwrap_or_default();
-        timeout(PIECE_TIME, self.fill(bytes)).await.unwrap_or(Err(FetchError::Stalled))
+        timeout(PIECE_TIME, self.fill(bytes)).await.unwrap_or(Err(FetchError::Stalled))?;
+        self.rates.received(len);
+        Ok(())
     }
 
     async fn fill(&mut self, mut bytes: &mut [u8]) -> Result<(), FetchError> {

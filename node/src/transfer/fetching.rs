@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use peerkit_proto::event::Event;
 use peerkit_proto::files::fetch::{Fetch, Input, Output};
-use peerkit_proto::files::{Access, AccessKind, FileKind, PieceSet};
+use peerkit_proto::files::{Access, AccessKind, PieceSet};
 use peerkit_proto::id::NodeId;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinSet};
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::get::{Candidate, Get};
 use super::partial::{Partial, PartialGuard};
+use super::prove::Proven;
 use super::seeking::{Found, seek};
 use super::source::{CHECKED, Job, News, Task, attend, pause};
 use super::status::{Meter, Shown};
@@ -68,6 +69,8 @@ pub(super) struct Fetching<'a> {
     known: Vec<Known>,
     running: JoinSet<(usize, Error)>,
     fetch: Option<Fetch>,
+    /// Who proved what is fetched.
+    settled_by: Option<usize>,
     served: Option<PartialGuard>,
     meter: Meter,
     /// Who sent pieces.
@@ -95,6 +98,7 @@ impl<'a> Fetching<'a> {
             known: Vec::new(),
             running: JoinSet::new(),
             fetch: None,
+            settled_by: None,
             served: None,
             meter: Meter::new(),
             sources: BTreeSet::new(),
@@ -237,7 +241,11 @@ impl<'a> Fetching<'a> {
         let hopeless =
             is_asked && self.known.iter().all(|known| matches!(known.state, State::Gone));
         if over || (begun && hopeless && !self.known.is_empty()) {
-            return Err(self.failure.take().unwrap_or(Error::NoSource(self.get.hash)));
+            let none = || match begun {
+                true => FetchError::NoMore.into(),
+                false => Error::NoSource(self.get.hash),
+            };
+            return Err(self.failure.take().unwrap_or_else(none));
         }
         Ok(())
     }
@@ -291,13 +299,10 @@ impl<'a> Fetching<'a> {
         match news {
             News::Met { source, id } => self.met(source, id),
             News::Proven { source, proven } if self.target.borrow().is_none() => {
-                let (hash, to) = (self.get.hash, self.get.to.clone());
-                self.shown.begin(&proven.description);
-                let opening = tokio::task::spawn_blocking(move || Target::open(hash, *proven, &to));
-                let (target, held) = opening.await.map_err(|_| FetchError::Stopped)??;
-                self.begin(source, Arc::new(target), held)?;
+                self.open(source, proven).await?;
             }
             News::Proven { .. } => {}
+            News::Contradicted { source, proven } => self.start_over(source, proven).await?,
             News::Up { source } => {
                 if let Some(Known { state: State::Running(running), tries, .. }) =
                     self.known.get_mut(source)
@@ -345,8 +350,46 @@ impl<'a> Fetching<'a> {
         Ok(())
     }
 
+    async fn open(&mut self, source: usize, proven: Box<Proven>) -> Result<(), Error> {
+        let (hash, to) = (self.get.hash, self.get.to.clone());
+        self.shown.begin(&proven.description);
+        let opening = tokio::task::spawn_blocking(move || Target::open(hash, *proven, &to));
+        let (target, held) = opening.await.map_err(|_| FetchError::Stopped)??;
+        self.settled_by = Some(source);
+        self.begin(Arc::new(target), held)
+    }
+
+    /// Who settled what is fetched has lied about its size, as another has shown.
+    async fn start_over(&mut self, source: usize, proven: Box<Proven>) -> Result<(), Error> {
+        let liar = self.settled_by.take();
+        for at in 0..self.known.len() {
+            let Some(known) = self.known.get_mut(at) else { continue };
+            if let State::Running(running) = &known.state {
+                running.abort.abort();
+                known.state = State::Waiting(Instant::now());
+            }
+            if Some(at) == liar {
+                known.state = State::Gone;
+                if let Some(id) = known.candidate.id {
+                    self.drop_source(id, "its size is not that of the file".to_owned());
+                }
+            }
+        }
+        let _ = self.job.checking.acquire_many(CHECKED as u32).await;
+        (self.fetch, self.served) = (None, None);
+        self.target.send_replace(None);
+        self.open(source, proven).await
+    }
+
+    fn drop_source(&mut self, id: NodeId, why: String) {
+        let (hash, source) = (self.get.hash, id);
+        tracing::info!(%source, %why, "a source is not asked any more");
+        self.dropped.push(Dropped { id, why: why.clone() });
+        self.inner.dispatch.notice(Event::NodeSourceDropped { hash, source, why });
+    }
+
     /// What is fetched is known, and what of it is here already.
-    fn begin(&mut self, source: usize, target: Arc<Target>, held: PieceSet) -> Result<(), Error> {
+    fn begin(&mut self, target: Arc<Target>, held: PieceSet) -> Result<(), Error> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| Error::Setting(error.to_string()))?;
         let layout = Arc::clone(&target.layout);
@@ -367,12 +410,6 @@ impl<'a> Fetching<'a> {
         for piece in held.pieces() {
             partial.add(piece..piece.saturating_add(1));
             here = here.saturating_add(layout.place(piece).map_or(0, |place| place.len()));
-        }
-        if target.description.kind == FileKind::File
-            && let Some(id) = id_of(&self.known, source)
-        {
-            // The last piece came with the proof.
-            self.sources.insert(id);
         }
         self.served = Some(self.inner.partials.enter(partial));
         self.fetch = Some(Fetch::new(layout, held, seed));
@@ -445,10 +482,7 @@ impl<'a> Fetching<'a> {
                 fetch.handle(self.inner.now(), Input::Down(id));
             }
             if is_lie {
-                let (hash, source, why) = (self.get.hash, id, error.to_string());
-                tracing::info!(%source, %why, "a source is not asked any more");
-                self.dropped.push(Dropped { id, why: why.clone() });
-                self.inner.dispatch.notice(Event::NodeSourceDropped { hash, source, why });
+                self.drop_source(id, error.to_string());
             }
         }
         self.failure = Some(error);

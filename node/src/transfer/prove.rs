@@ -1,8 +1,10 @@
 //! What a source says that it has, and the proof that it is so.
 //!
 //! The first source that proves it settles what is fetched: the list of a file is checked against
-//! the hash, and its last piece, which proves the size, against the list; a folder's manifest is
-//! fetched whole, and the lists of the larger files in it.
+//! the hash; a folder's manifest is fetched whole, and the lists of the larger files in it.
+//!
+//! A file's list does not prove its size beyond the number of pieces. That is believed until another
+//! source says otherwise: then that one has to prove it, with the last piece.
 
 use std::sync::Arc;
 
@@ -34,8 +36,6 @@ pub(super) struct Proven {
 pub(super) enum Content {
     File {
         list: PieceList,
-        /// The bytes of its last piece.
-        last: Vec<u8>,
     },
     Folder {
         manifest: Manifest,
@@ -62,25 +62,33 @@ pub(super) async fn prove(
         return Err(FetchError::TooLarge { size, limit });
     }
     let list = list(asking, hash, size).await?;
-    let last = piece(asking, hash, &list, list.count() - 1).await?;
     let content = match description.kind {
-        FileKind::File => Content::File { list, last },
-        FileKind::Folder => folder(asking, hash, &list, last).await?,
+        FileKind::File => Content::File { list },
+        FileKind::Folder => folder(asking, hash, &list).await?,
     };
     Ok(Proven { description, content })
 }
 
-async fn folder(
+/// Has a source prove the size that it told, with the last piece.
+///
+/// # Errors
+/// Where the size is not so, or the source does not send the piece.
+pub(super) async fn prove_size(
     asking: &mut Asking,
     hash: Hash,
-    list: &PieceList,
-    last: Vec<u8>,
-) -> Result<Content, FetchError> {
+    proven: &Proven,
+) -> Result<(), FetchError> {
+    if let Content::File { list } = &proven.content {
+        piece(asking, hash, list, list.count() - 1).await?;
+    }
+    Ok(())
+}
+
+async fn folder(asking: &mut Asking, hash: Hash, list: &PieceList) -> Result<Content, FetchError> {
     let mut bytes = Vec::new();
-    for index in 0..list.count() - 1 {
+    for index in 0..list.count() {
         bytes.extend(piece(asking, hash, list, index).await?);
     }
-    bytes.extend(last);
     let manifest = blocking(move || Ok(Manifest::decode(Bytes::from(bytes))?)).await?;
     let files: Vec<(Hash, u64)> = manifest
         .entries()

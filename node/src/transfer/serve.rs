@@ -1,7 +1,7 @@
 //! The answering end of a stream.
 //!
 //! One task runs a stream. Whatever it waits for, the disk, its turn, the other side, it hears what
-//! comes in ([`line`]); requests wait for their turn in a queue ([`incoming`]). Each is answered from
+//! comes in ([`mod@line`]); requests wait for their turn in a queue ([`incoming`]). Each is answered from
 //! shares or fetches under way ([`desk`]), in batches of a large piece or many small ones: while one
 //! is written the next is read. Who follows is told of news between batches ([`following`]).
 
@@ -15,6 +15,7 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use peerkit_proto::files::{Answer, Refusal, Request};
 use peerkit_proto::hello::Proof;
@@ -22,7 +23,7 @@ use peerkit_proto::id::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::partial::Partials;
 use crate::rate::{PeerRates, Rates};
@@ -37,6 +38,16 @@ use line::{Line, Place};
 /// Streams that write pieces at once; the others wait for their turn, which comes after 100 ms at
 /// the latest for each before them. 8: a few fill any line, and more would all be slow together.
 const PLACES: usize = 8;
+
+/// How long who asks for what others have is kept waiting, to get it from them. 1 s: they are told
+/// of at once, dialled, and asked.
+const ELSEWHERE: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether it has.
+const STEP: Duration = Duration::from_millis(25);
+
+/// Who was kept waiting in vain so often can't reach the others, and is not any more.
+const IN_VAIN: u32 = 3;
 
 /// What a node answers the requests on all streams with. Clones share it.
 #[derive(Debug, Clone)]
@@ -100,6 +111,7 @@ where
         run: None,
         following: Following::default(),
         spare: Vec::new(),
+        in_vain: 0,
     };
     answering.run().await
 }
@@ -116,6 +128,8 @@ struct Answering<S> {
     following: Following,
     /// Memory for batches, used again.
     spare: Vec<Batch>,
+    /// How often the asker was kept waiting in vain for what others have.
+    in_vain: u32,
 }
 
 /// The next answer.
@@ -156,10 +170,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
             match request {
                 Ok(Request::Present { proof }) => self.present(proof),
                 Ok(Request::Data { hash, first, count }) => {
-                    self.run = Some(Run { number, hash, tree: false, next: first, count });
+                    self.run = Some(Run::new(number, hash, false, (first, count)));
                 }
                 Ok(Request::Tree { hash, first, count }) => {
-                    self.run = Some(Run { number, hash, tree: true, next: first, count });
+                    self.run = Some(Run::new(number, hash, true, (first, count)));
                 }
                 Ok(Request::Pieces { hash, first, count }) => {
                     return Some(self.reading(move |desk, batch| {
@@ -223,6 +237,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
             self.spare.push(batch);
             return Ok(Some(Next::Refused(Refusal::Cancelled)));
         }
+        if let Some(run) = &run
+            && self.is_given_up(run).await?
+        {
+            self.spare.push(batch);
+            return Ok(Some(Next::Refused(Refusal::Cancelled)));
+        }
+        if let Some(run) = &run {
+            self.following.gave(run);
+        }
         self.run = run.filter(|run| run.count > 0);
         let next = self.begin();
         if is_pieces {
@@ -232,6 +255,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
         }
         self.spare.push(batch);
         Ok(next)
+    }
+
+    /// Where the pieces that were read can be had of others, gives the asker the time to get them
+    /// there; true where it did, and wants them here no more. So one who has it all feeds many at
+    /// little more than the cost of one.
+    async fn is_given_up(&mut self, run: &Run) -> io::Result<bool> {
+        if self.in_vain >= IN_VAIN || !self.following.is_elsewhere(run) {
+            return Ok(false);
+        }
+        let until = Instant::now() + ELSEWHERE;
+        while Instant::now() < until {
+            let step = sleep_until(until.min(Instant::now() + STEP));
+            self.line.hearing(step).await?;
+            self.tell().await?;
+            self.line.flush().await?;
+            if self.line.incoming.is_cancelled(run.number) {
+                self.in_vain = 0;
+                return Ok(true);
+            }
+        }
+        self.in_vain += 1;
+        Ok(false)
     }
 
     /// The answer to what needs no disk.
@@ -252,6 +297,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
     async fn write_pieces(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         let permit = self.line.hearing(Arc::clone(&self.serving.places).acquire_owned()).await?;
         let mut place = Place::new(permit.map_err(io::Error::other)?);
+        self.rates.sent(bytes.len());
         while let Some(part) = self.rates.upload_part().filter(|_| !bytes.is_empty()) {
             let (now, later) = bytes.split_at(part.min(bytes.len()));
             let rates = Arc::clone(&self.rates);

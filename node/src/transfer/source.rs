@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::asking::{Answers, Asking, Questions};
 use super::get::Candidate;
-use super::prove::{Proven, prove};
+use super::prove::{Proven, prove, prove_size};
 use super::target::{Batch, Target};
 use super::{FetchError, STALL};
 use crate::error::Error;
@@ -55,6 +55,8 @@ pub(super) enum News {
     Met { source: usize, id: NodeId },
     /// What is fetched.
     Proven { source: usize, proven: Box<Proven> },
+    /// What is fetched is not what somebody else has said.
+    Contradicted { source: usize, proven: Box<Proven> },
     /// It can be asked.
     Up { source: usize },
     /// It has everything.
@@ -148,7 +150,11 @@ async fn work(
     }
     let target = job.target().ok_or(FetchError::Stopped)?;
     if (description.kind, description.size) != (target.description.kind, target.description.size) {
-        return Err(FetchError::Unexpected("others have proven that it is something else").into());
+        // One of the two lies. This one can show that it does not.
+        let proven = prove(&mut asking, job.hash, description).await?;
+        prove_size(&mut asking, job.hash, &proven).await?;
+        job.tell(News::Contradicted { source, proven: Box::new(proven) }).await?;
+        return Err(FetchError::Stopped.into());
     }
     let mut addresses = inner.addresses(None);
     addresses.truncate(MAX_PLACES);

@@ -84,12 +84,12 @@ impl Target {
     ) -> Result<(Self, PieceSet), FetchError> {
         let Proven { description, content } = proven;
         let path = to.resolve(&description.name).map_err(disk(to.path()))?;
-        let (target, last) = match content {
-            ProvenContent::File { list, last } => {
+        let target = match content {
+            ProvenContent::File { list } => {
                 let layout = Arc::new(Layout::file(list.size())?);
                 let part = PartFile::open(&path, &hash).map_err(disk(&path))?;
                 let content = Content::File { part, list: Arc::new(list) };
-                (Self::new(hash, description, layout, path, content)?, last)
+                Self::new(hash, description, layout, path, content)?
             }
             ProvenContent::Folder { manifest, lists } => {
                 let layout = Arc::new(Layout::folder(&manifest));
@@ -105,10 +105,10 @@ impl Target {
                     open: Mutex::default(),
                     made: Mutex::default(),
                 };
-                (Self::new(hash, description, layout, path, Content::Folder(folder))?, Vec::new())
+                Self::new(hash, description, layout, path, Content::Folder(folder))?
             }
         };
-        let held = target.prepare(&last)?;
+        let held = target.prepare()?;
         *target.written() = held.clone();
         Ok((target, held))
     }
@@ -196,7 +196,7 @@ impl Target {
         }
     }
 
-    fn prepare(&self, last: &[u8]) -> Result<PieceSet, FetchError> {
+    fn prepare(&self) -> Result<PieceSet, FetchError> {
         let mut held = PieceSet::of_count(self.layout.count())?;
         match &self.content {
             Content::File { part, list } => {
@@ -209,12 +209,6 @@ impl Target {
                     });
                 }
                 part.reserve(size).map_err(FetchError::no_space(part.path(), size))?;
-                if let Some(piece) = self.layout.count().checked_sub(1)
-                    && held.insert(piece)
-                {
-                    let at = list.range(piece).unwrap_or_default().start;
-                    write_all_at(file, last, at).map_err(disk(part.path()))?;
-                }
             }
             Content::Folder(folder) => {
                 self.make_folders(folder)?;

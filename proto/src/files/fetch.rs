@@ -36,9 +36,6 @@ use source::Source;
 /// for it never waits for us; short enough that what a source that vanishes owed is soon here.
 pub const RUN_TIME: Duration = Duration::from_millis(250);
 
-/// Bytes of the first run asked of a source, whose speed is not known yet.
-const FIRST_RUN: u64 = 2 << 20;
-
 /// Most bytes of a run. 64 MiB: at 1 GB/s the question is on its way for longer than any round trip
 /// takes.
 const MAX_RUN: u64 = 64 << 20;
@@ -51,9 +48,6 @@ const LOOKED_AT: usize = 16_384;
 
 /// How often it is looked whether a slow source holds the end up.
 const REVIEW: Duration = Duration::from_millis(100);
-
-/// Sources that one piece is asked of at once.
-const COPIES: usize = 2;
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -226,8 +220,8 @@ impl Fetch {
     }
 
     fn arrived(&mut self, now: Instant, from: NodeId, piece: u64) {
+        let len = self.len(piece);
         if let Some(source) = self.sources.get_mut(&from) {
-            let len = self.layout.place(piece).map_or(0, |place| place.len());
             source.arrived(now, piece, len);
         }
         self.taken.insert(piece);
@@ -238,12 +232,15 @@ impl Fetch {
             let Some(source) = self.sources.get_mut(&other).filter(|_| other != from) else {
                 continue;
             };
-            // It was asked for as well, and what else it owes may have come too.
-            if source.owes(&self.held) {
+            // It was asked for as well. What else it owes may have come too; or it has not begun,
+            // and is asked anew for what is still wanted.
+            if source.owes(&self.held) && !source.is_silent(now, REVIEW) {
                 continue;
             }
+            let owed: Vec<u64> = source.owed().collect();
             source.asked.clear();
             self.outbox.push_back(Output::Cancel(other));
+            self.release(other, owed);
         }
         self.finish();
     }
@@ -253,7 +250,12 @@ impl Fetch {
         for piece in source.holds.pieces() {
             count(&mut self.rarity, piece, |n| n.saturating_sub(1));
         }
-        for piece in source.owed() {
+        self.release(id, source.owed().collect());
+    }
+
+    /// A source no longer owes these pieces.
+    fn release(&mut self, id: NodeId, owed: Vec<u64>) {
+        for piece in owed {
             let Some(asked) = self.open.get_mut(&piece) else { continue };
             asked.retain(|other| *other != id);
             if asked.is_empty() {
@@ -273,7 +275,7 @@ impl Fetch {
     /// Gives every source that has time something to do: first those who have a part only, then
     /// those who have everything, at last what slow ones still owe.
     fn fill(&mut self, now: Instant) {
-        self.review = None;
+        let review = self.review.take();
         if self.done {
             return;
         }
@@ -281,7 +283,7 @@ impl Fetch {
             let idle: Vec<NodeId> =
                 self.idle().filter(|id| self.is_whole(id) == is_whole).collect();
             for id in idle {
-                while self.sources.get(&id).is_some_and(|source| source.asked.len() < RUNS) {
+                while self.sources.get(&id).is_some_and(Source::has_time) {
                     let Some(run) = self.pick(&id) else { break };
                     self.ask(now, id, run);
                 }
@@ -290,20 +292,19 @@ impl Fetch {
         if self.open.is_empty() {
             return;
         }
-        let idle: Vec<NodeId> =
-            self.idle().filter(|id| self.sources[id].asked.is_empty()).collect();
-        for id in &idle {
-            if let Some(piece) = self.overdue(now, id) {
-                self.ask(now, *id, (piece, 1));
-            }
+        if review.is_none_or(|review| review > now) {
+            // Not at every piece: each time all that is owed is looked at.
+            self.review = review;
+        } else {
+            self.hurry(now);
         }
-        if !idle.is_empty() {
+        if self.review.is_none() && self.sources.values().any(|source| source.asked.is_empty()) {
             self.review = Some(now + REVIEW);
         }
     }
 
     fn idle(&self) -> impl Iterator<Item = NodeId> {
-        let idle = self.sources.iter().filter(|(_, source)| source.asked.len() < RUNS);
+        let idle = self.sources.iter().filter(|(_, source)| source.has_time());
         idle.map(|(id, _)| *id)
     }
 
@@ -370,7 +371,7 @@ impl Fetch {
             if count > 0 && (bytes >= limit || !fits(piece)) {
                 break;
             }
-            bytes = bytes.saturating_add(self.layout.place(piece).map_or(0, |place| place.len()));
+            bytes = bytes.saturating_add(self.len(piece));
             count += 1;
         }
         count
@@ -381,29 +382,48 @@ impl Fetch {
         at.and_then(|at| self.rarity.get(at)).copied().unwrap_or_default()
     }
 
-    /// The piece that is worth asking an idle source for although somebody else was asked: the one
-    /// that is longest from being here, if this source is the faster.
-    fn overdue(&self, now: Instant, id: &NodeId) -> Option<u64> {
-        let source = self.sources.get(id)?;
-        let mut worst: Option<(Duration, u64)> = None;
-        for (_, slow) in self.sources.iter().filter(|(other, _)| *other != id) {
+    /// Asks sources that have nothing to do for what others owe: for the pieces that are longest from
+    /// being here, where they are the faster.
+    fn hurry(&mut self, now: Instant) {
+        let mut waits: BTreeMap<u64, Duration> = BTreeMap::new();
+        for source in self.sources.values() {
             let mut ahead = 0u64;
-            for piece in slow.owed().filter(|piece| !self.held.contains(*piece)) {
-                let len = self.layout.place(piece).map_or(0, |place| place.len());
-                ahead = ahead.saturating_add(len);
-                let copies = self.open.get(&piece).map_or(0, Vec::len);
-                if copies >= COPIES || !(source.is_whole || source.holds.contains(piece)) {
-                    continue;
+            for piece in source.owed().filter(|piece| !self.held.contains(*piece)) {
+                ahead = ahead.saturating_add(self.len(piece));
+                let wait = source.time_for(now, ahead);
+                let soonest = waits.entry(piece).or_insert(wait);
+                *soonest = wait.min(*soonest);
+            }
+        }
+        let idle = self.sources.iter().filter(|(_, source)| source.asked.is_empty());
+        let idle: Vec<NodeId> = idle.map(|(id, _)| *id).collect();
+        for id in idle {
+            // As much as it sends until the next look.
+            let mut ahead = 0u64;
+            while let Some(source) = self.sources.get(&id) {
+                let has = |piece: &u64| source.is_whole || source.holds.contains(*piece);
+                let longest = waits.iter().filter(|(piece, _)| has(piece));
+                let longest = longest.max_by_key(|(_, wait)| **wait);
+                let Some((piece, wait)) = longest.map(|(piece, wait)| (*piece, *wait)) else {
+                    break;
+                };
+                ahead = ahead.saturating_add(self.len(piece));
+                let ours = source.time_for(now, ahead);
+                if wait <= ours.saturating_mul(2).saturating_add(REVIEW) {
+                    break;
                 }
-                let wait = slow.time_for(now, ahead);
-                let ours = source.time_for(now, len);
-                let much = ours.saturating_mul(2).saturating_add(REVIEW);
-                if wait > much && worst.is_none_or(|(most, _)| wait > most) {
-                    worst = Some((wait, piece));
+                let is_enough = ahead >= source.bytes_in(REVIEW);
+                waits.insert(piece, ours);
+                self.ask(now, id, (piece, 1));
+                if is_enough {
+                    break;
                 }
             }
         }
-        worst.map(|(_, piece)| piece)
+    }
+
+    fn len(&self, piece: u64) -> u64 {
+        self.layout.place(piece).map_or(0, |place| place.len())
     }
 }
 

@@ -1,6 +1,7 @@
 //! What one stream is answered from: shares first, then fetches under way.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use peerkit_proto::files::{Answer, Asker, Description, Layout, PIECE, PieceValue, Refusal};
@@ -35,6 +36,15 @@ pub(super) struct Run {
     pub(super) tree: bool,
     pub(super) next: u64,
     pub(super) count: u16,
+    /// The pieces that were read last.
+    pub(super) batch: Range<u64>,
+}
+
+impl Run {
+    /// The request of this number for `count` pieces from `first` on.
+    pub(super) fn new(number: u64, hash: Hash, tree: bool, (first, count): (u64, u16)) -> Self {
+        Self { number, hash, tree, next: first, count, batch: first..first }
+    }
 }
 
 /// Answers from the disk. It goes where blocking is allowed, and comes back.
@@ -176,7 +186,10 @@ impl Desk {
     /// Reads the next pieces of `run` into `batch`, as they are written to the stream; the refusal
     /// where there are no more, which ends the run.
     pub(super) fn read(&mut self, run: &mut Run, batch: &mut Batch) {
-        if let Err(refusal) = self.try_read(run, batch) {
+        let first = run.next;
+        let read = self.try_read(run, batch);
+        run.batch = first..run.next;
+        if let Err(refusal) = read {
             run.count = 0;
             batch.put(&Answer::Refused(refusal));
         }

@@ -1,6 +1,7 @@
 //! Who follows a hash here, and where others can ask it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use peerkit_proto::address::Address;
@@ -13,6 +14,9 @@ const MAX_OF_HASH: usize = 256;
 
 /// Followers in all that others are told of: 13 MiB where each has the longest addresses.
 const MAX_FOLLOWERS: usize = 4096;
+
+/// Pieces of one hash that are known to be with followers: 64 GiB of them.
+const MAX_SPREAD: usize = 65_536;
 
 /// The followers of a node. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +38,8 @@ struct Crowd {
     /// Changes whenever somebody comes.
     news: watch::Sender<()>,
     held: usize,
+    /// Pieces that were sent to one of the known.
+    spread: HashSet<u64>,
 }
 
 #[derive(Debug)]
@@ -96,7 +102,8 @@ impl Followers {
 
 impl Crowd {
     fn new() -> Self {
-        Self { known: Vec::new(), news: watch::Sender::new(()), held: 0 }
+        let (known, spread) = (Vec::new(), HashSet::new());
+        Self { known, news: watch::Sender::new(()), held: 0, spread }
     }
 }
 
@@ -112,6 +119,28 @@ impl Follower {
         let mut new: Vec<&Known> = crowd.known.iter().filter(is_new).collect();
         shuffle(&mut new);
         new.into_iter().take(MAX_SOURCES).map(|new| (new.id, new.addresses.clone())).collect()
+    }
+}
+
+impl Follower {
+    /// These pieces were sent to it, and can be had from it.
+    pub(super) fn gave(&self, pieces: Range<u64>) {
+        let mut registry = self.followers.lock();
+        let Some(crowd) = registry.crowds.get_mut(&self.hash).filter(|_| self.number.is_some())
+        else {
+            return;
+        };
+        let room = MAX_SPREAD.saturating_sub(crowd.spread.len());
+        crowd.spread.extend(pieces.take(room));
+    }
+
+    /// Whether all of these pieces were sent to others who can be asked.
+    pub(super) fn is_elsewhere(&self, mut pieces: Range<u64>) -> bool {
+        let registry = self.followers.lock();
+        registry.crowds.get(&self.hash).is_some_and(|crowd| {
+            crowd.known.iter().any(|known| known.id != self.id)
+                && pieces.all(|piece| crowd.spread.contains(&piece))
+        })
     }
 }
 

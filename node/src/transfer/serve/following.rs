@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerkit_proto::address::Address;
-use peerkit_proto::files::{AccessKind, Answer, PieceSet, Refusal};
+use peerkit_proto::files::{AccessKind, Answer, FileKind, PieceSet, Refusal};
 use peerkit_proto::id::Hash;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::Serving;
-use super::desk::Caller;
+use super::desk::{Caller, Run};
 use super::followers::Follower;
 use crate::transfer::partial::Partial;
 
@@ -36,6 +36,8 @@ pub(super) struct Following(Option<Followed>);
 #[derive(Debug)]
 struct Followed {
     hash: Hash,
+    /// Whether its pieces are those of a folder's files.
+    tree: bool,
     /// What is not whole here yet.
     growing: Option<Growing>,
     others: Option<(Ear, Follower)>,
@@ -85,8 +87,27 @@ impl Following {
             let (follower, news) = serving.followers.enter(hash, caller.id, addresses);
             (Ear::new(news, SOURCES_EVERY), follower)
         });
-        self.0 = Some(Followed { hash, growing, others });
+        let tree = description.kind == FileKind::Folder;
+        self.0 = Some(Followed { hash, tree, growing, others });
         answer
+    }
+
+    /// These pieces were sent: the batch that `run` has just read.
+    pub(super) fn gave(&self, run: &Run) {
+        if let Some(follower) = self.follower(run) {
+            follower.gave(run.batch.clone());
+        }
+    }
+
+    /// Whether the batch that `run` has just read can be had of others, whom the asker knows of.
+    pub(super) fn is_elsewhere(&self, run: &Run) -> bool {
+        self.follower(run).is_some_and(|follower| follower.is_elsewhere(run.batch.clone()))
+    }
+
+    fn follower(&self, run: &Run) -> Option<&Follower> {
+        let followed = self.0.as_ref()?;
+        let is_followed = (followed.hash, followed.tree) == (run.hash, run.tree);
+        followed.others.as_ref().filter(|_| is_followed).map(|(_, follower)| follower)
     }
 
     /// Waits until there is something to tell.

@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::{FIRST_RUN, MAX_RUN, RUN_TIME};
-use crate::files::pieces::PieceSet;
+use super::{MAX_RUN, RUN_TIME, RUNS};
+use crate::files::pieces::{PIECE, PieceSet};
 use crate::time::Instant;
 
 /// Speed is taken over at least this long: single pieces come in bursts.
@@ -101,12 +101,28 @@ impl Source {
         self.owed().any(|piece| !held.contains(piece))
     }
 
+    /// Whether it may be asked for another run. Whose speed is not known is asked for one only.
+    pub(super) fn has_time(&self) -> bool {
+        let most = if self.speed == 0 { 1 } else { RUNS };
+        self.asked.len() < most
+    }
+
+    /// Whether nothing has come from it for a while although it owes something.
+    pub(super) fn is_silent(&self, now: Instant, time: Duration) -> bool {
+        !self.asked.is_empty() && now.since(self.heard) > time
+    }
+
+    /// Bytes that it sends in `time`.
+    pub(super) fn bytes_in(&self, time: Duration) -> u64 {
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        (self.speed / 1000).saturating_mul(millis)
+    }
+
     /// Bytes to ask for in one run.
     pub(super) fn run_bytes(&self) -> u64 {
-        let millis = u64::try_from(RUN_TIME.as_millis()).unwrap_or(u64::MAX);
         match self.speed {
-            0 => FIRST_RUN,
-            speed => (speed / 1000).saturating_mul(millis).min(MAX_RUN),
+            0 => PIECE,
+            _ => self.bytes_in(RUN_TIME).min(MAX_RUN),
         }
     }
 

@@ -1,0 +1,432 @@
+//! One fetch from many sources: honest ones, and those that have a part, lie, stall or vanish.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::*;
+use peerkit::{DownloadState, Error, FetchError, Get, Hash, Node, Progress, RateLimits, Stream};
+use peerkit_proto::files::wire::{MAX_REQUEST, PREFIX, body_len};
+use peerkit_proto::files::{
+    AccessKind, Answer, Description, FILES_PROTOCOL, FileKind, PIECE, PieceList, Refusal, Request,
+};
+use proptest::prelude::*;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// How a source by hand behaves. The default is honest and has everything.
+#[derive(Debug, Clone, Default)]
+struct Ways {
+    /// The pieces that it has, where it does not have all.
+    holds: Option<BTreeSet<u64>>,
+    /// The piece that it sends altered.
+    bad: Option<u64>,
+    /// It hangs up after so many pieces, and is gone.
+    dies_after: Option<usize>,
+    /// It sends no pieces, and does not say why.
+    silent: bool,
+}
+
+/// A node that behaves so towards who fetches `content` from it.
+struct Source {
+    node: Node,
+    /// Pieces that it has sent.
+    sent: Arc<AtomicUsize>,
+    _folder: TempDir,
+}
+
+struct Script {
+    content: Vec<u8>,
+    list: PieceList,
+    ways: Ways,
+    sent: Arc<AtomicUsize>,
+}
+
+impl Source {
+    async fn new(name: &str, content: &[u8], ways: Ways) -> Self {
+        let (node, folder) = (node(name).await, tempfile::tempdir().unwrap());
+        let path = folder.path().join("file");
+        std::fs::write(&path, content).unwrap();
+        // So that it says that it has it.
+        node.share(path).await.unwrap();
+        let (sent, list) = (Arc::new(AtomicUsize::new(0)), PieceList::of(content));
+        let content = content.to_vec();
+        let script = Arc::new(Script { content, list, ways, sent: sent.clone() });
+        node.serve_stream(FILES_PROTOCOL, move |stream| serve(stream, script.clone()));
+        Self { node, sent, _folder: folder }
+    }
+
+    fn sent(&self) -> usize {
+        self.sent.load(Ordering::SeqCst)
+    }
+}
+
+async fn serve(mut stream: Stream, script: Arc<Script>) {
+    let mut prefix = [0; PREFIX];
+    while stream.read_exact(&mut prefix).await.is_ok() {
+        let mut body = vec![0; body_len(prefix, MAX_REQUEST).unwrap()];
+        stream.read_exact(&mut body).await.unwrap();
+        let request = Request::decode(body.into()).unwrap();
+        let Some(answer) = script.answer(request) else { return };
+        if stream.write_all(&answer).await.is_err() || stream.flush().await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Script {
+    /// What is said; `None` hangs up.
+    fn answer(&self, request: Request) -> Option<Vec<u8>> {
+        Some(match request {
+            Request::Describe { .. } => {
+                let (kind, access) = (FileKind::File, AccessKind::Open);
+                let (size, name) = (self.content.len() as u64, "file".parse().unwrap());
+                Answer::Description(Description { kind, access, size, name }).encode()
+            }
+            Request::Pieces { first, count, .. } => {
+                let values = self.list.part(first, usize::from(count)).to_vec();
+                Answer::Pieces { first, values }.encode()
+            }
+            Request::Follow { .. } => match &self.ways.holds {
+                None => Answer::Whole.encode(),
+                Some(holds) => {
+                    let mut bits = vec![0u8; self.list.count().div_ceil(8) as usize];
+                    holds.iter().for_each(|piece| bits[*piece as usize / 8] |= 1 << (piece % 8));
+                    Answer::Held { first: 0, bits: bits.into() }.encode()
+                }
+            },
+            Request::Data { first, count, .. } => {
+                let mut out = Vec::new();
+                for index in first..first + u64::from(count) {
+                    if !self.ways.holds.as_ref().is_none_or(|holds| holds.contains(&index)) {
+                        out.extend(Answer::Refused(Refusal::NotFound).encode());
+                        break;
+                    }
+                    // The last piece proves the size: also the silent say that much.
+                    let is_proof = count == 1 && index == self.list.count() - 1;
+                    if self.ways.silent && !is_proof {
+                        break;
+                    }
+                    if self
+                        .ways
+                        .dies_after
+                        .is_some_and(|most| self.sent.load(Ordering::SeqCst) >= most)
+                    {
+                        return None;
+                    }
+                    self.sent.fetch_add(1, Ordering::SeqCst);
+                    out.extend(self.piece(index));
+                }
+                out
+            }
+            Request::Cancel | Request::Present { .. } => Vec::new(),
+            other => panic!("{other:?}"),
+        })
+    }
+
+    fn piece(&self, index: u64) -> Vec<u8> {
+        let range = self.list.range(index).unwrap();
+        let mut bytes = self.content[range.start as usize..range.end as usize].to_vec();
+        if self.ways.bad == Some(index)
+            && let Some(byte) = bytes.first_mut()
+        {
+            *byte ^= 1;
+        }
+        let mut out = Answer::Piece { index, len: bytes.len() as u32 }.encode();
+        out.extend(bytes);
+        out
+    }
+}
+
+fn content(pieces: u64, over: usize) -> Vec<u8> {
+    Chance(pieces).bytes((pieces * PIECE) as usize + over)
+}
+
+/// A node linked to all of them.
+async fn fetcher(sources: &[Source]) -> Node {
+    let ann = node("ann").await;
+    for source in sources {
+        link(&ann, &source.node).await;
+    }
+    ann
+}
+
+async fn end(ann: Node, sources: Vec<Source>) {
+    shutdown([&ann]).await;
+    shutdown(sources.iter().map(|source| &source.node)).await;
+}
+
+#[tokio::test]
+async fn all_sources_send_their_part() {
+    let content = content(24, 5);
+    let mut sources = Vec::new();
+    for name in ["a", "b", "c"] {
+        sources.push(Source::new(name, &content, Ways::default()).await);
+    }
+    let ann = fetcher(&sources).await;
+    // So slow that no single one has sent it all before the others are there.
+    ann.set_rates(RateLimits { peer_download: 8 << 20, ..RateLimits::default() });
+    let to = tempfile::tempdir().unwrap();
+    let fetched = within("the fetch", ann.fetch(Hash::of(&content), to.path())).await.unwrap();
+    assert!(std::fs::read(&fetched.path).unwrap() == content);
+    assert_eq!(fetched.sources.len(), 3);
+    let sent: Vec<usize> = sources.iter().map(Source::sent).collect();
+    assert!(sent.iter().all(|sent| *sent >= 4), "{sent:?}");
+    assert!(sent.iter().sum::<usize>() <= 32, "few pieces come twice: {sent:?}");
+    end(ann, sources).await;
+}
+
+#[tokio::test]
+async fn a_silent_source_holds_nothing_up() {
+    let content = content(6, 5);
+    let silent = Ways { silent: true, ..Ways::default() };
+    let sources = vec![
+        Source::new("silent", &content, silent.clone()).await,
+        Source::new("honest", &content, Ways::default()).await,
+        Source::new("mute", &content, silent).await,
+    ];
+    let ann = fetcher(&sources).await;
+    let to = tempfile::tempdir().unwrap();
+    let fetching = ann.fetch(Hash::of(&content), to.path());
+    let fetched = tokio::time::timeout(std::time::Duration::from_secs(15), fetching).await;
+    let fetched = fetched.expect("far sooner than a silent source is given up").unwrap();
+    assert!(std::fs::read(&fetched.path).unwrap() == content);
+    end(ann, sources).await;
+}
+
+#[tokio::test]
+async fn who_sends_a_bad_piece_is_dropped_and_named() {
+    let content = content(8, 5);
+    let bad = Ways { bad: Some(3), holds: Some((0..4).collect()), ..Ways::default() };
+    let most =
+        Ways { holds: Some((0..9).filter(|piece| *piece != 3).collect()), ..Ways::default() };
+    let mut sources =
+        vec![Source::new("bad", &content, bad).await, Source::new("most", &content, most).await];
+    let ann = fetcher(&sources).await;
+    let mut events = ann.events();
+    let to = tempfile::tempdir().unwrap();
+    let hash = Hash::of(&content);
+    // Only the liar has piece 3.
+    let error = within("the error", ann.fetch(hash, to.path())).await.unwrap_err();
+    assert!(matches!(&error, Error::Fetch(error) if error.is_lie()), "{error:?}");
+    let event = expect(&mut events, "node_source_dropped").await;
+    let peerkit::Event::NodeSourceDropped { source, .. } = event else { panic!() };
+    assert_eq!(source, sources[0].node.id());
+    // With a third one it is whole, and the liar is named in the result.
+    sources.push(Source::new("whole", &content, Ways::default()).await);
+    link(&ann, &sources[2].node).await;
+    let fetched = within("the fetch", ann.fetch(hash, to.path())).await.unwrap();
+    assert!(std::fs::read(&fetched.path).unwrap() == content);
+    assert!(fetched.dropped.iter().all(|dropped| dropped.id == sources[0].node.id()));
+    end(ann, sources).await;
+}
+
+#[tokio::test]
+async fn a_partial_holder_serves_what_it_has() {
+    let content = content(12, 5);
+    let hash = Hash::of(&content);
+    // The only source of the second half vanishes after half of it was fetched by bob; ann gets
+    // it from bob, who does not have it all.
+    let first = Ways { holds: Some((0..6).collect()), ..Ways::default() };
+    let second = Ways { holds: Some((6..13).collect()), ..Ways::default() };
+    let mut sources = vec![Source::new("second", &content, second).await];
+    let (bob, to_bob) = (node("bob").await, tempfile::tempdir().unwrap());
+    link(&bob, &sources[0].node).await;
+    let get = Get::new(hash).into_folder(to_bob.path());
+    let download = bob.download(get).await.unwrap();
+    until("bob has the second half", || download.status().done as u64 > 6 * PIECE).await;
+    sources[0].node.shutdown().await;
+
+    sources.push(Source::new("first", &content, first).await);
+    let ann = node("ann").await;
+    link(&ann, &sources[1].node).await;
+    link(&ann, &bob).await;
+    let to = tempfile::tempdir().unwrap();
+    // A partial holder is not found by a query; it is told of by those who are followed, or named.
+    let get = Get::new(hash).to(to.path()).from(at(&bob).into());
+    let fetched = within("the fetch", ann.fetch_now(get, |_| {})).await.unwrap();
+    assert!(std::fs::read(&fetched.path).unwrap() == content);
+    assert!(fetched.sources.contains(&bob.id()));
+    shutdown([&bob]).await;
+    end(ann, sources).await;
+}
+
+#[tokio::test]
+async fn a_download_is_paused_resumed_and_cancelled() {
+    let content = content(16, 5);
+    let hash = Hash::of(&content);
+    let sources = vec![Source::new("a", &content, Ways::default()).await];
+    let ann = fetcher(&sources).await;
+    ann.set_rates(RateLimits { download: 8 << 20, ..RateLimits::default() });
+    let to = tempfile::tempdir().unwrap();
+    let get = Get::new(hash).into_folder(to.path());
+    let download = ann.download(get.clone()).await.unwrap();
+    until("some of it", || download.status().done > 2 * PIECE).await;
+    assert_eq!(ann.pause(hash).await.unwrap().state, DownloadState::Paused);
+    let paused = ann.downloads();
+    assert_eq!((paused.len(), paused[0].state), (1, DownloadState::Paused));
+    ann.set_rates(RateLimits::default());
+    assert!(ann.resume(hash).await.unwrap().state.is_under_way());
+    let fetched = within("the fetch", download.finished()).await.unwrap();
+    assert!(std::fs::read(&fetched.path).unwrap() == content);
+    assert!(sources[0].sent() <= 17 + 10, "{} pieces were sent", sources[0].sent());
+    assert_eq!(ann.downloads()[0].state, DownloadState::Done);
+    ann.cancel(hash).await.unwrap();
+    assert!(ann.downloads().is_empty(), "what is done is listed no more");
+    assert!(fetched.path.exists());
+
+    ann.set_rates(RateLimits { download: 4 << 20, ..RateLimits::default() });
+    std::fs::remove_file(&fetched.path).unwrap();
+    let download = ann.download(get).await.unwrap();
+    until("some of it", || download.status().done > PIECE).await;
+    ann.cancel(hash).await.unwrap();
+    let cancelled = within("the end", download.finished()).await;
+    assert!(matches!(cancelled, Err(Error::Fetch(FetchError::Cancelled))), "{cancelled:?}");
+    assert_eq!(std::fs::read_dir(to.path()).unwrap().count(), 0, "nothing is left");
+    assert!(matches!(ann.pause(hash).await, Err(Error::NoDownload(_))));
+    end(ann, sources).await;
+}
+
+#[tokio::test]
+async fn a_download_goes_on_after_a_restart() {
+    let content = content(16, 5);
+    let hash = Hash::of(&content);
+    let source = Source::new("a", &content, Ways::default()).await;
+    let (state, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let ann = builder("ann").state(state.path()).spawn().await.unwrap();
+    ann.set_rates(RateLimits { download: 8 << 20, ..RateLimits::default() });
+    let get = Get::new(hash).into_folder(to.path()).from(at(&source.node).into());
+    let download = ann.download(get).await.unwrap();
+    until("some of it", || download.status().done > 4 * PIECE).await;
+    let before = source.sent();
+    shutdown([&ann]).await;
+    drop((ann, download));
+    let ann = builder("ann").state(state.path()).spawn().await.unwrap();
+    let mut events = ann.events();
+    let event = expect(&mut events, "node_download_finished").await;
+    let peerkit::Event::NodeDownloadFinished { path, .. } = event else { panic!() };
+    assert!(std::fs::read(path).unwrap() == content);
+    assert!(source.sent() - before < 16, "{} before, {} in all", before, source.sent());
+    end(ann, vec![source]).await;
+}
+
+#[tokio::test]
+async fn more_downloads_than_may_be_wait_for_their_turn() {
+    let (one, two) = (content(4, 1), content(5, 2));
+    let sources = vec![
+        Source::new("a", &one, Ways::default()).await,
+        Source::new("b", &two, Ways::default()).await,
+    ];
+    let mut config = peerkit::Config::default();
+    config.max_downloads = 1;
+    let ann = builder("ann").config(config).spawn().await.unwrap();
+    for source in &sources {
+        link(&ann, &source.node).await;
+    }
+    ann.set_rates(RateLimits { download: 8 << 20, ..RateLimits::default() });
+    let to = tempfile::tempdir().unwrap();
+    let get = |content: &[u8]| Get::new(Hash::of(content)).into_folder(to.path());
+    let first = ann.download(get(&one)).await.unwrap();
+    until("the first is at work", || first.status().done > 0).await;
+    let second = ann.download(get(&two)).await.unwrap();
+    assert_eq!(second.status().state, DownloadState::Queued);
+    assert_eq!(ann.downloads().len(), 2);
+    ann.set_rates(RateLimits::default());
+    let (first, second) = tokio::join!(first.finished(), second.finished());
+    assert!(std::fs::read(first.unwrap().path).unwrap() == one);
+    assert!(std::fs::read(second.unwrap().path).unwrap() == two);
+    end(ann, sources).await;
+}
+
+/// A hundred nodes fetch from one at the same time: what each has it gives to the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_fetch_from_one_at_little_more_than_the_cost_of_one() {
+    const FETCHERS: usize = 100;
+    let content = content(24, 77);
+    let from = tempfile::tempdir().unwrap();
+    let path = from.path().join("file");
+    std::fs::write(&path, &content).unwrap();
+    let uploader = builder("uploader").max_inbound(FETCHERS).manual(true).spawn().await.unwrap();
+    let hash = uploader.share(path).await.unwrap().shared.hash;
+    let to = tempfile::tempdir().unwrap();
+    let mut fetching = tokio::task::JoinSet::new();
+    for n in 0..FETCHERS {
+        // Its turn may be long in coming.
+        let config = peerkit::Config::default();
+        let node = builder("fetcher").config(config).manual(true).spawn().await.unwrap();
+        let get = Get::new(hash).to(to.path().join(n.to_string())).from(at(&uploader).into());
+        fetching.spawn(async move { (n, node.fetch_now(get, |_: Progress| {}).await, node) });
+    }
+    let mut nodes = Vec::new();
+    while let Some(done) = fetching.join_next().await {
+        let (n, fetched, node) = done.unwrap();
+        let path: &Path = &fetched.unwrap_or_else(|error| panic!("{n}: {error}")).path;
+        assert!(std::fs::read(path).unwrap() == content, "{n}");
+        // The others may still want what it has.
+        std::fs::remove_file(path).unwrap();
+        nodes.push(node);
+    }
+    let sent = uploader.status().await.files.sent;
+    let times = sent as f64 / content.len() as f64;
+    assert!(times < 3.0, "the uploader has sent {times:.2} times the file");
+    shutdown(nodes.iter().chain([&uploader])).await;
+}
+
+fn ways(count: u64) -> impl Strategy<Value = Ways> {
+    let pieces = proptest::collection::btree_set(0..count, 0..count as usize + 1);
+    let holds = prop_oneof![1 => Just(None), 2 => pieces.prop_map(Some)];
+    let bad = prop_oneof![3 => Just(None), 1 => (0..count).prop_map(Some)];
+    let dies_after = prop_oneof![3 => Just(None), 1 => (0usize..8).prop_map(Some)];
+    (holds, bad, dies_after).prop_map(|(holds, bad, dies_after)| Ways {
+        holds,
+        bad,
+        dies_after,
+        silent: false,
+    })
+}
+
+/// A size, and some sources of it.
+fn cases() -> impl Strategy<Value = (usize, Vec<Ways>)> {
+    let p = PIECE as usize;
+    let sizes = prop::sample::select(vec![0, 1, p - 1, p, p + 1, 2 * p, 5 * p + 123]);
+    sizes.prop_flat_map(|size| {
+        let count = (size as u64).div_ceil(PIECE).max(1);
+        (Just(size), proptest::collection::vec(ways(count), 1..4))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Whatever the sources have, send and do: the file is equal, or the fetch says why not.
+    #[test]
+    fn the_file_is_equal_or_there_is_an_error((size, ways) in cases()) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let content = Chance(size as u64).bytes(size);
+            let mut sources = Vec::new();
+            for ways in &ways {
+                sources.push(Source::new("source", &content, ways.clone()).await);
+            }
+            let ann = fetcher(&sources).await;
+            let to = tempfile::tempdir().unwrap();
+            let fetched = within("the fetch", ann.fetch(Hash::of(&content), to.path())).await;
+            let count = (size as u64).div_ceil(PIECE);
+            let honest = |ways: &&Ways| ways.bad.is_none() && ways.dies_after.is_none();
+            let has = |ways: &Ways, piece: u64| ways.holds.as_ref().is_none_or(|h| h.contains(&piece));
+            let reachable = (0..count).all(|piece| ways.iter().filter(honest).any(|w| has(w, piece)));
+            // Who has the last piece can prove the size.
+            let provable = ways.iter().filter(honest).any(|w| has(w, count.max(1) - 1));
+            match fetched {
+                Ok(fetched) => assert!(std::fs::read(fetched.path).unwrap() == content),
+                Err(error) => assert!(!(reachable && provable), "{error:?} with {ways:?}"),
+            }
+            end(ann, sources).await;
+        });
+    }
+}
