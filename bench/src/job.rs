@@ -1,6 +1,7 @@
 //! What there is to measure, and how another process is told of it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -32,6 +33,18 @@ pub(crate) enum Workload {
     Unread,
     /// Broadcasts through a network of many nodes.
     Network,
+    /// A file, from one who has it to another's disk.
+    File,
+    /// A file from several who may each send only so much.
+    FileSources,
+    /// A file from one who may send only so much, to many.
+    FileSwarm,
+    /// A folder of small files.
+    Folder,
+    /// Looking a file through before it is shared.
+    Hashing,
+    /// A file that is larger than memory.
+    FileHuge,
 }
 
 /// One of the cases that a workload has for each system.
@@ -54,10 +67,23 @@ pub(crate) struct Job {
     pub case: Case,
     /// How long it is to run, if it has a length.
     pub length: Duration,
+    /// The folder for files.
+    pub place: PathBuf,
+}
+
+/// What is wanted of a workload beside its usual cases.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wanted {
+    /// Bytes of a message or file, in place of each workload's own.
+    pub bytes: Option<usize>,
+    /// The largest cases as well.
+    pub large: bool,
+    /// Less than usual of what has a size and not a length: such a run is to see that all arrives.
+    pub short: bool,
 }
 
 impl Workload {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 17] = [
         Self::Throughput,
         Self::BothWays,
         Self::Latency,
@@ -69,6 +95,12 @@ impl Workload {
         Self::Fairness,
         Self::Unread,
         Self::Network,
+        Self::File,
+        Self::FileSources,
+        Self::FileSwarm,
+        Self::Folder,
+        Self::Hashing,
+        Self::FileHuge,
     ];
 
     /// The name, in reports and on command lines.
@@ -85,6 +117,12 @@ impl Workload {
             Self::Fairness => "fairness",
             Self::Unread => "unread",
             Self::Network => "network",
+            Self::File => "file",
+            Self::FileSources => "file-sources",
+            Self::FileSwarm => "file-swarm",
+            Self::Folder => "folder",
+            Self::Hashing => "hashing",
+            Self::FileHuge => "file-huge",
         }
     }
 
@@ -94,12 +132,37 @@ impl Workload {
         found.with_context(|| format!("no workload `{name}`; there are {names}, and `all`"))
     }
 
-    /// Those of these names, where `all` is each of them.
+    /// What the others are compared with.
+    pub(crate) fn reference(self) -> System {
+        match self {
+            Self::File | Self::FileHuge => System::Curl,
+            Self::Folder => System::Rsync,
+            Self::Hashing => System::B3sum,
+            _ => System::RawTls,
+        }
+    }
+
+    /// How long one measurement may take, beside the time that it is to run.
+    pub(crate) fn patience(self) -> Duration {
+        match self {
+            Self::FileHuge => Duration::from_secs(3600),
+            _ => Duration::from_secs(60),
+        }
+    }
+
+    /// Those of these names, where `all` is each of them but what takes minutes and a large disk.
     pub(crate) fn listed(names: &[String]) -> Result<Vec<Self>> {
         if names.iter().any(|name| name == "all") {
-            return Ok(Self::ALL.to_vec());
+            return Ok(Self::ALL.into_iter().filter(|each| *each != Self::FileHuge).collect());
         }
         names.iter().map(|name| Self::named(name)).collect()
+    }
+}
+
+impl Wanted {
+    /// Bytes, of a workload that has `usual` or else `short` ones.
+    pub(crate) fn size(self, usual: usize, short: usize) -> usize {
+        self.bytes.unwrap_or(if self.short { short } else { usual })
     }
 }
 
@@ -110,9 +173,15 @@ impl Case {
         Self { name: format!("{amount} {thing}{plural}"), amount }
     }
 
-    /// Messages of `size` bytes.
+    /// Messages or files of `size` bytes.
     pub(crate) fn bytes(size: usize) -> Self {
         let name = match size {
+            size if size >= 1 << 30 && size.is_multiple_of(1 << 30) => {
+                format!("{} GiB", size >> 30)
+            }
+            size if size >= 1 << 20 && size.is_multiple_of(1 << 20) => {
+                format!("{} MiB", size >> 20)
+            }
             size if size >= 1 << 10 && size.is_multiple_of(1 << 10) => {
                 format!("{} KiB", size >> 10)
             }
@@ -124,11 +193,12 @@ impl Case {
 
 impl Job {
     /// What another process is told of it.
-    pub(crate) fn words(&self) -> [String; 5] {
+    pub(crate) fn words(&self) -> [String; 6] {
         let (workload, system) = (self.workload.name(), self.system.name());
         let amount = self.case.amount.to_string();
         let length = self.length.as_millis().to_string();
-        [workload.into(), system.into(), self.case.name.clone(), amount, length]
+        let place = self.place.to_string_lossy().into_owned();
+        [workload.into(), system.into(), self.case.name.clone(), amount, length, place]
     }
 
     /// The words for a process that has a role of its own in it: `rest`.
@@ -145,7 +215,8 @@ impl Job {
         let system = System::named(&word()?)?;
         let case = Case { name: word()?, amount: word()?.parse()? };
         let length = Duration::from_millis(word()?.parse()?);
-        Ok((Self { workload, system, case, length }, words.collect()))
+        let place = word()?.into();
+        Ok((Self { workload, system, case, length, place }, words.collect()))
     }
 }
 

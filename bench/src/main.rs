@@ -4,6 +4,7 @@
 //! medians. Systems take turns, so that the machine's moods hit all of them alike. A receiver that
 //! does not get what was sent, in order, fails the run.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,33 +16,39 @@ use tokio::runtime::Runtime;
 mod bootstrap;
 mod bulk;
 mod crowd;
+mod files;
 mod framed;
 mod heard;
+mod http;
 mod job;
 mod link;
 mod messages;
 mod network;
 mod process;
+mod programs;
 mod report;
 mod side_by_side;
 mod streams;
 mod system;
 mod systems;
+mod transfer;
 mod workloads;
 
-use job::{Job, Workload};
+use files::Place;
+use job::{Job, Wanted, Workload};
 use messages::LEAST;
 use process::ROLE;
 use system::System;
 
-/// Time for one measurement, beside the time that it is to run. Whoever takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A run with less time than this for what has a length is short in all.
+const SHORT: Duration = Duration::from_secs(2);
 
 /// Measures peerkit beside other systems.
 #[derive(Parser)]
 struct Arguments {
     /// What to measure: `all`, or some of throughput, both-ways, latency, streams, start, fan-out,
-    /// connections, idle, fairness, unread and network.
+    /// connections, idle, fairness, unread, network, file, file-sources, file-swarm, folder, hashing
+    /// and file-huge, which `all` leaves out.
     #[arg(required = true, value_name = "WORKLOAD")]
     workloads: Vec<String>,
     /// How often; figures are medians.
@@ -53,12 +60,16 @@ struct Arguments {
     /// Which systems, in place of all. May be given more than once.
     #[arg(long, value_name = "NAME", value_parser = System::named)]
     system: Vec<System>,
-    /// Bytes of a message, in place of each workload's own.
+    /// Bytes of a message or file, in place of each workload's own.
     #[arg(long)]
     bytes: Option<usize>,
     /// The largest cases as well, which need time, memory and open files.
     #[arg(long)]
     large: bool,
+    /// A folder on the file system where files are to be; in place of /dev/shm, or of the target
+    /// folder where that is not there or for file-huge.
+    #[arg(long, value_name = "FOLDER")]
+    dir: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -87,18 +98,29 @@ fn run() -> Result<()> {
 
 fn measure(runtime: &Runtime, arguments: &Arguments) -> Result<()> {
     let workloads = Workload::listed(&arguments.workloads)?;
-    let systems = systems::available(&arguments.system);
     let bytes = arguments.bytes.map(|bytes| bytes.max(LEAST));
     let length = Duration::from_secs(arguments.seconds);
+    let wanted = Wanted { bytes, large: arguments.large, short: length < SHORT };
+    let used = |system| {
+        let does = |case: &_, workload: &Workload| workload.does(system, case);
+        workloads
+            .iter()
+            .any(|workload| workload.cases(wanted).iter().any(|case| does(case, workload)))
+    };
+    let systems = systems::available(&arguments.system, used);
+    let folder = arguments.dir.as_deref();
+    let (memory, disk) = (Place::in_memory(folder)?, Place::on_disk(folder)?);
     let mut rounds = Vec::new();
     let mut failed = 0;
     for _ in 0..arguments.rounds {
         let mut round = Vec::new();
         for workload in &workloads {
-            for case in workload.cases(bytes, arguments.large) {
+            for case in workload.cases(wanted) {
                 for system in systems.iter().filter(|system| workload.does(**system, &case)) {
                     let case = case.clone();
-                    let job = Job { workload: *workload, system: *system, case, length };
+                    let is_huge = *workload == Workload::FileHuge;
+                    let place = if is_huge { &disk } else { &memory }.path().to_owned();
+                    let job = Job { workload: *workload, system: *system, case, length, place };
                     match on_worker(runtime, one(job.clone())) {
                         Ok(measured) => round.extend(measured),
                         // The others are measured all the same, but the run has failed.
@@ -120,7 +142,7 @@ fn measure(runtime: &Runtime, arguments: &Arguments) -> Result<()> {
 }
 
 async fn one(job: Job) -> Result<Vec<report::Measurement>> {
-    let limit = PATIENCE + job.workload.lengths() * job.length;
+    let limit = job.workload.patience() + job.workload.lengths() * job.length;
     let Ok(measured) = tokio::time::timeout(limit, job.workload.measure(&job)).await else {
         bail!("no end after {} s", limit.as_secs());
     };

@@ -110,6 +110,11 @@ impl Child {
         self.process.id().map_or(0.0, cpu_seconds)
     }
 
+    /// The most memory that it has had, as [`peak_bytes`].
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        self.process.id().map_or(0, peak_bytes)
+    }
+
     /// Its memory now, as [`resident_bytes`].
     pub(crate) fn resident_bytes(&self) -> u64 {
         self.process.id().map_or(0, resident_bytes)
@@ -150,13 +155,28 @@ impl Parent {
 /// Processor time of a process so far, all its threads', in seconds, to 10 ms. 0 where the system
 /// does not tell it this way.
 pub(crate) fn cpu_seconds(process: u32) -> f64 {
+    stat_seconds(process, OWN)
+}
+
+/// Processor time of those processes that this one has started and that have ended, as
+/// [`cpu_seconds`].
+pub(crate) fn ended_cpu_seconds(process: u32) -> f64 {
+    stat_seconds(process, ENDED)
+}
+
+/// User and system time are fields 14 and 15 of a process's stat, counted from 1; those of its
+/// children that have ended, and theirs, 16 and 17 (proc(5)).
+const OWN: usize = 14;
+const ENDED: usize = 16;
+
+fn stat_seconds(process: u32, first: usize) -> f64 {
     /// Ticks a second in /proc: fixed, whatever the kernel's own timer is (proc(5)).
     const TICKS: f64 = 100.0;
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The name, in brackets, may hold anything; user and system time are fields 14 and 15.
+    // The name, in brackets, may hold anything; after it comes field 3.
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks: f64 =
-        rest.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
+        rest.split_whitespace().skip(first - 3).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
     ticks / TICKS
 }
 
@@ -201,8 +221,17 @@ pub(crate) fn check_open_files(needed: usize) -> Result<()> {
 /// Memory of a process that is in use and not elsewhere (VmRSS), in bytes. 0 where the system does
 /// not tell it this way.
 pub(crate) fn resident_bytes(process: u32) -> u64 {
+    status_bytes(process, "VmRSS:")
+}
+
+/// The most that [`resident_bytes`] has been (VmHWM).
+pub(crate) fn peak_bytes(process: u32) -> u64 {
+    status_bytes(process, "VmHWM:")
+}
+
+fn status_bytes(process: u32, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
     let kib = line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or_default();
     kib << 10
 }
@@ -224,6 +253,7 @@ mod tests {
         let had = ThreadTimes::of(own).seconds_since(&threads_before);
         assert!(had > 0.02, "{had}");
         assert!(resident_bytes(own) > 1 << 20);
+        assert!(peak_bytes(own) >= resident_bytes(own));
         assert_eq!(resident_bytes(u32::MAX), 0);
     }
 }

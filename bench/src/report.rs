@@ -5,7 +5,6 @@ use std::fmt::Write;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::job::Job;
-use crate::system::System;
 
 /// One measurement: a flat object in JSON.
 #[derive(Debug, Clone)]
@@ -14,6 +13,8 @@ pub(crate) struct Measurement {
     pub workload: &'static str,
     /// What was measured.
     pub system: &'static str,
+    /// What it is compared with.
+    pub reference: &'static str,
     /// Of the workload's cases the one: `64 B`, `32 peers`.
     pub case: String,
     /// What came of it.
@@ -46,7 +47,8 @@ impl Measurement {
     /// What came of `job`.
     pub(crate) fn of(job: &Job, figures: Vec<Figure>) -> Self {
         let (workload, system) = (job.workload.name(), job.system.name());
-        Self { workload, system, case: job.case.name.clone(), figures }
+        let reference = job.workload.reference().name();
+        Self { workload, system, reference, case: job.case.name.clone(), figures }
     }
 
     fn figure(&self, name: &str) -> Option<&Figure> {
@@ -92,10 +94,9 @@ pub(crate) fn tables(rounds: &[Vec<Measurement>]) -> String {
         table(&mut out, rounds, workload);
     }
     if !out.is_empty() {
-        let reference = System::REFERENCE.name();
         let _ = writeln!(
             out,
-            "\nMedians; in brackets the ratio to {reference} in the same round, its median. \
+            "\nMedians; in brackets the ratio to what is named above in the same round, its median. \
              + more is better, - less is."
         );
     }
@@ -106,6 +107,7 @@ fn table(out: &mut String, rounds: &[Vec<Measurement>], workload: &str) {
     let of = |m: &Measurement| m.workload == workload;
     let cases = distinct(rounds, |m| of(m).then_some(m.case.as_str()));
     let systems = distinct(rounds, |m| of(m).then_some(m.system));
+    let reference = distinct(rounds, |m| of(m).then_some(m.reference)).concat();
     let mut columns: Vec<(&str, Better)> = Vec::new();
     for figure in rounds.iter().flatten().filter(|m| of(m)).flat_map(|m| &m.figures) {
         if columns.iter().all(|(name, _)| *name != figure.name) {
@@ -120,7 +122,7 @@ fn table(out: &mut String, rounds: &[Vec<Measurement>], workload: &str) {
     }));
     for case in cases {
         for system in &systems {
-            let line = Line { rounds, workload, system, case };
+            let line = Line { rounds, workload, reference: &reference, system, case };
             if line.all().next().is_some() {
                 let mut cells = vec![case.to_owned(), (*system).to_owned()];
                 cells.extend(columns.iter().map(|(name, better)| line.cell(name, *better)));
@@ -128,7 +130,9 @@ fn table(out: &mut String, rounds: &[Vec<Measurement>], workload: &str) {
             }
         }
     }
-    let _ = writeln!(out, "\n{workload}");
+    let compared = systems.contains(&reference.as_str());
+    let ratios = if compared { format!(", ratios to {reference}") } else { String::new() };
+    let _ = writeln!(out, "\n{workload}{ratios}");
     write_aligned(out, &lines);
 }
 
@@ -136,6 +140,7 @@ fn table(out: &mut String, rounds: &[Vec<Measurement>], workload: &str) {
 struct Line<'a> {
     rounds: &'a [Vec<Measurement>],
     workload: &'a str,
+    reference: &'a str,
     system: &'a str,
     case: &'a str,
 }
@@ -154,7 +159,7 @@ impl Line<'_> {
         let values = self.all().filter_map(|m| Some(m.figure(name)?.value));
         let Some(value) = median(values.collect()) else { return String::new() };
         let ratios = self.rounds.iter().filter_map(|round| {
-            let reference = self.of(round, System::REFERENCE.name())?.figure(name)?.value;
+            let reference = self.of(round, self.reference)?.figure(name)?.value;
             Some(self.of(round, self.system)?.figure(name)?.value / reference)
         });
         match median(ratios.filter(|ratio| ratio.is_finite()).collect()) {
@@ -216,7 +221,8 @@ mod tests {
 
     fn measured(system: &'static str, per_s: f64, cpu_s: f64) -> Measurement {
         let figures = vec![Figure::higher("per_s", per_s), Figure::told("cpu_s", cpu_s)];
-        Measurement { workload: "throughput", system, case: "64 B".into(), figures }
+        let (workload, reference) = ("throughput", "raw-tls");
+        Measurement { workload, system, reference, case: "64 B".into(), figures }
     }
 
     #[test]
@@ -237,7 +243,7 @@ mod tests {
         ];
         let tables = tables(&rounds);
         let lines: Vec<_> = tables.lines().collect();
-        assert_eq!(lines[1], "throughput");
+        assert_eq!(lines[1], "throughput, ratios to raw-tls");
         assert_eq!(lines[2], "case  system        per_s +  cpu_s");
         assert_eq!(lines[3], "64 B  raw-tls  150.0 (1.00)  1.000");
         assert_eq!(lines[4], "64 B  peerkit  100.0 (0.50)  1.000");

@@ -60,7 +60,6 @@ impl Listener {
             }
             #[cfg(feature = "systems")]
             System::Iroh => Self::Iroh(iroh::Listener::bind().await?),
-            #[cfg(feature = "systems")]
             _ => bail!("{} has no streams", system.name()),
         })
     }
@@ -112,7 +111,6 @@ impl Dialler {
             }
             #[cfg(feature = "systems")]
             System::Iroh => Self::Iroh(iroh::Dialler::connect(address).await?),
-            #[cfg(feature = "systems")]
             _ => bail!("{} has no streams", system.name()),
         })
     }

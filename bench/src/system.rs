@@ -35,12 +35,20 @@ pub(crate) enum System {
     /// The Python package. Not encrypted.
     #[cfg(feature = "systems")]
     P2pnetwork,
+    /// iroh's endpoints with a store of blobs on disk.
+    #[cfg(feature = "systems")]
+    IrohBlobs,
+    /// The program, and a server of our own for HTTP. Neither encrypted nor verified.
+    Curl,
+    /// The program over BitTorrent. Not encrypted.
+    Aria2,
+    /// The program and its daemon. Not encrypted.
+    Rsync,
+    /// The program that says the BLAKE3 of files.
+    B3sum,
 }
 
 impl System {
-    /// What the others are compared with.
-    pub(crate) const REFERENCE: Self = Self::RawTls;
-
     /// All that this program was built with.
     pub(crate) const ALL: &[Self] = &[
         Self::RawTcp,
@@ -62,6 +70,12 @@ impl System {
         Self::IrohGossip,
         #[cfg(feature = "systems")]
         Self::P2pnetwork,
+        #[cfg(feature = "systems")]
+        Self::IrohBlobs,
+        Self::Curl,
+        Self::Aria2,
+        Self::Rsync,
+        Self::B3sum,
     ];
 
     /// The name, in reports and on command lines.
@@ -86,6 +100,12 @@ impl System {
             Self::IrohGossip => "iroh-gossip",
             #[cfg(feature = "systems")]
             Self::P2pnetwork => "p2pnetwork",
+            #[cfg(feature = "systems")]
+            Self::IrohBlobs => "iroh-blobs",
+            Self::Curl => "curl",
+            Self::Aria2 => "aria2",
+            Self::Rsync => "rsync",
+            Self::B3sum => "b3sum",
         }
     }
 
@@ -106,12 +126,32 @@ impl System {
         }
     }
 
+    /// Whether it is there for files alone.
+    pub(crate) fn only_files(self) -> bool {
+        match self {
+            Self::Curl | Self::Aria2 | Self::Rsync | Self::B3sum => true,
+            #[cfg(feature = "systems")]
+            Self::IrohBlobs => true,
+            _ => false,
+        }
+    }
+
+    /// Whether a file can be fetched by it, once it is known who has it.
+    pub(crate) fn has_files(self) -> bool {
+        match self {
+            Self::Peerkit | Self::Curl | Self::Aria2 => true,
+            #[cfg(feature = "systems")]
+            Self::IrohBlobs => true,
+            _ => false,
+        }
+    }
+
     /// Whether this program can be an end of its links: what [`Link`](crate::link::Link) knows.
     pub(crate) fn has_links(self) -> bool {
         match self {
             #[cfg(feature = "systems")]
             Self::P2pnetwork => false,
-            _ => !self.only_broadcasts(),
+            _ => !self.only_broadcasts() && !self.only_files(),
         }
     }
 
@@ -131,7 +171,7 @@ impl System {
         match self {
             #[cfg(feature = "systems")]
             Self::ZenohTcp | Self::ZenohTls | Self::P2pnetwork => false,
-            _ => !self.only_broadcasts(),
+            _ => !self.only_broadcasts() && !self.only_files(),
         }
     }
 }

@@ -1,9 +1,13 @@
-//! What is made of each system: its links and its streams.
+//! What is made of each system: its links, its streams, its files.
 
 use anyhow::Result;
 
+use crate::programs;
 use crate::system::System;
 
+pub(crate) mod aria2;
+pub(crate) mod b3sum;
+pub(crate) mod curl;
 #[cfg(feature = "systems")]
 pub(crate) mod iroh;
 #[cfg(feature = "systems")]
@@ -12,12 +16,15 @@ pub(crate) mod libp2p;
 pub(crate) mod p2pnetwork;
 pub(crate) mod peerkit;
 pub(crate) mod raw;
+pub(crate) mod rsync;
 #[cfg(feature = "systems")]
 pub(crate) mod zenoh;
 
-/// Those of `wanted` that can be had here, or of all if none is named. Says which can't.
-pub(crate) fn available(wanted: &[System]) -> Vec<System> {
-    let is_wanted = |system: &&System| wanted.is_empty() || wanted.contains(system);
+/// Those of `wanted`, or of all if none is named, that are `used` and can be had here. Says which
+/// can't.
+pub(crate) fn available(wanted: &[System], used: impl Fn(System) -> bool) -> Vec<System> {
+    let is_wanted =
+        |system: &&System| (wanted.is_empty() || wanted.contains(system)) && used(**system);
     let is_there = |system: &System| match prepare(*system) {
         Ok(()) => true,
         Err(error) => {
@@ -32,6 +39,10 @@ fn prepare(system: System) -> Result<()> {
     match system {
         #[cfg(feature = "systems")]
         System::P2pnetwork => p2pnetwork::prepare(),
+        System::Curl => programs::prepare("curl"),
+        System::Aria2 => programs::prepare("aria2c"),
+        System::Rsync => programs::prepare("rsync"),
+        System::B3sum => programs::prepare("b3sum"),
         _ => Ok(()),
     }
 }

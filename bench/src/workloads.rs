@@ -4,14 +4,22 @@
 use anyhow::Result;
 
 use crate::crowd::Hub;
-use crate::job::{Case, Job, Workload};
+use crate::job::{Case, Job, Wanted, Workload};
 use crate::network::Network;
 use crate::report::Measurement;
 use crate::system::System;
+use crate::systems::curl;
+use crate::transfer;
 
 mod connections;
 mod fairness;
 mod fan_out;
+mod file;
+mod file_huge;
+mod file_sources;
+mod file_swarm;
+mod folder;
+mod hashing;
 mod idle;
 mod latency;
 mod network;
@@ -21,9 +29,9 @@ mod throughput;
 mod unread;
 
 impl Workload {
-    /// What is measured of each system; of messages of `bytes` bytes if that is given, and with the
-    /// `large` cases if they are wanted.
-    pub(crate) fn cases(self, bytes: Option<usize>, large: bool) -> Vec<Case> {
+    /// What is measured of each system.
+    pub(crate) fn cases(self, wanted: Wanted) -> Vec<Case> {
+        let Wanted { bytes, large, .. } = wanted;
         match self {
             Self::Throughput | Self::BothWays => throughput::cases(bytes),
             Self::Latency => latency::cases(bytes),
@@ -35,6 +43,12 @@ impl Workload {
             Self::Fairness => fairness::cases(),
             Self::Unread => unread::cases(),
             Self::Network => network::cases(),
+            Self::File => file::cases(wanted),
+            Self::FileSources => file_sources::cases(wanted),
+            Self::FileSwarm => file_swarm::cases(wanted),
+            Self::Folder => folder::cases(wanted),
+            Self::Hashing => hashing::cases(wanted),
+            Self::FileHuge => file_huge::cases(wanted),
         }
     }
 
@@ -45,6 +59,7 @@ impl Workload {
         }
         match self {
             // Two Python processes do these, and in other cases they take minutes.
+            Self::Throughput if system.only_files() => false,
             Self::Throughput => system.has_links() || case.amount <= 64,
             Self::Latency => system.goes_both_ways() || !latency::is_beside_bulk(case),
             Self::BothWays => system.goes_both_ways(),
@@ -53,8 +68,13 @@ impl Workload {
             Self::FanOut => fan_out::does(system),
             Self::Connections | Self::Idle => Hub::is_there(system),
             Self::Fairness => matches!(system, System::RawTls | System::Peerkit),
-            Self::Unread => system == System::Peerkit,
             Self::Network => Network::is_there(system),
+            Self::File => system.has_files(),
+            Self::Folder => matches!(system, System::Peerkit | System::Rsync),
+            Self::Hashing => matches!(system, System::Peerkit | System::B3sum),
+            Self::Unread | Self::FileSources | Self::FileSwarm | Self::FileHuge => {
+                system == System::Peerkit
+            }
         }
     }
 
@@ -82,6 +102,12 @@ impl Workload {
             Self::Fairness => fairness::measure(job).await,
             Self::Unread => unread::measure(job).await,
             Self::Network => network::measure(job).await,
+            Self::File => file::measure(job).await,
+            Self::FileSources => file_sources::measure(job).await,
+            Self::FileSwarm => file_swarm::measure(job).await,
+            Self::Folder => folder::measure(job).await,
+            Self::Hashing => hashing::measure(job).await,
+            Self::FileHuge => file_huge::measure(job).await,
         }
     }
 
@@ -99,6 +125,13 @@ impl Workload {
             Self::Fairness => fairness::play(job, rest).await,
             Self::Unread => unread::play(job, rest).await,
             Self::Network => network::play(job).await,
+            Self::File if job.system == System::Curl => curl::play(rest),
+            Self::File
+            | Self::FileSources
+            | Self::FileSwarm
+            | Self::Folder
+            | Self::Hashing
+            | Self::FileHuge => transfer::play(job, rest).await,
         }
     }
 }

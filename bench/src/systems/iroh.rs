@@ -8,6 +8,7 @@ use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode};
 
 use crate::bulk::Stream;
 
+pub(crate) mod blobs;
 pub(crate) mod network;
 
 const ALPN: &[u8] = b"bench";

@@ -11,6 +11,7 @@ use crate::bulk::{Bulk, Stream, swallow};
 use crate::messages::{Account, Arrivals, Arrived, Numbers, Part, Rounds};
 
 pub(crate) mod crowd;
+pub(crate) mod files;
 pub(crate) mod network;
 
 /// The protocol of the streams.

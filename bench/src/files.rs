@@ -1,0 +1,295 @@
+//! The files that are measured with, and the folder for them.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// Where there is memory for files on Linux.
+const MEMORY: &str = "/dev/shm";
+
+/// Bytes that the largest of `all` needs there: a source of 1 GiB, those of other workloads, and the
+/// copies that twenty make.
+const NEEDED: u64 = 6 << 30;
+
+/// A file this old is not taken to be changing any more, and so not looked through again when it is
+/// sent. peerkit asks for 2 s.
+const SETTLED: Duration = Duration::from_millis(2500);
+
+/// Bytes that are written at once.
+const BLOCK: usize = 1 << 20;
+
+/// In a sparse file there is a block of data at every so many bytes.
+const MARKS: u64 = 1 << 30;
+
+/// A folder for files. Dropping it removes it.
+pub(crate) struct Place(PathBuf);
+
+impl Place {
+    /// In `folder`, or in memory where that is not given and there is room.
+    pub(crate) fn in_memory(folder: Option<&Path>) -> Result<Self> {
+        let memory = Path::new(MEMORY);
+        let is_there = || Room::of(memory).is_ok_and(|room| room.in_memory && room.free > NEEDED);
+        match folder {
+            None if is_there() => Self::make(memory),
+            folder => Self::on_disk(folder),
+        }
+    }
+
+    /// In `folder`, or in the target folder where that is not given.
+    pub(crate) fn on_disk(folder: Option<&Path>) -> Result<Self> {
+        // This program lies in target/PROFILE.
+        let program = std::env::current_exe()?;
+        let target = program.ancestors().nth(2).context("the program is in no folder")?;
+        Self::make(folder.unwrap_or(target))
+    }
+
+    fn make(folder: &Path) -> Result<Self> {
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let (process, made) = (std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let folder = folder.canonicalize().with_context(|| format!("no folder {folder:?}"))?;
+        let folder = folder.join(format!("peerkit-bench-{process}-{made}"));
+        fs::create_dir_all(&folder).with_context(|| format!("can't make {folder:?}"))?;
+        Ok(Self(folder))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// How much room there is, as `df` tells it.
+pub(crate) struct Room {
+    /// Bytes.
+    pub free: u64,
+    /// Whether what is written takes memory.
+    pub in_memory: bool,
+}
+
+impl Room {
+    pub(crate) fn of(folder: &Path) -> Result<Self> {
+        let mut df = Command::new("df");
+        let output = df.args(["-B1", "--output=fstype,avail"]).arg(folder).output();
+        let output = output.context("can't run `df`")?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let line = said.lines().nth(1).context("`df` tells nothing")?;
+        let (kind, free) = line.trim().split_once(' ').context("`df` tells no kind")?;
+        Ok(Self { free: free.trim().parse()?, in_memory: kind == "tmpfs" })
+    }
+}
+
+/// A file or folder to be sent, that nobody has touched for a while.
+#[derive(Debug, Clone)]
+pub(crate) struct Original {
+    pub path: PathBuf,
+    /// Bytes in all.
+    pub bytes: u64,
+    /// Files: 1, or those in the folder.
+    pub files: usize,
+}
+
+impl Original {
+    /// A file of `bytes` bytes that can't be compressed; made where it is missing.
+    pub(crate) async fn file(place: &Path, bytes: u64) -> Result<Self> {
+        let path = place.join(format!("file-{bytes}"));
+        Self::made(path, bytes, 1, move |path| {
+            let mut file = BufWriter::with_capacity(BLOCK, File::create_new(path)?);
+            let content = Content::of(bytes);
+            std::io::copy(&mut content.take(bytes), &mut file)?;
+            Ok(file.flush()?)
+        })
+        .await
+    }
+
+    /// A file of `bytes` bytes that are 0 but for 1 MiB in each GiB.
+    pub(crate) async fn sparse(place: &Path, bytes: u64) -> Result<Self> {
+        let path = place.join(format!("sparse-{bytes}"));
+        Self::made(path, bytes, 1, move |path| {
+            let mut file = File::create_new(path)?;
+            file.set_len(bytes)?;
+            let mut block = vec![0; BLOCK];
+            for at in (0..bytes).step_by(MARKS as usize) {
+                Content::of(at).read_exact(&mut block)?;
+                file.seek(SeekFrom::Start(at))?;
+                file.write_all(&block[..block.len().min((bytes - at) as usize)])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// A folder of `files` files of `bytes` bytes each, a hundred to a folder within.
+    pub(crate) async fn folder(place: &Path, files: usize, bytes: u64) -> Result<Self> {
+        let path = place.join(format!("folder-{files}-{bytes}"));
+        Self::made(path, files as u64 * bytes, files, move |path| {
+            for file in 0..files {
+                let folder = path.join(format!("{:03}", file / 100));
+                fs::create_dir_all(&folder)?;
+                let mut content = Content::of(file as u64).take(bytes);
+                let mut file = File::create_new(folder.join(format!("{file:05}.bin")))?;
+                std::io::copy(&mut content, &mut file)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn made(
+        path: PathBuf,
+        bytes: u64,
+        files: usize,
+        write: impl FnOnce(&Path) -> Result<()> + Send + 'static,
+    ) -> Result<Self> {
+        let original = Self { path: path.clone(), bytes, files };
+        if !path.exists() {
+            tokio::task::spawn_blocking(move || {
+                write(&path).with_context(|| format!("can't write {path:?}"))
+            })
+            .await??;
+            tokio::time::sleep(SETTLED).await;
+        }
+        Ok(original)
+    }
+
+    /// The name in its folder.
+    pub(crate) fn name(&self) -> Result<&str> {
+        self.path.file_name().and_then(|name| name.to_str()).context("no name")
+    }
+
+    /// Checks that each of the `copies` is what this is.
+    ///
+    /// # Errors
+    /// Where one differs.
+    pub(crate) async fn check(&self, copies: Vec<PathBuf>) -> Result<()> {
+        let original = self.clone();
+        tokio::task::spawn_blocking(move || original.check_now(&copies)).await?
+    }
+
+    fn check_now(&self, copies: &[PathBuf]) -> Result<()> {
+        if self.path.is_dir() {
+            for copy in copies {
+                let files = same_folders(&self.path, copy)?;
+                ensure!(files == self.files, "{copy:?} has {files} files and not {}", self.files);
+            }
+            return Ok(());
+        }
+        let hash = hash_of(&self.path)?;
+        for copy in copies {
+            let bytes = fs::metadata(copy).with_context(|| format!("no {copy:?}"))?.len();
+            ensure!(bytes == self.bytes, "{copy:?} has {bytes} bytes and not {}", self.bytes);
+            ensure!(hash_of(copy)? == hash, "{copy:?} is not what was sent");
+        }
+        Ok(())
+    }
+}
+
+/// Any number of bytes that can't be compressed.
+struct Content(blake3::OutputReader);
+
+impl Content {
+    /// Others for each `seed`.
+    fn of(seed: u64) -> Self {
+        Self(blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof())
+    }
+}
+
+impl Read for Content {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+/// The BLAKE3 of a file.
+pub(crate) fn hash_of(path: &Path) -> Result<blake3::Hash> {
+    let mut file = File::open(path).with_context(|| format!("can't open {path:?}"))?;
+    let mut hasher = blake3::Hasher::new();
+    let mut block = vec![0; BLOCK];
+    loop {
+        match file.read(&mut block)? {
+            0 => return Ok(hasher.finalize()),
+            read => hasher.update(&block[..read]),
+        };
+    }
+}
+
+/// How many files there are in each of two folders that are the same.
+///
+/// # Errors
+/// Where they differ.
+fn same_folders(one: &Path, other: &Path) -> Result<usize> {
+    let names = |folder: &Path| -> Result<Vec<_>> {
+        let entries = fs::read_dir(folder).with_context(|| format!("can't read {folder:?}"))?;
+        let mut names = entries.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>>>()?;
+        names.sort();
+        Ok(names)
+    };
+    let found = names(one)?;
+    ensure!(found == names(other)?, "{other:?} has other files than {one:?}");
+    let mut files = 0;
+    for name in found {
+        let (one, other) = (one.join(&name), other.join(&name));
+        match (one.is_dir(), other.is_dir()) {
+            (true, true) => files += same_folders(&one, &other)?,
+            (false, false) => {
+                ensure!(fs::read(&one)? == fs::read(&other)?, "{other:?} is not what was sent");
+                files += 1;
+            }
+            _ => bail!("of {one:?} and {other:?} one is a folder"),
+        }
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_not_the_original_is_found() {
+        let place = Place::on_disk(Some(&std::env::temp_dir())).unwrap();
+        let original = Original::file(place.path(), 3 << 20).await.unwrap();
+        let copy = place.path().join("copy");
+        fs::copy(&original.path, &copy).unwrap();
+        original.check(vec![copy.clone()]).await.unwrap();
+        let mut bytes = fs::read(&copy).unwrap();
+        bytes[1 << 20] ^= 1;
+        fs::write(&copy, &bytes).unwrap();
+        assert!(original.check(vec![copy.clone()]).await.is_err());
+        fs::write(&copy, &bytes[1..]).unwrap();
+        assert!(original.check(vec![copy.clone()]).await.is_err());
+        fs::remove_file(&copy).unwrap();
+        assert!(original.check(vec![copy]).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn folders_are_compared_file_by_file() {
+        let place = Place::on_disk(Some(&std::env::temp_dir())).unwrap();
+        let here = place.path().join("here");
+        let there = place.path().join("there");
+        fs::create_dir_all(&here).unwrap();
+        fs::create_dir_all(&there).unwrap();
+        let original = Original::folder(&here, 150, 10).await.unwrap();
+        let copy = Original::folder(&there, 150, 10).await.unwrap().path;
+        original.check(vec![copy.clone()]).await.unwrap();
+        fs::write(copy.join("001/00149.bin"), "another").unwrap();
+        assert!(original.check(vec![copy.clone()]).await.is_err());
+        fs::remove_file(copy.join("001/00149.bin")).unwrap();
+        assert!(original.check(vec![copy]).await.is_err());
+    }
+
+    #[test]
+    fn there_is_room_somewhere() {
+        let program = std::env::current_exe().unwrap();
+        assert!(Room::of(program.parent().unwrap()).unwrap().free > 0);
+    }
+}

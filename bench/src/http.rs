@@ -1,0 +1,80 @@
+//! As much of HTTP/1.1 as programs need that fetch from us: each connection has one answer.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+/// The longest that the others wait for one who connects and asks for nothing.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is answered.
+pub(crate) enum Body {
+    Bytes(Vec<u8>),
+    /// Sent by the kernel from its page cache (sendfile, on Linux).
+    File(File),
+}
+
+/// Answers those who connect, one after the other, with what `answer` has for the path that they ask
+/// for; until nobody can connect any more.
+pub(crate) fn serve(
+    listener: &TcpListener,
+    mut answer: impl FnMut(&str) -> Result<Body>,
+) -> Result<()> {
+    loop {
+        let (stream, _) = listener.accept()?;
+        // Whoever connects and asks for nothing, as to see that somebody listens, is no fault.
+        if let Err(error) = answer_one(&stream, &mut answer) {
+            eprintln!("bench: over HTTP: {error:#}");
+        }
+    }
+}
+
+fn answer_one(mut stream: &TcpStream, answer: &mut impl FnMut(&str) -> Result<Body>) -> Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut lines = BufReader::new(stream).lines();
+    let Some(request) = lines.next().transpose()? else { return Ok(()) };
+    for line in lines {
+        if line?.is_empty() {
+            break;
+        }
+    }
+    let mut words = request.split(' ');
+    ensure!(words.next() == Some("GET"), "asked to {request:?}");
+    let body = answer(words.next().context("no path")?)?;
+    let length = match &body {
+        Body::Bytes(bytes) => bytes.len() as u64,
+        Body::File(file) => file.metadata()?.len(),
+    };
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n")?;
+    match body {
+        Body::Bytes(bytes) => stream.write_all(&bytes)?,
+        Body::File(mut file) => {
+            std::io::copy(&mut file, &mut stream)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn who_asks_is_answered() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        std::thread::spawn(move || serve(&listener, |path| Ok(Body::Bytes(path.into()))));
+        drop(TcpStream::connect(at).unwrap());
+        let mut stream = TcpStream::connect(at).unwrap();
+        stream.write_all(b"GET /a?b=c HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        assert!(said.starts_with("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n"), "{said}");
+        assert!(said.ends_with("\r\n\r\n/a?b=c"), "{said}");
+    }
+}

@@ -1,0 +1,99 @@
+//! iroh-blobs: stores on disk. Neither end makes a copy of the file: it is shared where it lies, and
+//! moved out of the store that it was fetched into.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use iroh::protocol::Router;
+use iroh::{Endpoint, EndpointAddr, EndpointId};
+use iroh_blobs::api::blobs::{AddPathOptions, ExportMode, ExportOptions, ImportMode};
+use iroh_blobs::store::fs::FsStore;
+use iroh_blobs::{BlobFormat, BlobsProtocol, Hash};
+
+use crate::transfer::{Offer, Plan};
+
+/// The name that what is fetched has here, as it comes without one.
+const NAME: &str = "name";
+
+/// An endpoint that has the file.
+pub(crate) struct Source {
+    store: FsStore,
+    router: Router,
+    name: String,
+}
+
+impl Source {
+    pub(crate) async fn start(plan: &Plan) -> Result<Self> {
+        let store = FsStore::load(plan.to.join("source-store")).await.map_err(any)?;
+        let endpoint = super::builder()?.bind().await?;
+        let blobs = BlobsProtocol::new(&store, None);
+        let router = Router::builder(endpoint).accept(iroh_blobs::ALPN, blobs).spawn();
+        let name = plan.from.file_name().context(NAME)?.to_string_lossy().into_owned();
+        Ok(Self { store, router, name })
+    }
+
+    /// The hash, and the name.
+    pub(crate) async fn share(&self, path: &Path) -> Result<String> {
+        let tag = self
+            .store
+            .blobs()
+            .add_path_with_opts(AddPathOptions {
+                path: path.to_owned(),
+                format: BlobFormat::Raw,
+                mode: ImportMode::TryReference,
+            })
+            .await
+            .map_err(any)?;
+        Ok(format!("{} {}", tag.hash, self.name))
+    }
+
+    /// The identity and the socket.
+    pub(crate) fn address(&self) -> String {
+        let endpoint = self.router.endpoint();
+        let at = endpoint.bound_sockets().first().map(ToString::to_string).unwrap_or_default();
+        format!("{} {at}", endpoint.id())
+    }
+}
+
+/// An endpoint that fetches.
+pub(crate) struct Fetcher {
+    store: FsStore,
+    endpoint: Endpoint,
+    from: EndpointAddr,
+    hash: Hash,
+    to: PathBuf,
+}
+
+impl Fetcher {
+    pub(crate) async fn link(into: PathBuf, offer: Offer) -> Result<Self> {
+        let store = FsStore::load(into.join("store")).await.map_err(any)?;
+        let endpoint = super::builder()?.bind().await?;
+        let address = offer.addresses.first().context("nobody has it")?;
+        let (id, at) = address.split_once(' ').context("not an address")?;
+        let from =
+            EndpointAddr::new(id.parse::<EndpointId>()?).with_ip_addr(at.parse::<SocketAddr>()?);
+        let (hash, name) = offer.hash.split_once(' ').context("no name")?;
+        Ok(Self { store, endpoint, from, hash: hash.parse().map_err(any)?, to: into.join(name) })
+    }
+
+    /// From how many it came.
+    pub(crate) async fn fetch(&self) -> Result<usize> {
+        let connection = self.endpoint.connect(self.from.clone(), iroh_blobs::ALPN).await?;
+        self.store.remote().fetch(connection, self.hash).await.map_err(any)?;
+        self.store
+            .blobs()
+            .export_with_opts(ExportOptions {
+                hash: self.hash,
+                mode: ExportMode::TryReference,
+                target: self.to.clone(),
+            })
+            .await
+            .map_err(any)?;
+        Ok(1)
+    }
+}
+
+fn any(error: impl std::fmt::Display) -> anyhow::Error {
+    anyhow::anyhow!("{error}")
+}

@@ -1,0 +1,312 @@
+//! Files on their way between two processes: one with those who have them, one with those who fetch.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+
+use crate::files::Original;
+use crate::job::Job;
+use crate::process::{Child, Parent, cpu_seconds, peak_bytes};
+use crate::system::System;
+#[cfg(feature = "systems")]
+use crate::systems::iroh;
+use crate::systems::peerkit;
+
+/// The roles of the two processes.
+const SHARE: &str = "share";
+const FETCH: &str = "fetch";
+
+/// Who shares what with whom.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    /// The file or folder.
+    pub from: PathBuf,
+    /// A folder, in which each who fetches has a folder.
+    pub to: PathBuf,
+    /// How many have it.
+    pub sources: usize,
+    /// Bytes a second that each of them may send; 0 for no limit.
+    pub upload_rate: u64,
+    /// How many fetch it.
+    pub fetchers: usize,
+}
+
+/// What those who have it tell those who fetch it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Offer {
+    /// Of each who has it.
+    pub addresses: Vec<String>,
+    /// What they call it.
+    pub hash: String,
+}
+
+/// What a process has used.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(crate) struct Usage {
+    /// Processor time.
+    pub cpu_s: f64,
+    /// The most memory so far.
+    pub peak_bytes: u64,
+}
+
+/// What came of looking through what is shared.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Shared {
+    /// Until the first had done so.
+    pub elapsed: Duration,
+    /// For all.
+    pub usage: Usage,
+}
+
+/// What came of one fetch.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Got {
+    /// From the call to the end.
+    pub elapsed: Duration,
+    /// Who sent some of it.
+    pub sources: usize,
+}
+
+/// What came of all.
+#[derive(Debug, Clone)]
+pub(crate) struct Moved {
+    /// None where nothing is looked through before.
+    pub shared: Option<Shared>,
+    /// One for each who fetched.
+    pub got: Vec<Got>,
+    /// While they did, those who had it.
+    pub sources: Usage,
+    /// And those who fetched.
+    pub fetchers: Usage,
+}
+
+impl Plan {
+    /// From one to another.
+    pub(crate) fn one(job: &Job, original: &Original) -> Self {
+        let (from, to) = (original.path.clone(), job.place.join("fetched"));
+        Self { from, to, sources: 1, upload_rate: 0, fetchers: 1 }
+    }
+
+    /// The folder of who fetches it.
+    pub(crate) fn folder(&self, fetcher: usize) -> PathBuf {
+        self.to.join(fetcher.to_string())
+    }
+
+    /// Does it in two processes of this program, and checks what has arrived.
+    pub(crate) async fn run(self, job: &Job, original: &Original) -> Result<Moved> {
+        let copies = Copies::of(&self, original)?;
+        let moved = self.run_unchecked(job).await?;
+        copies.check().await?;
+        Ok(moved)
+    }
+
+    async fn run_unchecked(&self, job: &Job) -> Result<Moved> {
+        let mut sharing = Child::start(job.role(&[SHARE]))?;
+        sharing.say(self).await?;
+        let (offer, shared): (Offer, Shared) = sharing.hear().await?;
+        let mut fetching = Child::start(job.role(&[FETCH]))?;
+        fetching.say(&(self, offer)).await?;
+        fetching.hear::<()>().await?;
+        let before = (sharing.cpu_seconds(), fetching.cpu_seconds());
+        fetching.say(&()).await?;
+        let got: Vec<Got> = fetching.hear().await?;
+        let used = |child: &Child, before: f64| Usage {
+            cpu_s: child.cpu_seconds() - before,
+            peak_bytes: child.peak_bytes(),
+        };
+        let sources = used(&sharing, before.0);
+        let fetchers = used(&fetching, before.1);
+        fetching.end().await?;
+        sharing.end().await?;
+        Ok(Moved { shared: Some(shared), got, sources, fetchers })
+    }
+
+    /// Has it shared by another process, and no more.
+    pub(crate) async fn share(self, job: &Job) -> Result<(Offer, Shared)> {
+        let mut sharing = Child::start(job.role(&[SHARE]))?;
+        sharing.say(&self).await?;
+        let shared = sharing.hear().await?;
+        sharing.end().await?;
+        Ok(shared)
+    }
+}
+
+impl Moved {
+    /// One fetch of another program.
+    pub(crate) fn one(elapsed: Duration, source: Usage, fetcher: Usage) -> Self {
+        let got = vec![Got { elapsed, sources: 1 }];
+        Self { shared: None, got, sources: source, fetchers: fetcher }
+    }
+
+    /// Until the last had it.
+    pub(crate) fn last_s(&self) -> f64 {
+        self.got.iter().map(|got| got.elapsed.as_secs_f64()).fold(0.0, f64::max)
+    }
+
+    /// How many have sent some of it to each who fetched, on average.
+    pub(crate) fn sources_each(&self) -> f64 {
+        let sources: usize = self.got.iter().map(|got| got.sources).sum();
+        sources as f64 / self.got.len() as f64
+    }
+}
+
+/// Where copies are to be, once they are there. Dropping it removes them.
+pub(crate) struct Copies {
+    original: Original,
+    folder: PathBuf,
+    paths: Vec<PathBuf>,
+}
+
+impl Copies {
+    /// Makes the folders.
+    pub(crate) fn of(plan: &Plan, original: &Original) -> Result<Self> {
+        let name = original.name()?;
+        let paths = (0..plan.fetchers).map(|fetcher| plan.folder(fetcher).join(name)).collect();
+        for fetcher in 0..plan.fetchers {
+            std::fs::create_dir_all(plan.folder(fetcher))?;
+        }
+        Ok(Self { original: original.clone(), folder: plan.to.clone(), paths })
+    }
+
+    /// That of who fetches alone.
+    pub(crate) fn path(&self) -> Result<&Path> {
+        Ok(self.paths.first().context("nobody fetches")?)
+    }
+
+    /// Checks that they are there, and are what was sent.
+    pub(crate) async fn check(&self) -> Result<()> {
+        self.original.check(self.paths.clone()).await
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// One of the two processes.
+pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
+    match rest {
+        [role] if role == SHARE => share(job.system).await,
+        [role] if role == FETCH => fetch(job.system).await,
+        _ => bail!("{job} has no role {rest:?}"),
+    }
+}
+
+async fn share(system: System) -> Result<()> {
+    let mut parent = Parent::new();
+    let plan: Plan = parent.hear().await?.context("nothing is to be shared")?;
+    let mut sources = Sources::start(system, &plan).await?;
+    let own = std::process::id();
+    let (before, began) = (cpu_seconds(own), Instant::now());
+    let hash = sources.share(0, &plan.from).await?;
+    let elapsed = began.elapsed();
+    for source in 1..plan.sources {
+        sources.share(source, &plan.from).await?;
+    }
+    let usage = Usage { cpu_s: cpu_seconds(own) - before, peak_bytes: peak_bytes(own) };
+    let offer = Offer { addresses: sources.addresses(), hash };
+    parent.say(&(offer, Shared { elapsed, usage }))?;
+    parent.gone().await
+}
+
+async fn fetch(system: System) -> Result<()> {
+    let mut parent = Parent::new();
+    let heard = parent.hear().await?;
+    let (plan, offer): (Plan, Offer) = heard.context("nothing is to be fetched")?;
+    let mut ready = JoinSet::new();
+    for fetcher in 0..plan.fetchers {
+        let (folder, offer) = (plan.folder(fetcher), offer.clone());
+        ready.spawn(async move { Fetcher::link(system, folder, offer).await });
+    }
+    let fetchers = all(ready).await?;
+    parent.say(&())?;
+    parent.hear::<()>().await?;
+    let mut fetches = JoinSet::new();
+    for fetcher in fetchers {
+        fetches.spawn(async move {
+            let began = Instant::now();
+            let sources = fetcher.fetch().await?;
+            let got = Got { elapsed: began.elapsed(), sources };
+            // It stays: others may be fetching from it.
+            Ok((got, fetcher))
+        });
+    }
+    let (got, _fetchers): (Vec<_>, Vec<_>) = all(fetches).await?.into_iter().unzip();
+    parent.say(&got)?;
+    parent.gone().await
+}
+
+async fn all<T: 'static>(mut tasks: JoinSet<Result<T>>) -> Result<Vec<T>> {
+    let mut results = Vec::new();
+    while let Some(result) = tasks.join_next().await {
+        results.push(result??);
+    }
+    Ok(results)
+}
+
+/// Those who have it.
+enum Sources {
+    Peerkit(peerkit::files::Sources),
+    #[cfg(feature = "systems")]
+    IrohBlobs(iroh::blobs::Source),
+}
+
+impl Sources {
+    async fn start(system: System, plan: &Plan) -> Result<Self> {
+        Ok(match system {
+            System::Peerkit => Self::Peerkit(peerkit::files::Sources::start(plan).await?),
+            #[cfg(feature = "systems")]
+            System::IrohBlobs => Self::IrohBlobs(iroh::blobs::Source::start(plan).await?),
+            _ => bail!("{} does not share files here", system.name()),
+        })
+    }
+
+    /// What the file or folder is called.
+    async fn share(&mut self, source: usize, path: &Path) -> Result<String> {
+        match self {
+            Self::Peerkit(sources) => sources.share(source, path).await,
+            #[cfg(feature = "systems")]
+            Self::IrohBlobs(one) => one.share(path).await,
+        }
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        match self {
+            Self::Peerkit(sources) => sources.addresses(),
+            #[cfg(feature = "systems")]
+            Self::IrohBlobs(one) => vec![one.address()],
+        }
+    }
+}
+
+/// One who fetches.
+enum Fetcher {
+    Peerkit(peerkit::files::Fetcher),
+    #[cfg(feature = "systems")]
+    IrohBlobs(iroh::blobs::Fetcher),
+}
+
+impl Fetcher {
+    async fn link(system: System, folder: PathBuf, offer: Offer) -> Result<Self> {
+        Ok(match system {
+            System::Peerkit => Self::Peerkit(peerkit::files::Fetcher::link(folder, offer).await?),
+            #[cfg(feature = "systems")]
+            System::IrohBlobs => Self::IrohBlobs(iroh::blobs::Fetcher::link(folder, offer).await?),
+            _ => bail!("{} does not fetch files here", system.name()),
+        })
+    }
+
+    /// From how many it came.
+    async fn fetch(&self) -> Result<usize> {
+        match self {
+            Self::Peerkit(fetcher) => fetcher.fetch().await,
+            #[cfg(feature = "systems")]
+            Self::IrohBlobs(fetcher) => fetcher.fetch().await,
+        }
+    }
+}

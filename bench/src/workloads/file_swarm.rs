@@ -1,0 +1,48 @@
+//! A file from one who may send only so much a second, to one alone, and to twenty at once who can
+//! have it of each other.
+
+use anyhow::Result;
+
+use crate::files::Original;
+use crate::job::{Case, Job, Wanted};
+use crate::report::{Figure, Measurement};
+use crate::transfer::{Moved, Plan};
+
+/// Bytes of the file.
+const SIZE: usize = 128 << 20;
+const SHORT: usize = 32 << 20;
+
+/// Those who fetch it.
+const FETCHERS: usize = 20;
+
+/// Bytes a second that the one who has it may send.
+const RATE: u64 = 50_000_000;
+
+/// The only one.
+pub(crate) fn cases(wanted: Wanted) -> Vec<Case> {
+    vec![Case::bytes(wanted.size(SIZE, SHORT))]
+}
+
+/// Has it fetched by one, and then by twenty.
+pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
+    let original = Original::file(&job.place, job.case.amount as u64).await?;
+    let alone = fetch(job, &original, 1).await?;
+    let all = fetch(job, &original, FETCHERS).await?;
+    // More than this the one who had it first can't have sent meanwhile.
+    let at_most = all.last_s() * RATE as f64 / original.bytes as f64;
+    let figures = vec![
+        Figure::told("alone_s", alone.last_s()),
+        Figure::lower("last_s", all.last_s()),
+        Figure::lower("last_to_alone", all.last_s() / alone.last_s()),
+        Figure::told("sources_each", all.sources_each()),
+        Figure::told("copies_sent_at_most", at_most),
+        Figure::lower("source_cpu_s", all.sources.cpu_s),
+        Figure::lower("fetchers_cpu_s", all.fetchers.cpu_s),
+    ];
+    Ok(vec![Measurement::of(job, figures)])
+}
+
+async fn fetch(job: &Job, original: &Original, fetchers: usize) -> Result<Moved> {
+    let plan = Plan { fetchers, upload_rate: RATE, ..Plan::one(job, original) };
+    plan.run(job, original).await
+}
