@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use peerkit_proto::files::wire::{MAX_ANSWER, PREFIX, body_len};
-use peerkit_proto::files::{Answer, Description, PIECE, Request};
+use peerkit_proto::files::{Answer, Description, Request};
 use peerkit_proto::id::Hash;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::{Instant, timeout};
@@ -50,12 +50,8 @@ impl Asking {
         self.answers.next().await
     }
 
-    pub(super) async fn content(
-        &mut self,
-        len: u64,
-        buffer: &mut Vec<u8>,
-    ) -> Result<(), FetchError> {
-        self.answers.content(len, buffer).await
+    pub(super) async fn content(&mut self, bytes: &mut [u8]) -> Result<(), FetchError> {
+        self.answers.content(bytes).await
     }
 
     pub(super) async fn describe(&mut self, hash: Hash) -> Result<Description, FetchError> {
@@ -99,16 +95,9 @@ impl Answers {
         Ok(Answer::decode(Bytes::from(body))?)
     }
 
-    /// Reads the `len` bytes of a piece, at most [`PIECE`], to the end of `buffer`.
-    pub(super) async fn content(
-        &mut self,
-        len: u64,
-        buffer: &mut Vec<u8>,
-    ) -> Result<(), FetchError> {
-        let len = usize::try_from(len.min(PIECE)).unwrap_or_default();
-        let start = buffer.len();
-        buffer.resize(start.saturating_add(len), 0);
-        let bytes = buffer.get_mut(start..).unwrap_or_default();
+    /// Reads the bytes of a piece, as many as `bytes` has.
+    pub(super) async fn content(&mut self, bytes: &mut [u8]) -> Result<(), FetchError> {
+        let len = bytes.len();
         timeout(PIECE_TIME, self.fill(bytes)).await.unwrap_or(Err(FetchError::Stalled))?;
         self.rates.received(len);
         Ok(())

@@ -88,6 +88,8 @@ pub(super) struct Fetching<'a> {
     /// When a piece came last.
     useful: Instant,
     is_done: bool,
+    /// There is room for another source.
+    has_room: bool,
 }
 
 impl<'a> Fetching<'a> {
@@ -113,6 +115,7 @@ impl<'a> Fetching<'a> {
             failure: None,
             useful: Instant::now(),
             is_done: false,
+            has_room: true,
         };
         for candidate in &get.from {
             fetching.add(candidate.clone());
@@ -222,7 +225,8 @@ impl<'a> Fetching<'a> {
     /// When something is due although nothing happens.
     fn wake(&self) -> Instant {
         let waiting = self.known.iter().filter_map(|known| match known.state {
-            State::Waiting(until) => Some(until),
+            // Where there is no room for another it is the end of one that is waited for.
+            State::Waiting(until) if self.has_room => Some(until),
             _ => None,
         });
         let review = self.fetch.as_ref().and_then(Fetch::poll_timeout);
@@ -299,6 +303,7 @@ impl<'a> Fetching<'a> {
             });
             known.state = State::Running(Running { tasks, abort, is_up: false });
         }
+        self.has_room = room > 0;
         self.shown.sources(up);
     }
 

@@ -181,7 +181,8 @@ async fn piece(
             Answer::Refused(refusal) => return Err(FetchError::Refused(refusal)),
             _ => return Err(FetchError::Unexpected("another piece was asked for")),
         }
-        asking.content(len, &mut bytes).await?;
+        bytes.resize(usize::try_from(len.min(PIECE)).unwrap_or_default(), 0);
+        asking.content(&mut bytes).await?;
     }
     list.verify_piece(index, &bytes)?;
     Ok(bytes)

@@ -39,12 +39,18 @@ pub(super) fn taken(metadata: &Metadata) -> u64 {
     metadata.len()
 }
 
+/// The number of tmpfs among Linux's file systems.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const TMPFS: u64 = 0x0102_1994;
+
 /// Takes the room for `size` bytes of `file` on its disk, where the file system can.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn reserve(file: &File, size: u64) -> io::Result<()> {
     use rustix::fs::FallocateFlags;
     use rustix::io::Errno;
-    if size == 0 {
+    // Memory that is made up to be a disk: there is nothing to be gained, and it takes its time.
+    let is_memory = rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type as u64 == TMPFS);
+    if size == 0 || is_memory {
         return Ok(());
     }
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {

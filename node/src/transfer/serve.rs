@@ -39,9 +39,12 @@ use line::{Line, Place};
 /// the latest for each before them. 8: a few fill any line, and more would all be slow together.
 const PLACES: usize = 8;
 
-/// How long who asks for what others have is kept waiting, to get it from them. 1 s: they are told
-/// of at once, dialled, and asked.
-const ELSEWHERE: Duration = Duration::from_secs(1);
+/// How long who asks for what others have is kept waiting for each of them, to get it there: they
+/// are told of at once, dialled, and asked.
+const ELSEWHERE: Duration = Duration::from_millis(200);
+
+/// The longest of it.
+const ELSEWHERE_MAX: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether it has.
 const STEP: Duration = Duration::from_millis(25);
@@ -261,10 +264,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
     /// there; true where it did, and wants them here no more. So one who has it all feeds many at
     /// little more than the cost of one.
     async fn is_given_up(&mut self, run: &Run) -> io::Result<bool> {
-        if self.in_vain >= IN_VAIN || !self.following.is_elsewhere(run) {
+        let others = u32::try_from(self.following.elsewhere(run)).unwrap_or(u32::MAX);
+        if self.in_vain >= IN_VAIN || others == 0 {
             return Ok(false);
         }
-        let until = Instant::now() + ELSEWHERE;
+        let until = Instant::now() + ELSEWHERE.saturating_mul(others).min(ELSEWHERE_MAX);
         while Instant::now() < until {
             let step = sleep_until(until.min(Instant::now() + STEP));
             self.line.hearing(step).await?;

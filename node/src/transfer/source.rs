@@ -44,7 +44,7 @@ pub(super) struct Job {
     /// A permit for each batch that is checked and written.
     pub(super) checking: Arc<Semaphore>,
     /// Buffers, used again.
-    spare: Mutex<Vec<Vec<u8>>>,
+    spare: Mutex<Vec<Batch>>,
     pub(super) news: mpsc::Sender<News>,
 }
 
@@ -94,7 +94,7 @@ impl Job {
         self.target.borrow().clone()
     }
 
-    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+    fn spare(&self) -> MutexGuard<'_, Vec<Batch>> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -266,12 +266,12 @@ impl Fetching<'_> {
                 Answer::Sources(sources) => self.job.tell(News::Sources(sources)).await?,
                 Answer::Piece { index, len } => {
                     if batch.pieces.is_empty() {
-                        batch.bytes = self.job.spare().pop().unwrap_or_default();
-                        batch.bytes.clear();
+                        batch = self.job.spare().pop().unwrap_or_default();
+                        batch.clear();
                         begun = Instant::now();
                     }
                     let is_last = self.piece(index, len, &mut batch).await?;
-                    let is_full = batch.bytes.len() as u64 > PIECE / 2;
+                    let is_full = batch.len() as u64 > PIECE / 2;
                     if is_last || is_full || begun.elapsed() > GATHER {
                         self.keep(std::mem::take(&mut batch)).await?;
                     }
@@ -304,8 +304,7 @@ impl Fetching<'_> {
             }
             is_last
         };
-        self.answers.content(place.len(), &mut batch.bytes).await?;
-        batch.pieces.push((index, len as usize));
+        self.answers.content(batch.put(index, len as usize)).await?;
         self.settle();
         Ok(is_last)
     }
@@ -339,7 +338,7 @@ impl Fetching<'_> {
                 }
                 Err(error) => News::Failed { source, error },
             };
-            job.spare().push(batch.bytes);
+            job.spare().push(batch);
             // It is there before anybody can take the fetch to be at rest.
             let _ = job.news.blocking_send(news);
             drop(permit);

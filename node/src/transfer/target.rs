@@ -66,9 +66,35 @@ struct Folder {
 /// Verified in part: pieces of one source that are to be checked and written together.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    pub(super) bytes: Vec<u8>,
+    /// Only ever grows: what is after `len` is left over from before.
+    bytes: Vec<u8>,
+    len: usize,
     /// The pieces, each with how many of the bytes it has, in order.
     pub(super) pieces: Vec<(u64, usize)>,
+}
+
+impl Batch {
+    /// How many bytes its pieces have.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Makes it empty; its memory stays.
+    pub(super) fn clear(&mut self) {
+        self.len = 0;
+        self.pieces.clear();
+    }
+
+    /// Where the `len` bytes of one more piece go.
+    pub(super) fn put(&mut self, piece: u64, len: usize) -> &mut [u8] {
+        let start = self.len;
+        self.len = start.saturating_add(len);
+        if self.bytes.len() < self.len {
+            self.bytes.resize(self.len, 0);
+        }
+        self.pieces.push((piece, len));
+        self.bytes.get_mut(start..self.len).unwrap_or_default()
+    }
 }
 
 impl Target {

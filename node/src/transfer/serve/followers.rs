@@ -134,13 +134,12 @@ impl Follower {
         crowd.spread.extend(pieces.take(room));
     }
 
-    /// Whether all of these pieces were sent to others who can be asked.
-    pub(super) fn is_elsewhere(&self, mut pieces: Range<u64>) -> bool {
+    /// How many others can be asked, where all of these pieces were sent to some of them; else none.
+    pub(super) fn elsewhere(&self, mut pieces: Range<u64>) -> usize {
         let registry = self.followers.lock();
-        registry.crowds.get(&self.hash).is_some_and(|crowd| {
-            crowd.known.iter().any(|known| known.id != self.id)
-                && pieces.all(|piece| crowd.spread.contains(&piece))
-        })
+        let crowd = registry.crowds.get(&self.hash);
+        let crowd = crowd.filter(|crowd| pieces.all(|piece| crowd.spread.contains(&piece)));
+        crowd.map_or(0, |crowd| crowd.known.iter().filter(|known| known.id != self.id).count())
     }
 }
 

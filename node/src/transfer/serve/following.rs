@@ -99,9 +99,13 @@ impl Following {
         }
     }
 
-    /// Whether the batch that `run` has just read can be had of others, whom the asker knows of.
-    pub(super) fn is_elsewhere(&self, run: &Run) -> bool {
-        self.follower(run).is_some_and(|follower| follower.is_elsewhere(run.batch.clone()))
+    /// Of how many others, whom the asker knows of, the batch that `run` has just read can be had,
+    /// where all is here. Those who have a part only are what the others are to turn to.
+    pub(super) fn elsewhere(&self, run: &Run) -> usize {
+        let is_whole = self.0.as_ref().is_some_and(|followed| followed.growing.is_none());
+        self.follower(run)
+            .filter(|_| is_whole)
+            .map_or(0, |follower| follower.elsewhere(run.batch.clone()))
     }
 
     fn follower(&self, run: &Run) -> Option<&Follower> {
