@@ -177,7 +177,8 @@ pub(crate) fn greeting() -> Hello {
 pub(crate) fn direct() -> Frame {
     let mut sender = author();
     let id = sender.draw_query_id();
-    let ask = Command::Query { id, what: What::FindNode(node(0)), depth: -1, own: false, timeout: None };
+    let ask =
+        Command::Query { id, what: What::FindNode(node(0)), depth: -1, own: false, timeout: None };
     sender.handle(Instant::ZERO, overlay::Input::Command(ask));
     while sender.poll().is_some() {}
     sender.send_direct(Instant::ZERO, id, node(0), "content".into()).expect("a small one");

@@ -172,7 +172,8 @@ fn files() -> Vec<Seed> {
     let shared = machines::file();
     let access = AccessKind::Ticket;
     let kind = FileKind::Folder;
-    let description = Description { kind, access, size: shared.size, name: shared.name };
+    let description =
+        Description { kind, access, size: shared.size, stored: shared.size, name: shared.name };
     let answers = [
         FilesAnswer::Refused(Refusal::NotFound),
         FilesAnswer::Description(description),
@@ -242,7 +243,13 @@ fn every_frame() -> Vec<Frame> {
     ];
     for (n, what) in (0..).zip(whats) {
         let ttl = Duration::from_secs(10);
-        frames.push(Frame::Query(Query { id: QueryId([n; 16]), depth: UNLIMITED, own: false, ttl, what }));
+        frames.push(Frame::Query(Query {
+            id: QueryId([n; 16]),
+            depth: UNLIMITED,
+            own: false,
+            ttl,
+            what,
+        }));
     }
     frames.extend(answers(id));
     frames.extend(network::broadcasts());

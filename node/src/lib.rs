@@ -57,6 +57,7 @@ mod outgoing;
 mod probe;
 mod rate;
 mod request;
+mod room;
 mod served;
 mod shares;
 mod socket;

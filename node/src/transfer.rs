@@ -12,7 +12,6 @@ mod part;
 mod partial;
 mod place;
 mod prove;
-mod room;
 mod seeking;
 mod serve;
 mod source;
@@ -186,7 +185,7 @@ impl FetchError {
         let path = path.to_owned();
         move |source| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                let free = room::free(&path).unwrap_or_default();
+                let free = crate::room::free(&path).unwrap_or_default();
                 Self::NoSpace { path, needed, free }
             }
             _ => Self::Disk { path, source },

@@ -86,7 +86,7 @@ impl Script {
             Request::Describe { .. } => {
                 let (kind, access) = (FileKind::File, AccessKind::Open);
                 let (size, name) = (self.content.len() as u64, "file".parse().unwrap());
-                Answer::Description(Description { kind, access, size, name }).encode()
+                Answer::Description(Description { kind, access, size, stored: size, name }).encode()
             }
             Request::Pieces { first, count, .. } => {
                 let values = self.list.part(first, usize::from(count)).to_vec();

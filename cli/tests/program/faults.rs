@@ -49,6 +49,7 @@ fn killed_in_the_middle_of_a_fetch() {
     let result = |name: &str| results.iter().find(|result| result["result"] == name).unwrap();
     assert_eq!(result("cancel")["ok"], true, "{results:?}");
     assert_eq!(result("get")["error"], "cancelled", "{results:?}");
+    assert_eq!(bytes_in(&downloads), 0, "nothing of it is left");
     let event = line.b.event("outbound_node_disconnected");
     assert_eq!(event["peer"]["name"], "carol");
     assert_eq!(event["data"]["by_peer"], false);

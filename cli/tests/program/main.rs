@@ -10,6 +10,7 @@ mod harness;
 mod line;
 mod network;
 mod prompt;
+mod resume;
 mod send;
 mod shell;
 mod sim;

@@ -1,6 +1,7 @@
 //! What is shared, by hash and by name, and who may have it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +15,11 @@ use super::names::Names;
 use super::open::OpenShare;
 use super::options::Terms;
 use super::question::Question;
+use crate::room;
 use crate::stamp::Stamp;
+
+/// From this size on it matters whether a file has holes. 64 MiB.
+const LARGE: u64 = 64 << 20;
 
 /// Copies of the same content that are tried before it is told to have been changed.
 const COPIES: usize = 16;
@@ -283,15 +288,29 @@ impl Location {
                 kind: FileKind::Folder,
                 access,
                 size: self.top.manifest.as_ref()?.len() as u64,
+                stored: self.top.manifest.as_ref()?.len() as u64,
                 name: self.top.shared.name.clone(),
             }),
-            Some(at) => Some(Description {
-                kind: FileKind::File,
-                access,
-                size: self.top.items.get(at)?.stamp.size,
-                name: self.top.name(at)?,
-            }),
+            Some(at) => {
+                let size = self.top.items.get(at)?.stamp.size;
+                Some(Description {
+                    kind: FileKind::File,
+                    access,
+                    size,
+                    stored: self.stored(at, size),
+                    name: self.top.name(at)?,
+                })
+            }
         }
+    }
+
+    /// Bytes that a file takes on disk. Only of large ones it is worth a look.
+    fn stored(&self, at: usize, size: u64) -> u64 {
+        if size < LARGE {
+            return size;
+        }
+        let found = self.top.path_of(at).and_then(|path| fs::symlink_metadata(path).ok());
+        found.map_or(size, |found| room::taken(&found))
     }
 
     /// Opens it, as long as it is what was hashed. Blocks on the disk.

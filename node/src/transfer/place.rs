@@ -9,8 +9,8 @@ use peerkit_proto::id::Hash;
 
 use super::get::Destination;
 use super::part::{PartFile, PartFolder};
-use super::room;
 use crate::key::sync_folder;
+use crate::room;
 
 /// Numbers tried before giving up: `name (1)` to `name (9999)`.
 const MAX_NUMBER: u32 = 9999;

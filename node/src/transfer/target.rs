@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use peerkit_proto::files::{
-    Description, Entry, Layout, Manifest, PieceList, PieceSet, Place, RelPath,
+    Description, Entry, FileName, Layout, Manifest, PieceList, PieceSet, Place, RelPath,
 };
 use peerkit_proto::id::Hash;
 
@@ -234,9 +234,11 @@ impl Target {
                         Some(Arc::clone(file))
                     });
                 }
-                part.reserve(size).map_err(FetchError::no_space(part.path(), size))?;
+                part.reserve(size, self.description.stored)
+                    .map_err(FetchError::no_space(part.path(), size))?;
             }
             Content::Folder(folder) => {
+                folder.sweep(&folder.files, None).map_err(disk(&folder.files))?;
                 self.make_folders(folder)?;
                 self.take_up(folder, &mut held)?;
                 let missing: u64 = held
@@ -406,6 +408,31 @@ impl Folder {
     fn entry(&self, file: usize) -> Option<(&RelPath, u32)> {
         let (at, _) = self.lists.get(file)?;
         self.manifest.entries().get(*at).map(|entry| (entry.path(), entry.mode()))
+    }
+
+    /// Removes what an earlier fetch has left and the folder does not have.
+    fn sweep(&self, at: &Path, within: Option<&RelPath>) -> io::Result<()> {
+        for found in fs::read_dir(at)? {
+            let found = found?;
+            let (path, is_folder) = (found.path(), found.file_type()?.is_dir());
+            let name = FileName::of_path(&path).ok();
+            let rel = name.and_then(|name| match within {
+                None => Some(name.into()),
+                Some(within) => within.child(&name).ok(),
+            });
+            let entries = self.manifest.entries();
+            let entry = rel.as_ref().and_then(|rel| {
+                let at = entries.binary_search_by(|entry| entry.path().cmp(rel)).ok()?;
+                entries.get(at)
+            });
+            match (entry, is_folder) {
+                (Some(Entry::Folder { path: rel, .. }), true) => self.sweep(&path, Some(rel))?,
+                (Some(Entry::File { .. }), false) => {}
+                (_, true) => fs::remove_dir_all(&path)?,
+                (_, false) => fs::remove_file(&path)?,
+            }
+        }
+        Ok(())
     }
 
     /// Makes a file, once.

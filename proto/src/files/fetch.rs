@@ -13,7 +13,7 @@
 //! - a slow source never holds the end up: who has nothing left to do is asked for what the slowest
 //!   still owe.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -166,7 +166,7 @@ impl Fetch {
                 self.sources.entry(id).or_insert_with(|| Source::new(now, self.held.emptied()));
             }
             Input::Whole(id) => self.whole(id),
-            Input::Holds(id, first, bits) => self.holds(id, first, &bits),
+            Input::Holds(id, first, bits) => self.holds(now, id, first, &bits),
             Input::Arrived { from, piece } => self.arrived(now, from, piece),
             Input::Down(id) => self.down(id),
         }
@@ -200,21 +200,31 @@ impl Fetch {
         }
     }
 
-    fn holds(&mut self, id: NodeId, first: u64, bits: &[u8]) {
+    fn holds(&mut self, now: Instant, id: NodeId, first: u64, bits: &[u8]) {
         let Some(source) = self.sources.get_mut(&id).filter(|source| !source.is_whole) else {
             return;
         };
         if self.rarity.is_empty() {
             self.rarity = vec![0; usize::try_from(self.layout.count()).unwrap_or_default()];
         }
+        let mut relieved = BTreeSet::new();
         for (at, byte) in (0u64..).zip(bits).filter(|(_, byte)| **byte != 0) {
             for bit in (0..8).filter(|bit| byte >> bit & 1 == 1) {
                 let piece = first.saturating_add(at.saturating_mul(8)).saturating_add(bit);
                 if source.holds.insert(piece) {
                     count(&mut self.rarity, piece, |n| n.saturating_add(1));
+                    relieved.extend(self.open.get(&piece).into_iter().flatten());
                 }
             }
         }
+        // Who has everything and has not begun to send it is spared it: it has others to serve.
+        for busy in relieved {
+            let is_busy = |source: &Source| source.is_whole && source.is_silent(now, REVIEW);
+            if self.sources.get(&busy).is_some_and(is_busy) {
+                self.take_back(busy);
+            }
+        }
+        let Some(source) = self.sources.get(&id) else { return };
         if source.holds.is_full() {
             self.whole(id);
         }
@@ -230,7 +240,7 @@ impl Fetch {
             return;
         }
         for other in self.open.remove(&piece).unwrap_or_default() {
-            let Some(source) = self.sources.get_mut(&other).filter(|_| other != from) else {
+            let Some(source) = self.sources.get(&other).filter(|_| other != from) else {
                 continue;
             };
             // It was asked for as well. What else it owes may have come too; or it has not begun,
@@ -238,12 +248,18 @@ impl Fetch {
             if source.owes(&self.held) && !source.is_silent(now, REVIEW) {
                 continue;
             }
-            let owed: Vec<u64> = source.owed().collect();
-            source.asked.clear();
-            self.outbox.push_back(Output::Cancel(other));
-            self.release(other, owed);
+            self.take_back(other);
         }
         self.finish();
+    }
+
+    /// A source is to send nothing of what it owes.
+    fn take_back(&mut self, id: NodeId) {
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        let owed: Vec<u64> = source.owed().collect();
+        source.asked.clear();
+        self.outbox.push_back(Output::Cancel(id));
+        self.release(id, owed);
     }
 
     fn down(&mut self, id: NodeId) {

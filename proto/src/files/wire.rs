@@ -22,7 +22,7 @@
 //! 0 Refused      tag u8 = 0, code u8         1 not found, 2 changed, 3 busy, 4 bad request,
 //!                                            5 cancelled
 //! 1 Description  tag u8 = 1, kind u8 (0 file, 1 folder), access u8 (0 open, 1 named, 2 ticket),
-//!                size u64, name (u16 length, UTF-8)
+//!                size u64, stored u64, name (u16 length, UTF-8)
 //! 2 Pieces       tag u8 = 2, first u64, values 32 B each, to the end of the body
 //! 3 Piece        tag u8 = 3, index u64, len u32; after the head come len raw bytes
 //! 4 Held         tag u8 = 4, first u64, bits to the end of the body: bit i of byte b is piece
@@ -182,6 +182,9 @@ pub struct Description {
     pub access: AccessKind,
     /// Bytes served under the hash: of a folder, those of its manifest.
     pub size: u64,
+    /// Bytes that it takes on the source's disk: fewer than its size where it has holes. Only a hint
+    /// of how much room it may need.
+    pub stored: u64,
     /// Its name at the source.
     pub name: FileName,
 }
@@ -304,6 +307,7 @@ impl Answer {
                 description.kind.encode(out);
                 description.access.encode(out);
                 out.put_u64(description.size);
+                out.put_u64(description.stored);
                 out.put_str(description.name.as_str());
             }
             Self::Pieces { first, values } => {
@@ -345,8 +349,9 @@ impl Answer {
                 let kind = FileKind::decode(&mut reader)?;
                 let access = AccessKind::decode(&mut reader)?;
                 let size = reader.u64("described size")?;
+                let stored = reader.u64("described stored")?;
                 let name = FileName::new(reader.str(MAX_NAME, "described name")?)?;
-                Self::Description(Description { kind, access, size, name })
+                Self::Description(Description { kind, access, size, stored, name })
             }
             2 => {
                 let first = reader.u64("first value")?;
@@ -496,7 +501,7 @@ mod tests {
                 |(folder, access, size, name)| {
                     let kind = if folder { FileKind::Folder } else { FileKind::File };
                     let name = FileName::new(format!("{name}_")).unwrap();
-                    Answer::Description(Description { kind, access, size, name })
+                    Answer::Description(Description { kind, access, size, stored: size / 2, name })
                 }
             ),
             (any::<u64>(), proptest::collection::vec(any::<[u8; 32]>(), 1..40))
@@ -521,11 +526,15 @@ mod tests {
             access: AccessKind::Ticket,
             kind: FileKind::Folder,
             size: 258,
+            stored: 3,
             name: FileName::new("ab").unwrap(),
         });
         assert_eq!(
             answer.encode(),
-            [15, 0, 0, 0, 1, 1, 2, 2, 1, 0, 0, 0, 0, 0, 0, 2, 0, b'a', b'b']
+            [
+                23, 0, 0, 0, 1, 1, 2, 2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 2, 0, b'a',
+                b'b'
+            ]
         );
         assert_eq!(Answer::Refused(Refusal::Changed).encode(), [2, 0, 0, 0, 0, 2]);
         assert_eq!(
@@ -580,6 +589,7 @@ mod tests {
     #[test]
     fn an_evil_name_is_shown() {
         let mut out = vec![1, 0, 0];
+        out.put_u64(1);
         out.put_u64(1);
         out.put_str("../../x");
         match Answer::decode(out.into()) {

@@ -139,6 +139,7 @@ fn growing(serving: &Serving, bytes: &[u8], access: Access) -> (PartialGuard, Ha
         kind: FileKind::File,
         access: access.kind(),
         size: bytes.len() as u64,
+        stored: 0,
         name: FileName::new("growing").unwrap(),
     };
     let layout = Arc::new(Layout::file(bytes.len() as u64).unwrap());
@@ -305,6 +306,7 @@ async fn a_folder_on_its_way_is_served_as_far_as_it_is() {
         kind: FileKind::Folder,
         access: AccessKind::Open,
         size: manifest.len() as u64,
+        stored: 0,
         name: FileName::new("growing").unwrap(),
     };
     let layout = Arc::new(Layout::folder(&decoded));

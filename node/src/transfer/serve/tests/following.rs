@@ -106,6 +106,7 @@ fn what_is_held_is_told_in_parts() {
         kind: FileKind::File,
         access: AccessKind::Open,
         size: count * PIECE,
+        stored: 0,
         name: FileName::new("growing").unwrap(),
     };
     let partial = Partial::new(Hash::of(b"x"), description, Access::Open, layout).unwrap();

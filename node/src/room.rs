@@ -8,7 +8,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// [`io::ErrorKind::StorageFull`] where it has not. Where the system does not say it passes.
-pub(super) fn check(path: &Path, bytes: u64) -> io::Result<()> {
+pub(crate) fn check(path: &Path, bytes: u64) -> io::Result<()> {
     match free(path) {
         Some(free) if free < bytes => Err(io::ErrorKind::StorageFull.into()),
         _ => Ok(()),
@@ -17,25 +17,25 @@ pub(super) fn check(path: &Path, bytes: u64) -> io::Result<()> {
 
 /// Bytes that are free on the disk that `path`, or the folder it is in, is on.
 #[cfg(unix)]
-pub(super) fn free(path: &Path) -> Option<u64> {
+pub(crate) fn free(path: &Path) -> Option<u64> {
     let found =
         rustix::fs::statvfs(path).ok().or_else(|| rustix::fs::statvfs(path.parent()?).ok())?;
     Some(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 #[cfg(not(unix))]
-pub(super) fn free(_: &Path) -> Option<u64> {
+pub(crate) fn free(_: &Path) -> Option<u64> {
     None
 }
 
 /// Bytes that a file takes on its disk.
 #[cfg(unix)]
-pub(super) fn taken(metadata: &Metadata) -> u64 {
+pub(crate) fn taken(metadata: &Metadata) -> u64 {
     std::os::unix::fs::MetadataExt::blocks(metadata).saturating_mul(512)
 }
 
 #[cfg(not(unix))]
-pub(super) fn taken(metadata: &Metadata) -> u64 {
+pub(crate) fn taken(metadata: &Metadata) -> u64 {
     metadata.len()
 }
 
@@ -45,7 +45,7 @@ const TMPFS: u64 = 0x0102_1994;
 
 /// Takes the room for `size` bytes of `file` on its disk, where the file system can.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) fn reserve(file: &File, size: u64) -> io::Result<()> {
+pub(crate) fn reserve(file: &File, size: u64) -> io::Result<()> {
     use rustix::fs::FallocateFlags;
     use rustix::io::Errno;
     // Memory that is made up to be a disk: there is nothing to be gained, and it takes its time.
@@ -61,18 +61,18 @@ pub(super) fn reserve(file: &File, size: u64) -> io::Result<()> {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(super) fn reserve(_: &File, _: u64) -> io::Result<()> {
+pub(crate) fn reserve(_: &File, _: u64) -> io::Result<()> {
     Ok(())
 }
 
 /// Has everything on the disk that `folder` is on written; `false` where the system can't.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) fn sync_all(folder: &Path) -> io::Result<bool> {
+pub(crate) fn sync_all(folder: &Path) -> io::Result<bool> {
     rustix::fs::syncfs(File::open(folder)?)?;
     Ok(true)
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(super) fn sync_all(_: &Path) -> io::Result<bool> {
+pub(crate) fn sync_all(_: &Path) -> io::Result<bool> {
     Ok(false)
 }

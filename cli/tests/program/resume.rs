@@ -1,0 +1,109 @@
+//! Fetches that are killed, again and again, and go on from what they had.
+
+use std::fs;
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::harness::{PATIENCE, Program, content};
+use crate::send::get_command;
+
+/// How often a fetch is killed.
+const KILLS: u32 = 50;
+
+/// Bytes that a killed fetch may cost: what was on its way, in sockets and in memory, and the piece
+/// that each batch was part of.
+const COST: u64 = 12 << 20;
+
+/// Kills with the hardest of signals at random moments: the file is equal in the end, and only what
+/// was on its way is fetched again.
+#[test]
+fn killed_at_random_moments() {
+    let home = tempfile::tempdir().unwrap();
+    let bytes = content(9, (24 << 20) + 4321);
+    let file = home.path().join("film.bin");
+    fs::write(&file, &bytes).unwrap();
+    let mut sharing = Program::start(home.path(), "ann", &["--share", file.to_str().unwrap()]);
+    let hash = sharing.run("files")["files"][0]["hash"].as_str().unwrap().to_owned();
+    let target = home.path().join("other/film.bin");
+    let address = sharing.address.clone();
+    let start = || {
+        let args = [hash.as_str(), "film.bin", "--from", &address, "--down", "40M"];
+        let mut command = get_command(home.path(), &args);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let mut chance = blake3::Hasher::new().update(b"moments").finalize_xof();
+    let (mut kills, mut whole) = (0, 0u64);
+    while kills < KILLS {
+        let mut moment = [0; 2];
+        chance.fill(&mut moment);
+        let moment = Duration::from_millis(u64::from(u16::from_le_bytes(moment)) % 700);
+        let mut getting = start();
+        let status = ends_within(&mut getting, moment);
+        match status {
+            None => {
+                getting.kill().unwrap();
+                getting.wait().unwrap();
+                kills += 1;
+                assert!(!target.exists(), "what is not whole does not have the name");
+            }
+            Some(status) => {
+                assert!(status, "a fetch that nobody killed");
+                assert!(fs::read(&target).unwrap() == bytes);
+                fs::remove_file(&target).unwrap();
+                whole += 1;
+            }
+        }
+    }
+    assert_eq!(ends_within(&mut start(), PATIENCE), Some(true), "the last goes through");
+    assert!(fs::read(&target).unwrap() == bytes);
+    let left = fs::read_dir(target.parent().unwrap()).unwrap().count();
+    assert_eq!(left, 1, "nothing else is left");
+    let sent = sharing.run("status")["status"]["files"]["sent"].as_u64().unwrap();
+    let most = (whole + 1) * bytes.len() as u64 + u64::from(KILLS) * COST;
+    assert!(sent <= most, "{sent} bytes were sent for {} fetches", whole + 1);
+    sharing.exit();
+}
+
+/// Whether it ended well; `None` where it still runs after `time`.
+fn ends_within(child: &mut Child, time: Duration) -> Option<bool> {
+    let until = Instant::now() + time;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status.success());
+        }
+        if Instant::now() >= until {
+            return None;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A node that is killed in a fetch takes it up by itself when it is started again.
+#[test]
+fn a_node_goes_on_with_its_downloads() {
+    let home = tempfile::tempdir().unwrap();
+    let bytes = content(10, (20 << 20) + 99);
+    let file = home.path().join("film.bin");
+    fs::write(&file, &bytes).unwrap();
+    let mut sharing = Program::start(home.path(), "ann", &["--share", file.to_str().unwrap()]);
+    let hash = sharing.run("files")["files"][0]["hash"].as_str().unwrap().to_owned();
+    let mut bob = Program::start(home.path(), "bob", &["--down", "8M"]);
+    bob.write(&format!("get {hash} --from {}", sharing.address));
+    let begun = Instant::now();
+    while bob.run("downloads")["downloads"][0]["done"].as_u64().unwrap() < 4 << 20 {
+        assert!(begun.elapsed() < PATIENCE, "it comes in");
+        thread::sleep(Duration::from_millis(10));
+    }
+    bob.kill();
+    let before = sharing.run("status")["status"]["files"]["sent"].as_u64().unwrap();
+    let mut bob = Program::start(home.path(), "bob", &[]);
+    let event = bob.event("node_download_finished");
+    assert_eq!(event["data"]["hash"], hash);
+    assert!(fs::read(event["data"]["path"].as_str().unwrap()).unwrap() == bytes);
+    let after = sharing.run("status")["status"]["files"]["sent"].as_u64().unwrap();
+    assert!(after - before < bytes.len() as u64 - (2 << 20), "{before}, then {after}");
+    assert_eq!(bob.run("downloads")["downloads"][0]["state"], "done");
+    bob.exit();
+    sharing.exit();
+}
