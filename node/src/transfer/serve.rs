@@ -41,16 +41,16 @@ const PLACES: usize = 8;
 
 /// How long who asks for what others have is kept waiting for each of them, to get it there: they
 /// are told of at once, dialled, and asked.
-const ELSEWHERE: Duration = Duration::from_millis(200);
+const ELSEWHERE: Duration = Duration::from_millis(300);
 
 /// The longest of it.
-const ELSEWHERE_MAX: Duration = Duration::from_secs(5);
+const ELSEWHERE_MAX: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether it has.
 const STEP: Duration = Duration::from_millis(25);
 
 /// Who was kept waiting in vain so often can't reach the others, and is not any more.
-const IN_VAIN: u32 = 5;
+const IN_VAIN: u32 = 3;
 
 /// What a node answers the requests on all streams with. Clones share it.
 #[derive(Debug, Clone)]
