@@ -30,6 +30,8 @@ struct Ways {
     dies_after: Option<usize>,
     /// It sends no pieces, and does not say why.
     silent: bool,
+    /// So many bytes more than there are it claims.
+    claims: u64,
 }
 
 /// A node that behaves so towards who fetches `content` from it.
@@ -85,7 +87,8 @@ impl Script {
         Some(match request {
             Request::Describe { .. } => {
                 let (kind, access) = (FileKind::File, AccessKind::Open);
-                let (size, name) = (self.content.len() as u64, "file".parse().unwrap());
+                let size = self.content.len() as u64 + self.ways.claims;
+                let name = "file".parse().unwrap();
                 Answer::Description(Description { kind, access, size, stored: size, name }).encode()
             }
             Request::Pieces { first, count, .. } => {
@@ -223,6 +226,26 @@ async fn who_sends_a_bad_piece_is_dropped_and_named() {
     let fetched = within("the fetch", ann.fetch(hash, to.path())).await.unwrap();
     assert!(std::fs::read(&fetched.path).unwrap() == content);
     assert!(fetched.dropped.iter().all(|dropped| dropped.id == sources[0].node.id()));
+    end(ann, sources).await;
+}
+
+#[tokio::test]
+async fn who_lies_about_the_size_is_found_out_by_who_does_not() {
+    let content = content(5, 7);
+    let liar = Ways { claims: 3, ..Ways::default() };
+    let sources = vec![
+        Source::new("liar", &content, liar).await,
+        Source::new("honest", &content, Ways::default()).await,
+    ];
+    let ann = fetcher(&sources).await;
+    // Either may be the first to be asked.
+    for n in 0..6 {
+        let to = tempfile::tempdir().unwrap();
+        let fetched = within("the fetch", ann.fetch(Hash::of(&content), to.path())).await;
+        let fetched = fetched.unwrap_or_else(|error| panic!("{n}: {error}"));
+        assert!(std::fs::read(&fetched.path).unwrap() == content);
+        assert!(fetched.dropped.iter().all(|dropped| dropped.id == sources[0].node.id()));
+    }
     end(ann, sources).await;
 }
 
@@ -386,7 +409,7 @@ fn ways(count: u64) -> impl Strategy<Value = Ways> {
         holds,
         bad,
         dies_after,
-        silent: false,
+        ..Ways::default()
     })
 }
 

@@ -9,7 +9,7 @@
 //! A file of at most one piece has one value: the hash itself. An empty file is one empty piece.
 //!
 //! The list does not prove the file's size beyond the number of pieces; the last piece does, since
-//! its length is hashed with it. So a fetch asks for the last piece first.
+//! its length is hashed with it.
 
 use std::ops::Range;
 

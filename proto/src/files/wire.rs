@@ -49,7 +49,7 @@
 //!
 //! The size of a Description is that of the bytes served under the hash: of a folder, those of its
 //! manifest. Nothing that is told here is trusted: the list is checked against the hash, the pieces
-//! against the list, the size by the last piece, which is therefore asked for first.
+//! against the list, the size by the last piece.
 
 use bytes::Bytes;
 
