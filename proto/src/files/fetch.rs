@@ -386,8 +386,17 @@ impl Fetch {
     }
 
     /// How many pieces from `first` on, as rare as this, make a run of `limit` bytes.
+    ///
+    /// Near the end runs are short, so that all sources are done at about the same time (guided
+    /// self-scheduling: Polychronopoulos and Kuck, 1987).
     fn run(&self, first: u64, limit: u64, holds: Option<&PieceSet>) -> u16 {
         let rarity = self.rarity_of(first);
+        let left = self.layout.count().saturating_sub(self.taken.len());
+        let share = match self.sources.len() as u64 {
+            0 | 1 => left,
+            sources => left / (2 * sources),
+        };
+        let most = u16::try_from(share.max(1)).unwrap_or(MAX_PART).min(MAX_PART);
         let fits = |piece: u64| {
             !self.taken.contains(piece)
                 && holds.is_none_or(|holds| holds.contains(piece))
@@ -395,7 +404,7 @@ impl Fetch {
         };
         let mut bytes = 0u64;
         let mut count = 0;
-        for piece in (first..self.layout.count()).take(usize::from(MAX_PART)) {
+        for piece in (first..self.layout.count()).take(usize::from(most)) {
             if count > 0 && (bytes >= limit || !fits(piece)) {
                 break;
             }
