@@ -79,6 +79,7 @@ pub(crate) async fn find(
     asker: Option<NodeId>,
 ) -> Option<Vec<SharedFile>> {
     let (shares, limit) = (inner.shares.clone(), inner.config.max_search_results);
+    let partials = inner.partials.clone();
     let turn = match &what {
         What::Search(_) => {
             let turn = inner.searching.clone().acquire_owned();
@@ -93,10 +94,11 @@ pub(crate) async fn find(
         match what {
             What::Search(text) => shares.search(&text, limit, asker.as_ref()),
             What::HasFile(hash) => {
-                let described = shares.described(&hash, asker.as_ref()).into_iter();
+                let described = shares.described(&hash, asker.as_ref());
                 let file =
                     |d: Description| SharedFile { hash, name: d.name, size: d.size, kind: d.kind };
-                described.map(file).collect()
+                let found = described.map(file);
+                found.or_else(|| partials.found(&hash, asker.as_ref())).into_iter().collect()
             }
             _ => Vec::new(),
         }

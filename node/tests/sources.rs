@@ -270,13 +270,33 @@ async fn a_partial_holder_serves_what_it_has() {
     link(&ann, &sources[1].node).await;
     link(&ann, &bob).await;
     let to = tempfile::tempdir().unwrap();
-    // A partial holder is not found by a query; it is told of by those who are followed, or named.
-    let get = Get::new(hash).to(to.path()).from(at(&bob).into());
-    let fetched = within("the fetch", ann.fetch_now(get, |_| {})).await.unwrap();
+    let fetched = within("the fetch", ann.fetch(hash, to.path())).await.unwrap();
     assert!(std::fs::read(&fetched.path).unwrap() == content);
     assert!(fetched.sources.contains(&bob.id()));
     shutdown([&bob]).await;
     end(ann, sources).await;
+}
+
+/// Who was following a fetch may still be served from what is whole by now; not once it is changed.
+#[tokio::test]
+async fn what_was_fetched_and_changed_is_not_served_as_what_it_was() {
+    let content = content(4, 5);
+    let hash = Hash::of(&content);
+    let sources = vec![Source::new("a", &content, Ways::default()).await];
+    let bob = fetcher(&sources).await;
+    let to = tempfile::tempdir().unwrap();
+    let fetched = within("the fetch", bob.fetch(hash, to.path())).await.unwrap();
+    shutdown([&sources[0].node]).await;
+    let (ann, to_ann) = (node("ann").await, tempfile::tempdir().unwrap());
+    let get = Get::new(hash).to(to_ann.path()).from(at(&bob).into()).ask_network(false);
+    let again = within("the fetch", ann.fetch_now(get.clone(), |_| {})).await.unwrap();
+    assert!(std::fs::read(&again.path).unwrap() == content);
+    std::fs::remove_file(again.path).unwrap();
+    std::fs::write(&fetched.path, vec![7; content.len()]).unwrap();
+    let changed = within("the error", ann.fetch_now(get, |_| {})).await;
+    let refused = matches!(changed, Err(Error::Fetch(FetchError::Refused(Refusal::Changed))));
+    assert!(refused, "{changed:?}");
+    shutdown([&ann, &bob]).await;
 }
 
 #[tokio::test]

@@ -59,6 +59,7 @@ enum State {
 }
 
 struct Running {
+    /// Two runs and that they are cancelled: the fetch asks for no more at once.
     tasks: mpsc::UnboundedSender<Task>,
     abort: AbortHandle,
     /// It can be asked.
@@ -162,6 +163,8 @@ impl<'a> Fetching<'a> {
         let overwrite = self.get.overwrite;
         let placing = tokio::task::spawn_blocking(move || placing.place(overwrite, &partial));
         let path = placing.await.map_err(|_| FetchError::Stopped)??;
+        // It is the user's now, who may change it.
+        guard.partial().check_from_now_on();
         // Those who follow may still want what only we have.
         self.inner.spawn(async move {
             tokio::time::sleep(LINGER).await;
@@ -388,7 +391,16 @@ impl<'a> Fetching<'a> {
                 }
             }
         }
-        let _ = self.job.checking.acquire_many(CHECKED as u32).await;
+        // What is still being written has its news to tell first; nobody wants them any more.
+        let job = Arc::clone(&self.job);
+        let mut written = std::pin::pin!(job.checking.acquire_many(CHECKED as u32));
+        loop {
+            tokio::select! {
+                _ = &mut written => break,
+                _ = self.news.recv() => {}
+            }
+        }
+        while self.news.try_recv().is_ok() {}
         (self.fetch, self.served) = (None, None);
         self.target.send_replace(None);
         self.open(source, proven).await

@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use peerkit_proto::files::{
     Access, Asker, Description, Entry, Layout, Manifest, PieceError, PieceList, PieceSet, Place,
-    Refusal,
+    Refusal, SharedFile,
 };
 use peerkit_proto::id::Hash;
 use tokio::sync::watch;
@@ -64,6 +64,8 @@ pub(crate) struct Partial {
     lists: Mutex<HashMap<Hash, Arc<PieceList>>>,
     /// Changes whenever there are more pieces, and at the end.
     news: watch::Sender<()>,
+    /// Somebody else may change it: what is read is checked.
+    checked: AtomicBool,
     /// No longer served.
     ended: AtomicBool,
 }
@@ -105,6 +107,22 @@ impl Partials {
         let partials = self.lock();
         let mut fetches = partials.get(hash)?.iter();
         fetches.find(|partial| partial.access.allows(asker)).cloned()
+    }
+
+    /// A fetch of `hash`, of which something is here, as a query finds it: where nobody is known to
+    /// ask, only what is open is there.
+    pub(crate) fn found(&self, hash: &Hash, asker: Option<&Asker<'_>>) -> Option<SharedFile> {
+        let may_have = |partial: &Partial| match asker {
+            Some(asker) => partial.access.allows(asker),
+            None => partial.access == Access::Open,
+        };
+        let partials = self.lock();
+        let mut fetches = partials.get(hash)?.iter().filter(|partial| may_have(partial));
+        let found = fetches.find(|partial| !lock(&partial.held).pieces.is_empty()).cloned()?;
+        drop(partials);
+        let Description { kind, name, .. } = found.description.clone();
+        let sizes = (0..found.layout.files()).filter_map(|file| found.layout.size(file));
+        Some(SharedFile { hash: *hash, name, size: sizes.sum(), kind })
     }
 
     /// The piece list of `hash`, a fetch or a file in a folder that is fetched, where `asker` may
@@ -167,6 +185,7 @@ impl Partial {
             content: Mutex::default(),
             lists: Mutex::default(),
             news: watch::Sender::new(()),
+            checked: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         })
     }
@@ -204,6 +223,28 @@ impl Partial {
             drop(held);
             self.news.send_replace(());
         }
+    }
+
+    /// It is whole and in its place, where it can be changed: from now on each piece is checked before
+    /// it is served.
+    pub(crate) fn check_from_now_on(&self) {
+        self.checked.store(true, Ordering::Release);
+    }
+
+    /// Whether these are the bytes of the piece at `place`.
+    fn verify(&self, place: &Place, bytes: &[u8]) -> bool {
+        let content = lock(&self.content).clone();
+        let (hash, size) = match content {
+            Some(Content::Folder(folder)) => {
+                let entry =
+                    folder.files.get(place.file).and_then(|at| folder.manifest.entries().get(*at));
+                let Some(Entry::File { hash, size, .. }) = entry else { return false };
+                (*hash, *size)
+            }
+            _ => (self.hash, self.description.size),
+        };
+        let list = PieceList::single(&hash, size).map(Arc::new).or_else(|| self.list(&hash));
+        list.is_some_and(|list| list.verify_piece(place.index, bytes).is_ok())
     }
 
     /// Whether a piece is there.
@@ -280,10 +321,11 @@ impl OpenPartial {
     }
 
     /// Reads a piece, which has to be of `out`'s length. Blocks on the disk. It was verified when
-    /// it was written; it is not again.
+    /// it was written; it is again only where it may have been changed since.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`] where it is not there, or can't be read any more.
+    /// [`Refusal::NotFound`] where it is not there, or can't be read any more, [`Refusal::Changed`]
+    /// where it is another by now.
     pub(super) fn read(&mut self, piece: u64, out: &mut [u8]) -> Result<(), Refusal> {
         if self.partial.has_ended() || !self.partial.holds(piece) {
             return Err(Refusal::NotFound);
@@ -293,7 +335,11 @@ impl OpenPartial {
         read_exact_at(&file, out, place.range.start).map_err(|error| {
             tracing::debug!(hash = %self.partial.hash, piece, %error, "a held piece can't be read");
             Refusal::NotFound
-        })
+        })?;
+        match self.partial.checked.load(Ordering::Acquire) && !self.partial.verify(&place, out) {
+            true => Err(Refusal::Changed),
+            false => Ok(()),
+        }
     }
 }
 
