@@ -109,6 +109,11 @@ impl PartFile {
         &self.file
     }
 
+    /// Whether it had nothing in it when it was opened.
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
+    }
+
     /// Gives it its size, and its room on disk, so that the disk is not found full at the end. What
     /// takes less where it comes from, `stored`, has holes, and will have them here.
     ///

@@ -134,7 +134,7 @@ impl Target {
                 Self::new(hash, description, layout, path, Content::Folder(folder))?
             }
         };
-        let held = target.prepare()?;
+        let held = target.prepare().inspect_err(|_| target.discard_new())?;
         *target.written() = held.clone();
         Ok((target, held))
     }
@@ -212,6 +212,15 @@ impl Target {
             }
         };
         placed.map_err(disk(&self.path))
+    }
+
+    /// Where nothing of it was there before nothing of it is left.
+    fn discard_new(&self) {
+        if let Content::File { part, .. } = &self.content
+            && part.is_new()
+        {
+            part.discard();
+        }
     }
 
     /// What is there is not worth keeping: it is removed when nobody uses it any more.
