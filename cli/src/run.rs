@@ -171,8 +171,10 @@ async fn serve(
         stop.cancelled().await;
     }
     let ok = ok && !fetches.failed();
-    if session.at_prompt && fetches.under_way() > 0 {
-        let number = fetches::number(fetches.under_way());
+    let downloads = node.downloads();
+    let going_on = downloads.iter().filter(|download| download.state.is_under_way()).count();
+    if session.at_prompt && going_on > 0 {
+        let number = fetches::number(going_on);
         output.text(format!("{number} will go on at the next start\n")).await;
     }
     let ending = Ending { events: printing, fetches, writer, last, _terminal: terminal };

@@ -145,7 +145,8 @@ async fn who_does_not_listen_calls_back() {
         assert!(std::fs::read(fetched.path).unwrap() == content());
         sharing.unshare(hash).await.unwrap();
     }
-    // Neither listens: there is no way.
+    // Neither listens: there is no way. Of what was fetched before ann would still have some.
+    let path = write(&from, "other", &content()[1..]);
     let hash = unlinked.share(&path).await.unwrap().shared.hash;
     let failed = within("the error", linked.fetch(hash, to.path())).await;
     assert!(matches!(failed, Err(Error::Unreachable { peer, .. }) if peer == unlinked.id()));

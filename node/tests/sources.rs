@@ -347,8 +347,20 @@ async fn a_download_goes_on_after_a_restart() {
     let download = ann.download(get).await.unwrap();
     until("some of it", || download.status().done > 4 * PIECE).await;
     let before = source.sent();
+    // One that is paused stays so, and is known by its name.
+    ann.pause(hash).await.unwrap();
     shutdown([&ann]).await;
     drop((ann, download));
+    let ann = builder("ann").state(state.path()).spawn().await.unwrap();
+    let paused = ann.downloads().remove(0);
+    assert_eq!(paused.state, DownloadState::Paused);
+    assert_eq!(paused.name.unwrap().as_str(), "file");
+    ann.set_rates(RateLimits { download: 8 << 20, ..RateLimits::default() });
+    let begun = ann.resume(hash).await.unwrap();
+    assert!(begun.state.is_under_way());
+    until("it goes on", || ann.downloads()[0].done as u64 > 4 * PIECE).await;
+    shutdown([&ann]).await;
+    drop(ann);
     let ann = builder("ann").state(state.path()).spawn().await.unwrap();
     let mut events = ann.events();
     let event = expect(&mut events, "node_download_finished").await;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Event;
-use peerkit_proto::files::Secret;
+use peerkit_proto::files::{FileKind, FileName, Secret};
 use peerkit_proto::id::{Hash, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
@@ -77,6 +77,11 @@ struct Row {
     ask_network: bool,
     #[serde(default)]
     paused: bool,
+    /// Its name and kind, where they were known.
+    #[serde(default)]
+    name: Option<FileName>,
+    #[serde(default)]
+    kind: Option<FileKind>,
 }
 
 fn yes() -> bool {
@@ -257,8 +262,9 @@ impl Inner {
                 tracing::warn!(%hash, "a download of an earlier run can't be read: left out");
                 continue;
             };
-            let paused = row.paused;
+            let (paused, name, kind) = (row.paused, row.name.clone(), row.kind);
             let entry = Entry::new(row.into_get(hash), true);
+            entry.shown.called(name, kind);
             self.downloads.enter(&entry);
             match paused {
                 true => entry.shown.state(DownloadState::Paused),
@@ -321,7 +327,7 @@ impl Inner {
         if !entry.is_kept {
             return Ok(());
         }
-        let row = Row::new(&entry.get, paused).and_then(|row| Ok(serde_json::to_vec(&row)?));
+        let row = Row::new(entry, paused).and_then(|row| Ok(serde_json::to_vec(&row)?));
         let row = row.map_err(|error| Error::Setting(error.to_string()))?;
         let (store, hash) = (self.store.clone(), entry.get.hash);
         crate::known::blocking(move || Ok(store.save_download(&hash, &row)?)).await
@@ -360,7 +366,8 @@ async fn fetch(
 }
 
 impl Row {
-    fn new(get: &Get, paused: bool) -> std::io::Result<Self> {
+    fn new(entry: &Entry, paused: bool) -> std::io::Result<Self> {
+        let (get, status) = (&entry.get, entry.shown.get());
         let (path, into) = match &get.to {
             Destination::Path(path) => (path, false),
             Destination::Folder(path) => (path, true),
@@ -375,6 +382,8 @@ impl Row {
             overwrite: get.overwrite,
             ask_network: get.ask_network,
             paused,
+            name: status.name,
+            kind: status.kind,
         })
     }
 

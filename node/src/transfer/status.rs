@@ -120,10 +120,12 @@ impl Shown {
     }
 
     pub(super) fn begin(&self, description: &Description) {
-        self.0.send_modify(|status| {
-            status.name = Some(description.name.clone());
-            status.kind = Some(description.kind);
-        });
+        self.called(Some(description.name.clone()), Some(description.kind));
+    }
+
+    /// What it is, as far as that is known.
+    pub(super) fn called(&self, name: Option<FileName>, kind: Option<FileKind>) {
+        self.0.send_modify(|status| (status.name, status.kind) = (name, kind));
     }
 
     pub(super) fn fetching(&self, target: &Target, meter: &Meter) {
