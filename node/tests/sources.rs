@@ -5,7 +5,6 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -196,7 +195,7 @@ async fn a_silent_source_holds_nothing_up() {
     let ann = fetcher(&sources).await;
     let to = tempfile::tempdir().unwrap();
     let fetching = ann.fetch(Hash::of(&content), to.path());
-    let fetched = tokio::time::timeout(std::time::Duration::from_secs(15), fetching).await;
+    let fetched = tokio::time::timeout(std::time::Duration::from_secs(25), fetching).await;
     let fetched = fetched.expect("far sooner than a silent source is given up").unwrap();
     assert!(std::fs::read(&fetched.path).unwrap() == content);
     end(ann, sources).await;
@@ -396,40 +395,6 @@ async fn more_downloads_than_may_be_wait_for_their_turn() {
     assert!(std::fs::read(first.unwrap().path).unwrap() == one);
     assert!(std::fs::read(second.unwrap().path).unwrap() == two);
     end(ann, sources).await;
-}
-
-/// A hundred nodes fetch from one at the same time: what each has it gives to the others.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_fetch_from_one_at_little_more_than_the_cost_of_one() {
-    const FETCHERS: usize = 100;
-    let content = content(24, 77);
-    let from = tempfile::tempdir().unwrap();
-    let path = from.path().join("file");
-    std::fs::write(&path, &content).unwrap();
-    let uploader = builder("uploader").max_inbound(FETCHERS).manual(true).spawn().await.unwrap();
-    let hash = uploader.share(path).await.unwrap().shared.hash;
-    let to = tempfile::tempdir().unwrap();
-    let mut fetching = tokio::task::JoinSet::new();
-    for n in 0..FETCHERS {
-        // Its turn may be long in coming.
-        let config = peerkit::Config::default();
-        let node = builder("fetcher").config(config).manual(true).spawn().await.unwrap();
-        let get = Get::new(hash).to(to.path().join(n.to_string())).from(at(&uploader).into());
-        fetching.spawn(async move { (n, node.fetch_now(get, |_: Progress| {}).await, node) });
-    }
-    let mut nodes = Vec::new();
-    while let Some(done) = fetching.join_next().await {
-        let (n, fetched, node) = done.unwrap();
-        let path: &Path = &fetched.unwrap_or_else(|error| panic!("{n}: {error}")).path;
-        assert!(std::fs::read(path).unwrap() == content, "{n}");
-        // The others may still want what it has.
-        std::fs::remove_file(path).unwrap();
-        nodes.push(node);
-    }
-    let sent = uploader.status().await.files.sent;
-    let times = sent as f64 / content.len() as f64;
-    assert!(times < 3.0, "the uploader has sent {times:.2} times the file");
-    shutdown(nodes.iter().chain([&uploader])).await;
 }
 
 fn ways(count: u64) -> impl Strategy<Value = Ways> {

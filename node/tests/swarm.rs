@@ -1,0 +1,46 @@
+//! Many who fetch the same: what each has it gives to the others. In a file of its own, as it takes
+//! all of the machine.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::Path;
+
+use common::*;
+use peerkit::{Config, Get, Progress};
+
+/// A hundred nodes fetch from one at the same time: what each has it gives to the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_fetch_from_one_at_little_more_than_the_cost_of_one() {
+    const FETCHERS: usize = 100;
+    let content = Chance(1).bytes((8 << 20) + 77);
+    let from = tempfile::tempdir().unwrap();
+    let path = from.path().join("file");
+    std::fs::write(&path, &content).unwrap();
+    let uploader = builder("uploader").max_inbound(FETCHERS).manual(true).spawn().await.unwrap();
+    let hash = uploader.share(path).await.unwrap().shared.hash;
+    let to = tempfile::tempdir().unwrap();
+    let mut fetching = tokio::task::JoinSet::new();
+    for n in 0..FETCHERS {
+        // Its turn may be long in coming.
+        let config = Config::default();
+        let node = builder("fetcher").config(config).manual(true).spawn().await.unwrap();
+        let get = Get::new(hash).to(to.path().join(n.to_string())).from(at(&uploader).into());
+        fetching.spawn(async move { (n, node.fetch_now(get, |_: Progress| {}).await, node) });
+    }
+    let mut nodes = Vec::new();
+    while let Some(done) = fetching.join_next().await {
+        let (n, fetched, node) = done.unwrap();
+        let path: &Path = &fetched.unwrap_or_else(|error| panic!("{n}: {error}")).path;
+        assert!(std::fs::read(path).unwrap() == content, "{n}");
+        // The others may still want what it has.
+        std::fs::remove_file(path).unwrap();
+        nodes.push(node);
+    }
+    let sent = uploader.status().await.files.sent;
+    let times = sent as f64 / content.len() as f64;
+    println!("the uploader has sent {times:.2} times the file");
+    assert!(times < 3.0, "the uploader has sent {times:.2} times the file");
+    shutdown(nodes.iter().chain([&uploader])).await;
+}
