@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::*;
-use peerkit::{DownloadState, Error, FetchError, Get, Hash, Node, Progress, RateLimits, Stream};
+use peerkit::{DownloadState, Error, FetchError, Get, Hash, Node, RateLimits, Stream};
 use peerkit_proto::files::wire::{MAX_REQUEST, PREFIX, body_len};
 use peerkit_proto::files::{
     AccessKind, Answer, Description, FILES_PROTOCOL, FileKind, PIECE, PieceList, Refusal, Request,
