@@ -226,7 +226,6 @@ impl PeerRates {
     }
 
     /// As [`upload_part`](Self::upload_part), for what comes in.
-    #[allow(dead_code)] // Until the fetching side takes it.
     pub(crate) fn download_part(&self) -> Option<usize> {
         part(self.download.get(), self.all.download.get())
     }
@@ -248,7 +247,6 @@ impl PeerRates {
     }
 
     /// Waits until `bytes` more may come from this peer.
-    #[allow(dead_code)] // Until the fetching side takes it.
     pub(crate) async fn download(&self, bytes: usize) {
         self.download.take(bytes).await;
         self.all.download.take(bytes).await;

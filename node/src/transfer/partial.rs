@@ -17,9 +17,6 @@
 //! Before the guard of a fetch that is done is dropped the result should be shared, if it is to be:
 //! whoever follows is then told that all is there.
 
-// Until the fetching side enters what it fetches.
-#![allow(dead_code)]
-
 use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;

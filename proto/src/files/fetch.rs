@@ -22,7 +22,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::layout::Layout;
-use super::pieces::PieceSet;
+use super::pieces::{PieceSet, set_bits};
 use super::wire::MAX_PART;
 use crate::id::NodeId;
 use crate::time::Instant;
@@ -141,12 +141,6 @@ impl Fetch {
         &self.held
     }
 
-    /// How many sources there are.
-    #[must_use]
-    pub fn sources(&self) -> usize {
-        self.sources.len()
-    }
-
     /// How the pieces are numbered.
     #[must_use]
     pub fn layout(&self) -> &Layout {
@@ -208,13 +202,10 @@ impl Fetch {
             self.rarity = vec![0; usize::try_from(self.layout.count()).unwrap_or_default()];
         }
         let mut relieved = BTreeSet::new();
-        for (at, byte) in (0u64..).zip(bits).filter(|(_, byte)| **byte != 0) {
-            for bit in (0..8).filter(|bit| byte >> bit & 1 == 1) {
-                let piece = first.saturating_add(at.saturating_mul(8)).saturating_add(bit);
-                if source.holds.insert(piece) {
-                    count(&mut self.rarity, piece, |n| n.saturating_add(1));
-                    relieved.extend(self.open.get(&piece).into_iter().flatten());
-                }
+        for piece in set_bits(first, bits) {
+            if source.holds.insert(piece) {
+                count(&mut self.rarity, piece, |n| n.saturating_add(1));
+                relieved.extend(self.open.get(&piece).into_iter().flatten());
             }
         }
         // Who has everything and has not begun to send it is spared it: it has others to serve.

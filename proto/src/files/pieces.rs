@@ -452,16 +452,11 @@ impl PieceSet {
     /// added.
     pub fn insert_bits(&mut self, first: u64, bits: &[u8]) -> Result<u64, PieceError> {
         let before = self.held;
-        for (byte, at) in bits.iter().zip(0u64..) {
-            let mut left = *byte;
-            while left != 0 {
-                let piece = first.saturating_add(at * 8 + u64::from(left.trailing_zeros()));
-                if piece >= self.count {
-                    return Err(PieceError::NoPiece(piece));
-                }
-                self.insert(piece);
-                left &= left - 1;
+        for piece in set_bits(first, bits) {
+            if piece >= self.count {
+                return Err(PieceError::NoPiece(piece));
             }
+            self.insert(piece);
         }
         Ok(self.held - before)
     }
@@ -510,6 +505,15 @@ impl PieceSet {
         let run = (first..self.count).zip(0..limit).take_while(|(index, _)| !self.contains(*index));
         Some((first, u32::try_from(run.count()).unwrap_or(limit)))
     }
+}
+
+/// The pieces whose bits are set, in order: bit i of byte b is piece `first` + 8 b + i.
+pub(super) fn set_bits(first: u64, bits: &[u8]) -> impl Iterator<Item = u64> {
+    bits.iter().zip(0u64..).filter(|(byte, _)| **byte != 0).flat_map(move |(byte, at)| {
+        let start = first.saturating_add(at.saturating_mul(8));
+        let set = (0..8).filter(move |bit| byte >> bit & 1 == 1);
+        set.map(move |bit| start.saturating_add(bit))
+    })
 }
 
 fn word_of(index: u64) -> Option<usize> {
