@@ -55,6 +55,7 @@ mod order;
 mod outbox;
 mod outgoing;
 mod probe;
+mod quick;
 mod rate;
 mod request;
 mod room;

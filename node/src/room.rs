@@ -39,18 +39,21 @@ pub(crate) fn taken(metadata: &Metadata) -> u64 {
     metadata.len()
 }
 
-/// The number of tmpfs among Linux's file systems.
+/// Whether the file is on memory that is made up to be a disk.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-const TMPFS: u64 = 0x0102_1994;
+pub(crate) fn is_memory(file: &File) -> bool {
+    // The number of tmpfs among Linux's file systems.
+    const TMPFS: u64 = 0x0102_1994;
+    rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type as u64 == TMPFS)
+}
 
 /// Takes the room for `size` bytes of `file` on its disk, where the file system can.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn reserve(file: &File, size: u64) -> io::Result<()> {
     use rustix::fs::FallocateFlags;
     use rustix::io::Errno;
-    // Memory that is made up to be a disk: there is nothing to be gained, and it takes its time.
-    let is_memory = rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type as u64 == TMPFS);
-    if size == 0 || is_memory {
+    // In memory there is nothing to be gained, and it takes its time.
+    if size == 0 || is_memory(file) {
         return Ok(());
     }
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {

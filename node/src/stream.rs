@@ -18,6 +18,10 @@ use crate::socket::Socket;
 /// Streams that others asked us to open, at once: each makes us dial where they say.
 const CALL_BACKS: usize = 16;
 
+/// Bytes that are encrypted, and then given to the system at once: one system call, and one wake-up
+/// at the other end, for sixteen TLS records.
+const WRITE: usize = 256 << 10;
+
 /// An async byte stream to or from another node, encrypted and authenticated.
 #[derive(Debug)]
 pub struct Stream {
@@ -28,7 +32,11 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(peer: NodeId, tls: TlsStream<Socket>, place: Option<Place>) -> Self {
+    pub(crate) fn new(peer: NodeId, mut tls: TlsStream<Socket>, place: Option<Place>) -> Self {
+        match &mut tls {
+            TlsStream::Client(end) => end.get_mut().1.set_buffer_limit(Some(WRITE)),
+            TlsStream::Server(end) => end.get_mut().1.set_buffer_limit(Some(WRITE)),
+        }
         Self { peer, tls, _place: place }
     }
 

@@ -8,6 +8,7 @@ mod asking;
 mod downloads;
 mod fetching;
 mod get;
+mod keeping;
 mod part;
 mod partial;
 mod place;

@@ -11,6 +11,7 @@ use peerkit_proto::id::Hash;
 
 use super::Shares;
 use super::index::{Location, Top};
+use crate::quick::Quick;
 use crate::stamp::{Likeness, Stamp};
 
 /// A shared file, or a folder's manifest, open for reading.
@@ -23,7 +24,7 @@ pub(crate) struct OpenShare {
 #[derive(Debug)]
 enum Content {
     Memory(Bytes),
-    File { file: File, stamp: Stamp },
+    File { file: File, stamp: Stamp, quick: Quick },
 }
 
 /// A shared folder, whose files are opened as they are read.
@@ -51,7 +52,8 @@ impl OpenShare {
             tracing::debug!(path = %path.display(), "changed since it was hashed");
             return None;
         }
-        Some(Self { list, content: Content::File { file, stamp } })
+        let quick = Quick::of(&file);
+        Some(Self { list, content: Content::File { file, stamp, quick } })
     }
 
     /// Its piece list.
@@ -69,7 +71,8 @@ impl OpenShare {
         if values.len() == usize::from(count) { Ok(values) } else { Err(Refusal::BadRequest) }
     }
 
-    /// Reads piece `index` into `out`, which has to be of its length. Blocks on the disk.
+    /// Reads what piece `index` has from `skip` on into `out`, which has to be of that length.
+    /// Blocks on the disk.
     ///
     /// That the file is the one that was hashed is checked after the reading; where its times leave
     /// a doubt the piece itself is checked.
@@ -78,27 +81,34 @@ impl OpenShare {
     /// [`Refusal::BadRequest`] where there is no such piece, or it is of another length;
     /// [`Refusal::Changed`] where the file is another or can't be read. What is in `out` must not
     /// be used then.
-    pub(crate) fn read(&self, index: u64, out: &mut [u8]) -> Result<(), Refusal> {
+    pub(crate) fn read(&self, index: u64, skip: usize, out: &mut [u8]) -> Result<(), Refusal> {
         let range = self.list.range(index).ok_or(Refusal::BadRequest)?;
-        if range.end - range.start != out.len() as u64 {
+        let begin = range.start.saturating_add(skip as u64);
+        if begin.saturating_add(out.len() as u64) != range.end {
             return Err(Refusal::BadRequest);
         }
         match &self.content {
             Content::Memory(bytes) => {
-                let start = usize::try_from(range.start).map_err(|_| Refusal::BadRequest)?;
+                let start = usize::try_from(begin).map_err(|_| Refusal::BadRequest)?;
                 let piece = bytes.get(start..).and_then(|rest| rest.get(..out.len()));
                 out.copy_from_slice(piece.ok_or(Refusal::BadRequest)?);
                 Ok(())
             }
-            Content::File { file, stamp } => {
-                let read = read_exact_at(file, out, range.start);
+            Content::File { file, stamp, .. } => {
+                let read = read_exact_at(file, out, begin);
                 let now = read.and_then(|()| file.metadata());
                 let likeness = now.map(|now| stamp.likeness(&Stamp::of(&now)));
                 match likeness {
                     Ok(Likeness::Same) => Ok(()),
-                    Ok(Likeness::Doubtful) => {
+                    Ok(Likeness::Doubtful) if skip == 0 => {
                         let checked = self.list.verify_piece(index, out);
                         checked.map_err(|_| Refusal::Changed)
+                    }
+                    Ok(Likeness::Doubtful) => {
+                        let mut whole = vec![0; skip + out.len()];
+                        self.read(index, 0, &mut whole)?;
+                        out.copy_from_slice(whole.get(skip..).unwrap_or_default());
+                        Ok(())
                     }
                     Ok(Likeness::Different) | Err(_) => Err(Refusal::Changed),
                 }
@@ -106,12 +116,28 @@ impl OpenShare {
         }
     }
 
+    /// Reads what piece `index` has from `skip` on into `out`, as far as it is in memory, and tells
+    /// how much that is. Never blocks.
+    ///
+    /// `None` where nothing is, or there is any doubt that the file is the one that was hashed:
+    /// [`read`](Self::read) has to look then.
+    pub(crate) fn read_at_once(&self, index: u64, skip: usize, out: &mut [u8]) -> Option<usize> {
+        let Content::File { file, stamp, quick } = &self.content else { return None };
+        let range = self.list.range(index)?;
+        let begin = range.start.checked_add(skip as u64)?;
+        let left = usize::try_from(range.end.checked_sub(begin)?).ok()?;
+        let room = left.min(out.len());
+        let read = quick.read(file, out.get_mut(..room)?, begin)?;
+        let now = Stamp::of(&file.metadata().ok()?);
+        (stamp.likeness(&now) == Likeness::Same).then_some(read)
+    }
+
     /// Reads piece `index` into `buffer`, replacing what it held.
     #[cfg(test)]
     pub(crate) fn read_piece(&self, index: u64, buffer: &mut Vec<u8>) -> Result<(), Refusal> {
         let range = self.list.range(index).ok_or(Refusal::BadRequest)?;
         buffer.resize(usize::try_from(range.end - range.start).unwrap(), 0);
-        self.read(index, buffer)
+        self.read(index, 0, buffer)
     }
 }
 
@@ -148,14 +174,14 @@ impl OpenTree {
     /// As [`OpenShare::read`].
     pub(crate) fn read(&mut self, place: &Place, out: &mut [u8]) -> Result<(), Refusal> {
         if let Some((_, open)) = self.last.as_ref().filter(|(at, _)| *at == place.file)
-            && open.read(place.index, out).is_ok()
+            && open.read(place.index, 0, out).is_ok()
         {
             return Ok(());
         }
         self.last = None;
         let tops = self.tops.iter();
         let read = tops.filter_map(|top| self.open(top, place.file)).find_map(|open| {
-            let read = open.read(place.index, out);
+            let read = open.read(place.index, 0, out);
             read.is_ok().then_some(open)
         });
         self.last = Some((place.file, read.ok_or(Refusal::Changed)?));

@@ -17,7 +17,7 @@ use super::get::{Candidate, Get};
 use super::partial::{Partial, PartialGuard};
 use super::prove::Proven;
 use super::seeking::{Found, seek};
-use super::source::{CHECKED, Job, News, Task, attend, pause};
+use super::source::{Job, News, Task, attend, pause};
 use super::status::{Meter, Shown};
 use super::target::Target;
 use super::{Dropped, FetchError, Fetched};
@@ -138,7 +138,7 @@ impl<'a> Fetching<'a> {
         // What is being written is written, whoever sent it.
         self.news.close();
         while self.news.try_recv().is_ok() {}
-        let _ = self.job.checking.acquire_many(CHECKED as u32).await;
+        self.job.keeping.done().await;
         let target = self.target.borrow().clone();
         match (outcome, target) {
             (Ok(()), Some(target)) => self.finish(&target, started).await,
@@ -393,10 +393,10 @@ impl<'a> Fetching<'a> {
         }
         // What is still being written has its news to tell first; nobody wants them any more.
         let job = Arc::clone(&self.job);
-        let mut written = std::pin::pin!(job.checking.acquire_many(CHECKED as u32));
+        let mut written = std::pin::pin!(job.keeping.done());
         loop {
             tokio::select! {
-                _ = &mut written => break,
+                () = &mut written => break,
                 _ = self.news.recv() => {}
             }
         }

@@ -114,6 +114,7 @@ where
         run: None,
         following: Following::default(),
         spare: Vec::new(),
+        is_within: false,
         in_vain: 0,
     };
     answering.run().await
@@ -131,6 +132,8 @@ struct Answering<S> {
     following: Following,
     /// Memory for batches, used again.
     spare: Vec<Batch>,
+    /// A piece has begun to go out, and nothing else may until it has.
+    is_within: bool,
     /// How often the asker was kept waiting in vain for what others have.
     in_vain: u32,
 }
@@ -140,6 +143,8 @@ enum Next {
     /// Made when its turn comes.
     Request(Request),
     Refused(Refusal),
+    /// A part of a piece, which needed no waiting.
+    Read(Run, Batch),
     /// Being read from disk; with it what the desk is needed for after it.
     Reading(JoinHandle<(Desk, Option<Run>, Batch)>),
 }
@@ -155,7 +160,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
                 continue;
             };
             next = self.answer(now).await?;
-            self.tell().await?;
+            if !self.is_within {
+                self.tell().await?;
+            }
             self.line.hear().await;
         }
     }
@@ -164,7 +171,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
     fn begin(&mut self) -> Option<Next> {
         loop {
             if let Some(run) = self.run.take() {
-                if self.line.incoming.is_cancelled(run.number) {
+                if !self.is_within && self.line.incoming.is_cancelled(run.number) {
                     return Some(Next::Refused(Refusal::Cancelled));
                 }
                 return Some(self.read(run));
@@ -197,6 +204,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
     }
 
     fn read(&mut self, mut run: Run) -> Next {
+        if let Some(desk) = &mut self.desk {
+            let mut batch = self.spare.pop().unwrap_or_default();
+            batch.clear();
+            desk.caller.proof = self.caller.proof;
+            if desk.read_at_once(&mut run, &mut batch) {
+                return Next::Read(run, batch);
+            }
+            self.spare.push(batch);
+        }
         self.reading(move |desk, batch| {
             desk.read(&mut run, batch);
             Some(run)
@@ -230,32 +246,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
                 self.say(&answer).await?;
                 return Ok(None);
             }
+            Next::Read(run, batch) => return self.answer_pieces(run, batch, false).await,
             Next::Reading(reading) => reading,
         };
         let read = self.line.hearing(reading).await?;
         let (desk, run, batch) = read.map_err(io::Error::other)?;
         self.desk = Some(desk);
-        let is_pieces = run.is_some();
-        if run.as_ref().is_some_and(|run| self.line.incoming.is_cancelled(run.number)) {
-            self.spare.push(batch);
-            return Ok(Some(Next::Refused(Refusal::Cancelled)));
+        if let Some(run) = run {
+            return self.answer_pieces(run, batch, true).await;
         }
-        if let Some(run) = &run
-            && self.is_given_up(run).await?
-        {
-            self.spare.push(batch);
-            return Ok(Some(Next::Refused(Refusal::Cancelled)));
-        }
-        if let Some(run) = &run {
-            self.following.gave(run);
-        }
-        self.run = run.filter(|run| run.count > 0);
         let next = self.begin();
-        if is_pieces {
-            self.write_pieces(batch.bytes()).await?;
-        } else {
-            self.say(batch.bytes()).await?;
+        self.say(batch.bytes()).await?;
+        self.spare.push(batch);
+        Ok(next)
+    }
+
+    /// Writes what was read of pieces, and begins the next meanwhile where that may take a while
+    /// (`ahead`).
+    async fn answer_pieces(
+        &mut self,
+        run: Run,
+        batch: Batch,
+        ahead: bool,
+    ) -> io::Result<Option<Next>> {
+        if run.is_broken {
+            return Err(io::Error::other("a file has changed while a piece of it was sent"));
         }
+        let is_wanted = |line: &Line<S>| !line.incoming.is_cancelled(run.number);
+        if !run.is_rest && (!is_wanted(&self.line) || self.is_given_up(&run).await?) {
+            self.spare.push(batch);
+            return Ok(Some(Next::Refused(Refusal::Cancelled)));
+        }
+        self.following.gave(&run);
+        self.is_within = run.read > 0;
+        self.run = Some(run).filter(|run| run.count > 0);
+        let next = if ahead { self.begin() } else { None };
+        self.write_pieces(batch.bytes()).await?;
         self.spare.push(batch);
         Ok(next)
     }

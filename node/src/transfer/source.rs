@@ -11,11 +11,11 @@ use peerkit_proto::files::wire::{FILES_PROTOCOL, MAX_PLACES};
 use peerkit_proto::files::{Answer, FileKind, PIECE, Refusal, Request, Secret};
 use peerkit_proto::id::{Hash, NodeId};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::asking::{Answers, Asking, Questions};
 use super::get::Candidate;
+use super::keeping::Keeping;
 use super::prove::{Proven, prove, prove_size};
 use super::target::{Batch, Target};
 use super::{FetchError, STALL};
@@ -23,9 +23,6 @@ use crate::error::Error;
 use crate::inner::Inner;
 use crate::stream::Stream;
 use crate::tls::Session;
-
-/// Batches of one fetch that are being checked and written at once, each of about a piece.
-pub(super) const CHECKED: usize = 8;
 
 /// How long the source that proves what is fetched may take before another may try as well.
 const PROVING: Duration = Duration::from_secs(3);
@@ -41,10 +38,8 @@ pub(super) struct Job {
     pub(super) target: watch::Receiver<Option<Arc<Target>>>,
     /// A permit for who may prove what is fetched.
     pub(super) proving: Semaphore,
-    /// A permit for each batch that is checked and written.
-    pub(super) checking: Arc<Semaphore>,
-    /// Buffers, used again.
-    spare: Mutex<Vec<Batch>>,
+    /// What came and is not written yet.
+    pub(super) keeping: Keeping,
     pub(super) news: mpsc::Sender<News>,
 }
 
@@ -85,17 +80,12 @@ impl Job {
         target: watch::Receiver<Option<Arc<Target>>>,
         news: mpsc::Sender<News>,
     ) -> Self {
-        let checking = Arc::new(Semaphore::new(CHECKED));
-        let (proving, spare) = (Semaphore::new(1), Mutex::default());
-        Self { hash, secret, target, proving, checking, spare, news }
+        let (proving, keeping) = (Semaphore::new(1), Keeping::new());
+        Self { hash, secret, target, proving, keeping, news }
     }
 
     fn target(&self) -> Option<Arc<Target>> {
         self.target.borrow().clone()
-    }
-
-    fn spare(&self) -> MutexGuard<'_, Vec<Batch>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn tell(&self, news: News) -> Result<(), Error> {
@@ -266,8 +256,7 @@ impl Fetching<'_> {
                 Answer::Sources(sources) => self.job.tell(News::Sources(sources)).await?,
                 Answer::Piece { index, len } => {
                     if batch.pieces.is_empty() {
-                        batch = self.job.spare().pop().unwrap_or_default();
-                        batch.clear();
+                        batch = self.job.keeping.batch();
                         begun = Instant::now();
                     }
                     let is_last = self.piece(index, len, &mut batch).await?;
@@ -327,23 +316,7 @@ impl Fetching<'_> {
 
     /// Has a batch checked and written, while the next comes in.
     async fn keep(&self, batch: Batch) -> Result<(), Error> {
-        let permit = Arc::clone(&self.job.checking).acquire_owned().await;
-        let permit = permit.map_err(|_| FetchError::Stopped)?;
-        let (job, target, source) = (Arc::clone(self.job), Arc::clone(self.target), self.source);
-        spawn_blocking(move || {
-            let news = match target.keep(&batch) {
-                Ok(_) => {
-                    let pieces = batch.pieces.iter().map(|(piece, _)| *piece).collect();
-                    News::Kept { source, pieces }
-                }
-                Err(error) => News::Failed { source, error },
-            };
-            job.spare().push(batch);
-            // It is there before anybody can take the fetch to be at rest.
-            let _ = job.news.blocking_send(news);
-            drop(permit);
-        });
-        Ok(())
+        Ok(self.job.keep(self.target, self.source, batch).await?)
     }
 }
 

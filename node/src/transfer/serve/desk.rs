@@ -18,6 +18,10 @@ const BATCH: usize = PIECE as usize;
 /// Pieces that are read together at most: a disk that seeks for each takes 10 ms for it.
 const MAX_BATCH: usize = 256;
 
+/// Bytes that are read together where that needs no waiting: with what they are encrypted to they
+/// stay in a processor's second cache until they are sent.
+const PART: usize = 256 << 10;
+
 /// Who asks, and what it has shown.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
@@ -36,14 +40,31 @@ pub(super) struct Run {
     pub(super) tree: bool,
     pub(super) next: u64,
     pub(super) count: u16,
-    /// The pieces that were read last.
+    /// Bytes of the next piece that were read already: those go out before anything else.
+    pub(super) read: usize,
+    /// The pieces that were read last, or begun.
     pub(super) batch: Range<u64>,
+    /// What was read last is the rest of a piece whose beginning went out before.
+    pub(super) is_rest: bool,
+    /// That rest is no more what it was.
+    pub(super) is_broken: bool,
 }
 
 impl Run {
     /// The request of this number for `count` pieces from `first` on.
     pub(super) fn new(number: u64, hash: Hash, tree: bool, (first, count): (u64, u16)) -> Self {
-        Self { number, hash, tree, next: first, count, batch: first..first }
+        let (batch, read, is_rest, is_broken) = (first..first, 0, false, false);
+        Self { number, hash, tree, next: first, count, read, batch, is_rest, is_broken }
+    }
+
+    /// So many bytes of the next piece, which has `len`, were read.
+    fn advance(&mut self, bytes: usize, len: usize) {
+        self.read += bytes;
+        if self.read >= len {
+            self.read = 0;
+            self.next += 1;
+            self.count -= 1;
+        }
     }
 }
 
@@ -140,9 +161,18 @@ impl Source {
         usize::try_from(len).ok()
     }
 
-    fn read(&mut self, piece: u64, out: &mut [u8]) -> Result<(), Refusal> {
+    /// Whether it has the pieces that are left of `run`.
+    fn has(&self, run: &Run) -> bool {
+        let last = run.next.checked_add(u64::from(run.count).saturating_sub(1));
+        last.and_then(|last| self.len(last)).is_some()
+    }
+
+    /// Reads what a piece has from `skip` on.
+    fn read(&mut self, piece: u64, skip: usize, out: &mut [u8]) -> Result<(), Refusal> {
         match self {
-            Self::Share(share) => share.read(piece, out),
+            Self::Share(share) => share.read(piece, skip, out),
+            // Only of shared files are parts of a piece read.
+            Self::Tree(..) | Self::Partial(_) if skip > 0 => Err(Refusal::Changed),
             Self::Tree(tree, layout) => {
                 let place = layout.place(piece).ok_or(Refusal::BadRequest)?;
                 tree.read(&place, out)
@@ -187,32 +217,54 @@ impl Desk {
     /// where there are no more, which ends the run.
     pub(super) fn read(&mut self, run: &mut Run, batch: &mut Batch) {
         let first = run.next;
+        run.is_rest = run.read > 0;
         let read = self.try_read(run, batch);
         run.batch = first..run.next;
         if let Err(refusal) = read {
             run.count = 0;
+            run.is_broken = run.read > 0;
             batch.put(&Answer::Refused(refusal));
         }
     }
 
     fn try_read(&mut self, run: &mut Run, batch: &mut Batch) -> Result<(), Refusal> {
         let source = self.opened(run.hash, run.tree)?;
-        let last = run.next.checked_add(u64::from(run.count).saturating_sub(1));
-        last.and_then(|last| source.len(last)).ok_or(Refusal::BadRequest)?;
+        if !source.has(run) {
+            return Err(Refusal::BadRequest);
+        }
         for _ in 0..MAX_BATCH.min(usize::from(run.count)) {
             let len = source.len(run.next).ok_or(Refusal::BadRequest)?;
-            if batch.len > 0 && batch.len + len > BATCH {
+            let left = len.checked_sub(run.read).ok_or(Refusal::Changed)?;
+            if batch.len > 0 && batch.len + left > BATCH {
                 break;
             }
-            let read = batch.put_piece(run.next, len, |out| source.read(run.next, out));
-            if let Err(refusal) = read {
+            let read = |out: &mut [u8]| source.read(run.next, run.read, out).map(|()| left);
+            if let Err(refusal) = batch.put_part(run, len, left, read) {
                 *self.slot(run.tree) = None;
                 return Err(refusal);
             }
-            run.next += 1;
-            run.count -= 1;
+            run.advance(left, len);
         }
         Ok(())
+    }
+
+    /// Reads a part of the next piece of `run` into `batch`, where that needs no waiting. False,
+    /// with nothing read, where it does, or there is anything to say of it:
+    /// [`read`](Self::read) has to.
+    pub(super) fn read_at_once(&mut self, run: &mut Run, batch: &mut Batch) -> bool {
+        let Some((hash, source)) = &self.file else { return false };
+        let Source::Share(share) = source else { return false };
+        let is_open = !run.tree && *hash == run.hash && self.serving.shares(hash, &self.caller);
+        let Some(len) = source.len(run.next).filter(|_| is_open && source.has(run)) else {
+            return false;
+        };
+        let read = |out: &mut [u8]| share.read_at_once(run.next, run.read, out).ok_or(());
+        let part = PART.min(len.saturating_sub(run.read));
+        let Ok(read) = batch.put_part(run, len, part, read) else { return false };
+        run.batch = run.next..run.next.saturating_add(1);
+        run.is_rest = run.read > 0;
+        run.advance(read, len);
+        true
     }
 
     /// What has this hash, opened, as long as it is served.
@@ -259,25 +311,29 @@ impl Batch {
         self.len = self.bytes.len();
     }
 
-    /// Puts a piece, which `read` reads; nothing where that fails.
-    fn put_piece(
+    /// Puts up to `part` bytes of the next piece of `run`, which has `len`, as many as `read` says
+    /// that it has read; nothing where that fails.
+    fn put_part<E>(
         &mut self,
-        index: u64,
+        run: &Run,
         len: usize,
-        read: impl FnOnce(&mut [u8]) -> Result<(), Refusal>,
-    ) -> Result<(), Refusal> {
-        let len_told = u32::try_from(len).map_err(|_| Refusal::BadRequest)?;
-        let head = Answer::Piece { index, len: len_told }.encode();
+        part: usize,
+        read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        let head = match run.read {
+            // A piece has a mebibyte at most.
+            0 => Answer::Piece { index: run.next, len: len as u32 }.encode(),
+            _ => Vec::new(),
+        };
         let begin = self.len + head.len();
-        let end = begin + len;
-        if self.bytes.len() < end {
-            self.bytes.resize(end, 0);
+        if self.bytes.len() < begin + part {
+            self.bytes.resize(begin + part, 0);
         }
-        read(self.bytes.get_mut(begin..end).unwrap_or_default())?;
+        let read = read(self.bytes.get_mut(begin..begin + part).unwrap_or_default())?;
         if let Some(place) = self.bytes.get_mut(self.len..begin) {
             place.copy_from_slice(&head);
         }
-        self.len = end;
-        Ok(())
+        self.len = begin + read;
+        Ok(read)
     }
 }

@@ -1,5 +1,6 @@
 mod crowded;
 mod following;
+mod parts;
 
 use super::*;
 use std::fs::{self, File};

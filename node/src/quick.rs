@@ -1,0 +1,64 @@
+//! Reading what is in memory already, without waiting for a disk.
+
+use std::fs::File;
+
+/// How a file can be read without waiting, as far as the system can.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Quick {
+    /// It is in memory as a whole: no reading waits.
+    #[cfg_attr(not(any(target_os = "linux", target_os = "android")), expect(dead_code))]
+    in_memory: bool,
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl Quick {
+    pub(crate) fn of(file: &File) -> Self {
+        Self { in_memory: crate::room::is_memory(file) }
+    }
+
+    /// Reads into `out` from `offset` on, and tells how many bytes; `None` where not one can be had
+    /// without waiting, or there is none.
+    pub(crate) fn read(self, file: &File, out: &mut [u8], offset: u64) -> Option<usize> {
+        use rustix::io::{ReadWriteFlags, pread, preadv2};
+        let read = match self.in_memory {
+            true => pread(file, out, offset),
+            false => {
+                let out = &mut [std::io::IoSliceMut::new(out)];
+                preadv2(file, out, offset, ReadWriteFlags::NOWAIT)
+            }
+        };
+        read.ok().filter(|read| *read > 0)
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+impl Quick {
+    pub(crate) fn of(_: &File) -> Self {
+        Self { in_memory: false }
+    }
+
+    /// Other systems do not say whether they would wait.
+    pub(crate) fn read(self, _: &File, _: &mut [u8], _: u64) -> Option<usize> {
+        None
+    }
+}
+
+#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn what_was_just_written_is_in_memory() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 10_000]).unwrap();
+        let quick = Quick::of(&file);
+        let mut out = [0; 4096];
+        // A file system that can't tell says so, and the caller waits for it.
+        if let Some(read) = quick.read(&file, &mut out, 5_000) {
+            assert!(out[..read].iter().all(|byte| *byte == 7));
+        }
+        assert_eq!(quick.read(&file, &mut out, 10_000), None);
+    }
+}

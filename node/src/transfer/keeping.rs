@@ -1,0 +1,130 @@
+//! What came, on its way to the disk: checked and written away from the tasks that receive.
+
+use std::collections::VecDeque;
+use std::num::NonZero;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::available_parallelism;
+
+use peerkit_proto::files::FileKind;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::spawn_blocking;
+
+use super::FetchError;
+use super::source::{Job, News};
+use super::target::{Batch, Target};
+
+/// Batches of one fetch that are being checked and written, or wait for it, each of about a piece.
+const BATCHES: usize = 8;
+
+/// Threads at most that write the files of one folder.
+const THREADS: usize = 8;
+
+/// The batches of one fetch, from all its sources.
+#[derive(Debug)]
+pub(super) struct Keeping {
+    queue: Mutex<Queue>,
+    /// A permit for each batch that is not written yet.
+    permits: Arc<Semaphore>,
+    /// Buffers, used again.
+    spare: Mutex<Vec<Batch>>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    /// Threads at work on them.
+    threads: usize,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    target: Arc<Target>,
+    source: usize,
+    batch: Batch,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Keeping {
+    pub(super) fn new() -> Self {
+        let permits = Arc::new(Semaphore::new(BATCHES));
+        Self { queue: Mutex::default(), permits, spare: Mutex::default() }
+    }
+
+    /// An empty batch.
+    pub(super) fn batch(&self) -> Batch {
+        let mut batch = lock(&self.spare).pop().unwrap_or_default();
+        batch.clear();
+        batch
+    }
+
+    /// Waits until everything is written.
+    pub(super) async fn done(&self) {
+        let _ = self.permits.acquire_many(BATCHES as u32).await;
+    }
+
+    /// The next batch for a thread; `None` where there is none, and the thread is counted no more.
+    fn next(&self) -> Option<Waiting> {
+        let mut queue = lock(&self.queue);
+        let next = queue.waiting.pop_front();
+        queue.threads -= usize::from(next.is_none());
+        next
+    }
+}
+
+impl Job {
+    /// Has a batch of `source` checked and written, once there is room for it; what came of it is
+    /// told.
+    ///
+    /// # Errors
+    /// Where the fetch is over.
+    pub(super) async fn keep(
+        self: &Arc<Self>,
+        target: &Arc<Target>,
+        source: usize,
+        batch: Batch,
+    ) -> Result<(), FetchError> {
+        let permit = Arc::clone(&self.keeping.permits).acquire_owned().await;
+        let permit = permit.map_err(|_| FetchError::Stopped)?;
+        let mut queue = lock(&self.keeping.queue);
+        let waiting = Waiting { target: Arc::clone(target), source, batch, _permit: permit };
+        queue.waiting.push_back(waiting);
+        if queue.threads < threads(target.description.kind) {
+            queue.threads += 1;
+            drop(queue);
+            let job = Arc::clone(self);
+            spawn_blocking(move || {
+                while let Some(waiting) = job.keeping.next() {
+                    job.keep_now(waiting);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn keep_now(&self, waiting: Waiting) {
+        let Waiting { target, source, batch, _permit } = waiting;
+        let news = match target.keep(&batch) {
+            Ok(_) => {
+                let pieces = batch.pieces.iter().map(|(piece, _)| *piece).collect();
+                News::Kept { source, pieces }
+            }
+            Err(error) => News::Failed { source, error },
+        };
+        lock(&self.keeping.spare).push(batch);
+        // It is there before anybody can take the fetch to be at rest.
+        let _ = self.news.blocking_send(news);
+    }
+}
+
+/// How many threads write at once. One file takes one: the system lets one write to it at a time,
+/// and the others would wait for that with their processors.
+fn threads(kind: FileKind) -> usize {
+    match kind {
+        FileKind::File => 1,
+        FileKind::Folder => available_parallelism().map_or(1, NonZero::get).min(THREADS),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

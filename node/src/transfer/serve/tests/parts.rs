@@ -1,0 +1,87 @@
+//! Pieces that go out part by part, as they are read without waiting.
+
+use std::time::SystemTime;
+
+use super::*;
+
+/// Shares a file that has looked so for a while.
+async fn share_old(serving: &Serving, len: usize) -> (TempDir, File, Hash, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, bytes) = (dir.path().join("a"), content(len, 1));
+    write(&path, &bytes);
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
+    let added = serving.shares.add(&path, |_| ()).await.unwrap();
+    (dir, file, added.shared.hash, bytes)
+}
+
+/// Asks for the first piece of `hash`, twice, and takes the first: the file is open then. Of the
+/// second it takes `begin` bytes, which are returned.
+async fn begin(asking: &mut Asking, hash: Hash, bytes: &[u8], begin: usize) -> Vec<u8> {
+    let data = Request::Data { hash, first: 0, count: 1 };
+    assert_eq!(asking.pieces(&data).await, bytes[..P]);
+    asking.send(&data).await;
+    let head = Answer::Piece { index: 0, len: P as u32 }.encode();
+    let mut got = vec![0; head.len() + begin];
+    asking.stream.read_exact(&mut got).await.unwrap();
+    assert_eq!(got[..head.len()], head);
+    got.split_off(head.len())
+}
+
+#[tokio::test]
+async fn what_changes_while_a_piece_is_sent_is_not_sent() {
+    let serving = serving();
+    let (_dir, file, hash, bytes) = share_old(&serving, 2 * P).await;
+    let mut asking = ask(&serving, node(1));
+    let mut got = begin(&mut asking, hash, &bytes, 1000).await;
+    file.set_len(0).unwrap();
+    file.set_len(2 * P as u64).unwrap();
+    let ended = asking.stream.read_to_end(&mut got).await;
+    ended.unwrap();
+    assert!(bytes.starts_with(&got), "nothing that is not the file's");
+    match cfg!(target_os = "linux") {
+        true => {
+            assert!(got.len() < P, "{}", got.len());
+            assert!(asking.serving.await.unwrap().is_err());
+        }
+        // There a piece is read as a whole.
+        false => assert_eq!(got.len(), P),
+    }
+}
+
+#[tokio::test]
+async fn a_doubt_while_a_piece_is_sent_is_looked_into() {
+    let serving = serving();
+    let (_dir, file, hash, bytes) = share_old(&serving, 2 * P).await;
+    let mut asking = ask(&serving, node(1));
+    let mut got = begin(&mut asking, hash, &bytes, 1000).await;
+    // Its times are as before, but for that of the change of its times.
+    file.set_modified(file.metadata().unwrap().modified().unwrap()).unwrap();
+    let mut rest = vec![0; P - got.len()];
+    asking.stream.read_exact(&mut rest).await.unwrap();
+    got.extend(rest);
+    assert!(got == bytes[..P]);
+    let next = Request::Data { hash, first: 1, count: 1 };
+    assert!(asking.pieces(&next).await == bytes[P..]);
+}
+
+#[tokio::test]
+async fn nothing_is_told_in_the_midst_of_a_piece() {
+    let serving = serving();
+    let (_dir, _file, hash, bytes) = share_old(&serving, 2 * P).await;
+    let mut asking = ask(&serving, node(1));
+    let follow = |n: u8| {
+        let address: Address = format!("127.0.0.1:{n}").parse().unwrap();
+        Request::Follow { hash, addresses: vec![address] }
+    };
+    assert_eq!(asking.asked(&follow(1)).await, Answer::Whole);
+    let mut got = begin(&mut asking, hash, &bytes, 1000).await;
+    let mut other = ask(&serving, node(2));
+    assert_eq!(other.asked(&follow(2)).await, Answer::Whole);
+    assert!(matches!(other.answer().await.0, Answer::Sources(_)));
+    let mut rest = vec![0; P - got.len()];
+    asking.stream.read_exact(&mut rest).await.unwrap();
+    got.extend(rest);
+    assert!(got == bytes[..P]);
+    assert!(matches!(asking.answer().await.0, Answer::Sources(_)));
+}
