@@ -267,7 +267,7 @@ impl Shares {
                 Some(list) => list,
                 None => self.known_list(hash, size)?,
             };
-            location.open(list)
+            location.open(list).filter(OpenShare::is_as_hashed)
         });
         opened.ok_or(Refusal::Changed)
     }

@@ -313,7 +313,7 @@ impl Location {
         found.map_or(size, |found| room::taken(&found))
     }
 
-    /// Opens it, as long as it is what was hashed. Blocks on the disk.
+    /// Opens it: whether it still is what was hashed is to be looked at. Blocks on the disk.
     pub(super) fn open(&self, list: PieceList) -> Option<OpenShare> {
         match self.item {
             None => {

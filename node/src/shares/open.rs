@@ -1,9 +1,9 @@
 //! One shared file, or the files of one shared folder, open for reading, watched for change.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use peerkit_proto::files::{Asker, PieceList, PieceValue, Place, Refusal};
@@ -24,7 +24,7 @@ pub(crate) struct OpenShare {
 #[derive(Debug)]
 enum Content {
     Memory(Bytes),
-    File { file: File, stamp: Stamp, quick: Quick },
+    File { file: File, stamp: Stamp, quick: OnceLock<Quick> },
 }
 
 /// A shared folder, whose files are opened as they are read.
@@ -42,18 +42,18 @@ impl OpenShare {
         Self { list, content: Content::Memory(bytes) }
     }
 
-    /// `None` where the file is not the one that was hashed, or can't be opened.
+    /// `None` where the file can't be opened. Whether it is the one that was hashed is seen when it
+    /// is read, and by [`is_as_hashed`](Self::is_as_hashed).
     pub(super) fn file(path: &Path, stamp: Stamp, list: PieceList) -> Option<Self> {
-        // Looked at before it is opened: to open a pipe that took its place would wait for ever.
-        let is_file = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
-        let file = File::open(path).ok().filter(|_| is_file)?;
-        let now = Stamp::of(&file.metadata().ok()?);
-        if stamp.likeness(&now) == Likeness::Different {
-            tracing::debug!(path = %path.display(), "changed since it was hashed");
-            return None;
-        }
-        let quick = Quick::of(&file);
-        Some(Self { list, content: Content::File { file, stamp, quick } })
+        let file = open_plain(path).ok()?;
+        Some(Self { list, content: Content::File { file, stamp, quick: OnceLock::new() } })
+    }
+
+    /// Whether it looks as it did when it was hashed, or nearly.
+    pub(super) fn is_as_hashed(&self) -> bool {
+        let Content::File { file, stamp, .. } = &self.content else { return true };
+        let now = file.metadata().map(|now| stamp.likeness(&Stamp::of(&now)));
+        now.is_ok_and(|likeness| likeness != Likeness::Different)
     }
 
     /// Its piece list.
@@ -127,6 +127,7 @@ impl OpenShare {
         let begin = range.start.checked_add(skip as u64)?;
         let left = usize::try_from(range.end.checked_sub(begin)?).ok()?;
         let room = left.min(out.len());
+        let quick = quick.get_or_init(|| Quick::of(file));
         let read = quick.read(file, out.get_mut(..room)?, begin)?;
         let now = Stamp::of(&file.metadata().ok()?);
         (stamp.likeness(&now) == Likeness::Same).then_some(read)
@@ -196,6 +197,25 @@ impl OpenTree {
             None => self.shares.known_list(&item.hash, size)?,
         };
         Location { top: Arc::clone(top), item: Some(file) }.open(list)
+    }
+}
+
+/// Opens what should be a file for reading: never through a link, and without waiting for whoever
+/// writes to it where a pipe has taken its place.
+#[cfg(unix)]
+fn open_plain(path: &Path) -> io::Result<File> {
+    use rustix::fs::OFlags;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let mut options = File::options();
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, flags.bits().cast_signed());
+    options.read(true).open(path)
+}
+
+#[cfg(not(unix))]
+fn open_plain(path: &Path) -> io::Result<File> {
+    match std::fs::symlink_metadata(path)?.is_file() {
+        true => File::open(path),
+        false => Err(io::ErrorKind::NotFound.into()),
     }
 }
 

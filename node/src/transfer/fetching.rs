@@ -342,15 +342,23 @@ impl<'a> Fetching<'a> {
                 };
                 self.useful = Instant::now();
                 self.sources.insert(id);
+                // Those that follow on each other are told together.
+                let mut added = 0..0;
                 for piece in pieces {
                     let is_new = !fetch.held().contains(piece);
                     fetch.handle(now, Input::Arrived { from: id, piece });
-                    let place = fetch.layout().place(piece).filter(|_| is_new);
-                    self.meter.add(place.map_or(0, |place| place.len()));
-                    if let Some(served) = self.served.as_ref().filter(|_| is_new) {
-                        served.partial().add(piece..piece.saturating_add(1));
+                    if !is_new {
+                        continue;
                     }
+                    let place = fetch.layout().place(piece);
+                    self.meter.add(place.map_or(0, |place| place.len()));
+                    if added.end != piece {
+                        self.served.iter().for_each(|served| served.partial().add(added.clone()));
+                        added.start = piece;
+                    }
+                    added.end = piece.saturating_add(1);
                 }
+                self.served.iter().for_each(|served| served.partial().add(added.clone()));
                 self.shown.progress(&self.meter);
             }
             News::Failed { source, error } => {

@@ -25,6 +25,8 @@ pub(super) struct Keeping {
     queue: Mutex<Queue>,
     /// A permit for each batch that is not written yet.
     permits: Arc<Semaphore>,
+    /// Threads that write the files of a folder.
+    threads: usize,
     /// Buffers, used again.
     spare: Mutex<Vec<Batch>>,
 }
@@ -47,7 +49,8 @@ struct Waiting {
 impl Keeping {
     pub(super) fn new() -> Self {
         let permits = Arc::new(Semaphore::new(BATCHES));
-        Self { queue: Mutex::default(), permits, spare: Mutex::default() }
+        let threads = available_parallelism().map_or(1, NonZero::get).min(THREADS);
+        Self { queue: Mutex::default(), permits, threads, spare: Mutex::default() }
     }
 
     /// An empty batch.
@@ -88,7 +91,13 @@ impl Job {
         let mut queue = lock(&self.keeping.queue);
         let waiting = Waiting { target: Arc::clone(target), source, batch, _permit: permit };
         queue.waiting.push_back(waiting);
-        if queue.threads < threads(target.description.kind) {
+        // The system lets one write to a file at a time: others would wait for that with their
+        // processors.
+        let threads = match target.description.kind {
+            FileKind::File => 1,
+            FileKind::Folder => self.keeping.threads,
+        };
+        if queue.threads < threads {
             queue.threads += 1;
             drop(queue);
             let job = Arc::clone(self);
@@ -113,15 +122,6 @@ impl Job {
         lock(&self.keeping.spare).push(batch);
         // It is there before anybody can take the fetch to be at rest.
         let _ = self.news.blocking_send(news);
-    }
-}
-
-/// How many threads write at once. One file takes one: the system lets one write to it at a time,
-/// and the others would wait for that with their processors.
-fn threads(kind: FileKind) -> usize {
-    match kind {
-        FileKind::File => 1,
-        FileKind::Folder => available_parallelism().map_or(1, NonZero::get).min(THREADS),
     }
 }
 

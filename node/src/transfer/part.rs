@@ -42,6 +42,8 @@ pub(super) struct PartFolder {
     path: PathBuf,
     /// Locked as long as it is open.
     _lock: File,
+    /// There is nothing in it that was not made since it was opened.
+    is_new: bool,
     /// To be removed when dropped.
     discarded: AtomicBool,
 }
@@ -177,11 +179,12 @@ impl PartFolder {
                 return Ok(None);
             }
             let discarded = AtomicBool::new(false);
-            let part = Self { path: path.to_owned(), _lock: file, discarded };
-            match fs::create_dir(part.files()) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-                _ => Ok(Some(part)),
-            }
+            let files = fs::create_dir(path.join(FILES));
+            let is_new = match files {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                made => made.is_ok(),
+            };
+            Ok(Some(Self { path: path.to_owned(), _lock: file, is_new, discarded }))
         })
     }
 
@@ -192,6 +195,11 @@ impl PartFolder {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether nothing was in it when it was opened.
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// Makes a file in it: of the mode's bits it gets those to execute, as far as the umask lets

@@ -247,7 +247,9 @@ impl Target {
                     .map_err(FetchError::no_space(part.path(), size))?;
             }
             Content::Folder(folder) => {
-                folder.sweep(&folder.files, None).map_err(disk(&folder.files))?;
+                if !folder.part.is_new() {
+                    folder.sweep(&folder.files, None).map_err(disk(&folder.files))?;
+                }
                 self.make_folders(folder)?;
                 self.take_up(folder, &mut held)?;
                 let missing: u64 = held
@@ -282,10 +284,17 @@ impl Target {
     /// removed, and empty ones are made.
     fn take_up(&self, folder: &Folder, held: &mut PieceSet) -> Result<(), FetchError> {
         for file in 0..self.layout.files() {
+            let pieces = self.layout.pieces(file);
+            if folder.part.is_new() && !pieces.is_empty() {
+                continue;
+            }
             let Some((path, mode)) = folder.entry(file) else { continue };
             let at = path.under(&folder.files);
-            let pieces = self.layout.pieces(file);
-            match fs::symlink_metadata(&at) {
+            let found = match folder.part.is_new() {
+                true => Err(io::ErrorKind::NotFound.into()),
+                false => fs::symlink_metadata(&at),
+            };
+            match found {
                 Ok(found) if found.is_file() => {
                     let size = self.layout.size(file).unwrap_or_default();
                     let opened = fs::OpenOptions::new().read(true).write(true).open(&at);
