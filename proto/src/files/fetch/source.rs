@@ -23,6 +23,8 @@ pub(super) struct Source {
     pub(super) asked: VecDeque<Run>,
     /// Bytes a second; 0 while nothing has come.
     speed: u64,
+    /// The speed was taken over a whole window.
+    is_measured: bool,
     /// Since when `arrived` is counted.
     since: Instant,
     arrived: u64,
@@ -47,6 +49,7 @@ impl Source {
             holds,
             asked: VecDeque::new(),
             speed: 0,
+            is_measured: false,
             since: now,
             arrived: 0,
             heard: now,
@@ -73,13 +76,18 @@ impl Source {
         self.heard = now;
         self.arrived = self.arrived.saturating_add(len);
         let window = now.since(self.since);
-        if window >= WINDOW || (self.speed == 0 && !window.is_zero()) {
-            let measured = per_second(self.arrived, window);
-            self.speed = match self.speed {
-                0 => measured,
-                before => before / 2 + measured / 2,
+        let measured = per_second(self.arrived, window);
+        if window >= WINDOW {
+            self.speed = match self.is_measured {
+                true => self.speed / 2 + measured / 2,
+                false => measured,
             };
+            self.is_measured = true;
             (self.since, self.arrived) = (now, 0);
+        } else if !self.is_measured && !window.is_zero() {
+            // The first piece of many small ones took as long as they all do: as more come in the
+            // same time it is seen to be faster.
+            self.speed = self.speed.max(measured);
         }
         for run in &mut self.asked {
             if (run.first..run.end).contains(&piece) {
