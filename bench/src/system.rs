@@ -139,7 +139,7 @@ impl System {
     /// Whether a file can be fetched by it, once it is known who has it.
     pub(crate) fn has_files(self) -> bool {
         match self {
-            Self::Peerkit | Self::Curl | Self::Aria2 => true,
+            Self::RawTls | Self::Peerkit | Self::Curl | Self::Aria2 => true,
             #[cfg(feature = "systems")]
             Self::IrohBlobs => true,
             _ => false,

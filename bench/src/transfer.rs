@@ -13,7 +13,7 @@ use crate::process::{Child, Parent, cpu_seconds, peak_bytes};
 use crate::system::System;
 #[cfg(feature = "systems")]
 use crate::systems::iroh;
-use crate::systems::peerkit;
+use crate::systems::{peerkit, raw};
 
 /// The roles of the two processes.
 const SHARE: &str = "share";
@@ -251,6 +251,7 @@ async fn all<T: 'static>(mut tasks: JoinSet<Result<T>>) -> Result<Vec<T>> {
 
 /// Those who have it.
 enum Sources {
+    RawTls(raw::files::Source),
     Peerkit(peerkit::files::Sources),
     #[cfg(feature = "systems")]
     IrohBlobs(iroh::blobs::Source),
@@ -259,6 +260,7 @@ enum Sources {
 impl Sources {
     async fn start(system: System, plan: &Plan) -> Result<Self> {
         Ok(match system {
+            System::RawTls => Self::RawTls(raw::files::Source::start(plan)?),
             System::Peerkit => Self::Peerkit(peerkit::files::Sources::start(plan).await?),
             #[cfg(feature = "systems")]
             System::IrohBlobs => Self::IrohBlobs(iroh::blobs::Source::start(plan).await?),
@@ -269,6 +271,7 @@ impl Sources {
     /// What the file or folder is called.
     async fn share(&mut self, source: usize, path: &Path) -> Result<String> {
         match self {
+            Self::RawTls(one) => one.share(path),
             Self::Peerkit(sources) => sources.share(source, path).await,
             #[cfg(feature = "systems")]
             Self::IrohBlobs(one) => one.share(path).await,
@@ -277,6 +280,7 @@ impl Sources {
 
     fn addresses(&self) -> Vec<String> {
         match self {
+            Self::RawTls(one) => vec![one.address()],
             Self::Peerkit(sources) => sources.addresses(),
             #[cfg(feature = "systems")]
             Self::IrohBlobs(one) => vec![one.address()],
@@ -286,6 +290,7 @@ impl Sources {
 
 /// One who fetches.
 enum Fetcher {
+    RawTls(raw::files::Fetcher),
     Peerkit(peerkit::files::Fetcher),
     #[cfg(feature = "systems")]
     IrohBlobs(iroh::blobs::Fetcher),
@@ -294,6 +299,7 @@ enum Fetcher {
 impl Fetcher {
     async fn link(system: System, folder: PathBuf, offer: Offer) -> Result<Self> {
         Ok(match system {
+            System::RawTls => Self::RawTls(raw::files::Fetcher::new(&folder, &offer)?),
             System::Peerkit => Self::Peerkit(peerkit::files::Fetcher::link(folder, offer).await?),
             #[cfg(feature = "systems")]
             System::IrohBlobs => Self::IrohBlobs(iroh::blobs::Fetcher::link(folder, offer).await?),
@@ -304,6 +310,7 @@ impl Fetcher {
     /// From how many it came.
     async fn fetch(&self) -> Result<usize> {
         match self {
+            Self::RawTls(fetcher) => fetcher.fetch().await,
             Self::Peerkit(fetcher) => fetcher.fetch().await,
             #[cfg(feature = "systems")]
             Self::IrohBlobs(fetcher) => fetcher.fetch().await,

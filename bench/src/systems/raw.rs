@@ -9,6 +9,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use crate::bulk::Stream;
 
 pub(crate) mod crowd;
+pub(crate) mod files;
 mod tls;
 
 /// Accepts connections.

@@ -22,7 +22,7 @@ pub(crate) fn cases(wanted: Wanted) -> Vec<Case> {
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let original = Original::file(&job.place, job.case.amount as u64).await?;
     let moved = match job.system {
-        System::Peerkit => Plan::one(job, &original).run(job, &original).await?,
+        System::RawTls | System::Peerkit => Plan::one(job, &original).run(job, &original).await?,
         #[cfg(feature = "systems")]
         System::IrohBlobs => Plan::one(job, &original).run(job, &original).await?,
         System::Curl => curl::fetch(job, &original).await?,
