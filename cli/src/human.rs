@@ -89,14 +89,17 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             downloads::named(paint, download)
         ),
         Outcome::Fetched { path, bytes, seconds, sources, dropped } => {
-            let mut text = format!(
-                "{} {} in {}{} from {}, every byte verified",
-                shown(path),
-                paint.faint(&text::size(*bytes)),
-                text::time(Duration::from_secs_f64(*seconds)),
-                speed(*bytes, *seconds),
-                count(sources.len(), "node"),
-            );
+            let how = match sources.len() {
+                0 if *bytes > 0 => "was here already".to_owned(),
+                nodes => format!(
+                    "in {}{} from {}",
+                    text::time(Duration::from_secs_f64(*seconds)),
+                    speed(*bytes, *seconds),
+                    count(nodes, "node"),
+                ),
+            };
+            let size = paint.faint(&text::size(*bytes));
+            let mut text = format!("{} {size} {how}, every byte verified", shown(path));
             for dropped in dropped {
                 let (id, why) = (dropped.id.short(), plain(&dropped.why));
                 let _ = write!(text, "\nnot from {id}, which sent something else: {why}");

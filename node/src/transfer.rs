@@ -5,6 +5,7 @@
 //! source ([`source`]). All is written beside the target ([`target`]) and renamed when it is whole.
 
 mod asking;
+mod checking;
 mod downloads;
 mod fetching;
 mod get;

@@ -142,7 +142,8 @@ async fn who_does_not_listen_calls_back() {
         let hash = sharing.share(&path).await.unwrap().shared.hash;
         let fetched = within("the fetch", ann.fetch(hash, to.path())).await.unwrap();
         assert_eq!(fetched.sources, [sharing.id()]);
-        assert!(std::fs::read(fetched.path).unwrap() == content());
+        assert!(std::fs::read(&fetched.path).unwrap() == content());
+        std::fs::remove_file(fetched.path).unwrap();
         sharing.unshare(hash).await.unwrap();
     }
     // Neither listens: there is no way. Of what was fetched before ann would still have some.

@@ -335,6 +335,45 @@ async fn a_download_is_paused_resumed_and_cancelled() {
 }
 
 #[tokio::test]
+async fn what_is_there_already_is_not_fetched() {
+    let content = content(7, 5);
+    let hash = Hash::of(&content);
+    let sources = vec![Source::new("a", &content, Ways::default()).await];
+    let ann = fetcher(&sources).await;
+    let to = tempfile::tempdir().unwrap();
+    let get = Get::new(hash).into_folder(to.path());
+    let fetch = async |get: &Get| within("a fetch", ann.fetch_now(get.clone(), |_| {})).await;
+    let first = fetch(&get).await.unwrap().path;
+    let sent = sources[0].sent();
+
+    // Under its own name, and under the one that it gets where something else has that.
+    for there in [first.clone(), first.with_file_name("file (1)")] {
+        std::fs::rename(&first, &there).unwrap();
+        if there != first {
+            let mut other = content.clone();
+            other[PIECE as usize] ^= 1;
+            std::fs::write(&first, other).unwrap();
+        }
+        let fetched = fetch(&get).await.unwrap();
+        assert_eq!((fetched.path, fetched.bytes), (there, content.len() as u64));
+        assert!(fetched.sources.is_empty(), "nobody sent any of it");
+        assert_eq!(sources[0].sent(), sent);
+    }
+
+    // What is to be replaced is looked at too, and nothing else is.
+    let fetched = fetch(&get.clone().overwrite(true)).await.unwrap();
+    assert_eq!(fetched.path, first);
+    assert!(std::fs::read(&first).unwrap() == content);
+    assert!(sources[0].sent() > sent);
+    let sent = sources[0].sent();
+    fetch(&get.overwrite(true)).await.unwrap();
+    assert_eq!(sources[0].sent(), sent);
+    let left = std::fs::read_dir(to.path()).unwrap().count();
+    assert_eq!(left, 2, "no part is left");
+    end(ann, sources).await;
+}
+
+#[tokio::test]
 async fn a_download_goes_on_after_a_restart() {
     let content = content(16, 5);
     let hash = Hash::of(&content);

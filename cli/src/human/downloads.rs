@@ -41,6 +41,7 @@ impl Figures {
         match state {
             DownloadState::Queued => "waits for its turn".to_owned(),
             DownloadState::Finding => "looking for who has it".to_owned(),
+            DownloadState::Checking => format!("checks what is here: {}", self.amount()),
             DownloadState::Paused => format!("paused at {}", self.amount()),
             DownloadState::Done => format!("done, {}", text::size(self.done)),
             DownloadState::Failed => {
@@ -95,6 +96,8 @@ mod tests {
         let figures = Figures { done: 512 << 20, total: Some(2 << 30), rate: 4 << 20, sources: 3 };
         let fetching = "25 % of 2.0 GiB  4.0 MiB/s  6 min 24 s left  3 sources";
         assert_eq!(told(figures, DownloadState::Fetching), fetching);
+        let checking = "checks what is here: 25 % of 2.0 GiB";
+        assert_eq!(told(figures, DownloadState::Checking), checking);
         assert_eq!(told(figures, DownloadState::Paused), "paused at 25 % of 2.0 GiB");
         assert_eq!(told(figures, DownloadState::Done), "done, 512.0 MiB");
         let unknown = Figures { total: None, ..figures };

@@ -97,7 +97,8 @@ impl<'a> Fetching<'a> {
     pub(super) fn new(inner: &'a Arc<Inner>, get: &'a Get, shown: &'a Shown) -> Self {
         let (target, known_target) = watch::channel(None);
         let (news_sender, news) = mpsc::channel(NEWS);
-        let job = Arc::new(Job::new(get.hash, get.secret, known_target, news_sender));
+        let job =
+            Arc::new(Job::new(get.hash, get.secret, known_target, news_sender, shown.clone()));
         let mut fetching = Self {
             inner,
             get,
@@ -134,6 +135,7 @@ impl<'a> Fetching<'a> {
             () = stop.cancelled() => Err(Error::Stopped),
             outcome = self.gather() => outcome,
         };
+        self.job.checking.stop();
         self.running.shutdown().await;
         // What is being written is written, whoever sent it.
         self.news.close();
@@ -375,9 +377,14 @@ impl<'a> Fetching<'a> {
     }
 
     async fn open(&mut self, source: usize, proven: Box<Proven>) -> Result<(), Error> {
-        let (hash, to) = (self.get.hash, self.get.to.clone());
+        let (hash, to, overwrite) = (self.get.hash, self.get.to.clone(), self.get.overwrite);
         self.shown.begin(&proven.description);
-        let opening = tokio::task::spawn_blocking(move || Target::open(hash, *proven, &to));
+        let checking = self.job.checking.clone();
+        let busy = self.job.keeping.busy().await;
+        let opening = tokio::task::spawn_blocking(move || {
+            let _busy = busy;
+            Target::open(hash, *proven, (&to, overwrite), &checking)
+        });
         let (target, held) = opening.await.map_err(|_| FetchError::Stopped)??;
         self.settled_by = Some(source);
         self.begin(Arc::new(target), held)

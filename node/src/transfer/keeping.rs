@@ -60,6 +60,11 @@ impl Keeping {
         batch
     }
 
+    /// As long as this is held, not [everything](Self::done) is written.
+    pub(super) async fn busy(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).acquire_owned().await.ok()
+    }
+
     /// Waits until everything is written.
     pub(super) async fn done(&self) {
         let _ = self.permits.acquire_many(BATCHES as u32).await;

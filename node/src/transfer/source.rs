@@ -14,9 +14,11 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 use super::asking::{Answers, Asking, Questions};
+use super::checking::Checking;
 use super::get::Candidate;
 use super::keeping::Keeping;
 use super::prove::{Proven, prove, prove_size};
+use super::status::Shown;
 use super::target::{Batch, Target};
 use super::{FetchError, STALL};
 use crate::error::Error;
@@ -40,6 +42,8 @@ pub(super) struct Job {
     pub(super) proving: Semaphore,
     /// What came and is not written yet.
     pub(super) keeping: Keeping,
+    /// What is on the disk already.
+    pub(super) checking: Checking,
     pub(super) news: mpsc::Sender<News>,
 }
 
@@ -79,9 +83,11 @@ impl Job {
         secret: Option<Secret>,
         target: watch::Receiver<Option<Arc<Target>>>,
         news: mpsc::Sender<News>,
+        shown: Shown,
     ) -> Self {
         let (proving, keeping) = (Semaphore::new(1), Keeping::new());
-        Self { hash, secret, target, proving, keeping, news }
+        let checking = Checking::new(shown);
+        Self { hash, secret, target, proving, keeping, checking, news }
     }
 
     fn target(&self) -> Option<Arc<Target>> {

@@ -50,6 +50,8 @@ pub enum DownloadState {
     Queued,
     /// Looking for who has it.
     Finding,
+    /// Looking at what is on disk of it already.
+    Checking,
     /// It is coming in.
     Fetching,
     /// Not until it is resumed.
@@ -64,12 +66,12 @@ impl DownloadState {
     /// Whether it will change without anybody's doing.
     #[must_use]
     pub fn is_under_way(self) -> bool {
-        matches!(self, Self::Queued | Self::Finding | Self::Fetching)
+        matches!(self, Self::Queued | Self::Finding | Self::Checking | Self::Fetching)
     }
 }
 
-/// The status of a download, where others see it change.
-#[derive(Debug)]
+/// The status of a download, where others see it change. Clones share it.
+#[derive(Debug, Clone)]
 pub(super) struct Shown(watch::Sender<DownloadStatus>);
 
 impl Shown {
@@ -126,6 +128,24 @@ impl Shown {
     /// What it is, as far as that is known.
     pub(super) fn called(&self, name: Option<FileName>, kind: Option<FileKind>) {
         self.0.send_modify(|status| (status.name, status.kind) = (name, kind));
+    }
+
+    /// What is here of `total` bytes is looked at; nothing of it is known yet.
+    pub(super) fn checking(&self, total: u64) {
+        self.0.send_if_modified(|status| {
+            // Who has paused it is not told otherwise by what still ends.
+            let is_wanted = status.state.is_under_way();
+            if is_wanted {
+                status.state = DownloadState::Checking;
+                (status.done, status.total) = (0, Some(total));
+            }
+            is_wanted
+        });
+    }
+
+    /// So many more bytes were found to be here.
+    pub(super) fn checked(&self, bytes: u64) {
+        self.0.send_modify(|status| status.done = status.done.saturating_add(bytes));
     }
 
     pub(super) fn fetching(&self, target: &Target, meter: &Meter) {

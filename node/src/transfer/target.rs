@@ -3,11 +3,8 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
-use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use peerkit_proto::files::{
     Description, Entry, FileName, Layout, Manifest, PieceList, PieceSet, Place, RelPath,
@@ -15,6 +12,7 @@ use peerkit_proto::files::{
 use peerkit_proto::id::Hash;
 
 use super::FetchError;
+use super::checking::Checking;
 use super::get::Destination;
 use super::part::{PartFile, PartFolder, write_all_at};
 use super::partial::Partial;
@@ -44,7 +42,16 @@ pub(super) struct Target {
 
 #[derive(Debug)]
 enum Content {
-    File { part: PartFile, list: Arc<PieceList> },
+    File {
+        part: PartFile,
+        list: Arc<PieceList>,
+    },
+    /// It is all there already, under its name or another.
+    There {
+        path: PathBuf,
+        file: Arc<File>,
+        list: Arc<PieceList>,
+    },
     Folder(Folder),
 }
 
@@ -99,22 +106,31 @@ impl Batch {
 
 impl Target {
     /// Opens the place for what was proven: takes up what an earlier fetch has left of it, checks
-    /// all of that, and tells which pieces are there.
+    /// all of that, and tells which pieces are there. Where the very same file is in its place
+    /// already it is that. With `overwrite` it is going to replace what has its name.
     ///
     /// # Errors
-    /// Where the disk refuses, or has too little room.
+    /// Where the disk refuses, or has too little room, or `checking` was stopped.
     pub(super) fn open(
         hash: Hash,
         proven: Proven,
-        to: &Destination,
+        (to, overwrite): (&Destination, bool),
+        checking: &Checking,
     ) -> Result<(Self, PieceSet), FetchError> {
         let Proven { description, content } = proven;
         let path = to.resolve(&description.name).map_err(disk(to.path()))?;
         let target = match content {
             ProvenContent::File { list } => {
                 let layout = Arc::new(Layout::file(list.size())?);
-                let part = PartFile::open(&path, &hash).map_err(disk(&path))?;
-                let content = Content::File { part, list: Arc::new(list) };
+                let content = match checking.there(&path, &list, overwrite)? {
+                    Some((path, file)) => {
+                        Content::There { path, file: Arc::new(file), list: Arc::new(list) }
+                    }
+                    None => {
+                        let part = PartFile::open(&path, &hash).map_err(disk(&path))?;
+                        Content::File { part, list: Arc::new(list) }
+                    }
+                };
                 Self::new(hash, description, layout, path, content)?
             }
             ProvenContent::Folder { manifest, lists } => {
@@ -134,7 +150,8 @@ impl Target {
                 Self::new(hash, description, layout, path, Content::Folder(folder))?
             }
         };
-        let held = target.prepare().inspect_err(|_| target.discard_new())?;
+        checking.begin(target.total);
+        let held = target.prepare(checking).inspect_err(|_| target.discard_new())?;
         *target.written() = held.clone();
         Ok((target, held))
     }
@@ -148,7 +165,7 @@ impl Target {
     ) -> Result<Self, FetchError> {
         let written = Mutex::new(PieceSet::of_count(layout.count())?);
         let total = match &content {
-            Content::File { list, .. } => list.size(),
+            Content::File { list, .. } | Content::There { list, .. } => list.size(),
             Content::Folder(folder) => folder.manifest.total(),
         };
         Ok(Self { hash, description, layout, path, total, content, written })
@@ -185,6 +202,10 @@ impl Target {
                 partial.set_file(Arc::clone(part.file()));
                 partial.add_list(self.hash, Arc::clone(list));
             }
+            Content::There { file, list, .. } => {
+                partial.set_file(Arc::clone(file));
+                partial.add_list(self.hash, Arc::clone(list));
+            }
             Content::Folder(folder) => {
                 partial.set_folder(folder.files.clone(), Arc::clone(&folder.manifest));
                 for (at, list) in &folder.lists {
@@ -203,6 +224,7 @@ impl Target {
     pub(super) fn place(&self, overwrite: bool, partial: &Partial) -> Result<PathBuf, FetchError> {
         let placed = match &self.content {
             Content::File { part, .. } => place_file(part, &self.path, &self.hash, overwrite),
+            Content::There { path, .. } => Ok(path.clone()),
             Content::Folder(Folder { part, manifest, .. }) => {
                 let placed = place_folder(part, &self.path, manifest, overwrite);
                 if let Ok(path) = &placed {
@@ -227,11 +249,12 @@ impl Target {
     pub(super) fn discard(&self) {
         match &self.content {
             Content::File { part, .. } => part.discard(),
+            Content::There { .. } => {}
             Content::Folder(folder) => folder.part.discard(),
         }
     }
 
-    fn prepare(&self) -> Result<PieceSet, FetchError> {
+    fn prepare(&self, checking: &Checking) -> Result<PieceSet, FetchError> {
         let mut held = PieceSet::of_count(self.layout.count())?;
         match &self.content {
             Content::File { part, list } => {
@@ -239,19 +262,18 @@ impl Target {
                 let file = part.file();
                 let there = file.metadata().map_err(disk(part.path()))?.len();
                 if there > 0 {
-                    self.check(&mut held, 0..list.count().min(self.layout.count()), |_| {
-                        Some(Arc::clone(file))
-                    });
+                    self.check(&mut held, 0..self.layout.count(), file, checking)?;
                 }
                 part.reserve(size, self.description.stored)
                     .map_err(FetchError::no_space(part.path(), size))?;
             }
+            Content::There { .. } => (0..held.count()).for_each(|piece| _ = held.insert(piece)),
             Content::Folder(folder) => {
                 if !folder.part.is_new() {
                     folder.sweep(&folder.files, None).map_err(disk(&folder.files))?;
                 }
                 self.make_folders(folder)?;
-                self.take_up(folder, &mut held)?;
+                self.take_up(folder, &mut held, checking)?;
                 let missing: u64 = held
                     .missing_of(None, 0)
                     .filter_map(|piece| self.layout.place(piece))
@@ -282,7 +304,12 @@ impl Target {
 
     /// Looks at the files that an earlier fetch has left: those that are not what they should be are
     /// removed, and empty ones are made.
-    fn take_up(&self, folder: &Folder, held: &mut PieceSet) -> Result<(), FetchError> {
+    fn take_up(
+        &self,
+        folder: &Folder,
+        held: &mut PieceSet,
+        checking: &Checking,
+    ) -> Result<(), FetchError> {
         for file in 0..self.layout.files() {
             let pieces = self.layout.pieces(file);
             if folder.part.is_new() && !pieces.is_empty() {
@@ -298,8 +325,9 @@ impl Target {
                 Ok(found) if found.is_file() => {
                     let size = self.layout.size(file).unwrap_or_default();
                     let opened = fs::OpenOptions::new().read(true).write(true).open(&at);
-                    let opened = opened.ok().filter(|_| found.len() == size).map(Arc::new);
-                    self.check(held, pieces.clone(), |_| opened.clone());
+                    if let Some(file) = opened.ok().filter(|_| found.len() == size) {
+                        self.check(held, pieces.clone(), &file, checking)?;
+                    }
                     if pieces.clone().any(|piece| held.contains(piece))
                         || (size == 0 && found.len() == 0)
                     {
@@ -323,51 +351,31 @@ impl Target {
         Ok(())
     }
 
-    /// Adds to `held` those of `pieces` that are on disk as they should be. On all cores.
+    /// Adds to `held` those of `pieces` that `file` has as they should be.
     fn check(
         &self,
         held: &mut PieceSet,
         pieces: std::ops::Range<u64>,
-        file: impl Fn(u64) -> Option<Arc<File>> + Sync,
-    ) {
-        let next = AtomicU64::new(pieces.start);
-        let work = || {
-            let (mut buffer, mut good) = (Vec::new(), Vec::new());
-            loop {
-                let piece = next.fetch_add(1, Ordering::Relaxed);
-                if piece >= pieces.end {
-                    return good;
-                }
-                let Some((place, file)) = self.layout.place(piece).zip(file(piece)) else {
-                    continue;
-                };
-                buffer.resize(usize::try_from(place.len()).unwrap_or_default(), 0);
-                let read = read_exact_at(&file, &mut buffer, place.range.start);
-                if read.is_ok() && self.verify(&place, &buffer).is_ok() {
-                    good.push(piece);
-                }
-            }
+        file: &File,
+        checking: &Checking,
+    ) -> Result<(), FetchError> {
+        let look = |piece, buffer: &mut Vec<u8>| {
+            let place = self.layout.place(piece)?;
+            buffer.resize(usize::try_from(place.len()).ok()?, 0);
+            read_exact_at(file, buffer, place.range.start).ok()?;
+            self.verify(&place, buffer).ok().map(|()| place.len())
         };
-        let many = pieces.end.saturating_sub(pieces.start) > 4;
-        let threads = match many {
-            true => thread::available_parallelism().map_or(1, NonZero::get).min(8),
-            false => 1,
-        };
-        let good: Vec<Vec<u64>> = thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-            let mut good = vec![work()];
-            // A thread that panicked has found nothing.
-            good.extend(others.into_iter().filter_map(|other| other.join().ok()));
-            good
-        });
-        for piece in good.into_iter().flatten() {
+        for piece in checking.good(pieces, look)? {
             held.insert(piece);
         }
+        Ok(())
     }
 
     fn verify(&self, place: &Place, bytes: &[u8]) -> Result<(), FetchError> {
         let checked = match &self.content {
-            Content::File { list, .. } => list.verify_piece(place.index, bytes),
+            Content::File { list, .. } | Content::There { list, .. } => {
+                list.verify_piece(place.index, bytes)
+            }
             Content::Folder(folder) => {
                 let (at, list) = folder.lists.get(place.file).ok_or(FetchError::Unfinished)?;
                 match (list, folder.manifest.entries().get(*at)) {
@@ -388,6 +396,8 @@ impl Target {
             Content::File { part, .. } => {
                 part.write(bytes, place.range.start).map_err(disk(part.path()))
             }
+            // Nothing of it is asked for.
+            Content::There { .. } => Err(FetchError::Unfinished),
             Content::Folder(folder) => {
                 let (path, mode) = folder.entry(place.file).ok_or(FetchError::Unfinished)?;
                 let at = || path.under(&folder.files);
@@ -408,7 +418,7 @@ impl Target {
     /// Names the file of a folder in an error.
     fn within(&self, place: &Place) -> impl FnOnce(FetchError) -> FetchError {
         let path = match &self.content {
-            Content::File { .. } => None,
+            Content::File { .. } | Content::There { .. } => None,
             Content::Folder(folder) => folder.entry(place.file).map(|(path, _)| path.clone()),
         };
         move |source| match path {

@@ -1,0 +1,129 @@
+//! Looking at what is on the disk already, on all cores.
+
+use std::fs::{self, File};
+use std::num::NonZero;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use peerkit_proto::files::PieceList;
+
+use super::FetchError;
+use super::place::candidates;
+use super::status::Shown;
+use crate::shares::read_exact_at;
+
+/// Threads at most.
+const THREADS: usize = 8;
+
+/// The looking of one fetch: others see how far it is, and can stop it. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Checking {
+    shown: Shown,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Checking {
+    pub(super) fn new(shown: Shown) -> Self {
+        Self { shown, stopped: Arc::default() }
+    }
+
+    /// What is being looked at is looked at no further.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Something of `total` bytes is looked at from now on.
+    pub(super) fn begin(&self, total: u64) {
+        self.shown.checking(total);
+    }
+
+    /// Those of `pieces` that are good: `look` says how many bytes a piece has where it is. It may
+    /// read it to the buffer that it is given.
+    ///
+    /// # Errors
+    /// Where it was stopped.
+    pub(super) fn good(
+        &self,
+        pieces: Range<u64>,
+        look: impl Fn(u64, &mut Vec<u8>) -> Option<u64> + Sync,
+    ) -> Result<Vec<u64>, FetchError> {
+        let next = AtomicU64::new(pieces.start);
+        let work = || {
+            let (mut buffer, mut good) = (Vec::new(), Vec::new());
+            loop {
+                let piece = next.fetch_add(1, Ordering::Relaxed);
+                if piece >= pieces.end || self.stopped.load(Ordering::Relaxed) {
+                    return good;
+                }
+                if let Some(bytes) = look(piece, &mut buffer) {
+                    self.shown.checked(bytes);
+                    good.push(piece);
+                }
+            }
+        };
+        let many = pieces.end.saturating_sub(pieces.start) > 4;
+        let threads = match many {
+            true => thread::available_parallelism().map_or(1, NonZero::get).min(THREADS),
+            false => 1,
+        };
+        let good: Vec<Vec<u64>> = thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mut good = vec![work()];
+            // A thread that panicked has found nothing.
+            good.extend(others.into_iter().filter_map(|other| other.join().ok()));
+            good
+        });
+        match self.stopped.load(Ordering::Relaxed) {
+            true => Err(FetchError::Stopped),
+            false => Ok(good.concat()),
+        }
+    }
+
+    /// The file that has what `list` is of and is where a fetch to `target` would put it, or at one
+    /// of the names that it would take in its place.
+    ///
+    /// # Errors
+    /// Where it was stopped.
+    pub(super) fn there(
+        &self,
+        target: &Path,
+        list: &PieceList,
+        overwrite: bool,
+    ) -> Result<Option<(PathBuf, File)>, FetchError> {
+        for path in candidates(target, overwrite) {
+            let Ok(found) = fs::symlink_metadata(&path) else { break };
+            if !found.is_file() || found.len() != list.size() {
+                continue;
+            }
+            let Ok(file) = File::open(&path) else { continue };
+            self.begin(list.size());
+            // The first that is not so decides.
+            let is_other = AtomicBool::new(false);
+            let look = |piece, buffer: &mut Vec<u8>| {
+                if is_other.load(Ordering::Relaxed) {
+                    return None;
+                }
+                let len = read_good(&file, list, piece, buffer);
+                is_other.fetch_or(len.is_none(), Ordering::Relaxed);
+                len
+            };
+            let good = self.good(0..list.count(), look)?;
+            if good.len() as u64 == list.count() {
+                return Ok(Some((path, file)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Reads a piece of what `list` is of; how many bytes it has, where it is as it should be.
+fn read_good(file: &File, list: &PieceList, piece: u64, buffer: &mut Vec<u8>) -> Option<u64> {
+    let range = list.range(piece)?;
+    let len = range.end.checked_sub(range.start)?;
+    buffer.resize(usize::try_from(len).ok()?, 0);
+    read_exact_at(file, buffer, range.start).ok()?;
+    list.verify_piece(piece, buffer).ok().map(|()| len)
+}
