@@ -17,7 +17,7 @@ use crate::graph::Graph;
 use crate::log::Log;
 use crate::manual;
 use crate::outcome::{
-    Gone, KnownView, NetworkView, NodeView, NotSent, Outcome, PeerView, Ping, Stops,
+    Gone, KnownView, NetworkView, NodeView, NotSent, Outcome, PeerView, Ping, SharedView, Stops,
 };
 use crate::output::Output;
 use crate::progress::Bars;
@@ -139,7 +139,7 @@ impl Session {
                     skipped: views(refreshed.skipped),
                 }
             }
-            Command::Files => Outcome::Files { files: node.shares() },
+            Command::Files => Outcome::Shared { files: SharedView::all(node) },
             Command::Search { text } => {
                 let found = node.search(&text).await?;
                 *self.found.lock().unwrap_or_else(PoisonError::into_inner) =

@@ -58,12 +58,23 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             }
             text
         }
-        Outcome::Files { files } if files.is_empty() => {
+        Outcome::Files { files } => {
+            let line = |file| format!("no longer shared: {}", file_line(paint, file));
+            files.iter().map(line).collect::<Vec<_>>().join("\n")
+        }
+        Outcome::Shared { files } if files.is_empty() => {
             "nothing is shared: add PATH shares a file or folder".to_owned()
         }
-        Outcome::Files { files } => {
-            let verb = if command == "remove" { "no longer shared: " } else { "" };
-            let lines = files.iter().map(|file| format!("{verb}{}", file_line(paint, file)));
+        Outcome::Shared { files } => {
+            let lines = files.iter().map(|shared| {
+                let with = match shared.access {
+                    "nodes" => format!("  with {} only", count(shared.to.len(), "node")),
+                    "ticket" => "  with who has the ticket only".to_owned(),
+                    _ => String::new(),
+                };
+                let line = file_line(paint, &shared.file);
+                format!("{line}  {}{with}", paint.faint(&shown(&shared.path)))
+            });
             lines.collect::<Vec<_>>().join("\n")
         }
         Outcome::Added { files, ticket, skipped } => {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use peerkit::{
-    DownloadStatus, Dropped, FoundFile, KnownPeer, Node, NodeId, NodeInfo, Peer, SharedFile,
-    Skipped, Status,
+    Access, DownloadStatus, Dropped, FoundFile, KnownPeer, Node, NodeId, NodeInfo, Peer,
+    SharedFile, Skipped, Status,
 };
 use serde::Serialize;
 
@@ -34,8 +34,10 @@ pub(crate) enum Outcome {
     Pings { pings: Vec<Ping> },
     /// `discover`
     Discovered { nodes: Vec<NodeView>, links: usize, size: usize, complete: bool, elapsed_ms: f64 },
-    /// `remove`, `files`
+    /// `remove`
     Files { files: Vec<SharedFile> },
+    /// `files`
+    Shared { files: Vec<SharedView> },
     /// `add`
     Added {
         files: Vec<SharedFile>,
@@ -234,6 +236,34 @@ pub(crate) struct SkippedView {
 impl From<Skipped> for SkippedView {
     fn from(skipped: Skipped) -> Self {
         Self { why: skipped.why.to_string(), path: skipped.path }
+    }
+}
+
+/// A file or folder that is shared here, from where and with whom.
+#[derive(Debug, Serialize)]
+pub(crate) struct SharedView {
+    #[serde(flatten)]
+    pub(crate) file: SharedFile,
+    pub(crate) path: PathBuf,
+    /// `open`, `nodes` or `ticket`.
+    pub(crate) access: &'static str,
+    /// The nodes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) to: Vec<NodeId>,
+}
+
+impl SharedView {
+    pub(crate) fn all(node: &Node) -> Vec<Self> {
+        let view = |(path, file): (PathBuf, SharedFile)| {
+            let (access, to) = match node.access(file.hash) {
+                None | Some(Access::Open) => ("open", Vec::new()),
+                Some(Access::Nodes(nodes)) => ("nodes", nodes),
+                Some(Access::Ticket(_)) => ("ticket", Vec::new()),
+                Some(_) => ("other", Vec::new()),
+            };
+            Self { file, path, access, to }
+        };
+        node.shared_paths().into_iter().map(view).collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Broadcasts that outlive the node: written to the state folder behind what else it does.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use peerkit_proto::frame::broadcast::Batch;
 use peerkit_proto::id::Hash;
 
 use crate::clock::unix_millis;
+use crate::lock::lock;
 use crate::store::{Store, StoreError};
 
 /// How long a broadcast waits to be written with others. 100 ms: what a crash may cost, against
@@ -190,10 +191,6 @@ impl Rows {
 fn time_of(row: &[u8]) -> Option<u64> {
     let time = row.get(32..40)?;
     Some(u64::from_be_bytes(time.try_into().ok()?))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -48,6 +48,7 @@ mod kept;
 mod key;
 mod known;
 mod listen;
+mod lock;
 mod met;
 mod node;
 mod opening;

@@ -191,6 +191,12 @@ impl Shares {
         self.read().tops().map(|top| (top.path.clone(), top.shared.clone())).collect()
     }
 
+    /// Who may have what is shared under `hash`.
+    #[must_use]
+    pub(crate) fn access(&self, hash: &Hash) -> Option<Access> {
+        self.read().access(hash).cloned()
+    }
+
     /// The secret that `hash` takes, if any; the outer `None` where it is not shared.
     #[must_use]
     pub(crate) fn secret(&self, hash: &Hash) -> Option<Option<Secret>> {

@@ -86,7 +86,11 @@ fn a_file_is_found_and_fetched_without_a_link() {
     let expected =
         json!([{"hash": hash, "name": "a film.bin", "size": bytes.len(), "kind": "file"}]);
     assert_eq!(added["files"], expected);
-    assert_eq!(line.c.run("files")["files"].as_array().unwrap().len(), 2);
+    let files = line.c.run("files")["files"].clone();
+    assert_eq!(files.as_array().unwrap().len(), 2);
+    let film = files.as_array().unwrap().iter().find(|shared| shared["hash"] == json!(hash));
+    let film = film.expect("it is listed");
+    assert_eq!((&film["path"], &film["access"]), (&json!(file), &json!("open")));
 
     let found = line.a.run("search A FILM");
     let files = found["files"].as_array().unwrap();

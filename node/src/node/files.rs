@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use peerkit_proto::address::Address;
 use peerkit_proto::files::wire::MAX_PLACES;
-use peerkit_proto::files::{SharedFile, Ticket};
+use peerkit_proto::files::{Access, SharedFile, Ticket};
 use peerkit_proto::frame::query::{Answer, AnswerBody, MAX_SEARCH, What};
 use peerkit_proto::id::{Hash, NodeId};
 
@@ -107,6 +107,13 @@ impl Node {
     #[must_use]
     pub fn shares(&self) -> Vec<SharedFile> {
         self.inner.shares.list()
+    }
+
+    /// Who may have what is shared under `hash`, the widest where it is shared more than once; `None`
+    /// where it is not shared.
+    #[must_use]
+    pub fn access(&self, hash: Hash) -> Option<Access> {
+        self.inner.shares.access(&hash)
     }
 
     /// What is shared, and from where.

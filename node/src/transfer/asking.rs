@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use peerkit_proto::files::wire::{MAX_ANSWER, PREFIX, body_len};
@@ -14,6 +15,10 @@ use tokio::time::{Instant, timeout};
 use super::{FetchError, PIECE_TIME, STALL};
 use crate::rate::PeerRates;
 use crate::stream::Stream;
+
+/// How often it is looked whether a silent source owes something. 3 s: so much later than after
+/// [`STALL`] at the most it is given up.
+const LOOK: Duration = Duration::from_secs(3);
 
 /// A stream to a source, one question at a time.
 pub(super) struct Asking {
@@ -108,10 +113,10 @@ impl Answers {
         while !bytes.is_empty() {
             let most = self.rates.download_part().unwrap_or(usize::MAX).min(bytes.len());
             let part = bytes.get_mut(..most).unwrap_or_default();
-            match timeout(STALL, self.stream.read(part)).await {
+            match timeout(LOOK, self.stream.read(part)).await {
                 Err(_) if !self.owed.load(Ordering::Relaxed) => heard = Instant::now(),
-                // It may owe something only since a moment ago.
-                Err(_) if heard.elapsed() < STALL * 2 => {}
+                // It may owe something only since the last look.
+                Err(_) if heard.elapsed() < STALL + LOOK => {}
                 Err(_) => return Err(FetchError::Stalled),
                 Ok(Err(error)) => return Err(FetchError::Stream(error)),
                 Ok(Ok(0)) => {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::num::NonZero;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::available_parallelism;
 
 use peerkit_proto::files::FileKind;
@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 use super::FetchError;
 use super::source::{Job, News};
 use super::target::{Batch, Target};
+use crate::lock::lock;
 
 /// Batches of one fetch that are being checked and written, or wait for it, each of about a piece.
 const BATCHES: usize = 8;
@@ -128,8 +129,4 @@ impl Job {
         // It is there before anybody can take the fetch to be at rest.
         let _ = self.news.blocking_send(news);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -22,7 +22,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use peerkit_proto::files::{
@@ -32,6 +32,7 @@ use peerkit_proto::files::{
 use peerkit_proto::id::Hash;
 use tokio::sync::watch;
 
+use crate::lock::lock;
 use crate::shares::read_exact_at;
 
 /// The fetches that a node has under way. Clones share them.
@@ -338,8 +339,4 @@ impl OpenPartial {
             false => Ok(()),
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

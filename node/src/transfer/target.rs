@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use peerkit_proto::files::{
     Description, Entry, FileName, Layout, Manifest, PieceList, PieceSet, Place, RelPath,
@@ -18,6 +18,7 @@ use super::part::{PartFile, PartFolder, write_all_at};
 use super::partial::Partial;
 use super::place::{place_file, place_folder};
 use super::prove::{Content as ProvenContent, Proven};
+use crate::lock::lock;
 use crate::shares::read_exact_at;
 
 /// Files of a folder that are kept open because they have several pieces.
@@ -494,10 +495,6 @@ impl Folder {
         open.push((file, Arc::clone(&opened)));
         Ok(opened)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn disk(path: &Path) -> impl FnOnce(io::Error) -> FetchError {

@@ -62,8 +62,8 @@ impl Run {
         self.read += bytes;
         if self.read >= len {
             self.read = 0;
-            self.next += 1;
-            self.count -= 1;
+            self.next = self.next.saturating_add(1);
+            self.count = self.count.saturating_sub(1);
         }
     }
 }

@@ -150,6 +150,31 @@ fn four_sources_are_four_times_as_fast() {
 }
 
 #[test]
+fn a_fast_source_of_small_pieces_is_asked_for_many_as_soon_as_the_first_have_come() {
+    let layout = Arc::new(Layout::new((0..10_000).map(|_| 10 << 10)).unwrap());
+    let mut fetch = Fetch::new(layout, PieceSet::of_count(10_000).unwrap(), [7; 32]);
+    let asked = |fetch: &mut Fetch| {
+        let mut runs = Vec::new();
+        while let Some(output) = fetch.poll() {
+            let Output::Ask { first, count, .. } = output else { panic!("{output:?}") };
+            runs.push(first..first + u64::from(count));
+        }
+        runs
+    };
+    fetch.handle(Instant::ZERO, Input::Up(id(0)));
+    fetch.handle(Instant::ZERO, Input::Whole(id(0)));
+    let first = asked(&mut fetch);
+    assert_eq!(first.len(), 1, "nothing is known of its speed");
+    // 200 MB/s: a quarter of a second of that is half of it all.
+    let now = Instant::ZERO + Duration::from_millis(5);
+    for piece in first.into_iter().flatten() {
+        fetch.handle(now, Input::Arrived { from: id(0), piece });
+    }
+    let pieces = asked(&mut fetch).iter().map(|run| run.end - run.start).sum::<u64>();
+    assert!(pieces > 1000, "{pieces}");
+}
+
+#[test]
 fn a_slow_source_does_not_hold_the_end_up() {
     let mut world = World::new(200, vec![Sender::new(None, 5), Sender::new(None, 5_000)]);
     world.run();
