@@ -23,6 +23,10 @@ use crate::output::Output;
 use crate::progress::Bars;
 use crate::text::millis;
 
+/// How long a command waits for what was shared before the start. 5 s: a hundred thousand files that
+/// have not changed take one.
+const RESTORED: Duration = Duration::from_secs(5);
+
 /// The whole network, as a depth.
 const WHOLE_NETWORK: i32 = -1;
 
@@ -123,13 +127,14 @@ impl Session {
             }
             Command::Add { path, to, ticket } => self.add(path, &to, ticket).await?,
             Command::Remove { hash } => {
-                let files = node.unshare(self.shared(&hash)?).await?;
+                let files = node.unshare(self.shared(&hash).await?).await?;
                 if files.is_empty() {
                     bail!("`{hash}` is not shared: `files` lists what is");
                 }
                 Outcome::Files { files }
             }
             Command::Refresh => {
+                self.restored().await;
                 let refreshed = node.refresh(self.bars.bar("hashing")).await?;
                 let removed = refreshed.removed.into_iter();
                 Outcome::Refreshed {
@@ -139,7 +144,10 @@ impl Session {
                     skipped: views(refreshed.skipped),
                 }
             }
-            Command::Files => Outcome::Shared { files: SharedView::all(node) },
+            Command::Files => {
+                let restoring = !self.restored().await;
+                Outcome::Shared { files: SharedView::all(node), restoring }
+            }
             Command::Search { text } => {
                 let found = node.search(&text).await?;
                 *self.found.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -344,8 +352,14 @@ impl Session {
         Ok(Outcome::Drawn { path })
     }
 
+    /// Whether what was shared before the start is shared again by now; waits a moment for it.
+    async fn restored(&self) -> bool {
+        tokio::time::timeout(RESTORED, self.node.shares_restored()).await.is_ok()
+    }
+
     /// The hash that is meant among those shared: whole, its first digits, or the file's name.
-    fn shared(&self, text: &str) -> anyhow::Result<Hash> {
+    async fn shared(&self, text: &str) -> anyhow::Result<Hash> {
+        self.restored().await;
         let shares = self.node.shares();
         let named = shares.iter().map(|file| (file.hash, file.name.as_str()));
         match by_name_or_digits(text, named)? {

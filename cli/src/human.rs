@@ -62,10 +62,10 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             let line = |file| format!("no longer shared: {}", file_line(paint, file));
             files.iter().map(line).collect::<Vec<_>>().join("\n")
         }
-        Outcome::Shared { files } if files.is_empty() => {
+        Outcome::Shared { files, restoring: false } if files.is_empty() => {
             "nothing is shared: add PATH shares a file or folder".to_owned()
         }
-        Outcome::Shared { files } => {
+        Outcome::Shared { files, restoring } => {
             let lines = files.iter().map(|shared| {
                 let with = match shared.access {
                     "nodes" => format!("  with {} only", count(shared.to.len(), "node")),
@@ -75,6 +75,8 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
                 let line = file_line(paint, &shared.file);
                 format!("{line}  {}{with}", paint.faint(&shown(&shared.path)))
             });
+            let more = "still looking at what was shared before: there may be more";
+            let lines = lines.chain(restoring.then(|| more.to_owned()));
             lines.collect::<Vec<_>>().join("\n")
         }
         Outcome::Added { files, ticket, skipped } => {

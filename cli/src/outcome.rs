@@ -37,7 +37,12 @@ pub(crate) enum Outcome {
     /// `remove`
     Files { files: Vec<SharedFile> },
     /// `files`
-    Shared { files: Vec<SharedView> },
+    Shared {
+        files: Vec<SharedView>,
+        /// What was shared before the start is still being looked at: there may be more.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        restoring: bool,
+    },
     /// `add`
     Added {
         files: Vec<SharedFile>,

@@ -278,6 +278,7 @@ impl Builder {
             if let Err(error) = restoring.shares.restore(|_| {}).await {
                 tracing::warn!(%error, "can't share again what was shared before");
             }
+            restoring.restored.cancel();
         });
         if let Err(error) = inner.resume_downloads().await {
             tracing::warn!(%error, "can't go on with the downloads of earlier runs");

@@ -94,6 +94,8 @@ pub(crate) struct Inner {
     pub(crate) tracker: TaskTracker,
     /// The links that run.
     pub(crate) running: TaskTracker,
+    /// What was shared before the restart is shared again, as far as it is there.
+    pub(crate) restored: CancellationToken,
     /// The node is to stop in good order.
     pub(crate) stop: CancellationToken,
     /// Whatever still runs is to end now.
@@ -173,6 +175,7 @@ impl Inner {
             links: parts.links,
             tracker: TaskTracker::new(),
             running: TaskTracker::new(),
+            restored: CancellationToken::new(),
             stop: CancellationToken::new(),
             halt: Halt::default(),
             stopped: CancellationToken::new(),

@@ -81,6 +81,7 @@ fn a_node_is_the_same_after_a_restart() {
     alice.exit();
 
     let mut alice = Program::start(home.path(), "alice", &[]);
+    assert_eq!(alice.run("files")["files"], files, "the first command finds it too");
     let peers = alice.run("peers");
     assert_eq!(peers["peers"], json!([]), "with --manual it makes no link by itself");
     assert_eq!(peers["known"][0]["id"], json!(bob.id));

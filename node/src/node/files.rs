@@ -103,6 +103,15 @@ impl Node {
         Ok(self.inner.shares.refresh(progress).await?)
     }
 
+    /// Waits until what was shared before a restart is shared again, as far as it is there: until
+    /// then [`shares`](Self::shares) does not have all of it. Without a state folder that is at once.
+    pub async fn shares_restored(&self) {
+        tokio::select! {
+            () = self.inner.restored.cancelled() => {}
+            () = self.inner.stop.cancelled() => {}
+        }
+    }
+
     /// What is shared, as it was added.
     #[must_use]
     pub fn shares(&self) -> Vec<SharedFile> {
