@@ -127,3 +127,32 @@ fn read_good(file: &File, list: &PieceList, piece: u64, buffer: &mut Vec<u8>) ->
     read_exact_at(file, buffer, range.start).ok()?;
     list.verify_piece(piece, buffer).ok().map(|()| len)
 }
+
+#[cfg(test)]
+mod tests {
+    use peerkit_proto::id::Hash;
+
+    use super::*;
+
+    #[test]
+    fn it_shows_how_far_it_is_and_can_be_stopped() {
+        let shown = Shown::new(Hash::of(b""), None);
+        let checking = Checking::new(shown.clone());
+        checking.begin(100);
+        let look = |piece: u64, _: &mut Vec<u8>| piece.is_multiple_of(2).then_some(10);
+        let mut good = checking.good(0..10, look).unwrap();
+        good.sort_unstable();
+        assert_eq!(good, [0, 2, 4, 6, 8]);
+        assert_eq!((shown.get().done, shown.get().total), (50, Some(100)));
+
+        let looked = AtomicU64::new(0);
+        let stopping = |_: u64, _: &mut Vec<u8>| {
+            looked.fetch_add(1, Ordering::Relaxed);
+            checking.stop();
+            Some(10)
+        };
+        let stopped = checking.good(0..1_000_000, stopping);
+        assert!(matches!(stopped, Err(FetchError::Stopped)), "{stopped:?}");
+        assert!(looked.into_inner() <= THREADS as u64, "each thread ends after the piece it is at");
+    }
+}
