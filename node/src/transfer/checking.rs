@@ -106,7 +106,9 @@ impl Checking {
                 if is_other.load(Ordering::Relaxed) {
                     return None;
                 }
-                let len = read_good(&file, list, piece, buffer);
+                let len = list.range(piece).and_then(|range| {
+                    read_good(&file, range, buffer, |bytes| list.verify_piece(piece, bytes).is_ok())
+                });
                 is_other.fetch_or(len.is_none(), Ordering::Relaxed);
                 len
             };
@@ -119,13 +121,17 @@ impl Checking {
     }
 }
 
-/// Reads a piece of what `list` is of; how many bytes it has, where it is as it should be.
-fn read_good(file: &File, list: &PieceList, piece: u64, buffer: &mut Vec<u8>) -> Option<u64> {
-    let range = list.range(piece)?;
+/// Reads what a file has at `range`; how many bytes that is, where they are there and `is_good`.
+pub(super) fn read_good(
+    file: &File,
+    range: Range<u64>,
+    buffer: &mut Vec<u8>,
+    is_good: impl FnOnce(&[u8]) -> bool,
+) -> Option<u64> {
     let len = range.end.checked_sub(range.start)?;
     buffer.resize(usize::try_from(len).ok()?, 0);
     read_exact_at(file, buffer, range.start).ok()?;
-    list.verify_piece(piece, buffer).ok().map(|()| len)
+    is_good(buffer).then_some(len)
 }
 
 #[cfg(test)]

@@ -119,7 +119,7 @@ impl Job {
     fn keep_now(&self, waiting: Waiting) {
         let Waiting { target, source, batch, _permit } = waiting;
         let news = match target.keep(&batch) {
-            Ok(_) => {
+            Ok(()) => {
                 let pieces = batch.pieces.iter().map(|(piece, _)| *piece).collect();
                 News::Kept { source, pieces }
             }

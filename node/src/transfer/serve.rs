@@ -204,19 +204,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
     }
 
     fn read(&mut self, mut run: Run) -> Next {
+        let mut batch = self.batch();
         if let Some(desk) = &mut self.desk {
-            let mut batch = self.spare.pop().unwrap_or_default();
-            batch.clear();
             desk.caller.proof = self.caller.proof;
             if desk.read_at_once(&mut run, &mut batch) {
                 return Next::Read(run, batch);
             }
-            self.spare.push(batch);
         }
+        self.spare.push(batch);
         self.reading(move |desk, batch| {
             desk.read(&mut run, batch);
             Some(run)
         })
+    }
+
+    /// An empty batch.
+    fn batch(&mut self) -> Batch {
+        let mut batch = self.spare.pop().unwrap_or_default();
+        batch.clear();
+        batch
     }
 
     fn reading(
@@ -226,8 +232,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
         let new = || Desk::new(self.serving.clone(), self.caller.clone());
         let mut desk = self.desk.take().unwrap_or_else(new);
         desk.caller.proof = self.caller.proof;
-        let mut batch = self.spare.pop().unwrap_or_default();
-        batch.clear();
+        let mut batch = self.batch();
         Next::Reading(spawn_blocking(move || {
             let run = read(&mut desk, &mut batch);
             (desk, run, batch)
@@ -269,7 +274,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
         batch: Batch,
         ahead: bool,
     ) -> io::Result<Option<Next>> {
-        if run.is_broken {
+        if run.is_broken() {
             return Err(io::Error::other("a file has changed while a piece of it was sent"));
         }
         let is_wanted = |line: &Line<S>| !line.incoming.is_cancelled(run.number);

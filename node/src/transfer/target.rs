@@ -12,14 +12,13 @@ use peerkit_proto::files::{
 use peerkit_proto::id::Hash;
 
 use super::FetchError;
-use super::checking::Checking;
+use super::checking::{Checking, read_good};
 use super::get::Destination;
 use super::part::{PartFile, PartFolder, write_all_at};
 use super::partial::Partial;
 use super::place::{place_file, place_folder};
 use super::prove::{Content as ProvenContent, Proven};
 use crate::lock::lock;
-use crate::shares::read_exact_at;
 
 /// Files of a folder that are kept open because they have several pieces.
 const OPEN: usize = 8;
@@ -172,12 +171,11 @@ impl Target {
         Ok(Self { hash, description, layout, path, total, content, written })
     }
 
-    /// Checks and writes pieces. Returns those that are new.
+    /// Checks pieces, and writes those that are new.
     ///
     /// # Errors
     /// The piece that is not what it should be, or could not be written; those before it were.
-    pub(super) fn keep(&self, batch: &Batch) -> Result<Vec<u64>, FetchError> {
-        let mut kept = Vec::with_capacity(batch.pieces.len());
+    pub(super) fn keep(&self, batch: &Batch) -> Result<(), FetchError> {
         let mut rest = &batch.bytes[..];
         for (piece, len) in &batch.pieces {
             let (bytes, after) = rest.split_at_checked(*len).unwrap_or_default();
@@ -191,9 +189,8 @@ impl Target {
                 self.written().remove(*piece);
                 return Err(error);
             }
-            kept.push(*piece);
         }
-        Ok(kept)
+        Ok(())
     }
 
     /// What of it can be served while it is fetched.
@@ -362,9 +359,7 @@ impl Target {
     ) -> Result<(), FetchError> {
         let look = |piece, buffer: &mut Vec<u8>| {
             let place = self.layout.place(piece)?;
-            buffer.resize(usize::try_from(place.len()).ok()?, 0);
-            read_exact_at(file, buffer, place.range.start).ok()?;
-            self.verify(&place, buffer).ok().map(|()| place.len())
+            read_good(file, place.range.clone(), buffer, |bytes| self.verify(&place, bytes).is_ok())
         };
         for piece in checking.good(pieces, look)? {
             held.insert(piece);

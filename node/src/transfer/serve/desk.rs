@@ -46,15 +46,18 @@ pub(super) struct Run {
     pub(super) batch: Range<u64>,
     /// What was read last is the rest of a piece whose beginning went out before.
     pub(super) is_rest: bool,
-    /// That rest is no more what it was.
-    pub(super) is_broken: bool,
 }
 
 impl Run {
     /// The request of this number for `count` pieces from `first` on.
     pub(super) fn new(number: u64, hash: Hash, tree: bool, (first, count): (u64, u16)) -> Self {
-        let (batch, read, is_rest, is_broken) = (first..first, 0, false, false);
-        Self { number, hash, tree, next: first, count, read, batch, is_rest, is_broken }
+        let batch = first..first;
+        Self { number, hash, tree, next: first, count, read: 0, batch, is_rest: false }
+    }
+
+    /// Whether it has ended within a piece: what was to come of that is no more what it was.
+    pub(super) fn is_broken(&self) -> bool {
+        self.count == 0 && self.read > 0
     }
 
     /// So many bytes of the next piece, which has `len`, were read.
@@ -221,8 +224,8 @@ impl Desk {
         let read = self.try_read(run, batch);
         run.batch = first..run.next;
         if let Err(refusal) = read {
+            tracing::debug!(hash = %run.hash, first, %refusal, "pieces are not served");
             run.count = 0;
-            run.is_broken = run.read > 0;
             batch.put(&Answer::Refused(refusal));
         }
     }

@@ -28,6 +28,14 @@ async fn begin(asking: &mut Asking, hash: Hash, bytes: &[u8], begin: usize) -> V
     got.split_off(head.len())
 }
 
+/// The whole piece of which `got` was taken.
+async fn rest(asking: &mut Asking, mut got: Vec<u8>) -> Vec<u8> {
+    let mut rest = vec![0; P - got.len()];
+    asking.stream.read_exact(&mut rest).await.unwrap();
+    got.extend(rest);
+    got
+}
+
 #[tokio::test]
 async fn what_changes_while_a_piece_is_sent_is_not_sent() {
     let serving = serving();
@@ -54,13 +62,10 @@ async fn a_doubt_while_a_piece_is_sent_is_looked_into() {
     let serving = serving();
     let (_dir, file, hash, bytes) = share_old(&serving, 2 * P).await;
     let mut asking = ask(&serving, node(1));
-    let mut got = begin(&mut asking, hash, &bytes, 1000).await;
+    let got = begin(&mut asking, hash, &bytes, 1000).await;
     // Its times are as before, but for that of the change of its times.
     file.set_modified(file.metadata().unwrap().modified().unwrap()).unwrap();
-    let mut rest = vec![0; P - got.len()];
-    asking.stream.read_exact(&mut rest).await.unwrap();
-    got.extend(rest);
-    assert!(got == bytes[..P]);
+    assert!(rest(&mut asking, got).await == bytes[..P]);
     let next = Request::Data { hash, first: 1, count: 1 };
     assert!(asking.pieces(&next).await == bytes[P..]);
 }
@@ -75,13 +80,10 @@ async fn nothing_is_told_in_the_midst_of_a_piece() {
         Request::Follow { hash, addresses: vec![address] }
     };
     assert_eq!(asking.asked(&follow(1)).await, Answer::Whole);
-    let mut got = begin(&mut asking, hash, &bytes, 1000).await;
+    let got = begin(&mut asking, hash, &bytes, 1000).await;
     let mut other = ask(&serving, node(2));
     assert_eq!(other.asked(&follow(2)).await, Answer::Whole);
     assert!(matches!(other.answer().await.0, Answer::Sources(_)));
-    let mut rest = vec![0; P - got.len()];
-    asking.stream.read_exact(&mut rest).await.unwrap();
-    got.extend(rest);
-    assert!(got == bytes[..P]);
+    assert!(rest(&mut asking, got).await == bytes[..P]);
     assert!(matches!(asking.answer().await.0, Answer::Sources(_)));
 }
