@@ -12,13 +12,13 @@ pub mod seeds;
 mod wire;
 
 pub use machines::{link, overlay};
-pub use wire::{address, files, frame, hello, message};
+pub use wire::{address, files, frame, hello, message, tls};
 
 /// A target: takes any bytes.
 pub type Target = fn(&[u8]);
 
 /// Every target with its name, which is also its corpus folder's and its program's.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("address", address),
     ("message", message),
     ("frame", frame),
@@ -26,4 +26,5 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("link", link),
     ("overlay", overlay),
     ("files", files),
+    ("tls", tls),
 ];

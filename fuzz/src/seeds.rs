@@ -17,6 +17,7 @@ use peerkit_proto::frame::{self, Frame, HEADER};
 use peerkit_proto::hello::{Hello, StreamOpen};
 use peerkit_proto::id::{Hash, Key};
 use peerkit_proto::message::{Compression, Kind, Message, Packed};
+use peerkit_proto::tls;
 
 use crate::{machines, network};
 
@@ -34,6 +35,7 @@ pub fn all() -> Vec<(&'static str, Vec<Seed>)> {
         ("link", links()),
         ("overlay", overlays()),
         ("files", files()),
+        ("tls", records()),
     ]
 }
 
@@ -54,6 +56,22 @@ fn addresses() -> Vec<Seed> {
         String::new(),
     ];
     number(texts.map(String::into_bytes))
+}
+
+/// What is behind a handshake, with the byte in front that says how it is read.
+fn records() -> Vec<Seed> {
+    let ticket = [4, 0, 0, 3, 1, 2, 3];
+    number([
+        [&[0][..], &tls::header(7)].concat(),
+        [&[0][..], &tls::header(tls::MAX_CONTENT)].concat(),
+        vec![0, 22, 3, 1, 0x40, 0],
+        [&[1][..], b"some data", &[23, 0, 0, 0]].concat(),
+        [&[1][..], &tls::CLOSE_NOTIFY, &[21]].concat(),
+        [&[1][..], &tls::failure(20), &[21]].concat(),
+        [&[1][..], &tls::key_update(true), &[22]].concat(),
+        [&[1][..], &ticket, &tls::key_update(false), &[22]].concat(),
+        [&[1][..], &tls::key_update(false), &ticket, &[22]].concat(),
+    ])
 }
 
 fn messages() -> Vec<Seed> {

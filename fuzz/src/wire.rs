@@ -14,6 +14,10 @@ use peerkit_proto::frame::membership::Probe;
 use peerkit_proto::frame::{Frame, Frames, HEADER, header};
 use peerkit_proto::hello::{Hello, StreamOpen};
 use peerkit_proto::message::{Compression, Message, Packed};
+use peerkit_proto::tls::{
+    self, Alert, MAX_CONTENT, MAX_PAYLOAD, TAIL, content, failure, handshake_record_len,
+    is_key_update, key_update, payload_len,
+};
 
 /// An address as a person or a peer writes it.
 pub fn address(data: &[u8]) {
@@ -52,6 +56,44 @@ pub fn message(data: &[u8]) {
             assert_eq!(text.as_bytes(), &data[1..]);
         }
         assert_eq!(Packed::plain(message), packed);
+    }
+}
+
+/// A TLS record's header, or what is in an opened record, by the first byte.
+pub fn tls(data: &[u8]) {
+    let Some((how, data)) = data.split_first() else {
+        return;
+    };
+    if how % 2 == 0 {
+        if let Ok(Some(payload)) = payload_len(data) {
+            assert!((TAIL..=MAX_PAYLOAD).contains(&payload));
+            if let Some(content) = payload.checked_sub(TAIL).filter(|len| *len <= MAX_CONTENT) {
+                assert_eq!(tls::header(content)[3..], data[3..5]);
+            }
+        }
+        if let Ok(Some(len)) = handshake_record_len(data) {
+            assert!(len <= tls::HEADER + MAX_PAYLOAD);
+        }
+        return;
+    }
+    let Ok((kind, len)) = content(data) else {
+        return;
+    };
+    assert!(len <= MAX_CONTENT && data[len] == kind.number());
+    assert!(data[len + 1..].iter().all(|byte| *byte == 0));
+    let said = &data[..len];
+    match kind {
+        tls::Kind::Alert => {
+            if let Ok(Alert::Failure(number)) = Alert::decode(said) {
+                assert_eq!(failure(number)[1], said[1]);
+            }
+        }
+        tls::Kind::Handshake => {
+            if let Ok(Some(asked)) = is_key_update(said) {
+                assert!(said.ends_with(&key_update(asked)));
+            }
+        }
+        tls::Kind::Data => {}
     }
 }
 

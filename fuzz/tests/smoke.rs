@@ -9,7 +9,8 @@ use peerkit_fuzz::{TARGETS, Target, seeds};
 const MUTATIONS: usize = 20_000;
 
 /// The tests below.
-const NAMES: [&str; 7] = ["address", "message", "frame", "hello", "link", "overlay", "files"];
+const NAMES: [&str; 8] =
+    ["address", "message", "frame", "hello", "link", "overlay", "files", "tls"];
 
 #[test]
 fn address() {
@@ -44,6 +45,11 @@ fn overlay() {
 #[test]
 fn files() {
     smoke("files");
+}
+
+#[test]
+fn tls() {
+    smoke("tls");
 }
 
 #[test]

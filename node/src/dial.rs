@@ -17,14 +17,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio_rustls::{TlsConnector, TlsStream};
 
 use crate::conn::{Conn, Established};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::order::{Order, Wanted};
-use crate::socket::Socket;
-use crate::tls::{Purpose, Session, server_name};
+use crate::tls::{Channel, Purpose, Session};
 
 /// The wait before the next of several addresses is tried beside those that have not answered:
 /// the "connection attempt delay" of RFC 8305, section 8.
@@ -33,8 +31,7 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// A secured connection that has said nothing yet; the end of its handshake goes out with what it
 /// says.
 pub(crate) struct Secured {
-    pub(crate) stream: TlsStream<Socket>,
-    pub(crate) session: Session,
+    pub(crate) channel: Channel,
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
 }
@@ -55,26 +52,23 @@ pub(crate) async fn connect(
     // Small messages go out at once: they are gathered before they come here.
     let _ = tcp.set_nodelay(true);
     let local = tcp.local_addr().map_err(|error| failed(error.to_string()))?;
-    let connector = TlsConnector::from(inner.tls.client(purpose));
-    let handshake = connector.connect(server_name(), Socket::holding(tcp));
     let timeout = inner.config.handshake_timeout;
-    let stream = match tokio::time::timeout(timeout, handshake).await {
-        Ok(Ok(stream)) => TlsStream::from(stream),
+    let channel = match tokio::time::timeout(timeout, inner.tls.dial(tcp, purpose)).await {
+        Ok(Ok(channel)) => channel,
         Ok(Err(error)) => return Err(failed(error.to_string())),
         Err(_) => return Err(failed(format!("silent for {} s", timeout.as_secs_f32()))),
     };
-    let session = Session::of(&stream).filter(|session| session.purpose == purpose);
-    let session = session.ok_or_else(|| failed("it does not speak peerkit's protocol".into()))?;
+    let found = channel.session().id;
     match address.id {
-        Some(expected) if expected != session.id => {
-            Err(Error::WrongNode { address: address.clone(), found: session.id })
+        Some(expected) if expected != found => {
+            Err(Error::WrongNode { address: address.clone(), found })
         }
-        _ => Ok(Secured { stream, session, remote, local }),
+        _ => Ok(Secured { channel, remote, local }),
     }
 }
 
 /// A link that is made and has yet to run, if it has come to that.
-pub(crate) type Made = Option<Box<Established<TlsStream<Socket>>>>;
+pub(crate) type Made = Option<Box<Established<Channel>>>;
 
 /// Makes a link to `address`, for [`crate::conn::start`]. `reply` gets the peer, or why there is
 /// none; the application gets an event either way, but for the failure of a link that it does not
@@ -137,14 +131,14 @@ pub(crate) async fn errand(
 
 enum Dialled {
     /// A link was made.
-    New(Box<Established<TlsStream<Socket>>>),
+    New(Box<Established<Channel>>),
     /// There is a link with that node already.
     Linked(Peer),
 }
 
 async fn establish(inner: &Arc<Inner>, address: &Address) -> Result<Dialled, Error> {
-    let Secured { mut stream, session, remote, local } =
-        connect(inner, address, Purpose::Link).await?;
+    let Secured { mut channel, remote, local } = connect(inner, address, Purpose::Link).await?;
+    let session = channel.session();
     let refused = |reason| Error::Refused { address: address.clone(), reason };
     loop {
         let (reply, allowed) = oneshot::channel();
@@ -162,7 +156,7 @@ async fn establish(inner: &Arc<Inner>, address: &Address) -> Result<Dialled, Err
     }
     let mut link = new_link(inner, Side::Dialler, &session, local);
     let mut buffer = BytesMut::new();
-    let greeting = greet(&mut link, &mut stream, &mut buffer, inner);
+    let greeting = greet(&mut link, &mut channel, &mut buffer, inner);
     let timeout = inner.config.handshake_timeout;
     let greeted = match tokio::time::timeout(timeout, greeting).await {
         Ok(greeted) => greeted,
@@ -184,13 +178,13 @@ async fn establish(inner: &Arc<Inner>, address: &Address) -> Result<Dialled, Err
         Ok(conn) => {
             link.admit(inner.now());
             inner.seen(local).await;
-            Ok(Dialled::New(Box::new(Established { conn, link, stream, buffer })))
+            Ok(Dialled::New(Box::new(Established { conn, link, stream: channel, buffer })))
         }
         // The other side has, or is about to have, a link with us that wins.
         Err(Reason::Duplicate) => linked(inner, session.id, refused).await,
         Err(reason) => {
             link.refuse(reason.clone());
-            let _ = tokio::time::timeout(timeout, say(&mut link, &mut stream)).await;
+            let _ = tokio::time::timeout(timeout, say(&mut link, &mut channel)).await;
             Err(refused(reason))
         }
     }
@@ -251,7 +245,7 @@ pub(crate) fn new_link(inner: &Inner, side: Side, session: &Session, local: Sock
 /// Says and hears Hello, up to where the other side's has to be admitted.
 pub(crate) async fn greet(
     link: &mut Link,
-    stream: &mut TlsStream<Socket>,
+    channel: &mut Channel,
     buffer: &mut BytesMut,
     inner: &Inner,
 ) -> Result<Hello, Reason> {
@@ -271,14 +265,13 @@ pub(crate) async fn greet(
             }
         }
         if !out.is_empty() {
-            stream.write_all(&out).await.map_err(lost)?;
-            stream.get_mut().0.release();
-            stream.flush().await.map_err(lost)?;
+            channel.write_all(&out).await.map_err(lost)?;
+            channel.flush().await.map_err(lost)?;
         }
         if let Some(greeted) = greeted {
             return greeted;
         }
-        if stream.read_buf(buffer).await.map_err(lost)? == 0 {
+        if channel.read_buf(buffer).await.map_err(lost)? == 0 {
             return Err(Reason::Lost("closed before Hello".into()));
         }
         link.receive(inner.now(), buffer);
@@ -286,15 +279,15 @@ pub(crate) async fn greet(
 }
 
 /// Writes what the link has to say, and closes.
-pub(crate) async fn say(link: &mut Link, stream: &mut TlsStream<Socket>) -> io::Result<()> {
+pub(crate) async fn say(link: &mut Link, channel: &mut Channel) -> io::Result<()> {
     let mut out = Vec::new();
     while let Some(output) = link.poll() {
         if let Output::Send(frame) = output {
             Frame::encode(&frame, &mut out);
         }
     }
-    stream.write_all(&out).await?;
-    stream.shutdown().await
+    channel.write_all(&out).await?;
+    channel.shutdown().await
 }
 
 /// A connection that has said Hello, for the actor to admit.

@@ -62,7 +62,6 @@ mod request;
 mod room;
 mod served;
 mod shares;
-mod socket;
 mod stamp;
 mod status;
 mod store;

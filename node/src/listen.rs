@@ -13,15 +13,13 @@ use peerkit_proto::hello::Hello;
 use peerkit_proto::link::{Link, Side};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{TlsAcceptor, TlsStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::conn::{self, Established};
 use crate::dial::{self, Entry, Made};
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::socket::Socket;
-use crate::tls::{Purpose, Session};
+use crate::tls::{Channel, Purpose};
 
 /// The wait after the system had no descriptor for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -153,8 +151,7 @@ async fn welcome(inner: Arc<Inner>, tcp: TcpStream, remote: SocketAddr, place: P
 
 /// A connection that has said Hello.
 struct Greeted {
-    stream: TlsStream<Socket>,
-    session: Session,
+    channel: Channel,
     local: SocketAddr,
     link: Link,
     buffer: BytesMut,
@@ -171,33 +168,31 @@ enum Entered {
 async fn enter(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Entered, String> {
     let local = tcp.local_addr().map_err(|error| error.to_string())?;
     let _ = tcp.set_nodelay(true);
-    let acceptor = TlsAcceptor::from(inner.tls.server.clone());
-    let stream = acceptor.accept(Socket::new(tcp)).await.map_err(|error| error.to_string())?;
-    let mut stream = TlsStream::from(stream);
-    let session = Session::of(&stream).ok_or("it does not speak peerkit's protocol")?;
+    let mut channel = inner.tls.accept(tcp).await.map_err(|error| error.to_string())?;
+    let session = channel.session();
     if session.purpose == Purpose::Stream {
-        let opened = inner.accept_stream(stream, session).await?;
+        let opened = inner.accept_stream(channel).await?;
         return Ok(Entered::Stream(opened));
     }
     let mut link = dial::new_link(inner, Side::Acceptor, &session, local);
     let mut buffer = BytesMut::new();
-    let hello = match dial::greet(&mut link, &mut stream, &mut buffer, inner).await {
+    let hello = match dial::greet(&mut link, &mut channel, &mut buffer, inner).await {
         Ok(hello) => hello,
         // A dialler that finds that it has a link already goes away without a Hello.
         Err(Reason::Lost(_)) => return Ok(Entered::Nothing),
         Err(reason) => {
-            let _ = stream.shutdown().await;
+            let _ = channel.shutdown().await;
             return Err(reason.to_string());
         }
     };
-    Ok(Entered::Greeted(Box::new(Greeted { stream, session, local, link, buffer, hello })))
+    Ok(Entered::Greeted(Box::new(Greeted { channel, local, link, buffer, hello })))
 }
 
 /// Has a connection admitted, or tells it why not. Never cut short once it is admitted.
 async fn settle(inner: &Inner, greeted: Greeted, remote: SocketAddr) -> Result<Made, String> {
-    let Greeted { mut stream, session, local, mut link, buffer, hello } = greeted;
+    let Greeted { mut channel, local, mut link, buffer, hello } = greeted;
     let entry = Entry {
-        session,
+        session: channel.session(),
         address: hello.dialable(remote),
         hello,
         direction: Direction::Inbound,
@@ -208,11 +203,11 @@ async fn settle(inner: &Inner, greeted: Greeted, remote: SocketAddr) -> Result<M
         Ok(conn) => {
             link.admit(inner.now());
             inner.seen(local).await;
-            Ok(Some(Box::new(Established { conn, link, stream, buffer })))
+            Ok(Some(Box::new(Established { conn, link, stream: channel, buffer })))
         }
         Err(reason) => {
             link.refuse(reason.clone());
-            let telling = dial::say(&mut link, &mut stream);
+            let telling = dial::say(&mut link, &mut channel);
             let _ = tokio::time::timeout(inner.config.handshake_timeout, telling).await;
             match reason {
                 Reason::Duplicate => Ok(None),

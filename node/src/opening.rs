@@ -15,16 +15,14 @@ use peerkit_proto::hello::{MAX_PROTOCOL, StreamOpen};
 use peerkit_proto::id::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
-use tokio_rustls::TlsStream;
 
 use crate::conn::Conn;
 use crate::dial::{self, Secured};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::served::Running;
-use crate::socket::Socket;
 use crate::stream::{Awaited, Stream, Streams};
-use crate::tls::{Purpose, Session};
+use crate::tls::{Channel, Purpose};
 
 /// Addresses of one node that are dialled for a stream: whoever tells of more is not worth the wait.
 const DIALLED: usize = 4;
@@ -44,12 +42,9 @@ impl Inner {
     ///
     /// # Errors
     /// Why it was refused, in words.
-    pub(crate) async fn accept_stream(
-        &self,
-        mut tls: TlsStream<Socket>,
-        session: Session,
-    ) -> Result<Running, String> {
-        let open = read_open(&mut tls).await?;
+    pub(crate) async fn accept_stream(&self, mut channel: Channel) -> Result<Running, String> {
+        let session = channel.session();
+        let open = read_open(&mut channel).await?;
         let expected = self.prove(&session.binding, session.id);
         let checked = open.check(&self.network, expected.as_ref());
         let refusal = match checked {
@@ -58,29 +53,29 @@ impl Inner {
             Ok(()) => None,
         };
         if let Some((status, why)) = refusal {
-            answer(&mut tls, status).await?;
+            answer(&mut channel, status).await?;
             return Err(format!("a stream was refused: {why}"));
         }
         let peer = session.id;
         if let Some(token) = open.token {
             let Some(awaited) = self.streams.take_awaited(&token, peer) else {
-                answer(&mut tls, status::NO_TOKEN).await?;
+                answer(&mut channel, status::NO_TOKEN).await?;
                 return Err("a stream came that was not asked for".into());
             };
-            answer(&mut tls, status::OPEN).await?;
-            let _ = awaited.reply.send(Stream::new(peer, tls, None));
+            answer(&mut channel, status::OPEN).await?;
+            let _ = awaited.reply.send(Stream::new(channel, None));
             return Ok(Box::pin(std::future::ready(())));
         }
         let Some(handler) = self.protocols.get(&open.protocol) else {
-            answer(&mut tls, status::NO_PROTOCOL).await?;
+            answer(&mut channel, status::NO_PROTOCOL).await?;
             return Err(format!("a stream of an unknown protocol, `{}`", open.protocol));
         };
         let Some(place) = self.streams.enter(peer) else {
-            answer(&mut tls, status::BUSY).await?;
+            answer(&mut channel, status::BUSY).await?;
             return Err("too many streams of one peer".into());
         };
-        answer(&mut tls, status::OPEN).await?;
-        Ok(handler.run(Stream::new(peer, tls, Some(place))))
+        answer(&mut channel, status::OPEN).await?;
+        Ok(handler.run(Stream::new(channel, Some(place))))
     }
 
     /// Opens a stream to `peer`, who may be found at `addresses` besides where we know it to be.
@@ -99,18 +94,14 @@ impl Inner {
         let known = conn.as_ref().and_then(|conn| conn.dialable.clone());
         let addresses: Vec<_> = known.into_iter().chain(addresses.iter().cloned()).collect();
         let mut failures = match self.dial_stream(peer, &addresses).await {
-            Ok(Secured { stream, session, .. }) => {
-                return self.open_on(stream, session, protocol, None).await;
+            Ok(Secured { channel, .. }) => {
+                return self.open_on(channel, protocol, None).await;
             }
             Err(failures) => failures,
         };
         let called = self.call_back(peer, conn).await;
         match called {
-            Ok(Stream { tls, .. }) => {
-                let session = Session::of(&tls);
-                let why = || Error::Unreachable { peer, why: "the session is odd".into() };
-                self.open_on(tls, session.ok_or_else(why)?, protocol, None).await
-            }
+            Ok(Stream { channel, .. }) => self.open_on(channel, protocol, None).await,
             Err(why) => {
                 failures.push(why);
                 Err(Error::Unreachable { peer, why: failures.join("; ") })
@@ -127,8 +118,8 @@ impl Inner {
         let mut failure = Error::Stopped;
         for address in addresses.iter().take(DIALLED) {
             match dial::connect(self, address, Purpose::Stream).await {
-                Ok(Secured { stream, session, .. }) => {
-                    return self.open_on(stream, session, protocol, None).await;
+                Ok(Secured { channel, .. }) => {
+                    return self.open_on(channel, protocol, None).await;
                 }
                 Err(error) => failure = error,
             }
@@ -144,9 +135,7 @@ impl Inner {
         protocol: &str,
     ) -> Result<Stream, Error> {
         match self.dial_stream(peer, addresses).await {
-            Ok(Secured { stream, session, .. }) => {
-                self.open_on(stream, session, protocol, None).await
-            }
+            Ok(Secured { channel, .. }) => self.open_on(channel, protocol, None).await,
             Err(failures) => Err(Error::Unreachable { peer, why: failures.join("; ") }),
         }
     }
@@ -177,11 +166,11 @@ impl Inner {
     /// Says on a secured connection what is to be spoken, and waits for the answer.
     async fn open_on(
         &self,
-        mut tls: TlsStream<Socket>,
-        session: Session,
+        mut channel: Channel,
         protocol: &str,
         token: Option<[u8; 16]>,
     ) -> Result<Stream, Error> {
+        let session = channel.session();
         let open = StreamOpen {
             network: self.network.clone(),
             proof: self.prove(&session.binding, self.id),
@@ -192,15 +181,14 @@ impl Inner {
         open.encode(&mut out);
         let peer = session.id;
         let asking = async {
-            tls.write_all(&out).await?;
-            tls.get_mut().0.release();
-            tls.flush().await?;
-            tls.read_u8().await
+            channel.write_all(&out).await?;
+            channel.flush().await?;
+            channel.read_u8().await
         };
         let timeout = self.config.handshake_timeout;
         let answered = tokio::time::timeout(timeout, asking).await;
         let why = match answered.map_err(|_| Error::Timeout(timeout))? {
-            Ok(status::OPEN) => return Ok(Stream::new(peer, tls, None)),
+            Ok(status::OPEN) => return Ok(Stream::new(channel, None)),
             Ok(status::OTHER_NETWORK) => Reason::OtherNetwork.to_string(),
             Ok(status::WRONG_SECRET) => Reason::WrongSecret.to_string(),
             Ok(status::NO_PROTOCOL) => format!("it does not speak `{protocol}`"),
@@ -265,11 +253,11 @@ impl Inner {
         self.spawn(async move {
             for address in addresses.iter().take(DIALLED) {
                 let dialled = dial::connect(&inner, address, Purpose::Stream).await;
-                let Ok(Secured { stream, session, .. }) = dialled else { continue };
-                let opened = inner.open_on(stream, session, "", Some(token)).await;
-                let Ok(Stream { tls, .. }) = opened else { continue };
+                let Ok(Secured { channel, .. }) = dialled else { continue };
+                let opened = inner.open_on(channel, "", Some(token)).await;
+                let Ok(Stream { channel, .. }) = opened else { continue };
                 let timeout = inner.config.handshake_timeout;
-                let accepting = inner.accept_stream(tls, session);
+                let accepting = inner.accept_stream(channel);
                 let accepted = tokio::time::timeout(timeout, accepting).await;
                 // From here on it counts among the streams of that peer.
                 drop(permit);
@@ -295,24 +283,24 @@ impl Drop for Forget<'_> {
     }
 }
 
-async fn read_open(tls: &mut TlsStream<Socket>) -> Result<StreamOpen, String> {
+async fn read_open(channel: &mut Channel) -> Result<StreamOpen, String> {
     let broken = |error: io::Error| error.to_string();
-    let len = tls.read_u32_le().await.map_err(broken)? as usize;
+    let len = channel.read_u32_le().await.map_err(broken)? as usize;
     if len > StreamOpen::MAX {
         return Err(format!("a stream's opening of {len} bytes"));
     }
     let mut body = vec![0; len];
-    tls.read_exact(&mut body).await.map_err(broken)?;
+    channel.read_exact(&mut body).await.map_err(broken)?;
     StreamOpen::decode(Bytes::from(body)).map_err(|error| error.to_string())
 }
 
-async fn answer(tls: &mut TlsStream<Socket>, status: u8) -> Result<(), String> {
+async fn answer(channel: &mut Channel, status: u8) -> Result<(), String> {
     let broken = |error: io::Error| error.to_string();
-    tls.write_all(&[status]).await.map_err(broken)?;
-    tls.flush().await.map_err(broken)?;
+    channel.write_all(&[status]).await.map_err(broken)?;
+    channel.flush().await.map_err(broken)?;
     if status != status::OPEN {
         // So that the answer is read before the connection is gone.
-        tls.shutdown().await.map_err(broken)?;
+        channel.shutdown().await.map_err(broken)?;
     }
     Ok(())
 }

@@ -11,39 +11,32 @@ use peerkit_proto::config::Config;
 use peerkit_proto::id::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Semaphore, oneshot};
-use tokio_rustls::TlsStream;
 
-use crate::socket::Socket;
+use crate::tls::{Channel, Expected};
 
 /// Streams that others asked us to open, at once: each makes us dial where they say.
 const CALL_BACKS: usize = 16;
 
-/// Bytes that are encrypted, and then given to the system at once: one system call, and one wake-up
-/// at the other end, for sixteen TLS records.
-const WRITE: usize = 256 << 10;
-
 /// An async byte stream to or from another node, encrypted and authenticated.
 #[derive(Debug)]
 pub struct Stream {
-    peer: NodeId,
-    pub(crate) tls: TlsStream<Socket>,
+    pub(crate) channel: Channel,
+    /// Where to say how much the other side is sure to send.
+    pub(crate) expected: Expected,
     /// Counts against the streams that the peer may have open.
     _place: Option<Place>,
 }
 
 impl Stream {
-    pub(crate) fn new(peer: NodeId, mut tls: TlsStream<Socket>, place: Option<Place>) -> Self {
-        match &mut tls {
-            TlsStream::Client(end) => end.get_mut().1.set_buffer_limit(Some(WRITE)),
-            TlsStream::Server(end) => end.get_mut().1.set_buffer_limit(Some(WRITE)),
-        }
-        Self { peer, tls, _place: place }
+    pub(crate) fn new(mut channel: Channel, place: Option<Place>) -> Self {
+        let expected = channel.expect_bulk();
+        Self { channel, expected, _place: place }
     }
 
     /// Who is at the other end, proven by the handshake.
     #[must_use]
     pub fn peer(&self) -> NodeId {
-        self.peer
+        self.channel.session().id
     }
 }
 
@@ -53,7 +46,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_read(cx, buffer)
+        Pin::new(&mut self.channel).poll_read(cx, buffer)
     }
 }
 
@@ -63,7 +56,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tls).poll_write(cx, bytes)
+        Pin::new(&mut self.channel).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -71,19 +64,19 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tls).poll_write_vectored(cx, slices)
+        Pin::new(&mut self.channel).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tls.is_write_vectored()
+        self.channel.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_flush(cx)
+        Pin::new(&mut self.channel).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_shutdown(cx)
+        Pin::new(&mut self.channel).poll_shutdown(cx)
     }
 }
 

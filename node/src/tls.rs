@@ -3,6 +3,7 @@
 //! There are no certificates and nobody who signs them. Whoever completes the handshake holds the
 //! key that its identity is; whether that is somebody we want is decided after it.
 
+use std::io;
 use std::sync::Arc;
 
 use peerkit_proto::hello::{ALPN_LINK, ALPN_STREAM, EXPORTER_LABEL};
@@ -19,9 +20,23 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, DistinguishedName,
+    ServerConfig, ServerConnection, SignatureScheme,
 };
-use tokio_rustls::TlsStream;
+use tokio::net::TcpStream;
+
+mod channel;
+mod floor;
+mod handshake;
+mod incoming;
+mod outgoing;
+#[cfg(test)]
+mod tests;
+mod traffic;
+
+pub(crate) use channel::Channel;
+pub(crate) use floor::Expected;
+use handshake::Secrets;
 
 /// What a connection is for: agreed on in the handshake (ALPN).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,9 +50,9 @@ pub(crate) enum Purpose {
 /// This node's side of every handshake.
 #[derive(Debug, Clone)]
 pub(crate) struct Tls {
-    pub(crate) server: Arc<ServerConfig>,
-    link: Arc<ClientConfig>,
-    stream: Arc<ClientConfig>,
+    server: ServerConfig,
+    link: ClientConfig,
+    stream: ClientConfig,
 }
 
 impl Tls {
@@ -66,30 +81,47 @@ impl Tls {
             client.alpn_protocols = vec![alpn.to_vec()];
             client.resumption = rustls::client::Resumption::disabled();
             client.enable_sni = false;
-            Ok(Arc::new(client))
+            Ok(client)
         };
-        Ok(Self {
-            server: Arc::new(server),
-            link: client(ALPN_LINK)?,
-            stream: client(ALPN_STREAM)?,
-        })
+        Ok(Self { server, link: client(ALPN_LINK)?, stream: client(ALPN_STREAM)? })
     }
 
-    /// The configuration to dial with.
-    pub(crate) fn client(&self, purpose: Purpose) -> Arc<ClientConfig> {
-        match purpose {
+    /// Secures a connection that this node has accepted.
+    ///
+    /// # Errors
+    /// What TLS or the connection says, or that the other side is no node.
+    pub(crate) async fn accept(&self, tcp: TcpStream) -> io::Result<Channel> {
+        let secrets = Secrets::new();
+        let mut config = self.server.clone();
+        config.key_log = secrets.clone();
+        let connection = ServerConnection::new(Arc::new(config)).map_err(io::Error::other)?;
+        handshake::shake(tcp, Connection::Server(connection), &secrets).await
+    }
+
+    /// Secures a connection that this node has dialled. The end of the handshake goes out with what
+    /// is said first.
+    ///
+    /// # Errors
+    /// What TLS or the connection says, or that the other side is no node.
+    pub(crate) async fn dial(&self, tcp: TcpStream, purpose: Purpose) -> io::Result<Channel> {
+        let secrets = Secrets::new();
+        let mut config = match purpose {
             Purpose::Link => self.link.clone(),
             Purpose::Stream => self.stream.clone(),
-        }
+        };
+        config.key_log = secrets.clone();
+        let connection = ClientConnection::new(Arc::new(config), server_name());
+        let connection = connection.map_err(io::Error::other)?;
+        handshake::shake(tcp, Connection::Client(connection), &secrets).await
     }
 }
 
 /// The name to hand to TLS when dialling: it is not sent, and nothing depends on it.
-pub(crate) fn server_name() -> ServerName<'static> {
+fn server_name() -> ServerName<'static> {
     ServerName::try_from("peerkit.invalid").expect("a valid DNS name")
 }
 
-/// What a finished handshake proves, `None` where the other side does not speak as a node does.
+/// What a finished handshake proves.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Session {
     /// Who is at the other end.
@@ -100,27 +132,25 @@ pub(crate) struct Session {
     pub(crate) binding: [u8; 32],
 }
 
+/// The other side has a TLS that is not a node's.
+#[derive(Debug, thiserror::Error)]
+#[error("it does not speak peerkit's protocol")]
+struct NotANode;
+
 impl Session {
     /// Reads it off a connection whose handshake is done.
-    pub(crate) fn of<S>(stream: &TlsStream<S>) -> Option<Self> {
-        let (_, session) = stream.get_ref();
-        let spki = session.peer_certificates()?.first()?;
-        let id = spki.as_ref().strip_prefix(&SPKI_PREFIX)?.try_into().ok()?;
-        let purpose = match session.alpn_protocol()? {
-            ALPN_LINK => Purpose::Link,
-            ALPN_STREAM => Purpose::Stream,
-            _ => return None,
+    fn of(connection: &Connection) -> Result<Self, NotANode> {
+        let spki = connection.peer_certificates().and_then(|keys| keys.first()).ok_or(NotANode)?;
+        let id = spki.as_ref().strip_prefix(&SPKI_PREFIX).ok_or(NotANode)?;
+        let id = id.try_into().map_err(|_| NotANode)?;
+        let purpose = match connection.alpn_protocol() {
+            Some(ALPN_LINK) => Purpose::Link,
+            Some(ALPN_STREAM) => Purpose::Stream,
+            _ => return Err(NotANode),
         };
-        let exported = match stream {
-            TlsStream::Client(end) => {
-                end.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, None)
-            }
-            TlsStream::Server(end) => {
-                end.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, None)
-            }
-        };
-        let binding = exported.ok()?;
-        Some(Self { id: NodeId::from_bytes(id), purpose, binding })
+        let binding = connection.export_keying_material([0; 32], EXPORTER_LABEL, None);
+        let binding = binding.map_err(|_| NotANode)?;
+        Ok(Self { id: NodeId::from_bytes(id), purpose, binding })
     }
 }
 

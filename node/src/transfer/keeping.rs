@@ -14,7 +14,7 @@ use super::source::{Job, News};
 use super::target::{Batch, Target};
 use crate::lock::lock;
 
-/// Batches of one fetch that are being checked and written, or wait for it, each of about a piece.
+/// Batches of one fetch that are being checked and written, or wait for it, each of about two pieces.
 const BATCHES: usize = 8;
 
 /// Threads at most that write the files of one folder.

@@ -80,8 +80,7 @@ impl Serving {
     /// # Errors
     /// As [`serve`].
     pub(crate) async fn answer(self, stream: Stream) -> io::Result<()> {
-        let session = Session::of(&stream.tls);
-        let Session { id, binding, .. } = session.ok_or(io::ErrorKind::ConnectionAborted)?;
+        let Session { id, binding, .. } = stream.channel.session();
         serve(self, id, binding, stream).await
     }
 }

@@ -1,6 +1,7 @@
 //! One source at work on a fetch: asks it for what the fetch wants, checks and keeps what comes.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use peerkit_proto::files::wire::{FILES_PROTOCOL, MAX_PLACES};
 use peerkit_proto::files::{Answer, FileKind, PIECE, Refusal, Request, Secret};
 use peerkit_proto::id::{Hash, NodeId};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::asking::{Answers, Asking, Questions};
 use super::checking::Checking;
@@ -24,7 +25,7 @@ use super::{FetchError, STALL};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::stream::Stream;
-use crate::tls::Session;
+use crate::tls::Expected;
 
 /// How long the source that proves what is fetched may take before another may try as well.
 const PROVING: Duration = Duration::from_secs(3);
@@ -123,8 +124,8 @@ async fn work(
     let stream = open(inner, &candidate).await?;
     let id = stream.peer();
     job.tell(News::Met { source, id }).await?;
-    let shown = job.secret.zip(Session::of(&stream.tls));
-    let proof = shown.map(|(secret, session)| secret.prove(&session.binding, inner.id));
+    let binding = stream.channel.session().binding;
+    let proof = job.secret.map(|secret| secret.prove(&binding, inner.id));
     let mut asking = Asking::new(stream, inner.rates.of(id));
     if let Some(proof) = proof {
         asking.ask(&Request::Present { proof }).await?;
@@ -157,9 +158,12 @@ async fn work(
     asking.ask(&Request::Follow { hash: job.hash, addresses }).await?;
     job.tell(News::Up { source }).await?;
     let Asking { questions, answers } = asking;
-    let owed = Arc::new(Owed { runs: Mutex::default(), any: answers.owed() });
+    let (any, expected) = (answers.owed(), answers.expected());
+    let owed = Arc::new(Owed { runs: Mutex::default(), any, expected });
     owed.any.store(false, Ordering::Relaxed);
-    let mut fetching = Fetching { job, source, target: &target, answers, owed: &owed };
+    let (batch, begun) = (Batch::default(), Instant::now());
+    let mut fetching =
+        Fetching { job, source, target: &target, answers, owed: &owed, batch, begun };
     tokio::select! {
         result = ask(questions, tasks, &target, &owed) => result?,
         error = fetching.take() => return Err(error),
@@ -187,18 +191,27 @@ async fn first_or_patient(proving: &Semaphore) -> Option<tokio::sync::SemaphoreP
 struct Owed {
     runs: Mutex<VecDeque<Run>>,
     any: Arc<AtomicBool>,
+    expected: Expected,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Run {
     next: u64,
     end: u64,
+    /// Of the pieces from `next` on.
+    bytes: u64,
     cancelled: bool,
 }
 
 impl Owed {
     fn runs(&self) -> MutexGuard<'_, VecDeque<Run>> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says how much is sure to come, now that a piece of `len` bytes begins.
+    fn expect(&self, len: u64, runs: &VecDeque<Run>) {
+        let wanted = runs.iter().take_while(|run| !run.cancelled).map(|run| run.bytes);
+        self.expected.set(wanted.fold(len, u64::saturating_add));
     }
 }
 
@@ -214,7 +227,9 @@ async fn ask(
         let request = match task {
             Task::Ask { first, count } => {
                 let end = first.saturating_add(u64::from(count));
-                owed.runs().push_back(Run { next: first, end, cancelled: false });
+                let lens = (first..end).filter_map(|piece| target.layout.place(piece));
+                let bytes = lens.map(|place| place.len()).sum();
+                owed.runs().push_back(Run { next: first, end, bytes, cancelled: false });
                 owed.any.store(true, Ordering::Relaxed);
                 match target.description.kind {
                     FileKind::File => Request::Data { hash, first, count },
@@ -223,6 +238,7 @@ async fn ask(
             }
             Task::Cancel => {
                 owed.runs().iter_mut().for_each(|run| run.cancelled = true);
+                owed.expected.set(0);
                 Request::Cancel
             }
         };
@@ -238,52 +254,84 @@ struct Fetching<'a> {
     target: &'a Arc<Target>,
     answers: Answers,
     owed: &'a Owed,
+    /// Pieces that have come and are not being checked yet.
+    batch: Batch,
+    /// When the first of them came.
+    begun: Instant,
 }
 
 impl Fetching<'_> {
     /// Takes what comes, for ever; while a batch is checked and written the next comes in.
     async fn take(&mut self) -> Error {
-        match self.take_all().await {
+        let error = match self.take_all().await {
             Ok(never) => match never {},
             Err(error) => error,
+        };
+        // What has come is not lost with the source.
+        match self.keep().await {
+            Ok(()) => error,
+            Err(over) => over,
         }
     }
 
     async fn take_all(&mut self) -> Result<std::convert::Infallible, Error> {
-        let mut batch = Batch::default();
-        let mut begun = Instant::now();
+        let source = self.source;
         loop {
-            let source = self.source;
-            match self.answers.next().await? {
+            match self.next().await? {
                 Answer::Held { first, bits } => {
                     self.job.tell(News::Holds { source, first, bits }).await?;
                 }
                 Answer::Whole => self.job.tell(News::Whole { source }).await?,
                 Answer::Sources(sources) => self.job.tell(News::Sources(sources)).await?,
                 Answer::Piece { index, len } => {
-                    if batch.pieces.is_empty() {
-                        batch = self.job.keeping.batch();
-                        begun = Instant::now();
+                    let began = Instant::now();
+                    if self.batch.pieces.is_empty() {
+                        self.batch = self.job.keeping.batch();
+                        self.begun = began;
                     }
-                    let is_last = self.piece(index, len, &mut batch).await?;
-                    let is_full = batch.len() as u64 > PIECE / 2;
-                    if is_last || is_full || begun.elapsed() > GATHER {
-                        self.keep(std::mem::take(&mut batch)).await?;
+                    let is_last = self.piece(index, len).await?;
+                    if is_last || self.is_full(began.elapsed()) || self.begun.elapsed() > GATHER {
+                        self.keep().await?;
                     }
                 }
                 Answer::Refused(refusal) => {
                     self.refused(refusal)?;
-                    if !batch.pieces.is_empty() {
-                        self.keep(std::mem::take(&mut batch)).await?;
-                    }
+                    self.keep().await?;
                 }
                 _ => return Err(FetchError::Unexpected("pieces were asked for").into()),
             }
         }
     }
 
+    /// The next answer. Where it takes long, what has come so far is checked and written before it.
+    async fn next(&mut self) -> Result<Answer, Error> {
+        if self.batch.pieces.is_empty() {
+            return Ok(self.answers.next().await?);
+        }
+        let mut next = pin!(self.answers.next());
+        match timeout_at(self.begun + GATHER, next.as_mut()).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => {
+                let batch = std::mem::take(&mut self.batch);
+                self.job.keep(self.target, self.source, batch).await?;
+                Ok(next.await?)
+            }
+        }
+    }
+
+    /// Whether the batch is to be checked and written, after a piece that took `took`: of a file two
+    /// pieces are where they come fast, as each batch wakes others; of a folder half of one, as
+    /// several threads write it.
+    fn is_full(&self, took: Duration) -> bool {
+        let full = match self.target.description.kind {
+            FileKind::File if took < GATHER / 2 => PIECE + PIECE / 2,
+            _ => PIECE / 2,
+        };
+        self.batch.len() as u64 > full
+    }
+
     /// Takes one piece into the batch; true where it was the last that was owed in its run.
-    async fn piece(&mut self, index: u64, len: u32, batch: &mut Batch) -> Result<bool, Error> {
+    async fn piece(&mut self, index: u64, len: u32) -> Result<bool, Error> {
         let wrong = || FetchError::Unexpected("another piece was asked for");
         let place = self.target.layout.place(index).ok_or_else(wrong)?;
         let is_last = {
@@ -293,13 +341,19 @@ impl Fetching<'_> {
                 return Err(wrong().into());
             }
             run.next = index.saturating_add(1);
+            run.bytes = run.bytes.saturating_sub(u64::from(len));
             let is_last = run.next == run.end;
             if is_last {
                 runs.pop_front();
             }
+            self.owed.expect(u64::from(len), &runs);
             is_last
         };
-        self.answers.content(batch.put(index, len as usize)).await?;
+        let content = self.answers.content(self.batch.put(index, len as usize)).await;
+        if content.is_err() {
+            self.batch.take_back();
+        }
+        content?;
         self.settle();
         Ok(is_last)
     }
@@ -320,8 +374,12 @@ impl Fetching<'_> {
         }
     }
 
-    /// Has a batch checked and written, while the next comes in.
-    async fn keep(&self, batch: Batch) -> Result<(), Error> {
+    /// Has the batch checked and written, while the next comes in.
+    async fn keep(&mut self) -> Result<(), Error> {
+        if self.batch.pieces.is_empty() {
+            return Ok(());
+        }
+        let batch = std::mem::take(&mut self.batch);
         Ok(self.job.keep(self.target, self.source, batch).await?)
     }
 }

@@ -102,6 +102,13 @@ impl Batch {
         self.pieces.push((piece, len));
         self.bytes.get_mut(start..self.len).unwrap_or_default()
     }
+
+    /// Forgets the last piece, whose bytes have not come.
+    pub(super) fn take_back(&mut self) {
+        if let Some((_, len)) = self.pieces.pop() {
+            self.len = self.len.saturating_sub(len);
+        }
+    }
 }
 
 impl Target {

@@ -1,0 +1,258 @@
+//! Channels with each other, and with rustls at the other end, which makes its own records.
+
+use std::io::IoSlice;
+
+use peerkit_proto::tls::{MAX_CONTENT, header};
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+use super::*;
+
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let accepted = listener.accept().await.unwrap().0;
+    dialled.set_nodelay(true).unwrap();
+    accepted.set_nodelay(true).unwrap();
+    (dialled, accepted)
+}
+
+fn tls(secret: u8) -> Tls {
+    Tls::new(&Key::from_secret(&[secret; 32])).unwrap()
+}
+
+/// The dialling channel and the accepting one, where the latter has heard the end of the handshake.
+async fn channels() -> (Channel, Channel) {
+    let (dialled, accepted) = pair().await;
+    let (ours, theirs) = (tls(1), tls(2));
+    tokio::join!(
+        async {
+            let mut ours = ours.dial(dialled, Purpose::Stream).await.unwrap();
+            ours.flush().await.unwrap();
+            ours
+        },
+        async { theirs.accept(accepted).await.unwrap() },
+    )
+}
+
+/// A channel that has dialled rustls.
+async fn dialled_rustls() -> (Channel, TlsStream<TcpStream>) {
+    let (dialled, accepted) = pair().await;
+    let acceptor = TlsAcceptor::from(Arc::new(tls(2).server));
+    let ours = tls(1);
+    tokio::join!(
+        async {
+            let mut ours = ours.dial(dialled, Purpose::Stream).await.unwrap();
+            ours.flush().await.unwrap();
+            ours
+        },
+        async { TlsStream::from(acceptor.accept(accepted).await.unwrap()) },
+    )
+}
+
+/// A channel that rustls has dialled.
+async fn accepted_rustls() -> (Channel, TlsStream<TcpStream>) {
+    let (dialled, accepted) = pair().await;
+    let connector = TlsConnector::from(Arc::new(tls(2).stream));
+    let ours = tls(1);
+    tokio::join!(async { ours.accept(accepted).await.unwrap() }, async {
+        TlsStream::from(connector.connect(server_name(), dialled).await.unwrap())
+    })
+}
+
+fn some_bytes(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at.wrapping_mul(2_654_435_761) >> 7) as u8).collect()
+}
+
+async fn say(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
+    to.write_all(bytes).await.unwrap();
+    to.flush().await.unwrap();
+}
+
+async fn hear(from: &mut (impl AsyncReadExt + Unpin), bytes: &[u8]) {
+    let mut heard = vec![0; bytes.len()];
+    from.read_exact(&mut heard).await.unwrap();
+    assert!(heard == bytes, "{} bytes came otherwise", bytes.len());
+}
+
+#[tokio::test]
+async fn both_ends_know_each_other() {
+    let (ours, theirs) = channels().await;
+    let (ours, theirs) = (ours.session(), theirs.session());
+    assert_eq!(ours.id, Key::from_secret(&[2; 32]).id());
+    assert_eq!(theirs.id, Key::from_secret(&[1; 32]).id());
+    assert_eq!((ours.purpose, theirs.purpose), (Purpose::Stream, Purpose::Stream));
+    assert_eq!(ours.binding, theirs.binding);
+}
+
+#[tokio::test]
+async fn everything_arrives_with_channels_at_both_ends() {
+    let (mut ours, mut theirs) = channels().await;
+    for len in [1, 2, MAX_CONTENT - 1, MAX_CONTENT, MAX_CONTENT + 1, 3_000_000] {
+        let bytes = some_bytes(len);
+        tokio::join!(say(&mut ours, &bytes), hear(&mut theirs, &bytes));
+        tokio::join!(say(&mut theirs, &bytes), hear(&mut ours, &bytes));
+    }
+    ours.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    assert_eq!(theirs.read_to_end(&mut rest).await.unwrap(), 0);
+    assert_eq!(ours.write(b"x").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    say(&mut theirs, b"the other direction goes on").await;
+    hear(&mut ours, b"the other direction goes on").await;
+}
+
+#[tokio::test]
+async fn everything_arrives_with_rustls_at_the_other_end() {
+    for (mut ours, mut theirs) in [dialled_rustls().await, accepted_rustls().await] {
+        // Keys are changed in the midst of it, by both and without being asked.
+        ours.wear_after(5);
+        for len in [1, MAX_CONTENT - 1, MAX_CONTENT, MAX_CONTENT + 1, 1_000_000] {
+            let bytes = some_bytes(len);
+            tokio::join!(say(&mut ours, &bytes), hear(&mut theirs, &bytes));
+            tokio::join!(say(&mut theirs, &bytes), hear(&mut ours, &bytes));
+            // It asks us for our next key as well.
+            match &mut theirs {
+                TlsStream::Client(end) => end.get_mut().1.refresh_traffic_keys().unwrap(),
+                TlsStream::Server(end) => end.get_mut().1.refresh_traffic_keys().unwrap(),
+            }
+        }
+        theirs.shutdown().await.unwrap();
+        assert_eq!(ours.read(&mut [0; 9]).await.unwrap(), 0);
+        ours.shutdown().await.unwrap();
+        assert_eq!(theirs.read(&mut [0; 9]).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn little_room_is_filled_bit_by_bit() {
+    let (mut ours, mut theirs) = channels().await;
+    let bytes = some_bytes(100_000);
+    let (_, heard) = tokio::join!(say(&mut ours, &bytes), async {
+        let mut heard = Vec::new();
+        while heard.len() < bytes.len() {
+            let mut some = [0; 700];
+            let len = theirs.read(&mut some).await.unwrap();
+            heard.extend_from_slice(&some[..len]);
+        }
+        heard
+    });
+    assert!(heard == bytes);
+}
+
+#[tokio::test]
+async fn an_end_without_a_word_is_an_error() {
+    let (ours, mut theirs) = channels().await;
+    drop(ours);
+    let error = theirs.read(&mut [0; 9]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[tokio::test]
+async fn a_forged_record_ends_the_session_and_the_other_side_is_told() {
+    let (mut ours, theirs) = dialled_rustls().await;
+    let (mut tcp, session) = match theirs {
+        TlsStream::Server(end) => end.into_inner(),
+        TlsStream::Client(_) => unreachable!("it has accepted"),
+    };
+    let mut forged = header(3).to_vec();
+    forged.extend_from_slice(&[7; 20]);
+    tcp.write_all(&forged).await.unwrap();
+    let error = ours.read(&mut [0; 9]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    assert!(error.to_string().contains("fails its check"), "{error}");
+    let again = ours.read(&mut [0; 9]).await.unwrap_err();
+    assert_eq!(again.to_string(), error.to_string());
+    assert_eq!(ours.write(b"x").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    let mut session = session;
+    let mut said = [0; 100];
+    let len = tcp.read(&mut said).await.unwrap();
+    session.read_tls(&mut &said[..len]).unwrap();
+    let told = session.process_new_packets().unwrap_err();
+    assert_eq!(told, rustls::Error::AlertReceived(rustls::AlertDescription::BadRecordMac));
+}
+
+#[tokio::test]
+async fn what_came_before_a_forged_record_is_read_first() {
+    let (mut ours, mut theirs) = dialled_rustls().await;
+    theirs.write_all(b"abc").await.unwrap();
+    theirs.flush().await.unwrap();
+    theirs.get_mut().0.write_all(&[23, 9, 9, 0, 1]).await.unwrap();
+    hear(&mut ours, b"abc").await;
+    let error = ours.read(&mut [0; 9]).await.unwrap_err();
+    assert!(error.to_string().contains("too short"), "{error}");
+}
+
+#[tokio::test]
+async fn the_end_of_the_handshake_goes_out_with_the_first_word() {
+    let (dialled, accepted) = pair().await;
+    let (ours, theirs) = (tls(1), tls(2));
+    let mut accepting = Box::pin(theirs.accept(accepted));
+    let mut ours = tokio::select! {
+        ours = ours.dial(dialled, Purpose::Link) => ours.unwrap(),
+        _ = &mut accepting => unreachable!("the dialling side has not finished"),
+    };
+    // Nothing is on its way, so this does not end.
+    let moment = std::time::Duration::from_millis(50);
+    assert!(tokio::time::timeout(moment, &mut accepting).await.is_err(), "held");
+    ours.write_all(b"ab").await.unwrap();
+    let mut theirs = accepting.await.unwrap();
+    hear(&mut theirs, b"ab").await;
+}
+
+#[tokio::test]
+async fn who_goes_away_without_a_word_ends_its_handshake() {
+    let (dialled, accepted) = pair().await;
+    let (ours, theirs) = (tls(1), tls(2));
+    let (_, accepted) = tokio::join!(
+        async { drop(ours.dial(dialled, Purpose::Link).await.unwrap()) },
+        theirs.accept(accepted),
+    );
+    let error = accepted.unwrap().read(&mut [0; 9]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[tokio::test]
+async fn less_than_was_expected_is_read_all_the_same() {
+    let (mut ours, mut theirs) = channels().await;
+    let expected = ours.expect_bulk();
+    // More than the buffers of the system hold at first.
+    for (announced, len) in [(10_000_000, 10_000_000), (1_000_000, 100_000), (200_000, 0)] {
+        expected.set(announced);
+        let bytes = some_bytes(len);
+        tokio::join!(say(&mut theirs, &bytes), hear(&mut ours, &bytes));
+    }
+    theirs.shutdown().await.unwrap();
+    assert_eq!(ours.read(&mut [0; 9]).await.unwrap(), 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn slices_of_any_sizes_arrive(sizes in prop::collection::vec(0_usize..40_000, 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (mut ours, mut theirs) = channels().await;
+            let bytes = some_bytes(sizes.iter().sum());
+            let mut rest = &bytes[..];
+            let mut slices: Vec<_> = sizes.iter().map(|size| {
+                let (slice, behind) = rest.split_at(*size);
+                rest = behind;
+                IoSlice::new(slice)
+            }).collect();
+            tokio::join!(
+                async {
+                    let mut slices = &mut slices[..];
+                    IoSlice::advance_slices(&mut slices, 0);
+                    while !slices.is_empty() {
+                        let wrote = ours.write_vectored(slices).await.unwrap();
+                        IoSlice::advance_slices(&mut slices, wrote);
+                    }
+                    ours.flush().await.unwrap();
+                },
+                hear(&mut theirs, &bytes),
+            );
+        });
+    }
+}

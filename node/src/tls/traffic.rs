@@ -1,0 +1,215 @@
+//! The keys of one direction of a session (RFC 8446, section 7.3), and records sealed and opened with
+//! them (section 5.2).
+
+use std::fmt;
+
+use aws_lc_rs::aead::{self, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::hkdf;
+use peerkit_proto::tls::{HEADER, Kind, RecordError, TAG, TAIL, header};
+use zeroize::Zeroizing;
+
+/// A secret that keys come from: as long as SHA-256, which is the hash of all suites that nodes have.
+pub(super) type Secret = Zeroizing<[u8; 32]>;
+
+/// Records that are sealed with one key: AES-GCM bears 2^24.5 (section 5.5).
+const MAX_RECORDS: u64 = 1 << 24;
+
+/// What records are sealed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cipher {
+    Aes128Gcm,
+    ChaCha20Poly1305,
+}
+
+impl Cipher {
+    fn algorithm(self) -> &'static aead::Algorithm {
+        match self {
+            Self::Aes128Gcm => &aead::AES_128_GCM,
+            Self::ChaCha20Poly1305 => &aead::CHACHA20_POLY1305,
+        }
+    }
+}
+
+/// What seals or opens the records of one direction, in their order.
+pub(super) struct Traffic {
+    cipher: Cipher,
+    secret: Secret,
+    key: LessSafeKey,
+    iv: [u8; NONCE_LEN],
+    /// The number of the next record under this key.
+    next: u64,
+    /// Records that a key may seal.
+    limit: u64,
+}
+
+impl Traffic {
+    pub(super) fn new(cipher: Cipher, secret: Secret) -> Result<Self, Unspecified> {
+        let mut key = Zeroizing::new([0; 32]);
+        let key = key.get_mut(..cipher.algorithm().key_len()).ok_or(Unspecified)?;
+        expand(&secret, b"key", key)?;
+        let mut iv = [0; NONCE_LEN];
+        expand(&secret, b"iv", &mut iv)?;
+        let key = LessSafeKey::new(UnboundKey::new(cipher.algorithm(), key)?);
+        Ok(Self { cipher, secret, key, iv, next: 0, limit: MAX_RECORDS })
+    }
+
+    /// Goes on to the next key: the other side has to do so at the same record.
+    pub(super) fn update(&mut self) -> Result<(), Unspecified> {
+        let mut secret = Secret::default();
+        expand(&self.secret, b"traffic upd", &mut secret[..])?;
+        *self = Self { limit: self.limit, ..Self::new(self.cipher, secret)? };
+        Ok(())
+    }
+
+    /// Whether one more record is all that this key may seal: the one that tells of the next key.
+    pub(super) fn is_worn(&self) -> bool {
+        self.next >= self.limit - 1
+    }
+
+    #[cfg(test)]
+    pub(super) fn wear_after(&mut self, records: u64) {
+        self.limit = records;
+    }
+
+    /// Seals `content` into `record`, which is longer by [`HEADER`] and [`TAIL`].
+    pub(super) fn seal(
+        &mut self,
+        kind: Kind,
+        content: &[u8],
+        record: &mut [u8],
+    ) -> Result<(), Unspecified> {
+        let (head, sealed, tail) = parts(record)?;
+        *head = header(content.len());
+        let (nonce, aad) = (self.nonce(), Aad::from(&*head));
+        self.key.seal_out_of_place_scatter(nonce, aad, content, sealed, &[kind.number()], tail)?;
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Seals the content that stands in `record` between the room for the header and for the tail.
+    pub(super) fn seal_in_place(
+        &mut self,
+        kind: Kind,
+        record: &mut [u8],
+    ) -> Result<(), Unspecified> {
+        let (head, content, tail) = parts(record)?;
+        *head = header(content.len());
+        let (nonce, aad) = (self.nonce(), Aad::from(&*head));
+        self.key.seal_in_place_scatter(nonce, aad, content, &[kind.number()], tail)?;
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Opens the protected `record` into `opened`, which is shorter by [`HEADER`] and [`TAG`]. On an
+    /// error it holds nothing that means anything, and the session is over.
+    pub(super) fn open(&mut self, record: &[u8], opened: &mut [u8]) -> Result<(), RecordError> {
+        let (head, payload) =
+            record.split_first_chunk::<HEADER>().ok_or(RecordError::TooShort(record.len()))?;
+        let (sealed, tag) =
+            payload.split_last_chunk::<TAG>().ok_or(RecordError::TooShort(payload.len()))?;
+        let opening =
+            self.key.open_separate_gather(self.nonce(), Aad::from(head), sealed, tag, opened);
+        opening.map_err(|Unspecified| RecordError::Forged)?;
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Section 5.3: the record's number, over the end of the IV.
+    fn nonce(&self) -> Nonce {
+        let mut nonce = self.iv;
+        let number = self.next.to_be_bytes();
+        nonce.iter_mut().rev().zip(number.iter().rev()).for_each(|(byte, with)| *byte ^= with);
+        Nonce::assume_unique_for_key(nonce)
+    }
+}
+
+impl fmt::Debug for Traffic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Traffic").field("cipher", &self.cipher).finish_non_exhaustive()
+    }
+}
+
+/// A record's header, content and tail.
+type Parts<'a> = (&'a mut [u8; HEADER], &'a mut [u8], &'a mut [u8; TAIL]);
+
+fn parts(record: &mut [u8]) -> Result<Parts<'_>, Unspecified> {
+    let (head, rest) = record.split_first_chunk_mut::<HEADER>().ok_or(Unspecified)?;
+    let (content, tail) = rest.split_last_chunk_mut::<TAIL>().ok_or(Unspecified)?;
+    Ok((head, content, tail))
+}
+
+/// HKDF-Expand-Label of section 7.1, with no context.
+fn expand(secret: &Secret, label: &[u8], out: &mut [u8]) -> Result<(), Unspecified> {
+    struct Len(usize);
+    impl hkdf::KeyType for Len {
+        fn len(&self) -> usize {
+            self.0
+        }
+    }
+    const PREFIX: &[u8] = b"tls13 ";
+    let len = u16::try_from(out.len()).map_err(|_| Unspecified)?.to_be_bytes();
+    let label_len = u8::try_from(PREFIX.len() + label.len()).map_err(|_| Unspecified)?;
+    let info = [&len[..], &[label_len], PREFIX, label, &[0]];
+    let secret = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, &secret[..]);
+    secret.expand(&info, Len(out.len()))?.fill(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use peerkit_proto::tls::content;
+
+    use super::*;
+
+    fn hex<const N: usize>(text: &str) -> [u8; N] {
+        let digits: Vec<_> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+        let bytes = digits
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap());
+        bytes.collect::<Vec<_>>().try_into().unwrap()
+    }
+
+    /// The client's first record of application data in RFC 8448, section 3.
+    #[test]
+    fn a_record_is_that_of_the_rfc() {
+        let secret = hex("9e 40 64 6c e7 9a 7f 9d c0 5a f8 88 9b ce 65 52
+             87 5a fa 0b 06 df 00 87 f7 92 eb b7 c1 75 04 a5");
+        let record: [u8; 72] = hex("17 03 03 00 43 a2 3f 70 54 b6 2c 94 d0 af fa fe
+             82 28 ba 55 cb ef ac ea 42 f9 14 aa 66 bc ab 3f 2b 98 19 a8 a5 b4 6b 39 5b d5 4a 9a
+             20 44 1e 2b 62 97 4e 1f 5a 62 92 a2 97 70 14 bd 1e 3d ea e6 3a ee bb 21 69 49 15 e4");
+        let said: Vec<u8> = (0..0x32).collect();
+        let traffic = || Traffic::new(Cipher::Aes128Gcm, Secret::new(secret)).unwrap();
+        let mut sealed = [0; 72];
+        traffic().seal(Kind::Data, &said, &mut sealed).unwrap();
+        assert_eq!(sealed, record);
+        let mut in_place = [0; 72];
+        in_place[HEADER..][..0x32].copy_from_slice(&said);
+        traffic().seal_in_place(Kind::Data, &mut in_place).unwrap();
+        assert_eq!(in_place, record);
+        let mut opened = [0; 0x33];
+        traffic().open(&record, &mut opened).unwrap();
+        assert_eq!(content(&opened), Ok((Kind::Data, 0x32)));
+        assert_eq!(opened[..0x32], said);
+    }
+
+    #[test]
+    fn what_was_changed_is_refused() {
+        for cipher in [Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305] {
+            let traffic = || Traffic::new(cipher, Secret::new([7; 32])).unwrap();
+            let mut record = [0; HEADER + 3 + TAIL];
+            traffic().seal(Kind::Data, b"abc", &mut record).unwrap();
+            for at in 0..record.len() {
+                let mut changed = record;
+                changed[at] ^= 1;
+                let opening = traffic().open(&changed, &mut [0; 4]);
+                assert_eq!(opening, Err(RecordError::Forged), "byte {at}");
+            }
+            let mut next = traffic();
+            next.open(&record, &mut [0; 4]).unwrap();
+            assert_eq!(next.open(&record, &mut [0; 4]), Err(RecordError::Forged), "said again");
+            let mut updated = traffic();
+            updated.update().unwrap();
+            assert_eq!(updated.open(&record, &mut [0; 4]), Err(RecordError::Forged), "next key");
+        }
+    }
+}
