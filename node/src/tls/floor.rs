@@ -47,7 +47,6 @@ impl Expected {
 }
 
 /// How much has to have come before whoever waits is woken.
-#[derive(Debug)]
 pub(super) struct Floor {
     pub(super) expected: Expected,
     /// What the system was told.

@@ -26,11 +26,10 @@ const LITTLE: usize = 4 << 10;
 /// A read that brings as much is followed by more.
 const MUCH: usize = 8 << 10;
 
-/// Records without content that may follow each other: none has a reason to send even one.
+/// Records without data that may follow each other: they cost more to open than to make.
 const MAX_EMPTY: u32 = 32;
 
 /// The records that have come.
-#[derive(Debug)]
 pub(super) struct Incoming {
     keys: Traffic,
     /// What was read, of which the bytes before `taken` are opened.
@@ -45,7 +44,7 @@ pub(super) struct Incoming {
     /// The content of a record for which the reader had no room, from `given` on.
     opened: Vec<u8>,
     given: usize,
-    /// Records without content, one after the other.
+    /// Records without data, one after the other.
     empty: u32,
     end: Option<End>,
     alert: Option<u8>,
@@ -190,38 +189,36 @@ impl Incoming {
             match kind {
                 Kind::Data => {
                     out.advance(len);
-                    self.data(len)?;
+                    self.count(len)?;
                 }
                 _ => {
                     let said = opened.get(..len).unwrap_or_default();
                     Self::heed(kind, said, &mut self.keys, &mut self.end, &mut self.asked)?;
+                    self.count(0)?;
                 }
             }
             return Ok(true);
         }
         self.opened.resize(room, 0);
-        let heeded = self.keys.open(record, &mut self.opened).and_then(|()| {
+        let opened = self.keys.open(record, &mut self.opened).and_then(|()| {
             let (kind, len) = content(&self.opened)?;
             self.opened.truncate(len);
             if kind == Kind::Data {
-                return Ok(Some(len));
+                return Ok(len);
             }
             Self::heed(kind, &self.opened, &mut self.keys, &mut self.end, &mut self.asked)?;
-            Ok(None)
+            Ok(0)
         });
-        match heeded {
-            Ok(Some(len)) => self.data(len)?,
-            other => {
-                self.opened.clear();
-                other?;
-            }
+        if let Err(_) | Ok(0) = opened {
+            self.opened.clear();
         }
+        self.count(opened?)?;
         Ok(true)
     }
 
-    /// A record of data with so many bytes has come.
-    fn data(&mut self, len: usize) -> Result<(), RecordError> {
-        self.empty = if len == 0 { self.empty + 1 } else { 0 };
+    /// A record with so many bytes of data has come.
+    fn count(&mut self, data: usize) -> Result<(), RecordError> {
+        self.empty = if data == 0 { self.empty + 1 } else { 0 };
         match self.empty {
             ..=MAX_EMPTY => Ok(()),
             _ => Err(RecordError::Unexpected(Kind::Data.number())),
@@ -272,7 +269,7 @@ impl Incoming {
             return Poll::Ready(Ok(little.filled().len()));
         }
         // A record that has begun is shorter than the room.
-        let room = self.room - self.ahead.len();
+        let room = self.room.saturating_sub(self.ahead.len());
         self.ahead.reserve_exact(room);
         let before = self.ahead.len();
         let read = pin!(tcp.take(room as u64).read_buf(&mut self.ahead)).poll(cx);

@@ -18,7 +18,6 @@ const FULL: usize = MAX_CONTENT;
 const LITTLE: usize = 8 << 10;
 
 /// The sealed records that are to be sent.
-#[derive(Debug)]
 pub(super) struct Outgoing {
     keys: Traffic,
     /// Sealed bytes up to `filled`, of which those before `sent` are sent; behind them is room.

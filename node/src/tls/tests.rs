@@ -185,6 +185,20 @@ async fn what_came_before_a_forged_record_is_read_first() {
 }
 
 #[tokio::test]
+async fn who_only_changes_keys_is_refused() {
+    let (mut ours, mut theirs) = dialled_rustls().await;
+    for _ in 0..40 {
+        match &mut theirs {
+            TlsStream::Server(end) => end.get_mut().1.refresh_traffic_keys().unwrap(),
+            TlsStream::Client(_) => unreachable!("it has accepted"),
+        }
+        theirs.flush().await.unwrap();
+    }
+    let error = ours.read(&mut [0; 9]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+}
+
+#[tokio::test]
 async fn the_end_of_the_handshake_goes_out_with_the_first_word() {
     let (dialled, accepted) = pair().await;
     let (ours, theirs) = (tls(1), tls(2));
