@@ -9,6 +9,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use peerkit_proto::tls::{CLOSE_NOTIFY, failure};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -95,8 +96,8 @@ impl AsyncRead for Channel {
             ready!(this.poll_send(cx))?;
         }
         let polled = this.incoming.poll_read(&mut this.tcp, cx, out);
-        if let Some(alert) = this.incoming.take_alert() {
-            this.outgoing.fail(alert)?;
+        if let Some(alert) = this.incoming.alert() {
+            this.outgoing.close(failure(alert))?;
             this.try_send();
         }
         if this.incoming.take_asked() {
@@ -141,7 +142,7 @@ impl AsyncWrite for Channel {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.outgoing.close()?;
+        self.outgoing.close(CLOSE_NOTIFY)?;
         ready!(self.poll_send(cx))?;
         Pin::new(&mut self.tcp).poll_shutdown(cx)
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use peerkit_proto::tls::handshake_record_len;
 use rustls::{CipherSuite, Connection, KeyLog};
@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use super::Session;
 use super::channel::Channel;
 use super::traffic::{Cipher, Secret, Traffic};
+use crate::lock::lock;
 
 /// Room to read into: a node's whole handshake fits.
 const ROOM: usize = 4 << 10;
@@ -115,7 +116,7 @@ impl Secrets {
             _ => return None,
         };
         let take = |from: &Mutex<Option<Secret>>| {
-            let secret = from.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+            let secret = lock(from).take()?;
             Traffic::new(cipher, secret).ok()
         };
         let (client, server) = (take(&self.client)?, take(&self.server)?);
@@ -135,7 +136,7 @@ impl KeyLog for Secrets {
         if let Some(place) = self.place(label)
             && let Ok(secret) = secret.try_into()
         {
-            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(Secret::new(secret));
+            *lock(place) = Some(Secret::new(secret));
         }
     }
 }

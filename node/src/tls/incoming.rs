@@ -47,7 +47,6 @@ pub(super) struct Incoming {
     /// Records without data, one after the other.
     empty: u32,
     end: Option<End>,
-    alert: Option<u8>,
     asked: bool,
 }
 
@@ -89,7 +88,6 @@ impl Incoming {
             given: 0,
             empty: 0,
             end: None,
-            alert: None,
             asked: false,
         }
     }
@@ -99,9 +97,12 @@ impl Incoming {
         self.floor.get_or_insert_with(|| Box::new(Floor::new())).expected.clone()
     }
 
-    /// The number of the alert that the other side is owed, once.
-    pub(super) fn take_alert(&mut self) -> Option<u8> {
-        self.alert.take()
+    /// The number of the alert that the other side is owed.
+    pub(super) fn alert(&self) -> Option<u8> {
+        match self.end {
+            Some(End::Wrong(error)) => Some(error.alert()),
+            _ => None,
+        }
     }
 
     /// Whether the other side has asked for our next key, once.
@@ -168,8 +169,9 @@ impl Incoming {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
+                    // Nobody gets to see what failed its check.
+                    self.opened.clear();
                     self.end = Some(End::Wrong(error));
-                    self.alert = Some(error.alert());
                 }
             }
         }
@@ -182,37 +184,29 @@ impl Incoming {
         let Some(record) = ahead.get(..HEADER + payload) else { return Ok(false) };
         let room = payload - TAG;
         self.taken += record.len();
-        if out.remaining() >= room {
-            let opened = out.initialize_unfilled_to(room);
-            self.keys.open(record, opened)?;
-            let (kind, len) = content(opened)?;
-            match kind {
-                Kind::Data => {
-                    out.advance(len);
-                    self.count(len)?;
-                }
-                _ => {
-                    let said = opened.get(..len).unwrap_or_default();
-                    Self::heed(kind, said, &mut self.keys, &mut self.end, &mut self.asked)?;
-                    self.count(0)?;
-                }
+        let is_direct = out.remaining() >= room;
+        let opened = if is_direct {
+            out.initialize_unfilled_to(room)
+        } else {
+            self.opened.resize(room, 0);
+            &mut self.opened[..]
+        };
+        self.keys.open(record, opened)?;
+        let (kind, len) = content(opened)?;
+        let data = match kind {
+            Kind::Data => len,
+            _ => {
+                let said = opened.get(..len).unwrap_or_default();
+                Self::heed(kind, said, &mut self.keys, &mut self.end, &mut self.asked)?;
+                0
             }
-            return Ok(true);
+        };
+        if is_direct {
+            out.advance(data);
+        } else {
+            self.opened.truncate(data);
         }
-        self.opened.resize(room, 0);
-        let opened = self.keys.open(record, &mut self.opened).and_then(|()| {
-            let (kind, len) = content(&self.opened)?;
-            self.opened.truncate(len);
-            if kind == Kind::Data {
-                return Ok(len);
-            }
-            Self::heed(kind, &self.opened, &mut self.keys, &mut self.end, &mut self.asked)?;
-            Ok(0)
-        });
-        if let Err(_) | Ok(0) = opened {
-            self.opened.clear();
-        }
-        self.count(opened?)?;
+        self.count(data)?;
         Ok(true)
     }
 

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 
 use aws_lc_rs::error::Unspecified;
-use peerkit_proto::tls::{CLOSE_NOTIFY, HEADER, Kind, MAX_CONTENT, TAIL, failure, key_update};
+use peerkit_proto::tls::{HEADER, Kind, MAX_CONTENT, TAIL, key_update};
 
 use super::traffic::Traffic;
 
@@ -96,19 +96,11 @@ impl Outgoing {
         Ok(taken)
     }
 
-    /// Says that nothing more comes; once.
-    pub(super) fn close(&mut self) -> io::Result<()> {
+    /// Says that nothing more comes, and why; once.
+    pub(super) fn close(&mut self, alert: [u8; 2]) -> io::Result<()> {
         match std::mem::replace(&mut self.closed, true) {
             true => Ok(()),
-            false => self.put(Kind::Alert, &CLOSE_NOTIFY),
-        }
-    }
-
-    /// Says that this side gives up, and why.
-    pub(super) fn fail(&mut self, alert: u8) -> io::Result<()> {
-        match std::mem::replace(&mut self.closed, true) {
-            true => Ok(()),
-            false => self.put(Kind::Alert, &failure(alert)),
+            false => self.put(Kind::Alert, &alert),
         }
     }
 

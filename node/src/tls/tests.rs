@@ -174,6 +174,17 @@ async fn a_forged_record_ends_the_session_and_the_other_side_is_told() {
 }
 
 #[tokio::test]
+async fn nothing_of_a_forged_record_is_read_where_there_is_little_room() {
+    let (mut ours, mut theirs) = dialled_rustls().await;
+    let forged = [&header(300)[..], &[7; 317]].concat();
+    theirs.get_mut().0.write_all(&forged).await.unwrap();
+    for _ in 0..2 {
+        let error = ours.read(&mut [0; 9]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    }
+}
+
+#[tokio::test]
 async fn what_came_before_a_forged_record_is_read_first() {
     let (mut ours, mut theirs) = dialled_rustls().await;
     theirs.write_all(b"abc").await.unwrap();

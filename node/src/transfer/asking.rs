@@ -15,7 +15,6 @@ use tokio::time::{Instant, timeout};
 use super::{FetchError, PIECE_TIME, STALL};
 use crate::rate::PeerRates;
 use crate::stream::Stream;
-use crate::tls::Expected;
 
 /// How often it is looked whether a silent source owes something. 3 s: so much later than after
 /// [`STALL`] at the most it is given up.
@@ -38,16 +37,13 @@ pub(super) struct Answers {
     rates: Arc<PeerRates>,
     /// Whether the source owes something: only then its silence is a fault.
     owed: Arc<AtomicBool>,
-    /// How much it is sure to send, for who waits for it.
-    expected: Expected,
 }
 
 impl Asking {
     pub(super) fn new(stream: Stream, rates: Arc<PeerRates>) -> Self {
-        let expected = stream.expected.clone();
         let (read, write) = tokio::io::split(stream);
         let owed = Arc::new(AtomicBool::new(true));
-        let answers = Answers { stream: read, rates, owed, expected };
+        let answers = Answers { stream: read, rates, owed };
         Self { questions: Questions { stream: write }, answers }
     }
 
@@ -92,11 +88,6 @@ impl Answers {
     /// What says whether the source owes something: it does until that is set otherwise.
     pub(super) fn owed(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.owed)
-    }
-
-    /// Where to say how many bytes the source is sure to send.
-    pub(super) fn expected(&self) -> Expected {
-        self.expected.clone()
     }
 
     /// Reads the next answer, or the head of one.

@@ -126,6 +126,7 @@ async fn work(
     job.tell(News::Met { source, id }).await?;
     let binding = stream.channel.session().binding;
     let proof = job.secret.map(|secret| secret.prove(&binding, inner.id));
+    let expected = stream.expected.clone();
     let mut asking = Asking::new(stream, inner.rates.of(id));
     if let Some(proof) = proof {
         asking.ask(&Request::Present { proof }).await?;
@@ -158,8 +159,7 @@ async fn work(
     asking.ask(&Request::Follow { hash: job.hash, addresses }).await?;
     job.tell(News::Up { source }).await?;
     let Asking { questions, answers } = asking;
-    let (any, expected) = (answers.owed(), answers.expected());
-    let owed = Arc::new(Owed { runs: Mutex::default(), any, expected });
+    let owed = Arc::new(Owed { runs: Mutex::default(), any: answers.owed(), expected });
     owed.any.store(false, Ordering::Relaxed);
     let (batch, begun) = (Batch::default(), Instant::now());
     let mut fetching =
@@ -191,6 +191,7 @@ async fn first_or_patient(proving: &Semaphore) -> Option<tokio::sync::SemaphoreP
 struct Owed {
     runs: Mutex<VecDeque<Run>>,
     any: Arc<AtomicBool>,
+    /// Where to say how many bytes the source is sure to send.
     expected: Expected,
 }
 
@@ -290,7 +291,8 @@ impl Fetching<'_> {
                         self.begun = began;
                     }
                     let is_last = self.piece(index, len).await?;
-                    if is_last || self.is_full(began.elapsed()) || self.begun.elapsed() > GATHER {
+                    let now = Instant::now();
+                    if is_last || self.is_full(now - began) || now - self.begun > GATHER {
                         self.keep().await?;
                     }
                 }
@@ -350,10 +352,10 @@ impl Fetching<'_> {
             is_last
         };
         let content = self.answers.content(self.batch.put(index, len as usize)).await;
-        if content.is_err() {
+        if let Err(error) = content {
             self.batch.take_back();
+            return Err(error.into());
         }
-        content?;
         self.settle();
         Ok(is_last)
     }
