@@ -38,6 +38,7 @@ mod direct;
 mod dispatch;
 mod error;
 mod events;
+mod folder;
 mod halt;
 mod inner;
 #[cfg(feature = "internals")]

@@ -3,7 +3,7 @@
 //! The reader never trusts a length: it is checked against what is there before anything is taken,
 //! and [`Reader::finish`] refuses bytes that nobody asked for.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use crate::id::{Hash, ID_LEN, NodeId};
 
@@ -85,7 +85,7 @@ impl Reader {
     /// `N` bytes.
     pub fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], DecodeError> {
         let head = self.rest.first_chunk::<N>().copied().ok_or(DecodeError::Short(what))?;
-        let _ = self.rest.split_to(N);
+        self.rest.advance(N);
         Ok(head)
     }
 
@@ -123,9 +123,10 @@ impl Reader {
     pub fn str(&mut self, limit: usize, what: &'static str) -> Result<String, DecodeError> {
         let len = usize::from(self.u16(what)?);
         check_len(len, limit, what)?;
-        let bytes = self.take(len, what)?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| DecodeError::Invalid(what))?;
-        Ok(text.to_owned())
+        let bytes = self.rest.get(..len).ok_or(DecodeError::Short(what))?;
+        let text = std::str::from_utf8(bytes).map_err(|_| DecodeError::Invalid(what))?.to_owned();
+        self.rest.advance(len);
+        Ok(text)
     }
 
     /// A two-byte count of at most `limit`, then as many values, each read by `one`.

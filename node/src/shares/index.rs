@@ -15,6 +15,7 @@ use super::names::Names;
 use super::open::OpenShare;
 use super::options::Terms;
 use super::question::Question;
+use crate::folder::open_plain;
 use crate::room;
 use crate::stamp::Stamp;
 
@@ -313,7 +314,8 @@ impl Location {
         found.map_or(size, |found| room::taken(&found))
     }
 
-    /// Opens it: whether it still is what was hashed is to be looked at. Blocks on the disk.
+    /// Opens it: whether it still is what was hashed is to be looked at. `None` where it can't be
+    /// opened. Blocks on the disk.
     pub(super) fn open(&self, list: PieceList) -> Option<OpenShare> {
         match self.item {
             None => {
@@ -322,7 +324,8 @@ impl Location {
             }
             Some(at) => {
                 let item = self.top.items.get(at)?;
-                OpenShare::file(&self.top.path_of(at)?, item.stamp, list)
+                let file = open_plain(&self.top.path_of(at)?).ok()?;
+                Some(OpenShare::file(file, item.stamp, list))
             }
         }
     }

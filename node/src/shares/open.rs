@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -10,7 +9,8 @@ use peerkit_proto::files::{Asker, PieceList, PieceValue, Place, Refusal};
 use peerkit_proto::id::Hash;
 
 use super::Shares;
-use super::index::{Location, Top};
+use super::index::Top;
+use crate::folder::OpenFolder;
 use crate::quick::Quick;
 use crate::stamp::{Likeness, Stamp};
 
@@ -32,7 +32,7 @@ enum Content {
 pub(crate) struct OpenTree {
     shares: Shares,
     /// Everywhere that the folder is shared from.
-    tops: Vec<Arc<Top>>,
+    tops: Vec<(Arc<Top>, OpenFolder)>,
     /// The file that was read last, which is most often the next.
     last: Option<(usize, OpenShare)>,
 }
@@ -42,11 +42,10 @@ impl OpenShare {
         Self { list, content: Content::Memory(bytes) }
     }
 
-    /// `None` where the file can't be opened. Whether it is the one that was hashed is seen when it
-    /// is read, and by [`is_as_hashed`](Self::is_as_hashed).
-    pub(super) fn file(path: &Path, stamp: Stamp, list: PieceList) -> Option<Self> {
-        let file = open_plain(path).ok()?;
-        Some(Self { list, content: Content::File { file, stamp, quick: OnceLock::new() } })
+    /// Whether it is the one that was hashed is seen when it is read, and by
+    /// [`is_as_hashed`](Self::is_as_hashed).
+    pub(super) fn file(file: File, stamp: Stamp, list: PieceList) -> Self {
+        Self { list, content: Content::File { file, stamp, quick: OnceLock::new() } }
     }
 
     /// Whether it looks as it did when it was hashed, or nearly.
@@ -143,8 +142,8 @@ impl OpenShare {
 }
 
 impl Shares {
-    /// Opens the folder that has this hash, for `asker`. Blocks on nothing: files are opened when
-    /// they are read.
+    /// Opens the folder that has this hash, for `asker`; its files are opened when they are read.
+    /// Blocks on the disk.
     ///
     /// # Errors
     /// [`Refusal::NotFound`] where nothing that `asker` may have has it, [`Refusal::BadRequest`]
@@ -155,7 +154,8 @@ impl Shares {
             return Err(Refusal::NotFound);
         }
         let folders = locations.into_iter().filter(|location| location.item.is_none());
-        let tops: Vec<_> = folders.map(|location| location.top).collect();
+        let open = |top: Arc<Top>| (Arc::clone(&top), OpenFolder::new(top.path.clone()));
+        let tops: Vec<_> = folders.map(|location| open(location.top)).collect();
         if tops.is_empty() {
             return Err(Refusal::BadRequest);
         }
@@ -166,7 +166,7 @@ impl Shares {
 impl OpenTree {
     /// The sizes of the files, in the order of the manifest.
     pub(crate) fn sizes(&self) -> impl Iterator<Item = u64> {
-        self.tops.first().into_iter().flat_map(|top| &top.items).map(|item| item.stamp.size)
+        self.tops.first().into_iter().flat_map(|(top, _)| &top.items).map(|item| item.stamp.size)
     }
 
     /// Reads the piece at `place` into `out`, which has to be of its length. Blocks on the disk.
@@ -189,33 +189,15 @@ impl OpenTree {
         Ok(())
     }
 
-    fn open(&self, top: &Arc<Top>, file: usize) -> Option<OpenShare> {
-        let item = top.items.get(file)?;
+    fn open(&self, (top, folder): &(Arc<Top>, OpenFolder), at: usize) -> Option<OpenShare> {
+        let item = top.items.get(at)?;
         let size = item.stamp.size;
         let list = match PieceList::single(&item.hash, size) {
             Some(list) => list,
             None => self.shares.known_list(&item.hash, size)?,
         };
-        Location { top: Arc::clone(top), item: Some(file) }.open(list)
-    }
-}
-
-/// Opens what should be a file for reading: never through a link, and without waiting for whoever
-/// writes to it where a pipe has taken its place.
-#[cfg(unix)]
-fn open_plain(path: &Path) -> io::Result<File> {
-    use rustix::fs::OFlags;
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let mut options = File::options();
-    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, flags.bits().cast_signed());
-    options.read(true).open(path)
-}
-
-#[cfg(not(unix))]
-fn open_plain(path: &Path) -> io::Result<File> {
-    match std::fs::symlink_metadata(path)?.is_file() {
-        true => File::open(path),
-        false => Err(io::ErrorKind::NotFound.into()),
+        let file = folder.open(top.paths.get(at)?).ok()?;
+        Some(OpenShare::file(file, item.stamp, list))
     }
 }
 

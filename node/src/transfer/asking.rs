@@ -1,15 +1,18 @@
 //! The asking end of a stream: questions out, answers in, with a limit to every wait.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use peerkit_proto::files::wire::{MAX_ANSWER, PREFIX, body_len};
 use peerkit_proto::files::{Answer, Description, Request};
 use peerkit_proto::id::Hash;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 use tokio::time::{Instant, timeout};
 
 use super::{FetchError, PIECE_TIME, STALL};
@@ -103,34 +106,77 @@ impl Answers {
     /// Reads the bytes of a piece, as many as `bytes` has.
     pub(super) async fn content(&mut self, bytes: &mut [u8]) -> Result<(), FetchError> {
         let len = bytes.len();
-        timeout(PIECE_TIME, self.fill(bytes)).await.unwrap_or(Err(FetchError::Stalled))?;
+        // Of many small pieces most are here already, and each clock would be felt.
+        let here = self.at_once(bytes).await?;
+        let rest = bytes.get_mut(here..).unwrap_or_default();
+        if !rest.is_empty() {
+            timeout(PIECE_TIME, self.fill(rest)).await.unwrap_or(Err(FetchError::Stalled))?;
+        }
         self.rates.received(len);
         Ok(())
     }
 
     async fn fill(&mut self, mut bytes: &mut [u8]) -> Result<(), FetchError> {
-        let mut heard = Instant::now();
         while !bytes.is_empty() {
-            let most = self.rates.download_part().unwrap_or(usize::MAX).min(bytes.len());
-            let part = bytes.get_mut(..most).unwrap_or_default();
+            let mut here = self.at_once(bytes).await?;
+            if here == 0 {
+                here = self.wait(bytes).await?;
+            }
+            bytes = bytes.get_mut(here..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Reads what is here already, without waiting, and tells how many bytes that was; none where
+    /// there is a limit to how fast they may be taken.
+    async fn at_once(&mut self, bytes: &mut [u8]) -> Result<usize, FetchError> {
+        if self.rates.download_part().is_some() {
+            return Ok(0);
+        }
+        let mut buffer = ReadBuf::new(bytes);
+        poll_fn(|cx| {
+            while buffer.remaining() > 0 {
+                let before = buffer.remaining();
+                match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                    Poll::Ready(Ok(())) if buffer.remaining() == before => {
+                        return Poll::Ready(Err(ended()));
+                    }
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(FetchError::Stream(error))),
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await?;
+        Ok(buffer.filled().len())
+    }
+
+    /// Waits for something, no longer than the source may be silent, and reads it, no faster than
+    /// is allowed.
+    async fn wait(&mut self, bytes: &mut [u8]) -> Result<usize, FetchError> {
+        let most = self.rates.download_part().unwrap_or(usize::MAX).min(bytes.len());
+        let part = bytes.get_mut(..most).unwrap_or_default();
+        let mut heard = Instant::now();
+        loop {
             match timeout(LOOK, self.stream.read(part)).await {
                 Err(_) if !self.owed.load(Ordering::Relaxed) => heard = Instant::now(),
                 // It may owe something only since the last look.
                 Err(_) if heard.elapsed() < STALL + LOOK => {}
                 Err(_) => return Err(FetchError::Stalled),
                 Ok(Err(error)) => return Err(FetchError::Stream(error)),
-                Ok(Ok(0)) => {
-                    return Err(FetchError::Stream(io::ErrorKind::UnexpectedEof.into()));
-                }
+                Ok(Ok(0)) => return Err(ended()),
                 Ok(Ok(n)) => {
                     if self.rates.download_part().is_some() {
                         self.rates.download(n).await;
                     }
-                    bytes = bytes.get_mut(n..).unwrap_or_default();
-                    heard = Instant::now();
+                    return Ok(n);
                 }
             }
         }
-        Ok(())
     }
+}
+
+fn ended() -> FetchError {
+    FetchError::Stream(io::ErrorKind::UnexpectedEof.into())
 }

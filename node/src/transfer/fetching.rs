@@ -344,14 +344,11 @@ impl<'a> Fetching<'a> {
                 };
                 self.useful = Instant::now();
                 self.sources.insert(id);
+                let is_new = |piece: &u64| !fetch.held().contains(*piece);
+                let new: BTreeSet<u64> = pieces.iter().copied().filter(is_new).collect();
                 // Those that follow on each other are told together.
                 let mut added = 0..0;
-                for piece in pieces {
-                    let is_new = !fetch.held().contains(piece);
-                    fetch.handle(now, Input::Arrived { from: id, piece });
-                    if !is_new {
-                        continue;
-                    }
+                for piece in new {
                     let place = fetch.layout().place(piece);
                     self.meter.add(place.map_or(0, |place| place.len()));
                     if added.end != piece {
@@ -361,6 +358,7 @@ impl<'a> Fetching<'a> {
                     added.end = piece.saturating_add(1);
                 }
                 self.served.iter().for_each(|served| served.partial().add(added.clone()));
+                fetch.handle(now, Input::Arrived { from: id, pieces });
                 self.shown.progress(&self.meter);
             }
             News::Failed { source, error } => {

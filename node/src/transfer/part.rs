@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use peerkit_proto::files::{MAX_NAME, RelPath};
+use peerkit_proto::files::MAX_NAME;
 use peerkit_proto::id::{Hash, hex};
 
+use crate::folder::new_file;
 use crate::room;
 use crate::stamp::Stamp;
 
@@ -202,14 +203,6 @@ impl PartFolder {
         self.is_new
     }
 
-    /// Makes a file in it: of the mode's bits it gets those to execute, as far as the umask lets
-    /// it. Its folder has to be there.
-    ///
-    /// Nothing is replaced: where case does not matter two names may be one file.
-    pub(super) fn create(files: &Path, path: &RelPath, mode: u32) -> io::Result<File> {
-        new_file(&path.under(files), mode)
-    }
-
     /// Whether there is room for so many bytes.
     ///
     /// # Errors
@@ -253,17 +246,6 @@ fn claim<T>(
         }
     }
     Err(io::Error::other("too many downloads of the same at once"))
-}
-
-/// A new file for everyone that the umask lets, executable for those that `mode` says.
-fn new_file(path: &Path, mode: u32) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o666 | (mode & 0o111));
-    #[cfg(not(unix))]
-    let _ = mode;
-    options.open(path)
 }
 
 /// Opens what a killed process left: never through a link that someone put there.
@@ -358,16 +340,6 @@ mod tests {
         let again = PartFolder::open(&target, &hash).unwrap();
         assert_eq!(again.path, path);
         assert!(again.files().join("old").exists(), "whether it is wanted the fetch knows");
-    }
-
-    #[test]
-    fn a_file_in_a_folder_is_made_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = RelPath::new("a").unwrap();
-        let create = || PartFolder::create(folder.path(), &path, 0o644);
-        write_all_at(&create().unwrap(), b"half", 0).unwrap();
-        let error = create().unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
     }
 
     #[cfg(unix)]

@@ -285,14 +285,12 @@ impl Fetching<'_> {
                 Answer::Whole => self.job.tell(News::Whole { source }).await?,
                 Answer::Sources(sources) => self.job.tell(News::Sources(sources)).await?,
                 Answer::Piece { index, len } => {
-                    let began = Instant::now();
                     if self.batch.pieces.is_empty() {
                         self.batch = self.job.keeping.batch();
-                        self.begun = began;
+                        self.begun = Instant::now();
                     }
                     let is_last = self.piece(index, len).await?;
-                    let now = Instant::now();
-                    if is_last || self.is_full(now - began) || now - self.begun > GATHER {
+                    if is_last || self.is_full() {
                         self.keep().await?;
                     }
                 }
@@ -321,15 +319,14 @@ impl Fetching<'_> {
         }
     }
 
-    /// Whether the batch is to be checked and written, after a piece that took `took`: of a file two
-    /// pieces are where they come fast, as each batch wakes others; of a folder half of one, as
-    /// several threads write it.
-    fn is_full(&self, took: Duration) -> bool {
-        let full = match self.target.description.kind {
-            FileKind::File if took < GATHER / 2 => PIECE + PIECE / 2,
-            _ => PIECE / 2,
-        };
-        self.batch.len() as u64 > full
+    /// Whether the batch is to be checked and written: of a file two pieces are where they come
+    /// fast, as each batch wakes others; of a folder half of one, as several threads write it.
+    fn is_full(&self) -> bool {
+        let len = self.batch.len() as u64;
+        match self.target.description.kind {
+            FileKind::File if len <= PIECE => self.begun.elapsed() > GATHER / 2,
+            _ => len > PIECE / 2,
+        }
     }
 
     /// Takes one piece into the batch; true where it was the last that was owed in its run.

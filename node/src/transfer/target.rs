@@ -18,6 +18,7 @@ use super::part::{PartFile, PartFolder, write_all_at};
 use super::partial::Partial;
 use super::place::{place_file, place_folder};
 use super::prove::{Content as ProvenContent, Proven};
+use crate::folder::OpenFolder;
 use crate::lock::lock;
 
 /// Files of a folder that are kept open because they have several pieces.
@@ -60,13 +61,15 @@ struct Folder {
     part: PartFolder,
     /// The folder that becomes the target.
     files: PathBuf,
+    /// The same.
+    within: OpenFolder,
     manifest: Arc<Manifest>,
     /// The entries of the manifest that are files, and the lists of those of several pieces.
     lists: Vec<(usize, Option<Arc<PieceList>>)>,
     /// The larger files that are being written, the last used at the end.
     open: Mutex<Vec<(usize, Arc<File>)>>,
-    /// Files that were made here. On a disk that does not tell `A` from `a` another name may be the
-    /// same file: that is seen by its being there already.
+    /// Files of several pieces that were made here. On a disk that does not tell `A` from `a` another
+    /// name may be the same file: that is seen by its being there already.
     made: Mutex<HashSet<usize>>,
 }
 
@@ -148,6 +151,7 @@ impl Target {
                 let lists = files.map(|(at, _)| at).zip(lists).collect();
                 let folder = Folder {
                     files: part.files(),
+                    within: OpenFolder::new(part.files()),
                     part,
                     manifest: Arc::new(manifest),
                     lists,
@@ -349,8 +353,7 @@ impl Target {
                 Err(error) => return Err(disk(&at)(error)),
             }
             if pieces.is_empty() {
-                PartFolder::create(&folder.files, path, mode).map_err(disk(&at))?;
-                lock(&folder.made).insert(file);
+                folder.within.create(path, mode).map_err(disk(&at))?;
             }
         }
         Ok(())
@@ -407,7 +410,8 @@ impl Target {
                 let size = self.layout.size(place.file).unwrap_or_default();
                 let written = match size == place.len() {
                     true => folder
-                        .make(place.file, path, mode)
+                        .within
+                        .create(path, mode)
                         .and_then(|file| write_all_at(&file, bytes, 0)),
                     false => folder
                         .large(place.file, path, mode, size)
@@ -420,13 +424,15 @@ impl Target {
 
     /// Names the file of a folder in an error.
     fn within(&self, place: &Place) -> impl FnOnce(FetchError) -> FetchError {
-        let path = match &self.content {
-            Content::File { .. } | Content::There { .. } => None,
-            Content::Folder(folder) => folder.entry(place.file).map(|(path, _)| path.clone()),
-        };
-        move |source| match path {
-            None => source,
-            Some(path) => FetchError::InFolder { path, source: Box::new(source) },
+        let file = place.file;
+        move |source| {
+            let Content::Folder(folder) = &self.content else { return source };
+            match folder.entry(file) {
+                Some((path, _)) => {
+                    FetchError::InFolder { path: path.clone(), source: Box::new(source) }
+                }
+                None => source,
+            }
         }
     }
 
@@ -466,13 +472,6 @@ impl Folder {
         Ok(())
     }
 
-    /// Makes a file, once.
-    fn make(&self, file: usize, path: &RelPath, mode: u32) -> io::Result<File> {
-        let made = PartFolder::create(&self.files, path, mode)?;
-        lock(&self.made).insert(file);
-        Ok(made)
-    }
-
     /// The file of several pieces, made where it was not.
     fn large(&self, file: usize, path: &RelPath, mode: u32, size: u64) -> io::Result<Arc<File>> {
         let mut open = lock(&self.open);
@@ -484,7 +483,7 @@ impl Folder {
         let opened = match lock(&self.made).contains(&file) {
             true => fs::OpenOptions::new().read(true).write(true).open(path.under(&self.files))?,
             false => {
-                let made = PartFolder::create(&self.files, path, mode)?;
+                let made = self.within.create(path, mode)?;
                 made.set_len(size)?;
                 made
             }

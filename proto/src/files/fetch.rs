@@ -59,12 +59,12 @@ pub enum Input {
     Whole(NodeId),
     /// A source has the pieces of these bits, as in [`Answer::Held`](super::Answer::Held).
     Holds(NodeId, u64, Bytes),
-    /// A piece came from a source, was verified and kept.
+    /// Pieces came from a source, were verified and kept.
     Arrived {
         /// From whom.
         from: NodeId,
-        /// Which.
-        piece: u64,
+        /// Which, in the order in which they came.
+        pieces: Vec<u64>,
     },
     /// A source is gone, or was hung up on.
     Down(NodeId),
@@ -161,7 +161,9 @@ impl Fetch {
             }
             Input::Whole(id) => self.whole(id),
             Input::Holds(id, first, bits) => self.holds(now, id, first, &bits),
-            Input::Arrived { from, piece } => self.arrived(now, from, piece),
+            Input::Arrived { from, pieces } => {
+                pieces.into_iter().for_each(|piece| self.arrived(now, from, piece));
+            }
             Input::Down(id) => self.down(id),
         }
         self.fill(now);

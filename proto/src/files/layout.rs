@@ -109,12 +109,21 @@ impl Layout {
         if piece >= self.count {
             return None;
         }
-        // Of files with the same first piece all but the last are empty.
-        let file = self.files.partition_point(|(first, _)| *first <= piece).checked_sub(1)?;
+        let file = self.file_of(piece)?;
         let (first, size) = *self.files.get(file)?;
         let index = piece.checked_sub(first)?;
         let start = index.checked_mul(PIECE)?;
         Some(Place { file, index, range: start..size.min(start.saturating_add(PIECE)) })
+    }
+
+    fn file_of(&self, piece: u64) -> Option<usize> {
+        // Where every file has one piece, as most have, the numbers are the same.
+        let same = usize::try_from(piece).ok()?;
+        if self.files.get(same).is_some_and(|(first, size)| *first == piece && *size > 0) {
+            return Some(same);
+        }
+        // Of files with the same first piece all but the last are empty.
+        self.files.partition_point(|(first, _)| *first <= piece).checked_sub(1)
     }
 
     fn empty() -> Self {

@@ -200,26 +200,35 @@ fn fault_of(name: &str) -> Option<NameFault> {
         b"." | b".." => Some(NameFault::Dots),
         [letter, b':', ..] if letter.is_ascii_alphabetic() => Some(NameFault::Drive),
         _ if bytes.len() > MAX_NAME => Some(NameFault::TooLong),
-        _ if name.contains(['/', '\\']) => Some(NameFault::Separator),
-        _ if name.contains(char::is_control) => Some(NameFault::Control),
+        _ if bytes.iter().any(|byte| matches!(byte, b'/' | b'\\')) => Some(NameFault::Separator),
+        _ if has_control(name) => Some(NameFault::Control),
         [.., b'.' | b' '] => Some(NameFault::Ending),
         _ if is_device(name) => Some(NameFault::Reserved),
         _ => None,
     }
 }
 
+/// Most names are ASCII, and a folder may have a million of them.
+fn has_control(name: &str) -> bool {
+    match name.is_ascii() {
+        true => name.bytes().any(|byte| byte.is_ascii_control()),
+        false => name.contains(char::is_control),
+    }
+}
+
 /// Windows's "Naming Files, Paths, and Namespaces": a device also with any ending, and the digits
 /// of Latin-1's superscripts count.
 fn is_device(name: &str) -> bool {
-    let stem = name.split('.').next().unwrap_or_default();
-    let stem = stem.trim_end_matches(' ').to_ascii_uppercase();
-    if ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"].contains(&stem.as_str()) {
+    let stem = name.split('.').next().unwrap_or_default().trim_end_matches(' ');
+    let devices = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"];
+    if devices.iter().any(|device| stem.eq_ignore_ascii_case(device)) {
         return true;
     }
-    let digit = stem.strip_prefix("COM").or_else(|| stem.strip_prefix("LPT"));
-    let mut rest = digit.unwrap_or_default().chars();
+    let Some((head, rest)) = stem.split_at_checked(3) else { return false };
+    let is_port = ["COM", "LPT"].iter().any(|port| head.eq_ignore_ascii_case(port));
+    let mut rest = rest.chars();
     let is_digit = matches!(rest.next(), Some('0'..='9' | '¹' | '²' | '³'));
-    is_digit && rest.next().is_none()
+    is_port && is_digit && rest.next().is_none()
 }
 
 macro_rules! checked_text {

@@ -124,7 +124,7 @@ impl World {
         let piece = sender.queue.pop_front().unwrap();
         sender.sent += 1;
         sender.next = self.now + Duration::from_millis(sender.pace);
-        self.fetch.handle(self.now, Input::Arrived { from, piece });
+        self.fetch.handle(self.now, Input::Arrived { from, pieces: vec![piece] });
     }
 
     fn sent(&self) -> usize {
@@ -167,9 +167,8 @@ fn a_fast_source_of_small_pieces_is_asked_for_many_as_soon_as_the_first_have_com
     assert_eq!(first.len(), 1, "nothing is known of its speed");
     // 200 MB/s: a quarter of a second of that is half of it all.
     let now = Instant::ZERO + Duration::from_millis(5);
-    for piece in first.into_iter().flatten() {
-        fetch.handle(now, Input::Arrived { from: id(0), piece });
-    }
+    let pieces = first.into_iter().flatten().collect();
+    fetch.handle(now, Input::Arrived { from: id(0), pieces });
     let pieces = asked(&mut fetch).iter().map(|run| run.end - run.start).sum::<u64>();
     assert!(pieces > 1000, "{pieces}");
 }
@@ -239,7 +238,7 @@ fn bits_beyond_the_end_and_strangers_mean_nothing() {
     world.fetch.handle(world.now, Input::Holds(known, 3, noise.clone()));
     world.fetch.handle(world.now, Input::Holds(known, u64::MAX - 7, noise.clone()));
     world.fetch.handle(world.now, Input::Holds(stranger, 0, noise));
-    world.fetch.handle(world.now, Input::Arrived { from: stranger, piece: 99 });
+    world.fetch.handle(world.now, Input::Arrived { from: stranger, pieces: vec![99] });
     world.fetch.handle(world.now, Input::Down(stranger));
     world.run();
     assert!(!world.done);

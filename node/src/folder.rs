@@ -1,0 +1,165 @@
+//! A folder that stays open, so that nobody walks from the root to each of its files.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use peerkit_proto::files::RelPath;
+
+/// A folder whose files are opened one after the other.
+///
+/// Where it can't be opened itself, or the system has no such thing, each is opened by its path.
+/// With many small files the way to each is a good part of what opening it costs.
+#[derive(Debug)]
+pub(crate) struct OpenFolder {
+    path: PathBuf,
+    #[cfg(unix)]
+    handle: Option<std::os::fd::OwnedFd>,
+}
+
+impl OpenFolder {
+    /// The folder at `path`. Where there is none that is found out with the first file.
+    pub(crate) fn new(path: PathBuf) -> Self {
+        #[cfg(unix)]
+        let handle = unix::folder(&path).ok();
+        Self {
+            path,
+            #[cfg(unix)]
+            handle,
+        }
+    }
+
+    /// Opens a file in it as [`open_plain`] does. `path` is as a [`RelPath`] has it.
+    pub(crate) fn open(&self, path: &str) -> io::Result<File> {
+        #[cfg(unix)]
+        if let Some(handle) = &self.handle {
+            return unix::open(handle, Path::new(path));
+        }
+        open_plain(&self.full(path))
+    }
+
+    /// Makes a file in it as [`new_file`] does. The folder that it is in has to be there.
+    pub(crate) fn create(&self, path: &RelPath, mode: u32) -> io::Result<File> {
+        #[cfg(unix)]
+        if let Some(handle) = &self.handle {
+            return unix::create(handle, Path::new(path.as_str()), mode);
+        }
+        new_file(&self.full(path.as_str()), mode)
+    }
+
+    fn full(&self, path: &str) -> PathBuf {
+        let mut full = self.path.clone();
+        full.extend(path.split('/'));
+        full
+    }
+}
+
+/// Opens what should be a file for reading: never through a link, and without waiting for whoever
+/// writes to it where a pipe has taken its place.
+pub(crate) fn open_plain(path: &Path) -> io::Result<File> {
+    #[cfg(unix)]
+    return unix::open(rustix::fs::CWD, path);
+    #[cfg(not(unix))]
+    match std::fs::symlink_metadata(path)?.is_file() {
+        true => File::open(path),
+        false => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+/// A new file for everyone that the umask lets, executable for those that `mode` says. Nothing is
+/// replaced: where case does not matter two names may be one file.
+pub(crate) fn new_file(path: &Path, mode: u32) -> io::Result<File> {
+    #[cfg(unix)]
+    return unix::create(rustix::fs::CWD, path, mode);
+    #[cfg(not(unix))]
+    {
+        let _ = mode;
+        File::options().read(true).write(true).create_new(true).open(path)
+    }
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::fs::File;
+    use std::io;
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::path::Path;
+
+    use rustix::fs::{CWD, Mode, OFlags, RawMode, openat};
+    use rustix::io::retry_on_intr;
+
+    pub(super) fn folder(path: &Path) -> io::Result<OwnedFd> {
+        opened(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY, 0)
+    }
+
+    pub(super) fn open(folder: impl AsFd, path: &Path) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        opened(folder, path, flags, 0).map(File::from)
+    }
+
+    pub(super) fn create(folder: impl AsFd, path: &Path, mode: u32) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        opened(folder, path, flags, 0o666 | (mode & 0o111)).map(File::from)
+    }
+
+    fn opened(folder: impl AsFd, path: &Path, flags: OFlags, mode: u32) -> io::Result<OwnedFd> {
+        let (flags, mode) = (flags | OFlags::CLOEXEC, Mode::from_raw_mode(mode as RawMode));
+        Ok(retry_on_intr(|| openat(folder.as_fd(), path, flags, mode))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_made_once_and_opened_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("in")).unwrap();
+        let open = OpenFolder::new(folder.path().to_owned());
+        let path = RelPath::new("in/a").unwrap();
+        open.create(&path, 0o644).unwrap();
+        let error = open.create(&path, 0o644).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        fs::write(folder.path().join("in/a"), "text").unwrap();
+        assert_eq!(io::read_to_string(open.open("in/a").unwrap()).unwrap(), "text");
+        assert_eq!(open.open("b").unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_folder_that_can_not_be_opened_is_used_by_its_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = OpenFolder::new(folder.path().join("later"));
+        assert_eq!(open.open("a").unwrap_err().kind(), io::ErrorKind::NotFound);
+        fs::create_dir(folder.path().join("later")).unwrap();
+        open.create(&RelPath::new("a").unwrap(), 0).unwrap();
+        assert!(open.open("a").is_ok() && folder.path().join("later/a").exists());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_has_of_its_mode_what_lets_it_be_run() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let open = OpenFolder::new(folder.path().to_owned());
+        let mode = |name: &str, mode| {
+            let made = open.create(&RelPath::new(name).unwrap(), mode).unwrap();
+            made.metadata().unwrap().permissions().mode() & 0o7111
+        };
+        assert_eq!(mode("run", 0o4700), 0o100);
+        assert_eq!(mode("text", 0o644), 0);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("secret"), "text").unwrap();
+        std::os::unix::fs::symlink("secret", folder.path().join("link")).unwrap();
+        let open = OpenFolder::new(folder.path().to_owned());
+        assert!(open.open("secret").is_ok());
+        assert!(open.open("link").is_err());
+    }
+}
