@@ -32,6 +32,7 @@ mod builder;
 mod clock;
 mod compress;
 mod conn;
+mod cores;
 mod counters;
 mod dial;
 mod direct;

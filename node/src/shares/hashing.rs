@@ -11,13 +11,14 @@ use peerkit_proto::files::{PIECE, PieceHasher, PieceList, PieceValue};
 use peerkit_proto::id::Hash;
 
 use super::{Progress, read_exact_at};
+use crate::cores::cores;
 use crate::stamp::Stamp;
 
 /// From this size on the pieces of one file are spread over the cores.
 const LARGE: u64 = 16 * PIECE;
 
-/// More threads than this wait for the disk or for memory.
-const MAX_THREADS: usize = 16;
+/// Threads at most.
+const THREADS: usize = 16;
 
 /// A file to hash.
 #[derive(Debug)]
@@ -65,7 +66,7 @@ pub(super) fn hash_all(
     stop: &AtomicBool,
 ) -> Vec<Result<Hashed, HashFailure>> {
     let mut results: Vec<_> = jobs.iter().map(|_| Err(HashFailure::Stopped)).collect();
-    let threads = thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
+    let threads = cores(THREADS);
     let next = AtomicUsize::new(0);
     let mut collect = |reports: Receiver<Report>| {
         for report in reports {

@@ -1,7 +1,6 @@
 //! Looking at what is on the disk already, on all cores.
 
 use std::fs::{self, File};
-use std::num::NonZero;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use peerkit_proto::files::PieceList;
 use super::FetchError;
 use super::place::candidates;
 use super::status::Shown;
+use crate::cores::cores;
 use crate::shares::read_exact_at;
 
 /// Threads at most.
@@ -66,7 +66,7 @@ impl Checking {
         };
         let many = pieces.end.saturating_sub(pieces.start) > 4;
         let threads = match many {
-            true => thread::available_parallelism().map_or(1, NonZero::get).min(THREADS),
+            true => cores(THREADS),
             false => 1,
         };
         let good: Vec<Vec<u64>> = thread::scope(|scope| {

@@ -14,10 +14,12 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::get::{Candidate, Get};
+use super::job::Job;
+use super::news::{News, Task};
 use super::partial::{Partial, PartialGuard};
 use super::prove::Proven;
 use super::seeking::{Found, seek};
-use super::source::{Job, News, Task, attend, pause};
+use super::source::{attend, pause};
 use super::status::{Meter, Shown};
 use super::target::Target;
 use super::{Dropped, FetchError, Fetched};

@@ -1,17 +1,16 @@
 //! What came, on its way to the disk: checked and written away from the tasks that receive.
 
 use std::collections::VecDeque;
-use std::num::NonZero;
 use std::sync::{Arc, Mutex};
-use std::thread::available_parallelism;
 
 use peerkit_proto::files::FileKind;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::spawn_blocking;
 
 use super::FetchError;
-use super::source::{Job, News};
+use super::news::News;
 use super::target::{Batch, Target};
+use crate::cores::cores;
 use crate::lock::lock;
 
 /// Batches of one fetch that are being checked and written, or wait for it, each of about two pieces.
@@ -30,6 +29,8 @@ pub(super) struct Keeping {
     threads: usize,
     /// Buffers, used again.
     spare: Mutex<Vec<Batch>>,
+    /// Where to tell what came of them.
+    news: mpsc::Sender<News>,
 }
 
 #[derive(Debug, Default)]
@@ -48,10 +49,9 @@ struct Waiting {
 }
 
 impl Keeping {
-    pub(super) fn new() -> Self {
-        let permits = Arc::new(Semaphore::new(BATCHES));
-        let threads = available_parallelism().map_or(1, NonZero::get).min(THREADS);
-        Self { queue: Mutex::default(), permits, threads, spare: Mutex::default() }
+    pub(super) fn new(news: mpsc::Sender<News>) -> Self {
+        let (permits, threads) = (Arc::new(Semaphore::new(BATCHES)), cores(THREADS));
+        Self { queue: Mutex::default(), permits, threads, spare: Mutex::default(), news }
     }
 
     /// An empty batch.
@@ -71,16 +71,6 @@ impl Keeping {
         let _ = self.permits.acquire_many(BATCHES as u32).await;
     }
 
-    /// The next batch for a thread; `None` where there is none, and the thread is counted no more.
-    fn next(&self) -> Option<Waiting> {
-        let mut queue = lock(&self.queue);
-        let next = queue.waiting.pop_front();
-        queue.threads -= usize::from(next.is_none());
-        next
-    }
-}
-
-impl Job {
     /// Has a batch of `source` checked and written, once there is room for it; what came of it is
     /// told.
     ///
@@ -92,24 +82,24 @@ impl Job {
         source: usize,
         batch: Batch,
     ) -> Result<(), FetchError> {
-        let permit = Arc::clone(&self.keeping.permits).acquire_owned().await;
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
         let permit = permit.map_err(|_| FetchError::Stopped)?;
-        let mut queue = lock(&self.keeping.queue);
+        let mut queue = lock(&self.queue);
         let waiting = Waiting { target: Arc::clone(target), source, batch, _permit: permit };
         queue.waiting.push_back(waiting);
         // The system lets one write to a file at a time: others would wait for that with their
         // processors.
         let threads = match target.description.kind {
             FileKind::File => 1,
-            FileKind::Folder => self.keeping.threads,
+            FileKind::Folder => self.threads,
         };
         if queue.threads < threads {
             queue.threads += 1;
             drop(queue);
-            let job = Arc::clone(self);
+            let keeping = Arc::clone(self);
             spawn_blocking(move || {
-                while let Some(waiting) = job.keeping.next() {
-                    job.keep_now(waiting);
+                while let Some(waiting) = keeping.next() {
+                    keeping.keep_now(waiting);
                 }
             });
         }
@@ -125,8 +115,16 @@ impl Job {
             }
             Err(error) => News::Failed { source, error },
         };
-        lock(&self.keeping.spare).push(batch);
+        lock(&self.spare).push(batch);
         // It is there before anybody can take the fetch to be at rest.
         let _ = self.news.blocking_send(news);
+    }
+
+    /// The next batch for a thread; `None` where there is none, and the thread is counted no more.
+    fn next(&self) -> Option<Waiting> {
+        let mut queue = lock(&self.queue);
+        let next = queue.waiting.pop_front();
+        queue.threads -= usize::from(next.is_none());
+        next
     }
 }

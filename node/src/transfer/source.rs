@@ -6,20 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use peerkit_proto::address::Address;
 use peerkit_proto::files::wire::{FILES_PROTOCOL, MAX_PLACES};
-use peerkit_proto::files::{Answer, FileKind, PIECE, Refusal, Request, Secret};
-use peerkit_proto::id::{Hash, NodeId};
-use tokio::sync::{Semaphore, mpsc, watch};
+use peerkit_proto::files::{Answer, FileKind, PIECE, Refusal, Request};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
 
 use super::asking::{Answers, Asking, Questions};
-use super::checking::Checking;
 use super::get::Candidate;
-use super::keeping::Keeping;
-use super::prove::{Proven, prove, prove_size};
-use super::status::Shown;
+use super::job::Job;
+use super::news::{News, Task};
+use super::prove::{prove, prove_size};
 use super::target::{Batch, Target};
 use super::{FetchError, STALL};
 use crate::error::Error;
@@ -32,73 +28,6 @@ const PROVING: Duration = Duration::from_secs(3);
 
 /// Small pieces are checked and written at the latest this long after the first of them came.
 const GATHER: Duration = Duration::from_millis(50);
-
-/// What all sources of one fetch share.
-pub(super) struct Job {
-    pub(super) hash: Hash,
-    pub(super) secret: Option<Secret>,
-    /// What is fetched and where it goes, once that is known.
-    pub(super) target: watch::Receiver<Option<Arc<Target>>>,
-    /// A permit for who may prove what is fetched.
-    pub(super) proving: Semaphore,
-    /// What came and is not written yet.
-    pub(super) keeping: Keeping,
-    /// What is on the disk already.
-    pub(super) checking: Checking,
-    pub(super) news: mpsc::Sender<News>,
-}
-
-/// What a source has to tell.
-#[derive(Debug)]
-pub(super) enum News {
-    /// Who it is: it may have been an address only.
-    Met { source: usize, id: NodeId },
-    /// What is fetched.
-    Proven { source: usize, proven: Box<Proven> },
-    /// What is fetched is not what somebody else has said.
-    Contradicted { source: usize, proven: Box<Proven> },
-    /// It can be asked.
-    Up { source: usize },
-    /// It has everything.
-    Whole { source: usize },
-    /// It has these pieces.
-    Holds { source: usize, first: u64, bits: Bytes },
-    /// Others who may have it.
-    Sources(Vec<(NodeId, Vec<Address>)>),
-    /// Pieces that it sent are checked and written.
-    Kept { source: usize, pieces: Vec<u64> },
-    /// It sent what is not the file, or the disk refused.
-    Failed { source: usize, error: FetchError },
-}
-
-/// What a source is to do.
-#[derive(Debug)]
-pub(super) enum Task {
-    Ask { first: u64, count: u16 },
-    Cancel,
-}
-
-impl Job {
-    pub(super) fn new(
-        hash: Hash,
-        secret: Option<Secret>,
-        target: watch::Receiver<Option<Arc<Target>>>,
-        news: mpsc::Sender<News>,
-        shown: Shown,
-    ) -> Self {
-        let (proving, keeping) = (Semaphore::new(1), Keeping::new());
-        let checking = Checking::new(shown);
-        Self { hash, secret, target, proving, keeping, checking, news }
-    }
-
-    fn target(&self) -> Option<Arc<Target>> {
-        self.target.borrow().clone()
-    }
-
-    async fn tell(&self, news: News) -> Result<(), Error> {
-        self.news.send(news).await.map_err(|_| FetchError::Stopped.into())
-    }
-}
 
 /// Works on one source until it fails.
 pub(super) async fn attend(
@@ -313,7 +242,7 @@ impl Fetching<'_> {
             Ok(answer) => Ok(answer?),
             Err(_) => {
                 let batch = std::mem::take(&mut self.batch);
-                self.job.keep(self.target, self.source, batch).await?;
+                self.job.keeping.keep(self.target, self.source, batch).await?;
                 Ok(next.await?)
             }
         }
@@ -379,7 +308,7 @@ impl Fetching<'_> {
             return Ok(());
         }
         let batch = std::mem::take(&mut self.batch);
-        Ok(self.job.keep(self.target, self.source, batch).await?)
+        Ok(self.job.keeping.keep(self.target, self.source, batch).await?)
     }
 }
 
