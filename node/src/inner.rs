@@ -163,9 +163,9 @@ impl Inner {
             dispatch: parts.dispatch,
             requests: Table::default(),
             protocols: Table::default(),
-            shares: match parts.watch {
-                true => Shares::new(parts.store.clone()).watched(),
-                false => Shares::new(parts.store.clone()),
+            shares: {
+                let shares = Shares::new(parts.store.clone()).with_tickets_of(&parts.key);
+                if parts.watch { shares.watched() } else { shares }
             },
             partials: Partials::default(),
             store: parts.store,

@@ -23,8 +23,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use peerkit_proto::files::{Access, Asker, Description, PieceList, Refusal, Secret, SharedFile};
-use peerkit_proto::id::Hash;
+use peerkit_proto::files::{
+    Access, Asker, Description, PieceList, Refusal, Secret, SharedFile, TicketKey,
+};
+use peerkit_proto::id::{Hash, Key};
 use tokio_util::task::TaskTracker;
 
 pub(crate) use open::read_exact_at;
@@ -49,6 +51,8 @@ pub(crate) struct Shares {
     /// the index has it.
     pruning: Arc<RwLock<()>>,
     watching: Option<Arc<Watching>>,
+    /// What the secrets of shares come from that are not remembered.
+    tickets: Option<TicketKey>,
     /// What is being done off the async threads: it holds the store.
     work: TaskTracker,
 }
@@ -63,6 +67,7 @@ impl Shares {
             changing: Arc::default(),
             pruning: Arc::default(),
             watching: None,
+            tickets: None,
             work: TaskTracker::new(),
         }
     }
@@ -71,6 +76,13 @@ impl Shares {
     #[must_use]
     pub(crate) fn watched(mut self) -> Self {
         self.watching = Watching::new().map(Arc::new);
+        self
+    }
+
+    /// A share that is not remembered has the same ticket whenever the node with this key has it.
+    #[must_use]
+    pub(crate) fn with_tickets_of(mut self, key: &Key) -> Self {
+        self.tickets = Some(TicketKey::of(key));
         self
     }
 
@@ -303,7 +315,8 @@ impl Shares {
         let mut top = scanned.top;
         let _changing = self.changing();
         let before = self.read().terms(&top.path).map(|terms| terms.access.clone());
-        let Terms { access, remember } = options.terms(before.as_ref())?;
+        let again = self.tickets.as_ref().map(|tickets| tickets.secret_of(&top.shared.hash));
+        let Terms { access, remember } = options.terms(before.as_ref(), again)?;
         if remember {
             let share = KnownShare { shared: top.shared.clone(), access: access.clone() };
             self.store.save_share(&top.path, &share)?;

@@ -11,6 +11,7 @@ mod fetching;
 mod get;
 mod job;
 mod keeping;
+mod listed;
 mod news;
 mod part;
 mod partial;

@@ -129,6 +129,35 @@ async fn a_folder_comes_whole() {
 }
 
 #[tokio::test]
+async fn a_folder_that_is_there_is_not_fetched_again() {
+    let (ann, bob) = (node("ann").await, node("bob").await);
+    link(&ann, &bob).await;
+    let (from, to) = (folder(), folder());
+    write(&from, "album/1.bin", &content());
+    write(&from, "album/in/2.txt", b"two");
+    write(&from, "album/in/empty", b"");
+    let hash = bob.share(from.path().join("album")).await.unwrap().shared.hash;
+    let fetch = async |name: &str| {
+        let fetched = ann.fetch(hash, to.path()).await.unwrap();
+        assert_eq!(fetched.path, to.path().join(name));
+        fetched.sources.len()
+    };
+    assert_eq!(fetch("album").await, 1);
+    assert_eq!(fetch("album").await, 0, "nobody sent any of it");
+    assert_eq!(tree(to.path()), tree(from.path()), "and nothing is left beside it");
+
+    // Something else of the same names and sizes, then something more.
+    write(&to, "album/in/2.txt", b"zwo");
+    assert_eq!(fetch("album (1)").await, 1);
+    assert_eq!(fetch("album (1)").await, 0);
+    write(&to, "album/in/2.txt", b"two");
+    assert_eq!(fetch("album").await, 0);
+    write(&to, "album/more", b"");
+    assert_eq!(fetch("album (1)").await, 0);
+    shutdown([&ann, &bob]).await;
+}
+
+#[tokio::test]
 async fn who_does_not_listen_calls_back() {
     let (ann, bob) = (node("ann").await, node("bob").await);
     let start = || Node::builder().name("silent").spawn();

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::Hash;
 
-pub use access::{Access, AccessKind, Asker, Secret};
+pub use access::{Access, AccessKind, Asker, Secret, TicketKey};
 pub use layout::{Layout, Place};
 pub use manifest::{Entry, MAX_ENTRIES, MAX_MANIFEST, Manifest, ManifestError};
 pub use path::{FileName, MAX_DEPTH, MAX_NAME, MAX_PATH, NameError, NameFault, RelPath};

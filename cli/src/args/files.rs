@@ -57,7 +57,7 @@ pub(crate) struct ShareArgs {
     #[arg(long, value_name = "NODE", conflicts_with = "ticket")]
     pub(crate) to: Vec<NodeId>,
 
-    /// Only for who has the ticket, which is another one at the next start
+    /// Only for who has the ticket. It is the same at the next start, as long as the content is
     #[arg(long)]
     pub(crate) ticket: bool,
 
@@ -74,7 +74,7 @@ pub(crate) struct ShareArgs {
     #[arg(long, value_name = "RATE", value_parser = rate::parse)]
     pub(crate) up: Option<u64>,
 
-    /// Where its key is kept, in the folder `share`: other tickets than those of --ticket stay good
+    /// Where its key is kept, in the folder `share`: with it tickets stay good over a restart
     /// [default: the XDG data folder, ~/.local/share/peerkit]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state: Option<PathBuf>,

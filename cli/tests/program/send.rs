@@ -241,11 +241,16 @@ fn a_ticket_is_good_after_a_restart_and_two_can_share_at_once() {
     let second = Share::start(home.path(), &args);
     let other: Ticket = ticket(&second.shared()).parse().unwrap();
     assert_ne!(first.node, other.node, "a passing node");
+    assert_ne!(first.secret, other.secret);
     assert_eq!(get(home.path(), &[&other.to_string()]).status.code(), Some(0));
     assert_eq!(share.interrupt(), Some(0));
     let share = Share::start(home.path(), &args);
     let again: Ticket = ticket(&share.shared()).parse().unwrap();
     assert_eq!((first.node, first.hash), (again.node, again.hash));
+    let kept = Ticket { addresses: again.addresses, ..first };
+    assert!(kept.secret.is_some());
+    let got = get(home.path(), &[&kept.to_string(), "kept.txt"]);
+    assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""));
 }
 
 #[test]

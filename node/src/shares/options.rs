@@ -40,7 +40,8 @@ impl ShareOptions {
 
     /// With whoever has a ticket: see [`Node::ticket`](crate::Node::ticket). The secret in it stays
     /// the same for as long as this is shared so, also over a restart; sharing it openly in between
-    /// makes earlier tickets void.
+    /// makes earlier tickets void. Of what is not [remembered](Self::remember) it is the same
+    /// whenever the same content is shared by the same key.
     pub fn with_ticket(mut self) -> Self {
         self.wish = Wish::Ticket;
         self
@@ -52,16 +53,24 @@ impl ShareOptions {
         self
     }
 
-    /// What they come to for what was shared with `before`, if it was.
+    /// What they come to for what was shared with `before`, if it was. `again` is the secret that
+    /// what is not remembered gets each time.
     ///
     /// # Errors
     /// Where a secret is to be drawn and the system has no random numbers.
-    pub(super) fn terms(&self, before: Option<&Access>) -> Result<Terms, ShareError> {
+    pub(super) fn terms(
+        &self,
+        before: Option<&Access>,
+        again: Option<Secret>,
+    ) -> Result<Terms, ShareError> {
         let access = match (&self.wish, before) {
             (Wish::Open, _) => Access::Open,
             (Wish::Nodes(nodes), _) => Access::Nodes(nodes.clone()),
             (Wish::Ticket, Some(Access::Ticket(secret))) => Access::Ticket(*secret),
-            (Wish::Ticket, _) => Access::Ticket(draw_secret()?),
+            (Wish::Ticket, _) => Access::Ticket(match again.filter(|_| self.forget) {
+                Some(secret) => secret,
+                None => draw_secret()?,
+            }),
         };
         Ok(Terms { access, remember: !self.forget })
     }

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use peerkit_proto::files::PieceList;
+use peerkit_proto::files::{FileKind, Layout, PieceList};
 
 use super::FetchError;
+use super::listed::Listed;
 use super::place::candidates;
 use super::status::Shown;
 use crate::cores::cores;
+use crate::folder::OpenFolder;
 use crate::shares::read_exact_at;
 
 /// Threads at most.
@@ -93,31 +95,71 @@ impl Checking {
         list: &PieceList,
         overwrite: bool,
     ) -> Result<Option<(PathBuf, File)>, FetchError> {
-        for path in candidates(target, overwrite) {
+        for path in candidates(target, FileKind::File, overwrite) {
             let Ok(found) = fs::symlink_metadata(&path) else { break };
             if !found.is_file() || found.len() != list.size() {
                 continue;
             }
             let Ok(file) = File::open(&path) else { continue };
             self.begin(list.size());
-            // The first that is not so decides.
-            let is_other = AtomicBool::new(false);
             let look = |piece, buffer: &mut Vec<u8>| {
-                if is_other.load(Ordering::Relaxed) {
-                    return None;
-                }
-                let len = list.range(piece).and_then(|range| {
-                    read_good(&file, range, buffer, |bytes| list.verify_piece(piece, bytes).is_ok())
-                });
-                is_other.fetch_or(len.is_none(), Ordering::Relaxed);
-                len
+                let is_good = |bytes: &[u8]| list.verify_piece(piece, bytes).is_ok();
+                read_good(&file, list.range(piece)?, buffer, is_good)
             };
-            let good = self.good(0..list.count(), look)?;
-            if good.len() as u64 == list.count() {
+            if self.all_good(list.count(), look)? {
                 return Ok(Some((path, file)));
             }
         }
         Ok(None)
+    }
+
+    /// The same of a folder: one that has what is `listed`, with its pieces numbered by `layout`,
+    /// and nothing else.
+    ///
+    /// # Errors
+    /// Where it was stopped.
+    pub(super) fn folder_there(
+        &self,
+        target: &Path,
+        (listed, layout): (&Listed, &Layout),
+        overwrite: bool,
+    ) -> Result<Option<PathBuf>, FetchError> {
+        for path in candidates(target, FileKind::Folder, overwrite) {
+            let Ok(found) = fs::symlink_metadata(&path) else { break };
+            if !found.is_dir() || !listed.is_like(&path).unwrap_or(false) {
+                continue;
+            }
+            self.begin(listed.manifest().total());
+            let folder = OpenFolder::new(path.clone());
+            let look = |piece, buffer: &mut Vec<u8>| {
+                let place = layout.place(piece)?;
+                let file = folder.open(listed.file(place.file)?.0.as_str()).ok()?;
+                let is_good = |bytes: &[u8]| listed.verify(&place, bytes).is_ok();
+                read_good(&file, place.range.clone(), buffer, is_good)
+            };
+            if self.all_good(layout.count(), look)? {
+                return Ok(Some(path));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether all of `count` pieces are good: the first that is not decides.
+    fn all_good(
+        &self,
+        count: u64,
+        look: impl Fn(u64, &mut Vec<u8>) -> Option<u64> + Sync,
+    ) -> Result<bool, FetchError> {
+        let is_other = AtomicBool::new(false);
+        let look = |piece, buffer: &mut Vec<u8>| {
+            if is_other.load(Ordering::Relaxed) {
+                return None;
+            }
+            let len = look(piece, buffer);
+            is_other.fetch_or(len.is_none(), Ordering::Relaxed);
+            len
+        };
+        Ok(self.good(0..count, look)?.len() as u64 == count)
     }
 }
 

@@ -381,13 +381,26 @@ impl<'a> Fetching<'a> {
         self.shown.begin(&proven.description);
         let checking = self.job.checking.clone();
         let busy = self.job.keeping.busy().await;
+        let access = self.access(proven.description.access);
         let opening = tokio::task::spawn_blocking(move || {
             let _busy = busy;
-            Target::open(hash, *proven, (&to, overwrite), &checking)
+            let (target, held) = Target::open(hash, *proven, (&to, overwrite), &checking)?;
+            let partial = target.partial(access, &held)?;
+            Ok::<_, FetchError>((Arc::new(target), held, partial))
         });
-        let (target, held) = opening.await.map_err(|_| FetchError::Stopped)??;
+        let (target, held, partial) = opening.await.map_err(|_| FetchError::Stopped)??;
         self.settled_by = Some(source);
-        self.begin(Arc::new(target), held)
+        self.begin(target, held, partial)
+    }
+
+    /// Whom what is fetched may be served to.
+    fn access(&self, kind: AccessKind) -> Access {
+        match (kind, self.get.secret) {
+            (AccessKind::Open, _) => Access::Open,
+            (AccessKind::Ticket, Some(secret)) => Access::Ticket(secret),
+            // Whom else it is for is not known.
+            (AccessKind::Nodes | AccessKind::Ticket, _) => Access::Nodes(Vec::new()),
+        }
     }
 
     /// Who settled what is fetched has lied about its size, as another has shown.
@@ -429,28 +442,17 @@ impl<'a> Fetching<'a> {
     }
 
     /// What is fetched is known, and what of it is here already.
-    fn begin(&mut self, target: Arc<Target>, held: PieceSet) -> Result<(), Error> {
+    fn begin(
+        &mut self,
+        target: Arc<Target>,
+        held: PieceSet,
+        partial: Partial,
+    ) -> Result<(), Error> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| Error::Setting(error.to_string()))?;
         let layout = Arc::clone(&target.layout);
-        let access = match target.description.access {
-            AccessKind::Open => Access::Open,
-            // Whom else it is for is not known.
-            AccessKind::Nodes => Access::Nodes(Vec::new()),
-            AccessKind::Ticket => match self.get.secret {
-                Some(secret) => Access::Ticket(secret),
-                None => Access::Nodes(Vec::new()),
-            },
-        };
-        let description = target.description.clone();
-        let partial = Partial::new(self.get.hash, description, access, Arc::clone(&layout));
-        let partial = partial.map_err(FetchError::from)?;
-        target.serve(&partial);
-        let mut here = 0u64;
-        for piece in held.pieces() {
-            partial.add(piece..piece.saturating_add(1));
-            here = here.saturating_add(layout.place(piece).map_or(0, |place| place.len()));
-        }
+        let place = |piece| layout.place(piece).map_or(0, |place| place.len());
+        let here = held.pieces().map(place).fold(0, u64::saturating_add);
         self.served = Some(self.inner.partials.enter(partial));
         self.fetch = Some(Fetch::new(layout, held, seed));
         self.meter.start(here, target.total);

@@ -184,10 +184,14 @@ fn hash_of(path: &Path) -> io::Result<Hash> {
     }
 }
 
-/// Where a file may go that is to be at `target`, in the order in which they are tried.
-pub(super) fn candidates(target: &Path, overwrite: bool) -> impl Iterator<Item = PathBuf> {
+/// Where what is to be at `target` may go, in the order in which they are tried.
+pub(super) fn candidates(
+    target: &Path,
+    kind: FileKind,
+    overwrite: bool,
+) -> impl Iterator<Item = PathBuf> {
     let tried = if overwrite { 1 } else { usize::MAX };
-    numbered(target, FileKind::File).take(tried)
+    numbered(target, kind).take(tried)
 }
 
 /// `a.txt`, `a (1).txt`, `a (2).txt`, ...; a folder's name has no ending.

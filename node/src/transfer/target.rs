@@ -6,14 +6,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use peerkit_proto::files::{
-    Description, Entry, FileName, Layout, Manifest, PieceList, PieceSet, Place, RelPath,
-};
+use peerkit_proto::files::{Access, Description, Layout, PieceList, PieceSet, Place, RelPath};
 use peerkit_proto::id::Hash;
 
 use super::FetchError;
 use super::checking::{Checking, read_good};
 use super::get::Destination;
+use super::listed::Listed;
 use super::part::{PartFile, PartFolder, write_all_at};
 use super::partial::Partial;
 use super::place::{place_file, place_folder};
@@ -47,13 +46,18 @@ enum Content {
         part: PartFile,
         list: Arc<PieceList>,
     },
-    /// It is all there already, under its name or another.
-    There {
+    /// The file is there already, under its name or another.
+    FileThere {
         path: PathBuf,
         file: Arc<File>,
         list: Arc<PieceList>,
     },
     Folder(Folder),
+    /// The same of a folder.
+    FolderThere {
+        path: PathBuf,
+        listed: Listed,
+    },
 }
 
 #[derive(Debug)]
@@ -63,9 +67,7 @@ struct Folder {
     files: PathBuf,
     /// The same.
     within: OpenFolder,
-    manifest: Arc<Manifest>,
-    /// The entries of the manifest that are files, and the lists of those of several pieces.
-    lists: Vec<(usize, Option<Arc<PieceList>>)>,
+    listed: Listed,
     /// The larger files that are being written, the last used at the end.
     open: Mutex<Vec<(usize, Arc<File>)>>,
     /// Files of several pieces that were made here. On a disk that does not tell `A` from `a` another
@@ -116,8 +118,8 @@ impl Batch {
 
 impl Target {
     /// Opens the place for what was proven: takes up what an earlier fetch has left of it, checks
-    /// all of that, and tells which pieces are there. Where the very same file is in its place
-    /// already it is that. With `overwrite` it is going to replace what has its name.
+    /// all of that, and tells which pieces are there. Where the very same is in its place already it
+    /// is that. With `overwrite` it is going to replace what has its name.
     ///
     /// # Errors
     /// Where the disk refuses, or has too little room, or `checking` was stopped.
@@ -134,7 +136,7 @@ impl Target {
                 let layout = Arc::new(Layout::file(list.size())?);
                 let content = match checking.there(&path, &list, overwrite)? {
                     Some((path, file)) => {
-                        Content::There { path, file: Arc::new(file), list: Arc::new(list) }
+                        Content::FileThere { path, file: Arc::new(file), list: Arc::new(list) }
                     }
                     None => {
                         let part = PartFile::open(&path, &hash).map_err(disk(&path))?;
@@ -145,20 +147,15 @@ impl Target {
             }
             ProvenContent::Folder { manifest, lists } => {
                 let layout = Arc::new(Layout::folder(&manifest));
-                let part = PartFolder::open(&path, &hash).map_err(disk(&path))?;
-                let is_file = |entry: &Entry| matches!(entry, Entry::File { .. });
-                let files = manifest.entries().iter().enumerate().filter(|(_, e)| is_file(e));
-                let lists = files.map(|(at, _)| at).zip(lists).collect();
-                let folder = Folder {
-                    files: part.files(),
-                    within: OpenFolder::new(part.files()),
-                    part,
-                    manifest: Arc::new(manifest),
-                    lists,
-                    open: Mutex::default(),
-                    made: Mutex::default(),
+                let listed = Listed::new(manifest, lists);
+                let content = match checking.folder_there(&path, (&listed, &layout), overwrite)? {
+                    Some(path) => Content::FolderThere { path, listed },
+                    None => {
+                        let part = PartFolder::open(&path, &hash).map_err(disk(&path))?;
+                        Content::Folder(Folder::new(part, listed))
+                    }
                 };
-                Self::new(hash, description, layout, path, Content::Folder(folder))?
+                Self::new(hash, description, layout, path, content)?
             }
         };
         checking.begin(target.total);
@@ -176,8 +173,10 @@ impl Target {
     ) -> Result<Self, FetchError> {
         let written = Mutex::new(PieceSet::of_count(layout.count())?);
         let total = match &content {
-            Content::File { list, .. } | Content::There { list, .. } => list.size(),
-            Content::Folder(folder) => folder.manifest.total(),
+            Content::File { list, .. } | Content::FileThere { list, .. } => list.size(),
+            Content::Folder(Folder { listed, .. }) | Content::FolderThere { listed, .. } => {
+                listed.manifest().total()
+            }
         };
         Ok(Self { hash, description, layout, path, total, content, written })
     }
@@ -204,28 +203,30 @@ impl Target {
         Ok(())
     }
 
-    /// What of it can be served while it is fetched.
-    pub(super) fn serve(&self, partial: &Partial) {
+    /// What others are served of it while it is fetched, `held` at first.
+    ///
+    /// # Errors
+    /// Where it has too many pieces.
+    pub(super) fn partial(&self, access: Access, held: &PieceSet) -> Result<Partial, FetchError> {
+        let (description, layout) = (self.description.clone(), Arc::clone(&self.layout));
+        let partial = Partial::new(self.hash, description, access, layout)?;
         match &self.content {
             Content::File { part, list } => {
                 partial.set_file(Arc::clone(part.file()));
                 partial.add_list(self.hash, Arc::clone(list));
             }
-            Content::There { file, list, .. } => {
+            Content::FileThere { file, list, .. } => {
                 partial.set_file(Arc::clone(file));
                 partial.add_list(self.hash, Arc::clone(list));
             }
-            Content::Folder(folder) => {
-                partial.set_folder(folder.files.clone(), Arc::clone(&folder.manifest));
-                for (at, list) in &folder.lists {
-                    if let (Some(Entry::File { hash, .. }), Some(list)) =
-                        (folder.manifest.entries().get(*at), list)
-                    {
-                        partial.add_list(*hash, Arc::clone(list));
-                    }
-                }
+            Content::Folder(Folder { files: path, listed, .. })
+            | Content::FolderThere { path, listed } => {
+                partial.set_folder(path.clone(), Arc::clone(listed.manifest()));
+                listed.lists().for_each(|(hash, list)| partial.add_list(*hash, Arc::clone(list)));
             }
         }
+        held.pieces().for_each(|piece| partial.add(piece..piece.saturating_add(1)));
+        Ok(partial)
     }
 
     /// Puts what is whole in its place, on disk for good, and tells where that is. `partial` is
@@ -233,8 +234,9 @@ impl Target {
     pub(super) fn place(&self, overwrite: bool, partial: &Partial) -> Result<PathBuf, FetchError> {
         let placed = match &self.content {
             Content::File { part, .. } => place_file(part, &self.path, &self.hash, overwrite),
-            Content::There { path, .. } => Ok(path.clone()),
-            Content::Folder(Folder { part, manifest, .. }) => {
+            Content::FileThere { path, .. } | Content::FolderThere { path, .. } => Ok(path.clone()),
+            Content::Folder(Folder { part, listed, .. }) => {
+                let manifest = listed.manifest();
                 let placed = place_folder(part, &self.path, manifest, overwrite);
                 if let Ok(path) = &placed {
                     partial.set_folder(path.clone(), Arc::clone(manifest));
@@ -258,7 +260,7 @@ impl Target {
     pub(super) fn discard(&self) {
         match &self.content {
             Content::File { part, .. } => part.discard(),
-            Content::There { .. } => {}
+            Content::FileThere { .. } | Content::FolderThere { .. } => {}
             Content::Folder(folder) => folder.part.discard(),
         }
     }
@@ -276,10 +278,12 @@ impl Target {
                 part.reserve(size, self.description.stored)
                     .map_err(FetchError::no_space(part.path(), size))?;
             }
-            Content::There { .. } => (0..held.count()).for_each(|piece| _ = held.insert(piece)),
+            Content::FileThere { .. } | Content::FolderThere { .. } => {
+                (0..held.count()).for_each(|piece| _ = held.insert(piece));
+            }
             Content::Folder(folder) => {
                 if !folder.part.is_new() {
-                    folder.sweep(&folder.files, None).map_err(disk(&folder.files))?;
+                    folder.listed.sweep(&folder.files, None).map_err(disk(&folder.files))?;
                 }
                 self.make_folders(folder)?;
                 self.take_up(folder, &mut held, checking)?;
@@ -297,15 +301,13 @@ impl Target {
     }
 
     fn make_folders(&self, folder: &Folder) -> Result<(), FetchError> {
-        for entry in folder.manifest.entries() {
-            if let Entry::Folder { path, .. } = entry {
-                let path = path.under(&folder.files);
-                match fs::create_dir(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                        return Err(disk(&path)(error));
-                    }
-                    _ => {}
+        for path in folder.listed.folders() {
+            let path = path.under(&folder.files);
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(disk(&path)(error));
                 }
+                _ => {}
             }
         }
         Ok(())
@@ -324,7 +326,7 @@ impl Target {
             if folder.part.is_new() && !pieces.is_empty() {
                 continue;
             }
-            let Some((path, mode)) = folder.entry(file) else { continue };
+            let Some((path, mode)) = folder.listed.file(file) else { continue };
             let at = path.under(&folder.files);
             let found = match folder.part.is_new() {
                 true => Err(io::ErrorKind::NotFound.into()),
@@ -378,23 +380,14 @@ impl Target {
     }
 
     fn verify(&self, place: &Place, bytes: &[u8]) -> Result<(), FetchError> {
-        let checked = match &self.content {
-            Content::File { list, .. } | Content::There { list, .. } => {
-                list.verify_piece(place.index, bytes)
+        match &self.content {
+            Content::File { list, .. } | Content::FileThere { list, .. } => {
+                Ok(list.verify_piece(place.index, bytes)?)
             }
-            Content::Folder(folder) => {
-                let (at, list) = folder.lists.get(place.file).ok_or(FetchError::Unfinished)?;
-                match (list, folder.manifest.entries().get(*at)) {
-                    (Some(list), _) => list.verify_piece(place.index, bytes),
-                    (None, Some(Entry::File { hash, size, .. })) => {
-                        let list = PieceList::single(hash, *size).ok_or(FetchError::Unfinished)?;
-                        list.verify_piece(0, bytes)
-                    }
-                    _ => return Err(FetchError::Unfinished),
-                }
+            Content::Folder(Folder { listed, .. }) | Content::FolderThere { listed, .. } => {
+                listed.verify(place, bytes)
             }
-        };
-        Ok(checked?)
+        }
     }
 
     fn write(&self, place: &Place, bytes: &[u8]) -> Result<(), FetchError> {
@@ -403,9 +396,9 @@ impl Target {
                 part.write(bytes, place.range.start).map_err(disk(part.path()))
             }
             // Nothing of it is asked for.
-            Content::There { .. } => Err(FetchError::Unfinished),
+            Content::FileThere { .. } | Content::FolderThere { .. } => Err(FetchError::Unfinished),
             Content::Folder(folder) => {
-                let (path, mode) = folder.entry(place.file).ok_or(FetchError::Unfinished)?;
+                let (path, mode) = folder.listed.file(place.file).ok_or(FetchError::Unfinished)?;
                 let at = || path.under(&folder.files);
                 let size = self.layout.size(place.file).unwrap_or_default();
                 let written = match size == place.len() {
@@ -427,7 +420,7 @@ impl Target {
         let file = place.file;
         move |source| {
             let Content::Folder(folder) = &self.content else { return source };
-            match folder.entry(file) {
+            match folder.listed.file(file) {
                 Some((path, _)) => {
                     FetchError::InFolder { path: path.clone(), source: Box::new(source) }
                 }
@@ -442,34 +435,15 @@ impl Target {
 }
 
 impl Folder {
-    fn entry(&self, file: usize) -> Option<(&RelPath, u32)> {
-        let (at, _) = self.lists.get(file)?;
-        self.manifest.entries().get(*at).map(|entry| (entry.path(), entry.mode()))
-    }
-
-    /// Removes what an earlier fetch has left and the folder does not have.
-    fn sweep(&self, at: &Path, within: Option<&RelPath>) -> io::Result<()> {
-        for found in fs::read_dir(at)? {
-            let found = found?;
-            let (path, is_folder) = (found.path(), found.file_type()?.is_dir());
-            let name = FileName::of_path(&path).ok();
-            let rel = name.and_then(|name| match within {
-                None => Some(name.into()),
-                Some(within) => within.child(&name).ok(),
-            });
-            let entries = self.manifest.entries();
-            let entry = rel.as_ref().and_then(|rel| {
-                let at = entries.binary_search_by(|entry| entry.path().cmp(rel)).ok()?;
-                entries.get(at)
-            });
-            match (entry, is_folder) {
-                (Some(Entry::Folder { path: rel, .. }), true) => self.sweep(&path, Some(rel))?,
-                (Some(Entry::File { .. }), false) => {}
-                (_, true) => fs::remove_dir_all(&path)?,
-                (_, false) => fs::remove_file(&path)?,
-            }
+    fn new(part: PartFolder, listed: Listed) -> Self {
+        Self {
+            files: part.files(),
+            within: OpenFolder::new(part.files()),
+            part,
+            listed,
+            open: Mutex::default(),
+            made: Mutex::default(),
         }
-        Ok(())
     }
 
     /// The file of several pieces, made where it was not.

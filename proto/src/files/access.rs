@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::hello::Proof;
-use crate::id::NodeId;
+use crate::id::{Hash, Key, NodeId};
 
 /// Bytes of a ticket's secret.
 pub const SECRET_LEN: usize = 16;
@@ -127,6 +127,34 @@ impl Secret {
     }
 }
 
+/// What the secrets of tickets are made of that nobody has to keep: a node's key.
+#[derive(Clone)]
+pub struct TicketKey([u8; 32]);
+
+impl TicketKey {
+    /// That of the node with this key. Nothing can be told of the key from it.
+    #[must_use]
+    pub fn of(key: &Key) -> Self {
+        Self(blake3::derive_key("peerkit 2026-11 tickets of a node", key.secret()))
+    }
+
+    /// The secret of the ticket for a content: always the same, and to whoever has tickets for
+    /// other contents as good as random.
+    #[must_use]
+    pub fn secret_of(&self, content: &Hash) -> Secret {
+        let hash = blake3::keyed_hash(&self.0, content.as_bytes());
+        let mut secret = [0; SECRET_LEN];
+        secret.iter_mut().zip(hash.as_bytes()).for_each(|(to, from)| *to = *from);
+        Secret(secret)
+    }
+}
+
+impl fmt::Debug for TicketKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TicketKey(..)")
+    }
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(..)")
@@ -136,7 +164,17 @@ impl fmt::Debug for Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::Key;
+
+    #[test]
+    fn a_contents_secret_is_of_the_content_and_the_key() {
+        let secret = |key, content: &[u8]| {
+            let key = TicketKey::of(&Key::from_secret(&[key; 32]));
+            key.secret_of(&Hash::of(content))
+        };
+        assert_eq!(secret(1, b"a"), secret(1, b"a"));
+        assert_ne!(secret(1, b"a"), secret(1, b"b"));
+        assert_ne!(secret(1, b"a"), secret(2, b"a"));
+    }
 
     #[test]
     fn each_kind_lets_in_whom_it_should() {
