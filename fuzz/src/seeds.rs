@@ -191,7 +191,7 @@ fn files() -> Vec<Seed> {
     let access = AccessKind::Ticket;
     let kind = FileKind::Folder;
     let description =
-        Description { kind, access, size: shared.size, stored: shared.size, name: shared.name };
+        Description { kind, access, whole: true, size: shared.size, stored: shared.size, name: shared.name };
     let answers = [
         FilesAnswer::Refused(Refusal::NotFound),
         FilesAnswer::Description(description),

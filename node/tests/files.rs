@@ -261,8 +261,8 @@ async fn serve_by_hand(mut stream: Stream, says: Arc<Says>) {
 
 fn described(name: &str, size: usize) -> Vec<u8> {
     let (kind, size, name) = (FileKind::File, size as u64, name.parse().unwrap());
-    Answer::Description(Description { kind, access: AccessKind::Open, size, stored: size, name })
-        .encode()
+    let (access, whole) = (AccessKind::Open, true);
+    Answer::Description(Description { kind, access, whole, size, stored: size, name }).encode()
 }
 
 /// What an honest source says, up to where `pieces` have been sent.
@@ -462,6 +462,7 @@ async fn the_list_of_a_folder_leads_nowhere_else() {
                     Answer::Description(Description {
                         kind,
                         access: AccessKind::Open,
+                        whole: true,
                         size,
                         stored: size,
                         name,

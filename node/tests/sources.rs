@@ -88,7 +88,9 @@ impl Script {
                 let (kind, access) = (FileKind::File, AccessKind::Open);
                 let size = self.content.len() as u64 + self.ways.claims;
                 let name = "file".parse().unwrap();
-                Answer::Description(Description { kind, access, size, stored: size, name }).encode()
+                let whole = self.ways.holds.is_none();
+                Answer::Description(Description { kind, access, whole, size, stored: size, name })
+                    .encode()
             }
             Request::Pieces { first, count, .. } => {
                 let values = self.list.part(first, usize::from(count)).to_vec();

@@ -371,6 +371,7 @@ fn files_protocol() {
         Answer::Description(Description {
             kind,
             access: AccessKind::Open,
+            whole: true,
             size,
             stored: size,
             name,
@@ -598,7 +599,7 @@ const TICKET: &str = "\
     e36hmucin7g5eiag2a6324aebqgaydambqgaydambqgaydambqoadqmvsxe23joqaqadqage4telrqfyzc4nz2g4yt\
     cn4sbsr7g";
 const REFUSED: &str = "020000000001";
-const DESCRIPTION: &str = "1b00000001000002000000000000000200000000000000060068692e747874";
+const DESCRIPTION: &str = "1c0000000100000102000000000000000200000000000000060068692e747874";
 const VALUES: &str = "\
     2900000002000000000000000085052e9aab1b67b6622d94a08441b09fd5b7aca61ee360416d70de \
     5da67d86ca";

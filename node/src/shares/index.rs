@@ -288,6 +288,7 @@ impl Location {
             None => Some(Description {
                 kind: FileKind::Folder,
                 access,
+                whole: true,
                 size: self.top.manifest.as_ref()?.len() as u64,
                 stored: self.top.manifest.as_ref()?.len() as u64,
                 name: self.top.shared.name.clone(),
@@ -297,6 +298,7 @@ impl Location {
                 Some(Description {
                     kind: FileKind::File,
                     access,
+                    whole: true,
                     size,
                     stored: self.stored(at, size),
                     name: self.top.name(at)?,

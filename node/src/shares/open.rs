@@ -61,13 +61,13 @@ impl OpenShare {
         &self.list
     }
 
-    /// `count` values of the piece list from `first` on.
+    /// Up to `count` values of the piece list from `first` on.
     ///
     /// # Errors
-    /// [`Refusal::BadRequest`] where it does not have them all.
+    /// [`Refusal::BadRequest`] where there are none.
     pub(crate) fn values(&self, first: u64, count: u16) -> Result<&[PieceValue], Refusal> {
         let values = self.list.part(first, usize::from(count));
-        if values.len() == usize::from(count) { Ok(values) } else { Err(Refusal::BadRequest) }
+        if values.is_empty() { Err(Refusal::BadRequest) } else { Ok(values) }
     }
 
     /// Reads what piece `index` has from `skip` on into `out`, which has to be of that length.

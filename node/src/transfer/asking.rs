@@ -9,8 +9,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerkit_proto::files::wire::{MAX_ANSWER, PREFIX, body_len};
-use peerkit_proto::files::{Answer, Description, Request};
+use peerkit_proto::files::wire::{MAX_ANSWER, MAX_PART, PREFIX, body_len};
+use peerkit_proto::files::{Answer, Description, PieceValue, Request};
 use peerkit_proto::id::Hash;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 use tokio::time::{Instant, timeout};
@@ -62,12 +62,30 @@ impl Asking {
         self.answers.content(bytes).await
     }
 
-    pub(super) async fn describe(&mut self, hash: Hash) -> Result<Description, FetchError> {
-        self.ask(&Request::Describe { hash }).await?;
+    /// What the source says that `hash` is, and, where `also_values`, what it says of the list: as
+    /// many values as one answer has, none where it does not say. One round trip brings both.
+    pub(super) async fn describe(
+        &mut self,
+        hash: Hash,
+        also_values: bool,
+    ) -> Result<(Description, Vec<PieceValue>), FetchError> {
+        let mut questions = Request::Describe { hash }.encode();
+        if also_values {
+            questions.extend(Request::Pieces { hash, first: 0, count: MAX_PART }.encode());
+        }
+        self.questions.send(&questions).await?;
+        let description = match self.answer().await? {
+            Answer::Description(description) => description,
+            Answer::Refused(refusal) => return Err(FetchError::Refused(refusal)),
+            _ => return Err(FetchError::Unexpected("a description was asked for")),
+        };
+        if !also_values {
+            return Ok((description, Vec::new()));
+        }
         match self.answer().await? {
-            Answer::Description(description) => Ok(description),
-            Answer::Refused(refusal) => Err(FetchError::Refused(refusal)),
-            _ => Err(FetchError::Unexpected("a description was asked for")),
+            Answer::Pieces { first: 0, values } => Ok((description, values)),
+            Answer::Refused(_) => Ok((description, Vec::new())),
+            _ => Err(FetchError::Unexpected("values of the list were asked for")),
         }
     }
 }
@@ -75,9 +93,12 @@ impl Asking {
 impl Questions {
     /// Sends a question. Several may be sent before the first answer is read.
     pub(super) async fn ask(&mut self, request: &Request) -> Result<(), FetchError> {
-        let message = request.encode();
+        self.send(&request.encode()).await
+    }
+
+    async fn send(&mut self, questions: &[u8]) -> Result<(), FetchError> {
         let asking = async {
-            self.stream.write_all(&message).await?;
+            self.stream.write_all(questions).await?;
             self.stream.flush().await
         };
         match timeout(STALL, asking).await {

@@ -174,6 +174,8 @@ impl Partial {
         layout: Arc<Layout>,
     ) -> Result<Self, PieceError> {
         let pieces = PieceSet::of_count(layout.count())?;
+        // Whatever a source has said of itself.
+        let description = Description { whole: false, ..description };
         Ok(Self {
             hash,
             description,

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use peerkit_proto::files::wire::MAX_PART;
 use peerkit_proto::files::{
     Answer, Description, Entry, FileKind, IncomingList, MAX_FILE, MAX_MANIFEST, Manifest, PIECE,
-    PieceList, Request,
+    PieceList, PieceValue, Request,
 };
 use peerkit_proto::id::Hash;
 use tokio::task::spawn_blocking;
@@ -44,7 +44,8 @@ pub(super) enum Content {
     },
 }
 
-/// Asks a source for all that has to be known before pieces are fetched.
+/// Asks a source for all that has to be known before pieces are fetched. `values` are the first of
+/// the list, as far as it has told them.
 ///
 /// # Errors
 /// Where it does not say, or what it says is not so.
@@ -52,6 +53,7 @@ pub(super) async fn prove(
     asking: &mut Asking,
     hash: Hash,
     description: Description,
+    values: Vec<PieceValue>,
 ) -> Result<Proven, FetchError> {
     let limit = match description.kind {
         FileKind::File => MAX_FILE,
@@ -61,7 +63,7 @@ pub(super) async fn prove(
     if size > limit {
         return Err(FetchError::TooLarge { size, limit });
     }
-    let list = list(asking, hash, size).await?;
+    let list = list(asking, hash, size, &values).await?;
     if size == 0 {
         // Nothing will come that could show that it is not so.
         list.verify_piece(0, &[])?;
@@ -136,19 +138,25 @@ async fn lists(
         }
         for at in long {
             let (hash, size) = files[at];
-            lists[at] = Some(Arc::new(list(asking, hash, size).await?));
+            lists[at] = Some(Arc::new(list(asking, hash, size, &[]).await?));
         }
     }
     Ok(lists)
 }
 
-/// The piece list of `hash`, said to have `size` bytes, checked against the hash. Memory grows as
-/// values come in.
-async fn list(asking: &mut Asking, hash: Hash, size: u64) -> Result<PieceList, FetchError> {
+/// The piece list of `hash`, said to have `size` bytes, checked against the hash; `values` are the
+/// first of it. Memory grows as values come in.
+async fn list(
+    asking: &mut Asking,
+    hash: Hash,
+    size: u64,
+    values: &[PieceValue],
+) -> Result<PieceList, FetchError> {
     if let Some(list) = PieceList::single(&hash, size) {
         return Ok(list);
     }
     let mut incoming = IncomingList::new(size)?;
+    incoming.push(values)?;
     while let Some((first, count)) = incoming.wanted(MAX_PART) {
         asking.ask(&Request::Pieces { hash, first, count }).await?;
         take_values(asking, &mut incoming).await?;

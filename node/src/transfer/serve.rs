@@ -317,7 +317,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
     fn answer_at_once(&mut self, request: Request) -> Vec<u8> {
         match request {
             Request::Describe { hash } => match self.serving.describe(&hash, &self.caller) {
-                Some((description, _)) => Answer::Description(description).encode(),
+                Some(description) => Answer::Description(description).encode(),
                 None => Answer::Refused(Refusal::NotFound).encode(),
             },
             Request::Follow { hash, addresses } => {

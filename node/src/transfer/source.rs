@@ -60,7 +60,9 @@ async fn work(
     if let Some(proof) = proof {
         asking.ask(&Request::Present { proof }).await?;
     }
-    let description = asking.describe(job.hash).await?;
+    let is_new = job.target().is_none();
+    let (description, values) = asking.describe(job.hash, is_new).await?;
+    let whole = description.whole;
     let mut known = job.target.clone();
     if known.borrow().is_none() {
         let waiting = async { drop(known.wait_for(Option::is_some).await) };
@@ -68,7 +70,7 @@ async fn work(
             biased;
             () = waiting => {}
             permit = first_or_patient(&job.proving) => {
-                let proven = Box::new(prove(&mut asking, job.hash, description.clone()).await?);
+                let proven = Box::new(prove(&mut asking, job.hash, description.clone(), values).await?);
                 job.tell(News::Proven { source, proven }).await?;
                 let _ = job.target.clone().wait_for(Option::is_some).await;
                 drop(permit);
@@ -78,7 +80,7 @@ async fn work(
     let target = job.target().ok_or(FetchError::Stopped)?;
     if (description.kind, description.size) != (target.description.kind, target.description.size) {
         // One of the two lies. This one can show that it does not.
-        let proven = prove(&mut asking, job.hash, description).await?;
+        let proven = prove(&mut asking, job.hash, description, Vec::new()).await?;
         prove_size(&mut asking, job.hash, &proven).await?;
         job.tell(News::Contradicted { source, proven: Box::new(proven) }).await?;
         return Err(FetchError::Stopped.into());
@@ -87,6 +89,10 @@ async fn work(
     addresses.truncate(MAX_PLACES);
     asking.ask(&Request::Follow { hash: job.hash, addresses }).await?;
     job.tell(News::Up { source }).await?;
+    if whole {
+        // The answer to that says so too, a round trip later.
+        job.tell(News::Whole { source }).await?;
+    }
     let Asking { questions, answers } = asking;
     let owed = Arc::new(Owed { runs: Mutex::default(), any: answers.owed(), expected });
     owed.any.store(false, Ordering::Relaxed);

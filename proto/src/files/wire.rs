@@ -22,7 +22,7 @@
 //! 0 Refused      tag u8 = 0, code u8         1 not found, 2 changed, 3 busy, 4 bad request,
 //!                                            5 cancelled
 //! 1 Description  tag u8 = 1, kind u8 (0 file, 1 folder), access u8 (0 open, 1 named, 2 ticket),
-//!                size u64, stored u64, name (u16 length, UTF-8)
+//!                whole u8 (1: all of it is there), size u64, stored u64, name (u16 length, UTF-8)
 //! 2 Pieces       tag u8 = 2, first u64, values 32 B each, to the end of the body
 //! 3 Piece        tag u8 = 3, index u64, len u32; after the head come len raw bytes
 //! 4 Held         tag u8 = 4, first u64, bits to the end of the body: bit i of byte b is piece
@@ -31,10 +31,10 @@
 //! 6 Sources      tag u8 = 6, count u16, at most 16 of: node 32 B, count u16, addresses: at most 8
 //! ```
 //!
-//! `Describe` is answered by one Description, `Pieces` by one Pieces with all the values asked for
-//! (to ask for values that the list does not have is a bad request), `Data` by one Piece for each
-//! piece, in order, and `Tree` as well: its pieces are those of a folder's files, numbered through
-//! (see [`Layout`](super::Layout)). Any can be answered by Refused instead; in the midst of the
+//! `Describe` is answered by one Description, `Pieces` by one Pieces with those of the values that the
+//! list has (where that is none it is a bad request), `Data` by one Piece for each piece, in order, and
+//! `Tree` as well: its pieces are those of a folder's files, numbered through (see
+//! [`Layout`](super::Layout)). Any can be answered by Refused instead; in the midst of the
 //! pieces of a `Data` or `Tree` it ends them. A body that can't be read, or of an unknown kind, is a
 //! bad request, and the stream goes on: so new kinds can be added. A length over the limit ends the
 //! stream.
@@ -183,6 +183,8 @@ pub struct Description {
     pub kind: FileKind,
     /// Who may have it, and so whether the asking side may pass it on.
     pub access: AccessKind,
+    /// All of it is there; where not, [`Follow`](Request::Follow) tells what is.
+    pub whole: bool,
     /// Bytes served under the hash: of a folder, those of its manifest.
     pub size: u64,
     /// Bytes that it takes on the source's disk: fewer than its size where it has holes. Only a hint
@@ -309,6 +311,7 @@ impl Answer {
                 out.put_u8(1);
                 description.kind.encode(out);
                 description.access.encode(out);
+                out.put_u8(u8::from(description.whole));
                 out.put_u64(description.size);
                 out.put_u64(description.stored);
                 out.put_str(description.name.as_str());
@@ -351,10 +354,11 @@ impl Answer {
             1 => {
                 let kind = FileKind::decode(&mut reader)?;
                 let access = AccessKind::decode(&mut reader)?;
+                let whole = reader.bool("described whole")?;
                 let size = reader.u64("described size")?;
                 let stored = reader.u64("described stored")?;
                 let name = FileName::new(reader.str(MAX_NAME, "described name")?)?;
-                Self::Description(Description { kind, access, size, stored, name })
+                Self::Description(Description { kind, access, whole, size, stored, name })
             }
             2 => {
                 let first = reader.u64("first value")?;

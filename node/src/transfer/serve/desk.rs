@@ -105,13 +105,11 @@ impl Serving {
         self.shares.contains(hash, &caller.asker())
     }
 
-    /// What is served to `caller` under `hash`, and whether all of it is there.
-    pub(super) fn describe(&self, hash: &Hash, caller: &Caller) -> Option<(Description, bool)> {
-        if let Some(description) = self.shares.describe(hash, &caller.asker()) {
-            return Some((description, true));
-        }
-        let partial = self.partials.get(hash, &caller.asker())?;
-        Some((partial.description.clone(), false))
+    /// What is served to `caller` under `hash`.
+    pub(super) fn describe(&self, hash: &Hash, caller: &Caller) -> Option<Description> {
+        self.shares
+            .describe(hash, &caller.asker())
+            .or_else(|| Some(self.partial(hash, caller)?.description.clone()))
     }
 
     /// The fetch of `hash` under way that `caller` may have.
@@ -212,8 +210,7 @@ impl Desk {
         let list = self.serving.partials.list(&hash, &self.caller.asker());
         let list = list.ok_or(Refusal::NotFound)?;
         let values = list.part(first, usize::from(count));
-        let all = values.len() == usize::from(count);
-        if all { Ok(values.to_vec()) } else { Err(Refusal::BadRequest) }
+        if values.is_empty() { Err(Refusal::BadRequest) } else { Ok(values.to_vec()) }
     }
 
     /// Reads the next pieces of `run` into `batch`, as they are written to the stream; the refusal

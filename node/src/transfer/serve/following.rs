@@ -70,10 +70,10 @@ impl Following {
         addresses: Vec<Address>,
     ) -> Vec<u8> {
         self.0 = None;
-        let Some((description, whole)) = serving.describe(&hash, caller) else {
+        let Some(description) = serving.describe(&hash, caller) else {
             return Answer::Refused(Refusal::NotFound).encode();
         };
-        let partial = serving.partial(&hash, caller).filter(|_| !whole);
+        let partial = serving.partial(&hash, caller).filter(|_| !description.whole);
         let (growing, answer) = match partial {
             None => (None, Answer::Whole.encode()),
             Some(partial) => {

@@ -138,6 +138,7 @@ fn growing(serving: &Serving, bytes: &[u8], access: Access) -> (PartialGuard, Ha
     let hash = list.root();
     let description = Description {
         kind: FileKind::File,
+        whole: false,
         access: access.kind(),
         size: bytes.len() as u64,
         stored: 0,
@@ -305,6 +306,7 @@ async fn a_folder_on_its_way_is_served_as_far_as_it_is() {
     let decoded = Arc::new(Manifest::decode(manifest.clone().into()).unwrap());
     let description = Description {
         kind: FileKind::Folder,
+        whole: false,
         access: AccessKind::Open,
         size: manifest.len() as u64,
         stored: 0,

@@ -38,7 +38,14 @@ fn answers() -> impl Strategy<Value = Answer> {
             |(folder, access, size, name)| {
                 let kind = if folder { FileKind::Folder } else { FileKind::File };
                 let name = FileName::new(format!("{name}_")).unwrap();
-                Answer::Description(Description { kind, access, size, stored: size / 2, name })
+                Answer::Description(Description {
+                    kind,
+                    access,
+                    whole: folder,
+                    size,
+                    stored: size / 2,
+                    name,
+                })
             }
         ),
         (any::<u64>(), proptest::collection::vec(any::<[u8; 32]>(), 1..40))
@@ -62,13 +69,14 @@ fn the_bytes_are_as_written_down() {
     let answer = Answer::Description(Description {
         access: AccessKind::Ticket,
         kind: FileKind::Folder,
+        whole: true,
         size: 258,
         stored: 3,
         name: FileName::new("ab").unwrap(),
     });
     assert_eq!(
         answer.encode(),
-        [23, 0, 0, 0, 1, 1, 2, 2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 2, 0, b'a', b'b']
+        [24, 0, 0, 0, 1, 1, 2, 1, 2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 2, 0, b'a', b'b']
     );
     assert_eq!(Answer::Refused(Refusal::Changed).encode(), [2, 0, 0, 0, 0, 2]);
     assert_eq!(
@@ -122,7 +130,7 @@ fn limits_hold() {
 
 #[test]
 fn an_evil_name_is_shown() {
-    let mut out = vec![1, 0, 0];
+    let mut out = vec![1, 0, 0, 1];
     out.put_u64(1);
     out.put_u64(1);
     out.put_str("../../x");

@@ -104,6 +104,7 @@ fn what_is_held_is_told_in_parts() {
     let layout = Arc::new(Layout::file(count * PIECE).unwrap());
     let description = Description {
         kind: FileKind::File,
+        whole: false,
         access: AccessKind::Open,
         size: count * PIECE,
         stored: 0,
