@@ -190,8 +190,14 @@ fn files() -> Vec<Seed> {
     let shared = machines::file();
     let access = AccessKind::Ticket;
     let kind = FileKind::Folder;
-    let description =
-        Description { kind, access, whole: true, size: shared.size, stored: shared.size, name: shared.name };
+    let description = Description {
+        kind,
+        access,
+        whole: true,
+        size: shared.size,
+        stored: shared.size,
+        name: shared.name,
+    };
     let answers = [
         FilesAnswer::Refused(Refusal::NotFound),
         FilesAnswer::Description(description),
