@@ -77,7 +77,7 @@ pub(super) struct Fetching<'a> {
     target: watch::Sender<Option<Arc<Target>>>,
     news: mpsc::Receiver<News>,
     known: Vec<Known>,
-    running: JoinSet<(usize, Error)>,
+    running: JoinSet<Error>,
     fetch: Option<Fetch>,
     /// Who proved what is fetched.
     settled_by: Option<usize>,
@@ -206,8 +206,8 @@ impl<'a> Fetching<'a> {
                     self.hear(news).await?;
                 }
                 Some(ended) = self.running.join_next_with_id() => match ended {
-                    Ok((_, (source, error))) => self.lost(source, error),
-                    Err(failed) => self.broken(failed.id()),
+                    Ok((task, error)) => self.ended(task, error),
+                    Err(failed) => self.ended(failed.id(), FetchError::Stopped.into()),
                 },
                 found = finding.recv(), if seeks => match found {
                     Some(Found::Source(id, addresses)) => {
@@ -305,9 +305,9 @@ impl<'a> Fetching<'a> {
             let (tasks, receiver) = mpsc::unbounded_channel();
             let (inner, job) = (Arc::clone(self.inner), Arc::clone(&self.job));
             let candidate = known.candidate.clone();
-            let abort = self.running.spawn(async move {
-                (source, attend(&inner, &job, source, candidate, receiver).await)
-            });
+            let abort = self
+                .running
+                .spawn(async move { attend(&inner, &job, source, candidate, receiver).await });
             known.state = State::Running(Running { tasks, abort, is_up: false });
         }
         self.has_room = room > 0;
@@ -478,7 +478,12 @@ impl<'a> Fetching<'a> {
         known.candidate.id = Some(id);
     }
 
+    /// What a source has is heard as long as there is somebody to ask it.
     fn input(&mut self, source: usize, input: impl FnOnce(NodeId) -> Input) {
+        let known = self.known.get(source);
+        if !known.is_some_and(|known| matches!(known.state, State::Running(_))) {
+            return;
+        }
         if let Some((fetch, id)) = self.fetch.as_mut().zip(id_of(&self.known, source)) {
             fetch.handle(self.inner.now(), input(id));
         }
@@ -536,14 +541,15 @@ impl<'a> Fetching<'a> {
         self.failure = Some(error);
     }
 
-    /// A source's task has panicked, or was aborted.
-    fn broken(&mut self, task: Id) {
+    /// The task of a source has ended. Of one that was aborted, and has another by now, it means
+    /// nothing.
+    fn ended(&mut self, task: Id, error: Error) {
         let source = self.known.iter().position(|known| match &known.state {
             State::Running(running) => running.abort.id() == task,
             _ => false,
         });
         if let Some(source) = source {
-            self.lost(source, FetchError::Stopped.into());
+            self.lost(source, error);
         }
     }
 }
