@@ -29,6 +29,10 @@ impl OpenFolder {
         }
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Opens a file in it as [`open_plain`] does. `path` is as a [`RelPath`] has it.
     pub(crate) fn open(&self, path: &str) -> io::Result<File> {
         #[cfg(unix)]

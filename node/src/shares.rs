@@ -30,7 +30,7 @@ use peerkit_proto::id::{Hash, Key};
 use tokio_util::task::TaskTracker;
 
 pub(crate) use open::read_exact_at;
-pub(crate) use open::{OpenShare, OpenTree};
+pub(crate) use open::{OpenShare, OpenTree, values_of};
 pub use options::ShareOptions;
 pub use report::{Added, Progress, Refreshed, ShareError, SkipReason, Skipped};
 

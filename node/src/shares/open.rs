@@ -61,13 +61,9 @@ impl OpenShare {
         &self.list
     }
 
-    /// Up to `count` values of the piece list from `first` on.
-    ///
-    /// # Errors
-    /// [`Refusal::BadRequest`] where there are none.
+    /// As [`values_of`] its piece list.
     pub(crate) fn values(&self, first: u64, count: u16) -> Result<&[PieceValue], Refusal> {
-        let values = self.list.part(first, usize::from(count));
-        if values.is_empty() { Err(Refusal::BadRequest) } else { Ok(values) }
+        values_of(&self.list, first, count)
     }
 
     /// Reads what piece `index` has from `skip` on into `out`, which has to be of that length.
@@ -199,6 +195,19 @@ impl OpenTree {
         let file = folder.open(top.paths.get(at)?).ok()?;
         Some(OpenShare::file(file, item.stamp, list))
     }
+}
+
+/// Up to `count` values of `list` from `first` on.
+///
+/// # Errors
+/// [`Refusal::BadRequest`] where there are none.
+pub(crate) fn values_of(
+    list: &PieceList,
+    first: u64,
+    count: u16,
+) -> Result<&[PieceValue], Refusal> {
+    let values = list.part(first, usize::from(count));
+    if values.is_empty() { Err(Refusal::BadRequest) } else { Ok(values) }
 }
 
 /// Fills `buffer` from `offset` on, whatever else reads the file at the same time.

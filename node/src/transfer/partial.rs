@@ -9,6 +9,7 @@
 //! Partial::set_file(Arc<File>)                 what pieces of a file are read from
 //! Partial::set_folder(PathBuf, Arc<Manifest>)  the same for a folder; encodes and hashes the
 //!                                              manifest, so not on an async thread where it is large
+//! Partial::moved(PathBuf)                      the folder is elsewhere now
 //! Partial::add_list(Hash, Arc<PieceList>)      its own list, and those of a folder's files
 //! Partial::add(Range<u64>)                     pieces that are verified and written, as the layout
 //!                                              numbers them; followers hear of them
@@ -82,7 +83,7 @@ enum Content {
     Folder(Arc<Folder>),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Folder {
     path: PathBuf,
     manifest: Arc<Manifest>,
@@ -204,6 +205,13 @@ impl Partial {
         let files = files.map(|(at, _)| at).collect();
         let folder = Folder { path, manifest, bytes, files };
         *lock(&self.content) = Some(Content::Folder(Arc::new(folder)));
+    }
+
+    /// The folder is at `path` now.
+    pub(crate) fn moved(&self, path: PathBuf) {
+        if let Some(Content::Folder(folder)) = &mut *lock(&self.content) {
+            *folder = Arc::new(Folder { path, ..Folder::clone(folder) });
+        }
     }
 
     /// The list of `hash` is known: that of the fetch itself, or of a file in the folder.

@@ -60,18 +60,18 @@ async fn work(
     if let Some(proof) = proof {
         asking.ask(&Request::Present { proof }).await?;
     }
-    let is_new = job.target().is_none();
+    let mut known = job.target.clone();
+    let is_new = known.borrow().is_none();
     let (description, values) = asking.describe(job.hash, is_new).await?;
     let whole = description.whole;
-    let mut known = job.target.clone();
     if known.borrow().is_none() {
         let waiting = async { drop(known.wait_for(Option::is_some).await) };
         tokio::select! {
             biased;
             () = waiting => {}
             permit = first_or_patient(&job.proving) => {
-                let proven = Box::new(prove(&mut asking, job.hash, description.clone(), values).await?);
-                job.tell(News::Proven { source, proven }).await?;
+                let proven = prove(&mut asking, job.hash, description.clone(), values).await?;
+                job.tell(News::Proven { source, proven: Box::new(proven) }).await?;
                 let _ = job.target.clone().wait_for(Option::is_some).await;
                 drop(permit);
             }

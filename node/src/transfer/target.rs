@@ -64,9 +64,7 @@ enum Content {
 struct Folder {
     part: PartFolder,
     /// The folder that becomes the target.
-    files: PathBuf,
-    /// The same.
-    within: OpenFolder,
+    files: OpenFolder,
     listed: Listed,
     /// The larger files that are being written, the last used at the end.
     open: Mutex<Vec<(usize, Arc<File>)>>,
@@ -210,6 +208,10 @@ impl Target {
     pub(super) fn partial(&self, access: Access, held: &PieceSet) -> Result<Partial, FetchError> {
         let (description, layout) = (self.description.clone(), Arc::clone(&self.layout));
         let partial = Partial::new(self.hash, description, access, layout)?;
+        let serve_folder = |path: &Path, listed: &Listed| {
+            partial.set_folder(path.to_owned(), Arc::clone(listed.manifest()));
+            listed.lists().for_each(|(hash, list)| partial.add_list(*hash, Arc::clone(list)));
+        };
         match &self.content {
             Content::File { part, list } => {
                 partial.set_file(Arc::clone(part.file()));
@@ -219,11 +221,10 @@ impl Target {
                 partial.set_file(Arc::clone(file));
                 partial.add_list(self.hash, Arc::clone(list));
             }
-            Content::Folder(Folder { files: path, listed, .. })
-            | Content::FolderThere { path, listed } => {
-                partial.set_folder(path.clone(), Arc::clone(listed.manifest()));
-                listed.lists().for_each(|(hash, list)| partial.add_list(*hash, Arc::clone(list)));
+            Content::Folder(Folder { files, listed, .. }) => {
+                serve_folder(files.path(), listed);
             }
+            Content::FolderThere { path, listed } => serve_folder(path, listed),
         }
         held.pieces().for_each(|piece| partial.add(piece..piece.saturating_add(1)));
         Ok(partial)
@@ -239,7 +240,7 @@ impl Target {
                 let manifest = listed.manifest();
                 let placed = place_folder(part, &self.path, manifest, overwrite);
                 if let Ok(path) = &placed {
-                    partial.set_folder(path.clone(), Arc::clone(manifest));
+                    partial.moved(path.clone());
                 }
                 placed
             }
@@ -283,7 +284,8 @@ impl Target {
             }
             Content::Folder(folder) => {
                 if !folder.part.is_new() {
-                    folder.listed.sweep(&folder.files, None).map_err(disk(&folder.files))?;
+                    let files = folder.files.path();
+                    folder.listed.sweep(files, None).map_err(disk(files))?;
                 }
                 self.make_folders(folder)?;
                 self.take_up(folder, &mut held, checking)?;
@@ -302,7 +304,7 @@ impl Target {
 
     fn make_folders(&self, folder: &Folder) -> Result<(), FetchError> {
         for path in folder.listed.folders() {
-            let path = path.under(&folder.files);
+            let path = path.under(folder.files.path());
             match fs::create_dir(&path) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                     return Err(disk(&path)(error));
@@ -327,7 +329,7 @@ impl Target {
                 continue;
             }
             let Some((path, mode)) = folder.listed.file(file) else { continue };
-            let at = path.under(&folder.files);
+            let at = path.under(folder.files.path());
             let found = match folder.part.is_new() {
                 true => Err(io::ErrorKind::NotFound.into()),
                 false => fs::symlink_metadata(&at),
@@ -355,7 +357,7 @@ impl Target {
                 Err(error) => return Err(disk(&at)(error)),
             }
             if pieces.is_empty() {
-                folder.within.create(path, mode).map_err(disk(&at))?;
+                folder.files.create(path, mode).map_err(disk(&at))?;
             }
         }
         Ok(())
@@ -399,11 +401,11 @@ impl Target {
             Content::FileThere { .. } | Content::FolderThere { .. } => Err(FetchError::Unfinished),
             Content::Folder(folder) => {
                 let (path, mode) = folder.listed.file(place.file).ok_or(FetchError::Unfinished)?;
-                let at = || path.under(&folder.files);
+                let at = || path.under(folder.files.path());
                 let size = self.layout.size(place.file).unwrap_or_default();
                 let written = match size == place.len() {
                     true => folder
-                        .within
+                        .files
                         .create(path, mode)
                         .and_then(|file| write_all_at(&file, bytes, 0)),
                     false => folder
@@ -437,8 +439,7 @@ impl Target {
 impl Folder {
     fn new(part: PartFolder, listed: Listed) -> Self {
         Self {
-            files: part.files(),
-            within: OpenFolder::new(part.files()),
+            files: OpenFolder::new(part.files()),
             part,
             listed,
             open: Mutex::default(),
@@ -455,9 +456,11 @@ impl Folder {
             return Ok(found.1);
         }
         let opened = match lock(&self.made).contains(&file) {
-            true => fs::OpenOptions::new().read(true).write(true).open(path.under(&self.files))?,
+            true => {
+                fs::OpenOptions::new().read(true).write(true).open(path.under(self.files.path()))?
+            }
             false => {
-                let made = self.within.create(path, mode)?;
+                let made = self.files.create(path, mode)?;
                 made.set_len(size)?;
                 made
             }

@@ -9,7 +9,7 @@ use peerkit_proto::hello::Proof;
 use peerkit_proto::id::{Hash, NodeId};
 
 use super::Serving;
-use crate::shares::{OpenShare, OpenTree};
+use crate::shares::{OpenShare, OpenTree, values_of};
 use crate::transfer::partial::{OpenPartial, Partial};
 
 /// Bytes of pieces that are read, and written, together: one large piece or many small ones.
@@ -209,8 +209,7 @@ impl Desk {
         }
         let list = self.serving.partials.list(&hash, &self.caller.asker());
         let list = list.ok_or(Refusal::NotFound)?;
-        let values = list.part(first, usize::from(count));
-        if values.is_empty() { Err(Refusal::BadRequest) } else { Ok(values.to_vec()) }
+        values_of(&list, first, count).map(<[_]>::to_vec)
     }
 
     /// Reads the next pieces of `run` into `batch`, as they are written to the stream; the refusal
