@@ -283,7 +283,9 @@ impl Inner {
         }
         entry.shown.state(DownloadState::Queued);
         let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
-        self.spawn(async move {
+        // It ends by its own stop, after what is being written: were it dropped in the midst of that
+        // the next run would find its part taken, and begin another.
+        self.tracker.spawn(async move {
             let _alone = entry.at_it.lock().await;
             let outcome = fetch(&inner, &entry, &stop).await;
             if !stop.is_cancelled() || outcome.is_ok() {

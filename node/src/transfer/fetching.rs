@@ -383,12 +383,12 @@ impl<'a> Fetching<'a> {
         let busy = self.job.keeping.busy().await;
         let access = self.access(proven.description.access);
         let opening = tokio::task::spawn_blocking(move || {
-            let _busy = busy;
             let (target, held) = Target::open(hash, *proven, (&to, overwrite), &checking)?;
             let partial = target.partial(access, &held)?;
-            Ok::<_, FetchError>((Arc::new(target), held, partial))
+            // Where nobody waits for this any more the part is let go of before that is seen.
+            Ok::<_, FetchError>((Arc::new(target), held, partial, busy))
         });
-        let (target, held, partial) = opening.await.map_err(|_| FetchError::Stopped)??;
+        let (target, held, partial, _) = opening.await.map_err(|_| FetchError::Stopped)??;
         self.settled_by = Some(source);
         self.begin(target, held, partial)
     }

@@ -107,7 +107,8 @@ impl Keeping {
     }
 
     fn keep_now(&self, waiting: Waiting) {
-        let Waiting { target, source, batch, _permit } = waiting;
+        // Given back last: who waits for it may open the same part again.
+        let Waiting { _permit, target, source, batch } = waiting;
         let news = match target.keep(&batch) {
             Ok(()) => {
                 let pieces = batch.pieces.iter().map(|(piece, _)| *piece).collect();

@@ -159,6 +159,8 @@ impl Drop for PartFile {
         if *self.discarded.get_mut() {
             let _ = fs::remove_file(&self.path);
         }
+        // Whoever is still served of it has the file open: the next fetch of it need not wait.
+        let _ = self.file.unlock();
     }
 }
 
@@ -328,8 +330,12 @@ mod tests {
         fs::write(&path, b"left by a crash").unwrap();
         let again = PartFile::open(&target, &hash).unwrap();
         assert_eq!(again.path(), path);
-        again.discard();
+        let served = Arc::clone(again.file());
         drop(again);
+        let again = PartFile::open(&target, &hash).unwrap();
+        assert_eq!(again.path(), path, "who is served of it does not keep it from being taken up");
+        again.discard();
+        drop((again, served));
 
         let first = PartFolder::open(&target, &hash).unwrap();
         let second = PartFolder::open(&target, &hash).unwrap();
