@@ -25,7 +25,7 @@ fn host_name() -> Option<String> {
 
 #[cfg(not(unix))]
 fn host_name() -> Option<String> {
-    std::env::var("COMPUTERNAME").ok()
+    env::var("COMPUTERNAME").ok()
 }
 
 /// The network's secret, from the environment: on a command line others could read it.

@@ -258,7 +258,7 @@ pub(crate) fn not_joined(paint: Paint, error: &str, again: Option<Duration>) -> 
 
 /// An error, with its causes.
 pub(crate) fn error(paint: Paint, error: &anyhow::Error) -> String {
-    format!("{} {}", paint.bad("error:"), plain(&format!("{error:#}")))
+    format!("{} {}", paint.bad("error:"), plain(&text::error(error)))
 }
 
 fn at(peer: &PeerView) -> &str {

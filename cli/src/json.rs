@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::outcome::{NodeView, Outcome, PeerView};
+use crate::text;
 
 /// The first line of a run.
 #[derive(Debug, Serialize)]
@@ -186,7 +187,7 @@ impl<'a> ResultLine<'a> {
         Self {
             result: command,
             ok: result.is_ok(),
-            error: result.as_ref().err().map(|error| format!("{error:#}")),
+            error: result.as_ref().err().map(text::error),
             fields: result.as_ref().ok(),
         }
     }

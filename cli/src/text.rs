@@ -20,6 +20,19 @@ pub(crate) fn plain(text: &str) -> String {
     plain
 }
 
+/// An error with its causes, but for those that it tells by itself.
+pub(crate) fn error(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            let _ = write!(text, ": {cause}");
+        }
+    }
+    text
+}
+
 /// Line and paragraph separators, and Unicode's controls of direction (UAX #9), which can make a
 /// line read as something else.
 fn turns_direction(c: char) -> bool {
@@ -145,6 +158,15 @@ pub(crate) fn label(id: &NodeId, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let disk = || std::io::Error::other("the disk is full");
+        let told = peerkit::FetchError::Disk { path: "a".into(), source: disk() };
+        assert_eq!(error(&told.into()), "can't write a: the disk is full");
+        let told = anyhow::Error::new(disk()).context("can't save").context("not done");
+        assert_eq!(error(&told), "not done: can't save: the disk is full");
+    }
 
     #[test]
     fn nothing_that_a_terminal_acts_on_gets_through() {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::json;
-use crate::text::{Paint, count, millis, plain, time};
+use crate::text::{self, Paint, count, millis, plain, time};
 
 /// Prints the steps.
 pub(super) struct Report {
@@ -116,7 +116,7 @@ impl Report {
     }
 
     fn failure(&self, name: &str, elapsed: Duration, error: &anyhow::Error) -> String {
-        let error = format!("{error:#}");
+        let error = text::error(error);
         if self.json {
             let fields = Map::from_iter([("error".to_owned(), error.into())]);
             return json_line(name, false, elapsed, fields);

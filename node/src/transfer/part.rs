@@ -41,8 +41,8 @@ pub(super) struct PartFile {
 #[derive(Debug)]
 pub(super) struct PartFolder {
     path: PathBuf,
-    /// Locked as long as it is open.
-    _lock: File,
+    /// Locked as long as it is open; there until this is dropped.
+    lock: Option<File>,
     /// There is nothing in it that was not made since it was opened.
     is_new: bool,
     /// To be removed when dropped.
@@ -187,7 +187,7 @@ impl PartFolder {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 made => made.is_ok(),
             };
-            Ok(Some(Self { path: path.to_owned(), _lock: file, is_new, discarded }))
+            Ok(Some(Self { path: path.to_owned(), lock: Some(file), is_new, discarded }))
         })
     }
 
@@ -222,6 +222,8 @@ impl PartFolder {
 impl Drop for PartFolder {
     fn drop(&mut self) {
         if *self.discarded.get_mut() {
+            // Windows may not remove what is open. Elsewhere it is removed before others can have it.
+            self.lock.take_if(|_| cfg!(windows));
             let _ = fs::remove_dir_all(&self.path);
         }
     }

@@ -121,7 +121,10 @@ fn sync_tree(files: &Path, manifest: &Manifest) -> io::Result<()> {
     for entry in manifest.entries() {
         let path = entry.path().under(files);
         match entry {
-            Entry::File { .. } => File::open(path)?.sync_all()?,
+            // Windows writes out only what was opened for writing.
+            Entry::File { .. } => {
+                File::options().read(true).write(cfg!(windows)).open(path)?.sync_all()?;
+            }
             Entry::Folder { .. } => sync_folder(&path)?,
         }
     }
@@ -148,17 +151,18 @@ fn move_into(files: &Path, target: &Path, manifest: &Manifest) -> io::Result<()>
     sync_folder(target)
 }
 
-/// A link, unlike a rename, does not replace what is there. Where the file system has no links an
-/// empty file holds the name.
+/// A link, unlike a rename, does not replace what is there. Where the file system has no links, or
+/// the system does not take the old name from a file that is open, an empty file holds the name.
 fn move_file(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::hard_link(from, to) {
-        Ok(()) => fs::remove_file(from),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
-        Err(_) => {
-            OpenOptions::new().write(true).create_new(true).open(to)?;
-            fs::rename(from, to)
+    if !cfg!(windows) {
+        match fs::hard_link(from, to) {
+            Ok(()) => return fs::remove_file(from),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
+            Err(_) => {}
         }
     }
+    OpenOptions::new().write(true).create_new(true).open(to)?;
+    fs::rename(from, to)
 }
 
 /// Whether the file at `path` has the content that `file`, of this hash, has.
