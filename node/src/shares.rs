@@ -18,7 +18,6 @@ mod tests;
 mod watching;
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -463,9 +462,9 @@ impl Shares {
     }
 }
 
-/// Where `path` is, without links.
+/// Where `path` is, without links: as people write it, also on Windows.
 fn resolve(path: &Path) -> Result<PathBuf, ShareError> {
-    fs::canonicalize(path).map_err(|source| ShareError::Io { path: path.to_owned(), source })
+    dunce::canonicalize(path).map_err(|source| ShareError::Io { path: path.to_owned(), source })
 }
 
 struct StopOnDrop(Arc<AtomicBool>);
