@@ -22,6 +22,13 @@ const QUIET: Duration = Duration::from_secs(1);
 /// At the latest this long after a change, where there is no quiet.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// A share is left alone for so many times as long as the last look at it took: one of a million
+/// files that never comes to rest takes a tenth of a processor.
+const REST: u32 = 9;
+
+/// It is left alone no longer than this: a look may have taken so long because of one large file.
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
 /// How often a share that is gone from disk is looked for.
 const LOOK_FOR: Duration = Duration::from_secs(2);
 
@@ -58,6 +65,8 @@ struct Noted {
     /// The shares that are watched.
     shares: BTreeSet<PathBuf>,
     changed: BTreeMap<PathBuf, Change>,
+    /// Until when a share is left alone.
+    resting: BTreeMap<PathBuf, Instant>,
 }
 
 #[derive(Debug)]
@@ -96,10 +105,15 @@ impl Shares {
 
     async fn look_at_change(&self, path: PathBuf, replaced: bool) {
         let looking = self.blocking(move |shares, stop| {
+            let begun = Instant::now();
             if let Some(watching) = shares.watching.as_ref().filter(|_| replaced) {
                 watching.forget(&path);
             }
-            shares.look_again([path], &mut |_| {}, stop)
+            let report = shares.look_again([path.clone()], &mut |_| {}, stop);
+            if let Some(watching) = &shares.watching {
+                watching.changes.noted().rest(path, begun, Instant::now());
+            }
+            report
         });
         match looking.await {
             Ok(report) => {
@@ -196,6 +210,7 @@ impl Watching {
         {
             let mut noted = self.changes.noted();
             noted.changed.remove(path);
+            noted.resting.remove(path);
             if !noted.shares.remove(path) {
                 return;
             }
@@ -323,15 +338,30 @@ impl Noted {
         change.replaced |= replaced;
     }
 
+    /// A share that is watched was looked at, from `begun` until `now`.
+    fn rest(&mut self, share: PathBuf, begun: Instant, now: Instant) {
+        self.resting.retain(|_, until| *until > now);
+        if self.shares.contains(&share) {
+            let took = now.saturating_duration_since(begun);
+            self.resting.insert(share, now + took.saturating_mul(REST).min(LONGEST_REST));
+        }
+    }
+
     /// When the next share is to be looked at.
     fn due(&self) -> Option<Instant> {
-        self.changed.values().map(Change::due).min()
+        self.changed.iter().map(|(path, change)| self.due_at(path, change)).min()
+    }
+
+    fn due_at(&self, path: &Path, change: &Change) -> Instant {
+        let due = change.due();
+        self.resting.get(path).map_or(due, |until| due.max(*until))
     }
 
     /// The shares that are to be looked at now.
     fn take(&mut self, now: Instant) -> BTreeMap<PathBuf, Change> {
+        let changed = std::mem::take(&mut self.changed);
         let (due, later) =
-            std::mem::take(&mut self.changed).into_iter().partition(|(_, c)| c.due() <= now);
+            changed.into_iter().partition(|(path, change)| self.due_at(path, change) <= now);
         self.changed = later;
         due
     }

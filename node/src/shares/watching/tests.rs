@@ -72,10 +72,22 @@ fn a_share_is_due_when_it_is_quiet_and_not_too_late_without() {
     assert_eq!(changes.noted().take(after(5000)).keys().collect::<Vec<_>>(), [one]);
     assert_eq!(changes.noted().due(), None);
 
+    // The longer a look took the longer it is until the next.
+    changes.hear(&change(DATA, one), after(5000));
+    changes.noted().rest(one.to_owned(), after(5000), after(6000));
+    assert_eq!(changes.noted().due(), Some(after(15_000)));
+    assert!(changes.noted().take(after(14_999)).is_empty());
+    assert_eq!(changes.noted().take(after(15_000)).len(), 1);
+    changes.noted().rest(two.to_owned(), after(20_000), after(20_001));
+    assert_eq!(changes.noted().resting.keys().collect::<Vec<_>>(), [two]);
+    changes.noted().rest(two.to_owned(), after(20_001), after(600_000));
+    assert_eq!(changes.noted().resting[two], after(660_000));
+
     // What is told of a share that is watched no more, or not at all, takes no room.
     changes.noted().shares.remove(one);
     changes.hear(&change(DATA, one), start);
-    assert!(changes.noted().changed.is_empty());
+    changes.noted().rest(one.to_owned(), start, after(1000));
+    assert!(changes.noted().changed.is_empty() && !changes.noted().resting.contains_key(one));
     // Where the system had no room for all that it had to tell, it may have been any share.
     changes.noted().shares.insert(one.to_owned());
     changes.hear(&Event::new(EventKind::Other).set_flag(Flag::Rescan), start);
