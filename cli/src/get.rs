@@ -18,7 +18,7 @@ use crate::json::{self, ResultLine};
 use crate::log::Log;
 use crate::outcome::Outcome;
 use crate::progress::Bars;
-use crate::text::{Paint, plain};
+use crate::text::{self, Paint, plain};
 use crate::{Usage, folders, host, human, signals};
 
 /// The network of a HASH's node unless told otherwise.
@@ -94,7 +94,7 @@ impl Target {
             return Ok(Self::Folder(here));
         };
         if path != Path::new("-") {
-            let is_folder = path.to_string_lossy().ends_with(std::path::MAIN_SEPARATOR);
+            let is_folder = path.to_string_lossy().ends_with(std::path::is_separator);
             let path = std::path::absolute(path)?;
             return Ok(if is_folder { Self::Folder(path) } else { Self::Path(path) });
         }
@@ -173,7 +173,13 @@ async fn fetch(
             tell_number(target, named, &fetched);
             Ok(fetched)
         }
-        Err(error) => Err(advised(error)),
+        Err(error) => {
+            let error = advised(error);
+            match is_kept(target, status(node, hash).as_ref()) {
+                true => bail!("{}; {GOES_ON}", text::error(&error)),
+                false => Err(error),
+            }
+        }
     }
 }
 
@@ -199,14 +205,18 @@ fn status(node: &Node, hash: Hash) -> Option<DownloadStatus> {
     node.downloads().into_iter().find(|download| download.hash == hash)
 }
 
+const GOES_ON: &str = "what has come is kept, and the same command goes on from it";
+
 fn stopped(target: &Target, status: Option<&DownloadStatus>) -> anyhow::Error {
-    let came = status.is_some_and(|status| status.done > 0);
-    match target {
-        Target::Folder(_) | Target::Path(_) if came => {
-            anyhow!("stopped: what has come is kept, and the same command goes on from it")
-        }
-        _ => anyhow!("stopped before it was done: nothing is kept"),
+    match is_kept(target, status) {
+        true => anyhow!("stopped: {GOES_ON}"),
+        false => anyhow!("stopped before it was done: nothing is kept"),
     }
+}
+
+/// Whether something has come that the next fetch goes on from.
+fn is_kept(target: &Target, status: Option<&DownloadStatus>) -> bool {
+    !matches!(target, Target::Standard(_)) && status.is_some_and(|status| status.done > 0)
 }
 
 /// Where another file had the name that this one was to have, it was not touched.

@@ -55,6 +55,9 @@ impl Figures {
     /// How far it is, how fast it goes, how long that takes still, and from how many.
     fn progress(self) -> String {
         let mut text = self.amount();
+        if self.sources == 0 {
+            return format!("{text}  waits for a source");
+        }
         if self.rate > 0 {
             text.push_str(&format!("  {}/s", text::size(self.rate)));
             if let Some(total) = self.total {
@@ -96,6 +99,9 @@ mod tests {
         let figures = Figures { done: 512 << 20, total: Some(2 << 30), rate: 4 << 20, sources: 3 };
         let fetching = "25 % of 2.0 GiB  4.0 MiB/s  6 min 24 s left  3 sources";
         assert_eq!(told(figures, DownloadState::Fetching), fetching);
+        let alone = Figures { sources: 0, ..figures };
+        let waiting = "25 % of 2.0 GiB  waits for a source";
+        assert_eq!(told(alone, DownloadState::Fetching), waiting);
         let checking = "checks what is here: 25 % of 2.0 GiB";
         assert_eq!(told(figures, DownloadState::Checking), checking);
         assert_eq!(told(figures, DownloadState::Paused), "paused at 25 % of 2.0 GiB");

@@ -221,6 +221,8 @@ impl<'a> Fetching<'a> {
                     self.failure.get_or_insert(error);
                 }
                 () = sleep_until(wake) => {
+                    self.meter.fade();
+                    self.shown.rate(&self.meter);
                     if let Some(fetch) = &mut self.fetch {
                         fetch.handle_timeout(self.inner.now());
                     }

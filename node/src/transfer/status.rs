@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use peerkit_proto::files::{Description, FileKind, FileName};
+use peerkit_proto::files::{Description, FileKind, FileName, PIECE};
 use peerkit_proto::id::Hash;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -160,6 +160,13 @@ impl Shown {
         self.0.send_modify(|status| (status.done, status.rate) = (meter.done, meter.rate));
     }
 
+    /// How fast it goes now, where that is another speed than before.
+    pub(super) fn rate(&self, meter: &Meter) {
+        self.0.send_if_modified(|status| {
+            std::mem::replace(&mut status.rate, meter.rate) != meter.rate
+        });
+    }
+
     pub(super) fn sources(&self, sources: usize) {
         self.0.send_if_modified(|status| {
             let changed = status.sources != sources;
@@ -192,15 +199,62 @@ impl Meter {
     pub(super) fn add(&mut self, bytes: u64) {
         self.done = self.done.saturating_add(bytes);
         self.came = self.came.saturating_add(bytes);
-        let window = self.since.elapsed();
-        if window >= WINDOW {
-            let millis = u64::try_from(window.as_millis()).unwrap_or(u64::MAX).max(1);
-            let measured = self.came.saturating_mul(1000) / millis;
+        self.measure();
+    }
+
+    /// Nothing has come for a while: a piece that is still on its way would be here were it faster.
+    pub(super) fn fade(&mut self) {
+        match self.came {
+            0 => self.rate = self.rate.min(PIECE.saturating_mul(1000) / millis(self.since)),
+            _ => self.measure(),
+        }
+    }
+
+    fn measure(&mut self) {
+        if self.since.elapsed() >= WINDOW {
+            let measured = self.came.saturating_mul(1000) / millis(self.since);
             self.rate = match self.rate {
                 0 => measured,
                 before => before / 2 + measured / 2,
             };
             (self.since, self.came) = (Instant::now(), 0);
         }
+    }
+}
+
+/// Milliseconds since then, one at least.
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_speed_is_that_of_what_comes_and_fades_where_nothing_does() {
+        let mut meter = Meter::new();
+        meter.start(0, 100 * PIECE);
+        let pass = |millis| tokio::time::advance(Duration::from_millis(millis));
+        for _ in 0..4 {
+            pass(250).await;
+            meter.add(PIECE);
+            meter.fade();
+        }
+        assert_eq!(meter.rate, 4 * PIECE);
+        // Slow, and yet no slower than it is: a piece takes ten seconds.
+        for _ in 0..8 {
+            for _ in 0..10 {
+                pass(1000).await;
+                meter.fade();
+                assert!(meter.rate + 8 >= PIECE / 10, "{}", meter.rate);
+            }
+            meter.add(PIECE);
+        }
+        assert!(meter.rate.abs_diff(PIECE / 10) <= PIECE / 100, "{}", meter.rate);
+        pass(100_000).await;
+        meter.fade();
+        assert_eq!(meter.rate, PIECE / 100);
+        assert_eq!(meter.done, 12 * PIECE);
     }
 }
