@@ -46,14 +46,19 @@ impl Fetches {
         lock(&self.inner.told).insert(hash);
         let inner = self.inner.clone();
         tokio::spawn(async move {
-            let result = download.finished().await;
+            let result = download.clone().finished().await;
             let stopped = matches!(result, Err(Error::Stopped));
             let cancelled = matches!(result, Err(Error::Fetch(FetchError::Cancelled)));
             if !stopped {
                 inner.failed.fetch_or(result.is_err(), Ordering::Relaxed);
             }
             if !(quiet && (stopped || cancelled)) {
-                output.result("get", &outcome(result)).await;
+                let is_kept = !stopped && !cancelled && download.status().done > 0;
+                let result = outcome(result).map_err(|error| match is_kept {
+                    true => anyhow!("{}; {}", text::error(&error), goes_on(hash)),
+                    false => error,
+                });
+                output.result("get", &result).await;
             }
             let mut under_way = lock(&inner.under_way);
             if let Some(at) = under_way.iter().position(|other| *other == hash) {
@@ -133,6 +138,12 @@ pub(crate) async fn show(node: Node, output: Output, bars: Bars, at_prompt: bool
         });
         output.above_prompt(lines.collect()).await;
     }
+}
+
+/// What can be done about a fetch that was given up.
+fn goes_on(hash: Hash) -> String {
+    let digits = &hash.to_string()[..8];
+    format!("what has come is kept, and `resume {digits}` goes on from it")
 }
 
 /// `1 fetch`, `2 fetches`.

@@ -359,7 +359,8 @@ fn pings_text(paint: Paint, pings: &[Ping]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn file_line(paint: Paint, file: &SharedFile) -> String {
+/// What is shared or found: its hash, its name and how large it is.
+pub(crate) fn file_line(paint: Paint, file: &SharedFile) -> String {
     format!("{}  {}  {}", file.hash, plain(file.name.as_str()), paint.faint(&text::size(file.size)))
 }
 

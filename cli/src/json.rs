@@ -1,10 +1,10 @@
 //! The JSON lines of `--json`: a contract, see DESIGN.md.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use peerkit::{Event, Hash, Kind, Message, Node, NodeId};
+use peerkit::{Event, Hash, Kind, Message, Node, NodeId, SharedFile};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -13,7 +13,7 @@ use crate::text;
 
 /// The first line of a run.
 #[derive(Debug, Serialize)]
-pub(crate) struct Started {
+pub(crate) struct Started<'a> {
     event: &'static str,
     node: NodeId,
     name: String,
@@ -22,12 +22,14 @@ pub(crate) struct Started {
     state: String,
     /// Where others can dial this node, as far as it knows.
     addresses: Vec<String>,
+    /// What the command line has it share.
+    files: &'a [SharedFile],
     peer: Option<PeerView>,
     data: Option<Data>,
 }
 
-impl Started {
-    pub(crate) fn new(node: &Node, state: &std::path::Path) -> Self {
+impl<'a> Started<'a> {
+    pub(crate) fn new(node: &Node, state: &Path, files: &'a [SharedFile]) -> Self {
         let addresses = node.addresses().into_iter();
         Self {
             event: "node_started",
@@ -37,6 +39,7 @@ impl Started {
             network: node.network().to_owned(),
             state: state.display().to_string(),
             addresses: addresses.map(|a| a.without_id().to_string()).collect(),
+            files,
             peer: None,
             data: None,
         }

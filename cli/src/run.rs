@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use peerkit::{Address, Config, Error, Node};
+use peerkit::{Address, Config, Error, Node, SharedFile};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,7 @@ use crate::output::{Output, Sink, Writer};
 use crate::progress::Bars;
 use crate::terminal::Terminal;
 use crate::text::plain;
-use crate::{folders, host, signals};
+use crate::{folders, host, human, signals};
 
 /// How long the last events may take to come out after the node has stopped: as long as the output.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
@@ -106,13 +106,16 @@ async fn serve(
 ) -> anyhow::Result<(bool, Ending)> {
     let events = node.events();
     let bars = Bars::new();
+    let mut sharing = Vec::new();
     for path in shares {
-        let sharing = node.share_with_progress(path, bars.bar("hashing"));
+        let adding = node.share_with_progress(path, bars.bar("hashing"));
         tokio::select! {
-            shared = sharing => {
-                for skipped in shared?.skipped {
+            added = adding => {
+                let added = added?;
+                for skipped in added.skipped {
                     tracing::warn!("not shared: {}: {}", skipped.path.display(), skipped.why);
                 }
+                sharing.push(added.shared);
             }
             () = stop.cancelled() => break,
         }
@@ -133,7 +136,7 @@ async fn serve(
     stop_when(async move { broken.cancelled().await }, stop.clone());
     // As when the network's owner stops it.
     stop_when(async move { stopped.stopped().await }, stop.clone());
-    greet(args, node, &state, &output).await;
+    greet(args, node, (&state, &sharing), &output).await;
     let fetches = Fetches::default();
     let above_prompt = prompt.is_some();
     if above_prompt || (input != Input::Prompt && io::stderr().is_terminal()) {
@@ -278,9 +281,14 @@ async fn print(node: Node, mut events: peerkit::Events, output: Output, fetches:
 }
 
 /// Tells who this node is and how to reach it.
-async fn greet(args: &RunArgs, node: &Node, state: &Path, output: &Output) {
+async fn greet(
+    args: &RunArgs,
+    node: &Node,
+    (state, sharing): (&Path, &[SharedFile]),
+    output: &Output,
+) {
     if output.is_json() {
-        output.text(json::line(&Started::new(node, state))).await;
+        output.text(json::line(&Started::new(node, state, sharing))).await;
         return;
     }
     let paint = output.paint();
@@ -297,6 +305,13 @@ async fn greet(args: &RunArgs, node: &Node, state: &Path, output: &Output) {
         paint.faint("state  "),
         state.display(),
     );
+    for shared in sharing {
+        text.push_str(&format!(
+            "  {} {}\n",
+            paint.faint("shares "),
+            human::file_line(paint, shared)
+        ));
+    }
     if let Some(address) = reachable(node) {
         let network = match args.network.as_str() {
             "peerkit" => String::new(),

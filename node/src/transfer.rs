@@ -139,7 +139,7 @@ pub enum FetchError {
         free: u64,
     },
     /// Sources are left, and none of them has what is missing.
-    #[error("nobody who can be reached has the rest: what came is kept, fetch it again later")]
+    #[error("nobody who can be reached has the rest of it")]
     NoMore,
     /// Something is not there that should be: a fault of ours.
     #[error("the download is not whole: fetch it again")]

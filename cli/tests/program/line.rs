@@ -136,6 +136,9 @@ fn a_changed_share_is_noticed() {
     let file = home.path().join("notes.txt");
     fs::write(&file, "one").unwrap();
     let mut node = Program::start(home.path(), "alice", &["--share", file.to_str().unwrap()]);
+    let hash = blake3::hash(b"one").to_hex().to_string();
+    let shared = json!([{"hash": hash, "name": "notes.txt", "size": 3, "kind": "file"}]);
+    assert_eq!(node.started["files"], shared);
     let refreshed = node.run("refresh");
     assert_eq!((&refreshed["files"][0]["size"], &refreshed["changed"]), (&json!(3), &json!([])));
     fs::write(&file, "two and more").unwrap();

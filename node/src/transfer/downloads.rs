@@ -53,8 +53,8 @@ struct Work {
 }
 
 /// A download that was begun: see [`Node::download`](crate::Node::download). It goes on when this is
-/// dropped.
-#[derive(Debug)]
+/// dropped. Clones are of the same.
+#[derive(Debug, Clone)]
 pub struct Download {
     entry: Arc<Entry>,
     watch: watch::Receiver<DownloadStatus>,
