@@ -142,8 +142,7 @@ pub(crate) async fn show(node: Node, output: Output, bars: Bars, at_prompt: bool
 
 /// What can be done about a fetch that was given up.
 fn goes_on(hash: Hash) -> String {
-    let digits = &hash.to_string()[..8];
-    format!("what has come is kept, and `resume {digits}` goes on from it")
+    format!("what has come is kept, and `resume {}` goes on from it", human::digits(hash))
 }
 
 /// `1 fetch`, `2 fetches`.

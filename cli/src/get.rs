@@ -33,6 +33,9 @@ const TELL: Duration = Duration::from_secs(5);
 /// The name of what goes to standard output, in its temporary folder.
 const TEMPORARY: &str = "content";
 
+/// What can be done about a fetch that has ended too early.
+const GOES_ON: &str = "what has come is kept, and the same command goes on from it";
+
 /// Fetches what the arguments say. False where it did not work and that has been told.
 pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     let target = Target::of(&args)?;
@@ -204,8 +207,6 @@ const FOLDER_TO_STANDARD: &str =
 fn status(node: &Node, hash: Hash) -> Option<DownloadStatus> {
     node.downloads().into_iter().find(|download| download.hash == hash)
 }
-
-const GOES_ON: &str = "what has come is kept, and the same command goes on from it";
 
 fn stopped(target: &Target, status: Option<&DownloadStatus>) -> anyhow::Error {
     match is_kept(target, status) {

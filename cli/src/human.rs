@@ -290,7 +290,7 @@ fn skipped_lines(paint: Paint, skipped: &[SkippedView]) -> impl Iterator<Item = 
 }
 
 /// The start of a hash, which is enough to name it.
-fn digits(hash: Hash) -> String {
+pub(crate) fn digits(hash: Hash) -> String {
     hash.to_string()[..8].to_owned()
 }
 

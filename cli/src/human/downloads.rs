@@ -8,7 +8,7 @@ use crate::text::{self, Paint, count, plain};
 
 /// What is fetched: its name and the start of its hash.
 pub(crate) fn named(paint: Paint, download: &DownloadStatus) -> String {
-    let hash = &download.hash.to_string()[..8];
+    let hash = &super::digits(download.hash);
     match &download.name {
         Some(name) => format!("{} {}", paint.strong(&plain(name.as_str())), paint.faint(hash)),
         None => paint.strong(hash),
