@@ -1,18 +1,12 @@
 //! Questions to the network: discovery, search and broadcast over lines, rings and meshes.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-#[path = "common/proxy.rs"]
-mod proxy;
-
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::*;
+use crate::common::*;
+use crate::proxy::Proxy;
 use peerkit::{Config, Discovery, Event, Message, Node, NodeId};
-use proxy::Proxy;
 
 async fn nodes(count: usize) -> Vec<Node> {
     let mut nodes = Vec::new();

@@ -1,16 +1,12 @@
 //! Attacks on messages between nodes that are not neighbours.
 
-#![allow(clippy::unwrap_used)]
-
 use peerkit::{Error, Key, Missed};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::direct::{Delivery, Forward, Forwarded, Label};
 use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, What};
 use peerkit_proto::id::NodeId;
 
-mod attacker;
-
-use attacker::{Attacker, LONG, Victim, encoded, text, within};
+use crate::attacker::{Attacker, LONG, Victim, encoded, text, within};
 
 /// Somebody who is nowhere.
 fn nobody() -> NodeId {

@@ -1,14 +1,10 @@
 //! Events in three styles: a `Handler`, a callback and a stream tell the same.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::*;
+use crate::common::*;
 use peerkit::{
     Address, Broadcast, Builder, Config, ConnectOptions, Context, Event, Handler, Message,
     MessageFailure, Node, NodeInfo, Parting, Peer,
@@ -317,7 +313,7 @@ async fn a_handler_that_panics_takes_nothing_down() {
         }
         _ => {}
     });
-    let (node, other) = (node.spawn().await.unwrap(), common::node("other").await);
+    let (node, other) = (node.spawn().await.unwrap(), crate::common::node("other").await);
     let peer = link(&other, &node).await;
     let mut events = other.events();
     for word in ["before", "boom", "after", "boom", "at last"] {

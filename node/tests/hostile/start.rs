@@ -1,7 +1,5 @@
 //! Attacks that begin before there is a link: on the accept loop, TLS, and Hello.
 
-#![allow(clippy::unwrap_used)]
-
 use std::time::{Duration, Instant};
 
 use peerkit::{Node, Reason};
@@ -11,10 +9,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-mod attacker;
-
-use attacker::tls::{self, Shown};
-use attacker::{Attacker, End, LONG, Victim, config, encoded, hello, key, raw_frame, within};
+use crate::attacker::tls::{self, Shown};
+use crate::attacker::{
+    Attacker, End, LONG, Victim, config, encoded, hello, key, raw_frame, within,
+};
 
 const SECRET: &str = "a secret of many letters";
 
@@ -183,7 +181,7 @@ async fn garbage_in_place_of_hello_is_told_and_ends() {
         (raw_frame(0x01, b""), "a frame of kind 0x01: ends too early"),
         (too_long, "a frame of kind 0x01 announces 65537 bytes"),
         (encoded(&Frame::Ping(1)), "a frame before Hello"),
-        (encoded(&attacker::text("hi")), "a frame before Hello"),
+        (encoded(&crate::attacker::text("hi")), "a frame before Hello"),
         (raw_frame(0x77, b"what later versions say"), "a frame before Hello"),
     ];
     for (bytes, fault) in cases {

@@ -1,14 +1,9 @@
 //! The owner of a network stops it, and nobody else does.
 
-#![allow(clippy::unwrap_used)]
-
-mod attacker;
-mod common;
-
 use std::time::Duration;
 
-use attacker::{Attacker, encoded};
-use common::*;
+use crate::attacker::{Attacker, encoded};
+use crate::common::*;
 use peerkit::{Builder, Error, Event, Key, Node, NodeId};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::order::Order;
@@ -86,7 +81,7 @@ async fn forged_orders_stop_nobody_and_go_no_further() {
     let victim = builder("victim").owner_id(owner().id()).spawn().await.unwrap();
     let mut behind = Attacker::link(at(&victim)).await;
     let mut events = victim.events();
-    let other = attacker::key();
+    let other = crate::attacker::key();
     let mut in_the_owners_name = Order::sign(&other, "peerkit", now(), [1; 16]);
     in_the_owners_name.owner = owner().id();
     let forged = [
@@ -150,17 +145,17 @@ async fn an_order_that_somebody_kept_stops_nobody_after_a_restart() {
     assert_eq!(victim.owner(), Some(owner().id()), "it is remembered");
     let mut spy = Attacker::link(at(&victim)).await;
     spy.send(&Frame::Order(kept)).await;
-    spy.send(&attacker::text("after it")).await;
+    spy.send(&crate::attacker::text("after it")).await;
     expect(&mut victim.events(), "node_message").await;
     assert!(is_up(&victim).await);
     // Trust on first use: others who say that it is theirs come too late.
-    let usurper = builder("usurper").owner(attacker::key()).spawn().await.unwrap();
+    let usurper = builder("usurper").owner(crate::attacker::key()).spawn().await.unwrap();
     victim.connect(at(&usurper)).await.unwrap();
     assert_eq!(victim.owner(), Some(owner().id()));
     drop(spy);
     shutdown([&victim, &usurper]).await;
     drop(victim);
-    let given: NodeId = attacker::key().id();
+    let given: NodeId = crate::attacker::key().id();
     let victim = state("victim").owner_id(given).spawn().await.unwrap();
     assert_eq!(victim.owner(), Some(given), "what the user says goes before");
     let both = state("both").owner(owner()).owner_id(given).spawn().await;
@@ -173,7 +168,7 @@ async fn an_order_that_somebody_kept_stops_nobody_after_a_restart() {
 async fn a_stranger_who_connects_is_not_believed() {
     let victim = node("victim").await;
     let hello = |hello: &mut peerkit_proto::hello::Hello| hello.owner = Some(owner().id());
-    let stranger = Attacker::link_as(at(&victim), attacker::key(), hello).await;
+    let stranger = Attacker::link_as(at(&victim), crate::attacker::key(), hello).await;
     until("the link is there", || victim.peer(stranger.id()).is_some()).await;
     let usurper = builder("usurper").owner(owner()).spawn().await.unwrap();
     usurper.connect(at(&victim)).await.unwrap();

@@ -1,7 +1,5 @@
 //! Links over real sockets on loopback.
 
-#![allow(clippy::unwrap_used)]
-
 use std::time::Duration;
 
 use peerkit::{Error, Event, Message, Node, Reason};

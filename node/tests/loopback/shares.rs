@@ -1,12 +1,8 @@
 //! Whom what is shared is for, as others see it.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use std::path::PathBuf;
 
-use common::*;
+use crate::common::*;
 use peerkit::{Access, Error, Node, ShareOptions};
 use tempfile::TempDir;
 

@@ -1,8 +1,6 @@
 //! The bytes of the wire, as PROTOCOL.md prints them. Each vector is written, read back, and looked
 //! for in the document, so that neither the code nor the document changes alone.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fmt::Debug;
 
 use bytes::{Bytes, BytesMut};
@@ -32,7 +30,7 @@ use peerkit_proto::seal::{self, Letter, Sealed};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
-const PROTOCOL: &str = include_str!("../../PROTOCOL.md");
+const PROTOCOL: &str = include_str!("../../../PROTOCOL.md");
 
 /// The document has these digits, however they are spread over spaces and lines.
 fn printed(name: &str, digits: &str) {

@@ -1,15 +1,11 @@
 //! Stopping: a goodbye, nothing lost, and nothing left behind.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use common::*;
+use crate::common::*;
 use peerkit::{Config, Context, Error, Event, Events, Handler, Message, Node, Parting, Reason};
 
 fn stopping(event: Event) {

@@ -1,15 +1,11 @@
 //! Messages: what is sent arrives, once and in order, or the sender is told.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use crate::common::*;
 use bytes::Bytes;
-use common::*;
 use peerkit::{Compression, Config, Error, Event, Message, Node};
 use serde::{Deserialize, Serialize};
 

@@ -1,19 +1,13 @@
 //! Connections: how they come to be, who is refused, one link for a pair, and how they end.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-#[path = "common/proxy.rs"]
-mod proxy;
-
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::*;
+use crate::common::*;
+use crate::proxy::Proxy;
 use peerkit::{
     Address, Config, ConnectOptions, Direction, Error, Event, Events, Key, Node, Parting, Reason,
 };
-use proxy::Proxy;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;

@@ -1,13 +1,9 @@
 //! Networks that keep themselves together, over real sockets.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use common::*;
+use crate::common::*;
 use peerkit::{Address, Config, Error, Event, Events, Key, Node, NodeId, Reason};
 use peerkit_proto::codec::Reader;
 use peerkit_proto::frame::membership::{Beacon, Probe};

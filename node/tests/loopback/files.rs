@@ -1,15 +1,11 @@
 //! Files: shared, found, fetched and verified, whoever can dial whom; and nothing but that.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::*;
+use crate::common::*;
 use peerkit::{Error, FetchError, FileKind, Hash, Node, Progress, Stream};
 use peerkit_proto::files::wire::{MAX_REQUEST, PREFIX, body_len};
 use peerkit_proto::files::{

@@ -1,8 +1,6 @@
 //! The scenarios of `simulations/`, small: what holds for a thousand nodes has to hold for eighty.
 //! A failure prints the seed that repeats it.
 
-#![allow(clippy::unwrap_used)]
-
 use std::time::Duration;
 
 use peerkit_proto::sim::scenario::{Report, Scenario, Span, run};
@@ -31,12 +29,12 @@ fn holds(scenario: &Scenario, seeds: impl IntoIterator<Item = u64>) -> Vec<Repor
 
 #[test]
 fn nodes_join() {
-    holds(&scenario(include_str!("../../simulations/join.toml"), 100), 1..=3);
+    holds(&scenario(include_str!("../../../simulations/join.toml"), 100), 1..=3);
 }
 
 #[test]
 fn broadcasts_reach_all_once_and_soon() {
-    let mut scenario = scenario(include_str!("../../simulations/broadcast.toml"), 80);
+    let mut scenario = scenario(include_str!("../../../simulations/broadcast.toml"), 80);
     for step in &mut scenario.steps[1..] {
         // In a small network the best way is short, and one that has just changed a long one.
         step.expect.worst_over_best = None;
@@ -46,7 +44,7 @@ fn broadcasts_reach_all_once_and_soon() {
 
 #[test]
 fn nodes_come_and_go() {
-    let mut scenario = scenario(include_str!("../../simulations/churn.toml"), 60);
+    let mut scenario = scenario(include_str!("../../../simulations/churn.toml"), 60);
     let step = &mut scenario.steps[1];
     let two_minutes = Span(Duration::from_secs(120));
     step.replace.as_mut().unwrap().time = two_minutes;
@@ -58,9 +56,9 @@ fn nodes_come_and_go() {
 #[test]
 fn nodes_are_lost() {
     for text in [
-        include_str!("../../simulations/loss_30.toml"),
-        include_str!("../../simulations/loss_50.toml"),
-        include_str!("../../simulations/loss_70.toml"),
+        include_str!("../../../simulations/loss_30.toml"),
+        include_str!("../../../simulations/loss_50.toml"),
+        include_str!("../../../simulations/loss_70.toml"),
     ] {
         holds(&scenario(text, 80), 1..=2);
     }
@@ -68,27 +66,27 @@ fn nodes_are_lost() {
 
 #[test]
 fn a_split_network_heals() {
-    holds(&scenario(include_str!("../../simulations/partition.toml"), 80), 1..=2);
+    holds(&scenario(include_str!("../../../simulations/partition.toml"), 80), 1..=2);
 }
 
 #[test]
 fn nodes_that_can_not_be_dialled_are_reached() {
-    holds(&scenario(include_str!("../../simulations/nat.toml"), 80), 1..=2);
+    holds(&scenario(include_str!("../../../simulations/nat.toml"), 80), 1..=2);
 }
 
 #[test]
 fn liars_do_not_part_the_honest() {
-    holds(&scenario(include_str!("../../simulations/liars.toml"), 80), 1..=2);
+    holds(&scenario(include_str!("../../../simulations/liars.toml"), 80), 1..=2);
 }
 
 #[test]
 fn a_discovery_finds_exactly_what_there_is() {
-    holds(&scenario(include_str!("../../simulations/discovery.toml"), 100), 1..=2);
+    holds(&scenario(include_str!("../../../simulations/discovery.toml"), 100), 1..=2);
 }
 
 #[test]
 fn a_seed_is_a_run() {
-    let mut scenario = scenario(include_str!("../../simulations/liars.toml"), 60);
+    let mut scenario = scenario(include_str!("../../../simulations/liars.toml"), 60);
     scenario.nat_percent = 30;
     scenario.jitter = Span(Duration::from_millis(5));
     scenario.bandwidth = 100_000;
@@ -102,7 +100,7 @@ fn a_seed_is_a_run() {
 
 #[test]
 fn what_does_not_hold_is_said() {
-    let mut scenario = scenario(include_str!("../../simulations/join.toml"), 20);
+    let mut scenario = scenario(include_str!("../../../simulations/join.toml"), 20);
     // None of them can be a network without a link, nor joined before it came.
     scenario.steps[0].expect.components = Some(3);
     scenario.steps[0].expect.one_component_within = Some(Span(Duration::ZERO));

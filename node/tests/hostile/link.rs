@@ -1,7 +1,5 @@
 //! Attacks over a link: by a peer that has said Hello, and then does what no node does.
 
-#![allow(clippy::unwrap_used)]
-
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,9 +11,7 @@ use peerkit_proto::hello::Hello;
 use peerkit_proto::message::Packed;
 use tokio::io::AsyncWriteExt;
 
-mod attacker;
-
-use attacker::{
+use crate::attacker::{
     Attacker, End, LONG, Victim, config, encoded, hello, raw_frame, text, until, within,
 };
 
@@ -53,7 +49,7 @@ async fn what_comes_in_one_piece_with_the_hello_of_the_one_who_was_dialled_is_he
         let node = victim.node.clone();
         async move { node.connect(at).await }
     });
-    let mut attacker = Attacker::accept(&listener, &attacker::key()).await;
+    let mut attacker = Attacker::accept(&listener, &crate::attacker::key()).await;
     assert!(matches!(attacker.frame().await, Some(Frame::Hello(_))));
     let frames = [short_hello(), text("welcome")];
     attacker.send_raw(&frames.each_ref().map(encoded).concat()).await;
@@ -465,7 +461,7 @@ async fn a_goodbye_that_is_not_followed_by_an_end_ends_all_the_same() {
 #[tokio::test]
 async fn a_node_that_links_again_and_again_has_one_link() {
     let victim = Victim::new().await;
-    let key = attacker::key();
+    let key = crate::attacker::key();
     let mut links = Vec::new();
     for incarnation in 0..10 {
         let change = |hello: &mut Hello| hello.incarnation = incarnation;

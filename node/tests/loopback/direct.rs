@@ -1,12 +1,8 @@
 //! Messages to nodes that are not neighbours, over real sockets.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use std::time::Duration;
 
-use common::*;
+use crate::common::*;
 use peerkit::{Config, Error, Event, Events, Key, Missed, Node, Peer, Reason};
 
 /// A node that nobody can dial.

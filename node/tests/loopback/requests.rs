@@ -1,14 +1,10 @@
 //! Requests: each ends with a reply or with an error that says why there is none.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::*;
+use crate::common::*;
 use peerkit::{Compression, Config, Error, Message, Node, Reason, Refusal};
 use tokio::sync::{Semaphore, mpsc};
 

@@ -1,7 +1,5 @@
 //! Attacks on the overlay: queries, answers and broadcasts that no node would send.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::BTreeSet;
 
 use peerkit::{Address, Event, Kind, Message, Node, NodeId, Reason};
@@ -10,9 +8,7 @@ use peerkit_proto::frame::broadcast::{Batch, Item, RunId};
 use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, What};
 use peerkit_proto::message::Packed;
 
-mod attacker;
-
-use attacker::{Attacker, LONG, Victim, encoded, key, raw_frame, text, within};
+use crate::attacker::{Attacker, LONG, Victim, encoded, key, raw_frame, text, within};
 
 fn query(n: u32, depth: u8, what: What) -> Query {
     let mut id = [0; 16];

@@ -1,10 +1,6 @@
 //! What outlives a run, and what stands in the way of one.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use peerkit::{Builder, Error, Key, Node, NodeId, StoreError};
 use tempfile::TempDir;
 

@@ -1,7 +1,5 @@
 //! Attacks on streams: their openings, their number, and the call-backs that open them.
 
-#![allow(clippy::unwrap_used)]
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,9 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-mod attacker;
-
-use attacker::{Attacker, LONG, Victim, config, key, opening, until, within};
+use crate::attacker::{Attacker, LONG, Victim, config, key, opening, until, within};
 
 /// The bytes that answer an opening.
 const OPEN: u8 = 0;
@@ -107,7 +103,8 @@ async fn the_streams_of_one_peer_are_limited() {
         open.push(stream);
     }
     // Another has room, and so has this one once a stream has ended.
-    let (other, answer) = Attacker::open(victim.address(), attacker::key(), &opening("echo")).await;
+    let (other, answer) =
+        Attacker::open(victim.address(), crate::attacker::key(), &opening("echo")).await;
     assert_eq!(answer, Some(OPEN));
     let mut first = open.remove(0);
     first.stream.shutdown().await.unwrap();
@@ -196,7 +193,8 @@ impl Called {
                 let (now, key) = (now.clone(), key.clone());
                 held.spawn(async move {
                     if polite {
-                        let acceptor = tokio_rustls::TlsAcceptor::from(attacker::tls::server(&key));
+                        let acceptor =
+                            tokio_rustls::TlsAcceptor::from(crate::attacker::tls::server(&key));
                         if let Ok(mut tls) = acceptor.accept(tcp).await {
                             let len = tls.read_u32_le().await.unwrap_or(0) as usize;
                             let _ = tls.read_exact(&mut vec![0; len]).await;
@@ -255,7 +253,7 @@ async fn a_flood_of_call_backs_that_are_answered_and_not_used_is_bounded() {
         Attacker::link_as(victim.address(), key, |hello| hello.addresses = vec![at.into()]).await;
     // As long as it takes for many more to be there, if they may.
     for round in 0..200 {
-        attacker.send_raw(&attacker::encoded(&Frame::CallBack { token: [round; 16] })).await;
+        attacker.send_raw(&crate::attacker::encoded(&Frame::CallBack { token: [round; 16] })).await;
         let calls = called.calls.load(Ordering::SeqCst);
         let waiting = tokio::time::timeout(std::time::Duration::from_millis(2), async {
             while called.calls.load(Ordering::SeqCst) == calls {

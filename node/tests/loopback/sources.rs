@@ -1,13 +1,9 @@
 //! One fetch from many sources: honest ones, and those that have a part, lie, stall or vanish.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use common::*;
+use crate::common::*;
 use peerkit::{DownloadState, Error, FetchError, Get, Hash, Node, RateLimits, Stream};
 use peerkit_proto::files::wire::{MAX_REQUEST, PREFIX, body_len};
 use peerkit_proto::files::{

@@ -1,0 +1,23 @@
+//! Nodes that talk over real sockets on loopback.
+
+#![allow(clippy::unwrap_used)]
+
+// Written for the tests of `hostile`, and good for one of these too.
+#[path = "../hostile/attacker/mod.rs"]
+mod attacker;
+mod common;
+mod connections;
+mod direct;
+mod files;
+mod links;
+mod messages;
+mod network;
+mod owner;
+mod proxy;
+mod queries;
+mod requests;
+mod shares;
+mod sources;
+mod state;
+mod stop;
+mod styles;

@@ -1,0 +1,6 @@
+//! The wire against its document, and whole networks in simulation.
+
+#![allow(clippy::unwrap_used)]
+
+mod simulation;
+mod vectors;
