@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use peerkit::{Address, Config, Error, Node, SharedFile};
+use peerkit::{Address, Config, DownloadState, DownloadStatus, Error, Node, SharedFile};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -175,7 +175,12 @@ async fn serve(
     }
     let ok = ok && !fetches.failed();
     let downloads = node.downloads();
-    let going_on = downloads.iter().filter(|download| download.state.is_under_way()).count();
+    // One that has failed is begun again at the next start if something of it is kept.
+    let goes_on = |download: &&DownloadStatus| {
+        let is_failed = download.state == DownloadState::Failed;
+        download.state.is_under_way() || (is_failed && download.done > 0)
+    };
+    let going_on = downloads.iter().filter(goes_on).count();
     if session.at_prompt && going_on > 0 {
         let number = fetches::number(going_on);
         output.text(format!("{number} will go on at the next start\n")).await;

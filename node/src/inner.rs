@@ -270,6 +270,24 @@ impl Inner {
         conns.in_order.get_or_init(in_order).clone()
     }
 
+    /// The serial numbers of all links.
+    pub(crate) fn links(&self) -> BTreeSet<u64> {
+        self.all_conns().iter().map(|conn| conn.serial).collect()
+    }
+
+    /// Waits until there is a link that is not in `before`.
+    pub(crate) async fn new_link(&self, before: &BTreeSet<u64>) {
+        loop {
+            let mut changed = std::pin::pin!(self.conns_changed.notified());
+            // Registered before the look, so that no change goes unnoticed in between.
+            changed.as_mut().enable();
+            if self.all_conns().iter().any(|conn| !before.contains(&conn.serial)) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Changes the links.
     pub(crate) fn change_conns(&self, change: impl FnOnce(&mut HashMap<NodeId, Arc<Conn>>)) {
         {

@@ -27,6 +27,9 @@ pub(crate) fn line(paint: Paint, download: &DownloadStatus) -> String {
     format!("{}  {state}", named(paint, download))
 }
 
+/// What is said of a fetch that no node feeds.
+const WAITS: &str = "waits for a source";
+
 /// How much has come, and how fast.
 #[derive(Clone, Copy)]
 struct Figures {
@@ -42,6 +45,8 @@ impl Figures {
             DownloadState::Queued => "waits for its turn".to_owned(),
             DownloadState::Finding => "looking for who has it".to_owned(),
             DownloadState::Checking => format!("checks what is here: {}", self.amount()),
+            DownloadState::Waiting if self.total.is_none() => WAITS.to_owned(),
+            DownloadState::Waiting => format!("{}  {WAITS}", self.amount()),
             DownloadState::Paused => format!("paused at {}", self.amount()),
             DownloadState::Done => format!("done, {}", text::size(self.done)),
             DownloadState::Failed => {
@@ -56,7 +61,7 @@ impl Figures {
     fn progress(self) -> String {
         let mut text = self.amount();
         if self.sources == 0 {
-            return format!("{text}  waits for a source");
+            return format!("{text}  {WAITS}");
         }
         if self.rate > 0 {
             text.push_str(&format!("  {}/s", text::size(self.rate)));
@@ -102,6 +107,9 @@ mod tests {
         let alone = Figures { sources: 0, ..figures };
         let waiting = "25 % of 2.0 GiB  waits for a source";
         assert_eq!(told(alone, DownloadState::Fetching), waiting);
+        assert_eq!(told(alone, DownloadState::Waiting), waiting);
+        let new = Figures { done: 0, total: None, rate: 0, sources: 0 };
+        assert_eq!(told(new, DownloadState::Waiting), "waits for a source");
         let checking = "checks what is here: 25 % of 2.0 GiB";
         assert_eq!(told(figures, DownloadState::Checking), checking);
         assert_eq!(told(figures, DownloadState::Paused), "paused at 25 % of 2.0 GiB");

@@ -112,3 +112,46 @@ fn a_node_goes_on_with_its_downloads() {
     bob.exit();
     sharing.exit();
 }
+
+/// A fetch by hash is taken up at the next start whether the node was stopped or killed, and waits
+/// there for a link.
+#[cfg(unix)]
+#[test]
+fn a_fetch_by_hash_waits_for_its_source_after_the_start() {
+    let home = tempfile::tempdir().unwrap();
+    let bytes = content(11, (20 << 20) + 99);
+    let file = home.path().join("film.bin");
+    fs::write(&file, &bytes).unwrap();
+    let sharing = ["--share", file.to_str().unwrap(), "--up", "20M"];
+    let mut ann = Program::start(home.path(), "ann", &sharing);
+    let hash = ann.run("files")["files"][0]["hash"].as_str().unwrap().to_owned();
+    let download = |bob: &mut Program| bob.run("downloads")["downloads"][0].clone();
+    let done = |bob: &mut Program| download(bob)["done"].as_u64().unwrap();
+    let mut bob = Program::start(home.path(), "bob", &[&ann.address]);
+    bob.write(&format!("get {hash}"));
+    let begun = Instant::now();
+    while done(&mut bob) < 2 << 20 {
+        assert!(begun.elapsed() < PATIENCE, "it comes in");
+    }
+    bob.kill();
+    let mut bob = Program::start(home.path(), "bob", &[]);
+    while download(&mut bob)["state"] != "waiting" {
+        assert!(begun.elapsed() < PATIENCE, "it waits for a source");
+    }
+    bob.run(&format!("connect {}", ann.address));
+    while done(&mut bob) < 6 << 20 {
+        assert!(begun.elapsed() < PATIENCE, "it goes on");
+    }
+    bob.signal(rustix::process::Signal::TERM);
+    assert_eq!(bob.wait().0.code(), Some(0));
+    let mut bob = Program::start(home.path(), "bob", &[]);
+    let kept = download(&mut bob);
+    assert!(kept["done"].as_u64().unwrap() >= 6 << 20, "{kept}");
+    assert_eq!((&kept["total"], &kept["name"]), (&bytes.len().into(), &"film.bin".into()));
+    assert!(bob.untaken("node_download_failed").is_empty());
+    bob.run(&format!("connect {}", ann.address));
+    let event = bob.event("node_download_finished");
+    assert!(fs::read(event["data"]["path"].as_str().unwrap()).unwrap() == bytes);
+    bob.exit();
+    ann.exit();
+}

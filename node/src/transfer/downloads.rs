@@ -6,10 +6,11 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Event;
-use peerkit_proto::files::{FileKind, FileName, Secret};
+use peerkit_proto::files::{FileKind, FileName, Refusal, Secret};
 use peerkit_proto::id::{Hash, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
@@ -26,6 +27,18 @@ use crate::inner::Inner;
 /// Downloads that are over and still listed.
 const LISTED: usize = 100;
 
+/// How often the store learns how much of a download has come. 1 s: after a crash the figure that is
+/// shown before the part is checked is at most so old.
+const SAVE: Duration = Duration::from_secs(1);
+
+/// How long a restored download without a source rests before it is tried again although no link
+/// was made, for the first time; then twice as long each time. 1 min: a source that is dialled at a
+/// known address makes no link.
+const REST: Duration = Duration::from_secs(60);
+
+/// The longest of these rests.
+const REST_MAX: Duration = Duration::from_secs(15 * 60);
+
 /// The downloads of a node.
 #[derive(Debug)]
 pub(crate) struct Downloads {
@@ -39,8 +52,12 @@ pub(crate) struct Entry {
     get: Get,
     /// Whether the store has it.
     is_kept: bool,
+    /// It was begun by an earlier run of the node: it waits for a source, however long that takes.
+    is_restored: bool,
     shown: Shown,
     work: Mutex<Work>,
+    /// Held while the store is written, so that what was true last is written last.
+    row: tokio::sync::Mutex<()>,
     /// Held by the task that is at it: one that was stopped may still be writing.
     at_it: tokio::sync::Mutex<()>,
 }
@@ -82,6 +99,11 @@ struct Row {
     name: Option<FileName>,
     #[serde(default)]
     kind: Option<FileKind>,
+    /// Bytes that were verified and on disk when this was written, and bytes of it all.
+    #[serde(default)]
+    done: u64,
+    #[serde(default)]
+    total: Option<u64>,
 }
 
 fn yes() -> bool {
@@ -189,11 +211,13 @@ impl Inner {
         get: Get,
         keep: bool,
     ) -> Result<Download, Error> {
-        let entry = Entry::new(get, keep);
-        self.keep(&entry, false).await?;
+        let entry = Entry::new(get, keep, false);
+        self.keep(&entry).await?;
         self.downloads.enter(&entry);
+        // Made first: it is to see every change, however soon the fetch is over.
+        let handle = entry.handle();
         self.work_on(&entry);
-        Ok(entry.handle())
+        Ok(handle)
     }
 
     /// Stops a download that nobody else knows of, and forgets it. What came of it stays on disk.
@@ -213,7 +237,7 @@ impl Inner {
             stop.cancel();
         }
         entry.shown.state(DownloadState::Paused);
-        self.keep(&entry, true).await?;
+        self.keep(&entry).await?;
         Ok(entry.shown.get())
     }
 
@@ -221,7 +245,8 @@ impl Inner {
         let entry = self.downloads.find(hash)?;
         let state = entry.shown.get().state;
         if matches!(state, DownloadState::Paused | DownloadState::Failed) {
-            self.keep(&entry, false).await?;
+            entry.shown.state(DownloadState::Queued);
+            self.keep(&entry).await?;
             self.work_on(&entry);
         }
         Ok(entry.shown.get())
@@ -255,16 +280,21 @@ impl Inner {
     /// Goes on with what an earlier run had begun.
     pub(crate) async fn resume_downloads(self: &Arc<Self>) -> Result<usize, Error> {
         let store = self.store.clone();
-        let rows = crate::known::blocking(move || Ok(store.downloads()?)).await?;
+        let rows = crate::known::blocking(move || {
+            let rows = store.downloads()?.into_iter();
+            Ok(rows.map(|(hash, row)| (hash, Row::read(&hash, &row))).collect::<Vec<_>>())
+        });
         let mut resumed = 0;
-        for (hash, row) in rows {
-            let Ok(row) = serde_json::from_slice::<Row>(&row) else {
+        for (hash, row) in rows.await? {
+            let Some(row) = row else {
                 tracing::warn!(%hash, "a download of an earlier run can't be read: left out");
                 continue;
             };
             let (paused, name, kind) = (row.paused, row.name.clone(), row.kind);
-            let entry = Entry::new(row.into_get(hash), true);
+            let (done, total) = (row.done, row.total);
+            let entry = Entry::new(row.into_get(hash), true, true);
             entry.shown.called(name, kind);
+            entry.shown.restored(done, total);
             self.downloads.enter(&entry);
             match paused {
                 true => entry.shown.state(DownloadState::Paused),
@@ -291,6 +321,9 @@ impl Inner {
             if !stop.is_cancelled() || outcome.is_ok() {
                 inner.over(&entry, outcome).await;
             } else if inner.stop.is_cancelled() {
+                if let Err(error) = inner.keep(&entry).await {
+                    tracing::warn!(%error, "can't note how far a download is");
+                }
                 entry.work().outcome.get_or_insert(Err(Error::Stopped));
                 entry.shown.state(DownloadState::Paused);
             }
@@ -306,10 +339,11 @@ impl Inner {
             }
             Err(error) => Event::NodeDownloadFailed { hash, error: error.to_string() },
         };
-        if outcome.is_ok()
+        // What was given up goes on at the next start, unless nothing of it is kept.
+        if (outcome.is_ok() || entry.shown.kept() == 0)
             && let Err(error) = self.unkeep(entry).await
         {
-            tracing::warn!(%error, "can't forget a download that is done");
+            tracing::warn!(%error, "can't forget a download that is over");
         }
         {
             let mut work = entry.work();
@@ -324,36 +358,116 @@ impl Inner {
         self.dispatch.notice(event);
     }
 
-    /// Has the store know of a download that is to outlive the node.
-    async fn keep(&self, entry: &Arc<Entry>, paused: bool) -> Result<(), Error> {
+    /// Writes a download that is to outlive the node to the store, as it is now.
+    async fn keep(&self, entry: &Entry) -> Result<(), Error> {
         if !entry.is_kept {
             return Ok(());
         }
-        let row = Row::new(entry, paused).and_then(|row| Ok(serde_json::to_vec(&row)?));
+        let _alone = entry.row.lock().await;
+        let row = Row::new(entry).and_then(|row| Ok(serde_json::to_vec(&row)?));
         let row = row.map_err(|error| Error::Setting(error.to_string()))?;
         let (store, hash) = (self.store.clone(), entry.get.hash);
         crate::known::blocking(move || Ok(store.save_download(&hash, &row)?)).await
     }
 
-    async fn unkeep(&self, entry: &Arc<Entry>) -> Result<(), Error> {
+    /// Writes to the store how much of a download has come, now and then, until `over`.
+    async fn keep_progress(&self, entry: &Entry, over: &CancellationToken) {
+        let mut saved = (None, 0);
+        let mut watch = entry.shown.watch();
+        loop {
+            let now = entry.shown.get();
+            let is_news = saved != (now.total, now.done);
+            // While the part is checked the figure starts from nothing.
+            if is_news && now.state == DownloadState::Fetching {
+                saved = (now.total, now.done);
+                if let Err(error) = self.keep(entry).await {
+                    tracing::warn!(%error, "can't note how far a download is");
+                }
+                let rest = tokio::time::sleep(SAVE);
+                if over.run_until_cancelled(rest).await.is_none() {
+                    return;
+                }
+                continue;
+            }
+            match over.run_until_cancelled(watch.changed()).await {
+                Some(Ok(())) => {}
+                _ => return,
+            }
+        }
+    }
+
+    async fn unkeep(&self, entry: &Entry) -> Result<(), Error> {
         if !entry.is_kept {
             return Ok(());
         }
+        let _alone = entry.row.lock().await;
         let (store, hash) = (self.store.clone(), entry.get.hash);
         crate::known::blocking(move || Ok(store.forget_download(&hash)?)).await
     }
 }
 
 impl Entry {
-    fn new(get: Get, is_kept: bool) -> Arc<Self> {
+    fn new(get: Get, is_kept: bool, is_restored: bool) -> Arc<Self> {
         let shown = Shown::new(get.hash, Some(get.to.path().to_owned()));
-        let (work, at_it) = (Mutex::default(), tokio::sync::Mutex::default());
-        Arc::new(Self { get, is_kept, shown, work, at_it })
+        let work = Mutex::default();
+        let (row, at_it) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
+        Arc::new(Self { get, is_kept, is_restored, shown, work, row, at_it })
+    }
+}
+
+/// Fetches. A restored download that finds no source gives its place to others and rests until a
+/// link is made, or for a while.
+async fn fetch(
+    inner: &Arc<Inner>,
+    entry: &Entry,
+    stop: &CancellationToken,
+) -> Result<Fetched, Error> {
+    let mut rest = REST;
+    loop {
+        let links = inner.links();
+        let outcome = fetch_once(inner, entry, stop).await;
+        let is_without = |error: &Error| entry.is_restored && is_for_want_of_a_source(error);
+        match outcome {
+            Err(error) if is_without(&error) => {
+                tracing::info!(hash = %entry.get.hash, %error, "a download waits for a source");
+            }
+            outcome => return outcome,
+        }
+        entry.shown.state(DownloadState::Waiting);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(Error::Stopped),
+            () = inner.new_link(&links) => rest = REST,
+            () = tokio::time::sleep(rest) => rest = (rest * 2).min(REST_MAX),
+        }
+    }
+}
+
+/// Whether a fetch failed only because no node that has the rest could be reached.
+fn is_for_want_of_a_source(error: &Error) -> bool {
+    match error {
+        Error::NoSource(_)
+        | Error::Resolve { .. }
+        | Error::Connect { .. }
+        | Error::Handshake { .. }
+        | Error::WrongNode { .. }
+        | Error::Timeout(_)
+        | Error::StreamRefused { .. }
+        | Error::StreamBroken { .. }
+        | Error::Unreachable { .. } => true,
+        Error::Fetch(error) => matches!(
+            error,
+            FetchError::NoMore
+                | FetchError::Stalled
+                | FetchError::Stream(_)
+                | FetchError::Refused(Refusal::NotFound | Refusal::Busy)
+        ),
+        _ => false,
     }
 }
 
 /// Waits for its turn, and fetches.
-async fn fetch(
+async fn fetch_once(
     inner: &Arc<Inner>,
     entry: &Entry,
     stop: &CancellationToken,
@@ -364,11 +478,30 @@ async fn fetch(
         place = inner.downloads.places.acquire() => place.map_err(|_| Error::Stopped)?,
     };
     entry.shown.state(DownloadState::Finding);
-    Fetching::new(inner, &entry.get, &entry.shown).run(stop).await
+    let is_patient = entry.is_restored || entry.shown.kept() > 0;
+    let over = CancellationToken::new();
+    let fetching = async {
+        let outcome = Fetching::new(inner, &entry.get, &entry.shown, is_patient).run(stop).await;
+        over.cancel();
+        outcome
+    };
+    // Not dropped half-way: what it writes to the store must not come after the end's own word.
+    let (outcome, ()) = tokio::join!(fetching, inner.keep_progress(entry, &over));
+    outcome
 }
 
 impl Row {
-    fn new(entry: &Entry, paused: bool) -> std::io::Result<Self> {
+    /// Reads a row. What it says of bytes on disk holds only if the part is still there. Blocks on
+    /// the disk.
+    fn read(hash: &Hash, row: &[u8]) -> Option<Self> {
+        let mut row: Self = serde_json::from_slice(row).ok()?;
+        if row.done > 0 && !part::is_left(&row.path, hash) {
+            row.done = 0;
+        }
+        Some(row)
+    }
+
+    fn new(entry: &Entry) -> std::io::Result<Self> {
         let (get, status) = (&entry.get, entry.shown.get());
         let (path, into) = match &get.to {
             Destination::Path(path) => (path, false),
@@ -383,9 +516,11 @@ impl Row {
             from,
             overwrite: get.overwrite,
             ask_network: get.ask_network,
-            paused,
+            paused: status.state == DownloadState::Paused,
             name: status.name,
             kind: status.kind,
+            done: entry.shown.kept(),
+            total: status.total,
         })
     }
 

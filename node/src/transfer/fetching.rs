@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use peerkit_proto::event::Event;
@@ -73,6 +74,8 @@ pub(super) struct Fetching<'a> {
     inner: &'a Arc<Inner>,
     get: &'a Get,
     shown: &'a Shown,
+    /// It was begun before, and waits for a source also while it has none yet.
+    is_patient: bool,
     job: Arc<Job>,
     target: watch::Sender<Option<Arc<Target>>>,
     news: mpsc::Receiver<News>,
@@ -93,10 +96,19 @@ pub(super) struct Fetching<'a> {
     is_done: bool,
     /// There is room for another source.
     has_room: bool,
+    /// There is a source that can be asked.
+    is_fed: Arc<AtomicBool>,
 }
 
 impl<'a> Fetching<'a> {
-    pub(super) fn new(inner: &'a Arc<Inner>, get: &'a Get, shown: &'a Shown) -> Self {
+    /// A fetch that `is_patient` waits for its first source as long as for any other; else it fails
+    /// as soon as all nodes that could be asked have answered.
+    pub(super) fn new(
+        inner: &'a Arc<Inner>,
+        get: &'a Get,
+        shown: &'a Shown,
+        is_patient: bool,
+    ) -> Self {
         let (target, known_target) = watch::channel(None);
         let (news_sender, news) = mpsc::channel(NEWS);
         let job =
@@ -105,6 +117,7 @@ impl<'a> Fetching<'a> {
             inner,
             get,
             shown,
+            is_patient,
             job,
             target,
             news,
@@ -120,6 +133,7 @@ impl<'a> Fetching<'a> {
             useful: Instant::now(),
             is_done: false,
             has_room: true,
+            is_fed: Arc::default(),
         };
         for candidate in &get.from {
             fetching.add(candidate.clone());
@@ -186,7 +200,8 @@ impl<'a> Fetching<'a> {
 
     async fn gather(&mut self) -> Result<(), Error> {
         let (found, mut finding) = mpsc::channel(MAX_SOURCES);
-        let seeking = seek(self.inner, self.get.hash, found);
+        let is_fed = Arc::clone(&self.is_fed);
+        let seeking = seek(self.inner, self.get.hash, found, &is_fed);
         let mut seeking = std::pin::pin!(seeking);
         let mut seeks = self.get.ask_network;
         // Whether everybody who has it had the time to say so.
@@ -244,13 +259,14 @@ impl<'a> Fetching<'a> {
         waiting.chain(review).chain([soon]).min().unwrap_or(soon)
     }
 
-    /// Fails where nobody is left who could go on with it.
+    /// Fails if no source is left that could go on with it, and waiting for one makes no sense.
     fn give_up(&mut self, is_asked: bool) -> Result<(), Error> {
         let begun = self.target.borrow().is_some();
         let patience = self.inner.config.download_patience;
         // Whoever owes something is given up by its own limits.
         let is_owed = self.fetch.as_ref().is_some_and(Fetch::is_waiting);
-        let over = match begun {
+        let waits = begun || self.is_patient;
+        let over = match waits {
             true => !is_owed && self.useful.elapsed() >= patience,
             false => {
                 let pending =
@@ -260,7 +276,7 @@ impl<'a> Fetching<'a> {
         };
         let hopeless =
             is_asked && self.known.iter().all(|known| matches!(known.state, State::Gone));
-        if over || (begun && hopeless && !self.known.is_empty()) {
+        if over || (waits && hopeless && !self.known.is_empty()) {
             let none = || match begun {
                 true => FetchError::NoMore.into(),
                 false => Error::NoSource(self.get.hash),
@@ -314,6 +330,11 @@ impl<'a> Fetching<'a> {
         }
         self.has_room = room > 0;
         self.shown.sources(up);
+        self.is_fed.store(up > 0, Ordering::Relaxed);
+        if self.is_patient {
+            let is_running = |known: &Known| matches!(known.state, State::Running(_));
+            self.shown.seeking(self.known.iter().any(is_running));
+        }
     }
 
     async fn hear(&mut self, news: News) -> Result<(), Error> {
@@ -527,7 +548,8 @@ impl<'a> Fetching<'a> {
             error,
             Error::Handshake { .. } | Error::StreamBroken { .. } | Error::Timeout(_)
         );
-        let is_over = !begun && (!is_crowded || known.tries >= TRIES);
+        let waits = begun || self.is_patient;
+        let is_over = !waits && (!is_crowded || known.tries >= TRIES);
         known.state = match is_lie || is_over {
             true => State::Gone,
             false => State::Waiting(Instant::now() + pause(known.tries)),

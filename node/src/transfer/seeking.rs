@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
@@ -27,12 +28,23 @@ pub(super) enum Found {
     Asked,
 }
 
-/// Asks who has `hash` until whoever hears of it has gone.
+/// The shortest time between two questions, however many links are made.
+const AGAIN_MIN: Duration = Duration::from_secs(1);
+
+/// Asks the network who has `hash`, again and again, until the receiver of `found` is dropped.
+///
+/// While the fetch has no source (`is_fed` is false), it also asks as soon as a link is made: the
+/// new neighbour, or a node behind it, may have the file.
 ///
 /// # Errors
-/// Where the node is stopping.
-pub(super) async fn seek(inner: &Arc<Inner>, hash: Hash, found: mpsc::Sender<Found>) -> Error {
-    match ask_again(inner, hash, found).await {
+/// If the node is stopping.
+pub(super) async fn seek(
+    inner: &Arc<Inner>,
+    hash: Hash,
+    found: mpsc::Sender<Found>,
+    is_fed: &AtomicBool,
+) -> Error {
+    match ask_again(inner, hash, found, is_fed).await {
         Ok(never) => match never {},
         Err(error) => error,
     }
@@ -42,9 +54,11 @@ async fn ask_again(
     inner: &Arc<Inner>,
     hash: Hash,
     found: mpsc::Sender<Found>,
+    is_fed: &AtomicBool,
 ) -> Result<Infallible, Error> {
     let mut wait = AGAIN;
     loop {
+        let links = inner.links();
         let mut answers = inner.ask_for_files(What::HasFile(hash)).await?;
         while let Some(answer) = answers.recv().await {
             if matches!(answer.body, AnswerBody::Files(_)) {
@@ -53,7 +67,16 @@ async fn ask_again(
             }
         }
         found.send(Found::Asked).await.map_err(|_| Error::Stopped)?;
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(AGAIN_MAX);
+        let linked = async {
+            tokio::time::sleep(AGAIN_MIN).await;
+            inner.new_link(&links).await;
+            if is_fed.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => wait = (wait * 2).min(AGAIN_MAX),
+            () = linked => wait = AGAIN,
+        }
     }
 }

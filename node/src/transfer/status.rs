@@ -1,6 +1,8 @@
 //! How far a download is, for whoever looks.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use peerkit_proto::files::{Description, FileKind, FileName, PIECE};
@@ -54,6 +56,8 @@ pub enum DownloadState {
     Checking,
     /// It is coming in.
     Fetching,
+    /// No node that can be reached has the rest. It goes on by itself as soon as one has.
+    Waiting,
     /// Not until it is resumed.
     Paused,
     /// It is in its place.
@@ -66,17 +70,22 @@ impl DownloadState {
     /// Whether it will change without anybody's doing.
     #[must_use]
     pub fn is_under_way(self) -> bool {
-        matches!(self, Self::Queued | Self::Finding | Self::Checking | Self::Fetching)
+        use DownloadState::{Checking, Fetching, Finding, Queued, Waiting};
+        matches!(self, Queued | Finding | Checking | Fetching | Waiting)
     }
 }
 
 /// The status of a download, where others see it change. Clones share it.
 #[derive(Debug, Clone)]
-pub(super) struct Shown(watch::Sender<DownloadStatus>);
+pub(super) struct Shown {
+    status: watch::Sender<DownloadStatus>,
+    /// What is on disk as far as is known, also while that is checked and `done` counts up anew.
+    kept: Arc<AtomicU64>,
+}
 
 impl Shown {
     pub(super) fn new(hash: Hash, path: Option<PathBuf>) -> Self {
-        Self(watch::Sender::new(DownloadStatus {
+        let status = watch::Sender::new(DownloadStatus {
             hash,
             name: None,
             kind: None,
@@ -87,20 +96,34 @@ impl Shown {
             sources: 0,
             path,
             error: None,
-        }))
+        });
+        Self { status, kept: Arc::default() }
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<DownloadStatus> {
-        self.0.subscribe()
+        self.status.subscribe()
     }
 
     pub(super) fn get(&self) -> DownloadStatus {
-        self.0.borrow().clone()
+        self.status.borrow().clone()
+    }
+
+    /// Bytes that are on disk, as far as is known.
+    pub(super) fn kept(&self) -> u64 {
+        self.kept.load(Ordering::Relaxed)
+    }
+
+    fn set_kept(&self, bytes: u64) {
+        self.kept.store(bytes, Ordering::Relaxed);
     }
 
     /// Something else is done now. What is not under way has no speed and no sources.
     pub(super) fn state(&self, state: DownloadState) {
-        self.0.send_modify(|status| {
+        self.status.send_modify(|status| {
+            if status.state == DownloadState::Checking {
+                // The check has not come to its end.
+                status.done = self.kept();
+            }
             status.state = state;
             if !state.is_under_way() {
                 (status.rate, status.sources) = (0, 0);
@@ -113,12 +136,31 @@ impl Shown {
 
     pub(super) fn failed(&self, error: String) {
         self.state(DownloadState::Failed);
-        self.0.send_modify(|status| status.error = Some(error));
+        self.status.send_modify(|status| status.error = Some(error));
     }
 
     pub(super) fn placed(&self, path: PathBuf) {
-        self.0.send_modify(|status| status.path = Some(path));
+        self.status.send_modify(|status| status.path = Some(path));
         self.state(DownloadState::Done);
+    }
+
+    /// Shows what the store has kept of a download of an earlier run.
+    pub(super) fn restored(&self, done: u64, total: Option<u64>) {
+        self.set_kept(done);
+        self.status.send_modify(|status| (status.done, status.total) = (done, total));
+    }
+
+    /// Shows whether a source is being tried while it is not known yet what is fetched.
+    pub(super) fn seeking(&self, is_trying: bool) {
+        use DownloadState::{Finding, Waiting};
+        let state = if is_trying { Finding } else { Waiting };
+        self.status.send_if_modified(|status| {
+            let changes = matches!(status.state, Finding | Waiting) && status.state != state;
+            if changes {
+                status.state = state;
+            }
+            changes
+        });
     }
 
     pub(super) fn begin(&self, description: &Description) {
@@ -127,12 +169,12 @@ impl Shown {
 
     /// What it is, as far as that is known.
     pub(super) fn called(&self, name: Option<FileName>, kind: Option<FileKind>) {
-        self.0.send_modify(|status| (status.name, status.kind) = (name, kind));
+        self.status.send_modify(|status| (status.name, status.kind) = (name, kind));
     }
 
     /// What is here of `total` bytes is looked at; nothing of it is known yet.
     pub(super) fn checking(&self, total: u64) {
-        self.0.send_if_modified(|status| {
+        self.status.send_if_modified(|status| {
             // Who has paused it is not told otherwise by what still ends.
             let is_wanted = status.state.is_under_way();
             if is_wanted {
@@ -145,11 +187,12 @@ impl Shown {
 
     /// So many more bytes were found to be here.
     pub(super) fn checked(&self, bytes: u64) {
-        self.0.send_modify(|status| status.done = status.done.saturating_add(bytes));
+        self.status.send_modify(|status| status.done = status.done.saturating_add(bytes));
     }
 
     pub(super) fn fetching(&self, target: &Target, meter: &Meter) {
-        self.0.send_modify(|status| {
+        self.set_kept(meter.done);
+        self.status.send_modify(|status| {
             status.state = DownloadState::Fetching;
             status.path = Some(target.path.clone());
             (status.done, status.total) = (meter.done, Some(meter.total));
@@ -157,18 +200,19 @@ impl Shown {
     }
 
     pub(super) fn progress(&self, meter: &Meter) {
-        self.0.send_modify(|status| (status.done, status.rate) = (meter.done, meter.rate));
+        self.set_kept(meter.done);
+        self.status.send_modify(|status| (status.done, status.rate) = (meter.done, meter.rate));
     }
 
     /// How fast it goes now, where that is another speed than before.
     pub(super) fn rate(&self, meter: &Meter) {
-        self.0.send_if_modified(|status| {
+        self.status.send_if_modified(|status| {
             std::mem::replace(&mut status.rate, meter.rate) != meter.rate
         });
     }
 
     pub(super) fn sources(&self, sources: usize) {
-        self.0.send_if_modified(|status| {
+        self.status.send_if_modified(|status| {
             let changed = status.sources != sources;
             status.sources = sources;
             changed

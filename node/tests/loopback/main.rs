@@ -16,6 +16,7 @@ mod owner;
 mod proxy;
 mod queries;
 mod requests;
+mod resumed;
 mod shares;
 mod sources;
 mod state;

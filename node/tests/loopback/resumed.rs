@@ -1,0 +1,144 @@
+//! Downloads that a restarted node takes up again: they wait for a source, whatever comes first.
+
+use std::path::Path;
+
+use crate::common::*;
+use peerkit::{Config, DownloadState, DownloadStatus, Get, Hash, Node, RateLimits};
+use peerkit_proto::files::PIECE;
+use tempfile::TempDir;
+
+/// A node with a state folder, one download at work at a time, and little patience.
+async fn start(folder: &TempDir) -> Node {
+    let mut config = Config::default();
+    config.max_downloads = 1;
+    config.download_patience = std::time::Duration::from_millis(500);
+    builder("bob").config(config).state(folder.path().join("state")).spawn().await.unwrap()
+}
+
+fn write(path: &Path, seed: u64, pieces: u64) -> Vec<u8> {
+    let content = Chance(seed).bytes(usize::try_from(pieces * PIECE).unwrap() + 77);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, &content).unwrap();
+    content
+}
+
+fn of(node: &Node, hash: Hash) -> DownloadStatus {
+    node.downloads().into_iter().find(|download| download.hash == hash).unwrap()
+}
+
+#[tokio::test]
+async fn a_download_by_hash_waits_for_a_link_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let film = folder.path().join("from/film.bin");
+    let content = write(&film, 1, 12);
+    let album = folder.path().join("from/album");
+    let song = write(&album.join("in/song.bin"), 2, 12);
+    let ann = node("ann").await;
+    let file = ann.share(&film).await.unwrap().shared.hash;
+    let tree = ann.share(&album).await.unwrap().shared.hash;
+    let hashes = [file, tree];
+    let bob = start(&folder).await;
+    link(&bob, &ann).await;
+    // One after the other, as only one is at work at a time.
+    for hash in hashes {
+        bob.set_rates(RateLimits { download: 8 << 20, ..RateLimits::default() });
+        let get = Get::new(hash).into_folder(folder.path().join("to"));
+        let download = bob.download(get).await.unwrap();
+        until("some of it", || download.status().done > 2 * PIECE).await;
+        bob.pause(hash).await.unwrap();
+    }
+    let before = hashes.map(|hash| of(&bob, hash));
+    for hash in hashes {
+        bob.resume(hash).await.unwrap();
+    }
+    shutdown([&bob]).await;
+    drop(bob);
+
+    let bob = start(&folder).await;
+    let events = bob.events();
+    // The one at work finds nobody, and makes room for the other, which finds nobody either.
+    until("both wait", || {
+        let waits = |hash| of(&bob, hash).state == DownloadState::Waiting;
+        hashes.into_iter().all(waits)
+    })
+    .await;
+    for (now, before) in hashes.map(|hash| of(&bob, hash)).iter().zip(&before) {
+        assert!(now.done >= before.done, "{now:?}, before: {before:?}");
+        assert_eq!((now.total, &now.name), (before.total, &before.name));
+        assert!(now.state.is_under_way() && now.error.is_none(), "{now:?}");
+    }
+    // A node that has nothing of it changes nothing.
+    let cid = node("cid").await;
+    link(&cid, &bob).await;
+    link(&bob, &ann).await;
+    until("both are done", || {
+        hashes.into_iter().all(|hash| of(&bob, hash).state == DownloadState::Done)
+    })
+    .await;
+    assert!(std::fs::read(folder.path().join("to/film.bin")).unwrap() == content);
+    assert!(std::fs::read(folder.path().join("to/album/in/song.bin")).unwrap() == song);
+    shutdown([&bob, &ann, &cid]).await;
+    let mut events = events;
+    let mut names = Vec::new();
+    while let Some(event) = events.next().await {
+        names.push(event.name());
+    }
+    assert!(!names.contains(&"node_download_failed"), "{names:?}");
+}
+
+#[tokio::test]
+async fn a_download_of_which_nothing_came_waits_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let film = folder.path().join("from/film.bin");
+    let content = write(&film, 3, 2);
+    let ann = node("ann").await;
+    let hash = ann.share(&film).await.unwrap().shared.hash;
+    let bob = start(&folder).await;
+    link(&bob, &ann).await;
+    ann.set_rates(RateLimits { upload: 1, ..RateLimits::default() });
+    let get = Get::new(hash).into_folder(folder.path().join("to"));
+    bob.download(get).await.unwrap();
+    until("it has begun", || of(&bob, hash).total.is_some()).await;
+    shutdown([&bob]).await;
+    drop(bob);
+    let bob = start(&folder).await;
+    until("it waits", || of(&bob, hash).state == DownloadState::Waiting).await;
+    assert_eq!(of(&bob, hash).done, 0);
+    ann.set_rates(RateLimits::default());
+    link(&bob, &ann).await;
+    until("it is done", || of(&bob, hash).state == DownloadState::Done).await;
+    assert!(std::fs::read(folder.path().join("to/film.bin")).unwrap() == content);
+    shutdown([&bob]).await;
+    drop(bob);
+    // What is done is not begun again; nor what was given up with nothing to show for it.
+    let bob = start(&folder).await;
+    assert!(bob.downloads().is_empty());
+    let nothing = bob.download(Get::new(Hash::of(b"nobody has it"))).await.unwrap();
+    within("it fails", nothing.finished()).await.unwrap_err();
+    shutdown([&bob]).await;
+    drop(bob);
+    let bob = start(&folder).await;
+    assert!(bob.downloads().is_empty());
+    shutdown([&bob, &ann]).await;
+}
+
+/// A part that was removed meanwhile is not said to be there.
+#[tokio::test]
+async fn what_is_gone_from_disk_is_not_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let film = folder.path().join("from/film.bin");
+    write(&film, 4, 8);
+    let ann = node("ann").await;
+    let hash = ann.share(&film).await.unwrap().shared.hash;
+    let bob = start(&folder).await;
+    link(&bob, &ann).await;
+    bob.set_rates(RateLimits { download: 8 << 20, ..RateLimits::default() });
+    bob.download(Get::new(hash).into_folder(folder.path().join("to"))).await.unwrap();
+    until("some of it", || of(&bob, hash).done > 2 * PIECE).await;
+    shutdown([&bob]).await;
+    drop(bob);
+    std::fs::remove_dir_all(folder.path().join("to")).unwrap();
+    let bob = start(&folder).await;
+    assert_eq!(of(&bob, hash).done, 0);
+    shutdown([&bob, &ann]).await;
+}
