@@ -6,11 +6,13 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use peerkit::{Address, NodeId};
 
-pub(crate) use files::{GetArgs, ShareArgs, Wanted};
+pub(crate) use files::{GetArgs, ShareArgs};
+pub(crate) use hints::parse;
 
 use crate::rate;
 
 mod files;
+mod hints;
 
 /// Shown below `peerkit --help`.
 const EXAMPLES: &str = "\
@@ -29,7 +31,7 @@ Then, at the prompt of either:
   add ~/Pictures                      share a folder; `search` and `get` fetch from it
   help                                all commands
 
-Exit status: 0 done, 1 a command or a fetch failed, 2 wrong usage.";
+Exit status: 0 done, 1 a command or a fetch failed, 2 wrong usage, 130 one was stopped by Ctrl-C.";
 
 /// Shown below `peerkit run --help`.
 const RUN_EXAMPLES: &str = "\
@@ -48,7 +50,8 @@ Environment:
   NO_COLOR        no colours, not even on a terminal
 
 At the prompt, and for commands piped in, `help` lists the commands.
-Exit status: 0 done, 1 a command that was piped in failed, 2 wrong usage.";
+Exit status: 0 done, 1 a command that was piped in failed, 2 wrong usage, 130 Ctrl-C stopped one.
+Standard input that is empty from the start (a service, a container) needs --headless.";
 
 /// Shown below `peerkit sim --help`.
 pub(crate) const SIM_EXAMPLES: &str = r#"A scenario is a TOML file. This is a whole one:
@@ -97,7 +100,7 @@ Exit status: 0 all that is expected held, 1 something did not, 2 a file is no sc
 /// Nodes that connect directly, talk, find each other and share files, encrypted throughout.
 #[derive(Debug, Parser)]
 #[command(name = "peerkit", version, after_help = EXAMPLES, max_term_width = 100)]
-#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) action: Action,
@@ -125,6 +128,9 @@ pub(crate) enum Action {
         /// Which shell
         shell: Shell,
     },
+    /// Print the version
+    #[command(hide = true)]
+    Version,
     /// Print the manual page, in roff: peerkit man | man -l -
     Man {
         /// The page of a subcommand, for example `run`
@@ -203,7 +209,8 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// No prompt, and go on when standard input ends: until SIGINT or SIGTERM
+    /// No prompt, and go on when standard input ends: until SIGINT, SIGTERM or
+    /// SIGHUP
     #[arg(long)]
     pub(crate) headless: bool,
 
@@ -339,28 +346,6 @@ mod tests {
         let args = run("peerkit run --up 2M --down 64KiB --peer-up 0 --max-downloads 3");
         assert_eq!((args.up, args.down), (Some(2_000_000), Some(65_536)));
         assert_eq!((args.peer_up, args.peer_down, args.max_downloads), (Some(0), None, Some(3)));
-    }
-
-    #[test]
-    fn what_is_to_be_fetched_is_a_ticket_or_a_hash() {
-        let hash = peerkit::Hash::of(b"content");
-        let get = |what: &str| match parse(&format!("peerkit get {what} - --from a:1")) {
-            Ok(Cli { action: Action::Get(args) }) => Ok(args.what),
-            Ok(other) => panic!("{other:?}"),
-            Err(error) => Err(error.to_string()),
-        };
-        assert_eq!(get(&hash.to_string()), Ok(Wanted::Hash(hash)));
-        let ticket = peerkit::Ticket {
-            hash,
-            node: NodeId::from_bytes([1; 32]),
-            secret: None,
-            network: "net".into(),
-            addresses: Vec::new(),
-        };
-        let text = ticket.to_string();
-        assert_eq!(get(&text), Ok(Wanted::Ticket(Box::new(ticket))));
-        assert!(get(&text[..text.len() - 2]).unwrap_err().contains("cut short"));
-        assert!(get("abcd").unwrap_err().contains("begins with peerkit1"));
     }
 
     #[test]

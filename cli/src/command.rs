@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use peerkit::Address;
 
-use crate::folders;
 use crate::manual::{self, Entry};
+use crate::wanted;
+use crate::words::{self, Word};
 use flags::{Flag, Takes};
 
 mod flags;
@@ -13,33 +14,81 @@ mod flags;
 /// What the node is told to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
-    Connect { address: Address, reconnect: bool },
-    Join { addresses: Vec<Address> },
-    Disconnect { peer: String },
+    Connect {
+        address: Address,
+        reconnect: bool,
+    },
+    Join {
+        addresses: Vec<Address>,
+    },
+    Disconnect {
+        peer: String,
+    },
     Peers,
-    Msg { text: String },
-    Send { peer: String, text: String },
-    Broadcast { text: String },
-    Ping { peer: Option<String> },
-    Discover { depth: i32 },
-    Add { path: PathBuf, to: Vec<String>, ticket: bool },
-    Remove { hash: String },
+    Msg {
+        text: String,
+    },
+    Send {
+        peer: String,
+        text: String,
+    },
+    Broadcast {
+        title: String,
+        text: String,
+    },
+    Ping {
+        peer: Option<String>,
+    },
+    Discover {
+        depth: i32,
+    },
+    Add {
+        path: PathBuf,
+        to: Vec<String>,
+        ticket: bool,
+    },
+    Remove {
+        hash: String,
+    },
     Refresh,
     Files,
-    Search { text: String },
-    Get { what: String, path: Option<PathBuf>, from: Vec<Address>, force: bool },
-    Pause { download: String },
-    Resume { download: String },
-    Cancel { download: String },
+    Search {
+        text: String,
+    },
+    /// What the line asks for depends on what searches have found: see [`wanted::read`].
+    Get {
+        line: String,
+        from: Vec<Address>,
+        force: bool,
+    },
+    Pause {
+        download: String,
+    },
+    Resume {
+        download: String,
+    },
+    Cancel {
+        download: String,
+    },
     Downloads,
     Status,
     Network,
     Size,
-    Map { file: Option<PathBuf> },
-    Save { file: Option<PathBuf> },
-    Load { file: Option<PathBuf> },
-    Debug { on: bool },
-    Help { topic: Option<String> },
+    Map {
+        file: Option<PathBuf>,
+    },
+    Save {
+        file: Option<PathBuf>,
+    },
+    Load {
+        file: Option<PathBuf>,
+    },
+    Debug {
+        on: bool,
+    },
+    Help {
+        topic: Option<String>,
+    },
     Leave,
     Shutdown,
     Exit,
@@ -56,9 +105,18 @@ pub(crate) struct ParseError {
 
 impl Command {
     /// Reads one line, without its end. `None` where there is nothing on it.
+    ///
+    /// A line for the shell, as the program prints it, is understood where it fits: `peerkit get T` is
+    /// `get T`.
     pub(crate) fn parse(line: &str) -> Result<Option<Self>, ParseError> {
         let line = line.trim_start();
-        let (word, rest) = split_word(line);
+        let (mut word, mut rest) = split_word(line);
+        if word == "peerkit" {
+            let (next, after) = split_word(rest.trim_start());
+            if !next.is_empty() {
+                (word, rest) = (next, after);
+            }
+        }
         if word.is_empty() {
             return Ok(None);
         }
@@ -73,6 +131,8 @@ impl Command {
 
     fn read(entry: &Entry, rest: &str) -> Result<Self, String> {
         let (cut, flags) = match flags_of(entry.name) {
+            // Its text may hold anything.
+            _ if entry.name == "broadcast" => (rest.to_owned(), flags::Given::default()),
             [] => (rest.to_owned(), flags::Given::default()),
             known => flags::take(rest, known)
                 .map_err(|error| format!("{} {error}: {}", entry.name, entry.usage))?,
@@ -80,26 +140,28 @@ impl Command {
         let mut arguments = Arguments { entry, rest: &cut };
         let command = match entry.name {
             "connect" => {
-                let [address] = arguments.words()[..] else {
+                let words = arguments.words();
+                let [word] = &words[..] else {
                     return Err(arguments.wrong("takes one address"));
                 };
-                Self::Connect {
-                    address: parse_address(address)?,
-                    reconnect: flags.has("--reconnect"),
-                }
+                let (address, reconnect) = (parse_address(word)?, flags.has("--reconnect"));
+                Self::Connect { address, reconnect }
             }
             "join" => {
                 let words = arguments.words();
                 if words.is_empty() {
                     return Err(arguments.wrong("needs the address of a node"));
                 }
-                let addresses = words.into_iter().map(parse_address).collect::<Result<_, _>>()?;
-                Self::Join { addresses }
+                let addresses = words.iter().map(|word| parse_address(word));
+                Self::Join { addresses: addresses.collect::<Result<_, _>>()? }
             }
             "disconnect" => Self::Disconnect { peer: arguments.one("a peer")? },
             "msg" => Self::Msg { text: arguments.text()? },
             "send" => Self::Send { peer: arguments.word("a peer")?, text: arguments.text()? },
-            "broadcast" => Self::Broadcast { text: arguments.text()? },
+            "broadcast" => {
+                let title = arguments.title()?;
+                Self::Broadcast { title, text: arguments.text()? }
+            }
             "ping" => Self::Ping { peer: arguments.one_or_none()? },
             "discover" => Self::Discover { depth: arguments.depth()? },
             "add" => {
@@ -114,10 +176,9 @@ impl Command {
                 Self::Add { path, to, ticket }
             }
             "remove" => Self::Remove { hash: arguments.rest("a hash")? },
-            "search" => Self::Search { text: arguments.text()?.trim().to_owned() },
+            "search" => Self::Search { text: arguments.sought()? },
             "get" => Self::Get {
-                what: arguments.word("a ticket or hash")?,
-                path: arguments.path()?,
+                line: arguments.raw("a ticket, hash or name")?,
                 from: flags.values("--from").map(parse_address).collect::<Result<_, _>>()?,
                 force: flags.has("--force"),
             },
@@ -199,26 +260,25 @@ struct Arguments<'a> {
     rest: &'a str,
 }
 
-impl<'a> Arguments<'a> {
+impl Arguments<'_> {
     /// All that is left, in words.
-    fn words(&mut self) -> Vec<&'a str> {
-        let words = self.rest.split_whitespace().collect();
+    fn words(&mut self) -> Vec<String> {
+        let words = words::words(self.rest).map(|word| word.text).collect();
         self.rest = "";
         words
     }
 
-    /// The next word; in quotes where it has spaces.
+    /// The next word; in quotes where it has blanks.
     fn word(&mut self, what: &str) -> Result<String, String> {
-        let rest = self.rest.trim_start();
-        let (word, rest) = match quoted(rest) {
-            Some((word, rest)) => (word, rest.strip_prefix(char::is_whitespace).unwrap_or(rest)),
-            None => split_word(rest),
-        };
-        if word.is_empty() {
-            return Err(self.wrong(&format!("needs {what}")));
+        match words::words(self.rest).next() {
+            Some(Word { open: true, .. }) => Err(self.wrong("misses a closing quote")),
+            Some(word) if !word.text.is_empty() => {
+                let rest = self.rest.get(word.end..).unwrap_or_default();
+                self.rest = rest.strip_prefix(char::is_whitespace).unwrap_or(rest);
+                Ok(word.text)
+            }
+            _ => Err(self.wrong(&format!("needs {what}"))),
         }
-        self.rest = rest;
-        Ok(word.to_owned())
     }
 
     /// The next word, which has to be the last.
@@ -238,35 +298,66 @@ impl<'a> Arguments<'a> {
         self.one("one word").map(Some)
     }
 
-    /// The rest of the line as one name, which may hold spaces, with or without quotes.
+    /// The rest of the line as one name, which may hold blanks, with or without quotes.
     fn rest(&mut self, what: &str) -> Result<String, String> {
-        let rest = std::mem::take(&mut self.rest).trim();
-        match quoted(rest) {
-            Some((name, after)) if after.trim().is_empty() => Ok(name.to_owned()),
-            _ if rest.is_empty() => Err(self.wrong(&format!("needs {what}"))),
-            _ => Ok(rest.to_owned()),
-        }
+        let rest = std::mem::take(&mut self.rest);
+        let name = wanted::name(rest, "name").map_err(|error| self.wrong(&error))?;
+        let name = name.filter(|name| !name.is_empty());
+        name.ok_or_else(|| self.wrong(&format!("needs {what}")))
     }
 
     /// The rest of the line as it stands.
     fn text(&mut self) -> Result<String, String> {
+        self.raw("a text")
+    }
+
+    /// The rest of the line as it stands.
+    fn raw(&mut self, what: &str) -> Result<String, String> {
         if self.rest.trim().is_empty() {
-            return Err(self.wrong("needs a text"));
+            return Err(self.wrong(&format!("needs {what}")));
         }
         Ok(std::mem::take(&mut self.rest).to_owned())
     }
 
-    /// The rest of the line as a path: it may hold spaces, with or without quotes, and `~/`.
-    fn path(&mut self) -> Result<Option<PathBuf>, String> {
-        let rest = std::mem::take(&mut self.rest).trim();
-        match quoted(rest) {
-            Some((path, after)) if after.trim().is_empty() && !path.is_empty() => {
-                Ok(Some(PathBuf::from(path)))
-            }
-            Some(_) => Err(self.wrong("takes one path: put nothing after its closing quote")),
-            None if rest.is_empty() => Ok(None),
-            None => Ok(Some(folders::expand_home(rest))),
+    /// The rest of the line as a text to search for; quotes around all of it are not part of it.
+    fn sought(&mut self) -> Result<String, String> {
+        let text = self.text()?;
+        let text = text.trim();
+        let mut words = words::words(text);
+        let is_quoted = text.starts_with(['"', '\'']);
+        Ok(match (words.next(), words.next()) {
+            (Some(word), None) if is_quoted && !word.open => word.text,
+            _ => text.to_owned(),
+        })
+    }
+
+    /// The title at the start of a broadcast. What follows is its text as it stands.
+    fn title(&mut self) -> Result<String, String> {
+        let Some(first) = words::words(self.rest).next() else { return Ok(String::new()) };
+        if first.text == "--title" && !first.quoted {
+            self.word("an option")?;
+            return match words::words(self.rest).next() {
+                Some(word) if word.text.is_empty() => {
+                    let rest = self.rest.get(word.end..).unwrap_or_default();
+                    self.rest = rest.strip_prefix(char::is_whitespace).unwrap_or(rest);
+                    Ok(String::new())
+                }
+                _ => self.word("a title after `--title`"),
+            };
         }
+        match first.text.strip_prefix("--title=") {
+            Some(title) if first.begins_with_bare(self.rest, '-') => {
+                self.word("an option")?;
+                Ok(title.to_owned())
+            }
+            _ => Ok(String::new()),
+        }
+    }
+
+    /// The rest of the line as a path: it may hold blanks, with or without quotes, and `~/`.
+    fn path(&mut self) -> Result<Option<PathBuf>, String> {
+        let rest = std::mem::take(&mut self.rest);
+        wanted::path(rest).map_err(|error| self.wrong(&error))
     }
 
     fn depth(&mut self) -> Result<i32, String> {
@@ -285,6 +376,7 @@ impl<'a> Arguments<'a> {
 }
 
 const CONNECT: &[Flag] = &[Flag::new("--reconnect", Takes::Nothing)];
+const BROADCAST: &[Flag] = &[Flag::new("--title", Takes::One("a title"))];
 const ADD: &[Flag] =
     &[Flag::new("--to", Takes::Some("a node")), Flag::new("--ticket", Takes::Nothing)];
 const GET: &[Flag] =
@@ -294,6 +386,7 @@ const GET: &[Flag] =
 pub(crate) fn flags_of(command: &str) -> &'static [Flag] {
     match command {
         "connect" => CONNECT,
+        "broadcast" => BROADCAST,
         "add" => ADD,
         "get" => GET,
         _ => &[],
@@ -310,12 +403,6 @@ fn split_word(text: &str) -> (&str, &str) {
         Some((word, rest)) => (word, rest),
         None => (text, ""),
     }
-}
-
-/// What stands between quotes at the start, and what follows them.
-fn quoted(text: &str) -> Option<(&str, &str)> {
-    let quote = text.chars().next().filter(|c| matches!(c, '"' | '\''))?;
-    text[1..].split_once(quote)
 }
 
 #[cfg(test)]
@@ -358,28 +445,63 @@ mod tests {
         assert_eq!(parse("add 'it is'"), add("it is"));
         assert_eq!(parse("add don't"), add("don't"));
         assert!(error("add \"a\" b").contains("closing quote"));
+        assert!(error("add 'a b").contains("closing quote"));
         assert!(error("add").contains("needs a path"));
+        assert!(error("add ''").contains("needs a path"));
+    }
+
+    #[cfg(not(windows))]
+    #[test]
+    fn a_path_is_read_as_a_shell_reads_it() {
+        let add = |path: &str| Command::Add { path: path.into(), to: Vec::new(), ticket: false };
+        assert_eq!(parse(r"add my\ file.txt "), add("my file.txt"));
+        assert_eq!(parse(r"add 'it'\''s'"), add("it's"));
+        assert_eq!(parse("add $'a\\nb'"), add("a\nb"));
     }
 
     #[test]
     fn a_get_has_its_options_on_either_side() {
-        let get = |path: Option<&str>, from: &[&str], force| Command::Get {
-            what: "abcd".into(),
-            path: path.map(PathBuf::from),
-            from: from.iter().map(|address| address.parse().unwrap()).collect(),
-            force,
+        let get = |line: &str| match parse(line) {
+            Command::Get { line, from, force } => {
+                let from: Vec<String> = from.iter().map(ToString::to_string).collect();
+                (line.trim().to_owned(), from.join(" "), force)
+            }
+            other => panic!("{other:?}"),
         };
-        assert_eq!(parse("get abcd"), get(None, &[], false));
-        assert_eq!(parse("req abcd to here"), get(Some("to here"), &[], false));
-        assert_eq!(parse("get --force abcd to here"), get(Some("to here"), &[], true));
-        assert_eq!(parse("get abcd 'to here' --force"), get(Some("to here"), &[], true));
-        let from = ["a:1", "b:2"];
-        assert_eq!(parse("get --from a:1 abcd --from b:2"), get(None, &from, false));
-        assert_eq!(parse("get abcd \"--force\""), get(Some("--force"), &[], false));
+        let is = |line: &str, from: &str, force| (line.to_owned(), from.to_owned(), force);
+        assert_eq!(get("get abcd"), is("abcd", "", false));
+        assert_eq!(get("req abcd to here"), is("abcd to here", "", false));
+        assert_eq!(get("peerkit get abcd"), is("abcd", "", false));
+        assert_eq!(get("get --force abcd to here"), is("abcd to here", "", true));
+        assert_eq!(get("get abcd 'to here' --force"), is("abcd 'to here'", "", true));
+        assert_eq!(get("get --from a:1 abcd --from b:2"), is("abcd", "a:1 b:2", false));
+        assert_eq!(get("get abcd \"--force\""), is("abcd \"--force\"", "", false));
         assert!(error("get abcd --from").contains("an address after `--from`"));
-        assert!(error("get abcd --from x").contains("has no port"));
         assert!(error("get abcd --quickly").contains("--quickly"));
-        assert!(error("get --force").contains("needs a ticket or hash"));
+        assert!(error("get --force").contains("needs a ticket, hash or name"));
+    }
+
+    #[test]
+    fn a_broadcast_may_have_a_title() {
+        let is =
+            |title: &str, text: &str| Command::Broadcast { title: title.into(), text: text.into() };
+        assert_eq!(parse("broadcast to  all"), is("", "to  all"));
+        assert_eq!(parse("broadcast --title News to  all"), is("News", "to  all"));
+        assert_eq!(parse("broadcast --title 'Good news' --all"), is("Good news", "--all"));
+        assert_eq!(parse("broadcast --title=News 'x'"), is("News", "'x'"));
+        assert_eq!(parse("broadcast --title '' --title"), is("", "--title"));
+        assert_eq!(parse("broadcast all --title x"), is("", "all --title x"));
+        assert!(error("broadcast --title").contains("a title after `--title`"));
+        assert!(error("broadcast --title News").contains("needs a text"));
+    }
+
+    #[test]
+    fn a_search_in_quotes_is_for_what_they_hold() {
+        let search = |text: &str| Command::Search { text: text.into() };
+        assert_eq!(parse("search \"my film\""), search("my film"));
+        assert_eq!(parse("search 'it is' so"), search("'it is' so"));
+        assert_eq!(parse("search a  b*"), search("a  b*"));
+        assert_eq!(parse("search don't"), search("don't"));
     }
 
     #[test]

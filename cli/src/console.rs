@@ -1,25 +1,28 @@
 //! Where commands come from: the prompt of a terminal, or lines of standard input.
 
-use std::io::{self, BufRead};
-use std::path::Path;
-use std::sync::PoisonError;
+use std::fs;
+use std::io::{self, BufRead, Read};
+use std::path::{MAIN_SEPARATOR, Path};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use peerkit::Node;
-use rustyline::completion::{Completer, FilenameCompleter, Pair};
+use peerkit::{Node, Ticket};
+use rustyline::completion::{Completer, Pair};
 use rustyline::error::ReadlineError;
+use rustyline::hint::Hinter;
 use rustyline::history::DefaultHistory;
 use rustyline::{
-    CompletionType, Config, Context, Editor, ExternalPrinter, Helper, Highlighter, Hinter,
-    Validator,
+    CompletionType, Config, Context, Editor, ExternalPrinter, Helper, Highlighter, Validator,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::command;
 use crate::execute::Found;
-use crate::manual;
 use crate::text::{Paint, plain};
+use crate::wanted::TICKET_START;
+use crate::words::{self, Word};
+use crate::{folders, manual, terminal};
 
 /// Lines kept of what was typed.
 const HISTORY: usize = 1000;
@@ -27,11 +30,73 @@ const HISTORY: usize = 1000;
 /// Lines read ahead of the command that runs.
 const AHEAD: usize = 64;
 
+/// Longest line that is read, in bytes. 64 MiB: four times the largest message, so that it is the
+/// node that says what is too large.
+const MAX_LINE: u64 = 64 << 20;
+
 /// One line to carry out.
 pub(crate) struct Request {
-    pub(crate) line: String,
+    pub(crate) line: Line,
     /// Dropped when the command is done: the prompt waits for that.
     done: Option<oneshot::Sender<()>>,
+}
+
+/// What was typed or piped in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// A line of text.
+    Text(String),
+    /// A line that can't be carried out: its first word, and why not.
+    Unreadable { command: String, why: String },
+}
+
+impl Line {
+    /// Reads the bytes of a line, with or without its end.
+    fn of_bytes(bytes: &[u8]) -> Self {
+        let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+        let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(error) => {
+                let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
+                Self::not_utf8(&String::from_utf8_lossy(valid))
+            }
+        }
+    }
+
+    /// A line that is not UTF-8 after `before`.
+    fn not_utf8(before: &str) -> Self {
+        let place = match before.trim() {
+            "" => "its start".to_owned(),
+            before => format!("`{}`", last_of(before)),
+        };
+        let why = format!(
+            "this line is not UTF-8 after {place}: it was not carried out (was it pasted from a \
+             text in another encoding, such as Latin-1?)"
+        );
+        Self::Unreadable { command: first_of(before), why }
+    }
+
+    fn too_long(before: &[u8]) -> Self {
+        let start = before.get(..MAX_SHOWN).unwrap_or(before);
+        let why = format!("this line is longer than {MAX_LINE} bytes: it was not carried out");
+        Self::Unreadable { command: first_of(&String::from_utf8_lossy(start)), why }
+    }
+}
+
+/// Bytes of a line that an error shows.
+const MAX_SHOWN: usize = 40;
+
+fn first_of(line: &str) -> String {
+    let first = line.split_whitespace().next().unwrap_or_default();
+    first.chars().take(MAX_SHOWN).collect()
+}
+
+/// The last characters of a text that is too long to be shown.
+fn last_of(text: &str) -> String {
+    let skipped = text.chars().count().saturating_sub(MAX_SHOWN);
+    let shown: String = text.chars().skip(skipped).collect();
+    if skipped == 0 { shown } else { format!("...{shown}") }
 }
 
 impl Request {
@@ -44,7 +109,12 @@ impl Request {
 /// A prompt with line editing, history and completion.
 pub(crate) struct Prompt {
     editor: Editor<Completion, DefaultHistory>,
+    /// The line that is being edited.
+    edited: Edited,
 }
+
+/// The line that is being edited, as it was when it was last drawn.
+type Edited = Arc<Mutex<String>>;
 
 impl Prompt {
     /// Opens the terminal, and gives what prints above a line that is being edited. History is kept
@@ -64,21 +134,18 @@ impl Prompt {
             .completion_type(CompletionType::List)
             .build();
         let mut editor = Editor::with_config(config)?;
-        editor.set_helper(Some(Completion {
-            node,
-            runtime: Handle::current(),
-            found,
-            files: FilenameCompleter::new(),
-        }));
+        let edited = Edited::default();
+        let runtime = Handle::current();
+        editor.set_helper(Some(Completion { node, runtime, found, edited: edited.clone() }));
         if history.exists() {
             // A history that can't be read is worth less than a start.
             let _ = editor.load_history(history);
         }
         let printer = editor.create_external_printer()?;
-        Ok((Self { editor }, Box::new(printer)))
+        Ok((Self { editor, edited }, Box::new(printer)))
     }
 
-    /// Reads lines in a thread of its own until the end, which Ctrl-C and Ctrl-D are.
+    /// Reads lines in a thread of its own until the end: Ctrl-D, or Ctrl-C on an empty line.
     pub(crate) fn read(
         mut self,
         history: &Path,
@@ -90,13 +157,11 @@ impl Prompt {
         let bare = format!("{}> ", plain(name));
         let styled = format!("{}> ", paint.name(&plain(name)));
         thread::spawn(move || {
-            loop {
-                let line = match self.editor.readline(&(bare.as_str(), styled.as_str())) {
-                    Ok(line) => line,
-                    Err(ReadlineError::Signal(_)) => continue,
-                    Err(_) => break,
-                };
-                if self.editor.add_history_entry(line.as_str()).unwrap_or(false) {
+            while let Some(line) = self.line(&(bare.as_str(), styled.as_str())) {
+                if let Line::Text(line) = &line
+                    && !holds_secret(line)
+                    && self.editor.add_history_entry(line.as_str()).unwrap_or(false)
+                {
                     let _ = self.editor.append_history(&history);
                 }
                 let (done, wait) = oneshot::channel();
@@ -109,6 +174,43 @@ impl Prompt {
         });
         receiver
     }
+
+    /// Reads one line; `None` at the end.
+    fn line(&mut self, prompt: &(&str, &str)) -> Option<Line> {
+        let mut typed = String::new();
+        loop {
+            self.edited.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&typed);
+            let read = self.editor.readline_with_initial(prompt, (&typed, ""));
+            let edited = self.edited.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            match read {
+                Ok(line) => return Some(Line::Text(line)),
+                // As in a shell: the line is given up.
+                Err(ReadlineError::Interrupted) if !edited.is_empty() => typed.clear(),
+                Err(ReadlineError::Signal(_)) => typed = edited,
+                Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                    // The rest of what was pasted is part of this line, and not a command.
+                    terminal::discard_input();
+                    return Some(Line::not_utf8(&edited));
+                }
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// Returns whether a line holds a ticket with a secret, or one that can't be read: such a line is not
+/// written to the history file.
+fn holds_secret(line: &str) -> bool {
+    let Some(start) = line.to_ascii_lowercase().find(TICKET_START) else { return false };
+    let words: Vec<Word> = words::words(line.get(start..).unwrap_or_default()).collect();
+    let mut joined = String::new();
+    for word in &words {
+        joined.push_str(&word.text);
+        if let Ok(ticket) = joined.parse::<Ticket>() {
+            return ticket.secret.is_some();
+        }
+    }
+    true
 }
 
 /// Reads the lines of standard input in a thread of its own until its end.
@@ -116,35 +218,58 @@ pub(crate) fn read_lines() -> mpsc::Receiver<Request> {
     let (requests, receiver) = mpsc::channel(AHEAD);
     thread::spawn(move || {
         let mut input = io::stdin().lock();
-        let mut bytes = Vec::new();
         loop {
-            bytes.clear();
-            match input.read_until(b'\n', &mut bytes) {
-                Ok(0) => break,
-                Ok(_) => {}
+            match read_line(&mut input) {
+                Ok(None) => break,
+                Ok(Some(line)) => {
+                    if requests.blocking_send(Request { line, done: None }).is_err() {
+                        break;
+                    }
+                }
                 Err(error) => {
                     tracing::warn!("standard input can't be read: {error}");
                     break;
                 }
-            }
-            let line = String::from_utf8_lossy(&bytes);
-            let line = line.strip_suffix('\n').unwrap_or(&line);
-            let line = line.strip_suffix('\r').unwrap_or(line).to_owned();
-            if requests.blocking_send(Request { line, done: None }).is_err() {
-                break;
             }
         }
     });
     receiver
 }
 
+/// Reads a line; `None` at the end. One that is too long is read to its end and given up.
+fn read_line(input: &mut impl BufRead) -> io::Result<Option<Line>> {
+    let mut bytes = Vec::new();
+    if input.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes)? == 0 {
+        return Ok(None);
+    }
+    if bytes.ends_with(b"\n") || (bytes.len() as u64) < MAX_LINE {
+        return Ok(Some(Line::of_bytes(&bytes)));
+    }
+    let mut rest = Vec::new();
+    while input.by_ref().take(MAX_LINE).read_until(b'\n', &mut rest)? > 0 && !rest.ends_with(b"\n")
+    {
+        rest.clear();
+    }
+    Ok(Some(Line::too_long(&bytes)))
+}
+
 /// Completes commands, and after them what the command takes.
-#[derive(Helper, Highlighter, Hinter, Validator)]
+#[derive(Helper, Highlighter, Validator)]
 struct Completion {
     node: Node,
     runtime: Handle,
     found: Found,
-    files: FilenameCompleter,
+    edited: Edited,
+}
+
+/// Gives no hints: it is called for each line that is drawn, and keeps it.
+impl Hinter for Completion {
+    type Hint = String;
+
+    fn hint(&self, line: &str, _pos: usize, _context: &Context<'_>) -> Option<String> {
+        line.clone_into(&mut self.edited.lock().unwrap_or_else(PoisonError::into_inner));
+        None
+    }
 }
 
 impl Completer for Completion {
@@ -154,46 +279,85 @@ impl Completer for Completion {
         &self,
         line: &str,
         pos: usize,
-        context: &Context<'_>,
+        _context: &Context<'_>,
     ) -> rustyline::Result<(usize, Vec<Pair>)> {
         let before = line.get(..pos).unwrap_or(line);
-        let start = before.rfind(char::is_whitespace).map_or(0, |space| space + 1);
-        let words: Vec<&str> = before[..start].split_whitespace().collect();
+        let mut words: Vec<Word> = words::words(before).collect();
+        // The word that the cursor is in, or a new one.
+        let current = match words.last() {
+            Some(last) if last.end == before.len() => words.pop(),
+            _ => None,
+        };
+        let start = current.as_ref().map_or(pos, |word| word.start);
+        let typed = current.as_ref().map_or("", |word| word.text.as_str());
+        let is_quoted = before.get(start..).is_some_and(|word| word.starts_with(['"', '\'']));
         let Some(command) = words.first() else {
             let names = manual::ENTRIES.iter().map(|entry| entry.name.to_owned());
-            return Ok((start, starting_with(&before[start..], names)));
+            return Ok((start, starting_with(typed, names)));
         };
-        let command = manual::entry(command).map_or("", |entry| entry.name);
+        let command = manual::entry(&command.text).map_or("", |entry| entry.name);
+        let last = words.last().map_or("", |word| word.text.as_str());
         let candidates: Vec<String> = match (command, words.len()) {
-            ("disconnect" | "send" | "ping", 1) => self.peers(&before[start..]),
-            ("connect" | "join", _) => self.addresses(),
+            ("disconnect" | "send" | "ping", 1) => self.peers(typed),
             ("remove", 1) => {
                 let shares = self.node.shares().into_iter();
                 shares.map(|file| file.hash.to_string()).collect()
             }
-            ("get", 1) => {
-                let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-                found.iter().map(ToString::to_string).collect()
-            }
+            ("get", 1) if !typed.starts_with("--") => self.hits(typed),
             ("pause" | "resume" | "cancel", 1) => {
                 let downloads = self.node.downloads().into_iter();
                 downloads.map(|download| download.hash.to_string()).collect()
             }
-            ("add" | "get", 2..) if before[start..].starts_with("--") => {
+            ("add" | "get" | "connect" | "broadcast", _) if typed.starts_with("--") => {
                 let flags = command::flags_of(command).iter();
                 flags.map(|flag| flag.name.to_owned()).collect()
             }
-            ("add", 2..) if words.last() == Some(&"--to") => self.peers(&before[start..]),
-            ("get", 2..) if words.last() == Some(&"--from") => self.addresses(),
+            ("connect" | "join", _) => self.addresses(),
+            ("add", 2..) if last == "--to" => self.peers(typed),
+            ("get", 2..) if last == "--from" => self.addresses(),
             ("help", 1) => manual::ENTRIES.iter().map(|entry| entry.name.to_owned()).collect(),
             ("debug", 1) => vec!["on".to_owned(), "off".to_owned()],
-            ("add" | "map" | "save" | "load", _) | ("get", _) => {
-                return self.files.complete(line, pos, context);
+            ("add" | "map" | "save" | "load" | "get", _) => {
+                return Ok((start, paths(typed, is_quoted)));
             }
             _ => Vec::new(),
         };
-        Ok((start, starting_with(&before[start..], candidates)))
+        Ok((start, starting_with(typed, candidates)))
     }
+}
+
+/// The files and folders whose paths begin with what was typed, written as the prompt reads them.
+fn paths(typed: &str, is_quoted: bool) -> Vec<Pair> {
+    let (folder, start) = match typed.rfind(['/', MAIN_SEPARATOR]) {
+        Some(at) => typed.split_at(at + 1),
+        None => ("", typed),
+    };
+    let looked_at = match folder {
+        "" => Path::new(".").to_owned(),
+        folder => folders::expand_home(folder),
+    };
+    let home = if folder.starts_with("~/") && !is_quoted { "~/" } else { "" };
+    let Ok(entries) = fs::read_dir(looked_at) else { return Vec::new() };
+    let mut paths: Vec<Pair> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            // Hidden ones are offered where they are asked for.
+            let wanted =
+                name.starts_with(start) && (!name.starts_with('.') || start.starts_with('.'));
+            let is_folder = entry.path().is_dir();
+            let path = format!("{folder}{name}");
+            let path = path.strip_prefix(home).unwrap_or(&path);
+            let path = if is_folder { format!("{path}{MAIN_SEPARATOR}") } else { path.to_owned() };
+            let written = if is_quoted { words::quoted(&path) } else { words::escaped(&path) };
+            // A folder's path goes on.
+            let end = if is_folder { "" } else { " " };
+            let pair = Pair { display: plain(&name), replacement: format!("{home}{written}{end}") };
+            wanted.then_some(pair)
+        })
+        .collect();
+    paths.sort_by(|a, b| a.display.cmp(&b.display));
+    paths
 }
 
 impl Completion {
@@ -201,13 +365,23 @@ impl Completion {
     fn peers(&self, start: &str) -> Vec<String> {
         let peers = self.node.peers();
         let names = peers.iter().map(peerkit::Peer::name);
-        let typed = |name: &&str| plain(name) == **name && !name.contains(char::is_whitespace);
         let names = names.filter(|name| !name.is_empty() && name.starts_with(start));
-        let names: Vec<String> = names.filter(typed).map(str::to_owned).collect();
+        let names: Vec<String> = names.map(str::to_owned).collect();
         if !names.is_empty() {
             return names;
         }
         peers.iter().map(|peer| peer.id().to_string()).collect()
+    }
+
+    /// What searches have found: by name where one starts so, else by hash.
+    fn hits(&self, start: &str) -> Vec<String> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = found.iter().map(|hit| hit.name.clone());
+        let names: Vec<String> = names.filter(|name| name.starts_with(start)).collect();
+        if !names.is_empty() && !start.is_empty() {
+            return names;
+        }
+        found.iter().map(|hit| hit.hash.to_string()).collect()
     }
 
     fn addresses(&self) -> Vec<String> {
@@ -220,13 +394,17 @@ impl Completion {
     }
 }
 
+/// The candidates that start so, written as the prompt reads them.
 fn starting_with(start: &str, candidates: impl IntoIterator<Item = String>) -> Vec<Pair> {
     let mut candidates: Vec<String> =
         candidates.into_iter().filter(|candidate| candidate.starts_with(start)).collect();
     candidates.dedup();
     let pairs = candidates.into_iter();
     pairs
-        .map(|candidate| Pair { replacement: format!("{candidate} "), display: candidate })
+        .map(|candidate| Pair {
+            replacement: format!("{} ", words::escaped(&candidate)),
+            display: plain(&candidate),
+        })
         .collect()
 }
 
@@ -241,5 +419,58 @@ mod tests {
         let found: Vec<&str> = pairs.iter().map(|pair| pair.display.as_str()).collect();
         assert_eq!(found, ["send", "search"]);
         assert_eq!(pairs[0].replacement, "send ");
+    }
+
+    #[cfg(not(windows))]
+    #[test]
+    fn a_path_is_completed_as_it_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["it's", "my file.txt", "-x", "$HOME", "a\\b", "new\nline", "~"];
+        for name in names {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        fs::create_dir(folder.path().join("a folder")).unwrap();
+        let root = folder.path().to_str().unwrap();
+        for is_quoted in [false, true] {
+            let pairs = paths(&format!("{root}/"), is_quoted);
+            assert_eq!(pairs.len(), names.len() + 1);
+            for pair in pairs {
+                let read: Vec<Word> = words::words(&pair.replacement).collect();
+                assert_eq!(read.len(), 1, "{}", pair.replacement);
+                let path = Path::new(&read[0].text);
+                assert!(path.exists(), "{}", pair.replacement);
+                assert_eq!(pair.replacement.ends_with(' '), !path.is_dir());
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_not_utf8_is_an_error() {
+        let mut input = &b"msg caf\xe9 exit\r\nsize\r\n\xff\nend"[..];
+        let lines: Vec<Line> = std::iter::from_fn(|| read_line(&mut input).unwrap()).collect();
+        let Line::Unreadable { command, why } = &lines[0] else { panic!("{lines:?}") };
+        assert_eq!(command, "msg");
+        assert!(why.contains("`msg caf`"), "{why}");
+        assert_eq!(lines[1], Line::Text("size".into()));
+        assert!(matches!(&lines[2], Line::Unreadable { .. }));
+        assert_eq!(lines[3..], [Line::Text("end".into())]);
+    }
+
+    #[test]
+    fn a_secret_ticket_stays_out_of_the_history() {
+        let ticket = |secret| Ticket {
+            hash: peerkit::Hash::of(b"content"),
+            node: peerkit::NodeId::from_bytes([1; 32]),
+            secret,
+            network: "net".into(),
+            addresses: Vec::new(),
+        };
+        let open = ticket(None).to_string();
+        let secret = ticket(Some(peerkit::Secret::from_bytes([7; 16]))).to_string();
+        assert!(holds_secret(&format!("get {secret} to here")));
+        assert!(holds_secret(&format!("get '{}'", secret.to_uppercase())));
+        assert!(holds_secret(&format!("get {}\n{}", &secret[..50], &secret[50..])));
+        assert!(holds_secret(&secret) && holds_secret("get peerkit1abc"));
+        assert!(!holds_secret(&format!("get {open}")) && !holds_secret("msg hello"));
     }
 }

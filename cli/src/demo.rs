@@ -46,7 +46,10 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<bool> {
             Err(error) if !error.is::<Failed>() => return Err(error),
             acted => acted.is_ok(),
         },
-        () = stop.cancelled() => false,
+        () = stop.cancelled() => {
+            signals::cut_short();
+            false
+        }
     };
     if args.keep {
         let folder = folder.keep();

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use peerkit::{
-    Access, Address, ConnectOptions, Error, FileName, Get, Hash, KnownPeer, Node, NodeId, Peer,
-    ShareOptions, Size, Ticket, TicketError,
+    Access, Address, ConnectOptions, Error, FileName, FoundFile, Get, Hash, KnownPeer, Node,
+    NodeId, Peer, ShareOptions, Size,
 };
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -22,6 +22,7 @@ use crate::outcome::{
 use crate::output::Output;
 use crate::progress::Bars;
 use crate::text::millis;
+use crate::wanted::{self, Destination, Hit, Wanted};
 
 /// How long a command waits for what was shared before the start. 5 s: a hundred thousand files that
 /// have not changed take one.
@@ -44,7 +45,7 @@ pub(crate) struct Session {
     pub(crate) state: PathBuf,
     /// Where `get` puts files.
     pub(crate) downloads: PathBuf,
-    /// What the last search found, for completion and for hashes by their first digits.
+    /// What the last search found, for completion and for `get` by name or first digits.
     pub(crate) found: Found,
     pub(crate) log: Log,
     pub(crate) bars: Bars,
@@ -57,8 +58,12 @@ pub(crate) struct Session {
     pub(crate) joining: Option<AbortHandle>,
 }
 
-/// The hashes that the last search found, shared with the prompt.
-pub(crate) type Found = Arc<Mutex<Vec<Hash>>>;
+/// What the last search that found something has found, shared with the prompt.
+pub(crate) type Found = Arc<Mutex<Vec<Hit>>>;
+
+fn hit(found: &FoundFile) -> Hit {
+    Hit { hash: found.file.hash, name: found.file.name.to_string() }
+}
 
 impl Session {
     /// Waits until the fetches that were begun have ended, where nobody sits at a prompt who could
@@ -104,8 +109,8 @@ impl Session {
                 let peer = node.peer(peer.id()).unwrap_or(peer);
                 Outcome::Peer { peer: self.view(&peer) }
             }
-            Command::Broadcast { text } => {
-                let broadcast = node.broadcast("", text).await?;
+            Command::Broadcast { title, text } => {
+                let broadcast = node.broadcast(title, text).await?;
                 Outcome::Broadcast { id: broadcast.id.to_string(), links: broadcast.links }
             }
             Command::Ping { peer: Some(peer) } => {
@@ -150,12 +155,15 @@ impl Session {
             }
             Command::Search { text } => {
                 let found = node.search(&text).await?;
-                *self.found.lock().unwrap_or_else(PoisonError::into_inner) =
-                    found.iter().map(|found| found.file.hash).collect();
+                // A search that finds nothing leaves what can be fetched by its name.
+                if !found.is_empty() {
+                    *self.found.lock().unwrap_or_else(PoisonError::into_inner) =
+                        found.iter().map(hit).collect();
+                }
                 Outcome::Found { files: views(found) }
             }
-            Command::Get { what, path, from, force } => {
-                let download = node.download(self.get(&what, path, from, force)?).await?;
+            Command::Get { line, from, force } => {
+                let download = node.download(self.get(&line, from, force)?).await?;
                 let status = Box::new(download.status());
                 self.fetches.follow(download, self.output.clone(), self.at_prompt);
                 Outcome::Begun { download: status }
@@ -314,28 +322,28 @@ impl Session {
     }
 
     /// What `get` is to fetch, from where and where to.
-    fn get(
-        &self,
-        what: &str,
-        path: Option<PathBuf>,
-        from: Vec<Address>,
-        force: bool,
-    ) -> anyhow::Result<Get> {
-        let get = match what.parse::<Ticket>() {
-            Ok(ticket) if ticket.network != self.node.network() => bail!(
+    fn get(&self, line: &str, from: Vec<Address>, force: bool) -> anyhow::Result<Get> {
+        let (wanted, path) = {
+            let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+            wanted::read(line, &found).map_err(|error| anyhow!(error))?
+        };
+        if path.as_deref() == Some(Path::new("-")) {
+            bail!(
+                "standard output is the node's own: `peerkit get TICKET -` in a shell writes there"
+            );
+        }
+        let get = match wanted {
+            Wanted::Ticket(ticket) if ticket.network != self.node.network() => bail!(
                 "this ticket is from the network `{}`, where this node is not: \
                  `peerkit get TICKET` fetches it without a running node",
                 ticket.network
             ),
-            Ok(ticket) => Get::ticket(&ticket),
-            Err(TicketError::NotATicket) => Get::new(self.wanted(what)?),
-            Err(error) => return Err(error.into()),
+            Wanted::Ticket(ticket) => Get::ticket(&ticket),
+            Wanted::Hash(hash) => Get::new(hash),
         };
         let get = from.into_iter().fold(get.overwrite(force), Get::from);
-        Ok(match path {
-            Some(path) => get.to(path),
-            None => get.into_folder(&self.downloads),
-        })
+        let destination = Destination::new(path.as_deref(), &self.downloads);
+        Ok(destination.context("there is no current folder")?.of_get(get))
     }
 
     async fn map(&self, file: Option<PathBuf>) -> anyhow::Result<Outcome> {
@@ -378,18 +386,6 @@ impl Session {
         match by_name_or_digits(text, named)? {
             Some(hash) => Ok(hash),
             None => bail!("`{text}` is not being fetched: `downloads` lists what is"),
-        }
-    }
-
-    /// The hash that is meant for `get`: whole, or the first digits of one that a search found.
-    fn wanted(&self, text: &str) -> anyhow::Result<Hash> {
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        match by_digits(text, found.clone())? {
-            Some(hash) => Ok(hash),
-            None => bail!(
-                "`{text}` is neither a ticket, nor a hash of 64 hex digits, nor the start of one \
-                 that the last search found: `search` finds files"
-            ),
         }
     }
 

@@ -12,14 +12,17 @@ use peerkit::{
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{GetArgs, Wanted};
+use crate::args::GetArgs;
 use crate::fetches;
 use crate::json::{self, ResultLine};
 use crate::log::Log;
 use crate::outcome::Outcome;
 use crate::progress::Bars;
 use crate::text::{self, Paint, plain};
+use crate::wanted::{Destination, Wanted};
 use crate::{Usage, folders, host, human, signals};
+
+mod ticket;
 
 /// The network of a HASH's node unless told otherwise.
 const NETWORK: &str = "peerkit";
@@ -38,8 +41,9 @@ const GOES_ON: &str = "what has come is kept, and the same command goes on from 
 
 /// Fetches what the arguments say. False where it did not work and that has been told.
 pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
-    let target = Target::of(&args)?;
-    let (get, sources, network) = wanted(&args)?;
+    let (wanted, path) = ticket::read(&args)?;
+    let target = Target::of(path.as_deref(), args.json)?;
+    let (get, sources, network) = wanted_from(&args, &wanted)?;
     let stop = CancellationToken::new();
     signals::watch(&stop)?;
     Log::start();
@@ -61,8 +65,8 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
 }
 
 /// What to fetch, from which nodes as far as they are known, in which network.
-fn wanted(args: &GetArgs) -> anyhow::Result<(Get, Vec<NodeId>, String)> {
-    let (get, network) = match &args.what {
+fn wanted_from(args: &GetArgs, wanted: &Wanted) -> anyhow::Result<(Get, Vec<NodeId>, String)> {
+    let (get, network) = match wanted {
         Wanted::Ticket(ticket) => (Get::ticket(ticket), ticket.network.clone()),
         Wanted::Hash(_) if args.from.is_empty() => {
             let error = "a hash does not say where to fetch it: give --from ADDR, or use a ticket \
@@ -74,7 +78,7 @@ fn wanted(args: &GetArgs) -> anyhow::Result<(Get, Vec<NodeId>, String)> {
         }
     };
     let mut sources: Vec<NodeId> = args.from.iter().filter_map(|address| address.id).collect();
-    if let Wanted::Ticket(ticket) = &args.what {
+    if let Wanted::Ticket(ticket) = wanted {
         sources.push(ticket.node);
     }
     Ok((args.from.iter().cloned().fold(get, Get::from), sources, network))
@@ -82,26 +86,19 @@ fn wanted(args: &GetArgs) -> anyhow::Result<(Get, Vec<NodeId>, String)> {
 
 /// Where it goes.
 enum Target {
-    /// Into a folder, which is made where it is missing.
-    Folder(PathBuf),
-    /// Exactly there, or into it where it is a folder.
-    Path(PathBuf),
+    /// To the disk.
+    Disk(Destination),
     /// To standard output, by way of a file in this folder.
     Standard(TempDir),
 }
 
 impl Target {
-    fn of(args: &GetArgs) -> anyhow::Result<Self> {
-        let Some(path) = &args.path else {
-            let here = std::env::current_dir().context("there is no current folder")?;
-            return Ok(Self::Folder(here));
-        };
-        if path != Path::new("-") {
-            let is_folder = path.to_string_lossy().ends_with(std::path::is_separator);
-            let path = std::path::absolute(path)?;
-            return Ok(if is_folder { Self::Folder(path) } else { Self::Path(path) });
+    fn of(path: Option<&Path>, json: bool) -> anyhow::Result<Self> {
+        if path != Some(Path::new("-")) {
+            let destination = Destination::new(path, Path::new("."));
+            return Ok(Self::Disk(destination.context("there is no current folder")?));
         }
-        if args.json {
+        if json {
             let error = "standard output can't hold both the file and --json: choose one of them";
             return Err(Usage(error.to_owned()).into());
         }
@@ -111,8 +108,7 @@ impl Target {
 
     fn of_get(&self, get: Get) -> Get {
         match self {
-            Self::Folder(folder) => get.into_folder(folder),
-            Self::Path(path) => get.to(path),
+            Self::Disk(destination) => destination.of_get(get),
             Self::Standard(folder) => get.to(folder.path().join(TEMPORARY)),
         }
     }
@@ -159,7 +155,10 @@ async fn fetch(
         }
         tokio::select! {
             fetched = &mut finished => break fetched,
-            () = stop.cancelled() => return Err(stopped(target, status(node, hash).as_ref())),
+            () = stop.cancelled() => {
+                signals::cut_short();
+                return Err(stopped(target, status(node, hash).as_ref()));
+            }
             () = tokio::time::sleep(LOOK) => {}
         }
     };
@@ -223,11 +222,11 @@ fn is_kept(target: &Target, status: Option<&DownloadStatus>) -> bool {
 /// Where another file had the name that this one was to have, it was not touched.
 fn tell_number(target: &Target, named: Option<&Path>, fetched: &Fetched) {
     let wanted = match target {
-        Target::Folder(folder) => named.map(|name| folder.join(name)),
-        Target::Path(path) if path.is_dir() && *path != fetched.path => {
+        Target::Disk(Destination::Folder(folder)) => named.map(|name| folder.join(name)),
+        Target::Disk(Destination::Path(path)) if path.is_dir() && *path != fetched.path => {
             named.map(|name| path.join(name))
         }
-        Target::Path(path) => Some(path.clone()),
+        Target::Disk(Destination::Path(path)) => Some(path.clone()),
         Target::Standard(_) => None,
     };
     let Some(wanted) = wanted.filter(|wanted| *wanted != fetched.path) else {

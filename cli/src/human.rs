@@ -10,6 +10,7 @@ use crate::outcome::{
     FoundView, KnownView, NetworkView, Outcome, PeerView, Ping, SkippedView, Stops,
 };
 use crate::text::{self, Paint, count, label, plain};
+use crate::words;
 
 pub(crate) mod downloads;
 mod status;
@@ -35,7 +36,9 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             text
         }
         Outcome::Broadcast { id, links } => {
-            format!("broadcast {} over {}", &id[..8], count(*links, "link"))
+            let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+            let now = text::moment(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+            format!("broadcast {} over {} at {now}", &id[..8], count(*links, "link"))
         }
         Outcome::Pings { pings } => pings_text(paint, pings),
         Outcome::Discovered { nodes, links, complete, elapsed_ms, .. } => {
@@ -82,7 +85,8 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
         Outcome::Added { files, ticket, skipped } => {
             let lines = files.iter().map(|file| format!("sharing {}", file_line(paint, file)));
             let ticket = ticket.iter().map(|ticket| {
-                format!("{}\n  get {ticket}", paint.faint("the other side fetches it with"))
+                let line = words::quote(ticket);
+                format!("{}\n  peerkit get {line}", paint.faint("the other side fetches it with"))
             });
             let lines = lines.chain(ticket).chain(skipped_lines(paint, skipped));
             lines.collect::<Vec<_>>().join("\n")
@@ -198,7 +202,8 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
                 title => format!("{}: ", paint.strong(&plain(title))),
             };
             let content = content(&broadcast.message);
-            format!("{author} to all: {title}{content}")
+            let named = format!("{}  {}", digits(broadcast.id), text::moment(broadcast.time));
+            format!("{author} to all: {title}{content}  {}", paint.faint(&named))
         }
         Event::NodeBroadcastsMissed { author, count } => format!(
             "{wrong} {} of {} can't be had any more",

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process;
 
 use anyhow::Context as _;
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use tokio::runtime::Runtime;
 
 use crate::args::{Action, Cli};
@@ -34,6 +34,8 @@ mod signals;
 mod sim;
 mod terminal;
 mod text;
+mod wanted;
+mod words;
 
 /// A command or a fetch failed.
 const FAILED: i32 = 1;
@@ -41,15 +43,20 @@ const FAILED: i32 = 1;
 const USAGE: i32 = 2;
 
 fn main() {
-    let cli = Cli::parse();
+    let cli = args::parse();
     let status = match act(cli.action) {
         Ok(true) => 0,
+        Ok(false) if signals::was_cut_short() => signals::INTERRUPTED,
         Ok(false) => FAILED,
         Err(error) if is_broken_pipe(&error) => 0,
         Err(error) => {
             let paint = Paint::on(&io::stderr());
             let _ = writeln!(io::stderr(), "{}", human::error(paint, &error));
-            if error.is::<Usage>() { USAGE } else { FAILED }
+            match error.is::<Usage>() {
+                true => USAGE,
+                false if signals::was_cut_short() => signals::INTERRUPTED,
+                false => FAILED,
+            }
         }
     };
     // Not a return: a thread may be waiting in a read of standard input, which nothing can end.
@@ -86,6 +93,7 @@ fn act(action: Action) -> anyhow::Result<bool> {
             clap_complete::generate(shell, &mut Cli::command(), "peerkit", &mut script);
             print(&script)
         }
+        Action::Version => print(format!("peerkit {}\n", env!("CARGO_PKG_VERSION")).as_bytes()),
         Action::Man { command } => print(&manual_page(command.as_deref())?),
     }
 }

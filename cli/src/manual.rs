@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::wanted::TICKET_START;
+
 /// A command as `help` tells of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
@@ -22,8 +24,33 @@ pub(crate) fn entry(name: &str) -> Option<&'static Entry> {
     ENTRIES.iter().find(|entry| entry.name == name || entry.aliases.contains(&name))
 }
 
-/// What to answer to a word that is no command.
+/// Words of other programs, and which command does what they mean.
+const ELSEWHERE: &[(&[&str], &str)] = &[
+    (&["receive", "recv", "download", "fetch", "pull"], "`get TICKET` fetches a file or folder"),
+    (
+        &["share", "upload", "serve", "put", "offer", "publish"],
+        "`add PATH` shares a file or folder",
+    ),
+    (&["run", "start", "dial"], "this node runs already: `join ADDR` joins the network of another"),
+    (&["list", "ls", "nodes", "who", "users"], "`peers` lists nodes, `files` what is shared"),
+    (&["say", "chat", "tell", "write", "message"], "`msg TEXT` sends to every connected node"),
+    (&["find", "locate"], "`search TEXT` finds files"),
+    (&["kill", "close"], "`exit` stops this node, `disconnect PEER` closes a link"),
+    (&["whoami", "id", "info", "address", "addr"], "`status` tells of this node"),
+    (&["version"], "`peerkit --version` in a shell prints the version"),
+    (&["clear", "cls"], "Ctrl-L clears the screen"),
+];
+
+/// Returns the answer to a word that is no command.
 pub(crate) fn unknown(word: &str) -> String {
+    let is_listed = |(words, _): &&(&[&str], &str)| words.contains(&word);
+    if let Some((_, hint)) = ELSEWHERE.iter().find(is_listed) {
+        return format!("`{word}` is not a command here: {hint}");
+    }
+    let is_ticket = word.to_ascii_lowercase().starts_with(TICKET_START);
+    if is_ticket || word.parse::<peerkit::Hash>().is_ok() {
+        return "this is not a command: put `get` before it to fetch what it stands for".to_owned();
+    }
     let nearest = ENTRIES
         .iter()
         .flat_map(|entry| std::iter::once(entry.name).chain(entry.aliases.iter().copied()))
@@ -124,9 +151,9 @@ pub(crate) const ENTRIES: &[Entry] = &[
     Entry {
         name: "broadcast",
         aliases: &[],
-        usage: "broadcast TEXT",
+        usage: "broadcast [--title TITLE] TEXT",
         summary: "send a signed text to the whole network",
-        more: "",
+        more: "A title with blanks goes in quotes: broadcast --title \"Good news\" it works.",
     },
     Entry {
         name: "ping",
@@ -183,10 +210,11 @@ pub(crate) const ENTRIES: &[Entry] = &[
     Entry {
         name: "get",
         aliases: &["req"],
-        usage: "get TICKET|HASH [PATH] [--from ADDR] [--force]",
+        usage: "get TICKET|HASH|NAME [PATH] [--from ADDR] [--force]",
         summary: "fetch a file or folder from all who have it, and verify it",
-        more: "The first digits of a hash from the last search will do. Without PATH it goes to the\n\
-               downloads folder. It runs beside other commands, and goes on after a restart.\n\
+        more: "A NAME, or the first digits of a HASH, is of something that a search has found. Without\n\
+               PATH it goes to the downloads folder; a PATH that ends with / is a folder, and is made.\n\
+               It runs beside other commands, and goes on after a restart.\n\
                --from ADDR asks the node there as well, which need not be a member of the network.\n\
                Where there is a file of that name this one gets a number; --force replaces it.",
     },
@@ -317,6 +345,12 @@ mod tests {
         assert!(unknown("conect").contains("`connect`"));
         assert!(unknown("brodcast").contains("`broadcast`"));
         assert!(unknown("xyzzy").contains("`help`"));
+        assert!(unknown("receive").contains("`get TICKET`"));
+        assert!(unknown("share").contains("`add PATH`"));
+        assert!(unknown("peerkit1abc").contains("`get`"));
+        for word in ELSEWHERE.iter().flat_map(|(words, _)| *words) {
+            assert!(entry(word).is_none(), "{word} is a command");
+        }
     }
 
     #[test]

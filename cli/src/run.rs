@@ -11,8 +11,8 @@ use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::RunArgs;
-use crate::command::Command;
-use crate::console::{self, Prompt, Request};
+use crate::command::{Command, ParseError};
+use crate::console::{self, Line, Prompt, Request};
 use crate::execute::{Found, Session};
 use crate::fetches::{self, Fetches};
 use crate::json::{self, Started};
@@ -22,7 +22,11 @@ use crate::output::{Output, Sink, Writer};
 use crate::progress::Bars;
 use crate::terminal::Terminal;
 use crate::text::plain;
-use crate::{folders, host, human, signals};
+use crate::{Usage, folders, host, human, signals, words};
+
+/// Why a node that has nothing to do ends.
+const NOTHING_TO_DO: &str = "standard input is empty, and there is nothing else to do: --headless \
+     keeps the node running without it, until SIGTERM, SIGHUP or Ctrl-C";
 
 /// How long the last events may take to come out after the node has stopped: as long as the output.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
@@ -51,6 +55,8 @@ struct Ending {
     writer: Writer,
     /// The line that stopped the node.
     last: Option<Request>,
+    /// It was started for nothing.
+    is_idle: bool,
     _terminal: Option<Terminal>,
 }
 
@@ -62,7 +68,11 @@ impl Ending {
         let last = async { tokio::join!(self.events, self.fetches.ended()) };
         let _ = tokio::time::timeout(LAST_EVENTS, last).await;
         let written = self.writer.finish().await;
-        written.context("could not write to standard output")
+        written.context("could not write to standard output")?;
+        match self.is_idle {
+            true => Err(Usage(NOTHING_TO_DO.to_owned()).into()),
+            false => Ok(()),
+        }
     }
 }
 
@@ -169,10 +179,12 @@ async fn serve(
         fetches: fetches.clone(),
         joining,
     };
-    let (ok, last) = obey(&session, requests, &output, stop).await;
+    let Obeyed { ok, last, nothing_came } = obey(&session, requests, &output, stop).await;
     if args.headless && last.is_none() {
         stop.cancelled().await;
     }
+    let is_idle = args.addresses.is_empty() && args.share.is_empty() && !args.headless;
+    let is_idle = is_idle && nothing_came && input == Input::Lines && !stop.is_cancelled();
     let ok = ok && !fetches.failed();
     let downloads = node.downloads();
     // One that has failed is begun again at the next start if something of it is kept.
@@ -185,7 +197,7 @@ async fn serve(
         let number = fetches::number(going_on);
         output.text(format!("{number} will go on at the next start\n")).await;
     }
-    let ending = Ending { events: printing, fetches, writer, last, _terminal: terminal };
+    let ending = Ending { events: printing, fetches, writer, last, is_idle, _terminal: terminal };
     Ok((ok || input == Input::Prompt, ending))
 }
 
@@ -220,32 +232,54 @@ impl Input {
     }
 }
 
-/// Carries out commands, one at a time, until there are no more or one stops the node, which is
-/// then given back. False where one failed.
+/// How commands were carried out.
+struct Obeyed {
+    /// None of them failed.
+    ok: bool,
+    /// The one that stops the node.
+    last: Option<Request>,
+    /// There was not even an empty line.
+    nothing_came: bool,
+}
+
+/// Notes that SIGINT, if it was that, has ended a command or a fetch. Returns whether it was.
+fn cut_short() -> bool {
+    signals::cut_short();
+    signals::was_cut_short()
+}
+
+/// Carries out commands, one at a time, until there are no more or one stops the node.
 async fn obey(
     session: &Session,
     mut requests: mpsc::Receiver<Request>,
     output: &Output,
     stop: &CancellationToken,
-) -> (bool, Option<Request>) {
-    let mut ok = true;
+) -> Obeyed {
+    let mut obeyed = Obeyed { ok: true, last: None, nothing_came: true };
     loop {
         let request = tokio::select! {
             biased;
-            () = stop.cancelled() => return (ok, None),
+            () = stop.cancelled() => return obeyed,
             request = requests.recv() => request,
         };
         let Some(request) = request else {
             tokio::select! {
                 () = session.fetches_settled() => {}
-                () = stop.cancelled() => {}
+                () = stop.cancelled() => obeyed.ok &= session.at_prompt || !cut_short(),
             }
-            return (ok, None);
+            return obeyed;
         };
+        obeyed.nothing_came = false;
         if request.is_waited_for() {
             output.typed().await;
         }
-        let (name, result, stops) = match Command::parse(&request.line) {
+        let parsed = match &request.line {
+            Line::Text(line) => Command::parse(line),
+            Line::Unreadable { command, why } => {
+                Err(ParseError { command: command.clone(), message: why.clone() })
+            }
+        };
+        let (name, result, stops) = match parsed {
             Ok(None) => continue,
             Ok(Some(command)) => {
                 let name = command.name().to_owned();
@@ -256,14 +290,15 @@ async fn obey(
                     () = stop.cancelled() => {
                         let stopped = Err(anyhow::anyhow!("stopped before it was done"));
                         output.result(&name, &stopped).await;
-                        return (ok, None);
+                        obeyed.ok &= session.at_prompt || !cut_short();
+                        return obeyed;
                     }
                 };
                 (name, result, stops)
             }
             Err(error) => (error.command, Err(anyhow::anyhow!(error.message)), false),
         };
-        ok &= result.is_ok();
+        obeyed.ok &= result.is_ok();
         // The result of a fetch is told when it is done; that it has begun, to who typed it.
         if session.at_prompt || !matches!(result, Ok(Outcome::Begun { .. })) {
             output.result(&name, &result).await;
@@ -272,7 +307,7 @@ async fn obey(
             output.settle().await;
         }
         if stops && result.is_ok() {
-            return (ok, Some(request));
+            return Obeyed { last: Some(request), ..obeyed };
         }
     }
 }
@@ -320,7 +355,7 @@ async fn greet(
     if let Some(address) = reachable(node) {
         let network = match args.network.as_str() {
             "peerkit" => String::new(),
-            name => format!(" --network '{}'", plain(name)),
+            name => format!(" {}", words::option("--network", name)),
         };
         let line = format!("peerkit run {address}{network}");
         let machine = match address.socket() {

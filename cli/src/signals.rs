@@ -1,14 +1,39 @@
-//! SIGINT and SIGTERM: the first stops cleanly, a second SIGINT at once.
+//! SIGINT, SIGTERM and SIGHUP: the first stops cleanly, a second SIGINT at once.
 
 use std::io;
 use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::terminal;
 
-/// What a shell reports for a program that SIGINT ended: 128 + 2.
-const INTERRUPTED: i32 = 130;
+/// The exit status of a program that SIGINT ended, as shells report it: 128 + 2.
+pub(crate) const INTERRUPTED: i32 = 130;
+
+/// SIGINT has come.
+static INTERRUPT: AtomicBool = AtomicBool::new(false);
+
+/// SIGINT has ended a command or a fetch.
+static CUT_SHORT: AtomicBool = AtomicBool::new(false);
+
+/// Notes that a command or a fetch was given up because the program is to stop. If it was SIGINT that
+/// stops it, the exit status will be [`INTERRUPTED`].
+pub(crate) fn cut_short() {
+    CUT_SHORT.fetch_or(INTERRUPT.load(Ordering::Relaxed), Ordering::Relaxed);
+}
+
+/// Notes that Ctrl-C was typed where the terminal does not make a signal of it, and has ended a
+/// command or a fetch.
+pub(crate) fn interrupt() {
+    INTERRUPT.store(true, Ordering::Relaxed);
+    cut_short();
+}
+
+/// Returns whether SIGINT has ended a command or a fetch.
+pub(crate) fn was_cut_short() -> bool {
+    CUT_SHORT.load(Ordering::Relaxed)
+}
 
 /// Cancels `stop` when the process is told to stop.
 #[cfg(unix)]
@@ -17,22 +42,44 @@ pub(crate) fn watch(stop: &CancellationToken) -> io::Result<()> {
 
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = match is_hangup_ignored() {
+        true => None,
+        false => Some(signal(SignalKind::hangup())?),
+    };
     let stop = stop.clone();
     tokio::spawn(async move {
-        let mut interrupted = false;
         loop {
-            tokio::select! {
-                _ = interrupt.recv() => {
-                    if std::mem::replace(&mut interrupted, true) {
-                        leave_at_once();
-                    }
+            let hung_up = async {
+                match &mut hangup {
+                    Some(hangup) => hangup.recv().await,
+                    None => std::future::pending().await,
                 }
+            };
+            tokio::select! {
+                _ = interrupt.recv() => interrupted(),
                 _ = terminate.recv() => {}
+                _ = hung_up => {}
             }
             stop.cancel();
         }
     });
     Ok(())
+}
+
+/// Returns whether the process was started with SIGHUP ignored, as `nohup` does: then it stays so.
+/// Only Linux says.
+#[cfg(unix)]
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignores_hangup(&status)
+}
+
+/// Reads the mask of ignored signals in `/proc/self/status`; SIGHUP, number 1, is its lowest bit.
+#[cfg(unix)]
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 == 1)
 }
 
 /// Cancels `stop` when the process is told to stop.
@@ -41,16 +88,29 @@ pub(crate) fn watch(stop: &CancellationToken) -> io::Result<()> {
     let stop = stop.clone();
     tokio::spawn(async move {
         while tokio::signal::ctrl_c().await.is_ok() {
-            if stop.is_cancelled() {
-                leave_at_once();
-            }
+            interrupted();
             stop.cancel();
         }
     });
     Ok(())
 }
 
-fn leave_at_once() -> ! {
-    terminal::restore();
-    process::exit(INTERRUPTED)
+fn interrupted() {
+    if INTERRUPT.swap(true, Ordering::Relaxed) {
+        terminal::restore();
+        process::exit(INTERRUPTED)
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ignored_hangup_is_seen() {
+        let status = |mask: &str| format!("Name:\tx\nSigBlk:\t0001\nSigIgn:\t{mask}\n");
+        assert!(ignores_hangup(&status("0000000000001001")));
+        assert!(!ignores_hangup(&status("0000000000001000")));
+        assert!(!ignores_hangup("") && !ignores_hangup(&status("x")));
+    }
 }

@@ -33,6 +33,22 @@ impl Drop for Terminal {
     }
 }
 
+/// How often, and with which wait between, input is discarded: a paste arrives in several pieces, a few
+/// milliseconds apart.
+#[cfg(unix)]
+const DISCARDS: u32 = 5;
+#[cfg(unix)]
+const BETWEEN_DISCARDS: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// Throws away what has been typed or pasted and not been read yet.
+pub(crate) fn discard_input() {
+    #[cfg(unix)]
+    for _ in 0..DISCARDS {
+        let _ = rustix::termios::tcflush(io::stdin(), rustix::termios::QueueSelector::IFlush);
+        std::thread::sleep(BETWEEN_DISCARDS);
+    }
+}
+
 /// How many columns the terminal has; 80 where that can't be told.
 pub(crate) fn columns() -> usize {
     #[cfg(unix)]

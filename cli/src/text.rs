@@ -86,6 +86,22 @@ pub(crate) fn time(time: Duration) -> String {
     }
 }
 
+/// A moment, given in milliseconds since 1970: `2026-11-29 00:41:13 UTC`.
+pub(crate) fn moment(unix_ms: u64) -> String {
+    let (days, seconds) = (unix_ms / 86_400_000, unix_ms / 1000 % 86_400);
+    // The civil calendar from days, as years that begin in March: then leap days come last.
+    let shifted = days.saturating_add(719_468);
+    let (era, day) = (shifted / 146_097, shifted % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year + next;
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
 /// Milliseconds as results carry them: to a thousandth.
 pub(crate) fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
@@ -187,6 +203,15 @@ mod tests {
         assert_eq!(time(Duration::from_millis(3400)), "3.40 s");
         assert_eq!(time(Duration::from_secs(3725)), "1 h 02 min 05 s");
         assert_eq!(millis(Duration::from_nanos(1_234_567)), 1.235);
+    }
+
+    #[test]
+    fn moments_are_dates() {
+        assert_eq!(moment(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(moment(951_782_400_000), "2000-02-29 00:00:00 UTC");
+        assert_eq!(moment(1_795_912_873_999), "2026-11-29 00:41:13 UTC");
+        assert_eq!(moment(4_107_542_399_000), "2100-02-28 23:59:59 UTC");
+        assert!(moment(u64::MAX).ends_with("UTC"));
     }
 
     #[test]

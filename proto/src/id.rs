@@ -220,6 +220,8 @@ macro_rules! printed_as_hex {
         impl FromStr for $name {
             type Err = ParseIdError;
 
+            /// Reads 64 hex digits of either case, also with what pasting adds: line breaks, blanks,
+            /// and quotes, brackets or punctuation around them.
             fn from_str(text: &str) -> Result<Self, ParseIdError> {
                 unhex(text).map(Self)
             }
@@ -254,6 +256,13 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 fn unhex(text: &str) -> Result<[u8; ID_LEN], ParseIdError> {
+    let pasted;
+    let text = if text.len() == 2 * ID_LEN {
+        text
+    } else {
+        pasted = crate::pasted::code(text);
+        pasted.as_str()
+    };
     if let Some(other) = text.chars().find(|c| !c.is_ascii_hexdigit()) {
         return Err(ParseIdError::Digit(other));
     }
@@ -286,6 +295,20 @@ mod tests {
         assert_eq!(id.to_string().parse::<NodeId>().unwrap(), id);
         assert_eq!(id.to_string().to_uppercase().parse::<NodeId>().unwrap(), id);
         assert!(id.to_string().starts_with(&id.short()));
+    }
+
+    #[test]
+    fn what_pasting_adds_does_no_harm() {
+        let id = key(1).id();
+        let text = id.to_string();
+        for pasted in [
+            format!("<{text}>,"),
+            format!("\u{201c}{text}\u{201d}"),
+            format!("  {}\n{}\n", &text[..40], &text[40..]),
+        ] {
+            assert_eq!(pasted.parse::<NodeId>(), Ok(id), "{pasted:?}");
+        }
+        assert_eq!(format!("{text}0").parse::<NodeId>(), Err(ParseIdError::Length(65)));
     }
 
     #[test]

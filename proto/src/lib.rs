@@ -30,6 +30,7 @@ pub mod id;
 pub mod link;
 pub mod message;
 pub mod overlay;
+mod pasted;
 pub mod record;
 pub mod sample;
 pub mod seal;

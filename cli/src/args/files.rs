@@ -1,9 +1,10 @@
 //! `peerkit share` and `peerkit get`: files without a running node.
 
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
-use peerkit::{Address, Hash, NodeId, Ticket, TicketError};
+use peerkit::{Address, NodeId};
 
 use super::{listen_address, short_name};
 use crate::rate;
@@ -24,7 +25,7 @@ port. Nothing is copied, no network is joined, and nothing stays shared once it 
 Environment:
   PEERKIT_SECRET  the other side needs the same secret to get a connection at all
 
-Exit status: 0 stopped by Ctrl-C or SIGTERM, 1 something could not be shared, 2 wrong usage.";
+Exit status: 0 stopped by Ctrl-C, SIGTERM or SIGHUP, 1 something could not be shared, 2 wrong usage.";
 
 /// Shown below `peerkit get --help`.
 const GET_EXAMPLES: &str = "\
@@ -36,14 +37,20 @@ Examples:
   peerkit get HASH --from 192.168.1.5:7117    without a ticket: from the node there
   peerkit get HASH --from ID@host:7117        and from nobody but that node
   peerkit get TICKET --down 500k              at most 500 kB a second
+  peerkit get --ticket-file ticket.txt        the ticket is in a file; - is standard input
+  peerkit get                                 asks for the ticket
 
 A TICKET is what `peerkit share` prints, or `add` of a running node. Every byte is checked against
 the hash. When it is stopped, what has come is kept: the same command goes on from it.
 
+A ticket of `share --ticket` is a password. Other users of this machine can read a command line: give
+it by --ticket-file, PEERKIT_TICKET, or when asked. It may be pasted with line breaks and quotes.
+
 Environment:
+  PEERKIT_TICKET  the ticket
   PEERKIT_SECRET  the secret of the network that the other node is in, if it has one
 
-Exit status: 0 the file is there, 1 it is not, 2 wrong usage.";
+Exit status: 0 the file is there, 1 it is not, 2 wrong usage, 130 stopped by Ctrl-C.";
 
 /// `peerkit share`
 #[derive(Debug, Args)]
@@ -88,14 +95,24 @@ pub(crate) struct ShareArgs {
 #[derive(Debug, Args)]
 #[command(after_help = GET_EXAMPLES)]
 pub(crate) struct GetArgs {
-    /// A ticket, or with --from the hash of a file or folder
-    #[arg(value_name = "TICKET|HASH", value_parser = wanted)]
-    pub(crate) what: Wanted,
+    /// A ticket, or with --from the hash of a file or folder. Without it the ticket is taken from
+    /// --ticket-file or PEERKIT_TICKET, or asked for
+    #[arg(value_name = "TICKET|HASH")]
+    what: Option<OsString>,
 
-    /// A folder to put it into, the file to write, or - for standard output [default: the current
-    /// folder]
+    /// A folder to put it into (made if it ends with /), the file to write, or - for standard output
+    /// [default: the current folder]
     #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
-    pub(crate) path: Option<PathBuf>,
+    path: Option<OsString>,
+
+    /// What follows where a ticket was pasted in several pieces.
+    #[arg(hide = true)]
+    more: Vec<OsString>,
+
+    /// Take the ticket from this file, or from standard input if it is -: on a command line other
+    /// users of this machine can read it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) ticket_file: Option<PathBuf>,
 
     /// Ask the node there: host:port, or ID@host:port to insist on who answers. May be given several
     /// times
@@ -124,28 +141,11 @@ pub(crate) struct GetArgs {
     pub(crate) json: bool,
 }
 
-/// What is to be fetched.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Wanted {
-    /// What a ticket is for.
-    Ticket(Box<Ticket>),
-    /// What has this hash, from somebody else.
-    Hash(Hash),
-}
-
-/// Reads a ticket or a whole hash.
-///
-/// # Errors
-/// Where it is neither, or a ticket that is not whole.
-fn wanted(text: &str) -> Result<Wanted, String> {
-    if let Ok(hash) = text.trim().parse() {
-        return Ok(Wanted::Hash(hash));
-    }
-    match text.parse::<Ticket>() {
-        Ok(ticket) => Ok(Wanted::Ticket(Box::new(ticket))),
-        Err(TicketError::NotATicket) => {
-            Err("neither a ticket, which begins with peerkit1, nor a hash of 64 hex digits".into())
-        }
-        Err(error) => Err(error.to_string()),
+impl GetArgs {
+    /// Returns what stands on the command line beside the options: a ticket or hash, which may be in
+    /// several pieces, and a path.
+    pub(crate) fn words(&self) -> impl Iterator<Item = &OsStr> {
+        let words = self.what.iter().chain(&self.path).chain(&self.more);
+        words.map(OsString::as_os_str)
     }
 }

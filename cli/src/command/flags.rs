@@ -1,5 +1,7 @@
 //! The options of a command: words that begin with `--`, before or after what it acts on.
 
+use crate::words::{self, Word};
+
 /// An option that a command knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Flag {
@@ -28,38 +30,41 @@ impl Flag {
 
 /// The options on a line.
 #[derive(Debug, Default)]
-pub(super) struct Given<'a>(Vec<(&'static str, &'a str)>);
+pub(super) struct Given(Vec<(&'static str, String)>);
 
-impl<'a> Given<'a> {
-    /// Whether an option is there.
+impl Given {
+    /// Returns whether an option is there.
     pub(super) fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(given, _)| *given == name)
     }
 
-    /// The words after an option, all of its occurrences together.
-    pub(super) fn values(&self, name: &str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(given, _)| *given == name).map(|(_, value)| *value)
+    /// Returns the words after an option, all of its occurrences together.
+    pub(super) fn values(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(given, _)| *given == name).map(|(_, value)| value.as_str())
     }
 }
 
-/// Takes the options out of a line: the rest of it, as it stands, and the options.
+/// Takes the options out of a line. Returns the rest of it, as it stands, and the options. The value of
+/// an option follows it, or is tied to it by `=`.
 ///
 /// A word in quotes is no option, so anything at all can be named by quoting it.
-pub(super) fn take<'a>(line: &'a str, flags: &[Flag]) -> Result<(String, Given<'a>), String> {
-    let mut words = Words { line, at: 0 }.peekable();
+pub(super) fn take(line: &str, flags: &[Flag]) -> Result<(String, Given), String> {
+    let mut words = words::words(line).peekable();
     let (mut rest, mut kept) = (String::new(), 0);
     let mut given = Given::default();
     let mut acts_on_something = false;
+    let is_option = |word: &Word| word.begins_with_bare(line, '-') && word.text.starts_with("--");
     while let Some(word) = words.next() {
-        if word.quoted || !word.text.starts_with("--") {
+        if !is_option(&word) {
             acts_on_something = true;
             continue;
         }
-        let Some(flag) = flags.iter().find(|flag| flag.name == word.text) else {
-            return Err(format!(
-                "does not know `{}` (a name that begins so goes in quotes)",
-                word.text
-            ));
+        let (name, tied) = match word.text.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (word.text.as_str(), None),
+        };
+        let Some(flag) = flags.iter().find(|flag| flag.name == name) else {
+            return Err(format!("does not know `{name}` (a name that begins so goes in quotes)"));
         };
         rest.push_str(&line[kept..word.start]);
         kept = word.end;
@@ -69,58 +74,28 @@ pub(super) fn take<'a>(line: &'a str, flags: &[Flag]) -> Result<(String, Given<'
             Takes::One(what) | Takes::Some(what) => (1, 1, what),
         };
         let mut taken = 0;
+        if let Some(value) = tied {
+            if most == 0 {
+                return Err(format!("takes no value after `{name}`"));
+            }
+            given.0.push((flag.name, value.to_owned()));
+            taken += 1;
+        }
         while taken < most {
-            let value = words.next_if(|word| word.quoted || !word.text.starts_with("--"));
-            let Some(value) = value else { break };
-            given.0.push((flag.name, value.text));
+            let Some(value) = words.next_if(|word| !is_option(word)) else { break };
             kept = value.end;
+            given.0.push((flag.name, value.text));
             taken += 1;
         }
         if taken < least {
             return Err(format!("needs {what} after `{}`", flag.name));
         }
         if most == 0 {
-            given.0.push((flag.name, ""));
+            given.0.push((flag.name, String::new()));
         }
     }
     rest.push_str(&line[kept..]);
     Ok((rest, given))
-}
-
-/// The words of a line and where they stand in it.
-struct Words<'a> {
-    line: &'a str,
-    at: usize,
-}
-
-struct Word<'a> {
-    /// Without its quotes.
-    text: &'a str,
-    quoted: bool,
-    start: usize,
-    end: usize,
-}
-
-impl<'a> Iterator for Words<'a> {
-    type Item = Word<'a>;
-
-    fn next(&mut self) -> Option<Word<'a>> {
-        let left = &self.line[self.at..];
-        let left = left.trim_start();
-        let start = self.line.len() - left.len();
-        if left.is_empty() {
-            return None;
-        }
-        let (text, quoted, end) = match super::quoted(left) {
-            Some((text, after)) => (text, true, self.line.len() - after.len()),
-            None => {
-                let end = left.find(char::is_whitespace).unwrap_or(left.len());
-                (&left[..end], false, start + end)
-            }
-        };
-        self.at = end;
-        Some(Word { text, quoted, start, end })
-    }
 }
 
 #[cfg(test)]
@@ -133,28 +108,33 @@ mod tests {
         Flag::new("--to", Takes::Some("a node")),
     ];
 
-    fn read(line: &str) -> (String, Vec<(&'static str, &str)>) {
+    fn read(line: &str) -> (String, Vec<(&'static str, String)>) {
         let (rest, given) = take(line, FLAGS).unwrap();
         (rest, given.0)
+    }
+
+    fn given(options: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
+        options.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
     }
 
     #[test]
     fn options_stand_before_or_after() {
         assert_eq!(read("a  b"), ("a  b".into(), vec![]));
         for line in ["--force a  b", "a  b --force"] {
-            let (rest, given) = read(line);
-            assert_eq!((rest.trim(), given), ("a  b", vec![("--force", "")]));
+            let (rest, options) = read(line);
+            assert_eq!((rest.trim(), options), ("a  b", given(&[("--force", "")])));
         }
-        let (rest, given) = read("--from x:1 a 'b --force' --from y:2");
+        let (rest, options) = read("--from x:1 a 'b --force' --from=y:2 --from='z 3'");
         assert_eq!(rest.trim(), "a 'b --force'");
-        assert_eq!(given, [("--from", "x:1"), ("--from", "y:2")]);
+        assert_eq!(options, given(&[("--from", "x:1"), ("--from", "y:2"), ("--from", "z 3")]));
     }
 
     #[test]
     fn an_option_for_several_takes_one_before_and_all_after() {
-        let (rest, given) = read("--to ann my file --to bob 'carol c' --force");
+        let (rest, options) = read("--to ann my file --to bob 'carol c' --force");
         assert_eq!(rest.trim(), "my file");
-        assert_eq!(given, [("--to", "ann"), ("--to", "bob"), ("--to", "carol c"), ("--force", "")]);
+        let expected = [("--to", "ann"), ("--to", "bob"), ("--to", "carol c"), ("--force", "")];
+        assert_eq!(options, given(&expected));
     }
 
     #[test]
@@ -163,5 +143,7 @@ mod tests {
         assert_eq!(take("a --from", FLAGS).unwrap_err(), "needs an address after `--from`");
         assert_eq!(take("a --to --force", FLAGS).unwrap_err(), "needs a node after `--to`");
         assert_eq!(read("'--frm' a").0, "'--frm' a");
+        assert_eq!(read("\\--frm a").0, "\\--frm a");
+        assert_eq!(take("--force=1", FLAGS).unwrap_err(), "takes no value after `--force`");
     }
 }

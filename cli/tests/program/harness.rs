@@ -20,6 +20,7 @@ pub(crate) fn peerkit(home: &Path) -> Command {
         .env_remove("NO_COLOR")
         .env_remove("PEERKIT_LOG")
         .env_remove("PEERKIT_SECRET")
+        .env_remove("PEERKIT_TICKET")
         .env_remove("XDG_DOWNLOAD_DIR")
         .env("HOME", home)
         .env("XDG_DATA_HOME", home.join("data"))

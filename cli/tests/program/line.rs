@@ -96,6 +96,10 @@ fn a_file_is_found_and_fetched_without_a_link() {
     let files = found["files"].as_array().unwrap();
     let film = files.iter().find(|file| file["hash"] == json!(hash)).expect("the file is found");
     assert_eq!(film["sources"], json!([line.c.id]));
+    assert_eq!(line.a.run("search nothing-of-the-kind")["files"], json!([]));
+    let to = home.path().join("by name/");
+    let got = line.a.run(&format!("get a film.bin {}", to.display()));
+    assert_eq!(got["path"], json!(to.join("a film.bin")), "an empty search forgets nothing");
     let to = home.path().join("fetched.bin");
     let got = line.a.run(&format!("get {hash} {}", to.display()));
     assert_eq!(got["path"], json!(to));
@@ -230,7 +234,7 @@ fn a_broadcast_reaches_all_once() {
     let home = tempfile::tempdir().unwrap();
     let mut line = line(home.path(), &[]);
     let first = line.a.run("broadcast to all of you")["id"].clone();
-    let last = line.a.run("broadcast done")["id"].clone();
+    let last = line.a.run("broadcast --title 'Good news' done")["id"].clone();
     for node in [&mut line.b, &mut line.c] {
         let event = node.event("node_broadcast");
         assert_eq!(event["peer"], Value::Null);
@@ -240,7 +244,10 @@ fn a_broadcast_reaches_all_once() {
         assert_eq!(data["title"], "");
         assert_eq!(data["message"], "to all of you");
         assert!(data["time"].as_u64().unwrap() > 1_700_000_000_000);
-        assert_eq!(node.event("node_broadcast")["data"]["id"], last);
+        let event = node.event("node_broadcast");
+        assert_eq!(event["data"]["id"], last);
+        assert_eq!(event["data"]["title"], "Good news");
+        assert_eq!(event["data"]["message"], "done");
         node.run("ping");
         assert!(node.untaken("node_broadcast").is_empty());
     }
@@ -420,7 +427,7 @@ fn errors_name_the_command_and_the_way_out() {
     node.write("");
     assert_eq!(node.run("debug on")["debug"], true);
     node.run("debug off");
-    assert!(node.run("help")["help"].as_str().unwrap().contains("broadcast TEXT"));
+    assert!(node.run("help")["help"].as_str().unwrap().contains("broadcast [--title TITLE] TEXT"));
     assert!(node.run("help get")["help"].as_str().unwrap().contains("req"));
     let nobody = "get 0000000000000000000000000000000000000000000000000000000000000000";
     assert!(node.fail(nobody).contains("000000"));

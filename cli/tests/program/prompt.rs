@@ -65,7 +65,11 @@ impl Prompt {
     }
 
     fn press(&mut self, keys: &str) {
-        self.keys.write_all(keys.as_bytes()).unwrap();
+        self.press_bytes(keys.as_bytes());
+    }
+
+    fn press_bytes(&mut self, keys: &[u8]) {
+        self.keys.write_all(keys).unwrap();
     }
 
     /// Waits until `text` is on the screen, and forgets what came up to there.
@@ -245,4 +249,104 @@ fn a_terminal_that_can_do_nothing_takes_plain_lines() {
     alice.press("\u{4}");
     assert_eq!(alice.status(), Some(0));
     assert!(!alice.all.contains('\u{1b}'), "{:?}", alice.all);
+}
+
+#[test]
+fn a_byte_that_is_not_utf8_costs_its_line_and_nothing_more() {
+    let home = tempfile::tempdir().unwrap();
+    let mut alice = Prompt::start(home.path(), &[("NO_COLOR", "1")], &[]);
+    alice.sees("alice> ");
+    alice.press_bytes(b"msg caf\xe9 exit\r");
+    alice.sees("error: this line is not UTF-8 after `msg caf`");
+    alice.sees("alice> ");
+    alice.press_bytes(b"\xff\xfe\r");
+    alice.sees("error: this line is not UTF-8 after its start");
+    alice.sees("alice> ");
+    alice.press("size\r");
+    alice.sees("1 node\r\n");
+    alice.sees("alice> ");
+    alice.press("\u{4}");
+    assert_eq!(alice.status(), Some(0));
+    assert!(alice.echoes());
+}
+
+#[test]
+fn an_interrupt_clears_the_line_and_stops_the_node_on_an_empty_one() {
+    let home = tempfile::tempdir().unwrap();
+    let mut alice = Prompt::start(home.path(), &[("NO_COLOR", "1")], &[]);
+    alice.sees("alice> ");
+    alice.press("exi");
+    alice.sees("exi");
+    alice.press("\u{3}");
+    alice.sees("alice> ");
+    alice.press("size\r");
+    alice.sees("1 node\r\n");
+    alice.sees("alice> ");
+    // From the history, and by completion, a line is as good as typed.
+    alice.press("\u{1b}[A");
+    alice.sees("size");
+    alice.press("\u{3}");
+    alice.sees("alice> ");
+    alice.press("x\u{7f}");
+    alice.press("\u{3}");
+    assert_eq!(alice.status(), Some(0), "nothing was left on the line");
+    assert!(alice.echoes());
+}
+
+#[test]
+fn lines_that_come_at_once_are_all_carried_out() {
+    let home = tempfile::tempdir().unwrap();
+    let mut alice = Prompt::start(home.path(), &[("NO_COLOR", "1")], &[]);
+    alice.sees("alice> ");
+    alice.press("size\rfiles\rexit\r");
+    alice.sees("1 node\r\n");
+    alice.sees("nothing is shared");
+    alice.sees("stopping");
+    assert_eq!(alice.status(), Some(0));
+}
+
+#[test]
+fn what_tab_writes_is_what_is_shared() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("it's here");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("my \"file\" & more.txt"), "content").unwrap();
+    let mut alice = Prompt::start(home.path(), &[("NO_COLOR", "1")], &[]);
+    alice.sees("alice> ");
+    alice.press(&format!("add {}/it\t\t\r", home.path().display()));
+    alice.sees("sharing ");
+    alice.sees("my \"file\" & more.txt");
+    alice.sees("alice> ");
+    alice.press(&format!("add '{}/it\t\t\r", home.path().display()));
+    alice.sees("sharing ");
+    alice.sees("alice> ");
+    alice.press("\u{4}");
+    assert_eq!(alice.status(), Some(0));
+}
+
+#[test]
+fn a_ticket_is_pasted_in_pieces_and_its_folder_is_made() {
+    let home = tempfile::tempdir().unwrap();
+    let notes = home.path().join("notes.txt");
+    fs::write(&notes, "by a wrapped ticket").unwrap();
+    let share = Share::start(home.path(), &["--ticket", notes.to_str().unwrap()]);
+    let shared = share.shared();
+    let ticket = shared["ticket"].as_str().unwrap();
+    let mut alice = Prompt::start(home.path(), &[("NO_COLOR", "1")], &[]);
+    alice.sees("alice> ");
+    let to = home.path().join("new folder/");
+    let (start, end) = ticket.split_at(80);
+    let paste = format!("\u{1b}[200~peerkit get \u{201c}{start}\r\n{end}\u{201d}\u{1b}[201~");
+    alice.press(&format!("{paste} '{}'\r", to.display()));
+    alice.sees("notes.txt");
+    alice.sees("every byte verified");
+    assert_eq!(fs::read_to_string(to.join("notes.txt")).unwrap(), "by a wrapped ticket");
+    alice.press("size\r");
+    alice.sees("1 node\r\n");
+    alice.sees("alice> ");
+    alice.press("exit\r");
+    assert_eq!(alice.status(), Some(0));
+    let history = fs::read_to_string(home.path().join("alice/history")).unwrap();
+    assert!(history.contains("size"), "{history}");
+    assert!(!history.contains(&start[..40]) && !history.contains(end), "{history}");
 }

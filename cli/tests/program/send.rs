@@ -340,7 +340,7 @@ fn what_was_stopped_goes_on_where_it_was() {
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let stopped = child.wait_with_output().unwrap();
-    assert_eq!(stopped.status.code(), Some(1));
+    assert_eq!(stopped.status.code(), Some(130));
     assert!(text(&stopped.stderr).contains("goes on from it"), "{}", text(&stopped.stderr));
     assert!(part().is_some() && !other.join("film.bin").exists());
 
@@ -348,6 +348,71 @@ fn what_was_stopped_goes_on_where_it_was() {
     assert_eq!((again.status.code(), text(&again.stderr)), (Some(0), ""));
     assert!(fs::read(other.join("film.bin")).unwrap() == bytes);
     assert_eq!(fs::read_dir(&other).unwrap().count(), 1, "nothing else is left");
+}
+
+/// Signals that end a program, and the status that `get` ends with.
+#[cfg(unix)]
+#[test]
+fn a_stopped_get_leaves_nothing_in_the_temporary_folder() {
+    use rustix::process::{Pid, Signal, kill_process};
+
+    let home = tempfile::tempdir().unwrap();
+    let film = home.path().join("film.bin");
+    fs::write(&film, content(7, 8 << 20)).unwrap();
+    let share = Share::start(home.path(), &["--up", "1MiB", film.to_str().unwrap()]);
+    let ticket = ticket(&share.shared());
+    for (signal, status) in [(Signal::HUP, 1), (Signal::TERM, 1), (Signal::INT, 130)] {
+        let temporary = home.path().join("tmp");
+        fs::create_dir_all(&temporary).unwrap();
+        let mut command = get_command(home.path(), &[&ticket, "-"]);
+        command.env("TMPDIR", &temporary).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        let begun = Instant::now();
+        let has_part = || {
+            let folders = fs::read_dir(&temporary).unwrap().flatten();
+            folders.flat_map(|folder| fs::read_dir(folder.path()).unwrap()).next().is_some()
+        };
+        while !has_part() {
+            assert!(begun.elapsed() < PATIENCE, "the fetch has begun");
+            thread::sleep(Duration::from_millis(10));
+        }
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let stopped = child.wait_with_output().unwrap();
+        assert_eq!(stopped.status.code(), Some(status), "{signal:?}");
+        assert!(text(&stopped.stderr).contains("nothing is kept"), "{signal:?}");
+        assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "{signal:?}");
+    }
+}
+
+#[test]
+fn a_ticket_is_taken_from_a_file_a_pipe_or_the_environment() {
+    let home = tempfile::tempdir().unwrap();
+    let notes = home.path().join("notes.txt");
+    fs::write(&notes, "quietly").unwrap();
+    let share = Share::start(home.path(), &["--ticket", notes.to_str().unwrap()]);
+    let ticket = ticket(&share.shared());
+    let (start, end) = ticket.split_at(70);
+    let wrapped = format!("\u{201c}{start}\n  {end}\u{201d}\n");
+    let file = home.path().join("ticket.txt");
+    fs::write(&file, &wrapped).unwrap();
+    let by_file = get_command(home.path(), &["--ticket-file", file.to_str().unwrap(), "1/"]);
+    let by_pipe = get_command(home.path(), &["2/", "--ticket-file", "-"]);
+    let mut by_environment = get_command(home.path(), &["3/"]);
+    by_environment.env("PEERKIT_TICKET", &ticket);
+    let in_pieces = get_command(home.path(), &[start, end, "4/"]);
+    let in_quotes = get_command(home.path(), &[&wrapped, "5/"]);
+    let all = [by_file, by_pipe, by_environment, in_pieces, in_quotes];
+    for (number, command) in all.into_iter().enumerate() {
+        let got = run(command, if number == 1 { &wrapped } else { "" });
+        assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""), "{number}");
+        let fetched = home.path().join(format!("other/{}/notes.txt", number + 1));
+        assert_eq!(fs::read_to_string(fetched).unwrap(), "quietly", "{number}");
+    }
+    for args in [&["a", "b"][..], &[&ticket, "a", "b"], &["--ticket-file", "missing"]] {
+        let got = get(home.path(), args);
+        let status = if args.contains(&"missing") { 1 } else { 2 };
+        assert_eq!(got.status.code(), Some(status), "{args:?}: {}", text(&got.stderr));
+    }
 }
 
 #[test]

@@ -23,6 +23,10 @@ fn wrong_usage_is_status_2() {
         (&["share", ".", "--up", "fast"], "bytes a second"),
         (&["get", "abcd"], "begins with peerkit1"),
         (&["fly"], "fly"),
+        (&["receive"], "`peerkit get TICKET`"),
+        (&["send", "holiday.zip"], "`peerkit share PATH`"),
+        (&["get"], "--ticket-file"),
+        (&["get", "abcd", "--json"], "begins with peerkit1"),
         (&["man", "fly"], "fly"),
         (&["demo", "--nodes", "1"], "3..=64"),
         (&[], "Usage"),
@@ -45,6 +49,9 @@ fn help_and_version_are_status_0() {
         (&["share", "--help"], "peerkit share ~/Pictures"),
         (&["get", "--help"], "peerkit get TICKET"),
         (&["--version"], "peerkit "),
+        (&["version"], "peerkit "),
+        (&["help"], "peerkit demo"),
+        (&["help", "run"], "PEERKIT_SECRET"),
         (&["completions", "bash"], "complete"),
         (&["completions", "zsh"], "compdef"),
         (&["man"], ".TH peerkit 1"),
@@ -57,6 +64,19 @@ fn help_and_version_are_status_0() {
         assert!(text(&output.stdout).contains(hint), "{args:?}");
         assert!(output.stderr.is_empty(), "{args:?}");
     }
+}
+
+#[test]
+fn a_file_as_the_first_word_is_to_be_shared() {
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("it's holiday.zip"), "x").unwrap();
+    let mut command = peerkit(home.path());
+    command.current_dir(home.path()).arg("it's holiday.zip");
+    let output = run(command, "");
+    assert_eq!(output.status.code(), Some(2));
+    let error = text(&output.stderr);
+    let line = if cfg!(windows) { "\"it's holiday.zip\"" } else { r"'it'\''s holiday.zip'" };
+    assert!(error.contains(&format!("`peerkit share {line}`")), "{error}");
 }
 
 #[test]

@@ -2,15 +2,16 @@
 #![cfg(unix)]
 
 use std::fs;
+use std::io::Write;
 
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Program, line};
+use crate::harness::{Program, line, peerkit, run};
 
 #[test]
 fn signals_stop_a_node_cleanly_and_peers_are_told() {
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let home = tempfile::tempdir().unwrap();
         let mut line = line(home.path(), &[]);
         line.b.signal(signal);
@@ -42,6 +43,59 @@ fn a_signal_ends_a_command_that_takes_long() {
     assert!(result["error"].as_str().unwrap().contains("stopped"));
     assert_eq!(node.wait().0.code(), Some(0));
     drop(connection);
+}
+
+#[test]
+fn an_interrupt_of_a_command_that_was_piped_in_is_status_130() {
+    let home = tempfile::tempdir().unwrap();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let mut node = Program::start(home.path(), "alice", &[]);
+    node.write(&format!("connect {address}"));
+    let (connection, _) = silent.accept().unwrap();
+    node.signal(Signal::INT);
+    assert_eq!(node.result()["ok"], false);
+    assert_eq!(node.wait().0.code(), Some(130));
+    drop(connection);
+}
+
+#[test]
+fn a_node_without_input_or_anything_to_do_explains_headless() {
+    let home = tempfile::tempdir().unwrap();
+    for args in [&[][..], &["--json"]] {
+        let mut command = peerkit(home.path());
+        command.args(["run", "--listen", "127.0.0.1:0"]).args(args);
+        let output = run(command, "");
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains("--headless"), "{error}");
+    }
+    for input in ["\n", "size\n"] {
+        let mut command = peerkit(home.path());
+        command.args(["run", "--listen", "127.0.0.1:0"]);
+        assert_eq!(run(command, input).status.code(), Some(0), "{input:?}");
+    }
+    let file = home.path().join("file");
+    fs::write(&file, "x").unwrap();
+    for args in [["--share", file.to_str().unwrap()], ["127.0.0.1:1", "--manual"]] {
+        let mut command = peerkit(home.path());
+        command.args(["run", "--listen", "127.0.0.1:0"]).args(args);
+        assert_eq!(run(command, "").status.code(), Some(0), "{args:?}");
+    }
+}
+
+#[test]
+fn a_line_that_is_not_utf8_fails_and_the_next_is_carried_out() {
+    let home = tempfile::tempdir().unwrap();
+    let mut node = Program::start(home.path(), "alice", &[]);
+    let mut stdin = node.take_stdin();
+    stdin.write_all(b"msg caf\xe9 exit\nsize\n").unwrap();
+    let result = node.result();
+    assert_eq!((&result["result"], &result["ok"]), (&json!("msg"), &json!(false)));
+    assert!(result["error"].as_str().unwrap().contains("not UTF-8"), "{result}");
+    assert_eq!(node.result()["size"], 1);
+    drop(stdin);
+    assert_eq!(node.wait().0.code(), Some(1), "a command has failed");
 }
 
 #[test]

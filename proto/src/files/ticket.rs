@@ -88,9 +88,10 @@ impl fmt::Display for Ticket {
 impl FromStr for Ticket {
     type Err = TicketError;
 
-    /// Case does not matter.
+    /// Reads a ticket in either case, also with what pasting adds: line breaks and blanks inside,
+    /// quotes, brackets or punctuation around it.
     fn from_str(text: &str) -> Result<Self, TicketError> {
-        let text = text.trim().to_ascii_lowercase();
+        let text = crate::pasted::code(text).to_ascii_lowercase();
         let code = text.strip_prefix(PREFIX).ok_or(TicketError::NotATicket)?;
         if code.len() > MAX_TICKET {
             return Err(TicketError::Damaged);
@@ -143,7 +144,14 @@ mod tests {
         let text = ticket().to_string();
         assert!(text.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit()), "{text}");
         assert_eq!(text.parse(), Ok(ticket()));
-        assert_eq!(format!(" {}\n", text.to_uppercase()).parse(), Ok(ticket()));
+        for pasted in [
+            format!(" {}\n", text.to_uppercase()),
+            format!("\u{201c}{text}\u{201d}."),
+            format!("<{}\r\n  {}\n{}>,", &text[..72], &text[72..144], &text[144..]),
+            format!("> {}\n> {}", &text[..72], &text[72..]),
+        ] {
+            assert_eq!(pasted.parse(), Ok(ticket()), "{pasted:?}");
+        }
         let open = Ticket { secret: None, addresses: Vec::new(), ..ticket() };
         assert_eq!(open.to_string().parse(), Ok(open));
         let places = vec!["[2001:db8::1]:65535".parse().unwrap(); MAX_PLACES];

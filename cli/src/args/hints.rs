@@ -1,0 +1,144 @@
+//! What to answer to a first word that is no subcommand: the words of other programs, the commands of
+//! the prompt, a file, a ticket.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::process;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser};
+
+use super::Cli;
+use crate::text::{Paint, plain};
+use crate::{USAGE, manual, wanted, words};
+
+/// Words of other programs, and what does the same here.
+const ELSEWHERE: &[(&[&str], &str)] = &[
+    (
+        &["receive", "recv", "download", "fetch", "pull", "req"],
+        "`peerkit get TICKET` fetches a file or folder",
+    ),
+    (
+        &["send", "upload", "serve", "put", "offer", "publish", "add"],
+        "`peerkit share PATH` shares a file or folder and prints the line to type on the other side",
+    ),
+    (
+        &["start", "node", "listen", "daemon", "server", "up", "chat", "console", "repl"],
+        "`peerkit run` starts a node",
+    ),
+    (&["join", "connect", "dial"], "`peerkit run ADDR` starts a node and joins the one at ADDR"),
+    (&["simulate", "simulator", "simulation"], "`peerkit sim FILE` runs a scenario"),
+    (&["test", "example", "tutorial", "try"], "`peerkit demo` shows it all at work"),
+    (&["whoami", "key", "identity"], "`peerkit id` prints this node's identity"),
+    (&["manual", "manpage"], "`peerkit man` prints the manual page"),
+    (&["completion", "complete"], "`peerkit completions SHELL` prints a completion script"),
+];
+
+/// Reads the command line. If it makes no sense this says why and ends the process.
+pub(crate) fn parse() -> Cli {
+    match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            if let Some(hint) = hint(&error) {
+                let error = Paint::on(&io::stderr()).bad("error:");
+                let usage = Cli::command().render_usage();
+                let _ = writeln!(io::stderr(), "{error} {hint}\n\n{usage}\n\n{MORE}");
+                process::exit(USAGE);
+            }
+            error.exit()
+        }
+    }
+}
+
+const MORE: &str = "For more information, try 'peerkit --help'.";
+
+fn hint(error: &clap::Error) -> Option<String> {
+    if error.kind() != ErrorKind::InvalidSubcommand {
+        return None;
+    }
+    match error.get(ContextKind::InvalidSubcommand)? {
+        ContextValue::String(word) => for_word(word),
+        _ => None,
+    }
+}
+
+/// Returns what was probably meant by a first word; `None` where there is no better guess than a
+/// subcommand that is spelled alike.
+fn for_word(word: &str) -> Option<String> {
+    let shown = plain(word);
+    if let Ok(Some((wanted, _))) = wanted::recognise(&[word]) {
+        return Some(match wanted {
+            wanted::Wanted::Ticket(_) => {
+                "this is a ticket: `peerkit get TICKET` fetches what it is for".to_owned()
+            }
+            wanted::Wanted::Hash(_) => "this is a hash or an identity: `peerkit get HASH --from \
+                                        ADDR` fetches a file from the node there"
+                .to_owned(),
+        });
+    }
+    if word.to_ascii_lowercase().starts_with(wanted::TICKET_START) {
+        return Some(
+            "this looks like a ticket that was cut short: copy it again, whole, and put `get` \
+             before it"
+                .to_owned(),
+        );
+    }
+    let is_listed = |(words, _): &&(&[&str], &str)| words.contains(&word);
+    if let Some((_, hint)) = ELSEWHERE.iter().find(is_listed) {
+        return Some(format!("`{shown}` is not a subcommand: {hint}"));
+    }
+    if Path::new(word).exists() {
+        let path = words::path(word);
+        return Some(format!(
+            "`{shown}` is not a subcommand, but a file or folder: `peerkit share {path}` shares it"
+        ));
+    }
+    if let Some(entry) = manual::entry(word) {
+        return Some(format!(
+            "`{shown}` is a command of a running node: type it at the prompt of `peerkit run`, or \
+             pipe it in: echo '{}' | peerkit run",
+            entry.usage
+        ));
+    }
+    if word.contains(std::path::is_separator) || word.contains(['~', '\\']) {
+        return Some(format!("`{shown}` is neither a subcommand nor a file that is there"));
+    }
+    if word.contains([':', '@']) {
+        return Some(format!(
+            "`{shown}` is not a subcommand: `peerkit run ADDR` joins the node at an address"
+        ));
+    }
+    let is_file_name = word.contains(['.', ' ']);
+    is_file_name.then(|| format!("`{shown}` is neither a subcommand nor a file in this folder"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newcomers_word_gets_the_right_hint() {
+        for (word, hint) in [
+            ("receive", "`peerkit get TICKET`"),
+            ("send", "`peerkit share PATH`"),
+            ("join", "`peerkit run ADDR`"),
+            ("peers", "prompt of `peerkit run`"),
+            ("192.0.2.7:7117", "`peerkit run ADDR`"),
+            ("no-such-file.zip", "nor a file"),
+            ("/no/such/file", "nor a file"),
+            ("Cargo.toml", "`peerkit share Cargo.toml`"),
+            ("peerkit1abc", "cut short"),
+        ] {
+            let said = for_word(word).unwrap();
+            assert!(said.contains(hint), "{word}: {said}");
+        }
+        assert_eq!(for_word("dmeo"), None, "it is spelled nearly as a subcommand");
+        let hash = "0a".repeat(32);
+        assert!(for_word(&hash).unwrap().contains("peerkit get HASH"));
+        let names: Vec<String> =
+            Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
+        for word in ELSEWHERE.iter().flat_map(|(words, _)| *words) {
+            assert!(!names.contains(&(*word).to_owned()), "{word} is a subcommand");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Where `peerkit get` takes the ticket from: the command line, `--ticket-file`, PEERKIT_TICKET, or a
+//! question at the terminal. A ticket with a secret is a password, and others can read a command line.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use rustyline::error::ReadlineError;
+use rustyline::history::DefaultHistory;
+use rustyline::{Config, Editor};
+
+use crate::args::GetArgs;
+use crate::wanted::{self, Wanted};
+use crate::{Usage, signals};
+
+/// Bytes that are read of a file with a ticket in it: eight times the longest ticket.
+const MAX_FILE: u64 = 64 << 10;
+
+/// The environment variable with a ticket.
+const VARIABLE: &str = "PEERKIT_TICKET";
+
+const NEITHER: &str = "neither a ticket, which begins with peerkit1, nor a hash of 64 hex digits";
+
+/// Returns what is to be fetched and the path to put it to.
+pub(super) fn read(args: &GetArgs) -> anyhow::Result<(Wanted, Option<PathBuf>)> {
+    let words: Vec<&OsStr> = args.words().collect();
+    if let Some(file) = &args.ticket_file {
+        let text = read_file(file)?;
+        let from = format!("what is in {}", file.display());
+        return Ok((whole(&text, &from)?, path(&words)?));
+    }
+    let texts: Vec<&str> = words.iter().map_while(|word| word.to_str()).collect();
+    match wanted::recognise(&texts) {
+        Ok(Some((wanted, taken))) => {
+            return Ok((wanted, path(words.get(taken..).unwrap_or_default())?));
+        }
+        Ok(None) => {}
+        Err(error) => return Err(Usage(error.to_string()).into()),
+    }
+    if let Some(text) = std::env::var_os(VARIABLE).filter(|text| !text.is_empty()) {
+        return Ok((whole(&text.to_string_lossy(), VARIABLE)?, path(&words)?));
+    }
+    let is_place = match &words[..] {
+        [] => true,
+        [only] => only.to_str().is_none_or(wanted::is_place),
+        _ => false,
+    };
+    if !is_place {
+        let word = words.first().unwrap_or(&OsStr::new("")).to_string_lossy().into_owned();
+        return Err(Usage(format!("`{word}` is {NEITHER}")).into());
+    }
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        let error = "a ticket is missing: give it as `peerkit get TICKET`, with --ticket-file FILE, \
+                     or in the variable PEERKIT_TICKET";
+        return Err(Usage(error.to_owned()).into());
+    }
+    Ok((ask()?, path(&words)?))
+}
+
+/// Reads a text that has to be a ticket or a hash and nothing else.
+fn whole(text: &str, from: &str) -> anyhow::Result<Wanted> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    match wanted::recognise(&words) {
+        Ok(Some((wanted, taken))) if taken == words.len() => Ok(wanted),
+        Ok(Some(_)) => Err(Usage(format!("{from} holds more than one ticket or hash")).into()),
+        Ok(None) => Err(Usage(format!("{from} is {NEITHER}")).into()),
+        Err(error) => Err(Usage(format!("{from}: {error}")).into()),
+    }
+}
+
+/// The path among the words that are left; at most one.
+fn path(words: &[&OsStr]) -> anyhow::Result<Option<PathBuf>> {
+    match words {
+        [] => Ok(None),
+        [path] => Ok(Some(PathBuf::from(path))),
+        [_, second, ..] => {
+            let second = second.to_string_lossy();
+            let error = format!("one PATH is enough, and `{second}` is a second one");
+            Err(Usage(error).into())
+        }
+    }
+}
+
+fn read_file(path: &Path) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    let read = match path == Path::new("-") {
+        true => io::stdin().lock().take(MAX_FILE).read_to_end(&mut bytes),
+        false => File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes)),
+    };
+    read.with_context(|| format!("could not read the ticket from {}", path.display()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Asks for a ticket at the terminal until there is one. What is typed is kept nowhere.
+fn ask() -> anyhow::Result<Wanted> {
+    let config = Config::builder().max_history_size(0)?.build();
+    let mut editor: Editor<(), DefaultHistory> = Editor::with_config(config)?;
+    loop {
+        match editor.readline("Ticket (as `peerkit share` prints it): ") {
+            Ok(line) if line.trim().is_empty() => {}
+            Ok(line) => match whole(&line, "this") {
+                Ok(wanted) => return Ok(wanted),
+                Err(error) => writeln!(io::stderr(), "{error}")?,
+            },
+            Err(ReadlineError::Interrupted) => {
+                signals::interrupt();
+                anyhow::bail!("stopped before it was begun");
+            }
+            Err(ReadlineError::Eof) => anyhow::bail!("no ticket was given"),
+            Err(error) => return Err(error).context("could not read the ticket"),
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! What a `get` is to fetch, and where to: on a command line and at the prompt alike.
+
+use std::path::{MAIN_SEPARATOR, Path, PathBuf};
+
+use peerkit::{Get, Hash, Ticket, TicketError};
+
+use crate::folders;
+use crate::words::{self, Word};
+
+/// What every ticket begins with.
+pub(crate) const TICKET_START: &str = "peerkit1";
+
+/// Words that one ticket may be wrapped into. 256: a ticket has some 250 characters.
+const MAX_WORDS: usize = 256;
+
+/// What is to be fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// What a ticket is for.
+    Ticket(Box<Ticket>),
+    /// What has this hash.
+    Hash(Hash),
+}
+
+/// Recognises a ticket or a whole hash at the start of `words`, also one that was wrapped into
+/// several words. Returns it and how many words it takes; `None` where there is neither.
+///
+/// # Errors
+/// Where there is a ticket that is not whole.
+pub(crate) fn recognise<W: AsRef<str>>(
+    words: &[W],
+) -> Result<Option<(Wanted, usize)>, TicketError> {
+    let mut error = None;
+    let mut joined = String::new();
+    let mut found = None;
+    for (number, word) in words.iter().take(MAX_WORDS).enumerate() {
+        joined.push_str(word.as_ref());
+        match joined.parse::<Ticket>() {
+            Ok(ticket) => found = Some((Wanted::Ticket(Box::new(ticket)), number + 1)),
+            Err(TicketError::NotATicket) => match joined.parse() {
+                Ok(hash) => found = Some((Wanted::Hash(hash), number + 1)),
+                Err(_) => continue,
+            },
+            Err(why) => {
+                error.get_or_insert(why);
+            }
+        }
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    match error {
+        Some(error) => Err(error),
+        None => Ok(None),
+    }
+}
+
+/// A file or folder that a search has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hit {
+    pub(crate) hash: Hash,
+    pub(crate) name: String,
+}
+
+/// Reads what stands after `get` at the prompt: a ticket, a hash, the name or the first digits of the
+/// hash of something that a search has found, and behind it a path.
+///
+/// # Errors
+/// Where it is none of these, or fits several, or the path is none.
+pub(crate) fn read(line: &str, found: &[Hit]) -> Result<(Wanted, Option<PathBuf>), String> {
+    let words: Vec<Word> = words::words(line).collect();
+    let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
+    let (wanted, taken) = match recognise(&texts).map_err(|error| error.to_string())? {
+        Some(recognised) => recognised,
+        None => of_hits(line, &words, found)?,
+    };
+    let rest = words.get(taken).and_then(|next| line.get(next.start..)).unwrap_or_default();
+    Ok((wanted, path(rest)?))
+}
+
+/// The hit that is called by the most words at the start of the line, else the one whose hash begins
+/// with the first of them.
+fn of_hits(line: &str, words: &[Word], found: &[Hit]) -> Result<(Wanted, usize), String> {
+    for number in (1..=words.len()).rev() {
+        let (Some(first), Some(last)) = (words.first(), words.get(number - 1)) else { continue };
+        let name = match number {
+            1 => first.text.as_str(),
+            _ => line.get(first.start..last.end).unwrap_or_default(),
+        };
+        let called = found.iter().filter(|hit| hit.name == name).map(|hit| hit.hash);
+        if let Some(hash) = only(called, name, "files found are called so: give the hash")? {
+            return Ok((Wanted::Hash(hash), number));
+        }
+    }
+    let word = words.first().map_or("", |word| word.text.as_str());
+    let digits = word.trim_matches(|c: char| !c.is_alphanumeric()).to_ascii_lowercase();
+    let begun = found.iter().map(|hit| hit.hash);
+    let begun = begun.filter(|hash| !digits.is_empty() && hash.to_string().starts_with(&digits));
+    match only(begun, word, "hashes start so: give more digits")? {
+        Some(hash) => Ok((Wanted::Hash(hash), 1)),
+        None => Err(format!(
+            "`{word}` is neither a ticket, nor a hash of 64 hex digits, nor the name or the first \
+             digits of something that a search has found: `search` finds files"
+        )),
+    }
+}
+
+/// The one hash among `hashes`, which may come several times.
+fn only(
+    hashes: impl Iterator<Item = Hash>,
+    text: &str,
+    several: &str,
+) -> Result<Option<Hash>, String> {
+    let mut hashes: Vec<Hash> = hashes.collect();
+    hashes.sort_unstable();
+    hashes.dedup();
+    match hashes[..] {
+        [] => Ok(None),
+        [hash] => Ok(Some(hash)),
+        _ => Err(format!("`{text}` is ambiguous: {} {several}", hashes.len())),
+    }
+}
+
+/// Reads the rest of a line as one path, which may hold blanks with or without quotes. `~` is the home
+/// folder. `None` where there is nothing.
+///
+/// # Errors
+/// Where there is more than one path, or a quote is not closed.
+pub(crate) fn path(rest: &str) -> Result<Option<PathBuf>, String> {
+    let rest = rest.trim();
+    let starts_with_tilde = rest.starts_with('~');
+    Ok(name(rest, "path")?.filter(|name| !name.is_empty()).map(|name| match starts_with_tilde {
+        true => folders::expand_home(&name),
+        false => PathBuf::from(name),
+    }))
+}
+
+/// Reads the rest of a line as one name, which may hold blanks with or without quotes.
+///
+/// # Errors
+/// Where there is more than one, or a quote is not closed.
+pub(crate) fn name(rest: &str, what: &str) -> Result<Option<String>, String> {
+    let rest = rest.trim();
+    let words: Vec<Word> = words::words(rest).collect();
+    if words.iter().any(|word| word.open) {
+        return Err("a closing quote is missing".to_owned());
+    }
+    match &words[..] {
+        [] => Ok(None),
+        [word] => Ok(Some(word.text.clone())),
+        several if several.iter().any(|word| word.quoted) => Err(format!(
+            "takes one {what}: put all of it in quotes, and nothing after the closing quote"
+        )),
+        _ => Ok(Some(rest.to_owned())),
+    }
+}
+
+/// Where what is fetched goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// Into a folder, which is made if it is missing.
+    Folder(PathBuf),
+    /// Exactly there, or into it if it is a folder.
+    Path(PathBuf),
+}
+
+impl Destination {
+    /// Reads a path: one that ends with a separator is a folder, whether it is there or not. Without a
+    /// path it is `folder`.
+    ///
+    /// # Errors
+    /// Where a relative path is given and there is no current folder.
+    pub(crate) fn new(path: Option<&Path>, folder: &Path) -> std::io::Result<Self> {
+        let Some(path) = path else {
+            return Ok(Self::Folder(std::path::absolute(folder)?));
+        };
+        let is_folder = path.to_string_lossy().ends_with(std::path::is_separator);
+        let path = std::path::absolute(path)?;
+        Ok(if is_folder { Self::Folder(path) } else { Self::Path(path) })
+    }
+
+    /// Has `get` put what it fetches there.
+    pub(crate) fn of_get(&self, get: Get) -> Get {
+        match self {
+            Self::Folder(folder) => get.into_folder(folder),
+            Self::Path(path) => get.to(path),
+        }
+    }
+}
+
+/// Returns whether a word can only be meant as the place where something goes: it ends as a folder
+/// does, is one, or stands for standard output.
+pub(crate) fn is_place(word: &str) -> bool {
+    word == "-" || word.ends_with(['/', MAIN_SEPARATOR]) || Path::new(word).is_dir()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ticket() -> Ticket {
+        Ticket {
+            hash: Hash::of(b"content"),
+            node: peerkit::NodeId::from_bytes([1; 32]),
+            secret: None,
+            network: "net".into(),
+            addresses: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_ticket_is_recognised_however_it_was_wrapped() {
+        let text = ticket().to_string();
+        let (start, end) = text.split_at(70);
+        let marked = format!("{end}>.");
+        for words in [vec![text.as_str()], vec![start, end], vec!["<", start, &marked]] {
+            let (read, taken) = recognise(&words).unwrap().unwrap();
+            assert_eq!((read, taken), (Wanted::Ticket(Box::new(ticket())), words.len()));
+        }
+        assert_eq!(recognise(&[start, end, "to", "here"]).unwrap().unwrap().1, 2);
+        assert_eq!(recognise(&[start, "elsewhere"]), Err(TicketError::Damaged));
+        let hash = ticket().hash.to_string();
+        let (start, end) = hash.split_at(40);
+        let read = recognise(&[start, end, "here"]).unwrap();
+        assert_eq!(read, Some((Wanted::Hash(ticket().hash), 2)));
+        assert_eq!(recognise(&["abcd", "here"]), Ok(None));
+        assert_eq!(recognise::<&str>(&[]), Ok(None));
+    }
+
+    #[test]
+    fn a_line_names_what_was_found() {
+        let hash = |n: &str| Hash::of(n.as_bytes());
+        let hit = |hash, name: &str| Hit { hash, name: name.into() };
+        let found = [
+            hit(hash("1"), "a film.bin"),
+            hit(hash("2"), "a"),
+            hit(hash("3"), "same"),
+            hit(hash("4"), "same"),
+            hit(hash("1"), "a film.bin"),
+        ];
+        let get = |line: &str| read(line, &found);
+        let is = |n, path: Option<&str>| Ok((Wanted::Hash(hash(n)), path.map(PathBuf::from)));
+        assert_eq!(get("a film.bin"), is("1", None));
+        assert_eq!(get("'a film.bin' to here"), is("1", Some("to here")));
+        assert_eq!(get("a film.bin here"), is("1", Some("here")));
+        assert_eq!(get("a here"), is("2", Some("here")));
+        let digits = &hash("3").to_string()[..10].to_uppercase();
+        assert_eq!(get(&format!("{digits} here")), is("3", Some("here")));
+        assert!(get("same").unwrap_err().contains("2 files"));
+        assert!(get("other").unwrap_err().contains("`search`"));
+        assert!(get("").unwrap_err().contains("neither"));
+        let text = ticket().to_string();
+        let (start, end) = text.split_at(99);
+        let (wanted, path) = get(&format!("{start}\n  {end}\n'my folder/'")).unwrap();
+        assert_eq!(wanted, Wanted::Ticket(Box::new(ticket())));
+        assert_eq!(path, Some("my folder/".into()));
+    }
+
+    #[test]
+    fn a_path_that_ends_with_a_separator_is_a_folder() {
+        let here = std::env::current_dir().unwrap();
+        let of =
+            |path: Option<&str>| Destination::new(path.map(Path::new), Path::new(".")).unwrap();
+        assert_eq!(of(Some("new/")), Destination::Folder(here.join("new/")));
+        assert_eq!(of(Some("new")), Destination::Path(here.join("new")));
+        assert_eq!(of(None), Destination::Folder(here));
+        assert!(is_place("new/") && is_place("-") && is_place(".") && !is_place("new"));
+    }
+}
