@@ -1,4 +1,4 @@
-//! One link's shell: what the rest of the node holds of it, and the two tasks that carry its bytes.
+//! One link's shell: the handle that the rest of the node holds, and the task that carries its bytes.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -13,6 +13,7 @@ pub mod layout;
 pub mod manifest;
 pub mod path;
 pub mod pieces;
+pub mod seeding;
 pub mod ticket;
 pub mod wire;
 

@@ -23,7 +23,7 @@ use peerkit_proto::id::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::partial::Partials;
 use crate::rate::{PeerRates, Rates};
@@ -39,18 +39,12 @@ use line::{Line, Place};
 /// the latest for each before them. 8: a few fill any line, and more would all be slow together.
 const PLACES: usize = 8;
 
-/// How long who asks for what others have is kept waiting for each of them, to get it there: they
-/// are told of at once, dialled, and asked.
-const ELSEWHERE: Duration = Duration::from_millis(300);
+/// How often a requester that waits for pieces that others have is looked at.
+const TURN: Duration = Duration::from_millis(25);
 
-/// The longest of it.
-const ELSEWHERE_MAX: Duration = Duration::from_secs(10);
-
-/// How often it is looked whether it has.
-const STEP: Duration = Duration::from_millis(25);
-
-/// Who was kept waiting in vain so often can't reach the others, and is not any more.
-const IN_VAIN: u32 = 3;
+/// How often a requester is shown that it waits for its turn, and not for a node that is gone. 10 s:
+/// a third of [`STALL`](super::STALL), after which it would hang up.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
 /// What a node answers the requests on all streams with. Clones share it.
 #[derive(Debug, Clone)]
@@ -114,7 +108,6 @@ where
         following: Following::default(),
         spare: Vec::new(),
         is_within: false,
-        in_vain: 0,
     };
     answering.run().await
 }
@@ -133,8 +126,6 @@ struct Answering<S> {
     spare: Vec<Batch>,
     /// A piece has begun to go out, and nothing else may until it has.
     is_within: bool,
-    /// How often the asker was kept waiting in vain for what others have.
-    in_vain: u32,
 }
 
 /// The next answer.
@@ -290,26 +281,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
         Ok(next)
     }
 
-    /// Where the pieces that were read can be had of others, gives the asker the time to get them
-    /// there; true where it did, and wants them here no more. So one who has it all feeds many at
-    /// little more than the cost of one.
+    /// Makes the requester wait for pieces that were already sent to others, so that it fetches them
+    /// there ([`peerkit_proto::files::seeding`] says for how long). Returns whether it did, and no
+    /// longer wants them from here.
     async fn is_given_up(&mut self, run: &Run) -> io::Result<bool> {
-        let others = u32::try_from(self.following.elsewhere(run)).unwrap_or(u32::MAX);
-        if self.in_vain >= IN_VAIN || others == 0 {
-            return Ok(false);
-        }
-        let until = Instant::now() + ELSEWHERE.saturating_mul(others).min(ELSEWHERE_MAX);
-        while Instant::now() < until {
-            let step = sleep_until(until.min(Instant::now() + STEP));
-            self.line.hearing(step).await?;
-            self.tell().await?;
+        // Turns are counted and not time: on a busy machine, on which the others are as slow as this
+        // node, each takes longer.
+        let mut waited = Duration::ZERO;
+        let mut shown = Instant::now();
+        while let Some(requester) = self.following.held_back(run) {
+            if requester.is_served(waited) {
+                break;
+            }
+            self.line.hearing(tokio::time::sleep(TURN)).await?;
+            waited = waited.saturating_add(TURN);
+            if self.tell().await? {
+                shown = Instant::now();
+            } else if shown.elapsed() >= SIGN_OF_LIFE {
+                self.say(&Answer::Whole.encode()).await?;
+                shown = Instant::now();
+            }
             self.line.flush().await?;
             if self.line.incoming.is_cancelled(run.number) {
-                self.in_vain = 0;
+                if let Some(requester) = self.following.held_back(run) {
+                    requester.found(waited);
+                }
                 return Ok(true);
             }
         }
-        self.in_vain += 1;
         Ok(false)
     }
 

@@ -1,10 +1,12 @@
 //! Who follows a hash here, and where others can ask it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use peerkit_proto::address::Address;
+use peerkit_proto::files::seeding::{Requester, Seeding};
 use peerkit_proto::files::wire::MAX_SOURCES;
 use peerkit_proto::id::{Hash, NodeId};
 use tokio::sync::watch;
@@ -14,9 +16,6 @@ const MAX_OF_HASH: usize = 256;
 
 /// Followers in all that others are told of: 13 MiB where each has the longest addresses.
 const MAX_FOLLOWERS: usize = 4096;
-
-/// Pieces of one hash that are known to be with followers: 64 GiB of them.
-const MAX_SPREAD: usize = 65_536;
 
 /// The followers of a node. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -38,8 +37,8 @@ struct Crowd {
     /// Changes whenever somebody comes.
     news: watch::Sender<()>,
     held: usize,
-    /// Pieces that were sent to one of the known.
-    spread: HashSet<u64>,
+    /// What was observed of them, for where all of the hash is here.
+    seeding: Seeding,
 }
 
 #[derive(Debug)]
@@ -59,6 +58,8 @@ pub(super) struct Follower {
     number: Option<u64>,
     /// Those who came before this number have been told of.
     told: u64,
+    /// Whether it can fetch from the others.
+    requester: Requester,
 }
 
 impl Followers {
@@ -92,7 +93,17 @@ impl Followers {
             crowd.news.send_replace(());
             *last
         });
-        (Follower { followers: self.clone(), hash, id, number, told: 0 }, news)
+        (
+            Follower {
+                followers: self.clone(),
+                hash,
+                id,
+                number,
+                told: 0,
+                requester: Requester::default(),
+            },
+            news,
+        )
     }
 
     fn lock(&self) -> MutexGuard<'_, Registry> {
@@ -102,8 +113,8 @@ impl Followers {
 
 impl Crowd {
     fn new() -> Self {
-        let (known, spread) = (Vec::new(), HashSet::new());
-        Self { known, news: watch::Sender::new(()), held: 0, spread }
+        let seeding = Seeding::default();
+        Self { known: Vec::new(), news: watch::Sender::new(()), held: 0, seeding }
     }
 }
 
@@ -123,23 +134,34 @@ impl Follower {
 }
 
 impl Follower {
-    /// These pieces were sent to it, and can be had from it.
+    /// Takes note that these pieces were sent to it, and that others can fetch them from it.
     pub(super) fn gave(&self, pieces: Range<u64>) {
         let mut registry = self.followers.lock();
-        let Some(crowd) = registry.crowds.get_mut(&self.hash).filter(|_| self.number.is_some())
-        else {
-            return;
-        };
-        let room = MAX_SPREAD.saturating_sub(crowd.spread.len());
-        crowd.spread.extend(pieces.take(room));
+        if let Some(crowd) = registry.crowds.get_mut(&self.hash).filter(|_| self.number.is_some()) {
+            crowd.seeding.sent(pieces);
+        }
     }
 
-    /// How many others can be asked, where all of these pieces were sent to some of them; else none.
-    pub(super) fn elsewhere(&self, mut pieces: Range<u64>) -> usize {
+    /// Returns whether all of these pieces were sent to followers that can be asked for them.
+    pub(super) fn are_elsewhere(&self, pieces: Range<u64>) -> bool {
         let registry = self.followers.lock();
-        let crowd = registry.crowds.get(&self.hash);
-        let crowd = crowd.filter(|crowd| pieces.all(|piece| crowd.spread.contains(&piece)));
-        crowd.map_or(0, |crowd| crowd.known.iter().filter(|known| known.id != self.id).count())
+        registry.crowds.get(&self.hash).is_some_and(|crowd| crowd.seeding.has_sent(pieces))
+    }
+
+    /// Returns whether to serve it now, after it has waited for so long for pieces that others have.
+    pub(super) fn is_served(&mut self, waited: Duration) -> bool {
+        let mut registry = self.followers.lock();
+        let Some(crowd) = registry.crowds.get_mut(&self.hash) else { return true };
+        let others = crowd.known.iter().filter(|known| known.id != self.id).count();
+        crowd.seeding.serves(&mut self.requester, waited, others)
+    }
+
+    /// Takes note that it has found with others what it waited for.
+    pub(super) fn found(&mut self, waited: Duration) {
+        let mut registry = self.followers.lock();
+        if let Some(crowd) = registry.crowds.get_mut(&self.hash) {
+            crowd.seeding.found(&mut self.requester, waited);
+        }
     }
 }
 

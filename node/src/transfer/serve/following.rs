@@ -92,26 +92,25 @@ impl Following {
         answer
     }
 
-    /// These pieces were sent: the batch that `run` has just read.
-    pub(super) fn gave(&self, run: &Run) {
+    /// Takes note that the batch that `run` has just read is sent.
+    pub(super) fn gave(&mut self, run: &Run) {
         if let Some(follower) = self.follower(run) {
             follower.gave(run.batch.clone());
         }
     }
 
-    /// Of how many others, whom the asker knows of, the batch that `run` has just read can be had,
-    /// where all is here. Those who have a part only are what the others are to turn to.
-    pub(super) fn elsewhere(&self, run: &Run) -> usize {
+    /// The requester, if all of the hash is here and other followers were sent the batch that `run`
+    /// has just read. A node that has a part only is what they are to turn to, and serves everyone.
+    pub(super) fn held_back(&mut self, run: &Run) -> Option<&mut Follower> {
         let is_whole = self.0.as_ref().is_some_and(|followed| followed.growing.is_none());
-        self.follower(run)
-            .filter(|_| is_whole)
-            .map_or(0, |follower| follower.elsewhere(run.batch.clone()))
+        let follower = self.follower(run).filter(|_| is_whole)?;
+        follower.are_elsewhere(run.batch.clone()).then_some(follower)
     }
 
-    fn follower(&self, run: &Run) -> Option<&Follower> {
-        let followed = self.0.as_ref()?;
+    fn follower(&mut self, run: &Run) -> Option<&mut Follower> {
+        let followed = self.0.as_mut()?;
         let is_followed = (followed.hash, followed.tree) == (run.hash, run.tree);
-        followed.others.as_ref().filter(|_| is_followed).map(|(_, follower)| follower)
+        followed.others.as_mut().filter(|_| is_followed).map(|(_, follower)| follower)
     }
 
     /// Waits until there is something to tell.

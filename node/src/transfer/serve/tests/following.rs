@@ -145,3 +145,50 @@ fn what_is_held_is_told_in_parts() {
     assert_eq!(take(&news), pieces);
     assert!(following.news(&serving, &caller).is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_full_seed_holds_back_what_another_can_give() {
+    let serving = serving();
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = content(2 * P, 1);
+    write(&dir.path().join("file"), &bytes);
+    let hash = serving.shares.add(dir.path().join("file"), |_| ()).await.unwrap().shared.hash;
+    let data = |first| Request::Data { hash, first, count: 1 };
+    let mut followers = Vec::new();
+    for n in 1..=40 {
+        let mut follower = ask(&serving, node(n));
+        let addresses = vec!["192.0.2.1:1".parse().unwrap()];
+        assert_eq!(follower.asked(&Request::Follow { hash, addresses }).await, Answer::Whole);
+        followers.push(follower);
+    }
+    let [first, lucky, lonely] = &mut followers[..3] else { panic!("there are 40") };
+    assert!(first.pieces(&data(0)).await == bytes[..P]);
+
+    // A requester that finds the piece with another cancels, and gets a new one at once.
+    lucky.send(&data(0)).await;
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    lucky.send(&Request::Cancel).await;
+    while lucky.answer().await.0 != refused(Refusal::Cancelled) {}
+    let begin = Instant::now();
+    lucky.send(&data(1)).await;
+    while !matches!(lucky.answer().await.0, Answer::Piece { index: 1, .. }) {}
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+
+    // One that finds it nowhere has four times as long, sees that the seed lives, and is served.
+    let begin = Instant::now();
+    lonely.send(&data(0)).await;
+    let mut signs = 0;
+    loop {
+        match lonely.answer().await {
+            (Answer::Piece { .. }, piece) => {
+                assert!(piece == bytes[..P]);
+                break;
+            }
+            (Answer::Whole, _) => signs += 1,
+            (answer, _) => assert!(matches!(answer, Answer::Sources(_)), "{answer:?}"),
+        }
+    }
+    let took = begin.elapsed();
+    assert!(took >= Duration::from_secs(36) && took < Duration::from_secs(40), "{took:?}");
+    assert!(signs >= 3, "{signs} signs of life");
+}

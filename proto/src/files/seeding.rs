@@ -1,0 +1,108 @@
+//! How long a full seed makes a requester wait for pieces that other requesters can give it.
+//!
+//! A node that has everything names its requesters to each other. If it then sends a piece a second
+//! time, it does what one of them could have done, and a slow seed of a hundred requesters would
+//! upload a hundred copies. So it holds back the pieces that it has already sent to a requester that
+//! others can reach. A requester that finds such a piece with another node cancels its request. A
+//! requester that does not, because it can reach no other node, is served once the seed's patience
+//! is over, and after [`STRIKES`] such waits without delay.
+//!
+//! The right patience cannot be a constant: a busy machine or a slow network may take a minute to
+//! dial a few nodes. It follows what the seed observes instead:
+//!
+//! - until the first requester finds a piece with another, patience runs out for one requester at
+//!   first, then for two, four, eight: if all could reach each other soon, little was sent twice,
+//!   and if none can, the seed soon serves everyone ([`OPEN_AFTER`]);
+//! - from then on it is [`MARGIN`] times what the slowest successful requester took.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::time::Duration;
+
+#[cfg(test)]
+mod tests;
+
+/// Pieces of one hash that are remembered as sent: 64 GiB of them.
+const MAX_SENT: usize = 65_536;
+
+/// Patience for each other requester that can be asked. 300 ms: to be named, dialled and asked.
+const PER_REQUESTER: Duration = Duration::from_millis(300);
+
+/// Longest patience as long as nothing is known of how long requesters take.
+const UNINFORMED_MAX: Duration = Duration::from_secs(10);
+
+/// Longest patience of all. It bounds the harm of a requester that pretends to be slow.
+const PATIENCE_MAX: Duration = Duration::from_secs(60);
+
+/// How many times longer than the slowest successful requester any other may take.
+const MARGIN: u32 = 4;
+
+/// Waits in vain after which a requester is served without delay: it cannot reach the others.
+const STRIKES: u32 = 3;
+
+/// Waits in vain of all requesters, with no success among them, after which all are served without
+/// delay. 16 megabytes at most were then sent twice.
+const OPEN_AFTER: u32 = 16;
+
+/// What a full seed has observed of those who fetch one hash.
+#[derive(Debug, Default)]
+pub struct Seeding {
+    /// Pieces that were sent to a requester that others can ask.
+    sent: BTreeSet<u64>,
+    /// The longest that a requester waited before it found a piece with another one.
+    slowest: Option<Duration>,
+    /// Waits in vain since the last success.
+    vain: u32,
+}
+
+/// What a full seed has observed of one requester.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Requester {
+    /// Waits in vain since its last success.
+    vain: u32,
+}
+
+impl Seeding {
+    /// Takes note of pieces that were sent to a requester that others can ask. Beyond a bound
+    /// pieces are forgotten, which then may be sent twice.
+    pub fn sent(&mut self, pieces: Range<u64>) {
+        let room = MAX_SENT.saturating_sub(self.sent.len());
+        self.sent.extend(pieces.take(room));
+    }
+
+    /// Returns whether all of these pieces were sent to requesters that others can ask.
+    #[must_use]
+    pub fn has_sent(&self, mut pieces: Range<u64>) -> bool {
+        pieces.all(|piece| self.sent.contains(&piece))
+    }
+
+    /// Returns whether to serve now a requester that has waited for so long, where `others` can be
+    /// asked for the same. A requester that is served after it has waited has waited in vain.
+    pub fn serves(&mut self, requester: &mut Requester, waited: Duration, others: usize) -> bool {
+        let is_open = self.slowest.is_none() && self.vain >= OPEN_AFTER;
+        if others == 0 || is_open || requester.vain >= STRIKES {
+            return true;
+        }
+        if waited < self.patience(others) {
+            return false;
+        }
+        requester.vain = requester.vain.saturating_add(1);
+        self.vain = self.vain.saturating_add(1);
+        true
+    }
+
+    /// Takes note that a requester found with another what it has waited for.
+    pub fn found(&mut self, requester: &mut Requester, waited: Duration) {
+        self.slowest = self.slowest.max(Some(waited));
+        (requester.vain, self.vain) = (0, 0);
+    }
+
+    fn patience(&self, others: usize) -> Duration {
+        let others = u32::try_from(others).unwrap_or(u32::MAX);
+        let least = PER_REQUESTER.saturating_mul(others).min(UNINFORMED_MAX);
+        let slowest = self.slowest.unwrap_or_default().saturating_mul(MARGIN);
+        // Those who wait together are served at 1, 2, 3, 4 times the patience: one, one more, two, four.
+        let turn = self.vain.saturating_add(1).ilog2() + 1;
+        least.max(slowest).saturating_mul(turn).min(PATIENCE_MAX)
+    }
+}
