@@ -9,7 +9,6 @@ use peerkit::{Event, Kind, Message, Node};
 use tokio::time::timeout;
 
 use crate::args::DemoArgs;
-use crate::graph::Graph;
 use crate::log::Log;
 use crate::signals;
 use crate::text::{count, millis, size, time};
@@ -121,7 +120,7 @@ async fn discover(network: &Network) -> anyhow::Result<(Figures, ())> {
         "one hop found {} nodes and not {expected}",
         neighbours.nodes.len()
     );
-    let links = Graph::new(&discovery.nodes).links();
+    let links = peerkit::Network::new("demo", &discovery).links();
     let text = format!(
         "{} finds all {} in {}",
         first.name(),
@@ -241,28 +240,27 @@ async fn ping(network: &Network) -> anyhow::Result<(Figures, ())> {
 
 async fn map(network: &Network) -> anyhow::Result<(Figures, ())> {
     network.settled(network.nodes.len()).await?;
-    let discovery = network.first().discover(-1).await?;
-    let graph = Graph::new(&discovery.nodes);
-    let measures = graph.measure();
-    ensure!(measures.components == 1, "the network has fallen apart");
-    ensure!(measures.nodes == network.nodes.len(), "the map misses nodes");
+    let map = network.first().network().await?;
+    let figures = map.figures();
+    ensure!(figures.components == 1, "the network has fallen apart");
+    ensure!(figures.nodes == network.nodes.len(), "the map misses nodes");
     ensure!(
-        measures.links == network.links().len(),
+        figures.links == network.links().len(),
         "the map has {} links, the nodes have {}",
-        measures.links,
+        figures.links,
         network.links().len()
     );
     let text = format!(
         "{}, {}, at most {} apart:",
-        count(measures.nodes, "node"),
-        count(measures.links, "link"),
-        count(measures.diameter, "hop")
+        count(figures.nodes, "node"),
+        count(figures.links, "link"),
+        count(figures.diameter, "hop")
     );
-    let drawing = graph.drawing();
+    let drawing = map.to_text();
     let figures = Figures::new(text)
         .details(drawing.lines().map(str::to_owned).collect())
-        .field("diameter", measures.diameter)
-        .field("map", graph);
+        .field("diameter", figures.diameter)
+        .field("map", map);
     Ok((figures, ()))
 }
 

@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use peerkit::{
-    Access, Address, ConnectOptions, Error, FileName, FoundFile, Get, Hash, KnownPeer, Node,
-    NodeId, Peer, ShareOptions, Size,
+    Access, Address, ConnectOptions, Error, FileName, FoundFile, Get, Hash, KnownPeer, Network,
+    Node, NodeId, Peer, ShareOptions, Size,
 };
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::command::Command;
 use crate::fetches::Fetches;
-use crate::graph::Graph;
 use crate::log::Log;
 use crate::manual;
 use crate::outcome::{
@@ -27,9 +26,6 @@ use crate::wanted::{self, Destination, Hit, Wanted};
 /// How long a command waits for what was shared before the start. 5 s: a hundred thousand files that
 /// have not changed take one.
 const RESTORED: Duration = Duration::from_secs(5);
-
-/// The whole network, as a depth.
-const WHOLE_NETWORK: i32 = -1;
 
 /// Nodes dialled at once when many are to be connected. 16: a file of known peers may name
 /// thousands, and most of them may be gone.
@@ -123,7 +119,7 @@ impl Session {
             Command::Discover { depth } => {
                 let discovery = node.discover(depth).await?;
                 Outcome::Discovered {
-                    links: Graph::new(&discovery.nodes).links(),
+                    links: Network::new(node.network_name(), &discovery).links(),
                     size: discovery.nodes.len(),
                     complete: discovery.complete,
                     elapsed_ms: millis(discovery.elapsed),
@@ -183,18 +179,15 @@ impl Session {
             }
             Command::Status => Outcome::Status { status: Box::new(node.status().await) },
             Command::Network => {
-                let discovery = node.discover(WHOLE_NETWORK).await?;
-                let nodes = discovery.nodes;
-                // Every pair of nodes counts: in a large network that takes its time.
-                let measuring = tokio::task::spawn_blocking(move || Graph::new(&nodes).measure());
-                Outcome::Network {
-                    network: NetworkView {
-                        name: node.network().to_owned(),
-                        measures: measuring.await?,
-                        complete: discovery.complete,
-                        elapsed_ms: millis(discovery.elapsed),
-                    },
-                }
+                let network = node.network().await?;
+                // The time grows with the square of the nodes.
+                let measuring = tokio::task::spawn_blocking(move || NetworkView {
+                    name: network.name().to_owned(),
+                    figures: network.figures(),
+                    complete: network.is_complete(),
+                    elapsed_ms: millis(network.elapsed()),
+                });
+                Outcome::Network { network: measuring.await? }
             }
             Command::Size => {
                 let Size { nodes, error, exact, .. } = node.size().await?;
@@ -333,7 +326,7 @@ impl Session {
             );
         }
         let get = match wanted {
-            Wanted::Ticket(ticket) if ticket.network != self.node.network() => bail!(
+            Wanted::Ticket(ticket) if ticket.network != self.node.network_name() => bail!(
                 "this ticket is from the network `{}`, where this node is not: \
                  `peerkit get TICKET` fetches it without a running node",
                 ticket.network
@@ -348,8 +341,7 @@ impl Session {
 
     async fn map(&self, file: Option<PathBuf>) -> anyhow::Result<Outcome> {
         let write = file.as_deref().map(form).transpose()?;
-        let discovery = self.node.discover(WHOLE_NETWORK).await?;
-        let map = Graph::new(&discovery.nodes).of_network(self.node.network());
+        let map = self.node.network().await?;
         let (Some(path), Some(write)) = (file, write) else {
             return Ok(Outcome::Map { map });
         };
@@ -464,12 +456,12 @@ fn by_digits(text: &str, mut candidates: Vec<Hash>) -> anyhow::Result<Option<Has
 }
 
 /// What turns the map into the form that a file's ending asks for.
-fn form(path: &Path) -> anyhow::Result<fn(&Graph) -> String> {
+fn form(path: &Path) -> anyhow::Result<fn(&Network) -> String> {
     let ending = path.extension().and_then(|ending| ending.to_str());
     match ending.map(str::to_ascii_lowercase).as_deref() {
-        Some("svg") => Ok(Graph::svg),
-        Some("dot" | "gv") => Ok(Graph::dot),
-        Some("graphml") => Ok(Graph::graphml),
+        Some("svg") => Ok(Network::to_svg),
+        Some("dot" | "gv") => Ok(Network::to_dot),
+        Some("graphml") => Ok(Network::to_graphml),
         Some("json") => Ok(crate::json::line),
         _ => {
             bail!("the map's form goes by the file's ending: name it .svg, .dot, .graphml or .json")

@@ -144,7 +144,7 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
                 None => format!("{nodes} or more: some did not answer in time"),
             }
         }
-        Outcome::Map { map } => map.drawing(),
+        Outcome::Map { map } => map.to_text(),
         Outcome::Drawn { path } => format!("wrote {}", shown(path)),
         Outcome::Saved { path, peers } => {
             format!("wrote {} to {}", count(peers.len(), "peer"), shown(path))
@@ -392,25 +392,25 @@ const BAR: usize = 40;
 const CUT_NODES: usize = 8;
 
 fn network_text(paint: Paint, network: &NetworkView) -> String {
-    let measures = &network.measures;
-    let degree = &measures.degree;
+    let figures = &network.figures;
+    let degree = &figures.degree;
     let mut text = format!(
         "{}  {}, {} in {}{}",
         paint.name(&plain(&network.name)),
-        count(measures.nodes, "node"),
-        count(measures.links, "link"),
+        count(figures.nodes, "node"),
+        count(figures.links, "link"),
         text::time(Duration::from_secs_f64(network.elapsed_ms / 1e3)),
         if network.complete { "" } else { ", some did not answer in time" },
     );
     let mut line = |key: &str, value: String| {
         let _ = write!(text, "\n  {}  {value}", paint.faint(&format!("{key:10}")));
     };
-    line("components", measures.components.to_string());
-    let bound = if measures.diameter_exact { "" } else { "at least " };
-    line("diameter", format!("{bound}{}", count(measures.diameter, "hop")));
-    let cut = measures.cut_nodes.iter().take(CUT_NODES).map(|id| id.short());
+    line("components", figures.components.to_string());
+    let bound = if figures.diameter_exact { "" } else { "at least " };
+    line("diameter", format!("{bound}{}", count(figures.diameter, "hop")));
+    let cut = figures.cut_nodes.iter().take(CUT_NODES).map(|id| id.short());
     let mut cut: Vec<String> = cut.collect();
-    match measures.cut_nodes.len() {
+    match figures.cut_nodes.len() {
         0 => cut.push("none".to_owned()),
         all if all > CUT_NODES => cut.push(format!("and {} more", all - CUT_NODES)),
         _ => {}
@@ -437,13 +437,12 @@ fn speed(bytes: u64, seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::measure::{Degree, Measures};
-    use peerkit::NodeId;
+    use peerkit::{Degrees, Figures, NodeId};
 
     #[test]
     fn a_networks_figures_are_told_with_bars() {
-        let degree = Degree { min: 1, avg: 1.5, max: 2, histogram: [(1, 100), (2, 3)].into() };
-        let measures = Measures {
+        let degree = Degrees { min: 1, avg: 1.5, max: 2, histogram: [(1, 100), (2, 3)].into() };
+        let figures = Figures {
             nodes: 103,
             links: 53,
             components: 2,
@@ -452,7 +451,7 @@ mod tests {
             diameter_exact: false,
             cut_nodes: (0..10).map(|n| NodeId::from_bytes([n; 32])).collect(),
         };
-        let network = NetworkView { name: "net".into(), measures, complete: true, elapsed_ms: 2.0 };
+        let network = NetworkView { name: "net".into(), figures, complete: true, elapsed_ms: 2.0 };
         let text = network_text(Paint::on(&tempfile::tempfile().unwrap()), &network);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "net  103 nodes, 53 links in 2.0 ms");

@@ -18,7 +18,6 @@ mod execute;
 mod fetches;
 mod folders;
 mod get;
-mod graph;
 mod host;
 mod human;
 mod json;

@@ -3,13 +3,11 @@
 use std::path::PathBuf;
 
 use peerkit::{
-    Access, DownloadStatus, Dropped, FoundFile, KnownPeer, Node, NodeId, NodeInfo, Peer,
-    SharedFile, Skipped, Status,
+    Access, DownloadStatus, Dropped, Figures, FoundFile, KnownPeer, Network, Node, NodeId,
+    NodeInfo, Peer, SharedFile, Skipped, Status,
 };
 use serde::Serialize;
 
-use crate::graph::Graph;
-use crate::graph::measure::Measures;
 use crate::text;
 
 /// The result of a command that worked.
@@ -98,7 +96,7 @@ pub(crate) enum Outcome {
         error: Option<f64>,
     },
     /// `map` without a file
-    Map { map: Graph },
+    Map { map: Network },
     /// `map FILE`
     Drawn { path: PathBuf },
     /// `save`
@@ -292,7 +290,7 @@ pub(crate) struct NetworkView {
     /// The network's name.
     pub(crate) name: String,
     #[serde(flatten)]
-    pub(crate) measures: Measures,
+    pub(crate) figures: Figures,
     /// Whether every node that was asked has answered.
     pub(crate) complete: bool,
     pub(crate) elapsed_ms: f64,

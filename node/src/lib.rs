@@ -52,6 +52,7 @@ mod known;
 mod listen;
 mod lock;
 mod met;
+mod network;
 mod node;
 mod opening;
 mod order;
@@ -79,6 +80,7 @@ pub use events::Events;
 pub use key::{
     KeyError, create as create_key, load as load_key, load_or_create as load_or_create_key,
 };
+pub use network::{Degrees, Figures, Network, NetworkNode};
 pub use node::{
     Broadcasted, ConnectOptions, Discovery, FoundFile, IntoAddress, Node, SendReport, Sender, Size,
     Source,

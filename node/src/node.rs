@@ -77,9 +77,9 @@ impl Node {
         &self.inner.name
     }
 
-    /// The network that it belongs to.
+    /// Returns the name of the network that the node belongs to.
     #[must_use]
-    pub fn network(&self) -> &str {
+    pub fn network_name(&self) -> &str {
         &self.inner.network
     }
 

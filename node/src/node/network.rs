@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Node;
 use crate::error::Error;
 use crate::inner::Inner;
+use crate::network::Network;
 use crate::order::{ANSWERS, Asked, Order};
 use crate::store::KnownPeer;
 
@@ -211,6 +212,15 @@ impl Node {
         }
         let nodes = std::iter::once(me).chain(nodes.into_values()).collect();
         Ok(Discovery { nodes, complete, elapsed: started.elapsed() })
+    }
+
+    /// Discovers the whole network, to be measured and drawn: see [`Network`]. It is
+    /// [`Node::discover`] with the depth -1, as a graph.
+    ///
+    /// # Errors
+    /// Where the node is stopping.
+    pub async fn network(&self) -> Result<Network, Error> {
+        Ok(Network::new(&self.inner.network, &self.discover(-1).await?))
     }
 
     /// How many nodes the network has: counted where they are up to about 10,000, estimated beyond.

@@ -6,10 +6,9 @@ use std::fmt::Write as _;
 use super::labels::{self, Anchor, Label};
 use super::picture::Picture;
 use super::shapes::{Point, Rect};
+use super::text::{count, label};
 use super::xml::{allowed, escaped};
-use super::{Graph, GraphNode};
-use crate::text::count;
-use crate::text::label;
+use super::{Network, NetworkNode};
 
 /// Pixels that stay free along the edge.
 const MARGIN: f64 = 24.0;
@@ -23,9 +22,10 @@ const NODE: &str = "fill=\"#cfe0ee\" stroke=\"#3d6a92\"";
 const SELF: &str = "fill=\"#f2643d\" stroke=\"#8f2f12\"";
 const SILENT: &str = "fill=\"#fbfaf7\" stroke=\"#5f6f7c\" stroke-dasharray=\"3 2\"";
 
-impl Graph {
-    /// The graph as SVG: an arrow points from the node that dialled to the one that it dialled.
-    pub(crate) fn svg(&self) -> String {
+impl Network {
+    /// Writes the network as an SVG picture that needs nothing else. An arrow points from the node that dialled to the one that it dialled.
+    #[must_use]
+    pub fn to_svg(&self) -> String {
         let picture = Picture::of(self);
         // A large picture is looked at as a whole first, and that small.
         let zoom = (picture.rect.width().max(picture.rect.height()) / 1200.0).max(1.0);
@@ -72,7 +72,7 @@ impl Graph {
 
     /// The network's name, and how large it is.
     fn heading(&self, parts: usize, zoom: f64) -> [Label; 2] {
-        let name = match self.network.as_str() {
+        let name = match self.name.as_str() {
             "" => "network".to_owned(),
             name => allowed(name),
         };
@@ -117,7 +117,7 @@ impl Graph {
             x = label.rect.most.x + 18.0 * zoom;
             legend.push((sign, label));
         };
-        let has = |what: fn(&GraphNode) -> bool| self.nodes.iter().any(what);
+        let has = |what: fn(&NetworkNode) -> bool| self.nodes.iter().any(what);
         if has(|node| node.is_self) {
             add(&circle(SELF), 12.0, "this node");
         }
@@ -155,7 +155,7 @@ impl Graph {
 }
 
 /// What a viewer shows where the pointer rests on a node.
-fn tip(node: &GraphNode) -> String {
+fn tip(node: &NetworkNode) -> String {
     let address = node.address.as_deref().unwrap_or("no address");
     let who = if node.is_self { ", this node" } else { "" };
     let silent = if node.answered { "" } else { ", no answer" };
@@ -248,7 +248,7 @@ fn write_text(svg: &mut String, label: &Label, style: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::tests::{hostile, infos};
+    use crate::network::tests::{hostile, infos, network_of};
     use proptest::prelude::*;
 
     /// What stands in the group of that name.
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_hostile_name_stays_inside_its_element() {
-        let svg = hostile().svg();
+        let svg = hostile().to_svg();
         assert!(
             svg.contains("<title>&lt;net\\u{0}&gt;: 2 nodes, 1 link, 1 did not answer"),
             "{svg}"
@@ -317,8 +317,8 @@ mod tests {
 
     #[test]
     fn an_arrow_points_from_the_node_that_dialled() {
-        let graph = Graph::new(&infos(2, &[(1, 0)]));
-        let svg = graph.svg();
+        let network = network_of(&infos(2, &[(1, 0)]));
+        let svg = network.to_svg();
         let nodes = elements(group(&svg, "nodes"), "circle");
         let [zero, one] = [0, 1].map(|n| number(nodes[n], "cx"));
         let links = group(&svg, "links");
@@ -329,14 +329,14 @@ mod tests {
         assert!((x(from) - one).abs() < (x(from) - zero).abs(), "{path}");
         assert!((x(to) - zero).abs() < (x(to) - one).abs(), "{path}");
 
-        let both = Graph::new(&infos(2, &[(1, 0), (0, 1)])).svg();
+        let both = network_of(&infos(2, &[(1, 0), (0, 1)])).to_svg();
         assert!(group(&both, "links").contains("<path d=") && both.contains("marker-start="));
     }
 
     #[test]
     fn each_kind_of_node_has_its_sign_and_its_legend() {
-        let graph = Graph::new(&infos(3, &[(0, 1), (1, 2)])[..2]).of_network("net");
-        let svg = graph.svg();
+        let network = network_of(&infos(3, &[(0, 1), (1, 2)])[..2]);
+        let svg = network.to_svg();
         let nodes = group(&svg, "nodes");
         let circles = elements(nodes, "circle");
         assert!(circles[0].contains(SELF) && circles[0].contains("this node"), "{nodes}");
@@ -345,15 +345,15 @@ mod tests {
         for meaning in [">this node<", ">another node<", ">did not answer<", ">from the node"] {
             assert!(svg.contains(meaning), "{meaning}");
         }
-        let alone = Graph::new(&infos(1, &[])).svg();
+        let alone = network_of(&infos(1, &[])).to_svg();
         assert!(alone.contains(">this node<") && !alone.contains(">another node<"));
-        assert!(Graph::default().svg().ends_with("</svg>\n"));
+        assert!(Network::default().to_svg().ends_with("</svg>\n"));
     }
 
     #[test]
     fn many_nodes_have_their_names_in_tips_only() {
         let links: Vec<(u16, u16)> = (1..200).map(|n| (n, n / 3)).collect();
-        let svg = Graph::new(&infos(200, &links)).svg();
+        let svg = network_of(&infos(200, &links)).to_svg();
         assert_eq!(elements(group(&svg, "nodes"), "circle").len(), 200);
         assert_eq!(elements(group(&svg, "links"), "path").len(), 199);
         assert!(svg.contains("<title>n77 (") && !svg.contains(">n77<"));
@@ -371,13 +371,13 @@ mod tests {
             for (info, name) in infos.iter_mut().zip(names) {
                 info.name = name;
             }
-            let graph = Graph::new(&infos[..answered]);
-            let svg = graph.svg();
-            prop_assert_eq!(elements(group(&svg, "links"), "path").len(), graph.links());
+            let network = network_of(&infos[..answered]);
+            let svg = network.to_svg();
+            prop_assert_eq!(elements(group(&svg, "links"), "path").len(), network.links());
             let circles = elements(group(&svg, "nodes"), "circle");
-            prop_assert_eq!(circles.len(), graph.nodes.len());
+            prop_assert_eq!(circles.len(), network.nodes.len());
             let view = view(&svg);
-            for (node, circle) in graph.nodes.iter().zip(&circles) {
+            for (node, circle) in network.nodes.iter().zip(&circles) {
                 prop_assert!(circle.contains(&node.id.short()), "{}", circle);
                 let middle = Point { x: number(circle, "cx"), y: number(circle, "cy") };
                 let size = 2.0 * number(circle, "r");
@@ -385,7 +385,7 @@ mod tests {
                 prop_assert_eq!(view.with(circle), view);
             }
             let texts = elements(&svg, "text");
-            prop_assert!(texts.len() >= graph.nodes.len() + 2, "{}", svg);
+            prop_assert!(texts.len() >= network.nodes.len() + 2, "{}", svg);
             for text in texts {
                 prop_assert_eq!(view.with(covered(text)), view, "{}", text);
             }

@@ -2,7 +2,7 @@
 //! other away, and what moves cools down (Fruchterman and Reingold, "Graph drawing by
 //! force-directed placement", 1991). The same nodes and links give the same picture every time.
 
-use peerkit::NodeId;
+use peerkit_proto::id::NodeId;
 
 use super::neighbours::Neighbours;
 use super::pivots;
@@ -173,7 +173,7 @@ fn lying(mut places: Vec<Point>) -> Vec<Point> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::tests::id;
+    use crate::network::tests::id;
 
     fn lay_out_all(nodes: u16, links: impl IntoIterator<Item = (usize, usize)>) -> Vec<Point> {
         let ids: Vec<NodeId> = (0..nodes).map(id).collect();

@@ -1,50 +1,80 @@
-//! The network as a graph: who is linked with whom, drawn and measured.
+//! The network as a graph: its nodes and links, measured and drawn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::time::Duration;
 
-use peerkit::{NodeId, NodeInfo};
+use peerkit_proto::event::NodeInfo;
+use peerkit_proto::id::NodeId;
 use serde::ser::SerializeStruct as _;
 use serde::{Serialize, Serializer};
 
-use crate::text::label;
+use crate::node::Discovery;
 
 use neighbours::Neighbours;
+use text::label;
+
+pub use figures::{Degrees, Figures};
 
 mod dot;
+mod figures;
 mod graphml;
 mod labels;
 mod layout;
-pub(crate) mod measure;
 mod neighbours;
 mod picture;
 mod pivots;
 mod shapes;
 mod svg;
+mod text;
 mod xml;
 
-/// The nodes and links that a discovery told of.
+/// The nodes and links of a network, as a discovery found them: see [`Node::network`].
 ///
-/// Its JSON is the node-link form of NetworkX, with `from` and `to` for the ends of a link.
+/// It can be measured ([`Network::figures`]) and written as SVG, DOT, GraphML, JSON or text. Its
+/// JSON is the node-link form of NetworkX, with `from` and `to` for the ends of a link.
+///
+/// ```
+/// use peerkit::Node;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
+/// let ann = Node::builder().name("ann").listen("127.0.0.1:0").spawn().await?;
+/// let bob = Node::builder().name("bob").spawn().await?;
+/// bob.connect(ann.listening()[0]).await?;
+///
+/// let network = bob.network().await?;
+/// let figures = network.figures();
+/// assert_eq!((figures.nodes, figures.links, figures.diameter), (2, 1, 1));
+/// assert!(network.to_svg().contains("ann"));
+/// # ann.shutdown().await; bob.shutdown().await; Ok(()) }
+/// ```
+///
+/// [`Node::network`]: crate::Node::network
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Graph {
-    /// The network's name; empty where nobody asked for it.
-    network: String,
-    nodes: Vec<GraphNode>,
+pub struct Network {
+    name: String,
+    nodes: Vec<NetworkNode>,
     edges: Vec<Edge>,
+    complete: bool,
+    elapsed: Duration,
 }
 
-/// A node of the graph.
-#[derive(Debug, Clone, Serialize)]
-struct GraphNode {
-    id: NodeId,
-    /// Empty where it did not answer itself.
-    name: String,
-    address: Option<String>,
-    /// Whether it answered, or is only known as the other end of a link.
-    answered: bool,
-    /// Whether it is the node that asked. Not `self`, which NetworkX takes for its own argument.
-    is_self: bool,
+/// A node of a [`Network`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct NetworkNode {
+    /// Its identity.
+    pub id: NodeId,
+    /// The name that it gave itself; empty where it did not answer.
+    pub name: String,
+    /// An address where it may be dialled, if one is known.
+    pub address: Option<String>,
+    /// Whether it answered the discovery. A node that did not answer is known as the other end of a
+    /// link only.
+    pub answered: bool,
+    /// Whether it is the node that ran the discovery.
+    // Not `self`, which NetworkX takes for its own argument.
+    pub is_self: bool,
 }
 
 /// A link, from the node that dialled.
@@ -54,7 +84,7 @@ struct Edge {
     to: NodeId,
 }
 
-/// A pair of linked nodes, by their places in the graph.
+/// A pair of linked nodes, by their places in the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Link {
     /// The one that dialled.
@@ -64,22 +94,29 @@ struct Link {
     both: bool,
 }
 
-impl Graph {
-    /// Builds the graph out of what the nodes told of themselves, the asking node first.
-    pub(crate) fn new(infos: &[NodeInfo]) -> Self {
+impl Network {
+    /// Builds the network of that name out of a discovery.
+    #[must_use]
+    pub fn new(name: &str, discovery: &Discovery) -> Self {
+        let Discovery { nodes, complete, elapsed } = discovery;
+        Self { complete: *complete, elapsed: *elapsed, ..Self::of(name, nodes) }
+    }
+
+    /// Builds the graph out of what the nodes say of themselves. The first is the node that asked.
+    fn of(name: &str, infos: &[NodeInfo]) -> Self {
         let mut nodes = BTreeMap::new();
         let mut edges = BTreeSet::new();
         let mut order = Vec::new();
         for info in infos {
             let outbound = info.outbound.iter().map(|other| (other, info.id, other.id));
             let inbound = info.inbound.iter().map(|other| (other, other.id, info.id));
-            // A node that tells of a link with itself has none there.
-            let told = outbound.chain(inbound).filter(|(_, from, to)| from != to);
-            for (other, from, to) in told {
+            // A node has no link with itself, whatever it says.
+            let links = outbound.chain(inbound).filter(|(_, from, to)| from != to);
+            for (other, from, to) in links {
                 edges.insert(Edge { from, to });
                 nodes.entry(other.id).or_insert_with(|| {
                     order.push(other.id);
-                    GraphNode {
+                    NetworkNode {
                         id: other.id,
                         name: String::new(),
                         address: Some(other.address.clone().without_id().to_string()),
@@ -91,7 +128,7 @@ impl Graph {
         }
         for (index, info) in infos.iter().enumerate() {
             let address = info.addresses.first().cloned();
-            let node = GraphNode {
+            let node = NetworkNode {
                 id: info.id,
                 name: info.name.clone(),
                 address: address.map(|address| address.without_id().to_string()),
@@ -110,21 +147,58 @@ impl Graph {
             .filter(|id| seen.insert(*id))
             .filter_map(|id| nodes.remove(&id))
             .collect();
-        Self { network: String::new(), nodes, edges: edges.into_iter().collect() }
+        let edges = edges.into_iter().collect();
+        Self { name: name.to_owned(), nodes, edges, ..Self::default() }
     }
 
-    /// The same graph, of the network of that name.
-    pub(crate) fn of_network(self, name: &str) -> Self {
-        Self { network: name.to_owned(), ..self }
+    /// Returns the network's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
-    /// Links: a pair of nodes counts once, whoever dialled.
-    pub(crate) fn links(&self) -> usize {
+    /// Returns the nodes: those that answered by their names, then the others.
+    #[must_use]
+    pub fn nodes(&self) -> &[NetworkNode] {
+        &self.nodes
+    }
+
+    /// Returns each link once for each direction in which it was dialled: the node that dialled,
+    /// then the node that was dialled.
+    pub fn edges(&self) -> impl Iterator<Item = (NodeId, NodeId)> {
+        self.edges.iter().map(|edge| (edge.from, edge.to))
+    }
+
+    /// Counts the links. A pair of nodes counts once, even if each has dialled the other.
+    #[must_use]
+    pub fn links(&self) -> usize {
         self.pairs().len()
     }
 
-    /// The graph as a list that a person can follow: each node with the links it made.
-    pub(crate) fn drawing(&self) -> String {
+    /// Returns whether every node that the discovery asked has answered.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Returns how long the discovery took.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
+    /// Writes the network as JSON on one line, without a line end: the node-link form of NetworkX,
+    /// with `from` and `to` for the ends of a link. `serde` serializes it to the same form.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // Strings, booleans and lists of them always have a JSON form.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Writes the network as a list for people: each node with the links that it dialled. Names are
+    /// made safe for a terminal.
+    #[must_use]
+    pub fn to_text(&self) -> String {
         let names: BTreeMap<NodeId, String> =
             self.nodes.iter().map(|node| (node.id, label(&node.id, &node.name))).collect();
         let mut made: BTreeMap<NodeId, Vec<&String>> = BTreeMap::new();
@@ -168,27 +242,31 @@ impl Graph {
     }
 }
 
-impl Serialize for Graph {
+impl Serialize for Network {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut graph = serializer.serialize_struct("Graph", 5)?;
-        graph.serialize_field("directed", &true)?;
-        graph.serialize_field("multigraph", &false)?;
-        graph.serialize_field("graph", &BTreeMap::from([("network", &self.network)]))?;
-        graph.serialize_field("nodes", &self.nodes)?;
-        graph.serialize_field("edges", &self.edges)?;
-        graph.end()
+        let mut network = serializer.serialize_struct("Network", 5)?;
+        network.serialize_field("directed", &true)?;
+        network.serialize_field("multigraph", &false)?;
+        network.serialize_field("graph", &BTreeMap::from([("network", &self.name)]))?;
+        network.serialize_field("nodes", &self.nodes)?;
+        network.serialize_field("edges", &self.edges)?;
+        network.end()
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use peerkit::Neighbour;
+    use peerkit_proto::event::Neighbour;
 
     pub(super) fn id(n: u16) -> NodeId {
         let mut bytes = [0; 32];
         bytes[..2].copy_from_slice(&n.to_be_bytes());
         NodeId::from_bytes(bytes)
+    }
+
+    pub(super) fn network_of(infos: &[NodeInfo]) -> Network {
+        Network::of("", infos)
     }
 
     /// Nodes 0 to `n` that all answered, each link told by both of its ends.
@@ -213,54 +291,54 @@ pub(super) mod tests {
     }
 
     /// Two nodes: the first has a name that nobody should have, the second did not answer.
-    pub(super) fn hostile() -> Graph {
+    pub(super) fn hostile() -> Network {
         let mut infos = infos(2, &[(0, 1)]);
         infos[0].name = "a\"; b \\\n\u{1b}[31m<x y='&amp;'>\u{202e}\u{ffff}]]>".into();
-        Graph::new(&infos[..1]).of_network("<net\u{0}>")
+        Network::of("<net\u{0}>", &infos[..1])
     }
 
     #[test]
     fn a_pair_that_both_dialled_is_one_link() {
-        let graph = Graph::new(&infos(3, &[(0, 1), (1, 0), (2, 1)]));
+        let network = network_of(&infos(3, &[(0, 1), (1, 0), (2, 1)]));
         let expected = [Link { from: 0, to: 1, both: true }, Link { from: 2, to: 1, both: false }];
-        assert_eq!(graph.pairs(), expected);
-        assert_eq!(graph.links(), 2);
+        assert_eq!(network.pairs(), expected);
+        assert_eq!(network.links(), 2);
     }
 
     #[test]
     fn a_link_with_oneself_is_none() {
-        let graph = Graph::new(&infos(1, &[(0, 0)]));
-        assert_eq!((graph.nodes.len(), graph.links()), (1, 0));
+        let network = network_of(&infos(1, &[(0, 0)]));
+        assert_eq!((network.nodes.len(), network.links()), (1, 0));
     }
 
     #[test]
     fn a_neighbour_that_did_not_answer_is_in_the_graph() {
-        let graph = Graph::new(&infos(3, &[(0, 1), (1, 2)])[..2]);
-        assert_eq!(graph.nodes.len(), 3);
-        assert!(!graph.nodes[2].answered);
-        assert!(graph.drawing().contains("no answer"));
-        assert_eq!(graph.links(), 2);
+        let network = network_of(&infos(3, &[(0, 1), (1, 2)])[..2]);
+        assert_eq!(network.nodes.len(), 3);
+        assert!(!network.nodes[2].answered);
+        assert!(network.to_text().contains("no answer"));
+        assert_eq!(network.links(), 2);
     }
 
     #[test]
     fn the_first_to_answer_is_this_node() {
         let mut infos = infos(3, &[(0, 1), (1, 2)]);
         infos.rotate_left(1);
-        let graph = Graph::new(&infos);
-        let selves = graph.nodes.iter().filter(|node| node.is_self);
+        let network = network_of(&infos);
+        let selves = network.nodes.iter().filter(|node| node.is_self);
         assert_eq!(selves.map(|node| node.id).collect::<Vec<_>>(), [id(1)]);
-        assert_eq!(graph.drawing().matches("this node").count(), 1);
+        assert_eq!(network.to_text().matches("this node").count(), 1);
     }
 
     #[test]
     fn every_link_is_drawn() {
-        let drawing = Graph::new(&infos(3, &[(0, 1), (0, 2)])).drawing();
+        let drawing = network_of(&infos(3, &[(0, 1), (0, 2)])).to_text();
         assert!(drawing.contains("├─▶ n1") && drawing.contains("└─▶ n2"), "{drawing}");
     }
 
     #[test]
     fn json_has_the_node_link_form() {
-        let graph = Graph::new(&infos(2, &[(1, 0)])[..1]).of_network("net");
+        let network = Network::of("net", &infos(2, &[(1, 0)])[..1]);
         let expected = serde_json::json!({
             "directed": true,
             "multigraph": false,
@@ -273,6 +351,9 @@ pub(super) mod tests {
             ],
             "edges": [{"from": id(1), "to": id(0)}],
         });
-        assert_eq!(serde_json::json!(graph), expected);
+        assert_eq!(serde_json::json!(network), expected);
+        let text: serde_json::Value = serde_json::from_str(&network.to_json()).unwrap();
+        assert_eq!(text, expected);
+        assert!(!network.to_json().contains('\n'));
     }
 }

@@ -1,6 +1,6 @@
 //! Text from the network inside XML.
 
-use crate::text::plain;
+use super::text::plain;
 
 /// A text as it stands in an element or between double quotes.
 pub(super) fn escaped(text: &str) -> String {

@@ -6,7 +6,7 @@ use super::labels::{self, Label};
 use super::layout::lay_out;
 use super::shapes::{Point, Rect};
 use super::xml::allowed;
-use super::{Graph, GraphNode, Link};
+use super::{Link, Network, NetworkNode};
 
 /// The most nodes that have their names beside them; of more one could read none.
 const NAMED: usize = 150;
@@ -54,13 +54,13 @@ struct Part {
 }
 
 impl Picture {
-    pub(super) fn of(graph: &Graph) -> Self {
-        let links = graph.pairs();
-        let scale = Scale::of(graph.nodes.len());
-        let texts = texts(&graph.nodes);
-        let neighbours = graph.neighbours();
+    pub(super) fn of(network: &Network) -> Self {
+        let links = network.pairs();
+        let scale = Scale::of(network.nodes.len());
+        let texts = texts(&network.nodes);
+        let neighbours = network.neighbours();
         let components = neighbours.components();
-        let mut part_of = vec![0; graph.nodes.len()];
+        let mut part_of = vec![0; network.nodes.len()];
         for (part, nodes) in components.iter().enumerate() {
             nodes.iter().for_each(|node| part_of[*node] = part);
         }
@@ -69,14 +69,14 @@ impl Picture {
             links_of[part_of[link.from]].push((link.from, link.to));
         }
         let parts = components.into_iter().zip(links_of).map(|(nodes, links)| {
-            let ids: Vec<_> = nodes.iter().map(|node| graph.nodes[*node].id).collect();
+            let ids: Vec<_> = nodes.iter().map(|node| network.nodes[*node].id).collect();
             let places = scale.spread(lay_out(&ids, &neighbours.among(&nodes)));
             Part::new(nodes, places, &links, &texts, &scale)
         });
         let parts = in_rows(parts.collect());
 
         let mut picture = Self {
-            places: vec![Point::default(); graph.nodes.len()],
+            places: vec![Point::default(); network.nodes.len()],
             links,
             radius: scale.radius,
             self_radius: scale.self_radius,
@@ -178,7 +178,7 @@ fn in_rows(mut parts: Vec<Part>) -> Vec<Part> {
 
 /// What stands beside each node: its name, with the first digits of its id where others have the
 /// same name or it has none.
-fn texts(nodes: &[GraphNode]) -> Vec<String> {
+fn texts(nodes: &[NetworkNode]) -> Vec<String> {
     let names: Vec<String> = nodes.iter().map(|node| shortened(&node.name)).collect();
     let mut bearers = BTreeMap::new();
     for name in &names {
@@ -204,15 +204,15 @@ pub(super) fn shortened(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::tests::infos;
+    use crate::network::tests::{infos, network_of};
 
     #[test]
     fn parts_lie_beside_each_other() {
         let links = [(0, 1), (1, 2), (3, 4), (4, 5), (5, 3), (6, 7)];
-        let graph = Graph::new(&infos(10, &links));
-        let picture = Picture::of(&graph);
+        let network = network_of(&infos(10, &links));
+        let picture = Picture::of(&network);
         assert_eq!(picture.parts, 5);
-        let parts = graph.neighbours().components();
+        let parts = network.neighbours().components();
         let rect = |nodes: &Vec<usize>| {
             let places: Vec<Point> = nodes.iter().map(|node| picture.places[*node]).collect();
             Rect::around(&places).padded(picture.radius)
@@ -232,10 +232,10 @@ mod tests {
         {
             info.name = name.to_owned();
         }
-        let graph = Graph::new(&infos);
-        let mut texts = texts(&graph.nodes);
+        let network = network_of(&infos);
+        let mut texts = texts(&network.nodes);
         texts.sort();
-        let digits = |n: u16| crate::graph::tests::id(n).short();
+        let digits = |n: u16| crate::network::tests::id(n).short();
         let mut expected = [
             digits(2),
             "a name of very many lett…".to_owned(),

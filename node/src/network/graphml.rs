@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::Graph;
+use super::Network;
 use super::xml::escaped;
 
 const HEAD: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
@@ -15,11 +15,12 @@ const HEAD: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
   <graph edgedefault="directed">
 "#;
 
-impl Graph {
-    /// The graph as GraphML: nodes by their ids, links from the node that dialled.
-    pub(crate) fn graphml(&self) -> String {
+impl Network {
+    /// Writes the network as GraphML: nodes by their identities, links from the node that dialled.
+    #[must_use]
+    pub fn to_graphml(&self) -> String {
         let mut text = String::from(HEAD);
-        let _ = writeln!(text, "    <data key=\"network\">{}</data>", escaped(&self.network));
+        let _ = writeln!(text, "    <data key=\"network\">{}</data>", escaped(&self.name));
         for node in &self.nodes {
             let _ = write!(text, "    <node id=\"{}\">", node.id);
             let _ = write!(text, "<data key=\"name\">{}</data>", escaped(&node.name));
@@ -39,12 +40,11 @@ impl Graph {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::graph::tests::{hostile, id, infos};
+    use crate::network::tests::{hostile, id, infos, network_of};
 
     #[test]
     fn a_hostile_name_stays_inside_its_element() {
-        let graphml = hostile().graphml();
+        let graphml = hostile().to_graphml();
         let name = "<data key=\"name\">a&quot;; b \\\\n\\u{1b}[31m&lt;x y='&amp;amp;'&gt;";
         assert!(graphml.contains(name), "{graphml}");
         assert!(graphml.contains("<data key=\"network\">&lt;net\\u{0}&gt;</data>"), "{graphml}");
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn this_node_is_told_and_links_go_from_the_dialler() {
-        let graphml = Graph::new(&infos(3, &[(1, 0), (1, 2)])[..2]).graphml();
+        let graphml = network_of(&infos(3, &[(1, 0), (1, 2)])[..2]).to_graphml();
         let line = |id| graphml.lines().find(|line| line.contains(&format!("node id=\"{id}\"")));
         let (first, last) = (line(id(0)).unwrap(), line(id(2)).unwrap());
         assert!(

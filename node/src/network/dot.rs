@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 
-use super::Graph;
+use super::Network;
+use super::text::label;
 use super::xml::allowed;
-use crate::text::label;
 
-impl Graph {
-    /// The graph for Graphviz: links go from the node that dialled.
-    pub(crate) fn dot(&self) -> String {
+impl Network {
+    /// Writes the network in DOT, for Graphviz. Links go from the node that dialled.
+    #[must_use]
+    pub fn to_dot(&self) -> String {
         let mut text = String::from("digraph network {\n  node [shape=box];\n");
         for node in &self.nodes {
             let name = quoted(&label(&node.id, &node.name));
@@ -36,12 +37,11 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::graph::tests::{hostile, id, infos};
+    use crate::network::tests::{hostile, id, infos, network_of};
 
     #[test]
     fn a_hostile_name_stays_inside_its_quotes() {
-        let dot = hostile().dot();
+        let dot = hostile().to_dot();
         assert!(dot.contains("label=\"a\\\"; b \\\\"), "{dot}");
         assert!(dot.contains("&amp;amp;") && !dot.contains(['\u{1b}', '\u{ffff}']), "{dot}");
         assert_eq!(dot.lines().count(), 6);
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn this_node_stands_out_and_links_go_from_the_dialler() {
-        let dot = Graph::new(&infos(3, &[(1, 0), (1, 2)])[..2]).dot();
+        let dot = network_of(&infos(3, &[(1, 0), (1, 2)])[..2]).to_dot();
         let line =
             |id| dot.lines().find(|line| line.starts_with(&format!("  \"{id}\" ["))).unwrap();
         assert!(line(id(0)).contains("filled"));

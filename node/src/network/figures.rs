@@ -1,50 +1,54 @@
-//! The figures of a graph.
+//! The figures of a network.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use peerkit::NodeId;
+use peerkit_proto::id::NodeId;
 use serde::Serialize;
 
-use super::Graph;
+use super::Network;
 use super::neighbours::{Neighbours, UNREACHED};
 
 /// The most nodes whose diameter is told exactly. 10,000: with 5 links each that takes a second,
 /// and four times as long for twice as many.
 const EXACT: usize = 10_000;
 
-/// The figures of `network`.
+/// The figures of a network, links taken as going both ways.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Measures {
-    /// Nodes, this one among them.
-    pub(crate) nodes: usize,
-    /// Links between them.
-    pub(crate) links: usize,
-    /// Parts that no link connects; 1 where all hangs together.
-    pub(crate) components: usize,
-    /// How many links a node has.
-    pub(crate) degree: Degree,
+pub struct Figures {
+    /// Number of nodes, the asking one among them.
+    pub nodes: usize,
+    /// Number of links between them.
+    pub links: usize,
+    /// Number of parts that no link connects; 1 if every node can reach every other.
+    pub components: usize,
+    /// How many links the nodes have.
+    pub degree: Degrees,
     /// The most hops between any two nodes of one part.
-    pub(crate) diameter: usize,
-    /// False where the diameter is that many hops or more: it is not searched for to the end among
-    /// more than 10,000 nodes.
-    pub(crate) diameter_exact: bool,
-    /// Nodes without which a part would fall apart.
-    pub(crate) cut_nodes: Vec<NodeId>,
+    pub diameter: usize,
+    /// Whether `diameter` is exact. Among more than 10,000 nodes it is a lower bound.
+    pub diameter_exact: bool,
+    /// The nodes without which a part would fall apart, in the order of their identities.
+    pub cut_nodes: Vec<NodeId>,
 }
 
-/// How many links a node has: the fewest, the mean, the most.
+/// How many links the nodes of a network have.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Degree {
-    pub(crate) min: usize,
-    pub(crate) avg: f64,
-    pub(crate) max: usize,
-    /// How many nodes have that many links.
-    pub(crate) histogram: BTreeMap<usize, usize>,
+pub struct Degrees {
+    /// The fewest links of a node.
+    pub min: usize,
+    /// The mean, to two decimals.
+    pub avg: f64,
+    /// The most links of a node.
+    pub max: usize,
+    /// The number of nodes for each number of links.
+    pub histogram: BTreeMap<usize, usize>,
 }
 
-impl Graph {
-    /// Measures the graph, links taken as going both ways.
-    pub(crate) fn measure(&self) -> Measures {
+impl Network {
+    /// Figures the network. The time grows with the square of the nodes: run it on a blocking thread
+    /// for thousands of them.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
         let neighbours = self.neighbours();
         let components = neighbours.components();
         let diameter_exact = neighbours.len() <= EXACT;
@@ -55,11 +59,11 @@ impl Graph {
         let mut cut_nodes: Vec<NodeId> =
             cut_nodes(&neighbours).into_iter().map(|node| self.nodes[node].id).collect();
         cut_nodes.sort_unstable();
-        Measures {
+        Figures {
             nodes: neighbours.len(),
             links: self.links(),
             components: components.len(),
-            degree: Degree::of(&neighbours),
+            degree: Degrees::of(&neighbours),
             diameter,
             diameter_exact,
             cut_nodes,
@@ -67,7 +71,7 @@ impl Graph {
     }
 }
 
-impl Degree {
+impl Degrees {
     fn of(neighbours: &Neighbours) -> Self {
         let mut histogram = BTreeMap::new();
         for degree in neighbours.degrees() {
@@ -191,7 +195,7 @@ fn cut_nodes(neighbours: &Neighbours) -> BTreeSet<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::tests::{id, infos};
+    use crate::network::tests::{id, infos, network_of};
     use proptest::prelude::*;
 
     /// Hops between every two nodes of one part (Floyd and Warshall), the other way to find them.
@@ -215,46 +219,46 @@ mod tests {
 
     #[test]
     fn a_line_measured() {
-        let graph = Graph::new(&infos(3, &[(0, 1), (1, 2)]));
-        let expected = Measures {
+        let network = network_of(&infos(3, &[(0, 1), (1, 2)]));
+        let expected = Figures {
             nodes: 3,
             links: 2,
             components: 1,
-            degree: Degree { min: 1, avg: 1.33, max: 2, histogram: [(1, 2), (2, 1)].into() },
+            degree: Degrees { min: 1, avg: 1.33, max: 2, histogram: [(1, 2), (2, 1)].into() },
             diameter: 2,
             diameter_exact: true,
             cut_nodes: vec![id(1)],
         };
-        assert_eq!(graph.measure(), expected);
+        assert_eq!(network.figures(), expected);
     }
 
     #[test]
     fn a_ring_has_no_cut_node_and_two_parts_are_two() {
-        let ring = Graph::new(&infos(4, &[(0, 1), (1, 2), (2, 3), (3, 0)]));
-        assert_eq!(ring.measure().cut_nodes, []);
-        assert_eq!(ring.measure().diameter, 2);
-        let parts = Graph::new(&infos(5, &[(0, 1), (2, 3)]));
-        assert_eq!(parts.measure().components, 3);
-        assert_eq!(Graph::new(&infos(1, &[])).measure().nodes, 1);
-        assert_eq!(Graph::default().measure().degree.min, 0);
+        let ring = network_of(&infos(4, &[(0, 1), (1, 2), (2, 3), (3, 0)]));
+        assert_eq!(ring.figures().cut_nodes, []);
+        assert_eq!(ring.figures().diameter, 2);
+        let parts = network_of(&infos(5, &[(0, 1), (2, 3)]));
+        assert_eq!(parts.figures().components, 3);
+        assert_eq!(network_of(&infos(1, &[])).figures().nodes, 1);
+        assert_eq!(Network::default().figures().degree.min, 0);
     }
 
     #[test]
     fn a_long_line_takes_no_stack_and_one_search_for_64_nodes() {
         let links: Vec<(u16, u16)> = (1..3000).map(|n| (n - 1, n)).collect();
-        let measures = Graph::new(&infos(3000, &links)).measure();
-        assert_eq!((measures.diameter, measures.cut_nodes.len()), (2999, 2998));
+        let figures = network_of(&infos(3000, &links)).figures();
+        assert_eq!((figures.diameter, figures.cut_nodes.len()), (2999, 2998));
     }
 
     #[test]
     fn a_network_too_large_for_exactness_says_so() {
         let nodes = 10_002;
         let links: Vec<(u16, u16)> = (1..nodes).map(|n| (n / 2, n)).collect();
-        let measures = Graph::new(&infos(nodes, &links)).measure();
-        assert!(!measures.diameter_exact);
+        let figures = network_of(&infos(nodes, &links)).figures();
+        assert!(!figures.diameter_exact);
         // In a tree the bound is the diameter: from node 1 down to the last row, which has begun on
         // one side only, are 13 hops, and 12 on the other side.
-        assert_eq!(measures.diameter, 25);
+        assert_eq!(figures.diameter, 25);
     }
 
     proptest! {
@@ -262,26 +266,26 @@ mod tests {
         fn figures_are_those_of_the_plain_definitions(
             links in prop::collection::vec((0u16..9, 0u16..9), 0..14)
         ) {
-            let graph = Graph::new(&infos(9, &links));
-            let neighbours = graph.neighbours();
+            let network = network_of(&infos(9, &links));
+            let neighbours = network.neighbours();
             let all = distances(&neighbours);
-            let measures = graph.measure();
+            let figures = network.figures();
 
             let reached = all.iter().flatten().filter(|hops| **hops != UNREACHED);
-            prop_assert_eq!(Some(measures.diameter), reached.max().copied());
+            prop_assert_eq!(Some(figures.diameter), reached.max().copied());
             let bound = double_sweep(&neighbours, &neighbours.components());
-            prop_assert!(bound <= measures.diameter && 2 * bound >= measures.diameter);
+            prop_assert!(bound <= figures.diameter && 2 * bound >= figures.diameter);
 
             let is_first = |node: &usize| all[*node].iter().position(|h| *h != UNREACHED) == Some(*node);
-            prop_assert_eq!(measures.components, (0..9).filter(is_first).count());
+            prop_assert_eq!(figures.components, (0..9).filter(is_first).count());
 
             let cut = (0..9).filter(|node| {
                 let others: Vec<usize> = (0..9).filter(|other| other != node).collect();
                 let alone = usize::from(neighbours.of(*node).is_empty());
-                neighbours.among(&others).components().len() > measures.components - alone
+                neighbours.among(&others).components().len() > figures.components - alone
             });
             let cut: Vec<NodeId> = cut.map(|node| id(node as u16)).collect();
-            prop_assert_eq!(measures.cut_nodes, cut);
+            prop_assert_eq!(figures.cut_nodes, cut);
         }
     }
 }
