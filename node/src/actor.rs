@@ -194,8 +194,8 @@ impl Actor {
             Order::DialFailed { address, error } => {
                 self.input(Input::DialFailed { address, error });
             }
-            Order::Connect { address, reconnect, wanted, reply } => {
-                self.connect(address, reconnect, wanted, reply);
+            Order::Connect { address, others, reconnect, wanted, reply } => {
+                self.connect(address, others, reconnect, wanted, reply);
             }
             Order::Join { id, reply } => {
                 self.joining.entry(id).or_default().push(reply);
@@ -312,6 +312,7 @@ impl Actor {
     fn connect(
         &mut self,
         address: Address,
+        others: Vec<Address>,
         reconnect: bool,
         wanted: Wanted,
         reply: Option<oneshot::Sender<Result<Peer, Error>>>,
@@ -327,7 +328,8 @@ impl Actor {
             self.command(Command::Keep { address: address.clone() });
         }
         let reply = reply.unwrap_or_else(|| oneshot::channel().0);
-        conn::start(&self.inner, dial::link(self.inner.clone(), address, wanted, reply));
+        let addresses = std::iter::once(address).chain(others).collect();
+        conn::start(&self.inner, dial::link(self.inner.clone(), addresses, wanted, reply));
     }
 
     fn admit(&mut self, conn: Arc<Conn>, reply: oneshot::Sender<Result<(), Reason>>) {
@@ -443,10 +445,11 @@ impl Actor {
                         _ => conn.control(&frame),
                     }
                 }
-                Output::Dial { address, quiet } => {
+                Output::Dial { address, others, quiet } => {
                     let wanted = if quiet { Wanted::Quietly } else { Wanted::ByHand };
                     let reply = oneshot::channel().0;
-                    let dialling = dial::link(self.inner.clone(), address, wanted, reply);
+                    let addresses = std::iter::once(address).chain(others).collect();
+                    let dialling = dial::link(self.inner.clone(), addresses, wanted, reply);
                     conn::start(&self.inner, dialling);
                 }
                 Output::Probe { addresses, id, probe } => self.inner.probe(id, addresses, probe),

@@ -1,9 +1,10 @@
 //! Making a node.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
 use peerkit_proto::event::Event;
 use peerkit_proto::files::FILES_PROTOCOL;
@@ -14,12 +15,14 @@ use peerkit_proto::overlay::{Identity, Overlay};
 use tokio::sync::mpsc;
 
 use crate::actor::{Actor, Earlier};
+use crate::addresses::LocalIps;
+use crate::bootstrap::{self, BootstrapError, MAX_BOOTSTRAP};
 use crate::clock::unix_millis;
 use crate::dispatch::{Dispatch, deliver_notices};
 use crate::error::Error;
 use crate::inner::{Inner, Parts};
 use crate::key;
-use crate::listen::{self, Pending};
+use crate::listen::{self, Listen, Pending};
 use crate::node::Node;
 use crate::order::{FROM_LINKS, ORDERS};
 use crate::probe::{self, PROBE_PROTOCOL};
@@ -42,7 +45,8 @@ const KNOWN: usize = 64;
 #[derive(Default)]
 #[must_use = "a builder does nothing until it spawns"]
 pub struct Builder {
-    listen: Vec<String>,
+    listen: Vec<Listen>,
+    bootstrap: Vec<Address>,
     name: Option<String>,
     network: Option<String>,
     secret: Option<Vec<u8>>,
@@ -57,10 +61,37 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Listens on an address, `host:port`; port 0 picks one. Call it again for more addresses.
-    /// Without any the node does not listen: it dials, and nobody can dial it.
+    /// Listens on an address, `host:port`; port 0 picks a free one. Call it again for more addresses.
+    /// Without any the node does not listen: it dials, and no other node can dial it.
+    ///
+    /// `[::]` takes connections over IPv4 too, unless the node listens on that port of IPv4 as well.
     pub fn listen(mut self, address: impl ToString) -> Self {
-        self.listen.push(address.to_string());
+        self.listen.push(Listen::At(address.to_string()));
+        self
+    }
+
+    /// Listens on a port of every address of this machine, IPv4 and IPv6; port 0 picks a free one.
+    /// It is no error if the machine has only one of the two.
+    pub fn listen_everywhere(mut self, port: u16) -> Self {
+        self.listen.push(Listen::Everywhere(port));
+        self
+    }
+
+    /// Announces an address at which others can dial this node, before those that it finds by
+    /// itself: where a router forwards a port to it, say. Call it again for more addresses. The node
+    /// does not check that the address leads here.
+    ///
+    /// To announce these addresses alone, set [`Config::announce_only`].
+    pub fn announce(mut self, address: Address) -> Self {
+        self.config.announce.push(address);
+        self
+    }
+
+    /// Adds a bootstrap node: one that [`Node::join`] without addresses and [`Node::rejoin`] try
+    /// beside the peers that were met before. Call it again for more, 64 at most. With a state folder
+    /// the lines of its file `bootstrap` are added: one address a line, `#` begins a comment.
+    pub fn bootstrap(mut self, address: Address) -> Self {
+        self.bootstrap.push(address);
         self
     }
 
@@ -129,7 +160,8 @@ impl Builder {
         self
     }
 
-    /// Limits and intervals.
+    /// Limits and intervals. Replaces what [`Builder::announce`] and [`Builder::max_inbound`] set
+    /// before.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
@@ -169,6 +201,15 @@ impl Builder {
         };
         let state = self.state.clone();
         let store = crate::known::blocking(move || Ok(Store::open(state.as_deref())?)).await?;
+        let mut bootstrap = self.bootstrap;
+        if let Some(folder) = self.state.clone() {
+            let read = move || Ok(bootstrap::read(&folder)?);
+            bootstrap.extend(crate::known::blocking(read).await?);
+        }
+        if bootstrap.len() > MAX_BOOTSTRAP {
+            return Err(BootstrapError::TooMany(bootstrap.len()).into());
+        }
+        let local = LocalIps::read();
         let key = match (self.key, self.state) {
             (Some(key), _) => key,
             (None, Some(folder)) => {
@@ -228,7 +269,8 @@ impl Builder {
             incarnation: u64::from_le_bytes(incarnation),
             config: self.config,
             tls,
-            local: local_addresses(&listening),
+            local,
+            bootstrap,
             listening,
             dispatch,
             store,
@@ -265,6 +307,7 @@ impl Builder {
         inner.spawn(async move {
             deliver_notices(&delivering.dispatch, &*delivering, &mut notices).await;
         });
+        inner.spawn(inner.clone().follow_interfaces());
         let watching = inner.clone();
         inner.spawn(async move {
             let shares = watching.shares.clone();
@@ -287,21 +330,4 @@ impl Builder {
         tokio::spawn(actor.run(Earlier { known, kept }));
         Ok(Node::new(inner))
     }
-}
-
-/// The IP addresses of this machine that lead outside, where a socket listens on all of them.
-///
-/// A UDP socket that is connected tells its own address; nothing is sent. The addresses are of the
-/// blocks for documentation (RFC 5737, RFC 3849), so they belong to nobody.
-fn local_addresses(listening: &[SocketAddr]) -> Vec<IpAddr> {
-    if !listening.iter().any(|socket| socket.ip().is_unspecified()) {
-        return Vec::new();
-    }
-    let towards = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
-    let address = |(from, to): (&str, &str)| {
-        let socket = UdpSocket::bind(from).ok()?;
-        socket.connect(to).ok()?;
-        socket.local_addr().ok().map(|local| local.ip())
-    };
-    towards.into_iter().filter_map(address).filter(|ip| !ip.is_unspecified()).collect()
 }

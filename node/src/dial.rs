@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use peerkit_proto::address::Address;
@@ -13,10 +12,10 @@ use peerkit_proto::hello::Hello;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::link::{Greeting, Link, Output, Side};
 use peerkit_proto::overlay::admission::Candidate;
+use peerkit_proto::record::MAX_RECORD_ADDRESSES;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
 
 use crate::conn::{Conn, Established};
 use crate::error::Error;
@@ -24,9 +23,12 @@ use crate::inner::Inner;
 use crate::order::{Order, Wanted};
 use crate::tls::{Channel, Purpose, Session};
 
-/// The wait before the next of several addresses is tried beside those that have not answered:
-/// the "connection attempt delay" of RFC 8305, section 8.
-const STAGGER: Duration = Duration::from_millis(250);
+mod staggered;
+
+pub(crate) use staggered::first_success;
+
+/// Addresses of one node that are dialled: as many as a ticket or a node record carries.
+pub(crate) const MAX_DIALLED: usize = MAX_RECORD_ADDRESSES;
 
 /// A secured connection that has said nothing yet; the end of its handshake goes out with what it
 /// says.
@@ -67,19 +69,53 @@ pub(crate) async fn connect(
     }
 }
 
+/// Connects to a node at the first of its addresses that answers; gives that address.
+///
+/// # Errors
+/// Why there is no connection at any of them, and the error of a single address as it is.
+async fn connect_first(
+    inner: &Arc<Inner>,
+    addresses: &[Address],
+    purpose: Purpose,
+) -> Result<(Address, Secured), Error> {
+    if let [address] = addresses {
+        // Mostly so: it needs no task of its own.
+        return Ok((address.clone(), connect(inner, address, purpose).await?));
+    }
+    let addresses = addresses.iter().take(MAX_DIALLED).cloned();
+    let connected = first_success(addresses, |address| {
+        let inner = inner.clone();
+        async move {
+            let secured = connect(&inner, &address, purpose).await?;
+            Ok((address, secured))
+        }
+    });
+    connected.await.map_err(one_error)
+}
+
+/// The error of a dial of several addresses: that of the first where it is the only one.
+fn one_error(mut errors: Vec<Error>) -> Error {
+    if errors.len() <= 1 {
+        return errors.pop().unwrap_or(Error::Stopped);
+    }
+    Error::NoneAnswers(errors)
+}
+
 /// A link that is made and has yet to run, if it has come to that.
 pub(crate) type Made = Option<Box<Established<Channel>>>;
 
-/// Makes a link to `address`, for [`crate::conn::start`]. `reply` gets the peer, or why there is
-/// none; the application gets an event either way, but for the failure of a link that it does not
-/// know of.
+/// Makes a link to a node at the first of its addresses that answers, for [`crate::conn::start`].
+/// `reply` gets the peer, or why there is none. The application gets an event either way, except for
+/// the failure of a link that it does not know of; events and the overlay name the dial by the first
+/// address.
 pub(crate) async fn link(
     inner: Arc<Inner>,
-    address: Address,
+    addresses: Vec<Address>,
     wanted: Wanted,
     reply: oneshot::Sender<Result<Peer, Error>>,
 ) -> Made {
-    match establish(&inner, &address).await {
+    let address = addresses.first()?.clone();
+    match establish(&inner, &addresses).await {
         Ok(Dialled::New(established)) => {
             let peer = established.conn.peer.clone();
             let _ = inner.orders.send(Order::Dialled { address, id: peer.id(), wanted }).await;
@@ -97,7 +133,7 @@ pub(crate) async fn link(
             let _ = reply.send(Ok(peer));
         }
         Err(error) => {
-            let text = error.to_string();
+            let text = error.without_address();
             let failed = Order::DialFailed { address: address.clone(), error: text.clone() };
             let _ = inner.orders.send(failed).await;
             let _ = reply.send(Err(error));
@@ -116,7 +152,7 @@ pub(crate) async fn errand(
     address: Address,
     reply: oneshot::Sender<Result<Peer, Error>>,
 ) -> Made {
-    let dialled = establish(&inner, &address).await;
+    let dialled = establish(&inner, &[address]).await;
     let (dialled, made) = match dialled {
         Ok(Dialled::New(established)) => {
             inner.watch_errand(established.conn.clone());
@@ -136,8 +172,9 @@ enum Dialled {
     Linked(Peer),
 }
 
-async fn establish(inner: &Arc<Inner>, address: &Address) -> Result<Dialled, Error> {
-    let Secured { mut channel, remote, local } = connect(inner, address, Purpose::Link).await?;
+async fn establish(inner: &Arc<Inner>, addresses: &[Address]) -> Result<Dialled, Error> {
+    let (address, secured) = connect_first(inner, addresses, Purpose::Link).await?;
+    let Secured { mut channel, remote, local } = secured;
     let session = channel.session();
     let refused = |reason| Error::Refused { address: address.clone(), reason };
     loop {
@@ -337,25 +374,11 @@ async fn connect_any(address: &Address) -> Result<(SocketAddr, TcpStream), Error
         };
         return Ok((socket, connected.map_err(failed)?));
     }
-    let mut waiting = sockets.into_iter();
-    let mut attempts = JoinSet::new();
-    let mut errors = Vec::new();
-    loop {
-        if let Some(socket) = waiting.next() {
-            attempts.spawn(async move { (socket, TcpStream::connect(socket).await) });
-        }
-        let joined = match waiting.len() {
-            0 => attempts.join_next().await,
-            _ => tokio::time::timeout(STAGGER, attempts.join_next()).await.unwrap_or_default(),
-        };
-        match joined {
-            Some(Ok((socket, Ok(stream)))) => return Ok((socket, stream)),
-            Some(Ok((socket, Err(error)))) => errors.push(format!("{socket}: {error}")),
-            Some(Err(_)) => {}
-            None if waiting.len() == 0 => {
-                return Err(Error::Connect { address: address.clone(), error: errors.join("; ") });
-            }
-            None => {}
-        }
-    }
+    let connected = first_success(sockets, |socket| async move {
+        let connected = TcpStream::connect(socket).await;
+        connected.map(|stream| (socket, stream)).map_err(|error| format!("{socket}: {error}"))
+    });
+    let failed =
+        |errors: Vec<String>| Error::Connect { address: address.clone(), error: errors.join("; ") };
+    connected.await.map_err(failed)
 }

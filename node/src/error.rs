@@ -11,6 +11,7 @@ use peerkit_proto::id::{Hash, NodeId};
 use peerkit_proto::overlay::broadcast::BroadcastError;
 use peerkit_proto::overlay::direct::{DirectError, Missed};
 
+use crate::bootstrap::BootstrapError;
 use crate::key::KeyError;
 use crate::shares::ShareError;
 use crate::store::StoreError;
@@ -42,6 +43,9 @@ pub enum Error {
         /// What the system says, for each socket address that was tried.
         error: String,
     },
+    /// None of the addresses of a node has answered.
+    #[error("{}", each(.0))]
+    NoneAnswers(Vec<Self>),
     /// Whoever answers there does not speak TLS with raw public keys as nodes do.
     #[error("what answers at {address} is not a peerkit node: {error}")]
     Handshake {
@@ -192,7 +196,7 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The address to listen on can't be had because something listens there already.
-    #[error("port {} is in use: choose another with --listen {}:0", .0.port(), .0.ip())]
+    #[error("port {} of {} is in use", .0.port(), .0.ip())]
     PortInUse(SocketAddr),
     /// The address to listen on can't be had.
     #[error("can't listen on {address}: {error}")]
@@ -201,6 +205,23 @@ pub enum Error {
         address: String,
         /// What the system says.
         error: String,
+    },
+    /// The list of bootstrap nodes can't be used.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    /// No address was given to join through, and the node has none of its own: it has no bootstrap
+    /// nodes, and has met no peer.
+    #[error(
+        "there is no node to join through: no bootstrap node is set and no peer was met before"
+    )]
+    NoBootstrap,
+    /// No bootstrap node and no peer that was met before has answered.
+    #[error("none of the {tried} bootstrap nodes and known peers answered: {first}")]
+    NoneReached {
+        /// How many were tried.
+        tried: usize,
+        /// What the first of them failed with.
+        first: Box<Error>,
     },
     /// A file of peers can't be read or written.
     #[error("{}: {error}", path.display())]
@@ -213,4 +234,25 @@ pub enum Error {
     /// A name or other setting that can't be.
     #[error("{0}")]
     Setting(String),
+}
+
+impl Error {
+    /// What went wrong with a dial, for a text or an event that names the address already.
+    pub(crate) fn without_address(&self) -> String {
+        match self {
+            Self::Resolve { error, .. } => format!("can't find the host: {error}"),
+            Self::Connect { error, .. } => error.clone(),
+            Self::Handshake { error, .. } => {
+                format!("what answers there is not a peerkit node: {error}")
+            }
+            Self::WrongNode { found, .. } => format!("another node answers there: {found}"),
+            Self::Refused { reason, .. } => format!("refused: {reason}"),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// The texts of several errors, on one line.
+fn each(errors: &[Error]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

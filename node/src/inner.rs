@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::addresses::LocalIps;
 use crate::compress::{self, CompressError};
 use crate::conn::Conn;
 use crate::counters::Meter;
@@ -42,9 +43,6 @@ use crate::waiting::Directs;
 /// Probes under way at once, each a connection of its own. 8: a member starts one every few seconds.
 const PROBES: usize = 8;
 
-/// Local IP addresses that are remembered: as many as addresses are told at once.
-const MAX_LOCAL: usize = 32;
-
 /// The node, as its tasks see it.
 pub(crate) struct Inner {
     pub(crate) id: NodeId,
@@ -61,8 +59,10 @@ pub(crate) struct Inner {
     pub(crate) config: Arc<Config>,
     pub(crate) tls: Tls,
     pub(crate) listening: Vec<SocketAddr>,
-    /// IP addresses of this machine that links were seen on.
-    local: Mutex<BTreeSet<IpAddr>>,
+    /// The IP addresses of this machine.
+    pub(crate) local: LocalIps,
+    /// Nodes to join through when the application names none.
+    pub(crate) bootstrap: Vec<Address>,
     pub(crate) origin: std::time::Instant,
     conns: RwLock<Conns>,
     /// Told whenever `conns` changes.
@@ -127,7 +127,8 @@ pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) tls: Tls,
     pub(crate) listening: Vec<SocketAddr>,
-    pub(crate) local: Vec<IpAddr>,
+    pub(crate) local: LocalIps,
+    pub(crate) bootstrap: Vec<Address>,
     pub(crate) dispatch: Dispatch,
     pub(crate) store: Store,
     pub(crate) orders: mpsc::Sender<Order>,
@@ -155,7 +156,8 @@ impl Inner {
             config: Arc::new(parts.config),
             tls: parts.tls,
             listening: parts.listening,
-            local: Mutex::new(parts.local.into_iter().collect()),
+            local: parts.local,
+            bootstrap: parts.bootstrap,
             origin: std::time::Instant::now(),
             conns: RwLock::default(),
             conns_changed: tokio::sync::Notify::new(),
@@ -296,40 +298,6 @@ impl Inner {
             conns.in_order.take();
         }
         self.conns_changed.notify_waiters();
-    }
-
-    /// A link was made on `ip` of this machine: others may reach us there. True if that is news.
-    pub(crate) fn seen_locally(&self, ip: IpAddr) -> bool {
-        let mut local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
-        local.len() < MAX_LOCAL && local.insert(ip.to_canonical())
-    }
-
-    /// A link was made on `local`: others may find us there.
-    pub(crate) async fn seen(&self, local: SocketAddr) {
-        if self.seen_locally(local.ip()) {
-            let _ = self.orders.send(Order::AddressesChanged).await;
-        }
-    }
-
-    /// Where others can dial this node, as far as it knows: those on `first` before the others,
-    /// and loopback last.
-    pub(crate) fn addresses(&self, first: Option<IpAddr>) -> Vec<Address> {
-        let local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut sockets = Vec::new();
-        for socket in &self.listening {
-            if !socket.ip().is_unspecified() {
-                sockets.push(*socket);
-                continue;
-            }
-            // An unspecified IPv6 socket takes IPv4 as well.
-            let fits = |ip: &&IpAddr| ip.is_ipv4() || socket.is_ipv6();
-            sockets.extend(local.iter().filter(fits).map(|ip| SocketAddr::new(*ip, socket.port())));
-        }
-        let first = first.map(|ip| ip.to_canonical());
-        sockets.sort_by_key(|socket| (Some(socket.ip()) != first, socket.ip().is_loopback()));
-        sockets.dedup();
-        sockets.truncate(self.config.max_addresses);
-        sockets.into_iter().map(Address::from_socket).collect()
     }
 
     /// What this node says first on a connection of `local` IP address.
@@ -511,7 +479,13 @@ impl Act for Inner {
             }
             Action::Connect(address, reconnect) => {
                 let wanted = Wanted::ByHand;
-                self.order(Order::Connect { address, reconnect, wanted, reply: None });
+                self.order(Order::Connect {
+                    address,
+                    others: Vec::new(),
+                    reconnect,
+                    wanted,
+                    reply: None,
+                });
             }
             Action::Disconnect(id) => self.order(Order::Disconnect { id, reply: None }),
             Action::StopReconnecting(address) => self.order(Order::StopReconnecting(address)),

@@ -6,7 +6,6 @@ use std::time::Duration;
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Peer;
 use peerkit_proto::frame::membership::Outcome;
-use peerkit_proto::id::NodeId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -14,7 +13,6 @@ use tokio::time::Instant;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::order::{Order, Wanted};
-use crate::store::KnownPeer;
 
 /// How long a node that was reached may take to find a place for this one. 10 s: as a handshake.
 const PLACE: Duration = Duration::from_secs(10);
@@ -57,11 +55,16 @@ impl Inner {
         self: &Arc<Self>,
         addresses: Vec<Address>,
     ) -> Result<Vec<Peer>, Error> {
-        let (told, tried) = mpsc::channel(2 * addresses.len().max(1));
+        self.join_any(addresses.into_iter().map(|address| vec![address]).collect()).await
+    }
+
+    /// Joins through nodes, each with its addresses, all at once.
+    async fn join_any(self: &Arc<Self>, nodes: Vec<Vec<Address>>) -> Result<Vec<Peer>, Error> {
+        let (told, tried) = mpsc::channel(2 * nodes.len().max(1));
         let mut tries = Tries::default();
-        for address in addresses {
+        for addresses in nodes {
             let (inner, told) = (self.clone(), told.clone());
-            let trying = self.spawn(async move { inner.join_through(address, told).await });
+            let trying = self.spawn(async move { inner.join_through(addresses, told).await });
             tries.0.push(trying.abort_handle());
         }
         drop(told);
@@ -70,40 +73,53 @@ impl Inner {
         joined
     }
 
-    /// See [`crate::Node::rejoin`].
+    /// Joins through the bootstrap nodes and the peers that were met before, several at once, until
+    /// `enough` are connected. The peers come first, those seen last at the front: they are more
+    /// than the bootstrap nodes, which many others ask. One bootstrap node is always among those
+    /// that are tried at once.
+    ///
+    /// # Errors
+    /// If there is none, or none was reached.
     pub(crate) async fn rejoin(self: &Arc<Self>, enough: usize) -> Result<Vec<Peer>, Error> {
-        let mut known = self.known_peers().await?.into_iter();
+        let known = self.known_peers().await?.into_iter();
+        let known = known.map(|(id, known)| -> Vec<Address> {
+            known.addresses.into_iter().map(|address| address.with_id(id)).collect()
+        });
+        let mut known = known.filter(|addresses| !addresses.is_empty());
+        let mut bootstrap = self.bootstrap.iter().map(|address| vec![address.clone()]);
         let mut peers: Vec<Peer> = Vec::new();
+        let (mut tried, mut failure) = (0, None);
         while peers.len() < enough {
-            let some: Vec<_> = known.by_ref().take((enough - peers.len()).min(DIALS)).collect();
+            let at_once = (enough - peers.len()).min(DIALS);
+            let mut some: Vec<Vec<Address>> = bootstrap.by_ref().take(1).collect();
+            some.extend(known.by_ref().take(at_once.saturating_sub(some.len())));
+            some.extend(bootstrap.by_ref().take(at_once.saturating_sub(some.len())));
             if some.is_empty() {
                 break;
             }
-            let (told, tried) = mpsc::channel(2 * some.len());
-            let mut tries = Tries::default();
-            for (id, known) in some {
-                let (inner, told) = (self.clone(), told.clone());
-                let trying = self.spawn(async move { inner.join_known(id, known, told).await });
-                tries.0.push(trying.abort_handle());
+            tried += some.len();
+            match self.join_any(some).await {
+                Ok(reached) => {
+                    let known = |peer: &Peer| peers.iter().any(|other| other.id() == peer.id());
+                    let new: Vec<_> = reached.into_iter().filter(|peer| !known(peer)).collect();
+                    peers.extend(new);
+                }
+                Err(Error::Stopped) => return Err(Error::Stopped),
+                Err(error) => drop(failure.get_or_insert(error)),
             }
-            drop(told);
-            peers.extend(gather(tried).await.unwrap_or_default());
-            tries.go_on();
         }
-        Ok(peers)
-    }
-
-    /// Joins through the first address of a known peer that it answers at.
-    async fn join_known(self: Arc<Self>, id: NodeId, known: KnownPeer, told: mpsc::Sender<Tried>) {
-        for address in known.addresses {
-            if let Ok(peer) = self.dial(address.with_id(id), self.to_join()).await {
-                return self.join_linked(peer, told).await;
+        match failure {
+            Some(first) if peers.is_empty() => {
+                Err(Error::NoneReached { tried, first: first.into() })
             }
+            None if peers.is_empty() && enough > 0 => Err(Error::NoBootstrap),
+            _ => Ok(peers),
         }
     }
 
-    async fn join_through(self: Arc<Self>, address: Address, told: mpsc::Sender<Tried>) {
-        match self.dial(address, self.to_join()).await {
+    /// Joins through a node at the first of its addresses that answers.
+    async fn join_through(self: Arc<Self>, addresses: Vec<Address>, told: mpsc::Sender<Tried>) {
+        match self.dial(addresses, self.to_join()).await {
             Ok(peer) => self.join_linked(peer, told).await,
             Err(error) => drop(told.send(Tried::Failed(error)).await),
         }
@@ -139,10 +155,16 @@ impl Inner {
         }
     }
 
-    /// Links to `address`.
-    pub(crate) async fn dial(&self, address: Address, wanted: Wanted) -> Result<Peer, Error> {
+    /// Links to a node at the first of its addresses that answers.
+    async fn dial(&self, addresses: Vec<Address>, wanted: Wanted) -> Result<Peer, Error> {
+        let mut others = addresses;
+        if others.is_empty() {
+            return Err(Error::NoBootstrap);
+        }
+        let address = others.remove(0);
         let (reply, peer) = oneshot::channel();
-        let order = Order::Connect { address, reconnect: false, wanted, reply: Some(reply) };
+        let order =
+            Order::Connect { address, others, reconnect: false, wanted, reply: Some(reply) };
         self.orders.send(order).await.map_err(|_| Error::Stopped)?;
         peer.await.map_err(|_| Error::Stopped)?
     }

@@ -28,6 +28,8 @@
 //! read [`Node::events`].
 
 mod actor;
+mod addresses;
+mod bootstrap;
 mod builder;
 mod clock;
 mod compress;
@@ -73,6 +75,7 @@ mod tls;
 mod transfer;
 mod waiting;
 
+pub use bootstrap::BootstrapError;
 pub use builder::Builder;
 pub use counters::{Counters, FileCounters};
 pub use error::Error;

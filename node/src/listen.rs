@@ -1,7 +1,8 @@
 //! Listening: connections in, a bounded number of handshakes under way, then a link or a stream.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use peerkit_proto::address::Address;
 use peerkit_proto::event::{Direction, Event, Reason};
 use peerkit_proto::hello::Hello;
 use peerkit_proto::link::{Link, Side};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -24,21 +26,100 @@ use crate::tls::{Channel, Purpose};
 /// The wait after the system had no descriptor for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Binds every one of `addresses` (`host:port`; port 0 picks one).
-pub(crate) async fn bind(addresses: &[String]) -> Result<Vec<TcpListener>, Error> {
+/// Connections that may wait to be accepted. 1,024: tokio's own default.
+const BACKLOG: i32 = 1024;
+
+/// Free ports tried until one is free for IPv4 and for IPv6. 16: one is, mostly.
+const FREE_PORTS: usize = 16;
+
+/// Where a node listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Listen {
+    /// On one address, `host:port`; port 0 picks a free one.
+    At(String),
+    /// On a port of every address of this machine, IPv4 and IPv6; port 0 picks a free one.
+    Everywhere(u16),
+}
+
+/// Binds a socket, or two, for each of `places`.
+pub(crate) async fn bind(places: &[Listen]) -> Result<Vec<TcpListener>, Error> {
     let mut listeners = Vec::new();
-    for address in addresses {
-        let failed = |error: String| Error::Listen { address: address.clone(), error };
-        let resolved = tokio::net::lookup_host(address.as_str()).await;
-        let sockets: Vec<_> = resolved.map_err(|error| failed(error.to_string()))?.collect();
-        let socket = sockets.first().ok_or_else(|| failed("no such address".into()))?;
-        let listener = TcpListener::bind(socket).await.map_err(|error| match error.kind() {
-            std::io::ErrorKind::AddrInUse => Error::PortInUse(*socket),
-            _ => failed(error.to_string()),
-        })?;
-        listeners.push(listener);
+    for place in places {
+        match place {
+            Listen::At(address) => listeners.push(bind_address(address, &listeners).await?),
+            Listen::Everywhere(port) => listeners.extend(bind_everywhere(*port)?),
+        }
     }
     Ok(listeners)
+}
+
+async fn bind_address(address: &str, others: &[TcpListener]) -> Result<TcpListener, Error> {
+    let failed = |error: String| Error::Listen { address: address.to_owned(), error };
+    let resolved = tokio::net::lookup_host(address).await;
+    let sockets: Vec<_> = resolved.map_err(|error| failed(error.to_string()))?.collect();
+    let socket = sockets.first().ok_or_else(|| failed("no such address".into()))?;
+    // Every IPv6 address includes every IPv4 address, unless another listener has that port there.
+    let has_ipv4 = |other: &TcpListener| {
+        other.local_addr().is_ok_and(|at| at.is_ipv4() && at.port() == socket.port())
+    };
+    let only_v6 = others.iter().any(has_ipv4);
+    bind_socket(*socket, only_v6).map_err(|error| not_bound(*socket, &error))
+}
+
+/// Binds a port of all IPv4 and of all IPv6 addresses. A machine that lacks one of the two has the
+/// other.
+fn bind_everywhere(port: u16) -> Result<Vec<TcpListener>, Error> {
+    let in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+        let ipv4 = match bind_socket(v4, false) {
+            Ok(listener) => listener,
+            Err(error) if in_use(&error) => return Err(not_bound(v4, &error)),
+            Err(error) => {
+                tracing::debug!(%error, "can't listen on IPv4");
+                let v6 = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+                // What IPv4 says is of more use where neither works.
+                let ipv6 = bind_socket(v6, true).map_err(|_| not_bound(v4, &error))?;
+                return Ok(vec![ipv6]);
+            }
+        };
+        let picked = ipv4.local_addr().map_err(|error| not_bound(v4, &error))?.port();
+        let v6 = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), picked);
+        match bind_socket(v6, true) {
+            Ok(ipv6) => return Ok(vec![ipv4, ipv6]),
+            // The port that was free for IPv4 is not for IPv6: another is.
+            Err(error) if in_use(&error) && port == 0 && tries < FREE_PORTS => {}
+            Err(error) if in_use(&error) => return Err(not_bound(v6, &error)),
+            Err(error) => {
+                tracing::debug!(%error, "can't listen on IPv6");
+                return Ok(vec![ipv4]);
+            }
+        }
+    }
+}
+
+fn bind_socket(at: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
+    if at.is_ipv6() {
+        // Systems differ in what they do by default.
+        socket.set_only_v6(only_v6)?;
+    }
+    // On Windows it would let another program take the port over.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.bind(&at.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn not_bound(at: SocketAddr, error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => Error::PortInUse(at),
+        _ => Error::Listen { address: at.to_string(), error: error.to_string() },
+    }
 }
 
 /// Accepts connections until the node stops.
@@ -214,5 +295,50 @@ async fn settle(inner: &Inner, greeted: Greeted, remote: SocketAddr) -> Result<M
                 reason => Err(reason.to_string()),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn reaches(at: SocketAddr) -> bool {
+        TcpStream::connect(at).await.is_ok()
+    }
+
+    /// A listener on one port and no other, of both families of the loopback address.
+    fn has_ipv6() -> bool {
+        std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
+    }
+
+    #[tokio::test]
+    async fn everywhere_is_one_port_of_both_families() {
+        let listeners = bind(&[Listen::Everywhere(0)]).await.unwrap();
+        let port = listeners[0].local_addr().unwrap().port();
+        assert!(listeners.iter().all(|l| l.local_addr().unwrap().port() == port));
+        assert!(reaches((Ipv4Addr::LOCALHOST, port).into()).await);
+        assert_eq!(reaches((Ipv6Addr::LOCALHOST, port).into()).await, has_ipv6());
+        assert!(matches!(bind(&[Listen::Everywhere(port)]).await, Err(Error::PortInUse(_))));
+        drop(listeners);
+        let again = bind(&[Listen::Everywhere(port)]).await;
+        assert!(again.is_ok() || matches!(again, Err(Error::PortInUse(_))), "another took it");
+    }
+
+    #[tokio::test]
+    async fn every_ipv6_address_includes_ipv4_unless_that_is_listened_on_as_well() {
+        if !has_ipv6() {
+            return;
+        }
+        let at = |text: &str| Listen::At(text.to_owned());
+        let both = bind(&[at("[::]:0")]).await.unwrap();
+        let port = both[0].local_addr().unwrap().port();
+        assert!(reaches((Ipv4Addr::LOCALHOST, port).into()).await);
+        drop(both);
+        let ipv4 = bind(&[at("0.0.0.0:0")]).await.unwrap();
+        let port = ipv4[0].local_addr().unwrap().port();
+        drop(ipv4);
+        let places = [at(&format!("0.0.0.0:{port}")), at(&format!("[::]:{port}"))];
+        let two = bind(&places).await;
+        assert!(two.is_ok() || matches!(two, Err(Error::PortInUse(_))), "another took it: {two:?}");
     }
 }

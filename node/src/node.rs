@@ -124,7 +124,9 @@ impl Node {
         let address = address.into_address()?;
         let reconnect = options.reconnect;
         let wanted = Wanted::ByHand;
-        let reply = |reply| Order::Connect { address, reconnect, wanted, reply: Some(reply) };
+        let others = Vec::new();
+        let reply =
+            |reply| Order::Connect { address, others, reconnect, wanted, reply: Some(reply) };
         self.order(reply).await?
     }
 

@@ -17,15 +17,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
 use crate::conn::Conn;
-use crate::dial::{self, Secured};
+use crate::dial::{self, MAX_DIALLED, Secured, first_success};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::served::Running;
 use crate::stream::{Awaited, Stream, Streams};
 use crate::tls::{Channel, Purpose};
 
-/// Addresses of one node that are dialled for a stream: whoever tells of more is not worth the wait.
-const DIALLED: usize = 4;
+/// Addresses that are dialled for one call-back. Fewer than for a stream of our own: any node of the
+/// network can ask for a call-back, so each address is a connection that a stranger makes us open.
+const CALLED_BACK: usize = 4;
 
 /// The byte that answers a [`StreamOpen`].
 mod status {
@@ -109,27 +110,29 @@ impl Inner {
         }
     }
 
-    /// Opens a stream to whoever answers at one of `addresses`.
+    /// Opens a stream to the node that answers first at one of `addresses`.
     pub(crate) async fn open_stream_to(
-        &self,
+        self: &Arc<Self>,
         addresses: &[Address],
-        protocol: &str,
+        protocol: &'static str,
     ) -> Result<Stream, Error> {
-        let mut failure = Error::Stopped;
-        for address in addresses.iter().take(DIALLED) {
-            match dial::connect(self, address, Purpose::Stream).await {
-                Ok(Secured { channel, .. }) => {
-                    return self.open_on(channel, protocol, None).await;
-                }
-                Err(error) => failure = error,
+        let opened = first_success(addresses.iter().take(MAX_DIALLED).cloned(), |address| {
+            let inner = self.clone();
+            async move {
+                let Secured { channel, .. } =
+                    dial::connect(&inner, &address, Purpose::Stream).await?;
+                inner.open_on(channel, protocol, None).await
             }
-        }
-        Err(failure)
+        });
+        opened.await.map_err(|mut errors| match errors.len() {
+            0 | 1 => errors.pop().unwrap_or(Error::Stopped),
+            _ => Error::NoneAnswers(errors),
+        })
     }
 
     /// Opens a stream to `peer` at one of `addresses`, and nowhere else.
     pub(crate) async fn open_stream_at(
-        &self,
+        self: &Arc<Self>,
         peer: NodeId,
         addresses: &[Address],
         protocol: &str,
@@ -143,24 +146,22 @@ impl Inner {
     /// A connection for a stream to `peer` at the first of `addresses` that it answers at, else why
     /// there is none at any.
     async fn dial_stream(
-        &self,
+        self: &Arc<Self>,
         peer: NodeId,
         addresses: &[Address],
     ) -> Result<Secured, Vec<String>> {
-        let mut tried = Vec::new();
-        let mut failures = Vec::new();
+        let mut to_try: Vec<Address> = Vec::new();
         for address in addresses {
             let address = address.clone().with_id(peer);
-            if tried.contains(&address) || tried.len() >= DIALLED {
-                continue;
+            if !to_try.contains(&address) && to_try.len() < MAX_DIALLED {
+                to_try.push(address);
             }
-            match dial::connect(self, &address, Purpose::Stream).await {
-                Ok(secured) => return Ok(secured),
-                Err(error) => failures.push(error.to_string()),
-            }
-            tried.push(address);
         }
-        Err(failures)
+        let connected = first_success(to_try, |address| {
+            let inner = self.clone();
+            async move { dial::connect(&inner, &address, Purpose::Stream).await }
+        });
+        connected.await.map_err(|errors| errors.iter().map(ToString::to_string).collect())
     }
 
     /// Says on a secured connection what is to be spoken, and waits for the answer.
@@ -251,11 +252,17 @@ impl Inner {
         };
         let inner = self.clone();
         self.spawn(async move {
-            for address in addresses.iter().take(DIALLED) {
-                let dialled = dial::connect(&inner, address, Purpose::Stream).await;
-                let Ok(Secured { channel, .. }) = dialled else { continue };
-                let opened = inner.open_on(channel, "", Some(token)).await;
-                let Ok(Stream { channel, .. }) = opened else { continue };
+            // Not only connected: an address without an identity may lead to another node, which
+            // does not wait for the token.
+            let opening = first_success(addresses.iter().take(CALLED_BACK).cloned(), |address| {
+                let inner = inner.clone();
+                async move {
+                    let Secured { channel, .. } =
+                        dial::connect(&inner, &address, Purpose::Stream).await?;
+                    inner.open_on(channel, "", Some(token)).await
+                }
+            });
+            if let Ok(Stream { channel, .. }) = opening.await {
                 let timeout = inner.config.handshake_timeout;
                 let accepting = inner.accept_stream(channel);
                 let accepted = tokio::time::timeout(timeout, accepting).await;

@@ -39,9 +39,11 @@ pub(crate) enum Order {
     Dialled { address: Address, id: NodeId, wanted: Wanted },
     /// A dial has failed.
     DialFailed { address: Address, error: String },
-    /// Link to an address, and keep the link if so wished.
+    /// Link to a node at one of its addresses, and keep the link to the first if so wished.
     Connect {
         address: Address,
+        /// More addresses of the same node, best first.
+        others: Vec<Address>,
         reconnect: bool,
         wanted: Wanted,
         reply: Option<oneshot::Sender<Result<Peer, Error>>>,

@@ -58,7 +58,7 @@ pub(crate) fn serve(orders: mpsc::Sender<Order>, timeout: Duration) -> ServedStr
 }
 
 async fn ask(
-    inner: &Inner,
+    inner: &Arc<Inner>,
     id: NodeId,
     addresses: &[Address],
     probe: &Probe,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::address::Address;
 use crate::frame::direct::Label;
 use crate::seal;
 
@@ -121,6 +122,12 @@ pub struct Config {
     pub max_search_results: usize,
     /// Addresses told at once. 32: Bitcoin Core tells 1,000, of a far larger network.
     pub max_addresses: usize,
+    /// Addresses that the node announces before those that it finds by itself, best first: where a
+    /// router forwards a port to it, or a name that resolves to it. None by default.
+    pub announce: Vec<Address>,
+    /// Whether the node announces the addresses of `announce` and no others. Ignored while
+    /// `announce` is empty. Off by default.
+    pub announce_only: bool,
     /// How long a request waits for its reply unless its caller says otherwise. 10 s: libp2p.
     pub request_timeout: Duration,
     /// Requests of one peer handled at once; more are answered with "busy". 100: libp2p.
@@ -194,6 +201,8 @@ impl Default for Config {
             download_patience: Duration::from_secs(60),
             max_search_results: 100,
             max_addresses: 32,
+            announce: Vec::new(),
+            announce_only: false,
             request_timeout: Duration::from_secs(10),
             max_requests_per_peer: 100,
             max_streams_per_peer: 100,

@@ -117,8 +117,9 @@ impl Node {
     /// node finds and keeps its own neighbours. Returns those of them that were reached once it has a
     /// first neighbour; the others are tried all the same, and told of by events.
     ///
-    /// Without addresses it is [`Node::rejoin`]. Nobody needs to be joined to begin a network: a node
-    /// is a member as soon as another has joined through it. A node whose links are
+    /// Without addresses it is [`Node::rejoin`]: through the bootstrap nodes and the peers that were
+    /// met before. A network begins without any join: a node is a member as soon as another has joined
+    /// through it. A node whose links are
     /// [made by hand](crate::Builder::manual) links to each address and nothing else.
     ///
     /// # Errors
@@ -135,8 +136,8 @@ impl Node {
     /// grows from `reconnect_min` to `reconnect_max`. Dropping the future gives it up.
     ///
     /// # Errors
-    /// Where trying again is of no use: the links of the nodes that answer are made by hand, or this
-    /// node has stopped.
+    /// If trying again is of no use: the links of the nodes that answer are made by hand, there is no
+    /// node to try, or this node has stopped.
     pub async fn join_patiently(
         &self,
         addresses: &[Address],
@@ -145,7 +146,9 @@ impl Node {
         let mut wait = self.inner.config.reconnect_min;
         loop {
             let error = match self.join(addresses).await {
-                Err(error @ (Error::Stopped | Error::LinksByHand(_))) => return Err(error),
+                Err(error @ (Error::Stopped | Error::LinksByHand(_) | Error::NoBootstrap)) => {
+                    return Err(error);
+                }
                 Err(error) => error,
                 joined => return joined,
             };
@@ -158,11 +161,12 @@ impl Node {
         }
     }
 
-    /// Joins again through peers that were met before, several at once, those seen last first,
-    /// until `enough` are connected.
+    /// Joins through the [bootstrap nodes](crate::Builder::bootstrap) and the peers that were met
+    /// before, several at once, those seen last first, until `enough` are connected.
     ///
     /// # Errors
-    /// Where the state can't be read. That nobody was reached is not an error.
+    /// [`Error::NoBootstrap`] if there are none, [`Error::NoneReached`] if none of them answered, and
+    /// a store error if the state can't be read.
     pub async fn rejoin(&self, enough: usize) -> Result<Vec<Peer>, Error> {
         self.inner.rejoin(enough).await
     }

@@ -337,7 +337,7 @@ async fn a_kept_link_is_made_again_when_the_node_is_back() {
             panic!()
         };
         assert_eq!((told, tries), (Address::from_socket(address), expected));
-        assert!(error.contains("can't connect"), "{error}");
+        assert!(!error.is_empty() && !error.contains(&address.to_string()), "{error}");
     }
     let again = || Node::builder().name("again").key(key(2)).listen(address);
     let b = again().spawn().await.unwrap();

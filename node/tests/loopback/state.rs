@@ -171,13 +171,12 @@ async fn a_second_node_on_the_same_folder_is_told() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_named_with_the_way_out() {
+async fn a_port_in_use_is_named() {
     let first = node("first").await;
     let address = at(&first);
     let failed = Node::builder().listen(address).spawn().await.unwrap_err();
     assert!(matches!(failed, Error::PortInUse(socket) if socket == address));
-    let expected =
-        format!("port {} is in use: choose another with --listen 127.0.0.1:0", address.port());
+    let expected = format!("port {} of 127.0.0.1 is in use", address.port());
     assert_eq!(failed.to_string(), expected);
     for nonsense in ["nonsense", "127.0.0.1", "127.0.0.1:99999", ""] {
         let failed = Node::builder().listen(nonsense).spawn().await.unwrap_err();

@@ -163,10 +163,8 @@ struct Asked {
 struct Dialling {
     need: Need,
     firmly: bool,
-    /// The address that is being dialled.
+    /// The first of the addresses that are being dialled.
     at: Address,
-    /// Those to be dialled after it.
-    rest: VecDeque<Address>,
 }
 
 impl Membership {
@@ -327,12 +325,7 @@ impl Membership {
 
     pub(super) fn dial_failed(&mut self, turn: &mut Turn<'_>, address: &Address) {
         let Some(id) = address.id else { return };
-        let Some(dialling) = self.dials.get_mut(&id).filter(|dial| dial.at == *address) else {
-            return;
-        };
-        if let Some(next) = dialling.rest.pop_front() {
-            dialling.at = next.clone();
-            turn.out.push_back(Output::Dial { address: next, quiet: true });
+        if self.dials.get(&id).is_none_or(|dial| dial.at != *address) {
             return;
         }
         self.dials.remove(&id);

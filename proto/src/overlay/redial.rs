@@ -94,7 +94,11 @@ impl Redials {
         for (address, kept) in &mut self.kept {
             if kept.next.is_some_and(|next| next <= now) {
                 kept.next = None;
-                out.push_back(Output::Dial { address: address.clone(), quiet: false });
+                out.push_back(Output::Dial {
+                    address: address.clone(),
+                    others: Vec::new(),
+                    quiet: false,
+                });
             }
         }
     }

@@ -126,10 +126,13 @@ pub enum Command {
 pub enum Output {
     /// Put a frame into a link's first lane.
     Send(NodeId, Frame),
-    /// Dial an address; answer with [`Input::Dialled`] or [`Input::DialFailed`].
+    /// Dial a node; answer with [`Input::Dialled`] or [`Input::DialFailed`] for `address`.
     Dial {
-        /// The address.
+        /// The address to try first.
         address: Address,
+        /// More addresses of the same node, best first. They are tried beside the first one as soon
+        /// as it fails or takes long, so that one dead address does not hold up the others.
+        others: Vec<Address>,
         /// Whether nobody asked for it: then a failure is no event for the application.
         quiet: bool,
     },

@@ -1,5 +1,7 @@
 //! Dials, from the address to where there is a link, or none.
 
+use std::collections::VecDeque;
+
 use super::Sim;
 use super::link::{ACCEPTOR, Content, DIALLER, End, Lane, Link, State};
 use super::network::{address, node_at, public_ip};
@@ -17,11 +19,21 @@ use crate::overlay::{Command, Input};
 pub(super) struct Dial {
     from: usize,
     run: u32,
+    /// The address that the overlay knows the dial by.
     address: Address,
+    /// Addresses that are tried if this try reaches nobody, best first.
+    others: VecDeque<Address>,
     purpose: Purpose,
     /// Who was reached, in which run.
     to: Option<(usize, u32)>,
     stage: Stage,
+}
+
+/// What is dialled, and what for.
+struct Dialled {
+    address: Address,
+    others: VecDeque<Address>,
+    purpose: Purpose,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,9 +67,26 @@ pub(super) enum Purpose {
 impl<H: Handler> Sim<H> {
     /// Dials an address.
     pub(super) fn dial(&mut self, from: usize, address: Address, purpose: Purpose) {
+        self.dial_any(from, address, Vec::new(), purpose);
+    }
+
+    /// Dials a node at the first of its addresses that answers.
+    pub(super) fn dial_any(
+        &mut self,
+        from: usize,
+        address: Address,
+        others: Vec<Address>,
+        purpose: Purpose,
+    ) {
+        let at = address.clone();
+        self.try_address(from, at, Dialled { address, others: others.into(), purpose });
+    }
+
+    fn try_address(&mut self, from: usize, at: Address, dialled: Dialled) {
+        let Dialled { address, others, purpose } = dialled;
         let serial = self.next_serial();
         self.stats.dials += 1;
-        let to = self.reachable(from, &address);
+        let to = self.reachable(from, &at);
         let (wait, step) = match to {
             Reach::Nobody => (self.config.connect_timeout, DialStep::NoAnswer),
             Reach::NotRunning(node) => (self.latency(from, node) * 2, DialStep::NobodyListens),
@@ -68,7 +97,7 @@ impl<H: Handler> Sim<H> {
             _ => None,
         };
         let run = self.nodes[from].run;
-        let dial = Dial { from, run, address, purpose, to, stage: Stage::Connecting };
+        let dial = Dial { from, run, address, others, purpose, to, stage: Stage::Connecting };
         self.dials.insert(serial, dial);
         self.queue.put(self.now + wait, Due::Dial { dial: serial, step });
     }
@@ -78,6 +107,11 @@ impl<H: Handler> Sim<H> {
         let (from, run) = (dial.from, dial.run);
         if self.nodes[from].run(run).is_none() {
             self.dials.remove(&serial);
+            return;
+        }
+        let reached_nobody = matches!(step, DialStep::NobodyListens | DialStep::NoAnswer);
+        if reached_nobody && !dial.others.is_empty() {
+            self.try_next(serial);
             return;
         }
         match step {
@@ -99,6 +133,15 @@ impl<H: Handler> Sim<H> {
                 self.dial_failed(serial, "closed before Hello");
             }
             DialStep::Overdue => self.dial_overdue(serial),
+        }
+    }
+
+    /// Goes on with the next address of a dial that has reached nobody.
+    fn try_next(&mut self, serial: u64) {
+        let Some(dial) = self.dials.remove(&serial) else { return };
+        let Dial { from, address, mut others, purpose, .. } = dial;
+        if let Some(next) = others.pop_front() {
+            self.try_address(from, next, Dialled { address, others, purpose });
         }
     }
 

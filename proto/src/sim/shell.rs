@@ -181,8 +181,8 @@ impl<H: Handler> Sim<H> {
             };
             match output {
                 Output::Send(to, frame) => passed_over.extend(self.send(node, to, frame)),
-                Output::Dial { address, quiet } => {
-                    self.dial(node, address, Purpose::Overlay { quiet });
+                Output::Dial { address, others, quiet } => {
+                    self.dial_any(node, address, others, Purpose::Overlay { quiet });
                 }
                 Output::Probe { addresses, id, probe } => self.probe(node, id, addresses, probe),
                 Output::Joined(_) => self.nodes[node].joining = Joining::Joined,

@@ -1,7 +1,5 @@
 //! How a member finds neighbours: whom it asks, when, and on which way.
 
-use std::collections::VecDeque;
-
 use crate::address::Address;
 use crate::event::{Direction, Peer};
 use crate::frame::Frame;
@@ -149,10 +147,11 @@ impl Membership {
             self.ask(turn, id, need, firmly);
             return;
         }
-        let mut rest = VecDeque::from(addresses);
-        let Some(at) = rest.pop_front() else { return };
-        turn.out.push_back(Output::Dial { address: at.clone(), quiet: true });
-        self.dials.insert(id, Dialling { need, firmly, at, rest });
+        let mut addresses = addresses.into_iter();
+        let Some(at) = addresses.next() else { return };
+        let others = addresses.collect();
+        turn.out.push_back(Output::Dial { address: at.clone(), others, quiet: true });
+        self.dials.insert(id, Dialling { need, firmly, at });
     }
 
     pub(super) fn ask(&mut self, turn: &mut Turn<'_>, id: NodeId, need: Need, firmly: bool) {

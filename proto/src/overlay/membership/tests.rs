@@ -131,7 +131,7 @@ impl Bench {
                     other => panic!("{other:?}"),
                 }
             }
-            Output::Dial { address, quiet: true } => {
+            Output::Dial { address, quiet: true, .. } => {
                 format!("dial {}", number(address.id.unwrap()))
             }
             Output::Probe { id, probe, .. } => format!("probe {} {}", number(id), probe.neighbour),

@@ -1,0 +1,359 @@
+//! The addresses that a node announces: those of this machine's interfaces, and those that the
+//! application gives.
+//!
+//! A peer tries the addresses in the order in which they are announced, and other parts of the
+//! protocol carry only the first eight. So the order matters: the addresses that most peers can
+//! reach come first, and those of bridges to containers on this machine come last.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use peerkit_proto::address::Address;
+use peerkit_proto::config::Config;
+
+use crate::inner::Inner;
+use crate::order::Order;
+
+/// Interval at which the interfaces are read again, for a VPN that comes up or a laptop that moves.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// Addresses kept of one IPv6 prefix. Two: the permanent one and the temporary one in use. Older
+/// temporary addresses (RFC 8981) are still listed for a week, and are about to vanish.
+const PER_PREFIX: usize = 2;
+
+/// IP addresses kept of this machine.
+const MAX_LOCAL: usize = 32;
+
+/// Beginnings of the names of interfaces that lead to containers and virtual machines on this
+/// machine only.
+const BRIDGES: [&str; 12] = [
+    "br-",
+    "cni",
+    "docker",
+    "flannel",
+    "lxcbr",
+    "lxdbr",
+    "podman",
+    "vboxnet",
+    "veth",
+    "virbr",
+    "vmnet",
+    "vEthernet",
+];
+
+/// One IP address of one interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InterfaceAddress {
+    pub(crate) interface: String,
+    pub(crate) ip: IpAddr,
+}
+
+/// The IP addresses of this machine, best first. Clones share one list.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LocalIps(Arc<Mutex<Vec<IpAddr>>>);
+
+impl LocalIps {
+    /// Reads the interfaces. Blocks for some microseconds.
+    pub(crate) fn read() -> Self {
+        let local = Self::default();
+        local.refresh();
+        local
+    }
+
+    /// Reads the interfaces again. Returns whether the list has changed.
+    pub(crate) fn refresh(&self) -> bool {
+        let now = ranked(&interfaces(), &routed());
+        let mut known = self.lock();
+        let changed = *known != now;
+        *known = now;
+        changed
+    }
+
+    /// Adds an address that a link was made on, in case the system did not list it. Returns whether
+    /// it is new.
+    fn add(&self, ip: IpAddr) -> bool {
+        let mut known = self.lock();
+        let is_new = is_usable(ip) && known.len() < MAX_LOCAL && !known.contains(&ip);
+        if is_new {
+            known.push(ip);
+        }
+        is_new
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<IpAddr>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The IP addresses of all interfaces that are up; empty if the system does not say.
+fn interfaces() -> Vec<InterfaceAddress> {
+    match if_addrs::get_if_addrs() {
+        Ok(all) => {
+            let up = all.into_iter().filter(if_addrs::Interface::is_oper_up);
+            up.map(|of| InterfaceAddress { ip: of.ip(), interface: of.name }).collect()
+        }
+        Err(error) => {
+            tracing::debug!(%error, "the system does not list its interfaces");
+            Vec::new()
+        }
+    }
+}
+
+/// The IP addresses that the default routes leave from: IPv4, then IPv6.
+///
+/// Connecting a UDP socket only looks up the route; nothing is sent. The destinations belong to the
+/// blocks for documentation (RFC 5737, RFC 3849), so they are nobody's.
+fn routed() -> Vec<IpAddr> {
+    let towards = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
+    let address = |(from, to): (&str, &str)| {
+        let socket = UdpSocket::bind(from).ok()?;
+        socket.connect(to).ok()?;
+        socket.local_addr().ok().map(|local| local.ip())
+    };
+    towards.into_iter().filter_map(address).collect()
+}
+
+/// The usable ones of this machine's addresses, best first: those of the default routes, public
+/// ones, private ones, those without any server that assigned them, those of bridges to containers,
+/// and loopback.
+fn ranked(interfaces: &[InterfaceAddress], routed: &[IpAddr]) -> Vec<IpAddr> {
+    let rank = |of: &InterfaceAddress| match of.ip {
+        ip if routed.contains(&ip) => 0,
+        ip if ip.is_loopback() => 5,
+        _ if BRIDGES.iter().any(|bridge| of.interface.starts_with(bridge)) => 4,
+        IpAddr::V4(ip) if ip.is_link_local() => 3,
+        ip if is_private(ip) => 2,
+        _ => 1,
+    };
+    let mut by_rank: Vec<(u8, IpAddr)> = routed.iter().map(|ip| (0, *ip)).collect();
+    by_rank.extend(interfaces.iter().map(|of| (rank(of), of.ip.to_canonical())));
+    // Stable: within a rank the order is the system's.
+    by_rank.sort_by_key(|(rank, _)| *rank);
+    let mut ranked = Vec::new();
+    let mut of_prefix: BTreeMap<[u8; 8], usize> = BTreeMap::new();
+    for (_, ip) in by_rank {
+        if !is_usable(ip) || ranked.contains(&ip) || ranked.len() >= MAX_LOCAL {
+            continue;
+        }
+        if let IpAddr::V6(v6) = ip {
+            let [prefix @ .., _, _, _, _, _, _, _, _] = v6.octets();
+            let count = of_prefix.entry(prefix).or_default();
+            if *count >= PER_PREFIX {
+                continue;
+            }
+            *count += 1;
+        }
+        ranked.push(ip);
+    }
+    ranked
+}
+
+/// Whether another node may be able to dial this address. A link-local IPv6 address is of no use:
+/// it needs the name of the other side's own interface.
+fn is_usable(ip: IpAddr) -> bool {
+    let link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    !(ip.is_unspecified() || ip.is_multicast() || link_local)
+}
+
+/// Whether only machines of the same network or VPN can reach this address: private IPv4 (RFC 1918),
+/// the block that carriers and some VPNs share (RFC 6598), and unique local IPv6 (RFC 4193).
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => v4.is_private() || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64),
+        IpAddr::V6(v6) => v6.is_unique_local(),
+    }
+}
+
+/// The addresses to announce, best first: those of the configuration, then `local` on every port
+/// that is listened on there. `first` is the IP address that the peer already reaches; loopback is
+/// announced only to such a peer, or if there is nothing else.
+fn announced(
+    config: &Config,
+    listening: &[SocketAddr],
+    local: &[IpAddr],
+    first: Option<IpAddr>,
+) -> Vec<Address> {
+    let mut addresses: Vec<Address> = Vec::new();
+    let mut add = |address: Address| {
+        if addresses.len() < config.max_addresses && !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    };
+    config.announce.iter().for_each(|address| add(address.clone().without_id()));
+    if config.announce_only && !config.announce.is_empty() {
+        return addresses;
+    }
+    let first = first.map(|ip| ip.to_canonical());
+    let everywhere = |ip: IpAddr| {
+        let sockets = listening.iter().filter(move |socket| takes(socket.ip(), ip));
+        sockets.map(move |socket| SocketAddr::new(ip, socket.port()))
+    };
+    let own = listening.iter().filter(|socket| !socket.ip().is_unspecified()).copied();
+    let all: Vec<SocketAddr> =
+        first.into_iter().chain(local.iter().copied()).flat_map(everywhere).chain(own).collect();
+    let has_others = !config.announce.is_empty() || all.iter().any(|s| !s.ip().is_loopback());
+    let is_shown = |socket: &&SocketAddr| {
+        !socket.ip().is_loopback() || !has_others || Some(socket.ip()) == first
+    };
+    all.iter().filter(is_shown).for_each(|socket| add(Address::from_socket(*socket)));
+    addresses
+}
+
+/// Whether a listener on `listening` takes connections to `ip`. One on every IPv6 address takes IPv4
+/// too, unless another listener has that port there, and then both lead to the same address.
+fn takes(listening: IpAddr, ip: IpAddr) -> bool {
+    match listening {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => ip.is_ipv4(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => true,
+        one => one == ip,
+    }
+}
+
+impl Inner {
+    /// The addresses at which others can dial this node, as far as it knows, best first. `first` is
+    /// the IP address of this machine that the reader of the list already reaches.
+    pub(crate) fn addresses(&self, first: Option<IpAddr>) -> Vec<Address> {
+        announced(&self.config, &self.listening, &self.local.lock(), first)
+    }
+
+    /// Announces the address of this machine that a link was made on, unless that is done already.
+    pub(crate) async fn seen(&self, local: SocketAddr) {
+        if self.local.add(local.ip().to_canonical()) {
+            let _ = self.orders.send(Order::AddressesChanged).await;
+        }
+    }
+
+    /// Follows the changes of this machine's interfaces until the node stops. Returns at once if
+    /// the node listens on single addresses only.
+    pub(crate) async fn follow_interfaces(self: Arc<Self>) {
+        if !self.listening.iter().any(|socket| socket.ip().is_unspecified()) {
+            return;
+        }
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+                () = self.stop.cancelled() => return,
+            }
+            let local = self.local.clone();
+            let changed = tokio::task::spawn_blocking(move || local.refresh()).await;
+            if changed.unwrap_or(false) {
+                let _ = self.orders.send(Order::AddressesChanged).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(interface: &str, ip: &str) -> InterfaceAddress {
+        InterfaceAddress { interface: interface.to_owned(), ip: ip.parse().unwrap() }
+    }
+
+    fn ips(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn told(config: &Config, listening: &[&str], local: &[&str], first: Option<&str>) -> String {
+        let listening: Vec<SocketAddr> = listening.iter().map(|at| at.parse().unwrap()).collect();
+        let first = first.map(|ip| ip.parse().unwrap());
+        let told = announced(config, &listening, &ips(local), first);
+        told.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn every_usable_address_counts_and_the_best_come_first() {
+        let interfaces = [
+            of("lo", "127.0.0.1"),
+            of("lo", "::1"),
+            of("docker0", "172.17.0.1"),
+            of("eth0", "192.168.1.5"),
+            of("eth0", "fd00::5"),
+            of("eth0", "fe80::5"),
+            of("eth0", "2001:db8:1::5"),
+            of("eth1", "169.254.7.7"),
+            of("wg0", "10.9.0.2"),
+            of("tailscale0", "100.101.102.103"),
+            of("ppp0", "203.0.113.9"),
+        ];
+        let routed = ips(&["192.168.1.5", "2001:db8:1::5"]);
+        let expected = [
+            "192.168.1.5",
+            "2001:db8:1::5",
+            "203.0.113.9",
+            "fd00::5",
+            "10.9.0.2",
+            "100.101.102.103",
+            "169.254.7.7",
+            "172.17.0.1",
+            "127.0.0.1",
+            "::1",
+        ];
+        assert_eq!(ranked(&interfaces, &routed), ips(&expected));
+    }
+
+    #[test]
+    fn old_temporary_addresses_do_not_crowd_out_others() {
+        let temporary: Vec<_> = (1..9)
+            .map(|n| of("eth0", &format!("2001:db8:1::{n}")))
+            .chain([of("wg0", "10.9.0.2")])
+            .collect();
+        let found = ranked(&temporary, &ips(&["2001:db8:1::7"]));
+        assert_eq!(found, ips(&["2001:db8:1::7", "2001:db8:1::1", "10.9.0.2"]));
+    }
+
+    #[test]
+    fn loopback_is_announced_only_on_loopback_or_alone() {
+        let config = Config::default();
+        let local = ["192.168.1.5", "127.0.0.1"];
+        let listening = ["0.0.0.0:7117"];
+        assert_eq!(told(&config, &listening, &local, None), "192.168.1.5:7117");
+        let to_local_peer = told(&config, &listening, &local, Some("127.0.0.1"));
+        assert_eq!(to_local_peer, "127.0.0.1:7117 192.168.1.5:7117");
+        assert_eq!(told(&config, &listening, &["127.0.0.1"], None), "127.0.0.1:7117");
+        let both = ["127.0.0.1:1", "192.168.1.5:2"];
+        assert_eq!(told(&config, &both, &local, None), "192.168.1.5:2");
+        assert_eq!(told(&config, &["127.0.0.1:1"], &local, None), "127.0.0.1:1");
+        assert_eq!(told(&config, &[], &local, None), "");
+    }
+
+    #[test]
+    fn a_port_of_both_families_is_announced_once_for_each_address() {
+        let config = Config::default();
+        let local = ["192.168.1.5", "fd00::5", "127.0.0.1", "::1"];
+        let expected = "192.168.1.5:7117 [fd00::5]:7117";
+        assert_eq!(told(&config, &["0.0.0.0:7117", "[::]:7117"], &local, None), expected);
+        assert_eq!(told(&config, &["[::]:7117"], &local, None), expected);
+        let reached = told(&config, &["[::]:7117"], &local, Some("fd00::5"));
+        assert_eq!(reached, "[fd00::5]:7117 192.168.1.5:7117");
+    }
+
+    #[test]
+    fn given_addresses_come_first_or_stand_alone_and_the_list_is_bounded() {
+        let mut config = Config::default();
+        config.announce =
+            vec!["ann.example.org:7000".parse().unwrap(), "192.168.1.5:7117".parse().unwrap()];
+        let local = ["192.168.1.5", "10.9.0.2"];
+        let all = "ann.example.org:7000 192.168.1.5:7117 10.9.0.2:7117";
+        assert_eq!(told(&config, &["0.0.0.0:7117"], &local, None), all);
+        config.max_addresses = 2;
+        let two = "ann.example.org:7000 192.168.1.5:7117";
+        assert_eq!(told(&config, &["0.0.0.0:7117"], &local, None), two);
+        config.max_addresses = 32;
+        config.announce_only = true;
+        assert_eq!(told(&config, &["0.0.0.0:7117"], &local, None), two);
+        config.announce.clear();
+        assert!(told(&config, &["0.0.0.0:7117"], &local, None).contains("10.9.0.2"));
+    }
+
+    #[test]
+    fn this_machine_has_an_address() {
+        let local = LocalIps::read();
+        assert!(!local.lock().is_empty());
+        assert!(!local.refresh(), "nothing has changed");
+        assert!(!local.add("fe80::1".parse().unwrap()), "of no use without a scope");
+    }
+}

@@ -1,0 +1,104 @@
+//! Bootstrap nodes: where a node begins when the application names no node to join through.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use peerkit_proto::address::{Address, ParseAddressError};
+
+/// The file in the state folder that lists bootstrap nodes.
+pub(crate) const BOOTSTRAP_FILE: &str = "bootstrap";
+
+/// Longest list of bootstrap nodes. 64: some of them answer, and dialling all is no burden.
+pub(crate) const MAX_BOOTSTRAP: usize = 64;
+
+/// Largest file of bootstrap nodes, in bytes: 64 lines with the longest address, and comments.
+const MAX_FILE: u64 = 64 << 10;
+
+/// Why the list of bootstrap nodes can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootstrapError {
+    /// The file can't be read.
+    #[error("can't read the bootstrap nodes in {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A line is not an address.
+    #[error("{}, line {line}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        #[source]
+        source: ParseAddressError,
+    },
+    /// There are more than 64.
+    #[error("{0} bootstrap nodes are given, and {MAX_BOOTSTRAP} is the most")]
+    TooMany(usize),
+    /// The file is larger than 64 KiB.
+    #[error("{} has more than {MAX_FILE} bytes, so it is not a list of bootstrap nodes", .0.display())]
+    TooLarge(PathBuf),
+}
+
+/// Reads the list of a state folder: one address a line; `#` begins a comment. A missing file is an
+/// empty list.
+///
+/// # Errors
+/// If the file can't be read, is too large, or has a line that is not an address.
+pub(crate) fn read(folder: &Path) -> Result<Vec<Address>, BootstrapError> {
+    let path = folder.join(BOOTSTRAP_FILE);
+    let mut text = String::new();
+    let reading =
+        File::open(&path).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
+    match reading {
+        Ok(_) if text.len() as u64 > MAX_FILE => return Err(BootstrapError::TooLarge(path)),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(BootstrapError::Read { path, source }),
+    }
+    let mut addresses = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let address = line.split('#').next().unwrap_or_default().trim();
+        if address.is_empty() {
+            continue;
+        }
+        match address.parse() {
+            Ok(address) => addresses.push(address),
+            Err(source) => return Err(BootstrapError::Line { path, line: at + 1, source }),
+        }
+    }
+    Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_line_is_an_address_or_a_comment() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(read(folder.path()).unwrap(), [], "no file");
+        let file = folder.path().join(BOOTSTRAP_FILE);
+        let id = peerkit_proto::id::Key::from_secret(&[1; 32]).id();
+        fs::write(&file, format!("# ours\n\n a:1 # the first\r\n{id}@[::1]:2\n")).unwrap();
+        let read_addresses = read(folder.path()).unwrap();
+        let expected: [Address; 2] =
+            ["a:1".parse().unwrap(), format!("{id}@[::1]:2").parse().unwrap()];
+        assert_eq!(read_addresses, expected);
+        fs::write(&file, "a:1\nb:99999\n").unwrap();
+        let error = read(folder.path()).unwrap_err();
+        assert!(matches!(error, BootstrapError::Line { line: 2, .. }), "{error:?}");
+        fs::write(&file, "#".repeat(70_000)).unwrap();
+        assert!(matches!(read(folder.path()), Err(BootstrapError::TooLarge(_))));
+        fs::write(&file, [0xff]).unwrap();
+        assert!(matches!(read(folder.path()), Err(BootstrapError::Read { .. })));
+    }
+}

@@ -1,0 +1,81 @@
+//! Several ways to the same node, tried in order and partly side by side ("happy eyeballs",
+//! RFC 8305): one address that does not answer costs a quarter of a second, not a time-out.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+/// Wait before the next way is tried beside those that have not answered: the "connection attempt
+/// delay" of RFC 8305, section 8.
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Tries each of `ways` until one succeeds. The next one is tried as soon as one fails, or after a
+/// quarter of a second; the attempts that are still under way at the end are given up.
+///
+/// # Errors
+/// The failures of all, in the order in which they came; none if there are no ways.
+pub(crate) async fn first_success<W, T, E, F>(
+    ways: impl IntoIterator<Item = W>,
+    attempt: impl Fn(W) -> F,
+) -> Result<T, Vec<E>>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+    F: Future<Output = Result<T, E>> + Send + 'static,
+{
+    let mut waiting = ways.into_iter().peekable();
+    let mut attempts = JoinSet::new();
+    let mut errors = Vec::new();
+    loop {
+        if let Some(way) = waiting.next() {
+            attempts.spawn(attempt(way));
+        }
+        let joined = match waiting.peek() {
+            None => attempts.join_next().await,
+            Some(_) => {
+                let joined = tokio::time::timeout(STAGGER, attempts.join_next()).await;
+                // Too slow: the next way is tried beside it.
+                let Ok(joined) = joined else { continue };
+                joined
+            }
+        };
+        match joined {
+            Some(Ok(Ok(success))) => return Ok(success),
+            Some(Ok(Err(error))) => errors.push(error),
+            // A task that panicked has no error to report.
+            Some(Err(_)) => {}
+            None => return Err(errors),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A way fails or succeeds after so many milliseconds.
+    async fn after(millis: u64, succeeds: bool) -> Result<u64, u64> {
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        if succeeds { Ok(millis) } else { Err(millis) }
+    }
+
+    async fn first(ways: &[(u64, bool)]) -> (Result<u64, Vec<u64>>, u128) {
+        let begun = tokio::time::Instant::now();
+        let found =
+            first_success(ways.to_vec(), |(millis, succeeds)| after(millis, succeeds)).await;
+        (found, begun.elapsed().as_millis())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn dead_ways_cost_a_quarter_of_a_second_each_and_refused_ones_nothing() {
+        const DEAD: (u64, bool) = (10_000, false);
+        assert_eq!(first(&[(5, true)]).await, (Ok(5), 5));
+        let seven_dead = [DEAD, DEAD, DEAD, DEAD, DEAD, DEAD, DEAD, (5, true)];
+        assert_eq!(first(&seven_dead).await, (Ok(5), 7 * 250 + 5));
+        assert_eq!(first(&[(1, false), (2, false), (5, true)]).await, (Ok(5), 8));
+        // One that is slow is not given up when the next begins.
+        assert_eq!(first(&[(400, true), DEAD]).await, (Ok(400), 400));
+        assert_eq!(first(&[(1, false), (2, false)]).await, (Err(vec![1, 2]), 3));
+        assert_eq!(first(&[]).await, (Err(vec![]), 0));
+    }
+}

@@ -1,0 +1,175 @@
+//! Where a node listens, what it announces, and which of several addresses it dials.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::time::Duration;
+
+use crate::common::*;
+use peerkit::{Address, Builder, Config, Error, FetchError, Get, Node, Ticket};
+use serde_json::json;
+
+/// Longer than any test waits: an address that is tried alone until it times out fails the test.
+const FOR_EVER: Duration = Duration::from_secs(3600);
+
+/// A node that waits as good as for ever for an address that answers nothing.
+fn very_patient(name: &str) -> Builder {
+    let mut config = Config::default();
+    config.connect_timeout = FOR_EVER;
+    config.handshake_timeout = FOR_EVER;
+    builder(name).config(config)
+}
+
+/// Addresses that take a connection and say nothing.
+fn silent(count: usize) -> (Vec<TcpListener>, Vec<Address>) {
+    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses = listeners.iter().map(|listener| listener.local_addr().unwrap().into());
+    let addresses = addresses.collect();
+    (listeners, addresses)
+}
+
+/// An address that refuses connections.
+fn refusing() -> Address {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().into()
+}
+
+#[tokio::test]
+async fn addresses_that_do_not_answer_do_not_hold_up_a_join_or_a_fetch() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("notes.txt");
+    std::fs::write(&file, "notes").unwrap();
+    let a = node("a").await;
+    let hash = a.share(&file).await.unwrap().shared.hash;
+    let (listeners, mut addresses) = silent(6);
+    addresses.extend([refusing(), at(&a).into()]);
+
+    let b = very_patient("b").spawn().await.unwrap();
+    let ticket: Ticket = a.ticket(&hash).unwrap();
+    let ticket = Ticket { addresses: addresses.clone(), ..ticket };
+    let get = Get::ticket(&ticket).to(folder.path().join("fetched.txt"));
+    let fetched = within("the fetch", b.download(get).await.unwrap().finished()).await.unwrap();
+    assert_eq!(std::fs::read(fetched.path).unwrap(), b"notes");
+    assert!(b.peers().is_empty());
+
+    let peers = folder.path().join("peers.json");
+    let json = json!([{"id": a.id(), "name": "a", "addresses": addresses, "last_seen": 1}]);
+    std::fs::write(&peers, json.to_string()).unwrap();
+    b.load_peers(&peers).await.unwrap();
+    let joined = within("the join", b.rejoin(1)).await.unwrap();
+    assert_eq!(joined[0].id(), a.id());
+    assert_eq!(*joined[0].address(), Address::from(at(&a)), "the one that answered");
+    drop(listeners);
+    shutdown([&a, &b]).await;
+}
+
+#[tokio::test]
+async fn a_ticket_whose_addresses_are_all_dead_says_so_of_each() {
+    let b = node("b").await;
+    let hash = peerkit::Hash::of(b"x");
+    let addresses = vec![refusing(), refusing()];
+    let ticket = Ticket {
+        hash,
+        node: peerkit::NodeId::from_bytes([7; 32]),
+        secret: None,
+        network: "peerkit".into(),
+        addresses,
+    };
+    let error = within("the end", b.download(Get::ticket(&ticket)).await.unwrap().finished())
+        .await
+        .unwrap_err();
+    assert!(!matches!(error, Error::Fetch(FetchError::Stopped)), "{error:?}");
+    b.shutdown().await;
+}
+
+#[tokio::test]
+async fn bootstrap_nodes_are_joined_where_no_address_is_given() {
+    let a = node("a").await;
+    let address = Address::from(at(&a));
+    let b = builder("b").bootstrap(refusing()).bootstrap(address.clone()).spawn().await.unwrap();
+    let joined = within("a join", b.join(&[])).await.unwrap();
+    assert_eq!(joined.iter().map(|peer| peer.id()).collect::<Vec<_>>(), [a.id()]);
+
+    // From the state folder's file.
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("bootstrap");
+    std::fs::write(&list, format!("# ours\n{address} # a\n")).unwrap();
+    let c = builder("c").state(folder.path()).spawn().await.unwrap();
+    let joined =
+        within("a join", c.join_patiently(&[], |error, _| panic!("{error}"))).await.unwrap();
+    assert_eq!(joined[0].id(), a.id());
+    c.shutdown().await;
+    drop(c);
+
+    std::fs::write(&list, "nonsense:port\n").unwrap();
+    let error = builder("c").state(folder.path()).spawn().await.unwrap_err();
+    assert!(matches!(error, Error::Bootstrap(_)), "{error:?}");
+    let too_many = (0..65).fold(builder("d"), |builder, _| builder.bootstrap(address.clone()));
+    assert!(matches!(too_many.spawn().await, Err(Error::Bootstrap(_))));
+    shutdown([&a, &b]).await;
+}
+
+#[tokio::test]
+async fn a_join_through_nobody_says_why() {
+    let a = node("a").await;
+    let nothing = a.join_patiently(&[], |error, _| panic!("{error}"));
+    assert!(matches!(within("the end", nothing).await, Err(Error::NoBootstrap)));
+    let dead = refusing();
+    let b = builder("b").bootstrap(dead.clone()).spawn().await.unwrap();
+    match within("the end", b.join(&[])).await {
+        Err(Error::NoneReached { tried: 1, first }) => {
+            assert!(first.to_string().contains(&dead.to_string()), "{first}");
+        }
+        other => panic!("{other:?}"),
+    }
+    shutdown([&a, &b]).await;
+}
+
+#[tokio::test]
+async fn what_is_announced_is_what_others_find() {
+    let given: Address = "ann.example.org:7000".parse().unwrap();
+    let a = builder("a").announce(given.clone()).spawn().await.unwrap();
+    let own = Address::from(at(&a));
+    assert_eq!(a.addresses(), [given.clone()], "loopback is for want of anything else");
+    let mut config = Config::default();
+    config.announce = vec![given.clone()];
+    config.announce_only = true;
+    let b = builder("b").config(config).spawn().await.unwrap();
+    assert_eq!(b.addresses(), [given.clone()]);
+
+    let c = node("c").await;
+    link(&c, &a).await;
+    let found = within("a discovery", c.discover(1)).await.unwrap();
+    let of_a = found.nodes.iter().find(|node| node.id == a.id()).unwrap();
+    assert_eq!(of_a.addresses.first(), Some(&given));
+    // Who has a link over loopback can still dial it there.
+    let (_, known) = within("it is remembered", async {
+        loop {
+            if let Some(known) = c.known_peers().await.unwrap().pop() {
+                return known;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(known.addresses, [own]);
+    shutdown([&a, &b, &c]).await;
+}
+
+#[tokio::test]
+async fn everywhere_is_ipv4_and_ipv6_and_no_wildcard_is_announced() {
+    let a = Node::builder().name("a").listen_everywhere(0).spawn().await.unwrap();
+    let port = at(&a).port();
+    for address in a.addresses() {
+        let socket = address.socket().unwrap();
+        assert!(!socket.ip().is_unspecified() && socket.port() == port, "{address}");
+    }
+    assert!(!a.addresses().is_empty());
+    let has_ipv6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+    let ipv6 = has_ipv6.then(|| SocketAddr::from((Ipv6Addr::LOCALHOST, port)));
+    for at in std::iter::once(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).chain(ipv6) {
+        let b = Node::builder().name("b").spawn().await.unwrap();
+        let peer = within("a link", b.connect(at)).await.unwrap();
+        assert_eq!(peer.id(), a.id());
+        b.shutdown().await;
+    }
+    a.shutdown().await;
+}
