@@ -1,4 +1,4 @@
-//! The JSON lines of `--json`: a contract, see DESIGN.md.
+//! The JSON lines of `--json`: a contract. Fields may be added, never renamed or removed.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! What a command gave: the fields of its JSON result, as DESIGN.md has them.
+//! The outcome of a command: the fields of its JSON result.
 
 use std::path::PathBuf;
 
