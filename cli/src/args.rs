@@ -142,7 +142,7 @@ pub(crate) enum Action {
 #[derive(Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub(crate) struct RunArgs {
-    /// Nodes to join through: host:port, or ID@host:port to insist on who answers. One that is up is
+    /// Nodes to join through: host[:port], or ID@host[:port] to insist on who answers. One that is up is
     /// enough; while none is they are tried again
     #[arg(value_name = "ADDR", value_hint = ValueHint::Hostname)]
     pub(crate) addresses: Vec<Address>,
@@ -298,7 +298,8 @@ fn listen_address(text: &str) -> Result<String, String> {
         None => text.to_owned(),
     };
     match dialled.parse::<Address>() {
-        Ok(Address { id: None, .. }) => Ok(text.to_owned()),
+        Ok(Address { id: None, .. }) if dialled != text => Ok(text.to_owned()),
+        Ok(address @ Address { id: None, .. }) => Ok(address.host_port()),
         Ok(_) => Err("a node listens as itself: leave out the identity before the @".to_owned()),
         Err(error) => Err(error.to_string()),
     }
@@ -351,8 +352,8 @@ mod tests {
     #[test]
     fn wrong_usage_says_what_is_wrong() {
         for (line, hint) in [
-            ("peerkit run 127.0.0.1", "has no port"),
-            ("peerkit run --listen 127.0.0.1", "has no port"),
+            ("peerkit run 127.0.0.1:x", "not a port"),
+            ("peerkit run lan", "local network"),
             ("peerkit run --listen :0", "no host"),
             ("peerkit run --max-inbound many", "invalid digit"),
             ("peerkit run --network=", "at least one letter"),

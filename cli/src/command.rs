@@ -1,8 +1,9 @@
 //! A line that was typed or piped in, as a command.
 
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
-use peerkit::Address;
+use peerkit::{Address, ParseAddressError};
 
 use crate::manual::{self, Entry};
 use crate::wanted;
@@ -11,84 +12,37 @@ use flags::{Flag, Takes};
 
 mod flags;
 
-/// What the node is told to do.
+/// What the node is told to do. Addresses are read by the node, as they may be names of nodes that it
+/// knows; what `get` asks for depends on what searches have found: see [`wanted::read`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
-    Connect {
-        address: Address,
-        reconnect: bool,
-    },
-    Join {
-        addresses: Vec<Address>,
-    },
-    Disconnect {
-        peer: String,
-    },
+    Connect { address: String, reconnect: bool },
+    Join { addresses: Vec<String> },
+    Disconnect { peer: String },
     Peers,
-    Msg {
-        text: String,
-    },
-    Send {
-        peer: String,
-        text: String,
-    },
-    Broadcast {
-        title: String,
-        text: String,
-    },
-    Ping {
-        peer: Option<String>,
-    },
-    Discover {
-        depth: i32,
-    },
-    Add {
-        path: PathBuf,
-        to: Vec<String>,
-        ticket: bool,
-    },
-    Remove {
-        hash: String,
-    },
+    Msg { text: String },
+    Send { peer: String, text: String },
+    Broadcast { title: String, text: String },
+    Ping { peer: Option<String> },
+    Discover { depth: i32 },
+    Add { path: PathBuf, to: Vec<String>, ticket: bool },
+    Remove { hash: String },
     Refresh,
     Files,
-    Search {
-        text: String,
-    },
-    /// What the line asks for depends on what searches have found: see [`wanted::read`].
-    Get {
-        line: String,
-        from: Vec<Address>,
-        force: bool,
-    },
-    Pause {
-        download: String,
-    },
-    Resume {
-        download: String,
-    },
-    Cancel {
-        download: String,
-    },
+    Search { text: String },
+    Get { line: String, from: Vec<String>, force: bool },
+    Pause { download: String },
+    Resume { download: String },
+    Cancel { download: String },
     Downloads,
     Status,
     Network,
     Size,
-    Map {
-        file: Option<PathBuf>,
-    },
-    Save {
-        file: Option<PathBuf>,
-    },
-    Load {
-        file: Option<PathBuf>,
-    },
-    Debug {
-        on: bool,
-    },
-    Help {
-        topic: Option<String>,
-    },
+    Map { file: Option<PathBuf> },
+    Save { file: Option<PathBuf> },
+    Load { file: Option<PathBuf> },
+    Debug { on: bool },
+    Help { topic: Option<String> },
     Leave,
     Shutdown,
     Exit,
@@ -140,20 +94,20 @@ impl Command {
         let mut arguments = Arguments { entry, rest: &cut };
         let command = match entry.name {
             "connect" => {
-                let words = arguments.words();
-                let [word] = &words[..] else {
+                let mut words = with_ports(arguments.words());
+                let (Some(address), true) = (words.pop(), words.is_empty()) else {
                     return Err(arguments.wrong("takes one address"));
                 };
-                let (address, reconnect) = (parse_address(word)?, flags.has("--reconnect"));
-                Self::Connect { address, reconnect }
+                check_address(&address)?;
+                Self::Connect { address, reconnect: flags.has("--reconnect") }
             }
             "join" => {
-                let words = arguments.words();
-                if words.is_empty() {
+                let addresses = with_ports(arguments.words());
+                if addresses.is_empty() {
                     return Err(arguments.wrong("needs the address of a node"));
                 }
-                let addresses = words.iter().map(|word| parse_address(word));
-                Self::Join { addresses: addresses.collect::<Result<_, _>>()? }
+                addresses.iter().try_for_each(|address| check_address(address))?;
+                Self::Join { addresses }
             }
             "disconnect" => Self::Disconnect { peer: arguments.one("a peer")? },
             "msg" => Self::Msg { text: arguments.text()? },
@@ -179,7 +133,10 @@ impl Command {
             "search" => Self::Search { text: arguments.sought()? },
             "get" => Self::Get {
                 line: arguments.raw("a ticket, hash or name")?,
-                from: flags.values("--from").map(parse_address).collect::<Result<_, _>>()?,
+                from: flags
+                    .values("--from")
+                    .map(|address| check_address(address).map(|()| address.to_owned()))
+                    .collect::<Result<_, _>>()?,
                 force: flags.has("--force"),
             },
             "pause" => Self::Pause { download: arguments.rest("a download")? },
@@ -393,8 +350,40 @@ pub(crate) fn flags_of(command: &str) -> &'static [Flag] {
     }
 }
 
-fn parse_address(text: &str) -> Result<Address, String> {
-    text.parse().map_err(|error: peerkit::ParseAddressError| error.to_string())
+/// Checks what can be an address and nothing else. The node reads the rest: it knows names.
+pub(crate) fn check_address(text: &str) -> Result<(), String> {
+    let may_be_name = !text.trim().is_empty() && !text.contains([':', '@', '/', '[']);
+    match text.parse::<Address>() {
+        Err(ParseAddressError::Host(_) | ParseAddressError::NoPlace) if may_be_name => Ok(()),
+        Err(error) => Err(error.to_string()),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Puts each host that a port follows as a word of its own together with it: `HOST PORT`.
+pub(crate) fn with_ports(words: Vec<String>) -> Vec<String> {
+    let mut addresses: Vec<String> = Vec::new();
+    let mut may_take = false;
+    for word in words {
+        let is_port = word.parse::<u16>().is_ok_and(|port| port != 0);
+        match addresses.last_mut() {
+            Some(host) if may_take && is_port => {
+                *host = match host.parse::<Ipv6Addr>() {
+                    Ok(ip) => format!("[{ip}]:{word}"),
+                    Err(_) => format!("{host}:{word}"),
+                };
+                may_take = false;
+            }
+            _ => {
+                let bare = word.rsplit_once('@').map_or(word.as_str(), |(_, host)| host);
+                let bare = bare.strip_prefix("tcp://").unwrap_or(bare);
+                let is_bracketed = bare.starts_with('[') && bare.ends_with(']');
+                may_take = is_bracketed || !bare.contains(':') || bare.parse::<Ipv6Addr>().is_ok();
+                addresses.push(word);
+            }
+        }
+    }
+    addresses
 }
 
 /// The text up to the first white space, and what follows that one character.
@@ -462,10 +451,7 @@ mod tests {
     #[test]
     fn a_get_has_its_options_on_either_side() {
         let get = |line: &str| match parse(line) {
-            Command::Get { line, from, force } => {
-                let from: Vec<String> = from.iter().map(ToString::to_string).collect();
-                (line.trim().to_owned(), from.join(" "), force)
-            }
+            Command::Get { line, from, force } => (line.trim().to_owned(), from.join(" "), force),
             other => panic!("{other:?}"),
         };
         let is = |line: &str, from: &str, force| (line.to_owned(), from.to_owned(), force);
@@ -532,16 +518,41 @@ mod tests {
 
     #[test]
     fn connect_takes_its_flag_on_either_side() {
-        for line in ["connect a:1 --reconnect", "connect --reconnect a:1"] {
-            let expected = Command::Connect { address: "a:1".parse().unwrap(), reconnect: true };
+        for line in ["connect a:1 --reconnect", "connect --reconnect a 1"] {
+            let expected = Command::Connect { address: "a:1".into(), reconnect: true };
             assert_eq!(parse(line), expected);
         }
         assert!(error("connect a:1 b:2").contains("one address"));
         assert!(error("connect").contains("one address"));
         assert!(error("connect a:1 --now").contains("--now"));
-        assert!(error("connect nonsense").contains("has no port"));
         assert!(error("join").contains("address"));
-        assert_eq!(parse("join a:1 b:2").name(), "join");
+    }
+
+    #[test]
+    fn an_address_is_a_host_a_port_or_both_or_a_name() {
+        let connect = |line: &str| match parse(&format!("connect {line}")) {
+            Command::Connect { address, .. } => address,
+            other => panic!("{other:?}"),
+        };
+        let id = "0a".repeat(32);
+        for (line, expected) in [
+            ("127.0.0.1 7200", "127.0.0.1:7200"),
+            ("::1 7200", "[::1]:7200"),
+            ("[::1] 7200", "[::1]:7200"),
+            ("127.0.0.1", "127.0.0.1"),
+            ("'bob smith'", "bob smith"),
+            ("\"127.0.0.1:1\"", "127.0.0.1:1"),
+            (&id, &id),
+        ] {
+            assert_eq!(connect(line), expected);
+        }
+        let Command::Join { addresses } = parse("join a:1 b 2 c d") else { panic!("not join") };
+        assert_eq!(addresses, ["a:1", "b:2", "c", "d"]);
+        assert!(error("connect 7117").contains("no host"));
+        assert!(error("connect a:0").contains("not a port"));
+        assert!(error("connect lan").contains("local network"));
+        assert!(error("connect udp://a:1").contains("udp"));
+        assert!(error("get abcd --from a:x").contains("not a port"));
     }
 
     #[test]

@@ -83,10 +83,11 @@ impl Session {
                     false => ConnectOptions::default(),
                 };
                 let peer = node.connect_with(address, options).await?;
-                Outcome::Peer { peer: self.view(&peer) }
+                let is_manual = node.status().await.manual;
+                Outcome::Connected { peer: self.view(&peer), is_manual }
             }
             Command::Join { addresses } => {
-                let peers = node.join(&addresses).await?;
+                let peers = node.join(&self.addresses(&addresses).await?).await?;
                 Outcome::Linked { peers: self.views(&peers) }
             }
             Command::Disconnect { peer } => {
@@ -159,7 +160,7 @@ impl Session {
                 Outcome::Found { files: views(found) }
             }
             Command::Get { line, from, force } => {
-                let download = node.download(self.get(&line, from, force)?).await?;
+                let download = node.download(self.get(&line, &from, force).await?).await?;
                 let status = Box::new(download.status());
                 self.fetches.follow(download, self.output.clone(), self.at_prompt);
                 Outcome::Begun { download: status }
@@ -315,7 +316,7 @@ impl Session {
     }
 
     /// What `get` is to fetch, from where and where to.
-    fn get(&self, line: &str, from: Vec<Address>, force: bool) -> anyhow::Result<Get> {
+    async fn get(&self, line: &str, from: &[String], force: bool) -> anyhow::Result<Get> {
         let (wanted, path) = {
             let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
             wanted::read(line, &found).map_err(|error| anyhow!(error))?
@@ -334,9 +335,19 @@ impl Session {
             Wanted::Ticket(ticket) => Get::ticket(&ticket),
             Wanted::Hash(hash) => Get::new(hash),
         };
+        let from = self.addresses(from).await?;
         let get = from.into_iter().fold(get.overwrite(force), Get::from);
         let destination = Destination::new(path.as_deref(), &self.downloads);
         Ok(destination.context("there is no current folder")?.of_get(get))
+    }
+
+    /// The addresses that are meant, of names and identities those that are known.
+    async fn addresses(&self, texts: &[String]) -> anyhow::Result<Vec<Address>> {
+        let mut addresses = Vec::new();
+        for text in texts {
+            addresses.extend(self.node.find_addresses(text).await?);
+        }
+        Ok(addresses)
     }
 
     async fn map(&self, file: Option<PathBuf>) -> anyhow::Result<Outcome> {

@@ -20,9 +20,17 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
     let text = match outcome {
         Outcome::Peer { peer } => match command {
             "send" => format!("sent to {}", peer.label()),
-            "disconnect" => format!("disconnected from {}", peer.label()),
-            _ => format!("connected to {} at {}", peer.label(), at(peer)),
+            _ => format!("disconnected from {}", peer.label()),
         },
+        Outcome::Connected { peer, is_manual } => {
+            let mut text = format!("connected to {} at {}", peer.label(), at(peer));
+            if !is_manual {
+                let hint = "this is a link and no more: `join ADDR` makes this node a member of the \
+                            network of the node at ADDR";
+                let _ = write!(text, "\n{}", paint.faint(hint));
+            }
+            text
+        }
         Outcome::Linked { peers } if command == "leave" => {
             format!("left: {} closed", count(peers.len(), "link"))
         }

@@ -107,7 +107,9 @@ pub(crate) const ENTRIES: &[Entry] = &[
         aliases: &[],
         usage: "connect ADDR [--reconnect]",
         summary: "link to a node, and nothing else",
-        more: "ADDR is host:port, or ID@host:port to insist on who answers.\n\
+        more: "ADDR is host:port or host port, or ID@host:port to insist on who answers; the port may\n\
+               be left out, it is 7117 then. The name of a known node, its identity or the first\n\
+               digits of that are addresses too. `join` makes this node a member of the network.\n\
                With --reconnect the link is made again whenever it is lost.",
     },
     Entry {

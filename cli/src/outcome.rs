@@ -14,8 +14,15 @@ use crate::text;
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Outcome {
-    /// `connect`, `disconnect`, `send`
+    /// `disconnect`, `send`
     Peer { peer: PeerView },
+    /// `connect`
+    Connected {
+        peer: PeerView,
+        /// All links are made by hand: there is no network to join.
+        #[serde(skip)]
+        is_manual: bool,
+    },
     /// `join`, `leave`
     Linked { peers: Vec<PeerView> },
     /// `peers`

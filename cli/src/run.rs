@@ -20,6 +20,7 @@ use crate::log::Log;
 use crate::outcome::Outcome;
 use crate::output::{Output, Sink, Writer};
 use crate::progress::Bars;
+use crate::signals::Interruptible;
 use crate::terminal::Terminal;
 use crate::text::plain;
 use crate::{Usage, folders, host, human, signals, words};
@@ -284,9 +285,17 @@ async fn obey(
             Ok(Some(command)) => {
                 let name = command.name().to_owned();
                 let stops = matches!(command, Command::Exit | Command::Shutdown);
+                let interruptible = session.at_prompt.then(Interruptible::start);
+                let interrupted = async {
+                    match &interruptible {
+                        Some(command) => command.interrupted().await,
+                        None => std::future::pending().await,
+                    }
+                };
                 let result = tokio::select! {
                     biased;
                     result = session.execute(command) => result,
+                    () = interrupted => Err(anyhow::anyhow!("interrupted before it was done")),
                     () = stop.cancelled() => {
                         let stopped = Err(anyhow::anyhow!("stopped before it was done"));
                         output.result(&name, &stopped).await;

@@ -1,8 +1,10 @@
-//! SIGINT, SIGTERM and SIGHUP: the first stops cleanly, a second SIGINT at once.
+//! SIGINT, SIGTERM and SIGHUP: the first stops cleanly, a second SIGINT at once. While a command runs
+//! at a prompt, SIGINT ends that and no more.
 
 use std::io;
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +18,32 @@ static INTERRUPT: AtomicBool = AtomicBool::new(false);
 
 /// SIGINT has ended a command or a fetch.
 static CUT_SHORT: AtomicBool = AtomicBool::new(false);
+
+/// Cancelled by SIGINT in place of the program's end: the command that runs at a prompt.
+static COMMAND: Mutex<Option<CancellationToken>> = Mutex::new(None);
+
+/// A command that SIGINT ends, and nothing else; while it is there.
+pub(crate) struct Interruptible(CancellationToken);
+
+impl Interruptible {
+    /// From now on SIGINT ends this command.
+    pub(crate) fn start() -> Self {
+        let token = CancellationToken::new();
+        *COMMAND.lock().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
+        Self(token)
+    }
+
+    /// Waits until SIGINT comes.
+    pub(crate) async fn interrupted(&self) {
+        self.0.cancelled().await;
+    }
+}
+
+impl Drop for Interruptible {
+    fn drop(&mut self) {
+        *COMMAND.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
 
 /// Notes that a command or a fetch was given up because the program is to stop. If it was SIGINT that
 /// stops it, the exit status will be [`INTERRUPTED`].
@@ -56,7 +84,11 @@ pub(crate) fn watch(stop: &CancellationToken) -> io::Result<()> {
                 }
             };
             tokio::select! {
-                _ = interrupt.recv() => interrupted(),
+                _ = interrupt.recv() => {
+                    if !interrupted() {
+                        continue;
+                    }
+                }
                 _ = terminate.recv() => {}
                 _ = hung_up => {}
             }
@@ -88,18 +120,26 @@ pub(crate) fn watch(stop: &CancellationToken) -> io::Result<()> {
     let stop = stop.clone();
     tokio::spawn(async move {
         while tokio::signal::ctrl_c().await.is_ok() {
-            interrupted();
-            stop.cancel();
+            if interrupted() {
+                stop.cancel();
+            }
         }
     });
     Ok(())
 }
 
-fn interrupted() {
+/// Ends the command that runs at a prompt. Without one the program is to stop: returns true then, or
+/// ends it at once, if it is the second time.
+fn interrupted() -> bool {
+    if let Some(command) = COMMAND.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        command.cancel();
+        return false;
+    }
     if INTERRUPT.swap(true, Ordering::Relaxed) {
         terminal::restore();
         process::exit(INTERRUPTED)
     }
+    true
 }
 
 #[cfg(all(test, unix))]

@@ -88,6 +88,9 @@ pub enum Error {
     /// There is no link with that node, and nobody who answers knows it.
     #[error("no node that this one can ask knows {0}: connect to it, or to one that does")]
     NotFound(NodeId),
+    /// The node is in the network, and has no address at which it can be dialled.
+    #[error("that node has no address at which it can be dialled: no link was made")]
+    NoAddress,
     /// A message that others were to pass on to a node that can't be dialled did not arrive, or may
     /// not have.
     #[error("the message to {peer} was not delivered: {reason}")]

@@ -85,8 +85,8 @@ pub use key::{
 };
 pub use network::{Degrees, Figures, Network, NetworkNode};
 pub use node::{
-    Broadcasted, ConnectOptions, Discovery, FoundFile, IntoAddress, Node, SendReport, Sender, Size,
-    Source,
+    Broadcasted, ConnectOptions, Discovery, FoundFile, IntoAddress, Node, Place, SendReport,
+    Sender, Size, Source,
 };
 pub use outgoing::Outgoing;
 pub use rate::RateLimits;

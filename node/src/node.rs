@@ -16,7 +16,7 @@ use crate::counters::Counters;
 use crate::error::Error;
 use crate::events::Events;
 use crate::inner::Inner;
-use crate::order::{Order, Wanted};
+use crate::order::Order;
 use crate::rate::RateLimits;
 use crate::served::ServedRequest;
 use crate::status::Status;
@@ -24,10 +24,12 @@ use crate::status::Status;
 mod files;
 mod messages;
 mod network;
+mod places;
 
 pub use files::{FoundFile, Source};
 pub use messages::{SendReport, Sender};
 pub use network::{Broadcasted, Discovery, Size};
+pub use places::{IntoAddress, Place};
 
 /// A node. Clone the handle freely: all clones are the same node.
 ///
@@ -102,10 +104,11 @@ impl Node {
         self.inner.dispatch.subscribe()
     }
 
-    /// Links to the node at `address`. Where there is a link already it is that one.
+    /// Links to the node at `address`. Where there is a link already it is that one. A text is read as
+    /// [`Node::find_addresses`] does, so that it may be a name or an identity.
     ///
     /// # Errors
-    /// Where nobody, somebody else, or a node that refuses is there; or the node is stopping.
+    /// If no node, another one, or one that refuses is there; or this node is stopping.
     pub async fn connect<A>(&self, address: A) -> Result<Peer, Error>
     where
         A: IntoAddress,
@@ -121,13 +124,7 @@ impl Node {
     where
         A: IntoAddress,
     {
-        let address = address.into_address()?;
-        let reconnect = options.reconnect;
-        let wanted = Wanted::ByHand;
-        let others = Vec::new();
-        let reply =
-            |reply| Order::Connect { address, others, reconnect, wanted, reply: Some(reply) };
-        self.order(reply).await?
+        self.dial(address.into_place()?, options).await
     }
 
     /// Gives up keeping the link to `address`; the link itself stays.
@@ -330,50 +327,5 @@ fn meant(peers: &[Peer], text: &str) -> Result<Peer, Error> {
             one(&|peer| peer.id().to_string().starts_with(&lower))
         }
         found => found,
-    }
-}
-
-/// What names an address: the address itself, its text, or a socket.
-pub trait IntoAddress {
-    /// The address.
-    ///
-    /// # Errors
-    /// Where a text is not one.
-    fn into_address(self) -> Result<Address, Error>;
-}
-
-impl IntoAddress for Address {
-    fn into_address(self) -> Result<Address, Error> {
-        Ok(self)
-    }
-}
-
-impl IntoAddress for &Address {
-    fn into_address(self) -> Result<Address, Error> {
-        Ok(self.clone())
-    }
-}
-
-impl IntoAddress for SocketAddr {
-    fn into_address(self) -> Result<Address, Error> {
-        Ok(Address::from_socket(self))
-    }
-}
-
-impl IntoAddress for &str {
-    fn into_address(self) -> Result<Address, Error> {
-        Ok(self.parse()?)
-    }
-}
-
-impl IntoAddress for &String {
-    fn into_address(self) -> Result<Address, Error> {
-        Ok(self.parse()?)
-    }
-}
-
-impl IntoAddress for String {
-    fn into_address(self) -> Result<Address, Error> {
-        Ok(self.parse()?)
     }
 }

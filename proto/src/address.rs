@@ -11,6 +11,9 @@ use crate::id::{NodeId, ParseIdError};
 /// The port that a node listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7117;
 
+/// The address that stands for the local network.
+const LAN: &str = "lan";
+
 /// Longest host name that DNS allows (RFC 1035, section 2.3.4).
 const MAX_HOST: usize = 253;
 
@@ -100,9 +103,15 @@ pub enum ParseAddressError {
     /// No host before the port.
     #[error("`{0}` has no host: write host:port, for example 127.0.0.1{0}")]
     NoHost(String),
-    /// No port after the host.
+    /// No port after the host, on the wire, where there has to be one.
     #[error("`{0}` has no port: write {0}:{DEFAULT_PORT}, or the port that the node listens on")]
     NoPort(String),
+    /// An identity without a host, where no node can be asked for it.
+    #[error("an identity alone does not say where the node is: write ID@host:port")]
+    NoPlace,
+    /// The reserved word `lan`.
+    #[error("`lan` stands for the local network: for a host of that name write lan:{DEFAULT_PORT}")]
+    Lan,
     /// A port that is not a number from 1 to 65535.
     #[error("`{0}` is not a port: it has to be a number from 1 to 65535")]
     Port(String),
@@ -117,7 +126,28 @@ pub enum ParseAddressError {
 impl FromStr for Address {
     type Err = ParseAddressError;
 
+    /// Reads an address as a person writes it. A missing port is [`DEFAULT_PORT`].
     fn from_str(text: &str) -> Result<Self, ParseAddressError> {
+        if text.trim() == LAN {
+            return Err(ParseAddressError::Lan);
+        }
+        if !text.contains([':', '@']) && text.parse::<NodeId>().is_ok() {
+            return Err(ParseAddressError::NoPlace);
+        }
+        Self::read(text, Some(DEFAULT_PORT))
+    }
+}
+
+impl Address {
+    /// Reads an address as it stands on the wire, where a port is needed.
+    ///
+    /// # Errors
+    /// Where it is not one.
+    pub fn from_wire(text: &str) -> Result<Self, ParseAddressError> {
+        Self::read(text, None)
+    }
+
+    fn read(text: &str, default_port: Option<u16>) -> Result<Self, ParseAddressError> {
         let text = text.trim();
         if text.is_empty() {
             return Err(ParseAddressError::Empty);
@@ -133,12 +163,12 @@ impl FromStr for Address {
             None => (None, rest),
             Some((id, rest)) => (Some(id.parse().map_err(ParseAddressError::Id)?), rest),
         };
-        let (host, port) = split_port(rest)?;
+        let (host, port) = split_port(rest, default_port)?;
         Ok(Self { scheme, id, host, port })
     }
 }
 
-fn split_port(text: &str) -> Result<(String, u16), ParseAddressError> {
+fn split_port(text: &str, default_port: Option<u16>) -> Result<(String, u16), ParseAddressError> {
     let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
         let (host, after) =
             bracketed.split_once(']').ok_or_else(|| ParseAddressError::Host(text.to_owned()))?;
@@ -147,24 +177,38 @@ fn split_port(text: &str) -> Result<(String, u16), ParseAddressError> {
         if ip.parse::<Ipv6Addr>().is_err() || !is_zone {
             return Err(ParseAddressError::Host(host.to_owned()));
         }
-        let port = after.strip_prefix(':');
-        (host, port.ok_or_else(|| ParseAddressError::NoPort(format!("[{host}]")))?)
+        match after.strip_prefix(':') {
+            None if !after.is_empty() => return Err(ParseAddressError::Host(text.to_owned())),
+            port => (host, port),
+        }
     } else {
         if text.matches(':').count() > 1 {
             return Err(ParseAddressError::Brackets(text.to_owned()));
         }
-        let (host, port) =
-            text.split_once(':').ok_or_else(|| ParseAddressError::NoPort(text.to_owned()))?;
+        let (host, port) = match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        };
         if host.is_empty() {
             return Err(ParseAddressError::NoHost(text.to_owned()));
         }
         if host.len() > MAX_HOST || !host.bytes().all(is_host_byte) {
             return Err(ParseAddressError::Host(host.to_owned()));
         }
+        // No host is called by a number: this is a port.
+        if port.is_none() && host.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(ParseAddressError::NoHost(format!(":{host}")));
+        }
         (host, port)
     };
-    let number = port.parse().ok().filter(|port| *port != 0);
-    Ok((host.to_owned(), number.ok_or_else(|| ParseAddressError::Port(port.to_owned()))?))
+    let port = match port {
+        None => default_port.ok_or_else(|| ParseAddressError::NoPort(text.to_owned()))?,
+        Some(port) => {
+            let number = port.parse().ok().filter(|port| *port != 0);
+            number.ok_or_else(|| ParseAddressError::Port(port.to_owned()))?
+        }
+    };
+    Ok((host.to_owned(), port))
 }
 
 /// Letters, digits, `-` and `.` (RFC 1123), and `_`, which names inside private networks have.
@@ -229,10 +273,30 @@ mod tests {
     }
 
     #[test]
+    fn a_missing_port_is_the_default_one() {
+        let id = crate::id::Key::from_secret(&[1; 32]).id();
+        for host in ["127.0.0.1", "node.example.org", "localhost", "[::1]", "a", "lan.example"] {
+            let expected = format!("{host}:7117");
+            for text in [host.to_owned(), format!("tcp://{host}"), format!(" {host} ")] {
+                assert_eq!(parse(&text).unwrap().to_string(), expected, "{text}");
+            }
+            let with_id = format!("{id}@{host}");
+            assert_eq!(parse(&with_id).unwrap().to_string(), format!("{id}@{expected}"));
+        }
+        assert_eq!(parse("lan:7117").unwrap().host, "lan");
+    }
+
+    #[test]
     fn says_what_is_wrong() {
         use ParseAddressError as E;
         assert_eq!(parse("  "), Err(E::Empty));
-        assert_eq!(parse("127.0.0.1"), Err(E::NoPort("127.0.0.1".into())));
+        assert_eq!(Address::from_wire("127.0.0.1"), Err(E::NoPort("127.0.0.1".into())));
+        assert_eq!(Address::from_wire("[::1]"), Err(E::NoPort("[::1]".into())));
+        assert_eq!(parse("lan"), Err(E::Lan));
+        assert_eq!(parse(&"0a".repeat(32)), Err(E::NoPlace));
+        assert_eq!(parse("7117"), Err(E::NoHost(":7117".into())));
+        assert_eq!(parse("host:"), Err(E::Port(String::new())));
+        assert_eq!(parse("[::1]7117"), Err(E::Host("[::1]7117".into())));
         assert_eq!(parse(":7117"), Err(E::NoHost(":7117".into())));
         assert_eq!(parse("host:0"), Err(E::Port("0".into())));
         assert_eq!(parse("host:70000"), Err(E::Port("70000".into())));
@@ -240,7 +304,6 @@ mod tests {
         assert_eq!(parse("udp://host:1"), Err(E::Scheme("udp".into())));
         assert_eq!(parse("bob@host:1"), Err(E::Id(ParseIdError::Digit('o'))));
         assert_eq!(parse("ho st:1"), Err(E::Host("ho st".into())));
-        assert_eq!(parse("[::1]"), Err(E::NoPort("[::1]".into())));
         assert_eq!(parse("[nonsense]:1"), Err(E::Host("nonsense".into())));
         let colour = "fe80::1%\u{1b}[31m";
         assert_eq!(parse(&format!("[{colour}]:1")), Err(E::Host(colour.into())));

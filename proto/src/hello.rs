@@ -262,7 +262,7 @@ pub(crate) fn put_address(out: &mut Vec<u8>, address: &Address) {
 
 pub(crate) fn address(reader: &mut Reader) -> Result<Address, DecodeError> {
     let text = reader.str(MAX_ADDRESS, "address")?;
-    text.parse().map_err(|_| DecodeError::Invalid("address"))
+    Address::from_wire(&text).map_err(|_| DecodeError::Invalid("address"))
 }
 
 #[cfg(test)]

@@ -302,6 +302,21 @@ fn links_are_closed_by_either_side_and_made_again() {
     assert_eq!(ids(&line.a.run("peers")["peers"]).len(), 0);
     assert!(line.b.fail("disconnect alice").contains("alice"));
 
+    let (host, port) = line.b.address.rsplit_once(':').unwrap();
+    let again = line.a.run(&format!("connect {host} {port}"));
+    assert_eq!(again["peer"]["id"], json!(line.b.id));
+    line.b.event("inbound_node_connected");
+    line.a.run("disconnect bob");
+    line.b.event("inbound_node_disconnected");
+    for known in ["bob".to_owned(), line.b.id[..8].to_owned(), line.b.id.clone()] {
+        let connected = line.a.run(&format!("connect {known}"));
+        assert_eq!(connected["peer"]["address"], json!(line.b.address), "{known}");
+        line.b.event("inbound_node_connected");
+        line.a.run("disconnect bob");
+        line.b.event("inbound_node_disconnected");
+        line.a.event("outbound_node_disconnected");
+    }
+
     let address = line.b.address.clone();
     let connected = line.a.run(&format!("connect {}@{address}", line.b.id));
     assert_eq!(connected["peer"]["name"], "bob");
@@ -416,7 +431,9 @@ fn errors_name_the_command_and_the_way_out() {
     assert_eq!(result["result"], "serach");
     assert!(result["error"].as_str().unwrap().contains("`search`"));
     assert_eq!(node.attempt("discover deep")["result"], "discover");
-    assert!(node.fail("connect 127.0.0.1").contains("has no port"));
+    assert!(node.fail("connect 7117").contains("has no host"));
+    assert!(node.fail("connect nobody.invalid").contains("nobody.invalid:7117"));
+    assert!(node.fail("join lan").contains("local network"));
     assert!(node.fail("get 12").contains("search"));
     assert!(node.fail("remove 12").contains("files"));
     let missing = home.path().join("missing");

@@ -350,3 +350,24 @@ fn a_ticket_is_pasted_in_pieces_and_its_folder_is_made() {
     assert!(history.contains("size"), "{history}");
     assert!(!history.contains(&start[..40]) && !history.contains(end), "{history}");
 }
+
+#[test]
+fn an_interrupt_ends_the_command_that_runs_and_not_the_node() {
+    let home = tempfile::tempdir().unwrap();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let mut alice = Prompt::start(home.path(), &[("NO_COLOR", "1")], &[]);
+    alice.sees("alice> ");
+    alice.press(&format!("connect {address}\r"));
+    let (connection, _) = silent.accept().unwrap();
+    kill_process(Pid::from_child(&alice.child), Signal::INT).unwrap();
+    alice.sees("error: interrupted");
+    alice.sees("alice> ");
+    alice.press("size\r");
+    alice.sees("1 node\r\n");
+    alice.sees("alice> ");
+    kill_process(Pid::from_child(&alice.child), Signal::INT).unwrap();
+    assert_eq!(alice.status(), Some(0));
+    assert!(alice.echoes());
+    drop(connection);
+}

@@ -16,8 +16,8 @@ fn text(bytes: &[u8]) -> &str {
 fn wrong_usage_is_status_2() {
     let home = tempfile::tempdir().unwrap();
     for (args, hint) in [
-        (&["run", "127.0.0.1"][..], "has no port"),
-        (&["run", "--listen", "nonsense"], "has no port"),
+        (&["run", "127.0.0.1:0"][..], "not a port"),
+        (&["run", "--listen", "host:x"], "not a port"),
         (&["run", "--unknown"], "--unknown"),
         (&["share"], "PATH"),
         (&["share", ".", "--up", "fast"], "bytes a second"),

@@ -50,7 +50,7 @@ async fn an_address_has_many_forms() {
         shutdown([&a]).await;
     }
     let a = node("a").await;
-    assert!(matches!(a.connect("127.0.0.1").await, Err(Error::Address(_))));
+    assert!(matches!(a.connect("127.0.0.1:x").await, Err(Error::Address(_))));
     let wrong: Address = format!("{}@127.0.0.1:{port}", key(1).id()).parse().unwrap();
     let Err(Error::WrongNode { address, found }) = a.connect(&wrong).await else { panic!() };
     assert_eq!((address, found), (wrong, b.id()));
@@ -448,5 +448,32 @@ async fn who_connects_while_the_old_link_ends_gets_a_new_one() {
         // It is a link that works, not the one that was ending.
         a.send(b.id(), "still there").await.unwrap();
         a.ping(b.id()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_node_is_dialled_by_its_name_or_identity() {
+    let names = |name: &str| Node::builder().name(name).listen("127.0.0.1:0").manual(true);
+    let carol = names("carol").spawn().await.unwrap();
+    let bob = names("bob").spawn().await.unwrap();
+    let ann = names("ann").spawn().await.unwrap();
+    bob.connect(carol.listening()[0]).await.unwrap();
+    let bobs = bob.listening()[0];
+    let peer = ann.connect((bobs.ip().to_string().as_str(), bobs.port())).await.unwrap();
+    assert_eq!(peer.id(), bob.id());
+    for text in ["bob".to_owned(), bob.id().to_string()[..6].to_owned()] {
+        assert_eq!(ann.connect(&text).await.unwrap().id(), bob.id(), "{text}");
+        let addresses = ann.find_addresses(&text).await.unwrap();
+        let expected = Address::from_socket(bobs).with_id(bob.id());
+        assert_eq!(addresses, [expected], "{text}");
+    }
+    // The network is asked where a node is that this one has never met.
+    let peer = ann.connect(carol.id()).await.unwrap();
+    assert_eq!(peer.id(), carol.id());
+    let nobody = Key::from_secret(&[9; 32]).id();
+    assert!(matches!(ann.connect(nobody).await, Err(Error::NotFound(id)) if id == nobody));
+    assert!(matches!(ann.connect("lan").await, Err(Error::Address(_))));
+    for node in [ann, bob, carol] {
+        node.shutdown().await;
     }
 }

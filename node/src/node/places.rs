@@ -1,0 +1,232 @@
+//! Where a node is, as a user writes it: an address, an identity, or the name of a known node.
+
+use std::net::{IpAddr, SocketAddr};
+
+use peerkit_proto::address::Address;
+use peerkit_proto::event::Peer;
+use peerkit_proto::frame::query::{AnswerBody, What};
+use peerkit_proto::id::NodeId;
+use tokio::sync::oneshot;
+
+use super::{ConnectOptions, Node};
+use crate::error::Error;
+use crate::known;
+use crate::order::{Order, Wanted};
+
+/// Digits of an identity that are taken for the start of one where a host might be meant. 4: hosts
+/// that are called by so few hex digits are common.
+const PREFIX: usize = 4;
+
+/// Addresses tried of a node that is named without one. 8: as for a message to it.
+const DIALS: usize = 8;
+
+/// A place to dial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Place {
+    /// An address.
+    Address(Address),
+    /// A text, read as [`Node::find_addresses`] does.
+    Text(String),
+}
+
+/// A value that names a place to dial: an address, its text, a socket, a host with a port, or the
+/// identity or name of a node.
+pub trait IntoAddress {
+    /// Returns the place.
+    ///
+    /// # Errors
+    /// If it can't be one.
+    fn into_place(self) -> Result<Place, Error>;
+}
+
+impl IntoAddress for Place {
+    fn into_place(self) -> Result<Place, Error> {
+        Ok(self)
+    }
+}
+
+impl IntoAddress for Address {
+    fn into_place(self) -> Result<Place, Error> {
+        Ok(Place::Address(self))
+    }
+}
+
+impl IntoAddress for &Address {
+    fn into_place(self) -> Result<Place, Error> {
+        Ok(Place::Address(self.clone()))
+    }
+}
+
+impl IntoAddress for SocketAddr {
+    fn into_place(self) -> Result<Place, Error> {
+        Ok(Place::Address(Address::from_socket(self)))
+    }
+}
+
+impl IntoAddress for (IpAddr, u16) {
+    fn into_place(self) -> Result<Place, Error> {
+        Ok(Place::Address(Address::from_socket(self.into())))
+    }
+}
+
+impl IntoAddress for (&str, u16) {
+    fn into_place(self) -> Result<Place, Error> {
+        let (host, port) = self;
+        let is_ipv6 = host.contains(':') && !host.starts_with('[') && !host.contains('@');
+        let text = if is_ipv6 { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        Ok(Place::Address(text.parse()?))
+    }
+}
+
+impl IntoAddress for NodeId {
+    fn into_place(self) -> Result<Place, Error> {
+        Ok(Place::Text(self.to_string()))
+    }
+}
+
+impl IntoAddress for &str {
+    fn into_place(self) -> Result<Place, Error> {
+        Ok(Place::Text(self.to_owned()))
+    }
+}
+
+impl IntoAddress for &String {
+    fn into_place(self) -> Result<Place, Error> {
+        Ok(Place::Text(self.clone()))
+    }
+}
+
+impl IntoAddress for String {
+    fn into_place(self) -> Result<Place, Error> {
+        Ok(Place::Text(self))
+    }
+}
+
+/// What a text means.
+enum Meaning {
+    Address(Address),
+    Node(NodeId),
+}
+
+impl Node {
+    /// Returns where the node that a person means can be dialled. The text is read in this order:
+    /// `lan` is reserved; 64 hex digits are an identity; then the name of a known node, or at least
+    /// four digits that only its identity begins with; then a host. A host without a port has
+    /// [`DEFAULT_PORT`](crate::DEFAULT_PORT). What has a `:` or an `@` in it is an address and nothing
+    /// else.
+    ///
+    /// Where a node can be dialled that no address is known of, the network is asked.
+    ///
+    /// # Errors
+    /// If the text is none of these, fits several nodes, or no node that answers knows that identity.
+    pub async fn find_addresses(&self, text: &str) -> Result<Vec<Address>, Error> {
+        match self.meaning(text).await? {
+            Meaning::Address(address) => Ok(vec![address]),
+            Meaning::Node(id) => match &self.known_addresses(id).await[..] {
+                [] => self.ask_for_addresses(id).await,
+                known => Ok(known.to_vec()),
+            },
+        }
+    }
+
+    /// Links to the node at a place.
+    pub(super) async fn dial(&self, place: Place, options: ConnectOptions) -> Result<Peer, Error> {
+        let meaning = match place {
+            Place::Address(address) => Meaning::Address(address),
+            Place::Text(text) => self.meaning(&text).await?,
+        };
+        let id = match meaning {
+            Meaning::Address(address) => return self.dial_first(vec![address], options).await,
+            Meaning::Node(id) => id,
+        };
+        if let Some(peer) = self.peer(id).filter(|_| !options.reconnect) {
+            return Ok(peer);
+        }
+        let known = self.known_addresses(id).await;
+        let failure = match self.dial_first(known.clone(), options).await {
+            Err(error) if !matches!(error, Error::Stopped) => error,
+            done => return done,
+        };
+        // It may have moved.
+        let mut found = match self.ask_for_addresses(id).await {
+            Ok(found) => found,
+            Err(error) => return Err(if known.is_empty() { error } else { failure }),
+        };
+        found.retain(|address| !known.contains(address));
+        if found.is_empty() { Err(failure) } else { self.dial_first(found, options).await }
+    }
+
+    /// Dials the addresses of one node side by side, the best first.
+    async fn dial_first(
+        &self,
+        addresses: Vec<Address>,
+        options: ConnectOptions,
+    ) -> Result<Peer, Error> {
+        let mut addresses = addresses.into_iter().take(DIALS);
+        let Some(address) = addresses.next() else { return Err(Error::NoAddress) };
+        let others = addresses.collect();
+        let (reconnect, wanted) = (options.reconnect, Wanted::ByHand);
+        let order = |reply: oneshot::Sender<_>| Order::Connect {
+            address,
+            others,
+            reconnect,
+            wanted,
+            reply: Some(reply),
+        };
+        self.order(order).await?
+    }
+
+    async fn meaning(&self, text: &str) -> Result<Meaning, Error> {
+        let text = text.trim();
+        let is_address = text.contains([':', '@', '/', '[']) || text.eq_ignore_ascii_case("lan");
+        if !is_address && !text.is_empty() {
+            let is_short = text.len() < PREFIX && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+            match self.find_node(text).await {
+                Ok(peer) if peer.name() == text || !is_short => {
+                    return Ok(Meaning::Node(peer.id()));
+                }
+                Err(error @ Error::AmbiguousPeer(_)) if !is_short => return Err(error),
+                Ok(_)
+                | Err(Error::UnknownPeer(_) | Error::UnknownNode(_) | Error::AmbiguousPeer(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Meaning::Address(text.parse()?))
+    }
+
+    async fn known_addresses(&self, id: NodeId) -> Vec<Address> {
+        let known = known::addresses(&self.inner, id).await.into_iter();
+        known.map(|address| address.with_id(id)).collect()
+    }
+
+    /// Asks the network where a node can be dialled.
+    async fn ask_for_addresses(&self, id: NodeId) -> Result<Vec<Address>, Error> {
+        let mut asking = self.inner.ask(What::FindNode(id), -1, None).await?;
+        while let Some(answer) = asking.answers.recv().await {
+            if answer.node == id && answer.body == AnswerBody::Here {
+                let addresses = answer.addresses.into_iter();
+                let addresses: Vec<_> = addresses.map(|address| address.with_id(id)).collect();
+                return if addresses.is_empty() { Err(Error::NoAddress) } else { Ok(addresses) };
+            }
+        }
+        Err(Error::NotFound(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_and_a_port_are_an_address() {
+        let place = |host: &str, port| match (host, port).into_place() {
+            Ok(Place::Address(address)) => address.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(place("127.0.0.1", 1), "127.0.0.1:1");
+        assert_eq!(place("::1", 2), "[::1]:2");
+        assert_eq!(place("[::1]", 2), "[::1]:2");
+        assert!(("a b", 1).into_place().is_err());
+    }
+}
