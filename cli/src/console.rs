@@ -77,6 +77,21 @@ impl Line {
         Self::Unreadable { command: first_of(before), why }
     }
 
+    /// Returns the commands of a text that was pasted: its lines, if each of them begins with a
+    /// command and the first is none that takes a text of several lines. Else it is one command.
+    fn commands(self) -> Vec<Self> {
+        let Self::Text(text) = &self else { return vec![self] };
+        let first_words = || text.lines().filter_map(|line| line.split_whitespace().next());
+        let takes_text = |word| ["msg", "send", "broadcast"].contains(&word);
+        let is_script = first_words().count() > 1
+            && first_words().all(|word| word == "peerkit" || manual::entry(word).is_some())
+            && !first_words().next().is_some_and(takes_text);
+        match is_script {
+            true => text.lines().map(|line| Self::Text(line.to_owned())).collect(),
+            false => vec![self],
+        }
+    }
+
     fn too_long(before: &[u8]) -> Self {
         let start = before.get(..MAX_SHOWN).unwrap_or(before);
         let why = format!("this line is longer than {MAX_LINE} bytes: it was not carried out");
@@ -164,12 +179,14 @@ impl Prompt {
                 {
                     let _ = self.editor.append_history(&history);
                 }
-                let (done, wait) = oneshot::channel();
-                let request = Request { line, done: Some(done) };
-                if requests.blocking_send(request).is_err() {
-                    break;
+                for line in line.commands() {
+                    let (done, wait) = oneshot::channel();
+                    let request = Request { line, done: Some(done) };
+                    if requests.blocking_send(request).is_err() {
+                        return;
+                    }
+                    let _ = wait.blocking_recv();
                 }
-                let _ = wait.blocking_recv();
             }
         });
         receiver
@@ -454,6 +471,16 @@ mod tests {
         assert_eq!(lines[1], Line::Text("size".into()));
         assert!(matches!(&lines[2], Line::Unreadable { .. }));
         assert_eq!(lines[3..], [Line::Text("end".into())]);
+    }
+
+    #[test]
+    fn pasted_commands_are_carried_out_one_by_one() {
+        let commands = |text: &str| Line::Text(text.to_owned()).commands().len();
+        assert_eq!(commands("size\nfiles\npeerkit get abc"), 3);
+        assert_eq!(commands("get peerkit1abc\ndefghi\njkl"), 1, "a ticket that was wrapped");
+        assert_eq!(commands("msg hello\nexit"), 1, "a text of two lines");
+        assert_eq!(commands("size"), 1);
+        assert_eq!(commands(""), 1);
     }
 
     #[test]

@@ -455,7 +455,7 @@ fn by_digits(text: &str, mut candidates: Vec<Hash>) -> anyhow::Result<Option<Has
     if let Ok(hash) = text.parse() {
         return Ok(Some(hash));
     }
-    let digits = text.to_ascii_lowercase();
+    let digits = text.trim_matches(|c: char| !c.is_alphanumeric()).to_ascii_lowercase();
     candidates.retain(|hash| hash.to_string().starts_with(&digits));
     candidates.sort_unstable();
     candidates.dedup();
@@ -491,6 +491,7 @@ mod tests {
         let find = |text: &str| by_digits(text, hashes.clone());
         assert_eq!(find(&text[..6]).unwrap(), Some(hashes[0]));
         assert_eq!(find(&text[..6].to_uppercase()).unwrap(), Some(hashes[0]));
+        assert_eq!(find(&format!("({}).", &text[..8])).unwrap(), Some(hashes[0]));
         assert_eq!(find("xyz").unwrap(), None);
         assert!(find("").unwrap_err().to_string().contains("2 hashes"));
         let named = [(hashes[0], "a b"), (hashes[1], "c"), (Hash::of(b"c"), "c")];

@@ -1,10 +1,13 @@
 //! Text for people: what came from others made harmless, figures made short, colours.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use peerkit::NodeId;
+use peerkit::{KeyError, NodeId};
+
+use crate::words;
 
 /// A text from the network as one line that can't move the cursor, ring the bell or turn the
 /// direction of writing: anything that a terminal might act on is written out.
@@ -30,7 +33,22 @@ pub(crate) fn error(error: &anyhow::Error) -> String {
             let _ = write!(text, ": {cause}");
         }
     }
+    if let Some(path) = readable_key(error) {
+        let _ = write!(text, "; run `chmod 600 {}`", words::path(&path.to_string_lossy()));
+    }
     text
+}
+
+/// The key file that others can read, if that is what is wrong.
+fn readable_key(error: &anyhow::Error) -> Option<&Path> {
+    let key = match error.downcast_ref::<peerkit::Error>() {
+        Some(peerkit::Error::Key(error)) => Some(error),
+        _ => error.downcast_ref::<KeyError>(),
+    };
+    match key {
+        Some(KeyError::Readable(path)) => Some(path),
+        _ => None,
+    }
 }
 
 /// Line and paragraph separators, and Unicode's controls of direction (UAX #9), which can make a
@@ -182,6 +200,15 @@ mod tests {
         assert_eq!(error(&told.into()), "can't write a: the disk is full");
         let told = anyhow::Error::new(disk()).context("can't save").context("not done");
         assert_eq!(error(&told), "not done: can't save: the disk is full");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_command_in_an_error_can_be_pasted() {
+        let readable = || KeyError::Readable("/it's here/key".into());
+        let line = r"`chmod 600 '/it'\''s here/key'`";
+        assert!(error(&readable().into()).ends_with(line));
+        assert!(error(&peerkit::Error::from(readable()).into()).ends_with(line));
     }
 
     #[test]

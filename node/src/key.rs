@@ -10,8 +10,8 @@ use peerkit_proto::id::{ID_LEN, Key, hex};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// Others than the owner can read the file. It was not read.
-    #[error("others can read the key file {path}: run `chmod 600 {path}`", path = .0.display())]
+    /// Other users of the machine can read the file. It was not read.
+    #[error("others can read the key file {path}: it was not used", path = .0.display())]
     Readable(PathBuf),
     /// Not 64 hex digits.
     #[error(
@@ -249,8 +249,7 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(open)).unwrap();
             let error = load_or_create(&path).unwrap_err();
             assert!(matches!(error, KeyError::Readable(_)));
-            let way_out = format!("chmod 600 {}", path.display());
-            assert!(error.to_string().contains(&way_out), "{error}");
+            assert!(error.to_string().contains(&path.display().to_string()), "{error}");
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
         assert!(load(&path).is_ok());

@@ -321,10 +321,11 @@ fn meant(peers: &[Peer], text: &str) -> Result<Peer, Error> {
             (Some(_), Some(_)) => Err(Error::AmbiguousPeer(text.to_owned())),
         }
     };
-    let lower = text.to_ascii_lowercase();
+    // Pasted digits may be in brackets or quotes, as they are printed.
+    let digits = text.trim_matches(|c: char| !c.is_alphanumeric()).to_ascii_lowercase();
     match one(&|peer| peer.name() == text) {
-        Err(Error::UnknownPeer(_)) if !text.is_empty() => {
-            one(&|peer| peer.id().to_string().starts_with(&lower))
+        Err(Error::UnknownPeer(_)) if !digits.is_empty() => {
+            one(&|peer| peer.id().to_string().starts_with(&digits))
         }
         found => found,
     }

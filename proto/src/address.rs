@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::id::{NodeId, ParseIdError};
+use crate::id::{ID_LEN, NodeId, ParseIdError};
 
 /// The port that a node listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7117;
@@ -161,6 +161,10 @@ impl Address {
         };
         let (id, rest) = match rest.split_once('@') {
             None => (None, rest),
+            // What people paste may have quotes around it; the wire has 64 digits.
+            Some((id, _)) if default_port.is_none() && id.len() != 2 * ID_LEN => {
+                return Err(ParseAddressError::Id(ParseIdError::Length(id.len())));
+            }
             Some((id, rest)) => (Some(id.parse().map_err(ParseAddressError::Id)?), rest),
         };
         let (host, port) = split_port(rest, default_port)?;
@@ -292,6 +296,9 @@ mod tests {
         assert_eq!(parse("  "), Err(E::Empty));
         assert_eq!(Address::from_wire("127.0.0.1"), Err(E::NoPort("127.0.0.1".into())));
         assert_eq!(Address::from_wire("[::1]"), Err(E::NoPort("[::1]".into())));
+        let pasted = format!("<{}>@host:1", "0a".repeat(32));
+        assert!(parse(&pasted).is_ok());
+        assert_eq!(Address::from_wire(&pasted), Err(E::Id(ParseIdError::Length(66))));
         assert_eq!(parse("lan"), Err(E::Lan));
         assert_eq!(parse(&"0a".repeat(32)), Err(E::NoPlace));
         assert_eq!(parse("7117"), Err(E::NoHost(":7117".into())));

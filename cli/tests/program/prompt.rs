@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 
 use crate::harness::{PATIENCE, Program, content, peerkit};
-use crate::send::Share;
+use crate::send::{Share, get_command};
 
 /// A node at a prompt.
 struct Prompt {
@@ -32,6 +32,18 @@ struct Prompt {
 
 impl Prompt {
     fn start(home: &Path, env: &[(&str, &str)], args: &[&str]) -> Self {
+        let mut command = peerkit(home);
+        command
+            .args(["run", "--manual", "--listen", "127.0.0.1:0", "--name", "alice"])
+            .arg("--state")
+            .arg(home.join("alice"))
+            .args(args)
+            .envs(env.iter().copied());
+        Self::of(command)
+    }
+
+    /// Starts a program at a terminal of its own.
+    fn of(mut command: Command) -> Self {
         let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&ours).unwrap();
         unlockpt(&ours).unwrap();
@@ -39,17 +51,7 @@ impl Prompt {
         let flags = OFlags::RDWR | OFlags::NOCTTY;
         let terminal = File::from(rustix::fs::open(name, flags, Mode::empty()).unwrap());
         let end = || Stdio::from(terminal.try_clone().unwrap());
-        let child = peerkit(home)
-            .args(["run", "--manual", "--listen", "127.0.0.1:0", "--name", "alice"])
-            .arg("--state")
-            .arg(home.join("alice"))
-            .args(args)
-            .envs(env.iter().copied())
-            .stdin(end())
-            .stdout(end())
-            .stderr(end())
-            .spawn()
-            .unwrap();
+        let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
         let keys = File::from(ours);
         let mut output = keys.try_clone().unwrap();
         let (sender, screen) = mpsc::channel();
@@ -370,4 +372,51 @@ fn an_interrupt_ends_the_command_that_runs_and_not_the_node() {
     assert_eq!(alice.status(), Some(0));
     assert!(alice.echoes());
     drop(connection);
+}
+
+#[test]
+fn a_ticket_is_asked_for_and_kept_nowhere() {
+    let home = tempfile::tempdir().unwrap();
+    let notes = home.path().join("notes.txt");
+    fs::write(&notes, "asked").unwrap();
+    let share = Share::start(home.path(), &["--ticket", notes.to_str().unwrap()]);
+    let shared = share.shared();
+    let (start, end) = shared["ticket"].as_str().unwrap().split_at(80);
+    let mut get = Prompt::of(get_command(home.path(), &["new/"]));
+    get.sees("Ticket");
+    get.press("peerkit1abc\r");
+    get.sees("cut short");
+    get.sees("Ticket");
+    get.press(&format!("\u{1b}[200~{start}\n{end}\u{1b}[201~\r"));
+    get.sees("every byte verified");
+    assert_eq!(get.status(), Some(0));
+    assert!(get.echoes());
+    let fetched = home.path().join("other/new/notes.txt");
+    assert_eq!(fs::read_to_string(fetched).unwrap(), "asked");
+    let state = home.path().join("other-data/peerkit");
+    assert_eq!(fs::read_dir(state).unwrap().count(), 1, "the key and nothing else");
+
+    let mut get = Prompt::of(get_command(home.path(), &[]));
+    get.sees("Ticket");
+    get.press("\u{3}");
+    assert_eq!(get.status(), Some(130));
+    assert!(get.echoes());
+}
+
+#[test]
+fn pasted_lines_are_commands_or_one_text() {
+    let home = tempfile::tempdir().unwrap();
+    let mut bob = Program::start(home.path(), "bob", &[]);
+    let mut alice = Prompt::start(home.path(), &[("NO_COLOR", "1")], &[&bob.address]);
+    alice.sees("alice> ");
+    alice.press("\u{1b}[200~size\nfiles\u{1b}[201~\r");
+    alice.sees("2 nodes");
+    alice.sees("nothing is shared");
+    alice.sees("alice> ");
+    alice.press("\u{1b}[200~msg two\nexit\u{1b}[201~\r");
+    alice.sees("sent to 1 node");
+    assert_eq!(bob.event("node_message")["data"], "two\nexit");
+    alice.sees("alice> ");
+    alice.press("\u{4}");
+    assert_eq!(alice.status(), Some(0));
 }

@@ -51,9 +51,15 @@ impl Share {
 
     /// Stops it as a person does: the status.
     #[cfg(unix)]
-    fn interrupt(mut self) -> Option<i32> {
+    fn interrupt(self) -> Option<i32> {
+        self.signal(rustix::process::Signal::INT)
+    }
+
+    /// Stops it by a signal: the status.
+    #[cfg(unix)]
+    pub(crate) fn signal(mut self, signal: rustix::process::Signal) -> Option<i32> {
         let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
         self.child.wait().unwrap().code()
     }
 }

@@ -2,12 +2,14 @@
 #![cfg(unix)]
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::harness::{Program, line, peerkit, run};
+use crate::send::Share;
 
 #[test]
 fn signals_stop_a_node_cleanly_and_peers_are_told() {
@@ -96,6 +98,31 @@ fn a_line_that_is_not_utf8_fails_and_the_next_is_carried_out() {
     assert_eq!(node.result()["size"], 1);
     drop(stdin);
     assert_eq!(node.wait().0.code(), Some(1), "a command has failed");
+}
+
+#[test]
+fn a_hangup_stops_share_and_demo() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("file");
+    fs::write(&file, "x").unwrap();
+    for signal in [Signal::HUP, Signal::TERM] {
+        let share = Share::start(home.path(), &[file.to_str().unwrap()]);
+        share.shared();
+        assert_eq!(share.signal(signal), Some(0), "{signal:?}");
+    }
+    let temporary = home.path().join("tmp");
+    fs::create_dir(&temporary).unwrap();
+    for (signal, status) in [(Signal::HUP, 1), (Signal::INT, 130)] {
+        let mut command = peerkit(home.path());
+        command.args(["demo", "--json"]).env("TMPDIR", &temporary);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        lines.next().expect("a first step").unwrap();
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        while let Some(Ok(_)) = lines.next() {}
+        assert_eq!(child.wait().unwrap().code(), Some(status), "{signal:?}");
+        assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "{signal:?}");
+    }
 }
 
 #[test]
