@@ -28,7 +28,7 @@ pub(crate) enum Command {
     Add { path: PathBuf, to: Vec<String>, ticket: bool },
     Remove { hash: String },
     Refresh,
-    Files,
+    Files { share: Option<String>, skip: usize },
     Search { text: String },
     Get { line: String, from: Vec<String>, force: bool },
     Pause { download: String },
@@ -129,6 +129,15 @@ impl Command {
                 let path = arguments.path()?.ok_or_else(|| arguments.wrong("needs a path"))?;
                 Self::Add { path, to, ticket }
             }
+            "files" => {
+                let skip = flags.values("--skip").next().map(str::parse::<usize>).transpose();
+                let skip = skip.map_err(|_| arguments.wrong("takes a number after `--skip`"))?;
+                let share = arguments.rest_or_none();
+                if skip.is_some() && share.is_none() {
+                    return Err(arguments.wrong("skips files of one share: name it"));
+                }
+                Self::Files { share, skip: skip.unwrap_or(0) }
+            }
             "remove" => Self::Remove { hash: arguments.rest("a hash")? },
             "search" => Self::Search { text: arguments.sought()? },
             "get" => Self::Get {
@@ -160,7 +169,6 @@ impl Command {
                 match name {
                     "peers" => Self::Peers,
                     "refresh" => Self::Refresh,
-                    "files" => Self::Files,
                     "downloads" => Self::Downloads,
                     "status" => Self::Status,
                     "network" => Self::Network,
@@ -189,7 +197,7 @@ impl Command {
             Self::Add { .. } => "add",
             Self::Remove { .. } => "remove",
             Self::Refresh => "refresh",
-            Self::Files => "files",
+            Self::Files { .. } => "files",
             Self::Search { .. } => "search",
             Self::Get { .. } => "get",
             Self::Pause { .. } => "pause",
@@ -261,6 +269,11 @@ impl Arguments<'_> {
         let name = wanted::name(rest, "name").map_err(|error| self.wrong(&error))?;
         let name = name.filter(|name| !name.is_empty());
         name.ok_or_else(|| self.wrong(&format!("needs {what}")))
+    }
+
+    /// The same, if there is any.
+    fn rest_or_none(&mut self) -> Option<String> {
+        self.rest("a name").ok()
     }
 
     /// The rest of the line as it stands.
@@ -336,6 +349,7 @@ const CONNECT: &[Flag] = &[Flag::new("--reconnect", Takes::Nothing)];
 const BROADCAST: &[Flag] = &[Flag::new("--title", Takes::One("a title"))];
 const ADD: &[Flag] =
     &[Flag::new("--to", Takes::Some("a node")), Flag::new("--ticket", Takes::Nothing)];
+const FILES: &[Flag] = &[Flag::new("--skip", Takes::One("a number"))];
 const GET: &[Flag] =
     &[Flag::new("--from", Takes::One("an address")), Flag::new("--force", Takes::Nothing)];
 
@@ -345,6 +359,7 @@ pub(crate) fn flags_of(command: &str) -> &'static [Flag] {
         "connect" => CONNECT,
         "broadcast" => BROADCAST,
         "add" => ADD,
+        "files" => FILES,
         "get" => GET,
         _ => &[],
     }
@@ -488,6 +503,19 @@ mod tests {
         assert_eq!(parse("search 'it is' so"), search("'it is' so"));
         assert_eq!(parse("search a  b*"), search("a  b*"));
         assert_eq!(parse("search don't"), search("don't"));
+    }
+
+    #[test]
+    fn files_are_those_of_all_shares_or_of_one() {
+        let files =
+            |share: Option<&str>, skip| Command::Files { share: share.map(str::to_owned), skip };
+        assert_eq!(parse("files"), files(None, 0));
+        assert_eq!(parse("files my music"), files(Some("my music"), 0));
+        for line in ["files 'my music' --skip 1000", "files --skip 1000 my music"] {
+            assert_eq!(parse(line), files(Some("my music"), 1000));
+        }
+        assert!(error("files --skip 3").contains("name it"));
+        assert!(error("files a --skip x").contains("a number"));
     }
 
     #[test]

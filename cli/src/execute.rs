@@ -7,16 +7,18 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use peerkit::{
     Access, Address, ConnectOptions, Error, FileName, FoundFile, Get, Hash, KnownPeer, Network,
-    Node, NodeId, Peer, ShareOptions, Size,
+    Node, NodeId, Peer, ShareOptions, SharedFile, Size,
 };
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::command::Command;
 use crate::fetches::Fetches;
+use crate::folders;
 use crate::log::Log;
 use crate::manual;
 use crate::outcome::{
-    Gone, KnownView, NetworkView, NodeView, NotSent, Outcome, PeerView, Ping, SharedView, Stops,
+    FoundView, Gone, KnownView, ListedView, NetworkView, NodeView, NotSent, Outcome, PeerView,
+    Ping, SharedView, Stops,
 };
 use crate::output::Output;
 use crate::progress::Bars;
@@ -58,7 +60,7 @@ pub(crate) struct Session {
 pub(crate) type Found = Arc<Mutex<Vec<Hit>>>;
 
 fn hit(found: &FoundFile) -> Hit {
-    Hit { hash: found.file.hash, name: found.file.name.to_string() }
+    Hit { hash: found.file.hash, name: found.file.name.clone() }
 }
 
 impl Session {
@@ -129,9 +131,9 @@ impl Session {
             }
             Command::Add { path, to, ticket } => self.add(path, &to, ticket).await?,
             Command::Remove { hash } => {
-                let files = node.unshare(self.shared(&hash).await?).await?;
-                if files.is_empty() {
-                    bail!("`{hash}` is not shared: `files` lists what is");
+                let mut files = Vec::new();
+                for (path, _) in self.shared(&hash).await? {
+                    files.extend(node.unshare_path(&path).await?);
                 }
                 Outcome::Files { files }
             }
@@ -140,15 +142,20 @@ impl Session {
                 let refreshed = node.refresh(self.bars.bar("hashing")).await?;
                 let removed = refreshed.removed.into_iter();
                 Outcome::Refreshed {
-                    files: node.shares(),
+                    files: ListedView::all(node),
                     changed: refreshed.changed.into_iter().map(|(_, now)| now).collect(),
                     removed: removed.map(|(path, file)| Gone { path, file }).collect(),
                     skipped: views(refreshed.skipped),
                 }
             }
-            Command::Files => {
+            Command::Files { share: None, .. } => {
                 let restoring = !self.restored().await;
                 Outcome::Shared { files: SharedView::all(node), restoring }
+            }
+            Command::Files { share: Some(share), skip } => {
+                let shares = self.shared(&share).await?.into_iter();
+                let view = |(path, file)| SharedView::one(node, path, file, skip);
+                Outcome::Shared { files: shares.map(view).collect(), restoring: false }
             }
             Command::Search { text } => {
                 let found = node.search(&text).await?;
@@ -157,7 +164,8 @@ impl Session {
                     *self.found.lock().unwrap_or_else(PoisonError::into_inner) =
                         found.iter().map(hit).collect();
                 }
-                Outcome::Found { files: views(found) }
+                let view = |found| FoundView::new(node, found);
+                Outcome::Found { files: found.into_iter().map(view).collect() }
             }
             Command::Get { line, from, force } => {
                 let download = node.download(self.get(&line, &from, force).await?).await?;
@@ -299,7 +307,7 @@ impl Session {
         let bar = self.bars.bar("hashing");
         let added = self.node.share_with(path, options, bar).await?;
         let is_open = matches!(added.access, Access::Open);
-        let ticket = self.node.ticket(&added.shared.hash).filter(|_| !is_open);
+        let ticket = self.node.ticket_for(&added.shared).filter(|_| !is_open);
         Ok(Outcome::Added {
             files: vec![added.shared],
             ticket: ticket.map(|ticket| ticket.to_string()),
@@ -334,6 +342,7 @@ impl Session {
             ),
             Wanted::Ticket(ticket) => Get::ticket(&ticket),
             Wanted::Hash(hash) => Get::new(hash),
+            Wanted::Found(hit) => Get::new(hit.hash).named(hit.name),
         };
         let from = self.addresses(from).await?;
         let get = from.into_iter().fold(get.overwrite(force), Get::from);
@@ -368,24 +377,36 @@ impl Session {
         tokio::time::timeout(RESTORED, self.node.shares_restored()).await.is_ok()
     }
 
-    /// The hash that is meant among those shared: whole, its first digits, or the file's name.
-    async fn shared(&self, text: &str) -> anyhow::Result<Hash> {
+    /// The shares that are meant: one by its path or name, or all with a hash, whole or its first
+    /// digits.
+    async fn shared(&self, text: &str) -> anyhow::Result<Vec<(PathBuf, SharedFile)>> {
         self.restored().await;
-        let shares = self.node.shares();
-        let named = shares.iter().map(|file| (file.hash, file.name.as_str()));
-        match by_name_or_digits(text, named)? {
-            Some(hash) => Ok(hash),
-            None => bail!("`{text}` is not shared: `files` lists what is"),
+        let mut shares = self.node.shared_paths();
+        let path = std::path::absolute(folders::expand_home(text)).unwrap_or_default();
+        if let Some(at) = shares.iter().position(|(shared, _)| *shared == path) {
+            return Ok(vec![shares.swap_remove(at)]);
         }
+        let called = shares.iter().filter(|(_, file)| file.name.is_called(text));
+        match called.collect::<Vec<_>>()[..] {
+            [] => {}
+            [one] => return Ok(vec![one.clone()]),
+            ref several => bail!(
+                "{} shares are called `{text}`: name one by its path, or give the hash",
+                several.len()
+            ),
+        }
+        let hash = by_digits(text, shares.iter().map(|(_, file)| file.hash).collect())?;
+        shares.retain(|(_, file)| Some(file.hash) == hash);
+        if shares.is_empty() {
+            bail!("`{text}` is not shared: `files` lists what is");
+        }
+        Ok(shares)
     }
 
     /// The hash that is meant among the downloads: whole, its first digits, or the file's name.
     fn fetched(&self, text: &str) -> anyhow::Result<Hash> {
         let downloads = self.node.downloads();
-        let named = downloads.iter().map(|download| {
-            let name = download.name.as_ref();
-            (download.hash, name.map_or("", FileName::as_str))
-        });
+        let named = downloads.iter().map(|download| (download.hash, download.name.as_ref()));
         match by_name_or_digits(text, named)? {
             Some(hash) => Ok(hash),
             None => bail!("`{text}` is not being fetched: `downloads` lists what is"),
@@ -441,9 +462,10 @@ fn views<T, V: From<T>>(values: Vec<T>) -> Vec<V> {
 /// The hash of the one that is called so, else the hash that `text` is or begins.
 fn by_name_or_digits<'a>(
     text: &str,
-    named: impl Iterator<Item = (Hash, &'a str)> + Clone,
+    named: impl Iterator<Item = (Hash, Option<&'a FileName>)> + Clone,
 ) -> anyhow::Result<Option<Hash>> {
-    let called = named.clone().filter(|(_, name)| *name == text).map(|(hash, _)| hash);
+    let is_called = |name: Option<&FileName>| name.is_some_and(|name| name.is_called(text));
+    let called = named.clone().filter(|(_, name)| is_called(*name)).map(|(hash, _)| hash);
     if let [hash] = called.collect::<Vec<_>>()[..] {
         return Ok(Some(hash));
     }
@@ -494,7 +516,9 @@ mod tests {
         assert_eq!(find(&format!("({}).", &text[..8])).unwrap(), Some(hashes[0]));
         assert_eq!(find("xyz").unwrap(), None);
         assert!(find("").unwrap_err().to_string().contains("2 hashes"));
-        let named = [(hashes[0], "a b"), (hashes[1], "c"), (Hash::of(b"c"), "c")];
+        let (ab, c) = (FileName::new("a b").unwrap(), FileName::new("c").unwrap());
+        let c = Some(&c);
+        let named = [(hashes[0], Some(&ab)), (hashes[1], c), (Hash::of(b"c"), c)];
         let find_named = |text: &str| by_name_or_digits(text, named.into_iter());
         assert_eq!(find_named("a b").unwrap(), Some(hashes[0]));
         assert_eq!(find_named(&text[..6]).unwrap(), Some(hashes[0]));

@@ -9,7 +9,7 @@ use anyhow::anyhow;
 use peerkit::{Download, DownloadState, Error, Event, FetchError, Fetched, Hash, Node};
 use tokio::sync::Notify;
 
-use crate::outcome::Outcome;
+use crate::outcome::{LeftOutView, Outcome, RenamedView};
 use crate::output::Output;
 use crate::progress::Bars;
 use crate::text::{self, Paint};
@@ -50,7 +50,8 @@ impl Fetches {
             let stopped = matches!(result, Err(Error::Stopped));
             let cancelled = matches!(result, Err(Error::Fetch(FetchError::Cancelled)));
             if !stopped {
-                inner.failed.fetch_or(result.is_err(), Ordering::Relaxed);
+                let is_whole = result.as_ref().is_ok_and(|fetched| fetched.left_out.is_empty());
+                inner.failed.fetch_or(!is_whole, Ordering::Relaxed);
             }
             if !(quiet && (stopped || cancelled)) {
                 let is_kept = !stopped && !cancelled && download.status().done > 0;
@@ -159,9 +160,14 @@ pub(crate) fn outcome(result: Result<Fetched, Error>) -> anyhow::Result<Outcome>
             seconds: fetched.seconds,
             sources: fetched.sources,
             dropped: fetched.dropped,
+            renamed: fetched.renamed.into_iter().map(RenamedView::from).collect(),
+            left_out: fetched.left_out.into_iter().map(LeftOutView::from).collect(),
         }),
         Err(Error::Stopped) => {
             Err(anyhow!("stopped before it was done: it goes on at the next start"))
+        }
+        Err(Error::Fetch(error @ FetchError::NotAFile { kind, .. })) if kind.takes_bytes() => {
+            Err(anyhow!("{error}: `peerkit get TICKET - > PATH` writes it there"))
         }
         Err(error) => Err(error.into()),
     }

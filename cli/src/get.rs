@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use peerkit::{
-    Config, DownloadStatus, Error, FetchError, Fetched, FileKind, Get, Hash, Node, NodeId,
+    Config, DownloadStatus, Error, FetchError, Fetched, FileKind, Get, Hash, NameFault, Node,
+    NodeId, Renamed,
 };
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,7 @@ use crate::args::GetArgs;
 use crate::fetches;
 use crate::json::{self, ResultLine};
 use crate::log::Log;
-use crate::outcome::Outcome;
+use crate::outcome::{LeftOutView, Outcome, RenamedView};
 use crate::progress::Bars;
 use crate::text::{self, Paint, plain};
 use crate::wanted::{Destination, Wanted};
@@ -50,18 +51,19 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     let node = start_node(&args, &network, &sources).await?;
     let result = fetch(&node, target.of_get(get.overwrite(args.force)), &target, &stop).await;
     node.shutdown().await;
+    let is_whole = result.as_ref().is_ok_and(|fetched| fetched.left_out.is_empty());
     if args.json {
         let result = result.map(|fetched| fetches::outcome(Ok(fetched)));
         let result: anyhow::Result<Outcome> = result.and_then(|outcome| outcome);
         crate::print(json::line(&ResultLine::new("get", &result)).as_bytes())?;
-        return Ok(result.is_ok());
+        return Ok(is_whole && result.is_ok());
     }
     let fetched = result?;
     match &target {
         Target::Standard(_) => write_out(fetched.path).await?,
-        _ => tell(fetched)?,
+        _ => tell(fetched, args.force)?,
     }
-    Ok(true)
+    Ok(is_whole)
 }
 
 /// What to fetch, from which nodes as far as they are known, in which network.
@@ -168,13 +170,7 @@ async fn fetch(
         {
             bail!(FOLDER_TO_STANDARD)
         }
-        Ok(fetched) => {
-            let named = status(node, hash).and_then(|status| status.name);
-            let named = named.as_ref().map(|name| Path::new(name.as_str()));
-            drop(shown);
-            tell_number(target, named, &fetched);
-            Ok(fetched)
-        }
+        Ok(fetched) => Ok(fetched),
         Err(error) => {
             let error = advised(error);
             match is_kept(target, status(node, hash).as_ref()) {
@@ -195,6 +191,11 @@ fn advised(error: Error) -> anyhow::Error {
             "ask whoever shares it; it may be for those who have its ticket, or for named nodes only \
              (`peerkit id` tells who this one is)"
         }
+        Error::Fetch(FetchError::NotAFile { kind, .. }) if kind.takes_bytes() => {
+            "with - as its path the file goes to standard output, and the shell can send that there: \
+             `peerkit get TICKET - > PATH`"
+        }
+        Error::Fetch(FetchError::NotAFile { .. }) => "remove it first, or give another path",
         _ => return error.into(),
     };
     anyhow!("{error}: {advice}")
@@ -219,27 +220,24 @@ fn is_kept(target: &Target, status: Option<&DownloadStatus>) -> bool {
     !matches!(target, Target::Standard(_)) && status.is_some_and(|status| status.done > 0)
 }
 
-/// Where another file had the name that this one was to have, it was not touched.
-fn tell_number(target: &Target, named: Option<&Path>, fetched: &Fetched) {
-    let wanted = match target {
-        Target::Disk(Destination::Folder(folder)) => named.map(|name| folder.join(name)),
-        Target::Disk(Destination::Path(path)) if path.is_dir() && *path != fetched.path => {
-            named.map(|name| path.join(name))
-        }
-        Target::Disk(Destination::Path(path)) => Some(path.clone()),
-        Target::Standard(_) => None,
-    };
-    let Some(wanted) = wanted.filter(|wanted| *wanted != fetched.path) else {
-        return;
-    };
-    let name = wanted.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let text =
-        format!("{} is there already and was left as it is: --force replaces it", plain(&name));
-    let _ = writeln!(io::stderr(), "{text}");
-}
-
-/// Prints where it is, below the current folder without that.
-fn tell(mut fetched: Fetched) -> anyhow::Result<()> {
+/// Prints where it is, below the current folder without that; and on standard error what is not as it
+/// is at the source.
+fn tell(mut fetched: Fetched, force: bool) -> anyhow::Result<()> {
+    let is_number =
+        |renamed: &Renamed| renamed.why == NameFault::Taken && renamed.path == fetched.path;
+    let (numbers, renamed): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut fetched.renamed).into_iter().partition(is_number);
+    let left_out = std::mem::take(&mut fetched.left_out);
+    for Renamed { name, .. } in numbers {
+        let advice = if force { "" } else { ": --force replaces it" };
+        let name = plain(name.as_str());
+        let _ = writeln!(io::stderr(), "{name} is there already and was left as it is{advice}");
+    }
+    let renamed: Vec<_> = renamed.into_iter().map(RenamedView::from).collect();
+    let left_out: Vec<_> = left_out.into_iter().map(LeftOutView::from).collect();
+    for line in human::changes(&renamed, &left_out) {
+        let _ = writeln!(io::stderr(), "{line}");
+    }
     if let Ok(here) = std::env::current_dir()
         && let Ok(below) = fetched.path.strip_prefix(here)
     {

@@ -1,15 +1,15 @@
 //! Results and events as a person reads them.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use peerkit::{Event, Hash, Message, Node, Peer, SharedFile};
 
 use crate::outcome::{
-    FoundView, KnownView, NetworkView, Outcome, PeerView, Ping, SkippedView, Stops,
+    ContentsView, FolderFileView, FoundView, KnownView, LeftOutView, ListedView, NetworkView,
+    Outcome, PeerView, Ping, RenamedView, SkippedView, Stops,
 };
-use crate::text::{self, Paint, count, label, plain};
+use crate::text::{self, Paint, count, label, path as shown, plain};
 use crate::words;
 
 pub(crate) mod downloads;
@@ -77,14 +77,15 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             "nothing is shared: add PATH shares a file or folder".to_owned()
         }
         Outcome::Shared { files, restoring } => {
-            let lines = files.iter().map(|shared| {
+            let lines = files.iter().flat_map(|shared| {
                 let with = match shared.access {
                     "nodes" => format!("  with {} only", count(shared.to.len(), "node")),
                     "ticket" => "  with who has the ticket only".to_owned(),
                     _ => String::new(),
                 };
                 let line = file_line(paint, &shared.file);
-                format!("{line}  {}{with}", paint.faint(&shown(&shared.path)))
+                let line = format!("{line}  {}{with}", paint.faint(&shown(&shared.path)));
+                std::iter::once(line).chain(contents_lines(paint, &shared.file, &shared.contents))
             });
             let more = "still looking at what was shared before: there may be more";
             let lines = lines.chain(restoring.then(|| more.to_owned()));
@@ -99,21 +100,26 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             let lines = lines.chain(ticket).chain(skipped_lines(paint, skipped));
             lines.collect::<Vec<_>>().join("\n")
         }
-        Outcome::Refreshed { changed, removed, skipped, .. } => {
+        Outcome::Refreshed { files, changed, removed, skipped } => {
             let changed = changed.iter().map(|file| format!("changed {}", file_line(paint, file)));
             let gone = removed.iter().map(|gone| format!("gone {}", shown(&gone.path)));
             let lines = changed.chain(gone).chain(skipped_lines(paint, skipped));
-            match lines.collect::<Vec<_>>() {
-                lines if lines.is_empty() => "nothing has changed".to_owned(),
-                lines => lines.join("\n"),
+            let mut lines: Vec<String> = lines.collect();
+            if lines.is_empty() {
+                lines.push("nothing has changed".to_owned());
             }
+            for ListedView { file, contents } in files {
+                lines.push(format!("sharing {}", file_line(paint, file)));
+                lines.extend(contents_lines(paint, file, contents));
+            }
+            lines.join("\n")
         }
         Outcome::Found { files } => found(paint, files),
         Outcome::Begun { download } => format!(
             "fetching {}: `downloads` tells how far it is",
             downloads::named(paint, download)
         ),
-        Outcome::Fetched { path, bytes, seconds, sources, dropped } => {
+        Outcome::Fetched { path, bytes, seconds, sources, dropped, renamed, left_out } => {
             let how = match sources.len() {
                 0 if *bytes > 0 => "was here already".to_owned(),
                 nodes => format!(
@@ -128,6 +134,9 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             for dropped in dropped {
                 let (id, why) = (dropped.id.short(), plain(&dropped.why));
                 let _ = write!(text, "\nnot from {id}, which sent something else: {why}");
+            }
+            for line in changes(renamed, left_out) {
+                let _ = write!(text, "\n{line}");
             }
             text
         }
@@ -289,9 +298,29 @@ fn content(message: &Message) -> String {
     }
 }
 
-/// A path that may hold names from the network.
-fn shown(path: &Path) -> String {
-    plain(&path.to_string_lossy())
+/// Files that are named in a result for people; the others are counted.
+const NAMED: usize = 20;
+
+/// The files that have another name here than at their source, and those that could not be written.
+pub(crate) fn changes(renamed: &[RenamedView], left_out: &[LeftOutView]) -> Vec<String> {
+    let mut lines = Vec::new();
+    let some = renamed.iter().take(NAMED);
+    lines.extend(some.map(|renamed| {
+        let name = plain(renamed.name.as_str());
+        let path = renamed.path.file_name().unwrap_or_default().to_string_lossy();
+        format!("{name} is called {} here: {}", plain(&path), renamed.why)
+    }));
+    if renamed.len() > NAMED {
+        lines.push(format!("and {} more have other names", renamed.len() - NAMED));
+    }
+    let some = left_out.iter().take(NAMED);
+    lines.extend(
+        some.map(|left| format!("not written: {}: {}", plain(left.path.as_str()), left.why)),
+    );
+    if left_out.len() > NAMED {
+        lines.push(format!("and {} more were not written", left_out.len() - NAMED));
+    }
+    lines
 }
 
 fn skipped_lines(paint: Paint, skipped: &[SkippedView]) -> impl Iterator<Item = String> {
@@ -377,16 +406,41 @@ pub(crate) fn file_line(paint: Paint, file: &SharedFile) -> String {
     format!("{}  {}  {}", file.hash, plain(file.name.as_str()), paint.faint(&text::size(file.size)))
 }
 
+/// The files in a shared folder, each with its hash.
+fn contents_lines(
+    paint: Paint,
+    folder: &SharedFile,
+    contents: &Option<ContentsView>,
+) -> Vec<String> {
+    let Some(ContentsView { files, count, skipped }) = contents else { return Vec::new() };
+    let line = |file: &FolderFileView| {
+        let size = paint.faint(&text::size(file.size));
+        format!("  {}  {}  {size}", file.hash, plain(file.path.as_str()))
+    };
+    let mut lines: Vec<String> = files.iter().map(line).collect();
+    let next = skipped.saturating_add(files.len());
+    if next < *count {
+        let (more, digits) = (count - next, digits(folder.hash));
+        lines.push(format!("  and {more} more: `files {digits} --skip {next}` lists them"));
+    }
+    lines
+}
+
 fn found(paint: Paint, files: &[FoundView]) -> String {
     if files.is_empty() {
         return "nothing found".to_owned();
     }
     let lines = files.iter().map(|found| {
-        let sources = count(found.sources.len(), "source");
+        let others = found.sources.len() - usize::from(found.here);
+        let sources = match (found.here, others) {
+            (true, 0) => "here".to_owned(),
+            (true, others) => format!("here, {}", count(others, "other source")),
+            (false, others) => count(others, "source"),
+        };
         format!("{}  {}", file_line(paint, &found.file), paint.faint(&sources))
     });
     let mut text = lines.collect::<Vec<_>>().join("\n");
-    if let Some(first) = files.first() {
+    if let Some(first) = files.iter().find(|found| !found.here) {
         let hash = first.file.hash.to_string();
         let _ = write!(text, "\n{}", paint.faint(&format!("fetch one: get {}", &hash[..8])));
     }

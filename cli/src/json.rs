@@ -198,7 +198,8 @@ impl<'a> ResultLine<'a> {
 
 /// One line of JSON, with its end.
 pub(crate) fn line(value: &impl Serialize) -> String {
-    let mut line = serde_json::to_string(value).expect("our own types have a JSON form");
+    let json = serde_json::to_string(value).expect("our own types have a JSON form");
+    let mut line = text::json_line(&json);
     line.push('\n');
     line
 }

@@ -3,14 +3,16 @@
 use std::io::{self, Write};
 use std::sync::OnceLock;
 
+use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::output::Output;
-use crate::text::Paint;
+use crate::text::{Paint, plain};
 
 /// What `debug on` logs.
 const DEBUG: &str = "warn,peerkit=debug,peerkit_proto=debug";
@@ -28,7 +30,15 @@ impl Log {
     /// Starts to log.
     pub(crate) fn start() -> Self {
         let (filter, handle) = reload::Layer::new(usual());
-        let lines = fmt::layer().with_writer(Stream).with_ansi(Paint::on(&io::stderr()).is_on());
+        // A field may hold a name from the network, which is not to make a line of its own.
+        let fields = debug_fn(|line, field, value| match field.name() {
+            "message" => write!(line, "{}", plain(&format!("{value:?}"))),
+            name => write!(line, "{name}={}", plain(&format!("{value:?}"))),
+        });
+        let lines = fmt::layer()
+            .fmt_fields(fields.delimited(" "))
+            .with_writer(Stream)
+            .with_ansi(Paint::on(&io::stderr()).is_on());
         // A second start, which only tests make, keeps the first log.
         let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
         Self { filter: handle }

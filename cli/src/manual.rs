@@ -186,21 +186,23 @@ pub(crate) const ENTRIES: &[Entry] = &[
         aliases: &[],
         usage: "remove HASH",
         summary: "share it no longer; the file itself stays",
-        more: "The first digits of the hash, or the file's name, will do.",
+        more: "The first digits of the hash, the file's name or its path will do. A name or a path is\n\
+               that of one share; a hash is that of all shares with this content.",
     },
     Entry {
         name: "refresh",
         aliases: &[],
         usage: "refresh",
         summary: "look at the shared files again and hash what has changed",
-        more: "",
+        more: "It lists what has changed, and then all that is shared, as `files` does.",
     },
     Entry {
         name: "files",
         aliases: &[],
-        usage: "files",
-        summary: "what this node shares",
-        more: "",
+        usage: "files [SHARE] [--skip N]",
+        summary: "what this node shares, with the files in folders",
+        more: "Each file has its hash, by which it can be fetched alone. Of a large folder the first\n\
+               1,000 are listed; with SHARE, its name, path or hash, 10,000, after the first N.",
     },
     Entry {
         name: "search",

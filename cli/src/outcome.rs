@@ -1,10 +1,10 @@
 //! The outcome of a command: the fields of its JSON result.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use peerkit::{
-    Access, DownloadStatus, Dropped, Figures, FoundFile, KnownPeer, Network, Node, NodeId,
-    NodeInfo, Peer, SharedFile, Skipped, Status,
+    Access, DownloadStatus, Dropped, Figures, FileName, FolderFile, FoundFile, Hash, KnownPeer,
+    LeftOut, Network, Node, NodeId, NodeInfo, Peer, RelPath, Renamed, SharedFile, Skipped, Status,
 };
 use serde::Serialize;
 
@@ -60,7 +60,7 @@ pub(crate) enum Outcome {
     /// `refresh`
     Refreshed {
         /// All that is shared now.
-        files: Vec<SharedFile>,
+        files: Vec<ListedView>,
         /// Those of them whose content had changed.
         changed: Vec<SharedFile>,
         /// Those that are no longer there.
@@ -84,6 +84,12 @@ pub(crate) enum Outcome {
         /// Sources that sent what is not the file.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         dropped: Vec<Dropped>,
+        /// What has another name here than at its source.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        renamed: Vec<RenamedView>,
+        /// What of a folder this disk could not have.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        left_out: Vec<LeftOutView>,
     },
     /// `pause`, `resume`, `cancel`
     Download { download: Box<DownloadStatus> },
@@ -249,12 +255,116 @@ impl From<Skipped> for SkippedView {
     }
 }
 
+/// A file or folder that was written under another name.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct RenamedView {
+    /// Its name, or its path in the fetched folder.
+    pub(crate) name: RelPath,
+    pub(crate) path: PathBuf,
+    pub(crate) why: String,
+}
+
+impl From<Renamed> for RenamedView {
+    fn from(renamed: Renamed) -> Self {
+        Self { name: renamed.name, path: renamed.path, why: renamed.why.to_string() }
+    }
+}
+
+/// Something in a fetched folder that could not be written.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct LeftOutView {
+    pub(crate) path: RelPath,
+    pub(crate) why: String,
+}
+
+impl From<LeftOut> for LeftOutView {
+    fn from(left: LeftOut) -> Self {
+        Self { path: left.path, why: left.why.to_string() }
+    }
+}
+
+/// A share, and the files in it if it is a folder.
+#[derive(Debug, Serialize)]
+pub(crate) struct ListedView {
+    #[serde(flatten)]
+    pub(crate) file: SharedFile,
+    #[serde(flatten)]
+    pub(crate) contents: Option<ContentsView>,
+}
+
+impl ListedView {
+    pub(crate) fn all(node: &Node) -> Vec<Self> {
+        let mut left = FILES_IN_ALL;
+        let view = |(path, file): (PathBuf, SharedFile)| {
+            let contents = ContentsView::first(node, &path, &mut left);
+            Self { file, contents }
+        };
+        node.shared_paths().into_iter().map(view).collect()
+    }
+}
+
+/// Files of a folder that are listed among other shares.
+const FILES_OF_ONE: usize = 1_000;
+
+/// Files in folders that are listed with all shares, or of the one that was asked for.
+pub(crate) const FILES_IN_ALL: usize = 10_000;
+
+/// The files in a shared folder, or the first of them.
+#[derive(Debug, Serialize)]
+pub(crate) struct ContentsView {
+    pub(crate) files: Vec<FolderFileView>,
+    /// How many files there are.
+    pub(crate) count: usize,
+    /// How many there are before the first that is listed.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) skipped: usize,
+}
+
+impl ContentsView {
+    pub(crate) fn part(node: &Node, path: &Path, skipped: usize, limit: usize) -> Option<Self> {
+        let part = node.shared_files(path, skipped, limit)?;
+        let files = part.files.into_iter().map(FolderFileView::from).collect();
+        Some(Self { files, count: part.total, skipped })
+    }
+
+    /// The first of the files, and fewer still where many were listed before. `left` is how many may be
+    /// listed.
+    fn first(node: &Node, path: &Path, left: &mut usize) -> Option<Self> {
+        let contents = Self::part(node, path, 0, FILES_OF_ONE.min(*left))?;
+        *left = left.saturating_sub(contents.files.len());
+        Some(contents)
+    }
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+/// A file in a shared folder.
+#[derive(Debug, Serialize)]
+pub(crate) struct FolderFileView {
+    pub(crate) hash: Hash,
+    pub(crate) name: FileName,
+    pub(crate) size: u64,
+    /// Where it is in the folder.
+    pub(crate) path: RelPath,
+}
+
+impl From<FolderFile> for FolderFileView {
+    fn from(found: FolderFile) -> Self {
+        let FolderFile { path, file } = found;
+        Self { hash: file.hash, name: file.name, size: file.size, path }
+    }
+}
+
 /// A file or folder that is shared here, from where and with whom.
 #[derive(Debug, Serialize)]
 pub(crate) struct SharedView {
     #[serde(flatten)]
     pub(crate) file: SharedFile,
     pub(crate) path: PathBuf,
+    #[serde(flatten)]
+    pub(crate) contents: Option<ContentsView>,
     /// `open`, `nodes` or `ticket`.
     pub(crate) access: &'static str,
     /// The nodes.
@@ -263,17 +373,30 @@ pub(crate) struct SharedView {
 }
 
 impl SharedView {
+    /// Everything that is shared.
     pub(crate) fn all(node: &Node) -> Vec<Self> {
+        let mut left = FILES_IN_ALL;
         let view = |(path, file): (PathBuf, SharedFile)| {
-            let (access, to) = match node.access(file.hash) {
-                None | Some(Access::Open) => ("open", Vec::new()),
-                Some(Access::Nodes(nodes)) => ("nodes", nodes),
-                Some(Access::Ticket(_)) => ("ticket", Vec::new()),
-                Some(_) => ("other", Vec::new()),
-            };
-            Self { file, path, access, to }
+            let contents = ContentsView::first(node, &path, &mut left);
+            Self::new(node, path, file, contents)
         };
         node.shared_paths().into_iter().map(view).collect()
+    }
+
+    /// One share, with its files after the first `skip`.
+    pub(crate) fn one(node: &Node, path: PathBuf, file: SharedFile, skip: usize) -> Self {
+        let contents = ContentsView::part(node, &path, skip, FILES_IN_ALL);
+        Self::new(node, path, file, contents)
+    }
+
+    fn new(node: &Node, path: PathBuf, file: SharedFile, contents: Option<ContentsView>) -> Self {
+        let (access, to) = match node.access(file.hash) {
+            None | Some(Access::Open) => ("open", Vec::new()),
+            Some(Access::Nodes(nodes)) => ("nodes", nodes),
+            Some(Access::Ticket(_)) => ("ticket", Vec::new()),
+            Some(_) => ("other", Vec::new()),
+        };
+        Self { file, path, contents, access, to }
     }
 }
 
@@ -283,11 +406,15 @@ pub(crate) struct FoundView {
     #[serde(flatten)]
     pub(crate) file: SharedFile,
     pub(crate) sources: Vec<NodeId>,
+    /// This node shares it itself.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) here: bool,
 }
 
-impl From<FoundFile> for FoundView {
-    fn from(found: FoundFile) -> Self {
-        Self { sources: found.sources.iter().map(|source| source.id).collect(), file: found.file }
+impl FoundView {
+    pub(crate) fn new(node: &Node, found: FoundFile) -> Self {
+        let sources: Vec<NodeId> = found.sources.iter().map(|source| source.id).collect();
+        Self { here: sources.contains(&node.id()), sources, file: found.file }
     }
 }
 

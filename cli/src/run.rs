@@ -124,7 +124,7 @@ async fn serve(
             added = adding => {
                 let added = added?;
                 for skipped in added.skipped {
-                    tracing::warn!("not shared: {}: {}", skipped.path.display(), skipped.why);
+                    tracing::warn!("not shared: {}: {}", crate::text::path(&skipped.path), skipped.why);
                 }
                 sharing.push(added.shared);
             }

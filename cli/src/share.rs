@@ -85,7 +85,7 @@ async fn serve(
             let sharing = node.share_with(path, options(args), bars.bar("hashing"));
             let added = sharing.await?;
             for skipped in added.skipped {
-                tracing::warn!("not shared: {}: {}", skipped.path.display(), skipped.why);
+                tracing::warn!("not shared: {}: {}", text::path(&skipped.path), skipped.why);
             }
             output.text(announcement(node, added.shared, &output)?).await;
         }
@@ -124,7 +124,7 @@ struct Shared {
 }
 
 fn announcement(node: &Node, file: SharedFile, output: &Output) -> anyhow::Result<String> {
-    let ticket = node.ticket(&file.hash).context("it is shared no longer")?;
+    let ticket = node.ticket_for(&file).context("it is shared no longer")?;
     let ticket = reachable(ticket, node).to_string();
     let shared = Shared {
         event: "shared",

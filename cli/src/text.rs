@@ -9,18 +9,47 @@ use peerkit::{KeyError, NodeId};
 
 use crate::words;
 
-/// A text from the network as one line that can't move the cursor, ring the bell or turn the
-/// direction of writing: anything that a terminal might act on is written out.
+/// Returns a text from elsewhere, such as the name of a file, as one line on which a terminal does
+/// nothing but show it: characters that move the cursor, ring the bell, break the line or change the
+/// direction of text are written out. Everything that is printed and was not written by this program
+/// goes through here, or through [`json_line`].
 pub(crate) fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() || turns_direction(c) {
+        if acts_on_terminal(c) {
             let _ = write!(plain, "{}", c.escape_default());
         } else {
             plain.push(c);
         }
     }
     plain
+}
+
+/// Returns a line of JSON in which such characters are written as JSON writes them, `\u202e`: the same
+/// values to a program, and harmless to whoever looks at it in a terminal.
+pub(crate) fn json_line(json: &str) -> String {
+    if !json.contains(acts_on_terminal) {
+        return json.to_owned();
+    }
+    let mut plain = String::with_capacity(json.len());
+    for c in json.chars() {
+        // Outside of strings JSON has none of them, and all are below U+10000.
+        if acts_on_terminal(c) {
+            let _ = write!(plain, "\\u{:04x}", u32::from(c));
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
+}
+
+/// A path as [`plain`] text.
+pub(crate) fn path(path: &Path) -> String {
+    plain(&path.to_string_lossy())
+}
+
+fn acts_on_terminal(c: char) -> bool {
+    c.is_control() || peerkit::misleads(c)
 }
 
 /// An error with its causes, but for those that it tells by itself.
@@ -49,12 +78,6 @@ fn readable_key(error: &anyhow::Error) -> Option<&Path> {
         Some(KeyError::Readable(path)) => Some(path),
         _ => None,
     }
-}
-
-/// Line and paragraph separators, and Unicode's controls of direction (UAX #9), which can make a
-/// line read as something else.
-fn turns_direction(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Bytes in the unit that fits, to one decimal: `1.5 MiB`.
@@ -215,7 +238,17 @@ mod tests {
     fn nothing_that_a_terminal_acts_on_gets_through() {
         assert_eq!(plain("hé ✓"), "hé ✓");
         assert_eq!(plain("a\u{1b}[2Jb\nc\u{7}"), "a\\u{1b}[2Jb\\nc\\u{7}");
-        assert_eq!(plain("\u{9b}\u{202e}"), "\\u{9b}\\u{202e}");
+        assert_eq!(plain("\u{9b}\u{202e}\u{61c}"), "\\u{9b}\\u{202e}\\u{61c}");
+        assert_eq!(path(Path::new("a\nb/\u{2066}")), "a\\nb/\\u{2066}");
+    }
+
+    #[test]
+    fn json_keeps_its_values_and_acts_on_no_terminal() {
+        let value = "hé\u{202e}\u{9b}\u{7f}\u{2028}\n\\ \u{10ffff}";
+        let line = json_line(&serde_json::to_string(value).unwrap());
+        assert!(!line.contains(acts_on_terminal), "{line}");
+        assert!(line.contains("\\u202e") && line.contains("hé"), "{line}");
+        assert_eq!(serde_json::from_str::<String>(&line).unwrap(), value);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 
-use peerkit::{Get, Hash, Ticket, TicketError};
+use peerkit::{FileName, Get, Hash, Ticket, TicketError};
 
 use crate::folders;
 use crate::words::{self, Word};
@@ -20,6 +20,8 @@ pub(crate) enum Wanted {
     Ticket(Box<Ticket>),
     /// What has this hash.
     Hash(Hash),
+    /// What a search has found, under the name that it was found under.
+    Found(Box<Hit>),
 }
 
 /// Recognises a ticket or a whole hash at the start of `words`, also one that was wrapped into
@@ -59,7 +61,7 @@ pub(crate) fn recognise<W: AsRef<str>>(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hit {
     pub(crate) hash: Hash,
-    pub(crate) name: String,
+    pub(crate) name: FileName,
 }
 
 /// Reads what stands after `get` at the prompt: a ticket, a hash, the name or the first digits of the
@@ -87,9 +89,13 @@ fn of_hits(line: &str, words: &[Word], found: &[Hit]) -> Result<(Wanted, usize),
             1 => first.text.as_str(),
             _ => line.get(first.start..last.end).unwrap_or_default(),
         };
-        let called = found.iter().filter(|hit| hit.name == name).map(|hit| hit.hash);
-        if let Some(hash) = only(called, name, "files found are called so: give the hash")? {
-            return Ok((Wanted::Hash(hash), number));
+        let called = found.iter().filter(|hit| hit.name.is_called(name));
+        if let Some(hash) = only(
+            called.clone().map(|hit| hit.hash),
+            name,
+            "files found are called so: give the hash",
+        )? {
+            return Ok((of_hash(hash, called), number));
         }
     }
     let word = words.first().map_or("", |word| word.text.as_str());
@@ -97,11 +103,21 @@ fn of_hits(line: &str, words: &[Word], found: &[Hit]) -> Result<(Wanted, usize),
     let begun = found.iter().map(|hit| hit.hash);
     let begun = begun.filter(|hash| !digits.is_empty() && hash.to_string().starts_with(&digits));
     match only(begun, word, "hashes start so: give more digits")? {
-        Some(hash) => Ok((Wanted::Hash(hash), 1)),
+        Some(hash) => Ok((of_hash(hash, found.iter().filter(|hit| hit.hash == hash)), 1)),
         None => Err(format!(
             "`{word}` is neither a ticket, nor a hash of 64 hex digits, nor the name or the first \
              digits of something that a search has found: `search` finds files"
         )),
+    }
+}
+
+/// What has this hash, under the one name that it was found under among `hits`.
+fn of_hash<'a>(hash: Hash, mut hits: impl Iterator<Item = &'a Hit>) -> Wanted {
+    match hits.next() {
+        Some(first) if hits.all(|hit| hit.name == first.name) => {
+            Wanted::Found(Box::new(first.clone()))
+        }
+        _ => Wanted::Hash(hash),
     }
 }
 
@@ -205,6 +221,7 @@ mod tests {
             secret: None,
             network: "net".into(),
             addresses: Vec::new(),
+            name: None,
         }
     }
 
@@ -230,22 +247,28 @@ mod tests {
     #[test]
     fn a_line_names_what_was_found() {
         let hash = |n: &str| Hash::of(n.as_bytes());
-        let hit = |hash, name: &str| Hit { hash, name: name.into() };
+        let hit = |hash, name: &str| Hit { hash, name: FileName::new(name).unwrap() };
         let found = [
             hit(hash("1"), "a film.bin"),
             hit(hash("2"), "a"),
             hit(hash("3"), "same"),
             hit(hash("4"), "same"),
             hit(hash("1"), "a film.bin"),
+            hit(hash("5"), "one"),
+            hit(hash("5"), "caf\u{e9}"),
         ];
         let get = |line: &str| read(line, &found);
-        let is = |n, path: Option<&str>| Ok((Wanted::Hash(hash(n)), path.map(PathBuf::from)));
-        assert_eq!(get("a film.bin"), is("1", None));
-        assert_eq!(get("'a film.bin' to here"), is("1", Some("to here")));
-        assert_eq!(get("a film.bin here"), is("1", Some("here")));
-        assert_eq!(get("a here"), is("2", Some("here")));
+        let found = |at: usize| Wanted::Found(Box::new(found[at].clone()));
+        let is = |at: usize, path: Option<&str>| Ok((found(at), path.map(PathBuf::from)));
+        assert_eq!(get("a film.bin"), is(0, None));
+        assert_eq!(get("'a film.bin' to here"), is(0, Some("to here")));
+        assert_eq!(get("a film.bin here"), is(0, Some("here")));
+        assert_eq!(get("a here"), is(1, Some("here")));
+        assert_eq!(get("cafe\u{301}"), is(6, None), "under the name that was asked for");
+        let both = hash("5").to_string();
+        assert_eq!(get(&both[..12]), Ok((Wanted::Hash(hash("5")), None)), "it has two names");
         let digits = &hash("3").to_string()[..10].to_uppercase();
-        assert_eq!(get(&format!("{digits} here")), is("3", Some("here")));
+        assert_eq!(get(&format!("{digits} here")), is(2, Some("here")));
         assert!(get("same").unwrap_err().contains("2 files"));
         assert!(get("other").unwrap_err().contains("`search`"));
         assert!(get("").unwrap_err().contains("neither"));

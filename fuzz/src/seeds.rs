@@ -8,8 +8,8 @@ use peerkit_proto::event::Neighbour;
 use peerkit_proto::event::Reason;
 use peerkit_proto::files::wire;
 use peerkit_proto::files::{
-    AccessKind, Answer as FilesAnswer, Description, Entry, FileKind, Manifest, PieceList, Refusal,
-    RelPath, Request, Secret, Ticket,
+    AccessKind, Answer as FilesAnswer, Description, Entry, FileKind, FileName, Manifest, PieceList,
+    Refusal, RelPath, Request, Secret, Ticket,
 };
 use peerkit_proto::frame::direct::{Delivery, Forwarded};
 use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, What};
@@ -213,6 +213,7 @@ fn files() -> Vec<Seed> {
         secret: Some(Secret::from_bytes([3; 16])),
         network: machines::NETWORK.into(),
         addresses: vec![address],
+        name: Some(FileName::new("notes.txt").expect("a plain name")),
     };
     // Sizes of files, and the piece that is looked for: see the target.
     let sizes = [1u64 << 20, 0, 5, (1 << 20) + 1, 2];

@@ -106,6 +106,13 @@ pub(crate) async fn find(
     finding.await.ok()
 }
 
+/// Returns what of our own fits a search, whoever it is shared with.
+pub(crate) async fn find_own(inner: &Inner, text: String) -> Vec<SharedFile> {
+    let (shares, limit) = (inner.shares.clone(), inner.config.max_search_results);
+    let finding = inner.tracker.spawn_blocking(move || shares.search_own(&text, limit));
+    finding.await.unwrap_or_default()
+}
+
 impl Inner {
     /// The peers that this node has met, and when; those seen last come first.
     pub(crate) async fn known_peers(&self) -> Result<Vec<(NodeId, KnownPeer)>, Error> {

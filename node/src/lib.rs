@@ -90,11 +90,17 @@ pub use node::{
 };
 pub use outgoing::Outgoing;
 pub use rate::RateLimits;
-pub use shares::{Added, Progress, Refreshed, ShareError, ShareOptions, SkipReason, Skipped};
+pub use shares::{
+    Added, FolderFile, FolderPart, Progress, Refreshed, ShareError, ShareOptions, SkipReason,
+    Skipped,
+};
 pub use status::{BroadcastCounters, PeerStatus, Status};
 pub use store::{KnownPeer, StoreError};
 pub use stream::Stream;
-pub use transfer::{Download, DownloadState, DownloadStatus, Dropped, FetchError, Fetched, Get};
+pub use transfer::{
+    Download, DownloadState, DownloadStatus, Dropped, FetchError, Fetched, Get, InTheWay, LeftOut,
+    Renamed,
+};
 
 pub use peerkit_proto::address::{Address, DEFAULT_PORT, ParseAddressError};
 pub use peerkit_proto::config::Config;
@@ -102,8 +108,9 @@ pub use peerkit_proto::event::{
     Broadcast, Direction, Event, MessageFailure, Parting, Peer, Reason,
 };
 pub use peerkit_proto::event::{Neighbour, NodeInfo};
+pub use peerkit_proto::files::disk::misleads;
 pub use peerkit_proto::files::{
-    Access, FileKind, FileName, Secret, SharedFile, Ticket, TicketError,
+    Access, FileKind, FileName, NameFault, RelPath, Secret, SharedFile, Ticket, TicketError,
 };
 pub use peerkit_proto::frame::Refusal;
 pub use peerkit_proto::handler::{Callback, Context, Handler};

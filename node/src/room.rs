@@ -4,6 +4,8 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::path::Path;
 
+use peerkit_proto::files::MAX_NAME;
+
 /// Whether the disk that `path` is on has room for `bytes` more.
 ///
 /// # Errors
@@ -26,6 +28,19 @@ pub(crate) fn free(path: &Path) -> Option<u64> {
 #[cfg(not(unix))]
 pub(crate) fn free(_: &Path) -> Option<u64> {
     None
+}
+
+/// Returns the longest name, in bytes, that the disk with the folder `folder` allows.
+#[cfg(unix)]
+pub(crate) fn max_name(folder: &Path) -> usize {
+    let found = rustix::fs::statvfs(folder).ok().map(|found| found.f_namemax);
+    let found = found.and_then(|found| usize::try_from(found).ok()).filter(|max| *max > 0);
+    found.unwrap_or(MAX_NAME).min(MAX_NAME)
+}
+
+#[cfg(not(unix))]
+pub(crate) fn max_name(_: &Path) -> usize {
+    MAX_NAME
 }
 
 /// Bytes that a file takes on its disk.

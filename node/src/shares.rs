@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use peerkit_proto::files::{
-    Access, Asker, Description, PieceList, Refusal, Secret, SharedFile, TicketKey,
+    Access, Asker, Description, FileName, PieceList, Refusal, SharedFile, TicketKey,
 };
 use peerkit_proto::id::{Hash, Key};
 use tokio_util::task::TaskTracker;
@@ -31,7 +31,9 @@ use tokio_util::task::TaskTracker;
 pub(crate) use open::read_exact_at;
 pub(crate) use open::{OpenShare, OpenTree, values_of};
 pub use options::ShareOptions;
-pub use report::{Added, Progress, Refreshed, ShareError, SkipReason, Skipped};
+pub use report::{
+    Added, FolderFile, FolderPart, Progress, Refreshed, ShareError, SkipReason, Skipped,
+};
 
 use crate::store::{KnownShare, Store, StoreError};
 use index::{Index, Top};
@@ -190,6 +192,20 @@ impl Shares {
         .await
     }
 
+    /// Stops sharing what was added at `path`, and nothing else; what that was.
+    ///
+    /// # Errors
+    /// As [`remove`](Self::remove).
+    pub(crate) async fn remove_path(&self, path: &Path) -> Result<Option<SharedFile>, ShareError> {
+        let path = path.to_owned();
+        self.blocking(move |shares, _| {
+            let gone = shares.forget(&path)?;
+            shares.prune()?;
+            Ok(gone)
+        })
+        .await
+    }
+
     /// What is shared, as it was added: a folder is one. In the order of the paths.
     #[must_use]
     pub(crate) fn list(&self) -> Vec<SharedFile> {
@@ -208,13 +224,17 @@ impl Shares {
         self.read().access(hash).cloned()
     }
 
-    /// The secret that `hash` takes, if any; the outer `None` where it is not shared.
+    /// Returns the name that `hash` is shared under, `name` if that is given, and who may have it.
     #[must_use]
-    pub(crate) fn secret(&self, hash: &Hash) -> Option<Option<Secret>> {
-        Some(match self.read().access(hash)? {
-            Access::Ticket(secret) => Some(*secret),
-            _ => None,
-        })
+    pub(crate) fn named(&self, hash: &Hash, name: Option<&FileName>) -> Option<(FileName, Access)> {
+        self.read().named(hash, name).map(|(name, access)| (name, access.clone()))
+    }
+
+    /// Returns files of the folder that was added at `path`.
+    #[must_use]
+    pub(crate) fn files_in(&self, path: &Path, skip: usize, limit: usize) -> Option<FolderPart> {
+        let top = self.read().top(path).cloned()?;
+        top.part(skip, limit)
     }
 
     /// At most `limit` shares, and files in shared folders, that `text` asks for, as
@@ -228,11 +248,25 @@ impl Shares {
         limit: usize,
         asker: Option<&Asker<'_>>,
     ) -> Vec<SharedFile> {
+        self.search_in(text, limit, |top| index::may_have(&top.access, asker))
+    }
+
+    /// As [`search`](Self::search), for the owner of this node: everything is found.
+    #[must_use]
+    pub(crate) fn search_own(&self, text: &str, limit: usize) -> Vec<SharedFile> {
+        self.search_in(text, limit, |_| true)
+    }
+
+    fn search_in(
+        &self,
+        text: &str,
+        limit: usize,
+        is_visible: impl Fn(&Top) -> bool,
+    ) -> Vec<SharedFile> {
         let question = Question::new(text);
         let tops: Vec<Arc<Top>> = {
             let index = self.read();
-            let visible = index.tops().filter(|top| index::may_have(&top.access, asker));
-            visible.cloned().collect()
+            index.tops().filter(|top| is_visible(top)).cloned().collect()
         };
         let shares = tops.iter().filter(|top| top.fits(&question)).map(|top| top.shared.clone());
         let inside = tops.iter().flat_map(|top| top.files(&question));

@@ -28,7 +28,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use peerkit_proto::codec::DecodeError;
-use peerkit_proto::files::{FileKind, ManifestError, PieceError, Refusal, RelPath, WireError};
+use peerkit_proto::files::{
+    FileKind, ManifestError, NameFault, PieceError, Refusal, RelPath, WireError,
+};
 use peerkit_proto::id::NodeId;
 use serde::Serialize;
 
@@ -65,6 +67,62 @@ pub struct Fetched {
     pub sources: Vec<NodeId>,
     /// Who sent something else, and was asked no more.
     pub dropped: Vec<Dropped>,
+    /// What has another name here than at its source: itself, or something in the folder.
+    pub renamed: Vec<Renamed>,
+    /// What of the folder could not be written here.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A file or folder that was written under another name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renamed {
+    /// Its name, or its path in the fetched folder.
+    pub name: RelPath,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Why it could not have its name.
+    pub why: NameFault,
+}
+
+/// A file or folder in a fetched folder that this disk can't have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Its path in the fetched folder.
+    pub path: RelPath,
+    /// Why it is left out.
+    pub why: NameFault,
+}
+
+/// Something that is no regular file, and that a fetched file does not replace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InTheWay {
+    /// A folder.
+    #[error("a folder")]
+    Folder,
+    /// A symbolic link.
+    #[error("a symbolic link")]
+    Link,
+    /// A pipe (FIFO).
+    #[error("a pipe")]
+    Pipe,
+    /// A socket.
+    #[error("a socket")]
+    Socket,
+    /// A device.
+    #[error("a device")]
+    Device,
+    /// An open file of this process, such as `/dev/fd/1`.
+    #[error("an open file of this program")]
+    Descriptor,
+}
+
+impl InTheWay {
+    /// Returns whether bytes can be written into it, as into standard output.
+    #[must_use]
+    pub fn takes_bytes(self) -> bool {
+        matches!(self, Self::Pipe | Self::Socket | Self::Device | Self::Descriptor)
+    }
 }
 
 /// A node that sent what is not the file.
@@ -125,6 +183,14 @@ pub enum FetchError {
         /// What the system said.
         source: io::Error,
     },
+    /// Something is at the target that is not a regular file. It was left as it is.
+    #[error("{path} is {kind}, which a fetched file does not replace", path = .path.display())]
+    NotAFile {
+        /// Where.
+        path: PathBuf,
+        /// What is there.
+        kind: InTheWay,
+    },
     /// The disk has too little room: nothing was begun, or what there was is kept.
     #[error(
         "{path} needs {needed} bytes and the disk has {free} left: make room, or choose another place",
@@ -173,6 +239,7 @@ impl FetchError {
     pub fn is_worth_another(&self) -> bool {
         match self {
             Self::Disk { .. }
+            | Self::NotAFile { .. }
             | Self::NoSpace { .. }
             | Self::NoMore
             | Self::Unfinished

@@ -5,9 +5,10 @@
 //! [`PIECE`] bytes whose values are inner nodes of the very tree that the hash is the root of
 //! ([`PieceList`]), so that the list is checked against the hash once and then each piece alone.
 //! Names from the network exist only as [`FileName`] and [`RelPath`], which can't lead out of the
-//! folder they are joined to. [`wire`] has the requests and answers, byte by byte.
+//! folder they are joined to, and [`disk`] decides what they become there. [`wire`] has the requests and answers, byte by byte.
 
 pub mod access;
+pub mod disk;
 pub mod fetch;
 pub mod layout;
 pub mod manifest;
@@ -23,9 +24,10 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::Hash;
 
 pub use access::{Access, AccessKind, Asker, Secret, TicketKey};
+pub use disk::{DiskNames, DiskRules, Platform};
 pub use layout::{Layout, Place};
 pub use manifest::{Entry, MAX_ENTRIES, MAX_MANIFEST, Manifest, ManifestError};
-pub use path::{FileName, MAX_DEPTH, MAX_NAME, MAX_PATH, NameError, NameFault, RelPath};
+pub use path::{FileName, MAX_DEPTH, MAX_NAME, MAX_PATH, NameError, NameFault, RelPath, folded};
 pub use pieces::{
     IncomingList, MAX_FILE, MAX_PIECES, PIECE, PieceError, PieceHasher, PieceList, PieceSet,
     PieceValue,
@@ -69,6 +71,15 @@ impl SharedFile {
         self.kind.encode(out);
         out.put_u64(self.size);
         out.put_str(self.name.as_str());
+    }
+
+    /// Returns it as a search answer carries it: under a name that every system can have.
+    ///
+    /// Nodes from before names of Unix were allowed hang up on an answer with any other name, and
+    /// answers pass through nodes of any version.
+    #[must_use]
+    pub fn portable(&self) -> Self {
+        Self { name: disk::portable(&self.name), ..self.clone() }
     }
 
     /// Takes the wire form.

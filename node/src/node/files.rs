@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 
 use peerkit_proto::address::Address;
 use peerkit_proto::files::wire::MAX_PLACES;
-use peerkit_proto::files::{Access, SharedFile, Ticket};
+use peerkit_proto::files::{Access, FileName, SharedFile, Ticket};
 use peerkit_proto::frame::query::{Answer, AnswerBody, MAX_SEARCH, What};
 use peerkit_proto::id::{Hash, NodeId};
 
 use super::Node;
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::shares::{Added, Progress, Refreshed, ShareOptions};
+use crate::known;
+use crate::shares::{Added, FolderPart, Progress, Refreshed, ShareOptions};
 use crate::transfer::{Download, DownloadStatus, Fetched, Get};
 
 /// A file that a search has found.
@@ -71,24 +72,53 @@ impl Node {
         Ok(self.inner.shares.add_with(path, options, progress).await?)
     }
 
-    /// All that somebody needs to fetch what is shared under this hash: who this node is, where it
-    /// can be dialled, and the secret where it was shared [with one](ShareOptions::with_ticket). To
-    /// what is shared with named nodes it lets in those alone. `None` where the hash is not shared.
+    /// Returns a ticket for what is shared under this hash: all that another node needs to fetch it.
+    /// It holds this node's identity and addresses, the share's name, and the secret if it was shared
+    /// [with one](ShareOptions::with_ticket). What is shared with named nodes stays for those alone.
+    ///
+    /// `None` if the hash is not shared. If it is shared under several names, see
+    /// [`ticket_for`](Self::ticket_for).
     #[must_use]
     pub fn ticket(&self, hash: &Hash) -> Option<Ticket> {
-        let secret = self.inner.shares.secret(hash)?;
+        self.ticket_of(hash, None)
+    }
+
+    /// Returns a ticket for one share, or for a file in one, as [`ticket`](Self::ticket) does: with
+    /// the name that `file` has, under which it will arrive. The same content may be shared under
+    /// several names.
+    #[must_use]
+    pub fn ticket_for(&self, file: &SharedFile) -> Option<Ticket> {
+        self.ticket_of(&file.hash, Some(&file.name))
+    }
+
+    fn ticket_of(&self, hash: &Hash, name: Option<&FileName>) -> Option<Ticket> {
+        let (name, access) = self.inner.shares.named(hash, name)?;
+        let secret = match access {
+            Access::Ticket(secret) => Some(secret),
+            _ => None,
+        };
         let mut addresses = self.inner.addresses(None);
         addresses.truncate(MAX_PLACES);
         let (node, network) = (self.inner.id, self.inner.network.clone());
-        Some(Ticket { hash: *hash, node, secret, network, addresses })
+        Some(Ticket { hash: *hash, node, secret, network, addresses, name: Some(name) })
     }
 
-    /// No longer shares what was added and has this hash; the files stay. Returns what that was.
+    /// No longer shares what was added and has this hash, under any name; the files stay. Returns
+    /// what that was.
     ///
     /// # Errors
     /// Where the state can't be written.
     pub async fn unshare(&self, hash: Hash) -> Result<Vec<SharedFile>, Error> {
         Ok(self.inner.shares.remove(&hash).await?)
+    }
+
+    /// No longer shares what was added at `path`, as [`shared_paths`](Self::shared_paths) has it; the
+    /// files stay. Other shares of the same content stay too. Returns what that was.
+    ///
+    /// # Errors
+    /// If the state can't be written.
+    pub async fn unshare_path(&self, path: &Path) -> Result<Option<SharedFile>, Error> {
+        Ok(self.inner.shares.remove_path(path).await?)
     }
 
     /// Looks at every share again: what was changed is hashed again, what is gone is no longer
@@ -131,8 +161,17 @@ impl Node {
         self.inner.shares.paths()
     }
 
-    /// Files and folders of others that fit all the words of `text`, whatever the case; each with
-    /// all who have it. A word fits where it is a part of the name, or of the path in the shared
+    /// Returns the files in the folder that is shared from `path`, as
+    /// [`shared_paths`](Self::shared_paths) has it: those after the first `skip`, at most `limit`, in
+    /// the order of their paths. A folder may have a million. `None` if no folder is shared from there.
+    #[must_use]
+    pub fn shared_files(&self, path: &Path, skip: usize, limit: usize) -> Option<FolderPart> {
+        self.inner.shares.files_in(path, skip, limit)
+    }
+
+    /// Files and folders of this node and others that fit all the words of `text`, whatever the case,
+    /// and however accents are composed; each with all who have it. The same content under two names
+    /// is found under both. A word fits where it is a part of the name, or of the path in the shared
     /// folder. One with `*`, `?` or `[a-z]` in it has to be the whole name; where it also has a `/`,
     /// the whole path, in which `**` is for any folders.
     ///
@@ -144,22 +183,18 @@ impl Node {
         if text.len() > MAX_SEARCH {
             return Err(Error::Setting(format!("a search has at most {MAX_SEARCH} bytes")));
         }
+        let mut found = Findings::default();
         let mut answers = self.inner.ask_for_files(What::Search(text.to_owned())).await?;
-        let mut found: BTreeMap<Hash, FoundFile> = BTreeMap::new();
+        let own = known::find_own(&self.inner, text.to_owned()).await;
+        let (name, addresses) = (self.inner.name.clone(), self.inner.addresses(None));
+        found.add(own, &Source { id: self.inner.id, name, addresses });
         while let Some(answer) = answers.recv().await {
             let source = source(&answer);
-            let AnswerBody::Files(files) = answer.body else { continue };
-            for file in files {
-                let new = || FoundFile { file: file.clone(), sources: Vec::new() };
-                let found = found.entry(file.hash).or_insert_with(new);
-                if !found.sources.contains(&source) {
-                    found.sources.push(source.clone());
-                }
+            if let AnswerBody::Files(files) = answer.body {
+                found.add(files, &source);
             }
         }
-        let mut found: Vec<_> = found.into_values().collect();
-        found.sort_by(|a, b| a.file.name.cmp(&b.file.name));
-        Ok(found)
+        Ok(found.0.into_values().collect())
     }
 
     /// Fetches the file or folder of this hash to `to`: into it where it is a folder that exists,
@@ -262,6 +297,23 @@ impl Node {
     /// [`Error::NoDownload`], or where the state can't be written.
     pub async fn cancel(&self, hash: Hash) -> Result<DownloadStatus, Error> {
         self.inner.cancel(&hash).await
+    }
+}
+
+/// What a search has found, by name and hash.
+#[derive(Default)]
+struct Findings(BTreeMap<(FileName, Hash), FoundFile>);
+
+impl Findings {
+    fn add(&mut self, files: Vec<SharedFile>, source: &Source) {
+        for file in files {
+            let key = (file.name.clone(), file.hash);
+            let new = || FoundFile { file, sources: Vec::new() };
+            let found = self.0.entry(key).or_insert_with(new);
+            if !found.sources.contains(source) {
+                found.sources.push(source.clone());
+            }
+        }
     }
 }
 

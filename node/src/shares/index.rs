@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use peerkit_proto::files::{
-    Access, Asker, Description, FileKind, FileName, PieceList, RelPath, SharedFile,
+    Access, Asker, Description, FileKind, FileName, PieceList, RelPath, SharedFile, folded,
 };
 use peerkit_proto::id::Hash;
 
@@ -15,6 +15,7 @@ use super::names::Names;
 use super::open::OpenShare;
 use super::options::Terms;
 use super::question::Question;
+use super::report::{FolderFile, FolderPart};
 use crate::folder::open_plain;
 use crate::room;
 use crate::stamp::Stamp;
@@ -56,7 +57,7 @@ pub(super) struct Top {
     pub(super) items: Vec<Item>,
     /// The paths of the items in their folder; none where the share is the file itself.
     pub(super) paths: Names,
-    /// The same in lower case: what a search looks at.
+    /// The same, [folded]: what a search looks at.
     pub(super) lower: Names,
 }
 
@@ -206,6 +207,22 @@ impl Index {
             .collect()
     }
 
+    /// The name and the access of what is shared under `hash`, and is called `name` if that is given:
+    /// of what is open, if anything is.
+    pub(super) fn named(
+        &self,
+        hash: &Hash,
+        name: Option<&FileName>,
+    ) -> Option<(FileName, &Access)> {
+        let named = || {
+            self.places(hash).filter_map(|(top, item)| {
+                let own = item.map_or_else(|| Some(top.shared.name.clone()), |at| top.name(at))?;
+                Some((own, &top.access)).filter(|(own, _)| name.is_none_or(|name| own == name))
+            })
+        };
+        named().find(|(_, access)| **access == Access::Open).or_else(|| named().next())
+    }
+
     /// How a hash is shared: openly if it is anywhere, else as it is first.
     pub(super) fn access(&self, hash: &Hash) -> Option<&Access> {
         let accesses = || self.places(hash).map(|(top, _)| &top.access);
@@ -246,7 +263,19 @@ pub(super) fn may_have(access: &Access, asker: Option<&Asker<'_>>) -> bool {
 impl Top {
     /// Whether the share itself fits.
     pub(super) fn fits(&self, question: &Question) -> bool {
-        question.fits(&self.shared.name.as_str().to_lowercase())
+        question.fits(&folded(self.shared.name.as_str()))
+    }
+
+    /// Some of the files in it; `None` if it is a file itself.
+    pub(super) fn part(&self, skip: usize, limit: usize) -> Option<FolderPart> {
+        self.manifest.as_ref()?;
+        let items = self.items.iter().enumerate().skip(skip).take(limit);
+        let files = items.filter_map(|(at, item)| {
+            let path = RelPath::new(self.paths.get(at)?).ok()?;
+            let (hash, name, size) = (item.hash, path.name(), item.stamp.size);
+            Some(FolderFile { path, file: SharedFile { hash, name, size, kind: FileKind::File } })
+        });
+        Some(FolderPart { total: self.items.len(), files: files.collect() })
     }
 
     /// The files in it that fit; none where it is a file.

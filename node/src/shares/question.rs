@@ -1,6 +1,7 @@
 //! What a search asks for. It comes from the network, so what it may cost is bounded: its length by
 //! the frame, a glob by what it compiles to, and the time for a name by the name's length.
 
+use peerkit_proto::files::folded;
 use regex::{Regex, RegexBuilder};
 
 /// Globs in one search; what looks like more is taken as it stands.
@@ -32,7 +33,7 @@ impl Question {
     pub(super) fn new(text: &str) -> Self {
         let mut question = Self { words: Vec::new(), part: String::new() };
         let mut globs = 0;
-        for word in text.to_lowercase().split_whitespace() {
+        for word in folded(text).split_whitespace() {
             let glob = match word.contains(['*', '?', '[']) && globs < MAX_GLOBS {
                 true => compile(word),
                 false => None,
@@ -59,7 +60,7 @@ impl Question {
         &self.part
     }
 
-    /// Whether the file or share of this path, in lower case, is asked for.
+    /// Whether the file or share of this path, [folded], is asked for.
     pub(super) fn fits(&self, path: &str) -> bool {
         let name = path.rsplit('/').next().unwrap_or_default();
         self.words.iter().all(|word| match word {
@@ -138,8 +139,9 @@ mod tests {
 
     fn fits(text: &str, path: &str) -> bool {
         let question = Question::new(text);
-        let fits = question.fits(&path.to_lowercase());
-        assert!(!fits || path.to_lowercase().contains(question.part()), "{text} in {path}");
+        let path = folded(path);
+        let fits = question.fits(&path);
+        assert!(!fits || path.contains(question.part()), "{text} in {path}");
         fits
     }
 
@@ -150,6 +152,17 @@ mod tests {
         assert!(!fits("blue green", "Live 1999/Blue Song.mp3"));
         assert!(fits("", "anything"));
         assert!(fits("ÜBER", "über.txt"));
+    }
+
+    #[test]
+    fn a_composed_letter_is_the_same_as_a_decomposed_one() {
+        let (composed, decomposed) = ("caf\u{e9}.txt", "cafe\u{301}.txt");
+        for (text, path) in [(composed, decomposed), (decomposed, composed)] {
+            assert!(fits(text, path) && fits(&text.to_uppercase(), path));
+            assert!(fits("caf?.txt", path) && fits("caf[\u{e8}-\u{ea}].txt", path));
+        }
+        assert!(!fits("cafe.txt", composed) && !fits("cafe.txt", decomposed));
+        assert!(fits("\u{e9}", "e\u{301}") && fits("e\u{301}*", "\u{c9}t\u{c9}"));
     }
 
     #[test]

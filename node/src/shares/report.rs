@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use peerkit_proto::files::{Access, ManifestError, NameError, NameFault, SharedFile};
+use peerkit_proto::files::{Access, ManifestError, NameError, NameFault, RelPath, SharedFile};
 
 use crate::store::StoreError;
 
@@ -27,6 +27,24 @@ pub struct Added {
     pub skipped: Vec<Skipped>,
     /// Who may find and fetch it.
     pub access: Access,
+}
+
+/// Some of the files in a shared folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FolderPart {
+    /// How many files the folder has in all.
+    pub total: usize,
+    /// Those that were asked for, in the order of their paths.
+    pub files: Vec<FolderFile>,
+}
+
+/// A file in a shared folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FolderFile {
+    /// Where it is in the folder.
+    pub path: RelPath,
+    /// What it is; it can be fetched by its hash.
+    pub file: SharedFile,
 }
 
 /// Something in a folder that is not shared.

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use bytes::Bytes;
 use peerkit_proto::files::{
     Access, Entry, FileKind, FileName, MAX_ENTRIES, Manifest, ManifestError, NameError, PIECE,
-    PieceList, RelPath, SharedFile,
+    PieceList, RelPath, SharedFile, folded,
 };
 
 use super::hashing::{HashFailure, Hashed, Job, hash_all};
@@ -95,7 +95,7 @@ fn scan_folder(
             Ok(KnownFile { stamp, hash }) => {
                 items.push(Item { hash, stamp });
                 paths.push(rel.as_str());
-                lower.push(&rel.as_str().to_lowercase());
+                lower.push(&folded(rel.as_str()));
                 let (size, mode) = (stamp.size, found.mode);
                 walk.entries.push(Entry::File { path: rel, size, hash, mode });
                 continue;

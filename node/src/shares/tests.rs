@@ -3,7 +3,7 @@ use std::fs;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-use peerkit_proto::files::{AccessKind, Entry, FileKind, Manifest, NameFault, PIECE};
+use peerkit_proto::files::{AccessKind, Entry, FileKind, Manifest, NameFault, PIECE, Secret};
 use peerkit_proto::id::NodeId;
 use tempfile::TempDir;
 
@@ -97,6 +97,89 @@ async fn a_file_of_any_size_is_shared_under_its_hash() {
     assert_eq!(shares.open(&Hash::of(b"?"), &anyone()).unwrap_err(), Refusal::NotFound);
 }
 
+/// The secret that a hash takes, if any; the outer `None` if it is not shared.
+fn secret_of(shares: &Shares, hash: &Hash) -> Option<Option<Secret>> {
+    Some(match shares.access(hash)? {
+        Access::Ticket(secret) => Some(secret),
+        _ => None,
+    })
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn names_that_only_windows_refuses_are_shared() {
+    let (dir, shares) = (folder(), shares());
+    let top = dir.path().join("CON");
+    let names = ["a:b", "aux.txt", "back\\slash", "dot.", "nul", "what?"];
+    for name in names {
+        write(&top.join(name), name.as_bytes());
+    }
+    let added = add(&shares, &top).await;
+    assert_eq!((added.files, added.skipped), (names.len(), Vec::new()));
+    let part = shares.files_in(&fs::canonicalize(&top).unwrap(), 0, 9).unwrap();
+    let paths: Vec<_> = part.files.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(paths, names);
+    for file in part.files {
+        let bytes = content(&shares.open(&file.file.hash, &anyone()).unwrap()).unwrap();
+        assert_eq!(bytes, file.path.as_str().as_bytes());
+    }
+    let one = add(&shares, &top.join("nul")).await;
+    assert_eq!(one.shared.name.as_str(), "nul");
+}
+
+#[tokio::test]
+async fn equal_content_keeps_each_of_its_names() {
+    let (dir, shares) = (folder(), shares());
+    for name in ["a.txt", "b.txt", "top/c.txt"] {
+        write(&dir.path().join(name), b"the same");
+    }
+    let a = add(&shares, &dir.path().join("a.txt")).await.shared;
+    let options = ShareOptions::default().with_ticket();
+    let b = shares.add_with(dir.path().join("b.txt"), options, |_| {}).await.unwrap();
+    add(&shares, &dir.path().join("top")).await;
+    let named = |name: &str| shares.named(&a.hash, Some(&FileName::new(name).unwrap()));
+    for name in ["a.txt", "c.txt"] {
+        assert_eq!(named(name), Some((FileName::new(name).unwrap(), Access::Open)));
+    }
+    assert_eq!(named("b.txt"), Some((b.shared.name.clone(), b.access)), "with its own secret");
+    assert_eq!(named("d.txt"), None);
+    assert_eq!(shares.named(&a.hash, None), Some((a.name, Access::Open)));
+    let found = shares.search_own("txt", 9);
+    let found: Vec<_> = found.iter().map(|file| file.name.as_str()).collect();
+    assert_eq!(found, ["a.txt", "b.txt", "c.txt"]);
+    assert_eq!(shares.search("txt", 9, None).len(), 2, "others see what is open");
+
+    let path = fs::canonicalize(dir.path()).unwrap().join("b.txt");
+    assert_eq!(shares.remove_path(&path).await.unwrap(), Some(b.shared));
+    assert_eq!(shares.remove_path(&path).await.unwrap(), None);
+    let left = shares.list();
+    assert_eq!(left.iter().map(|file| file.name.as_str()).collect::<Vec<_>>(), ["a.txt", "top"]);
+}
+
+#[tokio::test]
+async fn a_shared_folders_files_are_listed_in_parts() {
+    let (dir, shares) = (folder(), shares());
+    for n in 0..7 {
+        write(&dir.path().join(format!("top/in/{n}")), n.to_string().as_bytes());
+    }
+    write(&dir.path().join("file"), b"file");
+    add(&shares, &dir.path().join("top")).await;
+    add(&shares, &dir.path().join("file")).await;
+    let real = fs::canonicalize(dir.path()).unwrap();
+    let part = |skip, limit| {
+        let part = shares.files_in(&real.join("top"), skip, limit).unwrap();
+        assert_eq!(part.total, 7);
+        part.files.iter().map(|file| file.path.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(part(0, 2), ["in/0", "in/1"]);
+    assert_eq!(part(5, 9), ["in/5", "in/6"]);
+    assert!(part(7, 9).is_empty() && part(usize::MAX, 9).is_empty());
+    let whole = shares.files_in(&real.join("top"), 3, 1).unwrap();
+    assert_eq!(whole.files[0].file.hash, Hash::of(b"3"));
+    assert_eq!(shares.files_in(&real.join("file"), 0, 9), None);
+    assert_eq!(shares.files_in(&real.join("other"), 0, 9), None);
+}
+
 #[tokio::test]
 async fn a_folder_is_a_manifest_and_its_files() {
     let (dir, shares) = (folder(), shares());
@@ -105,7 +188,8 @@ async fn a_folder_is_a_manifest_and_its_files() {
     write(&top.join(".hidden/b.txt"), b"bb");
     write(&top.join("sub/deep/c.txt"), b"ccc");
     write(&top.join("same.txt"), b"a");
-    write(&top.join("bad\\name"), b"x");
+    #[cfg(unix)]
+    write(&top.join("bad\nname"), b"x");
     write(&top.join(".song.mp3.0123abcd.part"), b"x");
     fs::create_dir(top.join("empty")).unwrap();
     #[cfg(unix)]
@@ -126,7 +210,7 @@ async fn a_folder_is_a_manifest_and_its_files() {
         skipped,
         [
             (".song.mp3.0123abcd.part", &SkipReason::Unfinished),
-            ("bad\\name", &SkipReason::Name(NameFault::Separator)),
+            ("bad\nname", &SkipReason::Name(NameFault::Control)),
             ("link", &SkipReason::Symlink),
             ("loop", &SkipReason::Symlink),
         ]
@@ -372,12 +456,12 @@ async fn each_sees_what_it_may_have() {
     assert_eq!(names(&shares.search("", 9, Some(&asker(2)))), ["top", "private.txt"]);
     assert!(shares.search("", 9, Some(&asker(3))).is_empty());
     assert!(shares.search("", 9, None).is_empty());
-    assert_eq!(shares.secret(&hash), Some(None));
+    assert_eq!(secret_of(&shares, &hash), Some(None));
 
     // Others from now on, without anything but that having changed.
     let added = share(ShareOptions::default().with_ticket()).await.unwrap();
     let Access::Ticket(secret) = added.access else { panic!("{:?}", added.access) };
-    assert_eq!(shares.secret(&hash), Some(Some(secret)));
+    assert_eq!(secret_of(&shares, &hash), Some(Some(secret)));
     assert_eq!(sees(&shares, &hash, &asker(2)), None);
     let proof = secret.prove(&[7; 32], node(5));
     let shown = Asker { proof: Some(&proof), ..asker(5) };
@@ -393,7 +477,7 @@ async fn each_sees_what_it_may_have() {
     assert_eq!(sees(&shares, &hash, &anyone()), Some(AccessKind::Open));
     assert_eq!(sees(&shares, &hash, &shown), Some(AccessKind::Open));
     assert_eq!(shares.describe(&hash, &shown).unwrap().name.as_str(), "open.txt");
-    assert_eq!(shares.secret(&hash), Some(None));
+    assert_eq!(secret_of(&shares, &hash), Some(None));
     assert_eq!(sees(&shares, &added.shared.hash, &anyone()), None);
     shares.remove(&open.shared.hash).await.unwrap();
     assert_eq!(sees(&shares, &hash, &anyone()), None);
@@ -442,7 +526,7 @@ async fn whom_it_is_for_outlives_a_restart_and_a_change() {
     assert_eq!(sees(&shares, &Hash::of(b"changed"), &anyone()), None);
     assert_eq!(sees(&shares, &Hash::of(b"changed"), &asker(2)), Some(AccessKind::Nodes));
     let Access::Ticket(secret) = shared[1].access else { panic!() };
-    assert_eq!(shares.secret(&shared[1].shared.hash), Some(Some(secret)));
+    assert_eq!(secret_of(&shares, &shared[1].shared.hash), Some(Some(secret)));
 }
 
 #[tokio::test]

@@ -94,6 +94,9 @@ struct Row {
     ask_network: bool,
     #[serde(default)]
     paused: bool,
+    /// The name that it was asked for by.
+    #[serde(default)]
+    called: Option<FileName>,
     /// Its name and kind, where they were known.
     #[serde(default)]
     name: Option<FileName>,
@@ -517,6 +520,7 @@ impl Row {
             overwrite: get.overwrite,
             ask_network: get.ask_network,
             paused: status.state == DownloadState::Paused,
+            called: get.name.clone(),
             name: status.name,
             kind: status.kind,
             done: entry.shown.kept(),
@@ -529,6 +533,7 @@ impl Row {
         Get {
             hash,
             secret: self.secret.map(Secret::from_bytes),
+            name: self.called,
             to: match self.into {
                 true => Destination::Folder(self.path),
                 false => Destination::Path(self.path),

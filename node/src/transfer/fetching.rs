@@ -181,6 +181,7 @@ impl<'a> Fetching<'a> {
         let overwrite = self.get.overwrite;
         let placing = tokio::task::spawn_blocking(move || placing.place(overwrite, &partial));
         let path = placing.await.map_err(|_| FetchError::Stopped)??;
+        let (renamed, left_out) = target.changes(&path);
         // It is the user's now, who may change it.
         guard.partial().check_from_now_on();
         // Those who follow may still want what only we have.
@@ -195,6 +196,8 @@ impl<'a> Fetching<'a> {
             seconds: started.elapsed().as_secs_f64(),
             sources: self.sources.into_iter().collect(),
             dropped: self.dropped,
+            renamed,
+            left_out,
         })
     }
 
@@ -401,12 +404,14 @@ impl<'a> Fetching<'a> {
 
     async fn open(&mut self, source: usize, proven: Box<Proven>) -> Result<(), Error> {
         let (hash, to, overwrite) = (self.get.hash, self.get.to.clone(), self.get.overwrite);
-        self.shown.begin(&proven.description);
+        let name = self.get.name.clone();
+        self.shown.begin(&proven.description, name.as_ref());
         let checking = self.job.checking.clone();
         let busy = self.job.keeping.busy().await;
         let access = self.access(proven.description.access);
         let opening = tokio::task::spawn_blocking(move || {
-            let (target, held) = Target::open(hash, *proven, (&to, overwrite), &checking)?;
+            let (target, held) =
+                Target::open(hash, *proven, name.as_ref(), (&to, overwrite), &checking)?;
             let partial = target.partial(access, &held)?;
             // Where nobody waits for this any more the part is let go of before that is seen.
             Ok::<_, FetchError>((Arc::new(target), held, partial, busy))
@@ -477,7 +482,10 @@ impl<'a> Fetching<'a> {
         let place = |piece| layout.place(piece).map_or(0, |place| place.len());
         let here = held.pieces().map(place).fold(0, u64::saturating_add);
         self.served = Some(self.inner.partials.enter(partial));
-        self.fetch = Some(Fetch::new(layout, held, seed));
+        // Nothing is asked for that is not to be written.
+        let mut settled = held;
+        target.left_out().for_each(|piece| _ = settled.insert(piece));
+        self.fetch = Some(Fetch::new(layout, settled, seed));
         self.meter.start(here, target.total);
         self.shown.fetching(&target, &self.meter);
         self.useful = Instant::now();

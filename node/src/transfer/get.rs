@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use peerkit_proto::address::Address;
-use peerkit_proto::files::{Secret, Ticket};
+use peerkit_proto::files::{FileName, Secret, Ticket};
 use peerkit_proto::id::{Hash, NodeId};
 
 /// Something to be fetched: see [`Node::download`](crate::Node::download).
@@ -18,6 +18,8 @@ use peerkit_proto::id::{Hash, NodeId};
 pub struct Get {
     pub(crate) hash: Hash,
     pub(crate) secret: Option<Secret>,
+    /// Its name, if that is known beforehand.
+    pub(crate) name: Option<FileName>,
     pub(crate) to: Destination,
     pub(crate) from: Vec<Candidate>,
     pub(crate) overwrite: bool,
@@ -49,6 +51,7 @@ impl Get {
         Self {
             hash,
             secret: None,
+            name: None,
             to: Destination::Path(PathBuf::from(".")),
             from: Vec::new(),
             overwrite: false,
@@ -56,10 +59,23 @@ impl Get {
         }
     }
 
-    /// What a ticket is for: from the node that it names, and whoever else has it.
+    /// Fetches what a ticket is for, under the name that the ticket was made for: from the node that
+    /// it names, and from others that have it.
     pub fn ticket(ticket: &Ticket) -> Self {
         let sharer = Candidate { id: Some(ticket.node), addresses: ticket.addresses.clone() };
-        Self { secret: ticket.secret, from: vec![sharer], ..Self::new(ticket.hash) }
+        Self {
+            secret: ticket.secret,
+            name: ticket.name.clone(),
+            from: vec![sharer],
+            ..Self::new(ticket.hash)
+        }
+    }
+
+    /// Sets the name under which it arrives in a folder, such as one that a search has shown. Without
+    /// this that is the name at the first source: the same content may be shared under several.
+    pub fn named(mut self, name: FileName) -> Self {
+        self.name = Some(name);
+        self
     }
 
     /// To exactly this path; or, where it is a folder that exists, into it under the name that it has

@@ -1,46 +1,101 @@
 //! What a folder that is fetched has to be.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use peerkit_proto::files::{Entry, FileName, Manifest, PieceList, Place, RelPath};
+use peerkit_proto::files::disk::peculiarity;
+use peerkit_proto::files::{
+    DiskNames, DiskRules, Entry, FileName, Layout, Manifest, PieceList, Place, RelPath,
+};
 use peerkit_proto::id::Hash;
 
 use super::FetchError;
 
-/// A folder's manifest, and the lists of the larger files in it.
+/// A folder's manifest, the lists of the larger files in it, and where each entry goes on the disk.
 #[derive(Debug)]
 pub(super) struct Listed {
     manifest: Arc<Manifest>,
+    names: Arc<DiskNames>,
     /// The entries that are files, and the lists of those of several pieces.
     files: Vec<(usize, Option<Arc<PieceList>>)>,
 }
 
 impl Listed {
-    /// `lists` has one of each file, in order; `None` where that has at most one piece.
-    pub(super) fn new(manifest: Manifest, lists: Vec<Option<Arc<PieceList>>>) -> Self {
+    /// `lists` has one of each file, in order; `None` where that has at most one piece. The folder is
+    /// to be written under `rules`.
+    pub(super) fn new(
+        manifest: Manifest,
+        lists: Vec<Option<Arc<PieceList>>>,
+        rules: &DiskRules,
+    ) -> Self {
         let is_file = |entry: &Entry| matches!(entry, Entry::File { .. });
         let files = manifest.entries().iter().enumerate().filter(|(_, e)| is_file(e));
         let files = files.map(|(at, _)| at).zip(lists).collect();
-        Self { manifest: Arc::new(manifest), files }
+        let names = Arc::new(DiskNames::plan(&manifest, rules, &BTreeSet::new()));
+        Self { manifest: Arc::new(manifest), names, files }
+    }
+
+    /// Leaves out what the disk with the folder `at`, which is ours, refuses. That is found out by
+    /// trying: which names a disk refuses depends on its file system, and no system tells.
+    pub(super) fn try_names(&mut self, at: &Path, rules: &DiskRules) {
+        let mut tried = BTreeSet::new();
+        let mut refused = BTreeSet::new();
+        for entry in self.manifest.entries() {
+            let Some(name) = entry.path().components().next_back() else { continue };
+            let Some(peculiarity) = peculiarity(name) else { continue };
+            if tried.insert(peculiarity.clone()) && is_refused(at, name) {
+                refused.insert(peculiarity);
+            }
+        }
+        if !refused.is_empty() {
+            self.names = Arc::new(DiskNames::plan(&self.manifest, rules, &refused));
+        }
+    }
+
+    pub(super) fn names(&self) -> &Arc<DiskNames> {
+        &self.names
+    }
+
+    /// The entries that are written, each folder before what it holds, and their paths on the disk.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&Entry, &RelPath)> {
+        let entries = self.manifest.entries().iter().enumerate();
+        entries.filter_map(|(at, entry)| Some((entry, self.names.path(&self.manifest, at)?)))
+    }
+
+    /// The pieces of files that are left out.
+    pub(super) fn left_out(&self, layout: &Layout) -> impl Iterator<Item = u64> {
+        let files = self.files.iter().enumerate();
+        let files = files.filter(|(_, (at, _))| self.names.is_left_out(*at));
+        files.flat_map(|(file, _)| layout.pieces(file))
+    }
+
+    /// Bytes of the files that are written.
+    pub(super) fn total(&self) -> u64 {
+        let left_out = self.names.left_out().map(|(at, _)| match self.manifest.entries().get(at) {
+            Some(Entry::File { size, .. }) => *size,
+            _ => 0,
+        });
+        self.manifest.total().saturating_sub(left_out.fold(0, u64::saturating_add))
     }
 
     pub(super) fn manifest(&self) -> &Arc<Manifest> {
         &self.manifest
     }
 
-    /// The path and the mode of one of the files.
+    /// The path on the disk and the mode of one of the files; `None` if it is left out.
     pub(super) fn file(&self, file: usize) -> Option<(&RelPath, u32)> {
         let (at, _) = self.files.get(file)?;
-        self.manifest.entries().get(*at).map(|entry| (entry.path(), entry.mode()))
+        let entry = self.manifest.entries().get(*at)?;
+        Some((self.names.path(&self.manifest, *at)?, entry.mode()))
     }
 
-    /// The paths of the folders in it, each before those that are in it.
+    /// The paths on the disk of the folders in it, each before those that are in it.
     pub(super) fn folders(&self) -> impl Iterator<Item = &RelPath> {
-        self.manifest.entries().iter().filter_map(|entry| match entry {
-            Entry::Folder { path, .. } => Some(path),
+        self.entries().filter_map(|(entry, path)| match entry {
+            Entry::Folder { .. } => Some(path),
             Entry::File { .. } => None,
         })
     }
@@ -73,7 +128,7 @@ impl Listed {
     /// Whether the folder at `path` has the same names and sizes, and nothing else in it.
     pub(super) fn is_like(&self, path: &Path) -> io::Result<bool> {
         let mut found = 0;
-        Ok(self.fits(path, None, &mut found)? && found == self.manifest.entries().len())
+        Ok(self.fits(path, None, &mut found)? && found == self.entries().count())
     }
 
     fn fits(&self, at: &Path, within: Option<&RelPath>, found: &mut usize) -> io::Result<bool> {
@@ -81,10 +136,10 @@ impl Listed {
             let there = there?;
             let path = there.path();
             let fits = match (self.find(&path, within), there.metadata()?) {
-                (Some(Entry::Folder { path: rel, .. }), is) if is.is_dir() => {
-                    self.fits(&path, Some(rel), found)?
+                (Some((Entry::Folder { .. }, rel)), is) if is.is_dir() => {
+                    self.fits(&path, Some(&rel), found)?
                 }
-                (Some(Entry::File { size, .. }), is) => is.is_file() && is.len() == *size,
+                (Some((Entry::File { size, .. }, _)), is) => is.is_file() && is.len() == *size,
                 _ => false,
             };
             if !fits {
@@ -101,8 +156,8 @@ impl Listed {
             let found = found?;
             let (path, is_folder) = (found.path(), found.file_type()?.is_dir());
             match (self.find(&path, within), is_folder) {
-                (Some(Entry::Folder { path: rel, .. }), true) => self.sweep(&path, Some(rel))?,
-                (Some(Entry::File { .. }), false) => {}
+                (Some((Entry::Folder { .. }, rel)), true) => self.sweep(&path, Some(&rel))?,
+                (Some((Entry::File { .. }, _)), false) => {}
                 (_, true) => fs::remove_dir_all(&path)?,
                 (_, false) => fs::remove_file(&path)?,
             }
@@ -110,22 +165,66 @@ impl Listed {
         Ok(())
     }
 
-    /// The entry of what is at `path`, in the folder `within`.
-    fn find(&self, path: &Path, within: Option<&RelPath>) -> Option<&Entry> {
+    /// The entry of what is at `path`, in the folder `within`, and its path below the top.
+    fn find(&self, path: &Path, within: Option<&RelPath>) -> Option<(&Entry, RelPath)> {
         let name = FileName::of_path(path).ok()?;
         let rel = match within {
             None => name.into(),
             Some(within) => within.child(&name).ok()?,
         };
-        let entries = self.manifest.entries();
-        let at = entries.binary_search_by(|entry| entry.path().cmp(&rel)).ok()?;
-        entries.get(at)
+        let at = self.names.entry_at(&self.manifest, &rel)?;
+        Some((self.manifest.entries().get(at)?, rel))
+    }
+}
+
+/// Whether no file of this name can be created in the folder `at`.
+fn is_refused(at: &Path, name: &str) -> bool {
+    let path = at.join(name);
+    match fs::create_dir(&path) {
+        Ok(()) => {
+            let _ = fs::remove_dir(&path);
+            false
+        }
+        // It is there already, from an earlier fetch, or there is another trouble that all names have.
+        Err(error) => !matches!(
+            error.kind(),
+            io::ErrorKind::AlreadyExists
+                | io::ErrorKind::StorageFull
+                | io::ErrorKind::QuotaExceeded
+                | io::ErrorKind::NotFound
+                | io::ErrorKind::PermissionDenied
+                | io::ErrorKind::ReadOnlyFilesystem
+        ),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use peerkit_proto::files::Platform;
+
+    #[test]
+    fn what_has_another_name_on_the_disk_is_found_there() {
+        let file = |text: &str| {
+            let (path, hash) = (RelPath::new(text).unwrap(), Hash::of(b"abc"));
+            Entry::File { path, size: 3, hash, mode: 0o644 }
+        };
+        let folder = Entry::Folder { path: RelPath::new("aux").unwrap(), mode: 0o755 };
+        let manifest = Manifest::new(vec![folder, file("aux/a:b"), file("long name")]).unwrap();
+        let layout = Layout::folder(&manifest);
+        let rules = DiskRules { max_name: 5, ..DiskRules::new(Platform::Windows) };
+        let listed = Listed::new(manifest, vec![None, None], &rules);
+        assert_eq!(listed.file(0).unwrap().0.as_str(), "aux_/a_b");
+        assert_eq!(listed.file(1), None);
+        assert_eq!((listed.total(), listed.left_out(&layout).collect::<Vec<_>>()), (3, vec![1]));
+        let disk = tempfile::tempdir().unwrap();
+        fs::create_dir(disk.path().join("aux_")).unwrap();
+        fs::write(disk.path().join("aux_/a_b"), "abc").unwrap();
+        assert!(listed.is_like(disk.path()).unwrap());
+        fs::write(disk.path().join("aux_/a:b"), "abc").unwrap();
+        listed.sweep(disk.path(), None).unwrap();
+        assert!(listed.is_like(disk.path()).unwrap());
+    }
 
     #[test]
     fn a_folder_is_like_it_with_all_of_it_and_nothing_else() {
@@ -136,7 +235,8 @@ mod tests {
         };
         let entries =
             vec![Entry::Folder { path: path("in"), mode: 0o755 }, file("in/a"), file("b")];
-        let listed = Listed::new(Manifest::new(entries).unwrap(), vec![None, None]);
+        let rules = DiskRules::new(Platform::Unix);
+        let listed = Listed::new(Manifest::new(entries).unwrap(), vec![None, None], &rules);
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let is_like = || listed.is_like(folder.path()).unwrap();
@@ -163,7 +263,8 @@ mod tests {
     fn a_link_is_not_what_it_leads_to() {
         let path = RelPath::new("a").unwrap();
         let entry = Entry::File { path, size: 1, hash: Hash::of(b"a"), mode: 0o644 };
-        let listed = Listed::new(Manifest::new(vec![entry]).unwrap(), vec![None]);
+        let rules = DiskRules::new(Platform::Unix);
+        let listed = Listed::new(Manifest::new(vec![entry]).unwrap(), vec![None], &rules);
         let folder = tempfile::tempdir().unwrap();
         let other = folder.path().join("other");
         fs::write(&other, "a").unwrap();

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use peerkit_proto::files::MAX_NAME;
 use peerkit_proto::id::{Hash, hex};
 
+use super::place::longest_name;
 use crate::folder::new_file;
 use crate::room;
 use crate::stamp::Stamp;
@@ -244,13 +244,14 @@ fn claim<T>(
 ) -> io::Result<T> {
     let name = target.file_name().unwrap_or(OsStr::new("fetch"));
     let name = name.to_string_lossy();
+    let longest = longest_name(target.parent().unwrap_or(Path::new(".")));
     for number in 0..MAX_BESIDE {
         let digits = hex(&hash.as_bytes()[..4]);
         let ending = match number {
             0 => format!(".{digits}.part"),
             n => format!(".{digits}.{n}.part"),
         };
-        let cut = name.floor_char_boundary(MAX_NAME - 1 - ending.len());
+        let cut = name.floor_char_boundary(longest.saturating_sub(1 + ending.len()));
         let path = target.with_file_name(format!(".{}{ending}", &name[..cut]));
         if let Some(part) = open(&path)? {
             return Ok(part);
@@ -310,6 +311,7 @@ pub(super) fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io
 #[cfg(test)]
 mod tests {
     use super::*;
+    use peerkit_proto::files::MAX_NAME;
 
     #[test]
     fn part_names_are_known() {

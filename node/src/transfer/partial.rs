@@ -7,7 +7,8 @@
 //! Partials::enter(Partial) -> PartialGuard     from here on it is served; until the guard is dropped
 //! PartialGuard::partial() -> &Arc<Partial>
 //! Partial::set_file(Arc<File>)                 what pieces of a file are read from
-//! Partial::set_folder(PathBuf, Arc<Manifest>)  the same for a folder; encodes and hashes the
+//! Partial::set_folder(PathBuf, Arc<Manifest>, Arc<DiskNames>)
+//!                                              the same for a folder; encodes and hashes the
 //!                                              manifest, so not on an async thread where it is large
 //! Partial::moved(PathBuf)                      the folder is elsewhere now
 //! Partial::add_list(Hash, Arc<PieceList>)      its own list, and those of a folder's files
@@ -27,8 +28,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use peerkit_proto::files::{
-    Access, Asker, Description, Entry, Layout, Manifest, PieceError, PieceList, PieceSet, Place,
-    Refusal, SharedFile,
+    Access, Asker, Description, DiskNames, Entry, Layout, Manifest, PieceError, PieceList,
+    PieceSet, Place, Refusal, SharedFile,
 };
 use peerkit_proto::id::Hash;
 use tokio::sync::watch;
@@ -87,6 +88,8 @@ enum Content {
 struct Folder {
     path: PathBuf,
     manifest: Arc<Manifest>,
+    /// The names of its entries on the disk.
+    names: Arc<DiskNames>,
     /// The manifest's canonical bytes.
     bytes: Bytes,
     /// Which entries of the manifest are files.
@@ -196,14 +199,15 @@ impl Partial {
         *lock(&self.content) = Some(Content::File(file));
     }
 
-    /// Files of the folder are read under `path`. Encodes and hashes the manifest.
-    pub(crate) fn set_folder(&self, path: PathBuf, manifest: Arc<Manifest>) {
+    /// Has files of the folder read under `path`, where they have these names. Encodes and hashes the
+    /// manifest.
+    pub(crate) fn set_folder(&self, path: PathBuf, manifest: Arc<Manifest>, names: Arc<DiskNames>) {
         let bytes = Bytes::from(manifest.encode());
         self.add_list(self.hash, Arc::new(PieceList::of(&bytes)));
         let is_file = |(_, entry): &(usize, &Entry)| matches!(entry, Entry::File { .. });
         let files = manifest.entries().iter().enumerate().filter(is_file);
         let files = files.map(|(at, _)| at).collect();
-        let folder = Folder { path, manifest, bytes, files };
+        let folder = Folder { path, manifest, names, bytes, files };
         *lock(&self.content) = Some(Content::Folder(Arc::new(folder)));
     }
 
@@ -304,8 +308,8 @@ impl Partial {
         if let Some((_, file)) = last.as_ref().filter(|(at, _)| *at == place.file) {
             return Some(Arc::clone(file));
         }
-        let entry = folder.manifest.entries().get(*folder.files.get(place.file)?)?;
-        let file = Arc::new(File::open(entry.path().under(&folder.path)).ok()?);
+        let path = folder.names.path(&folder.manifest, *folder.files.get(place.file)?)?;
+        let file = Arc::new(File::open(path.under(&folder.path)).ok()?);
         *last = Some((place.file, Arc::clone(&file)));
         Some(file)
     }

@@ -1,39 +1,68 @@
 //! Putting what is whole in its place, never over something else.
 
-use std::fs::{self, File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use peerkit_proto::files::{Entry, FileKind, FileName, Manifest, PIECE, PieceHasher};
+use peerkit_proto::files::disk::with_suffix;
+use peerkit_proto::files::{
+    DiskRules, Entry, FileKind, FileName, MAX_NAME, NameFault, PIECE, PieceHasher, Platform,
+};
 use peerkit_proto::id::Hash;
 
 use super::get::Destination;
+use super::listed::Listed;
 use super::part::{PartFile, PartFolder};
+use super::{FetchError, InTheWay};
 use crate::key::sync_folder;
 use crate::room;
 
 /// Numbers tried before giving up: `name (1)` to `name (9999)`.
 const MAX_NUMBER: u32 = 9999;
 
+/// A name that is cut for a number or a suffix keeps so many bytes.
+const SHORTEST: usize = 32;
+
 /// Entries of a folder from which on it is written to disk with one call.
 const MANY: usize = 64;
 
+/// Where a fetch goes.
+#[derive(Debug, Clone)]
+pub(super) struct Goal {
+    pub(super) path: PathBuf,
+    /// Why it does not have its own name there.
+    pub(super) fault: Option<NameFault>,
+}
+
 impl Destination {
-    /// Where something called `name` at its source goes. Makes the folder for it where that is
-    /// wanted.
-    pub(super) fn resolve(&self, name: &FileName) -> io::Result<PathBuf> {
-        match self {
-            Self::Path(path) if path.is_dir() => Ok(path.join(name.as_str())),
+    /// Decides where something called `name` at its source goes. Creates the folder for it if that is
+    /// wanted. A path that the user chose is taken as it is; a name from the network is made harmless.
+    ///
+    /// # Errors
+    /// If something is there that is no file, and would be replaced or written beside; or if the disk
+    /// refuses.
+    pub(super) fn resolve(&self, name: &FileName, overwrite: bool) -> Result<Goal, FetchError> {
+        let disk = |source| FetchError::Disk { path: self.path().to_owned(), source };
+        let goal = match self {
+            Self::Path(path) if path.is_dir() => Goal::in_folder(path, name),
             Self::Path(path) if path.file_name().is_none() => {
                 let text = "it has to end with a name";
-                Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+                return Err(disk(io::Error::new(io::ErrorKind::InvalidInput, text)));
             }
-            Self::Path(path) => Ok(path.clone()),
+            Self::Path(path) => {
+                check_special(path)?;
+                Goal { path: path.clone(), fault: None }
+            }
             Self::Folder(folder) => {
-                fs::create_dir_all(folder)?;
-                Ok(folder.join(name.as_str()))
+                fs::create_dir_all(folder).map_err(disk)?;
+                Goal::in_folder(folder, name)
             }
+        };
+        if overwrite {
+            check_replaceable(&goal.path)?;
         }
+        Ok(goal)
     }
 
     /// What to name in an error before the name at the source is known.
@@ -44,6 +73,96 @@ impl Destination {
     }
 }
 
+impl Goal {
+    fn in_folder(folder: &Path, name: &FileName) -> Self {
+        let rules = DiskRules { max_name: longest_name(folder), ..DiskRules::new(Platform::HERE) };
+        let (name, fault) = rules.top_name(name);
+        Self { path: folder.join(name.as_str()), fault }
+    }
+}
+
+/// The rules for what goes into a new folder at `target`, or at a numbered name beside it.
+pub(super) fn rules_below(target: &Path) -> DiskRules {
+    // Until it is whole it is below `.NAME.HASH.part/files`, which is longer than any such name.
+    const MORE: usize = "..01234567.9999.part/files/".len();
+    let name = target.file_name().map_or(0, OsStr::len).saturating_add(MORE);
+    let name = name.min(MAX_NAME + "/files/".len());
+    let used = absolute_len(parent(target)).saturating_add(1).saturating_add(name);
+    let max_path = Platform::HERE.max_path().saturating_sub(used);
+    let max_name = room::max_name(parent(target));
+    DiskRules { platform: Platform::HERE, max_name, max_path }
+}
+
+/// The longest name, in bytes, of a file in `folder`.
+pub(super) fn longest_name(folder: &Path) -> usize {
+    let left = Platform::HERE.max_path().saturating_sub(absolute_len(folder)).saturating_sub(1);
+    // A path that is too long altogether is for the system to refuse.
+    room::max_name(folder).min(left).max(SHORTEST)
+}
+
+fn absolute_len(path: &Path) -> usize {
+    std::path::absolute(path).map_or(0, |path| path.as_os_str().len())
+}
+
+/// Refuses to write to, or beside, what the user named and is neither a file nor a folder.
+fn check_special(path: &Path) -> Result<(), FetchError> {
+    match special(path) {
+        Some(kind) => Err(FetchError::NotAFile { path: path.to_owned(), kind }),
+        None => Ok(()),
+    }
+}
+
+fn special(path: &Path) -> Option<InTheWay> {
+    if Platform::HERE == Platform::Windows {
+        let name = FileName::of_path(path).ok()?;
+        let (_, fault) = DiskRules::new(Platform::Windows).top_name(&name);
+        return (fault == Some(NameFault::Reserved)).then_some(InTheWay::Device);
+    }
+    // Such as `/dev/fd/1`, or `/dev/stdout`, which is a link into /proc.
+    let is_descriptors = |folder: Option<&Path>| {
+        let folder = folder.and_then(|folder| fs::canonicalize(folder).ok());
+        let folders = ["/proc", "/dev/fd"].map(Path::new);
+        folder.is_some_and(|folder| folders.iter().any(|known| folder.starts_with(known)))
+    };
+    let leads_to = fs::read_link(path).ok();
+    if is_descriptors(path.parent()) || is_descriptors(leads_to.as_deref().and_then(Path::parent)) {
+        return Some(InTheWay::Descriptor);
+    }
+    let found = fs::metadata(path).ok()?;
+    kind_of(&found).filter(|kind| kind.takes_bytes())
+}
+
+/// Refuses to replace what is not a regular file. A folder at the place of a folder is merged.
+fn check_replaceable(path: &Path) -> Result<(), FetchError> {
+    let kind = fs::symlink_metadata(path).ok().and_then(|found| kind_of(&found));
+    match kind {
+        None | Some(InTheWay::Folder) => Ok(()),
+        Some(kind) => Err(FetchError::NotAFile { path: path.to_owned(), kind }),
+    }
+}
+
+/// What it is, if it is no regular file.
+fn kind_of(found: &Metadata) -> Option<InTheWay> {
+    let kind = found.file_type();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt as _;
+        if kind.is_fifo() {
+            return Some(InTheWay::Pipe);
+        }
+        if kind.is_socket() {
+            return Some(InTheWay::Socket);
+        }
+        if kind.is_char_device() || kind.is_block_device() {
+            return Some(InTheWay::Device);
+        }
+    }
+    if kind.is_dir() {
+        return Some(InTheWay::Folder);
+    }
+    (!kind.is_file()).then_some(InTheWay::Link)
+}
+
 /// Puts a whole file at `target`, or beside it under a numbered name where something else is
 /// there. Where the very same content is there already, that stays and is what is returned.
 /// With `overwrite` it takes the place of the file that is there.
@@ -52,13 +171,27 @@ pub(super) fn place_file(
     target: &Path,
     hash: &Hash,
     overwrite: bool,
-) -> io::Result<PathBuf> {
-    part.file().sync_all()?;
+) -> Result<PathBuf, FetchError> {
+    let disk = |source| FetchError::Disk { path: target.to_owned(), source };
+    part.file().sync_all().map_err(disk)?;
     if overwrite {
-        fs::rename(part.path(), target)?;
-        sync_folder(parent(target))?;
+        replace(part.path(), target)?;
+        sync_folder(parent(target)).map_err(disk)?;
         return Ok(target.to_owned());
     }
+    place_beside(part, target, hash).map_err(disk)
+}
+
+/// Renames `from` to `to`, over the file that is there.
+fn replace(from: &Path, to: &Path) -> Result<(), FetchError> {
+    let kind = fs::symlink_metadata(to).ok().and_then(|found| kind_of(&found));
+    if let Some(kind) = kind {
+        return Err(FetchError::NotAFile { path: to.to_owned(), kind });
+    }
+    fs::rename(from, to).map_err(|source| FetchError::Disk { path: to.to_owned(), source })
+}
+
+fn place_beside(part: &PartFile, target: &Path, hash: &Hash) -> io::Result<PathBuf> {
     for path in numbered(target, FileKind::File) {
         match move_file(part.path(), &path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -82,16 +215,22 @@ pub(super) fn place_file(
 pub(super) fn place_folder(
     part: &PartFolder,
     target: &Path,
-    manifest: &Manifest,
+    listed: &Listed,
     overwrite: bool,
-) -> io::Result<PathBuf> {
+) -> Result<PathBuf, FetchError> {
+    let disk = |source| FetchError::Disk { path: target.to_owned(), source };
     let files = part.files();
-    sync_tree(&files, manifest)?;
+    sync_tree(&files, listed).map_err(disk)?;
     if overwrite && fs::symlink_metadata(target).is_ok_and(|found| found.is_dir()) {
-        move_into(&files, target, manifest)?;
+        move_into(&files, target, listed)?;
         part.discard();
         return Ok(target.to_owned());
     }
+    place_folder_beside(part, target).map_err(disk)
+}
+
+fn place_folder_beside(part: &PartFolder, target: &Path) -> io::Result<PathBuf> {
+    let files = part.files();
     for path in numbered(target, FileKind::Folder) {
         // An empty folder holds the name, and on Unix a rename replaces it.
         match fs::create_dir(&path) {
@@ -114,12 +253,12 @@ pub(super) fn place_folder(
 
 /// Has all files of the folder on disk. One by one that takes a while for many, so where the system
 /// can write a whole file system's files at once it does.
-fn sync_tree(files: &Path, manifest: &Manifest) -> io::Result<()> {
-    if manifest.entries().len() > MANY && room::sync_all(files)? {
+fn sync_tree(files: &Path, listed: &Listed) -> io::Result<()> {
+    if listed.manifest().entries().len() > MANY && room::sync_all(files)? {
         return Ok(());
     }
-    for entry in manifest.entries() {
-        let path = entry.path().under(files);
+    for (entry, path) in listed.entries() {
+        let path = path.under(files);
         match entry {
             // Windows writes out only what was opened for writing.
             Entry::File { .. } => {
@@ -132,23 +271,42 @@ fn sync_tree(files: &Path, manifest: &Manifest) -> io::Result<()> {
 }
 
 /// Moves what is in `files` into `target`, over files of the same names.
-fn move_into(files: &Path, target: &Path, manifest: &Manifest) -> io::Result<()> {
-    for entry in manifest.entries() {
-        let to = entry.path().under(target);
+fn move_into(files: &Path, target: &Path, listed: &Listed) -> Result<(), FetchError> {
+    check_merge(target, listed)?;
+    for (entry, path) in listed.entries() {
+        let to = path.under(target);
+        let disk = |source| FetchError::Disk { path: to.clone(), source };
         match entry {
             Entry::Folder { .. } => match fs::create_dir(&to) {
                 // Not through a link: it could lead anywhere.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    if !fs::symlink_metadata(&to)?.is_dir() {
-                        return Err(error);
+                    if !fs::symlink_metadata(&to).map_err(disk)?.is_dir() {
+                        return Err(disk(error));
                     }
                 }
-                made => made?,
+                made => made.map_err(disk)?,
             },
-            Entry::File { .. } => fs::rename(entry.path().under(files), &to)?,
+            Entry::File { .. } => replace(&path.under(files), &to)?,
         }
     }
-    sync_folder(target)
+    sync_folder(target).map_err(|source| FetchError::Disk { path: target.to_owned(), source })
+}
+
+/// Checks that files of a folder would replace nothing but files in the folder at `target`. Nothing of
+/// it is moved otherwise: it would be half of the one and half of the other.
+pub(super) fn check_merge(target: &Path, listed: &Listed) -> Result<(), FetchError> {
+    for (entry, path) in listed.entries() {
+        let path = path.under(target);
+        let Ok(found) = fs::symlink_metadata(&path) else { continue };
+        match (entry, kind_of(&found)) {
+            (Entry::File { .. }, Some(kind)) => return Err(FetchError::NotAFile { path, kind }),
+            (Entry::Folder { .. }, Some(kind)) if kind != InTheWay::Folder => {
+                return Err(FetchError::NotAFile { path, kind });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A link, unlike a rename, does not replace what is there. Where the file system has no links, or
@@ -169,7 +327,7 @@ fn move_file(from: &Path, to: &Path) -> io::Result<()> {
 fn holds(path: &Path, file: &File, hash: &Hash) -> bool {
     let sizes = fs::symlink_metadata(path)
         .ok()
-        .filter(fs::Metadata::is_file)
+        .filter(Metadata::is_file)
         .zip(file.metadata().ok())
         .map(|(there, ours)| (there.len(), ours.len()));
     let alike = matches!(sizes, Some((there, ours)) if there == ours);
@@ -198,25 +356,17 @@ pub(super) fn candidates(
     numbered(target, kind).take(tried)
 }
 
-/// `a.txt`, `a (1).txt`, `a (2).txt`, ...; a folder's name has no ending.
+/// `a.txt`, `a (1).txt`, `a (2).txt`, ...; a folder's name has no extension. A long name is cut for the
+/// number.
 fn numbered(target: &Path, kind: FileKind) -> impl Iterator<Item = PathBuf> {
-    let (stem, ending) = match kind {
-        FileKind::File => (target.file_stem(), target.extension()),
-        FileKind::Folder => (target.file_name(), None),
-    };
-    let stem = stem.unwrap_or_default().to_owned();
-    let ending = ending.map(std::ffi::OsStr::to_owned);
-    (0..=MAX_NUMBER).map(move |number| {
-        if number == 0 {
-            return target.to_owned();
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let longest = longest_name(parent(target));
+    (0..=MAX_NUMBER).map(move |number| match number {
+        0 => target.to_owned(),
+        _ => {
+            let suffix = format!(" ({number})");
+            target.with_file_name(with_suffix(&name, &suffix, kind == FileKind::File, longest))
         }
-        let mut name = stem.clone();
-        name.push(format!(" ({number})"));
-        if let Some(ending) = &ending {
-            name.push(".");
-            name.push(ending);
-        }
-        target.with_file_name(name)
     })
 }
 
@@ -246,6 +396,76 @@ mod tests {
         assert_eq!(second("v1.2", FileKind::Folder), Path::new("v1.2 (2)"));
         let first = numbered(Path::new("a"), FileKind::File).next();
         assert_eq!(first.unwrap(), Path::new("a"));
+    }
+
+    #[test]
+    fn a_number_fits_a_name_of_the_longest() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, kind) in
+            [("é".repeat(127), FileKind::Folder), ("x".repeat(251) + ".txt", FileKind::File)]
+        {
+            let target = folder.path().join(&name);
+            for path in numbered(&target, kind).take(12) {
+                fs::write(&path, b"").unwrap();
+                assert_eq!(path.extension(), target.extension(), "{path:?}");
+            }
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 24);
+    }
+
+    #[test]
+    fn a_name_from_the_network_is_made_harmless_and_one_that_was_chosen_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = FileName::new(".bash_profile").unwrap();
+        for to in [
+            Destination::Path(folder.path().to_owned()),
+            Destination::Folder(folder.path().join("made")),
+        ] {
+            let goal = to.resolve(&name, true).unwrap();
+            assert_eq!(goal.path, to.path().join("_bash_profile"));
+            assert_eq!(goal.fault, Some(NameFault::Hidden));
+        }
+        let chosen = folder.path().join(".profile");
+        let goal = Destination::Path(chosen.clone()).resolve(&name, false).unwrap();
+        assert_eq!((goal.path, goal.fault), (chosen, None));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_a_regular_file_is_replaced() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let folder = tempfile::tempdir().unwrap();
+        let name = FileName::new("name").unwrap();
+        let at = |name: &str| folder.path().join(name);
+        mknodat(CWD, at("pipe"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        fs::write(at("file"), b"").unwrap();
+        std::os::unix::fs::symlink(at("file"), at("link")).unwrap();
+        let kind =
+            |path: PathBuf, overwrite| match Destination::Path(path).resolve(&name, overwrite) {
+                Ok(_) => None,
+                Err(FetchError::NotAFile { kind, .. }) => Some(kind),
+                Err(other) => panic!("{other:?}"),
+            };
+        for overwrite in [true, false] {
+            assert_eq!(kind(at("pipe"), overwrite), Some(InTheWay::Pipe));
+            assert_eq!(kind(at("socket"), overwrite), Some(InTheWay::Socket));
+            assert_eq!(kind("/dev/null".into(), overwrite), Some(InTheWay::Device));
+            assert_eq!(kind("/dev/fd/1".into(), overwrite), Some(InTheWay::Descriptor));
+            assert_eq!(kind("/dev/stdout".into(), overwrite), Some(InTheWay::Descriptor));
+            assert_eq!(kind(at("file"), overwrite), None);
+        }
+        assert_eq!(kind(at("link"), true), Some(InTheWay::Link));
+        assert_eq!(kind(at("link"), false), None, "it gets a number");
+        // The same where the name comes from the network.
+        let name = FileName::new("pipe").unwrap();
+        let to = Destination::Folder(folder.path().to_owned());
+        let refused = to.resolve(&name, true);
+        assert!(matches!(refused, Err(FetchError::NotAFile { .. })), "{refused:?}");
+        assert!(to.resolve(&name, false).is_ok());
+        // And at the end, if something has got there meanwhile.
+        let error = replace(&at("file"), &at("pipe")).unwrap_err();
+        assert!(matches!(error, FetchError::NotAFile { .. }) && at("file").exists());
     }
 
     #[test]

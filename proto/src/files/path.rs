@@ -1,4 +1,7 @@
-//! Names of files that came from elsewhere, in types that can't hold a way out.
+//! Names of files from other machines, in types that cannot lead out of a folder.
+//!
+//! A name is refused here only if no system can have it, or if it could lead elsewhere. What a name
+//! becomes on the disk of this machine is for [`disk`](super::disk) to decide.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -6,6 +9,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use unicode_normalization::UnicodeNormalization as _;
+
+use super::disk::{self, Platform};
 
 /// Longest name of one file or folder, in bytes: what ext4, XFS, APFS and NTFS allow.
 pub const MAX_NAME: usize = 255;
@@ -18,14 +24,14 @@ pub const MAX_DEPTH: usize = 64;
 
 /// The name of one file or folder, without anything above it.
 ///
-/// Every value can be joined to a folder and stays right inside it, on Unix and on Windows: it is
-/// not empty, `.` or `..`; has no `/`, `\`, NUL or other control character; does not begin with a
-/// drive (`C:`), end with a dot or a space, or be a device of Windows (`CON`, `nul.txt`, ...); and
-/// has at most [`MAX_NAME`] bytes.
+/// It is not empty, `.` or `..`, has no `/`, NUL or other control character, and has at most
+/// [`MAX_NAME`] bytes. Windows refuses some of these names ([`is_portable`](Self::is_portable)), so
+/// join one to a folder with [`DiskRules::top_name`](disk::DiskRules::top_name) or
+/// [`RelPath::under`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FileName(Box<str>);
+pub struct FileName(pub(super) Box<str>);
 
-/// Where a file stands under some folder: one or more [`FileName`]s with `/` between them.
+/// The path of a file under some folder: one or more [`FileName`]s with `/` between them.
 ///
 /// At most [`MAX_PATH`] bytes and [`MAX_DEPTH`] components. Ordered by component, so that a folder
 /// comes directly before all that it holds.
@@ -36,7 +42,7 @@ pub struct RelPath(Box<str>);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name:?} can't be a file's name: {fault}")]
 pub struct NameError {
-    /// What was refused; of a very long one its beginning.
+    /// The refused name; the beginning of a very long one.
     pub name: String,
     /// What is wrong with it.
     pub fault: NameFault,
@@ -46,34 +52,56 @@ pub struct NameError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameFault {
-    /// Nothing there, or nothing between two `/`.
+    /// The name is empty, or nothing stands between two `/`.
     #[error("a part of it is empty")]
     Empty,
     /// `.` or `..`.
     #[error("`.` and `..` are not names")]
     Dots,
-    /// A `/` or `\` where one name was wanted, or a `\` in a path.
-    #[error("it has a `/` or `\\` in it")]
+    /// A `/` in a single name.
+    #[error("it has a `/` in it")]
     Separator,
     /// NUL or another control character.
     #[error("it has a control character in it")]
     Control,
-    /// Begins with a letter and a colon.
-    #[error("it begins with a drive")]
-    Drive,
+    /// A character that Windows allows in no name, such as `\` or `:`.
+    #[error("it has a character in it that Windows does not allow")]
+    Character,
     /// Ends with a dot or a space, which Windows drops.
-    #[error("it ends with a dot or a space")]
+    #[error("it ends with a dot or a space, which Windows drops")]
     Ending,
     /// A device's name on Windows.
     #[error("it is the name of a device on Windows")]
     Reserved,
+    /// Begins with a dot: such files are hidden, and programs read some of them unasked.
+    #[error("it begins with a dot")]
+    Hidden,
+    /// Begins with a dash: commands take it for an option.
+    #[error("it begins with a dash")]
+    Dash,
+    /// Has a character that changes the direction of text, or breaks a line, and so shows the name
+    /// as another.
+    #[error("it has a character in it that changes how text is shown")]
+    Direction,
+    /// Another file has the name.
+    #[error("another file has that name")]
+    Taken,
+    /// More bytes than the disk allows in a name or path.
+    #[error("it is too long for this disk")]
+    TooLongHere,
+    /// The file system refused it.
+    #[error("this disk does not allow it")]
+    RefusedHere,
+    /// The folder that it is in could not be written.
+    #[error("its folder could not be written")]
+    Above,
     /// More than [`MAX_NAME`] bytes in one component or [`MAX_PATH`] in all.
     #[error("a name has at most {MAX_NAME} bytes, a path {MAX_PATH}")]
     TooLong,
     /// More than [`MAX_DEPTH`] components.
     #[error("a path has at most {MAX_DEPTH} parts")]
     TooDeep,
-    /// Not UTF-8: such names exist on Unix and can't be told to other systems.
+    /// Not UTF-8. Such names exist on Unix only.
     #[error("it is not UTF-8")]
     NotUtf8,
 }
@@ -98,10 +126,10 @@ impl FileName {
         }
     }
 
-    /// The last component of a path of this machine.
+    /// Returns the last component of a path of this machine.
     ///
     /// # Errors
-    /// Where it has none (`/`, `..`), is not UTF-8, or would be refused elsewhere.
+    /// If there is none (`/`, `..`), or if it is not UTF-8, or has a control character in it.
     pub fn of_path(path: &Path) -> Result<Self, NameError> {
         let shown = || path.to_string_lossy();
         let name = path
@@ -116,6 +144,18 @@ impl FileName {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Returns whether Windows can have it, and nodes from before names of Unix were allowed.
+    #[must_use]
+    pub fn is_portable(&self) -> bool {
+        disk::is_portable(&self.0)
+    }
+
+    /// Returns whether `text` names this file: the same letters in the same case, composed or not.
+    #[must_use]
+    pub fn is_called(&self, text: &str) -> bool {
+        *self.0 == *text || self.0.nfc().eq(text.nfc())
     }
 }
 
@@ -166,11 +206,17 @@ impl RelPath {
         FileName(name.into())
     }
 
-    /// Where it is under `base`, in this machine's form. Always inside `base`.
+    /// Returns the path under `base`, in this machine's form. It is always inside `base`: names that
+    /// this system would read as something else are replaced as [`disk`] says.
     #[must_use]
     pub fn under(&self, base: &Path) -> PathBuf {
         let mut path = base.to_owned();
-        path.extend(self.components());
+        for name in self.components() {
+            match Platform::HERE {
+                Platform::Windows => path.push(&*disk::without_faults(name, Platform::HERE)),
+                _ => path.push(name),
+            }
+        }
         path
     }
 }
@@ -193,17 +239,24 @@ impl PartialOrd for RelPath {
     }
 }
 
+/// Returns `text` in the form in which names are compared by a search: lower case, composed.
+///
+/// `é` is one letter to a reader, but some systems write it as two characters.
+#[must_use]
+pub fn folded(text: &str) -> String {
+    match text.is_ascii() {
+        true => text.to_ascii_lowercase(),
+        false => text.to_lowercase().nfc().collect(),
+    }
+}
+
 fn fault_of(name: &str) -> Option<NameFault> {
-    let bytes = name.as_bytes();
-    match bytes {
+    match name.as_bytes() {
         [] => Some(NameFault::Empty),
         b"." | b".." => Some(NameFault::Dots),
-        [letter, b':', ..] if letter.is_ascii_alphabetic() => Some(NameFault::Drive),
-        _ if bytes.len() > MAX_NAME => Some(NameFault::TooLong),
-        _ if bytes.iter().any(|byte| matches!(byte, b'/' | b'\\')) => Some(NameFault::Separator),
+        bytes if bytes.len() > MAX_NAME => Some(NameFault::TooLong),
+        bytes if bytes.contains(&b'/') => Some(NameFault::Separator),
         _ if has_control(name) => Some(NameFault::Control),
-        [.., b'.' | b' '] => Some(NameFault::Ending),
-        _ if is_device(name) => Some(NameFault::Reserved),
         _ => None,
     }
 }
@@ -214,21 +267,6 @@ fn has_control(name: &str) -> bool {
         true => name.bytes().any(|byte| byte.is_ascii_control()),
         false => name.contains(char::is_control),
     }
-}
-
-/// Windows's "Naming Files, Paths, and Namespaces": a device also with any ending, and the digits
-/// of Latin-1's superscripts count.
-fn is_device(name: &str) -> bool {
-    let stem = name.split('.').next().unwrap_or_default().trim_end_matches(' ');
-    let devices = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"];
-    if devices.iter().any(|device| stem.eq_ignore_ascii_case(device)) {
-        return true;
-    }
-    let Some((head, rest)) = stem.split_at_checked(3) else { return false };
-    let is_port = ["COM", "LPT"].iter().any(|port| head.eq_ignore_ascii_case(port));
-    let mut rest = rest.chars();
-    let is_digit = matches!(rest.next(), Some('0'..='9' | '¹' | '²' | '³'));
-    is_port && is_digit && rest.next().is_none()
 }
 
 macro_rules! checked_text {
@@ -293,6 +331,12 @@ mod tests {
             "console.txt",
             "COM10",
             "COM",
+            "nul",
+            "aux.txt",
+            "ends with a dot.",
+            "a\\b",
+            "C:x",
+            "...",
         ] {
             assert_eq!(FileName::new(name).unwrap().as_str(), name);
         }
@@ -312,20 +356,9 @@ mod tests {
             ("..", F::Dots),
             ("a/../../b", F::Dots),
             ("a/./b", F::Dots),
-            ("..\\..\\b", F::Separator),
-            ("C:\\Windows", F::Drive),
-            ("a/c:", F::Drive),
             ("a\0b", F::Control),
             ("a/b\n", F::Control),
             ("a\u{9b}31m", F::Control),
-            ("a.", F::Ending),
-            ("a ", F::Ending),
-            ("...", F::Ending),
-            ("nul", F::Reserved),
-            ("x/Con.tar.gz", F::Reserved),
-            ("com1", F::Reserved),
-            ("LPT¹.txt", F::Reserved),
-            ("aux .txt", F::Reserved),
         ] {
             assert_eq!(fault(path), Some(expected), "{path:?}");
         }
@@ -336,6 +369,14 @@ mod tests {
         let long = "a".repeat(200);
         assert_eq!(fault(&[&long[..]; 21].join("/")), Some(F::TooLong));
         assert!(FileName::new("a/b").is_err());
+    }
+
+    #[test]
+    fn composed_and_decomposed_letters_are_the_same() {
+        assert_eq!(folded("R\u{c9}SUM\u{c9}"), folded("re\u{301}sume\u{301}"));
+        assert_eq!(folded("A-B.TXT"), "a-b.txt");
+        let name = FileName::new("caf\u{e9}").unwrap();
+        assert!(name.is_called("cafe\u{301}") && !name.is_called("Caf\u{e9}"));
     }
 
     #[test]

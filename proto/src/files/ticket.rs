@@ -2,16 +2,21 @@
 //!
 //! ```text
 //! text     "peerkit1" and the base32 (RFC 4648, lower case, no padding) of
-//! version  u8 = 1
+//! version  u8 = 2
 //! hash     32 B
-//! node     32 B                                   who shares it
-//! secret   u8 = 0, or u8 = 1 and 16 B             where it takes one
+//! node     32 B                                   the node that shares it
+//! secret   u8 = 0, or u8 = 1 and 16 B             if it takes one
 //! network  u16 length and UTF-8                   at most 64 bytes
-//! places   u16 count, each u16 length and UTF-8   where the node can be dialled: at most 8
+//! places   u16 count, each u16 length and UTF-8   addresses of the node: at most 8
+//! name     u16 length and UTF-8                   the share's name; empty if there is none
+//! ...                                             fields of later versions, which are ignored
 //! check    4 B                                    the first of the BLAKE3 hash of all before
 //! ```
 //!
-//! Whoever has a ticket with a secret in it can fetch the share: it is to be kept like a password.
+//! A ticket of version 1 has no name and nothing after the places. It is still read, and a ticket
+//! without a name is still written so.
+//!
+//! A ticket with a secret is like a password: it lets anyone fetch the share.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,6 +25,7 @@ use bytes::Bytes;
 use data_encoding::BASE32_NOPAD;
 
 use super::access::{SECRET_LEN, Secret};
+use super::path::{FileName, MAX_NAME as MAX_FILE_NAME};
 use super::wire::{put_addresses, take_addresses};
 use crate::address::Address;
 use crate::codec::{DecodeError, Reader, Writer};
@@ -32,7 +38,10 @@ pub const PREFIX: &str = "peerkit1";
 /// Longest ticket, in characters: above the longest that can be made.
 pub const MAX_TICKET: usize = 8192;
 
-const VERSION: u8 = 1;
+/// The version of a ticket without a name.
+const NAMELESS: u8 = 1;
+/// The version of a ticket with one.
+const NAMED: u8 = 2;
 const CHECK: usize = 4;
 
 /// All that is needed to fetch one share.
@@ -48,6 +57,8 @@ pub struct Ticket {
     pub network: String,
     /// Where the node can be dialled. At most [`MAX_PLACES`](super::wire::MAX_PLACES).
     pub addresses: Vec<Address>,
+    /// The name of what it was made for. The same content may be shared under several.
+    pub name: Option<FileName>,
 }
 
 /// Why a text is not a ticket.
@@ -70,7 +81,7 @@ pub enum TicketError {
 
 impl fmt::Display for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut out = vec![VERSION];
+        let mut out = vec![if self.name.is_some() { NAMED } else { NAMELESS }];
         out.put_raw(self.hash.as_bytes());
         out.put_raw(self.node.as_bytes());
         out.put_bool(self.secret.is_some());
@@ -79,6 +90,9 @@ impl fmt::Display for Ticket {
         }
         out.put_str(&self.network);
         put_addresses(&mut out, &self.addresses);
+        if let Some(name) = &self.name {
+            out.put_str(name.as_str());
+        }
         let check = blake3::hash(&out);
         out.put_raw(&check.as_bytes()[..CHECK]);
         write!(f, "{PREFIX}{}", BASE32_NOPAD.encode(&out).to_ascii_lowercase())
@@ -104,10 +118,10 @@ impl FromStr for Ticket {
         }
         let mut reader = Reader::new(Bytes::copy_from_slice(body));
         let version = reader.u8("ticket version")?;
-        if version != VERSION {
+        if !matches!(version, NAMELESS | NAMED) {
             return Err(TicketError::Version(version));
         }
-        let ticket = Self {
+        let mut ticket = Self {
             hash: reader.hash("ticket hash")?,
             node: reader.node_id("ticket node")?,
             secret: match reader.bool("ticket secret flag")? {
@@ -116,8 +130,17 @@ impl FromStr for Ticket {
             },
             network: reader.str(MAX_NAME, "ticket network")?,
             addresses: take_addresses(&mut reader)?,
+            name: None,
         };
-        reader.finish()?;
+        if version == NAMELESS {
+            reader.finish()?;
+            return Ok(ticket);
+        }
+        let name = reader.str(MAX_FILE_NAME, "ticket name")?;
+        if !name.is_empty() {
+            let name = FileName::new(name).map_err(|_| DecodeError::Invalid("ticket name"))?;
+            ticket.name = Some(name);
+        }
         Ok(ticket)
     }
 }
@@ -136,7 +159,21 @@ mod tests {
             secret: Some(Secret::from_bytes([9; 16])),
             network: "peerkit".into(),
             addresses: vec!["192.168.1.5:7117".parse().unwrap()],
+            name: Some(FileName::new("b.txt").unwrap()),
         }
+    }
+
+    fn text_of(mut body: Vec<u8>) -> String {
+        let check = blake3::hash(&body);
+        body.put_raw(&check.as_bytes()[..CHECK]);
+        format!("{PREFIX}{}", BASE32_NOPAD.encode(&body).to_ascii_lowercase())
+    }
+
+    fn body_of(ticket: &Ticket) -> Vec<u8> {
+        let text = ticket.to_string().to_ascii_uppercase();
+        let mut bytes = BASE32_NOPAD.decode(&text.as_bytes()[PREFIX.len()..]).unwrap();
+        bytes.truncate(bytes.len() - CHECK);
+        bytes
     }
 
     #[test]
@@ -155,8 +192,31 @@ mod tests {
         let open = Ticket { secret: None, addresses: Vec::new(), ..ticket() };
         assert_eq!(open.to_string().parse(), Ok(open));
         let places = vec!["[2001:db8::1]:65535".parse().unwrap(); MAX_PLACES];
-        let long = Ticket { network: "n".repeat(MAX_NAME), addresses: places, ..ticket() };
+        let name = Some(FileName::new("é".repeat(MAX_FILE_NAME / 2)).unwrap());
+        let long = Ticket { network: "n".repeat(MAX_NAME), addresses: places, name, ..ticket() };
         assert_eq!(long.to_string().parse(), Ok(long));
+    }
+
+    #[test]
+    fn tickets_of_other_versions_are_read_as_far_as_they_are_known() {
+        let old = Ticket { name: None, ..ticket() };
+        assert_eq!(body_of(&old)[0], 1, "as it always was");
+        assert_eq!(old.to_string().parse(), Ok(old.clone()));
+        let mut longer = body_of(&old);
+        longer.push(0);
+        assert!(matches!(text_of(longer).parse::<Ticket>(), Err(TicketError::Decode(_))));
+
+        let mut later = body_of(&ticket());
+        assert_eq!(later[0], 2);
+        later.extend(b"a field of a later version");
+        assert_eq!(text_of(later).parse(), Ok(ticket()));
+        let mut other = body_of(&ticket());
+        other[0] = 3;
+        assert_eq!(text_of(other).parse::<Ticket>(), Err(TicketError::Version(3)));
+        let mut evil = body_of(&ticket());
+        let end = evil.len();
+        evil[end - 5..].copy_from_slice(b"../ab");
+        assert!(matches!(text_of(evil).parse::<Ticket>(), Err(TicketError::Decode(_))));
     }
 
     #[test]

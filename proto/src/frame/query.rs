@@ -203,7 +203,7 @@ impl Answer {
             }
             AnswerBody::Files(files) => {
                 out.put_u8(1);
-                out.put_list(files, |out, file| file.encode(out));
+                out.put_list(files, |out, file| file.portable().encode(out));
             }
             AnswerBody::Here => out.put_u8(2),
         }
@@ -224,11 +224,20 @@ impl Answer {
                     reader.list(MAX_NEIGHBOURS, "outbound neighbours", neighbour)?,
                     reader.list(MAX_NEIGHBOURS, "inbound neighbours", neighbour)?,
                 ),
-                1 => AnswerBody::Files(reader.list(MAX_FILES, "files", SharedFile::decode)?),
+                1 => AnswerBody::Files(reader.list(MAX_FILES, "files", found)?),
                 2 => AnswerBody::Here,
                 _ => return Err(DecodeError::Invalid("answer kind")),
             },
         })
+    }
+}
+
+/// Reads a file of a search answer, whose name is one that every system can have.
+fn found(reader: &mut Reader) -> Result<SharedFile, DecodeError> {
+    let file = SharedFile::decode(reader)?;
+    match file.name.is_portable() {
+        true => Ok(file),
+        false => Err(DecodeError::Invalid("file name")),
     }
 }
 

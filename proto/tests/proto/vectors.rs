@@ -393,10 +393,15 @@ fn a_ticket() {
         secret: Some(Secret::from_bytes([3; 16])),
         network: "peerkit".into(),
         addresses: vec!["192.0.2.7:7117".parse().unwrap()],
+        name: Some(FileName::new("hi.txt").unwrap()),
     };
     assert_eq!(ticket.to_string(), TICKET);
     printed("ticket", TICKET);
-    assert_eq!(TICKET.parse(), Ok(ticket));
+    assert_eq!(TICKET.parse(), Ok(ticket.clone()));
+    let nameless = Ticket { name: None, ..ticket };
+    assert_eq!(nameless.to_string(), NAMELESS_TICKET);
+    printed("nameless ticket", NAMELESS_TICKET);
+    assert_eq!(NAMELESS_TICKET.parse(), Ok(nameless));
 }
 
 #[test]
@@ -593,6 +598,10 @@ const SOURCES: &str = "\
     350000000601008139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b39401 \
     000e003139322e302e322e373a37313137";
 const TICKET: &str = "\
+    peerkit1akcqklu2vmnwpntcfwkkbbcbwcp5ln5muypogycbnvyn4xngpwdmvcui4poxicprsx6vfwznhs5f24wkm4\
+    e36hmucin7g5eiag2a6324aebqgaydambqgaydambqgaydambqoadqmvsxe23joqaqadqage4telrqfyzc4nz2g4yt\
+    cnygabugsltupb2fo2vbhi";
+const NAMELESS_TICKET: &str = "\
     peerkit1agcqklu2vmnwpntcfwkkbbcbwcp5ln5muypogycbnvyn4xngpwdmvcui4poxicprsx6vfwznhs5f24wkm4\
     e36hmucin7g5eiag2a6324aebqgaydambqgaydambqgaydambqoadqmvsxe23joqaqadqage4telrqfyzc4nz2g4yt\
     cn4sbsr7g";

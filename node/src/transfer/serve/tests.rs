@@ -314,7 +314,7 @@ async fn a_folder_on_its_way_is_served_as_far_as_it_is() {
     };
     let layout = Arc::new(Layout::folder(&decoded));
     let partial = Partial::new(hash, description.clone(), Access::Open, layout).unwrap();
-    partial.set_folder(dir.path().to_owned(), decoded);
+    partial.set_folder(dir.path().to_owned(), decoded, Arc::default());
     let large = content(3 * P + 5, 2);
     let list = Arc::new(PieceList::of(&large));
     partial.add_list(list.root(), Arc::clone(&list));

@@ -1,0 +1,253 @@
+//! The names of what is shared, found and fetched.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::common::*;
+use peerkit::{FetchError, Get, NameFault, Node, ShareOptions, Ticket};
+use tempfile::TempDir;
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn write(folder: &TempDir, name: &str, content: &[u8]) -> PathBuf {
+    let path = folder.path().join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, content).unwrap();
+    path
+}
+
+async fn fetch(node: &Node, get: Get) -> peerkit::Fetched {
+    within("the fetch", node.fetch_now(get, |_| {})).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_a_ticket_is_for_arrives_under_the_name_that_it_was_made_for() {
+    let (ann, bob) = (node("ann").await, node("bob").await);
+    let (from, to) = (folder(), folder());
+    for name in ["a.txt", "b.txt", "top/c.txt"] {
+        write(&from, name, b"the same");
+    }
+    let mut tickets = Vec::new();
+    for name in ["a.txt", "b.txt", "top"] {
+        let shared = ann.share(from.path().join(name)).await.unwrap().shared;
+        tickets.push(ann.ticket_for(&shared).unwrap());
+    }
+    // A file in a shared folder has a ticket of its own; and so has a folder of equal content.
+    let real = fs::canonicalize(from.path()).unwrap();
+    let inside = ann.shared_files(&real.join("top"), 0, 9).unwrap().files.remove(0).file;
+    tickets.push(ann.ticket_for(&inside).unwrap());
+    write(&from, "same as top/c.txt", b"the same");
+    let options = ShareOptions::default().with_ticket();
+    let again = ann.share_with(from.path().join("same as top"), options, |_| {}).await.unwrap();
+    tickets.push(ann.ticket_for(&again.shared).unwrap());
+    assert!(tickets[4].secret.is_some(), "although the same is open under another name");
+    for (ticket, name) in tickets.iter().zip(["a.txt", "b.txt", "top", "c.txt", "same as top"]) {
+        assert_eq!(ticket.name.as_ref().unwrap().as_str(), name);
+        let ticket: Ticket = ticket.to_string().parse().unwrap();
+        let fetched = fetch(&bob, Get::ticket(&ticket).into_folder(to.path())).await;
+        assert_eq!(fetched.path, to.path().join(name));
+        assert!(fetched.renamed.is_empty() && fetched.left_out.is_empty());
+        assert_eq!(fetched.path.is_dir(), name.contains("top"));
+    }
+    // A ticket of an earlier version has no name: then it is that at the source.
+    let nameless = Ticket { name: None, ..tickets[1].clone() };
+    let fetched = fetch(&bob, Get::ticket(&nameless).into_folder(to.path().join("nameless"))).await;
+    assert!(fetched.path.ends_with("nameless/a.txt"), "{:?}", fetched.path);
+    shutdown([&ann, &bob]).await;
+}
+
+#[tokio::test]
+async fn a_search_finds_own_files_and_every_name() {
+    let (ann, bob) = (node("ann").await, node("bob").await);
+    link(&ann, &bob).await;
+    let from = folder();
+    for name in ["a.txt", "b.txt", "own/cafe\u{301}.txt", "hidden.txt"] {
+        write(&from, name, b"the same");
+    }
+    for name in ["a.txt", "b.txt"] {
+        ann.share(from.path().join(name)).await.unwrap();
+    }
+    bob.share(from.path().join("a.txt")).await.unwrap();
+    bob.share(from.path().join("own")).await.unwrap();
+    let options = ShareOptions::default().with_ticket();
+    bob.share_with(from.path().join("hidden.txt"), options, |_| {}).await.unwrap();
+    let found = async |node: &Node, text: &str| {
+        let found = within("a search", node.search(text)).await.unwrap();
+        let view = |found: peerkit::FoundFile| {
+            let mut sources: Vec<_> = found.sources.iter().map(|source| source.id).collect();
+            sources.sort();
+            (found.file.name.to_string(), sources)
+        };
+        found.into_iter().map(view).collect::<Vec<_>>()
+    };
+    let mut both = vec![ann.id(), bob.id()];
+    both.sort();
+    let (only_ann, only_bob) = (vec![ann.id()], vec![bob.id()]);
+    let expected = [
+        ("a.txt".to_owned(), both.clone()),
+        ("b.txt".to_owned(), only_ann),
+        ("cafe\u{301}.txt".to_owned(), only_bob.clone()),
+        ("hidden.txt".to_owned(), only_bob.clone()),
+    ];
+    assert_eq!(found(&bob, "txt").await, expected, "of its own even what others may not find");
+    assert_eq!(found(&ann, "txt").await, expected[..3]);
+    for text in ["caf\u{e9}", "CAFE\u{301}"] {
+        assert_eq!(found(&ann, text).await, expected[2..3]);
+    }
+    shutdown([&ann, &bob]).await;
+}
+
+#[tokio::test]
+async fn a_name_from_the_network_does_nothing_unasked() {
+    let (ann, bob) = (node("ann").await, node("bob").await);
+    let (from, to) = (folder(), folder());
+    let path = write(&from, ".bash_profile", b"evil");
+    let shared = ann.share(&path).await.unwrap().shared;
+    let get = Get::ticket(&ann.ticket_for(&shared).unwrap());
+    let fetched = fetch(&bob, get.clone().to(to.path())).await;
+    assert_eq!(fetched.path, to.path().join("_bash_profile"));
+    let [renamed] = &fetched.renamed[..] else { panic!("{:?}", fetched.renamed) };
+    assert_eq!((renamed.name.as_str(), renamed.why), (".bash_profile", NameFault::Hidden));
+    assert_eq!(renamed.path, fetched.path);
+    assert!(!to.path().join(".bash_profile").exists());
+    // It is there already: nothing is fetched, and it is said again.
+    let again = fetch(&bob, get.clone().to(to.path())).await;
+    assert_eq!((again.sources.len(), &again.renamed), (0, &fetched.renamed));
+    // The user has chosen this one.
+    let chosen = to.path().join(".profile");
+    let fetched = fetch(&bob, get.to(&chosen)).await;
+    assert_eq!((fetched.path, fetched.renamed), (chosen, Vec::new()));
+    shutdown([&ann, &bob]).await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_folder_keeps_its_names_but_for_those_that_mislead() {
+    let (ann, bob) = (node("ann").await, node("bob").await);
+    let (from, to) = (folder(), folder());
+    let long = "x".repeat(255);
+    let names = [".git/config", "-rf", "CON", "aux.txt", "dot.", "a:b", "back\\slash", &long];
+    for name in names {
+        write(&from, &format!("top/{name}"), name.as_bytes());
+    }
+    write(&from, "top/fdp\u{202e}gpj.exe", b"misleading");
+    let shared = ann.share(from.path().join("top")).await.unwrap().shared;
+    let get = Get::ticket(&ann.ticket_for(&shared).unwrap()).to(to.path());
+    let fetched = fetch(&bob, get.clone()).await;
+    for name in names {
+        assert_eq!(fs::read(fetched.path.join(name)).unwrap(), name.as_bytes());
+    }
+    let [renamed] = &fetched.renamed[..] else { panic!("{:?}", fetched.renamed) };
+    assert_eq!((renamed.name.as_str(), renamed.why), ("fdp\u{202e}gpj.exe", NameFault::Direction));
+    assert_eq!(fs::read(fetched.path.join("fdp_gpj.exe")).unwrap(), b"misleading");
+    assert_eq!(renamed.path, fetched.path.join("fdp_gpj.exe"));
+    // What was fetched is found there under its names on the disk.
+    let again = fetch(&bob, get).await;
+    assert_eq!((again.path, again.sources.len()), (fetched.path, 0));
+    shutdown([&ann, &bob]).await;
+}
+
+/// A folder whose path has nearly as many bytes as a system allows.
+fn deep(base: &Path, len: usize) -> PathBuf {
+    let mut path = base.to_owned();
+    while path.as_os_str().len() + 102 < len {
+        path.push("d".repeat(100));
+    }
+    let left = len - path.as_os_str().len() - 1;
+    path.push("e".repeat(left));
+    fs::create_dir_all(&path).unwrap();
+    path
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_this_disk_cannot_have_is_named_and_the_rest_arrives() {
+    let (ann, bob) = (node("ann").await, node("bob").await);
+    let (from, to) = (folder(), folder());
+    let content = Chance(3).bytes(3 << 20);
+    write(&from, "top/short", &content);
+    write(&from, "top/empty", b"");
+    write(&from, &format!("top/{}/file", "f".repeat(200)), &content[1..]);
+    write(&from, &format!("top/{}", "g".repeat(240)), b"long");
+    let shared = ann.share(from.path().join("top")).await.unwrap().shared;
+    let to = deep(to.path(), 3950);
+    let get = Get::ticket(&ann.ticket_for(&shared).unwrap()).into_folder(&to);
+    let fetched = fetch(&bob, get.clone()).await;
+    assert_eq!(fetched.path, to.join("top"));
+    assert_eq!(fs::read(fetched.path.join("short")).unwrap(), content);
+    assert_eq!(fs::read(fetched.path.join("empty")).unwrap(), b"");
+    assert_eq!(fetched.bytes, content.len() as u64);
+    let left: Vec<_> =
+        fetched.left_out.iter().map(|left| (left.path.as_str().len(), left.why)).collect();
+    let (long, above) = (NameFault::TooLongHere, NameFault::Above);
+    assert_eq!(left, [(200, long), (205, above), (240, long)]);
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 1, "nothing else is left");
+    // The next fetch finds that all that can be there is.
+    assert_eq!(fetch(&bob, get).await.sources, []);
+    shutdown([&ann, &bob]).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_long_name_has_room_for_a_number_and_a_part() {
+    let (ann, bob) = (node("ann").await, node("bob").await);
+    let (from, to) = (folder(), folder());
+    let name = format!("{}.txt", "é".repeat(125));
+    let file = write(&from, &name, b"one");
+    let top = "x".repeat(255);
+    write(&from, &format!("{top}/file"), b"file");
+    let long = deep(to.path(), 4095 - 40);
+    for at in [to.path(), &long] {
+        let is_short = *at == *long;
+        let folder = (from.path().join(&top), &top);
+        // A folder needs room for what is in it.
+        let folder = Some(folder).filter(|_| !is_short);
+        for (path, wanted) in folder.into_iter().chain([(file.clone(), &name)]) {
+            let shared = ann.share(&path).await.unwrap().shared;
+            let get = Get::ticket(&ann.ticket_for(&shared).unwrap()).into_folder(at);
+            let first = fetch(&bob, get.clone()).await;
+            if first.path.is_dir() {
+                fs::write(first.path.join("more"), b"").unwrap_or_default();
+            } else {
+                fs::write(&first.path, b"two").unwrap();
+            }
+            let second = fetch(&bob, get).await;
+            assert_ne!(first.path, second.path);
+            let name = second.path.file_name().unwrap().to_str().unwrap();
+            assert!(name.contains(" (1)"), "{name}");
+            assert!(name.ends_with(".txt") || second.path.is_dir(), "{name}");
+            assert_eq!(first.path.ends_with(wanted), !is_short, "cut to the room that there is");
+            let why: Vec<_> = second.renamed.iter().map(|renamed| renamed.why).collect();
+            let expected = if is_short { NameFault::TooLongHere } else { NameFault::Taken };
+            assert_eq!(why, [expected]);
+        }
+    }
+    shutdown([&ann, &bob]).await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_folder_replaces_regular_files_only() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let (ann, bob) = (node("ann").await, node("bob").await);
+    let (from, to) = (folder(), folder());
+    write(&from, "top/a", b"new");
+    write(&from, "top/b", b"new");
+    let shared = ann.share(from.path().join("top")).await.unwrap().shared;
+    write(&to, "top/a", b"old");
+    mknodat(CWD, to.path().join("top/b"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+    let get = Get::ticket(&ann.ticket_for(&shared).unwrap()).to(to.path()).overwrite(true);
+    let refused = within("the error", bob.fetch_now(get.clone(), |_| {})).await;
+    let Err(peerkit::Error::Fetch(FetchError::NotAFile { path, .. })) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(path, to.path().join("top/b"));
+    assert_eq!(fs::read(to.path().join("top/a")).unwrap(), b"old", "nothing was replaced");
+    assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1, "nothing is left");
+    fs::remove_file(&path).unwrap();
+    fetch(&bob, get).await;
+    assert_eq!(fs::read(to.path().join("top/a")).unwrap(), b"new");
+    shutdown([&ann, &bob]).await;
+}

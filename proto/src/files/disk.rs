@@ -1,0 +1,609 @@
+//! The names that files from the network get on the disk of this machine.
+//!
+//! A name is chosen by another machine, so three things can be wrong with it here:
+//!
+//! - This system or its disk cannot have the name. Windows has devices (`CON`), characters (`:`) and
+//!   endings (`.`) that no file can be called, and every disk has a longest name and path.
+//! - It would do something that the user did not ask for. A file `.bash_profile` in the home folder
+//!   is run by the next login, and `-rf` is an option to most commands. Inside a folder that was
+//!   fetched as a whole such names are ordinary content (`.git`), so this concerns only the file or
+//!   folder that lands among the user's own.
+//! - It shows as another name: U+202E makes `gpj.exe` out of `exe.jpg`.
+//!
+//! In all of these cases characters are replaced by `_`. What is only too long is left out, if it is
+//! in a folder. Every rule takes the platform as a parameter, so that each is tested on any system.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::manifest::{Entry, Manifest};
+use super::path::{FileName, MAX_NAME, MAX_PATH, NameFault, RelPath, folded};
+
+/// Numbered names that are tried for an entry whose name another entry has.
+const MAX_NUMBER: u32 = 9999;
+
+/// A family of systems, as far as names of files are concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Platform {
+    /// Linux and most others: any name without `/` and NUL.
+    Unix,
+    /// macOS: the same, but `a` and `A` are one name.
+    Mac,
+    /// Windows.
+    Windows,
+}
+
+impl Platform {
+    /// The platform that this program was built for.
+    pub const HERE: Self = if cfg!(windows) {
+        Self::Windows
+    } else if cfg!(target_vendor = "apple") {
+        Self::Mac
+    } else {
+        Self::Unix
+    };
+
+    /// Longest absolute path of a file, in bytes.
+    #[must_use]
+    pub fn max_path(self) -> usize {
+        match self {
+            // PATH_MAX counts the NUL at the end.
+            Self::Unix => 4095,
+            Self::Mac => 1023,
+            Self::Windows => 32_000,
+        }
+    }
+
+    /// Returns whether names that differ only in case are one name.
+    fn ignores_case(self) -> bool {
+        !matches!(self, Self::Unix)
+    }
+}
+
+/// What the disk of a machine allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskRules {
+    /// The system.
+    pub platform: Platform,
+    /// Longest name, in bytes.
+    pub max_name: usize,
+    /// Longest path below the folder that is written, in bytes.
+    pub max_path: usize,
+}
+
+impl DiskRules {
+    /// The rules of a platform, for a disk that sets no closer limits.
+    #[must_use]
+    pub fn new(platform: Platform) -> Self {
+        Self { platform, max_name: MAX_NAME, max_path: MAX_PATH }
+    }
+
+    /// Returns the name for a file or folder that lands among the user's own files, and why it is
+    /// another name than `name`.
+    #[must_use]
+    pub fn top_name(&self, name: &FileName) -> (FileName, Option<NameFault>) {
+        let (safe, fault) = match replaced(name.as_str(), self.platform, true) {
+            Some((safe, fault)) => (safe, Some(fault)),
+            None => (name.as_str().to_owned(), None),
+        };
+        let is_long = safe.len() > self.max_name;
+        let fault = fault.or_else(|| is_long.then_some(NameFault::TooLongHere));
+        if fault.is_none() {
+            return (name.clone(), None);
+        }
+        // What is cut may end with what Windows drops.
+        let cut = with_suffix(&safe, "", true, self.max_name);
+        (FileName(without_faults(&cut, self.platform).into()), fault)
+    }
+}
+
+/// The paths of a folder's entries on a disk, as far as they differ from those in its manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DiskNames {
+    /// By the entry's place in the manifest.
+    changed: BTreeMap<usize, Change>,
+    /// The entries that have another path.
+    by_path: BTreeMap<RelPath, usize>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Change {
+    /// It is at this path. No fault if only a folder above it has another name.
+    Path(RelPath, Option<NameFault>),
+    LeftOut(NameFault),
+}
+
+impl DiskNames {
+    /// Decides where each entry of `manifest` goes under `rules`. `refused` are the
+    /// [peculiarities](peculiarity) of names that the disk was found to refuse.
+    #[must_use]
+    pub fn plan(manifest: &Manifest, rules: &DiskRules, refused: &BTreeSet<String>) -> Self {
+        let entries = manifest.entries();
+        let mut own = own_changes(entries, rules.platform);
+        for (at, entry) in entries.iter().enumerate() {
+            let name = last(entry.path());
+            if name.len() > rules.max_name {
+                own.insert(at, Own::LeftOut(NameFault::TooLongHere));
+            } else if !refused.is_empty()
+                && peculiarity(name).is_some_and(|peculiarity| refused.contains(&peculiarity))
+            {
+                own.insert(at, Own::LeftOut(NameFault::RefusedHere));
+            }
+        }
+        let is_long = |entry: &Entry| entry.path().as_str().len() > rules.max_path;
+        if own.is_empty() && !entries.iter().any(is_long) {
+            return Self::default();
+        }
+        let mut names = Self::default();
+        // The folders that the entry is in, each with its place on the disk if it has one.
+        let mut open: Vec<(&RelPath, Option<RelPath>)> = Vec::new();
+        for (at, entry) in entries.iter().enumerate() {
+            let path = entry.path();
+            while open.last().is_some_and(|(above, _)| Some(above.as_str()) != path.parent()) {
+                open.pop();
+            }
+            let to =
+                placed(path, open.last().map(|(_, place)| place.as_ref()), own.get(&at), rules);
+            if matches!(entry, Entry::Folder { .. }) {
+                open.push((path, to.as_ref().ok().map(|(place, _)| place.clone())));
+            }
+            match to {
+                Ok((place, _)) if place == *path => {}
+                Ok((place, fault)) => {
+                    names.by_path.insert(place.clone(), at);
+                    names.changed.insert(at, Change::Path(place, fault));
+                }
+                Err(fault) => {
+                    names.changed.insert(at, Change::LeftOut(fault));
+                }
+            }
+        }
+        names
+    }
+
+    /// Returns the path of an entry on the disk, `None` if it is left out.
+    #[must_use]
+    pub fn path<'a>(&'a self, manifest: &'a Manifest, at: usize) -> Option<&'a RelPath> {
+        match self.changed.get(&at) {
+            Some(Change::Path(path, _)) => Some(path),
+            Some(Change::LeftOut(_)) => None,
+            None => manifest.entries().get(at).map(Entry::path),
+        }
+    }
+
+    /// Returns which entry is at `path` on the disk.
+    #[must_use]
+    pub fn entry_at(&self, manifest: &Manifest, path: &RelPath) -> Option<usize> {
+        if let Some(at) = self.by_path.get(path) {
+            return Some(*at);
+        }
+        let at = manifest.entries().binary_search_by(|entry| entry.path().cmp(path)).ok()?;
+        Some(at).filter(|at| !self.changed.contains_key(at))
+    }
+
+    /// Returns whether an entry is left out.
+    #[must_use]
+    pub fn is_left_out(&self, at: usize) -> bool {
+        matches!(self.changed.get(&at), Some(Change::LeftOut(_)))
+    }
+
+    /// The entries whose own name is another on the disk, with their paths there, and why.
+    pub fn renamed(&self) -> impl Iterator<Item = (usize, &RelPath, NameFault)> {
+        self.changed.iter().filter_map(|(at, change)| match change {
+            Change::Path(path, Some(fault)) => Some((*at, path, *fault)),
+            _ => None,
+        })
+    }
+
+    /// The entries that are left out, and why.
+    pub fn left_out(&self) -> impl Iterator<Item = (usize, NameFault)> {
+        self.changed.iter().filter_map(|(at, change)| match change {
+            Change::LeftOut(fault) => Some((*at, *fault)),
+            Change::Path(..) => None,
+        })
+    }
+}
+
+/// What becomes of an entry's own name.
+enum Own {
+    Name(String, NameFault),
+    LeftOut(NameFault),
+}
+
+/// The names that have to be others on `platform`, each free in its folder.
+fn own_changes(entries: &[Entry], platform: Platform) -> BTreeMap<usize, Own> {
+    let key = |entry: &Entry, name: &str| {
+        let name = if platform.ignores_case() { folded(name) } else { name.to_owned() };
+        format!("{}/{name}", entry.path().parent().unwrap_or_default())
+    };
+    let mut faulty = BTreeMap::new();
+    for (at, entry) in entries.iter().enumerate() {
+        if let Some(safe) = replaced(last(entry.path()), platform, false) {
+            faulty.insert(at, safe);
+        }
+    }
+    if faulty.is_empty() && !platform.ignores_case() {
+        return BTreeMap::new();
+    }
+    let mut used = BTreeSet::new();
+    for (at, entry) in entries.iter().enumerate() {
+        let name = last(entry.path());
+        if !faulty.contains_key(&at) && !used.insert(key(entry, name)) {
+            faulty.insert(at, (name.to_owned(), NameFault::Taken));
+        }
+    }
+    let mut changes = BTreeMap::new();
+    for (at, (safe, fault)) in faulty {
+        let Some(entry) = entries.get(at) else { continue };
+        let is_file = matches!(entry, Entry::File { .. });
+        let mut names = (0..=MAX_NUMBER).map(|number| match number {
+            0 => safe.clone(),
+            number => with_suffix(&safe, &format!(" ({number})"), is_file, MAX_NAME),
+        });
+        let free = names.find(|name| used.insert(key(entry, name)));
+        changes.insert(at, free.map_or(Own::LeftOut(fault), |name| Own::Name(name, fault)));
+    }
+    changes
+}
+
+/// Where an entry goes. `above` is the folder that it is in, if it is in one: `Some(None)` if that is
+/// left out.
+fn placed(
+    path: &RelPath,
+    above: Option<Option<&RelPath>>,
+    own: Option<&Own>,
+    rules: &DiskRules,
+) -> Result<(RelPath, Option<NameFault>), NameFault> {
+    let (name, fault) = match own {
+        Some(Own::LeftOut(fault)) => return Err(*fault),
+        Some(Own::Name(name, fault)) => (&**name, Some(*fault)),
+        None => (last(path), None),
+    };
+    let place = match above {
+        None => name.to_owned(),
+        Some(Some(above)) => format!("{above}/{name}"),
+        Some(None) => return Err(NameFault::Above),
+    };
+    match RelPath::new(place) {
+        Ok(place) if place.as_str().len() <= rules.max_path => Ok((place, fault)),
+        _ => Err(NameFault::TooLongHere),
+    }
+}
+
+fn last(path: &RelPath) -> &str {
+    path.components().next_back().unwrap_or_default()
+}
+
+/// Returns `name` with `suffix` behind its stem, at most `max` bytes in all: the stem is cut for it.
+///
+/// What follows the last dot is kept, unless `has_extension` is false or it is too long for that.
+#[must_use]
+pub fn with_suffix(name: &str, suffix: &str, has_extension: bool, max: usize) -> String {
+    let dot = name.rfind('.').filter(|at| *at > 0 && has_extension).unwrap_or(name.len());
+    let (stem, extension) = name.split_at_checked(dot).unwrap_or((name, ""));
+    // At least half of the bytes are left to the stem.
+    let (stem, extension) = match extension.len() <= max / 2 {
+        true => (stem, extension),
+        false => (name, ""),
+    };
+    let left = max.saturating_sub(suffix.len()).saturating_sub(extension.len());
+    let cut = stem.get(..stem.floor_char_boundary(left)).unwrap_or_default();
+    format!("{cut}{suffix}{extension}")
+}
+
+/// Returns whether a character changes the direction of the text around it (UAX #9), or breaks a
+/// line: the text then reads as something else.
+#[must_use]
+pub fn misleads(c: char) -> bool {
+    matches!(
+        c,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
+}
+
+/// Returns what a name has that some file systems refuse, although others allow it: the same text for
+/// names that are refused for the same reason. `None` if there is nothing.
+///
+/// It is found out by trying which names a disk refuses, once for each such text.
+#[must_use]
+pub fn peculiarity(name: &str) -> Option<String> {
+    let (_, _) = replaced(name, Platform::Windows, false)?;
+    let mut special: Vec<char> = name.chars().filter(|c| is_special(*c)).collect();
+    special.sort_unstable();
+    special.dedup();
+    let mut text: String = special.into_iter().collect();
+    text.extend(name.chars().next_back().filter(|last| matches!(last, '.' | ' ')));
+    if is_device(name) {
+        text.push_str(&name.split('.').next().unwrap_or_default().to_ascii_lowercase());
+    }
+    Some(text)
+}
+
+/// The characters that no name has on Windows. Control characters are in no name at all.
+fn is_special(c: char) -> bool {
+    matches!(c, '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|')
+}
+
+/// Returns `name` without what `platform` would refuse or read as something else.
+pub(super) fn without_faults(name: &str, platform: Platform) -> Cow<'_, str> {
+    match replaced(name, platform, false) {
+        Some((safe, _)) => Cow::Owned(safe),
+        None => Cow::Borrowed(name),
+    }
+}
+
+/// Returns what to call a file in place of `name`, and the first reason; `None` if the name is fine.
+/// `among_own` is whether it lands among the user's own files.
+fn replaced(name: &str, platform: Platform, among_own: bool) -> Option<(String, NameFault)> {
+    let is_windows = platform == Platform::Windows;
+    let fault_of = |(at, c): (usize, char)| match c {
+        '.' if among_own && at == 0 => Some(NameFault::Hidden),
+        '-' if among_own && at == 0 => Some(NameFault::Dash),
+        c if is_windows && is_special(c) => Some(NameFault::Character),
+        c if misleads(c) => Some(NameFault::Direction),
+        _ => None,
+    };
+    let mut fault = name.char_indices().find_map(fault_of);
+    let mut safe = match fault {
+        None => Cow::Borrowed(name),
+        Some(_) => {
+            let letters = name.char_indices();
+            letters.map(|(at, c)| fault_of((at, c)).map_or(c, |_| '_')).collect()
+        }
+    };
+    if is_windows {
+        let kept = safe.trim_end_matches(['.', ' ']).len();
+        if kept < safe.len() {
+            fault.get_or_insert(NameFault::Ending);
+            let dropped = safe.len() - kept;
+            let text = safe.to_mut();
+            text.truncate(kept);
+            text.extend(std::iter::repeat_n('_', dropped));
+        }
+        if is_device(&safe) {
+            fault.get_or_insert(NameFault::Reserved);
+            let stem = safe.find('.').unwrap_or(safe.len());
+            safe.to_mut().insert(stem, '_');
+        }
+    }
+    let fault = fault?;
+    // One character more may be one too many.
+    Some((with_suffix(&safe, "", true, MAX_NAME), fault))
+}
+
+/// Returns whether every system can have a name, as far as its form goes.
+pub(super) fn is_portable(name: &str) -> bool {
+    let has_drive = matches!(name.as_bytes(), [letter, b':', ..] if letter.is_ascii_alphabetic());
+    !(has_drive || name.contains('\\') || name.ends_with(['.', ' ']) || is_device(name))
+}
+
+/// Returns the form of `name` that every system can have.
+pub(super) fn portable(name: &FileName) -> FileName {
+    match is_portable(&name.0) {
+        true => name.clone(),
+        false => FileName(without_faults(&name.0, Platform::Windows).into()),
+    }
+}
+
+/// Microsoft's "Naming Files, Paths, and Namespaces": a device's name with any extension is that
+/// device, and the superscript digits of Latin-1 count as digits.
+fn is_device(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or_default().trim_end_matches(' ');
+    let devices = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"];
+    if devices.iter().any(|device| stem.eq_ignore_ascii_case(device)) {
+        return true;
+    }
+    let Some((head, rest)) = stem.split_at_checked(3) else { return false };
+    let is_port = ["COM", "LPT"].iter().any(|port| head.eq_ignore_ascii_case(port));
+    let mut rest = rest.chars();
+    let is_digit = matches!(rest.next(), Some('0'..='9' | '¹' | '²' | '³'));
+    is_port && is_digit && rest.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Hash;
+    use NameFault as F;
+    use proptest::prelude::*;
+
+    fn manifest(paths: &[&str]) -> Manifest {
+        let entry = |path: &&str| {
+            let (path, folder) = match path.strip_suffix('/') {
+                Some(folder) => (RelPath::new(folder).unwrap(), true),
+                None => (RelPath::new(*path).unwrap(), false),
+            };
+            match folder {
+                true => Entry::Folder { path, mode: 0o755 },
+                false => Entry::File { path, size: 0, hash: Hash::of(b""), mode: 0o644 },
+            }
+        };
+        Manifest::new(paths.iter().map(entry).collect()).unwrap()
+    }
+
+    /// The paths on the disk, in the order of the manifest; a dash for what is left out.
+    fn plan(paths: &[&str], rules: &DiskRules) -> (Manifest, DiskNames, Vec<String>) {
+        let manifest = manifest(paths);
+        let names = DiskNames::plan(&manifest, rules, &BTreeSet::new());
+        let path = |at| names.path(&manifest, at).map_or("-".to_owned(), ToString::to_string);
+        let planned = (0..manifest.entries().len()).map(path).collect();
+        (manifest, names, planned)
+    }
+
+    #[test]
+    fn windows_gets_names_that_it_can_have() {
+        let rules = DiskRules::new(Platform::Windows);
+        let (manifest, names, planned) = plan(
+            &["CON/", "CON/aux.txt", "CON/aux_.txt", "CON/b.", "CON/c", "a:b", "x\\y", "z"],
+            &rules,
+        );
+        let expected =
+            ["CON_", "CON_/aux_ (1).txt", "CON_/aux_.txt", "CON_/b_", "CON_/c", "a_b", "x_y", "z"];
+        assert_eq!(planned, expected);
+        let renamed: Vec<_> = names.renamed().map(|(at, _, fault)| (at, fault)).collect();
+        let expected = [
+            (0, F::Reserved),
+            (1, F::Reserved),
+            (3, F::Ending),
+            (5, F::Character),
+            (6, F::Character),
+        ];
+        assert_eq!(renamed, expected);
+        for (at, path) in planned.iter().enumerate() {
+            assert_eq!(names.entry_at(&manifest, &RelPath::new(path.as_str()).unwrap()), Some(at));
+        }
+        assert_eq!(names.entry_at(&manifest, &RelPath::new("CON/c").unwrap()), None);
+    }
+
+    #[test]
+    fn names_that_differ_in_case_alone_stay_apart() {
+        let paths = ["A/", "A/x", "a/", "a/x", "b.txt", "B.TXT"];
+        let (_, names, planned) = plan(&paths, &DiskRules::new(Platform::Mac));
+        assert_eq!(planned, ["A", "A/x", "B.TXT", "a (1)", "a (1)/x", "b (1).txt"]);
+        assert!(names.renamed().all(|(.., fault)| fault == F::Taken));
+        let (_, names, _) = plan(&paths, &DiskRules::new(Platform::Unix));
+        assert_eq!(names, DiskNames::default());
+    }
+
+    #[test]
+    fn unix_has_the_names_of_windows_as_they_are() {
+        let paths = ["CON/", "CON/aux.txt", ".git/", ".git/-rf", "a\\b", "c:", "dot.", "nul"];
+        let (_, names, _) = plan(&paths, &DiskRules::new(Platform::Unix));
+        assert_eq!(names, DiskNames::default(), "and what is hidden in a folder too");
+        let (_, names, planned) = plan(&["x\u{202e}gpj.exe"], &DiskRules::new(Platform::Unix));
+        assert_eq!(planned, ["x_gpj.exe"]);
+        assert_eq!(names.renamed().next().unwrap().2, F::Direction);
+    }
+
+    #[test]
+    fn what_is_too_long_is_left_out_with_what_it_holds() {
+        let rules = DiskRules { max_name: 5, max_path: 8, ..DiskRules::new(Platform::Unix) };
+        let paths = ["abc/", "abc/de", "abc/fghij", "longer/", "longer/a", "z"];
+        let (_, names, planned) = plan(&paths, &rules);
+        assert_eq!(planned, ["abc", "abc/de", "-", "-", "-", "z"]);
+        let left: Vec<_> = names.left_out().collect();
+        assert_eq!(left, [(2, F::TooLongHere), (3, F::TooLongHere), (4, F::Above)]);
+        assert!(names.is_left_out(4) && !names.is_left_out(5));
+    }
+
+    #[test]
+    fn what_the_disk_was_found_to_refuse_is_left_out() {
+        let manifest = manifest(&["a:b/", "a:b/c", "d", "e:", "f?"]);
+        let rules = DiskRules::new(Platform::Unix);
+        let refused = BTreeSet::from([peculiarity("12:30").unwrap()]);
+        let names = DiskNames::plan(&manifest, &rules, &refused);
+        let left: Vec<_> = names.left_out().collect();
+        assert_eq!(left, [(0, F::RefusedHere), (1, F::Above), (3, F::RefusedHere)]);
+        for (one, other) in [("a.", "b."), ("x:y?", "?:"), ("aux.txt", "AUX.c")] {
+            assert!(peculiarity(one).is_some() && peculiarity(one) == peculiarity(other), "{one}");
+        }
+        for (one, other) in [("a.", "b "), ("x:", "?"), ("aux.txt", "con")] {
+            assert_ne!(peculiarity(one), peculiarity(other), "{one}");
+        }
+        assert_eq!(peculiarity("plain name-1.txt"), None);
+    }
+
+    #[test]
+    fn a_name_among_the_users_own_is_harmless() {
+        let name = |text: &str, platform| {
+            let (name, fault) = DiskRules::new(platform).top_name(&FileName::new(text).unwrap());
+            (name.to_string(), fault)
+        };
+        for (text, safe, fault) in [
+            (".bash_profile", "_bash_profile", F::Hidden),
+            ("..data", "_.data", F::Hidden),
+            ("-rf", "_rf", F::Dash),
+            ("a\u{202e}gpj.exe", "a_gpj.exe", F::Direction),
+            ("a\u{2066}b", "a_b", F::Direction),
+            ("\u{200f}.x", "_.x", F::Direction),
+            ("\u{61c}", "_", F::Direction),
+        ] {
+            for platform in [Platform::Unix, Platform::Mac, Platform::Windows] {
+                assert_eq!(name(text, platform), (safe.to_owned(), Some(fault)), "{text:?}");
+            }
+        }
+        for text in ["a.txt", "a-b", "..."] {
+            let is_plain = text != "...";
+            assert_eq!(name(text, Platform::Unix).1.is_none(), is_plain, "{text}");
+        }
+        assert_eq!(name("com1.txt", Platform::Windows), ("com1_.txt".into(), Some(F::Reserved)));
+        assert_eq!(name("com1.txt", Platform::Unix), ("com1.txt".into(), None));
+        let short = DiskRules { max_name: 12, ..DiskRules::new(Platform::Unix) };
+        let (long, fault) = short.top_name(&FileName::new("a long name.txt").unwrap());
+        assert_eq!((long.as_str(), fault), ("a long n.txt", Some(F::TooLongHere)));
+    }
+
+    #[test]
+    fn a_suffix_finds_room_in_the_stem() {
+        assert_eq!(with_suffix("a.txt", " (1)", true, 255), "a (1).txt");
+        assert_eq!(with_suffix("v1.2", " (1)", false, 255), "v1.2 (1)");
+        assert_eq!(with_suffix(".hidden", " (2)", true, 255), ".hidden (2)");
+        let long = format!("{}.txt", "é".repeat(125));
+        let numbered = with_suffix(&long, " (12)", true, 255);
+        assert!(numbered.ends_with("é (12).txt") && numbered.len() <= 255, "{numbered}");
+        let extension = format!("a.{}", "x".repeat(250));
+        let numbered = with_suffix(&extension, " (1)", true, 255);
+        assert!(numbered.starts_with("a.x") && numbered.ends_with("x (1)"), "{numbered}");
+        assert_eq!(numbered.len(), 255);
+    }
+
+    #[test]
+    fn portable_names_are_those_that_every_system_has() {
+        for name in ["nul", "Con.tar.gz", "LPT¹.txt", "aux .txt", "a.", "a ", "...", "C:x", "a\\b"]
+        {
+            let name = FileName::new(name).unwrap();
+            assert!(!name.is_portable(), "{name}");
+            assert!(portable(&name).is_portable(), "{name}");
+        }
+        for name in ["a", ".hidden", "console.txt", "COM10", "2024-01-01T10:00.log"] {
+            let name = FileName::new(name).unwrap();
+            assert!(name.is_portable() && portable(&name) == name, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_name_becomes_one_that_its_platform_has(
+            name in "[a.:\\\\ \\-CON1é\u{202e}]{1,12}",
+            max_name in 4usize..20,
+        ) {
+            let Ok(name) = FileName::new(name) else { return Ok(()) };
+            for platform in [Platform::Unix, Platform::Mac, Platform::Windows] {
+                let rules = DiskRules { max_name, ..DiskRules::new(platform) };
+                let (safe, fault) = rules.top_name(&name);
+                prop_assert_eq!(fault.is_none(), safe == name);
+                prop_assert!(FileName::new(safe.as_str()).is_ok() && safe.as_str().len() <= max_name);
+                prop_assert!(!safe.as_str().starts_with(['.', '-']));
+                prop_assert!(platform != Platform::Windows || safe.is_portable());
+            }
+        }
+
+        #[test]
+        fn no_two_entries_get_one_path(
+            tree in proptest::collection::btree_set("[aA_:.]{1,3}(/[aA_:.]{1,2}){0,1}", 0..12),
+        ) {
+            let mut paths = tree.clone();
+            for path in &tree {
+                if let Some((above, _)) = path.split_once('/') {
+                    paths.remove(above);
+                    paths.insert(format!("{above}/"));
+                }
+            }
+            paths.retain(|path| RelPath::new(path.trim_end_matches('/')).is_ok());
+            let above: BTreeSet<String> = paths.iter().filter(|p| p.ends_with('/')).cloned().collect();
+            paths.retain(|p| !above.contains(&format!("{p}/")));
+            let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+            for platform in [Platform::Unix, Platform::Mac, Platform::Windows] {
+                let (manifest, names, planned) = plan(&paths, &DiskRules::new(platform));
+                let folds = |path: &String| if platform.ignores_case() { folded(path) } else { path.clone() };
+                let distinct: BTreeSet<String> = planned.iter().map(folds).collect();
+                prop_assert_eq!(distinct.len(), planned.len());
+                for (at, path) in planned.iter().enumerate() {
+                    let path = RelPath::new(path.as_str()).unwrap();
+                    prop_assert_eq!(names.entry_at(&manifest, &path), Some(at));
+                }
+            }
+        }
+    }
+}
