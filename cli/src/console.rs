@@ -393,7 +393,7 @@ impl Completion {
     /// What searches have found: by name where one starts so, else by hash.
     fn hits(&self, start: &str) -> Vec<String> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        let names = found.iter().map(|hit| hit.name.clone());
+        let names = found.iter().map(|hit| hit.name.to_string());
         let names: Vec<String> = names.filter(|name| name.starts_with(start)).collect();
         if !names.is_empty() && !start.is_empty() {
             return names;
@@ -491,6 +491,7 @@ mod tests {
             secret,
             network: "net".into(),
             addresses: Vec::new(),
+            name: None,
         };
         let open = ticket(None).to_string();
         let secret = ticket(Some(peerkit::Secret::from_bytes([7; 16]))).to_string();

@@ -325,7 +325,7 @@ impl Session {
 
     /// What `get` is to fetch, from where and where to.
     async fn get(&self, line: &str, from: &[String], force: bool) -> anyhow::Result<Get> {
-        let (wanted, path) = {
+        let (wanted, name, path) = {
             let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
             wanted::read(line, &found).map_err(|error| anyhow!(error))?
         };
@@ -342,7 +342,10 @@ impl Session {
             ),
             Wanted::Ticket(ticket) => Get::ticket(&ticket),
             Wanted::Hash(hash) => Get::new(hash),
-            Wanted::Found(hit) => Get::new(hit.hash).named(hit.name),
+        };
+        let get = match name {
+            Some(name) => get.named(name),
+            None => get,
         };
         let from = self.addresses(from).await?;
         let get = from.into_iter().fold(get.overwrite(force), Get::from);

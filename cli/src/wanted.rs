@@ -20,8 +20,6 @@ pub(crate) enum Wanted {
     Ticket(Box<Ticket>),
     /// What has this hash.
     Hash(Hash),
-    /// What a search has found, under the name that it was found under.
-    Found(Box<Hit>),
 }
 
 /// Recognises a ticket or a whole hash at the start of `words`, also one that was wrapped into
@@ -57,6 +55,9 @@ pub(crate) fn recognise<W: AsRef<str>>(
     }
 }
 
+/// What [`read`] has read.
+pub(crate) type Read = (Wanted, Option<FileName>, Option<PathBuf>);
+
 /// A file or folder that a search has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hit {
@@ -65,24 +66,32 @@ pub(crate) struct Hit {
 }
 
 /// Reads what stands after `get` at the prompt: a ticket, a hash, the name or the first digits of the
-/// hash of something that a search has found, and behind it a path.
+/// hash of something that a search has found, and behind it a path. The second part of the result is the
+/// name under which a search has found it.
 ///
 /// # Errors
 /// Where it is none of these, or fits several, or the path is none.
-pub(crate) fn read(line: &str, found: &[Hit]) -> Result<(Wanted, Option<PathBuf>), String> {
+pub(crate) fn read(line: &str, found: &[Hit]) -> Result<Read, String> {
     let words: Vec<Word> = words::words(line).collect();
     let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
-    let (wanted, taken) = match recognise(&texts).map_err(|error| error.to_string())? {
-        Some(recognised) => recognised,
-        None => of_hits(line, &words, found)?,
+    let (wanted, name, taken) = match recognise(&texts).map_err(|error| error.to_string())? {
+        Some((wanted, taken)) => (wanted, None, taken),
+        None => {
+            let (hash, name, taken) = of_hits(line, &words, found)?;
+            (Wanted::Hash(hash), name, taken)
+        }
     };
     let rest = words.get(taken).and_then(|next| line.get(next.start..)).unwrap_or_default();
-    Ok((wanted, path(rest)?))
+    Ok((wanted, name, path(rest)?))
 }
 
-/// The hit that is called by the most words at the start of the line, else the one whose hash begins
+/// The hit, and the name that it was found under, that is called by the most words at the start of the line, else the one whose hash begins
 /// with the first of them.
-fn of_hits(line: &str, words: &[Word], found: &[Hit]) -> Result<(Wanted, usize), String> {
+fn of_hits(
+    line: &str,
+    words: &[Word],
+    found: &[Hit],
+) -> Result<(Hash, Option<FileName>, usize), String> {
     for number in (1..=words.len()).rev() {
         let (Some(first), Some(last)) = (words.first(), words.get(number - 1)) else { continue };
         let name = match number {
@@ -95,7 +104,7 @@ fn of_hits(line: &str, words: &[Word], found: &[Hit]) -> Result<(Wanted, usize),
             name,
             "files found are called so: give the hash",
         )? {
-            return Ok((of_hash(hash, called), number));
+            return Ok((hash, only_name(called), number));
         }
     }
     let word = words.first().map_or("", |word| word.text.as_str());
@@ -103,7 +112,7 @@ fn of_hits(line: &str, words: &[Word], found: &[Hit]) -> Result<(Wanted, usize),
     let begun = found.iter().map(|hit| hit.hash);
     let begun = begun.filter(|hash| !digits.is_empty() && hash.to_string().starts_with(&digits));
     match only(begun, word, "hashes start so: give more digits")? {
-        Some(hash) => Ok((of_hash(hash, found.iter().filter(|hit| hit.hash == hash)), 1)),
+        Some(hash) => Ok((hash, only_name(found.iter().filter(|hit| hit.hash == hash)), 1)),
         None => Err(format!(
             "`{word}` is neither a ticket, nor a hash of 64 hex digits, nor the name or the first \
              digits of something that a search has found: `search` finds files"
@@ -111,14 +120,10 @@ fn of_hits(line: &str, words: &[Word], found: &[Hit]) -> Result<(Wanted, usize),
     }
 }
 
-/// What has this hash, under the one name that it was found under among `hits`.
-fn of_hash<'a>(hash: Hash, mut hits: impl Iterator<Item = &'a Hit>) -> Wanted {
-    match hits.next() {
-        Some(first) if hits.all(|hit| hit.name == first.name) => {
-            Wanted::Found(Box::new(first.clone()))
-        }
-        _ => Wanted::Hash(hash),
-    }
+/// The one name of all `hits`.
+fn only_name<'a>(mut hits: impl Iterator<Item = &'a Hit>) -> Option<FileName> {
+    let first = hits.next()?;
+    hits.all(|hit| hit.name == first.name).then(|| first.name.clone())
 }
 
 /// The one hash among `hashes`, which may come several times.
@@ -258,15 +263,17 @@ mod tests {
             hit(hash("5"), "caf\u{e9}"),
         ];
         let get = |line: &str| read(line, &found);
-        let found = |at: usize| Wanted::Found(Box::new(found[at].clone()));
-        let is = |at: usize, path: Option<&str>| Ok((found(at), path.map(PathBuf::from)));
+        let is = |at: usize, path: Option<&str>| {
+            let Hit { hash, name } = found[at].clone();
+            Ok((Wanted::Hash(hash), Some(name), path.map(PathBuf::from)))
+        };
         assert_eq!(get("a film.bin"), is(0, None));
         assert_eq!(get("'a film.bin' to here"), is(0, Some("to here")));
         assert_eq!(get("a film.bin here"), is(0, Some("here")));
         assert_eq!(get("a here"), is(1, Some("here")));
         assert_eq!(get("cafe\u{301}"), is(6, None), "under the name that was asked for");
         let both = hash("5").to_string();
-        assert_eq!(get(&both[..12]), Ok((Wanted::Hash(hash("5")), None)), "it has two names");
+        assert_eq!(get(&both[..12]), Ok((Wanted::Hash(hash("5")), None, None)), "it has two names");
         let digits = &hash("3").to_string()[..10].to_uppercase();
         assert_eq!(get(&format!("{digits} here")), is(2, Some("here")));
         assert!(get("same").unwrap_err().contains("2 files"));
@@ -274,7 +281,7 @@ mod tests {
         assert!(get("").unwrap_err().contains("neither"));
         let text = ticket().to_string();
         let (start, end) = text.split_at(99);
-        let (wanted, path) = get(&format!("{start}\n  {end}\n'my folder/'")).unwrap();
+        let (wanted, _, path) = get(&format!("{start}\n  {end}\n'my folder/'")).unwrap();
         assert_eq!(wanted, Wanted::Ticket(Box::new(ticket())));
         assert_eq!(path, Some("my folder/".into()));
     }

@@ -72,6 +72,7 @@ async fn a_ticket_whose_addresses_are_all_dead_says_so_of_each() {
         secret: None,
         network: "peerkit".into(),
         addresses,
+        name: None,
     };
     let error = within("the end", b.download(Get::ticket(&ticket)).await.unwrap().finished())
         .await
