@@ -21,7 +21,7 @@ use crate::conn::{Conn, Established};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::order::{Order, Wanted};
-use crate::tls::{Channel, Purpose, Session};
+use crate::tls::{Channel, DialError, Purpose, Session, WrongNode};
 
 mod staggered;
 
@@ -55,17 +55,14 @@ pub(crate) async fn connect(
     let _ = tcp.set_nodelay(true);
     let local = tcp.local_addr().map_err(|error| failed(error.to_string()))?;
     let timeout = inner.config.handshake_timeout;
-    let channel = match tokio::time::timeout(timeout, inner.tls.dial(tcp, purpose)).await {
-        Ok(Ok(channel)) => channel,
-        Ok(Err(error)) => return Err(failed(error.to_string())),
-        Err(_) => return Err(failed(format!("silent for {} s", timeout.as_secs_f32()))),
-    };
-    let found = channel.session().id;
-    match address.id {
-        Some(expected) if expected != found => {
+    let dialling = inner.tls.dial(tcp, purpose, address.id);
+    match tokio::time::timeout(timeout, dialling).await {
+        Ok(Ok(channel)) => Ok(Secured { channel, remote, local }),
+        Ok(Err(DialError::WrongNode(WrongNode(found)))) => {
             Err(Error::WrongNode { address: address.clone(), found })
         }
-        _ => Ok(Secured { channel, remote, local }),
+        Ok(Err(DialError::Io(error))) => Err(failed(error.to_string())),
+        Err(_) => Err(failed(format!("silent for {} s", timeout.as_secs_f32()))),
     }
 }
 

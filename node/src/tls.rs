@@ -21,7 +21,7 @@ use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{
     ClientConfig, ClientConnection, Connection, DigitallySignedStruct, DistinguishedName,
-    ServerConfig, ServerConnection, SignatureScheme,
+    OtherError, ServerConfig, ServerConnection, SignatureScheme,
 };
 use tokio::net::TcpStream;
 
@@ -53,13 +53,14 @@ pub(crate) struct Tls {
     server: ServerConfig,
     link: ClientConfig,
     stream: ClientConfig,
+    provider: Arc<CryptoProvider>,
 }
 
 impl Tls {
     /// Makes the configurations for `key`.
     pub(crate) fn new(key: &Key) -> Result<Self, rustls::Error> {
         let provider = Arc::new(provider());
-        let verifier = Arc::new(AnyNode { provider: provider.clone() });
+        let verifier = Arc::new(Verifier { provider: provider.clone(), expected: None });
         let pair = Arc::new(certified(key)?);
 
         let mut server = ServerConfig::builder_with_provider(provider.clone())
@@ -83,7 +84,7 @@ impl Tls {
             client.enable_sni = false;
             Ok(client)
         };
-        Ok(Self { server, link: client(ALPN_LINK)?, stream: client(ALPN_STREAM)? })
+        Ok(Self { server, link: client(ALPN_LINK)?, stream: client(ALPN_STREAM)?, provider })
     }
 
     /// Secures a connection that this node has accepted.
@@ -99,20 +100,56 @@ impl Tls {
     }
 
     /// Secures a connection that this node has dialled. The end of the handshake goes out with what
-    /// is said first.
+    /// is said first. If another node than `expected` answers, the handshake ends before this node's
+    /// key is sent.
     ///
     /// # Errors
-    /// What TLS or the connection says, or that the other side is no node.
-    pub(crate) async fn dial(&self, tcp: TcpStream, purpose: Purpose) -> io::Result<Channel> {
+    /// [`DialError::WrongNode`], or what TLS or the connection says.
+    pub(crate) async fn dial(
+        &self,
+        tcp: TcpStream,
+        purpose: Purpose,
+        expected: Option<NodeId>,
+    ) -> Result<Channel, DialError> {
         let secrets = Secrets::new();
         let mut config = match purpose {
             Purpose::Link => self.link.clone(),
             Purpose::Stream => self.stream.clone(),
         };
         config.key_log = secrets.clone();
+        let verifier = Verifier { provider: self.provider.clone(), expected };
+        config.dangerous().set_certificate_verifier(Arc::new(verifier));
         let connection = ClientConnection::new(Arc::new(config), server_name());
         let connection = connection.map_err(io::Error::other)?;
-        handshake::shake(tcp, Connection::Client(connection), &secrets).await
+        let shaken = handshake::shake(tcp, Connection::Client(connection), &secrets).await;
+        shaken.map_err(|error| match wrong_node(&error) {
+            Some(found) => DialError::WrongNode(found),
+            None => DialError::Io(error),
+        })
+    }
+}
+
+/// Why a dialled connection was not secured.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    /// This node proved its key, and another was expected. It has not seen the dialler's key.
+    #[error(transparent)]
+    WrongNode(#[from] WrongNode),
+    /// The connection or TLS failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Another node answered than the one that was dialled.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("node {} answered instead", .0.short())]
+pub(crate) struct WrongNode(pub(crate) NodeId);
+
+/// Returns the node that answered in place of the expected one, if that is why `error` occurred.
+fn wrong_node(error: &io::Error) -> Option<WrongNode> {
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::Other(OtherError(cause)) => cause.downcast_ref::<WrongNode>().copied(),
+        _ => None,
     }
 }
 
@@ -180,13 +217,15 @@ fn certified(key: &Key) -> Result<CertifiedKey, rustls::Error> {
     Ok(CertifiedKey::new(vec![CertificateDer::from(spki)], signing))
 }
 
-/// Takes any node that proves its key.
+/// Accepts any node that proves its key, or only the one that is expected.
 #[derive(Debug)]
-struct AnyNode {
+struct Verifier {
     provider: Arc<CryptoProvider>,
+    /// The node that has to answer; any if `None`.
+    expected: Option<NodeId>,
 }
 
-impl AnyNode {
+impl Verifier {
     fn verify(
         &self,
         message: &[u8],
@@ -195,19 +234,30 @@ impl AnyNode {
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let spki = SubjectPublicKeyInfoDer::from(key.as_ref());
         let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature_with_raw_key(message, &spki, signature, algorithms)
+        let valid = verify_tls13_signature_with_raw_key(message, &spki, signature, algorithms)?;
+        // A client sends its own key only after this. Checking behind the signature makes sure that
+        // the node that is reported is the one that answered.
+        let found = node_key(key, &[])?;
+        match self.expected {
+            Some(expected) if expected != found => {
+                Err(rustls::Error::Other(OtherError(Arc::new(WrongNode(found)))))
+            }
+            _ => Ok(valid),
+        }
     }
 }
 
-/// A raw public key has to be an Ed25519 key, and come alone.
-fn is_node_key(
+/// Reads the other side's identity. A raw public key has to be a valid Ed25519 key and come alone.
+fn node_key(
     key: &CertificateDer<'_>,
     others: &[CertificateDer<'_>],
-) -> Result<(), rustls::Error> {
-    let is_ed25519 = key.as_ref().len() == 44 && key.as_ref().starts_with(&SPKI_PREFIX);
-    match is_ed25519 && others.is_empty() {
-        true => Ok(()),
-        false => Err(rustls::Error::General("not an Ed25519 raw public key".into())),
+) -> Result<NodeId, rustls::Error> {
+    let bytes = key.as_ref().strip_prefix(&SPKI_PREFIX).and_then(|key| key.try_into().ok());
+    let id = bytes.map(NodeId::from_bytes).filter(|_| others.is_empty());
+    let id = id.ok_or_else(|| rustls::Error::General("not an Ed25519 raw public key".into()))?;
+    match id.is_public_key() {
+        true => Ok(id),
+        false => Err(rustls::Error::General("an Ed25519 key that no node can hold".into())),
     }
 }
 
@@ -215,7 +265,7 @@ fn no_tls12() -> Result<HandshakeSignatureValid, rustls::Error> {
     Err(rustls::Error::General("TLS 1.3 only".into()))
 }
 
-impl ServerCertVerifier for AnyNode {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         key: &CertificateDer<'_>,
@@ -224,7 +274,7 @@ impl ServerCertVerifier for AnyNode {
         _ocsp: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        is_node_key(key, others).map(|()| ServerCertVerified::assertion())
+        node_key(key, others).map(|_| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -254,7 +304,7 @@ impl ServerCertVerifier for AnyNode {
     }
 }
 
-impl ClientCertVerifier for AnyNode {
+impl ClientCertVerifier for Verifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -265,7 +315,7 @@ impl ClientCertVerifier for AnyNode {
         others: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        is_node_key(key, others).map(|()| ClientCertVerified::assertion())
+        node_key(key, others).map(|_| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -52,6 +52,17 @@ impl NodeId {
         VerifyingKey::from_bytes(&self.0).ok().filter(|key| !key.is_weak()).map(PublicKey)
     }
 
+    /// Returns whether a node can prove to hold this key: the bytes are the canonical encoding of a
+    /// point of the group's large prime order. Every key pair has such a public key. For other
+    /// points a signature can be made without a secret, or one secret has several identities.
+    #[must_use]
+    pub fn is_public_key(&self) -> bool {
+        VerifyingKey::from_bytes(&self.0).is_ok_and(|key| {
+            let point = key.to_edwards();
+            !key.is_weak() && point.is_torsion_free() && point.compress().as_bytes() == &self.0
+        })
+    }
+
     /// The X25519 public key that belongs to this one (RFC 7748, section 4.1); `None` where the
     /// bytes are no key.
     #[must_use]
@@ -347,6 +358,31 @@ mod tests {
         assert!(lenient.verify(b"anything", &Signature::from_bytes(&signature)).is_ok());
         assert!(!weak.verify(b"anything", &signature));
         assert!(SMALL_ORDER.iter().all(|id| NodeId::from_bytes(*id).key().is_none()));
+    }
+
+    #[test]
+    fn only_points_of_the_large_prime_order_are_public_keys() {
+        use curve25519_dalek::{constants::EIGHT_TORSION, edwards::CompressedEdwardsY};
+        for secret in 1..20 {
+            assert!(key(secret).id().is_public_key());
+            let good = CompressedEdwardsY(*key(secret).id().as_bytes()).decompress().unwrap();
+            for torsion in &EIGHT_TORSION[1..] {
+                let mixed = (good + torsion).compress().to_bytes();
+                assert!(!NodeId::from_bytes(mixed).is_public_key());
+            }
+        }
+        for mut point in SMALL_ORDER {
+            assert!(!NodeId::from_bytes(point).is_public_key());
+            point[31] ^= 0x80;
+            assert!(!NodeId::from_bytes(point).is_public_key());
+        }
+        // The same y coordinates plus the field's prime: encodings that are not canonical.
+        for y in 0xed..=0xff {
+            for sign in [0x7f, 0xff] {
+                assert!(!NodeId::from_bytes(framed(y, 0xff, sign)).is_public_key());
+            }
+        }
+        assert!(!NodeId::from_bytes([0xff; 32]).is_public_key());
     }
 
     #[test]

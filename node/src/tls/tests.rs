@@ -1,6 +1,7 @@
 //! Channels with each other, and with rustls at the other end, which makes its own records.
 
 use std::io::IoSlice;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use peerkit_proto::tls::{MAX_CONTENT, header};
 use proptest::prelude::*;
@@ -29,7 +30,7 @@ async fn channels() -> (Channel, Channel) {
     let (ours, theirs) = (tls(1), tls(2));
     tokio::join!(
         async {
-            let mut ours = ours.dial(dialled, Purpose::Stream).await.unwrap();
+            let mut ours = ours.dial(dialled, Purpose::Stream, None).await.unwrap();
             ours.flush().await.unwrap();
             ours
         },
@@ -44,7 +45,7 @@ async fn dialled_rustls() -> (Channel, TlsStream<TcpStream>) {
     let ours = tls(1);
     tokio::join!(
         async {
-            let mut ours = ours.dial(dialled, Purpose::Stream).await.unwrap();
+            let mut ours = ours.dial(dialled, Purpose::Stream, None).await.unwrap();
             ours.flush().await.unwrap();
             ours
         },
@@ -85,6 +86,187 @@ async fn both_ends_know_each_other() {
     assert_eq!(theirs.id, Key::from_secret(&[1; 32]).id());
     assert_eq!((ours.purpose, theirs.purpose), (Purpose::Stream, Purpose::Stream));
     assert_eq!(ours.binding, theirs.binding);
+}
+
+/// A verifier of clients that counts the keys it was shown.
+#[derive(Debug)]
+struct Counting {
+    verifier: Verifier,
+    shown: AtomicUsize,
+}
+
+impl ClientCertVerifier for Counting {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        key: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.shown.fetch_add(1, Ordering::SeqCst);
+        self.verifier.verify_client_cert(key, others, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        key: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify(message, key, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
+fn any_node() -> Verifier {
+    Verifier { provider: Arc::new(provider()), expected: None }
+}
+
+/// Node 1 dials node 2 and expects `expected`. Returns how that went, and how many client keys
+/// node 2 was shown.
+async fn dial_expecting(expected: u8) -> (Result<Channel, DialError>, usize) {
+    let (dialled, accepted) = pair().await;
+    let counting = Arc::new(Counting { verifier: any_node(), shown: AtomicUsize::new(0) });
+    let pair = Arc::new(certified(&Key::from_secret(&[2; 32])).unwrap());
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_client_cert_verifier(counting.clone())
+        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(pair)));
+    config.alpn_protocols = vec![ALPN_LINK.to_vec()];
+    let ours = tls(1);
+    let expected = Key::from_secret(&[expected; 32]).id();
+    let (dialled, _accepted) = tokio::join!(
+        async {
+            let mut channel = ours.dial(dialled, Purpose::Link, Some(expected)).await?;
+            channel.flush().await?;
+            Ok(channel)
+        },
+        TlsAcceptor::from(Arc::new(config)).accept(accepted),
+    );
+    (dialled, counting.shown.load(Ordering::SeqCst))
+}
+
+#[tokio::test]
+async fn the_wrong_node_never_sees_the_diallers_key() {
+    let (dialled, shown) = dial_expecting(3).await;
+    let found = Key::from_secret(&[2; 32]).id();
+    assert!(matches!(dialled, Err(DialError::WrongNode(WrongNode(id))) if id == found));
+    assert_eq!(shown, 0);
+
+    let (dialled, shown) = dial_expecting(2).await;
+    assert_eq!(dialled.unwrap().session().id, found);
+    assert_eq!(shown, 1);
+}
+
+/// Encodings of the points of small order, canonical or not (RFC 8032, section 5.1.3), each but
+/// for its last byte, and that byte without the sign.
+fn small_order() -> impl Iterator<Item = [u8; 32]> {
+    let eight = [
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    ];
+    let framed = |first: u8, between: u8, last: u8| {
+        let mut point = [between; 32];
+        (point[0], point[31]) = (first, last);
+        point
+    };
+    let eight = eight.map(|hex| *hex.parse::<NodeId>().unwrap().as_bytes());
+    // 1, -1, 0, and 0 and 1 with the field's prime added.
+    let framed = [
+        framed(1, 0, 0),
+        framed(0xec, 0xff, 0x7f),
+        framed(0, 0, 0),
+        framed(0xed, 0xff, 0x7f),
+        framed(0xee, 0xff, 0x7f),
+    ];
+    eight.into_iter().chain(framed).flat_map(|point| {
+        let mut negative = point;
+        negative[31] |= 0x80;
+        [point, negative]
+    })
+}
+
+#[test]
+fn keys_that_no_node_can_hold_are_refused_from_both_sides() {
+    let verifier = any_node();
+    let refused = |point: &[u8; 32]| {
+        let key = CertificateDer::from([&SPKI_PREFIX[..], point].concat());
+        let (name, now) = (server_name(), UnixTime::now());
+        let as_client = verifier.verify_client_cert(&key, &[], now).is_err();
+        let as_server = verifier.verify_server_cert(&key, &[], &name, &[], now).is_err();
+        assert_eq!(as_client, as_server);
+        as_client
+    };
+    assert_eq!(small_order().count(), 14);
+    for point in small_order() {
+        assert!(refused(&point), "{}", NodeId::from_bytes(point));
+    }
+    assert!(refused(&[0xff; 32]));
+    assert!(!refused(Key::from_secret(&[1; 32]).id().as_bytes()));
+}
+
+/// Signs without a secret, as the neutral element of the group allows.
+#[derive(Debug)]
+struct NoSecret;
+
+impl rustls::sign::SigningKey for NoSecret {
+    fn choose_scheme(&self, _: &[SignatureScheme]) -> Option<Box<dyn rustls::sign::Signer>> {
+        Some(Box::new(NoSecret))
+    }
+
+    fn algorithm(&self) -> rustls::SignatureAlgorithm {
+        rustls::SignatureAlgorithm::ED25519
+    }
+}
+
+impl rustls::sign::Signer for NoSecret {
+    fn sign(&self, _: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        let mut signature = vec![0; 64];
+        signature[0] = 1;
+        Ok(signature)
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        SignatureScheme::ED25519
+    }
+}
+
+#[tokio::test]
+async fn an_identity_without_a_secret_is_refused() {
+    let mut neutral = [0; 32];
+    neutral[0] = 1;
+    let spki = CertificateDer::from([&SPKI_PREFIX[..], &neutral].concat());
+    let forged = Arc::new(CertifiedKey::new(vec![spki], Arc::new(NoSecret)));
+    let mut config = tls(2).link;
+    config.client_auth_cert_resolver = Arc::new(AlwaysResolvesClientRawPublicKeys::new(forged));
+    let (dialled, accepted) = pair().await;
+    let ours = tls(1);
+    let (accepted, _dialled) = tokio::join!(
+        ours.accept(accepted),
+        TlsConnector::from(Arc::new(config)).connect(server_name(), dialled),
+    );
+    let error = accepted.err().map(|error| error.to_string()).unwrap();
+    assert!(error.contains("no node can hold"), "{error}");
 }
 
 #[tokio::test]
@@ -215,7 +397,7 @@ async fn the_end_of_the_handshake_goes_out_with_the_first_word() {
     let (ours, theirs) = (tls(1), tls(2));
     let mut accepting = Box::pin(theirs.accept(accepted));
     let mut ours = tokio::select! {
-        ours = ours.dial(dialled, Purpose::Link) => ours.unwrap(),
+        ours = ours.dial(dialled, Purpose::Link, None) => ours.unwrap(),
         _ = &mut accepting => unreachable!("the dialling side has not finished"),
     };
     // Nothing is on its way, so this does not end.
@@ -231,7 +413,7 @@ async fn who_goes_away_without_a_word_ends_its_handshake() {
     let (dialled, accepted) = pair().await;
     let (ours, theirs) = (tls(1), tls(2));
     let (_, accepted) = tokio::join!(
-        async { drop(ours.dial(dialled, Purpose::Link).await.unwrap()) },
+        async { drop(ours.dial(dialled, Purpose::Link, None).await.unwrap()) },
         theirs.accept(accepted),
     );
     let error = accepted.unwrap().read(&mut [0; 9]).await.unwrap_err();
