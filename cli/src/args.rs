@@ -173,6 +173,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state: Option<PathBuf>,
 
+    /// If the state file is damaged, move it aside and start with a new one: the identity is kept,
+    /// shares and known peers are forgotten
+    #[arg(long)]
+    pub(crate) repair: bool,
+
     /// A file or folder to share from the start. May be given several times
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) share: Vec<PathBuf>,

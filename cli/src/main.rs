@@ -1,10 +1,11 @@
 //! `peerkit`: run a node, talk to other nodes, share and fetch files, look at the network.
 
 use std::io::{self, Write};
-use std::process;
+use std::{panic, process};
 
 use anyhow::Context as _;
 use clap::CommandFactory;
+use peerkit::StoreError;
 use tokio::runtime::Runtime;
 
 use crate::args::{Action, Cli};
@@ -42,6 +43,7 @@ const FAILED: i32 = 1;
 const USAGE: i32 = 2;
 
 fn main() {
+    leave_out_database_panics();
     let cli = args::parse();
     let status = match act(cli.action) {
         Ok(true) => 0,
@@ -51,6 +53,9 @@ fn main() {
         Err(error) => {
             let paint = Paint::on(&io::stderr());
             let _ = writeln!(io::stderr(), "{}", human::error(paint, &error));
+            if let Some(advice) = advice(&error) {
+                let _ = writeln!(io::stderr(), "{advice}");
+            }
             match error.is::<Usage>() {
                 true => USAGE,
                 false if signals::was_cut_short() => signals::INTERRUPTED,
@@ -60,6 +65,31 @@ fn main() {
     };
     // Not a return: a thread may be waiting in a read of standard input, which nothing can end.
     process::exit(status);
+}
+
+/// Returns what the user can do about `error`, if the program has something that helps.
+fn advice(error: &anyhow::Error) -> Option<&'static str> {
+    match error.downcast_ref::<peerkit::Error>()? {
+        peerkit::Error::Store(StoreError::Damaged { .. }) => Some(
+            "The node's identity is not in that file; shares, known peers and unfinished fetches are.\n\
+             To move the file aside and start with a new one, add --repair to the same command.",
+        ),
+        _ => None,
+    }
+}
+
+/// Keeps quiet about panics of the database on a damaged file. The library catches them and returns
+/// an error, which is printed instead.
+fn leave_out_database_panics() {
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let file = info.location().map_or("", |location| location.file());
+        if file.contains("/redb-") || file.contains("\\redb-") {
+            tracing::debug!("the database gave up: {info}");
+        } else {
+            usual(info);
+        }
+    }));
 }
 
 /// What the user asked for is nothing that there is.

@@ -91,7 +91,8 @@ async fn start_node(args: &RunArgs, state: &Path) -> anyhow::Result<Node> {
         .network(args.network.as_str())
         .manual(args.manual)
         .watch(true)
-        .state(state);
+        .state(state)
+        .repair(args.repair);
     for address in &args.listen {
         builder = builder.listen(address.as_str());
     }

@@ -59,7 +59,7 @@ async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<Node> {
             builder = builder.secret(secret);
         }
         if let Some(state) = state {
-            builder = builder.state(state);
+            builder = builder.state(state).repair(args.repair);
         }
         match builder.spawn().await {
             Err(Error::Store(StoreError::InUse(_))) if state.is_some() => state = None,

@@ -54,6 +54,7 @@ pub struct Builder {
     owner_key: Option<Key>,
     owner: Option<NodeId>,
     state: Option<PathBuf>,
+    repair: bool,
     manual: bool,
     watch: bool,
     config: Config,
@@ -145,6 +146,15 @@ impl Builder {
         self
     }
 
+    /// Sets whether a damaged file in the state folder is moved aside, so that the node starts with a
+    /// new one; off by default. Shares, known peers, unfinished downloads and kept broadcasts are
+    /// forgotten then, and the identity is not: it has a file of its own. Nothing is deleted, and a
+    /// file that is not damaged stays.
+    pub fn repair(mut self, repair: bool) -> Self {
+        self.repair = repair;
+        self
+    }
+
     /// Whether links are made by hand only: the node is never a member of a network, and no link is
     /// made that nobody asked for. Broadcasts and queries run over the links that there are.
     pub fn manual(mut self, manual: bool) -> Self {
@@ -200,7 +210,14 @@ impl Builder {
             _ => Err(Error::Setting(format!("{what} has at most {MAX_NAME} bytes: `{text}`"))),
         };
         let state = self.state.clone();
-        let store = crate::known::blocking(move || Ok(Store::open(state.as_deref())?)).await?;
+        let repair = self.repair;
+        let store = crate::known::blocking(move || {
+            Ok(match repair {
+                true => Store::open_or_repair(state.as_deref())?,
+                false => Store::open(state.as_deref())?,
+            })
+        });
+        let store = store.await?;
         let mut bootstrap = self.bootstrap;
         if let Some(folder) = self.state.clone() {
             let read = move || Ok(bootstrap::read(&folder)?);

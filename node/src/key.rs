@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use peerkit_proto::id::{ID_LEN, Key, hex};
 
+use crate::private;
+
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -95,7 +97,7 @@ pub(crate) fn save(path: &Path, key: &Key) -> Result<(), KeyError> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    create_private_folder(folder).map_err(io_error(path))?;
+    private::create_folder(folder).map_err(io_error(path))?;
     let beside = folder.join(format!(".key-{}.new", hex(&random()?[..8])));
     let text = format!("{}\n", hex(key.secret()));
     let written = write_new(&beside, text.as_bytes()).and_then(|()| publish(&beside, path));
@@ -109,15 +111,6 @@ pub(crate) fn save(path: &Path, key: &Key) -> Result<(), KeyError> {
     sync_folder(folder).map_err(io_error(path))
 }
 
-/// Makes `folder` and those above it, for the owner alone; leaves one that is there as it is.
-pub(crate) fn create_private_folder(folder: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder)
-}
-
 /// Makes a rename or a new file in `folder` last through a power cut, where folders can be synced.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) {
@@ -129,9 +122,7 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
 fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
+    let mut file = private::private(&mut options).open(path)?;
     file.write_all(text)?;
     file.sync_all()
 }

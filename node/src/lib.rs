@@ -60,6 +60,7 @@ mod opening;
 mod order;
 mod outbox;
 mod outgoing;
+mod private;
 mod probe;
 mod quick;
 mod rate;

@@ -99,6 +99,16 @@ pub enum StoreError {
         /// What the system or the database said.
         source: Box<redb::Error>,
     },
+    /// The file is not what was last written: a disk error, or another program. It was left where it
+    /// is. A node's identity is not in it, but its shares and the peers that it knew are. See
+    /// [`Builder::repair`](crate::Builder::repair).
+    #[error("the state file {file} is damaged", file = .file.display())]
+    Damaged {
+        /// The damaged file.
+        file: PathBuf,
+        /// What the database said, if it did not simply give up.
+        source: Option<Box<redb::Error>>,
+    },
     /// Reading or writing failed; what was to be written was not, not even in part.
     #[error("can't read or write the node's state: {0}")]
     Database(#[source] Box<redb::Error>),
@@ -109,13 +119,32 @@ impl Store {
     /// without a folder, one that is gone when the last handle is dropped.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] where another process has it, [`StoreError::Open`] else.
+    /// [`StoreError::InUse`] where another process has it, [`StoreError::Damaged`] or
+    /// [`StoreError::Open`] else.
     pub(crate) fn open(folder: Option<&Path>) -> Result<Self, StoreError> {
         let kept = match folder {
             Some(folder) => Kept::Disk(Arc::new(Disk::open(folder)?)),
             None => Kept::Memory(Arc::default()),
         };
         Ok(Self { kept })
+    }
+
+    /// As [`Store::open`], but moves a damaged file aside and begins a new one.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`], and [`StoreError::Open`] if the file can't be moved.
+    pub(crate) fn open_or_repair(folder: Option<&Path>) -> Result<Self, StoreError> {
+        match (Self::open(folder), folder) {
+            (Err(StoreError::Damaged { .. }), Some(folder)) => {
+                let moved = Disk::move_aside(folder)?;
+                tracing::warn!(
+                    "the state file was damaged: it is now {}, and shares and known peers are forgotten",
+                    moved.display()
+                );
+                Self::open(Some(folder))
+            }
+            (opened, _) => opened,
+        }
     }
 
     /// Whether no method ever waits for a disk.

@@ -86,6 +86,11 @@ pub(crate) struct ShareArgs {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state: Option<PathBuf>,
 
+    /// If the state file is damaged, move it aside and start with a new one: the identity is kept,
+    /// and so are tickets
+    #[arg(long)]
+    pub(crate) repair: bool,
+
     /// Print a JSON line for each PATH, and nothing else on standard output
     #[arg(long)]
     pub(crate) json: bool,

@@ -15,4 +15,5 @@ mod resume;
 mod send;
 mod shell;
 mod sim;
+mod state;
 mod stop;

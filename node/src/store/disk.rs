@@ -1,7 +1,9 @@
 //! The memory on disk: a redb database, a transaction for each call.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use peerkit_proto::codec::{DecodeError, Reader, Writer};
@@ -12,7 +14,7 @@ use redb::{
 };
 
 use super::{BroadcastRow, FileRow, KnownFile, KnownPeer, KnownShare, StoreError};
-use crate::key::create_private_folder;
+use crate::private;
 use crate::stamp::Stamp;
 
 /// The database's file in the state folder.
@@ -31,34 +33,113 @@ const BROADCASTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("broa
 const DOWNLOADS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("downloads");
 const OWNERS: TableDefinition<'_, &str, &[u8; 32]> = TableDefinition::new("owners");
 
+/// Start of the names that damaged databases are moved to.
+const DAMAGED_FILE: &str = "state.redb.damaged";
+
+/// Damaged databases that are kept beside each other.
+const MAX_DAMAGED: u32 = 1000;
+
 /// See [`super::Store`], whose methods these are.
+///
+/// redb panics on some damaged files, when it opens, reads, writes or closes them. Each such call is
+/// made by [`catch`], and one that panics ends the use of the file: what redb holds in memory need
+/// not fit the file any more.
 #[derive(Debug)]
 pub(super) struct Disk {
-    database: Database,
+    file: PathBuf,
+    /// `None` only while it is dropped.
+    database: Option<Database>,
+    is_damaged: AtomicBool,
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let database = self.database.take();
+        if catch(|| drop(database)).is_err() {
+            tracing::warn!(file = %self.file.display(), "the state file turned out to be damaged");
+        }
+    }
+}
+
+/// Runs `work`, which calls redb, and turns a panic into an error.
+fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| Panicked)
+}
+
+/// redb met something that it does not expect in any file.
+#[derive(Debug)]
+struct Panicked;
+
+/// Returns whether `error` says that the file is not what redb wrote. Other errors are the system's.
+fn is_damage(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_) => true,
+        redb::Error::TableTypeMismatch { .. } | redb::Error::TypeDefinitionChanged { .. } => true,
+        redb::Error::Io(error) => {
+            matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+        }
+        _ => false,
+    }
 }
 
 impl Disk {
+    /// Moves the file in `folder` aside and returns where it is now. Nothing is deleted.
+    pub(super) fn move_aside(folder: &Path) -> Result<PathBuf, StoreError> {
+        let file = folder.join(STATE_FILE);
+        let names = (2..=MAX_DAMAGED).map(|n| folder.join(format!("{DAMAGED_FILE}-{n}")));
+        let mut names = std::iter::once(folder.join(DAMAGED_FILE)).chain(names);
+        let free = names.find(|name| !name.exists());
+        let free = free.ok_or_else(|| io::Error::other("too many damaged state files"));
+        free.and_then(|free| std::fs::rename(&file, &free).map(|()| free)).map_err(|error| {
+            StoreError::Open { folder: folder.to_owned(), source: Box::new(error.into()) }
+        })
+    }
+
     pub(super) fn open(folder: &Path) -> Result<Self, StoreError> {
+        let file = folder.join(STATE_FILE);
+        let opened = catch(|| Self::open_file(folder, &file));
+        let error = match opened {
+            Ok(Ok(database)) => {
+                let disk = Self { file, database: Some(database), is_damaged: false.into() };
+                // So that later readers find every table there.
+                return disk.write(take_over_old_shares).map(|()| disk).map_err(
+                    |error| match error {
+                        StoreError::Database(source) => {
+                            StoreError::Open { folder: folder.to_owned(), source }
+                        }
+                        other => other,
+                    },
+                );
+            }
+            Err(Panicked) => return Err(StoreError::Damaged { file, source: None }),
+            Ok(Err(error)) => error,
+        };
+        match error {
+            DatabaseError::DatabaseAlreadyOpen => Err(StoreError::InUse(folder.to_owned())),
+            error => {
+                let source = Box::new(redb::Error::from(error));
+                match is_damage(&source) {
+                    true => Err(StoreError::Damaged { file, source: Some(source) }),
+                    false => Err(StoreError::Open { folder: folder.to_owned(), source }),
+                }
+            }
+        }
+    }
+
+    fn open_file(folder: &Path, file: &Path) -> Result<Database, DatabaseError> {
+        private::create_folder(folder)?;
+        private::tighten(folder)?;
+        let file = private::open_or_create(file)?;
+        let is_new = file.metadata()?.len() == 0;
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE);
-        let opened = create_private_folder(folder)
-            .map_err(DatabaseError::from)
-            .and_then(|()| builder.create(folder.join(STATE_FILE)));
-        let in_folder = |error: redb::Error| StoreError::Open {
-            folder: folder.to_owned(),
-            source: Box::new(error),
-        };
-        let database = opened.map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(folder.to_owned()),
-            error => in_folder(error.into()),
-        })?;
-        let disk = Self { database };
-        // So that later readers find every table there.
-        disk.write(take_over_old_shares).map_err(|error| match error {
-            StoreError::Database(source) => in_folder(*source),
-            other => other,
-        })?;
-        Ok(disk)
+        let mut database = builder.create_file(file)?;
+        // redb does not compare checksums when it reads: without this, damage would show as a panic
+        // or as wrong rows much later.
+        if !is_new {
+            database.check_integrity()?;
+        }
+        Ok(database)
     }
 
     pub(super) fn peers(&self) -> Result<Vec<(NodeId, KnownPeer)>, StoreError> {
@@ -255,18 +336,15 @@ impl Disk {
         &self,
         work: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        let transaction = self.database.begin_read().map_err(redb::Error::from);
-        transaction
-            .and_then(|transaction| work(&transaction))
-            .map_err(|error| StoreError::Database(Box::new(error)))
+        self.guard(|database| work(&database.begin_read()?))
     }
 
     pub(super) fn write<T>(
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        let run = || {
-            let transaction = self.database.begin_write()?;
+        self.guard(|database| {
+            let transaction = database.begin_write()?;
             transaction.open_table(PEERS)?;
             transaction.open_table(SHARES)?;
             transaction.open_table(FILES)?;
@@ -277,8 +355,26 @@ impl Disk {
             let result = work(&transaction)?;
             transaction.commit()?;
             Ok(result)
-        };
-        run().map_err(|error| StoreError::Database(Box::new(error)))
+        })
+    }
+
+    /// Runs a transaction, unless an earlier one has shown that the file is damaged.
+    fn guard<T>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let damaged = |source| StoreError::Damaged { file: self.file.clone(), source };
+        let database = self.database.as_ref().filter(|_| !self.is_damaged.load(Ordering::Acquire));
+        let database = database.ok_or_else(|| damaged(None))?;
+        match catch(|| work(database)) {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(error)) if is_damage(&error) => Err(damaged(Some(Box::new(error)))),
+            Ok(Err(error)) => Err(StoreError::Database(Box::new(error))),
+            Err(Panicked) => {
+                self.is_damaged.store(true, Ordering::Release);
+                Err(damaged(None))
+            }
+        }
     }
 }
 

@@ -143,7 +143,7 @@ fn what_is_not_a_database_is_left_alone() {
     let file = folder.path().join(STATE_FILE);
     std::fs::write(&file, b"something else entirely").unwrap();
     let error = Store::open(Some(folder.path())).unwrap_err();
-    assert!(matches!(error, StoreError::Open { .. }), "{error}");
+    assert!(is_damaged(&error), "{error}");
     assert_eq!(std::fs::read(&file).unwrap(), b"something else entirely");
     let under_a_file = Store::open(Some(&file)).unwrap_err();
     assert!(matches!(under_a_file, StoreError::Open { .. }));
@@ -208,4 +208,117 @@ fn what_an_older_version_shared_is_shared_with_everyone() {
         assert_eq!((path.as_path(), shared.hash), (Path::new("/a/old"), Hash::of(b"old")));
         assert_eq!((shares.len(), access), (1, &Access::Open));
     }
+}
+
+/// A folder with a state file as a node leaves it after a while, and the file's bytes.
+fn used() -> (tempfile::TempDir, Vec<u8>) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(Some(folder.path())).unwrap();
+    fill(&store);
+    store.save_owner("net", id(9)).unwrap();
+    store.save_download(&Hash::of(b"d"), &[7; 300]).unwrap();
+    for n in 0..40 {
+        store.save_peers(&[(id(n), peer("somebody"))]).unwrap();
+        let row = [n; 80];
+        store.change_broadcasts(&[(&row, &[n; 1000])], &[]).unwrap();
+    }
+    drop(store);
+    let bytes = std::fs::read(folder.path().join(STATE_FILE)).unwrap();
+    (folder, bytes)
+}
+
+/// Reads and writes everything that a store has; the first error, if there is one.
+fn use_all(folder: &Path) -> Result<(), StoreError> {
+    let store = Store::open(Some(folder))?;
+    store.peers()?;
+    store.peer(&id(1))?;
+    store.shares()?;
+    store.files(["/a/b", "/a/c"].map(Path::new))?;
+    store.piece_list(&known(1).hash)?;
+    store.broadcasts()?;
+    store.downloads()?;
+    store.owner("net")?;
+    store.save_peers(&[(id(77), peer("new"))])?;
+    store.change_broadcasts(&[(&[200; 80], &[1; 500])], &[vec![3; 80]])?;
+    store.prune(|_| false, |_| false)
+}
+
+fn is_damaged(error: &StoreError) -> bool {
+    matches!(error, StoreError::Damaged { .. })
+}
+
+#[test]
+fn a_damaged_file_works_or_is_named_and_never_panics() {
+    let (folder, good) = used();
+    let file = folder.path().join(STATE_FILE);
+    let mut chance = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut draw = |below: usize| {
+        chance ^= chance << 13;
+        chance ^= chance >> 7;
+        chance ^= chance << 17;
+        usize::try_from(chance % below as u64).unwrap()
+    };
+    let mut named = 0;
+    for round in 0..150 {
+        let mut bytes = good.clone();
+        match round % 3 {
+            0 => bytes.truncate(draw(good.len())),
+            1 => (0..8).for_each(|_| bytes[draw(good.len())] ^= 1 << draw(8)),
+            // Most of the file is empty: where the rows are, every bit counts.
+            _ => (0..8).for_each(|_| {
+                let used = bytes.iter().enumerate().filter(|(_, byte)| **byte != 0);
+                let used: Vec<_> = used.map(|(at, _)| at).collect();
+                bytes[used[draw(used.len())]] ^= 1 << draw(8);
+            }),
+        }
+        std::fs::write(&file, &bytes).unwrap();
+        if let Err(error) = use_all(folder.path()) {
+            assert!(is_damaged(&error), "round {round}: {error:?}");
+            assert!(error.to_string().contains(STATE_FILE), "{error}");
+            named += 1;
+        }
+    }
+    assert!(named > 20, "hardly any damage was found: {named}");
+}
+
+#[test]
+fn a_damaged_file_is_moved_aside_on_request_and_never_deleted() {
+    let (folder, _) = used();
+    let file = folder.path().join(STATE_FILE);
+    for aside in ["state.redb.damaged", "state.redb.damaged-2"] {
+        std::fs::write(&file, aside).unwrap();
+        assert!(is_damaged(&Store::open(Some(folder.path())).unwrap_err()));
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), aside, "nothing is changed unasked");
+        let store = Store::open_or_repair(Some(folder.path())).unwrap();
+        assert!(store.peers().unwrap().is_empty());
+        fill(&store);
+        drop(store);
+        assert_eq!(std::fs::read_to_string(folder.path().join(aside)).unwrap(), aside);
+    }
+    // One that is not damaged stays, and so does one that another node uses.
+    let store = Store::open_or_repair(Some(folder.path())).unwrap();
+    check(&store);
+    let second = Store::open_or_repair(Some(folder.path())).unwrap_err();
+    assert!(matches!(second, StoreError::InUse(_)));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
+}
+
+#[cfg(unix)]
+#[test]
+fn the_state_file_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let set = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let file = folder.path().join(STATE_FILE);
+    set(folder.path(), 0o755);
+    drop(Store::open(Some(folder.path())).unwrap());
+    assert_eq!((mode(folder.path()), mode(&file)), (0o700, 0o600));
+    // As an earlier version left it.
+    set(folder.path(), 0o755);
+    set(&file, 0o644);
+    drop(Store::open(Some(folder.path())).unwrap());
+    assert_eq!((mode(folder.path()), mode(&file)), (0o700, 0o600));
 }

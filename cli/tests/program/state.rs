@@ -1,0 +1,75 @@
+//! The state folder: who may read it, and what happens if the file in it is damaged.
+
+use std::fs;
+
+use crate::harness::{Program, peerkit, run};
+
+#[test]
+fn a_damaged_state_file_is_named_and_moved_aside_on_request() {
+    let home = tempfile::tempdir().unwrap();
+    let node = Program::start(home.path(), "ann", &[]);
+    let id = node.id.clone();
+    node.exit();
+    let file = home.path().join("ann/state.redb");
+    let mut bytes = fs::read(&file).unwrap();
+    let len = bytes.len();
+    bytes[64..len].fill(0xa5);
+    fs::write(&file, &bytes).unwrap();
+
+    let mut command = peerkit(home.path());
+    command.args(["run", "--listen", "127.0.0.1:0", "--state"]).arg(home.path().join("ann"));
+    let output = run(command, "exit\n");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    for part in ["state.redb is damaged", "--repair", "identity is not in that file"] {
+        assert!(told.contains(part), "no `{part}` in: {told}");
+    }
+    assert!(!told.contains("panicked"), "{told}");
+    assert_eq!(fs::read(&file).unwrap().len(), len, "it was changed unasked");
+
+    let mut command = peerkit(home.path());
+    command.args(["run", "--json", "--repair", "--listen", "127.0.0.1:0", "--state"]);
+    let output = run(
+        {
+            command.arg(home.path().join("ann"));
+            command
+        },
+        "exit\n",
+    );
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    assert!(told.contains("it is now") && told.contains("state.redb.damaged"), "{told}");
+    assert!(String::from_utf8(output.stdout).unwrap().contains(&id), "the identity is kept");
+    assert!(home.path().join("ann/state.redb.damaged").exists());
+    // With nothing to repair the option changes nothing.
+    Program::start(home.path(), "ann", &["--repair"]).exit();
+    assert!(!home.path().join("ann/state.redb.damaged-2").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn all_that_is_in_the_state_folder_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let home = tempfile::tempdir().unwrap();
+    let state = home.path().join("ann");
+    fs::create_dir(&state).unwrap();
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).unwrap();
+    Program::start(home.path(), "ann", &[]).exit();
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let check = || {
+        assert_eq!(mode(&state), 0o700);
+        for entry in fs::read_dir(&state).unwrap() {
+            let path = entry.unwrap().path();
+            assert_eq!(mode(&path), 0o600, "{}", path.display());
+        }
+    };
+    check();
+    // As an earlier version left them.
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(state.join("state.redb"), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(state.join("history"), "#V2\nmsg hello\n").unwrap();
+    fs::set_permissions(state.join("history"), fs::Permissions::from_mode(0o644)).unwrap();
+    Program::start(home.path(), "ann", &[]).exit();
+    check();
+}

@@ -1,0 +1,147 @@
+//! Files and folders that only their owner may read: 0600 and 0700 on Unix.
+//!
+//! Each is made so from the start, whatever the process's umask is: a file that is made open and
+//! closed afterwards can be opened in between. On Windows the folder's access list decides.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::Path;
+
+/// Starts of the names of everything that a node or the program puts into a state folder, but for
+/// the key: a key that others could read is refused, not quietly closed.
+const OURS: [&str; 6] = ["state.redb", "history", "api.json", "bootstrap", "peers.json", ".key-"];
+
+/// The key's name.
+const KEY: &str = "key";
+
+/// Makes `folder` and those above it, for the owner alone. Does not change one that exists.
+pub(crate) fn create_folder(folder: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)
+}
+
+/// Opens the file at `path` to read and write, and makes it, for the owner alone, if it is missing.
+pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    private(&mut options).open(path)
+}
+
+/// Has a file that is created with `options` belong to the owner alone.
+pub(crate) fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options
+}
+
+/// Takes the access of others away from what a node keeps in a state folder.
+///
+/// The folder itself is closed only if nothing else is in it: `--state .` must not lock others out
+/// of a folder that holds more than a node's state. The files are closed either way. What belongs to
+/// another user can't be changed and is left.
+pub(crate) fn tighten(folder: &Path) -> io::Result<()> {
+    let mut is_ours_alone = true;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if OURS.iter().any(|ours| name.starts_with(ours)) && entry.file_type()?.is_file() {
+            close(&entry.path());
+        } else if name != KEY && !entry.path().join("state.redb").exists() {
+            is_ours_alone = false;
+        }
+    }
+    if is_ours_alone {
+        close(folder);
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn close(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let closed = fs::symlink_metadata(path).and_then(|metadata| {
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & 0o077 == 0 {
+            return Ok(());
+        }
+        tracing::info!(path = %path.display(), "others could use this: from now on they can't");
+        fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700))
+    });
+    if let Err(error) = closed {
+        tracing::warn!(path = %path.display(), %error, "others may be able to read this file");
+    }
+}
+
+#[cfg(not(unix))]
+fn close(_: &Path) {}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    fn make(path: &Path, mode: u32) {
+        fs::write(path, b"x").unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn what_is_made_is_closed_from_the_start_and_what_exists_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b/file");
+        create_folder(path.parent().unwrap()).unwrap();
+        open_or_create(&path).unwrap();
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        assert_eq!(mode(&folder.path().join("a")), 0o700);
+        make(&path, 0o640);
+        open_or_create(&path).unwrap();
+        assert_eq!(mode(&path), 0o640);
+        assert_eq!(fs::read(&path).unwrap(), b"x");
+    }
+
+    #[test]
+    fn a_loose_state_folder_is_tightened() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let files = ["state.redb", "state.redb.damaged-2", "history", "api.json", ".key-ab.new"];
+        for name in files {
+            make(&at(name), 0o644);
+        }
+        make(&at("key"), 0o644);
+        fs::create_dir(at("share")).unwrap();
+        make(&at("share/state.redb"), 0o644);
+        tighten(folder.path()).unwrap();
+        for name in files {
+            assert_eq!(mode(&at(name)), 0o600, "{name}");
+        }
+        assert_eq!(mode(&at("key")), 0o644, "refused later, and not closed quietly");
+        assert_eq!(mode(folder.path()), 0o700);
+    }
+
+    #[test]
+    fn a_folder_that_holds_more_than_the_state_stays_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        make(&at("state.redb"), 0o666);
+        make(&at("thesis.txt"), 0o644);
+        make(&at("elsewhere"), 0o644);
+        std::os::unix::fs::symlink(at("elsewhere"), at("history")).unwrap();
+        tighten(folder.path()).unwrap();
+        assert_eq!(mode(&at("state.redb")), 0o600);
+        assert_eq!(mode(&at("thesis.txt")), 0o644);
+        assert_eq!(mode(&at("elsewhere")), 0o644, "links are not followed");
+        assert_eq!(mode(folder.path()), 0o755);
+    }
+}
