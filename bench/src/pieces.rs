@@ -193,6 +193,7 @@ fn open_link() -> Link {
         addresses: vec![],
         proof: None,
         owner: None,
+        time: None,
     };
     let mut theirs = Vec::new();
     Frame::Hello(hello.clone()).encode(&mut theirs);

@@ -266,6 +266,11 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
         Event::NodeHandlerPanicked { event, panic } => {
             format!("{wrong} a handler panicked at {event}: {}", plain(panic))
         }
+        Event::NodeClockSkew { peer, seconds } => format!(
+            "{wrong} the clock of {} is {}: one of the two is wrong. Set it right, or broadcasts get lost",
+            who(peer),
+            status::ahead(*seconds)
+        ),
         _ => return None,
     })
 }

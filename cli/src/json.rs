@@ -85,6 +85,7 @@ enum Data {
     Dropped { hash: Hash, id: NodeId, why: String },
     Lagged { missed: u64 },
     Panicked { event: &'static str, panic: String },
+    ClockSkew { seconds: i64 },
 }
 
 impl Data {
@@ -138,6 +139,7 @@ impl Data {
             Event::NodeHandlerPanicked { event, panic } => {
                 Self::Panicked { event, panic: panic.clone() }
             }
+            Event::NodeClockSkew { seconds, .. } => Self::ClockSkew { seconds: *seconds },
             _ => return None,
         })
     }

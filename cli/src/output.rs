@@ -123,6 +123,7 @@ impl Output {
                 | Event::NodeShutdownRefused { .. }
                 | Event::NodeBroadcastsMissed { .. }
                 | Event::NodeHandlerPanicked { .. }
+                | Event::NodeClockSkew { .. }
         );
         let paint = if failure { self.errors } else { self.paint };
         if let Some(text) = human::event(paint, node, event) {

@@ -170,6 +170,7 @@ pub(crate) fn greeting() -> Hello {
         addresses: vec![Address::from_socket(([192, 0, 2, 1], 7117).into())],
         proof: None,
         owner: None,
+        time: None,
     }
 }
 

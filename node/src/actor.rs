@@ -173,10 +173,10 @@ impl Actor {
 
     fn on_order(&mut self, order: Order) {
         match order {
-            Order::Greet { id, reply } => {
+            Order::Greet { id, purpose, reply } => {
                 let allowed = match self.stopping {
                     true => Err(Reason::Stopping),
-                    false => self.overlay.greet(id),
+                    false => self.overlay.greet(self.inner.now(), id, purpose),
                 };
                 let _ = reply.send(allowed);
             }
@@ -222,6 +222,8 @@ impl Actor {
                     views: self.overlay.views(),
                     broadcasts: self.overlay.broadcast_counters(),
                     queries: self.overlay.queries(),
+                    stray_answers: self.overlay.stray_answers(),
+                    clock: self.overlay.clock_status(),
                 });
             }
             Order::Disconnect { id, reply } => {
@@ -336,7 +338,7 @@ impl Actor {
         let id = conn.peer.id();
         let admission = match self.stopping {
             true => Admission::Refuse(Reason::Stopping),
-            false => self.overlay.admit(&conn.candidate),
+            false => self.overlay.admit(self.inner.now(), &conn.candidate),
         };
         match admission {
             Admission::Accept => self.link_up(conn, reply),
@@ -368,7 +370,11 @@ impl Actor {
             return;
         }
         known::remember(&self.inner, &peer, address);
+        let id = peer.id();
         self.input(Input::LinkUp { peer, candidate });
+        if let Some(unix) = conn.time {
+            self.input(Input::Time { id, unix });
+        }
     }
 
     /// The link has ended; its successor comes up once the application has heard of that.

@@ -36,6 +36,8 @@ pub(crate) struct Conn {
     pub(crate) dialable: Option<Address>,
     /// Who owns the network, as the peer says.
     pub(crate) owner: Option<NodeId>,
+    /// What the peer's clock showed in its Hello, in milliseconds since 1970.
+    pub(crate) time: Option<u64>,
     pub(crate) outbox: Outbox,
     pub(crate) meter: Meter,
     pub(crate) info: Mutex<BTreeMap<String, serde_json::Value>>,
@@ -91,7 +93,7 @@ impl Conn {
         peer: Peer,
         candidate: Candidate,
         dialable: Option<Address>,
-        owner: Option<NodeId>,
+        (owner, time): (Option<NodeId>, Option<u64>),
         config: &Config,
     ) -> Self {
         Self {
@@ -100,6 +102,7 @@ impl Conn {
             candidate,
             dialable,
             owner,
+            time,
             outbox: Outbox::new(config),
             meter: Meter::default(),
             info: Mutex::default(),

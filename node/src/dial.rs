@@ -11,6 +11,7 @@ use peerkit_proto::frame::Frame;
 use peerkit_proto::hello::Hello;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::link::{Greeting, Link, Output, Side};
+use peerkit_proto::overlay::DialPurpose;
 use peerkit_proto::overlay::admission::Candidate;
 use peerkit_proto::record::MAX_RECORD_ADDRESSES;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -112,7 +113,7 @@ pub(crate) async fn link(
     reply: oneshot::Sender<Result<Peer, Error>>,
 ) -> Made {
     let address = addresses.first()?.clone();
-    match establish(&inner, &addresses).await {
+    match establish(&inner, &addresses, wanted.purpose()).await {
         Ok(Dialled::New(established)) => {
             let peer = established.conn.peer.clone();
             let _ = inner.orders.send(Order::Dialled { address, id: peer.id(), wanted }).await;
@@ -149,7 +150,7 @@ pub(crate) async fn errand(
     address: Address,
     reply: oneshot::Sender<Result<Peer, Error>>,
 ) -> Made {
-    let dialled = establish(&inner, &[address]).await;
+    let dialled = establish(&inner, &[address], DialPurpose::Message).await;
     let (dialled, made) = match dialled {
         Ok(Dialled::New(established)) => {
             inner.watch_errand(established.conn.clone());
@@ -169,14 +170,18 @@ enum Dialled {
     Linked(Peer),
 }
 
-async fn establish(inner: &Arc<Inner>, addresses: &[Address]) -> Result<Dialled, Error> {
+async fn establish(
+    inner: &Arc<Inner>,
+    addresses: &[Address],
+    purpose: DialPurpose,
+) -> Result<Dialled, Error> {
     let (address, secured) = connect_first(inner, addresses, Purpose::Link).await?;
     let Secured { mut channel, remote, local } = secured;
     let session = channel.session();
     let refused = |reason| Error::Refused { address: address.clone(), reason };
     loop {
         let (reply, allowed) = oneshot::channel();
-        let _ = inner.orders.send(Order::Greet { id: session.id, reply }).await;
+        let _ = inner.orders.send(Order::Greet { id: session.id, purpose, reply }).await;
         match allowed.await {
             Ok(Ok(())) => break,
             Ok(Err(Reason::Duplicate)) => {
@@ -344,7 +349,8 @@ pub(crate) async fn admit(inner: &Inner, entry: Entry) -> Result<Arc<Conn>, Reas
     let candidate =
         Candidate { id: session.id, direction, incarnation: hello.incarnation, ip: remote.ip() };
     let serial = inner.next_serial();
-    let conn = Arc::new(Conn::new(serial, peer, candidate, address, hello.owner, &inner.config));
+    let said = (hello.owner, hello.time);
+    let conn = Arc::new(Conn::new(serial, peer, candidate, address, said, &inner.config));
     let (reply, admitted) = oneshot::channel();
     let _ = inner.orders.send(Order::Admit { conn: conn.clone(), reply }).await;
     match admitted.await {

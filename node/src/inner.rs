@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::addresses::LocalIps;
+use crate::clock::unix_millis;
 use crate::compress::{self, CompressError};
 use crate::conn::Conn;
 use crate::counters::Meter;
@@ -312,6 +313,7 @@ impl Inner {
             addresses: self.addresses(local),
             proof: self.prove(binding, self.id),
             owner: self.owner(),
+            time: Some(unix_millis()),
         }
     }
 

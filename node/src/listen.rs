@@ -21,7 +21,7 @@ use crate::conn::{self, Established};
 use crate::dial::{self, Entry, Made};
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::tls::{Channel, Purpose};
+use crate::tls::{self, Channel, Purpose};
 
 /// The wait after the system had no descriptor for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -249,7 +249,15 @@ enum Entered {
 async fn enter(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Entered, String> {
     let local = tcp.local_addr().map_err(|error| error.to_string())?;
     let _ = tcp.set_nodelay(true);
-    let mut channel = inner.tls.accept(tcp).await.map_err(|error| error.to_string())?;
+    let mut channel = match inner.tls.accept(tcp).await {
+        Ok(channel) => channel,
+        // A dialler that expected another node here, and goes away without showing its own key.
+        Err(error) if tls::is_refusal(&error) => {
+            tracing::debug!(%error, "a dialler expected another node");
+            return Ok(Entered::Nothing);
+        }
+        Err(error) => return Err(error.to_string()),
+    };
     let session = channel.session();
     if session.purpose == Purpose::Stream {
         let opened = inner.accept_stream(channel).await?;

@@ -10,9 +10,9 @@ use peerkit_proto::frame::membership::{Outcome, Probe};
 use peerkit_proto::frame::query::{Answer, QueryId, What};
 use peerkit_proto::id::{Hash, Key, NodeId};
 use peerkit_proto::message::Message;
-use peerkit_proto::overlay::Command;
 use peerkit_proto::overlay::broadcast::{self, BroadcastError};
 use peerkit_proto::overlay::membership::Views;
+use peerkit_proto::overlay::{ClockStatus, Command, DialPurpose};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::conn::Conn;
@@ -30,7 +30,7 @@ pub(crate) const ANSWERS: usize = 65_536;
 /// What the actor is told to do.
 pub(crate) enum Order {
     /// A dial has reached a node: may it say Hello?
-    Greet { id: NodeId, reply: oneshot::Sender<Result<(), Reason>> },
+    Greet { id: NodeId, purpose: DialPurpose, reply: oneshot::Sender<Result<(), Reason>> },
     /// That dial has come to nothing.
     Greeted(NodeId),
     /// A connection has said Hello: may it be a link?
@@ -103,6 +103,16 @@ pub(crate) enum Wanted {
     Quietly,
 }
 
+impl Wanted {
+    /// What the overlay is to know of the dial.
+    pub(crate) fn purpose(self) -> DialPurpose {
+        match self {
+            Self::ByHand | Self::ToJoin => DialPurpose::Application,
+            Self::Quietly => DialPurpose::Overlay,
+        }
+    }
+}
+
 /// How the overlay is, at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Standing {
@@ -110,6 +120,9 @@ pub(crate) struct Standing {
     pub(crate) broadcasts: broadcast::Counters,
     /// Queries that it remembers.
     pub(crate) queries: usize,
+    /// Answers that came to queries which this node had not sent.
+    pub(crate) stray_answers: u64,
+    pub(crate) clock: ClockStatus,
 }
 
 /// Where the answers to a query go, and whether all have come.

@@ -79,7 +79,8 @@ fn close(path: &Path) {
 #[cfg(not(unix))]
 fn close(_: &Path) {}
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 

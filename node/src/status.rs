@@ -43,6 +43,14 @@ pub struct Status {
     pub broadcasts: BroadcastCounters,
     /// Queries of the last minute that it remembers.
     pub queries: usize,
+    /// Answers that came to queries which this node had not sent. A peer that keeps sending them is
+    /// disconnected.
+    pub stray_answers: u64,
+    /// Links whose other end has a clock far from this node's.
+    pub clocks_apart: usize,
+    /// How many seconds the clock that is farthest from this node's is ahead; negative if behind, 0 if
+    /// none is far off.
+    pub clock_skew_seconds: i64,
     /// Files and folders that it shares.
     pub shares: usize,
     /// What it has sent and received of files.
@@ -101,7 +109,7 @@ pub struct PeerStatus {
 
 impl Inner {
     pub(crate) fn status(&self, standing: Standing) -> Status {
-        let Standing { views, broadcasts, queries } = standing;
+        let Standing { views, broadcasts, queries, stray_answers, clock } = standing;
         let conns = self.all_conns();
         let side = |direction| conns.iter().filter(|c| c.peer.direction() == direction).count();
         Status {
@@ -119,6 +127,9 @@ impl Inner {
             passive: views.passive.len(),
             broadcasts: broadcasts.into(),
             queries,
+            stray_answers,
+            clocks_apart: clock.apart,
+            clock_skew_seconds: clock.farthest / 1000,
             shares: self.shares.list().len(),
             files: self.rates.counters(),
             counters: self.meter.read(),

@@ -20,8 +20,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{
-    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, DistinguishedName,
-    OtherError, ServerConfig, ServerConnection, SignatureScheme,
+    AlertDescription, ClientConfig, ClientConnection, Connection, DigitallySignedStruct,
+    DistinguishedName, OtherError, ServerConfig, ServerConnection, SignatureScheme,
 };
 use tokio::net::TcpStream;
 
@@ -138,6 +138,12 @@ pub(crate) enum DialError {
     /// The connection or TLS failed.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+/// Returns whether `error` says that the other side did not accept this node in the handshake.
+pub(crate) fn is_refusal(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::AlertReceived(AlertDescription::HandshakeFailure)))
 }
 
 /// Another node answered than the one that was dialled.

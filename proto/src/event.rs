@@ -159,6 +159,14 @@ pub enum Event {
         /// What the panic said.
         panic: String,
     },
+    /// The clocks of this node and of a peer are far apart. Broadcasts of one that is too far ahead or
+    /// behind are dropped by the other. Told once for each link, and again if the difference changes.
+    NodeClockSkew {
+        /// The peer.
+        peer: Peer,
+        /// How far its clock is ahead of this node's; negative if it is behind.
+        seconds: i64,
+    },
 }
 
 impl Event {
@@ -188,6 +196,7 @@ impl Event {
             Self::InboundNodeConnectionError { .. } => "inbound_node_connection_error",
             Self::NodeLagged { .. } => "node_lagged",
             Self::NodeHandlerPanicked { .. } => "node_handler_panicked",
+            Self::NodeClockSkew { .. } => "node_clock_skew",
         }
     }
 
@@ -203,7 +212,8 @@ impl Event {
             | Self::NodeDisconnectWithInboundNode { peer }
             | Self::NodeMessage { peer, .. }
             | Self::NodeMessageFailed { peer, .. }
-            | Self::NodeShutdownRefused { peer, .. } => Some(peer),
+            | Self::NodeShutdownRefused { peer, .. }
+            | Self::NodeClockSkew { peer, .. } => Some(peer),
             _ => None,
         }
     }
@@ -380,6 +390,9 @@ pub enum Reason {
     /// The node has left the network, and goes on alone.
     #[error("the node has left the network")]
     Left,
+    /// The other side's application has disconnected this node, and keeps it away for a while.
+    #[error("it was disconnected by hand, and is kept away for some minutes")]
+    KeptAway,
     /// The other side broke the protocol.
     #[error("broke the protocol: {0}")]
     Fault(String),

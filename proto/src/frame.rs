@@ -120,6 +120,9 @@ pub enum Frame {
     },
     /// The network's owner orders all nodes to stop.
     Order(Order),
+    /// What the sender's clock shows, in milliseconds since 1970: it has refused a broadcast for its
+    /// time.
+    Clock(u64),
     /// A frame of a kind that this version does not know.
     Unknown(u8),
 }
@@ -169,6 +172,7 @@ const SHUFFLE: u8 = 0x54;
 const SHUFFLE_REPLY: u8 = 0x55;
 const BEACON: u8 = 0x56;
 const ORDER: u8 = 0x60;
+const CLOCK: u8 = 0x61;
 
 /// Bytes of a message's frame before its content: the header and the head byte.
 pub const MESSAGE_HEAD: usize = HEADER + 1;
@@ -307,6 +311,7 @@ impl Frame {
                 out.put_u8(ORDER);
                 order.encode(out);
             }
+            Self::Clock(unix) => put_number(out, CLOCK, *unix),
             Self::Unknown(kind) => out.put_u8(*kind),
         }
         let len = u32::try_from(out.len() - start - 4).unwrap_or(u32::MAX);
@@ -355,6 +360,7 @@ impl Frame {
             BEACON => Self::Beacon(Beacon::decode(&mut reader)?),
             CALL_BACK => Self::CallBack { token: reader.array("call-back token")? },
             ORDER => Self::Order(Order::decode(&mut reader)?),
+            CLOCK => Self::Clock(reader.u64("clock")?),
             unknown => return Ok(Self::Unknown(unknown)),
         };
         reader.finish()?;
@@ -520,7 +526,7 @@ fn read_outcome(reader: &mut Reader) -> Result<Result<Packed, Refusal>, DecodeEr
 }
 
 /// Codes of the reasons that need no text; the position is the code, from 1.
-const REASONS: [Reason; 15] = [
+const REASONS: [Reason; 16] = [
     Reason::Requested,
     Reason::Stopping,
     Reason::Duplicate,
@@ -536,7 +542,9 @@ const REASONS: [Reason; 15] = [
     Reason::Traded,
     Reason::NotNeeded,
     Reason::Left,
+    Reason::KeptAway,
 ];
+const KEPT_AWAY: u16 = 16;
 const FAULT: u16 = 100;
 const LOST: u16 = 101;
 const SILENT: u16 = 102;
@@ -547,6 +555,8 @@ fn put_reason(out: &mut Vec<u8>, reason: &Reason) {
         Reason::Lost(text) => (LOST, text.as_str()),
         Reason::Silent(_) => (SILENT, ""),
         Reason::Other(code, text) => (*code, text.as_str()),
+        // Versions before this reason show its text.
+        Reason::KeptAway => (KEPT_AWAY, "disconnected by hand"),
         plain => {
             let at = REASONS.iter().position(|known| known == plain).unwrap_or_default();
             (u16::try_from(at).unwrap_or_default() + 1, "")

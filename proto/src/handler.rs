@@ -90,6 +90,8 @@ pub trait Handler: Send {
     fn node_lagged(&mut self, cx: &mut Context<'_>, missed: u64) {}
     /// This handler panicked while it handled `event`. The node and the link go on.
     fn node_handler_panicked(&mut self, cx: &mut Context<'_>, event: &'static str, panic: &str) {}
+    /// The clock of `peer` is `seconds` ahead of this node's: see [`Event::NodeClockSkew`].
+    fn node_clock_skew(&mut self, cx: &mut Context<'_>, peer: &Peer, seconds: i64) {}
 }
 
 impl Event {
@@ -148,6 +150,7 @@ impl Event {
             Self::NodeHandlerPanicked { event, panic } => {
                 handler.node_handler_panicked(cx, event, &panic);
             }
+            Self::NodeClockSkew { peer, seconds } => handler.node_clock_skew(cx, &peer, seconds),
         }
     }
 }
@@ -273,6 +276,10 @@ impl<F: FnMut(&mut Context<'_>, Event) + Send> Handler for Callback<F> {
 
     fn node_handler_panicked(&mut self, cx: &mut Context<'_>, event: &'static str, panic: &str) {
         (self.0)(cx, Event::NodeHandlerPanicked { event, panic: panic.to_owned() });
+    }
+
+    fn node_clock_skew(&mut self, cx: &mut Context<'_>, peer: &Peer, seconds: i64) {
+        (self.0)(cx, Event::NodeClockSkew { peer: peer.clone(), seconds });
     }
 }
 

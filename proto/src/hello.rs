@@ -37,6 +37,9 @@ const MAX_EXTENSION: usize = 1024;
 /// The extension that names the network's owner: an identity.
 const OWNER: u16 = 1;
 
+/// The extension that tells the sender's time: a `u64`, milliseconds since 1970.
+const TIME: u16 = 2;
+
 /// The proof of knowing a network's secret: 32 bytes.
 pub type Proof = [u8; 32];
 
@@ -64,6 +67,8 @@ pub struct Hello {
     pub proof: Option<Proof>,
     /// The identity of the network's owner, where it has one that the sender knows.
     pub owner: Option<NodeId>,
+    /// What the sender's wall clock shows, in milliseconds since 1970. Earlier versions do not tell.
+    pub time: Option<u64>,
 }
 
 impl Hello {
@@ -78,10 +83,14 @@ impl Hello {
         let told = &self.addresses[..self.addresses.len().min(MAX_ADDRESSES)];
         out.put_list(told, put_address);
         put_proof(out, self.proof.as_ref());
-        out.put_u16(u16::from(self.owner.is_some()));
+        out.put_u16(u16::from(self.owner.is_some()) + u16::from(self.time.is_some()));
         if let Some(owner) = &self.owner {
             out.put_u16(OWNER);
             out.put_bytes(owner.as_bytes());
+        }
+        if let Some(time) = self.time {
+            out.put_u16(TIME);
+            out.put_bytes(&time.to_le_bytes());
         }
     }
 
@@ -101,6 +110,7 @@ impl Hello {
             addresses: reader.list(MAX_ADDRESSES, "addresses", address)?,
             proof: proof(&mut reader)?,
             owner: None,
+            time: None,
         };
         reader.list(MAX_EXTENSIONS, "extensions", |reader| {
             let key = reader.u16("extension key")?;
@@ -108,6 +118,10 @@ impl Hello {
             if key == OWNER {
                 let owner = value[..].try_into().map_err(|_| DecodeError::Invalid("owner"))?;
                 hello.owner = Some(NodeId::from_bytes(owner));
+            }
+            if key == TIME {
+                let time = value[..].try_into().map_err(|_| DecodeError::Invalid("time"))?;
+                hello.time = Some(u64::from_le_bytes(time));
             }
             Ok(())
         })?;
@@ -282,6 +296,7 @@ mod tests {
             addresses: vec!["127.0.0.1:7117".parse().unwrap(), "[::1]:7117".parse().unwrap()],
             proof: Some([9; 32]),
             owner: None,
+            time: None,
         }
     }
 
@@ -296,6 +311,10 @@ mod tests {
         assert_eq!(Hello::decode(encoded(&hello())).unwrap(), hello());
         let owned = Hello { owner: Some(Key::from_secret(&[1; 32]).id()), ..hello() };
         assert_eq!(Hello::decode(encoded(&owned)).unwrap(), owned);
+        let timed = Hello { time: Some(1_700_000_000_000), ..hello() };
+        assert_eq!(Hello::decode(encoded(&timed)).unwrap(), timed);
+        let both = Hello { time: Some(u64::MAX), ..owned };
+        assert_eq!(Hello::decode(encoded(&both)).unwrap(), both);
         let open = StreamOpen {
             network: "n".into(),
             proof: None,

@@ -25,7 +25,9 @@ use crate::time::{Instant, earliest};
 use crate::verify::Verifier;
 
 pub mod admission;
+pub mod away;
 pub mod broadcast;
+mod clocks;
 pub mod direct;
 pub mod membership;
 mod order;
@@ -37,13 +39,16 @@ mod tests;
 mod turn;
 
 use admission::{Admission, Admissions, Candidate};
+use away::Away;
 use broadcast::{BroadcastError, Broadcasts};
+pub use clocks::ClockStatus;
+use clocks::Clocks;
 use direct::{DirectError, Directs};
 use membership::{Membership, Views};
 use order::Orders;
 use query::{Queries, Question};
 use redial::Redials;
-pub use seam::{Command, Input, Output};
+pub use seam::{Command, DialPurpose, Input, Output};
 use turn::Clock;
 pub(crate) use turn::Turn;
 
@@ -64,6 +69,8 @@ pub struct Overlay {
     directs: Directs,
     redials: Redials,
     orders: Orders,
+    clocks: Clocks,
+    away: Away,
     outbox: VecDeque<Output>,
 }
 
@@ -106,6 +113,8 @@ impl Overlay {
             directs: Directs::new(&identity, config),
             redials: Redials::new(config),
             orders: Orders::new(&identity, config),
+            clocks: Clocks::new(config),
+            away: Away::default(),
             outbox: VecDeque::new(),
         }
     }
@@ -136,9 +145,14 @@ impl Overlay {
                 membership.link_up(&mut turn, id);
                 broadcasts.link_up(&mut turn, id);
             }
+            Input::Time { id, unix } => self.compare_clocks(now, id, unix),
             Input::LinkDown { id, parting } => {
                 self.admissions.link_down(id);
                 self.links.remove(&id);
+                self.clocks.link_down(id);
+                if parting.by_peer && parting.reason == Reason::Requested {
+                    self.membership.avoid(now, id);
+                }
                 self.queries.link_down(id, &mut self.outbox);
                 self.redials.link_down(now, id, &mut self.rng);
                 let (Parts { directs, .. }, mut turn) = self.turn(now);
@@ -163,7 +177,7 @@ impl Overlay {
                 // Else whoever floods us with queries would have us hang up on others.
                 let Query { id, depth, .. } = query;
                 let done = QueryDone { id, depth, complete: false };
-                self.queries.receive_done(to, done, &mut self.outbox);
+                self.queries.receive_done(now, to, done, &mut self.outbox);
             }
             Input::PassedOver(to, Frame::Broadcast(batch)) => {
                 let (Parts { broadcasts, .. }, mut turn) = self.turn(now);
@@ -211,11 +225,17 @@ impl Overlay {
         earliest(earliest(asked, told), self.directs.poll_timeout())
     }
 
-    /// A dial has reached `id`: may it say Hello?
+    /// A dial has reached `id`: may it say Hello? A dial that the application asked for ends the time
+    /// that the node was to stay away.
     ///
     /// # Errors
-    /// Where the node is this one, or there is a link with it already.
-    pub fn greet(&mut self, id: NodeId) -> Result<(), Reason> {
+    /// If the node is this one, there is a link with it already, or it is kept away.
+    pub fn greet(&mut self, now: Instant, id: NodeId, purpose: DialPurpose) -> Result<(), Reason> {
+        match purpose {
+            DialPurpose::Application => self.come_back(id),
+            DialPurpose::Overlay if self.away.is_kept(now, id) => return Err(Reason::KeptAway),
+            DialPurpose::Overlay | DialPurpose::Message => {}
+        }
         self.admissions.greet(id)
     }
 
@@ -224,10 +244,22 @@ impl Overlay {
         self.admissions.greeted(id);
     }
 
-    /// What is to become of a connection that has said Hello.
+    /// Decides what becomes of a connection that has said Hello. A node that is kept away may not
+    /// dial this one.
     #[must_use]
-    pub fn admit(&self, candidate: &Candidate) -> Admission {
-        self.admissions.admit(candidate)
+    pub fn admit(&self, now: Instant, candidate: &Candidate) -> Admission {
+        match candidate.direction {
+            Direction::Inbound if self.away.is_kept(now, candidate.id) => {
+                Admission::Refuse(Reason::KeptAway)
+            }
+            _ => self.admissions.admit(candidate),
+        }
+    }
+
+    /// The application wants a node again that it had disconnected.
+    fn come_back(&mut self, id: NodeId) {
+        self.away.lift(id);
+        self.membership.lift(id);
     }
 
     /// Signs a broadcast and sends it on its way. Returns its id and how many links there are for
@@ -290,6 +322,24 @@ impl Overlay {
         self.queries.len()
     }
 
+    /// Returns how many answers came to queries that this node had not sent.
+    #[must_use]
+    pub fn stray_answers(&self) -> u64 {
+        self.queries.strays()
+    }
+
+    /// Returns how this node's clock compares to its peers'.
+    #[must_use]
+    pub fn clock_status(&self) -> ClockStatus {
+        self.clocks.status()
+    }
+
+    fn compare_clocks(&mut self, now: Instant, id: NodeId, unix: u64) {
+        let Some(peer) = self.links.get(&id).cloned() else { return };
+        let (Parts { clocks, .. }, mut turn) = self.turn(now);
+        clocks.compare(&mut turn, &peer, unix);
+    }
+
     /// A name for a new query.
     pub fn draw_query_id(&mut self) -> QueryId {
         let mut id = [0; 16];
@@ -323,8 +373,8 @@ impl Overlay {
             rng: &mut self.rng,
             out: &mut self.outbox,
         };
-        let Self { membership, broadcasts, directs, orders, .. } = self;
-        (Parts { membership, broadcasts, directs, orders }, turn)
+        let Self { membership, broadcasts, directs, orders, clocks, .. } = self;
+        (Parts { membership, broadcasts, directs, orders, clocks }, turn)
     }
 
     /// The link by which a message goes on to the node that a query asked for: straight to it, or
@@ -342,8 +392,8 @@ impl Overlay {
                 let neighbours = self.links.keys().copied();
                 self.queries.receive(now, from, query, neighbours, out);
             }
-            Frame::Answer(answer) => self.queries.receive_answer(from, answer, out),
-            Frame::QueryDone(done) => self.queries.receive_done(from, done, out),
+            Frame::Answer(answer) => self.queries.receive_answer(now, from, answer, out),
+            Frame::QueryDone(done) => self.queries.receive_done(now, from, done, out),
             Frame::Forward(forward) => {
                 let next = self.next(forward.label.query, Some(from), forward.label.to);
                 let (Parts { directs, .. }, mut turn) = self.turn(now);
@@ -354,9 +404,14 @@ impl Overlay {
                 directs.receive_forwarded(&mut turn, from, forwarded);
             }
             Frame::Broadcast(batch) => {
-                let (Parts { broadcasts, .. }, mut turn) = self.turn(now);
+                let (Parts { broadcasts, clocks, .. }, mut turn) = self.turn(now);
+                let refused = broadcasts.counters().untimely;
                 broadcasts.receive(&mut turn, from, batch);
+                if broadcasts.counters().untimely > refused {
+                    clocks.refused(&mut turn, from);
+                }
             }
+            Frame::Clock(unix) => self.compare_clocks(now, from, unix),
             Frame::Have(haves) => {
                 let (Parts { broadcasts, .. }, mut turn) = self.turn(now);
                 broadcasts.receive_haves(&mut turn, from, &haves);
@@ -416,6 +471,10 @@ impl Overlay {
             Command::Disconnect(id) => {
                 self.redials.stop_peer(id);
                 self.membership.unpin(id);
+                if self.membership.is_member() {
+                    self.away.keep(now, id);
+                    self.membership.avoid(now, id);
+                }
                 if self.links.contains_key(&id) {
                     self.outbox.push_back(Output::Hangup(id, Reason::Requested));
                 }
@@ -426,6 +485,7 @@ impl Overlay {
                 self.addresses = addresses;
             }
             Command::Join(through) => {
+                self.come_back(through);
                 let (Parts { membership, .. }, mut turn) = self.turn(now);
                 membership.join(&mut turn, through);
             }
@@ -433,7 +493,10 @@ impl Overlay {
                 let (Parts { membership, .. }, mut turn) = self.turn(now);
                 membership.known(&mut turn, nodes);
             }
-            Command::Pin(id) => self.membership.pin(id),
+            Command::Pin(id) => {
+                self.come_back(id);
+                self.membership.pin(id);
+            }
             Command::Leave => {
                 let (Parts { membership, broadcasts, .. }, mut turn) = self.turn(now);
                 broadcasts.flush(&mut turn);
@@ -515,6 +578,7 @@ struct Parts<'a> {
     broadcasts: &'a mut Broadcasts,
     directs: &'a mut Directs,
     orders: &'a mut Orders,
+    clocks: &'a mut Clocks,
 }
 
 /// Neighbours in as many answers as they need; at least one.

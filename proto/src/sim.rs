@@ -48,7 +48,8 @@
 //!   [vanishes](Sim::vanish) or is cut off by a [partition](Sim::partition) says nothing: what is on
 //!   its way waits, and arrives if the line comes back in time; after `dead_after` of silence each
 //!   end gives up by itself. The pings that find that out are not sent as frames.
-//! - **Clocks** are right, and the same everywhere.
+//! - **Clocks** are right, but for those of nodes that [`NodeOptions::clock`] sets otherwise. A node is
+//!   told at the start of a link what the other's shows.
 //!
 //! - **Messages to nodes without a link** are passed on by others along the way of a query, once: no
 //!   link is made for them, and none is tried again.
@@ -490,7 +491,7 @@ impl<H: Handler> Sim<H> {
     }
 
     fn start(&mut self, index: usize) {
-        let unix = self.unix();
+        let unix = self.nodes[index].clock(self.unix());
         let node = &mut self.nodes[index];
         node.run += 1;
         let identity = Identity {

@@ -40,7 +40,15 @@ pub(super) fn text(paint: Paint, status: &Status) -> String {
             all.sent, all.received, all.duplicates, all.missed, all.untimely
         ),
     );
-    line("queries", format!("{} in the last minute", status.queries));
+    let strays = match status.stray_answers {
+        0 => String::new(),
+        strays => format!("; {} to queries that were not sent", count_of_answers(strays)),
+    };
+    line("queries", format!("{} in the last minute{strays}", status.queries));
+    if status.clocks_apart > 0 {
+        let (links, seconds) = (count(status.clocks_apart, "peer"), status.clock_skew_seconds);
+        line("clock", format!("far from that of {links}: one is {}", ahead(seconds)));
+    }
     line("links", format!("{} in, {} out", status.inbound, status.outbound));
     for peer in &status.peers {
         let _ = write!(text, "\n    {}", link(paint, status, peer));
@@ -98,6 +106,17 @@ fn link(paint: Paint, status: &Status, peer: &PeerStatus) -> String {
         let _ = write!(text, "  {} queued", size(queued as u64));
     }
     text
+}
+
+fn count_of_answers(answers: u64) -> String {
+    count(count_of(answers), "answer")
+}
+
+/// How far a clock is from this node's, in words.
+pub(super) fn ahead(seconds: i64) -> String {
+    let by = long(Duration::from_secs(seconds.unsigned_abs()));
+    let way = if seconds < 0 { "behind" } else { "ahead of" };
+    format!("{by} {way} this node's")
 }
 
 /// A time of any length, in the two units that tell most.

@@ -231,7 +231,7 @@ struct NoSecret;
 
 impl rustls::sign::SigningKey for NoSecret {
     fn choose_scheme(&self, _: &[SignatureScheme]) -> Option<Box<dyn rustls::sign::Signer>> {
-        Some(Box::new(NoSecret))
+        Some(Box::new(Self))
     }
 
     fn algorithm(&self) -> rustls::SignatureAlgorithm {
@@ -352,7 +352,7 @@ async fn a_forged_record_ends_the_session_and_the_other_side_is_told() {
     let len = tcp.read(&mut said).await.unwrap();
     session.read_tls(&mut &said[..len]).unwrap();
     let told = session.process_new_packets().unwrap_err();
-    assert_eq!(told, rustls::Error::AlertReceived(rustls::AlertDescription::BadRecordMac));
+    assert_eq!(told, rustls::Error::AlertReceived(AlertDescription::BadRecordMac));
 }
 
 #[tokio::test]

@@ -337,3 +337,96 @@ async fn a_broadcast_over_the_limit_ends_the_link() {
     drop(attacker);
     victim.unharmed().await;
 }
+
+/// A peer that answers what it was not asked is counted, and disconnected if it goes on.
+#[tokio::test]
+async fn answers_to_queries_that_were_not_sent_end_the_link() {
+    let victim = Victim::new().await;
+    let mut attacker = Attacker::link(victim.address()).await;
+    let stray = |n| encoded(&here(query(n, 0, has_file()).id, key().id()));
+    attacker.send_raw(&(0..50).flat_map(stray).collect::<Vec<u8>>()).await;
+    // The answer to the last one comes after all before it were heard.
+    let last = query(1000, 0, has_file());
+    attacker.send(&Frame::Query(last.clone())).await;
+    loop {
+        let Some(frame) = attacker.content().await else { panic!("disconnected too soon") };
+        if matches!(frame, Frame::QueryDone(done) if done.id == last.id) {
+            break;
+        }
+    }
+    assert_eq!(victim.node.status().await.stray_answers, 50);
+    attacker.send_raw(&(50..2000).flat_map(stray).collect::<Vec<u8>>()).await;
+    let fault = attacker.fault().await;
+    assert!(fault.contains("did not send"), "{fault}");
+    victim.parted(attacker.id()).await;
+    drop(attacker);
+    victim.unharmed().await;
+}
+
+fn unix_now() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    u64::try_from(now.as_millis()).unwrap()
+}
+
+async fn skew(victim: &Victim, of: NodeId) -> i64 {
+    let skew = |event: &Event| match event {
+        Event::NodeClockSkew { peer, seconds } if peer.id() == of => Some(*seconds),
+        _ => None,
+    };
+    victim.event("clock skew", skew).await
+}
+
+/// A peer's Hello shows that the clocks are apart; what it says moves nothing else.
+#[tokio::test]
+async fn a_clock_that_is_far_off_is_reported() {
+    let victim = Victim::new().await;
+    for (ahead, seconds) in [(3600_i64, 3595..3660), (-900, -960..-895)] {
+        let change = |hello: &mut peerkit_proto::hello::Hello| {
+            hello.time = Some(unix_now().saturating_add_signed(ahead * 1000));
+        };
+        let attacker = Attacker::link_as(victim.address(), key(), change).await;
+        let found = skew(&victim, attacker.id()).await;
+        assert!(seconds.contains(&found), "{found}");
+        let status = victim.node.status().await;
+        assert_eq!(status.clocks_apart, 1);
+        assert!(seconds.contains(&status.clock_skew_seconds), "{}", status.clock_skew_seconds);
+        let id = attacker.id();
+        drop(attacker);
+        victim.parted(id).await;
+    }
+    for time in [0, u64::MAX] {
+        let attacker = Attacker::link_as(victim.address(), key(), |h| h.time = Some(time)).await;
+        skew(&victim, attacker.id()).await;
+        let id = attacker.id();
+        drop(attacker);
+        victim.parted(id).await;
+    }
+    victim.unharmed().await;
+}
+
+/// A node that refuses a broadcast for its time tells the peer its own time.
+#[tokio::test]
+async fn who_sends_a_broadcast_from_another_time_learns_what_time_it_is() {
+    let victim = Victim::new().await;
+    let mut attacker = Attacker::link(victim.address()).await;
+    for first in 1..4 {
+        let content = Packed::plain(Message::text("from the future"));
+        let item = Item { time: unix_now() + 3_600_000, title: String::new(), content };
+        let batch = Batch::sign(&attacker.key, "peerkit", 5, (first, first), vec![item]);
+        attacker.send(&Frame::Broadcast(batch)).await;
+    }
+    let told = loop {
+        match attacker.content().await {
+            Some(Frame::Clock(told)) => break told,
+            Some(_) => {}
+            None => panic!("disconnected"),
+        }
+    };
+    assert!(told.abs_diff(unix_now()) < 60_000);
+    // What the peer then says of its clock is compared as that in Hello.
+    attacker.send(&Frame::Clock(unix_now() + 3_600_000)).await;
+    assert!(skew(&victim, attacker.id()).await > 3500);
+    assert_eq!(victim.node.status().await.broadcasts.untimely, 3);
+    drop(attacker);
+    victim.unharmed().await;
+}

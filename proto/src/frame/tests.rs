@@ -40,6 +40,7 @@ fn samples() -> Vec<Frame> {
         Frame::Reply { id: 5, outcome: Err(Refusal::Failed("é".into())) },
         Frame::Cancel(5),
         Frame::CallBack { token: [6; 16] },
+        Frame::Clock(1_700_000_000_000),
         Frame::Order(Order::sign(&Key::from_secret(&[5; 32]), "net", 6, [7; 16])),
     ]);
     frames.extend(crate::overlay::query::tests::samples());

@@ -16,6 +16,7 @@ fn hello(name: &str) -> Hello {
         addresses: vec![],
         proof: None,
         owner: None,
+        time: None,
     }
 }
 

@@ -29,6 +29,7 @@ use crate::frame::membership::{
     Probe,
 };
 use crate::id::{Key, NodeId};
+use crate::overlay::away::Away;
 use crate::overlay::{Identity, Output, Turn};
 use crate::record::Record;
 use crate::time::{Instant, earliest};
@@ -139,6 +140,8 @@ pub(super) struct Membership {
     /// Neighbours whose link another is about to take the place of.
     replaced: BTreeMap<NodeId, Instant>,
     named: VecDeque<Record>,
+    /// Nodes that one of the two applications has disconnected: not asked to be neighbours.
+    avoided: Away,
     shuffles: VecDeque<(Instant, u64, Option<NodeId>)>,
     horizon: Horizon,
     budgets: Budgets,
@@ -194,6 +197,7 @@ impl Membership {
             crossed: BTreeMap::new(),
             replaced: BTreeMap::new(),
             named: VecDeque::new(),
+            avoided: Away::default(),
             shuffles: VecDeque::new(),
             horizon: Horizon::new(me, config),
             budgets: Budgets::default(),
@@ -263,6 +267,20 @@ impl Membership {
 
     pub(super) fn unpin(&mut self, id: NodeId) {
         self.pinned.remove(&id);
+    }
+
+    pub(super) fn is_member(&self) -> bool {
+        self.member
+    }
+
+    /// Does not look for a node for a while, nor takes it as a neighbour.
+    pub(super) fn avoid(&mut self, now: Instant, id: NodeId) {
+        self.avoided.keep(now, id);
+    }
+
+    /// Ends that.
+    pub(super) fn lift(&mut self, id: NodeId) {
+        self.avoided.lift(id);
     }
 
     pub(super) fn known(&mut self, turn: &mut Turn<'_>, nodes: Vec<(NodeId, Vec<Address>)>) {
@@ -367,6 +385,11 @@ impl Membership {
             return;
         }
         self.start(turn);
+        if self.avoided.is_kept(turn.now, from) && !self.pinned.contains(&from) {
+            // Whichever side disconnected the other, the link that is there is for something else.
+            self.reply(turn, from, Outcome::Full, Vec::new());
+            return;
+        }
         let kept = self.kept.remove(&from).is_some_and(|until| until > turn.now);
         let known = self.active.contains_key(&from);
         if !known && need == Need::Low && !kept && !self.has_room(turn.now) {
@@ -446,7 +469,7 @@ impl Membership {
                 let join = ForwardJoin { steps: steps - 1, record };
                 turn.send(onward, Frame::ForwardJoin(join));
             }
-            _ if self.is_candidate(id) && self.is_true(turn, &record) => {
+            _ if self.is_candidate(turn.now, id) && self.is_true(turn, &record) => {
                 let addresses = record.addresses.into_iter().map(|at| at.with_id(id)).collect();
                 self.approach(turn, id, addresses, Need::Low, true);
             }
@@ -481,7 +504,10 @@ impl Membership {
         probe: Probe,
     ) -> Probe {
         let room = self.member && self.open && self.has_room(turn.now);
-        let neighbour = probe.neighbour && room && probe.record.node == from;
+        let neighbour = probe.neighbour
+            && room
+            && probe.record.node == from
+            && !self.avoided.is_kept(turn.now, from);
         if neighbour {
             self.kept.insert(from, turn.now + PATIENCE);
         }
@@ -524,7 +550,7 @@ impl Membership {
         }
         if self.probe_at.is_some_and(|at| at <= now) {
             self.probe_at = Some(now + turn.around(self.probe_every));
-            let to_try = self.passive.to_try(turn, |id| self.is_candidate(id));
+            let to_try = self.passive.to_try(turn, |id| self.is_candidate(now, id));
             if let Some(id) = to_try {
                 self.probe(turn, id, false);
             }

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::event::Reason;
 use crate::frame::Frame;
 use crate::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, What};
 use crate::id::NodeId;
@@ -24,10 +25,12 @@ use crate::overlay::Output;
 use crate::time::{Instant, earliest};
 
 mod looks;
+mod strays;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use looks::Looks;
+use strays::Strays;
 
 /// The part of the table that the queries of one link may fill: an eighth.
 const LINK_SHARE: usize = 8;
@@ -49,6 +52,7 @@ pub(super) struct Queries {
     /// Entries of the table that came by each link.
     by_link: BTreeMap<NodeId, usize>,
     looks: Looks,
+    strays: Strays,
 }
 
 #[derive(Debug)]
@@ -66,6 +70,9 @@ struct Entry {
     /// Whether our own answer is still to come; the first branch waits for it.
     local: bool,
     branches: Vec<Branch>,
+    /// Peers that were asked and had not said that they are done when the time was over: what still
+    /// comes from them is late.
+    overdue: BTreeSet<NodeId>,
     answered: usize,
 }
 
@@ -100,6 +107,7 @@ impl Queries {
             deadlines: BTreeSet::new(),
             by_link: BTreeMap::new(),
             looks: Looks::new(config.lookup_rate),
+            strays: Strays::new(config.query_table),
         }
     }
 
@@ -124,6 +132,7 @@ impl Queries {
             deadline: now + timeout.min(self.ttl),
             local: false,
             branches: Vec::new(),
+            overdue: BTreeSet::new(),
             answered: 0,
         };
         self.insert(now, id, entry);
@@ -168,6 +177,7 @@ impl Queries {
                 deadline: now + ttl.min(self.ttl),
                 local: looked_up,
                 branches: Vec::new(),
+                overdue: BTreeSet::new(),
                 answered: 0,
             };
             self.insert(now, id, entry);
@@ -194,10 +204,22 @@ impl Queries {
 
     /// An answer came in: passed back, or ours.
     ///
-    /// Only those whom we asked and who are not done may answer; all else is dropped.
-    pub(super) fn receive_answer(&mut self, from: NodeId, answer: Answer, out: &mut Out) {
-        let Some(entry) = self.table.get_mut(&answer.id) else { return };
+    /// Only peers that were asked and are not done may answer. What else comes is dropped, and counted
+    /// unless it is merely late.
+    pub(super) fn receive_answer(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        answer: Answer,
+        out: &mut Out,
+    ) {
+        let Some(entry) = self.table.get_mut(&answer.id) else {
+            return self.unknown(now, from, answer.id, out);
+        };
         if !entry.branches.iter().any(|branch| branch.waiting.contains(&from)) {
+            if !entry.overdue.contains(&from) {
+                self.stray(now, from, out);
+            }
             return;
         }
         let weight = weight(&answer.body);
@@ -216,14 +238,42 @@ impl Queries {
     }
 
     /// Somebody whom we passed a query to is done with it.
-    pub(super) fn receive_done(&mut self, from: NodeId, done: QueryDone, out: &mut Out) {
-        let Some(entry) = self.table.get_mut(&done.id) else { return };
+    pub(super) fn receive_done(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        done: QueryDone,
+        out: &mut Out,
+    ) {
+        let Some(entry) = self.table.get_mut(&done.id) else {
+            return self.unknown(now, from, done.id, out);
+        };
         for branch in &mut entry.branches {
             if onward(branch.depth) == Some(done.depth) && branch.waiting.remove(&from) {
                 branch.complete &= done.complete;
             }
         }
         self.settle(done.id, out);
+    }
+
+    /// Something came that belongs to a query which is not in the table.
+    fn unknown(&mut self, now: Instant, from: NodeId, query: QueryId, out: &mut Out) {
+        if !self.strays.remembers(query) {
+            self.stray(now, from, out);
+        }
+    }
+
+    /// Something came in answer to a query that was not sent to `from`.
+    fn stray(&mut self, now: Instant, from: NodeId, out: &mut Out) {
+        if self.strays.add(now, from) {
+            let fault = "it keeps answering queries that this node did not send".to_owned();
+            out.push_back(Output::Hangup(from, Reason::Fault(fault)));
+        }
+    }
+
+    /// How many answers came to queries that were not sent, since the node started.
+    pub(super) fn strays(&self) -> u64 {
+        self.strays.count()
     }
 
     /// The way to the node that a query asked for, for the one whom the query came from first, or
@@ -241,6 +291,7 @@ impl Queries {
     /// A link ended: nothing more comes from there, and nothing is owed to it.
     pub(super) fn link_down(&mut self, peer: NodeId, out: &mut Out) {
         self.looks.forget(peer);
+        self.strays.forget_link(peer);
         let active: Vec<_> = self.deadlines.iter().map(|(_, id)| *id).collect();
         for id in active {
             let Some(entry) = self.table.get_mut(&id) else { continue };
@@ -264,7 +315,7 @@ impl Queries {
                 entry.local = false;
                 for branch in &mut entry.branches {
                     branch.complete &= branch.waiting.is_empty();
-                    branch.waiting.clear();
+                    entry.overdue.append(&mut branch.waiting);
                 }
             }
             self.settle(id, out);
@@ -294,11 +345,13 @@ impl Queries {
     }
 
     fn forget(&mut self, now: Instant) {
+        self.strays.expire(now);
         while let Some((at, id)) = self.order.front().copied() {
             if at > now {
                 break;
             }
             self.order.pop_front();
+            self.strays.remember(now + self.ttl, id);
             let Some(entry) = self.table.remove(&id) else { continue };
             self.deadlines.remove(&(entry.deadline, id));
             let Some(parent) = entry.parent else { continue };

@@ -23,6 +23,14 @@ pub enum Input {
         /// As it was admitted.
         candidate: Candidate,
     },
+    /// What the other end of a link says that its clock shows, in milliseconds since 1970: from its
+    /// Hello.
+    Time {
+        /// The other end.
+        id: NodeId,
+        /// Its time.
+        unix: u64,
+    },
     /// A link has ended.
     LinkDown {
         /// With whom.
@@ -60,6 +68,17 @@ pub enum Input {
     },
     /// The application wants something.
     Command(Command),
+}
+
+/// What a dial is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DialPurpose {
+    /// A link that the application asked for, or a node to join through.
+    Application,
+    /// A link to send a message over, which closes once it is idle.
+    Message,
+    /// A link that the overlay wants.
+    Overlay,
 }
 
 /// What the application wants of the overlay.

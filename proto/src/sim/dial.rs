@@ -12,7 +12,7 @@ use crate::event::{Direction, Event, Parting, Peer, Reason};
 use crate::handler::Handler;
 use crate::id::NodeId;
 use crate::overlay::admission::Candidate;
-use crate::overlay::{Command, Input};
+use crate::overlay::{Command, DialPurpose, Input};
 
 /// A dial under way.
 #[derive(Debug)]
@@ -229,6 +229,12 @@ impl<H: Handler> Sim<H> {
         let Some(dial) = self.dials.get_mut(&serial) else { return };
         let Some((to, run)) = dial.to else { return };
         let (from, expected) = (dial.from, dial.address.id);
+        let dialled_for = match dial.purpose {
+            Purpose::Overlay { quiet: true } => DialPurpose::Overlay,
+            Purpose::Overlay { quiet: false } | Purpose::Connect | Purpose::Join => {
+                DialPurpose::Application
+            }
+        };
         dial.stage = Stage::Connecting;
         let greeting = self.config.handshake_timeout;
         if self.is_cut(from, to) {
@@ -242,10 +248,11 @@ impl<H: Handler> Sim<H> {
         if expected.is_some_and(|expected| expected != id) {
             return self.dial_failed(serial, &format!("another node answered: {}", id.short()));
         }
+        let (now, purpose) = (self.now, dialled_for);
         let Some(running) = &mut self.nodes[from].running else { return };
         let allowed = match running.stopping {
             true => Err(Reason::Stopping),
-            false => running.overlay.greet(id),
+            false => running.overlay.greet(now, id, purpose),
         };
         match allowed {
             Ok(()) => {

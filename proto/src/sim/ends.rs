@@ -27,6 +27,10 @@ impl<H: Handler> Sim<H> {
         running.handles.insert(peer.id(), handle);
         self.nodes[node].remember(&peer);
         self.input(node, Input::LinkUp { peer: peer.clone(), candidate });
+        if let Some(other) = self.by_id.get(&peer.id()) {
+            let unix = self.nodes[*other].clock(self.unix());
+            self.input(node, Input::Time { id: peer.id(), unix });
+        }
         if side == DIALLER {
             self.stats.links += 1;
             self.dial_reached(dial, peer.id());
@@ -429,10 +433,11 @@ impl<H: Handler> Sim<H> {
         let Some(link) = self.links.get(&serial) else { return gone };
         let end = &link.ends[side];
         let (node, run, candidate) = (end.node, end.run, end.candidate);
+        let now = self.now;
         let Some(running) = self.nodes[node].run(run) else { return gone };
         let admission = match running.stopping {
             true => Admission::Refuse(Reason::Stopping),
-            false => running.overlay.admit(&candidate),
+            false => running.overlay.admit(now, &candidate),
         };
         match admission {
             Admission::Accept => self.link_up(serial, side),

@@ -28,6 +28,8 @@ pub struct NodeOptions {
     /// Whether it has a state folder: when it is started again it knows whom it was linked with, and
     /// has the broadcasts that it had.
     pub state: bool,
+    /// How far its clock is ahead of the right time, in milliseconds; negative if it is behind.
+    pub clock: i64,
 }
 
 /// How a node's joining stands.
@@ -47,7 +49,7 @@ pub enum Joining {
 impl Default for NodeOptions {
     /// A node that can be dialled, finds its own neighbours, is honest and keeps nothing.
     fn default() -> Self {
-        Self { name: None, dialable: true, manual: false, lies: None, state: false }
+        Self { name: None, dialable: true, manual: false, lies: None, state: false, clock: 0 }
     }
 }
 
@@ -132,6 +134,11 @@ impl<H> Node<H> {
             true => public_ip(index),
             false => private_ip(index),
         }
+    }
+
+    /// What its clock shows when the right time is `unix`.
+    pub(super) fn clock(&self, unix: u64) -> u64 {
+        unix.saturating_add_signed(self.options.clock)
     }
 
     /// This run, if it is the one that is meant.

@@ -53,6 +53,10 @@ impl Handler for Log {
         cx.send_to_nodes("I stop", &[]);
     }
 
+    fn node_clock_skew(&mut self, cx: &mut Context<'_>, peer: &Peer, seconds: i64) {
+        self.add(cx, Event::NodeClockSkew { peer: peer.clone(), seconds });
+    }
+
     fn outbound_node_connection_error(&mut self, cx: &mut Context<'_>, to: &Address, why: &str) {
         let (address, error) = (to.clone(), why.to_owned());
         self.add(cx, Event::OutboundNodeConnectionError { address, error });
@@ -390,4 +394,84 @@ fn a_manual_node_is_no_member() {
     sim.join(0, manual);
     sim.run_for(Duration::from_secs(5));
     assert!(matches!(sim.joining(0), Joining::Failed(_)), "{:?}", sim.joining(0));
+}
+
+#[test]
+fn clocks_that_are_far_apart_are_reported_at_both_ends() {
+    for (ahead, reported) in [(149, 0), (151, 151), (360, 360), (-151, -151), (-1000, -1000)] {
+        let mut sim = sim(1);
+        let options = NodeOptions { clock: ahead * 1000, ..NodeOptions::default() };
+        sim.add_with(options, Log::default());
+        sim.connect(1, 0);
+        sim.run_for(Duration::from_secs(5));
+        let told = |node: usize| {
+            let seconds = |(_, event): &(Duration, Event)| match event {
+                Event::NodeClockSkew { seconds, .. } => Some(*seconds),
+                _ => None,
+            };
+            sim.app(node).0.iter().filter_map(seconds).collect::<Vec<_>>()
+        };
+        let expected: Vec<i64> = (reported != 0).then_some(reported).into_iter().collect();
+        assert_eq!(told(0), expected, "{ahead}");
+        let status = sim.overlay(0).unwrap().clock_status();
+        assert_eq!((status.apart, status.farthest), (expected.len(), reported * 1000));
+        let expected: Vec<i64> = expected.iter().map(|seconds| -seconds).collect();
+        assert_eq!(told(1), expected, "{ahead}");
+    }
+}
+
+#[test]
+fn a_broadcast_that_is_refused_for_its_time_is_counted() {
+    for (ahead, lost) in [(240, 0), (360, 1), (-840, 0), (-1000, 1)] {
+        let mut sim = Sim::new(SimConfig { seed: 1, ..SimConfig::default() });
+        sim.add(Log::default());
+        let options = NodeOptions { clock: ahead * 1000, ..NodeOptions::default() };
+        sim.add_with(options, Log::default());
+        sim.connect(1, 0);
+        sim.run_for(Duration::from_secs(5));
+        sim.broadcast(1, "", "what time is it").unwrap();
+        sim.run_for(Duration::from_secs(1));
+        let counters = sim.overlay(0).unwrap().broadcast_counters();
+        assert_eq!((counters.untimely > 0, counters.delivered), (lost == 1, 1 - lost), "{ahead}");
+    }
+}
+
+#[test]
+fn a_node_that_was_disconnected_by_hand_stays_away() {
+    let mut sim = sim(8);
+    (1..8).for_each(|node| sim.join(node, 0));
+    sim.run_for(Duration::from_secs(30));
+    let linked = |sim: &Sim<Log>, a, b| sim.links().iter().any(|l| *l == (a, b) || *l == (b, a));
+    let far = (1..8).find(|node| linked(&sim, 0, *node)).unwrap();
+    let far_id = sim.id(far);
+    let disconnect = |sim: &mut Sim<Log>| {
+        sim.with(0, |_, cx| {
+            let peer = cx.peers().into_iter().find(|peer| peer.id() == far_id).unwrap();
+            cx.disconnect(&peer);
+        });
+    };
+    disconnect(&mut sim);
+    sim.run_for(Duration::from_secs(1));
+    for second in 0..590 {
+        assert!(!linked(&sim, 0, far), "linked again after {second} s");
+        sim.run_for(Duration::from_secs(1));
+    }
+    assert_eq!(sim.components(|_| true).len(), 1, "the network has healed around the gap");
+    // The other side's user can't come back meanwhile, and reads why.
+    sim.connect(far, 0);
+    sim.run_for(Duration::from_secs(1));
+    assert!(!linked(&sim, 0, far));
+    let (name, _, why) = sim.app(far).last();
+    assert_eq!(name, "outbound_node_connection_error");
+    assert!(why.contains("disconnected by hand"), "{why}");
+    // This side's can call it back at any time, and it stays.
+    sim.connect(0, far);
+    sim.run_for(Duration::from_secs(60));
+    assert!(linked(&sim, 0, far));
+    // After ten minutes it may come by itself.
+    disconnect(&mut sim);
+    sim.run_for(Duration::from_secs(605));
+    sim.connect(far, 0);
+    sim.run_for(Duration::from_secs(1));
+    assert!(linked(&sim, 0, far));
 }

@@ -87,6 +87,7 @@ fn hello() -> Hello {
         addresses: vec!["192.0.2.7:7117".parse().unwrap(), "[2001:db8::7]:7117".parse().unwrap()],
         proof: None,
         owner: None,
+        time: None,
     }
 }
 
@@ -126,6 +127,11 @@ fn hello_and_the_secret() {
     );
     let owned = Hello { owner: Some(bob()), ..hello() };
     frame("hello, owned", &Frame::Hello(owned), HELLO_OWNED);
+    let timed = Hello { time: Some(1_700_000_000_000), ..hello() };
+    frame("hello, with the time", &Frame::Hello(timed), HELLO_TIMED);
+    frame("clock", &Frame::Clock(1_700_000_000_000), CLOCK);
+    let reason = Reason::KeptAway;
+    frame("goodbye, kept away", &Frame::Goodbye { reason, received: 0 }, GOODBYE_AWAY);
 }
 
 #[test]
@@ -627,6 +633,13 @@ const HELLO_OWNED: &str = "\
     7200000001010001000700706565726b69740300616e6e0807060504030201000000000000000002 \
     000e003139322e302e322e373a3731313712005b323030313a6462383a3a375d3a37313137000100 \
     0100200000008139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394";
+const HELLO_TIMED: &str = "\
+    5a00000001010001000700706565726b69740300616e6e0807060504030201000000000000000002 \
+    000e003139322e302e322e373a3731313712005b323030313a6462383a3a375d3a37313137000100 \
+    0200080000000068e5cf8b010000";
+const CLOCK: &str = "09000000610068e5cf8b010000";
+const GOODBYE_AWAY: &str = "\
+    210000000210001400646973636f6e6e65637465642062792068616e640000000000000000";
 const ORDER_SIGNED: &str = "\
     0f000000706565726b6974206f7264657220310700706565726b69748a88e3dd7409f195fd52db2d \
     3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5cf8b0100000c0c0c0c0c0c0c0c0c0c0c0c \

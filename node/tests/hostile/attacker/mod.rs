@@ -223,6 +223,7 @@ pub fn hello() -> Hello {
         addresses: Vec::new(),
         proof: None,
         owner: None,
+        time: None,
     }
 }
 

@@ -30,6 +30,7 @@ impl Membership {
     }
 
     pub(super) fn find_neighbours(&mut self, turn: &mut Turn<'_>) {
+        let now = turn.now;
         let asking = self.probes.values().filter(|to_ask| **to_ask).count();
         let open = self.asked.len() + self.dials.len() + asking;
         let lacking = self.max_active.saturating_sub(self.active.len() + open);
@@ -38,13 +39,13 @@ impl Membership {
             let need = if self.active.is_empty() { Need::High } else { Need::Low };
             if let Some(record) = self.named.pop_front() {
                 let id = record.node;
-                if self.is_candidate(id) {
+                if self.is_candidate(turn.now, id) {
                     let addresses = record.addresses.into_iter().map(|at| at.with_id(id));
                     self.approach(turn, id, addresses.collect(), need, false);
                 }
                 continue;
             }
-            let candidate = self.passive.to_ask(turn, |id| self.is_candidate(id));
+            let candidate = self.passive.to_ask(turn, |id| self.is_candidate(now, id));
             let Some(id) = candidate else { break };
             match need {
                 Need::Low if !turn.links.contains_key(&id) => {
@@ -63,9 +64,10 @@ impl Membership {
         }
     }
 
-    /// Whether a node may be asked: it is no neighbour, and not being asked already.
-    pub(super) fn is_candidate(&self, id: NodeId) -> bool {
+    /// Whether a node may be asked: it is no neighbour, not being asked already, and not to stay away.
+    pub(super) fn is_candidate(&self, now: Instant, id: NodeId) -> bool {
         id != self.me
+            && !self.avoided.is_kept(now, id)
             && !self.active.contains_key(&id)
             && !self.asked.contains_key(&id)
             && !self.dials.contains_key(&id)
@@ -103,7 +105,7 @@ impl Membership {
             record.addresses.iter().map(|address| address.clone().with_id(id)).collect();
         self.passive.reached(turn, record);
         self.learn(turn, id, records);
-        if !self.member || !self.is_candidate(id) {
+        if !self.member || !self.is_candidate(turn.now, id) {
             return;
         }
         let apart = self.horizon.is_apart(turn, beacon);

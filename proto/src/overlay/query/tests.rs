@@ -89,12 +89,15 @@ fn depth_zero_and_no_neighbours_end_at_once() {
 fn an_asked_query_ends_when_all_are_done() {
     let mut q = new();
     same(&ask(&mut q, 1, &[1, 2]), &[sent(1, 0), sent(2, 0)]);
-    let out = outputs(&mut q, |q, out| q.receive_answer(node(1), answer(1), out));
+    let out = outputs(&mut q, |q, out| q.receive_answer(at(0), node(1), answer(1), out));
     same(&out, &[Output::Answered { answer: answer(1) }]);
-    same(&outputs(&mut q, |q, out| q.receive_done(node(1), told(0, true), out)), &[]);
+    same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), told(0, true), out)), &[]);
     // Twice from the same one does not stand for the other.
-    same(&outputs(&mut q, |q, out| q.receive_done(node(1), told(0, true), out)), &[]);
-    same(&outputs(&mut q, |q, out| q.receive_done(node(2), told(0, true), out)), &[ended(true)]);
+    same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), told(0, true), out)), &[]);
+    same(
+        &outputs(&mut q, |q, out| q.receive_done(at(0), node(2), told(0, true), out)),
+        &[ended(true)],
+    );
     assert_eq!(q.deadlines.len(), 0);
 }
 
@@ -102,9 +105,9 @@ fn an_asked_query_ends_when_all_are_done() {
 fn a_query_is_passed_on_answered_and_done_after_its_branch() {
     let mut q = new();
     same(&receive(&mut q, 1, UNLIMITED, &[1, 2]), &[lookup(), sent(2, UNLIMITED)]);
-    let out = outputs(&mut q, |q, out| q.receive_answer(node(2), answer(2), out));
+    let out = outputs(&mut q, |q, out| q.receive_answer(at(0), node(2), answer(2), out));
     same(&out, &[Output::Send(node(1), Frame::Answer(answer(2)))]);
-    let out = outputs(&mut q, |q, out| q.receive_done(node(2), told(UNLIMITED, true), out));
+    let out = outputs(&mut q, |q, out| q.receive_done(at(0), node(2), told(UNLIMITED, true), out));
     same(&out, &[]);
     let out = outputs(&mut q, |q, out| q.answer(ID, vec![answer(9)], out));
     same(&out, &[Output::Send(node(1), Frame::Answer(answer(9))), done(1, UNLIMITED, true)]);
@@ -126,8 +129,8 @@ fn a_query_that_comes_again_with_more_depth_is_passed_on_again() {
     same(&receive(&mut q, 1, 0, &[1, 2, 3]), &[lookup()]);
     same(&outputs(&mut q, |q, out| q.answer(ID, vec![], out)), &[done(1, 0, true)]);
     same(&receive(&mut q, 2, 2, &[1, 2, 3]), &[sent(1, 1), sent(3, 1)]);
-    same(&outputs(&mut q, |q, out| q.receive_done(node(1), told(1, true), out)), &[]);
-    let out = outputs(&mut q, |q, out| q.receive_done(node(3), told(1, true), out));
+    same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), told(1, true), out)), &[]);
+    let out = outputs(&mut q, |q, out| q.receive_done(at(0), node(3), told(1, true), out));
     same(&out, &[done(2, 2, true)]);
 }
 
@@ -135,9 +138,9 @@ fn a_query_that_comes_again_with_more_depth_is_passed_on_again() {
 fn strangers_and_those_who_are_done_may_not_answer() {
     let mut q = new();
     ask(&mut q, 1, &[1]);
-    same(&outputs(&mut q, |q, out| q.receive_answer(node(5), answer(5), out)), &[]);
-    outputs(&mut q, |q, out| q.receive_done(node(1), told(0, true), out));
-    same(&outputs(&mut q, |q, out| q.receive_answer(node(1), answer(1), out)), &[]);
+    same(&outputs(&mut q, |q, out| q.receive_answer(at(0), node(5), answer(5), out)), &[]);
+    outputs(&mut q, |q, out| q.receive_done(at(0), node(1), told(0, true), out));
+    same(&outputs(&mut q, |q, out| q.receive_answer(at(0), node(1), answer(1), out)), &[]);
 }
 
 #[test]
@@ -151,11 +154,11 @@ fn a_liar_can_not_answer_without_end() {
     let mut passed = 0;
     for _ in 0..2 * MAX_ANSWERED / 181 {
         let mut out = Out::new();
-        q.receive_answer(node(1), long.clone(), &mut out);
+        q.receive_answer(at(0), node(1), long.clone(), &mut out);
         passed += out.len();
     }
     assert_eq!(passed, MAX_ANSWERED / 181);
-    let out = outputs(&mut q, |q, out| q.receive_done(node(1), told(0, true), out));
+    let out = outputs(&mut q, |q, out| q.receive_done(at(0), node(1), told(0, true), out));
     same(&out, &[ended(false)]);
 }
 
@@ -181,7 +184,7 @@ fn a_lost_link_is_not_waited_for_and_owed_nothing() {
     let mut q = new();
     ask(&mut q, 1, &[1, 2]);
     same(&outputs(&mut q, |q, out| q.link_down(node(1), out)), &[]);
-    let out = outputs(&mut q, |q, out| q.receive_done(node(2), told(0, true), out));
+    let out = outputs(&mut q, |q, out| q.receive_done(at(0), node(2), told(0, true), out));
     same(&out, &[ended(false)]);
 
     let mut q = new();
@@ -251,8 +254,11 @@ fn what_a_node_asks_for_itself_goes_no_further() {
     });
     let asked = |to| Output::Send(node(to), Frame::Query(own(0)));
     same(&out, &[asked(1), asked(2)]);
-    same(&outputs(&mut q, |q, out| q.receive_done(node(1), told(0, true), out)), &[]);
-    same(&outputs(&mut q, |q, out| q.receive_done(node(2), told(0, true), out)), &[ended(true)]);
+    same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), told(0, true), out)), &[]);
+    same(
+        &outputs(&mut q, |q, out| q.receive_done(at(0), node(2), told(0, true), out)),
+        &[ended(true)],
+    );
 
     // Whatever depth somebody gives it, also where the id is known by now.
     let mut q = new();
@@ -290,7 +296,7 @@ fn look_ups_are_rated_for_each_link_and_over_all() {
     }
     let id = QueryId([30; 16]);
     let told = QueryDone { id, depth: 0, complete: true };
-    let out = outputs(&mut q, |q, out| q.receive_done(node(9), told, out));
+    let out = outputs(&mut q, |q, out| q.receive_done(at(0), node(9), told, out));
     let done = QueryDone { id, depth: 1, complete: false };
     same(&out, &[Output::Send(node(1), Frame::QueryDone(done))]);
     // Others have their own, until that of all is used up.
@@ -306,4 +312,68 @@ fn look_ups_are_rated_for_each_link_and_over_all() {
     assert!(!is_looked_up(&receive(&mut q, later, 3, search())), "over all there were two");
     outputs(&mut q, |q, out| q.link_down(node(1), out));
     assert!(!format!("{:?}", q.looks).contains(&format!("{:?}", node(1))));
+}
+
+fn answered_at(q: &mut Queries, seconds: u64, from: u8) -> Vec<String> {
+    outputs(q, |q, out| q.receive_answer(at(seconds), node(from), answer(from), out))
+}
+
+#[test]
+fn answers_that_were_not_asked_for_are_counted_and_too_many_end_the_link() {
+    let mut q = new();
+    for n in 1..=100 {
+        same(&answered_at(&mut q, 0, 1), &[]);
+        assert_eq!(q.strays(), n);
+    }
+    // Each link has its own account, and is forgiven with time.
+    same(&answered_at(&mut q, 0, 2), &[]);
+    same(&answered_at(&mut q, 1, 1), &[]);
+    let out = answered_at(&mut q, 1, 1);
+    assert!(out.len() == 1 && out[0].starts_with("Hangup"), "{out:?}");
+    assert!(out[0].contains("did not send"), "{out:?}");
+    let mut out = Out::new();
+    q.link_down(node(1), &mut out);
+    same(&answered_at(&mut q, 1, 1), &[]);
+    assert_eq!(q.strays(), 104);
+}
+
+#[test]
+fn what_only_one_link_was_asked_no_other_answers() {
+    let mut q = new();
+    ask(&mut q, 1, &[1]);
+    same(&answered_at(&mut q, 1, 2), &[]);
+    assert_eq!(q.strays(), 1);
+    // Done is done.
+    same(
+        &outputs(&mut q, |q, out| q.receive_done(at(1), node(1), told(0, true), out)),
+        &[ended(true)],
+    );
+    same(&answered_at(&mut q, 1, 1), &[]);
+    assert_eq!(q.strays(), 2);
+    // The peer that a query came from has not been asked either.
+    let mut q = new();
+    receive(&mut q, 1, UNLIMITED, &[2]);
+    same(&answered_at(&mut q, 1, 1), &[]);
+    assert_eq!(q.strays(), 1);
+}
+
+#[test]
+fn a_late_answer_is_no_fault() {
+    let mut q = new();
+    ask(&mut q, 1, &[1, 2]);
+    outputs(&mut q, |q, out| q.handle_timeout(at(10), out));
+    for seconds in [10, 59] {
+        for _ in 0..200 {
+            same(&answered_at(&mut q, seconds, 1), &[]);
+        }
+    }
+    // Out of the table, and remembered for as long again.
+    outputs(&mut q, |q, out| q.handle_timeout(at(60), out));
+    assert_eq!(q.len(), 0);
+    same(&answered_at(&mut q, 100, 2), &[]);
+    same(&outputs(&mut q, |q, out| q.receive_done(at(100), node(1), told(0, true), out)), &[]);
+    assert_eq!(q.strays(), 0);
+    outputs(&mut q, |q, out| q.handle_timeout(at(120), out));
+    same(&answered_at(&mut q, 120, 2), &[]);
+    assert_eq!(q.strays(), 1);
 }

@@ -1,0 +1,89 @@
+//! Nodes that the application has disconnected, and that are to stay away for a while.
+//!
+//! A member finds its own neighbours. Without this, one that was disconnected by hand would be found
+//! again within seconds, as it is near and has room. So it is neither taken as a neighbour nor let in
+//! until [`AWAY`] has passed or the application links to it again. The other side learns from the
+//! goodbye that it was disconnected on request, and does not look for this node meanwhile.
+//!
+//! Messages to such a node still go out: sending one is the application's own wish, and the on-demand
+//! link that it may need closes by itself.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::id::NodeId;
+use crate::time::Instant;
+
+/// How long a disconnected node stays away. Ten minutes: long enough to be meant, short enough that
+/// nobody has to remember it.
+pub const AWAY: Duration = Duration::from_secs(600);
+
+/// Nodes that are kept away at once; beyond that the one whose time is over first may come back.
+const MAX_AWAY: usize = 1024;
+
+/// Who is kept away, and until when.
+#[derive(Debug, Default)]
+pub(super) struct Away {
+    until: BTreeMap<NodeId, Instant>,
+}
+
+impl Away {
+    /// Keeps a node away from `now` on.
+    pub(super) fn keep(&mut self, now: Instant, id: NodeId) {
+        self.until.retain(|_, until| *until > now);
+        if self.until.len() >= MAX_AWAY
+            && let Some(first) = self.until.iter().min_by_key(|(_, until)| **until)
+        {
+            let first = *first.0;
+            self.until.remove(&first);
+        }
+        self.until.insert(id, now + AWAY);
+    }
+
+    /// Lets a node come back.
+    pub(super) fn lift(&mut self, id: NodeId) {
+        self.until.remove(&id);
+    }
+
+    /// Whether a node is kept away.
+    pub(super) fn is_kept(&self, now: Instant, id: NodeId) -> bool {
+        self.until.get(&id).is_some_and(|until| *until > now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u16) -> NodeId {
+        let mut bytes = [0; 32];
+        bytes[..2].copy_from_slice(&n.to_be_bytes());
+        NodeId::from_bytes(bytes)
+    }
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_origin(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_node_stays_away_until_its_time_is_over_or_it_is_wanted() {
+        let mut away = Away::default();
+        away.keep(at(5), id(1));
+        away.keep(at(5), id(2));
+        assert!(away.is_kept(at(604), id(1)) && !away.is_kept(at(605), id(1)));
+        away.lift(id(2));
+        assert!(!away.is_kept(at(6), id(2)) && !away.is_kept(at(6), id(3)));
+        away.keep(at(500), id(1));
+        assert!(away.is_kept(at(1000), id(1)));
+    }
+
+    #[test]
+    fn only_so_many_are_kept_away() {
+        let mut away = Away::default();
+        for n in 0..=1024 {
+            away.keep(at(u64::from(n) / 10), id(n));
+        }
+        assert_eq!(away.until.len(), MAX_AWAY);
+        assert!(!away.is_kept(at(103), id(0)) && away.is_kept(at(103), id(1024)));
+    }
+}

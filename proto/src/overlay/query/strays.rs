@@ -1,0 +1,100 @@
+//! Answers that nobody asked a peer for: counted, tolerated up to a bound, then a fault.
+//!
+//! Honest peers send some: an answer that was on its way while its query ran out, or while the link
+//! was made anew. So queries are remembered for a while after they are forgotten otherwise, and what
+//! is left over is counted with a leaky bucket for each link.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::frame::query::QueryId;
+use crate::id::NodeId;
+use crate::time::Instant;
+
+/// Stray answers of one link that are tolerated at once. 100: as many as a node of 10,000 shares
+/// sends in answer to one search, so that one misunderstanding ends no link.
+const TOLERATED: u32 = 100;
+
+/// How fast a link is forgiven: one stray answer in this time.
+const FORGIVEN_EVERY: Duration = Duration::from_secs(1);
+
+/// Stray answers by link, and the queries that late answers may be to.
+#[derive(Debug)]
+pub(super) struct Strays {
+    max: usize,
+    count: u64,
+    links: BTreeMap<NodeId, Bucket>,
+    forgotten: BTreeSet<QueryId>,
+    order: VecDeque<(Instant, QueryId)>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    level: u32,
+    /// When the level was brought up to date.
+    at: Instant,
+}
+
+impl Strays {
+    /// Remembers at most `max` queries.
+    pub(super) fn new(max: usize) -> Self {
+        Self {
+            max,
+            count: 0,
+            links: BTreeMap::new(),
+            forgotten: BTreeSet::new(),
+            order: VecDeque::new(),
+        }
+    }
+
+    /// How many there were since the node started.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Counts one that came from `from`. Returns whether there are too many of that link.
+    pub(super) fn add(&mut self, now: Instant, from: NodeId) -> bool {
+        self.count += 1;
+        let bucket = self.links.entry(from).or_insert(Bucket { level: 0, at: now });
+        let forgiven = now.since(bucket.at).as_millis() / FORGIVEN_EVERY.as_millis();
+        if let Some(forgiven) = u32::try_from(forgiven).ok().filter(|forgiven| *forgiven > 0) {
+            bucket.level = bucket.level.saturating_sub(forgiven);
+            bucket.at = now;
+        }
+        bucket.level = bucket.level.saturating_add(1);
+        bucket.level > TOLERATED
+    }
+
+    /// A link ended.
+    pub(super) fn forget_link(&mut self, peer: NodeId) {
+        self.links.remove(&peer);
+    }
+
+    /// Remembers until `until` that there was a query, so that late answers to it are none of these.
+    pub(super) fn remember(&mut self, until: Instant, query: QueryId) {
+        if self.forgotten.insert(query) {
+            self.order.push_back((until, query));
+        }
+        while self.order.len() > self.max {
+            self.pop();
+        }
+    }
+
+    /// Whether there was such a query not long ago.
+    pub(super) fn remembers(&self, query: QueryId) -> bool {
+        self.forgotten.contains(&query)
+    }
+
+    /// Forgets the queries whose time is over.
+    pub(super) fn expire(&mut self, now: Instant) {
+        while self.order.front().is_some_and(|(until, _)| *until <= now) {
+            self.pop();
+        }
+    }
+
+    fn pop(&mut self) {
+        if let Some((_, query)) = self.order.pop_front() {
+            self.forgotten.remove(&query);
+        }
+    }
+}
