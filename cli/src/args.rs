@@ -46,7 +46,10 @@ Examples:
 
 Environment:
   PEERKIT_SECRET  the network's secret (never on the command line, where others can read it)
-  PEERKIT_LOG     what to log on standard error, for example `debug` or `peerkit=trace`
+  PEERKIT_LOG     what to log on standard error: `info` for the life of the node, `debug` for all,
+                  or by kind: `peerkit::link=debug`. Kinds: node, link, message, query, membership,
+                  broadcast, transfer
+  PEERKIT_LOG_FORMAT  `text` or `json`: a JSON object for each line of the log
   NO_COLOR        no colours, not even on a terminal
 
 At the prompt, and for commands piped in, `help` lists the commands.

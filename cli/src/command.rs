@@ -41,7 +41,7 @@ pub(crate) enum Command {
     Map { file: Option<PathBuf> },
     Save { file: Option<PathBuf> },
     Load { file: Option<PathBuf> },
-    Debug { on: bool },
+    Debug { on: Option<bool> },
     Help { topic: Option<String> },
     Leave,
     Shutdown,
@@ -155,10 +155,13 @@ impl Command {
             "save" => Self::Save { file: arguments.path()? },
             "load" => Self::Load { file: arguments.path()? },
             "debug" => Self::Debug {
-                on: match arguments.one("on or off")?.as_str() {
-                    "on" => true,
-                    "off" => false,
-                    other => return Err(arguments.wrong(&format!("is on or off, not `{other}`"))),
+                on: match arguments.one_or_none()?.as_deref() {
+                    None => None,
+                    Some("on") => Some(true),
+                    Some("off") => Some(false),
+                    Some(other) => {
+                        return Err(arguments.wrong(&format!("is on or off, not `{other}`")));
+                    }
                 },
             },
             "help" => Self::Help { topic: arguments.one_or_none()? },
@@ -620,6 +623,8 @@ mod tests {
         assert_eq!(Command::parse("frobnicate").unwrap_err().command, "frobnicate");
         assert!(error("peers now").contains("nothing after"));
         assert!(error("debug maybe").contains("on or off"));
+        assert_eq!(parse("debug"), Command::Debug { on: None });
+        assert_eq!(parse("debug on"), Command::Debug { on: Some(true) });
     }
 
     proptest! {

@@ -214,10 +214,7 @@ impl Session {
                 let connected = meet(node, &loaded).await;
                 Outcome::Loaded { path, connected: self.views(&connected), peers: views(loaded) }
             }
-            Command::Debug { on } => {
-                self.log.set_debug(on)?;
-                Outcome::Debug { debug: on }
-            }
+            Command::Debug { on } => Outcome::Debug { debug: self.log.set_debug(on)? },
             Command::Help { topic } => Outcome::Help {
                 help: manual::help(topic.as_deref()).map_err(|error| anyhow!(error))?,
             },

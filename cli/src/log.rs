@@ -1,13 +1,15 @@
-//! The log: warnings on standard error, more with `debug on` or PEERKIT_LOG.
+//! The log: warnings on standard error, more with `debug on` or PEERKIT_LOG, as text or JSON
+//! (PEERKIT_LOG_FORMAT).
 
 use std::io::{self, Write};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::debug_fn;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, fmt, reload};
 
@@ -21,6 +23,7 @@ const DEBUG: &str = "warn,peerkit=debug,peerkit_proto=debug";
 #[derive(Clone)]
 pub(crate) struct Log {
     filter: reload::Handle<EnvFilter, Registry>,
+    debug: Arc<AtomicBool>,
 }
 
 /// The prompt's output, once there is one: the log would write over the prompt otherwise.
@@ -35,13 +38,21 @@ impl Log {
             "message" => write!(line, "{}", plain(&format!("{value:?}"))),
             name => write!(line, "{name}={}", plain(&format!("{value:?}"))),
         });
-        let lines = fmt::layer()
-            .fmt_fields(fields.delimited(" "))
-            .with_writer(Stream)
-            .with_ansi(Paint::on(&io::stderr()).is_on());
+        let format = std::env::var("PEERKIT_LOG_FORMAT").unwrap_or_default();
+        let lines = match format.as_str() {
+            "json" => fmt::layer().json().with_writer(Stream).boxed(),
+            _ => fmt::layer()
+                .fmt_fields(fields.delimited(" "))
+                .with_writer(Stream)
+                .with_ansi(Paint::on(&io::stderr()).is_on())
+                .boxed(),
+        };
         // A second start, which only tests make, keeps the first log.
         let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
-        Self { filter: handle }
+        if !matches!(format.as_str(), "" | "text" | "json") {
+            tracing::warn!("PEERKIT_LOG_FORMAT is text or json, not {format}: the log is text");
+        }
+        Self { filter: handle, debug: Arc::default() }
     }
 
     /// From now on log through the prompt.
@@ -49,10 +60,14 @@ impl Log {
         let _ = PROMPT.set(output);
     }
 
-    /// `debug on` and `debug off`.
-    pub(crate) fn set_debug(&self, on: bool) -> anyhow::Result<()> {
+    /// `debug on`, `debug off`, and `debug`, which changes from one to the other. Returns whether
+    /// debugging is on now.
+    pub(crate) fn set_debug(&self, on: Option<bool>) -> anyhow::Result<bool> {
+        let on = on.unwrap_or(!self.debug.load(Ordering::Relaxed));
         let filter = if on { EnvFilter::new(DEBUG) } else { usual() };
-        Ok(self.filter.reload(filter)?)
+        self.filter.reload(filter)?;
+        self.debug.store(on, Ordering::Relaxed);
+        Ok(on)
     }
 }
 

@@ -302,9 +302,10 @@ pub(crate) const ENTRIES: &[Entry] = &[
     Entry {
         name: "debug",
         aliases: &[],
-        usage: "debug on|off",
+        usage: "debug [on|off]",
         summary: "log what the node does, on standard error",
-        more: "",
+        more: "Without a word it switches from one to the other. Logged are links, messages by size and \
+               kind, queries, neighbours, broadcasts and transfers; never what they contain.",
     },
     Entry {
         name: "help",

@@ -27,6 +27,7 @@ use crate::inner::Inner;
 use crate::kept::GATHER;
 use crate::known;
 use crate::order::{Asked, FROM_LINKS, FromLink, ORDERS, Order, Standing, Wanted};
+use crate::trace;
 use crate::waiting::Told;
 
 /// After the links' time to flush, the longest that the rest may take to end.
@@ -117,6 +118,7 @@ impl Actor {
     async fn stop(mut self) {
         let inner = self.inner.clone();
         let flush = inner.config.flush_timeout;
+        tracing::info!(target: "peerkit::node", id = %inner.id.short(), "stopping");
         if self.ordered {
             // The application hears why before it hears that.
             let _ = tokio::time::timeout(HALT, inner.dispatch.settle()).await;
@@ -167,6 +169,7 @@ impl Actor {
         inner.end();
         // Nothing of the node is held here any more once others hear that it has stopped.
         let stopped = inner.stopped.clone();
+        tracing::info!(target: "peerkit::node", id = %inner.id.short(), "stopped");
         drop(inner);
         stopped.cancel();
     }
@@ -416,7 +419,20 @@ impl Actor {
 
     fn input(&mut self, input: Input) {
         let now = self.tick();
+        if !trace::is_on() {
+            self.overlay.handle(now, input);
+            return self.drain_all(now);
+        }
+        trace::input(&input);
+        let from = match &input {
+            Input::Frame(from, Frame::Broadcast(_)) => Some(*from),
+            _ => None,
+        };
+        let before = self.overlay.broadcast_counters();
         self.overlay.handle(now, input);
+        if let Some(from) = from {
+            trace::broadcasts_dropped(from, before, self.overlay.broadcast_counters());
+        }
         self.drain_all(now);
     }
 
@@ -439,6 +455,7 @@ impl Actor {
     /// Carries out all that the overlay has put out.
     fn drain(&mut self) {
         while let Some(output) = self.overlay.poll() {
+            trace::output(&output);
             match output {
                 Output::Send(to, frame) => {
                     let Ok(conn) = self.inner.conn(to) else { continue };

@@ -343,6 +343,15 @@ impl Builder {
         if let Err(error) = inner.resume_downloads().await {
             tracing::warn!(%error, "can't go on with the downloads of earlier runs");
         }
+        tracing::info!(
+            target: "peerkit::node",
+            id = %inner.id,
+            name = ?inner.name,
+            network = ?inner.network,
+            listening = ?inner.listening,
+            manual = inner.manual,
+            "started"
+        );
         let actor = Actor::new(inner.clone(), overlay, order_receiver, link_receiver);
         tokio::spawn(actor.run(Earlier { known, kept }));
         Ok(Node::new(inner))

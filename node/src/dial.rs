@@ -113,6 +113,7 @@ pub(crate) async fn link(
     reply: oneshot::Sender<Result<Peer, Error>>,
 ) -> Made {
     let address = addresses.first()?.clone();
+    tracing::debug!(target: "peerkit::link", %address, ?wanted, "dialling");
     match establish(&inner, &addresses, wanted.purpose()).await {
         Ok(Dialled::New(established)) => {
             let peer = established.conn.peer.clone();

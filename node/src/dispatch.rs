@@ -13,6 +13,7 @@ use peerkit_proto::message::Message;
 use tokio::sync::{Mutex, mpsc};
 
 use crate::events::{Events, Queue};
+use crate::trace;
 
 /// Events that do not come from a link's own task, waiting to be delivered.
 const NOTICES: usize = 4096;
@@ -107,6 +108,7 @@ impl Dispatch {
     /// Delivers one event, after those before it. Subscribers without room are waited for with a
     /// broadcast, as with messages, but no longer.
     pub(crate) async fn event(&self, node: &dyn Act, event: Event) {
+        trace::event(&event);
         let queues = self.queues();
         if let Some(handler) = &self.handler {
             let mut handler = handler.lock().await;
@@ -140,6 +142,9 @@ impl Dispatch {
         peer: &Peer,
         messages: impl ExactSizeIterator<Item = Message> + Clone,
     ) {
+        if tracing::enabled!(target: "peerkit::message", tracing::Level::DEBUG) {
+            messages.clone().for_each(|message| trace::received(peer, &message));
+        }
         let queues = self.queues();
         if let Some(handler) = &self.handler {
             let mut left = messages.clone();

@@ -38,6 +38,7 @@ use crate::shares::Shares;
 use crate::store::Store;
 use crate::stream::Streams;
 use crate::tls::Tls;
+use crate::trace;
 use crate::transfer::{Downloads, Partials};
 use crate::waiting::Directs;
 
@@ -337,6 +338,7 @@ impl Inner {
 
     /// Queues a message for one peer if there is room. Compresses on the spot.
     pub(crate) fn try_send(&self, conn: &Conn, message: Outgoing<'_>) -> Result<(), Error> {
+        trace::sent(&conn.peer, message.body().len());
         let queued = if message.is_compressed() {
             conn.outbox.try_application(&self.build(message)?.parcel())
         } else {
@@ -354,9 +356,11 @@ impl Inner {
         exclude: &[NodeId],
         mut sent: impl FnMut(&Conn, Result<(), Error>),
     ) -> Result<(), Error> {
+        let bytes = message.body().len();
         let built = self.build(message)?;
         for conn in self.all_conns().iter() {
             if !exclude.contains(&conn.peer.id()) {
+                trace::sent(&conn.peer, bytes);
                 let queued = conn.outbox.try_application(&built.parcel());
                 sent(conn, queued.map_err(|not| not_accepted(conn, not)));
             }

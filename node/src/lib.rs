@@ -73,6 +73,7 @@ mod status;
 mod store;
 mod stream;
 mod tls;
+mod trace;
 mod transfer;
 mod waiting;
 

@@ -131,6 +131,7 @@ pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener, pending: Ar
         };
         match accepted {
             Ok((stream, remote)) => {
+                tracing::debug!(target: "peerkit::link", %remote, "accepted a connection");
                 let place = pending.enter(remote.ip());
                 conn::start(&inner, welcome(inner.clone(), stream, remote, place));
             }

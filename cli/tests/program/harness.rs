@@ -19,6 +19,7 @@ pub(crate) fn peerkit(home: &Path) -> Command {
     command
         .env_remove("NO_COLOR")
         .env_remove("PEERKIT_LOG")
+        .env_remove("PEERKIT_LOG_FORMAT")
         .env_remove("PEERKIT_SECRET")
         .env_remove("PEERKIT_TICKET")
         .env_remove("XDG_DOWNLOAD_DIR")

@@ -8,6 +8,7 @@ mod demo;
 mod faults;
 mod harness;
 mod line;
+mod log;
 mod names;
 mod network;
 mod prompt;

@@ -16,6 +16,7 @@ use crate::outbox::NotAccepted;
 use crate::outgoing::{Built, Outgoing};
 use crate::served::ServedStream;
 use crate::stream::Stream;
+use crate::trace;
 
 /// What became of a message to several peers.
 #[derive(Debug, Default)]
@@ -50,6 +51,7 @@ impl Sender {
     /// As [`Node::send`]; [`Error::LinkLost`] once this link has ended, even if there is another.
     pub async fn send<'a>(&self, message: impl Into<Outgoing<'a>>) -> Result<(), Error> {
         let message = message.into();
+        trace::sent(&self.conn.peer, message.body().len());
         if !message.is_compressed() && message.body().len() <= self.inner.config.max_message {
             let mut space = [0; MESSAGE_HEAD];
             let parcel = message.parcel(&mut space);

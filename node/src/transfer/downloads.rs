@@ -320,6 +320,7 @@ impl Inner {
         // the next run would find its part taken, and begin another.
         self.tracker.spawn(async move {
             let _alone = entry.at_it.lock().await;
+            tracing::debug!(target: "peerkit::transfer", hash = %entry.get.hash, "download begun");
             let outcome = fetch(&inner, &entry, &stop).await;
             if !stop.is_cancelled() || outcome.is_ok() {
                 inner.over(&entry, outcome).await;

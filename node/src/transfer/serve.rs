@@ -75,6 +75,7 @@ impl Serving {
     /// As [`serve`].
     pub(crate) async fn answer(self, stream: Stream) -> io::Result<()> {
         let Session { id, binding, .. } = stream.channel.session();
+        tracing::debug!(target: "peerkit::transfer", peer = %id.short(), "serving");
         serve(self, id, binding, stream).await
     }
 }

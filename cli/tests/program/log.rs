@@ -1,0 +1,69 @@
+//! What the log shows: what happens, by kind, and nothing of what is said.
+
+use serde_json::Value;
+
+use crate::harness::{Program, peerkit, run};
+
+/// What nothing may log.
+const CONTENT: &str = "the-treasure-is-under-the-oak";
+
+/// Runs a node that links to another and does a bit of all there is; returns what it logged.
+fn logged(home: &std::path::Path, env: &[(&str, &str)], first: &str) -> String {
+    let other = Program::start(home, "bo\nFAKE line", &[]);
+    let mut command = peerkit(home);
+    command.envs(env.iter().copied());
+    command.args(["run", "--json", "--manual", "--listen", "127.0.0.1:0", "--state"]);
+    command.arg(home.join("ann"));
+    let address = &other.address;
+    let input = format!(
+        "{first}\nconnect {address}\nmsg {CONTENT}\nbroadcast {CONTENT}\ndiscover\n\
+         search {CONTENT}\ndebug off\nexit\n"
+    );
+    let output = run(command, &input);
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    let results = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(results.matches(r#""ok":true"#).count(), 8, "{results}");
+    other.exit();
+    assert!(!log.contains(CONTENT), "{log}");
+    log
+}
+
+#[test]
+fn debug_shows_what_happens_by_kind_and_no_contents() {
+    let home = tempfile::tempdir().unwrap();
+    // Without a word it is switched on, as it was off.
+    let log = logged(home.path(), &[], "debug");
+    for part in [
+        "peerkit::link: dialling",
+        "peerkit::link: up",
+        "peerkit::message: sent",
+        "peerkit::broadcast: passed on",
+        "peerkit::query: asked",
+        "peerkit::query: passed on",
+        "peerkit::query: ended",
+    ] {
+        assert!(log.contains(part), "no `{part}` in\n{log}");
+    }
+    assert!(!log.lines().any(|line| line.starts_with("FAKE")), "{log}");
+    assert!(!log.contains("peerkit::link: ended"), "after `debug off`:\n{log}");
+}
+
+#[test]
+fn info_shows_the_life_of_a_node_as_json() {
+    let home = tempfile::tempdir().unwrap();
+    let env = [("PEERKIT_LOG", "info"), ("PEERKIT_LOG_FORMAT", "json")];
+    let log = logged(home.path(), &env, "size");
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let said = |target: &str, message: &str| {
+        let is_it =
+            |line: &&Value| line["target"] == target && line["fields"]["message"] == message;
+        lines.iter().find(is_it).unwrap_or_else(|| panic!("no {target} {message} in\n{log}"))
+    };
+    said("peerkit::node", "started");
+    assert_eq!(said("peerkit::link", "up")["fields"]["direction"], "outbound");
+    said("peerkit::link", "ended");
+    said("peerkit::node", "stopped");
+    assert!(lines.iter().all(|line| line["level"] != "DEBUG"), "{log}");
+    assert!(lines.iter().all(|line| line["timestamp"].is_string()), "{log}");
+}

@@ -1,0 +1,304 @@
+//! What a node does, for the log: one target for each kind of thing, fields instead of sentences.
+//!
+//! | target | info | debug |
+//! |---|---|---|
+//! | `peerkit::node` | start, stop, clocks that are far apart | |
+//! | `peerkit::link` | links that are up, have ended, and why | dials, connections accepted, refused |
+//! | `peerkit::message` | those that failed | each, with its size and kind |
+//! | `peerkit::query` | | asked, received, passed on, dropped |
+//! | `peerkit::membership` | joined a network | neighbours asked, taken, let go; probes |
+//! | `peerkit::broadcast` | those that are lost | received, passed on, delivered, dropped and why |
+//! | `peerkit::transfer` | downloads that are done or failed | downloads begun, requests served |
+//!
+//! Nothing secret and no contents are logged: no message, title, search text, ticket or token. Names
+//! and texts of peers are logged as quoted strings, with control characters escaped.
+
+use peerkit_proto::event::{Event, Parting, Peer};
+use peerkit_proto::frame::Frame;
+use peerkit_proto::frame::broadcast::Batch;
+use peerkit_proto::frame::membership::{Outcome, Probe};
+use peerkit_proto::frame::query::{QueryId, What};
+use peerkit_proto::id::{NodeId, hex};
+use peerkit_proto::message::Message;
+use peerkit_proto::overlay::broadcast::Counters;
+use peerkit_proto::overlay::{Command, Input, Output};
+use tracing::{debug, info};
+
+/// Returns whether anything that goes through the overlay would be logged.
+pub(crate) fn is_on() -> bool {
+    tracing::enabled!(target: "peerkit::query", tracing::Level::DEBUG)
+        || tracing::enabled!(target: "peerkit::membership", tracing::Level::DEBUG)
+        || tracing::enabled!(target: "peerkit::broadcast", tracing::Level::DEBUG)
+        || tracing::enabled!(target: "peerkit::link", tracing::Level::DEBUG)
+}
+
+/// Logs a message that is queued for a peer.
+#[inline]
+pub(crate) fn sent(peer: &Peer, bytes: usize) {
+    debug!(target: "peerkit::message", peer = %peer.id().short(), bytes, "sent");
+}
+
+/// Logs a message that goes to the application.
+#[inline]
+pub(crate) fn received(peer: &Peer, message: &Message) {
+    debug!(
+        target: "peerkit::message",
+        peer = %peer.id().short(),
+        kind = ?message.kind(),
+        bytes = message.body().len(),
+        "received"
+    );
+}
+
+/// Logs an event that goes to the application.
+pub(crate) fn event(event: &Event) {
+    match event {
+        Event::OutboundNodeConnected { peer } | Event::InboundNodeConnected { peer } => info!(
+            target: "peerkit::link",
+            peer = %peer.id().short(),
+            name = ?peer.name(),
+            direction = peer.direction().name(),
+            address = %peer.address(),
+            "up"
+        ),
+        Event::OutboundNodeDisconnected { peer, parting }
+        | Event::InboundNodeDisconnected { peer, parting } => ended(peer, parting),
+        Event::OutboundNodeConnectionError { address, error } => {
+            info!(target: "peerkit::link", %address, why = ?error, "could not connect");
+        }
+        Event::InboundNodeConnectionError { address, error } => {
+            debug!(target: "peerkit::link", %address, why = ?error, "not let in");
+        }
+        Event::NodeReconnectionError { address, tries, error } => {
+            debug!(target: "peerkit::link", %address, tries, why = ?error, "not reached again");
+        }
+        Event::NodeMessageFailed { peer, failure } => info!(
+            target: "peerkit::message",
+            peer = %peer.id().short(),
+            unsent = failure.unsent,
+            unconfirmed = failure.unconfirmed,
+            why = ?failure.reason.to_string(),
+            "failed"
+        ),
+        Event::NodeBroadcast { broadcast } => debug!(
+            target: "peerkit::broadcast",
+            id = %broadcast.id,
+            author = %broadcast.author.short(),
+            bytes = broadcast.message.body().len(),
+            "delivered"
+        ),
+        Event::NodeBroadcastsMissed { author, count } => {
+            info!(target: "peerkit::broadcast", author = %author.short(), count, "lost");
+        }
+        Event::NodeDownloadFinished { hash, bytes, .. } => {
+            info!(target: "peerkit::transfer", %hash, bytes, "download finished");
+        }
+        Event::NodeDownloadFailed { hash, error } => {
+            info!(target: "peerkit::transfer", %hash, why = ?error, "download failed");
+        }
+        Event::NodeSourceDropped { hash, source, why } => {
+            info!(target: "peerkit::transfer", %hash, source = %source.short(), ?why, "source dropped");
+        }
+        Event::NodeClockSkew { peer, seconds } => {
+            info!(target: "peerkit::node", peer = %peer.id().short(), seconds, "clocks far apart");
+        }
+        Event::NodeShutdownOrdered { owner } => {
+            info!(target: "peerkit::node", owner = %owner.short(), "ordered to stop");
+        }
+        Event::NodeShutdownRefused { peer, why } => {
+            info!(target: "peerkit::node", peer = %peer.id().short(), ?why, "order to stop ignored");
+        }
+        _ => {}
+    }
+}
+
+fn ended(peer: &Peer, parting: &Parting) {
+    info!(
+        target: "peerkit::link",
+        peer = %peer.id().short(),
+        name = ?peer.name(),
+        by_peer = parting.by_peer,
+        why = ?parting.reason.to_string(),
+        "ended"
+    );
+}
+
+/// Logs what goes into the overlay.
+pub(crate) fn input(input: &Input) {
+    match input {
+        Input::Frame(from, frame) => received_frame(*from, frame),
+        Input::PassedOver(to, frame) => {
+            let (to, kind) = (to.short(), kind(frame));
+            match frame {
+                Frame::Query(query) => {
+                    debug!(target: "peerkit::query", id = %short(query.id), %to, "dropped: link crowded");
+                }
+                Frame::Broadcast(_) => {
+                    debug!(target: "peerkit::broadcast", %to, "put off: link crowded");
+                }
+                _ => debug!(target: "peerkit::message", %to, kind, "dropped: link crowded"),
+            }
+        }
+        Input::NoTime(from, batch) => {
+            let (from, count) = (from.short(), batch.items.len());
+            debug!(target: "peerkit::broadcast", %from, count, "put off: application busy");
+        }
+        Input::DialFailed { address, error } => {
+            debug!(target: "peerkit::link", %address, why = ?error, "dial failed");
+        }
+        Input::Probed { id, answer } => {
+            let answered = answer.is_some();
+            debug!(target: "peerkit::membership", node = %id.short(), answered, "probed");
+        }
+        Input::Command(Command::Query { id, what, depth, .. }) => {
+            debug!(target: "peerkit::query", id = %short(*id), what = name(what), depth, "asked");
+        }
+        Input::Command(Command::Leave) => info!(target: "peerkit::membership", "leaving"),
+        _ => {}
+    }
+}
+
+fn received_frame(from: NodeId, frame: &Frame) {
+    let from = from.short();
+    match frame {
+        Frame::Query(query) => {
+            let (id, what, depth) = (short(query.id), name(&query.what), query.depth);
+            debug!(target: "peerkit::query", %id, %from, what, depth, "received");
+        }
+        Frame::Answer(answer) => {
+            let (id, node) = (short(answer.id), answer.node.short());
+            debug!(target: "peerkit::query", %id, %from, %node, "answer received");
+        }
+        Frame::QueryDone(done) => {
+            let (id, complete) = (short(done.id), done.complete);
+            debug!(target: "peerkit::query", %id, %from, complete, "done received");
+        }
+        Frame::Broadcast(batch) => log_batch(batch, &from, "received"),
+        Frame::Have(_) | Frame::Want(_) | Frame::Given(_) | Frame::Prune(_) => {
+            debug!(target: "peerkit::broadcast", %from, kind = kind(frame), "received");
+        }
+        Frame::Forward(_) | Frame::Forwarded(_) => {
+            debug!(target: "peerkit::message", %from, kind = kind(frame), "received for another");
+        }
+        _ => debug!(target: "peerkit::membership", %from, kind = kind(frame), "received"),
+    }
+}
+
+/// Logs what comes out of the overlay.
+pub(crate) fn output(output: &Output) {
+    match output {
+        Output::Send(to, frame) => sent_frame(*to, frame),
+        Output::Dial { address, quiet, .. } => {
+            debug!(target: "peerkit::link", %address, quiet, "dialling for the overlay");
+        }
+        Output::Probe { id, probe: Probe { neighbour, .. }, .. } => {
+            debug!(target: "peerkit::membership", node = %id.short(), neighbour, "probing");
+        }
+        Output::Joined(through) => {
+            info!(target: "peerkit::membership", through = %through.short(), "joined");
+        }
+        Output::JoinRefused(by, outcome) => {
+            let why = match outcome {
+                Outcome::Manual => "its links are made by hand",
+                _ => "no place",
+            };
+            info!(target: "peerkit::membership", by = %by.short(), why, "not joined");
+        }
+        Output::Hangup(peer, reason) => {
+            debug!(target: "peerkit::link", peer = %peer.short(), why = ?reason.to_string(), "ending");
+        }
+        Output::Ended { query, complete } => {
+            debug!(target: "peerkit::query", id = %short(*query), complete, "ended");
+        }
+        _ => {}
+    }
+}
+
+fn sent_frame(to: NodeId, frame: &Frame) {
+    let to = to.short();
+    match frame {
+        Frame::Query(query) => {
+            let (id, what, depth) = (short(query.id), name(&query.what), query.depth);
+            debug!(target: "peerkit::query", %id, %to, what, depth, "passed on");
+        }
+        Frame::Answer(answer) => {
+            debug!(target: "peerkit::query", id = %short(answer.id), %to, "answer passed on");
+        }
+        Frame::QueryDone(done) => {
+            let (id, complete) = (short(done.id), done.complete);
+            debug!(target: "peerkit::query", %id, %to, complete, "done sent");
+        }
+        Frame::Broadcast(batch) => log_batch(batch, &to, "passed on"),
+        Frame::Have(_) | Frame::Want(_) | Frame::Given(_) | Frame::Prune(_) | Frame::Clock(_) => {
+            debug!(target: "peerkit::broadcast", %to, kind = kind(frame), "sent");
+        }
+        Frame::Forward(_) | Frame::Forwarded(_) => {
+            debug!(target: "peerkit::message", %to, kind = kind(frame), "passed on for another");
+        }
+        _ => debug!(target: "peerkit::membership", %to, kind = kind(frame), "sent"),
+    }
+}
+
+fn log_batch(batch: &Batch, peer: &str, what: &'static str) {
+    let (author, count) = (batch.run.author.short(), batch.items.len());
+    let first = batch.first;
+    debug!(target: "peerkit::broadcast", %author, peer, first, count, "{what}");
+}
+
+/// Logs the broadcasts that the overlay has dropped, by what its counters were and are.
+pub(crate) fn broadcasts_dropped(from: NodeId, before: Counters, after: Counters) {
+    let from = from.short();
+    let duplicates = after.duplicates.saturating_sub(before.duplicates);
+    if duplicates > 0 {
+        debug!(target: "peerkit::broadcast", %from, count = duplicates, "dropped: came before");
+    }
+    let untimely = after.untimely.saturating_sub(before.untimely);
+    if untimely > 0 {
+        info!(
+            target: "peerkit::broadcast",
+            %from,
+            count = untimely,
+            "dropped: too old or from the future, by this node's clock"
+        );
+    }
+}
+
+fn short(query: QueryId) -> String {
+    hex(&query.0[..4])
+}
+
+/// What a query asks. Not for what: that is the user's.
+fn name(what: &What) -> &'static str {
+    match what {
+        What::Discover => "discover",
+        What::Search(_) => "search",
+        What::HasFile(_) => "has file",
+        What::FindNode(_) => "find node",
+        What::CallBack { .. } => "call back",
+        What::Sample { .. } => "sample",
+        _ => "other",
+    }
+}
+
+fn kind(frame: &Frame) -> &'static str {
+    match frame {
+        Frame::Query(_) => "query",
+        Frame::Broadcast(_) => "broadcast",
+        Frame::Forward(_) => "forward",
+        Frame::Forwarded(_) => "forwarded",
+        Frame::Have(_) => "have",
+        Frame::Want(_) => "want",
+        Frame::Given(_) => "given",
+        Frame::Prune(_) => "prune",
+        Frame::NeighbourRequest(_) => "neighbour request",
+        Frame::NeighbourReply(_) => "neighbour reply",
+        Frame::ForwardJoin(_) => "forward join",
+        Frame::Disconnect(_) => "disconnect",
+        Frame::Shuffle(_) => "shuffle",
+        Frame::ShuffleReply(_) => "shuffle reply",
+        Frame::Beacon(_) => "beacon",
+        Frame::Order(_) => "order",
+        Frame::Clock(_) => "clock",
+        _ => "other",
+    }
+}
