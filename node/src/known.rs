@@ -1,11 +1,13 @@
 //! What this node knows: peers that it has met, and files that it shares.
 
-use std::path::Path;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Peer;
-use peerkit_proto::files::{Asker, Description, SharedFile};
+use peerkit_proto::files::{Asker, Description, MAX_NAME, SharedFile};
 use peerkit_proto::frame::query::What;
 use peerkit_proto::id::NodeId;
 use serde::{Deserialize, Serialize};
@@ -133,11 +135,7 @@ impl Inner {
         blocking(move || {
             let json = serde_json::to_vec_pretty(&saved);
             let json = json.map_err(|error| failed(&path, error.to_string()))?;
-            // Beside and renamed: a crash leaves the old file or the new one.
-            let beside = path.with_extension("json.part");
-            std::fs::write(&beside, json)
-                .and_then(|()| std::fs::rename(&beside, &path))
-                .map_err(|error| failed(&path, error.to_string()))?;
+            write_whole(&path, &json).map_err(|error| failed(&path, error.to_string()))?;
             Ok(saved.len())
         })
         .await
@@ -148,11 +146,11 @@ impl Inner {
         let (path, store) = (path.to_owned(), self.store.clone());
         blocking(move || {
             let failed = |error: String| Error::PeersFile { path: path.clone(), error };
-            let len = std::fs::metadata(&path).map_err(|error| failed(error.to_string()))?.len();
+            let len = fs::metadata(&path).map_err(|error| failed(error.to_string()))?.len();
             if len > MAX_PEERS_FILE {
                 return Err(failed(format!("{len} bytes are too many for a file of peers")));
             }
-            let json = std::fs::read(&path).map_err(|error| failed(error.to_string()))?;
+            let json = fs::read(&path).map_err(|error| failed(error.to_string()))?;
             let saved: Vec<SavedPeer> = serde_json::from_slice(&json)
                 .map_err(|error| failed(format!("not a file of peers: {error}")))?;
             let peers: Vec<_> = saved.into_iter().map(|peer| (peer.id, peer.known)).collect();
@@ -163,9 +161,63 @@ impl Inner {
     }
 }
 
+/// Writes a file beside its place and renames it: a crash leaves the old file or the new one. What is
+/// there and is no regular file, such as a pipe or a link, is written to and not replaced.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+        return fs::write(path, bytes);
+    }
+    let beside = beside(path);
+    fs::write(&beside, bytes)?;
+    fs::rename(&beside, path).inspect_err(|_| drop(fs::remove_file(&beside)))
+}
+
+/// `.NAME.part` beside a file, the name cut if it is a long one.
+fn beside(path: &Path) -> PathBuf {
+    const AROUND: usize = "..part".len();
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let cut = name.floor_char_boundary(MAX_NAME - AROUND);
+    path.with_file_name(format!(".{}.part", name.get(..cut).unwrap_or_default()))
+}
+
 /// Runs what waits for the disk where it may.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Stopped))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_written_whole_whatever_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["peers.json".to_owned(), "é".repeat(127), "x".repeat(255)] {
+            let path = folder.path().join(&name);
+            for text in ["old", "new"] {
+                write_whole(&path, text.as_bytes()).unwrap();
+                assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            }
+            fs::remove_file(&path).unwrap();
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left beside");
+        fs::create_dir(folder.path().join("folder")).unwrap();
+        assert!(write_whole(&folder.path().join("folder"), b"x").is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_written_to_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, b"old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write_whole(&link, b"new").unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        write_whole(Path::new("/dev/null"), b"x").unwrap();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    }
 }

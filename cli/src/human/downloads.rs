@@ -24,7 +24,11 @@ pub(crate) fn line(paint: Paint, download: &DownloadStatus) -> String {
         sources: download.sources,
     };
     let state = figures.told(paint, download.state, download.error.as_deref());
-    format!("{}  {state}", named(paint, download))
+    let left_out = match download.left_out {
+        0 => String::new(),
+        files => format!(", {files} not written"),
+    };
+    format!("{}  {state}{left_out}", named(paint, download))
 }
 
 /// What is said of a fetch that no node feeds.

@@ -47,9 +47,38 @@ fn each_share_of_equal_content_has_its_own_ticket() {
     assert_eq!(names(&node.run("files")["files"]), ["a.txt", "b.txt"]);
     assert_eq!(names(&node.run("search txt")["files"]), ["a.txt", "b.txt"]);
     assert_eq!(names(&node.run("remove b.txt")["files"]), ["b.txt"], "the other one stays");
+    let same_name = home.path().join("elsewhere/a.txt");
+    fs::create_dir(same_name.parent().unwrap()).unwrap();
+    fs::write(&same_name, "the same").unwrap();
+    node.run(&format!("add {}", same_name.display()));
+    assert!(node.fail("remove a.txt").contains("2 shares are called `a.txt`"));
+    assert_eq!(names(&node.run(&format!("remove {}", same_name.display()))["files"]), ["a.txt"]);
+    assert_eq!(node.run("files")["files"][0]["path"], json!(home.path().join("a.txt")));
     let got = get(home.path(), &[&first, "by ticket/", "--json"]);
     assert_eq!(result(&got)["path"], json!(home.path().join("other/by ticket/a.txt")));
-    node.exit();
+    let (status, stderr) = node.stop();
+    assert_eq!((status.code(), stderr.as_str()), (Some(1), ""), "one command has failed");
+}
+
+#[test]
+fn what_is_got_by_its_name_arrives_under_it() {
+    let home = tempfile::tempdir().unwrap();
+    let mut alice = Program::start(home.path(), "alice", &[]);
+    for name in ["a.txt", "b.txt"] {
+        let path = home.path().join(name);
+        fs::write(&path, "the same").unwrap();
+        alice.run(&format!("add {}", path.display()));
+    }
+    let mut bob = Program::start(home.path(), "bob", &[]);
+    bob.run(&format!("connect {}", alice.address));
+    let found = bob.run("search txt")["files"].clone();
+    assert_eq!(names(&found), ["a.txt", "b.txt"]);
+    for name in ["b.txt", "a.txt"] {
+        let got = bob.run(&format!("get {name}"));
+        assert_eq!(got["path"], json!(bob.downloads.join(name)));
+    }
+    alice.exit();
+    bob.exit();
 }
 
 #[test]
@@ -233,4 +262,8 @@ fn what_a_disk_cannot_have_is_named_and_makes_it_fail() {
     assert_eq!(got.status.code(), Some(1));
     let left = json!([{"path": long, "why": "it is too long for this disk"}]);
     assert_eq!((&result(&got)["ok"], &result(&got)["left_out"]), (&json!(true), &left));
+    // And in the background, where the list of downloads tells of it too.
+    let mut node = Program::start(home.path(), "bob", &[]);
+    assert_eq!(node.run(&format!("get {ticket} '{}'", to("prompt")))["left_out"], left);
+    assert_eq!(node.run("downloads")["downloads"][0]["left_out"], 1);
 }

@@ -20,9 +20,12 @@ use super::fetching::Fetching;
 use super::get::{Candidate, Destination, Get};
 use super::part;
 use super::status::{DownloadState, DownloadStatus, Shown};
-use super::{FetchError, Fetched};
+use super::{FetchError, Fetched, LeftOut};
 use crate::error::Error;
 use crate::inner::Inner;
+
+/// Files that the log names of those that a disk could not have.
+const LOGGED: usize = 100;
 
 /// Downloads that are over and still listed.
 const LISTED: usize = 100;
@@ -336,8 +339,13 @@ impl Inner {
 
     async fn over(&self, entry: &Arc<Entry>, outcome: Result<Fetched, Error>) {
         let hash = entry.get.hash;
+        let mut left_out = 0;
         let event = match &outcome {
             Ok(fetched) => {
+                left_out = fetched.left_out.len();
+                for LeftOut { path, why } in fetched.left_out.iter().take(LOGGED) {
+                    tracing::info!(%path, %why, "a file in a fetched folder can't be written");
+                }
                 let (path, bytes) = (fetched.path.clone(), fetched.bytes);
                 Event::NodeDownloadFinished { hash, path, bytes }
             }
@@ -355,7 +363,7 @@ impl Inner {
             work.outcome = Some(outcome);
         }
         match &event {
-            Event::NodeDownloadFinished { path, .. } => entry.shown.placed(path.clone()),
+            Event::NodeDownloadFinished { path, .. } => entry.shown.placed(path.clone(), left_out),
             Event::NodeDownloadFailed { error, .. } => entry.shown.failed(error.clone()),
             _ => {}
         }

@@ -41,6 +41,14 @@ pub struct DownloadStatus {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// How many files and folders in it this disk could not have, once it is done. The log names them,
+    /// and so does [`Fetched::left_out`](crate::Fetched::left_out).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub left_out: usize,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// What is being done about a download.
@@ -96,6 +104,7 @@ impl Shown {
             sources: 0,
             path,
             error: None,
+            left_out: 0,
         });
         Self { status, kept: Arc::default() }
     }
@@ -139,8 +148,9 @@ impl Shown {
         self.status.send_modify(|status| status.error = Some(error));
     }
 
-    pub(super) fn placed(&self, path: PathBuf) {
-        self.status.send_modify(|status| status.path = Some(path));
+    /// It is at `path`, but for so many files that this disk could not have.
+    pub(super) fn placed(&self, path: PathBuf, left_out: usize) {
+        self.status.send_modify(|status| (status.path, status.left_out) = (Some(path), left_out));
         self.state(DownloadState::Done);
     }
 
