@@ -209,7 +209,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) max_downloads: Option<usize>,
 
-    /// How many nodes may connect to this one [default: 128]
+    /// How many nodes may connect to this one; 0 refuses every one of them [default: 128]
     #[arg(long, value_name = "N")]
     pub(crate) max_inbound: Option<usize>,
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use peerkit::{Address, ParseAddressError};
 
 use crate::manual::{self, Entry};
+use crate::settings::{self, Setting};
 use crate::wanted;
 use crate::words::{self, Word};
 use flags::{Flag, Takes};
@@ -16,33 +17,87 @@ mod flags;
 /// knows; what `get` asks for depends on what searches have found: see [`wanted::read`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
-    Connect { address: String, reconnect: bool },
-    Join { addresses: Vec<String> },
-    Disconnect { peer: String },
+    Connect {
+        address: String,
+        reconnect: bool,
+    },
+    Join {
+        addresses: Vec<String>,
+    },
+    Disconnect {
+        peer: String,
+    },
     Peers,
-    Msg { text: String },
-    Send { peer: String, text: String },
-    Broadcast { title: String, text: String },
-    Ping { peer: Option<String> },
-    Discover { depth: i32 },
-    Add { path: PathBuf, to: Vec<String>, ticket: bool },
-    Remove { hash: String },
+    Msg {
+        text: String,
+    },
+    Send {
+        peer: String,
+        text: String,
+    },
+    Broadcast {
+        title: String,
+        text: String,
+    },
+    Ping {
+        peer: Option<String>,
+    },
+    Discover {
+        depth: i32,
+    },
+    Add {
+        path: PathBuf,
+        to: Vec<String>,
+        ticket: bool,
+    },
+    Remove {
+        hash: String,
+    },
     Refresh,
-    Files { share: Option<String>, skip: usize },
-    Search { text: String },
-    Get { line: String, from: Vec<String>, force: bool },
-    Pause { download: String },
-    Resume { download: String },
-    Cancel { download: String },
+    Files {
+        share: Option<String>,
+        skip: usize,
+    },
+    Search {
+        text: String,
+    },
+    Get {
+        line: String,
+        from: Vec<String>,
+        force: bool,
+    },
+    Pause {
+        download: String,
+    },
+    Resume {
+        download: String,
+    },
+    Cancel {
+        download: String,
+    },
     Downloads,
     Status,
     Network,
     Size,
-    Map { file: Option<PathBuf> },
-    Save { file: Option<PathBuf> },
-    Load { file: Option<PathBuf> },
-    Debug { on: Option<bool> },
-    Help { topic: Option<String> },
+    Map {
+        file: Option<PathBuf>,
+    },
+    Save {
+        file: Option<PathBuf>,
+    },
+    Load {
+        file: Option<PathBuf>,
+    },
+    /// Without a setting: all of them are listed.
+    Set {
+        setting: Option<Setting>,
+    },
+    Debug {
+        on: Option<bool>,
+    },
+    Help {
+        topic: Option<String>,
+    },
     Leave,
     Shutdown,
     Exit,
@@ -154,6 +209,7 @@ impl Command {
             "map" => Self::Map { file: arguments.path()? },
             "save" => Self::Save { file: arguments.path()? },
             "load" => Self::Load { file: arguments.path()? },
+            "set" => Self::Set { setting: arguments.setting()? },
             "debug" => Self::Debug {
                 on: match arguments.one_or_none()?.as_deref() {
                     None => None,
@@ -213,6 +269,7 @@ impl Command {
             Self::Map { .. } => "map",
             Self::Save { .. } => "save",
             Self::Load { .. } => "load",
+            Self::Set { .. } => "set",
             Self::Debug { .. } => "debug",
             Self::Help { .. } => "help",
             Self::Leave => "leave",
@@ -331,6 +388,20 @@ impl Arguments<'_> {
     fn path(&mut self) -> Result<Option<PathBuf>, String> {
         let rest = std::mem::take(&mut self.rest);
         wanted::path(rest).map_err(|error| self.wrong(&error))
+    }
+
+    /// A setting's name and its new value, if there are any.
+    fn setting(&mut self) -> Result<Option<Setting>, String> {
+        if self.rest.trim().is_empty() {
+            return Ok(None);
+        }
+        let name = self.word("the name of a setting")?;
+        if name == settings::DOWNLOADS {
+            let folder = self.path()?.ok_or_else(|| self.wrong("downloads needs a folder"))?;
+            return Ok(Some(Setting::Downloads(folder)));
+        }
+        let value = self.one(&format!("a value for `{name}`"))?;
+        Setting::rate(&name, &value).map(Some).map_err(|error| self.wrong(&error))
     }
 
     fn depth(&mut self) -> Result<i32, String> {
@@ -602,6 +673,7 @@ mod tests {
                 "connect" | "join" => format!("{} a:1", entry.name),
                 "send" => "send bob hi".to_owned(),
                 "debug" => "debug on".to_owned(),
+                "set" => "set up 1M".to_owned(),
                 "peers" | "refresh" | "files" | "downloads" | "status" | "network" | "size"
                 | "leave" | "shutdown" | "exit" => entry.name.to_owned(),
                 "discover" => "discover 1".to_owned(),
@@ -613,6 +685,19 @@ mod tests {
                 assert_eq!(parse(&line).name(), entry.name);
             }
         }
+    }
+
+    #[test]
+    fn settings_have_a_name_and_a_value() {
+        let set = |setting| Command::Set { setting: Some(setting) };
+        assert_eq!(parse("set"), Command::Set { setting: None });
+        assert_eq!(parse("set downloads a folder"), set(Setting::Downloads("a folder".into())));
+        assert_eq!(parse("set downloads 'b c'"), set(Setting::Downloads("b c".into())));
+        assert_eq!(parse("set up 2k"), set(Setting::rate("up", "2k").unwrap()));
+        assert!(error("set downloads").contains("needs a folder"));
+        assert!(error("set up").contains("a value for `up`"));
+        assert!(error("set up fast").contains("64KiB"));
+        assert!(error("set speed 3").contains("downloads, up, down"), "{}", error("set speed 3"));
     }
 
     #[test]

@@ -22,16 +22,13 @@ use crate::outcome::{
 };
 use crate::output::Output;
 use crate::progress::Bars;
+use crate::settings;
 use crate::text::millis;
 use crate::wanted::{self, Destination, Hit, Wanted};
 
 /// How long a command waits for what was shared before the start. 5 s: a hundred thousand files that
 /// have not changed take one.
 const RESTORED: Duration = Duration::from_secs(5);
-
-/// Nodes dialled at once when many are to be connected. 16: a file of known peers may name
-/// thousands, and most of them may be gone.
-const DIALS: usize = 16;
 
 /// How long `msg` waits for a peer whose queue is full. 10 s: as long as a request for its reply.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -41,8 +38,6 @@ pub(crate) struct Session {
     pub(crate) node: Node,
     /// Where the state is kept.
     pub(crate) state: PathBuf,
-    /// Where `get` puts files.
-    pub(crate) downloads: PathBuf,
     /// What the last search found, for completion and for `get` by name or first digits.
     pub(crate) found: Found,
     pub(crate) log: Log,
@@ -113,8 +108,10 @@ impl Session {
                 Outcome::Broadcast { id: broadcast.id.to_string(), links: broadcast.links }
             }
             Command::Ping { peer: Some(peer) } => {
-                let peer = node.find_peer(&peer)?;
+                let peer = node.find_node(&peer).await?;
                 let rtt = node.ping(peer.id()).await?;
+                // There may be a link now that was made for it.
+                let peer = node.peer(peer.id()).unwrap_or(peer);
                 let ping = Ping { peer: self.view(&peer), rtt_ms: Some(millis(rtt)), error: None };
                 Outcome::Pings { pings: vec![ping] }
             }
@@ -126,7 +123,7 @@ impl Session {
                     size: discovery.nodes.len(),
                     complete: discovery.complete,
                     elapsed_ms: millis(discovery.elapsed),
-                    nodes: discovery.nodes.iter().map(NodeView::from).collect(),
+                    nodes: NodeView::all(node, &discovery),
                 }
             }
             Command::Add { path, to, ticket } => self.add(path, &to, ticket).await?,
@@ -211,8 +208,12 @@ impl Session {
             Command::Load { file } => {
                 let path = file.unwrap_or_else(|| self.peers_file());
                 let loaded = node.load_peers(&path).await?;
-                let connected = meet(node, &loaded).await;
+                let connected = node.connect_to_known(&loaded).await;
                 Outcome::Loaded { path, connected: self.views(&connected), peers: views(loaded) }
+            }
+            Command::Set { setting: None } => Outcome::Settings { config: settings::all(node) },
+            Command::Set { setting: Some(setting) } => {
+                Outcome::Settings { config: vec![settings::set(node, setting)?] }
             }
             Command::Debug { on } => Outcome::Debug { debug: self.log.set_debug(on)? },
             Command::Help { topic } => Outcome::Help {
@@ -346,7 +347,7 @@ impl Session {
         };
         let from = self.addresses(from).await?;
         let get = from.into_iter().fold(get.overwrite(force), Get::from);
-        let destination = Destination::new(path.as_deref(), &self.downloads);
+        let destination = Destination::new(path.as_deref(), &self.node.download_folder());
         Ok(destination.context("there is no current folder")?.of_get(get))
     }
 
@@ -424,35 +425,6 @@ impl Session {
     fn views(&self, peers: &[Peer]) -> Vec<PeerView> {
         peers.iter().map(|peer| self.view(peer)).collect()
     }
-}
-
-/// Connects to nodes known from before, several at once, each at the first of its addresses that
-/// answers. Those that can't be reached show in events.
-async fn meet(node: &Node, known: &[(NodeId, KnownPeer)]) -> Vec<Peer> {
-    let mut dials = JoinSet::new();
-    let mut met = Vec::new();
-    for (id, known) in known.iter().filter(|(id, _)| !is_linked(node, *id)) {
-        if dials.len() >= DIALS {
-            met.extend(dials.join_next().await.and_then(Result::ok).flatten());
-        }
-        let (node, id, addresses) = (node.clone(), *id, known.addresses.clone());
-        dials.spawn(async move { reach(&node, id, addresses).await });
-    }
-    met.extend(dials.join_all().await.into_iter().flatten());
-    met
-}
-
-fn is_linked(node: &Node, id: NodeId) -> bool {
-    id == node.id() || node.peer(id).is_some()
-}
-
-async fn reach(node: &Node, id: NodeId, addresses: Vec<Address>) -> Option<Peer> {
-    for address in addresses {
-        if let Ok(peer) = node.connect(address.with_id(id)).await {
-            return Some(peer);
-        }
-    }
-    None
 }
 
 fn views<T, V: From<T>>(values: Vec<T>) -> Vec<V> {

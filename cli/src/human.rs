@@ -66,6 +66,16 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
                     node.outbound.len(),
                     node.inbound.len(),
                 );
+                let outbound = node.outbound_nodes.iter().map(|other| ("to", other));
+                for (way, other) in outbound.chain(node.inbound_nodes.iter().map(|o| ("from", o))) {
+                    let _ = write!(
+                        text,
+                        "\n      {}  {}  {}",
+                        paint.faint(&format!("{way:4}")),
+                        label(&other.id, &other.name),
+                        paint.faint(&other.address),
+                    );
+                }
             }
             text
         }
@@ -172,6 +182,17 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             shown(path),
             connected.len(),
         ),
+        Outcome::Settings { config } => {
+            let lines = config.iter().map(|setting| {
+                let value = match (&setting.value, setting.value.as_u64()) {
+                    (_, Some(0)) => "no limit".to_owned(),
+                    (_, Some(rate)) => format!("{}/s", text::size(rate)),
+                    (value, None) => plain(value.as_str().unwrap_or_default()),
+                };
+                format!("{}  {value}", paint.faint(&format!("{:9}", setting.name)))
+            });
+            lines.collect::<Vec<_>>().join("\n")
+        }
         Outcome::Debug { debug: true } => "logging what the node does".to_owned(),
         Outcome::Debug { debug: false } => "logging warnings only".to_owned(),
         Outcome::Help { help } => help.clone(),
@@ -358,9 +379,12 @@ fn peers_and_known(paint: Paint, peers: &[PeerView], known: &[KnownView]) -> Str
         let rtt = peer.rtt_ms.map_or_else(String::new, |rtt| {
             format!("  {}", text::time(Duration::from_secs_f64(rtt / 1e3)))
         });
+        let heard = peer.last_seen.map_or_else(String::new, |last_seen| {
+            format!("  {}", paint.faint(&format!("heard {}", seconds_ago(last_seen))))
+        });
         let _ = write!(
             text,
-            "\n  {}  {}  {}{rtt}",
+            "\n  {}  {}  {}{rtt}{heard}",
             paint.name(&peer.label()),
             at(peer),
             peer.direction.unwrap_or("no link"),
@@ -384,6 +408,14 @@ fn peers_and_known(paint: Paint, peers: &[PeerView], known: &[KnownView]) -> Str
     text
 }
 
+fn seconds_ago(unix_ms: u64) -> String {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    match now.saturating_sub(Duration::from_millis(unix_ms)).as_secs() {
+        0 => "just now".to_owned(),
+        seconds => format!("{seconds} s ago"),
+    }
+}
+
 fn ago(unix_ms: u64) -> String {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     let past = now.saturating_sub(Duration::from_millis(unix_ms)).as_secs();
@@ -401,7 +433,11 @@ fn pings_text(paint: Paint, pings: &[Ping]) -> String {
             (Some(rtt), _) => text::time(Duration::from_secs_f64(rtt / 1e3)),
             (None, error) => paint.bad(&plain(error.as_deref().unwrap_or("no answer"))),
         };
-        format!("{}  {answer}", paint.name(&ping.peer.label()))
+        let through = match (ping.rtt_ms, &ping.peer.address) {
+            (Some(_), None) => "  through the network",
+            _ => "",
+        };
+        format!("{}  {answer}{}", paint.name(&ping.peer.label()), paint.faint(through))
     });
     lines.collect::<Vec<_>>().join("\n")
 }

@@ -61,7 +61,7 @@ impl<'a> EventLine<'a> {
             event: event.name(),
             node: node.id(),
             peer: event.peer().map(|peer| PeerView::new(node, peer)),
-            data: Data::of(event),
+            data: Data::of(node, event),
         }
     }
 }
@@ -89,7 +89,7 @@ enum Data {
 }
 
 impl Data {
-    fn of(event: &Event) -> Option<Self> {
+    fn of(this: &Node, event: &Event) -> Option<Self> {
         Some(match event {
             Event::OutboundNodeDisconnected { parting, .. }
             | Event::InboundNodeDisconnected { parting, .. } => {
@@ -108,7 +108,7 @@ impl Data {
                 message: Content::of(&broadcast.message),
                 time: broadcast.time,
             },
-            Event::NodeDiscovered { node } => Self::Node(NodeView::from(node)),
+            Event::NodeDiscovered { node } => Self::Node(NodeView::one(this, node)),
             Event::NodeReconnectionError { address, tries, error } => Self::Reconnection {
                 address: address.to_string(),
                 tries: *tries,
@@ -226,9 +226,10 @@ mod tests {
         );
     }
 
-    #[test]
-    fn events_of_downloads_say_what_and_why() {
-        let data = |event| serde_json::to_value(Data::of(&event).unwrap()).unwrap();
+    #[tokio::test]
+    async fn events_of_downloads_say_what_and_why() {
+        let node = Node::builder().spawn().await.unwrap();
+        let data = |event| serde_json::to_value(Data::of(&node, &event).unwrap()).unwrap();
         let hash = Hash::of(b"content");
         let event = Event::NodeDownloadFinished { hash, path: "/d/a film".into(), bytes: 7 };
         let expected = serde_json::json!(

@@ -29,6 +29,7 @@ mod output;
 mod progress;
 mod rate;
 mod run;
+mod settings;
 mod share;
 mod signals;
 mod sim;

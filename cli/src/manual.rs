@@ -300,6 +300,17 @@ pub(crate) const ENTRIES: &[Entry] = &[
         more: "Without FILE: peers.json in the state folder.",
     },
     Entry {
+        name: "set",
+        aliases: &[],
+        usage: "set [NAME VALUE]",
+        summary: "list the settings, or change one until the node stops",
+        more: "set downloads DIR       where `get` puts files\n\
+               set up RATE             bytes a second of files sent, for example 500k; 0: no limit\n\
+               set down RATE           bytes a second of files fetched\n\
+               set peer-up RATE        as up, to each node\n\
+               set peer-down RATE      as down, from each node",
+    },
+    Entry {
         name: "debug",
         aliases: &[],
         usage: "debug [on|off]",

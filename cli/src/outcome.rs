@@ -1,13 +1,16 @@
 //! The outcome of a command: the fields of its JSON result.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use peerkit::{
-    Access, DownloadStatus, Dropped, Figures, FileName, FolderFile, FoundFile, Hash, KnownPeer,
-    LeftOut, Network, Node, NodeId, NodeInfo, Peer, RelPath, Renamed, SharedFile, Skipped, Status,
+    Access, Discovery, DownloadStatus, Dropped, Figures, FileName, FolderFile, FoundFile, Hash,
+    KnownPeer, LeftOut, Neighbour, Network, Node, NodeId, NodeInfo, Peer, RelPath, Renamed,
+    SharedFile, Skipped, Status,
 };
 use serde::Serialize;
 
+use crate::settings::SettingView;
 use crate::text;
 
 /// The result of a command that worked.
@@ -116,6 +119,8 @@ pub(crate) enum Outcome {
     Saved { path: PathBuf, peers: Vec<KnownView> },
     /// `load`
     Loaded { path: PathBuf, peers: Vec<KnownView>, connected: Vec<PeerView> },
+    /// `set`
+    Settings { config: Vec<SettingView> },
     /// `debug`
     Debug { debug: bool },
     /// `help`
@@ -148,6 +153,9 @@ pub(crate) struct PeerView {
     pub(crate) direction: Option<&'static str>,
     /// `None` until it was measured.
     pub(crate) rtt_ms: Option<f64>,
+    /// When the last bytes came from it, in milliseconds since 1970. `None` without a link.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_seen: Option<u64>,
 }
 
 impl PeerView {
@@ -159,6 +167,7 @@ impl PeerView {
             address: peer.is_linked().then(address),
             direction: peer.is_linked().then(|| peer.direction().name()),
             rtt_ms: node.rtt(peer.id()).map(text::millis),
+            last_seen: node.idle_time(peer.id()).map(text::unix_millis_ago),
         }
     }
 
@@ -219,10 +228,42 @@ pub(crate) struct NodeView {
     pub(crate) address: Option<String>,
     pub(crate) outbound: Vec<NodeId>,
     pub(crate) inbound: Vec<NodeId>,
+    pub(crate) outbound_nodes: Vec<NeighbourView>,
+    pub(crate) inbound_nodes: Vec<NeighbourView>,
 }
 
-impl From<&NodeInfo> for NodeView {
-    fn from(info: &NodeInfo) -> Self {
+/// The other end of a link of a discovered node.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct NeighbourView {
+    pub(crate) id: NodeId,
+    /// Empty where nobody has told it.
+    pub(crate) name: String,
+    pub(crate) address: String,
+}
+
+impl NodeView {
+    /// All nodes of a discovery, their neighbours by the names that they gave themselves.
+    pub(crate) fn all(node: &Node, discovery: &Discovery) -> Vec<Self> {
+        let names: HashMap<NodeId, &str> =
+            discovery.nodes.iter().map(|info| (info.id, info.name.as_str())).collect();
+        let name = |id| names.get(&id).map(|name| (*name).to_owned()).or_else(|| name_of(node, id));
+        discovery.nodes.iter().map(|info| Self::new(info, &name)).collect()
+    }
+
+    /// One node of a discovery, its neighbours by their names as far as they are known here.
+    pub(crate) fn one(node: &Node, info: &NodeInfo) -> Self {
+        Self::new(info, &|id| name_of(node, id))
+    }
+
+    fn new(info: &NodeInfo, name: &dyn Fn(NodeId) -> Option<String>) -> Self {
+        let views = |neighbours: &[Neighbour]| {
+            let view = |other: &Neighbour| NeighbourView {
+                id: other.id,
+                name: name(other.id).unwrap_or_default(),
+                address: other.address.clone().without_id().to_string(),
+            };
+            neighbours.iter().map(view).collect()
+        };
         let address = info.addresses.first().cloned();
         Self {
             id: info.id,
@@ -230,7 +271,17 @@ impl From<&NodeInfo> for NodeView {
             address: address.map(|address| address.without_id().to_string()),
             outbound: info.outbound.iter().map(|other| other.id).collect(),
             inbound: info.inbound.iter().map(|other| other.id).collect(),
+            outbound_nodes: views(&info.outbound),
+            inbound_nodes: views(&info.inbound),
         }
+    }
+}
+
+/// The name of this node or of one that it is linked with.
+fn name_of(node: &Node, id: NodeId) -> Option<String> {
+    match id == node.id() {
+        true => Some(node.name().to_owned()),
+        false => node.peer(id).map(|peer| peer.name().to_owned()),
     }
 }
 

@@ -85,12 +85,16 @@ async fn start_node(args: &RunArgs, state: &Path) -> anyhow::Result<Node> {
     config.peer_download_rate = args.peer_down.unwrap_or(config.peer_download_rate);
     config.max_downloads = args.max_downloads.unwrap_or(config.max_downloads);
     config.max_inbound = args.max_inbound.unwrap_or(config.max_inbound);
+    if args.max_inbound == Some(0) {
+        tracing::warn!("--max-inbound 0 refuses every node that connects to this one");
+    }
     let mut builder = Node::builder()
         .config(config)
         .name(args.name.clone().unwrap_or_else(host::name))
         .network(args.network.as_str())
         .manual(args.manual)
         .watch(true)
+        .download_folder(folders::downloads(args.downloads.as_deref()))
         .state(state)
         .repair(args.repair);
     for address in &args.listen {
@@ -172,7 +176,6 @@ async fn serve(
     let session = Session {
         node: node.clone(),
         state,
-        downloads: folders::downloads(args.downloads.as_deref()),
         found,
         log,
         bars,

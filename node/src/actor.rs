@@ -259,6 +259,7 @@ impl Actor {
             Order::SendDirectly(peer, message) => {
                 self.inner.queue_directly(peer.id(), message, Told::Handler(peer));
             }
+            Order::Act(action) => self.inner.perform(action),
             Order::PassOn { query, to, message, reply } => {
                 let now = self.tick();
                 match self.overlay.send_direct(now, query, to, message) {

@@ -55,6 +55,7 @@ pub struct Builder {
     owner: Option<NodeId>,
     state: Option<PathBuf>,
     repair: bool,
+    download_folder: Option<PathBuf>,
     manual: bool,
     watch: bool,
     config: Config,
@@ -155,6 +156,13 @@ impl Builder {
         self
     }
 
+    /// Sets the folder for fetches that name no destination; the current folder by default. It is made
+    /// when something is fetched into it. See [`Node::set_download_folder`].
+    pub fn download_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.download_folder = Some(folder.into());
+        self
+    }
+
     /// Whether links are made by hand only: the node is never a member of a network, and no link is
     /// made that nobody asked for. Broadcasts and queries run over the links that there are.
     pub fn manual(mut self, manual: bool) -> Self {
@@ -177,7 +185,8 @@ impl Builder {
         self
     }
 
-    /// Inbound links at once; 128 by default.
+    /// Sets how many inbound links there may be at once; 128 by default. 0 refuses every node that
+    /// connects to this one: it does not mean "no limit".
     pub fn max_inbound(mut self, links: usize) -> Self {
         self.config.max_inbound = links;
         self
@@ -289,6 +298,7 @@ impl Builder {
             local,
             bootstrap,
             listening,
+            download_folder: self.download_folder.unwrap_or_else(|| PathBuf::from(".")),
             dispatch,
             store,
             orders,

@@ -45,6 +45,8 @@ pub(crate) struct Conn {
     rtt: AtomicU64,
     /// When something was last written, in microseconds from the node's origin.
     wrote: AtomicU64,
+    /// When something was last read, in microseconds from the node's origin.
+    read: AtomicU64,
     /// Who waits for a ping that is not sent yet; the next one is for them all.
     pings: Mutex<Vec<oneshot::Sender<Duration>>>,
     /// Wakes the reading half once there is such a one.
@@ -95,6 +97,7 @@ impl Conn {
         dialable: Option<Address>,
         (owner, time): (Option<NodeId>, Option<u64>),
         config: &Config,
+        made: u64,
     ) -> Self {
         Self {
             serial,
@@ -108,6 +111,7 @@ impl Conn {
             info: Mutex::default(),
             rtt: AtomicU64::new(0),
             wrote: AtomicU64::new(0),
+            read: AtomicU64::new(made),
             pings: Mutex::default(),
             pinging: Notify::new(),
             leaving: Mutex::default(),
@@ -193,6 +197,11 @@ impl Conn {
     /// When something was last written.
     fn wrote(&self) -> Instant {
         Instant::from_origin(Duration::from_micros(self.wrote.load(Ordering::Relaxed)))
+    }
+
+    /// Returns when something was last read; at first when the link was made.
+    pub(crate) fn last_read(&self) -> Instant {
+        Instant::from_origin(Duration::from_micros(self.read.load(Ordering::Relaxed)))
     }
 
     fn pings(&self) -> MutexGuard<'_, Vec<oneshot::Sender<Duration>>> {

@@ -351,7 +351,8 @@ pub(crate) async fn admit(inner: &Inner, entry: Entry) -> Result<Arc<Conn>, Reas
         Candidate { id: session.id, direction, incarnation: hello.incarnation, ip: remote.ip() };
     let serial = inner.next_serial();
     let said = (hello.owner, hello.time);
-    let conn = Arc::new(Conn::new(serial, peer, candidate, address, said, &inner.config));
+    let conn =
+        Arc::new(Conn::new(serial, peer, candidate, address, said, &inner.config, inner.micros()));
     let (reply, admitted) = oneshot::channel();
     let _ = inner.orders.send(Order::Admit { conn: conn.clone(), reply }).await;
     match admitted.await {

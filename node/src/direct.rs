@@ -35,10 +35,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const BUSY: Duration = Duration::from_millis(500);
 
 /// How a node can be reached.
-enum Way {
+pub(crate) enum Way {
     Link(Arc<Conn>),
-    /// The way that the answer to a query came.
-    Query(QueryId),
+    /// The way that the answer to a query came, and the time from the query to the answer.
+    Query(QueryId, Duration),
 }
 
 impl Inner {
@@ -125,16 +125,17 @@ impl Inner {
         }
         match self.reach(id, message.body().len()).await? {
             Way::Link(conn) => Sender::new(conn, self.clone()).send(message).await,
-            Way::Query(query) => self.pass_on(query, id, message).await,
+            Way::Query(query, _) => self.pass_on(query, id, message).await,
         }
     }
 
-    fn open_link(&self, id: NodeId) -> Option<Arc<Conn>> {
+    /// Returns the link with a node, unless it is closing.
+    pub(crate) fn open_link(&self, id: NodeId) -> Option<Arc<Conn>> {
         self.conn(id).ok().filter(|conn| conn.outbox.closed().is_none())
     }
 
     /// Finds out how a node can be reached with a message of so many bytes.
-    async fn reach(self: &Arc<Self>, id: NodeId, len: usize) -> Result<Way, Error> {
+    pub(crate) async fn reach(self: &Arc<Self>, id: NodeId, len: usize) -> Result<Way, Error> {
         let limit = self.config.max_direct();
         let mut dials = Dials::new(self.clone(), id);
         dials.add(known::addresses(self, id).await);
@@ -143,6 +144,7 @@ impl Inner {
         }
         let until =
             Instant::now() + self.config.query_ttl.saturating_sub(self.config.query_timeout);
+        let asked = Instant::now();
         let mut asking = self.ask(What::FindNode(id), -1, None).await?;
         let (mut found, mut ended) = (None, false);
         let patience = tokio::time::sleep(Duration::MAX);
@@ -158,7 +160,7 @@ impl Inner {
                 answer = asking.answers.recv(), if !ended => match answer {
                     Some(answer) if answer.node == id && answer.body == AnswerBody::Here => {
                         if found.is_none() {
-                            found = Some(answer.id);
+                            found = Some((answer.id, asked.elapsed()));
                             patience.as_mut().reset(Instant::now() + PATIENCE);
                         }
                         dials.add(answer.addresses);
@@ -176,9 +178,9 @@ impl Inner {
         match found {
             None => Err(Error::NotFound(id)),
             Some(_) if len > limit => Err(Error::TooLargeToPass { peer: id, len, limit }),
-            Some(query) => {
+            Some((query, round_trip)) => {
                 self.directs.remember(id, query, until);
-                Ok(Way::Query(query))
+                Ok(Way::Query(query, round_trip))
             }
         }
     }

@@ -99,6 +99,12 @@ impl Dispatch {
         }
     }
 
+    /// Hands over an event behind those that wait, once there is room for it.
+    pub(crate) async fn notice_when_room(&self, event: Event) {
+        // It is closed only once the node has stopped.
+        let _ = self.notices.send(event).await;
+    }
+
     /// Whether so many broadcasts find room. Where not the network is asked for them again later:
     /// what the application has no time for is not lost.
     pub(crate) fn takes(&self, broadcasts: usize) -> bool {

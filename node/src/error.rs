@@ -85,6 +85,9 @@ pub enum Error {
     /// There is no link with that node.
     #[error("not connected to {0}")]
     NotConnected(NodeId),
+    /// The handler has too many discoveries, searches, pings and fetches under way.
+    #[error("{0} actions are under way, and no more can be")]
+    TooManyActions(usize),
     /// There is no link with that node, and nobody who answers knows it.
     #[error("no node that this one can ask knows {0}: connect to it, or to one that does")]
     NotFound(NodeId),
@@ -224,7 +227,7 @@ pub enum Error {
         /// How many were tried.
         tried: usize,
         /// What the first of them failed with.
-        first: Box<Error>,
+        first: Box<Self>,
     },
     /// A file of peers can't be read or written.
     #[error("{}: {error}", path.display())]

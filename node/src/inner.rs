@@ -2,23 +2,26 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
-use peerkit_proto::event::{Event, MessageFailure, Parting, Peer, Reason};
+use peerkit_proto::event::{ActionId, Event, MessageFailure, Parting, Peer, Reason};
 use peerkit_proto::frame::MESSAGE_HEAD;
 use peerkit_proto::handler::{Action, World};
 use peerkit_proto::hello::{Hello, Proof, VERSION, prove};
 use peerkit_proto::id::{Key, NodeId};
 use peerkit_proto::message::{Message, Packed};
 use peerkit_proto::time::Instant;
+use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::actions::ACTIONS;
 use crate::addresses::LocalIps;
 use crate::clock::unix_millis;
 use crate::compress::{self, CompressError};
@@ -89,6 +92,8 @@ pub(crate) struct Inner {
     /// Fetches under way, which are served as far as they have come.
     pub(crate) partials: Partials,
     pub(crate) downloads: Downloads,
+    /// Where fetches go that name no destination.
+    download_folder: Mutex<PathBuf>,
     /// How fast files may go out and come in.
     pub(crate) rates: Rates,
     pub(crate) orders: mpsc::Sender<Order>,
@@ -105,6 +110,9 @@ pub(crate) struct Inner {
     /// Everything has ended.
     pub(crate) stopped: CancellationToken,
     next_serial: AtomicU64,
+    last_action: AtomicU64,
+    /// A permit for each action of the handler that is under way.
+    pub(crate) actions: Arc<Semaphore>,
 }
 
 /// The links that there are.
@@ -131,6 +139,7 @@ pub(crate) struct Parts {
     pub(crate) listening: Vec<SocketAddr>,
     pub(crate) local: LocalIps,
     pub(crate) bootstrap: Vec<Address>,
+    pub(crate) download_folder: PathBuf,
     pub(crate) dispatch: Dispatch,
     pub(crate) store: Store,
     pub(crate) orders: mpsc::Sender<Order>,
@@ -155,6 +164,7 @@ impl Inner {
             searching: Arc::new(Semaphore::new(1)),
             rates: Rates::new(&parts.config),
             downloads: Downloads::new(parts.config.max_downloads),
+            download_folder: Mutex::new(parts.download_folder),
             config: Arc::new(parts.config),
             tls: parts.tls,
             listening: parts.listening,
@@ -184,6 +194,8 @@ impl Inner {
             halt: Halt::default(),
             stopped: CancellationToken::new(),
             next_serial: AtomicU64::new(1),
+            last_action: AtomicU64::new(0),
+            actions: Arc::new(Semaphore::new(ACTIONS)),
         }
     }
 
@@ -336,6 +348,28 @@ impl Inner {
         self.secret.as_deref().map(|secret| prove(secret, binding, sender))
     }
 
+    /// Returns the folder where fetches go that name no destination.
+    pub(crate) fn download_folder(&self) -> PathBuf {
+        self.download_folder.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets the folder where fetches go that name no destination.
+    pub(crate) fn set_download_folder(&self, folder: PathBuf) {
+        *self.download_folder.lock().unwrap_or_else(PoisonError::into_inner) = folder;
+    }
+
+    /// Notes something about a connected peer. Returns what was noted before.
+    pub(crate) fn set_info(
+        &self,
+        peer: NodeId,
+        key: String,
+        value: Value,
+    ) -> Result<Option<Value>, Error> {
+        let conn = self.conn(peer)?;
+        let mut info = conn.info.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(info.insert(key, value))
+    }
+
     /// Queues a message for one peer if there is room. Compresses on the spot.
     pub(crate) fn try_send(&self, conn: &Conn, message: Outgoing<'_>) -> Result<(), Error> {
         trace::sent(&conn.peer, message.body().len());
@@ -453,6 +487,20 @@ impl World for Inner {
     fn peers(&self) -> Vec<Peer> {
         self.all_conns().iter().map(|conn| conn.peer.clone()).collect()
     }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn info(&self, peer: NodeId, key: &str) -> Option<Value> {
+        let conn = self.conn(peer).ok()?;
+        let info = conn.info.lock().unwrap_or_else(PoisonError::into_inner);
+        info.get(key).cloned()
+    }
+
+    fn next_action(&self) -> ActionId {
+        ActionId::new(self.last_action.fetch_add(1, Ordering::Relaxed) + 1)
+    }
 }
 
 impl Act for Inner {
@@ -495,7 +543,12 @@ impl Act for Inner {
             }
             Action::Disconnect(id) => self.order(Order::Disconnect { id, reply: None }),
             Action::StopReconnecting(address) => self.order(Order::StopReconnecting(address)),
-            _ => {}
+            Action::SetInfo(peer, key, value) => {
+                // A peer whose link has ended meanwhile gets no note.
+                let _ = self.set_info(peer, key, value);
+            }
+            Action::Stop => self.stop.cancel(),
+            action => self.order(Order::Act(action)),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::task::Waker;
 
 use bytes::Buf;
 use peerkit_proto::config::Config;
-use peerkit_proto::event::{Direction, Event, Peer};
+use peerkit_proto::event::{ActionId, Direction, Event, Peer};
 use peerkit_proto::frame::{MESSAGE_HEAD, Messages};
 use peerkit_proto::handler::{Action, Handler, World};
 use peerkit_proto::id::NodeId;
@@ -108,6 +108,18 @@ impl World for Nowhere {
 
     fn peers(&self) -> Vec<Peer> {
         Vec::new()
+    }
+
+    fn name(&self) -> &str {
+        "nowhere"
+    }
+
+    fn info(&self, _: NodeId, _: &str) -> Option<serde_json::Value> {
+        None
+    }
+
+    fn next_action(&self) -> ActionId {
+        ActionId::new(0)
     }
 }
 

@@ -27,6 +27,7 @@
 //! Events come in three styles: implement [`Handler`], give a [callback](Builder::callback), or
 //! read [`Node::events`].
 
+mod actions;
 mod actor;
 mod addresses;
 mod bootstrap;
@@ -60,6 +61,7 @@ mod opening;
 mod order;
 mod outbox;
 mod outgoing;
+mod ping;
 mod private;
 mod probe;
 mod quick;
@@ -87,8 +89,7 @@ pub use key::{
 };
 pub use network::{Degrees, Figures, Network, NetworkNode};
 pub use node::{
-    Broadcasted, ConnectOptions, Discovery, FoundFile, IntoAddress, Node, Place, SendReport,
-    Sender, Size, Source,
+    Broadcasted, ConnectOptions, Discovery, IntoAddress, Node, Place, SendReport, Sender, Size,
 };
 pub use outgoing::Outgoing;
 pub use rate::RateLimits;
@@ -107,12 +108,13 @@ pub use transfer::{
 pub use peerkit_proto::address::{Address, DEFAULT_PORT, ParseAddressError};
 pub use peerkit_proto::config::Config;
 pub use peerkit_proto::event::{
-    Broadcast, Direction, Event, MessageFailure, Parting, Peer, Reason,
+    ActionId, Broadcast, Direction, Event, MessageFailure, Parting, Peer, Reason,
 };
 pub use peerkit_proto::event::{Neighbour, NodeInfo};
 pub use peerkit_proto::files::disk::misleads;
 pub use peerkit_proto::files::{
-    Access, FileKind, FileName, NameFault, RelPath, Secret, SharedFile, Ticket, TicketError,
+    Access, FileKind, FileName, FoundFile, NameFault, RelPath, Secret, SharedFile, Source, Ticket,
+    TicketError,
 };
 pub use peerkit_proto::frame::Refusal;
 pub use peerkit_proto::handler::{Callback, Context, Handler};

@@ -1,11 +1,12 @@
 //! The handle that applications hold.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Peer;
+use peerkit_proto::handler::World;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
 use tokio::sync::oneshot;
@@ -26,7 +27,6 @@ mod messages;
 mod network;
 mod places;
 
-pub use files::{FoundFile, Source};
 pub use messages::{SendReport, Sender};
 pub use network::{Broadcasted, Discovery, Size};
 pub use places::{IntoAddress, Place};
@@ -187,23 +187,31 @@ impl Node {
         self.inner.conn(peer).ok()?.rtt()
     }
 
-    /// Measures the round-trip time to a connected peer now.
+    /// Returns how long ago the last bytes came from a connected peer. A peer that has nothing to
+    /// send sends a sign of life every 15 s.
+    #[must_use]
+    pub fn idle_time(&self, peer: NodeId) -> Option<Duration> {
+        let conn = self.inner.conn(peer).ok()?;
+        Some(self.inner.now().since(conn.last_read()))
+    }
+
+    /// Measures the round-trip time to a node of the network now.
+    ///
+    /// A connected peer is pinged over its link. A node without a link is dialled as [`Node::send`]
+    /// dials it, and pinged over the link that comes of it. If it can't be dialled, the time is that
+    /// of a query through the network and of the node's answer to it. Such an answer is not signed:
+    /// a node on the way could give it.
     ///
     /// # Errors
-    /// Where it is not connected, or does not answer within the configured time.
-    pub async fn ping(&self, peer: NodeId) -> Result<Duration, Error> {
-        let conn = self.inner.conn(peer)?;
-        let timeout = self.inner.config.request_timeout;
-        let pinged = tokio::time::timeout(timeout, conn.ping()).await;
-        pinged.map_err(|_| Error::Timeout(timeout))?.ok_or(Error::NotConnected(peer))
+    /// Where no node of the network knows it, or it does not answer within the configured time.
+    pub async fn ping(&self, node: NodeId) -> Result<Duration, Error> {
+        self.inner.ping(node).await
     }
 
     /// What the application has noted about a connected peer under `key`. Gone with the link.
     #[must_use]
     pub fn info(&self, peer: NodeId, key: &str) -> Option<serde_json::Value> {
-        let conn = self.inner.conn(peer).ok()?;
-        let info = conn.info.lock().unwrap_or_else(PoisonError::into_inner);
-        info.get(key).cloned()
+        World::info(&*self.inner, peer, key)
     }
 
     /// Notes something about a connected peer. Returns what was noted before.
@@ -216,9 +224,7 @@ impl Node {
         key: impl Into<String>,
         value: impl Into<serde_json::Value>,
     ) -> Result<Option<serde_json::Value>, Error> {
-        let conn = self.inner.conn(peer)?;
-        let mut info = conn.info.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(info.insert(key.into(), value.into()))
+        self.inner.set_info(peer, key.into(), value.into())
     }
 
     /// What the node has sent and received, over all links.

@@ -8,6 +8,7 @@ use peerkit_proto::event::{NodeInfo, Parting, Peer, Reason};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::membership::{Outcome, Probe};
 use peerkit_proto::frame::query::{Answer, QueryId, What};
+use peerkit_proto::handler::Action;
 use peerkit_proto::id::{Hash, Key, NodeId};
 use peerkit_proto::message::Message;
 use peerkit_proto::overlay::broadcast::{self, BroadcastError};
@@ -75,6 +76,8 @@ pub(crate) enum Order {
     Ask { what: What, depth: i32, own: bool, timeout: Option<Duration>, asked: Asked },
     /// Send a message to a node without a link.
     SendDirectly(Peer, Message),
+    /// Carry out what the handler asked for and gets as an event.
+    Act(Action),
     /// Have others pass a message on, along the way that a query found.
     PassOn {
         query: QueryId,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Address;
+use crate::files::FoundFile;
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
 
@@ -147,6 +148,53 @@ pub enum Event {
         /// What went wrong.
         error: String,
     },
+    /// A discovery that the handler asked for has ended: see
+    /// [`Context::discover`](crate::handler::Context::discover).
+    NodeDiscoveryCompleted {
+        /// The action that it is the result of.
+        action: ActionId,
+        /// The nodes within the depth, this one first.
+        nodes: Vec<NodeInfo>,
+        /// Whether all of them have answered.
+        complete: bool,
+    },
+    /// A search that the handler asked for has ended: see
+    /// [`Context::search`](crate::handler::Context::search).
+    NodeSearchCompleted {
+        /// The action that it is the result of.
+        action: ActionId,
+        /// The files and folders that were found, by name.
+        files: Vec<FoundFile>,
+    },
+    /// A ping that the handler asked for was answered: see
+    /// [`Context::ping`](crate::handler::Context::ping).
+    NodePingCompleted {
+        /// The action that it is the result of.
+        action: ActionId,
+        /// The node that answered.
+        node: NodeId,
+        /// The round-trip time.
+        rtt: Duration,
+    },
+    /// A fetch that the handler asked for is whole, checked, and in its place: see
+    /// [`Context::fetch`](crate::handler::Context::fetch).
+    NodeFetchCompleted {
+        /// The action that it is the result of.
+        action: ActionId,
+        /// The file or folder that was fetched.
+        hash: Hash,
+        /// Where it is.
+        path: PathBuf,
+        /// Its size in bytes.
+        bytes: u64,
+    },
+    /// A discovery, search, ping or fetch that the handler asked for has failed.
+    NodeActionFailed {
+        /// The action that failed.
+        action: ActionId,
+        /// What went wrong.
+        error: String,
+    },
     /// This subscriber was too slow: events were left out for it.
     NodeLagged {
         /// How many since the last that it was given.
@@ -194,6 +242,11 @@ impl Event {
             Self::NodeReconnectionError { .. } => "node_reconnection_error",
             Self::OutboundNodeConnectionError { .. } => "outbound_node_connection_error",
             Self::InboundNodeConnectionError { .. } => "inbound_node_connection_error",
+            Self::NodeDiscoveryCompleted { .. } => "node_discovery_completed",
+            Self::NodeSearchCompleted { .. } => "node_search_completed",
+            Self::NodePingCompleted { .. } => "node_ping_completed",
+            Self::NodeFetchCompleted { .. } => "node_fetch_completed",
+            Self::NodeActionFailed { .. } => "node_action_failed",
             Self::NodeLagged { .. } => "node_lagged",
             Self::NodeHandlerPanicked { .. } => "node_handler_panicked",
             Self::NodeClockSkew { .. } => "node_clock_skew",
@@ -216,6 +269,31 @@ impl Event {
             | Self::NodeClockSkew { peer, .. } => Some(peer),
             _ => None,
         }
+    }
+}
+
+/// Names an action that a handler asked for. The event with its result carries the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ActionId(u64);
+
+impl ActionId {
+    /// Makes the name of the action with this number. Handlers get theirs from a
+    /// [`Context`](crate::handler::Context).
+    #[must_use]
+    pub fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Returns its number, which no other action of the same node has in this run.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for ActionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

@@ -20,8 +20,9 @@ pub mod wire;
 
 use serde::{Deserialize, Serialize};
 
+use crate::address::Address;
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::id::Hash;
+use crate::id::{Hash, NodeId};
 
 pub use access::{Access, AccessKind, Asker, Secret, TicketKey};
 pub use disk::{DiskNames, DiskRules, Platform};
@@ -49,6 +50,26 @@ pub struct SharedFile {
     pub size: u64,
     /// A file or a folder.
     pub kind: FileKind,
+}
+
+/// A file or folder that a search found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundFile {
+    /// The file or folder.
+    pub file: SharedFile,
+    /// The nodes that share it.
+    pub sources: Vec<Source>,
+}
+
+/// A node that shares a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Its identity.
+    pub id: NodeId,
+    /// The name that it gave itself.
+    pub name: String,
+    /// Addresses where it may be dialled, as far as it knows.
+    pub addresses: Vec<Address>,
 }
 
 /// What a hash stands for. On the wire 0 is a file, 1 a folder.

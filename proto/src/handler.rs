@@ -1,9 +1,13 @@
 //! An application as a trait: the same code runs on a real node and in the simulator.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
 
 use crate::address::Address;
-use crate::event::{Broadcast, Event, MessageFailure, NodeInfo, Parting, Peer};
+use crate::event::{ActionId, Broadcast, Event, MessageFailure, NodeInfo, Parting, Peer};
+use crate::files::FoundFile;
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
 use crate::time::Instant;
@@ -13,6 +17,32 @@ use crate::time::Instant;
 /// Methods are synchronous and get the [`Context`] to act through. They are called one at a time;
 /// while one runs, messages wait and their senders are slowed down, so a handler that has much to do
 /// should hand it to a task or thread of its own.
+///
+/// What takes time is asked for through the context, and its result comes as an event of its own:
+///
+/// ```
+/// use peerkit_proto::event::{ActionId, Peer};
+/// use peerkit_proto::files::FoundFile;
+/// use peerkit_proto::handler::{Context, Handler};
+///
+/// /// Fetches the first song that the network has.
+/// #[derive(Default)]
+/// struct Fetcher {
+///     search: Option<ActionId>,
+/// }
+///
+/// impl Handler for Fetcher {
+///     fn outbound_node_connected(&mut self, cx: &mut Context<'_>, _: &Peer) {
+///         self.search = Some(cx.search("song"));
+///     }
+///
+///     fn node_search_completed(&mut self, cx: &mut Context<'_>, id: ActionId, files: &[FoundFile]) {
+///         if let (true, Some(found)) = (self.search == Some(id), files.first()) {
+///             cx.fetch(found.file.hash, "downloads");
+///         }
+///     }
+/// }
+/// ```
 #[allow(unused_variables)]
 pub trait Handler: Send {
     /// We connected to a node.
@@ -86,6 +116,45 @@ pub trait Handler: Send {
         error: &str,
     ) {
     }
+    /// A discovery asked for with [`Context::discover`] has ended. `nodes` are those within the
+    /// depth, this one first; `complete` says whether all of them have answered.
+    fn node_discovery_completed(
+        &mut self,
+        cx: &mut Context<'_>,
+        action: ActionId,
+        nodes: &[NodeInfo],
+        complete: bool,
+    ) {
+    }
+    /// A search asked for with [`Context::search`] has ended.
+    fn node_search_completed(
+        &mut self,
+        cx: &mut Context<'_>,
+        action: ActionId,
+        files: &[FoundFile],
+    ) {
+    }
+    /// A ping asked for with [`Context::ping`] was answered.
+    fn node_ping_completed(
+        &mut self,
+        cx: &mut Context<'_>,
+        action: ActionId,
+        node: NodeId,
+        rtt: Duration,
+    ) {
+    }
+    /// A fetch asked for with [`Context::fetch`] is whole, checked, and in its place.
+    fn node_fetch_completed(
+        &mut self,
+        cx: &mut Context<'_>,
+        action: ActionId,
+        hash: Hash,
+        path: &Path,
+        bytes: u64,
+    ) {
+    }
+    /// A discovery, search, ping or fetch asked for through the context has failed.
+    fn node_action_failed(&mut self, cx: &mut Context<'_>, action: ActionId, error: &str) {}
     /// Events other than messages were left out, because this handler was too slow for them.
     fn node_lagged(&mut self, cx: &mut Context<'_>, missed: u64) {}
     /// This handler panicked while it handled `event`. The node and the link go on.
@@ -145,6 +214,21 @@ impl Event {
             }
             Self::InboundNodeConnectionError { address, error } => {
                 handler.inbound_node_connection_error(cx, &address, &error);
+            }
+            Self::NodeDiscoveryCompleted { action, nodes, complete } => {
+                handler.node_discovery_completed(cx, action, &nodes, complete);
+            }
+            Self::NodeSearchCompleted { action, files } => {
+                handler.node_search_completed(cx, action, &files);
+            }
+            Self::NodePingCompleted { action, node, rtt } => {
+                handler.node_ping_completed(cx, action, node, rtt);
+            }
+            Self::NodeFetchCompleted { action, hash, path, bytes } => {
+                handler.node_fetch_completed(cx, action, hash, &path, bytes);
+            }
+            Self::NodeActionFailed { action, error } => {
+                handler.node_action_failed(cx, action, &error);
             }
             Self::NodeLagged { missed } => handler.node_lagged(cx, missed),
             Self::NodeHandlerPanicked { event, panic } => {
@@ -270,6 +354,51 @@ impl<F: FnMut(&mut Context<'_>, Event) + Send> Handler for Callback<F> {
         (self.0)(cx, Event::InboundNodeConnectionError { address, error });
     }
 
+    fn node_discovery_completed(
+        &mut self,
+        cx: &mut Context<'_>,
+        action: ActionId,
+        nodes: &[NodeInfo],
+        complete: bool,
+    ) {
+        let nodes = nodes.to_vec();
+        (self.0)(cx, Event::NodeDiscoveryCompleted { action, nodes, complete });
+    }
+
+    fn node_search_completed(
+        &mut self,
+        cx: &mut Context<'_>,
+        action: ActionId,
+        files: &[FoundFile],
+    ) {
+        (self.0)(cx, Event::NodeSearchCompleted { action, files: files.to_vec() });
+    }
+
+    fn node_ping_completed(
+        &mut self,
+        cx: &mut Context<'_>,
+        action: ActionId,
+        node: NodeId,
+        rtt: Duration,
+    ) {
+        (self.0)(cx, Event::NodePingCompleted { action, node, rtt });
+    }
+
+    fn node_fetch_completed(
+        &mut self,
+        cx: &mut Context<'_>,
+        action: ActionId,
+        hash: Hash,
+        path: &Path,
+        bytes: u64,
+    ) {
+        (self.0)(cx, Event::NodeFetchCompleted { action, hash, path: path.to_owned(), bytes });
+    }
+
+    fn node_action_failed(&mut self, cx: &mut Context<'_>, action: ActionId, error: &str) {
+        (self.0)(cx, Event::NodeActionFailed { action, error: error.to_owned() });
+    }
+
     fn node_lagged(&mut self, cx: &mut Context<'_>, missed: u64) {
         (self.0)(cx, Event::NodeLagged { missed });
     }
@@ -297,6 +426,12 @@ pub trait World {
     fn now(&self) -> Instant;
     /// All connected peers.
     fn peers(&self) -> Vec<Peer>;
+    /// The name that this node gives itself.
+    fn name(&self) -> &str;
+    /// What the application has noted about a connected peer under this key.
+    fn info(&self, peer: NodeId, key: &str) -> Option<Value>;
+    /// A name for an action that no other action has.
+    fn next_action(&self) -> ActionId;
 }
 
 /// What a handler wants done.
@@ -315,6 +450,20 @@ pub enum Action {
     Disconnect(NodeId),
     /// Give up keeping the link to an address.
     StopReconnecting(Address),
+    /// Become a member of the network of the nodes at these addresses.
+    Join(Vec<Address>),
+    /// Note something about a connected peer, under a key.
+    SetInfo(NodeId, String, Value),
+    /// Find the nodes within a depth; -1 is the whole network.
+    Discover(ActionId, i32),
+    /// Search the network's files for a text.
+    Search(ActionId, String),
+    /// Measure the round-trip time to a node.
+    Ping(ActionId, NodeId),
+    /// Fetch a file or folder to a path.
+    Fetch(ActionId, Hash, PathBuf),
+    /// Stop this node.
+    Stop,
 }
 
 impl<'a> Context<'a> {
@@ -329,6 +478,12 @@ impl<'a> Context<'a> {
         self.world.id()
     }
 
+    /// Returns the name that this node gives itself.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.world.name()
+    }
+
     /// The time: use it in place of the system's clock, and the simulator can turn it.
     #[must_use]
     pub fn now(&self) -> Instant {
@@ -339,6 +494,28 @@ impl<'a> Context<'a> {
     #[must_use]
     pub fn peers(&self) -> Vec<Peer> {
         self.world.peers()
+    }
+
+    /// Returns the connected peer with this identity.
+    #[must_use]
+    pub fn peer(&self, id: NodeId) -> Option<Peer> {
+        self.peers().into_iter().find(|peer| peer.id() == id)
+    }
+
+    /// Returns what was noted about a connected peer under `key`. Notes are gone with the link.
+    #[must_use]
+    pub fn info(&self, peer: NodeId, key: &str) -> Option<Value> {
+        // Notes made in this very call are still among the actions.
+        let noted = self.actions.iter().rev().find_map(|action| match action {
+            Action::SetInfo(of, under, value) if *of == peer && under == key => Some(value.clone()),
+            _ => None,
+        });
+        noted.or_else(|| self.world.info(peer, key))
+    }
+
+    /// Notes something about a connected peer under `key`. A peer without a link gets no note.
+    pub fn set_info(&mut self, peer: NodeId, key: impl Into<String>, value: impl Into<Value>) {
+        self.actions.push(Action::SetInfo(peer, key.into(), value.into()));
     }
 
     /// Sends a message to a peer; one without a link is dialled, or sent it through others. Where that
@@ -372,5 +549,52 @@ impl<'a> Context<'a> {
     /// Gives up keeping the link to `address`.
     pub fn stop_reconnecting(&mut self, address: Address) {
         self.actions.push(Action::StopReconnecting(address));
+    }
+
+    /// Becomes a member of the network that the nodes at `addresses` belong to. Each node that is
+    /// reached shows in `outbound_node_connected`, the others in `outbound_node_connection_error`.
+    pub fn join(&mut self, addresses: &[Address]) {
+        self.actions.push(Action::Join(addresses.to_vec()));
+    }
+
+    /// Finds the nodes within `depth` links: 1 is the neighbours, -1 the whole network. Each node
+    /// that answers shows in `node_discovered`; all of them come in `node_discovery_completed`, or
+    /// `node_action_failed` says why not.
+    pub fn discover(&mut self, depth: i32) -> ActionId {
+        self.request(|id| Action::Discover(id, depth))
+    }
+
+    /// Searches the files that other nodes share, by name. The result comes in
+    /// `node_search_completed` or `node_action_failed`. The simulator has no files: a search there
+    /// asks all nodes and finds nothing.
+    pub fn search(&mut self, text: impl Into<String>) -> ActionId {
+        let text = text.into();
+        self.request(|id| Action::Search(id, text))
+    }
+
+    /// Measures the round-trip time to a node: over its link, or through the network if there is
+    /// none. The result comes in `node_ping_completed` or `node_action_failed`.
+    pub fn ping(&mut self, node: NodeId) -> ActionId {
+        self.request(|id| Action::Ping(id, node))
+    }
+
+    /// Fetches the file or folder of this hash to `to`: into it if it is a folder that exists, else
+    /// to exactly that path. Every piece is checked against the hash, and no existing file is
+    /// overwritten. The result comes in `node_fetch_completed` or `node_action_failed`. In the
+    /// simulator a fetch fails, as there are no files.
+    pub fn fetch(&mut self, hash: Hash, to: impl Into<PathBuf>) -> ActionId {
+        let to = to.into();
+        self.request(|id| Action::Fetch(id, hash, to))
+    }
+
+    /// Stops this node, as its user would.
+    pub fn stop(&mut self) {
+        self.actions.push(Action::Stop);
+    }
+
+    fn request(&mut self, action: impl FnOnce(ActionId) -> Action) -> ActionId {
+        let id = self.world.next_action();
+        self.actions.push(action(id));
+        id
     }
 }

@@ -54,8 +54,12 @@
 //! - **Messages to nodes without a link** are passed on by others along the way of a query, once: no
 //!   link is made for them, and none is tried again.
 //!
-//! Files, requests and streams are not simulated: searches find nothing.
+//! - **What applications ask for** through their contexts: a discovery, a search and a ping of a node
+//!   without a link are queries of the real overlay. A ping over a link takes one round trip.
+//!
+//! Files, requests and streams are not simulated: searches find nothing, and fetches fail.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -75,6 +79,7 @@ use crate::overlay::{Command, Identity, Input, Overlay};
 use crate::time::Instant;
 use crate::verify::Verifier;
 
+mod actions;
 mod dial;
 mod direct;
 mod ends;
@@ -91,6 +96,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
+use actions::{Asked, Ping};
 use dial::{Dial, Purpose};
 use direct::Errand;
 use link::Link;
@@ -129,6 +135,10 @@ pub struct Sim<H> {
     dials: BTreeMap<u64, Dial>,
     probes: BTreeMap<u64, Probing>,
     asked: BTreeMap<QueryId, Discovery>,
+    /// Queries that applications have asked through their contexts.
+    actions: BTreeMap<QueryId, Asked>,
+    /// Pings over links whose answers are under way.
+    pings: BTreeMap<u64, Ping>,
     errands: BTreeMap<QueryId, Errand>,
     /// Messages that others pass on, by sender and number, and to whom they go.
     passed_on: BTreeMap<(usize, u64), Peer>,
@@ -178,6 +188,8 @@ impl<H: Handler> Sim<H> {
             dials: BTreeMap::new(),
             probes: BTreeMap::new(),
             asked: BTreeMap::new(),
+            actions: BTreeMap::new(),
+            pings: BTreeMap::new(),
             errands: BTreeMap::new(),
             passed_on: BTreeMap::new(),
             queue: Queue::default(),
@@ -280,9 +292,9 @@ impl<H: Handler> Sim<H> {
     /// Where the node is not running.
     pub fn with<R>(&mut self, node: usize, act: impl FnOnce(&mut H, &mut Context<'_>) -> R) -> R {
         let mut actions = Vec::new();
-        let Node { id, app, running, .. } = &mut self.nodes[node];
+        let Node { id, name, app, running, .. } = &mut self.nodes[node];
         let running = running.as_ref().expect("only a node that runs can act");
-        let seen = Seen { id: *id, now: self.now, handles: &running.handles };
+        let seen = Seen { id: *id, name, now: self.now, running };
         let result = act(app, &mut Context::new(&seen, &mut actions));
         self.carry_out(node, actions);
         self.settle();
@@ -509,6 +521,8 @@ impl<H: Handler> Sim<H> {
             overlay,
             epoch: unix,
             handles: BTreeMap::new(),
+            info: BTreeMap::new(),
+            actions: Cell::new(0),
             successors: BTreeMap::new(),
             waiting: Vec::new(),
             wake: None,
@@ -541,6 +555,7 @@ impl<H: Handler> Sim<H> {
             }
             Due::Dial { dial, step } => self.step_dial(dial, step),
             Due::Probe { probe, step } => self.step_probe(probe, step),
+            Due::Pong { ping } => self.pong(ping),
             Due::Stopped { node, run } => {
                 if self.nodes[node].run == run {
                     self.end_run(node, true);

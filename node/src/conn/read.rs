@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -356,6 +357,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// A read that filled its room earns the next one more.
     fn count(&mut self, bytes: usize) {
+        self.conn.read.store(self.inner.micros(), Ordering::Relaxed);
         self.conn.meter.received_bytes(bytes);
         self.inner.meter.received_bytes(bytes);
         self.turn += bytes;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use peerkit_proto::address::Address;
 use peerkit_proto::files::wire::MAX_PLACES;
-use peerkit_proto::files::{Access, FileName, SharedFile, Ticket};
+use peerkit_proto::files::{Access, FileName, FoundFile, SharedFile, Source, Ticket};
 use peerkit_proto::frame::query::{Answer, AnswerBody, MAX_SEARCH, What};
-use peerkit_proto::id::{Hash, NodeId};
+use peerkit_proto::id::Hash;
 
 use super::Node;
 use crate::error::Error;
@@ -15,26 +15,6 @@ use crate::inner::Inner;
 use crate::known;
 use crate::shares::{Added, FolderPart, Progress, Refreshed, ShareOptions};
 use crate::transfer::{Download, DownloadStatus, Fetched, Get};
-
-/// A file that a search has found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoundFile {
-    /// What it is.
-    pub file: SharedFile,
-    /// Who has it.
-    pub sources: Vec<Source>,
-}
-
-/// A node that has a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
-    /// Who it is.
-    pub id: NodeId,
-    /// What it calls itself.
-    pub name: String,
-    /// Where it can be dialled, as far as it knows.
-    pub addresses: Vec<Address>,
-}
 
 impl Node {
     /// Shares a file or folder: it stays where it is, and others find and fetch it. What could not
@@ -180,21 +160,7 @@ impl Node {
     /// # Errors
     /// Where the text is too long, or the node is stopping.
     pub async fn search(&self, text: &str) -> Result<Vec<FoundFile>, Error> {
-        if text.len() > MAX_SEARCH {
-            return Err(Error::Setting(format!("a search has at most {MAX_SEARCH} bytes")));
-        }
-        let mut found = Findings::default();
-        let mut answers = self.inner.ask_for_files(What::Search(text.to_owned())).await?;
-        let own = known::find_own(&self.inner, text.to_owned()).await;
-        let (name, addresses) = (self.inner.name.clone(), self.inner.addresses(None));
-        found.add(own, &Source { id: self.inner.id, name, addresses });
-        while let Some(answer) = answers.recv().await {
-            let source = source(&answer);
-            if let AnswerBody::Files(files) = answer.body {
-                found.add(files, &source);
-            }
-        }
-        Ok(found.0.into_values().collect())
+        self.inner.search(text).await
     }
 
     /// Fetches the file or folder of this hash to `to`: into it where it is a folder that exists,
@@ -244,19 +210,9 @@ impl Node {
     pub async fn fetch_now(
         &self,
         get: Get,
-        mut progress: impl FnMut(Progress) + Send,
+        progress: impl FnMut(Progress) + Send,
     ) -> Result<Fetched, Error> {
-        let download = self.inner.download(get, false).await?;
-        let mut abandoned = Abandon { inner: &self.inner, download };
-        loop {
-            let status = abandoned.download.changed().await;
-            if let Some(total) = status.total {
-                progress(Progress { done: status.done, total });
-            }
-            if !status.state.is_under_way() {
-                return abandoned.download.outcome().unwrap_or(Err(Error::Stopped));
-            }
-        }
+        self.inner.fetch_now(get, progress).await
     }
 
     /// Begins to fetch what `get` says, in the background. With a state folder it goes on after a
@@ -266,6 +222,18 @@ impl Node {
     /// Where the state can't be written.
     pub async fn download(&self, get: Get) -> Result<Download, Error> {
         self.inner.download(get, true).await
+    }
+
+    /// Returns the folder for fetches that name no destination.
+    #[must_use]
+    pub fn download_folder(&self) -> PathBuf {
+        self.inner.download_folder()
+    }
+
+    /// Sets the folder for fetches that name no destination, from now on. Fetches that were begun
+    /// before keep theirs. The folder is made when something is fetched into it.
+    pub fn set_download_folder(&self, folder: impl Into<PathBuf>) {
+        self.inner.set_download_folder(folder.into());
     }
 
     /// The downloads: those under way, those that wait or are paused, those that failed, and the last
@@ -312,6 +280,46 @@ impl Findings {
             let found = self.0.entry(key).or_insert_with(new);
             if !found.sources.contains(source) {
                 found.sources.push(source.clone());
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Searches the files that nodes share: see [`Node::search`].
+    pub(crate) async fn search(&self, text: &str) -> Result<Vec<FoundFile>, Error> {
+        if text.len() > MAX_SEARCH {
+            return Err(Error::Setting(format!("a search has at most {MAX_SEARCH} bytes")));
+        }
+        let mut found = Findings::default();
+        let mut answers = self.ask_for_files(What::Search(text.to_owned())).await?;
+        let own = known::find_own(self, text.to_owned()).await;
+        let (name, addresses) = (self.name.clone(), self.addresses(None));
+        found.add(own, &Source { id: self.id, name, addresses });
+        while let Some(answer) = answers.recv().await {
+            let source = source(&answer);
+            if let AnswerBody::Files(files) = answer.body {
+                found.add(files, &source);
+            }
+        }
+        Ok(found.0.into_values().collect())
+    }
+
+    /// Fetches, and waits for it: see [`Node::fetch_now`].
+    pub(crate) async fn fetch_now(
+        self: &Arc<Self>,
+        get: Get,
+        mut progress: impl FnMut(Progress) + Send,
+    ) -> Result<Fetched, Error> {
+        let download = self.download(get, false).await?;
+        let mut abandoned = Abandon { inner: self, download };
+        loop {
+            let status = abandoned.download.changed().await;
+            if let Some(total) = status.total {
+                progress(Progress { done: status.done, total });
+            }
+            if !status.state.is_under_way() {
+                return abandoned.download.outcome().unwrap_or(Err(Error::Stopped));
             }
         }
     }

@@ -12,6 +12,7 @@ use peerkit_proto::id::{Hash, NodeId};
 use peerkit_proto::message::Message;
 use peerkit_proto::sample::{self, Estimate};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use super::Node;
 use crate::error::Error;
@@ -23,6 +24,10 @@ use crate::store::KnownPeer;
 /// Peers from before that are met again where it is not said how many. 8: enough that some are up,
 /// few enough not to be a burden on a network where all restart at once.
 const REJOIN: usize = 8;
+
+/// Nodes dialled at once when many are to be connected. 16: a file of known peers may name
+/// thousands, and most of them may be gone.
+const DIALS: usize = 16;
 
 /// A broadcast that was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +50,13 @@ pub struct Discovery {
 }
 
 impl Discovery {
+    /// Returns the name that a node gave itself, if it answered.
+    #[must_use]
+    pub fn name_of(&self, id: NodeId) -> Option<&str> {
+        let node = self.nodes.iter().find(|node| node.id == id)?;
+        Some(&node.name)
+    }
+
     /// The links between the nodes, each once, from the one that dialled to the one that was
     /// dialled; also those to nodes beyond the depth.
     #[must_use]
@@ -96,6 +108,46 @@ impl Inner {
         let order = Order::Ask { what, depth, own: false, timeout, asked };
         self.orders.send(order).await.map_err(|_| Error::Stopped)?;
         Ok(Asking { answers: receiver, ended: end })
+    }
+
+    /// Finds the nodes within a depth: see [`Node::discover`].
+    pub(crate) async fn discover(&self, depth: i32) -> Result<Discovery, Error> {
+        let started = std::time::Instant::now();
+        let me = self.info().await?;
+        let mut asking = self.ask(What::Discover, depth, None).await?;
+        let mut nodes: BTreeMap<NodeId, NodeInfo> = BTreeMap::new();
+        while let Some(answer) = asking.answers.recv().await {
+            let AnswerBody::Neighbours(outbound, inbound) = answer.body else { continue };
+            let info = NodeInfo {
+                id: answer.node,
+                name: answer.name,
+                addresses: answer.addresses,
+                outbound,
+                inbound,
+            };
+            match nodes.get_mut(&info.id) {
+                // A node of many links answers in parts.
+                Some(known) => {
+                    known.outbound.extend(info.outbound);
+                    known.inbound.extend(info.inbound);
+                }
+                None => drop(nodes.insert(info.id, info)),
+            }
+        }
+        let complete = asking.ended.await.unwrap_or(false);
+        nodes.remove(&me.id);
+        for node in nodes.values() {
+            self.dispatch.notice(Event::NodeDiscovered { node: node.clone() });
+        }
+        let nodes = std::iter::once(me).chain(nodes.into_values()).collect();
+        Ok(Discovery { nodes, complete, elapsed: started.elapsed() })
+    }
+
+    /// This node as a discovery shows it.
+    async fn info(&self) -> Result<NodeInfo, Error> {
+        let (reply, info) = oneshot::channel();
+        self.orders.send(Order::Info(reply)).await.map_err(|_| Error::Stopped)?;
+        info.await.map_err(|_| Error::Stopped)
     }
 
     /// Asks the network about files, and the neighbours for this node itself: they tell also what
@@ -187,35 +239,7 @@ impl Node {
     /// # Errors
     /// Where the node is stopping.
     pub async fn discover(&self, depth: i32) -> Result<Discovery, Error> {
-        let started = std::time::Instant::now();
-        let me = self.order(Order::Info).await?;
-        let mut asking = self.inner.ask(What::Discover, depth, None).await?;
-        let mut nodes: BTreeMap<NodeId, NodeInfo> = BTreeMap::new();
-        while let Some(answer) = asking.answers.recv().await {
-            let AnswerBody::Neighbours(outbound, inbound) = answer.body else { continue };
-            let info = NodeInfo {
-                id: answer.node,
-                name: answer.name,
-                addresses: answer.addresses,
-                outbound,
-                inbound,
-            };
-            match nodes.get_mut(&info.id) {
-                // A node of many links answers in parts.
-                Some(known) => {
-                    known.outbound.extend(info.outbound);
-                    known.inbound.extend(info.inbound);
-                }
-                None => drop(nodes.insert(info.id, info)),
-            }
-        }
-        let complete = asking.ended.await.unwrap_or(false);
-        nodes.remove(&me.id);
-        for node in nodes.values() {
-            self.inner.dispatch.notice(Event::NodeDiscovered { node: node.clone() });
-        }
-        let nodes = std::iter::once(me).chain(nodes.into_values()).collect();
-        Ok(Discovery { nodes, complete, elapsed: started.elapsed() })
+        self.inner.discover(depth).await
     }
 
     /// Discovers the whole network, to be measured and drawn: see [`Network`]. It is
@@ -291,7 +315,7 @@ impl Node {
     }
 
     /// Adds the peers of a file that [`Node::save_peers`] has written to the known ones. Returns
-    /// them; connecting is up to the caller.
+    /// them, and makes no link: [`Node::connect_to_known`] does.
     ///
     /// # Errors
     /// Where the file can't be read or is not of that form: nothing has changed.
@@ -300,6 +324,32 @@ impl Node {
         path: impl AsRef<Path>,
     ) -> Result<Vec<(NodeId, KnownPeer)>, Error> {
         self.inner.read_peers(path.as_ref()).await
+    }
+
+    /// Connects to peers that [`Node::load_peers`] or [`Node::known_peers`] returned, sixteen at
+    /// once, each at the first of its addresses that answers. Peers that are connected already are
+    /// left out. Returns those that were reached; the others show in
+    /// `outbound_node_connection_error`.
+    pub async fn connect_to_known(&self, known: &[(NodeId, KnownPeer)]) -> Vec<Peer> {
+        let is_linked = |id: &NodeId| *id == self.id() || self.peer(*id).is_some();
+        let mut dials = JoinSet::new();
+        let mut reached = Vec::new();
+        for (id, known) in known.iter().filter(|(id, _)| !is_linked(id)) {
+            if dials.len() >= DIALS {
+                reached.extend(dials.join_next().await.and_then(Result::ok).flatten());
+            }
+            let (node, id, addresses) = (self.clone(), *id, known.addresses.clone());
+            dials.spawn(async move {
+                for address in addresses {
+                    if let Ok(peer) = node.connect(address.with_id(id)).await {
+                        return Some(peer);
+                    }
+                }
+                None
+            });
+        }
+        reached.extend(dials.join_all().await.into_iter().flatten());
+        reached
     }
 }
 

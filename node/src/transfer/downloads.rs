@@ -217,6 +217,7 @@ impl Inner {
         get: Get,
         keep: bool,
     ) -> Result<Download, Error> {
+        let get = if get.to_chosen { get } else { get.into_folder(self.download_folder()) };
         let entry = Entry::new(get, keep, false);
         self.keep(&entry).await?;
         self.downloads.enter(&entry);
@@ -547,6 +548,7 @@ impl Row {
                 true => Destination::Folder(self.path),
                 false => Destination::Path(self.path),
             },
+            to_chosen: true,
             from: self.from.into_iter().map(candidate).collect(),
             overwrite: self.overwrite,
             ask_network: self.ask_network,

@@ -21,6 +21,8 @@ pub struct Get {
     /// Its name, if that is known beforehand.
     pub(crate) name: Option<FileName>,
     pub(crate) to: Destination,
+    /// Whether `to` was chosen by the caller; if not, the node's download folder is used.
+    pub(crate) to_chosen: bool,
     pub(crate) from: Vec<Candidate>,
     pub(crate) overwrite: bool,
     pub(crate) ask_network: bool,
@@ -46,13 +48,15 @@ pub(crate) struct Candidate {
 }
 
 impl Get {
-    /// The file or folder of this hash, from whoever in the network has it, into the current folder.
+    /// The file or folder of this hash, from the nodes of the network that have it, into the
+    /// [download folder](crate::Node::download_folder) of the node that fetches it.
     pub fn new(hash: Hash) -> Self {
         Self {
             hash,
             secret: None,
             name: None,
             to: Destination::Path(PathBuf::from(".")),
+            to_chosen: false,
             from: Vec::new(),
             overwrite: false,
             ask_network: true,
@@ -82,12 +86,14 @@ impl Get {
     /// at its source.
     pub fn to(mut self, path: impl Into<PathBuf>) -> Self {
         self.to = Destination::Path(path.into());
+        self.to_chosen = true;
         self
     }
 
     /// Into this folder, which is made where it is missing, under the name that it has at its source.
     pub fn into_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.to = Destination::Folder(folder.into());
+        self.to_chosen = true;
         self
     }
 

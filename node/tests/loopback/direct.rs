@@ -284,3 +284,47 @@ fn why_it_was_missed_is_said_in_words() {
     let text = Missed::Silent(Duration::from_secs(1)).to_string();
     assert!(text.contains("may have arrived"), "{text}");
 }
+
+#[tokio::test]
+async fn a_ping_reaches_any_node() {
+    let (a, b, c, d) = (node("a").await, node("b").await, node("c").await, deaf("d").await);
+    link(&a, &b).await;
+    link(&b, &c).await;
+    link(&d, &c).await;
+    // One that can't be dialled is pinged through the network, one that can over a link of its own.
+    assert!(within("a ping", a.ping(d.id())).await.unwrap() > Duration::ZERO);
+    assert!(a.peer(d.id()).is_none(), "no link was made");
+    assert!(within("a ping", a.ping(c.id())).await.unwrap() > Duration::ZERO);
+    assert!(a.peer(c.id()).is_some(), "the link that was made for it");
+    assert!(within("a ping", a.ping(b.id())).await.unwrap() > Duration::ZERO);
+    assert_eq!(d.counters().messages_received, 0, "the application sees nothing of it");
+    let nobody = Key::from_secret(&[9; 32]).id();
+    let error = within("the error", a.ping(nobody)).await.unwrap_err();
+    assert!(matches!(error, Error::NotFound(id) if id == nobody), "{error:?}");
+    assert!(matches!(a.ping(a.id()).await, Err(Error::NotConnected(_))));
+    shutdown([&a, &b, &c, &d]).await;
+}
+
+#[tokio::test]
+async fn a_node_by_hand_pings_without_a_link() {
+    let a = builder("a").manual(true).spawn().await.unwrap();
+    let (b, c) = (node("b").await, node("c").await);
+    link(&a, &b).await;
+    link(&b, &c).await;
+    assert!(within("a ping", a.ping(c.id())).await.unwrap() > Duration::ZERO);
+    assert_eq!((a.peers().len(), c.peers().len()), (1, 1));
+    shutdown([&a, &b, &c]).await;
+}
+
+#[tokio::test]
+async fn when_a_peer_was_last_heard_is_known() {
+    let (a, b) = (node("a").await, node("b").await);
+    assert_eq!(a.idle_time(b.id()), None);
+    link(&a, &b).await;
+    let begun = std::time::Instant::now();
+    within("a ping", a.ping(b.id())).await.unwrap();
+    let (idle, passed) = (a.idle_time(b.id()).unwrap(), begun.elapsed());
+    assert!(idle <= passed, "{idle:?} though it answered {passed:?} ago at the most");
+    until("time passes", || a.idle_time(b.id()).is_some_and(|idle| idle > Duration::ZERO)).await;
+    shutdown([&a, &b]).await;
+}

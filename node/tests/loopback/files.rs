@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::common::*;
-use peerkit::{Error, FetchError, FileKind, Hash, Node, Progress, Stream};
+use peerkit::{Error, FetchError, FileKind, Get, Hash, Node, Progress, Stream};
 use peerkit_proto::files::wire::{MAX_REQUEST, PREFIX, body_len};
 use peerkit_proto::files::{
     AccessKind, Answer, Description, FILES_PROTOCOL, PIECE, PieceList, Request,
@@ -516,4 +516,22 @@ async fn a_fetch_that_is_dropped_is_gone_on_with() {
     assert!((asked.load(Ordering::SeqCst) as u64) < pieces, "{asked:?} of {pieces}");
     assert_eq!(tree(to.path()).len(), 1, "nothing else is left");
     shutdown([&ann, &hanging]).await;
+}
+
+#[tokio::test]
+async fn the_download_folder_can_be_changed_while_the_node_runs() {
+    let folder = folder();
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    let a = node("a").await;
+    let b = builder("b").download_folder(&first).spawn().await.unwrap();
+    link(&b, &a).await;
+    let one = a.share(write(&folder, "one", b"1")).await.unwrap().shared.hash;
+    let two = a.share(write(&folder, "two", b"2")).await.unwrap().shared.hash;
+    let fetch = async |get| within("a fetch", b.fetch_now(get, |_| {})).await.unwrap().path;
+    assert_eq!(fetch(Get::new(one)).await, first.join("one"));
+    b.set_download_folder(&second);
+    assert_eq!(b.download_folder(), second);
+    assert_eq!(fetch(Get::new(two)).await, second.join("two"));
+    assert_eq!(fetch(Get::new(two).to(first.join("x"))).await, first.join("x"), "a path is a path");
+    shutdown([&a, &b]).await;
 }

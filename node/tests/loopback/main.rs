@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 // Written for the tests of `hostile`, and good for one of these too.
+mod actions;
 mod addresses;
 #[path = "../hostile/attacker/mod.rs"]
 mod attacker;

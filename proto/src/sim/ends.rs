@@ -417,6 +417,7 @@ impl<H: Handler> Sim<H> {
         let Some(running) = &mut self.nodes[node].running else { return };
         if running.handles.get(&peer.id()).is_some_and(|handle| handle.link == serial) {
             running.handles.remove(&peer.id());
+            running.info.remove(&serial);
         }
     }
 

@@ -1,12 +1,15 @@
 //! A node of a simulation: what outlives its runs, and what a run has.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::liar::{Liar, Lies};
 use super::network::{address, private_ip, public_ip};
 use crate::address::Address;
-use crate::event::Peer;
+use serde_json::Value;
+
+use crate::event::{ActionId, Peer};
 use crate::frame::broadcast::Batch;
 use crate::handler::World;
 use crate::id::{Hash, Key, NodeId};
@@ -81,6 +84,10 @@ pub(super) struct Running {
     /// When it started, in milliseconds since 1970.
     pub(super) epoch: u64,
     pub(super) handles: BTreeMap<NodeId, Handle>,
+    /// What the application has noted about its peers, by link.
+    pub(super) info: BTreeMap<u64, BTreeMap<String, Value>>,
+    /// The number of the last action that the application asked for.
+    pub(super) actions: Cell<u64>,
     /// Links that take the place of one once that has ended.
     pub(super) successors: BTreeMap<NodeId, u64>,
     /// Dials that wait for what becomes of a link.
@@ -164,8 +171,9 @@ impl<H> Node<H> {
 /// What a node's application sees.
 pub(super) struct Seen<'a> {
     pub(super) id: NodeId,
+    pub(super) name: &'a str,
     pub(super) now: Instant,
-    pub(super) handles: &'a BTreeMap<NodeId, Handle>,
+    pub(super) running: &'a Running,
 }
 
 impl World for Seen<'_> {
@@ -178,9 +186,24 @@ impl World for Seen<'_> {
     }
 
     fn peers(&self) -> Vec<Peer> {
-        let mut handles: Vec<_> = self.handles.values().collect();
+        let mut handles: Vec<_> = self.running.handles.values().collect();
         handles.sort_by_key(|handle| handle.link);
         handles.into_iter().map(|handle| handle.peer.clone()).collect()
+    }
+
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn info(&self, peer: NodeId, key: &str) -> Option<Value> {
+        let link = self.running.handles.get(&peer)?.link;
+        self.running.info.get(&link)?.get(key).cloned()
+    }
+
+    fn next_action(&self) -> ActionId {
+        let actions = &self.running.actions;
+        actions.set(actions.get() + 1);
+        ActionId::new(actions.get())
     }
 }
 

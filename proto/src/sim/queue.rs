@@ -31,6 +31,8 @@ pub(super) enum Due {
     Dial { dial: u64, step: DialStep },
     /// A probe goes on.
     Probe { probe: u64, step: ProbeStep },
+    /// The answer to an application's ping over a link is due.
+    Pong { ping: u64 },
     /// A node that is to stop has waited long enough for its links to end.
     Stopped { node: usize, run: u32 },
 }

@@ -133,6 +133,21 @@ impl<H: Handler> Sim<H> {
                 Action::StopReconnecting(address) => {
                     self.command(node, Command::StopReconnecting(address));
                 }
+                Action::Join(addresses) => self.join_addresses(node, addresses),
+                Action::SetInfo(peer, key, value) => {
+                    let Some(running) = &mut self.nodes[node].running else { continue };
+                    if let Some(link) = running.handles.get(&peer).map(|handle| handle.link) {
+                        running.info.entry(link).or_default().insert(key, value);
+                    }
+                }
+                Action::Discover(action, depth) => self.ask_discovery(node, action, depth),
+                Action::Search(action, text) => self.ask_search(node, action, text),
+                Action::Ping(action, id) => self.ask_ping(node, action, id),
+                Action::Fetch(action, ..) => {
+                    let error = "there are no files in the simulator".to_owned();
+                    self.event(node, Event::NodeActionFailed { action, error });
+                }
+                Action::Stop => self.work.push_back(Work::Stop(node, self.nodes[node].run)),
             }
         }
     }
@@ -212,6 +227,7 @@ impl<H: Handler> Sim<H> {
                             self.event(node, Event::NodeDiscovered { node: found });
                         }
                     }
+                    self.action_ended(query, complete);
                 }
             }
         }
@@ -313,15 +329,16 @@ impl<H: Handler> Sim<H> {
             other => self.note(other.name(), [node, node], &[]),
         }
         let mut actions = Vec::new();
-        let Node { id, app, running, .. } = &mut self.nodes[node];
+        let Node { id, name, app, running, .. } = &mut self.nodes[node];
         let Some(running) = running else { return };
-        let seen = Seen { id: *id, now: self.now, handles: &running.handles };
+        let seen = Seen { id: *id, name, now: self.now, running };
         event.deliver(app, &mut Context::new(&seen, &mut actions));
         self.carry_out(node, actions);
     }
 
     fn answered(&mut self, answer: Answer) {
         if let AnswerBody::Here = answer.body {
+            self.ping_answered(answer.id, answer.node);
             return self.recipient_found(answer.id, answer.node);
         }
         let Some(asked) = self.asked.get_mut(&answer.id) else { return };

@@ -361,7 +361,7 @@ impl World {
         let is_held_back = self.seeding.has_sent(piece..piece + 1)
             && !self.seeding.serves(&mut node.requester, node.waited, others);
         if is_held_back {
-            node.waited = node.waited + TURN;
+            node.waited += TURN;
             return self.at(TURN, Event::Turn(n));
         }
         (node.is_waiting, node.is_served) = (false, true);

@@ -1,0 +1,88 @@
+//! What `set` can change while the node runs.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use peerkit::{Node, RateLimits};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::rate;
+
+/// The name of the setting that is a folder. The others are rates.
+pub(crate) const DOWNLOADS: &str = "downloads";
+
+/// A setting and its new value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Setting {
+    /// The folder for fetches that name no destination.
+    Downloads(PathBuf),
+    /// A limit in bytes a second, by its place among [`RATES`].
+    Rate(usize, u64),
+}
+
+/// A setting as it is now.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct SettingView {
+    pub(crate) name: &'static str,
+    /// A path, or bytes a second, of which 0 is no limit.
+    pub(crate) value: Value,
+}
+
+/// The limits that can be changed, under the names of their options.
+const RATES: &[(&str, fn(&mut RateLimits) -> &mut u64)] = &[
+    ("up", |limits| &mut limits.upload),
+    ("down", |limits| &mut limits.download),
+    ("peer-up", |limits| &mut limits.peer_upload),
+    ("peer-down", |limits| &mut limits.peer_download),
+];
+
+impl Setting {
+    /// Reads a limit by its name.
+    pub(crate) fn rate(name: &str, value: &str) -> Result<Self, String> {
+        let Some(index) = RATES.iter().position(|(rate, _)| *rate == name) else {
+            let rates: Vec<&str> = RATES.iter().map(|(rate, _)| *rate).collect();
+            let rates = rates.join(", ");
+            return Err(format!("knows no `{name}`; there are {DOWNLOADS}, {rates}"));
+        };
+        Ok(Self::Rate(index, rate::parse(value)?))
+    }
+}
+
+/// Lists all settings.
+pub(crate) fn all(node: &Node) -> Vec<SettingView> {
+    let mut limits = node.rates();
+    let rates = RATES.iter().map(|(name, limit)| view(name, *limit(&mut limits)));
+    std::iter::once(downloads(node)).chain(rates).collect()
+}
+
+/// Changes a setting until the node stops. Returns it as it is then.
+pub(crate) fn set(node: &Node, setting: Setting) -> anyhow::Result<SettingView> {
+    match setting {
+        Setting::Downloads(folder) => {
+            let folder = std::path::absolute(&folder).context("there is no current folder")?;
+            if folder.exists() && !folder.is_dir() {
+                bail!("{} is not a folder", folder.display());
+            }
+            node.set_download_folder(folder);
+            Ok(downloads(node))
+        }
+        Setting::Rate(index, value) => {
+            let Some((name, limit)) = RATES.get(index) else { bail!("there is no such setting") };
+            let mut limits = node.rates();
+            *limit(&mut limits) = value;
+            node.set_rates(limits);
+            Ok(view(name, value))
+        }
+    }
+}
+
+fn downloads(node: &Node) -> SettingView {
+    let folder = node.download_folder();
+    let folder = std::path::absolute(&folder).unwrap_or(folder);
+    SettingView { name: DOWNLOADS, value: folder.to_string_lossy().into() }
+}
+
+fn view(name: &'static str, value: u64) -> SettingView {
+    SettingView { name, value: value.into() }
+}

@@ -1,0 +1,83 @@
+//! What a handler asks for through its context and gets as an event: joins, discoveries, searches,
+//! pings and fetches. Each is a task of its own.
+
+use std::sync::Arc;
+
+use peerkit_proto::event::Event;
+use peerkit_proto::handler::Action;
+
+use crate::error::Error;
+use crate::inner::Inner;
+use crate::transfer::Get;
+
+/// Actions of the handler that may be under way at once. 1,024: one for each order that the actor
+/// may have waiting.
+pub(crate) const ACTIONS: usize = 1024;
+
+impl Inner {
+    /// Begins an action. Its result comes as an event.
+    pub(crate) fn perform(self: &Arc<Self>, action: Action) {
+        let inner = self.clone();
+        let Ok(permit) = self.actions.clone().try_acquire_owned() else {
+            if let Some(event) = failure(&action, &Error::TooManyActions(ACTIONS)) {
+                self.spawn(async move { inner.dispatch.notice_when_room(event).await });
+            }
+            return;
+        };
+        self.spawn(async move {
+            let event = match inner.result(&action).await {
+                Ok(event) => event,
+                Err(error) => failure(&action, &error),
+            };
+            if let Some(event) = event {
+                inner.dispatch.notice_when_room(event).await;
+            }
+            drop(permit);
+        });
+    }
+
+    /// Carries out an action and returns the event with its result, where it has one.
+    async fn result(self: &Arc<Self>, action: &Action) -> Result<Option<Event>, Error> {
+        Ok(match action.clone() {
+            Action::Join(addresses) => {
+                // Each dial that fails is an event already.
+                if let Err(error) = self.join(addresses).await {
+                    tracing::debug!(%error, "the handler's join failed");
+                }
+                None
+            }
+            Action::Discover(action, depth) => {
+                let found = self.discover(depth).await?;
+                let (nodes, complete) = (found.nodes, found.complete);
+                Some(Event::NodeDiscoveryCompleted { action, nodes, complete })
+            }
+            Action::Search(action, text) => {
+                let files = self.search(&text).await?;
+                Some(Event::NodeSearchCompleted { action, files })
+            }
+            Action::Ping(action, node) => {
+                let rtt = self.ping(node).await?;
+                Some(Event::NodePingCompleted { action, node, rtt })
+            }
+            Action::Fetch(action, hash, to) => {
+                let fetched = self.fetch_now(Get::new(hash).to(to), |_| {}).await?;
+                let (path, bytes) = (fetched.path, fetched.bytes);
+                Some(Event::NodeFetchCompleted { action, hash, path, bytes })
+            }
+            _ => None,
+        })
+    }
+}
+
+/// The event that says that an action has failed, for those that have a result.
+fn failure(action: &Action, error: &Error) -> Option<Event> {
+    match action {
+        Action::Discover(action, _)
+        | Action::Search(action, _)
+        | Action::Ping(action, _)
+        | Action::Fetch(action, ..) => {
+            Some(Event::NodeActionFailed { action: *action, error: error.to_string() })
+        }
+        _ => None,
+    }
+}

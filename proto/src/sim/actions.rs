@@ -1,0 +1,327 @@
+//! What applications ask for through their contexts, and get as events later: discoveries, searches
+//! and pings.
+
+use super::dial::Purpose;
+use super::queue::Due;
+use super::{Discovery, Joining, Sim};
+use crate::address::Address;
+use crate::event::{ActionId, Event, NodeInfo};
+use crate::frame::query::{MAX_SEARCH, QueryId, What};
+use crate::handler::Handler;
+use crate::id::NodeId;
+use crate::overlay::Command;
+use crate::time::Instant;
+
+/// A query that an application has asked.
+#[derive(Debug)]
+pub(super) struct Asked {
+    node: usize,
+    run: u32,
+    action: ActionId,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Discovery,
+    Search,
+    /// Of this node, asked at this time.
+    Ping(NodeId, Instant),
+}
+
+/// A ping over a link.
+#[derive(Debug)]
+pub(super) struct Ping {
+    from: usize,
+    run: u32,
+    to: NodeId,
+    link: u64,
+    action: ActionId,
+    sent: Instant,
+}
+
+impl<H: Handler> Sim<H> {
+    /// Dials the addresses, then asks the nodes there for a place.
+    pub(super) fn join_addresses(&mut self, node: usize, addresses: Vec<Address>) {
+        if self.nodes[node].running.as_ref().is_none_or(|running| running.stopping) {
+            return;
+        }
+        self.nodes[node].joining = Joining::Trying;
+        for address in addresses {
+            self.dial(node, address, Purpose::Join);
+        }
+    }
+
+    pub(super) fn ask_discovery(&mut self, node: usize, action: ActionId, depth: i32) {
+        if let Some(id) = self.ask(node, action, Kind::Discovery, What::Discover, depth) {
+            self.asked.insert(id, Discovery::default());
+        }
+    }
+
+    pub(super) fn ask_search(&mut self, node: usize, action: ActionId, text: String) {
+        if text.len() > MAX_SEARCH {
+            let error = format!("a search has at most {MAX_SEARCH} bytes");
+            return self.event(node, Event::NodeActionFailed { action, error });
+        }
+        self.ask(node, action, Kind::Search, What::Search(text), -1);
+    }
+
+    pub(super) fn ask_ping(&mut self, node: usize, action: ActionId, to: NodeId) {
+        let Some(running) = &self.nodes[node].running else { return };
+        let link = running.handles.get(&to).map(|handle| handle.link);
+        if to == self.nodes[node].id {
+            let error = "a node does not ping itself".to_owned();
+            return self.event(node, Event::NodeActionFailed { action, error });
+        }
+        let (Some(link), Some(other)) = (link, self.node_of(to)) else {
+            self.ask(node, action, Kind::Ping(to, self.now), What::FindNode(to), -1);
+            return;
+        };
+        let (ping, run, sent) = (self.next_serial(), self.nodes[node].run, self.now);
+        self.pings.insert(ping, Ping { from: node, run, to, link, action, sent });
+        let round_trip = self.latency(node, other) + self.latency(other, node);
+        self.queue.put(sent + round_trip, Due::Pong { ping });
+    }
+
+    fn ask(
+        &mut self,
+        node: usize,
+        action: ActionId,
+        kind: Kind,
+        what: What,
+        depth: i32,
+    ) -> Option<QueryId> {
+        let run = self.nodes[node].run;
+        let id = self.nodes[node].running.as_mut()?.overlay.draw_query_id();
+        self.actions.insert(id, Asked { node, run, action, kind });
+        self.command(node, Command::Query { id, what, depth, own: false, timeout: None });
+        Some(id)
+    }
+
+    /// The answer to a ping is here, unless the link has ended or is cut off.
+    pub(super) fn pong(&mut self, ping: u64) {
+        let Some(Ping { from, run, to, link, action, sent }) = self.pings.remove(&ping) else {
+            return;
+        };
+        let Some(running) = self.nodes[from].run(run) else { return };
+        let linked = running.handles.get(&to).is_some_and(|handle| handle.link == link);
+        let cut = self.node_of(to).is_none_or(|other| self.is_cut(from, other));
+        let overdue = sent + self.config.request_timeout;
+        if linked && cut && self.now < overdue {
+            self.pings.insert(ping, Ping { from, run, to, link, action, sent });
+            return self.queue.put(overdue, Due::Pong { ping });
+        }
+        let event = match (linked, cut) {
+            (true, false) => {
+                let rtt = self.now.since(sent);
+                Event::NodePingCompleted { action, node: to, rtt }
+            }
+            (true, true) => {
+                let error = "no answer came in time".to_owned();
+                Event::NodeActionFailed { action, error }
+            }
+            (false, _) => {
+                let error = format!("the link with {} has ended", to.short());
+                Event::NodeActionFailed { action, error }
+            }
+        };
+        self.event(from, event);
+    }
+
+    /// A node that is looked for has answered: if it was to be pinged, that is its round trip.
+    pub(super) fn ping_answered(&mut self, query: QueryId, node: NodeId) {
+        let Some(Asked { kind: Kind::Ping(to, sent), .. }) = self.actions.get(&query) else {
+            return;
+        };
+        let (to, rtt) = (*to, self.now.since(*sent));
+        if to != node {
+            return;
+        }
+        if let Some(Asked { node: from, run, action, .. }) = self.actions.remove(&query)
+            && self.nodes[from].run(run).is_some()
+        {
+            self.event(from, Event::NodePingCompleted { action, node, rtt });
+        }
+    }
+
+    /// A query that an application has asked is over.
+    pub(super) fn action_ended(&mut self, query: QueryId, complete: bool) {
+        let Some(Asked { node, run, action, kind }) = self.actions.remove(&query) else { return };
+        let Some(running) = self.nodes[node].run(run) else { return };
+        let event = match kind {
+            Kind::Discovery => {
+                let me = running.overlay.info();
+                let found = self.asked.remove(&query).unwrap_or_default().nodes;
+                let others = found.into_values().filter(|info| info.id != me.id);
+                let nodes: Vec<NodeInfo> = others.collect();
+                let nodes = std::iter::once(me).chain(nodes).collect();
+                Event::NodeDiscoveryCompleted { action, nodes, complete }
+            }
+            Kind::Search => Event::NodeSearchCompleted { action, files: Vec::new() },
+            Kind::Ping(to, _) => {
+                let error = format!("no node of the network knows where {} is", to.short());
+                Event::NodeActionFailed { action, error }
+            }
+        };
+        self.event(node, event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{Latency, Network, SimConfig};
+    use super::*;
+    use crate::handler::{Callback, Context};
+    use crate::id::{Hash, Key};
+
+    const LATENCY: Duration = Duration::from_millis(20);
+
+    type Log = Vec<(Duration, Event)>;
+
+    /// Keeps the results of its actions.
+    #[derive(Default)]
+    struct Results(Log);
+
+    impl Results {
+        fn add(&mut self, cx: &Context<'_>, event: Event) {
+            self.0.push((cx.now().since_origin(), event));
+        }
+    }
+
+    impl Handler for Results {
+        fn node_discovery_completed(
+            &mut self,
+            cx: &mut Context<'_>,
+            action: ActionId,
+            nodes: &[NodeInfo],
+            complete: bool,
+        ) {
+            let nodes = nodes.to_vec();
+            self.add(cx, Event::NodeDiscoveryCompleted { action, nodes, complete });
+        }
+
+        fn node_search_completed(
+            &mut self,
+            cx: &mut Context<'_>,
+            action: ActionId,
+            files: &[crate::files::FoundFile],
+        ) {
+            let files = files.to_vec();
+            self.add(cx, Event::NodeSearchCompleted { action, files });
+        }
+
+        fn node_ping_completed(
+            &mut self,
+            cx: &mut Context<'_>,
+            action: ActionId,
+            node: NodeId,
+            rtt: Duration,
+        ) {
+            self.add(cx, Event::NodePingCompleted { action, node, rtt });
+        }
+
+        fn node_action_failed(&mut self, cx: &mut Context<'_>, action: ActionId, error: &str) {
+            self.add(cx, Event::NodeActionFailed { action, error: error.to_owned() });
+        }
+    }
+
+    /// Three nodes in a line.
+    fn line() -> Sim<Results> {
+        let network = Network { latency: Latency::Fixed(LATENCY), ..Network::default() };
+        let mut sim = Sim::new(SimConfig { seed: 3, network, ..SimConfig::default() });
+        for _ in 0..3 {
+            sim.add(Results::default());
+        }
+        sim.connect(0, 1);
+        sim.connect(1, 2);
+        assert!(sim.run_until(Duration::from_secs(5), |sim| sim.links().len() == 2));
+        sim
+    }
+
+    /// Acts as node 0 and waits for what comes of it.
+    fn result(
+        sim: &mut Sim<Results>,
+        act: impl FnOnce(&mut Context<'_>) -> ActionId,
+    ) -> (ActionId, Event) {
+        let before = sim.app(0).0.len();
+        let action = sim.with(0, |_, cx| act(cx));
+        assert!(sim.run_until(Duration::from_secs(60), |sim| sim.app(0).0.len() > before));
+        (action, sim.app(0).0[before].1.clone())
+    }
+
+    #[test]
+    fn discoveries_searches_and_pings_come_back_as_events() {
+        let mut sim = line();
+        let (near, far) = (sim.id(1), sim.id(2));
+        let (asked, event) = result(&mut sim, |cx| cx.discover(-1));
+        let Event::NodeDiscoveryCompleted { action, nodes, complete: true } = event else {
+            panic!("{event:?}");
+        };
+        let ids: Vec<NodeId> = nodes.iter().map(|node| node.id).collect();
+        assert_eq!((action, ids.len(), ids[0]), (asked, 3, sim.id(0)));
+        assert!(ids.contains(&near) && ids.contains(&far));
+
+        let (asked, event) = result(&mut sim, |cx| cx.ping(near));
+        let Event::NodePingCompleted { action, node, rtt } = event else { panic!("{event:?}") };
+        assert_eq!((action, node, rtt), (asked, near, 2 * LATENCY));
+        let (_, event) = result(&mut sim, |cx| cx.ping(far));
+        let Event::NodePingCompleted { node, rtt, .. } = event else { panic!("{event:?}") };
+        assert_eq!((node, rtt), (far, 4 * LATENCY), "through the one between");
+
+        let (asked, event) = result(&mut sim, |cx| cx.search("song"));
+        let Event::NodeSearchCompleted { action, files } = event else { panic!("{event:?}") };
+        assert_eq!((action, files.len()), (asked, 0));
+    }
+
+    #[test]
+    fn what_can_not_be_done_is_an_event_too() {
+        let mut sim = line();
+        let (me, near) = (sim.id(0), sim.id(1));
+        let nobody = Key::from_secret(&[9; 32]).id();
+        let mut error = |act: &dyn Fn(&mut Context<'_>) -> ActionId| {
+            let (asked, event) = result(&mut sim, act);
+            let Event::NodeActionFailed { action, error } = event else { panic!("{event:?}") };
+            assert_eq!(action, asked);
+            error
+        };
+        assert!(error(&|cx| cx.fetch(Hash::of(b"x"), "x")).contains("no files in the simulator"));
+        assert!(error(&|cx| cx.search("x".repeat(10_000))).contains("at most"));
+        assert!(error(&|cx| cx.ping(nobody)).contains("knows where"));
+        assert!(error(&|cx| cx.ping(me)).contains("itself"));
+        sim.partition(&[&[0]]);
+        let mut error = |act: &dyn Fn(&mut Context<'_>) -> ActionId| {
+            let (_, event) = result(&mut sim, act);
+            let Event::NodeActionFailed { error, .. } = event else { panic!("{event:?}") };
+            error
+        };
+        assert!(error(&|cx| cx.ping(near)).contains("in time"));
+    }
+
+    #[test]
+    fn notes_last_as_long_as_the_link() {
+        let mut sim = line();
+        let near = sim.id(1);
+        sim.with(0, |_, cx| cx.set_info(near, "score", 7));
+        assert_eq!(sim.with(0, |_, cx| cx.info(near, "score")), Some(7.into()));
+        assert_eq!(sim.with(0, |_, cx| cx.name().to_owned()), "n0");
+        sim.break_link(0, 1);
+        assert!(sim.run_until(Duration::from_secs(5), |sim| sim.links().len() == 1));
+        assert_eq!(sim.with(0, |_, cx| cx.info(near, "score")), None);
+    }
+
+    #[test]
+    fn a_handler_joins_and_stops_itself() {
+        let mut sim = Sim::new(SimConfig { seed: 1, ..SimConfig::default() });
+        let quiet = |_: &mut Context<'_>, _: Event| {};
+        for _ in 0..2 {
+            sim.add(Callback(quiet));
+        }
+        let address = sim.address(0);
+        sim.with(1, |_, cx| cx.join(std::slice::from_ref(&address)));
+        assert!(sim.run_until(Duration::from_secs(5), |sim| *sim.joining(1) == Joining::Joined));
+        sim.with(1, |_, cx| cx.stop());
+        assert!(sim.run_until(Duration::from_secs(20), |sim| !sim.is_running(1)));
+    }
+}
