@@ -22,7 +22,7 @@ use crate::execute::Found;
 use crate::text::{Paint, plain};
 use crate::wanted::TICKET_START;
 use crate::words::{self, Word};
-use crate::{folders, manual, terminal};
+use crate::{folders, manual, settings, terminal};
 
 /// Lines kept of what was typed.
 const HISTORY: usize = 1000;

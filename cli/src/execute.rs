@@ -93,7 +93,9 @@ impl Session {
                 Outcome::Peer { peer }
             }
             Command::Peers => {
-                Outcome::Peers { peers: self.views(&node.peers()), known: self.known().await? }
+                let peers = self.views(&node.peers()).into_iter();
+                let peers = peers.map(|peer| peer.with_last_seen(node)).collect();
+                Outcome::Peers { peers, known: self.known().await? }
             }
             Command::Msg { text } => self.msg(text).await?,
             Command::Send { peer, text } => {

@@ -153,7 +153,7 @@ pub(crate) struct PeerView {
     pub(crate) direction: Option<&'static str>,
     /// `None` until it was measured.
     pub(crate) rtt_ms: Option<f64>,
-    /// When the last bytes came from it, in milliseconds since 1970. `None` without a link.
+    /// When the last bytes came from it, in milliseconds since 1970: in `peers` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) last_seen: Option<u64>,
 }
@@ -167,8 +167,14 @@ impl PeerView {
             address: peer.is_linked().then(address),
             direction: peer.is_linked().then(|| peer.direction().name()),
             rtt_ms: node.rtt(peer.id()).map(text::millis),
-            last_seen: node.idle_time(peer.id()).map(text::unix_millis_ago),
+            last_seen: None,
         }
+    }
+
+    /// The same, and when the peer was last heard.
+    pub(crate) fn with_last_seen(self, node: &Node) -> Self {
+        let last_seen = node.idle_time(self.id).map(text::unix_millis_ago);
+        Self { last_seen, ..self }
     }
 
     /// Name and first digits, fit for a terminal.

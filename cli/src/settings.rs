@@ -49,6 +49,11 @@ impl Setting {
     }
 }
 
+/// The names of all settings.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    std::iter::once(DOWNLOADS).chain(RATES.iter().map(|(name, _)| *name))
+}
+
 /// Lists all settings.
 pub(crate) fn all(node: &Node) -> Vec<SettingView> {
     let mut limits = node.rates();

@@ -52,7 +52,9 @@ fn discovery_counts_hops() {
 
     let nodes = all["nodes"].as_array().unwrap();
     let bob = nodes.iter().find(|node| node["id"] == json!(b)).unwrap();
-    assert_eq!(keys(bob), ["address", "id", "inbound", "name", "outbound"]);
+    let fields =
+        ["address", "id", "inbound", "inbound_nodes", "name", "outbound", "outbound_nodes"];
+    assert_eq!(keys(bob), fields);
     assert_eq!(bob["name"], "bob");
     assert_eq!(bob["address"], line.b.address);
     assert_eq!(bob["outbound"], json!([c]));
@@ -450,4 +452,66 @@ fn errors_name_the_command_and_the_way_out() {
     assert!(node.fail(nobody).contains("000000"));
     assert_eq!(node.run("stop")["result"], "exit");
     assert_eq!(node.wait().0.code(), Some(1), "commands have failed");
+}
+
+#[test]
+fn discover_names_the_neighbours_of_each_node() {
+    let home = tempfile::tempdir().unwrap();
+    let mut line = line(home.path(), &[]);
+    let nodes = line.a.run("discover")["nodes"].clone();
+    let node = |id: &str| nodes.as_array().unwrap().iter().find(|node| node["id"] == id).unwrap();
+    let one = |program: &Program| json!([{"id": program.id, "name": program.name, "address": program.address}]);
+    assert_eq!(node(&line.b.id)["outbound_nodes"], one(&line.c));
+    assert_eq!(node(&line.a.id)["outbound_nodes"], one(&line.b));
+    assert_eq!(node(&line.c.id)["inbound_nodes"][0]["name"], "bob");
+    assert_eq!(node(&line.b.id)["outbound"], json!([line.c.id]), "the ids stay");
+    line.exit();
+}
+
+#[test]
+fn ping_reaches_a_node_without_a_link_and_peers_say_when_they_were_heard() {
+    let home = tempfile::tempdir().unwrap();
+    let mut line = line(home.path(), &[]);
+    let far = line.c.id.clone();
+    let ping = line.a.run(&format!("ping {far}"))["pings"][0].clone();
+    assert_eq!(ping["peer"]["id"], json!(far));
+    assert!(ping["rtt_ms"].as_f64().unwrap() > 0.0, "{ping}");
+    let unknown = "7".repeat(64);
+    assert!(line.a.fail(&format!("ping {unknown}")).contains(&unknown));
+    let peers = line.a.run("peers")["peers"].clone();
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
+    for peer in peers.as_array().unwrap() {
+        let seen = peer["last_seen"].as_u64().unwrap();
+        assert!(seen <= now && now - seen < PATIENCE.as_millis() as u64, "{peer} at {now}");
+    }
+    line.exit();
+}
+
+#[test]
+fn settings_are_listed_and_changed_while_the_node_runs() {
+    let home = tempfile::tempdir().unwrap();
+    let mut line = line(home.path(), &[]);
+    let names = ["downloads", "up", "down", "peer-up", "peer-down"];
+    let listed = line.a.run("set")["config"].clone();
+    let listed = listed.as_array().unwrap().iter().map(|setting| setting["name"].clone());
+    assert_eq!(listed.collect::<Vec<_>>(), names);
+
+    let shared = home.path().join("a song");
+    fs::write(&shared, "la la la").unwrap();
+    let hash = line.b.run(&format!("add '{}'", shared.display()))["files"][0]["hash"].clone();
+    let folder = home.path().join("other downloads");
+    let set = line.a.run(&format!("set downloads '{}'", folder.display()));
+    assert_eq!(set["config"], json!([{"name": "downloads", "value": folder}]));
+    let fetched = line.a.run(&format!("get {}", hash.as_str().unwrap()));
+    assert_eq!(fetched["path"], json!(folder.join("a song")));
+    assert_eq!(fs::read(folder.join("a song")).unwrap(), b"la la la");
+
+    assert_eq!(line.a.run("set up 2k")["config"], json!([{"name": "up", "value": 2000}]));
+    let up = line.a.run("set")["config"][1].clone();
+    assert_eq!(up, json!({"name": "up", "value": 2000}));
+    assert!(line.a.fail(&format!("set downloads '{}'", shared.display())).contains("not a folder"));
+    assert!(line.a.fail("set colour blue").contains("downloads, up, down"));
+    line.a.stop();
+    line.b.exit();
+    line.c.exit();
 }
