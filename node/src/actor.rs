@@ -268,6 +268,14 @@ impl Actor {
                 }
                 self.drain_all(now);
             }
+            Order::PassPing { query, to, reply } => {
+                let now = self.tick();
+                match self.overlay.ping_direct(now, query, to) {
+                    Ok(number) => drop(self.passed_on.insert(number, (to, reply))),
+                    Err(error) => drop(reply.send(Err(error.into()))),
+                }
+                self.drain_all(now);
+            }
             Order::ErrandDone(conn) => self.errand_done(&conn),
             Order::Answer(command) => self.command(command),
             Order::Info(reply) => drop(reply.send(self.overlay.info())),

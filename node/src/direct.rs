@@ -37,8 +37,8 @@ const BUSY: Duration = Duration::from_millis(500);
 /// How a node can be reached.
 pub(crate) enum Way {
     Link(Arc<Conn>),
-    /// The way that the answer to a query came, and the time from the query to the answer.
-    Query(QueryId, Duration),
+    /// The way that the answer to a query came.
+    Query(QueryId),
 }
 
 impl Inner {
@@ -125,7 +125,7 @@ impl Inner {
         }
         match self.reach(id, message.body().len()).await? {
             Way::Link(conn) => Sender::new(conn, self.clone()).send(message).await,
-            Way::Query(query, _) => self.pass_on(query, id, message).await,
+            Way::Query(query) => self.pass_on(query, id, message).await,
         }
     }
 
@@ -144,7 +144,6 @@ impl Inner {
         }
         let until =
             Instant::now() + self.config.query_ttl.saturating_sub(self.config.query_timeout);
-        let asked = Instant::now();
         let mut asking = self.ask(What::FindNode(id), -1, None).await?;
         let (mut found, mut ended) = (None, false);
         let patience = tokio::time::sleep(Duration::MAX);
@@ -160,7 +159,7 @@ impl Inner {
                 answer = asking.answers.recv(), if !ended => match answer {
                     Some(answer) if answer.node == id && answer.body == AnswerBody::Here => {
                         if found.is_none() {
-                            found = Some((answer.id, asked.elapsed()));
+                            found = Some(answer.id);
                             patience.as_mut().reset(Instant::now() + PATIENCE);
                         }
                         dials.add(answer.addresses);
@@ -178,9 +177,9 @@ impl Inner {
         match found {
             None => Err(Error::NotFound(id)),
             Some(_) if len > limit => Err(Error::TooLargeToPass { peer: id, len, limit }),
-            Some((query, round_trip)) => {
+            Some(query) => {
                 self.directs.remember(id, query, until);
-                Ok(Way::Query(query, round_trip))
+                Ok(Way::Query(query))
             }
         }
     }

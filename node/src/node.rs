@@ -198,9 +198,8 @@ impl Node {
     /// Measures the round-trip time to a node of the network now.
     ///
     /// A connected peer is pinged over its link. A node without a link is dialled as [`Node::send`]
-    /// dials it, and pinged over the link that comes of it. If it can't be dialled, the time is that
-    /// of a query through the network and of the node's answer to it. Such an answer is not signed:
-    /// a node on the way could give it.
+    /// dials it, and pinged over the link that comes of it. If it can't be dialled, other nodes pass
+    /// the ping on, sealed to its key, and no application sees it. Only the node itself can answer.
     ///
     /// # Errors
     /// Where no node of the network knows it, or it does not answer within the configured time.

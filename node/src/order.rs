@@ -85,6 +85,8 @@ pub(crate) enum Order {
         message: Message,
         reply: oneshot::Sender<Result<(), Error>>,
     },
+    /// Have others pass a ping on, along the way that a query found.
+    PassPing { query: QueryId, to: NodeId, reply: oneshot::Sender<Result<(), Error>> },
     /// A link that was made to send a message is idle.
     ErrandDone(Arc<Conn>),
     /// What this node has to say to a query.

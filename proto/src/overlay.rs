@@ -296,6 +296,22 @@ impl Overlay {
         directs.send(&mut turn, (query, to), next, message)
     }
 
+    /// Pings a node that `query` has found, along the way that its answer came. Returns a number; the
+    /// outcome comes with it as [`Output::Direct`].
+    ///
+    /// # Errors
+    /// Where nobody can have that identity: nothing is sent.
+    pub fn ping_direct(
+        &mut self,
+        now: Instant,
+        query: QueryId,
+        to: NodeId,
+    ) -> Result<u64, DirectError> {
+        let next = self.next(query, None, to);
+        let (Parts { directs, .. }, mut turn) = self.turn(now);
+        directs.ping(&mut turn, (query, to), next)
+    }
+
     /// What this node answers to the probe of another, who is `from` by its TLS key.
     pub fn answer_probe(&mut self, now: Instant, from: NodeId, probe: Probe) -> Probe {
         let (Parts { membership, .. }, mut turn) = self.turn(now);

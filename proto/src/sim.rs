@@ -54,8 +54,8 @@
 //! - **Messages to nodes without a link** are passed on by others along the way of a query, once: no
 //!   link is made for them, and none is tried again.
 //!
-//! - **What applications ask for** through their contexts: a discovery, a search and a ping of a node
-//!   without a link are queries of the real overlay. A ping over a link takes one round trip.
+//! - **What applications ask for** through their contexts: a discovery and a search are queries of the real
+//!   overlay, and others pass on a ping of a node without a link. A ping over a link takes one round trip.
 //!
 //! Files, requests and streams are not simulated: searches find nothing, and fetches fail.
 
@@ -96,7 +96,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-use actions::{Asked, Ping};
+use actions::{Asked, PassedPing, Ping};
 use dial::{Dial, Purpose};
 use direct::Errand;
 use link::Link;
@@ -139,6 +139,8 @@ pub struct Sim<H> {
     actions: BTreeMap<QueryId, Asked>,
     /// Pings over links whose answers are under way.
     pings: BTreeMap<u64, Ping>,
+    /// Pings that others pass on, by sender and number.
+    passed_pings: BTreeMap<(usize, u64), PassedPing>,
     errands: BTreeMap<QueryId, Errand>,
     /// Messages that others pass on, by sender and number, and to whom they go.
     passed_on: BTreeMap<(usize, u64), Peer>,
@@ -190,6 +192,7 @@ impl<H: Handler> Sim<H> {
             asked: BTreeMap::new(),
             actions: BTreeMap::new(),
             pings: BTreeMap::new(),
+            passed_pings: BTreeMap::new(),
             errands: BTreeMap::new(),
             passed_on: BTreeMap::new(),
             queue: Queue::default(),

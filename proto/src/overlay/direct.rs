@@ -36,6 +36,10 @@ const LINK_SHARE: usize = 8;
 /// way, costs as much as copying so many bytes.
 const MIN_COST: usize = 1024;
 
+/// The time that a ping carries in place of its sender's clock. A node that does not know pings
+/// refuses it for its age.
+const PING: u64 = 0;
+
 /// Why a message could not be sent. Nothing was sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -150,11 +154,32 @@ impl Directs {
         if len > limit {
             return Err(DirectError::TooLarge { len, limit });
         }
+        let time = turn.unix.max(PING + 1);
+        self.send_sealed(turn, (query, to), next, (time, message))
+    }
+
+    /// Sends a ping to `next`, who is on the way. It goes as a message does, and its recipient proves
+    /// that it has it; no application sees it.
+    pub(super) fn ping(
+        &mut self,
+        turn: &mut Turn<'_>,
+        (query, to): (QueryId, NodeId),
+        next: Option<NodeId>,
+    ) -> Result<u64, DirectError> {
+        self.send_sealed(turn, (query, to), next, (PING, Message::bytes(Vec::new())))
+    }
+
+    fn send_sealed(
+        &mut self,
+        turn: &mut Turn<'_>,
+        (query, to): (QueryId, NodeId),
+        next: Option<NodeId>,
+        (time, message): (u64, Message),
+    ) -> Result<u64, DirectError> {
         let number = self.number + 1;
         let label = Label { query, number, to };
         let content = Packed::plain(message);
-        let letter =
-            Letter { sender: self.key.id(), name: self.name.clone(), time: turn.unix, content };
+        let letter = Letter { sender: self.key.id(), name: self.name.clone(), time, content };
         let sealed = seal::seal(turn.rng, &self.key, &self.network, &label, &letter)?;
         self.number = number;
         let missed = |missed| Output::Direct { number, sent: Err(missed) };
@@ -307,6 +332,10 @@ impl Directs {
         let Ok((Letter { sender, name, time, content }, receipt)) = opened else {
             return Delivery::Refused;
         };
+        // A ping changes nothing here, so that it may come again.
+        if time == PING && sender != self.key.id() {
+            return Delivery::Taken(receipt);
+        }
         // No clock that is right by the skew makes a letter that old, or from so far ahead.
         if sender == self.key.id() || turn.unix.abs_diff(time) > self.skew {
             return Delivery::Refused;

@@ -3,6 +3,7 @@
 
 use super::dial::Purpose;
 use super::queue::Due;
+use super::shell::Work;
 use super::{Discovery, Joining, Sim};
 use crate::address::Address;
 use crate::event::{ActionId, Event, NodeInfo};
@@ -10,6 +11,7 @@ use crate::frame::query::{MAX_SEARCH, QueryId, What};
 use crate::handler::Handler;
 use crate::id::NodeId;
 use crate::overlay::Command;
+use crate::overlay::direct::Missed;
 use crate::time::Instant;
 
 /// A query that an application has asked.
@@ -25,8 +27,16 @@ pub(super) struct Asked {
 enum Kind {
     Discovery,
     Search,
-    /// Of this node, asked at this time.
-    Ping(NodeId, Instant),
+    /// Of this node.
+    Ping(NodeId),
+}
+
+/// A ping that others pass on.
+#[derive(Debug)]
+pub(super) struct PassedPing {
+    action: ActionId,
+    to: NodeId,
+    sent: Instant,
 }
 
 /// A ping over a link.
@@ -74,7 +84,7 @@ impl<H: Handler> Sim<H> {
             return self.event(node, Event::NodeActionFailed { action, error });
         }
         let (Some(link), Some(other)) = (link, self.node_of(to)) else {
-            self.ask(node, action, Kind::Ping(to, self.now), What::FindNode(to), -1);
+            self.ask(node, action, Kind::Ping(to), What::FindNode(to), -1);
             return;
         };
         let (ping, run, sent) = (self.next_serial(), self.nodes[node].run, self.now);
@@ -128,20 +138,58 @@ impl<H: Handler> Sim<H> {
         self.event(from, event);
     }
 
-    /// A node that is looked for has answered: if it was to be pinged, that is its round trip.
-    pub(super) fn ping_answered(&mut self, query: QueryId, node: NodeId) {
-        let Some(Asked { kind: Kind::Ping(to, sent), .. }) = self.actions.get(&query) else {
-            return;
-        };
-        let (to, rtt) = (*to, self.now.since(*sent));
-        if to != node {
-            return;
-        }
-        if let Some(Asked { node: from, run, action, .. }) = self.actions.remove(&query)
-            && self.nodes[from].run(run).is_some()
+    /// A way was found to a node: if it is to be pinged, the ping is passed on along it.
+    pub(super) fn way_to_pinged_found(&mut self, query: QueryId, node: NodeId) {
+        let is_pinged = |asked: &Asked| matches!(asked.kind, Kind::Ping(to) if to == node);
+        if self.actions.get(&query).is_some_and(is_pinged)
+            && let Some(Asked { node: from, run, action, .. }) = self.actions.remove(&query)
         {
-            self.event(from, Event::NodePingCompleted { action, node, rtt });
+            self.work.push_back(Work::Ping { from, run, action, query, to: node });
         }
+    }
+
+    pub(super) fn pass_ping(
+        &mut self,
+        (from, run): (usize, u32),
+        action: ActionId,
+        query: QueryId,
+        to: NodeId,
+    ) {
+        let sent = self.now;
+        let Some(running) = self.nodes[from].run(run) else { return };
+        match running.overlay.ping_direct(sent, query, to) {
+            Ok(number) => {
+                self.passed_pings.insert((from, number), PassedPing { action, to, sent });
+            }
+            Err(error) => {
+                let error = error.to_string();
+                self.event(from, Event::NodeActionFailed { action, error });
+            }
+        }
+        self.drain(from);
+        self.set_alarm(from);
+    }
+
+    /// The outcome of a ping that others passed on; false if the number is not that of a ping.
+    pub(super) fn ping_passed(
+        &mut self,
+        from: usize,
+        number: u64,
+        outcome: &Result<(), Missed>,
+    ) -> bool {
+        let Some(PassedPing { action, to, sent }) = self.passed_pings.remove(&(from, number))
+        else {
+            return false;
+        };
+        let event = match outcome {
+            Ok(()) => {
+                let rtt = self.now.since(sent);
+                Event::NodePingCompleted { action, node: to, rtt }
+            }
+            Err(missed) => Event::NodeActionFailed { action, error: missed.to_string() },
+        };
+        self.event(from, event);
+        true
     }
 
     /// A query that an application has asked is over.
@@ -158,7 +206,7 @@ impl<H: Handler> Sim<H> {
                 Event::NodeDiscoveryCompleted { action, nodes, complete }
             }
             Kind::Search => Event::NodeSearchCompleted { action, files: Vec::new() },
-            Kind::Ping(to, _) => {
+            Kind::Ping(to) => {
                 let error = format!("no node of the network knows where {} is", to.short());
                 Event::NodeActionFailed { action, error }
             }

@@ -82,6 +82,9 @@ impl<H: Handler> Sim<H> {
 
     /// How it went with a message that others were to pass on.
     pub(super) fn passed(&mut self, from: usize, number: u64, sent: Result<(), Missed>) {
+        if self.ping_passed(from, number, &sent) {
+            return;
+        }
         let Some(to) = self.passed_on.remove(&(from, number)) else { return };
         if let Err(missed) = sent {
             self.message_failed(from, to, Reason::Other(0, missed.to_string()));

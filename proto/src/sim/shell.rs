@@ -6,7 +6,7 @@ use super::queue::Due;
 use super::stats::{MESSAGE, kind};
 use super::{Joining, Sim, dial::Purpose};
 use crate::address::Address;
-use crate::event::{Event, MessageFailure, NodeInfo, Peer, Reason};
+use crate::event::{ActionId, Event, MessageFailure, NodeInfo, Peer, Reason};
 use crate::frame::query::{Answer, AnswerBody, QueryId};
 use crate::frame::{Frame, MESSAGE_HEAD};
 use crate::handler::{Action, Context, Handler};
@@ -28,6 +28,8 @@ pub(super) enum Work {
     Close { link: u64, side: usize, reason: Reason },
     /// Messages for a node that a query has found go on their way.
     Direct(QueryId),
+    /// The ping of a node that a query has found goes on its way.
+    Ping { from: usize, run: u32, action: ActionId, query: QueryId, to: NodeId },
     /// A query has ended.
     QueryEnded(QueryId),
     /// A node is to stop.
@@ -51,6 +53,9 @@ impl<H: Handler> Sim<H> {
                 }
                 Work::Close { link, side, reason } => self.close(link, side, reason),
                 Work::Direct(query) => self.pass_on(query),
+                Work::Ping { from, run, action, query, to } => {
+                    self.pass_ping((from, run), action, query, to);
+                }
                 Work::QueryEnded(query) => self.errand_ended(query),
                 Work::Stop(node, run) => {
                     if self.nodes[node].run(run).is_some() {
@@ -338,7 +343,7 @@ impl<H: Handler> Sim<H> {
 
     fn answered(&mut self, answer: Answer) {
         if let AnswerBody::Here = answer.body {
-            self.ping_answered(answer.id, answer.node);
+            self.way_to_pinged_found(answer.id, answer.node);
             return self.recipient_found(answer.id, answer.node);
         }
         let Some(asked) = self.asked.get_mut(&answer.id) else { return };
