@@ -564,6 +564,70 @@ mod tests {
         assert_eq!(lines[6], "       2      ▇▇ 3 nodes");
     }
 
+    fn file(name: &str) -> SharedFile {
+        let (hash, name) = (Hash::of(name.as_bytes()), name.parse().unwrap());
+        SharedFile { hash, name, size: 1, kind: peerkit::FileKind::File }
+    }
+
+    #[test]
+    fn a_large_folder_is_listed_in_parts() {
+        let view = |name: &str| {
+            let SharedFile { hash, name, size, .. } = file(name);
+            FolderFileView { hash, path: name.clone().into(), name, size }
+        };
+        let folder = file("folder");
+        let lines = |count, skipped| {
+            let files = vec![view("a\u{202e}"), view("b")];
+            contents_lines(Paint::none(), &folder, &Some(ContentsView { files, count, skipped }))
+        };
+        let all = lines(2, 0);
+        assert_eq!(all.len(), 2);
+        assert!(all[0].ends_with("  a\\u{202e}  1 B"), "{all:?}");
+        let digits = digits(folder.hash);
+        let more = format!("  and 5 more: `files {digits} --skip 12` lists them");
+        assert_eq!(lines(17, 10).last(), Some(&more));
+        assert_eq!(lines(12, 10).len(), 2);
+        assert!(contents_lines(Paint::none(), &folder, &None).is_empty());
+    }
+
+    #[test]
+    fn what_was_found_here_is_not_advised_to_be_fetched() {
+        let id = |n| NodeId::from_bytes([n; 32]);
+        let view = |name, sources: &[u8], here| FoundView {
+            file: file(name),
+            sources: sources.iter().map(|n| id(*n)).collect(),
+            here,
+        };
+        let files = [view("own", &[1], true), view("both", &[1, 2], true), view("b", &[2], false)];
+        let text = found(Paint::none(), &files);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].ends_with("own  1 B  here"), "{text}");
+        assert!(lines[1].ends_with("both  1 B  here, 1 other source"), "{text}");
+        assert!(lines[2].ends_with("b  1 B  1 source"), "{text}");
+        assert_eq!(lines[3], format!("fetch one: get {}", digits(file("b").hash)));
+        assert_eq!(found(Paint::none(), &files[..2]).lines().count(), 2);
+    }
+
+    #[test]
+    fn what_was_changed_is_named_up_to_a_number() {
+        let renamed = |n: usize| RenamedView {
+            name: format!("a{n}\u{202e}").parse().unwrap(),
+            path: format!("/d/a{n}_").into(),
+            why: "so".into(),
+        };
+        let left =
+            |n: usize| LeftOutView { path: format!("l{n}").parse().unwrap(), why: "long".into() };
+        let lines = changes(
+            &(0..NAMED + 2).map(renamed).collect::<Vec<_>>(),
+            &(0..NAMED + 3).map(left).collect::<Vec<_>>(),
+        );
+        assert_eq!(lines.len(), 2 * (NAMED + 1));
+        assert_eq!(lines[0], "a0\\u{202e} is called a0_ here: so");
+        assert_eq!(lines[NAMED], "and 2 more have other names");
+        assert_eq!(lines[NAMED + 1], "not written: l0: long");
+        assert_eq!(lines.last().unwrap(), "and 3 more were not written");
+    }
+
     #[test]
     fn a_slow_fetch_has_a_speed() {
         assert_eq!(speed(3 << 20, 2.0), " (1.5 MiB/s)");

@@ -1,6 +1,7 @@
 //! The log: warnings on standard error, more with `debug on` or PEERKIT_LOG, as text or JSON
 //! (PEERKIT_LOG_FORMAT).
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -14,7 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::output::Output;
-use crate::text::{Paint, plain};
+use crate::text::{Paint, json_line, plain};
 
 /// What `debug on` logs.
 const DEBUG: &str = "warn,peerkit=debug,peerkit_proto=debug";
@@ -40,10 +41,10 @@ impl Log {
         });
         let format = std::env::var("PEERKIT_LOG_FORMAT").unwrap_or_default();
         let lines = match format.as_str() {
-            "json" => fmt::layer().json().with_writer(Stream).boxed(),
+            "json" => fmt::layer().json().with_writer(Stream { json: true }).boxed(),
             _ => fmt::layer()
                 .fmt_fields(fields.delimited(" "))
-                .with_writer(Stream)
+                .with_writer(Stream { json: false })
                 .with_ansi(Paint::on(&io::stderr()).is_on())
                 .boxed(),
         };
@@ -79,24 +80,33 @@ fn usual() -> EnvFilter {
 }
 
 /// Makes a writer for each line of the log.
-struct Stream;
+struct Stream {
+    json: bool,
+}
 
 impl<'a> MakeWriter<'a> for Stream {
     type Writer = LogLine;
 
     fn make_writer(&'a self) -> LogLine {
-        LogLine
+        LogLine { json: self.json }
     }
 }
 
 /// Takes one line of the log, which comes in one piece.
-struct LogLine;
+struct LogLine {
+    json: bool,
+}
 
 impl Write for LogLine {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut line = String::from_utf8_lossy(bytes);
+        if self.json {
+            // Of what acts on a terminal a JSON string escapes some characters only.
+            line = Cow::Owned(json_line(line.trim_end_matches('\n')) + "\n");
+        }
         match PROMPT.get() {
-            Some(output) => output.log(String::from_utf8_lossy(bytes).into_owned()),
-            None => io::stderr().lock().write_all(bytes)?,
+            Some(output) => output.log(line.into_owned()),
+            None => io::stderr().lock().write_all(line.as_bytes())?,
         }
         Ok(bytes.len())
     }

@@ -274,3 +274,35 @@ fn put_neighbour(out: &mut Vec<u8>, neighbour: &Neighbour) {
 fn neighbour(reader: &mut Reader) -> Result<Neighbour, DecodeError> {
     Ok(Neighbour { id: reader.node_id("neighbour")?, address: address(reader)? })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::{FileKind, FileName};
+    use crate::id::{Hash, Key};
+
+    #[test]
+    fn an_answer_has_names_that_earlier_nodes_take() {
+        let file = |name: &str| SharedFile {
+            hash: Hash::of(b""),
+            name: FileName::new(name).unwrap(),
+            size: 0,
+            kind: FileKind::File,
+        };
+        let answer = |names: &[&str]| Answer {
+            id: QueryId([1; 16]),
+            node: Key::from_secret(&[1; 32]).id(),
+            name: String::new(),
+            addresses: Vec::new(),
+            body: AnswerBody::Files(names.iter().map(|name| file(name)).collect()),
+        };
+        let mut out = Vec::new();
+        answer(&["aux.txt", "a.", "b\\c", "C:x", "plain"]).encode(&mut out);
+        let read = Answer::decode(&mut Reader::new(out.clone().into()));
+        assert_eq!(read, Ok(answer(&["aux_.txt", "a_", "b_c", "C_x", "plain"])));
+        let end = out.len();
+        out[end - 5..].copy_from_slice(b"nul.x");
+        let refused = Answer::decode(&mut Reader::new(out.into()));
+        assert_eq!(refused, Err(DecodeError::Invalid("file name")));
+    }
+}
