@@ -10,6 +10,7 @@ pub(crate) use files::{GetArgs, ShareArgs};
 pub(crate) use hints::parse;
 
 use crate::rate;
+use crate::start::Listen;
 
 mod files;
 mod hints;
@@ -39,6 +40,8 @@ Examples:
   peerkit run                               start, listen on port 7117, read commands
   peerkit run 192.168.1.5:7117              start and join the network of that node
   peerkit run --listen 127.0.0.1:0 --json   any free port; JSON lines for a program to read
+  peerkit run --announce 203.0.113.7:7000   behind a router that forwards its port 7000 to this node
+  peerkit run --bootstrap n1.example.org    joins through that node, and tries until it is there
   peerkit run --headless --share ~/Public   a server: goes on until SIGTERM or Ctrl-C
   peerkit run --up 2M --down 10M            files at most at 2 and 10 MB a second
   echo 'discover' | peerkit run HOST:7117   one command, then leave
@@ -46,6 +49,8 @@ Examples:
 
 Environment:
   PEERKIT_SECRET  the network's secret (never on the command line, where others can read it)
+  PEERKIT_BOOTSTRAP
+                  nodes to begin with, as --bootstrap: addresses with commas or blanks between them
   PEERKIT_LOG     what to log on standard error: `info` for the life of the node, `debug` for all,
                   or by kind: `peerkit::link=debug`. Kinds: node, link, message, query, membership,
                   broadcast, transfer
@@ -150,9 +155,25 @@ pub(crate) struct RunArgs {
     #[arg(value_name = "ADDR", value_hint = ValueHint::Hostname)]
     pub(crate) addresses: Vec<Address>,
 
-    /// Where to listen; port 0 picks a free one. May be given several times
-    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:7117", value_parser = listen_address)]
-    pub(crate) listen: Vec<String>,
+    /// Where to listen: host:port, or a port of all addresses; port 0 picks a free one. May be given
+    /// several times [default: port 7117 of all addresses, IPv4 and IPv6, or a free port while that is
+    /// in use]
+    #[arg(long, value_name = "ADDR", value_parser = listen)]
+    pub(crate) listen: Vec<Listen>,
+
+    /// An address at which others can dial this node, announced before those that it finds by itself,
+    /// for example where a router forwards a port. May be given several times
+    #[arg(long, value_name = "ADDR", value_parser = announced_address, value_hint = ValueHint::Hostname)]
+    pub(crate) announce: Vec<Address>,
+
+    /// Announce the addresses of --announce and no others
+    #[arg(long, requires = "announce")]
+    pub(crate) announce_only: bool,
+
+    /// A node to begin with, when no ADDR is given and by `join` without one. May be given several
+    /// times; PEERKIT_BOOTSTRAP and the file `bootstrap` in the state folder name others
+    #[arg(long, value_name = "ADDR", value_hint = ValueHint::Hostname)]
+    pub(crate) bootstrap: Vec<Address>,
 
     /// What this node calls itself [default: the host's name]
     #[arg(long, value_parser = short_name)]
@@ -172,7 +193,8 @@ pub(crate) struct RunArgs {
     pub(crate) owner_id: Option<NodeId>,
 
     /// Where the key, known peers, shares and history are kept
-    /// [default: the XDG data folder, ~/.local/share/peerkit]
+    /// [default: the XDG data folder, ~/.local/share/peerkit, or peerkit-2 beside it while another
+    /// node uses that, and so on]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state: Option<PathBuf>,
 
@@ -299,16 +321,35 @@ fn short_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// An address to listen on is one to dial, but for port 0.
-fn listen_address(text: &str) -> Result<String, String> {
-    let dialled = match text.strip_suffix(":0") {
-        Some(host) => format!("{host}:1"),
-        None => text.to_owned(),
+/// Reads where to listen: a port alone, or an address as it is dialled, but with port 0 allowed.
+fn listen(text: &str) -> Result<Listen, String> {
+    if let Ok(port) = text.parse() {
+        return Ok(Listen::Everywhere(port));
+    }
+    let (dialled, is_free) = match text.strip_suffix(":0") {
+        Some(host) => (format!("{host}:1"), true),
+        None => (text.to_owned(), false),
     };
-    match dialled.parse::<Address>() {
-        Ok(Address { id: None, .. }) if dialled != text => Ok(text.to_owned()),
-        Ok(address @ Address { id: None, .. }) => Ok(address.host_port()),
-        Ok(_) => Err("a node listens as itself: leave out the identity before the @".to_owned()),
+    let mut address: Address = dialled.parse().map_err(|error| format!("{error}"))?;
+    if address.id.is_some() {
+        return Err("a node listens as itself: leave out the identity before the @".to_owned());
+    }
+    if is_free {
+        address.port = 0;
+    }
+    Ok(Listen::At(address.host_port()))
+}
+
+fn announced_address(text: &str) -> Result<Address, String> {
+    match text.parse::<Address>() {
+        Ok(address) if address.id.is_none() => {
+            let ip = address.socket().map(|socket| socket.ip());
+            match ip.is_some_and(|ip| ip.is_unspecified() || ip.is_multicast()) {
+                true => Err("nobody can dial that: announce an address that leads here".to_owned()),
+                false => Ok(address),
+            }
+        }
+        Ok(_) => Err("a node announces itself: leave out the identity before the @".to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -337,7 +378,7 @@ mod tests {
     #[test]
     fn run_has_the_defaults_of_the_design() {
         let args = run("peerkit run");
-        assert_eq!(args.listen, ["0.0.0.0:7117"]);
+        assert!(args.listen.is_empty() && args.announce.is_empty() && args.bootstrap.is_empty());
         assert_eq!(args.network, "peerkit");
         assert!(args.addresses.is_empty() && !args.json && !args.headless && !args.manual);
     }
@@ -346,7 +387,8 @@ mod tests {
     fn options_and_addresses_mix() {
         let args = run("peerkit run a:1 --listen 127.0.0.1:0 --json b:2 --listen [::1]:0 --manual");
         assert_eq!(args.addresses.len(), 2);
-        assert_eq!(args.listen, ["127.0.0.1:0", "[::1]:0"]);
+        let at = |text: &str| Listen::At(text.to_owned());
+        assert_eq!(args.listen, [at("127.0.0.1:0"), at("[::1]:0")]);
         assert!(args.json && args.manual);
     }
 
@@ -358,11 +400,28 @@ mod tests {
     }
 
     #[test]
+    fn a_port_alone_is_of_all_addresses() {
+        let args = run("peerkit run --listen 0 --listen 7000 --listen [::1]:7117");
+        let at = Listen::At("[::1]:7117".to_owned());
+        assert_eq!(args.listen, [Listen::Everywhere(0), Listen::Everywhere(7000), at]);
+    }
+
+    #[test]
+    fn announced_addresses_and_bootstrap_nodes_are_lists() {
+        let args = run("peerkit run --announce a:1 --announce b:2 --announce-only --bootstrap c:3");
+        assert_eq!((args.announce.len(), args.bootstrap.len()), (2, 1));
+        assert!(args.announce_only);
+    }
+
+    #[test]
     fn wrong_usage_says_what_is_wrong() {
         for (line, hint) in [
             ("peerkit run 127.0.0.1:x", "not a port"),
             ("peerkit run lan", "local network"),
             ("peerkit run --listen :0", "no host"),
+            ("peerkit run --listen 99999", "port"),
+            ("peerkit run --announce 0.0.0.0:1", "leads here"),
+            ("peerkit run --announce-only", "--announce"),
             ("peerkit run --max-inbound many", "invalid digit"),
             ("peerkit run --network=", "at least one letter"),
             ("peerkit demo --nodes 2", "3..=64"),

@@ -69,6 +69,9 @@ impl Session {
 
     /// Carries out a command.
     pub(crate) async fn execute(&self, command: Command) -> anyhow::Result<Outcome> {
+        if matches!(command, Command::Shutdown) && self.node.owner().is_none() {
+            bail!("this network has no owner, so nothing stops all of it: `exit` stops this node");
+        }
         if matches!(command, Command::Exit | Command::Shutdown | Command::Leave) {
             self.fetches_settled().await;
         }
@@ -203,12 +206,12 @@ impl Session {
             }
             Command::Map { file } => self.map(file).await?,
             Command::Save { file } => {
-                let path = file.unwrap_or_else(|| self.peers_file());
+                let path = std::path::absolute(file.unwrap_or_else(|| self.peers_file()))?;
                 node.save_peers(&path).await?;
                 Outcome::Saved { path, peers: self.known().await? }
             }
             Command::Load { file } => {
-                let path = file.unwrap_or_else(|| self.peers_file());
+                let path = std::path::absolute(file.unwrap_or_else(|| self.peers_file()))?;
                 let loaded = node.load_peers(&path).await?;
                 let connected = node.connect_to_known(&loaded).await;
                 Outcome::Loaded { path, connected: self.views(&connected), peers: views(loaded) }
@@ -233,7 +236,6 @@ impl Session {
             }
             Command::Shutdown => match node.shutdown_network().await {
                 Ok(()) => Outcome::Stopping { what: Stops::Network },
-                Err(Error::NoOwner) => Outcome::Stopping { what: Stops::Ownerless },
                 Err(error) => bail!("{error}; `exit` stops this node only"),
             },
             Command::Exit => Outcome::Stopping { what: Stops::Node },
@@ -372,7 +374,7 @@ impl Session {
         let text = tokio::task::spawn_blocking(move || write(&map)).await?;
         let written = tokio::fs::write(&path, text).await;
         written.with_context(|| format!("could not write {}", path.display()))?;
-        Ok(Outcome::Drawn { path })
+        Ok(Outcome::Drawn { path: std::path::absolute(path)? })
     }
 
     /// Whether what was shared before the start is shared again by now; waits a moment for it.

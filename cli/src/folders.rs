@@ -10,15 +10,25 @@ use etcetera::{BaseStrategy, choose_base_strategy};
 /// The state folder: `--state`, else `peerkit` in the XDG data folder.
 pub(crate) fn state(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(given) = given {
-        return Ok(given.to_owned());
+        return Ok(std::path::absolute(given)?);
     }
     let base = choose_base_strategy().context("there is no home folder: give --state DIR")?;
     Ok(base.data_dir().join("peerkit"))
 }
 
-/// The folder for downloads: `--downloads`, else the user's own, else the current one.
+/// The state folder of the node with this number, for nodes beside the one that uses `usual`.
+pub(crate) fn sibling(usual: &Path, number: usize) -> PathBuf {
+    let mut name = usual.file_name().unwrap_or_default().to_owned();
+    name.push(format!("-{number}"));
+    usual.with_file_name(name)
+}
+
+/// The folder for downloads: `--downloads`, else the user's own, else the current one. It is
+/// absolute, as paths are in results.
 pub(crate) fn downloads(given: Option<&Path>) -> PathBuf {
-    given.map(Path::to_owned).or_else(user_downloads).unwrap_or_else(|| PathBuf::from("."))
+    let folder = given.map(Path::to_owned).or_else(user_downloads);
+    let folder = folder.unwrap_or_else(|| PathBuf::from("."));
+    std::path::absolute(&folder).unwrap_or(folder)
 }
 
 /// The user's download folder, as the XDG user directories have it.
@@ -101,5 +111,8 @@ mod tests {
     fn what_is_given_wins() {
         assert_eq!(state(Some(Path::new("/s"))).unwrap(), Path::new("/s"));
         assert_eq!(downloads(Some(Path::new("/d"))), Path::new("/d"));
+        assert!(downloads(Some(Path::new("d"))).is_absolute());
+        assert!(state(Some(Path::new("s"))).unwrap().is_absolute());
+        assert_eq!(sibling(Path::new("/x/peerkit"), 2), Path::new("/x/peerkit-2"));
     }
 }

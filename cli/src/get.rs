@@ -49,7 +49,8 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     signals::watch(&stop)?;
     Log::start();
     let node = start_node(&args, &network, &sources).await?;
-    let result = fetch(&node, target.of_get(get.overwrite(args.force)), &target, &stop).await;
+    let get = target.of_get(get.overwrite(args.force));
+    let result = fetch(&node, get, &target, &stop).await;
     node.shutdown().await;
     let is_whole = result.as_ref().is_ok_and(|fetched| fetched.left_out.is_empty());
     if args.json {
@@ -184,7 +185,7 @@ async fn fetch(
 /// An error with what can be done about it.
 fn advised(error: Error) -> anyhow::Error {
     let advice = match &error {
-        Error::Connect { .. } | Error::Unreachable { .. } => {
+        Error::Connect { .. } | Error::Unreachable { .. } | Error::NoneAnswers(_) => {
             "does `peerkit share` still run there, and can its port be reached from here?"
         }
         Error::Fetch(FetchError::Refused(_)) | Error::NoSource(_) => {

@@ -1,9 +1,9 @@
-//! What this machine is called, and where others find it.
+//! What this machine is called, and what its environment sets.
 
 use std::env;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
+use peerkit::Address;
 
 use crate::args::MAX_NAME;
 
@@ -39,14 +39,16 @@ pub(crate) fn secret() -> anyhow::Result<Option<String>> {
     }
 }
 
-/// The address by which others on the local network reach this machine, as far as can be told
-/// without sending anything: connecting a UDP socket only looks up the route. 192.0.2.1 is an
-/// address for documentation (RFC 5737); nothing is sent there.
-pub(crate) fn address() -> Option<IpAddr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
-    let ip = socket.local_addr().ok()?.ip();
-    (!ip.is_unspecified() && !ip.is_loopback()).then_some(ip)
+/// Bootstrap nodes from the environment: addresses with commas or white space between them.
+pub(crate) fn bootstrap() -> anyhow::Result<Vec<Address>> {
+    let Some(text) = env::var_os("PEERKIT_BOOTSTRAP") else { return Ok(Vec::new()) };
+    let Some(text) = text.to_str() else { bail!("PEERKIT_BOOTSTRAP is not UTF-8") };
+    addresses(text).context("PEERKIT_BOOTSTRAP can't be used")
+}
+
+fn addresses(text: &str) -> anyhow::Result<Vec<Address>> {
+    let words = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty());
+    words.map(|word| Ok(word.parse()?)).collect()
 }
 
 #[cfg(test)]
@@ -56,5 +58,14 @@ mod tests {
     #[test]
     fn a_host_has_a_name_without_dots() {
         assert!(!name().is_empty() && !name().contains('.'));
+    }
+
+    #[test]
+    fn addresses_have_commas_or_blanks_between_them() {
+        let read = addresses(" a:1,b:2\n[::1]:3, ").unwrap();
+        let read: Vec<String> = read.iter().map(ToString::to_string).collect();
+        assert_eq!(read, ["a:1", "b:2", "[::1]:3"]);
+        assert!(addresses("").unwrap().is_empty());
+        assert!(addresses("a:1 b:99999").is_err());
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
-use peerkit::{Event, Hash, Message, Node, Peer, SharedFile};
+use peerkit::{Address, Event, Hash, Message, Node, Parting, Peer, Reason, SharedFile};
 
 use crate::outcome::{
     ContentsView, FolderFileView, FoundView, KnownView, LeftOutView, ListedView, NetworkView,
@@ -197,9 +197,6 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
         Outcome::Debug { debug: false } => "logging warnings only".to_owned(),
         Outcome::Help { help } => help.clone(),
         Outcome::Stopping { what: Stops::Node } => "stopping".to_owned(),
-        Outcome::Stopping { what: Stops::Ownerless } => {
-            "stopping this node: the network has no owner, so nobody can stop all of it".to_owned()
-        }
         Outcome::Stopping { what: Stops::Network } => "stopping the network".to_owned(),
     };
     text.trim_end().to_owned()
@@ -217,6 +214,13 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
         }
         Event::InboundNodeConnected { peer } => {
             format!("{up} {} at {} connected to us", who(peer), address(peer))
+        }
+        // This node stops or leaves, which the user knows: it is the peer's link that is gone.
+        Event::OutboundNodeDisconnected { parting, .. }
+        | Event::InboundNodeDisconnected { parting, .. }
+            if is_own_end(parting) =>
+        {
+            return None;
         }
         Event::OutboundNodeDisconnected { peer, parting }
         | Event::InboundNodeDisconnected { peer, parting } => {
@@ -269,11 +273,11 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
         Event::NodeReconnectionError { address, tries, error } => format!(
             "{wrong} {} to reach {} again: {}",
             count(*tries as usize, "try").replace("trys", "tries"),
-            address,
+            dialled(address),
             plain(error)
         ),
         Event::OutboundNodeConnectionError { address, error } => {
-            format!("{wrong} could not connect to {address}: {}", plain(error))
+            format!("{wrong} could not connect to {}: {}", dialled(address), plain(error))
         }
         Event::InboundNodeConnectionError { address, error } => {
             format!("{wrong} {address} tried to connect: {}", plain(error))
@@ -294,6 +298,22 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
         ),
         _ => return None,
     })
+}
+
+/// Whether a link ended because this node stops, or leaves its network.
+fn is_own_end(parting: &Parting) -> bool {
+    !parting.by_peer && matches!(parting.reason, Reason::Stopping | Reason::Left)
+}
+
+/// An address that was dialled, with the start of the identity that was expected there.
+fn dialled(address: &Address) -> String {
+    let at = address.clone().without_id();
+    address.id.map_or_else(|| at.to_string(), |id| format!("{} at {at}", id.short()))
+}
+
+/// A warning, on one line.
+pub(crate) fn warning(paint: Paint, text: &str) -> String {
+    format!("{} {}", paint.bad("!"), plain(text))
 }
 
 /// That the node has not joined its network, and when it tries again.
@@ -349,7 +369,8 @@ pub(crate) fn changes(renamed: &[RenamedView], left_out: &[LeftOutView]) -> Vec<
     lines
 }
 
-fn skipped_lines(paint: Paint, skipped: &[SkippedView]) -> impl Iterator<Item = String> {
+/// What of a shared folder is not shared, a line each.
+pub(crate) fn skipped_lines(paint: Paint, skipped: &[SkippedView]) -> impl Iterator<Item = String> {
     let lines = skipped.iter();
     lines.map(move |skipped| {
         let why = plain(&skipped.why);
@@ -626,6 +647,23 @@ mod tests {
         assert_eq!(lines[NAMED], "and 2 more have other names");
         assert_eq!(lines[NAMED + 1], "not written: l0: long");
         assert_eq!(lines.last().unwrap(), "and 3 more were not written");
+    }
+
+    #[test]
+    fn a_dial_that_failed_names_its_address_once() {
+        let id = NodeId::from_bytes([7; 32]);
+        let address: Address = "192.0.2.7:7117".parse().unwrap();
+        assert_eq!(dialled(&address), "192.0.2.7:7117");
+        assert_eq!(dialled(&address.with_id(id)), "07070707 at 192.0.2.7:7117");
+    }
+
+    #[test]
+    fn the_end_of_this_node_is_no_news_of_its_peers() {
+        let parting = |reason, by_peer| Parting { reason, by_peer };
+        assert!(is_own_end(&parting(Reason::Stopping, false)));
+        assert!(is_own_end(&parting(Reason::Left, false)));
+        assert!(!is_own_end(&parting(Reason::Stopping, true)), "the peer stops");
+        assert!(!is_own_end(&parting(Reason::Requested, false)));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The JSON lines of `--json`: a contract. Fields may be added, never renamed or removed.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,13 +9,15 @@ use peerkit::{Event, Hash, Kind, Message, Node, NodeId, SharedFile};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::outcome::{NodeView, Outcome, PeerView};
+use crate::outcome::{NodeView, Outcome, PeerView, SkippedView};
+use crate::start::Running;
 use crate::text;
 
 /// The first line of a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Started<'a> {
     event: &'static str,
+    time: u64,
     node: NodeId,
     name: String,
     listen: Vec<String>,
@@ -24,15 +27,31 @@ pub(crate) struct Started<'a> {
     addresses: Vec<String>,
     /// What the command line has it share.
     files: &'a [SharedFile],
+    /// What of that is not shared.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    skipped: &'a [SkippedView],
+    /// Fetches of earlier runs that go on.
+    resuming: usize,
+    /// What the user did not ask for and has to know, a sentence each.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    notes: &'a [String],
     peer: Option<PeerView>,
     data: Option<Data>,
 }
 
 impl<'a> Started<'a> {
-    pub(crate) fn new(node: &Node, state: &Path, files: &'a [SharedFile]) -> Self {
+    pub(crate) fn new(
+        running: &'a Running,
+        files: &'a [SharedFile],
+        skipped: &'a [SkippedView],
+    ) -> Self {
+        let Running { node, state, notes } = running;
         let addresses = node.addresses().into_iter();
+        let downloads = node.downloads();
+        let resuming = downloads.iter().filter(|download| download.state.is_under_way()).count();
         Self {
             event: "node_started",
+            time: unix_millis(),
             node: node.id(),
             name: node.name().to_owned(),
             listen: node.listening().iter().map(ToString::to_string).collect(),
@@ -40,6 +59,9 @@ impl<'a> Started<'a> {
             state: state.display().to_string(),
             addresses: addresses.map(|a| a.without_id().to_string()).collect(),
             files,
+            skipped,
+            resuming,
+            notes,
             peer: None,
             data: None,
         }
@@ -50,6 +72,8 @@ impl<'a> Started<'a> {
 #[derive(Debug, Serialize)]
 pub(crate) struct EventLine<'a> {
     event: &'a str,
+    /// When it is printed, in milliseconds since 1970.
+    time: u64,
     node: NodeId,
     peer: Option<PeerView>,
     data: Option<Data>,
@@ -59,6 +83,7 @@ impl<'a> EventLine<'a> {
     pub(crate) fn new(node: &Node, event: &'a Event) -> Self {
         Self {
             event: event.name(),
+            time: unix_millis(),
             node: node.id(),
             peer: event.peer().map(|peer| PeerView::new(node, peer)),
             data: Data::of(node, event),
@@ -196,6 +221,12 @@ impl<'a> ResultLine<'a> {
             fields: result.as_ref().ok(),
         }
     }
+}
+
+/// Now, in milliseconds since 1970.
+pub(crate) fn unix_millis() -> u64 {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// One line of JSON, with its end.

@@ -115,9 +115,11 @@ pub(crate) const ENTRIES: &[Entry] = &[
     Entry {
         name: "join",
         aliases: &[],
-        usage: "join ADDR...",
+        usage: "join [ADDR...]",
         summary: "become a member of a node's network",
-        more: "One address that answers is enough; give several to be safe. From then on the node\n\
+        more: "Without ADDR: through the bootstrap nodes (--bootstrap, PEERKIT_BOOTSTRAP, the file\n\
+               `bootstrap` in the state folder) and the peers that were met before.\n\
+               One address that answers is enough; give several to be safe. From then on the node\n\
                finds and keeps its own neighbours. With --manual it links to each ADDR, no more.",
     },
     Entry {
@@ -338,7 +340,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
         usage: "shutdown",
         summary: "stop the whole network, as its owner",
         more: "A network has an owner where a node was started with --owner KEYFILE before others joined;\n\
-               who has that key can stop it. Where there is no owner it stops this node.",
+               who has that key can stop it. Where there is no owner it is refused: `exit` stops this node.",
     },
     Entry {
         name: "exit",

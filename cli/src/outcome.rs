@@ -137,8 +137,6 @@ pub(crate) enum Outcome {
 pub(crate) enum Stops {
     /// This node, as was wanted.
     Node,
-    /// This node, as the network has no owner who could stop it.
-    Ownerless,
     /// All nodes.
     Network,
 }

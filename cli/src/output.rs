@@ -140,6 +140,13 @@ impl Output {
         }
     }
 
+    /// Prints a warning. In JSON it is left out: events say as much.
+    pub(crate) async fn warning(&self, text: String) {
+        if !self.json {
+            self.put(Line::Err(human::warning(self.errors, &text) + "\n")).await;
+        }
+    }
+
     /// Prints a text as it stands. It has to end with a line's end.
     pub(crate) async fn text(&self, text: String) {
         self.put(Line::Out(text)).await;

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use peerkit::{Address, Config, DownloadState, DownloadStatus, Error, Node, SharedFile};
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+use peerkit::{Builder, Config, DownloadState, DownloadStatus, Node, SharedFile};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::RunArgs;
@@ -15,15 +15,17 @@ use crate::command::{Command, ParseError};
 use crate::console::{self, Line, Prompt, Request};
 use crate::execute::{Found, Session};
 use crate::fetches::{self, Fetches};
+use crate::join::Expected;
 use crate::json::{self, Started};
 use crate::log::Log;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, SkippedView};
 use crate::output::{Output, Sink, Writer};
 use crate::progress::Bars;
 use crate::signals::Interruptible;
+use crate::start::{Reach, Running};
 use crate::terminal::Terminal;
 use crate::text::plain;
-use crate::{Usage, folders, host, human, signals, words};
+use crate::{Usage, folders, host, human, join, signals, start, words};
 
 /// Why a node that has nothing to do ends.
 const NOTHING_TO_DO: &str = "standard input is empty, and there is nothing else to do: --headless \
@@ -38,12 +40,14 @@ pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
     let stop = CancellationToken::new();
     signals::watch(&stop)?;
     let log = Log::start();
-    let state = folders::state(args.state.as_deref())?;
     let shares = args.share.iter().map(|path| folders::existing(path));
     let shares: Vec<PathBuf> = shares.collect::<anyhow::Result<_>>()?;
-    let node = start_node(&args, &state).await?;
-    let outcome = serve(&args, &node, state, &shares, log, &stop).await;
-    node.shutdown().await;
+    if args.max_inbound == Some(0) {
+        tracing::warn!("--max-inbound 0 refuses every node that connects to this one");
+    }
+    let running = start::start(args.state.as_deref(), &args.listen, || builder(&args)).await?;
+    let outcome = serve(&args, &running, &shares, log, &stop).await;
+    running.node.shutdown().await;
     let (ok, ending) = outcome?;
     ending.wait().await?;
     Ok(ok)
@@ -77,7 +81,8 @@ impl Ending {
     }
 }
 
-async fn start_node(args: &RunArgs, state: &Path) -> anyhow::Result<Node> {
+/// What the command line asks of a node.
+fn builder(args: &RunArgs) -> anyhow::Result<Builder> {
     let mut config = Config::default();
     config.upload_rate = args.up.unwrap_or(config.upload_rate);
     config.download_rate = args.down.unwrap_or(config.download_rate);
@@ -85,9 +90,8 @@ async fn start_node(args: &RunArgs, state: &Path) -> anyhow::Result<Node> {
     config.peer_download_rate = args.peer_down.unwrap_or(config.peer_download_rate);
     config.max_downloads = args.max_downloads.unwrap_or(config.max_downloads);
     config.max_inbound = args.max_inbound.unwrap_or(config.max_inbound);
-    if args.max_inbound == Some(0) {
-        tracing::warn!("--max-inbound 0 refuses every node that connects to this one");
-    }
+    config.announce.clone_from(&args.announce);
+    config.announce_only = args.announce_only;
     let mut builder = Node::builder()
         .config(config)
         .name(args.name.clone().unwrap_or_else(host::name))
@@ -95,10 +99,9 @@ async fn start_node(args: &RunArgs, state: &Path) -> anyhow::Result<Node> {
         .manual(args.manual)
         .watch(true)
         .download_folder(folders::downloads(args.downloads.as_deref()))
-        .state(state)
         .repair(args.repair);
-    for address in &args.listen {
-        builder = builder.listen(address.as_str());
+    for address in args.bootstrap.iter().cloned().chain(host::bootstrap()?) {
+        builder = builder.bootstrap(address);
     }
     if let Some(secret) = host::secret()? {
         builder = builder.secret(secret);
@@ -109,28 +112,27 @@ async fn start_node(args: &RunArgs, state: &Path) -> anyhow::Result<Node> {
     if let Some(owner) = args.owner_id {
         builder = builder.owner_id(owner);
     }
-    Ok(builder.spawn().await?)
+    Ok(builder)
 }
 
 async fn serve(
     args: &RunArgs,
-    node: &Node,
-    state: PathBuf,
+    running: &Running,
     shares: &[PathBuf],
     log: Log,
     stop: &CancellationToken,
 ) -> anyhow::Result<(bool, Ending)> {
+    let Running { node, state, .. } = running;
     let events = node.events();
     let bars = Bars::new();
     let mut sharing = Vec::new();
+    let mut skipped: Vec<SkippedView> = Vec::new();
     for path in shares {
         let adding = node.share_with_progress(path, bars.bar("hashing"));
         tokio::select! {
             added = adding => {
                 let added = added?;
-                for skipped in added.skipped {
-                    tracing::warn!("not shared: {}: {}", crate::text::path(&skipped.path), skipped.why);
-                }
+                skipped.extend(added.skipped.into_iter().map(SkippedView::from));
                 sharing.push(added.shared);
             }
             () = stop.cancelled() => break,
@@ -152,7 +154,7 @@ async fn serve(
     stop_when(async move { broken.cancelled().await }, stop.clone());
     // As when the network's owner stops it.
     stop_when(async move { stopped.stopped().await }, stop.clone());
-    greet(args, node, (&state, &sharing), &output).await;
+    greet(args, running, (&sharing, &skipped), &output).await;
     let fetches = Fetches::default();
     let above_prompt = prompt.is_some();
     if above_prompt || (input != Input::Prompt && io::stderr().is_terminal()) {
@@ -160,9 +162,11 @@ async fn serve(
         let stop = stop.clone();
         tokio::spawn(async move { stop.run_until_cancelled_owned(showing).await });
     }
-    let printing = tokio::spawn(print(node.clone(), events, output.clone(), fetches.clone()));
+    let expected = Expected::default();
+    let told = (fetches.clone(), expected.clone());
+    let printing = tokio::spawn(print(node.clone(), events, output.clone(), told));
     let joining = tokio::select! {
-        joining = join(args, node, &output) => joining,
+        joining = join::begin(node, &args.addresses, &expected, &output) => joining,
         () = stop.cancelled() => None,
     };
     if prompt.is_some() {
@@ -175,7 +179,7 @@ async fn serve(
     };
     let session = Session {
         node: node.clone(),
-        state,
+        state: state.clone(),
         found,
         log,
         bars,
@@ -325,28 +329,34 @@ async fn obey(
     }
 }
 
-async fn print(node: Node, mut events: peerkit::Events, output: Output, fetches: Fetches) {
+/// Prints events, but in text none that something else reports.
+async fn print(
+    node: Node,
+    mut events: peerkit::Events,
+    output: Output,
+    (fetches, expected): (Fetches, Expected),
+) {
     while let Some(event) = events.next().await {
-        if !fetches.tells(&event) || output.is_json() {
+        let is_told = fetches.tells(&event) || expected.takes(&event);
+        if !is_told || output.is_json() {
             output.event(&node, &event).await;
         }
     }
 }
 
-/// Tells who this node is and how to reach it.
+/// Prints who this node is and how to reach it.
 async fn greet(
     args: &RunArgs,
-    node: &Node,
-    (state, sharing): (&Path, &[SharedFile]),
+    running: &Running,
+    (sharing, skipped): (&[SharedFile], &[SkippedView]),
     output: &Output,
 ) {
     if output.is_json() {
-        output.text(json::line(&Started::new(node, state, sharing))).await;
+        output.text(json::line(&Started::new(running, sharing, skipped))).await;
         return;
     }
+    let Running { node, state, notes } = running;
     let paint = output.paint();
-    let listening = node.listening();
-    let listening: Vec<String> = listening.iter().map(ToString::to_string).collect();
     let mut text = format!(
         "{} is up in network {}\n  {} {}\n  {} {}\n  {} {}\n",
         paint.name(&plain(node.name())),
@@ -354,9 +364,9 @@ async fn greet(
         paint.faint("id     "),
         node.id(),
         paint.faint("listens"),
-        listening.join(", "),
+        start::addresses(node),
         paint.faint("state  "),
-        state.display(),
+        plain(&state.to_string_lossy()),
     );
     for shared in sharing {
         text.push_str(&format!(
@@ -365,17 +375,23 @@ async fn greet(
             human::file_line(paint, shared)
         ));
     }
-    if let Some(address) = reachable(node) {
-        let network = match args.network.as_str() {
-            "peerkit" => String::new(),
-            name => format!(" {}", words::option("--network", name)),
+    for line in human::skipped_lines(paint, skipped) {
+        text.push_str(&format!("  {line}\n"));
+    }
+    for note in notes {
+        text.push_str(&format!("{} {}\n", paint.strong("note:"), plain(note)));
+    }
+    if let Some(line) = line_to_join(args, node) {
+        let secret = match host::secret() {
+            Ok(Some(_)) => " (with the same PEERKIT_SECRET)",
+            _ => "",
         };
-        let line = format!("peerkit run {address}{network}");
-        let machine = match address.socket() {
-            Some(socket) if socket.ip().is_loopback() => "this machine",
-            _ => "another machine",
+        let verb = if args.manual { "connect" } else { "join" };
+        let from = match Reach::of(&node.addresses()) {
+            Reach::ThisMachine => "this machine",
+            Reach::Others => "another machine",
         };
-        text.push_str(&format!("To join from {machine}: {}\n", paint.good(&line)));
+        text.push_str(&format!("To {verb} from {from}{secret}: {}\n", paint.good(&line)));
     }
     let unfinished = node.downloads();
     let unfinished = unfinished.iter().filter(|download| download.state.is_under_way()).count();
@@ -389,78 +405,18 @@ async fn greet(
     output.text(text).await;
 }
 
-/// The address to type on another machine.
-fn reachable(node: &Node) -> Option<Address> {
-    let listening = node.listening();
-    let everywhere = listening.iter().find(|socket| socket.ip().is_unspecified());
-    match everywhere {
-        Some(socket) => {
-            let ip = host::address().unwrap_or_else(|| std::net::Ipv4Addr::LOCALHOST.into());
-            Some(Address::from_socket((ip, socket.port()).into()))
-        }
-        None => listening.first().copied().map(Address::from),
-    }
-}
-
-/// Makes the links that the node begins with, and returns once that has gone well or failed: what
-/// is tried further in the background is given back.
-async fn join(args: &RunArgs, node: &Node, output: &Output) -> Option<AbortHandle> {
+/// The line that makes another node join this one, or, if links are made by hand, connect to it.
+fn line_to_join(args: &RunArgs, node: &Node) -> Option<String> {
+    let address = node.addresses().first()?.clone().without_id();
+    let mut line = "peerkit run".to_owned();
     if args.manual {
-        connect(args, node).await;
-        return None;
+        line.push_str(" --manual");
     }
-    let (node, addresses, output) = (node.clone(), args.addresses.clone(), output.clone());
-    if addresses.is_empty() {
-        return Some(tokio::spawn(async move { rejoin(&node).await }).abort_handle());
+    line.push_str(&format!(" {address}"));
+    if args.network != "peerkit" {
+        line.push_str(&format!(" {}", words::option("--network", &args.network)));
     }
-    let (tried, first) = oneshot::channel();
-    let joining = tokio::spawn(async move { join_patiently(node, addresses, output, tried).await });
-    let _ = first.await;
-    Some(joining.abort_handle())
-}
-
-/// Connects to every address given, all at once. Those that can't be reached show in events.
-async fn connect(args: &RunArgs, node: &Node) {
-    let mut dials = JoinSet::new();
-    for address in args.addresses.clone() {
-        let node = node.clone();
-        dials.spawn(async move { drop(node.connect(address).await) });
-    }
-    while dials.join_next().await.is_some() {}
-}
-
-/// Joins through the addresses given, which may not be up yet: tried until one of them is. After
-/// the first try `tried` is dropped, and peers of earlier runs are asked too.
-async fn join_patiently(
-    node: Node,
-    addresses: Vec<Address>,
-    output: Output,
-    tried: oneshot::Sender<()>,
-) {
-    let (failures, mut failed) = mpsc::unbounded_channel();
-    let told = move |error: &Error, wait| drop(failures.send((error.to_string(), wait)));
-    let telling = async {
-        let mut tried = Some(tried);
-        while let Some((error, wait)) = failed.recv().await {
-            output.not_joined(&error, Some(wait)).await;
-            if tried.take().is_some() {
-                rejoin(&node).await;
-            }
-        }
-    };
-    let (joined, ()) = tokio::join!(node.join_patiently(&addresses, told), telling);
-    match joined {
-        Ok(_) | Err(Error::Stopped) => {}
-        Err(error) => output.not_joined(&error.to_string(), None).await,
-    }
-}
-
-/// Meets the peers of earlier runs again.
-async fn rejoin(node: &Node) {
-    match node.join(&[]).await {
-        Ok(peers) => tracing::debug!(peers = peers.len(), "rejoined"),
-        Err(error) => tracing::warn!(%error, "could not rejoin"),
-    }
+    Some(line)
 }
 
 fn stop_when(first: impl Future<Output = ()> + Send + 'static, then: CancellationToken) {

@@ -3,25 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use peerkit::{Address, Config, Error, Hash, Node, ShareOptions, SharedFile, StoreError, Ticket};
+use peerkit::{Added, Config, Error, Hash, Node, NodeId, ShareOptions, StoreError};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::ShareArgs;
 use crate::log::Log;
+use crate::outcome::SkippedView;
 use crate::output::{Output, Sink};
 use crate::progress::Bars;
+use crate::start::{self, Ports, Reach};
 use crate::text::{self, plain};
-use crate::{folders, host, json, signals};
+use crate::{folders, host, human, json, signals};
 
 /// The folder in the state folder that holds the key and what files have hashed to.
 const FOLDER: &str = "share";
-
-/// Where it listens unless told to elsewhere.
-const LISTEN: &str = "0.0.0.0:7117";
-
-/// And where that is taken.
-const LISTEN_ELSEWHERE: &str = "0.0.0.0:0";
 
 /// Shares until it is told to stop.
 pub(crate) async fn share(args: ShareArgs) -> anyhow::Result<bool> {
@@ -31,63 +27,88 @@ pub(crate) async fn share(args: ShareArgs) -> anyhow::Result<bool> {
     let paths = args.paths.iter().map(|path| folders::existing(path));
     let paths: Vec<PathBuf> = paths.collect::<anyhow::Result<_>>()?;
     let state = folders::state(args.state.as_deref())?.join(FOLDER);
-    let node = start_node(&args, &state).await?;
-    let outcome = serve(&args, &node, &paths, &stop).await;
-    node.shutdown().await;
+    let serving = start_node(&args, &state).await?;
+    let outcome = serve(&args, &serving, &paths, &stop).await;
+    serving.node.shutdown().await;
     outcome
 }
 
-/// A node that makes no link by itself. Where another `peerkit share` has the state folder it is a
-/// node of its own, and where one has the port it takes another.
-async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<Node> {
+/// The node that shares.
+struct Serving {
+    node: Node,
+    /// Another `peerkit share` has the state folder, so the key is one for this run only.
+    has_passing_key: bool,
+    /// What the user did not ask for and has to know, a sentence each.
+    notes: Vec<String>,
+}
+
+/// Starts a node that makes no link by itself. While another `peerkit share` uses the state folder it
+/// has a key for this run, and while the default port is in use it takes a free one.
+async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<Serving> {
     let mut config = Config::default();
     config.upload_rate = args.up.unwrap_or(config.upload_rate);
-    let mut listen = args.listen.clone();
-    if listen.is_empty() {
-        listen.push(LISTEN.to_owned());
-    }
-    let mut state = Some(state);
-    loop {
+    config.announce.clone_from(&args.announce);
+    config.announce_only = args.announce_only;
+    let mut ports = Ports::new(&args.listen);
+    let mut has_passing_key = false;
+    let node = loop {
         let mut builder = Node::builder()
             .name(args.name.clone().unwrap_or_else(host::name))
             .manual(true)
             .config(config.clone());
-        for address in &listen {
-            builder = builder.listen(address.as_str());
-        }
         if let Some(secret) = host::secret()? {
             builder = builder.secret(secret);
         }
-        if let Some(state) = state {
+        if !has_passing_key {
             builder = builder.state(state).repair(args.repair);
         }
-        match builder.spawn().await {
-            Err(Error::Store(StoreError::InUse(_))) if state.is_some() => state = None,
-            Err(Error::PortInUse(_)) if args.listen.is_empty() && listen == [LISTEN] => {
-                listen = vec![LISTEN_ELSEWHERE.to_owned()];
-            }
-            started => return Ok(started?),
+        match ports.on(builder).spawn().await {
+            Err(Error::Store(StoreError::InUse(_))) if !has_passing_key => has_passing_key = true,
+            Err(Error::PortInUse(_)) if ports.give_way() => {}
+            Err(error) => return Err(start::advised(error)),
+            Ok(node) => break node,
         }
+    };
+    let mut notes = Vec::new();
+    if has_passing_key {
+        notes.push(
+            "another `peerkit share` runs and uses the key, so this one has a key for this run only: \
+             its tickets are worth nothing once it has ended"
+                .to_owned(),
+        );
     }
+    if let Some(note) = ports.note(&node) {
+        let port = "firewalls and routers have to let that port through";
+        notes.push(match has_passing_key {
+            true => format!("{note}; {port}"),
+            false => {
+                format!("{note}; {port}, and the ticket is good after a restart on that port only")
+            }
+        });
+    }
+    Ok(Serving { node, has_passing_key, notes })
 }
 
 async fn serve(
     args: &ShareArgs,
-    node: &Node,
+    serving: &Serving,
     paths: &[PathBuf],
     stop: &CancellationToken,
 ) -> anyhow::Result<bool> {
+    let node = &serving.node;
     let bars = Bars::new();
     let (output, writer) = Output::start(args.json, Sink::Streams, bars.clone());
     let broken = writer.broken();
-    let serving = async {
+    let sharing = async {
+        if !output.is_json() {
+            let paint = output.paint();
+            let notes = serving.notes.iter();
+            let notes = notes.map(|note| format!("{} {}\n", paint.strong("note:"), plain(note)));
+            output.text(notes.collect()).await;
+        }
         for path in paths {
-            let sharing = node.share_with(path, options(args), bars.bar("hashing"));
-            let added = sharing.await?;
-            for skipped in added.skipped {
-                tracing::warn!("not shared: {}: {}", text::path(&skipped.path), skipped.why);
-            }
-            output.text(announcement(node, added.shared, &output)?).await;
+            let adding = node.share_with(path, options(args), bars.bar("hashing"));
+            output.text(announcement(serving, adding.await?, &output)?).await;
         }
         if !output.is_json() {
             output.text(closing(args, node, &output)).await;
@@ -95,7 +116,7 @@ async fn serve(
         std::future::pending::<anyhow::Result<()>>().await
     };
     let served = tokio::select! {
-        served = serving => served,
+        served = sharing => served,
         () = stop.cancelled() => Ok(()),
         () = broken.cancelled() => Ok(()),
     };
@@ -114,51 +135,71 @@ fn options(args: &ShareArgs) -> ShareOptions {
 
 /// What is shared, and how the other side gets it.
 #[derive(Debug, Serialize)]
-struct Shared {
+struct Shared<'a> {
     event: &'static str,
+    time: u64,
+    node: NodeId,
     hash: Hash,
     name: String,
     size: u64,
     ticket: String,
     command: String,
+    /// Where the ticket sends the other side.
+    addresses: Vec<String>,
+    /// The key, and with it the ticket, is for this run only.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    passing_key: bool,
+    /// What of the folder is not shared.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    skipped: Vec<SkippedView>,
+    /// What the user did not ask for and has to know, a sentence each.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    notes: &'a [String],
 }
 
-fn announcement(node: &Node, file: SharedFile, output: &Output) -> anyhow::Result<String> {
+fn announcement(serving: &Serving, added: Added, output: &Output) -> anyhow::Result<String> {
+    let node = &serving.node;
+    let file = added.shared;
     let ticket = node.ticket_for(&file).context("it is shared no longer")?;
-    let ticket = reachable(ticket, node).to_string();
+    let reach = Reach::of(&ticket.addresses);
+    let addresses = ticket.addresses.iter().map(ToString::to_string).collect();
+    let ticket = ticket.to_string();
     let shared = Shared {
         event: "shared",
+        time: json::unix_millis(),
+        node: node.id(),
         hash: file.hash,
         name: file.name.to_string(),
         size: file.size,
         command: format!("peerkit get {ticket}"),
         ticket,
+        addresses,
+        passing_key: serving.has_passing_key,
+        skipped: added.skipped.into_iter().map(SkippedView::from).collect(),
+        notes: &serving.notes,
     };
     if output.is_json() {
         return Ok(json::line(&shared));
     }
     let paint = output.paint();
-    let size = text::size(file.size);
-    Ok(format!(
-        "{}  {}\n  {} {}\n  {} {}\nOn the other machine:\n  {}\n\n",
-        paint.name(&plain(&shared.name)),
-        paint.faint(&size),
+    let mut text =
+        format!("{}  {}\n", paint.name(&plain(&shared.name)), paint.faint(&text::size(file.size)));
+    for line in human::skipped_lines(paint, &shared.skipped) {
+        text.push_str(&format!("  {line}\n"));
+    }
+    let place = match reach {
+        Reach::Others => "On the other machine:",
+        Reach::ThisMachine => "On this machine, as no other can reach the address in the ticket:",
+    };
+    text.push_str(&format!(
+        "  {} {}\n  {} {}\n{place}\n  {}\n\n",
         paint.faint("hash  "),
         shared.hash,
         paint.faint("ticket"),
         shared.ticket,
         paint.good(&shared.command),
-    ))
-}
-
-/// The ticket with an address at least: this machine's own where it has no other.
-fn reachable(mut ticket: Ticket, node: &Node) -> Ticket {
-    if ticket.addresses.is_empty() {
-        let loopback = |port| Address::from_socket((std::net::Ipv4Addr::LOCALHOST, port).into());
-        let ports = node.listening().into_iter().map(|socket| socket.port());
-        ticket.addresses = ports.map(loopback).collect();
-    }
-    ticket
+    ));
+    Ok(text)
 }
 
 fn closing(args: &ShareArgs, node: &Node, output: &Output) -> String {
@@ -168,8 +209,6 @@ fn closing(args: &ShareArgs, node: &Node, output: &Output) -> String {
         (_, 1) => "Only the node of --to can fetch it.",
         _ => "Only the nodes of --to can fetch it.",
     };
-    let listening = node.listening();
-    let listening: Vec<String> = listening.iter().map(ToString::to_string).collect();
-    let text = format!("{whom}\nServing on {} until Ctrl-C.", listening.join(", "));
+    let text = format!("{whom}\nServing on {} until Ctrl-C.", start::addresses(node));
     format!("{}\n", output.paint().faint(&text))
 }

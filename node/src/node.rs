@@ -97,6 +97,18 @@ impl Node {
         self.inner.addresses(None)
     }
 
+    /// The [bootstrap nodes](Builder::bootstrap), those of the state folder's file included.
+    #[must_use]
+    pub fn bootstrap_nodes(&self) -> Vec<Address> {
+        self.inner.bootstrap.clone()
+    }
+
+    /// Whether links are [made by hand](Builder::manual) only.
+    #[must_use]
+    pub fn is_manual(&self) -> bool {
+        self.inner.manual
+    }
+
     /// A stream of the events from now on. The first one that is asked for, where the node has no
     /// handler, begins with the node's start.
     #[must_use]

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 use peerkit::{Address, NodeId};
 
-use super::{listen_address, short_name};
+use super::{announced_address, listen, short_name};
 use crate::rate;
+use crate::start::Listen;
 
 /// Shown below `peerkit share --help`.
 const SHARE_EXAMPLES: &str = "\
@@ -68,10 +69,20 @@ pub(crate) struct ShareArgs {
     #[arg(long)]
     pub(crate) ticket: bool,
 
-    /// Where to listen; port 0 picks a free one. May be given several times
-    /// [default: 0.0.0.0:7117, or any free port where that is taken]
-    #[arg(long, value_name = "ADDR", value_parser = listen_address)]
-    pub(crate) listen: Vec<String>,
+    /// Where to listen: host:port, or a port of all addresses; port 0 picks a free one. May be given
+    /// several times [default: port 7117 of all addresses, IPv4 and IPv6, or a free port while that is
+    /// in use]
+    #[arg(long, value_name = "ADDR", value_parser = listen)]
+    pub(crate) listen: Vec<Listen>,
+
+    /// An address at which others can dial this node, put into tickets before those that it finds by
+    /// itself, for example where a router forwards a port. May be given several times
+    #[arg(long, value_name = "ADDR", value_parser = announced_address, value_hint = ValueHint::Hostname)]
+    pub(crate) announce: Vec<Address>,
+
+    /// Put the addresses of --announce into tickets and no others
+    #[arg(long, requires = "announce")]
+    pub(crate) announce_only: bool,
 
     /// What this node calls itself [default: the host's name]
     #[arg(long, value_parser = short_name)]
@@ -81,8 +92,8 @@ pub(crate) struct ShareArgs {
     #[arg(long, value_name = "RATE", value_parser = rate::parse)]
     pub(crate) up: Option<u64>,
 
-    /// Where its key is kept, in the folder `share`: with it tickets stay good over a restart
-    /// [default: the XDG data folder, ~/.local/share/peerkit]
+    /// Where its key is kept, in the folder `share`: with it tickets stay good over a restart, unless
+    /// another `peerkit share` uses it [default: the XDG data folder, ~/.local/share/peerkit]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state: Option<PathBuf>,
 

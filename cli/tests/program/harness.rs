@@ -21,6 +21,7 @@ pub(crate) fn peerkit(home: &Path) -> Command {
         .env_remove("PEERKIT_LOG")
         .env_remove("PEERKIT_LOG_FORMAT")
         .env_remove("PEERKIT_SECRET")
+        .env_remove("PEERKIT_BOOTSTRAP")
         .env_remove("PEERKIT_TICKET")
         .env_remove("XDG_DOWNLOAD_DIR")
         .env("HOME", home)
@@ -121,6 +122,7 @@ impl Program {
         };
         let first = program.line().expect("a first line");
         assert_eq!(first["event"], "node_started", "{first}");
+        assert!(first["time"].is_u64(), "{first}");
         program.id = first["node"].as_str().unwrap().to_owned();
         program.address = first["listen"][0].as_str().unwrap().to_owned();
         program.started = first;
@@ -213,6 +215,8 @@ impl Program {
             self.results.push_back(value.clone());
         } else {
             assert!(value["event"].is_string() && value["node"].is_string(), "{line}");
+            // In milliseconds, and later than 2023.
+            assert!(value["time"].as_u64().is_some_and(|time| time > 1_700_000_000_000), "{line}");
             assert!(value.get("peer").is_some() && value.get("data").is_some(), "{line}");
             self.events.push_back(value.clone());
         }

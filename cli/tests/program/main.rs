@@ -16,5 +16,6 @@ mod resume;
 mod send;
 mod shell;
 mod sim;
+mod start;
 mod state;
 mod stop;

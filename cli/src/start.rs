@@ -1,0 +1,179 @@
+//! Starting a node beside others: the state folder, the ports, and what to say about them.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use peerkit::{Address, Builder, DEFAULT_PORT, Error, Node, StoreError};
+
+use crate::folders;
+
+/// State folders that nodes of one user take beside each other. 64: more than a machine runs by hand.
+const SIBLINGS: usize = 64;
+
+/// Where a node is to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Listen {
+    /// On `host:port`.
+    At(String),
+    /// On this port of every address, IPv4 and IPv6.
+    Everywhere(u16),
+}
+
+impl Listen {
+    /// Adds the place to a builder.
+    pub(crate) fn on(&self, builder: Builder) -> Builder {
+        match self {
+            Self::At(address) => builder.listen(address.as_str()),
+            Self::Everywhere(port) => builder.listen_everywhere(*port),
+        }
+    }
+}
+
+/// The ports of a node that may have to give way to another node.
+pub(crate) struct Ports {
+    given: Vec<Listen>,
+    /// The default port is in use.
+    pub(crate) gave_way: bool,
+}
+
+impl Ports {
+    pub(crate) fn new(given: &[Listen]) -> Self {
+        Self { given: given.to_vec(), gave_way: false }
+    }
+
+    /// Adds the places to listen to a builder: those that were given, else the default port, else a
+    /// free one.
+    pub(crate) fn on(&self, builder: Builder) -> Builder {
+        match (&self.given[..], self.gave_way) {
+            ([], false) => builder.listen_everywhere(DEFAULT_PORT),
+            ([], true) => builder.listen_everywhere(0),
+            (given, _) => given.iter().fold(builder, |builder, place| place.on(builder)),
+        }
+    }
+
+    /// Takes a free port after the default one was in use. Returns false if the ports were given.
+    pub(crate) fn give_way(&mut self) -> bool {
+        let may = self.given.is_empty() && !self.gave_way;
+        self.gave_way |= may;
+        may
+    }
+
+    /// What to say about the port, if it is not the one that people expect.
+    pub(crate) fn note(&self, node: &Node) -> Option<String> {
+        let port = node.listening().first().map(SocketAddr::port)?;
+        self.gave_way.then(|| {
+            format!(
+                "port {DEFAULT_PORT} is in use, so this node listens on port {port}; `--listen \
+                 PORT` chooses one"
+            )
+        })
+    }
+}
+
+/// A node that runs.
+pub(crate) struct Running {
+    pub(crate) node: Node,
+    pub(crate) state: PathBuf,
+    /// What the user did not ask for and has to know, a sentence each.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Starts a node with its state in `given`. Without that it is the usual folder, or one beside it
+/// while another node uses that.
+///
+/// # Errors
+/// If `build` fails, or the node can't start.
+pub(crate) async fn start(
+    given: Option<&Path>,
+    listen: &[Listen],
+    build: impl Fn() -> anyhow::Result<Builder>,
+) -> anyhow::Result<Running> {
+    let usual = folders::state(given)?;
+    let mut state = usual.clone();
+    let mut ports = Ports::new(listen);
+    let mut number = 1;
+    let node = loop {
+        match ports.on(build()?).state(&state).spawn().await {
+            Err(Error::Store(StoreError::InUse(_))) if given.is_none() && number < SIBLINGS => {
+                number += 1;
+                state = folders::sibling(&usual, number);
+            }
+            Err(Error::PortInUse(_)) if ports.give_way() => {}
+            Err(error) => return Err(advised(error)),
+            Ok(node) => break node,
+        }
+    };
+    let mut notes = Vec::new();
+    if state != usual {
+        notes.push(format!(
+            "another node uses {}, so this one keeps its state in {} and has an identity of its own",
+            usual.display(),
+            state.display()
+        ));
+    }
+    notes.extend(ports.note(&node));
+    Ok(Running { node, state, notes })
+}
+
+/// An error of a start, with what can be done about it.
+pub(crate) fn advised(error: Error) -> anyhow::Error {
+    match &error {
+        Error::PortInUse(at) => {
+            let free = SocketAddr::new(at.ip(), 0);
+            anyhow::anyhow!(
+                "{error}: choose another with --listen, or any free one with --listen {free}"
+            )
+        }
+        _ => error.into(),
+    }
+}
+
+/// From where a node can be dialled at the addresses that it announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// From other machines, as far as this one can know.
+    Others,
+    /// From this machine only: there is no network, or the node listens on loopback.
+    ThisMachine,
+}
+
+impl Reach {
+    pub(crate) fn of(addresses: &[Address]) -> Self {
+        let is_local = |address: &Address| match address.socket() {
+            Some(socket) => socket.ip().is_loopback(),
+            None => address.host == "localhost",
+        };
+        if addresses.iter().all(is_local) { Self::ThisMachine } else { Self::Others }
+    }
+}
+
+/// Addresses, as people read them.
+pub(crate) fn addresses(node: &Node) -> String {
+    let all = node.addresses().into_iter().map(|address| address.without_id().to_string());
+    all.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_for_this_machine() {
+        let reach = |texts: &[&str]| {
+            let addresses: Vec<Address> = texts.iter().map(|text| text.parse().unwrap()).collect();
+            Reach::of(&addresses)
+        };
+        assert_eq!(reach(&["127.0.0.1:1", "[::1]:1", "localhost:1"]), Reach::ThisMachine);
+        assert_eq!(reach(&["127.0.0.1:1", "192.0.2.7:1"]), Reach::Others);
+        assert_eq!(reach(&["ann.example.org:1"]), Reach::Others);
+        assert_eq!(reach(&["[fd00::1]:1"]), Reach::Others);
+    }
+
+    #[test]
+    fn only_ports_that_were_not_given_give_way() {
+        let mut ports = Ports::new(&[]);
+        assert!(ports.give_way());
+        assert!(!ports.give_way(), "a free port is in use only by chance");
+        assert!(!Ports::new(&[Listen::Everywhere(1)]).give_way());
+    }
+}

@@ -1,0 +1,410 @@
+//! How nodes start: beside each other, through bootstrap nodes, and what they print about it.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use peerkit::Ticket;
+use serde_json::{Value, json};
+
+use crate::harness::{PATIENCE, Program, peerkit, run};
+use crate::send::{Share, get, text};
+
+/// A running program that prints for people.
+struct Person {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    out: Receiver<String>,
+    err: Receiver<String>,
+}
+
+impl Person {
+    fn start(mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (out, err) = (lines(child.stdout.take().unwrap()), lines(child.stderr.take().unwrap()));
+        Self { stdin: child.stdin.take(), child, out, err }
+    }
+
+    fn run(home: &Path, args: &[&str]) -> Self {
+        let mut command = peerkit(home);
+        command.arg("run").args(args);
+        Self::start(command)
+    }
+
+    /// The lines of standard output up to the one that contains `part`.
+    fn until(&self, part: &str) -> Vec<String> {
+        until(&self.out, part)
+    }
+
+    fn write(&mut self, line: &str) {
+        writeln!(self.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    /// Stops it: all that it printed since on standard output, and all on standard error.
+    fn exit(mut self) -> (Vec<String>, Vec<String>) {
+        self.write("exit");
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+        (self.out.iter().collect(), self.err.iter().collect())
+    }
+}
+
+impl Drop for Person {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines(stream: impl std::io::Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    let stream = BufReader::new(stream);
+    thread::spawn(move || {
+        stream.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+    });
+    lines
+}
+
+fn until(lines: &Receiver<String>, part: &str) -> Vec<String> {
+    let mut said: Vec<String> = Vec::new();
+    while !said.last().is_some_and(|line| line.contains(part)) {
+        match lines.recv_timeout(PATIENCE) {
+            Ok(line) => said.push(line),
+            Err(error) => panic!("no `{part}`: {error}; so far {said:#?}"),
+        }
+    }
+    said
+}
+
+/// An address at which nothing listens.
+fn nobody() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+#[cfg(unix)]
+#[test]
+fn the_line_that_is_printed_joins_from_this_machine_as_it_is() {
+    let home = tempfile::tempdir().unwrap();
+    let first = Person::run(home.path(), &["--listen", "127.0.0.1:0", "--network", "it's"]);
+    let greeting = first.until("To join from this machine: ");
+    let line = greeting.last().unwrap().split_once("machine: ").unwrap().1.to_owned();
+
+    // In a shell, as a person pastes it, with the program on the path.
+    let program = Path::new(env!("CARGO_BIN_EXE_peerkit"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path);
+    let folders = std::iter::once(program.parent().unwrap().to_owned()).chain(folders);
+    let mut shell = Command::new("sh");
+    for (name, value) in peerkit(home.path()).get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.env("PATH", std::env::join_paths(folders).unwrap()).args(["-c", &line]);
+    let mut second = Person::start(shell);
+    let said = second.until("connected to");
+    let note = said.iter().find(|line| line.contains("so this one keeps its state")).unwrap();
+    assert!(note.contains("data/peerkit,") && note.contains("data/peerkit-2 "), "{note}");
+    let listens = said.iter().find(|line| line.contains("listens")).unwrap();
+    assert!(!listens.contains("0.0.0.0:") && !listens.contains("[::]:"), "{listens}");
+    second.write("size");
+    second.until("2 nodes");
+
+    // A third takes the next folder; the first is the first again after a restart.
+    let third = Person::run(home.path(), &["--listen", "127.0.0.1:0"]);
+    let said = third.until("To join");
+    assert!(said.iter().any(|line| line.contains("peerkit-3")), "{said:?}");
+    third.exit();
+    second.exit();
+    let (_, errors) = first.exit();
+    assert!(errors.is_empty(), "{errors:?}");
+    let again = Person::run(home.path(), &["--listen", "127.0.0.1:0"]);
+    let said = again.until("To join");
+    assert!(!said.iter().any(|line| line.contains("note:")), "{said:?}");
+    assert!(greeting[1].starts_with("  id") && said.contains(&greeting[1]), "the same identity");
+    again.exit();
+}
+
+#[test]
+fn a_folder_or_port_that_was_given_does_not_give_way() {
+    let home = tempfile::tempdir().unwrap();
+    let first = Program::start(home.path(), "alice", &[]);
+    let state = home.path().join("alice");
+    let mut same = peerkit(home.path());
+    same.args(["run", "--listen", "127.0.0.1:0", "--state"]).arg(&state);
+    let output = run(same, "size\n");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("another node uses the state folder"));
+    let mut same = peerkit(home.path());
+    same.args(["run", "--listen", &first.address]);
+    let output = run(same, "size\n");
+    assert_eq!(output.status.code(), Some(1));
+    let error = text(&output.stderr);
+    assert!(error.contains("is in use") && error.contains("--listen 127.0.0.1:0"), "{error}");
+    first.exit();
+}
+
+#[test]
+fn the_default_is_every_address_and_programs_learn_what_gave_way() {
+    let home = tempfile::tempdir().unwrap();
+    let mut nodes = Vec::new();
+    for expected in ["peerkit", "peerkit-2"] {
+        let mut command = peerkit(home.path());
+        command.args(["run", "--json"]);
+        let node = Person::start(command);
+        let started: Value = serde_json::from_str(&node.until("node_started")[0]).unwrap();
+        assert_eq!(started["state"], json!(home.path().join("data").join(expected)));
+        let listen: Vec<String> = serde_json::from_value(started["listen"].clone()).unwrap();
+        assert!(listen[0].starts_with("0.0.0.0:"), "{listen:?}");
+        let has_ipv6 = TcpListener::bind("[::1]:0").is_ok();
+        assert_eq!(listen.iter().any(|at| at.starts_with("[::]:")), has_ipv6, "{listen:?}");
+        let addresses: Vec<String> = serde_json::from_value(started["addresses"].clone()).unwrap();
+        assert!(!addresses.is_empty());
+        let is_wild = |at: &String| at.starts_with("0.0.0.0:") || at.starts_with("[::]:");
+        assert!(!addresses.iter().any(is_wild), "{addresses:?}");
+        nodes.push((node, started));
+    }
+    let notes = nodes[1].1["notes"].to_string();
+    assert!(notes.contains("keeps its state in"), "{notes}");
+    assert!(notes.contains("port 7117 is in use"), "{notes}");
+    nodes.into_iter().for_each(|(node, _)| drop(node.exit()));
+}
+
+#[test]
+fn a_second_share_says_what_its_ticket_is_worth() {
+    let home = tempfile::tempdir().unwrap();
+    let notes = home.path().join("notes.txt");
+    fs::write(&notes, "notes").unwrap();
+    let path = notes.to_str().unwrap();
+    let first = Share::start(home.path(), &[path]);
+    let shared = first.shared();
+    assert_eq!((shared.get("passing_key"), shared.get("notes")), (None, None), "{shared}");
+    assert!(shared["time"].is_u64());
+    assert_eq!(shared["addresses"].as_array().unwrap().len(), 1);
+    let second = Share::start(home.path(), &[path]);
+    let shared = second.shared();
+    assert_eq!(shared["passing_key"], true, "{shared}");
+    assert!(shared["notes"][0].as_str().unwrap().contains("for this run only"), "{shared}");
+
+    // For people, and on the default port, which one of two does not get.
+    let share = || {
+        let mut command = peerkit(home.path());
+        command.args(["share", path]);
+        Person::start(command)
+    };
+    let (third, fourth) = (share(), share());
+    let said = [third.until("until Ctrl-C"), fourth.until("until Ctrl-C")];
+    for said in &said {
+        assert!(said[0].starts_with("note: another `peerkit share` runs"), "{said:?}");
+        let serving = said.last().unwrap();
+        assert!(!serving.contains("0.0.0.0") && !serving.contains("[::]"), "{serving}");
+    }
+    let gave_way = |said: &Vec<String>| said[1].contains("port 7117 is in use, so this node");
+    assert!(said.iter().any(gave_way), "{said:?}");
+}
+
+#[test]
+fn a_ticket_for_this_machine_is_not_offered_to_another() {
+    let home = tempfile::tempdir().unwrap();
+    let notes = home.path().join("notes.txt");
+    fs::write(&notes, "notes").unwrap();
+    let share = |args: &[&str]| {
+        let mut command = peerkit(home.path());
+        command.args(["share", "--listen", "127.0.0.1:0"]).args(args).arg(&notes);
+        Person::start(command).until("until Ctrl-C")
+    };
+    let said = share(&[]);
+    assert!(said.iter().any(|line| line.starts_with("On this machine, as no other")), "{said:?}");
+    assert!(!said.iter().any(|line| line.starts_with("On the other machine")), "{said:?}");
+
+    let said = share(&["--announce", "192.0.2.7:7000"]);
+    assert!(said.iter().any(|line| line == "On the other machine:"), "{said:?}");
+    let ticket = said.iter().find_map(|line| line.strip_prefix("  ticket ")).unwrap();
+    let ticket: Ticket = ticket.parse().unwrap();
+    assert_eq!(ticket.addresses, ["192.0.2.7:7000".parse().unwrap()]);
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_skipped_is_in_json_and_in_text() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("folder");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("real.txt"), "real").unwrap();
+    let link = folder.join("link.txt");
+    std::os::unix::fs::symlink(folder.join("real.txt"), &link).unwrap();
+    let path = folder.to_str().unwrap();
+    let expected = json!([{"path": link, "why": "a symbolic link"}]);
+
+    let node = Program::start(home.path(), "alice", &["--share", path]);
+    assert_eq!(node.started["skipped"], expected, "{}", node.started);
+    node.exit();
+    let share = Share::start(home.path(), &[path]);
+    assert_eq!(share.shared()["skipped"], expected);
+
+    let node = Person::run(home.path(), &["--listen", "127.0.0.1:0", "--share", path]);
+    let said = node.until("To join");
+    assert!(said.iter().any(|line| line.contains("not shared: ") && line.contains("link.txt")));
+    let (_, errors) = node.exit();
+    assert!(errors.is_empty(), "{errors:?}");
+    let mut command = peerkit(home.path());
+    command.args(["share", "--listen", "127.0.0.1:0", path]);
+    let said = Person::start(command).until("until Ctrl-C");
+    assert!(said.iter().any(|line| line.contains("not shared: ") && line.contains("link.txt")));
+}
+
+#[test]
+fn paths_in_results_are_absolute() {
+    let home = tempfile::tempdir().unwrap();
+    let notes = home.path().join("notes.txt");
+    fs::write(&notes, "notes").unwrap();
+    let share = Share::start(home.path(), &[notes.to_str().unwrap()]);
+    let ticket = share.shared()["ticket"].as_str().unwrap().to_owned();
+    let mut command = peerkit(home.path());
+    command.current_dir(home.path()).args(["run", "--json", "--manual"]);
+    command.args(["--listen", "127.0.0.1:0", "--state", "state", "--downloads", "got"]);
+    let input = format!("get {ticket}\nmap map.svg\nsave peers.json\nload peers.json\n");
+    let output = run(command, &input);
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+    let lines: Vec<Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["state"], json!(home.path().join("state")));
+    let paths =
+        lines.iter().filter_map(|line| line["path"].as_str().or(line["data"]["path"].as_str()));
+    let paths: Vec<&Path> = paths.map(Path::new).collect();
+    assert!(paths.len() >= 5 && paths.iter().all(|path| path.is_absolute()), "{paths:?}");
+}
+
+#[test]
+fn dead_peers_of_earlier_runs_are_one_short_line() {
+    let home = tempfile::tempdir().unwrap();
+    let alive = Program::start_with(home.path(), "alive", &[]);
+    let known = |n: u8, address: &str| {
+        let id = peerkit::Key::from_secret(&[n; 32]).id();
+        json!({"id": id, "name": format!("n{n}"), "addresses": [address], "last_seen": 1})
+    };
+    let dead: Vec<Value> = (1..=3).map(|n| known(n, &nobody())).collect();
+    let peers = home.path().join("peers.json");
+    let state = home.path().join("state").display().to_string();
+    let args = ["--listen", "127.0.0.1:0", "--state", &state];
+    let load = |peers_in_file: &[Value]| {
+        fs::write(&peers, json!(peers_in_file).to_string()).unwrap();
+        let mut command = peerkit(home.path());
+        command.args(["run", "--manual"]).args(args);
+        run(command, &format!("load {}\n", peers.display()));
+    };
+    load(&dead);
+    let node = Person::run(home.path(), &args);
+    let said = until(&node.err, "did not answer");
+    assert_eq!(said, ["! 3 nodes known from before did not answer"]);
+    let (_, errors) = node.exit();
+    assert!(errors.is_empty(), "{errors:?}");
+
+    let one = json!({"id": alive.id, "name": "a", "addresses": [alive.address], "last_seen": 2});
+    load(&[one]);
+    let node = Person::run(home.path(), &args);
+    node.until("connected to alive");
+    assert_eq!(until(&node.err, "did not answer").len(), 1);
+    // Its own end is no news of the node at the other end of its link.
+    let (said, _) = node.exit();
+    assert!(!said.iter().any(|line| line.contains("is gone")), "{said:?}");
+    alive.exit();
+}
+
+#[test]
+fn a_failed_join_names_the_address_once() {
+    let home = tempfile::tempdir().unwrap();
+    let nobody = nobody();
+    let node = Person::run(home.path(), &["--listen", "127.0.0.1:0", &nobody]);
+    let said = until(&node.err, "not joined");
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert_eq!(said[0].matches(&nobody).count(), 1, "{said:?}");
+}
+
+#[test]
+fn a_network_without_an_owner_is_not_shut_down() {
+    let home = tempfile::tempdir().unwrap();
+    let mut node = Program::start(home.path(), "alice", &[]);
+    let error = node.fail("shutdown");
+    assert!(error.contains("no owner") && error.contains("`exit`"), "{error}");
+    assert!(node.is_running());
+    assert_eq!(node.run("size")["size"], 1);
+    let (status, _) = node.stop();
+    assert_eq!(status.code(), Some(1), "a command has failed");
+}
+
+#[test]
+fn bootstrap_nodes_come_from_options_environment_and_file() {
+    let home = tempfile::tempdir().unwrap();
+    let a = Program::start_with(home.path(), "alice", &[]);
+    let mut b = Program::start_with(
+        home.path(),
+        "bob",
+        &["--bootstrap", &nobody(), "--bootstrap", &a.address],
+    );
+    assert_eq!(b.event("outbound_node_connected")["peer"]["id"], json!(a.id));
+    b.run("leave");
+    let joined = b.run("join");
+    assert_eq!(joined["peers"][0]["id"], json!(a.id));
+
+    let state = home.path().join("carol");
+    fs::create_dir_all(&state).unwrap();
+    fs::write(state.join("bootstrap"), format!("# ours\n{}\n", a.address)).unwrap();
+    let mut c = Program::start_with(home.path(), "carol", &[]);
+    assert_eq!(c.event("outbound_node_connected")["peer"]["id"], json!(a.id));
+
+    let mut command = peerkit(home.path());
+    command.env("PEERKIT_BOOTSTRAP", format!("{},{}", nobody(), a.address));
+    command.args(["run", "--listen", "127.0.0.1:0"]);
+    let d = Person::start(command);
+    d.until("connected to alice");
+    d.exit();
+    let mut command = peerkit(home.path());
+    command.env("PEERKIT_BOOTSTRAP", "host:99999").args(["run", "--listen", "127.0.0.1:0"]);
+    let output = run(command, "size\n");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("PEERKIT_BOOTSTRAP can't be used"));
+
+    let mut alone = Program::start(home.path(), "dave", &[]);
+    assert!(alone.fail("join").contains("no node to join through"));
+    alone.stop();
+    [a, b, c].into_iter().for_each(Program::exit);
+}
+
+#[test]
+fn a_bootstrap_node_that_comes_later_is_joined_then() {
+    let home = tempfile::tempdir().unwrap();
+    let later = Program::start_with(home.path(), "bob", &[]);
+    let address = later.address.clone();
+    later.exit();
+    let alice = Person::run(home.path(), &["--listen", "127.0.0.1:0", "--bootstrap", &address]);
+    let said = until(&alice.err, "not joined");
+    assert_eq!(said.len(), 1, "{said:?}");
+    let bob = Program::start_with(home.path(), "bob", &["--listen", &address]);
+    alice.until("connected to bob");
+    alice.exit();
+    bob.exit();
+}
+
+#[test]
+fn with_force_the_advice_is_not_to_use_it() {
+    let home = tempfile::tempdir().unwrap();
+    let notes = home.path().join("notes.txt");
+    fs::write(&notes, "notes").unwrap();
+    fs::create_dir_all(home.path().join("other/notes.txt")).unwrap();
+    let share = Share::start(home.path(), &[notes.to_str().unwrap()]);
+    let ticket = share.shared()["ticket"].as_str().unwrap().to_owned();
+    let got = get(home.path(), &[&ticket, "--force"]);
+    let error = text(&got.stderr);
+    assert!(!error.contains("--force replaces it"), "{error}");
+    assert!(home.path().join("other/notes.txt").is_dir());
+}
