@@ -469,7 +469,7 @@ pub enum Reason {
     #[error("the node has left the network")]
     Left,
     /// The other side's application has disconnected this node, and keeps it away for a while.
-    #[error("it was disconnected by hand, and is kept away for some minutes")]
+    #[error("disconnected by hand a while ago, and kept away for ten minutes in all")]
     KeptAway,
     /// The other side broke the protocol.
     #[error("broke the protocol: {0}")]
