@@ -296,8 +296,9 @@ async fn what_was_fetched_and_changed_is_not_served_as_what_it_was() {
     std::fs::remove_file(again.path).unwrap();
     std::fs::write(&fetched.path, vec![7; content.len()]).unwrap();
     let changed = within("the error", ann.fetch_now(get, |_| {})).await;
-    let refused = matches!(changed, Err(Error::Fetch(FetchError::Refused(Refusal::Changed))));
-    assert!(refused, "{changed:?}");
+    let named =
+        |error: &FetchError| matches!(error, FetchError::Changed { name } if name == "file");
+    assert!(matches!(&changed, Err(Error::Fetch(error)) if named(error)), "{changed:?}");
     shutdown([&ann, &bob]).await;
 }
 
