@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::common::*;
 use crate::proxy::Proxy;
@@ -206,6 +206,8 @@ async fn a_node_that_hangs_holds_nobody_beyond_the_deadline() {
     let mut config = Config::default();
     config.query_timeout = Duration::from_millis(300);
     config.flush_timeout = Duration::from_millis(100);
+    // Only the query's own deadline may end it.
+    config.dead_after = Duration::from_secs(3600);
     let start = |name| builder(name).config(config.clone()).spawn();
     let asking = start("asking").await.unwrap();
     let (well, hanging) = (start("well").await.unwrap(), start("hanging").await.unwrap());
@@ -214,14 +216,18 @@ async fn a_node_that_hangs_holds_nobody_beyond_the_deadline() {
     link(&well, &behind).await;
     let proxy = Proxy::new(at(&hanging)).await;
     well.connect(proxy.address).await.unwrap();
-    assert_eq!(found(&asking.discover(-1).await.unwrap()).len(), 4);
+    // On a busy machine a node that is well may miss the deadline, too.
+    let finds = async |nodes: &[&Node]| loop {
+        let discovery = within("a discovery", asking.discover(-1)).await.unwrap();
+        if found(&discovery) == ids(nodes.iter().copied()) {
+            break discovery;
+        }
+    };
+    within("all four", finds(&[&asking, &well, &behind, &hanging])).await;
 
     proxy.fall_silent();
-    let started = Instant::now();
-    let discovery = within("the discovery", asking.discover(-1)).await.unwrap();
-    assert_eq!(found(&discovery), ids([&asking, &well, &behind]));
+    let discovery = within("the others", finds(&[&asking, &well, &behind])).await;
     assert!(!discovery.complete);
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     within("the search", asking.search("anything")).await.unwrap();
     // A lost link is not waited for.
     hanging.shutdown().await;
