@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::common::*;
 use peerkit::{Config, DownloadState, Error, FetchError, Get, Hash, Node, RateLimits, Stream};
@@ -156,7 +157,7 @@ fn content(pieces: u64, over: usize) -> Vec<u8> {
 async fn fetcher(sources: &[Source]) -> Node {
     // All sources are linked before it begins.
     let mut config = Config::default();
-    config.download_patience = std::time::Duration::from_secs(1);
+    config.download_patience = Duration::from_secs(1);
     let ann = builder("ann").config(config).spawn().await.unwrap();
     for source in sources {
         link(&ann, &source.node).await;
@@ -207,7 +208,7 @@ async fn a_silent_source_holds_nothing_up() {
     let ann = fetcher(&sources).await;
     let to = tempfile::tempdir().unwrap();
     let fetching = ann.fetch(Hash::of(&content), to.path());
-    let fetched = tokio::time::timeout(std::time::Duration::from_secs(25), fetching).await;
+    let fetched = tokio::time::timeout(Duration::from_secs(25), fetching).await;
     let fetched = fetched.expect("far sooner than a silent source is given up").unwrap();
     assert!(std::fs::read(&fetched.path).unwrap() == content);
     end(ann, sources).await;

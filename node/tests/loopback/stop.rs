@@ -274,7 +274,8 @@ fn a_thousand_rounds_leave_nothing() {
     // The C library gives every thread that waits for the disk an arena of its own, and their
     // number grows with the load: one for all shows what the node itself needs.
     command.env("MALLOC_ARENA_MAX", "1");
-    let run = command.args(["--exact", "stop::a_thousand_rounds", "--ignored", "--nocapture"]).output();
+    let run =
+        command.args(["--exact", "stop::a_thousand_rounds", "--ignored", "--nocapture"]).output();
     let run = run.unwrap();
     let text = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success() && text.contains("1 passed"), "{text}");
