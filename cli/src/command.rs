@@ -438,6 +438,9 @@ pub(crate) fn flags_of(command: &str) -> &'static [Flag] {
 
 /// Checks what can be an address and nothing else. The node reads the rest: it knows names.
 pub(crate) fn check_address(text: &str) -> Result<(), String> {
+    if text.parse::<u16>().is_ok() {
+        return Err(format!("`{text}` is a port without a host: an address is host:port"));
+    }
     let may_be_name = !text.trim().is_empty() && !text.contains([':', '@', '/', '[']);
     match text.parse::<Address>() {
         Err(ParseAddressError::Host(_) | ParseAddressError::NoPlace) if may_be_name => Ok(()),
@@ -647,7 +650,7 @@ mod tests {
         }
         let Command::Join { addresses } = parse("join a:1 b 2 c d") else { panic!("not join") };
         assert_eq!(addresses, ["a:1", "b:2", "c", "d"]);
-        assert!(error("connect 7117").contains("no host"));
+        assert!(error("connect 7117").contains("a port without a host"));
         assert!(error("connect a:0").contains("not a port"));
         assert!(error("connect lan").contains("local network"));
         assert!(error("connect udp://a:1").contains("udp"));

@@ -110,7 +110,8 @@ impl Session {
             }
             Command::Broadcast { title, text } => {
                 let broadcast = node.broadcast(title, text).await?;
-                Outcome::Broadcast { id: broadcast.id.to_string(), links: broadcast.links }
+                let (id, time) = (broadcast.id.to_string(), broadcast.time);
+                Outcome::Broadcast { id, time, links: broadcast.links }
             }
             Command::Ping { peer: Some(peer) } => {
                 let peer = node.find_node(&peer).await?;

@@ -14,7 +14,6 @@ use crate::words;
 
 pub(crate) mod downloads;
 mod status;
-pub(crate) mod uploads;
 
 /// A result, on one line or several; no line end at the end.
 pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String {
@@ -44,10 +43,9 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             }
             text
         }
-        Outcome::Broadcast { id, links } => {
-            let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-            let now = text::moment(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
-            format!("broadcast {} over {} at {now}", &id[..8], count(*links, "link"))
+        Outcome::Broadcast { id, time, links } => {
+            let (links, time) = (count(*links, "link"), text::moment(*time));
+            format!("broadcast {} over {links} at {time}", &id[..8])
         }
         Outcome::Pings { pings } => pings_text(paint, pings),
         Outcome::Discovered { nodes, links, complete, elapsed_ms, .. } => {
@@ -271,14 +269,6 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
             let who = paint.name(&source.short());
             format!("{wrong} {} is not fetched from {who} any more: {}", digits(*hash), plain(why))
         }
-        Event::NodeUploadCompleted { peer, upload } => {
-            format!("{up} {} has fetched {}", who(peer), uploads::completed(paint, upload))
-        }
-        Event::NodeShareChanged { name, .. } => format!(
-            "{wrong} {} was changed or removed after it was shared, and can't be fetched as it was: \
-             share it again, and pass on its new hash or ticket",
-            plain(name)
-        ),
         Event::NodeReconnectionError { address, tries, error } => format!(
             "{wrong} {} to reach {} again: {}",
             count(*tries as usize, "try").replace("trys", "tries"),

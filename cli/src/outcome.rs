@@ -37,7 +37,7 @@ pub(crate) enum Outcome {
         failed: Vec<NotSent>,
     },
     /// `broadcast`
-    Broadcast { id: String, links: usize },
+    Broadcast { id: String, time: u64, links: usize },
     /// `ping`
     Pings { pings: Vec<Ping> },
     /// `discover`

@@ -70,7 +70,7 @@ pub(crate) enum Order {
     Broadcast {
         title: String,
         message: Message,
-        reply: Option<oneshot::Sender<Result<(Hash, usize), BroadcastError>>>,
+        reply: Option<oneshot::Sender<Result<(Hash, u64, usize), BroadcastError>>>,
     },
     /// Ask the network, or the neighbours alone for this node itself.
     Ask { what: What, depth: i32, own: bool, timeout: Option<Duration>, asked: Asked },

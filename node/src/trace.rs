@@ -254,7 +254,12 @@ pub(crate) fn broadcasts_dropped(from: NodeId, before: Counters, after: Counters
     }
     let untimely = after.untimely.saturating_sub(before.untimely);
     if untimely > 0 {
-        debug!(target: "peerkit::broadcast", %from, count = untimely, "dropped: of another time");
+        info!(
+            target: "peerkit::broadcast",
+            %from,
+            count = untimely,
+            "dropped: too old or from the future, by this node's clock"
+        );
     }
 }
 

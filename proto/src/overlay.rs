@@ -70,8 +70,6 @@ pub struct Overlay {
     redials: Redials,
     orders: Orders,
     clocks: Clocks,
-    /// The wall clock jumped, and was not compared to the peers' since.
-    clock_was_set: bool,
     away: Away,
     outbox: VecDeque<Output>,
 }
@@ -116,7 +114,6 @@ impl Overlay {
             redials: Redials::new(config),
             orders: Orders::new(&identity, config),
             clocks: Clocks::new(config),
-            clock_was_set: false,
             away: Away::default(),
             outbox: VecDeque::new(),
         }
@@ -133,7 +130,6 @@ impl Overlay {
     /// the time that is handed in; a shell sets it again before inputs, as clocks are put right and
     /// machines sleep.
     pub fn set_clock(&mut self, now: Instant, unix: u64) {
-        self.clock_was_set |= self.clocks.is_jump(self.clock.unix(now), unix);
         self.clock = Clock { at: now, unix };
     }
 
@@ -202,13 +198,11 @@ impl Overlay {
             }
             Input::Command(command) => self.on_command(now, command),
         }
-        self.compare_all_clocks(now);
         self.answer_what_we_know();
     }
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.compare_all_clocks(now);
         self.queries.handle_timeout(now, &mut self.outbox);
         self.redials.handle_timeout(now, &mut self.outbox);
         let (Parts { directs, .. }, mut turn) = self.turn(now);
@@ -284,6 +278,12 @@ impl Overlay {
         Ok((id, self.links.len()))
     }
 
+    /// The wall clock at `now`, in milliseconds since 1970: the time of a broadcast that is made then.
+    #[must_use]
+    pub fn unix(&self, now: Instant) -> u64 {
+        self.clock.unix(now)
+    }
+
     /// Seals a message to a node that a query of ours has found, and sends it the way that the answer
     /// came. Returns its number: [`Output::Direct`] tells how it went. Poll the outputs before the
     /// next input.
@@ -354,13 +354,6 @@ impl Overlay {
     #[must_use]
     pub fn clock_status(&self) -> ClockStatus {
         self.clocks.status()
-    }
-
-    fn compare_all_clocks(&mut self, now: Instant) {
-        if std::mem::take(&mut self.clock_was_set) {
-            let (Parts { clocks, .. }, mut turn) = self.turn(now);
-            clocks.was_set(&mut turn);
-        }
     }
 
     fn compare_clocks(&mut self, now: Instant, id: NodeId, unix: u64) {
@@ -502,7 +495,7 @@ impl Overlay {
                 self.membership.unpin(id);
                 if self.membership.is_member() {
                     self.away.keep(now, id);
-                    self.membership.refuse(now, id);
+                    self.membership.avoid(now, id);
                 }
                 if self.links.contains_key(&id) {
                     self.outbox.push_back(Output::Hangup(id, Reason::Requested));

@@ -236,7 +236,8 @@ fn a_broadcast_reaches_all_once() {
     let home = tempfile::tempdir().unwrap();
     let mut line = line(home.path(), &[]);
     let first = line.a.run("broadcast to all of you")["id"].clone();
-    let last = line.a.run("broadcast --title 'Good news' done")["id"].clone();
+    let sent = line.a.run("broadcast --title 'Good news' done");
+    let last = sent["id"].clone();
     for node in [&mut line.b, &mut line.c] {
         let event = node.event("node_broadcast");
         assert_eq!(event["peer"], Value::Null);
@@ -249,6 +250,7 @@ fn a_broadcast_reaches_all_once() {
         let event = node.event("node_broadcast");
         assert_eq!(event["data"]["id"], last);
         assert_eq!(event["data"]["title"], "Good news");
+        assert_eq!(event["data"]["time"], sent["time"]);
         assert_eq!(event["data"]["message"], "done");
         node.run("ping");
         assert!(node.untaken("node_broadcast").is_empty());
@@ -309,6 +311,7 @@ fn links_are_closed_by_either_side_and_made_again() {
     assert_eq!(again["peer"]["id"], json!(line.b.id));
     line.b.event("inbound_node_connected");
     line.a.run("disconnect bob");
+    line.a.event("outbound_node_disconnected");
     line.b.event("inbound_node_disconnected");
     for known in ["bob".to_owned(), line.b.id[..8].to_owned(), line.b.id.clone()] {
         let connected = line.a.run(&format!("connect {known}"));
@@ -433,7 +436,7 @@ fn errors_name_the_command_and_the_way_out() {
     assert_eq!(result["result"], "serach");
     assert!(result["error"].as_str().unwrap().contains("`search`"));
     assert_eq!(node.attempt("discover deep")["result"], "discover");
-    assert!(node.fail("connect 7117").contains("has no host"));
+    assert!(node.fail("connect 7117").contains("without a host"));
     assert!(node.fail("connect nobody.invalid").contains("nobody.invalid:7117"));
     assert!(node.fail("join lan").contains("local network"));
     assert!(node.fail("get 12").contains("search"));

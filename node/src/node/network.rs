@@ -34,6 +34,8 @@ const DIALS: usize = 16;
 pub struct Broadcasted {
     /// Names it.
     pub id: Hash,
+    /// When it was made, by the clock of this node, in milliseconds since 1970.
+    pub time: u64,
     /// How many links took it.
     pub links: usize,
 }
@@ -293,8 +295,8 @@ impl Node {
         let (title, message) = (title.into(), message.into());
         self.inner.wait_for_calm().await;
         let order = |reply| Order::Broadcast { title, message, reply: Some(reply) };
-        let (id, links) = self.order(order).await??;
-        Ok(Broadcasted { id, links })
+        let (id, time, links) = self.order(order).await??;
+        Ok(Broadcasted { id, time, links })
     }
 
     /// The peers that this node has met, in this run and in earlier ones where it has a state

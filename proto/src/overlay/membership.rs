@@ -140,9 +140,7 @@ pub(super) struct Membership {
     /// Neighbours whose link another is about to take the place of.
     replaced: BTreeMap<NodeId, Instant>,
     named: VecDeque<Record>,
-    /// Nodes that this node's application has disconnected: they get no place.
-    refused: Away,
-    /// Those, and nodes whose application has disconnected this one: they are not asked for a place.
+    /// Nodes that one of the two applications has disconnected: not asked to be neighbours.
     avoided: Away,
     shuffles: VecDeque<(Instant, u64, Option<NodeId>)>,
     horizon: Horizon,
@@ -199,7 +197,6 @@ impl Membership {
             crossed: BTreeMap::new(),
             replaced: BTreeMap::new(),
             named: VecDeque::new(),
-            refused: Away::default(),
             avoided: Away::default(),
             shuffles: VecDeque::new(),
             horizon: Horizon::new(me, config),
@@ -276,21 +273,13 @@ impl Membership {
         self.member
     }
 
-    /// This node's application has disconnected a node: it gets no place for a while.
-    pub(super) fn refuse(&mut self, now: Instant, id: NodeId) {
-        self.refused.keep(now, id);
-        self.avoided.keep(now, id);
-    }
-
-    /// A node's application has disconnected this one: it is not asked for a place for a while, but
-    /// may have one.
+    /// Does not look for a node for a while, nor takes it as a neighbour.
     pub(super) fn avoid(&mut self, now: Instant, id: NodeId) {
         self.avoided.keep(now, id);
     }
 
-    /// Ends both.
+    /// Ends that.
     pub(super) fn lift(&mut self, id: NodeId) {
-        self.refused.lift(id);
         self.avoided.lift(id);
     }
 
@@ -396,13 +385,11 @@ impl Membership {
             return;
         }
         self.start(turn);
-        if self.refused.is_kept(turn.now, from) {
-            // The link that is there is for a message.
+        if self.avoided.is_kept(turn.now, from) && !self.pinned.contains(&from) {
+            // Whichever side disconnected the other, the link that is there is for something else.
             self.reply(turn, from, Outcome::Full, Vec::new());
             return;
         }
-        // One that had disconnected this node wants it again.
-        self.avoided.lift(from);
         let kept = self.kept.remove(&from).is_some_and(|until| until > turn.now);
         let known = self.active.contains_key(&from);
         if !known && need == Need::Low && !kept && !self.has_room(turn.now) {
@@ -520,7 +507,7 @@ impl Membership {
         let neighbour = probe.neighbour
             && room
             && probe.record.node == from
-            && !self.refused.is_kept(turn.now, from);
+            && !self.avoided.is_kept(turn.now, from);
         if neighbour {
             self.kept.insert(from, turn.now + PATIENCE);
         }
