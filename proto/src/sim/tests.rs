@@ -119,6 +119,24 @@ fn send(sim: &mut Sim<Log>, from: usize, text: &str) {
 }
 
 #[test]
+fn a_dial_goes_on_with_the_other_addresses_of_a_node() {
+    let mut sim = sim(2);
+    let (nobody, neither, there) = (sim.address(500), sim.address(501), sim.address(0));
+    sim.dial_any(1, nobody.clone(), vec![neither.clone(), there], Purpose::Connect);
+    let timeout = Config::default().connect_timeout;
+    sim.run_for(timeout * 2 + LATENCY * 6);
+    assert_eq!(sim.links(), [(1, 0)]);
+    assert_eq!(sim.app(1).names(), ["outbound_node_connected"], "a dead address is no event");
+    sim.dial_any(1, nobody.clone(), vec![neither], Purpose::Connect);
+    sim.run_for(timeout * 2);
+    let failed = sim.app(1).0.iter().filter_map(|(_, event)| match event {
+        Event::OutboundNodeConnectionError { address, .. } => Some(address.clone()),
+        _ => None,
+    });
+    assert_eq!(failed.collect::<Vec<_>>(), [nobody], "once, under the first address");
+}
+
+#[test]
 fn a_dial_takes_two_round_trips_and_the_hellos_one() {
     let mut sim = sim(2);
     sim.connect(1, 0);
