@@ -347,7 +347,8 @@ fn a_node_joins_through_any_address_that_answers() {
     assert_eq!(joined["peers"][0]["id"], json!(b.id));
     let error = a.event("outbound_node_connection_error");
     assert_eq!(error["data"]["address"], "127.0.0.1:1");
-    assert!(error["data"]["error"].as_str().unwrap().contains("127.0.0.1:1"));
+    let why = error["data"]["error"].as_str().unwrap();
+    assert!(!why.is_empty() && !why.contains("127.0.0.1:1"), "the address is named once: {why}");
     assert!(a.fail("join 127.0.0.1:1").contains("127.0.0.1:1"));
     a.event("outbound_node_connection_error");
     assert!(a.is_running());
