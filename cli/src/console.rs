@@ -333,6 +333,10 @@ impl Completer for Completion {
             ("add", 2..) if last == "--to" => self.peers(typed),
             ("get", 2..) if last == "--from" => self.addresses(),
             ("help", 1) => manual::ENTRIES.iter().map(|entry| entry.name.to_owned()).collect(),
+            ("set", 1) => settings::names().map(str::to_owned).collect(),
+            ("set", _) if last == settings::DOWNLOADS => {
+                return Ok((start, paths(typed, is_quoted)));
+            }
             ("debug", 1) => vec!["on".to_owned(), "off".to_owned()],
             ("add" | "map" | "save" | "load" | "get", _) => {
                 return Ok((start, paths(typed, is_quoted)));

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use peerkit::{
-    Access, Address, ConnectOptions, Error, FileName, FoundFile, Get, Hash, KnownPeer, Network,
-    Node, NodeId, Peer, ShareOptions, SharedFile, Size,
+    Access, Address, ConnectOptions, Error, FileName, FoundFile, Get, Hash, Network, Node, NodeId,
+    Peer, ShareOptions, SharedFile, Size,
 };
 use tokio::task::{AbortHandle, JoinSet};
 
