@@ -227,6 +227,22 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "RATE", value_parser = rate::parse)]
     pub(crate) peer_down: Option<u64>,
 
+    /// Bytes a second of messages that are sent at most; others wait [default: no limit]
+    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    pub(crate) messages: Option<u64>,
+
+    /// As --messages, to each node [default: no limit]
+    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    pub(crate) peer_messages: Option<u64>,
+
+    /// Bytes a second of this node's broadcasts that are sent at most [default: no limit]
+    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    pub(crate) broadcasts: Option<u64>,
+
+    /// Bytes a second that are read from each node at most; it has to wait [default: no limit]
+    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    pub(crate) peer_receive: Option<u64>,
+
     /// How many fetches go on at once; more wait for their turn [default: 5]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) max_downloads: Option<usize>,

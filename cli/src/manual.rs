@@ -310,7 +310,11 @@ pub(crate) const ENTRIES: &[Entry] = &[
                set up RATE             bytes a second of files sent, for example 500k; 0: no limit\n\
                set down RATE           bytes a second of files fetched\n\
                set peer-up RATE        as up, to each node\n\
-               set peer-down RATE      as down, from each node",
+               set peer-down RATE      as down, from each node\n\
+               set messages RATE       bytes a second of messages sent; what is over it waits\n\
+               set peer-messages RATE  as messages, to each node\n\
+               set broadcasts RATE     bytes a second of own broadcasts sent\n\
+               set peer-receive RATE   bytes a second read from each node; it has to wait",
     },
     Entry {
         name: "debug",

@@ -88,6 +88,10 @@ fn builder(args: &RunArgs) -> anyhow::Result<Builder> {
     config.download_rate = args.down.unwrap_or(config.download_rate);
     config.peer_upload_rate = args.peer_up.unwrap_or(config.peer_upload_rate);
     config.peer_download_rate = args.peer_down.unwrap_or(config.peer_download_rate);
+    config.message_rate = args.messages.unwrap_or(config.message_rate);
+    config.peer_message_rate = args.peer_messages.unwrap_or(config.peer_message_rate);
+    config.broadcast_rate = args.broadcasts.unwrap_or(config.broadcast_rate);
+    config.peer_receive_rate = args.peer_receive.unwrap_or(config.peer_receive_rate);
     config.max_downloads = args.max_downloads.unwrap_or(config.max_downloads);
     config.max_inbound = args.max_inbound.unwrap_or(config.max_inbound);
     config.announce.clone_from(&args.announce);

@@ -35,6 +35,10 @@ const RATES: &[(&str, fn(&mut RateLimits) -> &mut u64)] = &[
     ("down", |limits| &mut limits.download),
     ("peer-up", |limits| &mut limits.peer_upload),
     ("peer-down", |limits| &mut limits.peer_download),
+    ("messages", |limits| &mut limits.messages),
+    ("peer-messages", |limits| &mut limits.peer_messages),
+    ("broadcasts", |limits| &mut limits.broadcasts),
+    ("peer-receive", |limits| &mut limits.peer_receive),
 ];
 
 impl Setting {

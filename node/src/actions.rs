@@ -1,13 +1,16 @@
 //! What a handler asks for through its context and gets as an event: joins, discoveries, searches,
 //! pings and fetches. Each is a task of its own.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use peerkit_proto::event::Event;
 use peerkit_proto::handler::Action;
+use peerkit_proto::message::Message;
 
 use crate::error::Error;
 use crate::inner::Inner;
+use crate::order::Order;
 use crate::transfer::Get;
 
 /// Actions of the handler that may be under way at once. 1,024: one for each order that the actor
@@ -17,6 +20,9 @@ pub(crate) const ACTIONS: usize = 1024;
 impl Inner {
     /// Begins an action. Its result comes as an event.
     pub(crate) fn perform(self: &Arc<Self>, action: Action) {
+        if let Action::Broadcast(title, message) = action {
+            return self.broadcast_when_allowed(title, message);
+        }
         let inner = self.clone();
         let Ok(permit) = self.actions.clone().try_acquire_owned() else {
             if let Some(event) = failure(&action, &Error::TooManyActions(ACTIONS)) {
@@ -34,6 +40,43 @@ impl Inner {
             }
             drop(permit);
         });
+    }
+
+    /// Sends a broadcast of the handler once its limit allows it, behind those before it.
+    fn broadcast_when_allowed(self: &Arc<Self>, title: String, message: Message) {
+        let waiting = {
+            let mut queue = self.limited();
+            if queue.len() >= ACTIONS {
+                tracing::warn!("a broadcast was not sent: {ACTIONS} wait for their limit already");
+                return;
+            }
+            queue.push_back((title, message));
+            queue.len()
+        };
+        if waiting > 1 {
+            return;
+        }
+        let inner = self.clone();
+        self.spawn(async move {
+            // It stays in the queue until it is on its way, so that there is one such task.
+            loop {
+                let Some((title, message)) = inner.limited().front().cloned() else { return };
+                tokio::select! {
+                    () = inner.rates.broadcast(title.len() + message.body().len()) => {}
+                    () = inner.stop.cancelled() => {}
+                }
+                let _ = inner.orders.send(Order::Broadcast { title, message, reply: None }).await;
+                let mut queue = inner.limited();
+                queue.pop_front();
+                if queue.is_empty() {
+                    return;
+                }
+            }
+        });
+    }
+
+    fn limited(&self) -> MutexGuard<'_, VecDeque<(String, Message)>> {
+        self.limited_broadcasts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Carries out an action and returns the event with its result, where it has one.

@@ -1,6 +1,6 @@
 //! What all tasks of a node share.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -113,6 +113,8 @@ pub(crate) struct Inner {
     last_action: AtomicU64,
     /// A permit for each action of the handler that is under way.
     pub(crate) actions: Arc<Semaphore>,
+    /// Broadcasts of the handler that wait for their limit.
+    pub(crate) limited_broadcasts: Mutex<VecDeque<(String, Message)>>,
 }
 
 /// The links that there are.
@@ -196,6 +198,7 @@ impl Inner {
             next_serial: AtomicU64::new(1),
             last_action: AtomicU64::new(0),
             actions: Arc::new(Semaphore::new(ACTIONS)),
+            limited_broadcasts: Mutex::default(),
         }
     }
 
@@ -527,6 +530,11 @@ impl Act for Inner {
                         self.failed(conn.peer.clone(), &error);
                     }
                 }
+            }
+            Action::Broadcast(title, message)
+                if self.rates.broadcast_limit() != 0 && !self.stop.is_cancelled() =>
+            {
+                self.order(Order::Act(Action::Broadcast(title, message)));
             }
             Action::Broadcast(title, message) => {
                 self.order(Order::Broadcast { title, message, reply: None });

@@ -42,7 +42,11 @@ impl Queue {
     pub fn take(&mut self) -> u64 {
         let (mut messages, mut wrote) = (0, false);
         loop {
-            match self.outbox.take(&mut self.takings, std::mem::take(&mut wrote), Waker::noop()) {
+            match self.outbox.take(
+                &mut self.takings,
+                (std::mem::take(&mut wrote), true),
+                Waker::noop(),
+            ) {
                 Taken::Write => {
                     messages += self.takings.messages();
                     while self.takings.has_remaining() {

@@ -322,16 +322,25 @@ impl Outbox {
     ///
     /// With `patience` a block that is not full is left to grow. Where there is nothing to write
     /// `writer` is woken once there may be, by whoever puts something in.
-    pub(crate) fn take(&self, takings: &mut Takings, patience: bool, writer: &Waker) -> Taken {
+    ///
+    /// Without `application` only control frames are taken, unless the link is closing: then what is
+    /// queued still goes out.
+    pub(crate) fn take(
+        &self,
+        takings: &mut Takings,
+        (patience, application): (bool, bool),
+        writer: &Waker,
+    ) -> Taken {
         let mut lanes = self.lock();
+        let application = application || lanes.closing.is_some();
         lanes.writing = 0;
         takings.clear(&mut lanes.spare);
-        if patience && lanes.is_growing() {
+        if patience && application && lanes.is_growing() {
             lanes.writer = Some(writer.clone());
             return Taken::Little;
         }
         std::mem::swap(&mut takings.control, &mut lanes.control);
-        while lanes.writing < WRITE {
+        while application && lanes.writing < WRITE {
             let block = match lanes.done.pop_front() {
                 Some(block) => block,
                 None if lanes.open.bytes.is_empty() => break,

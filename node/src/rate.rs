@@ -1,4 +1,4 @@
-//! How fast files go out and come in: over all, and for each peer.
+//! How fast files and messages go out and come in: over all, and for each peer.
 //!
 //! For the serving and the fetching side alike:
 //!
@@ -14,6 +14,7 @@
 //! Who is limited takes parts of at most `upload_part()` bytes, and sends each once it has it.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -35,7 +36,7 @@ const MAX_PART: u64 = 64 << 10;
 /// Fewest bytes that are taken at once, however low the limit: most of a packet.
 const MIN_PART: u64 = 1 << 10;
 
-/// How fast files may go out and come in, in bytes a second; 0 is no limit.
+/// How fast files, messages and broadcasts may go out and come in, in bytes a second; 0 is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RateLimits {
     /// Sent, over all.
@@ -46,6 +47,43 @@ pub struct RateLimits {
     pub peer_upload: u64,
     /// Fetched from one node.
     pub peer_download: u64,
+    /// Messages, requests and replies sent, over all links.
+    pub messages: u64,
+    /// Messages, requests and replies sent over one link.
+    pub peer_messages: u64,
+    /// Own broadcasts sent.
+    pub broadcasts: u64,
+    /// Read from one link.
+    pub peer_receive: u64,
+}
+
+/// A limit for links: it says until when a link has to pause, and never waits itself.
+#[derive(Debug)]
+pub(crate) struct Throttle(Mutex<Instant>);
+
+impl Default for Throttle {
+    fn default() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+}
+
+impl Throttle {
+    /// Counts `bytes` at a limit of `per_second`. Returns when the next may follow; `None` is at once.
+    pub(crate) fn debit(&self, bytes: usize, per_second: u64) -> Option<Instant> {
+        if per_second == 0 {
+            return None;
+        }
+        let now = Instant::now();
+        let mut paid = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = now.checked_sub(BURST).map_or(*paid, |earliest| earliest.max(*paid));
+        *paid = from.checked_add(cost(bytes, per_second)).unwrap_or(from);
+        (*paid > now).then_some(*paid)
+    }
+
+    /// Forgets what was counted.
+    fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
 }
 
 /// A limit that may change while others wait for it. Whoever comes first is served first, so that
@@ -119,6 +157,9 @@ fn cost(bytes: usize, rate: u64) -> Duration {
     Duration::from_nanos(nanos.and_then(|nanos| nanos.try_into().ok()).unwrap_or(u64::MAX / 2))
 }
 
+/// Ends when a link may go on.
+pub(crate) type Pause = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// The limits of a node. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Rates(Arc<All>);
@@ -127,6 +168,14 @@ pub(crate) struct Rates(Arc<All>);
 struct All {
     upload: Rate,
     download: Rate,
+    /// Messages, over all links.
+    messages: AtomicU64,
+    messages_paid: Throttle,
+    peer_messages: AtomicU64,
+    broadcasts: Rate,
+    peer_receive: AtomicU64,
+    /// Wakes the links that pause, once the limits have changed.
+    links_changed: Notify,
     /// For peers that come.
     peer_upload: AtomicU64,
     peer_download: AtomicU64,
@@ -152,6 +201,12 @@ impl Rates {
         Self(Arc::new(All {
             upload: Rate::new(config.upload_rate),
             download: Rate::new(config.download_rate),
+            messages: AtomicU64::new(config.message_rate),
+            messages_paid: Throttle::default(),
+            peer_messages: AtomicU64::new(config.peer_message_rate),
+            broadcasts: Rate::new(config.broadcast_rate),
+            peer_receive: AtomicU64::new(config.peer_receive_rate),
+            links_changed: Notify::new(),
             peer_upload: AtomicU64::new(config.peer_upload_rate),
             peer_download: AtomicU64::new(config.peer_download_rate),
             peers: Mutex::default(),
@@ -175,6 +230,10 @@ impl Rates {
             download: self.0.download.get(),
             peer_upload: self.0.peer_upload.load(Ordering::Relaxed),
             peer_download: self.0.peer_download.load(Ordering::Relaxed),
+            messages: self.0.messages.load(Ordering::Relaxed),
+            peer_messages: self.0.peer_messages.load(Ordering::Relaxed),
+            broadcasts: self.0.broadcasts.get(),
+            peer_receive: self.0.peer_receive.load(Ordering::Relaxed),
         }
     }
 
@@ -182,6 +241,13 @@ impl Rates {
     pub(crate) fn set(&self, limits: RateLimits) {
         self.0.upload.set(limits.upload);
         self.0.download.set(limits.download);
+        self.0.broadcasts.set(limits.broadcasts);
+        if self.0.messages.swap(limits.messages, Ordering::Relaxed) != limits.messages {
+            self.0.messages_paid.clear();
+        }
+        self.0.peer_messages.store(limits.peer_messages, Ordering::Relaxed);
+        self.0.peer_receive.store(limits.peer_receive, Ordering::Relaxed);
+        self.0.links_changed.notify_waiters();
         let peers: Vec<Arc<PeerRates>> = {
             let peers = self.0.peers();
             // Under the lock: who comes now is either among these or sees the new limits.
@@ -193,6 +259,44 @@ impl Rates {
             peer.upload.set(limits.peer_upload);
             peer.download.set(limits.peer_download);
         }
+    }
+
+    /// Counts `bytes` of messages that a link has sent; `link` counts those of the link. Returns what
+    /// to wait for before the link sends more, if there is a limit.
+    pub(crate) fn messages_sent(&self, link: &Throttle, bytes: usize) -> Option<Pause> {
+        let all = self.0.messages.load(Ordering::Relaxed);
+        let one = self.0.peer_messages.load(Ordering::Relaxed);
+        if (all, one) == (0, 0) || bytes == 0 {
+            return None;
+        }
+        let due = self.0.messages_paid.debit(bytes, all).max(link.debit(bytes, one))?;
+        Some(self.pause(due))
+    }
+
+    /// Bytes a second that may be read from one link; 0 is no limit.
+    pub(crate) fn peer_receive(&self) -> u64 {
+        self.0.peer_receive.load(Ordering::Relaxed)
+    }
+
+    /// A pause until `due`, or until the limits change.
+    pub(crate) fn pause(&self, due: Instant) -> Pause {
+        let all = Arc::clone(&self.0);
+        Box::pin(async move {
+            tokio::select! {
+                () = sleep_until(due) => {}
+                () = all.links_changed.notified() => {}
+            }
+        })
+    }
+
+    /// Bytes a second of own broadcasts; 0 is no limit.
+    pub(crate) fn broadcast_limit(&self) -> u64 {
+        self.0.broadcasts.get()
+    }
+
+    /// Waits until a broadcast of so many bytes may be sent.
+    pub(crate) async fn broadcast(&self, bytes: usize) {
+        self.0.broadcasts.take(bytes).await;
     }
 
     /// The limits for one peer: the same for all its streams.

@@ -113,6 +113,16 @@ pub struct Config {
     pub peer_upload_rate: u64,
     /// Bytes a second that this node fetches of files from one node; 0 for no limit.
     pub peer_download_rate: u64,
+    /// Bytes a second of messages, requests and replies that this node sends, over all links; 0 for no
+    /// limit. What is over the limit waits in the links' queues, and `send` waits for room there.
+    pub message_rate: u64,
+    /// As `message_rate`, for each link; 0 for no limit.
+    pub peer_message_rate: u64,
+    /// Bytes a second of its own broadcasts that this node sends; 0 for no limit. `broadcast` waits.
+    pub broadcast_rate: u64,
+    /// Bytes a second that this node reads from each link; 0 for no limit. What a peer sends beyond it
+    /// waits on the peer's side. At the least some 50 bytes a second are read, so that the link lives.
+    pub peer_receive_rate: u64,
     /// Fetches under way at once; more wait for their turn. 5: aria2's and Transmission's.
     pub max_downloads: usize,
     /// How long a fetch that was begun goes on without anybody who has more of it. 60 s: a machine
@@ -197,6 +207,10 @@ impl Default for Config {
             download_rate: 0,
             peer_upload_rate: 0,
             peer_download_rate: 0,
+            message_rate: 0,
+            peer_message_rate: 0,
+            broadcast_rate: 0,
+            peer_receive_rate: 0,
             max_downloads: 5,
             download_patience: Duration::from_secs(60),
             max_search_results: 100,

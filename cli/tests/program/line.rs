@@ -495,7 +495,9 @@ fn ping_reaches_a_node_without_a_link_and_peers_say_when_they_were_heard() {
 fn settings_are_listed_and_changed_while_the_node_runs() {
     let home = tempfile::tempdir().unwrap();
     let mut line = line(home.path(), &[]);
-    let names = ["downloads", "up", "down", "peer-up", "peer-down"];
+    let files = ["downloads", "up", "down", "peer-up", "peer-down"];
+    let messages = ["messages", "peer-messages", "broadcasts", "peer-receive"];
+    let names = [&files[..], &messages[..]].concat();
     let listed = line.a.run("set")["config"].clone();
     let listed = listed.as_array().unwrap().iter().map(|setting| setting["name"].clone());
     assert_eq!(listed.collect::<Vec<_>>(), names);

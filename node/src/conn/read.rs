@@ -23,6 +23,7 @@ use crate::compress;
 use crate::dispatch::Received;
 use crate::inner::Inner;
 use crate::order::FromLink;
+use crate::rate::{Pause, Throttle};
 use crate::request;
 
 /// Room for one read: from little on an idle link to much on a busy one.
@@ -40,6 +41,9 @@ const REST: Duration = Duration::from_secs(1);
 
 /// Pings that somebody waits for, open at once; more wait. Half of what a link keeps account of.
 const OPEN_PINGS: usize = 32;
+
+/// The longest that a link is not read from because of its limit. 10 s: below `ping_after`.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// A link that both sides have admitted, ready to run.
 pub(crate) struct Established<S> {
@@ -95,6 +99,8 @@ where
         serving: BTreeMap::new(),
         later,
         alarm: Alarm::default(),
+        pause: None,
+        throttle: Throttle::default(),
         broken: None,
         end: None,
         close_at: None,
@@ -216,12 +222,22 @@ struct Reader<R> {
     /// Outputs that came while others were being acted on.
     later: VecDeque<Output>,
     alarm: Alarm,
+    /// Set while the limit of what is read from a peer has the link wait.
+    pause: Option<Pause>,
+    throttle: Throttle,
     /// What ended the connection, where bytes were read before that.
     broken: Option<io::Error>,
     /// How the link ends, once that is known.
     end: Option<Parting>,
     /// When to stop waiting for the other side's goodbye.
     close_at: Option<Instant>,
+}
+
+/// Waits for the end of a pause, where there is one.
+async fn paused(pause: &mut Option<Pause>) {
+    if let Some(pause) = pause {
+        pause.await;
+    }
 }
 
 /// What a link leaves behind.
@@ -323,7 +339,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 self.asked.insert(nonce, std::mem::take(&mut *self.conn.pings()));
                 Ok(false)
             }
-            read = fill(&mut self.from, &mut self.buffer, &mut self.broken) => match read {
+            () = paused(&mut self.pause), if self.pause.is_some() => {
+                self.pause = None;
+                Ok(false)
+            }
+            read = fill(&mut self.from, &mut self.buffer, &mut self.broken),
+                if self.pause.is_none() => match read {
                 Ok(0) => Err(closed()),
                 Ok(bytes) => {
                     self.count(bytes);
@@ -364,6 +385,21 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.reads = KEPT.min(self.reads + 1);
         if bytes >= self.room {
             self.room = (self.room * 4).min(READ_MAX);
+        }
+        let limit = self.inner.rates.peer_receive();
+        if limit != 0 {
+            self.pause_reading(bytes, limit);
+        }
+    }
+
+    /// Reads little at once, and waits as long as that may take at this limit.
+    fn pause_reading(&mut self, bytes: usize, limit: u64) {
+        let often = usize::try_from(limit / 20).unwrap_or(usize::MAX);
+        self.room = self.room.min(often.max(READ_MIN));
+        if let Some(due) = self.throttle.debit(bytes, limit) {
+            // A link from which nothing is read for too long would be taken for dead.
+            let latest = tokio::time::Instant::now() + MAX_PAUSE.min(self.inner.config.ping_after);
+            self.pause = Some(self.inner.rates.pause(due.min(latest)));
         }
     }
 

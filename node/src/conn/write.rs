@@ -11,6 +11,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use super::Conn;
 use crate::inner::Inner;
 use crate::outbox::{Taken, Takings};
+use crate::rate::{Pause, Throttle};
 
 /// Writes until the outbox is closed and empty, then closes the connection's writing side.
 pub(super) async fn write(inner: &Inner, conn: &Conn, mut to: impl AsyncWrite + Unpin) {
@@ -28,16 +29,23 @@ async fn write_all(
     let mut takings = Takings::default();
     // Something has just been written.
     let mut wrote = false;
+    // Set while the limits of messages have the application's frames wait. Control frames do not.
+    let mut pause = None;
+    let throttle = Throttle::default();
     loop {
-        match next(conn, &mut takings, std::mem::take(&mut wrote)).await {
+        match next(conn, &mut takings, std::mem::take(&mut wrote), &mut pause).await {
             Taken::Write => {
                 let (messages, bytes) = (takings.messages(), takings.len());
+                let limited = inner.rates.messages_sent(&throttle, takings.application_len());
                 to.write_all_buf(&mut takings).await?;
                 to.flush().await?;
                 conn.meter.sent(messages, bytes);
                 inner.meter.sent(messages, bytes);
                 conn.wrote.store(inner.micros(), Ordering::Relaxed);
                 wrote = true;
+                if limited.is_some() {
+                    pause = limited;
+                }
             }
             // While we wrote somebody has gone on sending, on another thread. Its next message has
             // us run there, once it has no more to send or no more room; where there is none we are
@@ -57,10 +65,21 @@ async fn write_all(
 
 /// Takes what is to be written next, and waits while there is nothing. The outbox is looked at
 /// whenever the link's task runs, whatever has woken it.
-async fn next(conn: &Conn, takings: &mut Takings, mut patience: bool) -> Taken {
-    poll_fn(|cx| match conn.outbox.take(takings, std::mem::take(&mut patience), cx.waker()) {
-        Taken::Empty => Poll::Pending,
-        taken => Poll::Ready(taken),
+async fn next(
+    conn: &Conn,
+    takings: &mut Takings,
+    mut patience: bool,
+    pause: &mut Option<Pause>,
+) -> Taken {
+    poll_fn(|cx| {
+        if pause.as_mut().is_some_and(|pause| pause.as_mut().poll(cx).is_ready()) {
+            *pause = None;
+        }
+        let what = (std::mem::take(&mut patience), pause.is_none());
+        match conn.outbox.take(takings, what, cx.waker()) {
+            Taken::Empty => Poll::Pending,
+            taken => Poll::Ready(taken),
+        }
     })
     .await
 }

@@ -283,7 +283,8 @@ impl Node {
     }
 
     /// Tells the whole network. Every node gets it once, and can check that it is from this one.
-    /// Where links are crowded it waits a while (5 s) for them first.
+    /// Where links are crowded it waits a while (5 s) for them first, and where
+    /// [`Config::broadcast_rate`](crate::Config::broadcast_rate) is set for its turn.
     ///
     /// # Errors
     /// Where the title (256 bytes) or message (64 KiB) is over its limit: nothing was sent.
@@ -293,6 +294,7 @@ impl Node {
         message: impl Into<Message>,
     ) -> Result<Broadcasted, Error> {
         let (title, message) = (title.into(), message.into());
+        self.inner.rates.broadcast(title.len() + message.body().len()).await;
         self.inner.wait_for_calm().await;
         let order = |reply| Order::Broadcast { title, message, reply: Some(reply) };
         let (id, time, links) = self.order(order).await??;

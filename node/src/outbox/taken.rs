@@ -44,6 +44,11 @@ impl Takings {
         self.control.len() + self.blocks.iter().map(Block::len).sum::<usize>()
     }
 
+    /// Bytes of the application frames in the takings.
+    pub(crate) fn application_len(&self) -> usize {
+        self.blocks.iter().map(Block::len).sum()
+    }
+
     pub(super) fn push(&mut self, block: Block) {
         self.blocks.push(block);
     }

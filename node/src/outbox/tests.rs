@@ -25,7 +25,7 @@ fn put(outbox: &Outbox, len: usize) -> Result<(), NotAccepted> {
 
 /// What is taken as one piece, and how many messages it has. What was taken before is written.
 fn take(outbox: &Outbox, takings: &mut Takings) -> Option<(Vec<u8>, u64)> {
-    match outbox.take(takings, false, Waker::noop()) {
+    match outbox.take(takings, (false, true), Waker::noop()) {
         Taken::Write => {
             let messages = takings.messages();
             Some((takings.copy_to_bytes(takings.remaining()).into(), messages))
@@ -55,12 +55,12 @@ fn control_goes_first_and_goodbye_last() {
     assert_eq!(put(&outbox, 1), Err(NotAccepted::Closed(Reason::Requested)));
     let (bytes, messages) = take(&outbox, &mut takings).unwrap();
     assert_eq!((kinds(&bytes), messages), (vec![0x03, 0x10], 1));
-    assert_eq!(outbox.take(&mut takings, false, Waker::noop()), Taken::Held);
+    assert_eq!(outbox.take(&mut takings, (false, true), Waker::noop()), Taken::Held);
     outbox.received(7);
     let mut goodbye = Vec::new();
     Frame::Goodbye { reason: Reason::Requested, received: 7 }.encode(&mut goodbye);
     assert_eq!(take(&outbox, &mut takings).unwrap(), (goodbye, 0));
-    assert_eq!(outbox.take(&mut takings, false, Waker::noop()), Taken::Finished);
+    assert_eq!(outbox.take(&mut takings, (false, true), Waker::noop()), Taken::Finished);
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn an_empty_lane_takes_one_larger_and_what_is_being_written_still_counts() {
     take(&outbox, &mut takings).unwrap();
     assert_eq!(outbox.queued(), 5006);
     assert_eq!(put(&outbox, 1), Err(NotAccepted::Full));
-    assert_eq!(outbox.take(&mut takings, false, Waker::noop()), Taken::Empty);
+    assert_eq!(outbox.take(&mut takings, (false, true), Waker::noop()), Taken::Empty);
     put(&outbox, 1).unwrap();
     assert_eq!(outbox.account(), (2, 1));
 }
@@ -142,7 +142,7 @@ async fn a_waiting_sender_gets_the_room_or_the_reason() {
     assert!(!first.is_finished());
     let mut takings = Takings::default();
     take(&outbox, &mut takings).unwrap();
-    assert_eq!(outbox.take(&mut takings, false, Waker::noop()), Taken::Empty);
+    assert_eq!(outbox.take(&mut takings, (false, true), Waker::noop()), Taken::Empty);
     assert_eq!(first.await.unwrap(), Ok(()));
     let second = waiting(outbox.clone());
     tokio::task::yield_now().await;

@@ -347,3 +347,90 @@ async fn a_message_that_is_answered_with_a_disconnect_has_not_failed() {
     }
     shutdown([&a, &b]).await;
 }
+
+/// Bytes a second.
+const LIMIT: u64 = 200_000;
+
+/// Sends 320 KB and returns how long it takes until all of it has arrived.
+async fn takes(from: &Node, to: &Node) -> Duration {
+    let mut events = to.events();
+    let started = std::time::Instant::now();
+    for n in 0..20 {
+        within("room", from.send(to.id(), numbered(n, 16_000))).await.unwrap();
+    }
+    for n in 0..20 {
+        assert_eq!(number(&message(&mut events).await), n);
+    }
+    started.elapsed()
+}
+
+// 64 KiB go at once, and 50 ms of the limit. The rest takes more than a second, however fast the
+// machine is.
+const AT_LEAST: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn messages_keep_their_limits_and_none_is_lost() {
+    for by_link in [false, true] {
+        let mut config = Config::default();
+        let rate = match by_link {
+            true => &mut config.peer_message_rate,
+            false => &mut config.message_rate,
+        };
+        *rate = LIMIT;
+        let (a, b) = (builder("a").config(config).spawn().await.unwrap(), node("b").await);
+        link(&a, &b).await;
+        assert!(takes(&a, &b).await >= AT_LEAST);
+        // A link answers pings while its messages wait, and a change reaches what waits.
+        let mut limits = a.rates();
+        (limits.messages, limits.peer_messages) = (1, 1);
+        a.set_rates(limits);
+        let mut events = b.events();
+        for n in 0..3 {
+            a.send(b.id(), numbered(n, 100_000)).await.unwrap();
+        }
+        within("a ping", a.ping(b.id())).await.unwrap();
+        a.set_rates(peerkit::RateLimits::default());
+        for n in 0..3 {
+            assert_eq!(number(&message(&mut events).await), n);
+        }
+        shutdown([&a, &b]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_sends_more_than_is_read_has_to_wait() {
+    let mut config = Config::default();
+    config.peer_receive_rate = LIMIT;
+    let (a, b) = (node("a").await, builder("b").config(config).spawn().await.unwrap());
+    link(&a, &b).await;
+    assert!(takes(&a, &b).await >= AT_LEAST);
+    shutdown([&a, &b]).await;
+}
+
+#[tokio::test]
+async fn own_broadcasts_keep_their_limit_and_their_order() {
+    let mut config = Config::default();
+    config.broadcast_rate = LIMIT;
+    let a = builder("a").config(config).callback(|cx, event| {
+        if let peerkit::Event::NodeMessage { .. } = event {
+            for n in 0..20 {
+                cx.broadcast("", numbered(n, 16_000));
+            }
+        }
+    });
+    let (a, b) = (a.spawn().await.unwrap(), node("b").await);
+    link(&a, &b).await;
+    let mut events = b.events();
+    let started = std::time::Instant::now();
+    b.send(a.id(), "go").await.unwrap();
+    for n in 0..20 {
+        match expect(&mut events, "node_broadcast").await {
+            peerkit::Event::NodeBroadcast { broadcast } => {
+                assert_eq!(number(&broadcast.message), n);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(started.elapsed() >= AT_LEAST);
+    shutdown([&a, &b]).await;
+}
