@@ -158,7 +158,7 @@ fn cost(bytes: usize, rate: u64) -> Duration {
 }
 
 /// Ends when a link may go on.
-pub(crate) type Pause = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type Pause = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 /// The limits of a node. Clones share them.
 #[derive(Debug, Clone)]
