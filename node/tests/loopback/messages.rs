@@ -412,7 +412,7 @@ async fn own_broadcasts_keep_their_limit_and_their_order() {
     let mut config = Config::default();
     config.broadcast_rate = LIMIT;
     let a = builder("a").config(config).callback(|cx, event| {
-        if let peerkit::Event::NodeMessage { .. } = event {
+        if let Event::NodeMessage { .. } = event {
             for n in 0..20 {
                 cx.broadcast("", numbered(n, 16_000));
             }
@@ -425,7 +425,7 @@ async fn own_broadcasts_keep_their_limit_and_their_order() {
     b.send(a.id(), "go").await.unwrap();
     for n in 0..20 {
         match expect(&mut events, "node_broadcast").await {
-            peerkit::Event::NodeBroadcast { broadcast } => {
+            Event::NodeBroadcast { broadcast } => {
                 assert_eq!(number(&broadcast.message), n);
             }
             other => panic!("{other:?}"),
