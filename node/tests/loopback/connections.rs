@@ -295,7 +295,8 @@ async fn notes_and_round_trips() {
     for ping in many.collect::<Vec<_>>() {
         ping.await.unwrap().unwrap();
     }
-    assert!(matches!(a.ping(stranger).await, Err(Error::NotConnected(_))));
+    let missed = a.ping(stranger).await;
+    assert!(matches!(missed, Err(Error::NotConnected(_) | Error::NotFound(_))), "{missed:?}");
     assert_eq!(a.find_peer("b").unwrap().id(), b.id());
     assert_eq!(a.find_peer(&b.id().to_string()[..8]).unwrap().id(), b.id());
     assert!(matches!(a.find_peer("nobody"), Err(Error::UnknownPeer(_))));
