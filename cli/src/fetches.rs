@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use crate::outcome::{LeftOutView, Outcome, RenamedView};
 use crate::output::Output;
-use crate::progress::Bars;
+use crate::progress::{Bars, peer_of};
 use crate::text::{self, Paint};
 use crate::{human, terminal};
 
@@ -20,6 +20,9 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// How often it is shown how far they are: slow enough to be read.
 const SHOW: Duration = Duration::from_millis(500);
+
+/// Lines above the prompt at most.
+const LINES: usize = 8;
 
 /// The fetches that commands have begun. Cloning is cheap.
 #[derive(Clone, Default)]
@@ -119,24 +122,28 @@ impl Fetches {
     }
 }
 
-/// Shows how far the downloads are, for ever: above the prompt, or as bars where a terminal shows
+/// Shows how far downloads and uploads are, for ever: above the prompt, or as bars where a terminal shows
 /// standard error and nobody types.
 pub(crate) async fn show(node: Node, output: Output, bars: Bars, at_prompt: bool) {
-    let mut shown = bars.downloads();
+    let (mut shown, mut shown_uploads) = (bars.downloads(), bars.uploads());
     let mut look = tokio::time::interval(SHOW);
     loop {
         look.tick().await;
         let downloads = node.downloads();
         if !at_prompt {
             shown.show(&downloads);
+            shown_uploads.show(&node, &node.uploads());
             continue;
         }
         let running = downloads.iter().filter(|download| download.state.is_under_way());
         let columns = terminal::columns();
-        let lines = running.map(|download| {
-            let line = human::downloads::line(Paint::none(), download);
-            format!("{}\n", text::cut(&line, columns))
-        });
+        let lines = running.map(|download| human::downloads::line(Paint::none(), download));
+        let uploads = node.uploads();
+        let sent = uploads
+            .iter()
+            .map(|upload| human::uploads::line(Paint::none(), &peer_of(&node, upload), upload));
+        let lines = lines.chain(sent).take(LINES);
+        let lines = lines.map(|line| format!("{}\n", text::cut(&line, columns)));
         output.above_prompt(lines.collect()).await;
     }
 }
@@ -169,7 +176,17 @@ pub(crate) fn outcome(result: Result<Fetched, Error>) -> anyhow::Result<Outcome>
         Err(Error::Fetch(error @ FetchError::NotAFile { kind, .. })) if kind.takes_bytes() => {
             Err(anyhow!("{error}: `peerkit get TICKET - > PATH` writes it there"))
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(advised(error)),
+    }
+}
+
+/// The error of a fetch with what can be done about it, as far as that is the same everywhere.
+pub(crate) fn advised(error: Error) -> anyhow::Error {
+    match &error {
+        Error::Fetch(fetch) if fetch.is_changed() => {
+            anyhow!("{error}: ask the one who shares it to share it again")
+        }
+        _ => error.into(),
     }
 }
 

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
@@ -12,7 +11,6 @@ use peerkit::{
     NodeId, Renamed,
 };
 use tempfile::TempDir;
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::GetArgs;
@@ -62,15 +60,8 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
         return Ok(is_whole && result.is_ok());
     }
     let fetched = result?;
-    match &target {
-        Target::Standard(_) => tokio::select! {
-            written = write_out(fetched.path) => written?,
-            // A reader that does not read must not keep the program and its file.
-            () = stop.cancelled() => {
-                signals::cut_short();
-                bail!("stopped before all of it was written to standard output");
-            }
-        },
+    match target {
+        Target::Standard(_) => write_out(fetched.path, target, &stop).await?,
         _ => tell(fetched, args.force)?,
     }
     Ok(is_whole)
@@ -115,7 +106,9 @@ impl Target {
             return Err(Usage(error.to_owned()).into());
         }
         let folder = tempfile::Builder::new().prefix("peerkit-get-").tempdir();
-        Ok(Self::Standard(folder.context("could not make a temporary folder")?))
+        let folder = folder.context("could not make a temporary folder")?;
+        signals::remove_at_once(folder.path());
+        Ok(Self::Standard(folder))
     }
 
     fn of_get(&self, get: Get) -> Get {
@@ -197,6 +190,7 @@ fn advised(error: Error) -> anyhow::Error {
         Error::Connect { .. } | Error::Unreachable { .. } | Error::NoneAnswers(_) => {
             "does `peerkit share` still run there, and can its port be reached from here?"
         }
+        Error::Fetch(fetch) if fetch.is_changed() => return fetches::advised(error),
         Error::Fetch(FetchError::Refused(_)) | Error::NoSource(_) => {
             "ask whoever shares it; it may be for those who have its ticket, or for named nodes only \
              (`peerkit id` tells who this one is)"
@@ -259,19 +253,25 @@ fn tell(mut fetched: Fetched, force: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes a file to standard output, in a thread of its own: the runtime would wait at its end for one
-/// of its own threads, and the reader may never read.
-async fn write_out(path: PathBuf) -> anyhow::Result<()> {
-    let (done, written) = oneshot::channel();
-    thread::spawn(move || {
-        let write = || {
-            let mut stdout = io::stdout().lock();
-            io::copy(&mut File::open(path)?, &mut stdout)?;
-            stdout.flush()
-        };
-        let _ = done.send(write());
+/// Writes a file to standard output. It is removed from the disk before, if the system lets go of
+/// the name of an open file: however this ends, nothing is left.
+async fn write_out(path: PathBuf, target: Target, stop: &CancellationToken) -> anyhow::Result<()> {
+    let mut file = File::open(path).context("could not read what was fetched")?;
+    let kept = cfg!(windows).then_some(target);
+    let written = tokio::task::spawn_blocking(move || {
+        let mut stdout = io::stdout().lock();
+        io::copy(&mut file, &mut stdout)?;
+        stdout.flush()
     });
-    written.await?.context("could not write to standard output")
+    tokio::select! {
+        written = written => written?.context("could not write to standard output"),
+        () = stop.cancelled() => {
+            // The thread may wait for its reader for ever: the program ends without it.
+            drop(kept);
+            signals::cut_short();
+            signals::leave()
+        }
+    }
 }
 
 /// Tells how far it is: a bar on a terminal, else a line now and then.

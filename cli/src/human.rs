@@ -14,6 +14,7 @@ use crate::words;
 
 pub(crate) mod downloads;
 mod status;
+pub(crate) mod uploads;
 
 /// A result, on one line or several; no line end at the end.
 pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String {
@@ -269,6 +270,14 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
             let who = paint.name(&source.short());
             format!("{wrong} {} is not fetched from {who} any more: {}", digits(*hash), plain(why))
         }
+        Event::NodeUploadCompleted { peer, upload } => {
+            format!("{up} {} has fetched {}", who(peer), uploads::completed(paint, upload))
+        }
+        Event::NodeShareChanged { name, .. } => format!(
+            "{wrong} {} was changed or removed after it was shared, and can't be fetched as it was: \
+             share it again, and pass on its new hash or ticket",
+            plain(name)
+        ),
         Event::NodeReconnectionError { address, tries, error } => format!(
             "{wrong} {} to reach {} again: {}",
             count(*tries as usize, "try").replace("trys", "tries"),

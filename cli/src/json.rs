@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use peerkit::{Event, Hash, Kind, Message, Node, NodeId, SharedFile};
+use peerkit::{Event, Hash, Kind, Message, Node, NodeId, SharedFile, UploadTotals};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -91,6 +91,28 @@ impl<'a> EventLine<'a> {
     }
 }
 
+/// The last line of a node: what it has sent.
+#[derive(Debug, Serialize)]
+pub(crate) struct Stopped {
+    event: &'static str,
+    time: u64,
+    node: NodeId,
+    peer: Option<PeerView>,
+    data: Uploads,
+}
+
+#[derive(Debug, Serialize)]
+struct Uploads {
+    uploads: UploadTotals,
+}
+
+impl Stopped {
+    pub(crate) fn new(node: &Node) -> Self {
+        let data = Uploads { uploads: node.upload_totals() };
+        Self { event: "node_stopped", time: unix_millis(), node: node.id(), peer: None, data }
+    }
+}
+
 /// What an event carries beside the peer.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
@@ -108,6 +130,8 @@ enum Data {
     Fetched { hash: Hash, name: Option<String>, path: PathBuf, bytes: u64 },
     NotFetched { hash: Hash, error: String },
     Dropped { hash: Hash, id: NodeId, why: String },
+    Uploaded { hash: Hash, name: String, bytes: u64, size: u64 },
+    ShareChanged { hash: Hash, name: String },
     Lagged { missed: u64 },
     Panicked { event: &'static str, panic: String },
     ClockSkew { seconds: i64 },
@@ -159,6 +183,15 @@ impl Data {
             }
             Event::NodeSourceDropped { hash, source, why } => {
                 Self::Dropped { hash: *hash, id: *source, why: why.clone() }
+            }
+            Event::NodeUploadCompleted { upload, .. } => Self::Uploaded {
+                hash: upload.hash,
+                name: upload.name.clone(),
+                bytes: upload.bytes,
+                size: upload.size,
+            },
+            Event::NodeShareChanged { hash, name } => {
+                Self::ShareChanged { hash: *hash, name: name.clone() }
             }
             Event::NodeLagged { missed } => Self::Lagged { missed: *missed },
             Event::NodeHandlerPanicked { event, panic } => {
@@ -272,6 +305,17 @@ mod tests {
         let id = NodeId::from_bytes([1; 32]);
         let event = Event::NodeSourceDropped { hash, source: id, why: "it lied".into() };
         assert_eq!(data(event), serde_json::json!({"hash": hash, "id": id, "why": "it lied"}));
+        let upload = peerkit::Upload { hash, name: "a film".into(), bytes: 5, size: 7 };
+        let event = Event::NodeUploadCompleted {
+            peer: peerkit::Peer::without_link(id, "bob".into()),
+            upload,
+        };
+        assert_eq!(
+            data(event),
+            serde_json::json!({"hash": hash, "name": "a film", "bytes": 5, "size": 7})
+        );
+        let event = Event::NodeShareChanged { hash, name: "a film".into() };
+        assert_eq!(data(event), serde_json::json!({"hash": hash, "name": "a film"}));
     }
 
     fn content(message: &Message) -> String {

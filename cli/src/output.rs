@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::human;
-use crate::json::{self, EventLine, ResultLine};
+use crate::json::{self, EventLine, ResultLine, Stopped};
 use crate::outcome::Outcome;
 use crate::progress::Bars;
 use crate::text::Paint;
@@ -119,6 +119,7 @@ impl Output {
                 | Event::NodeMessageFailed { .. }
                 | Event::NodeDownloadFailed { .. }
                 | Event::NodeSourceDropped { .. }
+                | Event::NodeShareChanged { .. }
                 | Event::NodeLagged { .. }
                 | Event::NodeShutdownRefused { .. }
                 | Event::NodeBroadcastsMissed { .. }
@@ -145,6 +146,18 @@ impl Output {
         if !self.json {
             self.put(Line::Err(human::warning(self.errors, &text) + "\n")).await;
         }
+    }
+
+    /// Tells what a node that has stopped had sent of files; that it was nothing if `always`.
+    pub(crate) async fn stopped(&self, node: &Node, always: bool) {
+        let totals = node.upload_totals();
+        let line = match self.json {
+            true => json::line(&Stopped::new(node)),
+            false if always || totals.peers > 0 => human::uploads::total(&totals) + "\n",
+            false => return,
+        };
+        // A reader that has stopped reading does not keep the program from its end.
+        let _ = tokio::time::timeout(FLUSH, self.put(Line::Out(line))).await;
     }
 
     /// Prints a text as it stands. It has to end with a line's end.

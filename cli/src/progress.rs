@@ -1,13 +1,13 @@
 //! Progress bars on standard error, where that is a terminal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use peerkit::{DownloadStatus, Hash, Progress};
+use peerkit::{DownloadStatus, Hash, Node, NodeId, Progress, UploadStatus};
 
 use crate::human;
-use crate::text::Paint;
+use crate::text::{self, Paint};
 
 /// Bytes below which a bar would only flash.
 const WORTH_A_BAR: u64 = 4 << 20;
@@ -51,6 +51,11 @@ impl Bars {
         DownloadBars { bars: self.clone(), shown: BTreeMap::new() }
     }
 
+    /// Shows uploads, each on a bar of its own, until it is dropped.
+    pub(crate) fn uploads(&self) -> UploadBars {
+        UploadBars { bars: self.clone(), shown: BTreeMap::new() }
+    }
+
     fn show(&self, what: &'static str, progress: Progress) -> Shown {
         let bar = ProgressBar::new(progress.total).with_position(progress.done);
         let bar = self.bars.add(bar.with_style(style(self.paint.is_on())));
@@ -59,7 +64,7 @@ impl Bars {
         Shown { bars: self.bars.clone(), bar }
     }
 
-    fn add_download(&self) -> Shown {
+    fn add_transfer(&self) -> Shown {
         let template =
             if self.paint.is_on() { "{bar:20.cyan} {wide_msg}" } else { "{bar:20} {wide_msg}" };
         let style = ProgressStyle::with_template(template);
@@ -84,12 +89,44 @@ impl DownloadBars {
         self.shown.retain(|hash, _| running.contains_key(hash));
         for (hash, download) in running {
             let bars = &self.bars;
-            let shown = self.shown.entry(hash).or_insert_with(|| bars.add_download());
+            let shown = self.shown.entry(hash).or_insert_with(|| bars.add_transfer());
             shown.bar.set_length(download.total.unwrap_or(1).max(1));
             shown.bar.set_position(download.done);
             shown.bar.set_message(human::downloads::line(bars.paint, download));
         }
     }
+}
+
+/// A bar for each upload under way.
+pub(crate) struct UploadBars {
+    bars: Bars,
+    shown: BTreeMap<(NodeId, Hash), Shown>,
+}
+
+impl UploadBars {
+    /// Shows how much of each was sent by now.
+    pub(crate) fn show(&mut self, node: &Node, uploads: &[UploadStatus]) {
+        let keys: BTreeSet<_> = uploads.iter().map(key).collect();
+        self.shown.retain(|key, _| keys.contains(key));
+        for upload in uploads {
+            let bars = &self.bars;
+            let shown = self.shown.entry(key(upload)).or_insert_with(|| bars.add_transfer());
+            shown.bar.set_length(upload.file.size.max(1));
+            shown.bar.set_position(upload.sent);
+            let line = human::uploads::line(bars.paint, &peer_of(node, upload), upload);
+            shown.bar.set_message(line);
+        }
+    }
+}
+
+fn key(upload: &UploadStatus) -> (NodeId, Hash) {
+    (upload.peer, upload.file.hash)
+}
+
+/// The peer that fetches, by its name if there is a link.
+pub(crate) fn peer_of(node: &Node, upload: &UploadStatus) -> String {
+    let peer = node.peer(upload.peer);
+    text::label(&upload.peer, peer.as_ref().map_or("", |peer| peer.name()))
 }
 
 /// A bar on the screen: gone once dropped, whether the work ended or was given up.

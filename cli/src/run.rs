@@ -49,7 +49,7 @@ pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
     let outcome = serve(&args, &running, &shares, log, &stop).await;
     running.node.shutdown().await;
     let (ok, ending) = outcome?;
-    ending.wait().await?;
+    ending.wait(&running.node).await?;
     Ok(ok)
 }
 
@@ -57,6 +57,7 @@ pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
 struct Ending {
     events: JoinHandle<()>,
     fetches: Fetches,
+    output: Output,
     writer: Writer,
     /// The line that stopped the node.
     last: Option<Request>,
@@ -66,12 +67,13 @@ struct Ending {
 }
 
 impl Ending {
-    async fn wait(self) -> anyhow::Result<()> {
+    async fn wait(self, node: &Node) -> anyhow::Result<()> {
         // Its prompt must not come back: the terminal's settings would be changed once more while
         // they are put back.
         std::mem::forget(self.last);
         let last = async { tokio::join!(self.events, self.fetches.ended()) };
         let _ = tokio::time::timeout(LAST_EVENTS, last).await;
+        self.output.stopped(node, false).await;
         let written = self.writer.finish().await;
         written.context("could not write to standard output")?;
         match self.is_idle {
@@ -210,7 +212,8 @@ async fn serve(
         let number = fetches::number(going_on);
         output.text(format!("{number} will go on at the next start\n")).await;
     }
-    let ending = Ending { events: printing, fetches, writer, last, is_idle, _terminal: terminal };
+    let (events, _terminal) = (printing, terminal);
+    let ending = Ending { events, fetches, output, writer, last, is_idle, _terminal };
     Ok((ok || input == Input::Prompt, ending))
 }
 

@@ -1,9 +1,11 @@
 //! `peerkit share`: serves files to whoever has their ticket, in no network.
 
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use peerkit::{Added, Config, Error, Hash, Node, NodeId, ShareOptions, StoreError};
+use peerkit::{Added, Config, Error, Event, Events, Hash, Node, NodeId, ShareOptions, StoreError};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -14,10 +16,13 @@ use crate::output::{Output, Sink};
 use crate::progress::Bars;
 use crate::start::{self, Ports, Reach};
 use crate::text::{self, plain};
-use crate::{folders, host, human, json, signals};
+use crate::{fetches, folders, host, human, json, signals};
 
 /// The folder in the state folder that holds the key and what files have hashed to.
 const FOLDER: &str = "share";
+
+/// How long the last events may take to come out after the node has stopped.
+const LAST_EVENTS: Duration = Duration::from_secs(5);
 
 /// Shares until it is told to stop.
 pub(crate) async fn share(args: ShareArgs) -> anyhow::Result<bool> {
@@ -99,6 +104,11 @@ async fn serve(
     let bars = Bars::new();
     let (output, writer) = Output::start(args.json, Sink::Streams, bars.clone());
     let broken = writer.broken();
+    let telling = tokio::spawn(tell(node.clone(), node.events(), output.clone()));
+    let showing = io::stderr().is_terminal().then(|| {
+        let showing = fetches::show(node.clone(), output.clone(), bars.clone(), false);
+        tokio::spawn(showing)
+    });
     let sharing = async {
         if !output.is_json() {
             let paint = output.paint();
@@ -120,8 +130,28 @@ async fn serve(
         () = stop.cancelled() => Ok(()),
         () = broken.cancelled() => Ok(()),
     };
+    if let Some(showing) = showing {
+        showing.abort();
+        // With it go its bars.
+        let _ = showing.await;
+    }
+    // The last events come while it stops.
+    node.shutdown().await;
+    let _ = tokio::time::timeout(LAST_EVENTS, telling).await;
+    if served.is_ok() {
+        output.stopped(node, true).await;
+    }
     writer.finish().await.context("could not write to standard output")?;
     served.map(|()| true)
+}
+
+/// Prints what peers have fetched, and what they could not.
+async fn tell(node: Node, mut events: Events, output: Output) {
+    while let Some(event) = events.next().await {
+        if matches!(event, Event::NodeUploadCompleted { .. } | Event::NodeShareChanged { .. }) {
+            output.event(&node, &event).await;
+        }
+    }
 }
 
 fn options(args: &ShareArgs) -> ShareOptions {

@@ -2,6 +2,7 @@
 //! at a prompt, SIGINT ends that and no more.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -136,10 +137,27 @@ fn interrupted() -> bool {
         return false;
     }
     if INTERRUPT.swap(true, Ordering::Relaxed) {
-        terminal::restore();
-        process::exit(INTERRUPTED)
+        leave()
     }
     true
+}
+
+/// A temporary folder that is to be removed also if the program is left at once.
+static TEMPORARY: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Has a temporary folder removed also if the program is left at once.
+pub(crate) fn remove_at_once(folder: &Path) {
+    *TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder.to_owned());
+}
+
+/// Leaves the program at once, with the status of one that SIGINT ended, or of one that failed.
+pub(crate) fn leave() -> ! {
+    terminal::restore();
+    if let Some(folder) = TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        // If it can't be removed there is nobody left to say so to.
+        let _ = std::fs::remove_dir_all(folder);
+    }
+    process::exit(if INTERRUPT.load(Ordering::Relaxed) { INTERRUPTED } else { crate::FAILED })
 }
 
 #[cfg(all(test, unix))]

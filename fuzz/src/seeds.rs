@@ -186,6 +186,7 @@ fn files() -> Vec<Seed> {
         Request::Follow { hash, addresses: vec![address.clone()] },
         Request::Cancel,
         Request::Present { proof: [7; 32] },
+        Request::Complete { hash, name: "ann".into() },
     ];
     let shared = machines::file();
     let access = AccessKind::Ticket;

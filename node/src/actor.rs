@@ -33,6 +33,9 @@ use crate::waiting::Told;
 /// After the links' time to flush, the longest that the rest may take to end.
 const HALT: Duration = Duration::from_secs(2);
 
+/// How often it is said that broadcasts are dropped for their time.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
 pub(crate) struct Actor {
     inner: Arc<Inner>,
     overlay: Overlay,
@@ -49,6 +52,8 @@ pub(crate) struct Actor {
     hung_up: BTreeSet<u64>,
     /// Frames that were not sent, because the lanes of whom they were for are crowded.
     passed_over: Vec<(NodeId, Frame)>,
+    /// When it was last said that a broadcast was dropped for its time.
+    warned_at: Option<Instant>,
     stopping: bool,
     /// The network's owner has ordered all nodes to stop.
     ordered: bool,
@@ -82,6 +87,7 @@ impl Actor {
             successors: BTreeMap::new(),
             hung_up: BTreeSet::new(),
             passed_over: Vec::new(),
+            warned_at: None,
             stopping: false,
             ordered: false,
         }
@@ -430,11 +436,9 @@ impl Actor {
 
     fn input(&mut self, input: Input) {
         let now = self.tick();
-        if !trace::is_on() {
-            self.overlay.handle(now, input);
-            return self.drain_all(now);
+        if trace::is_on() {
+            trace::input(&input);
         }
-        trace::input(&input);
         let from = match &input {
             Input::Frame(from, Frame::Broadcast(_)) => Some(*from),
             _ => None,
@@ -442,9 +446,26 @@ impl Actor {
         let before = self.overlay.broadcast_counters();
         self.overlay.handle(now, input);
         if let Some(from) = from {
-            trace::broadcasts_dropped(from, before, self.overlay.broadcast_counters());
+            let after = self.overlay.broadcast_counters();
+            trace::broadcasts_dropped(from, before, after);
+            if after.untimely > before.untimely {
+                self.warn_of_untimely(now, from);
+            }
         }
         self.drain_all(now);
+    }
+
+    /// A broadcast was dropped for its time: says so, but not for each.
+    fn warn_of_untimely(&mut self, now: Instant, from: NodeId) {
+        if self.warned_at.is_none_or(|at| now.since(at) >= WARN_EVERY) {
+            self.warned_at = Some(now);
+            tracing::warn!(
+                target: "peerkit::broadcast",
+                from = %from.short(),
+                "a broadcast was dropped: by this node's clock it is too old or from the future, so the \
+                 clock of its author or of this node is wrong"
+            );
+        }
     }
 
     /// Carries out what the overlay has put out, and tells it what could not be.

@@ -29,7 +29,7 @@ use crate::probe::{self, PROBE_PROTOCOL};
 use crate::served::ServedStream;
 use crate::store::Store;
 use crate::tls::Tls;
-use crate::transfer::Serving;
+use crate::transfer::{Serving, Uploads};
 
 /// The file in the state folder that holds the node's key.
 const KEY_FILE: &str = "key";
@@ -282,6 +282,7 @@ impl Builder {
         let (dispatch, mut notices) = Dispatch::new(self.handler, &self.config);
         let (orders, order_receiver) = mpsc::channel(ORDERS);
         let (links, link_receiver) = mpsc::channel(FROM_LINKS);
+        let (uploads, mut of_uploads) = Uploads::new();
         let pending = Pending::new(self.config.max_pending, self.config.max_pending_per_ip);
         let inner = Arc::new(Inner::new(Parts {
             key,
@@ -301,6 +302,7 @@ impl Builder {
             download_folder: self.download_folder.unwrap_or_else(|| PathBuf::from(".")),
             dispatch,
             store,
+            uploads,
             orders,
             links,
         }));
@@ -312,7 +314,7 @@ impl Builder {
         let kept = crate::known::blocking(move || Ok(log.load()?)).await?;
 
         let (shares, partials) = (inner.shares.clone(), inner.partials.clone());
-        let serving = Serving::new(shares, partials, inner.rates.clone());
+        let serving = Serving::new(shares, partials, inner.rates.clone(), inner.uploads.clone());
         let serve_files = ServedStream::new(move |stream| {
             let serving = serving.clone();
             async move {
@@ -335,6 +337,13 @@ impl Builder {
             deliver_notices(&delivering.dispatch, &*delivering, &mut notices).await;
         });
         inner.spawn(inner.clone().follow_interfaces());
+        let reporting = inner.clone();
+        inner.spawn(async move {
+            while let Some(news) = of_uploads.recv().await {
+                let linked = |id| reporting.conn(id).ok().map(|conn| conn.peer.clone());
+                reporting.dispatch.notice(news.into_event(linked));
+            }
+        });
         let watching = inner.clone();
         inner.spawn(async move {
             let shares = watching.shares.clone();

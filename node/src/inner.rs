@@ -42,7 +42,7 @@ use crate::store::Store;
 use crate::stream::Streams;
 use crate::tls::Tls;
 use crate::trace;
-use crate::transfer::{Downloads, Partials};
+use crate::transfer::{Downloads, Partials, Uploads};
 use crate::waiting::Directs;
 
 /// Probes under way at once, each a connection of its own. 8: a member starts one every few seconds.
@@ -92,6 +92,7 @@ pub(crate) struct Inner {
     /// Fetches under way, which are served as far as they have come.
     pub(crate) partials: Partials,
     pub(crate) downloads: Downloads,
+    pub(crate) uploads: Uploads,
     /// Where fetches go that name no destination.
     download_folder: Mutex<PathBuf>,
     /// How fast files may go out and come in.
@@ -144,6 +145,7 @@ pub(crate) struct Parts {
     pub(crate) download_folder: PathBuf,
     pub(crate) dispatch: Dispatch,
     pub(crate) store: Store,
+    pub(crate) uploads: Uploads,
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) links: mpsc::Sender<FromLink>,
 }
@@ -184,6 +186,7 @@ impl Inner {
                 if parts.watch { shares.watched() } else { shares }
             },
             partials: Partials::default(),
+            uploads: parts.uploads,
             store: parts.store,
             kept: Arc::new(kept),
             met: Met::default(),

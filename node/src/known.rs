@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use crate::clock::unix_millis;
 use crate::error::Error;
 use crate::inner::Inner;
+use crate::private;
 use crate::store::{KnownPeer, Store};
 
 /// A file of peers that is larger than this is not one of ours. 100,000 peers fit.
@@ -161,14 +162,14 @@ impl Inner {
     }
 }
 
-/// Writes a file beside its place and renames it: a crash leaves the old file or the new one. What is
-/// there and is no regular file, such as a pipe or a link, is written to and not replaced.
+/// Writes a file beside its place and renames it: a crash leaves the old file or the new one, which
+/// only its owner may read. What is there and is no regular file, such as a pipe or a link, is written to and not replaced.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
         return fs::write(path, bytes);
     }
     let beside = beside(path);
-    fs::write(&beside, bytes)?;
+    private::write_new(&beside, bytes)?;
     fs::rename(&beside, path).inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 

@@ -102,13 +102,13 @@ pub use store::{KnownPeer, StoreError};
 pub use stream::Stream;
 pub use transfer::{
     Download, DownloadState, DownloadStatus, Dropped, FetchError, Fetched, Get, InTheWay, LeftOut,
-    Renamed,
+    Renamed, UploadStatus, UploadTotals,
 };
 
 pub use peerkit_proto::address::{Address, DEFAULT_PORT, ParseAddressError};
 pub use peerkit_proto::config::Config;
 pub use peerkit_proto::event::{
-    ActionId, Broadcast, Direction, Event, MessageFailure, Parting, Peer, Reason,
+    ActionId, Broadcast, Direction, Event, MessageFailure, Parting, Peer, Reason, Upload,
 };
 pub use peerkit_proto::event::{Neighbour, NodeInfo};
 pub use peerkit_proto::files::disk::misleads;

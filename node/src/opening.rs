@@ -222,7 +222,10 @@ impl Inner {
         match conn {
             Some(conn) => conn.control(&Frame::CallBack { token }),
             None => {
-                let what = What::CallBack { target: peer, token, addresses: self.addresses(None) };
+                // With the identity: the token is for this node, whoever answers at its addresses.
+                let addresses = self.addresses(None).into_iter();
+                let addresses = addresses.map(|address| address.with_id(self.id)).collect();
+                let what = What::CallBack { target: peer, token, addresses };
                 query = self.ask(what, -1, Some(timeout)).await.map_err(|e| e.to_string())?;
                 // Answers are of no interest: the stream is the answer.
                 drop(query);

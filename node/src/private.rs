@@ -4,12 +4,13 @@
 //! closed afterwards can be opened in between. On Windows the folder's access list decides.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 /// Starts of the names of everything that a node or the program puts into a state folder, but for
 /// the key: a key that others could read is refused, not quietly closed.
-const OURS: [&str; 6] = ["state.redb", "history", "api.json", "bootstrap", "peers.json", ".key-"];
+const OURS: [&str; 7] =
+    ["state.redb", "history", "api.json", "bootstrap", "peers.json", ".peers.json", ".key-"];
 
 /// The key's name.
 const KEY: &str = "key";
@@ -28,6 +29,21 @@ pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     private(&mut options).open(path)
+}
+
+/// Writes a new file at `path`, for the owner alone, in place of what is there. It is on disk when this
+/// returns.
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // One that an earlier crash has left may be open to others.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    let mut file = private(&mut options).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 /// Has a file that is created with `options` belong to the owner alone.
@@ -108,6 +124,15 @@ mod tests {
         open_or_create(&path).unwrap();
         assert_eq!(mode(&path), 0o640);
         assert_eq!(fs::read(&path).unwrap(), b"x");
+    }
+
+    #[test]
+    fn a_file_is_replaced_by_one_of_the_owners_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(".peers.json.part");
+        make(&path, 0o644);
+        write_new(&path, b"new").unwrap();
+        assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"new".to_vec(), 0o600));
     }
 
     #[test]

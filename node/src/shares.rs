@@ -302,6 +302,35 @@ impl Shares {
         self.read().find(hash, asker).first()?.describe()
     }
 
+    /// What is served to `asker` under `hash`: a share, or a file in a shared folder.
+    #[must_use]
+    pub(crate) fn file(&self, hash: &Hash, asker: &Asker<'_>) -> Option<SharedFile> {
+        self.read().find(hash, Some(asker)).first()?.file()
+    }
+
+    /// What people call the share that is served to `asker` under `hash`, or `file` in that folder:
+    /// of a file in a folder it is the path, from the folder's name on.
+    #[must_use]
+    pub(crate) fn title(
+        &self,
+        hash: &Hash,
+        file: Option<usize>,
+        asker: &Asker<'_>,
+    ) -> Option<String> {
+        let location = self.read().find(hash, Some(asker)).into_iter().next()?;
+        let (top, item) = (&location.top, location.item.or(file));
+        match item.and_then(|at| top.paths.get(at)) {
+            Some(path) => Some(format!("{}/{path}", top.shared.name)),
+            None => Some(top.shared.name.to_string()),
+        }
+    }
+
+    /// The name of what was served to `asker` under `hash` and was changed or removed since.
+    #[must_use]
+    pub(crate) fn changed(&self, hash: &Hash, asker: &Asker<'_>) -> Option<FileName> {
+        self.read().retired(hash, asker)
+    }
+
     /// Opens what has this hash, for `asker`. Blocks on the disk.
     ///
     /// # Errors
@@ -375,8 +404,12 @@ impl Shares {
                 Err(error @ (ShareError::Store(_) | ShareError::Stopped)) => return Err(error),
                 Err(error) => {
                     tracing::debug!(%error, "no longer shared");
-                    let before = self.read().top(&path).map(|top| top.shared.clone());
-                    self.write().take_down(&path);
+                    let top = self.read().top(&path).cloned();
+                    let before = top.as_ref().map(|top| top.shared.clone());
+                    let mut index = self.write();
+                    index.take_down(&path);
+                    top.iter().for_each(|top| index.retire(top));
+                    drop(index);
                     report.removed.push((path, before));
                 }
             }
@@ -407,10 +440,11 @@ impl Shares {
             self.look_away(path);
             return Ok(());
         };
-        let (last, before) = {
+        let (last, old) = {
             let index = self.read();
-            (index.last(path).cloned(), index.top(path).map(|top| top.shared.clone()))
+            (index.last(path).cloned(), index.top(path).cloned())
         };
+        let before = old.as_ref().map(|top| top.shared.clone());
         if terms.remember && last.as_ref() != Some(&top.shared) {
             let share = KnownShare { shared: top.shared.clone(), access: terms.access.clone() };
             self.store.save_share(path, &share)?;
@@ -420,7 +454,9 @@ impl Shares {
         }
         report.skipped.extend(scanned.skipped);
         top.access = terms.access;
-        self.write().insert(top, terms.remember);
+        let mut index = self.write();
+        index.insert(top, terms.remember);
+        old.iter().for_each(|old| index.retire(old));
         Ok(())
     }
 

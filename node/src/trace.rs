@@ -254,12 +254,7 @@ pub(crate) fn broadcasts_dropped(from: NodeId, before: Counters, after: Counters
     }
     let untimely = after.untimely.saturating_sub(before.untimely);
     if untimely > 0 {
-        info!(
-            target: "peerkit::broadcast",
-            %from,
-            count = untimely,
-            "dropped: too old or from the future, by this node's clock"
-        );
+        debug!(target: "peerkit::broadcast", %from, count = untimely, "dropped: of another time");
     }
 }
 

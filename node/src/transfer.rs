@@ -22,6 +22,7 @@ mod serve;
 mod source;
 mod status;
 mod target;
+mod uploads;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,8 @@ pub(crate) use part::is_part_name;
 pub(crate) use partial::Partials;
 pub(crate) use serve::Serving;
 pub use status::{DownloadState, DownloadStatus};
+pub(crate) use uploads::Uploads;
+pub use uploads::{UploadStatus, UploadTotals};
 
 /// A stream on which nothing moves for this long is given up. 30 s: half of what TCP takes to give
 /// up on a lost segment under RFC 1122.
@@ -141,6 +144,12 @@ pub enum FetchError {
     /// The source said no.
     #[error("{0}")]
     Refused(Refusal),
+    /// The file was changed or removed at the source after it was shared there.
+    #[error("{name} was changed or removed at its source after it was shared")]
+    Changed {
+        /// Its name at the source; of a file in a folder the path, from the folder's name on.
+        name: String,
+    },
     /// The source sent a piece or a list that is not that of the file.
     #[error("the source sent something else: {0}")]
     Lie(PieceError),
@@ -234,6 +243,17 @@ impl FetchError {
         }
     }
 
+    /// Whether the source can't serve what was asked for any more, because the file was changed or
+    /// removed there. It has to be shared again.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        match self {
+            Self::Changed { .. } | Self::Refused(Refusal::Changed) => true,
+            Self::InFolder { source, .. } => source.is_changed(),
+            _ => false,
+        }
+    }
+
     /// Whether another source may do better: no where it is this machine that failed.
     #[must_use]
     pub fn is_worth_another(&self) -> bool {
@@ -252,6 +272,14 @@ impl FetchError {
 }
 
 impl FetchError {
+    /// The same error, with the name of what was changed if it is that.
+    fn of_changed(self, name: impl FnOnce() -> String) -> Self {
+        match self {
+            Self::Refused(Refusal::Changed) => Self::Changed { name: name() },
+            error => error,
+        }
+    }
+
     /// What the disk said when `needed` bytes were to be written at `path`.
     fn no_space(path: &Path, needed: u64) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();

@@ -125,6 +125,21 @@ pub enum Event {
         /// What it did.
         why: String,
     },
+    /// A peer has received all of a file or folder that it asked this node for.
+    NodeUploadCompleted {
+        /// The peer. It need not have a link with this node.
+        peer: Peer,
+        /// What it has received, and how much of it this node has sent.
+        upload: Upload,
+    },
+    /// A shared file was changed or removed, and a peer asked for it as it was: it can't be served
+    /// under that hash any more. Reported once for each hash.
+    NodeShareChanged {
+        /// The hash that it was shared under.
+        hash: Hash,
+        /// Its name; of a file in a shared folder the path, from the folder's name on.
+        name: String,
+    },
     /// A link that is to be kept was lost and could not be made again this time.
     NodeReconnectionError {
         /// Where.
@@ -239,6 +254,8 @@ impl Event {
             Self::NodeDownloadFinished { .. } => "node_download_finished",
             Self::NodeDownloadFailed { .. } => "node_download_failed",
             Self::NodeSourceDropped { .. } => "node_source_dropped",
+            Self::NodeUploadCompleted { .. } => "node_upload_completed",
+            Self::NodeShareChanged { .. } => "node_share_changed",
             Self::NodeReconnectionError { .. } => "node_reconnection_error",
             Self::OutboundNodeConnectionError { .. } => "outbound_node_connection_error",
             Self::InboundNodeConnectionError { .. } => "inbound_node_connection_error",
@@ -265,6 +282,7 @@ impl Event {
             | Self::NodeDisconnectWithInboundNode { peer }
             | Self::NodeMessage { peer, .. }
             | Self::NodeMessageFailed { peer, .. }
+            | Self::NodeUploadCompleted { peer, .. }
             | Self::NodeShutdownRefused { peer, .. }
             | Self::NodeClockSkew { peer, .. } => Some(peer),
             _ => None,
@@ -469,7 +487,7 @@ pub enum Reason {
     #[error("the node has left the network")]
     Left,
     /// The other side's application has disconnected this node, and keeps it away for a while.
-    #[error("it was disconnected by hand, and is kept away for some minutes")]
+    #[error("disconnected by hand a while ago, and kept away for ten minutes in all")]
     KeptAway,
     /// The other side broke the protocol.
     #[error("broke the protocol: {0}")]
@@ -492,6 +510,23 @@ pub struct MessageFailure {
     pub unconfirmed: u64,
     /// Why.
     pub reason: Reason,
+}
+
+/// A file or folder that a peer has received, to the last byte, and verified.
+///
+/// The peer says so at the end of its fetch. It may have fetched from several nodes at once: each of
+/// them gets the event if it has sent a part, with the bytes that it has sent itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upload {
+    /// Its hash.
+    pub hash: Hash,
+    /// Its name at this node.
+    pub name: String,
+    /// Bytes of it that this node has sent to the peer: all of them unless the peer had other
+    /// sources, or had a part of it before.
+    pub bytes: u64,
+    /// Bytes of it all.
+    pub size: u64,
 }
 
 /// A message to the whole network.

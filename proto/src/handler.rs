@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::address::Address;
-use crate::event::{ActionId, Broadcast, Event, MessageFailure, NodeInfo, Parting, Peer};
+use crate::event::{ActionId, Broadcast, Event, MessageFailure, NodeInfo, Parting, Peer, Upload};
 use crate::files::FoundFile;
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
@@ -89,6 +89,10 @@ pub trait Handler: Send {
     /// A source of a download did what it should not: see [`Event::NodeSourceDropped`].
     fn node_source_dropped(&mut self, cx: &mut Context<'_>, hash: Hash, source: NodeId, why: &str) {
     }
+    /// A peer has received all of a file or folder: see [`Event::NodeUploadCompleted`].
+    fn node_upload_completed(&mut self, cx: &mut Context<'_>, peer: &Peer, upload: &Upload) {}
+    /// A shared file can't be served any more: see [`Event::NodeShareChanged`].
+    fn node_share_changed(&mut self, cx: &mut Context<'_>, hash: Hash, name: &str) {}
     /// A link that is to be kept was lost and could not be made again, `tries` times by now.
     /// Return false to give it up.
     fn node_reconnection_error(
@@ -204,6 +208,10 @@ impl Event {
             Self::NodeSourceDropped { hash, source, why } => {
                 handler.node_source_dropped(cx, hash, source, &why);
             }
+            Self::NodeUploadCompleted { peer, upload } => {
+                handler.node_upload_completed(cx, &peer, &upload);
+            }
+            Self::NodeShareChanged { hash, name } => handler.node_share_changed(cx, hash, &name),
             Self::NodeReconnectionError { address, tries, error } => {
                 if !handler.node_reconnection_error(cx, &address, tries, &error) {
                     cx.stop_reconnecting(address);
@@ -320,6 +328,15 @@ impl<F: FnMut(&mut Context<'_>, Event) + Send> Handler for Callback<F> {
 
     fn node_source_dropped(&mut self, cx: &mut Context<'_>, hash: Hash, source: NodeId, why: &str) {
         (self.0)(cx, Event::NodeSourceDropped { hash, source, why: why.to_owned() });
+    }
+
+    fn node_upload_completed(&mut self, cx: &mut Context<'_>, peer: &Peer, upload: &Upload) {
+        let (peer, upload) = (peer.clone(), upload.clone());
+        (self.0)(cx, Event::NodeUploadCompleted { peer, upload });
+    }
+
+    fn node_share_changed(&mut self, cx: &mut Context<'_>, hash: Hash, name: &str) {
+        (self.0)(cx, Event::NodeShareChanged { hash, name: name.to_owned() });
     }
 
     fn node_reconnection_error(

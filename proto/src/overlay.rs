@@ -70,6 +70,8 @@ pub struct Overlay {
     redials: Redials,
     orders: Orders,
     clocks: Clocks,
+    /// The wall clock jumped, and was not compared to the peers' since.
+    clock_was_set: bool,
     away: Away,
     outbox: VecDeque<Output>,
 }
@@ -114,6 +116,7 @@ impl Overlay {
             redials: Redials::new(config),
             orders: Orders::new(&identity, config),
             clocks: Clocks::new(config),
+            clock_was_set: false,
             away: Away::default(),
             outbox: VecDeque::new(),
         }
@@ -130,6 +133,7 @@ impl Overlay {
     /// the time that is handed in; a shell sets it again before inputs, as clocks are put right and
     /// machines sleep.
     pub fn set_clock(&mut self, now: Instant, unix: u64) {
+        self.clock_was_set |= self.clocks.is_jump(self.clock.unix(now), unix);
         self.clock = Clock { at: now, unix };
     }
 
@@ -198,11 +202,13 @@ impl Overlay {
             }
             Input::Command(command) => self.on_command(now, command),
         }
+        self.compare_all_clocks(now);
         self.answer_what_we_know();
     }
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.compare_all_clocks(now);
         self.queries.handle_timeout(now, &mut self.outbox);
         self.redials.handle_timeout(now, &mut self.outbox);
         let (Parts { directs, .. }, mut turn) = self.turn(now);
@@ -356,6 +362,13 @@ impl Overlay {
         self.clocks.status()
     }
 
+    fn compare_all_clocks(&mut self, now: Instant) {
+        if std::mem::take(&mut self.clock_was_set) {
+            let (Parts { clocks, .. }, mut turn) = self.turn(now);
+            clocks.was_set(&mut turn);
+        }
+    }
+
     fn compare_clocks(&mut self, now: Instant, id: NodeId, unix: u64) {
         let Some(peer) = self.links.get(&id).cloned() else { return };
         let (Parts { clocks, .. }, mut turn) = self.turn(now);
@@ -495,7 +508,7 @@ impl Overlay {
                 self.membership.unpin(id);
                 if self.membership.is_member() {
                     self.away.keep(now, id);
-                    self.membership.avoid(now, id);
+                    self.membership.refuse(now, id);
                 }
                 if self.links.contains_key(&id) {
                     self.outbox.push_back(Output::Hangup(id, Reason::Requested));

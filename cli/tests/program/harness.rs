@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// What nothing here takes on a machine that is not standing still.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The program, with nothing of the machine's own settings.
 pub(crate) fn peerkit(home: &Path) -> Command {

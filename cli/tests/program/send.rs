@@ -548,3 +548,116 @@ fn a_fetch_goes_on_after_a_restart() {
     assert!(fs::read(data["path"].as_str().unwrap()).unwrap() == bytes);
     node.exit();
 }
+
+/// The one who shares sees what was fetched, and what could not be.
+#[cfg(unix)]
+#[test]
+fn who_shares_is_told_who_has_fetched_what() {
+    let home = tempfile::tempdir().unwrap();
+    let (film, notes) = (home.path().join("film.bin"), home.path().join("notes.txt"));
+    let bytes = content(12, (3 << 20) + 5);
+    fs::write(&film, &bytes).unwrap();
+    fs::write(&notes, "abc").unwrap();
+    let mut share = Share::start(home.path(), &[film.to_str().unwrap(), notes.to_str().unwrap()]);
+    let tickets = [ticket(&share.shared()), ticket(&share.shared())];
+    let line = |share: &Share| -> Value {
+        let line = share.lines.recv_timeout(PATIENCE).expect("another line");
+        serde_json::from_str(&line).unwrap()
+    };
+    assert_eq!(get(home.path(), &[&tickets[0]]).status.code(), Some(0));
+    let event = line(&share);
+    assert_eq!(event["event"], "node_upload_completed", "{event}");
+    assert_eq!(
+        (&event["data"]["name"], &event["data"]["bytes"]),
+        (&"film.bin".into(), &bytes.len().into())
+    );
+    assert_eq!(event["data"]["hash"], blake3::hash(&bytes).to_hex().as_str());
+    assert!(event["peer"]["id"].is_string() && event["peer"]["name"].is_string(), "{event}");
+
+    fs::write(&notes, "other").unwrap();
+    for _ in 0..2 {
+        // Whoever has to wait for it fails: a fetch waits for a source for a minute.
+        let got = get(home.path(), &[&tickets[1], "new/"]);
+        assert_eq!(got.status.code(), Some(1));
+        let expected = "error: notes.txt was changed or removed at its source after it was shared: \
+             ask the one who shares it to share it again\n";
+        assert_eq!(text(&got.stderr), expected);
+        assert!(!home.path().join("other/new").exists());
+    }
+    let event = line(&share);
+    assert_eq!(
+        (&event["event"], &event["data"]["name"]),
+        (&"node_share_changed".into(), &"notes.txt".into())
+    );
+    let pid = rustix::process::Pid::from_child(&share.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let event = line(&share);
+    assert_eq!(event["event"], "node_stopped", "{event}");
+    let expected = serde_json::json!({"bytes": bytes.len(), "peers": 1, "completed": 1});
+    assert_eq!(event["data"]["uploads"], expected);
+    assert_eq!(share.child.wait().unwrap().code(), Some(0));
+}
+
+/// The same for a person, of a running node.
+#[test]
+fn a_running_node_tells_of_uploads_and_of_their_total() {
+    let home = tempfile::tempdir().unwrap();
+    let notes = home.path().join("notes.txt");
+    fs::write(&notes, "abc").unwrap();
+    let mut command = peerkit(home.path());
+    command.args([
+        "run",
+        "--manual",
+        "--listen",
+        "127.0.0.1:0",
+        "--share",
+        notes.to_str().unwrap(),
+    ]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap();
+    let stdin = child.stdin.take().unwrap();
+    let (sender, lines) = mpsc::channel();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    thread::spawn(move || {
+        stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+    });
+    let next = |what: &str| loop {
+        let line = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no {what}"));
+        if line.contains(what) {
+            return line;
+        }
+    };
+    let listens = next("listens");
+    let address = listens.split_whitespace().last().unwrap();
+    let hash = blake3::hash(b"abc").to_hex();
+    assert_eq!(get(home.path(), &[hash.as_str(), "--from", address]).status.code(), Some(0));
+    assert!(next("has fetched").ends_with(" has fetched notes.txt, 3 B"));
+    drop(stdin);
+    assert_eq!(next("Sent"), "Sent 3 B to 1 node; 1 fetch was completed.");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// Nothing is left in the temporary folder, whoever reads no further.
+#[cfg(unix)]
+#[test]
+fn nothing_is_left_of_what_goes_to_standard_output() {
+    let home = tempfile::tempdir().unwrap();
+    let temporary = home.path().join("tmp");
+    fs::create_dir_all(&temporary).unwrap();
+    let file = home.path().join("data.bin");
+    fs::write(&file, content(2, 4 << 20)).unwrap();
+    let share = Share::start(home.path(), &[file.to_str().unwrap()]);
+    let mut command = get_command(home.path(), &[&ticket(&share.shared()), "-"]);
+    command.env("TMPDIR", &temporary).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    std::io::Read::read_exact(&mut stdout, &mut [0]).unwrap();
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "as soon as it is written out");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::inner::Inner;
 use crate::known;
 use crate::shares::{Added, FolderPart, Progress, Refreshed, ShareOptions};
-use crate::transfer::{Download, DownloadStatus, Fetched, Get};
+use crate::transfer::{Download, DownloadStatus, Fetched, Get, UploadStatus, UploadTotals};
 
 impl Node {
     /// Shares a file or folder: it stays where it is, and others find and fetch it. What could not
@@ -241,6 +241,21 @@ impl Node {
     #[must_use]
     pub fn downloads(&self) -> Vec<DownloadStatus> {
         self.inner.downloads.list()
+    }
+
+    /// The uploads: what peers are fetching from this node now, and how much of it was sent.
+    ///
+    /// When a peer has received all of a file or folder it says so:
+    /// [`Event::NodeUploadCompleted`](crate::Event::NodeUploadCompleted).
+    #[must_use]
+    pub fn uploads(&self) -> Vec<UploadStatus> {
+        self.inner.uploads.list()
+    }
+
+    /// What this node has sent of files since it started.
+    #[must_use]
+    pub fn upload_totals(&self) -> UploadTotals {
+        self.inner.uploads.totals()
     }
 
     /// Stops a download until it is resumed. What came of it is kept.

@@ -1,6 +1,6 @@
 //! What is shared, by hash and by name, and who may have it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +26,10 @@ const LARGE: u64 = 64 << 20;
 /// Copies of the same content that are tried before it is told to have been changed.
 const COPIES: usize = 16;
 
+/// Hashes of changed or removed files that are remembered, so that those who ask for them are told
+/// so: those that changed last.
+const RETIRED: usize = 1024;
+
 /// What the user wants to be shared, and of that what is served.
 #[derive(Debug, Default)]
 pub(super) struct Index {
@@ -33,6 +37,15 @@ pub(super) struct Index {
     served: HashMap<u32, Arc<Top>>,
     by_hash: HashMap<Hash, Places>,
     next: u32,
+    retired: VecDeque<Retired>,
+}
+
+/// What is not served under its hash any more because it was changed or removed on disk.
+#[derive(Debug)]
+struct Retired {
+    hash: Hash,
+    name: FileName,
+    access: Access,
 }
 
 /// A path that the user has added.
@@ -186,6 +199,29 @@ impl Index {
         }
     }
 
+    /// Remembers what of `top`, which is served no more, is not served from elsewhere.
+    pub(super) fn retire(&mut self, top: &Top) {
+        let whole = std::iter::once((top.shared.hash, Some(top.shared.name.clone())));
+        let items = top.items.iter().enumerate().map(|(at, item)| (item.hash, top.name(at)));
+        let gone = whole.chain(items).filter(|(hash, _)| !self.by_hash.contains_key(hash));
+        let gone: Vec<_> = gone.take(RETIRED).collect();
+        for (hash, name) in gone {
+            let Some(name) = name else { continue };
+            self.retired.retain(|retired| retired.hash != hash);
+            if self.retired.len() >= RETIRED {
+                self.retired.pop_front();
+            }
+            self.retired.push_back(Retired { hash, name, access: top.access.clone() });
+        }
+    }
+
+    /// The name of what was served to `asker` under `hash` and was changed or removed since.
+    pub(super) fn retired(&self, hash: &Hash, asker: &Asker<'_>) -> Option<FileName> {
+        let mut retired = self.retired.iter();
+        let found = retired.find(|retired| retired.hash == *hash)?;
+        found.access.allows(asker).then(|| found.name.clone())
+    }
+
     /// Forgets a path that was added; what was there last.
     pub(super) fn remove(&mut self, path: &Path) -> Option<SharedFile> {
         self.take_down(path);
@@ -311,6 +347,13 @@ impl Top {
 }
 
 impl Location {
+    pub(super) fn file(&self) -> Option<SharedFile> {
+        let Some(at) = self.item else { return Some(self.top.shared.clone()) };
+        let item = self.top.items.get(at)?;
+        let (hash, size, kind) = (item.hash, item.stamp.size, FileKind::File);
+        Some(SharedFile { hash, name: self.top.name(at)?, size, kind })
+    }
+
     pub(super) fn describe(&self) -> Option<Description> {
         let access = self.top.access.kind();
         match self.item {

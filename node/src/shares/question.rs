@@ -191,13 +191,12 @@ mod tests {
 
     #[test]
     fn the_longest_pattern_compiles_and_is_linear() {
+        // With an engine that tries one way after the other the first of these would never end.
         let name = "a".repeat(255);
-        let started = std::time::Instant::now();
         assert!(!fits(&format!("{}b", "*a".repeat(127)), &name));
         assert!(!fits(&"?".repeat(256), &name) && fits(&"?".repeat(255), &name));
         let classes = "[a-y]".repeat(51);
         assert!(fits(&classes, &name[..51]));
-        assert!(started.elapsed().as_secs() < 5);
     }
 
     proptest! {

@@ -23,6 +23,9 @@ use crate::stream::Stream;
 /// [`STALL`] at the most it is given up.
 const LOOK: Duration = Duration::from_secs(3);
 
+/// Bytes that are read at once from a stream whose content nobody wants any more.
+const DRAIN: usize = 64 << 10;
+
 /// A stream to a source, one question at a time.
 pub(super) struct Asking {
     pub(super) questions: Questions,
@@ -96,6 +99,15 @@ impl Questions {
         self.send(&request.encode()).await
     }
 
+    /// Sends the last question, if there is one, and ends the asking half of the stream.
+    pub(super) async fn finish(&mut self, last: Option<&Request>) -> Result<(), FetchError> {
+        if let Some(last) = last {
+            self.ask(last).await?;
+        }
+        let ending = timeout(STALL, self.stream.shutdown()).await;
+        ending.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(FetchError::Stream)
+    }
+
     async fn send(&mut self, questions: &[u8]) -> Result<(), FetchError> {
         let asking = async {
             self.stream.write_all(questions).await?;
@@ -112,6 +124,13 @@ impl Answers {
     /// What says whether the source owes something: it does until that is set otherwise.
     pub(super) fn owed(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.owed)
+    }
+
+    /// Reads what still comes, and forgets it, until the source ends the stream. A socket that is
+    /// closed with unread bytes resets the connection, and the source may then miss our last word.
+    pub(super) async fn drain(&mut self) {
+        let mut buffer = vec![0; DRAIN];
+        while self.stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
     }
 
     /// Reads the next answer, or the head of one.

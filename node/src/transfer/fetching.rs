@@ -1,6 +1,7 @@
 //! One fetch: finds sources, gives each something to do, and puts the whole in its place.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -42,6 +43,10 @@ const NEWS: usize = 64;
 
 /// How often a source that hangs up in the midst of the handshake is tried before anything came.
 const TRIES: u32 = 5;
+
+/// How long the sources may take to end their streams after they were told that all is here. 1 s: a
+/// source that sends slowly ends its stream after the piece that is on its way.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// How long what was fetched is served on from memory of it, for those who were following.
 const LINGER: Duration = Duration::from_secs(60);
@@ -152,6 +157,14 @@ impl<'a> Fetching<'a> {
             outcome = self.gather() => outcome,
         };
         self.job.checking.stop();
+        let mut placed = None;
+        if let (Ok(()), Some(guard)) = (&outcome, &self.served) {
+            // All of it is written. That it gets its name and the goodbyes do not wait for each other.
+            let (target, partial) = (self.target.borrow().clone(), Arc::clone(guard.partial()));
+            let placing = place(target, partial, self.get.overwrite);
+            let ((), outcome) = tokio::join!(self.say_goodbye(), placing);
+            placed = Some(outcome);
+        }
         self.running.shutdown().await;
         // What is being written is written, whoever sent it.
         self.news.close();
@@ -159,28 +172,47 @@ impl<'a> Fetching<'a> {
         self.job.keeping.done().await;
         let target = self.target.borrow().clone();
         match (outcome, target) {
-            (Ok(()), Some(target)) => self.finish(&target, started).await,
+            (Ok(()), Some(target)) => {
+                let path = placed.unwrap_or(Err(FetchError::Unfinished))?;
+                self.finish(path, &target, started)
+            }
             (Ok(()), None) => Err(FetchError::Unfinished.into()),
-            (Err(error), target) => {
-                let is_empty = self.fetch.as_ref().is_none_or(|fetch| fetch.held().is_empty());
-                if let Some(target) = target.filter(|_| is_empty) {
-                    target.discard();
-                }
-                Err(error)
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Tells the sources that all is here, and waits a moment until they have ended their streams.
+    async fn say_goodbye(&mut self) {
+        for (source, known) in self.known.iter().enumerate() {
+            let State::Running(running) = &known.state else { continue };
+            // Who proved what is fetched may not have said yet that it can be asked.
+            match running.is_up || self.settled_by == Some(source) {
+                true => drop(running.tasks.send(Task::Complete)),
+                false => running.abort.abort(),
+            }
+        }
+        let mut late = std::pin::pin!(tokio::time::sleep(GOODBYE));
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut late => return,
+                ended = self.running.join_next() => match ended {
+                    Some(_) => {}
+                    None => return,
+                },
+                // They must not wait for somebody who listens.
+                Some(_) = self.news.recv() => {}
             }
         }
     }
 
-    async fn finish(
+    fn finish(
         mut self,
-        target: &Arc<Target>,
+        path: PathBuf,
+        target: &Target,
         started: std::time::Instant,
     ) -> Result<Fetched, Error> {
         let guard = self.served.take().ok_or(FetchError::Unfinished)?;
-        let (placing, partial) = (Arc::clone(target), Arc::clone(guard.partial()));
-        let overwrite = self.get.overwrite;
-        let placing = tokio::task::spawn_blocking(move || placing.place(overwrite, &partial));
-        let path = placing.await.map_err(|_| FetchError::Stopped)??;
         let (renamed, left_out) = target.changes(&path);
         // It is the user's now, who may change it.
         guard.partial().check_from_now_on();
@@ -558,7 +590,9 @@ impl<'a> Fetching<'a> {
         );
         let waits = begun || self.is_patient;
         let is_over = !waits && (!is_crowded || known.tries >= TRIES);
-        known.state = match is_lie || is_over {
+        // It will not be again what it was: only another source can help.
+        let is_changed = matches!(&error, Error::Fetch(error) if error.is_changed());
+        known.state = match is_lie || is_over || is_changed {
             true => State::Gone,
             false => State::Waiting(Instant::now() + pause(known.tries)),
         };
@@ -570,7 +604,11 @@ impl<'a> Fetching<'a> {
                 self.drop_source(id, error.to_string());
             }
         }
-        self.failure = Some(error);
+        // That tells the user most, whatever else fails after it.
+        let says_more = matches!(&self.failure, Some(Error::Fetch(error)) if error.is_changed());
+        if is_changed || !says_more {
+            self.failure = Some(error);
+        }
     }
 
     /// The task of a source has ended. Of one that was aborted, and has another by now, it means
@@ -604,6 +642,17 @@ impl Candidate {
             _ => false,
         }
     }
+}
+
+/// Puts what was fetched in its place.
+async fn place(
+    target: Option<Arc<Target>>,
+    partial: Arc<Partial>,
+    overwrite: bool,
+) -> Result<PathBuf, FetchError> {
+    let target = target.ok_or(FetchError::Unfinished)?;
+    let placing = tokio::task::spawn_blocking(move || target.place(overwrite, &partial));
+    placing.await.map_err(|_| FetchError::Stopped)?
 }
 
 fn id_of(known: &[Known], source: usize) -> Option<NodeId> {

@@ -33,6 +33,11 @@ pub(super) enum News {
 /// What a source is to do.
 #[derive(Debug)]
 pub(super) enum Task {
-    Ask { first: u64, count: u16 },
+    Ask {
+        first: u64,
+        count: u16,
+    },
     Cancel,
+    /// Tell the source that the fetch has all it wants, and end the stream in order.
+    Complete,
 }

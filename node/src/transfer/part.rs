@@ -163,7 +163,8 @@ fn is_zero(bytes: &[u8]) -> bool {
 
 impl Drop for PartFile {
     fn drop(&mut self) {
-        if *self.discarded.get_mut() {
+        // Once it has its own name, another part may have taken the one that it had.
+        if *self.discarded.get_mut() && is_at(&self.file, &self.path) {
             let _ = fs::remove_file(&self.path);
         }
         // Whoever is still served of it has the file open: the next fetch of it need not wait.

@@ -240,7 +240,10 @@ fn place_folder_beside(part: &PartFolder, target: &Path) -> io::Result<PathBuf> 
                 if cfg!(windows) {
                     fs::remove_dir(&path)?;
                 }
-                fs::rename(&files, &path)?;
+                if let Err(error) = fs::rename(&files, &path) {
+                    let _ = fs::remove_dir(&path);
+                    return Err(error);
+                }
                 sync_folder(parent(&path))?;
                 // Nothing but its lock is left.
                 part.discard();
@@ -320,7 +323,10 @@ fn move_file(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     OpenOptions::new().write(true).create_new(true).open(to)?;
-    fs::rename(from, to)
+    fs::rename(from, to).inspect_err(|_| {
+        // The empty file that held the name must not be taken for the real one.
+        let _ = fs::remove_file(to);
+    })
 }
 
 /// Whether the file at `path` has the content that `file`, of this hash, has.
@@ -480,6 +486,9 @@ mod tests {
         fs::remove_file(&to).unwrap();
         move_file(&from, &to).unwrap();
         assert!(!from.exists());
+        let again = folder.path().join("again");
+        assert!(move_file(&from, &again).is_err());
+        assert!(!again.exists(), "no empty file is left where the move failed");
         assert_eq!(fs::read(&to).unwrap(), b"new");
     }
 }

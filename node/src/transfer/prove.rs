@@ -11,8 +11,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use peerkit_proto::files::wire::MAX_PART;
 use peerkit_proto::files::{
-    Answer, Description, Entry, FileKind, IncomingList, MAX_FILE, MAX_MANIFEST, Manifest, PIECE,
-    PieceList, PieceValue, Request,
+    Answer, Description, Entry, FileKind, FileName, IncomingList, MAX_FILE, MAX_MANIFEST, Manifest,
+    PIECE, PieceList, PieceValue, Request,
 };
 use peerkit_proto::id::Hash;
 use tokio::task::spawn_blocking;
@@ -70,7 +70,7 @@ pub(super) async fn prove(
     }
     let content = match description.kind {
         FileKind::File => Content::File { list },
-        FileKind::Folder => folder(asking, hash, &list).await?,
+        FileKind::Folder => folder(asking, hash, &list, &description.name).await?,
     };
     Ok(Proven { description, content })
 }
@@ -90,7 +90,12 @@ pub(super) async fn prove_size(
     Ok(())
 }
 
-async fn folder(asking: &mut Asking, hash: Hash, list: &PieceList) -> Result<Content, FetchError> {
+async fn folder(
+    asking: &mut Asking,
+    hash: Hash,
+    list: &PieceList,
+    name: &FileName,
+) -> Result<Content, FetchError> {
     let mut bytes = Vec::new();
     for index in 0..list.count() {
         bytes.extend(piece(asking, hash, list, index).await?);
@@ -109,7 +114,12 @@ async fn folder(asking: &mut Asking, hash: Hash, list: &PieceList) -> Result<Con
         tracing::debug!(%wrong, "an empty file with the hash of another");
         return Err(FetchError::Unexpected("the folder's list is at odds with itself"));
     }
-    let lists = lists(asking, &files).await?;
+    let is_file = |entry: &&Entry| matches!(entry, Entry::File { .. });
+    let name_of = |file: usize| match manifest.entries().iter().filter(is_file).nth(file) {
+        Some(entry) => format!("{name}/{}", entry.path()),
+        None => name.to_string(),
+    };
+    let lists = lists(asking, &files, name_of).await?;
     Ok(Content::Folder { manifest, lists })
 }
 
@@ -117,6 +127,7 @@ async fn folder(asking: &mut Asking, hash: Hash, list: &PieceList) -> Result<Con
 async fn lists(
     asking: &mut Asking,
     files: &[(Hash, u64)],
+    name_of: impl Fn(usize) -> String,
 ) -> Result<Vec<Option<Arc<PieceList>>>, FetchError> {
     let mut lists = vec![None; files.len()];
     let large: Vec<usize> =
@@ -133,12 +144,15 @@ async fn lists(
         for at in short {
             let (hash, size) = files[at];
             let mut incoming = IncomingList::new(size)?;
-            take_values(asking, &mut incoming).await?;
+            let taken = take_values(asking, &mut incoming).await;
+            taken.map_err(|error| error.of_changed(|| name_of(at)))?;
             lists[at] = Some(Arc::new(incoming.finish(&hash)?));
         }
         for at in long {
             let (hash, size) = files[at];
-            lists[at] = Some(Arc::new(list(asking, hash, size, &[]).await?));
+            let list = list(asking, hash, size, &[]).await;
+            let list = list.map_err(|error| error.of_changed(|| name_of(at)))?;
+            lists[at] = Some(Arc::new(list));
         }
     }
     Ok(lists)

@@ -17,7 +17,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerkit_proto::files::{Answer, Refusal, Request};
+use peerkit_proto::files::{Answer, FileKind, Refusal, Request};
 use peerkit_proto::hello::Proof;
 use peerkit_proto::id::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -26,6 +26,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::Instant;
 
 use super::partial::Partials;
+use super::uploads::{UploadGuard, Uploads};
 use crate::rate::{PeerRates, Rates};
 use crate::shares::Shares;
 use crate::stream::Stream;
@@ -55,10 +56,11 @@ pub(crate) struct Serving {
     followers: Followers,
     layouts: Layouts,
     places: Arc<Semaphore>,
+    uploads: Uploads,
 }
 
 impl Serving {
-    pub(crate) fn new(shares: Shares, partials: Partials, rates: Rates) -> Self {
+    pub(crate) fn new(shares: Shares, partials: Partials, rates: Rates, uploads: Uploads) -> Self {
         Self {
             shares,
             partials,
@@ -66,6 +68,7 @@ impl Serving {
             followers: Followers::default(),
             layouts: Layouts::default(),
             places: Arc::new(Semaphore::new(PLACES)),
+            uploads,
         }
     }
 
@@ -109,6 +112,8 @@ where
         following: Following::default(),
         spare: Vec::new(),
         is_within: false,
+        upload: None,
+        is_complete: false,
     };
     answering.run().await
 }
@@ -127,6 +132,10 @@ struct Answering<S> {
     spare: Vec<Batch>,
     /// A piece has begun to go out, and nothing else may until it has.
     is_within: bool,
+    /// What is being sent.
+    upload: Option<UploadGuard>,
+    /// The asker has said that it has all that it wants.
+    is_complete: bool,
 }
 
 /// The next answer.
@@ -142,8 +151,20 @@ enum Next {
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
     async fn run(mut self) -> io::Result<()> {
+        let served = self.serve().await;
+        self.line.hear().await;
+        self.complete().await;
+        match served {
+            // It had no reason to read any further.
+            Err(_) if self.is_complete => Ok(()),
+            served => served,
+        }
+    }
+
+    async fn serve(&mut self) -> io::Result<()> {
         let mut next = None;
         loop {
+            self.complete().await;
             let Some(now) = next.take().or_else(|| self.begin()) else {
                 if !self.wait().await? {
                     return Ok(());
@@ -187,6 +208,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
                 }
                 Ok(_) | Err(_) => return Some(Next::Refused(Refusal::BadRequest)),
             }
+        }
+    }
+
+    /// Notes that the asker has all of something, if it has said so.
+    async fn complete(&mut self) {
+        let Some((hash, name)) = self.line.incoming.take_complete() else { return };
+        self.is_complete = true;
+        if let Some(file) = self.serving.file(&hash, &self.caller) {
+            self.serving.uploads.complete(self.caller.id, name, file).await;
+        }
+    }
+
+    /// The upload that the pieces of `run` are part of; none for a folder's manifest.
+    fn upload(&mut self, run: &Run) {
+        if self.upload.as_ref().is_some_and(|upload| upload.hash() == run.hash) {
+            return;
+        }
+        let file = self.serving.file(&run.hash, &self.caller);
+        let file = file.filter(|file| run.tree == (file.kind == FileKind::Folder));
+        if let Some(file) = file {
+            self.upload = Some(self.serving.uploads.begin(self.caller.id, file));
         }
     }
 
@@ -238,6 +280,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
                 return Ok(None);
             }
             Next::Request(request) => {
+                if let Request::Describe { hash } = request
+                    && self.serving.describe(&hash, &self.caller).is_none()
+                    && let Some(name) = self.serving.changed(&hash, None, &self.caller)
+                {
+                    self.serving.uploads.changed(hash, name).await;
+                }
                 let answer = self.answer_at_once(request);
                 self.say(&answer).await?;
                 return Ok(None);
@@ -246,7 +294,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
             Next::Reading(reading) => reading,
         };
         let read = self.line.hearing(reading).await?;
-        let (desk, run, batch) = read.map_err(io::Error::other)?;
+        let (mut desk, run, batch) = read.map_err(io::Error::other)?;
+        if let Some((hash, name)) = desk.changed.take() {
+            self.serving.uploads.changed(hash, name).await;
+        }
         self.desk = Some(desk);
         if let Some(run) = run {
             return self.answer_pieces(run, batch, true).await;
@@ -274,10 +325,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
             return Ok(Some(Next::Refused(Refusal::Cancelled)));
         }
         self.following.gave(&run);
+        self.upload(&run);
         self.is_within = run.read > 0;
         self.run = Some(run).filter(|run| run.count > 0);
         let next = if ahead { self.begin() } else { None };
         self.write_pieces(batch.bytes()).await?;
+        if let Some(upload) = &self.upload {
+            upload.sent(batch.content);
+        }
         self.spare.push(batch);
         Ok(next)
     }
@@ -318,7 +373,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
         match request {
             Request::Describe { hash } => match self.serving.describe(&hash, &self.caller) {
                 Some(description) => Answer::Description(description).encode(),
-                None => Answer::Refused(Refusal::NotFound).encode(),
+                None => Answer::Refused(self.serving.missing(&hash, &self.caller)).encode(),
             },
             Request::Follow { hash, addresses } => {
                 self.following.follow(&self.serving, &self.caller, hash, addresses)

@@ -62,7 +62,12 @@ async fn work(
     }
     let mut known = job.target.clone();
     let is_new = known.borrow().is_none();
-    let (description, values) = asking.describe(job.hash, is_new).await?;
+    let described = asking.describe(job.hash, is_new).await;
+    let (description, values) = described.map_err(|error| match job.target() {
+        // Another, or the same before, has told what it is called.
+        Some(target) => error.of_changed(|| target.description.name.to_string()),
+        None => error,
+    })?;
     let whole = description.whole;
     if known.borrow().is_none() {
         let waiting = async { drop(known.wait_for(Option::is_some).await) };
@@ -70,7 +75,9 @@ async fn work(
             biased;
             () = waiting => {}
             permit = first_or_patient(&job.proving) => {
-                let proven = prove(&mut asking, job.hash, description.clone(), values).await?;
+                let name = &description.name;
+                let proven = prove(&mut asking, job.hash, description.clone(), values).await;
+                let proven = proven.map_err(|error| error.of_changed(|| name.to_string()))?;
                 job.tell(News::Proven { source, proven: Box::new(proven) }).await?;
                 let _ = job.target.clone().wait_for(Option::is_some).await;
                 drop(permit);
@@ -99,10 +106,14 @@ async fn work(
     let (batch, begun) = (Batch::default(), Instant::now());
     let mut fetching =
         Fetching { job, source, target: &target, answers, owed: &owed, batch, begun };
+    // Where files of a folder are left out it has not all of it.
+    let is_all = target.left_out().next().is_none();
+    let all = is_all.then(|| Request::Complete { hash: job.hash, name: inner.name.clone() });
     tokio::select! {
-        result = ask(questions, tasks, &target, &owed) => result?,
+        result = ask(questions, tasks, (&target, &owed), all) => result?,
         error = fetching.take() => return Err(error),
     }
+    fetching.answers.drain().await;
     Ok(())
 }
 
@@ -151,12 +162,12 @@ impl Owed {
     }
 }
 
-/// Sends what the fetch wants of the source.
+/// Sends what the fetch wants of the source; once it wants nothing more `all`, which ends the stream.
 async fn ask(
     mut questions: Questions,
     mut tasks: mpsc::UnboundedReceiver<Task>,
-    target: &Target,
-    owed: &Owed,
+    (target, owed): (&Target, &Owed),
+    all: Option<Request>,
 ) -> Result<(), FetchError> {
     let hash = target.hash;
     while let Some(task) = tasks.recv().await {
@@ -176,6 +187,10 @@ async fn ask(
                 owed.runs().iter_mut().for_each(|run| run.cancelled = true);
                 owed.expected.set(0);
                 Request::Cancel
+            }
+            Task::Complete => {
+                owed.expected.set(0);
+                return questions.finish(all.as_ref()).await;
             }
         };
         questions.ask(&request).await?;
@@ -297,6 +312,9 @@ impl Fetching<'_> {
         self.settle();
         match run {
             Some(run) if run.cancelled && refusal == Refusal::Cancelled => Ok(()),
+            run if refusal == Refusal::Changed => {
+                Err(self.target.changed(run.map(|run| run.next)).into())
+            }
             _ => Err(FetchError::Refused(refusal).into()),
         }
     }

@@ -247,6 +247,11 @@ impl Meter {
         Self { done: 0, total: 0, rate: 0, since: Instant::now(), came: 0 }
     }
 
+    /// Bytes a second, lately.
+    pub(super) fn rate(&self) -> u64 {
+        self.rate
+    }
+
     /// What is here already, of how much.
     pub(super) fn start(&mut self, done: u64, total: u64) {
         *self = Self { done, total, ..Self::new() };

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use peerkit_proto::files::{
@@ -42,8 +43,47 @@ pub(super) struct Target {
     /// Bytes of all that is written.
     pub(super) total: u64,
     content: Content,
-    /// Pieces that were written, or are being written: none is written twice.
+    /// Pieces that are there: written, or being written. None is written twice.
     written: Mutex<PieceSet>,
+    /// What is in the part is known: `written` leaves nothing out.
+    is_checked: AtomicBool,
+    /// Dropped after the content.
+    _made: MadeFolders,
+}
+
+/// Folders that were made for a target. Those that are empty when this is dropped are removed: nothing
+/// was put into them.
+#[derive(Debug)]
+struct MadeFolders(Vec<PathBuf>);
+
+impl MadeFolders {
+    /// Of the folder that a fetch to `to` makes, and of those above it, the ones that are not there
+    /// yet.
+    fn before(to: &Destination) -> Self {
+        let Destination::Folder(folder) = to else { return Self(Vec::new()) };
+        let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+        Self(folder.ancestors().take_while(is_missing).map(Path::to_owned).collect())
+    }
+}
+
+impl Drop for MadeFolders {
+    fn drop(&mut self) {
+        for folder in &self.0 {
+            // Not empty, in most cases: then those above it are not either.
+            if fs::remove_dir(folder).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Target {
+    /// A part that holds nothing is not worth keeping, however the fetch has ended.
+    fn drop(&mut self) {
+        if self.is_checked.load(Ordering::Acquire) && self.written().is_empty() {
+            self.discard();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -137,6 +177,7 @@ impl Target {
     ) -> Result<(Self, PieceSet), FetchError> {
         let Proven { description, content } = proven;
         let name = name.unwrap_or(&description.name).clone();
+        let made = MadeFolders::before(to);
         let goal = to.resolve(&name, overwrite)?;
         let path = goal.path.clone();
         let target = match content {
@@ -151,7 +192,7 @@ impl Target {
                         Content::File { part, list: Arc::new(list) }
                     }
                 };
-                Self::new(hash, description, layout, (name, goal), content)?
+                Self::new(hash, description, layout, (name, goal, made), content)?
             }
             ProvenContent::Folder { manifest, lists } => {
                 let layout = Arc::new(Layout::folder(&manifest));
@@ -168,12 +209,13 @@ impl Target {
                         Content::Folder(Folder::new(part, listed))
                     }
                 };
-                Self::new(hash, description, layout, (name, goal), content)?
+                Self::new(hash, description, layout, (name, goal, made), content)?
             }
         };
         checking.begin(target.total);
-        let held = target.prepare(checking).inspect_err(|_| target.discard_new())?;
-        *target.written() = held.clone();
+        target.find(checking)?;
+        let held = target.written().clone();
+        target.make_room(&held)?;
         Ok((target, held))
     }
 
@@ -181,7 +223,7 @@ impl Target {
         hash: Hash,
         description: Description,
         layout: Arc<Layout>,
-        (name, goal): (FileName, Goal),
+        (name, goal, _made): (FileName, Goal, MadeFolders),
         content: Content,
     ) -> Result<Self, FetchError> {
         let written = Mutex::new(PieceSet::of_count(layout.count())?);
@@ -191,8 +233,25 @@ impl Target {
                 listed.total()
             }
         };
+        let is_checked = AtomicBool::new(match &content {
+            Content::File { part, .. } => part.is_new(),
+            Content::Folder(folder) => folder.part.is_new(),
+            Content::FileThere { .. } | Content::FolderThere { .. } => false,
+        });
         let Goal { path, fault } = goal;
-        Ok(Self { hash, description, layout, path, name, fault, total, content, written })
+        Ok(Self {
+            hash,
+            description,
+            layout,
+            path,
+            name,
+            fault,
+            total,
+            content,
+            written,
+            is_checked,
+            _made,
+        })
     }
 
     /// The pieces that are not fetched, as their files are left out.
@@ -285,6 +344,21 @@ impl Target {
         Ok(partial)
     }
 
+    /// The error of a source where the file was changed: in a folder the one of this piece.
+    pub(super) fn changed(&self, piece: Option<u64>) -> FetchError {
+        let name = &self.description.name;
+        let file = piece.and_then(|piece| self.layout.place(piece)).map(|place| place.file);
+        let inside = match &self.content {
+            Content::Folder(Folder { listed, .. }) => file.and_then(|file| listed.file(file)),
+            _ => None,
+        };
+        let name = match inside {
+            Some((path, _)) => format!("{name}/{path}"),
+            None => name.to_string(),
+        };
+        FetchError::Changed { name }
+    }
+
     /// Puts what is whole in its place, on disk for good, and tells where that is. `partial` is
     /// told too.
     pub(super) fn place(&self, overwrite: bool, partial: &Partial) -> Result<PathBuf, FetchError> {
@@ -299,17 +373,8 @@ impl Target {
         }
     }
 
-    /// Where nothing of it was there before nothing of it is left.
-    fn discard_new(&self) {
-        if let Content::File { part, .. } = &self.content
-            && part.is_new()
-        {
-            part.discard();
-        }
-    }
-
-    /// What is there is not worth keeping: it is removed when nobody uses it any more.
-    pub(super) fn discard(&self) {
+    /// What is there is not worth keeping: it is removed when it is dropped.
+    fn discard(&self) {
         match &self.content {
             Content::File { part, .. } => part.discard(),
             Content::FileThere { .. } | Content::FolderThere { .. } => {}
@@ -317,18 +382,16 @@ impl Target {
         }
     }
 
-    fn prepare(&self, checking: &Checking) -> Result<PieceSet, FetchError> {
+    /// Finds out which pieces are there.
+    fn find(&self, checking: &Checking) -> Result<(), FetchError> {
         let mut held = PieceSet::of_count(self.layout.count())?;
         match &self.content {
-            Content::File { part, list } => {
-                let size = list.size();
+            Content::File { part, .. } => {
                 let file = part.file();
                 let there = file.metadata().map_err(disk(part.path()))?.len();
                 if there > 0 {
                     self.check(&mut held, 0..self.layout.count(), file, checking)?;
                 }
-                part.reserve(size, self.description.stored)
-                    .map_err(FetchError::no_space(part.path(), size))?;
             }
             Content::FileThere { .. } | Content::FolderThere { .. } => {
                 let left_out: BTreeSet<u64> = self.left_out().collect();
@@ -342,18 +405,32 @@ impl Target {
                 }
                 self.make_folders(folder)?;
                 self.take_up(folder, &mut held, checking)?;
+            }
+        }
+        *self.written() = held;
+        self.is_checked.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Sees to it that there is room for what is not in `held`.
+    fn make_room(&self, held: &PieceSet) -> Result<(), FetchError> {
+        match &self.content {
+            Content::File { part, list } => {
+                let size = list.size();
+                let reserved = part.reserve(size, self.description.stored);
+                reserved.map_err(FetchError::no_space(part.path(), size))
+            }
+            Content::FileThere { .. } | Content::FolderThere { .. } => Ok(()),
+            Content::Folder(folder) => {
                 let missing: u64 = held
                     .missing_of(None, 0)
                     .filter_map(|piece| self.layout.place(piece))
                     .filter(|place| folder.listed.file(place.file).is_some())
                     .fold(0, |sum, place| sum.saturating_add(place.len()));
-                folder
-                    .part
-                    .check_room(missing)
-                    .map_err(FetchError::no_space(folder.part.path(), missing))?;
+                let checked = folder.part.check_room(missing);
+                checked.map_err(FetchError::no_space(folder.part.path(), missing))
             }
         }
-        Ok(held)
     }
 
     fn make_folders(&self, folder: &Folder) -> Result<(), FetchError> {
@@ -532,4 +609,77 @@ impl Folder {
 fn disk(path: &Path) -> impl FnOnce(io::Error) -> FetchError {
     let path = path.to_owned();
     move |source| FetchError::Disk { path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use peerkit_proto::files::{AccessKind, Entry, FileKind, MAX_FILE, Manifest};
+
+    use super::super::status::Shown;
+    use super::*;
+
+    fn proven(entries: Vec<Entry>) -> Proven {
+        let manifest = Manifest::new(entries).unwrap();
+        let size = manifest.encode().len() as u64;
+        let description = Description {
+            kind: FileKind::Folder,
+            access: AccessKind::Open,
+            whole: true,
+            size,
+            stored: size,
+            name: "album".parse().unwrap(),
+        };
+        let lists = vec![None; manifest.entries().len()];
+        Proven { description, content: ProvenContent::Folder { manifest, lists } }
+    }
+
+    fn open(proven: Proven, to: &Destination) -> Result<(Target, PieceSet), FetchError> {
+        let hash = Hash::of(b"album");
+        Target::open(hash, proven, None, (to, false), &Checking::new(Shown::new(hash, None)))
+    }
+
+    fn file(name: &str, size: u64) -> Entry {
+        let (path, hash) = (RelPath::new(name).unwrap(), Hash::of(b"?"));
+        Entry::File { path, size, hash, mode: 0o644 }
+    }
+
+    #[test]
+    fn nothing_is_left_where_there_is_no_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let to = Destination::Folder(folder.path().join("new/deep"));
+        // 16 TiB.
+        let large = (0..4).map(|n| file(&n.to_string(), MAX_FILE)).collect();
+        let failed = open(proven(large), &to).unwrap_err();
+        assert!(matches!(failed, FetchError::NoSpace { .. }), "{failed:?}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_nothing_came_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let to = Destination::Folder(folder.path().join("new/deep"));
+        let (target, held) = open(proven(vec![file("a", 5)]), &to).unwrap();
+        assert!(held.is_empty() && folder.path().join("new/deep").exists());
+        drop(target);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        // What was there before stays.
+        fs::create_dir(folder.path().join("old")).unwrap();
+        let to = Destination::Folder(folder.path().join("old/new"));
+        drop(open(proven(vec![file("a", 5)]), &to).unwrap());
+        assert_eq!(fs::read_dir(folder.path().join("old")).unwrap().count(), 0);
+        assert!(folder.path().join("old").exists());
+        // A part that may hold something is kept if it was not looked at to the end.
+        let (target, _) = open(proven(vec![file("a", 5)]), &to).unwrap();
+        let Content::Folder(part) = &target.content else { panic!() };
+        let inside = part.files.path().join("a");
+        target.written().insert(0);
+        drop(target);
+        fs::write(&inside, "12345").unwrap();
+        let hash = Hash::of(b"album");
+        let checking = Checking::new(Shown::new(hash, None));
+        checking.stop();
+        let stopped = Target::open(hash, proven(vec![file("a", 5)]), None, (&to, false), &checking);
+        assert!(matches!(stopped, Err(FetchError::Stopped)));
+        assert!(inside.exists());
+    }
 }

@@ -63,7 +63,9 @@ async fn plain_http_and_other_noise_is_turned_away() {
 /// p2pnetwork: accepting waits for each client's first bytes in turn.
 #[tokio::test]
 async fn silent_clients_and_a_dripping_one_do_not_keep_an_honest_node_out() {
-    let victim = Victim::with(peerkit::Config::default()).await;
+    let mut config = config();
+    config.handshake_timeout = Duration::from_secs(3600);
+    let victim = Victim::with(config).await;
     let mut silent = Vec::new();
     for _ in 0..200 {
         silent.push(TcpStream::connect(victim.address()).await.unwrap());
@@ -77,7 +79,7 @@ async fn silent_clients_and_a_dripping_one_do_not_keep_an_honest_node_out() {
     });
     let honest = Node::builder().spawn().await.unwrap();
     let connecting = honest.connect(victim.address());
-    within(Duration::from_secs(1), "an honest node's link", connecting).await.unwrap();
+    within(LONG, "an honest node's link", connecting).await.unwrap();
     honest.shutdown().await;
     dripping.abort();
     let _ = dripping.await;
@@ -127,7 +129,7 @@ async fn a_connection_that_stops_anywhere_ends_at_the_handshakes_deadline() {
     for attacker in [&mut before_hello, &mut in_hello, &mut in_opening] {
         attacker.end().await;
     }
-    assert!(started.elapsed() >= Duration::from_millis(1400), "ended before the deadline");
+    assert!(started.elapsed() >= config().handshake_timeout * 9 / 10, "ended before the deadline");
     assert_eq!(victim.stranger().await, "the handshake took too long");
     drop((in_tls, before_hello, in_hello, in_opening));
     victim.unharmed().await;

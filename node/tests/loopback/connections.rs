@@ -1,7 +1,7 @@
 //! Connections: how they come to be, who is refused, one link for a pair, and how they end.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::common::*;
 use crate::proxy::Proxy;
@@ -81,9 +81,7 @@ async fn a_node_does_not_link_to_itself() {
 
 #[tokio::test]
 async fn what_is_not_a_node_is_told_apart() {
-    let mut config = Config::default();
-    config.handshake_timeout = Duration::from_millis(200);
-    let a = builder("a").config(config).spawn().await.unwrap();
+    let a = node("a").await;
     let mut events = a.events();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -104,14 +102,17 @@ async fn what_is_not_a_node_is_told_apart() {
 
     // It says nothing.
     let listener = within("the other server", talking).await.unwrap();
-    let (failed, _held) = tokio::join!(a.connect(address), listener.accept());
+    let mut config = Config::default();
+    config.handshake_timeout = Duration::from_millis(200);
+    let hasty = builder("hasty").config(config).spawn().await.unwrap();
+    let (failed, _held) = tokio::join!(hasty.connect(address), listener.accept());
     assert!(matches!(failed, Err(Error::Handshake { .. })), "{failed:?}");
 
     // Nobody listens.
     drop(listener);
     let Err(failed @ Error::Connect { .. }) = a.connect(address).await else { panic!() };
     assert!(failed.to_string().contains(&address.to_string()), "{failed}");
-    shutdown([&a]).await;
+    shutdown([&a, &hasty]).await;
 }
 
 #[tokio::test]
@@ -245,24 +246,22 @@ async fn each_side_can_end_a_link_and_both_hear_why() {
 
 #[tokio::test]
 async fn a_link_can_be_made_again_at_once_by_either() {
-    let (a, b) = (node("a").await, node("b").await);
+    let patient = |name| builder(name).config(without_deadlines()).spawn();
+    let (a, b) = (patient("a").await.unwrap(), patient("b").await.unwrap());
     let (mut to_a, mut to_b) = (a.events(), b.events());
     for round in 0..20 {
         link(&a, &b).await;
         a.disconnect(b.id()).await.unwrap();
-        let started = Instant::now();
-        let again = match round % 2 {
-            0 => {
+        let again = async {
+            if round % 2 == 0 {
                 expect(&mut to_a, "outbound_node_disconnected").await;
                 a.connect(at(&b)).await
-            }
-            _ => {
+            } else {
                 expect(&mut to_b, "inbound_node_disconnected").await;
                 b.connect(at(&a)).await
             }
         };
-        again.unwrap();
-        assert!(started.elapsed() < Duration::from_secs(5), "it waited for a deadline");
+        within("a link that waits for no deadline", again).await.unwrap();
         until("both have it", || a.peers().len() == 1 && b.peers().len() == 1).await;
         a.disconnect(b.id()).await.unwrap();
         until("it is gone", || a.peers().is_empty() && b.peers().is_empty()).await;
@@ -417,7 +416,7 @@ async fn a_restarted_node_takes_the_place_of_its_stale_link() {
 async fn a_peer_that_falls_silent_is_found_dead_by_both() {
     let mut config = Config::default();
     config.ping_after = Duration::from_millis(100);
-    config.dead_after = Duration::from_millis(400);
+    config.dead_after = Duration::from_secs(4);
     let dead_after = config.dead_after;
     let a = builder("a").config(config.clone()).spawn().await.unwrap();
     let b = builder("b").config(config).spawn().await.unwrap();
@@ -426,15 +425,12 @@ async fn a_peer_that_falls_silent_is_found_dead_by_both() {
     a.connect(proxy.address).await.unwrap();
     expect(&mut to_b, "inbound_node_connected").await;
     // Idle for longer than the deadline: the pings keep it.
-    tokio::time::sleep(dead_after * 3).await;
+    tokio::time::sleep(dead_after + dead_after / 4).await;
     assert!(a.rtt(b.id()).is_some() && a.peers().len() == 1 && b.peers().len() == 1);
     proxy.fall_silent();
-    let started = Instant::now();
     let silent = Parting { reason: Reason::Silent(dead_after), by_peer: false };
     assert_eq!(parting(&mut to_a, "outbound_node_disconnected").await, silent);
     assert_eq!(parting(&mut to_b, "inbound_node_disconnected").await, silent);
-    // The deadline, and what a busy machine adds.
-    assert!(started.elapsed() < dead_after + Duration::from_secs(3), "{:?}", started.elapsed());
     shutdown([&a, &b]).await;
 }
 

@@ -7,6 +7,7 @@ mod actions;
 mod addresses;
 #[path = "../hostile/attacker/mod.rs"]
 mod attacker;
+mod changed;
 mod common;
 mod connections;
 mod direct;
@@ -25,3 +26,4 @@ mod sources;
 mod state;
 mod stop;
 mod styles;
+mod uploads;

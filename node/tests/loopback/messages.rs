@@ -191,10 +191,10 @@ fn number(message: &Message) -> u64 {
     u64::from_le_bytes(message.body()[..8].try_into().unwrap())
 }
 
-/// Fills the way to `to` until there has been no room for a while; returns how many went in.
+/// Fills the way to `to` until there has been no room for a second; returns how many went in.
 async fn fill(from: &Node, to: &Node, len: usize) -> u64 {
     let (mut accepted, mut full) = (0, 0);
-    while full < 100 {
+    while full < 500 {
         match from.try_send(to.id(), numbered(accepted, len)) {
             Ok(()) => (accepted, full) = (accepted + 1, 0),
             Err(Error::Full(peer)) => {

@@ -360,3 +360,40 @@ async fn a_loop_of_large_broadcasts_runs_over_nobody() {
         }
     }
 }
+
+/// What the simulator shows over ten minutes, at its beginning and over real sockets: the node that
+/// was disconnected is not let in, can still be sent a message, and may come back when it is wanted.
+#[tokio::test]
+async fn a_member_that_was_disconnected_by_hand_is_kept_away() {
+    let nodes = [node("a").await, node("b").await, node("c").await];
+    let [a, b, c] = &nodes;
+    join(b, a).await;
+    join(c, a).await;
+    until("all are linked", || nodes.iter().all(|node| node.peers().len() == 2)).await;
+    a.disconnect(b.id()).await.unwrap();
+    until("they are parted", || a.peer(b.id()).is_none() && b.peer(a.id()).is_none()).await;
+    let refused = within("a dial", b.connect(at(a))).await.unwrap_err();
+    assert!(matches!(&refused, Error::Refused { reason: Reason::KeptAway, .. }), "{refused}");
+    assert!(refused.to_string().contains("disconnected by hand"), "{refused}");
+    // The network still holds together.
+    let all: BTreeSet<_> = nodes.iter().map(Node::id).collect();
+    finds(a, &all).await;
+    assert!(a.peer(b.id()).is_none());
+
+    let mut events = b.events();
+    within("a message", a.send(b.id(), "all the same")).await.unwrap();
+    let heard = async {
+        while let Some(event) = events.next().await {
+            if let Event::NodeMessage { message, .. } = event {
+                return message.as_text() == Some("all the same");
+            }
+        }
+        false
+    };
+    assert!(within("the message", heard).await);
+    within("a dial", a.connect(at(b))).await.unwrap();
+    assert!(a.status().await.pinned.contains(&b.id()));
+    a.disconnect(b.id()).await.unwrap();
+    within("a join by hand", a.join(&[at(b).into()])).await.unwrap();
+    shutdown(nodes.each_ref()).await;
+}

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::common::*;
 use peerkit::{Config, Context, Error, Event, Events, Handler, Message, Node, Parting, Reason};
@@ -28,14 +28,13 @@ async fn to_the_end(events: &mut Events) -> Vec<&'static str> {
 
 #[tokio::test]
 async fn peers_hear_a_goodbye_and_all_is_over() {
-    let (a, b, c) = (node("a").await, node("b").await, node("c").await);
+    let a = builder("a").config(without_deadlines()).spawn().await.unwrap();
+    let (b, c) = (node("b").await, node("c").await);
     link(&a, &b).await;
     link(&c, &a).await;
     let (mut to_a, mut to_b, mut to_c) = (a.events(), b.events(), c.events());
     let address = at(&a);
-    let started = Instant::now();
-    a.shutdown().await;
-    assert!(started.elapsed() < Config::default().flush_timeout, "nothing had to be waited for");
+    within("a shutdown with nothing to wait for", a.shutdown()).await;
     stopping(expect(&mut to_b, "inbound_node_disconnected").await);
     stopping(expect(&mut to_c, "outbound_node_disconnected").await);
     let names = to_the_end(&mut to_a).await;
@@ -189,9 +188,7 @@ async fn a_peer_that_does_not_answer_holds_nobody_up() {
     link(&a, &blocking).await;
     let mut events = a.events();
     while a.try_send(blocking.id(), vec![0; 100_000]).is_ok() {}
-    let started = Instant::now();
     within("shutdown", a.shutdown()).await;
-    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
     // What did not get through is told even now.
     let names = to_the_end(&mut events).await;
     assert!(names.contains(&"node_message_failed"), "{names:?}");
@@ -277,7 +274,8 @@ fn a_thousand_rounds_leave_nothing() {
     // The C library gives every thread that waits for the disk an arena of its own, and their
     // number grows with the load: one for all shows what the node itself needs.
     command.env("MALLOC_ARENA_MAX", "1");
-    let run = command.args(["--exact", "a_thousand_rounds", "--ignored", "--nocapture"]).output();
+    let run =
+        command.args(["--exact", "stop::a_thousand_rounds", "--ignored", "--nocapture"]).output();
     let run = run.unwrap();
     let text = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success() && text.contains("1 passed"), "{text}");

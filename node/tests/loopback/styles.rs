@@ -98,12 +98,18 @@ impl Handler for Methods {
         tries: u32,
         error: &str,
     ) -> bool {
-        assert!(error.contains("can't connect"), "{error}");
+        assert!(
+            !error.is_empty() && !error.contains("127.0.0.1"),
+            "the address is told beside it: {error}"
+        );
         self.0.add("node_reconnection_error", format!("try {tries}"));
         false
     }
     fn outbound_node_connection_error(&mut self, _: &mut Context<'_>, _: &Address, error: &str) {
-        assert!(error.contains("can't connect"), "{error}");
+        assert!(
+            !error.is_empty() && !error.contains("127.0.0.1"),
+            "the address is told beside it: {error}"
+        );
         self.0.add("outbound_node_connection_error", "");
     }
     fn inbound_node_connection_error(&mut self, _: &mut Context<'_>, from: &Address, _: &str) {
@@ -142,7 +148,7 @@ fn write_down(log: &Log, event: &Event) {
 async fn scenario(observed: Builder, log: &Log, watch: impl FnOnce(&Node)) -> Vec<String> {
     let mut config = Config::default();
     // One try while the test runs.
-    (config.reconnect_min, config.reconnect_max) = (Duration::from_secs(60), PATIENCE * 3);
+    (config.reconnect_min, config.reconnect_max) = (PATIENCE, PATIENCE);
     let node = observed.name("observed").config(config).spawn().await.unwrap();
     watch(&node);
     let other = Node::builder().name("other").listen("127.0.0.1:0").spawn().await.unwrap();
@@ -180,7 +186,7 @@ async fn scenario(observed: Builder, log: &Log, watch: impl FnOnce(&Node)) -> Ve
     // A node that crashes before it has confirmed what it was sent.
     let elsewhere = Elsewhere::new();
     let mut config = Config::default();
-    config.ack_delay = PATIENCE;
+    config.ack_delay = Duration::from_secs(40);
     let crashing = builder("crashing").config(config);
     let crashing = elsewhere.run(crashing.spawn()).await.unwrap();
     node.connect(at(&crashing)).await.unwrap();

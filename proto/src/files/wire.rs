@@ -14,6 +14,7 @@
 //! 4 Follow     kind u8 = 4, hash 32 B, count u16, addresses (u16 length, UTF-8): at most 8
 //! 5 Cancel     kind u8 = 5
 //! 6 Present    kind u8 = 6, proof 32 B
+//! 7 Complete   kind u8 = 7, hash 32 B, name (u16 length, UTF-8, at most 64 bytes)
 //! ```
 //!
 //! Answers, at most [`MAX_ANSWER`] bytes of body:
@@ -47,6 +48,11 @@
 //! has no answer of its own. `Present` has none either: the proof that the asking side knows the
 //! secret of a ticket, see [`Secret`](super::Secret), counts for all requests after it.
 //!
+//! `Complete` tells that the asking side, which calls itself `name`, has received and verified all of
+//! `hash`. It gives up whatever was asked for before it, and has no answer. It is the last message
+//! on a stream: the asking side then ends the stream in order and reads it to its end. An answering
+//! side that does not know it refuses it as a bad request, which by then is not read.
+//!
 //! The size of a Description is that of the bytes served under the hash: of a folder, those of its
 //! manifest. Nothing that is told here is trusted: the list is checked against the hash, the pieces
 //! against the list, the size by the last piece.
@@ -59,7 +65,7 @@ use super::path::{FileName, MAX_NAME, NameError};
 use super::pieces::{PIECE, PieceValue};
 use crate::address::Address;
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::hello::{Proof, address, put_address};
+use crate::hello::{MAX_NAME as MAX_NODE_NAME, Proof, address, put_address};
 use crate::id::{Hash, ID_LEN, NodeId};
 
 #[cfg(test)]
@@ -137,6 +143,13 @@ pub enum Request {
         /// See [`Secret::prove`](super::Secret::prove).
         proof: Proof,
     },
+    /// All of it has been received and verified: nothing more is wanted.
+    Complete {
+        /// Of what.
+        hash: Hash,
+        /// What the asking node calls itself.
+        name: String,
+    },
     /// A kind that this build does not know: answered as a bad request.
     Unknown(u8),
 }
@@ -201,8 +214,8 @@ pub enum Refusal {
     /// Nothing with this hash is shared here.
     #[error("not shared there")]
     NotFound,
-    /// The file was changed on disk since it was hashed.
-    #[error("changed on disk since it was shared")]
+    /// The file was changed or removed on disk since it was hashed.
+    #[error("changed or removed there after it was shared")]
     Changed,
     /// Too much to do: try later or elsewhere.
     #[error("too busy now")]
@@ -261,6 +274,11 @@ impl Request {
                 out.put_u8(6);
                 out.put_raw(proof);
             }
+            Self::Complete { hash, name } => {
+                out.put_u8(7);
+                out.put_raw(hash.as_bytes());
+                out.put_str(&name[..name.floor_char_boundary(MAX_NODE_NAME)]);
+            }
             Self::Unknown(kind) => out.put_u8(*kind),
         })
     }
@@ -291,6 +309,10 @@ impl Request {
             }
             5 => Self::Cancel,
             6 => Self::Present { proof: reader.array("request proof")? },
+            7 => {
+                let hash = reader.hash("request hash")?;
+                Self::Complete { hash, name: reader.str(MAX_NODE_NAME, "node name")? }
+            }
             kind => return Ok(Self::Unknown(kind)),
         };
         reader.finish()?;

@@ -5,8 +5,9 @@
 //! the receiver's user sees nothing. So nodes tell each other the time in Hello. If their clocks are
 //! more than half of the tolerance apart, both report it, before anything is lost.
 //!
-//! A clock may also be set while a link is up. A node that refuses a broadcast for its time therefore
-//! tells the peer that it came from its own time once more.
+//! A clock may also be set while a link is up. If it is this node's own, all links are compared again.
+//! If it is another's, a node that refuses a broadcast for its time tells the peer that it came from
+//! its own time once more.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,6 +27,8 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 pub(super) struct Clocks {
     /// Two clocks that are this far apart, in milliseconds, are reported.
     reported_from: u64,
+    /// What the clock of each peer showed when this node's time began, as far as it has said.
+    peers: BTreeMap<NodeId, i64>,
     /// The links that were reported, and how far the peer's clock is ahead, in milliseconds.
     apart: BTreeMap<NodeId, i64>,
     /// When a link was last told the time.
@@ -48,6 +51,7 @@ impl Clocks {
         Self {
             // At least a second, as a Hello may be under way for a part of one.
             reported_from: (tolerated / 2).max(1000),
+            peers: BTreeMap::new(),
             apart: BTreeMap::new(),
             told: BTreeMap::new(),
         }
@@ -61,8 +65,26 @@ impl Clocks {
     /// A peer says that its clock shows `unix`. Reports it if the clocks are far apart, and again only
     /// if it is by another amount.
     pub(super) fn compare(&mut self, turn: &mut Turn<'_>, peer: &Peer, unix: u64) {
-        let skew = i64::try_from(i128::from(unix) - i128::from(turn.unix));
-        let skew = skew.unwrap_or(if unix > turn.unix { i64::MAX } else { i64::MIN });
+        self.peers.insert(peer.id(), signed(unix).saturating_sub(since_origin(turn.now)));
+        self.judge(turn, peer);
+    }
+
+    /// This node's clock was set: compares it to all peers' again.
+    pub(super) fn was_set(&mut self, turn: &mut Turn<'_>) {
+        for peer in turn.links.values() {
+            self.judge(turn, peer);
+        }
+    }
+
+    /// Whether a clock that shows `unix` and was to show `expected` was set by an amount that counts.
+    pub(super) fn is_jump(&self, expected: u64, unix: u64) -> bool {
+        expected.abs_diff(unix) >= self.reported_from / 2
+    }
+
+    fn judge(&mut self, turn: &mut Turn<'_>, peer: &Peer) {
+        let Some(origin) = self.peers.get(&peer.id()) else { return };
+        let theirs = origin.saturating_add(since_origin(turn.now));
+        let skew = theirs.saturating_sub(signed(turn.unix));
         if skew.unsigned_abs() < self.reported_from {
             self.apart.remove(&peer.id());
             return;
@@ -84,7 +106,16 @@ impl Clocks {
     }
 
     pub(super) fn link_down(&mut self, id: NodeId) {
+        self.peers.remove(&id);
         self.apart.remove(&id);
         self.told.remove(&id);
     }
+}
+
+fn signed(unix: u64) -> i64 {
+    i64::try_from(unix).unwrap_or(i64::MAX)
+}
+
+fn since_origin(now: Instant) -> i64 {
+    i64::try_from(now.since_origin().as_millis()).unwrap_or(i64::MAX)
 }

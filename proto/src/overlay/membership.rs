@@ -140,7 +140,9 @@ pub(super) struct Membership {
     /// Neighbours whose link another is about to take the place of.
     replaced: BTreeMap<NodeId, Instant>,
     named: VecDeque<Record>,
-    /// Nodes that one of the two applications has disconnected: not asked to be neighbours.
+    /// Nodes that this node's application has disconnected: they get no place.
+    refused: Away,
+    /// Those, and nodes whose application has disconnected this one: they are not asked for a place.
     avoided: Away,
     shuffles: VecDeque<(Instant, u64, Option<NodeId>)>,
     horizon: Horizon,
@@ -197,6 +199,7 @@ impl Membership {
             crossed: BTreeMap::new(),
             replaced: BTreeMap::new(),
             named: VecDeque::new(),
+            refused: Away::default(),
             avoided: Away::default(),
             shuffles: VecDeque::new(),
             horizon: Horizon::new(me, config),
@@ -273,13 +276,21 @@ impl Membership {
         self.member
     }
 
-    /// Does not look for a node for a while, nor takes it as a neighbour.
+    /// This node's application has disconnected a node: it gets no place for a while.
+    pub(super) fn refuse(&mut self, now: Instant, id: NodeId) {
+        self.refused.keep(now, id);
+        self.avoided.keep(now, id);
+    }
+
+    /// A node's application has disconnected this one: it is not asked for a place for a while, but
+    /// may have one.
     pub(super) fn avoid(&mut self, now: Instant, id: NodeId) {
         self.avoided.keep(now, id);
     }
 
-    /// Ends that.
+    /// Ends both.
     pub(super) fn lift(&mut self, id: NodeId) {
+        self.refused.lift(id);
         self.avoided.lift(id);
     }
 
@@ -385,11 +396,13 @@ impl Membership {
             return;
         }
         self.start(turn);
-        if self.avoided.is_kept(turn.now, from) && !self.pinned.contains(&from) {
-            // Whichever side disconnected the other, the link that is there is for something else.
+        if self.refused.is_kept(turn.now, from) {
+            // The link that is there is for a message.
             self.reply(turn, from, Outcome::Full, Vec::new());
             return;
         }
+        // One that had disconnected this node wants it again.
+        self.avoided.lift(from);
         let kept = self.kept.remove(&from).is_some_and(|until| until > turn.now);
         let known = self.active.contains_key(&from);
         if !known && need == Need::Low && !kept && !self.has_room(turn.now) {
@@ -507,7 +520,7 @@ impl Membership {
         let neighbour = probe.neighbour
             && room
             && probe.record.node == from
-            && !self.avoided.is_kept(turn.now, from);
+            && !self.refused.is_kept(turn.now, from);
         if neighbour {
             self.kept.insert(from, turn.now + PATIENCE);
         }

@@ -326,3 +326,46 @@ fn a_node_of_many_links_answers_in_parts() {
     assert_eq!(parts.len(), 3);
     assert_eq!(neighbour_parts(vec![], vec![]).len(), 1);
 }
+
+#[test]
+fn a_clock_that_is_set_is_compared_to_all_peers_again() {
+    let identity = Identity {
+        key: Key::from_secret(&[1; 32]),
+        name: "n".into(),
+        network: "net".into(),
+        epoch: 1_700_000_000_000,
+        manual: true,
+    };
+    let mut node = Overlay::new(identity, &Config::default(), [1; 32]);
+    let at = |seconds| Instant::from_origin(Duration::from_secs(seconds));
+    let unix = |seconds: u64| 1_700_000_000_000 + seconds * 1000;
+    node.set_clock(at(0), unix(0));
+    let id = Key::from_secret(&[2; 32]).id();
+    let address: Address = "127.0.0.1:7117".parse().unwrap();
+    let ip = address.socket().unwrap().ip();
+    let direction = Direction::Inbound;
+    let candidate = Candidate { id, direction, incarnation: 1, ip };
+    let peer = Peer::new(id, "p".into(), address, direction);
+    let skews = |node: &mut Overlay, now, input| {
+        node.handle(now, input);
+        let mut skews = Vec::new();
+        while let Some(output) = node.poll() {
+            if let Output::Event(Event::NodeClockSkew { seconds, .. }) = output {
+                skews.push(seconds);
+            }
+        }
+        skews
+    };
+    assert!(skews(&mut node, at(0), Input::LinkUp { peer, candidate }).is_empty());
+    assert!(skews(&mut node, at(0), Input::Time { id, unix: unix(1) }).is_empty());
+    // An hour later both clocks have gone on, and nothing is to be said.
+    node.set_clock(at(3600), unix(3600));
+    assert!(skews(&mut node, at(3600), Input::Command(Command::Flush)).is_empty());
+    // Somebody sets this node's clock an hour back, then right again.
+    node.set_clock(at(3700), unix(100));
+    assert_eq!(skews(&mut node, at(3700), Input::Command(Command::Flush)), [3601]);
+    assert_eq!(node.clock_status().apart, 1);
+    node.set_clock(at(3800), unix(3800));
+    assert!(skews(&mut node, at(3800), Input::Command(Command::Flush)).is_empty());
+    assert_eq!(node.clock_status(), ClockStatus::default());
+}

@@ -364,6 +364,7 @@ fn files_protocol() {
     let secret = Secret::from_bytes([3; 16]);
     let proof = secret.prove(&[7; 32], ann().id());
     request("present", Request::Present { proof }, PRESENT);
+    request("complete", Request::Complete { hash, name: "ann".into() }, COMPLETE);
 
     let answer = |name: &str, answer: Answer, digits: &str| {
         files_message(name, &answer, answer.encode(), Answer::decode, digits);
@@ -597,6 +598,9 @@ const FOLLOW: &str = "\
 const CANCEL_PIECES: &str = "0100000005";
 const PRESENT: &str = "\
     21000000060a8d5eb770c72e69a0d1258e6c84d9e817da8d31efe3d31be2750c222bc26f63";
+const COMPLETE: &str = "\
+    260000000785052e9aab1b67b6622d94a08441b09fd5b7aca61ee360416d70de5da67d86ca\
+    0300616e6e";
 const CANCELLED: &str = "020000000005";
 const HELD: &str = "0b0000000408000000000000000608";
 const WHOLE: &str = "0100000005";

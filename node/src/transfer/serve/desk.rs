@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use peerkit_proto::files::{Answer, Asker, Description, Layout, PIECE, PieceValue, Refusal};
+use peerkit_proto::files::{
+    Answer, Asker, Description, Layout, PIECE, PieceValue, Refusal, SharedFile,
+};
 use peerkit_proto::hello::Proof;
 use peerkit_proto::id::{Hash, NodeId};
 
@@ -80,6 +82,8 @@ pub(super) struct Desk {
     file: Option<(Hash, Source)>,
     /// The same of folders whose files are asked for: between their pieces come lists.
     tree: Option<(Hash, Source)>,
+    /// What could not be read last because it was changed: its hash, and its name.
+    pub(super) changed: Option<(Hash, String)>,
 }
 
 #[derive(Debug)]
@@ -117,6 +121,35 @@ impl Serving {
         self.partials.get(hash, &caller.asker())
     }
 
+    /// What `caller` fetches under `hash`, for people to read.
+    pub(super) fn file(&self, hash: &Hash, caller: &Caller) -> Option<SharedFile> {
+        let asker = caller.asker();
+        self.shares.file(hash, &asker).or_else(|| self.partials.found(hash, Some(&asker)))
+    }
+
+    /// Why nothing is served to `caller` under `hash`.
+    pub(super) fn missing(&self, hash: &Hash, caller: &Caller) -> Refusal {
+        match self.shares.changed(hash, &caller.asker()) {
+            Some(_) => Refusal::Changed,
+            None => Refusal::NotFound,
+        }
+    }
+
+    /// The name of the share that `caller` can't have because it was changed. In the folder `hash`
+    /// that is the file of this `piece`.
+    pub(super) fn changed(
+        &self,
+        hash: &Hash,
+        piece: Option<u64>,
+        caller: &Caller,
+    ) -> Option<String> {
+        let asker = caller.asker();
+        let place = piece.zip(self.layouts.known(hash)).and_then(|(piece, all)| all.place(piece));
+        let file = place.map(|place| place.file);
+        let title = self.shares.title(hash, file, &asker);
+        title.or_else(|| Some(self.shares.changed(hash, &asker)?.to_string()))
+    }
+
     fn open(&self, hash: &Hash, tree: bool, caller: &Caller) -> Result<Source, Refusal> {
         if self.shares(hash, caller) {
             if !tree {
@@ -126,7 +159,7 @@ impl Serving {
             let layout = self.layouts.get(hash, || Layout::new(open.sizes()).ok());
             return Ok(Source::Tree(open, layout.ok_or(Refusal::NotFound)?));
         }
-        let partial = self.partial(hash, caller).ok_or(Refusal::NotFound)?;
+        let partial = self.partial(hash, caller).ok_or_else(|| self.missing(hash, caller))?;
         match (partial.manifest(), tree) {
             (Some((bytes, list)), false) => {
                 Ok(Source::Share(OpenShare::memory(bytes, list.as_ref().clone())))
@@ -138,6 +171,12 @@ impl Serving {
 }
 
 impl Layouts {
+    /// The layout of a folder that is being served.
+    fn known(&self, hash: &Hash) -> Option<Arc<Layout>> {
+        let layouts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        layouts.get(hash).and_then(Weak::upgrade)
+    }
+
     fn get(&self, hash: &Hash, make: impl FnOnce() -> Option<Layout>) -> Option<Arc<Layout>> {
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = lock().get(hash).and_then(Weak::upgrade) {
@@ -185,14 +224,17 @@ impl Source {
 
 impl Desk {
     pub(super) fn new(serving: Serving, caller: Caller) -> Self {
-        Self { serving, caller, file: None, tree: None }
+        Self { serving, caller, file: None, tree: None, changed: None }
     }
 
     /// The answer with values of a piece list.
     pub(super) fn values(&mut self, hash: Hash, first: u64, count: u16) -> Answer {
         match self.find_values(hash, first, count) {
             Ok(values) => Answer::Pieces { first, values },
-            Err(refusal) => Answer::Refused(refusal),
+            Err(refusal) => {
+                self.note(refusal, &hash, None);
+                Answer::Refused(refusal)
+            }
         }
     }
 
@@ -208,7 +250,7 @@ impl Desk {
             return share.values(first, count).map(<[_]>::to_vec);
         }
         let list = self.serving.partials.list(&hash, &self.caller.asker());
-        let list = list.ok_or(Refusal::NotFound)?;
+        let list = list.ok_or_else(|| self.serving.missing(&hash, &self.caller))?;
         values_of(&list, first, count).map(<[_]>::to_vec)
     }
 
@@ -220,9 +262,18 @@ impl Desk {
         let read = self.try_read(run, batch);
         run.batch = first..run.next;
         if let Err(refusal) = read {
+            self.note(refusal, &run.hash, run.tree.then_some(run.next));
             tracing::debug!(hash = %run.hash, first, %refusal, "pieces are not served");
             run.count = 0;
             batch.put(&Answer::Refused(refusal));
+        }
+    }
+
+    /// Notes what was refused because it was changed.
+    fn note(&mut self, refusal: Refusal, hash: &Hash, piece: Option<u64>) {
+        if refusal == Refusal::Changed {
+            let name = self.serving.changed(hash, piece, &self.caller);
+            self.changed = name.map(|name| (*hash, name));
         }
     }
 
@@ -242,6 +293,7 @@ impl Desk {
                 *self.slot(run.tree) = None;
                 return Err(refusal);
             }
+            batch.content += left;
             run.advance(left, len);
         }
         Ok(())
@@ -262,6 +314,7 @@ impl Desk {
         let Ok(read) = batch.put_part(run, len, part, read) else { return false };
         run.batch = run.next..run.next.saturating_add(1);
         run.is_rest = run.read > 0;
+        batch.content += read;
         run.advance(read, len);
         true
     }
@@ -293,11 +346,14 @@ pub(super) struct Batch {
     /// Only ever grows: what is after `len` is left over from before.
     bytes: Vec<u8>,
     len: usize,
+    /// Bytes of pieces in it.
+    pub(super) content: usize,
 }
 
 impl Batch {
     pub(super) fn clear(&mut self) {
         self.len = 0;
+        self.content = 0;
     }
 
     pub(super) fn bytes(&self) -> &[u8] {

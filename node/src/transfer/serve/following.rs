@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerkit_proto::address::Address;
-use peerkit_proto::files::{AccessKind, Answer, FileKind, PieceSet, Refusal};
+use peerkit_proto::files::{AccessKind, Answer, FileKind, PieceSet};
 use peerkit_proto::id::Hash;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -71,7 +71,7 @@ impl Following {
     ) -> Vec<u8> {
         self.0 = None;
         let Some(description) = serving.describe(&hash, caller) else {
-            return Answer::Refused(Refusal::NotFound).encode();
+            return Answer::Refused(serving.missing(&hash, caller)).encode();
         };
         let partial = serving.partial(&hash, caller).filter(|_| !description.whole);
         let (growing, answer) = match partial {

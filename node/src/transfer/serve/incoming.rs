@@ -9,6 +9,7 @@ use bytes::Bytes;
 use peerkit_proto::codec::DecodeError;
 use peerkit_proto::files::Request;
 use peerkit_proto::files::wire::{MAX_REQUEST, PREFIX, body_len};
+use peerkit_proto::id::Hash;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
@@ -19,7 +20,7 @@ pub(super) const MAX_WAITING: usize = 64;
 /// A request with its number: they are counted as they come in.
 pub(super) type Numbered = (u64, Result<Request, DecodeError>);
 
-/// What comes in. A `Cancel` counts as soon as it is read, all else in its turn.
+/// What comes in. `Cancel` and `Complete` count as soon as they are read, all else in its turn.
 #[derive(Debug)]
 pub(super) struct Incoming {
     /// What was read and is no whole request yet, at the start.
@@ -29,6 +30,8 @@ pub(super) struct Incoming {
     next: u64,
     /// Requests before this number are given up.
     cancelled: u64,
+    /// What the other side has all of, and what it calls itself.
+    complete: Option<(Hash, String)>,
     /// When the request began to come in that is not whole yet.
     begun: Option<Instant>,
     /// Nothing more is read, and why.
@@ -43,6 +46,7 @@ impl Incoming {
             waiting: VecDeque::new(),
             next: 0,
             cancelled: 0,
+            complete: None,
             begun: None,
             end: None,
         }
@@ -75,9 +79,15 @@ impl Incoming {
         self.waiting.pop_front()
     }
 
-    /// Whether a request waits for its turn.
+    /// Whether something is there to be done: a request waits for its turn, or the other side has
+    /// all that it wants.
     pub(super) fn has_next(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() || self.complete.is_some()
+    }
+
+    /// What the other side has told that it has all of, once, and what it calls itself.
+    pub(super) fn take_complete(&mut self) -> Option<(Hash, String)> {
+        self.complete.take()
     }
 
     /// Whether the other side has given up the request of this number.
@@ -106,6 +116,10 @@ impl Incoming {
             let Some(body) = rest.get(..len) else { break };
             match Request::decode(Bytes::copy_from_slice(body)) {
                 Ok(Request::Cancel) => self.cancelled = self.next,
+                Ok(Request::Complete { hash, name }) => {
+                    self.cancelled = self.next;
+                    self.complete = Some((hash, name));
+                }
                 request => {
                     self.waiting.push_back((self.next, request));
                     self.next += 1;

@@ -23,6 +23,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use crate::rate::RateLimits;
 use crate::store::Store;
 use crate::transfer::partial::{Partial, PartialGuard};
+use crate::transfer::uploads::UploadNews;
 use crate::transfer::{IDLE, STALL};
 
 const P: usize = PIECE as usize;
@@ -35,7 +36,8 @@ fn node(n: u8) -> NodeId {
 
 fn serving() -> Serving {
     let shares = Shares::new(Store::open(None).unwrap());
-    Serving::new(shares, Partials::default(), Rates::new(&Config::default()))
+    let (uploads, _) = Uploads::new();
+    Serving::new(shares, Partials::default(), Rates::new(&Config::default()), uploads)
 }
 
 fn content(len: usize, seed: u8) -> Vec<u8> {
@@ -352,4 +354,43 @@ async fn a_node_limits_what_it_sends() {
     node.set_rates(RateLimits::default());
     assert_eq!(node.rates(), RateLimits::default());
     node.shutdown().await;
+}
+
+/// A peer that has all it wants ends the stream in order, whatever was still on its way.
+#[tokio::test]
+async fn a_peer_that_has_all_ends_the_stream_in_order() {
+    let (uploads, mut news) = Uploads::new();
+    let serving = Serving { uploads, ..serving() };
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = content(4 * P, 1);
+    let path = dir.path().join("film.bin");
+    write(&path, &bytes);
+    let hash = serving.shares.add(path, |_| ()).await.unwrap().shared.hash;
+    let name = || "bob".to_owned();
+    // In order, and with an answer on its way that is read no more.
+    for asked_for_more in [false, true] {
+        let mut asking = ask(&serving, node(1));
+        asking.pieces(&Request::Data { hash, first: 0, count: 4 }).await;
+        assert_eq!(serving.uploads.list()[0].sent, 4 * PIECE);
+        if asked_for_more {
+            asking.send(&Request::Data { hash, first: 0, count: 4 }).await;
+        }
+        asking.send(&Request::Complete { hash, name: name() }).await;
+        match news.recv().await {
+            Some(UploadNews::Completed { peer, name: of, upload }) => {
+                assert_eq!((peer, of, upload.bytes), (node(1), name(), 4 * PIECE));
+            }
+            other => panic!("{other:?}"),
+        }
+        drop(asking.stream);
+        asking.serving.await.unwrap().unwrap();
+        assert!(serving.uploads.list().is_empty());
+    }
+    // Who goes away without a word has broken off.
+    let mut asking = ask(&serving, node(1));
+    asking.send(&Request::Data { hash, first: 0, count: 4 }).await;
+    asking.answer().await;
+    drop(asking.stream);
+    asking.serving.await.unwrap().unwrap_err();
+    assert!(news.try_recv().is_err());
 }

@@ -23,7 +23,7 @@ mod victim;
 pub use victim::{Victim, config};
 
 /// The longest that anything here may take that is not told how long it may take.
-pub const LONG: Duration = Duration::from_secs(10);
+pub const LONG: Duration = Duration::from_secs(60);
 
 /// One connection to a victim, past TLS.
 pub struct Attacker {

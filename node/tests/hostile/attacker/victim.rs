@@ -28,7 +28,7 @@ struct Log {
 /// Short deadlines, so that what is to end for them ends soon.
 pub fn config() -> Config {
     let mut config = Config::default();
-    config.handshake_timeout = Duration::from_millis(1500);
+    config.handshake_timeout = Duration::from_secs(4);
     config.flush_timeout = Duration::from_millis(500);
     config.connect_timeout = Duration::from_secs(5);
     config

@@ -8,13 +8,23 @@ use std::time::Duration;
 use peerkit::{Builder, Config, Event, Events, Node, Peer};
 
 /// Long enough for any machine; a wait that takes it has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A node that listens on loopback.
 pub(crate) fn builder(name: &str) -> Builder {
     let mut config = Config::default();
-    config.download_patience = Duration::from_secs(1);
+    config.download_patience = Duration::from_secs(5);
     Node::builder().name(name).listen("127.0.0.1:0").config(config)
+}
+
+/// Deadlines that no test lives to see: what waits for one of them takes longer than [`PATIENCE`].
+pub(crate) fn without_deadlines() -> Config {
+    const NEVER: Duration = Duration::from_secs(3600);
+    let mut config = Config::default();
+    (config.handshake_timeout, config.connect_timeout) = (NEVER, NEVER);
+    (config.flush_timeout, config.dead_after) = (NEVER, NEVER);
+    (config.query_timeout, config.query_ttl) = (NEVER, NEVER);
+    config
 }
 
 pub(crate) async fn node(name: &str) -> Node {

@@ -16,7 +16,7 @@ fn places() -> impl Strategy<Value = Vec<Address>> {
 
 fn requests() -> impl Strategy<Value = Request> {
     let hash = any::<[u8; 32]>().prop_map(Hash::from_bytes);
-    let part = (hash, 0..7u8, any::<u64>(), 1..=MAX_PART, any::<[u8; 32]>(), places());
+    let part = (hash, 0..8u8, any::<u64>(), 1..=MAX_PART, any::<[u8; 32]>(), places());
     part.prop_map(|(hash, kind, first, count, proof, addresses)| match kind {
         0 => Request::Describe { hash },
         1 => Request::Pieces { hash, first, count },
@@ -24,7 +24,9 @@ fn requests() -> impl Strategy<Value = Request> {
         3 => Request::Tree { hash, first, count },
         4 => Request::Follow { hash, addresses },
         5 => Request::Cancel,
-        _ => Request::Present { proof },
+        6 => Request::Present { proof },
+        // Names of up to 64 bytes, also of several bytes a character.
+        _ => Request::Complete { hash, name: "é".repeat(usize::from(proof[0] % 33)) },
     })
 }
 
@@ -84,6 +86,18 @@ fn the_bytes_are_as_written_down() {
         [13, 0, 0, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0]
     );
     assert_eq!(Request::Cancel.encode(), [1, 0, 0, 0, 5]);
+    assert_eq!(
+        Request::Complete { hash: Hash::from_bytes([7; 32]), name: "bob".into() }.encode(),
+        {
+            let mut expected = vec![38, 0, 0, 0, 7];
+            expected.extend([7; 32]);
+            expected.extend([3, 0, b'b', b'o', b'b']);
+            expected
+        }
+    );
+    let long = Request::Complete { hash: Hash::from_bytes([7; 32]), name: "é".repeat(40) };
+    let cut = Request::decode(Bytes::from(long.encode()).slice(PREFIX..)).unwrap();
+    assert_eq!(cut, Request::Complete { hash: Hash::from_bytes([7; 32]), name: "é".repeat(32) });
     assert_eq!(Request::Present { proof: [7; 32] }.encode(), {
         let mut expected = vec![33, 0, 0, 0, 6];
         expected.extend([7; 32]);

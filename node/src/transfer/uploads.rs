@@ -1,0 +1,313 @@
+//! What this node sends to others: who fetches what, how far that is, and what they have received.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use peerkit_proto::event::{Event, Peer, Upload};
+use peerkit_proto::files::SharedFile;
+use peerkit_proto::id::{Hash, NodeId};
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use super::status::Meter;
+use crate::lock::lock;
+
+/// Uploads that are remembered: those of open streams, and those that may be taken up again.
+const MAX_UPLOADS: usize = 4096;
+
+/// Peers that are told apart in the total. Beyond it the count stands still.
+const MAX_PEERS: usize = 65_536;
+
+/// Hashes that are known to have been reported as changed.
+const MAX_CHANGED: usize = 1024;
+
+/// News that wait to be delivered. The stream that has more waits.
+const NEWS: usize = 64;
+
+/// An upload under way: a peer that has asked for a file or folder and has not said yet that it has
+/// all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct UploadStatus {
+    /// The peer that fetches it.
+    pub peer: NodeId,
+    /// What it fetches.
+    #[serde(flatten)]
+    pub file: SharedFile,
+    /// Bytes of it that this node has sent to the peer. Other nodes may be sending it the rest.
+    pub sent: u64,
+    /// Bytes a second, lately.
+    pub rate: u64,
+}
+
+/// What a node has sent of files since it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[non_exhaustive]
+pub struct UploadTotals {
+    /// Bytes of files and folders.
+    pub bytes: u64,
+    /// Nodes that they were sent to.
+    pub peers: u64,
+    /// How often a peer said that it has received all that it asked for.
+    pub completed: u64,
+}
+
+/// Something that the application is told.
+#[derive(Debug)]
+pub(crate) enum UploadNews {
+    Completed { peer: NodeId, name: String, upload: Upload },
+    Changed { hash: Hash, name: String },
+}
+
+/// The uploads of a node. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Uploads {
+    registry: Arc<Mutex<Registry>>,
+    news: mpsc::Sender<UploadNews>,
+}
+
+#[derive(Debug, Default)]
+struct Registry {
+    all: BTreeMap<(NodeId, Hash), Known>,
+    /// The number of the upload that was used last.
+    last: u64,
+    peers: BTreeSet<NodeId>,
+    totals: UploadTotals,
+    changed: BTreeSet<Hash>,
+}
+
+#[derive(Debug)]
+struct Known {
+    file: SharedFile,
+    sent: u64,
+    meter: Meter,
+    /// Streams that it is sent on.
+    streams: usize,
+    /// The peer has said that it has all of it, and nothing was sent since.
+    is_complete: bool,
+    /// When it was used last, by the registry's count.
+    used: u64,
+}
+
+/// One stream's part in an upload: the upload is under way for as long as this is held.
+#[derive(Debug)]
+pub(super) struct UploadGuard {
+    uploads: Uploads,
+    key: (NodeId, Hash),
+}
+
+impl UploadNews {
+    /// The event. `linked` finds the link with a node, if there is one.
+    pub(crate) fn into_event(self, linked: impl FnOnce(NodeId) -> Option<Peer>) -> Event {
+        match self {
+            Self::Completed { peer, name, upload } => {
+                let peer = linked(peer).unwrap_or_else(|| Peer::without_link(peer, name));
+                Event::NodeUploadCompleted { peer, upload }
+            }
+            Self::Changed { hash, name } => Event::NodeShareChanged { hash, name },
+        }
+    }
+}
+
+impl Uploads {
+    /// No uploads yet. News of them come from the receiver.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<UploadNews>) {
+        let (news, receiver) = mpsc::channel(NEWS);
+        (Self { registry: Arc::default(), news }, receiver)
+    }
+
+    /// The uploads under way, in the order of peers.
+    pub(crate) fn list(&self) -> Vec<UploadStatus> {
+        let mut registry = lock(&self.registry);
+        let all = registry.all.iter_mut();
+        all.filter(|(_, known)| known.streams > 0 && !known.is_complete)
+            .map(|((peer, _), known)| {
+                known.meter.fade();
+                let sent = known.sent.min(known.file.size);
+                UploadStatus {
+                    peer: *peer,
+                    file: known.file.clone(),
+                    sent,
+                    rate: known.meter.rate(),
+                }
+            })
+            .collect()
+    }
+
+    /// What was sent in all.
+    pub(crate) fn totals(&self) -> UploadTotals {
+        lock(&self.registry).totals
+    }
+
+    /// A stream begins to send `file` to `peer`.
+    pub(super) fn begin(&self, peer: NodeId, file: SharedFile) -> UploadGuard {
+        let key = (peer, file.hash);
+        let mut registry = lock(&self.registry);
+        registry.last += 1;
+        let used = registry.last;
+        if !registry.all.contains_key(&key) && registry.all.len() >= MAX_UPLOADS {
+            registry.forget_oldest();
+        }
+        let new =
+            || Known { file, sent: 0, meter: Meter::new(), streams: 0, is_complete: false, used };
+        let known = registry.all.entry(key).or_insert_with(new);
+        known.streams += 1;
+        known.used = used;
+        drop(registry);
+        UploadGuard { uploads: self.clone(), key }
+    }
+
+    /// `peer`, which calls itself `name`, says that it has all of `file`.
+    pub(super) async fn complete(&self, peer: NodeId, name: String, file: SharedFile) {
+        let bytes = {
+            let mut registry = lock(&self.registry);
+            let bytes = match registry.all.get_mut(&(peer, file.hash)) {
+                Some(known) => {
+                    known.is_complete = true;
+                    std::mem::take(&mut known.sent).min(file.size)
+                }
+                None => 0,
+            };
+            // What it had from elsewhere is none of our uploads. Of nothing there is nothing to send.
+            if bytes == 0 && file.size > 0 {
+                return;
+            }
+            registry.totals.completed += 1;
+            registry.count_peer(peer);
+            bytes
+        };
+        let SharedFile { hash, name: file_name, size, .. } = file;
+        let upload = Upload { hash, name: file_name.to_string(), bytes, size };
+        // Where the node is stopping it is not told any more.
+        let _ = self.news.send(UploadNews::Completed { peer, name, upload }).await;
+    }
+
+    /// What is shared under `hash`, called `name`, could not be served because it was changed.
+    pub(super) async fn changed(&self, hash: Hash, name: String) {
+        {
+            let mut registry = lock(&self.registry);
+            if registry.changed.len() >= MAX_CHANGED || !registry.changed.insert(hash) {
+                return;
+            }
+        }
+        let _ = self.news.send(UploadNews::Changed { hash, name }).await;
+    }
+}
+
+impl Registry {
+    fn count_peer(&mut self, peer: NodeId) {
+        if self.peers.len() < MAX_PEERS && self.peers.insert(peer) {
+            self.totals.peers += 1;
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let idle = self.all.iter().filter(|(_, known)| known.streams == 0);
+        let oldest = idle.min_by_key(|(_, known)| known.used).map(|(key, _)| *key);
+        if let Some(key) = oldest {
+            self.all.remove(&key);
+        }
+    }
+}
+
+impl UploadGuard {
+    /// What is being sent.
+    pub(super) fn hash(&self) -> Hash {
+        self.key.1
+    }
+
+    /// So many bytes of it were sent.
+    pub(super) fn sent(&self, bytes: usize) {
+        let bytes = bytes as u64;
+        let mut registry = lock(&self.uploads.registry);
+        registry.totals.bytes = registry.totals.bytes.saturating_add(bytes);
+        registry.count_peer(self.key.0);
+        if let Some(known) = registry.all.get_mut(&self.key) {
+            known.sent = known.sent.saturating_add(bytes);
+            known.is_complete = false;
+            known.meter.add(bytes);
+        }
+    }
+}
+
+impl Drop for UploadGuard {
+    fn drop(&mut self) {
+        let mut registry = lock(&self.uploads.registry);
+        let Some(known) = registry.all.get_mut(&self.key) else { return };
+        known.streams = known.streams.saturating_sub(1);
+        // What was not completed is remembered: the peer may come back for the rest.
+        if known.streams == 0 && (known.is_complete || known.sent == 0) {
+            registry.all.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use peerkit_proto::files::FileKind;
+
+    use super::*;
+
+    fn node(n: usize) -> NodeId {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&n.to_le_bytes());
+        NodeId::from_bytes(bytes)
+    }
+
+    fn file(size: u64) -> SharedFile {
+        let name = "film.bin".parse().unwrap();
+        SharedFile { hash: Hash::of(&size.to_le_bytes()), name, size, kind: FileKind::File }
+    }
+
+    async fn completed(news: &mut mpsc::Receiver<UploadNews>) -> (NodeId, String, u64) {
+        match news.recv().await.unwrap() {
+            UploadNews::Completed { peer, name, upload } => (peer, name, upload.bytes),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upload_is_complete_when_the_peer_says_so() {
+        let (uploads, mut news) = Uploads::new();
+        let first = uploads.begin(node(1), file(100));
+        first.sent(60);
+        let status = uploads.list().remove(0);
+        assert_eq!((status.peer, status.sent, status.file), (node(1), 60, file(100)));
+        drop(first);
+        assert!(uploads.list().is_empty(), "nothing is sent now");
+        // It comes back for the rest, over two streams.
+        let (one, two) = (uploads.begin(node(1), file(100)), uploads.begin(node(1), file(100)));
+        one.sent(30);
+        two.sent(30);
+        uploads.complete(node(1), "bob".into(), file(100)).await;
+        assert_eq!(completed(&mut news).await, (node(1), "bob".into(), 100));
+        assert!(uploads.list().is_empty());
+        // Nothing was sent since, and to others never.
+        uploads.complete(node(1), "bob".into(), file(100)).await;
+        uploads.complete(node(2), "cid".into(), file(100)).await;
+        // Of what is empty nothing has to be sent.
+        uploads.complete(node(3), "dan".into(), file(0)).await;
+        assert_eq!(completed(&mut news).await, (node(3), "dan".into(), 0));
+        let expected = UploadTotals { bytes: 120, peers: 2, completed: 2 };
+        assert_eq!(uploads.totals(), expected);
+        drop((one, two));
+        assert!(lock(&uploads.registry).all.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_has_a_bound() {
+        let (uploads, mut news) = Uploads::new();
+        for n in 0..MAX_UPLOADS + 10 {
+            uploads.begin(node(n), file(100)).sent(1);
+        }
+        assert_eq!(lock(&uploads.registry).all.len(), MAX_UPLOADS);
+        uploads.complete(node(0), "forgotten".into(), file(100)).await;
+        uploads.complete(node(10), "known".into(), file(100)).await;
+        assert_eq!(completed(&mut news).await.1, "known");
+        for n in 0..MAX_CHANGED as u64 + 10 {
+            let changed = uploads.changed(file(n).hash, "a".into());
+            let (_, _) = tokio::join!(changed, async { news.try_recv() });
+        }
+        assert_eq!(lock(&uploads.registry).changed.len(), MAX_CHANGED);
+    }
+}

@@ -1,0 +1,150 @@
+//! Files that are changed or removed at their source after they were shared.
+
+use std::path::PathBuf;
+
+use crate::common::*;
+use peerkit::{
+    Builder, Config, Error, Event, Events, FetchError, Fetched, Get, Hash, Node, RateLimits,
+    ShareOptions,
+};
+use peerkit_proto::files::{PIECE, Refusal};
+use tempfile::TempDir;
+
+/// A node that would wait for a source for longer than any test does.
+fn patient(name: &str) -> Builder {
+    builder(name).config(Config::default())
+}
+
+struct Case {
+    folder: TempDir,
+    ann: Node,
+    events: Events,
+    bob: Node,
+}
+
+impl Case {
+    async fn new() -> Self {
+        let (ann, bob) = (node("ann").await, patient("bob").spawn().await.unwrap());
+        link(&bob, &ann).await;
+        let events = ann.events();
+        Self { folder: tempfile::tempdir().unwrap(), ann, events, bob }
+    }
+
+    fn write(&self, path: &str, seed: u64, pieces: u64) -> PathBuf {
+        let path = self.folder.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let content = Chance(seed).bytes(usize::try_from(pieces * PIECE).unwrap() + 9);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    async fn fetch(&self, hash: Hash, into: &str) -> Result<Fetched, Error> {
+        let get = Get::new(hash).into_folder(self.folder.path().join(into));
+        let get = get.from(at(&self.ann).into());
+        within("the end of a fetch", self.bob.fetch_now(get, |_| {})).await
+    }
+
+    /// The next report that something was changed.
+    async fn reported(&mut self) -> (Hash, String) {
+        match expect(&mut self.events, "node_share_changed").await {
+            Event::NodeShareChanged { hash, name } => (hash, name),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn end(mut self) {
+        shutdown([&self.ann, &self.bob]).await;
+        while let Some(event) = self.events.next().await {
+            assert_ne!(event.name(), "node_share_changed", "it was reported already: {event:?}");
+        }
+    }
+}
+
+/// What a fetch of something that was changed says that this is called.
+fn named(result: Result<Fetched, Error>) -> String {
+    match result {
+        Err(Error::Fetch(FetchError::Changed { name })) => name,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_changed_in_the_midst_ends_the_fetch_at_once() {
+    let mut case = Case::new().await;
+    let film = case.write("from/film.bin", 1, 16);
+    let hash = case.ann.share(&film).await.unwrap().shared.hash;
+    case.ann.set_rates(RateLimits { upload: 8 << 20, ..RateLimits::default() });
+    let change = async {
+        until("some of it", || case.bob.downloads().first().is_some_and(|d| d.done > PIECE)).await;
+        case.write("from/film.bin", 2, 16);
+        case.ann.set_rates(RateLimits::default());
+    };
+    let (failed, ()) = tokio::join!(case.fetch(hash, "to"), change);
+    assert_eq!(named(failed), "film.bin");
+    assert_eq!(case.reported().await, (hash, "film.bin".to_owned()));
+    // What had come is kept; of a second fetch nothing comes, and nothing is left of it.
+    assert_eq!(std::fs::read_dir(case.folder.path().join("to")).unwrap().count(), 1);
+    assert_eq!(named(case.fetch(hash, "new/folder").await), "film.bin");
+    assert!(!case.folder.path().join("new").exists());
+    // Shared again it is something else, and the old hash is still known to be of the past.
+    case.ann.refresh(|_| {}).await.unwrap();
+    let again = case.fetch(hash, "again").await;
+    assert!(matches!(&again, Err(Error::Fetch(error)) if error.is_changed()), "{again:?}");
+    let now = case.ann.shares().remove(0).hash;
+    assert_ne!(now, hash);
+    case.fetch(now, "again").await.unwrap();
+    case.end().await;
+}
+
+#[tokio::test]
+async fn one_file_of_a_folder_and_one_that_is_gone_are_named() {
+    let mut case = Case::new().await;
+    case.write("from/album/a.txt", 1, 0);
+    let song = case.write("from/album/in/song.bin", 2, 3);
+    let album = case.ann.share(case.folder.path().join("from/album")).await.unwrap().shared.hash;
+    let small = case.write("from/small.txt", 3, 0);
+    let hash = case.ann.share(&small).await.unwrap().shared.hash;
+    std::fs::write(song, "another").unwrap();
+    std::fs::remove_file(small).unwrap();
+    assert_eq!(named(case.fetch(album, "to").await), "album/in/song.bin");
+    // Its own list is asked for, by its own hash.
+    let (song, name) = case.reported().await;
+    assert_eq!((song == album, &*name), (false, "album/in/song.bin"));
+    assert_eq!(named(case.fetch(hash, "to").await), "small.txt");
+    assert_eq!(case.reported().await, (hash, "small.txt".to_owned()));
+    case.end().await;
+}
+
+#[tokio::test]
+async fn another_source_that_has_it_unchanged_will_do() {
+    let case = Case::new().await;
+    let film = case.write("from/film.bin", 1, 4);
+    let copy = case.write("copy/film.bin", 1, 4);
+    let cid = node("cid").await;
+    link(&case.bob, &cid).await;
+    let hash = case.ann.share(&film).await.unwrap().shared.hash;
+    cid.share(&copy).await.unwrap();
+    case.write("from/film.bin", 2, 4);
+    let fetched = case.fetch(hash, "to").await.unwrap();
+    assert_eq!(fetched.sources, [cid.id()]);
+    shutdown([&cid, &case.ann, &case.bob]).await;
+}
+
+/// For those who may not have it, what was changed is as what never was.
+#[tokio::test]
+async fn who_may_not_have_it_is_not_told_that_it_was_changed() {
+    let case = Case::new().await;
+    let film = case.write("from/film.bin", 1, 2);
+    let options = ShareOptions::default().to_nodes(vec![case.bob.id()]);
+    let hash = case.ann.share_with(&film, options, |_| {}).await.unwrap().shared.hash;
+    case.write("from/film.bin", 2, 2);
+    case.ann.refresh(|_| {}).await.unwrap();
+    let known = case.fetch(hash, "to").await;
+    assert!(matches!(&known, Err(Error::Fetch(error)) if error.is_changed()), "{known:?}");
+    let cid = node("cid").await;
+    let get = Get::new(hash).into_folder(case.folder.path().join("to")).from(at(&case.ann).into());
+    let stranger = within("a fetch", cid.fetch_now(get, |_| {})).await;
+    let not_found = FetchError::Refused(Refusal::NotFound).to_string();
+    assert_eq!(stranger.unwrap_err().to_string(), not_found);
+    shutdown([&cid, &case.ann, &case.bob]).await;
+}

@@ -1,0 +1,131 @@
+//! What a node that shares gets to know of those who fetch from it.
+
+use crate::common::*;
+use peerkit::{Event, Events, Get, Hash, Node, Peer, RateLimits, Upload, UploadTotals};
+use peerkit_proto::files::PIECE;
+use tempfile::TempDir;
+
+async fn completed(events: &mut Events) -> (Peer, Upload) {
+    match expect(events, "node_upload_completed").await {
+        Event::NodeUploadCompleted { peer, upload } => (peer, upload),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Ends a node; its last events must be no uploads.
+async fn end(node: &Node, mut events: Events) {
+    shutdown([node]).await;
+    while let Some(event) = events.next().await {
+        assert_ne!(event.name(), "node_upload_completed", "{event:?}");
+    }
+}
+
+fn content(pieces: u64) -> Vec<u8> {
+    Chance(pieces).bytes(usize::try_from(pieces * PIECE).unwrap() + 77)
+}
+
+async fn share(node: &Node, folder: &TempDir, name: &str, content: &[u8]) -> Hash {
+    let path = folder.path().join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, content).unwrap();
+    let top = folder.path().join(name.split('/').next().unwrap());
+    node.share(top).await.unwrap().shared.hash
+}
+
+fn get(hash: Hash, to: &TempDir, from: &Node) -> Get {
+    Get::new(hash).into_folder(to.path()).from(at(from).into()).ask_network(false)
+}
+
+#[tokio::test]
+async fn a_node_knows_who_has_fetched_what() {
+    let (ann, bob, cid) = (node("ann").await, node("bob").await, node("cid").await);
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    link(&cid, &ann).await;
+    let mut events = ann.events();
+    let film = content(3);
+    let file = share(&ann, &from, "film.bin", &film).await;
+    share(&ann, &from, "album/in/empty", b"").await;
+    let album = share(&ann, &from, "album/song.bin", &content(2)).await;
+    let empty = share(&ann, &from, "empty", b"").await;
+    let album_size = content(2).len() as u64;
+    let sizes = [(file, film.len() as u64), (album, album_size), (empty, 0)];
+    for (hash, size) in sizes {
+        within("a fetch", bob.fetch_now(get(hash, &to, &ann), |_| {})).await.unwrap();
+        let (peer, upload) = completed(&mut events).await;
+        assert_eq!((peer.id(), peer.name(), peer.is_linked()), (bob.id(), "bob", false));
+        assert_eq!((upload.hash, upload.bytes, upload.size), (hash, size, size));
+    }
+    assert!(ann.uploads().is_empty());
+    // What is there already is not sent again, and is no upload.
+    within("a fetch", bob.fetch_now(get(file, &to, &ann), |_| {})).await.unwrap();
+    // Of who has a link that is told.
+    let to = tempfile::tempdir().unwrap();
+    within("a fetch", cid.fetch(file, to.path())).await.unwrap();
+    let (peer, upload) = completed(&mut events).await;
+    assert_eq!((peer.id(), peer.is_linked(), &*upload.name), (cid.id(), true, "film.bin"));
+    let bytes = 2 * film.len() as u64 + album_size;
+    let UploadTotals { bytes: sent, peers, completed, .. } = ann.upload_totals();
+    assert_eq!((sent, peers, completed), (bytes, 2, 4));
+    end(&ann, events).await;
+    shutdown([&bob, &cid]).await;
+}
+
+#[tokio::test]
+async fn what_was_stopped_is_not_complete_until_the_rest_came() {
+    let (ann, bob) = (node("ann").await, node("bob").await);
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut events = ann.events();
+    let film = content(12);
+    let hash = share(&ann, &from, "film.bin", &film).await;
+    ann.set_rates(RateLimits { upload: 8 << 20, ..RateLimits::default() });
+    let download = bob.download(get(hash, &to, &ann)).await.unwrap();
+    until("it is under way", || {
+        let uploads = ann.uploads();
+        download.status().done > PIECE && uploads.first().is_some_and(|one| one.sent > PIECE)
+    })
+    .await;
+    let upload = ann.uploads().remove(0);
+    assert_eq!((upload.peer, upload.file.hash), (bob.id(), hash));
+    assert_eq!((upload.file.name.as_str(), upload.file.size), ("film.bin", film.len() as u64));
+    bob.pause(hash).await.unwrap();
+    until("it has broken off", || ann.uploads().is_empty()).await;
+    assert_eq!(ann.upload_totals().completed, 0);
+    ann.set_rates(RateLimits::default());
+    bob.resume(hash).await.unwrap();
+    within("the fetch", download.finished()).await.unwrap();
+    let (peer, upload) = completed(&mut events).await;
+    // Nearly all: what was on its way when it was stopped was sent twice, and is counted once.
+    assert_eq!((peer.id(), upload.bytes), (bob.id(), film.len() as u64));
+    end(&ann, events).await;
+    shutdown([&bob]).await;
+}
+
+#[tokio::test]
+async fn each_of_several_sources_tells_what_it_has_sent() {
+    let (ann, bob, cid) = (node("ann").await, node("bob").await, node("cid").await);
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut events = [ann.events(), cid.events()];
+    let film = content(16);
+    let hash = share(&ann, &from, "film.bin", &film).await;
+    // A file of its own: what is written again is not what was shared.
+    let copy = tempfile::tempdir().unwrap();
+    share(&cid, &copy, "film.bin", &film).await;
+    for source in [&ann, &cid] {
+        source.set_rates(RateLimits { upload: 16 << 20, ..RateLimits::default() });
+    }
+    let get = get(hash, &to, &ann).from(at(&cid).into());
+    let fetched = within("the fetch", bob.fetch_now(get, |_| {})).await.unwrap();
+    assert_eq!(fetched.sources.len(), 2);
+    let mut sum = 0;
+    for events in &mut events {
+        let (peer, upload) = completed(events).await;
+        assert_eq!((peer.id(), upload.size), (bob.id(), film.len() as u64));
+        assert!(upload.bytes > 0);
+        sum += upload.bytes;
+    }
+    assert!(sum >= film.len() as u64, "{sum}");
+    let [of_ann, of_cid] = events;
+    end(&ann, of_ann).await;
+    end(&cid, of_cid).await;
+    shutdown([&bob]).await;
+}
