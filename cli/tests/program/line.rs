@@ -488,7 +488,9 @@ fn ping_reaches_a_node_without_a_link_and_peers_say_when_they_were_heard() {
         let seen = peer["last_seen"].as_u64().unwrap();
         assert!(seen <= now && now - seen < PATIENCE.as_millis() as u64, "{peer} at {now}");
     }
-    line.exit();
+    line.a.stop();
+    line.b.exit();
+    line.c.exit();
 }
 
 #[test]
