@@ -655,7 +655,7 @@ fn nothing_is_left_of_what_goes_to_standard_output() {
     command.env("TMPDIR", &temporary).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut stdout = child.stdout.take().unwrap();
-    std::io::Read::read_exact(&mut stdout, &mut [0]).unwrap();
+    Read::read_exact(&mut stdout, &mut [0]).unwrap();
     assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "as soon as it is written out");
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();

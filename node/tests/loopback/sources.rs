@@ -435,7 +435,7 @@ async fn more_downloads_than_may_be_wait_for_their_turn() {
         Source::new("a", &one, Ways::default()).await,
         Source::new("b", &two, Ways::default()).await,
     ];
-    let mut config = peerkit::Config::default();
+    let mut config = Config::default();
     config.max_downloads = 1;
     let ann = builder("ann").config(config).spawn().await.unwrap();
     for source in &sources {
