@@ -189,7 +189,7 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
                     (_, Some(rate)) => format!("{}/s", text::size(rate)),
                     (value, None) => plain(value.as_str().unwrap_or_default()),
                 };
-                format!("{}  {value}", paint.faint(&format!("{:9}", setting.name)))
+                format!("{}  {value}", paint.faint(&format!("{:13}", setting.name)))
             });
             lines.collect::<Vec<_>>().join("\n")
         }
