@@ -218,7 +218,9 @@ async fn without_a_source_nothing_is_left_behind() {
     let hash = bob.share(&path).await.unwrap().shared.hash;
     std::fs::write(&path, "another content").unwrap();
     let failed = ann.fetch(hash, to.path()).await;
-    assert!(matches!(failed, Err(Error::Fetch(FetchError::Refused(_)))), "{failed:?}");
+    let named =
+        |error: &FetchError| matches!(error, FetchError::Changed { name } if name == "file");
+    assert!(matches!(&failed, Err(Error::Fetch(error)) if named(error)), "{failed:?}");
     assert!(is_empty(&to));
     shutdown([&ann, &bob, &alone]).await;
 }
