@@ -29,8 +29,11 @@ pub(crate) struct SettingView {
     pub(crate) value: Value,
 }
 
+/// Picks one limit among all.
+type Limit = fn(&mut RateLimits) -> &mut u64;
+
 /// The limits that can be changed, under the names of their options.
-const RATES: &[(&str, fn(&mut RateLimits) -> &mut u64)] = &[
+const RATES: &[(&str, Limit)] = &[
     ("up", |limits| &mut limits.upload),
     ("down", |limits| &mut limits.download),
     ("peer-up", |limits| &mut limits.peer_upload),

@@ -28,6 +28,9 @@ pub(crate) const FROM_LINKS: usize = 1024;
 /// Answers that may wait for the one who asked; more than a network's nodes are never sent.
 pub(crate) const ANSWERS: usize = 65_536;
 
+/// A broadcast's id, its time in milliseconds since 1970, and the number of links that took it.
+pub(crate) type Published = (Hash, u64, usize);
+
 /// What the actor is told to do.
 pub(crate) enum Order {
     /// A dial has reached a node: may it say Hello?
@@ -70,7 +73,7 @@ pub(crate) enum Order {
     Broadcast {
         title: String,
         message: Message,
-        reply: Option<oneshot::Sender<Result<(Hash, u64, usize), BroadcastError>>>,
+        reply: Option<oneshot::Sender<Result<Published, BroadcastError>>>,
     },
     /// Ask the network, or the neighbours alone for this node itself.
     Ask { what: What, depth: i32, own: bool, timeout: Option<Duration>, asked: Asked },
