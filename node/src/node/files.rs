@@ -283,20 +283,31 @@ impl Node {
     }
 }
 
-/// What a search has found, by name and hash.
+/// What a search has found.
 #[derive(Default)]
-struct Findings(BTreeMap<(FileName, Hash), FoundFile>);
+struct Findings {
+    /// By name and hash: the same content may have several names.
+    files: BTreeMap<(FileName, Hash), SharedFile>,
+    /// Who has a content, under whatever name.
+    sources: BTreeMap<Hash, Vec<Source>>,
+}
 
 impl Findings {
     fn add(&mut self, files: Vec<SharedFile>, source: &Source) {
         for file in files {
-            let key = (file.name.clone(), file.hash);
-            let new = || FoundFile { file, sources: Vec::new() };
-            let found = self.0.entry(key).or_insert_with(new);
-            if !found.sources.contains(source) {
-                found.sources.push(source.clone());
+            let sources = self.sources.entry(file.hash).or_default();
+            if !sources.contains(source) {
+                sources.push(source.clone());
             }
+            self.files.entry((file.name.clone(), file.hash)).or_insert(file);
         }
+    }
+
+    /// In the order of names.
+    fn into_files(self) -> Vec<FoundFile> {
+        let sources = |file: &SharedFile| self.sources.get(&file.hash).cloned().unwrap_or_default();
+        let files = self.files.into_values();
+        files.map(|file| FoundFile { sources: sources(&file), file }).collect()
     }
 }
 
@@ -317,7 +328,7 @@ impl Inner {
                 found.add(files, &source);
             }
         }
-        Ok(found.0.into_values().collect())
+        Ok(found.into_files())
     }
 
     /// Fetches, and waits for it: see [`Node::fetch_now`].
