@@ -128,7 +128,7 @@ fn a_port_in_use_is_named_with_the_way_out() {
     let output = run(command, "");
     assert_eq!(output.status.code(), Some(1));
     let error = text(&output.stderr);
-    assert!(error.contains(&format!("port {port} is in use")), "{error}");
+    assert!(error.contains(&format!("port {port} of 127.0.0.1 is in use")), "{error}");
     assert!(error.contains("--listen 127.0.0.1:0"), "{error}");
     assert!(output.stdout.is_empty());
 }
