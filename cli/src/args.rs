@@ -1,5 +1,6 @@
 //! What stands on the command line.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
@@ -359,8 +360,13 @@ fn listen(text: &str) -> Result<Listen, String> {
 fn announced_address(text: &str) -> Result<Address, String> {
     match text.parse::<Address>() {
         Ok(address) if address.id.is_none() => {
-            let ip = address.socket().map(|socket| socket.ip());
-            match ip.is_some_and(|ip| ip.is_unspecified() || ip.is_multicast()) {
+            // The name of an interface means nothing on another machine.
+            let host = address.host.split('%').next().unwrap_or_default();
+            let is_of_no_use = |ip: IpAddr| {
+                let is_link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+                ip.is_unspecified() || ip.is_multicast() || is_link_local
+            };
+            match host.parse().is_ok_and(is_of_no_use) {
                 true => Err("nobody can dial that: announce an address that leads here".to_owned()),
                 false => Ok(address),
             }
@@ -437,6 +443,8 @@ mod tests {
             ("peerkit run --listen :0", "no host"),
             ("peerkit run --listen 99999", "port"),
             ("peerkit run --announce 0.0.0.0:1", "leads here"),
+            ("peerkit run --announce [fe80::1]:7", "leads here"),
+            ("peerkit run --announce [fe80::1%eth0]:7", "leads here"),
             ("peerkit run --announce-only", "--announce"),
             ("peerkit run --max-inbound many", "invalid digit"),
             ("peerkit run --network=", "at least one letter"),

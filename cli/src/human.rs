@@ -665,6 +665,21 @@ mod tests {
         assert_eq!(dialled(&address.with_id(id)), "07070707 at 192.0.2.7:7117");
     }
 
+    #[tokio::test]
+    async fn a_clock_that_is_wrong_is_told_with_what_to_do() {
+        let node = peerkit::Node::builder().spawn().await.unwrap();
+        let peer = Peer::without_link(NodeId::from_bytes([7; 32]), "bob\u{202e}".into());
+        let told = |seconds| {
+            event(Paint::none(), &node, &Event::NodeClockSkew { peer: peer.clone(), seconds })
+        };
+        let (ahead, behind) = (told(300).unwrap(), told(-900).unwrap());
+        assert!(ahead.starts_with("! the clock of bob\\u{202e}"), "{ahead}");
+        assert!(ahead.contains("is 5 min 0 s ahead of this node's"), "{ahead}");
+        assert!(behind.contains("is 15 min 0 s behind this node's"), "{behind}");
+        assert!(behind.ends_with("Set it right, or broadcasts get lost"), "{behind}");
+        node.shutdown().await;
+    }
+
     #[test]
     fn the_end_of_this_node_is_no_news_of_its_peers() {
         let parting = |reason, by_peer| Parting { reason, by_peer };

@@ -318,6 +318,22 @@ mod tests {
         assert_eq!(data(event), serde_json::json!({"hash": hash, "name": "a film"}));
     }
 
+    #[tokio::test]
+    async fn clocks_that_are_apart_are_told_in_seconds() {
+        let node = Node::builder().spawn().await.unwrap();
+        let peer = peerkit::Peer::without_link(NodeId::from_bytes([1; 32]), "bob".into());
+        for seconds in [300, -900] {
+            let event = Event::NodeClockSkew { peer: peer.clone(), seconds };
+            let line: serde_json::Value =
+                serde_json::from_str(&line(&EventLine::new(&node, &event))).unwrap();
+            assert_eq!(line["event"], "node_clock_skew");
+            assert_eq!(line["peer"]["id"], peer.id().to_string());
+            assert_eq!(line["data"], serde_json::json!({"seconds": seconds}));
+            assert!(line["time"].is_u64(), "{line}");
+        }
+        node.shutdown().await;
+    }
+
     fn content(message: &Message) -> String {
         serde_json::to_string(&Content::of(message)).unwrap()
     }

@@ -419,7 +419,8 @@ fn line_to_join(args: &RunArgs, node: &Node) -> Option<String> {
     if args.manual {
         line.push_str(" --manual");
     }
-    line.push_str(&format!(" {address}"));
+    // A shell may take the brackets of an IPv6 address for a pattern.
+    line.push_str(&format!(" {}", words::quote(&address.to_string())));
     if args.network != "peerkit" {
         line.push_str(&format!(" {}", words::option("--network", &args.network)));
     }

@@ -219,6 +219,9 @@ fn announcement(serving: &Serving, added: Added, output: &Output) -> anyhow::Res
     }
     let place = match reach {
         Reach::Others => "On the other machine:",
+        Reach::ThisMachine if shared.addresses.is_empty() => {
+            "On no machine yet, as this one has no network and the ticket no address:"
+        }
         Reach::ThisMachine => "On this machine, as no other can reach the address in the ticket:",
     };
     text.push_str(&format!(
@@ -239,6 +242,9 @@ fn closing(args: &ShareArgs, node: &Node, output: &Output) -> String {
         (_, 1) => "Only the node of --to can fetch it.",
         _ => "Only the nodes of --to can fetch it.",
     };
-    let text = format!("{whom}\nServing on {} until Ctrl-C.", start::addresses(node));
-    format!("{}\n", output.paint().faint(&text))
+    let serving = match node.addresses().is_empty() {
+        true => "Nobody can reach this node now. Ctrl-C ends it.".to_owned(),
+        false => format!("Serving on {} until Ctrl-C.", start::addresses(node)),
+    };
+    format!("{}\n", output.paint().faint(&format!("{whom}\n{serving}")))
 }

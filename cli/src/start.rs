@@ -147,15 +147,29 @@ impl Reach {
     }
 }
 
-/// Addresses, as people read them.
+/// The addresses that a node announces, as people read them.
 pub(crate) fn addresses(node: &Node) -> String {
-    let all = node.addresses().into_iter().map(|address| address.without_id().to_string());
+    listed(node.addresses())
+}
+
+fn listed(addresses: Vec<Address>) -> String {
+    if addresses.is_empty() {
+        return "no address: this machine has no network, so nobody can dial this node".to_owned();
+    }
+    let all = addresses.into_iter().map(|address| address.without_id().to_string());
     all.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_that_nobody_can_dial_says_so() {
+        assert!(listed(Vec::new()).starts_with("no address"));
+        let two = ["a:1", "[::1]:2"].map(|text| text.parse().unwrap());
+        assert_eq!(listed(two.into()), "a:1, [::1]:2");
+    }
 
     #[test]
     fn loopback_is_for_this_machine() {

@@ -281,6 +281,7 @@ fn every_frame() -> Vec<Frame> {
     frames.extend(network::broadcasts());
     frames.extend(network::membership());
     frames.push(Frame::QueryDone(QueryDone { id, depth: UNLIMITED - 1, complete: true }));
+    frames.extend([0, 1_700_000_000_000, u64::MAX].map(Frame::Clock));
     frames
 }
 

@@ -210,6 +210,9 @@ impl Actor {
                 self.joining.entry(id).or_default().push(reply);
                 self.command(Command::Join(id));
             }
+            Order::KeptAway(reply) => {
+                let _ = reply.send(self.overlay.kept_away(self.inner.now()).collect());
+            }
             Order::Leave(reply) => {
                 let conns = self.inner.all_conns();
                 let peers = conns.iter().map(|conn| conn.peer.clone()).collect();

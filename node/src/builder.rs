@@ -253,13 +253,18 @@ impl Builder {
             let error = "the owner's key is not that of the owner's identity that is given";
             return Err(Error::Setting(error.to_owned()));
         }
+        if owner.is_some_and(|owner| !owner.is_public_key()) {
+            let error = "no node can have the identity that is given for the network's owner";
+            return Err(Error::Setting(error.to_owned()));
+        }
         let (in_store, of_network) = (store.clone(), network.clone());
         let owner = crate::known::blocking(move || match owner {
             Some(owner) => {
                 in_store.save_owner(&of_network, owner)?;
                 Ok(Some(owner))
             }
-            None => Ok(in_store.owner(&of_network)?),
+            // An earlier version may have learnt one that no node can have.
+            None => Ok(in_store.owner(&of_network)?.filter(NodeId::is_public_key)),
         });
         let owner = owner.await?;
         let tls = Tls::new(&key).map_err(|error| Error::Setting(error.to_string()))?;

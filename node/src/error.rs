@@ -221,6 +221,13 @@ pub enum Error {
         "there is no node to join through: no bootstrap node is set and no peer was met before"
     )]
     NoBootstrap,
+    /// No address was given to join through, and the application has disconnected every node that
+    /// this node has to try: they are left alone for ten minutes.
+    #[error(
+        "every node to join through was disconnected by hand in the last ten minutes: name one to \
+         join through it again"
+    )]
+    AllKeptAway,
     /// No bootstrap node and no peer that was met before has answered.
     #[error("none of the {tried} bootstrap nodes and known peers answered: {first}")]
     NoneReached {

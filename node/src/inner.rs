@@ -341,8 +341,12 @@ impl Inner {
         *self.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes `owner` to be the network's owner where none is known yet; true if so.
+    /// Takes `owner` to be the network's owner if none is known yet; true if so. An identity that no
+    /// node can hold is not taken: the network would never learn of its owner.
     pub(crate) fn learn_owner(&self, owner: NodeId) -> bool {
+        if !owner.is_public_key() {
+            return false;
+        }
         let mut known = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = known.is_none();
         known.get_or_insert(owner);

@@ -1,11 +1,13 @@
 //! Becoming a member of a network, and leaving it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Peer;
 use peerkit_proto::frame::membership::Outcome;
+use peerkit_proto::id::NodeId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -55,16 +57,22 @@ impl Inner {
         self: &Arc<Self>,
         addresses: Vec<Address>,
     ) -> Result<Vec<Peer>, Error> {
-        self.join_any(addresses.into_iter().map(|address| vec![address]).collect()).await
+        let nodes = addresses.into_iter().map(|address| vec![address]).collect();
+        self.join_any(nodes, Wanted::ToJoin).await
     }
 
     /// Joins through nodes, each with its addresses, all at once.
-    async fn join_any(self: &Arc<Self>, nodes: Vec<Vec<Address>>) -> Result<Vec<Peer>, Error> {
+    async fn join_any(
+        self: &Arc<Self>,
+        nodes: Vec<Vec<Address>>,
+        wanted: Wanted,
+    ) -> Result<Vec<Peer>, Error> {
         let (told, tried) = mpsc::channel(2 * nodes.len().max(1));
         let mut tries = Tries::default();
         for addresses in nodes {
             let (inner, told) = (self.clone(), told.clone());
-            let trying = self.spawn(async move { inner.join_through(addresses, told).await });
+            let trying =
+                self.spawn(async move { inner.join_through(addresses, wanted, told).await });
             tries.0.push(trying.abort_handle());
         }
         drop(told);
@@ -76,17 +84,23 @@ impl Inner {
     /// Joins through the bootstrap nodes and the peers that were met before, several at once, until
     /// `enough` are connected. The peers come first, those seen last at the front: they are more
     /// than the bootstrap nodes, which many others ask. One bootstrap node is always among those
-    /// that are tried at once.
+    /// that are tried at once. Nodes that are kept away are not tried.
     ///
     /// # Errors
     /// If there is none, or none was reached.
     pub(crate) async fn rejoin(self: &Arc<Self>, enough: usize) -> Result<Vec<Peer>, Error> {
-        let known = self.known_peers().await?.into_iter();
+        let away = self.kept_away().await?;
+        let known = self.known_peers().await?;
+        let is_away = |address: &Address| address.id.is_some_and(|id| away.contains(&id));
+        let left_out =
+            known.iter().any(|(id, _)| away.contains(id)) || self.bootstrap.iter().any(is_away);
+        let known = known.into_iter().filter(|(id, _)| !away.contains(id));
         let known = known.map(|(id, known)| -> Vec<Address> {
             known.addresses.into_iter().map(|address| address.with_id(id)).collect()
         });
         let mut known = known.filter(|addresses| !addresses.is_empty());
-        let mut bootstrap = self.bootstrap.iter().map(|address| vec![address.clone()]);
+        let bootstrap = self.bootstrap.iter().filter(|address| !is_away(address));
+        let mut bootstrap = bootstrap.map(|address| vec![address.clone()]);
         let mut peers: Vec<Peer> = Vec::new();
         let (mut tried, mut failure) = (0, None);
         while peers.len() < enough {
@@ -98,7 +112,7 @@ impl Inner {
                 break;
             }
             tried += some.len();
-            match self.join_any(some).await {
+            match self.join_any(some, Wanted::ToRejoin).await {
                 Ok(reached) => {
                     let known = |peer: &Peer| peers.iter().any(|other| other.id() == peer.id());
                     let new: Vec<_> = reached.into_iter().filter(|peer| !known(peer)).collect();
@@ -112,21 +126,31 @@ impl Inner {
             Some(first) if peers.is_empty() => {
                 Err(Error::NoneReached { tried, first: first.into() })
             }
+            None if peers.is_empty() && enough > 0 && left_out => Err(Error::AllKeptAway),
             None if peers.is_empty() && enough > 0 => Err(Error::NoBootstrap),
             _ => Ok(peers),
         }
     }
 
     /// Joins through a node at the first of its addresses that answers.
-    async fn join_through(self: Arc<Self>, addresses: Vec<Address>, told: mpsc::Sender<Tried>) {
-        match self.dial(addresses, self.to_join()).await {
+    async fn join_through(
+        self: Arc<Self>,
+        addresses: Vec<Address>,
+        wanted: Wanted,
+        told: mpsc::Sender<Tried>,
+    ) {
+        let wanted = if self.manual { Wanted::ByHand } else { wanted };
+        match self.dial(addresses, wanted).await {
             Ok(peer) => self.join_linked(peer, told).await,
             Err(error) => drop(told.send(Tried::Failed(error)).await),
         }
     }
 
-    fn to_join(&self) -> Wanted {
-        if self.manual { Wanted::ByHand } else { Wanted::ToJoin }
+    /// The nodes that the application has disconnected and that are to stay away.
+    async fn kept_away(&self) -> Result<BTreeSet<NodeId>, Error> {
+        let (reply, away) = oneshot::channel();
+        self.orders.send(Order::KeptAway(reply)).await.map_err(|_| Error::Stopped)?;
+        away.await.map_err(|_| Error::Stopped)
     }
 
     async fn join_linked(self: Arc<Self>, peer: Peer, told: mpsc::Sender<Tried>) {

@@ -1,5 +1,6 @@
 //! What the actor is told, by the application and by the links.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub(crate) enum Order {
     /// Become a member through a node that there is a link with: told once this node is one, or why
     /// that node will not have it.
     Join { id: NodeId, reply: oneshot::Sender<Outcome> },
+    /// Which nodes are kept away, as this node's application has disconnected them.
+    KeptAway(oneshot::Sender<BTreeSet<NodeId>>),
     /// Leave the network; told with whom there were links.
     Leave(oneshot::Sender<Vec<Peer>>),
     /// What came of telling a node something without a link.
@@ -107,6 +110,9 @@ pub(crate) enum Wanted {
     ByHand,
     /// The application would join a network through it.
     ToJoin,
+    /// The application would join a network, and did not name this node: one that is kept away is
+    /// left alone.
+    ToRejoin,
     /// The overlay, of itself: nobody is told that it failed.
     Quietly,
 }
@@ -116,7 +122,7 @@ impl Wanted {
     pub(crate) fn purpose(self) -> DialPurpose {
         match self {
             Self::ByHand | Self::ToJoin => DialPurpose::Application,
-            Self::Quietly => DialPurpose::Overlay,
+            Self::ToRejoin | Self::Quietly => DialPurpose::Overlay,
         }
     }
 }

@@ -262,6 +262,11 @@ impl Overlay {
         }
     }
 
+    /// Returns the nodes that the application has disconnected and that are to stay away.
+    pub fn kept_away(&self, now: Instant) -> impl Iterator<Item = NodeId> {
+        self.away.kept(now)
+    }
+
     /// The application wants a node again that it had disconnected.
     fn come_back(&mut self, id: NodeId) {
         self.away.lift(id);

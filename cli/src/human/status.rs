@@ -144,6 +144,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn clocks_that_are_apart_have_a_line() {
+        let node = peerkit::Node::builder().spawn().await.unwrap();
+        let mut status = node.status().await;
+        assert!(!text(Paint::none(), &status).contains("clock"));
+        (status.clocks_apart, status.clock_skew_seconds) = (2, -900);
+        let text = text(Paint::none(), &status);
+        let line = text.lines().find(|line| line.contains("clock")).unwrap();
+        assert!(line.ends_with("far from that of 2 peers: one is 15 min 0 s behind this node's"));
+        node.shutdown().await;
+    }
+
+    #[tokio::test]
     async fn a_node_alone_says_so() {
         let node = peerkit::Node::builder().name("ann\u{1b}").spawn().await.unwrap();
         let paint = Paint::on(&tempfile::tempfile().unwrap());

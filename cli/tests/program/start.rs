@@ -134,6 +134,20 @@ fn the_line_that_is_printed_joins_from_this_machine_as_it_is() {
     again.exit();
 }
 
+/// Brackets are a pattern, and a shell such as zsh refuses one that fits no file.
+#[cfg(unix)]
+#[test]
+fn an_ipv6_address_is_quoted_in_the_line_that_is_printed() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let node = Person::run(home.path(), &["--listen", "[::1]:0"]);
+    let said = node.until("To join");
+    assert!(said.last().unwrap().contains(": peerkit run '[::1]:"), "{said:?}");
+    node.exit();
+}
+
 #[test]
 fn a_folder_or_port_that_was_given_does_not_give_way() {
     let home = tempfile::tempdir().unwrap();

@@ -216,10 +216,12 @@ impl Node {
     }
 
     /// Joins through the [bootstrap nodes](crate::Builder::bootstrap) and the peers that were met
-    /// before, several at once, those seen last first, until `enough` are connected.
+    /// before, several at once, those seen last first, until `enough` are connected. Nodes that were
+    /// [disconnected](Node::disconnect) on request less than ten minutes ago are left alone.
     ///
     /// # Errors
-    /// [`Error::NoBootstrap`] if there are none, [`Error::NoneReached`] if none of them answered, and
+    /// [`Error::NoBootstrap`] if there are none, [`Error::AllKeptAway`] if only those are left that are
+    /// left alone, [`Error::NoneReached`] if none of them answered, and
     /// a store error if the state can't be read.
     pub async fn rejoin(&self, enough: usize) -> Result<Vec<Peer>, Error> {
         self.inner.rejoin(enough).await

@@ -1,5 +1,6 @@
 //! The memory on disk: a redb database, a transaction for each call.
 
+use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -33,6 +34,10 @@ const BROADCASTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("broa
 const DOWNLOADS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("downloads");
 const OWNERS: TableDefinition<'_, &str, &[u8; 32]> = TableDefinition::new("owners");
 
+/// A file beside the database that says how that looked when a node closed it. A database that looks
+/// otherwise at the next start is checked.
+pub(super) const CLOSED_FILE: &str = "state.redb.closed";
+
 /// Start of the names that damaged databases are moved to.
 const DAMAGED_FILE: &str = "state.redb.damaged";
 
@@ -49,7 +54,10 @@ pub(super) struct Disk {
     file: PathBuf,
     /// `None` only while it is dropped.
     database: Option<Database>,
+    /// redb has panicked: the file is not used any more.
     is_damaged: AtomicBool,
+    /// Something in it turned out to be damaged: the next start has to check it.
+    is_doubtful: AtomicBool,
 }
 
 impl Drop for Disk {
@@ -57,8 +65,26 @@ impl Drop for Disk {
         let database = self.database.take();
         if catch(|| drop(database)).is_err() {
             tracing::warn!(file = %self.file.display(), "the state file turned out to be damaged");
+        } else if !self.is_doubtful.load(Ordering::Acquire)
+            && let Err(error) = leave_mark(&self.file)
+        {
+            tracing::debug!(%error, "the next start has to check the state file");
         }
     }
+}
+
+/// Says beside the database at `file`, which is closed, how it looks.
+pub(super) fn leave_mark(file: &Path) -> io::Result<()> {
+    private::write_new(&file.with_file_name(CLOSED_FILE), &mark(&fs::metadata(file)?))
+}
+
+/// How a database looks, in bytes that are equal only if it was not changed.
+fn mark(metadata: &fs::Metadata) -> Vec<u8> {
+    // Whether the change is a fresh one depends on when it is looked at.
+    let stamp = Stamp { fresh: false, ..Stamp::of(metadata) };
+    let mut bytes = Vec::new();
+    stamp.encode(&mut bytes);
+    bytes
 }
 
 /// Runs `work`, which calls redb, and turns a panic into an error.
@@ -90,7 +116,7 @@ impl Disk {
         let mut names = std::iter::once(folder.join(DAMAGED_FILE)).chain(names);
         let free = names.find(|name| !name.exists());
         let free = free.ok_or_else(|| io::Error::other("too many damaged state files"));
-        free.and_then(|free| std::fs::rename(&file, &free).map(|()| free)).map_err(|error| {
+        free.and_then(|free| fs::rename(&file, &free).map(|()| free)).map_err(|error| {
             StoreError::Open { folder: folder.to_owned(), source: Box::new(error.into()) }
         })
     }
@@ -100,7 +126,12 @@ impl Disk {
         let opened = catch(|| Self::open_file(folder, &file));
         let error = match opened {
             Ok(Ok(database)) => {
-                let disk = Self { file, database: Some(database), is_damaged: false.into() };
+                let disk = Self {
+                    file,
+                    database: Some(database),
+                    is_damaged: false.into(),
+                    is_doubtful: false.into(),
+                };
                 // So that later readers find every table there.
                 return disk.write(take_over_old_shares).map(|()| disk).map_err(
                     |error| match error {
@@ -130,14 +161,19 @@ impl Disk {
         private::create_folder(folder)?;
         private::tighten(folder)?;
         let file = private::open_or_create(file)?;
-        let is_new = file.metadata()?.len() == 0;
+        let metadata = file.metadata()?;
+        let closed = folder.join(CLOSED_FILE);
+        let is_as_left = fs::read(&closed).is_ok_and(|left| left == mark(&metadata));
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE);
         let mut database = builder.create_file(file)?;
+        // Not before the file is locked: another node may have it.
+        let _ = fs::remove_file(closed);
         // redb does not compare checksums when it reads: without this, damage would show as a panic
-        // or as wrong rows much later.
-        if !is_new {
-            database.check_integrity()?;
+        // or as wrong rows much later. It takes half a second for 100,000 files, so it is left out
+        // if the file is as the last node has left it.
+        if metadata.len() > 0 && !is_as_left && !database.check_integrity()? {
+            tracing::info!(folder = %folder.display(), "the state file was repaired");
         }
         Ok(database)
     }
@@ -368,9 +404,13 @@ impl Disk {
         let database = database.ok_or_else(|| damaged(None))?;
         match catch(|| work(database)) {
             Ok(Ok(result)) => Ok(result),
-            Ok(Err(error)) if is_damage(&error) => Err(damaged(Some(Box::new(error)))),
+            Ok(Err(error)) if is_damage(&error) => {
+                self.is_doubtful.store(true, Ordering::Release);
+                Err(damaged(Some(Box::new(error))))
+            }
             Ok(Err(error)) => Err(StoreError::Database(Box::new(error))),
             Err(Panicked) => {
+                self.is_doubtful.store(true, Ordering::Release);
                 self.is_damaged.store(true, Ordering::Release);
                 Err(damaged(None))
             }

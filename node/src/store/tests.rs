@@ -1,4 +1,4 @@
-use super::disk::{OLD_SHARES, PEERS, STATE_FILE};
+use super::disk::{CLOSED_FILE, OLD_SHARES, PEERS, STATE_FILE};
 use super::*;
 use peerkit_proto::files::{FileKind, FileName, Secret};
 
@@ -321,4 +321,27 @@ fn the_state_file_is_its_owners_alone() {
     set(&file, 0o644);
     drop(Store::open(Some(folder.path())).unwrap());
     assert_eq!((mode(folder.path()), mode(&file)), (0o700, 0o600));
+}
+
+/// The check of a large file takes long, so a file that nobody has changed since is not checked.
+#[test]
+fn only_a_file_that_is_not_as_it_was_left_is_checked() {
+    let (folder, mut bytes) = used();
+    let at = |name: &str| folder.path().join(name);
+    let (file, mark) = (at(STATE_FILE), at(CLOSED_FILE));
+    assert!(mark.exists());
+    let store = Store::open(Some(folder.path())).unwrap();
+    assert!(!mark.exists(), "a node that is killed leaves none");
+    drop(store);
+    assert!(mark.exists());
+    // In the middle of a broadcast: nothing but a checksum shows it.
+    let row = bytes.windows(1000).position(|part| part == [33; 1000]).unwrap();
+    bytes[row + 500] = 34;
+    std::fs::write(&file, &bytes).unwrap();
+    assert!(is_damaged(&Store::open(Some(folder.path())).unwrap_err()));
+    assert!(is_damaged(&Store::open(Some(folder.path())).unwrap_err()), "checked again");
+    assert!(!mark.exists());
+    std::fs::write(&file, &bytes).unwrap();
+    disk::leave_mark(&file).unwrap();
+    assert!(Store::open(Some(folder.path())).is_ok());
 }

@@ -397,3 +397,34 @@ async fn a_member_that_was_disconnected_by_hand_is_kept_away() {
     within("a join by hand", a.join(&[at(b).into()])).await.unwrap();
     shutdown(nodes.each_ref()).await;
 }
+
+/// A join that names no node does not end the time that a disconnected node is to stay away.
+#[tokio::test]
+async fn a_join_without_an_address_leaves_a_disconnected_node_alone() {
+    for is_bootstrap in [false, true] {
+        let b = node("b").await;
+        let mut a = builder("a");
+        if is_bootstrap {
+            // Without the identity, which shows only when it answers.
+            a = a.bootstrap(at(&b).into());
+        }
+        let a = a.spawn().await.unwrap();
+        join(&b, &a).await;
+        until("they are linked", || a.peer(b.id()).is_some()).await;
+        a.disconnect(b.id()).await.unwrap();
+        until("they are parted", || a.peer(b.id()).is_none() && b.peer(a.id()).is_none()).await;
+        match (within("a join", a.join(&[])).await.unwrap_err(), is_bootstrap) {
+            (Error::AllKeptAway, false) => {}
+            (Error::NoneReached { tried: 1, first }, true) => assert!(
+                matches!(*first, Error::Refused { reason: Reason::KeptAway, .. }),
+                "{first}"
+            ),
+            (other, _) => panic!("{other}"),
+        }
+        assert!(a.peer(b.id()).is_none());
+        // Named, it comes back.
+        within("a join", a.join(&[at(&b).into()])).await.unwrap();
+        assert!(a.peer(b.id()).is_some());
+        shutdown([&a, &b]).await;
+    }
+}

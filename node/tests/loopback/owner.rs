@@ -176,3 +176,31 @@ async fn a_stranger_who_connects_is_not_believed() {
     drop(stranger);
     shutdown([&victim, &usurper]).await;
 }
+
+/// An identity that no node can hold would keep the true owner out for ever.
+#[tokio::test]
+async fn nobody_is_the_owner_by_a_key_that_no_node_can_hold() {
+    let mut small_order = [0; 32];
+    small_order[0] = 1;
+    let no_key = NodeId::from_bytes(small_order);
+    let victim = node("victim").await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let key = crate::attacker::key();
+    let answering = async {
+        let mut liar = Attacker::accept(&listener, &key).await;
+        let hello = peerkit_proto::hello::Hello { owner: Some(no_key), ..crate::attacker::hello() };
+        liar.send(&Frame::Hello(hello)).await;
+        liar
+    };
+    let (connected, liar) =
+        within("a link", async { tokio::join!(victim.connect(address), answering) }).await;
+    assert_eq!(connected.unwrap().id(), liar.id());
+    let genesis = builder("genesis").owner(owner()).spawn().await.unwrap();
+    victim.connect(at(&genesis)).await.unwrap();
+    until("it knows the owner", || victim.owner() == Some(owner().id())).await;
+    let given = builder("given").owner_id(no_key).spawn().await;
+    assert!(matches!(given, Err(Error::Setting(_))));
+    drop(liar);
+    shutdown([&victim, &genesis]).await;
+}

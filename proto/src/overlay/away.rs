@@ -45,6 +45,11 @@ impl Away {
         self.until.remove(&id);
     }
 
+    /// The nodes that are kept away.
+    pub(super) fn kept(&self, now: Instant) -> impl Iterator<Item = NodeId> {
+        self.until.iter().filter(move |(_, until)| **until > now).map(|(id, _)| *id)
+    }
+
     /// Whether a node is kept away.
     pub(super) fn is_kept(&self, now: Instant, id: NodeId) -> bool {
         self.until.get(&id).is_some_and(|until| *until > now)
@@ -73,6 +78,8 @@ mod tests {
         assert!(away.is_kept(at(604), id(1)) && !away.is_kept(at(605), id(1)));
         away.lift(id(2));
         assert!(!away.is_kept(at(6), id(2)) && !away.is_kept(at(6), id(3)));
+        assert_eq!(away.kept(at(604)).collect::<Vec<_>>(), [id(1)]);
+        assert_eq!(away.kept(at(605)).count(), 0);
         away.keep(at(500), id(1));
         assert!(away.is_kept(at(1000), id(1)));
     }
