@@ -338,9 +338,9 @@ fn short_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Reads where to listen: a port alone, or an address as it is dialled, but with port 0 allowed.
+/// Reads where to listen: a port alone, with or without a colon before it, or an address as it is dialled, but with port 0 allowed.
 fn listen(text: &str) -> Result<Listen, String> {
-    if let Ok(port) = text.parse() {
+    if let Ok(port) = text.strip_prefix(':').unwrap_or(text).parse() {
         return Ok(Listen::Everywhere(port));
     }
     let (dialled, is_free) = match text.strip_suffix(":0") {
@@ -423,7 +423,7 @@ mod tests {
 
     #[test]
     fn a_port_alone_is_of_all_addresses() {
-        let args = run("peerkit run --listen 0 --listen 7000 --listen [::1]:7117");
+        let args = run("peerkit run --listen 0 --listen :7000 --listen [::1]:7117");
         let at = Listen::At("[::1]:7117".to_owned());
         assert_eq!(args.listen, [Listen::Everywhere(0), Listen::Everywhere(7000), at]);
     }
@@ -440,7 +440,7 @@ mod tests {
         for (line, hint) in [
             ("peerkit run 127.0.0.1:x", "not a port"),
             ("peerkit run lan", "local network"),
-            ("peerkit run --listen :0", "no host"),
+            ("peerkit run --listen :x", "no host"),
             ("peerkit run --listen 99999", "port"),
             ("peerkit run --announce 0.0.0.0:1", "leads here"),
             ("peerkit run --announce [fe80::1]:7", "leads here"),

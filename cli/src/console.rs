@@ -1,5 +1,6 @@
 //! Where commands come from: the prompt of a terminal, or lines of standard input.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::{self, BufRead, Read};
 use std::path::{MAIN_SEPARATOR, Path};
@@ -7,13 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use peerkit::{Node, Ticket};
-use rustyline::completion::{Completer, Pair};
+use rustyline::completion::{Completer, Pair, longest_common_prefix};
+use rustyline::config::ColorMode;
 use rustyline::error::ReadlineError;
+use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::history::DefaultHistory;
-use rustyline::{
-    CompletionType, Config, Context, Editor, ExternalPrinter, Helper, Highlighter, Validator,
-};
+use rustyline::{CompletionType, Config, Context, Editor, ExternalPrinter, Helper, Validator};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
@@ -29,6 +30,9 @@ const HISTORY: usize = 1000;
 
 /// Lines read ahead of the command that runs.
 const AHEAD: usize = 64;
+
+/// Candidates that Tab lists. 10,000: the editor can't count more than 65,535, and nobody reads so many.
+const CANDIDATES: usize = 10_000;
 
 /// Longest line that is read, in bytes. 64 MiB: four times the largest message, so that it is the
 /// node that says what is too large.
@@ -55,6 +59,8 @@ impl Line {
     fn of_bytes(bytes: &[u8]) -> Self {
         let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+        // Programs on Windows write a byte order mark at the start of a file.
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         match std::str::from_utf8(bytes) {
             Ok(text) => Self::Text(text.to_owned()),
             Err(error) => {
@@ -129,7 +135,15 @@ pub(crate) struct Prompt {
 }
 
 /// The line that is being edited, as it was when it was last drawn.
-type Edited = Arc<Mutex<String>>;
+type Edited = Arc<Mutex<Drawn>>;
+
+/// What the editor shows.
+#[derive(Debug, Clone, Default)]
+struct Drawn {
+    line: String,
+    /// The history is being searched, which Ctrl-R begins.
+    is_search: bool,
+}
 
 impl Prompt {
     /// Opens the terminal, and gives what prints above a line that is being edited. History is kept
@@ -147,6 +161,9 @@ impl Prompt {
             .history_ignore_dups(true)?
             .history_ignore_space(true)
             .completion_type(CompletionType::List)
+            // The prompt brings its own colours. Without them, too, the editor has to say which prompt
+            // it draws.
+            .color_mode(ColorMode::Forced)
             .build();
         let mut editor = Editor::with_config(config)?;
         let edited = Edited::default();
@@ -196,18 +213,21 @@ impl Prompt {
     fn line(&mut self, prompt: &(&str, &str)) -> Option<Line> {
         let mut typed = String::new();
         loop {
-            self.edited.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&typed);
+            *self.edited.lock().unwrap_or_else(PoisonError::into_inner) =
+                Drawn { line: typed.clone(), is_search: false };
             let read = self.editor.readline_with_initial(prompt, (&typed, ""));
             let edited = self.edited.lock().unwrap_or_else(PoisonError::into_inner).clone();
             match read {
                 Ok(line) => return Some(Line::Text(line)),
-                // As in a shell: the line is given up.
-                Err(ReadlineError::Interrupted) if !edited.is_empty() => typed.clear(),
-                Err(ReadlineError::Signal(_)) => typed = edited,
+                // As in a shell: the line, or the search for one, is given up.
+                Err(ReadlineError::Interrupted) if edited.is_search || !edited.line.is_empty() => {
+                    typed.clear();
+                }
+                Err(ReadlineError::Signal(_)) => typed = edited.line,
                 Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
                     // The rest of what was pasted is part of this line, and not a command.
                     terminal::discard_input();
-                    return Some(Line::not_utf8(&edited));
+                    return Some(Line::not_utf8(&edited.line));
                 }
                 Err(_) => return None,
             }
@@ -218,8 +238,14 @@ impl Prompt {
 /// Returns whether a line holds a ticket with a secret, or one that can't be read: such a line is not
 /// written to the history file.
 fn holds_secret(line: &str) -> bool {
-    let Some(start) = line.to_ascii_lowercase().find(TICKET_START) else { return false };
-    let words: Vec<Word> = words::words(line.get(start..).unwrap_or_default()).collect();
+    let lower = line.to_ascii_lowercase();
+    let mut starts = lower.match_indices(TICKET_START).map(|(start, _)| start);
+    starts.any(|start| begins_with_secret(line.get(start..).unwrap_or_default()))
+}
+
+/// The same for a text that begins with a ticket.
+fn begins_with_secret(text: &str) -> bool {
+    let words: Vec<Word> = words::words(text).collect();
     let mut joined = String::new();
     for word in &words {
         joined.push_str(&word.text);
@@ -271,7 +297,7 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<Line>> {
 }
 
 /// Completes commands, and after them what the command takes.
-#[derive(Helper, Highlighter, Validator)]
+#[derive(Helper, Validator)]
 struct Completion {
     node: Node,
     runtime: Handle,
@@ -284,8 +310,23 @@ impl Hinter for Completion {
     type Hint = String;
 
     fn hint(&self, line: &str, _pos: usize, _context: &Context<'_>) -> Option<String> {
-        line.clone_into(&mut self.edited.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut edited = self.edited.lock().unwrap_or_else(PoisonError::into_inner);
+        line.clone_into(&mut edited.line);
         None
+    }
+}
+
+/// Colours nothing: it is called for each prompt that is drawn, and notes whether it is the one of a
+/// search.
+impl Highlighter for Completion {
+    fn highlight_prompt<'b, 's: 'b, 'p: 'b>(
+        &'s self,
+        prompt: &'p str,
+        default: bool,
+    ) -> Cow<'b, str> {
+        let mut edited = self.edited.lock().unwrap_or_else(PoisonError::into_inner);
+        edited.is_search = !default;
+        Cow::Borrowed(prompt)
     }
 }
 
@@ -298,6 +339,14 @@ impl Completer for Completion {
         pos: usize,
         _context: &Context<'_>,
     ) -> rustyline::Result<(usize, Vec<Pair>)> {
+        let (start, candidates) = self.candidates(line, pos);
+        Ok((start, few(candidates)))
+    }
+}
+
+impl Completion {
+    /// Returns what the word at `pos` may become, and where it begins.
+    fn candidates(&self, line: &str, pos: usize) -> (usize, Vec<Pair>) {
         let before = line.get(..pos).unwrap_or(line);
         let mut words: Vec<Word> = words::words(before).collect();
         // The word that the cursor is in, or a new one.
@@ -310,7 +359,7 @@ impl Completer for Completion {
         let is_quoted = before.get(start..).is_some_and(|word| word.starts_with(['"', '\'']));
         let Some(command) = words.first() else {
             let names = manual::ENTRIES.iter().map(|entry| entry.name.to_owned());
-            return Ok((start, starting_with(typed, names)));
+            return (start, starting_with(typed, names));
         };
         let command = manual::entry(&command.text).map_or("", |entry| entry.name);
         let last = words.last().map_or("", |word| word.text.as_str());
@@ -335,16 +384,26 @@ impl Completer for Completion {
             ("help", 1) => manual::ENTRIES.iter().map(|entry| entry.name.to_owned()).collect(),
             ("set", 1) => settings::names().map(str::to_owned).collect(),
             ("set", _) if last == settings::DOWNLOADS => {
-                return Ok((start, paths(typed, is_quoted)));
+                return (start, paths(typed, is_quoted));
             }
             ("debug", 1) => vec!["on".to_owned(), "off".to_owned()],
             ("add" | "map" | "save" | "load" | "get", _) => {
-                return Ok((start, paths(typed, is_quoted)));
+                return (start, paths(typed, is_quoted));
             }
             _ => Vec::new(),
         };
-        Ok((start, starting_with(typed, candidates)))
+        (start, starting_with(typed, candidates))
     }
+}
+
+/// The candidates, if they are few enough to be listed; else what all of them begin with.
+fn few(candidates: Vec<Pair>) -> Vec<Pair> {
+    if candidates.len() <= CANDIDATES {
+        return candidates;
+    }
+    let common = longest_common_prefix(&candidates).map(str::to_owned);
+    let pair = |common: String| Pair { display: plain(&common), replacement: common };
+    common.map(pair).into_iter().collect()
 }
 
 /// The files and folders whose paths begin with what was typed, written as the prompt reads them.
@@ -466,6 +525,22 @@ mod tests {
     }
 
     #[test]
+    fn too_many_candidates_become_what_they_begin_with() {
+        let candidates = |number: usize| -> Vec<Pair> {
+            starting_with("a", (0..number).map(|number| format!("a b{number}")))
+        };
+        assert_eq!(few(candidates(CANDIDATES)).len(), CANDIDATES);
+        let common = few(candidates(CANDIDATES + 1));
+        assert_eq!(common.len(), 1);
+        assert_eq!(words::words(&common[0].replacement).next().unwrap().text, "a b");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_line() {
+        assert_eq!(Line::of_bytes(b"\xef\xbb\xbfsize\r\n"), Line::Text("size".into()));
+    }
+
+    #[test]
     fn a_line_that_is_not_utf8_is_an_error() {
         let mut input = &b"msg caf\xe9 exit\r\nsize\r\n\xff\nend"[..];
         let lines: Vec<Line> = std::iter::from_fn(|| read_line(&mut input).unwrap()).collect();
@@ -503,6 +578,8 @@ mod tests {
         assert!(holds_secret(&format!("get '{}'", secret.to_uppercase())));
         assert!(holds_secret(&format!("get {}\n{}", &secret[..50], &secret[50..])));
         assert!(holds_secret(&secret) && holds_secret("get peerkit1abc"));
+        assert!(holds_secret(&format!("get {open}\nget {secret}")), "two commands, pasted");
+        assert!(!holds_secret(&format!("get {open}\nget {open}")));
         assert!(!holds_secret(&format!("get {open}")) && !holds_secret("msg hello"));
     }
 }

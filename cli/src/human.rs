@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
-use peerkit::{Address, Event, Hash, Message, Node, Parting, Peer, Reason, SharedFile};
+use peerkit::{Address, Event, Hash, Message, Node, Parting, Peer, Reason, SharedFile, Ticket};
 
 use crate::outcome::{
     ContentsView, FolderFileView, FoundView, KnownView, LeftOutView, ListedView, NetworkView,
     Outcome, PeerView, Ping, RenamedView, SkippedView, Stops,
 };
+use crate::start::Reach;
 use crate::text::{self, Paint, count, label, path as shown, plain};
 use crate::words;
 
@@ -105,7 +106,14 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             let lines = files.iter().map(|file| format!("sharing {}", file_line(paint, file)));
             let ticket = ticket.iter().map(|ticket| {
                 let line = words::quote(ticket);
-                format!("{}\n  peerkit get {line}", paint.faint("the other side fetches it with"))
+                let reach = ticket.parse().map(|ticket: Ticket| Reach::of(&ticket.addresses));
+                let who = match reach {
+                    Ok(Reach::ThisMachine) => {
+                        "only this machine can reach the address in its ticket"
+                    }
+                    _ => "the other side fetches it with",
+                };
+                format!("{}\n  peerkit get {line}", paint.faint(who))
             });
             let lines = lines.chain(ticket).chain(skipped_lines(paint, skipped));
             lines.collect::<Vec<_>>().join("\n")

@@ -33,19 +33,41 @@ impl Drop for Terminal {
     }
 }
 
-/// How often, and with which wait between, input is discarded: a paste arrives in several pieces, a few
-/// milliseconds apart.
+/// How long there has to be no input for a paste to be over. 250 ms: it arrives in pieces, and those
+/// from far away come late.
 #[cfg(unix)]
-const DISCARDS: u32 = 5;
-#[cfg(unix)]
-const BETWEEN_DISCARDS: std::time::Duration = std::time::Duration::from_millis(10);
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
 
-/// Throws away what has been typed or pasted and not been read yet.
+/// How long input is discarded at most. 10 s: longer than any paste takes.
+#[cfg(unix)]
+const DISCARDED: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Throws away what has been typed or pasted and not been read yet, until a pause.
 pub(crate) fn discard_input() {
     #[cfg(unix)]
-    for _ in 0..DISCARDS {
-        let _ = rustix::termios::tcflush(io::stdin(), rustix::termios::QueueSelector::IFlush);
-        std::thread::sleep(BETWEEN_DISCARDS);
+    {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        use rustix::termios::{
+            LocalModes, OptionalActions, QueueSelector, tcflush, tcgetattr, tcsetattr,
+        };
+
+        let stdin = io::stdin();
+        let Ok(before) = tcgetattr(&stdin) else { return };
+        // Byte by byte: only whole lines would be seen otherwise. Nor is what is discarded shown, or a
+        // Ctrl-C in it obeyed.
+        let mut bare = before.clone();
+        bare.local_modes -= LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG;
+        let _ = tcsetattr(&stdin, OptionalActions::Flush, &bare);
+        let until = std::time::Instant::now() + DISCARDED;
+        let pause = Timespec::try_from(PAUSE).ok();
+        while std::time::Instant::now() < until {
+            let mut input = [PollFd::new(&stdin, PollFlags::IN)];
+            match poll(&mut input, pause.as_ref()) {
+                Ok(1..) if tcflush(&stdin, QueueSelector::IFlush).is_ok() => {}
+                _ => break,
+            }
+        }
+        let _ = tcsetattr(&stdin, OptionalActions::Flush, &before);
     }
 }
 

@@ -82,11 +82,23 @@ pub(crate) fn read(line: &str, found: &[Hit]) -> Result<Read, String> {
         }
     };
     let rest = words.get(taken).and_then(|next| line.get(next.start..)).unwrap_or_default();
+    if is_wanted(rest) {
+        return Err(SECOND.to_owned());
+    }
     Ok((wanted, name, path(rest)?))
 }
 
-/// The hit, and the name that it was found under, that is called by the most words at the start of the line, else the one whose hash begins
-/// with the first of them.
+/// What to say if a ticket stands where a path is expected: it would name a file, and may be a secret.
+pub(crate) const SECOND: &str = "this is a second ticket or hash where a PATH is expected: fetch one \
+                                 after the other";
+
+/// Returns whether `text` is a ticket or a hash.
+pub(crate) fn is_wanted(text: &str) -> bool {
+    matches!(recognise(&[text]), Ok(Some(_)))
+}
+
+/// The hit, and the name that it was found under, that is called by the most words at the start of the
+/// line, else the one whose hash begins with the first of them.
 fn of_hits(
     line: &str,
     words: &[Word],

@@ -74,6 +74,10 @@ fn whole(text: &str, from: &str) -> anyhow::Result<Wanted> {
 fn path(words: &[&OsStr]) -> anyhow::Result<Option<PathBuf>> {
     match words {
         [] => Ok(None),
+        [path] if path.is_empty() => Err(Usage("the PATH is empty".to_owned()).into()),
+        [path] if path.to_str().is_some_and(wanted::is_wanted) => {
+            Err(Usage(wanted::SECOND.to_owned()).into())
+        }
         [path] => Ok(Some(PathBuf::from(path))),
         [_, second, ..] => {
             let second = second.to_string_lossy();

@@ -273,6 +273,45 @@ fn a_byte_that_is_not_utf8_costs_its_line_and_nothing_more() {
 }
 
 #[test]
+fn a_paste_with_such_a_byte_is_given_up_to_its_end() {
+    let home = tempfile::tempdir().unwrap();
+    let mut alice = Prompt::start(home.path(), &[("NO_COLOR", "1")], &[]);
+    alice.sees("alice> ");
+    // More than a terminal holds at a time.
+    let paste =
+        [b"\x1b[200~msg caf\xe9\n", b"exit\n".repeat(8_000).as_slice(), b"\x1b[201~"].concat();
+    alice.press_bytes(&paste);
+    alice.sees("error: this line is not UTF-8");
+    alice.sees("alice> ");
+    alice.press("size\r");
+    alice.sees("1 node\r\n");
+}
+
+#[test]
+fn an_interrupt_ends_a_search_in_the_history() {
+    let home = tempfile::tempdir().unwrap();
+    for env in [&[][..], &[("NO_COLOR", "1")]] {
+        let mut alice = Prompt::start(home.path(), env, &[]);
+        alice.sees("> ");
+        alice.press("size\r");
+        alice.sees("1 node\r\n");
+        for sought in ["", "no such line"] {
+            alice.press("\u{12}");
+            alice.sees("(reverse-i-search)`':");
+            if !sought.is_empty() {
+                alice.press(sought);
+                alice.sees(&format!("`{sought}':"));
+            }
+            alice.press("\u{3}");
+            alice.sees("alice");
+            alice.sees("> ");
+            alice.press("size\r");
+            alice.sees("1 node\r\n");
+        }
+    }
+}
+
+#[test]
 fn an_interrupt_clears_the_line_and_stops_the_node_on_an_empty_one() {
     let home = tempfile::tempdir().unwrap();
     let mut alice = Prompt::start(home.path(), &[("NO_COLOR", "1")], &[]);

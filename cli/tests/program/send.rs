@@ -448,7 +448,13 @@ fn a_ticket_is_taken_from_a_file_a_pipe_or_the_environment() {
         let fetched = home.path().join(format!("other/{}/notes.txt", number + 1));
         assert_eq!(fs::read_to_string(fetched).unwrap(), "quietly", "{number}");
     }
-    for args in [&["a", "b"][..], &[&ticket, "a", "b"], &["--ticket-file", "missing"]] {
+    for args in [
+        &["a", "b"][..],
+        &[&ticket, "a", "b"],
+        &[&ticket, ""],
+        &[&ticket, &ticket],
+        &["--ticket-file", "missing"],
+    ] {
         let got = get(home.path(), args);
         let status = if args.contains(&"missing") { 1 } else { 2 };
         assert_eq!(got.status.code(), Some(status), "{args:?}: {}", text(&got.stderr));
