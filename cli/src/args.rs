@@ -10,8 +10,8 @@ use peerkit::{Address, NodeId};
 pub(crate) use files::{GetArgs, ShareArgs};
 pub(crate) use hints::parse;
 
-use crate::rate;
 use crate::start::Listen;
+use crate::{Usage, command, rate};
 
 mod files;
 mod hints;
@@ -151,10 +151,11 @@ pub(crate) enum Action {
 #[derive(Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub(crate) struct RunArgs {
-    /// Nodes to join through: host[:port], or ID@host[:port] to insist on who answers. One that is up is
-    /// enough; while none is they are tried again
-    #[arg(value_name = "ADDR", value_hint = ValueHint::Hostname)]
-    pub(crate) addresses: Vec<Address>,
+    /// Nodes to join through: host[:port], ID@host[:port] to insist on who answers, or the name or
+    /// identity of a node that was met before. One that is up is enough; while none is they are tried
+    /// again
+    #[arg(value_name = "ADDR", value_parser = place, value_hint = ValueHint::Hostname)]
+    addresses: Vec<String>,
 
     /// Where to listen: host:port, or a port of all addresses; port 0 picks a free one. May be given
     /// several times [default: port 7117 of all addresses, IPv4 and IPv6, or a free port while that is
@@ -266,6 +267,16 @@ pub(crate) struct RunArgs {
     pub(crate) manual: bool,
 }
 
+impl RunArgs {
+    /// Returns the nodes to join through, as the prompt's `join` reads them: a port may follow its
+    /// host as a word of its own.
+    pub(crate) fn places(&self) -> Result<Vec<String>, Usage> {
+        let places = command::with_ports(self.addresses.clone());
+        places.iter().try_for_each(|place| command::check_address(place)).map_err(Usage)?;
+        Ok(places)
+    }
+}
+
 /// `peerkit demo`
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
@@ -338,7 +349,16 @@ fn short_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Reads where to listen: a port alone, with or without a colon before it, or an address as it is dialled, but with port 0 allowed.
+/// Reads where a node is, or a port that may follow its host: [`RunArgs::places`] knows.
+fn place(text: &str) -> Result<String, String> {
+    if !command::is_number(text) {
+        command::check_address(text)?;
+    }
+    Ok(text.to_owned())
+}
+
+/// Reads where to listen: a port alone, with or without a colon before it, or an address as it is
+/// dialled, but with port 0 allowed.
 fn listen(text: &str) -> Result<Listen, String> {
     if let Ok(port) = text.strip_prefix(':').unwrap_or(text).parse() {
         return Ok(Listen::Everywhere(port));
@@ -412,6 +432,18 @@ mod tests {
         let at = |text: &str| Listen::At(text.to_owned());
         assert_eq!(args.listen, [at("127.0.0.1:0"), at("[::1]:0")]);
         assert!(args.json && args.manual);
+    }
+
+    #[test]
+    fn addresses_are_read_as_at_the_prompt() {
+        let id = "0a".repeat(32);
+        let line = format!("peerkit run 127.0.0.1 7200 bob {id} ::1 7201 c:1");
+        let expected = ["127.0.0.1:7200", "bob", &id, "[::1]:7201", "c:1"];
+        assert_eq!(run(&line).places().unwrap(), expected);
+        for wrong in ["peerkit run 7117", "peerkit run a:1 7117"] {
+            let error = run(wrong).places().unwrap_err().to_string();
+            assert!(error.contains("a port without a host"), "{error}");
+        }
     }
 
     #[test]

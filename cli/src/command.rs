@@ -449,12 +449,18 @@ pub(crate) fn check_address(text: &str) -> Result<(), String> {
     }
 }
 
+/// Returns whether a word can only be meant as a port.
+pub(crate) fn is_number(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// Puts each host that a port follows as a word of its own together with it: `HOST PORT`.
 pub(crate) fn with_ports(words: Vec<String>) -> Vec<String> {
     let mut addresses: Vec<String> = Vec::new();
     let mut may_take = false;
     for word in words {
-        let is_port = word.parse::<u16>().is_ok_and(|port| port != 0);
+        // What is out of range is reported as a wrong port.
+        let is_port = is_number(&word);
         match addresses.last_mut() {
             Some(host) if may_take && is_port => {
                 *host = match host.parse::<Ipv6Addr>() {
@@ -652,6 +658,8 @@ mod tests {
         assert_eq!(addresses, ["a:1", "b:2", "c", "d"]);
         assert!(error("connect 7117").contains("a port without a host"));
         assert!(error("connect a:0").contains("not a port"));
+        assert!(error("connect a 0").contains("not a port"));
+        assert!(error("join a 99999").contains("not a port"));
         assert!(error("connect lan").contains("local network"));
         assert!(error("connect udp://a:1").contains("udp"));
         assert!(error("get abcd --from a:x").contains("not a port"));

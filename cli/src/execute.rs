@@ -83,12 +83,13 @@ impl Session {
                     false => ConnectOptions::default(),
                 };
                 let peer = node.connect_with(address, options).await?;
-                let is_manual = node.status().await.manual;
-                Outcome::Connected { peer: self.view(&peer), is_manual }
+                let status = node.status().await;
+                let may_join = !status.manual && !status.member;
+                Outcome::Connected { peer: self.view(&peer), may_join }
             }
             Command::Join { addresses } => {
                 let peers = node.join(&self.addresses(&addresses).await?).await?;
-                Outcome::Linked { peers: self.views(&peers) }
+                Outcome::Linked { peers: self.views(&peers), by_hand: node.is_manual() }
             }
             Command::Disconnect { peer } => {
                 let peer = self.view(&node.find_peer(&peer)?);
@@ -233,7 +234,8 @@ impl Session {
                 let peers = self.views(&node.peers());
                 let closed = node.leave().await?;
                 let closed = |view: &PeerView| closed.iter().any(|peer| peer.id() == view.id);
-                Outcome::Linked { peers: peers.into_iter().filter(closed).collect() }
+                let peers = peers.into_iter().filter(closed).collect();
+                Outcome::Linked { peers, by_hand: node.is_manual() }
             }
             Command::Shutdown => match node.shutdown_network().await {
                 Ok(()) => Outcome::Stopping { what: Stops::Network },

@@ -24,19 +24,22 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             "send" => format!("sent to {}", peer.label()),
             _ => format!("disconnected from {}", peer.label()),
         },
-        Outcome::Connected { peer, is_manual } => {
+        Outcome::Connected { peer, may_join } => {
             let mut text = format!("connected to {} at {}", peer.label(), at(peer));
-            if !is_manual {
+            if *may_join {
                 let hint = "this is a link and no more: `join ADDR` makes this node a member of the \
                             network of the node at ADDR";
                 let _ = write!(text, "\n{}", paint.faint(hint));
             }
             text
         }
-        Outcome::Linked { peers } if command == "leave" => {
+        Outcome::Linked { peers, .. } if command == "leave" => {
             format!("left: {} closed", count(peers.len(), "link"))
         }
-        Outcome::Linked { peers } => format!("joined through {}", labels(peers)),
+        Outcome::Linked { peers, by_hand: true } => {
+            format!("linked to {}; with --manual this node joins no network", labels(peers))
+        }
+        Outcome::Linked { peers, by_hand: false } => format!("joined through {}", labels(peers)),
         Outcome::Peers { peers, known } => peers_and_known(paint, peers, known),
         Outcome::Sent { sent_to, failed } => {
             let mut text = format!("sent to {}", count(*sent_to, "node"));
@@ -185,10 +188,10 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             format!("wrote {} to {}", count(peers.len(), "peer"), shown(path))
         }
         Outcome::Loaded { path, peers, connected } => format!(
-            "read {} from {}, connected to {}",
+            "read {} from {}: {}",
             count(peers.len(), "peer"),
             shown(path),
-            connected.len(),
+            count(connected.len(), "new link"),
         ),
         Outcome::Settings { config } => {
             let lines = config.iter().map(|setting| {

@@ -15,6 +15,11 @@ use crate::text::count;
 /// How long a dead node may keep the report of all of them waiting. 12 s: by then a dial has failed.
 const DIALS_END: Duration = Duration::from_secs(12);
 
+/// How long after the first try the network is asked again where a node is; from then on the wait
+/// doubles, up to a minute, as between dials.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+const ASK_AT_LEAST: Duration = Duration::from_secs(60);
+
 /// Dials at the start whose failures are reported together, or by the command line's own words: not
 /// each by its event. Clones are one.
 #[derive(Clone, Default)]
@@ -97,47 +102,54 @@ impl Expected {
 /// attempt that goes on in the background is given back.
 pub(crate) async fn begin(
     node: &Node,
-    addresses: &[Address],
+    places: &[String],
     expected: &Expected,
     output: &Output,
 ) -> Option<AbortHandle> {
     if node.is_manual() {
-        connect(node, addresses).await;
+        connect(node, places).await;
         return None;
     }
-    let (node, addresses) = (node.clone(), addresses.to_vec());
+    let (node, places) = (node.clone(), places.to_vec());
     let (expected, output) = (expected.clone(), output.clone());
-    if addresses.is_empty() {
+    if places.is_empty() {
         let rejoining = async move { rejoin(&node, &expected, &output).await };
         return Some(tokio::spawn(rejoining).abort_handle());
     }
-    if let [address] = &addresses[..] {
-        // What is said about the join says it all.
-        expected.lock().named.insert(address.clone());
-    }
     let (tried, first) = oneshot::channel();
-    let joining = async move { join(&node, &addresses, &expected, &output, tried).await };
+    let joining = async move { join(&node, &places, &expected, &output, tried).await };
     let joining = tokio::spawn(joining);
     let _ = first.await;
     Some(joining.abort_handle())
 }
 
-/// Connects to every address, all at once. Events report those that can't be reached.
-async fn connect(node: &Node, addresses: &[Address]) {
+/// Connects to every place, all at once. Events report those that can't be reached.
+async fn connect(node: &Node, places: &[String]) {
     let mut dials = JoinSet::new();
-    for address in addresses.iter().cloned() {
+    for place in places.iter().cloned() {
         let node = node.clone();
-        dials.spawn(async move { drop(node.connect(address).await) });
+        dials.spawn(async move {
+            let dialled = node.connect(&place).await;
+            if let Err(error) = dialled
+                && is_unknown(&error)
+            {
+                tracing::warn!(%error, "could not connect to {place}");
+            }
+        });
     }
     while dials.join_next().await.is_some() {}
 }
 
-/// Joins through the addresses of the command line, which may not be up yet: tries until one of
-/// them is. After the first try `tried` is dropped, and bootstrap nodes and known peers are tried as
-/// well.
+/// Whether nothing was dialled, as no address is known of the node that is meant.
+fn is_unknown(error: &Error) -> bool {
+    matches!(error, Error::NotFound(_) | Error::NoAddress | Error::AmbiguousPeer(_))
+}
+
+/// Joins through the places of the command line, which may not be up yet: tries until one of them
+/// is. After the first try `tried` is dropped, and bootstrap nodes and known peers are tried as well.
 async fn join(
     node: &Node,
-    addresses: &[Address],
+    places: &[String],
     expected: &Expected,
     output: &Output,
     tried: oneshot::Sender<()>,
@@ -155,10 +167,48 @@ async fn join(
             }
         }
     };
-    let (joined, ()) = tokio::join!(node.join_patiently(addresses, told), telling);
+    let joining = async {
+        let addresses = found(node, places, &told).await?;
+        if let [_] = places {
+            // What is said about the join says it all.
+            expected.lock().named.extend(addresses.iter().cloned());
+        }
+        node.join_patiently(&addresses, told).await
+    };
+    let (joined, ()) = tokio::join!(joining, telling);
     match joined {
         Ok(_) | Err(Error::Stopped) => {}
         Err(error) => output.not_joined(&error.to_string(), None).await,
+    }
+}
+
+/// Returns where the nodes can be dialled that are meant, once that is known of one of them: the
+/// network may have to be asked, and this node may not be in it yet. `told` is told of every failure.
+async fn found(
+    node: &Node,
+    places: &[String],
+    told: &impl Fn(&Error, Duration),
+) -> Result<Vec<Address>, Error> {
+    let mut wait = ASK_AGAIN;
+    loop {
+        let (mut addresses, mut failure) = (Vec::new(), None);
+        for place in places {
+            match node.find_addresses(place).await {
+                Ok(found) => addresses.extend(found),
+                Err(error) if is_unknown(&error) => failure = Some((place, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        match failure {
+            Some((_, error)) if addresses.is_empty() => told(&error, wait),
+            Some((place, error)) => {
+                tracing::warn!(%error, "could not find {place}");
+                return Ok(addresses);
+            }
+            None => return Ok(addresses),
+        }
+        tokio::time::sleep(wait).await;
+        wait = wait.saturating_mul(2).min(ASK_AT_LEAST);
     }
 }
 

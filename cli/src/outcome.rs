@@ -22,12 +22,17 @@ pub(crate) enum Outcome {
     /// `connect`
     Connected {
         peer: PeerView,
-        /// All links are made by hand: there is no network to join.
+        /// This node is no member of a network, and can become one.
         #[serde(skip)]
-        is_manual: bool,
+        may_join: bool,
     },
     /// `join`, `leave`
-    Linked { peers: Vec<PeerView> },
+    Linked {
+        peers: Vec<PeerView>,
+        /// All links are made by hand: this node is no member of a network.
+        #[serde(skip)]
+        by_hand: bool,
+    },
     /// `peers`
     Peers { peers: Vec<PeerView>, known: Vec<KnownView> },
     /// `msg`

@@ -42,11 +42,12 @@ pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
     let log = Log::start();
     let shares = args.share.iter().map(|path| folders::existing(path));
     let shares: Vec<PathBuf> = shares.collect::<anyhow::Result<_>>()?;
+    let places = args.places()?;
     if args.max_inbound == Some(0) {
         tracing::warn!("--max-inbound 0 refuses every node that connects to this one");
     }
     let running = start::start(args.state.as_deref(), &args.listen, || builder(&args)).await?;
-    let outcome = serve(&args, &running, &shares, log, &stop).await;
+    let outcome = serve(&args, &running, (&places, &shares), log, &stop).await;
     running.node.shutdown().await;
     let (ok, ending) = outcome?;
     ending.wait(&running.node).await?;
@@ -124,7 +125,7 @@ fn builder(args: &RunArgs) -> anyhow::Result<Builder> {
 async fn serve(
     args: &RunArgs,
     running: &Running,
-    shares: &[PathBuf],
+    (places, shares): (&[String], &[PathBuf]),
     log: Log,
     stop: &CancellationToken,
 ) -> anyhow::Result<(bool, Ending)> {
@@ -172,7 +173,7 @@ async fn serve(
     let told = (fetches.clone(), expected.clone());
     let printing = tokio::spawn(print(node.clone(), events, output.clone(), told));
     let joining = tokio::select! {
-        joining = join::begin(node, &args.addresses, &expected, &output) => joining,
+        joining = join::begin(node, places, &expected, &output) => joining,
         () = stop.cancelled() => None,
     };
     if prompt.is_some() {
@@ -198,7 +199,7 @@ async fn serve(
     if args.headless && last.is_none() {
         stop.cancelled().await;
     }
-    let is_idle = args.addresses.is_empty() && args.share.is_empty() && !args.headless;
+    let is_idle = places.is_empty() && args.share.is_empty() && !args.headless;
     let is_idle = is_idle && nothing_came && input == Input::Lines && !stop.is_cancelled();
     let ok = ok && !fetches.failed();
     let downloads = node.downloads();
@@ -412,8 +413,12 @@ async fn greet(
     output.text(text).await;
 }
 
-/// The line that makes another node join this one, or, if links are made by hand, connect to it.
+/// The line that makes another node join this one, or, if links are made by hand, connect to it. None
+/// if no node may connect.
 fn line_to_join(args: &RunArgs, node: &Node) -> Option<String> {
+    if args.max_inbound == Some(0) {
+        return None;
+    }
     let address = node.addresses().first()?.clone().without_id();
     let mut line = "peerkit run".to_owned();
     if args.manual {

@@ -5,28 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
+pub(crate) use peerkit::plain;
 use peerkit::{KeyError, NodeId};
 
 use crate::words;
 
-/// Returns a text from elsewhere, such as the name of a file, as one line on which a terminal does
-/// nothing but show it: characters that move the cursor, ring the bell, break the line or change the
-/// direction of text are written out. Everything that is printed and was not written by this program
-/// goes through here, or through [`json_line`].
-pub(crate) fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    for c in text.chars() {
-        if acts_on_terminal(c) {
-            let _ = write!(plain, "{}", c.escape_default());
-        } else {
-            plain.push(c);
-        }
-    }
-    plain
-}
-
-/// Returns a line of JSON in which such characters are written as JSON writes them, `\u202e`: the same
-/// values to a program, and harmless to whoever looks at it in a terminal.
+/// Returns a line of JSON in which the characters that [`plain`] writes out are written as JSON writes
+/// them, `\u202e`: the same values to a program, and harmless in a terminal. Everything that is printed
+/// and was not written by this program goes through here, or through [`plain`].
 pub(crate) fn json_line(json: &str) -> String {
     if !json.contains(acts_on_terminal) {
         return json.to_owned();

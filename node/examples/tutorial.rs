@@ -1,5 +1,5 @@
-//! The node of p2pnetwork's tutorial as a handler: it connects, discovers, pings, searches and
-//! downloads, each step once the event of the step before has come.
+//! The node of p2pnetwork's tutorial as a handler: it shares, connects, discovers, pings, searches
+//! and downloads, each step once the event of the step before has come.
 //!
 //! ```text
 //! cargo run --example tutorial
@@ -9,7 +9,9 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use peerkit::{ActionId, Address, Context, FoundFile, Handler, Hash, Node, NodeId, NodeInfo, Peer};
+use peerkit::{
+    ActionId, Address, Context, FoundFile, Handler, Hash, Node, NodeId, NodeInfo, Peer, SharedFile,
+};
 
 /// Looks for a song and fetches it.
 struct SongFinder {
@@ -68,6 +70,17 @@ impl Handler for SongFinder {
         bytes: u64,
     ) {
         println!("  {bytes} bytes, verified, in {}", path.display());
+        cx.share(path);
+    }
+
+    fn node_share_completed(
+        &mut self,
+        cx: &mut Context<'_>,
+        _: ActionId,
+        file: &SharedFile,
+        _: usize,
+    ) {
+        println!("  {} can be had here, too", file.name);
         cx.stop();
     }
 

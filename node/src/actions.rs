@@ -1,5 +1,5 @@
 //! What a handler asks for through its context and gets as an event: joins, discoveries, searches,
-//! pings and fetches. Each is a task of its own.
+//! pings, fetches and shares. Each is a task of its own.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -11,6 +11,7 @@ use peerkit_proto::message::Message;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::order::Order;
+use crate::shares::ShareOptions;
 use crate::transfer::Get;
 
 /// Actions of the handler that may be under way at once. 1,024: one for each order that the actor
@@ -47,8 +48,9 @@ impl Inner {
         let waiting = {
             let mut queue = self.limited();
             if queue.len() >= ACTIONS {
-                tracing::warn!("a broadcast was not sent: {ACTIONS} wait for their limit already");
-                return;
+                drop(queue);
+                let error = Error::TooManyActions(ACTIONS).to_string();
+                return self.dispatch.notice(Event::NodeBroadcastFailed { title, error });
             }
             queue.push_back((title, message));
             queue.len()
@@ -107,6 +109,11 @@ impl Inner {
                 let (path, bytes) = (fetched.path, fetched.bytes);
                 Some(Event::NodeFetchCompleted { action, hash, path, bytes })
             }
+            Action::Share(action, path) => {
+                let added = self.shares.add_with(path, ShareOptions::default(), |_| {}).await?;
+                let (file, skipped) = (added.shared, added.skipped.len());
+                Some(Event::NodeShareCompleted { action, file, skipped })
+            }
             _ => None,
         })
     }
@@ -118,7 +125,8 @@ fn failure(action: &Action, error: &Error) -> Option<Event> {
         Action::Discover(action, _)
         | Action::Search(action, _)
         | Action::Ping(action, _)
-        | Action::Fetch(action, ..) => {
+        | Action::Fetch(action, ..)
+        | Action::Share(action, _) => {
             Some(Event::NodeActionFailed { action: *action, error: error.to_string() })
         }
         _ => None,

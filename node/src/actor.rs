@@ -249,6 +249,7 @@ impl Actor {
             Order::Broadcast { title, message, reply } => {
                 let now = self.tick();
                 let time = self.overlay.unix(now);
+                let named = reply.is_none().then(|| title.clone());
                 let sent = self.overlay.broadcast(now, title, message);
                 let sent = sent.map(|(id, links)| (id, time, links));
                 self.drain_all(now);
@@ -258,7 +259,10 @@ impl Actor {
                 }
                 match (reply, sent) {
                     (Some(reply), sent) => drop(reply.send(sent)),
-                    (None, Err(error)) => tracing::warn!(%error, "a broadcast was not sent"),
+                    (None, Err(error)) => {
+                        let (title, error) = (named.unwrap_or_default(), error.to_string());
+                        self.inner.dispatch.notice(Event::NodeBroadcastFailed { title, error });
+                    }
                     (None, Ok(_)) => {}
                 }
             }

@@ -111,7 +111,7 @@ pub use peerkit_proto::event::{
     ActionId, Broadcast, Direction, Event, MessageFailure, Parting, Peer, Reason, Upload,
 };
 pub use peerkit_proto::event::{Neighbour, NodeInfo};
-pub use peerkit_proto::files::disk::misleads;
+pub use peerkit_proto::files::disk::{misleads, plain};
 pub use peerkit_proto::files::{
     Access, FileKind, FileName, FoundFile, NameFault, RelPath, Secret, SharedFile, Source, Ticket,
     TicketError,

@@ -2,7 +2,7 @@
 //!
 //! | target | info | debug |
 //! |---|---|---|
-//! | `peerkit::node` | start, stop, clocks that are far apart | |
+//! | `peerkit::node` | start, stop, clocks that are far apart | a handler's actions that failed |
 //! | `peerkit::link` | links that are up, have ended, and why | dials, connections accepted, refused |
 //! | `peerkit::message` | those that failed | each, with its size and kind |
 //! | `peerkit::query` | | asked, received, passed on, dropped |
@@ -22,7 +22,7 @@ use peerkit_proto::id::{NodeId, hex};
 use peerkit_proto::message::Message;
 use peerkit_proto::overlay::broadcast::Counters;
 use peerkit_proto::overlay::{Command, Input, Output};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 /// Returns whether anything that goes through the overlay would be logged.
 pub(crate) fn is_on() -> bool {
@@ -87,6 +87,12 @@ pub(crate) fn event(event: &Event) {
             bytes = broadcast.message.body().len(),
             "delivered"
         ),
+        Event::NodeBroadcastFailed { error, .. } => {
+            warn!(target: "peerkit::broadcast", why = ?error, "not sent");
+        }
+        Event::NodeActionFailed { action, error } => {
+            debug!(target: "peerkit::node", %action, why = ?error, "a handler's action failed");
+        }
         Event::NodeBroadcastsMissed { author, count } => {
             info!(target: "peerkit::broadcast", author = %author.short(), count, "lost");
         }

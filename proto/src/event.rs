@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Address;
-use crate::files::FoundFile;
+use crate::files::{FoundFile, SharedFile};
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
 
@@ -71,6 +71,13 @@ pub enum Event {
     NodeBroadcast {
         /// Its author and content.
         broadcast: Broadcast,
+    },
+    /// A broadcast that the handler asked for was not sent.
+    NodeBroadcastFailed {
+        /// Its title.
+        title: String,
+        /// Why not.
+        error: String,
     },
     /// Broadcasts of an author can't be had any more: this node was cut off for too long, or too
     /// slow, and nobody that it knows has kept them.
@@ -203,7 +210,17 @@ pub enum Event {
         /// Its size in bytes.
         bytes: u64,
     },
-    /// A discovery, search, ping or fetch that the handler asked for has failed.
+    /// What the handler asked this node to share is shared: see
+    /// [`Context::share`](crate::handler::Context::share).
+    NodeShareCompleted {
+        /// The action that it is the result of.
+        action: ActionId,
+        /// The file or folder, with the hash to fetch it by.
+        file: SharedFile,
+        /// How many entries of a folder can't be shared, for example symbolic links.
+        skipped: usize,
+    },
+    /// A discovery, search, ping, fetch or share that the handler asked for has failed.
     NodeActionFailed {
         /// The action that failed.
         action: ActionId,
@@ -246,6 +263,7 @@ impl Event {
             Self::NodeMessage { .. } => "node_message",
             Self::NodeMessageFailed { .. } => "node_message_failed",
             Self::NodeBroadcast { .. } => "node_broadcast",
+            Self::NodeBroadcastFailed { .. } => "node_broadcast_failed",
             Self::NodeBroadcastsMissed { .. } => "node_broadcasts_missed",
             Self::NodeDiscovered { .. } => "node_discovered",
             Self::NodeRequestToStop => "node_request_to_stop",
@@ -263,6 +281,7 @@ impl Event {
             Self::NodeSearchCompleted { .. } => "node_search_completed",
             Self::NodePingCompleted { .. } => "node_ping_completed",
             Self::NodeFetchCompleted { .. } => "node_fetch_completed",
+            Self::NodeShareCompleted { .. } => "node_share_completed",
             Self::NodeActionFailed { .. } => "node_action_failed",
             Self::NodeLagged { .. } => "node_lagged",
             Self::NodeHandlerPanicked { .. } => "node_handler_panicked",

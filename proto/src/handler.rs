@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::address::Address;
 use crate::event::{ActionId, Broadcast, Event, MessageFailure, NodeInfo, Parting, Peer, Upload};
-use crate::files::FoundFile;
+use crate::files::{FoundFile, SharedFile};
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
 use crate::time::Instant;
@@ -65,6 +65,8 @@ pub trait Handler: Send {
     }
     /// A broadcast reached us. Each comes once.
     fn node_broadcast(&mut self, cx: &mut Context<'_>, broadcast: Broadcast) {}
+    /// A broadcast asked for with [`Context::broadcast`] was not sent.
+    fn node_broadcast_failed(&mut self, cx: &mut Context<'_>, title: &str, error: &str) {}
     /// Broadcasts of `author` can't be had any more: see [`Event::NodeBroadcastsMissed`].
     fn node_broadcasts_missed(&mut self, cx: &mut Context<'_>, author: NodeId, count: u64) {}
     /// A discovery of ours heard of a node.
@@ -157,7 +159,16 @@ pub trait Handler: Send {
         bytes: u64,
     ) {
     }
-    /// A discovery, search, ping or fetch asked for through the context has failed.
+    /// What was to be shared with [`Context::share`] is shared, but for `skipped` entries of a folder.
+    fn node_share_completed(
+        &mut self,
+        cx: &mut Context<'_>,
+        action: ActionId,
+        file: &SharedFile,
+        skipped: usize,
+    ) {
+    }
+    /// A discovery, search, ping, fetch or share asked for through the context has failed.
     fn node_action_failed(&mut self, cx: &mut Context<'_>, action: ActionId, error: &str) {}
     /// Events other than messages were left out, because this handler was too slow for them.
     fn node_lagged(&mut self, cx: &mut Context<'_>, missed: u64) {}
@@ -190,6 +201,9 @@ impl Event {
                 handler.node_message_failed(cx, &peer, &failure);
             }
             Self::NodeBroadcast { broadcast } => handler.node_broadcast(cx, broadcast),
+            Self::NodeBroadcastFailed { title, error } => {
+                handler.node_broadcast_failed(cx, &title, &error);
+            }
             Self::NodeBroadcastsMissed { author, count } => {
                 handler.node_broadcasts_missed(cx, author, count);
             }
@@ -234,6 +248,9 @@ impl Event {
             }
             Self::NodeFetchCompleted { action, hash, path, bytes } => {
                 handler.node_fetch_completed(cx, action, hash, &path, bytes);
+            }
+            Self::NodeShareCompleted { action, file, skipped } => {
+                handler.node_share_completed(cx, action, &file, skipped);
             }
             Self::NodeActionFailed { action, error } => {
                 handler.node_action_failed(cx, action, &error);
@@ -290,6 +307,11 @@ impl<F: FnMut(&mut Context<'_>, Event) + Send> Handler for Callback<F> {
 
     fn node_broadcast(&mut self, cx: &mut Context<'_>, broadcast: Broadcast) {
         (self.0)(cx, Event::NodeBroadcast { broadcast });
+    }
+
+    fn node_broadcast_failed(&mut self, cx: &mut Context<'_>, title: &str, error: &str) {
+        let (title, error) = (title.to_owned(), error.to_owned());
+        (self.0)(cx, Event::NodeBroadcastFailed { title, error });
     }
 
     fn node_broadcasts_missed(&mut self, cx: &mut Context<'_>, author: NodeId, count: u64) {
@@ -412,6 +434,16 @@ impl<F: FnMut(&mut Context<'_>, Event) + Send> Handler for Callback<F> {
         (self.0)(cx, Event::NodeFetchCompleted { action, hash, path: path.to_owned(), bytes });
     }
 
+    fn node_share_completed(
+        &mut self,
+        cx: &mut Context<'_>,
+        action: ActionId,
+        file: &SharedFile,
+        skipped: usize,
+    ) {
+        (self.0)(cx, Event::NodeShareCompleted { action, file: file.clone(), skipped });
+    }
+
     fn node_action_failed(&mut self, cx: &mut Context<'_>, action: ActionId, error: &str) {
         (self.0)(cx, Event::NodeActionFailed { action, error: error.to_owned() });
     }
@@ -479,6 +511,8 @@ pub enum Action {
     Ping(ActionId, NodeId),
     /// Fetch a file or folder to a path.
     Fetch(ActionId, Hash, PathBuf),
+    /// Share a file or folder with everyone.
+    Share(ActionId, PathBuf),
     /// Stop this node.
     Stop,
 }
@@ -547,7 +581,7 @@ impl<'a> Context<'a> {
         self.actions.push(Action::SendToNodes(message.into(), exclude.to_vec()));
     }
 
-    /// Tells the whole network.
+    /// Tells the whole network. If that can't be done, `node_broadcast_failed` says why.
     pub fn broadcast(&mut self, title: impl Into<String>, message: impl Into<Message>) {
         self.actions.push(Action::Broadcast(title.into(), message.into()));
     }
@@ -602,6 +636,14 @@ impl<'a> Context<'a> {
     pub fn fetch(&mut self, hash: Hash, to: impl Into<PathBuf>) -> ActionId {
         let to = to.into();
         self.request(|id| Action::Fetch(id, hash, to))
+    }
+
+    /// Shares a file or folder with everyone: it stays where it is, and others find and fetch it. The
+    /// result comes in `node_share_completed` or `node_action_failed`. In the simulator it fails, as
+    /// there are no files.
+    pub fn share(&mut self, path: impl Into<PathBuf>) -> ActionId {
+        let path = path.into();
+        self.request(|id| Action::Share(id, path))
     }
 
     /// Stops this node, as its user would.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use peerkit::Ticket;
 use serde_json::{Value, json};
@@ -191,6 +192,72 @@ fn the_default_is_every_address_and_programs_learn_what_gave_way() {
     assert!(notes.contains("keeps its state in"), "{notes}");
     assert!(notes.contains("port 7117 is in use"), "{notes}");
     nodes.into_iter().for_each(|(node, _)| drop(node.exit()));
+}
+
+#[test]
+fn run_takes_names_identities_and_ports_as_words() {
+    let home = tempfile::tempdir().unwrap();
+    let bob = Program::start_with(home.path(), "bob", &[]);
+    let (host, port) = bob.address.split_once(':').unwrap();
+    let id = bob.id.clone();
+    let words: [&[&str]; 4] = [&[host, port], &["bob"], &[&id], &[&id[..8]]];
+    for words in words {
+        // Without --manual it would find bob among the known peers by itself.
+        let mut ann = Program::start(home.path(), "ann", words);
+        let event = ann.event("outbound_node_connected");
+        assert_eq!(event["peer"]["id"], json!(id), "{words:?}");
+        ann.exit();
+    }
+    let mut ann = Program::start_with(home.path(), "ann", &["bob"]);
+    ann.event("outbound_node_connected");
+    let member = ann.run("status")["status"]["member"].clone();
+    assert_eq!(member, json!(true));
+    ann.exit();
+    bob.exit();
+    let mut lone = peerkit(home.path());
+    lone.args(["run", "7117"]);
+    let output = run(lone, "");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("a port without a host"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_node_that_nobody_knows_yet_is_looked_for_again() {
+    let home = tempfile::tempdir().unwrap();
+    let mut bob = Program::start_with(home.path(), "bob", &[]);
+    let mut ann = Person::run(home.path(), &["--listen", "127.0.0.1:0", &bob.id]);
+    let line = until(&ann.err, "trying again").pop().unwrap();
+    assert!(line.contains(&bob.id), "{line}");
+    // From then on it can be found.
+    let line = ann.until("To join from this machine: ").pop().unwrap();
+    bob.run(&format!("connect {}", line.rsplit(' ').next().unwrap()));
+    let deadline = Instant::now() + PATIENCE;
+    while bob.run("status")["status"]["member"] == false {
+        assert!(Instant::now() < deadline, "nobody has joined");
+        thread::sleep(Duration::from_millis(5));
+    }
+    ann.write("exit");
+    bob.exit();
+}
+
+#[test]
+fn connect_speaks_of_join_only_to_who_is_no_member() {
+    let home = tempfile::tempdir().unwrap();
+    let bob = Program::start_with(home.path(), "bob", &[]);
+    let mut ann = Person::run(home.path(), &["--listen", "127.0.0.1:0"]);
+    ann.write(&format!("connect {}", bob.address));
+    ann.until("this is a link and no more");
+    ann.write(&format!("join {}", bob.address));
+    ann.until("joined through bob");
+    ann.write(&format!("connect {}", bob.address));
+    let (said, _) = ann.exit();
+    assert!(said.iter().any(|line| line.contains("connected to bob")), "{said:?}");
+    assert!(!said.iter().any(|line| line.contains("no more")), "{said:?}");
+    let mut cid = Person::run(home.path(), &["--listen", "127.0.0.1:0", "--manual"]);
+    cid.write(&format!("join {}", bob.address));
+    cid.until("linked to bob");
+    cid.exit();
+    bob.exit();
 }
 
 #[test]

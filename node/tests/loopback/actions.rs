@@ -1,11 +1,13 @@
 //! What a handler asks for through its context, and the events that it gets for it.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::common::*;
 use peerkit::{
-    ActionId, Context, Event, FoundFile, Handler, Hash, Key, Node, NodeId, NodeInfo, Peer,
+    ActionId, Config, Context, Event, FoundFile, Handler, Hash, Key, Node, NodeId, NodeInfo, Peer,
+    RateLimits,
 };
 use tokio::sync::mpsc;
 
@@ -177,6 +179,95 @@ async fn what_fails_says_so_to_a_callback_too() {
     assert!(has("a search has at most"), "{errors:?}");
     within("its own end", ann.stopped()).await;
     shutdown([&bob]).await;
+}
+
+#[tokio::test]
+async fn a_handler_shares_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let songs = folder.path().join("songs");
+    std::fs::create_dir(&songs).unwrap();
+    std::fs::write(songs.join("a song.txt"), "la la la").unwrap();
+    let (sender, mut got) = mpsc::unbounded_channel();
+    let missing = folder.path().join("missing");
+    let mut asked = Vec::new();
+    let ann = builder("ann").callback(move |cx, event| match event {
+        Event::InboundNodeConnected { .. } => {
+            asked = vec![cx.share(&songs), cx.share(&missing)];
+        }
+        Event::NodeShareCompleted { action, file, skipped } => {
+            assert_eq!((action, skipped), (asked[0], 0));
+            sender.send(Ok(file)).unwrap();
+        }
+        Event::NodeActionFailed { action, error } => {
+            assert_eq!(action, asked[1]);
+            sender.send(Err(error)).unwrap();
+        }
+        _ => {}
+    });
+    let ann = ann.spawn().await.unwrap();
+    let bob = node("bob").await;
+    bob.connect(at(&ann)).await.unwrap();
+    let (mut shared, mut failed) = (None, None);
+    while shared.is_none() || failed.is_none() {
+        match within("the results", got.recv()).await.unwrap() {
+            Ok(file) => shared = Some(file),
+            Err(error) => failed = Some(error),
+        }
+    }
+    assert!(failed.unwrap().contains("missing"));
+    let shared = shared.unwrap();
+    assert_eq!((shared.name.as_str(), shared.size), ("songs", 8));
+    let target = tempfile::tempdir().unwrap();
+    let fetched = bob.fetch(shared.hash, target.path()).await.unwrap();
+    assert_eq!(std::fs::read(fetched.path.join("a song.txt")).unwrap(), b"la la la");
+    shutdown([&ann, &bob]).await;
+}
+
+#[tokio::test]
+async fn each_broadcast_of_a_handler_is_sent_or_reported() {
+    const ALL: usize = 1500;
+    let (sender, mut failed) = mpsc::unbounded_channel();
+    // One byte a second: all but the first have to wait, and there is not room for all of them.
+    let mut config = Config::default();
+    config.broadcast_rate = 1;
+    let large = "x".repeat(config.max_broadcast + 1);
+    let ann = builder("ann").config(config).callback(move |cx, event| match event {
+        Event::InboundNodeConnected { .. } => {
+            (0..ALL).for_each(|number| cx.broadcast(number.to_string(), "hello"));
+        }
+        Event::NodeMessage { .. } => cx.broadcast("large", large.as_str()),
+        Event::NodeBroadcastFailed { title, error } => sender.send((title, error)).unwrap(),
+        _ => {}
+    });
+    let ann = ann.spawn().await.unwrap();
+    let (sender, mut got) = mpsc::unbounded_channel();
+    let bob = builder("bob").callback(move |_, event| {
+        if let Event::NodeBroadcast { broadcast } = event {
+            sender.send(broadcast.title).unwrap();
+        }
+    });
+    let bob = bob.spawn().await.unwrap();
+    bob.connect(at(&ann)).await.unwrap();
+    let (title, error) = within("a failure", failed.recv()).await.unwrap();
+    assert!(error.contains("1024"), "{error}");
+    ann.set_rates(RateLimits { broadcasts: 0, ..ann.rates() });
+    let mut titles = HashSet::from([title]);
+    while titles.len() < ALL {
+        titles.insert(
+            within("the others", async {
+                tokio::select! {
+                    title = got.recv() => title.unwrap(),
+                    failure = failed.recv() => failure.unwrap().0,
+                }
+            })
+            .await,
+        );
+    }
+    bob.send(ann.id(), "go").await.unwrap();
+    let (title, error) = within("a failure", failed.recv()).await.unwrap();
+    assert_eq!(title, "large");
+    assert!(error.contains("over the limit"), "{error}");
+    shutdown([&ann, &bob]).await;
 }
 
 #[tokio::test]

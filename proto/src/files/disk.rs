@@ -302,6 +302,20 @@ pub fn misleads(c: char) -> bool {
     )
 }
 
+/// Returns a text from elsewhere, such as the name of a node or file, as one line on which a terminal
+/// does nothing but show it: control characters and those that [`misleads`] names are written out.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() || misleads(c) {
+            true => plain.extend(c.escape_default()),
+            false => plain.push(c),
+        }
+    }
+    plain
+}
+
 /// Returns what a name has that some file systems refuse, although others allow it: the same text for
 /// names that are refused for the same reason. `None` if there is nothing.
 ///

@@ -270,6 +270,11 @@ mod tests {
             self.add(cx, Event::NodePingCompleted { action, node, rtt });
         }
 
+        fn node_broadcast_failed(&mut self, cx: &mut Context<'_>, title: &str, error: &str) {
+            let (title, error) = (title.to_owned(), error.to_owned());
+            self.add(cx, Event::NodeBroadcastFailed { title, error });
+        }
+
         fn node_action_failed(&mut self, cx: &mut Context<'_>, action: ActionId, error: &str) {
             self.add(cx, Event::NodeActionFailed { action, error: error.to_owned() });
         }
@@ -335,6 +340,7 @@ mod tests {
             error
         };
         assert!(error(&|cx| cx.fetch(Hash::of(b"x"), "x")).contains("no files in the simulator"));
+        assert!(error(&|cx| cx.share("x")).contains("no files in the simulator"));
         assert!(error(&|cx| cx.search("x".repeat(10_000))).contains("at most"));
         assert!(error(&|cx| cx.ping(nobody)).contains("knows where"));
         assert!(error(&|cx| cx.ping(me)).contains("itself"));
@@ -345,6 +351,20 @@ mod tests {
             error
         };
         assert!(error(&|cx| cx.ping(near)).contains("in time"));
+    }
+
+    #[test]
+    fn a_broadcast_that_is_too_large_is_an_event() {
+        let mut sim = line();
+        let limit = sim.config.max_broadcast;
+        sim.with(0, |_, cx| cx.broadcast("fits", "x"));
+        sim.with(0, |_, cx| cx.broadcast("large", "x".repeat(limit + 1)));
+        let failed = |sim: &Sim<Results>| !sim.app(0).0.is_empty();
+        assert!(sim.run_until(Duration::from_secs(5), failed));
+        let [(_, Event::NodeBroadcastFailed { title, error })] = &sim.app(0).0[..] else {
+            panic!("{:?}", sim.app(0).0);
+        };
+        assert!(title == "large" && error.contains("over the limit"), "{title}: {error}");
     }
 
     #[test]

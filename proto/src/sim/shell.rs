@@ -47,8 +47,11 @@ impl<H: Handler> Sim<H> {
                 Work::Event(node, run, event) => self.deliver(node, run, event),
                 Work::Broadcast(node, run, title, message) => {
                     if self.nodes[node].run(run).is_some() {
-                        // As on a real node: one that is too large is not sent.
-                        let _ = self.publish(node, title, message);
+                        // As on a real node.
+                        if let Err(error) = self.publish(node, title.clone(), message) {
+                            let error = error.to_string();
+                            self.event(node, Event::NodeBroadcastFailed { title, error });
+                        }
                     }
                 }
                 Work::Close { link, side, reason } => self.close(link, side, reason),
@@ -148,7 +151,7 @@ impl<H: Handler> Sim<H> {
                 Action::Discover(action, depth) => self.ask_discovery(node, action, depth),
                 Action::Search(action, text) => self.ask_search(node, action, text),
                 Action::Ping(action, id) => self.ask_ping(node, action, id),
-                Action::Fetch(action, ..) => {
+                Action::Fetch(action, ..) | Action::Share(action, _) => {
                     let error = "there are no files in the simulator".to_owned();
                     self.event(node, Event::NodeActionFailed { action, error });
                 }
