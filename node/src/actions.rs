@@ -84,13 +84,7 @@ impl Inner {
     /// Carries out an action and returns the event with its result, where it has one.
     async fn result(self: &Arc<Self>, action: &Action) -> Result<Option<Event>, Error> {
         Ok(match action.clone() {
-            Action::Join(addresses) => {
-                // Each dial that fails is an event already.
-                if let Err(error) = self.join(addresses).await {
-                    tracing::debug!(%error, "the handler's join failed");
-                }
-                None
-            }
+            Action::Join(addresses) => self.join(addresses).await.map(|_| None)?,
             Action::Discover(action, depth) => {
                 let found = self.discover(depth).await?;
                 let (nodes, complete) = (found.nodes, found.complete);
@@ -128,6 +122,16 @@ fn failure(action: &Action, error: &Error) -> Option<Event> {
         | Action::Fetch(action, ..)
         | Action::Share(action, _) => {
             Some(Event::NodeActionFailed { action: *action, error: error.to_string() })
+        }
+        Action::Join(addresses) => {
+            let address = match error {
+                Error::LinksByHand(peer) | Error::NoPlace(peer) => Some(peer.address().clone()),
+                Error::TooManyActions(_) | Error::Timeout(_) => addresses.first().cloned(),
+                // Each dial that fails is an event already.
+                _ => None,
+            };
+            let error = error.to_string();
+            address.map(|address| Event::OutboundNodeConnectionError { address, error })
         }
         _ => None,
     }

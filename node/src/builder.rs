@@ -370,8 +370,8 @@ impl Builder {
         tracing::info!(
             target: "peerkit::node",
             id = %inner.id,
-            name = ?inner.name,
-            network = ?inner.network,
+            name = inner.name.as_str(),
+            network = inner.network.as_str(),
             listening = ?inner.listening,
             manual = inner.manual,
             "started"

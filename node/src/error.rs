@@ -71,7 +71,7 @@ pub enum Error {
         reason: Reason,
     },
     /// The node that was to be joined through is no member of a network, and will be none.
-    #[error("links of {0} are made by hand (--manual): connect to it instead")]
+    #[error("links of {0} are made by hand: connect to it instead")]
     LinksByHand(Peer),
     /// The node that was to be joined through found no place for this one.
     #[error("{0} found no place for this node: try again, or through another one")]

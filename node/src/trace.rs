@@ -8,7 +8,7 @@
 //! | `peerkit::query` | | asked, received, passed on, dropped |
 //! | `peerkit::membership` | joined a network | neighbours asked, taken, let go; probes |
 //! | `peerkit::broadcast` | those that are lost | received, passed on, delivered, dropped and why |
-//! | `peerkit::transfer` | downloads that are done or failed | downloads begun, requests served |
+//! | `peerkit::transfer` | downloads that are done or failed, uploads that are done | downloads begun, requests served |
 //!
 //! Nothing secret and no contents are logged: no message, title, search text, ticket or token. Names
 //! and texts of peers are logged as quoted strings, with control characters escaped.
@@ -56,7 +56,7 @@ pub(crate) fn event(event: &Event) {
         Event::OutboundNodeConnected { peer } | Event::InboundNodeConnected { peer } => info!(
             target: "peerkit::link",
             peer = %peer.id().short(),
-            name = ?peer.name(),
+            name = peer.name(),
             direction = peer.direction().name(),
             address = %peer.address(),
             "up"
@@ -64,20 +64,20 @@ pub(crate) fn event(event: &Event) {
         Event::OutboundNodeDisconnected { peer, parting }
         | Event::InboundNodeDisconnected { peer, parting } => ended(peer, parting),
         Event::OutboundNodeConnectionError { address, error } => {
-            info!(target: "peerkit::link", %address, why = ?error, "could not connect");
+            info!(target: "peerkit::link", %address, why = error.as_str(), "could not connect");
         }
         Event::InboundNodeConnectionError { address, error } => {
-            debug!(target: "peerkit::link", %address, why = ?error, "not let in");
+            debug!(target: "peerkit::link", %address, why = error.as_str(), "not let in");
         }
         Event::NodeReconnectionError { address, tries, error } => {
-            debug!(target: "peerkit::link", %address, tries, why = ?error, "not reached again");
+            debug!(target: "peerkit::link", %address, tries, why = error.as_str(), "not reached again");
         }
         Event::NodeMessageFailed { peer, failure } => info!(
             target: "peerkit::message",
             peer = %peer.id().short(),
             unsent = failure.unsent,
             unconfirmed = failure.unconfirmed,
-            why = ?failure.reason.to_string(),
+            why = failure.reason.to_string(),
             "failed"
         ),
         Event::NodeBroadcast { broadcast } => debug!(
@@ -88,10 +88,10 @@ pub(crate) fn event(event: &Event) {
             "delivered"
         ),
         Event::NodeBroadcastFailed { error, .. } => {
-            warn!(target: "peerkit::broadcast", why = ?error, "not sent");
+            warn!(target: "peerkit::broadcast", why = error.as_str(), "not sent");
         }
         Event::NodeActionFailed { action, error } => {
-            debug!(target: "peerkit::node", %action, why = ?error, "a handler's action failed");
+            debug!(target: "peerkit::node", %action, why = error.as_str(), "a handler's action failed");
         }
         Event::NodeBroadcastsMissed { author, count } => {
             info!(target: "peerkit::broadcast", author = %author.short(), count, "lost");
@@ -100,10 +100,20 @@ pub(crate) fn event(event: &Event) {
             info!(target: "peerkit::transfer", %hash, bytes, "download finished");
         }
         Event::NodeDownloadFailed { hash, error } => {
-            info!(target: "peerkit::transfer", %hash, why = ?error, "download failed");
+            info!(target: "peerkit::transfer", %hash, why = error.as_str(), "download failed");
         }
         Event::NodeSourceDropped { hash, source, why } => {
-            info!(target: "peerkit::transfer", %hash, source = %source.short(), ?why, "source dropped");
+            info!(target: "peerkit::transfer", %hash, source = %source.short(), why = why.as_str(), "source dropped");
+        }
+        Event::NodeUploadCompleted { peer, upload } => {
+            let (hash, bytes) = (upload.hash, upload.bytes);
+            info!(target: "peerkit::transfer", %hash, peer = %peer.id().short(), bytes, "upload completed");
+        }
+        Event::NodeShareChanged { hash, .. } => {
+            info!(target: "peerkit::transfer", %hash, "a share has changed on disk");
+        }
+        Event::NodeLagged { missed } => {
+            info!(target: "peerkit::node", missed, "the application is slow: events left out");
         }
         Event::NodeClockSkew { peer, seconds } => {
             info!(target: "peerkit::node", peer = %peer.id().short(), seconds, "clocks far apart");
@@ -112,7 +122,7 @@ pub(crate) fn event(event: &Event) {
             info!(target: "peerkit::node", owner = %owner.short(), "ordered to stop");
         }
         Event::NodeShutdownRefused { peer, why } => {
-            info!(target: "peerkit::node", peer = %peer.id().short(), ?why, "order to stop ignored");
+            info!(target: "peerkit::node", peer = %peer.id().short(), why = why.as_str(), "order to stop ignored");
         }
         _ => {}
     }
@@ -122,9 +132,9 @@ fn ended(peer: &Peer, parting: &Parting) {
     info!(
         target: "peerkit::link",
         peer = %peer.id().short(),
-        name = ?peer.name(),
+        name = peer.name(),
         by_peer = parting.by_peer,
-        why = ?parting.reason.to_string(),
+        why = parting.reason.to_string(),
         "ended"
     );
 }
@@ -150,7 +160,7 @@ pub(crate) fn input(input: &Input) {
             debug!(target: "peerkit::broadcast", %from, count, "put off: application busy");
         }
         Input::DialFailed { address, error } => {
-            debug!(target: "peerkit::link", %address, why = ?error, "dial failed");
+            debug!(target: "peerkit::link", %address, why = error.as_str(), "dial failed");
         }
         Input::Probed { id, answer } => {
             let answered = answer.is_some();
@@ -211,7 +221,7 @@ pub(crate) fn output(output: &Output) {
             info!(target: "peerkit::membership", by = %by.short(), why, "not joined");
         }
         Output::Hangup(peer, reason) => {
-            debug!(target: "peerkit::link", peer = %peer.short(), why = ?reason.to_string(), "ending");
+            debug!(target: "peerkit::link", peer = %peer.short(), why = reason.to_string(), "ending");
         }
         Output::Ended { query, complete } => {
             debug!(target: "peerkit::query", id = %short(*query), complete, "ended");

@@ -603,7 +603,8 @@ impl<'a> Context<'a> {
     }
 
     /// Becomes a member of the network that the nodes at `addresses` belong to. Each node that is
-    /// reached shows in `outbound_node_connected`, the others in `outbound_node_connection_error`.
+    /// reached shows in `outbound_node_connected`; the others, and one that has no place for this
+    /// node, in `outbound_node_connection_error`.
     pub fn join(&mut self, addresses: &[Address]) {
         self.actions.push(Action::Join(addresses.to_vec()));
     }

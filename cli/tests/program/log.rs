@@ -62,7 +62,9 @@ fn info_shows_the_life_of_a_node_as_json() {
     };
     said("peerkit::node", "started");
     assert_eq!(said("peerkit::link", "up")["fields"]["direction"], "outbound");
-    said("peerkit::link", "ended");
+    // The name as it is, not in quotes of its own.
+    assert_eq!(said("peerkit::link", "up")["fields"]["name"], "bo\nFAKE line");
+    assert_eq!(said("peerkit::link", "ended")["fields"]["name"], "bo\nFAKE line");
     said("peerkit::node", "stopped");
     assert!(lines.iter().all(|line| line["level"] != "DEBUG"), "{log}");
     assert!(lines.iter().all(|line| line["timestamp"].is_string()), "{log}");

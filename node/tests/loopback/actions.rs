@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::common::*;
 use peerkit::{
-    ActionId, Config, Context, Event, FoundFile, Handler, Hash, Key, Node, NodeId, NodeInfo, Peer,
-    RateLimits,
+    ActionId, Address, Config, Context, Event, FoundFile, Handler, Hash, Key, Node, NodeId,
+    NodeInfo, Peer, RateLimits,
 };
 use tokio::sync::mpsc;
 
@@ -268,6 +268,27 @@ async fn each_broadcast_of_a_handler_is_sent_or_reported() {
     assert_eq!(title, "large");
     assert!(error.contains("over the limit"), "{error}");
     shutdown([&ann, &bob]).await;
+}
+
+#[tokio::test]
+async fn a_handler_learns_that_it_was_not_taken_in() {
+    let bob = builder("bob").manual(true).spawn().await.unwrap();
+    let address: Address = at(&bob).into();
+    let (sender, mut failed) = mpsc::unbounded_channel();
+    let ann = builder("ann").callback(move |cx, event| match event {
+        Event::InboundNodeConnected { .. } => cx.join(std::slice::from_ref(&address)),
+        Event::OutboundNodeConnectionError { address, error } => {
+            sender.send((address, error)).unwrap();
+        }
+        _ => {}
+    });
+    let ann = ann.spawn().await.unwrap();
+    let cid = node("cid").await;
+    cid.connect(at(&ann)).await.unwrap();
+    let (address, error) = within("a refusal", failed.recv()).await.unwrap();
+    assert_eq!(address.host_port(), at(&bob).to_string());
+    assert!(error.contains("made by hand"), "{error}");
+    shutdown([&ann, &bob, &cid]).await;
 }
 
 #[tokio::test]

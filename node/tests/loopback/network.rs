@@ -121,7 +121,7 @@ async fn links_by_hand_stay_as_they_were_made() {
     let refused = c.join(&[at(&a).into()]).await.unwrap_err();
     assert!(matches!(&refused, Error::LinksByHand(peer) if peer.id() == a.id()), "{refused:?}");
     let text = refused.to_string();
-    assert!(text.contains("made by hand (--manual): connect"), "{text}");
+    assert!(text.contains("made by hand: connect"), "{text}");
     until("the link that was good for nothing is closed", || c.peer(a.id()).is_none()).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let links = |node: &Node| node.peers().iter().map(|peer| peer.id()).collect::<BTreeSet<_>>();

@@ -160,6 +160,15 @@ impl<H: Handler> Sim<H> {
         }
     }
 
+    /// Reports that a node that was to be joined through has no place for this one.
+    fn not_taken_in(&mut self, node: usize, by: NodeId, error: String) {
+        let running = self.nodes[node].running.as_ref();
+        if let Some(handle) = running.and_then(|running| running.handles.get(&by)) {
+            let address = handle.peer.address().clone();
+            self.event(node, Event::OutboundNodeConnectionError { address, error });
+        }
+    }
+
     /// Dials an address that the application asked for.
     pub(super) fn connect_address(&mut self, node: usize, address: Address, keep: bool) {
         if self.nodes[node].running.as_ref().is_none_or(|running| running.stopping) {
@@ -212,7 +221,8 @@ impl<H: Handler> Sim<H> {
                 Output::JoinRefused(by, outcome) => {
                     let said = format!("{} says: {outcome:?}", by.short());
                     if self.nodes[node].joining == Joining::Trying {
-                        self.nodes[node].joining = Joining::Failed(said);
+                        self.nodes[node].joining = Joining::Failed(said.clone());
+                        self.not_taken_in(node, by, said);
                     }
                 }
                 Output::Keep(batch) => self.nodes[node].keep(batch),

@@ -412,6 +412,8 @@ fn a_manual_node_is_no_member() {
     sim.join(0, manual);
     sim.run_for(Duration::from_secs(5));
     assert!(matches!(sim.joining(0), Joining::Failed(_)), "{:?}", sim.joining(0));
+    let reports = |(_, event): &(Duration, Event)| matches!(event, Event::OutboundNodeConnectionError { error, .. } if error.contains("Manual"));
+    assert_eq!(sim.app(0).0.iter().filter(|event| reports(event)).count(), 1);
 }
 
 #[test]
