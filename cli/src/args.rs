@@ -1,6 +1,6 @@
 //! What stands on the command line.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
@@ -349,9 +349,10 @@ fn short_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Reads where a node is, or a port that may follow its host: [`RunArgs::places`] knows.
+/// Reads where a node is. A bare port, and IPv6 without brackets, may be halves of a place:
+/// [`RunArgs::places`] knows.
 fn place(text: &str) -> Result<String, String> {
-    if !command::is_number(text) {
+    if !command::is_number(text) && text.parse::<Ipv6Addr>().is_err() {
         command::check_address(text)?;
     }
     Ok(text.to_owned())
@@ -440,9 +441,14 @@ mod tests {
         let line = format!("peerkit run 127.0.0.1 7200 bob {id} ::1 7201 c:1");
         let expected = ["127.0.0.1:7200", "bob", &id, "[::1]:7201", "c:1"];
         assert_eq!(run(&line).places().unwrap(), expected);
-        for wrong in ["peerkit run 7117", "peerkit run a:1 7117"] {
+        for (wrong, why) in [
+            ("peerkit run 7117", "a port without a host"),
+            ("peerkit run a:1 7117", "a port without a host"),
+            ("peerkit run ::1", "brackets"),
+            ("peerkit run a 99999", "not a port"),
+        ] {
             let error = run(wrong).places().unwrap_err().to_string();
-            assert!(error.contains("a port without a host"), "{error}");
+            assert!(error.contains(why), "{wrong}: {error}");
         }
     }
 
