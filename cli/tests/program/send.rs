@@ -41,12 +41,16 @@ impl Share {
         Self { child, lines }
     }
 
-    /// The line that tells of the next path.
+    /// The line that tells of the next path. Lines of uploads of those before may come first.
     pub(crate) fn shared(&self) -> Value {
-        let line = self.lines.recv_timeout(PATIENCE).expect("a path is shared");
-        let line: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(line["event"], "shared", "{line}");
-        line
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE).expect("a path is shared");
+            let line: Value = serde_json::from_str(&line).unwrap();
+            if line["event"] != "node_upload_completed" {
+                assert_eq!(line["event"], "shared", "{line}");
+                return line;
+            }
+        }
     }
 
     /// Stops it as a person does: the status.
