@@ -13,7 +13,7 @@ use rustyline::{Config, Editor};
 
 use crate::args::GetArgs;
 use crate::wanted::{self, Wanted};
-use crate::{Usage, signals};
+use crate::{Usage, signals, terminal};
 
 /// Bytes that are read of a file with a ticket in it: eight times the longest ticket.
 const MAX_FILE: u64 = 64 << 10;
@@ -113,6 +113,10 @@ fn ask() -> anyhow::Result<Wanted> {
                 anyhow::bail!("stopped before it was begun");
             }
             Err(ReadlineError::Eof) => anyhow::bail!("no ticket was given"),
+            Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                terminal::discard_input();
+                writeln!(io::stderr(), "this is not UTF-8, so it is no ticket")?;
+            }
             Err(error) => return Err(error).context("could not read the ticket"),
         }
     }

@@ -426,6 +426,9 @@ fn a_ticket_is_asked_for_and_kept_nowhere() {
     get.press("peerkit1abc\r");
     get.sees("cut short");
     get.sees("Ticket");
+    get.press_bytes(b"caf\xe9\r");
+    get.sees("not UTF-8");
+    get.sees("Ticket");
     get.press(&format!("\u{1b}[200~{start}\n{end}\u{1b}[201~\r"));
     get.sees("every byte verified");
     assert_eq!(get.status(), Some(0));
