@@ -58,8 +58,9 @@ impl Fetches {
             }
             if !(quiet && (stopped || cancelled)) {
                 let is_kept = !stopped && !cancelled && download.status().done > 0;
+                let is_changed = matches!(&result, Err(Error::Fetch(error)) if error.is_changed());
                 let result = outcome(result).map_err(|error| match is_kept {
-                    true => anyhow!("{}; {}", text::error(&error), goes_on(hash)),
+                    true => anyhow!("{}; {}", text::error(&error), goes_on(hash, is_changed)),
                     false => error,
                 });
                 output.result("get", &result).await;
@@ -148,9 +149,14 @@ pub(crate) async fn show(node: Node, output: Output, bars: Bars, at_prompt: bool
     }
 }
 
-/// What can be done about a fetch that was given up.
-fn goes_on(hash: Hash) -> String {
-    format!("what has come is kept, and `resume {}` goes on from it", human::digits(hash))
+/// What can be done about a fetch that was given up. If its source has changed the file, what is shared
+/// anew is another file.
+fn goes_on(hash: Hash, is_changed: bool) -> String {
+    let digits = human::digits(hash);
+    match is_changed {
+        true => format!("what has come is kept until `cancel {digits}` removes it"),
+        false => format!("what has come is kept, and `resume {digits}` goes on from it"),
+    }
 }
 
 /// `1 fetch`, `2 fetches`.

@@ -40,6 +40,10 @@ const TEMPORARY: &str = "content";
 /// What can be done about a fetch that has ended too early.
 const GOES_ON: &str = "what has come is kept, and the same command goes on from it";
 
+/// The same if the source has changed the file since: what is shared anew is another file.
+const GOES_ON_AS_IT_WAS: &str =
+    "what has come is kept, and is of use only if the file comes back as it was";
+
 /// Fetches what the arguments say. False where it did not work and that has been told.
 pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     let (wanted, path) = ticket::read(&args)?;
@@ -175,9 +179,13 @@ async fn fetch(
         }
         Ok(fetched) => Ok(fetched),
         Err(error) => {
+            let goes_on = match &error {
+                Error::Fetch(fetch) if fetch.is_changed() => GOES_ON_AS_IT_WAS,
+                _ => GOES_ON,
+            };
             let error = advised(error);
             match is_kept(target, status(node, hash).as_ref()) {
-                true => bail!("{}; {GOES_ON}", text::error(&error)),
+                true => bail!("{}; {goes_on}", text::error(&error)),
                 false => Err(error),
             }
         }

@@ -39,6 +39,9 @@ pub(crate) fn parse() -> Cli {
     match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            // An argument may be the name of a file from elsewhere: `peerkit share *`.
+            let shown = std::env::args_os().map(|argument| plain(&argument.to_string_lossy()));
+            let error = Cli::try_parse_from(shown).err().unwrap_or(error);
             if let Some(hint) = hint(&error) {
                 let error = Paint::on(&io::stderr()).bad("error:");
                 let usage = Cli::command().render_usage();

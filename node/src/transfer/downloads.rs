@@ -5,6 +5,7 @@
 //! wait in the order in which they came. Those that are to outlive the node are in the store.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,20 +48,22 @@ const REST_MAX: Duration = Duration::from_secs(15 * 60);
 pub(crate) struct Downloads {
     all: Mutex<Vec<Arc<Entry>>>,
     places: Semaphore,
+    /// Held while the store is written, so that what was true last is written last.
+    rows: tokio::sync::Mutex<()>,
 }
 
 /// One download, as the node keeps it.
 #[derive(Debug)]
 pub(crate) struct Entry {
     get: Get,
-    /// Whether the store has it.
+    /// Whether it is to outlive the node.
     is_kept: bool,
+    /// Whether the store has it, or is about to.
+    has_row: AtomicBool,
     /// It was begun by an earlier run of the node: it waits for a source, however long that takes.
     is_restored: bool,
     shown: Shown,
     work: Mutex<Work>,
-    /// Held while the store is written, so that what was true last is written last.
-    row: tokio::sync::Mutex<()>,
     /// Held by the task that is at it: one that was stopped may still be writing.
     at_it: tokio::sync::Mutex<()>,
 }
@@ -80,9 +83,12 @@ pub struct Download {
     watch: watch::Receiver<DownloadStatus>,
 }
 
-/// A download, as it is in the store.
+/// A download, as it is in the store, with the others of the same hash.
 #[derive(Debug, Serialize, Deserialize)]
 struct Row {
+    /// The same content on its way to other places.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    more: Vec<Row>,
     #[serde(default)]
     secret: Option<[u8; 16]>,
     path: PathBuf,
@@ -159,7 +165,11 @@ impl Download {
 
 impl Downloads {
     pub(crate) fn new(at_once: usize) -> Self {
-        Self { all: Mutex::default(), places: Semaphore::new(at_once.max(1)) }
+        Self {
+            all: Mutex::default(),
+            places: Semaphore::new(at_once.max(1)),
+            rows: tokio::sync::Mutex::default(),
+        }
     }
 
     fn all(&self) -> MutexGuard<'_, Vec<Arc<Entry>>> {
@@ -179,12 +189,34 @@ impl Downloads {
         open.or_else(|| same.next()).cloned().ok_or(Error::NoDownload(*hash))
     }
 
+    /// The row of all downloads of `hash` that the store is to have, `None` if there are none.
+    fn rows_of(&self, hash: &Hash) -> std::io::Result<Option<Row>> {
+        let all = self.all();
+        let is_kept =
+            |entry: &&Arc<Entry>| entry.get.hash == *hash && entry.has_row.load(Ordering::Acquire);
+        let mut rows = all.iter().filter(is_kept).map(|entry| Row::new(entry));
+        let Some(mut first) = rows.next().transpose()? else { return Ok(None) };
+        first.more = rows.collect::<Result<_, _>>()?;
+        Ok(Some(first))
+    }
+
     fn forget(&self, entry: &Arc<Entry>) {
         self.all().retain(|other| !Arc::ptr_eq(other, entry));
     }
 
+    /// Enters a download. One of the same to the same place that was given up makes room for it, and
+    /// hands over what has come.
     fn enter(&self, entry: &Arc<Entry>) {
         let mut all = self.all();
+        let is_earlier = |other: &Arc<Entry>| {
+            let is_same = other.get.hash == entry.get.hash && other.get.to == entry.get.to;
+            is_same && other.shown.get().state == DownloadState::Failed
+        };
+        if let Some(at) = all.iter().position(is_earlier) {
+            let was = all.remove(at).shown.get();
+            entry.shown.called(was.name, was.kind);
+            entry.shown.restored(was.done, was.total);
+        }
         let over = |entry: &Arc<Entry>| entry.shown.get().state == DownloadState::Done;
         if all.len() >= LISTED
             && let Some(at) = all.iter().position(over)
@@ -219,8 +251,8 @@ impl Inner {
     ) -> Result<Download, Error> {
         let get = if get.to_chosen { get } else { get.into_folder(self.download_folder()) };
         let entry = Entry::new(get, keep, false);
-        self.keep(&entry).await?;
         self.downloads.enter(&entry);
+        self.keep(&entry).await.inspect_err(|_| self.downloads.forget(&entry))?;
         // Made first: it is to see every change, however soon the fetch is over.
         let handle = entry.handle();
         self.work_on(&entry);
@@ -291,25 +323,28 @@ impl Inner {
             let rows = store.downloads()?.into_iter();
             Ok(rows.map(|(hash, row)| (hash, Row::read(&hash, &row))).collect::<Vec<_>>())
         });
-        let mut resumed = 0;
-        for (hash, row) in rows.await? {
-            let Some(row) = row else {
+        let mut resumed = Vec::new();
+        for (hash, rows) in rows.await? {
+            if rows.is_empty() {
                 tracing::warn!(%hash, "a download of an earlier run can't be read: left out");
-                continue;
-            };
-            let (paused, name, kind) = (row.paused, row.name.clone(), row.kind);
-            let (done, total) = (row.done, row.total);
-            let entry = Entry::new(row.into_get(hash), true, true);
-            entry.shown.called(name, kind);
-            entry.shown.restored(done, total);
-            self.downloads.enter(&entry);
-            match paused {
-                true => entry.shown.state(DownloadState::Paused),
-                false => self.work_on(&entry),
             }
-            resumed += 1;
+            for row in rows {
+                let (paused, name, kind) = (row.paused, row.name.clone(), row.kind);
+                let (done, total) = (row.done, row.total);
+                let entry = Entry::new(row.into_get(hash), true, true);
+                entry.has_row.store(true, Ordering::Release);
+                entry.shown.called(name, kind);
+                entry.shown.restored(done, total);
+                if paused {
+                    entry.shown.state(DownloadState::Paused);
+                }
+                self.downloads.enter(&entry);
+                resumed.push((entry, paused));
+            }
         }
-        Ok(resumed)
+        // All are entered by now: what one writes to the store is of all with its hash.
+        resumed.iter().filter(|(_, paused)| !paused).for_each(|(entry, _)| self.work_on(entry));
+        Ok(resumed.len())
     }
 
     fn work_on(self: &Arc<Self>, entry: &Arc<Entry>) {
@@ -376,11 +411,33 @@ impl Inner {
         if !entry.is_kept {
             return Ok(());
         }
-        let _alone = entry.row.lock().await;
-        let row = Row::new(entry).and_then(|row| Ok(serde_json::to_vec(&row)?));
-        let row = row.map_err(|error| Error::Setting(error.to_string()))?;
-        let (store, hash) = (self.store.clone(), entry.get.hash);
-        crate::known::blocking(move || Ok(store.save_download(&hash, &row)?)).await
+        entry.has_row.store(true, Ordering::Release);
+        self.write_rows(entry.get.hash).await
+    }
+
+    /// Removes a download from the store.
+    async fn unkeep(&self, entry: &Entry) -> Result<(), Error> {
+        match entry.has_row.swap(false, Ordering::AcqRel) {
+            true => self.write_rows(entry.get.hash).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Writes the downloads of `hash` that are to outlive the node. The store has one row for all of
+    /// them.
+    async fn write_rows(&self, hash: Hash) -> Result<(), Error> {
+        let _alone = self.downloads.rows.lock().await;
+        let rows = self
+            .downloads
+            .rows_of(&hash)
+            .and_then(|rows| Ok(rows.map(|rows| serde_json::to_vec(&rows)).transpose()?));
+        let row = rows.map_err(|error| Error::Setting(error.to_string()))?;
+        let store = self.store.clone();
+        crate::known::blocking(move || match row {
+            Some(row) => Ok(store.save_download(&hash, &row)?),
+            None => Ok(store.forget_download(&hash)?),
+        })
+        .await
     }
 
     /// Writes to the store how much of a download has come, now and then, until `over`.
@@ -408,23 +465,14 @@ impl Inner {
             }
         }
     }
-
-    async fn unkeep(&self, entry: &Entry) -> Result<(), Error> {
-        if !entry.is_kept {
-            return Ok(());
-        }
-        let _alone = entry.row.lock().await;
-        let (store, hash) = (self.store.clone(), entry.get.hash);
-        crate::known::blocking(move || Ok(store.forget_download(&hash)?)).await
-    }
 }
 
 impl Entry {
     fn new(get: Get, is_kept: bool, is_restored: bool) -> Arc<Self> {
         let shown = Shown::new(get.hash, Some(get.to.path().to_owned()));
         let work = Mutex::default();
-        let (row, at_it) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
-        Arc::new(Self { get, is_kept, is_restored, shown, work, row, at_it })
+        let (has_row, at_it) = (AtomicBool::new(false), tokio::sync::Mutex::default());
+        Arc::new(Self { get, is_kept, has_row, is_restored, shown, work, at_it })
     }
 }
 
@@ -504,14 +552,18 @@ async fn fetch_once(
 }
 
 impl Row {
-    /// Reads a row. What it says of bytes on disk holds only if the part is still there. Blocks on
-    /// the disk.
-    fn read(hash: &Hash, row: &[u8]) -> Option<Self> {
-        let mut row: Self = serde_json::from_slice(row).ok()?;
-        if row.done > 0 && !part::is_left(&row.path, hash) {
-            row.done = 0;
+    /// Reads the downloads of a row; nothing if it can't be read. What it says of bytes on disk holds
+    /// only if the part is still there. Blocks on the disk.
+    fn read(hash: &Hash, row: &[u8]) -> Vec<Self> {
+        let Ok(mut first) = serde_json::from_slice::<Self>(row) else { return Vec::new() };
+        let mut rows = std::mem::take(&mut first.more);
+        rows.insert(0, first);
+        for row in &mut rows {
+            if row.done > 0 && !part::is_left(&row.path, hash) {
+                row.done = 0;
+            }
         }
-        Some(row)
+        rows
     }
 
     fn new(entry: &Entry) -> std::io::Result<Self> {
@@ -522,6 +574,7 @@ impl Row {
         };
         let from = get.from.iter().map(|from| (from.id, from.addresses.clone())).collect();
         Ok(Self {
+            more: Vec::new(),
             secret: get.secret.map(|secret| *secret.as_bytes()),
             // The next run may be started somewhere else.
             path: std::path::absolute(path)?,

@@ -142,3 +142,68 @@ async fn what_is_gone_from_disk_is_not_counted() {
     assert_eq!(of(&bob, hash).done, 0);
     shutdown([&bob, &ann]).await;
 }
+
+#[tokio::test]
+async fn a_second_get_takes_up_what_the_first_has_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let film = folder.path().join("from/film.bin");
+    let content = write(&film, 5, 12);
+    let ann = node("ann").await;
+    let hash = ann.share(&film).await.unwrap().shared.hash;
+    let bob = start(&folder).await;
+    link(&bob, &ann).await;
+    bob.set_rates(RateLimits { download: 8 << 20, ..RateLimits::default() });
+    let get = || Get::new(hash).into_folder(folder.path().join("to"));
+    let first = bob.download(get()).await.unwrap();
+    until("some of it", || first.status().done > 2 * PIECE).await;
+    shutdown([&ann]).await;
+    within("it is given up", first.finished()).await.unwrap_err();
+    let kept = of(&bob, hash).done;
+    assert!(kept > 2 * PIECE);
+    let second = bob.download(get()).await.unwrap();
+    within("so is the second", second.finished()).await.unwrap_err();
+    assert_eq!(bob.downloads().len(), 1);
+    assert_eq!(of(&bob, hash).done, kept);
+    shutdown([&bob]).await;
+    drop(bob);
+
+    let bob = start(&folder).await;
+    assert_eq!(of(&bob, hash).done, kept);
+    let ann = node("ann").await;
+    ann.share(&film).await.unwrap();
+    link(&bob, &ann).await;
+    until("it is done", || of(&bob, hash).state == DownloadState::Done).await;
+    assert!(std::fs::read(folder.path().join("to/film.bin")).unwrap() == content);
+    shutdown([&bob, &ann]).await;
+}
+
+#[tokio::test]
+async fn downloads_of_one_content_are_all_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let film = folder.path().join("from/film.bin");
+    write(&film, 6, 2);
+    let ann = node("ann").await;
+    let hash = ann.share(&film).await.unwrap().shared.hash;
+    ann.set_rates(RateLimits { upload: 1, ..RateLimits::default() });
+    let bob = start(&folder).await;
+    link(&bob, &ann).await;
+    for to in ["one", "two", "one"] {
+        let get = Get::new(hash).into_folder(folder.path().join(to));
+        bob.download(get).await.unwrap();
+    }
+    until("the first has begun", || bob.downloads()[0].total.is_some()).await;
+    shutdown([&bob]).await;
+    drop(bob);
+
+    let states = |node: &Node| node.downloads().iter().map(|d| d.state).collect::<Vec<_>>();
+    let bob = start(&folder).await;
+    assert_eq!(states(&bob).len(), 3);
+    let third = bob.pause(hash).await.unwrap();
+    assert_eq!(third.path.as_deref(), Some(&*folder.path().join("one")));
+    shutdown([&bob]).await;
+    drop(bob);
+    let bob = start(&folder).await;
+    let paused = |states: &[DownloadState]| states.contains(&DownloadState::Paused);
+    assert!(states(&bob).len() == 3 && paused(&states(&bob)));
+    shutdown([&bob, &ann]).await;
+}
