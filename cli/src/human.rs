@@ -678,7 +678,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_clock_that_is_wrong_is_told_with_what_to_do() {
-        let node = peerkit::Node::builder().spawn().await.unwrap();
+        let node = Node::builder().spawn().await.unwrap();
         let peer = Peer::without_link(NodeId::from_bytes([7; 32]), "bob\u{202e}".into());
         let told = |seconds| {
             event(Paint::none(), &node, &Event::NodeClockSkew { peer: peer.clone(), seconds })

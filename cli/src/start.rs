@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use peerkit::{Address, Builder, DEFAULT_PORT, Error, Node, StoreError};
 
-use crate::folders;
+use crate::{folders, words};
 
 /// State folders that nodes of one user take beside each other. 64: more than a machine runs by hand.
 const SIBLINGS: usize = 64;
@@ -119,10 +119,15 @@ pub(crate) async fn start(
 pub(crate) fn advised(error: Error) -> anyhow::Error {
     match &error {
         Error::PortInUse(at) => {
-            let free = SocketAddr::new(at.ip(), 0);
-            anyhow::anyhow!(
-                "{error}: choose another with --listen, or any free one with --listen {free}"
-            )
+            let free = match at.ip().is_unspecified() {
+                true => "0".to_owned(),
+                false => SocketAddr::new(at.ip(), 0).to_string(),
+            };
+            let free = words::option("--listen", &free);
+            anyhow::anyhow!("{error}: choose another with --listen, or any free one with {free}")
+        }
+        Error::Store(StoreError::InUse(_)) => {
+            anyhow::anyhow!("{error}: stop it, or choose another with --state DIR")
         }
         _ => error.into(),
     }
@@ -169,6 +174,18 @@ mod tests {
         assert!(listed(Vec::new()).starts_with("no address"));
         let two = ["a:1", "[::1]:2"].map(|text| text.parse().unwrap());
         assert_eq!(listed(two.into()), "a:1, [::1]:2");
+    }
+
+    #[test]
+    fn advice_can_be_pasted() {
+        let advice = |at: &str| advised(Error::PortInUse(at.parse().unwrap())).to_string();
+        for everywhere in ["[::]:7117", "0.0.0.0:7117"] {
+            assert!(advice(everywhere).ends_with("any free one with --listen 0"));
+        }
+        assert!(advice("127.0.0.1:7").ends_with("--listen 127.0.0.1:0"));
+        let quoted = words::quote("[::1]:0");
+        assert_ne!(quoted, "[::1]:0", "brackets are a pattern in a shell");
+        assert!(advice("[::1]:7").ends_with(&quoted));
     }
 
     #[test]

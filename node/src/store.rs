@@ -86,10 +86,7 @@ pub(crate) type BroadcastRow = (Vec<u8>, Vec<u8>);
 #[non_exhaustive]
 pub enum StoreError {
     /// Another process has it open.
-    #[error(
-        "another node uses the state folder {folder}: stop it, or choose another with --state DIR",
-        folder = .0.display()
-    )]
+    #[error("another node uses the state folder {folder}", folder = .0.display())]
     InUse(PathBuf),
     /// The folder or file can't be opened.
     #[error("can't use the state folder {folder}: {source}", folder = .folder.display())]
@@ -129,11 +126,13 @@ impl Store {
         Ok(Self { kept })
     }
 
-    /// As [`Store::open`], but moves a damaged file aside and begins a new one.
+    /// As [`Store::open`], but checks the file in any case, moves a damaged one aside and begins a new
+    /// one.
     ///
     /// # Errors
     /// Those of [`Store::open`], and [`StoreError::Open`] if the file can't be moved.
     pub(crate) fn open_or_repair(folder: Option<&Path>) -> Result<Self, StoreError> {
+        folder.into_iter().for_each(Disk::doubt);
         match (Self::open(folder), folder) {
             (Err(StoreError::Damaged { .. }), Some(folder)) => {
                 let moved = Disk::move_aside(folder)?;

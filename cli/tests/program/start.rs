@@ -158,7 +158,9 @@ fn a_folder_or_port_that_was_given_does_not_give_way() {
     same.args(["run", "--listen", "127.0.0.1:0", "--state"]).arg(&state);
     let output = run(same, "size\n");
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("another node uses the state folder"));
+    let said = text(&output.stderr);
+    assert!(said.contains("another node uses the state folder"), "{said}");
+    assert!(said.contains("choose another with --state DIR"), "{said}");
     let mut same = peerkit(home.path());
     same.args(["run", "--listen", &first.address]);
     let output = run(same, "size\n");

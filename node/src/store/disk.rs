@@ -109,6 +109,12 @@ fn is_damage(error: &redb::Error) -> bool {
 }
 
 impl Disk {
+    /// Has the file in `folder` checked when it is opened next.
+    pub(super) fn doubt(folder: &Path) {
+        // One that can't be removed is in a folder that can't be written, and no file is opened there.
+        let _ = fs::remove_file(folder.join(CLOSED_FILE));
+    }
+
     /// Moves the file in `folder` aside and returns where it is now. Nothing is deleted.
     pub(super) fn move_aside(folder: &Path) -> Result<PathBuf, StoreError> {
         let file = folder.join(STATE_FILE);

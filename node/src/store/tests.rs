@@ -343,5 +343,9 @@ fn only_a_file_that_is_not_as_it_was_left_is_checked() {
     assert!(!mark.exists());
     std::fs::write(&file, &bytes).unwrap();
     disk::leave_mark(&file).unwrap();
-    assert!(Store::open(Some(folder.path())).is_ok());
+    drop(Store::open(Some(folder.path())).unwrap());
+    // On request it is checked all the same.
+    assert!(mark.exists());
+    assert!(Store::open_or_repair(Some(folder.path())).unwrap().broadcasts().unwrap().is_empty());
+    assert!(at("state.redb.damaged").exists());
 }

@@ -77,7 +77,7 @@ pub enum DialPurpose {
     Application,
     /// A link to send a message over, which closes once it is idle.
     Message,
-    /// A link that the overlay wants.
+    /// A link that the overlay wants, or a node to join through that the application did not name.
     Overlay,
 }
 
