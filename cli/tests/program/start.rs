@@ -243,6 +243,17 @@ fn a_node_that_nobody_knows_yet_is_looked_for_again() {
 }
 
 #[test]
+fn a_node_that_refuses_everyone_prints_no_line_to_join_it() {
+    let home = tempfile::tempdir().unwrap();
+    let mut node = Person::run(home.path(), &["--listen", "127.0.0.1:0", "--max-inbound", "0"]);
+    node.write("size");
+    let (said, errors) = node.exit();
+    assert!(said[0].contains("is up"), "{said:?}");
+    assert!(!said.iter().any(|line| line.contains("To join")), "{said:?}");
+    assert!(errors.iter().any(|line| line.contains("refuses every node")), "{errors:?}");
+}
+
+#[test]
 fn connect_speaks_of_join_only_to_who_is_no_member() {
     let home = tempfile::tempdir().unwrap();
     let bob = Program::start_with(home.path(), "bob", &[]);
