@@ -276,7 +276,11 @@ async fn obey(
     loop {
         let request = tokio::select! {
             biased;
-            () = stop.cancelled() => return obeyed,
+            () = stop.cancelled() => {
+                let settled = tokio::time::timeout(Duration::ZERO, session.fetches_settled()).await;
+                obeyed.ok &= settled.is_ok() || !cut_short();
+                return obeyed;
+            }
             request = requests.recv() => request,
         };
         let Some(request) = request else {

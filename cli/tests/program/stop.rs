@@ -48,6 +48,24 @@ fn a_signal_ends_a_command_that_takes_long() {
 }
 
 #[test]
+fn an_interrupt_of_a_fetch_beside_other_commands_is_status_130() {
+    let home = tempfile::tempdir().unwrap();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 0)] {
+        let mut node = Program::start(home.path(), &format!("{signal:?}"), &[]);
+        node.write(&format!("get {} --from {address}", "0a".repeat(32)));
+        let (connection, _) = silent.accept().unwrap();
+        assert_eq!(node.run("size")["size"], 1);
+        node.signal(signal);
+        let result = node.result();
+        assert_eq!((&result["result"], &result["ok"]), (&json!("get"), &json!(false)));
+        assert_eq!(node.wait().0.code(), Some(status), "{signal:?}");
+        drop(connection);
+    }
+}
+
+#[test]
 fn an_interrupt_of_a_command_that_was_piped_in_is_status_130() {
     let home = tempfile::tempdir().unwrap();
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
