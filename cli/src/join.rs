@@ -126,10 +126,10 @@ pub(crate) async fn begin(
 /// Connects to every place, all at once. Events report those that can't be reached.
 async fn connect(node: &Node, places: &[String]) {
     let mut dials = JoinSet::new();
-    for place in places.iter().cloned() {
-        let node = node.clone();
+    for place in places {
+        let (node, place) = (node.clone(), place.clone());
         dials.spawn(async move {
-            let dialled = node.connect(&place).await;
+            let dialled = node.connect(place.as_str()).await;
             if let Err(error) = dialled
                 && is_unknown(&error)
             {

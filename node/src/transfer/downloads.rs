@@ -88,7 +88,7 @@ pub struct Download {
 struct Row {
     /// The same content on its way to other places.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    more: Vec<Row>,
+    more: Vec<Self>,
     #[serde(default)]
     secret: Option<[u8; 16]>,
     path: PathBuf,
