@@ -151,9 +151,9 @@ pub(crate) enum Action {
 #[derive(Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub(crate) struct RunArgs {
-    /// Nodes to join through: host[:port], ID@host[:port] to insist on who answers, or the name or
-    /// identity of a node that was met before. One that is up is enough; while none is they are tried
-    /// again
+    /// Nodes to join through: host:port, ID@host:port to insist on who answers, or the name or identity
+    /// of a node that was met before. Without a port it is 7117. One that is up is enough; while none
+    /// is they are tried again
     #[arg(value_name = "ADDR", value_parser = place, value_hint = ValueHint::Hostname)]
     addresses: Vec<String>,
 

@@ -5,7 +5,8 @@
 //! [`PIECE`] bytes whose values are inner nodes of the very tree that the hash is the root of
 //! ([`PieceList`]), so that the list is checked against the hash once and then each piece alone.
 //! Names from the network exist only as [`FileName`] and [`RelPath`], which can't lead out of the
-//! folder they are joined to, and [`disk`] decides what they become there. [`wire`] has the requests and answers, byte by byte.
+//! folder they are joined to, and [`disk`] decides what they become there. [`wire`] has the requests
+//! and answers, byte by byte.
 
 pub mod access;
 pub mod disk;

@@ -1,7 +1,7 @@
 //! Names of files from other machines, in types that cannot lead out of a folder.
 //!
 //! A name is refused here only if no system can have it, or if it could lead elsewhere. What a name
-//! becomes on the disk of this machine is for [`disk`](super::disk) to decide.
+//! becomes on the disk of this machine is for [`disk`] to decide.
 
 use std::cmp::Ordering;
 use std::fmt;

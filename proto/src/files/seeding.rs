@@ -5,15 +5,15 @@
 //! upload a hundred copies. So it holds back the pieces that it has already sent to a requester that
 //! others can reach. A requester that finds such a piece with another node cancels its request. A
 //! requester that does not, because it can reach no other node, is served once the seed's patience
-//! is over, and after [`STRIKES`] such waits without delay.
+//! is over, and after `STRIKES` such waits without delay.
 //!
 //! The right patience cannot be a constant: a busy machine or a slow network may take a minute to
 //! dial a few nodes. It follows what the seed observes instead:
 //!
 //! - until the first requester finds a piece with another, patience runs out for one requester at
 //!   first, then for two, four, eight: if all could reach each other soon, little was sent twice,
-//!   and if none can, the seed soon serves everyone ([`OPEN_AFTER`]);
-//! - from then on it is [`MARGIN`] times what the slowest successful requester took.
+//!   and if none can, the seed soon serves everyone (`OPEN_AFTER`);
+//! - from then on it is `MARGIN` times what the slowest successful requester took.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
