@@ -13,7 +13,7 @@ use flags::{Flag, Takes};
 
 mod flags;
 
-/// What the node is told to do. Addresses are read by the node, as they may be names of nodes that it
+/// A command for the node. Addresses are read by the node, as they may be names of nodes that it
 /// knows; what `get` asks for depends on what searches have found: see [`wanted::read`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {

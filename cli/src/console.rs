@@ -45,7 +45,7 @@ pub(crate) struct Request {
     done: Option<oneshot::Sender<()>>,
 }
 
-/// What was typed or piped in.
+/// Input that was typed or piped in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Line {
     /// A line of text.
@@ -137,7 +137,7 @@ pub(crate) struct Prompt {
 /// The line that is being edited, as it was when it was last drawn.
 type Edited = Arc<Mutex<Drawn>>;
 
-/// What the editor shows.
+/// The state of the editor's display.
 #[derive(Debug, Clone, Default)]
 struct Drawn {
     line: String,
@@ -453,7 +453,7 @@ impl Completion {
         peers.iter().map(|peer| peer.id().to_string()).collect()
     }
 
-    /// What searches have found: by name where one starts so, else by hash.
+    /// Returns finds of earlier searches: by name where one starts so, else by hash.
     fn hits(&self, start: &str) -> Vec<String> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         let names = found.iter().map(|hit| hit.name.to_string());

@@ -38,7 +38,7 @@ pub(crate) struct Session {
     pub(crate) node: Node,
     /// Where the state is kept.
     pub(crate) state: PathBuf,
-    /// What the last search found, for completion and for `get` by name or first digits.
+    /// Finds of the last search, for completion and for `get` by name or first digits.
     pub(crate) found: Found,
     pub(crate) log: Log,
     pub(crate) bars: Bars,

@@ -149,7 +149,7 @@ pub(crate) async fn show(node: Node, output: Output, bars: Bars, at_prompt: bool
     }
 }
 
-/// What can be done about a fetch that was given up. If its source has changed the file, what is shared
+/// Advises on a fetch that was given up. If its source has changed the file, what is shared
 /// anew is another file.
 fn goes_on(hash: Hash, is_changed: bool) -> String {
     let digits = human::digits(hash);

@@ -1,4 +1,4 @@
-//! What this machine is called, and what its environment sets.
+//! The name of this machine, and the settings in its environment.
 
 use std::env;
 

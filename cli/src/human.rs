@@ -319,7 +319,7 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
     })
 }
 
-/// Whether a link ended because this node stops, or leaves its network.
+/// Returns whether a link ended because this node stops, or leaves its network.
 fn is_own_end(parting: &Parting) -> bool {
     !parting.by_peer && matches!(parting.reason, Reason::Stopping | Reason::Left)
 }
@@ -388,7 +388,7 @@ pub(crate) fn changes(renamed: &[RenamedView], left_out: &[LeftOutView]) -> Vec<
     lines
 }
 
-/// What of a shared folder is not shared, a line each.
+/// Returns a line for each entry of a shared folder that is not shared.
 pub(crate) fn skipped_lines(paint: Paint, skipped: &[SkippedView]) -> impl Iterator<Item = String> {
     let lines = skipped.iter();
     lines.map(move |skipped| {

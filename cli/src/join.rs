@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use crate::output::Output;
 use crate::text::count;
 
-/// How long a dead node may keep the report of all of them waiting. 12 s: by then a dial has failed.
+/// Longest time that a dead node delays the report about all of them. 12 s: by then a dial has
+/// failed.
 const DIALS_END: Duration = Duration::from_secs(12);
 
 /// How long after the first try the network is asked again where a node is; from then on the wait
@@ -140,7 +141,7 @@ async fn connect(node: &Node, places: &[String]) {
     while dials.join_next().await.is_some() {}
 }
 
-/// Whether nothing was dialled, as no address is known of the node that is meant.
+/// Returns whether nothing was dialled because no address is known of the node that is meant.
 fn is_unknown(error: &Error) -> bool {
     matches!(error, Error::NotFound(_) | Error::NoAddress | Error::AmbiguousPeer(_))
 }

@@ -27,12 +27,12 @@ pub(crate) struct Started<'a> {
     addresses: Vec<String>,
     /// What the command line has it share.
     files: &'a [SharedFile],
-    /// What of that is not shared.
+    /// Entries of it that are not shared.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     skipped: &'a [SkippedView],
     /// Fetches of earlier runs that go on.
     resuming: usize,
-    /// What the user did not ask for and has to know, a sentence each.
+    /// Notes on what the node decided by itself, a sentence each.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     notes: &'a [String],
     peer: Option<PeerView>,

@@ -92,10 +92,10 @@ pub(crate) enum Outcome {
         /// Sources that sent what is not the file.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         dropped: Vec<Dropped>,
-        /// What has another name here than at its source.
+        /// Entries that have another name here than at their source.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         renamed: Vec<RenamedView>,
-        /// What of a folder this disk could not have.
+        /// Entries of a folder that this disk can't hold.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         left_out: Vec<LeftOutView>,
     },
@@ -373,9 +373,9 @@ pub(crate) const FILES_IN_ALL: usize = 10_000;
 #[derive(Debug, Serialize)]
 pub(crate) struct ContentsView {
     pub(crate) files: Vec<FolderFileView>,
-    /// How many files there are.
+    /// Number of files.
     pub(crate) count: usize,
-    /// How many there are before the first that is listed.
+    /// Number of files before the first that is listed.
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) skipped: usize,
 }
@@ -406,7 +406,7 @@ pub(crate) struct FolderFileView {
     pub(crate) hash: Hash,
     pub(crate) name: FileName,
     pub(crate) size: u64,
-    /// Where it is in the folder.
+    /// Its path in the folder.
     pub(crate) path: RelPath,
 }
 

@@ -84,7 +84,7 @@ impl Ending {
     }
 }
 
-/// What the command line asks of a node.
+/// Returns a builder with the command line's settings.
 fn builder(args: &RunArgs) -> anyhow::Result<Builder> {
     let mut config = Config::default();
     config.upload_rate = args.up.unwrap_or(config.upload_rate);
@@ -249,7 +249,7 @@ impl Input {
     }
 }
 
-/// How commands were carried out.
+/// The outcome of all commands.
 struct Obeyed {
     /// None of them failed.
     ok: bool,

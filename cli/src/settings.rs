@@ -1,4 +1,4 @@
-//! What `set` can change while the node runs.
+//! Settings that `set` can change while the node runs.
 
 use std::path::PathBuf;
 

@@ -21,7 +21,7 @@ use crate::{fetches, folders, host, human, json, signals};
 /// The folder in the state folder that holds the key and what files have hashed to.
 const FOLDER: &str = "share";
 
-/// How long the last events may take to come out after the node has stopped.
+/// Longest wait for the last events after the node has stopped.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
 /// Shares until it is told to stop.
@@ -43,7 +43,7 @@ struct Serving {
     node: Node,
     /// Another `peerkit share` has the state folder, so the key is one for this run only.
     has_passing_key: bool,
-    /// What the user did not ask for and has to know, a sentence each.
+    /// Notes on what the node decided by itself, a sentence each.
     notes: Vec<String>,
 }
 
@@ -174,15 +174,15 @@ struct Shared<'a> {
     size: u64,
     ticket: String,
     command: String,
-    /// Where the ticket sends the other side.
+    /// Addresses in the ticket.
     addresses: Vec<String>,
     /// The key, and with it the ticket, is for this run only.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     passing_key: bool,
-    /// What of the folder is not shared.
+    /// Entries of the folder that are not shared.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     skipped: Vec<SkippedView>,
-    /// What the user did not ask for and has to know, a sentence each.
+    /// Notes on what the node decided by itself, a sentence each.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     notes: &'a [String],
 }

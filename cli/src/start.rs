@@ -10,7 +10,7 @@ use crate::{folders, words};
 /// State folders that nodes of one user take beside each other. 64: more than a machine runs by hand.
 const SIBLINGS: usize = 64;
 
-/// Where a node is to listen.
+/// Places where a node is to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Listen {
     /// On `host:port`.
@@ -58,7 +58,7 @@ impl Ports {
         may
     }
 
-    /// What to say about the port, if it is not the one that people expect.
+    /// Returns a note about the port, if it is not the one that people expect.
     pub(crate) fn note(&self, node: &Node) -> Option<String> {
         let port = node.listening().first().map(SocketAddr::port)?;
         self.gave_way.then(|| {
@@ -74,7 +74,7 @@ impl Ports {
 pub(crate) struct Running {
     pub(crate) node: Node,
     pub(crate) state: PathBuf,
-    /// What the user did not ask for and has to know, a sentence each.
+    /// Notes on what the node decided by itself, a sentence each.
     pub(crate) notes: Vec<String>,
 }
 

@@ -33,12 +33,12 @@ impl Drop for Terminal {
     }
 }
 
-/// How long there has to be no input for a paste to be over. 250 ms: it arrives in pieces, and those
+/// Pause in the input that ends a paste. 250 ms: it arrives in pieces, and those
 /// from far away come late.
 #[cfg(unix)]
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
 
-/// How long input is discarded at most. 10 s: longer than any paste takes.
+/// Longest time that input is discarded. 10 s: longer than any paste takes.
 #[cfg(unix)]
 const DISCARDED: std::time::Duration = std::time::Duration::from_secs(10);
 

@@ -1,4 +1,5 @@
-//! What a `get` is to fetch, and where to: on a command line and at the prompt alike.
+//! The content that a `get` fetches, and its destination: on a command line and at the prompt
+//! alike.
 
 use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 
@@ -7,18 +8,18 @@ use peerkit::{FileName, Get, Hash, Ticket, TicketError};
 use crate::folders;
 use crate::words::{self, Word};
 
-/// What every ticket begins with.
+/// Prefix of every ticket.
 pub(crate) const TICKET_START: &str = "peerkit1";
 
 /// Words that one ticket may be wrapped into. 256: a ticket has some 250 characters.
 const MAX_WORDS: usize = 256;
 
-/// What is to be fetched.
+/// The content to fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Wanted {
-    /// What a ticket is for.
+    /// The content of a ticket.
     Ticket(Box<Ticket>),
-    /// What has this hash.
+    /// The content of this hash.
     Hash(Hash),
 }
 
@@ -55,7 +56,7 @@ pub(crate) fn recognise<W: AsRef<str>>(
     }
 }
 
-/// What [`read`] has read.
+/// The result of [`read`].
 pub(crate) type Read = (Wanted, Option<FileName>, Option<PathBuf>);
 
 /// A file or folder that a search has found.
@@ -88,7 +89,7 @@ pub(crate) fn read(line: &str, found: &[Hit]) -> Result<Read, String> {
     Ok((wanted, name, path(rest)?))
 }
 
-/// What to say if a ticket stands where a path is expected: it would name a file, and may be a secret.
+/// Error text for a ticket in the place of a path: it would name a file, and may be a secret.
 pub(crate) const SECOND: &str = "this is a second ticket or hash where a PATH is expected: fetch one \
                                  after the other";
 
@@ -188,7 +189,7 @@ pub(crate) fn name(rest: &str, what: &str) -> Result<Option<String>, String> {
     }
 }
 
-/// Where what is fetched goes.
+/// The destination of a fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Destination {
     /// Into a folder, which is made if it is missing.

@@ -3,7 +3,7 @@
 
 use crate::text;
 
-/// Whether a backslash takes the meaning from the character after it. On Windows it separates the
+/// True if a backslash takes the meaning from the character after it. On Windows it separates the
 /// parts of a path.
 const ESCAPES: bool = cfg!(not(windows));
 
@@ -12,9 +12,9 @@ const ESCAPES: bool = cfg!(not(windows));
 pub(crate) struct Word {
     /// Its text, without quotes and backslashes.
     pub(crate) text: String,
-    /// Where it begins in the line, in bytes.
+    /// Its start in the line, in bytes.
     pub(crate) start: usize,
-    /// Where it ends in the line, in bytes.
+    /// Its end in the line, in bytes.
     pub(crate) end: usize,
     /// Quotes or backslashes were part of it.
     pub(crate) quoted: bool,

@@ -1,5 +1,5 @@
-//! What a handler asks for through its context and gets as an event: joins, discoveries, searches,
-//! pings, fetches and shares. Each is a task of its own.
+//! Actions that a handler asks for through its context, with their result as an event: joins,
+//! discoveries, searches, pings, fetches and shares. Each is a task of its own.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, MutexGuard, PoisonError};

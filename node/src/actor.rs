@@ -33,7 +33,7 @@ use crate::waiting::Told;
 /// After the links' time to flush, the longest that the rest may take to end.
 const HALT: Duration = Duration::from_secs(2);
 
-/// How often it is said that broadcasts are dropped for their time.
+/// Interval between warnings that broadcasts are dropped for their time.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
 pub(crate) struct Actor {

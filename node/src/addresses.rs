@@ -150,15 +150,16 @@ fn ranked(interfaces: &[InterfaceAddress], routed: &[IpAddr]) -> Vec<IpAddr> {
     ranked
 }
 
-/// Whether another node may be able to dial this address. A link-local IPv6 address is of no use:
-/// it needs the name of the other side's own interface.
+/// Returns whether another node may be able to dial this address. A link-local IPv6 address is of
+/// no use: it needs the name of the other side's own interface.
 fn is_usable(ip: IpAddr) -> bool {
     let link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
     !(ip.is_unspecified() || ip.is_multicast() || link_local)
 }
 
-/// Whether only machines of the same network or VPN can reach this address: private IPv4 (RFC 1918),
-/// the block that carriers and some VPNs share (RFC 6598), and unique local IPv6 (RFC 4193).
+/// Returns whether only machines of the same network or VPN can reach this address: private IPv4
+/// (RFC 1918), the block that carriers and some VPNs share (RFC 6598), and unique local IPv6 (RFC
+/// 4193).
 fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => v4.is_private() || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64),
@@ -201,8 +202,9 @@ fn announced(
     addresses
 }
 
-/// Whether a listener on `listening` takes connections to `ip`. One on every IPv6 address takes IPv4
-/// too, unless another listener has that port there, and then both lead to the same address.
+/// Returns whether a listener on `listening` takes connections to `ip`. One on every IPv6 address
+/// takes IPv4 too, unless another listener has that port there, and then both lead to the same
+/// address.
 fn takes(listening: IpAddr, ip: IpAddr) -> bool {
     match listening {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => ip.is_ipv4(),

@@ -24,7 +24,7 @@ pub enum BootstrapError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -35,7 +35,7 @@ pub enum BootstrapError {
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The fault in it.
         #[source]
         source: ParseAddressError,
     },

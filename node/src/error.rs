@@ -17,7 +17,7 @@ use crate::shares::ShareError;
 use crate::store::StoreError;
 use crate::transfer::FetchError;
 
-/// What went wrong. Unless a variant says otherwise nothing has changed.
+/// The failure. Unless a variant says otherwise nothing has changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -173,7 +173,7 @@ pub enum Error {
     StreamBroken {
         /// To whom.
         peer: NodeId,
-        /// What the system says.
+        /// The system's error.
         error: String,
     },
     /// A stream could not be opened in either direction.
@@ -210,7 +210,7 @@ pub enum Error {
     Listen {
         /// As it was given.
         address: String,
-        /// What the system says.
+        /// The system's error.
         error: String,
     },
     /// The list of bootstrap nodes can't be used.
@@ -232,9 +232,9 @@ pub enum Error {
     /// No bootstrap node and no peer that was met before has answered.
     #[error("none of the {tried} bootstrap nodes and known peers answered: {first}")]
     NoneReached {
-        /// How many were tried.
+        /// Number of attempts.
         tried: usize,
-        /// What the first of them failed with.
+        /// The error of the first of them.
         first: Box<Self>,
     },
     /// A file of peers can't be read or written.
@@ -242,7 +242,7 @@ pub enum Error {
     PeersFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault in it.
         error: String,
     },
     /// A name or other setting that can't be.
@@ -251,7 +251,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What went wrong with a dial, for a text or an event that names the address already.
+    /// Describes the failure of a dial, for a text or an event that names the address already.
     pub(crate) fn without_address(&self) -> String {
         match self {
             Self::Resolve { error, .. } => format!("can't find the host: {error}"),

@@ -93,7 +93,7 @@ pub(crate) struct Inner {
     pub(crate) partials: Partials,
     pub(crate) downloads: Downloads,
     pub(crate) uploads: Uploads,
-    /// Where fetches go that name no destination.
+    /// The folder for fetches that name no destination.
     download_folder: Mutex<PathBuf>,
     /// How fast files may go out and come in.
     pub(crate) rates: Rates,

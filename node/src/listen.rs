@@ -32,7 +32,7 @@ const BACKLOG: i32 = 1024;
 /// Free ports tried until one is free for IPv4 and for IPv6. 16: one is, mostly.
 const FREE_PORTS: usize = 16;
 
-/// Where a node listens.
+/// An address, or all of them, to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Listen {
     /// On one address, `host:port`; port 0 picks a free one.

@@ -103,7 +103,7 @@ impl Node {
         self.inner.bootstrap.clone()
     }
 
-    /// Whether links are [made by hand](Builder::manual) only.
+    /// Returns whether links are [made by hand](Builder::manual) only.
     #[must_use]
     pub fn is_manual(&self) -> bool {
         self.inner.manual

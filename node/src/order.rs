@@ -56,7 +56,7 @@ pub(crate) enum Order {
     /// Become a member through a node that there is a link with: told once this node is one, or why
     /// that node will not have it.
     Join { id: NodeId, reply: oneshot::Sender<Outcome> },
-    /// Which nodes are kept away, as this node's application has disconnected them.
+    /// The nodes that are kept away because this node's application has disconnected them.
     KeptAway(oneshot::Sender<BTreeSet<NodeId>>),
     /// Leave the network; told with whom there were links.
     Leave(oneshot::Sender<Vec<Peer>>),
@@ -118,7 +118,7 @@ pub(crate) enum Wanted {
 }
 
 impl Wanted {
-    /// What the overlay is to know of the dial.
+    /// Returns the purpose of the dial in the overlay's terms.
     pub(crate) fn purpose(self) -> DialPurpose {
         match self {
             Self::ByHand | Self::ToJoin => DialPurpose::Application,

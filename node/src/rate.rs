@@ -1,4 +1,4 @@
-//! How fast files and messages go out and come in: over all, and for each peer.
+//! Limits on the rate of files and messages, both ways: over all, and for each peer.
 //!
 //! For the serving and the fetching side alike:
 //!

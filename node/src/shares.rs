@@ -302,14 +302,15 @@ impl Shares {
         self.read().find(hash, asker).first()?.describe()
     }
 
-    /// What is served to `asker` under `hash`: a share, or a file in a shared folder.
+    /// Returns the content that is served to `asker` under `hash`: a share, or a file in a shared
+    /// folder.
     #[must_use]
     pub(crate) fn file(&self, hash: &Hash, asker: &Asker<'_>) -> Option<SharedFile> {
         self.read().find(hash, Some(asker)).first()?.file()
     }
 
-    /// What people call the share that is served to `asker` under `hash`, or `file` in that folder:
-    /// of a file in a folder it is the path, from the folder's name on.
+    /// Returns the name of the share that is served to `asker` under `hash`, or `file` in that
+    /// folder: of a file in a folder it is the path, from the folder's name on.
     #[must_use]
     pub(crate) fn title(
         &self,

@@ -103,7 +103,7 @@ pub enum StoreError {
     Damaged {
         /// The damaged file.
         file: PathBuf,
-        /// What the database said, if it did not simply give up.
+        /// The database's error, unless it panicked.
         source: Option<Box<redb::Error>>,
     },
     /// Reading or writing failed; what was to be written was not, not even in part.

@@ -1,4 +1,4 @@
-//! What a node does, for the log: one target for each kind of thing, fields instead of sentences.
+//! The log of a node's actions: one target for each kind of thing, fields instead of sentences.
 //!
 //! | target | info | debug |
 //! |---|---|---|
@@ -278,7 +278,7 @@ fn short(query: QueryId) -> String {
     hex(&query.0[..4])
 }
 
-/// What a query asks. Not for what: that is the user's.
+/// Returns the kind of a query, without its text, which is the user's.
 fn name(what: &What) -> &'static str {
     match what {
         What::Discover => "discover",

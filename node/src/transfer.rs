@@ -70,9 +70,10 @@ pub struct Fetched {
     pub sources: Vec<NodeId>,
     /// Who sent something else, and was asked no more.
     pub dropped: Vec<Dropped>,
-    /// What has another name here than at its source: itself, or something in the folder.
+    /// Entries that have another name here than at their source: itself, or something in the
+    /// folder.
     pub renamed: Vec<Renamed>,
-    /// What of the folder could not be written here.
+    /// Entries of the folder that could not be written here.
     pub left_out: Vec<LeftOut>,
 }
 
@@ -81,7 +82,7 @@ pub struct Fetched {
 pub struct Renamed {
     /// Its name, or its path in the fetched folder.
     pub name: RelPath,
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// Why it could not have its name.
     pub why: NameFault,
@@ -181,7 +182,7 @@ pub enum FetchError {
     InFolder {
         /// The file.
         path: RelPath,
-        /// What went wrong.
+        /// The failure.
         source: Box<Self>,
     },
     /// This machine's disk refused.
@@ -243,8 +244,8 @@ impl FetchError {
         }
     }
 
-    /// Whether the source can't serve what was asked for any more, because the file was changed or
-    /// removed there. It has to be shared again.
+    /// Returns whether the source can't serve what was asked for any more, because the file was
+    /// changed or removed there. It has to be shared again.
     #[must_use]
     pub fn is_changed(&self) -> bool {
         match self {

@@ -104,14 +104,14 @@ pub enum Event {
     NodeShutdownRefused {
         /// Who passed it on.
         peer: Peer,
-        /// What is wrong with it.
+        /// The fault in it.
         why: String,
     },
     /// A download is whole, checked, and in its place.
     NodeDownloadFinished {
         /// What was fetched.
         hash: Hash,
-        /// Where it is.
+        /// Its path.
         path: PathBuf,
         /// Bytes of it.
         bytes: u64,
@@ -167,7 +167,7 @@ pub enum Event {
     InboundNodeConnectionError {
         /// Where from.
         address: Address,
-        /// What went wrong.
+        /// The failure.
         error: String,
     },
     /// A discovery that the handler asked for has ended: see
@@ -205,7 +205,7 @@ pub enum Event {
         action: ActionId,
         /// The file or folder that was fetched.
         hash: Hash,
-        /// Where it is.
+        /// Its path.
         path: PathBuf,
         /// Its size in bytes.
         bytes: u64,
@@ -217,14 +217,14 @@ pub enum Event {
         action: ActionId,
         /// The file or folder, with the hash to fetch it by.
         file: SharedFile,
-        /// How many entries of a folder can't be shared, for example symbolic links.
+        /// Number of entries of a folder that can't be shared, for example symbolic links.
         skipped: usize,
     },
     /// A discovery, search, ping, fetch or share that the handler asked for has failed.
     NodeActionFailed {
         /// The action that failed.
         action: ActionId,
-        /// What went wrong.
+        /// The failure.
         error: String,
     },
     /// This subscriber was too slow: events were left out for it.
@@ -244,7 +244,7 @@ pub enum Event {
     NodeClockSkew {
         /// The peer.
         peer: Peer,
-        /// How far its clock is ahead of this node's; negative if it is behind.
+        /// Seconds that its clock is ahead of this node's; negative if it is behind.
         seconds: i64,
     },
 }

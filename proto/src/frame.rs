@@ -120,7 +120,7 @@ pub enum Frame {
     },
     /// The network's owner orders all nodes to stop.
     Order(Order),
-    /// What the sender's clock shows, in milliseconds since 1970: it has refused a broadcast for its
+    /// The sender's clock, in milliseconds since 1970: it has refused a broadcast for its
     /// time.
     Clock(u64),
     /// A frame of a kind that this version does not know.
@@ -390,7 +390,7 @@ pub enum FrameError {
     Body {
         /// The frame's kind.
         kind: u8,
-        /// What is wrong with it.
+        /// The fault in it.
         error: DecodeError,
     },
 }

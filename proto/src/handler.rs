@@ -159,7 +159,7 @@ pub trait Handler: Send {
         bytes: u64,
     ) {
     }
-    /// What was to be shared with [`Context::share`] is shared, but for `skipped` entries of a folder.
+    /// The path given to [`Context::share`] is shared, but for `skipped` entries of a folder.
     fn node_share_completed(
         &mut self,
         cx: &mut Context<'_>,
@@ -477,7 +477,7 @@ pub trait World {
     fn peers(&self) -> Vec<Peer>;
     /// The name that this node gives itself.
     fn name(&self) -> &str;
-    /// What the application has noted about a connected peer under this key.
+    /// Returns the application's note about a connected peer under this key.
     fn info(&self, peer: NodeId, key: &str) -> Option<Value>;
     /// A name for an action that no other action has.
     fn next_action(&self) -> ActionId;

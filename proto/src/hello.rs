@@ -67,7 +67,7 @@ pub struct Hello {
     pub proof: Option<Proof>,
     /// The identity of the network's owner, where it has one that the sender knows.
     pub owner: Option<NodeId>,
-    /// What the sender's wall clock shows, in milliseconds since 1970. Earlier versions do not tell.
+    /// The sender's wall clock, in milliseconds since 1970. Earlier versions do not tell.
     pub time: Option<u64>,
 }
 

@@ -121,7 +121,7 @@ pub(crate) struct GetArgs {
     #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
     path: Option<OsString>,
 
-    /// What follows where a ticket was pasted in several pieces.
+    /// The further pieces of a ticket that was pasted in several.
     #[arg(hide = true)]
     more: Vec<OsString>,
 

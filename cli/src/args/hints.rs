@@ -1,4 +1,4 @@
-//! What to answer to a first word that is no subcommand: the words of other programs, the commands of
+//! Answers to a first word that is no subcommand: the words of other programs, the commands of
 //! the prompt, a file, a ticket.
 
 use std::io::{self, Write as _};

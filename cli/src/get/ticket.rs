@@ -1,5 +1,6 @@
-//! Where `peerkit get` takes the ticket from: the command line, `--ticket-file`, PEERKIT_TICKET, or a
-//! question at the terminal. A ticket with a secret is a password, and others can read a command line.
+//! The sources from which `peerkit get` takes its ticket: the command line, `--ticket-file`,
+//! PEERKIT_TICKET, or a question at the terminal. A ticket with a secret is a password, and others
+//! can read a command line.
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -31,7 +31,7 @@ pub(crate) fn line(paint: Paint, download: &DownloadStatus) -> String {
     format!("{}  {state}{left_out}", named(paint, download))
 }
 
-/// What is said of a fetch that no node feeds.
+/// Text beside a fetch that no node feeds.
 const WAITS: &str = "waits for a source";
 
 /// How much has come, and how fast.

@@ -112,7 +112,7 @@ fn count_of_answers(answers: u64) -> String {
     count(count_of(answers), "answer")
 }
 
-/// How far a clock is from this node's, in words.
+/// Writes in words how far a clock is from this node's.
 pub(super) fn ahead(seconds: i64) -> String {
     let by = long(Duration::from_secs(seconds.unsigned_abs()));
     let way = if seconds < 0 { "behind" } else { "ahead of" };

@@ -1,10 +1,10 @@
-//! What the log shows: what happens, by kind, and nothing of what is said.
+//! The log: every kind of event, and no contents of messages.
 
 use serde_json::Value;
 
 use crate::harness::{Program, peerkit, run};
 
-/// What nothing may log.
+/// Texts that must never be logged.
 const CONTENT: &str = "the-treasure-is-under-the-oak";
 
 /// Runs a node that links to another and does a bit of all there is; returns what it logged.

@@ -1,4 +1,4 @@
-//! How nodes start: beside each other, through bootstrap nodes, and what they print about it.
+//! Starts of nodes: beside each other, through bootstrap nodes, and what they print about it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

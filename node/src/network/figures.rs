@@ -21,7 +21,7 @@ pub struct Figures {
     pub links: usize,
     /// Number of parts that no link connects; 1 if every node can reach every other.
     pub components: usize,
-    /// How many links the nodes have.
+    /// Numbers of links of the nodes.
     pub degree: Degrees,
     /// The most hops between any two nodes of one part.
     pub diameter: usize,
@@ -31,7 +31,7 @@ pub struct Figures {
     pub cut_nodes: Vec<NodeId>,
 }
 
-/// How many links the nodes of a network have.
+/// Statistics of the number of links that each node has.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Degrees {
     /// The fewest links of a node.

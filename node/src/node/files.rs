@@ -252,7 +252,7 @@ impl Node {
         self.inner.uploads.list()
     }
 
-    /// What this node has sent of files since it started.
+    /// Returns the totals of the files that this node has sent since it started.
     #[must_use]
     pub fn upload_totals(&self) -> UploadTotals {
         self.inner.uploads.totals()
@@ -283,12 +283,12 @@ impl Node {
     }
 }
 
-/// What a search has found.
+/// The finds of a search.
 #[derive(Default)]
 struct Findings {
     /// By name and hash: the same content may have several names.
     files: BTreeMap<(FileName, Hash), SharedFile>,
-    /// Who has a content, under whatever name.
+    /// The nodes that have a content, under whatever name.
     sources: BTreeMap<Hash, Vec<Source>>,
 }
 

@@ -1,4 +1,4 @@
-//! Where a node is, as a user writes it: an address, an identity, or the name of a known node.
+//! A node's place as a user writes it: an address, an identity, or the name of a known node.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -103,7 +103,7 @@ impl IntoAddress for String {
     }
 }
 
-/// What a text means.
+/// The meaning of a text.
 enum Meaning {
     Address(Address),
     Node(NodeId),

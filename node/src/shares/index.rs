@@ -40,7 +40,7 @@ pub(super) struct Index {
     retired: VecDeque<Retired>,
 }
 
-/// What is not served under its hash any more because it was changed or removed on disk.
+/// A content that is not served under its hash any more because it was changed or removed on disk.
 #[derive(Debug)]
 struct Retired {
     hash: Hash,

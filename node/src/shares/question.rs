@@ -60,7 +60,7 @@ impl Question {
         &self.part
     }
 
-    /// Whether the file or share of this path, [folded], is asked for.
+    /// Returns whether the question matches the file or share of this path, [folded].
     pub(super) fn fits(&self, path: &str) -> bool {
         let name = path.rsplit('/').next().unwrap_or_default();
         self.words.iter().all(|word| match word {

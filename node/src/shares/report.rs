@@ -32,7 +32,7 @@ pub struct Added {
 /// Some of the files in a shared folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FolderPart {
-    /// How many files the folder has in all.
+    /// Number of files in the whole folder.
     pub total: usize,
     /// Those that were asked for, in the order of their paths.
     pub files: Vec<FolderFile>,
@@ -41,16 +41,16 @@ pub struct FolderPart {
 /// A file in a shared folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FolderFile {
-    /// Where it is in the folder.
+    /// Its path in the folder.
     pub path: RelPath,
-    /// What it is; it can be fetched by its hash.
+    /// Its description; it can be fetched by its hash.
     pub file: SharedFile,
 }
 
 /// Something in a folder that is not shared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// Why it is left out.
     pub why: SkipReason,

@@ -78,7 +78,7 @@ pub(super) fn leave_mark(file: &Path) -> io::Result<()> {
     private::write_new(&file.with_file_name(CLOSED_FILE), &mark(&fs::metadata(file)?))
 }
 
-/// How a database looks, in bytes that are equal only if it was not changed.
+/// Returns a database's fingerprint: bytes that are equal only if it was not changed.
 fn mark(metadata: &fs::Metadata) -> Vec<u8> {
     // Whether the change is a fresh one depends on when it is looked at.
     let stamp = Stamp { fresh: false, ..Stamp::of(metadata) };

@@ -31,11 +31,11 @@ const LOGGED: usize = 100;
 /// Downloads that are over and still listed.
 const LISTED: usize = 100;
 
-/// How often the store learns how much of a download has come. 1 s: after a crash the figure that is
-/// shown before the part is checked is at most so old.
+/// Interval at which the store learns how much of a download has come. 1 s: after a crash the
+/// figure that is shown before the part is checked is at most so old.
 const SAVE: Duration = Duration::from_secs(1);
 
-/// How long a restored download without a source rests before it is tried again although no link
+/// Time that a restored download without a source rests before it is tried again although no link
 /// was made, for the first time; then twice as long each time. 1 min: a source that is dialled at a
 /// known address makes no link.
 const REST: Duration = Duration::from_secs(60);
@@ -504,7 +504,7 @@ async fn fetch(
     }
 }
 
-/// Whether a fetch failed only because no node that has the rest could be reached.
+/// Returns whether a fetch failed only because no node that has the rest could be reached.
 fn is_for_want_of_a_source(error: &Error) -> bool {
     match error {
         Error::NoSource(_)

@@ -44,8 +44,8 @@ const NEWS: usize = 64;
 /// How often a source that hangs up in the midst of the handshake is tried before anything came.
 const TRIES: u32 = 5;
 
-/// How long the sources may take to end their streams after they were told that all is here. 1 s: a
-/// source that sends slowly ends its stream after the piece that is on its way.
+/// Longest time that the sources may take to end their streams after they were told that all is
+/// here. 1 s: a source that sends slowly ends its stream after the piece that is on its way.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// How long what was fetched is served on from memory of it, for those who were following.

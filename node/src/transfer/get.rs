@@ -28,7 +28,7 @@ pub struct Get {
     pub(crate) ask_network: bool,
 }
 
-/// Where a fetch goes.
+/// The destination of a fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Destination {
     /// This path; where it is a folder that exists, into it, under the name that it has at the

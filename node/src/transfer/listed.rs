@@ -177,7 +177,7 @@ impl Listed {
     }
 }
 
-/// Whether no file of this name can be created in the folder `at`.
+/// Returns whether no file of this name can be created in the folder `at`.
 fn is_refused(at: &Path, name: &str) -> bool {
     let path = at.join(name);
     match fs::create_dir(&path) {

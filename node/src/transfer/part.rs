@@ -71,7 +71,8 @@ pub(super) fn remove(path: &Path, hash: &Hash) {
     }
 }
 
-/// Whether a fetch of `hash` has left something for a target at `path`, or in it if that is a folder.
+/// Returns whether a fetch of `hash` has left something for a target at `path`, or in it if that is
+/// a folder.
 pub(super) fn is_left(path: &Path, hash: &Hash) -> bool {
     let folders = [Some(path), path.parent()];
     let mut entries = folders.into_iter().flatten().filter_map(|folder| fs::read_dir(folder).ok());

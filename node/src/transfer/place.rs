@@ -27,7 +27,7 @@ const SHORTEST: usize = 32;
 /// Entries of a folder from which on it is written to disk with one call.
 const MANY: usize = 64;
 
-/// Where a fetch goes.
+/// The destination of a fetch.
 #[derive(Debug, Clone)]
 pub(super) struct Goal {
     pub(super) path: PathBuf,

@@ -40,11 +40,11 @@ use line::{Line, Place};
 /// the latest for each before them. 8: a few fill any line, and more would all be slow together.
 const PLACES: usize = 8;
 
-/// How often a requester that waits for pieces that others have is looked at.
+/// Interval at which a requester that waits for pieces of others is looked at.
 const TURN: Duration = Duration::from_millis(25);
 
-/// How often a requester is shown that it waits for its turn, and not for a node that is gone. 10 s:
-/// a third of [`STALL`](super::STALL), after which it would hang up.
+/// Interval at which a requester is shown that it waits for its turn, and not for a node that is
+/// gone. 10 s: a third of [`STALL`](super::STALL), after which it would hang up.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
 /// What a node answers the requests on all streams with. Clones share it.
@@ -132,7 +132,7 @@ struct Answering<S> {
     spare: Vec<Batch>,
     /// A piece has begun to go out, and nothing else may until it has.
     is_within: bool,
-    /// What is being sent.
+    /// The content that is being sent.
     upload: Option<UploadGuard>,
     /// The asker has said that it has all that it wants.
     is_complete: bool,

@@ -373,7 +373,7 @@ impl Target {
         }
     }
 
-    /// What is there is not worth keeping: it is removed when it is dropped.
+    /// Marks the content on disk as not worth keeping: it is removed when it is dropped.
     fn discard(&self) {
         match &self.content {
             Content::File { part, .. } => part.discard(),

@@ -1,4 +1,4 @@
-//! What this node sends to others: who fetches what, how far that is, and what they have received.
+//! Uploads: who fetches what, how far that is, and what they have received.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -31,7 +31,7 @@ const NEWS: usize = 64;
 pub struct UploadStatus {
     /// The peer that fetches it.
     pub peer: NodeId,
-    /// What it fetches.
+    /// The content that it fetches.
     #[serde(flatten)]
     pub file: SharedFile,
     /// Bytes of it that this node has sent to the peer. Other nodes may be sending it the rest.
@@ -40,7 +40,7 @@ pub struct UploadStatus {
     pub rate: u64,
 }
 
-/// What a node has sent of files since it started.
+/// Totals of the files that a node has sent since it started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct UploadTotals {
@@ -48,7 +48,7 @@ pub struct UploadTotals {
     pub bytes: u64,
     /// Nodes that they were sent to.
     pub peers: u64,
-    /// How often a peer said that it has received all that it asked for.
+    /// Number of times that a peer said that it has received all that it asked for.
     pub completed: u64,
 }
 
@@ -134,7 +134,7 @@ impl Uploads {
             .collect()
     }
 
-    /// What was sent in all.
+    /// Returns what was sent in all.
     pub(crate) fn totals(&self) -> UploadTotals {
         lock(&self.registry).totals
     }
@@ -182,7 +182,8 @@ impl Uploads {
         let _ = self.news.send(UploadNews::Completed { peer, name, upload }).await;
     }
 
-    /// What is shared under `hash`, called `name`, could not be served because it was changed.
+    /// Reports that the share under `hash`, called `name`, could not be served because it was
+    /// changed.
     pub(super) async fn changed(&self, hash: Hash, name: String) {
         {
             let mut registry = lock(&self.registry);
@@ -211,7 +212,7 @@ impl Registry {
 }
 
 impl UploadGuard {
-    /// What is being sent.
+    /// Returns the hash of the content that is being sent.
     pub(super) fn hash(&self) -> Hash {
         self.key.1
     }

@@ -1,4 +1,4 @@
-//! What a handler asks for through its context, and the events that it gets for it.
+//! Actions that a handler asks for through its context, and the events that answer them.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use peerkit::{
 };
 use tokio::sync::mpsc;
 
-/// What has come of an action.
+/// The outcome of an action.
 #[derive(Debug, PartialEq)]
 enum Got {
     Connected(NodeId),

@@ -1,4 +1,4 @@
-//! Where a node listens, what it announces, and which of several addresses it dials.
+//! The addresses that a node listens on, announces and dials.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;

@@ -361,7 +361,7 @@ async fn a_loop_of_large_broadcasts_runs_over_nobody() {
     }
 }
 
-/// What the simulator shows over ten minutes, at its beginning and over real sockets: the node that
+/// The simulator's test of ten minutes, at its beginning and over real sockets: the node that
 /// was disconnected is not let in, can still be sent a message, and may come back when it is wanted.
 #[tokio::test]
 async fn a_member_that_was_disconnected_by_hand_is_kept_away() {

@@ -1,4 +1,4 @@
-//! What a node that shares gets to know of those who fetch from it.
+//! Events about uploads at the node that shares.
 
 use crate::common::*;
 use peerkit::{Event, Events, Get, Hash, Node, Peer, RateLimits, Upload, UploadTotals};

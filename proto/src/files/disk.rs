@@ -61,7 +61,7 @@ impl Platform {
     }
 }
 
-/// What the disk of a machine allows.
+/// The rules of a machine's disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskRules {
     /// The system.
@@ -205,7 +205,7 @@ impl DiskNames {
     }
 }
 
-/// What becomes of an entry's own name.
+/// The name that an entry gets on the disk, or the reason why it is left out.
 enum Own {
     Name(String, NameFault),
     LeftOut(NameFault),
@@ -247,8 +247,8 @@ fn own_changes(entries: &[Entry], platform: Platform) -> BTreeMap<usize, Own> {
     changes
 }
 
-/// Where an entry goes. `above` is the folder that it is in, if it is in one: `Some(None)` if that is
-/// left out.
+/// Decides where an entry goes. `above` is the folder that it is in, if it is in one: `Some(None)`
+/// if that is left out.
 fn placed(
     path: &RelPath,
     above: Option<Option<&RelPath>>,

@@ -44,7 +44,7 @@ pub struct RelPath(Box<str>);
 pub struct NameError {
     /// The refused name; the beginning of a very long one.
     pub name: String,
-    /// What is wrong with it.
+    /// The fault in it.
     pub fault: NameFault,
 }
 

@@ -1,4 +1,5 @@
-//! How long a full seed makes a requester wait for pieces that other requesters can give it.
+//! The patience of a full seed: how long it makes a requester wait for pieces that other requesters
+//! can give it.
 //!
 //! A node that has everything names its requesters to each other. If it then sends a piece a second
 //! time, it does what one of them could have done, and a slow seed of a hundred requesters would
@@ -34,7 +35,8 @@ const UNINFORMED_MAX: Duration = Duration::from_secs(10);
 /// Longest patience of all. It bounds the harm of a requester that pretends to be slow.
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
 
-/// How many times longer than the slowest successful requester any other may take.
+/// Factor by which any other may take longer than the slowest successful requester any other may
+/// take.
 const MARGIN: u32 = 4;
 
 /// Waits in vain after which a requester is served without delay: it cannot reach the others.
@@ -44,7 +46,7 @@ const STRIKES: u32 = 3;
 /// delay. 16 megabytes at most were then sent twice.
 const OPEN_AFTER: u32 = 16;
 
-/// What a full seed has observed of those who fetch one hash.
+/// A full seed's observations of the requesters of one hash.
 #[derive(Debug, Default)]
 pub struct Seeding {
     /// Pieces that were sent to a requester that others can ask.
@@ -55,7 +57,7 @@ pub struct Seeding {
     vain: u32,
 }
 
-/// What a full seed has observed of one requester.
+/// A full seed's observations of one requester.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Requester {
     /// Waits in vain since its last success.

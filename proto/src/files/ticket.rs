@@ -32,7 +32,7 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::hello::MAX_NAME;
 use crate::id::{Hash, NodeId};
 
-/// What every ticket begins with.
+/// Prefix of every ticket.
 pub const PREFIX: &str = "peerkit1";
 
 /// Longest ticket, in characters: above the longest that can be made.

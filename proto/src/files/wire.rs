@@ -147,7 +147,7 @@ pub enum Request {
     Complete {
         /// Of what.
         hash: Hash,
-        /// What the asking node calls itself.
+        /// The requester's name.
         name: String,
     },
     /// A kind that this build does not know: answered as a bad request.

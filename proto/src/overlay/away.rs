@@ -14,14 +14,14 @@ use std::time::Duration;
 use crate::id::NodeId;
 use crate::time::Instant;
 
-/// How long a disconnected node stays away. Ten minutes: long enough to be meant, short enough that
-/// nobody has to remember it.
+/// Time that a disconnected node stays away. Ten minutes: long enough to be meant, short enough
+/// that nobody has to remember it.
 pub const AWAY: Duration = Duration::from_secs(600);
 
 /// Nodes that are kept away at once; beyond that the one whose time is over first may come back.
 const MAX_AWAY: usize = 1024;
 
-/// Who is kept away, and until when.
+/// The nodes that are kept away, and until when.
 #[derive(Debug, Default)]
 pub(super) struct Away {
     until: BTreeMap<NodeId, Instant>,
@@ -50,7 +50,7 @@ impl Away {
         self.until.iter().filter(move |(_, until)| **until > now).map(|(id, _)| *id)
     }
 
-    /// Whether a node is kept away.
+    /// Returns whether a node is kept away.
     pub(super) fn is_kept(&self, now: Instant, id: NodeId) -> bool {
         self.until.get(&id).is_some_and(|until| *until > now)
     }

@@ -19,15 +19,16 @@ use crate::id::NodeId;
 use crate::overlay::{Output, Turn};
 use crate::time::Instant;
 
-/// How often a link is told the time at most. A minute: a clock that is wrong stays so for longer.
+/// Shortest interval at which a link is sent the time. A minute: a clock that is wrong stays so for
+/// longer.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
-/// What is known of the clocks at the other ends of the links.
+/// Clocks at the other ends of the links, as far as they are known.
 #[derive(Debug)]
 pub(super) struct Clocks {
     /// Two clocks that are this far apart, in milliseconds, are reported.
     reported_from: u64,
-    /// What the clock of each peer showed when this node's time began, as far as it has said.
+    /// The time on each peer's clock when this node's time began, as far as it has said.
     peers: BTreeMap<NodeId, i64>,
     /// The links that were reported, and how far the peer's clock is ahead, in milliseconds.
     apart: BTreeMap<NodeId, i64>,
@@ -76,7 +77,8 @@ impl Clocks {
         }
     }
 
-    /// Whether a clock that shows `unix` and was to show `expected` was set by an amount that counts.
+    /// Returns whether a clock that shows `unix` and was to show `expected` was set by an amount
+    /// that counts.
     pub(super) fn is_jump(&self, expected: u64, unix: u64) -> bool {
         expected.abs_diff(unix) >= self.reported_from / 2
     }

@@ -271,7 +271,7 @@ impl Queries {
         }
     }
 
-    /// How many answers came to queries that were not sent, since the node started.
+    /// Returns the number of answers to queries that were not sent, since the node started.
     pub(super) fn strays(&self) -> u64 {
         self.strays.count()
     }

@@ -23,7 +23,7 @@ pub enum Input {
         /// As it was admitted.
         candidate: Candidate,
     },
-    /// What the other end of a link says that its clock shows, in milliseconds since 1970: from its
+    /// The clock at the other end of a link, in milliseconds since 1970: from its
     /// Hello.
     Time {
         /// The other end.
@@ -70,7 +70,7 @@ pub enum Input {
     Command(Command),
 }
 
-/// What a dial is for.
+/// The purpose of a dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DialPurpose {
     /// A link that the application asked for, or a node to join through.

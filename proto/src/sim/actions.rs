@@ -1,5 +1,5 @@
-//! What applications ask for through their contexts, and get as events later: discoveries, searches
-//! and pings.
+//! Actions that applications ask for through their contexts, with their results as events:
+//! discoveries, searches and pings.
 
 use super::dial::Purpose;
 use super::queue::Due;

@@ -29,7 +29,7 @@ pub(super) struct Dial {
     stage: Stage,
 }
 
-/// What is dialled, and what for.
+/// The dialled addresses, and the purpose.
 struct Dialled {
     address: Address,
     others: VecDeque<Address>,
@@ -50,7 +50,7 @@ enum Stage {
     Linking(NodeId),
 }
 
-/// What a dial is for.
+/// The purpose of a dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// The overlay wants it.

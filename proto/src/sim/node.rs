@@ -31,7 +31,7 @@ pub struct NodeOptions {
     /// Whether it has a state folder: when it is started again it knows whom it was linked with, and
     /// has the broadcasts that it had.
     pub state: bool,
-    /// How far its clock is ahead of the right time, in milliseconds; negative if it is behind.
+    /// Milliseconds that its clock is ahead of the right time; negative if it is behind.
     pub clock: i64,
 }
 
@@ -84,7 +84,7 @@ pub(super) struct Running {
     /// When it started, in milliseconds since 1970.
     pub(super) epoch: u64,
     pub(super) handles: BTreeMap<NodeId, Handle>,
-    /// What the application has noted about its peers, by link.
+    /// The application's notes about its peers, by link.
     pub(super) info: BTreeMap<u64, BTreeMap<String, Value>>,
     /// The number of the last action that the application asked for.
     pub(super) actions: Cell<u64>,
@@ -143,7 +143,7 @@ impl<H> Node<H> {
         }
     }
 
-    /// What its clock shows when the right time is `unix`.
+    /// Returns the time on its clock when the right time is `unix`.
     pub(super) fn clock(&self, unix: u64) -> u64 {
         unix.saturating_add_signed(self.options.clock)
     }

@@ -82,7 +82,7 @@ pub(super) struct Desk {
     file: Option<(Hash, Source)>,
     /// The same of folders whose files are asked for: between their pieces come lists.
     tree: Option<(Hash, Source)>,
-    /// What could not be read last because it was changed: its hash, and its name.
+    /// The content that could not be read last because it was changed: its hash, and its name.
     pub(super) changed: Option<(Hash, String)>,
 }
 
@@ -121,7 +121,7 @@ impl Serving {
         self.partials.get(hash, &caller.asker())
     }
 
-    /// What `caller` fetches under `hash`, for people to read.
+    /// Returns the name of the content that `caller` fetches under `hash`, for people to read.
     pub(super) fn file(&self, hash: &Hash, caller: &Caller) -> Option<SharedFile> {
         let asker = caller.asker();
         self.shares.file(hash, &asker).or_else(|| self.partials.found(hash, Some(&asker)))

@@ -37,7 +37,7 @@ struct Crowd {
     /// Changes whenever somebody comes.
     news: watch::Sender<()>,
     held: usize,
-    /// What was observed of them, for where all of the hash is here.
+    /// Observations of them, for where all of the hash is here.
     seeding: Seeding,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Follower {
     number: Option<u64>,
     /// Those who came before this number have been told of.
     told: u64,
-    /// Whether it can fetch from the others.
+    /// Observations of how it fetches from the others.
     requester: Requester,
 }
 

@@ -20,7 +20,8 @@ pub(super) const MAX_WAITING: usize = 64;
 /// A request with its number: they are counted as they come in.
 pub(super) type Numbered = (u64, Result<Request, DecodeError>);
 
-/// What comes in. `Cancel` and `Complete` count as soon as they are read, all else in its turn.
+/// Requests as they come in. `Cancel` and `Complete` count as soon as they are read, all else in
+/// its turn.
 #[derive(Debug)]
 pub(super) struct Incoming {
     /// What was read and is no whole request yet, at the start.
@@ -79,13 +80,13 @@ impl Incoming {
         self.waiting.pop_front()
     }
 
-    /// Whether something is there to be done: a request waits for its turn, or the other side has
-    /// all that it wants.
+    /// Returns whether something is there to be done: a request waits for its turn, or the other
+    /// side has all that it wants.
     pub(super) fn has_next(&self) -> bool {
         !self.waiting.is_empty() || self.complete.is_some()
     }
 
-    /// What the other side has told that it has all of, once, and what it calls itself.
+    /// Takes the hash that the requester says it has completely, and the name of the requester.
     pub(super) fn take_complete(&mut self) -> Option<(Hash, String)> {
         self.complete.take()
     }

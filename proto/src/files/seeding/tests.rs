@@ -111,10 +111,10 @@ struct Fetcher {
     met: BTreeSet<usize>,
     /// Those who are told what it has.
     followers: Vec<usize>,
-    /// What it was asked for, by whom.
+    /// Requests for it, by requester.
     queue: VecDeque<(usize, u64)>,
     is_sending: bool,
-    /// What it asked the seed for, and since when it waits for the first of it.
+    /// The pieces that it asked the seed for, and since when it waits for the first of it.
     owed: VecDeque<u64>,
     waited: Duration,
     is_waiting: bool,
@@ -152,7 +152,7 @@ fn bit(piece: u64) -> Bytes {
 
 const PIECES: u64 = 9;
 const TURN: Duration = Duration::from_millis(25);
-/// What the seed's line takes for a piece.
+/// Time that the seed's line takes for a piece.
 const UPLOAD: Duration = Duration::from_millis(100);
 
 impl World {

@@ -64,7 +64,8 @@ impl Membership {
         }
     }
 
-    /// Whether a node may be asked: it is no neighbour, not being asked already, and not to stay away.
+    /// Returns whether a node may be asked: it is no neighbour, not being asked already, and not to
+    /// stay away.
     pub(super) fn is_candidate(&self, now: Instant, id: NodeId) -> bool {
         id != self.me
             && !self.avoided.is_kept(now, id)

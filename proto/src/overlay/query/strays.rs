@@ -15,7 +15,7 @@ use crate::time::Instant;
 /// sends in answer to one search, so that one misunderstanding ends no link.
 const TOLERATED: u32 = 100;
 
-/// How fast a link is forgiven: one stray answer in this time.
+/// Rate at which a link is forgiven: one stray answer in this time.
 const FORGIVEN_EVERY: Duration = Duration::from_secs(1);
 
 /// Stray answers by link, and the queries that late answers may be to.
@@ -47,7 +47,7 @@ impl Strays {
         }
     }
 
-    /// How many there were since the node started.
+    /// Returns their number since the node started.
     pub(super) fn count(&self) -> u64 {
         self.count
     }
@@ -80,7 +80,7 @@ impl Strays {
         }
     }
 
-    /// Whether there was such a query not long ago.
+    /// Returns whether there was such a query not long ago.
     pub(super) fn remembers(&self, query: QueryId) -> bool {
         self.forgotten.contains(&query)
     }
