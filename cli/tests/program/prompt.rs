@@ -295,6 +295,7 @@ fn an_interrupt_ends_a_search_in_the_history() {
         alice.sees("> ");
         alice.press("size\r");
         alice.sees("1 node\r\n");
+        alice.sees("> ");
         for sought in ["", "no such line"] {
             alice.press("\u{12}");
             alice.sees("(reverse-i-search)`':");
@@ -307,6 +308,8 @@ fn an_interrupt_ends_a_search_in_the_history() {
             alice.sees("> ");
             alice.press("size\r");
             alice.sees("1 node\r\n");
+            // Until the prompt is back, the terminal takes Ctrl-R for itself.
+            alice.sees("> ");
         }
     }
 }
