@@ -6,6 +6,7 @@ Starts nodes of PROGRAM on loopback, links them in a known way and compares. One
 that it does not answer. Needs networkx and `dot`. FOLDER is emptied first and keeps the maps."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -76,6 +77,14 @@ def start(program, folder, nodes):
             return
         assert time.monotonic() < deadline, found
         time.sleep(0.1)
+
+
+def hold(process):
+    """Stops a process, and waits until all its threads have stopped: on a busy machine that takes a
+    moment, in which it would still answer."""
+    process.send_signal(signal.SIGSTOP)
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status), status
 
 
 def plain(name):
@@ -164,7 +173,7 @@ def main():
     nodes = []
     try:
         start(program, folder, nodes)
-        nodes[HELD].process.send_signal(signal.SIGSTOP)
+        hold(nodes[HELD].process)
         for form, index in WRITERS.items():
             nodes[index].ask(f"map {folder / 'map'}.{form}")
         nodes[MEASURER].ask("network")
