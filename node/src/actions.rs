@@ -1,16 +1,16 @@
-//! Actions that a handler asks for through its context, with their result as an event: joins,
-//! discoveries, searches, pings, fetches and shares. Each is a task of its own.
+//! Actions that a handler asks for through its context, with their result as an event: connects,
+//! joins, discoveries, searches, pings, fetches and shares. Each is a task of its own.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use peerkit_proto::event::Event;
-use peerkit_proto::handler::Action;
-use peerkit_proto::message::Message;
+use peerkit_proto::event::{ActionId, Event, Peer};
+use peerkit_proto::handler::{Action, World};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::order::Order;
+use crate::node::REJOIN;
+use crate::order::{HANDLER_ORDERS, Order};
 use crate::shares::ShareOptions;
 use crate::transfer::Get;
 
@@ -21,118 +21,129 @@ pub(crate) const ACTIONS: usize = 1024;
 impl Inner {
     /// Begins an action. Its result comes as an event.
     pub(crate) fn perform(self: &Arc<Self>, action: Action) {
-        if let Action::Broadcast(title, message) = action {
-            return self.broadcast_when_allowed(title, message);
-        }
+        let Some((id, permit)) = self.begin(&action) else { return };
         let inner = self.clone();
-        let Ok(permit) = self.actions.clone().try_acquire_owned() else {
-            if let Some(event) = failure(&action, &Error::TooManyActions(ACTIONS)) {
-                self.spawn(async move { inner.dispatch.notice_when_room(event).await });
-            }
-            return;
-        };
         self.spawn(async move {
-            let event = match inner.result(&action).await {
-                Ok(event) => event,
-                Err(error) => failure(&action, &error),
-            };
-            if let Some(event) = event {
-                inner.dispatch.notice_when_room(event).await;
-            }
-            drop(permit);
+            let result = inner.result(action).await;
+            inner.report(id, result, permit).await;
         });
     }
 
-    /// Sends a broadcast of the handler once its limit allows it, behind those before it.
-    fn broadcast_when_allowed(self: &Arc<Self>, title: String, message: Message) {
-        let waiting = {
-            let mut queue = self.limited();
-            if queue.len() >= ACTIONS {
-                drop(queue);
-                let error = Error::TooManyActions(ACTIONS).to_string();
-                return self.dispatch.notice(Event::NodeBroadcastFailed { title, error });
-            }
-            queue.push_back((title, message));
-            queue.len()
-        };
-        if waiting > 1 {
-            return;
-        }
+    /// Returns where to hand the result of a connect; the event with it follows.
+    pub(crate) fn report_connect(
+        self: &Arc<Self>,
+        action: &Action,
+    ) -> Option<oneshot::Sender<Result<Peer, Error>>> {
+        let (id, permit) = self.begin(action)?;
+        let (reply, peer) = oneshot::channel();
         let inner = self.clone();
         self.spawn(async move {
-            // It stays in the queue until it is on its way, so that there is one such task.
-            loop {
-                let Some((title, message)) = inner.limited().front().cloned() else { return };
-                tokio::select! {
-                    () = inner.rates.broadcast(title.len() + message.body().len()) => {}
-                    () = inner.stop.cancelled() => {}
-                }
-                let _ = inner.orders.send(Order::Broadcast { title, message, reply: None }).await;
-                let mut queue = inner.limited();
-                queue.pop_front();
-                if queue.is_empty() {
-                    return;
-                }
-            }
+            let result = peer.await.unwrap_or(Err(Error::Stopped));
+            let event = result.map(|peer| Event::NodeConnectCompleted { action: id, peer });
+            inner.report(id, event, permit).await;
         });
+        Some(reply)
     }
 
-    fn limited(&self) -> MutexGuard<'_, VecDeque<(String, Message)>> {
-        self.limited_broadcasts.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns the number of an action and a permit for it; without a permit it fails.
+    fn begin(self: &Arc<Self>, action: &Action) -> Option<(ActionId, OwnedSemaphorePermit)> {
+        let id = number(action)?;
+        if let Ok(permit) = self.actions.clone().try_acquire_owned() {
+            return Some((id, permit));
+        }
+        let (inner, event) = (self.clone(), failure(id, &Error::TooManyActions(ACTIONS)));
+        self.spawn(async move { inner.dispatch.notice_when_room(event).await });
+        None
     }
 
-    /// Carries out an action and returns the event with its result, where it has one.
-    async fn result(self: &Arc<Self>, action: &Action) -> Result<Option<Event>, Error> {
-        Ok(match action.clone() {
-            Action::Join(addresses) => self.join(addresses).await.map(|_| None)?,
+    async fn report(
+        &self,
+        id: ActionId,
+        result: Result<Event, Error>,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let event = result.unwrap_or_else(|error| failure(id, &error));
+        self.dispatch.notice_when_room(event).await;
+        drop(permit);
+    }
+
+    /// Reports that an order of the handler was not taken, because too many wait before it.
+    pub(crate) fn report_dropped(&self, order: Order) {
+        let error = Error::TooManyActions(HANDLER_ORDERS);
+        let event = match order {
+            Order::SendDirectly(peer, _) => return self.failed(peer, &error),
+            Order::Act(Action::Broadcast(title, _)) => {
+                Event::NodeBroadcastFailed { title, error: error.to_string() }
+            }
+            Order::Act(action) => match number(&action) {
+                Some(id) => failure(id, &error),
+                None => return,
+            },
+            Order::Disconnect { id, .. } => {
+                let error = format!("the link with {} was not closed: {error}", id.short());
+                Event::NodeActionFailed { action: self.next_action(), error }
+            }
+            Order::StopReconnecting(address) => {
+                let error = format!("the link to {address} is still kept: {error}");
+                Event::NodeActionFailed { action: self.next_action(), error }
+            }
+            _ => return,
+        };
+        self.dispatch.notice(event);
+    }
+
+    /// Carries out an action and returns the event with its result.
+    async fn result(self: &Arc<Self>, action: Action) -> Result<Event, Error> {
+        Ok(match action {
+            Action::Join(action, addresses) => {
+                match addresses.is_empty() {
+                    true => self.rejoin(REJOIN).await?,
+                    false => self.join(addresses).await?,
+                };
+                Event::NodeJoinCompleted { action }
+            }
             Action::Discover(action, depth) => {
                 let found = self.discover(depth).await?;
                 let (nodes, complete) = (found.nodes, found.complete);
-                Some(Event::NodeDiscoveryCompleted { action, nodes, complete })
+                Event::NodeDiscoveryCompleted { action, nodes, complete }
             }
             Action::Search(action, text) => {
                 let files = self.search(&text).await?;
-                Some(Event::NodeSearchCompleted { action, files })
+                Event::NodeSearchCompleted { action, files }
             }
             Action::Ping(action, node) => {
                 let rtt = self.ping(node).await?;
-                Some(Event::NodePingCompleted { action, node, rtt })
+                Event::NodePingCompleted { action, node, rtt }
             }
             Action::Fetch(action, hash, to) => {
                 let fetched = self.fetch_now(Get::new(hash).to(to), |_| {}).await?;
                 let (path, bytes) = (fetched.path, fetched.bytes);
-                Some(Event::NodeFetchCompleted { action, hash, path, bytes })
+                Event::NodeFetchCompleted { action, hash, path, bytes }
             }
             Action::Share(action, path) => {
                 let added = self.shares.add_with(path, ShareOptions::default(), |_| {}).await?;
                 let (file, skipped) = (added.shared, added.skipped.len());
-                Some(Event::NodeShareCompleted { action, file, skipped })
+                Event::NodeShareCompleted { action, file, skipped }
             }
-            _ => None,
+            other => return Err(Error::Setting(format!("no such action: {other:?}"))),
         })
     }
 }
 
-/// The event that says that an action has failed, for those that have a result.
-fn failure(action: &Action, error: &Error) -> Option<Event> {
+fn failure(action: ActionId, error: &Error) -> Event {
+    Event::NodeActionFailed { action, error: error.to_string() }
+}
+
+/// Returns the number of an action that has a result.
+fn number(action: &Action) -> Option<ActionId> {
     match action {
-        Action::Discover(action, _)
-        | Action::Search(action, _)
-        | Action::Ping(action, _)
-        | Action::Fetch(action, ..)
-        | Action::Share(action, _) => {
-            Some(Event::NodeActionFailed { action: *action, error: error.to_string() })
-        }
-        Action::Join(addresses) => {
-            let address = match error {
-                Error::LinksByHand(peer) | Error::NoPlace(peer) => Some(peer.address().clone()),
-                Error::TooManyActions(_) | Error::Timeout(_) => addresses.first().cloned(),
-                // Each dial that fails is an event already.
-                _ => None,
-            };
-            let error = error.to_string();
-            address.map(|address| Event::OutboundNodeConnectionError { address, error })
-        }
+        Action::Connect(id, ..)
+        | Action::Join(id, _)
+        | Action::Discover(id, _)
+        | Action::Search(id, _)
+        | Action::Ping(id, _)
+        | Action::Fetch(id, ..)
+        | Action::Share(id, _) => Some(*id),
         _ => None,
     }
 }

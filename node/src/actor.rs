@@ -3,7 +3,7 @@
 //! It never waits for a peer or for the application: frames go into a link's first lane or end the
 //! link, events go into a bounded queue, dials and look-ups are tasks of their own.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,9 @@ use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::broadcast::Batch;
 use peerkit_proto::frame::membership::Outcome;
 use peerkit_proto::frame::query::{Answer, QueryId, What};
+use peerkit_proto::handler::Action;
 use peerkit_proto::id::NodeId;
+use peerkit_proto::message::Message;
 use peerkit_proto::overlay::admission::Admission;
 use peerkit_proto::overlay::{Command, Input, Output, Overlay};
 use peerkit_proto::time::Instant;
@@ -26,7 +28,7 @@ use crate::error::Error;
 use crate::inner::Inner;
 use crate::kept::GATHER;
 use crate::known;
-use crate::order::{Asked, FROM_LINKS, FromLink, ORDERS, Order, Standing, Wanted};
+use crate::order::{Asked, FROM_LINKS, FromLink, Order, Standing, Wanted};
 use crate::trace;
 use crate::waiting::Told;
 
@@ -35,6 +37,8 @@ const HALT: Duration = Duration::from_secs(2);
 
 /// Interval between warnings that broadcasts are dropped for their time.
 const WARN_EVERY: Duration = Duration::from_secs(60);
+
+mod publish;
 
 pub(crate) struct Actor {
     inner: Arc<Inner>,
@@ -52,6 +56,8 @@ pub(crate) struct Actor {
     hung_up: BTreeSet<u64>,
     /// Frames that were not sent, because the lanes of whom they were for are crowded.
     passed_over: Vec<(NodeId, Frame)>,
+    /// Broadcasts of the handler that wait for their limit, oldest first.
+    limited: VecDeque<(String, Message)>,
     /// When it was last said that a broadcast was dropped for its time.
     warned_at: Option<Instant>,
     stopping: bool,
@@ -87,6 +93,7 @@ impl Actor {
             successors: BTreeMap::new(),
             hung_up: BTreeSet::new(),
             passed_over: Vec::new(),
+            limited: VecDeque::new(),
             warned_at: None,
             stopping: false,
             ordered: false,
@@ -132,10 +139,10 @@ impl Actor {
         // What the application says now still goes out.
         let _ = tokio::time::timeout(flush, inner.tell(Event::NodeRequestToStop)).await;
         self.stopping = true;
-        for _ in 0..ORDERS {
-            let Ok(order) = self.orders.try_recv() else { break };
+        for order in inner.take_orders(&mut self.orders) {
             self.on_order(order);
         }
+        self.publish_limited();
         // A member's neighbours hear who may take its place before they hear its goodbye, unless
         // they go as well.
         self.command(match self.overlay.views().member && !self.ordered {
@@ -247,25 +254,9 @@ impl Actor {
             }
             Order::StopReconnecting(address) => self.command(Command::StopReconnecting(address)),
             Order::Broadcast { title, message, reply } => {
-                let now = self.tick();
-                let time = self.overlay.unix(now);
-                let named = reply.is_none().then(|| title.clone());
-                let sent = self.overlay.broadcast(now, title, message);
-                let sent = sent.map(|(id, links)| (id, time, links));
-                self.drain_all(now);
-                if self.stopping {
-                    // There is no time to gather more.
-                    self.command(Command::Flush);
-                }
-                match (reply, sent) {
-                    (Some(reply), sent) => drop(reply.send(sent)),
-                    (None, Err(error)) => {
-                        let (title, error) = (named.unwrap_or_default(), error.to_string());
-                        self.inner.dispatch.notice(Event::NodeBroadcastFailed { title, error });
-                    }
-                    (None, Ok(_)) => {}
-                }
+                let _ = reply.send(self.publish(title, message));
             }
+            Order::BroadcastAllowed => self.broadcast_allowed(),
             Order::Ask { what, depth, own, timeout, asked } => {
                 let id = self.overlay.draw_query_id();
                 self.asked.insert(id, asked);
@@ -274,7 +265,7 @@ impl Actor {
             Order::SendDirectly(peer, message) => {
                 self.inner.queue_directly(peer.id(), message, Told::Handler(peer));
             }
-            Order::Act(action) => self.inner.perform(action),
+            Order::Act(action) => self.act(action),
             Order::PassOn { query, to, message, reply } => {
                 let now = self.tick();
                 match self.overlay.send_direct(now, query, to, message) {
@@ -295,6 +286,21 @@ impl Actor {
             Order::Answer(command) => self.command(command),
             Order::Info(reply) => drop(reply.send(self.overlay.info())),
             Order::AddressesChanged => self.addresses_changed(),
+        }
+    }
+
+    /// Carries out an action of the handler.
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Broadcast(title, message) => self.publish_in_turn(title, message),
+            Action::Connect(..) => {
+                let Some(reply) = self.inner.report_connect(&action) else { return };
+                // Begun at once: the handler's next action may be about this link.
+                if let Action::Connect(_, address, reconnect) = action {
+                    self.connect(address, Vec::new(), reconnect, Wanted::ByHand, reply);
+                }
+            }
+            action => self.inner.perform(action),
         }
     }
 
@@ -344,19 +350,16 @@ impl Actor {
         others: Vec<Address>,
         reconnect: bool,
         wanted: Wanted,
-        reply: Option<oneshot::Sender<Result<Peer, Error>>>,
+        reply: oneshot::Sender<Result<Peer, Error>>,
     ) {
         if self.stopping {
-            if let Some(reply) = reply {
-                let _ = reply.send(Err(Error::Stopped));
-            }
+            let _ = reply.send(Err(Error::Stopped));
             return;
         }
         if reconnect {
             // Kept from now on: what comes of this dial decides when it is tried again.
             self.command(Command::Keep { address: address.clone() });
         }
-        let reply = reply.unwrap_or_else(|| oneshot::channel().0);
         let addresses = std::iter::once(address).chain(others).collect();
         conn::start(&self.inner, dial::link(self.inner.clone(), addresses, wanted, reply));
     }
@@ -443,9 +446,7 @@ impl Actor {
 
     fn input(&mut self, input: Input) {
         let now = self.tick();
-        if trace::is_on() {
-            trace::input(&input);
-        }
+        trace::input(&input);
         let from = match &input {
             Input::Frame(from, Frame::Broadcast(_)) => Some(*from),
             _ => None,

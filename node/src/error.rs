@@ -85,8 +85,8 @@ pub enum Error {
     /// There is no link with that node.
     #[error("not connected to {0}")]
     NotConnected(NodeId),
-    /// The handler has too many discoveries, searches, pings, fetches and shares under way, or too
-    /// many of its broadcasts wait for their limit.
+    /// The handler has too many actions under way, too many of its broadcasts wait for their limit,
+    /// or it asked for too much in one call.
     #[error("{0} actions are under way, and no more can be")]
     TooManyActions(usize),
     /// There is no link with that node, and nobody who answers knows it.

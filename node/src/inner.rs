@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
@@ -32,7 +32,7 @@ use crate::error::Error;
 use crate::halt::Halt;
 use crate::kept::Kept;
 use crate::met::Met;
-use crate::order::{FromLink, Order, Wanted};
+use crate::order::{FromLink, HANDLER_ORDERS, ORDERS, Order};
 use crate::outbox::NotAccepted;
 use crate::outgoing::{Built, Outgoing};
 use crate::rate::Rates;
@@ -114,8 +114,8 @@ pub(crate) struct Inner {
     last_action: AtomicU64,
     /// A permit for each action of the handler that is under way.
     pub(crate) actions: Arc<Semaphore>,
-    /// Broadcasts of the handler that wait for their limit.
-    pub(crate) limited_broadcasts: Mutex<VecDeque<(String, Message)>>,
+    /// Orders of the handler that wait for room in `orders`, oldest first.
+    pub(crate) waiting_orders: Arc<Mutex<VecDeque<Order>>>,
 }
 
 /// The links that there are.
@@ -201,7 +201,7 @@ impl Inner {
             next_serial: AtomicU64::new(1),
             last_action: AtomicU64::new(0),
             actions: Arc::new(Semaphore::new(ACTIONS)),
-            limited_broadcasts: Mutex::default(),
+            waiting_orders: Arc::default(),
         }
     }
 
@@ -456,16 +456,44 @@ impl Inner {
         self.protocols.clear();
     }
 
-    /// Gives the actor an order without waiting for room.
-    pub(crate) fn order(&self, order: Order) {
-        if let Err(mpsc::error::TrySendError::Full(order)) = self.orders.try_send(order) {
-            // Rare: the actor is behind. The order waits in a task of its own.
-            let orders = self.orders.clone();
+    /// Gives the actor an order of the handler without waiting for room. Orders keep their sequence:
+    /// those that find no room wait in a queue. Returns the order if the queue is full.
+    fn order(&self, order: Order) -> Option<Order> {
+        let mut waiting = lock(&self.waiting_orders);
+        let order = if waiting.is_empty() {
+            match self.orders.try_send(order) {
+                // The actor is gone only once the node has stopped.
+                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => return None,
+                Err(mpsc::error::TrySendError::Full(order)) => order,
+            }
+        } else {
+            order
+        };
+        if waiting.len() >= HANDLER_ORDERS {
+            return Some(order);
+        }
+        waiting.push_back(order);
+        if waiting.len() == 1 {
+            let (orders, waiting) = (self.orders.clone(), self.waiting_orders.clone());
             self.spawn(async move {
-                let _ = orders.send(order).await;
+                while let Ok(room) = orders.reserve().await {
+                    // Taken out and sent under one lock, so that no other order gets in between.
+                    let mut waiting = lock(&waiting);
+                    if let Some(order) = waiting.pop_front() {
+                        room.send(order);
+                    }
+                    if waiting.is_empty() {
+                        return;
+                    }
+                }
             });
         }
+        None
     }
+}
+
+fn lock(orders: &Mutex<VecDeque<Order>>) -> MutexGuard<'_, VecDeque<Order>> {
+    orders.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The error of what an outbox did not accept.
@@ -515,14 +543,15 @@ impl World for Inner {
 
 impl Act for Inner {
     fn act(&self, action: Action) {
-        match action {
+        let order = match action {
             Action::Send(peer, message) => {
                 let Some(conn) = self.linked(peer.id()) else {
-                    return self.order(Order::SendDirectly(peer, message));
+                    return self.act_in_turn(Order::SendDirectly(peer, message));
                 };
                 if let Err(error) = self.try_send(&conn, message.into()) {
                     self.failed(peer, &error);
                 }
+                return;
             }
             Action::SendToNodes(message, exclude) => {
                 let told = self.send_to_nodes(message.into(), &exclude, |conn, sent| {
@@ -537,33 +566,37 @@ impl Act for Inner {
                         self.failed(conn.peer.clone(), &error);
                     }
                 }
+                return;
             }
-            Action::Broadcast(title, message)
-                if self.rates.broadcast_limit() != 0 && !self.stop.is_cancelled() =>
-            {
-                self.order(Order::Act(Action::Broadcast(title, message)));
-            }
-            Action::Broadcast(title, message) => {
-                self.order(Order::Broadcast { title, message, reply: None });
-            }
-            Action::Connect(address, reconnect) => {
-                let wanted = Wanted::ByHand;
-                self.order(Order::Connect {
-                    address,
-                    others: Vec::new(),
-                    reconnect,
-                    wanted,
-                    reply: None,
-                });
-            }
-            Action::Disconnect(id) => self.order(Order::Disconnect { id, reply: None }),
-            Action::StopReconnecting(address) => self.order(Order::StopReconnecting(address)),
             Action::SetInfo(peer, key, value) => {
                 // A peer whose link has ended meanwhile gets no note.
                 let _ = self.set_info(peer, key, value);
+                return;
             }
-            Action::Stop => self.stop.cancel(),
-            action => self.order(Order::Act(action)),
+            Action::Stop => return self.stop.cancel(),
+            Action::Disconnect(id) => Order::Disconnect { id, reply: None },
+            Action::StopReconnecting(address) => Order::StopReconnecting(address),
+            action => Order::Act(action),
+        };
+        self.act_in_turn(order);
+    }
+}
+
+impl Inner {
+    /// Gives the actor an order of the handler, or reports that there is no room for it.
+    fn act_in_turn(&self, order: Order) {
+        if let Some(order) = self.order(order) {
+            self.report_dropped(order);
         }
+    }
+
+    /// Returns the orders of the handler that were given so far, in sequence: for the actor, once the
+    /// node stops.
+    pub(crate) fn take_orders(&self, orders: &mut mpsc::Receiver<Order>) -> Vec<Order> {
+        let mut waiting = lock(&self.waiting_orders);
+        let ready = std::iter::from_fn(|| orders.try_recv().ok());
+        let mut all: Vec<_> = ready.take(ORDERS).collect();
+        all.extend(waiting.drain(..));
+        all
     }
 }

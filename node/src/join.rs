@@ -187,8 +187,7 @@ impl Inner {
         }
         let address = others.remove(0);
         let (reply, peer) = oneshot::channel();
-        let order =
-            Order::Connect { address, others, reconnect: false, wanted, reply: Some(reply) };
+        let order = Order::Connect { address, others, reconnect: false, wanted, reply };
         self.orders.send(order).await.map_err(|_| Error::Stopped)?;
         peer.await.map_err(|_| Error::Stopped)?
     }

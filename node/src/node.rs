@@ -25,6 +25,7 @@ use crate::status::Status;
 mod files;
 mod messages;
 mod network;
+pub(crate) use network::REJOIN;
 mod places;
 
 pub use messages::{SendReport, Sender};

@@ -23,6 +23,10 @@ use crate::error::Error;
 /// Orders waiting for the actor.
 pub(crate) const ORDERS: usize = 1024;
 
+/// Orders of the handler that may wait for room among these. 8,192: so many may one call of the
+/// handler ask for beyond them, a few MiB where they are small. The rest fails, each with its event.
+pub(crate) const HANDLER_ORDERS: usize = 8192;
+
 /// What links have told and the actor has not heard yet: a link that finds no room stops reading.
 pub(crate) const FROM_LINKS: usize = 1024;
 
@@ -51,7 +55,7 @@ pub(crate) enum Order {
         others: Vec<Address>,
         reconnect: bool,
         wanted: Wanted,
-        reply: Option<oneshot::Sender<Result<Peer, Error>>>,
+        reply: oneshot::Sender<Result<Peer, Error>>,
     },
     /// Become a member through a node that there is a link with: told once this node is one, or why
     /// that node will not have it.
@@ -72,17 +76,19 @@ pub(crate) enum Order {
     Disconnect { id: NodeId, reply: Option<oneshot::Sender<Result<Peer, Error>>> },
     /// Give up keeping a link.
     StopReconnecting(Address),
+    /// The first of the handler's broadcasts that wait for their limit may go out.
+    BroadcastAllowed,
     /// Tell the whole network.
     Broadcast {
         title: String,
         message: Message,
-        reply: Option<oneshot::Sender<Result<Published, BroadcastError>>>,
+        reply: oneshot::Sender<Result<Published, BroadcastError>>,
     },
     /// Ask the network, or the neighbours alone for this node itself.
     Ask { what: What, depth: i32, own: bool, timeout: Option<Duration>, asked: Asked },
     /// Send a message to a node without a link.
     SendDirectly(Peer, Message),
-    /// Carry out what the handler asked for and gets as an event.
+    /// Carry out what the handler asked for; the result comes as an event.
     Act(Action),
     /// Have others pass a message on, along the way that a query found.
     PassOn {

@@ -24,7 +24,9 @@ impl Inner {
     /// Tells a node this in the background, without a link; the actor hears what came of it.
     pub(crate) fn probe(self: &Arc<Self>, id: NodeId, addresses: Vec<Address>, probe: Probe) {
         let Ok(permit) = self.probes.clone().try_acquire_owned() else {
-            return self.order(Order::Probed { id, answer: None });
+            let orders = self.orders.clone();
+            self.spawn(async move { drop(orders.send(Order::Probed { id, answer: None }).await) });
+            return;
         };
         let inner = self.clone();
         self.spawn(async move {

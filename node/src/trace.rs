@@ -24,9 +24,11 @@ use peerkit_proto::overlay::broadcast::Counters;
 use peerkit_proto::overlay::{Command, Input, Output};
 use tracing::{debug, info, warn};
 
-/// Returns whether anything that goes through the overlay would be logged.
-pub(crate) fn is_on() -> bool {
+/// Returns whether frames of the overlay would be logged. What is needed for such a line, such as a
+/// short id, is not made otherwise.
+fn logs_frames() -> bool {
     tracing::enabled!(target: "peerkit::query", tracing::Level::DEBUG)
+        || tracing::enabled!(target: "peerkit::message", tracing::Level::DEBUG)
         || tracing::enabled!(target: "peerkit::membership", tracing::Level::DEBUG)
         || tracing::enabled!(target: "peerkit::broadcast", tracing::Level::DEBUG)
         || tracing::enabled!(target: "peerkit::link", tracing::Level::DEBUG)
@@ -142,8 +144,8 @@ fn ended(peer: &Peer, parting: &Parting) {
 /// Logs what goes into the overlay.
 pub(crate) fn input(input: &Input) {
     match input {
-        Input::Frame(from, frame) => received_frame(*from, frame),
-        Input::PassedOver(to, frame) => {
+        Input::Frame(from, frame) if logs_frames() => received_frame(*from, frame),
+        Input::PassedOver(to, frame) if logs_frames() => {
             let (to, kind) = (to.short(), kind(frame));
             match frame {
                 Frame::Query(query) => {
@@ -155,7 +157,7 @@ pub(crate) fn input(input: &Input) {
                 _ => debug!(target: "peerkit::message", %to, kind, "dropped: link crowded"),
             }
         }
-        Input::NoTime(from, batch) => {
+        Input::NoTime(from, batch) if logs_frames() => {
             let (from, count) = (from.short(), batch.items.len());
             debug!(target: "peerkit::broadcast", %from, count, "put off: application busy");
         }
@@ -203,7 +205,7 @@ fn received_frame(from: NodeId, frame: &Frame) {
 /// Logs what comes out of the overlay.
 pub(crate) fn output(output: &Output) {
     match output {
-        Output::Send(to, frame) => sent_frame(*to, frame),
+        Output::Send(to, frame) if logs_frames() => sent_frame(*to, frame),
         Output::Dial { address, quiet, .. } => {
             debug!(target: "peerkit::link", %address, quiet, "dialling for the overlay");
         }
@@ -263,14 +265,13 @@ fn log_batch(batch: &Batch, peer: &str, what: &'static str) {
 
 /// Logs the broadcasts that the overlay has dropped, by what its counters were and are.
 pub(crate) fn broadcasts_dropped(from: NodeId, before: Counters, after: Counters) {
-    let from = from.short();
     let duplicates = after.duplicates.saturating_sub(before.duplicates);
     if duplicates > 0 {
-        debug!(target: "peerkit::broadcast", %from, count = duplicates, "dropped: came before");
+        debug!(target: "peerkit::broadcast", from = %from.short(), count = duplicates, "dropped: came before");
     }
     let untimely = after.untimely.saturating_sub(before.untimely);
     if untimely > 0 {
-        debug!(target: "peerkit::broadcast", %from, count = untimely, "dropped: of another time");
+        debug!(target: "peerkit::broadcast", from = %from.short(), count = untimely, "dropped: of another time");
     }
 }
 

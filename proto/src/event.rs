@@ -220,7 +220,21 @@ pub enum Event {
         /// Number of entries of a folder that can't be shared, for example symbolic links.
         skipped: usize,
     },
-    /// A discovery, search, ping, fetch or share that the handler asked for has failed.
+    /// A link that the handler asked for is up, or was already: see
+    /// [`Context::connect`](crate::handler::Context::connect).
+    NodeConnectCompleted {
+        /// The action that it is the result of.
+        action: ActionId,
+        /// The peer.
+        peer: Peer,
+    },
+    /// This node is a member of the network that the handler asked it to join: see
+    /// [`Context::join`](crate::handler::Context::join).
+    NodeJoinCompleted {
+        /// The action that it is the result of.
+        action: ActionId,
+    },
+    /// An action that the handler asked for has failed.
     NodeActionFailed {
         /// The action that failed.
         action: ActionId,
@@ -282,6 +296,8 @@ impl Event {
             Self::NodePingCompleted { .. } => "node_ping_completed",
             Self::NodeFetchCompleted { .. } => "node_fetch_completed",
             Self::NodeShareCompleted { .. } => "node_share_completed",
+            Self::NodeConnectCompleted { .. } => "node_connect_completed",
+            Self::NodeJoinCompleted { .. } => "node_join_completed",
             Self::NodeActionFailed { .. } => "node_action_failed",
             Self::NodeLagged { .. } => "node_lagged",
             Self::NodeHandlerPanicked { .. } => "node_handler_panicked",

@@ -168,7 +168,12 @@ pub trait Handler: Send {
         skipped: usize,
     ) {
     }
-    /// A discovery, search, ping, fetch or share asked for through the context has failed.
+    /// The link asked for with [`Context::connect`] is up, or was already.
+    fn node_connect_completed(&mut self, cx: &mut Context<'_>, action: ActionId, peer: &Peer) {}
+    /// This node is a member of the network that [`Context::join`] was to join.
+    fn node_join_completed(&mut self, cx: &mut Context<'_>, action: ActionId) {}
+    /// An action asked for through the context has failed: a connect, join, discovery, search, ping,
+    /// fetch or share, or one without a number of its own that was not begun because too many waited.
     fn node_action_failed(&mut self, cx: &mut Context<'_>, action: ActionId, error: &str) {}
     /// Events other than messages were left out, because this handler was too slow for them.
     fn node_lagged(&mut self, cx: &mut Context<'_>, missed: u64) {}
@@ -252,6 +257,10 @@ impl Event {
             Self::NodeShareCompleted { action, file, skipped } => {
                 handler.node_share_completed(cx, action, &file, skipped);
             }
+            Self::NodeConnectCompleted { action, peer } => {
+                handler.node_connect_completed(cx, action, &peer);
+            }
+            Self::NodeJoinCompleted { action } => handler.node_join_completed(cx, action),
             Self::NodeActionFailed { action, error } => {
                 handler.node_action_failed(cx, action, &error);
             }
@@ -444,6 +453,14 @@ impl<F: FnMut(&mut Context<'_>, Event) + Send> Handler for Callback<F> {
         (self.0)(cx, Event::NodeShareCompleted { action, file: file.clone(), skipped });
     }
 
+    fn node_connect_completed(&mut self, cx: &mut Context<'_>, action: ActionId, peer: &Peer) {
+        (self.0)(cx, Event::NodeConnectCompleted { action, peer: peer.clone() });
+    }
+
+    fn node_join_completed(&mut self, cx: &mut Context<'_>, action: ActionId) {
+        (self.0)(cx, Event::NodeJoinCompleted { action });
+    }
+
     fn node_action_failed(&mut self, cx: &mut Context<'_>, action: ActionId, error: &str) {
         (self.0)(cx, Event::NodeActionFailed { action, error: error.to_owned() });
     }
@@ -494,13 +511,13 @@ pub enum Action {
     /// Tell the whole network: a title and a message.
     Broadcast(String, Message),
     /// Link to an address; true keeps the link.
-    Connect(Address, bool),
+    Connect(ActionId, Address, bool),
     /// Close the link with a peer.
     Disconnect(NodeId),
     /// Give up keeping the link to an address.
     StopReconnecting(Address),
     /// Become a member of the network of the nodes at these addresses.
-    Join(Vec<Address>),
+    Join(ActionId, Vec<Address>),
     /// Note something about a connected peer, under a key.
     SetInfo(NodeId, String, Value),
     /// Find the nodes within a depth; -1 is the whole network.
@@ -586,10 +603,12 @@ impl<'a> Context<'a> {
         self.actions.push(Action::Broadcast(title.into(), message.into()));
     }
 
-    /// Links to `address`. How it went shows in `outbound_node_connected` or
-    /// `outbound_node_connection_error`.
-    pub fn connect(&mut self, address: Address, reconnect: bool) {
-        self.actions.push(Action::Connect(address, reconnect));
+    /// Links to `address`; with `reconnect` the link is made again whenever it is lost. The result
+    /// comes in `node_connect_completed`, also if there is such a link already, or in
+    /// `node_action_failed`. A new link shows in `outbound_node_connected` as well, and a dial that
+    /// fails in `outbound_node_connection_error`.
+    pub fn connect(&mut self, address: Address, reconnect: bool) -> ActionId {
+        self.request(|id| Action::Connect(id, address, reconnect))
     }
 
     /// Closes the link with a peer, inbound or outbound.
@@ -602,11 +621,13 @@ impl<'a> Context<'a> {
         self.actions.push(Action::StopReconnecting(address));
     }
 
-    /// Becomes a member of the network that the nodes at `addresses` belong to. Each node that is
-    /// reached shows in `outbound_node_connected`; the others, and one that has no place for this
-    /// node, in `outbound_node_connection_error`.
-    pub fn join(&mut self, addresses: &[Address]) {
-        self.actions.push(Action::Join(addresses.to_vec()));
+    /// Becomes a member of the network that the nodes at `addresses` belong to. Without addresses the
+    /// bootstrap nodes and the peers of earlier runs are tried, which the simulator does not have.
+    /// The result comes in `node_join_completed` or `node_action_failed`. Each node that is reached
+    /// shows in `outbound_node_connected` as well, and each dial that fails in
+    /// `outbound_node_connection_error`.
+    pub fn join(&mut self, addresses: &[Address]) -> ActionId {
+        self.request(|id| Action::Join(id, addresses.to_vec()))
     }
 
     /// Finds the nodes within `depth` links: 1 is the neighbours, -1 the whole network. Each node

@@ -317,7 +317,7 @@ impl<H: Handler> Sim<H> {
 
     /// Has a node dial an address; `keep` has it dialled again whenever the link is lost.
     pub fn connect_to(&mut self, from: usize, address: Address, keep: bool) {
-        self.connect_address(from, address, keep);
+        self.connect_address(from, address, keep, None);
         self.settle();
     }
 
@@ -327,7 +327,7 @@ impl<H: Handler> Sim<H> {
         if self.is_running(node) {
             self.nodes[node].joining = Joining::Trying;
             let address = self.address(through);
-            self.dial(node, address, Purpose::Join);
+            self.dial(node, address, Purpose::Join(None));
             self.settle();
         }
     }
@@ -526,6 +526,7 @@ impl<H: Handler> Sim<H> {
             handles: BTreeMap::new(),
             info: BTreeMap::new(),
             actions: Cell::new(0),
+            joins: BTreeMap::new(),
             successors: BTreeMap::new(),
             waiting: Vec::new(),
             wake: None,

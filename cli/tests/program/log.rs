@@ -53,7 +53,7 @@ fn debug_shows_what_happens_by_kind_and_no_contents() {
 fn info_shows_the_life_of_a_node_as_json() {
     let home = tempfile::tempdir().unwrap();
     let env = [("PEERKIT_LOG", "info"), ("PEERKIT_LOG_FORMAT", "json")];
-    let log = logged(home.path(), &env, "size");
+    let log = logged(home.path(), &env, "leave");
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let said = |target: &str, message: &str| {
         let is_it =
@@ -65,6 +65,7 @@ fn info_shows_the_life_of_a_node_as_json() {
     // The name as it is, not in quotes of its own.
     assert_eq!(said("peerkit::link", "up")["fields"]["name"], "bo\nFAKE line");
     assert_eq!(said("peerkit::link", "ended")["fields"]["name"], "bo\nFAKE line");
+    said("peerkit::membership", "leaving");
     said("peerkit::node", "stopped");
     assert!(lines.iter().all(|line| line["level"] != "DEBUG"), "{log}");
     assert!(lines.iter().all(|line| line["timestamp"].is_string()), "{log}");

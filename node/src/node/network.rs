@@ -23,7 +23,7 @@ use crate::store::KnownPeer;
 
 /// Peers from before that are met again where it is not said how many. 8: enough that some are up,
 /// few enough not to be a burden on a network where all restart at once.
-const REJOIN: usize = 8;
+pub(crate) const REJOIN: usize = 8;
 
 /// Nodes dialled at once when many are to be connected. 16: a file of known peers may name
 /// thousands, and most of them may be gone.
@@ -298,7 +298,7 @@ impl Node {
         let (title, message) = (title.into(), message.into());
         self.inner.rates.broadcast(title.len() + message.body().len()).await;
         self.inner.wait_for_calm().await;
-        let order = |reply| Order::Broadcast { title, message, reply: Some(reply) };
+        let order = |reply| Order::Broadcast { title, message, reply };
         let (id, time, links) = self.order(order).await??;
         Ok(Broadcasted { id, time, links })
     }

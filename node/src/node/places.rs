@@ -172,7 +172,7 @@ impl Node {
             others,
             reconnect,
             wanted,
-            reply: Some(reply),
+            reply,
         };
         self.order(order).await?
     }

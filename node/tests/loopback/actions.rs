@@ -276,17 +276,21 @@ async fn a_handler_learns_that_it_was_not_taken_in() {
     let address: Address = at(&bob).into();
     let (sender, mut failed) = mpsc::unbounded_channel();
     let ann = builder("ann").callback(move |cx, event| match event {
-        Event::InboundNodeConnected { .. } => cx.join(std::slice::from_ref(&address)),
-        Event::OutboundNodeConnectionError { address, error } => {
-            sender.send((address, error)).unwrap();
+        Event::InboundNodeConnected { .. } => {
+            let action = cx.join(std::slice::from_ref(&address));
+            sender.send((action, None)).unwrap();
         }
+        Event::NodeActionFailed { action, error } => sender.send((action, Some(error))).unwrap(),
+        Event::NodeJoinCompleted { .. } => panic!("it was not taken in"),
         _ => {}
     });
     let ann = ann.spawn().await.unwrap();
     let cid = node("cid").await;
     cid.connect(at(&ann)).await.unwrap();
-    let (address, error) = within("a refusal", failed.recv()).await.unwrap();
-    assert_eq!(address.host_port(), at(&bob).to_string());
+    let (asked, _) = within("the join", failed.recv()).await.unwrap();
+    let (action, error) = within("a refusal", failed.recv()).await.unwrap();
+    assert_eq!(action, asked);
+    let error = error.unwrap();
     assert!(error.contains("made by hand"), "{error}");
     shutdown([&ann, &bob, &cid]).await;
 }
@@ -297,20 +301,160 @@ async fn a_handler_joins_a_network() {
     let cid = node("cid").await;
     cid.join(&[at(&bob).into()]).await.unwrap();
     let address = at(&bob).into();
-    let mut joined = false;
-    let ann = builder("ann").callback(move |cx, event| {
-        if let (Event::OutboundNodeConnected { .. }, false) = (&event, joined) {
-            joined = true;
-            cx.join(std::slice::from_ref(&address));
+    let mut asked = None;
+    let (sender, mut joined) = mpsc::unbounded_channel();
+    let ann = builder("ann").callback(move |cx, event| match event {
+        Event::OutboundNodeConnected { .. } if asked.is_none() => {
+            asked = Some(cx.join(std::slice::from_ref(&address)));
         }
+        Event::NodeJoinCompleted { action } => sender.send(asked == Some(action)).unwrap(),
+        Event::NodeActionFailed { error, .. } => panic!("{error}"),
+        _ => {}
     });
     let ann = ann.spawn().await.unwrap();
     ann.connect(at(&cid)).await.unwrap();
-    within("it is a member", async {
-        while !ann.status().await.member {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
+    assert_eq!(within("it has joined", joined.recv()).await, Some(true));
+    assert!(ann.status().await.member);
     shutdown([&ann, &bob, &cid]).await;
+}
+
+#[tokio::test]
+async fn a_handler_learns_what_came_of_its_connects() {
+    let bob = node("bob").await;
+    let (there, id) = (Address::from(at(&bob)), bob.id());
+    let nobody: Address = "127.0.0.1:1".parse().unwrap();
+    let (sender, mut got) = mpsc::unbounded_channel();
+    let mut asked = Vec::new();
+    let ann = builder("ann").callback(move |cx, event| match event {
+        Event::InboundNodeConnected { .. } => {
+            asked.push(cx.connect(there.clone(), false));
+            asked.push(cx.connect(nobody.clone(), false));
+            // Through the peers that were met before, of which there is one.
+            asked.push(cx.join(&[]));
+        }
+        Event::NodeConnectCompleted { action, peer } => {
+            assert_eq!((peer.id(), asked.contains(&action)), (id, true));
+            sender.send(asked.iter().position(|asked| *asked == action)).unwrap();
+            if asked.len() == 3 {
+                // There is such a link already.
+                asked.push(cx.connect(there.clone(), false));
+            }
+        }
+        Event::NodeActionFailed { action, .. } => {
+            assert_eq!(action, asked[1]);
+            sender.send(Some(1)).unwrap();
+        }
+        Event::NodeJoinCompleted { action } => {
+            assert_eq!(action, asked[2]);
+            sender.send(Some(2)).unwrap();
+        }
+        _ => {}
+    });
+    let ann = ann.spawn().await.unwrap();
+    bob.connect(at(&ann)).await.unwrap();
+    let mut all = Vec::new();
+    while all.len() < 4 {
+        all.push(within("a result", got.recv()).await.unwrap());
+    }
+    all.sort();
+    assert_eq!(all, [0, 1, 2, 3].map(Some));
+    shutdown([&ann, &bob]).await;
+}
+
+/// Broadcasts so many numbers in one call.
+fn announcer(count: usize, sender: mpsc::UnboundedSender<(usize, bool)>) -> peerkit::Builder {
+    builder("ann").callback(move |cx, event| match event {
+        Event::NodeMessage { .. } => {
+            for number in 0..count {
+                cx.broadcast(number.to_string(), "");
+            }
+        }
+        Event::NodeBroadcastFailed { title, error } => {
+            assert!(error.contains("8192"), "{error}");
+            sender.send((title.parse().unwrap(), false)).unwrap();
+        }
+        Event::NodeLagged { missed } => {
+            sender.send((usize::try_from(missed).unwrap(), true)).unwrap();
+        }
+        _ => {}
+    })
+}
+
+// Several threads: what is not kept in sequence is likely to change places.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn broadcasts_of_one_call_keep_their_order() {
+    let (sender, _failed) = mpsc::unbounded_channel();
+    let ann = announcer(3000, sender).spawn().await.unwrap();
+    let (heard, mut titles) = mpsc::unbounded_channel();
+    let bob = builder("bob").callback(move |_, event| {
+        if let Event::NodeBroadcast { broadcast } = event {
+            heard.send(broadcast.title).unwrap();
+        }
+    });
+    let bob = bob.spawn().await.unwrap();
+    bob.join(&[at(&ann).into()]).await.unwrap();
+    bob.send(ann.id(), "go").await.unwrap();
+    for number in 0..3000 {
+        let title = within("a broadcast", titles.recv()).await.unwrap();
+        assert_eq!(title, number.to_string());
+    }
+    shutdown([&ann, &bob]).await;
+}
+
+#[tokio::test]
+async fn a_limit_that_is_lifted_lets_no_broadcast_overtake_another() {
+    let mut config = Config::default();
+    config.broadcast_rate = 1;
+    let (heard, mut titles) = mpsc::unbounded_channel();
+    let ann = builder("ann").config(config).callback(|cx, event| {
+        if let Event::NodeMessage { message, .. } = event {
+            let first: usize = message.as_text().unwrap().parse().unwrap();
+            for number in first..first + 100 {
+                cx.broadcast(number.to_string(), "");
+            }
+        }
+    });
+    let ann = ann.spawn().await.unwrap();
+    let bob = builder("bob").callback(move |_, event| {
+        if let Event::NodeBroadcast { broadcast } = event {
+            heard.send(broadcast.title).unwrap();
+        }
+    });
+    let bob = bob.spawn().await.unwrap();
+    bob.join(&[at(&ann).into()]).await.unwrap();
+    bob.send(ann.id(), "0").await.unwrap();
+    let first = within("a broadcast", titles.recv()).await.unwrap();
+    assert_eq!(first, "0");
+    ann.set_rates(RateLimits::default());
+    bob.send(ann.id(), "100").await.unwrap();
+    for number in 1..200 {
+        let title = within("a broadcast", titles.recv()).await.unwrap();
+        assert_eq!(title, number.to_string());
+    }
+    shutdown([&ann, &bob]).await;
+}
+
+// One thread: the actor takes no order while the handler runs.
+#[tokio::test(flavor = "current_thread")]
+async fn a_handler_learns_that_it_has_asked_for_too_much_in_one_call() {
+    let count = 12_000;
+    let (sender, mut failed) = mpsc::unbounded_channel();
+    let ann = announcer(count, sender).spawn().await.unwrap();
+    let bob = node("bob").await;
+    bob.connect(at(&ann)).await.unwrap();
+    bob.send(ann.id(), "go").await.unwrap();
+    // 1,024 orders and 8,192 that wait for room, less what waited already.
+    let (mut first, mut told) = (count, 0);
+    while first == count || told < count - first {
+        match within("a failure", failed.recv()).await.unwrap() {
+            (missed, true) => told += missed,
+            (number, false) => {
+                first = first.min(number);
+                told += 1;
+            }
+        }
+    }
+    assert!((9000..=9216).contains(&first), "{first}");
+    assert_eq!(told, count - first);
+    shutdown([&ann, &bob]).await;
 }

@@ -344,7 +344,9 @@ impl Handler for Obedient {
             ("echo", rest) => cx.send(peer, rest),
             ("relay", rest) => cx.send_to_nodes(rest, &[peer.id()]),
             ("announce", rest) => cx.broadcast("announced", rest),
-            ("connect", rest) => cx.connect(rest.parse().unwrap(), false),
+            ("connect", rest) => {
+                cx.connect(rest.parse().unwrap(), false);
+            }
             ("leave", _) => cx.disconnect(peer),
             ("count", _) => cx.send(peer, cx.peers().len().to_string()),
             other => panic!("{other:?}"),

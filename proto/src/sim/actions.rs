@@ -1,7 +1,10 @@
 //! Actions that applications ask for through their contexts, with their results as events:
 //! discoveries, searches and pings.
 
+use std::collections::BTreeSet;
+
 use super::dial::Purpose;
+use super::node::PendingJoin;
 use super::queue::Due;
 use super::shell::Work;
 use super::{Discovery, Joining, Sim};
@@ -52,13 +55,70 @@ pub(super) struct Ping {
 
 impl<H: Handler> Sim<H> {
     /// Dials the addresses, then asks the nodes there for a place.
-    pub(super) fn join_addresses(&mut self, node: usize, addresses: Vec<Address>) {
-        if self.nodes[node].running.as_ref().is_none_or(|running| running.stopping) {
+    pub(super) fn join_addresses(
+        &mut self,
+        node: usize,
+        action: ActionId,
+        addresses: Vec<Address>,
+    ) {
+        let Some(running) = &mut self.nodes[node].running else { return };
+        if running.stopping {
             return;
         }
+        if addresses.is_empty() {
+            let error = "there is no node to join through".to_owned();
+            return self.event(node, Event::NodeActionFailed { action, error });
+        }
+        let pending = PendingJoin { trying: addresses.len(), asked: BTreeSet::new() };
+        running.joins.insert(action, pending);
         self.nodes[node].joining = Joining::Trying;
         for address in addresses {
-            self.dial(node, address, Purpose::Join);
+            self.dial(node, address, Purpose::Join(Some(action)));
+        }
+    }
+
+    /// A node that was reached is asked for a place.
+    pub(super) fn join_asked(&mut self, node: usize, action: Option<ActionId>, id: NodeId) {
+        let running = self.nodes[node].running.as_mut();
+        let pending = running.zip(action).and_then(|(run, action)| run.joins.get_mut(&action));
+        if let Some(pending) = pending
+            && !pending.asked.insert(id)
+        {
+            // Another address of the same node: one answer is for both.
+            pending.trying = pending.trying.saturating_sub(1);
+        }
+    }
+
+    /// The node is a member: the joins that have asked for a place are done.
+    pub(super) fn joined(&mut self, node: usize) {
+        let Some(running) = &mut self.nodes[node].running else { return };
+        let done = running.joins.extract_if(.., |_, pending| !pending.asked.is_empty());
+        for (action, _) in done.collect::<Vec<_>>() {
+            self.event(node, Event::NodeJoinCompleted { action });
+        }
+    }
+
+    /// A node that was asked for a place has none for this one.
+    pub(super) fn not_taken_in(&mut self, node: usize, by: NodeId, error: &str) {
+        let Some(running) = &mut self.nodes[node].running else { return };
+        let asked = running
+            .joins
+            .iter_mut()
+            .filter_map(|(action, pending)| pending.asked.remove(&by).then_some(*action));
+        let asked: Vec<ActionId> = asked.collect();
+        for action in asked {
+            self.join_try_failed(node, action, error);
+        }
+    }
+
+    /// Nothing has come of one of the addresses of a join.
+    pub(super) fn join_try_failed(&mut self, node: usize, action: ActionId, error: &str) {
+        let Some(running) = &mut self.nodes[node].running else { return };
+        let Some(pending) = running.joins.get_mut(&action) else { return };
+        pending.trying = pending.trying.saturating_sub(1);
+        if pending.trying == 0 {
+            running.joins.remove(&action);
+            self.event(node, Event::NodeActionFailed { action, error: error.to_owned() });
         }
     }
 
@@ -217,6 +277,7 @@ impl<H: Handler> Sim<H> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
     use super::super::{Latency, Network, SimConfig};
@@ -380,16 +441,43 @@ mod tests {
     }
 
     #[test]
-    fn a_handler_joins_and_stops_itself() {
+    fn a_handler_connects_joins_and_stops_itself() {
         let mut sim = Sim::new(SimConfig { seed: 1, ..SimConfig::default() });
-        let quiet = |_: &mut Context<'_>, _: Event| {};
-        for _ in 0..2 {
-            sim.add(Callback(quiet));
+        let got = Arc::new(Mutex::new(Vec::new()));
+        for _ in 0..3 {
+            let got = got.clone();
+            sim.add(Callback(move |_: &mut Context<'_>, event: Event| {
+                got.lock().unwrap().push(event);
+            }));
         }
-        let address = sim.address(0);
-        sim.with(1, |_, cx| cx.join(std::slice::from_ref(&address)));
-        assert!(sim.run_until(Duration::from_secs(5), |sim| *sim.joining(1) == Joining::Joined));
+        let (there, third) = (sim.address(0), sim.address(2));
+        let nobody: Address = "198.51.100.1:1".parse().unwrap();
+        let mut asked = Vec::new();
+        sim.with(1, |_, cx| {
+            asked.push(cx.join(&[there.clone(), nobody.clone()]));
+            asked.push(cx.connect(third.clone(), false));
+            asked.push(cx.connect(nobody.clone(), false));
+            asked.push(cx.join(std::slice::from_ref(&nobody)));
+            asked.push(cx.join(&[]));
+        });
+        sim.run_for(Duration::from_secs(60));
+        assert_eq!(*sim.joining(1), Joining::Joined);
+        let mut outcomes: Vec<_> = got.lock().unwrap().iter().filter_map(outcome).collect();
+        outcomes.sort();
+        let expected = [true, true, false, false, false];
+        assert_eq!(outcomes, asked.into_iter().zip(expected).collect::<Vec<_>>());
         sim.with(1, |_, cx| cx.stop());
         assert!(sim.run_until(Duration::from_secs(20), |sim| !sim.is_running(1)));
+    }
+
+    /// The result of a connect or join, and whether it is a success.
+    fn outcome(event: &Event) -> Option<(ActionId, bool)> {
+        match event {
+            Event::NodeConnectCompleted { action, .. } | Event::NodeJoinCompleted { action } => {
+                Some((*action, true))
+            }
+            Event::NodeActionFailed { action, .. } => Some((*action, false)),
+            _ => None,
+        }
     }
 }

@@ -8,7 +8,7 @@ use super::network::{address, node_at, public_ip};
 use super::node::Joining;
 use super::queue::{DialStep, Due};
 use crate::address::Address;
-use crate::event::{Direction, Event, Parting, Peer, Reason};
+use crate::event::{ActionId, Direction, Event, Parting, Peer, Reason};
 use crate::handler::Handler;
 use crate::id::NodeId;
 use crate::overlay::admission::Candidate;
@@ -58,10 +58,10 @@ pub(super) enum Purpose {
         /// Nobody asked for it.
         quiet: bool,
     },
-    /// The application or its user wants the link.
-    Connect,
-    /// The node is to join through who answers.
-    Join,
+    /// The user, or the application by this action, wants the link.
+    Connect(Option<ActionId>),
+    /// The node is to join through the node that answers; the action is the application's.
+    Join(Option<ActionId>),
 }
 
 impl<H: Handler> Sim<H> {
@@ -154,10 +154,20 @@ impl<H: Handler> Sim<H> {
         match dial.purpose {
             Purpose::Overlay { quiet: true } => {}
             // Links that are to be kept were asked for.
-            Purpose::Overlay { quiet: false } | Purpose::Connect => {
+            Purpose::Overlay { quiet: false } => self.command(node, Command::Pin(id)),
+            Purpose::Connect(action) => {
                 self.command(node, Command::Pin(id));
+                let running = self.nodes[node].running.as_ref();
+                let handle = running.and_then(|running| running.handles.get(&id));
+                if let (Some(action), Some(handle)) = (action, handle) {
+                    let peer = handle.peer.clone();
+                    self.event(node, Event::NodeConnectCompleted { action, peer });
+                }
             }
-            Purpose::Join => self.command(node, Command::Join(id)),
+            Purpose::Join(action) => {
+                self.command(node, Command::Join(id));
+                self.join_asked(node, action, id);
+            }
         }
     }
 
@@ -231,7 +241,7 @@ impl<H: Handler> Sim<H> {
         let (from, expected) = (dial.from, dial.address.id);
         let dialled_for = match dial.purpose {
             Purpose::Overlay { quiet: true } => DialPurpose::Overlay,
-            Purpose::Overlay { quiet: false } | Purpose::Connect | Purpose::Join => {
+            Purpose::Overlay { quiet: false } | Purpose::Connect(_) | Purpose::Join(_) => {
                 DialPurpose::Application
             }
         };
@@ -388,11 +398,19 @@ impl<H: Handler> Sim<H> {
         self.note("dial failed", [from, from], error.as_bytes());
         let told = error.to_owned();
         self.input(from, Input::DialFailed { address: address.clone(), error: told.clone() });
-        if purpose == Purpose::Join && self.nodes[from].joining == Joining::Trying {
+        if matches!(purpose, Purpose::Join(_)) && self.nodes[from].joining == Joining::Trying {
             self.nodes[from].joining = Joining::Failed(told.clone());
         }
         if purpose != (Purpose::Overlay { quiet: true }) {
-            self.event(from, Event::OutboundNodeConnectionError { address, error: told });
+            let error = told.clone();
+            self.event(from, Event::OutboundNodeConnectionError { address, error });
+        }
+        match purpose {
+            Purpose::Connect(Some(action)) => {
+                self.event(from, Event::NodeActionFailed { action, error: told });
+            }
+            Purpose::Join(Some(action)) => self.join_try_failed(from, action, &told),
+            _ => {}
         }
     }
 

@@ -59,6 +59,7 @@ impl<H: Handler> Sim<H> {
                 self.link_up(successor, side);
             }
         }
+        self.not_taken_in(node, id, "the link has ended");
         self.dials_unlinked(node, id);
     }
 

@@ -1,7 +1,7 @@
 //! A node of a simulation: what outlives its runs, and what a run has.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::liar::{Liar, Lies};
@@ -88,6 +88,8 @@ pub(super) struct Running {
     pub(super) info: BTreeMap<u64, BTreeMap<String, Value>>,
     /// The number of the last action that the application asked for.
     pub(super) actions: Cell<u64>,
+    /// Joins that the application asked for and that are under way.
+    pub(super) joins: BTreeMap<ActionId, PendingJoin>,
     /// Links that take the place of one once that has ended.
     pub(super) successors: BTreeMap<NodeId, u64>,
     /// Dials that wait for what becomes of a link.
@@ -95,6 +97,15 @@ pub(super) struct Running {
     /// When the overlay is to be woken, as it stands in the queue.
     pub(super) wake: Option<Instant>,
     pub(super) stopping: bool,
+}
+
+/// A join that an application has asked for.
+#[derive(Debug)]
+pub(super) struct PendingJoin {
+    /// Number of addresses of which nothing has come yet.
+    pub(super) trying: usize,
+    /// Nodes that were asked for a place.
+    pub(super) asked: BTreeSet<NodeId>,
 }
 
 /// A node's end of a link.

@@ -136,12 +136,14 @@ impl<H: Handler> Sim<H> {
                     let run = self.nodes[node].run;
                     self.work.push_back(Work::Broadcast(node, run, title, message));
                 }
-                Action::Connect(address, keep) => self.connect_address(node, address, keep),
+                Action::Connect(action, address, keep) => {
+                    self.connect_address(node, address, keep, Some(action));
+                }
                 Action::Disconnect(id) => self.command(node, Command::Disconnect(id)),
                 Action::StopReconnecting(address) => {
                     self.command(node, Command::StopReconnecting(address));
                 }
-                Action::Join(addresses) => self.join_addresses(node, addresses),
+                Action::Join(action, addresses) => self.join_addresses(node, action, addresses),
                 Action::SetInfo(peer, key, value) => {
                     let Some(running) = &mut self.nodes[node].running else { continue };
                     if let Some(link) = running.handles.get(&peer).map(|handle| handle.link) {
@@ -160,24 +162,21 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Reports that a node that was to be joined through has no place for this one.
-    fn not_taken_in(&mut self, node: usize, by: NodeId, error: String) {
-        let running = self.nodes[node].running.as_ref();
-        if let Some(handle) = running.and_then(|running| running.handles.get(&by)) {
-            let address = handle.peer.address().clone();
-            self.event(node, Event::OutboundNodeConnectionError { address, error });
-        }
-    }
-
     /// Dials an address that the application asked for.
-    pub(super) fn connect_address(&mut self, node: usize, address: Address, keep: bool) {
+    pub(super) fn connect_address(
+        &mut self,
+        node: usize,
+        address: Address,
+        keep: bool,
+        action: Option<ActionId>,
+    ) {
         if self.nodes[node].running.as_ref().is_none_or(|running| running.stopping) {
             return;
         }
         if keep {
             self.command(node, Command::Keep { address: address.clone() });
         }
-        self.dial(node, address, Purpose::Connect);
+        self.dial(node, address, Purpose::Connect(action));
     }
 
     fn handle(&mut self, node: usize, run: u32, input: Input) {
@@ -217,13 +216,16 @@ impl<H: Handler> Sim<H> {
                     self.dial_any(node, address, others, Purpose::Overlay { quiet });
                 }
                 Output::Probe { addresses, id, probe } => self.probe(node, id, addresses, probe),
-                Output::Joined(_) => self.nodes[node].joining = Joining::Joined,
+                Output::Joined(_) => {
+                    self.nodes[node].joining = Joining::Joined;
+                    self.joined(node);
+                }
                 Output::JoinRefused(by, outcome) => {
                     let said = format!("{} says: {outcome:?}", by.short());
                     if self.nodes[node].joining == Joining::Trying {
                         self.nodes[node].joining = Joining::Failed(said.clone());
-                        self.not_taken_in(node, by, said);
                     }
+                    self.not_taken_in(node, by, &said);
                 }
                 Output::Keep(batch) => self.nodes[node].keep(batch),
                 Output::Stop => {

@@ -1,7 +1,7 @@
 //! The rules of the model.
 
 use super::*;
-use crate::event::{Event, Parting, Peer};
+use crate::event::{ActionId, Event, Parting, Peer};
 use crate::handler::Callback;
 
 const LATENCY: Duration = Duration::from_millis(20);
@@ -11,6 +11,10 @@ const LATENCY: Duration = Duration::from_millis(20);
 struct Log(Vec<(Duration, Event)>);
 
 impl Handler for Log {
+    fn node_action_failed(&mut self, cx: &mut Context<'_>, action: ActionId, error: &str) {
+        self.add(cx, Event::NodeActionFailed { action, error: error.to_owned() });
+    }
+
     fn outbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {
         self.add(cx, Event::OutboundNodeConnected { peer: peer.clone() });
     }
@@ -122,12 +126,12 @@ fn send(sim: &mut Sim<Log>, from: usize, text: &str) {
 fn a_dial_goes_on_with_the_other_addresses_of_a_node() {
     let mut sim = sim(2);
     let (nobody, neither, there) = (sim.address(500), sim.address(501), sim.address(0));
-    sim.dial_any(1, nobody.clone(), vec![neither.clone(), there], Purpose::Connect);
+    sim.dial_any(1, nobody.clone(), vec![neither.clone(), there], Purpose::Connect(None));
     let timeout = Config::default().connect_timeout;
     sim.run_for(timeout * 2 + LATENCY * 6);
     assert_eq!(sim.links(), [(1, 0)]);
     assert_eq!(sim.app(1).names(), ["outbound_node_connected"], "a dead address is no event");
-    sim.dial_any(1, nobody.clone(), vec![neither], Purpose::Connect);
+    sim.dial_any(1, nobody.clone(), vec![neither], Purpose::Connect(None));
     sim.run_for(timeout * 2);
     let failed = sim.app(1).0.iter().filter_map(|(_, event)| match event {
         Event::OutboundNodeConnectionError { address, .. } => Some(address.clone()),
@@ -409,10 +413,11 @@ fn a_manual_node_is_no_member() {
     let mut sim = sim(1);
     let options = NodeOptions { manual: true, ..NodeOptions::default() };
     let manual = sim.add_with(options, Log::default());
-    sim.join(0, manual);
+    let address = sim.address(manual);
+    let asked = sim.with(0, |_, cx| cx.join(&[address]));
     sim.run_for(Duration::from_secs(5));
     assert!(matches!(sim.joining(0), Joining::Failed(_)), "{:?}", sim.joining(0));
-    let reports = |(_, event): &(Duration, Event)| matches!(event, Event::OutboundNodeConnectionError { error, .. } if error.contains("Manual"));
+    let reports = |(_, event): &(Duration, Event)| matches!(event, Event::NodeActionFailed { action, error } if *action == asked && error.contains("Manual"));
     assert_eq!(sim.app(0).0.iter().filter(|event| reports(event)).count(), 1);
 }
 

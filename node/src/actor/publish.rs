@@ -1,0 +1,89 @@
+//! Broadcasts of this node on their way into the overlay: those of the handler keep their sequence,
+//! also while a limit holds them back.
+
+use peerkit_proto::event::Event;
+use peerkit_proto::message::Message;
+use peerkit_proto::overlay::Command;
+use peerkit_proto::overlay::broadcast::BroadcastError;
+
+use super::Actor;
+use crate::actions::ACTIONS;
+use crate::error::Error;
+use crate::order::{Order, Published};
+
+impl Actor {
+    /// Publishes a broadcast.
+    pub(super) fn publish(
+        &mut self,
+        title: String,
+        message: Message,
+    ) -> Result<Published, BroadcastError> {
+        let now = self.tick();
+        let time = self.overlay.unix(now);
+        let sent = self.overlay.broadcast(now, title, message);
+        self.drain_all(now);
+        if self.stopping {
+            // There is no time to gather more.
+            self.command(Command::Flush);
+        }
+        sent.map(|(id, links)| (id, time, links))
+    }
+
+    /// Publishes a broadcast of the handler, behind those before it, once its limit allows it.
+    pub(super) fn publish_in_turn(&mut self, title: String, message: Message) {
+        if self.inner.stop.is_cancelled() {
+            // What the handler says at the end still goes out, and what it said before it.
+            self.publish_limited();
+        }
+        let limited = self.inner.rates.broadcast_limit() != 0 && !self.inner.stop.is_cancelled();
+        if self.limited.is_empty() && !limited {
+            return self.publish_own(title, message);
+        }
+        if self.limited.len() >= ACTIONS {
+            let error = Error::TooManyActions(ACTIONS).to_string();
+            return self.inner.dispatch.notice(Event::NodeBroadcastFailed { title, error });
+        }
+        self.limited.push_back((title, message));
+        if self.limited.len() == 1 {
+            self.await_limit();
+        }
+    }
+
+    /// The limit allows the first broadcast that waits for it.
+    pub(super) fn broadcast_allowed(&mut self) {
+        if let Some((title, message)) = self.limited.pop_front() {
+            self.publish_own(title, message);
+            self.await_limit();
+        }
+    }
+
+    /// Publishes all broadcasts that wait for their limit.
+    pub(super) fn publish_limited(&mut self) {
+        while let Some((title, message)) = self.limited.pop_front() {
+            self.publish_own(title, message);
+        }
+    }
+
+    /// Publishes a broadcast of the handler; a failure is an event.
+    fn publish_own(&mut self, title: String, message: Message) {
+        if let Err(error) = self.publish(title.clone(), message) {
+            let error = error.to_string();
+            self.inner.dispatch.notice(Event::NodeBroadcastFailed { title, error });
+        }
+    }
+
+    /// Waits in the background until the first broadcast may go out. It stays in the queue
+    /// meanwhile, so that there is one such task and no later broadcast overtakes it.
+    fn await_limit(&self) {
+        let Some((title, message)) = self.limited.front() else { return };
+        let bytes = title.len() + message.body().len();
+        let inner = self.inner.clone();
+        self.inner.spawn(async move {
+            tokio::select! {
+                () = inner.rates.broadcast(bytes) => {}
+                () = inner.stop.cancelled() => {}
+            }
+            let _ = inner.orders.send(Order::BroadcastAllowed).await;
+        });
+    }
+}
