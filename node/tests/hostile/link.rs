@@ -201,11 +201,11 @@ async fn a_closed_remote_is_noticed() {
 #[tokio::test]
 async fn a_silent_remote_is_noticed() {
     let mut config = config();
-    (config.ping_after, config.dead_after) = (Duration::from_millis(200), Duration::from_secs(1));
+    (config.ping_after, config.dead_after) = (Duration::from_millis(200), Duration::from_secs(4));
     let victim = Victim::with(config).await;
     let silent = Attacker::link(victim.address()).await;
     let parting = victim.parted(silent.id()).await;
-    assert_eq!(parting.reason, Reason::Silent(Duration::from_secs(1)));
+    assert_eq!(parting.reason, Reason::Silent(Duration::from_secs(4)));
     drop(silent);
     victim.unharmed().await;
 }
