@@ -468,6 +468,9 @@ fn ago(unix_ms: u64) -> String {
 }
 
 fn pings_text(paint: Paint, pings: &[Ping]) -> String {
+    if pings.is_empty() {
+        return "no node is connected: ping PEER reaches any node of the network".to_owned();
+    }
     let lines = pings.iter().map(|ping| {
         let answer = match (ping.rtt_ms, &ping.error) {
             (Some(rtt), _) => text::time(Duration::from_secs_f64(rtt / 1e3)),
@@ -581,6 +584,12 @@ fn speed(bytes: u64, seconds: f64) -> String {
 mod tests {
     use super::*;
     use peerkit::{Degrees, Figures, NodeId};
+
+    #[test]
+    fn a_ping_of_no_node_is_said_in_words() {
+        let pinged = outcome(Paint::none(), "ping", &Outcome::Pings { pings: Vec::new() });
+        assert!(pinged.contains("no node is connected"), "{pinged:?}");
+    }
 
     #[test]
     fn a_networks_figures_are_told_with_bars() {

@@ -52,7 +52,8 @@ impl Setting {
             let rates = rates.join(", ");
             return Err(format!("knows no `{name}`; there are {DOWNLOADS}, {rates}"));
         };
-        Ok(Self::Rate(index, rate::parse(value)?))
+        let rate = rate::parse(value).map_err(|why| format!("can't take `{value}`: {why}"))?;
+        Ok(Self::Rate(index, rate))
     }
 }
 
