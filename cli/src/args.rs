@@ -384,8 +384,13 @@ fn announced_address(text: &str) -> Result<Address, String> {
             // The name of an interface means nothing on another machine.
             let host = address.host.split('%').next().unwrap_or_default();
             let is_of_no_use = |ip: IpAddr| {
-                let is_link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
-                ip.is_unspecified() || ip.is_multicast() || is_link_local
+                // An IPv4 address may be written as IPv6: ::ffff:0.0.0.0.
+                let ip = ip.to_canonical();
+                let is_of_no_machine = match ip {
+                    IpAddr::V4(v4) => v4.is_broadcast(),
+                    IpAddr::V6(v6) => v6.is_unicast_link_local(),
+                };
+                ip.is_unspecified() || ip.is_multicast() || is_of_no_machine
             };
             match host.parse().is_ok_and(is_of_no_use) {
                 true => Err("nobody can dial that: announce an address that leads here".to_owned()),
@@ -483,6 +488,9 @@ mod tests {
             ("peerkit run --announce 0.0.0.0:1", "leads here"),
             ("peerkit run --announce [fe80::1]:7", "leads here"),
             ("peerkit run --announce [fe80::1%eth0]:7", "leads here"),
+            ("peerkit run --announce [::ffff:0.0.0.0]:7", "leads here"),
+            ("peerkit run --announce [::ffff:224.0.0.1]:7", "leads here"),
+            ("peerkit run --announce 255.255.255.255:7", "leads here"),
             ("peerkit run --announce-only", "--announce"),
             ("peerkit run --max-inbound many", "invalid digit"),
             ("peerkit run --network=", "at least one letter"),

@@ -1,10 +1,11 @@
 //! Bootstrap nodes: where a node begins when the application names no node to join through.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use peerkit_proto::address::{Address, ParseAddressError};
+
+use crate::private;
 
 /// The file in the state folder that lists bootstrap nodes.
 pub(crate) const BOOTSTRAP_FILE: &str = "bootstrap";
@@ -55,8 +56,8 @@ pub enum BootstrapError {
 pub(crate) fn read(folder: &Path) -> Result<Vec<Address>, BootstrapError> {
     let path = folder.join(BOOTSTRAP_FILE);
     let mut text = String::new();
-    let reading =
-        File::open(&path).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
+    let reading = private::open_to_read(&path)
+        .and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
     match reading {
         Ok(_) if text.len() as u64 > MAX_FILE => return Err(BootstrapError::TooLarge(path)),
         Ok(_) => {}

@@ -77,7 +77,7 @@ pub fn create(path: &Path) -> Result<Key, KeyError> {
 /// # Errors
 /// Where it is missing, readable by others (on Unix), or not a key file.
 pub fn load(path: &Path) -> Result<Key, KeyError> {
-    let mut file = File::open(path).map_err(io_error(path))?;
+    let mut file = private::open_to_read(path).map_err(io_error(path))?;
     if is_readable_by_others(&file).map_err(io_error(path))? {
         return Err(KeyError::Readable(path.to_owned()));
     }

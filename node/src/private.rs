@@ -31,6 +31,22 @@ pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
     private(&mut options).open(path)
 }
 
+/// Opens the file at `path` for reading. A pipe that nothing writes to is empty: waiting for its writer
+/// would block the start of a node for ever.
+pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
+    #[cfg(unix)]
+    {
+        use rustix::fs::{CWD, Mode, OFlags, fcntl_setfl, openat};
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = rustix::io::retry_on_intr(|| openat(CWD, path, flags, Mode::empty()))?;
+        // What is still being written to a pipe, such as the shell's `<(command)`, is waited for.
+        fcntl_setfl(&file, OFlags::empty())?;
+        Ok(file.into())
+    }
+    #[cfg(not(unix))]
+    File::open(path)
+}
+
 /// Writes a new file at `path`, for the owner alone, in place of what is there. It is on disk when this
 /// returns.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -56,8 +72,9 @@ pub(crate) fn private(options: &mut OpenOptions) -> &mut OpenOptions {
 /// Takes the access of others away from what a node keeps in a state folder.
 ///
 /// The folder itself is closed only if nothing else is in it: `--state .` must not lock others out
-/// of a folder that holds more than a node's state. The files are closed either way. What belongs to
-/// another user can't be changed and is left.
+/// of a folder that holds more than a node's state, and a folder with the sticky bit, as `/tmp`, is
+/// everyone's. The files are closed either way. What belongs to another user can't be changed and is
+/// left.
 pub(crate) fn tighten(folder: &Path) -> io::Result<()> {
     let mut is_ours_alone = true;
     for entry in fs::read_dir(folder)? {
@@ -70,22 +87,35 @@ pub(crate) fn tighten(folder: &Path) -> io::Result<()> {
             is_ours_alone = false;
         }
     }
-    if is_ours_alone {
+    if is_ours_alone && !is_for_everyone(folder)? {
         close(folder);
     }
     Ok(())
 }
 
+/// Returns whether a folder has the sticky bit: all users keep files in it.
+fn is_for_everyone(folder: &Path) -> io::Result<bool> {
+    let metadata = fs::metadata(folder)?;
+    #[cfg(unix)]
+    return Ok(std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o1000 != 0);
+    #[cfg(not(unix))]
+    {
+        let _ = metadata;
+        Ok(false)
+    }
+}
+
+/// Takes the access of others to `path` away, or to what it links to.
 #[cfg(unix)]
-fn close(path: &Path) {
+pub(crate) fn close(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
-    let closed = fs::symlink_metadata(path).and_then(|metadata| {
-        let mode = metadata.permissions().mode() & 0o777;
+    let closed = fs::metadata(path).and_then(|metadata| {
+        let mode = metadata.permissions().mode() & 0o7777;
         if mode & 0o077 == 0 {
             return Ok(());
         }
         tracing::info!(path = %path.display(), "others could use this: from now on they can't");
-        fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700))
+        fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7700))
     });
     if let Err(error) = closed {
         tracing::warn!(path = %path.display(), %error, "others may be able to read this file");
@@ -93,7 +123,7 @@ fn close(path: &Path) {
 }
 
 #[cfg(not(unix))]
-fn close(_: &Path) {}
+pub(crate) fn close(_: &Path) {}
 
 #[cfg(test)]
 #[cfg(unix)]
@@ -153,6 +183,38 @@ mod tests {
         }
         assert_eq!(mode(&at("key")), 0o644, "refused later, and not closed quietly");
         assert_eq!(mode(folder.path()), 0o700);
+    }
+
+    #[test]
+    fn a_folder_of_all_users_stays_theirs_and_other_bits_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let bits = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        for (before, after) in [(0o1777, 0o1777), (0o2775, 0o2700), (0o755, 0o700)] {
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(before)).unwrap();
+            make(&folder.path().join("state.redb"), 0o644);
+            tighten(folder.path()).unwrap();
+            assert_eq!(bits(folder.path()), after, "{before:o}");
+            assert_eq!(mode(&folder.path().join("state.redb")), 0o600);
+        }
+    }
+
+    #[test]
+    fn a_pipe_without_a_writer_is_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        assert_eq!(io::read_to_string(open_to_read(&pipe).unwrap()).unwrap(), "");
+        let error = crate::key::load_or_create(&pipe).unwrap_err();
+        assert!(matches!(error, crate::key::KeyError::Malformed(_)), "{error}");
+        fs::rename(&pipe, folder.path().join("bootstrap")).unwrap();
+        assert_eq!(crate::bootstrap::read(folder.path()).unwrap(), []);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The memory on disk: a redb database, a transaction for each call.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,8 @@ use peerkit_proto::codec::{DecodeError, Reader, Writer};
 use peerkit_proto::files::{Access, FileKind, FileName, PieceList, Secret, SharedFile};
 use peerkit_proto::id::{Hash, NodeId};
 use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
+    WriteTransaction,
 };
 
 use super::{BroadcastRow, FileRow, KnownFile, KnownPeer, KnownShare, StoreError};
@@ -37,6 +38,9 @@ const OWNERS: TableDefinition<'_, &str, &[u8; 32]> = TableDefinition::new("owner
 /// A file beside the database that says how that looked when a node closed it. A database that looks
 /// otherwise at the next start is checked.
 pub(super) const CLOSED_FILE: &str = "state.redb.closed";
+
+/// Bytes that are read of a fingerprint at most: more than one has.
+const MAX_MARK: u64 = 64;
 
 /// Start of the names that damaged databases are moved to.
 const DAMAGED_FILE: &str = "state.redb.damaged";
@@ -85,6 +89,18 @@ fn mark(metadata: &fs::Metadata) -> Vec<u8> {
     let mut bytes = Vec::new();
     stamp.encode(&mut bytes);
     bytes
+}
+
+/// Reads the fingerprint that the last node left at `closed`, if it did. Reads no more of another file
+/// than a fingerprint has.
+fn read_mark(closed: &Path) -> io::Result<Vec<u8>> {
+    let file = private::open_to_read(closed)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_MARK).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Runs `work`, which calls redb, and turns a panic into an error.
@@ -166,13 +182,31 @@ impl Disk {
     fn open_file(folder: &Path, file: &Path) -> Result<Database, DatabaseError> {
         private::create_folder(folder)?;
         private::tighten(folder)?;
-        let file = private::open_or_create(file)?;
-        let metadata = file.metadata()?;
+        let was_there = file.exists();
+        let handle = private::open_or_create(file)?;
+        let metadata = handle.metadata()?;
+        if !metadata.is_file() {
+            let error = format!("{STATE_FILE} is not a regular file");
+            return Err(StorageError::Io(io::Error::other(error)).into());
+        }
         let closed = folder.join(CLOSED_FILE);
-        let is_as_left = fs::read(&closed).is_ok_and(|left| left == mark(&metadata));
+        let left = read_mark(&closed);
+        if was_there && metadata.len() == 0 {
+            // A node that is killed while it makes the file leaves it empty, but no mark.
+            if left.is_ok() {
+                return Err(StorageError::Corrupted("the file is empty".to_owned()).into());
+            }
+            tracing::warn!(
+                file = %file.display(),
+                "the state file was empty: no shares and no peers are known"
+            );
+        }
+        let is_as_left = left.is_ok_and(|left| left == mark(&metadata));
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE);
-        let mut database = builder.create_file(file)?;
+        let mut database = builder.create_file(handle)?;
+        // It may be a link to a file elsewhere, which no look at the folder shows.
+        private::close(file);
         // Not before the file is locked: another node may have it.
         let _ = fs::remove_file(closed);
         // redb does not compare checksums when it reads: without this, damage would show as a panic

@@ -349,3 +349,68 @@ fn only_a_file_that_is_not_as_it_was_left_is_checked() {
     assert!(Store::open_or_repair(Some(folder.path())).unwrap().broadcasts().unwrap().is_empty());
     assert!(at("state.redb.damaged").exists());
 }
+
+/// The mark is read before the file is locked, so it must hold up nothing, whatever it is.
+#[test]
+fn a_mark_that_is_none_has_the_file_checked() {
+    let (folder, _) = used();
+    let mark = folder.path().join(CLOSED_FILE);
+    let opens_and_marks = || {
+        assert!(!Store::open(Some(folder.path())).unwrap().broadcasts().unwrap().is_empty());
+        assert_eq!(std::fs::metadata(&mark).unwrap().len(), 33);
+    };
+    for none in [&b""[..], b"x", &[0; 33], &[7; 70_000]] {
+        std::fs::write(&mark, none).unwrap();
+        opens_and_marks();
+    }
+    // That of another folder's file, whose copy this one is not.
+    let (other, _) = used();
+    std::fs::copy(other.path().join(CLOSED_FILE), &mark).unwrap();
+    opens_and_marks();
+    #[cfg(unix)]
+    {
+        std::fs::remove_file(&mark).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &mark).unwrap();
+        opens_and_marks();
+        std::fs::remove_file(&mark).unwrap();
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+        rustix::fs::mknodat(rustix::fs::CWD, &mark, kind, mode, 0).unwrap();
+        opens_and_marks();
+    }
+}
+
+#[test]
+fn a_file_that_was_emptied_is_damaged_and_one_that_never_was_written_is_not() {
+    let (folder, _) = used();
+    let file = folder.path().join(STATE_FILE);
+    std::fs::write(&file, "").unwrap();
+    let error = Store::open(Some(folder.path())).unwrap_err();
+    assert!(is_damaged(&error), "it must not be taken for a new node's: {error:?}");
+    assert!(is_damaged(&Store::open(Some(folder.path())).unwrap_err()), "again");
+    assert!(Store::open_or_repair(Some(folder.path())).unwrap().peers().unwrap().is_empty());
+    // As a node leaves it that is killed while it makes the file.
+    std::fs::remove_file(folder.path().join(CLOSED_FILE)).unwrap();
+    std::fs::write(&file, "").unwrap();
+    assert!(Store::open(Some(folder.path())).unwrap().peers().unwrap().is_empty());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_state_file_that_is_a_link_is_closed_and_what_is_no_file_is_named() {
+    use std::os::unix::fs::PermissionsExt;
+    let (folder, good) = used();
+    let file = folder.path().join(STATE_FILE);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let target = elsewhere.path().join("state");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&target, good).unwrap();
+    std::fs::set_permissions(&target, std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::os::unix::fs::symlink(&target, &file).unwrap();
+    drop(Store::open(Some(folder.path())).unwrap());
+    assert_eq!(std::fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o600);
+    std::fs::remove_file(&file).unwrap();
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+    rustix::fs::mknodat(rustix::fs::CWD, &file, kind, mode, 0).unwrap();
+    let error = Store::open(Some(folder.path())).unwrap_err();
+    assert!(error.to_string().contains("state.redb is not a regular file"), "{error}");
+}
