@@ -174,7 +174,7 @@ pub(crate) struct RunArgs {
 
     /// A node to begin with, when no ADDR is given and by `join` without one. May be given several
     /// times; PEERKIT_BOOTSTRAP and the file `bootstrap` in the state folder name others
-    #[arg(long, value_name = "ADDR", value_hint = ValueHint::Hostname)]
+    #[arg(long, value_name = "ADDR", value_parser = command::address, value_hint = ValueHint::Hostname)]
     pub(crate) bootstrap: Vec<Address>,
 
     /// What this node calls itself [default: the host's name]
@@ -191,7 +191,7 @@ pub(crate) struct RunArgs {
     pub(crate) owner: Option<PathBuf>,
 
     /// Who owns the network, 64 hex digits [default: as the first node says that is joined through]
-    #[arg(long, value_name = "HEX")]
+    #[arg(long, value_name = "HEX", value_parser = command::identity)]
     pub(crate) owner_id: Option<NodeId>,
 
     /// Where the key, known peers, shares and history are kept
@@ -442,7 +442,7 @@ mod tests {
 
     #[test]
     fn addresses_are_read_as_at_the_prompt() {
-        let id = "0a".repeat(32);
+        let id = "06".repeat(32);
         let line = format!("peerkit run 127.0.0.1 7200 bob {id} ::1 7201 c:1");
         let expected = ["127.0.0.1:7200", "bob", &id, "[::1]:7201", "c:1"];
         assert_eq!(run(&line).places().unwrap(), expected);
@@ -478,6 +478,10 @@ mod tests {
         assert!(args.announce_only);
     }
 
+    /// Shares with an identity that no node can have: its point has a small order.
+    const NOBODY: &str =
+        "peerkit share a --to 0100000000000000000000000000000000000000000000000000000000000000";
+
     #[test]
     fn wrong_usage_says_what_is_wrong() {
         for (line, hint) in [
@@ -498,7 +502,8 @@ mod tests {
             ("peerkit run --up fast", "bytes a second"),
             ("peerkit run --max-downloads 0", "at least one"),
             ("peerkit share", "PATH"),
-            ("peerkit share a --ticket --to 00", "invalid"),
+            ("peerkit share a --ticket --to 00", "64 hex digits"),
+            (NOBODY, "no valid key"),
             ("peerkit dmeo", "demo"),
         ] {
             let error = parse(line).expect_err(line).to_string();

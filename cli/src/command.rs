@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
-use peerkit::{Address, ParseAddressError};
+use peerkit::{Address, NodeId, ParseAddressError};
 
 use crate::manual::{self, Entry};
 use crate::settings::{self, Setting};
@@ -436,6 +436,30 @@ pub(crate) fn flags_of(command: &str) -> &'static [Flag] {
     }
 }
 
+/// Reads the identity of a node, 64 hex digits. One that no node can have is refused: what is meant for
+/// it would reach no node.
+pub(crate) fn identity(text: &str) -> Result<NodeId, String> {
+    let id: NodeId = text.parse().map_err(|error| format!("{error}"))?;
+    is_possible(id).map(|()| id)
+}
+
+fn is_possible(id: NodeId) -> Result<(), String> {
+    match id.is_public_key() {
+        true => Ok(()),
+        false => Err(format!(
+            "no node has the identity {}..., which is no valid key: `peerkit id` prints a node's own",
+            id.short()
+        )),
+    }
+}
+
+/// Reads the address of a node, without the names that a running node knows.
+pub(crate) fn address(text: &str) -> Result<Address, String> {
+    let address: Address = text.parse().map_err(|error| format!("{error}"))?;
+    address.id.map_or(Ok(()), is_possible)?;
+    Ok(address)
+}
+
 /// Checks what can be an address and nothing else. The node reads the rest: it knows names.
 pub(crate) fn check_address(text: &str) -> Result<(), String> {
     if text.parse::<u16>().is_ok() {
@@ -443,15 +467,18 @@ pub(crate) fn check_address(text: &str) -> Result<(), String> {
     }
     let may_be_name = !text.trim().is_empty() && !text.contains([':', '@', '/', '[']);
     match text.parse::<Address>() {
-        Err(ParseAddressError::Host(_) | ParseAddressError::NoPlace) if may_be_name => Ok(()),
+        Err(ParseAddressError::NoPlace) => identity(text).map(drop),
+        Err(ParseAddressError::Host(_)) if may_be_name => Ok(()),
+        Err(ParseAddressError::NoHost(_)) if may_be_name && !is_number(text) => Ok(()),
         Err(error) => Err(error.to_string()),
-        Ok(_) => Ok(()),
+        Ok(address) => address.id.map_or(Ok(()), is_possible),
     }
 }
 
-/// Returns whether a word can only be meant as a port.
+/// Returns whether a word can only be meant as a port. More digits than a port has may be those that
+/// an identity begins with.
 pub(crate) fn is_number(word: &str) -> bool {
-    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit())
+    (1..=5).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Puts each host that a port follows as a word of its own together with it: `HOST PORT`.
@@ -642,13 +669,14 @@ mod tests {
             Command::Connect { address, .. } => address,
             other => panic!("{other:?}"),
         };
-        let id = "0a".repeat(32);
+        let id = "06".repeat(32);
         for (line, expected) in [
             ("127.0.0.1 7200", "127.0.0.1:7200"),
             ("::1 7200", "[::1]:7200"),
             ("[::1] 7200", "[::1]:7200"),
             ("127.0.0.1", "127.0.0.1"),
             ("'bob smith'", "bob smith"),
+            ("28826832", "28826832"),
             ("\"127.0.0.1:1\"", "127.0.0.1:1"),
             (&id, &id),
         ] {

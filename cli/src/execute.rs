@@ -11,9 +11,10 @@ use peerkit::{
 };
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::command::Command;
+use crate::command::{self, Command};
 use crate::fetches::Fetches;
 use crate::folders;
+use crate::join::Expected;
 use crate::log::Log;
 use crate::manual;
 use crate::outcome::{
@@ -45,6 +46,8 @@ pub(crate) struct Session {
     pub(crate) output: Output,
     /// Commands are typed, and answered above the next line.
     pub(crate) at_prompt: bool,
+    /// Dials whose failures a result reports.
+    pub(crate) expected: Expected,
     /// What `get` has begun.
     pub(crate) fetches: Fetches,
     /// The attempt to join that was begun at the start and goes on in the background.
@@ -82,13 +85,20 @@ impl Session {
                     true => ConnectOptions::reconnect(),
                     false => ConnectOptions::default(),
                 };
-                let peer = node.connect_with(address, options).await?;
+                self.expected.command(node, std::slice::from_ref(&address)).await;
+                let linked = node.connect_with(address, options).await;
+                self.expected.commanded(&linked);
+                let peer = linked?;
                 let status = node.status().await;
                 let may_join = !status.manual && !status.member;
                 Outcome::Connected { peer: self.view(&peer), may_join }
             }
             Command::Join { addresses } => {
-                let peers = node.join(&self.addresses(&addresses).await?).await?;
+                let found = self.addresses(&addresses).await?;
+                self.expected.command(node, &addresses).await;
+                let joined = node.join(&found).await;
+                self.expected.commanded(&joined);
+                let peers = joined?;
                 Outcome::Linked { peers: self.views(&peers), by_hand: node.is_manual() }
             }
             Command::Disconnect { peer } => {
@@ -322,8 +332,8 @@ impl Session {
 
     /// The identity of a node: written out, which need not be known, or of one that was met.
     async fn node_named(&self, text: &str) -> anyhow::Result<NodeId> {
-        match text.parse() {
-            Ok(id) => Ok(id),
+        match text.parse::<NodeId>() {
+            Ok(_) => command::identity(text).map_err(|error| anyhow!(error)),
             Err(_) => Ok(self.node.find_node(text).await?.id()),
         }
     }

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use peerkit::{Download, DownloadState, Error, Event, FetchError, Fetched, Hash, Node};
+use peerkit::{
+    Download, DownloadState, DownloadStatus, Error, Event, FetchError, Fetched, Hash, Node,
+};
 use tokio::sync::Notify;
 
 use crate::outcome::{LeftOutView, Outcome, RenamedView};
@@ -159,6 +161,28 @@ fn goes_on(hash: Hash, is_changed: bool) -> String {
     }
 }
 
+/// Says what becomes of unfinished fetches, a line for each kind. One that failed is begun again if
+/// something of it is kept; whether it gets further then depends on its sources.
+pub(crate) fn at_next_start(downloads: &[DownloadStatus]) -> String {
+    let is_failed =
+        |download: &&DownloadStatus| download.state == DownloadState::Failed && download.done > 0;
+    let going_on = downloads.iter().filter(|download| download.state.is_under_way()).count();
+    let failed = downloads.iter().filter(is_failed).count();
+    next_start(going_on, failed)
+}
+
+fn next_start(going_on: usize, failed: usize) -> String {
+    let mut text = String::new();
+    if going_on > 0 {
+        text.push_str(&format!("{} will go on at the next start\n", number(going_on)));
+    }
+    if failed > 0 {
+        let failed = number(failed);
+        text.push_str(&format!("{failed} that failed will be tried again at the next start\n"));
+    }
+    text
+}
+
 /// `1 fetch`, `2 fetches`.
 pub(crate) fn number(fetches: usize) -> String {
     if fetches == 1 { "1 fetch".to_owned() } else { format!("{fetches} fetches") }
@@ -198,4 +222,17 @@ pub(crate) fn advised(error: Error) -> anyhow::Error {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fetch_that_failed_is_not_said_to_go_on() {
+        assert_eq!(next_start(0, 0), "");
+        assert_eq!(next_start(1, 0), "1 fetch will go on at the next start\n");
+        assert_eq!(next_start(0, 1), "1 fetch that failed will be tried again at the next start\n");
+        assert_eq!(next_start(2, 1).lines().count(), 2);
+    }
 }

@@ -46,11 +46,20 @@ const GOES_ON_AS_IT_WAS: &str =
 
 /// Fetches what the arguments say. False where it did not work and that has been told.
 pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
-    let (wanted, path) = ticket::read(&args)?;
-    let target = Target::of(path.as_deref(), args.json)?;
-    let (get, sources, network) = wanted_from(&args, &wanted)?;
     let stop = CancellationToken::new();
     signals::watch(&stop)?;
+    // Reading may wait at a terminal whose settings are changed: nothing else ends it.
+    let stopped_early = stop.clone();
+    let leaving = tokio::spawn(async move {
+        stopped_early.cancelled().await;
+        signals::cut_short();
+        signals::leave()
+    });
+    let read = ticket::read(&args);
+    leaving.abort();
+    let (wanted, path) = read?;
+    let target = Target::of(path.as_deref(), args.json)?;
+    let (get, sources, network) = wanted_from(&args, &wanted)?;
     Log::start();
     let node = start_node(&args, &network, &sources).await?;
     let get = target.of_get(get.overwrite(args.force));

@@ -2,10 +2,11 @@
 
 use std::env;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use peerkit::Address;
 
 use crate::args::MAX_NAME;
+use crate::command;
 
 /// The host's name without its domain; `peerkit` where it has none.
 pub(crate) fn name() -> String {
@@ -48,7 +49,7 @@ pub(crate) fn bootstrap() -> anyhow::Result<Vec<Address>> {
 
 fn addresses(text: &str) -> anyhow::Result<Vec<Address>> {
     let words = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty());
-    words.map(|word| Ok(word.parse()?)).collect()
+    words.map(|word| command::address(word).map_err(|error| anyhow!(error))).collect()
 }
 
 #[cfg(test)]
@@ -67,5 +68,7 @@ mod tests {
         assert_eq!(read, ["a:1", "b:2", "[::1]:3"]);
         assert!(addresses("").unwrap().is_empty());
         assert!(addresses("a:1 b:99999").is_err());
+        let nobody = format!("01{}@a:1", "00".repeat(31));
+        assert!(addresses(&nobody).unwrap_err().to_string().contains("no valid key"));
     }
 }

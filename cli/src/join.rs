@@ -40,6 +40,8 @@ struct Dials {
     dead: BTreeSet<NodeId>,
     /// Addresses whose failures are reported by what `join` says.
     named: BTreeSet<Address>,
+    /// Addresses that a command dials: its result reports the failure, once for each.
+    commanded: BTreeSet<Address>,
 }
 
 impl Expected {
@@ -52,7 +54,36 @@ impl Expected {
             self.0.failed.notify_waiters();
             return true;
         }
-        dials.named.contains(address)
+        dials.commanded.remove(address) || dials.named.contains(address)
+    }
+
+    /// Expects the dials of a command to one node, whose failure the command's result reports. With
+    /// several places the result names one failure only, and events report each.
+    pub(crate) async fn command(&self, node: &Node, places: &[String]) {
+        let addresses = match places {
+            [] => node.bootstrap_nodes().to_vec(),
+            [place] => match place.parse::<Address>() {
+                Ok(address) => vec![address],
+                Err(_) => known_as(node, place).await,
+            },
+            _ => Vec::new(),
+        };
+        let mut dials = self.lock();
+        dials.commanded.clear();
+        if !places.is_empty() || addresses.len() == 1 {
+            dials.commanded.extend(addresses);
+        }
+    }
+
+    /// Ends that, unless a dial has failed: its event may still be on its way.
+    pub(crate) fn commanded<T>(&self, result: &Result<T, Error>) {
+        let is_dial = matches!(
+            result,
+            Err(Error::Connect { .. } | Error::Unreachable { .. } | Error::NoneReached { .. })
+        );
+        if !is_dial {
+            self.lock().commanded.clear();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Dials> {
@@ -97,6 +128,17 @@ impl Expected {
                 .await;
         }
     }
+}
+
+/// The addresses of the nodes met before that `text` names.
+async fn known_as(node: &Node, text: &str) -> Vec<Address> {
+    let known = node.known_peers().await.unwrap_or_default().into_iter();
+    let digits = text.to_ascii_lowercase();
+    let named =
+        known.filter(|(id, known)| known.name == text || id.to_string().starts_with(&digits));
+    named
+        .flat_map(|(id, known)| known.addresses.into_iter().map(move |at| at.with_id(id)))
+        .collect()
 }
 
 /// Makes the links that the node begins with, and returns once that has gone well or failed. The

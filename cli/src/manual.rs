@@ -51,6 +51,10 @@ pub(crate) fn unknown(word: &str) -> String {
     if is_ticket || word.parse::<peerkit::Hash>().is_ok() {
         return "this is not a command: put `get` before it to fetch what it stands for".to_owned();
     }
+    let lower = word.to_ascii_lowercase();
+    if lower != word && entry(&lower).is_some() {
+        return format!("commands are written in lower case: `{lower}`");
+    }
     let nearest = ENTRIES
         .iter()
         .flat_map(|entry| std::iter::once(entry.name).chain(entry.aliases.iter().copied()))

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use peerkit::{Builder, Config, DownloadState, DownloadStatus, Node, SharedFile};
+use peerkit::{Builder, Config, Node, SharedFile};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -170,8 +170,8 @@ async fn serve(
         tokio::spawn(async move { stop.run_until_cancelled_owned(showing).await });
     }
     let expected = Expected::default();
-    let told = (fetches.clone(), expected.clone());
-    let printing = tokio::spawn(print(node.clone(), events, output.clone(), told));
+    let reported = (fetches.clone(), expected.clone());
+    let printing = tokio::spawn(print(node.clone(), events, output.clone(), reported));
     let joining = tokio::select! {
         joining = join::begin(node, places, &expected, &output) => joining,
         () = stop.cancelled() => None,
@@ -192,6 +192,7 @@ async fn serve(
         bars,
         output: output.clone(),
         at_prompt: input == Input::Prompt,
+        expected,
         fetches: fetches.clone(),
         joining,
     };
@@ -203,15 +204,8 @@ async fn serve(
     let is_idle = is_idle && nothing_came && input == Input::Lines && !stop.is_cancelled();
     let ok = ok && !fetches.failed();
     let downloads = node.downloads();
-    // One that has failed is begun again at the next start if something of it is kept.
-    let goes_on = |download: &&DownloadStatus| {
-        let is_failed = download.state == DownloadState::Failed;
-        download.state.is_under_way() || (is_failed && download.done > 0)
-    };
-    let going_on = downloads.iter().filter(goes_on).count();
-    if session.at_prompt && going_on > 0 {
-        let number = fetches::number(going_on);
-        output.text(format!("{number} will go on at the next start\n")).await;
+    if session.at_prompt {
+        output.text(fetches::at_next_start(&downloads)).await;
     }
     let (events, _terminal) = (printing, terminal);
     let ending = Ending { events, fetches, output, writer, last, is_idle, _terminal };

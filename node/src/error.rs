@@ -230,7 +230,7 @@ pub enum Error {
     )]
     AllKeptAway,
     /// No bootstrap node and no peer that was met before has answered.
-    #[error("none of the {tried} bootstrap nodes and known peers answered: {first}")]
+    #[error("{}: {first}", none_reached(*tried))]
     NoneReached {
         /// Number of attempts.
         tried: usize,
@@ -269,4 +269,12 @@ impl Error {
 /// The texts of several errors, on one line.
 fn each(errors: &[Error]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Says that none of so many nodes answered.
+fn none_reached(tried: usize) -> String {
+    match tried {
+        1 => "the only bootstrap node or known peer did not answer".to_owned(),
+        _ => format!("none of the {tried} bootstrap nodes and known peers answered"),
+    }
 }

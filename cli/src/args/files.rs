@@ -7,8 +7,8 @@ use clap::{Args, ValueHint};
 use peerkit::{Address, NodeId};
 
 use super::{announced_address, listen, short_name};
-use crate::rate;
 use crate::start::Listen;
+use crate::{command, rate};
 
 /// Shown below `peerkit share --help`.
 const SHARE_EXAMPLES: &str = "\
@@ -62,7 +62,7 @@ pub(crate) struct ShareArgs {
     pub(crate) paths: Vec<PathBuf>,
 
     /// Only for this node, 64 hex digits. May be given several times
-    #[arg(long, value_name = "NODE", conflicts_with = "ticket")]
+    #[arg(long, value_name = "NODE", conflicts_with = "ticket", value_parser = command::identity)]
     pub(crate) to: Vec<NodeId>,
 
     /// Only for who has the ticket. It is the same at the next start, as long as the content is
@@ -130,9 +130,9 @@ pub(crate) struct GetArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) ticket_file: Option<PathBuf>,
 
-    /// Ask the node there: host:port, or ID@host:port to insist on who answers. May be given several
-    /// times
-    #[arg(long, value_name = "ADDR", value_hint = ValueHint::Hostname)]
+    /// Ask the node there: host:port, or ID@host:port to insist on who answers. The names of nodes are
+    /// known to a running node only. May be given several times
+    #[arg(long, value_name = "ADDR", value_parser = command::address, value_hint = ValueHint::Hostname)]
     pub(crate) from: Vec<Address>,
 
     /// Replace a file of that name, if there is one; else this one gets a number

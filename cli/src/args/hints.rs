@@ -2,6 +2,7 @@
 //! the prompt, a file, a ticket.
 
 use std::io::{self, Write as _};
+use std::net::IpAddr;
 use std::path::Path;
 use std::process;
 
@@ -10,7 +11,7 @@ use clap::{CommandFactory, Parser};
 
 use super::Cli;
 use crate::text::{Paint, plain};
-use crate::{USAGE, manual, wanted, words};
+use crate::{USAGE, command, manual, wanted, words};
 
 /// Words of other programs, and what does the same here.
 const ELSEWHERE: &[(&[&str], &str)] = &[
@@ -86,7 +87,17 @@ fn for_word(word: &str) -> Option<String> {
                 .to_owned(),
         );
     }
-    let is_listed = |(words, _): &&(&[&str], &str)| words.contains(&word);
+    let lower = word.to_ascii_lowercase();
+    if lower != word && Cli::command().find_subcommand(&lower).is_some() {
+        return Some(format!("subcommands are written in lower case: `peerkit {lower}`"));
+    }
+    if command::is_number(word) {
+        return Some(format!(
+            "`{shown}` is not a subcommand: `peerkit run --listen PORT` starts a node on a port, and \
+             `peerkit run HOST PORT` joins the node there"
+        ));
+    }
+    let is_listed = |(words, _): &&(&[&str], &str)| words.contains(&lower.as_str());
     if let Some((_, hint)) = ELSEWHERE.iter().find(is_listed) {
         return Some(format!("`{shown}` is not a subcommand: {hint}"));
     }
@@ -96,7 +107,7 @@ fn for_word(word: &str) -> Option<String> {
             "`{shown}` is not a subcommand, but a file or folder: `peerkit share {path}` shares it"
         ));
     }
-    if let Some(entry) = manual::entry(word) {
+    if let Some(entry) = manual::entry(&lower) {
         return Some(format!(
             "`{shown}` is a command of a running node: type it at the prompt of `peerkit run`, or \
              pipe it in: echo '{}' | peerkit run",
@@ -106,7 +117,7 @@ fn for_word(word: &str) -> Option<String> {
     if word.contains(std::path::is_separator) || word.contains(['~', '\\']) {
         return Some(format!("`{shown}` is neither a subcommand nor a file that is there"));
     }
-    if word.contains([':', '@']) {
+    if word.contains([':', '@']) || lower == "localhost" || word.parse::<IpAddr>().is_ok() {
         return Some(format!(
             "`{shown}` is not a subcommand: `peerkit run ADDR` joins the node at an address"
         ));
@@ -127,6 +138,14 @@ mod tests {
             ("join", "`peerkit run ADDR`"),
             ("peers", "prompt of `peerkit run`"),
             ("192.0.2.7:7117", "`peerkit run ADDR`"),
+            ("192.0.2.7", "`peerkit run ADDR`"),
+            ("::1", "`peerkit run ADDR`"),
+            ("localhost", "`peerkit run ADDR`"),
+            ("7117", "`peerkit run HOST PORT`"),
+            ("RUN", "`peerkit run`"),
+            ("Share", "`peerkit share`"),
+            ("Send", "`peerkit share PATH`"),
+            ("PEERS", "prompt of `peerkit run`"),
             ("no-such-file.zip", "nor a file"),
             ("/no/such/file", "nor a file"),
             ("Cargo.toml", "`peerkit share Cargo.toml`"),

@@ -13,8 +13,9 @@ use rustyline::history::DefaultHistory;
 use rustyline::{Config, Editor};
 
 use crate::args::GetArgs;
+use crate::terminal::{self, Terminal};
 use crate::wanted::{self, Wanted};
-use crate::{Usage, signals, terminal};
+use crate::{Usage, signals};
 
 /// Bytes that are read of a file with a ticket in it: eight times the longest ticket.
 const MAX_FILE: u64 = 64 << 10;
@@ -100,6 +101,7 @@ fn read_file(path: &Path) -> anyhow::Result<String> {
 
 /// Asks for a ticket at the terminal until there is one. What is typed is kept nowhere.
 fn ask() -> anyhow::Result<Wanted> {
+    let _terminal = Terminal::remember();
     let config = Config::builder().max_history_size(0)?.build();
     let mut editor: Editor<(), DefaultHistory> = Editor::with_config(config)?;
     loop {

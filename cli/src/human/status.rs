@@ -19,7 +19,7 @@ pub(super) fn text(paint: Paint, status: &Status) -> String {
     line("addresses", addresses(&status.addresses));
     line("up for", long(Duration::from_millis(status.uptime_ms)));
     line("member", membership(status));
-    line("shares", format!("{} files and folders", status.shares));
+    line("shares", count(status.shares, "share"));
     let sent = &status.counters;
     line(
         "messages",

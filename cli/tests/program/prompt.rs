@@ -465,3 +465,22 @@ fn pasted_lines_are_commands_or_one_text() {
     alice.press("\u{4}");
     assert_eq!(alice.status(), Some(0));
 }
+
+#[test]
+fn a_signal_at_the_question_for_a_ticket_leaves_the_terminal_as_it_was() {
+    let home = tempfile::tempdir().unwrap();
+    for (signal, status) in [(Signal::TERM, 1), (Signal::HUP, 1), (Signal::INT, 130)] {
+        let mut command = peerkit(home.path());
+        command.arg("get").arg("--state").arg(home.path().join("get"));
+        let mut asked = Prompt::of(command);
+        asked.sees("Ticket");
+        let begun = Instant::now();
+        while asked.echoes() {
+            asked.read(Duration::from_millis(5));
+            assert!(begun.elapsed() < PATIENCE, "it does not edit a line");
+        }
+        kill_process(Pid::from_child(&asked.child), signal).unwrap();
+        assert_eq!(asked.status(), Some(status), "{signal:?}");
+        assert!(asked.echoes(), "{signal:?} leaves a terminal without echo");
+    }
+}

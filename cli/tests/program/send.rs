@@ -215,7 +215,7 @@ fn a_hash_needs_to_be_told_where() {
         assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""), "{from}");
         assert_eq!(fs::read_to_string(home.path().join("other/notes.txt")).unwrap(), "by hash");
     }
-    let somebody_else = format!("{}@{address}", "11".repeat(32));
+    let somebody_else = format!("{}@{address}", "06".repeat(32));
     let got = get(home.path(), &[hash, "--from", &somebody_else]);
     assert_eq!(got.status.code(), Some(1));
     assert!(text(&got.stderr).contains("another node answers"), "{}", text(&got.stderr));

@@ -12,6 +12,9 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
+/// An identity that no node can have: its point has a small order.
+const NOBODY: &str = "0100000000000000000000000000000000000000000000000000000000000000";
+
 #[test]
 fn wrong_usage_is_status_2() {
     let home = tempfile::tempdir().unwrap();
@@ -23,6 +26,15 @@ fn wrong_usage_is_status_2() {
         (&["share", ".", "--up", "fast"], "bytes a second"),
         (&["get", "abcd"], "begins with peerkit1"),
         (&["fly"], "fly"),
+        (&["RUN"], "`peerkit run`"),
+        (&["7117"], "`peerkit run HOST PORT`"),
+        (&["localhost"], "`peerkit run ADDR`"),
+        (&["share", ".", "--json", "--to", NOBODY], "no valid key"),
+        (&["run", "--owner-id", NOBODY], "no valid key"),
+        (&["run", &format!("{NOBODY}@127.0.0.1:1")], "no valid key"),
+        (&["run", "--bootstrap", &format!("{NOBODY}@127.0.0.1:1")], "no valid key"),
+        (&["get", NOBODY, "--from", &format!("{NOBODY}@127.0.0.1:1")], "no valid key"),
+        (&["get", NOBODY, "--from", NOBODY], "ID@host:port"),
         (&["receive"], "`peerkit get TICKET`"),
         (&["send", "holiday.zip"], "`peerkit share PATH`"),
         (&["get"], "--ticket-file"),
@@ -247,4 +259,40 @@ fn nodes_of_different_networks_or_secrets_refuse_each_other() {
     assert_eq!(output.status.code(), Some(1));
     let error = text(&output.stderr);
     assert!(error.contains("secret") && !error.contains("sesame"), "{error}");
+}
+
+#[test]
+fn a_connection_that_fails_is_reported_once() {
+    let home = tempfile::tempdir().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    for (verb, option) in [("connect", "--manual"), ("join", "--announce-only")] {
+        let mut command = peerkit(home.path());
+        command.args(["run", "--listen", "127.0.0.1:0", option]);
+        if option == "--announce-only" {
+            command.args(["--announce", "192.0.2.1:1"]);
+        }
+        let output = run(command, &format!("{verb} {address}\n"));
+        assert_eq!(output.status.code(), Some(1));
+        let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        assert_eq!(said.matches(&address).count(), 1, "{verb}: {said}");
+    }
+}
+
+#[test]
+fn an_identity_that_no_node_has_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("a"), "a").unwrap();
+    let path = home.path().join("a");
+    let mut alice = Program::start(home.path(), "alice", &[]);
+    let error = alice.fail(&format!("add {} --to {NOBODY}", path.display()));
+    assert!(error.contains("no valid key"), "{error}");
+    let error = alice.fail(&format!("connect {NOBODY}"));
+    assert!(error.contains("no valid key"), "{error}");
+    assert_eq!(alice.run("files")["files"].as_array().map(Vec::len), Some(0));
+    let error = alice.fail("PEERS");
+    assert!(error.contains("lower case: `peers`"), "{error}");
+    let (status, stderr) = alice.stop();
+    assert_eq!((status.code(), stderr.as_str()), (Some(1), ""));
 }
