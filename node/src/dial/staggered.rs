@@ -10,7 +10,8 @@ use tokio::task::JoinSet;
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// Tries each of `ways` until one succeeds. The next one is tried as soon as one fails, or after a
-/// quarter of a second; the attempts that are still under way at the end are given up.
+/// quarter of a second; the attempts that are still under way at the end are given up. A way that is
+/// listed again is left out: a list from the network must not multiply the dials to one address.
 ///
 /// # Errors
 /// The failures of all, in the order in which they came; none if there are no ways.
@@ -19,11 +20,18 @@ pub(crate) async fn first_success<W, T, E, F>(
     attempt: impl Fn(W) -> F,
 ) -> Result<T, Vec<E>>
 where
+    W: Clone + PartialEq,
     T: Send + 'static,
     E: Send + 'static,
     F: Future<Output = Result<T, E>> + Send + 'static,
 {
-    let mut waiting = ways.into_iter().peekable();
+    let mut distinct: Vec<W> = Vec::new();
+    for way in ways {
+        if !distinct.contains(&way) {
+            distinct.push(way);
+        }
+    }
+    let mut waiting = distinct.into_iter().peekable();
     let mut attempts = JoinSet::new();
     let mut errors = Vec::new();
     loop {
@@ -70,12 +78,20 @@ mod tests {
     async fn dead_ways_cost_a_quarter_of_a_second_each_and_refused_ones_nothing() {
         const DEAD: (u64, bool) = (10_000, false);
         assert_eq!(first(&[(5, true)]).await, (Ok(5), 5));
-        let seven_dead = [DEAD, DEAD, DEAD, DEAD, DEAD, DEAD, DEAD, (5, true)];
+        let dead = |n: u64| (10_000 + n, false);
+        let seven_dead = [dead(1), dead(2), dead(3), dead(4), dead(5), dead(6), dead(7), (5, true)];
         assert_eq!(first(&seven_dead).await, (Ok(5), 7 * 250 + 5));
         assert_eq!(first(&[(1, false), (2, false), (5, true)]).await, (Ok(5), 8));
         // One that is slow is not given up when the next begins.
         assert_eq!(first(&[(400, true), DEAD]).await, (Ok(400), 400));
         assert_eq!(first(&[(1, false), (2, false)]).await, (Err(vec![1, 2]), 3));
         assert_eq!(first(&[]).await, (Err(vec![]), 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_way_that_is_listed_again_is_tried_once() {
+        const DEAD: (u64, bool) = (10_000, false);
+        assert_eq!(first(&[DEAD; 32]).await, (Err(vec![10_000]), 10_000));
+        assert_eq!(first(&[(1, false), DEAD, (1, false), (5, true)]).await, (Ok(5), 1 + 250 + 5));
     }
 }

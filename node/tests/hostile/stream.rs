@@ -209,13 +209,13 @@ impl Called {
         Self { at, calls, most, _task: task }
     }
 
-    /// The flood is over: the calls were some, and never too many.
-    async fn check(self, victim: Victim) {
+    /// Checks after the flood that there were calls, and never more than `bound` at once.
+    async fn check(self, victim: Victim, bound: usize) {
         let calls = || format!("{} calls", self.calls.load(Ordering::SeqCst));
         until("a call", || self.calls.load(Ordering::SeqCst) > 0, calls).await;
         let most = self.most.load(Ordering::SeqCst);
         // One that ends may still be open while the next one comes.
-        assert!(most <= 2 * CALL_BACKS, "{most} at once");
+        assert!(most <= bound, "{most} at once");
         drop(self);
         victim.unharmed().await;
     }
@@ -258,7 +258,7 @@ async fn a_flood_of_call_backs_that_nobody_answers_is_bounded() {
     }
     victim.talks().await;
     drop(attacker);
-    called.check(victim).await;
+    called.check(victim, 2 * CALL_BACKS).await;
 }
 
 /// The one who is called says yes, and then does not say what it wants.
@@ -282,7 +282,8 @@ async fn a_flood_of_call_backs_that_are_answered_and_not_used_is_bounded() {
         let _ = waiting.await;
     }
     drop(attacker);
-    called.check(victim).await;
+    // Those under way, the open streams, and some that are ending.
+    called.check(victim, 3 * CALL_BACKS).await;
 }
 
 /// Through the network, with the addresses of somebody else: the victim must not become a weapon.
@@ -301,5 +302,5 @@ async fn a_flood_of_call_back_queries_to_others_addresses_is_bounded() {
     }
     victim.talks().await;
     drop(attacker);
-    called.check(victim).await;
+    called.check(victim, 2 * CALL_BACKS).await;
 }
