@@ -9,7 +9,7 @@ use peerkit_proto::config::Config;
 use peerkit_proto::event::Event;
 use peerkit_proto::files::FILES_PROTOCOL;
 use peerkit_proto::handler::{Callback, Context, Handler};
-use peerkit_proto::hello::MAX_NAME;
+use peerkit_proto::hello::{MAX_ADDRESSES, MAX_NAME};
 use peerkit_proto::id::{Key, NodeId};
 use peerkit_proto::overlay::{Identity, Overlay};
 use tokio::sync::mpsc;
@@ -83,7 +83,7 @@ impl Builder {
     /// itself: where a router forwards a port to it, say. Call it again for more addresses. The node
     /// does not check that the address leads here.
     ///
-    /// To announce these addresses alone, set [`Config::announce_only`].
+    /// To announce these addresses alone, set [`Config::announce_only`]. There can be 32 at most.
     pub fn announce(mut self, address: Address) -> Self {
         self.config.announce.push(address);
         self
@@ -234,6 +234,11 @@ impl Builder {
         }
         if bootstrap.len() > MAX_BOOTSTRAP {
             return Err(BootstrapError::TooMany(bootstrap.len()).into());
+        }
+        let announced = self.config.announce.len();
+        if announced > MAX_ADDRESSES {
+            let most = format!("{announced} addresses are to be announced, {MAX_ADDRESSES} can be");
+            return Err(Error::Setting(most));
         }
         let local = LocalIps::read();
         let key = match (self.key, self.state) {

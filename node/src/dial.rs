@@ -39,12 +39,24 @@ pub(crate) struct Secured {
     pub(crate) local: SocketAddr,
 }
 
+/// Returns `id` if a node can have it.
+///
+/// # Errors
+/// [`Error::NotAKey`].
+pub(crate) fn checked_key(id: NodeId) -> Result<NodeId, Error> {
+    if id.is_public_key() { Ok(id) } else { Err(Error::NotAKey(id)) }
+}
+
 /// Connects to `address` and secures the connection; checks who answers where that is given.
 pub(crate) async fn connect(
     inner: &Inner,
     address: &Address,
     purpose: Purpose,
 ) -> Result<Secured, Error> {
+    // Nothing that answers could pass the handshake.
+    if let Some(id) = address.id {
+        checked_key(id)?;
+    }
     let timeout = inner.config.connect_timeout;
     let connecting = tokio::time::timeout(timeout, connect_any(address));
     let (remote, tcp) = connecting.await.unwrap_or_else(|_| {

@@ -54,6 +54,10 @@ pub enum Error {
         /// What TLS says.
         error: String,
     },
+    /// The identity is not a public key that a node can prove to hold: a digit of it is wrong. Nothing
+    /// was dialled or shared.
+    #[error("no node can have the identity {0}: it is no valid key, so one of its digits is wrong")]
+    NotAKey(NodeId),
     /// Somebody else answers there.
     #[error("another node answers at {address}: {found}")]
     WrongNode {

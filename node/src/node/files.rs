@@ -10,6 +10,7 @@ use peerkit_proto::frame::query::{Answer, AnswerBody, MAX_SEARCH, What};
 use peerkit_proto::id::Hash;
 
 use super::Node;
+use crate::dial;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::known;
@@ -42,13 +43,16 @@ impl Node {
     /// other options changes who may have it from then on.
     ///
     /// # Errors
-    /// As [`Node::share`].
+    /// As [`Node::share`], and [`Error::NotAKey`] if `options` name an identity that no node can have.
     pub async fn share_with(
         &self,
         path: impl Into<PathBuf>,
         options: ShareOptions,
         progress: impl FnMut(Progress) + Send + 'static,
     ) -> Result<Added, Error> {
+        for id in options.nodes() {
+            dial::checked_key(*id)?;
+        }
         Ok(self.inner.shares.add_with(path, options, progress).await?)
     }
 

@@ -9,6 +9,7 @@ use peerkit_proto::id::NodeId;
 use tokio::sync::oneshot;
 
 use super::{ConnectOptions, Node};
+use crate::dial;
 use crate::error::Error;
 use crate::known;
 use crate::order::{Order, Wanted};
@@ -202,6 +203,7 @@ impl Node {
 
     /// Asks the network where a node can be dialled.
     async fn ask_for_addresses(&self, id: NodeId) -> Result<Vec<Address>, Error> {
+        dial::checked_key(id)?;
         let mut asking = self.inner.ask(What::FindNode(id), -1, None).await?;
         while let Some(answer) = asking.answers.recv().await {
             if answer.node == id && answer.body == AnswerBody::Here {

@@ -47,6 +47,14 @@ impl ShareOptions {
         self
     }
 
+    /// Returns the nodes that it is for, if it is for named ones.
+    pub(crate) fn nodes(&self) -> &[NodeId] {
+        match &self.wish {
+            Wish::Nodes(nodes) => nodes,
+            Wish::Open | Wish::Ticket => &[],
+        }
+    }
+
     /// Whether it is shared again after a restart, where there is a state folder.
     pub fn remember(mut self, remember: bool) -> Self {
         self.forget = !remember;

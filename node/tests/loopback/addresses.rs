@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use crate::common::*;
-use peerkit::{Address, Builder, Config, Error, FetchError, Get, Node, Ticket};
+use peerkit::{Address, Builder, Config, Error, FetchError, Get, Key, Node, Ticket};
 use serde_json::json;
 
 /// Longer than any test waits: an address that is tried alone until it times out fails the test.
@@ -68,7 +68,7 @@ async fn a_ticket_whose_addresses_are_all_dead_says_so_of_each() {
     let addresses = vec![refusing(), refusing()];
     let ticket = Ticket {
         hash,
-        node: peerkit::NodeId::from_bytes([7; 32]),
+        node: Key::from_secret(&[7; 32]).id(),
         secret: None,
         network: "peerkit".into(),
         addresses,
@@ -177,4 +177,51 @@ async fn everywhere_is_ipv4_and_ipv6_and_no_wildcard_is_announced() {
         b.shutdown().await;
     }
     a.shutdown().await;
+}
+
+/// One of small order, one that is no point, and one whose encoding is not canonical: a slip in an
+/// identity mostly gives such a one.
+#[tokio::test]
+async fn an_identity_that_no_node_can_have_is_named_and_not_dialled() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("notes.txt");
+    std::fs::write(&file, "notes").unwrap();
+    let (a, listener) = (node("a").await, TcpListener::bind("127.0.0.1:0").unwrap());
+    listener.set_nonblocking(true).unwrap();
+    let mut small = [0; 32];
+    small[0] = 1;
+    let mut no_point = [0; 32];
+    no_point[0] = 2;
+    let mut not_canonical = [0xff; 32];
+    (not_canonical[0], not_canonical[31]) = (0xee, 0x7f);
+    for bytes in [small, no_point, not_canonical] {
+        let id = peerkit::NodeId::from_bytes(bytes);
+        let is_named = |error: &Error| matches!(error, Error::NotAKey(named) if *named == id);
+        let there = Address::from(listener.local_addr().unwrap()).with_id(id);
+        let error = within("the error", a.connect(&there)).await.unwrap_err();
+        assert!(is_named(&error), "{error:?}");
+        let error = within("the error", a.join(&[there])).await.unwrap_err();
+        assert!(error.to_string().contains("no valid key"), "{error}");
+        let error = within("the error", a.connect(id)).await.unwrap_err();
+        assert!(is_named(&error), "{error:?}");
+        let options = peerkit::ShareOptions::default().to_nodes(vec![a.id(), id]);
+        let error = within("the error", a.share_with(&file, options, |_| ())).await.unwrap_err();
+        assert!(is_named(&error), "{error:?}");
+    }
+    assert!(a.shared_paths().is_empty());
+    let dialled = listener.accept().map(drop).map_err(|error| error.kind());
+    assert_eq!(dialled, Err(std::io::ErrorKind::WouldBlock));
+    a.shutdown().await;
+}
+
+#[tokio::test]
+async fn more_addresses_than_a_peer_reads_are_refused_and_not_left_out() {
+    let announcing = |count: u16| {
+        let addresses =
+            (1..=count).map(|port| Address::from(SocketAddr::from(([192, 0, 2, 1], port))));
+        addresses.fold(builder("a"), Builder::announce).spawn()
+    };
+    let error = announcing(33).await.unwrap_err();
+    assert!(error.to_string().contains("33 addresses"), "{error}");
+    announcing(32).await.unwrap().shutdown().await;
 }
