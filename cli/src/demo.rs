@@ -14,7 +14,7 @@ use crate::signals;
 use crate::text::{count, millis, size, time};
 
 use network::Network;
-use report::{Failed, Figures, Report};
+use report::{End, Failed, Figures, Report};
 use sharing::{fetch, search, share};
 
 mod files;
@@ -40,22 +40,23 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<bool> {
     let report = Report::new(args.json);
     report.title(usize::from(args.nodes))?;
     let begun = Instant::now();
-    let worked = tokio::select! {
+    let end = tokio::select! {
         acted = act(&args, folder.path(), &report) => match acted {
             Err(error) if !error.is::<Failed>() => return Err(error),
-            acted => acted.is_ok(),
+            Ok(()) => End::Worked,
+            Err(_) => End::Failed,
         },
         () = stop.cancelled() => {
             signals::cut_short();
-            false
+            End::Stopped
         }
     };
     if args.keep {
         let folder = folder.keep();
         report.kept(&folder)?;
     }
-    report.end(worked, begun.elapsed())?;
-    Ok(worked)
+    report.end(end, begun.elapsed())?;
+    Ok(end == End::Worked)
 }
 
 /// All steps, in order, until one fails.

@@ -21,7 +21,7 @@ use crate::outcome::{LeftOutView, Outcome, RenamedView};
 use crate::progress::Bars;
 use crate::text::{self, Paint, plain};
 use crate::wanted::{Destination, Wanted};
-use crate::{Usage, folders, host, human, signals};
+use crate::{Usage, folders, host, human, signals, terminal};
 
 mod ticket;
 
@@ -36,6 +36,9 @@ const TELL: Duration = Duration::from_secs(5);
 
 /// The name of what goes to standard output, in its temporary folder.
 const TEMPORARY: &str = "content";
+
+/// The error of a fetch that was stopped while its ticket was being read.
+const BEFORE_BEGIN: &str = "stopped before it was begun";
 
 /// What can be done about a fetch that has ended too early.
 const GOES_ON: &str = "what has come is kept, and the same command goes on from it";
@@ -53,6 +56,9 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     let leaving = tokio::spawn(async move {
         stopped_early.cancelled().await;
         signals::cut_short();
+        terminal::restore();
+        let error = Paint::on(&io::stderr()).bad("error:");
+        let _ = writeln!(io::stderr(), "{error} {BEFORE_BEGIN}");
         signals::leave()
     });
     let read = ticket::read(&args);

@@ -161,7 +161,10 @@ impl Inner {
             let inner = self.clone();
             async move { dial::connect(&inner, &address, Purpose::Stream).await }
         });
-        connected.await.map_err(|errors| errors.iter().map(ToString::to_string).collect())
+        // The error that these reasons end up in names the peer.
+        let named = format!("{peer}@");
+        let reason = |error: &Error| error.to_string().replace(&named, "");
+        connected.await.map_err(|errors| errors.iter().map(reason).collect())
     }
 
     /// Says on a secured connection what is to be spoken, and waits for the answer.

@@ -101,16 +101,18 @@ impl Report {
         self.put(&format!("\nthe files are in {}\n", folder.display()))
     }
 
-    pub(super) fn end(&self, worked: bool, elapsed: Duration) -> io::Result<()> {
+    pub(super) fn end(&self, end: End, elapsed: Duration) -> io::Result<()> {
         if self.json {
-            let line = json!({"step": "end", "ok": worked, "elapsed_ms": millis(elapsed)});
-            return self.put(&json::line(&line));
+            let mut fields = Map::new();
+            if end == End::Stopped {
+                fields.insert("error".to_owned(), STOPPED.into());
+            }
+            return self.put(&json_line("end", end == End::Worked, elapsed, fields));
         }
-        let text = if worked {
-            let text = format!("All of it worked, in {}.", time(elapsed));
-            self.paint.good(&text)
-        } else {
-            self.paint.bad("It did not work: see the step marked ✗ above.")
+        let text = match end {
+            End::Worked => self.paint.good(&format!("All of it worked, in {}.", time(elapsed))),
+            End::Failed => self.paint.bad("It did not work: see the step marked ✗ above."),
+            End::Stopped => self.paint.bad(&format!("It was {STOPPED}.")),
         };
         self.put(&format!("\n{text}\n"))
     }
@@ -146,6 +148,18 @@ impl Report {
         stdout.flush()
     }
 }
+
+/// The outcome of a demo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Worked,
+    /// A step failed, and its report says why.
+    Failed,
+    /// A signal ended it.
+    Stopped,
+}
+
+const STOPPED: &str = "stopped before it was done";
 
 fn json_line(name: &str, ok: bool, elapsed: Duration, fields: Map<String, Value>) -> String {
     let mut line = json!({"step": name, "ok": ok, "elapsed_ms": millis(elapsed)});

@@ -113,7 +113,7 @@ fn ask() -> anyhow::Result<Wanted> {
             },
             Err(ReadlineError::Interrupted) => {
                 signals::interrupt();
-                anyhow::bail!("stopped before it was begun");
+                anyhow::bail!(super::BEFORE_BEGIN);
             }
             Err(ReadlineError::Eof) => anyhow::bail!("no ticket was given"),
             Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {

@@ -5,6 +5,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
+#[cfg(unix)]
+use std::io::{BufRead, BufReader};
+
 use crate::harness::{peerkit, run};
 
 #[test]
@@ -76,4 +79,30 @@ fn a_folder_that_is_not_there_fails_it() {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("✗ share") && text.contains("/not/there"), "{text}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_demo_that_is_stopped_names_no_step_that_failed() {
+    let home = tempfile::tempdir().unwrap();
+    // It may be done before the signal comes: then once more.
+    for _ in 0..20 {
+        let mut command = peerkit(home.path());
+        command.args(["demo", "--json", "--nodes", "64"]).stdout(std::process::Stdio::piped());
+        let mut demo = command.spawn().unwrap();
+        let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+        let first: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert_eq!((&first["step"], &first["ok"]), (&"start".into(), &true.into()));
+        let pid = rustix::process::Pid::from_child(&demo);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        let last: Value = serde_json::from_str(&lines.last().unwrap().unwrap()).unwrap();
+        let status = demo.wait().unwrap();
+        assert_eq!(last["step"], "end");
+        if last["ok"] == false {
+            assert_eq!(last["error"], "stopped before it was done");
+            assert_eq!(status.code(), Some(130));
+            return;
+        }
+    }
+    panic!("the demo is always done before a signal comes");
 }

@@ -480,6 +480,7 @@ fn a_signal_at_the_question_for_a_ticket_leaves_the_terminal_as_it_was() {
             assert!(begun.elapsed() < PATIENCE, "it does not edit a line");
         }
         kill_process(Pid::from_child(&asked.child), signal).unwrap();
+        asked.sees("stopped before it was begun");
         assert_eq!(asked.status(), Some(status), "{signal:?}");
         assert!(asked.echoes(), "{signal:?} leaves a terminal without echo");
     }

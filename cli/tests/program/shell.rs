@@ -296,3 +296,18 @@ fn an_identity_that_no_node_has_is_refused() {
     let (status, stderr) = alice.stop();
     assert_eq!((status.code(), stderr.as_str()), (Some(1), ""));
 }
+
+#[test]
+fn a_source_that_can_not_be_reached_is_named_once() {
+    let home = tempfile::tempdir().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let id = "06".repeat(32);
+    let mut command = peerkit(home.path());
+    command.args(["get", &"0a".repeat(32), "--from", &format!("{id}@{address}")]);
+    let output = run(command, "");
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert_eq!((said.matches(&id).count(), said.matches(&address).count()), (1, 1), "{said}");
+}
