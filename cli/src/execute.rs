@@ -85,9 +85,9 @@ impl Session {
                     true => ConnectOptions::reconnect(),
                     false => ConnectOptions::default(),
                 };
-                self.expected.command(node, std::slice::from_ref(&address)).await;
+                self.expected.begin_command(node, std::slice::from_ref(&address)).await;
                 let linked = node.connect_with(address, options).await;
-                self.expected.commanded(&linked);
+                self.expected.end_command(&linked);
                 let peer = linked?;
                 let status = node.status().await;
                 let may_join = !status.manual && !status.member;
@@ -95,9 +95,9 @@ impl Session {
             }
             Command::Join { addresses } => {
                 let found = self.addresses(&addresses).await?;
-                self.expected.command(node, &addresses).await;
+                self.expected.begin_command(node, &addresses).await;
                 let joined = node.join(&found).await;
-                self.expected.commanded(&joined);
+                self.expected.end_command(&joined);
                 let peers = joined?;
                 Outcome::Linked { peers: self.views(&peers), by_hand: node.is_manual() }
             }

@@ -57,9 +57,9 @@ impl Expected {
         dials.commanded.remove(address) || dials.named.contains(address)
     }
 
-    /// Expects the dials of a command to one node, whose failure the command's result reports. With
+    /// Notes the dials of a command to one node, whose failure the command's result reports. With
     /// several places the result names one failure only, and events report each.
-    pub(crate) async fn command(&self, node: &Node, places: &[String]) {
+    pub(crate) async fn begin_command(&self, node: &Node, places: &[String]) {
         let addresses = match places {
             [] => node.bootstrap_nodes().to_vec(),
             [place] => match place.parse::<Address>() {
@@ -75,8 +75,9 @@ impl Expected {
         }
     }
 
-    /// Ends that, unless a dial has failed: its event may still be on its way.
-    pub(crate) fn commanded<T>(&self, result: &Result<T, Error>) {
+    /// Forgets the dials of a command that has ended. If one has failed they are kept: its event may
+    /// still be on its way.
+    pub(crate) fn end_command<T>(&self, result: &Result<T, Error>) {
         let is_dial = matches!(
             result,
             Err(Error::Connect { .. } | Error::Unreachable { .. } | Error::NoneReached { .. })

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
@@ -31,6 +31,7 @@ use crate::dispatch::{Act, Dispatch};
 use crate::error::Error;
 use crate::halt::Halt;
 use crate::kept::Kept;
+use crate::lock::lock;
 use crate::met::Met;
 use crate::order::{FromLink, HANDLER_ORDERS, ORDERS, Order};
 use crate::outbox::NotAccepted;
@@ -490,10 +491,6 @@ impl Inner {
         }
         None
     }
-}
-
-fn lock(orders: &Mutex<VecDeque<Order>>) -> MutexGuard<'_, VecDeque<Order>> {
-    orders.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The error of what an outbox did not accept.

@@ -23,8 +23,9 @@ use crate::error::Error;
 /// Orders waiting for the actor.
 pub(crate) const ORDERS: usize = 1024;
 
-/// Orders of the handler that may wait for room among these. 8,192: so many may one call of the
-/// handler ask for beyond them, a few MiB where they are small. The rest fails, each with its event.
+/// Longest queue of the handler's orders that wait for room among [`ORDERS`]. 8,192: one call of the
+/// handler may well make that many, and small ones take a few MiB. What is over that fails, each with
+/// its event.
 pub(crate) const HANDLER_ORDERS: usize = 8192;
 
 /// What links have told and the actor has not heard yet: a link that finds no room stops reading.

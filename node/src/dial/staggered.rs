@@ -20,7 +20,7 @@ pub(crate) async fn first_success<W, T, E, F>(
     attempt: impl Fn(W) -> F,
 ) -> Result<T, Vec<E>>
 where
-    W: Clone + PartialEq,
+    W: PartialEq,
     T: Send + 'static,
     E: Send + 'static,
     F: Future<Output = Result<T, E>> + Send + 'static,
