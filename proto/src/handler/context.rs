@@ -1,0 +1,213 @@
+//! What a handler sees and does: the context, the world behind it, and the actions asked for.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::address::Address;
+use crate::event::{ActionId, Peer};
+use crate::id::{Hash, NodeId};
+use crate::message::Message;
+use crate::time::Instant;
+
+/// What a handler acts through. Its actions are carried out once the handler has returned.
+pub struct Context<'a> {
+    world: &'a dyn World,
+    actions: &'a mut Vec<Action>,
+}
+
+/// What a handler can see: provided by the node, or by the simulator.
+pub trait World {
+    /// This node's identity.
+    fn id(&self) -> NodeId;
+    /// The time, as the state machines count it.
+    fn now(&self) -> Instant;
+    /// All connected peers.
+    fn peers(&self) -> Vec<Peer>;
+    /// The name that this node gives itself.
+    fn name(&self) -> &str;
+    /// Returns the application's note about a connected peer under this key.
+    fn info(&self, peer: NodeId, key: &str) -> Option<Value>;
+    /// A name for an action that no other action has.
+    fn next_action(&self) -> ActionId;
+}
+
+/// What a handler wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Action {
+    /// Send a message to one peer.
+    Send(Peer, Message),
+    /// Send a message to every peer but those listed.
+    SendToNodes(Message, Vec<NodeId>),
+    /// Tell the whole network: a title and a message.
+    Broadcast(String, Message),
+    /// Link to an address; true keeps the link.
+    Connect(ActionId, Address, bool),
+    /// Close the link with a peer.
+    Disconnect(NodeId),
+    /// Give up keeping the link to an address.
+    StopReconnecting(Address),
+    /// Become a member of the network of the nodes at these addresses.
+    Join(ActionId, Vec<Address>),
+    /// Note something about a connected peer, under a key.
+    SetInfo(NodeId, String, Value),
+    /// Find the nodes within a depth; -1 is the whole network.
+    Discover(ActionId, i32),
+    /// Search the network's files for a text.
+    Search(ActionId, String),
+    /// Measure the round-trip time to a node.
+    Ping(ActionId, NodeId),
+    /// Fetch a file or folder to a path.
+    Fetch(ActionId, Hash, PathBuf),
+    /// Share a file or folder with everyone.
+    Share(ActionId, PathBuf),
+    /// Stop this node.
+    Stop,
+}
+
+impl<'a> Context<'a> {
+    /// A context that sees `world` and leaves what is to be done in `actions`.
+    pub fn new(world: &'a dyn World, actions: &'a mut Vec<Action>) -> Self {
+        Self { world, actions }
+    }
+
+    /// This node's identity.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.world.id()
+    }
+
+    /// Returns the name that this node gives itself.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.world.name()
+    }
+
+    /// The time: use it in place of the system's clock, and the simulator can turn it.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.world.now()
+    }
+
+    /// All connected peers, inbound and outbound.
+    #[must_use]
+    pub fn peers(&self) -> Vec<Peer> {
+        self.world.peers()
+    }
+
+    /// Returns the connected peer with this identity.
+    #[must_use]
+    pub fn peer(&self, id: NodeId) -> Option<Peer> {
+        self.peers().into_iter().find(|peer| peer.id() == id)
+    }
+
+    /// Returns what was noted about a connected peer under `key`. Notes are gone with the link.
+    #[must_use]
+    pub fn info(&self, peer: NodeId, key: &str) -> Option<Value> {
+        // Notes made in this very call are still among the actions.
+        let noted = self.actions.iter().rev().find_map(|action| match action {
+            Action::SetInfo(of, under, value) if *of == peer && under == key => Some(value.clone()),
+            _ => None,
+        });
+        noted.or_else(|| self.world.info(peer, key))
+    }
+
+    /// Notes something about a connected peer under `key`. A peer without a link gets no note.
+    pub fn set_info(&mut self, peer: NodeId, key: impl Into<String>, value: impl Into<Value>) {
+        self.actions.push(Action::SetInfo(peer, key.into(), value.into()));
+    }
+
+    /// Sends a message to a peer; one without a link is dialled, or sent it through others. Where that
+    /// can't be done `node_message_failed` says so.
+    pub fn send(&mut self, peer: &Peer, message: impl Into<Message>) {
+        self.actions.push(Action::Send(peer.clone(), message.into()));
+    }
+
+    /// Sends a message to every peer but those in `exclude`. Whom it could not be queued for,
+    /// `node_message_failed` tells.
+    pub fn send_to_nodes(&mut self, message: impl Into<Message>, exclude: &[NodeId]) {
+        self.actions.push(Action::SendToNodes(message.into(), exclude.to_vec()));
+    }
+
+    /// Tells the whole network. If that can't be done, `node_broadcast_failed` says why.
+    pub fn broadcast(&mut self, title: impl Into<String>, message: impl Into<Message>) {
+        self.actions.push(Action::Broadcast(title.into(), message.into()));
+    }
+
+    /// Links to `address`; with `reconnect` the link is made again whenever it is lost. The result
+    /// comes in `node_connect_completed`, also if there is such a link already, or in
+    /// `node_action_failed`. A new link shows in `outbound_node_connected` as well, and a dial that
+    /// fails in `outbound_node_connection_error`.
+    pub fn connect(&mut self, address: Address, reconnect: bool) -> ActionId {
+        self.request(|id| Action::Connect(id, address, reconnect))
+    }
+
+    /// Closes the link with a peer, inbound or outbound.
+    pub fn disconnect(&mut self, peer: &Peer) {
+        self.actions.push(Action::Disconnect(peer.id()));
+    }
+
+    /// Gives up keeping the link to `address`.
+    pub fn stop_reconnecting(&mut self, address: Address) {
+        self.actions.push(Action::StopReconnecting(address));
+    }
+
+    /// Becomes a member of the network that the nodes at `addresses` belong to. Without addresses the
+    /// bootstrap nodes and the peers of earlier runs are tried, which the simulator does not have.
+    /// The result comes in `node_join_completed` or `node_action_failed`. Each node that is reached
+    /// shows in `outbound_node_connected` as well, and each dial that fails in
+    /// `outbound_node_connection_error`.
+    pub fn join(&mut self, addresses: &[Address]) -> ActionId {
+        self.request(|id| Action::Join(id, addresses.to_vec()))
+    }
+
+    /// Finds the nodes within `depth` links: 1 is the neighbours, -1 the whole network. Each node
+    /// that answers shows in `node_discovered`; all of them come in `node_discovery_completed`, or
+    /// `node_action_failed` says why not.
+    pub fn discover(&mut self, depth: i32) -> ActionId {
+        self.request(|id| Action::Discover(id, depth))
+    }
+
+    /// Searches the files that other nodes share, by name. The result comes in
+    /// `node_search_completed` or `node_action_failed`. The simulator has no files: a search there
+    /// asks all nodes and finds nothing.
+    pub fn search(&mut self, text: impl Into<String>) -> ActionId {
+        let text = text.into();
+        self.request(|id| Action::Search(id, text))
+    }
+
+    /// Measures the round-trip time to a node: over its link, or through the network if there is
+    /// none. The result comes in `node_ping_completed` or `node_action_failed`.
+    pub fn ping(&mut self, node: NodeId) -> ActionId {
+        self.request(|id| Action::Ping(id, node))
+    }
+
+    /// Fetches the file or folder of this hash to `to`: into it if it is a folder that exists, else
+    /// to exactly that path. Every piece is checked against the hash, and no existing file is
+    /// overwritten. The result comes in `node_fetch_completed` or `node_action_failed`. In the
+    /// simulator a fetch fails, as there are no files.
+    pub fn fetch(&mut self, hash: Hash, to: impl Into<PathBuf>) -> ActionId {
+        let to = to.into();
+        self.request(|id| Action::Fetch(id, hash, to))
+    }
+
+    /// Shares a file or folder with everyone: it stays where it is, and others find and fetch it. The
+    /// result comes in `node_share_completed` or `node_action_failed`. In the simulator it fails, as
+    /// there are no files.
+    pub fn share(&mut self, path: impl Into<PathBuf>) -> ActionId {
+        let path = path.into();
+        self.request(|id| Action::Share(id, path))
+    }
+
+    /// Stops this node, as its user would.
+    pub fn stop(&mut self) {
+        self.actions.push(Action::Stop);
+    }
+
+    fn request(&mut self, action: impl FnOnce(ActionId) -> Action) -> ActionId {
+        let id = self.world.next_action();
+        self.actions.push(action(id));
+        id
+    }
+}
