@@ -157,20 +157,8 @@ pub(crate) struct RunArgs {
     #[arg(value_name = "ADDR", value_parser = place, value_hint = ValueHint::Hostname)]
     addresses: Vec<String>,
 
-    /// Where to listen: host:port, or a port of all addresses; port 0 picks a free one. May be given
-    /// several times [default: port 7117 of all addresses, IPv4 and IPv6, or a free port while that is
-    /// in use]
-    #[arg(long, value_name = "ADDR", value_parser = listen)]
-    pub(crate) listen: Vec<Listen>,
-
-    /// An address at which others can dial this node, announced before those that it finds by itself,
-    /// for example where a router forwards a port. May be given several times
-    #[arg(long, value_name = "ADDR", value_parser = announced_address, value_hint = ValueHint::Hostname)]
-    pub(crate) announce: Vec<Address>,
-
-    /// Announce the addresses of --announce and no others
-    #[arg(long, requires = "announce")]
-    pub(crate) announce_only: bool,
+    #[command(flatten)]
+    pub(crate) listening: ListenArgs,
 
     /// A node to begin with, when no ADDR is given and by `join` without one. May be given several
     /// times; PEERKIT_BOOTSTRAP and the file `bootstrap` in the state folder name others
@@ -275,6 +263,26 @@ impl RunArgs {
         places.iter().try_for_each(|place| command::check_address(place)).map_err(Usage)?;
         Ok(places)
     }
+}
+
+/// Where a node listens, and which addresses it announces.
+#[derive(Debug, Args)]
+pub(crate) struct ListenArgs {
+    /// Where to listen: host:port, or a port of all addresses; port 0 picks a free one. May be given
+    /// several times [default: port 7117 of all addresses, IPv4 and IPv6, or a free port while that is
+    /// in use]
+    #[arg(long, value_name = "ADDR", value_parser = listen)]
+    pub(crate) listen: Vec<Listen>,
+
+    /// An address at which others can dial this node, for example where a router forwards a port. It is
+    /// announced, and put into tickets, before those that the node finds by itself. May be given
+    /// several times
+    #[arg(long, value_name = "ADDR", value_parser = announced_address, value_hint = ValueHint::Hostname)]
+    pub(crate) announce: Vec<Address>,
+
+    /// Announce no addresses but those of --announce, in tickets as well
+    #[arg(long, requires = "announce")]
+    pub(crate) announce_only: bool,
 }
 
 /// `peerkit demo`
@@ -426,7 +434,11 @@ mod tests {
     #[test]
     fn run_has_the_defaults_of_the_design() {
         let args = run("peerkit run");
-        assert!(args.listen.is_empty() && args.announce.is_empty() && args.bootstrap.is_empty());
+        assert!(
+            args.listening.listen.is_empty()
+                && args.listening.announce.is_empty()
+                && args.bootstrap.is_empty()
+        );
         assert_eq!(args.network, "peerkit");
         assert!(args.addresses.is_empty() && !args.json && !args.headless && !args.manual);
     }
@@ -436,7 +448,7 @@ mod tests {
         let args = run("peerkit run a:1 --listen 127.0.0.1:0 --json b:2 --listen [::1]:0 --manual");
         assert_eq!(args.addresses.len(), 2);
         let at = |text: &str| Listen::At(text.to_owned());
-        assert_eq!(args.listen, [at("127.0.0.1:0"), at("[::1]:0")]);
+        assert_eq!(args.listening.listen, [at("127.0.0.1:0"), at("[::1]:0")]);
         assert!(args.json && args.manual);
     }
 
@@ -468,14 +480,14 @@ mod tests {
     fn a_port_alone_is_of_all_addresses() {
         let args = run("peerkit run --listen 0 --listen :7000 --listen [::1]:7117");
         let at = Listen::At("[::1]:7117".to_owned());
-        assert_eq!(args.listen, [Listen::Everywhere(0), Listen::Everywhere(7000), at]);
+        assert_eq!(args.listening.listen, [Listen::Everywhere(0), Listen::Everywhere(7000), at]);
     }
 
     #[test]
     fn announced_addresses_and_bootstrap_nodes_are_lists() {
         let args = run("peerkit run --announce a:1 --announce b:2 --announce-only --bootstrap c:3");
-        assert_eq!((args.announce.len(), args.bootstrap.len()), (2, 1));
-        assert!(args.announce_only);
+        assert_eq!((args.listening.announce.len(), args.bootstrap.len()), (2, 1));
+        assert!(args.listening.announce_only);
     }
 
     /// Shares with an identity that no node can have: its point has a small order.

@@ -46,7 +46,8 @@ pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
     if args.max_inbound == Some(0) {
         tracing::warn!("--max-inbound 0 refuses every node that connects to this one");
     }
-    let running = start::start(args.state.as_deref(), &args.listen, || builder(&args)).await?;
+    let running =
+        start::start(args.state.as_deref(), &args.listening.listen, || builder(&args)).await?;
     let outcome = serve(&args, &running, (&places, &shares), log, &stop).await;
     running.node.shutdown().await;
     let (ok, ending) = outcome?;
@@ -97,8 +98,8 @@ fn builder(args: &RunArgs) -> anyhow::Result<Builder> {
     config.peer_receive_rate = args.peer_receive.unwrap_or(config.peer_receive_rate);
     config.max_downloads = args.max_downloads.unwrap_or(config.max_downloads);
     config.max_inbound = args.max_inbound.unwrap_or(config.max_inbound);
-    config.announce.clone_from(&args.announce);
-    config.announce_only = args.announce_only;
+    config.announce.clone_from(&args.listening.announce);
+    config.announce_only = args.listening.announce_only;
     let mut builder = Node::builder()
         .config(config)
         .name(args.name.clone().unwrap_or_else(host::name))

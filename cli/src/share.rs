@@ -52,9 +52,9 @@ struct Serving {
 async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<Serving> {
     let mut config = Config::default();
     config.upload_rate = args.up.unwrap_or(config.upload_rate);
-    config.announce.clone_from(&args.announce);
-    config.announce_only = args.announce_only;
-    let mut ports = Ports::new(&args.listen);
+    config.announce.clone_from(&args.listening.announce);
+    config.announce_only = args.listening.announce_only;
+    let mut ports = Ports::new(&args.listening.listen);
     let mut has_passing_key = false;
     let node = loop {
         let mut builder = Node::builder()

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 use peerkit::{Address, NodeId};
 
-use super::{announced_address, listen, short_name};
-use crate::start::Listen;
+use super::{ListenArgs, short_name};
 use crate::{command, rate};
 
 /// Shown below `peerkit share --help`.
@@ -69,20 +68,8 @@ pub(crate) struct ShareArgs {
     #[arg(long)]
     pub(crate) ticket: bool,
 
-    /// Where to listen: host:port, or a port of all addresses; port 0 picks a free one. May be given
-    /// several times [default: port 7117 of all addresses, IPv4 and IPv6, or a free port while that is
-    /// in use]
-    #[arg(long, value_name = "ADDR", value_parser = listen)]
-    pub(crate) listen: Vec<Listen>,
-
-    /// An address at which others can dial this node, put into tickets before those that it finds by
-    /// itself, for example where a router forwards a port. May be given several times
-    #[arg(long, value_name = "ADDR", value_parser = announced_address, value_hint = ValueHint::Hostname)]
-    pub(crate) announce: Vec<Address>,
-
-    /// Put the addresses of --announce into tickets and no others
-    #[arg(long, requires = "announce")]
-    pub(crate) announce_only: bool,
+    #[command(flatten)]
+    pub(crate) listening: ListenArgs,
 
     /// What this node calls itself [default: the host's name]
     #[arg(long, value_parser = short_name)]

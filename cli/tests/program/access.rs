@@ -2,8 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{peerkit, run};
-use crate::send::{Share, address, get, get_command, text, ticket};
+use crate::harness::{Share, address, get, get_command, peerkit, run, text, ticket};
 
 #[test]
 fn without_its_ticket_it_is_as_if_it_were_not_there() {

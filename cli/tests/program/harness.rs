@@ -10,6 +10,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub(crate) use person::Person;
+pub(crate) use share::{Share, address, get, get_command, ticket};
+
+mod person;
+mod share;
+
 /// What nothing here takes on a machine that is not standing still.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -33,14 +39,28 @@ pub(crate) fn peerkit(home: &Path) -> Command {
     command
 }
 
+/// Starts a program with pipes for its standard input, output and error.
+pub(crate) fn piped(command: &mut Command) -> Child {
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+/// Reads the lines of a stream in a thread.
+fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    let stream = BufReader::new(stream);
+    thread::spawn(move || stream.lines().try_for_each(|line| sender.send(line.unwrap())));
+    lines
+}
+
+/// Returns output as text, which it has to be.
+pub(crate) fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
 /// Runs the program to its end, with `input` on standard input.
 pub(crate) fn run(mut command: Command, input: &str) -> Output {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = piped(&mut command);
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_owned();
     // What the program does not read it does not want: not this test's failure.
@@ -80,27 +100,11 @@ impl Program {
     /// Starts a node named `name`, whose folders are in `home`.
     pub(crate) fn start_with(home: &Path, name: &str, args: &[&str]) -> Self {
         let downloads = home.join(format!("{name}-downloads"));
-        let mut child = peerkit(home)
-            .args(["run", "--json", "--listen", "127.0.0.1:0", "--name", name])
-            .arg("--state")
-            .arg(home.join(name))
-            .arg("--downloads")
-            .arg(&downloads)
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            for line in stdout.lines() {
-                if sender.send(line.unwrap()).is_err() {
-                    break;
-                }
-            }
-        });
+        let mut command = peerkit(home);
+        command.args(["run", "--json", "--listen", "127.0.0.1:0", "--name", name]);
+        command.arg("--state").arg(home.join(name)).arg("--downloads").arg(&downloads).args(args);
+        let mut child = piped(&mut command);
+        let lines = lines(child.stdout.take().unwrap());
         let mut stderr = child.stderr.take().unwrap();
         let stderr = thread::spawn(move || {
             let mut text = String::new();

@@ -6,8 +6,7 @@ use std::process::Output;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Program, peerkit, run};
-use crate::send::{Share, get, text, ticket};
+use crate::harness::{Program, Share, get, peerkit, run, text, ticket};
 
 /// A control character that turns the direction of the text after it.
 const TURN: &str = "\u{202e}";

@@ -14,8 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 
-use crate::harness::{PATIENCE, Program, content, peerkit};
-use crate::send::{Share, get_command};
+use crate::harness::{PATIENCE, Program, Share, content, get_command, peerkit};
 
 /// A node at a prompt.
 struct Prompt {

@@ -5,8 +5,7 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{PATIENCE, Program, content};
-use crate::send::get_command;
+use crate::harness::{PATIENCE, Program, content, get_command};
 
 /// How often a fetch is killed.
 const KILLS: u32 = 50;

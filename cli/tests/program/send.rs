@@ -1,107 +1,19 @@
 //! `peerkit share` on one side, `peerkit get` on the other, and nothing else running.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use peerkit::{Address, Ticket};
-
+use peerkit::Ticket;
 use serde_json::Value;
 
-use crate::harness::{PATIENCE, Program, content, peerkit, run};
-
-/// A running `peerkit share --json`, on a port of its own.
-pub(crate) struct Share {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Share {
-    pub(crate) fn start(home: &Path, args: &[&str]) -> Self {
-        let mut child = peerkit(home)
-            .args(["share", "--json", "--listen", "127.0.0.1:0"])
-            .args(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            for line in stdout.lines() {
-                if sender.send(line.unwrap()).is_err() {
-                    break;
-                }
-            }
-        });
-        Self { child, lines }
-    }
-
-    /// The line that tells of the next path. Lines of uploads of those before may come first.
-    pub(crate) fn shared(&self) -> Value {
-        loop {
-            let line = self.lines.recv_timeout(PATIENCE).expect("a path is shared");
-            let line: Value = serde_json::from_str(&line).unwrap();
-            if line["event"] != "node_upload_completed" {
-                assert_eq!(line["event"], "shared", "{line}");
-                return line;
-            }
-        }
-    }
-
-    /// Stops it as a person does: the status.
-    #[cfg(unix)]
-    fn interrupt(self) -> Option<i32> {
-        self.signal(rustix::process::Signal::INT)
-    }
-
-    /// Stops it by a signal: the status.
-    #[cfg(unix)]
-    pub(crate) fn signal(mut self, signal: rustix::process::Signal) -> Option<i32> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).unwrap();
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// `peerkit get`, in a folder of its own below `home`, with a state of its own.
-pub(crate) fn get_command(home: &Path, args: &[&str]) -> Command {
-    let folder = home.join("other");
-    fs::create_dir_all(&folder).unwrap();
-    let mut command = peerkit(home);
-    command.env("XDG_DATA_HOME", home.join("other-data")).current_dir(folder);
-    command.arg("get").args(args);
-    command
-}
-
-pub(crate) fn get(home: &Path, args: &[&str]) -> Output {
-    run(get_command(home, args), "")
-}
-
-pub(crate) fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
-
-pub(crate) fn ticket(shared: &Value) -> String {
-    shared["ticket"].as_str().unwrap().to_owned()
-}
-
-/// Where the node that shares can be dialled.
-pub(crate) fn address(shared: &Value) -> Address {
-    let ticket: Ticket = ticket(shared).parse().unwrap();
-    ticket.addresses.first().expect("an address").clone()
-}
+use crate::harness::{
+    PATIENCE, Person, Program, Share, address, content, get, get_command, peerkit, run, text,
+    ticket,
+};
 
 #[test]
 fn what_is_shared_is_fetched_by_its_ticket() {
@@ -470,22 +382,9 @@ fn a_person_is_told_what_to_type() {
     let home = tempfile::tempdir().unwrap();
     let notes = home.path().join("notes.txt");
     fs::write(&notes, "abc").unwrap();
-    let mut child = peerkit(home.path())
-        .args(["share", "--listen", "127.0.0.1:0", notes.to_str().unwrap()])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let (sender, lines) = mpsc::channel();
-    let stdout = BufReader::new(child.stdout.take().unwrap());
-    thread::spawn(move || {
-        stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
-    });
-    let mut said = Vec::new();
-    while !said.last().is_some_and(|line: &String| line.contains("until Ctrl-C")) {
-        said.push(lines.recv_timeout(PATIENCE).expect("another line"));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let mut command = peerkit(home.path());
+    command.args(["share", "--listen", "127.0.0.1:0", notes.to_str().unwrap()]);
+    let said = Person::start(command).until("until Ctrl-C");
     assert_eq!(said[0], "notes.txt  3 B");
     assert_eq!(said[1].split_whitespace().last(), Some(&*blake3::hash(b"abc").to_hex()));
     let ticket = said[2].strip_prefix("  ticket ").expect("a ticket");
@@ -570,12 +469,8 @@ fn who_shares_is_told_who_has_fetched_what() {
     fs::write(&notes, "abc").unwrap();
     let mut share = Share::start(home.path(), &[film.to_str().unwrap(), notes.to_str().unwrap()]);
     let tickets = [ticket(&share.shared()), ticket(&share.shared())];
-    let line = |share: &Share| -> Value {
-        let line = share.lines.recv_timeout(PATIENCE).expect("another line");
-        serde_json::from_str(&line).unwrap()
-    };
     assert_eq!(get(home.path(), &[&tickets[0]]).status.code(), Some(0));
-    let event = line(&share);
+    let event = share.line();
     assert_eq!(event["event"], "node_upload_completed", "{event}");
     assert_eq!(
         (&event["data"]["name"], &event["data"]["bytes"]),
@@ -594,14 +489,14 @@ fn who_shares_is_told_who_has_fetched_what() {
         assert_eq!(text(&got.stderr), expected);
         assert!(!home.path().join("other/new").exists());
     }
-    let event = line(&share);
+    let event = share.line();
     assert_eq!(
         (&event["event"], &event["data"]["name"]),
         (&"node_share_changed".into(), &"notes.txt".into())
     );
     let pid = rustix::process::Pid::from_child(&share.child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    let event = line(&share);
+    let event = share.line();
     assert_eq!(event["event"], "node_stopped", "{event}");
     let expected = serde_json::json!({"bytes": bytes.len(), "peers": 1, "completed": 1});
     assert_eq!(event["data"]["uploads"], expected);
@@ -614,41 +509,18 @@ fn a_running_node_tells_of_uploads_and_of_their_total() {
     let home = tempfile::tempdir().unwrap();
     let notes = home.path().join("notes.txt");
     fs::write(&notes, "abc").unwrap();
-    let mut command = peerkit(home.path());
-    command.args([
-        "run",
-        "--manual",
-        "--listen",
-        "127.0.0.1:0",
-        "--share",
-        notes.to_str().unwrap(),
-    ]);
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .unwrap();
-    let stdin = child.stdin.take().unwrap();
-    let (sender, lines) = mpsc::channel();
-    let stdout = BufReader::new(child.stdout.take().unwrap());
-    thread::spawn(move || {
-        stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
-    });
-    let next = |what: &str| loop {
-        let line = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no {what}"));
-        if line.contains(what) {
-            return line;
-        }
-    };
-    let listens = next("listens");
+    let args = ["--manual", "--listen", "127.0.0.1:0", "--share", notes.to_str().unwrap()];
+    let node = Person::run(home.path(), &args);
+    let listens = node.until("listens").pop().unwrap();
     let address = listens.split_whitespace().last().unwrap();
     let hash = blake3::hash(b"abc").to_hex();
     assert_eq!(get(home.path(), &[hash.as_str(), "--from", address]).status.code(), Some(0));
-    assert!(next("has fetched").ends_with(" has fetched notes.txt, 3 B"));
-    drop(stdin);
-    assert_eq!(next("Sent"), "Sent 3 B to 1 node; 1 fetch was completed.");
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let line = node.until("has fetched").pop().unwrap();
+    assert!(line.ends_with(" has fetched notes.txt, 3 B"), "{line}");
+    let (said, errors) = node.end();
+    let total = "Sent 3 B to 1 node; 1 fetch was completed.";
+    assert!(said.iter().any(|line| line == total), "{said:?}");
+    assert!(errors.is_empty(), "{errors:?}");
 }
 
 /// Nothing is left in the temporary folder, whoever reads no further.

@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::harness::{PATIENCE, Program, peerkit, run};
+use crate::harness::{PATIENCE, Program, peerkit, piped, run};
 
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
@@ -219,13 +218,9 @@ fn json_lines_and_nothing_else() {
 #[test]
 fn a_reader_that_had_enough_is_no_error() {
     let home = tempfile::tempdir().unwrap();
-    let mut child = peerkit(home.path())
-        .args(["run", "--listen", "127.0.0.1:0", "--json", "--headless"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = peerkit(home.path());
+    command.args(["run", "--listen", "127.0.0.1:0", "--json", "--headless"]);
+    let mut child = piped(&mut command);
     drop(child.stdout.take());
     let (done, wait) = std::sync::mpsc::channel();
     std::thread::spawn(move || done.send(child.wait_with_output()));

@@ -1,89 +1,16 @@
 //! Starts of nodes: beside each other, through bootstrap nodes, and what they print about it.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use peerkit::Ticket;
 use serde_json::{Value, json};
 
-use crate::harness::{PATIENCE, Program, peerkit, run};
-use crate::send::{Share, get, text};
-
-/// A running program that prints for people.
-struct Person {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    out: Receiver<String>,
-    err: Receiver<String>,
-}
-
-impl Person {
-    fn start(mut command: Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (out, err) = (lines(child.stdout.take().unwrap()), lines(child.stderr.take().unwrap()));
-        Self { stdin: child.stdin.take(), child, out, err }
-    }
-
-    fn run(home: &Path, args: &[&str]) -> Self {
-        let mut command = peerkit(home);
-        command.arg("run").args(args);
-        Self::start(command)
-    }
-
-    /// The lines of standard output up to the one that contains `part`.
-    fn until(&self, part: &str) -> Vec<String> {
-        until(&self.out, part)
-    }
-
-    fn write(&mut self, line: &str) {
-        writeln!(self.stdin.as_mut().unwrap(), "{line}").unwrap();
-    }
-
-    /// Stops it: all that it printed since on standard output, and all on standard error.
-    fn exit(mut self) -> (Vec<String>, Vec<String>) {
-        self.write("exit");
-        assert_eq!(self.child.wait().unwrap().code(), Some(0));
-        (self.out.iter().collect(), self.err.iter().collect())
-    }
-}
-
-impl Drop for Person {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn lines(stream: impl std::io::Read + Send + 'static) -> Receiver<String> {
-    let (sender, lines) = mpsc::channel();
-    let stream = BufReader::new(stream);
-    thread::spawn(move || {
-        stream.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
-    });
-    lines
-}
-
-fn until(lines: &Receiver<String>, part: &str) -> Vec<String> {
-    let mut said: Vec<String> = Vec::new();
-    while !said.last().is_some_and(|line| line.contains(part)) {
-        match lines.recv_timeout(PATIENCE) {
-            Ok(line) => said.push(line),
-            Err(error) => panic!("no `{part}`: {error}; so far {said:#?}"),
-        }
-    }
-    said
-}
+use crate::harness::{PATIENCE, Person, Program, Share, get, peerkit, run, text};
 
 /// An address at which nothing listens.
 fn nobody() -> String {
@@ -228,7 +155,7 @@ fn a_node_that_nobody_knows_yet_is_looked_for_again() {
     let home = tempfile::tempdir().unwrap();
     let mut bob = Program::start_with(home.path(), "bob", &[]);
     let mut ann = Person::run(home.path(), &["--listen", "127.0.0.1:0", &bob.id]);
-    let line = until(&ann.err, "trying again").pop().unwrap();
+    let line = ann.until_error("trying again").pop().unwrap();
     assert!(line.contains(&bob.id), "{line}");
     // From then on it can be found.
     let line = ann.until("To join from this machine: ").pop().unwrap();
@@ -398,7 +325,7 @@ fn dead_peers_of_earlier_runs_are_one_short_line() {
     };
     load(&dead);
     let node = Person::run(home.path(), &args);
-    let said = until(&node.err, "did not answer");
+    let said = node.until_error("did not answer");
     assert_eq!(said, ["! 3 nodes known from before did not answer"]);
     let (_, errors) = node.exit();
     assert!(errors.is_empty(), "{errors:?}");
@@ -407,7 +334,7 @@ fn dead_peers_of_earlier_runs_are_one_short_line() {
     load(&[one]);
     let node = Person::run(home.path(), &args);
     node.until("connected to alive");
-    assert_eq!(until(&node.err, "did not answer").len(), 1);
+    assert_eq!(node.until_error("did not answer").len(), 1);
     // Its own end is no news of the node at the other end of its link.
     let (said, _) = node.exit();
     assert!(!said.iter().any(|line| line.contains("is gone")), "{said:?}");
@@ -419,7 +346,7 @@ fn a_failed_join_names_the_address_once() {
     let home = tempfile::tempdir().unwrap();
     let nobody = nobody();
     let node = Person::run(home.path(), &["--listen", "127.0.0.1:0", &nobody]);
-    let said = until(&node.err, "not joined");
+    let said = node.until_error("not joined");
     assert_eq!(said.len(), 1, "{said:?}");
     assert_eq!(said[0].matches(&nobody).count(), 1, "{said:?}");
 }
@@ -481,7 +408,7 @@ fn a_bootstrap_node_that_comes_later_is_joined_then() {
     let address = later.address.clone();
     later.exit();
     let alice = Person::run(home.path(), &["--listen", "127.0.0.1:0", "--bootstrap", &address]);
-    let said = until(&alice.err, "not joined");
+    let said = alice.until_error("not joined");
     assert_eq!(said.len(), 1, "{said:?}");
     let bob = Program::start_with(home.path(), "bob", &["--listen", &address]);
     alice.until("connected to bob");

@@ -8,8 +8,7 @@ use std::process::Stdio;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::harness::{Program, line, peerkit, run};
-use crate::send::Share;
+use crate::harness::{Program, Share, line, peerkit, run};
 
 #[test]
 fn signals_stop_a_node_cleanly_and_peers_are_told() {
@@ -30,53 +29,33 @@ fn signals_stop_a_node_cleanly_and_peers_are_told() {
     }
 }
 
+/// An interrupt that ends a command is status 130, also where other commands are carried out beside
+/// it, as with `get`.
 #[test]
-fn a_signal_ends_a_command_that_takes_long() {
+fn a_signal_ends_a_command_under_way() {
     let home = tempfile::tempdir().unwrap();
-    // Nobody answers: the listener's queue takes the connection and that is all.
+    // Takes connections, in its queue, and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap();
-    let mut node = Program::start(home.path(), "alice", &[]);
-    node.write(&format!("connect {address}"));
-    let (connection, _) = silent.accept().unwrap();
-    node.signal(Signal::TERM);
-    let result = node.result();
-    assert_eq!((&result["result"], &result["ok"]), (&json!("connect"), &json!(false)));
-    assert!(result["error"].as_str().unwrap().contains("stopped"));
-    assert_eq!(node.wait().0.code(), Some(0));
-    drop(connection);
-}
-
-#[test]
-fn an_interrupt_of_a_fetch_beside_other_commands_is_status_130() {
-    let home = tempfile::tempdir().unwrap();
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = silent.local_addr().unwrap();
+    let fetch = format!("get {} --from {address}", "0a".repeat(32));
+    let connect = format!("connect {address}");
     for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 0)] {
-        let mut node = Program::start(home.path(), &format!("{signal:?}"), &[]);
-        node.write(&format!("get {} --from {address}", "0a".repeat(32)));
-        let (connection, _) = silent.accept().unwrap();
-        assert_eq!(node.run("size")["size"], 1);
-        node.signal(signal);
-        let result = node.result();
-        assert_eq!((&result["result"], &result["ok"]), (&json!("get"), &json!(false)));
-        assert_eq!(node.wait().0.code(), Some(status), "{signal:?}");
-        drop(connection);
+        for (verb, command) in [("connect", &connect), ("get", &fetch)] {
+            let mut node = Program::start(home.path(), &format!("{verb}-{signal:?}"), &[]);
+            node.write(command);
+            let (connection, _) = silent.accept().unwrap();
+            if verb == "get" {
+                assert_eq!(node.run("size")["size"], 1);
+            }
+            node.signal(signal);
+            let result = node.result();
+            assert_eq!((&result["result"], &result["ok"]), (&json!(verb), &json!(false)));
+            let error = result["error"].as_str().unwrap();
+            assert!(error.contains("stopped"), "{verb}, {signal:?}: {error}");
+            assert_eq!(node.wait().0.code(), Some(status), "{verb}, {signal:?}");
+            drop(connection);
+        }
     }
-}
-
-#[test]
-fn an_interrupt_of_a_command_that_was_piped_in_is_status_130() {
-    let home = tempfile::tempdir().unwrap();
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = silent.local_addr().unwrap();
-    let mut node = Program::start(home.path(), "alice", &[]);
-    node.write(&format!("connect {address}"));
-    let (connection, _) = silent.accept().unwrap();
-    node.signal(Signal::INT);
-    assert_eq!(node.result()["ok"], false);
-    assert_eq!(node.wait().0.code(), Some(130));
-    drop(connection);
 }
 
 #[test]

@@ -1,0 +1,83 @@
+//! A running program that prints for people.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command};
+use std::sync::mpsc::Receiver;
+
+use super::{PATIENCE, lines, peerkit, piped};
+
+/// A running program that prints for people.
+pub(crate) struct Person {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    out: Receiver<String>,
+    err: Receiver<String>,
+}
+
+impl Person {
+    /// Starts a program.
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut child = piped(&mut command);
+        Self {
+            stdin: child.stdin.take(),
+            out: lines(child.stdout.take().unwrap()),
+            err: lines(child.stderr.take().unwrap()),
+            child,
+        }
+    }
+
+    /// Starts `peerkit run` with these arguments.
+    pub(crate) fn run(home: &Path, args: &[&str]) -> Self {
+        let mut command = peerkit(home);
+        command.arg("run").args(args);
+        Self::start(command)
+    }
+
+    /// Returns the lines of standard output up to the one that contains `part`.
+    pub(crate) fn until(&self, part: &str) -> Vec<String> {
+        until(&self.out, part)
+    }
+
+    /// Returns the lines of standard error up to the one that contains `part`.
+    pub(crate) fn until_error(&self, part: &str) -> Vec<String> {
+        until(&self.err, part)
+    }
+
+    /// Types a line.
+    pub(crate) fn write(&mut self, line: &str) {
+        writeln!(self.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    /// Types `exit` and waits for the end. Returns the rest of standard output, and of standard error.
+    pub(crate) fn exit(mut self) -> (Vec<String>, Vec<String>) {
+        self.write("exit");
+        self.end()
+    }
+
+    /// Closes standard input and waits for the end, which has to be a good one. Returns the rest of
+    /// standard output, and of standard error.
+    pub(crate) fn end(mut self) -> (Vec<String>, Vec<String>) {
+        drop(self.stdin.take());
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+        (self.out.iter().collect(), self.err.iter().collect())
+    }
+}
+
+impl Drop for Person {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn until(lines: &Receiver<String>, part: &str) -> Vec<String> {
+    let mut said: Vec<String> = Vec::new();
+    while !said.last().is_some_and(|line| line.contains(part)) {
+        match lines.recv_timeout(PATIENCE) {
+            Ok(line) => said.push(line),
+            Err(error) => panic!("no `{part}`: {error}; so far {said:#?}"),
+        }
+    }
+    said
+}

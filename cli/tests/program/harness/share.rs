@@ -1,0 +1,96 @@
+//! `peerkit share` on one side, and `peerkit get` on the other.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::Receiver;
+
+use peerkit::{Address, Ticket};
+use serde_json::Value;
+
+use super::{PATIENCE, lines, peerkit, run};
+
+/// A running `peerkit share --json`, on a port of its own.
+pub(crate) struct Share {
+    pub(crate) child: Child,
+    lines: Receiver<String>,
+}
+
+impl Share {
+    /// Starts it with these arguments.
+    pub(crate) fn start(home: &Path, args: &[&str]) -> Self {
+        let mut child = peerkit(home)
+            .args(["share", "--json", "--listen", "127.0.0.1:0"])
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let lines = lines(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    /// Returns the next line.
+    pub(crate) fn line(&self) -> Value {
+        let line = self.lines.recv_timeout(PATIENCE).expect("another line");
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// Returns the line about the next path. Lines about uploads of earlier paths may come first.
+    pub(crate) fn shared(&self) -> Value {
+        loop {
+            let line = self.line();
+            if line["event"] != "node_upload_completed" {
+                assert_eq!(line["event"], "shared", "{line}");
+                return line;
+            }
+        }
+    }
+
+    /// Stops it as a person does. Returns the status.
+    #[cfg(unix)]
+    pub(crate) fn interrupt(self) -> Option<i32> {
+        self.signal(rustix::process::Signal::INT)
+    }
+
+    /// Stops it by a signal. Returns the status.
+    #[cfg(unix)]
+    pub(crate) fn signal(mut self, signal: rustix::process::Signal) -> Option<i32> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Returns `peerkit get` with these arguments, in a folder and with a state of its own below `home`.
+pub(crate) fn get_command(home: &Path, args: &[&str]) -> Command {
+    let folder = home.join("other");
+    fs::create_dir_all(&folder).unwrap();
+    let mut command = peerkit(home);
+    command.env("XDG_DATA_HOME", home.join("other-data")).current_dir(folder);
+    command.arg("get").args(args);
+    command
+}
+
+/// Runs `peerkit get` with these arguments to its end.
+pub(crate) fn get(home: &Path, args: &[&str]) -> Output {
+    run(get_command(home, args), "")
+}
+
+/// Returns the ticket that a line of [`Share`] has.
+pub(crate) fn ticket(shared: &Value) -> String {
+    shared["ticket"].as_str().unwrap().to_owned()
+}
+
+/// Returns where the node that shares can be dialled.
+pub(crate) fn address(shared: &Value) -> Address {
+    let ticket: Ticket = ticket(shared).parse().unwrap();
+    ticket.addresses.first().expect("an address").clone()
+}
