@@ -40,6 +40,10 @@ const SAVE: Duration = Duration::from_secs(1);
 /// known address makes no link.
 const REST: Duration = Duration::from_secs(60);
 
+/// The same time where a node that has the content is linked already, so that no new link will end
+/// the rest. 5 s: as often as a fetch at work asks the network again.
+const REST_LINKED: Duration = Duration::from_secs(5);
+
 /// The longest of these rests.
 const REST_MAX: Duration = Duration::from_secs(15 * 60);
 
@@ -62,6 +66,9 @@ pub(crate) struct Entry {
     has_row: AtomicBool,
     /// It was begun by an earlier run of the node: it waits for a source, however long that takes.
     is_restored: bool,
+    /// Whether the user paused it. The state that is shown does not say: a node that stops pauses all
+    /// downloads, and those are to go on at the next start.
+    is_paused: AtomicBool,
     shown: Shown,
     work: Mutex<Work>,
     /// Held by the task that is at it: one that was stopped may still be writing.
@@ -275,6 +282,7 @@ impl Inner {
         if let Some(stop) = entry.work().stop.take() {
             stop.cancel();
         }
+        entry.is_paused.store(true, Ordering::Release);
         entry.shown.state(DownloadState::Paused);
         self.keep(&entry).await?;
         Ok(entry.shown.get())
@@ -284,6 +292,7 @@ impl Inner {
         let entry = self.downloads.find(hash)?;
         let state = entry.shown.get().state;
         if matches!(state, DownloadState::Paused | DownloadState::Failed) {
+            entry.is_paused.store(false, Ordering::Release);
             entry.shown.state(DownloadState::Queued);
             self.keep(&entry).await?;
             self.work_on(&entry);
@@ -336,6 +345,7 @@ impl Inner {
                 entry.shown.called(name, kind);
                 entry.shown.restored(done, total);
                 if paused {
+                    entry.is_paused.store(true, Ordering::Release);
                     entry.shown.state(DownloadState::Paused);
                 }
                 self.downloads.enter(&entry);
@@ -471,22 +481,24 @@ impl Entry {
     fn new(get: Get, is_kept: bool, is_restored: bool) -> Arc<Self> {
         let shown = Shown::new(get.hash, Some(get.to.path().to_owned()));
         let work = Mutex::default();
-        let (has_row, at_it) = (AtomicBool::new(false), tokio::sync::Mutex::default());
-        Arc::new(Self { get, is_kept, has_row, is_restored, shown, work, at_it })
+        let (has_row, is_paused) = (AtomicBool::default(), AtomicBool::default());
+        let at_it = tokio::sync::Mutex::default();
+        Arc::new(Self { get, is_kept, has_row, is_restored, is_paused, shown, work, at_it })
     }
 }
 
 /// Fetches. A restored download that finds no source gives its place to others and rests until a
-/// link is made, or for a while.
+/// link is made, or some time has passed.
 async fn fetch(
     inner: &Arc<Inner>,
     entry: &Entry,
     stop: &CancellationToken,
 ) -> Result<Fetched, Error> {
-    let mut rest = REST;
+    let mut rests = 0;
     loop {
         let links = inner.links();
-        let outcome = fetch_once(inner, entry, stop).await;
+        let mut sources = Vec::new();
+        let outcome = fetch_once(inner, entry, stop, &mut sources).await;
         let is_without = |error: &Error| entry.is_restored && is_for_want_of_a_source(error);
         match outcome {
             Err(error) if is_without(&error) => {
@@ -494,14 +506,21 @@ async fn fetch(
             }
             outcome => return outcome,
         }
+        let is_linked = sources.iter().any(|source| inner.conn(*source).is_ok());
         entry.shown.state(DownloadState::Waiting);
         tokio::select! {
             biased;
             () = stop.cancelled() => return Err(Error::Stopped),
-            () = inner.new_link(&links) => rest = REST,
-            () = tokio::time::sleep(rest) => rest = (rest * 2).min(REST_MAX),
+            () = inner.new_link(&links) => rests = 0,
+            () = tokio::time::sleep(rest(rests, is_linked)) => rests = rests.saturating_add(1),
         }
     }
+}
+
+/// Returns how long a download without a source rests, after so many rests with no new link.
+fn rest(rests: u32, is_linked: bool) -> Duration {
+    let first = if is_linked { REST_LINKED } else { REST };
+    first.saturating_mul(1_u32.checked_shl(rests).unwrap_or(u32::MAX)).min(REST_MAX)
 }
 
 /// Returns whether a fetch failed only because no node that has the rest could be reached.
@@ -527,11 +546,12 @@ fn is_for_want_of_a_source(error: &Error) -> bool {
     }
 }
 
-/// Waits for its turn, and fetches.
+/// Waits for its turn, and fetches. Adds the nodes that it took for sources to `sources`.
 async fn fetch_once(
     inner: &Arc<Inner>,
     entry: &Entry,
     stop: &CancellationToken,
+    sources: &mut Vec<NodeId>,
 ) -> Result<Fetched, Error> {
     let _place = tokio::select! {
         biased;
@@ -542,7 +562,8 @@ async fn fetch_once(
     let is_patient = entry.is_restored || entry.shown.kept() > 0;
     let over = CancellationToken::new();
     let fetching = async {
-        let outcome = Fetching::new(inner, &entry.get, &entry.shown, is_patient).run(stop).await;
+        let fetching = Fetching::new(inner, &entry.get, &entry.shown, is_patient);
+        let outcome = fetching.run(stop, sources).await;
         over.cancel();
         outcome
     };
@@ -582,7 +603,7 @@ impl Row {
             from,
             overwrite: get.overwrite,
             ask_network: get.ask_network,
-            paused: status.state == DownloadState::Paused,
+            paused: entry.is_paused.load(Ordering::Acquire),
             called: get.name.clone(),
             name: status.name,
             kind: status.kind,
@@ -605,6 +626,20 @@ impl Row {
             from: self.from.into_iter().map(candidate).collect(),
             overwrite: self.overwrite,
             ask_network: self.ask_network,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_download_whose_source_is_linked_rests_shortly() {
+        assert_eq!([rest(0, true), rest(1, true)], [REST_LINKED, REST_LINKED * 2]);
+        assert_eq!([rest(0, false), rest(1, false)], [REST, REST * 2]);
+        for rests in [20, 31, 32, u32::MAX] {
+            assert_eq!([rest(rests, true), rest(rests, false)], [REST_MAX; 2]);
         }
     }
 }

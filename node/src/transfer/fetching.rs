@@ -24,7 +24,7 @@ use super::seeking::{Found, seek};
 use super::source::{attend, pause};
 use super::status::{Meter, Shown};
 use super::target::Target;
-use super::{Dropped, FetchError, Fetched};
+use super::{Dropped, FetchError, Fetched, STALL};
 use crate::error::Error;
 use crate::inner::Inner;
 
@@ -148,14 +148,20 @@ impl<'a> Fetching<'a> {
 
     /// Fetches it all.
     ///
-    /// Once `stop` is called it ends, and what was verified by then stays on disk.
-    pub(super) async fn run(mut self, stop: &CancellationToken) -> Result<Fetched, Error> {
+    /// Ends once `stop` is cancelled; what was verified by then stays on disk. Adds the nodes that it
+    /// took for sources to `sources`.
+    pub(super) async fn run(
+        mut self,
+        stop: &CancellationToken,
+        sources: &mut Vec<NodeId>,
+    ) -> Result<Fetched, Error> {
         let started = std::time::Instant::now();
         let outcome = tokio::select! {
             biased;
             () = stop.cancelled() => Err(Error::Stopped),
             outcome = self.gather() => outcome,
         };
+        sources.extend(self.known.iter().filter_map(|known| known.candidate.id));
         self.job.checking.stop();
         let mut placed = None;
         if let (Ok(()), Some(guard)) = (&outcome, &self.served) {
@@ -297,12 +303,18 @@ impl<'a> Fetching<'a> {
     /// Fails if no source is left that could go on with it, and waiting for one makes no sense.
     fn give_up(&mut self, is_asked: bool) -> Result<(), Error> {
         let begun = self.target.borrow().is_some();
-        let patience = self.inner.config.download_patience;
-        // Whoever owes something is given up by its own limits.
-        let is_owed = self.fetch.as_ref().is_some_and(Fetch::is_waiting);
         let waits = begun || self.is_patient;
         let over = match waits {
-            true => !is_owed && self.useful.elapsed() >= patience,
+            true => {
+                let patience = self.inner.config.download_patience;
+                // A question or a dial that is under way may bring the source, however short the
+                // patience is. Sources that are dialled again and again must not prolong it for ever.
+                let is_pending = !is_asked || self.known.iter().any(Known::is_beginning);
+                let patience = if is_pending { patience.saturating_add(STALL) } else { patience };
+                // A source that owes something is given up by limits of its own.
+                let is_owed = self.fetch.as_ref().is_some_and(Fetch::is_waiting);
+                !is_owed && self.useful.elapsed() >= patience
+            }
             false => {
                 let pending =
                     |known: &Known| matches!(known.state, State::Running(_) | State::Waiting(_));
@@ -627,6 +639,11 @@ impl<'a> Fetching<'a> {
 impl Known {
     fn is_up(&self) -> bool {
         matches!(&self.state, State::Running(running) if running.is_up)
+    }
+
+    /// Returns whether it is being dialled, or asked what it has.
+    fn is_beginning(&self) -> bool {
+        matches!(&self.state, State::Running(running) if !running.is_up)
     }
 }
 

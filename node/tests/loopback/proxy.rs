@@ -1,6 +1,7 @@
 //! A TCP proxy that can fall silent without closing anything: a pulled cable.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,11 +15,17 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Forwards all that connects to it to `to`.
     pub(crate) async fn new(to: SocketAddr) -> Self {
+        Self::late(to, Duration::ZERO).await
+    }
+
+    /// Forwards connections to `to`, each only after a `delay`.
+    pub(crate) async fn late(to: SocketAddr, delay: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (silent, watching) = watch::channel(false);
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
+                tokio::time::sleep(delay).await;
                 let far = TcpStream::connect(to).await.unwrap();
                 let ((from_near, to_near), (from_far, to_far)) =
                     (near.into_split(), far.into_split());

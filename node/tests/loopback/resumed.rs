@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::common::*;
+use crate::proxy::Proxy;
 use peerkit::{Config, DownloadState, DownloadStatus, Get, Hash, Node, RateLimits};
 use peerkit_proto::files::PIECE;
 use tempfile::TempDir;
@@ -195,15 +196,76 @@ async fn downloads_of_one_content_are_all_kept() {
     shutdown([&bob]).await;
     drop(bob);
 
-    let states = |node: &Node| node.downloads().iter().map(|d| d.state).collect::<Vec<_>>();
+    let paused = |node: &Node| {
+        node.downloads().iter().map(|d| d.state == DownloadState::Paused).collect::<Vec<_>>()
+    };
     let bob = start(&folder).await;
-    assert_eq!(states(&bob).len(), 3);
+    // That the node stopped has paused none of them.
+    assert_eq!(paused(&bob), [false; 3]);
     let third = bob.pause(hash).await.unwrap();
     assert_eq!(third.path.as_deref(), Some(&*folder.path().join("one")));
     shutdown([&bob]).await;
     drop(bob);
     let bob = start(&folder).await;
-    let paused = |states: &[DownloadState]| states.contains(&DownloadState::Paused);
-    assert!(states(&bob).len() == 3 && paused(&states(&bob)));
+    assert_eq!(paused(&bob), [false, false, true]);
+    shutdown([&bob, &ann]).await;
+}
+
+/// Each of several restored downloads has its turn, and time to find the source.
+#[tokio::test]
+async fn restored_downloads_of_one_content_all_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let film = folder.path().join("from/film.bin");
+    let content = write(&film, 7, 2);
+    let ann = node("ann").await;
+    let hash = ann.share(&film).await.unwrap().shared.hash;
+    ann.set_rates(RateLimits { upload: 1, ..RateLimits::default() });
+    let bob = start(&folder).await;
+    link(&bob, &ann).await;
+    let names = ["one", "two", "three"];
+    for to in names {
+        let get = Get::new(hash).into_folder(folder.path().join(to));
+        bob.download(get).await.unwrap();
+    }
+    until("the first has begun", || bob.downloads()[0].total.is_some()).await;
+    shutdown([&bob]).await;
+    drop(bob);
+
+    let bob = start(&folder).await;
+    until("all wait", || {
+        let downloads = bob.downloads();
+        downloads.len() == 3 && downloads.iter().all(|one| one.state == DownloadState::Waiting)
+    })
+    .await;
+    ann.set_rates(RateLimits::default());
+    link(&bob, &ann).await;
+    until("all are done", || bob.downloads().iter().all(|one| one.state == DownloadState::Done))
+        .await;
+    for name in names {
+        assert!(std::fs::read(folder.path().join(name).join("film.bin")).unwrap() == content);
+    }
+    shutdown([&bob, &ann]).await;
+}
+
+/// A source that is being dialled is waited for, however short the patience is.
+#[tokio::test]
+async fn a_source_that_answers_late_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let film = folder.path().join("from/film.bin");
+    let content = write(&film, 8, 1);
+    let ann = node("ann").await;
+    let hash = ann.share(&film).await.unwrap().shared.hash;
+    let late = Proxy::late(at(&ann), std::time::Duration::from_secs(3)).await;
+    ann.set_rates(RateLimits { upload: 1, ..RateLimits::default() });
+    let bob = start(&folder).await;
+    let get = Get::new(hash).into_folder(folder.path().join("to")).from(late.address.into());
+    bob.download(get).await.unwrap();
+    until("it has begun", || of(&bob, hash).total.is_some()).await;
+    shutdown([&bob]).await;
+    drop(bob);
+    ann.set_rates(RateLimits::default());
+    let bob = start(&folder).await;
+    until("it is done", || of(&bob, hash).state == DownloadState::Done).await;
+    assert!(std::fs::read(folder.path().join("to/film.bin")).unwrap() == content);
     shutdown([&bob, &ann]).await;
 }
