@@ -28,6 +28,7 @@ use peerkit_proto::files::{
 use peerkit_proto::id::{Hash, Key};
 use tokio_util::task::TaskTracker;
 
+pub(crate) use index::ChangedShare;
 pub(crate) use open::read_exact_at;
 pub(crate) use open::{OpenShare, OpenTree, values_of};
 pub use options::ShareOptions;
@@ -309,26 +310,23 @@ impl Shares {
         self.read().find(hash, Some(asker)).first()?.file()
     }
 
-    /// Returns the name of the share that is served to `asker` under `hash`, or `file` in that
-    /// folder: of a file in a folder it is the path, from the folder's name on.
+    /// Returns what is served to `asker` under `hash`, or the `file` of this number in that folder, as
+    /// something that turns out to be changed on disk.
     #[must_use]
-    pub(crate) fn title(
+    pub(crate) fn served(
         &self,
         hash: &Hash,
         file: Option<usize>,
         asker: &Asker<'_>,
-    ) -> Option<String> {
+    ) -> Option<ChangedShare> {
         let location = self.read().find(hash, Some(asker)).into_iter().next()?;
-        let (top, item) = (&location.top, location.item.or(file));
-        match item.and_then(|at| top.paths.get(at)) {
-            Some(path) => Some(format!("{}/{path}", top.shared.name)),
-            None => Some(top.shared.name.to_string()),
-        }
+        location.top.changed(location.item.or(file))
     }
 
-    /// The name of what was served to `asker` under `hash` and was changed or removed since.
+    /// Returns what was served to `asker` under `hash` and was changed or removed since. Of a folder
+    /// that is the file in it that is not what it was, if there is one.
     #[must_use]
-    pub(crate) fn changed(&self, hash: &Hash, asker: &Asker<'_>) -> Option<FileName> {
+    pub(crate) fn changed(&self, hash: &Hash, asker: &Asker<'_>) -> Option<ChangedShare> {
         self.read().retired(hash, asker)
     }
 

@@ -140,9 +140,10 @@ pub enum Event {
         upload: Upload,
     },
     /// A shared file was changed or removed, and a peer asked for it as it was: it can't be served
-    /// under that hash any more. Reported once for each hash.
+    /// under that hash any more. Reported once for each hash. A folder is reported only where none of
+    /// its files was changed or removed, as where files were added.
     NodeShareChanged {
-        /// The hash that it was shared under.
+        /// The hash that it was shared under: of a file in a shared folder, the file's own.
         hash: Hash,
         /// Its name; of a file in a shared folder the path, from the folder's name on.
         name: String,

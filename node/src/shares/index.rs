@@ -30,6 +30,9 @@ const COPIES: usize = 16;
 /// so: those that changed last.
 const RETIRED: usize = 1024;
 
+/// Changed files that are remembered of a changed folder: one of them is reported in its place.
+const CAUSES: usize = 16;
+
 /// What the user wants to be shared, and of that what is served.
 #[derive(Debug, Default)]
 pub(super) struct Index {
@@ -43,9 +46,21 @@ pub(super) struct Index {
 /// A content that is not served under its hash any more because it was changed or removed on disk.
 #[derive(Debug)]
 struct Retired {
-    hash: Hash,
-    name: FileName,
+    changed: ChangedShare,
+    /// Files of a folder that were not in it any more when it was looked at again.
+    files: Vec<ChangedShare>,
     access: Access,
+}
+
+/// A file or folder that can't be served because it was changed or removed on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ChangedShare {
+    /// Its own hash, also of a file in a shared folder.
+    pub(crate) hash: Hash,
+    /// Its name; of a file in a shared folder the path, from the folder's name on.
+    pub(crate) name: String,
+    /// The hash of the shared folder that the file is in.
+    pub(crate) folder: Option<Hash>,
 }
 
 /// A path that the user has added.
@@ -201,25 +216,48 @@ impl Index {
 
     /// Remembers what of `top`, which is served no more, is not served from elsewhere.
     pub(super) fn retire(&mut self, top: &Top) {
-        let whole = std::iter::once((top.shared.hash, Some(top.shared.name.clone())));
-        let items = top.items.iter().enumerate().map(|(at, item)| (item.hash, top.name(at)));
-        let gone = whole.chain(items).filter(|(hash, _)| !self.by_hash.contains_key(hash));
-        let gone: Vec<_> = gone.take(RETIRED).collect();
-        for (hash, name) in gone {
-            let Some(name) = name else { continue };
-            self.retired.retain(|retired| retired.hash != hash);
-            if self.retired.len() >= RETIRED {
-                self.retired.pop_front();
-            }
-            self.retired.push_back(Retired { hash, name, access: top.access.clone() });
+        let is_gone = |hash: &Hash| !self.by_hash.contains_key(hash);
+        let items = || (0..top.items.len()).filter_map(|at| top.changed(Some(at)));
+        let mut gone: Vec<_> =
+            items().filter(|changed| is_gone(&changed.hash)).take(RETIRED).collect();
+        if let (Some(whole), true) = (top.changed(None), top.manifest.is_some())
+            && is_gone(&whole.hash)
+        {
+            // Others may still be served from elsewhere now, and be found to be changed later.
+            let is_elsewhere =
+                |hash: &Hash| !self.places(hash).any(|(other, _)| other.path == top.path);
+            let files = items().filter(|file| is_elsewhere(&file.hash)).take(CAUSES).collect();
+            self.remember_retired(whole, files, &top.access);
+            gone.truncate(RETIRED - 1);
+        }
+        for changed in gone {
+            self.remember_retired(changed, Vec::new(), &top.access);
         }
     }
 
-    /// The name of what was served to `asker` under `hash` and was changed or removed since.
-    pub(super) fn retired(&self, hash: &Hash, asker: &Asker<'_>) -> Option<FileName> {
+    fn remember_retired(
+        &mut self,
+        changed: ChangedShare,
+        files: Vec<ChangedShare>,
+        access: &Access,
+    ) {
+        self.retired.retain(|retired| retired.changed.hash != changed.hash);
+        if self.retired.len() >= RETIRED {
+            self.retired.pop_front();
+        }
+        self.retired.push_back(Retired { changed, files, access: access.clone() });
+    }
+
+    /// Returns what was served to `asker` under `hash` and was changed or removed since. Of a folder
+    /// that is the file in it that is not what it was, if there is one.
+    pub(super) fn retired(&self, hash: &Hash, asker: &Asker<'_>) -> Option<ChangedShare> {
         let mut retired = self.retired.iter();
-        let found = retired.find(|retired| retired.hash == *hash)?;
-        found.access.allows(asker).then(|| found.name.clone())
+        let found = retired.find(|retired| retired.changed.hash == *hash)?;
+        if !found.access.allows(asker) {
+            return None;
+        }
+        let gone = found.files.iter().find(|file| !self.by_hash.contains_key(&file.hash));
+        Some(gone.unwrap_or(&found.changed).clone())
     }
 
     /// Forgets a path that was added; what was there last.
@@ -327,6 +365,16 @@ impl Top {
                 let (name, size) = (self.name(at)?, item.stamp.size);
                 Some(SharedFile { hash: item.hash, name, size, kind: FileKind::File })
             })
+    }
+
+    /// Returns the file of this number, or all of it, as something that was changed on disk.
+    pub(super) fn changed(&self, item: Option<usize>) -> Option<ChangedShare> {
+        let SharedFile { hash: top, name, .. } = &self.shared;
+        let Some(at) = item.filter(|_| self.manifest.is_some()) else {
+            return Some(ChangedShare { hash: *top, name: name.to_string(), folder: None });
+        };
+        let name = format!("{name}/{}", self.paths.get(at)?);
+        Some(ChangedShare { hash: self.items.get(at)?.hash, name, folder: Some(*top) })
     }
 
     /// The name of one of its files.

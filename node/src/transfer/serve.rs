@@ -282,9 +282,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
             Next::Request(request) => {
                 if let Request::Describe { hash } = request
                     && self.serving.describe(&hash, &self.caller).is_none()
-                    && let Some(name) = self.serving.changed(&hash, None, &self.caller)
+                    && let Some(changed) = self.serving.changed(&hash, None, &self.caller)
                 {
-                    self.serving.uploads.changed(hash, name).await;
+                    self.serving.uploads.changed(changed).await;
                 }
                 let answer = self.answer_at_once(request);
                 self.say(&answer).await?;
@@ -295,8 +295,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
         };
         let read = self.line.hearing(reading).await?;
         let (mut desk, run, batch) = read.map_err(io::Error::other)?;
-        if let Some((hash, name)) = desk.changed.take() {
-            self.serving.uploads.changed(hash, name).await;
+        if let Some(changed) = desk.changed.take() {
+            self.serving.uploads.changed(changed).await;
         }
         self.desk = Some(desk);
         if let Some(run) = run {

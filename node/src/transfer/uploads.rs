@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::status::Meter;
 use crate::lock::lock;
+use crate::shares::ChangedShare;
 
 /// Uploads that are remembered: those of open streams, and those that may be taken up again.
 const MAX_UPLOADS: usize = 4096;
@@ -18,7 +19,7 @@ const MAX_UPLOADS: usize = 4096;
 /// Peers that are told apart in the total. Beyond it the count stands still.
 const MAX_PEERS: usize = 65_536;
 
-/// Hashes that are known to have been reported as changed.
+/// Hashes that are known to have been reported as changed, and those of their folders.
 const MAX_CHANGED: usize = 1024;
 
 /// News that wait to be delivered. The stream that has more waits.
@@ -182,13 +183,17 @@ impl Uploads {
         let _ = self.news.send(UploadNews::Completed { peer, name, upload }).await;
     }
 
-    /// Reports that the share under `hash`, called `name`, could not be served because it was
-    /// changed.
-    pub(super) async fn changed(&self, hash: Hash, name: String) {
+    /// Reports that something could not be served because it was changed, unless that was reported.
+    pub(super) async fn changed(&self, changed: ChangedShare) {
+        let ChangedShare { hash, name, folder } = changed;
         {
             let mut registry = lock(&self.registry);
             if registry.changed.len() >= MAX_CHANGED || !registry.changed.insert(hash) {
                 return;
+            }
+            // That a folder is not what it was is no news once the file in it was reported.
+            if let Some(folder) = folder.filter(|_| registry.changed.len() < MAX_CHANGED) {
+                registry.changed.insert(folder);
             }
         }
         let _ = self.news.send(UploadNews::Changed { hash, name }).await;
@@ -306,7 +311,8 @@ mod tests {
         uploads.complete(node(10), "known".into(), file(100)).await;
         assert_eq!(completed(&mut news).await.1, "known");
         for n in 0..MAX_CHANGED as u64 + 10 {
-            let changed = uploads.changed(file(n).hash, "a".into());
+            let (hash, folder) = (file(n).hash, Some(file(n + 1_000_000).hash));
+            let changed = uploads.changed(ChangedShare { hash, name: "a".into(), folder });
             let (_, _) = tokio::join!(changed, async { news.try_recv() });
         }
         assert_eq!(lock(&uploads.registry).changed.len(), MAX_CHANGED);

@@ -101,6 +101,7 @@ async fn one_file_of_a_folder_and_one_that_is_gone_are_named() {
     let mut case = Case::new().await;
     case.write("from/album/a.txt", 1, 0);
     let song = case.write("from/album/in/song.bin", 2, 3);
+    let song_hash = Hash::of(&std::fs::read(&song).unwrap());
     let album = case.ann.share(case.folder.path().join("from/album")).await.unwrap().shared.hash;
     let small = case.write("from/small.txt", 3, 0);
     let hash = case.ann.share(&small).await.unwrap().shared.hash;
@@ -108,10 +109,55 @@ async fn one_file_of_a_folder_and_one_that_is_gone_are_named() {
     std::fs::remove_file(small).unwrap();
     assert_eq!(named(case.fetch(album, "to").await), "album/in/song.bin");
     // Its own list is asked for, by its own hash.
-    let (song, name) = case.reported().await;
-    assert_eq!((song == album, &*name), (false, "album/in/song.bin"));
+    assert_eq!(case.reported().await, (song_hash, "album/in/song.bin".to_owned()));
     assert_eq!(named(case.fetch(hash, "to").await), "small.txt");
     assert_eq!(case.reported().await, (hash, "small.txt".to_owned()));
+    case.end().await;
+}
+
+/// One changed file is one report, whatever it is fetched as, and before and after it was noticed.
+#[tokio::test]
+async fn a_changed_file_is_reported_once_by_its_own_hash() {
+    for size in [0, 3] {
+        let mut case = Case::new().await;
+        case.write("from/album/a.txt", 1, 0);
+        let song = case.write("from/album/in/song.bin", 2, size);
+        let hash = Hash::of(&std::fs::read(&song).unwrap());
+        let path = case.folder.path().join("from/album");
+        let album = case.ann.share(path).await.unwrap().shared.hash;
+        std::fs::write(&song, "another").unwrap();
+        let reported = (hash, "album/in/song.bin".to_owned());
+        assert_eq!(named(case.fetch(album, "to").await), reported.1);
+        assert_eq!(case.reported().await, reported, "{size}");
+        // Neither the file by itself nor the folder is reported again.
+        case.fetch(hash, "to").await.unwrap_err();
+        case.ann.refresh(|_| {}).await.unwrap();
+        case.fetch(hash, "to").await.unwrap_err();
+        case.fetch(album, "to").await.unwrap_err();
+        case.end().await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_changed_in_a_folder_is_reported_also_after_a_refresh() {
+    let mut case = Case::new().await;
+    case.write("from/album/a.txt", 1, 0);
+    let song = case.write("from/album/in/song.bin", 2, 3);
+    // It is shared by itself and in a folder.
+    let hash = case.ann.share(&song).await.unwrap().shared.hash;
+    let path = case.folder.path().join("from/album");
+    let album = case.ann.share(&path).await.unwrap().shared.hash;
+    std::fs::remove_file(&song).unwrap();
+    case.ann.refresh(|_| {}).await.unwrap();
+    case.fetch(album, "to").await.unwrap_err();
+    assert_eq!(case.reported().await, (hash, "album/in/song.bin".to_owned()));
+    case.fetch(hash, "to").await.unwrap_err();
+    // Where a file was only added it is the folder that is not what it was.
+    let smaller = case.ann.shares().remove(0).hash;
+    case.write("from/album/more.txt", 3, 0);
+    case.ann.refresh(|_| {}).await.unwrap();
+    case.fetch(smaller, "to").await.unwrap_err();
+    assert_eq!(case.reported().await, (smaller, "album".to_owned()));
     case.end().await;
 }
 

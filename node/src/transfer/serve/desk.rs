@@ -11,7 +11,7 @@ use peerkit_proto::hello::Proof;
 use peerkit_proto::id::{Hash, NodeId};
 
 use super::Serving;
-use crate::shares::{OpenShare, OpenTree, values_of};
+use crate::shares::{ChangedShare, OpenShare, OpenTree, values_of};
 use crate::transfer::partial::{OpenPartial, Partial};
 
 /// Bytes of pieces that are read, and written, together: one large piece or many small ones.
@@ -82,8 +82,8 @@ pub(super) struct Desk {
     file: Option<(Hash, Source)>,
     /// The same of folders whose files are asked for: between their pieces come lists.
     tree: Option<(Hash, Source)>,
-    /// The content that could not be read last because it was changed: its hash, and its name.
-    pub(super) changed: Option<(Hash, String)>,
+    /// The content that could not be read last because it was changed.
+    pub(super) changed: Option<ChangedShare>,
 }
 
 #[derive(Debug)]
@@ -135,19 +135,17 @@ impl Serving {
         }
     }
 
-    /// The name of the share that `caller` can't have because it was changed. In the folder `hash`
-    /// that is the file of this `piece`.
+    /// Returns what `caller` can't have under `hash` because it was changed: in a folder, its `file`
+    /// of this number.
     pub(super) fn changed(
         &self,
         hash: &Hash,
-        piece: Option<u64>,
+        file: Option<usize>,
         caller: &Caller,
-    ) -> Option<String> {
+    ) -> Option<ChangedShare> {
         let asker = caller.asker();
-        let place = piece.zip(self.layouts.known(hash)).and_then(|(piece, all)| all.place(piece));
-        let file = place.map(|place| place.file);
-        let title = self.shares.title(hash, file, &asker);
-        title.or_else(|| Some(self.shares.changed(hash, &asker)?.to_string()))
+        let served = self.shares.served(hash, file, &asker);
+        served.or_else(|| self.shares.changed(hash, &asker))
     }
 
     fn open(&self, hash: &Hash, tree: bool, caller: &Caller) -> Result<Source, Refusal> {
@@ -171,12 +169,6 @@ impl Serving {
 }
 
 impl Layouts {
-    /// The layout of a folder that is being served.
-    fn known(&self, hash: &Hash) -> Option<Arc<Layout>> {
-        let layouts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        layouts.get(hash).and_then(Weak::upgrade)
-    }
-
     fn get(&self, hash: &Hash, make: impl FnOnce() -> Option<Layout>) -> Option<Arc<Layout>> {
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = lock().get(hash).and_then(Weak::upgrade) {
@@ -199,6 +191,14 @@ impl Source {
             Self::Partial(partial) => partial.layout().place(piece)?.len(),
         };
         usize::try_from(len).ok()
+    }
+
+    /// Returns the number of the file that a piece of a folder is part of.
+    fn file(&self, piece: u64) -> Option<usize> {
+        match self {
+            Self::Tree(_, layout) => layout.place(piece).map(|place| place.file),
+            Self::Share(_) | Self::Partial(_) => None,
+        }
     }
 
     /// Whether it has the pieces that are left of `run`.
@@ -262,7 +262,10 @@ impl Desk {
         let read = self.try_read(run, batch);
         run.batch = first..run.next;
         if let Err(refusal) = read {
-            self.note(refusal, &run.hash, run.tree.then_some(run.next));
+            // Looked up before the folder is closed: its layout goes with it.
+            let source = self.slot(run.tree).take();
+            let file = source.and_then(|(_, source)| source.file(run.next));
+            self.note(refusal, &run.hash, file);
             tracing::debug!(hash = %run.hash, first, %refusal, "pieces are not served");
             run.count = 0;
             batch.put(&Answer::Refused(refusal));
@@ -270,10 +273,9 @@ impl Desk {
     }
 
     /// Notes what was refused because it was changed.
-    fn note(&mut self, refusal: Refusal, hash: &Hash, piece: Option<u64>) {
+    fn note(&mut self, refusal: Refusal, hash: &Hash, file: Option<usize>) {
         if refusal == Refusal::Changed {
-            let name = self.serving.changed(hash, piece, &self.caller);
-            self.changed = name.map(|name| (*hash, name));
+            self.changed = self.serving.changed(hash, file, &self.caller);
         }
     }
 
@@ -289,10 +291,7 @@ impl Desk {
                 break;
             }
             let read = |out: &mut [u8]| source.read(run.next, run.read, out).map(|()| left);
-            if let Err(refusal) = batch.put_part(run, len, left, read) {
-                *self.slot(run.tree) = None;
-                return Err(refusal);
-            }
+            batch.put_part(run, len, left, read)?;
             batch.content += left;
             run.advance(left, len);
         }
