@@ -11,7 +11,7 @@ use peerkit::{
 };
 use tokio::sync::Notify;
 
-use crate::outcome::{LeftOutView, Outcome, RenamedView};
+use crate::outcome::{ChangesView, Outcome};
 use crate::output::Output;
 use crate::progress::{Bars, peer_of};
 use crate::text::{self, Paint};
@@ -197,8 +197,7 @@ pub(crate) fn outcome(result: Result<Fetched, Error>) -> anyhow::Result<Outcome>
             seconds: fetched.seconds,
             sources: fetched.sources,
             dropped: fetched.dropped,
-            renamed: fetched.renamed.into_iter().map(RenamedView::from).collect(),
-            left_out: fetched.left_out.into_iter().map(LeftOutView::from).collect(),
+            changes: ChangesView::all(fetched.renamed, fetched.left_out),
         }),
         Err(Error::Stopped) => {
             Err(anyhow!("stopped before it was done: it goes on at the next start"))

@@ -17,7 +17,7 @@ use crate::args::GetArgs;
 use crate::fetches;
 use crate::json::{self, ResultLine};
 use crate::log::Log;
-use crate::outcome::{LeftOutView, Outcome, RenamedView};
+use crate::outcome::{ChangesView, Outcome};
 use crate::progress::Bars;
 use crate::text::{self, Paint, plain};
 use crate::wanted::{Destination, Wanted};
@@ -260,9 +260,7 @@ fn tell(mut fetched: Fetched, force: bool) -> anyhow::Result<()> {
         let name = plain(name.as_str());
         let _ = writeln!(io::stderr(), "{name} is there already and was left as it is{advice}");
     }
-    let renamed: Vec<_> = renamed.into_iter().map(RenamedView::from).collect();
-    let left_out: Vec<_> = left_out.into_iter().map(LeftOutView::from).collect();
-    for line in human::changes(&renamed, &left_out) {
+    for line in human::changes(&ChangesView::all(renamed, left_out)) {
         let _ = writeln!(io::stderr(), "{line}");
     }
     if let Ok(here) = std::env::current_dir()

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use peerkit::{Address, Event, Hash, Message, Node, Parting, Peer, Reason, SharedFile, Ticket};
 
 use crate::outcome::{
-    ContentsView, FolderFileView, FoundView, KnownView, LeftOutView, ListedView, NetworkView,
-    Outcome, PeerView, Ping, RenamedView, SkippedView, Stops,
+    ChangesView, ContentsView, FolderFileView, FoundView, KnownView, ListedView, NetworkView,
+    Outcome, PeerView, Ping, SkippedView, Stops,
 };
 use crate::start::Reach;
 use crate::text::{self, Paint, count, label, path as shown, plain};
@@ -140,7 +140,7 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
             "fetching {}: `downloads` tells how far it is",
             downloads::named(paint, download)
         ),
-        Outcome::Fetched { path, bytes, seconds, sources, dropped, renamed, left_out } => {
+        Outcome::Fetched { path, bytes, seconds, sources, dropped, changes: all } => {
             let how = match sources.len() {
                 0 if *bytes > 0 => "was here already".to_owned(),
                 nodes => format!(
@@ -156,7 +156,7 @@ pub(crate) fn outcome(paint: Paint, command: &str, outcome: &Outcome) -> String 
                 let (id, why) = (dropped.id.short(), plain(&dropped.why));
                 let _ = write!(text, "\nnot from {id}, which sent something else: {why}");
             }
-            for line in changes(renamed, left_out) {
+            for line in changes(all) {
                 let _ = write!(text, "\n{line}");
             }
             text
@@ -271,8 +271,13 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
             who(peer),
             plain(why)
         ),
-        Event::NodeDownloadFinished { path, bytes, .. } => {
-            format!("{up} fetched {} {}", shown(path), paint.faint(&text::size(*bytes)))
+        Event::NodeDownloadFinished { path, bytes, changes: all, .. } => {
+            let size = paint.faint(&text::size(*bytes));
+            let mut text = format!("{up} fetched {} {size}", shown(path));
+            for line in changes(&ChangesView::from(all)) {
+                let _ = write!(text, "\n{line}");
+            }
+            text
         }
         Event::NodeDownloadFailed { hash, error } => {
             format!("{wrong} {} was not fetched: {}", digits(*hash), plain(error))
@@ -367,7 +372,9 @@ fn content(message: &Message) -> String {
 const NAMED: usize = 20;
 
 /// The files that have another name here than at their source, and those that could not be written.
-pub(crate) fn changes(renamed: &[RenamedView], left_out: &[LeftOutView]) -> Vec<String> {
+pub(crate) fn changes(changes: &ChangesView) -> Vec<String> {
+    let ChangesView { renamed, more_renamed, left_out, more_left_out } = changes;
+    let others = |listed: usize, more: usize| listed.saturating_sub(NAMED).saturating_add(more);
     let mut lines = Vec::new();
     let some = renamed.iter().take(NAMED);
     lines.extend(some.map(|renamed| {
@@ -375,15 +382,17 @@ pub(crate) fn changes(renamed: &[RenamedView], left_out: &[LeftOutView]) -> Vec<
         let path = renamed.path.file_name().unwrap_or_default().to_string_lossy();
         format!("{name} is called {} here: {}", plain(&path), renamed.why)
     }));
-    if renamed.len() > NAMED {
-        lines.push(format!("and {} more have other names", renamed.len() - NAMED));
+    let others_renamed = others(renamed.len(), *more_renamed);
+    if others_renamed > 0 {
+        lines.push(format!("and {others_renamed} more have other names"));
     }
     let some = left_out.iter().take(NAMED);
     lines.extend(
         some.map(|left| format!("not written: {}: {}", plain(left.path.as_str()), left.why)),
     );
-    if left_out.len() > NAMED {
-        lines.push(format!("and {} more were not written", left_out.len() - NAMED));
+    let others_left_out = others(left_out.len(), *more_left_out);
+    if others_left_out > 0 {
+        lines.push(format!("and {others_left_out} more were not written"));
     }
     lines
 }
@@ -583,7 +592,8 @@ fn speed(bytes: u64, seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use peerkit::{Degrees, Figures, NodeId};
+    use crate::outcome::{LeftOutView, RenamedView};
+    use peerkit::{Changes, Degrees, Figures, LeftOut, NameFault, NodeId};
 
     #[test]
     fn a_ping_of_no_node_is_said_in_words() {
@@ -666,15 +676,35 @@ mod tests {
         };
         let left =
             |n: usize| LeftOutView { path: format!("l{n}").parse().unwrap(), why: "long".into() };
-        let lines = changes(
-            &(0..NAMED + 2).map(renamed).collect::<Vec<_>>(),
-            &(0..NAMED + 3).map(left).collect::<Vec<_>>(),
-        );
+        let lines = changes(&ChangesView {
+            renamed: (0..NAMED + 2).map(renamed).collect(),
+            more_renamed: 0,
+            left_out: (0..NAMED + 3).map(left).collect(),
+            more_left_out: 40,
+        });
         assert_eq!(lines.len(), 2 * (NAMED + 1));
         assert_eq!(lines[0], "a0\\u{202e} is called a0_ here: so");
         assert_eq!(lines[NAMED], "and 2 more have other names");
         assert_eq!(lines[NAMED + 1], "not written: l0: long");
-        assert_eq!(lines.last().unwrap(), "and 3 more were not written");
+        assert_eq!(lines.last().unwrap(), "and 43 more were not written");
+    }
+
+    #[tokio::test]
+    async fn a_download_that_is_not_whole_says_so() {
+        let node = Node::builder().spawn().await.unwrap();
+        let left = LeftOut { path: "in/song".parse().unwrap(), why: NameFault::TooLongHere };
+        let text = |left_out: &[LeftOut]| {
+            let (hash, changes) = (Hash::of(b"content"), Changes::new(&[], left_out));
+            let path = "/d/album".into();
+            let event = Event::NodeDownloadFinished { hash, path, bytes: 7, changes };
+            super::event(Paint::none(), &node, &event).unwrap()
+        };
+        assert_eq!(text(&[]).lines().count(), 1);
+        let told = text(std::slice::from_ref(&left));
+        assert_eq!(told.lines().nth(1), Some("not written: in/song: it is too long for this disk"));
+        let told = text(&vec![left; Changes::MAX + 5]);
+        let others = format!("and {} more were not written", Changes::MAX + 5 - NAMED);
+        assert_eq!(told.lines().last(), Some(&*others));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use peerkit::{Event, Hash, Kind, Message, Node, NodeId, SharedFile, UploadTotals
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::outcome::{NodeView, Outcome, PeerView, SkippedView};
+use crate::outcome::{ChangesView, NodeView, Outcome, PeerView, SkippedView};
 use crate::start::Running;
 use crate::text;
 
@@ -118,23 +118,79 @@ impl Stopped {
 #[serde(untagged)]
 enum Data {
     Message(Content),
-    Parting { reason: String, by_peer: bool },
-    Failed { unsent: u64, unconfirmed: u64, reason: String },
-    Broadcast { id: String, author: NodeId, title: String, message: Content, time: u64 },
+    Parting {
+        reason: String,
+        by_peer: bool,
+    },
+    Failed {
+        unsent: u64,
+        unconfirmed: u64,
+        reason: String,
+    },
+    Broadcast {
+        id: String,
+        author: NodeId,
+        title: String,
+        message: Content,
+        time: u64,
+    },
     Node(NodeView),
-    Reconnection { address: String, tries: u32, error: String },
-    Connection { address: String, error: String },
-    Missed { author: NodeId, count: u64 },
-    Ordered { owner: NodeId },
-    Refused { error: String },
-    Fetched { hash: Hash, name: Option<String>, path: PathBuf, bytes: u64 },
-    NotFetched { hash: Hash, error: String },
-    Dropped { hash: Hash, id: NodeId, why: String },
-    Uploaded { hash: Hash, name: String, bytes: u64, size: u64 },
-    ShareChanged { hash: Hash, name: String },
-    Lagged { missed: u64 },
-    Panicked { event: &'static str, panic: String },
-    ClockSkew { seconds: i64 },
+    Reconnection {
+        address: String,
+        tries: u32,
+        error: String,
+    },
+    Connection {
+        address: String,
+        error: String,
+    },
+    Missed {
+        author: NodeId,
+        count: u64,
+    },
+    Ordered {
+        owner: NodeId,
+    },
+    Refused {
+        error: String,
+    },
+    Fetched {
+        hash: Hash,
+        name: Option<String>,
+        path: PathBuf,
+        bytes: u64,
+        #[serde(flatten)]
+        changes: ChangesView,
+    },
+    NotFetched {
+        hash: Hash,
+        error: String,
+    },
+    Dropped {
+        hash: Hash,
+        id: NodeId,
+        why: String,
+    },
+    Uploaded {
+        hash: Hash,
+        name: String,
+        bytes: u64,
+        size: u64,
+    },
+    ShareChanged {
+        hash: Hash,
+        name: String,
+    },
+    Lagged {
+        missed: u64,
+    },
+    Panicked {
+        event: &'static str,
+        panic: String,
+    },
+    ClockSkew {
+        seconds: i64,
+    },
 }
 
 impl Data {
@@ -172,11 +228,12 @@ impl Data {
             }
             Event::NodeShutdownOrdered { owner } => Self::Ordered { owner: *owner },
             Event::NodeShutdownRefused { why, .. } => Self::Refused { error: why.clone() },
-            Event::NodeDownloadFinished { hash, path, bytes } => Self::Fetched {
+            Event::NodeDownloadFinished { hash, path, bytes, changes } => Self::Fetched {
                 hash: *hash,
                 name: path.file_name().map(|name| name.to_string_lossy().into_owned()),
                 path: path.clone(),
                 bytes: *bytes,
+                changes: ChangesView::from(changes),
             },
             Event::NodeDownloadFailed { hash, error } => {
                 Self::NotFetched { hash: *hash, error: error.clone() }
@@ -273,6 +330,7 @@ pub(crate) fn line(value: &impl Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use peerkit::{Changes, LeftOut, NameFault, Renamed};
 
     #[test]
     fn results_have_the_form_of_the_design() {
@@ -295,11 +353,22 @@ mod tests {
         let node = Node::builder().spawn().await.unwrap();
         let data = |event| serde_json::to_value(Data::of(&node, &event).unwrap()).unwrap();
         let hash = Hash::of(b"content");
-        let event = Event::NodeDownloadFinished { hash, path: "/d/a film".into(), bytes: 7 };
-        let expected = serde_json::json!(
-            {"hash": hash, "name": "a film", "path": "/d/a film", "bytes": 7}
-        );
-        assert_eq!(data(event), expected);
+        let (why, path) = (NameFault::Taken, "/d/a film (1)".into());
+        let renamed = Renamed { name: "a film".parse().unwrap(), path, why };
+        let left = LeftOut { path: "in/a song".parse().unwrap(), why: NameFault::TooLongHere };
+        let changes = Changes::new(&[renamed], &vec![left; Changes::MAX + 2]);
+        let path = "/d/a film (1)".into();
+        let data_of = data(Event::NodeDownloadFinished { hash, path, bytes: 7, changes });
+        let left = serde_json::json!({"path": "in/a song", "why": "it is too long for this disk"});
+        let left = vec![left; Changes::MAX];
+        let expected = serde_json::json!({
+            "hash": hash, "name": "a film (1)", "path": "/d/a film (1)", "bytes": 7,
+            "renamed": [
+                {"name": "a film", "path": "/d/a film (1)", "why": "another file has that name"}
+            ],
+            "left_out": left, "more_left_out": 2
+        });
+        assert_eq!(data_of, expected);
         let event = Event::NodeDownloadFailed { hash, error: "no room".into() };
         assert_eq!(data(event), serde_json::json!({"hash": hash, "error": "no room"}));
         let id = NodeId::from_bytes([1; 32]);

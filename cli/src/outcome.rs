@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use peerkit::{
-    Access, Discovery, DownloadStatus, Dropped, Figures, FileName, FolderFile, FoundFile, Hash,
-    KnownPeer, LeftOut, Neighbour, Network, Node, NodeId, NodeInfo, Peer, RelPath, Renamed,
+    Access, Changes, Discovery, DownloadStatus, Dropped, Figures, FileName, FolderFile, FoundFile,
+    Hash, KnownPeer, LeftOut, Neighbour, Network, Node, NodeId, NodeInfo, Peer, RelPath, Renamed,
     SharedFile, Skipped, Status,
 };
 use serde::Serialize;
@@ -92,12 +92,8 @@ pub(crate) enum Outcome {
         /// Sources that sent what is not the file.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         dropped: Vec<Dropped>,
-        /// Entries that have another name here than at their source.
-        #[serde(skip_serializing_if = "Vec::is_empty")]
-        renamed: Vec<RenamedView>,
-        /// Entries of a folder that this disk can't hold.
-        #[serde(skip_serializing_if = "Vec::is_empty")]
-        left_out: Vec<LeftOutView>,
+        #[serde(flatten)]
+        changes: ChangesView,
     },
     /// `pause`, `resume`, `cancel`
     Download { download: Box<DownloadStatus> },
@@ -340,6 +336,42 @@ pub(crate) struct LeftOutView {
 impl From<LeftOut> for LeftOutView {
     fn from(left: LeftOut) -> Self {
         Self { path: left.path, why: left.why.to_string() }
+    }
+}
+
+/// The entries that a fetch wrote under other names, and those that it could not write: the first of
+/// them, and how many more there are.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct ChangesView {
+    /// Entries that have another name here than at their source.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) renamed: Vec<RenamedView>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) more_renamed: usize,
+    /// Entries of a folder that this disk can't hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) left_out: Vec<LeftOutView>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) more_left_out: usize,
+}
+
+impl ChangesView {
+    /// All of them.
+    pub(crate) fn all(renamed: Vec<Renamed>, left_out: Vec<LeftOut>) -> Self {
+        Self {
+            renamed: renamed.into_iter().map(RenamedView::from).collect(),
+            more_renamed: 0,
+            left_out: left_out.into_iter().map(LeftOutView::from).collect(),
+            more_left_out: 0,
+        }
+    }
+}
+
+impl From<&Changes> for ChangesView {
+    fn from(changes: &Changes) -> Self {
+        let Changes { more_renamed, more_left_out, .. } = *changes;
+        let all = Self::all(changes.renamed.clone(), changes.left_out.clone());
+        Self { more_renamed, more_left_out, ..all }
     }
 }
 

@@ -101,8 +101,8 @@ pub use status::{BroadcastCounters, PeerStatus, Status};
 pub use store::{KnownPeer, StoreError};
 pub use stream::Stream;
 pub use transfer::{
-    Download, DownloadState, DownloadStatus, Dropped, FetchError, Fetched, Get, InTheWay, LeftOut,
-    Renamed, UploadStatus, UploadTotals,
+    Download, DownloadState, DownloadStatus, Dropped, FetchError, Fetched, Get, InTheWay,
+    UploadStatus, UploadTotals,
 };
 
 pub use peerkit_proto::address::{Address, DEFAULT_PORT, ParseAddressError};
@@ -113,8 +113,8 @@ pub use peerkit_proto::event::{
 pub use peerkit_proto::event::{Neighbour, NodeInfo};
 pub use peerkit_proto::files::disk::{misleads, plain};
 pub use peerkit_proto::files::{
-    Access, FileKind, FileName, FoundFile, NameFault, RelPath, Secret, SharedFile, Source, Ticket,
-    TicketError,
+    Access, Changes, FileKind, FileName, FoundFile, LeftOut, NameFault, RelPath, Renamed, Secret,
+    SharedFile, Source, Ticket, TicketError,
 };
 pub use peerkit_proto::frame::Refusal;
 pub use peerkit_proto::handler::{Callback, Context, Handler};

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use peerkit_proto::codec::DecodeError;
 use peerkit_proto::files::{
-    FileKind, ManifestError, NameFault, PieceError, Refusal, RelPath, WireError,
+    FileKind, LeftOut, ManifestError, PieceError, Refusal, RelPath, Renamed, WireError,
 };
 use peerkit_proto::id::NodeId;
 use serde::Serialize;
@@ -75,26 +75,6 @@ pub struct Fetched {
     pub renamed: Vec<Renamed>,
     /// Entries of the folder that could not be written here.
     pub left_out: Vec<LeftOut>,
-}
-
-/// A file or folder that was written under another name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Renamed {
-    /// Its name, or its path in the fetched folder.
-    pub name: RelPath,
-    /// Its path.
-    pub path: PathBuf,
-    /// Why it could not have its name.
-    pub why: NameFault,
-}
-
-/// A file or folder in a fetched folder that this disk can't have.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftOut {
-    /// Its path in the fetched folder.
-    pub path: RelPath,
-    /// Why it is left out.
-    pub why: NameFault,
 }
 
 /// Something that is no regular file, and that a fetched file does not replace.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Address;
-use crate::files::{FoundFile, SharedFile};
+use crate::files::{Changes, FoundFile, SharedFile};
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
 
@@ -107,7 +107,8 @@ pub enum Event {
         /// The fault in it.
         why: String,
     },
-    /// A download is whole, checked, and in its place.
+    /// A download is over, checked, and in its place: all of it, but for the entries of a folder that
+    /// this disk can't have.
     NodeDownloadFinished {
         /// What was fetched.
         hash: Hash,
@@ -115,6 +116,8 @@ pub enum Event {
         path: PathBuf,
         /// Bytes of it.
         bytes: u64,
+        /// The entries that have other names here, and those that could not be written.
+        changes: Changes,
     },
     /// A download was given up. What came of it is kept for another try.
     NodeDownloadFailed {

@@ -9,6 +9,7 @@
 //! and answers, byte by byte.
 
 pub mod access;
+pub mod changes;
 pub mod disk;
 pub mod fetch;
 pub mod layout;
@@ -26,6 +27,7 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::{Hash, NodeId};
 
 pub use access::{Access, AccessKind, Asker, Secret, TicketKey};
+pub use changes::{Changes, LeftOut, Renamed};
 pub use disk::{DiskNames, DiskRules, Platform};
 pub use layout::{Layout, Place};
 pub use manifest::{Entry, MAX_ENTRIES, MAX_MANIFEST, Manifest, ManifestError};

@@ -11,7 +11,7 @@ pub use self::context::{Action, Context, World};
 
 use crate::address::Address;
 use crate::event::{ActionId, Broadcast, Event, MessageFailure, NodeInfo, Parting, Peer, Upload};
-use crate::files::{FoundFile, SharedFile};
+use crate::files::{Changes, FoundFile, SharedFile};
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
 
@@ -80,13 +80,14 @@ pub trait Handler: Send {
     fn node_shutdown_ordered(&mut self, cx: &mut Context<'_>, owner: NodeId) {}
     /// An order to stop that `peer` passed on was ignored: see [`Event::NodeShutdownRefused`].
     fn node_shutdown_refused(&mut self, cx: &mut Context<'_>, peer: &Peer, why: &str) {}
-    /// A download is whole and in its place: see [`Event::NodeDownloadFinished`].
+    /// A download is in its place: see [`Event::NodeDownloadFinished`].
     fn node_download_finished(
         &mut self,
         cx: &mut Context<'_>,
         hash: Hash,
         path: &Path,
         bytes: u64,
+        changes: &Changes,
     ) {
     }
     /// A download was given up: see [`Event::NodeDownloadFailed`].
@@ -221,8 +222,8 @@ impl Event {
             Self::NodeShutdownRefused { peer, why } => {
                 handler.node_shutdown_refused(cx, &peer, &why);
             }
-            Self::NodeDownloadFinished { hash, path, bytes } => {
-                handler.node_download_finished(cx, hash, &path, bytes);
+            Self::NodeDownloadFinished { hash, path, bytes, changes } => {
+                handler.node_download_finished(cx, hash, &path, bytes, &changes);
             }
             Self::NodeDownloadFailed { hash, error } => {
                 handler.node_download_failed(cx, hash, &error);

@@ -265,5 +265,6 @@ fn what_a_disk_cannot_have_is_named_and_makes_it_fail() {
     // And in the background, where the list of downloads tells of it too.
     let mut node = Program::start(home.path(), "bob", &[]);
     assert_eq!(node.run(&format!("get {ticket} '{}'", to("prompt")))["left_out"], left);
+    assert_eq!(node.event("node_download_finished")["data"]["left_out"], left);
     assert_eq!(node.run("downloads")["downloads"][0]["left_out"], 1);
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Event;
-use peerkit_proto::files::{FileKind, FileName, Refusal, Secret};
+use peerkit_proto::files::{Changes, FileKind, FileName, LeftOut, Refusal, Secret};
 use peerkit_proto::id::{Hash, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
@@ -21,7 +21,7 @@ use super::fetching::Fetching;
 use super::get::{Candidate, Destination, Get};
 use super::part;
 use super::status::{DownloadState, DownloadStatus, Shown};
-use super::{FetchError, Fetched, LeftOut};
+use super::{FetchError, Fetched};
 use crate::error::Error;
 use crate::inner::Inner;
 
@@ -392,8 +392,12 @@ impl Inner {
                 for LeftOut { path, why } in fetched.left_out.iter().take(LOGGED) {
                     tracing::info!(%path, %why, "a file in a fetched folder can't be written");
                 }
-                let (path, bytes) = (fetched.path.clone(), fetched.bytes);
-                Event::NodeDownloadFinished { hash, path, bytes }
+                Event::NodeDownloadFinished {
+                    hash,
+                    path: fetched.path.clone(),
+                    bytes: fetched.bytes,
+                    changes: Changes::new(&fetched.renamed, &fetched.left_out),
+                }
             }
             Err(error) => Event::NodeDownloadFailed { hash, error: error.to_string() },
         };

@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use peerkit_proto::files::{
-    Access, Description, FileName, Layout, NameFault, PieceList, PieceSet, Place, RelPath,
+    Access, Description, FileName, Layout, LeftOut, NameFault, PieceList, PieceSet, Place, RelPath,
+    Renamed,
 };
 use peerkit_proto::id::Hash;
 
+use super::FetchError;
 use super::checking::{Checking, read_good};
 use super::get::Destination;
 use super::listed::Listed;
@@ -19,7 +21,6 @@ use super::part::{PartFile, PartFolder, write_all_at};
 use super::partial::Partial;
 use super::place::{Goal, check_merge, place_file, place_folder, rules_below};
 use super::prove::{Content as ProvenContent, Proven};
-use super::{FetchError, LeftOut, Renamed};
 use crate::folder::OpenFolder;
 use crate::lock::lock;
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::*;
-use peerkit::{FetchError, Get, NameFault, Node, ShareOptions, Ticket};
+use peerkit::{Changes, Event, FetchError, Get, NameFault, Node, ShareOptions, Ticket};
 use tempfile::TempDir;
 
 fn folder() -> TempDir {
@@ -164,7 +164,13 @@ fn deep(base: &Path, len: usize) -> PathBuf {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn what_this_disk_cannot_have_is_named_and_the_rest_arrives() {
-    let (ann, bob) = (node("ann").await, node("bob").await);
+    let (called, mut events) = tokio::sync::mpsc::unbounded_channel();
+    let bob = builder("bob").callback(move |_, event| {
+        if let Event::NodeDownloadFinished { path, changes, .. } = event {
+            called.send((path, changes)).unwrap();
+        }
+    });
+    let (ann, bob) = (node("ann").await, bob.spawn().await.unwrap());
     let (from, to) = (folder(), folder());
     let content = Chance(3).bytes(3 << 20);
     write(&from, "top/short", &content);
@@ -183,6 +189,9 @@ async fn what_this_disk_cannot_have_is_named_and_the_rest_arrives() {
         fetched.left_out.iter().map(|left| (left.path.as_str().len(), left.why)).collect();
     let (long, above) = (NameFault::TooLongHere, NameFault::Above);
     assert_eq!(left, [(200, long), (205, above), (240, long)]);
+    let (path, changes) = within("the event", events.recv()).await.unwrap();
+    let expected = Changes::new(&fetched.renamed, &fetched.left_out);
+    assert_eq!((path, changes), (fetched.path.clone(), expected));
     assert_eq!(fs::read_dir(&to).unwrap().count(), 1, "nothing else is left");
     // The next fetch finds that all that can be there is.
     assert_eq!(fetch(&bob, get).await.sources, []);

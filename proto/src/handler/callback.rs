@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Context, Handler};
 use crate::address::Address;
 use crate::event::{ActionId, Broadcast, Event, MessageFailure, NodeInfo, Parting, Peer, Upload};
-use crate::files::{FoundFile, SharedFile};
+use crate::files::{Changes, FoundFile, SharedFile};
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
 
@@ -86,8 +86,10 @@ impl<F: FnMut(&mut Context<'_>, Event) + Send> Handler for Callback<F> {
         hash: Hash,
         path: &Path,
         bytes: u64,
+        changes: &Changes,
     ) {
-        (self.0)(cx, Event::NodeDownloadFinished { hash, path: path.to_owned(), bytes });
+        let (path, changes) = (path.to_owned(), changes.clone());
+        (self.0)(cx, Event::NodeDownloadFinished { hash, path, bytes, changes });
     }
 
     fn node_download_failed(&mut self, cx: &mut Context<'_>, hash: Hash, error: &str) {
