@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
-use peerkit::{Address, NodeId, ParseAddressError};
+use peerkit::{Address, NodeId, NotAKey, ParseAddressError};
 
 use crate::manual::{self, Entry};
 use crate::settings::{self, Setting};
@@ -440,23 +440,17 @@ pub(crate) fn flags_of(command: &str) -> &'static [Flag] {
 /// it would reach no node.
 pub(crate) fn identity(text: &str) -> Result<NodeId, String> {
     let id: NodeId = text.parse().map_err(|error| format!("{error}"))?;
-    is_possible(id).map(|()| id)
+    id.checked().map_err(with_advice)
 }
 
-fn is_possible(id: NodeId) -> Result<(), String> {
-    match id.is_public_key() {
-        true => Ok(()),
-        false => Err(format!(
-            "no node has the identity {}..., which is no valid key: `peerkit id` prints a node's own",
-            id.short()
-        )),
-    }
+fn with_advice(error: NotAKey) -> String {
+    format!("{error}; `peerkit id` prints a node's own")
 }
 
 /// Reads the address of a node, without the names that a running node knows.
 pub(crate) fn address(text: &str) -> Result<Address, String> {
     let address: Address = text.parse().map_err(|error| format!("{error}"))?;
-    address.id.map_or(Ok(()), is_possible)?;
+    address.id.map(NodeId::checked).transpose().map_err(with_advice)?;
     Ok(address)
 }
 
@@ -471,7 +465,7 @@ pub(crate) fn check_address(text: &str) -> Result<(), String> {
         Err(ParseAddressError::Host(_)) if may_be_name => Ok(()),
         Err(ParseAddressError::NoHost(_)) if may_be_name && !is_number(text) => Ok(()),
         Err(error) => Err(error.to_string()),
-        Ok(address) => address.id.map_or(Ok(()), is_possible),
+        Ok(address) => address.id.map_or(Ok(()), |id| id.checked().map(drop).map_err(with_advice)),
     }
 }
 

@@ -62,10 +62,7 @@ impl Expected {
     pub(crate) async fn begin_command(&self, node: &Node, places: &[String]) {
         let addresses = match places {
             [] => node.bootstrap_nodes().to_vec(),
-            [place] => match place.parse::<Address>() {
-                Ok(address) => vec![address],
-                Err(_) => known_as(node, place).await,
-            },
+            [place] => node.known_addresses(place).await.unwrap_or_default(),
             _ => Vec::new(),
         };
         let mut dials = self.lock();
@@ -129,17 +126,6 @@ impl Expected {
                 .await;
         }
     }
-}
-
-/// The addresses of the nodes met before that `text` names.
-async fn known_as(node: &Node, text: &str) -> Vec<Address> {
-    let known = node.known_peers().await.unwrap_or_default().into_iter();
-    let digits = text.to_ascii_lowercase();
-    let named =
-        known.filter(|(id, known)| known.name == text || id.to_string().starts_with(&digits));
-    named
-        .flat_map(|(id, known)| known.addresses.into_iter().map(move |at| at.with_id(id)))
-        .collect()
 }
 
 /// Makes the links that the node begins with, and returns once that has gone well or failed. The

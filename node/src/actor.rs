@@ -54,8 +54,9 @@ pub(crate) struct Actor {
     successors: BTreeMap<NodeId, Successor>,
     /// Links that are being hung up on, by serial: what still comes from there is void.
     hung_up: BTreeSet<u64>,
-    /// Frames that were not sent, because the lanes of whom they were for are crowded.
-    passed_over: Vec<(NodeId, Frame)>,
+    /// Outputs of the overlay that were not carried out, as the inputs that say so: frames for crowded
+    /// lanes, and probes beyond those that may be under way. Empty between two inputs.
+    undone: Vec<Input>,
     /// Broadcasts of the handler that wait for their limit, oldest first.
     limited: VecDeque<(String, Message)>,
     /// When it was last said that a broadcast was dropped for its time.
@@ -92,7 +93,7 @@ impl Actor {
             joining: BTreeMap::new(),
             successors: BTreeMap::new(),
             hung_up: BTreeSet::new(),
-            passed_over: Vec::new(),
+            undone: Vec::new(),
             limited: VecDeque::new(),
             warned_at: None,
             stopping: false,
@@ -479,8 +480,9 @@ impl Actor {
     /// Carries out what the overlay has put out, and tells it what could not be.
     fn drain_all(&mut self, now: Instant) {
         self.drain();
-        while let Some((id, frame)) = self.passed_over.pop() {
-            self.overlay.handle(now, Input::PassedOver(id, frame));
+        while let Some(undone) = self.undone.pop() {
+            trace::input(&undone);
+            self.overlay.handle(now, undone);
             self.drain();
         }
     }
@@ -503,7 +505,7 @@ impl Actor {
                         Frame::Query(_) | Frame::Broadcast(_) | Frame::Forward(_)
                             if conn.outbox.is_crowded() =>
                         {
-                            self.passed_over.push((to, frame));
+                            self.undone.push(Input::PassedOver(to, frame));
                         }
                         _ => conn.control(&frame),
                     }
@@ -515,7 +517,12 @@ impl Actor {
                     let dialling = dial::link(self.inner.clone(), addresses, wanted, reply);
                     conn::start(&self.inner, dialling);
                 }
-                Output::Probe { addresses, id, probe } => self.inner.probe(id, addresses, probe),
+                Output::Probe { addresses, id, probe } => {
+                    let is_sent = self.inner.probe(id, addresses, probe);
+                    if !is_sent {
+                        self.undone.push(Input::Probed { id, answer: None });
+                    }
+                }
                 Output::Joined(_) => {
                     let waiting = std::mem::take(&mut self.joining).into_values().flatten();
                     for reply in waiting {

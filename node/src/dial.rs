@@ -31,20 +31,16 @@ pub(crate) use staggered::first_success;
 /// Addresses of one node that are dialled: as many as a ticket or a node record carries.
 pub(crate) const MAX_DIALLED: usize = MAX_RECORD_ADDRESSES;
 
+/// Most socket addresses that one host name is dialled at. 32: no host of a node has more, and one
+/// that resolves to thousands must not make us dial them all.
+const MAX_RESOLVED: usize = 32;
+
 /// A secured connection that has said nothing yet; the end of its handshake goes out with what it
 /// says.
 pub(crate) struct Secured {
     pub(crate) channel: Channel,
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
-}
-
-/// Returns `id` if a node can have it.
-///
-/// # Errors
-/// [`Error::NotAKey`].
-pub(crate) fn checked_key(id: NodeId) -> Result<NodeId, Error> {
-    if id.is_public_key() { Ok(id) } else { Err(Error::NotAKey(id)) }
 }
 
 /// Connects to `address` and secures the connection; checks who answers where that is given.
@@ -54,9 +50,7 @@ pub(crate) async fn connect(
     purpose: Purpose,
 ) -> Result<Secured, Error> {
     // Nothing that answers could pass the handshake.
-    if let Some(id) = address.id {
-        checked_key(id)?;
-    }
+    address.id.map(NodeId::checked).transpose()?;
     let timeout = inner.config.connect_timeout;
     let connecting = tokio::time::timeout(timeout, connect_any(address));
     let (remote, tcp) = connecting.await.unwrap_or_else(|_| {
@@ -92,8 +86,7 @@ async fn connect_first(
         // Mostly so: it needs no task of its own.
         return Ok((address.clone(), connect(inner, address, purpose).await?));
     }
-    let addresses = addresses.iter().take(MAX_DIALLED).cloned();
-    let connected = first_success(addresses, |address| {
+    let connected = first_success(addresses.iter().cloned(), MAX_DIALLED, |address| {
         let inner = inner.clone();
         async move {
             let secured = connect(&inner, &address, purpose).await?;
@@ -391,7 +384,7 @@ async fn connect_any(address: &Address) -> Result<(SocketAddr, TcpStream), Error
         };
         return Ok((socket, connected.map_err(failed)?));
     }
-    let connected = first_success(sockets, |socket| async move {
+    let connected = first_success(sockets, MAX_RESOLVED, |socket| async move {
         let connected = TcpStream::connect(socket).await;
         connected.map(|stream| (socket, stream)).map_err(|error| format!("{socket}: {error}"))
     });

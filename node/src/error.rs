@@ -7,7 +7,7 @@ use std::time::Duration;
 use peerkit_proto::address::{Address, ParseAddressError};
 use peerkit_proto::event::{Peer, Reason};
 use peerkit_proto::frame::Refusal;
-use peerkit_proto::id::{Hash, NodeId};
+use peerkit_proto::id::{Hash, NodeId, NotAKey};
 use peerkit_proto::overlay::broadcast::BroadcastError;
 use peerkit_proto::overlay::direct::{DirectError, Missed};
 
@@ -56,7 +56,7 @@ pub enum Error {
     },
     /// The identity is not a public key that a node can prove to hold: a digit of it is wrong. Nothing
     /// was dialled or shared.
-    #[error("no node can have the identity {0}: it is no valid key, so one of its digits is wrong")]
+    #[error("{}", NotAKey(*.0))]
     NotAKey(NodeId),
     /// Somebody else answers there.
     #[error("another node answers at {address}: {found}")]
@@ -263,10 +263,17 @@ impl Error {
             Self::Handshake { error, .. } => {
                 format!("what answers there is not a peerkit node: {error}")
             }
+            Self::NotAKey(_) => "no node can have that identity: it is no valid key".to_owned(),
             Self::WrongNode { found, .. } => format!("another node answers there: {found}"),
             Self::Refused { reason, .. } => format!("refused: {reason}"),
             other => other.to_string(),
         }
+    }
+}
+
+impl From<NotAKey> for Error {
+    fn from(NotAKey(id): NotAKey) -> Self {
+        Self::NotAKey(id)
     }
 }
 

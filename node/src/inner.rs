@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
-use peerkit_proto::event::{ActionId, Event, MessageFailure, Parting, Peer, Reason};
+use peerkit_proto::event::{Event, MessageFailure, Parting, Peer, Reason};
 use peerkit_proto::frame::MESSAGE_HEAD;
-use peerkit_proto::handler::{Action, World};
 use peerkit_proto::hello::{Hello, Proof, VERSION, prove};
 use peerkit_proto::id::{Key, NodeId};
 use peerkit_proto::message::{Message, Packed};
@@ -27,15 +26,15 @@ use crate::clock::unix_millis;
 use crate::compress::{self, CompressError};
 use crate::conn::Conn;
 use crate::counters::Meter;
-use crate::dispatch::{Act, Dispatch};
+use crate::dispatch::Dispatch;
 use crate::error::Error;
 use crate::halt::Halt;
 use crate::kept::Kept;
-use crate::lock::lock;
 use crate::met::Met;
-use crate::order::{FromLink, HANDLER_ORDERS, ORDERS, Order};
+use crate::order::{FromLink, Order};
 use crate::outbox::NotAccepted;
 use crate::outgoing::{Built, Outgoing};
+use crate::probe::PROBES;
 use crate::rate::Rates;
 use crate::served::{ServedRequest, ServedStream, Table};
 use crate::shares::Shares;
@@ -45,9 +44,6 @@ use crate::tls::Tls;
 use crate::trace;
 use crate::transfer::{Downloads, Partials, Uploads};
 use crate::waiting::Directs;
-
-/// Probes under way at once, each a connection of its own. 8: a member starts one every few seconds.
-const PROBES: usize = 8;
 
 /// The node, as its tasks see it.
 pub(crate) struct Inner {
@@ -112,7 +108,7 @@ pub(crate) struct Inner {
     /// Everything has ended.
     pub(crate) stopped: CancellationToken,
     next_serial: AtomicU64,
-    last_action: AtomicU64,
+    pub(crate) last_action: AtomicU64,
     /// A permit for each action of the handler that is under way.
     pub(crate) actions: Arc<Semaphore>,
     /// Orders of the handler that wait for room in `orders`, oldest first.
@@ -456,41 +452,6 @@ impl Inner {
         self.requests.clear();
         self.protocols.clear();
     }
-
-    /// Gives the actor an order of the handler without waiting for room. Orders keep their sequence:
-    /// those that find no room wait in a queue. Returns the order if the queue is full.
-    fn order(&self, order: Order) -> Option<Order> {
-        let mut waiting = lock(&self.waiting_orders);
-        let order = if waiting.is_empty() {
-            match self.orders.try_send(order) {
-                // The actor is gone only once the node has stopped.
-                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => return None,
-                Err(mpsc::error::TrySendError::Full(order)) => order,
-            }
-        } else {
-            order
-        };
-        if waiting.len() >= HANDLER_ORDERS {
-            return Some(order);
-        }
-        waiting.push_back(order);
-        if waiting.len() == 1 {
-            let (orders, waiting) = (self.orders.clone(), self.waiting_orders.clone());
-            self.spawn(async move {
-                while let Ok(room) = orders.reserve().await {
-                    // Taken out and sent under one lock, so that no other order gets in between.
-                    let mut waiting = lock(&waiting);
-                    if let Some(order) = waiting.pop_front() {
-                        room.send(order);
-                    }
-                    if waiting.is_empty() {
-                        return;
-                    }
-                }
-            });
-        }
-        None
-    }
 }
 
 /// The error of what an outbox did not accept.
@@ -507,93 +468,5 @@ fn not_packed(error: CompressError) -> Error {
         CompressError::TooLarge { len, limit } => Error::TooLarge { len, limit },
         CompressError::Stopping => Error::Stopped,
         failed @ CompressError::Failed(..) => Error::Setting(failed.to_string()),
-    }
-}
-
-impl World for Inner {
-    fn id(&self) -> NodeId {
-        self.id
-    }
-
-    fn now(&self) -> Instant {
-        self.now()
-    }
-
-    fn peers(&self) -> Vec<Peer> {
-        self.all_conns().iter().map(|conn| conn.peer.clone()).collect()
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn info(&self, peer: NodeId, key: &str) -> Option<Value> {
-        let conn = self.conn(peer).ok()?;
-        let info = conn.info.lock().unwrap_or_else(PoisonError::into_inner);
-        info.get(key).cloned()
-    }
-
-    fn next_action(&self) -> ActionId {
-        ActionId::new(self.last_action.fetch_add(1, Ordering::Relaxed) + 1)
-    }
-}
-
-impl Act for Inner {
-    fn act(&self, action: Action) {
-        let order = match action {
-            Action::Send(peer, message) => {
-                let Some(conn) = self.linked(peer.id()) else {
-                    return self.act_in_turn(Order::SendDirectly(peer, message));
-                };
-                if let Err(error) = self.try_send(&conn, message.into()) {
-                    self.failed(peer, &error);
-                }
-                return;
-            }
-            Action::SendToNodes(message, exclude) => {
-                let told = self.send_to_nodes(message.into(), &exclude, |conn, sent| {
-                    if let Err(error) = sent {
-                        self.failed(conn.peer.clone(), &error);
-                    }
-                });
-                if let Err(error) = told {
-                    // It went to nobody.
-                    let others = |conn: &&Arc<Conn>| !exclude.contains(&conn.peer.id());
-                    for conn in self.all_conns().iter().filter(others) {
-                        self.failed(conn.peer.clone(), &error);
-                    }
-                }
-                return;
-            }
-            Action::SetInfo(peer, key, value) => {
-                // A peer whose link has ended meanwhile gets no note.
-                let _ = self.set_info(peer, key, value);
-                return;
-            }
-            Action::Stop => return self.stop.cancel(),
-            Action::Disconnect(id) => Order::Disconnect { id, reply: None },
-            Action::StopReconnecting(address) => Order::StopReconnecting(address),
-            action => Order::Act(action),
-        };
-        self.act_in_turn(order);
-    }
-}
-
-impl Inner {
-    /// Gives the actor an order of the handler, or reports that there is no room for it.
-    fn act_in_turn(&self, order: Order) {
-        if let Some(order) = self.order(order) {
-            self.report_dropped(order);
-        }
-    }
-
-    /// Returns the orders of the handler that were given so far, in sequence: for the actor, once the
-    /// node stops.
-    pub(crate) fn take_orders(&self, orders: &mut mpsc::Receiver<Order>) -> Vec<Order> {
-        let mut waiting = lock(&self.waiting_orders);
-        let ready = std::iter::from_fn(|| orders.try_recv().ok());
-        let mut all: Vec<_> = ready.take(ORDERS).collect();
-        all.extend(waiting.drain(..));
-        all
     }
 }

@@ -44,6 +44,7 @@ mod error;
 mod events;
 mod folder;
 mod halt;
+mod handler;
 mod inner;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
@@ -118,7 +119,7 @@ pub use peerkit_proto::files::{
 };
 pub use peerkit_proto::frame::Refusal;
 pub use peerkit_proto::handler::{Callback, Context, Handler};
-pub use peerkit_proto::id::{Hash, Key, NodeId, ParseIdError};
+pub use peerkit_proto::id::{Hash, Key, NodeId, NotAKey, ParseIdError};
 pub use peerkit_proto::message::{Compression, Kind, Message};
 pub use peerkit_proto::overlay::direct::{DirectError, Missed};
 pub use peerkit_proto::sim;

@@ -37,7 +37,7 @@ pub use places::{IntoAddress, Place};
 /// [`Node::shutdown`] stops it, and so does dropping the last handle, in the background.
 #[derive(Clone)]
 pub struct Node {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
     _last: Arc<DropGuard>,
 }
 

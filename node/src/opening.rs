@@ -116,7 +116,7 @@ impl Inner {
         addresses: &[Address],
         protocol: &'static str,
     ) -> Result<Stream, Error> {
-        let opened = first_success(addresses.iter().take(MAX_DIALLED).cloned(), |address| {
+        let opened = first_success(addresses.iter().cloned(), MAX_DIALLED, |address| {
             let inner = self.clone();
             async move {
                 let Secured { channel, .. } =
@@ -143,28 +143,28 @@ impl Inner {
         }
     }
 
-    /// A connection for a stream to `peer` at the first of `addresses` that it answers at, else why
-    /// there is none at any.
+    /// Connects to `peer` for a stream, at the first of `addresses` where it answers.
+    ///
+    /// # Errors
+    /// Why there is no connection at any of them. The texts do not name the peer: the error that they
+    /// end up in does.
     async fn dial_stream(
         self: &Arc<Self>,
         peer: NodeId,
         addresses: &[Address],
     ) -> Result<Secured, Vec<String>> {
-        let mut to_try: Vec<Address> = Vec::new();
-        for address in addresses {
-            let address = address.clone().with_id(peer);
-            if !to_try.contains(&address) && to_try.len() < MAX_DIALLED {
-                to_try.push(address);
-            }
+        if let Err(error) = peer.checked() {
+            return Err(vec![Error::from(error).without_address()]);
         }
-        let connected = first_success(to_try, |address| {
+        let ways = addresses.iter().map(|address| address.clone().with_id(peer));
+        let connected = first_success(ways, MAX_DIALLED, |address| {
             let inner = self.clone();
-            async move { dial::connect(&inner, &address, Purpose::Stream).await }
+            async move {
+                let connected = dial::connect(&inner, &address, Purpose::Stream).await;
+                connected.map_err(|e| format!("{}: {}", address.host_port(), e.without_address()))
+            }
         });
-        // The error that these reasons end up in names the peer.
-        let named = format!("{peer}@");
-        let reason = |error: &Error| error.to_string().replace(&named, "");
-        connected.await.map_err(|errors| errors.iter().map(reason).collect())
+        connected.await
     }
 
     /// Says on a secured connection what is to be spoken, and waits for the answer.
@@ -260,7 +260,7 @@ impl Inner {
         self.spawn(async move {
             // Not only connected: an address without an identity may lead to another node, which
             // does not wait for the token.
-            let opening = first_success(addresses.iter().take(CALLED_BACK).cloned(), |address| {
+            let opening = first_success(addresses.iter().cloned(), CALLED_BACK, |address| {
                 let inner = inner.clone();
                 async move {
                     let Secured { channel, .. } =

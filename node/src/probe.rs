@@ -1,4 +1,4 @@
-//! Telling a node something and hearing its answer, on a stream of its own, without a link.
+//! Probes: a question to a node and its answer, on a stream of their own, without a link.
 
 use std::io;
 use std::sync::Arc;
@@ -17,17 +17,26 @@ use crate::order::Order;
 use crate::served::ServedStream;
 use crate::stream::Stream;
 
-/// The protocol of these streams: a probe in each direction, a four-byte length before it.
+/// Most probes under way at once, each a connection of its own. 8: a member starts one every few
+/// seconds.
+pub(crate) const PROBES: usize = 8;
+
+/// The protocol of these streams: a probe in each direction, each behind its length in four bytes.
 pub(crate) const PROBE_PROTOCOL: &str = "peerkit-probe/1";
 
 impl Inner {
-    /// Tells a node this in the background, without a link; the actor hears what came of it.
-    pub(crate) fn probe(self: &Arc<Self>, id: NodeId, addresses: Vec<Address>, probe: Probe) {
-        let Ok(permit) = self.probes.clone().try_acquire_owned() else {
-            let orders = self.orders.clone();
-            self.spawn(async move { drop(orders.send(Order::Probed { id, answer: None }).await) });
-            return;
-        };
+    /// Sends a probe to a node in the background, without a link. The actor gets its outcome as an
+    /// order.
+    ///
+    /// Returns false if [`PROBES`] are under way: then nothing was sent, and there is no order.
+    #[must_use]
+    pub(crate) fn probe(
+        self: &Arc<Self>,
+        id: NodeId,
+        addresses: Vec<Address>,
+        probe: Probe,
+    ) -> bool {
+        let Ok(permit) = self.probes.clone().try_acquire_owned() else { return false };
         let inner = self.clone();
         self.spawn(async move {
             let timeout = inner.config.handshake_timeout;
@@ -43,10 +52,12 @@ impl Inner {
             drop(permit);
             let _ = inner.orders.send(Order::Probed { id, answer }).await;
         });
+        true
     }
 }
 
-/// Answers probes with what the actor says; one that takes longer than `timeout` is given up.
+/// Returns the server of the probe protocol. The actor answers each probe; one that takes longer than
+/// `timeout` is given up.
 pub(crate) fn serve(orders: mpsc::Sender<Order>, timeout: Duration) -> ServedStream {
     ServedStream::new(move |stream| {
         let orders = orders.clone();
@@ -102,4 +113,35 @@ async fn read(stream: &mut Stream) -> Result<Probe, String> {
     let mut body = vec![0; len];
     stream.read_exact(&mut body).await.map_err(broken)?;
     Probe::decode(Reader::new(Bytes::from(body))).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use peerkit_proto::frame::membership::Beacon;
+    use peerkit_proto::id::Key;
+    use peerkit_proto::record::Record;
+
+    use super::*;
+    use crate::node::Node;
+
+    #[tokio::test]
+    async fn a_probe_beyond_the_bound_is_no_task() {
+        let node = Node::builder().listen("127.0.0.1:0").spawn().await.unwrap();
+        let inner = node.inner.clone();
+        // Takes connections, in its queue, and never answers.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::from(silent.local_addr().unwrap());
+        let key = Key::from_secret(&[1; 32]);
+        let beacon = Beacon { least: key.id(), count: 0 };
+        let record = Record::sign(&key, "peerkit", 0, std::slice::from_ref(&address));
+        let probe = Probe { neighbour: false, record, beacon, records: Vec::new() };
+        // One thread and nothing awaited: no other task begins or ends meanwhile.
+        let before = inner.tracker.len();
+        let send = || inner.probe(key.id(), vec![address.clone()], probe.clone());
+        let sent = (0..3 * PROBES).filter(|_| send()).count();
+        assert_eq!((sent, inner.tracker.len() - before), (PROBES, PROBES));
+        node.shutdown().await;
+    }
 }

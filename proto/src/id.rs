@@ -63,6 +63,14 @@ impl NodeId {
         })
     }
 
+    /// Returns this identity if a node can have it.
+    ///
+    /// # Errors
+    /// If it is not a [public key](Self::is_public_key).
+    pub fn checked(self) -> Result<Self, NotAKey> {
+        if self.is_public_key() { Ok(self) } else { Err(NotAKey(self)) }
+    }
+
     /// The X25519 public key that belongs to this one (RFC 7748, section 4.1); `None` where the
     /// bytes are no key.
     #[must_use]
@@ -71,6 +79,11 @@ impl NodeId {
         (!key.is_weak()).then(|| key.to_montgomery().to_bytes())
     }
 }
+
+/// An identity that no node can have, mostly because one of its digits is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no node can have the identity {0}: it is no valid key, so one of its digits is wrong")]
+pub struct NotAKey(pub NodeId);
 
 /// A node's public key, worked out from its identity, which takes a tenth of the time of a check.
 #[derive(Debug, Clone)]
@@ -383,6 +396,9 @@ mod tests {
             }
         }
         assert!(!NodeId::from_bytes([0xff; 32]).is_public_key());
+        let id = NodeId::from_bytes([0xff; 32]);
+        assert_eq!(id.checked(), Err(NotAKey(id)));
+        assert_eq!(key(1).id().checked(), Ok(key(1).id()));
     }
 
     #[test]

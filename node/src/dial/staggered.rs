@@ -9,14 +9,16 @@ use tokio::task::JoinSet;
 /// delay" of RFC 8305, section 8.
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// Tries each of `ways` until one succeeds. The next one is tried as soon as one fails, or after a
-/// quarter of a second; the attempts that are still under way at the end are given up. A way that is
-/// listed again is left out: a list from the network must not multiply the dials to one address.
+/// Tries each of `ways` until one succeeds, but no more than `most` of them. The next one is tried as
+/// soon as one fails, or after a quarter of a second; the attempts that are still under way at the end
+/// are given up. A way that is listed again is left out and does not count: a list from the network
+/// must neither multiply the dials to one address nor keep another from being tried.
 ///
 /// # Errors
 /// The failures of all, in the order in which they came; none if there are no ways.
 pub(crate) async fn first_success<W, T, E, F>(
     ways: impl IntoIterator<Item = W>,
+    most: usize,
     attempt: impl Fn(W) -> F,
 ) -> Result<T, Vec<E>>
 where
@@ -27,6 +29,9 @@ where
 {
     let mut distinct: Vec<W> = Vec::new();
     for way in ways {
+        if distinct.len() == most {
+            break;
+        }
         if !distinct.contains(&way) {
             distinct.push(way);
         }
@@ -69,8 +74,8 @@ mod tests {
 
     async fn first(ways: &[(u64, bool)]) -> (Result<u64, Vec<u64>>, u128) {
         let begun = tokio::time::Instant::now();
-        let found =
-            first_success(ways.to_vec(), |(millis, succeeds)| after(millis, succeeds)).await;
+        let attempt = |(millis, succeeds)| after(millis, succeeds);
+        let found = first_success(ways.to_vec(), ways.len(), attempt).await;
         (found, begun.elapsed().as_millis())
     }
 
@@ -93,5 +98,17 @@ mod tests {
         const DEAD: (u64, bool) = (10_000, false);
         assert_eq!(first(&[DEAD; 32]).await, (Err(vec![10_000]), 10_000));
         assert_eq!(first(&[(1, false), DEAD, (1, false), (5, true)]).await, (Ok(5), 1 + 250 + 5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_bound_counts_distinct_ways() {
+        let first_two = |ways: Vec<(u64, bool)>| {
+            first_success(ways, 2, |(millis, succeeds)| after(millis, succeeds))
+        };
+        // Copies of a dead way keep no other from being tried.
+        let ways = vec![(1, false), (1, false), (1, false), (5, true)];
+        assert_eq!(first_two(ways).await, Ok(5));
+        let ways = vec![(1, false), (2, false), (5, true)];
+        assert_eq!(first_two(ways).await, Err(vec![1, 2]));
     }
 }

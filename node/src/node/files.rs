@@ -10,7 +10,6 @@ use peerkit_proto::frame::query::{Answer, AnswerBody, MAX_SEARCH, What};
 use peerkit_proto::id::Hash;
 
 use super::Node;
-use crate::dial;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::known;
@@ -51,7 +50,7 @@ impl Node {
         progress: impl FnMut(Progress) + Send + 'static,
     ) -> Result<Added, Error> {
         for id in options.nodes() {
-            dial::checked_key(*id)?;
+            id.checked()?;
         }
         Ok(self.inner.shares.add_with(path, options, progress).await?)
     }

@@ -9,7 +9,6 @@ use peerkit_proto::id::NodeId;
 use tokio::sync::oneshot;
 
 use super::{ConnectOptions, Node};
-use crate::dial;
 use crate::error::Error;
 use crate::known;
 use crate::order::{Order, Wanted};
@@ -124,10 +123,23 @@ impl Node {
     pub async fn find_addresses(&self, text: &str) -> Result<Vec<Address>, Error> {
         match self.meaning(text).await? {
             Meaning::Address(address) => Ok(vec![address]),
-            Meaning::Node(id) => match &self.known_addresses(id).await[..] {
+            Meaning::Node(id) => match &self.addresses_of(id).await[..] {
                 [] => self.ask_for_addresses(id).await,
                 known => Ok(known.to_vec()),
             },
+        }
+    }
+
+    /// Returns where the node that a person means was met. The text is read as
+    /// [`find_addresses`](Self::find_addresses) reads it, but the network is not asked: of a node that
+    /// was not met there are no addresses.
+    ///
+    /// # Errors
+    /// If the text is nothing that `find_addresses` reads, or fits several nodes.
+    pub async fn known_addresses(&self, text: &str) -> Result<Vec<Address>, Error> {
+        match self.meaning(text).await? {
+            Meaning::Address(address) => Ok(vec![address]),
+            Meaning::Node(id) => Ok(self.addresses_of(id).await),
         }
     }
 
@@ -141,7 +153,7 @@ impl Node {
             Meaning::Address(address) => return self.dial_first(vec![address], options).await,
             Meaning::Node(id) => id,
         };
-        let known = self.known_addresses(id).await;
+        let known = self.addresses_of(id).await;
         if let (Some(peer), []) = (self.peer(id), &known[..]) {
             return Ok(peer);
         }
@@ -196,14 +208,15 @@ impl Node {
         Ok(Meaning::Address(text.parse()?))
     }
 
-    async fn known_addresses(&self, id: NodeId) -> Vec<Address> {
+    /// Returns where the node with this identity was met.
+    async fn addresses_of(&self, id: NodeId) -> Vec<Address> {
         let known = known::addresses(&self.inner, id).await.into_iter();
         known.map(|address| address.with_id(id)).collect()
     }
 
     /// Asks the network where a node can be dialled.
     async fn ask_for_addresses(&self, id: NodeId) -> Result<Vec<Address>, Error> {
-        dial::checked_key(id)?;
+        id.checked()?;
         let mut asking = self.inner.ask(What::FindNode(id), -1, None).await?;
         while let Some(answer) = asking.answers.recv().await {
             if answer.node == id && answer.body == AnswerBody::Here {

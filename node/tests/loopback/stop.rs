@@ -172,6 +172,63 @@ async fn the_last_words_of_a_handler_arrive() {
     shutdown([&b, &c]).await;
 }
 
+/// Returns the titles of the next `count` broadcasts. The end of the link may show before the last of
+/// them.
+async fn titles(events: &mut Events, count: usize) -> Vec<String> {
+    let mut titles = Vec::new();
+    while titles.len() < count {
+        if let Event::NodeBroadcast { broadcast } = expect(events, "node_broadcast").await {
+            titles.push(broadcast.title);
+        }
+    }
+    titles
+}
+
+/// One call of a handler asks for more than the actor takes at once, and stops the node.
+// One thread: the actor takes none of it before the node is to stop.
+#[tokio::test]
+async fn what_a_handler_asked_for_before_a_stop_is_done() {
+    // 1,024 orders fit into the actor's queue; the rest waits behind it.
+    const COUNT: usize = 1_200;
+    let a = builder("a").callback(|cx, event| {
+        if let Event::NodeMessage { .. } = event {
+            (0..COUNT).for_each(|number| cx.broadcast(number.to_string(), ""));
+            cx.stop();
+        }
+    });
+    let (a, b) = (a.spawn().await.unwrap(), node("b").await);
+    link(&b, &a).await;
+    let mut events = b.events();
+    b.send(a.id(), "go").await.unwrap();
+    let titles = titles(&mut events, COUNT).await;
+    assert!(titles.iter().enumerate().all(|(number, title)| *title == number.to_string()));
+    shutdown([&b]).await;
+    a.stopped().await;
+}
+
+/// At one byte a second all but the first of these broadcasts would take a day.
+#[tokio::test]
+async fn broadcasts_that_wait_for_their_limit_go_out_before_a_stop() {
+    let mut config = Config::default();
+    config.broadcast_rate = 1;
+    let a = builder("a").config(config).callback(|cx, event| {
+        if let Event::NodeMessage { .. } = event {
+            cx.broadcast("0", "");
+            (1..100).for_each(|number| cx.broadcast(number.to_string(), vec![0; 1000]));
+        }
+    });
+    let (a, b) = (a.spawn().await.unwrap(), node("b").await);
+    link(&b, &a).await;
+    let mut events = b.events();
+    b.send(a.id(), "go").await.unwrap();
+    let first = expect(&mut events, "node_broadcast").await;
+    assert!(matches!(first, Event::NodeBroadcast { broadcast } if broadcast.title == "0"));
+    a.shutdown().await;
+    let titles = titles(&mut events, 99).await;
+    assert!(titles.iter().enumerate().all(|(number, title)| *title == (number + 1).to_string()));
+    shutdown([&b]).await;
+}
+
 #[tokio::test]
 async fn a_peer_that_does_not_answer_holds_nobody_up() {
     let elsewhere = Elsewhere::new();
