@@ -1,5 +1,7 @@
 //! One command, carried out on the node.
 
+use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -384,9 +386,9 @@ impl Session {
             return Ok(Outcome::Map { map });
         };
         // A picture of a large network takes its time.
-        let text = tokio::task::spawn_blocking(move || write(&map)).await?;
-        let written = tokio::fs::write(&path, text).await;
-        written.with_context(|| format!("could not write {}", path.display()))?;
+        let at = path.clone();
+        let writing = tokio::task::spawn_blocking(move || write_whole(&at, write(&map).as_bytes()));
+        writing.await?.with_context(|| format!("could not write {}", path.display()))?;
         Ok(Outcome::Drawn { path: std::path::absolute(path)? })
     }
 
@@ -475,6 +477,24 @@ fn by_digits(text: &str, mut candidates: Vec<Hash>) -> anyhow::Result<Option<Has
         [hash] => Ok(Some(hash)),
         _ => bail!("`{text}` starts {} hashes: give more digits", candidates.len()),
     }
+}
+
+/// Writes a file beside its place and renames it, so that a full disk leaves the old file. What is there and
+/// is no regular file, such as a pipe or a link, is written to and not replaced.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+        return fs::write(path, bytes);
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".peerkit-map-");
+    // A map is for others to see, as far as the umask lets them.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut beside = builder.tempfile_in(folder.unwrap_or(Path::new(".")))?;
+    beside.write_all(bytes)?;
+    beside.persist(path)?;
+    Ok(())
 }
 
 /// What turns the map into the form that a file's ending asks for.

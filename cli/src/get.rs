@@ -68,6 +68,7 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     let (get, sources, network) = wanted_from(&args, &wanted)?;
     Log::start();
     let node = start_node(&args, &network, &sources).await?;
+    signals::started();
     let get = target.of_get(get.overwrite(args.force));
     let result = fetch(&node, get, &target, &stop).await;
     node.shutdown().await;

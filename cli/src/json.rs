@@ -1,12 +1,12 @@
 //! The JSON lines of `--json`: a contract. Fields may be added, never renamed or removed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use peerkit::{Event, Hash, Kind, Message, Node, NodeId, SharedFile, UploadTotals};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::outcome::{ChangesView, NodeView, Outcome, PeerView, SkippedView};
@@ -157,6 +157,7 @@ enum Data {
     Fetched {
         hash: Hash,
         name: Option<String>,
+        #[serde(serialize_with = "crate::json::path")]
         path: PathBuf,
         bytes: u64,
         #[serde(flatten)]
@@ -317,6 +318,12 @@ impl<'a> ResultLine<'a> {
 pub(crate) fn unix_millis() -> u64 {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Writes a path as JSON text. Of one that is not UTF-8, which JSON can't hold, what is not becomes
+/// U+FFFD: serde would refuse it.
+pub(crate) fn path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&path.to_string_lossy())
 }
 
 /// One line of JSON, with its end.

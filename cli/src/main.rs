@@ -110,10 +110,10 @@ impl std::error::Error for Usage {}
 /// True where all that was asked for was done.
 fn act(action: Action) -> anyhow::Result<bool> {
     match action {
-        Action::Run(args) => runtime()?.block_on(run::run(args)),
-        Action::Demo(args) => runtime()?.block_on(demo::demo(args)),
-        Action::Share(args) => runtime()?.block_on(share::share(args)),
-        Action::Get(args) => runtime()?.block_on(get::get(args)),
+        Action::Run(args) => complete(run::run(args)),
+        Action::Demo(args) => complete(demo::demo(args)),
+        Action::Share(args) => complete(share::share(args)),
+        Action::Get(args) => complete(get::get(args)),
         Action::Sim(args) => sim::sim(&args),
         Action::Id(args) => {
             let key = folders::state(args.state.as_deref())?.join("key");
@@ -130,8 +130,13 @@ fn act(action: Action) -> anyhow::Result<bool> {
     }
 }
 
-fn runtime() -> anyhow::Result<Runtime> {
-    Runtime::new().context("could not start the threads of the node")
+/// Runs `action` to its end. Threads that still wait for a disk or a pipe then do not hold up the end
+/// of the program.
+fn complete(action: impl Future<Output = anyhow::Result<bool>>) -> anyhow::Result<bool> {
+    let runtime = Runtime::new().context("could not start the threads of the node")?;
+    let result = runtime.block_on(action);
+    runtime.shutdown_background();
+    result
 }
 
 fn manual_page(command: Option<&str>) -> anyhow::Result<Vec<u8>> {
@@ -155,9 +160,8 @@ fn manual_page(command: Option<&str>) -> anyhow::Result<Vec<u8>> {
 
 fn print(bytes: &[u8]) -> anyhow::Result<bool> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes)?;
-    stdout.flush()?;
-    Ok(true)
+    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    written.context("could not write to standard output").map(|()| true)
 }
 
 /// Whoever read our output has had enough of it.

@@ -85,6 +85,7 @@ pub(crate) enum Outcome {
     },
     /// `get`
     Fetched {
+        #[serde(serialize_with = "crate::json::path")]
         path: PathBuf,
         bytes: u64,
         seconds: f64,
@@ -115,11 +116,23 @@ pub(crate) enum Outcome {
     /// `map` without a file
     Map { map: Network },
     /// `map FILE`
-    Drawn { path: PathBuf },
+    Drawn {
+        #[serde(serialize_with = "crate::json::path")]
+        path: PathBuf,
+    },
     /// `save`
-    Saved { path: PathBuf, peers: Vec<KnownView> },
+    Saved {
+        #[serde(serialize_with = "crate::json::path")]
+        path: PathBuf,
+        peers: Vec<KnownView>,
+    },
     /// `load`
-    Loaded { path: PathBuf, peers: Vec<KnownView>, connected: Vec<PeerView> },
+    Loaded {
+        #[serde(serialize_with = "crate::json::path")]
+        path: PathBuf,
+        peers: Vec<KnownView>,
+        connected: Vec<PeerView>,
+    },
     /// `set`
     Settings { config: Vec<SettingView> },
     /// `debug`
@@ -293,6 +306,7 @@ fn name_of(node: &Node, id: NodeId) -> Option<String> {
 /// A share that is no longer there.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Gone {
+    #[serde(serialize_with = "crate::json::path")]
     pub(crate) path: PathBuf,
     #[serde(flatten)]
     pub(crate) file: Option<SharedFile>,
@@ -301,6 +315,7 @@ pub(crate) struct Gone {
 /// Something in a folder that is not shared.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct SkippedView {
+    #[serde(serialize_with = "crate::json::path")]
     pub(crate) path: PathBuf,
     pub(crate) why: String,
 }
@@ -316,6 +331,7 @@ impl From<Skipped> for SkippedView {
 pub(crate) struct RenamedView {
     /// Its name, or its path in the fetched folder.
     pub(crate) name: RelPath,
+    #[serde(serialize_with = "crate::json::path")]
     pub(crate) path: PathBuf,
     pub(crate) why: String,
 }
@@ -454,6 +470,7 @@ impl From<FolderFile> for FolderFileView {
 pub(crate) struct SharedView {
     #[serde(flatten)]
     pub(crate) file: SharedFile,
+    #[serde(serialize_with = "crate::json::path")]
     pub(crate) path: PathBuf,
     #[serde(flatten)]
     pub(crate) contents: Option<ContentsView>,

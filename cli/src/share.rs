@@ -74,6 +74,7 @@ async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<Serving> {
             Ok(node) => break node,
         }
     };
+    signals::started();
     let mut notes = Vec::new();
     if has_passing_key {
         notes.push(

@@ -1,11 +1,12 @@
 //! SIGINT, SIGTERM and SIGHUP: the first stops cleanly, a second SIGINT at once. While a command runs
 //! at a prompt, SIGINT ends that and no more.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +23,32 @@ static CUT_SHORT: AtomicBool = AtomicBool::new(false);
 
 /// Cancelled by SIGINT in place of the program's end: the command that runs at a prompt.
 static COMMAND: Mutex<Option<CancellationToken>> = Mutex::new(None);
+
+/// The node has started: from now on a signal stops it cleanly.
+static STARTED: AtomicBool = AtomicBool::new(false);
+
+/// How long a start may go on after a signal. It takes milliseconds, unless it waits for a disk or a
+/// pipe that does not answer, which nothing can end but the end of the program.
+const START_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Notes that the node has started, or that the program stops by itself however long it takes to start.
+pub(crate) fn started() {
+    STARTED.store(true, Ordering::Release);
+}
+
+/// Ends the program if the node has not started a while after a signal.
+fn end_a_start() {
+    if STARTED.load(Ordering::Acquire) {
+        return;
+    }
+    tokio::spawn(async {
+        tokio::time::sleep(START_PATIENCE).await;
+        if !STARTED.load(Ordering::Acquire) {
+            let _ = writeln!(io::stderr(), "stopped before the node had started");
+            leave()
+        }
+    });
+}
 
 /// A command that SIGINT ends, and nothing else; while it is there.
 pub(crate) struct Interruptible(CancellationToken);
@@ -94,6 +121,7 @@ pub(crate) fn watch(stop: &CancellationToken) -> io::Result<()> {
                 _ = hung_up => {}
             }
             stop.cancel();
+            end_a_start();
         }
     });
     Ok(())
@@ -123,6 +151,7 @@ pub(crate) fn watch(stop: &CancellationToken) -> io::Result<()> {
         while tokio::signal::ctrl_c().await.is_ok() {
             if interrupted() {
                 stop.cancel();
+                end_a_start();
             }
         }
     });

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use peerkit::{Address, Builder, DEFAULT_PORT, Error, Node, StoreError};
 
-use crate::{folders, words};
+use crate::{folders, signals, words};
 
 /// State folders that nodes of one user take beside each other. 64: more than a machine runs by hand.
 const SIBLINGS: usize = 64;
@@ -103,6 +103,7 @@ pub(crate) async fn start(
             Ok(node) => break node,
         }
     };
+    signals::started();
     let mut notes = Vec::new();
     if state != usual {
         notes.push(format!(

@@ -78,6 +78,9 @@ pub fn create(path: &Path) -> Result<Key, KeyError> {
 /// Where it is missing, readable by others (on Unix), or not a key file.
 pub fn load(path: &Path) -> Result<Key, KeyError> {
     let mut file = private::open_to_read(path).map_err(io_error(path))?;
+    if file.metadata().map_err(io_error(path))?.is_dir() {
+        return Err(KeyError::Malformed(path.to_owned()));
+    }
     if is_readable_by_others(&file).map_err(io_error(path))? {
         return Err(KeyError::Readable(path.to_owned()));
     }

@@ -1,7 +1,7 @@
 //! What this node knows: peers that it has met, and files that it shares.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -147,11 +147,7 @@ impl Inner {
         let (path, store) = (path.to_owned(), self.store.clone());
         blocking(move || {
             let failed = |error: String| Error::PeersFile { path: path.clone(), error };
-            let len = fs::metadata(&path).map_err(|error| failed(error.to_string()))?.len();
-            if len > MAX_PEERS_FILE {
-                return Err(failed(format!("{len} bytes are too many for a file of peers")));
-            }
-            let json = fs::read(&path).map_err(|error| failed(error.to_string()))?;
+            let json = read_bounded(&path).map_err(|error| failed(error.to_string()))?;
             let saved: Vec<SavedPeer> = serde_json::from_slice(&json)
                 .map_err(|error| failed(format!("not a file of peers: {error}")))?;
             let peers: Vec<_> = saved.into_iter().map(|peer| (peer.id, peer.known)).collect();
@@ -162,15 +158,30 @@ impl Inner {
     }
 }
 
-/// Writes a file beside its place and renames it: a crash leaves the old file or the new one, which
-/// only its owner may read. What is there and is no regular file, such as a pipe or a link, is written to and not replaced.
+/// Reads a file of peers. A pipe without a writer is empty, and of what has no end, such as `/dev/zero`,
+/// no more is read than such a file can have.
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    private::open_to_read(path)?.take(MAX_PEERS_FILE + 1).read_to_end(&mut bytes)?;
+    match u64::try_from(bytes.len()) {
+        Ok(len) if len <= MAX_PEERS_FILE => Ok(bytes),
+        _ => {
+            let text = format!("more than {MAX_PEERS_FILE} bytes are too many for a file of peers");
+            Err(io::Error::new(io::ErrorKind::InvalidData, text))
+        }
+    }
+}
+
+/// Writes a file beside its place and renames it: a crash or a full disk leaves the old file or the new
+/// one, which only its owner may read. What is there and is no regular file, such as a pipe or a link, is
+/// written to and not replaced.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
-        return fs::write(path, bytes);
+        return private::open_to_write(path)?.write_all(bytes);
     }
     let beside = beside(path);
-    private::write_new(&beside, bytes)?;
-    fs::rename(&beside, path).inspect_err(|_| drop(fs::remove_file(&beside)))
+    let written = private::write_new(&beside, bytes).and_then(|()| fs::rename(&beside, path));
+    written.inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 
 /// `.NAME.part` beside a file, the name cut if it is a long one.
@@ -220,5 +231,18 @@ mod tests {
         assert_eq!(fs::read(&file).unwrap(), b"new");
         write_whole(Path::new("/dev/null"), b"x").unwrap();
         assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_that_nothing_is_at_the_other_end_of_and_what_has_no_end_hold_nothing_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).unwrap();
+        assert_eq!(read_bounded(&pipe).unwrap(), b"");
+        assert!(write_whole(&pipe, b"x").is_err());
+        let error = read_bounded(Path::new("/dev/zero")).unwrap_err();
+        assert!(error.to_string().contains("too many"), "{error}");
     }
 }

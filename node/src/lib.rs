@@ -62,6 +62,7 @@ mod opening;
 mod order;
 mod outbox;
 mod outgoing;
+mod path_bytes;
 mod ping;
 mod private;
 mod probe;

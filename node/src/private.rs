@@ -47,6 +47,23 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     File::open(path)
 }
 
+/// Opens what is at `path`, and is no regular file, to write to it. A pipe that nothing reads from is an
+/// error: waiting for its reader would block for ever.
+pub(crate) fn open_to_write(path: &Path) -> io::Result<File> {
+    #[cfg(unix)]
+    {
+        use rustix::fs::{CWD, Mode, OFlags, fcntl_setfl, openat};
+        let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::CREATE;
+        let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file = rustix::io::retry_on_intr(|| openat(CWD, path, flags, mode))?;
+        fcntl_setfl(&file, OFlags::empty())?;
+        Ok(file.into())
+    }
+    #[cfg(not(unix))]
+    File::create(path)
+}
+
 /// Writes a new file at `path`, for the owner alone, in place of what is there. It is on disk when this
 /// returns.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -118,7 +135,7 @@ pub(crate) fn close(path: &Path) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7700))
     });
     if let Err(error) = closed {
-        tracing::warn!(path = %path.display(), %error, "others may be able to read this file");
+        tracing::warn!(path = %path.display(), %error, "others may be able to read this");
     }
 }
 

@@ -96,7 +96,7 @@ impl Report {
 
     pub(super) fn kept(&self, folder: &Path) -> io::Result<()> {
         if self.json {
-            return self.put(&json::line(&json!({"kept": folder})));
+            return self.put(&json::line(&json!({"kept": folder.to_string_lossy()})));
         }
         self.put(&format!("\nthe files are in {}\n", folder.display()))
     }

@@ -99,8 +99,12 @@ impl Program {
 
     /// Starts a node named `name`, whose folders are in `home`.
     pub(crate) fn start_with(home: &Path, name: &str, args: &[&str]) -> Self {
+        Self::start_by(peerkit(home), home, name, args)
+    }
+
+    /// Starts a node by `command`: the program, or one that has it started with what follows.
+    pub(crate) fn start_by(mut command: Command, home: &Path, name: &str, args: &[&str]) -> Self {
         let downloads = home.join(format!("{name}-downloads"));
-        let mut command = peerkit(home);
         command.args(["run", "--json", "--listen", "127.0.0.1:0", "--name", name]);
         command.arg("--state").arg(home.join(name)).arg("--downloads").arg(&downloads).args(args);
         let mut child = piped(&mut command);
@@ -131,6 +135,12 @@ impl Program {
         program.address = first["listen"][0].as_str().unwrap().to_owned();
         program.started = first;
         program
+    }
+
+    /// The process.
+    #[cfg(unix)]
+    pub(crate) fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
     }
 
     /// Writes a command and does not wait for it.

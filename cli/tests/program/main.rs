@@ -5,6 +5,7 @@
 
 mod access;
 mod demo;
+mod disk;
 mod faults;
 mod harness;
 mod line;

@@ -1,10 +1,11 @@
 //! The memory on disk: a redb database, a transaction for each call.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use peerkit_proto::codec::{DecodeError, Reader, Writer};
@@ -16,6 +17,7 @@ use redb::{
 };
 
 use super::{BroadcastRow, FileRow, KnownFile, KnownPeer, KnownShare, StoreError};
+use crate::path_bytes::{bytes_of, path_of};
 use crate::private;
 use crate::stamp::Stamp;
 
@@ -39,6 +41,15 @@ const OWNERS: TableDefinition<'_, &str, &[u8; 32]> = TableDefinition::new("owner
 /// otherwise at the next start is checked.
 pub(super) const CLOSED_FILE: &str = "state.redb.closed";
 
+/// Bytes of redb's magic number, at the start of its files.
+const MAGIC: usize = 9;
+
+/// Bytes of the block that redb writes first.
+const HEAD: usize = 4096;
+
+/// A database that redb has just made is not larger than this: it has 1 MiB and a block.
+const UNFINISHED: u64 = 4 << 20;
+
 /// Bytes that are read of a fingerprint at most: more than one has.
 const MAX_MARK: u64 = 64;
 
@@ -53,11 +64,15 @@ const MAX_DAMAGED: u32 = 1000;
 /// redb panics on some damaged files, when it opens, reads, writes or closes them. Each such call is
 /// made by [`catch`], and one that panics ends the use of the file: what redb holds in memory need
 /// not fit the file any more.
+///
+/// After an error of the system, such as a full disk, redb refuses everything until the file is opened
+/// again. So the file is closed then, and the next call opens it.
 #[derive(Debug)]
 pub(super) struct Disk {
+    folder: PathBuf,
     file: PathBuf,
-    /// `None` only while it is dropped.
-    database: Option<Database>,
+    /// `None` after an error of the system, and while it is dropped.
+    database: RwLock<Option<Database>>,
     /// redb has panicked: the file is not used any more.
     is_damaged: AtomicBool,
     /// Something in it turned out to be damaged: the next start has to check it.
@@ -66,7 +81,11 @@ pub(super) struct Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let database = self.database.take();
+        let database = self.database.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if database.is_none() {
+            // The next start has to check the file.
+            return;
+        }
         if catch(|| drop(database)).is_err() {
             tracing::warn!(file = %self.file.display(), "the state file turned out to be damaged");
         } else if !self.is_doubtful.load(Ordering::Acquire)
@@ -101,6 +120,27 @@ fn read_mark(closed: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(MAX_MARK).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Empties a database that was never finished: a node was killed, or the disk was full, while redb made it.
+/// redb writes its magic number last, and would take such a file for a damaged one for ever. Nothing but
+/// the first block was written to it.
+fn empty_an_unfinished(path: &Path) -> io::Result<()> {
+    let file = File::options().read(true).write(true).open(path)?;
+    // Another node that is making it has it locked.
+    if file.try_lock().is_err() {
+        return Ok(());
+    }
+    let mut head = [0; HEAD];
+    if file.metadata()?.len() > UNFINISHED || (&file).read_exact(&mut head).is_err() {
+        return Ok(());
+    }
+    let mut rest = Vec::new();
+    (&file).take(UNFINISHED).read_to_end(&mut rest)?;
+    if head.starts_with(&[0; MAGIC]) && rest.iter().all(|byte| *byte == 0) {
+        file.set_len(0)?;
+    }
+    Ok(())
 }
 
 /// Runs `work`, which calls redb, and turns a panic into an error.
@@ -149,8 +189,9 @@ impl Disk {
         let error = match opened {
             Ok(Ok(database)) => {
                 let disk = Self {
+                    folder: folder.to_owned(),
                     file,
-                    database: Some(database),
+                    database: RwLock::new(Some(database)),
                     is_damaged: false.into(),
                     is_doubtful: false.into(),
                 };
@@ -191,6 +232,10 @@ impl Disk {
         }
         let closed = folder.join(CLOSED_FILE);
         let left = read_mark(&closed);
+        if left.is_err() {
+            empty_an_unfinished(file)?;
+        }
+        let metadata = handle.metadata()?;
         if was_there && metadata.len() == 0 {
             // A node that is killed while it makes the file leaves it empty, but no mark.
             if left.is_ok() {
@@ -440,10 +485,20 @@ impl Disk {
         work: impl FnOnce(&Database) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
         let damaged = |source| StoreError::Damaged { file: self.file.clone(), source };
-        let database = self.database.as_ref().filter(|_| !self.is_damaged.load(Ordering::Acquire));
-        let database = database.ok_or_else(|| damaged(None))?;
+        if self.is_damaged.load(Ordering::Acquire) {
+            return Err(damaged(None));
+        }
+        let open = self.opened().map_err(|error| self.failure(error))?;
+        let Some(database) = &*open else {
+            return Err(StoreError::Database(Box::new(redb::Error::PreviousIo)));
+        };
         match catch(|| work(database)) {
             Ok(Ok(result)) => Ok(result),
+            Ok(Err(error)) if !is_damage(&error) && has_ended_use(&error) => {
+                drop(open);
+                self.close();
+                Err(StoreError::Database(Box::new(error)))
+            }
             Ok(Err(error)) if is_damage(&error) => {
                 self.is_doubtful.store(true, Ordering::Release);
                 Err(damaged(Some(Box::new(error))))
@@ -456,6 +511,53 @@ impl Disk {
             }
         }
     }
+}
+
+impl Disk {
+    /// Returns the database, opened again if it was closed after an error.
+    fn opened(&self) -> Result<RwLockReadGuard<'_, Option<Database>>, Option<redb::Error>> {
+        let read = || self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let open = read();
+        if open.is_some() {
+            return Ok(open);
+        }
+        drop(open);
+        let mut closed = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        if closed.is_none() {
+            // Where the disk is gone no other takes its place.
+            fs::metadata(&self.file).map_err(|error| Some(error.into()))?;
+            let opened = catch(|| Self::open_file(&self.folder, &self.file));
+            let opened = opened.map_err(|Panicked| None)?;
+            *closed = Some(opened.map_err(|error| Some(error.into()))?);
+            tracing::info!(file = %self.file.display(), "the state file is in use again");
+        }
+        drop(closed);
+        Ok(read())
+    }
+
+    /// Closes the file after an error of the system.
+    fn close(&self) {
+        let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        if catch(|| drop(database)).is_err() {
+            tracing::debug!(file = %self.file.display(), "the state file was not closed cleanly");
+        }
+    }
+
+    /// An error of opening the file again; `None` if redb has panicked.
+    fn failure(&self, error: Option<redb::Error>) -> StoreError {
+        match error.map(Box::new) {
+            Some(error) if !is_damage(&error) => StoreError::Database(error),
+            source => {
+                self.is_damaged.store(true, Ordering::Release);
+                StoreError::Damaged { file: self.file.clone(), source }
+            }
+        }
+    }
+}
+
+/// Returns whether redb refuses everything after `error`, until the file is opened again.
+fn has_ended_use(error: &redb::Error) -> bool {
+    matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo)
 }
 
 /// The rows of the old table go into the new one. What they do not say, the next look at the path
@@ -533,26 +635,4 @@ impl KnownFile {
         reader.finish()?;
         Ok(file)
     }
-}
-
-#[cfg(unix)]
-fn bytes_of(path: &Path) -> &[u8] {
-    std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())
-}
-
-#[cfg(unix)]
-fn path_of(bytes: &[u8]) -> PathBuf {
-    let text: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(bytes);
-    text.into()
-}
-
-/// Elsewhere paths are Unicode but for oddities, whose shares are then not found after a restart.
-#[cfg(not(unix))]
-fn bytes_of(path: &Path) -> &[u8] {
-    path.as_os_str().as_encoded_bytes()
-}
-
-#[cfg(not(unix))]
-fn path_of(bytes: &[u8]) -> PathBuf {
-    String::from_utf8_lossy(bytes).into_owned().into()
 }

@@ -394,6 +394,32 @@ fn a_file_that_was_emptied_is_damaged_and_one_that_never_was_written_is_not() {
     assert!(Store::open(Some(folder.path())).unwrap().peers().unwrap().is_empty());
 }
 
+#[test]
+fn a_file_that_was_never_finished_is_made_anew_and_nothing_else_is() {
+    let (folder, good) = used();
+    let file = folder.path().join(STATE_FILE);
+    // redb writes its magic number last.
+    let mut bare = good[..4096].to_vec();
+    bare[..9].fill(0);
+    bare.resize(1_056_768, 0);
+    std::fs::write(&file, &bare).unwrap();
+    let error = Store::open(Some(folder.path())).unwrap_err();
+    assert!(is_damaged(&error), "a node has closed it: {error:?}");
+    std::fs::remove_file(folder.path().join(CLOSED_FILE)).unwrap();
+    let mut used = bare.clone();
+    used[500_000] = 1;
+    std::fs::write(&file, &used).unwrap();
+    let error = Store::open(Some(folder.path())).unwrap_err();
+    assert!(is_damaged(&error), "there is something in it: {error:?}");
+    assert_eq!(std::fs::read(&file).unwrap(), used);
+    std::fs::write(&file, &bare).unwrap();
+    assert!(Store::open(Some(folder.path())).unwrap().peers().unwrap().is_empty());
+    let store = Store::open(Some(folder.path())).unwrap();
+    fill(&store);
+    drop(store);
+    check(&Store::open(Some(folder.path())).unwrap());
+}
+
 #[cfg(unix)]
 #[test]
 fn a_state_file_that_is_a_link_is_closed_and_what_is_no_file_is_named() {

@@ -98,6 +98,7 @@ struct Row {
     more: Vec<Self>,
     #[serde(default)]
     secret: Option<[u8; 16]>,
+    #[serde(with = "crate::path_bytes")]
     path: PathBuf,
     /// Whether the path is a folder to put it into, which is made.
     #[serde(default)]
@@ -371,6 +372,9 @@ impl Inner {
             let _alone = entry.at_it.lock().await;
             tracing::debug!(target: "peerkit::transfer", hash = %entry.get.hash, "download begun");
             let outcome = fetch(&inner, &entry, &stop).await;
+            if outcome.is_err() {
+                note_if_lost(&entry).await;
+            }
             if !stop.is_cancelled() || outcome.is_ok() {
                 inner.over(&entry, outcome).await;
             } else if inner.stop.is_cancelled() {
@@ -574,6 +578,17 @@ async fn fetch_once(
     // Not dropped half-way: what it writes to the store must not come after the end's own word.
     let (outcome, ()) = tokio::join!(fetching, inner.keep_progress(entry, &over));
     outcome
+}
+
+/// Takes notice of a part that is gone, as its folder was removed: nothing is kept then, and nothing goes
+/// on from it.
+async fn note_if_lost(entry: &Entry) {
+    let (status, hash) = (entry.shown.get(), entry.get.hash);
+    let Some(path) = status.path.filter(|_| entry.shown.kept() > 0) else { return };
+    let looking = tokio::task::spawn_blocking(move || part::is_left(&path, &hash));
+    if matches!(looking.await, Ok(false)) {
+        entry.shown.lost();
+    }
 }
 
 impl Row {

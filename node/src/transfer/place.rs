@@ -52,6 +52,7 @@ impl Destination {
             }
             Self::Path(path) => {
                 check_special(path)?;
+                check_length(path)?;
                 Goal { path: path.clone(), fault: None }
             }
             Self::Folder(folder) => {
@@ -109,6 +110,17 @@ fn check_special(path: &Path) -> Result<(), FetchError> {
     match special(path) {
         Some(kind) => Err(FetchError::NotAFile { path: path.to_owned(), kind }),
         None => Ok(()),
+    }
+}
+
+/// Refuses a path that is too long for the disk before anything is fetched. A part has a shorter name, so
+/// that the whole file would come in, and then have no place.
+fn check_length(path: &Path) -> Result<(), FetchError> {
+    match fs::symlink_metadata(path) {
+        Err(source) if source.kind() == io::ErrorKind::InvalidFilename => {
+            Err(FetchError::Disk { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
     }
 }
 

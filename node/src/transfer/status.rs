@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use peerkit_proto::files::{Description, FileKind, FileName, PIECE};
 use peerkit_proto::id::Hash;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -37,6 +37,7 @@ pub struct DownloadStatus {
     /// How many sources there are now.
     pub sources: usize,
     /// Where it is, or is to be; before that is known the folder that it goes to.
+    #[serde(serialize_with = "lossy")]
     pub path: Option<PathBuf>,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,6 +46,11 @@ pub struct DownloadStatus {
     /// and so does [`Fetched::left_out`](crate::Fetched::left_out).
     #[serde(skip_serializing_if = "is_zero")]
     pub left_out: usize,
+}
+
+/// Writes a path as text. Of one that is not UTF-8 what is not becomes U+FFFD.
+fn lossy<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.to_string_lossy()).serialize(to)
 }
 
 fn is_zero(number: &usize) -> bool {
@@ -146,6 +152,12 @@ impl Shown {
     pub(super) fn failed(&self, error: String) {
         self.state(DownloadState::Failed);
         self.status.send_modify(|status| status.error = Some(error));
+    }
+
+    /// What had come is not on disk any more.
+    pub(super) fn lost(&self) {
+        self.set_kept(0);
+        self.status.send_modify(|status| status.done = 0);
     }
 
     /// It is at `path`, but for so many files that this disk could not have.
