@@ -186,7 +186,8 @@ fn files() -> Vec<Seed> {
         Request::Follow { hash, addresses: vec![address.clone()] },
         Request::Cancel,
         Request::Present { proof: [7; 32] },
-        Request::Complete { hash, name: "ann".into() },
+        Request::Complete { hash, name: "ann".into(), called: None },
+        Request::Complete { hash, name: "ann".into(), called: "hi.txt".parse().ok() },
     ];
     let shared = machines::file();
     let access = AccessKind::Ticket;

@@ -304,10 +304,17 @@ impl Shares {
     }
 
     /// Returns the content that is served to `asker` under `hash`: a share, or a file in a shared
-    /// folder.
+    /// folder. Of several the one that is called `name`, if there is one.
     #[must_use]
-    pub(crate) fn file(&self, hash: &Hash, asker: &Asker<'_>) -> Option<SharedFile> {
-        self.read().find(hash, Some(asker)).first()?.file()
+    pub(crate) fn file(
+        &self,
+        hash: &Hash,
+        name: Option<&FileName>,
+        asker: &Asker<'_>,
+    ) -> Option<SharedFile> {
+        let index = self.read();
+        let called = name.and_then(|name| index.find_called(hash, name, asker));
+        called.or_else(|| index.find(hash, Some(asker)).first()?.file())
     }
 
     /// Returns what is served to `asker` under `hash`, or the `file` of this number in that folder, as

@@ -281,6 +281,20 @@ impl Index {
             .collect()
     }
 
+    /// Returns the content with this hash that is called `name`, if `asker` may have it.
+    pub(super) fn find_called(
+        &self,
+        hash: &Hash,
+        name: &FileName,
+        asker: &Asker<'_>,
+    ) -> Option<SharedFile> {
+        let mut places = self.places(hash).filter(|(top, _)| top.access.allows(asker));
+        places.find_map(|(top, item)| {
+            let file = Location { top: Arc::clone(top), item }.file()?;
+            (file.name == *name).then_some(file)
+        })
+    }
+
     /// The name and the access of what is shared under `hash`, and is called `name` if that is given:
     /// of what is open, if anything is.
     pub(super) fn named(

@@ -116,8 +116,7 @@ impl<'a> Fetching<'a> {
     ) -> Self {
         let (target, known_target) = watch::channel(None);
         let (news_sender, news) = mpsc::channel(NEWS);
-        let job =
-            Arc::new(Job::new(get.hash, get.secret, known_target, news_sender, shown.clone()));
+        let job = Arc::new(Job::new(get, known_target, news_sender, shown.clone()));
         let mut fetching = Self {
             inner,
             get,

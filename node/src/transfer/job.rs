@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use peerkit_proto::files::Secret;
+use peerkit_proto::files::{FileName, Secret};
 use peerkit_proto::id::Hash;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::FetchError;
 use super::checking::Checking;
+use super::get::Get;
 use super::keeping::Keeping;
 use super::news::News;
 use super::status::Shown;
@@ -18,6 +19,8 @@ use crate::error::Error;
 pub(super) struct Job {
     pub(super) hash: Hash,
     pub(super) secret: Option<Secret>,
+    /// The name that it was asked for by.
+    pub(super) name: Option<FileName>,
     /// What is fetched and where it goes, once that is known.
     pub(super) target: watch::Receiver<Option<Arc<Target>>>,
     /// A permit for who may prove what is fetched.
@@ -30,17 +33,25 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// What is told of it goes to `news`.
+    /// What the sources of `get` have in common. Their news go to `news`.
     pub(super) fn new(
-        hash: Hash,
-        secret: Option<Secret>,
+        get: &Get,
         target: watch::Receiver<Option<Arc<Target>>>,
         news: mpsc::Sender<News>,
         shown: Shown,
     ) -> Self {
         let (proving, checking) = (Semaphore::new(1), Checking::new(shown));
         let keeping = Arc::new(Keeping::new(news.clone()));
-        Self { hash, secret, target, proving, keeping, checking, news }
+        Self {
+            hash: get.hash,
+            secret: get.secret,
+            name: get.name.clone(),
+            target,
+            proving,
+            keeping,
+            checking,
+            news,
+        }
     }
 
     /// What is fetched, where that is known.

@@ -34,6 +34,7 @@ use crate::tls::Session;
 use desk::{Batch, Caller, Desk, Layouts, Run};
 use followers::Followers;
 use following::Following;
+use incoming::Completed;
 use line::{Line, Place};
 
 /// Streams that write pieces at once; the others wait for their turn, which comes after 100 ms at
@@ -213,10 +214,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
 
     /// Notes that the asker has all of something, if it has said so.
     async fn complete(&mut self) {
-        let Some((hash, name)) = self.line.incoming.take_complete() else { return };
+        let Some(Completed { hash, requester, called }) = self.line.incoming.take_complete() else {
+            return;
+        };
         self.is_complete = true;
-        if let Some(file) = self.serving.file(&hash, &self.caller) {
-            self.serving.uploads.complete(self.caller.id, name, file).await;
+        if let Some(file) = self.serving.file(&hash, called.as_ref(), &self.caller) {
+            self.serving.uploads.complete(self.caller.id, requester, file).await;
         }
     }
 
@@ -225,7 +228,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
         if self.upload.as_ref().is_some_and(|upload| upload.hash() == run.hash) {
             return;
         }
-        let file = self.serving.file(&run.hash, &self.caller);
+        let file = self.serving.file(&run.hash, None, &self.caller);
         let file = file.filter(|file| run.tree == (file.kind == FileKind::Folder));
         if let Some(file) = file {
             self.upload = Some(self.serving.uploads.begin(self.caller.id, file));

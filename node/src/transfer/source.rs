@@ -68,7 +68,7 @@ async fn work(
         Some(target) => error.of_changed(|| target.description.name.to_string()),
         None => error,
     })?;
-    let whole = description.whole;
+    let (whole, described) = (description.whole, description.name.clone());
     if known.borrow().is_none() {
         let waiting = async { drop(known.wait_for(Option::is_some).await) };
         tokio::select! {
@@ -108,7 +108,10 @@ async fn work(
         Fetching { job, source, target: &target, answers, owed: &owed, batch, begun };
     // Where files of a folder are left out it has not all of it.
     let is_all = target.left_out().next().is_none();
-    let all = is_all.then(|| Request::Complete { hash: job.hash, name: inner.name.clone() });
+    // Sent only where it is needed to tell names apart: older sources refuse a request that has it.
+    let called = job.name.clone().filter(|name| *name != described);
+    let all =
+        is_all.then(|| Request::Complete { hash: job.hash, name: inner.name.clone(), called });
     tokio::select! {
         result = ask(questions, tasks, (&target, &owed), all) => result?,
         error = fetching.take() => return Err(error),

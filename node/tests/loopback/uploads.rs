@@ -70,6 +70,45 @@ async fn a_node_knows_who_has_fetched_what() {
     shutdown([&bob, &cid]).await;
 }
 
+/// The same content has several names: the upload has the one by which it was fetched.
+#[tokio::test]
+async fn an_upload_has_the_name_that_was_asked_for() {
+    let (ann, bob) = (node("ann").await, node("bob").await);
+    let from = tempfile::tempdir().unwrap();
+    let mut events = ann.events();
+    let mut names = Vec::new();
+    for name in ["a.bin", "b.bin", "albums/one/c.bin", "albums/two/c.bin"] {
+        let path = from.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content(1)).unwrap();
+    }
+    for name in ["a.bin", "b.bin", "albums/one", "albums/two"] {
+        let shared = ann.share(from.path().join(name)).await.unwrap().shared;
+        names.push((ann.ticket_for(&shared).unwrap(), shared.hash, shared.name.to_string()));
+    }
+    for (ticket, hash, name) in &names {
+        let to = tempfile::tempdir().unwrap();
+        let get = Get::ticket(ticket).into_folder(to.path());
+        let fetched = within("a fetch", bob.fetch_now(get, |_| {})).await.unwrap();
+        assert!(fetched.path.ends_with(name), "{fetched:?}");
+        let upload = completed(&mut events).await.1;
+        assert_eq!((upload.hash, &upload.name), (*hash, name));
+    }
+    // By a name that it does not have here, or by its hash alone, it is the first of them.
+    let hash = names[0].1;
+    for wanted in [Some("other.bin"), None] {
+        let to = tempfile::tempdir().unwrap();
+        let mut get = get(hash, &to, &ann);
+        if let Some(name) = wanted {
+            get = get.named(name.parse().unwrap());
+        }
+        within("a fetch", bob.fetch_now(get, |_| {})).await.unwrap();
+        assert_eq!(completed(&mut events).await.1.name, "a.bin");
+    }
+    end(&ann, events).await;
+    shutdown([&bob]).await;
+}
+
 #[tokio::test]
 async fn what_was_stopped_is_not_complete_until_the_rest_came() {
     let (ann, bob) = (node("ann").await, node("bob").await);

@@ -14,7 +14,8 @@
 //! 4 Follow     kind u8 = 4, hash 32 B, count u16, addresses (u16 length, UTF-8): at most 8
 //! 5 Cancel     kind u8 = 5
 //! 6 Present    kind u8 = 6, proof 32 B
-//! 7 Complete   kind u8 = 7, hash 32 B, name (u16 length, UTF-8, at most 64 bytes)
+//! 7 Complete   kind u8 = 7, hash 32 B, name (u16 length, UTF-8, at most 64 bytes), and, where the
+//!              body goes on, called (u16 length, UTF-8, at most 255 bytes)
 //! ```
 //!
 //! Answers, at most [`MAX_ANSWER`] bytes of body:
@@ -51,7 +52,10 @@
 //! `Complete` tells that the asking side, which calls itself `name`, has received and verified all of
 //! `hash`. It gives up whatever was asked for before it, and has no answer. It is the last message
 //! on a stream: the asking side then ends the stream in order and reads it to its end. An answering
-//! side that does not know it refuses it as a bad request, which by then is not read.
+//! side that does not know it refuses it as a bad request, which by then is not read. `called` is the
+//! name that the asking side wanted the content by, where the Description had another: the same
+//! content may be shared under several names. An answering side uses it only if it shares the content
+//! with the asking side under that name.
 //!
 //! The size of a Description is that of the bytes served under the hash: of a folder, those of its
 //! manifest. Nothing that is told here is trusted: the list is checked against the hash, the pieces
@@ -149,6 +153,8 @@ pub enum Request {
         hash: Hash,
         /// The requester's name.
         name: String,
+        /// The name that the content was asked for by, where the source described it by another.
+        called: Option<FileName>,
     },
     /// A kind that this build does not know: answered as a bad request.
     Unknown(u8),
@@ -274,10 +280,13 @@ impl Request {
                 out.put_u8(6);
                 out.put_raw(proof);
             }
-            Self::Complete { hash, name } => {
+            Self::Complete { hash, name, called } => {
                 out.put_u8(7);
                 out.put_raw(hash.as_bytes());
                 out.put_str(&name[..name.floor_char_boundary(MAX_NODE_NAME)]);
+                if let Some(called) = called {
+                    out.put_str(called.as_str());
+                }
             }
             Self::Unknown(kind) => out.put_u8(*kind),
         })
@@ -311,7 +320,15 @@ impl Request {
             6 => Self::Present { proof: reader.array("request proof")? },
             7 => {
                 let hash = reader.hash("request hash")?;
-                Self::Complete { hash, name: reader.str(MAX_NODE_NAME, "node name")? }
+                let name = reader.str(MAX_NODE_NAME, "node name")?;
+                // Nodes that only know one name for a content end the body here.
+                let called = match reader.remaining() {
+                    0 => None,
+                    _ => Some(reader.str(MAX_NAME, "file name")?),
+                };
+                let called = called.map(FileName::new).transpose();
+                let called = called.map_err(|_| DecodeError::Invalid("file name"))?;
+                Self::Complete { hash, name, called }
             }
             kind => return Ok(Self::Unknown(kind)),
         };

@@ -364,7 +364,9 @@ fn files_protocol() {
     let secret = Secret::from_bytes([3; 16]);
     let proof = secret.prove(&[7; 32], ann().id());
     request("present", Request::Present { proof }, PRESENT);
-    request("complete", Request::Complete { hash, name: "ann".into() }, COMPLETE);
+    let complete = |called| Request::Complete { hash, name: "ann".into(), called };
+    request("complete", complete(None), COMPLETE);
+    request("complete, called", complete(Some(shared().name)), COMPLETE_CALLED);
 
     let answer = |name: &str, answer: Answer, digits: &str| {
         files_message(name, &answer, answer.encode(), Answer::decode, digits);
@@ -601,6 +603,9 @@ const PRESENT: &str = "\
 const COMPLETE: &str = "\
     260000000785052e9aab1b67b6622d94a08441b09fd5b7aca61ee360416d70de5da67d86ca\
     0300616e6e";
+const COMPLETE_CALLED: &str = "\
+    2e0000000785052e9aab1b67b6622d94a08441b09fd5b7aca61ee360416d70de5da67d86ca\
+    0300616e6e060068692e747874";
 const CANCELLED: &str = "020000000005";
 const HELD: &str = "0b0000000408000000000000000608";
 const WHOLE: &str = "0100000005";

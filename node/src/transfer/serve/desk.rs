@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use peerkit_proto::files::{
-    Answer, Asker, Description, Layout, PIECE, PieceValue, Refusal, SharedFile,
+    Answer, Asker, Description, FileName, Layout, PIECE, PieceValue, Refusal, SharedFile,
 };
 use peerkit_proto::hello::Proof;
 use peerkit_proto::id::{Hash, NodeId};
@@ -121,10 +121,17 @@ impl Serving {
         self.partials.get(hash, &caller.asker())
     }
 
-    /// Returns the name of the content that `caller` fetches under `hash`, for people to read.
-    pub(super) fn file(&self, hash: &Hash, caller: &Caller) -> Option<SharedFile> {
+    /// Returns the content that `caller` fetches under `hash`, by the name `called` if it is shared
+    /// with `caller` under that.
+    pub(super) fn file(
+        &self,
+        hash: &Hash,
+        called: Option<&FileName>,
+        caller: &Caller,
+    ) -> Option<SharedFile> {
         let asker = caller.asker();
-        self.shares.file(hash, &asker).or_else(|| self.partials.found(hash, Some(&asker)))
+        let shared = self.shares.file(hash, called, &asker);
+        shared.or_else(|| self.partials.found(hash, Some(&asker)))
     }
 
     /// Why nothing is served to `caller` under `hash`.

@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use peerkit_proto::codec::DecodeError;
-use peerkit_proto::files::Request;
 use peerkit_proto::files::wire::{MAX_REQUEST, PREFIX, body_len};
+use peerkit_proto::files::{FileName, Request};
 use peerkit_proto::id::Hash;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
@@ -31,12 +31,22 @@ pub(super) struct Incoming {
     next: u64,
     /// Requests before this number are given up.
     cancelled: u64,
-    /// What the other side has all of, and what it calls itself.
-    complete: Option<(Hash, String)>,
+    complete: Option<Completed>,
     /// When the request began to come in that is not whole yet.
     begun: Option<Instant>,
     /// Nothing more is read, and why.
     end: Option<io::Result<()>>,
+}
+
+/// The word of the other side that it has all that it wants.
+#[derive(Debug)]
+pub(super) struct Completed {
+    /// The content that it has received.
+    pub(super) hash: Hash,
+    /// The name that the other side gives itself.
+    pub(super) requester: String,
+    /// The name by which it asked for the content, where that was not the one that it was given.
+    pub(super) called: Option<FileName>,
 }
 
 impl Incoming {
@@ -86,8 +96,8 @@ impl Incoming {
         !self.waiting.is_empty() || self.complete.is_some()
     }
 
-    /// Takes the hash that the requester says it has completely, and the name of the requester.
-    pub(super) fn take_complete(&mut self) -> Option<(Hash, String)> {
+    /// Takes the word of the other side that it has all that it wants; once.
+    pub(super) fn take_complete(&mut self) -> Option<Completed> {
         self.complete.take()
     }
 
@@ -117,9 +127,9 @@ impl Incoming {
             let Some(body) = rest.get(..len) else { break };
             match Request::decode(Bytes::copy_from_slice(body)) {
                 Ok(Request::Cancel) => self.cancelled = self.next,
-                Ok(Request::Complete { hash, name }) => {
+                Ok(Request::Complete { hash, name: requester, called }) => {
                     self.cancelled = self.next;
-                    self.complete = Some((hash, name));
+                    self.complete = Some(Completed { hash, requester, called });
                 }
                 request => {
                     self.waiting.push_back((self.next, request));

@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use crate::rate::RateLimits;
+use crate::shares::ShareOptions;
 use crate::store::Store;
 use crate::transfer::partial::{Partial, PartialGuard};
 use crate::transfer::uploads::UploadNews;
@@ -375,7 +376,7 @@ async fn a_peer_that_has_all_ends_the_stream_in_order() {
         if asked_for_more {
             asking.send(&Request::Data { hash, first: 0, count: 4 }).await;
         }
-        asking.send(&Request::Complete { hash, name: name() }).await;
+        asking.send(&Request::Complete { hash, name: name(), called: None }).await;
         match news.recv().await {
             Some(UploadNews::Completed { peer, name: of, upload }) => {
                 assert_eq!((peer, of, upload.bytes), (node(1), name(), 4 * PIECE));
@@ -385,6 +386,24 @@ async fn a_peer_that_has_all_ends_the_stream_in_order() {
         drop(asking.stream);
         asking.serving.await.unwrap().unwrap();
         assert!(serving.uploads.list().is_empty());
+    }
+    // The name that it asked for counts where the content is shared with it under that name.
+    let (open, closed) = (dir.path().join("open.bin"), dir.path().join("closed.bin"));
+    [&open, &closed].into_iter().for_each(|path| write(path, &bytes));
+    serving.shares.add(open, |_| ()).await.unwrap();
+    let for_other = ShareOptions::default().to_nodes(vec![node(2)]);
+    serving.shares.add_with(closed, for_other, |_| ()).await.unwrap();
+    for (called, expected) in
+        [("open.bin", "open.bin"), ("closed.bin", "film.bin"), ("no.bin", "film.bin")]
+    {
+        let mut asking = ask(&serving, node(1));
+        asking.pieces(&Request::Data { hash, first: 0, count: 1 }).await;
+        let called = Some(called.parse().unwrap());
+        asking.send(&Request::Complete { hash, name: name(), called }).await;
+        let Some(UploadNews::Completed { upload, .. }) = news.recv().await else { panic!() };
+        assert_eq!(upload.name, expected);
+        drop(asking.stream);
+        asking.serving.await.unwrap().unwrap();
     }
     // Who goes away without a word has broken off.
     let mut asking = ask(&serving, node(1));

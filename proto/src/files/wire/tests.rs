@@ -26,8 +26,17 @@ fn requests() -> impl Strategy<Value = Request> {
         5 => Request::Cancel,
         6 => Request::Present { proof },
         // Names of up to 64 bytes, also of several bytes a character.
-        _ => Request::Complete { hash, name: "é".repeat(usize::from(proof[0] % 33)) },
+        _ => Request::Complete {
+            hash,
+            name: "é".repeat(usize::from(proof[0] % 33)),
+            called: FileName::new("é".repeat(usize::from(proof[1] % 128))).ok(),
+        },
     })
+}
+
+fn complete(name: &str, called: Option<&str>) -> Request {
+    let called = called.map(|called| FileName::new(called).unwrap());
+    Request::Complete { hash: Hash::from_bytes([7; 32]), name: name.into(), called }
 }
 
 fn answers() -> impl Strategy<Value = Answer> {
@@ -86,18 +95,25 @@ fn the_bytes_are_as_written_down() {
         [13, 0, 0, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0]
     );
     assert_eq!(Request::Cancel.encode(), [1, 0, 0, 0, 5]);
-    assert_eq!(
-        Request::Complete { hash: Hash::from_bytes([7; 32]), name: "bob".into() }.encode(),
-        {
-            let mut expected = vec![38, 0, 0, 0, 7];
-            expected.extend([7; 32]);
-            expected.extend([3, 0, b'b', b'o', b'b']);
-            expected
-        }
-    );
-    let long = Request::Complete { hash: Hash::from_bytes([7; 32]), name: "é".repeat(40) };
-    let cut = Request::decode(Bytes::from(long.encode()).slice(PREFIX..)).unwrap();
-    assert_eq!(cut, Request::Complete { hash: Hash::from_bytes([7; 32]), name: "é".repeat(32) });
+    assert_eq!(complete("bob", None).encode(), {
+        let mut expected = vec![38, 0, 0, 0, 7];
+        expected.extend([7; 32]);
+        expected.extend([3, 0, b'b', b'o', b'b']);
+        expected
+    });
+    // A name that is asked for comes last, and only a name.
+    let mut called = complete("bob", None).encode();
+    called.extend([1, 0, b'a']);
+    let decode = |bytes: &[u8]| Request::decode(Bytes::copy_from_slice(&bytes[PREFIX..]));
+    assert_eq!(decode(&called).unwrap(), complete("bob", Some("a")));
+    assert_eq!(complete("bob", Some("a")).encode()[PREFIX..], called[PREFIX..]);
+    for wrong in [&[0][..], &[0, 0], &[1, 0, b'/'], &[1, 0, b'a', b'b'], &[2, 0, b'.', b'.']] {
+        let mut request = complete("bob", None).encode();
+        request.extend(wrong);
+        decode(&request).unwrap_err();
+    }
+    let cut = decode(&complete(&"é".repeat(40), None).encode()).unwrap();
+    assert_eq!(cut, complete(&"é".repeat(32), None));
     assert_eq!(Request::Present { proof: [7; 32] }.encode(), {
         let mut expected = vec![33, 0, 0, 0, 6];
         expected.extend([7; 32]);
