@@ -1,6 +1,7 @@
 //! What stands on the command line.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
@@ -202,43 +203,43 @@ pub(crate) struct RunArgs {
     pub(crate) downloads: Option<PathBuf>,
 
     /// Bytes a second that are sent of files at most, for example 500k or 2MiB [default: no limit]
-    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate::parse)]
     pub(crate) up: Option<u64>,
 
     /// Bytes a second that are fetched of files at most [default: no limit]
-    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate::parse)]
     pub(crate) down: Option<u64>,
 
     /// As --up, to each node [default: no limit]
-    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate::parse)]
     pub(crate) peer_up: Option<u64>,
 
     /// As --down, from each node [default: no limit]
-    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate::parse)]
     pub(crate) peer_down: Option<u64>,
 
     /// Bytes a second of messages that are sent at most; others wait [default: no limit]
-    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate::parse)]
     pub(crate) messages: Option<u64>,
 
     /// As --messages, to each node [default: no limit]
-    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate::parse)]
     pub(crate) peer_messages: Option<u64>,
 
     /// Bytes a second of this node's broadcasts that are sent at most [default: no limit]
-    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate::parse)]
     pub(crate) broadcasts: Option<u64>,
 
     /// Bytes a second that are read from each node at most; it has to wait [default: no limit]
-    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate::parse)]
     pub(crate) peer_receive: Option<u64>,
 
     /// How many fetches go on at once; more wait for their turn [default: 5]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<usize>(1..=u64::MAX))]
     pub(crate) max_downloads: Option<usize>,
 
     /// How many nodes may connect to this one; 0 refuses every one of them [default: 128]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<usize>(0..=u64::MAX))]
     pub(crate) max_inbound: Option<usize>,
 
     /// Print JSON lines, one for each event and each result, and nothing else on standard output
@@ -289,7 +290,7 @@ pub(crate) struct ListenArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// How many nodes
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u8).range(3..=64))]
+    #[arg(long, value_name = "N", default_value_t = 8, allow_negative_numbers = true, value_parser = number::<u8>(3..=64))]
     pub(crate) nodes: u8,
 
     /// A folder of yours to share as well
@@ -314,15 +315,15 @@ pub(crate) struct SimArgs {
     pub(crate) files: Vec<PathBuf>,
 
     /// All the chance that there is in a run
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = number::<u64>(0..=u64::MAX))]
     pub(crate) seed: u64,
 
     /// Run with each of the seeds 1 to N
-    #[arg(long, value_name = "N", conflicts_with = "seed", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", conflicts_with = "seed", allow_negative_numbers = true, value_parser = number::<u64>(1..=u64::MAX))]
     pub(crate) seeds: Option<u64>,
 
     /// This many nodes, whatever the file says
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<usize>(2..=u64::MAX))]
     pub(crate) nodes: Option<usize>,
 
     /// Print a JSON line for each run
@@ -341,11 +342,17 @@ pub(crate) struct IdArgs {
 /// Bytes that the name of a node or network may have: what fits in a Hello.
 pub(crate) const MAX_NAME: usize = 64;
 
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("there has to be at least one".to_owned()),
-        Ok(number) => Ok(number),
-        Err(_) => Err("not a whole number".to_owned()),
+/// Returns a reader of whole numbers in `range`.
+fn number<N: TryFrom<u64>>(
+    range: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<N, String> + Clone + Send + Sync {
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        let number = number.and_then(|number| N::try_from(number).ok());
+        number.ok_or_else(|| match (*range.start(), *range.end()) {
+            (least, u64::MAX) => format!("it has to be a whole number of {least} or more"),
+            (least, most) => format!("it has to be a whole number from {least} to {most}"),
+        })
     }
 }
 
@@ -508,11 +515,16 @@ mod tests {
             ("peerkit run --announce [::ffff:224.0.0.1]:7", "leads here"),
             ("peerkit run --announce 255.255.255.255:7", "leads here"),
             ("peerkit run --announce-only", "--announce"),
-            ("peerkit run --max-inbound many", "invalid digit"),
+            ("peerkit run --max-inbound many", "whole number of 0 or more"),
             ("peerkit run --network=", "at least one letter"),
-            ("peerkit demo --nodes 2", "3..=64"),
+            ("peerkit demo --nodes 2", "from 3 to 64"),
+            ("peerkit demo --nodes x", "from 3 to 64"),
+            ("peerkit run --max-inbound -1", "whole number of 0 or more"),
+            ("peerkit sim a --seeds -1", "whole number of 1 or more"),
+            ("peerkit run --up -1", "bytes a second"),
+            ("peerkit get --down -1", "bytes a second"),
             ("peerkit run --up fast", "bytes a second"),
-            ("peerkit run --max-downloads 0", "at least one"),
+            ("peerkit run --max-downloads 0", "1 or more"),
             ("peerkit share", "PATH"),
             ("peerkit share a --ticket --to 00", "64 hex digits"),
             (NOBODY, "no valid key"),

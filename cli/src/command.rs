@@ -184,7 +184,7 @@ impl Command {
             "files" => {
                 let skip = flags.values("--skip").next().map(str::parse::<usize>).transpose();
                 let skip = skip.map_err(|_| arguments.wrong("takes a number after `--skip`"))?;
-                let share = arguments.rest_or_none();
+                let share = arguments.rest_or_none()?;
                 if skip.is_some() && share.is_none() {
                     return Err(arguments.wrong("skips files of one share: name it"));
                 }
@@ -329,8 +329,11 @@ impl Arguments<'_> {
     }
 
     /// The same, if there is any.
-    fn rest_or_none(&mut self) -> Option<String> {
-        self.rest("a name").ok()
+    fn rest_or_none(&mut self) -> Result<Option<String>, String> {
+        if self.rest.trim().is_empty() {
+            return Ok(None);
+        }
+        self.rest("a name").map(Some)
     }
 
     /// The rest of the line as it stands.
@@ -397,6 +400,7 @@ impl Arguments<'_> {
             let folder = self.path()?.ok_or_else(|| self.wrong("downloads needs a folder"))?;
             return Ok(Some(Setting::Downloads(folder)));
         }
+        settings::check_name(&name).map_err(|error| self.wrong(&error))?;
         let value = self.one(&format!("a value for `{name}`"))?;
         Setting::rate(&name, &value).map(Some).map_err(|error| self.wrong(&error))
     }
@@ -552,7 +556,7 @@ mod tests {
         assert!(error("add \"a\" b").contains("closing quote"));
         assert!(error("add 'a b").contains("closing quote"));
         assert!(error("add").contains("needs a path"));
-        assert!(error("add ''").contains("needs a path"));
+        assert!(error("add ''").contains("empty path"));
     }
 
     #[cfg(not(windows))]

@@ -31,6 +31,14 @@ pub(crate) fn downloads(given: Option<&Path>) -> PathBuf {
     std::path::absolute(&folder).unwrap_or(folder)
 }
 
+/// Checks that `path` is a folder, or nothing yet: a folder can be made there.
+pub(crate) fn check_folder(path: &Path) -> anyhow::Result<()> {
+    if path.exists() && !path.is_dir() {
+        bail!("{} is not a folder", path.display());
+    }
+    Ok(())
+}
+
 /// The user's download folder, as the XDG user directories have it.
 fn user_downloads() -> Option<PathBuf> {
     if let Some(folder) = env::var_os("XDG_DOWNLOAD_DIR").filter(|folder| !folder.is_empty()) {

@@ -40,6 +40,9 @@ const TEMPORARY: &str = "content";
 /// The error of a fetch that was stopped while its ticket was being read.
 const BEFORE_BEGIN: &str = "stopped before it was begun";
 
+/// The error of a fetch to standard output whose reader did not take all of it in time.
+const BEFORE_WRITTEN: &str = "stopped before all of it was written to standard output";
+
 /// What can be done about a fetch that has ended too early.
 const GOES_ON: &str = "what has come is kept, and the same command goes on from it";
 
@@ -291,6 +294,8 @@ async fn write_out(path: PathBuf, target: Target, stop: &CancellationToken) -> a
             // The thread may wait for its reader for ever: the program ends without it.
             drop(kept);
             signals::cut_short();
+            let error = Paint::on(&io::stderr()).bad("error:");
+            let _ = writeln!(io::stderr(), "{error} {BEFORE_WRITTEN}");
             signals::leave()
         }
     }

@@ -2,11 +2,11 @@
 
 use std::env;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::anyhow;
 use peerkit::Address;
 
 use crate::args::MAX_NAME;
-use crate::command;
+use crate::{Usage, command};
 
 /// The host's name without its domain; `peerkit` where it has none.
 pub(crate) fn name() -> String {
@@ -35,7 +35,7 @@ pub(crate) fn secret() -> anyhow::Result<Option<String>> {
         None => Ok(None),
         Some(secret) => match secret.into_string() {
             Ok(secret) => Ok(Some(secret)),
-            Err(_) => bail!("PEERKIT_SECRET is not UTF-8: choose a secret that is"),
+            Err(_) => Err(usage("PEERKIT_SECRET is not UTF-8: choose a secret that is")),
         },
     }
 }
@@ -43,8 +43,14 @@ pub(crate) fn secret() -> anyhow::Result<Option<String>> {
 /// Bootstrap nodes from the environment: addresses with commas or white space between them.
 pub(crate) fn bootstrap() -> anyhow::Result<Vec<Address>> {
     let Some(text) = env::var_os("PEERKIT_BOOTSTRAP") else { return Ok(Vec::new()) };
-    let Some(text) = text.to_str() else { bail!("PEERKIT_BOOTSTRAP is not UTF-8") };
-    addresses(text).context("PEERKIT_BOOTSTRAP can't be used")
+    let Some(text) = text.to_str() else {
+        return Err(usage("PEERKIT_BOOTSTRAP is not UTF-8"));
+    };
+    addresses(text).map_err(|error| usage(&format!("PEERKIT_BOOTSTRAP can't be used: {error}")))
+}
+
+fn usage(error: &str) -> anyhow::Error {
+    Usage(error.to_owned()).into()
 }
 
 fn addresses(text: &str) -> anyhow::Result<Vec<Address>> {

@@ -33,7 +33,8 @@ static PROMPT: OnceLock<Output> = OnceLock::new();
 impl Log {
     /// Starts to log.
     pub(crate) fn start() -> Self {
-        let (filter, handle) = reload::Layer::new(usual());
+        let (filter, fault) = usual();
+        let (filter, handle) = reload::Layer::new(filter);
         // A field may hold a name from the network, which is not to make a line of its own.
         let fields = debug_fn(|line, field, value| match field.name() {
             "message" => write!(line, "{}", plain(&format!("{value:?}"))),
@@ -50,6 +51,9 @@ impl Log {
         };
         // A second start, which only tests make, keeps the first log.
         let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
+        if let Some(fault) = fault {
+            tracing::warn!("PEERKIT_LOG can't be used, so only warnings are logged: {fault}");
+        }
         if !matches!(format.as_str(), "" | "text" | "json") {
             tracing::warn!("PEERKIT_LOG_FORMAT is text or json, not {format}: the log is text");
         }
@@ -65,18 +69,25 @@ impl Log {
     /// debugging is on now.
     pub(crate) fn set_debug(&self, on: Option<bool>) -> anyhow::Result<bool> {
         let on = on.unwrap_or(!self.debug.load(Ordering::Relaxed));
-        let filter = if on { EnvFilter::new(DEBUG) } else { usual() };
+        let filter = if on { EnvFilter::new(DEBUG) } else { usual().0 };
         self.filter.reload(filter)?;
         self.debug.store(on, Ordering::Relaxed);
         Ok(on)
     }
 }
 
-fn usual() -> EnvFilter {
-    EnvFilter::builder()
-        .with_default_directive(LevelFilter::WARN.into())
-        .with_env_var("PEERKIT_LOG")
-        .from_env_lossy()
+/// Returns the filter of PEERKIT_LOG, or of warnings alone and what is wrong with the variable.
+fn usual() -> (EnvFilter, Option<String>) {
+    let builder = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into());
+    let wanted = std::env::var_os("PEERKIT_LOG").unwrap_or_default();
+    let parsed = match wanted.to_str() {
+        Some(wanted) => builder.parse(wanted).map_err(|error| error.to_string()),
+        None => Err("it is not UTF-8".to_owned()),
+    };
+    match parsed {
+        Ok(filter) => (filter, None),
+        Err(fault) => (EnvFilter::new("warn"), Some(fault)),
+    }
 }
 
 /// Makes a writer for each line of the log.

@@ -31,6 +31,8 @@ pub(crate) struct Output {
     json: bool,
     paint: Paint,
     errors: Paint,
+    /// Cancelled once nothing waits any more for a reader that does not read.
+    late: CancellationToken,
 }
 
 /// The writing end of an [`Output`].
@@ -61,8 +63,14 @@ enum Line {
 }
 
 impl Output {
-    /// Starts the writing thread.
-    pub(crate) fn start(json: bool, sink: Sink, bars: Bars) -> (Self, Writer) {
+    /// Starts the writing thread. After `stop` is cancelled, lines wait for a reader that does not
+    /// read only for [`FLUSH`]: such a reader must not keep the node from its end.
+    pub(crate) fn start(
+        json: bool,
+        sink: Sink,
+        bars: Bars,
+        stop: &CancellationToken,
+    ) -> (Self, Writer) {
         let (lines, queue) = mpsc::channel(QUEUE);
         let (end, ended) = std_mpsc::channel();
         let broken = CancellationToken::new();
@@ -74,11 +82,19 @@ impl Output {
             }
             let _ = end.send(result);
         });
+        let late = CancellationToken::new();
+        let (stop, given_up) = (stop.clone(), late.clone());
+        tokio::spawn(async move {
+            stop.cancelled().await;
+            tokio::time::sleep(FLUSH).await;
+            given_up.cancel();
+        });
         let output = Self {
             lines: lines.clone(),
             json,
             paint: Paint::on(&io::stdout()),
             errors: Paint::on(&io::stderr()),
+            late,
         };
         let writer = Writer { lines, ended, broken };
         (output, writer)
@@ -180,7 +196,7 @@ impl Output {
     pub(crate) async fn settle(&self) {
         let (mark, written) = oneshot::channel();
         self.put(Line::Mark(mark)).await;
-        let _ = written.await;
+        let _ = self.late.run_until_cancelled(written).await;
     }
 
     /// Prints a line of the log if there is room: the log must not hold up what it tells of.
@@ -190,7 +206,7 @@ impl Output {
 
     async fn put(&self, line: Line) {
         // The thread ends early only where its output has broken, which `finish` reports.
-        let _ = self.lines.send(line).await;
+        let _ = self.late.run_until_cancelled(self.lines.send(line)).await;
     }
 }
 

@@ -43,6 +43,10 @@ pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
     let shares = args.share.iter().map(|path| folders::existing(path));
     let shares: Vec<PathBuf> = shares.collect::<anyhow::Result<_>>()?;
     let places = args.places()?;
+    if let Some(folder) = &args.downloads {
+        let checked = folders::check_folder(folder);
+        checked.map_err(|error| Usage(format!("--downloads: {error}")))?;
+    }
     if args.max_inbound == Some(0) {
         tracing::warn!("--max-inbound 0 refuses every node that connects to this one");
     }
@@ -154,7 +158,7 @@ async fn serve(
         Input::Lines | Input::Nothing => (None, Sink::Streams),
     };
     let terminal = prompt.as_ref().map(|_| Terminal::remember());
-    let (output, writer) = Output::start(args.json, sink, bars.clone());
+    let (output, writer) = Output::start(args.json, sink, bars.clone(), stop);
     if prompt.is_some() {
         log.through(output.clone());
     }
@@ -418,7 +422,7 @@ fn line_to_join(args: &RunArgs, node: &Node) -> Option<String> {
     if args.max_inbound == Some(0) {
         return None;
     }
-    let address = node.addresses().first()?.clone().without_id();
+    let address = start::best(&node.addresses())?.clone().without_id();
     let mut line = "peerkit run".to_owned();
     if args.manual {
         line.push_str(" --manual");

@@ -7,7 +7,7 @@ use peerkit::{Node, RateLimits};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::rate;
+use crate::{folders, rate};
 
 /// The name of the setting that is a folder. The others are rates.
 pub(crate) const DOWNLOADS: &str = "downloads";
@@ -48,13 +48,24 @@ impl Setting {
     /// Reads a limit by its name.
     pub(crate) fn rate(name: &str, value: &str) -> Result<Self, String> {
         let Some(index) = RATES.iter().position(|(rate, _)| *rate == name) else {
-            let rates: Vec<&str> = RATES.iter().map(|(rate, _)| *rate).collect();
-            let rates = rates.join(", ");
-            return Err(format!("knows no `{name}`; there are {DOWNLOADS}, {rates}"));
+            return Err(unknown(name));
         };
         let rate = rate::parse(value).map_err(|why| format!("can't take `{value}`: {why}"))?;
         Ok(Self::Rate(index, rate))
     }
+}
+
+/// Checks that there is a setting of this name.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    match names().any(|known| known == name) {
+        true => Ok(()),
+        false => Err(unknown(name)),
+    }
+}
+
+fn unknown(name: &str) -> String {
+    let names = names().collect::<Vec<_>>().join(", ");
+    format!("knows no `{name}`; there are {names}")
 }
 
 /// The names of all settings.
@@ -74,9 +85,7 @@ pub(crate) fn set(node: &Node, setting: Setting) -> anyhow::Result<SettingView> 
     match setting {
         Setting::Downloads(folder) => {
             let folder = std::path::absolute(&folder).context("there is no current folder")?;
-            if folder.exists() && !folder.is_dir() {
-                bail!("{} is not a folder", folder.display());
-            }
+            folders::check_folder(&folder)?;
             node.set_download_folder(folder);
             Ok(downloads(node))
         }

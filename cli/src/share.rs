@@ -103,7 +103,7 @@ async fn serve(
 ) -> anyhow::Result<bool> {
     let node = &serving.node;
     let bars = Bars::new();
-    let (output, writer) = Output::start(args.json, Sink::Streams, bars.clone());
+    let (output, writer) = Output::start(args.json, Sink::Streams, bars.clone(), stop);
     let broken = writer.broken();
     let telling = tokio::spawn(tell(node.clone(), node.events(), output.clone()));
     let showing = io::stderr().is_terminal().then(|| {

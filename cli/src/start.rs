@@ -145,12 +145,21 @@ pub(crate) enum Reach {
 
 impl Reach {
     pub(crate) fn of(addresses: &[Address]) -> Self {
-        let is_local = |address: &Address| match address.socket() {
-            Some(socket) => socket.ip().is_loopback(),
-            None => address.host == "localhost",
-        };
         if addresses.iter().all(is_local) { Self::ThisMachine } else { Self::Others }
     }
+}
+
+/// Returns whether only this machine can dial an address.
+fn is_local(address: &Address) -> bool {
+    match address.socket() {
+        Some(socket) => socket.ip().is_loopback(),
+        None => address.host == "localhost",
+    }
+}
+
+/// Returns the address to print for other nodes: the best that other machines can dial, else the best.
+pub(crate) fn best(addresses: &[Address]) -> Option<&Address> {
+    addresses.iter().find(|address| !is_local(address)).or(addresses.first())
 }
 
 /// The addresses that a node announces, as people read them.
@@ -199,6 +208,17 @@ mod tests {
         assert_eq!(reach(&["127.0.0.1:1", "192.0.2.7:1"]), Reach::Others);
         assert_eq!(reach(&["ann.example.org:1"]), Reach::Others);
         assert_eq!(reach(&["[fd00::1]:1"]), Reach::Others);
+    }
+
+    #[test]
+    fn the_address_that_is_printed_is_of_use_to_others() {
+        let best = |texts: &[&str]| {
+            let addresses: Vec<Address> = texts.iter().map(|text| text.parse().unwrap()).collect();
+            best(&addresses).map(ToString::to_string)
+        };
+        assert_eq!(best(&["127.0.0.1:1", "192.0.2.7:1", "a:1"]).unwrap(), "192.0.2.7:1");
+        assert_eq!(best(&["127.0.0.1:1", "[::1]:1"]).unwrap(), "127.0.0.1:1");
+        assert_eq!(best(&[]), None);
     }
 
     #[test]

@@ -78,7 +78,13 @@ pub(crate) fn read(line: &str, found: &[Hit]) -> Result<Read, String> {
     let (wanted, name, taken) = match recognise(&texts).map_err(|error| error.to_string())? {
         Some((wanted, taken)) => (wanted, None, taken),
         None => {
-            let (hash, name, taken) = of_hits(line, &words, found)?;
+            let hit = of_hits(line, &words, found);
+            if hit.is_err() && words.iter().any(|word| word.open) {
+                return Err(
+                    "get misses a closing quote: put one, or leave out the first".to_owned()
+                );
+            }
+            let (hash, name, taken) = hit?;
             (Wanted::Hash(hash), name, taken)
         }
     };
@@ -86,7 +92,7 @@ pub(crate) fn read(line: &str, found: &[Hit]) -> Result<Read, String> {
     if is_wanted(rest) {
         return Err(SECOND.to_owned());
     }
-    Ok((wanted, name, path(rest)?))
+    Ok((wanted, name, path(rest).map_err(|error| format!("get {error}"))?))
 }
 
 /// Error text for a ticket in the place of a path: it would name a file, and may be a secret.
@@ -159,14 +165,16 @@ fn only(
 /// folder. `None` where there is nothing.
 ///
 /// # Errors
-/// Where there is more than one path, or a quote is not closed.
+/// Where there is more than one path, it is empty, or a quote is not closed.
 pub(crate) fn path(rest: &str) -> Result<Option<PathBuf>, String> {
     let rest = rest.trim();
     let starts_with_tilde = rest.starts_with('~');
-    Ok(name(rest, "path")?.filter(|name| !name.is_empty()).map(|name| match starts_with_tilde {
-        true => folders::expand_home(&name),
-        false => PathBuf::from(name),
-    }))
+    match name(rest, "path")? {
+        // A script's variable that was not set is not to mean the default.
+        Some(name) if name.is_empty() => Err("got an empty path".to_owned()),
+        Some(name) if starts_with_tilde => Ok(Some(folders::expand_home(&name))),
+        name => Ok(name.map(PathBuf::from)),
+    }
 }
 
 /// Reads the rest of a line as one name, which may hold blanks with or without quotes.
@@ -177,7 +185,7 @@ pub(crate) fn name(rest: &str, what: &str) -> Result<Option<String>, String> {
     let rest = rest.trim();
     let words: Vec<Word> = words::words(rest).collect();
     if words.iter().any(|word| word.open) {
-        return Err("a closing quote is missing".to_owned());
+        return Err("misses a closing quote".to_owned());
     }
     match &words[..] {
         [] => Ok(None),

@@ -71,7 +71,7 @@ impl Inner {
             return self.done(direct.told, Err(Error::Stopped));
         }
         if id == self.id {
-            return self.done(direct.told, Err(Error::NotConnected(id)));
+            return self.done(direct.told, Err(Error::ThisNode));
         }
         match self.directs.add(id, direct, self.config.peer_queue) {
             Err(direct) => self.done(direct.told, Err(Error::Full(id))),

@@ -93,6 +93,9 @@ pub enum Error {
     /// or it asked for too much in one call.
     #[error("{0} actions are under way, and no more can be")]
     TooManyActions(usize),
+    /// The identity is this node's own: nothing was dialled or sent.
+    #[error("that is this node itself")]
+    ThisNode,
     /// There is no link with that node, and nobody who answers knows it.
     #[error("no node that this one can ask knows {0}: connect to it, or to one that does")]
     NotFound(NodeId),

@@ -18,7 +18,7 @@ impl Inner {
     /// Measures the round-trip time to a node: see [`Node::ping`](crate::Node::ping).
     pub(crate) async fn ping(self: &Arc<Self>, id: NodeId) -> Result<Duration, Error> {
         if id == self.id {
-            return Err(Error::NotConnected(id));
+            return Err(Error::ThisNode);
         }
         if let Some(conn) = self.open_link(id) {
             return self.ping_link(&conn).await;

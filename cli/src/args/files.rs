@@ -43,8 +43,9 @@ Examples:
 A TICKET is what `peerkit share` prints, or `add` of a running node. Every byte is checked against
 the hash. When it is stopped, what has come is kept: the same command goes on from it.
 
-A ticket of `share --ticket` is a password. Other users of this machine can read a command line: give
-it by --ticket-file, PEERKIT_TICKET, or when asked. It may be pasted with line breaks and quotes.
+A ticket of `share --ticket` is a password. Other users of this machine can read a command line:
+give it by --ticket-file, PEERKIT_TICKET, or when asked. It may be pasted with line breaks and
+quotes.
 
 Environment:
   PEERKIT_TICKET  the ticket
@@ -76,7 +77,7 @@ pub(crate) struct ShareArgs {
     pub(crate) name: Option<String>,
 
     /// Bytes a second at most, for example 500k or 2MiB [default: no limit]
-    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate::parse)]
     pub(crate) up: Option<u64>,
 
     /// Where its key is kept, in the folder `share`: with it tickets stay good over a restart, unless
@@ -127,7 +128,7 @@ pub(crate) struct GetArgs {
     pub(crate) force: bool,
 
     /// Bytes a second at most, for example 500k or 2MiB [default: no limit]
-    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate::parse)]
     pub(crate) down: Option<u64>,
 
     /// With a HASH: the network that the node is in [default: peerkit]

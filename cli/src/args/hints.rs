@@ -11,7 +11,7 @@ use clap::{CommandFactory, Parser};
 
 use super::Cli;
 use crate::text::{Paint, plain};
-use crate::{USAGE, command, manual, wanted, words};
+use crate::{FAILED, USAGE, command, manual, wanted, words};
 
 /// Words of other programs, and what does the same here.
 const ELSEWHERE: &[(&[&str], &str)] = &[
@@ -49,7 +49,15 @@ pub(crate) fn parse() -> Cli {
                 let _ = writeln!(io::stderr(), "{error} {hint}\n\n{usage}\n\n{MORE}");
                 process::exit(USAGE);
             }
-            error.exit()
+            // What clap ignores: help or a version that could not be written.
+            match error.print() {
+                Err(why) if why.kind() != io::ErrorKind::BrokenPipe => {
+                    let error = Paint::on(&io::stderr()).bad("error:");
+                    let _ = writeln!(io::stderr(), "{error} could not write: {why}");
+                    process::exit(FAILED)
+                }
+                _ => process::exit(error.exit_code()),
+            }
         }
     }
 }

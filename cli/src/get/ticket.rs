@@ -30,7 +30,10 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(Wanted, Option<PathBuf>)> 
     let words: Vec<&OsStr> = args.words().collect();
     if let Some(file) = &args.ticket_file {
         let text = read_file(file)?;
-        let from = format!("what is in {}", file.display());
+        let from = match file == Path::new("-") {
+            true => "what came on standard input".to_owned(),
+            false => format!("what is in {}", file.display()),
+        };
         return Ok((whole(&text, &from)?, path(&words)?));
     }
     let texts: Vec<&str> = words.iter().map_while(|word| word.to_str()).collect();
@@ -95,7 +98,10 @@ fn read_file(path: &Path) -> anyhow::Result<String> {
         true => io::stdin().lock().take(MAX_FILE).read_to_end(&mut bytes),
         false => File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes)),
     };
-    read.with_context(|| format!("could not read the ticket from {}", path.display()))?;
+    read.with_context(|| match path == Path::new("-") {
+        true => "could not read the ticket from standard input".to_owned(),
+        false => format!("could not read the ticket from {}", path.display()),
+    })?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

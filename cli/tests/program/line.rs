@@ -459,6 +459,29 @@ fn errors_name_the_command_and_the_way_out() {
 }
 
 #[test]
+fn arguments_that_make_no_sense_are_not_taken_for_none() {
+    let home = tempfile::tempdir().unwrap();
+    let mut node = Program::start(home.path(), "alice", &[]);
+    for line in ["files \"abc", "files --skip 1 \"abc", "add \"abc", "save \"abc", "get \"abc"] {
+        let error = node.fail(line);
+        let command = line.split(' ').next().unwrap();
+        assert!(error.starts_with(&format!("{command} misses a closing quote")), "{line}: {error}");
+    }
+    for line in ["map \"\"", "save ''", "load \"\"", "add ''", "set downloads ''"] {
+        let error = node.fail(line);
+        assert!(error.contains("empty path") && error.contains(": "), "{line}: {error}");
+    }
+    assert!(!home.path().join("alice/peers.json").exists(), "nothing was saved");
+    assert!(node.fail("set x").contains("knows no `x`"));
+    let id = node.id.clone();
+    for line in [format!("connect {id}"), format!("send {id} hi"), format!("ping {id}")] {
+        assert!(node.fail(&line).contains("this node itself"), "{line}");
+    }
+    node.run("exit");
+    assert_eq!(node.wait().0.code(), Some(1), "commands have failed");
+}
+
+#[test]
 fn discover_names_the_neighbours_of_each_node() {
     let home = tempfile::tempdir().unwrap();
     let mut line = line(home.path(), &[]);

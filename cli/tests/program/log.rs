@@ -70,3 +70,17 @@ fn info_shows_the_life_of_a_node_as_json() {
     assert!(lines.iter().all(|line| line["level"] != "DEBUG"), "{log}");
     assert!(lines.iter().all(|line| line["timestamp"].is_string()), "{log}");
 }
+
+#[test]
+fn a_wrong_setting_of_the_log_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    for (variable, value) in [("PEERKIT_LOG", "peerkit=much"), ("PEERKIT_LOG_FORMAT", "xml")] {
+        let mut command = peerkit(home.path());
+        command.env(variable, value).args(["run", "--listen", "127.0.0.1:0"]);
+        let output = run(command, "size\n");
+        let log = String::from_utf8(output.stderr).unwrap();
+        let lines: Vec<&str> = log.lines().collect();
+        assert!(matches!(lines[..], [line] if line.contains(&format!("{variable} "))), "{log}");
+        assert_eq!(output.status.code(), Some(0));
+    }
+}

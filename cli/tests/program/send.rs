@@ -336,6 +336,9 @@ fn a_reader_that_does_not_read_does_not_keep_a_get_from_stopping() {
         thread::sleep(Duration::from_millis(10));
     };
     assert_eq!(status.code(), Some(130));
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("stopped before all of it was written"), "{said}");
     assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "nothing is left");
     drop(stdout);
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::process::Stdio;
 
 use serde_json::Value;
 
@@ -17,6 +18,9 @@ const NOBODY: &str = "0100000000000000000000000000000000000000000000000000000000
 #[test]
 fn wrong_usage_is_status_2() {
     let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("file");
+    fs::write(&file, "").unwrap();
+    let file = file.to_str().unwrap();
     for (args, hint) in [
         (&["run", "127.0.0.1:0"][..], "not a port"),
         (&["run", "--listen", "host:x"], "not a port"),
@@ -38,8 +42,13 @@ fn wrong_usage_is_status_2() {
         (&["send", "holiday.zip"], "`peerkit share PATH`"),
         (&["get"], "--ticket-file"),
         (&["get", "abcd", "--json"], "begins with peerkit1"),
+        (&["get", "--ticket-file", "-"], "standard input is neither"),
         (&["man", "fly"], "fly"),
-        (&["demo", "--nodes", "1"], "3..=64"),
+        (&["run", "--up", "-1"], "bytes a second"),
+        (&["run", "--max-inbound", "-1"], "a whole number"),
+        (&["sim", "a.toml", "--seed", "x"], "a whole number"),
+        (&["run", "--downloads", file], "is not a folder"),
+        (&["demo", "--nodes", "1"], "from 3 to 64"),
         (&[], "Usage"),
     ] {
         let mut command = peerkit(home.path());
@@ -48,6 +57,20 @@ fn wrong_usage_is_status_2() {
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         assert!(text(&output.stderr).contains(hint), "{args:?}");
         assert!(output.stdout.is_empty(), "{args:?}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_can_not_be_printed_is_status_1() {
+    let home = tempfile::tempdir().unwrap();
+    for args in [&["--help"][..], &["help"], &["--version"], &["version"], &["get", "--help"]] {
+        let mut command = peerkit(home.path());
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        command.args(args).stdout(full).stderr(Stdio::piped());
+        let output = command.spawn().unwrap().wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(text(&output.stderr).contains("No space left"), "{args:?}");
     }
 }
 

@@ -254,6 +254,18 @@ fn a_ticket_for_this_machine_is_not_offered_to_another() {
     assert_eq!(ticket.addresses, ["192.0.2.7:7000".parse().unwrap()]);
 }
 
+#[test]
+fn the_line_to_join_from_another_machine_has_an_address_of_use_there() {
+    let home = tempfile::tempdir().unwrap();
+    let announced = ["--announce", "127.0.0.1:7000", "--announce", "192.0.2.7:7000"];
+    let args = [&["--listen", "127.0.0.1:0", "--announce-only"], &announced[..]].concat();
+    let person = Person::run(home.path(), &args);
+    let said = person.until("To join");
+    let line = said.last().unwrap();
+    assert_eq!(line, "To join from another machine: peerkit run 192.0.2.7:7000");
+    person.exit();
+}
+
 #[cfg(unix)]
 #[test]
 fn what_is_skipped_is_in_json_and_in_text() {
@@ -392,7 +404,7 @@ fn bootstrap_nodes_come_from_options_environment_and_file() {
     let mut command = peerkit(home.path());
     command.env("PEERKIT_BOOTSTRAP", "host:99999").args(["run", "--listen", "127.0.0.1:0"]);
     let output = run(command, "size\n");
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("PEERKIT_BOOTSTRAP can't be used"));
 
     let mut alone = Program::start(home.path(), "dave", &[]);

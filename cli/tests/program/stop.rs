@@ -4,11 +4,13 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::harness::{Program, Share, line, peerkit, run};
+use crate::harness::{PATIENCE, Program, Share, line, peerkit, run};
 
 #[test]
 fn signals_stop_a_node_cleanly_and_peers_are_told() {
@@ -27,6 +29,56 @@ fn signals_stop_a_node_cleanly_and_peers_are_told() {
         line.a.exit();
         line.c.exit();
     }
+}
+
+#[test]
+fn a_reader_that_does_not_read_does_not_keep_a_node_from_stopping() {
+    let home = tempfile::tempdir().unwrap();
+    let mut other = Program::start(home.path(), "bob", &[]);
+    for args in [&["--json"][..], &[]] {
+        let mut node = peerkit(home.path());
+        node.args(["run", "--manual", "--listen", "127.0.0.1:0", "--state"])
+            .arg(home.path().join("alice"))
+            .arg(&other.address)
+            .args(args);
+        let mut node = node
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        other.event("inbound_node_connected");
+        // More than the pipe and the queue before it hold, though the last is still carried out.
+        let mut stdin = node.stdin.take().unwrap();
+        stdin.write_all("help\n".repeat(250).as_bytes()).unwrap();
+        let saved = home.path().join("saved.json");
+        stdin.write_all(format!("save {}\n", saved.display()).as_bytes()).unwrap();
+        let sender = thread::spawn(move || {
+            let _ = stdin.write_all("help\n".repeat(50_000).as_bytes());
+        });
+        let begun = Instant::now();
+        while !saved.exists() {
+            assert!(begun.elapsed() < PATIENCE, "{args:?}: a command was not carried out");
+            thread::sleep(Duration::from_millis(1));
+        }
+        fs::remove_file(saved).unwrap();
+        kill_process(Pid::from_child(&node), Signal::TERM).unwrap();
+        let event = other.event("inbound_node_disconnected");
+        assert_eq!(event["data"]["by_peer"], true, "it says goodbye: {event}");
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = node.try_wait().unwrap() {
+                break status;
+            }
+            if begun.elapsed() > PATIENCE {
+                node.kill().unwrap();
+            }
+            thread::sleep(Duration::from_millis(10));
+        };
+        assert_eq!(status.code(), Some(0), "{args:?}");
+        sender.join().unwrap();
+    }
+    other.exit();
 }
 
 /// An interrupt that ends a command is status 130, also where other commands are carried out beside

@@ -216,6 +216,9 @@ impl Node {
 
     /// Asks the network where a node can be dialled.
     async fn ask_for_addresses(&self, id: NodeId) -> Result<Vec<Address>, Error> {
+        if id == self.inner.id {
+            return Err(Error::ThisNode);
+        }
         id.checked()?;
         let mut asking = self.inner.ask(What::FindNode(id), -1, None).await?;
         while let Some(answer) = asking.answers.recv().await {

@@ -140,7 +140,7 @@ async fn a_node_that_nobody_knows_is_an_error_soon() {
     let nobody = Key::from_secret(&[9; 32]).id();
     let error = within("the error", a.send(nobody, "x")).await.unwrap_err();
     assert!(matches!(error, Error::NotFound(id) if id == nobody), "{error:?}");
-    assert!(matches!(a.send(a.id(), "x").await, Err(Error::NotConnected(_))));
+    assert!(matches!(a.send(a.id(), "x").await, Err(Error::ThisNode)));
     shutdown([&a, &b, &c]).await;
 }
 
@@ -301,7 +301,7 @@ async fn a_ping_reaches_any_node() {
     let nobody = Key::from_secret(&[9; 32]).id();
     let error = within("the error", a.ping(nobody)).await.unwrap_err();
     assert!(matches!(error, Error::NotFound(id) if id == nobody), "{error:?}");
-    assert!(matches!(a.ping(a.id()).await, Err(Error::NotConnected(_))));
+    assert!(matches!(a.ping(a.id()).await, Err(Error::ThisNode)));
     shutdown([&a, &b, &c, &d]).await;
 }
 
