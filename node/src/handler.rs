@@ -1,7 +1,7 @@
-//! The application's handler acts here: what it sees of the node, and what it wants done.
+//! The node as the application's handler sees it, and the actions that the handler asks for.
 //!
-//! A handler must not be kept waiting, so its orders for the actor go into a bounded queue where the
-//! actor has no room. They keep their sequence, and none of those is lost when the node stops.
+//! A handler must not wait for the actor. If the actor's queue is full, its orders go into a second,
+//! bounded queue. They keep their sequence, and a stop carries all of them out.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -96,8 +96,8 @@ impl Inner {
         }
     }
 
-    /// Returns the orders of the handler that were given so far, in sequence: for the actor, once the
-    /// node stops.
+    /// Takes the orders that were given so far, in sequence. The actor carries them out when the node
+    /// stops.
     pub(crate) fn take_orders(&self, orders: &mut mpsc::Receiver<Order>) -> Vec<Order> {
         let mut waiting = lock(&self.waiting_orders);
         let ready = std::iter::from_fn(|| orders.try_recv().ok());
@@ -106,8 +106,8 @@ impl Inner {
         all
     }
 
-    /// Gives the actor an order of the handler without waiting for room. Orders keep their sequence:
-    /// those that find no room wait in a queue. Returns the order if the queue is full.
+    /// Gives the actor an order of the handler, or queues it behind those that wait for room. Returns
+    /// the order if that queue is full.
     fn order(&self, order: Order) -> Option<Order> {
         let mut waiting = lock(&self.waiting_orders);
         let order = if waiting.is_empty() {

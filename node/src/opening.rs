@@ -1,7 +1,7 @@
-//! Opening streams, and taking those that others open.
+//! Opening streams, and accepting those that other nodes open.
 //!
-//! The side that can dial dials. Where we can't, we ask the other side to: with a token over the
-//! link, or through the network where there is no link.
+//! The side that can dial dials. If this node can't, it asks the other node to dial back: with a token
+//! over the link, or through the network if there is no link.
 
 use std::io;
 use std::sync::Arc;
@@ -24,8 +24,8 @@ use crate::served::Running;
 use crate::stream::{Awaited, Stream, Streams};
 use crate::tls::{Channel, Purpose};
 
-/// Addresses that are dialled for one call-back. Fewer than for a stream of our own: any node of the
-/// network can ask for a call-back, so each address is a connection that a stranger makes us open.
+/// Most addresses that are dialled for one call-back. Fewer than for a stream of our own: any node of
+/// the network can ask for a call-back, so each address is a connection that a stranger has us open.
 const CALLED_BACK: usize = 4;
 
 /// The byte that answers a [`StreamOpen`].
@@ -39,10 +39,10 @@ mod status {
 }
 
 impl Inner {
-    /// The other side has opened a stream: what is to be done with it.
+    /// Answers a node that opens a stream. Returns the task that serves the stream.
     ///
     /// # Errors
-    /// Why it was refused, in words.
+    /// The reason why the stream was refused, for the log.
     pub(crate) async fn accept_stream(&self, mut channel: Channel) -> Result<Running, String> {
         let session = channel.session();
         let open = read_open(&mut channel).await?;
@@ -79,7 +79,7 @@ impl Inner {
         Ok(handler.run(Stream::new(channel, Some(place))))
     }
 
-    /// Opens a stream to `peer`, who may be found at `addresses` besides where we know it to be.
+    /// Opens a stream to `peer`, which is dialled at the address of its link and at `addresses`.
     pub(crate) async fn open_stream(
         self: &Arc<Self>,
         peer: NodeId,
@@ -110,7 +110,7 @@ impl Inner {
         }
     }
 
-    /// Opens a stream to the node that answers first at one of `addresses`.
+    /// Opens a stream to the node that is the first to answer at one of `addresses`.
     pub(crate) async fn open_stream_to(
         self: &Arc<Self>,
         addresses: &[Address],
@@ -130,7 +130,7 @@ impl Inner {
         })
     }
 
-    /// Opens a stream to `peer` at one of `addresses`, and nowhere else.
+    /// Opens a stream to `peer` at one of `addresses`. No call-back is asked for.
     pub(crate) async fn open_stream_at(
         self: &Arc<Self>,
         peer: NodeId,
@@ -146,8 +146,8 @@ impl Inner {
     /// Connects to `peer` for a stream, at the first of `addresses` where it answers.
     ///
     /// # Errors
-    /// Why there is no connection at any of them. The texts do not name the peer: the error that they
-    /// end up in does.
+    /// The failure of each address. The texts leave out the peer, as the error that they become part of
+    /// names it.
     async fn dial_stream(
         self: &Arc<Self>,
         peer: NodeId,
@@ -167,7 +167,7 @@ impl Inner {
         connected.await
     }
 
-    /// Says on a secured connection what is to be spoken, and waits for the answer.
+    /// Asks for a protocol on a secured connection, and waits for the answer.
     async fn open_on(
         &self,
         mut channel: Channel,
@@ -206,7 +206,7 @@ impl Inner {
         Err(Error::StreamRefused { peer, why })
     }
 
-    /// Asks `peer` to open a connection to us, over the link or through the network.
+    /// Asks `peer` to open a connection to this node, over the link or through the network.
     async fn call_back(
         self: &Arc<Self>,
         peer: NodeId,
@@ -225,12 +225,12 @@ impl Inner {
         match conn {
             Some(conn) => conn.control(&Frame::CallBack { token }),
             None => {
-                // With the identity: the token is for this node, whoever answers at its addresses.
+                // With the identity, as another node may answer at the addresses.
                 let addresses = self.addresses(None).into_iter();
                 let addresses = addresses.map(|address| address.with_id(self.id)).collect();
                 let what = What::CallBack { target: peer, token, addresses };
                 query = self.ask(what, -1, Some(timeout)).await.map_err(|e| e.to_string())?;
-                // Answers are of no interest: the stream is the answer.
+                // The stream itself is the answer.
                 drop(query);
             }
         }
@@ -240,14 +240,15 @@ impl Inner {
         }
     }
 
-    /// `conn`'s peer asks us to open a stream towards it.
+    /// Answers a peer that asks for a call-back over its link.
     pub(crate) fn call_back_peer(self: &Arc<Self>, conn: &Conn, token: [u8; 16]) {
         let addresses = conn.dialable.iter().map(|a| a.clone().with_id(conn.peer.id())).collect();
         self.answer_call_back(addresses, token);
     }
 
-    /// Opens a stream towards one of `addresses` and hands it to whoever waits there with `token`;
-    /// from then on it is as if they had opened it. False where too many are under way.
+    /// Opens a connection to the node that waits for `token` at one of `addresses`, and serves it as a
+    /// stream that this node has opened. Returns false, with nothing done, if too many call-backs are
+    /// under way.
     pub(crate) fn answer_call_back(
         self: &Arc<Self>,
         addresses: Vec<Address>,
@@ -279,7 +280,7 @@ impl Inner {
                 }
                 return;
             }
-            tracing::debug!(?addresses, "a call-back reached nobody");
+            tracing::debug!(?addresses, "a call-back reached no node");
         });
         true
     }

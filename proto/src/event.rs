@@ -2,13 +2,15 @@
 //!
 //! The names are those that users of p2pnetwork know; ours follow the same form.
 
+mod peer;
+
 use std::fmt;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::peer::{Direction, Parting, Peer, Reason};
 
 use crate::address::Address;
 use crate::files::{Changes, FoundFile, SharedFile};
@@ -352,191 +354,6 @@ impl fmt::Display for ActionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
-}
-
-/// The node at the other end of a link. Cloning is cheap.
-///
-/// It describes the link as it was made: once the link has ended the value stays readable, and a
-/// later link with the same node is another value.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Peer(Arc<PeerParts>);
-
-#[derive(PartialEq, Eq)]
-struct PeerParts {
-    id: NodeId,
-    name: String,
-    address: Address,
-    direction: Direction,
-    linked: bool,
-}
-
-impl Peer {
-    /// Describes a link.
-    #[must_use]
-    pub fn new(id: NodeId, name: String, address: Address, direction: Direction) -> Self {
-        Self(Arc::new(PeerParts { id, name, address, direction, linked: true }))
-    }
-
-    /// Describes a node without a link, whose message others passed on. Where it can be dialled it
-    /// has not said: its address is `0.0.0.0:0`.
-    #[must_use]
-    pub fn without_link(id: NodeId, name: String) -> Self {
-        let address = Address::from_socket((Ipv4Addr::UNSPECIFIED, 0).into());
-        let direction = Direction::Inbound;
-        Self(Arc::new(PeerParts { id, name, address, direction, linked: false }))
-    }
-
-    /// Whether it describes a link. The message of a node without one came through others, sealed
-    /// and signed; sending to such a peer takes the same way back, or dials it.
-    #[must_use]
-    pub fn is_linked(&self) -> bool {
-        self.0.linked
-    }
-
-    /// Its identity, proven by the handshake, or by its signature where there is no link.
-    #[must_use]
-    pub fn id(&self) -> NodeId {
-        self.0.id
-    }
-
-    /// What it calls itself. Anyone may call themselves anything.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.0.name
-    }
-
-    /// Where it can be dialled as far as we know, else where it connected from.
-    #[must_use]
-    pub fn address(&self) -> &Address {
-        &self.0.address
-    }
-
-    /// Who dialled whom; inbound where there is no link.
-    #[must_use]
-    pub fn direction(&self) -> Direction {
-        self.0.direction
-    }
-}
-
-impl fmt::Debug for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Peer({} {} {:?})", self.0.id.short(), self.0.name, self.0.direction)
-    }
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.name.is_empty() {
-            f.write_str(&self.0.id.short())
-        } else {
-            write!(f, "{} ({})", self.0.name, self.0.id.short())
-        }
-    }
-}
-
-/// Who dialled whom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Direction {
-    /// They dialled us.
-    Inbound,
-    /// We dialled them.
-    Outbound,
-}
-
-impl Direction {
-    /// `inbound` or `outbound`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Inbound => "inbound",
-            Self::Outbound => "outbound",
-        }
-    }
-}
-
-/// How a link ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parting {
-    /// Why.
-    pub reason: Reason,
-    /// Whether the other side ended it and told us so.
-    pub by_peer: bool,
-}
-
-impl fmt::Display for Parting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.by_peer {
-            write!(f, "the other side said: {}", self.reason)
-        } else {
-            write!(f, "{}", self.reason)
-        }
-    }
-}
-
-/// Why a link ended, or did not come to be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Reason {
-    /// The application asked for it.
-    #[error("disconnected on request")]
-    Requested,
-    /// The node is stopping.
-    #[error("the node is stopping")]
-    Stopping,
-    /// There is another link between the two nodes.
-    #[error("the two nodes already have a link")]
-    Duplicate,
-    /// A newer link between the two nodes has taken its place.
-    #[error("a newer link took its place")]
-    Replaced,
-    /// The nodes belong to networks of different names.
-    #[error("the nodes belong to different networks")]
-    OtherNetwork,
-    /// The network has a secret, and the proof of knowing it was wrong or missing.
-    #[error("the proof of knowing the network's secret is wrong or missing")]
-    WrongSecret,
-    /// No protocol version that both speak.
-    #[error("no common protocol version")]
-    Version,
-    /// No room for another inbound link.
-    #[error("no room for another inbound link")]
-    Full,
-    /// No room for another inbound link from this IP address.
-    #[error("no room for another inbound link from this IP address")]
-    FullForAddress,
-    /// The other end is this node itself.
-    #[error("a node does not connect to itself")]
-    Myself,
-    /// The other side does not read fast enough for the overlay's own frames.
-    #[error("too slow: control frames piled up")]
-    Slow,
-    /// No byte came for too long.
-    #[error("no byte came for {} s", .0.as_secs())]
-    Silent(Duration),
-    /// Hello did not come in time.
-    #[error("the handshake took too long")]
-    HandshakeTimeout,
-    /// The two are no longer neighbours: another has the place.
-    #[error("another node has its place among the neighbours")]
-    Traded,
-    /// The link has served its purpose.
-    #[error("the link is not needed any more")]
-    NotNeeded,
-    /// The node has left the network, and goes on alone.
-    #[error("the node has left the network")]
-    Left,
-    /// The other side's application has disconnected this node, and keeps it away for a while.
-    #[error("disconnected by hand a while ago, and kept away for ten minutes in all")]
-    KeptAway,
-    /// The other side broke the protocol.
-    #[error("broke the protocol: {0}")]
-    Fault(String),
-    /// The connection broke without a goodbye.
-    #[error("connection lost: {0}")]
-    Lost(String),
-    /// A reason that this version does not know.
-    #[error("{1} (code {0})")]
-    Other(u16, String),
 }
 
 /// Messages that were accepted for a peer and did not get through, or may not have.

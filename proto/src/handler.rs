@@ -48,35 +48,35 @@ use crate::message::Message;
 /// ```
 #[allow(unused_variables)]
 pub trait Handler: Send {
-    /// We connected to a node.
+    /// This node has connected to another.
     fn outbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {}
-    /// A node connected to us.
+    /// Another node has connected to this one.
     fn inbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {}
-    /// A link that we had dialled has ended.
+    /// A link that this node had dialled has ended.
     fn outbound_node_disconnected(&mut self, cx: &mut Context<'_>, peer: &Peer, parting: &Parting) {
     }
-    /// A link that the other side had dialled has ended.
+    /// A link that the peer had dialled has ended.
     fn inbound_node_disconnected(&mut self, cx: &mut Context<'_>, peer: &Peer, parting: &Parting) {}
-    /// We are about to close a link that we had dialled.
+    /// This node is about to close a link that it had dialled.
     fn node_disconnect_with_outbound_node(&mut self, cx: &mut Context<'_>, peer: &Peer) {}
-    /// We are about to close a link that the other side had dialled.
+    /// This node is about to close a link that the peer had dialled.
     fn node_disconnect_with_inbound_node(&mut self, cx: &mut Context<'_>, peer: &Peer) {}
-    /// A message came in.
+    /// A message has arrived.
     fn node_message(&mut self, cx: &mut Context<'_>, peer: &Peer, message: Message) {}
     /// Messages that were accepted for `peer` did not get through, or may not have.
     fn node_message_failed(&mut self, cx: &mut Context<'_>, peer: &Peer, failure: &MessageFailure) {
     }
-    /// A broadcast reached us. Each comes once.
+    /// A broadcast has arrived. Each is delivered once.
     fn node_broadcast(&mut self, cx: &mut Context<'_>, broadcast: Broadcast) {}
     /// A broadcast asked for with [`Context::broadcast`] was not sent.
     fn node_broadcast_failed(&mut self, cx: &mut Context<'_>, title: &str, error: &str) {}
-    /// Broadcasts of `author` can't be had any more: see [`Event::NodeBroadcastsMissed`].
+    /// Broadcasts of `author` were missed for good: see [`Event::NodeBroadcastsMissed`].
     fn node_broadcasts_missed(&mut self, cx: &mut Context<'_>, author: NodeId, count: u64) {}
-    /// A discovery of ours heard of a node.
+    /// A discovery that this node has begun has found a node.
     fn node_discovered(&mut self, cx: &mut Context<'_>, node: &NodeInfo) {}
-    /// This node is about to stop: the moment to say goodbye.
+    /// This node is about to stop. What the handler sends now still goes out.
     fn node_request_to_stop(&mut self, cx: &mut Context<'_>) {}
-    /// The owner of the network has ordered all nodes to stop: this one is about to.
+    /// The network's owner has ordered all nodes to stop, so this node is about to.
     fn node_shutdown_ordered(&mut self, cx: &mut Context<'_>, owner: NodeId) {}
     /// An order to stop that `peer` passed on was ignored: see [`Event::NodeShutdownRefused`].
     fn node_shutdown_refused(&mut self, cx: &mut Context<'_>, peer: &Peer, why: &str) {}
@@ -92,15 +92,15 @@ pub trait Handler: Send {
     }
     /// A download was given up: see [`Event::NodeDownloadFailed`].
     fn node_download_failed(&mut self, cx: &mut Context<'_>, hash: Hash, error: &str) {}
-    /// A source of a download did what it should not: see [`Event::NodeSourceDropped`].
+    /// A source of a download broke the rules, and is not asked again: see [`Event::NodeSourceDropped`].
     fn node_source_dropped(&mut self, cx: &mut Context<'_>, hash: Hash, source: NodeId, why: &str) {
     }
     /// A peer has received all of a file or folder: see [`Event::NodeUploadCompleted`].
     fn node_upload_completed(&mut self, cx: &mut Context<'_>, peer: &Peer, upload: &Upload) {}
-    /// A shared file can't be served any more: see [`Event::NodeShareChanged`].
+    /// A shared file was changed or removed, and is not served any more: see [`Event::NodeShareChanged`].
     fn node_share_changed(&mut self, cx: &mut Context<'_>, hash: Hash, name: &str) {}
-    /// A link that is to be kept was lost and could not be made again, `tries` times by now.
-    /// Return false to give it up.
+    /// A link that is to be kept was lost, and `tries` dials have failed so far. Return false to give it
+    /// up.
     fn node_reconnection_error(
         &mut self,
         cx: &mut Context<'_>,
@@ -110,7 +110,7 @@ pub trait Handler: Send {
     ) -> bool {
         true
     }
-    /// Connecting to a node failed.
+    /// This node could not connect to an address.
     fn outbound_node_connection_error(
         &mut self,
         cx: &mut Context<'_>,
@@ -118,7 +118,7 @@ pub trait Handler: Send {
         error: &str,
     ) {
     }
-    /// Somebody connected to us but did not become a peer.
+    /// A connection came in but did not become a link.
     fn inbound_node_connection_error(
         &mut self,
         cx: &mut Context<'_>,
@@ -174,12 +174,12 @@ pub trait Handler: Send {
     }
     /// The link asked for with [`Context::connect`] is up, or was already.
     fn node_connect_completed(&mut self, cx: &mut Context<'_>, action: ActionId, peer: &Peer) {}
-    /// This node is a member of the network that [`Context::join`] was to join.
+    /// This node has become a member of the network, as [`Context::join`] asked for.
     fn node_join_completed(&mut self, cx: &mut Context<'_>, action: ActionId) {}
     /// An action asked for through the context has failed: a connect, join, discovery, search, ping,
     /// fetch or share, or one without a number of its own that was not begun because too many waited.
     fn node_action_failed(&mut self, cx: &mut Context<'_>, action: ActionId, error: &str) {}
-    /// Events other than messages were left out, because this handler was too slow for them.
+    /// This handler was too slow, so `missed` events other than messages were dropped.
     fn node_lagged(&mut self, cx: &mut Context<'_>, missed: u64) {}
     /// This handler panicked while it handled `event`. The node and the link go on.
     fn node_handler_panicked(&mut self, cx: &mut Context<'_>, event: &'static str, panic: &str) {}

@@ -1,6 +1,9 @@
-//! Where verified pieces go, and what is there already.
+//! The files on disk that a download writes its verified pieces to.
 
-use std::collections::{BTreeSet, HashSet};
+mod batch;
+mod folder;
+
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,26 +11,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use peerkit_proto::files::{
-    Access, Description, FileName, Layout, LeftOut, NameFault, PieceList, PieceSet, Place, RelPath,
-    Renamed,
+    Access, Description, FileName, Layout, LeftOut, NameFault, PieceList, PieceSet, Place, Renamed,
 };
 use peerkit_proto::id::Hash;
+
+pub(super) use self::batch::Batch;
+use self::folder::{Folder, MadeFolders};
 
 use super::FetchError;
 use super::checking::{Checking, read_good};
 use super::get::Destination;
 use super::listed::Listed;
-use super::part::{PartFile, PartFolder, write_all_at};
+use super::part::{PartFile, PartFolder};
 use super::partial::Partial;
 use super::place::{Goal, check_merge, place_file, place_folder, rules_below};
 use super::prove::{Content as ProvenContent, Proven};
-use crate::folder::OpenFolder;
 use crate::lock::lock;
 
-/// Files of a folder that are kept open because they have several pieces.
-const OPEN: usize = 8;
-
-/// What is fetched, on this machine's disk: not whole yet, under a name that says so.
+/// A download on the disk. Until it is whole it has a name that says so.
 ///
 /// Every method blocks on the disk.
 #[derive(Debug)]
@@ -35,51 +36,25 @@ pub(super) struct Target {
     pub(super) hash: Hash,
     pub(super) description: Description,
     pub(super) layout: Arc<Layout>,
-    /// Where it is to be.
+    /// Its path once it is whole.
     pub(super) path: PathBuf,
-    /// Its name, as a ticket or its source has it.
+    /// Its name in the ticket, or at its source.
     name: FileName,
-    /// Why it does not have that name at its path, if the user chose none.
+    /// The reason why its path has another name, if the user chose none.
     fault: Option<NameFault>,
-    /// Bytes of all that is written.
+    /// Number of bytes that are written in all.
     pub(super) total: u64,
     content: Content,
-    /// Pieces that are there: written, or being written. None is written twice.
+    /// The pieces that are written, or being written. No piece is written twice.
     written: Mutex<PieceSet>,
-    /// What is in the part is known: `written` leaves nothing out.
+    /// The part was checked, so `written` is complete.
     is_checked: AtomicBool,
     /// Dropped after the content.
     _made: MadeFolders,
 }
 
-/// Folders that were made for a target. Those that are empty when this is dropped are removed: nothing
-/// was put into them.
-#[derive(Debug)]
-struct MadeFolders(Vec<PathBuf>);
-
-impl MadeFolders {
-    /// Of the folder that a fetch to `to` makes, and of those above it, the ones that are not there
-    /// yet.
-    fn before(to: &Destination) -> Self {
-        let Destination::Folder(folder) = to else { return Self(Vec::new()) };
-        let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
-        Self(folder.ancestors().take_while(is_missing).map(Path::to_owned).collect())
-    }
-}
-
-impl Drop for MadeFolders {
-    fn drop(&mut self) {
-        for folder in &self.0 {
-            // Not empty, in most cases: then those above it are not either.
-            if fs::remove_dir(folder).is_err() {
-                return;
-            }
-        }
-    }
-}
-
 impl Drop for Target {
-    /// A part that holds nothing is not worth keeping, however the fetch has ended.
+    /// Removes a part that holds nothing, however the download has ended.
     fn drop(&mut self) {
         if self.is_checked.load(Ordering::Acquire) && self.written().is_empty() {
             self.discard();
@@ -87,6 +62,7 @@ impl Drop for Target {
     }
 }
 
+/// The content of a download on the disk.
 #[derive(Debug)]
 enum Content {
     File {
@@ -100,75 +76,21 @@ enum Content {
         list: Arc<PieceList>,
     },
     Folder(Folder),
-    /// The same of a folder.
+    /// The folder is there already, under its name or another.
     FolderThere {
         path: PathBuf,
         listed: Listed,
     },
 }
 
-#[derive(Debug)]
-struct Folder {
-    part: PartFolder,
-    /// The folder that becomes the target.
-    files: OpenFolder,
-    listed: Listed,
-    /// The larger files that are being written, the last used at the end.
-    open: Mutex<Vec<(usize, Arc<File>)>>,
-    /// Files of several pieces that were made here. On a disk that does not tell `A` from `a` another
-    /// name may be the same file: that is seen by its being there already.
-    made: Mutex<HashSet<usize>>,
-}
-
-/// Verified in part: pieces of one source that are to be checked and written together.
-#[derive(Debug, Default)]
-pub(super) struct Batch {
-    /// Only ever grows: what is after `len` is left over from before.
-    bytes: Vec<u8>,
-    len: usize,
-    /// The pieces, each with how many of the bytes it has, in order.
-    pub(super) pieces: Vec<(u64, usize)>,
-}
-
-impl Batch {
-    /// How many bytes its pieces have.
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Makes it empty; its memory stays.
-    pub(super) fn clear(&mut self) {
-        self.len = 0;
-        self.pieces.clear();
-    }
-
-    /// Where the `len` bytes of one more piece go.
-    pub(super) fn put(&mut self, piece: u64, len: usize) -> &mut [u8] {
-        let start = self.len;
-        self.len = start.saturating_add(len);
-        if self.bytes.len() < self.len {
-            self.bytes.resize(self.len, 0);
-        }
-        self.pieces.push((piece, len));
-        self.bytes.get_mut(start..self.len).unwrap_or_default()
-    }
-
-    /// Forgets the last piece, whose bytes have not come.
-    pub(super) fn take_back(&mut self) {
-        if let Some((_, len)) = self.pieces.pop() {
-            self.len = self.len.saturating_sub(len);
-        }
-    }
-}
-
 impl Target {
-    /// Opens the place for what was proven: takes up what an earlier fetch has left of it, checks
-    /// all of that, and tells which pieces are there. Where the very same is in its place already it
-    /// is that. With `overwrite` it is going to replace what has its name. `name` is the one that it
-    /// was asked for by; without one it is that of the source.
+    /// Opens the files for proven content, and checks what an earlier download has left of them.
+    /// Returns the pieces that are there. If the same content is there already, under its name, that
+    /// is the target. With `overwrite` the download will replace what has its name. `name` is the name
+    /// that it was asked for by; without one the source's name is taken.
     ///
     /// # Errors
-    /// Where the disk refuses, or has too little room, or `checking` was stopped.
+    /// If the disk fails or has too little room, or if `checking` was stopped.
     pub(super) fn open(
         hash: Hash,
         proven: Proven,
@@ -255,16 +177,16 @@ impl Target {
         })
     }
 
-    /// The pieces that are not fetched, as their files are left out.
+    /// Returns the pieces that are not fetched because their files are left out.
     pub(super) fn left_out(&self) -> impl Iterator<Item = u64> {
         self.listed().into_iter().flat_map(|listed| listed.left_out(&self.layout))
     }
 
-    /// What has another name on the disk than at its source, now that it all is at `path`, and what
-    /// of it could not be written.
+    /// Returns the entries that have another name on the disk than at the source, now that all is at
+    /// `path`, and those that could not be written.
     pub(super) fn changes(&self, path: &Path) -> (Vec<Renamed>, Vec<LeftOut>) {
         let mut renamed = Vec::new();
-        // The name that a number was added to is that which the user has chosen, if so.
+        // If a number was added, it was added to the name that the user chose, if any.
         let taken = (path != self.path).then_some(NameFault::Taken);
         let wanted = match self.fault {
             Some(_) => Ok(self.name.clone()),
@@ -296,29 +218,26 @@ impl Target {
     /// Checks pieces, and writes those that are new.
     ///
     /// # Errors
-    /// The piece that is not what it should be, or could not be written; those before it were.
+    /// If a piece is wrong or can't be written. The pieces before it were written.
     pub(super) fn keep(&self, batch: &Batch) -> Result<(), FetchError> {
-        let mut rest = &batch.bytes[..];
-        for (piece, len) in &batch.pieces {
-            let (bytes, after) = rest.split_at_checked(*len).unwrap_or_default();
-            rest = after;
-            let place = self.layout.place(*piece).ok_or(FetchError::Unfinished)?;
+        for (piece, bytes) in batch.iter() {
+            let place = self.layout.place(piece).ok_or(FetchError::Unfinished)?;
             self.verify(&place, bytes).map_err(self.within(&place))?;
-            if !self.written().insert(*piece) {
+            if !self.written().insert(piece) {
                 continue;
             }
             if let Err(error) = self.write(&place, bytes) {
-                self.written().remove(*piece);
+                self.written().remove(piece);
                 return Err(error);
             }
         }
         Ok(())
     }
 
-    /// What others are served of it while it is fetched, `held` at first.
+    /// Returns what others are served of the download while it goes on, at first the pieces `held`.
     ///
     /// # Errors
-    /// Where it has too many pieces.
+    /// If it has too many pieces.
     pub(super) fn partial(&self, access: Access, held: &PieceSet) -> Result<Partial, FetchError> {
         let (description, layout) = (self.description.clone(), Arc::clone(&self.layout));
         let partial = Partial::new(self.hash, description, access, layout)?;
@@ -345,7 +264,7 @@ impl Target {
         Ok(partial)
     }
 
-    /// The error of a source where the file was changed: in a folder the one of this piece.
+    /// Returns the error of a source at which the file was changed: in a folder, the file of this piece.
     pub(super) fn changed(&self, piece: Option<u64>) -> FetchError {
         let name = &self.description.name;
         let file = piece.and_then(|piece| self.layout.place(piece)).map(|place| place.file);
@@ -360,8 +279,8 @@ impl Target {
         FetchError::Changed { name }
     }
 
-    /// Puts what is whole in its place, on disk for good, and tells where that is. `partial` is
-    /// told too.
+    /// Syncs a whole download to the disk and moves it to its place. Returns that path, and notes it in
+    /// `partial`.
     pub(super) fn place(&self, overwrite: bool, partial: &Partial) -> Result<PathBuf, FetchError> {
         match &self.content {
             Content::File { part, .. } => place_file(part, &self.path, &self.hash, overwrite),
@@ -374,7 +293,7 @@ impl Target {
         }
     }
 
-    /// Marks the content on disk as not worth keeping: it is removed when it is dropped.
+    /// Has the content on disk removed when it is dropped.
     fn discard(&self) {
         match &self.content {
             Content::File { part, .. } => part.discard(),
@@ -404,7 +323,7 @@ impl Target {
                     let files = folder.files.path();
                     folder.listed.sweep(files, None).map_err(disk(files))?;
                 }
-                self.make_folders(folder)?;
+                folder.make_folders()?;
                 self.take_up(folder, &mut held, checking)?;
             }
         }
@@ -413,7 +332,7 @@ impl Target {
         Ok(())
     }
 
-    /// Sees to it that there is room for what is not in `held`.
+    /// Reserves room for the pieces that are not `held`, or checks that there is room.
     fn make_room(&self, held: &PieceSet) -> Result<(), FetchError> {
         match &self.content {
             Content::File { part, list } => {
@@ -434,21 +353,8 @@ impl Target {
         }
     }
 
-    fn make_folders(&self, folder: &Folder) -> Result<(), FetchError> {
-        for path in folder.listed.folders() {
-            let path = path.under(folder.files.path());
-            match fs::create_dir(&path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(disk(&path)(error));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Looks at the files that an earlier fetch has left: those that are not what they should be are
-    /// removed, and empty ones are made.
+    /// Checks the files that an earlier download has left. Wrong ones are removed, and empty ones are
+    /// made.
     fn take_up(
         &self,
         folder: &Folder,
@@ -476,7 +382,7 @@ impl Target {
                     if pieces.clone().any(|piece| held.contains(piece))
                         || (size == 0 && found.len() == 0)
                     {
-                        lock(&folder.made).insert(file);
+                        folder.note_made(file);
                         continue;
                     }
                     fs::remove_file(&at).map_err(disk(&at))?;
@@ -495,7 +401,7 @@ impl Target {
         Ok(())
     }
 
-    /// Adds to `held` those of `pieces` that `file` has as they should be.
+    /// Adds to `held` those of `pieces` that are right in `file`.
     fn check(
         &self,
         held: &mut PieceSet,
@@ -529,22 +435,10 @@ impl Target {
             Content::File { part, .. } => {
                 part.write(bytes, place.range.start).map_err(disk(part.path()))
             }
-            // Nothing of it is asked for.
+            // All of it is there, so no piece is asked for.
             Content::FileThere { .. } | Content::FolderThere { .. } => Err(FetchError::Unfinished),
             Content::Folder(folder) => {
-                let (path, mode) = folder.listed.file(place.file).ok_or(FetchError::Unfinished)?;
-                let at = || path.under(folder.files.path());
-                let size = self.layout.size(place.file).unwrap_or_default();
-                let written = match size == place.len() {
-                    true => folder
-                        .files
-                        .create(path, mode)
-                        .and_then(|file| write_all_at(&file, bytes, 0)),
-                    false => folder
-                        .large(place.file, path, mode, size)
-                        .and_then(|file| write_all_at(&file, bytes, place.range.start)),
-                };
-                written.map_err(|error| disk(&at())(error))
+                folder.write(place, self.layout.size(place.file).unwrap_or_default(), bytes)
             }
         }
     }
@@ -568,45 +462,6 @@ impl Target {
     }
 }
 
-impl Folder {
-    fn new(part: PartFolder, listed: Listed) -> Self {
-        Self {
-            files: OpenFolder::new(part.files()),
-            part,
-            listed,
-            open: Mutex::default(),
-            made: Mutex::default(),
-        }
-    }
-
-    /// The file of several pieces, made where it was not.
-    fn large(&self, file: usize, path: &RelPath, mode: u32, size: u64) -> io::Result<Arc<File>> {
-        let mut open = lock(&self.open);
-        if let Some(at) = open.iter().position(|(known, _)| *known == file) {
-            let found = open.remove(at);
-            open.push(found.clone());
-            return Ok(found.1);
-        }
-        let opened = match lock(&self.made).contains(&file) {
-            true => {
-                fs::OpenOptions::new().read(true).write(true).open(path.under(self.files.path()))?
-            }
-            false => {
-                let made = self.files.create(path, mode)?;
-                made.set_len(size)?;
-                made
-            }
-        };
-        lock(&self.made).insert(file);
-        let opened = Arc::new(opened);
-        if open.len() >= OPEN {
-            open.remove(0);
-        }
-        open.push((file, Arc::clone(&opened)));
-        Ok(opened)
-    }
-}
-
 fn disk(path: &Path) -> impl FnOnce(io::Error) -> FetchError {
     let path = path.to_owned();
     move |source| FetchError::Disk { path, source }
@@ -614,7 +469,7 @@ fn disk(path: &Path) -> impl FnOnce(io::Error) -> FetchError {
 
 #[cfg(test)]
 mod tests {
-    use peerkit_proto::files::{AccessKind, Entry, FileKind, MAX_FILE, Manifest};
+    use peerkit_proto::files::{AccessKind, Entry, FileKind, MAX_FILE, Manifest, RelPath};
 
     use super::super::status::Shown;
     use super::*;

@@ -1,4 +1,4 @@
-//! Events as values: a handler that is one callback.
+//! A handler that is one callback, which gets events as values.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,9 +10,10 @@ use crate::files::{Changes, FoundFile, SharedFile};
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
 
-/// A callback as an application: every event comes as a value.
+/// A callback as an application. Every event is a value.
 ///
-/// `node_reconnection_error` is answered with [`Context::stop_reconnecting`].
+/// To give up a link after a [`NodeReconnectionError`](Event::NodeReconnectionError), call
+/// [`Context::stop_reconnecting`].
 pub struct Callback<F>(pub F);
 
 impl<F: FnMut(&mut Context<'_>, Event) + Send> Handler for Callback<F> {

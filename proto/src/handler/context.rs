@@ -1,4 +1,4 @@
-//! What a handler sees and does: the context, the world behind it, and the actions asked for.
+//! The context that a handler acts through, the world behind it, and its actions.
 
 use std::path::PathBuf;
 
@@ -10,29 +10,29 @@ use crate::id::{Hash, NodeId};
 use crate::message::Message;
 use crate::time::Instant;
 
-/// What a handler acts through. Its actions are carried out once the handler has returned.
+/// The context that a handler acts through. Actions are carried out once the handler has returned.
 pub struct Context<'a> {
     world: &'a dyn World,
     actions: &'a mut Vec<Action>,
 }
 
-/// What a handler can see: provided by the node, or by the simulator.
+/// The node as a handler sees it; the node or the simulator implements it.
 pub trait World {
-    /// This node's identity.
+    /// Returns this node's identity.
     fn id(&self) -> NodeId;
-    /// The time, as the state machines count it.
+    /// Returns the time, as the state machines count it.
     fn now(&self) -> Instant;
-    /// All connected peers.
+    /// Returns all connected peers.
     fn peers(&self) -> Vec<Peer>;
-    /// The name that this node gives itself.
+    /// Returns the name that this node gives itself.
     fn name(&self) -> &str;
     /// Returns the application's note about a connected peer under this key.
     fn info(&self, peer: NodeId, key: &str) -> Option<Value>;
-    /// A name for an action that no other action has.
+    /// Returns a number for an action that no other action has.
     fn next_action(&self) -> ActionId;
 }
 
-/// What a handler wants done.
+/// An action that a handler asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
@@ -40,9 +40,9 @@ pub enum Action {
     Send(Peer, Message),
     /// Send a message to every peer but those listed.
     SendToNodes(Message, Vec<NodeId>),
-    /// Tell the whole network: a title and a message.
+    /// Send a title and a message to the whole network.
     Broadcast(String, Message),
-    /// Link to an address; true keeps the link.
+    /// Link to an address; if true, keep the link.
     Connect(ActionId, Address, bool),
     /// Close the link with a peer.
     Disconnect(NodeId),
@@ -67,12 +67,12 @@ pub enum Action {
 }
 
 impl<'a> Context<'a> {
-    /// A context that sees `world` and leaves what is to be done in `actions`.
+    /// Returns a context that sees `world` and adds the handler's actions to `actions`.
     pub fn new(world: &'a dyn World, actions: &'a mut Vec<Action>) -> Self {
         Self { world, actions }
     }
 
-    /// This node's identity.
+    /// Returns this node's identity.
     #[must_use]
     pub fn id(&self) -> NodeId {
         self.world.id()
@@ -84,13 +84,14 @@ impl<'a> Context<'a> {
         self.world.name()
     }
 
-    /// The time: use it in place of the system's clock, and the simulator can turn it.
+    /// Returns the time. A handler that uses it in place of the system's clock runs in the simulator's
+    /// time as well.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.world.now()
     }
 
-    /// All connected peers, inbound and outbound.
+    /// Returns all connected peers, inbound and outbound.
     #[must_use]
     pub fn peers(&self) -> Vec<Peer> {
         self.world.peers()
@@ -118,19 +119,19 @@ impl<'a> Context<'a> {
         self.actions.push(Action::SetInfo(peer, key.into(), value.into()));
     }
 
-    /// Sends a message to a peer; one without a link is dialled, or sent it through others. Where that
-    /// can't be done `node_message_failed` says so.
+    /// Sends a message to a peer. A peer without a link is dialled, or other nodes pass the message on.
+    /// If the message can't be sent, `node_message_failed` says so.
     pub fn send(&mut self, peer: &Peer, message: impl Into<Message>) {
         self.actions.push(Action::Send(peer.clone(), message.into()));
     }
 
-    /// Sends a message to every peer but those in `exclude`. Whom it could not be queued for,
-    /// `node_message_failed` tells.
+    /// Sends a message to every peer but those in `exclude`. `node_message_failed` names each peer for
+    /// which it could not be queued.
     pub fn send_to_nodes(&mut self, message: impl Into<Message>, exclude: &[NodeId]) {
         self.actions.push(Action::SendToNodes(message.into(), exclude.to_vec()));
     }
 
-    /// Tells the whole network. If that can't be done, `node_broadcast_failed` says why.
+    /// Sends a message to the whole network. If it can't be sent, `node_broadcast_failed` says why.
     pub fn broadcast(&mut self, title: impl Into<String>, message: impl Into<Message>) {
         self.actions.push(Action::Broadcast(title.into(), message.into()));
     }
