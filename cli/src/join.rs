@@ -77,7 +77,14 @@ impl Expected {
     pub(crate) fn end_command<T>(&self, result: &Result<T, Error>) {
         let is_dial = matches!(
             result,
-            Err(Error::Connect { .. } | Error::Unreachable { .. } | Error::NoneReached { .. })
+            Err(Error::Resolve { .. }
+                | Error::Connect { .. }
+                | Error::NoneAnswers(_)
+                | Error::Handshake { .. }
+                | Error::WrongNode { .. }
+                | Error::Refused { .. }
+                | Error::Unreachable { .. }
+                | Error::NoneReached { .. })
         );
         if !is_dial {
             self.lock().commanded.clear();
@@ -265,8 +272,9 @@ async fn rejoin(node: &Node, expected: &Expected, output: &Output) {
         while failed.recv().await.is_some() {}
     };
     let (joined, ()) = tokio::join!(node.join_patiently(&[], told), telling);
+    // A bootstrap node waits for others: nothing is wrong with it.
     if let Err(error) = joined
-        && !matches!(error, Error::Stopped)
+        && !matches!(error, Error::Stopped | Error::OnlyThisNode)
     {
         output.not_joined(&error.to_string(), None).await;
     }

@@ -76,6 +76,15 @@ impl Log {
     }
 }
 
+/// Leaves out what the watching of folders logs of each change. If the log is a file in a watched
+/// folder, each line of it would make another.
+fn without_notify(filter: EnvFilter) -> EnvFilter {
+    match "notify=warn".parse() {
+        Ok(quiet) => filter.add_directive(quiet),
+        Err(_) => filter,
+    }
+}
+
 /// Returns the filter of PEERKIT_LOG, or of warnings alone and what is wrong with the variable.
 fn usual() -> (EnvFilter, Option<String>) {
     let builder = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into());
@@ -85,7 +94,8 @@ fn usual() -> (EnvFilter, Option<String>) {
         None => Err("it is not UTF-8".to_owned()),
     };
     match parsed {
-        Ok(filter) => (filter, None),
+        Ok(filter) if wanted.to_string_lossy().contains("notify") => (filter, None),
+        Ok(filter) => (without_notify(filter), None),
         Err(fault) => (EnvFilter::new("warn"), Some(fault)),
     }
 }

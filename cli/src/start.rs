@@ -152,7 +152,7 @@ impl Reach {
 /// Returns whether only this machine can dial an address.
 fn is_local(address: &Address) -> bool {
     match address.socket() {
-        Some(socket) => socket.ip().is_loopback(),
+        Some(socket) => socket.ip().to_canonical().is_loopback(),
         None => address.host == "localhost",
     }
 }
@@ -204,7 +204,10 @@ mod tests {
             let addresses: Vec<Address> = texts.iter().map(|text| text.parse().unwrap()).collect();
             Reach::of(&addresses)
         };
-        assert_eq!(reach(&["127.0.0.1:1", "[::1]:1", "localhost:1"]), Reach::ThisMachine);
+        assert_eq!(
+            reach(&["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "localhost:1"]),
+            Reach::ThisMachine
+        );
         assert_eq!(reach(&["127.0.0.1:1", "192.0.2.7:1"]), Reach::Others);
         assert_eq!(reach(&["ann.example.org:1"]), Reach::Others);
         assert_eq!(reach(&["[fd00::1]:1"]), Reach::Others);

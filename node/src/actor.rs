@@ -197,7 +197,7 @@ impl Actor {
                 };
                 let _ = reply.send(allowed);
             }
-            Order::Greeted(id) => self.overlay.greeted(id),
+            Order::Greeted(id) => self.greeted(id),
             Order::Admit { conn, reply } => self.admit(conn, reply),
             Order::Dialled { address, id, wanted } => {
                 self.input(Input::Dialled { address, id });
@@ -374,7 +374,7 @@ impl Actor {
         match admission {
             Admission::Accept => self.link_up(conn, reply),
             Admission::Refuse(reason) => {
-                self.overlay.greeted(id);
+                self.greeted(id);
                 let _ = reply.send(Err(reason));
             }
             Admission::Replace(reason) => {
@@ -391,6 +391,12 @@ impl Actor {
         }
     }
 
+    /// Ends the turn of a dial that said Hello and got no link: other dials to the node go on.
+    fn greeted(&mut self, id: NodeId) {
+        self.overlay.greeted(id);
+        self.inner.conns_changed.notify_waiters();
+    }
+
     fn link_up(&mut self, conn: Arc<Conn>, reply: oneshot::Sender<Result<(), Reason>>) {
         let (peer, candidate) = (conn.peer.clone(), conn.candidate);
         let address = conn.dialable.clone();
@@ -398,6 +404,7 @@ impl Actor {
         if reply.send(Ok(())).is_err() {
             // Whoever wanted the link has gone away meanwhile.
             self.inner.change_conns(|conns| drop(conns.remove(&peer.id())));
+            self.greeted(peer.id());
             return;
         }
         known::remember(&self.inner, &peer, address);

@@ -65,6 +65,8 @@ pub(crate) fn read(folder: &Path) -> Result<Vec<Address>, BootstrapError> {
         Err(source) => return Err(BootstrapError::Read { path, source }),
     }
     let mut addresses = Vec::new();
+    // Some editors begin a file with a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     for (at, line) in text.lines().enumerate() {
         let address = line.split('#').next().unwrap_or_default().trim();
         if address.is_empty() {
@@ -94,6 +96,8 @@ mod tests {
         let expected: [Address; 2] =
             ["a:1".parse().unwrap(), format!("{id}@[::1]:2").parse().unwrap()];
         assert_eq!(read_addresses, expected);
+        fs::write(&file, "\u{feff}a:1\r\n").unwrap();
+        assert_eq!(read(folder.path()).unwrap(), expected[..1], "a byte order mark");
         fs::write(&file, "a:1\nb:99999\n").unwrap();
         let error = read(folder.path()).unwrap_err();
         assert!(matches!(error, BootstrapError::Line { line: 2, .. }), "{error:?}");

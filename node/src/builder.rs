@@ -1,5 +1,6 @@
 //! Making a node.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -91,7 +92,8 @@ impl Builder {
 
     /// Adds a bootstrap node: one that [`Node::join`] without addresses and [`Node::rejoin`] try
     /// beside the peers that were met before. Call it again for more, 64 at most. With a state folder
-    /// the lines of its file `bootstrap` are added: one address a line, `#` begins a comment.
+    /// the lines of its file `bootstrap` are added: one address a line, `#` begins a comment. One that is
+    /// named again counts once.
     pub fn bootstrap(mut self, address: Address) -> Self {
         self.bootstrap.push(address);
         self
@@ -232,6 +234,8 @@ impl Builder {
             let read = move || Ok(bootstrap::read(&folder)?);
             bootstrap.extend(crate::known::blocking(read).await?);
         }
+        let mut seen = BTreeSet::new();
+        bootstrap.retain(|address| seen.insert(address.clone()));
         if bootstrap.len() > MAX_BOOTSTRAP {
             return Err(BootstrapError::TooMany(bootstrap.len()).into());
         }

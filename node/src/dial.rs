@@ -17,10 +17,12 @@ use peerkit_proto::record::MAX_RECORD_ADDRESSES;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::conn::{Conn, Established};
 use crate::error::Error;
 use crate::inner::Inner;
+use crate::listen;
 use crate::order::{Order, Wanted};
 use crate::tls::{Channel, DialError, Purpose, Session, WrongNode};
 
@@ -185,19 +187,8 @@ async fn establish(
     let Secured { mut channel, remote, local } = secured;
     let session = channel.session();
     let refused = |reason| Error::Refused { address: address.clone(), reason };
-    loop {
-        let (reply, allowed) = oneshot::channel();
-        let _ = inner.orders.send(Order::Greet { id: session.id, purpose, reply }).await;
-        match allowed.await {
-            Ok(Ok(())) => break,
-            Ok(Err(Reason::Duplicate)) => {
-                if let Some(peer) = present(inner, session.id, refused).await? {
-                    return Ok(Dialled::Linked(peer));
-                }
-            }
-            Ok(Err(reason)) => return Err(refused(reason)),
-            Err(_) => return Err(Error::Stopped),
-        }
+    if let Some(peer) = may_greet(inner, session.id, purpose, refused).await? {
+        return Ok(Dialled::Linked(peer));
     }
     let mut link = new_link(inner, Side::Dialler, &session, local);
     let mut buffer = BytesMut::new();
@@ -235,27 +226,37 @@ async fn establish(
     }
 }
 
-/// The link that there is with `id`; none once it has ended, where it is just ending.
-async fn present(
+/// Waits until this dial may say Hello to `id`, or returns the link that there is. A link that is just
+/// ending, and another dial that has said Hello, are waited for.
+async fn may_greet(
     inner: &Inner,
     id: NodeId,
+    purpose: DialPurpose,
     refused: impl Fn(Reason) -> Error,
 ) -> Result<Option<Peer>, Error> {
-    let waiting = async {
-        loop {
-            let mut changed = std::pin::pin!(inner.conns_changed.notified());
-            changed.as_mut().enable();
-            match inner.conn(id) {
-                Ok(conn) if conn.outbox.closed().is_none() => return Some(conn.peer.clone()),
-                Ok(_) => changed.await,
-                Err(_) => return None,
-            }
-        }
-    };
-    // A link that is ending takes as long as it may flush, and another for its goodbye.
+    // As long as a Hello may take, and as a link that is ending may flush.
     let timeout = inner.config.handshake_timeout + inner.config.flush_timeout;
-    let waited = tokio::time::timeout(timeout, waiting).await;
-    waited.map_err(|_| refused(Reason::Duplicate))
+    let until = Instant::now() + timeout;
+    loop {
+        let mut changed = std::pin::pin!(inner.conns_changed.notified());
+        // Registered before the actor is asked, so that no change after its answer goes unnoticed.
+        changed.as_mut().enable();
+        let (reply, allowed) = oneshot::channel();
+        let _ = inner.orders.send(Order::Greet { id, purpose, reply }).await;
+        match allowed.await {
+            Ok(Ok(())) => return Ok(None),
+            Ok(Err(Reason::Duplicate)) => {}
+            Ok(Err(reason)) => return Err(refused(reason)),
+            Err(_) => return Err(Error::Stopped),
+        }
+        if let Ok(conn) = inner.conn(id)
+            && conn.outbox.closed().is_none()
+        {
+            return Ok(Some(conn.peer.clone()));
+        }
+        let waited = tokio::time::timeout_at(until, changed).await;
+        waited.map_err(|_| refused(Reason::Duplicate))?;
+    }
 }
 
 /// The link that there is, or will be in a moment, with `id`.
@@ -374,6 +375,10 @@ async fn connect_any(address: &Address) -> Result<(SocketAddr, TcpStream), Error
     let sockets: Vec<_> = resolved.map_err(|error| resolve(error.to_string()))?.collect();
     if sockets.is_empty() {
         return Err(resolve("no addresses".into()));
+    }
+    if sockets.iter().all(listen::needs_zone) {
+        let error = listen::NO_ZONE.to_owned();
+        return Err(Error::Connect { address: address.clone(), error });
     }
     if let [socket] = sockets[..] {
         // Mostly so: it needs no task of its own.

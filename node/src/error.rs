@@ -236,6 +236,10 @@ pub enum Error {
          join through it again"
     )]
     AllKeptAway,
+    /// No address was given to join through, and every bootstrap node is this node itself. It waits
+    /// for others to join through it.
+    #[error("the only node to join through is this node itself")]
+    OnlyThisNode,
     /// No bootstrap node and no peer that was met before has answered.
     #[error("{}: {first}", none_reached(*tried))]
     NoneReached {

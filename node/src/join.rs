@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
-use peerkit_proto::event::Peer;
+use peerkit_proto::event::{Peer, Reason};
 use peerkit_proto::frame::membership::Outcome;
 use peerkit_proto::id::NodeId;
 use tokio::sync::{mpsc, oneshot};
@@ -35,6 +35,14 @@ enum Tried {
     Failed(Error),
 }
 
+/// The outcome of one join.
+struct Gathered {
+    /// The nodes that were reached.
+    peers: Result<Vec<Peer>, Error>,
+    /// The number of addresses that lead to this node itself.
+    itself: usize,
+}
+
 /// The tasks of one join: they end where nobody waits for it any more, and go on once it is done.
 #[derive(Default)]
 struct Tries(Vec<AbortHandle>);
@@ -58,15 +66,11 @@ impl Inner {
         addresses: Vec<Address>,
     ) -> Result<Vec<Peer>, Error> {
         let nodes = addresses.into_iter().map(|address| vec![address]).collect();
-        self.join_any(nodes, Wanted::ToJoin).await
+        self.join_any(nodes, Wanted::ToJoin).await.peers
     }
 
     /// Joins through nodes, each with its addresses, all at once.
-    async fn join_any(
-        self: &Arc<Self>,
-        nodes: Vec<Vec<Address>>,
-        wanted: Wanted,
-    ) -> Result<Vec<Peer>, Error> {
+    async fn join_any(self: &Arc<Self>, nodes: Vec<Vec<Address>>, wanted: Wanted) -> Gathered {
         let (told, tried) = mpsc::channel(2 * nodes.len().max(1));
         let mut tries = Tries::default();
         for addresses in nodes {
@@ -87,7 +91,7 @@ impl Inner {
     /// that are tried at once. Nodes that are kept away are not tried.
     ///
     /// # Errors
-    /// If there is none, or none was reached.
+    /// If there is none, all are this node itself, or none was reached.
     pub(crate) async fn rejoin(self: &Arc<Self>, enough: usize) -> Result<Vec<Peer>, Error> {
         let away = self.kept_away().await?;
         let known = self.known_peers().await?;
@@ -102,7 +106,7 @@ impl Inner {
         let bootstrap = self.bootstrap.iter().filter(|address| !is_away(address));
         let mut bootstrap = bootstrap.map(|address| vec![address.clone()]);
         let mut peers: Vec<Peer> = Vec::new();
-        let (mut tried, mut failure) = (0, None);
+        let (mut tried, mut failure, mut is_itself) = (0, None, false);
         while peers.len() < enough {
             let at_once = (enough - peers.len()).min(DIALS);
             let mut some: Vec<Vec<Address>> = bootstrap.by_ref().take(1).collect();
@@ -111,14 +115,18 @@ impl Inner {
             if some.is_empty() {
                 break;
             }
-            tried += some.len();
-            match self.join_any(some, Wanted::ToRejoin).await {
+            let count = some.len();
+            let gathered = self.join_any(some, Wanted::ToRejoin).await;
+            // A list of bootstrap nodes that all nodes have names this one as well.
+            tried += count - gathered.itself.min(count);
+            match gathered.peers {
                 Ok(reached) => {
                     let known = |peer: &Peer| peers.iter().any(|other| other.id() == peer.id());
                     let new: Vec<_> = reached.into_iter().filter(|peer| !known(peer)).collect();
                     peers.extend(new);
                 }
                 Err(Error::Stopped) => return Err(Error::Stopped),
+                Err(error) if is_this_node(&error) => is_itself = true,
                 Err(error) => drop(failure.get_or_insert(error)),
             }
         }
@@ -127,6 +135,7 @@ impl Inner {
                 Err(Error::NoneReached { tried, first: first.into() })
             }
             None if peers.is_empty() && enough > 0 && left_out => Err(Error::AllKeptAway),
+            None if peers.is_empty() && is_itself => Err(Error::OnlyThisNode),
             None if peers.is_empty() && enough > 0 => Err(Error::NoBootstrap),
             _ => Ok(peers),
         }
@@ -216,7 +225,8 @@ impl Inner {
 
 /// The nodes that were reached, once this node is a member and the others had a moment; else the
 /// reason why it is none, rather one that a node gave than that nobody was there.
-async fn gather(mut tried: mpsc::Receiver<Tried>) -> Result<Vec<Peer>, Error> {
+async fn gather(mut tried: mpsc::Receiver<Tried>) -> Gathered {
+    let mut itself = 0;
     let mut peers: Vec<Peer> = Vec::new();
     let mut joined: Option<Instant> = None;
     let mut failure: Option<Error> = None;
@@ -233,18 +243,25 @@ async fn gather(mut tried: mpsc::Receiver<Tried>) -> Result<Vec<Peer>, Error> {
             }
             Some(Tried::Joined) => drop(joined.get_or_insert_with(Instant::now)),
             Some(Tried::Failed(error)) => {
-                if failure.is_none() || is_answer(&error) {
+                itself += usize::from(is_this_node(&error));
+                if failure.as_ref().is_none_or(is_this_node) || is_answer(&error) {
                     failure = Some(error);
                 }
             }
             None => break,
         }
     }
-    match (joined, failure) {
+    let peers = match (joined, failure) {
         (None, Some(error)) => Err(error),
         (None, None) => Err(Error::Stopped),
         (Some(_), _) => Ok(peers),
-    }
+    };
+    Gathered { peers, itself }
+}
+
+/// Returns whether the node that was dialled is this one.
+fn is_this_node(error: &Error) -> bool {
+    matches!(error, Error::Refused { reason: Reason::Myself, .. } | Error::ThisNode)
 }
 
 /// Whether it comes from a node that was reached.

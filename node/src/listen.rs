@@ -29,6 +29,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections that may wait to be accepted. 1,024: tokio's own default.
 const BACKLOG: i32 = 1024;
 
+/// What is wrong with a link-local IPv6 address alone.
+pub(crate) const NO_ZONE: &str =
+    "a link-local address needs the name of its interface, as in [fe80::1%eth0]:7117";
+
 /// Free ports tried until one is free for IPv4 and for IPv6. 16: one is, mostly.
 const FREE_PORTS: usize = 16;
 
@@ -41,29 +45,85 @@ pub(crate) enum Listen {
     Everywhere(u16),
 }
 
-/// Binds a socket, or two, for each of `places`.
-pub(crate) async fn bind(places: &[Listen]) -> Result<Vec<TcpListener>, Error> {
-    let mut listeners = Vec::new();
-    for place in places {
-        match place {
-            Listen::At(address) => listeners.push(bind_address(address, &listeners).await?),
-            Listen::Everywhere(port) => listeners.extend(bind_everywhere(*port)?),
-        }
-    }
-    Ok(listeners)
+/// A place to listen whose name is resolved.
+enum Resolved {
+    At(SocketAddr),
+    Everywhere(u16),
 }
 
-async fn bind_address(address: &str, others: &[TcpListener]) -> Result<TcpListener, Error> {
+impl Resolved {
+    /// Returns the rank in which sockets are bound: those that include others first, and IPv4 before
+    /// IPv6, which takes over only what IPv4 leaves.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Everywhere(_) => 0,
+            Self::At(at) => 1 + 2 * u8::from(at.is_ipv6()) + u8::from(!at.ip().is_unspecified()),
+        }
+    }
+}
+
+/// Binds a socket, or two, for each of `places`, in whatever order they are given. What a place
+/// before it includes needs no socket of its own.
+pub(crate) async fn bind(places: &[Listen]) -> Result<Vec<TcpListener>, Error> {
+    let mut resolved = Vec::new();
+    for (order, place) in places.iter().enumerate() {
+        // A free port is another one each time.
+        let is_again = places[..order].contains(place);
+        match place {
+            Listen::Everywhere(port) if *port != 0 && is_again => {}
+            Listen::Everywhere(port) => resolved.push((order, Resolved::Everywhere(*port))),
+            Listen::At(address) => resolved.push((order, Resolved::At(resolve(address).await?))),
+        }
+    }
+    resolved.sort_by_key(|(order, place)| (place.rank(), *order));
+    let mut bound: Vec<(usize, TcpListener)> = Vec::new();
+    for (order, place) in resolved {
+        match place {
+            Resolved::Everywhere(port) => {
+                bound.extend(bind_everywhere(port)?.into_iter().map(|one| (order, one)));
+            }
+            Resolved::At(at) => {
+                if let Some(listener) = bind_address(at, &bound)? {
+                    bound.push((order, listener));
+                }
+            }
+        }
+    }
+    bound.sort_by_key(|(order, _)| *order);
+    Ok(bound.into_iter().map(|(_, listener)| listener).collect())
+}
+
+async fn resolve(address: &str) -> Result<SocketAddr, Error> {
     let failed = |error: String| Error::Listen { address: address.to_owned(), error };
     let resolved = tokio::net::lookup_host(address).await;
-    let sockets: Vec<_> = resolved.map_err(|error| failed(error.to_string()))?.collect();
-    let socket = sockets.first().ok_or_else(|| failed("no such address".into()))?;
-    // Every IPv6 address includes every IPv4 address, unless another listener has that port there.
-    let has_ipv4 = |other: &TcpListener| {
-        other.local_addr().is_ok_and(|at| at.is_ipv4() && at.port() == socket.port())
+    let mut sockets = resolved.map_err(|error| failed(error.to_string()))?;
+    let mut socket = sockets.next().ok_or_else(|| failed("no such address".into()))?;
+    if needs_zone(&socket) {
+        return Err(failed(NO_ZONE.to_owned()));
+    }
+    // ::ffff:127.0.0.1 is 127.0.0.1.
+    if socket.ip().to_canonical().is_ipv4() {
+        socket.set_ip(socket.ip().to_canonical());
+    }
+    Ok(socket)
+}
+
+/// Binds one address, unless a socket in `others` includes it.
+fn bind_address(
+    socket: SocketAddr,
+    others: &[(usize, TcpListener)],
+) -> Result<Option<TcpListener>, Error> {
+    let others = || others.iter().filter_map(|(_, other)| other.local_addr().ok());
+    let mut same_port = others().filter(|at| socket.port() != 0 && at.port() == socket.port());
+    let includes = |at: SocketAddr| {
+        at.ip() == socket.ip() || (at.ip().is_unspecified() && at.is_ipv4() == socket.is_ipv4())
     };
-    let only_v6 = others.iter().any(has_ipv4);
-    bind_socket(*socket, only_v6).map_err(|error| not_bound(*socket, &error))
+    if same_port.any(includes) {
+        return Ok(None);
+    }
+    // Every IPv6 address includes every IPv4 address, unless another listener has that port there.
+    let only_v6 = others().any(|at| at.is_ipv4() && at.port() == socket.port());
+    bind_socket(socket, only_v6).map(Some).map_err(|error| not_bound(socket, &error))
 }
 
 /// Binds a port of all IPv4 and of all IPv6 addresses. A machine that lacks one of the two has the
@@ -113,6 +173,14 @@ fn bind_socket(at: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     TcpListener::from_std(socket.into())
+}
+
+/// Returns whether this address means nothing without an interface.
+pub(crate) fn needs_zone(socket: &SocketAddr) -> bool {
+    match socket {
+        SocketAddr::V6(at) => at.ip().is_unicast_link_local() && at.scope_id() == 0,
+        SocketAddr::V4(_) => false,
+    }
 }
 
 fn not_bound(at: SocketAddr, error: &io::Error) -> Error {
@@ -349,5 +417,52 @@ mod tests {
         let places = [at(&format!("0.0.0.0:{port}")), at(&format!("[::]:{port}"))];
         let two = bind(&places).await;
         assert!(two.is_ok() || matches!(two, Err(Error::PortInUse(_))), "another took it: {two:?}");
+    }
+
+    /// Ports that are given may be in use by another program by now: then another one is tried.
+    async fn bound(places: &[&str]) -> Vec<String> {
+        for _ in 0..100 {
+            let free = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+            let port = free.local_addr().unwrap().port();
+            drop(free);
+            let place = |text: &&str| match text.strip_suffix(":PORT") {
+                Some(host) => Listen::At(format!("{host}:{port}")),
+                None => Listen::Everywhere(port),
+            };
+            let places: Vec<_> = places.iter().map(place).collect();
+            match bind(&places).await {
+                Err(Error::PortInUse(_)) => {}
+                listeners => {
+                    let ips = listeners.unwrap().into_iter();
+                    return ips.map(|l| l.local_addr().unwrap().ip().to_string()).collect();
+                }
+            }
+        }
+        panic!("no port is free for {places:?}");
+    }
+
+    #[tokio::test]
+    async fn a_place_that_another_includes_is_no_conflict_in_any_order() {
+        assert_eq!(bound(&["127.0.0.1:PORT", "127.0.0.1:PORT"]).await, ["127.0.0.1"]);
+        assert_eq!(bound(&["0.0.0.0:PORT", "127.0.0.1:PORT"]).await, ["0.0.0.0"]);
+        assert_eq!(bound(&["127.0.0.1:PORT", "0.0.0.0:PORT"]).await, ["0.0.0.0"]);
+        if !has_ipv6() {
+            return;
+        }
+        assert_eq!(bound(&["[::ffff:127.0.0.1]:PORT", "127.0.0.1:PORT"]).await, ["127.0.0.1"]);
+        assert_eq!(bound(&["everywhere", "everywhere"]).await, ["0.0.0.0", "::"]);
+        assert_eq!(bound(&["127.0.0.1:PORT", "everywhere", "[::1]:PORT"]).await, ["0.0.0.0", "::"]);
+        assert_eq!(bound(&["[::]:PORT", "0.0.0.0:PORT"]).await, ["::", "0.0.0.0"]);
+        assert_eq!(bound(&["[::]:PORT", "127.0.0.1:PORT"]).await, ["::", "127.0.0.1"]);
+        let two = bind(&[Listen::At("127.0.0.1:0".into()), Listen::At("127.0.0.1:0".into())]).await;
+        assert_eq!(two.unwrap().len(), 2, "two free ports");
+    }
+
+    #[tokio::test]
+    async fn a_link_local_address_needs_its_interface() {
+        match bind(&[Listen::At("[fe80::1]:0".into())]).await {
+            Err(Error::Listen { error, .. }) => assert_eq!(error, NO_ZONE),
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -179,7 +179,7 @@ impl Node {
     /// by its whole identity.
     ///
     /// # Errors
-    /// Where none or several fit, or the state can't be read.
+    /// Where none or several fit, this node itself is meant, or the state can't be read.
     pub async fn find_node(&self, text: &str) -> Result<Peer, Error> {
         match self.find_peer(text) {
             Err(Error::UnknownPeer(_)) => {}
@@ -188,6 +188,8 @@ impl Node {
         let known = self.inner.known_peers().await?.into_iter();
         let known: Vec<_> = known.map(|(id, known)| Peer::without_link(id, known.name)).collect();
         match (meant(&known, text), text.parse()) {
+            (Err(Error::UnknownPeer(_)), Ok(id)) if id == self.id() => Err(Error::ThisNode),
+            (Err(Error::UnknownPeer(_)), Err(_)) if text == self.name() => Err(Error::ThisNode),
             (Err(Error::UnknownPeer(_)), Ok(id)) => Ok(Peer::without_link(id, String::new())),
             (Err(Error::UnknownPeer(text)), Err(_)) => Err(Error::UnknownNode(text)),
             (found, _) => found,
@@ -216,6 +218,7 @@ impl Node {
     ///
     /// # Errors
     /// Where no node of the network knows it, or it does not answer within the configured time.
+    /// [`Error::ThisNode`] if it is this one.
     pub async fn ping(&self, node: NodeId) -> Result<Duration, Error> {
         self.inner.ping(node).await
     }

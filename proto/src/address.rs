@@ -1,7 +1,7 @@
 //! Where a node answers, as a person writes it: `host:port`, `ID@host:port`, `scheme://...`.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -168,6 +168,10 @@ impl Address {
             Some((id, rest)) => (Some(id.parse().map_err(ParseAddressError::Id)?), rest),
         };
         let (host, port) = split_port(rest, default_port)?;
+        // Not on the wire, where one odd address must not cost the link.
+        if default_port.is_some() && is_broken_ipv4(&host) {
+            return Err(ParseAddressError::Host(host));
+        }
         Ok(Self { scheme, id, host, port })
     }
 }
@@ -194,25 +198,39 @@ fn split_port(text: &str, default_port: Option<u16>) -> Result<(String, u16), Pa
             None => (text, None),
         };
         if host.is_empty() {
-            return Err(ParseAddressError::NoHost(text.to_owned()));
+            let port = read_port(port.unwrap_or_default())?;
+            return Err(ParseAddressError::NoHost(format!(":{port}")));
         }
         if host.len() > MAX_HOST || !host.bytes().all(is_host_byte) {
             return Err(ParseAddressError::Host(host.to_owned()));
         }
         // No host is called by a number: this is a port.
         if port.is_none() && host.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(ParseAddressError::NoHost(format!(":{host}")));
+            let port = read_port(host)?;
+            return Err(ParseAddressError::NoHost(format!(":{port}")));
         }
         (host, port)
     };
     let port = match port {
         None => default_port.ok_or_else(|| ParseAddressError::NoPort(text.to_owned()))?,
-        Some(port) => {
-            let number = port.parse().ok().filter(|port| *port != 0);
-            number.ok_or_else(|| ParseAddressError::Port(port.to_owned()))?
-        }
+        Some(port) => read_port(port)?,
     };
     Ok((host.to_owned(), port))
+}
+
+fn read_port(text: &str) -> Result<u16, ParseAddressError> {
+    // A number may have a sign before it; a port may not.
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    let port = text.parse().ok().filter(|port| is_number && *port != 0);
+    port.ok_or_else(|| ParseAddressError::Port(text.to_owned()))
+}
+
+/// Returns whether a host ends in a number, as IPv4 addresses do and names do not, and is no IPv4
+/// address. Resolvers take `192.168.1` for 192.168.0.1, which is another machine.
+fn is_broken_ipv4(host: &str) -> bool {
+    let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    let is_number = !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit());
+    is_number && !host.contains(':') && host.parse::<Ipv4Addr>().is_err()
 }
 
 /// Letters, digits, `-` and `.` (RFC 1123), and `_`, which names inside private networks have.
@@ -307,6 +325,18 @@ mod tests {
         assert_eq!(parse(":7117"), Err(E::NoHost(":7117".into())));
         assert_eq!(parse("host:0"), Err(E::Port("0".into())));
         assert_eq!(parse("host:70000"), Err(E::Port("70000".into())));
+        assert_eq!(parse("host:+7"), Err(E::Port("+7".into())));
+        for port in ["99999", "0"] {
+            assert_eq!(parse(port), Err(E::Port(port.into())));
+            assert_eq!(parse(&format!(":{port}")), Err(E::Port(port.into())));
+        }
+        assert_eq!(parse(":"), Err(E::Port(String::new())));
+        for host in ["192.168.1", "999.1.1.1", "1.2.3.4.", "1.2.3.4.5", "127.1", "a.7"] {
+            assert_eq!(parse(host), Err(E::Host(host.into())));
+            assert_eq!(parse(&format!("{host}:7")), Err(E::Host(host.into())));
+            assert!(Address::from_wire(&format!("{host}:7")).is_ok());
+        }
+        assert!(parse("4.example").is_ok() && parse("[::ffff:1.2.3.4]").is_ok());
         assert_eq!(parse("::1:7117"), Err(E::Brackets("::1:7117".into())));
         assert_eq!(parse("udp://host:1"), Err(E::Scheme("udp".into())));
         assert_eq!(parse("bob@host:1"), Err(E::Id(ParseIdError::Digit('o'))));

@@ -231,11 +231,12 @@ impl Overlay {
         earliest(earliest(asked, told), self.directs.poll_timeout())
     }
 
-    /// A dial has reached `id`: may it say Hello? A dial that the application asked for ends the time
-    /// that the node was to stay away.
+    /// Decides whether a dial that has reached `id` may say Hello. A dial that the application asked
+    /// for ends the time that the node was to stay away.
     ///
     /// # Errors
-    /// If the node is this one, there is a link with it already, or it is kept away.
+    /// If the node is this one or is kept away. [`Reason::Duplicate`] if there is a link with it
+    /// already, or another dial has said Hello to it: ask again once either has ended.
     pub fn greet(&mut self, now: Instant, id: NodeId, purpose: DialPurpose) -> Result<(), Reason> {
         match purpose {
             DialPurpose::Application => self.come_back(id),

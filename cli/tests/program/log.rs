@@ -1,8 +1,11 @@
 //! The log: every kind of event, and no contents of messages.
 
+use std::fs;
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
-use crate::harness::{Program, peerkit, run};
+use crate::harness::{PATIENCE, Program, peerkit, run};
 
 /// Texts that must never be logged.
 const CONTENT: &str = "the-treasure-is-under-the-oak";
@@ -83,4 +86,35 @@ fn a_wrong_setting_of_the_log_is_named() {
         assert!(matches!(lines[..], [line] if line.contains(&format!("{variable} "))), "{log}");
         assert_eq!(output.status.code(), Some(0));
     }
+}
+
+/// A log that lies in a watched folder must not grow by its own lines.
+#[test]
+fn changes_of_a_watched_folder_are_not_logged_one_by_one() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("shared");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("notes.txt"), "before").unwrap();
+    let mut command = peerkit(home.path());
+    command.env("PEERKIT_LOG", "trace");
+    let mut ann = Program::start_by(command, home.path(), "ann", &["--manual"]);
+    ann.run(&format!("add {}", folder.display()));
+    let shared = |ann: &mut Program| ann.run("files")["files"][0]["hash"].clone();
+    let before = shared(&mut ann);
+    let begun = Instant::now();
+    // The watch may begin after `add` has ended: so once more.
+    for round in 0.. {
+        fs::write(folder.join("notes.txt"), format!("after {round}")).unwrap();
+        let again = Instant::now();
+        while again.elapsed() < Duration::from_secs(10) && shared(&mut ann) == before {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        if shared(&mut ann) != before {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "the change went unnoticed");
+    }
+    let (status, log) = ann.stop();
+    assert!(status.success() && log.contains("TRACE"), "{log}");
+    assert!(!log.contains("inotify event"), "{log}");
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::process::Stdio;
+use std::thread;
 
 use serde_json::Value;
 
@@ -246,7 +247,7 @@ fn a_reader_that_had_enough_is_no_error() {
     let mut child = piped(&mut command);
     drop(child.stdout.take());
     let (done, wait) = std::sync::mpsc::channel();
-    std::thread::spawn(move || done.send(child.wait_with_output()));
+    thread::spawn(move || done.send(child.wait_with_output()));
     let output = wait.recv_timeout(PATIENCE).expect("it ends").unwrap();
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
 }
@@ -295,6 +296,32 @@ fn a_connection_that_fails_is_reported_once() {
         assert_eq!(output.status.code(), Some(1));
         let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
         assert_eq!(said.matches(&address).count(), 1, "{verb}: {said}");
+    }
+}
+
+/// What answers is no node, or another one.
+#[test]
+fn a_node_that_turns_out_to_be_none_is_reported_once() {
+    let home = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || listener.incoming().for_each(drop));
+    let bob = Program::start(home.path(), "bob", &[]);
+    let mut id = peerkit(home.path());
+    id.arg("id").arg("--state").arg(home.path().join("other"));
+    let other = run(id, "");
+    let wrong = format!("{}@{}", text(&other.stdout).trim(), bob.address);
+    for place in [address, wrong] {
+        for verb in ["connect", "join"] {
+            let mut command = peerkit(home.path());
+            command.args(["run", "--listen", "127.0.0.1:0", "--announce-only"]);
+            command.args(["--announce", "192.0.2.1:1"]);
+            let output = run(command, &format!("{verb} {place}\n"));
+            assert_eq!(output.status.code(), Some(1));
+            let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+            assert_eq!(said.matches(&place).count(), 1, "{verb}: {said}");
+            assert!(!said.contains("could not connect"), "{verb}: {said}");
+        }
     }
 }
 

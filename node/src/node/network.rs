@@ -200,9 +200,12 @@ impl Node {
         let mut wait = self.inner.config.reconnect_min;
         loop {
             let error = match self.join(addresses).await {
-                Err(error @ (Error::Stopped | Error::LinksByHand(_) | Error::NoBootstrap)) => {
-                    return Err(error);
-                }
+                Err(
+                    error @ (Error::Stopped
+                    | Error::LinksByHand(_)
+                    | Error::NoBootstrap
+                    | Error::OnlyThisNode),
+                ) => return Err(error),
                 Err(error) => error,
                 joined => return joined,
             };
@@ -221,8 +224,8 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::NoBootstrap`] if there are none, [`Error::AllKeptAway`] if only those are left that are
-    /// left alone, [`Error::NoneReached`] if none of them answered, and
-    /// a store error if the state can't be read.
+    /// left alone, [`Error::OnlyThisNode`] if all of them are this node itself,
+    /// [`Error::NoneReached`] if none of them answered, and a store error if the state can't be read.
     pub async fn rejoin(&self, enough: usize) -> Result<Vec<Peer>, Error> {
         self.inner.rejoin(enough).await
     }

@@ -200,8 +200,15 @@ impl Node {
                     return Ok(Meaning::Node(peer.id()));
                 }
                 Err(error @ Error::AmbiguousPeer(_)) if !is_short => return Err(error),
+                // Many nodes are called as their host is, where another node may listen.
+                Err(error @ Error::ThisNode) if text != self.name() => return Err(error),
                 Ok(_)
-                | Err(Error::UnknownPeer(_) | Error::UnknownNode(_) | Error::AmbiguousPeer(_)) => {}
+                | Err(
+                    Error::UnknownPeer(_)
+                    | Error::UnknownNode(_)
+                    | Error::AmbiguousPeer(_)
+                    | Error::ThisNode,
+                ) => {}
                 Err(error) => return Err(error),
             }
         }

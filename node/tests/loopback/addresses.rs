@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use crate::common::*;
-use peerkit::{Address, Builder, Config, Error, FetchError, Get, Key, Node, Ticket};
+use peerkit::{Address, Builder, Config, Error, Event, FetchError, Get, Key, Node, Reason, Ticket};
 use serde_json::json;
 
 /// Longer than any test waits: an address that is tried alone until it times out fails the test.
@@ -103,9 +103,13 @@ async fn bootstrap_nodes_are_joined_where_no_address_is_given() {
     std::fs::write(&list, "nonsense:port\n").unwrap();
     let error = builder("c").state(folder.path()).spawn().await.unwrap_err();
     assert!(matches!(error, Error::Bootstrap(_)), "{error:?}");
-    let too_many = (0..65).fold(builder("d"), |builder, _| builder.bootstrap(address.clone()));
+    let another = |n: u16| Address::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 1 + n)));
+    let too_many = (0..65).fold(builder("d"), |builder, n| builder.bootstrap(another(n)));
     assert!(matches!(too_many.spawn().await, Err(Error::Bootstrap(_))));
-    shutdown([&a, &b]).await;
+    let again = (0..65).fold(builder("d"), |builder, _| builder.bootstrap(address.clone()));
+    let d = again.spawn().await.unwrap();
+    assert_eq!(d.bootstrap_nodes(), [address]);
+    shutdown([&a, &b, &d]).await;
 }
 
 #[tokio::test]
@@ -122,6 +126,59 @@ async fn a_join_through_nobody_says_why() {
         other => panic!("{other:?}"),
     }
     shutdown([&a, &b]).await;
+}
+
+/// All nodes may have the same list, the bootstrap nodes among them.
+#[tokio::test]
+async fn a_bootstrap_list_may_name_the_node_itself() {
+    let own = refusing();
+    let listening = || Node::builder().listen(own.to_string()).bootstrap(own.clone());
+    let a = listening().name("a").spawn().await.unwrap();
+    let alone = a.join_patiently(&[], |error, _| panic!("{error}"));
+    assert!(matches!(within("the end", alone).await, Err(Error::OnlyThisNode)));
+    a.shutdown().await;
+
+    let dead = refusing();
+    let a = listening().name("a").bootstrap(dead.clone()).spawn().await.unwrap();
+    match within("the end", a.join(&[])).await {
+        Err(Error::NoneReached { tried: 1, first }) => {
+            assert!(first.to_string().contains(&dead.to_string()), "{first}");
+        }
+        other => panic!("{other:?}"),
+    }
+    a.shutdown().await;
+
+    let b = node("b").await;
+    let a = listening().name("a").bootstrap(at(&b).into()).spawn().await.unwrap();
+    let joined = within("a join", a.join(&[])).await.unwrap();
+    assert_eq!(joined.iter().map(|peer| peer.id()).collect::<Vec<_>>(), [b.id()]);
+    shutdown([&a, &b]).await;
+}
+
+/// A restarted node knows its bootstrap node from before as well.
+#[tokio::test]
+async fn a_bootstrap_node_that_is_known_is_linked_once() {
+    let a = node("a").await;
+    let folder = tempfile::tempdir().unwrap();
+    for start in 0..4 {
+        let mut events = a.events();
+        let b = builder("b").state(folder.path()).bootstrap(at(&a).into());
+        let b = b.spawn().await.unwrap();
+        within("a join", b.join(&[])).await.unwrap();
+        b.shutdown().await;
+        drop(b);
+        let first = within("an event", events.next()).await.unwrap();
+        let first =
+            if first.name() == "node_started" { events.next().await.unwrap() } else { first };
+        assert_eq!(first.name(), "inbound_node_connected", "start {start}");
+        match expect(&mut events, "inbound_node_disconnected").await {
+            Event::InboundNodeDisconnected { parting, .. } => {
+                assert_eq!(parting.reason, Reason::Stopping, "start {start}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    a.shutdown().await;
 }
 
 #[tokio::test]

@@ -76,6 +76,13 @@ async fn a_node_does_not_link_to_itself() {
     let refused = a.connect(at(&a)).await;
     assert!(matches!(refused, Err(Error::Refused { reason: Reason::Myself, .. })), "{refused:?}");
     assert!(a.peers().is_empty());
+    let id = a.id().to_string();
+    assert!(matches!(a.ping(a.id()).await, Err(Error::ThisNode)));
+    assert!(matches!(a.send(a.id(), "x").await, Err(Error::ThisNode)));
+    assert!(matches!(a.connect(id.as_str()).await, Err(Error::ThisNode)));
+    for text in ["a", &id] {
+        assert!(matches!(a.find_node(text).await, Err(Error::ThisNode)), "{text}");
+    }
     shutdown([&a]).await;
 }
 
@@ -211,6 +218,57 @@ async fn connecting_twice_gives_the_same_link() {
         assert_ne!(event.name(), "inbound_node_connection_error");
     }
     assert_eq!(connected, 1);
+}
+
+/// As by a bootstrap node that is known from before, or a node that is named twice.
+#[tokio::test]
+async fn dials_to_one_node_at_once_make_one_link() {
+    let (a, b) = (node("a").await, node("b").await);
+    let (mut from_a, mut from_b) = (a.events(), b.events());
+    let dials: Vec<_> = (0..8)
+        .map(|_| {
+            let (a, to) = (a.clone(), at(&b));
+            tokio::spawn(async move { a.connect(to).await })
+        })
+        .collect();
+    for dial in dials {
+        assert_eq!(within("a dial", dial).await.unwrap().unwrap().id(), b.id());
+    }
+    let joined = within("a join", a.join(&[at(&b).into(), at(&b).into()])).await.unwrap();
+    assert_eq!(joined.len(), 1);
+    a.shutdown().await;
+    b.shutdown().await;
+    for events in [&mut from_a, &mut from_b] {
+        let (mut up, mut down) = (0, Vec::new());
+        while let Some(event) = events.next().await {
+            match event {
+                Event::OutboundNodeConnected { .. } | Event::InboundNodeConnected { .. } => up += 1,
+                Event::OutboundNodeDisconnected { parting, .. }
+                | Event::InboundNodeDisconnected { parting, .. } => down.push(parting.reason),
+                Event::InboundNodeConnectionError { error, .. } => panic!("{error}"),
+                _ => {}
+            }
+        }
+        assert_eq!((up, down), (1, vec![Reason::Stopping]));
+    }
+}
+
+/// A dial that waits for another one's Hello goes on when that one fails.
+#[tokio::test]
+async fn a_dial_that_waits_for_another_goes_on_when_that_fails() {
+    let a = node("a").await;
+    let b = builder("b").max_inbound(0).spawn().await.unwrap();
+    let dials: Vec<_> = (0..4)
+        .map(|_| {
+            let (a, to) = (a.clone(), at(&b));
+            tokio::spawn(async move { a.connect(to).await })
+        })
+        .collect();
+    for dial in dials {
+        let refused = within("a dial", dial).await.unwrap();
+        assert!(matches!(refused, Err(Error::Refused { reason: Reason::Full, .. })), "{refused:?}");
+    }
+    shutdown([&a, &b]).await;
 }
 
 #[tokio::test]

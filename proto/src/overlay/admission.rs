@@ -60,15 +60,16 @@ impl Admissions {
         }
     }
 
-    /// A dial has reached `id`. May it say Hello? Not to ourselves, and not where there is a link.
+    /// Decides whether a dial that has reached `id` may say Hello. It may not if the node is this one,
+    /// if there is a link with it, or if another dial has said Hello to it and waits for the answer:
+    /// the node would take the second link for a replacement of the first.
     pub(super) fn greet(&mut self, id: NodeId) -> Result<(), Reason> {
         if id == self.me {
             return Err(Reason::Myself);
         }
-        if self.links.contains_key(&id) {
+        if self.links.contains_key(&id) || !self.greeting.insert(id) {
             return Err(Reason::Duplicate);
         }
-        self.greeting.insert(id);
         Ok(())
     }
 
@@ -209,6 +210,16 @@ mod tests {
         assert_eq!(node.greet(id(1)), Err(Reason::Duplicate));
         node.link_down(id(1));
         assert_eq!(node.greet(id(1)), Ok(()));
+    }
+
+    #[test]
+    fn one_dial_at_a_time_greets_a_node() {
+        let mut node = node(2);
+        assert_eq!(node.greet(id(1)), Ok(()));
+        assert_eq!(node.greet(id(1)), Err(Reason::Duplicate));
+        assert_eq!(node.greet(id(3)), Ok(()));
+        node.greeted(id(1));
+        assert_eq!(node.greet(id(1)), Ok(()), "the first has failed");
     }
 
     #[test]

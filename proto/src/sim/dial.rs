@@ -44,7 +44,7 @@ enum Stage {
     Greeting,
     /// The other side's answer, which is on its way, is no.
     Refused(Reason),
-    /// There is a link with that node, which is just ending.
+    /// There is a link with that node, which is just ending, or another dial has said Hello to it.
     Ending(NodeId),
     /// There is, or will be in a moment, a link with that node which wins.
     Linking(NodeId),
@@ -182,7 +182,8 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// The link of a node with this one has ended: dials that waited for that go on.
+    /// The link of a node with this one has ended, or a dial of it has failed: dials that waited for
+    /// that go on.
     pub(super) fn dials_unlinked(&mut self, node: usize, id: NodeId) {
         let ending = |stage: &Stage| matches!(stage, Stage::Ending(with) if *with == id);
         for dial in self.waiting(node, ending) {
@@ -273,10 +274,12 @@ impl<H: Handler> Sim<H> {
                 self.queue.put(self.now + greeting, due(DialStep::Overdue));
             }
             Err(Reason::Duplicate) => {
-                let handle = running.handles.get(&id);
-                let link = handle.and_then(|handle| self.links.get(&handle.link).zip(Some(handle)));
-                let state = link.map(|(link, handle)| &link.ends[handle.side].state);
-                if state.is_none_or(|state| *state == State::Up) {
+                // Without a link another dial has said Hello.
+                let linked = running.handles.get(&id).is_some_and(|handle| {
+                    let link = self.links.get(&handle.link);
+                    link.is_none_or(|link| link.ends[handle.side].state == State::Up)
+                });
+                if linked {
                     return self.dial_reached(serial, id);
                 }
                 running.waiting.push(serial);
@@ -393,7 +396,7 @@ impl<H: Handler> Sim<H> {
 
     fn dial_failed(&mut self, serial: u64, error: &str) {
         let Some(dial) = self.dials.remove(&serial) else { return };
-        let Dial { from, address, purpose, .. } = dial;
+        let Dial { from, address, purpose, to, .. } = dial;
         self.stats.dials_failed += 1;
         self.note("dial failed", [from, from], error.as_bytes());
         let told = error.to_owned();
@@ -411,6 +414,10 @@ impl<H: Handler> Sim<H> {
             }
             Purpose::Join(Some(action)) => self.join_try_failed(from, action, &told),
             _ => {}
+        }
+        if let Some((to, _)) = to {
+            // Dials that waited for this one's Hello say theirs.
+            self.dials_unlinked(from, self.nodes[to].id);
         }
     }
 
