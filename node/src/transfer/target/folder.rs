@@ -1,0 +1,131 @@
+//! Folders on the disk: one that is being fetched, and those that were made for a target.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use peerkit_proto::files::{Place, RelPath};
+
+use super::super::FetchError;
+use super::super::get::Destination;
+use super::super::listed::Listed;
+use super::super::part::{PartFolder, write_all_at};
+use super::disk;
+use crate::folder::OpenFolder;
+use crate::lock::lock;
+
+/// Most files of a folder that are kept open because they have several pieces.
+const OPEN: usize = 8;
+
+/// A folder that is being fetched.
+#[derive(Debug)]
+pub(super) struct Folder {
+    pub(super) part: PartFolder,
+    /// The folder that becomes the target.
+    pub(super) files: OpenFolder,
+    pub(super) listed: Listed,
+    /// The larger files that are being written, the last used at the end.
+    open: Mutex<Vec<(usize, Arc<File>)>>,
+    /// Files of several pieces that this fetch has made. One that it has not made, and that is there, is
+    /// another name's file on a disk that does not tell `A` from `a`.
+    made: Mutex<HashSet<usize>>,
+}
+
+impl Folder {
+    /// Returns the folder that is fetched into `part`.
+    pub(super) fn new(part: PartFolder, listed: Listed) -> Self {
+        Self {
+            files: OpenFolder::new(part.files()),
+            part,
+            listed,
+            open: Mutex::default(),
+            made: Mutex::default(),
+        }
+    }
+
+    /// Makes the folders in it that are missing.
+    pub(super) fn make_folders(&self) -> Result<(), FetchError> {
+        for path in self.listed.folders() {
+            let path = path.under(self.files.path());
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(disk(&path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a piece of a file that has `size` bytes.
+    pub(super) fn write(&self, place: &Place, size: u64, bytes: &[u8]) -> Result<(), FetchError> {
+        let (path, mode) = self.listed.file(place.file).ok_or(FetchError::Unfinished)?;
+        let written = if size == place.len() {
+            let file = self.files.create(path, mode);
+            file.and_then(|file| write_all_at(&file, bytes, 0))
+        } else {
+            let file = self.large(place.file, path, mode, size);
+            file.and_then(|file| write_all_at(&file, bytes, place.range.start))
+        };
+        written.map_err(|error| disk(&path.under(self.files.path()))(error))
+    }
+
+    /// Notes that this fetch has made a file, or has found it as it should be.
+    pub(super) fn note_made(&self, file: usize) {
+        lock(&self.made).insert(file);
+    }
+
+    /// Opens a file of several pieces. It is made if this fetch has not made it.
+    fn large(&self, file: usize, path: &RelPath, mode: u32, size: u64) -> io::Result<Arc<File>> {
+        let mut open = lock(&self.open);
+        if let Some(at) = open.iter().position(|(known, _)| *known == file) {
+            let found = open.remove(at);
+            open.push(found.clone());
+            return Ok(found.1);
+        }
+        let opened = match lock(&self.made).contains(&file) {
+            true => {
+                fs::OpenOptions::new().read(true).write(true).open(path.under(self.files.path()))?
+            }
+            false => {
+                let made = self.files.create(path, mode)?;
+                made.set_len(size)?;
+                made
+            }
+        };
+        self.note_made(file);
+        let opened = Arc::new(opened);
+        if open.len() >= OPEN {
+            open.remove(0);
+        }
+        open.push((file, Arc::clone(&opened)));
+        Ok(opened)
+    }
+}
+
+/// Folders that were made for a target. When this is dropped, those that are empty are removed.
+#[derive(Debug)]
+pub(super) struct MadeFolders(Vec<PathBuf>);
+
+impl MadeFolders {
+    /// Notes the folders that a fetch to `to` will make: of its folder and those above it, the ones
+    /// that are not there yet.
+    pub(super) fn before(to: &Destination) -> Self {
+        let Destination::Folder(folder) = to else { return Self(Vec::new()) };
+        let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+        Self(folder.ancestors().take_while(is_missing).map(Path::to_owned).collect())
+    }
+}
+
+impl Drop for MadeFolders {
+    fn drop(&mut self) {
+        for folder in &self.0 {
+            // Mostly it is not empty, and then those above it are not either.
+            if fs::remove_dir(folder).is_err() {
+                return;
+            }
+        }
+    }
+}
