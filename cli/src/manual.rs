@@ -361,6 +361,9 @@ pub(crate) const ENTRIES: &[Entry] = &[
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -376,6 +379,36 @@ mod tests {
         assert!(unknown("peerkit1abc").contains("`get`"));
         for word in ELSEWHERE.iter().flat_map(|(words, _)| *words) {
             assert!(entry(word).is_none(), "{word} is a command");
+        }
+    }
+
+    /// The texts of the libraries' errors, as they are in the source.
+    fn error_texts(folder: &Path, texts: &mut Vec<String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                error_texts(&path, texts);
+                continue;
+            }
+            let source = fs::read_to_string(&path).unwrap();
+            let errors = source.split("#[error(").skip(1);
+            texts.extend(errors.filter_map(|rest| Some(rest.split_once(")]")?.0.to_owned())));
+        }
+    }
+
+    #[test]
+    fn errors_of_the_libraries_name_no_commands_and_no_options() {
+        let mut texts = Vec::new();
+        for library in ["../node/src", "../proto/src"] {
+            error_texts(&Path::new(env!("CARGO_MANIFEST_DIR")).join(library), &mut texts);
+        }
+        assert!(texts.len() > 100, "{}", texts.len());
+        let names = ENTRIES.iter().flat_map(|entry| entry.aliases.iter().chain([&entry.name]));
+        let names: Vec<_> =
+            names.flat_map(|name| [format!("`{name}`"), format!("`{name} ")]).collect();
+        for text in texts {
+            assert!(!text.contains("--") && !text.contains("`peerkit"), "{text}");
+            assert!(!names.iter().any(|name| text.contains(name)), "{text}");
         }
     }
 

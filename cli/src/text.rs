@@ -38,7 +38,7 @@ fn acts_on_terminal(c: char) -> bool {
     c.is_control() || peerkit::misleads(c)
 }
 
-/// An error with its causes, but for those that it tells by itself.
+/// An error with its causes, but for those that it tells by itself, and with the command that helps.
 pub(crate) fn error(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
@@ -51,7 +51,20 @@ pub(crate) fn error(error: &anyhow::Error) -> String {
     if let Some(path) = readable_key(error) {
         let _ = write!(text, "; run `chmod 600 {}`", words::path(&path.to_string_lossy()));
     }
+    if let Some(advice) = error.chain().find_map(|cause| advice(cause.downcast_ref()?)) {
+        let _ = write!(text, "; {advice}");
+    }
     text
+}
+
+/// Returns the command that helps with an error: the library knows of none.
+fn advice(error: &peerkit::Error) -> Option<&'static str> {
+    match error {
+        peerkit::Error::UnknownPeer(_) => Some("`peers` lists those that are connected"),
+        peerkit::Error::UnknownNode(_) => Some("`peers` lists those that were met"),
+        peerkit::Error::NoDownload(_) => Some("`downloads` lists those that there are"),
+        _ => None,
+    }
 }
 
 /// The key file that others can read, if that is what is wrong.
@@ -215,6 +228,20 @@ mod tests {
         assert_eq!(error(&told.into()), "can't write a: the disk is full");
         let told = anyhow::Error::new(disk()).context("can't save").context("not done");
         assert_eq!(error(&told), "not done: can't save: the disk is full");
+    }
+
+    #[test]
+    fn an_error_comes_with_the_command_that_helps() {
+        let unknown = peerkit::Error::UnknownPeer("bob".into());
+        let told = "no connected node is called `bob`; `peers` lists those that are connected";
+        assert_eq!(error(&unknown.into()), told);
+        let hash = peerkit::Hash::of(b"content");
+        let none = anyhow::Error::new(peerkit::Error::NoDownload(hash)).context("not paused");
+        let told = format!(
+            "not paused: there is no download of {hash} under way; `downloads` lists those that \
+             there are"
+        );
+        assert_eq!(error(&none), told);
     }
 
     #[cfg(unix)]

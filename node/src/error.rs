@@ -128,12 +128,11 @@ pub enum Error {
     #[error(transparent)]
     Direct(#[from] DirectError),
     /// No connected node has that name or identity.
-    #[error("no connected node is called `{0}`: `peers` lists those that are")]
+    #[error("no connected node is called `{0}`")]
     UnknownPeer(String),
     /// No node that is connected, or was met, has that name or identity.
     #[error(
-        "no node that was met is called `{0}`: `peers` lists those that were, and a whole identity \
-         of 64 digits will do for any node"
+        "no node that was met is called `{0}`: for others the whole identity of 64 digits is needed"
     )]
     UnknownNode(String),
     /// Several nodes have that name, or identities that begin so.
@@ -148,7 +147,7 @@ pub enum Error {
         limit: usize,
     },
     /// The peer's queue has no room now: nothing was sent.
-    #[error("the queue for {0} is full: wait with `send`, or try again later")]
+    #[error("the queue for {0} is full: nothing was sent")]
     Full(NodeId),
     /// The link ended before the reply came.
     #[error("the link with {peer} ended: {reason}")]
@@ -195,7 +194,7 @@ pub enum Error {
     #[error("nobody who can be reached shares {0}")]
     NoSource(Hash),
     /// There is no download of that hash about which something can be done.
-    #[error("there is no download of {0} under way: `downloads` lists them")]
+    #[error("there is no download of {0} under way")]
     NoDownload(Hash),
     /// A file could not be fetched from any of its sources.
     #[error(transparent)]
