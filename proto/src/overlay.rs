@@ -11,20 +11,18 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::address::Address;
 use crate::config::Config;
-use crate::event::{Direction, Neighbour, NodeInfo, Peer, Reason};
+use crate::event::{Direction, Peer, Reason};
 use crate::frame::Frame;
 use crate::frame::membership::Probe;
-use crate::frame::query::{
-    Answer, AnswerBody, MAX_FILES, MAX_NEIGHBOURS, Query, QueryDone, QueryId, UNLIMITED, What,
-};
+use crate::frame::query::{AnswerBody, MAX_FILES, Query, QueryDone, QueryId, UNLIMITED};
 use crate::hello::MAX_NAME;
 use crate::id::{Hash, Key, NodeId};
 use crate::message::Message;
-use crate::sample;
 use crate::time::{Instant, earliest};
 use crate::verify::Verifier;
 
 pub mod admission;
+mod answers;
 pub mod away;
 pub mod broadcast;
 mod clocks;
@@ -388,23 +386,6 @@ impl Overlay {
         QueryId(id)
     }
 
-    /// This node as a discovery shows it.
-    #[must_use]
-    pub fn info(&self) -> NodeInfo {
-        let side = |direction| {
-            let links = self.links.values().filter(move |peer| peer.direction() == direction);
-            let told = |peer: &Peer| Neighbour { id: peer.id(), address: peer.address().clone() };
-            links.map(told).collect()
-        };
-        NodeInfo {
-            id: self.me,
-            name: self.name.clone(),
-            addresses: self.addresses.clone(),
-            outbound: side(Direction::Outbound),
-            inbound: side(Direction::Inbound),
-        }
-    }
-
     /// The parts that act by the clock and by chance, and what they act with.
     fn turn(&mut self, now: Instant) -> (Parts<'_>, Turn<'_>) {
         let turn = Turn {
@@ -561,56 +542,6 @@ impl Overlay {
             }
         }
     }
-
-    /// Answers the queries that need nobody else, and tells of nodes that were heard of.
-    fn answer_what_we_know(&mut self) {
-        let outputs = std::mem::take(&mut self.outbox);
-        for output in outputs {
-            match output {
-                Output::Lookup { query, what: What::Discover, .. } => {
-                    let info = self.info();
-                    let bodies = neighbour_parts(info.outbound, info.inbound);
-                    self.answer(query, bodies);
-                }
-                Output::Lookup { query, what: What::FindNode(id), .. } => {
-                    self.answer_where(query, id);
-                }
-                Output::Lookup { query, what: What::Sample { salt, bits }, .. } => {
-                    let here = sample::contains(&salt, bits, self.me);
-                    self.answer(query, here.then_some(AnswerBody::Here).into_iter().collect());
-                }
-                Output::Lookup { query, what: What::CallBack { target, .. }, .. }
-                    if target != self.me =>
-                {
-                    self.answer(query, Vec::new());
-                }
-                other => self.outbox.push_back(other),
-            }
-        }
-    }
-
-    fn answer(&mut self, id: QueryId, bodies: Vec<AnswerBody>) {
-        let (node, name, addresses) = (self.me, self.name.clone(), self.addresses.clone());
-        let told =
-            |body| Answer { id, node, name: name.clone(), addresses: addresses.clone(), body };
-        let answers = bodies.into_iter().map(told).collect();
-        self.queries.answer(id, answers, &mut self.outbox);
-    }
-
-    fn answer_where(&mut self, id: QueryId, wanted: NodeId) {
-        if wanted == self.me {
-            self.answer(id, vec![AnswerBody::Here]);
-            return;
-        }
-        let answers = self.links.get(&wanted).map(|peer| Answer {
-            id,
-            node: wanted,
-            name: peer.name().to_owned(),
-            addresses: vec![peer.address().clone()],
-            body: AnswerBody::Here,
-        });
-        self.queries.answer(id, answers.into_iter().collect(), &mut self.outbox);
-    }
 }
 
 /// The parts that act by the clock and by chance.
@@ -620,20 +551,4 @@ struct Parts<'a> {
     directs: &'a mut Directs,
     orders: &'a mut Orders,
     clocks: &'a mut Clocks,
-}
-
-/// Neighbours in as many answers as they need; at least one.
-fn neighbour_parts(outbound: Vec<Neighbour>, inbound: Vec<Neighbour>) -> Vec<AnswerBody> {
-    let mut outbound = outbound.chunks(MAX_NEIGHBOURS).map(<[_]>::to_vec);
-    let mut inbound = inbound.chunks(MAX_NEIGHBOURS).map(<[_]>::to_vec);
-    let mut parts = Vec::new();
-    loop {
-        match (outbound.next(), inbound.next()) {
-            (None, None) if !parts.is_empty() => return parts,
-            (out, inn) => {
-                parts
-                    .push(AnswerBody::Neighbours(out.unwrap_or_default(), inn.unwrap_or_default()));
-            }
-        }
-    }
 }

@@ -83,6 +83,7 @@ mod actions;
 mod dial;
 mod direct;
 mod ends;
+mod faults;
 mod graph;
 mod liar;
 mod link;
@@ -391,78 +392,6 @@ impl<H: Handler> Sim<H> {
         self.command(node, Command::Leave);
         self.nodes[node].joining = Joining::No;
         self.settle();
-    }
-
-    /// Stops a node as its user would: its application is told, it says goodbye, and is gone once its
-    /// links have ended.
-    pub fn stop(&mut self, node: usize) {
-        self.begin_to_stop(node);
-        self.settle();
-    }
-
-    /// Kills a node's process: it says nothing, but its machine closes its connections.
-    pub fn crash(&mut self, node: usize) {
-        self.end_run(node, true);
-        self.settle();
-    }
-
-    /// Takes a node's machine off the network: nothing is said, and nothing that is sent to it is
-    /// answered.
-    pub fn vanish(&mut self, node: usize) {
-        self.nodes[node].vanished = true;
-        self.cut_links();
-        self.end_run(node, false);
-        self.settle();
-    }
-
-    /// Starts a node that is not running, under its old identity and address.
-    pub fn restart(&mut self, node: usize, app: H) {
-        if self.is_running(node) {
-            return;
-        }
-        self.nodes[node].app = app;
-        self.nodes[node].vanished = false;
-        self.nodes[node].joining = Joining::No;
-        self.start(node);
-        self.find_ends_gone(node);
-        self.settle();
-    }
-
-    /// Splits the network: from now on nothing gets from one group to another. Nodes that are in none
-    /// are together in one more.
-    pub fn partition(&mut self, groups: &[&[usize]]) {
-        for node in &mut self.nodes {
-            node.part = groups.len();
-        }
-        for (part, group) in groups.iter().enumerate() {
-            for node in *group {
-                self.nodes[*node].part = part;
-            }
-        }
-        self.cut_links();
-        self.mend_links();
-        self.settle();
-    }
-
-    /// Ends a partition.
-    pub fn heal(&mut self) {
-        for node in &mut self.nodes {
-            node.part = 0;
-        }
-        self.mend_links();
-        self.settle();
-    }
-
-    /// Breaks the link between two nodes, at both ends at once and without a goodbye.
-    pub fn break_link(&mut self, a: usize, b: usize) {
-        let id = self.id(b);
-        let running = self.nodes[a].running.as_ref();
-        if let Some(link) = running.and_then(|running| Some(running.handles.get(&id)?.link)) {
-            for side in [link::DIALLER, link::ACCEPTOR] {
-                self.end_abruptly(link, side, Reason::Lost("the connection was reset".into()));
-            }
-            self.settle();
-        }
     }
 
     /// Lets time pass.

@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
-use peerkit_proto::codec::{DecodeError, Reader, Writer};
-use peerkit_proto::files::{Access, FileKind, FileName, PieceList, Secret, SharedFile};
+use peerkit_proto::files::{Access, FileKind, FileName, PieceList, SharedFile};
 use peerkit_proto::id::{Hash, NodeId};
 use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
@@ -19,7 +18,12 @@ use redb::{
 use super::{BroadcastRow, FileRow, KnownFile, KnownPeer, KnownShare, StoreError};
 use crate::path_bytes::{bytes_of, path_of};
 use crate::private;
-use crate::stamp::Stamp;
+
+mod mark;
+mod rows;
+
+pub(super) use mark::{CLOSED_FILE, leave_mark};
+use mark::{mark, read_mark};
 
 /// The database's file in the state folder.
 pub(super) const STATE_FILE: &str = "state.redb";
@@ -37,10 +41,6 @@ const BROADCASTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("broa
 const DOWNLOADS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("downloads");
 const OWNERS: TableDefinition<'_, &str, &[u8; 32]> = TableDefinition::new("owners");
 
-/// A file beside the database that says how that looked when a node closed it. A database that looks
-/// otherwise at the next start is checked.
-pub(super) const CLOSED_FILE: &str = "state.redb.closed";
-
 /// Bytes of redb's magic number, at the start of its files.
 const MAGIC: usize = 9;
 
@@ -49,9 +49,6 @@ const HEAD: usize = 4096;
 
 /// A database that redb has just made is not larger than this: it has 1 MiB and a block.
 const UNFINISHED: u64 = 4 << 20;
-
-/// Bytes that are read of a fingerprint at most: more than one has.
-const MAX_MARK: u64 = 64;
 
 /// Start of the names that damaged databases are moved to.
 const DAMAGED_FILE: &str = "state.redb.damaged";
@@ -94,32 +91,6 @@ impl Drop for Disk {
             tracing::debug!(%error, "the next start has to check the state file");
         }
     }
-}
-
-/// Says beside the database at `file`, which is closed, how it looks.
-pub(super) fn leave_mark(file: &Path) -> io::Result<()> {
-    private::write_new(&file.with_file_name(CLOSED_FILE), &mark(&fs::metadata(file)?))
-}
-
-/// Returns a database's fingerprint: bytes that are equal only if it was not changed.
-fn mark(metadata: &fs::Metadata) -> Vec<u8> {
-    // Whether the change is a fresh one depends on when it is looked at.
-    let stamp = Stamp { fresh: false, ..Stamp::of(metadata) };
-    let mut bytes = Vec::new();
-    stamp.encode(&mut bytes);
-    bytes
-}
-
-/// Reads the fingerprint that the last node left at `closed`, if it did. Reads no more of another file
-/// than a fingerprint has.
-fn read_mark(closed: &Path) -> io::Result<Vec<u8>> {
-    let file = private::open_to_read(closed)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_MARK).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// Empties a database that was never finished: a node was killed, or the disk was full, while redb made it.
@@ -560,8 +531,8 @@ fn has_ended_use(error: &redb::Error) -> bool {
     matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo)
 }
 
-/// The rows of the old table go into the new one. What they do not say, the next look at the path
-/// does.
+/// Moves the rows of the old table into the new one. The next look at each path finds out what they
+/// lack.
 fn take_over_old_shares(db: &WriteTransaction) -> Result<(), redb::Error> {
     let mut shares = db.open_table(SHARES)?;
     for row in db.open_table(OLD_SHARES)?.iter()? {
@@ -575,64 +546,4 @@ fn take_over_old_shares(db: &WriteTransaction) -> Result<(), redb::Error> {
     drop(shares);
     db.delete_table(OLD_SHARES)?;
     Ok(())
-}
-
-impl KnownShare {
-    fn encode(&self) -> Vec<u8> {
-        let mut out = vec![1];
-        self.shared.encode(&mut out);
-        match &self.access {
-            Access::Nodes(nodes) => {
-                out.put_u8(1);
-                out.put_u32(u32::try_from(nodes.len()).unwrap_or(u32::MAX));
-                nodes.iter().for_each(|node| out.put_raw(node.as_bytes()));
-            }
-            Access::Ticket(secret) => {
-                out.put_u8(2);
-                out.put_raw(secret.as_bytes());
-            }
-            // Whatever else there may be one day is not let out as open.
-            access => out.put_u8(if *access == Access::Open { 0 } else { u8::MAX }),
-        }
-        out
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
-        if reader.u8("share version")? != 1 {
-            return Err(DecodeError::Invalid("share version"));
-        }
-        let shared = SharedFile::decode(&mut reader)?;
-        let access = match reader.u8("share access")? {
-            0 => Access::Open,
-            1 => {
-                let count = reader.u32("share nodes")?;
-                let nodes = (0..count).map(|_| reader.node_id("share node"));
-                Access::Nodes(nodes.collect::<Result<_, _>>()?)
-            }
-            2 => Access::Ticket(Secret::from_bytes(reader.array("share secret")?)),
-            _ => return Err(DecodeError::Invalid("share access")),
-        };
-        reader.finish()?;
-        Ok(Self { shared, access })
-    }
-}
-
-impl KnownFile {
-    fn encode(&self) -> Vec<u8> {
-        let mut out = vec![1];
-        self.stamp.encode(&mut out);
-        out.put_raw(self.hash.as_bytes());
-        out
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
-        if reader.u8("file version")? != 1 {
-            return Err(DecodeError::Invalid("file version"));
-        }
-        let file = Self { stamp: Stamp::decode(&mut reader)?, hash: reader.hash("file hash")? };
-        reader.finish()?;
-        Ok(file)
-    }
 }

@@ -1,11 +1,13 @@
 //! Whole networks of overlays, joined by perfect lines.
 
-use crate::event::{Event, Parting};
-use crate::overlay::direct::Missed;
 use std::collections::BTreeSet;
 
+use super::answers::neighbour_parts;
 use super::*;
+use crate::event::{Event, Neighbour, Parting};
 use crate::files::{FileKind, FileName, SharedFile};
+use crate::frame::query::{Answer, What};
+use crate::overlay::direct::Missed;
 
 mod direct;
 

@@ -5,7 +5,7 @@ use rand_core::SeedableRng;
 
 use super::*;
 use crate::event::{Direction, Peer};
-use crate::frame::membership::{Shuffle, ShuffleReply};
+use crate::frame::membership::{ForwardJoin, NeighbourRequest, Shuffle, ShuffleReply};
 
 const UNIX: u64 = 1_700_000_000_000;
 

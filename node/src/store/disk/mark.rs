@@ -1,0 +1,41 @@
+//! The fingerprint of a database that was closed, which saves the next start a check.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use crate::private;
+use crate::stamp::Stamp;
+
+/// A file beside the database, with the database's fingerprint at the time when a node closed it. A
+/// database with another fingerprint at the next start is checked.
+pub(in crate::store) const CLOSED_FILE: &str = "state.redb.closed";
+
+/// Most bytes that are read as a fingerprint, which has fewer.
+const MAX_MARK: u64 = 64;
+
+/// Writes the fingerprint of the database at `file`, which is closed, beside it.
+pub(in crate::store) fn leave_mark(file: &Path) -> io::Result<()> {
+    private::write_new(&file.with_file_name(CLOSED_FILE), &mark(&fs::metadata(file)?))
+}
+
+/// Returns a database's fingerprint: bytes that are equal only if it was not changed.
+pub(super) fn mark(metadata: &fs::Metadata) -> Vec<u8> {
+    // Whether the last change is fresh depends on the time of this call.
+    let stamp = Stamp { fresh: false, ..Stamp::of(metadata) };
+    let mut bytes = Vec::new();
+    stamp.encode(&mut bytes);
+    bytes
+}
+
+/// Reads the fingerprint that the last node left at `closed`. Of another file in its place it reads
+/// no more than [`MAX_MARK`] bytes.
+pub(super) fn read_mark(closed: &Path) -> io::Result<Vec<u8>> {
+    let file = private::open_to_read(closed)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_MARK).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
