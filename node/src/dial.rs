@@ -1,4 +1,4 @@
-//! Dialling: names resolved, every address tried, TLS, and a link's Hello.
+//! Dialling: resolving names, trying addresses, TLS, and a link's Hello.
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,22 +30,23 @@ mod staggered;
 
 pub(crate) use staggered::first_success;
 
-/// Addresses of one node that are dialled: as many as a ticket or a node record carries.
+/// Most addresses of one node that are dialled: as many as a ticket or a node record carries.
 pub(crate) const MAX_DIALLED: usize = MAX_RECORD_ADDRESSES;
 
 /// Most socket addresses that one host name is dialled at. 32: no host of a node has more, and one
 /// that resolves to thousands must not make us dial them all.
 const MAX_RESOLVED: usize = 32;
 
-/// A secured connection that has said nothing yet; the end of its handshake goes out with what it
-/// says.
+/// A secured connection on which nothing was sent yet. The end of the handshake goes out with the first
+/// bytes.
 pub(crate) struct Secured {
     pub(crate) channel: Channel,
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
 }
 
-/// Connects to `address` and secures the connection; checks who answers where that is given.
+/// Connects to `address` and secures the connection. If the address has an identity, the node that
+/// answers has to prove it.
 pub(crate) async fn connect(
     inner: &Inner,
     address: &Address,
@@ -75,17 +76,17 @@ pub(crate) async fn connect(
     }
 }
 
-/// Connects to a node at the first of its addresses that answers; gives that address.
+/// Connects to a node at the first of its addresses that answers. Returns that address as well.
 ///
 /// # Errors
-/// Why there is no connection at any of them, and the error of a single address as it is.
+/// The failures of all addresses, or the error of a single one as it is.
 async fn connect_first(
     inner: &Arc<Inner>,
     addresses: &[Address],
     purpose: Purpose,
 ) -> Result<(Address, Secured), Error> {
     if let [address] = addresses {
-        // Mostly so: it needs no task of its own.
+        // The usual case, which needs no task of its own.
         return Ok((address.clone(), connect(inner, address, purpose).await?));
     }
     let connected = first_success(addresses.iter().cloned(), MAX_DIALLED, |address| {
@@ -98,7 +99,7 @@ async fn connect_first(
     connected.await.map_err(one_error)
 }
 
-/// The error of a dial of several addresses: that of the first where it is the only one.
+/// Returns the error of a dial of several addresses; that of the first if it is the only one.
 fn one_error(mut errors: Vec<Error>) -> Error {
     if errors.len() <= 1 {
         return errors.pop().unwrap_or(Error::Stopped);
@@ -106,7 +107,7 @@ fn one_error(mut errors: Vec<Error>) -> Error {
     Error::NoneAnswers(errors)
 }
 
-/// A link that is made and has yet to run, if it has come to that.
+/// A link that was made and has yet to run, if any.
 pub(crate) type Made = Option<Box<Established<Channel>>>;
 
 /// Makes a link to a node at the first of its addresses that answers, for [`crate::conn::start`].
@@ -132,7 +133,7 @@ pub(crate) async fn link(
             if wanted != Wanted::Quietly
                 && let Ok(conn) = inner.conn(peer.id())
             {
-                // Somebody has asked for it now.
+                // It was asked for now, so it is not an on-demand link any more.
                 conn.set_errand(false);
             }
             let _ = inner.orders.send(Order::Dialled { address, id: peer.id(), wanted }).await;
@@ -259,7 +260,7 @@ async fn may_greet(
     }
 }
 
-/// The link that there is, or will be in a moment, with `id`.
+/// Returns the link with `id`, which is there or will be in a moment.
 async fn linked(
     inner: &Inner,
     id: NodeId,
@@ -279,7 +280,7 @@ async fn linked(
     waited.map_err(|_| refused(Reason::Duplicate))
 }
 
-/// A link's state machine for a secured connection.
+/// Returns a link's state machine for a secured connection.
 pub(crate) fn new_link(inner: &Inner, side: Side, session: &Session, local: SocketAddr) -> Link {
     let greeting = Greeting {
         hello: inner.hello(&session.binding, Some(local.ip())),
@@ -288,7 +289,7 @@ pub(crate) fn new_link(inner: &Inner, side: Side, session: &Session, local: Sock
     Link::new(inner.now(), side, greeting, &inner.config)
 }
 
-/// Says and hears Hello, up to where the other side's has to be admitted.
+/// Exchanges Hellos. Returns the peer's, which has to be admitted next.
 pub(crate) async fn greet(
     link: &mut Link,
     channel: &mut Channel,
@@ -299,7 +300,7 @@ pub(crate) async fn greet(
     loop {
         let mut out = Vec::new();
         let mut greeted = None;
-        // What comes behind Hello stays in the link until it is admitted.
+        // Frames behind Hello stay in the link until it is admitted.
         while greeted.is_none() {
             match link.poll() {
                 Some(Output::Send(frame)) => frame.encode(&mut out),
@@ -324,7 +325,7 @@ pub(crate) async fn greet(
     }
 }
 
-/// Writes what the link has to say, and closes.
+/// Writes the link's last frames, and closes the connection.
 pub(crate) async fn say(link: &mut Link, channel: &mut Channel) -> io::Result<()> {
     let mut out = Vec::new();
     while let Some(output) = link.poll() {
@@ -344,7 +345,7 @@ pub(crate) struct Entry {
     pub(crate) remote: SocketAddr,
     /// Where the peer can be dialled.
     pub(crate) address: Option<Address>,
-    /// What to show where that is not known.
+    /// The address to show if that is not known.
     pub(crate) fallback: Address,
 }
 
@@ -381,7 +382,7 @@ async fn connect_any(address: &Address) -> Result<(SocketAddr, TcpStream), Error
         return Err(Error::Connect { address: address.clone(), error });
     }
     if let [socket] = sockets[..] {
-        // Mostly so: it needs no task of its own.
+        // The usual case, which needs no task of its own.
         let connected = TcpStream::connect(socket).await;
         let failed = |error: io::Error| Error::Connect {
             address: address.clone(),

@@ -1,4 +1,4 @@
-//! What all tasks of a node share.
+//! The state that all tasks of a node share.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -53,9 +53,9 @@ pub(crate) struct Inner {
     /// Links are made by hand only.
     pub(crate) manual: bool,
     pub(crate) secret: Option<Vec<u8>>,
-    /// The key of the network's owner, where this node holds it.
+    /// The key of the network's owner, if this node holds it.
     pub(crate) owner_key: Option<Key>,
-    /// Who the network's owner is, as far as this node knows.
+    /// The network's owner, as far as this node knows.
     owner: Mutex<Option<NodeId>>,
     pub(crate) incarnation: u64,
     pub(crate) config: Arc<Config>,
@@ -67,11 +67,11 @@ pub(crate) struct Inner {
     pub(crate) bootstrap: Vec<Address>,
     pub(crate) origin: std::time::Instant,
     conns: RwLock<Conns>,
-    /// Told whenever `conns` changes.
+    /// Notified whenever `conns` changes.
     pub(crate) conns_changed: tokio::sync::Notify,
     pub(crate) meter: Meter,
     pub(crate) dispatch: Dispatch,
-    /// What requests and streams are answered with.
+    /// The application's functions that answer requests and streams.
     pub(crate) requests: Table<ServedRequest>,
     pub(crate) protocols: Table<ServedStream>,
     pub(crate) streams: Streams,
@@ -83,10 +83,10 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     /// Broadcasts that outlive the node.
     pub(crate) kept: Arc<Kept>,
-    /// Peers that are being written to the store; who reads it waits for them.
+    /// Peers that are being written to the store; its readers wait for them.
     pub(crate) met: Met,
     pub(crate) shares: Shares,
-    /// Fetches under way, which are served as far as they have come.
+    /// Fetches under way, whose pieces are served already.
     pub(crate) partials: Partials,
     pub(crate) downloads: Downloads,
     pub(crate) uploads: Uploads,
@@ -97,15 +97,15 @@ pub(crate) struct Inner {
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) links: mpsc::Sender<FromLink>,
     pub(crate) tracker: TaskTracker,
-    /// The links that run.
+    /// The tasks of links.
     pub(crate) running: TaskTracker,
-    /// What was shared before the restart is shared again, as far as it is there.
+    /// Cancelled once the shares of the last run are shared again.
     pub(crate) restored: CancellationToken,
-    /// The node is to stop in good order.
+    /// Cancelled when the node is to stop, in good order.
     pub(crate) stop: CancellationToken,
-    /// Whatever still runs is to end now.
+    /// Ends every task that still runs.
     pub(crate) halt: Halt,
-    /// Everything has ended.
+    /// Cancelled once everything has ended.
     pub(crate) stopped: CancellationToken,
     next_serial: AtomicU64,
     pub(crate) last_action: AtomicU64,
@@ -115,15 +115,15 @@ pub(crate) struct Inner {
     pub(crate) waiting_orders: Arc<Mutex<VecDeque<Order>>>,
 }
 
-/// The links that there are.
+/// The links of a node.
 #[derive(Default)]
 struct Conns {
     by_id: HashMap<NodeId, Arc<Conn>>,
-    /// The same in the order in which they were made, once somebody has asked for it.
+    /// The same in the order in which they were made, once a task has asked for it.
     in_order: OnceLock<Arc<[Arc<Conn>]>>,
 }
 
-/// What [`Inner`] is made of beyond its own state.
+/// The settings and handles that an [`Inner`] is made from.
 pub(crate) struct Parts {
     pub(crate) key: Key,
     pub(crate) name: String,
@@ -202,17 +202,17 @@ impl Inner {
         }
     }
 
-    /// The time, as the state machines count it.
+    /// Returns the time, as the state machines count it.
     pub(crate) fn now(&self) -> Instant {
         Instant::from_origin(self.origin.elapsed())
     }
 
-    /// Microseconds since the node's origin.
+    /// Returns the microseconds since the node's origin.
     pub(crate) fn micros(&self) -> u64 {
         u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Sleeps until `at`; for ever where there is none.
+    /// Sleeps until `at`; for ever if it is `None`.
     pub(crate) async fn sleep_until(&self, at: Option<Instant>) {
         match at {
             Some(at) => tokio::time::sleep_until(self.clock(at)).await,
@@ -220,7 +220,7 @@ impl Inner {
         }
     }
 
-    /// The moment `at` by the runtime's clock.
+    /// Returns the moment `at` by the runtime's clock.
     pub(crate) fn clock(&self, at: Instant) -> tokio::time::Instant {
         let at = self.origin.checked_add(at.since_origin());
         at.unwrap_or_else(|| self.origin + Duration::from_secs(1 << 31)).into()
@@ -256,12 +256,12 @@ impl Inner {
         &self,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> tokio::task::JoinHandle<()> {
-        // Boxed here: in the task itself there would be room for two of it.
+        // Boxed, as the task's own state would have room for two of it.
         self.tracker.spawn(self.halt.clone().unless(Box::pin(task)))
     }
 
-    /// Waits for a while until no link is crowded with what is the network's own, so that a flood of
-    /// broadcasts does not run over anybody.
+    /// Waits, for `event_patience` at most, until no first lane is crowded, so that a flood of broadcasts
+    /// does not overrun a slow peer.
     pub(crate) async fn wait_for_calm(&self) {
         let calm = async {
             for conn in self.all_conns().iter() {
@@ -271,14 +271,14 @@ impl Inner {
         let _ = tokio::time::timeout(self.config.event_patience, calm).await;
     }
 
-    /// The link with `id`, if there is one that is not closing.
+    /// Returns the link with `id`.
     pub(crate) fn conn(&self, id: NodeId) -> Result<Arc<Conn>, Error> {
         let conns = self.conns.read().unwrap_or_else(PoisonError::into_inner);
         let conn = conns.by_id.get(&id).ok_or(Error::NotConnected(id))?;
         Ok(conn.clone())
     }
 
-    /// All links, in the order in which they were made.
+    /// Returns all links, in the order in which they were made.
     pub(crate) fn all_conns(&self) -> Arc<[Arc<Conn>]> {
         let conns = self.conns.read().unwrap_or_else(PoisonError::into_inner);
         let in_order = || {
@@ -289,7 +289,7 @@ impl Inner {
         conns.in_order.get_or_init(in_order).clone()
     }
 
-    /// The serial numbers of all links.
+    /// Returns the serial numbers of all links.
     pub(crate) fn links(&self) -> BTreeSet<u64> {
         self.all_conns().iter().map(|conn| conn.serial).collect()
     }
@@ -298,7 +298,7 @@ impl Inner {
     pub(crate) async fn new_link(&self, before: &BTreeSet<u64>) {
         loop {
             let mut changed = std::pin::pin!(self.conns_changed.notified());
-            // Registered before the look, so that no change goes unnoticed in between.
+            // Registered before the check, so that no change goes unnoticed in between.
             changed.as_mut().enable();
             if self.all_conns().iter().any(|conn| !before.contains(&conn.serial)) {
                 return;
@@ -317,7 +317,7 @@ impl Inner {
         self.conns_changed.notify_waiters();
     }
 
-    /// What this node says first on a connection of `local` IP address.
+    /// Returns this node's Hello for a connection whose local end is `local`.
     pub(crate) fn hello(&self, binding: &[u8; 32], local: Option<IpAddr>) -> Hello {
         Hello {
             version_min: VERSION,
@@ -333,13 +333,13 @@ impl Inner {
         }
     }
 
-    /// Who the network's owner is, as far as this node knows.
+    /// Returns the network's owner, as far as this node knows.
     pub(crate) fn owner(&self) -> Option<NodeId> {
         *self.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes `owner` to be the network's owner if none is known yet; true if so. An identity that no
-    /// node can hold is not taken: the network would never learn of its owner.
+    /// Takes `owner` for the network's owner if none is known yet. Returns whether it did. An identity
+    /// that no node can hold is not taken, as no other would be from then on.
     pub(crate) fn learn_owner(&self, owner: NodeId) -> bool {
         if !owner.is_public_key() {
             return false;
@@ -350,17 +350,18 @@ impl Inner {
         is_news
     }
 
-    /// The proof of knowing the network's secret that `sender` has to give, where there is one.
+    /// Returns the proof of knowing the network's secret that `sender` has to give; `None` without a
+    /// secret.
     pub(crate) fn prove(&self, binding: &[u8; 32], sender: NodeId) -> Option<Proof> {
         self.secret.as_deref().map(|secret| prove(secret, binding, sender))
     }
 
-    /// Returns the folder where fetches go that name no destination.
+    /// Returns the folder for fetches that name no destination.
     pub(crate) fn download_folder(&self) -> PathBuf {
         self.download_folder.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Sets the folder where fetches go that name no destination.
+    /// Sets the folder for fetches that name no destination.
     pub(crate) fn set_download_folder(&self, folder: PathBuf) {
         *self.download_folder.lock().unwrap_or_else(PoisonError::into_inner) = folder;
     }
@@ -389,8 +390,11 @@ impl Inner {
         queued.map_err(|not| not_accepted(conn, not))
     }
 
-    /// Queues a message for every peer but those in `exclude`, where there is room; `sent` is told of
-    /// each. An error where the message can't be sent to anybody.
+    /// Queues a message for every peer but those in `exclude`, if there is room, and calls `sent` with
+    /// the outcome for each.
+    ///
+    /// # Errors
+    /// If the message can't be sent to any peer, for example because it is too large.
     pub(crate) fn send_to_nodes(
         &self,
         message: Outgoing<'_>,
@@ -409,19 +413,19 @@ impl Inner {
         Ok(())
     }
 
-    /// A message's frame, for several peers. Compresses on the spot.
+    /// Returns a message's frame, for several peers. Compresses on the spot.
     pub(crate) fn build(&self, message: Outgoing<'_>) -> Result<Built, Error> {
         let packed = compress::pack(message.into_message(), self.config.max_message);
         Ok(Built::message(packed.map_err(not_packed)?))
     }
 
-    /// Compresses a message where it may take its time.
+    /// Compresses a message off the async threads, if it is large.
     pub(crate) async fn pack(&self, message: Message) -> Result<Packed, Error> {
         let packing = compress::pack_async(message, self.config.max_message);
         packing.await.map_err(not_packed)
     }
 
-    /// Whether a message is within the limit.
+    /// Checks that a message is within the limit.
     pub(crate) fn check_size(&self, body: &[u8]) -> Result<(), Error> {
         let (len, limit) = (body.len(), self.config.max_message);
         if len > limit {
@@ -442,8 +446,7 @@ impl Inner {
         self.dispatch.notice(Event::NodeMessageFailed { peer, failure });
     }
 
-    /// Gives back what the application left here: it may hold the node itself, which would then never
-    /// be freed.
+    /// Drops the application's functions. They may hold the node itself, which would never be freed.
     pub(crate) fn end(&self) {
         self.dispatch.end();
         self.change_conns(HashMap::clear);
@@ -454,7 +457,7 @@ impl Inner {
     }
 }
 
-/// The error of what an outbox did not accept.
+/// Returns the error for a message that an outbox did not accept.
 pub(crate) fn not_accepted(conn: &Conn, not: NotAccepted) -> Error {
     let peer = conn.peer.id();
     match not {

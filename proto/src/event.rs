@@ -1,6 +1,6 @@
-//! What happens to a node, as the application hears of it.
+//! The events of a node, as its application gets them.
 //!
-//! The names are those that users of p2pnetwork know; ours follow the same form.
+//! The names are those that users of p2pnetwork know, and the new ones follow the same form.
 
 mod peer;
 
@@ -17,59 +17,59 @@ use crate::files::{Changes, FoundFile, SharedFile};
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
 
-/// Something that happened. Delivered in order for each peer.
+/// An event. Those of one peer are delivered in order.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
-    /// We connected to a node.
+    /// This node has connected to another.
     OutboundNodeConnected {
-        /// Whom.
+        /// The other node.
         peer: Peer,
     },
-    /// A node connected to us.
+    /// Another node has connected to this one.
     InboundNodeConnected {
-        /// Who.
+        /// The other node.
         peer: Peer,
     },
-    /// A link that we had dialled has ended.
+    /// A link that this node had dialled has ended.
     OutboundNodeDisconnected {
-        /// With whom.
+        /// The peer.
         peer: Peer,
-        /// Why, and by whose will.
+        /// The reason, and the side that ended it.
         parting: Parting,
     },
-    /// A link that the other side had dialled has ended.
+    /// A link that the peer had dialled has ended.
     InboundNodeDisconnected {
-        /// With whom.
+        /// The peer.
         peer: Peer,
-        /// Why, and by whose will.
+        /// The reason, and the side that ended it.
         parting: Parting,
     },
-    /// We are about to close a link that we had dialled.
+    /// This node is about to close a link that it had dialled.
     NodeDisconnectWithOutboundNode {
-        /// With whom.
+        /// The peer.
         peer: Peer,
     },
-    /// We are about to close a link that the other side had dialled.
+    /// This node is about to close a link that the peer had dialled.
     NodeDisconnectWithInboundNode {
-        /// With whom.
+        /// The peer.
         peer: Peer,
     },
-    /// A message came in.
+    /// A message has arrived.
     NodeMessage {
-        /// From whom.
+        /// The sender.
         peer: Peer,
-        /// What it says.
+        /// The message.
         message: Message,
     },
     /// Messages that were accepted for a peer did not get through, or may not have.
     NodeMessageFailed {
-        /// To whom they were.
+        /// The peer that they were for.
         peer: Peer,
-        /// How many, and why.
+        /// Their number, and the reason.
         failure: MessageFailure,
     },
-    /// A broadcast reached us. Each comes once.
+    /// A broadcast has arrived. Each is delivered once.
     NodeBroadcast {
         /// Its author and content.
         broadcast: Broadcast,
@@ -78,33 +78,33 @@ pub enum Event {
     NodeBroadcastFailed {
         /// Its title.
         title: String,
-        /// Why not.
+        /// The failure.
         error: String,
     },
-    /// Broadcasts of an author can't be had any more: this node was cut off for too long, or too
-    /// slow, and nobody that it knows has kept them.
+    /// Broadcasts of an author were missed for good: this node was cut off for too long, or too slow,
+    /// and no node that it knows has kept them.
     NodeBroadcastsMissed {
-        /// Who wrote them.
+        /// Their author.
         author: NodeId,
-        /// How many.
+        /// Their number.
         count: u64,
     },
-    /// A discovery of ours heard of a node.
+    /// A discovery that this node has begun has found a node.
     NodeDiscovered {
         /// The node and its neighbours.
         node: NodeInfo,
     },
-    /// This node is about to stop: the moment to say goodbye.
+    /// This node is about to stop. What the application sends now still goes out.
     NodeRequestToStop,
-    /// The owner of the network has ordered all nodes to stop: this one is about to.
+    /// The network's owner has ordered all nodes to stop, so this node is about to.
     NodeShutdownOrdered {
-        /// Who the owner is.
+        /// The owner.
         owner: NodeId,
     },
-    /// An order to stop was ignored, as it is not from the network's owner. Told at most once a
+    /// An order to stop was ignored, as it is not from the network's owner. Reported at most once a
     /// second.
     NodeShutdownRefused {
-        /// Who passed it on.
+        /// The peer that passed it on.
         peer: Peer,
         /// The fault in it.
         why: String,
@@ -116,25 +116,25 @@ pub enum Event {
         hash: Hash,
         /// Its path.
         path: PathBuf,
-        /// Bytes of it.
+        /// Its size in bytes.
         bytes: u64,
         /// The entries that have other names here, and those that could not be written.
         changes: Changes,
     },
-    /// A download was given up. What came of it is kept for another try.
+    /// A download was given up. The pieces that came are kept for another try.
     NodeDownloadFailed {
         /// What was to be fetched.
         hash: Hash,
-        /// What went wrong, and what can be done.
+        /// The failure, and advice.
         error: String,
     },
-    /// A node sent something else than what it was asked for: this download asks it no more.
+    /// A source sent something else than it was asked for, and this download asks it no more.
     NodeSourceDropped {
         /// What is being fetched.
         hash: Hash,
-        /// Who it is.
+        /// The source.
         source: NodeId,
-        /// What it did.
+        /// Its fault.
         why: String,
     },
     /// A peer has received all of a file or folder that it asked this node for.
@@ -153,25 +153,25 @@ pub enum Event {
         /// Its name; of a file in a shared folder the path, from the folder's name on.
         name: String,
     },
-    /// A link that is to be kept was lost and could not be made again this time.
+    /// A link that is to be kept was lost, and another dial has failed.
     NodeReconnectionError {
-        /// Where.
+        /// The address that was dialled.
         address: Address,
-        /// How often it was tried since the link was lost.
+        /// Number of dials since the link was lost.
         tries: u32,
-        /// What went wrong this time.
+        /// The failure of this dial.
         error: String,
     },
-    /// Connecting to a node failed.
+    /// This node could not connect to an address.
     OutboundNodeConnectionError {
         /// Where.
         address: Address,
-        /// What went wrong, and what can be done.
+        /// The failure, and advice.
         error: String,
     },
-    /// Somebody connected to us but did not become a peer.
+    /// A connection came in but did not become a link.
     InboundNodeConnectionError {
-        /// Where from.
+        /// The address that it came from.
         address: Address,
         /// The failure.
         error: String,
@@ -216,7 +216,7 @@ pub enum Event {
         /// Its size in bytes.
         bytes: u64,
     },
-    /// What the handler asked this node to share is shared: see
+    /// The path that the handler asked this node to share is shared: see
     /// [`Context::share`](crate::handler::Context::share).
     NodeShareCompleted {
         /// The action that it is the result of.
@@ -234,7 +234,7 @@ pub enum Event {
         /// The peer.
         peer: Peer,
     },
-    /// This node is a member of the network that the handler asked it to join: see
+    /// This node has become a member of the network, as the handler asked for: see
     /// [`Context::join`](crate::handler::Context::join).
     NodeJoinCompleted {
         /// The action that it is the result of.
@@ -247,20 +247,20 @@ pub enum Event {
         /// The failure.
         error: String,
     },
-    /// This subscriber was too slow: events were left out for it.
+    /// This subscriber was too slow, so events were dropped for it.
     NodeLagged {
-        /// How many since the last that it was given.
+        /// Their number since the last event that it was given.
         missed: u64,
     },
     /// The application's handler panicked. The node and the link go on.
     NodeHandlerPanicked {
         /// The event that it was handling.
         event: &'static str,
-        /// What the panic said.
+        /// The panic's message.
         panic: String,
     },
-    /// The clocks of this node and of a peer are far apart. Broadcasts of one that is too far ahead or
-    /// behind are dropped by the other. Told once for each link, and again if the difference changes.
+    /// The clocks of this node and of a peer are far apart, so each may drop the other's broadcasts.
+    /// Reported once for each link, and again if the difference changes.
     NodeClockSkew {
         /// The peer.
         peer: Peer,
@@ -270,7 +270,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// The event's name: `node_message`, `inbound_node_connected`, ...
+    /// Returns the event's name: `node_message`, `inbound_node_connected`, ...
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -311,7 +311,7 @@ impl Event {
         }
     }
 
-    /// The peer that the event is about, where it is about one.
+    /// Returns the peer that the event is about, if any.
     #[must_use]
     pub fn peer(&self) -> Option<&Peer> {
         match self {
@@ -359,12 +359,12 @@ impl fmt::Display for ActionId {
 /// Messages that were accepted for a peer and did not get through, or may not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MessageFailure {
-    /// Never left this node: surely not delivered.
+    /// Number that never left this node, and so did not arrive.
     pub unsent: u64,
-    /// Left this node, but the other side did not confirm them before the link ended: some of them
-    /// may have arrived. The last in order, at the most as many.
+    /// Number of the last messages that left this node but were not confirmed before the link ended.
+    /// Some of them may have arrived.
     pub unconfirmed: u64,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
 }
 
@@ -381,31 +381,31 @@ pub struct Upload {
     /// Bytes of it that this node has sent to the peer: all of them unless the peer had other
     /// sources, or had a part of it before.
     pub bytes: u64,
-    /// Bytes of it all.
+    /// Its size in bytes.
     pub size: u64,
 }
 
 /// A message to the whole network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broadcast {
-    /// Names this broadcast.
+    /// The hash that names it.
     pub id: Hash,
-    /// Who wrote and signed it.
+    /// The node that wrote and signed it.
     pub author: NodeId,
-    /// When, by its author's clock, in milliseconds since 1970.
+    /// Its time by the author's clock, in milliseconds since 1970.
     pub time: u64,
     /// A heading; may be empty.
     pub title: String,
-    /// What it says.
+    /// Its content.
     pub message: Message,
 }
 
-/// A node of the network and its neighbours, as it told of itself in answer to a discovery.
+/// A node of the network and its neighbours, as it describes itself in answer to a discovery.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {
     /// Its identity.
     pub id: NodeId,
-    /// What it calls itself.
+    /// The name that it gives itself.
     pub name: String,
     /// Where it can be dialled, as far as it knows.
     pub addresses: Vec<Address>,

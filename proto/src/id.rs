@@ -14,8 +14,8 @@ pub const SIGNATURE_LEN: usize = 64;
 
 /// A node's identity: its Ed25519 public key. Printed as 64 hex digits.
 ///
-/// Any 32 bytes make a value; whether they are a key that someone holds shows in the TLS handshake
-/// or in [`NodeId::verify`].
+/// Any 32 bytes make a value. The TLS handshake and [`NodeId::verify`] show whether they are a key
+/// that a node holds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId([u8; ID_LEN]);
 
@@ -26,27 +26,27 @@ impl NodeId {
         Self(bytes)
     }
 
-    /// The bytes of the public key.
+    /// Returns the bytes of the public key.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; ID_LEN] {
         &self.0
     }
 
-    /// The first eight hex digits: enough for a person to tell nodes apart, not to trust one.
+    /// Returns the first eight hex digits: enough to tell nodes apart, and too few to trust one.
     #[must_use]
     pub fn short(&self) -> String {
         hex(&self.0[..4])
     }
 
-    /// Whether `signature` over `message` was made by this node's key (RFC 8032, with the strict
+    /// Returns whether this node's key has signed `message` with `signature` (RFC 8032, with the strict
     /// checks of `ed25519-dalek`, so that all nodes agree on what is valid).
     #[must_use]
     pub fn verify(&self, message: &[u8], signature: &[u8; SIGNATURE_LEN]) -> bool {
         self.key().is_some_and(|key| key.verify(message, signature))
     }
 
-    /// The identity as a key, for whoever checks many signatures of it; `None` where nobody can
-    /// hold it.
+    /// Returns the identity as a key, which checks many signatures faster; `None` if no node can hold
+    /// it.
     #[must_use]
     pub fn key(&self) -> Option<PublicKey> {
         VerifyingKey::from_bytes(&self.0).ok().filter(|key| !key.is_weak()).map(PublicKey)
@@ -71,7 +71,7 @@ impl NodeId {
         if self.is_public_key() { Ok(self) } else { Err(NotAKey(self)) }
     }
 
-    /// The X25519 public key that belongs to this one (RFC 7748, section 4.1); `None` where the
+    /// Returns the X25519 public key that belongs to this one (RFC 7748, section 4.1); `None` if the
     /// bytes are no key.
     #[must_use]
     pub fn to_x25519(self) -> Option<[u8; ID_LEN]> {
@@ -90,18 +90,18 @@ pub struct NotAKey(pub NodeId);
 pub struct PublicKey(VerifyingKey);
 
 impl PublicKey {
-    /// As [`NodeId::verify`].
+    /// Checks a signature as [`NodeId::verify`] does.
     #[must_use]
     pub fn verify(&self, message: &[u8], signature: &[u8; SIGNATURE_LEN]) -> bool {
-        // What `verify_strict` of ed25519-dalek checks: there the point is worked out to see whether
-        // its order is small, though the bytes have to be those of the point that is expected.
+        // The same checks as `verify_strict` of ed25519-dalek, which decompresses the point to find out
+        // whether its order is small. Comparing its bytes is enough: they have to be canonical.
         let small = signature.first_chunk().is_some_and(|point| SMALL_ORDER.contains(point));
         !small && self.0.verify(message, &Signature::from_bytes(signature)).is_ok()
     }
 }
 
-/// The points of small order, each as it is written: a signature with one of them could be right for
-/// several messages.
+/// The encodings of the points of small order. A signature with one of them could be valid for several
+/// messages.
 const SMALL_ORDER: [[u8; ID_LEN]; 8] = [
     framed(0x01, 0x00, 0x00),
     framed(0xec, 0xff, 0x7f),
@@ -113,7 +113,7 @@ const SMALL_ORDER: [[u8; ID_LEN]; 8] = [
     ended(ORDER_EIGHT[1], 0xfa),
 ];
 
-/// The two of order eight, but for the last byte, which has their sign.
+/// The two encodings of points of order eight, without the last byte, which has the sign.
 const ORDER_EIGHT: [[u8; ID_LEN]; 2] = [
     [
         0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98,
@@ -138,26 +138,26 @@ const fn ended(mut bytes: [u8; ID_LEN], last: u8) -> [u8; ID_LEN] {
     bytes
 }
 
-/// A node's key pair. Whoever holds it is the node.
+/// A node's key pair. A program that holds it is the node.
 ///
-/// Does not print itself and is wiped from memory when dropped.
+/// Its `Debug` form hides the secret, and it is wiped from memory when dropped.
 #[derive(Clone)]
 pub struct Key(SigningKey);
 
 impl Key {
-    /// The key pair made of 32 secret bytes, which must come from the system's generator.
+    /// Returns the key pair of 32 secret bytes, which must come from the system's generator.
     #[must_use]
     pub fn from_secret(secret: &[u8; ID_LEN]) -> Self {
         Self(SigningKey::from_bytes(secret))
     }
 
-    /// The secret bytes. Keep them where only their owner reads.
+    /// Returns the secret bytes. Keep them where only their owner can read them.
     #[must_use]
     pub fn secret(&self) -> &[u8; ID_LEN] {
         self.0.as_bytes()
     }
 
-    /// The public half.
+    /// Returns the public half.
     #[must_use]
     pub fn id(&self) -> NodeId {
         NodeId(self.0.verifying_key().to_bytes())
@@ -169,7 +169,7 @@ impl Key {
         self.0.sign(message).to_bytes()
     }
 
-    /// The X25519 secret key whose public half is that of [`Key::id`].
+    /// Returns the X25519 secret key that belongs to this one.
     pub(crate) fn to_x25519(&self) -> [u8; ID_LEN] {
         self.0.to_scalar_bytes()
     }
@@ -186,13 +186,13 @@ impl fmt::Debug for Key {
 pub struct Hash([u8; ID_LEN]);
 
 impl Hash {
-    /// The hash of `content`.
+    /// Returns the hash of `content`.
     #[must_use]
     pub fn of(content: &[u8]) -> Self {
         Self(*blake3::hash(content).as_bytes())
     }
 
-    /// The hash of `parts`, one behind the other.
+    /// Returns the hash of `parts`, one behind the other.
     #[must_use]
     pub fn of_parts(parts: &[&[u8]]) -> Self {
         let mut hasher = blake3::Hasher::new();
@@ -208,14 +208,14 @@ impl Hash {
         Self(bytes)
     }
 
-    /// The bytes of the hash.
+    /// Returns the bytes of the hash.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; ID_LEN] {
         &self.0
     }
 }
 
-/// Why a text is not 64 hex digits.
+/// The reason why a text is not 64 hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseIdError {
@@ -269,7 +269,7 @@ macro_rules! printed_as_hex {
 printed_as_hex!(NodeId);
 printed_as_hex!(Hash);
 
-/// Lower-case hex digits of `bytes`.
+/// Returns `bytes` as lower-case hex digits.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;

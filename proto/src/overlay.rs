@@ -1,7 +1,7 @@
-//! The overlay: what a node knows and does about the network around it.
+//! The overlay: a node's part in the network around it.
 //!
-//! One state machine that composes those below it; they never call each other. Driven like all
-//! here: *handle one thing, poll until `None`, sleep until `poll_timeout`*.
+//! One state machine that forwards between the parts below it, which never call each other. It is
+//! driven like all others here: *handle one thing, poll until `None`, sleep until `poll_timeout`*.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -68,31 +68,30 @@ pub struct Overlay {
     redials: Redials,
     orders: Orders,
     clocks: Clocks,
-    /// The wall clock jumped, and was not compared to the peers' since.
+    /// The wall clock has jumped, and was not compared with the peers' clocks since.
     clock_was_set: bool,
     away: Away,
     outbox: VecDeque<Output>,
 }
 
-/// Who a node is, as its overlay needs to know.
+/// The identity of a node, for its overlay.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// Its key pair.
     pub key: Key,
-    /// What it calls itself.
+    /// The name that it gives itself.
     pub name: String,
     /// The network that it belongs to.
     pub network: String,
-    /// When it started, in milliseconds since 1970.
+    /// The time of its start, in milliseconds since 1970.
     pub epoch: u64,
-    /// Whether its links are made by hand only: it is never a member, and makes no link that
-    /// nobody asked for.
+    /// Its links are made by hand only: it is never a member, and the overlay makes no link by itself.
     pub manual: bool,
 }
 
 impl Overlay {
-    /// The overlay of a node without links. `seed` is all the chance that it ever gets: outside of
-    /// tests it has to be secret and of the system's generator, as messages are sealed with it.
+    /// Returns the overlay of a node without links. `seed` is its only source of randomness. Outside of
+    /// tests it has to be secret and from the system's generator, as messages are sealed with it.
     #[must_use]
     pub fn new(identity: Identity, config: &Config, seed: [u8; 32]) -> Self {
         let me = identity.key.id();
@@ -120,7 +119,7 @@ impl Overlay {
         }
     }
 
-    /// Has signatures checked by `verifier` from now on.
+    /// Checks signatures with `verifier` from now on.
     pub fn verify_with(&mut self, verifier: Verifier) {
         self.membership.verify_with(verifier.clone());
         self.orders.verify_with(verifier.clone());
@@ -176,7 +175,7 @@ impl Overlay {
             }
             Input::Frame(from, frame) => self.on_frame(now, from, frame),
             Input::PassedOver(to, Frame::Query(query)) => {
-                // Else whoever floods us with queries would have us hang up on others.
+                // Not sent: else a peer that floods us with queries would have us hang up on others.
                 let Query { id, depth, .. } = query;
                 let done = QueryDone { id, depth, complete: false };
                 self.queries.receive_done(now, to, done, &mut self.outbox);
@@ -216,12 +215,12 @@ impl Overlay {
         broadcasts.handle_timeout(&mut turn);
     }
 
-    /// The next output, `None` when there is no more.
+    /// Returns the next output; `None` if there is no more.
     pub fn poll(&mut self) -> Option<Output> {
         self.outbox.pop_front()
     }
 
-    /// When [`Overlay::handle_timeout`] is due next.
+    /// Returns when [`Overlay::handle_timeout`] is due next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let asked = earliest(self.queries.poll_timeout(), self.redials.poll_timeout());
@@ -244,7 +243,7 @@ impl Overlay {
         self.admissions.greet(id)
     }
 
-    /// A dial that was allowed to say Hello has its answer, or failed.
+    /// Notes that a dial that was allowed to say Hello has its answer, or has failed.
     pub fn greeted(&mut self, id: NodeId) {
         self.admissions.greeted(id);
     }
@@ -266,17 +265,17 @@ impl Overlay {
         self.away.kept(now)
     }
 
-    /// The application wants a node again that it had disconnected.
+    /// Lets a node come back that the application had disconnected.
     fn come_back(&mut self, id: NodeId) {
         self.away.lift(id);
         self.membership.lift(id);
     }
 
-    /// Signs a broadcast and sends it on its way. Returns its id and how many links there are for
-    /// it. Poll the outputs before the next.
+    /// Signs a broadcast and sends it. Returns its id and the number of links. Poll the outputs before
+    /// the next input.
     ///
     /// # Errors
-    /// Where the title or content is over its limit: nothing is sent.
+    /// If the title or content is over its limit: nothing is sent.
     pub fn broadcast(
         &mut self,
         now: Instant,
@@ -288,18 +287,18 @@ impl Overlay {
         Ok((id, self.links.len()))
     }
 
-    /// The wall clock at `now`, in milliseconds since 1970: the time of a broadcast that is made then.
+    /// Returns the wall clock at `now`, in milliseconds since 1970: the time of a broadcast of then.
     #[must_use]
     pub fn unix(&self, now: Instant) -> u64 {
         self.clock.unix(now)
     }
 
-    /// Seals a message to a node that a query of ours has found, and sends it the way that the answer
-    /// came. Returns its number: [`Output::Direct`] tells how it went. Poll the outputs before the
-    /// next input.
+    /// Seals a message to a node that a query of this node has found, and sends it along the way that
+    /// the answer came. Returns its number; [`Output::Direct`] has the outcome. Poll the outputs before
+    /// the next input.
     ///
     /// # Errors
-    /// Where the content is over its limit, or nobody can have that identity: nothing is sent.
+    /// If the content is over its limit, or no node can have that identity: nothing is sent.
     pub fn send_direct(
         &mut self,
         now: Instant,
@@ -316,7 +315,7 @@ impl Overlay {
     /// outcome comes with it as [`Output::Direct`].
     ///
     /// # Errors
-    /// Where nobody can have that identity: nothing is sent.
+    /// If no node can have that identity: nothing is sent.
     pub fn ping_direct(
         &mut self,
         now: Instant,
@@ -328,19 +327,19 @@ impl Overlay {
         directs.ping(&mut turn, (query, to), next)
     }
 
-    /// What this node answers to the probe of another, who is `from` by its TLS key.
+    /// Returns the answer to a probe of the node `from`, which its TLS key has proven.
     pub fn answer_probe(&mut self, now: Instant, from: NodeId, probe: Probe) -> Probe {
         let (Parts { membership, .. }, mut turn) = self.turn(now);
         membership.answer_probe(&mut turn, from, probe)
     }
 
-    /// What has become of broadcasts since the node started.
+    /// Returns counters of broadcasts since the node started.
     #[must_use]
     pub fn broadcast_counters(&self) -> broadcast::Counters {
         self.broadcasts.counters()
     }
 
-    /// Whom this node knows.
+    /// Returns the nodes that this node knows.
     #[must_use]
     pub fn views(&self) -> Views {
         let mut views = self.membership.views();
@@ -348,7 +347,7 @@ impl Overlay {
         views
     }
 
-    /// How many queries this node remembers.
+    /// Returns the number of queries that this node remembers.
     #[must_use]
     pub fn queries(&self) -> usize {
         self.queries.len()
@@ -379,14 +378,14 @@ impl Overlay {
         clocks.compare(&mut turn, &peer, unix);
     }
 
-    /// A name for a new query.
+    /// Returns an id for a new query.
     pub fn draw_query_id(&mut self) -> QueryId {
         let mut id = [0; 16];
         self.rng.fill_bytes(&mut id);
         QueryId(id)
     }
 
-    /// The parts that act by the clock and by chance, and what they act with.
+    /// Returns the parts that need time or randomness, and a turn with both.
     fn turn(&mut self, now: Instant) -> (Parts<'_>, Turn<'_>) {
         let turn = Turn {
             now,
@@ -399,8 +398,8 @@ impl Overlay {
         (Parts { membership, broadcasts, directs, orders, clocks }, turn)
     }
 
-    /// The link by which a message goes on to the node that a query asked for: straight to it, or
-    /// the way that the answer came. `asking` is whom the query came from; `None` where it is ours.
+    /// Returns the link for a message to the node that a query asked for: the link to it, or the one
+    /// that the answer came by. `asking` is the peer that the query came from; `None` if it is ours.
     fn next(&self, query: QueryId, asking: Option<NodeId>, to: NodeId) -> Option<NodeId> {
         let way = self.queries.way(query, asking, to)?;
         let next = if self.links.contains_key(&to) { Some(to) } else { way };
@@ -544,7 +543,7 @@ impl Overlay {
     }
 }
 
-/// The parts that act by the clock and by chance.
+/// The parts that need time or randomness.
 struct Parts<'a> {
     membership: &'a mut Membership,
     broadcasts: &'a mut Broadcasts,

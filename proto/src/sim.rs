@@ -123,8 +123,8 @@ const SIGNATURES: usize = 1 << 17;
 
 /// A network of nodes that run the application `H`.
 ///
-/// Nodes are numbered from 0 in the order in which they are added; all methods take those numbers,
-/// and panic where there is no such node.
+/// Nodes are numbered from 0 in the order in which they are added. All methods take those numbers, and
+/// panic if there is no such node.
 pub struct Sim<H> {
     seed: u64,
     config: Config,
@@ -155,18 +155,18 @@ pub struct Sim<H> {
     scratch: Vec<u8>,
 }
 
-/// What a simulation is made of.
+/// The settings of a simulation.
 #[derive(Debug, Clone, Default)]
 pub struct SimConfig {
-    /// All the chance that there is: the nodes' keys, what they draw, latencies.
+    /// The seed of all randomness: the nodes' keys and choices, and latencies.
     pub seed: u64,
     /// The configuration of every node.
     pub config: Config,
-    /// What lies between them.
+    /// The network between them.
     pub network: Network,
 }
 
-/// What a discovery has found so far.
+/// The results of a discovery so far.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Discovery {
     /// The nodes that have answered, by identity; not the one that asked.
@@ -176,7 +176,7 @@ pub struct Discovery {
 }
 
 impl<H: Handler> Sim<H> {
-    /// A simulation without nodes, at time zero.
+    /// Returns a simulation without nodes, at time zero.
     #[must_use]
     pub fn new(config: SimConfig) -> Self {
         let SimConfig { seed, config, network } = config;
@@ -223,77 +223,77 @@ impl<H: Handler> Sim<H> {
         node
     }
 
-    /// How many nodes were added, running or not.
+    /// Returns the number of nodes that were added, running or not.
     #[must_use]
     pub fn len(&self) -> usize {
         self.nodes.len()
     }
 
-    /// Whether no node was added.
+    /// Returns whether no node was added.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
 
-    /// The virtual time.
+    /// Returns the virtual time.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.now
     }
 
-    /// Whether a node runs.
+    /// Returns whether a node runs.
     #[must_use]
     pub fn is_running(&self, node: usize) -> bool {
         self.nodes[node].running.is_some()
     }
 
-    /// What kind of node it is.
+    /// Returns a node's options.
     #[must_use]
     pub fn options(&self, node: usize) -> &NodeOptions {
         &self.nodes[node].options
     }
 
-    /// A node's identity.
+    /// Returns a node's identity.
     #[must_use]
     pub fn id(&self, node: usize) -> NodeId {
         self.nodes[node].id
     }
 
-    /// The node that has an identity.
+    /// Returns the node that has an identity.
     #[must_use]
     pub fn node_of(&self, id: NodeId) -> Option<usize> {
         self.by_id.get(&id).copied()
     }
 
-    /// The public address of a node, whether or not anything can be dialled there.
+    /// Returns the public address of a node, whether or not it can be dialled there.
     #[must_use]
     pub fn address(&self, node: usize) -> Address {
         address(public_ip(node))
     }
 
-    /// How long a byte takes from one node to another.
+    /// Returns how long a byte takes from one node to another.
     #[must_use]
     pub fn latency(&self, from: usize, to: usize) -> Duration {
         self.network.latency.between(self.seed, from, to)
     }
 
-    /// A node's application; that of its last run where it is not running.
+    /// Returns a node's application; that of its last run if it is not running.
     #[must_use]
     pub fn app(&self, node: usize) -> &H {
         &self.nodes[node].app
     }
 
-    /// A node's application. To have it act as well, see [`Sim::with`].
+    /// Returns a node's application. To have it act as well, see [`Sim::with`].
     #[must_use]
     pub fn app_mut(&mut self, node: usize) -> &mut H {
         &mut self.nodes[node].app
     }
 
-    /// Acts as a node's application: what is done through the context is carried out as if one of the
-    /// handler's methods had done it.
+    /// Acts as a node's application: actions of the context are carried out as if one of the handler's
+    /// methods had asked for them.
     ///
     /// # Panics
-    /// Where the node is not running.
+    /// If the node is not running.
     pub fn with<R>(&mut self, node: usize, act: impl FnOnce(&mut H, &mut Context<'_>) -> R) -> R {
         let mut actions = Vec::new();
         let Node { id, name, app, running, .. } = &mut self.nodes[node];
@@ -305,7 +305,7 @@ impl<H: Handler> Sim<H> {
         result
     }
 
-    /// A node's overlay; `None` where it is not running.
+    /// Returns a node's overlay; `None` if it is not running.
     #[must_use]
     pub fn overlay(&self, node: usize) -> Option<&Overlay> {
         self.nodes[node].running.as_ref().map(|running| &running.overlay)
@@ -333,7 +333,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// How a node's joining stands.
+    /// Returns the state of a node's join.
     #[must_use]
     pub fn joining(&self, node: usize) -> &Joining {
         &self.nodes[node].joining
@@ -346,13 +346,13 @@ impl<H: Handler> Sim<H> {
         self.settle();
     }
 
-    /// Has a node tell the whole network.
+    /// Has a node send a broadcast.
     ///
     /// # Errors
-    /// Where the title or the content is over its limit: nothing is sent.
+    /// If the title or the content is over its limit: nothing is sent.
     ///
     /// # Panics
-    /// Where the node is not running.
+    /// If the node is not running.
     pub fn broadcast(
         &mut self,
         node: usize,
@@ -368,7 +368,7 @@ impl<H: Handler> Sim<H> {
     /// it has found.
     ///
     /// # Panics
-    /// Where the node is not running.
+    /// If the node is not running.
     pub fn discover(&mut self, node: usize, depth: i32) -> QueryId {
         let running = self.nodes[node].running.as_mut();
         let id = running.expect("only a node that runs can ask").overlay.draw_query_id();
@@ -381,7 +381,7 @@ impl<H: Handler> Sim<H> {
         id
     }
 
-    /// What a discovery has found so far.
+    /// Returns the results of a discovery so far.
     #[must_use]
     pub fn discovery(&self, query: QueryId) -> Option<&Discovery> {
         self.asked.get(&query)
@@ -421,14 +421,14 @@ impl<H: Handler> Sim<H> {
         false
     }
 
-    /// What has happened so far, counted.
+    /// Returns counters of all that has happened so far.
     #[must_use]
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
 
-    /// The hash of all that has happened so far, in its order: every frame to the byte, every event
-    /// of an application, every dial. Equal for equal seeds and equal use.
+    /// Returns the hash of all that has happened so far, in order: every frame to the byte, every event
+    /// of an application, every dial. It is equal for equal seeds and equal use.
     #[must_use]
     pub fn trace_hash(&self) -> Hash {
         Hash::from_bytes(*self.trace.finalize().as_bytes())

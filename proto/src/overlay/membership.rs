@@ -1,19 +1,19 @@
-//! Which neighbours a member has, and whom it knows beside them.
+//! The neighbours of a member, and the other nodes that it knows.
 //!
 //! After HyParView (J. Leitão, J. Pereira, L. Rodrigues: HyParView: a membership protocol for
 //! reliable gossip-based broadcast, 2007). A member keeps a few links, its *active view*, the same
 //! on both sides, and knows some more nodes, its *passive view*. A new node asks one for a place,
-//! which tells others of it on random walks; who loses a neighbour asks those that it knows. What
-//! nodes know is mixed by *shuffles*, random walks that exchange records.
+//! which announces it to others on random walks. A node that loses a neighbour asks the nodes that it
+//! knows. *Shuffles*, random walks that exchange records, mix the passive views.
 //!
-//! Where this is more than the paper:
-//! - A full node that makes room tells the neighbour that has to go of the one that comes: it has a
-//!   place to fill as well. So a new node comes to stand within an edge, and no degree sinks.
+//! Additions to the paper:
+//! - A full node that makes room for a new node names it to the neighbour that has to go, which then
+//!   links to it. The new node is spliced into an existing edge, so no node's degree drops.
 //! - Nodes are asked on a short connection of their own, a *probe*, before a link is made, so that
 //!   the application sees no link that comes to nothing.
-//! - Now and then a member probes one that it knows. So what others have told is tested before it
-//!   is relied on; and as both say whom they hear of as the least node (see `horizon`), parts of
-//!   a network that have come apart find each other again.
+//! - Now and then a member probes a node that it knows, which tests addresses before they are needed.
+//!   Both sides name the least node that they hear of (see `horizon`), so parts of a network that have
+//!   come apart find each other again.
 //! - Records are signed by their node, taken at a bounded rate, and spread over groups of addresses
 //!   (see `passive`).
 
@@ -362,7 +362,7 @@ impl Membership {
         self.seek(turn.now);
     }
 
-    /// A frame of membership came in.
+    /// Takes a frame of membership.
     pub(super) fn receive(&mut self, turn: &mut Turn<'_>, from: NodeId, frame: Frame) {
         if let Frame::NeighbourRequest(request) = frame {
             self.receive_request(turn, from, request);
@@ -386,7 +386,7 @@ impl Membership {
         }
     }
 
-    /// What we say to somebody who probes us, and is `from` by its TLS key.
+    /// Returns the answer to a probe of the node `from`, which its TLS key has proven.
     pub(super) fn answer_probe(
         &mut self,
         turn: &mut Turn<'_>,
@@ -454,7 +454,7 @@ impl Membership {
         earliest(soon, earliest(regular, self.beacon_at))
     }
 
-    /// Becomes a member, if it is none.
+    /// Becomes a member, unless it is one.
     fn start(&mut self, turn: &mut Turn<'_>) {
         if self.member {
             return;
