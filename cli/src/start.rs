@@ -164,10 +164,19 @@ pub(crate) fn best(addresses: &[Address]) -> Option<&Address> {
 
 /// The addresses that a node announces, as people read them.
 pub(crate) fn addresses(node: &Node) -> String {
-    listed(node.addresses())
+    let bound = node.listening().into_iter().filter(|socket| !socket.ip().is_unspecified());
+    listed(node.addresses(), bound.collect())
 }
 
-fn listed(addresses: Vec<Address>) -> String {
+/// Lists what is announced; else what is bound, which is link-local then.
+fn listed(addresses: Vec<Address>, bound: Vec<SocketAddr>) -> String {
+    if addresses.is_empty() && !bound.is_empty() {
+        let all: Vec<_> = bound.iter().map(ToString::to_string).collect();
+        return format!(
+            "{}, which is announced to no other node: it is link-local",
+            all.join(", ")
+        );
+    }
     if addresses.is_empty() {
         return "no address: this machine has no network, so nobody can dial this node".to_owned();
     }
@@ -181,9 +190,11 @@ mod tests {
 
     #[test]
     fn a_node_that_nobody_can_dial_says_so() {
-        assert!(listed(Vec::new()).starts_with("no address"));
+        assert!(listed(Vec::new(), Vec::new()).starts_with("no address"));
+        let bound = "[fe80::1%2]:7".parse().unwrap();
+        assert!(listed(Vec::new(), vec![bound]).starts_with("[fe80::1%2]:7, which"));
         let two = ["a:1", "[::1]:2"].map(|text| text.parse().unwrap());
-        assert_eq!(listed(two.into()), "a:1, [::1]:2");
+        assert_eq!(listed(two.into(), Vec::new()), "a:1, [::1]:2");
     }
 
     #[test]

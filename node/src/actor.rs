@@ -181,6 +181,9 @@ impl Actor {
         let ended = async { tokio::join!(inner.tracker.wait(), inner.shares.settle()) };
         let _ = tokio::time::timeout(HALT, ended).await;
         inner.end();
+        // The application may keep its handle for long, or end the process with it.
+        let store = inner.store.clone();
+        let _ = tokio::task::spawn_blocking(move || store.finish()).await;
         // Nothing of the node is held here any more once others hear that it has stopped.
         let stopped = inner.stopped.clone();
         tracing::info!(target: "peerkit::node", id = %inner.id.short(), "stopped");

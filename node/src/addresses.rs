@@ -194,11 +194,13 @@ fn announced(
     let own = listening.iter().filter(|socket| !socket.ip().is_unspecified()).copied();
     let all: Vec<SocketAddr> =
         first.into_iter().chain(local.iter().copied()).flat_map(everywhere).chain(own).collect();
-    let has_others = !config.announce.is_empty() || all.iter().any(|s| !s.ip().is_loopback());
+    let leads_here = |socket: &SocketAddr| is_usable(socket.ip()) && !socket.ip().is_loopback();
+    let has_others = !config.announce.is_empty() || all.iter().any(leads_here);
     let is_shown = |socket: &&SocketAddr| {
         !socket.ip().is_loopback() || !has_others || Some(socket.ip()) == first
     };
-    all.iter().filter(is_shown).for_each(|socket| add(Address::from_socket(*socket)));
+    let shown = all.iter().filter(|socket| is_usable(socket.ip())).filter(is_shown);
+    shown.for_each(|socket| add(Address::from_socket(*socket)));
     addresses
 }
 
@@ -319,6 +321,7 @@ mod tests {
         let both = ["127.0.0.1:1", "192.168.1.5:2"];
         assert_eq!(told(&config, &both, &local, None), "192.168.1.5:2");
         assert_eq!(told(&config, &["127.0.0.1:1"], &local, None), "127.0.0.1:1");
+        assert_eq!(told(&config, &["[fe80::1]:1", "127.0.0.1:1"], &local, None), "127.0.0.1:1");
         assert_eq!(told(&config, &[], &local, None), "");
     }
 

@@ -372,7 +372,8 @@ pub(crate) async fn admit(inner: &Inner, entry: Entry) -> Result<Arc<Conn>, Reas
 /// Resolves the host and connects to the first of its addresses that answers.
 async fn connect_any(address: &Address) -> Result<(SocketAddr, TcpStream), Error> {
     let resolve = |error: String| Error::Resolve { address: address.clone(), error };
-    let resolved = tokio::net::lookup_host(address.host_port()).await;
+    // The host by itself: a resolver knows the interfaces of link-local addresses, but no brackets.
+    let resolved = tokio::net::lookup_host((address.host.as_str(), address.port)).await;
     let sockets: Vec<_> = resolved.map_err(|error| resolve(error.to_string()))?.collect();
     if sockets.is_empty() {
         return Err(resolve("no addresses".into()));

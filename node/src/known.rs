@@ -1,5 +1,6 @@
 //! What this node knows: peers that it has met, and files that it shares.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,8 @@ use peerkit_proto::address::Address;
 use peerkit_proto::event::Peer;
 use peerkit_proto::files::{Asker, Description, MAX_NAME, SharedFile};
 use peerkit_proto::frame::query::What;
-use peerkit_proto::id::NodeId;
+use peerkit_proto::hello::MAX_ADDRESSES;
+use peerkit_proto::id::{NodeId, NotAKey};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
@@ -150,12 +152,41 @@ impl Inner {
             let json = read_bounded(&path).map_err(|error| failed(error.to_string()))?;
             let saved: Vec<SavedPeer> = serde_json::from_slice(&json)
                 .map_err(|error| failed(format!("not a file of peers: {error}")))?;
-            let peers: Vec<_> = saved.into_iter().map(|peer| (peer.id, peer.known)).collect();
+            let peers = merged(saved).map_err(|error| failed(error.to_string()))?;
             store.save_peers(&peers)?;
             Ok(peers)
         })
         .await
     }
+}
+
+/// Merges the entries of one node, in the order of the first ones. Each address stays once, and as many
+/// as a peer can announce.
+///
+/// # Errors
+/// [`NotAKey`].
+fn merged(saved: Vec<SavedPeer>) -> Result<Vec<(NodeId, KnownPeer)>, NotAKey> {
+    let mut peers: Vec<(NodeId, KnownPeer)> = Vec::new();
+    let mut place: HashMap<NodeId, usize> = HashMap::new();
+    for SavedPeer { id, mut known } in saved {
+        id.checked()?;
+        // A time that is to come would keep a peer before all others.
+        known.last_seen = known.last_seen.min(unix_millis());
+        let addresses = std::mem::take(&mut known.addresses);
+        let at = *place.entry(id).or_insert(peers.len());
+        if at == peers.len() {
+            peers.push((id, known));
+        }
+        let Some((_, known)) = peers.get_mut(at) else { continue };
+        let kept = &mut known.addresses;
+        for address in addresses {
+            let address = address.without_id();
+            if kept.len() < MAX_ADDRESSES && !kept.contains(&address) {
+                kept.push(address);
+            }
+        }
+    }
+    Ok(peers)
 }
 
 /// Reads a file of peers. A pipe without a writer is empty, and of what has no end, such as `/dev/zero`,

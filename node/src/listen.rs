@@ -95,7 +95,11 @@ pub(crate) async fn bind(places: &[Listen]) -> Result<Vec<TcpListener>, Error> {
 
 async fn resolve(address: &str) -> Result<SocketAddr, Error> {
     let failed = |error: String| Error::Listen { address: address.to_owned(), error };
-    let resolved = tokio::net::lookup_host(address).await;
+    // A resolver knows the interfaces of link-local addresses, but no brackets.
+    let (host, port) = address.rsplit_once(':').ok_or_else(|| failed("no port".into()))?;
+    let port = port.parse().map_err(|_| failed("no port".into()))?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let resolved = tokio::net::lookup_host((host, port)).await;
     let mut sockets = resolved.map_err(|error| failed(error.to_string()))?;
     let mut socket = sockets.next().ok_or_else(|| failed("no such address".into()))?;
     if needs_zone(&socket) {
@@ -456,6 +460,15 @@ mod tests {
         assert_eq!(bound(&["[::]:PORT", "127.0.0.1:PORT"]).await, ["::", "127.0.0.1"]);
         let two = bind(&[Listen::At("127.0.0.1:0".into()), Listen::At("127.0.0.1:0".into())]).await;
         assert_eq!(two.unwrap().len(), 2, "two free ports");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn an_interface_has_a_name() {
+        let SocketAddr::V6(at) = resolve("[fe80::1%lo]:7").await.unwrap() else { panic!() };
+        assert_eq!((*at.ip(), at.port()), ("fe80::1".parse().unwrap(), 7));
+        assert_ne!(at.scope_id(), 0);
+        assert_eq!(resolve("[::1]:7").await.unwrap(), "[::1]:7".parse().unwrap());
     }
 
     #[tokio::test]

@@ -287,7 +287,8 @@ impl Node {
     }
 
     /// Stops the node: says goodbye to all peers, gives what is queued a few seconds to go out,
-    /// ends every task and frees the port. Returns when all that is done. May be called again.
+    /// ends every task, and frees the ports and the state folder. Returns when all that is done. May be
+    /// called again.
     pub async fn shutdown(&self) {
         self.inner.stop.cancel();
         self.inner.stopped.cancelled().await;

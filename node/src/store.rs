@@ -126,6 +126,13 @@ impl Store {
         Ok(Self { kept })
     }
 
+    /// Closes the file: another node may use the folder. A later call opens it again.
+    pub(crate) fn finish(&self) {
+        if let Kept::Disk(disk) = &self.kept {
+            disk.finish();
+        }
+    }
+
     /// As [`Store::open`], but checks the file in any case, moves a damaged one aside and begins a new
     /// one.
     ///

@@ -68,7 +68,7 @@ const MAX_DAMAGED: u32 = 1000;
 pub(super) struct Disk {
     folder: PathBuf,
     file: PathBuf,
-    /// `None` after an error of the system, and while it is dropped.
+    /// `None` after an error of the system, and once the node has stopped.
     database: RwLock<Option<Database>>,
     /// redb has panicked: the file is not used any more.
     is_damaged: AtomicBool,
@@ -78,18 +78,7 @@ pub(super) struct Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let database = self.database.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if database.is_none() {
-            // The next start has to check the file.
-            return;
-        }
-        if catch(|| drop(database)).is_err() {
-            tracing::warn!(file = %self.file.display(), "the state file turned out to be damaged");
-        } else if !self.is_doubtful.load(Ordering::Acquire)
-            && let Err(error) = leave_mark(&self.file)
-        {
-            tracing::debug!(%error, "the next start has to check the state file");
-        }
+        self.finish();
     }
 }
 
@@ -504,6 +493,23 @@ impl Disk {
         }
         drop(closed);
         Ok(read())
+    }
+
+    /// Closes the file as it is to be left for the next start. A later call opens it again.
+    pub(super) fn finish(&self) {
+        let mut open = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(database) = open.take() else {
+            // It is closed already, or else the next start has to check it.
+            return;
+        };
+        // The lock is held until the mark is there: a call that opens the file removes it.
+        if catch(|| drop(database)).is_err() {
+            tracing::warn!(file = %self.file.display(), "the state file turned out to be damaged");
+        } else if !self.is_doubtful.load(Ordering::Acquire)
+            && let Err(error) = leave_mark(&self.file)
+        {
+            tracing::debug!(%error, "the next start has to check the state file");
+        }
     }
 
     /// Closes the file after an error of the system.

@@ -198,3 +198,54 @@ async fn a_port_in_use_is_named() {
     let second = with_state("a", &folder).spawn().await.unwrap();
     shutdown([&first, &second]).await;
 }
+
+#[tokio::test]
+async fn a_stopped_node_frees_its_folder_whoever_holds_it() {
+    let folder = folder();
+    let first = with_state("a", &folder).spawn().await.unwrap();
+    first.shutdown().await;
+    let mark = folder.path().join("state/state.redb.closed");
+    assert!(mark.exists(), "the next start would check the whole file");
+    // `first` is still there.
+    let second = with_state("a", &folder).spawn().await.unwrap();
+    assert_eq!(second.id(), first.id());
+    assert!(!mark.exists());
+    second.shutdown().await;
+    drop((first, second));
+    assert!(mark.exists());
+}
+
+#[tokio::test]
+async fn a_file_of_peers_is_merged_and_checked() {
+    let folder = folder();
+    let (a, b) = (node("a").await, node("b").await);
+    let mut events = b.events();
+    let file = folder.path().join("peers.json");
+    let address = at(&b).to_string();
+    let one = serde_json::json!({
+        "id": b.id(), "addresses": vec![address.clone(); 40], "last_seen": u64::MAX
+    });
+    std::fs::write(&file, serde_json::json!([one, one, one]).to_string()).unwrap();
+    let loaded = a.load_peers(&file).await.unwrap();
+    let [(id, known)] = &loaded[..] else { panic!("{loaded:?}") };
+    assert_eq!((*id, known.addresses.len()), (b.id(), 1));
+    assert!(known.last_seen < u64::MAX);
+    assert_eq!(a.connect_to_known(&loaded).await.len(), 1);
+    a.shutdown().await;
+    expect(&mut events, "inbound_node_connected").await;
+    expect(&mut events, "inbound_node_disconnected").await;
+    b.shutdown().await;
+    while let Some(event) = events.next().await {
+        assert_ne!(event.name(), "inbound_node_connected");
+    }
+
+    let c = node("c").await;
+    let nobody = format!("01{}", "00".repeat(31));
+    let json = serde_json::json!([{"id": nobody, "addresses": [address]}]);
+    std::fs::write(&file, json.to_string()).unwrap();
+    let error = c.load_peers(&file).await.unwrap_err();
+    assert!(matches!(error, Error::PeersFile { .. }), "{error:?}");
+    assert!(error.to_string().contains("no valid key"), "{error}");
+    assert!(c.known_peers().await.unwrap().is_empty());
+    c.shutdown().await;
+}
