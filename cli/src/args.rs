@@ -379,6 +379,10 @@ fn listen(text: &str) -> Result<Listen, String> {
     if let Ok(port) = text.strip_prefix(':').unwrap_or(text).parse() {
         return Ok(Listen::Everywhere(port));
     }
+    let digits = text.strip_prefix(':').unwrap_or(text);
+    if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!("`{digits}` is not a port: it has to be a number up to 65535"));
+    }
     let (dialled, is_free) = match text.strip_suffix(":0") {
         Some(host) => (format!("{host}:1"), true),
         None => (text.to_owned(), false),
@@ -457,6 +461,15 @@ mod tests {
         let at = |text: &str| Listen::At(text.to_owned());
         assert_eq!(args.listening.listen, [at("127.0.0.1:0"), at("[::1]:0")]);
         assert!(args.json && args.manual);
+    }
+
+    #[test]
+    fn a_number_that_is_no_port_is_named_alone() {
+        for text in ["65536", ":99999", "123456789012345678901"] {
+            let error = listen(text).unwrap_err();
+            assert!(error.contains("is not a port") && !error.contains("127.0.0.1"), "{error}");
+        }
+        assert_eq!(listen("65535"), Ok(Listen::Everywhere(65_535)));
     }
 
     #[test]

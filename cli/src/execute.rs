@@ -16,7 +16,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::command::{self, Command};
 use crate::fetches::Fetches;
 use crate::folders;
-use crate::join::Expected;
+use crate::join::{self, Expected};
 use crate::log::Log;
 use crate::manual;
 use crate::outcome::{
@@ -100,7 +100,7 @@ impl Session {
                 self.expected.begin_command(node, &addresses).await;
                 let joined = node.join(&found).await;
                 self.expected.end_command(&joined);
-                let peers = joined?;
+                let peers = joined.map_err(join::advised)?;
                 Outcome::Linked { peers: self.views(&peers), by_hand: node.is_manual() }
             }
             Command::Disconnect { peer } => {

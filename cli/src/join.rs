@@ -135,6 +135,16 @@ impl Expected {
     }
 }
 
+/// The error of a join through several nodes. Events have reported each of them, with the reason.
+pub(crate) fn advised(error: Error) -> anyhow::Error {
+    match &error {
+        Error::NoneAnswers(errors) => {
+            anyhow::anyhow!("none of the {} nodes answered", errors.len())
+        }
+        _ => error.into(),
+    }
+}
+
 /// Makes the links that the node begins with, and returns once that has gone well or failed. The
 /// attempt that goes on in the background is given back.
 pub(crate) async fn begin(
@@ -192,7 +202,13 @@ async fn join(
     tried: oneshot::Sender<()>,
 ) {
     let (failures, mut failed) = mpsc::unbounded_channel();
-    let told = move |error: &Error, wait| drop(failures.send((error.to_string(), wait)));
+    let told = move |error: &Error, wait| {
+        let text = match error {
+            Error::NoneAnswers(errors) => format!("none of the {} nodes answered", errors.len()),
+            error => error.to_string(),
+        };
+        drop(failures.send((text, wait)));
+    };
     let telling = async {
         let mut tried = Some(tried);
         while let Some((error, wait)) = failed.recv().await {

@@ -76,10 +76,11 @@ impl Log {
     }
 }
 
-/// Leaves out what the watching of folders logs of each change. If the log is a file in a watched
+/// Leaves out what the watching of folders logs of each change, and its warning of a folder that was
+/// removed. If the log is a file in a watched
 /// folder, each line of it would make another.
 fn without_notify(filter: EnvFilter) -> EnvFilter {
-    match "notify=warn".parse() {
+    match "notify=error".parse() {
         Ok(quiet) => filter.add_directive(quiet),
         Err(_) => filter,
     }

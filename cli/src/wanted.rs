@@ -95,6 +95,16 @@ pub(crate) fn read(line: &str, found: &[Hit]) -> Result<Read, String> {
     Ok((wanted, name, path(rest).map_err(|error| format!("get {error}"))?))
 }
 
+/// Returns what an error shows of a word that is not what it should be. A damaged ticket may still be the
+/// secret that it was, and an error may end up in a log: of a long word only the start is shown.
+pub(crate) fn shortened(word: &str) -> String {
+    const SHOWN: usize = 24;
+    match word.char_indices().nth(SHOWN) {
+        Some((cut, _)) => format!("{}...", word.get(..cut).unwrap_or_default()),
+        None => word.to_owned(),
+    }
+}
+
 /// Error text for a ticket in the place of a path: it would name a file, and may be a secret.
 pub(crate) const SECOND: &str = "this is a second ticket or hash where a PATH is expected: fetch one \
                                  after the other";
@@ -126,15 +136,22 @@ fn of_hits(
             return Ok((hash, only_name(called), number));
         }
     }
+    if words.iter().any(|word| word.open) {
+        return Err("get misses a closing quote".to_owned());
+    }
     let word = words.first().map_or("", |word| word.text.as_str());
+    if word.is_empty() {
+        return Err("get needs a ticket, hash or name between the quotes".to_owned());
+    }
     let digits = word.trim_matches(|c: char| !c.is_alphanumeric()).to_ascii_lowercase();
     let begun = found.iter().map(|hit| hit.hash);
     let begun = begun.filter(|hash| !digits.is_empty() && hash.to_string().starts_with(&digits));
     match only(begun, word, "hashes start so: give more digits")? {
         Some(hash) => Ok((hash, only_name(found.iter().filter(|hit| hit.hash == hash)), 1)),
         None => Err(format!(
-            "`{word}` is neither a ticket, nor a hash of 64 hex digits, nor the name or the first \
-             digits of something that a search has found: `search` finds files"
+            "`{}` is neither a ticket, nor a hash of 64 hex digits, nor the name or the first \
+             digits of something that a search has found: `search` finds files",
+            shortened(word),
         )),
     }
 }
@@ -299,7 +316,14 @@ mod tests {
         assert_eq!(get(&format!("{digits} here")), is(2, Some("here")));
         assert!(get("same").unwrap_err().contains("2 files"));
         assert!(get("other").unwrap_err().contains("`search`"));
-        assert!(get("").unwrap_err().contains("neither"));
+        assert!(get("''").unwrap_err().starts_with("get needs a ticket"));
+        for open in ["\"", "'other", "'a film.bin' \"to"] {
+            assert_eq!(get(open).unwrap_err(), "get misses a closing quote", "{open}");
+        }
+        let mistyped = format!("x{}", ticket());
+        let error = get(&mistyped).unwrap_err();
+        assert!(!error.contains(&mistyped[..40]), "it may be a secret: {error}");
+        assert!(error.contains(&mistyped[..20]), "{error}");
         let text = ticket().to_string();
         let (start, end) = text.split_at(99);
         let (wanted, _, path) = get(&format!("{start}\n  {end}\n'my folder/'")).unwrap();

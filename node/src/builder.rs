@@ -368,8 +368,16 @@ impl Builder {
         });
         let restoring = inner.clone();
         inner.spawn(async move {
-            if let Err(error) = restoring.shares.restore(|_| {}).await {
-                tracing::warn!(%error, "can't share again what was shared before");
+            match restoring.shares.restore(|_| {}).await {
+                Ok(report) => {
+                    for (path, _) in report.removed {
+                        tracing::warn!(
+                            path = %path.display(),
+                            "what was shared before can't be read now, so it is not shared"
+                        );
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "can't share again what was shared before"),
             }
             restoring.restored.cancel();
         });

@@ -43,7 +43,7 @@ pub enum Error {
         /// What the system says, for each socket address that was tried.
         error: String,
     },
-    /// None of the addresses of a node has answered.
+    /// None of the addresses of a node, or of those to join through, has answered.
     #[error("{}", each(.0))]
     NoneAnswers(Vec<Self>),
     /// Whoever answers there does not speak TLS with raw public keys as nodes do.

@@ -127,6 +127,10 @@ impl Inner {
                 }
                 Err(Error::Stopped) => return Err(Error::Stopped),
                 Err(error) if is_this_node(&error) => is_itself = true,
+                // The number of them says enough.
+                Err(Error::NoneAnswers(mut errors)) if !errors.is_empty() => {
+                    let _ = failure.get_or_insert(errors.swap_remove(0));
+                }
                 Err(error) => drop(failure.get_or_insert(error)),
             }
         }
@@ -224,12 +228,13 @@ impl Inner {
 }
 
 /// The nodes that were reached, once this node is a member and the others had a moment; else the
-/// reason why it is none, rather one that a node gave than that nobody was there.
+/// reason why it is none: one that a node gave, or else why each of them was not reached.
 async fn gather(mut tried: mpsc::Receiver<Tried>) -> Gathered {
     let mut itself = 0;
     let mut peers: Vec<Peer> = Vec::new();
     let mut joined: Option<Instant> = None;
-    let mut failure: Option<Error> = None;
+    let (mut answer, mut own) = (None, None);
+    let mut failures: Vec<Error> = Vec::new();
     loop {
         let told = match joined {
             None => tried.recv().await,
@@ -242,15 +247,25 @@ async fn gather(mut tried: mpsc::Receiver<Tried>) -> Gathered {
                 }
             }
             Some(Tried::Joined) => drop(joined.get_or_insert_with(Instant::now)),
+            Some(Tried::Failed(error)) if is_answer(&error) => answer = Some(error),
+            Some(Tried::Failed(error)) if is_this_node(&error) => {
+                itself += 1;
+                own = Some(error);
+            }
             Some(Tried::Failed(error)) => {
-                itself += usize::from(is_this_node(&error));
-                if failure.as_ref().is_none_or(is_this_node) || is_answer(&error) {
-                    failure = Some(error);
-                }
+                // An address may have been given twice.
+                let is_new = failures.iter().all(|known| known.to_string() != error.to_string());
+                failures.extend(is_new.then_some(error));
             }
             None => break,
         }
     }
+    let failure = match (answer, failures.len()) {
+        (Some(error), _) => Some(error),
+        (None, 0) => own,
+        (None, 1) => failures.pop(),
+        (None, _) => Some(Error::NoneAnswers(failures)),
+    };
     let peers = match (joined, failure) {
         (None, Some(error)) => Err(error),
         (None, None) => Err(Error::Stopped),

@@ -540,6 +540,10 @@ impl Shares {
 
 /// Where `path` is, without links: as people write it, also on Windows.
 fn resolve(path: &Path) -> Result<PathBuf, ShareError> {
+    // An open pipe, such as the shell's `<(command)`, has no name that could be resolved.
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        return Err(ShareError::Special(path.to_owned()));
+    }
     dunce::canonicalize(path).map_err(|source| ShareError::Io { path: path.to_owned(), source })
 }
 

@@ -54,6 +54,7 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(Wanted, Option<PathBuf>)> 
     };
     if !is_place {
         let word = words.first().unwrap_or(&OsStr::new("")).to_string_lossy().into_owned();
+        let word = wanted::shortened(&word);
         return Err(Usage(format!("`{word}` is {NEITHER}")).into());
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
@@ -86,6 +87,7 @@ fn path(words: &[&OsStr]) -> anyhow::Result<Option<PathBuf>> {
         [path] => Ok(Some(PathBuf::from(path))),
         [_, second, ..] => {
             let second = second.to_string_lossy();
+            let second = wanted::shortened(&second);
             let error = format!("one PATH is enough, and `{second}` is a second one");
             Err(Usage(error).into())
         }

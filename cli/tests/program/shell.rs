@@ -263,6 +263,39 @@ fn a_path_that_can_not_be_shared_stops_the_start() {
     assert!(text(&output.stderr).contains("nothing here"));
 }
 
+#[cfg(unix)]
+#[test]
+fn what_has_no_name_to_share_it_under_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    // As the shell's `<(command)` is.
+    let mut command = peerkit(home.path());
+    command.args(["share", "--listen", "127.0.0.1:0", "/dev/stdin"]);
+    let output = run(command, "text");
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("neither a file nor a folder"), "{told}");
+    let mut command = peerkit(home.path());
+    command.args(["share", "--listen", "127.0.0.1:0", "/"]);
+    let output = run(command, "");
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("has no name") && !told.contains("rename"), "{told}");
+}
+
+#[test]
+fn a_mistyped_ticket_is_not_shown_whole() {
+    let home = tempfile::tempdir().unwrap();
+    let ticket = format!("eerkit1{}", "a".repeat(200));
+    for args in [&["get", &ticket][..], &["get", &"0".repeat(64), "here", &ticket]] {
+        let mut command = peerkit(home.path());
+        command.args(args);
+        let output = run(command, "");
+        assert_eq!(output.status.code(), Some(2));
+        let told = text(&output.stderr);
+        assert!(told.contains("eerkit1aaa") && !told.contains(&"a".repeat(40)), "{told}");
+    }
+}
+
 #[test]
 fn nodes_of_different_networks_or_secrets_refuse_each_other() {
     let home = tempfile::tempdir().unwrap();

@@ -364,6 +364,39 @@ fn a_failed_join_names_the_address_once() {
 }
 
 #[test]
+fn a_join_through_several_that_are_gone_repeats_none_of_them() {
+    let home = tempfile::tempdir().unwrap();
+    let mut node = Program::start_with(home.path(), "alice", &[]);
+    let gone = [nobody(), nobody(), nobody()];
+    let error = node.fail(&format!("join {}", gone.join(" ")));
+    assert_eq!(error, "none of the 3 nodes answered");
+    for address in &gone {
+        let is_it = |event: &Value| event["data"]["address"] == json!(address);
+        node.event_where("outbound_node_connection_error", is_it);
+    }
+    let error = node.fail(&format!("join {0} {0}", gone[0]));
+    assert_eq!(error.matches(&gone[0]).count(), 1, "{error}");
+    let (status, _) = node.stop();
+    assert_eq!(status.code(), Some(1), "commands have failed");
+}
+
+#[test]
+fn a_share_of_before_that_is_gone_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("holiday.zip");
+    fs::write(&file, "sun").unwrap();
+    let mut node = Program::start(home.path(), "alice", &[]);
+    node.run(&format!("add {}", file.display()));
+    node.exit();
+    fs::remove_file(&file).unwrap();
+    let mut node = Program::start(home.path(), "alice", &[]);
+    assert_eq!(node.run("files")["files"], json!([]));
+    let (_, stderr) = node.stop();
+    assert_eq!(stderr.matches("holiday.zip").count(), 1, "{stderr}");
+    assert!(stderr.contains("not shared"), "{stderr}");
+}
+
+#[test]
 fn a_network_without_an_owner_is_not_shut_down() {
     let home = tempfile::tempdir().unwrap();
     let mut node = Program::start(home.path(), "alice", &[]);

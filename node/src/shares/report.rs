@@ -106,6 +106,9 @@ pub enum ShareError {
     /// A device, a pipe, a socket.
     #[error("can't share {path}: it is neither a file nor a folder", path = .0.display())]
     Special(PathBuf),
+    /// The root of a disk.
+    #[error("can't share {path}: it has no name; what is in it can be shared", path = .0.display())]
+    Nameless(PathBuf),
     /// Its name is one that other systems can't have.
     #[error("can't share this under its name, rename it first: {0}")]
     Name(#[from] NameError),

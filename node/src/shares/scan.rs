@@ -36,6 +36,9 @@ pub(super) fn scan(
     progress: &mut dyn FnMut(Progress),
     stop: &AtomicBool,
 ) -> Result<Scanned, ShareError> {
+    if path.file_name().is_none() {
+        return Err(ShareError::Nameless(path));
+    }
     let name = FileName::of_path(&path)?;
     let metadata = match fs::symlink_metadata(&path) {
         Ok(metadata) => metadata,

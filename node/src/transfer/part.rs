@@ -265,7 +265,7 @@ fn claim<T>(
 /// Opens what a killed process left: never through a link that someone put there.
 fn reopen(path: &Path) -> io::Result<File> {
     if !fs::symlink_metadata(path)?.is_file() {
-        let text = format!("{} is in the way", path.display());
+        let text = format!("{} is in the way: remove it", path.display());
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
     }
     OpenOptions::new().read(true).write(true).open(path)
