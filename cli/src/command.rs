@@ -468,6 +468,8 @@ pub(crate) fn check_address(text: &str) -> Result<(), String> {
         Err(ParseAddressError::NoPlace) => identity(text).map(drop),
         Err(ParseAddressError::Host(_)) if may_be_name => Ok(()),
         Err(ParseAddressError::NoHost(_)) if may_be_name && !is_number(text) => Ok(()),
+        // Digits that are too many for a port may be the start of an identity.
+        Err(ParseAddressError::Port(port)) if port == text && !is_number(text) => Ok(()),
         Err(error) => Err(error.to_string()),
         Ok(address) => address.id.map_or(Ok(()), |id| id.checked().map(drop).map_err(with_advice)),
     }
@@ -683,6 +685,7 @@ mod tests {
         let Command::Join { addresses } = parse("join a:1 b 2 c d") else { panic!("not join") };
         assert_eq!(addresses, ["a:1", "b:2", "c", "d"]);
         assert!(error("connect 7117").contains("a port without a host"));
+        assert!(error("connect 99999").contains("not a port"));
         assert!(error("connect a:0").contains("not a port"));
         assert!(error("connect a 0").contains("not a port"));
         assert!(error("join a 99999").contains("not a port"));

@@ -187,10 +187,12 @@ impl Node {
         }
         let known = self.inner.known_peers().await?.into_iter();
         let known: Vec<_> = known.map(|(id, known)| Peer::without_link(id, known.name)).collect();
-        match (meant(&known, text), text.parse()) {
+        match (meant(&known, text), text.parse::<NodeId>()) {
             (Err(Error::UnknownPeer(_)), Ok(id)) if id == self.id() => Err(Error::ThisNode),
             (Err(Error::UnknownPeer(_)), Err(_)) if text == self.name() => Err(Error::ThisNode),
-            (Err(Error::UnknownPeer(_)), Ok(id)) => Ok(Peer::without_link(id, String::new())),
+            (Err(Error::UnknownPeer(_)), Ok(id)) => {
+                Ok(Peer::without_link(id.checked()?, String::new()))
+            }
             (Err(Error::UnknownPeer(text)), Err(_)) => Err(Error::UnknownNode(text)),
             (found, _) => found,
         }
