@@ -54,6 +54,8 @@ pub(crate) struct Actor {
     successors: BTreeMap<NodeId, Successor>,
     /// Links that are being hung up on, by serial: what still comes from there is void.
     hung_up: BTreeSet<u64>,
+    /// How many changes of the nodes that are kept away were written.
+    away_saved: u64,
     /// Outputs of the overlay that were not carried out, as the inputs that say so: frames for crowded
     /// lanes, and probes beyond those that may be under way. Empty between two inputs.
     undone: Vec<Input>,
@@ -70,6 +72,8 @@ type Successor = (Arc<Conn>, oneshot::Sender<Result<(), Reason>>);
 
 /// What is left of earlier runs.
 pub(crate) struct Earlier {
+    /// Nodes that are to stay away, and for how long.
+    pub(crate) away: Vec<(NodeId, Duration)>,
     /// Nodes that were met, and where.
     pub(crate) known: Vec<(NodeId, Vec<Address>)>,
     /// Broadcasts that can still be had.
@@ -93,6 +97,7 @@ impl Actor {
             joining: BTreeMap::new(),
             successors: BTreeMap::new(),
             hung_up: BTreeSet::new(),
+            away_saved: 0,
             undone: Vec::new(),
             limited: VecDeque::new(),
             warned_at: None,
@@ -106,6 +111,8 @@ impl Actor {
         if let Some(owner) = self.inner.owner() {
             self.command(Command::Owner(owner));
         }
+        self.command(Command::KeepAway(earlier.away));
+        self.away_saved = self.overlay.away_changes();
         self.command(Command::Known(earlier.known));
         self.command(Command::Restore(earlier.kept));
         self.addresses_changed();
@@ -121,6 +128,7 @@ impl Actor {
                 Some(order) = self.orders.recv() => {
                     self.hear_links();
                     self.on_order(order);
+                    self.save_away();
                 }
                 Some(told) = self.from_links.recv() => self.on_link(told),
             }
@@ -143,6 +151,7 @@ impl Actor {
         for order in inner.take_orders(&mut self.orders) {
             self.on_order(order);
         }
+        self.save_away();
         self.publish_limited();
         // A member's neighbours hear who may take its place before they hear its goodbye, unless
         // they go as well.
@@ -222,7 +231,8 @@ impl Actor {
                 self.command(Command::Join(id));
             }
             Order::KeptAway(reply) => {
-                let _ = reply.send(self.overlay.kept_away(self.inner.now()).collect());
+                let kept = self.overlay.kept_away(self.inner.now());
+                let _ = reply.send(kept.map(|(id, _)| id).collect());
             }
             Order::Leave(reply) => {
                 let conns = self.inner.all_conns();
@@ -392,6 +402,27 @@ impl Actor {
                 }
             }
         }
+    }
+
+    /// Writes which nodes are kept away, if that has changed.
+    fn save_away(&mut self) {
+        let changes = self.overlay.away_changes();
+        if self.away_saved == changes {
+            return;
+        }
+        self.away_saved = changes;
+        let now = unix_millis();
+        let until =
+            |left: Duration| now.saturating_add(u64::try_from(left.as_millis()).unwrap_or(0));
+        let kept = self.overlay.kept_away(self.inner.now());
+        let kept: Vec<_> = kept.map(|(id, left)| (id, until(left))).collect();
+        let store = self.inner.store.clone();
+        self.inner.spawn(async move {
+            let written = tokio::task::spawn_blocking(move || store.save_away(changes, &kept)).await;
+            if let Ok(Err(error)) = written {
+                tracing::warn!(%error, "a node that was disconnected may come back after a restart");
+            }
+        });
     }
 
     /// Ends the turn of a dial that said Hello and got no link: other dials to the node go on.

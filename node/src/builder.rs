@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
@@ -324,6 +325,12 @@ impl Builder {
         let met = inner.known_peers().await?.into_iter().take(KNOWN);
         let known = met.map(|(id, known)| (id, known.addresses)).collect();
 
+        let store = inner.store.clone();
+        let away = crate::known::blocking(move || Ok(store.away()?)).await?.into_iter();
+        let now = unix_millis();
+        let away = away.map(|(id, until)| (id, Duration::from_millis(until.saturating_sub(now))));
+        let away = away.filter(|(_, left)| !left.is_zero()).collect();
+
         let log = inner.kept.clone();
         let kept = crate::known::blocking(move || Ok(log.load()?)).await?;
 
@@ -394,7 +401,7 @@ impl Builder {
             "started"
         );
         let actor = Actor::new(inner.clone(), overlay, order_receiver, link_receiver);
-        tokio::spawn(actor.run(Earlier { known, kept }));
+        tokio::spawn(actor.run(Earlier { away, known, kept }));
         Ok(Node::new(inner))
     }
 }

@@ -369,6 +369,29 @@ impl Store {
         }
     }
 
+    /// Returns the nodes that were to stay away, and until when, in Unix milliseconds.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub(crate) fn away(&self) -> Result<Vec<(NodeId, u64)>, StoreError> {
+        match &self.kept {
+            Kept::Disk(disk) => disk.away(),
+            Kept::Memory(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Replaces the nodes that are to stay away. Calls may overtake each other: one of a smaller
+    /// `number` than an earlier one does nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub(crate) fn save_away(&self, number: u64, nodes: &[(NodeId, u64)]) -> Result<(), StoreError> {
+        match &self.kept {
+            Kept::Disk(disk) => disk.save_away(number, nodes),
+            Kept::Memory(_) => Ok(()),
+        }
+    }
+
     /// Remembers who owns a network.
     ///
     /// # Errors

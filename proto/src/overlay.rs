@@ -261,8 +261,15 @@ impl Overlay {
     }
 
     /// Returns the nodes that the application has disconnected and that are to stay away.
-    pub fn kept_away(&self, now: Instant) -> impl Iterator<Item = NodeId> {
+    /// With each comes what is left of its time.
+    pub fn kept_away(&self, now: Instant) -> impl Iterator<Item = (NodeId, Duration)> {
         self.away.kept(now)
+    }
+
+    /// Returns how often [`Overlay::kept_away`] has changed, but for time that has passed.
+    #[must_use]
+    pub fn away_changes(&self) -> u64 {
+        self.away.changes()
     }
 
     /// Lets a node come back that the application had disconnected.
@@ -509,6 +516,12 @@ impl Overlay {
                 self.come_back(through);
                 let (Parts { membership, .. }, mut turn) = self.turn(now);
                 membership.join(&mut turn, through);
+            }
+            Command::KeepAway(nodes) => {
+                for (id, left) in nodes {
+                    self.away.keep_for(now, id, left);
+                    self.membership.refuse_for(now, id, left);
+                }
             }
             Command::Known(nodes) => {
                 let (Parts { membership, .. }, mut turn) = self.turn(now);

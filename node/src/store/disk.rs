@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use peerkit_proto::files::{Access, FileKind, FileName, PieceList, SharedFile};
@@ -40,6 +40,7 @@ const LISTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("piece
 const BROADCASTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("broadcasts");
 const DOWNLOADS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("downloads");
 const OWNERS: TableDefinition<'_, &str, &[u8; 32]> = TableDefinition::new("owners");
+const AWAY: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("away");
 
 /// Bytes of redb's magic number, at the start of its files.
 const MAGIC: usize = 9;
@@ -70,6 +71,8 @@ pub(super) struct Disk {
     file: PathBuf,
     /// `None` after an error of the system, and once the node has stopped.
     database: RwLock<Option<Database>>,
+    /// The number of the newest list of nodes that are to stay away.
+    newest_away: Mutex<u64>,
     /// redb has panicked: the file is not used any more.
     is_damaged: AtomicBool,
     /// Something in it turned out to be damaged: the next start has to check it.
@@ -153,6 +156,7 @@ impl Disk {
                     file,
                     database: RwLock::new(Some(database)),
                     is_damaged: false.into(),
+                    newest_away: Mutex::new(0),
                     is_doubtful: false.into(),
                 };
                 // So that later readers find every table there.
@@ -394,6 +398,33 @@ impl Disk {
         })
     }
 
+    pub(super) fn away(&self) -> Result<Vec<(NodeId, u64)>, StoreError> {
+        self.read(|db| {
+            let mut nodes = Vec::new();
+            for row in db.open_table(AWAY)?.iter()? {
+                let (id, until) = row?;
+                nodes.push((NodeId::from_bytes(*id.value()), until.value()));
+            }
+            Ok(nodes)
+        })
+    }
+
+    pub(super) fn save_away(&self, number: u64, nodes: &[(NodeId, u64)]) -> Result<(), StoreError> {
+        let mut newest = self.newest_away.lock().unwrap_or_else(PoisonError::into_inner);
+        if number < *newest {
+            return Ok(());
+        }
+        *newest = number;
+        self.write(|db| {
+            db.delete_table(AWAY)?;
+            let mut table = db.open_table(AWAY)?;
+            for (id, until) in nodes {
+                table.insert(id.as_bytes(), *until)?;
+            }
+            Ok(())
+        })
+    }
+
     pub(super) fn save_owner(&self, network: &str, owner: NodeId) -> Result<(), StoreError> {
         self.write(|db| {
             db.open_table(OWNERS)?.insert(network, owner.as_bytes())?;
@@ -433,6 +464,7 @@ impl Disk {
             transaction.open_table(BROADCASTS)?;
             transaction.open_table(DOWNLOADS)?;
             transaction.open_table(OWNERS)?;
+            transaction.open_table(AWAY)?;
             let result = work(&transaction)?;
             transaction.commit()?;
             Ok(result)

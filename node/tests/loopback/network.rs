@@ -428,3 +428,28 @@ async fn a_join_without_an_address_leaves_a_disconnected_node_alone() {
         shutdown([&a, &b]).await;
     }
 }
+
+/// A restart within the ten minutes changes nothing.
+#[tokio::test]
+async fn a_disconnected_node_stays_away_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let b = node("b").await;
+    let a = builder("a").state(folder.path()).spawn().await.unwrap();
+    join(&b, &a).await;
+    until("they are linked", || a.peer(b.id()).is_some()).await;
+    a.disconnect(b.id()).await.unwrap();
+    until("they are parted", || a.peer(b.id()).is_none() && b.peer(a.id()).is_none()).await;
+    a.shutdown().await;
+
+    let a = builder("a").state(folder.path()).spawn().await.unwrap();
+    assert!(matches!(within("a join", a.join(&[])).await, Err(Error::AllKeptAway)));
+    let refused = within("a dial", b.connect(at(&a))).await;
+    assert!(matches!(refused, Err(Error::Refused { reason: Reason::KeptAway, .. })), "{refused:?}");
+    // Wanted again, it comes back, also after another restart.
+    within("a dial", a.connect(at(&b))).await.unwrap();
+    a.shutdown().await;
+    let a = builder("a").state(folder.path()).spawn().await.unwrap();
+    within("a join", a.join(&[])).await.unwrap();
+    assert!(a.peer(b.id()).is_some());
+    shutdown([&a, &b]).await;
+}

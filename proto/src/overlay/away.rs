@@ -25,11 +25,19 @@ const MAX_AWAY: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Away {
     until: BTreeMap<NodeId, Instant>,
+    /// Number of changes so far.
+    changes: u64,
 }
 
 impl Away {
     /// Keeps a node away from `now` on.
     pub(super) fn keep(&mut self, now: Instant, id: NodeId) {
+        self.keep_for(now, id, AWAY);
+    }
+
+    /// Keeps a node away for what is left of its time, which is never more than [`AWAY`].
+    pub(super) fn keep_for(&mut self, now: Instant, id: NodeId, left: Duration) {
+        self.changes += 1;
         self.until.retain(|_, until| *until > now);
         if self.until.len() >= MAX_AWAY
             && let Some(first) = self.until.iter().min_by_key(|(_, until)| **until)
@@ -37,17 +45,24 @@ impl Away {
             let first = *first.0;
             self.until.remove(&first);
         }
-        self.until.insert(id, now + AWAY);
+        self.until.insert(id, now + left.min(AWAY));
     }
 
     /// Lets a node come back.
     pub(super) fn lift(&mut self, id: NodeId) {
-        self.until.remove(&id);
+        self.changes += u64::from(self.until.remove(&id).is_some());
     }
 
-    /// The nodes that are kept away.
-    pub(super) fn kept(&self, now: Instant) -> impl Iterator<Item = NodeId> {
-        self.until.iter().filter(move |(_, until)| **until > now).map(|(id, _)| *id)
+    /// Returns the nodes that are kept away, each with what is left of its time.
+    pub(super) fn kept(&self, now: Instant) -> impl Iterator<Item = (NodeId, Duration)> {
+        let left = move |until: &Instant| until.since(now);
+        let all = self.until.iter().map(move |(id, until)| (*id, left(until)));
+        all.filter(|(_, left)| !left.is_zero())
+    }
+
+    /// Returns how often a node was added or taken out.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Returns whether a node is kept away.
@@ -78,8 +93,16 @@ mod tests {
         assert!(away.is_kept(at(604), id(1)) && !away.is_kept(at(605), id(1)));
         away.lift(id(2));
         assert!(!away.is_kept(at(6), id(2)) && !away.is_kept(at(6), id(3)));
-        assert_eq!(away.kept(at(604)).collect::<Vec<_>>(), [id(1)]);
+        assert_eq!(away.kept(at(604)).collect::<Vec<_>>(), [(id(1), Duration::from_secs(1))]);
         assert_eq!(away.kept(at(605)).count(), 0);
+        let changes = away.changes();
+        away.lift(id(3));
+        assert_eq!(away.changes(), changes, "it was not kept away");
+        away.keep_for(at(700), id(3), Duration::from_secs(50));
+        away.keep_for(at(700), id(4), Duration::MAX);
+        assert!(away.is_kept(at(749), id(3)) && !away.is_kept(at(750), id(3)));
+        assert!(away.is_kept(at(1299), id(4)) && !away.is_kept(at(1300), id(4)));
+        assert_eq!(away.changes(), changes + 2);
         away.keep(at(500), id(1));
         assert!(away.is_kept(at(1000), id(1)));
     }

@@ -28,7 +28,7 @@ use crate::frame::membership::{
     Beacon, Disconnect, MAX_RECORDS, Need, NeighbourReply, Outcome, Probe,
 };
 use crate::id::{Key, NodeId};
-use crate::overlay::away::Away;
+use crate::overlay::away::{AWAY, Away};
 use crate::overlay::{Identity, Output, Turn};
 use crate::record::Record;
 use crate::time::{Instant, earliest};
@@ -278,8 +278,13 @@ impl Membership {
 
     /// This node's application has disconnected a node: it gets no place for a while.
     pub(super) fn refuse(&mut self, now: Instant, id: NodeId) {
-        self.refused.keep(now, id);
-        self.avoided.keep(now, id);
+        self.refuse_for(now, id, AWAY);
+    }
+
+    /// As [`Self::refuse`], for what is left of that time.
+    pub(super) fn refuse_for(&mut self, now: Instant, id: NodeId, left: Duration) {
+        self.refused.keep_for(now, id, left);
+        self.avoided.keep_for(now, id, left);
     }
 
     /// A node's application has disconnected this one: it is not asked for a place for a while, but

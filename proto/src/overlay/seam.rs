@@ -122,6 +122,9 @@ pub enum Command {
     /// Become a member of the network of a node that there is a link with. Ends with
     /// [`Output::Joined`] or [`Output::JoinRefused`].
     Join(NodeId),
+    /// Nodes that an earlier run kept away, with what is left of their time: see
+    /// [`Overlay::kept_away`](crate::overlay::Overlay::kept_away). Comes before [`Command::Known`].
+    KeepAway(Vec<(NodeId, Duration)>),
     /// Nodes met in earlier runs, with where they were: asked where no other neighbour can be had.
     Known(Vec<(NodeId, Vec<Address>)>),
     /// The application asked for this link: it is never traded, and stays until it is closed.
