@@ -7,11 +7,16 @@ use peerkit::{Address, NodeId, NotAKey, ParseAddressError};
 
 use crate::manual::{self, Entry};
 use crate::settings::{self, Setting};
+use crate::text;
 use crate::wanted;
 use crate::words::{self, Word};
 use flags::{Flag, Takes};
 
 mod flags;
+
+/// Characters of a word in the place of a command's name that are repeated: a ticket's hint needs its
+/// start, and no name has as many.
+const LONGEST_NAME: usize = 80;
 
 /// A command for the node. Addresses are read by the node, as they may be names of nodes that it
 /// knows; what `get` asks for depends on what searches have found: see [`wanted::read`].
@@ -130,7 +135,9 @@ impl Command {
             return Ok(None);
         }
         let Some(entry) = manual::entry(word) else {
-            return Err(ParseError { command: word.to_owned(), message: manual::unknown(word) });
+            // A text that was pasted by mistake may be one long word.
+            let word = text::shortened(word, LONGEST_NAME);
+            return Err(ParseError { message: manual::unknown(&word), command: word });
         };
         match Self::read(entry, rest) {
             Ok(command) => Ok(Some(command)),

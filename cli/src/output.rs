@@ -3,7 +3,7 @@
 //! A reader of our output may be slow, and writing to it then blocks. It blocks this thread and,
 //! once the queue is full, those who print; never the node.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc as std_mpsc;
 use std::thread;
 use std::time::Duration;
@@ -40,6 +40,8 @@ pub(crate) struct Writer {
     lines: mpsc::Sender<Line>,
     ended: std_mpsc::Receiver<io::Result<()>>,
     broken: CancellationToken,
+    /// The lines go to a terminal, which may be closed.
+    is_terminal: bool,
 }
 
 /// What takes the lines.
@@ -96,7 +98,8 @@ impl Output {
             errors: Paint::on(&io::stderr()),
             late,
         };
-        let writer = Writer { lines, ended, broken };
+        let is_terminal = io::stdout().is_terminal();
+        let writer = Writer { lines, ended, broken, is_terminal };
         (output, writer)
     }
 
@@ -216,13 +219,18 @@ impl Writer {
         self.broken.clone()
     }
 
-    /// Waits until all lines are written. A reader that went away is no error: it had enough.
+    /// Waits until all lines are written. A reader that went away is no error: it had enough. Nor is a
+    /// terminal that was closed.
     pub(crate) async fn finish(self) -> io::Result<()> {
         let end = self.lines.send(Line::End);
         let _ = tokio::time::timeout(FLUSH, end).await;
         let ended = tokio::task::spawn_blocking(move || self.ended.recv_timeout(FLUSH)).await;
         match ended {
-            Ok(Ok(Err(error))) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+            Ok(Ok(Err(error)))
+                if !self.is_terminal && error.kind() != io::ErrorKind::BrokenPipe =>
+            {
+                Err(error)
+            }
             _ => Ok(()),
         }
     }

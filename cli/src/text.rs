@@ -38,6 +38,21 @@ fn acts_on_terminal(c: char) -> bool {
     c.is_control() || peerkit::misleads(c)
 }
 
+/// Longest error, in characters. 4,096: the longest path is no longer. What is longer repeats a word
+/// that was pasted by mistake.
+const LONGEST_ERROR: usize = 4096;
+
+/// Returns `text` with its middle left out if it has more than `most` characters.
+pub(crate) fn shortened(text: &str, most: usize) -> String {
+    if text.char_indices().nth(most).is_none() {
+        return text.to_owned();
+    }
+    let half = most / 2;
+    let start: String = text.chars().take(half).collect();
+    let end: Vec<char> = text.chars().rev().take(half).collect();
+    format!("{start}…{}", end.into_iter().rev().collect::<String>())
+}
+
 /// An error with its causes, but for those that it tells by itself, and with the command that helps.
 pub(crate) fn error(error: &anyhow::Error) -> String {
     let mut text = String::new();
@@ -48,6 +63,7 @@ pub(crate) fn error(error: &anyhow::Error) -> String {
             let _ = write!(text, ": {cause}");
         }
     }
+    text = shortened(&text, LONGEST_ERROR);
     if let Some(path) = readable_key(error) {
         let _ = write!(text, "; run `chmod 600 {}`", words::path(&path.to_string_lossy()));
     }
@@ -220,6 +236,13 @@ pub(crate) fn label(id: &NodeId, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_middle_of_a_long_text_is_left_out() {
+        assert_eq!(shortened("märz", 4), "märz");
+        assert_eq!(shortened("märzenbier", 4), "mä…er");
+        assert_eq!(shortened("", 4), "");
+    }
 
     #[test]
     fn a_cause_is_told_once() {

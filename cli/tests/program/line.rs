@@ -482,6 +482,20 @@ fn arguments_that_make_no_sense_are_not_taken_for_none() {
 }
 
 #[test]
+fn a_long_word_that_was_pasted_is_not_repeated_whole() {
+    let home = tempfile::tempdir().unwrap();
+    let mut node = Program::start(home.path(), "alice", &[]);
+    let word = "a".repeat(2_000_000);
+    for line in [&word, &format!("get {word}"), &format!("add {word}"), &format!("join {word}")] {
+        let result = node.attempt(line);
+        assert_eq!(result["ok"], false);
+        assert!(result.to_string().len() < 5_000, "{}", result.to_string().len());
+    }
+    node.run("exit");
+    assert_eq!(node.wait().0.code(), Some(1), "commands have failed");
+}
+
+#[test]
 fn discover_names_the_neighbours_of_each_node() {
     let home = tempfile::tempdir().unwrap();
     let mut line = line(home.path(), &[]);

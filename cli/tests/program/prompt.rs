@@ -16,6 +16,17 @@ use rustix::termios::{LocalModes, tcgetattr};
 
 use crate::harness::{PATIENCE, Program, Share, content, get_command, peerkit};
 
+/// Makes a terminal: our end and the program's.
+fn open_terminal() -> (File, File) {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let name = ptsname(&ours, Vec::new()).unwrap();
+    let flags = OFlags::RDWR | OFlags::NOCTTY;
+    let terminal = rustix::fs::open(name, flags, Mode::empty()).unwrap();
+    (ours.into(), terminal.into())
+}
+
 /// A node at a prompt.
 struct Prompt {
     child: Child,
@@ -43,15 +54,9 @@ impl Prompt {
 
     /// Starts a program at a terminal of its own.
     fn of(mut command: Command) -> Self {
-        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&ours).unwrap();
-        unlockpt(&ours).unwrap();
-        let name = ptsname(&ours, Vec::new()).unwrap();
-        let flags = OFlags::RDWR | OFlags::NOCTTY;
-        let terminal = File::from(rustix::fs::open(name, flags, Mode::empty()).unwrap());
+        let (keys, terminal) = open_terminal();
         let end = || Stdio::from(terminal.try_clone().unwrap());
         let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
-        let keys = File::from(ours);
         let mut output = keys.try_clone().unwrap();
         let (sender, screen) = mpsc::channel();
         thread::spawn(move || {
@@ -525,4 +530,33 @@ fn a_signal_at_the_prompt_stops_the_node_whatever_has_been_typed() {
             assert!(alice.echoes(), "{signal:?} leaves a terminal without echo");
         }
     }
+}
+
+#[test]
+fn a_terminal_that_is_closed_stops_a_node_cleanly() {
+    let home = tempfile::tempdir().unwrap();
+    let mut other = Program::start(home.path(), "bob", &[]);
+    for args in [&[][..], &["--json"]] {
+        let (ours, terminal) = open_terminal();
+        let end = || Stdio::from(terminal.try_clone().unwrap());
+        let mut command = peerkit(home.path());
+        command.args(["run", "--manual", "--listen", "127.0.0.1:0", &other.address]).args(args);
+        let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
+        other.event("inbound_node_connected");
+        drop((ours, terminal, command));
+        let event = other.event("inbound_node_disconnected");
+        assert_eq!(event["data"]["by_peer"], true, "{args:?}: {event}");
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if begun.elapsed() > PATIENCE {
+                child.kill().unwrap();
+            }
+            thread::sleep(Duration::from_millis(10));
+        };
+        assert_eq!(status.code(), Some(0), "{args:?}");
+    }
+    other.exit();
 }

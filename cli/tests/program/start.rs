@@ -1,6 +1,7 @@
 //! Starts of nodes: beside each other, through bootstrap nodes, and what they print about it.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
@@ -351,6 +352,28 @@ fn dead_peers_of_earlier_runs_are_one_short_line() {
     let (said, _) = node.exit();
     assert!(!said.iter().any(|line| line.contains("is gone")), "{said:?}");
     alive.exit();
+}
+
+#[test]
+fn a_failed_connect_is_reported_once() {
+    let home = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = listener.local_addr().unwrap().to_string();
+    let answering = thread::spawn(move || {
+        let (mut connection, _) = listener.accept().unwrap();
+        let _ = connection.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n");
+    });
+    let mut node = Person::run(home.path(), &["--manual", "--listen", "127.0.0.1:0"]);
+    let greeting = node.until("To connect");
+    let myself = greeting.last().unwrap().rsplit(' ').next().unwrap().to_owned();
+    // Dialled one after the other: the events of the first have come when the last has failed.
+    for address in [&other, &myself, &other] {
+        node.write(&format!("connect {address}"));
+        let said = node.until_error(address);
+        assert_eq!(said.len(), 1, "{said:?}");
+    }
+    node.write("exit");
+    answering.join().unwrap();
 }
 
 #[test]
