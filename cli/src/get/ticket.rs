@@ -37,9 +37,14 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(Wanted, Option<PathBuf>)> 
         return Ok((whole(&text, &from)?, path(&words)?));
     }
     let texts: Vec<&str> = words.iter().map_while(|word| word.to_str()).collect();
-    match wanted::recognise(&texts) {
+    // All in one argument: `peerkit get "peerkit get TICKET"`.
+    if let Some(line) = texts.first().filter(|text| text.trim_start().starts_with("peerkit ")) {
+        return Ok((whole(line, "this")?, path(words.get(1..).unwrap_or_default())?));
+    }
+    let command = command_words(&texts);
+    match wanted::recognise(texts.get(command..).unwrap_or_default()) {
         Ok(Some((wanted, taken))) => {
-            return Ok((wanted, path(words.get(taken..).unwrap_or_default())?));
+            return Ok((wanted, path(words.get(command + taken..).unwrap_or_default())?));
         }
         Ok(None) => {}
         Err(error) => return Err(Usage(error.to_string()).into()),
@@ -65,10 +70,20 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(Wanted, Option<PathBuf>)> 
     Ok((ask()?, path(&words)?))
 }
 
-/// Reads a text that has to be a ticket or a hash and nothing else.
+/// Returns how many words of a line for the shell, as `peerkit share` prints it, stand before the ticket.
+fn command_words(words: &[&str]) -> usize {
+    match words {
+        ["peerkit", "get", ..] => 2,
+        ["get", ..] => 1,
+        _ => 0,
+    }
+}
+
+/// Reads a text that has to be a ticket or a hash and nothing else, or the line that fetches it.
 fn whole(text: &str, from: &str) -> anyhow::Result<Wanted> {
     let words: Vec<&str> = text.split_whitespace().collect();
-    match wanted::recognise(&words) {
+    let words = words.get(command_words(&words)..).unwrap_or_default();
+    match wanted::recognise(words) {
         Ok(Some((wanted, taken))) if taken == words.len() => Ok(wanted),
         Ok(Some(_)) => Err(Usage(format!("{from} holds more than one ticket or hash")).into()),
         Ok(None) => Err(Usage(format!("{from} is {NEITHER}")).into()),

@@ -360,8 +360,15 @@ fn a_ticket_is_taken_from_a_file_a_pipe_or_the_environment() {
     by_environment.env("PEERKIT_TICKET", &ticket);
     let in_pieces = get_command(home.path(), &[start, end, "4/"]);
     let in_quotes = get_command(home.path(), &[&wrapped, "5/"]);
-    let all = [by_file, by_pipe, by_environment, in_pieces, in_quotes];
-    for (number, command) in all.into_iter().enumerate() {
+    // The whole line that `share` prints, pasted after what it begins with.
+    let line = format!("  peerkit get {ticket}");
+    let as_line = get_command(home.path(), &["peerkit", "get", &ticket, "6/"]);
+    let as_one = get_command(home.path(), &[&line, "7/"]);
+    let mut line_in_environment = get_command(home.path(), &["8/"]);
+    line_in_environment.env("PEERKIT_TICKET", &line);
+    let lines = [as_line, as_one, line_in_environment];
+    let all = [by_file, by_pipe, by_environment, in_pieces, in_quotes].into_iter().chain(lines);
+    for (number, command) in all.enumerate() {
         let got = run(command, if number == 1 { &wrapped } else { "" });
         assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""), "{number}");
         let fetched = home.path().join(format!("other/{}/notes.txt", number + 1));
