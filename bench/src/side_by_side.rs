@@ -23,8 +23,15 @@ where
         }
         tasks.spawn(work(item));
     }
-    while let Some(worked) = tasks.join_next().await {
-        done.push(worked??);
-    }
+    done.extend(all(tasks).await?);
     Ok(done)
+}
+
+/// Waits for all of `tasks`. Returns their results in the order in which they came.
+pub(crate) async fn all<T: 'static>(mut tasks: JoinSet<Result<T>>) -> Result<Vec<T>> {
+    let mut results = Vec::new();
+    while let Some(result) = tasks.join_next().await {
+        results.push(result??);
+    }
+    Ok(results)
 }

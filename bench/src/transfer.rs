@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use crate::files::Original;
 use crate::job::Job;
 use crate::process::{Child, Parent, cpu_seconds, peak_bytes};
+use crate::side_by_side::all;
 use crate::system::System;
 #[cfg(feature = "systems")]
 use crate::systems::iroh;
@@ -239,14 +240,6 @@ async fn fetch(system: System) -> Result<()> {
     let (got, _fetchers): (Vec<_>, Vec<_>) = all(fetches).await?.into_iter().unzip();
     parent.say(&got)?;
     parent.gone().await
-}
-
-async fn all<T: 'static>(mut tasks: JoinSet<Result<T>>) -> Result<Vec<T>> {
-    let mut results = Vec::new();
-    while let Some(result) = tasks.join_next().await {
-        results.push(result??);
-    }
-    Ok(results)
 }
 
 /// Those who have it.

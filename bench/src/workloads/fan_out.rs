@@ -20,6 +20,7 @@ use crate::messages::Part;
 use crate::messages::{Arrived, Numbers};
 use crate::process::{Child, Parent, cpu_seconds};
 use crate::report::{Figure, Measurement};
+use crate::side_by_side::all;
 use crate::streams;
 use crate::system::System;
 use crate::systems::peerkit::crowd::Hub;
@@ -116,12 +117,7 @@ pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
     for mut link in links {
         receiving.spawn(async move { anyhow::Ok((link.arrived(SIZE).await?, link)) });
     }
-    let (mut arrived, mut links) = (Vec::new(), Vec::new());
-    while let Some(received) = receiving.join_next().await {
-        let (one, link) = received??;
-        arrived.push(one);
-        links.push(link);
-    }
+    let (arrived, links): (Vec<_>, Vec<_>) = all(receiving).await?.into_iter().unzip();
     parent.say(&arrived)?;
     parent.gone().await?;
     for link in links {
@@ -275,11 +271,7 @@ async fn send_framed(streams: Vec<Stream>, length: Duration) -> Result<(u64, Vec
         framed::put(&mut batch, &message)?;
         batches.send(batch).await.map_err(|_| gone())?;
     }
-    let mut streams = Vec::new();
-    while let Some(written) = writing.join_next().await {
-        streams.push(written??);
-    }
-    Ok((count, streams))
+    Ok((count, all(writing).await?))
 }
 
 async fn write(mut stream: Stream, mut batches: mpsc::Receiver<Vec<u8>>) -> Result<Stream> {

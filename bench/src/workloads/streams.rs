@@ -11,6 +11,7 @@ use crate::bulk::Stream;
 use crate::job::{Case, Job};
 use crate::process::{Child, Parent, cpu_seconds};
 use crate::report::{Figure, Measurement};
+use crate::side_by_side::all;
 use crate::streams::{BULK, Dialler, Listener};
 
 const GIB: u64 = 1 << 30;
@@ -93,14 +94,6 @@ pub(crate) async fn play(job: &Job) -> Result<()> {
         elapsed: last - first,
     })?;
     parent.gone().await
-}
-
-async fn all<T: 'static>(mut tasks: JoinSet<Result<T>>) -> Result<Vec<T>> {
-    let mut results = Vec::new();
-    while let Some(result) = tasks.join_next().await {
-        results.push(result??);
-    }
-    Ok(results)
 }
 
 async fn send(mut stream: Stream, bytes: u64) -> Result<Stream> {
