@@ -272,6 +272,8 @@ async fn rejoin(node: &Node, expected: &Expected, output: &Output) {
     if node.bootstrap_nodes().is_empty() {
         match node.join(&[]).await {
             Ok(_) | Err(Error::NoBootstrap | Error::NoneReached { .. } | Error::Stopped) => {}
+            // As the user wanted it.
+            Err(Error::AllKeptAway) => {}
             Err(error) => tracing::warn!(%error, "could not rejoin"),
         }
         expected.report(node, output).await;

@@ -186,3 +186,23 @@ fn the_owner_stops_the_network_and_nobody_else_does() {
         assert!(ordered["data"]["owner"].is_string());
     }
 }
+
+/// What the user has disconnected is no news at the next start.
+#[test]
+fn a_start_says_nothing_of_a_node_that_is_kept_away() {
+    let home = tempfile::tempdir().unwrap();
+    let mut bob = Program::start_with(home.path(), "bob", &[]);
+    let mut alice = Program::start_with(home.path(), "alice", &[]);
+    alice.run(&format!("join {}", bob.address));
+    bob.event("inbound_node_connected");
+    alice.run("disconnect bob");
+    alice.event("outbound_node_disconnected");
+    alice.exit();
+    let mut alice = Program::start_with(home.path(), "alice", &[]);
+    // It has nothing to dial: this is tried after the join of the start.
+    assert!(alice.fail("join").contains("disconnected by hand"));
+    assert_eq!(alice.run("peers")["peers"].as_array().map(Vec::len), Some(0));
+    let (_, stderr) = alice.stop();
+    assert_eq!(stderr, "");
+    bob.exit();
+}
