@@ -18,7 +18,11 @@ use crate::output::Output;
 use crate::text::{Paint, json_line, plain};
 
 /// What `debug on` logs.
-const DEBUG: &str = "warn,peerkit=debug,peerkit_proto=debug";
+const DEBUG: &str = "warn,notify=error,peerkit=debug,peerkit_proto=debug";
+
+/// What is logged unless something else is wanted. `notify` warns of every watched folder that was
+/// removed, which the node reports by itself.
+const USUAL: &str = "warn,notify=error";
 
 /// The log's switch.
 #[derive(Clone)]
@@ -89,7 +93,8 @@ fn without_notify(filter: EnvFilter) -> EnvFilter {
 /// Returns the filter of PEERKIT_LOG, or of warnings alone and what is wrong with the variable.
 fn usual() -> (EnvFilter, Option<String>) {
     let builder = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into());
-    let wanted = std::env::var_os("PEERKIT_LOG").unwrap_or_default();
+    let wanted = std::env::var_os("PEERKIT_LOG").filter(|wanted| !wanted.is_empty());
+    let wanted = wanted.unwrap_or_else(|| USUAL.into());
     let parsed = match wanted.to_str() {
         Some(wanted) => builder.parse(wanted).map_err(|error| error.to_string()),
         None => Err("it is not UTF-8".to_owned()),
@@ -97,7 +102,7 @@ fn usual() -> (EnvFilter, Option<String>) {
     match parsed {
         Ok(filter) if wanted.to_string_lossy().contains("notify") => (filter, None),
         Ok(filter) => (without_notify(filter), None),
-        Err(fault) => (EnvFilter::new("warn"), Some(fault)),
+        Err(fault) => (EnvFilter::new(USUAL), Some(fault)),
     }
 }
 
@@ -135,5 +140,30 @@ impl Write for LogLine {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    #[test]
+    fn a_watch_that_has_ended_is_nothing_to_warn_of() {
+        for filter in [USUAL, DEBUG] {
+            let log = tempfile::NamedTempFile::new().unwrap();
+            let file = log.reopen().unwrap();
+            let subscriber = fmt()
+                .with_env_filter(EnvFilter::new(filter))
+                .with_writer(std::sync::Mutex::new(file));
+            tracing::subscriber::with_default(subscriber.finish(), || {
+                tracing::warn!(target: "notify::inotify", "a folder is gone");
+                tracing::warn!(target: "another::crate", "its disk is full");
+            });
+            let mut said = String::new();
+            log.as_file().read_to_string(&mut said).unwrap();
+            assert!(!said.contains("a folder") && said.contains("its disk"), "{said}");
+        }
     }
 }
