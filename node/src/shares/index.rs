@@ -164,14 +164,11 @@ impl Index {
         self.wanted.entry(path).or_insert(Wanted { shared, terms, served: None });
     }
 
-    /// Serves `top` from now on, in place of what was served from its path before.
+    /// Serves `top` from now on, in place of what was served from its path before. It keeps the place
+    /// of that among the shares of equal content, of which the first gives the name.
     pub(super) fn insert(&mut self, top: Top, remember: bool) {
-        self.take_down(&top.path);
-        while self.served.contains_key(&self.next) {
-            self.next = self.next.wrapping_add(1);
-        }
-        let served = self.next;
-        self.next = self.next.wrapping_add(1);
+        let before = self.take_down(&top.path);
+        let served = before.unwrap_or_else(|| self.unused_number());
         self.by_hash.reserve(top.items.len());
         for (at, item) in (0u32..).zip(&top.items) {
             self.place(item.hash, Place { served, item: Some(at) });
@@ -179,25 +176,26 @@ impl Index {
         if top.manifest.is_some() {
             self.place(top.shared.hash, Place { served, item: None });
         }
+        if before.is_some() {
+            for hash in hashes(&top) {
+                if let Some(Places::More(places)) = self.by_hash.get_mut(&hash) {
+                    places.sort_by_key(|place| place.served);
+                }
+            }
+        }
         let (path, shared) = (top.path.clone(), top.shared.clone());
         let terms = Terms { access: top.access.clone(), remember };
         self.wanted.insert(path, Wanted { shared, terms, served: Some(served) });
         self.served.insert(served, Arc::new(top));
     }
 
-    /// Serves nothing from `path` until that is looked at again.
-    pub(super) fn take_down(&mut self, path: &Path) {
-        let served = self.wanted.get_mut(path).and_then(|wanted| wanted.served.take());
-        let Some((served, top)) = served.and_then(|n| Some((n, self.served.remove(&n)?))) else {
-            return;
-        };
-        let mut hashes: Vec<Hash> = top.items.iter().map(|item| item.hash).collect();
-        hashes.push(top.shared.hash);
-        // Each once: the same content may be there very often.
-        hashes.sort_unstable();
-        hashes.dedup();
-        for hash in &hashes {
-            let left = match self.by_hash.get_mut(hash) {
+    /// Serves nothing from `path` until that is looked at again. Returns the number that it was served
+    /// under.
+    pub(super) fn take_down(&mut self, path: &Path) -> Option<u32> {
+        let served = self.wanted.get_mut(path)?.served.take()?;
+        let top = self.served.remove(&served)?;
+        for hash in hashes(&top) {
+            let left = match self.by_hash.get_mut(&hash) {
                 Some(Places::One(place)) => place.served != served,
                 Some(Places::More(places)) => {
                     places.retain(|place| place.served != served);
@@ -206,12 +204,13 @@ impl Index {
                 None => true,
             };
             if !left {
-                self.by_hash.remove(hash);
+                self.by_hash.remove(&hash);
             }
         }
         if self.by_hash.len() < self.by_hash.capacity() / 4 {
             self.by_hash.shrink_to_fit();
         }
+        Some(served)
     }
 
     /// Remembers what of `top`, which is served no more, is not served from elsewhere.
@@ -328,6 +327,16 @@ impl Index {
         })
     }
 
+    /// Returns a number that no share has; larger ones are of later shares.
+    fn unused_number(&mut self) -> u32 {
+        while self.served.contains_key(&self.next) {
+            self.next = self.next.wrapping_add(1);
+        }
+        let unused = self.next;
+        self.next = self.next.wrapping_add(1);
+        unused
+    }
+
     fn place(&mut self, hash: Hash, place: Place) {
         use std::collections::hash_map::Entry;
         match self.by_hash.entry(hash) {
@@ -338,6 +347,15 @@ impl Index {
             },
         }
     }
+}
+
+/// Returns the hashes of all content of `top`, each once: the same content may be there very often.
+fn hashes(top: &Top) -> Vec<Hash> {
+    let mut hashes: Vec<Hash> = top.items.iter().map(|item| item.hash).collect();
+    hashes.push(top.shared.hash);
+    hashes.sort_unstable();
+    hashes.dedup();
+    hashes
 }
 
 /// Whether `asker` may have what has this access. Who is not known may have what is open.

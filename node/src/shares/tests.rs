@@ -364,6 +364,23 @@ async fn content_in_two_places_is_served_from_the_one_that_is_left() {
 }
 
 #[tokio::test]
+async fn a_share_that_is_looked_at_again_keeps_its_place_among_equal_ones() {
+    let (dir, shares) = (folder(), shares());
+    let (first, second) = (dir.path().join("zoe"), dir.path().join("ann"));
+    write(&first, b"same");
+    write(&second, b"same");
+    let hash = add(&shares, &first).await.shared.hash;
+    add(&shares, &second).await;
+    let name = || shares.describe(&hash, &anyone()).unwrap().name.to_string();
+    assert_eq!(name(), "zoe");
+    add(&shares, &first).await;
+    assert_eq!(name(), "zoe");
+    // All are looked at again, in the order of their paths.
+    shares.refresh(|_| ()).await.unwrap();
+    assert_eq!(name(), "zoe");
+}
+
+#[tokio::test]
 async fn after_a_restart_all_is_shared_again_and_nothing_hashed_again() {
     let (dir, state) = (folder(), folder());
     let (tree, file) = (dir.path().join("tree"), dir.path().join("file"));
