@@ -421,7 +421,7 @@ async fn what_cannot_be_shared_is_named() {
     let (dir, shares) = (folder(), shares());
     let missing = shares.add(dir.path().join("none"), |_| ()).await.unwrap_err();
     assert!(missing.to_string().contains("none"), "{missing}");
-    assert!(matches!(shares.add("/", |_| ()).await, Err(ShareError::Name(_))));
+    assert!(matches!(shares.add("/", |_| ()).await, Err(ShareError::Nameless(_))));
     #[cfg(unix)]
     {
         assert!(matches!(shares.add("/dev/null", |_| ()).await, Err(ShareError::Special(_))));
