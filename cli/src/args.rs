@@ -54,7 +54,7 @@ Environment:
   PEERKIT_BOOTSTRAP
                   nodes to begin with, as --bootstrap: addresses with commas or blanks between them
   PEERKIT_LOG     what to log on standard error: `info` for the life of the node, `debug` for all,
-                  or by kind: `peerkit::link=debug`. Kinds: node, link, message, query, membership,
+                  or by kind: `warn,link=debug`. Kinds: node, link, message, query, membership,
                   broadcast, transfer
   PEERKIT_LOG_FORMAT  `text` or `json`: a JSON object for each line of the log
   NO_COLOR        no colours, not even on a terminal

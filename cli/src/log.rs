@@ -3,8 +3,8 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
@@ -16,6 +16,10 @@ use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::output::Output;
 use crate::text::{Paint, json_line, plain};
+
+mod lines;
+
+pub(crate) use lines::finish;
 
 /// What `debug on` logs.
 const DEBUG: &str = "warn,notify=error,peerkit=debug,peerkit_proto=debug";
@@ -31,8 +35,12 @@ pub(crate) struct Log {
     debug: Arc<AtomicBool>,
 }
 
-/// The prompt's output, once there is one: the log would write over the prompt otherwise.
-static PROMPT: OnceLock<Output> = OnceLock::new();
+/// Levels of the log, most important first, as PEERKIT_LOG names them.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Kinds of lines, which PEERKIT_LOG may name by themselves.
+const KINDS: [&str; 7] =
+    ["node", "link", "message", "query", "membership", "broadcast", "transfer"];
 
 impl Log {
     /// Starts to log.
@@ -45,6 +53,7 @@ impl Log {
             name => write!(line, "{name}={}", plain(&format!("{value:?}"))),
         });
         let format = std::env::var("PEERKIT_LOG_FORMAT").unwrap_or_default();
+        lines::start(format == "json");
         let lines = match format.as_str() {
             "json" => fmt::layer().json().with_writer(Stream { json: true }).boxed(),
             _ => fmt::layer()
@@ -66,7 +75,7 @@ impl Log {
 
     /// From now on log through the prompt.
     pub(crate) fn through(&self, output: Output) {
-        let _ = PROMPT.set(output);
+        lines::through(output);
     }
 
     /// `debug on`, `debug off`, and `debug`, which changes from one to the other. Returns whether
@@ -96,7 +105,8 @@ fn usual() -> (EnvFilter, Option<String>) {
     let wanted = std::env::var_os("PEERKIT_LOG").filter(|wanted| !wanted.is_empty());
     let wanted = wanted.unwrap_or_else(|| USUAL.into());
     let parsed = match wanted.to_str() {
-        Some(wanted) => builder.parse(wanted).map_err(|error| error.to_string()),
+        Some(wanted) => with_kinds(wanted)
+            .and_then(|wanted| builder.parse(wanted).map_err(|error| error.to_string())),
         None => Err("it is not UTF-8".to_owned()),
     };
     match parsed {
@@ -104,6 +114,32 @@ fn usual() -> (EnvFilter, Option<String>) {
         Ok(filter) => (without_notify(filter), None),
         Err(fault) => (EnvFilter::new(USUAL), Some(fault)),
     }
+}
+
+/// Puts in full the kinds that stand by themselves: `link=debug` is `peerkit::link=debug`.
+///
+/// # Errors
+/// What is neither a level nor a kind, nor says which level it is to have: of that nothing would be
+/// logged.
+fn with_kinds(wanted: &str) -> Result<String, String> {
+    let mut all = Vec::new();
+    for one in wanted.split(',').map(str::trim).filter(|one| !one.is_empty()) {
+        let (target, level) = one.split_once('=').map_or((one, None), |(a, b)| (a, Some(b)));
+        let is_level = LEVELS.contains(&one.to_ascii_lowercase().as_str())
+            || one.parse::<u8>().is_ok_and(|level| level < 6);
+        let is_crate = matches!(one, "peerkit" | "peerkit_proto");
+        // What says its level, or a span or a path, is meant as it stands.
+        let is_explicit = level.is_some() || one.contains([':', '[']);
+        if KINDS.contains(&target) {
+            all.push(format!("peerkit::{one}"));
+        } else if is_level || is_crate || is_explicit {
+            all.push(one.to_owned());
+        } else {
+            let (levels, kinds) = (LEVELS.join(", "), KINDS.join(", "));
+            return Err(format!("`{one}` is neither a level ({levels}) nor a kind ({kinds})"));
+        }
+    }
+    Ok(all.join(","))
 }
 
 /// Makes a writer for each line of the log.
@@ -131,10 +167,7 @@ impl Write for LogLine {
             // Of what acts on a terminal a JSON string escapes some characters only.
             line = Cow::Owned(json_line(line.trim_end_matches('\n')) + "\n");
         }
-        match PROMPT.get() {
-            Some(output) => output.log(line.into_owned()),
-            None => io::stderr().lock().write_all(line.as_bytes())?,
-        }
+        lines::put(line.into_owned());
         Ok(bytes.len())
     }
 
@@ -148,6 +181,21 @@ mod tests {
     use std::io::Read as _;
 
     use super::*;
+
+    #[test]
+    fn kinds_are_named_by_themselves_or_in_full() {
+        for (wanted, expected) in [
+            ("info", "info"),
+            ("WARN, link=debug", "WARN,peerkit::link=debug"),
+            ("query", "peerkit::query"),
+            ("peerkit::query=trace,rustls=debug", "peerkit::query=trace,rustls=debug"),
+            ("peerkit,3", "peerkit,3"),
+        ] {
+            assert_eq!(with_kinds(wanted).as_deref(), Ok(expected));
+        }
+        let fault = with_kinds("info,lnk").unwrap_err();
+        assert!(fault.contains("`lnk`") && fault.contains("membership"), "{fault}");
+    }
 
     #[test]
     fn a_watch_that_has_ended_is_nothing_to_warn_of() {

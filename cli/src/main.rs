@@ -54,6 +54,8 @@ fn main() {
         Ok(false) => FAILED,
         Err(error) if is_broken_pipe(&error) => 0,
         Err(error) => {
+            // The reason comes last.
+            log::finish();
             let paint = Paint::on(&io::stderr());
             let _ = writeln!(io::stderr(), "{}", human::error(paint, &error));
             if let Some(advice) = advice(&error) {
@@ -66,6 +68,7 @@ fn main() {
             }
         }
     };
+    log::finish();
     // Not a return: a thread may be waiting in a read of standard input, which nothing can end.
     process::exit(status);
 }

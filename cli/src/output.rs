@@ -202,9 +202,12 @@ impl Output {
         let _ = self.late.run_until_cancelled(written).await;
     }
 
-    /// Prints a line of the log if there is room: the log must not hold up what it tells of.
-    pub(crate) fn log(&self, text: String) {
-        let _ = self.lines.try_send(Line::Err(text));
+    /// Prints a line of the log, and waits for room. Returns it once nothing is printed any more.
+    pub(crate) fn log(&self, text: String) -> Option<String> {
+        match self.lines.blocking_send(Line::Err(text)) {
+            Err(mpsc::error::SendError(Line::Err(text))) => Some(text),
+            _ => None,
+        }
     }
 
     async fn put(&self, line: Line) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::terminal;
+use crate::{log, terminal};
 
 /// The exit status of a program that SIGINT ended, as shells report it: 128 + 2.
 pub(crate) const INTERRUPTED: i32 = 130;
@@ -182,6 +182,7 @@ pub(crate) fn remove_at_once(folder: &Path) {
 /// Leaves the program at once, with the status of one that SIGINT ended, or of one that failed.
 pub(crate) fn leave() -> ! {
     terminal::restore();
+    log::finish();
     if let Some(folder) = TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner).take() {
         // If it can't be removed there is nobody left to say so to.
         let _ = std::fs::remove_dir_all(folder);

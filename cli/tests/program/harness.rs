@@ -46,7 +46,7 @@ pub(crate) fn piped(command: &mut Command) -> Child {
 }
 
 /// Reads the lines of a stream in a thread.
-fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+pub(crate) fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, lines) = mpsc::channel();
     let stream = BufReader::new(stream);
     thread::spawn(move || stream.lines().try_for_each(|line| sender.send(line.unwrap())));

@@ -1,11 +1,12 @@
 //! The log: every kind of event, and no contents of messages.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{PATIENCE, Program, peerkit, run};
+use crate::harness::{PATIENCE, Program, lines, peerkit, piped, run};
 
 /// Texts that must never be logged.
 const CONTENT: &str = "the-treasure-is-under-the-oak";
@@ -77,7 +78,9 @@ fn info_shows_the_life_of_a_node_as_json() {
 #[test]
 fn a_wrong_setting_of_the_log_is_named() {
     let home = tempfile::tempdir().unwrap();
-    for (variable, value) in [("PEERKIT_LOG", "peerkit=much"), ("PEERKIT_LOG_FORMAT", "xml")] {
+    for (variable, value) in
+        [("PEERKIT_LOG", "peerkit=much"), ("PEERKIT_LOG", "inf"), ("PEERKIT_LOG_FORMAT", "xml")]
+    {
         let mut command = peerkit(home.path());
         command.env(variable, value).args(["run", "--listen", "127.0.0.1:0"]);
         let output = run(command, "size\n");
@@ -85,6 +88,42 @@ fn a_wrong_setting_of_the_log_is_named() {
         let lines: Vec<&str> = log.lines().collect();
         assert!(matches!(lines[..], [line] if line.contains(&format!("{variable} "))), "{log}");
         assert_eq!(output.status.code(), Some(0));
+    }
+}
+
+/// A log that nobody reads holds up nothing, and says in the end what is missing of it.
+#[test]
+fn a_log_that_is_not_read_holds_nothing_up_and_names_its_gap() {
+    for format in ["text", "json"] {
+        let home = tempfile::tempdir().unwrap();
+        let mut command = peerkit(home.path());
+        command.envs([("PEERKIT_LOG", "trace"), ("PEERKIT_LOG_FORMAT", format)]);
+        command.args(["run", "--json", "--manual", "--listen", "127.0.0.1:0", "--state"]);
+        command.arg(home.path().join("ann"));
+        let mut ann = piped(&mut command);
+        let mut input = ann.stdin.take().unwrap();
+        let results = lines(ann.stdout.take().unwrap());
+        // More than its pipe and its queue hold.
+        for _ in 0..4000 {
+            input.write_all(b"discover\n").unwrap();
+            let result = || results.recv_timeout(PATIENCE).expect("the node answers");
+            while !result().contains(r#""ok":true"#) {}
+        }
+        let mut log = ann.stderr.take().unwrap();
+        let reading = std::thread::spawn(move || {
+            let mut text = String::new();
+            log.read_to_string(&mut text).unwrap();
+            text
+        });
+        input.write_all(b"exit\n").unwrap();
+        assert!(ann.wait().unwrap().success());
+        let log = reading.join().unwrap();
+        assert!(log.contains("lines of the log were left out"), "{log}");
+        if format == "json" {
+            let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let left_out = lines.filter_map(|line| line["fields"]["left_out"].as_u64());
+            assert!(left_out.sum::<u64>() > 0);
+        }
     }
 }
 
