@@ -60,7 +60,8 @@ impl Expected {
     /// Notes the dials of a command to one node, whose failure the command's result reports. With
     /// several places the result names one failure only, and events report each.
     pub(crate) async fn begin_command(&self, node: &Node, places: &[String]) {
-        let addresses = match places {
+        let distinct: Vec<&String> = BTreeSet::from_iter(places).into_iter().collect();
+        let addresses = match distinct[..] {
             [] => node.bootstrap_nodes().to_vec(),
             [place] => node.known_addresses(place).await.unwrap_or_default(),
             _ => Vec::new(),

@@ -63,8 +63,11 @@ impl Inner {
     /// See [`crate::Node::join`].
     pub(crate) async fn join(
         self: &Arc<Self>,
-        addresses: Vec<Address>,
+        mut addresses: Vec<Address>,
     ) -> Result<Vec<Peer>, Error> {
+        // One that is listed again is the same node.
+        let mut seen = BTreeSet::new();
+        addresses.retain(|address| seen.insert(address.clone()));
         let nodes = addresses.into_iter().map(|address| vec![address]).collect();
         self.join_any(nodes, Wanted::ToJoin).await.peers
     }

@@ -355,7 +355,7 @@ fn dead_peers_of_earlier_runs_are_one_short_line() {
 }
 
 #[test]
-fn a_failed_connect_is_reported_once() {
+fn a_failed_connect_or_join_is_reported_once() {
     let home = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let other = listener.local_addr().unwrap().to_string();
@@ -367,8 +367,14 @@ fn a_failed_connect_is_reported_once() {
     let greeting = node.until("To connect");
     let myself = greeting.last().unwrap().rsplit(' ').next().unwrap().to_owned();
     // Dialled one after the other: the events of the first have come when the last has failed.
-    for address in [&other, &myself, &other] {
-        node.write(&format!("connect {address}"));
+    let commands = [
+        (&other, format!("connect {other}")),
+        (&myself, format!("connect {myself}")),
+        (&other, format!("connect {other}")),
+        (&other, format!("join {other} {other}")),
+    ];
+    for (address, command) in commands {
+        node.write(&command);
         let said = node.until_error(address);
         assert_eq!(said.len(), 1, "{said:?}");
     }
