@@ -59,7 +59,7 @@ impl Fetches {
                 inner.failed.fetch_or(!is_whole, Ordering::Relaxed);
             }
             if !(quiet && (stopped || cancelled)) {
-                let is_kept = !stopped && !cancelled && download.status().done > 0;
+                let is_kept = !stopped && !cancelled && download.status().kept;
                 let is_changed = matches!(&result, Err(Error::Fetch(error)) if error.is_changed());
                 let result = outcome(result).map_err(|error| match is_kept {
                     true => anyhow!("{}; {}", text::error(&error), goes_on(hash, is_changed)),

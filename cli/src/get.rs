@@ -248,7 +248,7 @@ fn stopped(target: &Target, status: Option<&DownloadStatus>) -> anyhow::Error {
 
 /// Whether something has come that the next fetch goes on from.
 fn is_kept(target: &Target, status: Option<&DownloadStatus>) -> bool {
-    !matches!(target, Target::Standard(_)) && status.is_some_and(|status| status.done > 0)
+    !matches!(target, Target::Standard(_)) && status.is_some_and(|status| status.kept)
 }
 
 /// Prints where it is, below the current folder without that; and on standard error what is not as it

@@ -16,6 +16,10 @@ use crate::text::count;
 /// failed.
 const DIALS_END: Duration = Duration::from_secs(12);
 
+/// How long after a command has failed the events of its dials may still come. 10 s: they come at once,
+/// unless the machine has no time.
+const LATE: Duration = Duration::from_secs(10);
+
 /// How long after the first try the network is asked again where a node is; from then on the wait
 /// doubles, up to a minute, as between dials.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -40,8 +44,9 @@ struct Dials {
     dead: BTreeSet<NodeId>,
     /// Addresses whose failures are reported by what `join` says.
     named: BTreeSet<Address>,
-    /// Addresses that a command dials: its result reports the failure, once for each.
-    commanded: BTreeSet<Address>,
+    /// Addresses that a command dials, and when that has failed, once it has: the command's result
+    /// reports the failure, and the event of it may come after the result.
+    commanded: BTreeMap<Address, Option<Instant>>,
 }
 
 impl Expected {
@@ -54,7 +59,7 @@ impl Expected {
             self.0.failed.notify_waiters();
             return true;
         }
-        dials.commanded.remove(address) || dials.named.contains(address)
+        dials.commanded.remove(address).is_some() || dials.named.contains(address)
     }
 
     /// Notes the dials of a command to one node, whose failure the command's result reports. With
@@ -67,14 +72,14 @@ impl Expected {
             _ => Vec::new(),
         };
         let mut dials = self.lock();
-        dials.commanded.clear();
+        dials.commanded.retain(|_, failed| failed.is_some_and(|failed| failed.elapsed() < LATE));
         if !places.is_empty() || addresses.len() == 1 {
-            dials.commanded.extend(addresses);
+            dials.commanded.extend(addresses.into_iter().map(|address| (address, None)));
         }
     }
 
-    /// Forgets the dials of a command that has ended. If one has failed they are kept: its event may
-    /// still be on its way.
+    /// Notes that a command has ended. Its dials are expected no more, unless they have failed: then
+    /// their events may still be on their way.
     pub(crate) fn end_command<T>(&self, result: &Result<T, Error>) {
         let is_dial = matches!(
             result,
@@ -87,9 +92,13 @@ impl Expected {
                 | Error::Unreachable { .. }
                 | Error::NoneReached { .. })
         );
-        if !is_dial {
-            self.lock().commanded.clear();
-        }
+        let now = Instant::now();
+        self.lock().commanded.retain(|_, failed| {
+            if is_dial {
+                failed.get_or_insert(now);
+            }
+            failed.is_some()
+        });
     }
 
     fn lock(&self) -> MutexGuard<'_, Dials> {

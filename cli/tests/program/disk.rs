@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::{Value, json};
 
-use crate::harness::{PATIENCE, Program, Share, get, get_command, peerkit, run, text, ticket};
+use crate::harness::{
+    PATIENCE, Program, Share, get, get_command, peerkit, run, stopping_signals, text, ticket,
+};
 
 /// A folder below `home` whose name is not UTF-8.
 fn odd(home: &Path, name: &[u8]) -> PathBuf {
@@ -167,7 +169,7 @@ fn a_name_that_is_too_long_is_refused_before_anything_is_fetched() {
 
 #[test]
 fn a_start_that_hangs_is_ended_by_a_signal() {
-    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+    for (signal, _) in stopping_signals() {
         let home = tempfile::tempdir().unwrap();
         let state = home.path().join("ann");
         fs::create_dir(&state).unwrap();

@@ -45,6 +45,24 @@ pub(crate) fn piped(command: &mut Command) -> Child {
     command.spawn().unwrap()
 }
 
+/// Returns the signals that stop a program, each with the status of a `get` or `demo` that it stops.
+/// SIGHUP is not among them if the tests run with it ignored, as `nohup` has it: the program ignores it
+/// then, too.
+#[cfg(unix)]
+pub(crate) fn stopping_signals() -> Vec<(rustix::process::Signal, i32)> {
+    use rustix::process::Signal;
+
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let mut signals = vec![(Signal::TERM, 1), (Signal::INT, 130)];
+    // The lowest bit is that of signal 1.
+    if ignored.is_none_or(|mask| mask & 1 == 0) {
+        signals.push((Signal::HUP, 1));
+    }
+    signals
+}
+
 /// Reads the lines of a stream in a thread.
 pub(crate) fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, lines) = mpsc::channel();

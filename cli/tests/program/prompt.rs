@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 
-use crate::harness::{PATIENCE, Program, Share, content, get_command, peerkit};
+use crate::harness::{PATIENCE, Program, Share, content, get_command, peerkit, stopping_signals};
 
 /// Makes a terminal: our end and the program's.
 fn open_terminal() -> (File, File) {
@@ -488,10 +488,9 @@ fn pasted_lines_are_commands_or_one_text() {
 #[test]
 fn a_signal_at_the_question_for_a_ticket_leaves_the_terminal_as_it_was() {
     let home = tempfile::tempdir().unwrap();
-    let signals = [(Signal::TERM, 1), (Signal::HUP, 1), (Signal::INT, 130)];
     // Often, and as soon as the line is edited: a signal just before the read of the first key was
     // once lost.
-    for (signal, status) in signals.into_iter().cycle().take(24) {
+    for (signal, status) in stopping_signals().into_iter().cycle().take(24) {
         let mut asked = Prompt::that_asks(home.path());
         kill_process(Pid::from_child(&asked.child), signal).unwrap();
         asked.sees("stopped before it was begun");
@@ -520,7 +519,7 @@ fn a_window_that_changes_its_size_does_not_disturb_the_question_for_a_ticket() {
 #[test]
 fn a_signal_at_the_prompt_stops_the_node_whatever_has_been_typed() {
     let home = tempfile::tempdir().unwrap();
-    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+    for (signal, _) in stopping_signals() {
         for typed in ["", "half a comm"] {
             let mut alice = Prompt::start(home.path(), &[("NO_COLOR", "1")], &[]);
             alice.sees("alice> ");

@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::Path;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use peerkit::Ticket;
 use serde_json::Value;
 
 use crate::harness::{
-    PATIENCE, Person, Program, Share, address, content, get, get_command, peerkit, run, text,
-    ticket,
+    PATIENCE, Person, Program, Share, address, content, get, get_command, peerkit, run,
+    stopping_signals, text, ticket,
 };
 
 #[test]
@@ -235,6 +235,33 @@ fn the_end_of_piped_commands_waits_for_what_they_fetch() {
     assert!(text(&got.stderr).contains("error: "), "{}", text(&got.stderr));
 }
 
+/// Fetches a ticket of 8 MiB until two pieces have come, and stops that as a person does.
+#[cfg(unix)]
+fn stopped_get(home: &Path, ticket: &str) -> Output {
+    let mut command = get_command(home, &[ticket]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Pieces that have come, of those before the last, which comes with the list of them.
+    let pieces = |part: &Path| {
+        let bytes = fs::read(part).unwrap();
+        let pieces = bytes.chunks(1 << 20).take(7);
+        pieces.filter(|piece| piece.iter().any(|byte| *byte != 0)).count()
+    };
+    let begun = Instant::now();
+    while part(home).is_none_or(|part| pieces(&part) < 2) {
+        assert!(begun.elapsed() < PATIENCE, "the fetch has begun");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// Returns what is in the folder of `get`.
+#[cfg(unix)]
+fn part(home: &Path) -> Option<PathBuf> {
+    fs::read_dir(home.join("other")).unwrap().next().map(|entry| entry.unwrap().path())
+}
+
 #[cfg(unix)]
 #[test]
 fn what_was_stopped_goes_on_where_it_was() {
@@ -245,26 +272,10 @@ fn what_was_stopped_goes_on_where_it_was() {
     let share = Share::start(home.path(), &["--up", "2MiB", film.to_str().unwrap()]);
     let ticket = ticket(&share.shared());
     let other = home.path().join("other");
-    let mut command = get_command(home.path(), &[&ticket]);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let part = || fs::read_dir(&other).unwrap().next().map(|entry| entry.unwrap().path());
-    // Pieces that have come, of those before the last, which comes with the list of them.
-    let pieces = |part: &Path| {
-        let bytes = fs::read(part).unwrap();
-        let pieces = bytes.chunks(1 << 20).take(7);
-        pieces.filter(|piece| piece.iter().any(|byte| *byte != 0)).count()
-    };
-    let begun = Instant::now();
-    while part().is_none_or(|part| pieces(&part) < 2) {
-        assert!(begun.elapsed() < PATIENCE, "the fetch has begun");
-        thread::sleep(Duration::from_millis(10));
-    }
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    let stopped = child.wait_with_output().unwrap();
+    let stopped = stopped_get(home.path(), &ticket);
     assert_eq!(stopped.status.code(), Some(130));
     assert!(text(&stopped.stderr).contains("goes on from it"), "{}", text(&stopped.stderr));
-    assert!(part().is_some() && !other.join("film.bin").exists());
+    assert!(part(home.path()).is_some() && !other.join("film.bin").exists());
 
     let again = get(home.path(), &[&ticket]);
     assert_eq!((again.status.code(), text(&again.stderr)), (Some(0), ""));
@@ -272,18 +283,46 @@ fn what_was_stopped_goes_on_where_it_was() {
     assert_eq!(fs::read_dir(&other).unwrap().count(), 1, "nothing else is left");
 }
 
+/// What an earlier `get` left is kept also by one that comes to nothing before it has looked at it.
+#[cfg(unix)]
+#[test]
+fn what_was_stopped_is_said_to_be_kept_though_no_source_has_it_now() {
+    let home = tempfile::tempdir().unwrap();
+    let film = home.path().join("film.bin");
+    fs::write(&film, content(4, 8 << 20)).unwrap();
+    let share = Share::start(home.path(), &["--up", "2MiB", film.to_str().unwrap()]);
+    let ticket = ticket(&share.shared());
+    assert_eq!(stopped_get(home.path(), &ticket).status.code(), Some(130));
+    let left = part(home.path()).unwrap();
+
+    fs::write(&film, "another film").unwrap();
+    let changed = get(home.path(), &[&ticket]);
+    assert_eq!(changed.status.code(), Some(1));
+    let said = text(&changed.stderr);
+    assert!(said.contains("was changed") && said.contains("what has come is kept"), "{said}");
+    drop(share);
+    let gone = get(home.path(), &[&ticket]);
+    assert_eq!(gone.status.code(), Some(1));
+    let said = text(&gone.stderr);
+    assert!(said.contains("what has come is kept"), "{said}");
+    assert_eq!(part(home.path()), Some(left));
+
+    let nothing = get(home.path(), &[&ticket, "elsewhere/"]);
+    assert!(!text(&nothing.stderr).contains("kept"), "{}", text(&nothing.stderr));
+}
+
 /// Signals that end a program, and the status that `get` ends with.
 #[cfg(unix)]
 #[test]
 fn a_stopped_get_leaves_nothing_in_the_temporary_folder() {
-    use rustix::process::{Pid, Signal, kill_process};
+    use rustix::process::{Pid, kill_process};
 
     let home = tempfile::tempdir().unwrap();
     let film = home.path().join("film.bin");
     fs::write(&film, content(7, 8 << 20)).unwrap();
     let share = Share::start(home.path(), &["--up", "1MiB", film.to_str().unwrap()]);
     let ticket = ticket(&share.shared());
-    for (signal, status) in [(Signal::HUP, 1), (Signal::TERM, 1), (Signal::INT, 130)] {
+    for (signal, status) in stopping_signals() {
         let temporary = home.path().join("tmp");
         fs::create_dir_all(&temporary).unwrap();
         let mut command = get_command(home.path(), &[&ticket, "-"]);

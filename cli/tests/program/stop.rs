@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::harness::{PATIENCE, Program, Share, line, peerkit, run};
+use crate::harness::{PATIENCE, Program, Share, line, peerkit, run, stopping_signals};
 
 #[test]
 fn signals_stop_a_node_cleanly_and_peers_are_told() {
-    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+    for (signal, _) in stopping_signals() {
         let home = tempfile::tempdir().unwrap();
         let mut line = line(home.path(), &[]);
         line.b.signal(signal);
@@ -150,18 +150,18 @@ fn a_line_that_is_not_utf8_fails_and_the_next_is_carried_out() {
 }
 
 #[test]
-fn a_hangup_stops_share_and_demo() {
+fn a_signal_stops_share_and_demo() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("file");
     fs::write(&file, "x").unwrap();
-    for signal in [Signal::HUP, Signal::TERM] {
+    for (signal, _) in stopping_signals() {
         let share = Share::start(home.path(), &[file.to_str().unwrap()]);
         share.shared();
         assert_eq!(share.signal(signal), Some(0), "{signal:?}");
     }
     let temporary = home.path().join("tmp");
     fs::create_dir(&temporary).unwrap();
-    for (signal, status) in [(Signal::HUP, 1), (Signal::INT, 130)] {
+    for (signal, status) in stopping_signals() {
         let mut command = peerkit(home.path());
         command.args(["demo", "--json"]).env("TMPDIR", &temporary);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();

@@ -259,6 +259,7 @@ impl Inner {
     ) -> Result<Download, Error> {
         let get = if get.to_chosen { get } else { get.into_folder(self.download_folder()) };
         let entry = Entry::new(get, keep, false);
+        note_if_begun(&entry).await;
         self.downloads.enter(&entry);
         self.keep(&entry).await.inspect_err(|_| self.downloads.forget(&entry))?;
         // Made first: it is to see every change, however soon the fetch is over.
@@ -580,11 +581,21 @@ async fn fetch_once(
     outcome
 }
 
+/// Takes notice of a part that an earlier fetch of the same has left: it is kept also if this one comes to
+/// nothing before it has looked at it.
+async fn note_if_begun(entry: &Entry) {
+    let (to, hash) = (entry.get.to.clone(), entry.get.hash);
+    let looking = tokio::task::spawn_blocking(move || part::is_left_in(to.folder(), &hash));
+    if matches!(looking.await, Ok(true)) {
+        entry.shown.has_part();
+    }
+}
+
 /// Takes notice of a part that is gone, as its folder was removed: nothing is kept then, and nothing goes
 /// on from it.
 async fn note_if_lost(entry: &Entry) {
     let (status, hash) = (entry.shown.get(), entry.get.hash);
-    let Some(path) = status.path.filter(|_| entry.shown.kept() > 0) else { return };
+    let Some(path) = status.path.filter(|_| status.kept) else { return };
     let looking = tokio::task::spawn_blocking(move || part::is_left(&path, &hash));
     if matches!(looking.await, Ok(false)) {
         entry.shown.lost();

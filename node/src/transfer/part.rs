@@ -74,9 +74,13 @@ pub(super) fn remove(path: &Path, hash: &Hash) {
 /// Returns whether a fetch of `hash` has left something for a target at `path`, or in it if that is
 /// a folder.
 pub(super) fn is_left(path: &Path, hash: &Hash) -> bool {
-    let folders = [Some(path), path.parent()];
-    let mut entries = folders.into_iter().flatten().filter_map(|folder| fs::read_dir(folder).ok());
-    entries.any(|entries| entries.flatten().any(|found| is_part_of(&found, hash)))
+    [Some(path), path.parent()].into_iter().flatten().any(|folder| is_left_in(folder, hash))
+}
+
+/// Returns whether a fetch of `hash` has left something in `folder`.
+pub(super) fn is_left_in(folder: &Path, hash: &Hash) -> bool {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    entries.flatten().any(|found| is_part_of(&found, hash))
 }
 
 fn is_part_of(found: &fs::DirEntry, hash: &Hash) -> bool {

@@ -66,6 +66,14 @@ impl Destination {
         Ok(goal)
     }
 
+    /// Returns the folder that a part lies in. Blocks on the disk.
+    pub(super) fn folder(&self) -> &Path {
+        match self {
+            Self::Path(path) if !path.is_dir() => parent(path),
+            Self::Path(folder) | Self::Folder(folder) => folder,
+        }
+    }
+
     /// What to name in an error before the name at the source is known.
     pub(super) fn path(&self) -> &Path {
         match self {

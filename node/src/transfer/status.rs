@@ -30,6 +30,8 @@ pub struct DownloadStatus {
     pub state: DownloadState,
     /// Bytes that are here and verified.
     pub done: u64,
+    /// Whether a part is on disk, of an earlier fetch perhaps, that a later fetch of the same goes on from.
+    pub kept: bool,
     /// Bytes in all, once that is known.
     pub total: Option<u64>,
     /// Bytes a second, lately.
@@ -105,6 +107,7 @@ impl Shown {
             kind: None,
             state: DownloadState::Queued,
             done: 0,
+            kept: false,
             total: None,
             rate: 0,
             sources: 0,
@@ -157,19 +160,28 @@ impl Shown {
     /// What had come is not on disk any more.
     pub(super) fn lost(&self) {
         self.set_kept(0);
-        self.status.send_modify(|status| status.done = 0);
+        self.status.send_modify(|status| (status.done, status.kept) = (0, false));
+    }
+
+    /// An earlier fetch has left a part.
+    pub(super) fn has_part(&self) {
+        self.status.send_modify(|status| status.kept = true);
     }
 
     /// It is at `path`, but for so many files that this disk could not have.
     pub(super) fn placed(&self, path: PathBuf, left_out: usize) {
-        self.status.send_modify(|status| (status.path, status.left_out) = (Some(path), left_out));
+        self.status.send_modify(|status| {
+            (status.path, status.left_out, status.kept) = (Some(path), left_out, false);
+        });
         self.state(DownloadState::Done);
     }
 
     /// Shows what the store has kept of a download of an earlier run.
     pub(super) fn restored(&self, done: u64, total: Option<u64>) {
         self.set_kept(done);
-        self.status.send_modify(|status| (status.done, status.total) = (done, total));
+        self.status.send_modify(|status| {
+            (status.done, status.kept, status.total) = (done, done > 0, total);
+        });
     }
 
     /// Shows whether a source is being tried while it is not known yet what is fetched.
@@ -219,13 +231,17 @@ impl Shown {
         self.status.send_modify(|status| {
             status.state = DownloadState::Fetching;
             status.path = Some(target.path.clone());
-            (status.done, status.total) = (meter.done, Some(meter.total));
+            (status.done, status.kept) = (meter.done, meter.done > 0);
+            status.total = Some(meter.total);
         });
     }
 
     pub(super) fn progress(&self, meter: &Meter) {
         self.set_kept(meter.done);
-        self.status.send_modify(|status| (status.done, status.rate) = (meter.done, meter.rate));
+        self.status.send_modify(|status| {
+            (status.done, status.rate) = (meter.done, meter.rate);
+            status.kept = meter.done > 0;
+        });
     }
 
     /// How fast it goes now, where that is another speed than before.
