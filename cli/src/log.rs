@@ -90,8 +90,7 @@ impl Log {
 }
 
 /// Leaves out what the watching of folders logs of each change, and its warning of a folder that was
-/// removed. If the log is a file in a watched
-/// folder, each line of it would make another.
+/// removed. Each line of a log that is a file in a watched folder would make another.
 fn without_notify(filter: EnvFilter) -> EnvFilter {
     match "notify=error".parse() {
         Ok(quiet) => filter.add_directive(quiet),

@@ -5,7 +5,7 @@
 //! protocol carry only the first eight. So the order matters: the addresses that most peers can
 //! reach come first, and those of bridges to containers on this machine come last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -165,6 +165,12 @@ fn is_private(ip: IpAddr) -> bool {
         IpAddr::V4(v4) => v4.is_private() || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64),
         IpAddr::V6(v6) => v6.is_unique_local(),
     }
+}
+
+/// Returns the addresses in their order, each once.
+pub(crate) fn distinct(addresses: Vec<Address>) -> Vec<Address> {
+    let mut seen = BTreeSet::new();
+    addresses.into_iter().filter(|address| seen.insert(address.clone())).collect()
 }
 
 /// The addresses to announce, best first: those of the configuration, then `local` on every port

@@ -1,6 +1,5 @@
 //! Making a node.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use peerkit_proto::overlay::{Identity, Overlay};
 use tokio::sync::mpsc;
 
 use crate::actor::{Actor, Earlier};
-use crate::addresses::LocalIps;
+use crate::addresses::{LocalIps, distinct};
 use crate::bootstrap::{self, BootstrapError, MAX_BOOTSTRAP};
 use crate::clock::unix_millis;
 use crate::dispatch::{Dispatch, deliver_notices};
@@ -235,8 +234,7 @@ impl Builder {
             let read = move || Ok(bootstrap::read(&folder)?);
             bootstrap.extend(crate::known::blocking(read).await?);
         }
-        let mut seen = BTreeSet::new();
-        bootstrap.retain(|address| seen.insert(address.clone()));
+        let bootstrap = distinct(bootstrap);
         if bootstrap.len() > MAX_BOOTSTRAP {
             return Err(BootstrapError::TooMany(bootstrap.len()).into());
         }

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::addresses::distinct;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::order::{Order, Wanted};
@@ -63,12 +64,9 @@ impl Inner {
     /// See [`crate::Node::join`].
     pub(crate) async fn join(
         self: &Arc<Self>,
-        mut addresses: Vec<Address>,
+        addresses: Vec<Address>,
     ) -> Result<Vec<Peer>, Error> {
-        // One that is listed again is the same node.
-        let mut seen = BTreeSet::new();
-        addresses.retain(|address| seen.insert(address.clone()));
-        let nodes = addresses.into_iter().map(|address| vec![address]).collect();
+        let nodes = distinct(addresses).into_iter().map(|address| vec![address]).collect();
         self.join_any(nodes, Wanted::ToJoin).await.peers
     }
 

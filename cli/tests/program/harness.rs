@@ -45,6 +45,20 @@ pub(crate) fn piped(command: &mut Command) -> Child {
     command.spawn().unwrap()
 }
 
+/// Waits for the end of a program, and kills it if that does not come.
+pub(crate) fn ended(child: &mut Child) -> ExitStatus {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if begun.elapsed() > PATIENCE {
+            child.kill().unwrap();
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// Returns the signals that stop a program, each with the status of a `get` or `demo` that it stops.
 /// SIGHUP is not among them if the tests run with it ignored, as `nohup` has it: the program ignores it
 /// then, too.

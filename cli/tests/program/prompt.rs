@@ -14,7 +14,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 
-use crate::harness::{PATIENCE, Program, Share, content, get_command, peerkit, stopping_signals};
+use crate::harness::{
+    PATIENCE, Program, Share, content, ended, get_command, peerkit, stopping_signals,
+};
 
 /// Makes a terminal: our end and the program's.
 fn open_terminal() -> (File, File) {
@@ -546,16 +548,7 @@ fn a_terminal_that_is_closed_stops_a_node_cleanly() {
         drop((ours, terminal, command));
         let event = other.event("inbound_node_disconnected");
         assert_eq!(event["data"]["by_peer"], true, "{args:?}: {event}");
-        let begun = Instant::now();
-        let status = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break status;
-            }
-            if begun.elapsed() > PATIENCE {
-                child.kill().unwrap();
-            }
-            thread::sleep(Duration::from_millis(10));
-        };
+        let status = ended(&mut child);
         assert_eq!(status.code(), Some(0), "{args:?}");
     }
     other.exit();

@@ -11,7 +11,7 @@ use peerkit::Ticket;
 use serde_json::Value;
 
 use crate::harness::{
-    PATIENCE, Person, Program, Share, address, content, get, get_command, peerkit, run,
+    PATIENCE, Person, Program, Share, address, content, ended, get, get_command, peerkit, run,
     stopping_signals, text, ticket,
 };
 
@@ -364,16 +364,7 @@ fn a_reader_that_does_not_read_does_not_keep_a_get_from_stopping() {
     let mut first = [0];
     stdout.read_exact(&mut first).unwrap();
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
-    let begun = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if begun.elapsed() > PATIENCE {
-            child.kill().unwrap();
-        }
-        thread::sleep(Duration::from_millis(10));
-    };
+    let status = ended(&mut child);
     assert_eq!(status.code(), Some(130));
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
