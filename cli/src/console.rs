@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fs;
 use std::io::{self, BufRead, Read};
 use std::path::{MAIN_SEPARATOR, Path};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use peerkit::{Node, Ticket};
@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::command;
 use crate::execute::Found;
+use crate::lock::lock;
 use crate::text::{Paint, plain};
 use crate::wanted::TICKET_START;
 use crate::words::{self, Word};
@@ -213,10 +214,9 @@ impl Prompt {
     fn line(&mut self, prompt: &(&str, &str)) -> Option<Line> {
         let mut typed = String::new();
         loop {
-            *self.edited.lock().unwrap_or_else(PoisonError::into_inner) =
-                Drawn { line: typed.clone(), is_search: false };
+            *lock(&self.edited) = Drawn { line: typed.clone(), is_search: false };
             let read = self.editor.readline_with_initial(prompt, (&typed, ""));
-            let edited = self.edited.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let edited = lock(&self.edited).clone();
             match read {
                 Ok(line) => return Some(Line::Text(line)),
                 // As in a shell: the line, or the search for one, is given up.
@@ -310,7 +310,7 @@ impl Hinter for Completion {
     type Hint = String;
 
     fn hint(&self, line: &str, _pos: usize, _context: &Context<'_>) -> Option<String> {
-        let mut edited = self.edited.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut edited = lock(&self.edited);
         line.clone_into(&mut edited.line);
         None
     }
@@ -324,7 +324,7 @@ impl Highlighter for Completion {
         prompt: &'p str,
         default: bool,
     ) -> Cow<'b, str> {
-        let mut edited = self.edited.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut edited = lock(&self.edited);
         edited.is_search = !default;
         Cow::Borrowed(prompt)
     }
@@ -455,7 +455,7 @@ impl Completion {
 
     /// Returns finds of earlier searches: by name where one starts so, else by hash.
     fn hits(&self, start: &str) -> Vec<String> {
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = lock(&self.found);
         let names = found.iter().map(|hit| hit.name.to_string());
         let names: Vec<String> = names.filter(|name| name.starts_with(start)).collect();
         if !names.is_empty() && !start.is_empty() {

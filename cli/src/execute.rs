@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -17,6 +17,7 @@ use crate::command::{self, Command};
 use crate::fetches::Fetches;
 use crate::folders;
 use crate::join::{self, Expected};
+use crate::lock::lock;
 use crate::log::Log;
 use crate::manual;
 use crate::outcome::{
@@ -177,8 +178,7 @@ impl Session {
                 let found = node.search(&text).await?;
                 // A search that finds nothing leaves what can be fetched by its name.
                 if !found.is_empty() {
-                    *self.found.lock().unwrap_or_else(PoisonError::into_inner) =
-                        found.iter().map(hit).collect();
+                    *lock(&self.found) = found.iter().map(hit).collect();
                 }
                 let view = |found| FoundView::new(node, found);
                 Outcome::Found { files: found.into_iter().map(view).collect() }
@@ -343,7 +343,7 @@ impl Session {
     /// What `get` is to fetch, from where and where to.
     async fn get(&self, line: &str, from: &[String], force: bool) -> anyhow::Result<Get> {
         let (wanted, name, path) = {
-            let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = lock(&self.found);
             wanted::read(line, &found).map_err(|error| anyhow!(error))?
         };
         if path.as_deref() == Some(Path::new("-")) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -11,6 +11,7 @@ use peerkit::{
 };
 use tokio::sync::Notify;
 
+use crate::lock::lock;
 use crate::outcome::{ChangesView, Outcome};
 use crate::output::Output;
 use crate::progress::{Bars, peer_of};
@@ -217,10 +218,6 @@ pub(crate) fn advised(error: Error) -> anyhow::Error {
         }
         _ => error.into(),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The links that `peerkit run` begins with.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use peerkit::{Address, Error, Event, Node, NodeId};
@@ -9,6 +9,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+use crate::lock::lock;
 use crate::output::Output;
 use crate::text::count;
 
@@ -102,7 +103,7 @@ impl Expected {
     }
 
     fn lock(&self) -> MutexGuard<'_, Dials> {
-        self.0.dials.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.dials)
     }
 
     /// Expects the dials of peers of earlier runs, and of bootstrap nodes.

@@ -23,6 +23,7 @@ mod host;
 mod human;
 mod join;
 mod json;
+mod lock;
 mod log;
 mod manual;
 mod outcome;

@@ -4,12 +4,13 @@
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::lock::lock;
 use crate::{log, terminal};
 
 /// The exit status of a program that SIGINT ended, as shells report it: 128 + 2.
@@ -57,7 +58,7 @@ impl Interruptible {
     /// From now on SIGINT ends this command.
     pub(crate) fn start() -> Self {
         let token = CancellationToken::new();
-        *COMMAND.lock().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
+        *lock(&COMMAND) = Some(token.clone());
         Self(token)
     }
 
@@ -69,7 +70,7 @@ impl Interruptible {
 
 impl Drop for Interruptible {
     fn drop(&mut self) {
-        *COMMAND.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&COMMAND) = None;
     }
 }
 
@@ -161,7 +162,7 @@ pub(crate) fn watch(stop: &CancellationToken) -> io::Result<()> {
 /// Ends the command that runs at a prompt. Without one the program is to stop: returns true then, or
 /// ends it at once, if it is the second time.
 fn interrupted() -> bool {
-    if let Some(command) = COMMAND.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    if let Some(command) = lock(&COMMAND).take() {
         command.cancel();
         return false;
     }
@@ -176,14 +177,14 @@ static TEMPORARY: Mutex<Option<PathBuf>> = Mutex::new(None);
 
 /// Has a temporary folder removed also if the program is left at once.
 pub(crate) fn remove_at_once(folder: &Path) {
-    *TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder.to_owned());
+    *lock(&TEMPORARY) = Some(folder.to_owned());
 }
 
 /// Leaves the program at once, with the status of one that SIGINT ended, or of one that failed.
 pub(crate) fn leave() -> ! {
     terminal::restore();
     log::finish();
-    if let Some(folder) = TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    if let Some(folder) = lock(&TEMPORARY).take() {
         // If it can't be removed there is nobody left to say so to.
         let _ = std::fs::remove_dir_all(folder);
     }

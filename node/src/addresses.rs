@@ -7,13 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
 
 use crate::inner::Inner;
+use crate::lock::lock;
 use crate::order::Order;
 
 /// Interval at which the interfaces are read again, for a VPN that comes up or a laptop that moves.
@@ -83,7 +84,7 @@ impl LocalIps {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<IpAddr>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
@@ -16,6 +16,7 @@ use peerkit_proto::time::Instant;
 use tokio::sync::{Notify, oneshot};
 
 use crate::counters::Meter;
+use crate::lock::lock;
 use crate::outbox::Outbox;
 
 mod alarm;
@@ -125,13 +126,13 @@ impl Conn {
     /// Has the link's task tell the application that the link is about to be closed, and close it.
     /// The first reason counts.
     pub(crate) fn leave(&self, reason: Reason) {
-        self.leaving.lock().unwrap_or_else(PoisonError::into_inner).ask(reason);
+        lock(&self.leaving).ask(reason);
         self.closing.notify_one();
     }
 
     /// The reason that [`Conn::leave`] was given, once; none where the link is ending already.
     fn take_leaving(&self) -> Option<Reason> {
-        let taken = self.leaving.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = lock(&self.leaving).take();
         taken.filter(|_| self.outbox.closed().is_none())
     }
 
@@ -205,7 +206,7 @@ impl Conn {
     }
 
     fn pings(&self) -> MutexGuard<'_, Vec<oneshot::Sender<Duration>>> {
-        self.pings.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pings)
     }
 
     /// A number for a request, and where its reply will come.
@@ -229,7 +230,7 @@ impl Conn {
     }
 
     fn requests(&self) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<Result<Message, Refusal>>>> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.requests)
     }
 
     fn set_rtt(&self, rtt: Duration) {

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use peerkit_proto::config::Config;
 use peerkit_proto::event::{Event, Peer};
@@ -13,6 +13,7 @@ use peerkit_proto::message::Message;
 use tokio::sync::{Mutex, mpsc};
 
 use crate::events::{Events, Queue};
+use crate::lock::{read, write};
 use crate::trace;
 
 /// Events that do not come from a link's own task, waiting to be delivered.
@@ -82,7 +83,7 @@ impl Dispatch {
 
     /// A new stream of events.
     pub(crate) fn subscribe(&self) -> Events {
-        let mut subscribers = self.subscribers.write().unwrap_or_else(PoisonError::into_inner);
+        let mut subscribers = write(&self.subscribers);
         subscribers.retain(|queue| !queue.is_gone());
         if let Some(first) = subscribers.iter().find(|queue| !queue.is_claimed()) {
             return first.claim();
@@ -192,7 +193,7 @@ impl Dispatch {
     }
 
     fn queues(&self) -> Vec<Arc<Queue>> {
-        self.subscribers.read().unwrap_or_else(PoisonError::into_inner).clone()
+        read(&self.subscribers).clone()
     }
 
     /// Runs the handler over events of one name. A panic costs the event that it happened in, and

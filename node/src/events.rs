@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -10,6 +10,8 @@ use futures_core::Stream;
 use peerkit_proto::config::Config;
 use peerkit_proto::event::Event;
 use tokio::sync::Notify;
+
+use crate::lock::lock;
 
 /// A stream of a node's events, from the moment that it was asked for.
 ///
@@ -197,8 +199,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that holds the lock can panic halfway through a change.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -3,8 +3,8 @@
 //! A handler must not wait for the actor. If the actor's queue is full, its orders go into a second,
 //! bounded queue. They keep their sequence, and a stop carries all of them out.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use peerkit_proto::event::{ActionId, Peer};
 use peerkit_proto::handler::{Action, World};
@@ -38,7 +38,7 @@ impl World for Inner {
 
     fn info(&self, peer: NodeId, key: &str) -> Option<Value> {
         let conn = self.conn(peer).ok()?;
-        let info = conn.info.lock().unwrap_or_else(PoisonError::into_inner);
+        let info = lock(&conn.info);
         info.get(key).cloned()
     }
 

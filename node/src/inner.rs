@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
@@ -30,6 +30,7 @@ use crate::dispatch::Dispatch;
 use crate::error::Error;
 use crate::halt::Halt;
 use crate::kept::Kept;
+use crate::lock::{lock, read, write};
 use crate::met::Met;
 use crate::order::{FromLink, Order};
 use crate::outbox::NotAccepted;
@@ -273,14 +274,14 @@ impl Inner {
 
     /// Returns the link with `id`.
     pub(crate) fn conn(&self, id: NodeId) -> Result<Arc<Conn>, Error> {
-        let conns = self.conns.read().unwrap_or_else(PoisonError::into_inner);
+        let conns = read(&self.conns);
         let conn = conns.by_id.get(&id).ok_or(Error::NotConnected(id))?;
         Ok(conn.clone())
     }
 
     /// Returns all links, in the order in which they were made.
     pub(crate) fn all_conns(&self) -> Arc<[Arc<Conn>]> {
-        let conns = self.conns.read().unwrap_or_else(PoisonError::into_inner);
+        let conns = read(&self.conns);
         let in_order = || {
             let mut all: Vec<_> = conns.by_id.values().cloned().collect();
             all.sort_by_key(|conn| conn.serial);
@@ -310,7 +311,7 @@ impl Inner {
     /// Changes the links.
     pub(crate) fn change_conns(&self, change: impl FnOnce(&mut HashMap<NodeId, Arc<Conn>>)) {
         {
-            let mut conns = self.conns.write().unwrap_or_else(PoisonError::into_inner);
+            let mut conns = write(&self.conns);
             change(&mut conns.by_id);
             conns.in_order.take();
         }
@@ -335,7 +336,7 @@ impl Inner {
 
     /// Returns the network's owner, as far as this node knows.
     pub(crate) fn owner(&self) -> Option<NodeId> {
-        *self.owner.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.owner)
     }
 
     /// Takes `owner` for the network's owner if none is known yet. Returns whether it did. An identity
@@ -344,7 +345,7 @@ impl Inner {
         if !owner.is_public_key() {
             return false;
         }
-        let mut known = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.owner);
         let is_news = known.is_none();
         known.get_or_insert(owner);
         is_news
@@ -358,12 +359,12 @@ impl Inner {
 
     /// Returns the folder for fetches that name no destination.
     pub(crate) fn download_folder(&self) -> PathBuf {
-        self.download_folder.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.download_folder).clone()
     }
 
     /// Sets the folder for fetches that name no destination.
     pub(crate) fn set_download_folder(&self, folder: PathBuf) {
-        *self.download_folder.lock().unwrap_or_else(PoisonError::into_inner) = folder;
+        *lock(&self.download_folder) = folder;
     }
 
     /// Notes something about a connected peer. Returns what was noted before.
@@ -374,7 +375,7 @@ impl Inner {
         value: Value,
     ) -> Result<Option<Value>, Error> {
         let conn = self.conn(peer)?;
-        let mut info = conn.info.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut info = lock(&conn.info);
         Ok(info.insert(key, value))
     }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -21,6 +21,7 @@ use crate::conn::{self, Established};
 use crate::dial::{self, Entry, Made};
 use crate::error::Error;
 use crate::inner::Inner;
+use crate::lock::lock;
 use crate::tls::{self, Channel, Purpose};
 
 /// The wait after the system had no descriptor for another connection.
@@ -243,7 +244,7 @@ impl Pending {
 
     fn enter(&self, ip: IpAddr) -> Place {
         let ip = ip.to_canonical();
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut places = lock(&self.places);
         places.retain(|place| !place.done.load(Ordering::Relaxed));
         if !ip.is_loopback() && places.iter().filter(|p| p.ip == ip).count() >= self.max_per_ip {
             evict_first(&mut places, |place| place.ip == ip);

@@ -1,9 +1,24 @@
-//! Locks that outlive a panic.
+//! Locks that a panic does not poison.
+//!
+//! A panic while a lock is held does not leave the data half changed: what can panic under a lock
+//! runs before the first change. So the next caller takes the lock as if nothing had happened.
+//!
+//! These are the standard library's locks. `parking_lot`, which has no poisoning, would be one more
+//! crate in the program, for nothing else.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Locks `mutex`, also where a thread has panicked while it held it: no change under a lock is left
-/// halfway by what can panic.
+/// Locks `mutex`.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks `shared` for reading.
+pub(crate) fn read<T>(shared: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    shared.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks `shared` for writing.
+pub(crate) fn write<T>(shared: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    shared.write().unwrap_or_else(PoisonError::into_inner)
 }

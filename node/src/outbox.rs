@@ -6,7 +6,7 @@
 //! call; the content of a large one is shared and not copied.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::task::Waker;
 
 use bytes::Bytes;
@@ -14,6 +14,8 @@ use peerkit_proto::config::Config;
 use peerkit_proto::event::Reason;
 use peerkit_proto::frame::Frame;
 use tokio::sync::Notify;
+
+use crate::lock::lock;
 
 mod parcel;
 mod taken;
@@ -422,8 +424,7 @@ impl Outbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, Lanes> {
-        // Nothing that holds the lock can panic halfway through a change.
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.lanes)
     }
 }
 

@@ -16,7 +16,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use peerkit_proto::config::Config;
@@ -25,6 +25,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::counters::FileCounters;
+use crate::lock::lock;
 
 /// What an unused limit lets through at once. 50 ms of it: timers are a few of these late, and
 /// nobody sees it on a line.
@@ -74,7 +75,7 @@ impl Throttle {
             return None;
         }
         let now = Instant::now();
-        let mut paid = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut paid = lock(&self.0);
         let from = now.checked_sub(BURST).map_or(*paid, |earliest| earliest.max(*paid));
         *paid = from.checked_add(cost(bytes, per_second)).unwrap_or(from);
         (*paid > now).then_some(*paid)
@@ -82,7 +83,7 @@ impl Throttle {
 
     /// Forgets what was counted.
     fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *lock(&self.0) = Instant::now();
     }
 }
 
@@ -318,7 +319,7 @@ impl Rates {
 
 impl All {
     fn peers(&self) -> MutexGuard<'_, HashMap<NodeId, Weak<PeerRates>>> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.peers)
     }
 }
 

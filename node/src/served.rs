@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use peerkit_proto::event::Peer;
 use peerkit_proto::message::Message;
 
+use crate::lock::{read, write};
 use crate::stream::Stream;
 
 /// Handlers by name; the last one given for a name counts.
@@ -20,12 +21,12 @@ impl<H> Default for Table<H> {
 
 impl<H: Clone> Table<H> {
     pub(crate) fn insert(&self, name: &str, handler: H) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), handler);
+        write(&self.0).insert(name.to_owned(), handler);
     }
 
     /// Gives all handlers back.
     pub(crate) fn clear(&self) {
-        let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = write(&self.0);
         let handlers = std::mem::take(&mut *table);
         // A handler may own anything: it is not dropped under the lock.
         drop(table);
@@ -33,7 +34,7 @@ impl<H: Clone> Table<H> {
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<H> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        read(&self.0).get(name).cloned()
     }
 }
 

@@ -20,7 +20,7 @@ mod watching;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use peerkit_proto::files::{
     Access, Asker, Description, FileName, PieceList, Refusal, SharedFile, TicketKey,
@@ -36,6 +36,7 @@ pub use report::{
     Added, FolderFile, FolderPart, Progress, Refreshed, ShareError, SkipReason, Skipped,
 };
 
+use crate::lock::{lock, read, write};
 use crate::store::{KnownShare, Store, StoreError};
 use index::{Index, Top};
 use options::Terms;
@@ -522,19 +523,19 @@ impl Shares {
     }
 
     fn adding(&self) -> RwLockReadGuard<'_, ()> {
-        self.pruning.read().unwrap_or_else(PoisonError::into_inner)
+        read(&self.pruning)
     }
 
     fn changing(&self) -> MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.changing)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Index> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner)
+        read(&self.index)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Index> {
-        self.index.write().unwrap_or_else(PoisonError::into_inner)
+        write(&self.index)
     }
 }
 

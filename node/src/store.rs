@@ -6,13 +6,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use peerkit_proto::address::Address;
 use peerkit_proto::files::{Access, PieceList, SharedFile};
 use peerkit_proto::id::{Hash, NodeId};
 use serde::{Deserialize, Serialize};
 
+use crate::lock::lock;
 use crate::stamp::Stamp;
 
 mod disk;
@@ -428,7 +429,7 @@ fn in_memory<T>(
     memory: &Mutex<Memory>,
     work: impl FnOnce(&mut Memory) -> T,
 ) -> Result<T, StoreError> {
-    Ok(work(&mut memory.lock().unwrap_or_else(PoisonError::into_inner)))
+    Ok(work(&mut lock(memory)))
 }
 
 #[cfg(test)]

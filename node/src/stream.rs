@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
 use peerkit_proto::config::Config;
@@ -12,6 +12,7 @@ use peerkit_proto::id::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::lock::lock;
 use crate::tls::{Channel, Expected};
 
 /// Streams that others asked us to open, at once: each makes us dial where they say.
@@ -106,7 +107,7 @@ pub(crate) struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.open);
         if let Some(count) = open.get_mut(&self.peer) {
             *count -= 1;
             if *count == 0 {
@@ -129,7 +130,7 @@ impl Streams {
 
     /// A place for one more stream of `peer`, if it may have one.
     pub(crate) fn enter(&self, peer: NodeId) -> Option<Place> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.open);
         let of_peer = open.get(&peer).copied().unwrap_or_default();
         if of_peer >= self.max_per_peer || open.values().sum::<usize>() >= self.max {
             return None;
@@ -149,6 +150,6 @@ impl Streams {
     }
 
     pub(crate) fn awaited(&self) -> MutexGuard<'_, HashMap<[u8; 16], Awaited>> {
-        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.awaited)
     }
 }

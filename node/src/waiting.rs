@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use peerkit_proto::event::Peer;
 use peerkit_proto::frame::query::QueryId;
@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::error::Error;
+use crate::lock::lock;
 
 /// Ways that are remembered. 256: five new recipients a second, for as long as a way is good.
 const MAX_WAYS: usize = 256;
@@ -107,10 +108,10 @@ impl Directs {
     }
 
     fn recipients(&self) -> MutexGuard<'_, HashMap<NodeId, Waiting>> {
-        self.recipients.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.recipients)
     }
 
     fn ways(&self) -> MutexGuard<'_, HashMap<NodeId, (QueryId, Instant)>> {
-        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.ways)
     }
 }

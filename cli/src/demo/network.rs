@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -10,6 +10,7 @@ use peerkit::{Event, Hash, Node, NodeId};
 use tokio::task::JoinSet;
 
 use super::PATIENCE;
+use crate::lock::lock;
 
 /// How often a condition is looked at that is waited for.
 const LOOK: Duration = Duration::from_millis(2);
@@ -191,10 +192,6 @@ async fn count_broadcasts(
             *lock(&received).entry(broadcast.id).or_default() += 1;
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn wait_until(what: &str, holds: impl Fn() -> bool) -> anyhow::Result<()> {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use serde_json::json;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 
+use crate::lock::{lock, wait};
 use crate::output::Output;
 
 /// Lines that may wait for the writing thread. 1,024: some 100 KiB, a burst of `debug on`.
@@ -82,7 +83,7 @@ pub(crate) fn finish() {
 }
 
 fn queued() -> MutexGuard<'static, Queue> {
-    QUEUED.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&QUEUED)
 }
 
 /// Waits for the next line, and takes it.
@@ -95,7 +96,7 @@ fn next() -> Line {
             return line;
         }
         WRITTEN.notify_all();
-        queue = NEWS.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        queue = wait(&NEWS, queue);
     }
 }
 

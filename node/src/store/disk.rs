@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use peerkit_proto::files::{Access, FileKind, FileName, PieceList, SharedFile};
@@ -16,6 +16,7 @@ use redb::{
 };
 
 use super::{BroadcastRow, FileRow, KnownFile, KnownPeer, KnownShare, StoreError};
+use crate::lock::{lock, read, write};
 use crate::path_bytes::{bytes_of, path_of};
 use crate::private;
 
@@ -410,7 +411,7 @@ impl Disk {
     }
 
     pub(super) fn save_away(&self, number: u64, nodes: &[(NodeId, u64)]) -> Result<(), StoreError> {
-        let mut newest = self.newest_away.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut newest = lock(&self.newest_away);
         if number < *newest {
             return Ok(());
         }
@@ -508,13 +509,12 @@ impl Disk {
 impl Disk {
     /// Returns the database, opened again if it was closed after an error.
     fn opened(&self) -> Result<RwLockReadGuard<'_, Option<Database>>, Option<redb::Error>> {
-        let read = || self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let open = read();
+        let open = read(&self.database);
         if open.is_some() {
             return Ok(open);
         }
         drop(open);
-        let mut closed = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        let mut closed = write(&self.database);
         if closed.is_none() {
             // Where the disk is gone no other takes its place.
             fs::metadata(&self.file).map_err(|error| Some(error.into()))?;
@@ -524,12 +524,12 @@ impl Disk {
             tracing::info!(file = %self.file.display(), "the state file is in use again");
         }
         drop(closed);
-        Ok(read())
+        Ok(read(&self.database))
     }
 
     /// Closes the file as it is to be left for the next start. A later call opens it again.
     pub(super) fn finish(&self) {
-        let mut open = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        let mut open = write(&self.database);
         let Some(database) = open.take() else {
             // It is closed already, or else the next start has to check it.
             return;
@@ -546,7 +546,7 @@ impl Disk {
 
     /// Closes the file after an error of the system.
     fn close(&self) {
-        let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        let database = write(&self.database).take();
         if catch(|| drop(database)).is_err() {
             tracing::debug!(file = %self.file.display(), "the state file was not closed cleanly");
         }

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
@@ -24,6 +24,7 @@ use super::status::{DownloadState, DownloadStatus, Shown};
 use super::{FetchError, Fetched};
 use crate::error::Error;
 use crate::inner::Inner;
+use crate::lock::lock;
 
 /// Files that the log names of those that a disk could not have.
 const LOGGED: usize = 100;
@@ -181,7 +182,7 @@ impl Downloads {
     }
 
     fn all(&self) -> MutexGuard<'_, Vec<Arc<Entry>>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.all)
     }
 
     /// How far all are, in the order in which they were begun.
@@ -242,7 +243,7 @@ impl Downloads {
 
 impl Entry {
     fn work(&self) -> MutexGuard<'_, Work> {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.work)
     }
 
     fn handle(self: &Arc<Self>) -> Download {

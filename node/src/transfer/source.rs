@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use peerkit_proto::files::wire::{FILES_PROTOCOL, MAX_PLACES};
@@ -20,6 +20,7 @@ use super::target::{Batch, Target};
 use super::{FetchError, STALL};
 use crate::error::Error;
 use crate::inner::Inner;
+use crate::lock::lock;
 use crate::stream::Stream;
 use crate::tls::Expected;
 
@@ -155,7 +156,7 @@ struct Run {
 
 impl Owed {
     fn runs(&self) -> MutexGuard<'_, VecDeque<Run>> {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.runs)
     }
 
     /// Says how much is sure to come, now that a piece of `len` bytes begins.

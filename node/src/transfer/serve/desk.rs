@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use peerkit_proto::files::{
     Answer, Asker, Description, FileName, Layout, PIECE, PieceValue, Refusal, SharedFile,
@@ -11,6 +11,7 @@ use peerkit_proto::hello::Proof;
 use peerkit_proto::id::{Hash, NodeId};
 
 use super::Serving;
+use crate::lock::lock;
 use crate::shares::{ChangedShare, OpenShare, OpenTree, values_of};
 use crate::transfer::partial::{OpenPartial, Partial};
 
@@ -177,12 +178,11 @@ impl Serving {
 
 impl Layouts {
     fn get(&self, hash: &Hash, make: impl FnOnce() -> Option<Layout>) -> Option<Arc<Layout>> {
-        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = lock().get(hash).and_then(Weak::upgrade) {
+        if let Some(known) = lock(&self.0).get(hash).and_then(Weak::upgrade) {
             return Some(known);
         }
         let made = Arc::new(make()?);
-        let mut layouts = lock();
+        let mut layouts = lock(&self.0);
         layouts.retain(|_, layout| layout.strong_count() > 0);
         layouts.insert(*hash, Arc::downgrade(&made));
         Some(made)

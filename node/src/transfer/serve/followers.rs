@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
@@ -10,6 +10,8 @@ use peerkit_proto::files::seeding::{Requester, Seeding};
 use peerkit_proto::files::wire::MAX_SOURCES;
 use peerkit_proto::id::{Hash, NodeId};
 use tokio::sync::watch;
+
+use crate::lock::lock;
 
 /// Followers of one hash that others are told of.
 const MAX_OF_HASH: usize = 256;
@@ -107,7 +109,7 @@ impl Followers {
     }
 
     fn lock(&self) -> MutexGuard<'_, Registry> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
