@@ -1,7 +1,7 @@
 //! TLS 1.3 with raw public keys (RFC 7250): the TLS key is the node's key, on both sides.
 //!
-//! There are no certificates and nobody who signs them. Whoever completes the handshake holds the
-//! key that its identity is; whether that is somebody we want is decided after it.
+//! There are no certificates and no authorities. A peer that completes the handshake has proven the
+//! key that is its identity; whether this node wants that peer is decided afterwards.
 
 use std::io;
 use std::sync::Arc;
@@ -20,25 +20,18 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{
-    AlertDescription, ClientConfig, ClientConnection, Connection, DigitallySignedStruct,
-    DistinguishedName, OtherError, ServerConfig, ServerConnection, SignatureScheme,
+    AlertDescription, ClientConfig, ConnectionCommon, DigitallySignedStruct, DistinguishedName,
+    OtherError, ServerConfig, SignatureScheme,
 };
-use tokio::net::TcpStream;
 
-mod channel;
-mod floor;
-mod handshake;
-mod incoming;
-mod outgoing;
+mod records;
 #[cfg(test)]
 mod tests;
-mod traffic;
 
-pub(crate) use channel::Channel;
-pub(crate) use floor::Expected;
-use handshake::Secrets;
+use records::Transport;
+pub(crate) use records::{Channel, Expected};
 
-/// What a connection is for: agreed on in the handshake (ALPN).
+/// The purpose of a connection, agreed on in the handshake (ALPN).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// Frames between two nodes.
@@ -90,39 +83,29 @@ impl Tls {
     /// Secures a connection that this node has accepted.
     ///
     /// # Errors
-    /// What TLS or the connection says, or that the other side is no node.
-    pub(crate) async fn accept(&self, tcp: TcpStream) -> io::Result<Channel> {
-        let secrets = Secrets::new();
-        let mut config = self.server.clone();
-        config.key_log = secrets.clone();
-        let connection = ServerConnection::new(Arc::new(config)).map_err(io::Error::other)?;
-        handshake::shake(tcp, Connection::Server(connection), &secrets).await
+    /// The error of TLS or of the connection, or that the other side is not a node.
+    pub(crate) async fn accept<T: Transport>(&self, transport: T) -> io::Result<Channel<T>> {
+        records::accept(self.server.clone(), transport).await
     }
 
-    /// Secures a connection that this node has dialled. The end of the handshake goes out with what
-    /// is said first. If another node than `expected` answers, the handshake ends before this node's
-    /// key is sent.
+    /// Secures a connection that this node has dialled. If another node than `expected` answers, the
+    /// handshake ends before this node's key is sent.
     ///
     /// # Errors
-    /// [`DialError::WrongNode`], or what TLS or the connection says.
-    pub(crate) async fn dial(
+    /// [`DialError::WrongNode`], or the error of TLS or of the connection.
+    pub(crate) async fn dial<T: Transport>(
         &self,
-        tcp: TcpStream,
+        transport: T,
         purpose: Purpose,
         expected: Option<NodeId>,
-    ) -> Result<Channel, DialError> {
-        let secrets = Secrets::new();
+    ) -> Result<Channel<T>, DialError> {
         let mut config = match purpose {
             Purpose::Link => self.link.clone(),
             Purpose::Stream => self.stream.clone(),
         };
-        config.key_log = secrets.clone();
         let verifier = Verifier { provider: self.provider.clone(), expected };
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
-        let connection = ClientConnection::new(Arc::new(config), server_name());
-        let connection = connection.map_err(io::Error::other)?;
-        let shaken = handshake::shake(tcp, Connection::Client(connection), &secrets).await;
-        shaken.map_err(|error| match wrong_node(&error) {
+        records::dial(config, transport).await.map_err(|error| match wrong_node(&error) {
             Some(found) => DialError::WrongNode(found),
             None => DialError::Io(error),
         })
@@ -164,12 +147,11 @@ fn server_name() -> ServerName<'static> {
     ServerName::try_from("peerkit.invalid").expect("a valid DNS name")
 }
 
-/// What a finished handshake proves.
+/// The facts that a finished handshake proves.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Session {
-    /// Who is at the other end.
+    /// The node at the other end.
     pub(crate) id: NodeId,
-    /// What the connection is for.
     pub(crate) purpose: Purpose,
     /// Bytes that only the two ends of this session know.
     pub(crate) binding: [u8; 32],
@@ -181,8 +163,8 @@ pub(crate) struct Session {
 struct NotANode;
 
 impl Session {
-    /// Reads it off a connection whose handshake is done.
-    fn of(connection: &Connection) -> Result<Self, NotANode> {
+    /// Reads it from a connection whose handshake is finished.
+    fn of<Data>(connection: &ConnectionCommon<Data>) -> Result<Self, NotANode> {
         let spki = connection.peer_certificates().and_then(|keys| keys.first()).ok_or(NotANode)?;
         let id = spki.as_ref().strip_prefix(&SPKI_PREFIX).ok_or(NotANode)?;
         let id = id.try_into().map_err(|_| NotANode)?;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use peerkit_proto::tls::{MAX_CONTENT, header};
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::*;
@@ -289,7 +289,7 @@ async fn everything_arrives_with_channels_at_both_ends() {
 async fn everything_arrives_with_rustls_at_the_other_end() {
     for (mut ours, mut theirs) in [dialled_rustls().await, accepted_rustls().await] {
         // Keys are changed in the midst of it, by both and without being asked.
-        ours.wear_after(5);
+        ours.limit_records(5);
         for len in [1, MAX_CONTENT - 1, MAX_CONTENT, MAX_CONTENT + 1, 1_000_000] {
             let bytes = some_bytes(len);
             tokio::join!(say(&mut ours, &bytes), hear(&mut theirs, &bytes));
@@ -432,6 +432,45 @@ async fn less_than_was_expected_is_read_all_the_same() {
     }
     theirs.shutdown().await.unwrap();
     assert_eq!(ours.read(&mut [0; 9]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_sealing_error_poisons_the_channel() {
+    let (mut ours, mut theirs) = channels().await;
+    say(&mut ours, b"abc").await;
+    // The key may seal no more records, and so not even the one that announces the next key.
+    ours.limit_records(0);
+    let why = |error: io::Error| {
+        assert!(error.get_ref().is_some_and(|error| error.is::<records::SealError>()), "{error}");
+    };
+    why(ours.write(b"def").await.unwrap_err());
+    // Not even with a good key.
+    ours.limit_records(1000);
+    why(ours.write(b"def").await.unwrap_err());
+    why(ours.flush().await.unwrap_err());
+    why(ours.shutdown().await.unwrap_err());
+    say(&mut theirs, b"abc").await;
+    why(ours.read(&mut [0; 9]).await.unwrap_err());
+    drop(ours);
+    hear(&mut theirs, b"abc").await;
+    let error = theirs.read(&mut [0; 9]).await.unwrap_err();
+    assert_ne!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+}
+
+#[tokio::test]
+async fn a_session_that_has_protected_records_already_is_refused() {
+    let (dialled, accepted) = pair().await;
+    let (ours, mut theirs) = (tls(1), tls(2));
+    theirs.server.send_tls13_tickets = 1;
+    let (_, accepted) = tokio::join!(
+        async {
+            let mut ours = ours.dial(dialled, Purpose::Link, None).await.unwrap();
+            ours.flush().await.unwrap();
+        },
+        theirs.accept(accepted),
+    );
+    let error = accepted.unwrap_err();
+    assert!(error.get_ref().is_some_and(|error| error.is::<records::TakeOverError>()), "{error}");
 }
 
 proptest! {

@@ -1,21 +1,22 @@
-//! The keys of one direction of a session (RFC 8446, section 7.3), and records sealed and opened with
-//! them (section 5.2).
+//! The keys of one direction of a session (RFC 8446, section 7.3), which seal and open its records
+//! (section 5.2).
 
 use std::fmt;
 
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::hkdf;
 use peerkit_proto::tls::{HEADER, Kind, RecordError, TAG, TAIL, header};
 use zeroize::Zeroizing;
 
-/// A secret that keys come from: as long as SHA-256, which is the hash of all suites that nodes have.
+/// A traffic secret. Its length is that of SHA-256, the hash of all cipher suites that nodes offer.
 pub(super) type Secret = Zeroizing<[u8; 32]>;
 
-/// Records that are sealed with one key: AES-GCM bears 2^24.5 (section 5.5).
+/// Most records sealed with one key: AES-GCM allows 2^24.5 (section 5.5).
 const MAX_RECORDS: u64 = 1 << 24;
 
-/// What records are sealed with.
+/// The AEAD of a cipher suite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cipher {
     Aes128Gcm,
@@ -31,7 +32,7 @@ impl Cipher {
     }
 }
 
-/// What seals or opens the records of one direction, in their order.
+/// Seals or opens the records of one direction, in their order.
 pub(super) struct Traffic {
     cipher: Cipher,
     secret: Secret,
@@ -39,22 +40,51 @@ pub(super) struct Traffic {
     iv: [u8; NONCE_LEN],
     /// The number of the next record under this key.
     next: u64,
-    /// Records that a key may seal.
+    /// Most records under one key.
     limit: u64,
 }
 
 impl Traffic {
+    /// Derives key and IV from `secret`.
+    ///
+    /// # Errors
+    /// The cryptographic library refuses them.
     pub(super) fn new(cipher: Cipher, secret: Secret) -> Result<Self, Unspecified> {
+        Self::with(cipher, secret, |_, _| Ok(()))
+    }
+
+    /// Derives key and IV from `secret`, and checks that they are `key` and `iv`.
+    ///
+    /// # Errors
+    /// They are others, or as for [`Self::new`].
+    pub(super) fn matching(
+        cipher: Cipher,
+        secret: Secret,
+        key: &[u8],
+        iv: &[u8],
+    ) -> Result<Self, Unspecified> {
+        Self::with(cipher, secret, |derived_key, derived_iv| {
+            verify_slices_are_equal(derived_key, key)?;
+            verify_slices_are_equal(derived_iv, iv)
+        })
+    }
+
+    fn with(
+        cipher: Cipher,
+        secret: Secret,
+        check: impl FnOnce(&[u8], &[u8]) -> Result<(), Unspecified>,
+    ) -> Result<Self, Unspecified> {
         let mut key = Zeroizing::new([0; 32]);
         let key = key.get_mut(..cipher.algorithm().key_len()).ok_or(Unspecified)?;
         expand(&secret, b"key", key)?;
         let mut iv = [0; NONCE_LEN];
         expand(&secret, b"iv", &mut iv)?;
+        check(key, &iv)?;
         let key = LessSafeKey::new(UnboundKey::new(cipher.algorithm(), key)?);
         Ok(Self { cipher, secret, key, iv, next: 0, limit: MAX_RECORDS })
     }
 
-    /// Goes on to the next key: the other side has to do so at the same record.
+    /// Changes to the next key. The peer has to do so at the same record.
     pub(super) fn update(&mut self) -> Result<(), Unspecified> {
         let mut secret = Secret::default();
         expand(&self.secret, b"traffic upd", &mut secret[..])?;
@@ -62,17 +92,21 @@ impl Traffic {
         Ok(())
     }
 
-    /// Whether one more record is all that this key may seal: the one that tells of the next key.
+    /// Returns whether this key may seal one more record at most: the one that announces the next key.
     pub(super) fn is_worn(&self) -> bool {
-        self.next >= self.limit - 1
+        self.next >= self.limit.saturating_sub(1)
     }
 
     #[cfg(test)]
-    pub(super) fn wear_after(&mut self, records: u64) {
+    pub(super) fn limit_records(&mut self, records: u64) {
         self.limit = records;
     }
 
     /// Seals `content` into `record`, which is longer by [`HEADER`] and [`TAIL`].
+    ///
+    /// # Errors
+    /// The key has sealed all records that it may, the lengths do not fit, or the cryptographic
+    /// library fails. `record` must not be sent then.
     pub(super) fn seal(
         &mut self,
         kind: Kind,
@@ -81,13 +115,14 @@ impl Traffic {
     ) -> Result<(), Unspecified> {
         let (head, sealed, tail) = parts(record)?;
         *head = header(content.len());
-        let (nonce, aad) = (self.nonce(), Aad::from(&*head));
-        self.key.seal_out_of_place_scatter(nonce, aad, content, sealed, &[kind.number()], tail)?;
-        self.next += 1;
-        Ok(())
+        let (nonce, aad) = (self.sealing_nonce()?, Aad::from(&*head));
+        self.key.seal_out_of_place_scatter(nonce, aad, content, sealed, &[kind.number()], tail)
     }
 
-    /// Seals the content that stands in `record` between the room for the header and for the tail.
+    /// Seals the content that is in `record` already, between the room for the header and the tail.
+    ///
+    /// # Errors
+    /// As for [`Self::seal`].
     pub(super) fn seal_in_place(
         &mut self,
         kind: Kind,
@@ -95,14 +130,15 @@ impl Traffic {
     ) -> Result<(), Unspecified> {
         let (head, content, tail) = parts(record)?;
         *head = header(content.len());
-        let (nonce, aad) = (self.nonce(), Aad::from(&*head));
-        self.key.seal_in_place_scatter(nonce, aad, content, &[kind.number()], tail)?;
-        self.next += 1;
-        Ok(())
+        let (nonce, aad) = (self.sealing_nonce()?, Aad::from(&*head));
+        self.key.seal_in_place_scatter(nonce, aad, content, &[kind.number()], tail)
     }
 
-    /// Opens the protected `record` into `opened`, which is shorter by [`HEADER`] and [`TAG`]. On an
-    /// error it holds nothing that means anything, and the session is over.
+    /// Opens the protected `record` into `opened`, which is shorter by [`HEADER`] and [`TAG`].
+    ///
+    /// # Errors
+    /// It is none of this session at this place. `opened` has no meaning then, and the session is
+    /// over.
     pub(super) fn open(&mut self, record: &[u8], opened: &mut [u8]) -> Result<(), RecordError> {
         let (head, payload) =
             record.split_first_chunk::<HEADER>().ok_or(RecordError::TooShort(record.len()))?;
@@ -115,7 +151,17 @@ impl Traffic {
         Ok(())
     }
 
-    /// Section 5.3: the record's number, over the end of the IV.
+    /// Takes the nonce of the next record to seal. Its number counts as used even if sealing fails.
+    fn sealing_nonce(&mut self) -> Result<Nonce, Unspecified> {
+        if self.next >= self.limit {
+            return Err(Unspecified);
+        }
+        let nonce = self.nonce();
+        self.next += 1;
+        Ok(nonce)
+    }
+
+    /// Returns the nonce of the next record: its number, over the end of the IV (section 5.3).
     fn nonce(&self) -> Nonce {
         let mut nonce = self.iv;
         let number = self.next.to_be_bytes();
@@ -211,5 +257,20 @@ mod tests {
             updated.update().unwrap();
             assert_eq!(updated.open(&record, &mut [0; 4]), Err(RecordError::Forged), "next key");
         }
+    }
+
+    #[test]
+    fn a_key_seals_no_more_records_than_it_may() {
+        let mut traffic = Traffic::new(Cipher::Aes128Gcm, Secret::new([7; 32])).unwrap();
+        traffic.limit_records(2);
+        let mut record = [0; HEADER + TAIL];
+        assert!(!traffic.is_worn());
+        traffic.seal(Kind::Data, &[], &mut record).unwrap();
+        assert!(traffic.is_worn());
+        traffic.seal_in_place(Kind::Data, &mut record).unwrap();
+        traffic.seal(Kind::Data, &[], &mut record).unwrap_err();
+        traffic.seal_in_place(Kind::Data, &mut record).unwrap_err();
+        traffic.update().unwrap();
+        traffic.seal(Kind::Data, &[], &mut record).unwrap();
     }
 }

@@ -1,0 +1,210 @@
+//! Channels with a record layer of our own (RFC 8446, section 5), after a handshake by rustls.
+//!
+//! It saves four copies of all data: records are sealed from the writer's buffer into the one that the
+//! system sends, and opened from the one that the system filled into the reader's.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use peerkit_proto::tls::{CLOSE_NOTIFY, failure};
+use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::{Session, server_name};
+
+mod handshake;
+mod incoming;
+mod low_watermark;
+mod outgoing;
+mod traffic;
+mod transport;
+
+#[cfg(test)]
+pub(super) use handshake::TakeOverError;
+use handshake::{Finished, Secrets};
+use incoming::Incoming;
+pub(crate) use low_watermark::Expected;
+use outgoing::Outgoing;
+#[cfg(test)]
+pub(super) use outgoing::SealError;
+pub(crate) use transport::Transport;
+
+/// A connection secured by TLS 1.3. It holds buffers only while much data passes.
+pub(crate) struct Channel<T: Transport = TcpStream> {
+    transport: T,
+    session: Session,
+    incoming: Incoming,
+    outgoing: Outgoing,
+    /// The end of our handshake has not been sent. It goes out with the first data, and at the latest
+    /// before a read or a drop.
+    holding: bool,
+}
+
+/// Secures an accepted connection.
+///
+/// # Errors
+/// The error of TLS or of `transport`, or [`handshake::TakeOverError`].
+pub(super) async fn accept<T: Transport>(
+    mut config: ServerConfig,
+    transport: T,
+) -> io::Result<Channel<T>> {
+    let secrets = Secrets::new();
+    config.key_log = secrets.clone();
+    config.enable_secret_extraction = true;
+    let connection = ServerConnection::new(Arc::new(config)).map_err(io::Error::other)?;
+    Channel::secure(transport, Connection::Server(connection), &secrets).await
+}
+
+/// Secures a dialled connection.
+///
+/// # Errors
+/// As for [`accept`].
+pub(super) async fn dial<T: Transport>(
+    mut config: ClientConfig,
+    transport: T,
+) -> io::Result<Channel<T>> {
+    let secrets = Secrets::new();
+    config.key_log = secrets.clone();
+    config.enable_secret_extraction = true;
+    let connection = ClientConnection::new(Arc::new(config), server_name());
+    let connection = connection.map_err(io::Error::other)?;
+    Channel::secure(transport, Connection::Client(connection), &secrets).await
+}
+
+impl<T: Transport> Channel<T> {
+    async fn secure(
+        mut transport: T,
+        connection: Connection,
+        secrets: &Secrets,
+    ) -> io::Result<Self> {
+        let Finished { session, ours, unsent, theirs, read } =
+            handshake::shake_hands(&mut transport, connection, secrets).await?;
+        let holding = !unsent.is_empty();
+        let (incoming, outgoing) = (Incoming::new(theirs, read), Outgoing::new(ours, unsent));
+        Ok(Self { transport, session, incoming, outgoing, holding })
+    }
+
+    /// Returns what the handshake has proven.
+    pub(crate) fn session(&self) -> Session {
+        self.session
+    }
+
+    /// Makes larger reads, which take more memory. The result is where a reader that knows how many
+    /// bytes will arrive sets their number.
+    pub(crate) fn expect_bulk(&mut self) -> Expected {
+        self.incoming.expect_bulk()
+    }
+
+    /// Lets one key seal so many records.
+    #[cfg(test)]
+    pub(super) fn limit_records(&mut self, records: u64) {
+        self.outgoing.limit_records(records);
+    }
+
+    /// Sends all sealed records.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.outgoing.check()?;
+        while !self.outgoing.unsent().is_empty() {
+            match ready!(Pin::new(&mut self.transport).poll_write(cx, self.outgoing.unsent()))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                len => self.outgoing.sent(len),
+            }
+        }
+        self.holding = false;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends sealed records as far as that is possible at once.
+    fn try_send(&mut self) {
+        while !self.outgoing.unsent().is_empty() {
+            match self.transport.try_write(self.outgoing.unsent()) {
+                Ok(len @ 1..) => self.outgoing.sent(len),
+                _ => return,
+            }
+        }
+    }
+}
+
+impl<T: Transport> AsyncRead for Channel<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        this.outgoing.check()?;
+        if this.holding {
+            ready!(this.poll_send(cx))?;
+        }
+        let polled = this.incoming.poll_read(&mut this.transport, cx, out);
+        if let Some(alert) = this.incoming.alert() {
+            this.outgoing.close(failure(alert))?;
+            this.try_send();
+        }
+        if this.incoming.take_update_request() {
+            this.outgoing.update_before_next();
+        }
+        polled
+    }
+}
+
+impl<T: Transport> AsyncWrite for Channel<T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.outgoing.is_full() {
+            ready!(self.poll_send(cx))?;
+        }
+        let taken = self.outgoing.seal(slices)?;
+        // The bytes are sealed, so the write has to return their number even if the transport takes
+        // none of them now. The next write or flush sends them.
+        match self.poll_send(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(taken)),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
+        Pin::new(&mut self.transport).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.outgoing.close(CLOSE_NOTIFY)?;
+        ready!(self.poll_send(cx))?;
+        Pin::new(&mut self.transport).poll_shutdown(cx)
+    }
+}
+
+impl<T: Transport> fmt::Debug for Channel<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel").field("peer", &self.session.id).finish_non_exhaustive()
+    }
+}
+
+impl<T: Transport> Drop for Channel<T> {
+    /// Ends our handshake, so that the peer learns of a session that is closed without any data.
+    fn drop(&mut self) {
+        if self.holding {
+            self.try_send();
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! The handshake by rustls. It is fed record by record, so that it reads nothing of the session's
+//! first data.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use peerkit_proto::tls::handshake_record_len;
+use rustls::{Connection, ConnectionTrafficSecrets, KeyLog};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::traffic::{Cipher, Secret, Traffic};
+use super::transport::Transport;
+use crate::lock::lock;
+use crate::tls::Session;
+
+/// Bytes allocated for reading: a node's whole handshake fits.
+const ROOM: usize = 4 << 10;
+
+/// A finished handshake.
+pub(super) struct Finished {
+    pub(super) session: Session,
+    pub(super) ours: Traffic,
+    /// The end of our handshake, which has yet to be sent: the dialler's Finished goes out with its
+    /// first data.
+    pub(super) unsent: Vec<u8>,
+    pub(super) theirs: Traffic,
+    /// Bytes that were read behind the handshake.
+    pub(super) read: Vec<u8>,
+}
+
+/// Performs the handshake of `connection`, whose key log is `secrets`, over `transport`.
+///
+/// # Errors
+/// The error of TLS, which the peer has then been alerted of, of `transport`, or [`TakeOverError`].
+pub(super) async fn shake_hands(
+    transport: &mut impl Transport,
+    mut connection: Connection,
+    secrets: &Secrets,
+) -> io::Result<Finished> {
+    let mut read = Vec::with_capacity(ROOM);
+    let mut unsent = Vec::new();
+    loop {
+        while connection.wants_write() {
+            connection.write_tls(&mut unsent)?;
+        }
+        if !connection.is_handshaking() {
+            break;
+        }
+        if !unsent.is_empty() {
+            transport.write_all(&unsent).await?;
+            unsent.clear();
+        }
+        let record = next_record(transport, &mut read).await?;
+        if let Err(error) = feed(&mut connection, &record) {
+            // The alert that names the reason.
+            while connection.wants_write() {
+                connection.write_tls(&mut unsent)?;
+            }
+            let _ = transport.write_all(&unsent).await;
+            return Err(error);
+        }
+    }
+    // Taking over the secrets consumes the connection, so the exporter has to be used before.
+    let session = match &connection {
+        Connection::Client(connection) => Session::of(connection),
+        Connection::Server(connection) => Session::of(connection),
+    };
+    let session = session.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    let (ours, theirs) = secrets.take_over(connection).map_err(io::Error::other)?;
+    Ok(Finished { session, ours, unsent, theirs, read })
+}
+
+/// Removes the first record of `read`, after reading until it is complete.
+async fn next_record(transport: &mut impl Transport, read: &mut Vec<u8>) -> io::Result<Vec<u8>> {
+    loop {
+        let len = handshake_record_len(read)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        match len {
+            Some(len) if len <= read.len() => return Ok(read.drain(..len).collect()),
+            _ => {}
+        }
+        if transport.read_buf(read).await? == 0 {
+            let why = "closed during the handshake";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
+        }
+    }
+}
+
+fn feed(connection: &mut Connection, record: &[u8]) -> io::Result<()> {
+    let invalid = |error: rustls::Error| io::Error::new(io::ErrorKind::InvalidData, error);
+    let mut rest = record;
+    while !rest.is_empty() {
+        if connection.read_tls(&mut rest)? == 0 {
+            break;
+        }
+        connection.process_new_packets().map_err(invalid)?;
+    }
+    Ok(())
+}
+
+/// The reason why our record layer did not take over a session from rustls. The session is refused: a
+/// wrong key or record number could lose data, or use a nonce twice.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TakeOverError {
+    /// Nodes do not offer this cipher suite.
+    #[error("the session has a cipher suite that nodes do not offer")]
+    CipherSuite,
+    /// rustls does not give its keys.
+    #[error("TLS does not give the session's keys")]
+    NotExtracted(#[from] rustls::Error),
+    /// The key log has no traffic secret of one direction.
+    #[error("TLS has not logged the session's secrets")]
+    NotLogged,
+    /// A record of one direction has been protected already.
+    #[error("the session's first TLS record would have number {0}")]
+    RecordNumber(u64),
+    /// The logged secret gives another key than rustls has.
+    #[error("the session's TLS secrets and keys do not belong together")]
+    OtherKey,
+}
+
+/// A key log that keeps a session's two traffic secrets.
+///
+/// Keys can only be updated with these secrets, which rustls gives to a key log alone. Its
+/// `KernelConnection` would update keys, but is made of an unbuffered connection, which has no
+/// exporter: the binding of [`Session`] needs one.
+#[derive(Default)]
+pub(super) struct Secrets {
+    client: Mutex<Option<Secret>>,
+    server: Mutex<Option<Secret>>,
+}
+
+impl Secrets {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    fn of_label(&self, label: &str) -> Option<&Mutex<Option<Secret>>> {
+        match label {
+            "CLIENT_TRAFFIC_SECRET_0" => Some(&self.client),
+            "SERVER_TRAFFIC_SECRET_0" => Some(&self.server),
+            _ => None,
+        }
+    }
+
+    /// Returns the keys of our records and of the peer's. They are derived from the logged secrets,
+    /// and have to be those of `connection`, with no record protected yet.
+    fn take_over(&self, connection: Connection) -> Result<(Traffic, Traffic), TakeOverError> {
+        let (ours, theirs) = match &connection {
+            Connection::Client(_) => (&self.client, &self.server),
+            Connection::Server(_) => (&self.server, &self.client),
+        };
+        let keys = connection.dangerous_extract_secrets()?;
+        Ok((take_over(ours, &keys.tx)?, take_over(theirs, &keys.rx)?))
+    }
+}
+
+/// Takes over one direction, given its logged secret, and its record number and key in rustls.
+fn take_over(
+    secret: &Mutex<Option<Secret>>,
+    (number, keys): &(u64, ConnectionTrafficSecrets),
+) -> Result<Traffic, TakeOverError> {
+    let (cipher, key, iv) = match keys {
+        ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Cipher::Aes128Gcm, key, iv),
+        ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
+            (Cipher::ChaCha20Poly1305, key, iv)
+        }
+        _ => return Err(TakeOverError::CipherSuite),
+    };
+    if *number != 0 {
+        return Err(TakeOverError::RecordNumber(*number));
+    }
+    let secret = lock(secret).take().ok_or(TakeOverError::NotLogged)?;
+    Traffic::matching(cipher, secret, key.as_ref(), iv.as_ref())
+        .map_err(|_| TakeOverError::OtherKey)
+}
+
+impl KeyLog for Secrets {
+    fn will_log(&self, label: &str) -> bool {
+        self.of_label(label).is_some()
+    }
+
+    fn log(&self, label: &str, _: &[u8], secret: &[u8]) {
+        if let Some(place) = self.of_label(label)
+            && let Ok(secret) = secret.try_into()
+        {
+            *lock(place) = Some(Secret::new(secret));
+        }
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secrets")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use peerkit_proto::id::Key;
+    use rustls::{ClientConnection, ServerConnection};
+
+    use super::*;
+    use crate::tls::{Tls, server_name};
+
+    /// Two ends of a session, with the secrets that each has logged.
+    struct Ends {
+        client: (Connection, Arc<Secrets>),
+        server: (Connection, Arc<Secrets>),
+    }
+
+    /// Performs a handshake in which the server sends `tickets`.
+    fn ends(tickets: usize) -> Ends {
+        let Tls { mut server, stream: mut client, .. } =
+            Tls::new(&Key::from_secret(&[1; 32])).unwrap();
+        let (of_server, of_client) = (Secrets::new(), Secrets::new());
+        server.send_tls13_tickets = tickets;
+        (server.key_log, client.key_log) = (of_server.clone(), of_client.clone());
+        (server.enable_secret_extraction, client.enable_secret_extraction) = (true, true);
+        let server = ServerConnection::new(Arc::new(server)).unwrap();
+        let client = ClientConnection::new(Arc::new(client), server_name()).unwrap();
+        let mut ends =
+            Ends { client: (client.into(), of_client), server: (server.into(), of_server) };
+        let (client, server) = (&mut ends.client.0, &mut ends.server.0);
+        while client.wants_write() || server.wants_write() {
+            pass(client, server);
+            pass(server, client);
+        }
+        assert!(!client.is_handshaking() && !server.is_handshaking());
+        ends
+    }
+
+    fn pass(from: &mut Connection, to: &mut Connection) {
+        let mut bytes = Vec::new();
+        while from.wants_write() {
+            from.write_tls(&mut bytes).unwrap();
+        }
+        feed(to, &bytes).unwrap();
+    }
+
+    #[test]
+    fn keys_that_belong_to_the_logged_secrets_are_taken_over() {
+        let Ends { client, server } = ends(0);
+        for (connection, secrets) in [client, server] {
+            secrets.take_over(connection).unwrap();
+        }
+    }
+
+    #[test]
+    fn secrets_of_another_session_are_refused() {
+        let (one, other) = (ends(0), ends(0));
+        let taken = other.client.1.take_over(one.client.0);
+        assert!(matches!(taken, Err(TakeOverError::OtherKey)), "{taken:?}");
+    }
+
+    #[test]
+    fn a_session_without_logged_secrets_is_refused() {
+        let taken = Secrets::default().take_over(ends(0).server.0);
+        assert!(matches!(taken, Err(TakeOverError::NotLogged)), "{taken:?}");
+    }
+
+    #[test]
+    fn a_session_with_protected_records_is_refused() {
+        let Ends { client, server } = ends(1);
+        let sent = server.1.take_over(server.0);
+        assert!(matches!(sent, Err(TakeOverError::RecordNumber(1))), "{sent:?}");
+        let received = client.1.take_over(client.0);
+        assert!(matches!(received, Err(TakeOverError::RecordNumber(1))), "{received:?}");
+    }
+}

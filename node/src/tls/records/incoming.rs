@@ -1,0 +1,271 @@
+//! Incoming records: read ahead, and opened into the reader's buffer.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use peerkit_proto::tls::{
+    Alert, HEADER, Kind, RecordError, TAG, content, is_key_update, payload_len,
+};
+use tokio::io::{AsyncReadExt, ReadBuf};
+
+use super::low_watermark::{Expected, LowWatermark};
+use super::traffic::Traffic;
+use super::transport::Transport;
+
+/// Most bytes read ahead of messages: four records.
+const AHEAD: usize = 64 << 10;
+
+/// Most bytes read ahead of bulk data, which arrive while the previous ones are handled.
+const AHEAD_OF_BULK: usize = 256 << 10;
+
+/// Most bytes of a read while little arrives. It needs no buffer on the heap.
+const SMALL_READ: usize = 4 << 10;
+
+/// A read of at least this size is likely to be followed by more.
+const LARGE_READ: usize = 8 << 10;
+
+/// Most records without data in a row: they take longer to open than to make.
+const MAX_EMPTY: u32 = 32;
+
+/// The records that have arrived.
+pub(super) struct Incoming {
+    keys: Traffic,
+    /// Bytes read. Those before `taken` have been opened.
+    ahead: Vec<u8>,
+    taken: usize,
+    /// Most bytes in `ahead`.
+    room: usize,
+    /// The last read was large, so the buffers are kept.
+    busy: bool,
+    low_watermark: Option<Box<LowWatermark>>,
+    /// The content of a record that did not fit the reader's buffer, of which the bytes before `given`
+    /// have been read.
+    opened: Vec<u8>,
+    given: usize,
+    /// Records without data in a row.
+    empty: u32,
+    end: Option<End>,
+    update_requested: bool,
+}
+
+/// The reason why no more data follows.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// The peer has closed its direction.
+    Closed,
+    /// The peer has reported a failure, by the number of an alert.
+    Failure(u8),
+    /// The peer has sent something invalid.
+    Invalid(RecordError),
+}
+
+impl End {
+    fn of(alert: Alert) -> Self {
+        match alert {
+            Alert::CloseNotify => Self::Closed,
+            Alert::Failure(number) => Self::Failure(number),
+        }
+    }
+
+    /// Returns what a read at the end gives: `Ok`, which means end of file, or an error.
+    fn result(self) -> io::Result<()> {
+        match self {
+            Self::Closed => Ok(()),
+            Self::Failure(number) => Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                format!("the other side has given up: TLS alert {number}"),
+            )),
+            Self::Invalid(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+        }
+    }
+}
+
+impl Incoming {
+    /// Creates it with bytes that were `read` already.
+    pub(super) fn new(keys: Traffic, read: Vec<u8>) -> Self {
+        Self {
+            keys,
+            ahead: read,
+            taken: 0,
+            room: AHEAD,
+            busy: false,
+            low_watermark: None,
+            opened: Vec::new(),
+            given: 0,
+            empty: 0,
+            end: None,
+            update_requested: false,
+        }
+    }
+
+    pub(super) fn expect_bulk(&mut self) -> Expected {
+        self.room = AHEAD_OF_BULK;
+        let low_watermark = self.low_watermark.get_or_insert_with(|| Box::new(LowWatermark::new()));
+        low_watermark.expected.clone()
+    }
+
+    /// Returns the number of the alert to send, if the peer has sent something invalid.
+    pub(super) fn alert(&self) -> Option<u8> {
+        match self.end {
+            Some(End::Invalid(error)) => Some(error.alert()),
+            _ => None,
+        }
+    }
+
+    /// Returns whether the peer has requested a key update since the last call.
+    pub(super) fn take_update_request(&mut self) -> bool {
+        std::mem::take(&mut self.update_requested)
+    }
+
+    /// Opens records into `out`, and reads from `transport` until there are some.
+    pub(super) fn poll_read(
+        &mut self,
+        transport: &mut impl Transport,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = out.filled().len();
+        loop {
+            self.open_all(out);
+            let opened = out.filled().len() - before;
+            if opened > 0 || out.remaining() == 0 {
+                if let Some(low_watermark) = &mut self.low_watermark {
+                    low_watermark.expected.subtract(opened);
+                }
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(end) = self.end {
+                return Poll::Ready(end.result());
+            }
+            let read = self.read_ahead(transport, cx);
+            if let Some(low_watermark) = &mut self.low_watermark {
+                match read {
+                    Poll::Pending => low_watermark.wait(transport, self.ahead.len(), cx),
+                    Poll::Ready(_) => low_watermark.arrived(),
+                }
+            }
+            if ready!(read)? == 0 {
+                return Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the connection ended without a TLS close_notify",
+                )));
+            }
+        }
+    }
+
+    /// Opens all complete records that fit into `out`.
+    fn open_all(&mut self, out: &mut ReadBuf<'_>) {
+        loop {
+            if let Some(rest @ [_, ..]) = self.opened.get(self.given..) {
+                let len = rest.len().min(out.remaining());
+                out.put_slice(rest.get(..len).unwrap_or_default());
+                self.given += len;
+                if self.given < self.opened.len() {
+                    return;
+                }
+                self.given = 0;
+                if self.busy {
+                    self.opened.clear();
+                } else {
+                    self.opened = Vec::new();
+                }
+            }
+            if self.end.is_some() || out.remaining() == 0 {
+                return;
+            }
+            match self.open_next(out) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    // Nothing of a record that failed its check may be read.
+                    self.opened.clear();
+                    self.end = Some(End::Invalid(error));
+                }
+            }
+        }
+    }
+
+    /// Opens the next record, directly into `out` if it fits. Returns false if it is incomplete.
+    fn open_next(&mut self, out: &mut ReadBuf<'_>) -> Result<bool, RecordError> {
+        let ahead = self.ahead.get(self.taken..).unwrap_or_default();
+        let Some(payload) = payload_len(ahead)? else { return Ok(false) };
+        let Some(record) = ahead.get(..HEADER + payload) else { return Ok(false) };
+        let room = payload - TAG;
+        self.taken += record.len();
+        let is_direct = out.remaining() >= room;
+        let opened = if is_direct {
+            out.initialize_unfilled_to(room)
+        } else {
+            self.opened.resize(room, 0);
+            &mut self.opened[..]
+        };
+        self.keys.open(record, opened)?;
+        let (kind, len) = content(opened)?;
+        let content = opened.get(..len).unwrap_or_default();
+        let mut data = 0;
+        match kind {
+            Kind::Data => data = len,
+            Kind::Alert => self.end = Some(End::of(Alert::decode(content)?)),
+            Kind::Handshake => {
+                if let Some(is_requested) = is_key_update(content)? {
+                    self.keys.update().map_err(|_| RecordError::Malformed)?;
+                    self.update_requested |= is_requested;
+                }
+            }
+        }
+        // Only now is it known how much of `opened` is data.
+        if is_direct {
+            out.advance(data);
+        } else {
+            self.opened.truncate(data);
+        }
+        self.count(data)?;
+        Ok(true)
+    }
+
+    /// Counts a record with `data` bytes of data.
+    fn count(&mut self, data: usize) -> Result<(), RecordError> {
+        self.empty = if data == 0 { self.empty + 1 } else { 0 };
+        match self.empty {
+            ..=MAX_EMPTY => Ok(()),
+            _ => Err(RecordError::Unexpected(Kind::Data.number())),
+        }
+    }
+
+    /// Reads what there is behind `ahead`. Returns the number of bytes; zero is the end.
+    fn read_ahead(
+        &mut self,
+        transport: &mut impl Transport,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if self.taken > 0 {
+            self.ahead.drain(..self.taken);
+            self.taken = 0;
+        }
+        if !self.busy {
+            // An idle connection waits here, and holds no buffer.
+            let mut small = [MaybeUninit::uninit(); SMALL_READ];
+            let mut small = ReadBuf::uninit(&mut small);
+            if self.ahead.is_empty() {
+                self.ahead = Vec::new();
+            }
+            ready!(Pin::new(transport).poll_read(cx, &mut small))?;
+            self.ahead.extend_from_slice(small.filled());
+            self.busy = small.remaining() == 0;
+            return Poll::Ready(Ok(small.filled().len()));
+        }
+        // An incomplete record is always shorter than the room, so this reads at least one byte.
+        let room = self.room.saturating_sub(self.ahead.len());
+        self.ahead.reserve_exact(room);
+        let before = self.ahead.len();
+        let read = pin!(transport.take(room as u64).read_buf(&mut self.ahead)).poll(cx);
+        self.busy = read.is_pending() || self.ahead.len() - before >= LARGE_READ;
+        if self.ahead.is_empty() {
+            // It is unknown how long the wait will be.
+            self.ahead = Vec::new();
+        }
+        read
+    }
+}

@@ -1,0 +1,228 @@
+//! Outgoing records: seals the writer's bytes, and keeps the records until the transport takes them.
+
+use std::io::{self, IoSlice};
+
+use aws_lc_rs::error::Unspecified;
+use peerkit_proto::tls::{HEADER, Kind, MAX_CONTENT, TAIL, key_update};
+
+use super::traffic::Traffic;
+
+/// Most bytes sealed by one write, and then sent at once: one system call and one wake-up of the
+/// reader for a block of 256 KiB and its header.
+const AT_ONCE: usize = 17 * MAX_CONTENT;
+
+/// Unsent bytes from which on no more are sealed: one record's worth.
+const FULL: usize = MAX_CONTENT;
+
+/// Smallest buffer that is kept once it is sent. Smaller writes are rarely followed by more.
+const SMALL: usize = 8 << 10;
+
+/// The records that have not been sent, and the keys for further ones.
+pub(super) struct Outgoing {
+    keys: Traffic,
+    /// Records up to `filled`, of which the bytes before `sent` are sent; free space behind them.
+    bytes: Vec<u8>,
+    filled: usize,
+    sent: usize,
+    /// The peer asks for a key update before the next data.
+    update: bool,
+    closed: bool,
+    poisoned: bool,
+}
+
+/// A record could not be sealed. The channel is unusable from then on: its keys or record numbers are
+/// not known to be good any more, and a record number must never be used twice.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("a TLS record could not be sealed; nothing more is sent")]
+pub(crate) struct SealError;
+
+impl From<SealError> for io::Error {
+    fn from(error: SealError) -> Self {
+        Self::other(error)
+    }
+}
+
+impl Outgoing {
+    /// Creates the queue with `first` in front: bytes of the handshake.
+    pub(super) fn new(keys: Traffic, first: Vec<u8>) -> Self {
+        Self {
+            keys,
+            filled: first.len(),
+            bytes: first,
+            sent: 0,
+            update: false,
+            closed: false,
+            poisoned: false,
+        }
+    }
+
+    /// Returns the error of a channel on which sealing has failed.
+    pub(super) fn check(&self) -> Result<(), SealError> {
+        if self.poisoned { Err(SealError) } else { Ok(()) }
+    }
+
+    pub(super) fn unsent(&self) -> &[u8] {
+        self.bytes.get(self.sent..self.filled).unwrap_or_default()
+    }
+
+    /// Marks the first `len` unsent bytes as sent.
+    pub(super) fn sent(&mut self, len: usize) {
+        self.sent += len;
+        if self.sent >= self.filled {
+            if self.filled < SMALL {
+                self.bytes = Vec::new();
+            }
+            (self.sent, self.filled) = (0, 0);
+        }
+    }
+
+    /// Returns whether records have to be sent before more are sealed.
+    pub(super) fn is_full(&self) -> bool {
+        self.unsent().len() >= FULL
+    }
+
+    pub(super) fn update_before_next(&mut self) {
+        self.update = true;
+    }
+
+    #[cfg(test)]
+    pub(super) fn limit_records(&mut self, records: u64) {
+        self.keys.limit_records(records);
+    }
+
+    /// Seals bytes of `slices`, from the first on, and returns how many.
+    ///
+    /// # Errors
+    /// `BrokenPipe` after [`close`](Self::close), or [`SealError`].
+    pub(super) fn seal(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.check()?;
+        if self.closed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let sealed = self.seal_records(slices);
+        Ok(self.poison_on_error(sealed)?)
+    }
+
+    /// Seals `alert`, once: no data may follow.
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub(super) fn close(&mut self, alert: [u8; 2]) -> Result<(), SealError> {
+        self.check()?;
+        if std::mem::replace(&mut self.closed, true) {
+            return Ok(());
+        }
+        let sealed = self.put(Kind::Alert, &alert);
+        self.poison_on_error(sealed)
+    }
+
+    fn seal_records(&mut self, slices: &[IoSlice<'_>]) -> Result<usize, Unspecified> {
+        let len = slices.iter().fold(0, |sum: usize, slice| sum.saturating_add(slice.len()));
+        let taken = len.min(AT_ONCE);
+        let mut slices = Slices { slices, taken: 0 };
+        let mut left = taken;
+        self.reserve(left + left.div_ceil(MAX_CONTENT) * (HEADER + TAIL));
+        while left > 0 {
+            self.refresh()?;
+            let len = left.min(MAX_CONTENT);
+            let whole = slices.take(len);
+            let (keys, record) = self.room(HEADER + len + TAIL);
+            match whole {
+                Some(content) => keys.seal(Kind::Data, content, record)?,
+                None => {
+                    slices.copy_to(record.get_mut(HEADER..HEADER + len).unwrap_or_default());
+                    keys.seal_in_place(Kind::Data, record)?;
+                }
+            }
+            left -= len;
+        }
+        Ok(taken)
+    }
+
+    /// Drops all records if sealing failed: the last of them may still be plain text.
+    fn poison_on_error<T>(&mut self, sealed: Result<T, Unspecified>) -> Result<T, SealError> {
+        sealed.map_err(|Unspecified| {
+            self.poisoned = true;
+            self.bytes = Vec::new();
+            (self.sent, self.filled) = (0, 0);
+            SealError
+        })
+    }
+
+    /// Updates the key if that is due.
+    fn refresh(&mut self) -> Result<(), Unspecified> {
+        if self.update || self.keys.is_worn() {
+            self.update = false;
+            self.put(Kind::Handshake, &key_update(false))?;
+            self.keys.update()?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, kind: Kind, content: &[u8]) -> Result<(), Unspecified> {
+        let (keys, record) = self.room(HEADER + content.len() + TAIL);
+        keys.seal(kind, content, record)
+    }
+
+    /// Makes room for `len` more bytes, which are about to be used.
+    fn reserve(&mut self, len: usize) {
+        let end = self.filled + len;
+        if self.bytes.len() >= end {
+            return;
+        }
+        if self.filled == 0 {
+            // A fresh zeroed buffer is cheaper than one that is filled with zeros.
+            self.bytes = vec![0; end];
+        } else {
+            self.bytes.reserve_exact(end - self.bytes.len());
+            self.bytes.resize(end, 0);
+        }
+    }
+
+    /// Appends room for a record of `len` bytes, and returns it with the keys.
+    fn room(&mut self, len: usize) -> (&mut Traffic, &mut [u8]) {
+        self.reserve(len);
+        let from = self.filled;
+        self.filled += len;
+        (&mut self.keys, self.bytes.get_mut(from..self.filled).unwrap_or_default())
+    }
+}
+
+/// A cursor over slices.
+struct Slices<'a> {
+    slices: &'a [IoSlice<'a>],
+    /// Bytes taken of the first slice.
+    taken: usize,
+}
+
+impl<'a> Slices<'a> {
+    /// Takes the next `len` bytes if they are in one slice.
+    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        while let Some((first, rest)) = self.slices.split_first()
+            && first.len() == self.taken
+        {
+            (self.slices, self.taken) = (rest, 0);
+        }
+        let slices = self.slices;
+        let whole = slices.first()?.get(self.taken..self.taken.checked_add(len)?)?;
+        self.taken += len;
+        Some(whole)
+    }
+
+    /// Fills `out` with the next bytes, of which there have to be enough.
+    fn copy_to(&mut self, mut out: &mut [u8]) {
+        while !out.is_empty()
+            && let Some((first, rest)) = self.slices.split_first()
+        {
+            let some = first.get(self.taken..).unwrap_or_default();
+            let len = some.len().min(out.len());
+            let (here, behind) = out.split_at_mut(len);
+            here.copy_from_slice(some.get(..len).unwrap_or_default());
+            out = behind;
+            self.taken += len;
+            if self.taken == first.len() {
+                (self.slices, self.taken) = (rest, 0);
+            }
+        }
+    }
+}
