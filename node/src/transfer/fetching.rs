@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use peerkit_proto::event::Event;
-use peerkit_proto::files::fetch::{Fetch, Input, Output};
+use peerkit_proto::files::fetch::schedule::{Input, Output, Schedule as Fetch};
 use peerkit_proto::files::{Access, AccessKind, PieceSet};
 use peerkit_proto::id::NodeId;
 use tokio::sync::{mpsc, watch};

@@ -1,464 +1,557 @@
-//! Which pieces to ask of whom: one fetch from many sources at once.
+//! One fetch: finds sources, decides what to ask each of them for, and when to give up.
 //!
-//! The state machine of a fetch, driven as the others are: *handle one thing, poll until `None`,
-//! sleep until `poll_timeout`*. It knows who has which pieces and what each was asked for; bytes it
-//! never sees. What it aims at:
+//! The state machine never sees a byte of content. Its driver (a node, the simulator, a test) dials
+//! sources, proves what they say, reads and writes pieces, and reports what came of it:
 //!
-//! - every source has something to send all the time, the fast ones more: each is asked for two
-//!   runs of pieces, as long as what it sends in [`RUN_TIME`];
-//! - what few have is fetched first, and from those who have everything only what nobody else has,
-//!   unless one of them is faster than all others together: so that many who fetch from one spread
-//!   its pieces among themselves (the rarest first: Legout, Urvoy-Keller and Michiardi, "Rarest
-//!   First and Choke Algorithms Are Enough", 2006);
-//! - a slow source never holds the end up: who has nothing left to do is asked for what the slowest
-//!   still owe.
+//! 1. Candidates come from the user, from searches of the network, and from other sources. Up to
+//!    [`MAX_SOURCES`] of them are worked on at once, of which [`MAX_BEGINNING`] are not ready yet.
+//! 2. A source is dialled, says who it is, and describes the content. The first one is asked to prove
+//!    it, and what it proves is opened on the disk. If it takes long, others are asked for the proof as
+//!    well, and the first proof counts.
+//! 3. A source that describes the same is followed: it tells which pieces it has, and [`schedule`]
+//!    decides which of them it is asked for. A source that describes something else has to prove it.
+//!    If it can, the first prover has lied, and the fetch starts over with what is proven now.
+//! 4. A source that fails is dialled again, later with each failure. A source that lies or whose
+//!    content has changed is not. As long as the content is not known, one failure is enough, unless
+//!    the fetch is patient.
+//! 5. The fetch is given up when no source is left, or when nothing has come for the time of its
+//!    patience and nothing is owed.
+//!
+//! Driven as every state machine here: *handle one input, poll until `None`, sleep until
+//! `poll_timeout`*, then hand in [`Input::Timeout`]. The driver answers each [`Output::Dial`],
+//! [`Output::Prove`], [`Output::Follow`] and [`Output::Ask`] with the matching input or
+//! [`Input::Failed`], within time limits of its own, each [`Output::Search`] with [`Input::Searched`],
+//! and each [`Output::Open`] with [`Input::Opened`]. So the fetch never sleeps for ever: either an
+//! answer of the driver is due, or `poll_timeout` is set, or it is over.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
-use std::time::Duration;
+pub mod schedule;
 
-use bytes::Bytes;
-use rand_chacha::ChaCha8Rng;
-use rand_core::{Rng, SeedableRng};
-
-use super::layout::Layout;
-use super::pieces::{PieceSet, set_bits};
-use super::wire::MAX_PART;
-use crate::id::NodeId;
-use crate::time::Instant;
-
+mod input;
+mod output;
+mod rest;
+mod search;
 mod source;
 #[cfg(test)]
 mod tests;
 
-use source::Source;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
 
-/// How long a source takes for one run. 250 ms: above most round trips, so that with two runs asked
-/// for it never waits for us; short enough that what a source that vanishes owed is soon here.
-pub const RUN_TIME: Duration = Duration::from_millis(250);
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
 
-/// Most bytes of a run. 64 MiB: at 1 GB/s the question is on its way for longer than any round trip
-/// takes.
-const MAX_RUN: u64 = 64 << 20;
+use super::layout::Layout;
+use super::pieces::PieceSet;
+use crate::id::NodeId;
+use crate::time::{Instant, earliest};
+use schedule::Schedule;
+use search::Search;
+use source::{Source, Stage};
 
-/// Runs asked of a source at once: while one comes the next is known to it.
-const RUNS: usize = 2;
+pub use input::{Claim, Fault, Input, Options};
+pub use output::{Ban, GiveUp, Output};
+pub use rest::Rests;
+pub use source::{Candidate, SourceId};
 
-/// Pieces looked at to find the rarest. 16,384: some microseconds.
-const LOOKED_AT: usize = 16_384;
+/// Sources worked on at once. 16: more do not make a fetch faster, and each is a connection.
+pub const MAX_SOURCES: usize = 16;
 
-/// How often it is looked whether a slow source holds the end up.
-const REVIEW: Duration = Duration::from_millis(100);
+/// Sources dialled and asked what they have at once. 4: where many nodes fetch the same content from
+/// each other, each would dial all others at once.
+pub const MAX_BEGINNING: usize = 4;
 
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Input {
-    /// A source can be asked. What it has is told next.
-    Up(NodeId),
-    /// A source has everything.
-    Whole(NodeId),
-    /// A source has the pieces of these bits, as in [`Answer::Held`](super::Answer::Held).
-    Holds(NodeId, u64, Bytes),
-    /// Pieces came from a source, were verified and kept.
-    Arrived {
-        /// From whom.
-        from: NodeId,
-        /// Which, in the order in which they came.
-        pieces: Vec<u64>,
-    },
-    /// A source is gone, or was hung up on.
-    Down(NodeId),
-}
+/// Sources remembered. Further candidates are ignored.
+pub const MAX_KNOWN: usize = 256;
 
-/// What is to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output {
-    /// Ask a source for pieces, all of one run.
-    Ask {
-        /// Whom.
-        source: NodeId,
-        /// The first piece.
-        first: u64,
-        /// How many: 1 to [`MAX_PART`].
-        count: u16,
-    },
-    /// Tell a source that nothing that it was asked for is wanted any more.
-    Cancel(NodeId),
-    /// Every piece is there.
-    Done,
-}
+/// Sources whose failures [`GiveUp::NoneAnswered`] names. If more have failed, the last failure is the
+/// reason.
+const MAX_NAMED: usize = 16;
 
-/// One fetch: its pieces, and the sources it has.
+/// Time that a source has to prove what the content is before another one is asked for the proof too.
+const PROVING: Duration = Duration::from_secs(3);
+
+/// Added to the patience while a search or a dial is under way that may bring a source. Sources that
+/// are dialled again and again do not prolong it further.
+const PENDING: Duration = Duration::from_secs(30);
+
+/// One fetch, from its first source to its last piece.
 #[derive(Debug)]
 pub struct Fetch {
-    layout: Arc<Layout>,
-    /// Pieces that are verified and kept.
-    held: PieceSet,
-    /// Those, and the ones that were asked for.
-    taken: PieceSet,
-    /// Whom the pieces that are on their way were asked of.
-    open: BTreeMap<u64, Vec<NodeId>>,
-    sources: BTreeMap<NodeId, Source>,
-    /// How many of the sources that do not have everything have each piece. Empty until there is
-    /// one.
-    rarity: Vec<u8>,
-    /// Where the next run begins that is taken in order.
-    cursor: u64,
+    own: NodeId,
+    is_patient: bool,
+    patience: Duration,
+    sources: Vec<Source>,
+    search: Search,
+    content: Content,
+    /// The source that failed last, or that says most to the user.
+    failure: Option<(SourceId, Fault)>,
+    /// A source was reached.
+    is_answered: bool,
+    /// When the fetch began, or a piece came last.
+    useful: Instant,
     chance: ChaCha8Rng,
-    done: bool,
-    review: Option<Instant>,
+    is_over: bool,
     outbox: VecDeque<Output>,
 }
 
+/// What is known of the content.
+#[derive(Debug)]
+enum Content {
+    Unknown,
+    /// What this source has proven is being opened.
+    Opening(SourceId, Claim),
+    Settled {
+        /// The source that proved it.
+        by: SourceId,
+        claim: Claim,
+        schedule: Box<Schedule>,
+    },
+}
+
 impl Fetch {
-    /// A fetch of the pieces of `layout` that are not in `held`. All chance is from `seed`.
+    /// Begins a fetch. All chance is from `seed`.
     #[must_use]
-    pub fn new(layout: Arc<Layout>, held: PieceSet, seed: [u8; 32]) -> Self {
-        let mut chance = ChaCha8Rng::from_seed(seed);
-        let count = layout.count();
-        // Many who begin at the same time do not ask for the same.
-        let cursor = chance.next_u64().checked_rem(count).unwrap_or_default();
+    pub fn new(now: Instant, options: Options, seed: [u8; 32]) -> Self {
         let mut fetch = Self {
-            taken: held.clone(),
-            held,
-            open: BTreeMap::new(),
-            sources: BTreeMap::new(),
-            rarity: Vec::new(),
-            cursor,
-            chance,
-            done: false,
-            review: None,
+            own: options.own,
+            is_patient: options.is_patient,
+            patience: options.patience,
+            sources: Vec::new(),
+            search: Search::new(options.ask_network),
+            content: Content::Unknown,
+            failure: None,
+            is_answered: false,
+            useful: now,
+            chance: ChaCha8Rng::from_seed(seed),
+            is_over: false,
             outbox: VecDeque::new(),
-            layout,
         };
-        fetch.finish();
+        options.from.into_iter().for_each(|candidate| fetch.found(now, candidate));
+        fetch.advance(now);
         fetch
-    }
-
-    /// The pieces that are verified and kept.
-    #[must_use]
-    pub fn held(&self) -> &PieceSet {
-        &self.held
-    }
-
-    /// How the pieces are numbered.
-    #[must_use]
-    pub fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
-    /// Whether somebody owes pieces that they were asked for.
-    #[must_use]
-    pub fn is_waiting(&self) -> bool {
-        !self.open.is_empty()
     }
 
     /// Takes one input.
     pub fn handle(&mut self, now: Instant, input: Input) {
+        if self.is_over {
+            return;
+        }
         match input {
-            Input::Up(id) => {
-                self.sources.entry(id).or_insert_with(|| Source::new(now, self.held.emptied()));
+            Input::Timeout => {
+                if let Content::Settled { schedule, .. } = &mut self.content {
+                    schedule.handle_timeout(now);
+                }
             }
-            Input::Whole(id) => self.whole(id),
-            Input::Holds(id, first, bits) => self.holds(now, id, first, &bits),
-            Input::Arrived { from, pieces } => {
-                pieces.into_iter().for_each(|piece| self.arrived(now, from, piece));
+            Input::Found(candidate) => self.found(now, candidate),
+            Input::Searched => self.search.ended(now),
+            Input::Linked => self.search.linked(),
+            Input::Met { source, id } => self.met(source, id),
+            Input::Described { source, claim } => {
+                if let Some(known) = self.running(source)
+                    && known.stage == Stage::Dialling
+                {
+                    known.stage = Stage::Described { since: now, claim };
+                }
             }
-            Input::Down(id) => self.down(id),
+            Input::Proven(source) => self.proven(now, source),
+            Input::Opened { layout, held } => self.opened(now, layout, held),
+            Input::Ready { source, is_whole } => self.ready(now, source, is_whole),
+            Input::Whole(source) => self.schedule(now, source, schedule::Input::Whole),
+            Input::Holds { source, first, bits } => {
+                self.schedule(now, source, |id| schedule::Input::Holds(id, first, bits));
+            }
+            Input::Kept { source, pieces } => self.kept(now, source, pieces),
+            Input::Failed { source, fault } => self.failed(now, source, fault),
         }
-        self.fill(now);
+        if !self.is_over {
+            self.advance(now);
+        }
     }
 
-    /// To be called when [`poll_timeout`](Self::poll_timeout) has passed.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        if self.review.is_some_and(|review| review <= now) {
-            self.fill(now);
-        }
-    }
-
-    /// The next thing to do.
+    /// Returns the next thing to do.
     pub fn poll(&mut self) -> Option<Output> {
         self.outbox.pop_front()
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called.
+    /// Returns when [`Input::Timeout`] is to be handed in.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.review
-    }
-
-    fn whole(&mut self, id: NodeId) {
-        if let Some(source) = self.sources.get_mut(&id) {
-            for piece in source.holds.pieces() {
-                count(&mut self.rarity, piece, |n| n.saturating_sub(1));
-            }
-            source.become_whole();
+        if self.is_over {
+            return None;
         }
-    }
-
-    fn holds(&mut self, now: Instant, id: NodeId, first: u64, bits: &[u8]) {
-        let Some(source) = self.sources.get_mut(&id).filter(|source| !source.is_whole) else {
-            return;
+        let is_settled = !matches!(self.content, Content::Unknown);
+        // A source that has to wait for room is dialled when another one has ended.
+        let has_room = self.room() > 0;
+        let sources = self.sources.iter().filter_map(|source| match source.stage {
+            Stage::Waiting(until) => has_room.then_some(until),
+            Stage::Described { since, .. } => (!is_settled).then_some(since + PROVING),
+            _ => None,
+        });
+        let review = match &self.content {
+            Content::Settled { schedule, .. } => schedule.poll_timeout(),
+            _ => None,
         };
-        if self.rarity.is_empty() {
-            self.rarity = vec![0; usize::try_from(self.layout.count()).unwrap_or_default()];
-        }
-        let mut relieved = BTreeSet::new();
-        for piece in set_bits(first, bits) {
-            if source.holds.insert(piece) {
-                count(&mut self.rarity, piece, |n| n.saturating_add(1));
-                relieved.extend(self.open.get(&piece).into_iter().flatten());
-            }
-        }
-        // Who has everything and has not begun to send it is spared it: it has others to serve.
-        for busy in relieved {
-            let is_busy = |source: &Source| source.is_whole && source.is_silent(now, REVIEW);
-            if self.sources.get(&busy).is_some_and(is_busy) {
-                self.take_back(busy);
-            }
-        }
-        let Some(source) = self.sources.get(&id) else { return };
-        if source.holds.is_full() {
-            self.whole(id);
+        let search = self.search.due(self.is_fed());
+        [review, search, self.end_of_patience()].into_iter().fold(sources.min(), earliest)
+    }
+
+    /// Returns the pieces that are verified and written, or left out, once the content is known.
+    #[must_use]
+    pub fn held(&self) -> Option<&PieceSet> {
+        match &self.content {
+            Content::Settled { schedule, .. } => Some(schedule.held()),
+            _ => None,
         }
     }
 
-    fn arrived(&mut self, now: Instant, from: NodeId, piece: u64) {
-        let len = self.len(piece);
-        if let Some(source) = self.sources.get_mut(&from) {
-            source.arrived(now, piece, len);
-        }
-        self.taken.insert(piece);
-        if !self.held.insert(piece) {
+    /// Returns the number of sources that can be asked for pieces.
+    #[must_use]
+    pub fn ready_sources(&self) -> usize {
+        self.sources.iter().filter(|source| source.is_ready()).count()
+    }
+
+    /// Returns whether any source is being worked on.
+    #[must_use]
+    pub fn is_trying(&self) -> bool {
+        self.sources.iter().any(Source::is_running)
+    }
+
+    /// Returns whether a new link would make the fetch search the network earlier: whether
+    /// [`Input::Linked`] is of use now.
+    #[must_use]
+    pub fn wants_link(&self) -> bool {
+        !self.is_over && !self.is_fed() && self.search.due(false).is_some()
+    }
+
+    /// Returns the identities of all sources that are known.
+    pub fn source_ids(&self) -> impl Iterator<Item = NodeId> {
+        self.sources.iter().filter_map(|source| source.candidate.id)
+    }
+
+    /// Returns the identity of a source, if it is known.
+    #[must_use]
+    pub fn id_of(&self, source: SourceId) -> Option<NodeId> {
+        self.sources.get(source.index)?.candidate.id
+    }
+
+    fn is_fed(&self) -> bool {
+        self.sources.iter().any(Source::is_ready)
+    }
+
+    /// Returns whether the fetch waits for sources as long as its patience lasts.
+    fn waits(&self) -> bool {
+        self.is_patient || !matches!(self.content, Content::Unknown)
+    }
+
+    /// Returns the source of an attempt that is under way.
+    fn running(&mut self, id: SourceId) -> Option<&mut Source> {
+        let source = self.sources.get_mut(id.index)?;
+        (source.dials == id.dials && source.is_running()).then_some(source)
+    }
+
+    fn found(&mut self, now: Instant, candidate: Candidate) {
+        if candidate.id == Some(self.own) {
             return;
         }
-        for other in self.open.remove(&piece).unwrap_or_default() {
-            let Some(source) = self.sources.get(&other).filter(|_| other != from) else {
+        let same = self.sources.iter_mut().find(|source| candidate.is_same(&source.candidate));
+        if let Some(source) = same {
+            source.add_addresses(candidate.addresses);
+        } else if self.sources.len() < MAX_KNOWN {
+            self.sources.push(Source::new(now, candidate));
+        }
+    }
+
+    /// A source has said who it is. Two sources that are the same node are one.
+    fn met(&mut self, source: SourceId, id: NodeId) {
+        let is_known = self.sources.iter().enumerate().any(|(at, known)| {
+            at != source.index && known.candidate.id == Some(id) && known.stage != Stage::Gone
+        });
+        let is_own = id == self.own;
+        let Some(known) = self.running(source) else { return };
+        if is_known || is_own {
+            known.stage = Stage::Gone;
+            self.outbox.push_back(Output::HangUp(source));
+            return;
+        }
+        known.candidate.id = Some(id);
+        self.is_answered = true;
+    }
+
+    fn proven(&mut self, now: Instant, source: SourceId) {
+        let Some(known) = self.running(source) else { return };
+        let Stage::Proving { claim, with_size } = known.stage else { return };
+        known.stage = Stage::Described { since: now, claim };
+        match self.content {
+            Content::Unknown => {}
+            Content::Settled { by, .. } if with_size => self.start_over(now, by, source),
+            // Another one was the first to prove it.
+            _ => return,
+        }
+        self.content = Content::Opening(source, claim);
+        self.outbox.push_back(Output::Open(source));
+    }
+
+    /// `prover` has proven another size than `liar`. What came so far is not the content, so all other
+    /// sources begin anew.
+    fn start_over(&mut self, now: Instant, liar: SourceId, prover: SourceId) {
+        for at in 0..self.sources.len() {
+            if at != prover.index {
+                let Some(source) = self.sources.get_mut(at) else { continue };
+                if source.is_running() {
+                    self.outbox.push_back(Output::HangUp(source.attempt(at)));
+                    source.stage = Stage::Waiting(now);
+                }
+            }
+        }
+        self.ban(liar, Ban::Size);
+        self.outbox.push_back(Output::Reset);
+    }
+
+    /// Never asks a source again, and reports that.
+    fn ban(&mut self, source: SourceId, why: Ban) {
+        let Some(known) = self.sources.get_mut(source.index) else { return };
+        known.stage = Stage::Gone;
+        if let Some(id) = known.candidate.id {
+            self.outbox.push_back(Output::Drop { source, id, why });
+        }
+    }
+
+    fn opened(&mut self, now: Instant, layout: Arc<Layout>, held: PieceSet) {
+        let Content::Opening(by, claim) = self.content else { return };
+        let mut seed = [0; 32];
+        self.chance.fill_bytes(&mut seed);
+        let schedule = Box::new(Schedule::new(layout, held, seed));
+        self.content = Content::Settled { by, claim, schedule };
+        self.useful = now;
+    }
+
+    fn ready(&mut self, now: Instant, source: SourceId, is_whole: bool) {
+        let Some(known) = self.running(source) else { return };
+        let Stage::Following(claim) = known.stage else { return };
+        known.become_ready(claim);
+        self.schedule(now, source, schedule::Input::Up);
+        if is_whole {
+            self.schedule(now, source, schedule::Input::Whole);
+        }
+    }
+
+    /// Hands an input of a ready source to the schedule.
+    fn schedule(
+        &mut self,
+        now: Instant,
+        source: SourceId,
+        input: impl FnOnce(NodeId) -> schedule::Input,
+    ) {
+        let Some(known) = self.running(source).filter(|known| known.is_ready()) else { return };
+        let id = known.candidate.id;
+        if let (Content::Settled { schedule, .. }, Some(id)) = (&mut self.content, id) {
+            schedule.handle(now, input(id));
+        }
+    }
+
+    fn kept(&mut self, now: Instant, source: SourceId, pieces: Vec<u64>) {
+        let from = self.id_of(source);
+        if let (Content::Settled { schedule, .. }, Some(from)) = (&mut self.content, from) {
+            self.useful = now;
+            schedule.handle(now, schedule::Input::Arrived { from, pieces });
+        }
+    }
+
+    fn failed(&mut self, now: Instant, source: SourceId, fault: Fault) {
+        if fault == Fault::Ours {
+            return self.end(GiveUp::Failed(source, fault));
+        }
+        let waits = self.waits();
+        let Some(known) = self.sources.get_mut(source.index) else { return };
+        let now_at = known.attempt(source.index);
+        if known.stage == Stage::Gone || (source != now_at && fault != Fault::Lie) {
+            // Of an attempt that has ended already only a lie still counts.
+            return;
+        }
+        let is_running = known.is_running();
+        let id = known.candidate.id.filter(|_| known.is_ready());
+        known.fail(now, fault, waits);
+        if is_running {
+            self.outbox.push_back(Output::HangUp(now_at));
+        }
+        if let (Content::Settled { schedule, .. }, Some(id)) = (&mut self.content, id) {
+            schedule.handle(now, schedule::Input::Down(id));
+        }
+        if fault == Fault::Lie {
+            self.ban(source, Ban::Lie);
+        }
+        // That the content has changed tells the user most, whatever fails after it.
+        let says_more = matches!(self.failure, Some((_, Fault::Changed)));
+        if fault == Fault::Changed || !says_more {
+            self.failure = Some((source, fault));
+        }
+    }
+
+    /// Decides what is to be done now.
+    fn advance(&mut self, now: Instant) {
+        self.settle(now);
+        self.pass_on();
+        if self.is_over {
+            return;
+        }
+        self.dial(now);
+        if self.search.begins(now, self.is_fed()) {
+            self.outbox.push_back(Output::Search);
+        }
+        self.give_up(now);
+    }
+
+    /// Has the sources that have described the content follow it, or prove what they say.
+    fn settle(&mut self, now: Instant) {
+        let settled = match &self.content {
+            Content::Unknown => return self.ask_for_proof(now),
+            Content::Opening(..) => return,
+            Content::Settled { claim, .. } => *claim,
+        };
+        for (index, known) in self.sources.iter_mut().enumerate() {
+            let Stage::Described { claim, .. } = known.stage else { continue };
+            let source = known.attempt(index);
+            if claim == settled {
+                known.stage = Stage::Following(claim);
+                self.outbox.push_back(Output::Follow(source));
+            } else {
+                known.stage = Stage::Proving { claim, with_size: true };
+                self.outbox.push_back(Output::Prove { source, with_size: true });
+            }
+        }
+    }
+
+    /// Asks the source that has waited longest for the proof. If one is asked already, it asks those
+    /// that have waited too long.
+    fn ask_for_proof(&mut self, now: Instant) {
+        let mut waiting: Vec<(Instant, usize)> = Vec::new();
+        for (index, known) in self.sources.iter().enumerate() {
+            if let Stage::Described { since, .. } = known.stage {
+                waiting.push((since, index));
+            }
+        }
+        waiting.sort_unstable();
+        let is_proving = |known: &Source| matches!(known.stage, Stage::Proving { .. });
+        let mut is_asked = self.sources.iter().any(is_proving);
+        for (since, index) in waiting {
+            if is_asked && now < since + PROVING {
                 continue;
+            }
+            let Some(known) = self.sources.get_mut(index) else { continue };
+            let Some(claim) = known.claim() else { continue };
+            known.stage = Stage::Proving { claim, with_size: false };
+            let source = known.attempt(index);
+            self.outbox.push_back(Output::Prove { source, with_size: false });
+            is_asked = true;
+        }
+    }
+
+    /// Passes on what the schedule wants done.
+    fn pass_on(&mut self) {
+        while let Content::Settled { schedule, .. } = &mut self.content
+            && let Some(output) = schedule.poll()
+        {
+            let output = match output {
+                schedule::Output::Ask { source, first, count } => {
+                    self.ready_source(source).map(|source| Output::Ask { source, first, count })
+                }
+                schedule::Output::Cancel(id) => self.ready_source(id).map(Output::Cancel),
+                schedule::Output::Done => return self.finish(),
             };
-            // It was asked for as well. What else it owes may have come too; or it has not begun,
-            // and is asked anew for what is still wanted.
-            if source.owes(&self.held) && !source.is_silent(now, REVIEW) {
-                continue;
-            }
-            self.take_back(other);
+            self.outbox.extend(output);
         }
-        self.finish();
     }
 
-    /// A source is to send nothing of what it owes.
-    fn take_back(&mut self, id: NodeId) {
-        let Some(source) = self.sources.get_mut(&id) else { return };
-        let owed: Vec<u64> = source.owed().collect();
-        source.asked.clear();
-        self.outbox.push_back(Output::Cancel(id));
-        self.release(id, owed);
+    fn ready_source(&self, id: NodeId) -> Option<SourceId> {
+        let mut ready = self.sources.iter().enumerate().filter(|(_, known)| known.is_ready());
+        let (index, known) = ready.find(|(_, known)| known.candidate.id == Some(id))?;
+        Some(known.attempt(index))
     }
 
-    fn down(&mut self, id: NodeId) {
-        let Some(source) = self.sources.remove(&id) else { return };
-        for piece in source.holds.pieces() {
-            count(&mut self.rarity, piece, |n| n.saturating_sub(1));
+    /// Returns for how many further sources there is room.
+    fn room(&self) -> usize {
+        let count = |is: fn(&Source) -> bool| self.sources.iter().filter(|known| is(known)).count();
+        let sources = MAX_SOURCES.saturating_sub(count(Source::is_running));
+        sources.min(MAX_BEGINNING.saturating_sub(count(Source::is_beginning)))
+    }
+
+    fn dial(&mut self, now: Instant) {
+        let room = self.room();
+        let is_due = |known: &Source| matches!(known.stage, Stage::Waiting(until) if until <= now);
+        let due = self.sources.iter_mut().enumerate().filter(|(_, known)| is_due(known));
+        for (index, known) in due.take(room) {
+            known.stage = Stage::Dialling;
+            known.dials = known.dials.saturating_add(1);
+            let source = known.attempt(index);
+            self.outbox.push_back(Output::Dial(source, known.candidate.clone()));
         }
-        self.release(id, source.owed().collect());
     }
 
-    /// A source no longer owes these pieces.
-    fn release(&mut self, id: NodeId, owed: Vec<u64>) {
-        for piece in owed {
-            let Some(asked) = self.open.get_mut(&piece) else { continue };
-            asked.retain(|other| *other != id);
-            if asked.is_empty() {
-                self.open.remove(&piece);
-                self.taken.remove(piece);
+    /// Gives up if no source is left that could bring more, and waiting for one makes no sense.
+    fn give_up(&mut self, now: Instant) {
+        let is_gone = |known: &Source| known.stage == Stage::Gone;
+        let waits_for_first = self.waits() && self.sources.is_empty();
+        let is_hopeless =
+            self.search.is_done() && !waits_for_first && self.sources.iter().all(is_gone);
+        if is_hopeless || self.end_of_patience().is_some_and(|end| end <= now) {
+            self.end(self.reason());
+        }
+    }
+
+    /// Returns when the fetch is given up if nothing comes; `None` if it does not wait, or if pieces
+    /// are owed, for which the driver has limits.
+    fn end_of_patience(&self) -> Option<Instant> {
+        let is_owed = match &self.content {
+            Content::Unknown => false,
+            Content::Opening(..) => true,
+            Content::Settled { schedule, .. } => schedule.is_waiting(),
+        };
+        if is_owed || !self.waits() {
+            return None;
+        }
+        let is_pending = !self.search.is_done() || self.sources.iter().any(Source::is_beginning);
+        let more = if is_pending { PENDING } else { Duration::ZERO };
+        Some(self.useful + self.patience + more)
+    }
+
+    /// Returns the reason that tells the user most.
+    fn reason(&self) -> GiveUp {
+        let mut silent = Vec::new();
+        for (index, known) in self.sources.iter().enumerate() {
+            if matches!(known.fault, Some(Fault::Unreachable | Fault::HungUp)) {
+                silent.push(known.attempt(index));
             }
+        }
+        match self.failure {
+            Some((_, Fault::Unreachable | Fault::HungUp))
+                if !self.is_answered && (2..=MAX_NAMED).contains(&silent.len()) =>
+            {
+                GiveUp::NoneAnswered(silent)
+            }
+            Some((source, fault)) => GiveUp::Failed(source, fault),
+            None if matches!(self.content, Content::Unknown) => GiveUp::NoSource,
+            None => GiveUp::NoMore,
         }
     }
 
     fn finish(&mut self) {
-        if !self.done && self.held.is_full() {
-            self.done = true;
-            self.outbox.push_back(Output::Done);
+        for (index, known) in self.sources.iter().enumerate().filter(|(_, k)| k.is_running()) {
+            let source = known.attempt(index);
+            self.outbox.push_back(match known.stage {
+                Stage::Following(_) | Stage::Ready(_) => Output::Finish(source),
+                _ => Output::HangUp(source),
+            });
         }
+        self.outbox.push_back(Output::Done);
+        self.is_over = true;
     }
 
-    /// Gives every source that has time something to do: first those who have a part only, then
-    /// those who have everything, at last what slow ones still owe.
-    fn fill(&mut self, now: Instant) {
-        let review = self.review.take();
-        if self.done {
-            return;
+    fn end(&mut self, why: GiveUp) {
+        for (index, known) in self.sources.iter().enumerate().filter(|(_, k)| k.is_running()) {
+            self.outbox.push_back(Output::HangUp(known.attempt(index)));
         }
-        for is_whole in [false, true] {
-            let idle: Vec<NodeId> =
-                self.idle().filter(|id| self.is_whole(id) == is_whole).collect();
-            for id in idle {
-                while self.sources.get(&id).is_some_and(Source::has_time) {
-                    let Some(run) = self.pick(now, &id) else { break };
-                    self.ask(now, id, run);
-                }
-            }
-        }
-        if self.open.is_empty() {
-            return;
-        }
-        if review.is_none_or(|review| review > now) {
-            // Not at every piece: each time all that is owed is looked at.
-            self.review = review;
-        } else {
-            self.hurry(now);
-        }
-        if self.review.is_none() && self.sources.values().any(|source| source.asked.is_empty()) {
-            self.review = Some(now + REVIEW);
-        }
-    }
-
-    fn idle(&self) -> impl Iterator<Item = NodeId> {
-        let idle = self.sources.iter().filter(|(_, source)| source.has_time());
-        idle.map(|(id, _)| *id)
-    }
-
-    fn is_whole(&self, id: &NodeId) -> bool {
-        self.sources.get(id).is_some_and(|source| source.is_whole)
-    }
-
-    fn ask(&mut self, now: Instant, id: NodeId, (first, count): (u64, u16)) {
-        let Some(source) = self.sources.get_mut(&id) else { return };
-        source.ask(now, first, count);
-        for piece in (first..).take(usize::from(count)) {
-            self.taken.insert(piece);
-            self.open.entry(piece).or_default().push(id);
-        }
-        self.outbox.push_back(Output::Ask { source: id, first, count });
-    }
-
-    /// The next run for a source, of pieces that nobody was asked for.
-    fn pick(&mut self, now: Instant, id: &NodeId) -> Option<(u64, u16)> {
-        let source = self.sources.get(id)?;
-        let (limit, is_whole) = (source.run_bytes(), source.is_whole);
-        let from = match is_whole {
-            true => self.cursor,
-            false => self.chance.next_u64().checked_rem(self.layout.count())?,
-        };
-        let holds = self.sources.get(id).map(|source| &source.holds).filter(|_| !is_whole);
-        let first = self.rarest(from, holds)?;
-        if is_whole && self.rarity_of(first) > 0 && !self.is_fastest(now, id) {
-            return None;
-        }
-        let run = self.run(first, limit, holds);
-        if is_whole {
-            self.cursor = first.saturating_add(u64::from(run));
-        }
-        Some((first, run))
-    }
-
-    /// Whether a source is faster than all those together who have a part only.
-    fn is_fastest(&self, now: Instant, id: &NodeId) -> bool {
-        let speed = self.sources.get(id).map_or(0, |source| source.speed_at(now));
-        let parts = self.sources.values().filter(|source| !source.is_whole);
-        let others = parts.fold(0u64, |sum, part| sum.saturating_add(part.speed_at(now)));
-        speed >= others
-    }
-
-    /// Of the pieces in `holds` (`None`: of all) that nobody was asked for, from `from` on and round
-    /// the end, the first of those that the fewest have.
-    fn rarest(&self, from: u64, holds: Option<&PieceSet>) -> Option<u64> {
-        let least = u8::from(holds.is_some());
-        let mut best: Option<(u8, u64)> = None;
-        let round = self.taken.missing_of(holds, from).chain(self.taken.missing_of(holds, 0));
-        for piece in round.take(LOOKED_AT) {
-            let rarity = self.rarity_of(piece);
-            if best.is_none_or(|(rarest, _)| rarity < rarest) {
-                best = Some((rarity, piece));
-            }
-            if rarity <= least {
-                break;
-            }
-        }
-        best.map(|(_, piece)| piece)
-    }
-
-    /// How many pieces from `first` on, as rare as this, make a run of `limit` bytes.
-    ///
-    /// Near the end runs are short, so that all sources are done at about the same time (guided
-    /// self-scheduling: Polychronopoulos and Kuck, 1987).
-    fn run(&self, first: u64, limit: u64, holds: Option<&PieceSet>) -> u16 {
-        let rarity = self.rarity_of(first);
-        let left = self.layout.count().saturating_sub(self.taken.len());
-        let share = match self.sources.len() as u64 {
-            0 | 1 => left,
-            sources => left / (2 * sources),
-        };
-        let most = u16::try_from(share.max(1)).unwrap_or(MAX_PART).min(MAX_PART);
-        let fits = |piece: u64| {
-            !self.taken.contains(piece)
-                && holds.is_none_or(|holds| holds.contains(piece))
-                && self.rarity_of(piece) == rarity
-        };
-        let mut bytes = 0u64;
-        let mut count = 0;
-        for piece in (first..self.layout.count()).take(usize::from(most)) {
-            if count > 0 && (bytes >= limit || !fits(piece)) {
-                break;
-            }
-            bytes = bytes.saturating_add(self.len(piece));
-            count += 1;
-        }
-        count
-    }
-
-    fn rarity_of(&self, piece: u64) -> u8 {
-        let at = usize::try_from(piece).ok();
-        at.and_then(|at| self.rarity.get(at)).copied().unwrap_or_default()
-    }
-
-    /// Asks sources that have nothing to do for what others owe: for the pieces that are longest from
-    /// being here, where they are the faster.
-    fn hurry(&mut self, now: Instant) {
-        let mut waits: BTreeMap<u64, Duration> = BTreeMap::new();
-        for source in self.sources.values() {
-            let mut ahead = 0u64;
-            for piece in source.owed().filter(|piece| !self.held.contains(*piece)) {
-                ahead = ahead.saturating_add(self.len(piece));
-                let wait = source.time_for(now, ahead);
-                let soonest = waits.entry(piece).or_insert(wait);
-                *soonest = wait.min(*soonest);
-            }
-        }
-        let idle = self.sources.iter().filter(|(_, source)| source.asked.is_empty());
-        let idle: Vec<NodeId> = idle.map(|(id, _)| *id).collect();
-        for id in idle {
-            // As much as it sends until the next look.
-            let mut ahead = 0u64;
-            while let Some(source) = self.sources.get(&id) {
-                let has = |piece: &u64| source.is_whole || source.holds.contains(*piece);
-                let longest = waits.iter().filter(|(piece, _)| has(piece));
-                let longest = longest.max_by_key(|(_, wait)| **wait);
-                let Some((piece, wait)) = longest.map(|(piece, wait)| (*piece, *wait)) else {
-                    break;
-                };
-                ahead = ahead.saturating_add(self.len(piece));
-                let ours = source.time_for(now, ahead);
-                if wait <= ours.saturating_mul(2).saturating_add(REVIEW) {
-                    break;
-                }
-                let is_enough = ahead >= source.bytes_in(REVIEW);
-                waits.insert(piece, ours);
-                self.ask(now, id, (piece, 1));
-                if is_enough {
-                    break;
-                }
-            }
-        }
-    }
-
-    fn len(&self, piece: u64) -> u64 {
-        self.layout.place(piece).map_or(0, |place| place.len())
-    }
-}
-
-fn count(rarity: &mut [u8], piece: u64, change: impl Fn(u8) -> u8) {
-    if let Some(slot) = usize::try_from(piece).ok().and_then(|at| rarity.get_mut(at)) {
-        *slot = change(*slot);
+        self.outbox.push_back(Output::GiveUp(why));
+        self.is_over = true;
     }
 }

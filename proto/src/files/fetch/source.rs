@@ -1,161 +1,167 @@
-//! One source of a fetch: what it has, what it owes, and how fast it is.
+//! One source of a fetch: who it is, how far it has come, and when it may be dialled again.
 
-use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::{MAX_RUN, RUN_TIME, RUNS};
-use crate::files::pieces::{PIECE, PieceSet};
+use super::{Claim, Fault};
+use crate::address::Address;
+use crate::id::NodeId;
 use crate::time::Instant;
 
-/// Speed is taken over at least this long: single pieces come in bursts.
-const WINDOW: Duration = Duration::from_millis(100);
+/// Addresses that are remembered of one source.
+const MAX_ADDRESSES: usize = 8;
 
-/// Who has sent nothing for this long has no speed that counts.
-const LATELY: Duration = Duration::from_secs(2);
+/// Dials of a source that hangs up during the handshake, before the content is known: a node that
+/// many call at the same time refuses some of them.
+const TRIES: u32 = 5;
 
-/// A source.
-#[derive(Debug)]
-pub(super) struct Source {
-    /// It has every piece; `holds` is empty then.
-    pub(super) is_whole: bool,
-    pub(super) holds: PieceSet,
-    /// The runs that it was asked for, in the order in which it answers.
-    pub(super) asked: VecDeque<Run>,
-    /// Bytes a second; 0 while nothing has come.
-    speed: u64,
-    /// The speed was taken over a whole window.
-    is_measured: bool,
-    /// Since when `arrived` is counted.
-    since: Instant,
-    arrived: u64,
-    /// When it was last heard of, or began to owe something.
-    heard: Instant,
+/// Pause after a source has failed for the first time. It doubles with each failure.
+const BACK_OFF: Duration = Duration::from_millis(250);
+
+/// The longest pause between two dials of one source.
+pub(super) const BACK_OFF_MAX: Duration = Duration::from_secs(30);
+
+/// A node that may have the content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its identity; `None` for whichever node answers at the addresses.
+    pub id: Option<NodeId>,
+    /// Where it may be dialled, the best address first.
+    pub addresses: Vec<Address>,
 }
 
-/// Pieces asked for together.
-#[derive(Debug, Clone)]
-pub(super) struct Run {
-    /// The first of them that is still owed.
-    first: u64,
-    end: u64,
-    /// Pieces of it that have come before the first one owed: small ones are checked side by side.
-    early: BTreeSet<u64>,
+/// One attempt to fetch from one source.
+///
+/// Inputs of an earlier attempt, which may still be under way when the source is dialled again, are
+/// recognized by it and ignored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceId {
+    /// The place of the source among those of the fetch.
+    pub(super) index: usize,
+    /// How often it has been dialled, this time included.
+    pub(super) dials: u32,
+}
+
+impl SourceId {
+    /// Returns the number of the source, which is the same for each attempt: less than
+    /// [`MAX_KNOWN`](super::MAX_KNOWN).
+    #[must_use]
+    pub fn number(self) -> usize {
+        self.index
+    }
+}
+
+/// A source of a fetch.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) candidate: Candidate,
+    pub(super) stage: Stage,
+    /// Attempts so far, the present one included.
+    pub(super) dials: u32,
+    /// Failures since it was ready last.
+    failures: u32,
+    /// The last failure.
+    pub(super) fault: Option<Fault>,
+}
+
+/// How far a source has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It is dialled at that time.
+    Waiting(Instant),
+    /// It is being dialled, and asked to describe the content.
+    Dialling,
+    /// It has described the content, and waits until the content is settled, or for its turn to
+    /// prove what it says.
+    Described { since: Instant, claim: Claim },
+    /// It was asked to prove what it says; its size too if another source says otherwise.
+    Proving { claim: Claim, with_size: bool },
+    /// It was asked to tell which pieces it has.
+    Following(Claim),
+    /// It can be asked for pieces.
+    Ready(Claim),
+    /// It is never dialled again.
+    Gone,
 }
 
 impl Source {
-    pub(super) fn new(now: Instant, holds: PieceSet) -> Self {
-        Self {
-            is_whole: false,
-            holds,
-            asked: VecDeque::new(),
-            speed: 0,
-            is_measured: false,
-            since: now,
-            arrived: 0,
-            heard: now,
-        }
+    pub(super) fn new(now: Instant, candidate: Candidate) -> Self {
+        Self { candidate, stage: Stage::Waiting(now), dials: 0, failures: 0, fault: None }
     }
 
-    /// It has every piece.
-    pub(super) fn become_whole(&mut self) {
-        self.is_whole = true;
-        self.holds = PieceSet::default();
+    /// Returns the present attempt of the source, whose place is `index`.
+    pub(super) fn attempt(&self, index: usize) -> SourceId {
+        SourceId { index, dials: self.dials }
     }
 
-    pub(super) fn ask(&mut self, now: Instant, first: u64, count: u16) {
-        if self.asked.is_empty() {
-            // The time in which it owed nothing says nothing of its speed.
-            (self.since, self.arrived, self.heard) = (now, 0, now);
-        }
-        let end = first.saturating_add(u64::from(count));
-        self.asked.push_back(Run { first, end, early: BTreeSet::new() });
-    }
-
-    /// A piece of `len` bytes came from it.
-    pub(super) fn arrived(&mut self, now: Instant, piece: u64, len: u64) {
-        self.heard = now;
-        self.arrived = self.arrived.saturating_add(len);
-        let window = now.since(self.since);
-        let measured = per_second(self.arrived, window);
-        if window >= WINDOW {
-            self.speed = match self.is_measured {
-                true => self.speed / 2 + measured / 2,
-                false => measured,
-            };
-            self.is_measured = true;
-            (self.since, self.arrived) = (now, 0);
-        } else if !self.is_measured && !window.is_zero() {
-            // The first piece of many small ones took as long as they all do: as more come in the
-            // same time it is seen to be faster.
-            self.speed = self.speed.max(measured);
-        }
-        for run in &mut self.asked {
-            if (run.first..run.end).contains(&piece) {
-                run.early.insert(piece);
-                while run.early.remove(&run.first) {
-                    run.first += 1;
-                }
-                break;
+    /// Adds addresses, the last of them as the best.
+    pub(super) fn add_addresses(&mut self, addresses: Vec<Address>) {
+        for address in addresses {
+            if !self.candidate.addresses.contains(&address) {
+                self.candidate.addresses.insert(0, address);
+                self.candidate.addresses.truncate(MAX_ADDRESSES);
             }
         }
-        self.asked.retain(|run| run.first < run.end);
     }
 
-    /// The pieces that it owes, in the order in which they come.
-    pub(super) fn owed(&self) -> impl Iterator<Item = u64> {
-        let runs = self.asked.iter();
-        runs.flat_map(|run| (run.first..run.end).filter(|piece| !run.early.contains(piece)))
+    /// Returns whether an attempt is under way.
+    pub(super) fn is_running(&self) -> bool {
+        !matches!(self.stage, Stage::Waiting(_) | Stage::Gone)
     }
 
-    /// Whether it owes something that is not in `held`.
-    pub(super) fn owes(&self, held: &PieceSet) -> bool {
-        self.owed().any(|piece| !held.contains(piece))
+    /// Returns whether it can be asked for pieces.
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self.stage, Stage::Ready(_))
     }
 
-    /// Whether it may be asked for another run. Whose speed is not known is asked for one only.
-    pub(super) fn has_time(&self) -> bool {
-        let most = if self.speed == 0 { 1 } else { RUNS };
-        self.asked.len() < most
+    /// Returns whether an attempt is under way that has not come so far that it can be asked for pieces.
+    pub(super) fn is_beginning(&self) -> bool {
+        self.is_running() && !self.is_ready()
     }
 
-    /// Whether nothing has come from it for a while although it owes something.
-    pub(super) fn is_silent(&self, now: Instant, time: Duration) -> bool {
-        !self.asked.is_empty() && now.since(self.heard) > time
-    }
-
-    /// Bytes a second, as far as it has sent something lately.
-    pub(super) fn speed_at(&self, now: Instant) -> u64 {
-        if now.since(self.heard) > LATELY { 0 } else { self.speed }
-    }
-
-    /// Bytes that it sends in `time`.
-    pub(super) fn bytes_in(&self, time: Duration) -> u64 {
-        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        (self.speed / 1000).saturating_mul(millis)
-    }
-
-    /// Bytes to ask for in one run.
-    pub(super) fn run_bytes(&self) -> u64 {
-        match self.speed {
-            0 => PIECE,
-            _ => self.bytes_in(RUN_TIME).min(MAX_RUN),
+    /// Returns what it says that the content is.
+    pub(super) fn claim(&self) -> Option<Claim> {
+        match self.stage {
+            Stage::Described { claim, .. }
+            | Stage::Proving { claim, .. }
+            | Stage::Following(claim)
+            | Stage::Ready(claim) => Some(claim),
+            Stage::Waiting(_) | Stage::Dialling | Stage::Gone => None,
         }
     }
 
-    /// How long it takes to send `bytes`, from what is known of it at `now`.
-    pub(super) fn time_for(&self, now: Instant, bytes: u64) -> Duration {
-        let silent = if self.asked.is_empty() { Duration::ZERO } else { now.since(self.heard) };
-        match self.speed {
-            0 => silent,
-            speed => {
-                let millis = bytes.saturating_mul(1000).checked_div(speed).unwrap_or_default();
-                silent.max(Duration::from_millis(millis))
-            }
-        }
+    /// Makes it ready: its failures are forgiven.
+    pub(super) fn become_ready(&mut self, claim: Claim) {
+        (self.stage, self.failures) = (Stage::Ready(claim), 0);
+    }
+
+    /// Decides what becomes of it after a failure. `is_patient` fetches dial it again.
+    pub(super) fn fail(&mut self, now: Instant, fault: Fault, is_patient: bool) {
+        self.failures = self.failures.saturating_add(1);
+        self.fault = Some(fault);
+        let is_over = match fault {
+            Fault::Lie | Fault::Changed => true,
+            Fault::HungUp => !is_patient && self.failures >= TRIES,
+            Fault::Ours | Fault::Unreachable | Fault::Refused | Fault::Lost => !is_patient,
+        };
+        self.stage = match is_over {
+            true => Stage::Gone,
+            false => Stage::Waiting(now + self.back_off()),
+        };
+    }
+
+    fn back_off(&self) -> Duration {
+        let doubled = 1_u32.checked_shl(self.failures.saturating_sub(1)).unwrap_or(u32::MAX);
+        BACK_OFF.saturating_mul(doubled).min(BACK_OFF_MAX)
     }
 }
 
-fn per_second(bytes: u64, time: Duration) -> u64 {
-    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
-    bytes.saturating_mul(1_000_000).checked_div(micros).unwrap_or_default().max(1)
+impl Candidate {
+    /// Returns whether both are the same node, as far as their identities are known.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (self.id, other.id) {
+            (Some(a), Some(b)) => a == b,
+            (None, None) => self.addresses == other.addresses,
+            _ => false,
+        }
+    }
 }

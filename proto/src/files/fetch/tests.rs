@@ -1,304 +1,430 @@
-use std::collections::BTreeSet;
+//! Each test compares the whole list of outputs.
 
-use proptest::prelude::*;
+mod world;
 
 use super::*;
-use crate::files::PIECE;
-use crate::id::Key;
+use crate::address::Address;
+use crate::files::{FileKind, PIECE};
 
-/// A source as the world has it.
-#[derive(Debug, Clone)]
-struct Sender {
-    /// `None`: everything.
-    holds: Option<BTreeSet<u64>>,
-    /// Milliseconds that it takes for a piece.
-    pace: u64,
-    /// After this many pieces it is gone.
-    dies_after: Option<usize>,
-    queue: VecDeque<u64>,
-    /// When the first of the queue is there.
-    next: Instant,
-    sent: usize,
-}
-
-impl Sender {
-    fn new(holds: Option<BTreeSet<u64>>, pace: u64) -> Self {
-        let (queue, next) = (VecDeque::new(), Instant::ZERO);
-        Self { holds, pace, dies_after: None, queue, next, sent: 0 }
-    }
-}
-
-struct World {
-    fetch: Fetch,
-    senders: BTreeMap<NodeId, Sender>,
-    now: Instant,
-    done: bool,
-    cancelled: usize,
-}
+const SECOND: Duration = Duration::from_secs(1);
+const FILE: Claim = Claim { kind: FileKind::File, size: 3 * PIECE };
 
 fn id(n: u8) -> NodeId {
-    Key::from_secret(&[n + 1; 32]).id()
+    NodeId::from_bytes([n; 32])
 }
 
-fn bits(pieces: &BTreeSet<u64>, count: u64) -> Bytes {
-    let mut out = vec![0u8; usize::try_from(count.div_ceil(8)).unwrap()];
-    for piece in pieces {
-        out[usize::try_from(piece / 8).unwrap()] |= 1 << (piece % 8);
-    }
-    out.into()
+fn at(n: u8) -> Address {
+    Address::from_socket(([127, 0, 0, n], 7117).into())
 }
 
-impl World {
-    fn new(count: u64, senders: Vec<Sender>) -> Self {
-        let layout = Arc::new(Layout::file(count * PIECE).unwrap());
-        let fetch = Fetch::new(layout, PieceSet::of_count(count).unwrap(), [7; 32]);
-        let senders = senders.into_iter().enumerate();
-        let senders = senders.map(|(n, sender)| (id(n.try_into().unwrap()), sender)).collect();
-        let (now, done, cancelled) = (Instant::ZERO, false, 0);
-        let mut world = Self { fetch, senders, now, done, cancelled };
-        for (id, sender) in world.senders.clone() {
-            world.fetch.handle(world.now, Input::Up(id));
-            let has = match sender.holds {
-                None => Input::Whole(id),
-                Some(pieces) => Input::Holds(id, 0, bits(&pieces, count)),
-            };
-            world.fetch.handle(world.now, has);
-        }
-        world
+/// A candidate whose identity is known.
+fn node(n: u8) -> Candidate {
+    Candidate { id: Some(id(n)), addresses: vec![at(n)] }
+}
+
+/// A candidate of which only the address is known.
+fn place(n: u8) -> Candidate {
+    Candidate { id: None, addresses: vec![at(n)] }
+}
+
+fn source(index: usize, dials: u32) -> SourceId {
+    SourceId { index, dials }
+}
+
+/// A fetch, its time, and what it wants done.
+struct Driven {
+    fetch: Fetch,
+    now: Instant,
+}
+
+impl Driven {
+    fn new(from: Vec<Candidate>, ask_network: bool, is_patient: bool) -> Self {
+        let patience = 60 * SECOND;
+        let options = Options { own: id(0), from, ask_network, is_patient, patience };
+        Self { fetch: Fetch::new(Instant::ZERO, options, [7; 32]), now: Instant::ZERO }
     }
 
-    /// Runs until nothing happens any more, a minute at the most.
-    fn run(&mut self) {
-        let end = self.now + Duration::from_secs(60);
-        while self.now < end {
-            self.obey();
-            if self.done {
-                return;
+    fn outputs(&mut self) -> Vec<Output> {
+        std::iter::from_fn(|| self.fetch.poll()).collect()
+    }
+
+    fn handle(&mut self, input: Input) -> Vec<Output> {
+        self.fetch.handle(self.now, input);
+        self.outputs()
+    }
+
+    /// Sleeps until the fetch wants to be woken, and returns how long that took and what it does.
+    fn sleep(&mut self) -> (Duration, Vec<Output>) {
+        let due = self.fetch.poll_timeout().expect("something is due");
+        let slept = due.since(self.now);
+        self.now = self.now.max(due);
+        (slept, self.handle(Input::Timeout))
+    }
+
+    fn met(&mut self, source: SourceId, n: u8) -> Vec<Output> {
+        self.handle(Input::Met { source, id: id(n) })
+    }
+
+    fn described(&mut self, source: SourceId, claim: Claim) -> Vec<Output> {
+        self.handle(Input::Described { source, claim })
+    }
+
+    fn failed(&mut self, source: SourceId, fault: Fault) -> Vec<Output> {
+        self.handle(Input::Failed { source, fault })
+    }
+
+    fn opened(&mut self, claim: Claim) -> Vec<Output> {
+        let layout = Arc::new(Layout::file(claim.size).unwrap());
+        let held = PieceSet::of_count(layout.count()).unwrap();
+        self.handle(Input::Opened { layout, held })
+    }
+
+    /// Brings a source that is being dialled so far that it is followed.
+    fn settle(&mut self, source: SourceId, n: u8) {
+        assert_eq!(self.met(source, n), []);
+        assert_eq!(self.described(source, FILE), [Output::Prove { source, with_size: false }]);
+        assert_eq!(self.handle(Input::Proven(source)), [Output::Open(source)]);
+        assert_eq!(self.opened(FILE), [Output::Follow(source)]);
+    }
+
+    /// Makes a source ready that has every piece, and returns the pieces that it is asked for.
+    fn ready(&mut self, source: SourceId) -> Vec<u64> {
+        let asked = self.handle(Input::Ready { source, is_whole: true });
+        let pieces = asked.into_iter().flat_map(|output| match output {
+            Output::Ask { source: of, first, count } if of == source => {
+                first..first + u64::from(count)
             }
-            let sending = self.senders.iter().filter(|(_, sender)| !sender.queue.is_empty());
-            let next = sending.map(|(id, sender)| (sender.next, *id)).min();
-            match (next, self.fetch.poll_timeout()) {
-                (Some((at, from)), review) if review.is_none_or(|review| at <= review) => {
-                    self.now = at;
-                    self.deliver(from);
-                }
-                (_, Some(review)) => {
-                    self.now = review;
-                    self.fetch.handle_timeout(review);
-                }
-                _ => return,
-            }
-        }
-    }
-
-    fn obey(&mut self) {
-        while let Some(output) = self.fetch.poll() {
-            match output {
-                Output::Done => self.done = true,
-                Output::Cancel(id) => {
-                    self.cancelled += 1;
-                    self.senders.get_mut(&id).unwrap().queue.clear();
-                }
-                Output::Ask { source, first, count } => {
-                    let sender = self.senders.get_mut(&source).unwrap();
-                    if sender.queue.is_empty() {
-                        sender.next = self.now + Duration::from_millis(sender.pace);
-                    }
-                    for piece in first..first + u64::from(count) {
-                        let has = sender.holds.as_ref().is_none_or(|holds| holds.contains(&piece));
-                        assert!(has, "{piece} was asked of somebody who does not have it");
-                        sender.queue.push_back(piece);
-                    }
-                }
-            }
-        }
-    }
-
-    fn deliver(&mut self, from: NodeId) {
-        let sender = self.senders.get_mut(&from).unwrap();
-        if sender.dies_after.is_some_and(|pieces| sender.sent >= pieces) {
-            self.senders.remove(&from);
-            self.fetch.handle(self.now, Input::Down(from));
-            return;
-        }
-        let piece = sender.queue.pop_front().unwrap();
-        sender.sent += 1;
-        sender.next = self.now + Duration::from_millis(sender.pace);
-        self.fetch.handle(self.now, Input::Arrived { from, pieces: vec![piece] });
-    }
-
-    fn sent(&self) -> usize {
-        self.senders.values().map(|sender| sender.sent).sum()
+            other => panic!("{other:?}"),
+        });
+        pieces.collect()
     }
 }
 
 #[test]
-fn nothing_to_fetch_is_done_at_once() {
-    let mut world = World::new(0, vec![Sender::new(None, 1)]);
-    world.run();
-    assert!(world.done);
-    assert_eq!(world.now, Instant::ZERO);
-}
-
-#[test]
-fn four_sources_are_four_times_as_fast() {
-    let mut world = World::new(400, vec![Sender::new(None, 10); 4]);
-    world.run();
-    assert!(world.done);
-    assert!(world.now.since_origin() < Duration::from_millis(1100), "{:?}", world.now);
-    assert!(world.sent() <= 410, "{} pieces were sent", world.sent());
-}
-
-#[test]
-fn a_fast_source_of_small_pieces_is_asked_for_many_as_soon_as_the_first_have_come() {
-    let layout = Arc::new(Layout::new((0..10_000).map(|_| 10 << 10)).unwrap());
-    let mut fetch = Fetch::new(layout, PieceSet::of_count(10_000).unwrap(), [7; 32]);
-    let asked = |fetch: &mut Fetch| {
-        let mut runs = Vec::new();
-        while let Some(output) = fetch.poll() {
-            let Output::Ask { first, count, .. } = output else { panic!("{output:?}") };
-            runs.push(first..first + u64::from(count));
+fn one_source_sends_it_all() {
+    let a = source(0, 1);
+    let mut driven = Driven::new(vec![node(1)], true, false);
+    assert_eq!(driven.outputs(), [Output::Dial(a, node(1)), Output::Search]);
+    driven.settle(a, 1);
+    let mut kept = Vec::new();
+    let mut asked = driven.ready(a);
+    while let Some(piece) = asked.pop() {
+        kept.push(piece);
+        let outputs = driven.handle(Input::Kept { source: a, pieces: vec![piece] });
+        if kept.len() == 3 {
+            assert_eq!(outputs, [Output::Finish(a), Output::Done]);
+            break;
         }
-        runs
+        for output in outputs {
+            let Output::Ask { source, first, count } = output else { panic!("{output:?}") };
+            assert_eq!(source, a);
+            asked.extend(first..first + u64::from(count));
+        }
+    }
+    kept.sort_unstable();
+    assert_eq!(kept, [0, 1, 2]);
+    assert_eq!(driven.fetch.poll_timeout(), None);
+    assert_eq!(driven.failed(a, Fault::Lost), [], "nothing follows the end");
+}
+
+#[test]
+fn two_dead_addresses_are_both_named() {
+    let (a, b) = (source(0, 1), source(1, 1));
+    let mut driven = Driven::new(vec![place(1), place(2)], false, false);
+    assert_eq!(driven.outputs(), [Output::Dial(a, place(1)), Output::Dial(b, place(2))]);
+    assert_eq!(driven.failed(b, Fault::Unreachable), [Output::HangUp(b)]);
+    let why = GiveUp::NoneAnswered(vec![a, b]);
+    assert_eq!(driven.failed(a, Fault::Unreachable), [Output::HangUp(a), Output::GiveUp(why)]);
+}
+
+#[test]
+fn one_dead_address_is_the_reason_itself() {
+    let a = source(0, 1);
+    let mut driven = Driven::new(vec![place(1)], false, false);
+    driven.outputs();
+    let why = GiveUp::Failed(a, Fault::Unreachable);
+    assert_eq!(driven.failed(a, Fault::Unreachable), [Output::HangUp(a), Output::GiveUp(why)]);
+}
+
+#[test]
+fn a_source_that_answered_and_refused_is_the_reason_beside_a_dead_one() {
+    let (a, b) = (source(0, 1), source(1, 1));
+    let mut driven = Driven::new(vec![place(1), place(2)], false, false);
+    driven.outputs();
+    driven.failed(b, Fault::Unreachable);
+    driven.met(a, 1);
+    let why = GiveUp::Failed(a, Fault::Refused);
+    assert_eq!(driven.failed(a, Fault::Refused), [Output::HangUp(a), Output::GiveUp(why)]);
+}
+
+#[test]
+fn a_crowded_source_is_dialled_five_times_later_each_time() {
+    let mut driven = Driven::new(vec![node(1)], false, false);
+    driven.outputs();
+    for (dials, pause) in [(1, 250), (2, 500), (3, 1000), (4, 2000)] {
+        let a = source(0, dials);
+        assert_eq!(driven.failed(a, Fault::HungUp), [Output::HangUp(a)]);
+        let again = Output::Dial(source(0, dials + 1), node(1));
+        assert_eq!(driven.sleep(), (Duration::from_millis(pause), vec![again]));
+    }
+    let a = source(0, 5);
+    let why = GiveUp::Failed(a, Fault::HungUp);
+    assert_eq!(driven.failed(a, Fault::HungUp), [Output::HangUp(a), Output::GiveUp(why)]);
+}
+
+#[test]
+fn the_first_to_describe_proves_and_the_second_after_three_seconds() {
+    let (a, b, c) = (source(0, 1), source(1, 1), source(2, 1));
+    let mut driven = Driven::new(vec![node(1), node(2), node(3)], false, false);
+    driven.outputs();
+    assert_eq!(driven.described(b, FILE), [Output::Prove { source: b, with_size: false }]);
+    driven.now = driven.now + SECOND;
+    assert_eq!(driven.described(a, FILE), []);
+    assert_eq!(driven.sleep(), (PROVING, vec![Output::Prove { source: a, with_size: false }]));
+    assert_eq!(driven.handle(Input::Proven(a)), [Output::Open(a)]);
+    assert_eq!(driven.handle(Input::Proven(b)), [], "the first proof counts");
+    assert_eq!(driven.described(c, FILE), []);
+    assert_eq!(driven.opened(FILE), [Output::Follow(a), Output::Follow(b), Output::Follow(c)]);
+}
+
+#[test]
+fn another_proves_at_once_if_the_prover_fails() {
+    let (a, b) = (source(0, 1), source(1, 1));
+    let mut driven = Driven::new(vec![node(1), node(2)], false, false);
+    driven.outputs();
+    driven.described(a, FILE);
+    driven.described(b, FILE);
+    driven.met(a, 1);
+    let prove = Output::Prove { source: b, with_size: false };
+    assert_eq!(driven.failed(a, Fault::Lost), [Output::HangUp(a), prove]);
+}
+
+#[test]
+fn a_source_that_lied_about_the_size_is_dropped_and_all_begins_anew() {
+    let (a, b, c) = (source(0, 1), source(1, 1), source(2, 1));
+    let lie = Claim { size: FILE.size - 7, ..FILE };
+    let mut driven = Driven::new(vec![node(1), node(2), node(3)], false, false);
+    driven.outputs();
+    driven.met(a, 1);
+    driven.described(a, lie);
+    driven.handle(Input::Proven(a));
+    assert_eq!(driven.opened(lie), [Output::Follow(a)]);
+    driven.ready(a);
+    driven.met(b, 2);
+    let prove = Output::Prove { source: b, with_size: true };
+    assert_eq!(driven.described(b, FILE), [prove]);
+    assert_eq!(
+        driven.handle(Input::Proven(b)),
+        [
+            Output::HangUp(a),
+            Output::HangUp(c),
+            Output::Drop { source: a, id: id(1), why: Ban::Size },
+            Output::Reset,
+            Output::Open(b),
+            Output::Dial(source(2, 2), node(3)),
+        ]
+    );
+    assert_eq!(driven.fetch.held(), None);
+    assert_eq!(driven.opened(FILE), [Output::Follow(b)]);
+    assert_eq!(driven.handle(Input::Found(node(1))), [], "it is never asked again");
+}
+
+#[test]
+fn what_a_source_owed_is_asked_of_another_after_a_bad_piece() {
+    let (a, b) = (source(0, 1), source(1, 1));
+    let mut driven = Driven::new(vec![node(1), node(2)], false, false);
+    driven.outputs();
+    driven.settle(a, 1);
+    let owed = driven.ready(a);
+    driven.met(b, 2);
+    assert_eq!(driven.described(b, FILE), [Output::Follow(b)]);
+    driven.ready(b);
+    let mut outputs = driven.failed(a, Fault::Lie).into_iter();
+    assert_eq!(outputs.next(), Some(Output::HangUp(a)));
+    assert_eq!(outputs.next(), Some(Output::Drop { source: a, id: id(1), why: Ban::Lie }));
+    // It is asked once it has sent what it was asked for first.
+    assert_eq!(outputs.next(), None);
+    driven.now = driven.now + SECOND;
+    let others: Vec<u64> = (0..3).filter(|piece| !owed.contains(piece)).collect();
+    let mut asked = Vec::new();
+    for piece in others {
+        for output in driven.handle(Input::Kept { source: b, pieces: vec![piece] }) {
+            let Output::Ask { source, first, count } = output else { panic!("{output:?}") };
+            assert_eq!(source, b);
+            asked.extend(first..first + u64::from(count));
+        }
+    }
+    assert!(owed.iter().all(|piece| asked.contains(piece)), "{owed:?}, asked: {asked:?}");
+}
+
+#[test]
+fn a_lie_that_is_found_out_late_still_counts_and_nothing_else_does() {
+    let a = source(0, 1);
+    let mut driven = Driven::new(vec![node(1)], false, true);
+    driven.outputs();
+    driven.settle(a, 1);
+    driven.ready(a);
+    assert_eq!(driven.failed(a, Fault::Lost), [Output::HangUp(a)]);
+    let again = source(0, 2);
+    assert_eq!(driven.sleep().1, [Output::Dial(again, node(1))]);
+    assert_eq!(driven.failed(a, Fault::Lost), []);
+    assert_eq!(driven.described(a, FILE), []);
+    assert_eq!(
+        driven.failed(a, Fault::Lie),
+        [
+            Output::HangUp(again),
+            Output::Drop { source: a, id: id(1), why: Ban::Lie },
+            Output::GiveUp(GiveUp::Failed(a, Fault::Lie)),
+        ]
+    );
+}
+
+#[test]
+fn a_changed_content_is_the_reason_whatever_fails_after_it() {
+    let (a, b) = (source(0, 1), source(1, 1));
+    let mut driven = Driven::new(vec![node(1), node(2)], false, false);
+    driven.outputs();
+    driven.met(a, 1);
+    assert_eq!(driven.failed(a, Fault::Changed), [Output::HangUp(a)]);
+    let why = GiveUp::Failed(a, Fault::Changed);
+    assert_eq!(driven.failed(b, Fault::Unreachable), [Output::HangUp(b), Output::GiveUp(why)]);
+}
+
+#[test]
+fn a_disk_that_fails_ends_the_fetch() {
+    let a = source(0, 1);
+    let mut driven = Driven::new(vec![node(1)], true, false);
+    driven.outputs();
+    driven.settle(a, 1);
+    let why = GiveUp::Failed(a, Fault::Ours);
+    assert_eq!(driven.failed(a, Fault::Ours), [Output::HangUp(a), Output::GiveUp(why)]);
+}
+
+#[test]
+fn a_source_that_is_lost_is_dialled_until_patience_ends() {
+    let mut a = source(0, 1);
+    let mut driven = Driven::new(vec![node(1)], false, false);
+    driven.outputs();
+    driven.settle(a, 1);
+    driven.ready(a);
+    driven.now = driven.now + 10 * SECOND;
+    driven.handle(Input::Kept { source: a, pieces: vec![0] });
+    driven.now = driven.now + SECOND;
+    assert_eq!(driven.failed(a, Fault::Lost), [Output::HangUp(a)]);
+    let useful = Instant::ZERO + 10 * SECOND;
+    loop {
+        let (_, outputs) = driven.sleep();
+        a = source(0, a.dials + 1);
+        if outputs != [Output::Dial(a, node(1))] {
+            assert_eq!(
+                outputs,
+                [Output::GiveUp(GiveUp::Failed(source(0, a.dials - 1), Fault::Unreachable))]
+            );
+            break;
+        }
+        driven.now = driven.now + SECOND;
+        driven.failed(a, Fault::Unreachable);
+    }
+    assert_eq!(driven.now, useful + 60 * SECOND);
+    assert!((8..12).contains(&a.dials), "{a:?}");
+}
+
+#[test]
+fn a_dial_that_is_under_way_prolongs_the_patience_once() {
+    let a = source(0, 1);
+    let mut driven = Driven::new(vec![node(1)], false, true);
+    assert_eq!(driven.outputs(), [Output::Dial(a, node(1))]);
+    let ends = [Output::HangUp(a), Output::GiveUp(GiveUp::NoSource)];
+    assert_eq!(driven.sleep(), (60 * SECOND + PENDING, ends.to_vec()));
+}
+
+#[test]
+fn nobody_has_it() {
+    let mut driven = Driven::new(vec![], true, false);
+    assert_eq!(driven.outputs(), [Output::Search]);
+    assert_eq!(driven.handle(Input::Searched), [Output::GiveUp(GiveUp::NoSource)]);
+    let mut driven = Driven::new(vec![], false, false);
+    assert_eq!(driven.outputs(), [Output::GiveUp(GiveUp::NoSource)]);
+}
+
+#[test]
+fn the_network_is_searched_again_later_each_time_and_soon_after_a_link() {
+    let mut driven = Driven::new(vec![], true, true);
+    driven.fetch.patience = 3600 * SECOND;
+    assert_eq!(driven.outputs(), [Output::Search]);
+    for pause in [5, 10, 20, 40, 60, 60] {
+        assert_eq!(driven.handle(Input::Searched), []);
+        assert_eq!(driven.sleep(), (pause * SECOND, vec![Output::Search]));
+    }
+    driven.handle(Input::Searched);
+    assert!(driven.fetch.wants_link());
+    assert_eq!(driven.handle(Input::Linked), []);
+    assert_eq!(driven.sleep(), (SECOND, vec![Output::Search]));
+    assert_eq!(driven.handle(Input::Linked), [], "a search is under way");
+    driven.handle(Input::Searched);
+    assert_eq!(driven.sleep(), (SECOND, vec![Output::Search]));
+    driven.handle(Input::Searched);
+    assert_eq!(driven.sleep(), (5 * SECOND, vec![Output::Search]));
+    // With a ready source a link is no reason to search.
+    driven.handle(Input::Searched);
+    let a = source(0, 1);
+    assert_eq!(driven.handle(Input::Found(node(1))), [Output::Dial(a, node(1))]);
+    driven.settle(a, 1);
+    driven.ready(a);
+    driven.handle(Input::Linked);
+    assert!(!driven.fetch.wants_link());
+    assert_eq!(driven.sleep(), (10 * SECOND, vec![Output::Search]));
+}
+
+#[test]
+fn two_sources_that_are_one_node_are_one_and_the_own_node_is_none() {
+    let (a, b, c) = (source(0, 1), source(1, 1), source(2, 1));
+    let mut driven = Driven::new(vec![place(1), place(2), place(3), node(0)], false, false);
+    let dials = [Output::Dial(a, place(1)), Output::Dial(b, place(2)), Output::Dial(c, place(3))];
+    assert_eq!(driven.outputs(), dials);
+    assert_eq!(driven.met(a, 7), []);
+    assert_eq!(driven.met(b, 7), [Output::HangUp(b)]);
+    assert_eq!(driven.met(c, 0), [Output::HangUp(c)]);
+    assert_eq!(driven.handle(Input::Found(node(7))), [], "it is known");
+}
+
+#[test]
+fn what_is_worked_on_and_remembered_is_bounded() {
+    let mut driven = Driven::new(vec![], true, true);
+    driven.outputs();
+    let many = |n: u16| {
+        let mut bytes = [1; 32];
+        bytes[..2].copy_from_slice(&n.to_le_bytes());
+        Candidate { id: Some(NodeId::from_bytes(bytes)), addresses: vec![at(1); 20] }
     };
-    fetch.handle(Instant::ZERO, Input::Up(id(0)));
-    fetch.handle(Instant::ZERO, Input::Whole(id(0)));
-    let first = asked(&mut fetch);
-    assert_eq!(first.len(), 1, "nothing is known of its speed");
-    // 200 MB/s: a quarter of a second of that is half of it all.
-    let now = Instant::ZERO + Duration::from_millis(5);
-    let pieces = first.into_iter().flatten().collect();
-    fetch.handle(now, Input::Arrived { from: id(0), pieces });
-    let pieces = asked(&mut fetch).iter().map(|run| run.end - run.start).sum::<u64>();
-    assert!(pieces > 1000, "{pieces}");
-}
-
-#[test]
-fn a_slow_source_does_not_hold_the_end_up() {
-    let mut world = World::new(200, vec![Sender::new(None, 5), Sender::new(None, 5_000)]);
-    world.run();
-    assert!(world.done);
-    assert!(world.now.since_origin() < Duration::from_millis(1300), "{:?}", world.now);
-    assert!(world.cancelled > 0, "what it owed was given up");
-}
-
-#[test]
-fn a_silent_source_does_not_either() {
-    let mut world = World::new(64, vec![Sender::new(None, 5), Sender::new(None, 1_000_000)]);
-    world.run();
-    assert!(world.done);
-    assert!(world.now.since_origin() < Duration::from_millis(800), "{:?}", world.now);
-}
-
-#[test]
-fn who_has_a_part_is_asked_for_it_and_the_other_for_the_rest() {
-    let part: BTreeSet<u64> = (0..50).collect();
-    let world = &mut World::new(100, vec![Sender::new(None, 10), Sender::new(Some(part), 10)]);
-    world.run();
-    assert!(world.done);
-    let sent: Vec<usize> = world.senders.values().map(|sender| sender.sent).collect();
-    assert!(sent.iter().all(|sent| (45..=56).contains(sent)), "{sent:?}");
-}
-
-#[test]
-fn the_rarest_come_first() {
-    let all: BTreeSet<u64> = (0..64).collect();
-    let most: BTreeSet<u64> = (0..60).collect();
-    let senders = vec![Sender::new(Some(most.clone()), 10), Sender::new(Some(most), 10)];
-    let mut world = World::new(64, senders);
-    world.obey();
-    let late = id(9);
-    world.fetch.handle(world.now, Input::Up(late));
-    world.fetch.handle(world.now, Input::Holds(late, 0, bits(&all, 64)));
-    // It has all of them, and so is taken for whole: what nobody else has is asked of it first.
-    let Some(Output::Ask { source, first, .. }) = world.fetch.poll() else { panic!() };
-    assert_eq!(source, late);
-    assert!((60..64).contains(&first), "{first}");
-}
-
-#[test]
-fn what_nobody_has_is_waited_for_and_taken_once_somebody_has_it() {
-    let part: BTreeSet<u64> = (0..9).collect();
-    let mut world = World::new(10, vec![Sender::new(Some(part), 10)]);
-    world.run();
-    assert!(!world.done);
-    assert_eq!(world.fetch.held().len(), 9);
-    let id = *world.senders.keys().next().unwrap();
-    world.senders.get_mut(&id).unwrap().holds = None;
-    world.fetch.handle(world.now, Input::Holds(id, 8, Bytes::from_static(&[2])));
-    world.run();
-    assert!(world.done);
-}
-
-#[test]
-fn bits_beyond_the_end_and_strangers_mean_nothing() {
-    let mut world = World::new(3, vec![Sender::new(Some(BTreeSet::new()), 1)]);
-    let (known, stranger) = (id(0), id(8));
-    let noise = Bytes::from_static(&[0xff; 64]);
-    world.fetch.handle(world.now, Input::Holds(known, 3, noise.clone()));
-    world.fetch.handle(world.now, Input::Holds(known, u64::MAX - 7, noise.clone()));
-    world.fetch.handle(world.now, Input::Holds(stranger, 0, noise));
-    world.fetch.handle(world.now, Input::Arrived { from: stranger, pieces: vec![99] });
-    world.fetch.handle(world.now, Input::Down(stranger));
-    world.run();
-    assert!(!world.done);
-    assert_eq!(world.sent(), 0);
-}
-
-fn senders() -> impl Strategy<Value = (u64, Vec<Sender>)> {
-    (0u64..200).prop_flat_map(|count| {
-        let part = proptest::collection::btree_set(0..count.max(1), 0..100);
-        let part = part.prop_map(move |part| part.into_iter().filter(|p| *p < count).collect());
-        let holds = prop_oneof![Just(None), part.prop_map(Some)];
-        let dies = prop_oneof![3 => Just(None), 1 => (0usize..60).prop_map(Some)];
-        let sender = (holds, 1u64..200, dies).prop_map(|(holds, pace, dies_after)| Sender {
-            dies_after,
-            ..Sender::new(holds, pace)
-        });
-        (Just(count), proptest::collection::vec(sender, 0..6))
-    })
-}
-
-proptest! {
-    #[test]
-    fn all_that_somebody_has_comes_and_nothing_is_asked_for_ever((count, senders) in senders()) {
-        let mut world = World::new(count, senders);
-        world.run();
-        let alive = world.senders.values();
-        let reachable = (0..count).filter(|piece| {
-            let mut alive = alive.clone();
-            alive.any(|s| s.holds.as_ref().is_none_or(|holds| holds.contains(piece)))
-        });
-        for piece in reachable {
-            prop_assert!(world.fetch.held().contains(piece), "{} is missing", piece);
-        }
-        prop_assert_eq!(world.done, world.fetch.held().is_full());
-        // Each piece once, and what was asked twice near the end.
-        prop_assert!(world.sent() as u64 <= count + 40, "{} for {}", world.sent(), count);
+    let mut dialled = 0;
+    for n in 0..300 {
+        dialled += driven.handle(Input::Found(many(n))).len();
     }
-
-    #[test]
-    fn sets_know_their_gaps(pieces in proptest::collection::btree_set(0u64..300, 0..300), of in proptest::collection::btree_set(0u64..300, 0..300), from in 0u64..400) {
-        let set = |pieces: &BTreeSet<u64>| {
-            let mut set = PieceSet::of_count(300).unwrap();
-            for piece in pieces {
-                set.insert(*piece);
-            }
-            set
+    assert_eq!((dialled, driven.fetch.sources.len()), (MAX_BEGINNING, MAX_KNOWN));
+    assert_eq!(driven.fetch.ready_sources(), 0);
+    let mut queue: VecDeque<usize> = (0..MAX_BEGINNING).collect();
+    let mut is_first = true;
+    while let Some(index) = queue.pop_front() {
+        let a = source(index, 1);
+        let dials = |outputs: Vec<Output>| {
+            outputs.into_iter().filter_map(|output| match output {
+                Output::Dial(source, _) => Some(source.index),
+                _ => None,
+            })
         };
-        let held = set(&pieces);
-        prop_assert!(held.pieces().eq(pieces.iter().copied()));
-        let missing: Vec<u64> = held.missing_of(None, from).collect();
-        let expected: Vec<u64> = (from..300).filter(|p| !pieces.contains(p)).collect();
-        prop_assert_eq!(missing, expected);
-        let wanted: Vec<u64> = held.missing_of(Some(&set(&of)), from).collect();
-        let expected: Vec<u64> = (from..300).filter(|p| !pieces.contains(p) && of.contains(p)).collect();
-        prop_assert_eq!(wanted, expected);
-        let mut less = held.clone();
-        for piece in &pieces {
-            prop_assert!(less.remove(*piece));
-            prop_assert!(!less.remove(*piece));
+        queue.extend(dials(driven.described(a, FILE)));
+        if std::mem::take(&mut is_first) {
+            driven.handle(Input::Proven(a));
+            driven.opened(FILE);
         }
-        prop_assert_eq!(less, PieceSet::of_count(300).unwrap());
+        queue.extend(dials(driven.handle(Input::Ready { source: a, is_whole: false })));
     }
+    assert_eq!(driven.fetch.ready_sources(), MAX_SOURCES);
+    assert!(driven.fetch.sources.iter().filter(|known| known.is_running()).count() == MAX_SOURCES);
+    for n in 0..20 {
+        let addresses = vec![Address::from_socket(([127, 0, 1, n], 7117).into())];
+        driven.handle(Input::Found(Candidate { addresses, ..many(0) }));
+    }
+    assert_eq!(driven.fetch.sources[0].candidate.addresses.len(), 8);
 }

@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::*;
-use crate::files::fetch::{Fetch, Input, Output};
+use crate::files::fetch::schedule::{Input, Output, Schedule};
 use crate::files::{Layout, PIECE, PieceSet};
 use crate::id::NodeId;
 use crate::time::Instant;
@@ -100,7 +100,7 @@ struct World {
 }
 
 struct Fetcher {
-    fetch: Fetch,
+    fetch: Schedule,
     is_done: bool,
     /// Whether the others can reach it, and it them.
     is_reachable: bool,
@@ -161,7 +161,7 @@ impl World {
             let layout = Arc::new(Layout::file(PIECES * PIECE).unwrap());
             let held = PieceSet::of_count(PIECES).unwrap();
             Fetcher {
-                fetch: Fetch::new(layout, held, *id(n).as_bytes()),
+                fetch: Schedule::new(layout, held, *id(n).as_bytes()),
                 is_done: false,
                 is_reachable: n < reachable,
                 known: VecDeque::new(),

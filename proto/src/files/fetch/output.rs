@@ -1,0 +1,77 @@
+//! What a fetch has its driver do.
+
+use super::input::Fault;
+use super::source::{Candidate, SourceId};
+use crate::id::NodeId;
+
+/// What the driver is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Ask the network which nodes have the content.
+    Search,
+    /// Dial a source, and ask it to describe the content.
+    Dial(SourceId, Candidate),
+    /// Ask a source to prove what it said.
+    Prove {
+        /// The source.
+        source: SourceId,
+        /// Whether it has to prove the size too, with the last piece.
+        with_size: bool,
+    },
+    /// Open what this source has proven on the disk.
+    Open(SourceId),
+    /// Ask a source which pieces it has, and to tell of further ones.
+    Follow(SourceId),
+    /// Ask a source for pieces, all of one run.
+    Ask {
+        /// The source.
+        source: SourceId,
+        /// The first piece.
+        first: u64,
+        /// How many: 1 to [`MAX_PART`](crate::files::wire::MAX_PART).
+        count: u16,
+    },
+    /// Tell a source that nothing that it was asked for is wanted any more.
+    Cancel(SourceId),
+    /// Tell a source that the fetch has everything.
+    Finish(SourceId),
+    /// Hang up on a source. Nothing that it was asked for is wanted any more.
+    HangUp(SourceId),
+    /// Report a source as one that is never asked again. It was hung up on.
+    Drop {
+        /// The source.
+        source: SourceId,
+        /// Its identity.
+        id: NodeId,
+        /// What it did.
+        why: Ban,
+    },
+    /// Forget what was opened: it is not the content. Something else is opened next.
+    Reset,
+    /// Every piece is there. Nothing follows.
+    Done,
+    /// The fetch has failed. Nothing follows.
+    GiveUp(GiveUp),
+}
+
+/// Why a fetch is given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GiveUp {
+    /// No node that could be asked has the content.
+    NoSource,
+    /// Sources were found, and none that can be reached has the pieces that are missing.
+    NoMore,
+    /// None of these sources could be reached. No other source was.
+    NoneAnswered(Vec<SourceId>),
+    /// This source has failed, and no other is left.
+    Failed(SourceId, Fault),
+}
+
+/// Why a source is never asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ban {
+    /// Its last failure was a [`Fault::Lie`].
+    Lie,
+    /// Another source has proven another size.
+    Size,
+}

@@ -1,0 +1,461 @@
+//! The pieces of one fetch: which of them to ask each ready source for.
+//!
+//! It knows which source has which pieces and what each was asked for. Its aims:
+//!
+//! - Every source always has something to send, and fast sources more: each is asked for two runs of
+//!   pieces, each run as long as the source needs [`RUN_TIME`] for.
+//! - Rare pieces are fetched first. A source that has everything is asked only for pieces that no
+//!   other source has, unless it is faster than all others together. So many nodes that fetch from
+//!   one seed spread its pieces among themselves (Legout, Urvoy-Keller and Michiardi, "Rarest First
+//!   and Choke Algorithms Are Enough", 2006).
+//! - A slow source never holds up the end: an idle source is asked for what the slowest still owe.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use crate::files::layout::Layout;
+use crate::files::pieces::{PieceSet, set_bits};
+use crate::files::wire::MAX_PART;
+use crate::id::NodeId;
+use crate::time::Instant;
+
+mod supplier;
+#[cfg(test)]
+mod tests;
+
+use supplier::Supplier;
+
+/// How long a source takes for one run. 250 ms: above most round trips, so that with two runs asked
+/// for it never waits for us; short enough that what a source that vanishes owed is soon here.
+pub const RUN_TIME: Duration = Duration::from_millis(250);
+
+/// Most bytes of a run. 64 MiB: at 1 GB/s the question is on its way for longer than any round trip
+/// takes.
+const MAX_RUN: u64 = 64 << 20;
+
+/// Runs asked of a source at once: while one comes the next is known to it.
+const RUNS: usize = 2;
+
+/// Pieces looked at to find the rarest. 16,384: some microseconds.
+const LOOKED_AT: usize = 16_384;
+
+/// How often it is looked whether a slow source holds the end up.
+const REVIEW: Duration = Duration::from_millis(100);
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A source can be asked. What it has is told next.
+    Up(NodeId),
+    /// A source has everything.
+    Whole(NodeId),
+    /// A source has the pieces of these bits, as in [`Answer::Held`](crate::files::Answer::Held).
+    Holds(NodeId, u64, Bytes),
+    /// Pieces came from a source, were verified and kept.
+    Arrived {
+        /// From whom.
+        from: NodeId,
+        /// Which, in the order in which they came.
+        pieces: Vec<u64>,
+    },
+    /// A source is gone, or was hung up on.
+    Down(NodeId),
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Ask a source for pieces, all of one run.
+    Ask {
+        /// Whom.
+        source: NodeId,
+        /// The first piece.
+        first: u64,
+        /// How many: 1 to [`MAX_PART`].
+        count: u16,
+    },
+    /// Tell a source that nothing that it was asked for is wanted any more.
+    Cancel(NodeId),
+    /// Every piece is there.
+    Done,
+}
+
+/// The pieces of one fetch, and its ready sources.
+#[derive(Debug)]
+pub struct Schedule {
+    layout: Arc<Layout>,
+    /// Pieces that are verified and kept.
+    held: PieceSet,
+    /// Those, and the ones that were asked for.
+    taken: PieceSet,
+    /// Whom the pieces that are on their way were asked of.
+    open: BTreeMap<u64, Vec<NodeId>>,
+    sources: BTreeMap<NodeId, Supplier>,
+    /// How many of the sources that do not have everything have each piece. Empty until there is
+    /// one.
+    rarity: Vec<u8>,
+    /// Where the next run begins that is taken in order.
+    cursor: u64,
+    chance: ChaCha8Rng,
+    done: bool,
+    review: Option<Instant>,
+    outbox: VecDeque<Output>,
+}
+
+impl Schedule {
+    /// Plans to fetch the pieces of `layout` that are not in `held`. All chance is from `seed`.
+    #[must_use]
+    pub fn new(layout: Arc<Layout>, held: PieceSet, seed: [u8; 32]) -> Self {
+        let mut chance = ChaCha8Rng::from_seed(seed);
+        let count = layout.count();
+        // Many who begin at the same time do not ask for the same.
+        let cursor = chance.next_u64().checked_rem(count).unwrap_or_default();
+        let mut schedule = Self {
+            taken: held.clone(),
+            held,
+            open: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            rarity: Vec::new(),
+            cursor,
+            chance,
+            done: false,
+            review: None,
+            outbox: VecDeque::new(),
+            layout,
+        };
+        schedule.finish();
+        schedule
+    }
+
+    /// The pieces that are verified and kept.
+    #[must_use]
+    pub fn held(&self) -> &PieceSet {
+        &self.held
+    }
+
+    /// How the pieces are numbered.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Whether somebody owes pieces that they were asked for.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// Takes one input.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Up(id) => {
+                self.sources.entry(id).or_insert_with(|| Supplier::new(now, self.held.emptied()));
+            }
+            Input::Whole(id) => self.whole(id),
+            Input::Holds(id, first, bits) => self.holds(now, id, first, &bits),
+            Input::Arrived { from, pieces } => {
+                pieces.into_iter().for_each(|piece| self.arrived(now, from, piece));
+            }
+            Input::Down(id) => self.down(id),
+        }
+        self.fill(now);
+    }
+
+    /// To be called when [`poll_timeout`](Self::poll_timeout) has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.review.is_some_and(|review| review <= now) {
+            self.fill(now);
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outbox.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.review
+    }
+
+    fn whole(&mut self, id: NodeId) {
+        if let Some(source) = self.sources.get_mut(&id) {
+            for piece in source.holds.pieces() {
+                count(&mut self.rarity, piece, |n| n.saturating_sub(1));
+            }
+            source.become_whole();
+        }
+    }
+
+    fn holds(&mut self, now: Instant, id: NodeId, first: u64, bits: &[u8]) {
+        let Some(source) = self.sources.get_mut(&id).filter(|source| !source.is_whole) else {
+            return;
+        };
+        if self.rarity.is_empty() {
+            self.rarity = vec![0; usize::try_from(self.layout.count()).unwrap_or_default()];
+        }
+        let mut relieved = BTreeSet::new();
+        for piece in set_bits(first, bits) {
+            if source.holds.insert(piece) {
+                count(&mut self.rarity, piece, |n| n.saturating_add(1));
+                relieved.extend(self.open.get(&piece).into_iter().flatten());
+            }
+        }
+        // Who has everything and has not begun to send it is spared it: it has others to serve.
+        for busy in relieved {
+            let is_busy = |source: &Supplier| source.is_whole && source.is_silent(now, REVIEW);
+            if self.sources.get(&busy).is_some_and(is_busy) {
+                self.take_back(busy);
+            }
+        }
+        let Some(source) = self.sources.get(&id) else { return };
+        if source.holds.is_full() {
+            self.whole(id);
+        }
+    }
+
+    fn arrived(&mut self, now: Instant, from: NodeId, piece: u64) {
+        let len = self.len(piece);
+        if let Some(source) = self.sources.get_mut(&from) {
+            source.arrived(now, piece, len);
+        }
+        self.taken.insert(piece);
+        if !self.held.insert(piece) {
+            return;
+        }
+        for other in self.open.remove(&piece).unwrap_or_default() {
+            let Some(source) = self.sources.get(&other).filter(|_| other != from) else {
+                continue;
+            };
+            // It was asked for as well. What else it owes may have come too; or it has not begun,
+            // and is asked anew for what is still wanted.
+            if source.owes(&self.held) && !source.is_silent(now, REVIEW) {
+                continue;
+            }
+            self.take_back(other);
+        }
+        self.finish();
+    }
+
+    /// A source is to send nothing of what it owes.
+    fn take_back(&mut self, id: NodeId) {
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        let owed: Vec<u64> = source.owed().collect();
+        source.asked.clear();
+        self.outbox.push_back(Output::Cancel(id));
+        self.release(id, owed);
+    }
+
+    fn down(&mut self, id: NodeId) {
+        let Some(source) = self.sources.remove(&id) else { return };
+        for piece in source.holds.pieces() {
+            count(&mut self.rarity, piece, |n| n.saturating_sub(1));
+        }
+        self.release(id, source.owed().collect());
+    }
+
+    /// A source no longer owes these pieces.
+    fn release(&mut self, id: NodeId, owed: Vec<u64>) {
+        for piece in owed {
+            let Some(asked) = self.open.get_mut(&piece) else { continue };
+            asked.retain(|other| *other != id);
+            if asked.is_empty() {
+                self.open.remove(&piece);
+                self.taken.remove(piece);
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        if !self.done && self.held.is_full() {
+            self.done = true;
+            self.outbox.push_back(Output::Done);
+        }
+    }
+
+    /// Gives every source that has time something to do: first those who have a part only, then
+    /// those who have everything, at last what slow ones still owe.
+    fn fill(&mut self, now: Instant) {
+        let review = self.review.take();
+        if self.done {
+            return;
+        }
+        for is_whole in [false, true] {
+            let idle: Vec<NodeId> =
+                self.idle().filter(|id| self.is_whole(id) == is_whole).collect();
+            for id in idle {
+                while self.sources.get(&id).is_some_and(Supplier::has_time) {
+                    let Some(run) = self.pick(now, &id) else { break };
+                    self.ask(now, id, run);
+                }
+            }
+        }
+        if self.open.is_empty() {
+            return;
+        }
+        if review.is_none_or(|review| review > now) {
+            // Not at every piece: each time all that is owed is looked at.
+            self.review = review;
+        } else {
+            self.hurry(now);
+        }
+        if self.review.is_none() && self.sources.values().any(|source| source.asked.is_empty()) {
+            self.review = Some(now + REVIEW);
+        }
+    }
+
+    fn idle(&self) -> impl Iterator<Item = NodeId> {
+        let idle = self.sources.iter().filter(|(_, source)| source.has_time());
+        idle.map(|(id, _)| *id)
+    }
+
+    fn is_whole(&self, id: &NodeId) -> bool {
+        self.sources.get(id).is_some_and(|source| source.is_whole)
+    }
+
+    fn ask(&mut self, now: Instant, id: NodeId, (first, count): (u64, u16)) {
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        source.ask(now, first, count);
+        for piece in (first..).take(usize::from(count)) {
+            self.taken.insert(piece);
+            self.open.entry(piece).or_default().push(id);
+        }
+        self.outbox.push_back(Output::Ask { source: id, first, count });
+    }
+
+    /// The next run for a source, of pieces that nobody was asked for.
+    fn pick(&mut self, now: Instant, id: &NodeId) -> Option<(u64, u16)> {
+        let source = self.sources.get(id)?;
+        let (limit, is_whole) = (source.run_bytes(), source.is_whole);
+        let from = match is_whole {
+            true => self.cursor,
+            false => self.chance.next_u64().checked_rem(self.layout.count())?,
+        };
+        let holds = self.sources.get(id).map(|source| &source.holds).filter(|_| !is_whole);
+        let first = self.rarest(from, holds)?;
+        if is_whole && self.rarity_of(first) > 0 && !self.is_fastest(now, id) {
+            return None;
+        }
+        let run = self.run(first, limit, holds);
+        if is_whole {
+            self.cursor = first.saturating_add(u64::from(run));
+        }
+        Some((first, run))
+    }
+
+    /// Whether a source is faster than all those together who have a part only.
+    fn is_fastest(&self, now: Instant, id: &NodeId) -> bool {
+        let speed = self.sources.get(id).map_or(0, |source| source.speed_at(now));
+        let parts = self.sources.values().filter(|source| !source.is_whole);
+        let others = parts.fold(0u64, |sum, part| sum.saturating_add(part.speed_at(now)));
+        speed >= others
+    }
+
+    /// Of the pieces in `holds` (`None`: of all) that nobody was asked for, from `from` on and round
+    /// the end, the first of those that the fewest have.
+    fn rarest(&self, from: u64, holds: Option<&PieceSet>) -> Option<u64> {
+        let least = u8::from(holds.is_some());
+        let mut best: Option<(u8, u64)> = None;
+        let round = self.taken.missing_of(holds, from).chain(self.taken.missing_of(holds, 0));
+        for piece in round.take(LOOKED_AT) {
+            let rarity = self.rarity_of(piece);
+            if best.is_none_or(|(rarest, _)| rarity < rarest) {
+                best = Some((rarity, piece));
+            }
+            if rarity <= least {
+                break;
+            }
+        }
+        best.map(|(_, piece)| piece)
+    }
+
+    /// How many pieces from `first` on, as rare as this, make a run of `limit` bytes.
+    ///
+    /// Near the end runs are short, so that all sources are done at about the same time (guided
+    /// self-scheduling: Polychronopoulos and Kuck, 1987).
+    fn run(&self, first: u64, limit: u64, holds: Option<&PieceSet>) -> u16 {
+        let rarity = self.rarity_of(first);
+        let left = self.layout.count().saturating_sub(self.taken.len());
+        let share = match self.sources.len() as u64 {
+            0 | 1 => left,
+            sources => left / (2 * sources),
+        };
+        let most = u16::try_from(share.max(1)).unwrap_or(MAX_PART).min(MAX_PART);
+        let fits = |piece: u64| {
+            !self.taken.contains(piece)
+                && holds.is_none_or(|holds| holds.contains(piece))
+                && self.rarity_of(piece) == rarity
+        };
+        let mut bytes = 0u64;
+        let mut count = 0;
+        for piece in (first..self.layout.count()).take(usize::from(most)) {
+            if count > 0 && (bytes >= limit || !fits(piece)) {
+                break;
+            }
+            bytes = bytes.saturating_add(self.len(piece));
+            count += 1;
+        }
+        count
+    }
+
+    fn rarity_of(&self, piece: u64) -> u8 {
+        let at = usize::try_from(piece).ok();
+        at.and_then(|at| self.rarity.get(at)).copied().unwrap_or_default()
+    }
+
+    /// Asks sources that have nothing to do for what others owe: for the pieces that are longest from
+    /// being here, where they are the faster.
+    fn hurry(&mut self, now: Instant) {
+        let mut waits: BTreeMap<u64, Duration> = BTreeMap::new();
+        for source in self.sources.values() {
+            let mut ahead = 0u64;
+            for piece in source.owed().filter(|piece| !self.held.contains(*piece)) {
+                ahead = ahead.saturating_add(self.len(piece));
+                let wait = source.time_for(now, ahead);
+                let soonest = waits.entry(piece).or_insert(wait);
+                *soonest = wait.min(*soonest);
+            }
+        }
+        let idle = self.sources.iter().filter(|(_, source)| source.asked.is_empty());
+        let idle: Vec<NodeId> = idle.map(|(id, _)| *id).collect();
+        for id in idle {
+            // As much as it sends until the next look.
+            let mut ahead = 0u64;
+            while let Some(source) = self.sources.get(&id) {
+                let has = |piece: &u64| source.is_whole || source.holds.contains(*piece);
+                let longest = waits.iter().filter(|(piece, _)| has(piece));
+                let longest = longest.max_by_key(|(_, wait)| **wait);
+                let Some((piece, wait)) = longest.map(|(piece, wait)| (*piece, *wait)) else {
+                    break;
+                };
+                ahead = ahead.saturating_add(self.len(piece));
+                let ours = source.time_for(now, ahead);
+                if wait <= ours.saturating_mul(2).saturating_add(REVIEW) {
+                    break;
+                }
+                let is_enough = ahead >= source.bytes_in(REVIEW);
+                waits.insert(piece, ours);
+                self.ask(now, id, (piece, 1));
+                if is_enough {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn len(&self, piece: u64) -> u64 {
+        self.layout.place(piece).map_or(0, |place| place.len())
+    }
+}
+
+fn count(rarity: &mut [u8], piece: u64, change: impl Fn(u8) -> u8) {
+    if let Some(slot) = usize::try_from(piece).ok().and_then(|at| rarity.get_mut(at)) {
+        *slot = change(*slot);
+    }
+}

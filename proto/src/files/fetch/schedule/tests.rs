@@ -1,0 +1,304 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::files::PIECE;
+use crate::id::Key;
+
+/// A source as the world has it.
+#[derive(Debug, Clone)]
+struct Sender {
+    /// `None`: everything.
+    holds: Option<BTreeSet<u64>>,
+    /// Milliseconds that it takes for a piece.
+    pace: u64,
+    /// After this many pieces it is gone.
+    dies_after: Option<usize>,
+    queue: VecDeque<u64>,
+    /// When the first of the queue is there.
+    next: Instant,
+    sent: usize,
+}
+
+impl Sender {
+    fn new(holds: Option<BTreeSet<u64>>, pace: u64) -> Self {
+        let (queue, next) = (VecDeque::new(), Instant::ZERO);
+        Self { holds, pace, dies_after: None, queue, next, sent: 0 }
+    }
+}
+
+struct World {
+    fetch: Schedule,
+    senders: BTreeMap<NodeId, Sender>,
+    now: Instant,
+    done: bool,
+    cancelled: usize,
+}
+
+fn id(n: u8) -> NodeId {
+    Key::from_secret(&[n + 1; 32]).id()
+}
+
+fn bits(pieces: &BTreeSet<u64>, count: u64) -> Bytes {
+    let mut out = vec![0u8; usize::try_from(count.div_ceil(8)).unwrap()];
+    for piece in pieces {
+        out[usize::try_from(piece / 8).unwrap()] |= 1 << (piece % 8);
+    }
+    out.into()
+}
+
+impl World {
+    fn new(count: u64, senders: Vec<Sender>) -> Self {
+        let layout = Arc::new(Layout::file(count * PIECE).unwrap());
+        let fetch = Schedule::new(layout, PieceSet::of_count(count).unwrap(), [7; 32]);
+        let senders = senders.into_iter().enumerate();
+        let senders = senders.map(|(n, sender)| (id(n.try_into().unwrap()), sender)).collect();
+        let (now, done, cancelled) = (Instant::ZERO, false, 0);
+        let mut world = Self { fetch, senders, now, done, cancelled };
+        for (id, sender) in world.senders.clone() {
+            world.fetch.handle(world.now, Input::Up(id));
+            let has = match sender.holds {
+                None => Input::Whole(id),
+                Some(pieces) => Input::Holds(id, 0, bits(&pieces, count)),
+            };
+            world.fetch.handle(world.now, has);
+        }
+        world
+    }
+
+    /// Runs until nothing happens any more, a minute at the most.
+    fn run(&mut self) {
+        let end = self.now + Duration::from_secs(60);
+        while self.now < end {
+            self.obey();
+            if self.done {
+                return;
+            }
+            let sending = self.senders.iter().filter(|(_, sender)| !sender.queue.is_empty());
+            let next = sending.map(|(id, sender)| (sender.next, *id)).min();
+            match (next, self.fetch.poll_timeout()) {
+                (Some((at, from)), review) if review.is_none_or(|review| at <= review) => {
+                    self.now = at;
+                    self.deliver(from);
+                }
+                (_, Some(review)) => {
+                    self.now = review;
+                    self.fetch.handle_timeout(review);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn obey(&mut self) {
+        while let Some(output) = self.fetch.poll() {
+            match output {
+                Output::Done => self.done = true,
+                Output::Cancel(id) => {
+                    self.cancelled += 1;
+                    self.senders.get_mut(&id).unwrap().queue.clear();
+                }
+                Output::Ask { source, first, count } => {
+                    let sender = self.senders.get_mut(&source).unwrap();
+                    if sender.queue.is_empty() {
+                        sender.next = self.now + Duration::from_millis(sender.pace);
+                    }
+                    for piece in first..first + u64::from(count) {
+                        let has = sender.holds.as_ref().is_none_or(|holds| holds.contains(&piece));
+                        assert!(has, "{piece} was asked of somebody who does not have it");
+                        sender.queue.push_back(piece);
+                    }
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self, from: NodeId) {
+        let sender = self.senders.get_mut(&from).unwrap();
+        if sender.dies_after.is_some_and(|pieces| sender.sent >= pieces) {
+            self.senders.remove(&from);
+            self.fetch.handle(self.now, Input::Down(from));
+            return;
+        }
+        let piece = sender.queue.pop_front().unwrap();
+        sender.sent += 1;
+        sender.next = self.now + Duration::from_millis(sender.pace);
+        self.fetch.handle(self.now, Input::Arrived { from, pieces: vec![piece] });
+    }
+
+    fn sent(&self) -> usize {
+        self.senders.values().map(|sender| sender.sent).sum()
+    }
+}
+
+#[test]
+fn nothing_to_fetch_is_done_at_once() {
+    let mut world = World::new(0, vec![Sender::new(None, 1)]);
+    world.run();
+    assert!(world.done);
+    assert_eq!(world.now, Instant::ZERO);
+}
+
+#[test]
+fn four_sources_are_four_times_as_fast() {
+    let mut world = World::new(400, vec![Sender::new(None, 10); 4]);
+    world.run();
+    assert!(world.done);
+    assert!(world.now.since_origin() < Duration::from_millis(1100), "{:?}", world.now);
+    assert!(world.sent() <= 410, "{} pieces were sent", world.sent());
+}
+
+#[test]
+fn a_fast_source_of_small_pieces_is_asked_for_many_as_soon_as_the_first_have_come() {
+    let layout = Arc::new(Layout::new((0..10_000).map(|_| 10 << 10)).unwrap());
+    let mut fetch = Schedule::new(layout, PieceSet::of_count(10_000).unwrap(), [7; 32]);
+    let asked = |fetch: &mut Schedule| {
+        let mut runs = Vec::new();
+        while let Some(output) = fetch.poll() {
+            let Output::Ask { first, count, .. } = output else { panic!("{output:?}") };
+            runs.push(first..first + u64::from(count));
+        }
+        runs
+    };
+    fetch.handle(Instant::ZERO, Input::Up(id(0)));
+    fetch.handle(Instant::ZERO, Input::Whole(id(0)));
+    let first = asked(&mut fetch);
+    assert_eq!(first.len(), 1, "nothing is known of its speed");
+    // 200 MB/s: a quarter of a second of that is half of it all.
+    let now = Instant::ZERO + Duration::from_millis(5);
+    let pieces = first.into_iter().flatten().collect();
+    fetch.handle(now, Input::Arrived { from: id(0), pieces });
+    let pieces = asked(&mut fetch).iter().map(|run| run.end - run.start).sum::<u64>();
+    assert!(pieces > 1000, "{pieces}");
+}
+
+#[test]
+fn a_slow_source_does_not_hold_the_end_up() {
+    let mut world = World::new(200, vec![Sender::new(None, 5), Sender::new(None, 5_000)]);
+    world.run();
+    assert!(world.done);
+    assert!(world.now.since_origin() < Duration::from_millis(1300), "{:?}", world.now);
+    assert!(world.cancelled > 0, "what it owed was given up");
+}
+
+#[test]
+fn a_silent_source_does_not_either() {
+    let mut world = World::new(64, vec![Sender::new(None, 5), Sender::new(None, 1_000_000)]);
+    world.run();
+    assert!(world.done);
+    assert!(world.now.since_origin() < Duration::from_millis(800), "{:?}", world.now);
+}
+
+#[test]
+fn who_has_a_part_is_asked_for_it_and_the_other_for_the_rest() {
+    let part: BTreeSet<u64> = (0..50).collect();
+    let world = &mut World::new(100, vec![Sender::new(None, 10), Sender::new(Some(part), 10)]);
+    world.run();
+    assert!(world.done);
+    let sent: Vec<usize> = world.senders.values().map(|sender| sender.sent).collect();
+    assert!(sent.iter().all(|sent| (45..=56).contains(sent)), "{sent:?}");
+}
+
+#[test]
+fn the_rarest_come_first() {
+    let all: BTreeSet<u64> = (0..64).collect();
+    let most: BTreeSet<u64> = (0..60).collect();
+    let senders = vec![Sender::new(Some(most.clone()), 10), Sender::new(Some(most), 10)];
+    let mut world = World::new(64, senders);
+    world.obey();
+    let late = id(9);
+    world.fetch.handle(world.now, Input::Up(late));
+    world.fetch.handle(world.now, Input::Holds(late, 0, bits(&all, 64)));
+    // It has all of them, and so is taken for whole: what nobody else has is asked of it first.
+    let Some(Output::Ask { source, first, .. }) = world.fetch.poll() else { panic!() };
+    assert_eq!(source, late);
+    assert!((60..64).contains(&first), "{first}");
+}
+
+#[test]
+fn what_nobody_has_is_waited_for_and_taken_once_somebody_has_it() {
+    let part: BTreeSet<u64> = (0..9).collect();
+    let mut world = World::new(10, vec![Sender::new(Some(part), 10)]);
+    world.run();
+    assert!(!world.done);
+    assert_eq!(world.fetch.held().len(), 9);
+    let id = *world.senders.keys().next().unwrap();
+    world.senders.get_mut(&id).unwrap().holds = None;
+    world.fetch.handle(world.now, Input::Holds(id, 8, Bytes::from_static(&[2])));
+    world.run();
+    assert!(world.done);
+}
+
+#[test]
+fn bits_beyond_the_end_and_strangers_mean_nothing() {
+    let mut world = World::new(3, vec![Sender::new(Some(BTreeSet::new()), 1)]);
+    let (known, stranger) = (id(0), id(8));
+    let noise = Bytes::from_static(&[0xff; 64]);
+    world.fetch.handle(world.now, Input::Holds(known, 3, noise.clone()));
+    world.fetch.handle(world.now, Input::Holds(known, u64::MAX - 7, noise.clone()));
+    world.fetch.handle(world.now, Input::Holds(stranger, 0, noise));
+    world.fetch.handle(world.now, Input::Arrived { from: stranger, pieces: vec![99] });
+    world.fetch.handle(world.now, Input::Down(stranger));
+    world.run();
+    assert!(!world.done);
+    assert_eq!(world.sent(), 0);
+}
+
+fn senders() -> impl Strategy<Value = (u64, Vec<Sender>)> {
+    (0u64..200).prop_flat_map(|count| {
+        let part = proptest::collection::btree_set(0..count.max(1), 0..100);
+        let part = part.prop_map(move |part| part.into_iter().filter(|p| *p < count).collect());
+        let holds = prop_oneof![Just(None), part.prop_map(Some)];
+        let dies = prop_oneof![3 => Just(None), 1 => (0usize..60).prop_map(Some)];
+        let sender = (holds, 1u64..200, dies).prop_map(|(holds, pace, dies_after)| Sender {
+            dies_after,
+            ..Sender::new(holds, pace)
+        });
+        (Just(count), proptest::collection::vec(sender, 0..6))
+    })
+}
+
+proptest! {
+    #[test]
+    fn all_that_somebody_has_comes_and_nothing_is_asked_for_ever((count, senders) in senders()) {
+        let mut world = World::new(count, senders);
+        world.run();
+        let alive = world.senders.values();
+        let reachable = (0..count).filter(|piece| {
+            let mut alive = alive.clone();
+            alive.any(|s| s.holds.as_ref().is_none_or(|holds| holds.contains(piece)))
+        });
+        for piece in reachable {
+            prop_assert!(world.fetch.held().contains(piece), "{} is missing", piece);
+        }
+        prop_assert_eq!(world.done, world.fetch.held().is_full());
+        // Each piece once, and what was asked twice near the end.
+        prop_assert!(world.sent() as u64 <= count + 40, "{} for {}", world.sent(), count);
+    }
+
+    #[test]
+    fn sets_know_their_gaps(pieces in proptest::collection::btree_set(0u64..300, 0..300), of in proptest::collection::btree_set(0u64..300, 0..300), from in 0u64..400) {
+        let set = |pieces: &BTreeSet<u64>| {
+            let mut set = PieceSet::of_count(300).unwrap();
+            for piece in pieces {
+                set.insert(*piece);
+            }
+            set
+        };
+        let held = set(&pieces);
+        prop_assert!(held.pieces().eq(pieces.iter().copied()));
+        let missing: Vec<u64> = held.missing_of(None, from).collect();
+        let expected: Vec<u64> = (from..300).filter(|p| !pieces.contains(p)).collect();
+        prop_assert_eq!(missing, expected);
+        let wanted: Vec<u64> = held.missing_of(Some(&set(&of)), from).collect();
+        let expected: Vec<u64> = (from..300).filter(|p| !pieces.contains(p) && of.contains(p)).collect();
+        prop_assert_eq!(wanted, expected);
+        let mut less = held.clone();
+        for piece in &pieces {
+            prop_assert!(less.remove(*piece));
+            prop_assert!(!less.remove(*piece));
+        }
+        prop_assert_eq!(less, PieceSet::of_count(300).unwrap());
+    }
+}
