@@ -12,10 +12,11 @@ use bytes::{Bytes, BytesMut};
 use peerkit::internals::{Delivery, Queue};
 use peerkit::{Config, Event, Handler, Message, Peer};
 use peerkit_proto::frame::{Frame, Frames, MESSAGE_HEAD, Messages};
-use peerkit_proto::hello::{Hello, VERSION};
+use peerkit_proto::hello::Hello;
 use peerkit_proto::link::{Greeting, Link, Output, Side};
 use peerkit_proto::message::Packed;
 use peerkit_proto::time::Instant;
+use peerkit_proto::versions::Versions;
 
 /// Bytes of the frames of one run: what a busy link reads at once, at most.
 const BLOCK: usize = 256 << 10;
@@ -184,8 +185,8 @@ fn link(_: &Block) -> Run {
 
 fn open_link() -> Link {
     let hello = Hello {
-        version_min: VERSION,
-        version_max: VERSION,
+        version_min: Versions::OURS.min,
+        version_max: Versions::OURS.max,
         network: "bench".into(),
         name: "bench".into(),
         incarnation: 1,

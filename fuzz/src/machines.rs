@@ -10,12 +10,13 @@ use peerkit_proto::event::{Direction, Peer};
 use peerkit_proto::files::{FileKind, FileName, SharedFile};
 use peerkit_proto::frame::query::What;
 use peerkit_proto::frame::{Frame, Frames};
-use peerkit_proto::hello::{Hello, VERSION};
+use peerkit_proto::hello::Hello;
 use peerkit_proto::id::{Hash, Key, NodeId};
 use peerkit_proto::link::{self, Greeting, Link, Side};
 use peerkit_proto::overlay::admission::Candidate;
 use peerkit_proto::overlay::{self, Command, Identity, Overlay};
 use peerkit_proto::time::Instant;
+use peerkit_proto::versions::Versions;
 
 use crate::wire::same_again;
 
@@ -161,8 +162,8 @@ fn network() -> Overlay {
 /// The Hello of a node of the same network.
 pub(crate) fn greeting() -> Hello {
     Hello {
-        version_min: VERSION,
-        version_max: VERSION,
+        version_min: Versions::OURS.min,
+        version_max: Versions::OURS.max,
         network: NETWORK.into(),
         name: "someone".into(),
         incarnation: 1,

@@ -13,6 +13,7 @@ use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
 use peerkit_proto::overlay::admission::Candidate;
 use peerkit_proto::time::Instant;
+use peerkit_proto::versions::Agreed;
 use tokio::sync::{Notify, oneshot};
 
 use crate::counters::Meter;
@@ -39,6 +40,8 @@ pub(crate) struct Conn {
     pub(crate) owner: Option<NodeId>,
     /// What the peer's clock showed in its Hello, in milliseconds since 1970.
     pub(crate) time: Option<u64>,
+    /// What the Hellos of both ends agree on.
+    pub(crate) agreed: Option<Agreed>,
     pub(crate) outbox: Outbox,
     pub(crate) meter: Meter,
     pub(crate) info: Mutex<BTreeMap<String, serde_json::Value>>,
@@ -96,7 +99,7 @@ impl Conn {
         peer: Peer,
         candidate: Candidate,
         dialable: Option<Address>,
-        (owner, time): (Option<NodeId>, Option<u64>),
+        (owner, time, agreed): (Option<NodeId>, Option<u64>, Option<Agreed>),
         config: &Config,
         made: u64,
     ) -> Self {
@@ -107,6 +110,7 @@ impl Conn {
             dialable,
             owner,
             time,
+            agreed,
             outbox: Outbox::new(config),
             meter: Meter::default(),
             info: Mutex::default(),

@@ -14,6 +14,7 @@ use peerkit_proto::link::{Greeting, Link, Output, Side};
 use peerkit_proto::overlay::DialPurpose;
 use peerkit_proto::overlay::admission::Candidate;
 use peerkit_proto::record::MAX_RECORD_ADDRESSES;
+use peerkit_proto::versions::Agreed;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -203,7 +204,8 @@ async fn establish(
         Ok(hello) => {
             let dialled = address.clone().without_id();
             let (direction, address) = (Direction::Outbound, Some(dialled.clone()));
-            let entry = Entry { session, hello, direction, remote, address, fallback: dialled };
+            let (agreed, fallback) = (link.agreed(), dialled);
+            let entry = Entry { session, hello, agreed, direction, remote, address, fallback };
             admit(inner, entry).await
         }
         Err(reason) => {
@@ -341,6 +343,7 @@ pub(crate) async fn say(link: &mut Link, channel: &mut Channel) -> io::Result<()
 pub(crate) struct Entry {
     pub(crate) session: Session,
     pub(crate) hello: Hello,
+    pub(crate) agreed: Option<Agreed>,
     pub(crate) direction: Direction,
     pub(crate) remote: SocketAddr,
     /// Where the peer can be dialled.
@@ -351,13 +354,13 @@ pub(crate) struct Entry {
 
 /// Asks the actor to admit a connection; it is a link from then on.
 pub(crate) async fn admit(inner: &Inner, entry: Entry) -> Result<Arc<Conn>, Reason> {
-    let Entry { session, hello, direction, remote, address, fallback } = entry;
+    let Entry { session, hello, agreed, direction, remote, address, fallback } = entry;
     let shown = address.clone().unwrap_or(fallback);
     let peer = Peer::new(session.id, hello.name, shown, direction);
     let candidate =
         Candidate { id: session.id, direction, incarnation: hello.incarnation, ip: remote.ip() };
     let serial = inner.next_serial();
-    let said = (hello.owner, hello.time);
+    let said = (hello.owner, hello.time, agreed);
     let conn =
         Arc::new(Conn::new(serial, peer, candidate, address, said, &inner.config, inner.micros()));
     let (reply, admitted) = oneshot::channel();

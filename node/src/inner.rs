@@ -11,10 +11,11 @@ use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
 use peerkit_proto::event::{Event, MessageFailure, Parting, Peer, Reason};
 use peerkit_proto::frame::MESSAGE_HEAD;
-use peerkit_proto::hello::{Hello, Proof, VERSION, prove};
+use peerkit_proto::hello::{Hello, Proof, prove};
 use peerkit_proto::id::{Key, NodeId};
 use peerkit_proto::message::{Message, Packed};
 use peerkit_proto::time::Instant;
+use peerkit_proto::versions::Versions;
 use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -321,8 +322,8 @@ impl Inner {
     /// Returns this node's Hello for a connection whose local end is `local`.
     pub(crate) fn hello(&self, binding: &[u8; 32], local: Option<IpAddr>) -> Hello {
         Hello {
-            version_min: VERSION,
-            version_max: VERSION,
+            version_min: Versions::OURS.min,
+            version_max: Versions::OURS.max,
             network: self.network.clone(),
             name: self.name.clone(),
             incarnation: self.incarnation,

@@ -356,6 +356,7 @@ async fn settle(inner: &Inner, greeted: Greeted, remote: SocketAddr) -> Result<M
     let Greeted { mut channel, local, mut link, buffer, hello } = greeted;
     let entry = Entry {
         session: channel.session(),
+        agreed: link.agreed(),
         address: hello.dialable(remote),
         hello,
         direction: Direction::Inbound,

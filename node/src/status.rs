@@ -4,6 +4,7 @@ use peerkit_proto::address::Address;
 use peerkit_proto::event::Direction;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::overlay::broadcast;
+use peerkit_proto::versions::Agreed;
 use serde::Serialize;
 
 use crate::conn::Conn;
@@ -99,6 +100,11 @@ pub struct PeerStatus {
     pub direction: &'static str,
     /// The last round-trip time in milliseconds.
     pub rtt_ms: Option<f64>,
+    /// The version of the wire that the link speaks.
+    pub version: Option<u16>,
+    /// The parts of the protocol that are off on this link because its version is too old for them, each
+    /// with the reason. The peer's user sees the same.
+    pub off: Vec<String>,
     /// Bytes of messages that wait to be written.
     pub queued_bytes: usize,
     /// Bytes of all else that wait to be written: what is the network's own.
@@ -145,6 +151,8 @@ fn peer_status(conn: &Conn) -> PeerStatus {
         address: conn.peer.address().clone(),
         direction: conn.peer.direction().name(),
         rtt_ms: conn.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
+        version: conn.agreed.map(|agreed| agreed.version),
+        off: conn.agreed.into_iter().flat_map(Agreed::off).map(|off| off.to_string()).collect(),
         queued_bytes: conn.outbox.queued(),
         queued_control_bytes: conn.outbox.queued_control(),
         counters: conn.meter.read(),

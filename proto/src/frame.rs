@@ -3,6 +3,8 @@
 //! A frame is a four-byte little-endian length, one kind byte, and a body; the length counts the
 //! kind byte and the body. Frames of unknown kinds are skipped, so that the protocol can grow.
 
+use std::borrow::Cow;
+
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::codec::{DecodeError, Reader, Writer};
@@ -10,6 +12,7 @@ use crate::config::Config;
 use crate::event::Reason;
 use crate::hello::{Hello, MAX_PROTOCOL};
 use crate::message::Packed;
+use crate::versions::VersionGap;
 
 pub mod broadcast;
 pub mod direct;
@@ -321,50 +324,56 @@ impl Frame {
     /// Reads a frame of kind `kind` from its body. Contents are shared with `body`, not copied.
     ///
     /// # Errors
-    /// Where the body is not what that kind has.
+    /// [`DecodeError`] if a field is missing, too long or without meaning, or bytes follow the last.
     pub fn decode(kind: u8, body: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
-        let frame = match kind {
-            HELLO => return Hello::decode(reader.take_rest()).map(Self::Hello),
-            GOODBYE => Self::Goodbye {
-                reason: read_reason(&mut reader)?,
-                received: reader.u64("received")?,
-            },
+        let frame = Self::read(kind, &mut reader)?;
+        reader.finish()?;
+        Ok(frame)
+    }
+
+    fn read(kind: u8, reader: &mut Reader) -> Result<Self, DecodeError> {
+        Ok(match kind {
+            HELLO => Self::Hello(Hello::decode(reader.take_rest())?),
+            GOODBYE => {
+                Self::Goodbye { reason: read_reason(reader)?, received: reader.u64("received")? }
+            }
             PING => Self::Ping(reader.u64("ping")?),
             PONG => Self::Pong(reader.u64("pong")?),
             RECEIVED => Self::Received(reader.u64("received")?),
-            MESSAGE => return Packed::decode(&mut reader).map(Self::Message),
+            MESSAGE => Self::Message(Packed::decode(reader)?),
             REQUEST => Self::Request {
                 id: reader.u64("request")?,
                 name: reader.str(MAX_PROTOCOL, "request name")?,
-                body: Packed::decode(&mut reader)?,
+                body: Packed::decode(reader)?,
             },
-            REPLY => Self::Reply { id: reader.u64("reply")?, outcome: read_outcome(&mut reader)? },
+            REPLY => Self::Reply { id: reader.u64("reply")?, outcome: read_outcome(reader)? },
             CANCEL => Self::Cancel(reader.u64("cancel")?),
-            QUERY => Self::Query(Query::decode(&mut reader)?),
-            ANSWER => Self::Answer(Answer::decode(&mut reader)?),
-            QUERY_DONE => Self::QueryDone(QueryDone::decode(&mut reader)?),
-            FORWARD => Self::Forward(Forward::decode(&mut reader)?),
-            FORWARDED => Self::Forwarded(Forwarded::decode(&mut reader)?),
-            BROADCAST => return Batch::decode(reader.take_rest()).map(Self::Broadcast),
+            QUERY => Self::Query(Query::decode(reader)?),
+            ANSWER => Self::Answer(Answer::decode(reader)?),
+            QUERY_DONE => Self::QueryDone(QueryDone::decode(reader)?),
+            FORWARD => Self::Forward(Forward::decode(reader)?),
+            FORWARDED => Self::Forwarded(Forwarded::decode(reader)?),
+            BROADCAST => Self::Broadcast(Batch::decode(reader.take_rest())?),
             HAVE => Self::Have(reader.list(MAX_HAVES, "runs", Have::decode)?),
-            WANT => Self::Want(Want::decode(&mut reader)?),
-            GIVEN => Self::Given(Have::decode(&mut reader)?),
-            PRUNE => Self::Prune(RunId::decode(&mut reader)?),
-            NEIGHBOUR_REQUEST => Self::NeighbourRequest(NeighbourRequest::decode(&mut reader)?),
-            NEIGHBOUR_REPLY => Self::NeighbourReply(NeighbourReply::decode(&mut reader)?),
-            FORWARD_JOIN => Self::ForwardJoin(ForwardJoin::decode(&mut reader)?),
-            DISCONNECT => Self::Disconnect(Disconnect::decode(&mut reader)?),
-            SHUFFLE => Self::Shuffle(Shuffle::decode(&mut reader)?),
-            SHUFFLE_REPLY => Self::ShuffleReply(ShuffleReply::decode(&mut reader)?),
-            BEACON => Self::Beacon(Beacon::decode(&mut reader)?),
+            WANT => Self::Want(Want::decode(reader)?),
+            GIVEN => Self::Given(Have::decode(reader)?),
+            PRUNE => Self::Prune(RunId::decode(reader)?),
+            NEIGHBOUR_REQUEST => Self::NeighbourRequest(NeighbourRequest::decode(reader)?),
+            NEIGHBOUR_REPLY => Self::NeighbourReply(NeighbourReply::decode(reader)?),
+            FORWARD_JOIN => Self::ForwardJoin(ForwardJoin::decode(reader)?),
+            DISCONNECT => Self::Disconnect(Disconnect::decode(reader)?),
+            SHUFFLE => Self::Shuffle(Shuffle::decode(reader)?),
+            SHUFFLE_REPLY => Self::ShuffleReply(ShuffleReply::decode(reader)?),
+            BEACON => Self::Beacon(Beacon::decode(reader)?),
             CALL_BACK => Self::CallBack { token: reader.array("call-back token")? },
-            ORDER => Self::Order(Order::decode(&mut reader)?),
+            ORDER => Self::Order(Order::decode(reader)?),
             CLOCK => Self::Clock(reader.u64("clock")?),
-            unknown => return Ok(Self::Unknown(unknown)),
-        };
-        reader.finish()?;
-        Ok(frame)
+            unknown => {
+                reader.take_rest();
+                Self::Unknown(unknown)
+            }
+        })
     }
 }
 
@@ -402,6 +411,7 @@ pub struct Frames {
     /// The messages that come first, as far as they are known.
     front: Front,
     max_message: usize,
+    may_go_on: bool,
 }
 
 impl Frames {
@@ -418,7 +428,7 @@ impl Frames {
             end = next;
         }
         let block = buffer.split_to(end).freeze();
-        Ok(Self { block, front, max_message: config.max_message })
+        Ok(Self { block, front, max_message: config.max_message, may_go_on: false })
     }
 
     /// Takes the first frame off the front of `buffer` once it is there whole; of any kind it may
@@ -429,7 +439,15 @@ impl Frames {
     pub fn split_first(buffer: &mut BytesMut, config: &Config) -> Result<Self, FrameError> {
         let end = whole(buffer, 0, |_| config.max_control)?.unwrap_or_default();
         let block = buffer.split_to(end).freeze();
-        Ok(Self { block, front: Front::default(), max_message: config.max_message })
+        let front = Front::default();
+        Ok(Self { block, front, max_message: config.max_message, may_go_on: false })
+    }
+
+    /// Has [`Frames::next`] skip what follows the last field of a frame, where it would be an error.
+    /// So later versions can add fields.
+    #[must_use]
+    pub fn skip_added_fields(self) -> Self {
+        Self { may_go_on: true, ..self }
     }
 
     /// Takes the messages that come next, up to a frame of another kind or a message that still
@@ -454,7 +472,11 @@ impl Frames {
         self.front = Front::default();
         self.block.advance(HEADER);
         let body = self.block.split_to(len.min(self.block.len()));
-        Some(Frame::decode(kind, body).map_err(|error| FrameError::Body { kind, error }))
+        let frame = match self.may_go_on {
+            true => Frame::read(kind, &mut Reader::new(body)),
+            false => Frame::decode(kind, body),
+        };
+        Some(frame.map_err(|error| FrameError::Body { kind, error }))
     }
 }
 
@@ -533,7 +555,7 @@ const REASONS: [Reason; 16] = [
     Reason::Replaced,
     Reason::OtherNetwork,
     Reason::WrongSecret,
-    Reason::Version,
+    Reason::Version(None),
     Reason::Full,
     Reason::FullForAddress,
     Reason::Myself,
@@ -544,6 +566,7 @@ const REASONS: [Reason; 16] = [
     Reason::Left,
     Reason::KeptAway,
 ];
+const VERSION: u16 = 7;
 const KEPT_AWAY: u16 = 16;
 const FAULT: u16 = 100;
 const LOST: u16 = 101;
@@ -551,23 +574,20 @@ const SILENT: u16 = 102;
 
 fn put_reason(out: &mut Vec<u8>, reason: &Reason) {
     let (code, text) = match reason {
-        Reason::Fault(text) => (FAULT, text.as_str()),
-        Reason::Lost(text) => (LOST, text.as_str()),
-        Reason::Silent(_) => (SILENT, ""),
-        Reason::Other(code, text) => (*code, text.as_str()),
+        Reason::Fault(text) => (FAULT, Cow::from(text)),
+        Reason::Lost(text) => (LOST, text.into()),
+        Reason::Silent(after) => (SILENT, after.as_secs().to_string().into()),
+        Reason::Version(Some(gap)) => (VERSION, gap.to_wire().into()),
+        Reason::Other(code, text) => (*code, text.into()),
         // Versions before this reason show its text.
-        Reason::KeptAway => (KEPT_AWAY, "disconnected by hand"),
+        Reason::KeptAway => (KEPT_AWAY, "disconnected by hand".into()),
         plain => {
             let at = REASONS.iter().position(|known| known == plain).unwrap_or_default();
-            (u16::try_from(at).unwrap_or_default() + 1, "")
+            (u16::try_from(at).unwrap_or_default() + 1, "".into())
         }
     };
     out.put_u16(code);
-    if let Reason::Silent(after) = reason {
-        put_text(out, &after.as_secs().to_string());
-    } else {
-        put_text(out, text);
-    }
+    put_text(out, &text);
 }
 
 fn read_reason(reader: &mut Reader) -> Result<Reason, DecodeError> {
@@ -577,6 +597,7 @@ fn read_reason(reader: &mut Reader) -> Result<Reason, DecodeError> {
     Ok(match code {
         FAULT => Reason::Fault(text),
         LOST => Reason::Lost(text),
+        VERSION => Reason::Version(VersionGap::from_wire(&text)),
         SILENT => {
             let seconds = text.parse().map_err(|_| DecodeError::Invalid("reason text"))?;
             Reason::Silent(std::time::Duration::from_secs(seconds))

@@ -4,13 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
-use crate::address::{Address, MAX_ADDRESS};
+use crate::address::{Address, MAX_ADDRESS, ParseAddressError};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::event::Reason;
 use crate::id::NodeId;
-
-/// The protocol version that this crate speaks. Links of other versions are refused in Hello.
-pub const VERSION: u16 = 1;
+use crate::versions::{Agreed, VersionGap, Versions};
 
 /// ALPN of a link.
 pub const ALPN_LINK: &[u8] = b"peerkit/1";
@@ -67,7 +65,7 @@ pub struct Hello {
     pub proof: Option<Proof>,
     /// The identity of the network's owner, where it has one that the sender knows.
     pub owner: Option<NodeId>,
-    /// The sender's wall clock, in milliseconds since 1970. Earlier versions do not tell.
+    /// The sender's wall clock, in milliseconds since 1970. Nodes of version 1 do not send it.
     pub time: Option<u64>,
 }
 
@@ -94,10 +92,11 @@ impl Hello {
         }
     }
 
-    /// Reads a frame's body. Extensions that are not known are skipped.
+    /// Reads a frame's body. Skips unknown extensions, addresses of unknown schemes, and what follows
+    /// the last field.
     ///
     /// # Errors
-    /// Where anything is missing, too long, without meaning or left over.
+    /// [`DecodeError`] if anything is missing, too long or without meaning.
     pub fn decode(body: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let mut hello = Self {
@@ -107,7 +106,7 @@ impl Hello {
             name: reader.str(MAX_NAME, "node name")?,
             incarnation: reader.u64("incarnation")?,
             features: reader.u64("features")?,
-            addresses: reader.list(MAX_ADDRESSES, "addresses", address)?,
+            addresses: addresses(&mut reader, MAX_ADDRESSES)?,
             proof: proof(&mut reader)?,
             owner: None,
             time: None,
@@ -125,18 +124,33 @@ impl Hello {
             }
             Ok(())
         })?;
-        reader.finish()?;
         Ok(hello)
     }
 
-    /// Whether a node that said `self` may link to one of network `network` with `secret`.
+    /// Returns the versions of the wire that the sender speaks.
+    #[must_use]
+    pub fn versions(&self) -> Versions {
+        Versions { min: self.version_min, max: self.version_max }
+    }
+
+    /// Returns what this node, whose Hello is `ours`, and the sender of `self` speak with each other.
+    /// Features that one of them does not have or know are left out.
+    ///
+    /// # Errors
+    /// [`Reason::Version`] if there is no version that both speak.
+    pub fn agree(&self, ours: &Self) -> Result<Agreed, Reason> {
+        let gap = VersionGap { refusing: ours.versions(), refused: self.versions() };
+        let common = gap.refusing.highest_common(gap.refused);
+        let version = common.ok_or(Reason::Version(Some(gap)))?;
+        Ok(Agreed { version, features: self.features & ours.features })
+    }
+
+    /// Checks that the sender is of network `network`, and that its proof of the network's secret is
+    /// the expected one.
     ///
     /// # Errors
     /// The reason to refuse it with.
     pub fn check(&self, network: &str, expected: Option<&Proof>) -> Result<(), Reason> {
-        if self.version_min > VERSION || self.version_max < VERSION {
-            return Err(Reason::Version);
-        }
         check_membership(&self.network, self.proof.as_ref(), network, expected)
     }
 
@@ -184,10 +198,11 @@ impl StreamOpen {
         out.put_bytes(&body);
     }
 
-    /// Reads a message without its length.
+    /// Reads a message without its length. It has no version of its own: other fields take another
+    /// [`ALPN_STREAM`].
     ///
     /// # Errors
-    /// Where anything is missing, too long, without meaning or left over.
+    /// [`DecodeError`] if anything is missing, too long, without meaning or left over.
     pub fn decode(body: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let open = Self {
@@ -274,9 +289,20 @@ pub(crate) fn put_address(out: &mut Vec<u8>, address: &Address) {
     out.put_str(&address.to_string());
 }
 
-pub(crate) fn address(reader: &mut Reader) -> Result<Address, DecodeError> {
+/// Reads an address: in `Err` its text, if it has a scheme that this version does not know.
+pub(crate) fn address(reader: &mut Reader) -> Result<Result<Address, String>, DecodeError> {
     let text = reader.str(MAX_ADDRESS, "address")?;
-    Address::from_wire(&text).map_err(|_| DecodeError::Invalid("address"))
+    match Address::from_wire(&text) {
+        Ok(address) => Ok(Ok(address)),
+        Err(ParseAddressError::Scheme(_)) => Ok(Err(text)),
+        Err(_) => Err(DecodeError::Invalid("address")),
+    }
+}
+
+/// Reads a list of addresses. Those of unknown schemes count, and are left out.
+pub(crate) fn addresses(reader: &mut Reader, limit: usize) -> Result<Vec<Address>, DecodeError> {
+    let read = reader.list(limit, "addresses", address)?;
+    Ok(read.into_iter().flatten().collect())
 }
 
 #[cfg(test)]
@@ -338,6 +364,25 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_the_last_field_and_addresses_of_unknown_schemes_are_skipped() {
+        let mut bytes = encoded(&hello()).to_vec();
+        bytes.extend_from_slice(b"a field of a later version");
+        assert_eq!(Hello::decode(bytes.into()).unwrap(), hello());
+
+        let texts = ["quic://127.0.0.1:7117", "127.0.0.1:7117", "x://\u{0}", "[::1]:7117"];
+        let mut list = Vec::new();
+        list.put_list(&texts, |out, text| out.put_str(text));
+        let read = addresses(&mut Reader::new(list.clone().into()), MAX_ADDRESSES);
+        assert_eq!(read, Ok(hello().addresses));
+        // They count against the limit, and an address that is none is the sender's fault.
+        assert!(addresses(&mut Reader::new(list.into()), 3).is_err());
+        let mut bad = Vec::new();
+        bad.put_list(&["127.0.0.1"], |out, text| out.put_str(text));
+        let read = addresses(&mut Reader::new(bad.into()), MAX_ADDRESSES);
+        assert_eq!(read, Err(DecodeError::Invalid("address")));
+    }
+
+    #[test]
     fn every_cut_is_an_error() {
         let bytes = encoded(&hello());
         for len in 0..bytes.len() {
@@ -356,8 +401,29 @@ mod tests {
         assert_eq!(hello().check("peerkit", Some(&[8; 32])), Err(Reason::WrongSecret));
         // A node with a secret would refuse us: told at once, it is no link that comes and goes.
         assert_eq!(hello().check("peerkit", None), Err(Reason::WrongSecret));
-        let later = Hello { version_min: 2, version_max: 3, ..hello() };
-        assert_eq!(later.check("peerkit", None), Err(Reason::Version));
+    }
+
+    #[test]
+    fn the_highest_common_version_and_the_features_of_both_are_agreed_on() {
+        let speaks =
+            |min, max, features| Hello { version_min: min, version_max: max, features, ..hello() };
+        let new = speaks(1, 2, 0b0110);
+        for (peer, agreed) in [
+            // As old as the node's previous version, the same, and newer.
+            (speaks(1, 1, 0), Agreed { version: 1, features: 0 }),
+            (speaks(1, 2, 0b0011), Agreed { version: 2, features: 0b0010 }),
+            (speaks(2, 3, u64::MAX), Agreed { version: 2, features: 0b0110 }),
+        ] {
+            assert_eq!(peer.agree(&new), Ok(agreed));
+            assert_eq!(new.agree(&peer), Ok(agreed), "the other end agrees");
+        }
+        // Without a common version, and with a range that is none.
+        for peer in [speaks(3, 9, 0), speaks(0, 0, 0), speaks(2, 1, 0)] {
+            let Err(Reason::Version(Some(gap))) = peer.agree(&new) else { panic!("{peer:?}") };
+            assert_eq!((gap.refusing, gap.refused), (new.versions(), peer.versions()));
+        }
+        let reason = speaks(3, 9, 0).agree(&new).unwrap_err().to_string();
+        assert!(reason.contains("1-2") && reason.contains("3-9"), "{reason}");
     }
 
     #[test]
@@ -381,6 +447,34 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_later_versions_add_changes_nothing(
+            extensions in prop::collection::vec((3_u16.., prop::collection::vec(any::<u8>(), 0..40)), 0..20),
+            schemes in prop::collection::vec("[a-su-z]{1,9}://.{0,40}", 0..20),
+            features: u64,
+            later in prop::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let known = Hello { features, ..hello() };
+            let mut bytes = Vec::new();
+            bytes.put_u16(known.version_min);
+            bytes.put_u16(known.version_max);
+            bytes.put_str(&known.network);
+            bytes.put_str(&known.name);
+            bytes.put_u64(known.incarnation);
+            bytes.put_u64(features);
+            let texts = known.addresses.iter().map(ToString::to_string).chain(schemes);
+            bytes.put_list(&texts.collect::<Vec<_>>(), |out, text| out.put_str(text));
+            put_proof(&mut bytes, known.proof.as_ref());
+            bytes.put_list(&extensions, |out, (key, value)| {
+                out.put_u16(*key);
+                out.put_bytes(value);
+            });
+            bytes.put_raw(&later);
+            let read = Hello::decode(bytes.into()).unwrap();
+            prop_assert_eq!(read.agree(&hello()), Ok(Agreed { version: 1, features: 0 }));
+            prop_assert_eq!(read, known);
+        }
+
         #[test]
         fn any_bytes_decode_or_err(bytes in any::<Vec<u8>>()) {
             let _ = Hello::decode(bytes.clone().into());

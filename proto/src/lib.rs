@@ -11,7 +11,7 @@
 //! |---|---|
 //! | [`id`], [`address`], [`message`], [`event`] | the nouns that all layers share |
 //! | [`handler`] | an application as a trait |
-//! | [`codec`], [`hello`], [`frame`], [`record`], [`seal`], [`tls`] | the wire |
+//! | [`codec`], [`hello`], [`versions`], [`frame`], [`record`], [`seal`], [`tls`] | the wire |
 //! | [`link`] | one link: Hello, frames, liveness |
 //! | [`overlay`] | the network around a node: admission, queries, broadcast, redial |
 //! | [`files`] | pieces, manifests, and names that can't leave a folder |
@@ -38,3 +38,4 @@ pub mod sim;
 pub mod time;
 pub mod tls;
 pub mod verify;
+pub mod versions;

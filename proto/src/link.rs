@@ -15,6 +15,7 @@ use crate::event::Reason;
 use crate::frame::{Frame, FrameError, Frames, Messages};
 use crate::hello::{Hello, Proof};
 use crate::time::{Instant, earliest};
+use crate::versions::Agreed;
 
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ pub struct Link {
     side: Side,
     /// Until the link is up.
     greeting: Option<Box<Greeting>>,
+    agreed: Option<Agreed>,
     config: Arc<Config>,
     stage: Stage,
     opened: Instant,
@@ -115,6 +117,7 @@ impl Link {
         Self {
             side,
             greeting: Some(Box::new(greeting)),
+            agreed: None,
             config: config.clone(),
             stage: Stage::Greeting,
             opened: now,
@@ -213,6 +216,12 @@ impl Link {
         self.heard = now;
     }
 
+    /// Returns the version and the features that both ends speak; `None` before the peer's Hello.
+    #[must_use]
+    pub fn agreed(&self) -> Option<Agreed> {
+        self.agreed
+    }
+
     /// Sends a ping; [`Link::rtt`] has its result once the pong is there.
     ///
     /// Returns its number.
@@ -299,6 +308,9 @@ impl Link {
 
     fn take_frames(&mut self, now: Instant, frames: Result<Frames, FrameError>) {
         let mut frames = match frames {
+            Ok(frames) if self.agreed.is_some_and(Agreed::has_added_fields) => {
+                frames.skip_added_fields()
+            }
             Ok(frames) => frames,
             Err(fault) => return self.fail(Reason::Fault(fault.to_string())),
         };
@@ -324,8 +336,13 @@ impl Link {
         match (self.stage, frame) {
             (Stage::Greeting, Frame::Hello(hello)) => {
                 let Some(greeting) = &self.greeting else { return };
-                match hello.check(&greeting.hello.network, greeting.expected.as_ref()) {
-                    Ok(()) => {
+                let agreed = hello.agree(&greeting.hello).and_then(|agreed| {
+                    hello.check(&greeting.hello.network, greeting.expected.as_ref())?;
+                    Ok(agreed)
+                });
+                match agreed {
+                    Ok(agreed) => {
+                        self.agreed = Some(agreed);
                         self.stage = Stage::Admitting;
                         self.outbox.push_back(Output::Greeted(hello));
                     }

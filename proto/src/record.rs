@@ -23,6 +23,9 @@ pub struct Record {
     pub time: u64,
     /// Where it can be dialled, best first; none where it can't.
     pub addresses: Vec<Address>,
+    /// The texts of addresses of unknown schemes, each with its place among all addresses. The
+    /// signature is over them as well.
+    pub(crate) unknown: Vec<(usize, String)>,
     /// The node's signature over all of the above and the network's name.
     pub signature: [u8; SIGNATURE_LEN],
 }
@@ -33,7 +36,8 @@ impl Record {
     pub fn sign(key: &Key, network: &str, time: u64, addresses: &[Address]) -> Self {
         let told = addresses.iter().take(MAX_RECORD_ADDRESSES);
         let addresses = told.map(|address| address.clone().without_id()).collect();
-        let mut record = Self { node: key.id(), time, addresses, signature: [0; SIGNATURE_LEN] };
+        let signature = [0; SIGNATURE_LEN];
+        let mut record = Self { node: key.id(), time, addresses, unknown: Vec::new(), signature };
         record.signature = key.sign(&record.signed(network));
         record
     }
@@ -57,7 +61,16 @@ impl Record {
     fn put_fields(&self, out: &mut Vec<u8>) {
         out.put_raw(self.node.as_bytes());
         out.put_u64(self.time);
-        out.put_list(&self.addresses, put_address);
+        let count = self.addresses.len().saturating_add(self.unknown.len());
+        out.put_u16(u16::try_from(count).unwrap_or(u16::MAX));
+        let mut unknown = self.unknown.iter().peekable();
+        let mut known = self.addresses.iter();
+        for place in 0..count {
+            match unknown.next_if(|(at, _)| *at == place) {
+                Some((_, text)) => out.put_str(text),
+                None => known.by_ref().take(1).for_each(|address| put_address(out, address)),
+            }
+        }
     }
 
     /// Appends the record to `out`.
@@ -66,17 +79,25 @@ impl Record {
         out.put_raw(&self.signature);
     }
 
-    /// Reads a record. Says nothing about the signature: see [`Record::verify`].
+    /// Reads a record without checking its signature: see [`Record::verify`]. Addresses of unknown
+    /// schemes are passed on with the record, and are not among [`Record::addresses`].
     ///
     /// # Errors
-    /// Where anything is missing, too long or without meaning.
+    /// [`DecodeError`] if anything is missing, too long or without meaning.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
-        Ok(Self {
-            node: reader.node_id("record's node")?,
-            time: reader.u64("record's time")?,
-            addresses: reader.list(MAX_RECORD_ADDRESSES, "record's addresses", address)?,
-            signature: reader.array("record's signature")?,
-        })
+        let node = reader.node_id("record's node")?;
+        let time = reader.u64("record's time")?;
+        let mut unknown = Vec::new();
+        let mut addresses = Vec::new();
+        let read = reader.list(MAX_RECORD_ADDRESSES, "record's addresses", address)?;
+        for (place, address) in read.into_iter().enumerate() {
+            match address {
+                Ok(address) => addresses.push(address),
+                Err(text) => unknown.push((place, text)),
+            }
+        }
+        let signature = reader.array("record's signature")?;
+        Ok(Self { node, time, addresses, unknown, signature })
     }
 }
 
@@ -99,6 +120,30 @@ mod tests {
         for len in 0..bytes.len() {
             assert!(Record::decode(&mut Reader::new(bytes.slice(..len))).is_err(), "cut at {len}");
         }
+    }
+
+    #[test]
+    fn addresses_of_unknown_schemes_are_passed_on_and_stay_signed() {
+        let key = Key::from_secret(&[1; 32]);
+        let texts = ["quic://a:1", "192.0.2.1:7117", "new://", "[2001:db8::1]:7117", "z://?"];
+        let mut signed = Vec::new();
+        signed.put_bytes(CONTEXT);
+        signed.put_str("net");
+        let start = signed.len();
+        signed.put_raw(key.id().as_bytes());
+        signed.put_u64(5);
+        signed.put_list(&texts, |out, text| out.put_str(text));
+        let mut bytes = signed[start..].to_vec();
+        bytes.put_raw(&key.sign(&signed));
+
+        let later = Record::decode(&mut Reader::new(bytes.clone().into())).unwrap();
+        assert_eq!(later.addresses, record().addresses);
+        assert!(later.verify("net") && !later.verify("other"));
+        let mut out = Vec::new();
+        later.encode(&mut out);
+        assert_eq!(out, bytes);
+        let forged = Record { unknown: Vec::new(), ..later };
+        assert!(!forged.verify("net"));
     }
 
     #[test]

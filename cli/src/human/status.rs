@@ -105,6 +105,9 @@ fn link(paint: Paint, status: &Status, peer: &PeerStatus) -> String {
     if queued > 0 {
         let _ = write!(text, "  {} queued", size(queued as u64));
     }
+    for off in &peer.off {
+        let _ = write!(text, "\n    {}", paint.faint(off));
+    }
     text
 }
 

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use peerkit::{Node, Reason};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::hello::{ALPN_LINK, ALPN_STREAM};
+use peerkit_proto::id::Key;
+use peerkit_proto::versions::{VersionGap, Versions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -207,11 +209,35 @@ async fn a_hello_that_does_not_fit_is_refused_with_the_reason() {
     };
     let other = refused(|hello| hello.network = "other".into()).await;
     assert_eq!(other, End::Goodbye(Reason::OtherNetwork));
-    let later = refused(|hello| (hello.version_min, hello.version_max) = (2, 9)).await;
-    assert_eq!(later, End::Goodbye(Reason::Version));
+    let later = refused(|hello| (hello.version_min, hello.version_max) = (3, 9)).await;
+    let gap = VersionGap { refusing: Versions::OURS, refused: Versions { min: 3, max: 9 } };
+    assert_eq!(later, End::Goodbye(Reason::Version(Some(gap))));
     assert_eq!(refused(|_| {}).await, End::Goodbye(Reason::WrongSecret));
     let wrong = refused(|hello| hello.proof = Some([7; 32])).await;
     assert_eq!(wrong, End::Goodbye(Reason::WrongSecret));
+    victim.unharmed().await;
+}
+
+#[tokio::test]
+async fn a_link_speaks_the_highest_common_version_and_says_what_is_off() {
+    let victim = Victim::new().await;
+    for (seed, versions, version) in [(50, (1, 1), 1), (51, (1, 2), 2), (52, (2, 9), 2)] {
+        let peer = Key::from_secret(&[seed; 32]);
+        let id = peer.id();
+        let change = move |hello: &mut peerkit_proto::hello::Hello| {
+            (hello.version_min, hello.version_max) = versions;
+            hello.features = u64::MAX;
+            hello.addresses = vec!["127.0.0.1:1".parse().unwrap()];
+        };
+        let _link = Attacker::link_as(victim.address(), peer, change).await;
+        let status = victim.node.status().await;
+        let status = status.peers.iter().find(|peer| peer.id == id).unwrap();
+        assert_eq!(status.version, Some(version), "{versions:?}");
+        assert_eq!(status.off.is_empty(), version == 2, "{:?}", status.off);
+        if let Some(off) = status.off.first() {
+            assert!(off.contains("clocks") && off.contains("version 1"), "{off}");
+        }
+    }
     victim.unharmed().await;
 }
 

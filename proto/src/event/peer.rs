@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::id::NodeId;
+use crate::versions::VersionGap;
 
 /// The node at the other end of a link. Cloning is cheap.
 ///
@@ -149,9 +150,10 @@ pub enum Reason {
     /// The network has a secret, and the proof of knowing it was wrong or missing.
     #[error("the proof of knowing the network's secret is wrong or missing")]
     WrongSecret,
-    /// No protocol version that both speak.
-    #[error("no common protocol version")]
-    Version,
+    /// There is no version of the wire that both speak. Nodes of version 1 do not say which ones they
+    /// speak.
+    #[error("no common protocol version{}", .0.map(|gap| format!(": {gap}")).unwrap_or_default())]
+    Version(Option<VersionGap>),
     /// No room for another inbound link.
     #[error("no room for another inbound link")]
     Full,

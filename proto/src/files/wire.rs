@@ -69,7 +69,7 @@ use super::path::{FileName, MAX_NAME, NameError};
 use super::pieces::{PIECE, PieceValue};
 use crate::address::Address;
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::hello::{MAX_NAME as MAX_NODE_NAME, Proof, address, put_address};
+use crate::hello::{MAX_NAME as MAX_NODE_NAME, Proof, addresses, put_address};
 use crate::id::{Hash, ID_LEN, NodeId};
 
 #[cfg(test)]
@@ -493,7 +493,7 @@ pub(super) fn put_addresses(out: &mut Vec<u8>, addresses: &[Address]) {
 }
 
 pub(super) fn take_addresses(reader: &mut Reader) -> Result<Vec<Address>, DecodeError> {
-    reader.list(MAX_PLACES, "places", address)
+    addresses(reader, MAX_PLACES)
 }
 
 fn check_count(count: usize) -> Result<(), DecodeError> {

@@ -7,7 +7,7 @@ use crate::address::Address;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::event::Neighbour;
 use crate::files::SharedFile;
-use crate::hello::{MAX_ADDRESSES, MAX_NAME, address, put_address};
+use crate::hello::{MAX_ADDRESSES, MAX_NAME, address, addresses, put_address};
 use crate::id::{Hash, NodeId, hex};
 
 /// The depth of a query that runs through the whole network.
@@ -179,7 +179,7 @@ impl Query {
                 4 => What::CallBack {
                     target: reader.node_id("call-back target")?,
                     token: reader.array("call-back token")?,
-                    addresses: reader.list(MAX_ADDRESSES, "addresses", address)?,
+                    addresses: addresses(reader, MAX_ADDRESSES)?,
                 },
                 5 => What::Sample { salt: reader.array("salt")?, bits: reader.u8("bits")? },
                 _ => return Err(DecodeError::Invalid("query kind")),
@@ -218,11 +218,11 @@ impl Answer {
             id: QueryId(reader.array("query id")?),
             node: reader.node_id("answering node")?,
             name: reader.str(MAX_NAME, "node name")?,
-            addresses: reader.list(MAX_ADDRESSES, "addresses", address)?,
+            addresses: addresses(reader, MAX_ADDRESSES)?,
             body: match reader.u8("answer kind")? {
                 0 => AnswerBody::Neighbours(
-                    reader.list(MAX_NEIGHBOURS, "outbound neighbours", neighbour)?,
-                    reader.list(MAX_NEIGHBOURS, "inbound neighbours", neighbour)?,
+                    neighbours(reader, "outbound neighbours")?,
+                    neighbours(reader, "inbound neighbours")?,
                 ),
                 1 => AnswerBody::Files(reader.list(MAX_FILES, "files", found)?),
                 2 => AnswerBody::Here,
@@ -271,8 +271,13 @@ fn put_neighbour(out: &mut Vec<u8>, neighbour: &Neighbour) {
     put_address(out, &neighbour.address);
 }
 
-fn neighbour(reader: &mut Reader) -> Result<Neighbour, DecodeError> {
-    Ok(Neighbour { id: reader.node_id("neighbour")?, address: address(reader)? })
+/// Reads a list of neighbours. Those with an address of an unknown scheme are left out.
+fn neighbours(reader: &mut Reader, what: &'static str) -> Result<Vec<Neighbour>, DecodeError> {
+    let read = reader.list(MAX_NEIGHBOURS, what, |reader| {
+        let id = reader.node_id("neighbour")?;
+        Ok(address(reader)?.map(|address| Neighbour { id, address }))
+    })?;
+    Ok(read.into_iter().flatten().collect())
 }
 
 #[cfg(test)]

@@ -10,9 +10,14 @@ use crate::frame::membership::{Need, Outcome};
 use crate::id::Key;
 use crate::message::{Compression, Kind, Message};
 use crate::record::Record;
+use crate::versions::Versions;
 
 fn packed(text: &str) -> Packed {
     Packed::plain(Message::text(text))
+}
+
+fn gap() -> VersionGap {
+    VersionGap { refusing: Versions { min: 2, max: 3 }, refused: Versions { min: 1, max: 1 } }
 }
 
 fn samples() -> Vec<Frame> {
@@ -21,6 +26,7 @@ fn samples() -> Vec<Frame> {
         Reason::Lost("reset".into()),
         Reason::Silent(Duration::from_secs(45)),
         Reason::Other(999, "later".into()),
+        Reason::Version(Some(gap())),
     ]);
     let mut frames: Vec<_> = reasons.map(|reason| Frame::Goodbye { reason, received: 3 }).collect();
     frames.extend([
@@ -141,6 +147,27 @@ fn an_unknown_kind_is_skipped() {
     assert_eq!(read_all(&mut bytes), [Ok(Frame::Unknown(0xee)), Ok(Frame::Ping(1))]);
 }
 
+/// Kinds of frames whose last field is the rest of the body, or that are signed as a whole.
+const CLOSED: [u8; 4] = [MESSAGE, REQUEST, REPLY, BROADCAST];
+
+#[test]
+fn fields_after_the_last_one_are_skipped_if_the_version_allows_it() {
+    for frame in samples() {
+        let mut bytes = bytes_of(std::slice::from_ref(&frame)).to_vec();
+        if CLOSED.contains(&bytes[4]) {
+            continue;
+        }
+        bytes.extend_from_slice(b"a field of a later version");
+        let len = u32::try_from(bytes.len() - 4).unwrap();
+        bytes[..4].copy_from_slice(&len.to_le_bytes());
+        let mut buffer = BytesMut::from(&bytes[..]);
+        assert!(matches!(read_all(&mut buffer.clone())[..], [Err(FrameError::Body { .. })]));
+        let frames = Frames::split(&mut buffer, &Config::default()).unwrap();
+        let mut frames = frames.skip_added_fields();
+        assert_eq!((frames.next(), frames.next()), (Some(Ok(frame)), None));
+    }
+}
+
 #[test]
 fn a_length_over_the_limit_is_refused_by_its_header() {
     let config = Config::default();
@@ -204,6 +231,29 @@ fn messages_come_in_runs_that_end_where_one_needs_work() {
 }
 
 proptest! {
+    #[test]
+    fn frames_and_fields_of_later_versions_hide_nothing(
+        kinds in prop::collection::vec(0x70_u8.., 0..4),
+        body in prop::collection::vec(any::<u8>(), 0..50),
+        later in prop::collection::vec(any::<u8>(), 0..50),
+    ) {
+        let mut bytes = Vec::new();
+        for kind in &kinds {
+            bytes.put_u32_le(u32::try_from(body.len() + 1).unwrap());
+            bytes.push(*kind);
+            bytes.extend_from_slice(&body);
+        }
+        bytes.put_u32_le(u32::try_from(9 + later.len()).unwrap());
+        bytes.push(CLOCK);
+        bytes.put_u64_le(7);
+        bytes.extend_from_slice(&later);
+        let frames = Frames::split(&mut BytesMut::from(&bytes[..]), &Config::default()).unwrap();
+        let mut frames = frames.skip_added_fields();
+        let read: Vec<_> = std::iter::from_fn(|| frames.next()).collect();
+        let skipped = kinds.iter().map(|kind| Ok(Frame::Unknown(*kind)));
+        prop_assert_eq!(read, skipped.chain([Ok(Frame::Clock(7))]).collect::<Vec<_>>());
+    }
+
     #[test]
     fn messages_in_runs_are_those_one_by_one(bytes in frames_like(), max_message in 0_usize..40) {
         let config = Config { max_message, ..Config::default() };

@@ -4,6 +4,7 @@ use bytes::BytesMut;
 
 use super::*;
 use crate::message::{Message, Packed};
+use crate::versions::{VersionGap, Versions};
 
 fn hello(name: &str) -> Hello {
     Hello {
@@ -95,6 +96,94 @@ fn another_network_is_told_so_and_closed() {
             Output::Closed(reason)
         ]
     );
+}
+
+fn speaks(name: &str, (min, max): (u16, u16)) -> Hello {
+    Hello { version_min: min, version_max: max, ..hello(name) }
+}
+
+/// Has two ends of a link say Hello. Returns what each agreed on, or the reason that it ended with.
+fn meet(dialler: (u16, u16), acceptor: (u16, u16)) -> [Result<Agreed, Reason>; 2] {
+    let config = Arc::default();
+    let sides = [(Side::Dialler, "d", dialler), (Side::Acceptor, "a", acceptor)];
+    let mut links = sides.map(|(side, name, versions)| {
+        let greeting = Greeting { hello: speaks(name, versions), expected: None };
+        Link::new(at(0.0), side, greeting, &config)
+    });
+    let mut ends = [None, None];
+    for n in [0, 1, 0] {
+        for output in outputs(&mut links[n]) {
+            match output {
+                Output::Send(frame) => feed(&mut links[1 - n], at(0.1), &[frame]),
+                Output::Greeted(_) => links[n].admit(at(0.1)),
+                Output::Closed(reason) | Output::Farewell(reason) => ends[n] = Some(reason),
+                other => panic!("{other:?}"),
+            }
+        }
+        for output in outputs(&mut links[n]) {
+            if let Output::Send(frame) = output {
+                feed(&mut links[1 - n], at(0.1), &[frame]);
+            }
+        }
+    }
+    [0, 1].map(|n| ends[n].take().map_or_else(|| Ok(links[n].agreed().unwrap()), Err))
+}
+
+#[test]
+fn both_ends_speak_the_highest_version_that_they_have_in_common() {
+    for (dialler, acceptor, version) in [
+        ((1, 2), (1, 2), 2),
+        // A newer node with an older one, either way.
+        ((1, 2), (1, 1), 1),
+        ((1, 1), (1, 2), 1),
+        // A node that is newer than this version.
+        ((1, 2), (2, 3), 2),
+        ((2, 3), (1, 2), 2),
+    ] {
+        let agreed = Ok(Agreed { version, features: 0 });
+        assert_eq!(meet(dialler, acceptor), [agreed.clone(), agreed], "{dialler:?} {acceptor:?}");
+    }
+}
+
+#[test]
+fn without_a_common_version_both_ends_learn_both_ranges() {
+    let range = |(min, max)| Versions { min, max };
+    for (dialler, acceptor) in
+        [((3, 4), (1, 2)), ((1, 2), (3, 4)), ((2, 1), (1, 2)), ((0, 0), (1, 2))]
+    {
+        let gap = VersionGap { refusing: range(acceptor), refused: range(dialler) };
+        let reason = Reason::Version(Some(gap));
+        assert_eq!(meet(dialler, acceptor), [Err(reason.clone()), Err(reason)]);
+    }
+}
+
+#[test]
+fn added_fields_are_skipped_from_version_2_on() {
+    for (version, ended) in [(1, true), (2, false)] {
+        let greeting = Greeting { hello: speaks("a", (1, 2)), expected: None };
+        let mut link = Link::new(at(0.0), Side::Acceptor, greeting, &Arc::default());
+        feed(&mut link, at(0.0), &[Frame::Hello(speaks("d", (1, version)))]);
+        link.admit(at(0.0));
+        outputs(&mut link);
+        let clock = [12, 0, 0, 0, 0x61, 7, 0, 0, 0, 0, 0, 0, 0, b'n', b'e', b'w'];
+        link.receive(at(0.0), &mut BytesMut::from(&clock[..]));
+        match &outputs(&mut link)[..] {
+            [Output::Frame(Frame::Clock(7))] => assert!(!ended),
+            [Output::Send(_), Output::Closed(Reason::Fault(_))] => assert!(ended),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_refusal_for_the_version_need_not_name_any() {
+    let mut link = Link::new(at(0.0), Side::Dialler, greeting("d"), &Arc::default());
+    outputs(&mut link);
+    // As a node of version 1 says it.
+    let goodbye = [13, 0, 0, 0, 2, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    link.receive(at(0.0), &mut BytesMut::from(&goodbye[..]));
+    assert_eq!(outputs(&mut link), [Output::Farewell(Reason::Version(None))]);
+    assert_eq!(Reason::Version(None).to_string(), "no common protocol version");
 }
 
 #[test]

@@ -4,3 +4,4 @@
 
 mod simulation;
 mod vectors;
+mod versions;

@@ -1,0 +1,181 @@
+//! Versions of the wire: which one two nodes speak, and what is off between them.
+//!
+//! A node speaks its own version and the one before. Each Hello names the range of its sender, and both
+//! ends choose by the same rule: the highest version that is in both ranges. Where there is none the
+//! link is refused, with both ranges in the reason.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The version of the wire that this crate speaks at best.
+pub const VERSION: u16 = 2;
+
+/// A range of versions of the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Versions {
+    /// The lowest version in it.
+    pub min: u16,
+    /// The highest version in it. A range whose highest version is below its lowest is empty.
+    pub max: u16,
+}
+
+impl Versions {
+    /// The versions that this crate speaks: its own and the one before.
+    pub const OURS: Self = Self { min: VERSION - 1, max: VERSION };
+
+    /// Returns the highest version that is in both ranges.
+    #[must_use]
+    pub fn highest_common(self, other: Self) -> Option<u16> {
+        let min = self.min.max(other.min);
+        let max = self.max.min(other.max);
+        (min <= max).then_some(max)
+    }
+}
+
+impl fmt::Display for Versions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.min, self.max)
+    }
+}
+
+impl FromStr for Versions {
+    type Err = std::num::ParseIntError;
+
+    /// Reads a range as [`Versions`] prints it: `1-2`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (min, max) = text.split_once('-').unwrap_or((text, text));
+        Ok(Self { min: min.parse()?, max: max.parse()? })
+    }
+}
+
+/// Two nodes that have no version in common, as the one that refused the link describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the node that refused the link speaks versions {refusing}, the other one {refused}")]
+pub struct VersionGap {
+    /// The versions of the node that refused.
+    pub refusing: Versions,
+    /// The versions of the node that was refused.
+    pub refused: Versions,
+}
+
+impl VersionGap {
+    /// Returns the text of a Goodbye.
+    pub(crate) fn to_wire(self) -> String {
+        format!("{} {}", self.refusing, self.refused)
+    }
+
+    /// Reads the text of a Goodbye. Nodes of version 1 send none.
+    pub(crate) fn from_wire(text: &str) -> Option<Self> {
+        let (refusing, refused) = text.split_once(' ')?;
+        Some(Self { refusing: refusing.parse().ok()?, refused: refused.parse().ok()? })
+    }
+}
+
+/// What two nodes agreed on by their Hellos. Both ends compute the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Agreed {
+    /// The version of the wire that the link speaks.
+    pub version: u16,
+    /// The optional features that both have, a bit each. None are defined yet.
+    pub features: u64,
+}
+
+/// A part of the protocol that is off between two nodes, although they are linked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{part}: off, as the link speaks version {version}, and this came with version {since}")]
+pub struct Off {
+    /// The part, in a few words for users.
+    pub part: &'static str,
+    /// The version that the link speaks.
+    pub version: u16,
+    /// The version that the part came with.
+    pub since: u16,
+}
+
+/// Parts of the protocol that came after version 1, and the version that each came with.
+const PARTS: [(&str, u16); 3] = [
+    ("comparing clocks", 2),
+    ("reports of completed uploads", 2),
+    ("pings through other nodes", 2),
+];
+
+impl Agreed {
+    /// Returns whether frames may go on after the last field that this version knows.
+    pub(crate) fn has_added_fields(self) -> bool {
+        self.version >= 2
+    }
+
+    /// Returns the parts of the protocol that are off between the two nodes.
+    pub fn off(self) -> impl Iterator<Item = Off> {
+        let version = self.version;
+        let newer = PARTS.into_iter().filter(move |(_, since)| *since > version);
+        newer.map(move |(part, since)| Off { part, version, since })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn range(text: &str) -> Versions {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_highest_version_that_both_speak_is_chosen() {
+        for (ours, theirs, common) in [
+            ("1-1", "1-1", Some(1)),
+            ("1-2", "1-1", Some(1)),
+            ("1-2", "1-2", Some(2)),
+            ("1-2", "2-3", Some(2)),
+            ("2-3", "1-9", Some(3)),
+            ("1-1", "2-3", None),
+            ("0-0", "65535-65535", None),
+            ("0-65535", "65535-65535", Some(65535)),
+            // Empty ranges.
+            ("2-1", "1-2", None),
+            ("2-1", "2-1", None),
+        ] {
+            assert_eq!(range(ours).highest_common(range(theirs)), common, "{ours} {theirs}");
+        }
+        assert_eq!(Versions::OURS.to_string(), "1-2");
+    }
+
+    #[test]
+    fn a_part_that_is_newer_than_the_link_is_off_with_the_reason() {
+        let agreed = |version| Agreed { version, features: 0 };
+        assert_eq!(agreed(VERSION).off().count(), 0);
+        let off: Vec<_> = agreed(1).off().map(|off| off.to_string()).collect();
+        assert_eq!(off.len(), PARTS.len());
+        let first =
+            "comparing clocks: off, as the link speaks version 1, and this came with version 2";
+        assert_eq!(off[0], first);
+    }
+
+    proptest! {
+        #[test]
+        fn both_ends_choose_the_same(a: (u16, u16), b: (u16, u16)) {
+            let [a, b] = [a, b].map(|(min, max)| Versions { min, max });
+            let common = a.highest_common(b);
+            prop_assert_eq!(common, b.highest_common(a));
+            let holds = |version: u16, of: Versions| of.min <= version && version <= of.max;
+            match common {
+                Some(version) => {
+                    prop_assert!(holds(version, a) && holds(version, b));
+                    let higher = version.checked_add(1);
+                    prop_assert!(!higher.is_some_and(|next| holds(next, a) && holds(next, b)));
+                }
+                None => prop_assert!((a.min..=a.max).all(|version| !holds(version, b))),
+            }
+        }
+
+        #[test]
+        fn the_text_of_a_goodbye_is_read_again_or_not_at_all(text in ".{0,40}", a: (u16, u16)) {
+            let _ = VersionGap::from_wire(&text);
+            let versions = Versions { min: a.0, max: a.1 };
+            let gap = VersionGap { refusing: versions, refused: Versions::OURS };
+            prop_assert_eq!(VersionGap::from_wire(&gap.to_wire()), Some(gap));
+        }
+    }
+}
