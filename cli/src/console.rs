@@ -366,12 +366,12 @@ impl Completion {
         let candidates: Vec<String> = match (command, words.len()) {
             ("disconnect" | "send" | "ping", 1) => self.peers(typed),
             ("remove", 1) => {
-                let shares = self.node.shares().into_iter();
+                let shares = self.node.files().shares().into_iter();
                 shares.map(|file| file.hash.to_string()).collect()
             }
             ("get", 1) if !typed.starts_with("--") => self.hits(typed),
             ("pause" | "resume" | "cancel", 1) => {
-                let downloads = self.node.downloads().into_iter();
+                let downloads = self.node.files().downloads().into_iter();
                 downloads.map(|download| download.hash.to_string()).collect()
             }
             ("add" | "get" | "connect" | "broadcast", _) if typed.starts_with("--") => {

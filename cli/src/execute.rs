@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use peerkit::{
-    Access, Address, ConnectOptions, Error, FileName, FoundFile, Get, Hash, Network, Node, NodeId,
-    Peer, ShareOptions, SharedFile, Size,
+    Access, Address, ConnectOptions, Download, Error, FetchRequest, FileName, FoundFile, Hash,
+    Network, Node, NodeId, Peer, SharedFile, Size,
 };
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -69,7 +69,7 @@ impl Session {
     /// do that: what comes after them ends them.
     pub(crate) async fn fetches_settled(&self) {
         if !self.at_prompt {
-            self.fetches.settled(&self.node).await;
+            self.fetches.settled().await;
         }
     }
 
@@ -150,13 +150,13 @@ impl Session {
             Command::Remove { hash } => {
                 let mut files = Vec::new();
                 for (path, _) in self.shared(&hash).await? {
-                    files.extend(node.unshare_path(&path).await?);
+                    files.extend(node.files().unshare_path(&path).await?);
                 }
                 Outcome::Files { files }
             }
             Command::Refresh => {
                 self.restored().await;
-                let refreshed = node.refresh(self.bars.bar("hashing")).await?;
+                let refreshed = node.files().refresh(self.bars.bar("hashing")).await?;
                 let removed = refreshed.removed.into_iter();
                 Outcome::Refreshed {
                     files: ListedView::all(node),
@@ -184,22 +184,22 @@ impl Session {
                 Outcome::Found { files: found.into_iter().map(view).collect() }
             }
             Command::Get { line, from, force } => {
-                let download = node.download(self.get(&line, &from, force).await?).await?;
+                let download = node.fetch(self.request(&line, &from, force).await?);
                 let status = Box::new(download.status());
                 self.fetches.follow(download, self.output.clone(), self.at_prompt);
                 Outcome::Begun { download: status }
             }
-            Command::Downloads => Outcome::Downloads { downloads: node.downloads() },
+            Command::Downloads => Outcome::Downloads { downloads: node.files().downloads() },
             Command::Pause { download } => {
-                let download = node.pause(self.fetched(&download)?).await?;
+                let download = self.download(&download)?.pause().await?;
                 Outcome::Download { download: Box::new(download) }
             }
             Command::Resume { download } => {
-                let download = node.resume(self.fetched(&download)?).await?;
+                let download = self.download(&download)?.resume().await?;
                 Outcome::Download { download: Box::new(download) }
             }
             Command::Cancel { download } => {
-                let download = node.cancel(self.fetched(&download)?).await?;
+                let download = self.download(&download)?.cancel().await?;
                 Outcome::Download { download: Box::new(download) }
             }
             Command::Status => Outcome::Status { status: Box::new(node.status().await) },
@@ -310,21 +310,20 @@ impl Session {
     }
 
     async fn add(&self, path: PathBuf, to: &[String], ticket: bool) -> anyhow::Result<Outcome> {
-        let mut options = ShareOptions::default();
+        let mut sharing = self.node.share(path).on_progress(self.bars.bar("hashing"));
         if ticket {
-            options = options.with_ticket();
+            sharing = sharing.with_ticket();
         }
         if !to.is_empty() {
             let mut nodes = Vec::new();
             for node in to {
                 nodes.push(self.node_named(node).await?);
             }
-            options = options.to_nodes(nodes);
+            sharing = sharing.to_nodes(nodes);
         }
-        let bar = self.bars.bar("hashing");
-        let added = self.node.share_with(path, options, bar).await?;
+        let added = sharing.await?;
         let is_open = matches!(added.access, Access::Open);
-        let ticket = self.node.ticket_for(&added.shared).filter(|_| !is_open);
+        let ticket = self.node.files().ticket_for(&added.shared).filter(|_| !is_open);
         Ok(Outcome::Added {
             files: vec![added.shared],
             ticket: ticket.map(|ticket| ticket.to_string()),
@@ -341,7 +340,12 @@ impl Session {
     }
 
     /// What `get` is to fetch, from where and where to.
-    async fn get(&self, line: &str, from: &[String], force: bool) -> anyhow::Result<Get> {
+    async fn request(
+        &self,
+        line: &str,
+        from: &[String],
+        force: bool,
+    ) -> anyhow::Result<FetchRequest> {
         let (wanted, name, path) = {
             let found = lock(&self.found);
             wanted::read(line, &found).map_err(|error| anyhow!(error))?
@@ -351,23 +355,23 @@ impl Session {
                 "standard output is the node's own: `peerkit get TICKET -` in a shell writes there"
             );
         }
-        let get = match wanted {
+        let request = match wanted {
             Wanted::Ticket(ticket) if ticket.network != self.node.network_name() => bail!(
                 "this ticket is from the network `{}`, where this node is not: \
                  `peerkit get TICKET` fetches it without a running node",
                 ticket.network
             ),
-            Wanted::Ticket(ticket) => Get::ticket(&ticket),
-            Wanted::Hash(hash) => Get::new(hash),
+            Wanted::Ticket(ticket) => FetchRequest::ticket(&ticket),
+            Wanted::Hash(hash) => FetchRequest::new(hash),
         };
-        let get = match name {
-            Some(name) => get.named(name),
-            None => get,
+        let request = match name {
+            Some(name) => request.named(name),
+            None => request,
         };
         let from = self.addresses(from).await?;
-        let get = from.into_iter().fold(get.overwrite(force), Get::from);
-        let destination = Destination::new(path.as_deref(), &self.node.download_folder());
-        Ok(destination.context("there is no current folder")?.of_get(get))
+        let request = from.into_iter().fold(request.overwrite(force), FetchRequest::from);
+        let destination = Destination::new(path.as_deref(), &self.node.files().download_folder());
+        Ok(destination.context("there is no current folder")?.of_request(request))
     }
 
     /// The addresses that are meant, of names and identities those that are known.
@@ -394,14 +398,14 @@ impl Session {
 
     /// Whether what was shared before the start is shared again by now; waits a moment for it.
     async fn restored(&self) -> bool {
-        tokio::time::timeout(RESTORED, self.node.shares_restored()).await.is_ok()
+        tokio::time::timeout(RESTORED, self.node.files().restored()).await.is_ok()
     }
 
     /// The shares that are meant: one by its path or name, or all with a hash, whole or its first
     /// digits.
     async fn shared(&self, text: &str) -> anyhow::Result<Vec<(PathBuf, SharedFile)>> {
         self.restored().await;
-        let mut shares = self.node.shared_paths();
+        let mut shares = self.node.files().shared_paths();
         let path = std::path::absolute(folders::expand_home(text)).unwrap_or_default();
         if let Some(at) = shares.iter().position(|(shared, _)| *shared == path) {
             return Ok(vec![shares.swap_remove(at)]);
@@ -423,12 +427,12 @@ impl Session {
         Ok(shares)
     }
 
-    /// The hash that is meant among the downloads: whole, its first digits, or the file's name.
-    fn fetched(&self, text: &str) -> anyhow::Result<Hash> {
-        let downloads = self.node.downloads();
+    /// Finds a download by its hash, whole or its first digits, or by the file's name.
+    fn download(&self, text: &str) -> anyhow::Result<Download> {
+        let downloads = self.node.files().downloads();
         let named = downloads.iter().map(|download| (download.hash, download.name.as_ref()));
         match by_name_or_digits(text, named)? {
-            Some(hash) => Ok(hash),
+            Some(hash) => Ok(self.node.files().download(hash)?),
             None => bail!("`{text}` is not being fetched: `downloads` lists what is"),
         }
     }

@@ -18,9 +18,6 @@ use crate::progress::{Bars, peer_of};
 use crate::text::{self, Paint};
 use crate::{human, terminal};
 
-/// How often it is looked whether a fetch was paused while its end is waited for.
-const LOOK: Duration = Duration::from_millis(200);
-
 /// How often it is shown how far they are: slow enough to be read.
 const SHOW: Duration = Duration::from_millis(500);
 
@@ -35,8 +32,8 @@ pub(crate) struct Fetches {
 
 #[derive(Default)]
 struct Inner {
-    /// Those whose result has not been told.
-    under_way: Mutex<Vec<Hash>>,
+    /// Those whose result has not been printed.
+    under_way: Mutex<Vec<Download>>,
     /// Those whose end a result tells, so that the event would tell it twice.
     told: Mutex<BTreeSet<Hash>>,
     ended: Notify,
@@ -48,11 +45,11 @@ impl Fetches {
     /// where `quiet`: whoever did that knows.
     pub(crate) fn follow(&self, download: Download, output: Output, quiet: bool) {
         let hash = download.hash();
-        lock(&self.inner.under_way).push(hash);
+        lock(&self.inner.under_way).push(download.clone());
         lock(&self.inner.told).insert(hash);
         let inner = self.inner.clone();
         tokio::spawn(async move {
-            let result = download.clone().finished().await;
+            let result = download.clone().await;
             let stopped = matches!(result, Err(Error::Stopped));
             let cancelled = matches!(result, Err(Error::Fetch(FetchError::Cancelled)));
             if !stopped {
@@ -69,7 +66,7 @@ impl Fetches {
                 output.result("get", &result).await;
             }
             let mut under_way = lock(&inner.under_way);
-            if let Some(at) = under_way.iter().position(|other| *other == hash) {
+            if let Some(at) = under_way.iter().position(|other| other.hash() == hash) {
                 under_way.swap_remove(at);
             }
             drop(under_way);
@@ -98,19 +95,15 @@ impl Fetches {
     }
 
     /// Waits until all have ended but those that are paused, which may take for ever.
-    pub(crate) async fn settled(&self, node: &Node) {
+    pub(crate) async fn settled(&self) {
         loop {
             let ended = self.inner.ended.notified();
-            let under_way = lock(&self.inner.under_way).clone();
-            let downloads = if under_way.is_empty() { Vec::new() } else { node.downloads() };
-            let paused = |hash: &Hash| {
-                let mut downloads = downloads.iter();
-                downloads.any(|all| all.hash == *hash && all.state == DownloadState::Paused)
-            };
-            if under_way.iter().all(paused) {
-                return;
+            let active = lock(&self.inner.under_way).iter().find(|one| !is_paused(one)).cloned();
+            let Some(active) = active else { return };
+            tokio::select! {
+                () = ended => {}
+                () = paused(&active) => {}
             }
-            let _ = tokio::time::timeout(LOOK, ended).await;
         }
     }
 
@@ -121,9 +114,24 @@ impl Fetches {
             if self.under_way() == 0 {
                 return;
             }
-            let _ = tokio::time::timeout(LOOK, ended).await;
+            ended.await;
         }
     }
+}
+
+fn is_paused(download: &Download) -> bool {
+    download.status().state == DownloadState::Paused
+}
+
+/// Waits until a download is paused; for ever if it is over.
+async fn paused(download: &Download) {
+    let mut progress = download.progress();
+    while let Some(status) = progress.next().await {
+        if status.state == DownloadState::Paused {
+            return;
+        }
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Shows how far downloads and uploads are, for ever: above the prompt, or as bars where a terminal shows
@@ -133,16 +141,16 @@ pub(crate) async fn show(node: Node, output: Output, bars: Bars, at_prompt: bool
     let mut look = tokio::time::interval(SHOW);
     loop {
         look.tick().await;
-        let downloads = node.downloads();
+        let downloads = node.files().downloads();
         if !at_prompt {
             shown.show(&downloads);
-            shown_uploads.show(&node, &node.uploads());
+            shown_uploads.show(&node, &node.files().uploads());
             continue;
         }
         let running = downloads.iter().filter(|download| download.state.is_under_way());
         let columns = terminal::columns();
         let lines = running.map(|download| human::downloads::line(Paint::none(), download));
-        let uploads = node.uploads();
+        let uploads = node.files().uploads();
         let sent = uploads
             .iter()
             .map(|upload| human::uploads::line(Paint::none(), &peer_of(&node, upload), upload));

@@ -3,14 +3,15 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use peerkit::{
-    Config, DownloadStatus, Error, FetchError, Fetched, FileKind, Get, Hash, NameFault, Node,
+    Config, DownloadStatus, Error, FetchError, FetchRequest, Fetched, FileKind, NameFault, Node,
     NodeId, Renamed,
 };
 use tempfile::TempDir;
+use tokio::time::{Instant, Interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::GetArgs;
@@ -28,10 +29,7 @@ mod ticket;
 /// The network of a HASH's node unless told otherwise.
 const NETWORK: &str = "peerkit";
 
-/// How often it is looked how far it is: a bar that moves smoothly enough.
-const LOOK: Duration = Duration::from_millis(100);
-
-/// How often that is told where standard error is no terminal.
+/// Interval of the lines that show the progress if standard error is not a terminal.
 const TELL: Duration = Duration::from_secs(5);
 
 /// The name of what goes to standard output, in its temporary folder.
@@ -68,12 +66,12 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     leaving.abort();
     let (wanted, path) = read?;
     let target = Target::of(path.as_deref(), args.json)?;
-    let (get, sources, network) = wanted_from(&args, &wanted)?;
+    let (request, sources, network) = wanted_from(&args, &wanted)?;
     Log::start();
     let node = start_node(&args, &network, &sources).await?;
     signals::started();
-    let get = target.of_get(get.overwrite(args.force));
-    let result = fetch(&node, get, &target, &stop).await;
+    let request = target.of_request(request.overwrite(args.force));
+    let result = fetch(&node, request, &target, &stop).await;
     node.shutdown().await;
     let is_whole = result.as_ref().is_ok_and(|fetched| fetched.left_out.is_empty());
     if args.json {
@@ -91,23 +89,27 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
 }
 
 /// What to fetch, from which nodes as far as they are known, in which network.
-fn wanted_from(args: &GetArgs, wanted: &Wanted) -> anyhow::Result<(Get, Vec<NodeId>, String)> {
-    let (get, network) = match wanted {
-        Wanted::Ticket(ticket) => (Get::ticket(ticket), ticket.network.clone()),
+fn wanted_from(
+    args: &GetArgs,
+    wanted: &Wanted,
+) -> anyhow::Result<(FetchRequest, Vec<NodeId>, String)> {
+    let (request, network) = match wanted {
+        Wanted::Ticket(ticket) => (FetchRequest::ticket(ticket), ticket.network.clone()),
         Wanted::Hash(_) if args.from.is_empty() => {
             let error = "a hash does not say where to fetch it: give --from ADDR, or use a ticket \
                          (or `get` at the prompt of `peerkit run`, which asks its network)";
             return Err(Usage(error.to_owned()).into());
         }
         Wanted::Hash(hash) => {
-            (Get::new(*hash), args.network.clone().unwrap_or_else(|| NETWORK.to_owned()))
+            (FetchRequest::new(*hash), args.network.clone().unwrap_or_else(|| NETWORK.to_owned()))
         }
     };
     let mut sources: Vec<NodeId> = args.from.iter().filter_map(|address| address.id).collect();
     if let Wanted::Ticket(ticket) = wanted {
         sources.push(ticket.node);
     }
-    Ok((args.from.iter().cloned().fold(get, Get::from), sources, network))
+    let request = args.from.iter().cloned().fold(request, FetchRequest::from);
+    Ok((request, sources, network))
 }
 
 /// Where it goes.
@@ -134,10 +136,10 @@ impl Target {
         Ok(Self::Standard(folder))
     }
 
-    fn of_get(&self, get: Get) -> Get {
+    fn of_request(&self, request: FetchRequest) -> FetchRequest {
         match self {
-            Self::Disk(destination) => destination.of_get(get),
-            Self::Standard(folder) => get.to(folder.path().join(TEMPORARY)),
+            Self::Disk(destination) => destination.of_request(request),
+            Self::Standard(folder) => request.to(folder.path().join(TEMPORARY)),
         }
     }
 }
@@ -163,39 +165,32 @@ async fn start_node(args: &GetArgs, network: &str, sources: &[NodeId]) -> anyhow
 /// Fetches, and shows how far it is, until it is there or is given up.
 async fn fetch(
     node: &Node,
-    get: Get,
+    request: FetchRequest,
     target: &Target,
     stop: &CancellationToken,
 ) -> anyhow::Result<Fetched> {
-    let download = node.download(get).await?;
-    let hash = download.hash();
-    let mut shown = Progress::new();
-    let finished = download.finished();
-    tokio::pin!(finished);
-    let fetched = loop {
-        let now = status(node, hash);
-        let is_folder = now.as_ref().is_some_and(|now| now.kind == Some(FileKind::Folder));
-        if is_folder && matches!(target, Target::Standard(_)) {
-            bail!(FOLDER_TO_STANDARD);
-        }
-        if let Some(now) = &now {
-            shown.show(now);
-        }
+    let download = node.fetch(request);
+    let mut progress = download.progress();
+    let mut shown = Shown::new();
+    loop {
         tokio::select! {
-            fetched = &mut finished => break fetched,
+            biased;
             () = stop.cancelled() => {
                 signals::cut_short();
-                return Err(stopped(target, status(node, hash).as_ref()));
+                return Err(stopped(target, &download.status()));
             }
-            () = tokio::time::sleep(LOOK) => {}
+            status = progress.next() => {
+                let Some(status) = status else { break };
+                let is_folder = status.kind == Some(FileKind::Folder);
+                if is_folder && matches!(target, Target::Standard(_)) {
+                    bail!(FOLDER_TO_STANDARD);
+                }
+                shown.changed(&status);
+            }
+            () = shown.due() => shown.tell(&download.status()),
         }
-    };
-    match fetched {
-        Ok(fetched)
-            if fetched.kind == FileKind::Folder && matches!(target, Target::Standard(_)) =>
-        {
-            bail!(FOLDER_TO_STANDARD)
-        }
+    }
+    match download.clone().await {
         Ok(fetched) => Ok(fetched),
         Err(error) => {
             let goes_on = match &error {
@@ -203,7 +198,7 @@ async fn fetch(
                 _ => GOES_ON,
             };
             let error = advised(error);
-            match is_kept(target, status(node, hash).as_ref()) {
+            match is_kept(target, &download.status()) {
                 true => bail!("{}; {goes_on}", text::error(&error)),
                 false => Err(error),
             }
@@ -235,11 +230,7 @@ fn advised(error: Error) -> anyhow::Error {
 const FOLDER_TO_STANDARD: &str =
     "this is a folder, which standard output can't hold: leave out the -, or give a PATH";
 
-fn status(node: &Node, hash: Hash) -> Option<DownloadStatus> {
-    node.downloads().into_iter().find(|download| download.hash == hash)
-}
-
-fn stopped(target: &Target, status: Option<&DownloadStatus>) -> anyhow::Error {
+fn stopped(target: &Target, status: &DownloadStatus) -> anyhow::Error {
     match is_kept(target, status) {
         true => anyhow!("stopped: {GOES_ON}"),
         false => anyhow!("stopped before it was done: nothing is kept"),
@@ -247,8 +238,8 @@ fn stopped(target: &Target, status: Option<&DownloadStatus>) -> anyhow::Error {
 }
 
 /// Whether something has come that the next fetch goes on from.
-fn is_kept(target: &Target, status: Option<&DownloadStatus>) -> bool {
-    !matches!(target, Target::Standard(_)) && status.is_some_and(|status| status.kept)
+fn is_kept(target: &Target, status: &DownloadStatus) -> bool {
+    !matches!(target, Target::Standard(_)) && status.kept
 }
 
 /// Prints where it is, below the current folder without that; and on standard error what is not as it
@@ -301,30 +292,39 @@ async fn write_out(path: PathBuf, target: Target, stop: &CancellationToken) -> a
     }
 }
 
-/// Tells how far it is: a bar on a terminal, else a line now and then.
-enum Progress {
+/// The progress on standard error: a bar on a terminal, else a line every few seconds.
+enum Shown {
     Bars(crate::progress::DownloadBars),
-    Lines { next: Instant },
+    Lines(Interval),
 }
 
-impl Progress {
+impl Shown {
     fn new() -> Self {
         if io::stderr().is_terminal() {
             Self::Bars(Bars::new().downloads())
         } else {
-            Self::Lines { next: Instant::now() + TELL }
+            Self::Lines(tokio::time::interval_at(Instant::now() + TELL, TELL))
         }
     }
 
-    fn show(&mut self, status: &DownloadStatus) {
-        match self {
-            Self::Bars(bars) => bars.show(std::slice::from_ref(status)),
-            Self::Lines { next } if Instant::now() < *next => {}
-            Self::Lines { next } => {
-                *next = Instant::now() + TELL;
-                let line = human::downloads::line(Paint::on(&io::stderr()), status);
-                let _ = writeln!(io::stderr(), "{line}");
-            }
+    /// Shows a new status on the bar.
+    fn changed(&mut self, status: &DownloadStatus) {
+        if let Self::Bars(bars) = self {
+            bars.show(std::slice::from_ref(status));
         }
+    }
+
+    /// Waits until a line is due; for ever if there is a bar.
+    async fn due(&mut self) {
+        match self {
+            Self::Bars(_) => std::future::pending().await,
+            Self::Lines(interval) => drop(interval.tick().await),
+        }
+    }
+
+    /// Prints a line.
+    fn tell(&self, status: &DownloadStatus) {
+        let line = human::downloads::line(Paint::on(&io::stderr()), status);
+        let _ = writeln!(io::stderr(), "{line}");
     }
 }

@@ -47,7 +47,7 @@ impl<'a> Started<'a> {
     ) -> Self {
         let Running { node, state, notes } = running;
         let addresses = node.addresses().into_iter();
-        let downloads = node.downloads();
+        let downloads = node.files().downloads();
         let resuming = downloads.iter().filter(|download| download.state.is_under_way()).count();
         Self {
             event: "node_started",
@@ -108,7 +108,7 @@ struct Uploads {
 
 impl Stopped {
     pub(crate) fn new(node: &Node) -> Self {
-        let data = Uploads { uploads: node.upload_totals() };
+        let data = Uploads { uploads: node.files().upload_totals() };
         Self { event: "node_stopped", time: unix_millis(), node: node.id(), peer: None, data }
     }
 }

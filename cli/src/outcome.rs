@@ -407,7 +407,7 @@ impl ListedView {
             let contents = ContentsView::first(node, &path, &mut left);
             Self { file, contents }
         };
-        node.shared_paths().into_iter().map(view).collect()
+        node.files().shared_paths().into_iter().map(view).collect()
     }
 }
 
@@ -430,7 +430,7 @@ pub(crate) struct ContentsView {
 
 impl ContentsView {
     pub(crate) fn part(node: &Node, path: &Path, skipped: usize, limit: usize) -> Option<Self> {
-        let part = node.shared_files(path, skipped, limit)?;
+        let part = node.files().shared_files(path, skipped, limit)?;
         let files = part.files.into_iter().map(FolderFileView::from).collect();
         Some(Self { files, count: part.total, skipped })
     }
@@ -489,7 +489,7 @@ impl SharedView {
             let contents = ContentsView::first(node, &path, &mut left);
             Self::new(node, path, file, contents)
         };
-        node.shared_paths().into_iter().map(view).collect()
+        node.files().shared_paths().into_iter().map(view).collect()
     }
 
     /// One share, with its files after the first `skip`.
@@ -499,7 +499,7 @@ impl SharedView {
     }
 
     fn new(node: &Node, path: PathBuf, file: SharedFile, contents: Option<ContentsView>) -> Self {
-        let (access, to) = match node.access(file.hash) {
+        let (access, to) = match node.files().access(file.hash) {
             None | Some(Access::Open) => ("open", Vec::new()),
             Some(Access::Nodes(nodes)) => ("nodes", nodes),
             Some(Access::Ticket(_)) => ("ticket", Vec::new()),

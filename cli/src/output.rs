@@ -169,7 +169,7 @@ impl Output {
 
     /// Tells what a node that has stopped had sent of files; that it was nothing if `always`.
     pub(crate) async fn stopped(&self, node: &Node, always: bool) {
-        let totals = node.upload_totals();
+        let totals = node.files().upload_totals();
         let line = match self.json {
             true => json::line(&Stopped::new(node)),
             false if always || totals.peers > 0 => human::uploads::total(&totals) + "\n",

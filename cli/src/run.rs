@@ -140,7 +140,7 @@ async fn serve(
     let mut sharing = Vec::new();
     let mut skipped: Vec<SkippedView> = Vec::new();
     for path in shares {
-        let adding = node.share_with_progress(path, bars.bar("hashing"));
+        let adding = node.share(path).on_progress(bars.bar("hashing")).into_future();
         tokio::select! {
             added = adding => {
                 let added = added?;
@@ -208,7 +208,7 @@ async fn serve(
     let is_idle = places.is_empty() && args.share.is_empty() && !args.headless;
     let is_idle = is_idle && nothing_came && input == Input::Lines && !stop.is_cancelled();
     let ok = ok && !fetches.failed();
-    let downloads = node.downloads();
+    let downloads = node.files().downloads();
     if session.at_prompt {
         output.text(fetches::at_next_start(&downloads)).await;
     }
@@ -404,7 +404,7 @@ async fn greet(
         };
         text.push_str(&format!("To {verb} from {from}{secret}: {}\n", paint.good(&line)));
     }
-    let unfinished = node.downloads();
+    let unfinished = node.files().downloads();
     let unfinished = unfinished.iter().filter(|download| download.state.is_under_way()).count();
     if unfinished > 0 {
         text.push_str(&format!("Going on with {} from before\n", fetches::number(unfinished)));

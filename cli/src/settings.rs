@@ -86,7 +86,7 @@ pub(crate) fn set(node: &Node, setting: Setting) -> anyhow::Result<SettingView> 
         Setting::Downloads(folder) => {
             let folder = std::path::absolute(&folder).context("there is no current folder")?;
             folders::check_folder(&folder)?;
-            node.set_download_folder(folder);
+            node.files().set_download_folder(folder);
             Ok(downloads(node))
         }
         Setting::Rate(index, value) => {
@@ -100,7 +100,7 @@ pub(crate) fn set(node: &Node, setting: Setting) -> anyhow::Result<SettingView> 
 }
 
 fn downloads(node: &Node) -> SettingView {
-    let folder = node.download_folder();
+    let folder = node.files().download_folder();
     let folder = std::path::absolute(&folder).unwrap_or(folder);
     SettingView { name: DOWNLOADS, value: folder.to_string_lossy().into() }
 }

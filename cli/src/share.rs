@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use peerkit::{Added, Config, Error, Event, Events, Hash, Node, NodeId, ShareOptions, StoreError};
+use peerkit::{Added, Config, Error, Event, Events, Hash, Node, NodeId, Sharing, StoreError};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -118,8 +118,8 @@ async fn serve(
             output.text(notes.collect()).await;
         }
         for path in paths {
-            let adding = node.share_with(path, options(args), bars.bar("hashing"));
-            output.text(announcement(serving, adding.await?, &output)?).await;
+            let sharing = sharing(args, node, path).on_progress(bars.bar("hashing"));
+            output.text(announcement(serving, sharing.await?, &output)?).await;
         }
         if !output.is_json() {
             output.text(closing(args, node, &output)).await;
@@ -155,12 +155,13 @@ async fn tell(node: Node, mut events: Events, output: Output) {
     }
 }
 
-fn options(args: &ShareArgs) -> ShareOptions {
-    let options = ShareOptions::default().remember(false);
+/// Shares one path as the arguments say, once it is awaited.
+fn sharing(args: &ShareArgs, node: &Node, path: &Path) -> Sharing {
+    let sharing = node.share(path).remember(false);
     match (args.ticket, args.to.is_empty()) {
-        (true, _) => options.with_ticket(),
-        (_, false) => options.to_nodes(args.to.clone()),
-        _ => options,
+        (true, _) => sharing.with_ticket(),
+        (_, false) => sharing.to_nodes(args.to.clone()),
+        _ => sharing,
     }
 }
 
@@ -191,7 +192,7 @@ struct Shared<'a> {
 fn announcement(serving: &Serving, added: Added, output: &Output) -> anyhow::Result<String> {
     let node = &serving.node;
     let file = added.shared;
-    let ticket = node.ticket_for(&file).context("it is shared no longer")?;
+    let ticket = node.files().ticket_for(&file).context("it is shared no longer")?;
     let reach = Reach::of(&ticket.addresses);
     let addresses = ticket.addresses.iter().map(ToString::to_string).collect();
     let ticket = ticket.to_string();

@@ -3,7 +3,7 @@
 
 use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 
-use peerkit::{FileName, Get, Hash, Ticket, TicketError};
+use peerkit::{FetchRequest, FileName, Hash, Ticket, TicketError};
 
 use crate::folders;
 use crate::words::{self, Word};
@@ -238,11 +238,11 @@ impl Destination {
         Ok(if is_folder { Self::Folder(path) } else { Self::Path(path) })
     }
 
-    /// Has `get` put what it fetches there.
-    pub(crate) fn of_get(&self, get: Get) -> Get {
+    /// Sets this as the destination of a request.
+    pub(crate) fn of_request(&self, request: FetchRequest) -> FetchRequest {
         match self {
-            Self::Folder(folder) => get.into_folder(folder),
-            Self::Path(path) => get.to(path),
+            Self::Folder(folder) => request.into_folder(folder),
+            Self::Path(path) => request.to(path),
         }
     }
 }

@@ -12,7 +12,7 @@
 use std::error::Error;
 use std::path::Path;
 
-use peerkit::Node;
+use peerkit::{FetchRequest, Node};
 
 /// Does what a user has typed. What is downloaded goes into the folder `downloads`.
 async fn command(node: &Node, line: &str, downloads: &Path) -> Result<(), Box<dyn Error>> {
@@ -36,7 +36,8 @@ async fn command(node: &Node, line: &str, downloads: &Path) -> Result<(), Box<dy
             }
         }
         "download" => {
-            let fetched = node.fetch_into(rest.parse()?, downloads, |_| {}).await?;
+            let fetched =
+                node.fetch(FetchRequest::new(rest.parse()?).into_folder(downloads)).await?;
             println!("  {} bytes, verified, in {}", fetched.bytes, fetched.path.display());
         }
         _ => println!("  connect ADDRESS, discover, ping, search WORDS or download HASH"),

@@ -12,7 +12,7 @@ use crate::inner::Inner;
 use crate::node::REJOIN;
 use crate::order::{HANDLER_ORDERS, Order};
 use crate::shares::ShareOptions;
-use crate::transfer::Get;
+use crate::transfer::FetchRequest;
 
 /// Actions of the handler that may be under way at once. 1,024: one for each order that the actor
 /// may have waiting.
@@ -116,7 +116,7 @@ impl Inner {
                 Event::NodePingCompleted { action, node, rtt }
             }
             Action::Fetch(action, hash, to) => {
-                let fetched = self.fetch_now(Get::new(hash).to(to), |_| {}).await?;
+                let fetched = self.fetch(FetchRequest::new(hash).to(to).foreground()).await?;
                 let (path, bytes) = (fetched.path, fetched.bytes);
                 Event::NodeFetchCompleted { action, hash, path, bytes }
             }

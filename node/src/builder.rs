@@ -159,7 +159,8 @@ impl Builder {
     }
 
     /// Sets the folder for fetches that name no destination; the current folder by default. It is made
-    /// when something is fetched into it. See [`Node::set_download_folder`].
+    /// when something is fetched into it. See
+    /// [`FilesHandle::set_download_folder`](crate::FilesHandle::set_download_folder).
     pub fn download_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.download_folder = Some(folder.into());
         self
@@ -174,7 +175,7 @@ impl Builder {
 
     /// Whether shares are watched, so that what changes on disk is shared as it is then, and what was
     /// gone and comes back is shared again; off by default. Without it, and where the system can't,
-    /// [`Node::refresh`] does so. What has changed is never served under its old hash, either way.
+    /// [`FilesHandle::refresh`](crate::FilesHandle::refresh) does so. What has changed is never served under its old hash, either way.
     pub fn watch(mut self, watch: bool) -> Self {
         self.watch = watch;
         self

@@ -196,6 +196,18 @@ pub enum Error {
     /// There is no download of that hash about which something can be done.
     #[error("there is no download of {0} under way")]
     NoDownload(Hash),
+    /// A download failed, and its error was returned to another caller that waited for it.
+    /// [`DownloadStatus::error`](crate::DownloadStatus::error) has its text.
+    #[error("the fetch of {0} failed, as was reported before")]
+    AlreadyReported(Hash),
+    /// The text of a search is too long: nothing was asked.
+    #[error("a search has at most {limit} bytes")]
+    SearchTooLong {
+        /// Bytes of the text.
+        len: usize,
+        /// Bytes that it may have.
+        limit: usize,
+    },
     /// A file could not be fetched from any of its sources.
     #[error(transparent)]
     Fetch(#[from] FetchError),

@@ -91,20 +91,20 @@ pub use key::{
 };
 pub use network::{Degrees, Figures, Network, NetworkNode};
 pub use node::{
-    Broadcasted, ConnectOptions, Discovery, IntoAddress, Node, Place, SendReport, Sender, Size,
+    Broadcasted, ConnectOptions, Discovery, FilesHandle, IntoAddress, Node, Place, SendReport,
+    Sender, Size,
 };
 pub use outgoing::Outgoing;
 pub use rate::RateLimits;
 pub use shares::{
-    Added, FolderFile, FolderPart, Progress, Refreshed, ShareError, ShareOptions, SkipReason,
-    Skipped,
+    Added, FolderFile, FolderPart, Progress, Refreshed, ShareError, Sharing, SkipReason, Skipped,
 };
 pub use status::{BroadcastCounters, PeerStatus, Status};
 pub use store::{KnownPeer, StoreError};
 pub use stream::Stream;
 pub use transfer::{
-    Download, DownloadState, DownloadStatus, Dropped, FetchError, Fetched, Get, InTheWay,
-    UploadStatus, UploadTotals,
+    Download, DownloadProgress, DownloadState, DownloadStatus, Dropped, FetchError, FetchRequest,
+    Fetched, InTheWay, UploadStatus, UploadTotals,
 };
 
 pub use peerkit_proto::address::{Address, DEFAULT_PORT, ParseAddressError};

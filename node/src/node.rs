@@ -28,6 +28,7 @@ mod network;
 pub(crate) use network::REJOIN;
 mod places;
 
+pub use files::FilesHandle;
 pub use messages::{SendReport, Sender};
 pub use network::{Broadcasted, Discovery, Size};
 pub use places::{IntoAddress, Place};
@@ -256,13 +257,13 @@ impl Node {
         Some(self.inner.conn(peer).ok()?.meter.read())
     }
 
-    /// How fast files may go out and come in.
+    /// Returns the limits of what may go out and come in a second.
     #[must_use]
     pub fn rates(&self) -> RateLimits {
         self.inner.rates.limits()
     }
 
-    /// Other limits from now on, for what is under way as well.
+    /// Sets other limits from now on, also for transfers that are under way.
     pub fn set_rates(&self, limits: RateLimits) {
         self.inner.rates.set(limits);
     }

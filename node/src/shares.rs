@@ -13,6 +13,7 @@ mod options;
 mod question;
 mod report;
 mod scan;
+mod sharing;
 #[cfg(test)]
 mod tests;
 mod watching;
@@ -31,10 +32,11 @@ use tokio_util::task::TaskTracker;
 pub(crate) use index::ChangedShare;
 pub(crate) use open::read_exact_at;
 pub(crate) use open::{OpenShare, OpenTree, values_of};
-pub use options::ShareOptions;
+pub(crate) use options::ShareOptions;
 pub use report::{
     Added, FolderFile, FolderPart, Progress, Refreshed, ShareError, SkipReason, Skipped,
 };
+pub use sharing::Sharing;
 
 use crate::lock::{lock, read, write};
 use crate::store::{KnownShare, Store, StoreError};
@@ -239,7 +241,7 @@ impl Shares {
         top.part(skip, limit)
     }
 
-    /// At most `limit` shares, and files in shared folders, that `text` asks for, as
+    /// Returns at most `limit` shares, and files in shared folders, that `text` asks for, as
     /// [`Node::search`](crate::Node::search) has it. Shares come first. An empty text finds
     /// everything. Where nobody is known to ask, only what is open is found. Takes some
     /// milliseconds for 100,000 files.

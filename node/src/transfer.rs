@@ -6,9 +6,10 @@
 
 mod asking;
 mod checking;
+mod download;
 mod downloads;
+mod fetch_request;
 mod fetching;
-mod get;
 mod job;
 mod keeping;
 mod listed;
@@ -35,9 +36,9 @@ use peerkit_proto::files::{
 use peerkit_proto::id::NodeId;
 use serde::Serialize;
 
-pub use downloads::Download;
+pub use download::{Download, DownloadProgress};
 pub(crate) use downloads::Downloads;
-pub use get::Get;
+pub use fetch_request::FetchRequest;
 pub(crate) use part::is_part_name;
 pub(crate) use partial::Partials;
 pub(crate) use serve::Serving;

@@ -9,7 +9,7 @@ mod common;
 use std::path::Path;
 
 use common::*;
-use peerkit::{Config, Get, Progress};
+use peerkit::{Config, FetchRequest};
 
 /// A hundred nodes fetch from one at the same time: what each has it gives to the others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -27,8 +27,9 @@ async fn a_hundred_fetch_from_one_at_little_more_than_the_cost_of_one() {
         // Its turn may be long in coming.
         let config = Config::default();
         let node = builder("fetcher").config(config).manual(true).spawn().await.unwrap();
-        let get = Get::new(hash).to(to.path().join(n.to_string())).from(at(&uploader).into());
-        fetching.spawn(async move { (n, node.fetch_now(get, |_: Progress| {}).await, node) });
+        let get =
+            FetchRequest::new(hash).to(to.path().join(n.to_string())).from(at(&uploader).into());
+        fetching.spawn(async move { (n, node.fetch(get).await, node) });
     }
     let mut nodes = Vec::new();
     while let Some(done) = fetching.join_next().await {

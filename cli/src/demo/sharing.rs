@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use peerkit::{Hash, Node, SharedFile};
+use peerkit::{FetchRequest, Hash, Node, SharedFile};
 use serde_json::json;
 
 use super::files::{self, Tree};
@@ -53,7 +53,7 @@ pub(super) async fn share(
     let single = sharer.share(made.join(files::LARGEST)).await?;
     let expected = files::hash(&made.join(files::LARGEST))?;
     ensure!(single.shared.hash == expected, "a shared file's hash is not BLAKE3's");
-    let shares = network.nodes.iter().map(|node| node.shares().len());
+    let shares = network.nodes.iter().map(|node| node.files().shares().len());
     ensure!(shares.sum::<usize>() == offers.len() + 1, "the list of shares is wrong");
     let number = offers.iter().map(|offer| offer.tree.len()).sum();
     let bytes = offers.iter().map(|offer| offer.tree.bytes()).sum();
@@ -116,7 +116,7 @@ pub(super) async fn fetch(
     let mut lines = Vec::new();
     for Offer { shared, tree } in offers {
         let begun = Instant::now();
-        let fetched = seeker.fetch_into(shared.hash, target, |_| {}).await?;
+        let fetched = seeker.fetch(FetchRequest::new(shared.hash).into_folder(target)).await?;
         elapsed += begun.elapsed();
         bytes += fetched.bytes;
         let copy = Tree::read(&fetched.path, &[])?;

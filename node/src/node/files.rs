@@ -13,56 +13,112 @@ use super::Node;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::known;
-use crate::shares::{Added, FolderPart, Progress, Refreshed, ShareOptions};
-use crate::transfer::{Download, DownloadStatus, Fetched, Get, UploadStatus, UploadTotals};
+use crate::shares::{FolderPart, Progress, Refreshed, Sharing};
+use crate::transfer::{Download, DownloadStatus, FetchRequest, UploadStatus, UploadTotals};
 
 impl Node {
-    /// Shares a file or folder: it stays where it is, and others find and fetch it. What could not
-    /// be shared of a folder is told in the result.
+    /// Shares a file or folder with other nodes, once it is awaited. It stays where it is; others
+    /// find it by name and fetch it by its hash. The result says which entries of a folder could not
+    /// be shared.
+    ///
+    /// [`Sharing`] has the settings: with whom, whether again after a restart, and a callback for
+    /// the progress.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # std::fs::write(folder.path().join("song.txt"), "la la la")?;
+    /// # std::fs::write(folder.path().join("diary.txt"), "secret")?;
+    /// # let bob = peerkit::Node::builder().spawn().await?.id();
+    /// # let node = peerkit::Node::builder().spawn().await?;
+    /// let added = node.share(folder.path().join("song.txt")).await?;
+    /// println!("others can fetch {} by {}", added.shared.name, added.shared.hash);
+    ///
+    /// // For one node only.
+    /// node.share(folder.path().join("diary.txt")).to_nodes([bob]).await?;
+    /// # node.shutdown().await; Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// Where the path itself can't be shared.
-    pub async fn share(&self, path: impl Into<PathBuf>) -> Result<Added, Error> {
-        self.share_with_progress(path, |_| {}).await
+    /// When awaited: [`Error::Share`] if the path itself can't be shared, and [`Error::NotAKey`] if it
+    /// is for an identity that no node can have. Nothing has changed then.
+    pub fn share(&self, path: impl Into<PathBuf>) -> Sharing {
+        Sharing::new(self.inner.shares.clone(), path.into())
     }
 
-    /// As [`Node::share`]; `progress` is called while files are hashed, on another thread.
+    /// Begins to fetch a file or folder, and returns its handle, which is awaited for the result.
+    ///
+    /// The content comes from all nodes that have it at once, and every piece is checked against the
+    /// hash. A request that names no destination uses the [download
+    /// folder](FilesHandle::download_folder). Existing files are not overwritten unless the request
+    /// [says so](FetchRequest::overwrite): the new one gets a number.
+    ///
+    /// The fetch runs in the background. It continues if the handle is dropped and, with a state folder,
+    /// after a restart of the node, until it is done or [cancelled](Download::cancel). A request in the
+    /// [foreground](FetchRequest::foreground) ends with its handle.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # std::fs::write(folder.path().join("song.txt"), "la la la")?;
+    /// # let ann = peerkit::Node::builder().listen("127.0.0.1:0").spawn().await?;
+    /// # let bob = peerkit::Node::builder().download_folder(folder.path().join("fetched")).spawn().await?;
+    /// # bob.connect(ann.listening()[0]).await?;
+    /// # ann.share(folder.path().join("song.txt")).await?;
+    /// let found = bob.search("song").await?;
+    /// let fetched = bob.fetch(found[0].file.hash).await?;
+    /// assert_eq!(std::fs::read(fetched.path)?, b"la la la");
+    /// # ann.shutdown().await; bob.shutdown().await; Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// As [`Node::share`].
-    pub async fn share_with_progress(
-        &self,
-        path: impl Into<PathBuf>,
-        progress: impl FnMut(Progress) + Send + 'static,
-    ) -> Result<Added, Error> {
-        self.share_with(path, ShareOptions::default(), progress).await
+    /// When awaited: [`Error::NoSource`] if no node has it, an [`Error::Fetch`] or the error of the last
+    /// source if none of those that have it delivers, a store error if the state can't be written, and
+    /// [`Error::Stopped`] if the node stops. Pieces that were verified by then stay beside the target, in
+    /// `.NAME.HASH.part`, and the next fetch of the same content to the same place continues from them.
+    pub fn fetch(&self, request: impl Into<FetchRequest>) -> Download {
+        self.inner.fetch(request.into())
     }
 
-    /// As [`Node::share_with_progress`], with whom `options` say. To share the same path again with
-    /// other options changes who may have it from then on.
+    /// Finds files and folders of this node and of others by name; each with all nodes that have it.
+    ///
+    /// A file is found if it fits all the words of `text`. Case does not matter, nor how accents are
+    /// composed. A word fits if it is a part of the name, or of the path in the shared folder. A word
+    /// with `*`, `?` or `[a-z]` in it has to be the whole name; if it also has a `/`, the whole path, in
+    /// which `**` stands for any folders. The same content under two names is found under both.
+    ///
+    /// A share [for named nodes](Sharing::to_nodes) is found by these if its sharer is a neighbour.
+    ///
+    /// [`Node::fetch`] has an example.
     ///
     /// # Errors
-    /// As [`Node::share`], and [`Error::NotAKey`] if `options` name an identity that no node can have.
-    pub async fn share_with(
-        &self,
-        path: impl Into<PathBuf>,
-        options: ShareOptions,
-        progress: impl FnMut(Progress) + Send + 'static,
-    ) -> Result<Added, Error> {
-        for id in options.nodes() {
-            id.checked()?;
-        }
-        Ok(self.inner.shares.add_with(path, options, progress).await?)
+    /// [`Error::SearchTooLong`], and [`Error::Stopped`].
+    pub async fn search(&self, text: &str) -> Result<Vec<FoundFile>, Error> {
+        self.inner.search(text).await
     }
 
+    /// Returns the operations on shares, downloads and uploads.
+    #[must_use]
+    pub fn files(&self) -> FilesHandle<'_> {
+        FilesHandle { inner: &self.inner }
+    }
+}
+
+/// The shares, downloads and uploads of a node: see [`Node::files`].
+#[derive(Clone, Copy)]
+pub struct FilesHandle<'a> {
+    inner: &'a Arc<Inner>,
+}
+
+impl FilesHandle<'_> {
     /// Returns a ticket for what is shared under this hash: all that another node needs to fetch it.
     /// It holds this node's identity and addresses, the share's name, and the secret if it was shared
-    /// [with one](ShareOptions::with_ticket). What is shared with named nodes stays for those alone.
+    /// [with one](Sharing::with_ticket). What is shared with named nodes stays for those alone.
     ///
     /// `None` if the hash is not shared. If it is shared under several names, see
     /// [`ticket_for`](Self::ticket_for).
     #[must_use]
-    pub fn ticket(&self, hash: &Hash) -> Option<Ticket> {
+    pub fn ticket(self, hash: &Hash) -> Option<Ticket> {
         self.ticket_of(hash, None)
     }
 
@@ -70,11 +126,11 @@ impl Node {
     /// the name that `file` has, under which it will arrive. The same content may be shared under
     /// several names.
     #[must_use]
-    pub fn ticket_for(&self, file: &SharedFile) -> Option<Ticket> {
+    pub fn ticket_for(self, file: &SharedFile) -> Option<Ticket> {
         self.ticket_of(&file.hash, Some(&file.name))
     }
 
-    fn ticket_of(&self, hash: &Hash, name: Option<&FileName>) -> Option<Ticket> {
+    fn ticket_of(self, hash: &Hash, name: Option<&FileName>) -> Option<Ticket> {
         let (name, access) = self.inner.shares.named(hash, name)?;
         let secret = match access {
             Access::Ticket(secret) => Some(secret),
@@ -86,29 +142,29 @@ impl Node {
         Some(Ticket { hash: *hash, node, secret, network, addresses, name: Some(name) })
     }
 
-    /// No longer shares what was added and has this hash, under any name; the files stay. Returns
-    /// what that was.
+    /// Stops sharing what was added and has this hash, under any name; the files stay. Returns what
+    /// was removed.
     ///
     /// # Errors
-    /// Where the state can't be written.
-    pub async fn unshare(&self, hash: Hash) -> Result<Vec<SharedFile>, Error> {
+    /// [`Error::Share`] if the state can't be written; it is no longer shared all the same.
+    pub async fn unshare(self, hash: Hash) -> Result<Vec<SharedFile>, Error> {
         Ok(self.inner.shares.remove(&hash).await?)
     }
 
-    /// No longer shares what was added at `path`, as [`shared_paths`](Self::shared_paths) has it; the
-    /// files stay. Other shares of the same content stay too. Returns what that was.
+    /// Stops sharing what was added at `path`, as [`shared_paths`](Self::shared_paths) has it; the
+    /// files stay. Other shares of the same content stay too. Returns what was removed.
     ///
     /// # Errors
-    /// If the state can't be written.
-    pub async fn unshare_path(&self, path: &Path) -> Result<Option<SharedFile>, Error> {
+    /// As [`unshare`](Self::unshare).
+    pub async fn unshare_path(self, path: &Path) -> Result<Option<SharedFile>, Error> {
         Ok(self.inner.shares.remove_path(path).await?)
     }
 
-    /// Looks at every share again: what was changed is hashed again, what is gone is no longer
-    /// shared.
+    /// Looks at every share again: changed files are hashed again, and files that are gone are no
+    /// longer shared. `progress` is called while files are hashed, on another thread.
     ///
     /// # Errors
-    /// Where the state can't be read or written.
+    /// [`Error::Share`] if the state can't be read or written.
     pub async fn refresh(
         &self,
         progress: impl FnMut(Progress) + Send + 'static,
@@ -116,31 +172,32 @@ impl Node {
         Ok(self.inner.shares.refresh(progress).await?)
     }
 
-    /// Waits until what was shared before a restart is shared again, as far as it is there: until
-    /// then [`shares`](Self::shares) does not have all of it. Without a state folder that is at once.
-    pub async fn shares_restored(&self) {
+    /// Waits until everything that was shared before a restart is shared again, as far as it still
+    /// exists: until then [`shares`](Self::shares) does not have all of it. Returns at once without a
+    /// state folder.
+    pub async fn restored(self) {
         tokio::select! {
             () = self.inner.restored.cancelled() => {}
             () = self.inner.stop.cancelled() => {}
         }
     }
 
-    /// What is shared, as it was added.
+    /// Returns the shares, as they were added.
     #[must_use]
-    pub fn shares(&self) -> Vec<SharedFile> {
+    pub fn shares(self) -> Vec<SharedFile> {
         self.inner.shares.list()
     }
 
-    /// Who may have what is shared under `hash`, the widest where it is shared more than once; `None`
-    /// where it is not shared.
+    /// Returns which nodes may have what is shared under `hash`: the widest access if it is shared more
+    /// than once, `None` if it is not shared.
     #[must_use]
-    pub fn access(&self, hash: Hash) -> Option<Access> {
+    pub fn access(self, hash: Hash) -> Option<Access> {
         self.inner.shares.access(&hash)
     }
 
-    /// What is shared, and from where.
+    /// Returns the shares, each with the path that it was added from.
     #[must_use]
-    pub fn shared_paths(&self) -> Vec<(PathBuf, SharedFile)> {
+    pub fn shared_paths(self) -> Vec<(PathBuf, SharedFile)> {
         self.inner.shares.paths()
     }
 
@@ -148,145 +205,61 @@ impl Node {
     /// [`shared_paths`](Self::shared_paths) has it: those after the first `skip`, at most `limit`, in
     /// the order of their paths. A folder may have a million. `None` if no folder is shared from there.
     #[must_use]
-    pub fn shared_files(&self, path: &Path, skip: usize, limit: usize) -> Option<FolderPart> {
+    pub fn shared_files(self, path: &Path, skip: usize, limit: usize) -> Option<FolderPart> {
         self.inner.shares.files_in(path, skip, limit)
-    }
-
-    /// Files and folders of this node and others that fit all the words of `text`, whatever the case,
-    /// and however accents are composed; each with all who have it. The same content under two names
-    /// is found under both. A word fits where it is a part of the name, or of the path in the shared
-    /// folder. One with `*`, `?` or `[a-z]` in it has to be the whole name; where it also has a `/`,
-    /// the whole path, in which `**` is for any folders.
-    ///
-    /// What is shared with this node by name is found where its sharer is a neighbour.
-    ///
-    /// # Errors
-    /// Where the text is too long, or the node is stopping.
-    pub async fn search(&self, text: &str) -> Result<Vec<FoundFile>, Error> {
-        self.inner.search(text).await
-    }
-
-    /// Fetches the file or folder of this hash to `to`: into it where it is a folder that exists,
-    /// under the name that it has at its source; else to exactly that path. It comes from all who
-    /// have it at once, and every piece is checked against the hash. Nothing is ever overwritten:
-    /// where there is something else of that name this one gets a number.
-    ///
-    /// # Errors
-    /// Where nobody has it, none of those who have it does, or the disk refuses. What was verified
-    /// by then is kept beside the target, in `.NAME.HASH.part`, and the next fetch of the same to the
-    /// same place goes on from it; so it is where this is dropped.
-    pub async fn fetch(&self, hash: Hash, to: impl Into<PathBuf>) -> Result<Fetched, Error> {
-        self.fetch_with_progress(hash, to, |_| {}).await
-    }
-
-    /// As [`Node::fetch`]; `progress` is called as verified bytes are written.
-    ///
-    /// # Errors
-    /// As [`Node::fetch`].
-    pub async fn fetch_with_progress(
-        &self,
-        hash: Hash,
-        to: impl Into<PathBuf>,
-        progress: impl FnMut(Progress) + Send,
-    ) -> Result<Fetched, Error> {
-        self.fetch_now(Get::new(hash).to(to), progress).await
-    }
-
-    /// Fetches into the folder `into`, which is made where it is missing, under the name that the
-    /// file has at its source.
-    ///
-    /// # Errors
-    /// As [`Node::fetch`].
-    pub async fn fetch_into(
-        &self,
-        hash: Hash,
-        into: impl AsRef<Path>,
-        progress: impl FnMut(Progress) + Send,
-    ) -> Result<Fetched, Error> {
-        self.fetch_now(Get::new(hash).into_folder(into.as_ref()), progress).await
-    }
-
-    /// Fetches what `get` says, and waits for it; `progress` is called as verified bytes are written.
-    ///
-    /// # Errors
-    /// As [`Node::fetch`].
-    pub async fn fetch_now(
-        &self,
-        get: Get,
-        progress: impl FnMut(Progress) + Send,
-    ) -> Result<Fetched, Error> {
-        self.inner.fetch_now(get, progress).await
-    }
-
-    /// Begins to fetch what `get` says, in the background. With a state folder it goes on after a
-    /// restart of the node, until it is done or cancelled.
-    ///
-    /// # Errors
-    /// Where the state can't be written.
-    pub async fn download(&self, get: Get) -> Result<Download, Error> {
-        self.inner.download(get, true).await
     }
 
     /// Returns the folder for fetches that name no destination.
     #[must_use]
-    pub fn download_folder(&self) -> PathBuf {
+    pub fn download_folder(self) -> PathBuf {
         self.inner.download_folder()
     }
 
     /// Sets the folder for fetches that name no destination, from now on. Fetches that were begun
     /// before keep theirs. The folder is made when something is fetched into it.
-    pub fn set_download_folder(&self, folder: impl Into<PathBuf>) {
+    pub fn set_download_folder(self, folder: impl Into<PathBuf>) {
         self.inner.set_download_folder(folder.into());
     }
 
-    /// The downloads: those under way, those that wait or are paused, those that failed, and the last
-    /// that were done.
+    /// Returns the download of this hash. If there are several, to different places, it is the last
+    /// that is not done, else the last.
+    ///
+    /// # Errors
+    /// [`Error::NoDownload`] if there is none.
+    pub fn download(self, hash: Hash) -> Result<Download, Error> {
+        self.inner.download(&hash)
+    }
+
+    /// Returns the status of all downloads: those under way, those that wait or are paused, those that
+    /// failed, and the last that were done.
     #[must_use]
-    pub fn downloads(&self) -> Vec<DownloadStatus> {
+    pub fn downloads(self) -> Vec<DownloadStatus> {
         self.inner.downloads.list()
     }
 
-    /// The uploads: what peers are fetching from this node now, and how much of it was sent.
+    /// Returns the uploads: what peers are fetching from this node now, and how much of it was sent.
     ///
     /// When a peer has received all of a file or folder it says so:
     /// [`Event::NodeUploadCompleted`](crate::Event::NodeUploadCompleted).
     #[must_use]
-    pub fn uploads(&self) -> Vec<UploadStatus> {
+    pub fn uploads(self) -> Vec<UploadStatus> {
         self.inner.uploads.list()
     }
 
     /// Returns the totals of the files that this node has sent since it started.
     #[must_use]
-    pub fn upload_totals(&self) -> UploadTotals {
+    pub fn upload_totals(self) -> UploadTotals {
         self.inner.uploads.totals()
-    }
-
-    /// Stops a download until it is resumed. What came of it is kept.
-    ///
-    /// # Errors
-    /// [`Error::NoDownload`], or where the state can't be written.
-    pub async fn pause(&self, hash: Hash) -> Result<DownloadStatus, Error> {
-        self.inner.pause(&hash).await
-    }
-
-    /// Goes on with a download that was paused or has failed.
-    ///
-    /// # Errors
-    /// [`Error::NoDownload`], or where the state can't be written.
-    pub async fn resume(&self, hash: Hash) -> Result<DownloadStatus, Error> {
-        self.inner.resume(&hash).await
-    }
-
-    /// Gives up a download and removes what came of it. One that is done is only listed no more.
-    ///
-    /// # Errors
-    /// [`Error::NoDownload`], or where the state can't be written.
-    pub async fn cancel(&self, hash: Hash) -> Result<DownloadStatus, Error> {
-        self.inner.cancel(&hash).await
     }
 }
 
-/// The finds of a search.
+impl std::fmt::Debug for FilesHandle<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FilesHandle({})", self.inner.id.short())
+    }
+}
+
+/// The results of a search.
 #[derive(Default)]
 struct Findings {
     /// By name and hash: the same content may have several names.
@@ -306,7 +279,7 @@ impl Findings {
         }
     }
 
-    /// In the order of names.
+    /// Returns the files in the order of their names.
     fn into_files(self) -> Vec<FoundFile> {
         let sources = |file: &SharedFile| self.sources.get(&file.hash).cloned().unwrap_or_default();
         let files = self.files.into_values();
@@ -318,7 +291,7 @@ impl Inner {
     /// Searches the files that nodes share: see [`Node::search`].
     pub(crate) async fn search(&self, text: &str) -> Result<Vec<FoundFile>, Error> {
         if text.len() > MAX_SEARCH {
-            return Err(Error::Setting(format!("a search has at most {MAX_SEARCH} bytes")));
+            return Err(Error::SearchTooLong { len: text.len(), limit: MAX_SEARCH });
         }
         let mut found = Findings::default();
         let mut answers = self.ask_for_files(What::Search(text.to_owned())).await?;
@@ -332,37 +305,6 @@ impl Inner {
             }
         }
         Ok(found.into_files())
-    }
-
-    /// Fetches, and waits for it: see [`Node::fetch_now`].
-    pub(crate) async fn fetch_now(
-        self: &Arc<Self>,
-        get: Get,
-        mut progress: impl FnMut(Progress) + Send,
-    ) -> Result<Fetched, Error> {
-        let download = self.download(get, false).await?;
-        let mut abandoned = Abandon { inner: self, download };
-        loop {
-            let status = abandoned.download.changed().await;
-            if let Some(total) = status.total {
-                progress(Progress { done: status.done, total });
-            }
-            if !status.state.is_under_way() {
-                return abandoned.download.outcome().unwrap_or(Err(Error::Stopped));
-            }
-        }
-    }
-}
-
-/// A fetch that ends with the future that waits for it.
-struct Abandon<'a> {
-    inner: &'a Inner,
-    download: Download,
-}
-
-impl Drop for Abandon<'_> {
-    fn drop(&mut self) {
-        self.inner.abandon(&self.download);
     }
 }
 

@@ -10,8 +10,7 @@ use super::ShareError;
 ///
 /// By default with everyone, and again after a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[must_use = "options do nothing until something is shared with them"]
-pub struct ShareOptions {
+pub(crate) struct ShareOptions {
     wish: Wish,
     forget: bool,
 }
@@ -32,17 +31,14 @@ pub(super) struct Terms {
 }
 
 impl ShareOptions {
-    /// With these nodes alone: for all others it is as if it were not there.
-    pub fn to_nodes(mut self, nodes: Vec<NodeId>) -> Self {
+    /// With these nodes only.
+    pub(crate) fn for_nodes(mut self, nodes: Vec<NodeId>) -> Self {
         self.wish = Wish::Nodes(nodes);
         self
     }
 
-    /// With whoever has a ticket: see [`Node::ticket`](crate::Node::ticket). The secret in it stays
-    /// the same for as long as this is shared so, also over a restart; sharing it openly in between
-    /// makes earlier tickets void. Of what is not [remembered](Self::remember) it is the same
-    /// whenever the same content is shared by the same key.
-    pub fn with_ticket(mut self) -> Self {
+    /// With every node that has a ticket.
+    pub(crate) fn with_ticket(mut self) -> Self {
         self.wish = Wish::Ticket;
         self
     }
@@ -55,8 +51,8 @@ impl ShareOptions {
         }
     }
 
-    /// Whether it is shared again after a restart, where there is a state folder.
-    pub fn remember(mut self, remember: bool) -> Self {
+    /// Sets whether it is shared again after a restart.
+    pub(crate) fn remember(mut self, remember: bool) -> Self {
         self.forget = !remember;
         self
     }

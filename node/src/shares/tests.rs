@@ -461,7 +461,7 @@ async fn each_sees_what_it_may_have() {
     let path = dir.path().join("top/private.txt");
     write(&path, b"private");
     let hash = Hash::of(b"private");
-    let to_two = ShareOptions::default().to_nodes(vec![node(2)]);
+    let to_two = ShareOptions::default().for_nodes(vec![node(2)]);
     let share = |options: ShareOptions| shares.add_with(dir.path().join("top"), options, |_| ());
     let added = share(to_two.clone()).await.unwrap();
     assert_eq!(added.access, Access::Nodes(vec![node(2)]));
@@ -514,7 +514,7 @@ async fn whom_it_is_for_outlives_a_restart_and_a_change() {
         write(path, path.to_str().unwrap().as_bytes());
     }
     let options = [
-        ShareOptions::default().to_nodes(vec![node(2)]),
+        ShareOptions::default().for_nodes(vec![node(2)]),
         ShareOptions::default().with_ticket(),
         ShareOptions::default().remember(false),
         ShareOptions::default(),

@@ -1,30 +1,32 @@
 //! The fetches of a node: those under way, those that wait, those that were given up.
 //!
-//! Each is a task of its own, so that it goes on whoever looks. At most
+//! Each is a task of its own, so that it goes on without its handles. At most
 //! [`max_downloads`](peerkit_proto::config::Config::max_downloads) are at work at once, the others
 //! wait in the order in which they came. Those that are to outlive the node are in the store.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use peerkit_proto::address::Address;
 use peerkit_proto::event::Event;
-use peerkit_proto::files::{Changes, FileKind, FileName, LeftOut, Refusal, Secret};
+use peerkit_proto::files::{Changes, LeftOut, Refusal};
 use peerkit_proto::id::{Hash, NodeId};
-use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, watch};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::download::Download;
+use super::fetch_request::FetchRequest;
 use super::fetching::Fetching;
-use super::get::{Candidate, Destination, Get};
 use super::part;
 use super::status::{DownloadState, DownloadStatus, Shown};
 use super::{FetchError, Fetched};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::lock::lock;
+
+mod row;
+use row::Row;
 
 /// Files that the log names of those that a disk could not have.
 const LOGGED: usize = 100;
@@ -55,14 +57,14 @@ pub(crate) struct Downloads {
     places: Semaphore,
     /// Held while the store is written, so that what was true last is written last.
     rows: tokio::sync::Mutex<()>,
+    /// The runtime of the node, for downloads that are begun outside of it.
+    runtime: Handle,
 }
 
 /// One download, as the node keeps it.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    get: Get,
-    /// Whether it is to outlive the node.
-    is_kept: bool,
+    pub(super) request: FetchRequest,
     /// Whether the store has it, or is about to.
     has_row: AtomicBool,
     /// It was begun by an earlier run of the node: it waits for a source, however long that takes.
@@ -70,7 +72,7 @@ pub(crate) struct Entry {
     /// Whether the user paused it. The state that is shown does not say: a node that stops pauses all
     /// downloads, and those are to go on at the next start.
     is_paused: AtomicBool,
-    shown: Shown,
+    pub(super) shown: Shown,
     work: Mutex<Work>,
     /// Held by the task that is at it: one that was stopped may still be writing.
     at_it: tokio::sync::Mutex<()>,
@@ -80,104 +82,19 @@ pub(crate) struct Entry {
 struct Work {
     /// Ends the task that is at it.
     stop: Option<CancellationToken>,
-    outcome: Option<Result<Fetched, Error>>,
-}
-
-/// A download that was begun: see [`Node::download`](crate::Node::download). It goes on when this is
-/// dropped. Clones are of the same.
-#[derive(Debug, Clone)]
-pub struct Download {
-    entry: Arc<Entry>,
-    watch: watch::Receiver<DownloadStatus>,
-}
-
-/// A download, as it is in the store, with the others of the same hash.
-#[derive(Debug, Serialize, Deserialize)]
-struct Row {
-    /// The same content on its way to other places.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    more: Vec<Self>,
-    #[serde(default)]
-    secret: Option<[u8; 16]>,
-    #[serde(with = "crate::path_bytes")]
-    path: PathBuf,
-    /// Whether the path is a folder to put it into, which is made.
-    #[serde(default)]
-    into: bool,
-    #[serde(default)]
-    from: Vec<(Option<NodeId>, Vec<Address>)>,
-    #[serde(default)]
-    overwrite: bool,
-    #[serde(default = "yes")]
-    ask_network: bool,
-    #[serde(default)]
-    paused: bool,
-    /// The name that it was asked for by.
-    #[serde(default)]
-    called: Option<FileName>,
-    /// Its name and kind, where they were known.
-    #[serde(default)]
-    name: Option<FileName>,
-    #[serde(default)]
-    kind: Option<FileKind>,
-    /// Bytes that were verified and on disk when this was written, and bytes of it all.
-    #[serde(default)]
-    done: u64,
-    #[serde(default)]
-    total: Option<u64>,
-}
-
-fn yes() -> bool {
-    true
-}
-
-impl Download {
-    /// What is fetched.
-    #[must_use]
-    pub fn hash(&self) -> Hash {
-        self.entry.get.hash
-    }
-
-    /// How far it is.
-    #[must_use]
-    pub fn status(&self) -> DownloadStatus {
-        self.entry.shown.get()
-    }
-
-    /// Waits until the status is another than it was at the last call, and tells it.
-    pub async fn changed(&mut self) -> DownloadStatus {
-        let _ = self.watch.changed().await;
-        self.watch.borrow_and_update().clone()
-    }
-
-    /// What came of it, once.
-    pub(crate) fn outcome(&self) -> Option<Result<Fetched, Error>> {
-        self.entry.work().outcome.take()
-    }
-
-    /// Waits until it is in its place, was given up, or cancelled. While it is paused it waits.
-    ///
-    /// # Errors
-    /// Why it was given up. What came of it is kept beside its target, and the next fetch of the
-    /// same to the same place goes on from it.
-    pub async fn finished(mut self) -> Result<Fetched, Error> {
-        loop {
-            if let Some(outcome) = self.outcome() {
-                return outcome;
-            }
-            if self.watch.changed().await.is_err() {
-                return Err(Error::Stopped);
-            }
-        }
-    }
+    /// The result, once there is one. Of a failure that was reported, that it was.
+    result: Option<Result<Fetched, Error>>,
 }
 
 impl Downloads {
+    /// No downloads yet, of a node that runs on the current runtime. At most `at_once` are at work at
+    /// the same time.
     pub(crate) fn new(at_once: usize) -> Self {
         Self {
             all: Mutex::default(),
             places: Semaphore::new(at_once.max(1)),
             rows: tokio::sync::Mutex::default(),
+            runtime: Handle::current(),
         }
     }
 
@@ -190,10 +107,10 @@ impl Downloads {
         self.all().iter().map(|entry| entry.shown.get()).collect()
     }
 
+    /// Finds the download of `hash`. Of several it is the last that is not done, else the last.
     fn find(&self, hash: &Hash) -> Result<Arc<Entry>, Error> {
         let all = self.all();
-        let mut same = all.iter().filter(|entry| entry.get.hash == *hash).rev();
-        // Of several the one that something can still be done about.
+        let mut same = all.iter().filter(|entry| entry.request.hash == *hash).rev();
         let open = same.clone().find(|entry| entry.shown.get().state != DownloadState::Done);
         open.or_else(|| same.next()).cloned().ok_or(Error::NoDownload(*hash))
     }
@@ -201,8 +118,9 @@ impl Downloads {
     /// The row of all downloads of `hash` that the store is to have, `None` if there are none.
     fn rows_of(&self, hash: &Hash) -> std::io::Result<Option<Row>> {
         let all = self.all();
-        let is_kept =
-            |entry: &&Arc<Entry>| entry.get.hash == *hash && entry.has_row.load(Ordering::Acquire);
+        let is_kept = |entry: &&Arc<Entry>| {
+            entry.request.hash == *hash && entry.has_row.load(Ordering::Acquire)
+        };
         let mut rows = all.iter().filter(is_kept).map(|entry| Row::new(entry));
         let Some(mut first) = rows.next().transpose()? else { return Ok(None) };
         first.more = rows.collect::<Result<_, _>>()?;
@@ -218,7 +136,8 @@ impl Downloads {
     fn enter(&self, entry: &Arc<Entry>) {
         let mut all = self.all();
         let is_earlier = |other: &Arc<Entry>| {
-            let is_same = other.get.hash == entry.get.hash && other.get.to == entry.get.to;
+            let is_same =
+                other.request.hash == entry.request.hash && other.request.to == entry.request.to;
             is_same && other.shown.get().state == DownloadState::Failed
         };
         if let Some(at) = all.iter().position(is_earlier) {
@@ -246,68 +165,82 @@ impl Entry {
         lock(&self.work)
     }
 
-    fn handle(self: &Arc<Self>) -> Download {
-        Download { entry: Arc::clone(self), watch: self.shown.watch() }
+    /// Returns the result, if there is one. An error is returned once, and from then on that it was.
+    pub(super) fn result(&self) -> Option<Result<Fetched, Error>> {
+        let result = &mut self.work().result;
+        match result {
+            Some(Ok(fetched)) => Some(Ok(fetched.clone())),
+            Some(Err(_)) => result.replace(Err(Error::AlreadyReported(self.request.hash))),
+            None => None,
+        }
     }
 }
 
 impl Inner {
-    /// Begins a download; `keep` has it go on after a restart.
-    pub(crate) async fn download(
-        self: &Arc<Self>,
-        get: Get,
-        keep: bool,
-    ) -> Result<Download, Error> {
-        let get = if get.to_chosen { get } else { get.into_folder(self.download_folder()) };
-        let entry = Entry::new(get, keep, false);
-        note_if_begun(&entry).await;
+    /// Begins to fetch: see [`Node::fetch`](crate::Node::fetch).
+    pub(crate) fn fetch(self: &Arc<Self>, request: FetchRequest) -> Download {
+        let request = match request.to_chosen {
+            true => request,
+            false => request.into_folder(self.download_folder()),
+        };
+        let is_foreground = request.is_foreground;
+        let entry = Entry::new(request, false);
         self.downloads.enter(&entry);
-        self.keep(&entry).await.inspect_err(|_| self.downloads.forget(&entry))?;
-        // Made first: it is to see every change, however soon the fetch is over.
-        let handle = entry.handle();
-        self.work_on(&entry);
-        Ok(handle)
+        let download = Download::new(&entry, self);
+        self.work_on(&entry, true);
+        if is_foreground { download.in_foreground() } else { download }
     }
 
-    /// Stops a download that nobody else knows of, and forgets it. What came of it stays on disk.
-    pub(crate) fn abandon(&self, download: &Download) {
-        if let Some(stop) = download.entry.work().stop.take() {
+    /// Returns the handle of a download: see [`FilesHandle::download`](crate::FilesHandle::download).
+    pub(crate) fn download(self: &Arc<Self>, hash: &Hash) -> Result<Download, Error> {
+        Ok(Download::new(&self.downloads.find(hash)?, self))
+    }
+
+    /// Stops a download and forgets it. Its part stays on disk.
+    pub(super) fn abandon(&self, entry: &Arc<Entry>) {
+        let stop = entry.work().stop.take();
+        if let Some(stop) = stop {
             stop.cancel();
+            entry.work().result.get_or_insert(Err(FetchError::Cancelled.into()));
+            entry.shown.failed(FetchError::Cancelled.to_string());
         }
-        self.downloads.forget(&download.entry);
+        self.downloads.forget(entry);
     }
 
-    pub(crate) async fn pause(&self, hash: &Hash) -> Result<DownloadStatus, Error> {
-        let entry = self.downloads.find(hash)?;
+    pub(super) async fn pause(&self, entry: &Arc<Entry>) -> Result<DownloadStatus, Error> {
         if entry.shown.get().state == DownloadState::Done {
-            return Err(Error::NoDownload(*hash));
+            return Err(Error::NoDownload(entry.request.hash));
         }
         if let Some(stop) = entry.work().stop.take() {
             stop.cancel();
         }
         entry.is_paused.store(true, Ordering::Release);
         entry.shown.state(DownloadState::Paused);
-        self.keep(&entry).await?;
+        self.keep(entry).await?;
         Ok(entry.shown.get())
     }
 
-    pub(crate) async fn resume(self: &Arc<Self>, hash: &Hash) -> Result<DownloadStatus, Error> {
-        let entry = self.downloads.find(hash)?;
+    pub(super) async fn resume(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+    ) -> Result<DownloadStatus, Error> {
         let state = entry.shown.get().state;
         if matches!(state, DownloadState::Paused | DownloadState::Failed) {
             entry.is_paused.store(false, Ordering::Release);
             entry.shown.state(DownloadState::Queued);
-            self.keep(&entry).await?;
-            self.work_on(&entry);
+            self.keep(entry).await?;
+            self.work_on(entry, false);
         }
         Ok(entry.shown.get())
     }
 
-    pub(crate) async fn cancel(self: &Arc<Self>, hash: &Hash) -> Result<DownloadStatus, Error> {
-        let entry = self.downloads.find(hash)?;
+    pub(super) async fn cancel(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+    ) -> Result<DownloadStatus, Error> {
         let stop = {
             let mut work = entry.work();
-            work.outcome.get_or_insert(Err(FetchError::Cancelled.into()));
+            work.result.get_or_insert(Err(FetchError::Cancelled.into()));
             work.stop.take()
         };
         if let Some(stop) = stop {
@@ -318,13 +251,13 @@ impl Inner {
         if was.state != DownloadState::Done {
             entry.shown.failed(FetchError::Cancelled.to_string());
             if let Some(path) = was.path {
-                let hash = *hash;
+                let hash = entry.request.hash;
                 let removing = tokio::task::spawn_blocking(move || part::remove(&path, &hash));
                 let _ = removing.await;
             }
         }
-        self.downloads.forget(&entry);
-        self.unkeep(&entry).await?;
+        self.downloads.forget(entry);
+        self.unkeep(entry).await?;
         Ok(DownloadStatus { error: None, ..entry.shown.get() })
     }
 
@@ -343,7 +276,7 @@ impl Inner {
             for row in rows {
                 let (paused, name, kind) = (row.paused, row.name.clone(), row.kind);
                 let (done, total) = (row.done, row.total);
-                let entry = Entry::new(row.into_get(hash), true, true);
+                let entry = Entry::new(row.into_request(hash), true);
                 entry.has_row.store(true, Ordering::Release);
                 entry.shown.called(name, kind);
                 entry.shown.restored(done, total);
@@ -356,43 +289,62 @@ impl Inner {
             }
         }
         // All are entered by now: what one writes to the store is of all with its hash.
-        resumed.iter().filter(|(_, paused)| !paused).for_each(|(entry, _)| self.work_on(entry));
+        resumed
+            .iter()
+            .filter(|(_, paused)| !paused)
+            .for_each(|(entry, _)| self.work_on(entry, false));
         Ok(resumed.len())
     }
 
-    fn work_on(self: &Arc<Self>, entry: &Arc<Entry>) {
+    /// Works on a download in a task of its own. One that `is_new` is written to the store first.
+    fn work_on(self: &Arc<Self>, entry: &Arc<Entry>, is_new: bool) {
         let stop = self.stop.child_token();
         {
             let mut work = entry.work();
-            (work.stop, work.outcome) = (Some(stop.clone()), None);
+            (work.stop, work.result) = (Some(stop.clone()), None);
         }
         entry.shown.state(DownloadState::Queued);
         let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
         // It ends by its own stop, after what is being written: were it dropped in the midst of that
         // the next run would find its part taken, and begin another.
-        self.tracker.spawn(async move {
+        let working = async move {
             let _alone = entry.at_it.lock().await;
-            tracing::debug!(target: "peerkit::transfer", hash = %entry.get.hash, "download begun");
-            let outcome = fetch(&inner, &entry, &stop).await;
-            if outcome.is_err() {
+            let hash = entry.request.hash;
+            tracing::debug!(target: "peerkit::transfer", %hash, "download begun");
+            let begun = match is_new && !stop.is_cancelled() {
+                true => inner.note_new(&entry).await,
+                false => Ok(()),
+            };
+            let result = match begun {
+                Ok(()) => fetch(&inner, &entry, &stop).await,
+                Err(error) => Err(error),
+            };
+            if result.is_err() {
                 note_if_lost(&entry).await;
             }
-            if !stop.is_cancelled() || outcome.is_ok() {
-                inner.over(&entry, outcome).await;
+            if !stop.is_cancelled() || result.is_ok() {
+                inner.over(&entry, result).await;
             } else if inner.stop.is_cancelled() {
                 if let Err(error) = inner.keep(&entry).await {
                     tracing::warn!(%error, "can't note how far a download is");
                 }
-                entry.work().outcome.get_or_insert(Err(Error::Stopped));
+                entry.work().result.get_or_insert(Err(Error::Stopped));
                 entry.shown.state(DownloadState::Paused);
             }
-        });
+        };
+        self.tracker.spawn_on(working, &self.downloads.runtime);
     }
 
-    async fn over(&self, entry: &Arc<Entry>, outcome: Result<Fetched, Error>) {
-        let hash = entry.get.hash;
+    /// Notices a part that an earlier fetch has left, and writes a new download to the store.
+    async fn note_new(&self, entry: &Entry) -> Result<(), Error> {
+        note_if_begun(entry).await;
+        self.keep(entry).await
+    }
+
+    async fn over(&self, entry: &Arc<Entry>, result: Result<Fetched, Error>) {
+        let hash = entry.request.hash;
         let mut left_out = 0;
-        let event = match &outcome {
+        let event = match &result {
             Ok(fetched) => {
                 left_out = fetched.left_out.len();
                 for LeftOut { path, why } in fetched.left_out.iter().take(LOGGED) {
@@ -408,7 +360,7 @@ impl Inner {
             Err(error) => Event::NodeDownloadFailed { hash, error: error.to_string() },
         };
         // What was given up goes on at the next start, unless nothing of it is kept.
-        if (outcome.is_ok() || entry.shown.kept() == 0)
+        if (result.is_ok() || entry.shown.kept() == 0)
             && let Err(error) = self.unkeep(entry).await
         {
             tracing::warn!(%error, "can't forget a download that is over");
@@ -416,7 +368,7 @@ impl Inner {
         {
             let mut work = entry.work();
             work.stop = None;
-            work.outcome = Some(outcome);
+            work.result = Some(result);
         }
         match &event {
             Event::NodeDownloadFinished { path, .. } => entry.shown.placed(path.clone(), left_out),
@@ -428,17 +380,17 @@ impl Inner {
 
     /// Writes a download that is to outlive the node to the store, as it is now.
     async fn keep(&self, entry: &Entry) -> Result<(), Error> {
-        if !entry.is_kept {
+        if entry.request.is_foreground {
             return Ok(());
         }
         entry.has_row.store(true, Ordering::Release);
-        self.write_rows(entry.get.hash).await
+        self.write_rows(entry.request.hash).await
     }
 
     /// Removes a download from the store.
     async fn unkeep(&self, entry: &Entry) -> Result<(), Error> {
         match entry.has_row.swap(false, Ordering::AcqRel) {
-            true => self.write_rows(entry.get.hash).await,
+            true => self.write_rows(entry.request.hash).await,
             false => Ok(()),
         }
     }
@@ -488,12 +440,12 @@ impl Inner {
 }
 
 impl Entry {
-    fn new(get: Get, is_kept: bool, is_restored: bool) -> Arc<Self> {
-        let shown = Shown::new(get.hash, Some(get.to.path().to_owned()));
+    fn new(request: FetchRequest, is_restored: bool) -> Arc<Self> {
+        let shown = Shown::new(request.hash, Some(request.to.path().to_owned()));
         let work = Mutex::default();
         let (has_row, is_paused) = (AtomicBool::default(), AtomicBool::default());
         let at_it = tokio::sync::Mutex::default();
-        Arc::new(Self { get, is_kept, has_row, is_restored, is_paused, shown, work, at_it })
+        Arc::new(Self { request, has_row, is_restored, is_paused, shown, work, at_it })
     }
 }
 
@@ -512,7 +464,7 @@ async fn fetch(
         let is_without = |error: &Error| entry.is_restored && is_for_want_of_a_source(error);
         match outcome {
             Err(error) if is_without(&error) => {
-                tracing::info!(hash = %entry.get.hash, %error, "a download waits for a source");
+                tracing::info!(hash = %entry.request.hash, %error, "a download waits for a source");
             }
             outcome => return outcome,
         }
@@ -572,7 +524,7 @@ async fn fetch_once(
     let is_patient = entry.is_restored || entry.shown.kept() > 0;
     let over = CancellationToken::new();
     let fetching = async {
-        let fetching = Fetching::new(inner, &entry.get, &entry.shown, is_patient);
+        let fetching = Fetching::new(inner, &entry.request, &entry.shown, is_patient);
         let outcome = fetching.run(stop, sources).await;
         over.cancel();
         outcome
@@ -585,7 +537,7 @@ async fn fetch_once(
 /// Takes notice of a part that an earlier fetch of the same has left: it is kept also if this one comes to
 /// nothing before it has looked at it.
 async fn note_if_begun(entry: &Entry) {
-    let (to, hash) = (entry.get.to.clone(), entry.get.hash);
+    let (to, hash) = (entry.request.to.clone(), entry.request.hash);
     let looking = tokio::task::spawn_blocking(move || part::is_left_in(to.folder(), &hash));
     if matches!(looking.await, Ok(true)) {
         entry.shown.has_part();
@@ -595,69 +547,11 @@ async fn note_if_begun(entry: &Entry) {
 /// Takes notice of a part that is gone, as its folder was removed: nothing is kept then, and nothing goes
 /// on from it.
 async fn note_if_lost(entry: &Entry) {
-    let (status, hash) = (entry.shown.get(), entry.get.hash);
+    let (status, hash) = (entry.shown.get(), entry.request.hash);
     let Some(path) = status.path.filter(|_| status.kept) else { return };
     let looking = tokio::task::spawn_blocking(move || part::is_left(&path, &hash));
     if matches!(looking.await, Ok(false)) {
         entry.shown.lost();
-    }
-}
-
-impl Row {
-    /// Reads the downloads of a row; nothing if it can't be read. What it says of bytes on disk holds
-    /// only if the part is still there. Blocks on the disk.
-    fn read(hash: &Hash, row: &[u8]) -> Vec<Self> {
-        let Ok(mut first) = serde_json::from_slice::<Self>(row) else { return Vec::new() };
-        let mut rows = std::mem::take(&mut first.more);
-        rows.insert(0, first);
-        for row in &mut rows {
-            if row.done > 0 && !part::is_left(&row.path, hash) {
-                row.done = 0;
-            }
-        }
-        rows
-    }
-
-    fn new(entry: &Entry) -> std::io::Result<Self> {
-        let (get, status) = (&entry.get, entry.shown.get());
-        let (path, into) = match &get.to {
-            Destination::Path(path) => (path, false),
-            Destination::Folder(path) => (path, true),
-        };
-        let from = get.from.iter().map(|from| (from.id, from.addresses.clone())).collect();
-        Ok(Self {
-            more: Vec::new(),
-            secret: get.secret.map(|secret| *secret.as_bytes()),
-            // The next run may be started somewhere else.
-            path: std::path::absolute(path)?,
-            into,
-            from,
-            overwrite: get.overwrite,
-            ask_network: get.ask_network,
-            paused: entry.is_paused.load(Ordering::Acquire),
-            called: get.name.clone(),
-            name: status.name,
-            kind: status.kind,
-            done: entry.shown.kept(),
-            total: status.total,
-        })
-    }
-
-    fn into_get(self, hash: Hash) -> Get {
-        let candidate = |(id, addresses)| Candidate { id, addresses };
-        Get {
-            hash,
-            secret: self.secret.map(Secret::from_bytes),
-            name: self.called,
-            to: match self.into {
-                true => Destination::Folder(self.path),
-                false => Destination::Path(self.path),
-            },
-            to_chosen: true,
-            from: self.from.into_iter().map(candidate).collect(),
-            overwrite: self.overwrite,
-            ask_network: self.ask_network,
-        }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::get::{Candidate, Get};
+use super::fetch_request::{Candidate, FetchRequest};
 use super::job::Job;
 use super::news::{News, Task};
 use super::partial::{Partial, PartialGuard};
@@ -77,7 +77,7 @@ struct Running {
 /// One fetch, from its beginning to its end.
 pub(super) struct Fetching<'a> {
     inner: &'a Arc<Inner>,
-    get: &'a Get,
+    get: &'a FetchRequest,
     shown: &'a Shown,
     /// It was begun before, and waits for a source also while it has none yet.
     is_patient: bool,
@@ -110,7 +110,7 @@ impl<'a> Fetching<'a> {
     /// as soon as all nodes that could be asked have answered.
     pub(super) fn new(
         inner: &'a Arc<Inner>,
-        get: &'a Get,
+        get: &'a FetchRequest,
         shown: &'a Shown,
         is_patient: bool,
     ) -> Self {

@@ -8,7 +8,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::FetchError;
 use super::checking::Checking;
-use super::get::Get;
+use super::fetch_request::FetchRequest;
 use super::keeping::Keeping;
 use super::news::News;
 use super::status::Shown;
@@ -35,7 +35,7 @@ pub(super) struct Job {
 impl Job {
     /// What the sources of `get` have in common. Their news go to `news`.
     pub(super) fn new(
-        get: &Get,
+        get: &FetchRequest,
         target: watch::Receiver<Option<Arc<Target>>>,
         news: mpsc::Sender<News>,
         shown: Shown,

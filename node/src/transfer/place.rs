@@ -11,7 +11,7 @@ use peerkit_proto::files::{
 };
 use peerkit_proto::id::Hash;
 
-use super::get::Destination;
+use super::fetch_request::Destination;
 use super::listed::Listed;
 use super::part::{PartFile, PartFolder};
 use super::{FetchError, InTheWay};

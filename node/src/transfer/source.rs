@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
 
 use super::asking::{Answers, Asking, Questions};
-use super::get::Candidate;
+use super::fetch_request::Candidate;
 use super::job::Job;
 use super::news::{News, Task};
 use super::prove::{prove, prove_size};

@@ -20,7 +20,7 @@ use self::folder::{Folder, MadeFolders};
 
 use super::FetchError;
 use super::checking::{Checking, read_good};
-use super::get::Destination;
+use super::fetch_request::Destination;
 use super::listed::Listed;
 use super::part::{PartFile, PartFolder};
 use super::partial::Partial;

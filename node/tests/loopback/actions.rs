@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::common::*;
 use peerkit::{
-    ActionId, Address, Config, Context, Event, FoundFile, Handler, Hash, Key, Node, NodeId,
-    NodeInfo, Peer, RateLimits,
+    ActionId, Address, Config, Context, Event, FetchRequest, FoundFile, Handler, Hash, Key, Node,
+    NodeId, NodeInfo, Peer, RateLimits,
 };
 use tokio::sync::mpsc;
 
@@ -218,7 +218,7 @@ async fn a_handler_shares_a_folder() {
     let shared = shared.unwrap();
     assert_eq!((shared.name.as_str(), shared.size), ("songs", 8));
     let target = tempfile::tempdir().unwrap();
-    let fetched = bob.fetch(shared.hash, target.path()).await.unwrap();
+    let fetched = bob.fetch(FetchRequest::new(shared.hash).to(target.path())).await.unwrap();
     assert_eq!(std::fs::read(fetched.path.join("a song.txt")).unwrap(), b"la la la");
     shutdown([&ann, &bob]).await;
 }

@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use crate::common::*;
-use peerkit::{Address, Builder, Config, Error, Event, FetchError, Get, Key, Node, Reason, Ticket};
+use peerkit::{
+    Address, Builder, Config, Error, Event, FetchError, FetchRequest, Key, Node, Reason, Ticket,
+};
 use serde_json::json;
 
 /// Longer than any test waits: an address that is tried alone until it times out fails the test.
@@ -43,10 +45,10 @@ async fn addresses_that_do_not_answer_do_not_hold_up_a_join_or_a_fetch() {
     addresses.extend([refusing(), at(&a).into()]);
 
     let b = very_patient("b").spawn().await.unwrap();
-    let ticket: Ticket = a.ticket(&hash).unwrap();
+    let ticket: Ticket = a.files().ticket(&hash).unwrap();
     let ticket = Ticket { addresses: addresses.clone(), ..ticket };
-    let get = Get::ticket(&ticket).to(folder.path().join("fetched.txt"));
-    let fetched = within("the fetch", b.download(get).await.unwrap().finished()).await.unwrap();
+    let get = FetchRequest::ticket(&ticket).to(folder.path().join("fetched.txt"));
+    let fetched = within("the fetch", b.fetch(get)).await.unwrap();
     assert_eq!(std::fs::read(fetched.path).unwrap(), b"notes");
     assert!(b.peers().is_empty());
 
@@ -74,9 +76,7 @@ async fn a_ticket_whose_addresses_are_all_dead_says_so_of_each() {
         addresses,
         name: None,
     };
-    let error = within("the end", b.download(Get::ticket(&ticket)).await.unwrap().finished())
-        .await
-        .unwrap_err();
+    let error = within("the end", b.fetch(FetchRequest::ticket(&ticket))).await.unwrap_err();
     assert!(!matches!(error, Error::Fetch(FetchError::Stopped)), "{error:?}");
     b.shutdown().await;
 }
@@ -261,11 +261,11 @@ async fn an_identity_that_no_node_can_have_is_named_and_not_dialled() {
         assert!(error.to_string().contains("no valid key"), "{error}");
         let error = within("the error", a.connect(id)).await.unwrap_err();
         assert!(is_named(&error), "{error:?}");
-        let options = peerkit::ShareOptions::default().to_nodes(vec![a.id(), id]);
-        let error = within("the error", a.share_with(&file, options, |_| ())).await.unwrap_err();
+        let sharing = a.share(&file).to_nodes([a.id(), id]);
+        let error = within("the error", sharing).await.unwrap_err();
         assert!(is_named(&error), "{error:?}");
     }
-    assert!(a.shared_paths().is_empty());
+    assert!(a.files().shared_paths().is_empty());
     let dialled = listener.accept().map(drop).map_err(|error| error.kind());
     assert_eq!(dialled, Err(std::io::ErrorKind::WouldBlock));
     a.shutdown().await;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use crate::common::*;
 use peerkit::{
-    Builder, Config, Error, Event, Events, FetchError, Fetched, Get, Hash, Node, RateLimits,
-    ShareOptions,
+    Builder, Config, Error, Event, Events, FetchError, FetchRequest, Fetched, Hash, Node,
+    RateLimits,
 };
 use peerkit_proto::files::{PIECE, Refusal};
 use tempfile::TempDir;
@@ -39,9 +39,9 @@ impl Case {
     }
 
     async fn fetch(&self, hash: Hash, into: &str) -> Result<Fetched, Error> {
-        let get = Get::new(hash).into_folder(self.folder.path().join(into));
+        let get = FetchRequest::new(hash).into_folder(self.folder.path().join(into));
         let get = get.from(at(&self.ann).into());
-        within("the end of a fetch", self.bob.fetch_now(get, |_| {})).await
+        within("the end of a fetch", self.bob.fetch(get)).await
     }
 
     /// The next report that something was changed.
@@ -75,7 +75,10 @@ async fn a_file_that_is_changed_in_the_midst_ends_the_fetch_at_once() {
     let hash = case.ann.share(&film).await.unwrap().shared.hash;
     case.ann.set_rates(RateLimits { upload: 8 << 20, ..RateLimits::default() });
     let change = async {
-        until("some of it", || case.bob.downloads().first().is_some_and(|d| d.done > PIECE)).await;
+        until("some of it", || {
+            case.bob.files().downloads().first().is_some_and(|d| d.done > PIECE)
+        })
+        .await;
         case.write("from/film.bin", 2, 16);
         case.ann.set_rates(RateLimits::default());
     };
@@ -87,10 +90,10 @@ async fn a_file_that_is_changed_in_the_midst_ends_the_fetch_at_once() {
     assert_eq!(named(case.fetch(hash, "new/folder").await), "film.bin");
     assert!(!case.folder.path().join("new").exists());
     // Shared again it is something else, and the old hash is still known to be of the past.
-    case.ann.refresh(|_| {}).await.unwrap();
+    case.ann.files().refresh(|_| {}).await.unwrap();
     let again = case.fetch(hash, "again").await;
     assert!(matches!(&again, Err(Error::Fetch(error)) if error.is_changed()), "{again:?}");
-    let now = case.ann.shares().remove(0).hash;
+    let now = case.ann.files().shares().remove(0).hash;
     assert_ne!(now, hash);
     case.fetch(now, "again").await.unwrap();
     case.end().await;
@@ -131,7 +134,7 @@ async fn a_changed_file_is_reported_once_by_its_own_hash() {
         assert_eq!(case.reported().await, reported, "{size}");
         // Neither the file by itself nor the folder is reported again.
         case.fetch(hash, "to").await.unwrap_err();
-        case.ann.refresh(|_| {}).await.unwrap();
+        case.ann.files().refresh(|_| {}).await.unwrap();
         case.fetch(hash, "to").await.unwrap_err();
         case.fetch(album, "to").await.unwrap_err();
         case.end().await;
@@ -148,14 +151,14 @@ async fn what_was_changed_in_a_folder_is_reported_also_after_a_refresh() {
     let path = case.folder.path().join("from/album");
     let album = case.ann.share(&path).await.unwrap().shared.hash;
     std::fs::remove_file(&song).unwrap();
-    case.ann.refresh(|_| {}).await.unwrap();
+    case.ann.files().refresh(|_| {}).await.unwrap();
     case.fetch(album, "to").await.unwrap_err();
     assert_eq!(case.reported().await, (hash, "album/in/song.bin".to_owned()));
     case.fetch(hash, "to").await.unwrap_err();
     // Where a file was only added it is the folder that is not what it was.
-    let smaller = case.ann.shares().remove(0).hash;
+    let smaller = case.ann.files().shares().remove(0).hash;
     case.write("from/album/more.txt", 3, 0);
-    case.ann.refresh(|_| {}).await.unwrap();
+    case.ann.files().refresh(|_| {}).await.unwrap();
     case.fetch(smaller, "to").await.unwrap_err();
     assert_eq!(case.reported().await, (smaller, "album".to_owned()));
     case.end().await;
@@ -181,15 +184,17 @@ async fn another_source_that_has_it_unchanged_will_do() {
 async fn who_may_not_have_it_is_not_told_that_it_was_changed() {
     let case = Case::new().await;
     let film = case.write("from/film.bin", 1, 2);
-    let options = ShareOptions::default().to_nodes(vec![case.bob.id()]);
-    let hash = case.ann.share_with(&film, options, |_| {}).await.unwrap().shared.hash;
+    let sharing = case.ann.share(&film).to_nodes([case.bob.id()]);
+    let hash = sharing.await.unwrap().shared.hash;
     case.write("from/film.bin", 2, 2);
-    case.ann.refresh(|_| {}).await.unwrap();
+    case.ann.files().refresh(|_| {}).await.unwrap();
     let known = case.fetch(hash, "to").await;
     assert!(matches!(&known, Err(Error::Fetch(error)) if error.is_changed()), "{known:?}");
     let cid = node("cid").await;
-    let get = Get::new(hash).into_folder(case.folder.path().join("to")).from(at(&case.ann).into());
-    let stranger = within("a fetch", cid.fetch_now(get, |_| {})).await;
+    let get = FetchRequest::new(hash)
+        .into_folder(case.folder.path().join("to"))
+        .from(at(&case.ann).into());
+    let stranger = within("a fetch", cid.fetch(get)).await;
     let not_found = FetchError::Refused(Refusal::NotFound).to_string();
     assert_eq!(stranger.unwrap_err().to_string(), not_found);
     shutdown([&cid, &case.ann, &case.bob]).await;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::*;
-use peerkit::{Changes, Event, FetchError, Get, NameFault, Node, ShareOptions, Ticket};
+use peerkit::{Changes, Event, FetchError, FetchRequest, NameFault, Node, Ticket};
 use tempfile::TempDir;
 
 fn folder() -> TempDir {
@@ -18,8 +18,8 @@ fn write(folder: &TempDir, name: &str, content: &[u8]) -> PathBuf {
     path
 }
 
-async fn fetch(node: &Node, get: Get) -> peerkit::Fetched {
-    within("the fetch", node.fetch_now(get, |_| {})).await.unwrap()
+async fn fetch(node: &Node, get: FetchRequest) -> peerkit::Fetched {
+    within("the fetch", node.fetch(get)).await.unwrap()
 }
 
 #[tokio::test]
@@ -32,28 +32,28 @@ async fn what_a_ticket_is_for_arrives_under_the_name_that_it_was_made_for() {
     let mut tickets = Vec::new();
     for name in ["a.txt", "b.txt", "top"] {
         let shared = ann.share(from.path().join(name)).await.unwrap().shared;
-        tickets.push(ann.ticket_for(&shared).unwrap());
+        tickets.push(ann.files().ticket_for(&shared).unwrap());
     }
     // A file in a shared folder has a ticket of its own; and so has a folder of equal content.
     let real = fs::canonicalize(from.path()).unwrap();
-    let inside = ann.shared_files(&real.join("top"), 0, 9).unwrap().files.remove(0).file;
-    tickets.push(ann.ticket_for(&inside).unwrap());
+    let inside = ann.files().shared_files(&real.join("top"), 0, 9).unwrap().files.remove(0).file;
+    tickets.push(ann.files().ticket_for(&inside).unwrap());
     write(&from, "same as top/c.txt", b"the same");
-    let options = ShareOptions::default().with_ticket();
-    let again = ann.share_with(from.path().join("same as top"), options, |_| {}).await.unwrap();
-    tickets.push(ann.ticket_for(&again.shared).unwrap());
+    let again = ann.share(from.path().join("same as top")).with_ticket().await.unwrap();
+    tickets.push(ann.files().ticket_for(&again.shared).unwrap());
     assert!(tickets[4].secret.is_some(), "although the same is open under another name");
     for (ticket, name) in tickets.iter().zip(["a.txt", "b.txt", "top", "c.txt", "same as top"]) {
         assert_eq!(ticket.name.as_ref().unwrap().as_str(), name);
         let ticket: Ticket = ticket.to_string().parse().unwrap();
-        let fetched = fetch(&bob, Get::ticket(&ticket).into_folder(to.path())).await;
+        let fetched = fetch(&bob, FetchRequest::ticket(&ticket).into_folder(to.path())).await;
         assert_eq!(fetched.path, to.path().join(name));
         assert!(fetched.renamed.is_empty() && fetched.left_out.is_empty());
         assert_eq!(fetched.path.is_dir(), name.contains("top"));
     }
     // A ticket of an earlier version has no name: then it is that at the source.
     let nameless = Ticket { name: None, ..tickets[1].clone() };
-    let fetched = fetch(&bob, Get::ticket(&nameless).into_folder(to.path().join("nameless"))).await;
+    let fetched =
+        fetch(&bob, FetchRequest::ticket(&nameless).into_folder(to.path().join("nameless"))).await;
     assert!(fetched.path.ends_with("nameless/a.txt"), "{:?}", fetched.path);
     shutdown([&ann, &bob]).await;
 }
@@ -71,8 +71,7 @@ async fn a_search_finds_own_files_and_every_name() {
     }
     bob.share(from.path().join("a.txt")).await.unwrap();
     bob.share(from.path().join("own")).await.unwrap();
-    let options = ShareOptions::default().with_ticket();
-    bob.share_with(from.path().join("hidden.txt"), options, |_| {}).await.unwrap();
+    bob.share(from.path().join("hidden.txt")).with_ticket().await.unwrap();
     let found = async |node: &Node, text: &str| {
         let found = within("a search", node.search(text)).await.unwrap();
         let view = |found: peerkit::FoundFile| {
@@ -105,7 +104,7 @@ async fn a_name_from_the_network_does_nothing_unasked() {
     let (from, to) = (folder(), folder());
     let path = write(&from, ".bash_profile", b"evil");
     let shared = ann.share(&path).await.unwrap().shared;
-    let get = Get::ticket(&ann.ticket_for(&shared).unwrap());
+    let get = FetchRequest::ticket(&ann.files().ticket_for(&shared).unwrap());
     let fetched = fetch(&bob, get.clone().to(to.path())).await;
     assert_eq!(fetched.path, to.path().join("_bash_profile"));
     let [renamed] = &fetched.renamed[..] else { panic!("{:?}", fetched.renamed) };
@@ -134,7 +133,7 @@ async fn a_folder_keeps_its_names_but_for_those_that_mislead() {
     }
     write(&from, "top/fdp\u{202e}gpj.exe", b"misleading");
     let shared = ann.share(from.path().join("top")).await.unwrap().shared;
-    let get = Get::ticket(&ann.ticket_for(&shared).unwrap()).to(to.path());
+    let get = FetchRequest::ticket(&ann.files().ticket_for(&shared).unwrap()).to(to.path());
     let fetched = fetch(&bob, get.clone()).await;
     for name in names {
         assert_eq!(fs::read(fetched.path.join(name)).unwrap(), name.as_bytes());
@@ -179,7 +178,7 @@ async fn what_this_disk_cannot_have_is_named_and_the_rest_arrives() {
     write(&from, &format!("top/{}", "g".repeat(240)), b"long");
     let shared = ann.share(from.path().join("top")).await.unwrap().shared;
     let to = deep(to.path(), 3950);
-    let get = Get::ticket(&ann.ticket_for(&shared).unwrap()).into_folder(&to);
+    let get = FetchRequest::ticket(&ann.files().ticket_for(&shared).unwrap()).into_folder(&to);
     let fetched = fetch(&bob, get.clone()).await;
     assert_eq!(fetched.path, to.join("top"));
     assert_eq!(fs::read(fetched.path.join("short")).unwrap(), content);
@@ -215,7 +214,8 @@ async fn a_long_name_has_room_for_a_number_and_a_part() {
         let folder = Some(folder).filter(|_| !is_short);
         for (path, wanted) in folder.into_iter().chain([(file.clone(), &name)]) {
             let shared = ann.share(&path).await.unwrap().shared;
-            let get = Get::ticket(&ann.ticket_for(&shared).unwrap()).into_folder(at);
+            let get =
+                FetchRequest::ticket(&ann.files().ticket_for(&shared).unwrap()).into_folder(at);
             let first = fetch(&bob, get.clone()).await;
             if first.path.is_dir() {
                 fs::write(first.path.join("more"), b"").unwrap_or_default();
@@ -247,8 +247,10 @@ async fn a_folder_replaces_regular_files_only() {
     let shared = ann.share(from.path().join("top")).await.unwrap().shared;
     write(&to, "top/a", b"old");
     mknodat(CWD, to.path().join("top/b"), FileType::Fifo, Mode::RWXU, 0).unwrap();
-    let get = Get::ticket(&ann.ticket_for(&shared).unwrap()).to(to.path()).overwrite(true);
-    let refused = within("the error", bob.fetch_now(get.clone(), |_| {})).await;
+    let get = FetchRequest::ticket(&ann.files().ticket_for(&shared).unwrap())
+        .to(to.path())
+        .overwrite(true);
+    let refused = within("the error", bob.fetch(get.clone())).await;
     let Err(peerkit::Error::Fetch(FetchError::NotAFile { path, .. })) = refused else {
         panic!("{refused:?}")
     };

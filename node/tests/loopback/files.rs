@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::common::*;
-use peerkit::{Error, FetchError, FileKind, Get, Hash, Node, Progress, Stream};
+use peerkit::{DownloadStatus, Error, FetchError, FetchRequest, FileKind, Hash, Node, Stream};
 use peerkit_proto::files::wire::{MAX_REQUEST, PREFIX, body_len};
 use peerkit_proto::files::{
     AccessKind, Answer, Description, FILES_PROTOCOL, PIECE, PieceList, Request,
@@ -70,34 +70,37 @@ async fn a_file_is_found_and_fetched_from_a_node_without_a_link() {
     let shared = cid.share(write(&from, "a song.bin", &content)).await.unwrap().shared;
     assert_eq!(shared.hash.to_string(), blake3::hash(&content).to_string());
     assert_eq!((shared.size, shared.kind), (content.len() as u64, FileKind::File));
-    assert_eq!(cid.shares(), std::slice::from_ref(&shared));
+    assert_eq!(cid.files().shares(), std::slice::from_ref(&shared));
 
     let found = ann.search("song").await.unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!((&found[0].file, found[0].sources[0].id), (&shared, cid.id()));
-    let mut steps = Vec::new();
-    let progress = |step: Progress| steps.push(step);
-    let fetched = ann.fetch_with_progress(shared.hash, to.path(), progress).await.unwrap();
+    let download = ann.fetch(FetchRequest::new(shared.hash).to(to.path()));
+    let (mut steps, mut progress) = (Vec::new(), download.progress());
+    while let Some(DownloadStatus { done, total, .. }) = progress.next().await {
+        steps.extend(total.map(|total| (done, total)));
+    }
+    let fetched = download.await.unwrap();
     assert_eq!(fetched.path, to.path().join("a song.bin"));
     assert_eq!((fetched.bytes, &fetched.sources[..]), (content.len() as u64, &[cid.id()][..]));
     assert_eq!(tree(to.path()), BTreeMap::from([("a song.bin".into(), content.clone())]));
-    assert!(steps.windows(2).all(|pair| pair[0].done <= pair[1].done), "{steps:?}");
-    let whole = Progress { done: content.len() as u64, total: content.len() as u64 };
+    assert!(steps.windows(2).all(|pair| pair[0].0 <= pair[1].0), "{steps:?}");
+    let whole = (content.len() as u64, content.len() as u64);
     assert_eq!(steps.last(), Some(&whole));
     assert!(ann.peer(cid.id()).is_none(), "a fetch makes no link");
 
     // To exactly a path; and into a folder that is made for it.
     let exact = to.path().join("renamed");
-    assert_eq!(ann.fetch(shared.hash, &exact).await.unwrap().path, exact);
+    assert_eq!(ann.fetch(FetchRequest::new(shared.hash).to(&exact)).await.unwrap().path, exact);
     assert!(std::fs::read(exact).unwrap() == content);
     let deep = to.path().join("made/for it");
-    let fetched = ann.fetch_into(shared.hash, &deep, |_| {}).await.unwrap();
+    let fetched = ann.fetch(FetchRequest::new(shared.hash).into_folder(&deep)).await.unwrap();
     assert_eq!(fetched.path, deep.join("a song.bin"));
 
     // What is no longer shared can't be had.
-    assert_eq!(cid.unshare(shared.hash).await.unwrap(), std::slice::from_ref(&shared));
+    assert_eq!(cid.files().unshare(shared.hash).await.unwrap(), std::slice::from_ref(&shared));
     assert!(ann.search("song").await.unwrap().is_empty());
-    let none = ann.fetch(shared.hash, to.path()).await;
+    let none = ann.fetch(FetchRequest::new(shared.hash).to(to.path())).await;
     assert!(matches!(none, Err(Error::NoSource(hash)) if hash == shared.hash));
     shutdown([&ann, &bob, &cid]).await;
 }
@@ -117,7 +120,7 @@ async fn a_folder_comes_whole() {
     let added = bob.share(from.path().join("album")).await.unwrap();
     assert_eq!((added.files, added.shared.kind), (53, FileKind::Folder));
     assert!(added.skipped.is_empty());
-    let fetched = ann.fetch(added.shared.hash, to.path()).await.unwrap();
+    let fetched = ann.fetch(FetchRequest::new(added.shared.hash).to(to.path())).await.unwrap();
     assert_eq!((fetched.path, fetched.kind), (to.path().join("album"), FileKind::Folder));
     assert_eq!(fetched.bytes, added.shared.size);
     assert_eq!(tree(to.path()), tree(from.path()));
@@ -134,7 +137,7 @@ async fn a_folder_that_is_there_is_not_fetched_again() {
     write(&from, "album/in/empty", b"");
     let hash = bob.share(from.path().join("album")).await.unwrap().shared.hash;
     let fetch = async |name: &str| {
-        let fetched = ann.fetch(hash, to.path()).await.unwrap();
+        let fetched = ann.fetch(FetchRequest::new(hash).to(to.path())).await.unwrap();
         assert_eq!(fetched.path, to.path().join(name));
         fetched.sources.len()
     };
@@ -165,16 +168,17 @@ async fn who_does_not_listen_calls_back() {
     let path = write(&from, "file", &content());
     for sharing in [&linked, &unlinked] {
         let hash = sharing.share(&path).await.unwrap().shared.hash;
-        let fetched = within("the fetch", ann.fetch(hash, to.path())).await.unwrap();
+        let fetched =
+            within("the fetch", ann.fetch(FetchRequest::new(hash).to(to.path()))).await.unwrap();
         assert_eq!(fetched.sources, [sharing.id()]);
         assert!(std::fs::read(&fetched.path).unwrap() == content());
         std::fs::remove_file(fetched.path).unwrap();
-        sharing.unshare(hash).await.unwrap();
+        sharing.files().unshare(hash).await.unwrap();
     }
     // Neither listens: there is no way. Of what was fetched before ann would still have some.
     let path = write(&from, "other", &content()[1..]);
     let hash = unlinked.share(&path).await.unwrap().shared.hash;
-    let failed = within("the error", linked.fetch(hash, to.path())).await;
+    let failed = within("the error", linked.fetch(FetchRequest::new(hash).to(to.path()))).await;
     assert!(matches!(failed, Err(Error::Unreachable { peer, .. }) if peer == unlinked.id()));
     shutdown([&ann, &bob, &linked, &unlinked]).await;
 }
@@ -188,16 +192,16 @@ async fn two_fetch_at_once_and_twice() {
     let hash = cid.share(write(&from, "file", &content())).await.unwrap().shared.hash;
     let other = cid.share(write(&from, "other", &content()[1..])).await.unwrap().shared.hash;
     let (a, b, c) = tokio::join!(
-        ann.fetch(hash, to_a.path()),
-        bob.fetch(hash, to_b.path()),
-        ann.fetch(other, to_a.path()),
+        ann.fetch(FetchRequest::new(hash).to(to_a.path())),
+        bob.fetch(FetchRequest::new(hash).to(to_b.path())),
+        ann.fetch(FetchRequest::new(other).to(to_a.path())),
     );
     for (fetched, expected) in [(a, &content()[..]), (b, &content()[..]), (c, &content()[1..])] {
         assert!(std::fs::read(fetched.unwrap().path).unwrap() == expected);
     }
     // Nothing is overwritten: another content of that name gets a number.
     std::fs::write(to_b.path().join("file"), "mine").unwrap();
-    let fetched = bob.fetch(hash, to_b.path()).await.unwrap();
+    let fetched = bob.fetch(FetchRequest::new(hash).to(to_b.path())).await.unwrap();
     assert_eq!(fetched.path, to_b.path().join("file (1)"));
     assert_eq!(std::fs::read(to_b.path().join("file")).unwrap(), b"mine");
     shutdown([&ann, &bob, &cid]).await;
@@ -209,15 +213,20 @@ async fn without_a_source_nothing_is_left_behind() {
     link(&ann, &bob).await;
     let to = folder();
     let hash = Hash::of(b"nobody has this");
-    assert!(matches!(ann.fetch(hash, to.path()).await, Err(Error::NoSource(h)) if h == hash));
+    assert!(
+        matches!(ann.fetch(FetchRequest::new(hash).to(to.path())).await, Err(Error::NoSource(h)) if h == hash)
+    );
     let alone = node("alone").await;
-    assert!(matches!(alone.fetch(hash, to.path()).await, Err(Error::NoSource(_))));
+    assert!(matches!(
+        alone.fetch(FetchRequest::new(hash).to(to.path())).await,
+        Err(Error::NoSource(_))
+    ));
     // A file that was changed since it was shared is not served as what it was.
     let from = folder();
     let path = write(&from, "file", &content());
     let hash = bob.share(&path).await.unwrap().shared.hash;
     std::fs::write(&path, "another content").unwrap();
-    let failed = ann.fetch(hash, to.path()).await;
+    let failed = ann.fetch(FetchRequest::new(hash).to(to.path())).await;
     let named =
         |error: &FetchError| matches!(error, FetchError::Changed { name } if name == "file");
     assert!(matches!(&failed, Err(Error::Fetch(error)) if named(error)), "{failed:?}");
@@ -301,7 +310,7 @@ async fn a_source_that_dies_midway_is_replaced_or_reported() {
     link(&ann, &dying).await;
     let hash = dying.share(&path).await.unwrap().shared.hash;
     let asked = lie(&dying, honest(&content, 2));
-    let failed = within("the error", ann.fetch(hash, to.path())).await;
+    let failed = within("the error", ann.fetch(FetchRequest::new(hash).to(to.path()))).await;
     assert!(matches!(failed, Err(Error::Fetch(FetchError::Stream(_)))), "{failed:?}");
     assert!(asked.load(Ordering::SeqCst) > 1, "it was asked again");
     assert_eq!(parts(&to), 1, "what it had sent is kept: {:?}", tree(to.path()).keys());
@@ -315,7 +324,8 @@ async fn a_source_that_dies_midway_is_replaced_or_reported() {
     for n in 0..10 {
         let asked = lie(&dying, honest(&content, 2));
         let exact = to.path().join(n.to_string());
-        let fetched = within("the fetch", ann.fetch(hash, &exact)).await.unwrap();
+        let fetched =
+            within("the fetch", ann.fetch(FetchRequest::new(hash).to(&exact))).await.unwrap();
         assert!(std::fs::read(exact).unwrap() == content);
         sources = fetched.sources;
         if asked.load(Ordering::SeqCst) == 1 {
@@ -337,15 +347,10 @@ async fn a_crash_of_the_source_is_an_error() {
     let (from, to) = (folder(), folder());
     let path = write(&from, "file", &vec![6; 64 << 20]);
     let hash = sharing.share(&path).await.unwrap().shared.hash;
-    let mut crash = Some(elsewhere);
-    let progress = |step: Progress| {
-        if step.done > 4 << 20
-            && let Some(elsewhere) = crash.take()
-        {
-            elsewhere.crash();
-        }
-    };
-    let failed = within("the error", ann.fetch_with_progress(hash, to.path(), progress)).await;
+    let download = ann.fetch(FetchRequest::new(hash).to(to.path()));
+    until("some of it", || download.status().done > 4 << 20).await;
+    elsewhere.crash();
+    let failed = within("the error", download).await;
     assert!(matches!(failed, Err(Error::Fetch(FetchError::Stream(_)) | Error::Unreachable { .. })));
     assert_eq!(parts(&to), 1, "{:?}", tree(to.path()).keys());
     shutdown([&ann]).await;
@@ -360,7 +365,9 @@ async fn lies_are_found_out_and_leave_nothing() {
     let (ann, lying) = (node("ann").await, node("lying").await);
     link(&ann, &lying).await;
     let hash = lying.share(write(&from, "file", &content)).await.unwrap().shared.hash;
-    let fetch = async || within("the error", ann.fetch(hash, &inside)).await.unwrap_err();
+    let fetch = async || {
+        within("the error", ann.fetch(FetchRequest::new(hash).to(&inside))).await.unwrap_err()
+    };
 
     // Names that lead elsewhere, as bytes: the types can't hold them.
     for name in ["../evil", "..", "/evil", "a/b", "a\0b", "", ".", "evil\n"] {
@@ -421,7 +428,7 @@ async fn lies_are_found_out_and_leave_nothing() {
     assert!(left.keys().all(fits), "beside what was right nothing is there: {:?}", left.keys());
     // And the truth goes through.
     lie(&lying, honest(&content, usize::MAX));
-    let fetched = ann.fetch(hash, &inside).await.unwrap();
+    let fetched = ann.fetch(FetchRequest::new(hash).to(&inside)).await.unwrap();
     assert!(std::fs::read(fetched.path).unwrap() == content);
     assert_eq!(tree(to.path()).len(), 2);
     shutdown([&ann, &lying]).await;
@@ -471,10 +478,12 @@ async fn the_list_of_a_folder_leads_nowhere_else() {
             }
             _ => right(request),
         });
-        let error = within("the error", ann.fetch(hash, to.path())).await.unwrap_err();
+        let error = within("the error", ann.fetch(FetchRequest::new(hash).to(to.path())))
+            .await
+            .unwrap_err();
         assert!(matches!(error, Error::Fetch(FetchError::Manifest(_))), "{name:?}: {error:?}");
         assert!(is_empty(&to), "{name:?}");
-        lying.unshare(hash).await.unwrap();
+        lying.files().unshare(hash).await.unwrap();
     }
     shutdown([&ann, &lying]).await;
 }
@@ -488,19 +497,14 @@ async fn a_fetch_that_is_dropped_is_gone_on_with() {
     let hash = hanging.share(write(&from, "file", &content)).await.unwrap().shared.hash;
     let right = honest(&content, 2);
     lie(&hanging, move |request| (right(request).0, true));
-    let (began, begun) = tokio::sync::oneshot::channel();
-    let mut began = Some(began);
-    let fetching = ann.fetch_with_progress(hash, to.path(), |step| {
-        if step.done > PIECE
-            && let Some(began) = began.take()
-        {
-            began.send(()).unwrap();
-        }
-    });
+    let download = ann.fetch(FetchRequest::new(hash).to(to.path()).foreground());
+    let mut progress = download.progress();
+    let begun = async { while progress.next().await.unwrap().done <= PIECE {} };
     tokio::select! {
-        fetched = fetching => panic!("{fetched:?}"),
-        begun = begun => begun.unwrap(),
+        fetched = download => panic!("{fetched:?}"),
+        () = begun => {}
     }
+    assert!(ann.files().downloads().is_empty(), "it ends with its handle");
     assert_eq!(parts(&to), 1, "what came is kept");
     // The next goes on from it: the pieces that are there are not asked for again.
     let right = honest(&content, usize::MAX);
@@ -512,7 +516,8 @@ async fn a_fetch_that_is_dropped_is_gone_on_with() {
         }
         right(request)
     });
-    let fetched = within("the fetch", ann.fetch(hash, to.path())).await.unwrap();
+    let fetched =
+        within("the fetch", ann.fetch(FetchRequest::new(hash).to(to.path()))).await.unwrap();
     assert!(std::fs::read(&fetched.path).unwrap() == content);
     // The last piece is asked for again: it proves the size.
     assert!((asked.load(Ordering::SeqCst) as u64) < pieces, "{asked:?} of {pieces}");
@@ -529,11 +534,15 @@ async fn the_download_folder_can_be_changed_while_the_node_runs() {
     link(&b, &a).await;
     let one = a.share(write(&folder, "one", b"1")).await.unwrap().shared.hash;
     let two = a.share(write(&folder, "two", b"2")).await.unwrap().shared.hash;
-    let fetch = async |get| within("a fetch", b.fetch_now(get, |_| {})).await.unwrap().path;
-    assert_eq!(fetch(Get::new(one)).await, first.join("one"));
-    b.set_download_folder(&second);
-    assert_eq!(b.download_folder(), second);
-    assert_eq!(fetch(Get::new(two)).await, second.join("two"));
-    assert_eq!(fetch(Get::new(two).to(first.join("x"))).await, first.join("x"), "a path is a path");
+    let fetch = async |get| within("a fetch", b.fetch(get)).await.unwrap().path;
+    assert_eq!(fetch(FetchRequest::new(one)).await, first.join("one"));
+    b.files().set_download_folder(&second);
+    assert_eq!(b.files().download_folder(), second);
+    assert_eq!(fetch(FetchRequest::new(two)).await, second.join("two"));
+    assert_eq!(
+        fetch(FetchRequest::new(two).to(first.join("x"))).await,
+        first.join("x"),
+        "a path is a path"
+    );
     shutdown([&a, &b]).await;
 }

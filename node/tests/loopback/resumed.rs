@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::common::*;
 use crate::proxy::Proxy;
-use peerkit::{Config, DownloadState, DownloadStatus, Get, Hash, Node, RateLimits};
+use peerkit::{Config, DownloadState, DownloadStatus, FetchRequest, Hash, Node, RateLimits};
 use peerkit_proto::files::PIECE;
 use tempfile::TempDir;
 
@@ -24,7 +24,7 @@ fn write(path: &Path, seed: u64, pieces: u64) -> Vec<u8> {
 }
 
 fn of(node: &Node, hash: Hash) -> DownloadStatus {
-    node.downloads().into_iter().find(|download| download.hash == hash).unwrap()
+    node.files().downloads().into_iter().find(|download| download.hash == hash).unwrap()
 }
 
 #[tokio::test]
@@ -43,14 +43,14 @@ async fn a_download_by_hash_waits_for_a_link_and_goes_on() {
     // One after the other, as only one is at work at a time.
     for hash in hashes {
         bob.set_rates(RateLimits { download: 8 << 20, ..RateLimits::default() });
-        let get = Get::new(hash).into_folder(folder.path().join("to"));
-        let download = bob.download(get).await.unwrap();
+        let get = FetchRequest::new(hash).into_folder(folder.path().join("to"));
+        let download = bob.fetch(get);
         until("some of it", || download.status().done > 2 * PIECE).await;
-        bob.pause(hash).await.unwrap();
+        bob.files().download(hash).unwrap().pause().await.unwrap();
     }
     let before = hashes.map(|hash| of(&bob, hash));
     for hash in hashes {
-        bob.resume(hash).await.unwrap();
+        bob.files().download(hash).unwrap().resume().await.unwrap();
     }
     shutdown([&bob]).await;
     drop(bob);
@@ -97,8 +97,8 @@ async fn a_download_of_which_nothing_came_waits_as_well() {
     let bob = start(&folder).await;
     link(&bob, &ann).await;
     ann.set_rates(RateLimits { upload: 1, ..RateLimits::default() });
-    let get = Get::new(hash).into_folder(folder.path().join("to"));
-    bob.download(get).await.unwrap();
+    let get = FetchRequest::new(hash).into_folder(folder.path().join("to"));
+    bob.fetch(get);
     until("it has begun", || of(&bob, hash).total.is_some()).await;
     shutdown([&bob]).await;
     drop(bob);
@@ -113,13 +113,13 @@ async fn a_download_of_which_nothing_came_waits_as_well() {
     drop(bob);
     // What is done is not begun again; nor what was given up with nothing to show for it.
     let bob = start(&folder).await;
-    assert!(bob.downloads().is_empty());
-    let nothing = bob.download(Get::new(Hash::of(b"nobody has it"))).await.unwrap();
-    within("it fails", nothing.finished()).await.unwrap_err();
+    assert!(bob.files().downloads().is_empty());
+    let nothing = bob.fetch(FetchRequest::new(Hash::of(b"nobody has it")));
+    within("it fails", nothing).await.unwrap_err();
     shutdown([&bob]).await;
     drop(bob);
     let bob = start(&folder).await;
-    assert!(bob.downloads().is_empty());
+    assert!(bob.files().downloads().is_empty());
     shutdown([&bob, &ann]).await;
 }
 
@@ -134,7 +134,7 @@ async fn what_is_gone_from_disk_is_not_counted() {
     let bob = start(&folder).await;
     link(&bob, &ann).await;
     bob.set_rates(RateLimits { download: 8 << 20, ..RateLimits::default() });
-    bob.download(Get::new(hash).into_folder(folder.path().join("to"))).await.unwrap();
+    bob.fetch(FetchRequest::new(hash).into_folder(folder.path().join("to")));
     until("some of it", || of(&bob, hash).done > 2 * PIECE).await;
     shutdown([&bob]).await;
     drop(bob);
@@ -154,16 +154,16 @@ async fn a_second_get_takes_up_what_the_first_has_left() {
     let bob = start(&folder).await;
     link(&bob, &ann).await;
     bob.set_rates(RateLimits { download: 8 << 20, ..RateLimits::default() });
-    let get = || Get::new(hash).into_folder(folder.path().join("to"));
-    let first = bob.download(get()).await.unwrap();
+    let get = || FetchRequest::new(hash).into_folder(folder.path().join("to"));
+    let first = bob.fetch(get());
     until("some of it", || first.status().done > 2 * PIECE).await;
     shutdown([&ann]).await;
-    within("it is given up", first.finished()).await.unwrap_err();
+    within("it is given up", first).await.unwrap_err();
     let kept = of(&bob, hash).done;
     assert!(kept > 2 * PIECE);
-    let second = bob.download(get()).await.unwrap();
-    within("so is the second", second.finished()).await.unwrap_err();
-    assert_eq!(bob.downloads().len(), 1);
+    let second = bob.fetch(get());
+    within("so is the second", second).await.unwrap_err();
+    assert_eq!(bob.files().downloads().len(), 1);
     assert_eq!(of(&bob, hash).done, kept);
     shutdown([&bob]).await;
     drop(bob);
@@ -189,20 +189,24 @@ async fn downloads_of_one_content_are_all_kept() {
     let bob = start(&folder).await;
     link(&bob, &ann).await;
     for to in ["one", "two", "one"] {
-        let get = Get::new(hash).into_folder(folder.path().join(to));
-        bob.download(get).await.unwrap();
+        let get = FetchRequest::new(hash).into_folder(folder.path().join(to));
+        bob.fetch(get);
     }
-    until("the first has begun", || bob.downloads()[0].total.is_some()).await;
+    until("the first has begun", || bob.files().downloads()[0].total.is_some()).await;
     shutdown([&bob]).await;
     drop(bob);
 
     let paused = |node: &Node| {
-        node.downloads().iter().map(|d| d.state == DownloadState::Paused).collect::<Vec<_>>()
+        node.files()
+            .downloads()
+            .iter()
+            .map(|d| d.state == DownloadState::Paused)
+            .collect::<Vec<_>>()
     };
     let bob = start(&folder).await;
     // That the node stopped has paused none of them.
     assert_eq!(paused(&bob), [false; 3]);
-    let third = bob.pause(hash).await.unwrap();
+    let third = bob.files().download(hash).unwrap().pause().await.unwrap();
     assert_eq!(third.path.as_deref(), Some(&*folder.path().join("one")));
     shutdown([&bob]).await;
     drop(bob);
@@ -224,23 +228,25 @@ async fn restored_downloads_of_one_content_all_end() {
     link(&bob, &ann).await;
     let names = ["one", "two", "three"];
     for to in names {
-        let get = Get::new(hash).into_folder(folder.path().join(to));
-        bob.download(get).await.unwrap();
+        let get = FetchRequest::new(hash).into_folder(folder.path().join(to));
+        bob.fetch(get);
     }
-    until("the first has begun", || bob.downloads()[0].total.is_some()).await;
+    until("the first has begun", || bob.files().downloads()[0].total.is_some()).await;
     shutdown([&bob]).await;
     drop(bob);
 
     let bob = start(&folder).await;
     until("all wait", || {
-        let downloads = bob.downloads();
+        let downloads = bob.files().downloads();
         downloads.len() == 3 && downloads.iter().all(|one| one.state == DownloadState::Waiting)
     })
     .await;
     ann.set_rates(RateLimits::default());
     link(&bob, &ann).await;
-    until("all are done", || bob.downloads().iter().all(|one| one.state == DownloadState::Done))
-        .await;
+    until("all are done", || {
+        bob.files().downloads().iter().all(|one| one.state == DownloadState::Done)
+    })
+    .await;
     for name in names {
         assert!(std::fs::read(folder.path().join(name).join("film.bin")).unwrap() == content);
     }
@@ -258,8 +264,9 @@ async fn a_source_that_answers_late_is_waited_for() {
     let late = Proxy::late(at(&ann), std::time::Duration::from_secs(3)).await;
     ann.set_rates(RateLimits { upload: 1, ..RateLimits::default() });
     let bob = start(&folder).await;
-    let get = Get::new(hash).into_folder(folder.path().join("to")).from(late.address.into());
-    bob.download(get).await.unwrap();
+    let get =
+        FetchRequest::new(hash).into_folder(folder.path().join("to")).from(late.address.into());
+    bob.fetch(get);
     until("it has begun", || of(&bob, hash).total.is_some()).await;
     shutdown([&bob]).await;
     drop(bob);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::common::*;
-use peerkit::{Access, Error, Node, ShareOptions};
+use peerkit::{Access, Error, FetchRequest, Node};
 use tempfile::TempDir;
 
 fn write(folder: &TempDir, name: &str, content: &[u8]) -> PathBuf {
@@ -27,17 +27,20 @@ async fn what_is_shared_by_name_is_found_and_fetched_by_whom_it_names() {
     write(&from, "open.txt", b"open");
     write(&from, "album/song.txt", b"song");
     bob.share(from.path().join("open.txt")).await.unwrap();
-    let options = ShareOptions::default().to_nodes(vec![ann.id()]);
-    let album = bob.share_with(from.path().join("album"), options, |_| {}).await.unwrap();
+    let album = bob.share(from.path().join("album")).to_nodes([ann.id()]).await.unwrap();
     assert_eq!(album.access, Access::Nodes(vec![ann.id()]));
 
     assert_eq!(found(&ann, "txt").await, ["open.txt", "song.txt"]);
     assert_eq!(found(&ann, "alb").await, ["album"]);
     assert_eq!(found(&cid, "txt").await, ["open.txt"]);
     assert!(found(&cid, "alb").await.is_empty());
-    let fetched = within("the fetch", ann.fetch(album.shared.hash, to.path())).await.unwrap();
+    let fetched =
+        within("the fetch", ann.fetch(FetchRequest::new(album.shared.hash).to(to.path())))
+            .await
+            .unwrap();
     assert_eq!(std::fs::read(fetched.path.join("song.txt")).unwrap(), b"song");
-    let refused = within("the refusal", cid.fetch(album.shared.hash, to.path())).await;
+    let refused =
+        within("the refusal", cid.fetch(FetchRequest::new(album.shared.hash).to(to.path()))).await;
     assert!(matches!(refused, Err(Error::NoSource(hash)) if hash == album.shared.hash));
 
     // To everyone from now on.
@@ -52,16 +55,15 @@ async fn a_ticket_has_all_that_it_takes() {
     link(&ann, &bob).await;
     let from = tempfile::tempdir().unwrap();
     let path = write(&from, "secret.txt", b"secret");
-    let options = ShareOptions::default().with_ticket();
-    let added = bob.share_with(&path, options, |_| {}).await.unwrap();
+    let added = bob.share(&path).with_ticket().await.unwrap();
     let Access::Ticket(secret) = added.access else { panic!("{:?}", added.access) };
-    let ticket = bob.ticket(&added.shared.hash).unwrap();
+    let ticket = bob.files().ticket(&added.shared.hash).unwrap();
     assert_eq!((ticket.hash, ticket.node), (added.shared.hash, bob.id()));
     assert_eq!((ticket.secret, &*ticket.network), (Some(secret), bob.network_name()));
     assert_eq!(ticket.addresses, [at(&bob).into()]);
-    assert_eq!(bob.ticket(&peerkit::Hash::of(b"?")), None);
+    assert_eq!(bob.files().ticket(&peerkit::Hash::of(b"?")), None);
     assert!(found(&ann, "secret").await.is_empty());
     let open = bob.share(&path).await.unwrap().shared.hash;
-    assert_eq!(bob.ticket(&open).unwrap().secret, None);
+    assert_eq!(bob.files().ticket(&open).unwrap().secret, None);
     shutdown([&ann, &bob]).await;
 }

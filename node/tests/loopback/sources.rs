@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::common::*;
-use peerkit::{Config, DownloadState, Error, FetchError, Get, Hash, Node, RateLimits, Stream};
+use peerkit::{
+    Config, DownloadState, Error, FetchError, FetchRequest, Hash, Node, RateLimits, Stream,
+};
 use peerkit_proto::files::wire::{MAX_REQUEST, PREFIX, body_len};
 use peerkit_proto::files::{
     AccessKind, Answer, Description, FILES_PROTOCOL, FileKind, PIECE, PieceList, Refusal, Request,
@@ -185,7 +187,7 @@ async fn all_sources_send_their_part() {
         until("all send", || sources.iter().all(|source| source.sent() > 0)).await;
         ann.set_rates(RateLimits { peer_download: 8 << 20, ..RateLimits::default() });
     };
-    let fetching = ann.fetch(Hash::of(&content), to.path());
+    let fetching = ann.fetch(FetchRequest::new(Hash::of(&content)).to(to.path()));
     let (fetched, ()) = within("the fetch", async { tokio::join!(fetching, all_send) }).await;
     let fetched = fetched.unwrap();
     assert!(std::fs::read(&fetched.path).unwrap() == content);
@@ -207,7 +209,7 @@ async fn a_silent_source_holds_nothing_up() {
     ];
     let ann = fetcher(&sources).await;
     let to = tempfile::tempdir().unwrap();
-    let fetching = ann.fetch(Hash::of(&content), to.path());
+    let fetching = ann.fetch(FetchRequest::new(Hash::of(&content)).to(to.path()));
     let fetched = tokio::time::timeout(Duration::from_secs(25), fetching).await;
     let fetched = fetched.expect("far sooner than a silent source is given up").unwrap();
     assert!(std::fs::read(&fetched.path).unwrap() == content);
@@ -227,7 +229,8 @@ async fn who_sends_a_bad_piece_is_dropped_and_named() {
     let to = tempfile::tempdir().unwrap();
     let hash = Hash::of(&content);
     // Only the liar has piece 3.
-    let error = within("the error", ann.fetch(hash, to.path())).await.unwrap_err();
+    let error =
+        within("the error", ann.fetch(FetchRequest::new(hash).to(to.path()))).await.unwrap_err();
     assert!(matches!(&error, Error::Fetch(error) if error.is_lie()), "{error:?}");
     let event = expect(&mut events, "node_source_dropped").await;
     let peerkit::Event::NodeSourceDropped { source, .. } = event else { panic!() };
@@ -235,7 +238,8 @@ async fn who_sends_a_bad_piece_is_dropped_and_named() {
     // With a third one it is whole, and the liar is named in the result.
     sources.push(Source::new("whole", &content, Ways::default()).await);
     link(&ann, &sources[2].node).await;
-    let fetched = within("the fetch", ann.fetch(hash, to.path())).await.unwrap();
+    let fetched =
+        within("the fetch", ann.fetch(FetchRequest::new(hash).to(to.path()))).await.unwrap();
     assert!(std::fs::read(&fetched.path).unwrap() == content);
     assert!(fetched.dropped.iter().all(|dropped| dropped.id == sources[0].node.id()));
     end(ann, sources).await;
@@ -253,7 +257,9 @@ async fn who_lies_about_the_size_is_found_out_by_who_does_not() {
     // Either may be the first to be asked.
     for n in 0..6 {
         let to = tempfile::tempdir().unwrap();
-        let fetched = within("the fetch", ann.fetch(Hash::of(&content), to.path())).await;
+        let fetched =
+            within("the fetch", ann.fetch(FetchRequest::new(Hash::of(&content)).to(to.path())))
+                .await;
         let fetched = fetched.unwrap_or_else(|error| panic!("{n}: {error}"));
         assert!(std::fs::read(&fetched.path).unwrap() == content);
         assert!(fetched.dropped.iter().all(|dropped| dropped.id == sources[0].node.id()));
@@ -272,8 +278,8 @@ async fn a_partial_holder_serves_what_it_has() {
     let mut sources = vec![Source::new("second", &content, second).await];
     let (bob, to_bob) = (node("bob").await, tempfile::tempdir().unwrap());
     link(&bob, &sources[0].node).await;
-    let get = Get::new(hash).into_folder(to_bob.path());
-    let download = bob.download(get).await.unwrap();
+    let get = FetchRequest::new(hash).into_folder(to_bob.path());
+    let download = bob.fetch(get);
     until("bob has the second half", || download.status().done as u64 > 6 * PIECE).await;
     sources[0].node.shutdown().await;
 
@@ -282,7 +288,8 @@ async fn a_partial_holder_serves_what_it_has() {
     link(&ann, &sources[1].node).await;
     link(&ann, &bob).await;
     let to = tempfile::tempdir().unwrap();
-    let fetched = within("the fetch", ann.fetch(hash, to.path())).await.unwrap();
+    let fetched =
+        within("the fetch", ann.fetch(FetchRequest::new(hash).to(to.path()))).await.unwrap();
     assert!(std::fs::read(&fetched.path).unwrap() == content);
     assert!(fetched.sources.contains(&bob.id()));
     shutdown([&bob]).await;
@@ -297,15 +304,16 @@ async fn what_was_fetched_and_changed_is_not_served_as_what_it_was() {
     let sources = vec![Source::new("a", &content, Ways::default()).await];
     let bob = fetcher(&sources).await;
     let to = tempfile::tempdir().unwrap();
-    let fetched = within("the fetch", bob.fetch(hash, to.path())).await.unwrap();
+    let fetched =
+        within("the fetch", bob.fetch(FetchRequest::new(hash).to(to.path()))).await.unwrap();
     shutdown([&sources[0].node]).await;
     let (ann, to_ann) = (node("ann").await, tempfile::tempdir().unwrap());
-    let get = Get::new(hash).to(to_ann.path()).from(at(&bob).into()).ask_network(false);
-    let again = within("the fetch", ann.fetch_now(get.clone(), |_| {})).await.unwrap();
+    let get = FetchRequest::new(hash).to(to_ann.path()).from(at(&bob).into()).ask_network(false);
+    let again = within("the fetch", ann.fetch(get.clone())).await.unwrap();
     assert!(std::fs::read(&again.path).unwrap() == content);
     std::fs::remove_file(again.path).unwrap();
     std::fs::write(&fetched.path, vec![7; content.len()]).unwrap();
-    let changed = within("the error", ann.fetch_now(get, |_| {})).await;
+    let changed = within("the error", ann.fetch(get)).await;
     let named =
         |error: &FetchError| matches!(error, FetchError::Changed { name } if name == "file");
     assert!(matches!(&changed, Err(Error::Fetch(error)) if named(error)), "{changed:?}");
@@ -320,33 +328,35 @@ async fn a_download_is_paused_resumed_and_cancelled() {
     let ann = fetcher(&sources).await;
     ann.set_rates(RateLimits { download: 8 << 20, ..RateLimits::default() });
     let to = tempfile::tempdir().unwrap();
-    let get = Get::new(hash).into_folder(to.path());
-    let download = ann.download(get.clone()).await.unwrap();
+    let get = FetchRequest::new(hash).into_folder(to.path());
+    let download = ann.fetch(get.clone());
     until("some of it", || download.status().done > 2 * PIECE).await;
-    assert_eq!(ann.pause(hash).await.unwrap().state, DownloadState::Paused);
-    let paused = ann.downloads();
+    assert_eq!(download.pause().await.unwrap().state, DownloadState::Paused);
+    let paused = ann.files().downloads();
     assert_eq!((paused.len(), paused[0].state), (1, DownloadState::Paused));
     let before = sources[0].sent();
     ann.set_rates(RateLimits::default());
-    assert!(ann.resume(hash).await.unwrap().state.is_under_way());
-    let fetched = within("the fetch", download.finished()).await.unwrap();
+    assert!(download.resume().await.unwrap().state.is_under_way());
+    let fetched = within("the fetch", download.clone()).await.unwrap();
     assert!(std::fs::read(&fetched.path).unwrap() == content);
     let again = sources[0].different_since(before);
     assert!(again <= 17 - paused[0].done / PIECE, "{again} pieces, with {paused:?}");
-    assert_eq!(ann.downloads()[0].state, DownloadState::Done);
-    ann.cancel(hash).await.unwrap();
-    assert!(ann.downloads().is_empty(), "what is done is listed no more");
+    assert_eq!(ann.files().downloads()[0].state, DownloadState::Done);
+    download.cancel().await.unwrap();
+    assert!(ann.files().downloads().is_empty(), "what is done is listed no more");
     assert!(fetched.path.exists());
 
     ann.set_rates(RateLimits { download: 4 << 20, ..RateLimits::default() });
     std::fs::remove_file(&fetched.path).unwrap();
-    let download = ann.download(get).await.unwrap();
+    let download = ann.fetch(get);
     until("some of it", || download.status().done > PIECE).await;
-    ann.cancel(hash).await.unwrap();
-    let cancelled = within("the end", download.finished()).await;
+    ann.files().download(hash).unwrap().cancel().await.unwrap();
+    let cancelled = within("the end", download.clone()).await;
     assert!(matches!(cancelled, Err(Error::Fetch(FetchError::Cancelled))), "{cancelled:?}");
+    let again = within("the end", download).await;
+    assert!(matches!(again, Err(Error::AlreadyReported(of)) if of == hash), "{again:?}");
     assert_eq!(std::fs::read_dir(to.path()).unwrap().count(), 0, "nothing is left");
-    assert!(matches!(ann.pause(hash).await, Err(Error::NoDownload(_))));
+    assert!(matches!(ann.files().download(hash), Err(Error::NoDownload(_))));
     end(ann, sources).await;
 }
 
@@ -357,8 +367,8 @@ async fn what_is_there_already_is_not_fetched() {
     let sources = vec![Source::new("a", &content, Ways::default()).await];
     let ann = fetcher(&sources).await;
     let to = tempfile::tempdir().unwrap();
-    let get = Get::new(hash).into_folder(to.path());
-    let fetch = async |get: &Get| within("a fetch", ann.fetch_now(get.clone(), |_| {})).await;
+    let get = FetchRequest::new(hash).into_folder(to.path());
+    let fetch = async |get: &FetchRequest| within("a fetch", ann.fetch(get.clone())).await;
     let first = fetch(&get).await.unwrap().path;
     let sent = sources[0].sent();
 
@@ -397,22 +407,22 @@ async fn a_download_goes_on_after_a_restart() {
     let (state, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let ann = builder("ann").state(state.path()).spawn().await.unwrap();
     ann.set_rates(RateLimits { download: 8 << 20, ..RateLimits::default() });
-    let get = Get::new(hash).into_folder(to.path()).from(at(&source.node).into());
-    let download = ann.download(get).await.unwrap();
+    let get = FetchRequest::new(hash).into_folder(to.path()).from(at(&source.node).into());
+    let download = ann.fetch(get);
     until("some of it", || download.status().done > 4 * PIECE).await;
     // One that is paused stays so, and is known by its name.
-    let at_pause = (ann.pause(hash).await.unwrap().done, source.sent());
+    let at_pause = (download.pause().await.unwrap().done, source.sent());
     shutdown([&ann]).await;
     drop((ann, download));
     let ann = builder("ann").state(state.path()).spawn().await.unwrap();
-    let paused = ann.downloads().remove(0);
+    let paused = ann.files().downloads().remove(0);
     assert_eq!(paused.state, DownloadState::Paused);
     assert_eq!(paused.name.unwrap().as_str(), "file");
     ann.set_rates(RateLimits { download: 8 << 20, ..RateLimits::default() });
-    let begun = ann.resume(hash).await.unwrap();
+    let begun = ann.files().download(hash).unwrap().resume().await.unwrap();
     assert!(begun.state.is_under_way());
-    until("it goes on", || ann.downloads()[0].done >= at_pause.0).await;
-    let at_end = (ann.downloads()[0].done, source.sent());
+    until("it goes on", || ann.files().downloads()[0].done >= at_pause.0).await;
+    let at_end = (ann.files().downloads()[0].done, source.sent());
     shutdown([&ann]).await;
     drop(ann);
     let ann = builder("ann").state(state.path()).spawn().await.unwrap();
@@ -443,14 +453,14 @@ async fn more_downloads_than_may_be_wait_for_their_turn() {
     }
     ann.set_rates(RateLimits { download: 8 << 20, ..RateLimits::default() });
     let to = tempfile::tempdir().unwrap();
-    let get = |content: &[u8]| Get::new(Hash::of(content)).into_folder(to.path());
-    let first = ann.download(get(&one)).await.unwrap();
+    let get = |content: &[u8]| FetchRequest::new(Hash::of(content)).into_folder(to.path());
+    let first = ann.fetch(get(&one));
     until("the first is at work", || first.status().done > 0).await;
-    let second = ann.download(get(&two)).await.unwrap();
+    let second = ann.fetch(get(&two));
     assert_eq!(second.status().state, DownloadState::Queued);
-    assert_eq!(ann.downloads().len(), 2);
+    assert_eq!(ann.files().downloads().len(), 2);
     ann.set_rates(RateLimits::default());
-    let (first, second) = tokio::join!(first.finished(), second.finished());
+    let (first, second) = tokio::join!(first, second);
     assert!(std::fs::read(first.unwrap().path).unwrap() == one);
     assert!(std::fs::read(second.unwrap().path).unwrap() == two);
     end(ann, sources).await;
@@ -494,7 +504,7 @@ proptest! {
             }
             let ann = fetcher(&sources).await;
             let to = tempfile::tempdir().unwrap();
-            let fetched = within("the fetch", ann.fetch(Hash::of(&content), to.path())).await;
+            let fetched = within("the fetch", ann.fetch(FetchRequest::new(Hash::of(&content)).to(to.path()))).await;
             let count = (size as u64).div_ceil(PIECE);
             let honest = |ways: &&Ways| ways.bad.is_none() && ways.dies_after.is_none();
             let has = |ways: &Ways, piece: u64| ways.holds.as_ref().is_none_or(|h| h.contains(&piece));

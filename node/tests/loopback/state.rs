@@ -1,7 +1,7 @@
 //! What outlives a run, and what stands in the way of one.
 
 use crate::common::*;
-use peerkit::{Builder, Error, Key, Node, NodeId, StoreError};
+use peerkit::{Builder, Error, FetchRequest, Key, Node, NodeId, StoreError};
 use tempfile::TempDir;
 
 fn with_state(name: &str, folder: &TempDir) -> Builder {
@@ -57,27 +57,28 @@ async fn what_was_shared_is_shared_again() {
     let first = with_state("a", &folder).spawn().await.unwrap();
     first.share(&path).await.unwrap();
     first.share(&album).await.unwrap();
-    let mut shares = first.shares();
+    let mut shares = first.files().shares();
     first.shutdown().await;
     drop(first);
 
     let second = with_state("a", &folder).spawn().await.unwrap();
-    until("they are shared again", || second.shares().len() == 2).await;
-    let mut again = second.shares();
+    until("they are shared again", || second.files().shares().len() == 2).await;
+    let mut again = second.files().shares();
     shares.sort();
     again.sort();
     assert_eq!(again, shares);
     let other = node("other").await;
     link(&other, &second).await;
-    let fetched = other.fetch(again[0].hash, folder.path().join("got")).await.unwrap();
+    let fetched =
+        other.fetch(FetchRequest::new(again[0].hash).to(folder.path().join("got"))).await.unwrap();
     assert_eq!(fetched.sources, [second.id()]);
-    second.unshare(again[0].hash).await.unwrap();
+    second.files().unshare(again[0].hash).await.unwrap();
     second.shutdown().await;
     drop(second);
 
     let third = with_state("a", &folder).spawn().await.unwrap();
-    until("one is shared again", || !third.shares().is_empty()).await;
-    assert_eq!(third.shares(), again[1..]);
+    until("one is shared again", || !third.files().shares().is_empty()).await;
+    assert_eq!(third.files().shares(), again[1..]);
     shutdown([&other, &third]).await;
 }
 

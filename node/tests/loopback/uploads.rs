@@ -1,7 +1,7 @@
 //! Events about uploads at the node that shares.
 
 use crate::common::*;
-use peerkit::{Event, Events, Get, Hash, Node, Peer, RateLimits, Upload, UploadTotals};
+use peerkit::{Event, Events, FetchRequest, Hash, Node, Peer, RateLimits, Upload, UploadTotals};
 use peerkit_proto::files::PIECE;
 use tempfile::TempDir;
 
@@ -32,8 +32,8 @@ async fn share(node: &Node, folder: &TempDir, name: &str, content: &[u8]) -> Has
     node.share(top).await.unwrap().shared.hash
 }
 
-fn get(hash: Hash, to: &TempDir, from: &Node) -> Get {
-    Get::new(hash).into_folder(to.path()).from(at(from).into()).ask_network(false)
+fn get(hash: Hash, to: &TempDir, from: &Node) -> FetchRequest {
+    FetchRequest::new(hash).into_folder(to.path()).from(at(from).into()).ask_network(false)
 }
 
 #[tokio::test]
@@ -50,21 +50,21 @@ async fn a_node_knows_who_has_fetched_what() {
     let album_size = content(2).len() as u64;
     let sizes = [(file, film.len() as u64), (album, album_size), (empty, 0)];
     for (hash, size) in sizes {
-        within("a fetch", bob.fetch_now(get(hash, &to, &ann), |_| {})).await.unwrap();
+        within("a fetch", bob.fetch(get(hash, &to, &ann))).await.unwrap();
         let (peer, upload) = completed(&mut events).await;
         assert_eq!((peer.id(), peer.name(), peer.is_linked()), (bob.id(), "bob", false));
         assert_eq!((upload.hash, upload.bytes, upload.size), (hash, size, size));
     }
-    assert!(ann.uploads().is_empty());
+    assert!(ann.files().uploads().is_empty());
     // What is there already is not sent again, and is no upload.
-    within("a fetch", bob.fetch_now(get(file, &to, &ann), |_| {})).await.unwrap();
+    within("a fetch", bob.fetch(get(file, &to, &ann))).await.unwrap();
     // Of who has a link that is told.
     let to = tempfile::tempdir().unwrap();
-    within("a fetch", cid.fetch(file, to.path())).await.unwrap();
+    within("a fetch", cid.fetch(FetchRequest::new(file).to(to.path()))).await.unwrap();
     let (peer, upload) = completed(&mut events).await;
     assert_eq!((peer.id(), peer.is_linked(), &*upload.name), (cid.id(), true, "film.bin"));
     let bytes = 2 * film.len() as u64 + album_size;
-    let UploadTotals { bytes: sent, peers, completed, .. } = ann.upload_totals();
+    let UploadTotals { bytes: sent, peers, completed, .. } = ann.files().upload_totals();
     assert_eq!((sent, peers, completed), (bytes, 2, 4));
     end(&ann, events).await;
     shutdown([&bob, &cid]).await;
@@ -84,12 +84,16 @@ async fn an_upload_has_the_name_that_was_asked_for() {
     }
     for name in ["a.bin", "b.bin", "albums/one", "albums/two"] {
         let shared = ann.share(from.path().join(name)).await.unwrap().shared;
-        names.push((ann.ticket_for(&shared).unwrap(), shared.hash, shared.name.to_string()));
+        names.push((
+            ann.files().ticket_for(&shared).unwrap(),
+            shared.hash,
+            shared.name.to_string(),
+        ));
     }
     for (ticket, hash, name) in &names {
         let to = tempfile::tempdir().unwrap();
-        let get = Get::ticket(ticket).into_folder(to.path());
-        let fetched = within("a fetch", bob.fetch_now(get, |_| {})).await.unwrap();
+        let get = FetchRequest::ticket(ticket).into_folder(to.path());
+        let fetched = within("a fetch", bob.fetch(get)).await.unwrap();
         assert!(fetched.path.ends_with(name), "{fetched:?}");
         let upload = completed(&mut events).await.1;
         assert_eq!((upload.hash, &upload.name), (*hash, name));
@@ -102,7 +106,7 @@ async fn an_upload_has_the_name_that_was_asked_for() {
         if let Some(name) = wanted {
             get = get.named(name.parse().unwrap());
         }
-        within("a fetch", bob.fetch_now(get, |_| {})).await.unwrap();
+        within("a fetch", bob.fetch(get)).await.unwrap();
         assert_eq!(completed(&mut events).await.1.name, "a.bin");
     }
     end(&ann, events).await;
@@ -117,21 +121,21 @@ async fn what_was_stopped_is_not_complete_until_the_rest_came() {
     let film = content(12);
     let hash = share(&ann, &from, "film.bin", &film).await;
     ann.set_rates(RateLimits { upload: 8 << 20, ..RateLimits::default() });
-    let download = bob.download(get(hash, &to, &ann)).await.unwrap();
+    let download = bob.fetch(get(hash, &to, &ann));
     until("it is under way", || {
-        let uploads = ann.uploads();
+        let uploads = ann.files().uploads();
         download.status().done > PIECE && uploads.first().is_some_and(|one| one.sent > PIECE)
     })
     .await;
-    let upload = ann.uploads().remove(0);
+    let upload = ann.files().uploads().remove(0);
     assert_eq!((upload.peer, upload.file.hash), (bob.id(), hash));
     assert_eq!((upload.file.name.as_str(), upload.file.size), ("film.bin", film.len() as u64));
-    bob.pause(hash).await.unwrap();
-    until("it has broken off", || ann.uploads().is_empty()).await;
-    assert_eq!(ann.upload_totals().completed, 0);
+    bob.files().download(hash).unwrap().pause().await.unwrap();
+    until("it has broken off", || ann.files().uploads().is_empty()).await;
+    assert_eq!(ann.files().upload_totals().completed, 0);
     ann.set_rates(RateLimits::default());
-    bob.resume(hash).await.unwrap();
-    within("the fetch", download.finished()).await.unwrap();
+    bob.files().download(hash).unwrap().resume().await.unwrap();
+    within("the fetch", download).await.unwrap();
     let (peer, upload) = completed(&mut events).await;
     // Nearly all: what was on its way when it was stopped was sent twice, and is counted once.
     assert_eq!((peer.id(), upload.bytes), (bob.id(), film.len() as u64));
@@ -153,7 +157,7 @@ async fn each_of_several_sources_tells_what_it_has_sent() {
         source.set_rates(RateLimits { upload: 16 << 20, ..RateLimits::default() });
     }
     let get = get(hash, &to, &ann).from(at(&cid).into());
-    let fetched = within("the fetch", bob.fetch_now(get, |_| {})).await.unwrap();
+    let fetched = within("the fetch", bob.fetch(get)).await.unwrap();
     assert_eq!(fetched.sources.len(), 2);
     let mut sum = 0;
     for events in &mut events {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use peerkit::{Config, Hash, Node};
+use peerkit::{Config, FetchRequest, Hash, Node};
 
 use crate::transfer::{Offer, Plan};
 
@@ -54,7 +54,8 @@ impl Fetcher {
 
     /// From how many it came.
     pub(crate) async fn fetch(&self) -> Result<usize> {
-        Ok(self.node.fetch_into(self.hash, &self.into, |_| {}).await?.sources.len())
+        let request = FetchRequest::new(self.hash).into_folder(&self.into);
+        Ok(self.node.fetch(request).await?.sources.len())
     }
 }
 

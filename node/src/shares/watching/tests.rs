@@ -129,7 +129,7 @@ async fn what_goes_is_not_served_and_comes_back() {
     let (tree, file, away) = (folder.join("tree"), folder.join("file"), folder.join("away"));
     write(&tree.join("in it"), b"in it");
     write(&file, b"file");
-    let options = ShareOptions::default().to_nodes(vec![anyone().id]);
+    let options = ShareOptions::default().for_nodes(vec![anyone().id]);
     shares.add_with(&tree, options.clone(), |_| ()).await.unwrap();
     shares.add_with(&file, options, |_| ()).await.unwrap();
     for (path, content) in [(&tree, &b"in it"[..]), (&file, b"file")] {

@@ -391,7 +391,7 @@ async fn a_peer_that_has_all_ends_the_stream_in_order() {
     let (open, closed) = (dir.path().join("open.bin"), dir.path().join("closed.bin"));
     [&open, &closed].into_iter().for_each(|path| write(path, &bytes));
     serving.shares.add(open, |_| ()).await.unwrap();
-    let for_other = ShareOptions::default().to_nodes(vec![node(2)]);
+    let for_other = ShareOptions::default().for_nodes(vec![node(2)]);
     serving.shares.add_with(closed, for_other, |_| ()).await.unwrap();
     for (called, expected) in
         [("open.bin", "open.bin"), ("closed.bin", "film.bin"), ("no.bin", "film.bin")]

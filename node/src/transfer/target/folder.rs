@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use peerkit_proto::files::{Place, RelPath};
 
 use super::super::FetchError;
-use super::super::get::Destination;
+use super::super::fetch_request::Destination;
 use super::super::listed::Listed;
 use super::super::part::{PartFolder, write_all_at};
 use super::disk;

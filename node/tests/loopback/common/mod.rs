@@ -43,7 +43,7 @@ pub(crate) async fn link(from: &Node, to: &Node) -> Peer {
 }
 
 /// What `future` comes to, within [`PATIENCE`].
-pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(what: &str, future: impl IntoFuture<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(done) => done,
         Err(_) => panic!("waited too long: {what}"),

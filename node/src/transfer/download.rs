@@ -1,0 +1,216 @@
+//! The handle of one download.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+use peerkit_proto::id::Hash;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
+
+use super::Fetched;
+use super::downloads::Entry;
+use super::status::{DownloadState, DownloadStatus};
+use crate::error::Error;
+use crate::inner::Inner;
+
+/// A download: see [`Node::fetch`](crate::Node::fetch). Await it for the result.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let file = folder.path().join("song.txt");
+/// # std::fs::write(&file, "la la la")?;
+/// # let ann = peerkit::Node::builder().listen("127.0.0.1:0").spawn().await?;
+/// # let bob = peerkit::Node::builder().spawn().await?;
+/// # bob.connect(ann.listening()[0]).await?;
+/// # let hash = ann.share(file).await?.shared.hash;
+/// use peerkit::FetchRequest;
+///
+/// let download = bob.fetch(FetchRequest::new(hash).into_folder(folder.path().join("fetched")));
+/// let mut progress = download.progress();
+/// while let Some(status) = progress.next().await {
+///     println!("{:?}: {} of {:?} bytes", status.state, status.done, status.total);
+/// }
+/// let fetched = download.await?;
+/// assert_eq!(std::fs::read(fetched.path)?, b"la la la");
+/// # ann.shutdown().await; bob.shutdown().await; Ok(()) }
+/// ```
+///
+/// Awaiting it returns the result once the content is in its place, the download was given up, or it
+/// was cancelled. A paused download has no result yet. If several handles of one download are
+/// awaited, all get the result of a success; the error of a failure goes to the first, and the others
+/// get [`Error::AlreadyReported`].
+///
+/// Clones are handles of the same download. It continues when they are dropped, unless it was begun
+/// in the [foreground](crate::FetchRequest::foreground).
+#[derive(Clone)]
+pub struct Download {
+    entry: Arc<Entry>,
+    inner: Arc<Inner>,
+    _foreground: Option<Arc<StopOnDrop>>,
+}
+
+/// The progress of a download: a stream of its status.
+///
+/// It begins with the status at the time when it was asked for. A reader that is slower than the
+/// download misses intermediate values, never the last one. The stream ends after the status `Done` or
+/// `Failed`, or when the node stops.
+#[derive(Debug)]
+pub struct DownloadProgress {
+    next: ReusableBoxFuture<'static, (Option<DownloadStatus>, Watch)>,
+}
+
+/// The state of a [`DownloadProgress`] between two values.
+#[derive(Debug)]
+struct Watch {
+    status: watch::Receiver<DownloadStatus>,
+    /// Cancelled once the node has stopped.
+    stopped: CancellationToken,
+    is_over: bool,
+}
+
+/// Stops a foreground download when its last handle is dropped.
+struct StopOnDrop {
+    entry: Arc<Entry>,
+    inner: Arc<Inner>,
+}
+
+impl Download {
+    pub(super) fn new(entry: &Arc<Entry>, inner: &Arc<Inner>) -> Self {
+        Self { entry: Arc::clone(entry), inner: Arc::clone(inner), _foreground: None }
+    }
+
+    /// Ties the download to this handle and its clones.
+    pub(super) fn in_foreground(self) -> Self {
+        let (entry, inner) = (Arc::clone(&self.entry), Arc::clone(&self.inner));
+        Self { _foreground: Some(Arc::new(StopOnDrop { entry, inner })), ..self }
+    }
+
+    /// Returns the hash of what is fetched.
+    #[must_use]
+    pub fn hash(&self) -> Hash {
+        self.entry.request.hash
+    }
+
+    /// Returns how far the download is.
+    #[must_use]
+    pub fn status(&self) -> DownloadStatus {
+        self.entry.shown.get()
+    }
+
+    /// Returns a stream of the status, from now on.
+    #[must_use]
+    pub fn progress(&self) -> DownloadProgress {
+        let mut status = self.entry.shown.watch();
+        status.mark_changed();
+        let watch = Watch { status, stopped: self.inner.stopped.clone(), is_over: false };
+        DownloadProgress { next: ReusableBoxFuture::new(watch.next()) }
+    }
+
+    /// Pauses the download until it is [resumed](Self::resume). Bytes that were verified stay on disk.
+    ///
+    /// # Errors
+    /// [`Error::NoDownload`] if it is done, and a store error if the state can't be written: then it is
+    /// paused for this run.
+    pub async fn pause(&self) -> Result<DownloadStatus, Error> {
+        self.inner.pause(&self.entry).await
+    }
+
+    /// Continues a download that was paused or has failed. Does nothing to any other.
+    ///
+    /// # Errors
+    /// A store error if the state can't be written: the download is queued and not begun then.
+    pub async fn resume(&self) -> Result<DownloadStatus, Error> {
+        self.inner.resume(&self.entry).await
+    }
+
+    /// Gives the download up and deletes its unfinished part from disk. One that is done stays where it
+    /// is, and is no longer listed.
+    ///
+    /// # Errors
+    /// A store error if the state can't be written: the download may begin again after a restart then.
+    pub async fn cancel(&self) -> Result<DownloadStatus, Error> {
+        self.inner.cancel(&self.entry).await
+    }
+
+    /// Waits for the result.
+    async fn result(self) -> Result<Fetched, Error> {
+        // Subscribed before the first look, so that no change goes unnoticed in between.
+        let mut status = self.entry.shown.watch();
+        loop {
+            if let Some(result) = self.entry.result() {
+                return result;
+            }
+            tokio::select! {
+                biased;
+                changed = status.changed() => changed.map_err(|_| Error::Stopped)?,
+                () = self.inner.stopped.cancelled() => {
+                    return self.entry.result().unwrap_or(Err(Error::Stopped));
+                }
+            }
+        }
+    }
+}
+
+impl IntoFuture for Download {
+    type Output = Result<Fetched, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.result())
+    }
+}
+
+impl fmt::Debug for Download {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Download({})", self.hash())
+    }
+}
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.inner.abandon(&self.entry);
+    }
+}
+
+impl DownloadProgress {
+    /// Waits for the next status. Returns `None` at the end.
+    pub async fn next(&mut self) -> Option<DownloadStatus> {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<DownloadStatus>> {
+        let (status, watch) = ready!(self.next.poll(cx));
+        self.next.set(watch.next());
+        Poll::Ready(status)
+    }
+}
+
+impl Stream for DownloadProgress {
+    type Item = DownloadStatus;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<DownloadStatus>> {
+        self.poll(cx)
+    }
+}
+
+impl Watch {
+    async fn next(mut self) -> (Option<DownloadStatus>, Self) {
+        if self.is_over {
+            return (None, self);
+        }
+        let has_changed = tokio::select! {
+            biased;
+            changed = self.status.changed() => changed.is_ok(),
+            () = self.stopped.cancelled() => false,
+        };
+        let status = has_changed.then(|| self.status.borrow_and_update().clone());
+        self.is_over = status.as_ref().is_none_or(|status| {
+            matches!(status.state, DownloadState::Done | DownloadState::Failed)
+        });
+        (status, self)
+    }
+}
