@@ -31,6 +31,7 @@ pub mod link;
 pub mod message;
 pub mod overlay;
 mod pasted;
+pub mod peer;
 pub mod record;
 pub mod sample;
 pub mod seal;

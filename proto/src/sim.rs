@@ -1,7 +1,7 @@
 //! The simulator: an application on thousands of nodes, in virtual time, from a seed.
 //!
-//! Each node is a real [`Overlay`] with the application's own [`Handler`]: the code that runs on a
-//! real node, byte for byte. Only what lies between nodes is made up: latencies, lines, addresses,
+//! Each node is a real [`Machine`](crate::peer::Machine) with the application's own [`Handler`]: the code
+//! that runs on a real node, byte for byte. Only what lies between nodes is made up: latencies, lines, addresses,
 //! NATs, crashes, partitions, and the clock. An hour takes as long as there is to do in it.
 //!
 //! The same seed gives the same run on every machine, to the last byte of every frame:
@@ -70,13 +70,14 @@ use crate::address::Address;
 use crate::config::Config;
 use crate::event::{NodeInfo, Peer, Reason};
 use crate::frame::broadcast::Batch;
-use crate::frame::query::{QueryId, What};
+use crate::frame::query::What;
 use crate::handler::{Context, Handler};
 use crate::id::{Hash, Key, NodeId};
 use crate::message::Message;
 use crate::overlay::broadcast::BroadcastError;
-use crate::overlay::{Command, Identity, Input, Overlay};
-use crate::time::Instant;
+use crate::overlay::{Command, Identity, Overlay};
+use crate::peer::{BroadcastReceipt, Input, Machine, OperationId};
+use crate::time::{Instant, Now};
 use crate::verify::Verifier;
 
 mod actions;
@@ -97,8 +98,8 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-use actions::{Asked, PassedPing, Ping};
-use dial::{Dial, Purpose};
+use actions::{Asked, LinkFor, PassedPing, Ping};
+use dial::Dial;
 use direct::Errand;
 use link::Link;
 use network::{address, public_ip};
@@ -135,16 +136,20 @@ pub struct Sim<H> {
     links: BTreeMap<u64, Link>,
     dials: BTreeMap<u64, Dial>,
     probes: BTreeMap<u64, Probing>,
-    asked: BTreeMap<QueryId, Discovery>,
+    asked: BTreeMap<OperationId, Discovery>,
     /// Queries that applications have asked through their contexts.
-    actions: BTreeMap<QueryId, Asked>,
+    actions: BTreeMap<OperationId, Asked>,
+    /// Dials that were asked for, and what the links are for.
+    links_for: BTreeMap<OperationId, LinkFor>,
     /// Pings over links whose answers are under way.
     pings: BTreeMap<u64, Ping>,
-    /// Pings that others pass on, by sender and number.
-    passed_pings: BTreeMap<(usize, u64), PassedPing>,
-    errands: BTreeMap<QueryId, Errand>,
-    /// Messages that others pass on, by sender and number, and to whom they go.
-    passed_on: BTreeMap<(usize, u64), Peer>,
+    /// Pings that others pass on.
+    passed_pings: BTreeMap<OperationId, PassedPing>,
+    errands: BTreeMap<OperationId, Errand>,
+    /// The recipients of messages that others pass on.
+    passed_on: BTreeMap<OperationId, Peer>,
+    /// The outcome of the last broadcast, until it is read.
+    published: Option<Result<BroadcastReceipt, BroadcastError>>,
     queue: Queue,
     work: VecDeque<Work>,
     serial: u64,
@@ -192,10 +197,12 @@ impl<H: Handler> Sim<H> {
             probes: BTreeMap::new(),
             asked: BTreeMap::new(),
             actions: BTreeMap::new(),
+            links_for: BTreeMap::new(),
             pings: BTreeMap::new(),
             passed_pings: BTreeMap::new(),
             errands: BTreeMap::new(),
             passed_on: BTreeMap::new(),
+            published: None,
             queue: Queue::default(),
             work: VecDeque::new(),
             serial: 0,
@@ -300,7 +307,7 @@ impl<H: Handler> Sim<H> {
         let running = running.as_ref().expect("only a node that runs can act");
         let seen = Seen { id: *id, name, now: self.now, running };
         let result = act(app, &mut Context::new(&seen, &mut actions));
-        self.carry_out(node, actions);
+        self.perform(node, actions);
         self.settle();
         result
     }
@@ -308,7 +315,7 @@ impl<H: Handler> Sim<H> {
     /// Returns a node's overlay; `None` if it is not running.
     #[must_use]
     pub fn overlay(&self, node: usize) -> Option<&Overlay> {
-        self.nodes[node].running.as_ref().map(|running| &running.overlay)
+        self.nodes[node].running.as_ref().map(|running| running.machine.overlay())
     }
 
     /// Has one node dial another's public address. The link is pinned, as one that a user asked for.
@@ -318,7 +325,7 @@ impl<H: Handler> Sim<H> {
 
     /// Has a node dial an address; `keep` has it dialled again whenever the link is lost.
     pub fn connect_to(&mut self, from: usize, address: Address, keep: bool) {
-        self.connect_address(from, address, keep, None);
+        self.link_to(from, vec![address], keep, LinkFor::Connect(None));
         self.settle();
     }
 
@@ -328,7 +335,7 @@ impl<H: Handler> Sim<H> {
         if self.is_running(node) {
             self.nodes[node].joining = Joining::Trying;
             let address = self.address(through);
-            self.dial(node, address, Purpose::Join(None));
+            self.link_to(node, vec![address], false, LinkFor::Join(None));
             self.settle();
         }
     }
@@ -369,22 +376,18 @@ impl<H: Handler> Sim<H> {
     ///
     /// # Panics
     /// If the node is not running.
-    pub fn discover(&mut self, node: usize, depth: i32) -> QueryId {
-        let running = self.nodes[node].running.as_mut();
-        let id = running.expect("only a node that runs can ask").overlay.draw_query_id();
-        self.asked.insert(id, Discovery::default());
-        self.command(
-            node,
-            Command::Query { id, what: What::Discover, depth, own: false, timeout: None },
-        );
+    pub fn discover(&mut self, node: usize, depth: i32) -> OperationId {
+        let operation = self.ask(node, What::Discover, depth);
+        let operation = operation.expect("only a node that runs can ask");
+        self.asked.insert(operation, Discovery::default());
         self.settle();
-        id
+        operation
     }
 
     /// Returns the results of a discovery so far.
     #[must_use]
-    pub fn discovery(&self, query: QueryId) -> Option<&Discovery> {
-        self.asked.get(&query)
+    pub fn discovery(&self, operation: OperationId) -> Option<&Discovery> {
+        self.asked.get(&operation)
     }
 
     /// Has a node leave its network; it runs on alone.
@@ -446,18 +449,18 @@ impl<H: Handler> Sim<H> {
             manual: node.options.manual,
         };
         let seed = draw(self.seed, "overlay", [index as u64, u64::from(node.run)]);
-        let mut overlay = Overlay::new(identity, &self.config, seed);
-        overlay.set_clock(self.now, unix);
-        overlay.verify_with(self.verifier.clone());
+        let now = Now { monotonic: self.now, unix };
+        let mut machine = Machine::new(now, identity, &self.config, seed);
+        machine.verify_with(self.verifier.clone());
         node.running = Some(Running {
-            overlay,
+            machine,
+            started: self.now,
             epoch: unix,
             handles: BTreeMap::new(),
             info: BTreeMap::new(),
             actions: Cell::new(0),
             joins: BTreeMap::new(),
-            successors: BTreeMap::new(),
-            waiting: Vec::new(),
+            dials: BTreeMap::new(),
             wake: None,
             stopping: false,
         });
@@ -506,6 +509,10 @@ impl<H: Handler> Sim<H> {
     fn unix(&self) -> u64 {
         let millis = self.now.since_origin().as_millis();
         BEGIN.saturating_add(u64::try_from(millis).unwrap_or(u64::MAX))
+    }
+
+    fn next_operation(&mut self) -> OperationId {
+        OperationId(self.next_serial())
     }
 
     fn next_serial(&mut self) -> u64 {

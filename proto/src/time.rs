@@ -35,6 +35,18 @@ impl Instant {
     }
 }
 
+/// The present, by both clocks: the shell reads them once for each input.
+///
+/// Deadlines and intervals use the monotonic clock. The wall clock dates broadcasts; it may be set, and
+/// it may jump when a machine wakes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// The moment, by a clock that only goes forward.
+    pub monotonic: Instant,
+    /// The wall clock, in milliseconds since 1970.
+    pub unix: u64,
+}
+
 impl Add<Duration> for Instant {
     type Output = Self;
 

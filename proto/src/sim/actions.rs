@@ -1,10 +1,6 @@
 //! Actions that applications ask for through their contexts, with their results as events:
 //! discoveries, searches and pings.
 
-use std::collections::BTreeSet;
-
-use super::dial::Purpose;
-use super::node::PendingJoin;
 use super::queue::Due;
 use super::shell::Work;
 use super::{Discovery, Joining, Sim};
@@ -13,9 +9,17 @@ use crate::event::{ActionId, Event, NodeInfo};
 use crate::frame::query::{MAX_SEARCH, QueryId, What};
 use crate::handler::Handler;
 use crate::id::NodeId;
-use crate::overlay::Command;
-use crate::overlay::direct::Missed;
+use crate::peer::{Input, OperationId, Purpose, RelayFailure};
 use crate::time::Instant;
+
+/// What a link is for that an application, or the user of the simulation, asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LinkFor {
+    /// The link itself.
+    Connect(Option<ActionId>),
+    /// To join the network through the node.
+    Join(Option<ActionId>),
+}
 
 /// A query that an application has asked.
 #[derive(Debug)]
@@ -54,6 +58,28 @@ pub(super) struct Ping {
 }
 
 impl<H: Handler> Sim<H> {
+    /// Links a node to another at the first of its addresses that answers; `keep` has the first be
+    /// dialled again whenever the link is lost.
+    pub(super) fn link_to(
+        &mut self,
+        node: usize,
+        mut addresses: Vec<Address>,
+        keep: bool,
+        wanted: LinkFor,
+    ) {
+        if self.nodes[node].running.is_none() || addresses.is_empty() {
+            return;
+        }
+        let address = addresses.remove(0);
+        let purpose = match wanted {
+            LinkFor::Connect(_) => Purpose::Application,
+            LinkFor::Join(_) => Purpose::Join,
+        };
+        let (operation, others) = (self.next_operation(), addresses);
+        self.links_for.insert(operation, wanted);
+        self.input(node, Input::Dial { operation, address, others, keep, purpose });
+    }
+
     /// Dials the addresses, then asks the nodes there for a place.
     pub(super) fn join_addresses(
         &mut self,
@@ -62,69 +88,40 @@ impl<H: Handler> Sim<H> {
         addresses: Vec<Address>,
     ) {
         let Some(running) = &mut self.nodes[node].running else { return };
-        if running.stopping {
-            return;
-        }
         if addresses.is_empty() {
             let error = "there is no node to join through".to_owned();
             return self.event(node, Event::NodeActionFailed { action, error });
         }
-        let pending = PendingJoin { trying: addresses.len(), asked: BTreeSet::new() };
-        running.joins.insert(action, pending);
+        running.joins.insert(action, addresses.len());
         self.nodes[node].joining = Joining::Trying;
         for address in addresses {
-            self.dial(node, address, Purpose::Join(Some(action)));
+            self.link_to(node, vec![address], false, LinkFor::Join(Some(action)));
         }
     }
 
-    /// A node that was reached is asked for a place.
-    pub(super) fn join_asked(&mut self, node: usize, action: Option<ActionId>, id: NodeId) {
-        let running = self.nodes[node].running.as_mut();
-        let pending = running.zip(action).and_then(|(run, action)| run.joins.get_mut(&action));
-        if let Some(pending) = pending
-            && !pending.asked.insert(id)
-        {
-            // Another address of the same node: one answer is for both.
-            pending.trying = pending.trying.saturating_sub(1);
-        }
-    }
-
-    /// The node is a member: the joins that have asked for a place are done.
-    pub(super) fn joined(&mut self, node: usize) {
+    /// The node is a member: a join is done.
+    pub(super) fn joined(&mut self, node: usize, action: ActionId) {
         let Some(running) = &mut self.nodes[node].running else { return };
-        let done = running.joins.extract_if(.., |_, pending| !pending.asked.is_empty());
-        for (action, _) in done.collect::<Vec<_>>() {
+        if running.joins.remove(&action).is_some() {
             self.event(node, Event::NodeJoinCompleted { action });
-        }
-    }
-
-    /// A node that was asked for a place has none for this one.
-    pub(super) fn not_taken_in(&mut self, node: usize, by: NodeId, error: &str) {
-        let Some(running) = &mut self.nodes[node].running else { return };
-        let asked = running
-            .joins
-            .iter_mut()
-            .filter_map(|(action, pending)| pending.asked.remove(&by).then_some(*action));
-        let asked: Vec<ActionId> = asked.collect();
-        for action in asked {
-            self.join_try_failed(node, action, error);
         }
     }
 
     /// Nothing has come of one of the addresses of a join.
     pub(super) fn join_try_failed(&mut self, node: usize, action: ActionId, error: &str) {
         let Some(running) = &mut self.nodes[node].running else { return };
-        let Some(pending) = running.joins.get_mut(&action) else { return };
-        pending.trying = pending.trying.saturating_sub(1);
-        if pending.trying == 0 {
+        let Some(trying) = running.joins.get_mut(&action) else { return };
+        *trying = trying.saturating_sub(1);
+        if *trying == 0 {
             running.joins.remove(&action);
             self.event(node, Event::NodeActionFailed { action, error: error.to_owned() });
         }
     }
 
     pub(super) fn ask_discovery(&mut self, node: usize, action: ActionId, depth: i32) {
-        if let Some(id) = self.ask(node, action, Kind::Discovery, What::Discover, depth) {
-            self.asked.insert(id, Discovery::default());
+        if let Some(operation) = self.ask_for(node, action, Kind::Discovery, What::Discover, depth)
+        {
+            self.asked.insert(operation, Discovery::default());
         }
     }
 
@@ -133,7 +130,7 @@ impl<H: Handler> Sim<H> {
             let error = format!("a search has at most {MAX_SEARCH} bytes");
             return self.event(node, Event::NodeActionFailed { action, error });
         }
-        self.ask(node, action, Kind::Search, What::Search(text), -1);
+        self.ask_for(node, action, Kind::Search, What::Search(text), -1);
     }
 
     pub(super) fn ask_ping(&mut self, node: usize, action: ActionId, to: NodeId) {
@@ -144,7 +141,7 @@ impl<H: Handler> Sim<H> {
             return self.event(node, Event::NodeActionFailed { action, error });
         }
         let (Some(link), Some(other)) = (link, self.node_of(to)) else {
-            self.ask(node, action, Kind::Ping(to), What::FindNode(to), -1);
+            self.ask_for(node, action, Kind::Ping(to), What::FindNode(to), -1);
             return;
         };
         let (ping, run, sent) = (self.next_serial(), self.nodes[node].run, self.now);
@@ -153,19 +150,27 @@ impl<H: Handler> Sim<H> {
         self.queue.put(sent + round_trip, Due::Pong { ping });
     }
 
-    fn ask(
+    /// Asks a question for an action of a node's application.
+    fn ask_for(
         &mut self,
         node: usize,
         action: ActionId,
         kind: Kind,
         what: What,
         depth: i32,
-    ) -> Option<QueryId> {
+    ) -> Option<OperationId> {
+        let operation = self.ask(node, what, depth)?;
         let run = self.nodes[node].run;
-        let id = self.nodes[node].running.as_mut()?.overlay.draw_query_id();
-        self.actions.insert(id, Asked { node, run, action, kind });
-        self.command(node, Command::Query { id, what, depth, own: false, timeout: None });
-        Some(id)
+        self.actions.insert(operation, Asked { node, run, action, kind });
+        Some(operation)
+    }
+
+    /// Has a node ask the network; `None` if it does not run.
+    pub(super) fn ask(&mut self, node: usize, what: What, depth: i32) -> Option<OperationId> {
+        self.nodes[node].running.as_ref()?;
+        let operation = self.next_operation();
+        self.input(node, Input::Query { operation, what, depth, own: false, timeout: None });
+        Some(operation)
     }
 
     /// The answer to a ping is here, unless the link has ended or is cut off.
@@ -199,10 +204,15 @@ impl<H: Handler> Sim<H> {
     }
 
     /// A way was found to a node: if it is to be pinged, the ping is passed on along it.
-    pub(super) fn way_to_pinged_found(&mut self, query: QueryId, node: NodeId) {
+    pub(super) fn way_to_pinged_found(
+        &mut self,
+        operation: OperationId,
+        query: QueryId,
+        node: NodeId,
+    ) {
         let is_pinged = |asked: &Asked| matches!(asked.kind, Kind::Ping(to) if to == node);
-        if self.actions.get(&query).is_some_and(is_pinged)
-            && let Some(Asked { node: from, run, action, .. }) = self.actions.remove(&query)
+        if self.actions.get(&operation).is_some_and(is_pinged)
+            && let Some(Asked { node: from, run, action, .. }) = self.actions.remove(&operation)
         {
             self.work.push_back(Work::Ping { from, run, action, query, to: node });
         }
@@ -215,51 +225,44 @@ impl<H: Handler> Sim<H> {
         query: QueryId,
         to: NodeId,
     ) {
-        let sent = self.now;
-        let Some(running) = self.nodes[from].run(run) else { return };
-        match running.overlay.ping_direct(sent, query, to) {
-            Ok(number) => {
-                self.passed_pings.insert((from, number), PassedPing { action, to, sent });
-            }
-            Err(error) => {
-                let error = error.to_string();
-                self.event(from, Event::NodeActionFailed { action, error });
-            }
+        if self.nodes[from].run(run).is_none() {
+            return;
         }
-        self.drain(from);
-        self.set_alarm(from);
+        let operation = self.next_operation();
+        self.passed_pings.insert(operation, PassedPing { action, to, sent: self.now });
+        self.handle(from, Input::RelayPing { operation, query, to });
     }
 
-    /// The outcome of a ping that others passed on; false if the number is not that of a ping.
+    /// The outcome of a ping that others passed on.
     pub(super) fn ping_passed(
         &mut self,
         from: usize,
-        number: u64,
-        outcome: &Result<(), Missed>,
-    ) -> bool {
-        let Some(PassedPing { action, to, sent }) = self.passed_pings.remove(&(from, number))
-        else {
-            return false;
+        operation: OperationId,
+        outcome: Result<(), RelayFailure>,
+    ) {
+        let Some(PassedPing { action, to, sent }) = self.passed_pings.remove(&operation) else {
+            return;
         };
         let event = match outcome {
             Ok(()) => {
                 let rtt = self.now.since(sent);
                 Event::NodePingCompleted { action, node: to, rtt }
             }
-            Err(missed) => Event::NodeActionFailed { action, error: missed.to_string() },
+            Err(failure) => Event::NodeActionFailed { action, error: failure.to_string() },
         };
         self.event(from, event);
-        true
     }
 
     /// A query that an application has asked is over.
-    pub(super) fn action_ended(&mut self, query: QueryId, complete: bool) {
-        let Some(Asked { node, run, action, kind }) = self.actions.remove(&query) else { return };
+    pub(super) fn action_ended(&mut self, operation: OperationId, complete: bool) {
+        let Some(Asked { node, run, action, kind }) = self.actions.remove(&operation) else {
+            return;
+        };
         let Some(running) = self.nodes[node].run(run) else { return };
         let event = match kind {
             Kind::Discovery => {
-                let me = running.overlay.info();
-                let found = self.asked.remove(&query).unwrap_or_default().nodes;
+                let me = running.machine.overlay().info();
+                let found = self.asked.remove(&operation).unwrap_or_default().nodes;
                 let others = found.into_values().filter(|info| info.id != me.id);
                 let nodes: Vec<NodeInfo> = others.collect();
                 let nodes = std::iter::once(me).chain(nodes).collect();

@@ -4,36 +4,36 @@ use std::time::Duration;
 
 use super::Sim;
 use super::link::{Content, DIALLER, Link, State, other};
+use super::node::Handle;
 use super::queue::Due;
 use super::shell::Work;
 use crate::event::{Direction, Event, MessageFailure, Parting, Peer, Reason};
 use crate::frame::Frame;
 use crate::handler::Handler;
-use crate::id::NodeId;
-use crate::overlay::Input;
-use crate::overlay::admission::Admission;
+use crate::peer::{ConnectionId, Input};
 
 impl<H: Handler> Sim<H> {
-    /// This end has admitted the connection: it is a link, now.
-    pub(super) fn link_up(&mut self, serial: u64, side: usize) {
-        let Some(link) = self.links.get_mut(&serial) else { return };
-        let end = &mut link.ends[side];
+    /// The machine of a node has admitted a connection: it is a link now.
+    pub(super) fn link_up(&mut self, node: usize, serial: u64) {
+        let lost =
+            Parting { reason: Reason::Lost("the connection is gone".into()), by_peer: false };
+        let connection = ConnectionId(serial);
+        let end = self.links.get_mut(&serial).and_then(|link| {
+            let side = link.side_of(node)?;
+            let end = &mut link.ends[side];
+            (end.state == State::Waiting).then_some((side, end))
+        });
+        let Some((side, end)) = end else {
+            return self.input(node, Input::LinkDown { connection, parting: lost });
+        };
         (end.state, end.heard) = (State::Up, self.now);
-        let (node, run) = (end.node, end.run);
-        let (peer, candidate) = (end.peer.clone(), end.candidate);
-        let dial = link.dial;
-        let Some(running) = self.nodes[node].run(run) else { return };
-        let handle = super::node::Handle { link: serial, side, peer: peer.clone() };
+        let peer = end.peer.clone();
+        let Some(running) = &mut self.nodes[node].running else { return };
+        let handle = Handle { link: serial, side, peer: peer.clone() };
         running.handles.insert(peer.id(), handle);
         self.nodes[node].remember(&peer);
-        self.input(node, Input::LinkUp { peer: peer.clone(), candidate });
-        if let Some(other) = self.by_id.get(&peer.id()) {
-            let unix = self.nodes[*other].clock(self.unix());
-            self.input(node, Input::Time { id: peer.id(), unix });
-        }
         if side == DIALLER {
             self.stats.links += 1;
-            self.dial_reached(dial, peer.id());
         } else {
             // Before anything else that it says.
             self.say(serial, side, Content::Hello);
@@ -41,42 +41,23 @@ impl<H: Handler> Sim<H> {
         self.event(
             node,
             match side {
-                DIALLER => Event::OutboundNodeConnected { peer: peer.clone() },
-                _ => Event::InboundNodeConnected { peer: peer.clone() },
+                DIALLER => Event::OutboundNodeConnected { peer },
+                _ => Event::InboundNodeConnected { peer },
             },
         );
-        self.dials_linked(node, peer.id());
         self.resume(serial, other(side), Duration::ZERO);
     }
 
-    /// What there is to do about the link of `node` and `id` once that has ended.
-    pub(super) fn link_ended(&mut self, node: usize, run: u32, id: NodeId) {
-        let Some(running) = self.nodes[node].run(run) else { return };
-        if let Some(successor) = running.successors.remove(&id) {
-            let side =
-                self.links.get(&successor).map(|link| usize::from(link.ends[0].node != node));
-            if let Some(side) = side {
-                self.link_up(successor, side);
-            }
-        }
-        self.not_taken_in(node, id, "the link has ended");
-        self.dials_unlinked(node, id);
-    }
-
-    /// Ends a link because the overlay says so, or its user: the application is told first.
-    pub(super) fn leave_link(&mut self, node: usize, id: NodeId, reason: Reason) {
-        let Some(running) = &self.nodes[node].running else { return };
-        let Some(handle) = running.handles.get(&id).cloned() else { return };
-        let Some(link) = self.links.get_mut(&handle.link) else { return };
-        let end = &mut link.ends[handle.side];
-        if let State::Closing { deaf, .. } = &mut end.state {
-            *deaf = true;
-        }
+    /// Leaves a link because the machine says so. The application is told first.
+    pub(super) fn leave_link(&mut self, node: usize, serial: u64, reason: Reason) {
+        let Some(link) = self.links.get_mut(&serial) else { return };
+        let Some(side) = link.side_of(node) else { return };
+        let end = &mut link.ends[side];
         if end.state != State::Up {
             return;
         }
         end.state = State::Leaving(reason.clone());
-        let peer = handle.peer;
+        let peer = end.peer.clone();
         self.event(
             node,
             match peer.direction() {
@@ -84,14 +65,14 @@ impl<H: Handler> Sim<H> {
                 Direction::Inbound => Event::NodeDisconnectWithInboundNode { peer },
             },
         );
-        self.work.push_back(Work::Close { link: handle.link, side: handle.side, reason });
+        self.work.push_back(Work::Close { link: serial, side, reason });
     }
 
     /// The application was told that this end leaves: it says goodbye now.
     pub(super) fn close(&mut self, serial: u64, side: usize, reason: Reason) {
         let Some(link) = self.links.get_mut(&serial) else { return };
         if matches!(link.ends[side].state, State::Leaving(_)) {
-            link.ends[side].state = State::Closing { reason: reason.clone(), deaf: true };
+            link.ends[side].state = State::Closing(reason.clone());
             self.say_goodbye(serial, side, reason);
         }
     }
@@ -99,14 +80,17 @@ impl<H: Handler> Sim<H> {
     /// Ends a link behind what is queued; what still comes is heard.
     pub(super) fn hang_up(&mut self, serial: u64, side: usize, reason: Reason) {
         let Some(link) = self.links.get_mut(&serial) else { return };
-        if link.ends[side].state != State::Up {
+        let end = &mut link.ends[side];
+        if end.state != State::Up {
             return;
         }
-        link.ends[side].state = State::Closing { reason: reason.clone(), deaf: false };
+        end.state = State::Closing(reason.clone());
+        let node = end.node;
         if reason == Reason::Slow {
-            // Whoever does not read would not read the rest either.
+            // A peer that does not read would not read the rest either.
             link.lanes[side].drop_waiting();
         }
+        self.input(node, Input::LinkClosing(ConnectionId(serial)));
         self.say_goodbye(serial, side, reason);
     }
 
@@ -115,7 +99,7 @@ impl<H: Handler> Sim<H> {
         let Some(link) = self.links.get_mut(&serial) else { return };
         let reason = match &link.ends[side].state {
             State::Gone => return,
-            State::Closing { reason, .. } | State::Leaving(reason) => reason.clone(),
+            State::Closing(reason) | State::Leaving(reason) => reason.clone(),
             State::Up | State::Waiting => reason,
         };
         link.lanes[side].drop_waiting();
@@ -242,7 +226,7 @@ impl<H: Handler> Sim<H> {
     /// The other side's goodbye has not come in time.
     pub(super) fn impatient(&mut self, serial: u64, side: usize) {
         let state = self.links.get(&serial).map(|link| &link.ends[side].state);
-        if matches!(state, Some(State::Closing { .. })) {
+        if matches!(state, Some(State::Closing(_))) {
             self.end_abruptly(serial, side, Reason::Lost("no goodbye in time".into()));
         }
     }
@@ -254,9 +238,7 @@ impl<H: Handler> Sim<H> {
             let side = link.ends.iter().position(|end| end.node == node)?;
             Some((*serial, side))
         };
-        let waiting = running.successors.values().copied();
-        let linked = running.handles.values().map(|handle| handle.link);
-        let mut serials: Vec<_> = linked.chain(waiting).collect();
+        let mut serials: Vec<_> = running.handles.values().map(|handle| handle.link).collect();
         // Connections that are not links yet are few, and found by looking at all of them.
         serials.extend(self.links.iter().filter_map(|link| {
             ends(link).filter(|(_, side)| link.1.ends[*side].state == State::Waiting).map(|e| e.0)
@@ -286,13 +268,7 @@ impl<H: Handler> Sim<H> {
         self.event(node, Event::NodeRequestToStop);
         // What the application says now still goes out.
         self.settle();
-        self.command(node, crate::overlay::Command::Flush);
-        self.settle();
-        let Some(running) = &self.nodes[node].running else { return };
-        let linked: Vec<_> = running.handles.keys().copied().collect();
-        for id in linked {
-            self.leave_link(node, id, Reason::Stopping);
-        }
+        self.handle(node, Input::Stop { hand_over: false });
         self.settle();
         self.queue.put(self.now + self.config.flush_timeout, Due::Stopped { node, run });
         self.stop_once_alone(node);
@@ -304,11 +280,11 @@ impl<H: Handler> Sim<H> {
         let end = &link.ends[side];
         let (node, from) = (end.node, end.peer.clone());
         match content {
-            Content::Hello => self.greeted(serial),
+            Content::Hello => self.greet(serial, side),
             Content::Frame(frame) => {
-                if end.is_heard() {
+                if end.is_there() {
                     self.count(node, &frame);
-                    self.input(node, Input::Frame(from.id(), frame));
+                    self.input(node, Input::Frame(ConnectionId(serial), frame));
                 }
             }
             Content::Message(message) => {
@@ -316,11 +292,12 @@ impl<H: Handler> Sim<H> {
                 self.event(node, Event::NodeMessage { peer: from, message });
             }
             Content::Goodbye(reason, received) => match &end.state {
-                State::Closing { reason, .. } | State::Leaving(reason) => {
+                State::Closing(reason) | State::Leaving(reason) => {
                     let parting = Parting { reason: reason.clone(), by_peer: false };
                     self.end(serial, side, parting, Some(received));
                 }
-                State::Waiting => self.refused_late(serial, reason),
+                // It is no link here, and will be none.
+                State::Waiting => self.end_abruptly(serial, side, reason),
                 State::Up | State::Gone => {
                     let received_here = link.lanes[other(side)].delivered;
                     link.lanes[side].last(Content::Goodbye(reason.clone(), received_here));
@@ -392,8 +369,8 @@ impl<H: Handler> Sim<H> {
             self.event(node, Event::NodeMessageFailed { peer: peer.clone(), failure });
         }
         self.drop_handle(node, serial, &peer);
-        let id = peer.id();
-        self.input(node, Input::LinkDown { id, parting: parting.clone() });
+        let (id, connection) = (peer.id(), ConnectionId(serial));
+        self.input(node, Input::LinkDown { connection, parting: parting.clone() });
         self.event(
             node,
             match side {
@@ -426,42 +403,5 @@ impl<H: Handler> Sim<H> {
         if self.links.get(&serial).is_some_and(Link::is_over) {
             self.links.remove(&serial);
         }
-    }
-
-    /// What is to become of a connection at this end, which has the other's Hello. Returns why it is
-    /// refused, where it is.
-    pub(super) fn admit(&mut self, serial: u64, side: usize) -> Result<(), Reason> {
-        let gone = Err(Reason::Stopping);
-        let Some(link) = self.links.get(&serial) else { return gone };
-        let end = &link.ends[side];
-        let (node, run, candidate) = (end.node, end.run, end.candidate);
-        let now = self.now;
-        let Some(running) = self.nodes[node].run(run) else { return gone };
-        let admission = match running.stopping {
-            true => Admission::Refuse(Reason::Stopping),
-            false => running.overlay.admit(now, &candidate),
-        };
-        match admission {
-            Admission::Accept => self.link_up(serial, side),
-            Admission::Refuse(reason) => {
-                running.overlay.greeted(candidate.id);
-                return Err(reason);
-            }
-            Admission::Replace(reason) => {
-                let Some(old) = running.handles.get(&candidate.id).cloned() else {
-                    self.link_up(serial, side);
-                    return Ok(());
-                };
-                let replaced = running.successors.insert(candidate.id, serial);
-                if let Some(link) = self.links.get_mut(&serial) {
-                    link.ends[side].admitted = true;
-                }
-                self.hang_up(old.link, old.side, reason);
-                if let Some(replaced) = replaced {
-                    self.refuse(replaced, Reason::Replaced);
-                }
-            }
-        }
-        Ok(())
     }
 }

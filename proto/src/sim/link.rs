@@ -44,9 +44,9 @@ pub(super) struct End {
     pub(super) peer: Peer,
     pub(super) candidate: Candidate,
     pub(super) state: State,
-    /// Admitted while it waits: up once the link that it replaces has ended. Till then what comes waits
-    /// too.
-    pub(super) admitted: bool,
+    /// Its machine has the other end's Hello. If it waits nevertheless, it replaces a link that has not
+    /// ended yet, and what comes in waits too.
+    pub(super) greeted: bool,
     /// When something came last.
     pub(super) heard: Instant,
 }
@@ -58,12 +58,10 @@ pub(super) enum State {
     Waiting,
     /// Up.
     Up,
-    /// To be closed for this reason, once the application was told; nothing more is heard for the
-    /// overlay.
+    /// To be closed for this reason, once the application was told.
     Leaving(Reason),
-    /// Goodbye is said, and not answered yet; nothing more is taken to be sent. `deaf` where what
-    /// still comes for the overlay is void.
-    Closing { reason: Reason, deaf: bool },
+    /// Goodbye is said, and not answered yet; nothing more is taken to be sent.
+    Closing(Reason),
     /// Not there any more.
     Gone,
 }
@@ -120,6 +118,11 @@ pub(super) enum Content {
 pub(super) struct Full;
 
 impl Link {
+    /// Returns which end a node has; `None` if it has none.
+    pub(super) fn side_of(&self, node: usize) -> Option<usize> {
+        self.ends.iter().position(|end| end.node == node)
+    }
+
     /// Whether both ends are up.
     pub(super) fn is_up(&self) -> bool {
         self.ends.iter().all(|end| end.state == State::Up)
@@ -131,14 +134,9 @@ impl Link {
 }
 
 impl End {
-    /// Whether the overlay hears what comes.
-    pub(super) fn is_heard(&self) -> bool {
-        matches!(self.state, State::Up | State::Closing { deaf: false, .. })
-    }
-
     /// Whether what comes has to wait.
     pub(super) fn is_to_wait(&self) -> bool {
-        self.admitted && self.state == State::Waiting
+        self.greeted && self.state == State::Waiting
     }
 
     /// Whether the node has this link: it was up, and has not ended.

@@ -1,7 +1,7 @@
 //! A node of a simulation: what outlives its runs, and what a run has.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::liar::{Liar, Lies};
@@ -13,8 +13,8 @@ use crate::event::{ActionId, Peer};
 use crate::frame::broadcast::Batch;
 use crate::handler::World;
 use crate::id::{Hash, Key, NodeId};
-use crate::overlay::Overlay;
-use crate::time::Instant;
+use crate::peer::{DialId, Machine};
+use crate::time::{Instant, Now};
 
 /// What kind of node to add.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,32 +80,32 @@ pub(super) struct Node<H> {
 
 /// What a node has while it runs.
 pub(super) struct Running {
-    pub(super) overlay: Overlay,
-    /// When it started, in milliseconds since 1970.
+    pub(super) machine: Machine,
+    /// When it started.
+    pub(super) started: Instant,
+    /// What its clock showed then, in milliseconds since 1970.
     pub(super) epoch: u64,
     pub(super) handles: BTreeMap<NodeId, Handle>,
     /// The application's notes about its peers, by link.
     pub(super) info: BTreeMap<u64, BTreeMap<String, Value>>,
     /// The number of the last action that the application asked for.
     pub(super) actions: Cell<u64>,
-    /// Joins that the application asked for and that are under way.
-    pub(super) joins: BTreeMap<ActionId, PendingJoin>,
-    /// Links that take the place of one once that has ended.
-    pub(super) successors: BTreeMap<NodeId, u64>,
-    /// Dials that wait for what becomes of a link.
-    pub(super) waiting: Vec<u64>,
-    /// When the overlay is to be woken, as it stands in the queue.
+    /// Joins that the application asked for and that are under way, each with the number of addresses
+    /// of which nothing has come yet.
+    pub(super) joins: BTreeMap<ActionId, usize>,
+    /// Dials under way, by their numbers in the machine.
+    pub(super) dials: BTreeMap<DialId, u64>,
+    /// When the machine is to be woken, as it stands in the queue.
     pub(super) wake: Option<Instant>,
     pub(super) stopping: bool,
 }
 
-/// A join that an application has asked for.
-#[derive(Debug)]
-pub(super) struct PendingJoin {
-    /// Number of addresses of which nothing has come yet.
-    pub(super) trying: usize,
-    /// Nodes that were asked for a place.
-    pub(super) asked: BTreeSet<NodeId>,
+impl Running {
+    /// Returns the time by the node's own clocks.
+    pub(super) fn clocks(&self, now: Instant) -> Now {
+        let since = u64::try_from(now.since(self.started).as_millis()).unwrap_or(u64::MAX);
+        Now { monotonic: now, unix: self.epoch.saturating_add(since) }
+    }
 }
 
 /// A node's end of a link.

@@ -10,7 +10,7 @@ use crate::address::Address;
 use crate::frame::membership::Probe;
 use crate::handler::Handler;
 use crate::id::NodeId;
-use crate::overlay::Input;
+use crate::peer::{Input, OperationId};
 
 /// A probe under way.
 #[derive(Debug)]
@@ -93,27 +93,33 @@ impl<H: Handler> Sim<H> {
     fn answer_probe(&mut self, serial: u64) {
         let Some(probing) = self.probes.get(&serial) else { return };
         let (from, to, probe) = (probing.from, probing.to, probing.probe.clone());
-        let (now, unix, asker) = (self.now, self.unix(), self.nodes[from].id);
+        let (now, asker) = (self.now, self.nodes[from].id);
         let latency = self.latency(from, to);
         let next = Due::Probe { probe: serial, step: ProbeStep::Next };
         if self.is_cut(from, to) {
             return self.queue.put(now + self.config.handshake_timeout, next);
         }
         self.count_probe(from, to, &probe);
-        let Some(running) = &mut self.nodes[to].running else {
+        if self.nodes[to].running.is_none() {
             return self.queue.put(now + latency, next);
-        };
-        let mut answer = running.overlay.answer_probe(now, asker, probe);
-        self.drain(to);
-        self.set_alarm(to);
+        }
+        let operation = OperationId(serial);
+        self.handle(to, Input::ProbeReceived { operation, from: asker, probe });
+    }
+
+    /// A node has answered a probe.
+    pub(super) fn probe_answered(&mut self, to: usize, serial: u64, mut answer: Probe) {
+        let unix = self.unix();
         if let Some(liar) = &mut self.nodes[to].liar {
             liar.change_probe(unix, &mut answer);
         }
+        let Some(from) = self.probes.get(&serial).map(|probing| probing.from) else { return };
         self.count_probe(to, from, &answer);
         if let Some(probing) = self.probes.get_mut(&serial) {
             probing.answer = Some(answer);
         }
-        self.queue.put(now + latency, Due::Probe { probe: serial, step: ProbeStep::Answered });
+        let arrives = self.now + self.latency(from, to);
+        self.queue.put(arrives, Due::Probe { probe: serial, step: ProbeStep::Answered });
     }
 
     fn count_probe(&mut self, from: usize, to: usize, probe: &Probe) {

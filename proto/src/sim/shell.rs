@@ -1,24 +1,25 @@
-//! How a node's overlay and application are driven: what the actor of a real node does.
+//! How a node's machine and application are driven: what the actor of a real node does.
 
+use super::actions::LinkFor;
 use super::link::{Content, Parcel, State};
 use super::node::{Handle, Node, Seen};
 use super::queue::Due;
 use super::stats::{MESSAGE, kind};
-use super::{Joining, Sim, dial::Purpose};
-use crate::address::Address;
+use super::{Joining, Sim};
 use crate::event::{ActionId, Event, MessageFailure, NodeInfo, Peer, Reason};
 use crate::frame::query::{Answer, AnswerBody, QueryId};
 use crate::frame::{Frame, MESSAGE_HEAD};
 use crate::handler::{Action, Context, Handler};
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
+use crate::overlay::Command;
 use crate::overlay::broadcast::BroadcastError;
-use crate::overlay::{Command, Input, Output};
+use crate::peer::{ConnectionId, Input, OperationId, Output};
 
 /// What is to be done at this moment, one after the other.
 #[derive(Debug)]
 pub(super) enum Work {
-    /// For the overlay of a node, in the run that is meant.
+    /// For the machine of a node, in the run that is meant.
     Input(usize, u32, Box<Input>),
     /// For its application.
     Event(usize, u32, Event),
@@ -27,11 +28,11 @@ pub(super) enum Work {
     /// This end of a link says goodbye, now that the application has been told.
     Close { link: u64, side: usize, reason: Reason },
     /// Messages for a node that a query has found go on their way.
-    Direct(QueryId),
+    Direct(OperationId),
     /// The ping of a node that a query has found goes on its way.
     Ping { from: usize, run: u32, action: ActionId, query: QueryId, to: NodeId },
     /// A query has ended.
-    QueryEnded(QueryId),
+    QueryEnded(OperationId),
     /// A node is to stop.
     Stop(usize, u32),
     /// A link of a node with this one has ended: what waits for that goes on.
@@ -43,7 +44,11 @@ impl<H: Handler> Sim<H> {
     pub(super) fn settle(&mut self) {
         while let Some(work) = self.work.pop_front() {
             match work {
-                Work::Input(node, run, input) => self.handle(node, run, *input),
+                Work::Input(node, run, input) => {
+                    if self.nodes[node].run(run).is_some() {
+                        self.handle(node, *input);
+                    }
+                }
                 Work::Event(node, run, event) => self.deliver(node, run, event),
                 Work::Broadcast(node, run, title, message) => {
                     if self.nodes[node].run(run).is_some() {
@@ -55,22 +60,26 @@ impl<H: Handler> Sim<H> {
                     }
                 }
                 Work::Close { link, side, reason } => self.close(link, side, reason),
-                Work::Direct(query) => self.pass_on(query),
+                Work::Direct(operation) => self.pass_on(operation),
                 Work::Ping { from, run, action, query, to } => {
                     self.pass_ping((from, run), action, query, to);
                 }
-                Work::QueryEnded(query) => self.errand_ended(query),
+                Work::QueryEnded(operation) => self.errand_ended(operation),
                 Work::Stop(node, run) => {
                     if self.nodes[node].run(run).is_some() {
                         self.begin_to_stop(node);
                     }
                 }
-                Work::Ended(node, run, id) => self.link_ended(node, run, id),
+                Work::Ended(node, run, id) => {
+                    if self.nodes[node].run(run).is_some() {
+                        self.handle(node, Input::LinkReported { id });
+                    }
+                }
             }
         }
     }
 
-    /// Has the overlay of a node, as it runs now, take an input.
+    /// Has the machine of a node, as it runs now, take an input after what is to be done before.
     pub(super) fn input(&mut self, node: usize, input: Input) {
         self.work.push_back(Work::Input(node, self.nodes[node].run, Box::new(input)));
     }
@@ -80,7 +89,7 @@ impl<H: Handler> Sim<H> {
         self.work.push_back(Work::Event(node, self.nodes[node].run, event));
     }
 
-    /// The overlay has something to do, if this is still the time for it.
+    /// The machine has something to do, if this is still the time for it.
     pub(super) fn wake(&mut self, node: usize) {
         let now = self.now;
         let Some(running) = &mut self.nodes[node].running else { return };
@@ -88,9 +97,10 @@ impl<H: Handler> Sim<H> {
             return;
         }
         running.wake = None;
-        if running.overlay.poll_timeout().is_some_and(|due| due <= now) {
+        if running.machine.poll_timeout().is_some_and(|due| due <= now) {
             self.stats.wakes += 1;
-            running.overlay.handle_timeout(now);
+            let now = running.clocks(now);
+            running.machine.handle_timeout(now);
             self.drain(node);
         }
         self.set_alarm(node);
@@ -103,16 +113,14 @@ impl<H: Handler> Sim<H> {
         title: String,
         message: Message,
     ) -> Result<Option<Hash>, BroadcastError> {
-        let now = self.now;
-        let Some(running) = &mut self.nodes[node].running else { return Ok(None) };
-        let (id, _) = running.overlay.broadcast(now, title, message)?;
-        self.drain(node);
-        self.set_alarm(node);
-        Ok(Some(id))
+        let operation = self.next_operation();
+        self.handle(node, Input::Broadcast { operation, title, message });
+        let outcome = self.published.take().transpose()?;
+        Ok(outcome.map(|receipt| receipt.id))
     }
 
     /// Does what an application wants done.
-    pub(super) fn carry_out(&mut self, node: usize, actions: Vec<Action>) {
+    pub(super) fn perform(&mut self, node: usize, actions: Vec<Action>) {
         for action in actions {
             match action {
                 Action::Send(peer, message) => {
@@ -137,7 +145,7 @@ impl<H: Handler> Sim<H> {
                     self.work.push_back(Work::Broadcast(node, run, title, message));
                 }
                 Action::Connect(action, address, keep) => {
-                    self.connect_address(node, address, keep, Some(action));
+                    self.link_to(node, vec![address], keep, LinkFor::Connect(Some(action)));
                 }
                 Action::Disconnect(id) => self.command(node, Command::Disconnect(id)),
                 Action::StopReconnecting(address) => {
@@ -162,36 +170,20 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Dials an address that the application asked for.
-    pub(super) fn connect_address(
-        &mut self,
-        node: usize,
-        address: Address,
-        keep: bool,
-        action: Option<ActionId>,
-    ) {
-        if self.nodes[node].running.as_ref().is_none_or(|running| running.stopping) {
-            return;
-        }
-        if keep {
-            self.command(node, Command::Keep { address: address.clone() });
-        }
-        self.dial(node, address, Purpose::Connect(action));
-    }
-
-    fn handle(&mut self, node: usize, run: u32, input: Input) {
-        let now = self.now;
-        let Some(running) = self.nodes[node].run(run) else { return };
-        running.overlay.handle(now, input);
+    /// Has the machine of a node take an input at once, and carries out what it says.
+    pub(super) fn handle(&mut self, node: usize, input: Input) {
+        let Some(running) = &mut self.nodes[node].running else { return };
+        let now = running.clocks(self.now);
+        running.machine.handle(now, input);
         self.drain(node);
         self.set_alarm(node);
     }
 
-    /// Puts the overlay's next deadline into the queue, where that is sooner than the one there.
+    /// Puts the machine's next deadline into the queue, where that is sooner than the one there.
     pub(super) fn set_alarm(&mut self, node: usize) {
         let now = self.now;
         let Some(running) = &mut self.nodes[node].running else { return };
-        let Some(due) = running.overlay.poll_timeout() else { return };
+        let Some(due) = running.machine.poll_timeout() else { return };
         if running.wake.is_none_or(|wake| wake > due) {
             let due = due.max(now);
             running.wake = Some(due);
@@ -199,79 +191,87 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Carries out all that a node's overlay has put out, and gives back what was not sent.
-    pub(super) fn drain(&mut self, node: usize) {
-        let mut passed_over = Vec::new();
+    /// Carries out all that a node's machine has put out.
+    fn drain(&mut self, node: usize) {
         loop {
+            let (links, config) = (&self.links, &self.config);
             let Some(running) = &mut self.nodes[node].running else { return };
-            let Some(output) = running.overlay.poll() else {
-                let Some((to, frame)) = passed_over.pop() else { return };
-                running.overlay.handle(self.now, Input::PassedOver(to, frame));
-                self.stats.passed_over += 1;
-                continue;
+            let before = running.machine.passed_over();
+            let is_crowded = |connection: ConnectionId| {
+                let link = links.get(&connection.0);
+                let lane = link.and_then(|link| Some(&link.lanes[link.side_of(node)?]));
+                lane.is_some_and(|lane| lane.is_crowded(config))
             };
+            let output = running.machine.poll(is_crowded);
+            self.stats.passed_over += running.machine.passed_over() - before;
             match output {
-                Output::Send(to, frame) => passed_over.extend(self.send(node, to, frame)),
-                Output::Dial { address, others, quiet } => {
-                    self.dial_any(node, address, others, Purpose::Overlay { quiet });
-                }
-                Output::Probe { addresses, id, probe } => self.probe(node, id, addresses, probe),
-                Output::Joined(_) => {
-                    self.nodes[node].joining = Joining::Joined;
-                    self.joined(node);
-                }
-                Output::JoinRefused(by, outcome) => {
-                    let said = format!("{} says: {outcome:?}", by.short());
-                    if self.nodes[node].joining == Joining::Trying {
-                        self.nodes[node].joining = Joining::Failed(said.clone());
-                    }
-                    self.not_taken_in(node, by, &said);
-                }
-                Output::Keep(batch) => self.nodes[node].keep(batch),
-                Output::Stop => {
-                    self.work.push_back(Work::Stop(node, self.nodes[node].run));
-                }
-                Output::Direct { number, sent } => self.passed(node, number, sent),
-                Output::Hangup(id, reason) => self.leave_link(node, id, reason),
-                Output::Event(event) => self.event(node, event),
-                Output::Lookup { query, .. } => {
-                    self.command(node, Command::Answer { query, files: Vec::new(), here: false });
-                }
-                Output::Answered { answer } => self.answered(answer),
-                Output::Ended { query, complete } => {
-                    self.work.push_back(Work::QueryEnded(query));
-                    if let Some(asked) = self.asked.get_mut(&query) {
-                        asked.complete = Some(complete);
-                        let found: Vec<_> = asked.nodes.values().cloned().collect();
-                        for found in found {
-                            self.event(node, Event::NodeDiscovered { node: found });
-                        }
-                    }
-                    self.action_ended(query, complete);
-                }
+                Some(output) => self.carry_out(node, output),
+                None => return,
             }
         }
     }
 
-    /// Puts a frame into a link's first lane; comes back where that is crowded and it can do without.
-    fn send(&mut self, node: usize, to: NodeId, frame: Frame) -> Option<(NodeId, Frame)> {
-        let Handle { link, side, .. } =
-            self.nodes[node].running.as_ref()?.handles.get(&to)?.clone();
-        let lane = &self.links.get(&link)?.lanes[side];
-        let can_do_without =
-            matches!(frame, Frame::Query(_) | Frame::Broadcast(_) | Frame::Forward(_));
-        if can_do_without && lane.is_crowded(&self.config) {
-            return Some((to, frame));
+    fn carry_out(&mut self, node: usize, output: Output) {
+        match output {
+            Output::Send { connection, frame } => self.send(node, connection.0, frame),
+            Output::Dial { dial, operation, addresses, purpose } => {
+                self.dial(node, dial, operation, addresses, purpose);
+            }
+            Output::Greet(dial) => self.say_hello(node, dial),
+            Output::DialEnded { dial, outcome } => self.dial_ended(node, dial, outcome),
+            Output::Admitted(connection) => self.link_up(node, connection.0),
+            Output::Refused(connection, reason) => self.refuse(node, connection.0, reason),
+            Output::Joined(_) => self.nodes[node].joining = Joining::Joined,
+            Output::JoinEnded { operation, outcome } => self.join_ended(node, operation, outcome),
+            Output::Leave(connection, reason) => self.leave_link(node, connection.0, reason),
+            Output::HangUp(connection, reason) => {
+                let side = self.links.get(&connection.0).and_then(|link| link.side_of(node));
+                if let Some(side) = side {
+                    self.hang_up(connection.0, side, reason);
+                }
+            }
+            Output::Event(event) => self.event(node, event),
+            Output::Broadcast { outcome, .. } => self.published = Some(outcome),
+            Output::Answered { operation, answer } => self.answered(operation, answer),
+            Output::QueryEnded { operation, complete } => {
+                self.work.push_back(Work::QueryEnded(operation));
+                if let Some(asked) = self.asked.get_mut(&operation) {
+                    asked.complete = Some(complete);
+                    let found: Vec<_> = asked.nodes.values().cloned().collect();
+                    for found in found {
+                        self.event(node, Event::NodeDiscovered { node: found });
+                    }
+                }
+                self.action_ended(operation, complete);
+            }
+            Output::Relayed { operation, outcome } => self.relayed(node, operation, outcome),
+            Output::ProbeAnswer { operation, answer } => {
+                self.probe_answered(node, operation.0, answer);
+            }
+            Output::Probe { addresses, id, probe } => self.probe(node, id, addresses, probe),
+            Output::Lookup { query, .. } => {
+                self.command(node, Command::Answer { query, files: Vec::new(), here: false });
+            }
+            Output::Keep(batch) => self.nodes[node].keep(batch),
+            Output::StopOrdered => {
+                self.work.push_back(Work::Stop(node, self.nodes[node].run));
+            }
         }
+    }
+
+    /// Puts a frame into a link's first lane. A liar puts in others.
+    fn send(&mut self, node: usize, serial: u64, frame: Frame) {
+        let Some(side) = self.links.get(&serial).and_then(|link| link.side_of(node)) else {
+            return;
+        };
         let unix = self.unix();
         let frames = match &mut self.nodes[node].liar {
             Some(liar) => liar.tell(unix, frame),
             None => vec![frame],
         };
         for frame in frames {
-            self.put_frame(link, side, frame);
+            self.put_frame(serial, side, frame);
         }
-        None
     }
 
     fn put_frame(&mut self, serial: u64, side: usize, frame: Frame) {
@@ -304,7 +304,7 @@ impl<H: Handler> Sim<H> {
         };
         let len = message.body().len();
         let refused = match &link.ends[*side].state {
-            State::Closing { reason, .. } => Some(reason.clone()),
+            State::Closing(reason) => Some(reason.clone()),
             State::Waiting | State::Gone => Some(not_connected()),
             State::Up | State::Leaving(_) if len > self.config.max_message => {
                 let limit = self.config.max_message;
@@ -353,15 +353,15 @@ impl<H: Handler> Sim<H> {
         let Some(running) = running else { return };
         let seen = Seen { id: *id, name, now: self.now, running };
         event.deliver(app, &mut Context::new(&seen, &mut actions));
-        self.carry_out(node, actions);
+        self.perform(node, actions);
     }
 
-    fn answered(&mut self, answer: Answer) {
+    fn answered(&mut self, operation: OperationId, answer: Answer) {
         if let AnswerBody::Here = answer.body {
-            self.way_to_pinged_found(answer.id, answer.node);
-            return self.recipient_found(answer.id, answer.node);
+            self.way_to_pinged_found(operation, answer.id, answer.node);
+            return self.recipient_found(operation, answer.id, answer.node);
         }
-        let Some(asked) = self.asked.get_mut(&answer.id) else { return };
+        let Some(asked) = self.asked.get_mut(&operation) else { return };
         let AnswerBody::Neighbours(outbound, inbound) = answer.body else { return };
         let info = asked.nodes.entry(answer.node).or_insert_with(|| NodeInfo {
             id: answer.node,

@@ -122,16 +122,22 @@ fn send(sim: &mut Sim<Log>, from: usize, text: &str) {
     });
 }
 
+/// Has a node dial another at the first of its addresses that answers.
+fn link_to(sim: &mut Sim<Log>, node: usize, addresses: Vec<Address>) {
+    sim.link_to(node, addresses, false, LinkFor::Connect(None));
+    sim.settle();
+}
+
 #[test]
 fn a_dial_goes_on_with_the_other_addresses_of_a_node() {
     let mut sim = sim(2);
     let (nobody, neither, there) = (sim.address(500), sim.address(501), sim.address(0));
-    sim.dial_any(1, nobody.clone(), vec![neither.clone(), there], Purpose::Connect(None));
+    link_to(&mut sim, 1, vec![nobody.clone(), neither.clone(), there]);
     let timeout = Config::default().connect_timeout;
     sim.run_for(timeout * 2 + LATENCY * 6);
     assert_eq!(sim.links(), [(1, 0)]);
     assert_eq!(sim.app(1).names(), ["outbound_node_connected"], "a dead address is no event");
-    sim.dial_any(1, nobody.clone(), vec![neither], Purpose::Connect(None));
+    link_to(&mut sim, 1, vec![nobody.clone(), neither]);
     sim.run_for(timeout * 2);
     let failed = sim.app(1).0.iter().filter_map(|(_, event)| match event {
         Event::OutboundNodeConnectionError { address, .. } => Some(address.clone()),

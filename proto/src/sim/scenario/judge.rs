@@ -7,8 +7,8 @@ use super::Expect;
 use super::measure::{Bound, Figure, Measure};
 use super::run::{AUTHOR_STAYS, Course, LOOK, Run};
 use crate::config::Config;
-use crate::frame::query::QueryId;
 use crate::id::NodeId;
+use crate::peer::OperationId;
 
 /// What a step's broadcasts came to.
 struct Reached {
@@ -166,7 +166,7 @@ impl Run<'_> {
 
     /// Nodes and links that a discovery missed or made up. A link that came or went meanwhile may be
     /// found or not.
-    fn discovery_errors(&self, course: &Course, asking: usize, query: QueryId) -> u64 {
+    fn discovery_errors(&self, course: &Course, asking: usize, query: OperationId) -> u64 {
         let Some(found) = self.sim.discovery(query) else { return 0 };
         let own = self.sim.overlay(asking).map(|overlay| overlay.info());
         let mut nodes = BTreeSet::new();

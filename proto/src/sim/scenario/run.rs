@@ -9,7 +9,7 @@ use super::account::{Account, content};
 use super::measure::{Measure, Report};
 use super::{Scenario, Step};
 use crate::config::Config;
-use crate::frame::query::QueryId;
+use crate::peer::OperationId;
 use crate::sim::node::draw;
 use crate::sim::{Joining, Lies, NodeOptions, Sim, SimConfig};
 use crate::time::Instant;
@@ -117,7 +117,7 @@ pub(super) struct Course {
     pub(super) payloads: u64,
     pub(super) deliveries: u64,
     pub(super) queries: Vec<u64>,
-    pub(super) discovery: Option<(usize, QueryId)>,
+    pub(super) discovery: Option<(usize, OperationId)>,
     pub(super) links: Vec<(usize, usize)>,
 }
 

@@ -1,0 +1,340 @@
+//! One peer as a state machine: everything that a node decides about its network.
+//!
+//! A [`Machine`] owns the overlay, the table of links, the dials under way and the queries of its
+//! application. A shell drives it: the actor of a real node, or the simulator. The shell has the sockets
+//! (or models of them), the clocks and the application, and decides nothing.
+//!
+//! # Life of a link
+//! 1. [`Output::Dial`] names the addresses of a node. The shell connects to the first that answers,
+//!    secures the connection, and reports [`Input::DialSecured`] with the identity that the handshake
+//!    has proven.
+//! 2. The machine allows one Hello at a time to a node: [`Output::Greet`]. A dial that finds a link, or
+//!    another dial to the same node, waits for it instead.
+//! 3. Each end reports the other's Hello as [`Input::Greeted`]. The machine admits the connection, or
+//!    refuses it with a reason. If both nodes dial each other at once, both machines keep the same
+//!    connection.
+//! 4. Frames of the overlay go in as [`Input::Frame`] and come out as [`Output::Send`]. Messages of the
+//!    application never pass through the machine.
+//! 5. The link ends because the machine says so ([`Output::Leave`], [`Output::HangUp`]) or because of the
+//!    other side. The shell reports [`Input::LinkClosing`] once nothing more can be sent,
+//!    [`Input::LinkDown`] once the connection is over, and [`Input::LinkReported`] once the application
+//!    knows. Only then a connection that was to replace the link becomes one.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::frame::Frame;
+use crate::frame::membership::Probe;
+use crate::frame::query::{QueryId, What};
+use crate::id::NodeId;
+use crate::message::Message;
+use crate::overlay::direct::DirectError;
+use crate::overlay::{self, Identity, Overlay};
+use crate::time::{Instant, Now, earliest};
+use crate::verify::Verifier;
+
+mod dials;
+mod links;
+mod seam;
+
+use dials::{Dial, Dials};
+use links::Links;
+pub use seam::{
+    BroadcastReceipt, ConnectionId, DialError, DialId, Greeted, Input, JoinError, OperationId,
+    Output, Purpose, RelayFailure,
+};
+
+/// The state of one peer.
+///
+/// Driven like every state machine here: hand it one [`Input`], take outputs until [`Machine::poll`]
+/// returns `None`, then sleep until [`Machine::poll_timeout`].
+#[derive(Debug)]
+pub struct Machine {
+    overlay: Overlay,
+    links: Links,
+    dials: Dials,
+    /// Queries of the application that have not ended.
+    queries: BTreeMap<QueryId, OperationId>,
+    /// Messages and pings that others relay, by the overlay's numbers.
+    relayed: BTreeMap<u64, OperationId>,
+    /// Time for a Hello and its answer.
+    handshake_timeout: Duration,
+    /// Time for a link that is ending to flush its queue.
+    flush_timeout: Duration,
+    now: Now,
+    stopping: bool,
+    outbox: VecDeque<Output>,
+    /// Frames that were not sent because their link is crowded; the overlay hears of each.
+    passed_over: Vec<(NodeId, Frame)>,
+    passed_over_count: u64,
+}
+
+impl Machine {
+    /// Returns the machine of a node without links, which starts at `now`.
+    ///
+    /// `seed` is its only source of randomness. Outside of tests it has to be secret and from the
+    /// system's generator, as messages are sealed with it.
+    #[must_use]
+    pub fn new(now: Now, identity: Identity, config: &Config, seed: [u8; 32]) -> Self {
+        let mut overlay = Overlay::new(identity, config, seed);
+        overlay.set_clock(now.monotonic, now.unix);
+        Self {
+            overlay,
+            links: Links::default(),
+            dials: Dials::default(),
+            queries: BTreeMap::new(),
+            relayed: BTreeMap::new(),
+            handshake_timeout: config.handshake_timeout,
+            flush_timeout: config.flush_timeout,
+            now,
+            stopping: false,
+            outbox: VecDeque::new(),
+            passed_over: Vec::new(),
+            passed_over_count: 0,
+        }
+    }
+
+    /// Checks signatures with `verifier` from now on.
+    pub fn verify_with(&mut self, verifier: Verifier) {
+        self.overlay.verify_with(verifier);
+    }
+
+    /// Returns the overlay, for its counters and views.
+    #[must_use]
+    pub fn overlay(&self) -> &Overlay {
+        &self.overlay
+    }
+
+    /// Returns the connection that is the link with a node.
+    #[must_use]
+    pub fn link(&self, id: NodeId) -> Option<ConnectionId> {
+        self.links.connection(id)
+    }
+
+    /// Returns whether the node is stopping: it makes no link any more.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// Returns the number of frames that were not sent because their link was crowded.
+    #[must_use]
+    pub fn passed_over(&self) -> u64 {
+        self.passed_over_count
+    }
+
+    /// Takes one input. Poll the outputs before the next.
+    pub fn handle(&mut self, now: Now, input: Input) {
+        debug_assert!(self.outbox.is_empty(), "poll until None before the next input");
+        self.set_now(now);
+        match input {
+            Input::Dial { operation, address, others, keep, purpose } => {
+                if keep {
+                    // Kept from now on: the outcome of this dial decides when it is tried again.
+                    self.command(overlay::Command::Keep { address: address.clone() });
+                }
+                self.dial(Dial::new(Some(operation), address, purpose), others);
+            }
+            Input::DialSecured { dial, id } => self.dial_secured(dial, id),
+            Input::DialRefused { dial, reason } => self.dial_refused(dial, reason),
+            Input::DialFailed { dial, error } => self.dial_broken(dial, error),
+            Input::Greeted(greeted) => self.greeted(greeted),
+            Input::Frame(connection, frame) => self.receive(connection, frame),
+            Input::NoTime(connection, batch) => {
+                if let Some(id) = self.links.hears(connection) {
+                    self.feed(overlay::Input::NoTime(id, batch));
+                }
+            }
+            Input::LinkClosing(connection) => self.links.close(connection),
+            Input::LinkDown { connection, parting } => self.link_down(connection, parting),
+            Input::LinkReported { id } => self.link_reported(id),
+            Input::LinkIdle(connection) => self.link_idle(connection),
+            Input::Broadcast { operation, title, message } => {
+                self.broadcast(operation, title, message);
+            }
+            Input::Query { operation, what, depth, own, timeout } => {
+                self.query(operation, what, depth, own, timeout);
+            }
+            Input::Relay { operation, query, to, message } => {
+                let number = self.overlay.send_direct(now.monotonic, query, to, message);
+                self.relay(operation, number);
+            }
+            Input::RelayPing { operation, query, to } => {
+                let number = self.overlay.ping_direct(now.monotonic, query, to);
+                self.relay(operation, number);
+            }
+            Input::ProbeReceived { operation, from, probe } => {
+                self.answer_probe(operation, from, probe);
+            }
+            Input::Probed { id, answer } => self.feed(overlay::Input::Probed { id, answer }),
+            Input::Command(command) => self.command(command),
+            Input::Stop { hand_over } => self.stop(hand_over),
+        }
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.set_now(now);
+        if self.overlay.poll_timeout().is_some_and(|due| due <= now.monotonic) {
+            self.overlay.handle_timeout(now.monotonic);
+            self.absorb();
+        }
+        self.dials_overdue();
+    }
+
+    /// Returns the next output; `None` if there is no more until the next input or deadline.
+    ///
+    /// `is_crowded` says whether so much waits for a link that frames which can be asked for again
+    /// should not be queued behind it. The machine asks at the moment when it would send such a frame.
+    pub fn poll(&mut self, mut is_crowded: impl FnMut(ConnectionId) -> bool) -> Option<Output> {
+        loop {
+            match self.outbox.pop_front() {
+                Some(Output::Send { connection, frame }) => {
+                    if !can_be_spared(&frame) || !is_crowded(connection) {
+                        return Some(Output::Send { connection, frame });
+                    }
+                    self.passed_over_count += 1;
+                    self.passed_over.extend(self.links.id(connection).map(|id| (id, frame)));
+                }
+                Some(output) => return Some(output),
+                None => {
+                    let (id, frame) = self.passed_over.pop()?;
+                    self.feed(overlay::Input::PassedOver(id, frame));
+                }
+            }
+        }
+    }
+
+    /// Returns when [`Machine::handle_timeout`] is due next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        earliest(self.overlay.poll_timeout(), self.dials.poll_timeout())
+    }
+
+    fn set_now(&mut self, now: Now) {
+        self.now = now;
+        self.overlay.set_clock(now.monotonic, now.unix);
+    }
+
+    fn receive(&mut self, connection: ConnectionId, frame: Frame) {
+        if let Some(id) = self.links.hears(connection) {
+            self.feed(overlay::Input::Frame(id, frame));
+        }
+    }
+
+    fn broadcast(&mut self, operation: OperationId, title: String, message: Message) {
+        let now = self.now.monotonic;
+        let time = self.overlay.unix(now);
+        let sent = self.overlay.broadcast(now, title, message);
+        let outcome = sent.map(|(id, links)| BroadcastReceipt { id, time, links });
+        self.outbox.push_back(Output::Broadcast { operation, outcome });
+        self.absorb();
+        if self.stopping {
+            // There is no time to gather more.
+            self.command(overlay::Command::Flush);
+        }
+    }
+
+    fn query(
+        &mut self,
+        operation: OperationId,
+        what: What,
+        depth: i32,
+        own: bool,
+        timeout: Option<Duration>,
+    ) {
+        let id = self.overlay.draw_query_id();
+        self.queries.insert(id, operation);
+        self.command(overlay::Command::Query { id, what, depth, own, timeout });
+    }
+
+    fn relay(&mut self, operation: OperationId, number: Result<u64, DirectError>) {
+        match number {
+            Ok(number) => drop(self.relayed.insert(number, operation)),
+            Err(error) => {
+                let outcome = Err(RelayFailure::Refused(error));
+                self.outbox.push_back(Output::Relayed { operation, outcome });
+            }
+        }
+        self.absorb();
+    }
+
+    fn answer_probe(&mut self, operation: OperationId, from: NodeId, probe: Probe) {
+        let answer = self.overlay.answer_probe(self.now.monotonic, from, probe);
+        self.absorb();
+        self.outbox.push_back(Output::ProbeAnswer { operation, answer });
+    }
+
+    /// Hands the overlay a command.
+    fn command(&mut self, command: overlay::Command) {
+        self.feed(overlay::Input::Command(command));
+    }
+
+    /// Hands the overlay an input and takes over what it puts out.
+    fn feed(&mut self, input: overlay::Input) {
+        self.overlay.handle(self.now.monotonic, input);
+        self.absorb();
+    }
+
+    /// Turns the overlay's outputs into the machine's own.
+    fn absorb(&mut self) {
+        while let Some(output) = self.overlay.poll() {
+            let output = match output {
+                overlay::Output::Send(to, frame) => match self.links.connection(to) {
+                    Some(connection) => Output::Send { connection, frame },
+                    None => continue,
+                },
+                overlay::Output::Dial { address, others, quiet } => {
+                    let purpose = if quiet { Purpose::Overlay } else { Purpose::Kept };
+                    self.dial(Dial::new(None, address, purpose), others);
+                    continue;
+                }
+                overlay::Output::Probe { addresses, id, probe } => {
+                    Output::Probe { addresses, id, probe }
+                }
+                overlay::Output::Joined(id) => {
+                    self.outbox.push_back(Output::Joined(id));
+                    self.joined();
+                    continue;
+                }
+                overlay::Output::JoinRefused(by, outcome) => {
+                    self.join_failed(by, &JoinError::Refused { by, outcome });
+                    continue;
+                }
+                overlay::Output::Keep(batch) => Output::Keep(batch),
+                overlay::Output::Stop => Output::StopOrdered,
+                overlay::Output::Hangup(id, reason) => {
+                    self.leave(id, reason);
+                    continue;
+                }
+                overlay::Output::Event(event) => Output::Event(event),
+                overlay::Output::Lookup { query, what, asker } => {
+                    Output::Lookup { query, what, asker }
+                }
+                overlay::Output::Answered { answer } => match self.queries.get(&answer.id) {
+                    Some(operation) => Output::Answered { operation: *operation, answer },
+                    None => continue,
+                },
+                overlay::Output::Direct { number, sent } => match self.relayed.remove(&number) {
+                    Some(operation) => {
+                        let outcome = sent.map_err(RelayFailure::Missed);
+                        Output::Relayed { operation, outcome }
+                    }
+                    None => continue,
+                },
+                overlay::Output::Ended { query, complete } => match self.queries.remove(&query) {
+                    Some(operation) => Output::QueryEnded { operation, complete },
+                    None => continue,
+                },
+            };
+            self.outbox.push_back(output);
+        }
+    }
+}
+
+/// Returns whether a frame need not be sent over a crowded link, as its content can be asked for again
+/// or found elsewhere.
+fn can_be_spared(frame: &Frame) -> bool {
+    matches!(frame, Frame::Query(_) | Frame::Broadcast(_) | Frame::Forward(_))
+}

@@ -1,0 +1,252 @@
+//! The dials of a peer, from the wish for a link to where there is one, or none.
+
+use std::collections::BTreeMap;
+
+use super::{DialError, DialId, JoinError, Machine, OperationId, Output, Purpose};
+use crate::address::Address;
+use crate::event::Reason;
+use crate::id::NodeId;
+use crate::overlay::{self, Command, DialPurpose};
+use crate::time::{Instant, earliest};
+
+/// The dials under way.
+#[derive(Debug, Default)]
+pub(super) struct Dials {
+    last: u64,
+    dials: BTreeMap<DialId, Dial>,
+    /// Operations that wait for this node to be a member, by the node that it is to join through.
+    joining: BTreeMap<NodeId, Vec<OperationId>>,
+}
+
+/// A dial under way.
+#[derive(Debug)]
+pub(super) struct Dial {
+    operation: Option<OperationId>,
+    /// The address that the overlay knows the dial by.
+    address: Address,
+    purpose: Purpose,
+    /// The node that was reached.
+    id: Option<NodeId>,
+    stage: Stage,
+    /// When it is given up, once a node was reached.
+    deadline: Option<Instant>,
+}
+
+/// How far a dial is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The shell connects.
+    Connecting,
+    /// Hello is being said.
+    Greeting,
+    /// The link with the node is just ending, or another dial has said Hello to it.
+    Ending,
+    /// There is, or will be in a moment, a link with the node which wins over this dial's.
+    Linking,
+}
+
+impl Dial {
+    pub(super) fn new(operation: Option<OperationId>, address: Address, purpose: Purpose) -> Self {
+        let stage = Stage::Connecting;
+        Self { operation, address, purpose, id: None, stage, deadline: None }
+    }
+
+    pub(super) fn is_for_message(&self) -> bool {
+        self.purpose == Purpose::Message
+    }
+
+    fn waits_for(&self, id: NodeId, stages: &[Stage]) -> bool {
+        self.id == Some(id) && stages.contains(&self.stage)
+    }
+}
+
+impl Dials {
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.dials.values().fold(None, |due, dial| earliest(due, dial.deadline))
+    }
+
+    /// Returns the dials that a link with a node is for.
+    pub(super) fn waiting_for_link(&self, id: NodeId) -> Vec<DialId> {
+        self.waiting(id, &[Stage::Linking, Stage::Ending])
+    }
+
+    fn waiting(&self, id: NodeId, stages: &[Stage]) -> Vec<DialId> {
+        let waiting = self.dials.iter().filter(|(_, dial)| dial.waits_for(id, stages));
+        waiting.map(|(dial, _)| *dial).collect()
+    }
+
+    fn set_stage(&mut self, dial: DialId, stage: Stage, deadline: Option<Instant>) {
+        if let Some(dial) = self.dials.get_mut(&dial) {
+            (dial.stage, dial.deadline) = (stage, deadline);
+        }
+    }
+}
+
+impl Machine {
+    /// Begins a dial.
+    pub(super) fn dial(&mut self, dial: Dial, others: Vec<Address>) {
+        self.dials.last += 1;
+        let number = DialId(self.dials.last);
+        let addresses = std::iter::once(dial.address.clone()).chain(others).collect();
+        let (operation, purpose) = (dial.operation, dial.purpose);
+        self.dials.dials.insert(number, dial);
+        if self.stopping {
+            return self.fail_dial(number, &DialError::Unwanted(Reason::Stopping));
+        }
+        self.outbox.push_back(Output::Dial { dial: number, operation, addresses, purpose });
+    }
+
+    /// A dial has reached a node: it says Hello, or there is a reason not to.
+    pub(super) fn dial_secured(&mut self, number: DialId, id: NodeId) {
+        let Some(dial) = self.dials.dials.get_mut(&number) else { return };
+        dial.id = Some(id);
+        let now = self.now.monotonic;
+        let purpose = match dial.purpose {
+            Purpose::Application | Purpose::Join | Purpose::Kept => DialPurpose::Application,
+            Purpose::Rejoin | Purpose::Overlay => DialPurpose::Overlay,
+            Purpose::Message => DialPurpose::Message,
+        };
+        let allowed = if self.stopping {
+            Err(Reason::Stopping)
+        } else {
+            self.overlay.greet(now, id, purpose)
+        };
+        match allowed {
+            Ok(()) => {
+                let deadline = now + self.handshake_timeout;
+                self.dials.set_stage(number, Stage::Greeting, Some(deadline));
+                self.outbox.push_back(Output::Greet(number));
+            }
+            Err(Reason::Duplicate) if self.links.is_open(id) => self.dial_reached(number, id),
+            Err(Reason::Duplicate) => {
+                // As long as a Hello may take, and as a link that is ending may flush.
+                let deadline = now + self.handshake_timeout + self.flush_timeout;
+                self.dials.set_stage(number, Stage::Ending, Some(deadline));
+            }
+            Err(reason) => self.fail_dial(number, &DialError::Unwanted(reason)),
+        }
+    }
+
+    /// The other node said no to a dial's Hello.
+    pub(super) fn dial_refused(&mut self, number: DialId, reason: Reason) {
+        if reason == Reason::Duplicate {
+            self.await_link(number);
+        } else {
+            self.fail_dial(number, &DialError::Refused(reason));
+        }
+    }
+
+    /// The shell could not connect, or the connection broke before there was a link.
+    pub(super) fn dial_broken(&mut self, number: DialId, error: String) {
+        self.fail_dial(number, &DialError::Failed(error));
+    }
+
+    /// This node refused the connection of a dial.
+    pub(super) fn dial_unwanted(&mut self, number: DialId, reason: Reason) {
+        if reason == Reason::Duplicate {
+            self.await_link(number);
+        } else {
+            self.fail_dial(number, &DialError::Unwanted(reason));
+        }
+    }
+
+    /// Dials that waited for the end of a link, or of another dial, go on.
+    pub(super) fn dials_go_on(&mut self, id: NodeId) {
+        for dial in self.dials.waiting(id, &[Stage::Ending]) {
+            self.dial_secured(dial, id);
+        }
+    }
+
+    /// Ends the dials of which nothing has come in time.
+    pub(super) fn dials_overdue(&mut self) {
+        let now = self.now.monotonic;
+        let is_due = |dial: &Dial| dial.deadline.is_some_and(|deadline| deadline <= now);
+        let due = self.dials.dials.iter().filter(|(_, dial)| is_due(dial));
+        let due: Vec<_> = due.map(|(number, dial)| (*number, dial.stage)).collect();
+        for (number, stage) in due {
+            let error = match stage {
+                Stage::Connecting | Stage::Greeting => DialError::Timeout,
+                Stage::Ending | Stage::Linking => DialError::Refused(Reason::Duplicate),
+            };
+            self.fail_dial(number, &error);
+        }
+    }
+
+    /// Takes a dial off the list, and says that it has a link.
+    pub(super) fn end_dial(&mut self, number: DialId, id: NodeId) -> Option<Dial> {
+        let dial = self.dials.dials.remove(&number)?;
+        self.outbox.push_back(Output::DialEnded { dial: number, outcome: Ok(id) });
+        Some(dial)
+    }
+
+    /// Does what a dial wanted the link for.
+    pub(super) fn dial_linked(&mut self, dial: Dial, id: NodeId) {
+        self.feed(overlay::Input::Dialled { address: dial.address, id });
+        if dial.purpose.is_reported() {
+            self.links.set_on_demand(id, false);
+        }
+        match dial.purpose {
+            Purpose::Application | Purpose::Kept => self.command(Command::Pin(id)),
+            Purpose::Join | Purpose::Rejoin => {
+                if let Some(operation) = dial.operation {
+                    self.dials.joining.entry(id).or_default().push(operation);
+                }
+                self.command(Command::Join(id));
+            }
+            Purpose::Overlay | Purpose::Message => {}
+        }
+    }
+
+    /// This node is a member.
+    pub(super) fn joined(&mut self) {
+        for operation in std::mem::take(&mut self.dials.joining).into_values().flatten() {
+            self.outbox.push_back(Output::JoinEnded { operation, outcome: Ok(()) });
+        }
+    }
+
+    /// Nothing comes of joining through a node.
+    pub(super) fn join_failed(&mut self, through: NodeId, error: &JoinError) {
+        for operation in self.dials.joining.remove(&through).unwrap_or_default() {
+            self.outbox.push_back(Output::JoinEnded { operation, outcome: Err(error.clone()) });
+        }
+    }
+
+    fn dial_reached(&mut self, number: DialId, id: NodeId) {
+        if let Some(dial) = self.end_dial(number, id) {
+            self.dial_linked(dial, id);
+        }
+    }
+
+    /// There is, or will be in a moment, another link with the node that a dial has reached.
+    fn await_link(&mut self, number: DialId) {
+        let Some(id) = self.dials.dials.get(&number).and_then(|dial| dial.id) else { return };
+        self.end_greeting(number);
+        if self.links.connection(id).is_some() {
+            return self.dial_reached(number, id);
+        }
+        let deadline = self.now.monotonic + self.handshake_timeout;
+        self.dials.set_stage(number, Stage::Linking, Some(deadline));
+    }
+
+    /// Lets other dials say Hello to the node, if this one has.
+    fn end_greeting(&mut self, number: DialId) {
+        if let Some(Dial { id: Some(id), stage: Stage::Greeting, .. }) =
+            self.dials.dials.get(&number)
+        {
+            self.overlay.greeted(*id);
+        }
+    }
+
+    fn fail_dial(&mut self, number: DialId, error: &DialError) {
+        self.end_greeting(number);
+        let Some(dial) = self.dials.dials.remove(&number) else { return };
+        self.links.drop_successor(number);
+        self.outbox.push_back(Output::DialEnded { dial: number, outcome: Err(error.clone()) });
+        let error = error.to_string();
+        self.feed(overlay::Input::DialFailed { address: dial.address, error });
+        if let Some(id) = dial.id {
+            // Dials that waited for this one's Hello say theirs.
+            self.dials_go_on(id);
+        }
+    }
+}

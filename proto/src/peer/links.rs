@@ -1,0 +1,199 @@
+//! The links of a peer: how connections become links, and how links end.
+
+use std::collections::BTreeMap;
+
+use super::{ConnectionId, Dial, DialId, Greeted, JoinError, Machine, Output};
+use crate::event::{Parting, Reason};
+use crate::id::NodeId;
+use crate::overlay::admission::Admission;
+use crate::overlay::{self, Command};
+
+/// The table of links: one for each node.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    by_id: BTreeMap<NodeId, Link>,
+    by_connection: BTreeMap<ConnectionId, NodeId>,
+    /// Connections that become the link with a node once the present one has ended.
+    successors: BTreeMap<NodeId, Greeted>,
+}
+
+#[derive(Debug)]
+struct Link {
+    connection: ConnectionId,
+    /// What still can be sent over it goes out.
+    open: bool,
+    /// This node leaves it: frames that still come in are void.
+    leaving: bool,
+    /// It was made to send a message, and the application has not asked for it otherwise.
+    on_demand: bool,
+}
+
+impl Links {
+    /// Returns the connection that is the link with a node.
+    pub(super) fn connection(&self, id: NodeId) -> Option<ConnectionId> {
+        self.by_id.get(&id).map(|link| link.connection)
+    }
+
+    /// Returns the node at the other end of a link.
+    pub(super) fn id(&self, connection: ConnectionId) -> Option<NodeId> {
+        self.by_connection.get(&connection).copied()
+    }
+
+    /// Returns the node at the other end of a link, unless this node leaves it.
+    pub(super) fn hears(&self, connection: ConnectionId) -> Option<NodeId> {
+        let id = self.id(connection)?;
+        self.by_id.get(&id).filter(|link| !link.leaving).map(|_| id)
+    }
+
+    /// Returns whether there is a link with a node that is not about to end.
+    pub(super) fn is_open(&self, id: NodeId) -> bool {
+        self.by_id.get(&id).is_some_and(|link| link.open)
+    }
+
+    /// Notes that nothing more can be sent over a connection.
+    pub(super) fn close(&mut self, connection: ConnectionId) {
+        if let Some(link) = self.of(connection) {
+            link.open = false;
+        }
+    }
+
+    /// Sets whether the link with a node was made for one message only.
+    pub(super) fn set_on_demand(&mut self, id: NodeId, on_demand: bool) {
+        if let Some(link) = self.by_id.get_mut(&id) {
+            link.on_demand = on_demand;
+        }
+    }
+
+    /// Forgets the connection of a dial that was to replace a link.
+    pub(super) fn drop_successor(&mut self, dial: DialId) {
+        self.successors.retain(|_, greeted| greeted.dial != Some(dial));
+    }
+
+    fn of(&mut self, connection: ConnectionId) -> Option<&mut Link> {
+        let id = self.by_connection.get(&connection)?;
+        self.by_id.get_mut(id)
+    }
+
+    fn insert(&mut self, id: NodeId, connection: ConnectionId) {
+        let link = Link { connection, open: true, leaving: false, on_demand: false };
+        self.by_id.insert(id, link);
+        self.by_connection.insert(connection, id);
+    }
+
+    fn remove(&mut self, connection: ConnectionId) -> Option<NodeId> {
+        let id = self.by_connection.remove(&connection)?;
+        self.by_id.remove(&id);
+        Some(id)
+    }
+}
+
+impl Machine {
+    /// Decides about a connection on which both ends have said Hello.
+    pub(super) fn greeted(&mut self, greeted: Greeted) {
+        let id = greeted.candidate.id;
+        let admission = if self.stopping {
+            Admission::Refuse(Reason::Stopping)
+        } else {
+            self.overlay.admit(self.now.monotonic, &greeted.candidate)
+        };
+        match admission {
+            Admission::Accept => self.link_up(greeted),
+            Admission::Refuse(reason) => {
+                self.overlay.greeted(id);
+                self.refuse(&greeted, reason);
+            }
+            Admission::Replace(reason) => {
+                let Some(old) = self.links.by_id.get_mut(&id) else {
+                    return self.link_up(greeted);
+                };
+                old.open = false;
+                let old = old.connection;
+                let replaced = self.links.successors.insert(id, greeted);
+                self.outbox.push_back(Output::HangUp(old, reason));
+                if let Some(replaced) = replaced {
+                    self.refuse(&replaced, Reason::Replaced);
+                }
+            }
+        }
+    }
+
+    /// Refuses a connection; a dial that made it fails, or waits for the link that wins.
+    fn refuse(&mut self, greeted: &Greeted, reason: Reason) {
+        self.outbox.push_back(Output::Refused(greeted.connection, reason.clone()));
+        if let Some(dial) = greeted.dial {
+            self.dial_unwanted(dial, reason);
+        }
+    }
+
+    fn link_up(&mut self, greeted: Greeted) {
+        let Greeted { connection, dial, peer, candidate, unix } = greeted;
+        let id = candidate.id;
+        self.links.insert(id, connection);
+        self.outbox.push_back(Output::Admitted(connection));
+        // The outcome of dials comes before what the overlay says about the link.
+        let made = dial.and_then(|dial| self.end_dial(dial, id));
+        self.links.set_on_demand(id, made.as_ref().is_some_and(Dial::is_for_message));
+        let mut reached: Vec<_> = made.into_iter().collect();
+        for dial in self.dials.waiting_for_link(id) {
+            reached.extend(self.end_dial(dial, id));
+        }
+        self.feed(overlay::Input::LinkUp { peer, candidate });
+        if let Some(unix) = unix {
+            self.feed(overlay::Input::Time { id, unix });
+        }
+        for dial in reached {
+            self.dial_linked(dial, id);
+        }
+    }
+
+    /// A connection is over: if it was a link, that has ended.
+    pub(super) fn link_down(&mut self, connection: ConnectionId, parting: Parting) {
+        if let Some(id) = self.links.remove(connection) {
+            self.feed(overlay::Input::LinkDown { id, parting });
+        }
+    }
+
+    /// The application knows of a link's end: its successor becomes a link, and dials that waited for
+    /// the end go on.
+    pub(super) fn link_reported(&mut self, id: NodeId) {
+        if let Some(successor) = self.links.successors.remove(&id) {
+            self.link_up(successor);
+        }
+        self.join_failed(id, &JoinError::LinkEnded);
+        self.dials_go_on(id);
+    }
+
+    /// Leaves a link that was made for one message, unless it is needed for something else by now.
+    pub(super) fn link_idle(&mut self, connection: ConnectionId) {
+        let Some(id) = self.links.id(connection) else { return };
+        let views = self.overlay.views();
+        let needed = views.active.contains(&id) || views.pinned.contains(&id);
+        if !needed && self.links.by_id.get(&id).is_some_and(|link| link.on_demand) {
+            self.leave(id, Reason::NotNeeded);
+        }
+    }
+
+    /// Leaves the link with a node, once.
+    pub(super) fn leave(&mut self, id: NodeId, reason: Reason) {
+        let Some(link) = self.links.by_id.get_mut(&id) else { return };
+        link.open = false;
+        if !std::mem::replace(&mut link.leaving, true) {
+            let reason = if self.stopping { Reason::Stopping } else { reason };
+            self.outbox.push_back(Output::Leave(link.connection, reason));
+        }
+    }
+
+    /// Leaves all links; from now on there are no new ones.
+    pub(super) fn stop(&mut self, hand_over: bool) {
+        self.stopping = true;
+        // A member's neighbours learn which nodes may take its place before they get its goodbye.
+        self.command(if hand_over { Command::Leave } else { Command::Flush });
+        for (_, greeted) in std::mem::take(&mut self.links.successors) {
+            self.refuse(&greeted, Reason::Stopping);
+        }
+        let linked: Vec<_> = self.links.by_id.keys().copied().collect();
+        for id in linked {
+            self.leave(id, Reason::Stopping);
+        }
+    }
+}

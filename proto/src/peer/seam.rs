@@ -1,0 +1,371 @@
+//! What goes into a peer's machine, and what comes out: all that a shell has to do with it.
+
+use std::time::Duration;
+
+use crate::address::Address;
+use crate::event::{Event, Parting, Peer, Reason};
+use crate::frame::Frame;
+use crate::frame::broadcast::Batch;
+use crate::frame::membership::{Outcome, Probe};
+use crate::frame::query::{Answer, QueryId, What};
+use crate::id::{Hash, NodeId};
+use crate::message::Message;
+use crate::overlay::Command;
+use crate::overlay::admission::Candidate;
+use crate::overlay::broadcast::BroadcastError;
+use crate::overlay::direct::{DirectError, Missed};
+
+/// A connection, as the shell numbers them: in the order in which they are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// A dial, as the machine numbers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DialId(pub(super) u64);
+
+/// Something that the application has asked for and that has an outcome, as the shell numbers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OperationId(pub u64);
+
+/// What goes into the machine.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Input {
+    /// The application, or the shell for it, wants a link. Ends with [`Output::DialEnded`].
+    Dial {
+        /// Names the dial in its outcome.
+        operation: OperationId,
+        /// The address to try first. The overlay and events name the dial by it.
+        address: Address,
+        /// More addresses of the same node, best first.
+        others: Vec<Address>,
+        /// Whether the link is to be kept: it is dialled again whenever it is lost.
+        keep: bool,
+        /// What the link is for.
+        purpose: Purpose,
+    },
+    /// A dial has a secured connection. The handshake has proven the identity at the other end.
+    DialSecured {
+        /// The dial.
+        dial: DialId,
+        /// The node that answered.
+        id: NodeId,
+    },
+    /// The node that a dial has reached refused the connection in its answer to Hello.
+    DialRefused {
+        /// The dial.
+        dial: DialId,
+        /// The reason that it gave.
+        reason: Reason,
+    },
+    /// A dial has failed before there was a link, for a reason that the shell knows.
+    DialFailed {
+        /// The dial.
+        dial: DialId,
+        /// The reason, in words.
+        error: String,
+    },
+    /// The Hello of the other end has come: the connection can be a link. Answered with
+    /// [`Output::Admitted`] or [`Output::Refused`], which may come later if the connection is to replace
+    /// a link that has to end first.
+    Greeted(Greeted),
+    /// A frame came in over a connection.
+    Frame(ConnectionId, Frame),
+    /// Broadcasts came in over a connection while the application has no time for more. They are asked
+    /// for again later.
+    NoTime(ConnectionId, Batch),
+    /// Nothing more can be sent over a connection: it is about to end.
+    LinkClosing(ConnectionId),
+    /// A connection is over.
+    LinkDown {
+        /// The connection.
+        connection: ConnectionId,
+        /// How it ended.
+        parting: Parting,
+    },
+    /// The application knows that a link with this node has ended.
+    LinkReported {
+        /// The node.
+        id: NodeId,
+    },
+    /// Nothing was sent for a while over a link that was made for one message.
+    LinkIdle(ConnectionId),
+    /// Sends a broadcast. Answered with [`Output::Broadcast`].
+    Broadcast {
+        /// Names it in the outcome.
+        operation: OperationId,
+        /// Its title.
+        title: String,
+        /// Its content.
+        message: Message,
+    },
+    /// Asks the network. Answers come as [`Output::Answered`], then [`Output::QueryEnded`].
+    Query {
+        /// Names the query in its answers.
+        operation: OperationId,
+        /// The question.
+        what: What,
+        /// Number of hops; -1 for the whole network, 0 for no node.
+        depth: i32,
+        /// Whether to ask only the neighbours, on behalf of this node itself and whatever the depth:
+        /// their answers include what only this node may know.
+        own: bool,
+        /// Time to wait; `None` for the configured time.
+        timeout: Option<Duration>,
+    },
+    /// Has other nodes relay a message along the way that a query found. Answered with
+    /// [`Output::Relayed`].
+    Relay {
+        /// Names it in the outcome.
+        operation: OperationId,
+        /// The query: see [`Answer::id`].
+        query: QueryId,
+        /// The recipient.
+        to: NodeId,
+        /// The message.
+        message: Message,
+    },
+    /// Has other nodes relay a ping along the way that a query found. Answered with
+    /// [`Output::Relayed`].
+    RelayPing {
+        /// Names it in the outcome.
+        operation: OperationId,
+        /// The query.
+        query: QueryId,
+        /// The node to ping.
+        to: NodeId,
+    },
+    /// A node without a link sent a probe. Answered with [`Output::ProbeAnswer`].
+    ProbeReceived {
+        /// Names it in the answer.
+        operation: OperationId,
+        /// The node, which its handshake has proven.
+        from: NodeId,
+        /// The probe.
+        probe: Probe,
+    },
+    /// The outcome of [`Output::Probe`]: what the node answered, if it did.
+    Probed {
+        /// The node that was probed.
+        id: NodeId,
+        /// Its answer.
+        answer: Option<Probe>,
+    },
+    /// The application wants something of the overlay.
+    Command(Command),
+    /// The node is to stop: it makes no more links and closes those that it has.
+    Stop {
+        /// Whether to hand this node's place over to its neighbours first.
+        hand_over: bool,
+    },
+}
+
+/// A connection on which both ends have said Hello.
+#[derive(Debug)]
+pub struct Greeted {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// The dial that made it; `None` if the other end dialled.
+    pub dial: Option<DialId>,
+    /// The other end, as the application sees it.
+    pub peer: Peer,
+    /// The other end, as admission sees it.
+    pub candidate: Candidate,
+    /// The other end's clock in milliseconds since 1970, from its Hello.
+    pub unix: Option<u64>,
+}
+
+/// What a link is for, which decides about its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The application asked for the link: it is never traded for another.
+    Application,
+    /// The application joins the network through the node.
+    Join,
+    /// The application joins the network, and did not name this node: a node that is kept away is left
+    /// alone.
+    Rejoin,
+    /// The overlay dials again for a link that the application wants to keep.
+    Kept,
+    /// The overlay wants the link. A failure is no event.
+    Overlay,
+    /// A message is to be sent over the link, which closes once it is idle. A failure is no event.
+    Message,
+}
+
+impl Purpose {
+    /// Returns whether the application hears of a failure.
+    #[must_use]
+    pub fn is_reported(self) -> bool {
+        !matches!(self, Self::Overlay | Self::Message)
+    }
+}
+
+/// What comes out of the machine.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Output {
+    /// Connect to a node at the first of its addresses that answers, and secure the connection.
+    /// Answered with [`Input::DialSecured`] or [`Input::DialFailed`].
+    Dial {
+        /// The dial.
+        dial: DialId,
+        /// The operation that asked for it; `None` if the overlay did.
+        operation: Option<OperationId>,
+        /// The addresses, best first; at least one.
+        addresses: Vec<Address>,
+        /// What the link is for.
+        purpose: Purpose,
+    },
+    /// Say Hello on the connection of a dial. Answered with [`Input::Greeted`], [`Input::DialRefused`] or
+    /// [`Input::DialFailed`].
+    Greet(DialId),
+    /// A dial has ended. A connection of it that was not admitted is to be closed.
+    DialEnded {
+        /// The dial.
+        dial: DialId,
+        /// The node that there is a link with, or why there is none.
+        outcome: Result<NodeId, DialError>,
+    },
+    /// A connection is a link: tell the application.
+    Admitted(ConnectionId),
+    /// A connection is refused: tell the other end why, and close it.
+    Refused(ConnectionId, Reason),
+    /// This node is a member: this is its first neighbour.
+    Joined(NodeId),
+    /// A node through which this one was to join has decided, or the link with it has ended.
+    JoinEnded {
+        /// The operation of the dial.
+        operation: OperationId,
+        /// Whether this node is a member now.
+        outcome: Result<(), JoinError>,
+    },
+    /// Send a frame over a link, ahead of the application's messages.
+    Send {
+        /// The link.
+        connection: ConnectionId,
+        /// The frame.
+        frame: Frame,
+    },
+    /// Tell the application that a link is about to end, then close it with a goodbye.
+    Leave(ConnectionId, Reason),
+    /// Close a link with a goodbye, after what is queued. What still comes in is wanted.
+    HangUp(ConnectionId, Reason),
+    /// Tell the application.
+    Event(Event),
+    /// The outcome of [`Input::Broadcast`]. On an error nothing was sent.
+    Broadcast {
+        /// The operation.
+        operation: OperationId,
+        /// What was sent.
+        outcome: Result<BroadcastReceipt, BroadcastError>,
+    },
+    /// An answer to a query of the application.
+    Answered {
+        /// The operation.
+        operation: OperationId,
+        /// The answer.
+        answer: Answer,
+    },
+    /// A query of the application has ended.
+    QueryEnded {
+        /// The operation.
+        operation: OperationId,
+        /// Whether all nodes within its depth have answered.
+        complete: bool,
+    },
+    /// The outcome of [`Input::Relay`] or [`Input::RelayPing`].
+    Relayed {
+        /// The operation.
+        operation: OperationId,
+        /// Whether the recipient has it.
+        outcome: Result<(), RelayFailure>,
+    },
+    /// The answer to [`Input::ProbeReceived`].
+    ProbeAnswer {
+        /// The operation.
+        operation: OperationId,
+        /// The answer.
+        answer: Probe,
+    },
+    /// Send a probe to a node on a stream of its own, without a link. Answered with [`Input::Probed`].
+    Probe {
+        /// Addresses of the node, best first, each with its identity.
+        addresses: Vec<Address>,
+        /// The node.
+        id: NodeId,
+        /// The probe.
+        probe: Probe,
+    },
+    /// Look up what this node can say to a query, and answer with [`Command::Answer`].
+    Lookup {
+        /// The query.
+        query: QueryId,
+        /// The question: a search, a file, or a call-back to this node.
+        what: What,
+        /// The neighbour that asks, if it asks for itself; else the asker is not known.
+        asker: Option<NodeId>,
+    },
+    /// Keep broadcasts where they outlive the node, for [`Command::Restore`].
+    Keep(Batch),
+    /// The network's owner has ordered this node to stop. What was put out before goes out first.
+    StopOrdered,
+}
+
+/// A broadcast that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BroadcastReceipt {
+    /// The broadcast's id.
+    pub id: Hash,
+    /// Its time, in milliseconds since 1970.
+    pub time: u64,
+    /// The number of links that it was sent over.
+    pub links: usize,
+}
+
+/// The reason why a dial made no link.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DialError {
+    /// The shell's, as it gave it.
+    #[error("{0}")]
+    Failed(String),
+    /// This node does not want the link.
+    #[error("{0}")]
+    Unwanted(Reason),
+    /// The other node refused the connection.
+    #[error("refused: {0}")]
+    Refused(Reason),
+    /// Nothing came of the connection in time.
+    #[error("the handshake took too long")]
+    Timeout,
+}
+
+/// The reason why a node that was reached is no way into its network.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The node has no place for this one.
+    #[error("{} says: {outcome:?}", by.short())]
+    Refused {
+        /// The node.
+        by: NodeId,
+        /// Its answer.
+        outcome: Outcome,
+    },
+    /// The link ended before the node had answered.
+    #[error("the link has ended")]
+    LinkEnded,
+}
+
+/// The reason why a message or ping that other nodes were to relay did not arrive, or may not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RelayFailure {
+    /// This node could not send it.
+    #[error(transparent)]
+    Refused(DirectError),
+    /// It was lost on its way.
+    #[error(transparent)]
+    Missed(Missed),
+}
