@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
+use peerkit_proto::bucket::{Bucket, earning};
 use peerkit_proto::config::Config;
 use peerkit_proto::id::NodeId;
 use tokio::sync::Notify;
@@ -58,13 +59,35 @@ pub struct RateLimits {
     pub peer_receive: u64,
 }
 
+/// A token bucket and the clock that it goes by. It is empty at first.
+#[derive(Debug, Clone, Copy)]
+struct Paid {
+    begun: Instant,
+    bucket: Bucket,
+}
+
+impl Paid {
+    fn new() -> Self {
+        let bucket = Bucket::empty(peerkit_proto::time::Instant::ZERO, BURST);
+        Self { begun: Instant::now(), bucket }
+    }
+
+    /// Charges `bytes` at `per_second`, which is not 0. Returns when they will have been paid for.
+    fn charge(&mut self, bytes: usize, per_second: u64) -> Instant {
+        let now = Instant::now();
+        let at = peerkit_proto::time::Instant::from_origin(now - self.begun);
+        let wait = self.bucket.owe(at, earning(bytes as u64, per_second), BURST);
+        now.checked_add(wait).unwrap_or(now)
+    }
+}
+
 /// A limit for links: it says until when a link has to pause, and never waits itself.
 #[derive(Debug)]
-pub(crate) struct Throttle(Mutex<Instant>);
+pub(crate) struct Throttle(Mutex<Paid>);
 
 impl Default for Throttle {
     fn default() -> Self {
-        Self(Mutex::new(Instant::now()))
+        Self(Mutex::new(Paid::new()))
     }
 }
 
@@ -74,16 +97,13 @@ impl Throttle {
         if per_second == 0 {
             return None;
         }
-        let now = Instant::now();
-        let mut paid = lock(&self.0);
-        let from = now.checked_sub(BURST).map_or(*paid, |earliest| earliest.max(*paid));
-        *paid = from.checked_add(cost(bytes, per_second)).unwrap_or(from);
-        (*paid > now).then_some(*paid)
+        let due = lock(&self.0).charge(bytes, per_second);
+        (due > Instant::now()).then_some(due)
     }
 
     /// Forgets what was counted.
     fn clear(&self) {
-        *lock(&self.0) = Instant::now();
+        *lock(&self.0) = Paid::new();
     }
 }
 
@@ -93,8 +113,8 @@ impl Throttle {
 pub(crate) struct Rate {
     /// Bytes a second; 0 is no limit.
     per_second: AtomicU64,
-    /// When all that was let through will have been paid for. Who holds this is the next to go.
-    paid: tokio::sync::Mutex<Instant>,
+    /// The task that holds this lock is the next to go.
+    paid: tokio::sync::Mutex<Paid>,
     changed: Notify,
 }
 
@@ -103,7 +123,7 @@ impl Rate {
     pub(crate) fn new(per_second: u64) -> Self {
         Self {
             per_second: AtomicU64::new(per_second),
-            paid: tokio::sync::Mutex::new(Instant::now()),
+            paid: tokio::sync::Mutex::new(Paid::new()),
             changed: Notify::new(),
         }
     }
@@ -132,30 +152,23 @@ impl Rate {
             if rate == 0 {
                 return;
             }
-            let now = Instant::now();
-            let from = now.checked_sub(BURST).map_or(*paid, |earliest| earliest.max(*paid));
-            let due = from + cost(bytes, rate);
+            let mut charged = *paid;
+            let due = charged.charge(bytes, rate);
             let wait = async {
-                if due > now {
+                if due > Instant::now() {
                     sleep_until(due).await;
                 }
             };
             tokio::select! {
                 biased;
                 () = wait => {
-                    *paid = due;
+                    *paid = charged;
                     return;
                 }
                 () = changed => {}
             }
         }
     }
-}
-
-/// How long `bytes` take at `rate` bytes a second, which is not 0.
-fn cost(bytes: usize, rate: u64) -> Duration {
-    let nanos = (bytes as u128 * 1_000_000_000).checked_div(u128::from(rate));
-    Duration::from_nanos(nanos.and_then(|nanos| nanos.try_into().ok()).unwrap_or(u64::MAX / 2))
 }
 
 /// Ends when a link may go on.

@@ -19,6 +19,7 @@
 //! | [`sim`] | thousands of nodes in virtual time |
 
 pub mod address;
+pub mod bucket;
 pub mod codec;
 pub mod config;
 pub mod event;

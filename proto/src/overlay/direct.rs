@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::bucket::{Bucket, earning};
 use crate::config::Config;
 use crate::event::{Event, Peer};
 use crate::frame::Frame;
@@ -32,8 +33,8 @@ const MAX_TAKEN: usize = 16_384;
 /// The part of each table that one link may fill: an eighth.
 const LINK_SHARE: usize = 8;
 
-/// What a message counts at the least against the bytes of its link: opening one, or looking up its
-/// way, costs as much as copying so many bytes.
+/// Minimum number of bytes charged for a message: decrypting or routing one costs about as much as
+/// copying 1 KiB.
 const MIN_COST: usize = 1024;
 
 /// The time that a ping carries in place of its sender's clock. A node that does not know pings
@@ -85,12 +86,14 @@ pub(super) struct Directs {
     /// In milliseconds.
     skew: u64,
     limit: usize,
-    rate: usize,
-    burst: usize,
+    /// Bytes a second that are passed on for one link.
+    rate: u64,
+    /// Bytes that a link may have passed on at once.
+    burst: u64,
     number: u64,
     waiting: BTreeMap<Id, Waiting>,
     deadlines: BTreeSet<(Instant, Id)>,
-    budgets: BTreeMap<NodeId, Budget>,
+    budgets: BTreeMap<NodeId, Bucket>,
     taken: Taken,
 }
 
@@ -114,13 +117,6 @@ enum Owed {
     Link(NodeId),
 }
 
-/// What one link may still have passed on.
-#[derive(Debug)]
-struct Budget {
-    left: usize,
-    at: Instant,
-}
-
 impl Directs {
     pub(super) fn new(identity: &Identity, config: &Config) -> Self {
         Self {
@@ -130,9 +126,9 @@ impl Directs {
             timeout: config.query_timeout,
             skew: u64::try_from(config.clock_skew.as_millis()).unwrap_or(u64::MAX),
             limit: config.max_direct(),
-            rate: config.forward_rate,
+            rate: config.forward_rate as u64,
             // The largest one always fits.
-            burst: config.forward_rate.max(config.max_control),
+            burst: config.forward_rate.max(config.max_control) as u64,
             number: 0,
             waiting: BTreeMap::new(),
             deadlines: BTreeSet::new(),
@@ -309,20 +305,11 @@ impl Directs {
             && self.waiting.values().filter(of_link).count() < MAX_WAITING / LINK_SHARE
     }
 
-    /// Counts a message of so many bytes against what its link may send.
+    /// Charges a link for a message of so many bytes. Returns whether it may send that much.
     fn spend(&mut self, now: Instant, from: NodeId, len: usize) -> bool {
-        let burst = self.burst;
-        let budget = self.budgets.entry(from).or_insert(Budget { left: burst, at: now });
-        let millis = usize::try_from(now.since(budget.at).as_millis()).unwrap_or(usize::MAX);
-        let more = millis.saturating_mul(self.rate) / 1000;
-        // What is less than a byte is left for the next time.
-        if more != 0 {
-            *budget = Budget { left: budget.left.saturating_add(more).min(burst), at: now };
-        }
-        let cost = len.max(MIN_COST).min(burst);
-        let left = budget.left.checked_sub(cost);
-        budget.left = left.unwrap_or(budget.left);
-        left.is_some()
+        let cost = (len.max(MIN_COST) as u64).min(self.burst);
+        let size = earning(self.burst, self.rate);
+        self.budgets.entry(from).or_default().take(now, earning(cost, self.rate), size)
     }
 
     /// A message for this node.

@@ -2,11 +2,12 @@
 //!
 //! Honest peers send some: an answer that was on its way while its query ran out, or while the link
 //! was made anew. So queries are remembered for a while after they are forgotten otherwise, and what
-//! is left over is counted with a leaky bucket for each link.
+//! is left over is counted with a token bucket for each link.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use crate::bucket::Bucket;
 use crate::frame::query::QueryId;
 use crate::id::NodeId;
 use crate::time::Instant;
@@ -26,13 +27,6 @@ pub(super) struct Strays {
     links: BTreeMap<NodeId, Bucket>,
     forgotten: BTreeSet<QueryId>,
     order: VecDeque<(Instant, QueryId)>,
-}
-
-#[derive(Debug)]
-struct Bucket {
-    level: u32,
-    /// When the level was brought up to date.
-    at: Instant,
 }
 
 impl Strays {
@@ -55,14 +49,8 @@ impl Strays {
     /// Counts one that came from `from`. Returns whether there are too many of that link.
     pub(super) fn add(&mut self, now: Instant, from: NodeId) -> bool {
         self.count += 1;
-        let bucket = self.links.entry(from).or_insert(Bucket { level: 0, at: now });
-        let forgiven = now.since(bucket.at).as_millis() / FORGIVEN_EVERY.as_millis();
-        if let Some(forgiven) = u32::try_from(forgiven).ok().filter(|forgiven| *forgiven > 0) {
-            bucket.level = bucket.level.saturating_sub(forgiven);
-            bucket.at = now;
-        }
-        bucket.level = bucket.level.saturating_add(1);
-        bucket.level > TOLERATED
+        let bucket = self.links.entry(from).or_default();
+        !bucket.take(now, FORGIVEN_EVERY, FORGIVEN_EVERY * TOLERATED)
     }
 
     /// A link ended.
