@@ -1,8 +1,6 @@
 //! Words as a POSIX shell reads and writes them. What the program prints to be pasted is quoted here,
 //! for a shell and for the prompt alike, and the prompt reads its lines with the same rules.
 
-use crate::text;
-
 /// True if a backslash takes the meaning from the character after it. On Windows it separates the
 /// parts of a path.
 const ESCAPES: bool = cfg!(not(windows));
@@ -257,7 +255,7 @@ fn is_plain_char(c: char) -> bool {
 fn is_shown(c: char) -> bool {
     let mut buffer = [0; 4];
     let text = c.encode_utf8(&mut buffer);
-    c == '\\' || text::plain(text) == *text
+    c == '\\' || peerkit::plain(text) == *text
 }
 
 #[cfg(test)]

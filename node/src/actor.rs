@@ -21,6 +21,7 @@ use peerkit_proto::overlay::{Command, Input, Output, Overlay};
 use peerkit_proto::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::blocking;
 use crate::clock::unix_millis;
 use crate::conn::{self, Conn};
 use crate::dial;
@@ -179,7 +180,7 @@ impl Actor {
         }
         self.hear_links();
         let kept = inner.kept.clone();
-        let writing = tokio::task::spawn_blocking(move || kept.write());
+        let writing = tokio::spawn(blocking::run(move || kept.write()));
         let settling = async { tokio::join!(inner.dispatch.settle(), writing) };
         let _ = tokio::time::timeout(HALT, settling).await;
         inner.halt.call();
@@ -192,7 +193,7 @@ impl Actor {
         inner.end();
         // The application may keep its handle for long, or end the process with it.
         let store = inner.store.clone();
-        let _ = tokio::task::spawn_blocking(move || store.finish()).await;
+        let _ = tokio::spawn(blocking::run(move || store.finish())).await;
         // Nothing of the node is held here any more once others hear that it has stopped.
         let stopped = inner.stopped.clone();
         tracing::info!(target: "peerkit::node", id = %inner.id.short(), "stopped");
@@ -418,8 +419,8 @@ impl Actor {
         let kept: Vec<_> = kept.map(|(id, left)| (id, until(left))).collect();
         let store = self.inner.store.clone();
         self.inner.spawn(async move {
-            let written = tokio::task::spawn_blocking(move || store.save_away(changes, &kept)).await;
-            if let Ok(Err(error)) = written {
+            let written = blocking::run(move || store.save_away(changes, &kept)).await;
+            if let Some(Err(error)) = written {
                 tracing::warn!(%error, "a node that was disconnected may come back after a restart");
             }
         });
@@ -634,7 +635,7 @@ impl Actor {
         if kept.add(batch) {
             self.inner.spawn(async move {
                 tokio::time::sleep(GATHER).await;
-                let _ = tokio::task::spawn_blocking(move || kept.write()).await;
+                let _ = blocking::run(move || kept.write()).await;
             });
         }
     }

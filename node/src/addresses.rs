@@ -13,6 +13,7 @@ use std::time::Duration;
 use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
 
+use crate::blocking;
 use crate::inner::Inner;
 use crate::lock::lock;
 use crate::order::Order;
@@ -248,7 +249,7 @@ impl Inner {
                 () = self.stop.cancelled() => return,
             }
             let local = self.local.clone();
-            let changed = tokio::task::spawn_blocking(move || local.refresh()).await;
+            let changed = blocking::run(move || local.refresh()).await;
             if changed.unwrap_or(false) {
                 let _ = self.orders.send(Order::AddressesChanged).await;
             }

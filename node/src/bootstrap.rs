@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use peerkit_proto::address::{Address, ParseAddressError};
 
-use crate::private;
+use crate::disk::private;
 
 /// The file in the state folder that lists bootstrap nodes.
 pub(crate) const BOOTSTRAP_FILE: &str = "bootstrap";

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::actor::{Actor, Earlier};
 use crate::addresses::{LocalIps, distinct};
+use crate::blocking;
 use crate::bootstrap::{self, BootstrapError, MAX_BOOTSTRAP};
 use crate::clock::unix_millis;
 use crate::dispatch::{Dispatch, deliver_notices};
@@ -28,7 +29,7 @@ use crate::node::Node;
 use crate::order::{FROM_LINKS, ORDERS};
 use crate::probe::{self, PROBE_PROTOCOL};
 use crate::served::ServedStream;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::tls::Tls;
 use crate::transfer::{Serving, Uploads};
 
@@ -223,17 +224,14 @@ impl Builder {
         };
         let state = self.state.clone();
         let repair = self.repair;
-        let store = crate::known::blocking(move || {
-            Ok(match repair {
-                true => Store::open_or_repair(state.as_deref())?,
-                false => Store::open(state.as_deref())?,
-            })
+        let store = blocking::try_run(move || match repair {
+            true => Store::open_or_repair(state.as_deref()),
+            false => Store::open(state.as_deref()),
         });
         let store = store.await?;
         let mut bootstrap = self.bootstrap;
         if let Some(folder) = self.state.clone() {
-            let read = move || Ok(bootstrap::read(&folder)?);
-            bootstrap.extend(crate::known::blocking(read).await?);
+            bootstrap.extend(blocking::try_run(move || bootstrap::read(&folder)).await?);
         }
         let bootstrap = distinct(bootstrap);
         if bootstrap.len() > MAX_BOOTSTRAP {
@@ -249,7 +247,7 @@ impl Builder {
             (Some(key), _) => key,
             (None, Some(folder)) => {
                 let path = folder.join(KEY_FILE);
-                crate::known::blocking(move || Ok(key::load_or_create(&path)?)).await?
+                blocking::try_run(move || key::load_or_create(&path)).await?
             }
             (None, None) => key::generate()?,
         };
@@ -267,10 +265,10 @@ impl Builder {
             return Err(Error::Setting(error.to_owned()));
         }
         let (in_store, of_network) = (store.clone(), network.clone());
-        let owner = crate::known::blocking(move || match owner {
+        let owner = blocking::try_run(move || match owner {
             Some(owner) => {
                 in_store.save_owner(&of_network, owner)?;
-                Ok(Some(owner))
+                Ok::<_, StoreError>(Some(owner))
             }
             // An earlier version may have learnt one that no node can have.
             None => Ok(in_store.owner(&of_network)?.filter(NodeId::is_public_key)),
@@ -325,13 +323,13 @@ impl Builder {
         let known = met.map(|(id, known)| (id, known.addresses)).collect();
 
         let store = inner.store.clone();
-        let away = crate::known::blocking(move || Ok(store.away()?)).await?.into_iter();
+        let away = blocking::try_run(move || store.away()).await?.into_iter();
         let now = unix_millis();
         let away = away.map(|(id, until)| (id, Duration::from_millis(until.saturating_sub(now))));
         let away = away.filter(|(_, left)| !left.is_zero()).collect();
 
         let log = inner.kept.clone();
-        let kept = crate::known::blocking(move || Ok(log.load()?)).await?;
+        let kept = blocking::try_run(move || log.load()).await?;
 
         let (shares, partials) = (inner.shares.clone(), inner.partials.clone());
         let serving = Serving::new(shares, partials, inner.rates.clone(), inner.uploads.clone());

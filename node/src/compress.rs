@@ -11,6 +11,8 @@ use bytes::Bytes;
 use liblzma::stream::{Action, Check, Filters, LzmaOptions, Stream};
 use peerkit_proto::codec::DecodeError;
 use peerkit_proto::message::{Compression, Message, Packed};
+
+use crate::blocking;
 use zstd::zstd_safe::{self, DCtx, DParameter, InBuffer, OutBuffer};
 
 /// The largest content, in bytes, that is compressed or decompressed on the spot. More goes to the
@@ -155,9 +157,7 @@ pub(crate) async fn pack_async(message: Message, limit: usize) -> Result<Packed,
     if message.compression() == Compression::None || len <= INLINE || len > limit {
         return pack(message, limit);
     }
-    tokio::task::spawn_blocking(move || pack(message, limit))
-        .await
-        .unwrap_or(Err(CompressError::Stopping))
+    blocking::run(move || pack(message, limit)).await.unwrap_or(Err(CompressError::Stopping))
 }
 
 /// [`unpack`] for an async task: what would take long is done on a blocking thread.
@@ -177,9 +177,7 @@ pub(crate) async fn unpack_async(packed: Packed, limit: usize) -> Result<Message
             done => return done,
         }
     }
-    tokio::task::spawn_blocking(move || unpack(packed, limit))
-        .await
-        .unwrap_or(Err(DecompressError::Stopping))
+    blocking::run(move || unpack(packed, limit)).await.unwrap_or(Err(DecompressError::Stopping))
 }
 
 fn compress(body: &[u8], compression: Compression) -> io::Result<Vec<u8>> {

@@ -1,12 +1,12 @@
 //! The key file: 64 hex digits and a newline, which only its owner may read.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use peerkit_proto::id::{ID_LEN, Key, hex};
 
-use crate::private;
+use crate::disk::{private, sync_folder};
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +103,8 @@ pub(crate) fn save(path: &Path, key: &Key) -> Result<(), KeyError> {
     private::create_folder(folder).map_err(io_error(path))?;
     let beside = folder.join(format!(".key-{}.new", hex(&random()?[..8])));
     let text = format!("{}\n", hex(key.secret()));
-    let written = write_new(&beside, text.as_bytes()).and_then(|()| publish(&beside, path));
+    let written =
+        private::write_new(&beside, text.as_bytes()).and_then(|()| publish(&beside, path));
     let _ = fs::remove_file(&beside);
     match written {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -112,22 +113,6 @@ pub(crate) fn save(path: &Path, key: &Key) -> Result<(), KeyError> {
         other => other.map_err(io_error(path))?,
     }
     sync_folder(folder).map_err(io_error(path))
-}
-
-/// Makes a rename or a new file in `folder` last through a power cut, where folders can be synced.
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
-}
-
-fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    let mut file = private::private(&mut options).open(path)?;
-    file.write_all(text)?;
-    file.sync_all()
 }
 
 /// A link, unlike a rename, does not replace what is there. Some file systems have no links.
@@ -220,7 +205,7 @@ mod tests {
         let path = folder.path().join("key");
         for text in ["", "abc\n", &"g".repeat(64), &"a".repeat(66), &"é".repeat(32)] {
             let _ = fs::remove_file(&path);
-            write_new(&path, text.as_bytes()).unwrap();
+            private::write_new(&path, text.as_bytes()).unwrap();
             let error = load_or_create(&path).unwrap_err();
             assert!(matches!(error, KeyError::Malformed(_)), "{text}: {error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);

@@ -15,10 +15,11 @@ use peerkit_proto::id::{NodeId, NotAKey};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
+use crate::blocking;
 use crate::clock::unix_millis;
+use crate::disk::private;
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::private;
 use crate::store::{KnownPeer, Store};
 
 /// A file of peers that is larger than this is not one of ours. 100,000 peers fit.
@@ -66,7 +67,7 @@ fn save(store: &Store, peers: &[(NodeId, KnownPeer)]) {
 pub(crate) async fn addresses(inner: &Arc<Inner>, id: NodeId) -> Vec<Address> {
     inner.met.written().await;
     let store = inner.store.clone();
-    let known = blocking(move || Ok(store.peer(&id)?)).await.unwrap_or_else(|error| {
+    let known = blocking::try_run(move || store.peer(&id)).await.unwrap_or_else(|error| {
         tracing::warn!(%error, "can't look up a known peer");
         None
     });
@@ -108,14 +109,14 @@ pub(crate) async fn find(
             _ => Vec::new(),
         }
     });
-    finding.await.ok()
+    blocking::finish(finding).await
 }
 
 /// Returns what of our own fits a search, whoever it is shared with.
 pub(crate) async fn find_own(inner: &Inner, text: String) -> Vec<SharedFile> {
     let (shares, limit) = (inner.shares.clone(), inner.config.max_search_results);
     let finding = inner.tracker.spawn_blocking(move || shares.search_own(&text, limit));
-    finding.await.unwrap_or_default()
+    blocking::finish(finding).await.unwrap_or_default()
 }
 
 impl Inner {
@@ -124,7 +125,7 @@ impl Inner {
         // Those met by now are among them.
         self.met.written().await;
         let store = self.store.clone();
-        let mut peers = blocking(move || Ok(store.peers()?)).await?;
+        let mut peers = blocking::try_run(move || store.peers()).await?;
         peers.sort_by_key(|(_, known)| std::cmp::Reverse(known.last_seen));
         Ok(peers)
     }
@@ -135,11 +136,11 @@ impl Inner {
         let saved: Vec<_> = saved.into_iter().map(|(id, known)| SavedPeer { id, known }).collect();
         let path = path.to_owned();
         let failed = |path: &Path, error: String| Error::PeersFile { path: path.to_owned(), error };
-        blocking(move || {
+        blocking::try_run(move || {
             let json = serde_json::to_vec_pretty(&saved);
             let json = json.map_err(|error| failed(&path, error.to_string()))?;
             write_whole(&path, &json).map_err(|error| failed(&path, error.to_string()))?;
-            Ok(saved.len())
+            Ok::<_, Error>(saved.len())
         })
         .await
     }
@@ -147,14 +148,14 @@ impl Inner {
     /// Adds the peers of a file to those that are known. Returns them.
     pub(crate) async fn read_peers(&self, path: &Path) -> Result<Vec<(NodeId, KnownPeer)>, Error> {
         let (path, store) = (path.to_owned(), self.store.clone());
-        blocking(move || {
+        blocking::try_run(move || {
             let failed = |error: String| Error::PeersFile { path: path.clone(), error };
             let json = read_bounded(&path).map_err(|error| failed(error.to_string()))?;
             let saved: Vec<SavedPeer> = serde_json::from_slice(&json)
                 .map_err(|error| failed(format!("not a file of peers: {error}")))?;
             let peers = merged(saved).map_err(|error| failed(error.to_string()))?;
             store.save_peers(&peers)?;
-            Ok(peers)
+            Ok::<_, Error>(peers)
         })
         .await
     }
@@ -221,13 +222,6 @@ fn beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let cut = name.floor_char_boundary(MAX_NAME - AROUND);
     path.with_file_name(format!(".{}.part", name.get(..cut).unwrap_or_default()))
-}
-
-/// Runs what waits for the disk where it may.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Stopped))
 }
 
 #[cfg(test)]

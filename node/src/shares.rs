@@ -1,7 +1,7 @@
 //! What this node shares: files and folders that stay where they are, found by hash and by name.
 //!
 //! Nothing is copied into a store. A share is hashed when it is added, and what each file looked
-//! like then ([`Stamp`](crate::stamp::Stamp)) is kept, so that a file that was changed since is
+//! like then ([`Fingerprint`](crate::disk::fingerprint::Fingerprint)) is kept, so that a file that was changed since is
 //! never served under its old hash, and one that was not is not hashed again after a restart.
 //! Every look from outside is with the eyes of whoever asks: what it may not have is not there.
 
@@ -30,7 +30,6 @@ use peerkit_proto::id::{Hash, Key};
 use tokio_util::task::TaskTracker;
 
 pub(crate) use index::ChangedShare;
-pub(crate) use open::read_exact_at;
 pub(crate) use open::{OpenShare, OpenTree, values_of};
 pub(crate) use options::ShareOptions;
 pub use report::{
@@ -38,6 +37,7 @@ pub use report::{
 };
 pub use sharing::Sharing;
 
+use crate::blocking;
 use crate::lock::{lock, read, write};
 use crate::store::{KnownShare, Store, StoreError};
 use index::{Index, Top};
@@ -356,7 +356,7 @@ impl Shares {
                 Some(list) => list,
                 None => self.known_list(hash, size)?,
             };
-            location.open(list).filter(OpenShare::is_as_hashed)
+            OpenShare::at(location, list).filter(OpenShare::is_as_hashed)
         });
         opened.ok_or(Refusal::Changed)
     }
@@ -515,13 +515,8 @@ impl Shares {
         let shares = self.clone();
         let stop = StopOnDrop(Arc::default());
         let seen = Arc::clone(&stop.0);
-        match self.work.spawn_blocking(move || work(&shares, &seen)).await {
-            Ok(result) => result,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(ShareError::Stopped),
-            },
-        }
+        let working = self.work.spawn_blocking(move || work(&shares, &seen));
+        blocking::finish(working).await.unwrap_or(Err(ShareError::Stopped))
     }
 
     fn adding(&self) -> RwLockReadGuard<'_, ()> {

@@ -1,7 +1,7 @@
 //! What a node remembers: known peers, shares, and what files hashed to.
 //!
 //! One redb database, `state.redb` in the state folder, or maps in memory where there is none. Every
-//! method is short and blocks on the disk: async callers go through `spawn_blocking`. What was
+//! method is short and blocks on the disk: async callers go through `blocking`. What was
 //! written is on disk when the method returns.
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,8 +13,8 @@ use peerkit_proto::files::{Access, PieceList, SharedFile};
 use peerkit_proto::id::{Hash, NodeId};
 use serde::{Deserialize, Serialize};
 
+use crate::disk::fingerprint::Fingerprint;
 use crate::lock::lock;
-use crate::stamp::Stamp;
 
 mod disk;
 
@@ -71,7 +71,7 @@ pub(crate) struct KnownShare {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KnownFile {
     /// How the file looked then.
-    pub stamp: Stamp,
+    pub stamp: Fingerprint,
     /// Its hash.
     pub hash: Hash,
 }

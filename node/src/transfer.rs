@@ -267,7 +267,7 @@ impl FetchError {
         let path = path.to_owned();
         move |source| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                let free = crate::room::free(&path).unwrap_or_default();
+                let free = crate::disk::space::free(&path).unwrap_or_default();
                 Self::NoSpace { path, needed, free }
             }
             _ => Self::Disk { path, source },

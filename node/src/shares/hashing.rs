@@ -10,9 +10,10 @@ use std::thread;
 use peerkit_proto::files::{PIECE, PieceHasher, PieceList, PieceValue};
 use peerkit_proto::id::Hash;
 
-use super::{Progress, read_exact_at};
+use super::Progress;
 use crate::cores::cores;
-use crate::stamp::Stamp;
+use crate::disk::fingerprint::Fingerprint;
+use crate::disk::read_exact_at;
 
 /// From this size on the pieces of one file are spread over the cores.
 const LARGE: u64 = 16 * PIECE;
@@ -30,7 +31,7 @@ pub(super) struct Job {
 /// What a file hashed to.
 #[derive(Debug)]
 pub(super) struct Hashed {
-    pub(super) stamp: Stamp,
+    pub(super) stamp: Fingerprint,
     pub(super) hash: Hash,
     /// Of a file of several pieces; the list of any other is its hash.
     pub(super) list: Option<PieceList>,
@@ -198,19 +199,19 @@ fn hash_pieces(
     }
 }
 
-fn open(path: &Path) -> Result<(File, Stamp), HashFailure> {
+fn open(path: &Path) -> Result<(File, Fingerprint), HashFailure> {
     // Before it is opened: to open a pipe would wait for ever.
     if !fs::symlink_metadata(path)?.is_file() {
         return Err(HashFailure::NotAFile);
     }
     let file = File::open(path)?;
-    let stamp = Stamp::of(&file.metadata()?);
+    let stamp = Fingerprint::of(&file.metadata()?);
     Ok((file, stamp))
 }
 
-fn finish(file: &File, before: Stamp, list: PieceList) -> Result<Hashed, HashFailure> {
-    let after = Stamp::of(&file.metadata()?);
-    let looks = |stamp: Stamp| (stamp.size, stamp.modified, stamp.changed);
+fn finish(file: &File, before: Fingerprint, list: PieceList) -> Result<Hashed, HashFailure> {
+    let after = Fingerprint::of(&file.metadata()?);
+    let looks = |stamp: Fingerprint| (stamp.size, stamp.modified, stamp.changed);
     if looks(before) != looks(after) || list.size() != before.size {
         return Err(HashFailure::Changing);
     }

@@ -7,18 +7,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use peerkit_proto::files::{
-    Access, Asker, Description, FileKind, FileName, PieceList, RelPath, SharedFile, folded,
+    Access, Asker, Description, FileKind, FileName, RelPath, SharedFile, folded,
 };
 use peerkit_proto::id::Hash;
 
 use super::names::Names;
-use super::open::OpenShare;
 use super::options::Terms;
 use super::question::Question;
 use super::report::{FolderFile, FolderPart};
-use crate::folder::open_plain;
-use crate::room;
-use crate::stamp::Stamp;
+use crate::disk::fingerprint::Fingerprint;
+use crate::disk::space;
 
 /// From this size on it matters whether a file has holes. 64 MiB.
 const LARGE: u64 = 64 << 20;
@@ -93,7 +91,7 @@ pub(super) struct Top {
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) hash: Hash,
-    pub(super) stamp: Stamp,
+    pub(super) stamp: Fingerprint,
 }
 
 /// Where the content of a hash is: of most in one place only.
@@ -417,8 +415,8 @@ impl Top {
         }
     }
 
-    /// Where one of its files is.
-    fn path_of(&self, at: usize) -> Option<PathBuf> {
+    /// Returns the path of one of its files.
+    pub(super) fn path_of(&self, at: usize) -> Option<PathBuf> {
         match self.paths.get(at) {
             None => Some(self.path.clone()),
             Some(path) => Some(RelPath::new(path).ok()?.under(&self.path)),
@@ -465,22 +463,6 @@ impl Location {
             return size;
         }
         let found = self.top.path_of(at).and_then(|path| fs::symlink_metadata(path).ok());
-        found.map_or(size, |found| room::taken(&found))
-    }
-
-    /// Opens it: whether it still is what was hashed is to be looked at. `None` where it can't be
-    /// opened. Blocks on the disk.
-    pub(super) fn open(&self, list: PieceList) -> Option<OpenShare> {
-        match self.item {
-            None => {
-                let manifest = self.top.manifest.clone()?;
-                Some(OpenShare::memory(manifest, list))
-            }
-            Some(at) => {
-                let item = self.top.items.get(at)?;
-                let file = open_plain(&self.top.path_of(at)?).ok()?;
-                Some(OpenShare::file(file, item.stamp, list))
-            }
-        }
+        found.map_or(size, |found| space::taken(&found))
     }
 }

@@ -1,7 +1,6 @@
 //! One shared file, or the files of one shared folder, open for reading, watched for change.
 
 use std::fs::File;
-use std::io;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -9,10 +8,11 @@ use peerkit_proto::files::{Asker, PieceList, PieceValue, Place, Refusal};
 use peerkit_proto::id::Hash;
 
 use super::Shares;
-use super::index::Top;
-use crate::folder::OpenFolder;
-use crate::quick::Quick;
-use crate::stamp::{Likeness, Stamp};
+use super::index::{Location, Top};
+use crate::disk::cached_read::CachedRead;
+use crate::disk::fingerprint::{Fingerprint, Likeness};
+use crate::disk::folder::{OpenFolder, open_plain};
+use crate::disk::read_exact_at;
 
 /// A shared file, or a folder's manifest, open for reading.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(crate) struct OpenShare {
 #[derive(Debug)]
 enum Content {
     Memory(Bytes),
-    File { file: File, stamp: Stamp, quick: OnceLock<Quick> },
+    File { file: File, stamp: Fingerprint, cached: OnceLock<CachedRead> },
 }
 
 /// A shared folder, whose files are opened as they are read.
@@ -38,20 +38,30 @@ pub(crate) struct OpenTree {
 }
 
 impl OpenShare {
+    /// Opens what is at `location`. Returns `None` if it can't be opened. Whether it still is what was
+    /// hashed is seen when it is read, and by [`is_as_hashed`](Self::is_as_hashed). Blocks on the disk.
+    pub(super) fn at(location: &Location, list: PieceList) -> Option<Self> {
+        let top = &location.top;
+        let Some(at) = location.item else {
+            return Some(Self::memory(top.manifest.clone()?, list));
+        };
+        let item = top.items.get(at)?;
+        let file = open_plain(&top.path_of(at)?).ok()?;
+        Some(Self::file(file, item.stamp, list))
+    }
+
     pub(crate) fn memory(bytes: Bytes, list: PieceList) -> Self {
         Self { list, content: Content::Memory(bytes) }
     }
 
-    /// Whether it is the one that was hashed is seen when it is read, and by
-    /// [`is_as_hashed`](Self::is_as_hashed).
-    pub(super) fn file(file: File, stamp: Stamp, list: PieceList) -> Self {
-        Self { list, content: Content::File { file, stamp, quick: OnceLock::new() } }
+    fn file(file: File, stamp: Fingerprint, list: PieceList) -> Self {
+        Self { list, content: Content::File { file, stamp, cached: OnceLock::new() } }
     }
 
     /// Whether it looks as it did when it was hashed, or nearly.
     pub(super) fn is_as_hashed(&self) -> bool {
         let Content::File { file, stamp, .. } = &self.content else { return true };
-        let now = file.metadata().map(|now| stamp.likeness(&Stamp::of(&now)));
+        let now = file.metadata().map(|now| stamp.likeness(&Fingerprint::of(&now)));
         now.is_ok_and(|likeness| likeness != Likeness::Different)
     }
 
@@ -92,7 +102,7 @@ impl OpenShare {
             Content::File { file, stamp, .. } => {
                 let read = read_exact_at(file, out, begin);
                 let now = read.and_then(|()| file.metadata());
-                let likeness = now.map(|now| stamp.likeness(&Stamp::of(&now)));
+                let likeness = now.map(|now| stamp.likeness(&Fingerprint::of(&now)));
                 match likeness {
                     Ok(Likeness::Same) => Ok(()),
                     Ok(Likeness::Doubtful) if skip == 0 => {
@@ -117,14 +127,14 @@ impl OpenShare {
     /// `None` where nothing is, or there is any doubt that the file is the one that was hashed:
     /// [`read`](Self::read) has to look then.
     pub(crate) fn read_at_once(&self, index: u64, skip: usize, out: &mut [u8]) -> Option<usize> {
-        let Content::File { file, stamp, quick } = &self.content else { return None };
+        let Content::File { file, stamp, cached } = &self.content else { return None };
         let range = self.list.range(index)?;
         let begin = range.start.checked_add(skip as u64)?;
         let left = usize::try_from(range.end.checked_sub(begin)?).ok()?;
         let room = left.min(out.len());
-        let quick = quick.get_or_init(|| Quick::of(file));
-        let read = quick.read(file, out.get_mut(..room)?, begin)?;
-        let now = Stamp::of(&file.metadata().ok()?);
+        let cached = cached.get_or_init(|| CachedRead::of(file));
+        let read = cached.read(file, out.get_mut(..room)?, begin)?;
+        let now = Fingerprint::of(&file.metadata().ok()?);
         (stamp.likeness(&now) == Likeness::Same).then_some(read)
     }
 
@@ -208,26 +218,4 @@ pub(crate) fn values_of(
 ) -> Result<&[PieceValue], Refusal> {
     let values = list.part(first, usize::from(count));
     if values.is_empty() { Err(Refusal::BadRequest) } else { Ok(values) }
-}
-
-/// Fills `buffer` from `offset` on, whatever else reads the file at the same time.
-#[cfg(unix)]
-pub(crate) fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
-}
-
-/// Fills `buffer` from `offset` on, whatever else reads the file at the same time.
-#[cfg(windows)]
-pub(crate) fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
-    use std::os::windows::fs::FileExt;
-    while !buffer.is_empty() {
-        match file.seek_read(buffer, offset)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            n => {
-                buffer = &mut buffer[n..];
-                offset += n as u64;
-            }
-        }
-    }
-    Ok(())
 }

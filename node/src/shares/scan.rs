@@ -15,7 +15,7 @@ use super::hashing::{HashFailure, Hashed, Job, hash_all};
 use super::index::{Item, Top};
 use super::names::Names;
 use super::{Progress, ShareError, SkipReason, Skipped};
-use crate::stamp::{Likeness, Stamp};
+use crate::disk::fingerprint::{Fingerprint, Likeness};
 use crate::store::{KnownFile, Store, StoreError};
 use crate::transfer::is_part_name;
 
@@ -61,7 +61,7 @@ fn scan_file(
     progress: &mut dyn FnMut(Progress),
     stop: &AtomicBool,
 ) -> Result<Scanned, ShareError> {
-    let found = vec![Found { rel: None, stamp: Stamp::of(metadata), mode: 0 }];
+    let found = vec![Found { rel: None, stamp: Fingerprint::of(metadata), mode: 0 }];
     let hashed = hash_found(store, &path, &found, progress, stop)?;
     let file = match hashed.into_iter().next() {
         Some(Ok(file)) => file,
@@ -130,7 +130,7 @@ fn scan_folder(
 struct Found {
     /// Where in the folder; `None` where it is itself what is looked at.
     rel: Option<RelPath>,
-    stamp: Stamp,
+    stamp: Fingerprint,
     mode: u32,
 }
 
@@ -278,7 +278,7 @@ impl Walk {
         } else if metadata.is_dir() {
             open.push((path, Some(rel)));
         } else if metadata.is_file() {
-            let (stamp, mode) = (Stamp::of(&metadata), mode_of(&metadata));
+            let (stamp, mode) = (Fingerprint::of(&metadata), mode_of(&metadata));
             self.files.push(Found { rel: Some(rel), stamp, mode });
         } else {
             self.skip(path, SkipReason::Special);

@@ -16,9 +16,9 @@ use redb::{
 };
 
 use super::{BroadcastRow, FileRow, KnownFile, KnownPeer, KnownShare, StoreError};
+use crate::disk::path_bytes::{bytes_of, path_of};
+use crate::disk::private;
 use crate::lock::{lock, read, write};
-use crate::path_bytes::{bytes_of, path_of};
-use crate::private;
 
 mod mark;
 mod rows;

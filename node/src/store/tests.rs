@@ -17,7 +17,7 @@ fn peer(name: &str) -> KnownPeer {
 
 fn known(n: u8) -> KnownFile {
     KnownFile {
-        stamp: Stamp {
+        stamp: Fingerprint {
             size: u64::from(n),
             modified: -5,
             changed: i64::MAX,

@@ -14,8 +14,8 @@ use super::listed::Listed;
 use super::place::candidates;
 use super::status::Shown;
 use crate::cores::cores;
-use crate::folder::OpenFolder;
-use crate::shares::read_exact_at;
+use crate::disk::folder::OpenFolder;
+use crate::disk::read_exact_at;
 
 /// Threads at most.
 const THREADS: usize = 8;

@@ -21,9 +21,11 @@ use super::fetching::Fetching;
 use super::part;
 use super::status::{DownloadState, DownloadStatus, Shown};
 use super::{FetchError, Fetched};
+use crate::blocking;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::lock::lock;
+use crate::store::StoreError;
 
 mod row;
 use row::Row;
@@ -252,8 +254,7 @@ impl Inner {
             entry.shown.failed(FetchError::Cancelled.to_string());
             if let Some(path) = was.path {
                 let hash = entry.request.hash;
-                let removing = tokio::task::spawn_blocking(move || part::remove(&path, &hash));
-                let _ = removing.await;
+                let _ = blocking::run(move || part::remove(&path, &hash)).await;
             }
         }
         self.downloads.forget(entry);
@@ -264,9 +265,11 @@ impl Inner {
     /// Goes on with what an earlier run had begun.
     pub(crate) async fn resume_downloads(self: &Arc<Self>) -> Result<usize, Error> {
         let store = self.store.clone();
-        let rows = crate::known::blocking(move || {
+        let rows = blocking::try_run(move || {
             let rows = store.downloads()?.into_iter();
-            Ok(rows.map(|(hash, row)| (hash, Row::read(&hash, &row))).collect::<Vec<_>>())
+            Ok::<_, StoreError>(
+                rows.map(|(hash, row)| (hash, Row::read(&hash, &row))).collect::<Vec<_>>(),
+            )
         });
         let mut resumed = Vec::new();
         for (hash, rows) in rows.await? {
@@ -405,9 +408,9 @@ impl Inner {
             .and_then(|rows| Ok(rows.map(|rows| serde_json::to_vec(&rows)).transpose()?));
         let row = rows.map_err(|error| Error::Setting(error.to_string()))?;
         let store = self.store.clone();
-        crate::known::blocking(move || match row {
-            Some(row) => Ok(store.save_download(&hash, &row)?),
-            None => Ok(store.forget_download(&hash)?),
+        blocking::try_run(move || match row {
+            Some(row) => store.save_download(&hash, &row),
+            None => store.forget_download(&hash),
         })
         .await
     }
@@ -538,8 +541,8 @@ async fn fetch_once(
 /// nothing before it has looked at it.
 async fn note_if_begun(entry: &Entry) {
     let (to, hash) = (entry.request.to.clone(), entry.request.hash);
-    let looking = tokio::task::spawn_blocking(move || part::is_left_in(to.folder(), &hash));
-    if matches!(looking.await, Ok(true)) {
+    let looking = blocking::run(move || part::is_left_in(to.folder(), &hash));
+    if looking.await == Some(true) {
         entry.shown.has_part();
     }
 }
@@ -549,8 +552,8 @@ async fn note_if_begun(entry: &Entry) {
 async fn note_if_lost(entry: &Entry) {
     let (status, hash) = (entry.shown.get(), entry.request.hash);
     let Some(path) = status.path.filter(|_| status.kept) else { return };
-    let looking = tokio::task::spawn_blocking(move || part::is_left(&path, &hash));
-    if matches!(looking.await, Ok(false)) {
+    let looking = blocking::run(move || part::is_left(&path, &hash));
+    if looking.await == Some(false) {
         entry.shown.lost();
     }
 }

@@ -25,6 +25,7 @@ use super::source::{attend, pause};
 use super::status::{Meter, Shown};
 use super::target::Target;
 use super::{Dropped, FetchError, Fetched, STALL};
+use crate::blocking;
 use crate::error::Error;
 use crate::inner::Inner;
 
@@ -452,14 +453,14 @@ impl<'a> Fetching<'a> {
         let checking = self.job.checking.clone();
         let busy = self.job.keeping.busy().await;
         let access = self.access(proven.description.access);
-        let opening = tokio::task::spawn_blocking(move || {
+        let opening = blocking::run(move || {
             let (target, held) =
                 Target::open(hash, *proven, name.as_ref(), (&to, overwrite), &checking)?;
             let partial = target.partial(access, &held)?;
             // Where nobody waits for this any more the part is let go of before that is seen.
             Ok::<_, FetchError>((Arc::new(target), held, partial, busy))
         });
-        let (target, held, partial, _) = opening.await.map_err(|_| FetchError::Stopped)??;
+        let (target, held, partial, _) = opening.await.ok_or(FetchError::Stopped)??;
         self.settled_by = Some(source);
         self.begin(target, held, partial)
     }
@@ -667,8 +668,8 @@ async fn place(
     overwrite: bool,
 ) -> Result<PathBuf, FetchError> {
     let target = target.ok_or(FetchError::Unfinished)?;
-    let placing = tokio::task::spawn_blocking(move || target.place(overwrite, &partial));
-    placing.await.map_err(|_| FetchError::Stopped)?
+    let placing = blocking::run(move || target.place(overwrite, &partial));
+    placing.await.ok_or(FetchError::Stopped)?
 }
 
 fn id_of(known: &[Known], source: usize) -> Option<NodeId> {

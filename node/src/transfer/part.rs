@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use peerkit_proto::id::{Hash, hex};
 
 use super::place::longest_name;
-use crate::folder::new_file;
-use crate::room;
-use crate::stamp::Stamp;
+use crate::disk::fingerprint::Fingerprint;
+use crate::disk::folder::new_file;
+use crate::disk::space;
 
 /// Downloads of one hash to one place at the same time.
 const MAX_BESIDE: u32 = 1000;
@@ -135,14 +135,14 @@ impl PartFile {
     /// # Errors
     /// [`io::ErrorKind::StorageFull`] where there is not so much room.
     pub(super) fn reserve(&self, size: u64, stored: u64) -> io::Result<()> {
-        let there = room::taken(&self.file.metadata()?);
+        let there = space::taken(&self.file.metadata()?);
         let is_sparse = stored < size - size / 8;
         let needed = if is_sparse { stored } else { size };
-        room::check(&self.path, needed.saturating_sub(there))?;
+        space::check(&self.path, needed.saturating_sub(there))?;
         self.file.set_len(size)?;
         match is_sparse {
             true => Ok(()),
-            false => room::reserve(&self.file, size),
+            false => space::reserve(&self.file, size),
         }
     }
 
@@ -223,7 +223,7 @@ impl PartFolder {
     /// # Errors
     /// [`io::ErrorKind::StorageFull`] where there is not.
     pub(super) fn check_room(&self, bytes: u64) -> io::Result<()> {
-        room::check(&self.path, bytes)
+        space::check(&self.path, bytes)
     }
 
     /// It is not to be kept: it is removed when this is dropped.
@@ -287,8 +287,8 @@ fn lock(file: &File) -> io::Result<bool> {
 
 /// Whether `file` still has its name: whoever had it before may have removed it meanwhile.
 fn is_at(file: &File, path: &Path) -> bool {
-    let open = file.metadata().map(|found| Stamp::of(&found).inode);
-    let there = fs::symlink_metadata(path).map(|found| Stamp::of(&found).inode);
+    let open = file.metadata().map(|found| Fingerprint::of(&found).inode);
+    let there = fs::symlink_metadata(path).map(|found| Fingerprint::of(&found).inode);
     matches!((open, there), (Ok(open), Ok(there)) if open == there)
 }
 

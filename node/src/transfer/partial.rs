@@ -34,8 +34,8 @@ use peerkit_proto::files::{
 use peerkit_proto::id::Hash;
 use tokio::sync::watch;
 
+use crate::disk::read_exact_at;
 use crate::lock::lock;
-use crate::shares::read_exact_at;
 
 /// The fetches that a node has under way. Clones share them.
 #[derive(Debug, Clone, Default)]

@@ -15,8 +15,7 @@ use super::fetch_request::Destination;
 use super::listed::Listed;
 use super::part::{PartFile, PartFolder};
 use super::{FetchError, InTheWay};
-use crate::key::sync_folder;
-use crate::room;
+use crate::disk::{space, sync_all, sync_folder};
 
 /// Numbers tried before giving up: `name (1)` to `name (9999)`.
 const MAX_NUMBER: u32 = 9999;
@@ -98,7 +97,7 @@ pub(super) fn rules_below(target: &Path) -> DiskRules {
     let name = name.min(MAX_NAME + "/files/".len());
     let used = absolute_len(parent(target)).saturating_add(1).saturating_add(name);
     let max_path = Platform::HERE.max_path().saturating_sub(used);
-    let max_name = room::max_name(parent(target));
+    let max_name = space::max_name(parent(target));
     DiskRules { platform: Platform::HERE, max_name, max_path }
 }
 
@@ -106,7 +105,7 @@ pub(super) fn rules_below(target: &Path) -> DiskRules {
 pub(super) fn longest_name(folder: &Path) -> usize {
     let left = Platform::HERE.max_path().saturating_sub(absolute_len(folder)).saturating_sub(1);
     // A path that is too long altogether is for the system to refuse.
-    room::max_name(folder).min(left).max(SHORTEST)
+    space::max_name(folder).min(left).max(SHORTEST)
 }
 
 fn absolute_len(path: &Path) -> usize {
@@ -277,7 +276,7 @@ fn place_folder_beside(part: &PartFolder, target: &Path) -> io::Result<PathBuf> 
 /// Has all files of the folder on disk. One by one that takes a while for many, so where the system
 /// can write a whole file system's files at once it does.
 fn sync_tree(files: &Path, listed: &Listed) -> io::Result<()> {
-    if listed.manifest().entries().len() > MANY && room::sync_all(files)? {
+    if listed.manifest().entries().len() > MANY && sync_all(files)? {
         return Ok(());
     }
     for (entry, path) in listed.entries() {

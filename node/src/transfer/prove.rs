@@ -15,7 +15,6 @@ use peerkit_proto::files::{
     PIECE, PieceList, PieceValue, Request,
 };
 use peerkit_proto::id::Hash;
-use tokio::task::spawn_blocking;
 
 use super::FetchError;
 use super::asking::Asking;
@@ -217,5 +216,5 @@ async fn piece(
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, FetchError> + Send + 'static,
 ) -> Result<T, FetchError> {
-    spawn_blocking(work).await.unwrap_or(Err(FetchError::Stopped))
+    crate::blocking::run(work).await.unwrap_or(Err(FetchError::Stopped))
 }

@@ -4,8 +4,8 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use crate::private;
-use crate::stamp::Stamp;
+use crate::disk::fingerprint::Fingerprint;
+use crate::disk::private;
 
 /// A file beside the database, with the database's fingerprint at the time when a node closed it. A
 /// database with another fingerprint at the next start is checked.
@@ -22,7 +22,7 @@ pub(in crate::store) fn leave_mark(file: &Path) -> io::Result<()> {
 /// Returns a database's fingerprint: bytes that are equal only if it was not changed.
 pub(super) fn mark(metadata: &fs::Metadata) -> Vec<u8> {
     // Whether the last change is fresh depends on the time of this call.
-    let stamp = Stamp { fresh: false, ..Stamp::of(metadata) };
+    let stamp = Fingerprint { fresh: false, ..Fingerprint::of(metadata) };
     let mut bytes = Vec::new();
     stamp.encode(&mut bytes);
     bytes

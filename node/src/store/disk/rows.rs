@@ -5,7 +5,7 @@ use peerkit_proto::codec::{DecodeError, Reader, Writer};
 use peerkit_proto::files::{Access, Secret, SharedFile};
 
 use super::super::{KnownFile, KnownShare};
-use crate::stamp::Stamp;
+use crate::disk::fingerprint::Fingerprint;
 
 impl KnownShare {
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -61,7 +61,8 @@ impl KnownFile {
         if reader.u8("file version")? != 1 {
             return Err(DecodeError::Invalid("file version"));
         }
-        let file = Self { stamp: Stamp::decode(&mut reader)?, hash: reader.hash("file hash")? };
+        let file =
+            Self { stamp: Fingerprint::decode(&mut reader)?, hash: reader.hash("file hash")? };
         reader.finish()?;
         Ok(file)
     }

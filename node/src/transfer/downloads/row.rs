@@ -20,7 +20,7 @@ pub(super) struct Row {
     pub(super) more: Vec<Self>,
     #[serde(default)]
     secret: Option<[u8; 16]>,
-    #[serde(with = "crate::path_bytes")]
+    #[serde(with = "crate::disk::path_bytes")]
     path: PathBuf,
     /// Whether the path is a folder to put it into, which is made.
     #[serde(default)]

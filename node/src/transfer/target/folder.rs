@@ -13,7 +13,7 @@ use super::super::fetch_request::Destination;
 use super::super::listed::Listed;
 use super::super::part::{PartFolder, write_all_at};
 use super::disk;
-use crate::folder::OpenFolder;
+use crate::disk::folder::OpenFolder;
 use crate::lock::lock;
 
 /// Most files of a folder that are kept open because they have several pieces.

@@ -1,4 +1,4 @@
-//! Room on disk: whether there is enough, and taking it.
+//! Space on disk: checks whether there is enough, and reserves it.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -6,10 +6,10 @@ use std::path::Path;
 
 use peerkit_proto::files::MAX_NAME;
 
-/// Whether the disk that `path` is on has room for `bytes` more.
+/// Checks whether the disk that `path` is on has room for `bytes` more.
 ///
 /// # Errors
-/// [`io::ErrorKind::StorageFull`] where it has not. Where the system does not say it passes.
+/// [`io::ErrorKind::StorageFull`] if it has not. Passes if the system does not say.
 pub(crate) fn check(path: &Path, bytes: u64) -> io::Result<()> {
     match free(path) {
         Some(free) if free < bytes => Err(io::ErrorKind::StorageFull.into()),
@@ -17,7 +17,7 @@ pub(crate) fn check(path: &Path, bytes: u64) -> io::Result<()> {
     }
 }
 
-/// Bytes that are free on the disk that `path`, or the folder it is in, is on.
+/// Returns the free bytes on the disk that `path`, or else its folder, is on.
 #[cfg(unix)]
 pub(crate) fn free(path: &Path) -> Option<u64> {
     let found =
@@ -43,7 +43,7 @@ pub(crate) fn max_name(_: &Path) -> usize {
     MAX_NAME
 }
 
-/// Bytes that a file takes on its disk.
+/// Returns the bytes that a file takes on its disk.
 #[cfg(unix)]
 pub(crate) fn taken(metadata: &Metadata) -> u64 {
     std::os::unix::fs::MetadataExt::blocks(metadata).saturating_mul(512)
@@ -54,7 +54,7 @@ pub(crate) fn taken(metadata: &Metadata) -> u64 {
     metadata.len()
 }
 
-/// Whether the file is on memory that is made up to be a disk.
+/// Returns whether the file is on a tmpfs.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn is_memory(file: &File) -> bool {
     // The number of tmpfs among Linux's file systems.
@@ -62,12 +62,12 @@ pub(crate) fn is_memory(file: &File) -> bool {
     rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type as u64 == TMPFS)
 }
 
-/// Takes the room for `size` bytes of `file` on its disk, where the file system can.
+/// Reserves the space for `size` bytes of `file` on its disk, if the file system can.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn reserve(file: &File, size: u64) -> io::Result<()> {
     use rustix::fs::FallocateFlags;
     use rustix::io::Errno;
-    // In memory there is nothing to be gained, and it takes its time.
+    // On a tmpfs nothing is gained, and it takes time.
     if size == 0 || is_memory(file) {
         return Ok(());
     }
@@ -81,16 +81,4 @@ pub(crate) fn reserve(file: &File, size: u64) -> io::Result<()> {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn reserve(_: &File, _: u64) -> io::Result<()> {
     Ok(())
-}
-
-/// Has everything on the disk that `folder` is on written; `false` where the system can't.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn sync_all(folder: &Path) -> io::Result<bool> {
-    rustix::fs::syncfs(File::open(folder)?)?;
-    Ok(true)
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn sync_all(_: &Path) -> io::Result<bool> {
-    Ok(false)
 }

@@ -1,23 +1,23 @@
-//! Reading what is in memory already, without waiting for a disk.
+//! Reads what is in memory already, without waiting for a disk.
 
 use std::fs::File;
 
-/// How a file can be read without waiting, as far as the system can.
+/// A way to read a file without waiting, as far as the system has one.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Quick {
-    /// It is in memory as a whole: no reading waits.
+pub(crate) struct CachedRead {
+    /// The whole file is in memory: no read waits.
     #[cfg_attr(not(any(target_os = "linux", target_os = "android")), expect(dead_code))]
     in_memory: bool,
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-impl Quick {
+impl CachedRead {
     pub(crate) fn of(file: &File) -> Self {
-        Self { in_memory: crate::room::is_memory(file) }
+        Self { in_memory: crate::disk::space::is_memory(file) }
     }
 
-    /// Reads into `out` from `offset` on, and tells how many bytes; `None` where not one can be had
-    /// without waiting, or there is none.
+    /// Reads into `out` from `offset` on, and returns the number of bytes. Returns `None` if no byte can
+    /// be read without waiting, or there is none.
     pub(crate) fn read(self, file: &File, out: &mut [u8], offset: u64) -> Option<usize> {
         use rustix::io::{ReadWriteFlags, pread, preadv2};
         let read = match self.in_memory {
@@ -32,12 +32,12 @@ impl Quick {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-impl Quick {
+impl CachedRead {
     pub(crate) fn of(_: &File) -> Self {
         Self { in_memory: false }
     }
 
-    /// Other systems do not say whether they would wait.
+    /// Other systems do not say whether a read would wait.
     pub(crate) fn read(self, _: &File, _: &mut [u8], _: u64) -> Option<usize> {
         None
     }
@@ -53,12 +53,12 @@ mod tests {
     fn what_was_just_written_is_in_memory() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[7; 10_000]).unwrap();
-        let quick = Quick::of(&file);
+        let cached = CachedRead::of(&file);
         let mut out = [0; 4096];
         // A file system that can't tell says so, and the caller waits for it.
-        if let Some(read) = quick.read(&file, &mut out, 5_000) {
+        if let Some(read) = cached.read(&file, &mut out, 5_000) {
             assert!(out[..read].iter().all(|byte| *byte == 7));
         }
-        assert_eq!(quick.read(&file, &mut out, 10_000), None);
+        assert_eq!(cached.read(&file, &mut out, 10_000), None);
     }
 }

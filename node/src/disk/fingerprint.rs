@@ -1,31 +1,31 @@
-//! What shows that a file was changed, without reading it.
+//! Shows that a file was changed without reading it.
 
 use std::fs::Metadata;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use peerkit_proto::codec::{DecodeError, Reader, Writer};
 
-/// A file changed this shortly before it was hashed may change again without its time showing it:
+/// A file that changed this shortly before it was hashed may change again without its time showing it:
 /// the clocks of file systems tick every 10 ms, FAT's every 2 s.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// How a file looked when it was hashed.
+/// The size, times and inode of a file when it was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stamp {
+pub(crate) struct Fingerprint {
     /// Bytes.
     pub size: u64,
-    /// When its content was last changed, in nanoseconds since 1970.
+    /// Time of the last change of its content, in nanoseconds since 1970.
     pub modified: i64,
-    /// When anything about it was last changed (Unix's ctime, which programs can't set), in
-    /// nanoseconds since 1970; 0 where there is no such time.
+    /// Time of the last change of anything about it (Unix's ctime, which programs can't set), in
+    /// nanoseconds since 1970; 0 if there is no such time.
     pub changed: i64,
-    /// Which file it is on its disk; 0 where there is no such number.
+    /// Its number on its disk; 0 if there is no such number.
     pub inode: u64,
-    /// Changed so shortly before that its times alone prove nothing.
+    /// Whether it changed so shortly before that its times alone prove nothing.
     pub fresh: bool,
 }
 
-/// Whether a file is the one that was hashed.
+/// An answer to whether a file is the one that was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Likeness {
     /// Nothing has changed.
@@ -36,8 +36,8 @@ pub(crate) enum Likeness {
     Different,
 }
 
-impl Stamp {
-    /// How a file looks now.
+impl Fingerprint {
+    /// Takes the fingerprint of a file as it is now.
     #[must_use]
     pub(crate) fn of(metadata: &Metadata) -> Self {
         let now = SystemTime::now();
@@ -52,14 +52,15 @@ impl Stamp {
         }
     }
 
-    /// Whether a file that looks like `now` is the one that looked like this.
+    /// Compares a file's fingerprint of now with this one.
     #[must_use]
     pub(crate) fn likeness(&self, now: &Self) -> Likeness {
-        let same = (self.size, self.modified, self.inode) == (now.size, now.modified, now.inode);
-        match same {
-            false => Likeness::Different,
-            true if self.fresh || self.changed != now.changed => Likeness::Doubtful,
-            true => Likeness::Same,
+        if (self.size, self.modified, self.inode) != (now.size, now.modified, now.inode) {
+            Likeness::Different
+        } else if self.fresh || self.changed != now.changed {
+            Likeness::Doubtful
+        } else {
+            Likeness::Same
         }
     }
 
