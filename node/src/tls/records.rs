@@ -99,6 +99,12 @@ impl<T: Transport> Channel<T> {
         self.incoming.expect_bulk()
     }
 
+    /// Updates this side's key before the next data.
+    #[cfg(test)]
+    pub(super) fn update_key(&mut self) {
+        self.outgoing.update_before_next();
+    }
+
     /// Lets one key seal so many records.
     #[cfg(test)]
     pub(super) fn limit_records(&mut self, records: u64) {

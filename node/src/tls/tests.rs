@@ -1,15 +1,20 @@
 //! Channels with each other, and with rustls at the other end, which makes its own records.
 
 use std::io::IoSlice;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 
 use peerkit_proto::tls::{MAX_CONTENT, header};
 use proptest::prelude::*;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::*;
+
+mod memory;
+mod model;
 
 async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -61,6 +66,14 @@ async fn accepted_rustls() -> (Channel, TlsStream<TcpStream>) {
     tokio::join!(async { ours.accept(accepted).await.unwrap() }, async {
         TlsStream::from(connector.connect(server_name(), dialled).await.unwrap())
     })
+}
+
+/// Has rustls change its key, and ask the other end to change its own.
+fn refresh<T>(stream: &mut TlsStream<T>) {
+    match stream {
+        TlsStream::Client(end) => end.get_mut().1.refresh_traffic_keys().unwrap(),
+        TlsStream::Server(end) => end.get_mut().1.refresh_traffic_keys().unwrap(),
+    }
 }
 
 fn some_bytes(len: usize) -> Vec<u8> {
@@ -295,10 +308,7 @@ async fn everything_arrives_with_rustls_at_the_other_end() {
             tokio::join!(say(&mut ours, &bytes), hear(&mut theirs, &bytes));
             tokio::join!(say(&mut theirs, &bytes), hear(&mut ours, &bytes));
             // It asks us for our next key as well.
-            match &mut theirs {
-                TlsStream::Client(end) => end.get_mut().1.refresh_traffic_keys().unwrap(),
-                TlsStream::Server(end) => end.get_mut().1.refresh_traffic_keys().unwrap(),
-            }
+            refresh(&mut theirs);
         }
         theirs.shutdown().await.unwrap();
         assert_eq!(ours.read(&mut [0; 9]).await.unwrap(), 0);
@@ -381,10 +391,7 @@ async fn what_came_before_a_forged_record_is_read_first() {
 async fn who_only_changes_keys_is_refused() {
     let (mut ours, mut theirs) = dialled_rustls().await;
     for _ in 0..40 {
-        match &mut theirs {
-            TlsStream::Server(end) => end.get_mut().1.refresh_traffic_keys().unwrap(),
-            TlsStream::Client(_) => unreachable!("it has accepted"),
-        }
+        refresh(&mut theirs);
         theirs.flush().await.unwrap();
     }
     let error = ours.read(&mut [0; 9]).await.unwrap_err();

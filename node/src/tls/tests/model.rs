@@ -1,0 +1,354 @@
+//! Pairs of ends against plain byte queues: everything that one end writes is read by the other, in
+//! order, or an error says that it is not all.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::runtime::Builder;
+use tokio::time::timeout;
+
+use super::memory::{Fault, Memory};
+use super::*;
+
+/// An end of a session: a channel, or rustls.
+trait End: AsyncRead + AsyncWrite + Unpin {
+    /// Changes the key for what this end writes next.
+    fn update_key(&mut self);
+}
+
+impl End for Channel<Memory> {
+    fn update_key(&mut self) {
+        Self::update_key(self);
+    }
+}
+
+impl End for TlsStream<Memory> {
+    fn update_key(&mut self) {
+        refresh(self);
+    }
+}
+
+/// The ends of a session: a channel dials a channel, a channel dials rustls, or rustls a channel.
+#[derive(Debug, Clone, Copy)]
+enum Pair {
+    Channels,
+    Dialled,
+    Accepted,
+}
+
+impl Pair {
+    async fn connect(self, seed: u64) -> [Box<dyn End>; 2] {
+        let (dialled, accepted) = Memory::pair(seed);
+        let (ours, theirs) = (tls(1), tls(2));
+        let dial = async {
+            if matches!(self, Self::Accepted) {
+                let connector = TlsConnector::from(Arc::new(ours.stream));
+                let stream = connector.connect(server_name(), dialled).await.unwrap();
+                Box::new(TlsStream::from(stream)) as Box<dyn End>
+            } else {
+                let mut channel = ours.dial(dialled, Purpose::Stream, None).await.unwrap();
+                channel.flush().await.unwrap();
+                Box::new(channel)
+            }
+        };
+        let accept = async {
+            if matches!(self, Self::Dialled) {
+                let acceptor = TlsAcceptor::from(Arc::new(theirs.server));
+                Box::new(TlsStream::from(acceptor.accept(accepted).await.unwrap())) as Box<dyn End>
+            } else {
+                Box::new(theirs.accept(accepted).await.unwrap())
+            }
+        };
+        tokio::join!(dial, accept).into()
+    }
+}
+
+/// A call at one end. It is polled once, and given up if it is not ready.
+#[derive(Debug, Clone)]
+enum Call {
+    /// Writes slices of these sizes.
+    Write(Vec<usize>),
+    /// Reads so many bytes at most.
+    Read(usize),
+    Flush,
+    UpdateKey,
+    /// Updates the keys of both ends.
+    UpdateKeys,
+    Shutdown,
+}
+
+fn size() -> impl Strategy<Value = usize> {
+    prop_oneof![0..20_usize, 0..2_000_usize, MAX_CONTENT - 3..MAX_CONTENT + 30, 0..60_000_usize]
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    prop_oneof![
+        8 => prop::collection::vec(size(), 0..4).prop_map(Call::Write),
+        12 => size().prop_map(Call::Read),
+        3 => Just(Call::Flush),
+        3 => Just(Call::UpdateKey),
+        2 => Just(Call::UpdateKeys),
+    ]
+}
+
+/// Calls at both ends; each end may close its direction at any time.
+fn calls() -> impl Strategy<Value = Vec<(usize, Call)>> {
+    let calls = prop::collection::vec((0..2_usize, call()), 0..120);
+    (calls, prop::collection::vec((any::<prop::sample::Index>(), 0..2_usize), 0..2)).prop_map(
+        |(mut calls, shutdowns)| {
+            for (at, end) in shutdowns {
+                calls.insert(at.index(calls.len() + 1), (end, Call::Shutdown));
+            }
+            calls
+        },
+    )
+}
+
+/// One end, and the model of what it has written.
+struct Side {
+    end: Box<dyn End>,
+    /// Bytes that this end has written and the other has not read.
+    unread: VecDeque<u8>,
+    written: usize,
+    /// Key updates since it wrote data.
+    updates: u32,
+    is_shut_down: bool,
+    /// It has read the end.
+    has_ended: bool,
+}
+
+/// Most key updates in a row without data: a receiver takes no more than 32.
+const MAX_UPDATES: u32 = 12;
+
+struct Model([Side; 2]);
+
+impl Model {
+    fn new(ends: [Box<dyn End>; 2]) -> Self {
+        Self(ends.map(|end| Side {
+            end,
+            unread: VecDeque::new(),
+            written: 0,
+            updates: 0,
+            is_shut_down: false,
+            has_ended: false,
+        }))
+    }
+
+    fn call(&mut self, at: usize, call: &Call) {
+        match call {
+            Call::Write(sizes) => self.write(at, sizes),
+            Call::Read(room) => self.read(at, *room),
+            Call::Flush => drop(self.flush(at)),
+            Call::UpdateKey => self.update_key(at),
+            Call::UpdateKeys => [0, 1].into_iter().for_each(|at| self.update_key(at)),
+            Call::Shutdown => drop(self.shutdown(at)),
+        }
+    }
+
+    fn write(&mut self, at: usize, sizes: &[usize]) {
+        let side = &mut self.0[at];
+        if side.is_shut_down {
+            return;
+        }
+        let mut next = side.written;
+        let slices: Vec<Vec<u8>> = sizes
+            .iter()
+            .map(|size| {
+                next += size;
+                (next - size..next).map(|number| ((number * 31) >> 3) as u8).collect()
+            })
+            .collect();
+        let slices: Vec<_> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
+        if let Poll::Ready(wrote) =
+            poll(|cx| Pin::new(&mut side.end).poll_write_vectored(cx, &slices))
+        {
+            let wrote = wrote.unwrap();
+            assert!(wrote <= next - side.written);
+            side.unread.extend(slices.iter().flat_map(|slice| slice.iter()).take(wrote));
+            side.written += wrote;
+            if wrote > 0 {
+                side.updates = 0;
+            }
+        }
+    }
+
+    fn read(&mut self, at: usize, room: usize) {
+        let mut bytes = vec![0; room];
+        let mut bytes = ReadBuf::new(&mut bytes);
+        let [side, other] = match &mut self.0 {
+            [first, second] if at == 0 => [first, second],
+            [first, second] => [second, first],
+        };
+        match poll(|cx| Pin::new(&mut side.end).poll_read(cx, &mut bytes)) {
+            Poll::Pending => {}
+            Poll::Ready(read) => {
+                read.unwrap();
+                let len = bytes.filled().len();
+                assert!(other.unread.len() >= len, "bytes that were never written");
+                assert!(
+                    other.unread.drain(..len).eq(bytes.filled().iter().copied()),
+                    "other bytes"
+                );
+                if len == 0 && room > 0 {
+                    assert!(other.is_shut_down && other.unread.is_empty(), "an early end");
+                    side.has_ended = true;
+                }
+            }
+        }
+    }
+
+    fn update_key(&mut self, at: usize) {
+        let side = &mut self.0[at];
+        if side.updates < MAX_UPDATES && !side.is_shut_down {
+            side.updates += 1;
+            side.end.update_key();
+        }
+    }
+
+    fn flush(&mut self, at: usize) -> Poll<()> {
+        poll(|cx| Pin::new(&mut self.0[at].end).poll_flush(cx)).map(Result::unwrap)
+    }
+
+    fn shutdown(&mut self, at: usize) -> Poll<()> {
+        self.0[at].is_shut_down = true;
+        poll(|cx| Pin::new(&mut self.0[at].end).poll_shutdown(cx)).map(Result::unwrap)
+    }
+
+    /// Closes both directions, and reads everything to the end.
+    fn finish(mut self) {
+        let mut is_shut_down = [false; 2];
+        for _ in 0..1_000_000 {
+            for (at, is_shut_down) in is_shut_down.iter_mut().enumerate() {
+                *is_shut_down = *is_shut_down || self.shutdown(at).is_ready();
+                self.read(at, 30_000);
+            }
+            if is_shut_down == [true; 2] && self.0.iter().all(|side| side.has_ended) {
+                return;
+            }
+        }
+        panic!("the end is not reached");
+    }
+}
+
+fn poll<T>(call: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    call(&mut Context::from_waker(Waker::noop()))
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(future)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn all_that_is_written_is_read(
+        seed: u64,
+        pair in prop_oneof![Just(Pair::Channels), Just(Pair::Dialled), Just(Pair::Accepted)],
+        calls in calls(),
+    ) {
+        let mut model = Model::new(block_on(pair.connect(seed)));
+        for (at, call) in &calls {
+            model.call(*at, call);
+        }
+        model.finish();
+    }
+}
+
+#[test]
+fn keys_are_updated_by_both_ends_again_and_again() {
+    for (seed, pair) in (1..).zip([Pair::Channels, Pair::Dialled, Pair::Accepted]) {
+        let mut model = Model::new(block_on(pair.connect(seed)));
+        for round in 0..400 {
+            model.call(round % 2, &Call::UpdateKeys);
+            for at in 0..2 {
+                model.write(at, &[3, 4]);
+                model.read(at, 50);
+            }
+        }
+        assert!(model.0.iter().all(|side| side.written > 1_000));
+        model.finish();
+    }
+}
+
+/// What the dialler or the accepting node writes in a session, while the other reads.
+const WRITTEN: [&[u8]; 3] = [b"first", b"second", b"third"];
+
+/// Runs a session with a `fault` in the direction to the reader, which has dialled or not. Returns
+/// what it has read, why it could not read on, and how many bytes were sent to it.
+fn session(reader_dials: bool, fault: Option<Fault>) -> (Vec<u8>, io::Result<()>, usize) {
+    let (reader, writer) = Memory::pair(7);
+    let writer = match fault {
+        Some(fault) => writer.with(fault),
+        None => writer,
+    };
+    let sent = writer.written();
+    let (ours, theirs) = (tls(1), tls(2));
+    let connect = |end, tls: Tls, dials: bool| async move {
+        if dials {
+            tls.dial(end, Purpose::Stream, None).await.map_err(|error| match error {
+                DialError::WrongNode(found) => panic!("{found}"),
+                DialError::Io(error) => error,
+            })
+        } else {
+            tls.accept(end).await
+        }
+    };
+    let write = async {
+        let mut channel = connect(writer, theirs, !reader_dials).await?;
+        for bytes in WRITTEN {
+            channel.write_all(bytes).await?;
+            channel.flush().await?;
+            channel.update_key();
+        }
+        channel.shutdown().await?;
+        // Until the reader has gone, as its transport ends then.
+        channel.read(&mut [0; 9]).await
+    };
+    let mut read = Vec::new();
+    let reading = async {
+        let mut channel = connect(reader, ours, reader_dials).await?;
+        channel.flush().await?;
+        channel.read_to_end(&mut read).await?;
+        Ok(())
+    };
+    let ended = block_on(async {
+        // A changed length has one side wait for ever, which ends here at once: time is paused.
+        let hour = Duration::from_secs(3600);
+        let (_, ended) = tokio::join!(timeout(hour, write), timeout(hour, reading));
+        ended.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    });
+    (read, ended, sent())
+}
+
+#[test]
+fn a_stream_that_is_cut_at_any_byte_ends_with_an_error() {
+    for reader_dials in [true, false] {
+        let (read, ended, sent) = session(reader_dials, None);
+        ended.unwrap();
+        assert_eq!(read, WRITTEN.concat());
+        for at in 0..sent {
+            let (read, ended, _) = session(reader_dials, Some(Fault::CutAfter(at)));
+            let error = ended.expect_err("a clean end");
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "after byte {at}: {error}");
+            assert!(WRITTEN.concat().starts_with(&read), "after byte {at}");
+        }
+    }
+}
+
+#[test]
+fn a_byte_that_is_changed_is_never_read() {
+    for reader_dials in [true, false] {
+        let (.., sent) = session(reader_dials, None);
+        let mut unnoticed = Vec::new();
+        for at in 0..sent {
+            let (read, ended, _) = session(reader_dials, Some(Fault::ChangedAt(at)));
+            assert!(WRITTEN.concat().starts_with(&read), "byte {at}");
+            if ended.is_ok() {
+                assert_eq!(read, WRITTEN.concat(), "byte {at}");
+                unnoticed.push(at);
+            }
+        }
+        // Of the plain records of the handshake, the version is not looked at.
+        assert!(unnoticed.len() <= 4, "{unnoticed:?}");
+    }
+}
