@@ -81,6 +81,13 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
             "The node's identity is not in that file; shares, known peers and unfinished fetches are.\n\
              To move the file aside and start with a new one, add --repair to the same command.",
         ),
+        peerkit::Error::Store(StoreError::NewerSchema { .. }) => Some(
+            "Use the newer peerkit, or another state folder (--state DIR). The state of before the newer\n\
+             one's first start is beside it, as state.redb.before-...",
+        ),
+        peerkit::Error::Store(StoreError::NotMigrated { .. }) => Some(
+            "A copy of the state is kept before it is changed: there has to be room for it on the disk.",
+        ),
         _ => None,
     }
 }

@@ -18,7 +18,7 @@ use crate::lock::lock;
 
 mod disk;
 
-use disk::Disk;
+use disk::{Disk, SCHEMA};
 
 /// A node's memory. Clones share it; the folder is free again when the last is dropped.
 #[derive(Debug, Clone)]
@@ -107,6 +107,32 @@ pub enum StoreError {
         /// The database's error, unless it panicked.
         source: Option<Box<redb::Error>>,
     },
+    /// A newer version of this library has written the file. It was not opened, and nothing in it was
+    /// changed.
+    #[error(
+        "the state file {file} is of a newer version (schema {schema}; this version has {}): it was not \
+         opened, and nothing in it was changed",
+        SCHEMA,
+        file = .file.display()
+    )]
+    NewerSchema {
+        /// The file.
+        file: PathBuf,
+        /// The number of its schema.
+        schema: u64,
+    },
+    /// The file is of an earlier version, and could not be brought up to date. Its content is as it was.
+    #[error(
+        "the state file {file} is of an earlier version and was not brought up to date: its content is as \
+         it was",
+        file = .file.display()
+    )]
+    NotMigrated {
+        /// The file.
+        file: PathBuf,
+        /// The error of the system or the database, in keeping a copy or in the change.
+        source: Box<redb::Error>,
+    },
     /// Reading or writing failed; what was to be written was not, not even in part.
     #[error("can't read or write the node's state: {0}")]
     Database(#[source] Box<redb::Error>),
@@ -117,8 +143,8 @@ impl Store {
     /// without a folder, one that is gone when the last handle is dropped.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] where another process has it, [`StoreError::Damaged`] or
-    /// [`StoreError::Open`] else.
+    /// [`StoreError::InUse`] if another process has it; [`StoreError::NewerSchema`],
+    /// [`StoreError::NotMigrated`], [`StoreError::Damaged`] or [`StoreError::Open`].
     pub(crate) fn open(folder: Option<&Path>) -> Result<Self, StoreError> {
         let kept = match folder {
             Some(folder) => Kept::Disk(Arc::new(Disk::open(folder)?)),

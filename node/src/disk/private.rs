@@ -67,6 +67,13 @@ pub(crate) fn open_to_write(path: &Path) -> io::Result<File> {
 /// Writes a new file at `path`, for the owner alone, in place of what is there. It is on disk when this
 /// returns.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = create_new(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Creates a file at `path`, for the owner alone, in place of what is there.
+pub(crate) fn create_new(path: &Path) -> io::Result<File> {
     // One that an earlier crash has left may be open to others.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -74,9 +81,7 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
-    let mut file = private(&mut options).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+    private(&mut options).open(path)
 }
 
 /// Has a file that is created with `options` belong to the owner alone.

@@ -8,11 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
-use peerkit_proto::files::{Access, FileKind, FileName, PieceList, SharedFile};
+use peerkit_proto::files::PieceList;
 use peerkit_proto::id::{Hash, NodeId};
 use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
-    WriteTransaction,
+    Database, ReadableDatabase, ReadableTable, StorageError, TableDefinition, WriteTransaction,
 };
 
 use super::{BroadcastRow, FileRow, KnownFile, KnownPeer, KnownShare, StoreError};
@@ -22,9 +21,15 @@ use crate::lock::{lock, read, write};
 
 mod mark;
 mod rows;
+mod schema;
+mod view;
 
 pub(super) use mark::{CLOSED_FILE, leave_mark};
 use mark::{mark, read_mark};
+use schema::Refused;
+#[cfg(test)]
+pub(super) use schema::{KEY, META, OLD_SHARES};
+pub(super) use schema::{SCHEMA, migrate, schema_of};
 
 /// The database's file in the state folder.
 pub(super) const STATE_FILE: &str = "state.redb";
@@ -34,8 +39,6 @@ const CACHE: usize = 16 << 20;
 
 pub(super) const PEERS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("peers");
 const SHARES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("shared");
-/// What was shared, with everyone, as it was written before a share had more to it than its hash.
-pub(super) const OLD_SHARES: TableDefinition<'_, &[u8], &[u8; 32]> = TableDefinition::new("shares");
 const FILES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("files");
 const LISTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("piece_lists");
 const BROADCASTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("broadcasts");
@@ -149,43 +152,47 @@ impl Disk {
 
     pub(super) fn open(folder: &Path) -> Result<Self, StoreError> {
         let file = folder.join(STATE_FILE);
-        let opened = catch(|| Self::open_file(folder, &file));
-        let error = match opened {
-            Ok(Ok(database)) => {
-                let disk = Self {
-                    folder: folder.to_owned(),
-                    file,
-                    database: RwLock::new(Some(database)),
-                    is_damaged: false.into(),
-                    newest_away: Mutex::new(0),
-                    is_doubtful: false.into(),
-                };
-                // So that later readers find every table there.
-                return disk.write(take_over_old_shares).map(|()| disk).map_err(
-                    |error| match error {
-                        StoreError::Database(source) => {
-                            StoreError::Open { folder: folder.to_owned(), source }
-                        }
-                        other => other,
-                    },
-                );
-            }
-            Err(Panicked) => return Err(StoreError::Damaged { file, source: None }),
-            Ok(Err(error)) => error,
+        let database = Self::open_file(folder, &file)?;
+        let disk = Self {
+            folder: folder.to_owned(),
+            file,
+            database: RwLock::new(Some(database)),
+            is_damaged: false.into(),
+            newest_away: Mutex::new(0),
+            is_doubtful: false.into(),
         };
-        match error {
-            DatabaseError::DatabaseAlreadyOpen => Err(StoreError::InUse(folder.to_owned())),
-            error => {
-                let source = Box::new(redb::Error::from(error));
-                match is_damage(&source) {
-                    true => Err(StoreError::Damaged { file, source: Some(source) }),
-                    false => Err(StoreError::Open { folder: folder.to_owned(), source }),
-                }
+        disk.bring_up_to_date().map(|()| disk)
+    }
+
+    /// Makes the tables of a new database, and migrates one of an older schema.
+    fn bring_up_to_date(&self) -> Result<(), StoreError> {
+        let found = self.guard(schema_of)?;
+        let migrated = match found {
+            Some(SCHEMA) => return Ok(()),
+            Some(newer) if newer > SCHEMA => {
+                return Err(refusal(&self.folder, &self.file, Refused::Newer(newer)));
             }
+            found => self.write(|db| migrate(found, db)),
+        };
+        migrated.map_err(|error| match (error, found) {
+            (StoreError::Database(source), Some(_)) => {
+                StoreError::NotMigrated { file: self.file.clone(), source }
+            }
+            (StoreError::Database(source), None) => {
+                StoreError::Open { folder: self.folder.clone(), source }
+            }
+            (other, _) => other,
+        })
+    }
+
+    fn open_file(folder: &Path, file: &Path) -> Result<Database, StoreError> {
+        match catch(|| Self::try_to_open(folder, file)) {
+            Ok(opened) => opened.map_err(|refused| refusal(folder, file, refused)),
+            Err(Panicked) => Err(StoreError::Damaged { file: file.to_owned(), source: None }),
         }
     }
 
-    fn open_file(folder: &Path, file: &Path) -> Result<Database, DatabaseError> {
+    fn try_to_open(folder: &Path, file: &Path) -> Result<Database, Refused> {
         private::create_folder(folder)?;
         private::tighten(folder)?;
         let was_there = file.exists();
@@ -193,7 +200,7 @@ impl Disk {
         let metadata = handle.metadata()?;
         if !metadata.is_file() {
             let error = format!("{STATE_FILE} is not a regular file");
-            return Err(StorageError::Io(io::Error::other(error)).into());
+            return Err(io::Error::other(error).into());
         }
         let closed = folder.join(CLOSED_FILE);
         let left = read_mark(&closed);
@@ -210,6 +217,9 @@ impl Disk {
                 file = %file.display(),
                 "the state file was empty: no shares and no peers are known"
             );
+        }
+        if metadata.len() > 0 {
+            schema::look(folder, &handle)?;
         }
         let is_as_left = left.is_ok_and(|left| left == mark(&metadata));
         let mut builder = Database::builder();
@@ -481,7 +491,7 @@ impl Disk {
         if self.is_damaged.load(Ordering::Acquire) {
             return Err(damaged(None));
         }
-        let open = self.opened().map_err(|error| self.failure(error))?;
+        let open = self.opened()?;
         let Some(database) = &*open else {
             return Err(StoreError::Database(Box::new(redb::Error::PreviousIo)));
         };
@@ -508,7 +518,7 @@ impl Disk {
 
 impl Disk {
     /// Returns the database, opened again if it was closed after an error.
-    fn opened(&self) -> Result<RwLockReadGuard<'_, Option<Database>>, Option<redb::Error>> {
+    fn opened(&self) -> Result<RwLockReadGuard<'_, Option<Database>>, StoreError> {
         let open = read(&self.database);
         if open.is_some() {
             return Ok(open);
@@ -517,10 +527,17 @@ impl Disk {
         let mut closed = write(&self.database);
         if closed.is_none() {
             // Where the disk is gone no other takes its place.
-            fs::metadata(&self.file).map_err(|error| Some(error.into()))?;
-            let opened = catch(|| Self::open_file(&self.folder, &self.file));
-            let opened = opened.map_err(|Panicked| None)?;
-            *closed = Some(opened.map_err(|error| Some(error.into()))?);
+            let there = fs::metadata(&self.file);
+            there.map_err(|error| StoreError::Database(Box::new(error.into())))?;
+            let opened = Self::open_file(&self.folder, &self.file);
+            *closed = Some(opened.map_err(|error| match error {
+                StoreError::Open { source, .. } => StoreError::Database(source),
+                StoreError::Damaged { .. } => {
+                    self.is_damaged.store(true, Ordering::Release);
+                    error
+                }
+                other => other,
+            })?);
             tracing::info!(file = %self.file.display(), "the state file is in use again");
         }
         drop(closed);
@@ -551,14 +568,22 @@ impl Disk {
             tracing::debug!(file = %self.file.display(), "the state file was not closed cleanly");
         }
     }
+}
 
-    /// An error of opening the file again; `None` if redb has panicked.
-    fn failure(&self, error: Option<redb::Error>) -> StoreError {
-        match error.map(Box::new) {
-            Some(error) if !is_damage(&error) => StoreError::Database(error),
-            source => {
-                self.is_damaged.store(true, Ordering::Release);
-                StoreError::Damaged { file: self.file.clone(), source }
+/// Describes why the database at `file` in `folder` is not opened.
+fn refusal(folder: &Path, file: &Path, refused: Refused) -> StoreError {
+    let file = file.to_owned();
+    match refused {
+        Refused::Newer(schema) => StoreError::NewerSchema { file, schema },
+        Refused::NotCopied(error) => {
+            StoreError::NotMigrated { file, source: Box::new(error.into()) }
+        }
+        Refused::Database(redb::Error::DatabaseAlreadyOpen) => StoreError::InUse(folder.to_owned()),
+        Refused::Database(error) => {
+            let source = Box::new(error);
+            match is_damage(&source) {
+                true => StoreError::Damaged { file, source: Some(source) },
+                false => StoreError::Open { folder: folder.to_owned(), source },
             }
         }
     }
@@ -567,21 +592,4 @@ impl Disk {
 /// Returns whether redb refuses everything after `error`, until the file is opened again.
 fn has_ended_use(error: &redb::Error) -> bool {
     matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo)
-}
-
-/// Moves the rows of the old table into the new one. The next look at each path finds out what they
-/// lack.
-fn take_over_old_shares(db: &WriteTransaction) -> Result<(), redb::Error> {
-    let mut shares = db.open_table(SHARES)?;
-    for row in db.open_table(OLD_SHARES)?.iter()? {
-        let (path, hash) = row?;
-        let Ok(name) = FileName::of_path(&path_of(path.value())) else { continue };
-        let hash = Hash::from_bytes(*hash.value());
-        let shared = SharedFile { hash, name, size: 0, kind: FileKind::File };
-        let share = KnownShare { shared, access: Access::Open };
-        shares.insert(path.value(), &share.encode()[..])?;
-    }
-    drop(shares);
-    db.delete_table(OLD_SHARES)?;
-    Ok(())
 }

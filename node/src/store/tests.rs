@@ -1,6 +1,8 @@
-use super::disk::{CLOSED_FILE, OLD_SHARES, PEERS, STATE_FILE};
+use super::disk::{CLOSED_FILE, OLD_SHARES, PEERS, SCHEMA, STATE_FILE};
 use super::*;
 use peerkit_proto::files::{FileKind, FileName, Secret};
+
+mod versions;
 
 fn id(n: u8) -> NodeId {
     NodeId::from_bytes([n; 32])

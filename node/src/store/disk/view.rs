@@ -1,0 +1,215 @@
+//! Looks into a database without changing its file.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::ops::Bound;
+use std::sync::Mutex;
+
+use redb::backends::FileBackend;
+use redb::{BackendError, DatabaseError, StorageBackend};
+
+use crate::lock::lock;
+
+/// Bytes that are kept together of what is written: redb's pages have as many.
+const BLOCK: u64 = 4096;
+
+/// A file as redb sees it that keeps what is written in memory. Even opening a database writes to it,
+/// and one that was not closed is repaired. It holds the lock of the file.
+#[derive(Debug)]
+pub(super) struct View {
+    file: FileBackend,
+    changes: Mutex<Changes>,
+}
+
+#[derive(Debug)]
+struct Changes {
+    len: u64,
+    /// Bytes from the start of the file that still count. What follows them is empty.
+    kept: u64,
+    /// Blocks that were written to, by their number.
+    blocks: BTreeMap<u64, Box<[u8]>>,
+}
+
+impl View {
+    /// Looks at `file`, and locks it.
+    ///
+    /// # Errors
+    /// [`DatabaseError::DatabaseAlreadyOpen`] if another node has it.
+    pub(super) fn new(file: File) -> Result<Self, DatabaseError> {
+        let file = FileBackend::new(file)?;
+        let len = file.len()?;
+        let changes = Changes { len, kept: len, blocks: BTreeMap::new() };
+        Ok(Self { file, changes: Mutex::new(changes) })
+    }
+}
+
+impl Changes {
+    /// Reads bytes that are all in one block.
+    fn read(&self, file: &FileBackend, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if let Some(block) = self.blocks.get(&(offset / BLOCK)) {
+            let start = within(offset);
+            let bytes = block.get(start..).and_then(|rest| rest.get(..out.len()));
+            out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+            return Ok(());
+        }
+        let there = self.kept.saturating_sub(offset).min(out.len() as u64);
+        let (there, empty) = out.split_at_mut(usize::try_from(there).unwrap_or(usize::MAX));
+        empty.fill(0);
+        file.read(offset, there)
+    }
+}
+
+/// The place of `offset` in its block.
+fn within(offset: u64) -> usize {
+    usize::try_from(offset % BLOCK).unwrap_or_default()
+}
+
+/// Bytes from `offset` to the end of its block, at most `len`.
+fn step(offset: u64, len: usize) -> usize {
+    len.min(usize::try_from(BLOCK - offset % BLOCK).unwrap_or(usize::MAX))
+}
+
+impl StorageBackend for View {
+    fn len(&self) -> io::Result<u64> {
+        Ok(lock(&self.changes).len)
+    }
+
+    fn read(&self, mut offset: u64, mut out: &mut [u8]) -> io::Result<()> {
+        let changes = lock(&self.changes);
+        if offset.saturating_add(out.len() as u64) > changes.len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        while !out.is_empty() {
+            let (part, rest) = out.split_at_mut(step(offset, out.len()));
+            changes.read(&self.file, offset, part)?;
+            offset += part.len() as u64;
+            out = rest;
+        }
+        Ok(())
+    }
+
+    fn write(&self, mut offset: u64, mut data: &[u8]) -> io::Result<()> {
+        let mut changes = lock(&self.changes);
+        if data.is_empty() {
+            return Ok(());
+        }
+        while !data.is_empty() {
+            let (part, rest) = data.split_at(step(offset, data.len()));
+            let number = offset / BLOCK;
+            if !changes.blocks.contains_key(&number) {
+                let mut block = vec![0; step(0, usize::MAX)];
+                changes.read(&self.file, number * BLOCK, &mut block)?;
+                changes.blocks.insert(number, block.into());
+            }
+            let block = changes.blocks.get_mut(&number).and_then(|block| {
+                let start = within(offset);
+                block.get_mut(start..start + part.len())
+            });
+            block.ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(part);
+            offset += part.len() as u64;
+            data = rest;
+        }
+        changes.len = changes.len.max(offset);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut changes = lock(&self.changes);
+        changes.len = len;
+        changes.kept = changes.kept.min(len);
+        changes.blocks.retain(|number, _| number * BLOCK < len);
+        if let Some(block) = changes.blocks.get_mut(&(len / BLOCK)) {
+            block.get_mut(within(len)..).unwrap_or_default().fill(0);
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<bool, BackendError> {
+        self.file.try_lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.unlock_range(start, end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::fs;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Write(u64, Vec<u8>),
+        Resize(u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let write = (0..20_000_u64, prop::collection::vec(any::<u8>(), 0..9000));
+        let step = prop_oneof![
+            write.prop_map(|(at, bytes)| Step::Write(at, bytes)),
+            (0..20_000_u64).prop_map(Step::Resize),
+        ];
+        prop::collection::vec(step, 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn it_reads_as_the_file_would_and_leaves_the_file(
+            bytes in prop::collection::vec(any::<u8>(), 0..15_000),
+            steps in steps(),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("file");
+            fs::write(&path, &bytes).unwrap();
+            let file = File::options().read(true).write(true).open(&path).unwrap();
+            let view = View::new(file).unwrap();
+            let mut model = bytes.clone();
+            for step in steps {
+                match step {
+                    Step::Write(at, data) => {
+                        view.write(at, &data).unwrap();
+                        let at = usize::try_from(at).unwrap();
+                        if !data.is_empty() {
+                            model.resize(model.len().max(at + data.len()), 0);
+                            model[at..at + data.len()].copy_from_slice(&data);
+                        }
+                    }
+                    Step::Resize(len) => {
+                        view.set_len(len).unwrap();
+                        model.resize(usize::try_from(len).unwrap(), 0);
+                    }
+                }
+                prop_assert_eq!(view.len().unwrap(), model.len() as u64);
+                let mut read = vec![7; model.len()];
+                view.read(0, &mut read).unwrap();
+                prop_assert!(read == model);
+                let middle = model.len() / 2;
+                let mut read = vec![7; model.len() - middle];
+                view.read(middle as u64, &mut read).unwrap();
+                prop_assert!(read == model[middle..]);
+                prop_assert!(view.read(middle as u64 + 1, &mut vec![0; read.len()]).is_err());
+            }
+            view.close().unwrap();
+            prop_assert!(fs::read(&path).unwrap() == bytes);
+        }
+    }
+}

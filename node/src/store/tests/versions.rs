@@ -1,0 +1,258 @@
+//! State files of other schemas.
+
+use std::io;
+use std::sync::Mutex;
+
+use redb::StorageBackend;
+
+use super::super::disk::{KEY, META, migrate, schema_of};
+use super::*;
+
+const COPY: &str = "state.redb.before-2";
+
+/// Makes `folder` hold the state of schema 1 as a node that was closed leaves it. Returns its bytes.
+fn make_old(folder: &Path) -> Vec<u8> {
+    let store = Store::open(Some(folder)).unwrap();
+    fill(&store);
+    change(&store, |db| {
+        db.delete_table(META)?;
+        db.open_table(OLD_SHARES)?.insert(&b"/a/old"[..], Hash::of(b"old").as_bytes())?;
+        Ok(())
+    });
+    drop(store);
+    std::fs::read(folder.join(STATE_FILE)).unwrap()
+}
+
+fn change(store: &Store, work: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>) {
+    let Kept::Disk(disk) = &store.kept else { panic!("not on disk") };
+    disk.write(work).unwrap();
+}
+
+fn schema(folder: &Path) -> Option<u64> {
+    let database = redb::Database::open(folder.join(STATE_FILE)).unwrap();
+    schema_of(&database).unwrap()
+}
+
+/// Everything that was in the old state is there, and what was in the old table.
+fn check_migrated(folder: &Path) {
+    let store = Store::open(Some(folder)).unwrap();
+    assert_eq!(store.peers().unwrap(), [(id(1), peer("a")), (id(2), peer("b"))]);
+    assert_eq!(store.piece_list(&known(1).hash).unwrap(), Some(list()));
+    let shares = store.shares().unwrap();
+    let paths: Vec<_> = shares.iter().map(|(path, _)| path.to_str().unwrap()).collect();
+    assert_eq!(paths, ["/a/b", "/a/old"]);
+    drop(store);
+    assert_eq!(schema(folder), Some(SCHEMA));
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_new_state_has_the_schema_of_this_version() {
+    let folder = tempfile::tempdir().unwrap();
+    fill(&Store::open(Some(folder.path())).unwrap());
+    assert_eq!(schema(folder.path()), Some(SCHEMA));
+    assert_eq!(names(folder.path()), [STATE_FILE, CLOSED_FILE]);
+    // One that was made and has nothing in it yet.
+    std::fs::remove_file(folder.path().join(STATE_FILE)).unwrap();
+    drop(redb::Database::create(folder.path().join(STATE_FILE)).unwrap());
+    assert_eq!(schema(folder.path()), None);
+    drop(Store::open(Some(folder.path())).unwrap());
+    assert_eq!(schema(folder.path()), Some(SCHEMA));
+    assert_eq!(names(folder.path()), [STATE_FILE, CLOSED_FILE]);
+}
+
+#[test]
+fn an_older_state_is_migrated_and_a_copy_of_it_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    make_old(folder.path());
+    assert_eq!(schema(folder.path()), Some(1));
+    let old = std::fs::read(folder.path().join(STATE_FILE)).unwrap();
+    for _ in 0..2 {
+        check_migrated(folder.path());
+        assert_eq!(names(folder.path()), [STATE_FILE, COPY, CLOSED_FILE]);
+        assert_eq!(std::fs::read(folder.path().join(COPY)).unwrap(), old);
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(folder.path().join(COPY)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    // The copy is the way back.
+    std::fs::copy(folder.path().join(COPY), folder.path().join(STATE_FILE)).unwrap();
+    assert_eq!(schema(folder.path()), Some(1));
+}
+
+#[test]
+fn a_copy_is_not_made_twice_and_replaces_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = make_old(folder.path());
+    let at = |name: &str| folder.path().join(name);
+    // A node was killed in the midst of the copy, another right after it.
+    std::fs::write(at("state.redb.part"), &old[..old.len() / 2]).unwrap();
+    std::fs::write(at(COPY), &old).unwrap();
+    check_migrated(folder.path());
+    assert!(!names(folder.path()).contains(&"state.redb.before-2-2".to_owned()));
+    // Another old state takes the place of the migrated one.
+    let changed = [&old[..], &[0; 4096]].concat();
+    for (file, bytes) in [(COPY, &b"something else"[..]), (STATE_FILE, &changed)] {
+        std::fs::write(at(file), bytes).unwrap();
+    }
+    drop(Store::open(Some(folder.path())));
+    assert_eq!(std::fs::read(at(COPY)).unwrap(), b"something else");
+    assert!(std::fs::read(at("state.redb.before-2-2")).unwrap() == changed);
+}
+
+#[test]
+fn without_a_copy_an_older_state_stays_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = make_old(folder.path());
+    // Something that is no file is where the copy is written.
+    let taken = folder.path().join("state.redb.part");
+    std::fs::create_dir(&taken).unwrap();
+    let before = names(folder.path());
+    for _ in 0..2 {
+        let error = Store::open(Some(folder.path())).unwrap_err();
+        assert!(matches!(error, StoreError::NotMigrated { .. }), "{error:?}");
+        assert!(error.to_string().contains("its content is as it was"), "{error}");
+        assert!(std::fs::read(folder.path().join(STATE_FILE)).unwrap() == old);
+        assert_eq!(names(folder.path()), before);
+    }
+    let repaired = Store::open_or_repair(Some(folder.path()));
+    assert!(matches!(repaired, Err(StoreError::NotMigrated { .. })), "it is not damaged");
+    std::fs::remove_dir(taken).unwrap();
+    check_migrated(folder.path());
+}
+
+#[test]
+fn a_newer_state_is_refused_and_nothing_in_it_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(Some(folder.path())).unwrap();
+    fill(&store);
+    change(&store, |db| {
+        db.open_table(META)?.insert(KEY, SCHEMA + 1)?;
+        Ok(())
+    });
+    let file = folder.path().join(STATE_FILE);
+    let is_refused = || {
+        let bytes = std::fs::read(&file).unwrap();
+        let mark = std::fs::read(folder.path().join(CLOSED_FILE)).unwrap();
+        for _ in 0..2 {
+            let error = Store::open(Some(folder.path())).unwrap_err();
+            assert!(matches!(error, StoreError::NewerSchema { schema: 3, .. }), "{error:?}");
+            assert!(error.to_string().contains("schema 3"), "{error}");
+            assert!(std::fs::read(&file).unwrap() == bytes);
+            assert_eq!(std::fs::read(folder.path().join(CLOSED_FILE)).unwrap(), mark);
+            assert_eq!(names(folder.path()), [STATE_FILE, CLOSED_FILE]);
+        }
+        bytes
+    };
+    let killed = std::fs::read(&file).unwrap();
+    drop(store);
+    let closed = is_refused();
+    // As a node leaves it that is killed.
+    assert!(killed != closed);
+    std::fs::write(&file, killed).unwrap();
+    is_refused();
+    let repaired = Store::open_or_repair(Some(folder.path()));
+    assert!(matches!(repaired, Err(StoreError::NewerSchema { .. })), "it is not damaged");
+    assert!(file.exists());
+}
+
+/// What redb does to a file, in order.
+#[derive(Debug, Clone)]
+enum Step {
+    Write(u64, Vec<u8>),
+    Resize(u64),
+}
+
+/// A file in memory that notes every change.
+#[derive(Debug, Default)]
+struct Recorder {
+    now: Mutex<Vec<u8>>,
+    steps: Arc<Mutex<Vec<Step>>>,
+}
+
+fn apply(bytes: &mut Vec<u8>, step: &Step) {
+    match step {
+        Step::Write(at, data) => {
+            let at = usize::try_from(*at).unwrap();
+            bytes[at..at + data.len()].copy_from_slice(data);
+        }
+        Step::Resize(len) => bytes.resize(usize::try_from(*len).unwrap(), 0),
+    }
+}
+
+impl Recorder {
+    fn note(&self, step: Step) {
+        apply(&mut self.now.lock().unwrap(), &step);
+        self.steps.lock().unwrap().push(step);
+    }
+}
+
+impl StorageBackend for Recorder {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.now.lock().unwrap().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let offset = usize::try_from(offset).unwrap();
+        out.copy_from_slice(&self.now.lock().unwrap()[offset..offset + out.len()]);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.note(Step::Resize(len));
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.note(Step::Write(offset, data.to_vec()));
+        Ok(())
+    }
+}
+
+/// A node is killed after any of the writes of a migration: the next start has the old state, and
+/// migrates it, or the new one.
+#[test]
+fn a_migration_that_is_cut_short_leaves_the_old_state_or_the_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = make_old(folder.path());
+    let recorder = Recorder { now: Mutex::new(old.clone()), steps: Default::default() };
+    let steps = recorder.steps.clone();
+    let database = redb::Builder::new().create_with_backend(recorder).unwrap();
+    let transaction = database.begin_write().unwrap();
+    migrate(Some(1), &transaction).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let steps = std::mem::take(&mut *steps.lock().unwrap());
+    let (mut bytes, mut found) = (old, Vec::new());
+    for step in std::iter::once(None).chain(steps.iter().map(Some)) {
+        if let Some(step) = step {
+            apply(&mut bytes, step);
+        }
+        let cut = tempfile::tempdir().unwrap();
+        std::fs::write(cut.path().join(STATE_FILE), &bytes).unwrap();
+        check_migrated(cut.path());
+        match std::fs::read(cut.path().join(COPY)) {
+            Ok(copy) => {
+                assert!(copy == bytes);
+                found.push(1);
+            }
+            Err(_) => found.push(2),
+        }
+    }
+    assert!(found.is_sorted(), "{found:?}");
+    assert_eq!((found.first(), found.last()), (Some(&1), Some(&2)));
+}
