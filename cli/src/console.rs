@@ -465,7 +465,7 @@ impl Completion {
     }
 
     fn addresses(&self) -> Vec<String> {
-        let known = self.runtime.block_on(self.node.known_peers());
+        let known = self.runtime.block_on(self.node.network().known_peers());
         let known = known.unwrap_or_default().into_iter();
         known
             .flat_map(|(_, known)| known.addresses)

@@ -241,7 +241,7 @@ async fn ping(network: &Network) -> anyhow::Result<(Figures, ())> {
 
 async fn map(network: &Network) -> anyhow::Result<(Figures, ())> {
     network.settled(network.nodes.len()).await?;
-    let map = network.first().network().await?;
+    let map = network.first().network().graph().await?;
     let figures = map.figures();
     ensure!(figures.components == 1, "the network has fallen apart");
     ensure!(figures.nodes == network.nodes.len(), "the map misses nodes");

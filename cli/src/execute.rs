@@ -75,7 +75,7 @@ impl Session {
 
     /// Carries out a command.
     pub(crate) async fn execute(&self, command: Command) -> anyhow::Result<Outcome> {
-        if matches!(command, Command::Shutdown) && self.node.owner().is_none() {
+        if matches!(command, Command::Shutdown) && self.node.network().owner().is_none() {
             bail!("this network has no owner, so nothing stops all of it: `exit` stops this node");
         }
         if matches!(command, Command::Exit | Command::Shutdown | Command::Leave) {
@@ -102,10 +102,10 @@ impl Session {
                 let joined = node.join(&found).await;
                 self.expected.end_command(&joined);
                 let peers = joined.map_err(join::advised)?;
-                Outcome::Linked { peers: self.views(&peers), by_hand: node.is_manual() }
+                Outcome::Linked { peers: self.views(&peers), by_hand: node.network().is_manual() }
             }
             Command::Disconnect { peer } => {
-                let peer = self.view(&node.find_peer(&peer)?);
+                let peer = self.view(&node.network().find_peer(&peer)?);
                 node.disconnect(peer.id).await?;
                 Outcome::Peer { peer }
             }
@@ -116,7 +116,7 @@ impl Session {
             }
             Command::Msg { text } => self.msg(text).await?,
             Command::Send { peer, text } => {
-                let peer = node.find_node(&peer).await?;
+                let peer = node.network().find_node(&peer).await?;
                 node.send(peer.id(), text).await?;
                 // There may be a link now that was made for it.
                 let peer = node.peer(peer.id()).unwrap_or(peer);
@@ -128,7 +128,7 @@ impl Session {
                 Outcome::Broadcast { id, time, links: broadcast.links }
             }
             Command::Ping { peer: Some(peer) } => {
-                let peer = node.find_node(&peer).await?;
+                let peer = node.network().find_node(&peer).await?;
                 let rtt = node.ping(peer.id()).await?;
                 // There may be a link now that was made for it.
                 let peer = node.peer(peer.id()).unwrap_or(peer);
@@ -139,7 +139,7 @@ impl Session {
             Command::Discover { depth } => {
                 let discovery = node.discover(depth).await?;
                 Outcome::Discovered {
-                    links: Network::new(node.network_name(), &discovery).links(),
+                    links: Network::new(node.network().name(), &discovery).links(),
                     size: discovery.nodes.len(),
                     complete: discovery.complete,
                     elapsed_ms: millis(discovery.elapsed),
@@ -204,7 +204,7 @@ impl Session {
             }
             Command::Status => Outcome::Status { status: Box::new(node.status().await) },
             Command::Network => {
-                let network = node.network().await?;
+                let network = node.network().graph().await?;
                 // The time grows with the square of the nodes.
                 let measuring = tokio::task::spawn_blocking(move || NetworkView {
                     name: network.name().to_owned(),
@@ -215,19 +215,19 @@ impl Session {
                 Outcome::Network { network: measuring.await? }
             }
             Command::Size => {
-                let Size { nodes, error, exact, .. } = node.size().await?;
+                let Size { nodes, error, exact, .. } = node.network().size().await?;
                 Outcome::Size { size: nodes, exact, error }
             }
             Command::Map { file } => self.map(file).await?,
             Command::Save { file } => {
                 let path = std::path::absolute(file.unwrap_or_else(|| self.peers_file()))?;
-                node.save_peers(&path).await?;
+                node.network().save_peers(&path).await?;
                 Outcome::Saved { path, peers: self.known().await? }
             }
             Command::Load { file } => {
                 let path = std::path::absolute(file.unwrap_or_else(|| self.peers_file()))?;
-                let loaded = node.load_peers(&path).await?;
-                let connected = node.connect_to_known(&loaded).await;
+                let loaded = node.network().load_peers(&path).await?;
+                let connected = node.network().connect_to_known(&loaded).await;
                 Outcome::Loaded { path, connected: self.views(&connected), peers: views(loaded) }
             }
             Command::Set { setting: None } => Outcome::Settings { config: settings::all(node) },
@@ -247,9 +247,9 @@ impl Session {
                 let closed = node.leave().await?;
                 let closed = |view: &PeerView| closed.iter().any(|peer| peer.id() == view.id);
                 let peers = peers.into_iter().filter(closed).collect();
-                Outcome::Linked { peers, by_hand: node.is_manual() }
+                Outcome::Linked { peers, by_hand: node.network().is_manual() }
             }
-            Command::Shutdown => match node.shutdown_network().await {
+            Command::Shutdown => match node.network().shutdown().await {
                 Ok(()) => Outcome::Stopping { what: Stops::Network },
                 Err(error) => bail!("{error}; `exit` stops this node only"),
             },
@@ -285,7 +285,7 @@ impl Session {
     }
 
     async fn known(&self) -> anyhow::Result<Vec<KnownView>> {
-        Ok(views(self.node.known_peers().await?))
+        Ok(views(self.node.network().known_peers().await?))
     }
 
     async fn ping_all(&self) -> Vec<Ping> {
@@ -335,7 +335,7 @@ impl Session {
     async fn node_named(&self, text: &str) -> anyhow::Result<NodeId> {
         match text.parse::<NodeId>() {
             Ok(_) => command::identity(text).map_err(|error| anyhow!(error)),
-            Err(_) => Ok(self.node.find_node(text).await?.id()),
+            Err(_) => Ok(self.node.network().find_node(text).await?.id()),
         }
     }
 
@@ -356,7 +356,7 @@ impl Session {
             );
         }
         let request = match wanted {
-            Wanted::Ticket(ticket) if ticket.network != self.node.network_name() => bail!(
+            Wanted::Ticket(ticket) if ticket.network != self.node.network().name() => bail!(
                 "this ticket is from the network `{}`, where this node is not: \
                  `peerkit get TICKET` fetches it without a running node",
                 ticket.network
@@ -378,14 +378,14 @@ impl Session {
     async fn addresses(&self, texts: &[String]) -> anyhow::Result<Vec<Address>> {
         let mut addresses = Vec::new();
         for text in texts {
-            addresses.extend(self.node.find_addresses(text).await?);
+            addresses.extend(self.node.network().find_addresses(text).await?);
         }
         Ok(addresses)
     }
 
     async fn map(&self, file: Option<PathBuf>) -> anyhow::Result<Outcome> {
         let write = file.as_deref().map(form).transpose()?;
-        let map = self.node.network().await?;
+        let map = self.node.network().graph().await?;
         let (Some(path), Some(write)) = (file, write) else {
             return Ok(Outcome::Map { map });
         };

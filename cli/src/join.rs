@@ -68,8 +68,8 @@ impl Expected {
     pub(crate) async fn begin_command(&self, node: &Node, places: &[String]) {
         let distinct: Vec<&String> = BTreeSet::from_iter(places).into_iter().collect();
         let addresses = match distinct[..] {
-            [] => node.bootstrap_nodes().to_vec(),
-            [place] => node.known_addresses(place).await.unwrap_or_default(),
+            [] => node.network().bootstrap_nodes().to_vec(),
+            [place] => node.network().known_addresses(place).await.unwrap_or_default(),
             _ => Vec::new(),
         };
         let mut dials = self.lock();
@@ -108,13 +108,13 @@ impl Expected {
 
     /// Expects the dials of peers of earlier runs, and of bootstrap nodes.
     async fn expect(&self, node: &Node) {
-        let known = node.known_peers().await.unwrap_or_default();
+        let known = node.network().known_peers().await.unwrap_or_default();
         let mut dials = self.lock();
         for (id, peer) in known {
             let addresses = peer.addresses.into_iter();
             dials.known.extend(addresses.map(|address| (address.with_id(id), id)));
         }
-        dials.named.extend(node.bootstrap_nodes());
+        dials.named.extend(node.network().bootstrap_nodes());
     }
 
     /// Says on one line how many peers of earlier runs did not answer, once that is known. From then
@@ -164,7 +164,7 @@ pub(crate) async fn begin(
     expected: &Expected,
     output: &Output,
 ) -> Option<AbortHandle> {
-    if node.is_manual() {
+    if node.network().is_manual() {
         connect(node, places).await;
         return None;
     }
@@ -237,7 +237,7 @@ async fn join(
             // What is said about the join says it all.
             expected.lock().named.extend(addresses.iter().cloned());
         }
-        node.join_patiently(&addresses, told).await
+        node.network().join_patiently(&addresses, told).await
     };
     let (joined, ()) = tokio::join!(joining, telling);
     match joined {
@@ -257,7 +257,7 @@ async fn found(
     loop {
         let (mut addresses, mut failure) = (Vec::new(), None);
         for place in places {
-            match node.find_addresses(place).await {
+            match node.network().find_addresses(place).await {
                 Ok(found) => addresses.extend(found),
                 Err(error) if is_unknown(&error) => failure = Some((place, error)),
                 Err(error) => return Err(error),
@@ -280,7 +280,7 @@ async fn found(
 /// one of them is there.
 async fn rejoin(node: &Node, expected: &Expected, output: &Output) {
     expected.expect(node).await;
-    if node.bootstrap_nodes().is_empty() {
+    if node.network().bootstrap_nodes().is_empty() {
         match node.join(&[]).await {
             Ok(_) | Err(Error::NoBootstrap | Error::NoneReached { .. } | Error::Stopped) => {}
             // As the user wanted it.
@@ -300,7 +300,7 @@ async fn rejoin(node: &Node, expected: &Expected, output: &Output) {
         expected.report(node, output).await;
         while failed.recv().await.is_some() {}
     };
-    let (joined, ()) = tokio::join!(node.join_patiently(&[], told), telling);
+    let (joined, ()) = tokio::join!(node.network().join_patiently(&[], told), telling);
     // A bootstrap node waits for others: nothing is wrong with it.
     if let Err(error) = joined
         && !matches!(error, Error::Stopped | Error::OnlyThisNode)

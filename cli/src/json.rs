@@ -55,7 +55,7 @@ impl<'a> Started<'a> {
             node: node.id(),
             name: node.name().to_owned(),
             listen: node.listening().iter().map(ToString::to_string).collect(),
-            network: node.network_name().to_owned(),
+            network: node.network().name().to_owned(),
             state: state.display().to_string(),
             addresses: addresses.map(|a| a.without_id().to_string()).collect(),
             files,

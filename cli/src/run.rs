@@ -371,7 +371,7 @@ async fn greet(
     let mut text = format!(
         "{} is up in network {}\n  {} {}\n  {} {}\n  {} {}\n",
         paint.name(&plain(node.name())),
-        paint.strong(&plain(node.network_name())),
+        paint.strong(&plain(node.network().name())),
         paint.faint("id     "),
         node.id(),
         paint.faint("listens"),

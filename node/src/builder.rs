@@ -91,7 +91,7 @@ impl Builder {
         self
     }
 
-    /// Adds a bootstrap node: one that [`Node::join`] without addresses and [`Node::rejoin`] try
+    /// Adds a bootstrap node: one that [`Node::join`] without addresses tries
     /// beside the peers that were met before. Call it again for more, 64 at most. With a state folder
     /// the lines of its file `bootstrap` are added: one address a line, `#` begins a comment. One that is
     /// named again counts once.
@@ -128,7 +128,7 @@ impl Builder {
     }
 
     /// The key of the network's owner, for who is it: this node can stop the whole network, see
-    /// [`Node::shutdown_network`]. It should not be the node's own.
+    /// [`NetworkHandle::shutdown`](crate::NetworkHandle::shutdown). It should not be the node's own.
     pub fn owner(mut self, key: Key) -> Self {
         self.owner_key = Some(key);
         self

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use peerkit_proto::address::{Address, ParseAddressError};
 use peerkit_proto::event::{Peer, Reason};
+use peerkit_proto::files::TicketError;
 use peerkit_proto::frame::Refusal;
-use peerkit_proto::id::{Hash, NodeId, NotAKey};
+use peerkit_proto::id::{Hash, NodeId, NotAKey, ParseIdError};
 use peerkit_proto::overlay::broadcast::BroadcastError;
 use peerkit_proto::overlay::direct::{DirectError, Missed};
 
@@ -267,6 +268,18 @@ pub enum Error {
         /// The fault in it.
         error: String,
     },
+    /// The system gives no random numbers.
+    #[error("no random numbers: {0}")]
+    NoRandomNumbers(getrandom::Error),
+    /// A value has no JSON form, or is not the JSON that was expected.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// A text is not an identity or a hash.
+    #[error(transparent)]
+    Id(#[from] ParseIdError),
+    /// A text is not a ticket.
+    #[error(transparent)]
+    Ticket(#[from] TicketError),
     /// A name or other setting that can't be.
     #[error("{0}")]
     Setting(String),
@@ -286,6 +299,12 @@ impl Error {
             Self::Refused { reason, .. } => format!("refused: {reason}"),
             other => other.to_string(),
         }
+    }
+}
+
+impl From<getrandom::Error> for Error {
+    fn from(error: getrandom::Error) -> Self {
+        Self::NoRandomNumbers(error)
     }
 }
 

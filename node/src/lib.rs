@@ -13,7 +13,7 @@
 //! let mut events = ann.events();
 //!
 //! let peer = bob.connect(ann.listening()[0]).await?;
-//! bob.send(peer.id(), "hello").await?;
+//! bob.send(&peer, "hello").await?;
 //!
 //! while let Some(event) = events.next().await {
 //!     if let Event::NodeMessage { peer, message } = event {
@@ -87,8 +87,8 @@ pub use key::{
 };
 pub use network::{Degrees, Figures, Network, NetworkNode};
 pub use node::{
-    Broadcasted, ConnectOptions, Discovery, FilesHandle, IntoAddress, Node, Place, SendReport,
-    Sender, Size,
+    BroadcastReceipt, ConnectOptions, Discovery, FilesHandle, IntoAddress, IntoPlaces,
+    NetworkHandle, Node, Place, SendReport, Sender, Size,
 };
 pub use outgoing::Outgoing;
 pub use rate::RateLimits;

@@ -29,7 +29,7 @@ mod svg;
 mod text;
 mod xml;
 
-/// The nodes and links of a network, as a discovery found them: see [`Node::network`].
+/// The nodes and links of a network, as a discovery found them: see [`NetworkHandle::graph`].
 ///
 /// It can be measured ([`Network::figures`]) and written as SVG, DOT, GraphML, JSON or text. Its
 /// JSON is the node-link form of NetworkX, with `from` and `to` for the ends of a link.
@@ -42,14 +42,14 @@ mod xml;
 /// let bob = Node::builder().name("bob").spawn().await?;
 /// bob.connect(ann.listening()[0]).await?;
 ///
-/// let network = bob.network().await?;
+/// let network = bob.network().graph().await?;
 /// let figures = network.figures();
 /// assert_eq!((figures.nodes, figures.links, figures.diameter), (2, 1, 1));
 /// assert!(network.to_svg().contains("ann"));
 /// # ann.shutdown().await; bob.shutdown().await; Ok(()) }
 /// ```
 ///
-/// [`Node::network`]: crate::Node::network
+/// [`NetworkHandle::graph`]: crate::NetworkHandle::graph
 #[derive(Debug, Clone, Default)]
 pub struct Network {
     name: String,

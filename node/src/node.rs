@@ -27,11 +27,13 @@ mod messages;
 mod network;
 pub(crate) use network::REJOIN;
 mod places;
+mod queries;
 
 pub use files::FilesHandle;
-pub use messages::{SendReport, Sender};
-pub use network::{Broadcasted, Discovery, Size};
-pub use places::{IntoAddress, Place};
+pub use messages::{BroadcastReceipt, SendReport, Sender};
+pub use network::{NetworkHandle, Size};
+pub use places::{IntoAddress, IntoPlaces, Place};
+pub use queries::Discovery;
 
 /// A node. Clone the handle freely: all clones are the same node.
 ///
@@ -81,12 +83,6 @@ impl Node {
         &self.inner.name
     }
 
-    /// Returns the name of the network that the node belongs to.
-    #[must_use]
-    pub fn network_name(&self) -> &str {
-        &self.inner.network
-    }
-
     /// The sockets that it listens on, with the ports that were picked.
     #[must_use]
     pub fn listening(&self) -> Vec<SocketAddr> {
@@ -99,18 +95,6 @@ impl Node {
         self.inner.addresses(None)
     }
 
-    /// The [bootstrap nodes](Builder::bootstrap), those of the state folder's file included.
-    #[must_use]
-    pub fn bootstrap_nodes(&self) -> Vec<Address> {
-        self.inner.bootstrap.clone()
-    }
-
-    /// Returns whether links are [made by hand](Builder::manual) only.
-    #[must_use]
-    pub fn is_manual(&self) -> bool {
-        self.inner.manual
-    }
-
     /// A stream of the events from now on. The first one that is asked for, where the node has no
     /// handler, begins with the node's start.
     #[must_use]
@@ -119,7 +103,7 @@ impl Node {
     }
 
     /// Links to the node at `address`. Where there is a link already it is that one. A text is read as
-    /// [`Node::find_addresses`] does, so that it may be a name or an identity.
+    /// [`NetworkHandle::find_addresses`] does, so that it may be a name or an identity.
     ///
     /// # Errors
     /// If no node, another one, or one that refuses is there; or this node is stopping.
@@ -141,18 +125,14 @@ impl Node {
         self.dial(address.into_place()?, options).await
     }
 
-    /// Gives up keeping the link to `address`; the link itself stays.
-    pub async fn stop_reconnecting(&self, address: Address) {
-        let _ = self.inner.orders.send(Order::StopReconnecting(address)).await;
-    }
-
     /// Closes the link with `peer`, whoever dialled it, once what is queued has gone out. Returns
     /// when that has begun; `*_node_disconnected` tells when it is done.
     ///
     /// # Errors
     /// Where there is no such link.
-    pub async fn disconnect(&self, peer: NodeId) -> Result<Peer, Error> {
-        self.order(|reply| Order::Disconnect { id: peer, reply: Some(reply) }).await?
+    pub async fn disconnect(&self, peer: impl Into<NodeId>) -> Result<Peer, Error> {
+        let id = peer.into();
+        self.order(|reply| Order::Disconnect { id, reply: Some(reply) }).await?
     }
 
     /// The connected peers, in the order of their links.
@@ -167,49 +147,17 @@ impl Node {
         self.inner.conn(id).ok().map(|conn| conn.peer.clone())
     }
 
-    /// The connected peer that a person means: by its name, its identity, or the start of it.
-    ///
-    /// # Errors
-    /// Where none or several fit.
-    pub fn find_peer(&self, text: &str) -> Result<Peer, Error> {
-        meant(&self.peers(), text)
-    }
-
-    /// The node that a person means, as one that messages can be sent to: a connected peer, or one
-    /// that was met and has no link now, by its name, its identity, or the start of it; or any node,
-    /// by its whole identity.
-    ///
-    /// # Errors
-    /// Where none or several fit, this node itself is meant, or the state can't be read.
-    pub async fn find_node(&self, text: &str) -> Result<Peer, Error> {
-        match self.find_peer(text) {
-            Err(Error::UnknownPeer(_)) => {}
-            found => return found,
-        }
-        let known = self.inner.known_peers().await?.into_iter();
-        let known: Vec<_> = known.map(|(id, known)| Peer::without_link(id, known.name)).collect();
-        match (meant(&known, text), text.parse::<NodeId>()) {
-            (Err(Error::UnknownPeer(_)), Ok(id)) if id == self.id() => Err(Error::ThisNode),
-            (Err(Error::UnknownPeer(_)), Err(_)) if text == self.name() => Err(Error::ThisNode),
-            (Err(Error::UnknownPeer(_)), Ok(id)) => {
-                Ok(Peer::without_link(id.checked()?, String::new()))
-            }
-            (Err(Error::UnknownPeer(text)), Err(_)) => Err(Error::UnknownNode(text)),
-            (found, _) => found,
-        }
-    }
-
     /// The last round-trip time to a connected peer.
     #[must_use]
-    pub fn rtt(&self, peer: NodeId) -> Option<Duration> {
-        self.inner.conn(peer).ok()?.rtt()
+    pub fn rtt(&self, peer: impl Into<NodeId>) -> Option<Duration> {
+        self.inner.conn(peer.into()).ok()?.rtt()
     }
 
     /// Returns how long ago the last bytes came from a connected peer. A peer that has nothing to
     /// send sends a sign of life every 15 s.
     #[must_use]
-    pub fn idle_time(&self, peer: NodeId) -> Option<Duration> {
-        let conn = self.inner.conn(peer).ok()?;
+    pub fn idle_time(&self, peer: impl Into<NodeId>) -> Option<Duration> {
+        let conn = self.inner.conn(peer.into()).ok()?;
         Some(self.inner.now().since(conn.last_read()))
     }
 
@@ -222,14 +170,14 @@ impl Node {
     /// # Errors
     /// Where no node of the network knows it, or it does not answer within the configured time.
     /// [`Error::ThisNode`] if it is this one.
-    pub async fn ping(&self, node: NodeId) -> Result<Duration, Error> {
-        self.inner.ping(node).await
+    pub async fn ping(&self, node: impl Into<NodeId>) -> Result<Duration, Error> {
+        self.inner.ping(node.into()).await
     }
 
     /// What the application has noted about a connected peer under `key`. Gone with the link.
     #[must_use]
-    pub fn info(&self, peer: NodeId, key: &str) -> Option<serde_json::Value> {
-        World::info(&*self.inner, peer, key)
+    pub fn info(&self, peer: impl Into<NodeId>, key: &str) -> Option<serde_json::Value> {
+        World::info(&*self.inner, peer.into(), key)
     }
 
     /// Notes something about a connected peer. Returns what was noted before.
@@ -238,11 +186,11 @@ impl Node {
     /// Where it is not connected.
     pub fn set_info(
         &self,
-        peer: NodeId,
+        peer: impl Into<NodeId>,
         key: impl Into<String>,
         value: impl Into<serde_json::Value>,
     ) -> Result<Option<serde_json::Value>, Error> {
-        self.inner.set_info(peer, key.into(), value.into())
+        self.inner.set_info(peer.into(), key.into(), value.into())
     }
 
     /// What the node has sent and received, over all links.
@@ -253,8 +201,8 @@ impl Node {
 
     /// What the link with a connected peer has sent and received.
     #[must_use]
-    pub fn peer_counters(&self, peer: NodeId) -> Option<Counters> {
-        Some(self.inner.conn(peer).ok()?.meter.read())
+    pub fn peer_counters(&self, peer: impl Into<NodeId>) -> Option<Counters> {
+        Some(self.inner.conn(peer.into()).ok()?.meter.read())
     }
 
     /// Returns the limits of what may go out and come in a second.
@@ -297,27 +245,6 @@ impl Node {
         self.inner.stopped.cancelled().await;
     }
 
-    /// Stops all nodes of the network, as its owner: the order is signed with the owner's key, passed
-    /// on by every node, and obeyed by those that know the owner. Returns once it is on its way; this
-    /// node stops too, in the background: see [`Node::stopped`].
-    ///
-    /// # Errors
-    /// Where this node does not have the owner's key.
-    pub async fn shutdown_network(&self) -> Result<(), Error> {
-        let key = match (self.inner.owner_key.clone(), self.owner()) {
-            (Some(key), _) => key,
-            (None, Some(owner)) => return Err(Error::NotOwner(owner)),
-            (None, None) => return Err(Error::NoOwner),
-        };
-        self.order(|reply| Order::ShutdownNetwork { key, reply }).await
-    }
-
-    /// Who owns the network, as far as this node knows.
-    #[must_use]
-    pub fn owner(&self) -> Option<NodeId> {
-        self.inner.owner()
-    }
-
     /// Waits until the node has stopped, for whatever reason.
     pub async fn stopped(&self) {
         self.inner.stopped.cancelled().await;
@@ -333,25 +260,5 @@ impl Node {
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Node({} {})", self.inner.name, self.inner.id.short())
-    }
-}
-
-/// Which of `peers` a person means.
-fn meant(peers: &[Peer], text: &str) -> Result<Peer, Error> {
-    let one = |fits: &dyn Fn(&Peer) -> bool| {
-        let mut fitting = peers.iter().filter(|peer| fits(peer));
-        match (fitting.next(), fitting.next()) {
-            (Some(peer), None) => Ok(peer.clone()),
-            (None, _) => Err(Error::UnknownPeer(text.to_owned())),
-            (Some(_), Some(_)) => Err(Error::AmbiguousPeer(text.to_owned())),
-        }
-    };
-    // Pasted digits may be in brackets or quotes, as they are printed.
-    let digits = text.trim_matches(|c: char| !c.is_alphanumeric()).to_ascii_lowercase();
-    match one(&|peer| peer.name() == text) {
-        Err(Error::UnknownPeer(_)) if !digits.is_empty() => {
-            one(&|peer| peer.id().to_string().starts_with(&digits))
-        }
-        found => found,
     }
 }

@@ -1,17 +1,18 @@
-//! Messages, requests and streams.
+//! Messages, broadcasts, requests and streams.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use peerkit_proto::event::Peer;
 use peerkit_proto::frame::MESSAGE_HEAD;
-use peerkit_proto::id::NodeId;
+use peerkit_proto::id::{Hash, NodeId};
 use peerkit_proto::message::Message;
 
 use super::Node;
 use crate::conn::Conn;
 use crate::error::Error;
 use crate::inner::{Inner, not_accepted};
+use crate::order::Order;
 use crate::outbox::NotAccepted;
 use crate::outgoing::{Built, Outgoing};
 use crate::served::ServedStream;
@@ -25,6 +26,17 @@ pub struct SendReport {
     pub sent: Vec<NodeId>,
     /// The peers that it could not be queued for, and why.
     pub failed: Vec<(NodeId, Error)>,
+}
+
+/// A broadcast that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BroadcastReceipt {
+    /// The id of the broadcast, the same on every node.
+    pub id: Hash,
+    /// The time at which it was made, by the clock of this node, in milliseconds since 1970.
+    pub time: u64,
+    /// Number of links that it was sent over.
+    pub links: usize,
 }
 
 /// Sends to one peer over the link that there was when it was made. Cloning is cheap.
@@ -108,9 +120,10 @@ impl Node {
     /// message was not sent then. [`Error::NotReached`] says whether it may have arrived.
     pub async fn send<'a>(
         &self,
-        peer: NodeId,
+        peer: impl Into<NodeId>,
         message: impl Into<Outgoing<'a>>,
     ) -> Result<(), Error> {
+        let peer = peer.into();
         match self.inner.linked(peer) {
             Some(conn) => Sender::new(conn, self.inner.clone()).send(message).await,
             None => self.inner.send_directly(peer, message.into().into_message()).await,
@@ -124,7 +137,7 @@ impl Node {
     /// As [`Node::send`], and [`Error::Full`]. The message was not sent then.
     pub fn try_send<'a>(
         &self,
-        peer: NodeId,
+        peer: impl Into<NodeId>,
         message: impl Into<Outgoing<'a>>,
     ) -> Result<(), Error> {
         self.sender(peer)?.try_send(message)
@@ -134,8 +147,8 @@ impl Node {
     ///
     /// # Errors
     /// Where it is not connected.
-    pub fn sender(&self, peer: NodeId) -> Result<Sender, Error> {
-        Ok(Sender { conn: self.inner.conn(peer)?, inner: self.inner.clone() })
+    pub fn sender(&self, peer: impl Into<NodeId>) -> Result<Sender, Error> {
+        Ok(Sender { conn: self.inner.conn(peer.into())?, inner: self.inner.clone() })
     }
 
     /// Sends a message to every connected peer but those in `exclude`, without waiting. The report
@@ -156,6 +169,48 @@ impl Node {
         Ok(report)
     }
 
+    /// Sends a message to every node of the network. Each node gets it once, gets each author's
+    /// broadcasts in order, and checks that it was signed by its author.
+    ///
+    /// The author itself gets no event for its own broadcast. Nodes that join, or were cut off, get the
+    /// broadcasts of the last ten minutes.
+    ///
+    /// If links are crowded this waits up to 5 s for them first, and then for its turn if
+    /// [`Config::broadcast_rate`](crate::Config::broadcast_rate) is set.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
+    /// # let ann = peerkit::Node::builder().listen("127.0.0.1:0").spawn().await?;
+    /// # let bob = peerkit::Node::builder().spawn().await?;
+    /// # bob.connect(ann.listening()[0]).await?;
+    /// # let mut events = ann.events();
+    /// bob.broadcast("greeting", "hello, everyone").await?;
+    ///
+    /// while let Some(event) = events.next().await {
+    ///     if let peerkit::Event::NodeBroadcast { broadcast } = event {
+    ///         assert_eq!((broadcast.author, &*broadcast.title), (bob.id(), "greeting"));
+    ///         break;
+    ///     }
+    /// }
+    /// # ann.shutdown().await; bob.shutdown().await; Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Broadcast`] if the title (256 bytes) or the message (64 KiB) is over its limit: nothing
+    /// was sent.
+    pub async fn broadcast(
+        &self,
+        title: impl Into<String>,
+        message: impl Into<Message>,
+    ) -> Result<BroadcastReceipt, Error> {
+        let (title, message) = (title.into(), message.into());
+        self.inner.rates.broadcast(title.len() + message.body().len()).await;
+        self.inner.wait_for_calm().await;
+        let order = |reply| Order::Broadcast { title, message, reply };
+        let (id, time, links) = self.order(order).await??;
+        Ok(BroadcastReceipt { id, time, links })
+    }
+
     /// Asks a connected peer, and waits for its reply for the configured time (10 s).
     ///
     /// The peer answers with the handler that it has given to [`Node::serve`] under `name`.
@@ -166,7 +221,7 @@ impl Node {
     /// time; or the link ends.
     pub async fn request(
         &self,
-        peer: NodeId,
+        peer: impl Into<NodeId>,
         name: &str,
         body: impl Into<Message>,
     ) -> Result<Message, Error> {
@@ -179,12 +234,12 @@ impl Node {
     /// As [`Node::request`].
     pub async fn request_within(
         &self,
-        peer: NodeId,
+        peer: impl Into<NodeId>,
         name: &str,
         body: impl Into<Message>,
         timeout: Duration,
     ) -> Result<Message, Error> {
-        self.inner.request(peer, name, body.into(), timeout).await
+        self.inner.request(peer.into(), name, body.into(), timeout).await
     }
 
     /// Opens a byte stream to a node of the network, to speak `protocol` on. It needs no link; where
@@ -192,7 +247,12 @@ impl Node {
     ///
     /// # Errors
     /// Where neither side can reach the other, or the other does not speak the protocol.
-    pub async fn open_stream(&self, peer: NodeId, protocol: &str) -> Result<Stream, Error> {
+    pub async fn open_stream(
+        &self,
+        peer: impl Into<NodeId>,
+        protocol: &str,
+    ) -> Result<Stream, Error> {
+        let peer = peer.into();
         let known = self.inner.known_peers().await?;
         let addresses = known.into_iter().find(|(id, _)| *id == peer).map(|(_, k)| k.addresses);
         self.inner.open_stream(peer, &addresses.unwrap_or_default(), protocol).await

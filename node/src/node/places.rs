@@ -8,6 +8,7 @@ use peerkit_proto::frame::query::{AnswerBody, What};
 use peerkit_proto::id::NodeId;
 use tokio::sync::oneshot;
 
+use super::network::NetworkHandle;
 use super::{ConnectOptions, Node};
 use crate::error::Error;
 use crate::known;
@@ -26,7 +27,7 @@ const DIALS: usize = 8;
 pub enum Place {
     /// An address.
     Address(Address),
-    /// A text, read as [`Node::find_addresses`] does.
+    /// A text, read as [`NetworkHandle::find_addresses`] does.
     Text(String),
 }
 
@@ -103,13 +104,80 @@ impl IntoAddress for String {
     }
 }
 
+/// Places to join through: one that [`IntoAddress`] takes, or a list of addresses.
+pub trait IntoPlaces {
+    /// Returns the places.
+    ///
+    /// # Errors
+    /// If one of them can't be a place.
+    fn into_places(self) -> Result<Vec<Place>, Error>;
+}
+
+impl<P: IntoAddress> IntoPlaces for P {
+    fn into_places(self) -> Result<Vec<Place>, Error> {
+        Ok(vec![self.into_place()?])
+    }
+}
+
+impl IntoPlaces for &[Address] {
+    fn into_places(self) -> Result<Vec<Place>, Error> {
+        self.iter().map(IntoAddress::into_place).collect()
+    }
+}
+
+impl<const N: usize> IntoPlaces for &[Address; N] {
+    fn into_places(self) -> Result<Vec<Place>, Error> {
+        self.as_slice().into_places()
+    }
+}
+
+impl IntoPlaces for &Vec<Address> {
+    fn into_places(self) -> Result<Vec<Place>, Error> {
+        self.as_slice().into_places()
+    }
+}
+
 /// The meaning of a text.
 enum Meaning {
     Address(Address),
     Node(NodeId),
 }
 
-impl Node {
+impl NetworkHandle<'_> {
+    /// Finds a connected peer by its name, its identity, or the first digits of it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownPeer`] and [`Error::AmbiguousPeer`].
+    pub fn find_peer(self, text: &str) -> Result<Peer, Error> {
+        meant(&self.node.peers(), text)
+    }
+
+    /// Finds a node that messages can be sent to: a connected peer, or one that was met before, by its
+    /// name, its identity, or the first digits of it; or any node, by its whole identity.
+    ///
+    /// # Errors
+    /// [`Error::UnknownNode`], [`Error::AmbiguousPeer`], [`Error::ThisNode`], and a store error if the
+    /// state can't be read.
+    pub async fn find_node(self, text: &str) -> Result<Peer, Error> {
+        match self.find_peer(text) {
+            Err(Error::UnknownPeer(_)) => {}
+            found => return found,
+        }
+        let known = self.node.inner.known_peers().await?.into_iter();
+        let known: Vec<_> = known.map(|(id, known)| Peer::without_link(id, known.name)).collect();
+        match (meant(&known, text), text.parse::<NodeId>()) {
+            (Err(Error::UnknownPeer(_)), Ok(id)) if id == self.node.id() => Err(Error::ThisNode),
+            (Err(Error::UnknownPeer(_)), Err(_)) if text == self.node.name() => {
+                Err(Error::ThisNode)
+            }
+            (Err(Error::UnknownPeer(_)), Ok(id)) => {
+                Ok(Peer::without_link(id.checked()?, String::new()))
+            }
+            (Err(Error::UnknownPeer(text)), Err(_)) => Err(Error::UnknownNode(text)),
+            (found, _) => found,
+        }
+    }
+
     /// Returns where the node that a person means can be dialled. The text is read in this order:
     /// `lan` is reserved; 64 hex digits are an identity; then the name of a known node, or at least
     /// four digits that only its identity begins with; then a host. A host without a port has
@@ -120,11 +188,11 @@ impl Node {
     ///
     /// # Errors
     /// If the text is none of these, fits several nodes, or no node that answers knows that identity.
-    pub async fn find_addresses(&self, text: &str) -> Result<Vec<Address>, Error> {
-        match self.meaning(text).await? {
+    pub async fn find_addresses(self, text: &str) -> Result<Vec<Address>, Error> {
+        match self.node.meaning(text).await? {
             Meaning::Address(address) => Ok(vec![address]),
-            Meaning::Node(id) => match &self.addresses_of(id).await[..] {
-                [] => self.ask_for_addresses(id).await,
+            Meaning::Node(id) => match &self.node.addresses_of(id).await[..] {
+                [] => self.node.ask_for_addresses(id).await,
                 known => Ok(known.to_vec()),
             },
         }
@@ -136,13 +204,15 @@ impl Node {
     ///
     /// # Errors
     /// If the text is nothing that `find_addresses` reads, or fits several nodes.
-    pub async fn known_addresses(&self, text: &str) -> Result<Vec<Address>, Error> {
-        match self.meaning(text).await? {
+    pub async fn known_addresses(self, text: &str) -> Result<Vec<Address>, Error> {
+        match self.node.meaning(text).await? {
             Meaning::Address(address) => Ok(vec![address]),
-            Meaning::Node(id) => Ok(self.addresses_of(id).await),
+            Meaning::Node(id) => Ok(self.node.addresses_of(id).await),
         }
     }
+}
 
+impl Node {
     /// Links to the node at a place.
     pub(super) async fn dial(&self, place: Place, options: ConnectOptions) -> Result<Peer, Error> {
         let meaning = match place {
@@ -195,7 +265,7 @@ impl Node {
         let is_address = text.contains([':', '@', '/', '[']) || text.eq_ignore_ascii_case("lan");
         if !is_address && !text.is_empty() {
             let is_short = text.len() < PREFIX && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-            match self.find_node(text).await {
+            match self.network().find_node(text).await {
                 Ok(peer) if peer.name() == text || !is_short => {
                     return Ok(Meaning::Node(peer.id()));
                 }
@@ -236,6 +306,26 @@ impl Node {
             }
         }
         Err(Error::NotFound(id))
+    }
+}
+
+/// Returns the peer among `peers` that a text means.
+fn meant(peers: &[Peer], text: &str) -> Result<Peer, Error> {
+    let one = |fits: &dyn Fn(&Peer) -> bool| {
+        let mut fitting = peers.iter().filter(|peer| fits(peer));
+        match (fitting.next(), fitting.next()) {
+            (Some(peer), None) => Ok(peer.clone()),
+            (None, _) => Err(Error::UnknownPeer(text.to_owned())),
+            (Some(_), Some(_)) => Err(Error::AmbiguousPeer(text.to_owned())),
+        }
+    };
+    // Pasted digits may be in brackets or quotes, as they are printed.
+    let digits = text.trim_matches(|c: char| !c.is_alphanumeric()).to_ascii_lowercase();
+    match one(&|peer| peer.name() == text) {
+        Err(Error::UnknownPeer(_)) if !digits.is_empty() => {
+            one(&|peer| peer.id().to_string().starts_with(&digits))
+        }
+        found => found,
     }
 }
 

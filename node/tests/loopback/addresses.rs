@@ -55,8 +55,8 @@ async fn addresses_that_do_not_answer_do_not_hold_up_a_join_or_a_fetch() {
     let peers = folder.path().join("peers.json");
     let json = json!([{"id": a.id(), "name": "a", "addresses": addresses, "last_seen": 1}]);
     std::fs::write(&peers, json.to_string()).unwrap();
-    b.load_peers(&peers).await.unwrap();
-    let joined = within("the join", b.rejoin(1)).await.unwrap();
+    b.network().load_peers(&peers).await.unwrap();
+    let joined = within("the join", b.network().rejoin(1)).await.unwrap();
     assert_eq!(joined[0].id(), a.id());
     assert_eq!(*joined[0].address(), Address::from(at(&a)), "the one that answered");
     drop(listeners);
@@ -94,8 +94,9 @@ async fn bootstrap_nodes_are_joined_where_no_address_is_given() {
     let list = folder.path().join("bootstrap");
     std::fs::write(&list, format!("# ours\n{address} # a\n")).unwrap();
     let c = builder("c").state(folder.path()).spawn().await.unwrap();
-    let joined =
-        within("a join", c.join_patiently(&[], |error, _| panic!("{error}"))).await.unwrap();
+    let joined = within("a join", c.network().join_patiently(&[], |error, _| panic!("{error}")))
+        .await
+        .unwrap();
     assert_eq!(joined[0].id(), a.id());
     c.shutdown().await;
     drop(c);
@@ -108,14 +109,14 @@ async fn bootstrap_nodes_are_joined_where_no_address_is_given() {
     assert!(matches!(too_many.spawn().await, Err(Error::Bootstrap(_))));
     let again = (0..65).fold(builder("d"), |builder, _| builder.bootstrap(address.clone()));
     let d = again.spawn().await.unwrap();
-    assert_eq!(d.bootstrap_nodes(), [address]);
+    assert_eq!(d.network().bootstrap_nodes(), [address]);
     shutdown([&a, &b, &d]).await;
 }
 
 #[tokio::test]
 async fn a_join_through_nobody_says_why() {
     let a = node("a").await;
-    let nothing = a.join_patiently(&[], |error, _| panic!("{error}"));
+    let nothing = a.network().join_patiently(&[], |error, _| panic!("{error}"));
     assert!(matches!(within("the end", nothing).await, Err(Error::NoBootstrap)));
     let dead = refusing();
     let b = builder("b").bootstrap(dead.clone()).spawn().await.unwrap();
@@ -134,7 +135,7 @@ async fn a_bootstrap_list_may_name_the_node_itself() {
     let own = refusing();
     let listening = || Node::builder().listen(own.to_string()).bootstrap(own.clone());
     let a = listening().name("a").spawn().await.unwrap();
-    let alone = a.join_patiently(&[], |error, _| panic!("{error}"));
+    let alone = a.network().join_patiently(&[], |error, _| panic!("{error}"));
     assert!(matches!(within("the end", alone).await, Err(Error::OnlyThisNode)));
     a.shutdown().await;
 
@@ -205,7 +206,7 @@ async fn what_is_announced_is_what_others_find() {
     // Who has a link over loopback can still dial it there.
     let (_, known) = within("it is remembered", async {
         loop {
-            if let Some(known) = c.known_peers().await.unwrap().pop() {
+            if let Some(known) = c.network().known_peers().await.unwrap().pop() {
                 return known;
             }
             tokio::task::yield_now().await;

@@ -81,7 +81,7 @@ async fn a_node_does_not_link_to_itself() {
     assert!(matches!(a.send(a.id(), "x").await, Err(Error::ThisNode)));
     assert!(matches!(a.connect(id.as_str()).await, Err(Error::ThisNode)));
     for text in ["a", &id] {
-        assert!(matches!(a.find_node(text).await, Err(Error::ThisNode)), "{text}");
+        assert!(matches!(a.network().find_node(text).await, Err(Error::ThisNode)), "{text}");
     }
     shutdown([&a]).await;
 }
@@ -354,9 +354,9 @@ async fn notes_and_round_trips() {
     }
     let missed = a.ping(stranger).await;
     assert!(matches!(missed, Err(Error::NotConnected(_) | Error::NotFound(_))), "{missed:?}");
-    assert_eq!(a.find_peer("b").unwrap().id(), b.id());
-    assert_eq!(a.find_peer(&b.id().to_string()[..8]).unwrap().id(), b.id());
-    assert!(matches!(a.find_peer("nobody"), Err(Error::UnknownPeer(_))));
+    assert_eq!(a.network().find_peer("b").unwrap().id(), b.id());
+    assert_eq!(a.network().find_peer(&b.id().to_string()[..8]).unwrap().id(), b.id());
+    assert!(matches!(a.network().find_peer("nobody"), Err(Error::UnknownPeer(_))));
 
     a.disconnect(b.id()).await.unwrap();
     until("the link is gone", || a.peers().is_empty() && b.peers().is_empty()).await;
@@ -518,7 +518,7 @@ async fn a_node_is_dialled_by_its_name_or_identity() {
     assert_eq!(peer.id(), bob.id());
     for text in ["bob".to_owned(), bob.id().to_string()[..6].to_owned()] {
         assert_eq!(ann.connect(&text).await.unwrap().id(), bob.id(), "{text}");
-        let addresses = ann.find_addresses(&text).await.unwrap();
+        let addresses = ann.network().find_addresses(&text).await.unwrap();
         let expected = Address::from_socket(bobs).with_id(bob.id());
         assert_eq!(addresses, [expected], "{text}");
     }

@@ -168,7 +168,7 @@ async fn who_is_started_first_waits_for_the_other() {
     let joining = tokio::spawn({
         let a = a.clone();
         let told = move |error: &Error, wait| told.send((error.to_string(), wait)).unwrap();
-        async move { a.join_patiently(&[address.into()], told).await }
+        async move { a.network().join_patiently(&[address.into()], told).await }
     });
     let mut waits = Vec::new();
     for _ in 0..3 {
@@ -301,7 +301,7 @@ async fn who_probes_a_node_hears_who_it_is_without_a_link() {
         |node: &Node| serde_json::json!({"id": node.id(), "addresses": [at(node).to_string()]});
     let json = serde_json::json!([known(&a), known(&by_hand)]).to_string();
     std::fs::write(peers.path(), json).unwrap();
-    b.load_peers(peers.path()).await.unwrap();
+    b.network().load_peers(peers.path()).await.unwrap();
 
     let now = u64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
     let mut stream = within("a stream", b.open_stream(a.id(), "peerkit-probe/1")).await.unwrap();

@@ -30,16 +30,16 @@ async fn is_up(node: &Node) -> bool {
 #[tokio::test]
 async fn the_owner_stops_all_that_joined() {
     let genesis = builder("genesis").owner(owner()).spawn().await.unwrap();
-    assert_eq!(genesis.owner(), Some(owner().id()));
+    assert_eq!(genesis.network().owner(), Some(owner().id()));
     let mut nodes = vec![genesis];
     for n in 1..10 {
         let node = node(&format!("n{n}")).await;
         // Each learns it from the one that it joins through.
         node.join(&[at(&nodes[n / 2]).into()]).await.unwrap();
-        until("it knows the owner", || node.owner() == Some(owner().id())).await;
+        until("it knows the owner", || node.network().owner() == Some(owner().id())).await;
         nodes.push(node);
     }
-    let refused = nodes[3].shutdown_network().await.unwrap_err();
+    let refused = nodes[3].network().shutdown().await.unwrap_err();
     assert!(matches!(refused, Error::NotOwner(id) if id == owner().id()), "{refused:?}");
     assert!(is_up(&nodes[0]).await);
 
@@ -48,7 +48,7 @@ async fn the_owner_stops_all_that_joined() {
     with_key.join(&[at(&nodes[9]).into()]).await.unwrap();
     nodes.push(with_key);
     let mut events: Vec<_> = nodes.iter().map(Node::events).collect();
-    nodes[10].shutdown_network().await.unwrap();
+    nodes[10].network().shutdown().await.unwrap();
     for (node, events) in nodes.iter().zip(&mut events) {
         within("the node has stopped", node.stopped()).await;
         let told = expect(events, "node_shutdown_ordered").await;
@@ -61,13 +61,13 @@ async fn the_owner_stops_all_that_joined() {
 async fn a_network_without_an_owner_has_nobody_who_stops_it() {
     let (a, b) = (node("a").await, node("b").await);
     a.join(&[at(&b).into()]).await.unwrap();
-    assert_eq!((a.owner(), b.owner()), (None, None));
-    assert!(matches!(a.shutdown_network().await, Err(Error::NoOwner)));
+    assert_eq!((a.network().owner(), b.network().owner()), (None, None));
+    assert!(matches!(a.network().shutdown().await, Err(Error::NoOwner)));
     // One who comes later does not own those that are there.
     let late = builder("late").owner(owner()).spawn().await.unwrap();
     let mut events = b.events();
     late.connect(at(&b)).await.unwrap();
-    late.shutdown_network().await.unwrap();
+    late.network().shutdown().await.unwrap();
     let refused = expect(&mut events, "node_shutdown_refused").await;
     let Event::NodeShutdownRefused { peer, why } = refused else { panic!() };
     assert_eq!((peer.id(), why.contains("no owner")), (late.id(), true), "{why}");
@@ -131,7 +131,7 @@ async fn an_order_that_somebody_kept_stops_nobody_after_a_restart() {
     let genesis = builder("genesis").owner(owner()).spawn().await.unwrap();
     victim.join(&[at(&genesis).into()]).await.unwrap();
     let mut spy = Attacker::link(at(&genesis)).await;
-    genesis.shutdown_network().await.unwrap();
+    genesis.network().shutdown().await.unwrap();
     let kept = loop {
         if let Frame::Order(order) = spy.content().await.unwrap() {
             break order;
@@ -142,7 +142,7 @@ async fn an_order_that_somebody_kept_stops_nobody_after_a_restart() {
     drop(victim);
 
     let victim = state("victim").spawn().await.unwrap();
-    assert_eq!(victim.owner(), Some(owner().id()), "it is remembered");
+    assert_eq!(victim.network().owner(), Some(owner().id()), "it is remembered");
     let mut spy = Attacker::link(at(&victim)).await;
     spy.send(&Frame::Order(kept)).await;
     spy.send(&crate::attacker::text("after it")).await;
@@ -151,13 +151,13 @@ async fn an_order_that_somebody_kept_stops_nobody_after_a_restart() {
     // Trust on first use: others who say that it is theirs come too late.
     let usurper = builder("usurper").owner(crate::attacker::key()).spawn().await.unwrap();
     victim.connect(at(&usurper)).await.unwrap();
-    assert_eq!(victim.owner(), Some(owner().id()));
+    assert_eq!(victim.network().owner(), Some(owner().id()));
     drop(spy);
     shutdown([&victim, &usurper]).await;
     drop(victim);
     let given: NodeId = crate::attacker::key().id();
     let victim = state("victim").owner_id(given).spawn().await.unwrap();
-    assert_eq!(victim.owner(), Some(given), "what the user says goes before");
+    assert_eq!(victim.network().owner(), Some(given), "what the user says goes before");
     let both = state("both").owner(owner()).owner_id(given).spawn().await;
     assert!(matches!(both, Err(Error::Setting(_))));
     shutdown([&victim]).await;
@@ -172,7 +172,7 @@ async fn a_stranger_who_connects_is_not_believed() {
     until("the link is there", || victim.peer(stranger.id()).is_some()).await;
     let usurper = builder("usurper").owner(owner()).spawn().await.unwrap();
     usurper.connect(at(&victim)).await.unwrap();
-    assert_eq!(victim.owner(), None);
+    assert_eq!(victim.network().owner(), None);
     drop(stranger);
     shutdown([&victim, &usurper]).await;
 }
@@ -198,7 +198,7 @@ async fn nobody_is_the_owner_by_a_key_that_no_node_can_hold() {
     assert_eq!(connected.unwrap().id(), liar.id());
     let genesis = builder("genesis").owner(owner()).spawn().await.unwrap();
     victim.connect(at(&genesis)).await.unwrap();
-    until("it knows the owner", || victim.owner() == Some(owner().id())).await;
+    until("it knows the owner", || victim.network().owner() == Some(owner().id())).await;
     let given = builder("given").owner_id(no_key).spawn().await;
     assert!(matches!(given, Err(Error::Setting(_))));
     drop(liar);

@@ -59,7 +59,7 @@ async fn a_ticket_has_all_that_it_takes() {
     let Access::Ticket(secret) = added.access else { panic!("{:?}", added.access) };
     let ticket = bob.files().ticket(&added.shared.hash).unwrap();
     assert_eq!((ticket.hash, ticket.node), (added.shared.hash, bob.id()));
-    assert_eq!((ticket.secret, &*ticket.network), (Some(secret), bob.network_name()));
+    assert_eq!((ticket.secret, &*ticket.network), (Some(secret), bob.network().name()));
     assert_eq!(ticket.addresses, [at(&bob).into()]);
     assert_eq!(bob.files().ticket(&peerkit::Hash::of(b"?")), None);
     assert!(found(&ann, "secret").await.is_empty());

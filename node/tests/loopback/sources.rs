@@ -280,7 +280,7 @@ async fn a_partial_holder_serves_what_it_has() {
     link(&bob, &sources[0].node).await;
     let get = FetchRequest::new(hash).into_folder(to_bob.path());
     let download = bob.fetch(get);
-    until("bob has the second half", || download.status().done as u64 > 6 * PIECE).await;
+    until("bob has the second half", || download.status().done > 6 * PIECE).await;
     sources[0].node.shutdown().await;
 
     sources.push(Source::new("first", &content, first).await);

@@ -90,7 +90,7 @@ async fn a_node_finds_back_through_those_it_knew() {
     link(&first, &b).await;
     link(&c, &first).await;
     first.shutdown().await;
-    let known = first.known_peers().await.unwrap();
+    let known = first.network().known_peers().await.unwrap();
     drop(first);
     let mut met: Vec<NodeId> = known.iter().map(|(id, _)| *id).collect();
     met.sort();
@@ -103,9 +103,9 @@ async fn a_node_finds_back_through_those_it_knew() {
 
     let again = with_state("a", &folder).spawn().await.unwrap();
     assert!(again.peers().is_empty(), "a link is made only when it is asked for");
-    let peers = again.rejoin(1).await.unwrap();
+    let peers = again.network().rejoin(1).await.unwrap();
     assert_eq!((peers.len(), again.peers().len()), (1, 1));
-    let peers = again.rejoin(10).await.unwrap();
+    let peers = again.network().rejoin(10).await.unwrap();
     assert_eq!(peers.len(), 2);
     again.shutdown().await;
     drop(again);
@@ -113,7 +113,7 @@ async fn a_node_finds_back_through_those_it_knew() {
     // One of them is gone: the other will do.
     b.shutdown().await;
     let again = with_state("a", &folder).spawn().await.unwrap();
-    let peers = again.rejoin(10).await.unwrap();
+    let peers = again.network().rejoin(10).await.unwrap();
     assert_eq!(peers.iter().map(|peer| peer.id()).collect::<Vec<_>>(), [c.id()]);
     shutdown([&again, &c]).await;
 }
@@ -126,38 +126,38 @@ async fn known_peers_travel_as_json() {
     link(&a, &b).await;
     until("it is remembered", || true).await;
     within("b is remembered", async {
-        while a.known_peers().await.unwrap().is_empty() {
+        while a.network().known_peers().await.unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
     })
     .await;
-    assert_eq!(a.save_peers(&file).await.unwrap(), 1);
+    assert_eq!(a.network().save_peers(&file).await.unwrap(), 1);
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     assert_eq!(json[0]["id"], b.id().to_string());
     assert_eq!(json[0]["addresses"][0], at(&b).to_string());
 
     let c = node("c").await;
-    let loaded = c.load_peers(&file).await.unwrap();
-    assert_eq!(loaded, a.known_peers().await.unwrap());
-    assert_eq!(c.known_peers().await.unwrap(), loaded);
+    let loaded = c.network().load_peers(&file).await.unwrap();
+    assert_eq!(loaded, a.network().known_peers().await.unwrap());
+    assert_eq!(c.network().known_peers().await.unwrap(), loaded);
     let d = node("d").await;
-    let reached = within("it connects", d.connect_to_known(&loaded)).await;
+    let reached = within("it connects", d.network().connect_to_known(&loaded)).await;
     assert_eq!(reached.iter().map(peerkit::Peer::id).collect::<Vec<_>>(), [b.id()]);
-    assert_eq!(d.connect_to_known(&loaded).await, [], "it is connected already");
+    assert_eq!(d.network().connect_to_known(&loaded).await, [], "it is connected already");
     shutdown([&d]).await;
-    assert_eq!(c.rejoin(5).await.unwrap()[0].id(), b.id());
+    assert_eq!(c.network().rejoin(5).await.unwrap()[0].id(), b.id());
 
     for wrong in ["", "{}", "[1]", r#"[{"id": "00", "addresses": []}]"#] {
         std::fs::write(&file, wrong).unwrap();
-        let failed = c.load_peers(&file).await.unwrap_err();
+        let failed = c.network().load_peers(&file).await.unwrap_err();
         assert!(matches!(failed, Error::PeersFile { .. }), "{failed:?}");
         assert!(failed.to_string().contains("peers.json"), "{failed}");
     }
-    let missing = c.load_peers(folder.path().join("missing.json")).await;
+    let missing = c.network().load_peers(folder.path().join("missing.json")).await;
     assert!(matches!(missing, Err(Error::PeersFile { .. })));
-    let nowhere = c.save_peers(folder.path().join("no/such/folder")).await;
+    let nowhere = c.network().save_peers(folder.path().join("no/such/folder")).await;
     assert!(matches!(nowhere, Err(Error::PeersFile { .. })));
-    assert_eq!(c.known_peers().await.unwrap().len(), 1, "a bad file changes nothing");
+    assert_eq!(c.network().known_peers().await.unwrap().len(), 1, "a bad file changes nothing");
     shutdown([&a, &b, &c]).await;
 }
 
@@ -227,11 +227,11 @@ async fn a_file_of_peers_is_merged_and_checked() {
         "id": b.id(), "addresses": vec![address.clone(); 40], "last_seen": u64::MAX
     });
     std::fs::write(&file, serde_json::json!([one, one, one]).to_string()).unwrap();
-    let loaded = a.load_peers(&file).await.unwrap();
+    let loaded = a.network().load_peers(&file).await.unwrap();
     let [(id, known)] = &loaded[..] else { panic!("{loaded:?}") };
     assert_eq!((*id, known.addresses.len()), (b.id(), 1));
     assert!(known.last_seen < u64::MAX);
-    assert_eq!(a.connect_to_known(&loaded).await.len(), 1);
+    assert_eq!(a.network().connect_to_known(&loaded).await.len(), 1);
     a.shutdown().await;
     expect(&mut events, "inbound_node_connected").await;
     expect(&mut events, "inbound_node_disconnected").await;
@@ -244,9 +244,9 @@ async fn a_file_of_peers_is_merged_and_checked() {
     let nobody = format!("01{}", "00".repeat(31));
     let json = serde_json::json!([{"id": nobody, "addresses": [address]}]);
     std::fs::write(&file, json.to_string()).unwrap();
-    let error = c.load_peers(&file).await.unwrap_err();
+    let error = c.network().load_peers(&file).await.unwrap_err();
     assert!(matches!(error, Error::PeersFile { .. }), "{error:?}");
     assert!(error.to_string().contains("no valid key"), "{error}");
-    assert!(c.known_peers().await.unwrap().is_empty());
+    assert!(c.network().known_peers().await.unwrap().is_empty());
     c.shutdown().await;
 }

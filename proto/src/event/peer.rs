@@ -25,6 +25,27 @@ struct PeerParts {
     linked: bool,
 }
 
+/// The same peer.
+impl From<&Self> for Peer {
+    fn from(peer: &Self) -> Self {
+        peer.clone()
+    }
+}
+
+/// A node of which only the identity is known.
+impl From<NodeId> for Peer {
+    fn from(id: NodeId) -> Self {
+        Self::without_link(id, String::new())
+    }
+}
+
+/// The peer's identity.
+impl From<&Peer> for NodeId {
+    fn from(peer: &Peer) -> Self {
+        peer.id()
+    }
+}
+
 impl Peer {
     /// Describes a link.
     #[must_use]

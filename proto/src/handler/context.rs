@@ -105,7 +105,8 @@ impl<'a> Context<'a> {
 
     /// Returns what was noted about a connected peer under `key`. Notes are gone with the link.
     #[must_use]
-    pub fn info(&self, peer: NodeId, key: &str) -> Option<Value> {
+    pub fn info(&self, peer: impl Into<NodeId>, key: &str) -> Option<Value> {
+        let peer = peer.into();
         // Notes made in this very call are still among the actions.
         let noted = self.actions.iter().rev().find_map(|action| match action {
             Action::SetInfo(of, under, value) if *of == peer && under == key => Some(value.clone()),
@@ -115,14 +116,20 @@ impl<'a> Context<'a> {
     }
 
     /// Notes something about a connected peer under `key`. A peer without a link gets no note.
-    pub fn set_info(&mut self, peer: NodeId, key: impl Into<String>, value: impl Into<Value>) {
-        self.actions.push(Action::SetInfo(peer, key.into(), value.into()));
+    pub fn set_info(
+        &mut self,
+        peer: impl Into<NodeId>,
+        key: impl Into<String>,
+        value: impl Into<Value>,
+    ) {
+        self.actions.push(Action::SetInfo(peer.into(), key.into(), value.into()));
     }
 
-    /// Sends a message to a peer. A peer without a link is dialled, or other nodes pass the message on.
-    /// If the message can't be sent, `node_message_failed` says so.
-    pub fn send(&mut self, peer: &Peer, message: impl Into<Message>) {
-        self.actions.push(Action::Send(peer.clone(), message.into()));
+    /// Sends a message to a peer, or to the node with an identity, such as the author of a broadcast. A
+    /// node without a link is dialled, or other nodes pass the message on. If the message can't be sent,
+    /// `node_message_failed` says so.
+    pub fn send(&mut self, to: impl Into<Peer>, message: impl Into<Message>) {
+        self.actions.push(Action::Send(to.into(), message.into()));
     }
 
     /// Sends a message to every peer but those in `exclude`. `node_message_failed` names each peer for
@@ -145,8 +152,8 @@ impl<'a> Context<'a> {
     }
 
     /// Closes the link with a peer, inbound or outbound.
-    pub fn disconnect(&mut self, peer: &Peer) {
-        self.actions.push(Action::Disconnect(peer.id()));
+    pub fn disconnect(&mut self, peer: impl Into<NodeId>) {
+        self.actions.push(Action::Disconnect(peer.into()));
     }
 
     /// Gives up keeping the link to `address`.
@@ -180,7 +187,8 @@ impl<'a> Context<'a> {
 
     /// Measures the round-trip time to a node: over its link, or through the network if there is
     /// none. The result comes in `node_ping_completed` or `node_action_failed`.
-    pub fn ping(&mut self, node: NodeId) -> ActionId {
+    pub fn ping(&mut self, node: impl Into<NodeId>) -> ActionId {
+        let node = node.into();
         self.request(|id| Action::Ping(id, node))
     }
 

@@ -1,0 +1,126 @@
+//! Questions to the network, and discovery.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use peerkit_proto::event::{Event, NodeInfo};
+use peerkit_proto::frame::query::{Answer, AnswerBody, What};
+use peerkit_proto::id::NodeId;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::Error;
+use crate::inner::Inner;
+use crate::order::{ANSWERS, Asked, Order};
+
+/// The result of a discovery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discovery {
+    /// The nodes within the depth, this one first.
+    pub nodes: Vec<NodeInfo>,
+    /// Whether all of them have answered in time.
+    pub complete: bool,
+    /// The time that it took.
+    pub elapsed: Duration,
+}
+
+impl Discovery {
+    /// Returns the name that a node gave itself, if it answered.
+    #[must_use]
+    pub fn name_of(&self, id: NodeId) -> Option<&str> {
+        let node = self.nodes.iter().find(|node| node.id == id)?;
+        Some(&node.name)
+    }
+
+    /// Returns the links between the nodes, each once, from the node that dialled to the one that was
+    /// dialled; also those to nodes beyond the depth.
+    #[must_use]
+    pub fn links(&self) -> Vec<(NodeId, NodeId)> {
+        let mut links: Vec<_> = self
+            .nodes
+            .iter()
+            .flat_map(|node| {
+                let outbound = node.outbound.iter().map(|to| (node.id, to.id));
+                outbound.chain(node.inbound.iter().map(|from| (from.id, node.id)))
+            })
+            .collect();
+        links.sort_unstable();
+        links.dedup();
+        links
+    }
+}
+
+/// A query under way.
+pub(crate) struct Asking {
+    pub(crate) answers: mpsc::Receiver<Answer>,
+    pub(crate) ended: oneshot::Receiver<bool>,
+}
+
+impl Inner {
+    /// Asks the network.
+    pub(crate) async fn ask(
+        &self,
+        what: What,
+        depth: i32,
+        timeout: Option<Duration>,
+    ) -> Result<Asking, Error> {
+        let (answers, receiver) = mpsc::channel(ANSWERS);
+        let (ended, end) = oneshot::channel();
+        let asked = Asked { answers, ended, lost: false };
+        let order = Order::Ask { what, depth, own: false, timeout, asked };
+        self.orders.send(order).await.map_err(|_| Error::Stopped)?;
+        Ok(Asking { answers: receiver, ended: end })
+    }
+
+    /// Finds the nodes within a depth: see [`Node::discover`](crate::Node::discover).
+    pub(crate) async fn discover(&self, depth: i32) -> Result<Discovery, Error> {
+        let started = std::time::Instant::now();
+        let me = self.info().await?;
+        let mut asking = self.ask(What::Discover, depth, None).await?;
+        let mut nodes: BTreeMap<NodeId, NodeInfo> = BTreeMap::new();
+        while let Some(answer) = asking.answers.recv().await {
+            let AnswerBody::Neighbours(outbound, inbound) = answer.body else { continue };
+            let info = NodeInfo {
+                id: answer.node,
+                name: answer.name,
+                addresses: answer.addresses,
+                outbound,
+                inbound,
+            };
+            match nodes.get_mut(&info.id) {
+                // A node of many links answers in parts.
+                Some(known) => {
+                    known.outbound.extend(info.outbound);
+                    known.inbound.extend(info.inbound);
+                }
+                None => drop(nodes.insert(info.id, info)),
+            }
+        }
+        let complete = asking.ended.await.unwrap_or(false);
+        nodes.remove(&me.id);
+        for node in nodes.values() {
+            self.dispatch.notice(Event::NodeDiscovered { node: node.clone() });
+        }
+        let nodes = std::iter::once(me).chain(nodes.into_values()).collect();
+        Ok(Discovery { nodes, complete, elapsed: started.elapsed() })
+    }
+
+    /// This node as a discovery shows it.
+    async fn info(&self) -> Result<NodeInfo, Error> {
+        let (reply, info) = oneshot::channel();
+        self.orders.send(Order::Info(reply)).await.map_err(|_| Error::Stopped)?;
+        info.await.map_err(|_| Error::Stopped)
+    }
+
+    /// Asks the network about files, and the neighbours for this node itself: they tell also what
+    /// is shared with it by name. A node may answer twice; the answers end when both have ended.
+    pub(crate) async fn ask_for_files(&self, what: What) -> Result<mpsc::Receiver<Answer>, Error> {
+        let (answers, receiver) = mpsc::channel(ANSWERS);
+        for own in [true, false] {
+            let (what, answers) = (what.clone(), answers.clone());
+            let asked = Asked { answers, ended: oneshot::channel().0, lost: false };
+            let order = Order::Ask { what, depth: -1, own, timeout: None, asked };
+            self.orders.send(order).await.map_err(|_| Error::Stopped)?;
+        }
+        Ok(receiver)
+    }
+}
