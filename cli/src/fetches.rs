@@ -224,6 +224,9 @@ pub(crate) fn advised(error: Error) -> anyhow::Error {
         Error::Fetch(fetch) if fetch.is_changed() => {
             anyhow!("{error}: ask the one who shares it to share it again")
         }
+        Error::NoneAnswers(errors) => {
+            anyhow!("none of the {} nodes answered: {error}", errors.len())
+        }
         _ => error.into(),
     }
 }

@@ -224,7 +224,7 @@ fn advised(error: Error) -> anyhow::Error {
         Error::Fetch(FetchError::NotAFile { .. }) => "remove it first, or give another path",
         _ => return error.into(),
     };
-    anyhow!("{error}: {advice}")
+    anyhow!("{}: {advice}", fetches::advised(error))
 }
 
 const FOLDER_TO_STANDARD: &str =

@@ -18,7 +18,6 @@ mod part;
 mod partial;
 mod place;
 mod prove;
-mod seeking;
 mod serve;
 mod source;
 mod status;

@@ -134,6 +134,21 @@ fn a_hash_needs_to_be_told_where() {
 }
 
 #[test]
+fn each_address_that_does_not_answer_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    // Nothing listens on these ports once they are closed.
+    let ports = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let [one, two] = ports.map(|port| port.local_addr().unwrap().to_string());
+    let got = get(home.path(), &["0a".repeat(32).as_str(), "--from", &one, "--from", &two]);
+    let error = text(&got.stderr);
+    assert_eq!(got.status.code(), Some(1), "{error}");
+    assert!(error.contains("none of the 2 nodes answered"), "{error}");
+    for address in [one, two] {
+        assert!(error.contains(&format!("can't connect to {address}")), "{error}");
+    }
+}
+
+#[test]
 fn a_ticket_that_is_not_whole_says_so() {
     let home = tempfile::tempdir().unwrap();
     let notes = home.path().join("notes.txt");

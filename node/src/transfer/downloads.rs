@@ -9,15 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use peerkit_proto::event::Event;
-use peerkit_proto::files::{Changes, LeftOut, Refusal};
-use peerkit_proto::id::{Hash, NodeId};
+use peerkit_proto::files::fetch::Rests;
+use peerkit_proto::files::{Changes, LeftOut};
+use peerkit_proto::id::Hash;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::download::Download;
 use super::fetch_request::FetchRequest;
-use super::fetching::Fetching;
+use super::fetching::{Fetching, Unfinished};
 use super::part;
 use super::status::{DownloadState, DownloadStatus, Shown};
 use super::{FetchError, Fetched};
@@ -39,18 +40,6 @@ const LISTED: usize = 100;
 /// Interval at which the store learns how much of a download has come. 1 s: after a crash the
 /// figure that is shown before the part is checked is at most so old.
 const SAVE: Duration = Duration::from_secs(1);
-
-/// Time that a restored download without a source rests before it is tried again although no link
-/// was made, for the first time; then twice as long each time. 1 min: a source that is dialled at a
-/// known address makes no link.
-const REST: Duration = Duration::from_secs(60);
-
-/// The same time where a node that has the content is linked already, so that no new link will end
-/// the rest. 5 s: as often as a fetch at work asks the network again.
-const REST_LINKED: Duration = Duration::from_secs(5);
-
-/// The longest of these rests.
-const REST_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// The downloads of a node.
 #[derive(Debug)]
@@ -76,6 +65,8 @@ pub(crate) struct Entry {
     is_paused: AtomicBool,
     pub(super) shown: Shown,
     work: Mutex<Work>,
+    /// Notified when the user resumes it although it is not paused: it waits no longer.
+    resumed: Notify,
     /// Held by the task that is at it: one that was stopped may still be writing.
     at_it: tokio::sync::Mutex<()>,
 }
@@ -232,6 +223,8 @@ impl Inner {
             entry.shown.state(DownloadState::Queued);
             self.keep(entry).await?;
             self.work_on(entry, false);
+        } else if state == DownloadState::Waiting {
+            entry.resumed.notify_one();
         }
         Ok(entry.shown.get())
     }
@@ -447,88 +440,58 @@ impl Entry {
         let shown = Shown::new(request.hash, Some(request.to.path().to_owned()));
         let work = Mutex::default();
         let (has_row, is_paused) = (AtomicBool::default(), AtomicBool::default());
-        let at_it = tokio::sync::Mutex::default();
-        Arc::new(Self { request, has_row, is_restored, is_paused, shown, work, at_it })
+        let (resumed, at_it) = (Notify::new(), tokio::sync::Mutex::default());
+        Arc::new(Self { request, has_row, is_restored, is_paused, shown, work, resumed, at_it })
     }
 }
 
 /// Fetches. A restored download that finds no source gives its place to others and rests until a
-/// link is made, or some time has passed.
+/// link is made, it is resumed, or some time has passed.
 async fn fetch(
     inner: &Arc<Inner>,
     entry: &Entry,
     stop: &CancellationToken,
 ) -> Result<Fetched, Error> {
-    let mut rests = 0;
+    let mut rests = Rests::default();
     loop {
         let links = inner.links();
-        let mut sources = Vec::new();
-        let outcome = fetch_once(inner, entry, stop, &mut sources).await;
-        let is_without = |error: &Error| entry.is_restored && is_for_want_of_a_source(error);
-        match outcome {
-            Err(error) if is_without(&error) => {
-                tracing::info!(hash = %entry.request.hash, %error, "a download waits for a source");
-            }
-            outcome => return outcome,
-        }
+        let (error, sources) = match fetch_once(inner, entry, stop).await {
+            Ok(fetched) => return Ok(fetched),
+            Err(Unfinished::NoSource(error, sources)) if entry.is_restored => (error, sources),
+            Err(Unfinished::NoSource(error, _) | Unfinished::Failed(error)) => return Err(error),
+        };
+        tracing::info!(hash = %entry.request.hash, %error, "a download waits for a source");
         let is_linked = sources.iter().any(|source| inner.conn(*source).is_ok());
         entry.shown.state(DownloadState::Waiting);
         tokio::select! {
             biased;
             () = stop.cancelled() => return Err(Error::Stopped),
-            () = inner.new_link(&links) => rests = 0,
-            () = tokio::time::sleep(rest(rests, is_linked)) => rests = rests.saturating_add(1),
+            () = inner.new_link(&links) => rests.ended(),
+            () = entry.resumed.notified() => rests.ended(),
+            () = tokio::time::sleep(rests.next(is_linked)) => rests.passed(),
         }
     }
 }
 
-/// Returns how long a download without a source rests, after so many rests with no new link.
-fn rest(rests: u32, is_linked: bool) -> Duration {
-    let first = if is_linked { REST_LINKED } else { REST };
-    first.saturating_mul(1_u32.checked_shl(rests).unwrap_or(u32::MAX)).min(REST_MAX)
-}
-
-/// Returns whether a fetch failed only because no node that has the rest could be reached.
-fn is_for_want_of_a_source(error: &Error) -> bool {
-    match error {
-        Error::NoSource(_)
-        | Error::Resolve { .. }
-        | Error::Connect { .. }
-        | Error::Handshake { .. }
-        | Error::WrongNode { .. }
-        | Error::Timeout(_)
-        | Error::StreamRefused { .. }
-        | Error::StreamBroken { .. }
-        | Error::Unreachable { .. } => true,
-        Error::Fetch(error) => matches!(
-            error,
-            FetchError::NoMore
-                | FetchError::Stalled
-                | FetchError::Stream(_)
-                | FetchError::Refused(Refusal::NotFound | Refusal::Busy)
-        ),
-        _ => false,
-    }
-}
-
-/// Waits for its turn, and fetches. Adds the nodes that it took for sources to `sources`.
+/// Waits for its turn, and fetches.
 async fn fetch_once(
     inner: &Arc<Inner>,
     entry: &Entry,
     stop: &CancellationToken,
-    sources: &mut Vec<NodeId>,
-) -> Result<Fetched, Error> {
+) -> Result<Fetched, Unfinished> {
     let _place = tokio::select! {
         biased;
-        () = stop.cancelled() => return Err(Error::Stopped),
+        () = stop.cancelled() => return Err(Error::Stopped.into()),
         place = inner.downloads.places.acquire() => place.map_err(|_| Error::Stopped)?,
     };
     entry.shown.state(DownloadState::Finding);
     let is_patient = entry.is_restored || entry.shown.kept() > 0;
     let over = CancellationToken::new();
     let fetching = async {
-        let fetching = Fetching::new(inner, &entry.request, &entry.shown, is_patient);
-        let outcome = fetching.run(stop, sources).await;
+        let outcome = match Fetching::new(inner, &entry.request, &entry.shown, is_patient) {
+            Ok(fetching) => fetching.run(stop, &entry.resumed).await,
+            Err(error) => Err(error.into()),
+        };
         over.cancel();
         outcome
     };
@@ -555,19 +518,5 @@ async fn note_if_lost(entry: &Entry) {
     let looking = blocking::run(move || part::is_left(&path, &hash));
     if looking.await == Some(false) {
         entry.shown.lost();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_download_whose_source_is_linked_rests_shortly() {
-        assert_eq!([rest(0, true), rest(1, true)], [REST_LINKED, REST_LINKED * 2]);
-        assert_eq!([rest(0, false), rest(1, false)], [REST, REST * 2]);
-        for rests in [20, 31, 32, u32::MAX] {
-            assert_eq!([rest(rests, true), rest(rests, false)], [REST_MAX; 2]);
-        }
     }
 }

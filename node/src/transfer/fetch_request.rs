@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use peerkit_proto::address::Address;
+use peerkit_proto::files::fetch::Candidate;
 use peerkit_proto::files::{FileName, Secret, Ticket};
-use peerkit_proto::id::{Hash, NodeId};
+use peerkit_proto::id::Hash;
 
 /// A file or folder to fetch: see [`Node::fetch`](crate::Node::fetch).
 ///
@@ -39,15 +40,6 @@ pub(crate) enum Destination {
     Path(PathBuf),
     /// Into this folder, which is created if it is missing, under the name at the source.
     Folder(PathBuf),
-}
-
-/// A node that may have the content.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Candidate {
-    /// The node's identity; `None` for any node that answers at the addresses.
-    pub(crate) id: Option<NodeId>,
-    /// Addresses at which it may be reached.
-    pub(crate) addresses: Vec<Address>,
 }
 
 impl FetchRequest {

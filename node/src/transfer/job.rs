@@ -1,10 +1,10 @@
-//! What a fetch and its sources have in common.
+//! What a fetch and the tasks of its sources share.
 
 use std::sync::Arc;
 
 use peerkit_proto::files::{FileName, Secret};
 use peerkit_proto::id::Hash;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::FetchError;
 use super::checking::Checking;
@@ -12,7 +12,6 @@ use super::fetch_request::FetchRequest;
 use super::keeping::Keeping;
 use super::news::News;
 use super::status::Shown;
-use super::target::Target;
 use crate::error::Error;
 
 /// What all sources of one fetch share.
@@ -21,48 +20,30 @@ pub(super) struct Job {
     pub(super) secret: Option<Secret>,
     /// The name that it was asked for by.
     pub(super) name: Option<FileName>,
-    /// What is fetched and where it goes, once that is known.
-    pub(super) target: watch::Receiver<Option<Arc<Target>>>,
-    /// A permit for who may prove what is fetched.
-    pub(super) proving: Semaphore,
-    /// What came and is not written yet.
+    /// Pieces that came and are not written yet.
     pub(super) keeping: Arc<Keeping>,
-    /// What is on the disk already.
+    /// The check of what is on the disk already.
     pub(super) checking: Checking,
     pub(super) news: mpsc::Sender<News>,
 }
 
 impl Job {
-    /// What the sources of `get` have in common. Their news go to `news`.
-    pub(super) fn new(
-        get: &FetchRequest,
-        target: watch::Receiver<Option<Arc<Target>>>,
-        news: mpsc::Sender<News>,
-        shown: Shown,
-    ) -> Self {
-        let (proving, checking) = (Semaphore::new(1), Checking::new(shown));
-        let keeping = Arc::new(Keeping::new(news.clone()));
+    /// Collects what the sources of a fetch share. Their news go to `news`.
+    pub(super) fn new(request: &FetchRequest, news: mpsc::Sender<News>, shown: Shown) -> Self {
         Self {
-            hash: get.hash,
-            secret: get.secret,
-            name: get.name.clone(),
-            target,
-            proving,
-            keeping,
-            checking,
+            hash: request.hash,
+            secret: request.secret,
+            name: request.name.clone(),
+            keeping: Arc::new(Keeping::new(news.clone())),
+            checking: Checking::new(shown),
             news,
         }
     }
 
-    /// What is fetched, where that is known.
-    pub(super) fn target(&self) -> Option<Arc<Target>> {
-        self.target.borrow().clone()
-    }
-
-    /// Tells the fetch.
+    /// Reports to the fetch.
     ///
     /// # Errors
-    /// Where it is over.
+    /// If the fetch is over.
     pub(super) async fn tell(&self, news: News) -> Result<(), Error> {
         self.news.send(news).await.map_err(|_| FetchError::Stopped.into())
     }

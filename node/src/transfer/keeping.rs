@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use peerkit_proto::files::FileKind;
+use peerkit_proto::files::fetch::SourceId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::spawn_blocking;
 
@@ -43,7 +44,7 @@ struct Queue {
 #[derive(Debug)]
 struct Waiting {
     target: Arc<Target>,
-    source: usize,
+    source: SourceId,
     batch: Batch,
     _permit: OwnedSemaphorePermit,
 }
@@ -79,7 +80,7 @@ impl Keeping {
     pub(super) async fn keep(
         self: &Arc<Self>,
         target: &Arc<Target>,
-        source: usize,
+        source: SourceId,
         batch: Batch,
     ) -> Result<(), FetchError> {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
@@ -114,7 +115,7 @@ impl Keeping {
                 let pieces = batch.pieces.iter().map(|(piece, _)| *piece).collect();
                 News::Kept { source, pieces }
             }
-            Err(error) => News::Failed { source, error },
+            Err(error) => News::Failed { source, error: error.into() },
         };
         lock(&self.spare).push(batch);
         // It is there before anybody can take the fetch to be at rest.

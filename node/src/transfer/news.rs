@@ -1,43 +1,50 @@
-//! What a fetch and its sources say to each other.
+//! What a fetch and the tasks of its sources say to each other.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use peerkit_proto::address::Address;
+use peerkit_proto::files::fetch::{Claim, SourceId};
 use peerkit_proto::id::NodeId;
 
-use super::FetchError;
 use super::prove::Proven;
+use super::target::Target;
+use crate::error::Error;
 
-/// What a source has to tell.
+/// A report of a source's task, or of the threads that write what it sent.
 #[derive(Debug)]
 pub(super) enum News {
-    /// Who it is: it may have been an address only.
-    Met { source: usize, id: NodeId },
-    /// What is fetched.
-    Proven { source: usize, proven: Box<Proven> },
-    /// What is fetched is not what somebody else has said.
-    Contradicted { source: usize, proven: Box<Proven> },
-    /// It can be asked.
-    Up { source: usize },
-    /// It has everything.
-    Whole { source: usize },
-    /// It has these pieces.
-    Holds { source: usize, first: u64, bits: Bytes },
-    /// Others who may have it.
+    /// The source is connected and has this identity.
+    Met { source: SourceId, id: NodeId },
+    /// The source has described the content.
+    Described { source: SourceId, claim: Claim },
+    /// The source has proven what it said.
+    Proven { source: SourceId, proven: Box<Proven> },
+    /// The source can be asked for pieces.
+    Ready { source: SourceId, is_whole: bool },
+    /// The source has every piece.
+    Whole { source: SourceId },
+    /// The source has these pieces.
+    Holds { source: SourceId, first: u64, bits: Bytes },
+    /// Other nodes that may have the content.
     Sources(Vec<(NodeId, Vec<Address>)>),
-    /// Pieces that it sent are checked and written.
-    Kept { source: usize, pieces: Vec<u64> },
-    /// It sent what is not the file, or the disk refused.
-    Failed { source: usize, error: FetchError },
+    /// Pieces that the source sent are verified and written.
+    Kept { source: SourceId, pieces: Vec<u64> },
+    /// The source has failed, or the disk.
+    Failed { source: SourceId, error: Error },
 }
 
-/// What a source is to do.
+/// What a source's task is to do.
 #[derive(Debug)]
 pub(super) enum Task {
-    Ask {
-        first: u64,
-        count: u16,
-    },
+    /// Prove what the source has said; its size too if `with_size`.
+    Prove { with_size: bool },
+    /// Ask which pieces the source has, and take pieces for this target from now on.
+    Follow(Arc<Target>),
+    /// Ask for pieces.
+    Ask { first: u64, count: u16 },
+    /// Take back what was asked for.
     Cancel,
-    /// Tell the source that the fetch has all it wants, and end the stream in order.
-    Complete,
+    /// Tell the source that the fetch has everything, and end the stream in order.
+    Finish,
 }

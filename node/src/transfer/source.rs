@@ -6,103 +6,120 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use peerkit_proto::files::fetch::{Candidate, Claim, SourceId};
 use peerkit_proto::files::wire::{FILES_PROTOCOL, MAX_PLACES};
-use peerkit_proto::files::{Answer, FileKind, PIECE, Refusal, Request};
-use tokio::sync::{Semaphore, mpsc};
+use peerkit_proto::files::{Answer, Description, FileKind, PIECE, Refusal, Request};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
+use super::FetchError;
 use super::asking::{Answers, Asking, Questions};
-use super::fetch_request::Candidate;
 use super::job::Job;
 use super::news::{News, Task};
 use super::prove::{prove, prove_size};
 use super::target::{Batch, Target};
-use super::{FetchError, STALL};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::lock::lock;
 use crate::stream::Stream;
 use crate::tls::Expected;
 
-/// How long the source that proves what is fetched may take before another may try as well.
-const PROVING: Duration = Duration::from_secs(3);
-
 /// Small pieces are checked and written at the latest this long after the first of them came.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// Works on one source until it fails.
+/// Works on one source until the fetch is over, or until the source fails, which it reports. With
+/// `is_new` the content is not known yet.
 pub(super) async fn attend(
-    inner: &Arc<Inner>,
-    job: &Arc<Job>,
-    source: usize,
+    inner: Arc<Inner>,
+    job: Arc<Job>,
+    source: SourceId,
     candidate: Candidate,
-    tasks: mpsc::UnboundedReceiver<Task>,
-) -> Error {
-    match work(inner, job, source, candidate, tasks).await {
-        Ok(()) => FetchError::Stopped.into(),
-        Err(error) => error,
+    is_new: bool,
+    mut tasks: mpsc::UnboundedReceiver<Task>,
+) {
+    let attending = async {
+        let begun = begin(&inner, &job, source, &candidate, is_new, &mut tasks).await?;
+        match begun {
+            Some(begun) => fetch(&inner, &job, source, begun, tasks).await,
+            None => Ok(()),
+        }
+    };
+    if let Err(error) = attending.await {
+        // A fetch that is over needs no report.
+        let _ = job.tell(News::Failed { source, error }).await;
     }
 }
 
-async fn work(
+/// A stream to a source whose description fits what is fetched.
+struct Begun {
+    asking: Asking,
+    description: Description,
+    target: Arc<Target>,
+    /// Where to say how many bytes the source is sure to send.
+    expected: Expected,
+}
+
+/// Opens a stream, asks for the description, and proves it if that is wanted, until it is known that
+/// this is what is fetched. Returns `None` if the fetch is over before.
+async fn begin(
     inner: &Arc<Inner>,
-    job: &Arc<Job>,
-    source: usize,
-    candidate: Candidate,
-    tasks: mpsc::UnboundedReceiver<Task>,
-) -> Result<(), Error> {
-    let stream = open(inner, &candidate).await?;
+    job: &Job,
+    source: SourceId,
+    candidate: &Candidate,
+    is_new: bool,
+    tasks: &mut mpsc::UnboundedReceiver<Task>,
+) -> Result<Option<Begun>, Error> {
+    let stream = open(inner, candidate).await?;
     let id = stream.peer();
     job.tell(News::Met { source, id }).await?;
     let binding = stream.channel.session().binding;
-    let proof = job.secret.map(|secret| secret.prove(&binding, inner.id));
     let expected = stream.expected.clone();
     let mut asking = Asking::new(stream, inner.rates.of(id));
-    if let Some(proof) = proof {
+    if let Some(secret) = job.secret {
+        let proof = secret.prove(&binding, inner.id);
         asking.ask(&Request::Present { proof }).await?;
     }
-    let mut known = job.target.clone();
-    let is_new = known.borrow().is_none();
-    let described = asking.describe(job.hash, is_new).await;
-    let (description, values) = described.map_err(|error| match job.target() {
-        // Another, or the same before, has told what it is called.
-        Some(target) => error.of_changed(|| target.description.name.to_string()),
-        None => error,
-    })?;
-    let (whole, described) = (description.whole, description.name.clone());
-    if known.borrow().is_none() {
-        let waiting = async { drop(known.wait_for(Option::is_some).await) };
-        tokio::select! {
-            biased;
-            () = waiting => {}
-            permit = first_or_patient(&job.proving) => {
-                let name = &description.name;
-                let proven = prove(&mut asking, job.hash, description.clone(), values).await;
-                let proven = proven.map_err(|error| error.of_changed(|| name.to_string()))?;
+    let (description, mut values) = asking.describe(job.hash, is_new).await?;
+    let claim = Claim { kind: description.kind, size: description.size };
+    job.tell(News::Described { source, claim }).await?;
+    loop {
+        match tasks.recv().await {
+            Some(Task::Prove { with_size }) => {
+                let (values, description) = (std::mem::take(&mut values), description.clone());
+                let name = description.name.to_string();
+                let proving = prove(&mut asking, job.hash, description, values);
+                let proven = proving.await.map_err(|error| error.of_changed(|| name))?;
+                if with_size {
+                    prove_size(&mut asking, job.hash, &proven).await?;
+                }
                 job.tell(News::Proven { source, proven: Box::new(proven) }).await?;
-                let _ = job.target.clone().wait_for(Option::is_some).await;
-                drop(permit);
             }
+            Some(Task::Follow(target)) => {
+                return Ok(Some(Begun { asking, description, target, expected }));
+            }
+            // Nothing was asked for yet.
+            Some(Task::Ask { .. } | Task::Cancel) => {}
+            Some(Task::Finish) | None => return Ok(None),
         }
     }
-    let target = job.target().ok_or(FetchError::Stopped)?;
-    if (description.kind, description.size) != (target.description.kind, target.description.size) {
-        // One of the two lies. This one can show that it does not.
-        let proven = prove(&mut asking, job.hash, description, Vec::new()).await?;
-        prove_size(&mut asking, job.hash, &proven).await?;
-        job.tell(News::Contradicted { source, proven: Box::new(proven) }).await?;
-        return Err(FetchError::Stopped.into());
-    }
+}
+
+/// Takes pieces from a source until the fetch has all it wants.
+async fn fetch(
+    inner: &Arc<Inner>,
+    job: &Arc<Job>,
+    source: SourceId,
+    begun: Begun,
+    tasks: mpsc::UnboundedReceiver<Task>,
+) -> Result<(), Error> {
+    let Begun { mut asking, description, target, expected } = begun;
     let mut addresses = inner.addresses(None);
     addresses.truncate(MAX_PLACES);
     asking.ask(&Request::Follow { hash: job.hash, addresses }).await?;
-    job.tell(News::Up { source }).await?;
-    if whole {
-        // The answer to that says so too, a round trip later.
-        job.tell(News::Whole { source }).await?;
-    }
+    // If it has everything, the answer to that says so too, a round trip later.
+    job.tell(News::Ready { source, is_whole: description.whole }).await?;
     let Asking { questions, answers } = asking;
-    let owed = Arc::new(Owed { runs: Mutex::default(), any: answers.owed(), expected });
+    let owed = Owed { runs: Mutex::default(), any: answers.owed(), expected };
     owed.any.store(false, Ordering::Relaxed);
     let (batch, begun) = (Batch::default(), Instant::now());
     let mut fetching =
@@ -110,7 +127,7 @@ async fn work(
     // Where files of a folder are left out it has not all of it.
     let is_all = target.left_out().next().is_none();
     // Sent only where it is needed to tell names apart: older sources refuse a request that has it.
-    let called = job.name.clone().filter(|name| *name != described);
+    let called = job.name.clone().filter(|name| *name != description.name);
     let all =
         is_all.then(|| Request::Complete { hash: job.hash, name: inner.name.clone(), called });
     tokio::select! {
@@ -121,19 +138,11 @@ async fn work(
     Ok(())
 }
 
-/// A stream to whom the candidate is.
+/// Opens a stream to the candidate.
 async fn open(inner: &Arc<Inner>, candidate: &Candidate) -> Result<Stream, Error> {
     match candidate.id {
         Some(id) => inner.open_stream(id, &candidate.addresses, FILES_PROTOCOL).await,
         None => inner.open_stream_to(&candidate.addresses, FILES_PROTOCOL).await,
-    }
-}
-
-/// The permit, or, where its holder takes too long, none.
-async fn first_or_patient(proving: &Semaphore) -> Option<tokio::sync::SemaphorePermit<'_>> {
-    match tokio::time::timeout(PROVING, proving.acquire()).await {
-        Ok(permit) => permit.ok(),
-        Err(_) => None,
     }
 }
 
@@ -192,10 +201,12 @@ async fn ask(
                 owed.expected.set(0);
                 Request::Cancel
             }
-            Task::Complete => {
+            Task::Finish => {
                 owed.expected.set(0);
                 return questions.finish(all.as_ref()).await;
             }
+            // That was done before.
+            Task::Prove { .. } | Task::Follow(_) => continue,
         };
         questions.ask(&request).await?;
     }
@@ -205,7 +216,7 @@ async fn ask(
 /// The taking side of a source.
 struct Fetching<'a> {
     job: &'a Arc<Job>,
-    source: usize,
+    source: SourceId,
     target: &'a Arc<Target>,
     answers: Answers,
     owed: &'a Owed,
@@ -338,9 +349,4 @@ impl Fetching<'_> {
         let batch = std::mem::take(&mut self.batch);
         Ok(self.job.keeping.keep(self.target, self.source, batch).await?)
     }
-}
-
-/// How long to wait before a source that was lost is tried again, the `tries`th time.
-pub(super) fn pause(tries: u32) -> Duration {
-    Duration::from_millis(125).saturating_mul(1 << tries.min(8)).min(STALL)
 }

@@ -215,6 +215,35 @@ async fn downloads_of_one_content_are_all_kept() {
     shutdown([&bob, &ann]).await;
 }
 
+/// A user need not wait for the end of a rest, nor for a link.
+#[tokio::test]
+async fn a_download_that_waits_goes_on_at_once_when_it_is_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let film = folder.path().join("from/film.bin");
+    let content = write(&film, 9, 2);
+    let ann = node("ann").await;
+    let address = at(&ann);
+    let hash = ann.share(&film).await.unwrap().shared.hash;
+    ann.set_rates(RateLimits { upload: 1, ..RateLimits::default() });
+    let bob = start(&folder).await;
+    let request = FetchRequest::new(hash).into_folder(folder.path().join("to"));
+    let _ = bob.fetch(request.from(address.into()).ask_network(false));
+    until("it has begun", || of(&bob, hash).total.is_some()).await;
+    shutdown([&bob, &ann]).await;
+    drop((bob, ann));
+
+    let bob = start(&folder).await;
+    until("it waits", || of(&bob, hash).state == DownloadState::Waiting).await;
+    let resting = std::time::Instant::now();
+    let ann = Node::builder().name("ann").listen(address).spawn().await.unwrap();
+    ann.share(&film).await.unwrap();
+    bob.files().download(hash).unwrap().resume().await.unwrap();
+    until("it is done", || of(&bob, hash).state == DownloadState::Done).await;
+    assert!(resting.elapsed() < std::time::Duration::from_secs(60), "a rest takes a minute");
+    assert!(std::fs::read(folder.path().join("to/film.bin")).unwrap() == content);
+    shutdown([&bob, &ann]).await;
+}
+
 /// Each of several restored downloads has its turn, and time to find the source.
 #[tokio::test]
 async fn restored_downloads_of_one_content_all_end() {

@@ -146,6 +146,7 @@ impl Fetch {
             Input::Found(candidate) => self.found(now, candidate),
             Input::Searched => self.search.ended(now),
             Input::Linked => self.search.linked(),
+            Input::Resume => self.resume(now),
             Input::Met { source, id } => self.met(source, id),
             Input::Described { source, claim } => {
                 if let Some(known) = self.running(source)
@@ -259,6 +260,16 @@ impl Fetch {
             source.add_addresses(candidate.addresses);
         } else if self.sources.len() < MAX_KNOWN {
             self.sources.push(Source::new(now, candidate));
+        }
+    }
+
+    fn resume(&mut self, now: Instant) {
+        self.search.resume();
+        self.useful = now;
+        for known in &mut self.sources {
+            if let Stage::Waiting(until) = &mut known.stage {
+                *until = now.min(*until);
+            }
         }
     }
 

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use peerkit_proto::address::Address;
+use peerkit_proto::files::fetch::Candidate;
 use peerkit_proto::files::{FileKind, FileName, Secret};
 use peerkit_proto::id::{Hash, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::Entry;
-use crate::transfer::fetch_request::{Candidate, Destination, FetchRequest};
+use crate::transfer::fetch_request::{Destination, FetchRequest};
 use crate::transfer::part;
 
 /// A download, as it is in the store, with the others of the same hash.

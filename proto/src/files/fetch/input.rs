@@ -22,6 +22,8 @@ pub enum Input {
     Searched,
     /// A link was made.
     Linked,
+    /// The user wants it now: nothing that can be tried waits any longer.
+    Resume,
     /// A source has proven its identity.
     Met {
         /// The source.

@@ -67,6 +67,20 @@ pub enum GiveUp {
     Failed(SourceId, Fault),
 }
 
+impl GiveUp {
+    /// Returns whether the fetch has failed only because no node that has the rest could be reached: it
+    /// may succeed later.
+    #[must_use]
+    pub fn is_for_want_of_a_source(&self) -> bool {
+        match self {
+            Self::NoSource | Self::NoMore | Self::NoneAnswered(_) => true,
+            Self::Failed(_, fault) => {
+                matches!(fault, Fault::HungUp | Fault::Unreachable | Fault::Lost)
+            }
+        }
+    }
+}
+
 /// Why a source is never asked again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ban {

@@ -62,6 +62,13 @@ impl Search {
         self.is_linked = true;
     }
 
+    /// Has the next search begin now, unless one is under way.
+    pub(super) fn resume(&mut self) {
+        if let State::Ended(_) = self.state {
+            (self.state, self.pause) = (State::Due, AGAIN);
+        }
+    }
+
     /// Returns whether a search begins now. `is_fed` says whether the fetch has a ready source.
     pub(super) fn begins(&mut self, now: Instant, is_fed: bool) -> bool {
         let is_first = self.state == State::Due;

@@ -377,6 +377,21 @@ fn the_network_is_searched_again_later_each_time_and_soon_after_a_link() {
 }
 
 #[test]
+fn a_resumed_fetch_tries_all_that_it_can_at_once() {
+    let mut driven = Driven::new(vec![node(1)], true, true);
+    driven.outputs();
+    driven.handle(Input::Searched);
+    for dials in 1..5 {
+        driven.failed(source(0, dials), Fault::Unreachable);
+        driven.sleep();
+    }
+    driven.failed(source(0, 5), Fault::Unreachable);
+    let again = [Output::Dial(source(0, 6), node(1)), Output::Search];
+    assert_eq!(driven.handle(Input::Resume), again);
+    assert_eq!(driven.handle(Input::Resume), [], "both are under way");
+}
+
+#[test]
 fn two_sources_that_are_one_node_are_one_and_the_own_node_is_none() {
     let (a, b, c) = (source(0, 1), source(1, 1), source(2, 1));
     let mut driven = Driven::new(vec![place(1), place(2), place(3), node(0)], false, false);
