@@ -4,8 +4,10 @@
 //! [`max_downloads`](peerkit_proto::config::Config::max_downloads) are at work at once, the others
 //! wait in the order in which they came. Those that are to outlive the node are in the store.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use peerkit_proto::event::Event;
@@ -13,7 +15,7 @@ use peerkit_proto::files::fetch::Rests;
 use peerkit_proto::files::{Changes, LeftOut};
 use peerkit_proto::id::Hash;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{AcquireError, Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::download::Download;
@@ -45,12 +47,15 @@ const SAVE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Downloads {
     all: Mutex<Vec<Arc<Entry>>>,
-    places: Semaphore,
+    places: Arc<Semaphore>,
     /// Held while the store is written, so that what was true last is written last.
     rows: tokio::sync::Mutex<()>,
     /// The runtime of the node, for downloads that are begun outside of it.
     runtime: Handle,
 }
+
+/// A download's wait for a place.
+type Turn = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
 
 /// One download, as the node keeps it.
 #[derive(Debug)]
@@ -85,7 +90,7 @@ impl Downloads {
     pub(crate) fn new(at_once: usize) -> Self {
         Self {
             all: Mutex::default(),
-            places: Semaphore::new(at_once.max(1)),
+            places: Arc::new(Semaphore::new(at_once.max(1))),
             rows: tokio::sync::Mutex::default(),
             runtime: Handle::current(),
         }
@@ -145,6 +150,17 @@ impl Downloads {
             all.remove(at);
         }
         all.push(Arc::clone(entry));
+    }
+
+    /// Queues for one of the places. The order of the calls counts, not of the first polls: tasks do not
+    /// begin in the order in which they were spawned.
+    fn turn(&self) -> Turn {
+        let mut turn: Turn = Box::pin(Arc::clone(&self.places).acquire_owned());
+        let first = turn.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        match first {
+            Poll::Ready(place) => Box::pin(std::future::ready(place)),
+            Poll::Pending => turn,
+        }
     }
 
     /// Lets go of everything: the node has stopped.
@@ -301,6 +317,7 @@ impl Inner {
         }
         entry.shown.state(DownloadState::Queued);
         let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
+        let turn = self.downloads.turn();
         // It ends by its own stop, after what is being written: were it dropped in the midst of that
         // the next run would find its part taken, and begin another.
         let working = async move {
@@ -312,7 +329,7 @@ impl Inner {
                 false => Ok(()),
             };
             let result = match begun {
-                Ok(()) => fetch(&inner, &entry, &stop).await,
+                Ok(()) => fetch(&inner, &entry, &stop, turn).await,
                 Err(error) => Err(error),
             };
             if result.is_err() {
@@ -451,11 +468,12 @@ async fn fetch(
     inner: &Arc<Inner>,
     entry: &Entry,
     stop: &CancellationToken,
+    mut turn: Turn,
 ) -> Result<Fetched, Error> {
     let mut rests = Rests::default();
     loop {
         let links = inner.links();
-        let (error, sources) = match fetch_once(inner, entry, stop).await {
+        let (error, sources) = match fetch_once(inner, entry, stop, turn).await {
             Ok(fetched) => return Ok(fetched),
             Err(Unfinished::NoSource(error, sources)) if entry.is_restored => (error, sources),
             Err(Unfinished::NoSource(error, _) | Unfinished::Failed(error)) => return Err(error),
@@ -470,6 +488,7 @@ async fn fetch(
             () = entry.resumed.notified() => rests.ended(),
             () = tokio::time::sleep(rests.next(is_linked)) => rests.passed(),
         }
+        turn = inner.downloads.turn();
     }
 }
 
@@ -478,11 +497,12 @@ async fn fetch_once(
     inner: &Arc<Inner>,
     entry: &Entry,
     stop: &CancellationToken,
+    turn: Turn,
 ) -> Result<Fetched, Unfinished> {
     let _place = tokio::select! {
         biased;
         () = stop.cancelled() => return Err(Error::Stopped.into()),
-        place = inner.downloads.places.acquire() => place.map_err(|_| Error::Stopped)?,
+        place = turn => place.map_err(|_| Error::Stopped)?,
     };
     entry.shown.state(DownloadState::Finding);
     let is_patient = entry.is_restored || entry.shown.kept() > 0;
@@ -503,8 +523,11 @@ async fn fetch_once(
 /// Takes notice of a part that an earlier fetch of the same has left: it is kept also if this one comes to
 /// nothing before it has looked at it.
 async fn note_if_begun(entry: &Entry) {
-    let (to, hash) = (entry.request.to.clone(), entry.request.hash);
-    let looking = blocking::run(move || part::is_left_in(to.folder(), &hash));
+    let FetchRequest { to, name, hash, .. } = entry.request.clone();
+    let looking = blocking::run(move || match to.target(name.as_ref()) {
+        Some(target) => part::is_left_for(&target, &hash),
+        None => part::is_left_in(to.folder(), &hash),
+    });
     if looking.await == Some(true) {
         entry.shown.has_part();
     }
@@ -518,5 +541,20 @@ async fn note_if_lost(entry: &Entry) {
     let looking = blocking::run(move || part::is_left(&path, &hash));
     if looking.await == Some(false) {
         entry.shown.lost();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn places_are_given_in_the_order_in_which_they_were_asked_for() {
+        let downloads = Downloads::new(1);
+        let (one, mut two) = (downloads.turn(), downloads.turn());
+        let first = two.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(first.is_pending(), "it is the turn of the other");
+        drop(one.await.unwrap());
+        two.await.unwrap();
     }
 }

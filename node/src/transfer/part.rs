@@ -77,6 +77,11 @@ pub(super) fn is_left(path: &Path, hash: &Hash) -> bool {
     [Some(path), path.parent()].into_iter().flatten().any(|folder| is_left_in(folder, hash))
 }
 
+/// Returns whether a fetch of `hash` has left a part that the next fetch to `target` takes up.
+pub(super) fn is_left_for(target: &Path, hash: &Hash) -> bool {
+    fs::symlink_metadata(part_path(target, hash, 0)).is_ok()
+}
+
 /// Returns whether a fetch of `hash` has left something in `folder`.
 pub(super) fn is_left_in(folder: &Path, hash: &Hash) -> bool {
     let entries = fs::read_dir(folder).into_iter().flatten();
@@ -248,22 +253,25 @@ fn claim<T>(
     hash: &Hash,
     mut open: impl FnMut(&Path) -> io::Result<Option<T>>,
 ) -> io::Result<T> {
-    let name = target.file_name().unwrap_or(OsStr::new("fetch"));
-    let name = name.to_string_lossy();
-    let longest = longest_name(target.parent().unwrap_or(Path::new(".")));
     for number in 0..MAX_BESIDE {
-        let digits = hex(&hash.as_bytes()[..4]);
-        let ending = match number {
-            0 => format!(".{digits}.part"),
-            n => format!(".{digits}.{n}.part"),
-        };
-        let cut = name.floor_char_boundary(longest.saturating_sub(1 + ending.len()));
-        let path = target.with_file_name(format!(".{}{ending}", &name[..cut]));
-        if let Some(part) = open(&path)? {
+        if let Some(part) = open(&part_path(target, hash, number))? {
             return Ok(part);
         }
     }
     Err(io::Error::other("too many downloads of the same at once"))
+}
+
+/// Returns the path of a part of `hash` beside `target`. The first one has the number 0.
+fn part_path(target: &Path, hash: &Hash, number: u32) -> PathBuf {
+    let name = target.file_name().unwrap_or(OsStr::new("fetch")).to_string_lossy();
+    let longest = longest_name(target.parent().unwrap_or(Path::new(".")));
+    let digits = hex(&hash.as_bytes()[..4]);
+    let ending = match number {
+        0 => format!(".{digits}.part"),
+        n => format!(".{digits}.{n}.part"),
+    };
+    let cut = name.floor_char_boundary(longest.saturating_sub(1 + ending.len()));
+    target.with_file_name(format!(".{}{ending}", &name[..cut]))
 }
 
 /// Opens what a killed process left: never through a link that someone put there.
@@ -344,7 +352,10 @@ mod tests {
         second.discard();
         drop((first, second));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(!is_left_for(&target, &hash));
         fs::write(&path, b"left by a crash").unwrap();
+        assert!(is_left_for(&target, &hash) && is_left_in(folder.path(), &hash));
+        assert!(!is_left_for(&target, &Hash::of(b"another")));
         let again = PartFile::open(&target, &hash).unwrap();
         assert_eq!(again.path(), path);
         let served = Arc::clone(again.file());

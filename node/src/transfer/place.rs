@@ -65,6 +65,15 @@ impl Destination {
         Ok(goal)
     }
 
+    /// Returns the path that something called `name` goes to, as far as that is known beforehand. Blocks
+    /// on the disk.
+    pub(super) fn target(&self, name: Option<&FileName>) -> Option<PathBuf> {
+        match self {
+            Self::Path(path) if !path.is_dir() => Some(path.clone()),
+            Self::Path(folder) | Self::Folder(folder) => Some(Goal::in_folder(folder, name?).path),
+        }
+    }
+
     /// Returns the folder that a part lies in. Blocks on the disk.
     pub(super) fn folder(&self) -> &Path {
         match self {
