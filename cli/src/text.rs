@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn a_cause_is_told_once() {
         let disk = || std::io::Error::other("the disk is full");
-        let told = peerkit::FetchError::Disk { path: "a".into(), source: disk() };
+        let told = peerkit::FetchError::Disk { path: "a".into(), error: disk() };
         assert_eq!(error(&told.into()), "can't write a: the disk is full");
         let told = anyhow::Error::new(disk()).context("can't save").context("not done");
         assert_eq!(error(&told), "not done: can't save: the disk is full");

@@ -125,7 +125,7 @@ impl Inner {
                 let (file, skipped) = (added.shared, added.skipped.len());
                 Event::NodeShareCompleted { action, file, skipped }
             }
-            other => return Err(Error::Setting(format!("no such action: {other:?}"))),
+            _ => return Err(Error::UnknownAction),
         })
     }
 }

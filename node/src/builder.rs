@@ -21,7 +21,7 @@ use crate::blocking;
 use crate::bootstrap::{self, BootstrapError, MAX_BOOTSTRAP};
 use crate::clock::unix_millis;
 use crate::dispatch::{Dispatch, deliver_notices};
-use crate::error::Error;
+use crate::error::{Error, NameKind};
 use crate::inner::{Inner, Parts};
 use crate::key;
 use crate::listen::{self, Listen, Pending};
@@ -218,10 +218,6 @@ impl Builder {
     /// Where an address can't be listened on, the state folder or key can't be used, or a setting
     /// is not possible. Nothing is left running then.
     pub async fn spawn(self) -> Result<Node, Error> {
-        let name_limit = |what: &str, text: &str| match text.len() {
-            0..=MAX_NAME => Ok(()),
-            _ => Err(Error::Setting(format!("{what} has at most {MAX_NAME} bytes: `{text}`"))),
-        };
         let state = self.state.clone();
         let repair = self.repair;
         let store = blocking::try_run(move || match repair {
@@ -237,10 +233,9 @@ impl Builder {
         if bootstrap.len() > MAX_BOOTSTRAP {
             return Err(BootstrapError::TooMany(bootstrap.len()).into());
         }
-        let announced = self.config.announce.len();
-        if announced > MAX_ADDRESSES {
-            let most = format!("{announced} addresses are to be announced, {MAX_ADDRESSES} can be");
-            return Err(Error::Setting(most));
+        let count = self.config.announce.len();
+        if count > MAX_ADDRESSES {
+            return Err(Error::TooManyAddresses { count, limit: MAX_ADDRESSES });
         }
         let local = LocalIps::read();
         let key = match (self.key, self.state) {
@@ -252,17 +247,17 @@ impl Builder {
             (None, None) => key::generate()?,
         };
         let name = self.name.unwrap_or_else(|| key.id().short());
-        name_limit("a node's name", &name)?;
+        Error::check_name(NameKind::Node, &name, MAX_NAME)?;
         let network = self.network.unwrap_or_else(|| NETWORK.to_owned());
-        name_limit("a network's name", &network)?;
+        Error::check_name(NameKind::Network, &network, MAX_NAME)?;
         let owner = self.owner_key.as_ref().map(Key::id).or(self.owner);
-        if owner.zip(self.owner).is_some_and(|(key, given)| key != given) {
-            let error = "the owner's key is not that of the owner's identity that is given";
-            return Err(Error::Setting(error.to_owned()));
+        if let (Some(key), Some(given)) = (owner, self.owner)
+            && key != given
+        {
+            return Err(Error::OwnerMismatch { key, given });
         }
-        if owner.is_some_and(|owner| !owner.is_public_key()) {
-            let error = "no node can have the identity that is given for the network's owner";
-            return Err(Error::Setting(error.to_owned()));
+        if let Some(owner) = owner.filter(|owner| !owner.is_public_key()) {
+            return Err(Error::OwnerNotAKey(owner));
         }
         let (in_store, of_network) = (store.clone(), network.clone());
         let owner = blocking::try_run(move || match owner {
@@ -274,15 +269,15 @@ impl Builder {
             None => Ok(in_store.owner(&of_network)?.filter(NodeId::is_public_key)),
         });
         let owner = owner.await?;
-        let tls = Tls::new(&key).map_err(|error| Error::Setting(error.to_string()))?;
+        let tls = Tls::new(&key).map_err(Error::Tls)?;
         let listeners = listen::bind(&self.listen).await?;
         let listening: Vec<SocketAddr> =
             listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
 
         let mut seed = [0; 32];
         let mut incarnation = [0; 8];
-        let chance = getrandom::fill(&mut seed).and_then(|()| getrandom::fill(&mut incarnation));
-        chance.map_err(|error| Error::Setting(format!("no random numbers: {error}")))?;
+        getrandom::fill(&mut seed)?;
+        getrandom::fill(&mut incarnation)?;
         let identity = Identity {
             key: key.clone(),
             name: name.clone(),

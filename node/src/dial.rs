@@ -58,13 +58,13 @@ pub(crate) async fn connect(
     let timeout = inner.config.connect_timeout;
     let connecting = tokio::time::timeout(timeout, connect_any(address));
     let (remote, tcp) = connecting.await.unwrap_or_else(|_| {
-        let error = format!("no answer within {} s", timeout.as_secs_f32());
+        let error = timed_out(format!("no answer within {} s", timeout.as_secs_f32()));
         Err(Error::Connect { address: address.clone(), error })
     })?;
-    let failed = |error: String| Error::Handshake { address: address.clone(), error };
+    let failed = |error: io::Error| Error::Handshake { address: address.clone(), error };
     // Small messages go out at once: they are gathered before they come here.
     let _ = tcp.set_nodelay(true);
-    let local = tcp.local_addr().map_err(|error| failed(error.to_string()))?;
+    let local = tcp.local_addr().map_err(failed)?;
     let timeout = inner.config.handshake_timeout;
     let dialling = inner.tls.dial(tcp, purpose, address.id);
     match tokio::time::timeout(timeout, dialling).await {
@@ -72,9 +72,13 @@ pub(crate) async fn connect(
         Ok(Err(DialError::WrongNode(WrongNode(found)))) => {
             Err(Error::WrongNode { address: address.clone(), found })
         }
-        Ok(Err(DialError::Io(error))) => Err(failed(error.to_string())),
-        Err(_) => Err(failed(format!("silent for {} s", timeout.as_secs_f32()))),
+        Ok(Err(DialError::Io(error))) => Err(failed(error)),
+        Err(_) => Err(failed(timed_out(format!("silent for {} s", timeout.as_secs_f32())))),
     }
+}
+
+fn timed_out(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, text)
 }
 
 /// Connects to a node at the first of its addresses that answers. Returns that address as well.
@@ -374,31 +378,32 @@ pub(crate) async fn admit(inner: &Inner, entry: Entry) -> Result<Arc<Conn>, Reas
 
 /// Resolves the host and connects to the first of its addresses that answers.
 async fn connect_any(address: &Address) -> Result<(SocketAddr, TcpStream), Error> {
-    let resolve = |error: String| Error::Resolve { address: address.clone(), error };
+    let resolve = |error: io::Error| Error::Resolve { address: address.clone(), error };
+    let failed = |error: io::Error| Error::Connect { address: address.clone(), error };
     // The host by itself: a resolver knows the interfaces of link-local addresses, but no brackets.
     let resolved = tokio::net::lookup_host((address.host.as_str(), address.port)).await;
-    let sockets: Vec<_> = resolved.map_err(|error| resolve(error.to_string()))?.collect();
+    let sockets: Vec<_> = resolved.map_err(resolve)?.collect();
     if sockets.is_empty() {
-        return Err(resolve("no addresses".into()));
+        return Err(resolve(io::Error::new(io::ErrorKind::NotFound, "no addresses")));
     }
     if sockets.iter().all(listen::needs_zone) {
-        let error = listen::NO_ZONE.to_owned();
-        return Err(Error::Connect { address: address.clone(), error });
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, listen::NO_ZONE)));
     }
     if let [socket] = sockets[..] {
         // The usual case, which needs no task of its own.
         let connected = TcpStream::connect(socket).await;
-        let failed = |error: io::Error| Error::Connect {
-            address: address.clone(),
-            error: error.to_string(),
-        };
         return Ok((socket, connected.map_err(failed)?));
     }
     let connected = first_success(sockets, MAX_RESOLVED, |socket| async move {
         let connected = TcpStream::connect(socket).await;
-        connected.map(|stream| (socket, stream)).map_err(|error| format!("{socket}: {error}"))
+        connected.map(|stream| (socket, stream)).map_err(|error| (socket, error))
     });
-    let failed =
-        |errors: Vec<String>| Error::Connect { address: address.clone(), error: errors.join("; ") };
-    connected.await.map_err(failed)
+    connected.await.map_err(|errors| failed(all(&errors)))
+}
+
+/// Returns one error of the first kind that has the texts of all.
+fn all(errors: &[(SocketAddr, io::Error)]) -> io::Error {
+    let kind = errors.first().map_or(io::ErrorKind::Other, |(_, error)| error.kind());
+    let texts = errors.iter().map(|(socket, error)| format!("{socket}: {error}"));
+    io::Error::new(kind, texts.collect::<Vec<_>>().join("; "))
 }

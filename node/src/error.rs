@@ -1,5 +1,7 @@
 //! The one error of the library: its variants are what a caller can do something about.
 
+use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +11,7 @@ use peerkit_proto::event::{Peer, Reason};
 use peerkit_proto::files::TicketError;
 use peerkit_proto::frame::Refusal;
 use peerkit_proto::id::{Hash, NodeId, NotAKey, ParseIdError};
+use peerkit_proto::message::Compression;
 use peerkit_proto::overlay::broadcast::BroadcastError;
 use peerkit_proto::overlay::direct::{DirectError, Missed};
 
@@ -33,27 +36,27 @@ pub enum Error {
     Resolve {
         /// The address.
         address: Address,
-        /// What the resolver says.
-        error: String,
+        /// The resolver's error.
+        error: io::Error,
     },
-    /// Nobody answers there.
+    /// No connection can be made to that address.
     #[error("can't connect to {address}: {error}")]
     Connect {
         /// The address.
         address: Address,
-        /// What the system says, for each socket address that was tried.
-        error: String,
+        /// The system's error. If several socket addresses were tried, its text has the error of each.
+        error: io::Error,
     },
     /// None of the addresses of a node, or of those to join through, has answered.
     #[error("{}", each(.0))]
     NoneAnswers(Vec<Self>),
-    /// Whoever answers there does not speak TLS with raw public keys as nodes do.
+    /// The server at that address does not speak TLS with raw public keys as nodes do.
     #[error("what answers at {address} is not a peerkit node: {error}")]
     Handshake {
         /// The address.
         address: Address,
-        /// What TLS says.
-        error: String,
+        /// The error of TLS, or of the connection.
+        error: io::Error,
     },
     /// The identity is not a public key that a node can prove to hold: a digit of it is wrong. Nothing
     /// was dialled or shared.
@@ -181,7 +184,7 @@ pub enum Error {
         /// To whom.
         peer: NodeId,
         /// The system's error.
-        error: String,
+        error: io::Error,
     },
     /// A stream could not be opened in either direction.
     #[error("can't reach {peer}: {why}")]
@@ -229,8 +232,8 @@ pub enum Error {
     Listen {
         /// As it was given.
         address: String,
-        /// The system's error.
-        error: String,
+        /// The system's error, or what is wrong with the address.
+        error: io::Error,
     },
     /// The list of bootstrap nodes can't be used.
     #[error(transparent)]
@@ -265,8 +268,8 @@ pub enum Error {
     PeersFile {
         /// The file.
         path: PathBuf,
-        /// The fault in it.
-        error: String,
+        /// The system's error, or the fault in its content.
+        error: io::Error,
     },
     /// The system gives no random numbers.
     #[error("no random numbers: {0}")]
@@ -280,17 +283,92 @@ pub enum Error {
     /// A text is not a ticket.
     #[error(transparent)]
     Ticket(#[from] TicketError),
-    /// A name or other setting that can't be.
-    #[error("{0}")]
-    Setting(String),
+    /// A name is too long: nothing was started or sent.
+    #[error("{kind} has at most {limit} bytes: `{name}`")]
+    NameTooLong {
+        /// What it is the name of.
+        kind: NameKind,
+        /// The name.
+        name: String,
+        /// Bytes that it may have.
+        limit: usize,
+    },
+    /// More addresses are to be announced than a node may announce: it was not started.
+    #[error("{count} addresses are to be announced, {limit} can be")]
+    TooManyAddresses {
+        /// The number of addresses.
+        count: usize,
+        /// The most that there may be.
+        limit: usize,
+    },
+    /// The network's owner was given by a key and by an identity that do not belong together: the node
+    /// was not started.
+    #[error("the owner's key is not that of the owner's identity that is given")]
+    OwnerMismatch {
+        /// The identity of the key.
+        key: NodeId,
+        /// The identity that was given.
+        given: NodeId,
+    },
+    /// No node can have the identity that was given for the network's owner: the node was not started.
+    #[error("no node can have the identity that is given for the network's owner")]
+    OwnerNotAKey(NodeId),
+    /// TLS can't be set up with the node's key: it was not started.
+    #[error(transparent)]
+    Tls(rustls::Error),
+    /// A message could not be compressed, which happens if memory is short: it was not sent.
+    #[error("could not compress with {}", .0.name())]
+    Compress(Compression, #[source] io::Error),
+    /// There is no current folder that a relative path could start from.
+    #[error("there is no current folder: {0}")]
+    NoCurrentFolder(io::Error),
+    /// A handler asked for an action that this node does not know.
+    #[error("this node does not know that action")]
+    UnknownAction,
+}
+
+/// A kind of name that has a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum NameKind {
+    /// The name of a node.
+    Node,
+    /// The name of a network.
+    Network,
+    /// The name of a stream's protocol.
+    Protocol,
+    /// The name of a kind of request.
+    Request,
+}
+
+impl fmt::Display for NameKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Node => "a node's name",
+            Self::Network => "a network's name",
+            Self::Protocol => "a protocol's name",
+            Self::Request => "a request's name",
+        })
+    }
 }
 
 impl Error {
+    /// Checks that a name has at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`Error::NameTooLong`].
+    pub(crate) fn check_name(kind: NameKind, name: &str, limit: usize) -> Result<(), Self> {
+        if name.len() > limit {
+            return Err(Self::NameTooLong { kind, name: name.to_owned(), limit });
+        }
+        Ok(())
+    }
+
     /// Describes the failure of a dial, for a text or an event that names the address already.
     pub(crate) fn without_address(&self) -> String {
         match self {
             Self::Resolve { error, .. } => format!("can't find the host: {error}"),
-            Self::Connect { error, .. } => error.clone(),
+            Self::Connect { error, .. } => error.to_string(),
             Self::Handshake { error, .. } => {
                 format!("what answers there is not a peerkit node: {error}")
             }
@@ -326,3 +404,6 @@ fn none_reached(tried: usize) -> String {
         _ => format!("none of the {tried} bootstrap nodes and known peers answered"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -472,6 +472,6 @@ fn not_packed(error: CompressError) -> Error {
     match error {
         CompressError::TooLarge { len, limit } => Error::TooLarge { len, limit },
         CompressError::Stopping => Error::Stopped,
-        failed @ CompressError::Failed(..) => Error::Setting(failed.to_string()),
+        CompressError::Failed(compression, error) => Error::Compress(compression, error),
     }
 }

@@ -25,12 +25,12 @@ pub enum KeyError {
     #[error("{path} exists already: choose another name for the key file", path = .0.display())]
     Exists(PathBuf),
     /// The file can't be read or written.
-    #[error("can't use the key file {path}: {source}", path = .path.display())]
+    #[error("can't use the key file {path}: {error}", path = .path.display())]
     Io {
         /// The key file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The system gives no random bytes.
     #[error("the system's generator of random bytes failed: {0}")]
@@ -53,7 +53,7 @@ pub(crate) fn generate() -> Result<Key, KeyError> {
 /// Any [`KeyError`] but [`Exists`](KeyError::Exists). A file that is there is left as it was.
 pub fn load_or_create(path: &Path) -> Result<Key, KeyError> {
     match load(path) {
-        Err(KeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+        Err(KeyError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
         other => return other,
     }
     match create(path) {
@@ -156,7 +156,7 @@ fn random() -> Result<[u8; ID_LEN], KeyError> {
 }
 
 fn io_error(path: &Path) -> impl Fn(io::Error) -> KeyError {
-    move |source| KeyError::Io { path: path.to_owned(), source }
+    move |error| KeyError::Io { path: path.to_owned(), error }
 }
 
 #[cfg(test)]

@@ -135,11 +135,9 @@ impl Inner {
         let saved: Vec<_> = self.known_peers().await?;
         let saved: Vec<_> = saved.into_iter().map(|(id, known)| SavedPeer { id, known }).collect();
         let path = path.to_owned();
-        let failed = |path: &Path, error: String| Error::PeersFile { path: path.to_owned(), error };
         blocking::try_run(move || {
-            let json = serde_json::to_vec_pretty(&saved);
-            let json = json.map_err(|error| failed(&path, error.to_string()))?;
-            write_whole(&path, &json).map_err(|error| failed(&path, error.to_string()))?;
+            let json = serde_json::to_vec_pretty(&saved)?;
+            write_whole(&path, &json).map_err(|error| Error::PeersFile { path, error })?;
             Ok::<_, Error>(saved.len())
         })
         .await
@@ -149,16 +147,20 @@ impl Inner {
     pub(crate) async fn read_peers(&self, path: &Path) -> Result<Vec<(NodeId, KnownPeer)>, Error> {
         let (path, store) = (path.to_owned(), self.store.clone());
         blocking::try_run(move || {
-            let failed = |error: String| Error::PeersFile { path: path.clone(), error };
-            let json = read_bounded(&path).map_err(|error| failed(error.to_string()))?;
-            let saved: Vec<SavedPeer> = serde_json::from_slice(&json)
-                .map_err(|error| failed(format!("not a file of peers: {error}")))?;
-            let peers = merged(saved).map_err(|error| failed(error.to_string()))?;
+            let peers = read_whole(&path).map_err(|error| Error::PeersFile { path, error })?;
             store.save_peers(&peers)?;
             Ok::<_, Error>(peers)
         })
         .await
     }
+}
+
+/// Reads the peers of a file.
+fn read_whole(path: &Path) -> io::Result<Vec<(NodeId, KnownPeer)>> {
+    let invalid = |fault: String| io::Error::new(io::ErrorKind::InvalidData, fault);
+    let saved: Vec<SavedPeer> = serde_json::from_slice(&read_bounded(path)?)
+        .map_err(|error| invalid(format!("not a file of peers: {error}")))?;
+    merged(saved).map_err(|error| invalid(error.to_string()))
 }
 
 /// Merges the entries of one node, in the order of the first ones. Each address stays once, and as many

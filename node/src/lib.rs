@@ -80,7 +80,7 @@ mod waiting;
 pub use bootstrap::BootstrapError;
 pub use builder::Builder;
 pub use counters::{Counters, FileCounters};
-pub use error::Error;
+pub use error::{Error, NameKind};
 pub use events::Events;
 pub use key::{
     KeyError, create as create_key, load as load_key, load_or_create as load_or_create_key,

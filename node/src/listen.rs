@@ -95,16 +95,17 @@ pub(crate) async fn bind(places: &[Listen]) -> Result<Vec<TcpListener>, Error> {
 }
 
 async fn resolve(address: &str) -> Result<SocketAddr, Error> {
-    let failed = |error: String| Error::Listen { address: address.to_owned(), error };
+    let failed = |error: io::Error| Error::Listen { address: address.to_owned(), error };
+    let invalid = |fault: &str| failed(io::Error::new(io::ErrorKind::InvalidInput, fault));
     // A resolver knows the interfaces of link-local addresses, but no brackets.
-    let (host, port) = address.rsplit_once(':').ok_or_else(|| failed("no port".into()))?;
-    let port = port.parse().map_err(|_| failed("no port".into()))?;
+    let (host, port) = address.rsplit_once(':').ok_or_else(|| invalid("no port"))?;
+    let port = port.parse().map_err(|_| invalid("no port"))?;
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let resolved = tokio::net::lookup_host((host, port)).await;
-    let mut sockets = resolved.map_err(|error| failed(error.to_string()))?;
-    let mut socket = sockets.next().ok_or_else(|| failed("no such address".into()))?;
+    let mut sockets = resolved.map_err(failed)?;
+    let mut socket = sockets.next().ok_or_else(|| invalid("no such address"))?;
     if needs_zone(&socket) {
-        return Err(failed(NO_ZONE.to_owned()));
+        return Err(invalid(NO_ZONE));
     }
     // ::ffff:127.0.0.1 is 127.0.0.1.
     if socket.ip().to_canonical().is_ipv4() {
@@ -128,7 +129,7 @@ fn bind_address(
     }
     // Every IPv6 address includes every IPv4 address, unless another listener has that port there.
     let only_v6 = others().any(|at| at.is_ipv4() && at.port() == socket.port());
-    bind_socket(socket, only_v6).map(Some).map_err(|error| not_bound(socket, &error))
+    bind_socket(socket, only_v6).map(Some).map_err(|error| not_bound(socket, error))
 }
 
 /// Binds a port of all IPv4 and of all IPv6 addresses. A machine that lacks one of the two has the
@@ -141,22 +142,22 @@ fn bind_everywhere(port: u16) -> Result<Vec<TcpListener>, Error> {
         let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
         let ipv4 = match bind_socket(v4, false) {
             Ok(listener) => listener,
-            Err(error) if in_use(&error) => return Err(not_bound(v4, &error)),
+            Err(error) if in_use(&error) => return Err(not_bound(v4, error)),
             Err(error) => {
                 tracing::debug!(%error, "can't listen on IPv4");
                 let v6 = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
                 // What IPv4 says is of more use where neither works.
-                let ipv6 = bind_socket(v6, true).map_err(|_| not_bound(v4, &error))?;
+                let ipv6 = bind_socket(v6, true).map_err(|_| not_bound(v4, error))?;
                 return Ok(vec![ipv6]);
             }
         };
-        let picked = ipv4.local_addr().map_err(|error| not_bound(v4, &error))?.port();
+        let picked = ipv4.local_addr().map_err(|error| not_bound(v4, error))?.port();
         let v6 = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), picked);
         match bind_socket(v6, true) {
             Ok(ipv6) => return Ok(vec![ipv4, ipv6]),
             // The port that was free for IPv4 is not for IPv6: another is.
             Err(error) if in_use(&error) && port == 0 && tries < FREE_PORTS => {}
-            Err(error) if in_use(&error) => return Err(not_bound(v6, &error)),
+            Err(error) if in_use(&error) => return Err(not_bound(v6, error)),
             Err(error) => {
                 tracing::debug!(%error, "can't listen on IPv6");
                 return Ok(vec![ipv4]);
@@ -188,10 +189,10 @@ pub(crate) fn needs_zone(socket: &SocketAddr) -> bool {
     }
 }
 
-fn not_bound(at: SocketAddr, error: &io::Error) -> Error {
+fn not_bound(at: SocketAddr, error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::AddrInUse => Error::PortInUse(at),
-        _ => Error::Listen { address: at.to_string(), error: error.to_string() },
+        _ => Error::Listen { address: at.to_string(), error },
     }
 }
 
@@ -476,7 +477,7 @@ mod tests {
     #[tokio::test]
     async fn a_link_local_address_needs_its_interface() {
         match bind(&[Listen::At("[fe80::1]:0".into())]).await {
-            Err(Error::Listen { error, .. }) => assert_eq!(error, NO_ZONE),
+            Err(Error::Listen { error, .. }) => assert_eq!(error.to_string(), NO_ZONE),
             other => panic!("{other:?}"),
         }
     }

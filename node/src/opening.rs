@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::conn::Conn;
 use crate::dial::{self, MAX_DIALLED, Secured, first_success};
-use crate::error::Error;
+use crate::error::{Error, NameKind};
 use crate::inner::Inner;
 use crate::served::Running;
 use crate::stream::{Awaited, Stream, Streams};
@@ -86,11 +86,7 @@ impl Inner {
         addresses: &[Address],
         protocol: &str,
     ) -> Result<Stream, Error> {
-        if protocol.len() > MAX_PROTOCOL {
-            return Err(Error::Setting(format!(
-                "a protocol's name has at most {MAX_PROTOCOL} bytes: `{protocol}`"
-            )));
-        }
+        Error::check_name(NameKind::Protocol, protocol, MAX_PROTOCOL)?;
         let conn = self.conn(peer).ok();
         let known = conn.as_ref().and_then(|conn| conn.dialable.clone());
         let addresses: Vec<_> = known.into_iter().chain(addresses.iter().cloned()).collect();
@@ -199,9 +195,7 @@ impl Inner {
             Ok(status::BUSY) => "it has too many streams with us".to_owned(),
             Ok(status::NO_TOKEN) => "the call-back was no longer awaited".to_owned(),
             Ok(other) => format!("status {other}"),
-            Err(error) => {
-                return Err(Error::StreamBroken { peer, error: error.to_string() });
-            }
+            Err(error) => return Err(Error::StreamBroken { peer, error }),
         };
         Err(Error::StreamRefused { peer, why })
     }

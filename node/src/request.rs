@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 
 use crate::compress;
 use crate::conn::Conn;
-use crate::error::Error;
+use crate::error::{Error, NameKind};
 use crate::inner::Inner;
 use crate::outgoing::Built;
 use crate::served::ServedRequest;
@@ -75,11 +75,7 @@ impl Inner {
         body: Message,
         timeout: Duration,
     ) -> Result<Message, Error> {
-        if name.len() > MAX_PROTOCOL {
-            return Err(Error::Setting(format!(
-                "a request's name has at most {MAX_PROTOCOL} bytes: `{name}`"
-            )));
-        }
+        Error::check_name(NameKind::Request, name, MAX_PROTOCOL)?;
         let conn = self.conn(peer)?;
         let body = self.pack(body).await?;
         let (id, reply) = conn.open_request();

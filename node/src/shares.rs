@@ -542,7 +542,7 @@ fn resolve(path: &Path) -> Result<PathBuf, ShareError> {
     if std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
         return Err(ShareError::Special(path.to_owned()));
     }
-    dunce::canonicalize(path).map_err(|source| ShareError::Io { path: path.to_owned(), source })
+    dunce::canonicalize(path).map_err(|error| ShareError::Io { path: path.to_owned(), error })
 }
 
 struct StopOnDrop(Arc<AtomicBool>);

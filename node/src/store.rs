@@ -90,12 +90,12 @@ pub enum StoreError {
     #[error("another node uses the state folder {folder}", folder = .0.display())]
     InUse(PathBuf),
     /// The folder or file can't be opened.
-    #[error("can't use the state folder {folder}: {source}", folder = .folder.display())]
+    #[error("can't use the state folder {folder}: {error}", folder = .folder.display())]
     Open {
         /// The state folder.
         folder: PathBuf,
         /// What the system or the database said.
-        source: Box<redb::Error>,
+        error: Box<redb::Error>,
     },
     /// The file is not what was last written: a disk error, or another program. It was left where it
     /// is. A node's identity is not in it, but its shares and the peers that it knew are. See
@@ -135,7 +135,7 @@ pub enum StoreError {
     },
     /// Reading or writing failed; what was to be written was not, not even in part.
     #[error("can't read or write the node's state: {0}")]
-    Database(#[source] Box<redb::Error>),
+    Database(Box<redb::Error>),
 }
 
 impl Store {

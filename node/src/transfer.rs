@@ -135,11 +135,11 @@ pub enum FetchError {
     #[error("the source sent something else: {0}")]
     Lie(PieceError),
     /// What the source calls a folder has no list of a folder.
-    #[error("{0}")]
+    #[error(transparent)]
     Manifest(#[from] ManifestError),
     /// The source sent what can't be read, or a name that is refused.
     #[error("the source's answer is refused: {0}")]
-    Protocol(#[from] WireError),
+    Protocol(WireError),
     /// The source answered another question.
     #[error("the source's answer is not to the question: {0}")]
     Unexpected(&'static str),
@@ -158,20 +158,20 @@ pub enum FetchError {
     #[error("the connection to the source broke: {0}")]
     Stream(io::Error),
     /// What went wrong, with a file inside a folder.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     InFolder {
         /// The file.
         path: RelPath,
         /// The failure.
-        source: Box<Self>,
+        error: Box<Self>,
     },
     /// This machine's disk refused.
-    #[error("can't write {path}: {source}", path = .path.display())]
+    #[error("can't write {path}: {error}", path = .path.display())]
     Disk {
         /// Where.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// Something is at the target that is not a regular file. It was left as it is.
     #[error("{path} is {kind}, which a fetched file does not replace", path = .path.display())]
@@ -219,7 +219,7 @@ impl FetchError {
             | Self::Protocol(_)
             | Self::Unexpected(_)
             | Self::TooLarge { .. } => true,
-            Self::InFolder { source, .. } => source.is_lie(),
+            Self::InFolder { error, .. } => error.is_lie(),
             _ => false,
         }
     }
@@ -230,7 +230,7 @@ impl FetchError {
     pub fn is_changed(&self) -> bool {
         match self {
             Self::Changed { .. } | Self::Refused(Refusal::Changed) => true,
-            Self::InFolder { source, .. } => source.is_changed(),
+            Self::InFolder { error, .. } => error.is_changed(),
             _ => false,
         }
     }
@@ -246,7 +246,7 @@ impl FetchError {
             | Self::Unfinished
             | Self::Cancelled
             | Self::Stopped => false,
-            Self::InFolder { source, .. } => source.is_worth_another(),
+            Self::InFolder { error, .. } => error.is_worth_another(),
             _ => true,
         }
     }
@@ -264,12 +264,12 @@ impl FetchError {
     /// What the disk said when `needed` bytes were to be written at `path`.
     fn no_space(path: &Path, needed: u64) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| match source.kind() {
+        move |error| match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 let free = crate::disk::space::free(&path).unwrap_or_default();
                 Self::NoSpace { path, needed, free }
             }
-            _ => Self::Disk { path, source },
+            _ => Self::Disk { path, error },
         }
     }
 }
@@ -277,6 +277,12 @@ impl FetchError {
 impl From<PieceError> for FetchError {
     fn from(error: PieceError) -> Self {
         Self::Lie(error)
+    }
+}
+
+impl From<WireError> for FetchError {
+    fn from(error: WireError) -> Self {
+        Self::Protocol(error)
     }
 }
 

@@ -96,12 +96,12 @@ pub struct Refreshed {
 #[non_exhaustive]
 pub enum ShareError {
     /// It is missing or can't be read.
-    #[error("can't share {path}: {source}", path = .path.display())]
+    #[error("can't share {path}: {error}", path = .path.display())]
     Io {
         /// The path as given.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// A device, a pipe, a socket.
     #[error("can't share {path}: it is neither a file nor a folder", path = .0.display())]
@@ -111,17 +111,17 @@ pub enum ShareError {
     Nameless(PathBuf),
     /// Its name is one that other systems can't have.
     #[error("can't share this under its name, rename it first: {0}")]
-    Name(#[from] NameError),
+    Name(NameError),
     /// Written to while it was being hashed.
     #[error("can't share {path}: it was being changed, try again when it is done", path = .0.display())]
     Changing(PathBuf),
     /// The folder is over a limit.
-    #[error("can't share {path}: {source}", path = .path.display())]
+    #[error("can't share {path}: {error}", path = .path.display())]
     Folder {
         /// The folder.
         path: PathBuf,
         /// Which limit.
-        source: ManifestError,
+        error: ManifestError,
     },
     /// The node's state can't be read or written.
     #[error(transparent)]
@@ -132,4 +132,10 @@ pub enum ShareError {
     /// The node is being stopped.
     #[error("stopped before it was done")]
     Stopped,
+}
+
+impl From<NameError> for ShareError {
+    fn from(error: NameError) -> Self {
+        Self::Name(error)
+    }
 }

@@ -42,7 +42,7 @@ pub(super) fn scan(
     let name = FileName::of_path(&path)?;
     let metadata = match fs::symlink_metadata(&path) {
         Ok(metadata) => metadata,
-        Err(source) => return Err(ShareError::Io { path, source }),
+        Err(error) => return Err(ShareError::Io { path, error }),
     };
     if metadata.is_dir() {
         scan_folder(store, path, name, progress, stop)
@@ -65,7 +65,7 @@ fn scan_file(
     let hashed = hash_found(store, &path, &found, progress, stop)?;
     let file = match hashed.into_iter().next() {
         Some(Ok(file)) => file,
-        Some(Err(HashFailure::Io(source))) => return Err(ShareError::Io { path, source }),
+        Some(Err(HashFailure::Io(error))) => return Err(ShareError::Io { path, error }),
         Some(Err(HashFailure::Changing)) => return Err(ShareError::Changing(path)),
         Some(Err(HashFailure::NotAFile)) => return Err(ShareError::Special(path)),
         Some(Err(HashFailure::Stopped)) | None => return Err(ShareError::Stopped),
@@ -113,7 +113,7 @@ fn scan_folder(
     paths.shrink();
     lower.shrink();
     let manifest = Manifest::new(walk.entries)
-        .map_err(|source| ShareError::Folder { path: path.clone(), source })?;
+        .map_err(|error| ShareError::Folder { path: path.clone(), error })?;
     let bytes = Bytes::from(manifest.encode());
     let list = PieceList::of(&bytes);
     let hash = list.root();
@@ -224,9 +224,9 @@ impl Walk {
         while let Some((folder, rel)) = open.pop() {
             let inside = match fs::read_dir(&folder) {
                 Ok(inside) => inside,
-                Err(source) if rel.is_none() => {
+                Err(error) if rel.is_none() => {
                     let path = folder;
-                    return Err(ShareError::Io { path, source });
+                    return Err(ShareError::Io { path, error });
                 }
                 Err(error) => {
                     walk.skip_unreadable(folder, &error);
@@ -248,7 +248,7 @@ impl Walk {
             if count > MAX_ENTRIES {
                 return Err(ShareError::Folder {
                     path: top.to_owned(),
-                    source: ManifestError::TooMany(count),
+                    error: ManifestError::TooMany(count),
                 });
             }
         }

@@ -146,7 +146,7 @@ impl Disk {
         let free = names.find(|name| !name.exists());
         let free = free.ok_or_else(|| io::Error::other("too many damaged state files"));
         free.and_then(|free| fs::rename(&file, &free).map(|()| free)).map_err(|error| {
-            StoreError::Open { folder: folder.to_owned(), source: Box::new(error.into()) }
+            StoreError::Open { folder: folder.to_owned(), error: Box::new(error.into()) }
         })
     }
 
@@ -178,8 +178,8 @@ impl Disk {
             (StoreError::Database(source), Some(_)) => {
                 StoreError::NotMigrated { file: self.file.clone(), source }
             }
-            (StoreError::Database(source), None) => {
-                StoreError::Open { folder: self.folder.clone(), source }
+            (StoreError::Database(error), None) => {
+                StoreError::Open { folder: self.folder.clone(), error }
             }
             (other, _) => other,
         })
@@ -531,7 +531,7 @@ impl Disk {
             there.map_err(|error| StoreError::Database(Box::new(error.into())))?;
             let opened = Self::open_file(&self.folder, &self.file);
             *closed = Some(opened.map_err(|error| match error {
-                StoreError::Open { source, .. } => StoreError::Database(source),
+                StoreError::Open { error, .. } => StoreError::Database(error),
                 StoreError::Damaged { .. } => {
                     self.is_damaged.store(true, Ordering::Release);
                     error
@@ -583,7 +583,7 @@ fn refusal(folder: &Path, file: &Path, refused: Refused) -> StoreError {
             let source = Box::new(error);
             match is_damage(&source) {
                 true => StoreError::Damaged { file, source: Some(source) },
-                false => StoreError::Open { folder: folder.to_owned(), source },
+                false => StoreError::Open { folder: folder.to_owned(), error: source },
             }
         }
     }

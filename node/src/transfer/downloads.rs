@@ -412,11 +412,8 @@ impl Inner {
     /// them.
     async fn write_rows(&self, hash: Hash) -> Result<(), Error> {
         let _alone = self.downloads.rows.lock().await;
-        let rows = self
-            .downloads
-            .rows_of(&hash)
-            .and_then(|rows| Ok(rows.map(|rows| serde_json::to_vec(&rows)).transpose()?));
-        let row = rows.map_err(|error| Error::Setting(error.to_string()))?;
+        let rows = self.downloads.rows_of(&hash).map_err(Error::NoCurrentFolder)?;
+        let row = rows.map(|rows| serde_json::to_vec(&rows)).transpose()?;
         let store = self.store.clone();
         blocking::try_run(move || match row {
             Some(row) => store.save_download(&hash, &row),
@@ -555,6 +552,6 @@ mod tests {
         let first = two.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(first.is_pending(), "it is the turn of the other");
         drop(one.await.unwrap());
-        two.await.unwrap();
+        drop(two.await.unwrap());
     }
 }

@@ -115,7 +115,7 @@ impl<'a> Fetching<'a> {
         is_patient: bool,
     ) -> Result<Self, Error> {
         let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|error| Error::Setting(error.to_string()))?;
+        getrandom::fill(&mut seed)?;
         let options = Options {
             own: inner.id,
             from: request.from.clone(),

@@ -42,7 +42,7 @@ impl Destination {
     /// If something is there that is no file, and would be replaced or written beside; or if the disk
     /// refuses.
     pub(super) fn resolve(&self, name: &FileName, overwrite: bool) -> Result<Goal, FetchError> {
-        let disk = |source| FetchError::Disk { path: self.path().to_owned(), source };
+        let disk = |error| FetchError::Disk { path: self.path().to_owned(), error };
         let goal = match self {
             Self::Path(path) if path.is_dir() => Goal::in_folder(path, name),
             Self::Path(path) if path.file_name().is_none() => {
@@ -133,8 +133,8 @@ fn check_special(path: &Path) -> Result<(), FetchError> {
 /// that the whole file would come in, and then have no place.
 fn check_length(path: &Path) -> Result<(), FetchError> {
     match fs::symlink_metadata(path) {
-        Err(source) if source.kind() == io::ErrorKind::InvalidFilename => {
-            Err(FetchError::Disk { path: path.to_owned(), source })
+        Err(error) if error.kind() == io::ErrorKind::InvalidFilename => {
+            Err(FetchError::Disk { path: path.to_owned(), error })
         }
         _ => Ok(()),
     }
@@ -200,7 +200,7 @@ pub(super) fn place_file(
     hash: &Hash,
     overwrite: bool,
 ) -> Result<PathBuf, FetchError> {
-    let disk = |source| FetchError::Disk { path: target.to_owned(), source };
+    let disk = |error| FetchError::Disk { path: target.to_owned(), error };
     part.file().sync_all().map_err(disk)?;
     if overwrite {
         replace(part.path(), target)?;
@@ -216,7 +216,7 @@ fn replace(from: &Path, to: &Path) -> Result<(), FetchError> {
     if let Some(kind) = kind {
         return Err(FetchError::NotAFile { path: to.to_owned(), kind });
     }
-    fs::rename(from, to).map_err(|source| FetchError::Disk { path: to.to_owned(), source })
+    fs::rename(from, to).map_err(|error| FetchError::Disk { path: to.to_owned(), error })
 }
 
 fn place_beside(part: &PartFile, target: &Path, hash: &Hash) -> io::Result<PathBuf> {
@@ -246,7 +246,7 @@ pub(super) fn place_folder(
     listed: &Listed,
     overwrite: bool,
 ) -> Result<PathBuf, FetchError> {
-    let disk = |source| FetchError::Disk { path: target.to_owned(), source };
+    let disk = |error| FetchError::Disk { path: target.to_owned(), error };
     let files = part.files();
     sync_tree(&files, listed).map_err(disk)?;
     if overwrite && fs::symlink_metadata(target).is_ok_and(|found| found.is_dir()) {
@@ -306,7 +306,7 @@ fn move_into(files: &Path, target: &Path, listed: &Listed) -> Result<(), FetchEr
     check_merge(target, listed)?;
     for (entry, path) in listed.entries() {
         let to = path.under(target);
-        let disk = |source| FetchError::Disk { path: to.clone(), source };
+        let disk = |error| FetchError::Disk { path: to.clone(), error };
         match entry {
             Entry::Folder { .. } => match fs::create_dir(&to) {
                 // Not through a link: it could lead anywhere.
@@ -320,7 +320,7 @@ fn move_into(files: &Path, target: &Path, listed: &Listed) -> Result<(), FetchEr
             Entry::File { .. } => replace(&path.under(files), &to)?,
         }
     }
-    sync_folder(target).map_err(|source| FetchError::Disk { path: target.to_owned(), source })
+    sync_folder(target).map_err(|error| FetchError::Disk { path: target.to_owned(), error })
 }
 
 /// Checks that files of a folder would replace nothing but files in the folder at `target`. Nothing of

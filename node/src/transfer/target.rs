@@ -450,7 +450,7 @@ impl Target {
             let Content::Folder(folder) = &self.content else { return source };
             match folder.listed.file(file) {
                 Some((path, _)) => {
-                    FetchError::InFolder { path: path.clone(), source: Box::new(source) }
+                    FetchError::InFolder { path: path.clone(), error: Box::new(source) }
                 }
                 None => source,
             }
@@ -464,7 +464,7 @@ impl Target {
 
 fn disk(path: &Path) -> impl FnOnce(io::Error) -> FetchError {
     let path = path.to_owned();
-    move |source| FetchError::Disk { path, source }
+    move |error| FetchError::Disk { path, error }
 }
 
 #[cfg(test)]

@@ -159,7 +159,7 @@ async fn an_order_that_somebody_kept_stops_nobody_after_a_restart() {
     let victim = state("victim").owner_id(given).spawn().await.unwrap();
     assert_eq!(victim.network().owner(), Some(given), "what the user says goes before");
     let both = state("both").owner(owner()).owner_id(given).spawn().await;
-    assert!(matches!(both, Err(Error::Setting(_))));
+    assert!(matches!(both, Err(Error::OwnerMismatch { .. })));
     shutdown([&victim]).await;
 }
 
@@ -200,7 +200,7 @@ async fn nobody_is_the_owner_by_a_key_that_no_node_can_hold() {
     victim.connect(at(&genesis)).await.unwrap();
     until("it knows the owner", || victim.network().owner() == Some(owner().id())).await;
     let given = builder("given").owner_id(no_key).spawn().await;
-    assert!(matches!(given, Err(Error::Setting(_))));
+    assert!(matches!(given, Err(Error::OwnerNotAKey(_))));
     drop(liar);
     shutdown([&victim, &genesis]).await;
 }

@@ -64,7 +64,7 @@ async fn who_does_not_answer_says_why() {
     let Refusal::Failed(why) = refusal("large").await else { panic!() };
     assert!(why.contains("1001 bytes"), "{why}");
     let long = "n".repeat(1000);
-    assert!(matches!(asking.request(to, &long, "").await, Err(Error::Setting(_))));
+    assert!(matches!(asking.request(to, &long, "").await, Err(Error::NameTooLong { .. })));
     let nobody = node("nobody").await;
     let unlinked = asking.request(nobody.id(), "x", "").await;
     assert!(matches!(unlinked, Err(Error::NotConnected(id)) if id == nobody.id()));

@@ -189,9 +189,9 @@ async fn a_port_in_use_is_named() {
         assert!(matches!(failed, Error::Listen { .. }), "{nonsense}: {failed:?}");
     }
     let long = Node::builder().name("n".repeat(65)).spawn().await;
-    assert!(matches!(long, Err(Error::Setting(_))));
+    assert!(matches!(long, Err(Error::NameTooLong { .. })));
     let long = Node::builder().network("n".repeat(65)).spawn().await;
-    assert!(matches!(long, Err(Error::Setting(_))));
+    assert!(matches!(long, Err(Error::NameTooLong { .. })));
     // What failed has left nothing running: its folder is free.
     let folder = folder();
     let failed = with_state("a", &folder).listen(address).spawn().await;

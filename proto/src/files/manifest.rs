@@ -68,10 +68,10 @@ pub enum Entry {
 pub enum ManifestError {
     /// Not in the form of a manifest.
     #[error("the folder's list can't be read: {0}")]
-    Decode(#[from] DecodeError),
+    Decode(DecodeError),
     /// A path that leads out of the folder, or that some system can't have.
     #[error("the folder's list has a name in it that is refused: {0}")]
-    Name(#[from] NameError),
+    Name(NameError),
     /// Entries out of order, or one path twice.
     #[error("the folder's list has {0} out of order or twice")]
     Order(RelPath),
@@ -90,6 +90,18 @@ pub enum ManifestError {
     /// Too many bytes.
     #[error("a folder's list of {0} bytes is over the limit of {MAX_MANIFEST}: share its parts")]
     TooLong(usize),
+}
+
+impl From<DecodeError> for ManifestError {
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error)
+    }
+}
+
+impl From<NameError> for ManifestError {
+    fn from(error: NameError) -> Self {
+        Self::Name(error)
+    }
 }
 
 impl Manifest {

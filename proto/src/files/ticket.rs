@@ -76,7 +76,13 @@ pub enum TicketError {
     Version(u8),
     /// Whole, and yet not in the form of a ticket.
     #[error("this ticket can't be read: {0}")]
-    Decode(#[from] DecodeError),
+    Decode(DecodeError),
+}
+
+impl From<DecodeError> for TicketError {
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error)
+    }
 }
 
 impl fmt::Display for Ticket {
