@@ -1,8 +1,9 @@
 //! The terminal's own settings, put back when the program ends while a line is being edited: then
 //! nobody else does, and the shell would be left without echo.
 
+use std::io;
 #[cfg(unix)]
-use std::io::{self, Write};
+use std::io::Write as _;
 #[cfg(unix)]
 use std::sync::OnceLock;
 
@@ -71,13 +72,9 @@ pub(crate) fn discard_input() {
     }
 }
 
-/// How many columns the terminal has; 80 where that can't be told.
+/// Returns the number of columns of the terminal; 80 if it does not tell.
 pub(crate) fn columns() -> usize {
-    #[cfg(unix)]
-    let columns = rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| size.ws_col.into());
-    #[cfg(not(unix))]
-    let columns = 0;
-    if columns == 0 { 80 } else { columns }
+    terminal_size::terminal_size_of(io::stdout()).map_or(80, |(width, _)| width.0.into())
 }
 
 /// Puts the settings back, if they were remembered and are others now.

@@ -1,10 +1,12 @@
 //! Text for people: what came from others made harmless, figures made short, colours.
 
 use std::fmt::Write as _;
+use std::io::IsTerminal;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anstyle::{AnsiColor, Style};
+use anstyle_query::{clicolor, no_color, term_supports_color};
 pub(crate) use peerkit::plain;
 use peerkit::{KeyError, NodeId};
 
@@ -41,6 +43,9 @@ fn acts_on_terminal(c: char) -> bool {
 /// Longest error, in characters. 4,096: the longest path is no longer. What is longer repeats a word
 /// that was pasted by mistake.
 const LONGEST_ERROR: usize = 4096;
+
+/// The last moment that has a date of four digits for its year, in milliseconds since 1970.
+const LATEST: u64 = 253_402_300_799_999;
 
 /// Returns `text` with its middle left out if it has more than `most` characters.
 pub(crate) fn shortened(text: &str, most: usize) -> String {
@@ -114,17 +119,15 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
-/// A line cut so that it takes less than `columns` of a terminal, as far as can be told without its
-/// font: what is not ASCII may be wide.
-pub(crate) fn cut(line: &str, columns: usize) -> String {
-    let mut left = columns.saturating_sub(1);
-    let fits = |c: &char| {
-        let width = if c.is_ascii() { 1 } else { 2 };
-        let fits = width <= left;
-        left = left.saturating_sub(width);
-        fits
-    };
-    line.chars().take_while(fits).collect()
+/// Cuts a line so that it takes less than `columns` of a terminal. What is not ASCII counts as wide: which
+/// characters are wide depends on the terminal's font.
+pub(crate) fn cut(line: &str, columns: usize) -> &str {
+    let mut width = 0;
+    let over = line.char_indices().find(|(_, c)| {
+        width += if c.is_ascii() { 1 } else { 2 };
+        width >= columns
+    });
+    over.and_then(|(end, _)| line.get(..end)).unwrap_or(line)
 }
 
 /// A time in the unit that fits: `340 µs`, `1.2 ms`, `3.40 s`.
@@ -142,20 +145,11 @@ pub(crate) fn time(time: Duration) -> String {
     }
 }
 
-/// A moment, given in milliseconds since 1970: `2026-11-29 00:41:13 UTC`.
+/// Formats a moment, given in milliseconds since 1970: `2026-11-29 00:41:13 UTC`.
 pub(crate) fn moment(unix_ms: u64) -> String {
-    let (days, seconds) = (unix_ms / 86_400_000, unix_ms / 1000 % 86_400);
-    // The civil calendar from days, as years that begin in March: then leap days come last.
-    let shifted = days.saturating_add(719_468);
-    let (era, day) = (shifted / 146_097, shifted % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    let year = era * 400 + year + next;
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+    let time = UNIX_EPOCH + Duration::from_millis(unix_ms.min(LATEST));
+    let text = humantime::format_rfc3339_seconds(time).to_string();
+    text.replace('T', " ").replace('Z', " UTC")
 }
 
 /// Milliseconds as results carry them: to a thousandth.
@@ -182,11 +176,11 @@ pub(crate) struct Paint {
 }
 
 impl Paint {
-    /// Colours for a stream: none where it is not a terminal, with NO_COLOR, or on a dumb one.
-    pub(crate) fn on(stream: &impl std::io::IsTerminal) -> Self {
-        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Self { on: stream.is_terminal() && !set("NO_COLOR") && !dumb }
+    /// Returns the colours for a stream: none if it is not a terminal, with NO_COLOR or CLICOLOR=0, or if
+    /// TERM says that the terminal has none.
+    pub(crate) fn on(stream: &impl IsTerminal) -> Self {
+        let wanted = !no_color() && clicolor() != Some(false);
+        Self { on: stream.is_terminal() && wanted && term_supports_color() }
     }
 
     /// No colours.

@@ -78,13 +78,7 @@ pub(crate) fn read(line: &str, found: &[Hit]) -> Result<Read, String> {
     let (wanted, name, taken) = match recognise(&texts).map_err(|error| error.to_string())? {
         Some((wanted, taken)) => (wanted, None, taken),
         None => {
-            let hit = of_hits(line, &words, found);
-            if hit.is_err() && words.iter().any(|word| word.open) {
-                return Err(
-                    "get misses a closing quote: put one, or leave out the first".to_owned()
-                );
-            }
-            let (hash, name, taken) = hit?;
+            let (hash, name, taken) = of_hits(line, &words, found)?;
             (Wanted::Hash(hash), name, taken)
         }
     };
@@ -114,31 +108,20 @@ pub(crate) fn is_wanted(text: &str) -> bool {
     matches!(recognise(&[text]), Ok(Some(_)))
 }
 
-/// The hit, and the name that it was found under, that is called by the most words at the start of the
-/// line, else the one whose hash begins with the first of them.
-fn of_hits(
-    line: &str,
-    words: &[Word],
-    found: &[Hit],
-) -> Result<(Hash, Option<FileName>, usize), String> {
-    for number in (1..=words.len()).rev() {
-        let (Some(first), Some(last)) = (words.first(), words.get(number - 1)) else { continue };
-        let name = match number {
-            1 => first.text.as_str(),
-            _ => line.get(first.start..last.end).unwrap_or_default(),
-        };
-        let called = found.iter().filter(|hit| hit.name.is_called(name));
-        if let Some(hash) = only(
-            called.clone().map(|hit| hit.hash),
-            name,
-            "files found are called so: give the hash",
-        )? {
-            return Ok((hash, only_name(called), number));
-        }
+/// A hit, the name that it was found under, and the number of words that name it.
+type Named = (Hash, Option<FileName>, usize);
+
+/// Returns the hit that the most words at the start of the line name, else the one whose hash begins with
+/// the first of them.
+fn of_hits(line: &str, words: &[Word], found: &[Hit]) -> Result<Named, String> {
+    let named = named(line, words, found);
+    if let Ok(Some(named)) = named {
+        return Ok(named);
     }
     if words.iter().any(|word| word.open) {
-        return Err("get misses a closing quote".to_owned());
+        return Err("get misses a closing quote: put one, or leave out the first".to_owned());
     }
+    named?;
     let word = words.first().map_or("", |word| word.text.as_str());
     if word.is_empty() {
         return Err("get needs a ticket, hash or name between the quotes".to_owned());
@@ -154,6 +137,26 @@ fn of_hits(
             shortened(word),
         )),
     }
+}
+
+/// Returns the hit that the most words at the start of the line name.
+fn named(line: &str, words: &[Word], found: &[Hit]) -> Result<Option<Named>, String> {
+    for number in (1..=words.len()).rev() {
+        let (Some(first), Some(last)) = (words.first(), words.get(number - 1)) else { continue };
+        let name = match number {
+            1 => first.text.as_str(),
+            _ => line.get(first.start..last.end).unwrap_or_default(),
+        };
+        let called = found.iter().filter(|hit| hit.name.is_called(name));
+        if let Some(hash) = only(
+            called.clone().map(|hit| hit.hash),
+            name,
+            "files found are called so: give the hash",
+        )? {
+            return Ok(Some((hash, only_name(called), number)));
+        }
+    }
+    Ok(None)
 }
 
 /// The one name of all `hits`.

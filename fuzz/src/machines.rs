@@ -132,14 +132,7 @@ fn run_overlay(overlay: &mut Overlay, now: Instant) {
 
 /// An overlay with links to three nodes, asking one question of its own.
 fn network() -> Overlay {
-    let identity = Identity {
-        key: key(0),
-        name: "me".into(),
-        network: NETWORK.into(),
-        epoch: 1,
-        manual: false,
-    };
-    let mut overlay = Overlay::new(identity, &Config::default(), [7; 32]);
+    let mut overlay = overlay_of(0, "me", 7);
     for n in 1..=3 {
         let direction = if n == 1 { Direction::Inbound } else { Direction::Outbound };
         let address = Address::from_socket(([127, 0, 0, n], 7117).into());
@@ -202,14 +195,7 @@ pub(crate) fn broadcast() -> Frame {
 
 /// An overlay that has a link with the one of [`network`], and is none of its neighbours there.
 fn author() -> Overlay {
-    let identity = Identity {
-        key: key(9),
-        name: String::new(),
-        network: NETWORK.into(),
-        epoch: 1,
-        manual: false,
-    };
-    let mut author = Overlay::new(identity, &Config::default(), [9; 32]);
+    let mut author = overlay_of(9, "", 9);
     let address = Address::from_socket(([127, 0, 0, 1], 7117).into());
     let direction = Direction::Inbound;
     let peer = Peer::new(node(0), String::new(), address, direction);
@@ -222,14 +208,7 @@ fn author() -> Overlay {
 
 /// The id of the query that [`network`]'s overlay has asked: the seed says.
 pub(crate) fn own_query() -> peerkit_proto::frame::query::QueryId {
-    let identity = Identity {
-        key: key(0),
-        name: "me".into(),
-        network: NETWORK.into(),
-        epoch: 1,
-        manual: false,
-    };
-    Overlay::new(identity, &Config::default(), [7; 32]).draw_query_id()
+    overlay_of(0, "me", 7).draw_query_id()
 }
 
 pub(crate) fn file() -> SharedFile {
@@ -242,6 +221,13 @@ pub(crate) fn file() -> SharedFile {
 }
 
 /// Node 0 is the overlay's own, 1 to 3 its neighbours.
+/// Returns the overlay of node `n`, which has no links yet.
+fn overlay_of(n: u8, name: &str, seed: u8) -> Overlay {
+    let (name, network) = (name.to_owned(), NETWORK.to_owned());
+    let identity = Identity { key: key(n), name, network, epoch: 1, manual: false };
+    Overlay::new(identity, &Config::default(), [seed; 32])
+}
+
 pub(crate) fn node(n: u8) -> NodeId {
     key(n).id()
 }

@@ -33,6 +33,8 @@ enum Kept {
 }
 
 /// The memory of a node without a folder.
+// redb in memory would take 128 KiB for each node, which is twice what all the rest of an idle one takes
+// (63 KiB), and some 60 µs for each write.
 #[derive(Debug, Default)]
 struct Memory {
     peers: BTreeMap<NodeId, KnownPeer>,

@@ -8,6 +8,8 @@ use serde_json::Value;
 #[cfg(unix)]
 use std::io::{BufRead, BufReader};
 
+#[cfg(unix)]
+use crate::harness::send_signal;
 use crate::harness::{peerkit, run};
 
 #[test]
@@ -93,8 +95,7 @@ fn a_demo_that_is_stopped_names_no_step_that_failed() {
         let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
         let first: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
         assert_eq!((&first["step"], &first["ok"]), (&"start".into(), &true.into()));
-        let pid = rustix::process::Pid::from_child(&demo);
-        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        send_signal(&demo, rustix::process::Signal::INT);
         let last: Value = serde_json::from_str(&lines.last().unwrap().unwrap()).unwrap();
         let status = demo.wait().unwrap();
         assert_eq!(last["step"], "end");

@@ -10,11 +10,12 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    PATIENCE, Program, Share, get, get_command, peerkit, run, stopping_signals, text, ticket,
+    PATIENCE, Program, Share, get, get_command, peerkit, run, send_signal, stopping_signals, text,
+    ticket,
 };
 
 /// A folder below `home` whose name is not UTF-8.
@@ -192,7 +193,7 @@ fn a_start_that_hangs_is_ended_by_a_signal() {
             assert!(started.elapsed() < PATIENCE, "it reads the pipe");
             thread::sleep(Duration::from_millis(10));
         }
-        kill_process(Pid::from_child(&child), signal).unwrap();
+        send_signal(&child, signal);
         let output = child.wait_with_output().unwrap();
         drop(writer);
         let status = if signal == Signal::INT { 130 } else { 1 };
@@ -214,7 +215,7 @@ fn pipes_in_the_place_of_files_hold_nothing_up() {
     node.fail(&format!("save {}", pipe.display()));
     // A map waits for the pipe's reader, as the shell's `>` does, and the node ends all the same.
     node.write(&format!("map {}", pipe.display()));
-    kill_process(node.pid(), Signal::TERM).unwrap();
+    node.signal(Signal::TERM);
     let (status, stderr) = node.wait();
     assert_eq!((status.code(), stderr.as_str()), (Some(1), ""), "commands have failed");
 }

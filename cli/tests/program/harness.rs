@@ -45,6 +45,13 @@ pub(crate) fn piped(command: &mut Command) -> Child {
     command.spawn().unwrap()
 }
 
+/// Sends a signal to a program.
+#[cfg(unix)]
+pub(crate) fn send_signal(child: &Child, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
 /// Waits for the end of a program, and kills it if that does not come.
 pub(crate) fn ended(child: &mut Child) -> ExitStatus {
     let begun = Instant::now();
@@ -279,8 +286,7 @@ impl Program {
     /// Sends a signal.
     #[cfg(unix)]
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).unwrap();
+        send_signal(&self.child, signal);
     }
 
     /// Kills the process: no goodbye, nothing saved.

@@ -10,12 +10,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 
 use crate::harness::{
-    PATIENCE, Program, Share, content, ended, get_command, peerkit, stopping_signals,
+    PATIENCE, Program, Share, content, ended, get_command, peerkit, send_signal, stopping_signals,
 };
 
 /// Makes a terminal: our end and the program's.
@@ -236,7 +236,7 @@ fn a_terminal_is_left_as_it_was_found() {
     alice.press("being typ");
     alice.sees("typ");
     assert!(!alice.echoes(), "a line is being edited");
-    kill_process(Pid::from_child(&alice.child), Signal::TERM).unwrap();
+    send_signal(&alice.child, Signal::TERM);
     assert_eq!(alice.status(), Some(0));
     assert!(alice.echoes());
 }
@@ -425,13 +425,13 @@ fn an_interrupt_ends_the_command_that_runs_and_not_the_node() {
     alice.sees("alice> ");
     alice.press(&format!("connect {address}\r"));
     let (connection, _) = silent.accept().unwrap();
-    kill_process(Pid::from_child(&alice.child), Signal::INT).unwrap();
+    send_signal(&alice.child, Signal::INT);
     alice.sees("error: interrupted");
     alice.sees("alice> ");
     alice.press("size\r");
     alice.sees("1 node\r\n");
     alice.sees("alice> ");
-    kill_process(Pid::from_child(&alice.child), Signal::INT).unwrap();
+    send_signal(&alice.child, Signal::INT);
     assert_eq!(alice.status(), Some(0));
     assert!(alice.echoes());
     drop(connection);
@@ -494,7 +494,7 @@ fn a_signal_at_the_question_for_a_ticket_leaves_the_terminal_as_it_was() {
     // once lost.
     for (signal, status) in stopping_signals().into_iter().cycle().take(24) {
         let mut asked = Prompt::that_asks(home.path());
-        kill_process(Pid::from_child(&asked.child), signal).unwrap();
+        send_signal(&asked.child, signal);
         asked.sees("stopped before it was begun");
         assert_eq!(asked.status(), Some(status), "{signal:?}");
         assert!(asked.echoes(), "{signal:?} leaves a terminal without echo");
@@ -506,7 +506,7 @@ fn a_window_that_changes_its_size_does_not_disturb_the_question_for_a_ticket() {
     let home = tempfile::tempdir().unwrap();
     let mut asked = Prompt::that_asks(home.path());
     for _ in 0..3 {
-        kill_process(Pid::from_child(&asked.child), Signal::WINCH).unwrap();
+        send_signal(&asked.child, Signal::WINCH);
         asked.press("x");
         asked.sees("x");
     }
@@ -527,7 +527,7 @@ fn a_signal_at_the_prompt_stops_the_node_whatever_has_been_typed() {
             alice.sees("alice> ");
             alice.press(typed);
             alice.sees(typed);
-            kill_process(Pid::from_child(&alice.child), signal).unwrap();
+            send_signal(&alice.child, signal);
             assert_eq!(alice.status(), Some(0), "{signal:?} after {typed:?}");
             assert!(alice.echoes(), "{signal:?} leaves a terminal without echo");
         }

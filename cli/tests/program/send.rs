@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::harness::{
     PATIENCE, Person, Program, Share, address, content, ended, get, get_command, peerkit, run,
-    stopping_signals, text, ticket,
+    send_signal, stopping_signals, text, ticket,
 };
 
 #[test]
@@ -266,8 +266,7 @@ fn stopped_get(home: &Path, ticket: &str) -> Output {
         assert!(begun.elapsed() < PATIENCE, "the fetch has begun");
         thread::sleep(Duration::from_millis(10));
     }
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    send_signal(&child, rustix::process::Signal::INT);
     child.wait_with_output().unwrap()
 }
 
@@ -330,8 +329,6 @@ fn what_was_stopped_is_said_to_be_kept_though_no_source_has_it_now() {
 #[cfg(unix)]
 #[test]
 fn a_stopped_get_leaves_nothing_in_the_temporary_folder() {
-    use rustix::process::{Pid, kill_process};
-
     let home = tempfile::tempdir().unwrap();
     let film = home.path().join("film.bin");
     fs::write(&film, content(7, 8 << 20)).unwrap();
@@ -352,7 +349,7 @@ fn a_stopped_get_leaves_nothing_in_the_temporary_folder() {
             assert!(begun.elapsed() < PATIENCE, "the fetch has begun");
             thread::sleep(Duration::from_millis(10));
         }
-        kill_process(Pid::from_child(&child), signal).unwrap();
+        send_signal(&child, signal);
         let stopped = child.wait_with_output().unwrap();
         assert_eq!(stopped.status.code(), Some(status), "{signal:?}");
         assert!(text(&stopped.stderr).contains("nothing is kept"), "{signal:?}");
@@ -363,7 +360,7 @@ fn a_stopped_get_leaves_nothing_in_the_temporary_folder() {
 #[cfg(unix)]
 #[test]
 fn a_reader_that_does_not_read_does_not_keep_a_get_from_stopping() {
-    use rustix::process::{Pid, Signal, kill_process};
+    use rustix::process::Signal;
 
     let home = tempfile::tempdir().unwrap();
     let film = home.path().join("film.bin");
@@ -378,7 +375,7 @@ fn a_reader_that_does_not_read_does_not_keep_a_get_from_stopping() {
     let mut stdout = child.stdout.take().unwrap();
     let mut first = [0];
     stdout.read_exact(&mut first).unwrap();
-    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    send_signal(&child, Signal::INT);
     let status = ended(&mut child);
     assert_eq!(status.code(), Some(130));
     let mut said = String::new();
@@ -549,8 +546,7 @@ fn who_shares_is_told_who_has_fetched_what() {
         (&event["event"], &event["data"]["name"]),
         (&"node_share_changed".into(), &"notes.txt".into())
     );
-    let pid = rustix::process::Pid::from_child(&share.child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    send_signal(&share.child, rustix::process::Signal::INT);
     let event = share.line();
     assert_eq!(event["event"], "node_stopped", "{event}");
     let expected = serde_json::json!({"bytes": bytes.len(), "peers": 1, "completed": 1});
@@ -594,7 +590,6 @@ fn nothing_is_left_of_what_goes_to_standard_output() {
     let mut stdout = child.stdout.take().unwrap();
     Read::read_exact(&mut stdout, &mut [0]).unwrap();
     assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "as soon as it is written out");
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    send_signal(&child, rustix::process::Signal::INT);
     assert_eq!(child.wait().unwrap().code(), Some(130));
 }

@@ -7,10 +7,10 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{PATIENCE, Program, Share, line, peerkit, run, stopping_signals};
+use crate::harness::{PATIENCE, Program, Share, line, peerkit, run, send_signal, stopping_signals};
 
 #[test]
 fn signals_stop_a_node_cleanly_and_peers_are_told() {
@@ -62,7 +62,7 @@ fn a_reader_that_does_not_read_does_not_keep_a_node_from_stopping() {
             thread::sleep(Duration::from_millis(1));
         }
         fs::remove_file(saved).unwrap();
-        kill_process(Pid::from_child(&node), Signal::TERM).unwrap();
+        send_signal(&node, Signal::TERM);
         let event = other.event("inbound_node_disconnected");
         assert_eq!(event["data"]["by_peer"], true, "it says goodbye: {event}");
         let begun = Instant::now();
@@ -167,7 +167,7 @@ fn a_signal_stops_share_and_demo() {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         lines.next().expect("a first step").unwrap();
-        kill_process(Pid::from_child(&child), signal).unwrap();
+        send_signal(&child, signal);
         while let Some(Ok(_)) = lines.next() {}
         assert_eq!(child.wait().unwrap().code(), Some(status), "{signal:?}");
         assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "{signal:?}");

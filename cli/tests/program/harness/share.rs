@@ -8,6 +8,8 @@ use std::sync::mpsc::Receiver;
 use peerkit::{Address, Ticket};
 use serde_json::Value;
 
+#[cfg(unix)]
+use super::send_signal;
 use super::{PATIENCE, lines, peerkit, run};
 
 /// A running `peerkit share --json`, on a port of its own.
@@ -56,8 +58,7 @@ impl Share {
     /// Stops it by a signal. Returns the status.
     #[cfg(unix)]
     pub(crate) fn signal(mut self, signal: rustix::process::Signal) -> Option<i32> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).unwrap();
+        send_signal(&self.child, signal);
         self.child.wait().unwrap().code()
     }
 }
