@@ -1,9 +1,9 @@
-//! The one task that owns the overlay: hands it what happens and carries out what it says.
+//! The one task that owns the node's state machine: hands it what happens and carries out what it says.
 //!
 //! It never waits for a peer or for the application: frames go into a link's first lane or end the
 //! link, events go into a bounded queue, dials and look-ups are tasks of their own.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,27 +11,31 @@ use peerkit_proto::address::Address;
 use peerkit_proto::event::{Event, Parting, Peer, Reason};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::broadcast::Batch;
-use peerkit_proto::frame::membership::Outcome;
-use peerkit_proto::frame::query::{Answer, QueryId, What};
+use peerkit_proto::frame::membership::Probe;
 use peerkit_proto::handler::Action;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
-use peerkit_proto::overlay::admission::Admission;
-use peerkit_proto::overlay::{Command, Input, Output, Overlay};
-use peerkit_proto::time::Instant;
+use peerkit_proto::overlay::Command;
+use peerkit_proto::peer::{
+    ConnectionId, DialId, Greeted, Input, JoinError, Machine, OperationId, Purpose,
+};
+use peerkit_proto::time::{Instant, Now};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::blocking;
 use crate::clock::unix_millis;
-use crate::conn::{self, Conn};
-use crate::dial;
+use crate::conn::Conn;
+use crate::dial::Verdict;
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::kept::GATHER;
-use crate::known;
-use crate::order::{Asked, FROM_LINKS, FromLink, Order, Standing, Wanted};
+use crate::order::{Asked, FROM_LINKS, FromLink, Order, Standing};
 use crate::trace;
 use crate::waiting::Told;
+
+mod carry_out;
+mod publish;
+
+use publish::Publisher;
 
 /// After the links' time to flush, the longest that the rest may take to end.
 const HALT: Duration = Duration::from_secs(2);
@@ -39,37 +43,49 @@ const HALT: Duration = Duration::from_secs(2);
 /// Interval between warnings that broadcasts are dropped for their time.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-mod publish;
-
 pub(crate) struct Actor {
     inner: Arc<Inner>,
-    overlay: Overlay,
+    machine: Machine,
     orders: mpsc::Receiver<Order>,
     from_links: mpsc::Receiver<FromLink>,
-    asked: HashMap<QueryId, Asked>,
-    /// Who waits to hear of messages that others pass on, by their numbers, and whom they are for.
-    passed_on: HashMap<u64, (NodeId, oneshot::Sender<Result<(), Error>>)>,
-    /// Who waits for this node to be a member, by the node that it is to join through.
-    joining: BTreeMap<NodeId, Vec<oneshot::Sender<Outcome>>>,
-    /// Connections that take the place of a link once that has ended.
-    successors: BTreeMap<NodeId, Successor>,
-    /// Links that are being hung up on, by serial: what still comes from there is void.
-    hung_up: BTreeSet<u64>,
+    /// The connections that are links.
+    links: HashMap<ConnectionId, Arc<Conn>>,
+    /// Connections that have said Hello and wait to be admitted.
+    admitting: HashMap<ConnectionId, Admitting>,
+    /// The tasks of dials, and what the links are for.
+    dials: HashMap<DialId, (mpsc::Sender<Verdict>, Purpose)>,
+    /// Operations under way, and where their outcomes go.
+    operations: HashMap<OperationId, Operation>,
+    last_operation: u64,
+    /// Inputs that follow from outputs. Empty between two inputs.
+    undone: Vec<Input>,
     /// How many changes of the nodes that are kept away were written.
     away_saved: u64,
-    /// Outputs of the overlay that were not carried out, as the inputs that say so: frames for crowded
-    /// lanes, and probes beyond those that may be under way. Empty between two inputs.
-    undone: Vec<Input>,
     /// Broadcasts of the handler that wait for their limit, oldest first.
     limited: VecDeque<(String, Message)>,
     /// When it was last said that a broadcast was dropped for its time.
     warned_at: Option<Instant>,
-    stopping: bool,
     /// The network's owner has ordered all nodes to stop.
     ordered: bool,
 }
 
-type Successor = (Arc<Conn>, oneshot::Sender<Result<(), Reason>>);
+type Admitting = (Arc<Conn>, oneshot::Sender<Result<(), Reason>>);
+
+/// An operation under way, with where its outcome goes.
+enum Operation {
+    Dial {
+        reply: oneshot::Sender<Result<Peer, Error>>,
+        joined: Option<oneshot::Sender<Result<(), JoinError>>>,
+    },
+    Join(oneshot::Sender<Result<(), JoinError>>),
+    Query(Asked),
+    Relay {
+        to: NodeId,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
+    Probe(oneshot::Sender<Probe>),
+    Broadcast(Publisher),
+}
 
 /// What is left of earlier runs.
 pub(crate) struct Earlier {
@@ -84,25 +100,24 @@ pub(crate) struct Earlier {
 impl Actor {
     pub(crate) fn new(
         inner: Arc<Inner>,
-        overlay: Overlay,
+        machine: Machine,
         orders: mpsc::Receiver<Order>,
         from_links: mpsc::Receiver<FromLink>,
     ) -> Self {
         Self {
             inner,
-            overlay,
+            machine,
             orders,
             from_links,
-            asked: HashMap::new(),
-            passed_on: HashMap::new(),
-            joining: BTreeMap::new(),
-            successors: BTreeMap::new(),
-            hung_up: BTreeSet::new(),
-            away_saved: 0,
+            links: HashMap::new(),
+            admitting: HashMap::new(),
+            dials: HashMap::new(),
+            operations: HashMap::new(),
+            last_operation: 0,
             undone: Vec::new(),
+            away_saved: 0,
             limited: VecDeque::new(),
             warned_at: None,
-            stopping: false,
             ordered: false,
         }
     }
@@ -113,7 +128,7 @@ impl Actor {
             self.command(Command::Owner(owner));
         }
         self.command(Command::KeepAway(earlier.away));
-        self.away_saved = self.overlay.away_changes();
+        self.away_saved = self.machine.overlay().away_changes();
         self.command(Command::Known(earlier.known));
         self.command(Command::Restore(earlier.kept));
         self.addresses_changed();
@@ -121,10 +136,9 @@ impl Actor {
             tokio::select! {
                 biased;
                 () = self.inner.stop.cancelled() => break,
-                () = self.inner.sleep_until(self.overlay.poll_timeout()) => {
-                    let now = self.tick();
-                    self.overlay.handle_timeout(now);
-                    self.drain_all(now);
+                () = self.inner.sleep_until(self.machine.poll_timeout()) => {
+                    self.machine.handle_timeout(now(&self.inner));
+                    self.drain();
                 }
                 Some(order) = self.orders.recv() => {
                     self.hear_links();
@@ -148,24 +162,14 @@ impl Actor {
         }
         // What the application says now still goes out.
         let _ = tokio::time::timeout(flush, inner.tell(Event::NodeRequestToStop)).await;
-        self.stopping = true;
+        self.input(Input::Stopping);
         for order in inner.take_orders(&mut self.orders) {
             self.on_order(order);
         }
         self.save_away();
         self.publish_limited();
-        // A member's neighbours hear who may take its place before they hear its goodbye, unless
-        // they go as well.
-        self.command(match self.overlay.views().member && !self.ordered {
-            true => Command::Leave,
-            false => Command::Flush,
-        });
-        for (_, (_, reply)) in std::mem::take(&mut self.successors) {
-            let _ = reply.send(Err(Reason::Stopping));
-        }
-        for conn in inner.all_conns().iter() {
-            conn.leave(Reason::Stopping);
-        }
+        let hand_over = self.machine.overlay().views().member && !self.ordered;
+        self.input(Input::Stop { hand_over });
         // The links have their own deadline; a little more lets them tell how they ended.
         inner.running.close();
         let running = inner.running.clone();
@@ -203,36 +207,29 @@ impl Actor {
 
     fn on_order(&mut self, order: Order) {
         match order {
-            Order::Greet { id, purpose, reply } => {
-                let allowed = match self.stopping {
-                    true => Err(Reason::Stopping),
-                    false => self.overlay.greet(self.inner.now(), id, purpose),
-                };
-                let _ = reply.send(allowed);
-            }
-            Order::Greeted(id) => self.greeted(id),
-            Order::Admit { conn, reply } => self.admit(conn, reply),
-            Order::Dialled { address, id, wanted } => {
-                self.input(Input::Dialled { address, id });
-                if wanted == Wanted::ByHand {
-                    self.command(Command::Pin(id));
+            Order::Dial { addresses, keep, purpose, reply, joined } => {
+                let mut others = addresses;
+                if others.is_empty() {
+                    return drop(reply.send(Err(Error::NoBootstrap)));
                 }
-                if wanted != Wanted::Quietly {
-                    self.learn_owner(id);
+                let address = others.remove(0);
+                let operation = self.begin(Operation::Dial { reply, joined });
+                self.input(Input::Dial { operation, address, others, keep, purpose });
+            }
+            Order::DialSecured { dial, id } => {
+                // The machine learns here if a link can send no more: its task says so a little later.
+                if let Ok(conn) = self.inner.conn(id)
+                    && conn.outbox.closed().is_some()
+                {
+                    self.input(Input::LinkClosing(conn.connection()));
                 }
+                self.input(Input::DialSecured { dial, id });
             }
-            Order::DialFailed { address, error } => {
-                self.input(Input::DialFailed { address, error });
-            }
-            Order::Connect { address, others, reconnect, wanted, reply } => {
-                self.connect(address, others, reconnect, wanted, reply);
-            }
-            Order::Join { id, reply } => {
-                self.joining.entry(id).or_default().push(reply);
-                self.command(Command::Join(id));
-            }
+            Order::DialRefused { dial, reason } => self.input(Input::DialRefused { dial, reason }),
+            Order::DialFailed { dial, error } => self.input(Input::DialFailed { dial, error }),
+            Order::Greeted { conn, dial, reply } => self.greeted(conn, dial, reply),
             Order::KeptAway(reply) => {
-                let kept = self.overlay.kept_away(self.inner.now());
+                let kept = self.machine.overlay().kept_away(self.inner.now());
                 let _ = reply.send(kept.map(|(id, _)| id).collect());
             }
             Order::Leave(reply) => {
@@ -243,21 +240,21 @@ impl Actor {
             }
             Order::Probed { id, answer } => self.input(Input::Probed { id, answer }),
             Order::Answering { from, probe, reply } => {
-                let now = self.tick();
-                let _ = reply.send(self.overlay.answer_probe(now, from, probe));
-                self.drain_all(now);
+                let operation = self.begin(Operation::Probe(reply));
+                self.input(Input::ProbeReceived { operation, from, probe });
             }
             Order::ShutdownNetwork { key, reply } => {
                 self.command(Command::Shutdown(key));
                 let _ = reply.send(());
             }
             Order::Standing(reply) => {
+                let overlay = self.machine.overlay();
                 let _ = reply.send(Standing {
-                    views: self.overlay.views(),
-                    broadcasts: self.overlay.broadcast_counters(),
-                    queries: self.overlay.queries(),
-                    stray_answers: self.overlay.stray_answers(),
-                    clock: self.overlay.clock_status(),
+                    views: overlay.views(),
+                    broadcasts: overlay.broadcast_counters(),
+                    queries: overlay.queries(),
+                    stray_answers: overlay.stray_answers(),
+                    clock: overlay.clock_status(),
                 });
             }
             Order::Disconnect { id, reply } => {
@@ -269,37 +266,28 @@ impl Actor {
             }
             Order::StopReconnecting(address) => self.command(Command::StopReconnecting(address)),
             Order::Broadcast { title, message, reply } => {
-                let _ = reply.send(self.publish(title, message));
+                self.publish(title, message, Publisher::Caller(reply));
             }
             Order::BroadcastAllowed => self.broadcast_allowed(),
             Order::Ask { what, depth, own, timeout, asked } => {
-                let id = self.overlay.draw_query_id();
-                self.asked.insert(id, asked);
-                self.command(Command::Query { id, what, depth, own, timeout });
+                let operation = self.begin(Operation::Query(asked));
+                self.input(Input::Query { operation, what, depth, own, timeout });
             }
             Order::SendDirectly(peer, message) => {
                 self.inner.queue_directly(peer.id(), message, Told::Handler(peer));
             }
             Order::Act(action) => self.act(action),
             Order::PassOn { query, to, message, reply } => {
-                let now = self.tick();
-                match self.overlay.send_direct(now, query, to, message) {
-                    Ok(number) => drop(self.passed_on.insert(number, (to, reply))),
-                    Err(error) => drop(reply.send(Err(error.into()))),
-                }
-                self.drain_all(now);
+                let operation = self.begin(Operation::Relay { to, reply });
+                self.input(Input::Relay { operation, query, to, message });
             }
             Order::PassPing { query, to, reply } => {
-                let now = self.tick();
-                match self.overlay.ping_direct(now, query, to) {
-                    Ok(number) => drop(self.passed_on.insert(number, (to, reply))),
-                    Err(error) => drop(reply.send(Err(error.into()))),
-                }
-                self.drain_all(now);
+                let operation = self.begin(Operation::Relay { to, reply });
+                self.input(Input::RelayPing { operation, query, to });
             }
-            Order::ErrandDone(conn) => self.errand_done(&conn),
+            Order::LinkIdle(conn) => self.input(Input::LinkIdle(conn.connection())),
             Order::Answer(command) => self.command(command),
-            Order::Info(reply) => drop(reply.send(self.overlay.info())),
+            Order::Info(reply) => drop(reply.send(self.machine.overlay().info())),
             Order::AddressesChanged => self.addresses_changed(),
         }
     }
@@ -311,16 +299,17 @@ impl Actor {
             Action::Connect(..) => {
                 let Some(reply) = self.inner.report_connect(&action) else { return };
                 // Begun at once: the handler's next action may be about this link.
-                if let Action::Connect(_, address, reconnect) = action {
-                    self.connect(address, Vec::new(), reconnect, Wanted::ByHand, reply);
+                if let Action::Connect(_, address, keep) = action {
+                    let (addresses, purpose) = (vec![address], Purpose::Application);
+                    self.on_order(Order::Dial { addresses, keep, purpose, reply, joined: None });
                 }
             }
             action => self.inner.perform(action),
         }
     }
 
-    /// What links told before an order was given is heard before it: whoever acts on the end of a
-    /// link finds it gone.
+    /// Takes what links said before an order was given, so that the order finds a link gone whose end
+    /// its giver knows of.
     fn hear_links(&mut self) {
         for _ in 0..FROM_LINKS {
             let Ok(told) = self.from_links.try_recv() else { break };
@@ -331,19 +320,15 @@ impl Actor {
     fn on_link(&mut self, told: FromLink) {
         match told {
             FromLink::Frames(conn, frames) => {
+                let connection = conn.connection();
                 for frame in frames {
-                    // A frame before it may have ended the link.
-                    if !self.is_current(&conn) || self.hung_up.contains(&conn.serial) {
-                        return;
-                    }
-                    let from = conn.peer.id();
                     self.input(match frame {
                         Frame::Broadcast(batch)
                             if !self.inner.dispatch.takes(batch.items.len()) =>
                         {
-                            Input::NoTime(from, batch)
+                            Input::NoTime(connection, batch)
                         }
-                        frame => Input::Frame(from, frame),
+                        frame => Input::Frame(connection, frame),
                     });
                 }
             }
@@ -351,63 +336,33 @@ impl Actor {
                 self.link_down(&conn, parting);
                 let _ = done.send(());
             }
-            FromLink::Done(conn) => self.link_done(&conn),
+            FromLink::Done(conn) => self.input(Input::LinkReported { id: conn.peer.id() }),
         }
     }
 
-    fn is_current(&self, conn: &Conn) -> bool {
-        self.inner.conn(conn.peer.id()).is_ok_and(|current| current.serial == conn.serial)
-    }
-
-    fn connect(
+    fn greeted(
         &mut self,
-        address: Address,
-        others: Vec<Address>,
-        reconnect: bool,
-        wanted: Wanted,
-        reply: oneshot::Sender<Result<Peer, Error>>,
+        conn: Arc<Conn>,
+        dial: Option<DialId>,
+        reply: oneshot::Sender<Result<(), Reason>>,
     ) {
-        if self.stopping {
-            let _ = reply.send(Err(Error::Stopped));
-            return;
-        }
-        if reconnect {
-            // Kept from now on: what comes of this dial decides when it is tried again.
-            self.command(Command::Keep { address: address.clone() });
-        }
-        let addresses = std::iter::once(address).chain(others).collect();
-        conn::start(&self.inner, dial::link(self.inner.clone(), addresses, wanted, reply));
+        let connection = conn.connection();
+        let (peer, candidate, unix) = (conn.peer.clone(), conn.candidate, conn.time);
+        self.admitting.insert(connection, (conn, reply));
+        self.input(Input::Greeted(Greeted { connection, dial, peer, candidate, unix }));
     }
 
-    fn admit(&mut self, conn: Arc<Conn>, reply: oneshot::Sender<Result<(), Reason>>) {
-        let id = conn.peer.id();
-        let admission = match self.stopping {
-            true => Admission::Refuse(Reason::Stopping),
-            false => self.overlay.admit(self.inner.now(), &conn.candidate),
-        };
-        match admission {
-            Admission::Accept => self.link_up(conn, reply),
-            Admission::Refuse(reason) => {
-                self.greeted(id);
-                let _ = reply.send(Err(reason));
-            }
-            Admission::Replace(reason) => {
-                if let Ok(old) = self.inner.conn(id) {
-                    old.hang_up(reason);
-                    let replaced = self.successors.insert(id, (conn, reply));
-                    if let Some((_, reply)) = replaced {
-                        let _ = reply.send(Err(Reason::Replaced));
-                    }
-                } else {
-                    self.link_up(conn, reply);
-                }
-            }
+    fn link_down(&mut self, conn: &Conn, parting: Parting) {
+        let connection = conn.connection();
+        if self.links.remove(&connection).is_some() {
+            self.inner.change_conns(|conns| drop(conns.remove(&conn.peer.id())));
+            self.input(Input::LinkDown { connection, parting });
         }
     }
 
     /// Writes which nodes are kept away, if that has changed.
     fn save_away(&mut self) {
-        let changes = self.overlay.away_changes();
+        let changes = self.machine.overlay().away_changes();
         if self.away_saved == changes {
             return;
         }
@@ -415,7 +370,7 @@ impl Actor {
         let now = unix_millis();
         let until =
             |left: Duration| now.saturating_add(u64::try_from(left.as_millis()).unwrap_or(0));
-        let kept = self.overlay.kept_away(self.inner.now());
+        let kept = self.machine.overlay().kept_away(self.inner.now());
         let kept: Vec<_> = kept.map(|(id, left)| (id, until(left))).collect();
         let store = self.inner.store.clone();
         self.inner.spawn(async move {
@@ -426,84 +381,46 @@ impl Actor {
         });
     }
 
-    /// Ends the turn of a dial that said Hello and got no link: other dials to the node go on.
-    fn greeted(&mut self, id: NodeId) {
-        self.overlay.greeted(id);
-        self.inner.conns_changed.notify_waiters();
-    }
-
-    fn link_up(&mut self, conn: Arc<Conn>, reply: oneshot::Sender<Result<(), Reason>>) {
-        let (peer, candidate) = (conn.peer.clone(), conn.candidate);
-        let address = conn.dialable.clone();
-        self.inner.change_conns(|conns| drop(conns.insert(peer.id(), conn.clone())));
-        if reply.send(Ok(())).is_err() {
-            // Whoever wanted the link has gone away meanwhile.
-            self.inner.change_conns(|conns| drop(conns.remove(&peer.id())));
-            self.greeted(peer.id());
-            return;
-        }
-        known::remember(&self.inner, &peer, address);
-        let id = peer.id();
-        self.input(Input::LinkUp { peer, candidate });
-        if let Some(unix) = conn.time {
-            self.input(Input::Time { id, unix });
-        }
-    }
-
-    /// The link has ended; its successor comes up once the application has heard of that.
-    fn link_down(&mut self, conn: &Arc<Conn>, parting: Parting) {
-        self.hung_up.remove(&conn.serial);
-        if self.is_current(conn) {
-            let id = conn.peer.id();
-            self.inner.change_conns(|conns| drop(conns.remove(&id)));
-            self.input(Input::LinkDown { id, parting });
-            // Who still waits hears that nothing will come.
-            self.joining.remove(&id);
-        }
-    }
-
-    fn link_done(&mut self, conn: &Arc<Conn>) {
-        if let Some((successor, reply)) = self.successors.remove(&conn.peer.id()) {
-            self.link_up(successor, reply);
-        }
-    }
-
-    /// Closes a link that was made to send a message, if it is nothing else by now.
-    fn errand_done(&mut self, conn: &Conn) {
-        let (id, views) = (conn.peer.id(), self.overlay.views());
-        let needed = views.active.contains(&id) || views.pinned.contains(&id);
-        if !needed && conn.is_errand() && self.is_current(conn) && self.hung_up.insert(conn.serial)
-        {
-            conn.leave(Reason::NotNeeded);
-        }
-    }
-
     fn addresses_changed(&mut self) {
         let addresses = self.inner.addresses(None);
         self.command(Command::Addresses(addresses));
+    }
+
+    /// Notes an operation, and returns its number.
+    fn begin(&mut self, operation: Operation) -> OperationId {
+        self.last_operation += 1;
+        let id = OperationId(self.last_operation);
+        self.operations.insert(id, operation);
+        id
     }
 
     fn command(&mut self, command: Command) {
         self.input(Input::Command(command));
     }
 
+    /// Hands the machine an input, and carries out what it says.
     fn input(&mut self, input: Input) {
-        let now = self.tick();
-        trace::input(&input);
+        let now = now(&self.inner);
+        trace::input(&input, |connection| self.peer(connection));
         let from = match &input {
-            Input::Frame(from, Frame::Broadcast(_)) => Some(*from),
+            Input::Frame(connection, Frame::Broadcast(_)) => self.peer(*connection),
             _ => None,
         };
-        let before = self.overlay.broadcast_counters();
-        self.overlay.handle(now, input);
+        let before = self.machine.overlay().broadcast_counters();
+        self.machine.handle(now, input);
         if let Some(from) = from {
-            let after = self.overlay.broadcast_counters();
+            let after = self.machine.overlay().broadcast_counters();
             trace::broadcasts_dropped(from, before, after);
             if after.untimely > before.untimely {
-                self.warn_of_untimely(now, from);
+                self.warn_of_untimely(now.monotonic, from);
             }
         }
-        self.drain_all(now);
+        self.drain();
+    }
+
+    /// Returns the node at the other end of a link.
+    fn peer(&self, connection: ConnectionId) -> Option<NodeId> {
+        self.links.get(&connection).map(|conn| conn.peer.id())
     }
 
     /// A broadcast was dropped for its time: says so, but not for each.
@@ -518,151 +435,9 @@ impl Actor {
             );
         }
     }
+}
 
-    /// Carries out what the overlay has put out, and tells it what could not be.
-    fn drain_all(&mut self, now: Instant) {
-        self.drain();
-        while let Some(undone) = self.undone.pop() {
-            trace::input(&undone);
-            self.overlay.handle(now, undone);
-            self.drain();
-        }
-    }
-
-    /// The time; the overlay has the wall clock's too from then on.
-    fn tick(&mut self) -> Instant {
-        let now = self.inner.now();
-        self.overlay.set_clock(now, unix_millis());
-        now
-    }
-
-    /// Carries out all that the overlay has put out.
-    fn drain(&mut self) {
-        while let Some(output) = self.overlay.poll() {
-            trace::output(&output);
-            match output {
-                Output::Send(to, frame) => {
-                    let Ok(conn) = self.inner.conn(to) else { continue };
-                    match &frame {
-                        Frame::Query(_) | Frame::Broadcast(_) | Frame::Forward(_)
-                            if conn.outbox.is_crowded() =>
-                        {
-                            self.undone.push(Input::PassedOver(to, frame));
-                        }
-                        _ => conn.control(&frame),
-                    }
-                }
-                Output::Dial { address, others, quiet } => {
-                    let wanted = if quiet { Wanted::Quietly } else { Wanted::ByHand };
-                    let reply = oneshot::channel().0;
-                    let addresses = std::iter::once(address).chain(others).collect();
-                    let dialling = dial::link(self.inner.clone(), addresses, wanted, reply);
-                    conn::start(&self.inner, dialling);
-                }
-                Output::Probe { addresses, id, probe } => {
-                    let is_sent = self.inner.probe(id, addresses, probe);
-                    if !is_sent {
-                        self.undone.push(Input::Probed { id, answer: None });
-                    }
-                }
-                Output::Joined(_) => {
-                    let waiting = std::mem::take(&mut self.joining).into_values().flatten();
-                    for reply in waiting {
-                        let _ = reply.send(Outcome::Accepted);
-                    }
-                }
-                Output::JoinRefused(id, outcome) => {
-                    let waiting = self.joining.remove(&id).into_iter().flatten();
-                    for reply in waiting {
-                        let _ = reply.send(outcome);
-                    }
-                }
-                Output::Keep(batch) => self.keep(batch),
-                Output::Stop => {
-                    self.ordered = true;
-                    self.inner.stop.cancel();
-                }
-                Output::Hangup(id, reason) => {
-                    let reason = if self.stopping { Reason::Stopping } else { reason };
-                    if let Ok(conn) = self.inner.conn(id)
-                        && self.hung_up.insert(conn.serial)
-                    {
-                        conn.leave(reason);
-                    }
-                }
-                Output::Event(event) => {
-                    if let Event::NodeMessage { .. } = event {
-                        self.inner.meter.received(1);
-                    }
-                    self.inner.dispatch.notice(event);
-                }
-                Output::Direct { number, sent } => {
-                    if let Some((peer, reply)) = self.passed_on.remove(&number) {
-                        let not_reached = |reason| Error::NotReached { peer, reason };
-                        let _ = reply.send(sent.map_err(not_reached));
-                    }
-                }
-                Output::Lookup { query, what, asker } => self.look_up(query, what, asker),
-                Output::Answered { answer } => self.answered(answer),
-                Output::Ended { query, complete } => {
-                    if let Some(asked) = self.asked.remove(&query) {
-                        let _ = asked.ended.send(complete && !asked.lost);
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// The application trusts a node that it named to know who owns the network: the first one does.
-    fn learn_owner(&mut self, from: NodeId) {
-        let Some(owner) = self.inner.conn(from).ok().and_then(|conn| conn.owner) else { return };
-        if !self.inner.learn_owner(owner) {
-            return;
-        }
-        self.command(Command::Owner(owner));
-        let inner = self.inner.clone();
-        self.inner.tracker.spawn_blocking(move || {
-            if let Err(error) = inner.store.save_owner(&inner.network, owner) {
-                tracing::warn!(%error, "can't remember who owns the network");
-            }
-        });
-    }
-
-    /// Keeps broadcasts for the next run, where there is a state folder.
-    fn keep(&self, batch: Batch) {
-        let kept = self.inner.kept.clone();
-        if kept.add(batch) {
-            self.inner.spawn(async move {
-                tokio::time::sleep(GATHER).await;
-                let _ = blocking::run(move || kept.write()).await;
-            });
-        }
-    }
-
-    fn answered(&mut self, answer: Answer) {
-        if let Some(asked) = self.asked.get_mut(&answer.id) {
-            asked.lost |= asked.answers.try_send(answer).is_err();
-        }
-    }
-
-    /// Looks up what this node can say to a query, where only the shell knows.
-    fn look_up(&self, query: QueryId, what: What, asker: Option<NodeId>) {
-        let inner = self.inner.clone();
-        let orders = inner.orders.clone();
-        let spawner = inner.clone();
-        spawner.spawn(async move {
-            let (files, here) = match what {
-                What::CallBack { token, addresses, .. } => {
-                    (Vec::new(), inner.answer_call_back(addresses, token))
-                }
-                what => match known::find(&inner, what, asker).await {
-                    Some(files) => (files, false),
-                    // Without an answer it is not complete when its time is over.
-                    None => return,
-                },
-            };
-            let _ = orders.send(Order::Answer(Command::Answer { query, files, here })).await;
-        });
-    }
+/// Reads the clocks.
+pub(crate) fn now(inner: &Inner) -> Now {
+    Now { monotonic: inner.now(), unix: unix_millis() }
 }

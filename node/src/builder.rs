@@ -12,7 +12,9 @@ use peerkit_proto::files::FILES_PROTOCOL;
 use peerkit_proto::handler::{Callback, Context, Handler};
 use peerkit_proto::hello::{MAX_ADDRESSES, MAX_NAME};
 use peerkit_proto::id::{Key, NodeId};
-use peerkit_proto::overlay::{Identity, Overlay};
+use peerkit_proto::overlay::Identity;
+use peerkit_proto::peer::Machine;
+use peerkit_proto::time::{Instant, Now};
 use tokio::sync::mpsc;
 
 use crate::actor::{Actor, Earlier};
@@ -285,7 +287,8 @@ impl Builder {
             epoch: unix_millis(),
             manual: self.manual,
         };
-        let overlay = Overlay::new(identity, &self.config, seed);
+        let started = Now { monotonic: Instant::ZERO, unix: identity.epoch };
+        let machine = Machine::new(started, identity, &self.config, seed);
         let (dispatch, mut notices) = Dispatch::new(self.handler, &self.config);
         let (orders, order_receiver) = mpsc::channel(ORDERS);
         let (links, link_receiver) = mpsc::channel(FROM_LINKS);
@@ -392,7 +395,7 @@ impl Builder {
             manual = inner.manual,
             "started"
         );
-        let actor = Actor::new(inner.clone(), overlay, order_receiver, link_receiver);
+        let actor = Actor::new(inner.clone(), machine, order_receiver, link_receiver);
         tokio::spawn(actor.run(Earlier { away, known, kept }));
         Ok(Node::new(inner))
     }

@@ -1,7 +1,7 @@
 //! One link's shell: the handle that the rest of the node holds, and the task that carries its bytes.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use peerkit_proto::frame::{Frame, Refusal};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
 use peerkit_proto::overlay::admission::Candidate;
+use peerkit_proto::peer::ConnectionId;
 use peerkit_proto::time::Instant;
 use peerkit_proto::versions::Agreed;
 use tokio::sync::{Notify, oneshot};
@@ -58,10 +59,22 @@ pub(crate) struct Conn {
     leaving: Mutex<Leaving>,
     /// Wakes the reading half once the link is to be closed.
     closing: Notify,
-    /// It was made to send a message, and nobody has asked for it otherwise.
-    errand: AtomicBool,
+    /// It was made to send a message over.
+    pub(crate) on_demand: bool,
     next_request: AtomicU64,
     requests: Mutex<BTreeMap<u64, oneshot::Sender<Result<Message, Refusal>>>>,
+}
+
+/// What is known of a connection once both ends have said Hello: see [`Conn`].
+pub(crate) struct About {
+    pub(crate) serial: u64,
+    pub(crate) peer: Peer,
+    pub(crate) candidate: Candidate,
+    pub(crate) dialable: Option<Address>,
+    pub(crate) owner: Option<NodeId>,
+    pub(crate) time: Option<u64>,
+    pub(crate) agreed: Option<Agreed>,
+    pub(crate) on_demand: bool,
 }
 
 /// Whether this node wants the link to end.
@@ -94,15 +107,8 @@ impl Leaving {
 }
 
 impl Conn {
-    pub(crate) fn new(
-        serial: u64,
-        peer: Peer,
-        candidate: Candidate,
-        dialable: Option<Address>,
-        (owner, time, agreed): (Option<NodeId>, Option<u64>, Option<Agreed>),
-        config: &Config,
-        made: u64,
-    ) -> Self {
+    pub(crate) fn new(about: About, config: &Config, made: u64) -> Self {
+        let About { serial, peer, candidate, dialable, owner, time, agreed, on_demand } = about;
         Self {
             serial,
             peer,
@@ -111,6 +117,7 @@ impl Conn {
             owner,
             time,
             agreed,
+            on_demand,
             outbox: Outbox::new(config),
             meter: Meter::default(),
             info: Mutex::default(),
@@ -121,7 +128,6 @@ impl Conn {
             pinging: Notify::new(),
             leaving: Mutex::default(),
             closing: Notify::new(),
-            errand: AtomicBool::new(false),
             next_request: AtomicU64::new(1),
             requests: Mutex::default(),
         }
@@ -184,14 +190,9 @@ impl Conn {
         pong.await.ok()
     }
 
-    /// Whether it was made to send a message, and nobody has asked for it otherwise.
-    #[inline]
-    pub(crate) fn is_errand(&self) -> bool {
-        self.errand.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_errand(&self, errand: bool) {
-        self.errand.store(errand, Ordering::Relaxed);
+    /// Returns its number in the machine.
+    pub(crate) fn connection(&self) -> ConnectionId {
+        ConnectionId(self.serial)
     }
 
     /// Whether a reply is waited for.

@@ -11,21 +11,20 @@ use peerkit_proto::frame::Frame;
 use peerkit_proto::hello::Hello;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::link::{Greeting, Link, Output, Side};
-use peerkit_proto::overlay::DialPurpose;
 use peerkit_proto::overlay::admission::Candidate;
+use peerkit_proto::peer::{DialError, DialId, Purpose};
 use peerkit_proto::record::MAX_RECORD_ADDRESSES;
 use peerkit_proto::versions::Agreed;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::conn::{Conn, Established};
+use crate::conn::{self, Conn, Established};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::listen;
-use crate::order::{Order, Wanted};
-use crate::tls::{Channel, DialError, Purpose, Session, WrongNode};
+use crate::order::Order;
+use crate::tls::{self, Channel, Session, WrongNode};
 
 mod staggered;
 
@@ -51,7 +50,7 @@ pub(crate) struct Secured {
 pub(crate) async fn connect(
     inner: &Inner,
     address: &Address,
-    purpose: Purpose,
+    purpose: tls::Purpose,
 ) -> Result<Secured, Error> {
     // Nothing that answers could pass the handshake.
     address.id.map(NodeId::checked).transpose()?;
@@ -69,10 +68,10 @@ pub(crate) async fn connect(
     let dialling = inner.tls.dial(tcp, purpose, address.id);
     match tokio::time::timeout(timeout, dialling).await {
         Ok(Ok(channel)) => Ok(Secured { channel, remote, local }),
-        Ok(Err(DialError::WrongNode(WrongNode(found)))) => {
+        Ok(Err(tls::DialError::WrongNode(WrongNode(found)))) => {
             Err(Error::WrongNode { address: address.clone(), found })
         }
-        Ok(Err(DialError::Io(error))) => Err(failed(error)),
+        Ok(Err(tls::DialError::Io(error))) => Err(failed(error)),
         Err(_) => Err(failed(timed_out(format!("silent for {} s", timeout.as_secs_f32())))),
     }
 }
@@ -88,7 +87,7 @@ fn timed_out(text: String) -> io::Error {
 async fn connect_first(
     inner: &Arc<Inner>,
     addresses: &[Address],
-    purpose: Purpose,
+    purpose: tls::Purpose,
 ) -> Result<(Address, Secured), Error> {
     if let [address] = addresses {
         // The usual case, which needs no task of its own.
@@ -115,66 +114,56 @@ fn one_error(mut errors: Vec<Error>) -> Error {
 /// A link that was made and has yet to run, if any.
 pub(crate) type Made = Option<Box<Established<Channel>>>;
 
+/// Most verdicts about one dial: to say Hello, and the end.
+pub(crate) const VERDICTS: usize = 2;
+
+/// What the machine has decided about a dial.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// It may say Hello.
+    Greet,
+    /// There is a link with this node, or there will be none.
+    Ended(Result<NodeId, DialError>),
+}
+
+/// A dial that the machine has begun.
+pub(crate) struct Dialling {
+    pub(crate) dial: DialId,
+    /// The addresses, best first. The overlay and events name the dial by the first.
+    pub(crate) addresses: Vec<Address>,
+    pub(crate) purpose: Purpose,
+    pub(crate) verdicts: mpsc::Receiver<Verdict>,
+}
+
 /// Makes a link to a node at the first of its addresses that answers, for [`crate::conn::start`].
 /// `reply` gets the peer, or why there is none. The application gets an event either way, except for
-/// the failure of a link that it does not know of; events and the overlay name the dial by the first
-/// address.
+/// the failure of a link that it does not know of.
 pub(crate) async fn link(
     inner: Arc<Inner>,
-    addresses: Vec<Address>,
-    wanted: Wanted,
+    mut dialling: Dialling,
     reply: oneshot::Sender<Result<Peer, Error>>,
 ) -> Made {
-    let address = addresses.first()?.clone();
-    tracing::debug!(target: "peerkit::link", %address, ?wanted, "dialling");
-    match establish(&inner, &addresses, wanted.purpose()).await {
+    let address = dialling.addresses.first()?.clone();
+    let purpose = dialling.purpose;
+    tracing::debug!(target: "peerkit::link", %address, ?purpose, "dialling");
+    match establish(&inner, &mut dialling).await {
         Ok(Dialled::New(established)) => {
-            let peer = established.conn.peer.clone();
-            let _ = inner.orders.send(Order::Dialled { address, id: peer.id(), wanted }).await;
-            let _ = reply.send(Ok(peer));
+            if purpose == Purpose::Message {
+                inner.watch_on_demand(established.conn.clone());
+            }
+            let _ = reply.send(Ok(established.conn.peer.clone()));
             return Some(established);
         }
-        Ok(Dialled::Linked(peer)) => {
-            if wanted != Wanted::Quietly
-                && let Ok(conn) = inner.conn(peer.id())
-            {
-                // It was asked for now, so it is not an on-demand link any more.
-                conn.set_errand(false);
-            }
-            let _ = inner.orders.send(Order::Dialled { address, id: peer.id(), wanted }).await;
-            let _ = reply.send(Ok(peer));
-        }
+        Ok(Dialled::Linked(peer)) => drop(reply.send(Ok(peer))),
         Err(error) => {
             let text = error.without_address();
-            let failed = Order::DialFailed { address: address.clone(), error: text.clone() };
-            let _ = inner.orders.send(failed).await;
             let _ = reply.send(Err(error));
-            if wanted != Wanted::Quietly {
+            if purpose.is_reported() {
                 inner.tell(Event::OutboundNodeConnectionError { address, error: text }).await;
             }
         }
     }
     None
-}
-
-/// Makes a link to `address` to send a message over, and closes it once it is idle. `reply` gets the
-/// peer, or why there is none; that it failed is no event.
-pub(crate) async fn errand(
-    inner: Arc<Inner>,
-    address: Address,
-    reply: oneshot::Sender<Result<Peer, Error>>,
-) -> Made {
-    let dialled = establish(&inner, &[address], DialPurpose::Message).await;
-    let (dialled, made) = match dialled {
-        Ok(Dialled::New(established)) => {
-            inner.watch_errand(established.conn.clone());
-            (Ok(established.conn.peer.clone()), Some(established))
-        }
-        Ok(Dialled::Linked(peer)) => (Ok(peer), None),
-        Err(error) => (Err(error), None),
-    };
-    let _ = reply.send(dialled);
-    made
 }
 
 enum Dialled {
@@ -184,25 +173,33 @@ enum Dialled {
     Linked(Peer),
 }
 
-async fn establish(
-    inner: &Arc<Inner>,
-    addresses: &[Address],
-    purpose: DialPurpose,
-) -> Result<Dialled, Error> {
-    let (address, secured) = connect_first(inner, addresses, Purpose::Link).await?;
+async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialled, Error> {
+    let dial = dialling.dial;
+    let connected = connect_first(inner, &dialling.addresses, tls::Purpose::Link).await;
+    let (address, secured) = match connected {
+        Ok(connected) => connected,
+        Err(error) => {
+            let failed = Order::DialFailed { dial, error: error.without_address() };
+            let _ = inner.orders.send(failed).await;
+            return Err(error);
+        }
+    };
     let Secured { mut channel, remote, local } = secured;
     let session = channel.session();
     let refused = |reason| Error::Refused { address: address.clone(), reason };
-    if let Some(peer) = may_greet(inner, session.id, purpose, refused).await? {
-        return Ok(Dialled::Linked(peer));
+    let _ = inner.orders.send(Order::DialSecured { dial, id: session.id }).await;
+    match dialling.verdicts.recv().await {
+        Some(Verdict::Greet) => {}
+        Some(Verdict::Ended(outcome)) => return ended(inner, outcome, refused),
+        None => return Err(Error::Stopped),
     }
     let mut link = new_link(inner, Side::Dialler, &session, local);
     let mut buffer = BytesMut::new();
     let greeting = greet(&mut link, &mut channel, &mut buffer, inner);
-    let timeout = inner.config.handshake_timeout;
-    let greeted = match tokio::time::timeout(timeout, greeting).await {
-        Ok(greeted) => greeted,
-        Err(_) => Err(Reason::HandshakeTimeout),
+    let greeted = tokio::select! {
+        greeted = greeting => greeted,
+        // The machine has no more patience.
+        _ = dialling.verdicts.recv() => Err(Reason::HandshakeTimeout),
     };
     let admitted = match greeted {
         Ok(hello) => {
@@ -210,10 +207,11 @@ async fn establish(
             let (direction, address) = (Direction::Outbound, Some(dialled.clone()));
             let (agreed, fallback) = (link.agreed(), dialled);
             let entry = Entry { session, hello, agreed, direction, remote, address, fallback };
-            admit(inner, entry).await
+            admit(inner, entry, Some((dial, dialling.purpose))).await
         }
         Err(reason) => {
-            let _ = inner.orders.send(Order::Greeted(session.id)).await;
+            let refusal = Order::DialRefused { dial, reason: reason.clone() };
+            let _ = inner.orders.send(refusal).await;
             Err(reason)
         }
     };
@@ -224,66 +222,30 @@ async fn establish(
             Ok(Dialled::New(Box::new(Established { conn, link, stream: channel, buffer })))
         }
         // The other side has, or is about to have, a link with us that wins.
-        Err(Reason::Duplicate) => linked(inner, session.id, refused).await,
+        Err(Reason::Duplicate) => match dialling.verdicts.recv().await {
+            Some(Verdict::Ended(outcome)) => ended(inner, outcome, refused),
+            Some(Verdict::Greet) | None => Err(Error::Stopped),
+        },
         Err(reason) => {
             link.refuse(reason.clone());
+            let timeout = inner.config.handshake_timeout;
             let _ = tokio::time::timeout(timeout, say(&mut link, &mut channel)).await;
             Err(refused(reason))
         }
     }
 }
 
-/// Waits until this dial may say Hello to `id`, or returns the link that there is. A link that is just
-/// ending, and another dial that has said Hello, are waited for.
-async fn may_greet(
+/// Returns the outcome of a dial that made no link of its own.
+fn ended(
     inner: &Inner,
-    id: NodeId,
-    purpose: DialPurpose,
-    refused: impl Fn(Reason) -> Error,
-) -> Result<Option<Peer>, Error> {
-    // As long as a Hello may take, and as a link that is ending may flush.
-    let timeout = inner.config.handshake_timeout + inner.config.flush_timeout;
-    let until = Instant::now() + timeout;
-    loop {
-        let mut changed = std::pin::pin!(inner.conns_changed.notified());
-        // Registered before the actor is asked, so that no change after its answer goes unnoticed.
-        changed.as_mut().enable();
-        let (reply, allowed) = oneshot::channel();
-        let _ = inner.orders.send(Order::Greet { id, purpose, reply }).await;
-        match allowed.await {
-            Ok(Ok(())) => return Ok(None),
-            Ok(Err(Reason::Duplicate)) => {}
-            Ok(Err(reason)) => return Err(refused(reason)),
-            Err(_) => return Err(Error::Stopped),
-        }
-        if let Ok(conn) = inner.conn(id)
-            && conn.outbox.closed().is_none()
-        {
-            return Ok(Some(conn.peer.clone()));
-        }
-        let waited = tokio::time::timeout_at(until, changed).await;
-        waited.map_err(|_| refused(Reason::Duplicate))?;
-    }
-}
-
-/// Returns the link with `id`, which is there or will be in a moment.
-async fn linked(
-    inner: &Inner,
-    id: NodeId,
+    outcome: Result<NodeId, DialError>,
     refused: impl Fn(Reason) -> Error,
 ) -> Result<Dialled, Error> {
-    let waiting = async {
-        loop {
-            let mut changed = std::pin::pin!(inner.conns_changed.notified());
-            changed.as_mut().enable();
-            if let Ok(conn) = inner.conn(id) {
-                return Dialled::Linked(conn.peer.clone());
-            }
-            changed.await;
-        }
-    };
-    let waited = tokio::time::timeout(inner.config.handshake_timeout, waiting).await;
-    waited.map_err(|_| refused(Reason::Duplicate))
+    match outcome {
+        Ok(id) => Ok(Dialled::Linked(inner.conn(id)?.peer.clone())),
+        Err(DialError::Unwanted(reason) | DialError::Refused(reason)) => Err(refused(reason)),
+        Err(_) => Err(refused(Reason::HandshakeTimeout)),
+    }
 }
 
 /// Returns a link's state machine for a secured connection.
@@ -356,19 +318,32 @@ pub(crate) struct Entry {
     pub(crate) fallback: Address,
 }
 
-/// Asks the actor to admit a connection; it is a link from then on.
-pub(crate) async fn admit(inner: &Inner, entry: Entry) -> Result<Arc<Conn>, Reason> {
+/// Asks the actor to admit a connection; it is a link from then on. `dial` is the dial that made it,
+/// and what for.
+pub(crate) async fn admit(
+    inner: &Inner,
+    entry: Entry,
+    dial: Option<(DialId, Purpose)>,
+) -> Result<Arc<Conn>, Reason> {
     let Entry { session, hello, agreed, direction, remote, address, fallback } = entry;
     let shown = address.clone().unwrap_or(fallback);
     let peer = Peer::new(session.id, hello.name, shown, direction);
     let candidate =
         Candidate { id: session.id, direction, incarnation: hello.incarnation, ip: remote.ip() };
-    let serial = inner.next_serial();
-    let said = (hello.owner, hello.time, agreed);
-    let conn =
-        Arc::new(Conn::new(serial, peer, candidate, address, said, &inner.config, inner.micros()));
+    let made = conn::About {
+        serial: inner.next_serial(),
+        peer,
+        candidate,
+        dialable: address,
+        owner: hello.owner,
+        time: hello.time,
+        agreed,
+        on_demand: dial.is_some_and(|(_, purpose)| purpose == Purpose::Message),
+    };
+    let conn = Arc::new(Conn::new(made, &inner.config, inner.micros()));
     let (reply, admitted) = oneshot::channel();
-    let _ = inner.orders.send(Order::Admit { conn: conn.clone(), reply }).await;
+    let dial = dial.map(|(dial, _)| dial);
+    let _ = inner.orders.send(Order::Greeted { conn: conn.clone(), dial, reply }).await;
     match admitted.await {
         Ok(Ok(())) => Ok(conn),
         Ok(Err(reason)) => Err(reason),

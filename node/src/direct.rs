@@ -12,13 +12,13 @@ use peerkit_proto::frame::query::{AnswerBody, QueryId, What};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
 use peerkit_proto::overlay::direct::Missed;
+use peerkit_proto::peer::Purpose;
 use peerkit_proto::record::MAX_RECORD_ADDRESSES;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::conn::{self, Conn};
-use crate::dial;
+use crate::conn::Conn;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::known;
@@ -46,7 +46,7 @@ impl Inner {
     #[inline]
     pub(crate) fn linked(&self, id: NodeId) -> Option<Arc<Conn>> {
         let conn = self.conn(id).ok()?;
-        let over = conn.is_errand() && conn.outbox.closed().is_some();
+        let over = conn.on_demand && conn.outbox.closed().is_some();
         (!over && !self.directs.wait_for(id)).then_some(conn)
     }
 
@@ -209,10 +209,9 @@ impl Inner {
         }
     }
 
-    /// Closes the link of an errand that has served its purpose, once nothing was sent over it for
-    /// a while, unless it is needed for something else by then.
-    pub(crate) fn watch_errand(self: &Arc<Self>, conn: Arc<Conn>) {
-        conn.set_errand(true);
+    /// Tells the machine once nothing was sent for a while over a link that was made for a message. The
+    /// machine closes the link, unless it is needed for something else by then.
+    pub(crate) fn watch_on_demand(self: &Arc<Self>, conn: Arc<Conn>) {
         let inner = self.clone();
         self.spawn(async move {
             let step = inner.config.errand_idle / 4;
@@ -223,7 +222,7 @@ impl Inner {
                     () = tokio::time::sleep(step) => {}
                     () = inner.stop.cancelled() => return,
                 }
-                if conn.outbox.closed().is_some() || !conn.is_errand() {
+                if conn.outbox.closed().is_some() {
                     return;
                 }
                 let now = conn.meter.read();
@@ -237,12 +236,12 @@ impl Inner {
                 idle = if still { idle + step } else { Duration::ZERO };
                 seen = now;
             }
-            let _ = inner.orders.send(Order::ErrandDone(conn)).await;
+            let _ = inner.orders.send(Order::LinkIdle(conn)).await;
         });
     }
 }
 
-/// Dials of one node that are under way, for an errand.
+/// Dials of one node that are under way, to send it a message.
 struct Dials {
     inner: Arc<Inner>,
     id: NodeId,
@@ -266,10 +265,16 @@ impl Dials {
             if self.tried.contains(&address) || self.tried.len() >= MAX_RECORD_ADDRESSES {
                 continue;
             }
-            let (reply, dialled) = oneshot::channel();
-            conn::start(&self.inner, dial::errand(self.inner.clone(), address.clone(), reply));
-            self.under_way.spawn(async move { drop(dialled.await) });
-            self.tried.push(address);
+            self.tried.push(address.clone());
+            let orders = self.inner.orders.clone();
+            self.under_way.spawn(async move {
+                let (reply, dialled) = oneshot::channel();
+                let (addresses, purpose) = (vec![address], Purpose::Message);
+                let order = Order::Dial { addresses, keep: false, purpose, reply, joined: None };
+                if orders.send(order).await.is_ok() {
+                    let _ = dialled.await;
+                }
+            });
         }
     }
 

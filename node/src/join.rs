@@ -8,6 +8,7 @@ use peerkit_proto::address::Address;
 use peerkit_proto::event::{Peer, Reason};
 use peerkit_proto::frame::membership::Outcome;
 use peerkit_proto::id::NodeId;
+use peerkit_proto::peer::{JoinError, Purpose};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 use crate::addresses::distinct;
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::order::{Order, Wanted};
+use crate::order::Order;
 
 /// How long a node that was reached may take to find a place for this one. 10 s: as a handshake.
 const PLACE: Duration = Duration::from_secs(10);
@@ -67,17 +68,17 @@ impl Inner {
         addresses: Vec<Address>,
     ) -> Result<Vec<Peer>, Error> {
         let nodes = distinct(addresses).into_iter().map(|address| vec![address]).collect();
-        self.join_any(nodes, Wanted::ToJoin).await.peers
+        self.join_any(nodes, Purpose::Join).await.peers
     }
 
     /// Joins through nodes, each with its addresses, all at once.
-    async fn join_any(self: &Arc<Self>, nodes: Vec<Vec<Address>>, wanted: Wanted) -> Gathered {
+    async fn join_any(self: &Arc<Self>, nodes: Vec<Vec<Address>>, purpose: Purpose) -> Gathered {
         let (told, tried) = mpsc::channel(2 * nodes.len().max(1));
         let mut tries = Tries::default();
         for addresses in nodes {
             let (inner, told) = (self.clone(), told.clone());
             let trying =
-                self.spawn(async move { inner.join_through(addresses, wanted, told).await });
+                self.spawn(async move { inner.join_through(addresses, purpose, told).await });
             tries.0.push(trying.abort_handle());
         }
         drop(told);
@@ -117,7 +118,7 @@ impl Inner {
                 break;
             }
             let count = some.len();
-            let gathered = self.join_any(some, Wanted::ToRejoin).await;
+            let gathered = self.join_any(some, Purpose::Rejoin).await;
             // A list of bootstrap nodes that all nodes have names this one as well.
             tried += count - gathered.itself.min(count);
             match gathered.peers {
@@ -150,14 +151,29 @@ impl Inner {
     async fn join_through(
         self: Arc<Self>,
         addresses: Vec<Address>,
-        wanted: Wanted,
+        purpose: Purpose,
         told: mpsc::Sender<Tried>,
     ) {
-        let wanted = if self.manual { Wanted::ByHand } else { wanted };
-        match self.dial(addresses, wanted).await {
-            Ok(peer) => self.join_linked(peer, told).await,
-            Err(error) => drop(told.send(Tried::Failed(error)).await),
-        }
+        let (purpose, (joined, outcome)) = if self.manual {
+            // The link is all that there is to be.
+            (Purpose::Application, (None, None))
+        } else {
+            let (joined, outcome) = oneshot::channel();
+            (purpose, (Some(joined), Some(outcome)))
+        };
+        let peer = match self.dial(addresses, purpose, joined).await {
+            Ok(peer) => peer,
+            Err(error) => return drop(told.send(Tried::Failed(error)).await),
+        };
+        let _ = told.send(Tried::Reached(peer.clone())).await;
+        let tried = match outcome {
+            None => Tried::Joined,
+            Some(outcome) => match wait_for_place(&peer, outcome).await {
+                Ok(()) => Tried::Joined,
+                Err(error) => Tried::Failed(error),
+            },
+        };
+        let _ = told.send(tried).await;
     }
 
     /// The nodes that the application has disconnected and that are to stay away.
@@ -167,41 +183,16 @@ impl Inner {
         away.await.map_err(|_| Error::Stopped)
     }
 
-    async fn join_linked(self: Arc<Self>, peer: Peer, told: mpsc::Sender<Tried>) {
-        let _ = told.send(Tried::Reached(peer.clone())).await;
-        let joined = match self.manual {
-            // The link is all that there is to be.
-            true => Tried::Joined,
-            false => match self.ask_for_place(&peer).await {
-                Ok(()) => Tried::Joined,
-                Err(error) => Tried::Failed(error),
-            },
-        };
-        let _ = told.send(joined).await;
-    }
-
-    /// Waits for a place in the network of a node that there is a link with.
-    async fn ask_for_place(&self, peer: &Peer) -> Result<(), Error> {
-        let (reply, outcome) = oneshot::channel();
-        let order = Order::Join { id: peer.id(), reply };
-        self.orders.send(order).await.map_err(|_| Error::Stopped)?;
-        match tokio::time::timeout(PLACE, outcome).await {
-            Ok(Ok(Outcome::Accepted)) => Ok(()),
-            Ok(Ok(Outcome::Manual)) => Err(Error::LinksByHand(peer.clone())),
-            Ok(Ok(Outcome::Full) | Err(_)) => Err(Error::NoPlace(peer.clone())),
-            Err(_) => Err(Error::Timeout(PLACE)),
-        }
-    }
-
-    /// Links to a node at the first of its addresses that answers.
-    async fn dial(&self, addresses: Vec<Address>, wanted: Wanted) -> Result<Peer, Error> {
-        let mut others = addresses;
-        if others.is_empty() {
-            return Err(Error::NoBootstrap);
-        }
-        let address = others.remove(0);
+    /// Links to a node at the first of its addresses that answers. `joined` gets the outcome of joining
+    /// through it.
+    async fn dial(
+        &self,
+        addresses: Vec<Address>,
+        purpose: Purpose,
+        joined: Option<oneshot::Sender<Result<(), JoinError>>>,
+    ) -> Result<Peer, Error> {
         let (reply, peer) = oneshot::channel();
-        let order = Order::Connect { address, others, reconnect: false, wanted, reply };
+        let order = Order::Dial { addresses, keep: false, purpose, reply, joined };
         self.orders.send(order).await.map_err(|_| Error::Stopped)?;
         peer.await.map_err(|_| Error::Stopped)?
     }
@@ -225,6 +216,21 @@ impl Inner {
         };
         let _ = tokio::time::timeout(self.config.flush_timeout, closing).await;
         Ok(peers)
+    }
+}
+
+/// Waits for a place in the network of a node that there is a link with.
+async fn wait_for_place(
+    peer: &Peer,
+    outcome: oneshot::Receiver<Result<(), JoinError>>,
+) -> Result<(), Error> {
+    match tokio::time::timeout(PLACE, outcome).await {
+        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Err(JoinError::Refused { outcome: Outcome::Manual, .. }))) => {
+            Err(Error::LinksByHand(peer.clone()))
+        }
+        Ok(Ok(Err(_)) | Err(_)) => Err(Error::NoPlace(peer.clone())),
+        Err(_) => Err(Error::Timeout(PLACE)),
     }
 }
 

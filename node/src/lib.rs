@@ -87,8 +87,8 @@ pub use key::{
 };
 pub use network::{Degrees, Figures, Network, NetworkNode};
 pub use node::{
-    BroadcastReceipt, ConnectOptions, Discovery, FilesHandle, IntoAddress, IntoPlaces,
-    NetworkHandle, Node, Place, SendReport, Sender, Size,
+    ConnectOptions, Discovery, FilesHandle, IntoAddress, IntoPlaces, NetworkHandle, Node, Place,
+    SendReport, Sender, Size,
 };
 pub use outgoing::Outgoing;
 pub use rate::RateLimits;
@@ -119,6 +119,7 @@ pub use peerkit_proto::handler::{Callback, Context, Handler};
 pub use peerkit_proto::id::{Hash, Key, NodeId, NotAKey, ParseIdError};
 pub use peerkit_proto::message::{Compression, Kind, Message};
 pub use peerkit_proto::overlay::direct::{DirectError, Missed};
+pub use peerkit_proto::peer::BroadcastReceipt;
 pub use peerkit_proto::sim;
 
 /// The examples of the README, compiled and run with the tests of the documentation.

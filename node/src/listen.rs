@@ -364,7 +364,7 @@ async fn settle(inner: &Inner, greeted: Greeted, remote: SocketAddr) -> Result<M
         remote,
         fallback: Address::from_socket(remote),
     };
-    match dial::admit(inner, entry).await {
+    match dial::admit(inner, entry, None).await {
         Ok(conn) => {
             link.admit(inner.now());
             inner.seen(local).await;

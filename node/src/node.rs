@@ -30,7 +30,7 @@ mod places;
 mod queries;
 
 pub use files::FilesHandle;
-pub use messages::{BroadcastReceipt, SendReport, Sender};
+pub use messages::{SendReport, Sender};
 pub use network::{NetworkHandle, Size};
 pub use places::{IntoAddress, IntoPlaces, Place};
 pub use queries::Discovery;

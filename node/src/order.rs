@@ -7,14 +7,15 @@ use std::time::Duration;
 use peerkit_proto::address::Address;
 use peerkit_proto::event::{NodeInfo, Parting, Peer, Reason};
 use peerkit_proto::frame::Frame;
-use peerkit_proto::frame::membership::{Outcome, Probe};
+use peerkit_proto::frame::membership::Probe;
 use peerkit_proto::frame::query::{Answer, QueryId, What};
 use peerkit_proto::handler::Action;
-use peerkit_proto::id::{Hash, Key, NodeId};
+use peerkit_proto::id::{Key, NodeId};
 use peerkit_proto::message::Message;
 use peerkit_proto::overlay::broadcast::{self, BroadcastError};
 use peerkit_proto::overlay::membership::Views;
-use peerkit_proto::overlay::{ClockStatus, Command, DialPurpose};
+use peerkit_proto::overlay::{ClockStatus, Command};
+use peerkit_proto::peer::{BroadcastReceipt, DialId, JoinError, Purpose};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::conn::Conn;
@@ -34,33 +35,32 @@ pub(crate) const FROM_LINKS: usize = 1024;
 /// Answers that may wait for the one who asked; more than a network's nodes are never sent.
 pub(crate) const ANSWERS: usize = 65_536;
 
-/// A broadcast's id, its time in milliseconds since 1970, and the number of links that took it.
-pub(crate) type Published = (Hash, u64, usize);
-
 /// What the actor is told to do.
 pub(crate) enum Order {
-    /// A dial has reached a node: may it say Hello?
-    Greet { id: NodeId, purpose: DialPurpose, reply: oneshot::Sender<Result<(), Reason>> },
-    /// That dial has come to nothing.
-    Greeted(NodeId),
-    /// A connection has said Hello: may it be a link?
-    Admit { conn: Arc<Conn>, reply: oneshot::Sender<Result<(), Reason>> },
-    /// A dial has made a link, or found one.
-    Dialled { address: Address, id: NodeId, wanted: Wanted },
-    /// A dial has failed.
-    DialFailed { address: Address, error: String },
-    /// Link to a node at one of its addresses, and keep the link to the first if so wished.
-    Connect {
-        address: Address,
-        /// More addresses of the same node, best first.
-        others: Vec<Address>,
-        reconnect: bool,
-        wanted: Wanted,
+    /// Link to a node at the first of its addresses that answers.
+    Dial {
+        /// The addresses, best first. An order without addresses fails.
+        addresses: Vec<Address>,
+        /// Whether to keep the link to the first address from now on.
+        keep: bool,
+        purpose: Purpose,
         reply: oneshot::Sender<Result<Peer, Error>>,
+        /// Gets the outcome of joining through the node, if that is the purpose.
+        joined: Option<oneshot::Sender<Result<(), JoinError>>>,
     },
-    /// Become a member through a node that there is a link with: told once this node is one, or why
-    /// that node will not have it.
-    Join { id: NodeId, reply: oneshot::Sender<Outcome> },
+    /// A dial has secured a connection.
+    DialSecured { dial: DialId, id: NodeId },
+    /// The node that a dial has reached refuses it.
+    DialRefused { dial: DialId, reason: Reason },
+    /// A dial has failed.
+    DialFailed { dial: DialId, error: String },
+    /// Both ends of a connection have said Hello: may it be a link?
+    Greeted {
+        conn: Arc<Conn>,
+        /// The dial that made it.
+        dial: Option<DialId>,
+        reply: oneshot::Sender<Result<(), Reason>>,
+    },
     /// The nodes that are kept away because this node's application has disconnected them.
     KeptAway(oneshot::Sender<BTreeSet<NodeId>>),
     /// Leave the network; told with whom there were links.
@@ -83,7 +83,7 @@ pub(crate) enum Order {
     Broadcast {
         title: String,
         message: Message,
-        reply: oneshot::Sender<Result<Published, BroadcastError>>,
+        reply: oneshot::Sender<Result<BroadcastReceipt, BroadcastError>>,
     },
     /// Ask the network, or the neighbours alone for this node itself.
     Ask { what: What, depth: i32, own: bool, timeout: Option<Duration>, asked: Asked },
@@ -101,37 +101,13 @@ pub(crate) enum Order {
     /// Have others pass a ping on, along the way that a query found.
     PassPing { query: QueryId, to: NodeId, reply: oneshot::Sender<Result<(), Error>> },
     /// A link that was made to send a message is idle.
-    ErrandDone(Arc<Conn>),
+    LinkIdle(Arc<Conn>),
     /// What this node has to say to a query.
     Answer(Command),
     /// This node as a discovery shows it.
     Info(oneshot::Sender<NodeInfo>),
     /// This node's addresses have changed.
     AddressesChanged,
-}
-
-/// Who wants a link, and so what becomes of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wanted {
-    /// The application asked for it: it is never traded for another.
-    ByHand,
-    /// The application would join a network through it.
-    ToJoin,
-    /// The application would join a network, and did not name this node: one that is kept away is
-    /// left alone.
-    ToRejoin,
-    /// The overlay, of itself: nobody is told that it failed.
-    Quietly,
-}
-
-impl Wanted {
-    /// Returns the purpose of the dial in the overlay's terms.
-    pub(crate) fn purpose(self) -> DialPurpose {
-        match self {
-            Self::ByHand | Self::ToJoin => DialPurpose::Application,
-            Self::ToRejoin | Self::Quietly => DialPurpose::Overlay,
-        }
-    }
 }
 
 /// How the overlay is, at one moment.

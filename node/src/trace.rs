@@ -20,8 +20,9 @@ use peerkit_proto::frame::membership::{Outcome, Probe};
 use peerkit_proto::frame::query::{QueryId, What};
 use peerkit_proto::id::{NodeId, hex};
 use peerkit_proto::message::Message;
+use peerkit_proto::overlay::Command;
 use peerkit_proto::overlay::broadcast::Counters;
-use peerkit_proto::overlay::{Command, Input, Output};
+use peerkit_proto::peer::{ConnectionId, Input, JoinError, Output};
 use tracing::{debug, info, warn};
 
 /// Returns whether frames of the overlay would be logged. What is needed for such a line, such as a
@@ -141,38 +142,47 @@ fn ended(peer: &Peer, parting: &Parting) {
     );
 }
 
-/// Logs what goes into the overlay.
-pub(crate) fn input(input: &Input) {
+/// Logs what goes into the machine. `peer` says which node is at the other end of a link.
+pub(crate) fn input(input: &Input, peer: impl Fn(ConnectionId) -> Option<NodeId>) {
     match input {
-        Input::Frame(from, frame) if logs_frames() => received_frame(*from, frame),
-        Input::PassedOver(to, frame) if logs_frames() => {
-            let (to, kind) = (to.short(), kind(frame));
-            match frame {
-                Frame::Query(query) => {
-                    debug!(target: "peerkit::query", id = %short(query.id), %to, "dropped: link crowded");
-                }
-                Frame::Broadcast(_) => {
-                    debug!(target: "peerkit::broadcast", %to, "put off: link crowded");
-                }
-                _ => debug!(target: "peerkit::message", %to, kind, "dropped: link crowded"),
+        Input::Frame(connection, frame) if logs_frames() => {
+            if let Some(from) = peer(*connection) {
+                received_frame(from, frame);
             }
         }
-        Input::NoTime(from, batch) if logs_frames() => {
-            let (from, count) = (from.short(), batch.items.len());
+        Input::NoTime(connection, batch) if logs_frames() => {
+            let from = peer(*connection).map(|id| id.short()).unwrap_or_default();
+            let count = batch.items.len();
             debug!(target: "peerkit::broadcast", %from, count, "put off: application busy");
-        }
-        Input::DialFailed { address, error } => {
-            debug!(target: "peerkit::link", %address, why = error.as_str(), "dial failed");
         }
         Input::Probed { id, answer } => {
             let answered = answer.is_some();
             debug!(target: "peerkit::membership", node = %id.short(), answered, "probed");
         }
-        Input::Command(Command::Query { id, what, depth, .. }) => {
-            debug!(target: "peerkit::query", id = %short(*id), what = name(what), depth, "asked");
+        Input::Query { operation, what, depth, .. } => {
+            debug!(target: "peerkit::query", query = operation.0, what = name(what), depth, "asked");
         }
-        Input::Command(Command::Leave) => info!(target: "peerkit::membership", "leaving"),
+        Input::Command(Command::Leave) | Input::Stop { hand_over: true } => {
+            info!(target: "peerkit::membership", "leaving");
+        }
         _ => {}
+    }
+}
+
+/// Logs a frame that is not sent because its link is crowded.
+pub(crate) fn passed_over(to: NodeId, frame: &Frame) {
+    if !logs_frames() {
+        return;
+    }
+    let (to, kind) = (to.short(), kind(frame));
+    match frame {
+        Frame::Query(query) => {
+            debug!(target: "peerkit::query", id = %short(query.id), %to, "dropped: link crowded");
+        }
+        Frame::Broadcast(_) => {
+            debug!(target: "peerkit::broadcast", %to, "put off: link crowded");
+        }
+        _ => debug!(target: "peerkit::message", %to, kind, "dropped: link crowded"),
     }
 }
 
@@ -202,12 +212,17 @@ fn received_frame(from: NodeId, frame: &Frame) {
     }
 }
 
-/// Logs what comes out of the overlay.
-pub(crate) fn output(output: &Output) {
+/// Logs what comes out of the machine. `peer` says which node is at the other end of a link.
+pub(crate) fn output(output: &Output, peer: impl Fn(ConnectionId) -> Option<NodeId>) {
+    let of = |connection: &ConnectionId| peer(*connection).map(|id| id.short()).unwrap_or_default();
     match output {
-        Output::Send(to, frame) if logs_frames() => sent_frame(*to, frame),
-        Output::Dial { address, quiet, .. } => {
-            debug!(target: "peerkit::link", %address, quiet, "dialling for the overlay");
+        Output::Send { connection, frame } if logs_frames() => {
+            if let Some(to) = peer(*connection) {
+                sent_frame(to, frame);
+            }
+        }
+        Output::DialEnded { outcome: Err(error), .. } => {
+            debug!(target: "peerkit::link", why = error.to_string(), "dial failed");
         }
         Output::Probe { id, probe: Probe { neighbour, .. }, .. } => {
             debug!(target: "peerkit::membership", node = %id.short(), neighbour, "probing");
@@ -215,18 +230,19 @@ pub(crate) fn output(output: &Output) {
         Output::Joined(through) => {
             info!(target: "peerkit::membership", through = %through.short(), "joined");
         }
-        Output::JoinRefused(by, outcome) => {
+        Output::JoinEnded { outcome: Err(JoinError::Refused { by, outcome }), .. } => {
             let why = match outcome {
                 Outcome::Manual => "its links are made by hand",
                 _ => "no place",
             };
             info!(target: "peerkit::membership", by = %by.short(), why, "not joined");
         }
-        Output::Hangup(peer, reason) => {
-            debug!(target: "peerkit::link", peer = %peer.short(), why = reason.to_string(), "ending");
+        Output::Leave(connection, reason) | Output::HangUp(connection, reason) => {
+            let peer = of(connection);
+            debug!(target: "peerkit::link", peer, why = reason.to_string(), "ending");
         }
-        Output::Ended { query, complete } => {
-            debug!(target: "peerkit::query", id = %short(*query), complete, "ended");
+        Output::QueryEnded { operation, complete } => {
+            debug!(target: "peerkit::query", query = operation.0, complete, "ended");
         }
         _ => {}
     }

@@ -169,6 +169,7 @@ impl Machine {
             }
             Input::Probed { id, answer } => self.feed(overlay::Input::Probed { id, answer }),
             Input::Command(command) => self.command(command),
+            Input::Stopping => self.stopping = true,
             Input::Stop { hand_over } => self.stop(hand_over),
         }
     }
@@ -185,13 +186,16 @@ impl Machine {
 
     /// Returns the next output; `None` if there is no more until the next input or deadline.
     ///
-    /// `is_crowded` says whether so much waits for a link that frames which can be asked for again
+    /// `is_crowded` says whether so much waits for a link that a frame which can be asked for again
     /// should not be queued behind it. The machine asks at the moment when it would send such a frame.
-    pub fn poll(&mut self, mut is_crowded: impl FnMut(ConnectionId) -> bool) -> Option<Output> {
+    pub fn poll(
+        &mut self,
+        mut is_crowded: impl FnMut(ConnectionId, &Frame) -> bool,
+    ) -> Option<Output> {
         loop {
             match self.outbox.pop_front() {
                 Some(Output::Send { connection, frame }) => {
-                    if !can_be_spared(&frame) || !is_crowded(connection) {
+                    if !can_be_spared(&frame) || !is_crowded(connection, &frame) {
                         return Some(Output::Send { connection, frame });
                     }
                     self.passed_over_count += 1;

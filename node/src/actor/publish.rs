@@ -3,30 +3,46 @@
 
 use peerkit_proto::event::Event;
 use peerkit_proto::message::Message;
-use peerkit_proto::overlay::Command;
 use peerkit_proto::overlay::broadcast::BroadcastError;
+use peerkit_proto::peer::{BroadcastReceipt, Input, OperationId};
+use tokio::sync::oneshot;
 
-use super::Actor;
+use super::{Actor, Operation};
 use crate::actions::ACTIONS;
 use crate::error::Error;
-use crate::order::{Order, Published};
+use crate::order::Order;
+
+/// Where the outcome of a broadcast goes.
+pub(super) enum Publisher {
+    /// To the task that waits for it.
+    Caller(oneshot::Sender<Result<BroadcastReceipt, BroadcastError>>),
+    /// To the handler, as an event with this title, if it failed.
+    Handler(String),
+}
 
 impl Actor {
     /// Publishes a broadcast.
-    pub(super) fn publish(
+    pub(super) fn publish(&mut self, title: String, message: Message, publisher: Publisher) {
+        let operation = self.begin(Operation::Broadcast(publisher));
+        self.input(Input::Broadcast { operation, title, message });
+    }
+
+    /// The machine has taken a broadcast, or not.
+    pub(super) fn published(
         &mut self,
-        title: String,
-        message: Message,
-    ) -> Result<Published, BroadcastError> {
-        let now = self.tick();
-        let time = self.overlay.unix(now);
-        let sent = self.overlay.broadcast(now, title, message);
-        self.drain_all(now);
-        if self.stopping {
-            // There is no time to gather more.
-            self.command(Command::Flush);
+        operation: OperationId,
+        outcome: Result<BroadcastReceipt, BroadcastError>,
+    ) {
+        match (self.operations.remove(&operation), outcome) {
+            (Some(Operation::Broadcast(Publisher::Caller(reply))), outcome) => {
+                let _ = reply.send(outcome);
+            }
+            (Some(Operation::Broadcast(Publisher::Handler(title))), Err(error)) => {
+                let error = error.to_string();
+                self.inner.dispatch.notice(Event::NodeBroadcastFailed { title, error });
+            }
+            _ => {}
         }
-        sent.map(|(id, links)| (id, time, links))
     }
 
     /// Publishes a broadcast of the handler, behind those before it, once its limit allows it.
@@ -64,12 +80,9 @@ impl Actor {
         }
     }
 
-    /// Publishes a broadcast of the handler; a failure is an event.
+    /// Publishes a broadcast of the handler.
     fn publish_own(&mut self, title: String, message: Message) {
-        if let Err(error) = self.publish(title.clone(), message) {
-            let error = error.to_string();
-            self.inner.dispatch.notice(Event::NodeBroadcastFailed { title, error });
-        }
+        self.publish(title.clone(), message, Publisher::Handler(title));
     }
 
     /// Waits in the background until the first broadcast may go out. It stays in the queue

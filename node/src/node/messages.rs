@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use peerkit_proto::event::Peer;
 use peerkit_proto::frame::MESSAGE_HEAD;
-use peerkit_proto::id::{Hash, NodeId};
+use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
+use peerkit_proto::peer::BroadcastReceipt;
 
 use super::Node;
 use crate::conn::Conn;
@@ -26,17 +27,6 @@ pub struct SendReport {
     pub sent: Vec<NodeId>,
     /// The peers that it could not be queued for, and why.
     pub failed: Vec<(NodeId, Error)>,
-}
-
-/// A broadcast that was sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BroadcastReceipt {
-    /// The id of the broadcast, the same on every node.
-    pub id: Hash,
-    /// The time at which it was made, by the clock of this node, in milliseconds since 1970.
-    pub time: u64,
-    /// Number of links that it was sent over.
-    pub links: usize,
 }
 
 /// Sends to one peer over the link that there was when it was made. Cloning is cheap.
@@ -207,8 +197,7 @@ impl Node {
         self.inner.rates.broadcast(title.len() + message.body().len()).await;
         self.inner.wait_for_calm().await;
         let order = |reply| Order::Broadcast { title, message, reply };
-        let (id, time, links) = self.order(order).await??;
-        Ok(BroadcastReceipt { id, time, links })
+        Ok(self.order(order).await??)
     }
 
     /// Asks a connected peer, and waits for its reply for the configured time (10 s).

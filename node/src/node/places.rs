@@ -6,13 +6,13 @@ use peerkit_proto::address::Address;
 use peerkit_proto::event::Peer;
 use peerkit_proto::frame::query::{AnswerBody, What};
 use peerkit_proto::id::NodeId;
-use tokio::sync::oneshot;
+use peerkit_proto::peer::Purpose;
 
 use super::network::NetworkHandle;
 use super::{ConnectOptions, Node};
 use crate::error::Error;
 use crate::known;
-use crate::order::{Order, Wanted};
+use crate::order::Order;
 
 /// Digits of an identity that are taken for the start of one where a host might be meant. 4: hosts
 /// that are called by so few hex digits are common.
@@ -246,17 +246,12 @@ impl Node {
         addresses: Vec<Address>,
         options: ConnectOptions,
     ) -> Result<Peer, Error> {
-        let mut addresses = addresses.into_iter().take(DIALS);
-        let Some(address) = addresses.next() else { return Err(Error::NoAddress) };
-        let others = addresses.collect();
-        let (reconnect, wanted) = (options.reconnect, Wanted::ByHand);
-        let order = |reply: oneshot::Sender<_>| Order::Connect {
-            address,
-            others,
-            reconnect,
-            wanted,
-            reply,
-        };
+        if addresses.is_empty() {
+            return Err(Error::NoAddress);
+        }
+        let addresses = addresses.into_iter().take(DIALS).collect();
+        let (keep, purpose) = (options.reconnect, Purpose::Application);
+        let order = |reply| Order::Dial { addresses, keep, purpose, reply, joined: None };
         self.order(order).await?
     }
 

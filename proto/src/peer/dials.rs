@@ -175,7 +175,8 @@ impl Machine {
     /// Takes a dial off the list, and says that it has a link.
     pub(super) fn end_dial(&mut self, number: DialId, id: NodeId) -> Option<Dial> {
         let dial = self.dials.dials.remove(&number)?;
-        self.outbox.push_back(Output::DialEnded { dial: number, outcome: Ok(id) });
+        let operation = dial.operation;
+        self.outbox.push_back(Output::DialEnded { dial: number, operation, outcome: Ok(id) });
         Some(dial)
     }
 
@@ -240,8 +241,11 @@ impl Machine {
     fn fail_dial(&mut self, number: DialId, error: &DialError) {
         self.end_greeting(number);
         let Some(dial) = self.dials.dials.remove(&number) else { return };
-        self.links.drop_successor(number);
-        self.outbox.push_back(Output::DialEnded { dial: number, outcome: Err(error.clone()) });
+        let (operation, outcome) = (dial.operation, Err(error.clone()));
+        self.outbox.push_back(Output::DialEnded { dial: number, operation, outcome });
+        if let Some(connection) = self.links.drop_successor(number) {
+            self.outbox.push_back(Output::Refused(connection, Reason::HandshakeTimeout));
+        }
         let error = error.to_string();
         self.feed(overlay::Input::DialFailed { address: dial.address, error });
         if let Some(id) = dial.id {

@@ -64,9 +64,11 @@ impl Links {
         }
     }
 
-    /// Forgets the connection of a dial that was to replace a link.
-    pub(super) fn drop_successor(&mut self, dial: DialId) {
-        self.successors.retain(|_, greeted| greeted.dial != Some(dial));
+    /// Forgets the connection of a dial that was to replace a link, and returns it.
+    pub(super) fn drop_successor(&mut self, dial: DialId) -> Option<ConnectionId> {
+        let is_of_dial = |_: &NodeId, greeted: &mut Greeted| greeted.dial == Some(dial);
+        let dropped = self.successors.extract_if(.., is_of_dial).next();
+        dropped.map(|(_, greeted)| greeted.connection)
     }
 
     fn of(&mut self, connection: ConnectionId) -> Option<&mut Link> {

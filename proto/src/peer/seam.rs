@@ -153,7 +153,9 @@ pub enum Input {
     },
     /// The application wants something of the overlay.
     Command(Command),
-    /// The node is to stop: it makes no more links and closes those that it has.
+    /// The node is about to stop: it makes no more links, and broadcasts go out at once.
+    Stopping,
+    /// The node stops: it closes all links.
     Stop {
         /// Whether to hand this node's place over to its neighbours first.
         hand_over: bool,
@@ -220,10 +222,13 @@ pub enum Output {
     /// Say Hello on the connection of a dial. Answered with [`Input::Greeted`], [`Input::DialRefused`] or
     /// [`Input::DialFailed`].
     Greet(DialId),
-    /// A dial has ended. A connection of it that was not admitted is to be closed.
+    /// A dial has ended, or was not even begun because the node is stopping. A connection of it that was
+    /// not admitted is to be closed.
     DialEnded {
         /// The dial.
         dial: DialId,
+        /// The operation that asked for it; `None` if the overlay did.
+        operation: Option<OperationId>,
         /// The node that there is a link with, or why there is none.
         outcome: Result<NodeId, DialError>,
     },
@@ -360,7 +365,6 @@ pub enum JoinError {
 
 /// The reason why a message or ping that other nodes were to relay did not arrive, or may not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum RelayFailure {
     /// This node could not send it.
     #[error(transparent)]

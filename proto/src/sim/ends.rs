@@ -265,6 +265,7 @@ impl<H: Handler> Sim<H> {
         if std::mem::replace(&mut running.stopping, true) {
             return;
         }
+        self.handle(node, Input::Stopping);
         self.event(node, Event::NodeRequestToStop);
         // What the application says now still goes out.
         self.settle();

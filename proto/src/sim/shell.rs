@@ -197,7 +197,7 @@ impl<H: Handler> Sim<H> {
             let (links, config) = (&self.links, &self.config);
             let Some(running) = &mut self.nodes[node].running else { return };
             let before = running.machine.passed_over();
-            let is_crowded = |connection: ConnectionId| {
+            let is_crowded = |connection: ConnectionId, _: &Frame| {
                 let link = links.get(&connection.0);
                 let lane = link.and_then(|link| Some(&link.lanes[link.side_of(node)?]));
                 lane.is_some_and(|lane| lane.is_crowded(config))
@@ -218,7 +218,7 @@ impl<H: Handler> Sim<H> {
                 self.dial(node, dial, operation, addresses, purpose);
             }
             Output::Greet(dial) => self.say_hello(node, dial),
-            Output::DialEnded { dial, outcome } => self.dial_ended(node, dial, outcome),
+            Output::DialEnded { dial, outcome, .. } => self.dial_ended(node, dial, outcome),
             Output::Admitted(connection) => self.link_up(node, connection.0),
             Output::Refused(connection, reason) => self.refuse(node, connection.0, reason),
             Output::Joined(_) => self.nodes[node].joining = Joining::Joined,

@@ -1,0 +1,250 @@
+//! What the actor does about the machine's outputs.
+
+use peerkit_proto::address::Address;
+use peerkit_proto::event::{Event, Parting, Reason};
+use peerkit_proto::frame::Frame;
+use peerkit_proto::frame::broadcast::Batch;
+use peerkit_proto::frame::query::{Answer, QueryId, What};
+use peerkit_proto::id::NodeId;
+use peerkit_proto::overlay::Command;
+use peerkit_proto::peer::{
+    ConnectionId, DialError, DialId, Input, OperationId, Output, Purpose, RelayFailure,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Actor, Operation};
+use crate::blocking;
+use crate::conn;
+use crate::dial::{self, VERDICTS, Verdict};
+use crate::error::Error;
+use crate::kept::GATHER;
+use crate::known;
+use crate::order::Order;
+use crate::trace;
+
+impl Actor {
+    /// Carries out all that the machine has put out, and hands it what follows from that.
+    pub(super) fn drain(&mut self) {
+        loop {
+            let links = &self.links;
+            let is_crowded = |connection: ConnectionId, frame: &Frame| {
+                let conn = links.get(&connection).filter(|conn| conn.outbox.is_crowded());
+                if let Some(conn) = conn {
+                    trace::passed_over(conn.peer.id(), frame);
+                }
+                conn.is_some()
+            };
+            if let Some(output) = self.machine.poll(is_crowded) {
+                trace::output(&output, |connection| self.peer(connection));
+                self.carry_out(output);
+            } else if let Some(input) = self.undone.pop() {
+                trace::input(&input, |connection| self.peer(connection));
+                self.machine.handle(super::now(&self.inner), input);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Send { connection, frame } => {
+                if let Some(conn) = self.links.get(&connection) {
+                    conn.control(&frame);
+                }
+            }
+            Output::Dial { dial, operation, addresses, purpose } => {
+                self.dial(dial, operation, addresses, purpose);
+            }
+            Output::Greet(dial) => self.say(dial, Verdict::Greet),
+            Output::DialEnded { dial, operation, outcome } => {
+                self.dial_ended(dial, operation, outcome);
+            }
+            Output::Admitted(connection) => self.admitted(connection),
+            Output::Refused(connection, reason) => {
+                if let Some((_, reply)) = self.admitting.remove(&connection) {
+                    let _ = reply.send(Err(reason));
+                }
+            }
+            Output::JoinEnded { operation, outcome } => {
+                if let Some(Operation::Join(joined)) = self.operations.remove(&operation) {
+                    let _ = joined.send(outcome);
+                }
+            }
+            Output::Leave(connection, reason) => {
+                if let Some(conn) = self.links.get(&connection) {
+                    conn.leave(reason);
+                }
+            }
+            Output::HangUp(connection, reason) => {
+                if let Some(conn) = self.links.get(&connection) {
+                    conn.hang_up(reason);
+                }
+            }
+            Output::Event(event) => {
+                if let Event::NodeMessage { .. } = event {
+                    self.inner.meter.received(1);
+                }
+                self.inner.dispatch.notice(event);
+            }
+            Output::Broadcast { operation, outcome } => self.published(operation, outcome),
+            Output::Answered { operation, answer } => self.answered(operation, answer),
+            Output::QueryEnded { operation, complete } => {
+                if let Some(Operation::Query(asked)) = self.operations.remove(&operation) {
+                    let _ = asked.ended.send(complete && !asked.lost);
+                }
+            }
+            Output::Relayed { operation, outcome } => self.relayed(operation, outcome),
+            Output::ProbeAnswer { operation, answer } => {
+                if let Some(Operation::Probe(reply)) = self.operations.remove(&operation) {
+                    let _ = reply.send(answer);
+                }
+            }
+            Output::Probe { addresses, id, probe } => {
+                let is_sent = self.inner.probe(id, addresses, probe);
+                if !is_sent {
+                    self.undone.push(Input::Probed { id, answer: None });
+                }
+            }
+            Output::Lookup { query, what, asker } => self.look_up(query, what, asker),
+            Output::Keep(batch) => self.keep(batch),
+            Output::StopOrdered => {
+                self.ordered = true;
+                self.inner.stop.cancel();
+            }
+            _ => {}
+        }
+    }
+
+    fn dial(
+        &mut self,
+        dial: DialId,
+        operation: Option<OperationId>,
+        addresses: Vec<Address>,
+        purpose: Purpose,
+    ) {
+        let mut reply = oneshot::channel().0;
+        if let Some(id) = operation
+            && let Some(Operation::Dial { reply: asked, joined }) = self.operations.remove(&id)
+        {
+            reply = asked;
+            if let Some(joined) = joined {
+                self.operations.insert(id, Operation::Join(joined));
+            }
+        }
+        let (verdicts, receiver) = mpsc::channel(VERDICTS);
+        self.dials.insert(dial, (verdicts, purpose));
+        let dialling = dial::Dialling { dial, addresses, purpose, verdicts: receiver };
+        conn::start(&self.inner, dial::link(self.inner.clone(), dialling, reply));
+    }
+
+    fn say(&self, dial: DialId, verdict: Verdict) {
+        if let Some((verdicts, _)) = self.dials.get(&dial) {
+            // There is room for all that are said of one dial.
+            let _ = verdicts.try_send(verdict);
+        }
+    }
+
+    fn dial_ended(
+        &mut self,
+        dial: DialId,
+        operation: Option<OperationId>,
+        outcome: Result<NodeId, DialError>,
+    ) {
+        if let (Err(_), Some(operation)) = (&outcome, operation)
+            && let Some(Operation::Dial { reply, .. }) = self.operations.remove(&operation)
+        {
+            // It was not begun.
+            let _ = reply.send(Err(Error::Stopped));
+        }
+        let Some((verdicts, purpose)) = self.dials.remove(&dial) else { return };
+        if let Ok(id) = outcome
+            && purpose.is_reported()
+        {
+            self.learn_owner(id);
+        }
+        let _ = verdicts.try_send(Verdict::Ended(outcome));
+    }
+
+    fn admitted(&mut self, connection: ConnectionId) {
+        let Some((conn, reply)) = self.admitting.remove(&connection) else { return };
+        let (peer, address) = (conn.peer.clone(), conn.dialable.clone());
+        let id = peer.id();
+        self.inner.change_conns(|conns| drop(conns.insert(id, conn.clone())));
+        self.links.insert(connection, conn);
+        if reply.send(Ok(())).is_err() {
+            // The task that made the connection has gone away meanwhile.
+            self.links.remove(&connection);
+            self.inner.change_conns(|conns| drop(conns.remove(&id)));
+            let reason = Reason::Lost("the connection was given up".into());
+            let parting = Parting { reason, by_peer: false };
+            // Taken in reverse.
+            self.undone.push(Input::LinkReported { id });
+            self.undone.push(Input::LinkDown { connection, parting });
+            return;
+        }
+        known::remember(&self.inner, &peer, address);
+    }
+
+    fn relayed(&mut self, operation: OperationId, outcome: Result<(), RelayFailure>) {
+        if let Some(Operation::Relay { to, reply }) = self.operations.remove(&operation) {
+            let outcome = outcome.map_err(|failure| match failure {
+                RelayFailure::Missed(reason) => Error::NotReached { peer: to, reason },
+                RelayFailure::Refused(error) => error.into(),
+            });
+            let _ = reply.send(outcome);
+        }
+    }
+
+    /// The application trusts a node that it named to know who owns the network: the first one does.
+    fn learn_owner(&mut self, from: NodeId) {
+        let Some(owner) = self.inner.conn(from).ok().and_then(|conn| conn.owner) else { return };
+        if !self.inner.learn_owner(owner) {
+            return;
+        }
+        self.undone.push(Input::Command(Command::Owner(owner)));
+        let inner = self.inner.clone();
+        self.inner.tracker.spawn_blocking(move || {
+            if let Err(error) = inner.store.save_owner(&inner.network, owner) {
+                tracing::warn!(%error, "can't remember who owns the network");
+            }
+        });
+    }
+
+    /// Keeps broadcasts for the next run, where there is a state folder.
+    fn keep(&self, batch: Batch) {
+        let kept = self.inner.kept.clone();
+        if kept.add(batch) {
+            self.inner.spawn(async move {
+                tokio::time::sleep(GATHER).await;
+                let _ = blocking::run(move || kept.write()).await;
+            });
+        }
+    }
+
+    fn answered(&mut self, operation: OperationId, answer: Answer) {
+        if let Some(Operation::Query(asked)) = self.operations.get_mut(&operation) {
+            asked.lost |= asked.answers.try_send(answer).is_err();
+        }
+    }
+
+    /// Looks up what this node can say to a query, where only the shell knows.
+    fn look_up(&self, query: QueryId, what: What, asker: Option<NodeId>) {
+        let inner = self.inner.clone();
+        let orders = inner.orders.clone();
+        let spawner = inner.clone();
+        spawner.spawn(async move {
+            let (files, here) = match what {
+                What::CallBack { token, addresses, .. } => {
+                    (Vec::new(), inner.answer_call_back(addresses, token))
+                }
+                what => match known::find(&inner, what, asker).await {
+                    Some(files) => (files, false),
+                    // Without an answer it is not complete when its time is over.
+                    None => return,
+                },
+            };
+            let _ = orders.send(Order::Answer(Command::Answer { query, files, here })).await;
+        });
+    }
+}
