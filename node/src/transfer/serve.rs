@@ -12,6 +12,7 @@ mod incoming;
 mod line;
 #[cfg(test)]
 mod tests;
+mod uploads;
 
 use std::io;
 use std::sync::Arc;
@@ -26,7 +27,8 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::Instant;
 
 use super::partial::Partials;
-use super::uploads::{UploadGuard, Uploads};
+use uploads::UploadGuard;
+
 use crate::rate::{PeerRates, Rates};
 use crate::shares::Shares;
 use crate::stream::Stream;
@@ -36,6 +38,8 @@ use followers::Followers;
 use following::Following;
 use incoming::Completed;
 use line::{Line, Place};
+pub(crate) use uploads::Uploads;
+pub use uploads::{UploadStatus, UploadTotals};
 
 /// Streams that write pieces at once; the others wait for their turn, which comes after 100 ms at
 /// the latest for each before them. 8: a few fill any line, and more would all be slow together.

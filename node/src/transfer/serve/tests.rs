@@ -24,7 +24,7 @@ use crate::rate::RateLimits;
 use crate::shares::ShareOptions;
 use crate::store::Store;
 use crate::transfer::partial::{Partial, PartialGuard};
-use crate::transfer::uploads::UploadNews;
+use crate::transfer::serve::uploads::UploadNews;
 use crate::transfer::{IDLE, STALL};
 
 const P: usize = PIECE as usize;

@@ -9,7 +9,7 @@ use std::thread;
 
 use peerkit_proto::files::{FileKind, Layout, PieceList};
 
-use super::FetchError;
+use super::error::FetchError;
 use super::listed::Listed;
 use super::place::candidates;
 use super::status::Shown;

@@ -15,9 +15,10 @@ use peerkit_proto::id::Hash;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 use tokio::time::{Instant, timeout};
 
-use super::{FetchError, PIECE_TIME, STALL};
+use super::error::FetchError;
 use crate::rate::PeerRates;
 use crate::stream::Stream;
+use crate::transfer::{PIECE_TIME, STALL};
 
 /// How often it is looked whether a silent source owes something. 3 s: so much later than after
 /// [`STALL`] at the most it is given up.

@@ -9,9 +9,9 @@ use peerkit_proto::id::{Hash, NodeId};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::status::Meter;
 use crate::lock::lock;
 use crate::shares::ChangedShare;
+use crate::transfer::meter::Meter;
 
 /// Uploads that are remembered: those of open streams, and those that may be taken up again.
 const MAX_UPLOADS: usize = 4096;

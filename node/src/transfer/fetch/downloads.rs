@@ -5,7 +5,7 @@
 //! wait in the order in which they came. Those that are to outlive the node are in the store.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -15,15 +15,17 @@ use peerkit_proto::files::fetch::Rests;
 use peerkit_proto::files::{Changes, LeftOut};
 use peerkit_proto::id::Hash;
 use tokio::runtime::Handle;
-use tokio::sync::{AcquireError, Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::download::Download;
+use super::entry::Entry;
+use super::error::FetchError;
 use super::fetch_request::FetchRequest;
+use super::fetched::Fetched;
 use super::fetching::{Fetching, Unfinished};
 use super::part;
-use super::status::{DownloadState, DownloadStatus, Shown};
-use super::{FetchError, Fetched};
+use super::status::{DownloadState, DownloadStatus};
 use crate::blocking;
 use crate::error::Error;
 use crate::inner::Inner;
@@ -56,33 +58,6 @@ pub(crate) struct Downloads {
 
 /// A download's wait for a place.
 type Turn = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
-
-/// One download, as the node keeps it.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(super) request: FetchRequest,
-    /// Whether the store has it, or is about to.
-    has_row: AtomicBool,
-    /// It was begun by an earlier run of the node: it waits for a source, however long that takes.
-    is_restored: bool,
-    /// Whether the user paused it. The state that is shown does not say: a node that stops pauses all
-    /// downloads, and those are to go on at the next start.
-    is_paused: AtomicBool,
-    pub(super) shown: Shown,
-    work: Mutex<Work>,
-    /// Notified when the user resumes it although it is not paused: it waits no longer.
-    resumed: Notify,
-    /// Held by the task that is at it: one that was stopped may still be writing.
-    at_it: tokio::sync::Mutex<()>,
-}
-
-#[derive(Debug, Default)]
-struct Work {
-    /// Ends the task that is at it.
-    stop: Option<CancellationToken>,
-    /// The result, once there is one. Of a failure that was reported, that it was.
-    result: Option<Result<Fetched, Error>>,
-}
 
 impl Downloads {
     /// No downloads yet, of a node that runs on the current runtime. At most `at_once` are at work at
@@ -166,22 +141,6 @@ impl Downloads {
     /// Lets go of everything: the node has stopped.
     pub(crate) fn clear(&self) {
         self.all().clear();
-    }
-}
-
-impl Entry {
-    fn work(&self) -> MutexGuard<'_, Work> {
-        lock(&self.work)
-    }
-
-    /// Returns the result, if there is one. An error is returned once, and from then on that it was.
-    pub(super) fn result(&self) -> Option<Result<Fetched, Error>> {
-        let result = &mut self.work().result;
-        match result {
-            Some(Ok(fetched)) => Some(Ok(fetched.clone())),
-            Some(Err(_)) => result.replace(Err(Error::AlreadyReported(self.request.hash))),
-            None => None,
-        }
     }
 }
 
@@ -446,16 +405,6 @@ impl Inner {
                 _ => return,
             }
         }
-    }
-}
-
-impl Entry {
-    fn new(request: FetchRequest, is_restored: bool) -> Arc<Self> {
-        let shown = Shown::new(request.hash, Some(request.to.path().to_owned()));
-        let work = Mutex::default();
-        let (has_row, is_paused) = (AtomicBool::default(), AtomicBool::default());
-        let (resumed, at_it) = (Notify::new(), tokio::sync::Mutex::default());
-        Arc::new(Self { request, has_row, is_restored, is_paused, shown, work, resumed, at_it })
     }
 }
 

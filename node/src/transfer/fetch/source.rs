@@ -12,8 +12,8 @@ use peerkit_proto::files::{Answer, Description, FileKind, PIECE, Refusal, Reques
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::FetchError;
 use super::asking::{Answers, Asking, Questions};
+use super::error::FetchError;
 use super::job::Job;
 use super::news::{News, Task};
 use super::prove::{prove, prove_size};

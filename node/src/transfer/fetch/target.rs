@@ -18,15 +18,15 @@ use peerkit_proto::id::Hash;
 pub(super) use self::batch::Batch;
 use self::folder::{Folder, MadeFolders};
 
-use super::FetchError;
 use super::checking::{Checking, read_good};
+use super::error::FetchError;
 use super::fetch_request::Destination;
 use super::listed::Listed;
 use super::part::{PartFile, PartFolder};
-use super::partial::Partial;
 use super::place::{Goal, check_merge, place_file, place_folder, rules_below};
 use super::prove::{Content as ProvenContent, Proven};
 use crate::lock::lock;
+use crate::transfer::partial::Partial;
 
 /// A download on the disk. Until it is whole it has a name that says so.
 ///

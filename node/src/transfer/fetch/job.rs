@@ -6,8 +6,8 @@ use peerkit_proto::files::{FileName, Secret};
 use peerkit_proto::id::Hash;
 use tokio::sync::mpsc;
 
-use super::FetchError;
 use super::checking::Checking;
+use super::error::FetchError;
 use super::fetch_request::FetchRequest;
 use super::keeping::Keeping;
 use super::news::News;

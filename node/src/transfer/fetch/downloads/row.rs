@@ -9,9 +9,9 @@ use peerkit_proto::files::{FileKind, FileName, Secret};
 use peerkit_proto::id::{Hash, NodeId};
 use serde::{Deserialize, Serialize};
 
-use super::Entry;
-use crate::transfer::fetch_request::{Destination, FetchRequest};
-use crate::transfer::part;
+use crate::transfer::fetch::entry::Entry;
+use crate::transfer::fetch::fetch_request::{Destination, FetchRequest};
+use crate::transfer::fetch::part;
 
 /// A download, as it is in the store, with the others of the same hash.
 #[derive(Debug, Serialize, Deserialize)]

@@ -16,8 +16,8 @@ use peerkit_proto::files::{
 };
 use peerkit_proto::id::Hash;
 
-use super::FetchError;
 use super::asking::Asking;
+use super::error::FetchError;
 
 /// Lists of a folder's files asked for ahead, so that each does not cost a round trip. 32 questions
 /// of 47 bytes fit any socket's buffer.

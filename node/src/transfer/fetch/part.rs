@@ -10,12 +10,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use peerkit_proto::files::Platform;
 use peerkit_proto::id::{Hash, hex};
 
-use super::place::longest_name;
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::folder::new_file;
 use crate::disk::space;
+
+/// A name that is cut for a number or a suffix keeps so many bytes.
+const SHORTEST: usize = 32;
 
 /// Downloads of one hash to one place at the same time.
 const MAX_BESIDE: u32 = 1000;
@@ -272,6 +275,17 @@ fn part_path(target: &Path, hash: &Hash, number: u32) -> PathBuf {
     };
     let cut = name.floor_char_boundary(longest.saturating_sub(1 + ending.len()));
     target.with_file_name(format!(".{}{ending}", &name[..cut]))
+}
+
+/// The longest name, in bytes, of a file in `folder`.
+pub(super) fn longest_name(folder: &Path) -> usize {
+    let left = Platform::HERE.max_path().saturating_sub(absolute_len(folder)).saturating_sub(1);
+    // A path that is too long altogether is for the system to refuse.
+    space::max_name(folder).min(left).max(SHORTEST)
+}
+
+pub(super) fn absolute_len(path: &Path) -> usize {
+    std::path::absolute(path).map_or(0, |path| path.as_os_str().len())
 }
 
 /// Opens what a killed process left: never through a link that someone put there.

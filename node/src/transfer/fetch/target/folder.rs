@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use peerkit_proto::files::{Place, RelPath};
 
-use super::super::FetchError;
+use super::super::error::FetchError;
 use super::super::fetch_request::Destination;
 use super::super::listed::Listed;
 use super::super::part::{PartFolder, write_all_at};

@@ -1,20 +1,15 @@
 //! How far a download is, for whoever looks.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use peerkit_proto::files::{Description, FileKind, FileName, PIECE};
+use peerkit_proto::files::{Description, FileKind, FileName};
 use peerkit_proto::id::Hash;
 use serde::{Serialize, Serializer};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
-use super::target::Target;
-
-/// Speed is taken over at least this long.
-const WINDOW: Duration = Duration::from_millis(500);
+use crate::transfer::meter::Meter;
 
 /// How far a download is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -226,28 +221,28 @@ impl Shown {
         self.status.send_modify(|status| status.done = status.done.saturating_add(bytes));
     }
 
-    pub(super) fn fetching(&self, target: &Target, meter: &Meter) {
-        self.set_kept(meter.done);
+    pub(super) fn fetching(&self, path: &Path, meter: &Meter) {
+        self.set_kept(meter.done());
         self.status.send_modify(|status| {
             status.state = DownloadState::Fetching;
-            status.path = Some(target.path.clone());
-            (status.done, status.kept) = (meter.done, meter.done > 0);
-            status.total = Some(meter.total);
+            status.path = Some(path.to_owned());
+            (status.done, status.kept) = (meter.done(), meter.done() > 0);
+            status.total = Some(meter.total());
         });
     }
 
     pub(super) fn progress(&self, meter: &Meter) {
-        self.set_kept(meter.done);
+        self.set_kept(meter.done());
         self.status.send_modify(|status| {
-            (status.done, status.rate) = (meter.done, meter.rate);
-            status.kept = meter.done > 0;
+            (status.done, status.rate) = (meter.done(), meter.rate());
+            status.kept = meter.done() > 0;
         });
     }
 
     /// How fast it goes now, where that is another speed than before.
     pub(super) fn rate(&self, meter: &Meter) {
         self.status.send_if_modified(|status| {
-            std::mem::replace(&mut status.rate, meter.rate) != meter.rate
+            std::mem::replace(&mut status.rate, meter.rate()) != meter.rate()
         });
     }
 
@@ -257,93 +252,5 @@ impl Shown {
             status.sources = sources;
             changed
         });
-    }
-}
-
-/// Counts bytes, and how fast they come.
-#[derive(Debug)]
-pub(super) struct Meter {
-    done: u64,
-    total: u64,
-    rate: u64,
-    since: Instant,
-    came: u64,
-}
-
-impl Meter {
-    pub(super) fn new() -> Self {
-        Self { done: 0, total: 0, rate: 0, since: Instant::now(), came: 0 }
-    }
-
-    /// Bytes a second, lately.
-    pub(super) fn rate(&self) -> u64 {
-        self.rate
-    }
-
-    /// What is here already, of how much.
-    pub(super) fn start(&mut self, done: u64, total: u64) {
-        *self = Self { done, total, ..Self::new() };
-    }
-
-    pub(super) fn add(&mut self, bytes: u64) {
-        self.done = self.done.saturating_add(bytes);
-        self.came = self.came.saturating_add(bytes);
-        self.measure();
-    }
-
-    /// Nothing has come for a while: a piece that is still on its way would be here were it faster.
-    pub(super) fn fade(&mut self) {
-        match self.came {
-            0 => self.rate = self.rate.min(PIECE.saturating_mul(1000) / millis(self.since)),
-            _ => self.measure(),
-        }
-    }
-
-    fn measure(&mut self) {
-        if self.since.elapsed() >= WINDOW {
-            let measured = self.came.saturating_mul(1000) / millis(self.since);
-            self.rate = match self.rate {
-                0 => measured,
-                before => before / 2 + measured / 2,
-            };
-            (self.since, self.came) = (Instant::now(), 0);
-        }
-    }
-}
-
-/// Milliseconds since then, one at least.
-fn millis(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn the_speed_is_that_of_what_comes_and_fades_where_nothing_does() {
-        let mut meter = Meter::new();
-        meter.start(0, 100 * PIECE);
-        let pass = |millis| tokio::time::advance(Duration::from_millis(millis));
-        for _ in 0..4 {
-            pass(250).await;
-            meter.add(PIECE);
-            meter.fade();
-        }
-        assert_eq!(meter.rate, 4 * PIECE);
-        // Slow, and yet no slower than it is: a piece takes ten seconds.
-        for _ in 0..8 {
-            for _ in 0..10 {
-                pass(1000).await;
-                meter.fade();
-                assert!(meter.rate + 8 >= PIECE / 10, "{}", meter.rate);
-            }
-            meter.add(PIECE);
-        }
-        assert!(meter.rate.abs_diff(PIECE / 10) <= PIECE / 100, "{}", meter.rate);
-        pass(100_000).await;
-        meter.fade();
-        assert_eq!(meter.rate, PIECE / 100);
-        assert_eq!(meter.done, 12 * PIECE);
     }
 }

@@ -21,18 +21,20 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::error::FetchError;
 use super::fetch_request::FetchRequest;
+use super::fetched::{Dropped, Fetched};
 use super::job::Job;
 use super::news::{News, Task};
-use super::partial::{Partial, PartialGuard};
 use super::prove::Proven;
 use super::source::attend;
-use super::status::{Meter, Shown};
+use super::status::Shown;
 use super::target::Target;
-use super::{Dropped, FetchError, Fetched};
 use crate::blocking;
 use crate::error::Error;
 use crate::inner::Inner;
+use crate::transfer::meter::Meter;
+use crate::transfer::partial::{Partial, PartialGuard};
 
 /// Reports of sources that wait. Each is a piece or two that were written.
 const NEWS: usize = 64;
@@ -434,7 +436,7 @@ impl<'a> Fetching<'a> {
         let len = |piece| layout.place(piece).map_or(0, |place| place.len());
         let here = held.pieces().map(len).fold(0, u64::saturating_add);
         self.meter.start(here, target.total);
-        self.shown.fetching(&target, &self.meter);
+        self.shown.fetching(&target.path, &self.meter);
         // What is not to be written is not asked for.
         let mut settled = held;
         target.left_out().for_each(|piece| _ = settled.insert(piece));

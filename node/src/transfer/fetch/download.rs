@@ -10,8 +10,8 @@ use peerkit_proto::id::Hash;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
 
-use super::Fetched;
-use super::downloads::Entry;
+use super::entry::Entry;
+use super::fetched::Fetched;
 use super::status::{DownloadState, DownloadStatus};
 use crate::error::Error;
 use crate::inner::Inner;

@@ -12,7 +12,7 @@ use peerkit_proto::files::{
 };
 use peerkit_proto::id::Hash;
 
-use super::FetchError;
+use super::error::FetchError;
 
 /// A folder's manifest, the lists of the larger files in it, and where each entry goes on the disk.
 #[derive(Debug)]

@@ -11,17 +11,14 @@ use peerkit_proto::files::{
 };
 use peerkit_proto::id::Hash;
 
+use super::error::{FetchError, InTheWay};
 use super::fetch_request::Destination;
 use super::listed::Listed;
-use super::part::{PartFile, PartFolder};
-use super::{FetchError, InTheWay};
+use super::part::{PartFile, PartFolder, absolute_len, longest_name};
 use crate::disk::{space, sync_all, sync_folder};
 
 /// Numbers tried before giving up: `name (1)` to `name (9999)`.
 const MAX_NUMBER: u32 = 9999;
-
-/// A name that is cut for a number or a suffix keeps so many bytes.
-const SHORTEST: usize = 32;
 
 /// Entries of a folder from which on it is written to disk with one call.
 const MANY: usize = 64;
@@ -108,17 +105,6 @@ pub(super) fn rules_below(target: &Path) -> DiskRules {
     let max_path = Platform::HERE.max_path().saturating_sub(used);
     let max_name = space::max_name(parent(target));
     DiskRules { platform: Platform::HERE, max_name, max_path }
-}
-
-/// The longest name, in bytes, of a file in `folder`.
-pub(super) fn longest_name(folder: &Path) -> usize {
-    let left = Platform::HERE.max_path().saturating_sub(absolute_len(folder)).saturating_sub(1);
-    // A path that is too long altogether is for the system to refuse.
-    space::max_name(folder).min(left).max(SHORTEST)
-}
-
-fn absolute_len(path: &Path) -> usize {
-    std::path::absolute(path).map_or(0, |path| path.as_os_str().len())
 }
 
 /// Refuses to write to, or beside, what the user named and is neither a file nor a folder.

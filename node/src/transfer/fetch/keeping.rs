@@ -8,7 +8,7 @@ use peerkit_proto::files::fetch::SourceId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::spawn_blocking;
 
-use super::FetchError;
+use super::error::FetchError;
 use super::news::News;
 use super::target::{Batch, Target};
 use crate::cores::cores;
