@@ -7,5 +7,6 @@ mod attacker;
 mod direct;
 mod link;
 mod overlay;
+mod record;
 mod start;
 mod stream;

@@ -1,7 +1,12 @@
 //! What outlives a run, and what stands in the way of one.
 
+use std::path::Path;
+
 use crate::common::*;
-use peerkit::{Builder, Error, FetchRequest, Key, Node, NodeId, StoreError};
+use peerkit::{
+    Builder, DownloadState, Error, FetchRequest, FileName, Hash, Key, Node, NodeId, StoreError,
+    Ticket,
+};
 use tempfile::TempDir;
 
 fn with_state(name: &str, folder: &TempDir) -> Builder {
@@ -249,4 +254,55 @@ async fn a_file_of_peers_is_merged_and_checked() {
     assert!(error.to_string().contains("no valid key"), "{error}");
     assert!(c.network().known_peers().await.unwrap().is_empty());
     c.shutdown().await;
+}
+
+/// The state folders in `tests/fixtures`, which the programs of each version have made: see
+/// `tests/fixtures/record-state`.
+#[tokio::test]
+async fn a_node_goes_on_from_the_state_of_every_version() {
+    let ids = [1, 2].map(|n| Key::from_secret(&[n; 32]).id());
+    for version in [1, 2] {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join(format!("../tests/fixtures/state-{version}"));
+        let folder = folder();
+        let state = folder.path().join("state");
+        std::fs::create_dir(&state).unwrap();
+        for name in ["key", "state.redb"] {
+            std::fs::copy(fixture.join(name), state.join(name)).unwrap();
+            #[cfg(unix)]
+            {
+                use std::os::unix::fs::PermissionsExt;
+                let closed = std::fs::Permissions::from_mode(0o600);
+                std::fs::set_permissions(state.join(name), closed).unwrap();
+            }
+        }
+        for run in 0..2 {
+            let node = with_state("ann", &folder).spawn().await.unwrap();
+            assert_eq!(node.id(), ids[0]);
+            let known = node.network().known_peers().await.unwrap();
+            assert_eq!(known.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [ids[1]]);
+            let downloads = node.files().downloads();
+            let [download] = &downloads[..] else { panic!("run {run}: {downloads:?}") };
+            assert_eq!(download.hash, Hash::of(&vec![7; 3_000_000]));
+            assert_eq!(
+                (download.state, download.total),
+                match version {
+                    1 => (DownloadState::Paused, None),
+                    _ => (DownloadState::Paused, Some(3_000_000)),
+                }
+            );
+            assert_eq!(download.name.as_ref().map(FileName::as_str), Some("big.bin"));
+            node.shutdown().await;
+        }
+        assert_eq!(state.join("state.redb.before-2").exists(), version < 2);
+
+        let tickets = std::fs::read_to_string(fixture.join("tickets")).unwrap();
+        let tickets: Vec<Ticket> = tickets.lines().map(|line| line.parse().unwrap()).collect();
+        let [album, secret] = &tickets[..] else { panic!("{tickets:?}") };
+        assert_eq!((album.node, secret.node), (ids[0], ids[0]));
+        assert_eq!(secret.hash, Hash::of(b"secret"));
+        assert!(secret.secret.is_some() && album.secret.is_none());
+        let name = secret.name.as_ref().map(FileName::as_str);
+        assert_eq!(name, (version >= 2).then_some("secret.txt"));
+    }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod replay;
 mod simulation;
 mod vectors;
 mod versions;

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Mutex;
 
+use peerkit_proto::frame::broadcast::Batch;
 use redb::StorageBackend;
 
 use super::super::disk::{KEY, META, migrate, schema_of};
@@ -256,3 +257,96 @@ fn a_migration_that_is_cut_short_leaves_the_old_state_or_the_new_one() {
     assert!(found.is_sorted(), "{found:?}");
     assert_eq!((found.first(), found.last()), (Some(&1), Some(&2)));
 }
+
+/// A copy of the state folder that a node of schema `schema` has left: see `tests/fixtures/record-state`.
+fn recorded(schema: u64) -> tempfile::TempDir {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["key", STATE_FILE] {
+        let from = fixtures.join(format!("state-{schema}")).join(name);
+        std::fs::copy(from, folder.path().join(name)).unwrap();
+    }
+    folder
+}
+
+fn hash(hex: &str) -> Hash {
+    hex.parse().unwrap()
+}
+
+#[test]
+fn the_states_of_all_versions_are_read_and_every_value_is_as_it_was() {
+    let ids = [1, 2, 5].map(|n| peerkit_proto::id::Key::from_secret(&[n; 32]).id());
+    let [ann, bob, owner] = ids;
+    let base = Path::new("/tmp/peerkit-fixture");
+    for version in 1..=SCHEMA {
+        let folder = recorded(version);
+        let store = Store::open(Some(folder.path())).unwrap();
+        assert_eq!(folder.path().join(COPY).exists(), version < SCHEMA);
+
+        let [(id, peer)] = &store.peers().unwrap()[..] else { panic!("one peer") };
+        assert_eq!((*id, peer.name.as_str(), peer.reconnect), (bob, "bob", false));
+        assert_eq!(peer.addresses, ["127.0.0.1:17217".parse().unwrap()]);
+        assert!(peer.last_seen > 1_700_000_000_000, "{}", peer.last_seen);
+
+        let shares: BTreeMap<_, _> = store.shares().unwrap().into_iter().collect();
+        let share = |name: &str| &shares[&base.join("files").join(name)];
+        let open = Hash::of(b"open");
+        for (name, content, size, kind) in [
+            ("open.txt", open, 4, FileKind::File),
+            ("large.bin", Hash::of(&vec![0; 2_500_000]), 2_500_000, FileKind::File),
+            ("secret.txt", Hash::of(b"secret"), 6, FileKind::File),
+            ("album", hash(ALBUM), 6, FileKind::Folder),
+        ] {
+            let name = FileName::new(name).unwrap();
+            let shared = SharedFile { hash: content, name: name.clone(), size, kind };
+            assert_eq!(share(name.as_str()).shared, shared);
+        }
+        assert_eq!(shares.len(), 4);
+        for name in ["open.txt", "large.bin"] {
+            assert_eq!(share(name).access, Access::Open);
+        }
+        assert_eq!(share("album").access, Access::Nodes(vec![bob]));
+        assert!(matches!(share("secret.txt").access, Access::Ticket(_)));
+
+        let paths =
+            ["open.txt", "large.bin", "album/one.txt", "none"].map(|p| base.join("files").join(p));
+        let files = store.files(paths.iter().map(PathBuf::as_path)).unwrap();
+        let known: Vec<_> =
+            files.iter().map(|file| file.as_ref().map(|f| (f.hash, f.stamp.size))).collect();
+        let large = (Hash::of(&vec![0; 2_500_000]), 2_500_000);
+        assert_eq!(known, [Some((open, 4)), Some(large), Some((Hash::of(b"one"), 3)), None]);
+        let list = store.piece_list(&large.0).unwrap();
+        assert_eq!(list, Some(PieceList::of(&vec![0; 2_500_000])));
+
+        let [(fetched, row)] = &store.downloads().unwrap()[..] else { panic!("one download") };
+        assert_eq!(*fetched, Hash::of(&vec![7; 3_000_000]));
+        let row = std::str::from_utf8(row).unwrap();
+        for part in ["/tmp/peerkit-fixture/downloads", "\"paused\":true", "\"name\":\"big.bin\""] {
+            assert!(row.contains(part), "{part} is not in {row}");
+        }
+
+        assert_eq!(store.owner("peerkit").unwrap(), Some(owner));
+        assert!(store.away().unwrap().is_empty());
+
+        let batches = store.broadcasts().unwrap().into_iter();
+        let batches = batches.map(|(_, body)| Batch::decode(body.into()).unwrap());
+        let mut heard: Vec<_> = batches.map(|batch| (batch.run.author, batch)).collect();
+        heard.sort_by_key(|(author, _)| *author != ann);
+        let texts = ["of ann", "of bob"];
+        assert_eq!(heard.len(), 2);
+        for ((author, batch), (expected, text)) in
+            heard.iter().zip([ann, bob].into_iter().zip(texts))
+        {
+            assert_eq!(*author, expected);
+            assert!(batch.verify("peerkit", &batch.ids("peerkit")));
+            let content = batch.items[0].content.clone();
+            let payload = content.payload.clone();
+            assert_eq!(content.unpack(payload).unwrap().as_text(), Some(text));
+        }
+        drop(store);
+        assert_eq!(schema(folder.path()), Some(SCHEMA));
+    }
+}
+
+/// The manifest of a folder that has `one.txt` and `two.txt`, both of mode 644.
+const ALBUM: &str = "acd656121228a21e902d9dd2ad384f873f66c5fda274a083d096dc58a6544c9c";

@@ -1,0 +1,152 @@
+//! Records what two nodes of this version say to each other, as `tests/fixtures` keeps it. The way to a
+//! fixture of a new version is in CONTRIBUTING.md.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use peerkit::{Compression, Events, FetchRequest, Key, Message, Node};
+use peerkit_proto::id::hex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+use crate::attacker::tls::{client, server, server_name};
+use crate::attacker::{LONG, until, within};
+
+/// Bytes in a line of a recording.
+const LINE: usize = 64;
+
+/// A recording, as text.
+type Log = Arc<Mutex<String>>;
+
+/// Stands between two nodes and notes what they say. It has the keys of both, so that each takes it for
+/// the other.
+async fn tap(listener: TcpListener, to: SocketAddr, (dialler, acceptor): (Key, Key), log: Log) {
+    let mut number = 0;
+    loop {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let (dialler, acceptor, log) = (dialler.clone(), acceptor.clone(), log.clone());
+        number += 1;
+        tokio::spawn(async move {
+            let Ok(near) = TlsAcceptor::from(server(&acceptor)).accept(tcp).await else { return };
+            let alpn = near.get_ref().1.alpn_protocol().unwrap().to_vec();
+            let tcp = TcpStream::connect(to).await.unwrap();
+            let connector = TlsConnector::from(client(&dialler, &[&alpn]));
+            let far = connector.connect(server_name(), tcp).await.unwrap();
+            let alpn = String::from_utf8(alpn).unwrap();
+            log.lock().unwrap().push_str(&format!("connection {number} {alpn}\n"));
+            let (near_read, near_write) = tokio::io::split(TlsStream::from(near));
+            let (far_read, far_write) = tokio::io::split(TlsStream::from(far));
+            tokio::join!(
+                carry(near_read, far_write, format!("{number} >"), log.clone()),
+                carry(far_read, near_write, format!("{number} <"), log.clone()),
+            );
+        });
+    }
+}
+
+async fn carry(
+    mut from: ReadHalf<TlsStream<TcpStream>>,
+    mut to: WriteHalf<TlsStream<TcpStream>>,
+    side: String,
+    log: Log,
+) {
+    let mut bytes = vec![0; 1 << 14];
+    while let Ok(len @ 1..) = from.read(&mut bytes).await {
+        {
+            let mut log = log.lock().unwrap();
+            for line in bytes[..len].chunks(LINE) {
+                writeln!(log, "{side} {}", hex(line)).unwrap();
+            }
+        }
+        if to.write_all(&bytes[..len]).await.is_err() || to.flush().await.is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown().await;
+}
+
+async fn heard(events: &mut Events, name: &str) {
+    let waiting = async { while events.next().await.is_some_and(|event| event.name() != name) {} };
+    within(LONG, name, waiting).await;
+}
+
+/// Ann joins through bob, and carl, whom nobody can dial, is linked to bob alone. Then all that two nodes
+/// can say to each other is said once or more.
+#[tokio::test]
+#[ignore = "writes the file that PEERKIT_RECORDING names"]
+async fn record_a_conversation() {
+    let path = PathBuf::from(std::env::var_os("PEERKIT_RECORDING").expect("the file to write"));
+    // The keys of tests, in all fixtures.
+    let [ann_key, bob_key, carl_key] = [1, 2, 3].map(|n| Key::from_secret(&[n; 32]));
+    let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+    let log = Log::new(Mutex::new(format!("time {began}\n")));
+    let builder = |name: &str, key: &Key| Node::builder().name(name).key(key.clone());
+    let ann = builder("ann", &ann_key).listen("127.0.0.1:0").spawn().await.unwrap();
+    let bob = builder("bob", &bob_key).listen("127.0.0.1:0").spawn().await.unwrap();
+    let carl = builder("carl", &carl_key).spawn().await.unwrap();
+    let [mut of_ann, mut of_bob, mut of_carl] = [&ann, &bob, &carl].map(Node::events);
+    carl.connect(bob.listening()[0]).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = peerkit::Address::from_socket(listener.local_addr().unwrap()).with_id(bob.id());
+    let tap = tokio::spawn(tap(listener, bob.listening()[0], (ann_key, bob_key), log.clone()));
+
+    ann.join(&[at]).await.unwrap();
+    until("the link", || bob.peer(ann.id()).is_some(), String::new).await;
+    ann.send(bob.id(), "a text").await.unwrap();
+    heard(&mut of_bob, "node_message").await;
+    bob.send(ann.id(), Message::json(&[1, 2]).unwrap()).await.unwrap();
+    heard(&mut of_ann, "node_message").await;
+    for compression in [Compression::Zlib, Compression::Zstd] {
+        let bytes = Message::bytes(vec![7; 3000]);
+        ann.send(bob.id(), bytes.compressed(compression)).await.unwrap();
+        heard(&mut of_bob, "node_message").await;
+    }
+    bob.serve("sum", |_, _| async { Ok::<_, Infallible>(Message::text("3")) });
+    ann.request(bob.id(), "sum", "1 2").await.unwrap();
+    ann.request(bob.id(), "no such request", "").await.unwrap_err();
+    ann.ping(bob.id()).await.unwrap();
+    ann.broadcast("of ann", "to all").await.unwrap();
+    heard(&mut of_bob, "node_broadcast").await;
+    bob.broadcast("of bob", "to all").await.unwrap();
+    heard(&mut of_ann, "node_broadcast").await;
+    ann.discover(-1).await.unwrap();
+    ann.send(carl.id(), "through bob").await.unwrap();
+    heard(&mut of_carl, "node_message").await;
+    carl.send(ann.id(), "back").await.unwrap();
+    heard(&mut of_ann, "node_message").await;
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("fixture.bin");
+    std::fs::write(&file, [5; 3000]).unwrap();
+    let shared = bob.share(&file).await.unwrap().shared;
+    assert_eq!(ann.search("fixture*").await.unwrap().len(), 1);
+    let request = FetchRequest::new(shared.hash).to(folder.path().join("fetched.bin"));
+    ann.fetch(request).await.unwrap();
+    bob.serve_stream("echo/1", |mut stream| async move {
+        let mut word = [0; 5];
+        stream.read_exact(&mut word).await.unwrap();
+        stream.write_all(&word).await.unwrap();
+        stream.shutdown().await.unwrap();
+    });
+    let mut stream = ann.open_stream(bob.id(), "echo/1").await.unwrap();
+    stream.write_all(b"hello").await.unwrap();
+    stream.flush().await.unwrap();
+    let mut word = String::new();
+    stream.read_to_string(&mut word).await.unwrap();
+    assert_eq!(word, "hello");
+    // Views are shuffled.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    ann.shutdown().await;
+    until("the end", || bob.peer(ann.id()).is_none(), String::new).await;
+    bob.shutdown().await;
+    carl.shutdown().await;
+    tap.abort();
+    let text = log.lock().unwrap().clone();
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+}
