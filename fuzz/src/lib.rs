@@ -8,17 +8,19 @@
 mod machines;
 pub mod mutate;
 mod network;
+mod records;
 pub mod seeds;
 mod wire;
 
 pub use machines::{link, overlay};
+pub use records::records;
 pub use wire::{address, files, frame, hello, message, tls};
 
 /// A target: takes any bytes.
 pub type Target = fn(&[u8]);
 
 /// Every target with its name, which is also its corpus folder's and its program's.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("address", address),
     ("message", message),
     ("frame", frame),
@@ -27,4 +29,5 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("overlay", overlay),
     ("files", files),
     ("tls", tls),
+    ("records", records),
 ];

@@ -19,6 +19,7 @@ use peerkit_proto::id::{Hash, Key};
 use peerkit_proto::message::{Compression, Kind, Message, Packed};
 use peerkit_proto::tls;
 
+use crate::records::step;
 use crate::{machines, network};
 
 /// One input with its file's name.
@@ -36,6 +37,7 @@ pub fn all() -> Vec<(&'static str, Vec<Seed>)> {
         ("overlay", overlays()),
         ("files", files()),
         ("tls", records()),
+        ("records", sessions()),
     ]
 }
 
@@ -72,6 +74,57 @@ fn records() -> Vec<Seed> {
         [&[1][..], &ticket, &tls::key_update(false), &[22]].concat(),
         [&[1][..], &tls::key_update(false), &ticket, &[22]].concat(),
     ])
+}
+
+/// Scripts of what a receiver of records meets.
+fn sessions() -> Vec<Seed> {
+    let data = |len: u16| [&[step::DATA][..], &len.to_be_bytes()].concat();
+    let deliver = |len: u16| [&[step::DELIVER][..], &len.to_be_bytes()].concat();
+    let read = |room: u16| [&[step::READ][..], &room.to_be_bytes()].concat();
+    let bytes = |step: u8, bytes: &[u8]| [&[step, bytes.len() as u8][..], bytes].concat();
+    let inner = |content: &[u8], kind: tls::Kind, padding: usize| {
+        bytes(step::INNER, &[content, &[kind.number()], &vec![0; padding]].concat())
+    };
+    let update = |is_asked| inner(&tls::key_update(is_asked), tls::Kind::Handshake, 0);
+    let close = || inner(&tls::CLOSE_NOTIFY, tls::Kind::Alert, 0);
+    let ticket = || inner(&[4, 0, 0, 3, 1, 2, 3], tls::Kind::Handshake, 5);
+    let all = || [deliver(u16::MAX), read(40_000)].concat();
+    let empty = data(0);
+    let scripts = [
+        vec![],
+        [data(5), all(), data(16_384), deliver(3), read(9), deliver(9_000), read(9), close()]
+            .concat(),
+        [data(300), data(300), deliver(1_000), read(7), read(0), read(30_000), close()].concat(),
+        [data(9), update(true), data(9), update(false), data(9), all(), close()].concat(),
+        [update(true), update(true), all(), read(1), data(40), all()].concat(),
+        [ticket(), inner(b"padded", tls::Kind::Data, 30), all(), inner(&[], tls::Kind::Data, 9)]
+            .concat(),
+        [data(20), close(), data(20), all()].concat(),
+        [data(20), inner(&tls::failure(20), tls::Kind::Alert, 0), all()].concat(),
+        [data(20), data(20), vec![step::FLIP, 3], all()].concat(),
+        [data(20), vec![step::FLIP, 40], deliver(2), read(30)].concat(),
+        [data(20), bytes(step::PLAIN, &[23, 3, 3, 0, 17]), data(20), all()].concat(),
+        [bytes(step::PLAIN, &[22, 3, 3, 0, 50]), all()].concat(),
+        [bytes(step::PLAIN, &[23, 3, 3, 0x41, 1]), all()].concat(),
+        [data(16_384 + 255), data(16_384 + 256), data(65_500), all()].concat(),
+        [bytes(step::INNER, &[]), bytes(step::INNER, &[0; 9]), all()].concat(),
+        [empty.repeat(32), data(1), empty.repeat(32), close(), all()].concat(),
+        [empty.repeat(33), data(1), all()].concat(),
+        [
+            vec![step::EXPECT, 200],
+            read(5),
+            [data(16_384), deliver(16_500), read(16_384)].concat().repeat(8),
+            vec![step::EXPECT, 1],
+            close(),
+        ]
+        .concat(),
+        [data(8_000), deliver(4_096), read(4_096), deliver(30), read(1), deliver(9_000), read(2)]
+            .concat(),
+        [data(60_000), deliver(u16::MAX), read(100)].concat(),
+    ];
+    number((0_u8..2).flat_map(|how| {
+        scripts.iter().map(move |script| [&[how], &script[..]].concat()).collect::<Vec<_>>()
+    }))
 }
 
 fn messages() -> Vec<Seed> {

@@ -9,8 +9,8 @@ use peerkit_fuzz::{TARGETS, Target, seeds};
 const MUTATIONS: usize = 20_000;
 
 /// The tests below.
-const NAMES: [&str; 8] =
-    ["address", "message", "frame", "hello", "link", "overlay", "files", "tls"];
+const NAMES: [&str; 9] =
+    ["address", "message", "frame", "hello", "link", "overlay", "files", "tls", "records"];
 
 #[test]
 fn address() {
@@ -50,6 +50,11 @@ fn files() {
 #[test]
 fn tls() {
     smoke("tls");
+}
+
+#[test]
+fn records() {
+    smoke("records");
 }
 
 #[test]

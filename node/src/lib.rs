@@ -26,6 +26,13 @@
 //!
 //! Events come in three styles: implement [`Handler`], give a [callback](Builder::callback), or
 //! read [`Node::events`].
+//!
+//! # Features
+//! None is on by default.
+//!
+//! - `reference-tls`: links and streams are protected by tokio-rustls in place of this library's own
+//!   record layer. It costs throughput, and changes nothing on the wire. It is the reference that the
+//!   record layer is tested against, and the way out if a fault is found in it.
 
 mod actions;
 mod actor;

@@ -24,12 +24,19 @@ use rustls::{
     OtherError, ServerConfig, SignatureScheme,
 };
 
+#[cfg(not(feature = "reference-tls"))]
 mod records;
+#[cfg(feature = "reference-tls")]
+mod reference;
 #[cfg(test)]
 mod tests;
 
-use records::Transport;
-pub(crate) use records::{Channel, Expected};
+use channels::Transport;
+pub(crate) use channels::{Channel, Expected};
+#[cfg(not(feature = "reference-tls"))]
+use records as channels;
+#[cfg(feature = "reference-tls")]
+use reference as channels;
 
 /// The purpose of a connection, agreed on in the handshake (ALPN).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +92,7 @@ impl Tls {
     /// # Errors
     /// The error of TLS or of the connection, or that the other side is not a node.
     pub(crate) async fn accept<T: Transport>(&self, transport: T) -> io::Result<Channel<T>> {
-        records::accept(self.server.clone(), transport).await
+        channels::accept(self.server.clone(), transport).await
     }
 
     /// Secures a connection that this node has dialled. If another node than `expected` answers, the
@@ -105,7 +112,7 @@ impl Tls {
         };
         let verifier = Verifier { provider: self.provider.clone(), expected };
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
-        records::dial(config, transport).await.map_err(|error| match wrong_node(&error) {
+        channels::dial(config, transport).await.map_err(|error| match wrong_node(&error) {
             Some(found) => DialError::WrongNode(found),
             None => DialError::Io(error),
         })

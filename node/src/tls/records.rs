@@ -20,17 +20,15 @@ mod handshake;
 mod incoming;
 mod low_watermark;
 mod outgoing;
+#[cfg(test)]
+mod tests;
 mod traffic;
 mod transport;
 
-#[cfg(test)]
-pub(super) use handshake::TakeOverError;
 use handshake::{Finished, Secrets};
 use incoming::Incoming;
 pub(crate) use low_watermark::Expected;
 use outgoing::Outgoing;
-#[cfg(test)]
-pub(super) use outgoing::SealError;
 pub(crate) use transport::Transport;
 
 /// A connection secured by TLS 1.3. It holds buffers only while much data passes.

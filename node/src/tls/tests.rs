@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use peerkit_proto::tls::{MAX_CONTENT, header};
+use peerkit_proto::tls::MAX_CONTENT;
 use proptest::prelude::*;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,7 +16,7 @@ use super::*;
 mod memory;
 mod model;
 
-async fn pair() -> (TcpStream, TcpStream) {
+pub(super) async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let accepted = listener.accept().await.unwrap().0;
@@ -25,12 +25,12 @@ async fn pair() -> (TcpStream, TcpStream) {
     (dialled, accepted)
 }
 
-fn tls(secret: u8) -> Tls {
+pub(super) fn tls(secret: u8) -> Tls {
     Tls::new(&Key::from_secret(&[secret; 32])).unwrap()
 }
 
 /// The dialling channel and the accepting one, where the latter has heard the end of the handshake.
-async fn channels() -> (Channel, Channel) {
+pub(super) async fn channels() -> (Channel, Channel) {
     let (dialled, accepted) = pair().await;
     let (ours, theirs) = (tls(1), tls(2));
     tokio::join!(
@@ -44,7 +44,7 @@ async fn channels() -> (Channel, Channel) {
 }
 
 /// A channel that has dialled rustls.
-async fn dialled_rustls() -> (Channel, TlsStream<TcpStream>) {
+pub(super) async fn dialled_rustls() -> (Channel, TlsStream<TcpStream>) {
     let (dialled, accepted) = pair().await;
     let acceptor = TlsAcceptor::from(Arc::new(tls(2).server));
     let ours = tls(1);
@@ -69,7 +69,7 @@ async fn accepted_rustls() -> (Channel, TlsStream<TcpStream>) {
 }
 
 /// Has rustls change its key, and ask the other end to change its own.
-fn refresh<T>(stream: &mut TlsStream<T>) {
+pub(super) fn refresh<T>(stream: &mut TlsStream<T>) {
     match stream {
         TlsStream::Client(end) => end.get_mut().1.refresh_traffic_keys().unwrap(),
         TlsStream::Server(end) => end.get_mut().1.refresh_traffic_keys().unwrap(),
@@ -80,12 +80,12 @@ fn some_bytes(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at.wrapping_mul(2_654_435_761) >> 7) as u8).collect()
 }
 
-async fn say(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
+pub(super) async fn say(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
     to.write_all(bytes).await.unwrap();
     to.flush().await.unwrap();
 }
 
-async fn hear(from: &mut (impl AsyncReadExt + Unpin), bytes: &[u8]) {
+pub(super) async fn hear(from: &mut (impl AsyncReadExt + Unpin), bytes: &[u8]) {
     let mut heard = vec![0; bytes.len()];
     from.read_exact(&mut heard).await.unwrap();
     assert!(heard == bytes, "{} bytes came otherwise", bytes.len());
@@ -302,6 +302,7 @@ async fn everything_arrives_with_channels_at_both_ends() {
 async fn everything_arrives_with_rustls_at_the_other_end() {
     for (mut ours, mut theirs) in [dialled_rustls().await, accepted_rustls().await] {
         // Keys are changed in the midst of it, by both and without being asked.
+        #[cfg(not(feature = "reference-tls"))]
         ours.limit_records(5);
         for len in [1, MAX_CONTENT - 1, MAX_CONTENT, MAX_CONTENT + 1, 1_000_000] {
             let bytes = some_bytes(len);
@@ -342,52 +343,6 @@ async fn an_end_without_a_word_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_forged_record_ends_the_session_and_the_other_side_is_told() {
-    let (mut ours, theirs) = dialled_rustls().await;
-    let (mut tcp, session) = match theirs {
-        TlsStream::Server(end) => end.into_inner(),
-        TlsStream::Client(_) => unreachable!("it has accepted"),
-    };
-    let mut forged = header(3).to_vec();
-    forged.extend_from_slice(&[7; 20]);
-    tcp.write_all(&forged).await.unwrap();
-    let error = ours.read(&mut [0; 9]).await.unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
-    assert!(error.to_string().contains("fails its check"), "{error}");
-    let again = ours.read(&mut [0; 9]).await.unwrap_err();
-    assert_eq!(again.to_string(), error.to_string());
-    assert_eq!(ours.write(b"x").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
-    let mut session = session;
-    let mut said = [0; 100];
-    let len = tcp.read(&mut said).await.unwrap();
-    session.read_tls(&mut &said[..len]).unwrap();
-    let told = session.process_new_packets().unwrap_err();
-    assert_eq!(told, rustls::Error::AlertReceived(AlertDescription::BadRecordMac));
-}
-
-#[tokio::test]
-async fn nothing_of_a_forged_record_is_read_where_there_is_little_room() {
-    let (mut ours, mut theirs) = dialled_rustls().await;
-    let forged = [&header(300)[..], &[7; 317]].concat();
-    theirs.get_mut().0.write_all(&forged).await.unwrap();
-    for _ in 0..2 {
-        let error = ours.read(&mut [0; 9]).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
-    }
-}
-
-#[tokio::test]
-async fn what_came_before_a_forged_record_is_read_first() {
-    let (mut ours, mut theirs) = dialled_rustls().await;
-    theirs.write_all(b"abc").await.unwrap();
-    theirs.flush().await.unwrap();
-    theirs.get_mut().0.write_all(&[23, 9, 9, 0, 1]).await.unwrap();
-    hear(&mut ours, b"abc").await;
-    let error = ours.read(&mut [0; 9]).await.unwrap_err();
-    assert!(error.to_string().contains("too short"), "{error}");
-}
-
-#[tokio::test]
 async fn who_only_changes_keys_is_refused() {
     let (mut ours, mut theirs) = dialled_rustls().await;
     for _ in 0..40 {
@@ -396,23 +351,6 @@ async fn who_only_changes_keys_is_refused() {
     }
     let error = ours.read(&mut [0; 9]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
-}
-
-#[tokio::test]
-async fn the_end_of_the_handshake_goes_out_with_the_first_word() {
-    let (dialled, accepted) = pair().await;
-    let (ours, theirs) = (tls(1), tls(2));
-    let mut accepting = Box::pin(theirs.accept(accepted));
-    let mut ours = tokio::select! {
-        ours = ours.dial(dialled, Purpose::Link, None) => ours.unwrap(),
-        _ = &mut accepting => unreachable!("the dialling side has not finished"),
-    };
-    // Nothing is on its way, so this does not end.
-    let moment = std::time::Duration::from_millis(50);
-    assert!(tokio::time::timeout(moment, &mut accepting).await.is_err(), "held");
-    ours.write_all(b"ab").await.unwrap();
-    let mut theirs = accepting.await.unwrap();
-    hear(&mut theirs, b"ab").await;
 }
 
 #[tokio::test]
@@ -439,45 +377,6 @@ async fn less_than_was_expected_is_read_all_the_same() {
     }
     theirs.shutdown().await.unwrap();
     assert_eq!(ours.read(&mut [0; 9]).await.unwrap(), 0);
-}
-
-#[tokio::test]
-async fn a_sealing_error_poisons_the_channel() {
-    let (mut ours, mut theirs) = channels().await;
-    say(&mut ours, b"abc").await;
-    // The key may seal no more records, and so not even the one that announces the next key.
-    ours.limit_records(0);
-    let why = |error: io::Error| {
-        assert!(error.get_ref().is_some_and(|error| error.is::<records::SealError>()), "{error}");
-    };
-    why(ours.write(b"def").await.unwrap_err());
-    // Not even with a good key.
-    ours.limit_records(1000);
-    why(ours.write(b"def").await.unwrap_err());
-    why(ours.flush().await.unwrap_err());
-    why(ours.shutdown().await.unwrap_err());
-    say(&mut theirs, b"abc").await;
-    why(ours.read(&mut [0; 9]).await.unwrap_err());
-    drop(ours);
-    hear(&mut theirs, b"abc").await;
-    let error = theirs.read(&mut [0; 9]).await.unwrap_err();
-    assert_ne!(error.kind(), io::ErrorKind::InvalidData, "{error}");
-}
-
-#[tokio::test]
-async fn a_session_that_has_protected_records_already_is_refused() {
-    let (dialled, accepted) = pair().await;
-    let (ours, mut theirs) = (tls(1), tls(2));
-    theirs.server.send_tls13_tickets = 1;
-    let (_, accepted) = tokio::join!(
-        async {
-            let mut ours = ours.dial(dialled, Purpose::Link, None).await.unwrap();
-            ours.flush().await.unwrap();
-        },
-        theirs.accept(accepted),
-    );
-    let error = accepted.unwrap_err();
-    assert!(error.get_ref().is_some_and(|error| error.is::<records::TakeOverError>()), "{error}");
 }
 
 proptest! {

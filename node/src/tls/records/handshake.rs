@@ -102,7 +102,7 @@ fn feed(connection: &mut Connection, record: &[u8]) -> io::Result<()> {
 /// The reason why our record layer did not take over a session from rustls. The session is refused: a
 /// wrong key or record number could lose data, or use a nonce twice.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TakeOverError {
+pub(super) enum TakeOverError {
     /// Nodes do not offer this cipher suite.
     #[error("the session has a cipher suite that nodes do not offer")]
     CipherSuite,

@@ -221,7 +221,9 @@ impl Incoming {
         } else {
             self.opened.truncate(data);
         }
-        self.count(data)?;
+        if self.end.is_none() {
+            self.count(data)?;
+        }
         Ok(true)
     }
 

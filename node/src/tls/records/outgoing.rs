@@ -34,7 +34,7 @@ pub(super) struct Outgoing {
 /// not known to be good any more, and a record number must never be used twice.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("a TLS record could not be sealed; nothing more is sent")]
-pub(crate) struct SealError;
+pub(super) struct SealError;
 
 impl From<SealError> for io::Error {
     fn from(error: SealError) -> Self {

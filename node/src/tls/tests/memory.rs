@@ -10,7 +10,6 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::lock::lock;
-use crate::tls::Transport;
 
 /// Most bytes on their way in one direction: more than one record, less than a large write.
 const CAPACITY: usize = 40_000;
@@ -168,7 +167,8 @@ impl AsyncWrite for Memory {
     }
 }
 
-impl Transport for Memory {
+#[cfg(not(feature = "reference-tls"))]
+impl crate::tls::Transport for Memory {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match lock(&self.outgoing).write(bytes) {
             Poll::Ready(len) => Ok(len),

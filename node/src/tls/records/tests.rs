@@ -1,0 +1,114 @@
+//! What only holds for records of our own.
+
+use peerkit_proto::tls::header;
+use rustls::AlertDescription;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsStream;
+
+use super::handshake::TakeOverError;
+use super::outgoing::SealError;
+use super::*;
+use crate::tls::Purpose;
+use crate::tls::tests::{channels, dialled_rustls, hear, pair, say, tls};
+
+#[tokio::test]
+async fn the_end_of_the_handshake_goes_out_with_the_first_word() {
+    let (dialled, accepted) = pair().await;
+    let (ours, theirs) = (tls(1), tls(2));
+    let mut accepting = Box::pin(theirs.accept(accepted));
+    let mut ours = tokio::select! {
+        ours = ours.dial(dialled, Purpose::Link, None) => ours.unwrap(),
+        _ = &mut accepting => unreachable!("the dialling side has not finished"),
+    };
+    // Nothing is on its way, so this does not end.
+    let moment = std::time::Duration::from_millis(50);
+    assert!(tokio::time::timeout(moment, &mut accepting).await.is_err(), "held");
+    ours.write_all(b"ab").await.unwrap();
+    let mut theirs = accepting.await.unwrap();
+    hear(&mut theirs, b"ab").await;
+}
+
+#[tokio::test]
+async fn a_sealing_error_poisons_the_channel() {
+    let (mut ours, mut theirs) = channels().await;
+    say(&mut ours, b"abc").await;
+    // The key may seal no more records, and so not even the one that announces the next key.
+    ours.limit_records(0);
+    let why = |error: io::Error| {
+        assert!(error.get_ref().is_some_and(|error| error.is::<SealError>()), "{error}");
+    };
+    why(ours.write(b"def").await.unwrap_err());
+    // Not even with a good key.
+    ours.limit_records(1000);
+    why(ours.write(b"def").await.unwrap_err());
+    why(ours.flush().await.unwrap_err());
+    why(ours.shutdown().await.unwrap_err());
+    say(&mut theirs, b"abc").await;
+    why(ours.read(&mut [0; 9]).await.unwrap_err());
+    drop(ours);
+    hear(&mut theirs, b"abc").await;
+    let error = theirs.read(&mut [0; 9]).await.unwrap_err();
+    assert_ne!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+}
+
+#[tokio::test]
+async fn a_session_that_has_protected_records_already_is_refused() {
+    let (dialled, accepted) = pair().await;
+    let (ours, mut theirs) = (tls(1), tls(2));
+    theirs.server.send_tls13_tickets = 1;
+    let (_, accepted) = tokio::join!(
+        async {
+            let mut ours = ours.dial(dialled, Purpose::Link, None).await.unwrap();
+            ours.flush().await.unwrap();
+        },
+        theirs.accept(accepted),
+    );
+    let error = accepted.unwrap_err();
+    assert!(error.get_ref().is_some_and(|error| error.is::<TakeOverError>()), "{error}");
+}
+
+#[tokio::test]
+async fn a_forged_record_ends_the_session_and_the_other_side_is_told() {
+    let (mut ours, theirs) = dialled_rustls().await;
+    let (mut tcp, session) = match theirs {
+        TlsStream::Server(end) => end.into_inner(),
+        TlsStream::Client(_) => unreachable!("it has accepted"),
+    };
+    let mut forged = header(3).to_vec();
+    forged.extend_from_slice(&[7; 20]);
+    tcp.write_all(&forged).await.unwrap();
+    let error = ours.read(&mut [0; 9]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    assert!(error.to_string().contains("fails its check"), "{error}");
+    let again = ours.read(&mut [0; 9]).await.unwrap_err();
+    assert_eq!(again.to_string(), error.to_string());
+    assert_eq!(ours.write(b"x").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    let mut session = session;
+    let mut said = [0; 100];
+    let len = tcp.read(&mut said).await.unwrap();
+    session.read_tls(&mut &said[..len]).unwrap();
+    let told = session.process_new_packets().unwrap_err();
+    assert_eq!(told, rustls::Error::AlertReceived(AlertDescription::BadRecordMac));
+}
+
+#[tokio::test]
+async fn what_came_before_a_forged_record_is_read_first() {
+    let (mut ours, mut theirs) = dialled_rustls().await;
+    theirs.write_all(b"abc").await.unwrap();
+    theirs.flush().await.unwrap();
+    theirs.get_mut().0.write_all(&[23, 9, 9, 0, 1]).await.unwrap();
+    hear(&mut ours, b"abc").await;
+    let error = ours.read(&mut [0; 9]).await.unwrap_err();
+    assert!(error.to_string().contains("too short"), "{error}");
+}
+
+#[tokio::test]
+async fn nothing_of_a_forged_record_is_read_where_there_is_little_room() {
+    let (mut ours, mut theirs) = dialled_rustls().await;
+    let forged = [&header(300)[..], &[7; 317]].concat();
+    theirs.get_mut().0.write_all(&forged).await.unwrap();
+    for _ in 0..2 {
+        let error = ours.read(&mut [0; 9]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    }
+}

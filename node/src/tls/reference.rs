@@ -1,0 +1,132 @@
+//! Channels by tokio-rustls: the reference for our own record layer, and the way back from it. It has the
+//! same interface, and passes the same tests.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rustls::{ClientConfig, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+use super::{Session, server_name};
+
+/// A byte stream that TLS runs on.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Transport for T {}
+
+/// A connection secured by TLS 1.3.
+pub(crate) struct Channel<T: Transport = TcpStream> {
+    stream: TlsStream<T>,
+    session: Session,
+}
+
+/// The number of bytes that the peer will send without another request. It changes nothing here.
+#[derive(Debug, Clone)]
+pub(crate) struct Expected;
+
+impl Expected {
+    /// Does nothing.
+    pub(crate) fn set(&self, _: u64) {}
+}
+
+/// Secures an accepted connection.
+///
+/// # Errors
+/// The error of TLS or of `transport`.
+pub(super) async fn accept<T: Transport>(
+    config: ServerConfig,
+    transport: T,
+) -> io::Result<Channel<T>> {
+    let stream = TlsAcceptor::from(Arc::new(config)).accept(transport).await?;
+    Channel::new(Session::of(stream.get_ref().1), stream.into())
+}
+
+/// Secures a dialled connection.
+///
+/// # Errors
+/// As for [`accept`].
+pub(super) async fn dial<T: Transport>(
+    config: ClientConfig,
+    transport: T,
+) -> io::Result<Channel<T>> {
+    let connector = TlsConnector::from(Arc::new(config));
+    let stream = connector.connect(server_name(), transport).await?;
+    Channel::new(Session::of(stream.get_ref().1), stream.into())
+}
+
+impl<T: Transport> Channel<T> {
+    fn new<E>(session: Result<Session, E>, stream: TlsStream<T>) -> io::Result<Self>
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let session = session.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        Ok(Self { stream, session })
+    }
+
+    /// Returns what the handshake has proven.
+    pub(crate) fn session(&self) -> Session {
+        self.session
+    }
+
+    /// Does nothing.
+    pub(crate) fn expect_bulk(&mut self) -> Expected {
+        Expected
+    }
+
+    /// Updates this side's key, and has the peer update its own.
+    #[cfg(test)]
+    pub(super) fn update_key(&mut self) {
+        super::tests::refresh(&mut self.stream);
+    }
+}
+
+impl<T: Transport> AsyncRead for Channel<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, out)
+    }
+}
+
+impl<T: Transport> AsyncWrite for Channel<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl<T: Transport> fmt::Debug for Channel<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel").field("peer", &self.session.id).finish_non_exhaustive()
+    }
+}
