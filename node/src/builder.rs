@@ -271,7 +271,7 @@ impl Builder {
             None => Ok(in_store.owner(&of_network)?.filter(NodeId::is_public_key)),
         });
         let owner = owner.await?;
-        let tls = Tls::new(&key).map_err(Error::Tls)?;
+        let tls = Tls::new(&key).map_err(|error| Error::Tls(error.into()))?;
         let listeners = listen::bind(&self.listen).await?;
         let listening: Vec<SocketAddr> =
             listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();

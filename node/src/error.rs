@@ -315,7 +315,7 @@ pub enum Error {
     OwnerNotAKey(NodeId),
     /// TLS can't be set up with the node's key: it was not started.
     #[error(transparent)]
-    Tls(rustls::Error),
+    Tls(Box<dyn std::error::Error + Send + Sync>),
     /// A message could not be compressed, which happens if memory is short: it was not sent.
     #[error("could not compress with {}", .0.name())]
     Compress(Compression, #[source] io::Error),

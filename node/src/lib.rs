@@ -76,6 +76,7 @@ mod rate;
 mod request;
 mod served;
 mod shares;
+pub mod sim;
 mod status;
 mod store;
 mod stream;
@@ -110,24 +111,31 @@ pub use transfer::{
     Fetched, InTheWay, UploadStatus, UploadTotals,
 };
 
-pub use peerkit_proto::address::{Address, DEFAULT_PORT, ParseAddressError};
+pub use peerkit_proto::address::{Address, DEFAULT_PORT, ParseAddressError, Scheme};
+pub use peerkit_proto::codec::DecodeError;
 pub use peerkit_proto::config::Config;
 pub use peerkit_proto::event::{
-    ActionId, Broadcast, Direction, Event, MessageFailure, Parting, Peer, Reason, Upload,
+    ActionId, Broadcast, Direction, Event, MessageFailure, Neighbour, NodeInfo, Parting, Peer,
+    Reason, Upload,
 };
-pub use peerkit_proto::event::{Neighbour, NodeInfo};
 pub use peerkit_proto::files::disk::{misleads, plain};
 pub use peerkit_proto::files::{
-    Access, Changes, FileKind, FileName, FoundFile, LeftOut, NameFault, RelPath, Renamed, Secret,
-    SharedFile, Source, Ticket, TicketError,
+    Access, AccessKind, Asker, Changes, FileKind, FileName, FoundFile, LeftOut, ManifestError,
+    NameError, NameFault, PieceError, Refusal as FileRefusal, RelPath, Renamed, Secret, SharedFile,
+    Source, Ticket, TicketError, WireError,
 };
 pub use peerkit_proto::frame::Refusal;
-pub use peerkit_proto::handler::{Callback, Context, Handler};
-pub use peerkit_proto::id::{Hash, Key, NodeId, NotAKey, ParseIdError};
+pub use peerkit_proto::frame::query::QueryId;
+pub use peerkit_proto::handler::{Action, Callback, Context, Handler, World};
+pub use peerkit_proto::hello::Proof;
+pub use peerkit_proto::id::{Hash, Key, NodeId, NotAKey, ParseIdError, PublicKey};
 pub use peerkit_proto::message::{Compression, Kind, Message};
+pub use peerkit_proto::overlay::broadcast::BroadcastError;
 pub use peerkit_proto::overlay::direct::{DirectError, Missed};
 pub use peerkit_proto::peer::BroadcastReceipt;
-pub use peerkit_proto::sim;
+pub use peerkit_proto::seal::SealError;
+pub use peerkit_proto::time::Instant;
+pub use peerkit_proto::versions::{VersionGap, Versions};
 
 /// The examples of the README, compiled and run with the tests of the documentation.
 #[cfg(doctest)]

@@ -90,6 +90,7 @@ pub enum FileKind {
 
 impl SharedFile {
     /// Appends the wire form.
+    #[doc(hidden)]
     pub fn encode(&self, out: &mut impl Writer) {
         out.put_raw(self.hash.as_bytes());
         self.kind.encode(out);
@@ -110,6 +111,7 @@ impl SharedFile {
     ///
     /// # Errors
     /// Where it is cut short, the kind is unknown, or the name is one that [`FileName`] refuses.
+    #[doc(hidden)]
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         let hash = reader.hash("file hash")?;
         let kind = FileKind::decode(reader)?;

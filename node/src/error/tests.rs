@@ -85,7 +85,7 @@ fn errors() -> Vec<Error> {
         Error::TooManyAddresses { count: 2, limit: 1 },
         Error::OwnerMismatch { key: id, given: other },
         Error::OwnerNotAKey(id),
-        Error::Tls(rustls::Error::HandshakeNotComplete),
+        Error::Tls(rustls::Error::HandshakeNotComplete.into()),
         Error::Compress(Compression::Zlib, io("no memory")),
         Error::NoCurrentFolder(io("it was removed")),
         Error::UnknownAction,

@@ -15,6 +15,7 @@ mod file_names;
 mod files;
 mod links;
 mod messages;
+mod names;
 mod network;
 mod owner;
 mod proxy;
