@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::common::*;
-use peerkit::{Config, Context, Error, Event, Events, Handler, Message, Node, Parting, Reason};
+use peerkit::{Config, Error, Event, Events, Message, Node, Parting, Reason};
 
 fn stopping(event: Event) {
     let (Event::InboundNodeDisconnected { parting, .. }
@@ -148,17 +148,14 @@ async fn a_node_may_be_stopped_from_within() {
     shutdown([&a]).await;
 }
 
-struct LastWords;
-
-impl Handler for LastWords {
-    fn node_request_to_stop(&mut self, cx: &mut Context<'_>) {
-        cx.send_to_nodes("farewell", &[]);
-    }
-}
-
 #[tokio::test]
 async fn the_last_words_of_a_handler_arrive() {
-    let a = builder("a").handler(LastWords).spawn().await.unwrap();
+    let a = builder("a").callback(|cx, event| {
+        if matches!(event, Event::NodeRequestToStop) {
+            cx.send_to_nodes("farewell", &[]);
+        }
+    });
+    let a = a.spawn().await.unwrap();
     let (b, c) = (node("b").await, node("c").await);
     link(&b, &a).await;
     link(&a, &c).await;

@@ -334,29 +334,26 @@ async fn a_handler_that_panics_takes_nothing_down() {
     shutdown([&node, &other]).await;
 }
 
-/// Does as it is told.
-struct Obedient;
-
-impl Handler for Obedient {
-    fn node_message(&mut self, cx: &mut Context<'_>, peer: &Peer, message: Message) {
-        let text = message.as_text().unwrap();
-        match text.split_once(' ').unwrap_or((text, "")) {
-            ("echo", rest) => cx.send(peer, rest),
-            ("relay", rest) => cx.send_to_nodes(rest, &[peer.id()]),
-            ("announce", rest) => cx.broadcast("announced", rest),
-            ("connect", rest) => {
-                cx.connect(rest.parse().unwrap(), false);
-            }
-            ("leave", _) => cx.disconnect(peer),
-            ("count", _) => cx.send(peer, cx.peers().len().to_string()),
-            other => panic!("{other:?}"),
+/// Does what a message says.
+fn obey(cx: &mut Context<'_>, event: Event) {
+    let Event::NodeMessage { peer, message } = event else { return };
+    let text = message.as_text().unwrap();
+    match text.split_once(' ').unwrap_or((text, "")) {
+        ("echo", rest) => cx.send(&peer, rest),
+        ("relay", rest) => cx.send_to_nodes(rest, &[peer.id()]),
+        ("announce", rest) => cx.broadcast("announced", rest),
+        ("connect", rest) => {
+            cx.connect(rest.parse().unwrap(), false);
         }
+        ("leave", _) => cx.disconnect(&peer),
+        ("count", _) => cx.send(&peer, cx.peers().len().to_string()),
+        other => panic!("{other:?}"),
     }
 }
 
 #[tokio::test]
 async fn handlers_act() {
-    let obedient = builder("obedient").handler(Obedient).spawn().await.unwrap();
+    let obedient = builder("obedient").callback(obey).spawn().await.unwrap();
     let (a, b, c) = (node("a").await, node("b").await, node("c").await);
     link(&a, &obedient).await;
     link(&b, &obedient).await;

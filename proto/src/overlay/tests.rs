@@ -9,6 +9,7 @@ use crate::files::{FileKind, FileName, SharedFile};
 use crate::frame::query::{Answer, What};
 use crate::overlay::direct::Missed;
 
+pub(super) mod bench;
 mod direct;
 
 /// Overlays whose frames arrive in the order drawn by a seed; those of one link stay in order.

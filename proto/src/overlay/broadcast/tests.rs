@@ -1,11 +1,7 @@
-use std::collections::VecDeque;
-
-use rand_chacha::ChaCha8Rng;
-use rand_core::SeedableRng;
-
 use super::*;
 use crate::event::{Direction, Peer};
 use crate::frame::broadcast::Want;
+pub(crate) use crate::overlay::tests::bench::UNIX;
 
 pub(crate) fn author() -> Key {
     Key::from_secret(&[1; 32])
@@ -19,17 +15,7 @@ pub(crate) fn batch(first: u64, texts: &[&str]) -> Batch {
     Batch::sign(&author(), "net", 5, (first, 1), texts.iter().map(|text| item(text)).collect())
 }
 
-/// When the broadcasts of these tests were written.
-pub(crate) const UNIX: u64 = 1_700_000_000_000;
-
-/// A node's broadcasts, with the links and the time that they act with.
-struct Bench {
-    broadcasts: Broadcasts,
-    links: BTreeMap<NodeId, Peer>,
-    now: Instant,
-    rng: ChaCha8Rng,
-    out: VecDeque<Output>,
-}
+type Bench = crate::overlay::tests::bench::Bench<Broadcasts>;
 
 impl Bench {
     fn new(links: u8) -> Self {
@@ -39,13 +25,7 @@ impl Bench {
     fn with(key: Key, links: u8, config: &Config) -> Self {
         let identity =
             Identity { key, name: "n".into(), network: "net".into(), epoch: 9, manual: false };
-        let mut bench = Self {
-            broadcasts: Broadcasts::new(&identity, config),
-            links: BTreeMap::new(),
-            now: Instant::ZERO,
-            rng: ChaCha8Rng::seed_from_u64(1),
-            out: VecDeque::new(),
-        };
+        let mut bench = Self::of(Broadcasts::new(&identity, config));
         for n in 1..=links {
             bench.link(n);
         }
@@ -59,17 +39,6 @@ impl Bench {
         let peer = Peer::new(link(n), String::new(), address, Direction::Outbound);
         self.links.insert(link(n), peer);
         self.turn(|broadcasts, turn| broadcasts.link_up(turn, link(n)));
-    }
-
-    fn turn<T>(&mut self, act: impl FnOnce(&mut Broadcasts, &mut Turn<'_>) -> T) -> T {
-        let mut turn = Turn {
-            now: self.now,
-            unix: UNIX + u64::try_from(self.now.since_origin().as_millis()).unwrap(),
-            links: &self.links,
-            rng: &mut self.rng,
-            out: &mut self.out,
-        };
-        act(&mut self.broadcasts, &mut turn)
     }
 
     fn receive(&mut self, from: u8, batch: Batch) {
@@ -87,7 +56,7 @@ impl Bench {
 
     /// Lets time pass up to the next thing to do.
     fn wait(&mut self) {
-        self.now = self.broadcasts.poll_timeout().expect("something to wait for");
+        self.now = self.part.poll_timeout().expect("something to wait for");
         self.turn(Broadcasts::handle_timeout);
     }
 
@@ -146,16 +115,16 @@ fn new_is_passed_on_and_heard_and_old_is_refused() {
     assert_eq!(node.out(), ["push 3 b", "heard b"]);
     node.wait();
     assert_eq!(node.out(), ["have 2 [2]"]);
-    assert_eq!(node.broadcasts.counters().duplicates, 1);
-    assert_eq!(node.broadcasts.counters().delivered, 2);
+    assert_eq!(node.part.counters().duplicates, 1);
+    assert_eq!(node.part.counters().delivered, 2);
 }
 
 #[test]
 fn who_prunes_is_told_until_it_wants() {
     let mut node = Bench::new(2);
-    node.broadcasts.receive_prune(link(2), run());
+    node.part.receive_prune(link(2), run());
     node.receive(1, batch(1, &["a"]));
-    node.broadcasts.receive_prune(link(2), run());
+    node.part.receive_prune(link(2), run());
     node.receive(1, batch(2, &["b"]));
     assert_eq!(node.out(), ["push 2 a", "heard a", "heard b"]);
     node.wait();
@@ -182,7 +151,7 @@ fn what_was_announced_and_does_not_come_is_asked_for_one_after_the_other() {
     assert_eq!(node.out(), ["want 3 0"]);
     node.receive(3, batch(1, &["a"]));
     assert_eq!(node.out(), ["push 1 a", "heard a"], "2 has it");
-    assert!(node.broadcasts.due.is_empty());
+    assert!(node.part.due.is_empty());
 }
 
 #[test]
@@ -222,7 +191,7 @@ fn a_gap_that_nobody_can_fill_is_told() {
     }
     assert_eq!(node.now.since(begun), GAP_PATIENCE);
     assert_eq!(node.out(), ["missed 2", "push 1 d", "heard d"]);
-    assert_eq!(node.broadcasts.counters().missed, 2);
+    assert_eq!(node.part.counters().missed, 2);
 }
 
 #[test]
@@ -261,8 +230,8 @@ fn who_claims_what_it_does_not_have_is_given_up() {
     }
     node.wait();
     assert_eq!(node.out(), [""; 0]);
-    assert!(node.broadcasts.runs.is_empty() && node.broadcasts.due.is_empty());
-    assert_eq!(node.broadcasts.hearsay, 0);
+    assert!(node.part.runs.is_empty() && node.part.due.is_empty());
+    assert_eq!(node.part.hearsay, 0);
 }
 
 #[test]
@@ -352,11 +321,11 @@ fn what_waits_is_bounded_in_number() {
     for first in 3..4000 {
         node.receive(1, batch(first, &["x"]));
     }
-    assert_eq!(node.broadcasts.pending.count, MAX_PENDING_COUNT);
+    assert_eq!(node.part.pending.count, MAX_PENDING_COUNT);
     node.out();
     node.receive(1, batch(2, &["b"]));
     assert_eq!(node.out.len(), 2 * (MAX_PENDING_COUNT + 1), "heard and kept");
-    assert_eq!((node.broadcasts.pending.count, node.broadcasts.pending.bytes), (0, 0));
+    assert_eq!((node.part.pending.count, node.part.pending.bytes), (0, 0));
 }
 
 #[test]
@@ -452,7 +421,7 @@ fn what_is_too_old_or_from_the_future_is_dropped() {
     node.receive(1, at(-age - 1000));
     node.receive(1, at(skew + 60_000));
     assert_eq!(node.out(), [""; 0]);
-    assert_eq!(node.broadcasts.counters().untimely, 2);
+    assert_eq!(node.part.counters().untimely, 2);
     node.receive(1, at(skew));
     assert_eq!(node.out(), ["heard x"]);
 }
@@ -471,10 +440,10 @@ fn a_replay_is_nothing_new_for_as_long_as_it_could_pass_for_young() {
         node.turn(Broadcasts::handle_timeout);
     }
     // By then it is kept no more, and nothing is remembered in the end.
-    while node.broadcasts.poll_timeout().is_some() {
+    while node.part.poll_timeout().is_some() {
         node.wait();
     }
-    assert!(node.broadcasts.runs.is_empty() && node.broadcasts.log.is_empty());
+    assert!(node.part.runs.is_empty() && node.part.log.is_empty());
     node.receive(1, batch(1, &["a"]));
     assert_eq!(node.out(), [""; 0]);
 }
@@ -488,7 +457,7 @@ fn the_log_is_bounded_in_number_and_bytes() {
         for first in 1..=10 {
             node.receive(1, batch(first, &["x"]));
         }
-        let kept = node.broadcasts.log.after(run(), 0).count();
+        let kept = node.part.log.after(run(), 0).count();
         assert_eq!(kept, 3, "{config:?}");
     }
 }
@@ -504,7 +473,7 @@ fn a_batch_that_reaches_further_than_one_at_its_place_is_counted_once() {
     for first in 4..=20 {
         node.receive(1, batch(first, &["x"]));
     }
-    let kept: usize = node.broadcasts.log.after(run(), 0).map(|batch| batch.items.len()).sum();
+    let kept: usize = node.part.log.after(run(), 0).map(|batch| batch.items.len()).sum();
     assert_eq!(kept, 4);
 }
 
@@ -516,7 +485,7 @@ fn what_was_kept_in_an_earlier_run_is_had_and_not_heard_again() {
     assert_eq!(node.out(), ["prune 1"]);
     node.receive(1, batch(3, &["c"]));
     assert_eq!(node.out(), ["heard c"]);
-    assert_eq!(node.broadcasts.summary(), [Have { run: run(), upto: 3 }]);
+    assert_eq!(node.part.summary(), [Have { run: run(), upto: 3 }]);
 }
 
 #[test]
@@ -530,5 +499,5 @@ fn a_link_that_ends_leaves_nothing_behind() {
     node.turn(|broadcasts, turn| broadcasts.link_down(turn, link(1)));
     node.wait();
     assert_eq!(node.out(), ["want 2 0"]);
-    assert!(!node.broadcasts.runs[&run()].has.contains_key(&link(1)));
+    assert!(!node.part.runs[&run()].has.contains_key(&link(1)));
 }

@@ -1,22 +1,9 @@
-use std::collections::VecDeque;
-
-use rand_chacha::ChaCha8Rng;
-use rand_core::SeedableRng;
-
 use super::*;
 use crate::event::{Direction, Peer};
 use crate::frame::membership::{ForwardJoin, NeighbourRequest, Shuffle, ShuffleReply};
+use crate::overlay::tests::bench::UNIX;
 
-const UNIX: u64 = 1_700_000_000_000;
-
-/// A node's membership, with the links and the time that it acts with.
-struct Bench {
-    membership: Membership,
-    links: BTreeMap<NodeId, Peer>,
-    now: Instant,
-    rng: ChaCha8Rng,
-    out: VecDeque<Output>,
-}
+type Bench = crate::overlay::tests::bench::Bench<Membership>;
 
 impl Bench {
     fn new() -> Self {
@@ -26,13 +13,7 @@ impl Bench {
     fn with(config: Config, manual: bool) -> Self {
         let (name, network) = ("n".into(), "net".into());
         let identity = Identity { key: key(100), name, network, epoch: UNIX, manual };
-        let mut bench = Self {
-            membership: Membership::new(&identity, &config),
-            links: BTreeMap::new(),
-            now: Instant::ZERO,
-            rng: ChaCha8Rng::seed_from_u64(1),
-            out: VecDeque::new(),
-        };
+        let mut bench = Self::of(Membership::new(&identity, &config));
         bench.turn(|membership, turn| membership.addresses(turn, &[address(100)]));
         bench
     }
@@ -46,17 +27,6 @@ impl Bench {
         }
         bench.out.clear();
         bench
-    }
-
-    fn turn<T>(&mut self, act: impl FnOnce(&mut Membership, &mut Turn<'_>) -> T) -> T {
-        let mut turn = Turn {
-            now: self.now,
-            unix: UNIX + u64::try_from(self.now.since_origin().as_millis()).unwrap(),
-            links: &self.links,
-            rng: &mut self.rng,
-            out: &mut self.out,
-        };
-        act(&mut self.membership, &mut turn)
     }
 
     fn link(&mut self, n: u8, direction: Direction) {
@@ -90,7 +60,7 @@ impl Bench {
 
     /// Lets time pass up to the next thing to do.
     fn wait(&mut self) {
-        self.now = self.membership.poll_timeout().expect("something to wait for");
+        self.now = self.part.poll_timeout().expect("something to wait for");
         self.turn(|membership, turn| membership.handle_timeout(turn));
     }
 
@@ -147,11 +117,11 @@ impl Bench {
     }
 
     fn active(&self) -> Vec<NodeId> {
-        self.membership.views().active
+        self.part.views().active
     }
 
     fn knows(&self, n: u8) -> bool {
-        self.membership.views().passive.contains(&id(n))
+        self.part.views().passive.contains(&id(n))
     }
 }
 
@@ -202,7 +172,7 @@ fn a_node_by_hand_joins_nobody_and_takes_nobody() {
     node.turn(|membership, turn| membership.join(turn, id(1)));
     node.request(1, Need::High);
     assert_eq!(node.out(), ["no join 1 Manual", "reply 1 Manual"]);
-    assert_eq!(node.membership.poll_timeout(), None);
+    assert_eq!(node.part.poll_timeout(), None);
 }
 
 #[test]
@@ -241,7 +211,7 @@ fn the_side_that_has_dialled_closes_the_link_unless_it_is_pinned() {
         let mut node = Bench::member(1);
         node.link(2, Direction::Outbound);
         if pinned {
-            node.membership.pin(id(2));
+            node.part.pin(id(2));
         }
         node.request(2, Need::Low);
         node.out();
@@ -343,7 +313,7 @@ fn leaving_hands_the_place_over_and_nobody_gets_in_again() {
     for said in out {
         assert!(said.starts_with("leave") && said.matches('+').count() == 2, "{said}");
     }
-    assert_eq!(node.membership.poll_timeout(), None);
+    assert_eq!(node.part.poll_timeout(), None);
     node.request(1, Need::High);
     assert_eq!(node.out(), ["reply 1 Manual"]);
     // Until it joins again.
@@ -398,7 +368,7 @@ fn what_is_told_pushes_out_nobody_that_was_reached() {
     for n in 101..=240 {
         node.turn(|membership, turn| membership.passive.told(turn, record(n)));
     }
-    let known = node.membership.views().passive.len();
+    let known = node.part.views().passive.len();
     assert_eq!(known, 30);
     assert!((10..30).all(|n| node.knows(n)));
     // Even where they are gone for a while.
@@ -419,7 +389,7 @@ fn one_group_of_addresses_gets_a_fifth() {
         node.turn(|membership, turn| membership.passive.told(turn, of_one(n)));
         node.turn(|membership, turn| membership.passive.reached(turn, of_one(n - 105)));
     }
-    assert_eq!(node.membership.views().passive.len(), 2 + 4);
+    assert_eq!(node.part.views().passive.len(), 2 + 4);
 }
 
 #[test]
@@ -429,14 +399,14 @@ fn a_neighbour_tells_at_a_bounded_rate() {
     for round in 0..50u64 {
         // Later and later records of the same nodes: each of them is news.
         let records = (10..20).map(|n| Record::sign(&key(n), "net", UNIX + round, &[address(n)]));
-        let before = node.membership.budgets.take(node.now, id(2), 0);
+        let before = node.part.budgets.take(node.now, id(2), 0);
         assert_eq!(before, 0);
         node.turn(|membership, turn| membership.learn(turn, id(1), records.collect()));
-        taken += node.membership.passive.ids().count();
+        taken += node.part.passive.ids().count();
     }
     assert!(taken > 0);
-    assert_eq!(node.membership.budgets.take(node.now, id(1), 1), 0, "all is spent");
-    assert_eq!(node.membership.budgets.take(node.now + Duration::from_secs(5), id(1), 99), 10);
+    assert_eq!(node.part.budgets.take(node.now, id(1), 1), 0, "all is spent");
+    assert_eq!(node.part.budgets.take(node.now + Duration::from_secs(5), id(1), 99), 10);
 }
 
 #[test]
@@ -449,7 +419,7 @@ fn records_that_are_old_or_forged_are_not_learnt() {
     forged.addresses[0] = address(13);
     let records = vec![old, ahead, elsewhere, forged, record(14)];
     node.turn(|membership, turn| membership.learn(turn, id(1), records));
-    assert_eq!(node.membership.views().passive, [id(14)]);
+    assert_eq!(node.part.views().passive, [id(14)]);
 }
 
 #[test]
@@ -499,15 +469,15 @@ fn who_hears_of_another_least_is_brought_together() {
 fn all_that_was_asked_ends() {
     let mut node = Bench::member(1);
     node.turn(|membership, turn| membership.known(turn, vec![(id(8), vec![address(8)])]));
-    let address = node.membership.passive.addresses(id(8));
+    let address = node.part.passive.addresses(id(8));
     node.turn(|membership, turn| {
         membership.approach(turn, id(8), address.clone(), Need::Low, false);
     });
     assert_eq!(node.out(), ["dial 8"]);
     node.turn(|membership, turn| membership.dial_failed(turn, &address[0]));
-    assert!(node.membership.dials.is_empty());
+    assert!(node.part.dials.is_empty());
     node.link(9, Direction::Outbound);
     node.turn(|membership, turn| membership.ask(turn, id(9), Need::Low, false));
     assert_eq!(node.wait_for("hang up"), "hang up 9 NotNeeded");
-    assert!(node.membership.asked.is_empty());
+    assert!(node.part.asked.is_empty());
 }
