@@ -209,8 +209,7 @@ fn open_link() -> Link {
 /// Messages to the application's handler.
 fn handler(_: &Block) -> Run {
     let counted = Arc::new(AtomicU64::new(0));
-    let counting: Box<dyn Handler> = Box::new(Counting(counted.clone()));
-    let delivery = Delivery::new(Some(counting), &Config::default());
+    let delivery = Delivery::new(Some(Counting(counted.clone())), &Config::default());
     Box::new(move |input| {
         at_once(delivery.messages(std::mem::take(&mut input.messages)));
         counted.swap(0, Ordering::Relaxed)
@@ -228,7 +227,7 @@ impl Handler for Counting {
 
 /// Messages to a stream of events, and out of it.
 fn subscriber(_: &Block) -> Run {
-    let delivery = Delivery::new(None, &Config::default());
+    let delivery = Delivery::new(None::<Counting>, &Config::default());
     let mut events = delivery.subscribe();
     Box::new(move |input| {
         at_once(delivery.messages(std::mem::take(&mut input.messages)));

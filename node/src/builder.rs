@@ -22,7 +22,7 @@ use crate::addresses::{LocalIps, distinct};
 use crate::blocking;
 use crate::bootstrap::{self, BootstrapError, MAX_BOOTSTRAP};
 use crate::clock::unix_millis;
-use crate::dispatch::{Dispatch, deliver_notices};
+use crate::dispatch::{Application, Dispatch, deliver_notices};
 use crate::error::{Error, NameKind};
 use crate::inner::{Inner, Parts};
 use crate::key;
@@ -63,7 +63,7 @@ pub struct Builder {
     manual: bool,
     watch: bool,
     config: Config,
-    handler: Option<Box<dyn Handler>>,
+    handler: Option<Box<dyn Application>>,
 }
 
 impl Builder {
@@ -198,7 +198,7 @@ impl Builder {
         self
     }
 
-    /// The application: gets every event, one at a time.
+    /// The application: gets every event, one at a time. [`Node::with`] acts as it from outside.
     ///
     /// It runs on the runtime's own threads: one that blocks holds up the other links' events and
     /// whatever else waits for that thread, so long work belongs in a task or thread of its own.
@@ -352,6 +352,8 @@ impl Builder {
         inner.spawn(async move {
             deliver_notices(&delivering.dispatch, &*delivering, &mut notices).await;
         });
+        let timing = inner.clone();
+        inner.spawn(async move { timing.run_timers().await });
         inner.spawn(inner.clone().follow_interfaces());
         let reporting = inner.clone();
         inner.spawn(async move {

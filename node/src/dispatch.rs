@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use peerkit_proto::config::Config;
-use peerkit_proto::event::{Event, Peer};
+use peerkit_proto::event::{Event, Peer, TimerId};
 use peerkit_proto::frame::Messages;
 use peerkit_proto::handler::{Action, Context, Handler, World};
 use peerkit_proto::message::Message;
 use tokio::sync::{Mutex, mpsc};
 
+use crate::error::Error;
 use crate::events::{Events, Queue};
 use crate::lock::{read, write};
 use crate::trace;
@@ -48,12 +49,22 @@ impl Received {
 /// The application's ends.
 pub(crate) struct Dispatch {
     /// Locked for as long as the handler runs; links wait for it in turn.
-    handler: Option<Mutex<Box<dyn Handler>>>,
+    handler: Option<Mutex<Box<dyn Application>>>,
     subscribers: RwLock<Vec<Arc<Queue>>>,
     config: Config,
     notices: mpsc::Sender<Event>,
     missed: AtomicU64,
 }
+
+/// A handler whose type can be found out again.
+pub(crate) trait Application: Handler + Any {
+    /// Returns the name of its type.
+    fn type_name(&self) -> &'static str {
+        std::any::type_name::<Self>()
+    }
+}
+
+impl<H: Handler + 'static> Application for H {}
 
 /// Carries out what a handler wants done.
 pub(crate) trait Act: World + Send + Sync {
@@ -64,7 +75,7 @@ pub(crate) trait Act: World + Send + Sync {
 impl Dispatch {
     /// The receiver is for [`deliver_notices`].
     pub(crate) fn new(
-        handler: Option<Box<dyn Handler>>,
+        handler: Option<Box<dyn Application>>,
         config: &Config,
     ) -> (Self, mpsc::Receiver<Event>) {
         let (notices, receiver) = mpsc::channel(NOTICES);
@@ -129,6 +140,39 @@ impl Dispatch {
                 false => queue.push(event.clone()),
             }
         }
+    }
+
+    /// Delivers a timer. `expired` takes it once it is the handler's turn; `None` if there is none any
+    /// more.
+    pub(crate) async fn timer(&self, node: &dyn Act, expired: impl FnOnce() -> Option<TimerId>) {
+        let Some(handler) = &self.handler else { return };
+        let mut handler = handler.lock().await;
+        let Some(timer) = expired() else { return };
+        let event = Event::NodeTimer { timer };
+        let timers = std::iter::once(timer);
+        self.handle(node, event.name(), timers, |timer, cx| handler.on_timer(cx, timer));
+        drop(handler);
+        self.queues().iter().for_each(|queue| queue.push(event.clone()));
+    }
+
+    /// Acts as the handler, in turn with its events. Its actions are carried out before the next turn.
+    pub(crate) async fn with<H: Handler + 'static, R>(
+        &self,
+        node: &dyn Act,
+        act: impl FnOnce(&mut H, &mut Context<'_>) -> R,
+    ) -> Result<R, Error> {
+        let mut handler = self.handler.as_ref().ok_or(Error::NoHandler)?.lock().await;
+        let found = (**handler).type_name();
+        let any: &mut dyn Any = &mut **handler;
+        if any.is::<Ended>() {
+            return Err(Error::Stopped);
+        }
+        let wanted = std::any::type_name::<H>();
+        let handler = any.downcast_mut::<H>().ok_or(Error::OtherHandler { wanted, found })?;
+        let mut actions = Vec::new();
+        let result = act(handler, &mut Context::new(node, &mut actions));
+        actions.into_iter().for_each(|action| node.act(action));
+        Ok(result)
     }
 
     /// Delivers what came from `peer`, in order. Waits for handler and subscribers.

@@ -97,6 +97,17 @@ pub enum Error {
     /// or it asked for too much in one call.
     #[error("{0} actions are under way, and no more can be")]
     TooManyActions(usize),
+    /// The node has no handler to act as: it has a stream of events only.
+    #[error("the node has no handler")]
+    NoHandler,
+    /// The node's handler is of another type.
+    #[error("the node's handler is not a {wanted}: it is a {found}")]
+    OtherHandler {
+        /// The type that was asked for.
+        wanted: &'static str,
+        /// The type of the handler.
+        found: &'static str,
+    },
     /// The identity is this node's own: nothing was dialled or sent.
     #[error("that is this node itself")]
     ThisNode,

@@ -79,6 +79,8 @@ impl Act for Inner {
                 let _ = self.set_info(peer, key, value);
                 return;
             }
+            Action::SetTimer(timer, after) => return self.set_timer(timer, after),
+            Action::CancelTimer(timer) => return self.cancel_timer(timer),
             Action::Stop => return self.stop.cancel(),
             Action::Disconnect(id) => Order::Disconnect { id, reply: None },
             Action::StopReconnecting(address) => Order::StopReconnecting(address),

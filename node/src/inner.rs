@@ -42,6 +42,7 @@ use crate::served::{ServedRequest, ServedStream, Table};
 use crate::shares::Shares;
 use crate::store::Store;
 use crate::stream::Streams;
+use crate::timers::HandlerTimers;
 use crate::tls::Tls;
 use crate::trace;
 use crate::transfer::{Downloads, Partials, Uploads};
@@ -113,6 +114,8 @@ pub(crate) struct Inner {
     pub(crate) last_action: AtomicU64,
     /// A permit for each action of the handler that is under way.
     pub(crate) actions: Arc<Semaphore>,
+    /// The handler's timers.
+    pub(crate) timers: HandlerTimers,
     /// Orders of the handler that wait for room in `orders`, oldest first.
     pub(crate) waiting_orders: Arc<Mutex<VecDeque<Order>>>,
 }
@@ -200,6 +203,7 @@ impl Inner {
             next_serial: AtomicU64::new(1),
             last_action: AtomicU64::new(0),
             actions: Arc::new(Semaphore::new(ACTIONS)),
+            timers: HandlerTimers::default(),
             waiting_orders: Arc::default(),
         }
     }

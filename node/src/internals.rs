@@ -73,7 +73,8 @@ pub struct Delivery {
 impl Delivery {
     /// Those of a node with or without a handler.
     #[must_use]
-    pub fn new(handler: Option<Box<dyn Handler>>, config: &Config) -> Self {
+    pub fn new(handler: Option<impl Handler + 'static>, config: &Config) -> Self {
+        let handler = handler.map(|handler| Box::new(handler) as _);
         let (dispatch, _notices) = Dispatch::new(handler, config);
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into();
         let peer = Peer::new(Nowhere.id(), "peer".into(), address, Direction::Inbound);

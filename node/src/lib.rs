@@ -80,6 +80,7 @@ pub mod sim;
 mod status;
 mod store;
 mod stream;
+mod timers;
 mod tls;
 mod trace;
 mod transfer;
@@ -116,7 +117,7 @@ pub use peerkit_proto::codec::DecodeError;
 pub use peerkit_proto::config::Config;
 pub use peerkit_proto::event::{
     ActionId, Broadcast, Direction, Event, MessageFailure, Neighbour, NodeInfo, Parting, Peer,
-    Reason, Upload,
+    Reason, TimerId, Upload,
 };
 pub use peerkit_proto::files::disk::{misleads, plain};
 pub use peerkit_proto::files::{
@@ -126,7 +127,7 @@ pub use peerkit_proto::files::{
 };
 pub use peerkit_proto::frame::Refusal;
 pub use peerkit_proto::frame::query::QueryId;
-pub use peerkit_proto::handler::{Action, Callback, Context, Handler, World};
+pub use peerkit_proto::handler::{Action, Callback, Context, Handler, MAX_TIMERS, World};
 pub use peerkit_proto::hello::Proof;
 pub use peerkit_proto::id::{Hash, Key, NodeId, NotAKey, ParseIdError, PublicKey};
 pub use peerkit_proto::message::{Compression, Kind, Message};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Peer;
-use peerkit_proto::handler::World;
+use peerkit_proto::handler::{Context, Handler, World};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
 use tokio::sync::oneshot;
@@ -235,6 +235,47 @@ impl Node {
         E: std::fmt::Display,
     {
         self.inner.requests.insert(name, ServedRequest::new(handler));
+    }
+
+    /// Acts as the node's handler: calls `act` with it and a context, in turn with its events. Actions are
+    /// carried out as those of the handler's own methods. The simulator's counterpart is
+    /// [`Sim::with`](crate::sim::Sim::with).
+    ///
+    /// `act` runs on the task that awaits this, while events wait: like a handler it should not block, and
+    /// a handler can't wait for this itself. A panic in it is the caller's.
+    ///
+    /// ```
+    /// use peerkit::{Broadcast, Context, Handler, Node};
+    ///
+    /// #[derive(Default)]
+    /// struct Diary(Vec<String>);
+    ///
+    /// impl Handler for Diary {
+    ///     fn node_broadcast(&mut self, _: &mut Context<'_>, broadcast: Broadcast) {
+    ///         self.0.push(broadcast.title);
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
+    /// let node = Node::builder().handler(Diary::default()).spawn().await?;
+    /// let pages = node
+    ///     .with(|diary: &mut Diary, cx| {
+    ///         cx.broadcast("a fine day", "");
+    ///         diary.0.len()
+    ///     })
+    ///     .await?;
+    /// assert_eq!(pages, 0);
+    /// # node.shutdown().await; Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NoHandler`] or [`Error::OtherHandler`] if the node has no handler of this type, and
+    /// [`Error::Stopped`] if it has stopped. `act` was not called then.
+    pub async fn with<H: Handler + 'static, R>(
+        &self,
+        act: impl FnOnce(&mut H, &mut Context<'_>) -> R,
+    ) -> Result<R, Error> {
+        self.inner.dispatch.with(&*self.inner, act).await
     }
 
     /// Stops the node: says goodbye to all peers, gives what is queued a few seconds to go out,

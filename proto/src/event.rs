@@ -240,6 +240,12 @@ pub enum Event {
         /// The action that it is the result of.
         action: ActionId,
     },
+    /// A timer that the handler has set has expired: see
+    /// [`Context::set_timer`](crate::handler::Context::set_timer).
+    NodeTimer {
+        /// The timer.
+        timer: TimerId,
+    },
     /// An action that the handler asked for has failed.
     NodeActionFailed {
         /// The action that failed.
@@ -304,6 +310,7 @@ impl Event {
             Self::NodeShareCompleted { .. } => "node_share_completed",
             Self::NodeConnectCompleted { .. } => "node_connect_completed",
             Self::NodeJoinCompleted { .. } => "node_join_completed",
+            Self::NodeTimer { .. } => "node_timer",
             Self::NodeActionFailed { .. } => "node_action_failed",
             Self::NodeLagged { .. } => "node_lagged",
             Self::NodeHandlerPanicked { .. } => "node_handler_panicked",
@@ -346,6 +353,25 @@ impl ActionId {
     /// Returns its number, which no other action of the same node has in this run.
     #[must_use]
     pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// Names a timer that a handler has set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TimerId(ActionId);
+
+impl TimerId {
+    /// Returns the timer that is set by this action. Handlers get theirs from a
+    /// [`Context`](crate::handler::Context).
+    #[must_use]
+    pub fn new(action: ActionId) -> Self {
+        Self(action)
+    }
+
+    /// Returns the action that sets it. If the timer can't be set, `node_action_failed` has this number.
+    #[must_use]
+    pub fn action(self) -> ActionId {
         self.0
     }
 }

@@ -2,15 +2,19 @@
 
 mod callback;
 mod context;
+mod timers;
 
 use std::path::Path;
 use std::time::Duration;
 
 pub use self::callback::Callback;
 pub use self::context::{Action, Context, World};
+pub use self::timers::{MAX_TIMERS, Timers, TooManyTimers};
 
 use crate::address::Address;
-use crate::event::{ActionId, Broadcast, Event, MessageFailure, NodeInfo, Parting, Peer, Upload};
+use crate::event::{
+    ActionId, Broadcast, Event, MessageFailure, NodeInfo, Parting, Peer, TimerId, Upload,
+};
 use crate::files::{Changes, FoundFile, SharedFile};
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
@@ -176,8 +180,11 @@ pub trait Handler: Send {
     fn node_connect_completed(&mut self, cx: &mut Context<'_>, action: ActionId, peer: &Peer) {}
     /// This node has become a member of the network, as [`Context::join`] asked for.
     fn node_join_completed(&mut self, cx: &mut Context<'_>, action: ActionId) {}
+    /// A timer set with [`Context::set_timer`] has expired. None expires once the node has been asked to
+    /// stop.
+    fn on_timer(&mut self, cx: &mut Context<'_>, timer: TimerId) {}
     /// An action asked for through the context has failed: a connect, join, discovery, search, ping,
-    /// fetch or share, or one without a number of its own that was not begun because too many waited.
+    /// fetch or share, a timer, or one without a number of its own that was not begun because too many waited.
     fn node_action_failed(&mut self, cx: &mut Context<'_>, action: ActionId, error: &str) {}
     /// This handler was too slow, so `missed` events other than messages were dropped.
     fn node_lagged(&mut self, cx: &mut Context<'_>, missed: u64) {}
@@ -265,6 +272,7 @@ impl Event {
                 handler.node_connect_completed(cx, action, &peer);
             }
             Self::NodeJoinCompleted { action } => handler.node_join_completed(cx, action),
+            Self::NodeTimer { timer } => handler.on_timer(cx, timer),
             Self::NodeActionFailed { action, error } => {
                 handler.node_action_failed(cx, action, &error);
             }

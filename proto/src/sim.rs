@@ -57,6 +57,8 @@
 //! - **What applications ask for** through their contexts: a discovery and a search are queries of the real
 //!   overlay, and others pass on a ping of a node without a link. A ping over a link takes one round trip.
 //!
+//! - **Timers** of applications expire in virtual time, to the nanosecond.
+//!
 //! Files, requests and streams are not simulated: searches find nothing, and fetches fail.
 
 use std::cell::Cell;
@@ -71,7 +73,7 @@ use crate::config::Config;
 use crate::event::{NodeInfo, Peer, Reason};
 use crate::frame::broadcast::Batch;
 use crate::frame::query::What;
-use crate::handler::{Context, Handler};
+use crate::handler::{Context, Handler, Timers};
 use crate::id::{Hash, Key, NodeId};
 use crate::message::Message;
 use crate::overlay::broadcast::BroadcastError;
@@ -97,6 +99,7 @@ mod shell;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod timers;
 
 use actions::{Asked, LinkFor, PassedPing, Ping};
 use dial::Dial;
@@ -459,6 +462,7 @@ impl<H: Handler> Sim<H> {
             handles: BTreeMap::new(),
             info: BTreeMap::new(),
             actions: Cell::new(0),
+            timers: Timers::default(),
             joins: BTreeMap::new(),
             dials: BTreeMap::new(),
             wake: None,
@@ -492,6 +496,7 @@ impl<H: Handler> Sim<H> {
             Due::Dial { dial, step } => self.step_dial(dial, step),
             Due::Probe { probe, step } => self.step_probe(probe, step),
             Due::Pong { ping } => self.pong(ping),
+            Due::Timer { node, run } => self.timers_expired(node, run),
             Due::Stopped { node, run } => {
                 if self.nodes[node].run == run {
                     self.end_run(node, true);

@@ -13,6 +13,7 @@ mod connections;
 mod direct;
 mod file_names;
 mod files;
+mod handlers;
 mod links;
 mod messages;
 mod names;

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::{Context, Handler};
 use crate::address::Address;
-use crate::event::{ActionId, Broadcast, Event, MessageFailure, NodeInfo, Parting, Peer, Upload};
+use crate::event::{
+    ActionId, Broadcast, Event, MessageFailure, NodeInfo, Parting, Peer, TimerId, Upload,
+};
 use crate::files::{Changes, FoundFile, SharedFile};
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
@@ -199,6 +201,10 @@ impl<F: FnMut(&mut Context<'_>, Event) + Send> Handler for Callback<F> {
 
     fn node_join_completed(&mut self, cx: &mut Context<'_>, action: ActionId) {
         (self.0)(cx, Event::NodeJoinCompleted { action });
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_>, timer: TimerId) {
+        (self.0)(cx, Event::NodeTimer { timer });
     }
 
     fn node_action_failed(&mut self, cx: &mut Context<'_>, action: ActionId, error: &str) {

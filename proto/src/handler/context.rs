@@ -1,11 +1,12 @@
 //! The context that a handler acts through, the world behind it, and its actions.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::address::Address;
-use crate::event::{ActionId, Peer};
+use crate::event::{ActionId, Peer, TimerId};
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
 use crate::time::Instant;
@@ -62,6 +63,10 @@ pub enum Action {
     Fetch(ActionId, Hash, PathBuf),
     /// Share a file or folder with everyone.
     Share(ActionId, PathBuf),
+    /// Set a timer that expires after this time.
+    SetTimer(TimerId, Duration),
+    /// Cancel a timer.
+    CancelTimer(TimerId),
     /// Stop this node.
     Stop,
 }
@@ -207,6 +212,42 @@ impl<'a> Context<'a> {
     pub fn share(&mut self, path: impl Into<PathBuf>) -> ActionId {
         let path = path.into();
         self.request(|id| Action::Share(id, path))
+    }
+
+    /// Sets a timer that expires once, `after` from now: `on_timer` is called then. In the simulator that
+    /// is virtual time. The shortest time is a millisecond.
+    ///
+    /// A handler has at most [`MAX_TIMERS`](super::MAX_TIMERS) timers at once. One that is over that is
+    /// not set, and `node_action_failed` has its number, [`TimerId::action`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use peerkit_proto::event::{Peer, TimerId};
+    /// use peerkit_proto::handler::{Context, Handler};
+    ///
+    /// /// Says hello to all peers every minute.
+    /// struct Greeter;
+    ///
+    /// impl Handler for Greeter {
+    ///     fn outbound_node_connected(&mut self, cx: &mut Context<'_>, _: &Peer) {
+    ///         cx.set_timer(Duration::from_secs(60));
+    ///     }
+    ///
+    ///     fn on_timer(&mut self, cx: &mut Context<'_>, _: TimerId) {
+    ///         cx.send_to_nodes("hello", &[]);
+    ///         cx.set_timer(Duration::from_secs(60));
+    ///     }
+    /// }
+    /// ```
+    pub fn set_timer(&mut self, after: Duration) -> TimerId {
+        let timer = TimerId::new(self.world.next_action());
+        self.actions.push(Action::SetTimer(timer, after));
+        timer
+    }
+
+    /// Cancels a timer: `on_timer` is not called for it any more. Does nothing if it has expired.
+    pub fn cancel_timer(&mut self, timer: TimerId) {
+        self.actions.push(Action::CancelTimer(timer));
     }
 
     /// Stops this node, as its user would.

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::event::{ActionId, Peer};
 use crate::frame::broadcast::Batch;
-use crate::handler::World;
+use crate::handler::{Timers, World};
 use crate::id::{Hash, Key, NodeId};
 use crate::peer::{DialId, Machine};
 use crate::time::{Instant, Now};
@@ -90,6 +90,8 @@ pub(super) struct Running {
     pub(super) info: BTreeMap<u64, BTreeMap<String, Value>>,
     /// The number of the last action that the application asked for.
     pub(super) actions: Cell<u64>,
+    /// The application's timers.
+    pub(super) timers: Timers,
     /// Joins that the application asked for and that are under way, each with the number of addresses
     /// of which nothing has come yet.
     pub(super) joins: BTreeMap<ActionId, usize>,

@@ -165,6 +165,12 @@ impl<H: Handler> Sim<H> {
                     let error = "there are no files in the simulator".to_owned();
                     self.event(node, Event::NodeActionFailed { action, error });
                 }
+                Action::SetTimer(timer, after) => self.set_timer(node, timer, after),
+                Action::CancelTimer(timer) => {
+                    if let Some(running) = &mut self.nodes[node].running {
+                        running.timers.cancel(timer);
+                    }
+                }
                 Action::Stop => self.work.push_back(Work::Stop(node, self.nodes[node].run)),
             }
         }

@@ -1,0 +1,118 @@
+//! The timers of a handler.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::event::TimerId;
+use crate::time::Instant;
+
+/// Timers that a handler may have at once. 1,024: one for each neighbour and each request under way, and
+/// room to spare.
+pub const MAX_TIMERS: usize = 1024;
+
+/// Shortest time after which a timer expires. 1 ms: the resolution of the runtime's clock. A handler that
+/// sets a timer of no time whenever one expires can't keep the simulator at one moment for ever.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+/// The timers that a handler has set and that have not expired. The node and the simulator drive them:
+/// set and cancel as the handler asks, then sleep until [`Timers::poll_timeout`].
+#[derive(Debug, Default)]
+pub struct Timers {
+    expiry: BTreeMap<TimerId, Instant>,
+    /// The same, by time.
+    queue: BTreeSet<(Instant, TimerId)>,
+}
+
+/// A handler has too many timers: this one was not set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a handler has at most {MAX_TIMERS} timers at once: this one was not set")]
+pub struct TooManyTimers;
+
+impl Timers {
+    /// Sets a timer that expires `after` from `now`. Returns when that is.
+    ///
+    /// # Errors
+    /// If there are [`MAX_TIMERS`] already. Nothing has changed then.
+    pub fn set(
+        &mut self,
+        now: Instant,
+        timer: TimerId,
+        after: Duration,
+    ) -> Result<Instant, TooManyTimers> {
+        if self.expiry.len() >= MAX_TIMERS {
+            return Err(TooManyTimers);
+        }
+        let at = now + after.max(SHORTEST);
+        self.cancel(timer);
+        self.expiry.insert(timer, at);
+        self.queue.insert((at, timer));
+        Ok(at)
+    }
+
+    /// Cancels a timer. Does nothing if it has expired or was cancelled before.
+    pub fn cancel(&mut self, timer: TimerId) {
+        if let Some(at) = self.expiry.remove(&timer) {
+            self.queue.remove(&(at, timer));
+        }
+    }
+
+    /// Takes a timer that has expired by `now`: the earliest, and of several at one time the one that was
+    /// set first.
+    pub fn poll(&mut self, now: Instant) -> Option<TimerId> {
+        let (at, timer) = *self.queue.first()?;
+        if at > now {
+            return None;
+        }
+        self.cancel(timer);
+        Some(timer)
+    }
+
+    /// Returns when the next timer expires.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.queue.first().map(|(at, _)| *at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::ActionId;
+
+    fn timer(number: u64) -> TimerId {
+        TimerId::new(ActionId::new(number))
+    }
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn timers_expire_in_order_and_cancelled_ones_never() {
+        let (mut timers, zero) = (Timers::default(), Instant::ZERO);
+        for (number, after) in [(1, 3), (2, 1), (3, 2), (4, 1)] {
+            timers.set(zero, timer(number), seconds(after)).unwrap();
+        }
+        timers.cancel(timer(3));
+        timers.cancel(timer(9));
+        assert_eq!(timers.poll_timeout(), Some(zero + seconds(1)));
+        assert_eq!(timers.poll(zero), None);
+        let late = zero + seconds(2);
+        assert_eq!([timers.poll(late), timers.poll(late)], [Some(timer(2)), Some(timer(4))]);
+        assert_eq!(timers.poll(late), None);
+        assert_eq!(timers.poll_timeout(), Some(zero + seconds(3)));
+        assert_eq!(timers.poll(zero + seconds(4)), Some(timer(1)));
+        assert_eq!(timers.poll_timeout(), None);
+    }
+
+    #[test]
+    fn there_are_so_many_at_most_and_none_without_time() {
+        let (mut timers, zero) = (Timers::default(), Instant::ZERO);
+        for number in 0..MAX_TIMERS as u64 {
+            assert!(timers.set(zero, timer(number), Duration::ZERO).unwrap() > zero);
+        }
+        assert_eq!(timers.set(zero, timer(5000), seconds(1)), Err(TooManyTimers));
+        timers.cancel(timer(7));
+        assert!(timers.set(zero, timer(5000), Duration::MAX).is_ok());
+    }
+}
