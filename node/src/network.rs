@@ -29,10 +29,15 @@ mod svg;
 mod text;
 mod xml;
 
+/// The version of the JSON form. It rises once a reader of the form before would misread it; fields are
+/// added without.
+const MAP_VERSION: u32 = 1;
+
 /// The nodes and links of a network, as a discovery found them: see [`NetworkHandle::graph`].
 ///
 /// It can be measured ([`Network::figures`]) and written as SVG, DOT, GraphML, JSON or text. Its
-/// JSON is the node-link form of NetworkX, with `from` and `to` for the ends of a link.
+/// JSON is the node-link form of NetworkX, with `from` and `to` for the ends of a link, and the
+/// `version` of the form in `graph`.
 ///
 /// ```
 /// use peerkit::Node;
@@ -242,12 +247,19 @@ impl Network {
     }
 }
 
+/// What the JSON form says of the network as a whole.
+#[derive(Serialize)]
+struct Graph<'n> {
+    network: &'n str,
+    version: u32,
+}
+
 impl Serialize for Network {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut network = serializer.serialize_struct("Network", 5)?;
         network.serialize_field("directed", &true)?;
         network.serialize_field("multigraph", &false)?;
-        network.serialize_field("graph", &BTreeMap::from([("network", &self.name)]))?;
+        network.serialize_field("graph", &Graph { network: &self.name, version: MAP_VERSION })?;
         network.serialize_field("nodes", &self.nodes)?;
         network.serialize_field("edges", &self.edges)?;
         network.end()
@@ -342,7 +354,7 @@ pub(super) mod tests {
         let expected = serde_json::json!({
             "directed": true,
             "multigraph": false,
-            "graph": {"network": "net"},
+            "graph": {"network": "net", "version": 1},
             "nodes": [
                 {"id": id(0), "name": "n0", "address": "127.0.0.1:1000",
                  "answered": true, "is_self": true},

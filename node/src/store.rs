@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use peerkit_proto::address::Address;
+use peerkit_proto::address::{Address, ParseAddressError};
 use peerkit_proto::files::{Access, PieceList, SharedFile};
 use peerkit_proto::id::{Hash, NodeId};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::disk::fingerprint::Fingerprint;
 use crate::lock::lock;
@@ -50,7 +51,7 @@ pub struct KnownPeer {
     #[serde(default)]
     pub name: String,
     /// Where it answered or said that it does.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "of_known_schemes")]
     pub addresses: Vec<Address>,
     /// When it was last linked, in Unix milliseconds; 0 for never.
     #[serde(default)]
@@ -58,6 +59,16 @@ pub struct KnownPeer {
     /// Whether the user wants a link to it kept up.
     #[serde(default)]
     pub reconnect: bool,
+}
+
+/// Reads addresses, and leaves out those of schemes that this version does not know.
+fn of_known_schemes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Address>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    let read = texts.iter().filter_map(|text| match text.parse::<Address>() {
+        Err(ParseAddressError::Scheme(_)) => None,
+        read => Some(read.map_err(D::Error::custom)),
+    });
+    read.collect()
 }
 
 /// What is shared from a path.

@@ -165,6 +165,17 @@ fn a_peer_that_cannot_be_read_does_not_hide_the_others() {
     assert_eq!(store.peers().unwrap().len(), 2);
 }
 
+#[test]
+fn a_peers_addresses_of_unknown_schemes_are_left_out() {
+    let read = |addresses: &[&str]| {
+        let json = serde_json::json!({"name": "a", "addresses": addresses, "a later field": 1});
+        serde_json::from_value::<KnownPeer>(json).map(|peer| peer.addresses)
+    };
+    let known = ["127.0.0.1:7117".parse().unwrap()];
+    assert_eq!(read(&["quic://127.0.0.1:7117", "127.0.0.1:7117", "new://x"]).unwrap(), known);
+    assert!(read(&["127.0.0.1:7117", "no address:"]).is_err());
+}
+
 #[cfg(unix)]
 #[test]
 fn paths_are_bytes() {
