@@ -35,25 +35,29 @@ pub use network::{NetworkHandle, Size};
 pub use places::{IntoAddress, IntoPlaces, Place};
 pub use queries::Discovery;
 
-/// A node. Clone the handle freely: all clones are the same node.
+/// A node: its identity, its links, and what it does on the network.
 ///
-/// [`Node::shutdown`] stops it, and so does dropping the last handle, in the background.
+/// This is a handle, and cloning it is cheap: all clones are the same node. [`Node::shutdown`] stops the
+/// node, and so does dropping the last handle, in the background.
+///
+/// Operations on files are in [`Node::files`], those on the network as a whole in [`Node::network`].
 #[derive(Clone)]
 pub struct Node {
     pub(crate) inner: Arc<Inner>,
     _last: Arc<DropGuard>,
 }
 
-/// How to connect.
+/// Options of [`Node::connect_with`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ConnectOptions {
-    /// Keep the link: when it is lost, dial again after growing waits, until `disconnect`.
+    /// Whether the link is kept: if it is lost, the node dials again after growing waits, until
+    /// [`Node::disconnect`].
     pub reconnect: bool,
 }
 
 impl ConnectOptions {
-    /// Keeps the link: when it is lost it is dialled again.
+    /// Returns options that keep the link: it is dialled again whenever it is lost.
     #[must_use]
     pub fn reconnect() -> Self {
         Self { reconnect: true }
@@ -61,7 +65,17 @@ impl ConnectOptions {
 }
 
 impl Node {
-    /// What the node is to be; [`Builder::spawn`] starts it.
+    /// Returns the settings of a new node. [`Builder::spawn`] starts it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
+    /// use peerkit::Node;
+    ///
+    /// let node = Node::builder().name("ann").listen("127.0.0.1:0").spawn().await?;
+    /// println!("{} listens on {:?}", node.id(), node.listening());
+    /// node.shutdown().await;
+    /// # Ok(()) }
+    /// ```
     pub fn builder() -> Builder {
         Builder::default()
     }
@@ -71,42 +85,71 @@ impl Node {
         Self { inner, _last: last }
     }
 
-    /// The node's identity.
+    /// Returns the node's identity.
     #[must_use]
     pub fn id(&self) -> NodeId {
         self.inner.id
     }
 
-    /// What the node calls itself.
+    /// Returns the name that the node gives itself.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.inner.name
     }
 
-    /// The sockets that it listens on, with the ports that were picked.
+    /// Returns the sockets that the node listens on, with the ports that the system has picked.
     #[must_use]
     pub fn listening(&self) -> Vec<SocketAddr> {
         self.inner.listening.clone()
     }
 
-    /// Where others can dial it, as far as it knows; the best first.
+    /// Returns the addresses at which others can dial this node, as far as it knows; the best first.
     #[must_use]
     pub fn addresses(&self) -> Vec<Address> {
         self.inner.addresses(None)
     }
 
-    /// A stream of the events from now on. The first one that is asked for, where the node has no
-    /// handler, begins with the node's start.
+    /// Returns a stream of the events from now on. If the node has no handler, the first stream begins
+    /// with the node's start.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
+    /// # let ann = peerkit::Node::builder().name("ann").listen("127.0.0.1:0").spawn().await?;
+    /// # let bob = peerkit::Node::builder().name("bob").spawn().await?;
+    /// use peerkit::Event;
+    ///
+    /// let mut events = ann.events();
+    /// bob.connect(ann.listening()[0]).await?;
+    /// while let Some(event) = events.next().await {
+    ///     if let Event::InboundNodeConnected { peer } = event {
+    ///         assert_eq!(peer.name(), "bob");
+    ///         break;
+    ///     }
+    /// }
+    /// # ann.shutdown().await; bob.shutdown().await; Ok(()) }
+    /// ```
     #[must_use]
     pub fn events(&self) -> Events {
         self.inner.dispatch.subscribe()
     }
 
-    /// Links to the node at `address`. Where there is a link already it is that one. A text is read as
-    /// [`NetworkHandle::find_addresses`] does, so that it may be a name or an identity.
+    /// Links to the node at `address`, and to no other. If there is a link to that node already, its peer
+    /// is returned. A text is read as [`NetworkHandle::find_addresses`] does, so it may also be the
+    /// name or identity of a known node.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
+    /// # let ann = peerkit::Node::builder().name("ann").listen("127.0.0.1:0").spawn().await?;
+    /// # let bob = peerkit::Node::builder().name("bob").spawn().await?;
+    /// let address = ann.listening()[0].to_string();
+    /// let peer = bob.connect(&address).await?;
+    /// assert_eq!((peer.id(), peer.name()), (ann.id(), "ann"));
+    /// # ann.shutdown().await; bob.shutdown().await; Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// If no node, another one, or one that refuses is there; or this node is stopping.
+    /// [`Error::Resolve`], [`Error::Connect`] and [`Error::Handshake`] if no node answers there,
+    /// [`Error::WrongNode`] if another one does, [`Error::Refused`], and [`Error::Stopped`].
     pub async fn connect<A>(&self, address: A) -> Result<Peer, Error>
     where
         A: IntoAddress,
@@ -114,10 +157,11 @@ impl Node {
         self.connect_with(address, ConnectOptions::default()).await
     }
 
-    /// Links to the node at `address`, in a way that `options` say.
+    /// Links to the node at `address` with options.
     ///
     /// # Errors
-    /// As [`Node::connect`]. With `reconnect` it is tried again all the same.
+    /// As [`Node::connect`]. With [`reconnect`](ConnectOptions::reconnect) the node goes on dialling all
+    /// the same.
     pub async fn connect_with<A>(&self, address: A, options: ConnectOptions) -> Result<Peer, Error>
     where
         A: IntoAddress,
@@ -125,29 +169,29 @@ impl Node {
         self.dial(address.into_place()?, options).await
     }
 
-    /// Closes the link with `peer`, whoever dialled it, once what is queued has gone out. Returns
-    /// when that has begun; `*_node_disconnected` tells when it is done.
+    /// Closes the link with a peer, inbound or outbound, after its queue has been sent. Returns when this
+    /// has begun. `outbound_node_disconnected` or `inbound_node_disconnected` follows when it is done.
     ///
     /// # Errors
-    /// Where there is no such link.
+    /// [`Error::NotConnected`], and [`Error::Stopped`].
     pub async fn disconnect(&self, peer: impl Into<NodeId>) -> Result<Peer, Error> {
         let id = peer.into();
         self.order(|reply| Order::Disconnect { id, reply: Some(reply) }).await?
     }
 
-    /// The connected peers, in the order of their links.
+    /// Returns the connected peers, in the order in which their links were made.
     #[must_use]
     pub fn peers(&self) -> Vec<Peer> {
         self.inner.all_conns().iter().map(|conn| conn.peer.clone()).collect()
     }
 
-    /// The connected peer with this identity.
+    /// Returns the connected peer with this identity.
     #[must_use]
     pub fn peer(&self, id: NodeId) -> Option<Peer> {
         self.inner.conn(id).ok().map(|conn| conn.peer.clone())
     }
 
-    /// The last round-trip time to a connected peer.
+    /// Returns the last round-trip time to a connected peer.
     #[must_use]
     pub fn rtt(&self, peer: impl Into<NodeId>) -> Option<Duration> {
         self.inner.conn(peer.into()).ok()?.rtt()
@@ -167,23 +211,33 @@ impl Node {
     /// dials it, and pinged over the link that comes of it. If it can't be dialled, other nodes pass
     /// the ping on, sealed to its key, and no application sees it. Only the node itself can answer.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
+    /// # let ann = peerkit::Node::builder().name("ann").listen("127.0.0.1:0").spawn().await?;
+    /// # let bob = peerkit::Node::builder().name("bob").spawn().await?;
+    /// # let peer = bob.connect(ann.listening()[0]).await?;
+    /// let time = bob.ping(&peer).await?;
+    /// println!("{} answers in {time:?}", peer.name());
+    /// # ann.shutdown().await; bob.shutdown().await; Ok(()) }
+    /// ```
+    ///
     /// # Errors
-    /// Where no node of the network knows it, or it does not answer within the configured time.
-    /// [`Error::ThisNode`] if it is this one.
+    /// [`Error::NotFound`] if no node of the network knows it, [`Error::Timeout`] if it does not answer
+    /// within the configured time, and [`Error::ThisNode`] if it is this one.
     pub async fn ping(&self, node: impl Into<NodeId>) -> Result<Duration, Error> {
         self.inner.ping(node.into()).await
     }
 
-    /// What the application has noted about a connected peer under `key`. Gone with the link.
+    /// Returns the application's note about a connected peer under `key`. Notes are gone with the link.
     #[must_use]
     pub fn info(&self, peer: impl Into<NodeId>, key: &str) -> Option<serde_json::Value> {
         World::info(&*self.inner, peer.into(), key)
     }
 
-    /// Notes something about a connected peer. Returns what was noted before.
+    /// Notes something about a connected peer under `key`. Returns the note that it replaces.
     ///
     /// # Errors
-    /// Where it is not connected.
+    /// [`Error::NotConnected`].
     pub fn set_info(
         &self,
         peer: impl Into<NodeId>,
@@ -193,13 +247,13 @@ impl Node {
         self.inner.set_info(peer.into(), key.into(), value.into())
     }
 
-    /// What the node has sent and received, over all links.
+    /// Returns the counts of what the node has sent and received over all links.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.inner.meter.read()
     }
 
-    /// What the link with a connected peer has sent and received.
+    /// Returns the counts of what the link with a connected peer has sent and received.
     #[must_use]
     pub fn peer_counters(&self, peer: impl Into<NodeId>) -> Option<Counters> {
         Some(self.inner.conn(peer.into()).ok()?.meter.read())
@@ -216,18 +270,30 @@ impl Node {
         self.inner.rates.set(limits);
     }
 
-    /// How the node is now.
+    /// Returns the state of the node: its links, its place in the network, counts and limits.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
+    /// # let ann = peerkit::Node::builder().name("ann").listen("127.0.0.1:0").spawn().await?;
+    /// # let bob = peerkit::Node::builder().name("bob").spawn().await?;
+    /// # let peer = bob.connect(ann.listening()[0]).await?;
+    /// let status = bob.status().await;
+    /// assert_eq!(status.peers.len(), 1);
+    /// # ann.shutdown().await; bob.shutdown().await; Ok(()) }
+    /// ```
     pub async fn status(&self) -> Status {
         // A node that has stopped has no place in a network any more.
         let standing = self.order(Order::Standing).await.unwrap_or_default();
         self.inner.status(standing)
     }
 
-    /// Answers requests named `name` with `handler` from now on. What it returns as an error is
-    /// told to the one who asked; a panic is too.
+    /// Answers requests named `name` with `handler` from now on. The text of an error that it returns,
+    /// or of a panic, goes to the requester.
     ///
-    /// A handler that holds this node's own handle keeps the node alive: such a node stops by
+    /// A handler that holds a handle of this node keeps the node alive: such a node stops by
     /// [`Node::shutdown`] only, and not when the other handles are dropped.
+    ///
+    /// [`Node::request`] has an example.
     pub fn serve<F, A, E>(&self, name: &str, handler: F)
     where
         F: Fn(Peer, Message) -> A + Send + Sync + 'static,
@@ -278,15 +344,15 @@ impl Node {
         self.inner.dispatch.with(&*self.inner, act).await
     }
 
-    /// Stops the node: says goodbye to all peers, gives what is queued a few seconds to go out,
-    /// ends every task, and frees the ports and the state folder. Returns when all that is done. May be
-    /// called again.
+    /// Stops the node: says goodbye to all peers, sends what is queued for up to five seconds, ends every
+    /// task, and frees the ports and the state folder. Returns when all of that is done. Calling it
+    /// again is harmless.
     pub async fn shutdown(&self) {
         self.inner.stop.cancel();
         self.inner.stopped.cancelled().await;
     }
 
-    /// Waits until the node has stopped, for whatever reason.
+    /// Waits until the node has stopped, whatever the reason.
     pub async fn stopped(&self) {
         self.inner.stopped.cancelled().await;
     }

@@ -70,6 +70,9 @@ pub enum Event {
         failure: MessageFailure,
     },
     /// A broadcast has arrived. Each is delivered once.
+    ///
+    /// An author gets no event for its own broadcast. A node that joins gets the broadcasts of the last
+    /// ten minutes.
     NodeBroadcast {
         /// Its author and content.
         broadcast: Broadcast,

@@ -71,6 +71,9 @@ pub trait Handler: Send {
     fn node_message_failed(&mut self, cx: &mut Context<'_>, peer: &Peer, failure: &MessageFailure) {
     }
     /// A broadcast has arrived. Each is delivered once.
+    ///
+    /// An author gets no event for its own broadcast. A node that joins gets the broadcasts of the last
+    /// ten minutes.
     fn node_broadcast(&mut self, cx: &mut Context<'_>, broadcast: Broadcast) {}
     /// A broadcast asked for with [`Context::broadcast`] was not sent.
     fn node_broadcast_failed(&mut self, cx: &mut Context<'_>, title: &str, error: &str) {}

@@ -105,6 +105,26 @@ impl Node {
 }
 
 /// The shares, downloads and uploads of a node: see [`Node::files`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # std::fs::write(folder.path().join("song.txt"), "la la la")?;
+/// # let ann = peerkit::Node::builder().listen("127.0.0.1:0").spawn().await?;
+/// # let bob = peerkit::Node::builder().download_folder(folder.path().join("fetched")).spawn().await?;
+/// let added = ann.share(folder.path().join("song.txt")).with_ticket().await?;
+/// let ticket = ann.files().ticket(&added.shared.hash).ok_or("it is not shared")?;
+///
+/// // Another node fetches with the ticket alone, which it may have got by mail.
+/// bob.fetch(&ticket);
+/// // Later on, and elsewhere in the program:
+/// let download = bob.files().download(ticket.hash)?;
+/// assert_eq!(download.await?.bytes, 8);
+///
+/// ann.files().unshare(ticket.hash).await?;
+/// assert!(ann.files().shares().is_empty());
+/// # ann.shutdown().await; bob.shutdown().await; Ok(()) }
+/// ```
 #[derive(Clone, Copy)]
 pub struct FilesHandle<'a> {
     inner: &'a Arc<Inner>,

@@ -20,16 +20,16 @@ use crate::served::ServedStream;
 use crate::stream::Stream;
 use crate::trace;
 
-/// What became of a message to several peers.
+/// The result of a message to several peers.
 #[derive(Debug, Default)]
 pub struct SendReport {
     /// The peers that it is queued for.
     pub sent: Vec<NodeId>,
-    /// The peers that it could not be queued for, and why.
+    /// The peers for which it could not be queued, each with the reason.
     pub failed: Vec<(NodeId, Error)>,
 }
 
-/// Sends to one peer over the link that there was when it was made. Cloning is cheap.
+/// A sender to one peer, over the link that there was when it was made. Cloning is cheap.
 #[derive(Clone)]
 pub struct Sender {
     conn: Arc<Conn>,
@@ -41,13 +41,13 @@ impl Sender {
         Self { conn, inner }
     }
 
-    /// The peer.
+    /// Returns the peer.
     #[must_use]
     pub fn peer(&self) -> &Peer {
         &self.conn.peer
     }
 
-    /// As [`Node::send`].
+    /// Sends a message as [`Node::send`] does.
     ///
     /// # Errors
     /// As [`Node::send`]; [`Error::LinkLost`] once this link has ended, even if there is another.
@@ -77,7 +77,7 @@ impl Sender {
         queued.map_err(|reason| not_accepted(&self.conn, NotAccepted::Closed(reason)))
     }
 
-    /// As [`Node::try_send`].
+    /// Sends a message if there is room in the queue, as [`Node::try_send`] does.
     ///
     /// # Errors
     /// As [`Sender::send`], and [`Error::Full`].
@@ -93,21 +93,42 @@ impl std::fmt::Debug for Sender {
 }
 
 impl Node {
-    /// Sends a message to a node of the network.
+    /// Sends a message to a node of the network: text, JSON or bytes.
     ///
-    /// To a connected peer it waits for room in its queue. Once it returns the message is queued: it
-    /// arrives in order, or `node_message_failed` tells that it did not.
+    /// To a connected peer it waits for room in the peer's queue, and returns when the message is queued.
+    /// Messages arrive in order; if one does not, `node_message_failed` says so.
     ///
-    /// A node without a link is dialled where it was met, and else where the network says that it
-    /// is; the link is closed again once nothing was sent over it for a minute. A node that can't be
-    /// dialled is sent the message through others, sealed to its key, where it has at most some
-    /// 64 KiB ([`Config::max_direct`](crate::Config::max_direct)): then the message is there once
-    /// this returns. So it goes at once where this node's links are made [by
-    /// hand](crate::Builder::manual).
+    /// A node without a link is dialled where it was met, and else where the network says that it is. That
+    /// link is closed again when nothing was sent over it for a minute. If the node can't be dialled, or
+    /// this node's links are made [by hand](crate::Builder::manual), other nodes pass the message on,
+    /// sealed to the recipient's key, up to some 64 KiB ([`Config::max_direct`](crate::Config::max_direct)).
+    /// The message has arrived then when this returns.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
+    /// # let ann = peerkit::Node::builder().name("ann").listen("127.0.0.1:0").spawn().await?;
+    /// # let bob = peerkit::Node::builder().name("bob").spawn().await?;
+    /// # let peer = bob.connect(ann.listening()[0]).await?;
+    /// # let mut events = ann.events();
+    /// use peerkit::{Event, Message};
+    ///
+    /// bob.send(&peer, "hello").await?;
+    /// bob.send(ann.id(), Message::json(&["a", "list"])?).await?;
+    ///
+    /// let mut received = Vec::new();
+    /// while received.len() < 2 {
+    ///     if let Some(Event::NodeMessage { message, .. }) = events.next().await {
+    ///         received.push(message);
+    ///     }
+    /// }
+    /// assert_eq!(received[0].as_text(), Some("hello"));
+    /// assert_eq!(received[1].to_json::<Vec<String>>()?, ["a", "list"]);
+    /// # ann.shutdown().await; bob.shutdown().await; Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// Where the message is over the limit, nobody knows the node, or the link ends meanwhile: the
-    /// message was not sent then. [`Error::NotReached`] says whether it may have arrived.
+    /// [`Error::TooLarge`], [`Error::TooLargeToPass`], [`Error::NotFound`] and [`Error::LinkLost`]: the
+    /// message was not sent. [`Error::NotReached`] says whether it may have arrived.
     pub async fn send<'a>(
         &self,
         peer: impl Into<NodeId>,
@@ -120,11 +141,11 @@ impl Node {
         }
     }
 
-    /// Sends a message to a connected peer if there is room in its queue now. Compression, where it
-    /// was asked for, is done on the spot.
+    /// Sends a message to a connected peer if there is room in its queue now, without waiting. A
+    /// message that is to be compressed is compressed on the spot.
     ///
     /// # Errors
-    /// As [`Node::send`], and [`Error::Full`]. The message was not sent then.
+    /// [`Error::NotConnected`], [`Error::Full`], and those of [`Node::send`]: the message was not sent.
     pub fn try_send<'a>(
         &self,
         peer: impl Into<NodeId>,
@@ -133,19 +154,29 @@ impl Node {
         self.sender(peer)?.try_send(message)
     }
 
-    /// What sends to one connected peer without looking it up each time: for those who send much.
+    /// Returns a sender to one connected peer, which does not look the peer up for each message.
     ///
     /// # Errors
-    /// Where it is not connected.
+    /// [`Error::NotConnected`].
     pub fn sender(&self, peer: impl Into<NodeId>) -> Result<Sender, Error> {
         Ok(Sender { conn: self.inner.conn(peer.into())?, inner: self.inner.clone() })
     }
 
-    /// Sends a message to every connected peer but those in `exclude`, without waiting. The report
-    /// tells for whom it could not be queued.
+    /// Sends a message to every connected peer but those in `exclude`, without waiting. The report names
+    /// the peers for which it could not be queued.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
+    /// # let ann = peerkit::Node::builder().name("ann").listen("127.0.0.1:0").spawn().await?;
+    /// # let bob = peerkit::Node::builder().name("bob").spawn().await?;
+    /// # let peer = bob.connect(ann.listening()[0]).await?;
+    /// let report = bob.send_to_nodes("hello", &[])?;
+    /// assert_eq!((&report.sent[..], report.failed.len()), (&[ann.id()][..], 0));
+    /// # ann.shutdown().await; bob.shutdown().await; Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// Where the message is over the limit: it was sent to nobody then.
+    /// [`Error::TooLarge`]: it was sent to no peer.
     pub fn send_to_nodes<'a>(
         &self,
         message: impl Into<Outgoing<'a>>,
@@ -203,7 +234,23 @@ impl Node {
     /// Asks a connected peer, and waits for its reply for the configured time (10 s).
     ///
     /// The peer answers with the handler that it has given to [`Node::serve`] under `name`.
-    /// Dropping the future tells the peer that nobody waits any more.
+    /// Dropping the future cancels the request at the peer.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
+    /// # let ann = peerkit::Node::builder().name("ann").listen("127.0.0.1:0").spawn().await?;
+    /// # let bob = peerkit::Node::builder().name("bob").spawn().await?;
+    /// # let peer = bob.connect(ann.listening()[0]).await?;
+    /// use peerkit::Message;
+    ///
+    /// ann.serve("double", async |_, body: Message| {
+    ///     let number: u64 = body.to_json()?;
+    ///     Message::json(&(number * 2))
+    /// });
+    /// let reply = bob.request(&peer, "double", Message::json(&21)?).await?;
+    /// assert_eq!(reply.to_json::<u64>()?, 42);
+    /// # ann.shutdown().await; bob.shutdown().await; Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// Where the peer is not connected, has no such handler, is busy, fails, or does not answer in
@@ -217,7 +264,7 @@ impl Node {
         self.request_within(peer, name, body, self.inner.config.request_timeout).await
     }
 
-    /// As [`Node::request`], with a time to wait of one's own.
+    /// Asks as [`Node::request`] does, and waits for the reply for at most `timeout`.
     ///
     /// # Errors
     /// As [`Node::request`].
@@ -231,11 +278,32 @@ impl Node {
         self.inner.request(peer.into(), name, body.into(), timeout).await
     }
 
-    /// Opens a byte stream to a node of the network, to speak `protocol` on. It needs no link; where
-    /// we can't dial the node it is asked to dial us.
+    /// Opens a byte stream to a node of the network, for an application protocol that is named
+    /// `protocol`. Each stream is a connection of its own and needs no link. If this node can't dial the
+    /// other one, it asks it to dial back.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let ann = peerkit::Node::builder().listen("127.0.0.1:0").spawn().await?;
+    /// # let bob = peerkit::Node::builder().spawn().await?;
+    /// # let peer = bob.connect(ann.listening()[0]).await?;
+    /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    ///
+    /// ann.serve_stream("greet/1", async |mut stream| {
+    ///     let _ = stream.write_all(b"hello").await;
+    ///     let _ = stream.shutdown().await;
+    /// });
+    /// let mut stream = bob.open_stream(&peer, "greet/1").await?;
+    /// let mut text = String::new();
+    /// stream.read_to_string(&mut text).await?;
+    /// assert_eq!(text, "hello");
+    /// # ann.shutdown().await; bob.shutdown().await; Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// Where neither side can reach the other, or the other does not speak the protocol.
+    /// [`Error::Unreachable`] if neither node can reach the other, [`Error::StreamRefused`] if the other
+    /// does not serve the protocol, [`Error::StreamBroken`], [`Error::Timeout`], and
+    /// [`Error::NameTooLong`].
     pub async fn open_stream(
         &self,
         peer: impl Into<NodeId>,
@@ -247,7 +315,7 @@ impl Node {
         self.inner.open_stream(peer, &addresses.unwrap_or_default(), protocol).await
     }
 
-    /// Answers streams of `protocol` with `handler` from now on.
+    /// Answers streams of `protocol` with `handler` from now on. [`Node::open_stream`] has an example.
     pub fn serve_stream<F, R>(&self, protocol: &str, handler: F)
     where
         F: Fn(Stream) -> R + Send + Sync + 'static,

@@ -42,6 +42,19 @@ pub struct Size {
 }
 
 /// The network around a node: see [`Node::network`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
+/// # let ann = peerkit::Node::builder().name("ann").listen("127.0.0.1:0").spawn().await?;
+/// # let bob = peerkit::Node::builder().name("bob").spawn().await?;
+/// # bob.join(ann.listening()[0]).await?;
+/// assert_eq!(bob.network().name(), "peerkit");
+/// assert_eq!(bob.network().size().await?.nodes, 2);
+/// assert_eq!(bob.network().find_peer("ann")?.id(), ann.id());
+/// let map = bob.network().graph().await?.to_svg();
+/// assert!(map.contains("ann"));
+/// # ann.shutdown().await; bob.shutdown().await; Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct NetworkHandle<'a> {
     pub(super) node: &'a Node,

@@ -143,7 +143,8 @@ impl<'a> Context<'a> {
         self.actions.push(Action::SendToNodes(message.into(), exclude.to_vec()));
     }
 
-    /// Sends a message to the whole network. If it can't be sent, `node_broadcast_failed` says why.
+    /// Sends a message to the whole network. If it can't be sent, `node_broadcast_failed` says why. This
+    /// node gets no event for its own broadcast.
     pub fn broadcast(&mut self, title: impl Into<String>, message: impl Into<Message>) {
         self.actions.push(Action::Broadcast(title.into(), message.into()));
     }
