@@ -5,6 +5,7 @@
 //! decoder: what was decoded, encoded again and decoded again has to be the same, and what a state
 //! machine sends has to be what its peers accept.
 
+mod fetch;
 mod machines;
 pub mod mutate;
 mod network;
@@ -12,6 +13,7 @@ mod records;
 pub mod seeds;
 mod wire;
 
+pub use fetch::fetch;
 pub use machines::{link, overlay};
 pub use records::records;
 pub use wire::{address, files, frame, hello, message, tls};
@@ -20,7 +22,7 @@ pub use wire::{address, files, frame, hello, message, tls};
 pub type Target = fn(&[u8]);
 
 /// Every target with its name, which is also its corpus folder's and its program's.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("address", address),
     ("message", message),
     ("frame", frame),
@@ -30,4 +32,5 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("files", files),
     ("tls", tls),
     ("records", records),
+    ("fetch", fetch),
 ];

@@ -36,6 +36,7 @@ pub fn all() -> Vec<(&'static str, Vec<Seed>)> {
         ("link", links()),
         ("overlay", overlays()),
         ("files", files()),
+        ("fetch", fetches()),
         ("tls", records()),
         ("records", sessions()),
     ]
@@ -225,6 +226,36 @@ fn overlays() -> Vec<Seed> {
     inputs.push(all(0).collect());
     inputs.push(all(0).chain(all(1)).chain(all(2)).collect());
     number(inputs)
+}
+
+/// Fetches: one that goes well, one of a liar about the size, and those that come to nothing.
+fn fetches() -> Vec<Seed> {
+    const WELL: [[u8; 4]; 9] = [
+        [2, 0, 0, 9],
+        [5, 0, 1, 2],
+        [6, 0, 3, 2],
+        [7, 0, 0, 2],
+        [8, 0, 3, 2],
+        [9, 0, 0, 2],
+        [12, 0, 0, 1],
+        [12, 0, 1, 1],
+        [12, 0, 2, 1],
+    ];
+    let run = |how: u8, steps: &[[u8; 4]]| [vec![how], steps.concat()].concat();
+    let lie = [
+        &WELL[..6],
+        &[[1, 0, 2, 1], [5, 0, 2, 1], [6, 0, 5, 2], [7, 0, 0, 1], [8, 0, 5, 1], [10, 0, 0, 1]],
+    ];
+    let faults: Vec<[u8; 4]> = (0..32).map(|n| [13, n % 3, n, n]).collect();
+    let late = [&WELL[..6], &[[13, 0, 5, 200], [4, 0, 0, 0], [13, 1, 0, 0], [11, 0, 1, 255]]];
+    number([
+        run(0x10, &WELL),
+        run(0x20, &lie.concat()),
+        run(0x43, &faults),
+        run(0x3f, &late.concat()),
+        run(0x00, &[[2, 0, 0, 0]]),
+        run(0xf6, &[[0, 0, 0, 255]; 8]),
+    ])
 }
 
 fn files() -> Vec<Seed> {

@@ -9,8 +9,8 @@ use peerkit_fuzz::{TARGETS, Target, seeds};
 const MUTATIONS: usize = 20_000;
 
 /// The tests below.
-const NAMES: [&str; 9] =
-    ["address", "message", "frame", "hello", "link", "overlay", "files", "tls", "records"];
+const NAMES: [&str; 10] =
+    ["address", "message", "frame", "hello", "link", "overlay", "files", "tls", "records", "fetch"];
 
 #[test]
 fn address() {
@@ -55,6 +55,11 @@ fn tls() {
 #[test]
 fn records() {
     smoke("records");
+}
+
+#[test]
+fn fetch() {
+    smoke("fetch");
 }
 
 #[test]

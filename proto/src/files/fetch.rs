@@ -280,6 +280,10 @@ impl Fetch {
         });
         let is_own = id == self.own;
         let Some(known) = self.running(source) else { return };
+        if known.stage != Stage::Dialling {
+            // Pieces are asked for by the identity that it had then.
+            return;
+        }
         if is_known || is_own {
             known.stage = Stage::Gone;
             self.outbox.push_back(Output::HangUp(source));

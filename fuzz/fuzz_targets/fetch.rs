@@ -1,0 +1,4 @@
+//! A fetch from sources that say anything.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| peerkit_fuzz::fetch(data));

@@ -1,0 +1,197 @@
+//! One fetch whose sources say anything, in any order.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use peerkit_proto::address::Address;
+use peerkit_proto::files::fetch::{
+    Candidate, Claim, Fault, Fetch, Input, MAX_SOURCES, Options, Output, SourceId,
+};
+use peerkit_proto::files::wire::MAX_PART;
+use peerkit_proto::files::{FileKind, Layout, PIECE, PieceSet};
+use peerkit_proto::id::NodeId;
+use peerkit_proto::time::Instant;
+
+/// Four bytes of input are one step: what happens, to which source, and two numbers.
+const STEP: usize = 4;
+
+/// The longest that a fetch lives on once nothing comes any more.
+const END: Duration = Duration::from_secs(3600);
+
+/// A fetch, and what it has asked its driver for.
+struct Driven {
+    fetch: Fetch,
+    now: Instant,
+    /// Every attempt so far.
+    sources: Vec<SourceId>,
+    running: BTreeSet<SourceId>,
+    /// Attempts of which an answer is due.
+    due: BTreeSet<SourceId>,
+    is_searching: bool,
+    is_opening: bool,
+    pieces: u64,
+    is_over: bool,
+}
+
+/// A fetch: the first byte says how patient it is, each four bytes after it are a step.
+pub fn fetch(data: &[u8]) {
+    let Some((&how, steps)) = data.split_first() else { return };
+    let options = Options {
+        own: node(0),
+        from: (0..how >> 4).map(candidate).collect(),
+        ask_network: how & 1 == 0,
+        is_patient: how & 2 == 0,
+        patience: Duration::from_secs(u64::from(how & 12) * 10),
+    };
+    let mut driven = Driven {
+        fetch: Fetch::new(Instant::ZERO, options, [how; 32]),
+        now: Instant::ZERO,
+        sources: Vec::new(),
+        running: BTreeSet::new(),
+        due: BTreeSet::new(),
+        is_searching: false,
+        is_opening: false,
+        pieces: 0,
+        is_over: false,
+    };
+    driven.obey();
+    for step in steps.chunks_exact(STEP) {
+        if let Some(input) = driven.input(step) {
+            driven.handle(input);
+        }
+    }
+    driven.end();
+}
+
+fn node(n: u8) -> NodeId {
+    NodeId::from_bytes([n; 32])
+}
+
+fn candidate(n: u8) -> Candidate {
+    let address = Address::from_socket(([127, 0, 0, n], 7117).into());
+    Candidate { id: (!n.is_multiple_of(3)).then(|| node(n)), addresses: vec![address] }
+}
+
+impl Driven {
+    fn handle(&mut self, input: Input) {
+        self.fetch.handle(self.now, input);
+        self.obey();
+        let due = self.fetch.poll_timeout();
+        assert!(!self.is_over || due.is_none(), "due {due:?} after the end");
+    }
+
+    fn obey(&mut self) {
+        while let Some(output) = self.fetch.poll() {
+            assert!(!self.is_over, "{output:?} after the end");
+            match output {
+                Output::Search => {
+                    assert!(!self.is_searching, "one search at a time");
+                    self.is_searching = true;
+                }
+                Output::Dial(source, _) => {
+                    assert!(!self.sources.contains(&source), "each attempt has its own id");
+                    self.sources.push(source);
+                    self.running.insert(source);
+                    self.due.insert(source);
+                }
+                Output::Prove { source, .. } | Output::Follow(source) => {
+                    assert!(self.running.contains(&source));
+                    self.due.insert(source);
+                }
+                Output::Ask { source, first, count } => {
+                    assert!(self.running.contains(&source) && (1..=MAX_PART).contains(&count));
+                    assert!(first + u64::from(count) <= self.pieces, "no piece beyond the end");
+                    self.due.insert(source);
+                }
+                Output::Cancel(source) => assert!(self.running.contains(&source)),
+                Output::Open(source) => {
+                    assert!(self.running.contains(&source) && !self.is_opening);
+                    self.is_opening = true;
+                }
+                Output::HangUp(source) => {
+                    assert!(self.running.remove(&source), "it is hung up on once");
+                    self.due.remove(&source);
+                }
+                Output::Finish(source) => assert!(self.running.contains(&source)),
+                Output::Drop { .. } | Output::Reset => {}
+                Output::Done | Output::GiveUp(_) => self.is_over = true,
+            }
+            assert!(self.running.len() <= MAX_SOURCES);
+        }
+    }
+
+    /// Reads one step.
+    fn input(&mut self, step: &[u8]) -> Option<Input> {
+        let &[what, which, a, b] = step else { return None };
+        self.now = self.now + Duration::from_millis(u64::from(b) * u64::from(b));
+        let source = self.sources.iter().rev().nth(usize::from(which)).copied();
+        let first = u64::from(a);
+        Some(match what % 15 {
+            0 => Input::Timeout,
+            1 => Input::Found(candidate(a)),
+            2 if self.is_searching => self.searched(),
+            3 => Input::Linked,
+            4 => Input::Resume,
+            5 => Input::Met { source: source?, id: node(a) },
+            6 => {
+                let kind = if b & 1 == 0 { FileKind::File } else { FileKind::Folder };
+                Input::Described { source: source?, claim: Claim { kind, size: first * PIECE } }
+            }
+            7 => Input::Proven(source?),
+            8 if self.is_opening => self.opened(first, u64::from(which))?,
+            9 => Input::Ready { source: source?, is_whole: b & 1 == 0 },
+            10 => Input::Whole(source?),
+            11 => Input::Holds { source: source?, first: first * 8, bits: vec![b; 5].into() },
+            12 => Input::Kept { source: source?, pieces: (first..first + u64::from(b)).collect() },
+            13 | 14 => {
+                let faults = [
+                    Fault::Lie,
+                    Fault::Changed,
+                    Fault::HungUp,
+                    Fault::Unreachable,
+                    Fault::Refused,
+                    Fault::Lost,
+                    Fault::Ours,
+                ];
+                let fault = *faults.get(usize::from(a % 32)).unwrap_or(&Fault::Lost);
+                Input::Failed { source: source?, fault }
+            }
+            _ => return None,
+        })
+    }
+
+    fn searched(&mut self) -> Input {
+        self.is_searching = false;
+        Input::Searched
+    }
+
+    fn opened(&mut self, pieces: u64, held: u64) -> Option<Input> {
+        let layout = Layout::file(pieces * PIECE).ok()?;
+        let mut set = PieceSet::of_count(layout.count()).ok()?;
+        (0..held).for_each(|piece| _ = set.insert(piece));
+        (self.is_opening, self.pieces) = (false, layout.count());
+        Some(Input::Opened { layout: Arc::new(layout), held: set })
+    }
+
+    /// From now on no source answers: the fetch ends by itself.
+    fn end(&mut self) {
+        let end = self.now + END;
+        while !self.is_over {
+            assert!(self.now < end, "{:?} never ends", self.fetch);
+            if self.is_searching {
+                let input = self.searched();
+                self.handle(input);
+            } else if self.is_opening {
+                let input = self.opened(3, 0).expect("three pieces");
+                self.handle(input);
+            } else if let Some(source) = self.due.pop_first() {
+                self.handle(Input::Failed { source, fault: Fault::Unreachable });
+            } else {
+                let due = self.fetch.poll_timeout().expect("it sleeps for ever");
+                self.now = self.now.max(due);
+                self.handle(Input::Timeout);
+            }
+        }
+    }
+}
