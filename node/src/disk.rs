@@ -11,6 +11,7 @@ pub(crate) mod folder;
 pub(crate) mod path_bytes;
 pub(crate) mod private;
 pub(crate) mod space;
+pub(crate) mod whole;
 
 /// Fills `buffer` from `offset` on, whatever else reads the file at the same time.
 #[cfg(unix)]

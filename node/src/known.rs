@@ -1,14 +1,13 @@
 //! What this node knows: peers that it has met, and files that it shares.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io::{self, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Peer;
-use peerkit_proto::files::{Asker, Description, MAX_NAME, SharedFile};
+use peerkit_proto::files::{Asker, Description, SharedFile};
 use peerkit_proto::frame::query::What;
 use peerkit_proto::hello::MAX_ADDRESSES;
 use peerkit_proto::id::{NodeId, NotAKey};
@@ -17,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::blocking;
 use crate::clock::unix_millis;
-use crate::disk::private;
+use crate::disk::whole;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::store::{KnownPeer, Store};
@@ -137,7 +136,7 @@ impl Inner {
         let path = path.to_owned();
         blocking::try_run(move || {
             let json = serde_json::to_vec_pretty(&saved)?;
-            write_whole(&path, &json).map_err(|error| Error::PeersFile { path, error })?;
+            whole::write(&path, &json).map_err(|error| Error::PeersFile { path, error })?;
             Ok::<_, Error>(saved.len())
         })
         .await
@@ -158,7 +157,10 @@ impl Inner {
 /// Reads the peers of a file.
 fn read_whole(path: &Path) -> io::Result<Vec<(NodeId, KnownPeer)>> {
     let invalid = |fault: String| io::Error::new(io::ErrorKind::InvalidData, fault);
-    let saved: Vec<SavedPeer> = serde_json::from_slice(&read_bounded(path)?)
+    let too_many =
+        || invalid(format!("more than {MAX_PEERS_FILE} bytes are too many for a file of peers"));
+    let json = whole::read(path, MAX_PEERS_FILE)?.ok_or_else(too_many)?;
+    let saved: Vec<SavedPeer> = serde_json::from_slice(&json)
         .map_err(|error| invalid(format!("not a file of peers: {error}")))?;
     merged(saved).map_err(|error| invalid(error.to_string()))
 }
@@ -190,86 +192,4 @@ fn merged(saved: Vec<SavedPeer>) -> Result<Vec<(NodeId, KnownPeer)>, NotAKey> {
         }
     }
     Ok(peers)
-}
-
-/// Reads a file of peers. A pipe without a writer is empty, and of what has no end, such as `/dev/zero`,
-/// no more is read than such a file can have.
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    private::open_to_read(path)?.take(MAX_PEERS_FILE + 1).read_to_end(&mut bytes)?;
-    match u64::try_from(bytes.len()) {
-        Ok(len) if len <= MAX_PEERS_FILE => Ok(bytes),
-        _ => {
-            let text = format!("more than {MAX_PEERS_FILE} bytes are too many for a file of peers");
-            Err(io::Error::new(io::ErrorKind::InvalidData, text))
-        }
-    }
-}
-
-/// Writes a file beside its place and renames it: a crash or a full disk leaves the old file or the new
-/// one, which only its owner may read. What is there and is no regular file, such as a pipe or a link, is
-/// written to and not replaced.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
-        return private::open_to_write(path)?.write_all(bytes);
-    }
-    let beside = beside(path);
-    let written = private::write_new(&beside, bytes).and_then(|()| fs::rename(&beside, path));
-    written.inspect_err(|_| drop(fs::remove_file(&beside)))
-}
-
-/// `.NAME.part` beside a file, the name cut if it is a long one.
-fn beside(path: &Path) -> PathBuf {
-    const AROUND: usize = "..part".len();
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let cut = name.floor_char_boundary(MAX_NAME - AROUND);
-    path.with_file_name(format!(".{}.part", name.get(..cut).unwrap_or_default()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_is_written_whole_whatever_is_there() {
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["peers.json".to_owned(), "é".repeat(127), "x".repeat(255)] {
-            let path = folder.path().join(&name);
-            for text in ["old", "new"] {
-                write_whole(&path, text.as_bytes()).unwrap();
-                assert_eq!(fs::read_to_string(&path).unwrap(), text);
-            }
-            fs::remove_file(&path).unwrap();
-        }
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left beside");
-        fs::create_dir(folder.path().join("folder")).unwrap();
-        assert!(write_whole(&folder.path().join("folder"), b"x").is_err());
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn what_is_no_file_is_written_to_and_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
-        fs::write(&file, b"old").unwrap();
-        std::os::unix::fs::symlink(&file, &link).unwrap();
-        write_whole(&link, b"new").unwrap();
-        assert!(link.is_symlink());
-        assert_eq!(fs::read(&file).unwrap(), b"new");
-        write_whole(Path::new("/dev/null"), b"x").unwrap();
-        assert!(!fs::metadata("/dev/null").unwrap().is_file());
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_pipe_that_nothing_is_at_the_other_end_of_and_what_has_no_end_hold_nothing_up() {
-        let folder = tempfile::tempdir().unwrap();
-        let pipe = folder.path().join("pipe");
-        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
-        rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).unwrap();
-        assert_eq!(read_bounded(&pipe).unwrap(), b"");
-        assert!(write_whole(&pipe, b"x").is_err());
-        let error = read_bounded(Path::new("/dev/zero")).unwrap_err();
-        assert!(error.to_string().contains("too many"), "{error}");
-    }
 }

@@ -1,0 +1,84 @@
+//! Small files that are read and written as a whole.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use peerkit_proto::files::MAX_NAME;
+
+use super::private;
+
+/// Reads a file of at most `max` bytes. Returns `None` if it is larger; no more is read of something
+/// without an end, such as `/dev/zero`. A pipe without a writer is empty.
+pub(crate) fn read(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    private::open_to_read(path)?.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= max).then_some(bytes))
+}
+
+/// Writes a file beside its place and renames it: a crash or a full disk leaves the old file or the new
+/// one, which only its owner may read. Something else than a regular file, such as a pipe or a link, is
+/// written to and not replaced.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+        return private::open_to_write(path)?.write_all(bytes);
+    }
+    let beside = beside(path);
+    let written = private::write_new(&beside, bytes).and_then(|()| fs::rename(&beside, path));
+    written.inspect_err(|_| drop(fs::remove_file(&beside)))
+}
+
+/// Returns `.NAME.part` beside a file. A long name is cut.
+fn beside(path: &Path) -> PathBuf {
+    const AROUND: usize = "..part".len();
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let cut = name.floor_char_boundary(MAX_NAME - AROUND);
+    path.with_file_name(format!(".{}.part", name.get(..cut).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_written_whole_whatever_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["peers.json".to_owned(), "é".repeat(127), "x".repeat(255)] {
+            let path = folder.path().join(&name);
+            for text in ["old", "new"] {
+                write(&path, text.as_bytes()).unwrap();
+                assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            }
+            fs::remove_file(&path).unwrap();
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left beside");
+        fs::create_dir(folder.path().join("folder")).unwrap();
+        assert!(write(&folder.path().join("folder"), b"x").is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_written_to_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, b"old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write(&link, b"new").unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        write(Path::new("/dev/null"), b"x").unwrap();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_that_nothing_is_at_the_other_end_of_and_what_has_no_end_hold_nothing_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).unwrap();
+        assert_eq!(read(&pipe, 9).unwrap(), Some(Vec::new()));
+        assert!(write(&pipe, b"x").is_err());
+        assert_eq!(read(Path::new("/dev/zero"), 1 << 20).unwrap(), None);
+    }
+}
