@@ -1,17 +1,17 @@
 //! A line that was typed or piped in, as a command.
 
-use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
-use peerkit::{Address, NodeId, NotAKey, ParseAddressError};
-
 use crate::manual::{self, Entry};
-use crate::settings::{self, Setting};
+use crate::settings::Setting;
 use crate::text;
-use crate::wanted;
-use crate::words::{self, Word};
+use arguments::Arguments;
 use flags::{Flag, Takes};
 
+pub(crate) use address::{address, check_address, identity, is_number, with_ports};
+
+mod address;
+mod arguments;
 mod flags;
 
 /// Characters of a word in the place of a command's name that are repeated: a ticket's hint needs its
@@ -283,150 +283,6 @@ impl Command {
     }
 }
 
-/// What follows the command's name.
-struct Arguments<'a> {
-    entry: &'a Entry,
-    rest: &'a str,
-}
-
-impl Arguments<'_> {
-    /// All that is left, in words.
-    fn words(&mut self) -> Vec<String> {
-        let words = words::words(self.rest).map(|word| word.text).collect();
-        self.rest = "";
-        words
-    }
-
-    /// The next word; in quotes where it has blanks.
-    fn word(&mut self, what: &str) -> Result<String, String> {
-        match words::words(self.rest).next() {
-            Some(Word { open: true, .. }) => Err(self.wrong("misses a closing quote")),
-            Some(word) if !word.text.is_empty() => {
-                let rest = self.rest.get(word.end..).unwrap_or_default();
-                self.rest = rest.strip_prefix(char::is_whitespace).unwrap_or(rest);
-                Ok(word.text)
-            }
-            _ => Err(self.wrong(&format!("needs {what}"))),
-        }
-    }
-
-    /// The next word, which has to be the last.
-    fn one(&mut self, what: &str) -> Result<String, String> {
-        let word = self.word(what)?;
-        if self.rest.trim().is_empty() {
-            Ok(word)
-        } else {
-            Err(self.wrong(&format!("takes {what} and nothing more")))
-        }
-    }
-
-    fn one_or_none(&mut self) -> Result<Option<String>, String> {
-        if self.rest.trim().is_empty() {
-            return Ok(None);
-        }
-        self.one("one word").map(Some)
-    }
-
-    /// The rest of the line as one name, which may hold blanks, with or without quotes.
-    fn rest(&mut self, what: &str) -> Result<String, String> {
-        let rest = std::mem::take(&mut self.rest);
-        let name = wanted::name(rest, "name").map_err(|error| self.wrong(&error))?;
-        let name = name.filter(|name| !name.is_empty());
-        name.ok_or_else(|| self.wrong(&format!("needs {what}")))
-    }
-
-    /// The same, if there is any.
-    fn rest_or_none(&mut self) -> Result<Option<String>, String> {
-        if self.rest.trim().is_empty() {
-            return Ok(None);
-        }
-        self.rest("a name").map(Some)
-    }
-
-    /// The rest of the line as it stands.
-    fn text(&mut self) -> Result<String, String> {
-        self.raw("a text")
-    }
-
-    /// The rest of the line as it stands.
-    fn raw(&mut self, what: &str) -> Result<String, String> {
-        if self.rest.trim().is_empty() {
-            return Err(self.wrong(&format!("needs {what}")));
-        }
-        Ok(std::mem::take(&mut self.rest).to_owned())
-    }
-
-    /// The rest of the line as a text to search for; quotes around all of it are not part of it.
-    fn sought(&mut self) -> Result<String, String> {
-        let text = self.text()?;
-        let text = text.trim();
-        let mut words = words::words(text);
-        let is_quoted = text.starts_with(['"', '\'']);
-        Ok(match (words.next(), words.next()) {
-            (Some(word), None) if is_quoted && !word.open => word.text,
-            _ => text.to_owned(),
-        })
-    }
-
-    /// The title at the start of a broadcast. What follows is its text as it stands.
-    fn title(&mut self) -> Result<String, String> {
-        let Some(first) = words::words(self.rest).next() else { return Ok(String::new()) };
-        if first.text == "--title" && !first.quoted {
-            self.word("an option")?;
-            return match words::words(self.rest).next() {
-                Some(word) if word.text.is_empty() => {
-                    let rest = self.rest.get(word.end..).unwrap_or_default();
-                    self.rest = rest.strip_prefix(char::is_whitespace).unwrap_or(rest);
-                    Ok(String::new())
-                }
-                _ => self.word("a title after `--title`"),
-            };
-        }
-        match first.text.strip_prefix("--title=") {
-            Some(title) if first.begins_with_bare(self.rest, '-') => {
-                self.word("an option")?;
-                Ok(title.to_owned())
-            }
-            _ => Ok(String::new()),
-        }
-    }
-
-    /// The rest of the line as a path: it may hold blanks, with or without quotes, and `~/`.
-    fn path(&mut self) -> Result<Option<PathBuf>, String> {
-        let rest = std::mem::take(&mut self.rest);
-        wanted::path(rest).map_err(|error| self.wrong(&error))
-    }
-
-    /// A setting's name and its new value, if there are any.
-    fn setting(&mut self) -> Result<Option<Setting>, String> {
-        if self.rest.trim().is_empty() {
-            return Ok(None);
-        }
-        let name = self.word("the name of a setting")?;
-        if name == settings::DOWNLOADS {
-            let folder = self.path()?.ok_or_else(|| self.wrong("downloads needs a folder"))?;
-            return Ok(Some(Setting::Downloads(folder)));
-        }
-        settings::check_name(&name).map_err(|error| self.wrong(&error))?;
-        let value = self.one(&format!("a value for `{name}`"))?;
-        Setting::rate(&name, &value).map(Some).map_err(|error| self.wrong(&error))
-    }
-
-    fn depth(&mut self) -> Result<i32, String> {
-        let Some(word) = self.one_or_none()? else {
-            return Ok(-1);
-        };
-        let depth = word.parse().ok().filter(|depth| *depth >= -1);
-        depth.ok_or_else(|| {
-            self.wrong("takes a depth: 1 for neighbours, n for n hops, -1 for the whole network")
-        })
-    }
-
-    fn wrong(&self, what: &str) -> String {
-        format!("{} {what}: {}", self.entry.name, self.entry.usage)
-    }
-}
-
 const CONNECT: &[Flag] = &[Flag::new("--reconnect", Takes::Nothing)];
 const BROADCAST: &[Flag] = &[Flag::new("--title", Takes::One("a title"))];
 const ADD: &[Flag] =
@@ -445,74 +301,6 @@ pub(crate) fn flags_of(command: &str) -> &'static [Flag] {
         "get" => GET,
         _ => &[],
     }
-}
-
-/// Reads the identity of a node, 64 hex digits. One that no node can have is refused: what is meant for
-/// it would reach no node.
-pub(crate) fn identity(text: &str) -> Result<NodeId, String> {
-    let id: NodeId = text.parse().map_err(|error| format!("{error}"))?;
-    id.checked().map_err(with_advice)
-}
-
-fn with_advice(error: NotAKey) -> String {
-    format!("{error}; `peerkit id` prints a node's own")
-}
-
-/// Reads the address of a node, without the names that a running node knows.
-pub(crate) fn address(text: &str) -> Result<Address, String> {
-    let address: Address = text.parse().map_err(|error| format!("{error}"))?;
-    address.id.map(NodeId::checked).transpose().map_err(with_advice)?;
-    Ok(address)
-}
-
-/// Checks what can be an address and nothing else. The node reads the rest: it knows names.
-pub(crate) fn check_address(text: &str) -> Result<(), String> {
-    if text.parse::<u16>().is_ok() {
-        return Err(format!("`{text}` is a port without a host: an address is host:port"));
-    }
-    let may_be_name = !text.trim().is_empty() && !text.contains([':', '@', '/', '[']);
-    match text.parse::<Address>() {
-        Err(ParseAddressError::NoPlace) => identity(text).map(drop),
-        Err(ParseAddressError::Host(_)) if may_be_name => Ok(()),
-        Err(ParseAddressError::NoHost(_)) if may_be_name && !is_number(text) => Ok(()),
-        // Digits that are too many for a port may be the start of an identity.
-        Err(ParseAddressError::Port(port)) if port == text && !is_number(text) => Ok(()),
-        Err(error) => Err(error.to_string()),
-        Ok(address) => address.id.map_or(Ok(()), |id| id.checked().map(drop).map_err(with_advice)),
-    }
-}
-
-/// Returns whether a word can only be meant as a port. More digits than a port has may be those that
-/// an identity begins with.
-pub(crate) fn is_number(word: &str) -> bool {
-    (1..=5).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_digit())
-}
-
-/// Puts each host that a port follows as a word of its own together with it: `HOST PORT`.
-pub(crate) fn with_ports(words: Vec<String>) -> Vec<String> {
-    let mut addresses: Vec<String> = Vec::new();
-    let mut may_take = false;
-    for word in words {
-        // What is out of range is reported as a wrong port.
-        let is_port = is_number(&word);
-        match addresses.last_mut() {
-            Some(host) if may_take && is_port => {
-                *host = match host.parse::<Ipv6Addr>() {
-                    Ok(ip) => format!("[{ip}]:{word}"),
-                    Err(_) => format!("{host}:{word}"),
-                };
-                may_take = false;
-            }
-            _ => {
-                let bare = word.rsplit_once('@').map_or(word.as_str(), |(_, host)| host);
-                let bare = bare.strip_prefix("tcp://").unwrap_or(bare);
-                let is_bracketed = bare.starts_with('[') && bare.ends_with(']');
-                may_take = is_bracketed || !bare.contains(':') || bare.parse::<Ipv6Addr>().is_ok();
-                addresses.push(word);
-            }
-        }
-    }
-    addresses
 }
 
 /// The text up to the first white space, and what follows that one character.

@@ -1,0 +1,152 @@
+//! What follows a command's name, read from its start to its end.
+
+use std::path::PathBuf;
+
+use crate::manual::Entry;
+use crate::settings::{self, Setting};
+use crate::wanted;
+use crate::words::{self, Word};
+
+/// What follows the command's name.
+pub(super) struct Arguments<'a> {
+    pub(super) entry: &'a Entry,
+    pub(super) rest: &'a str,
+}
+
+impl Arguments<'_> {
+    /// All that is left, in words.
+    pub(super) fn words(&mut self) -> Vec<String> {
+        let words = words::words(self.rest).map(|word| word.text).collect();
+        self.rest = "";
+        words
+    }
+
+    /// The next word; in quotes where it has blanks.
+    pub(super) fn word(&mut self, what: &str) -> Result<String, String> {
+        match words::words(self.rest).next() {
+            Some(Word { open: true, .. }) => Err(self.wrong("misses a closing quote")),
+            Some(word) if !word.text.is_empty() => {
+                let rest = self.rest.get(word.end..).unwrap_or_default();
+                self.rest = rest.strip_prefix(char::is_whitespace).unwrap_or(rest);
+                Ok(word.text)
+            }
+            _ => Err(self.wrong(&format!("needs {what}"))),
+        }
+    }
+
+    /// The next word, which has to be the last.
+    pub(super) fn one(&mut self, what: &str) -> Result<String, String> {
+        let word = self.word(what)?;
+        if self.rest.trim().is_empty() {
+            Ok(word)
+        } else {
+            Err(self.wrong(&format!("takes {what} and nothing more")))
+        }
+    }
+
+    pub(super) fn one_or_none(&mut self) -> Result<Option<String>, String> {
+        if self.rest.trim().is_empty() {
+            return Ok(None);
+        }
+        self.one("one word").map(Some)
+    }
+
+    /// The rest of the line as one name, which may hold blanks, with or without quotes.
+    pub(super) fn rest(&mut self, what: &str) -> Result<String, String> {
+        let rest = std::mem::take(&mut self.rest);
+        let name = wanted::name(rest, "name").map_err(|error| self.wrong(&error))?;
+        let name = name.filter(|name| !name.is_empty());
+        name.ok_or_else(|| self.wrong(&format!("needs {what}")))
+    }
+
+    /// The same, if there is any.
+    pub(super) fn rest_or_none(&mut self) -> Result<Option<String>, String> {
+        if self.rest.trim().is_empty() {
+            return Ok(None);
+        }
+        self.rest("a name").map(Some)
+    }
+
+    /// The rest of the line as it stands.
+    pub(super) fn text(&mut self) -> Result<String, String> {
+        self.raw("a text")
+    }
+
+    /// The rest of the line as it stands.
+    pub(super) fn raw(&mut self, what: &str) -> Result<String, String> {
+        if self.rest.trim().is_empty() {
+            return Err(self.wrong(&format!("needs {what}")));
+        }
+        Ok(std::mem::take(&mut self.rest).to_owned())
+    }
+
+    /// The rest of the line as a text to search for; quotes around all of it are not part of it.
+    pub(super) fn sought(&mut self) -> Result<String, String> {
+        let text = self.text()?;
+        let text = text.trim();
+        let mut words = words::words(text);
+        let is_quoted = text.starts_with(['"', '\'']);
+        Ok(match (words.next(), words.next()) {
+            (Some(word), None) if is_quoted && !word.open => word.text,
+            _ => text.to_owned(),
+        })
+    }
+
+    /// The title at the start of a broadcast. What follows is its text as it stands.
+    pub(super) fn title(&mut self) -> Result<String, String> {
+        let Some(first) = words::words(self.rest).next() else { return Ok(String::new()) };
+        if first.text == "--title" && !first.quoted {
+            self.word("an option")?;
+            return match words::words(self.rest).next() {
+                Some(word) if word.text.is_empty() => {
+                    let rest = self.rest.get(word.end..).unwrap_or_default();
+                    self.rest = rest.strip_prefix(char::is_whitespace).unwrap_or(rest);
+                    Ok(String::new())
+                }
+                _ => self.word("a title after `--title`"),
+            };
+        }
+        match first.text.strip_prefix("--title=") {
+            Some(title) if first.begins_with_bare(self.rest, '-') => {
+                self.word("an option")?;
+                Ok(title.to_owned())
+            }
+            _ => Ok(String::new()),
+        }
+    }
+
+    /// The rest of the line as a path: it may hold blanks, with or without quotes, and `~/`.
+    pub(super) fn path(&mut self) -> Result<Option<PathBuf>, String> {
+        let rest = std::mem::take(&mut self.rest);
+        wanted::path(rest).map_err(|error| self.wrong(&error))
+    }
+
+    /// A setting's name and its new value, if there are any.
+    pub(super) fn setting(&mut self) -> Result<Option<Setting>, String> {
+        if self.rest.trim().is_empty() {
+            return Ok(None);
+        }
+        let name = self.word("the name of a setting")?;
+        if name == settings::DOWNLOADS {
+            let folder = self.path()?.ok_or_else(|| self.wrong("downloads needs a folder"))?;
+            return Ok(Some(Setting::Downloads(folder)));
+        }
+        settings::check_name(&name).map_err(|error| self.wrong(&error))?;
+        let value = self.one(&format!("a value for `{name}`"))?;
+        Setting::rate(&name, &value).map(Some).map_err(|error| self.wrong(&error))
+    }
+
+    pub(super) fn depth(&mut self) -> Result<i32, String> {
+        let Some(word) = self.one_or_none()? else {
+            return Ok(-1);
+        };
+        let depth = word.parse().ok().filter(|depth| *depth >= -1);
+        depth.ok_or_else(|| {
+            self.wrong("takes a depth: 1 for neighbours, n for n hops, -1 for the whole network")
+        })
+    }
+
+    pub(super) fn wrong(&self, what: &str) -> String {
+        format!("{} {what}: {}", self.entry.name, self.entry.usage)
+    }
+}

@@ -1,0 +1,199 @@
+//! Events as a person reads them.
+
+use std::fmt::Write as _;
+
+use peerkit::{Address, Event, Message, Node, Parting, Peer, Reason};
+
+use super::{changes, count_of, digits, status, uploads};
+use crate::outcome::ChangesView;
+use crate::text::{self, Paint, count, label, path as shown, plain};
+
+/// An event, on one line. `None` for those that say nothing new to a person.
+pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> {
+    let who = |peer: &Peer| paint.name(&label(&peer.id(), peer.name()));
+    let up = paint.good("+");
+    let down = paint.faint("-");
+    let wrong = paint.bad("!");
+    Some(match event {
+        Event::OutboundNodeConnected { peer } => {
+            format!("{up} connected to {} at {}", who(peer), address(peer))
+        }
+        Event::InboundNodeConnected { peer } => {
+            format!("{up} {} at {} connected to us", who(peer), address(peer))
+        }
+        // This node stops or leaves, which the user knows: it is the peer's link that is gone.
+        Event::OutboundNodeDisconnected { parting, .. }
+        | Event::InboundNodeDisconnected { parting, .. }
+            if is_own_end(parting) =>
+        {
+            return None;
+        }
+        Event::OutboundNodeDisconnected { peer, parting }
+        | Event::InboundNodeDisconnected { peer, parting } => {
+            format!("{down} {} is gone: {}", who(peer), plain(&parting.to_string()))
+        }
+        Event::NodeMessage { peer, message } => {
+            format!("{}: {}", who(peer), content(message))
+        }
+        Event::NodeMessageFailed { peer, failure } => format!(
+            "{wrong} messages to {}: {} not sent, {} perhaps not received: {}",
+            who(peer),
+            failure.unsent,
+            failure.unconfirmed,
+            plain(&failure.reason.to_string()),
+        ),
+        Event::NodeBroadcast { broadcast } => {
+            let author = node.peer(broadcast.author);
+            let author = author.as_ref().map_or_else(|| paint.name(&broadcast.author.short()), who);
+            let title = match broadcast.title.as_str() {
+                "" => String::new(),
+                title => format!("{}: ", paint.strong(&plain(title))),
+            };
+            let content = content(&broadcast.message);
+            let named = format!("{}  {}", digits(broadcast.id), text::moment(broadcast.time));
+            format!("{author} to all: {title}{content}  {}", paint.faint(&named))
+        }
+        Event::NodeBroadcastsMissed { author, count } => format!(
+            "{wrong} {} of {} can't be had any more",
+            text::count(count_of(*count), "broadcast"),
+            author.short()
+        ),
+        Event::NodeShutdownOrdered { owner } => {
+            format!("{down} the owner ({}) has stopped the network", owner.short())
+        }
+        Event::NodeShutdownRefused { peer, why } => format!(
+            "{wrong} an order to stop was ignored, which {} passed on: {}",
+            who(peer),
+            plain(why)
+        ),
+        Event::NodeDownloadFinished { path, bytes, changes: all, .. } => {
+            let size = paint.faint(&text::size(*bytes));
+            let mut text = format!("{up} fetched {} {size}", shown(path));
+            for line in changes(&ChangesView::from(all)) {
+                let _ = write!(text, "\n{line}");
+            }
+            text
+        }
+        Event::NodeDownloadFailed { hash, error } => {
+            format!("{wrong} {} was not fetched: {}", digits(*hash), plain(error))
+        }
+        Event::NodeSourceDropped { hash, source, why } => {
+            let who = paint.name(&source.short());
+            format!("{wrong} {} is not fetched from {who} any more: {}", digits(*hash), plain(why))
+        }
+        Event::NodeUploadCompleted { peer, upload } => {
+            format!("{up} {} has fetched {}", who(peer), uploads::completed(paint, upload))
+        }
+        Event::NodeShareChanged { name, .. } => format!(
+            "{wrong} {} was changed or removed after it was shared, and can't be fetched as it was: \
+             share it again, and pass on its new hash or ticket",
+            plain(name)
+        ),
+        Event::NodeReconnectionError { address, tries, error } => format!(
+            "{wrong} {} to reach {} again: {}",
+            count(*tries as usize, "try").replace("trys", "tries"),
+            dialled(address),
+            plain(error)
+        ),
+        Event::OutboundNodeConnectionError { address, error } => {
+            format!("{wrong} could not connect to {}: {}", dialled(address), plain(error))
+        }
+        Event::InboundNodeConnectionError { address, error } => {
+            format!("{wrong} {address} tried to connect: {}", plain(error))
+        }
+        Event::NodeLagged { missed } => {
+            format!(
+                "{wrong} {} left out: this output is too slow",
+                count(count_of(*missed), "event")
+            )
+        }
+        Event::NodeHandlerPanicked { event, panic } => {
+            format!("{wrong} a handler panicked at {event}: {}", plain(panic))
+        }
+        Event::NodeClockSkew { peer, seconds } => format!(
+            "{wrong} the clock of {} is {}: one of the two is wrong. Set it right, or broadcasts get lost",
+            who(peer),
+            status::ahead(*seconds)
+        ),
+        _ => return None,
+    })
+}
+
+/// Returns whether a link ended because this node stops, or leaves its network.
+fn is_own_end(parting: &Parting) -> bool {
+    !parting.by_peer && matches!(parting.reason, Reason::Stopping | Reason::Left)
+}
+
+/// An address that was dialled, with the start of the identity that was expected there.
+fn dialled(address: &Address) -> String {
+    let at = address.clone().without_id();
+    address.id.map_or_else(|| at.to_string(), |id| format!("{} at {at}", id.short()))
+}
+
+fn address(peer: &Peer) -> String {
+    peer.address().clone().without_id().to_string()
+}
+
+fn content(message: &Message) -> String {
+    match message.as_text() {
+        Some(text) => plain(text),
+        None => format!("<{}>", text::size(message.body().len() as u64)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::human::files::NAMED;
+    use peerkit::{Changes, Hash, LeftOut, NameFault, NodeId};
+
+    #[tokio::test]
+    async fn a_download_that_is_not_whole_says_so() {
+        let node = Node::builder().spawn().await.unwrap();
+        let left = LeftOut { path: "in/song".parse().unwrap(), why: NameFault::TooLongHere };
+        let text = |left_out: &[LeftOut]| {
+            let (hash, changes) = (Hash::of(b"content"), Changes::new(&[], left_out));
+            let path = "/d/album".into();
+            let event = Event::NodeDownloadFinished { hash, path, bytes: 7, changes };
+            super::event(Paint::none(), &node, &event).unwrap()
+        };
+        assert_eq!(text(&[]).lines().count(), 1);
+        let told = text(std::slice::from_ref(&left));
+        assert_eq!(told.lines().nth(1), Some("not written: in/song: it is too long for this disk"));
+        let told = text(&vec![left; Changes::MAX + 5]);
+        let others = format!("and {} more were not written", Changes::MAX + 5 - NAMED);
+        assert_eq!(told.lines().last(), Some(&*others));
+    }
+
+    #[test]
+    fn a_dial_that_failed_names_its_address_once() {
+        let id = NodeId::from_bytes([7; 32]);
+        let address: Address = "192.0.2.7:7117".parse().unwrap();
+        assert_eq!(dialled(&address), "192.0.2.7:7117");
+        assert_eq!(dialled(&address.with_id(id)), "07070707 at 192.0.2.7:7117");
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_wrong_is_told_with_what_to_do() {
+        let node = Node::builder().spawn().await.unwrap();
+        let peer = Peer::without_link(NodeId::from_bytes([7; 32]), "bob\u{202e}".into());
+        let told = |seconds| {
+            event(Paint::none(), &node, &Event::NodeClockSkew { peer: peer.clone(), seconds })
+        };
+        let (ahead, behind) = (told(300).unwrap(), told(-900).unwrap());
+        assert!(ahead.starts_with("! the clock of bob\\u{202e}"), "{ahead}");
+        assert!(ahead.contains("is 5 min 0 s ahead of this node's"), "{ahead}");
+        assert!(behind.contains("is 15 min 0 s behind this node's"), "{behind}");
+        assert!(behind.ends_with("Set it right, or broadcasts get lost"), "{behind}");
+        node.shutdown().await;
+    }
+
+    #[test]
+    fn the_end_of_this_node_is_no_news_of_its_peers() {
+        let parting = |reason, by_peer| Parting { reason, by_peer };
+        assert!(is_own_end(&parting(Reason::Stopping, false)));
+        assert!(is_own_end(&parting(Reason::Left, false)));
+        assert!(!is_own_end(&parting(Reason::Stopping, true)), "the peer stops");
+        assert!(!is_own_end(&parting(Reason::Requested, false)));
+    }
+}

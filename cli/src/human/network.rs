@@ -1,0 +1,190 @@
+//! Nodes and the network as a person reads them.
+
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime};
+
+use super::at;
+use crate::outcome::{KnownView, NetworkView, NodeView, PeerView, Ping};
+use crate::text::{self, Paint, count, label, plain};
+
+/// Returns the nodes that a discovery found, each with its neighbours.
+pub(super) fn discovered(
+    paint: Paint,
+    nodes: &[NodeView],
+    links: usize,
+    complete: bool,
+    time: Duration,
+) -> String {
+    let mut text = format!(
+        "{} and {} in {}{}",
+        count(nodes.len(), "node"),
+        count(links, "link"),
+        text::time(time),
+        if complete { "" } else { ", some did not answer in time" },
+    );
+    for node in nodes {
+        let _ = write!(
+            text,
+            "\n  {}  {}  {} out, {} in",
+            paint.name(&label(&node.id, &node.name)),
+            node.address.as_deref().unwrap_or("no address"),
+            node.outbound.len(),
+            node.inbound.len(),
+        );
+        let outbound = node.outbound_nodes.iter().map(|other| ("to", other));
+        for (way, other) in outbound.chain(node.inbound_nodes.iter().map(|o| ("from", o))) {
+            let _ = write!(
+                text,
+                "\n      {}  {}  {}",
+                paint.faint(&format!("{way:4}")),
+                label(&other.id, &other.name),
+                paint.faint(&other.address),
+            );
+        }
+    }
+    text
+}
+
+pub(super) fn peers_and_known(paint: Paint, peers: &[PeerView], known: &[KnownView]) -> String {
+    if peers.is_empty() && known.is_empty() {
+        return "no peers: connect ADDR or join ADDR finds some".to_owned();
+    }
+    let mut text = format!("{} connected", count(peers.len(), "node"));
+    for peer in peers {
+        let rtt = peer.rtt_ms.map_or_else(String::new, |rtt| {
+            format!("  {}", text::time(Duration::from_secs_f64(rtt / 1e3)))
+        });
+        let heard = peer.last_seen.map_or_else(String::new, |last_seen| {
+            format!("  {}", paint.faint(&format!("heard {}", seconds_ago(last_seen))))
+        });
+        let _ = write!(
+            text,
+            "\n  {}  {}  {}{rtt}{heard}",
+            paint.name(&peer.label()),
+            at(peer),
+            peer.direction.unwrap_or("no link"),
+        );
+    }
+    let others = known.iter();
+    let others: Vec<_> =
+        others.filter(|known| peers.iter().all(|peer| peer.id != known.id)).collect();
+    if !others.is_empty() {
+        let _ = write!(text, "\n{} known from before", count(others.len(), "node"));
+    }
+    for known in others {
+        let _ = write!(
+            text,
+            "\n  {}  {}  {}",
+            paint.name(&label(&known.id, &known.name)),
+            known.address.as_deref().unwrap_or("no address"),
+            paint.faint(&ago(known.last_seen)),
+        );
+    }
+    text
+}
+
+fn seconds_ago(unix_ms: u64) -> String {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    match now.saturating_sub(Duration::from_millis(unix_ms)).as_secs() {
+        0 => "just now".to_owned(),
+        seconds => format!("{seconds} s ago"),
+    }
+}
+
+fn ago(unix_ms: u64) -> String {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let past = now.saturating_sub(Duration::from_millis(unix_ms)).as_secs();
+    match past {
+        0..120 => "just now".to_owned(),
+        120..7200 => format!("{} min ago", past / 60),
+        7200..172_800 => format!("{} h ago", past / 3600),
+        _ => format!("{} days ago", past / 86_400),
+    }
+}
+
+pub(super) fn pings_text(paint: Paint, pings: &[Ping]) -> String {
+    if pings.is_empty() {
+        return "no node is connected: ping PEER reaches any node of the network".to_owned();
+    }
+    let lines = pings.iter().map(|ping| {
+        let answer = match (ping.rtt_ms, &ping.error) {
+            (Some(rtt), _) => text::time(Duration::from_secs_f64(rtt / 1e3)),
+            (None, error) => paint.bad(&plain(error.as_deref().unwrap_or("no answer"))),
+        };
+        let through = match (ping.rtt_ms, &ping.peer.address) {
+            (Some(_), None) => "  through the network",
+            _ => "",
+        };
+        format!("{}  {answer}{}", paint.name(&ping.peer.label()), paint.faint(through))
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The longest bar of `network`, in characters.
+const BAR: usize = 40;
+
+/// Cut nodes that `network` names; it counts the others.
+const CUT_NODES: usize = 8;
+
+pub(super) fn network_text(paint: Paint, network: &NetworkView) -> String {
+    let figures = &network.figures;
+    let degree = &figures.degree;
+    let mut text = format!(
+        "{}  {}, {} in {}{}",
+        paint.name(&plain(&network.name)),
+        count(figures.nodes, "node"),
+        count(figures.links, "link"),
+        text::time(Duration::from_secs_f64(network.elapsed_ms / 1e3)),
+        if network.complete { "" } else { ", some did not answer in time" },
+    );
+    let mut line = |key: &str, value: String| {
+        let _ = write!(text, "\n  {}  {value}", paint.faint(&format!("{key:10}")));
+    };
+    line("components", figures.components.to_string());
+    let bound = if figures.diameter_exact { "" } else { "at least " };
+    line("diameter", format!("{bound}{}", count(figures.diameter, "hop")));
+    let cut = figures.cut_nodes.iter().take(CUT_NODES).map(|id| id.short());
+    let mut cut: Vec<String> = cut.collect();
+    match figures.cut_nodes.len() {
+        0 => cut.push("none".to_owned()),
+        all if all > CUT_NODES => cut.push(format!("and {} more", all - CUT_NODES)),
+        _ => {}
+    }
+    line("cut nodes", cut.join(" "));
+    line("degree", format!("{} to {}, {} on average", degree.min, degree.max, degree.avg));
+    let most = degree.histogram.values().max().copied().unwrap_or_default();
+    for (links, nodes) in &degree.histogram {
+        let bar = "▇".repeat((nodes * BAR).div_ceil(most.max(BAR)));
+        let links = format!("{links:>6}");
+        line(&links, format!("{bar} {}", paint.faint(&count(*nodes, "node"))));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use peerkit::{Degrees, Figures, NodeId};
+
+    #[test]
+    fn a_networks_figures_are_told_with_bars() {
+        let degree = Degrees { min: 1, avg: 1.5, max: 2, histogram: [(1, 100), (2, 3)].into() };
+        let figures = Figures {
+            nodes: 103,
+            links: 53,
+            components: 2,
+            degree,
+            diameter: 7,
+            diameter_exact: false,
+            cut_nodes: (0..10).map(|n| NodeId::from_bytes([n; 32])).collect(),
+        };
+        let network = NetworkView { name: "net".into(), figures, complete: true, elapsed_ms: 2.0 };
+        let text = network_text(Paint::on(&tempfile::tempfile().unwrap()), &network);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "net  103 nodes, 53 links in 2.0 ms");
+        assert_eq!(lines[2], "  diameter    at least 7 hops");
+        assert!(lines[3].ends_with("07070707 and 2 more"), "{text}");
+        assert_eq!(lines[5], format!("       1      {} 100 nodes", "▇".repeat(40)));
+        assert_eq!(lines[6], "       2      ▇▇ 3 nodes");
+    }
+}
