@@ -1,7 +1,7 @@
-//! TLS 1.3's record layer (RFC 8446, section 5) without its encryption: the header of a record, what
-//! a record holds once it is opened, and the messages that may come after a handshake.
+//! The record layer of TLS 1.3 (RFC 8446, section 5) without its encryption: the header of a record, the
+//! content of an opened one, and the messages that may follow a handshake.
 
-/// Bytes in front of each record: type, version and length.
+/// Length of a record's header: type, version and length.
 pub const HEADER: usize = 5;
 
 /// Most bytes of content in one record (section 5.1).
@@ -10,41 +10,41 @@ pub const MAX_CONTENT: usize = 1 << 14;
 /// Most bytes of a protected record behind its header (section 5.2).
 pub const MAX_PAYLOAD: usize = MAX_CONTENT + 256;
 
-/// Bytes that show whether a record was changed: the same for every cipher of TLS 1.3 that is used.
+/// Length of the authentication tag, the same for all cipher suites in use.
 pub const TAG: usize = 16;
 
-/// Bytes behind the content in a record without padding: its kind, encrypted, and the tag.
+/// Length of what follows the content in a record without padding: the encrypted kind, and the tag.
 pub const TAIL: usize = 1 + TAG;
 
-/// What every record says its version is, since TLS 1.2.
+/// The version in every record's header, since TLS 1.2.
 const VERSION: [u8; 2] = [3, 3];
 
-/// The least payload of a protected record: no content, its kind and the tag.
+/// Shortest payload of a protected record: no content, its kind and the tag.
 const MIN_PAYLOAD: usize = TAIL;
 
-/// Why bytes are no records of a session that is under way. Always the other side's fault.
+/// The reason why bytes are not valid records of an established session. It is always the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
     /// Its length is over the limit.
     #[error("a TLS record of {0} bytes")]
     TooLong(usize),
-    /// It is not as long as the least that there can be.
+    /// Its length is below the minimum.
     #[error("a TLS record of {0} bytes, which is too short")]
     TooShort(usize),
-    /// It is of a kind that can't come now.
+    /// It is of a kind that may not come now.
     #[error("a TLS record of type {0} where none may come")]
     Unexpected(u8),
-    /// Its content has no meaning.
+    /// Its content is malformed.
     #[error("a TLS record without meaning")]
     Malformed,
-    /// It was changed on its way, or is of another session.
+    /// Its tag is wrong: it was changed on its way, or belongs to another session.
     #[error("a TLS record that fails its check")]
     Forged,
 }
 
 impl RecordError {
-    /// The number of the alert that tells the other side (section 6.2).
+    /// Returns the number of the alert that reports it to the peer (section 6.2).
     #[must_use]
     pub fn alert(self) -> u8 {
         match self {
@@ -56,19 +56,19 @@ impl RecordError {
     }
 }
 
-/// What a record holds.
+/// The kind of a record's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The end, or a failure: [`Alert`].
+    /// An [`Alert`]: the end, or a failure.
     Alert,
-    /// About the session itself: [`is_key_update`].
+    /// A message about the session itself, such as a [`key_update`].
     Handshake,
     /// The application's bytes.
     Data,
 }
 
 impl Kind {
-    /// Its number in a record.
+    /// Returns its number in a record.
     #[must_use]
     pub fn number(self) -> u8 {
         match self {
@@ -79,8 +79,8 @@ impl Kind {
     }
 }
 
-/// The header of a protected record of `content` bytes without padding. Protected records say that
-/// they hold data, whatever they hold.
+/// Returns the header of a protected record of `content` bytes without padding. It names data as the kind
+/// of every protected record.
 ///
 /// `content` is at most [`MAX_CONTENT`]; more is counted as that.
 #[must_use]
@@ -91,17 +91,17 @@ pub fn header(content: usize) -> [u8; HEADER] {
     [Kind::Data.number(), VERSION[0], VERSION[1], high, low]
 }
 
-/// The length of the protected record that `bytes` begin with, behind its header; `None` where the
-/// header is not there as a whole.
+/// Returns the payload's length of the protected record that `bytes` begin with, or `None` if its header
+/// is incomplete.
 ///
 /// # Errors
-/// No protected record begins so.
+/// No protected record begins like this.
 pub fn payload_len(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
     let Some(&[kind, _, _, high, low]) = bytes.first_chunk::<HEADER>() else {
         return Ok(None);
     };
     let payload = usize::from(u16::from_be_bytes([high, low]));
-    // The version means nothing any more (section 5.1).
+    // The version has to be ignored (section 5.1).
     match payload {
         _ if kind != Kind::Data.number() => Err(RecordError::Unexpected(kind)),
         MIN_PAYLOAD..=MAX_PAYLOAD => Ok(Some(payload)),
@@ -110,11 +110,11 @@ pub fn payload_len(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
     }
 }
 
-/// The length, header included, of the record of a handshake that `bytes` begin with, protected or
-/// not; `None` where its header is not there as a whole.
+/// Returns the length, with its header, of the handshake's record that `bytes` begin with, protected or
+/// not, or `None` if its header is incomplete.
 ///
 /// # Errors
-/// No record is as long.
+/// The length is over the limit.
 pub fn handshake_record_len(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
     let Some(&[.., high, low]) = bytes.first_chunk::<HEADER>() else {
         return Ok(None);
@@ -125,11 +125,11 @@ pub fn handshake_record_len(bytes: &[u8]) -> Result<Option<usize>, RecordError> 
     }
 }
 
-/// What an opened record holds, and how many bytes of `opened` that are: behind them comes the kind,
-/// then zeros as padding (section 5.4).
+/// Returns the kind of an opened record, and the length of its content. The content comes first in
+/// `opened`, then the kind, then zeros as padding (section 5.4).
 ///
 /// # Errors
-/// There is no kind, none that may come after a handshake, or too much content.
+/// The kind is missing or may not follow a handshake, or the content is too long.
 pub fn content(opened: &[u8]) -> Result<(Kind, usize), RecordError> {
     let len = opened.iter().rposition(|byte| *byte != 0).ok_or(RecordError::Malformed)?;
     let kind = match opened.get(len) {
@@ -144,19 +144,19 @@ pub fn content(opened: &[u8]) -> Result<(Kind, usize), RecordError> {
     }
 }
 
-/// What an alert says (section 6).
+/// An alert (section 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Alert {
-    /// Nothing more comes.
+    /// The peer sends no more data.
     CloseNotify,
-    /// The other side gives up, for the reason with this number.
+    /// The peer ends the session because of an error, which has this number.
     Failure(u8),
 }
 
-/// An alert's content that tells of the end.
+/// The content of the alert that ends a direction.
 pub const CLOSE_NOTIFY: [u8; 2] = [1, 0];
 
-/// An alert's content that tells of a failure.
+/// Returns the content of the alert that reports an error.
 #[must_use]
 pub fn failure(number: u8) -> [u8; 2] {
     [2, number]
@@ -166,10 +166,10 @@ impl Alert {
     /// Reads an alert's content.
     ///
     /// # Errors
-    /// It is none.
+    /// It is malformed.
     pub fn decode(content: &[u8]) -> Result<Self, RecordError> {
         match content {
-            // Whoever gives up on the session before it ends says so with 90.
+            // user_canceled (90) ends a session like close_notify does.
             [_, 0 | 90] => Ok(Self::CloseNotify),
             [_, number] => Ok(Self::Failure(*number)),
             _ => Err(RecordError::Malformed),
@@ -177,25 +177,24 @@ impl Alert {
     }
 }
 
-/// Messages of the handshake's kind that may come after it (section 4.6).
+/// Handshake messages that may follow the handshake (section 4.6).
 mod message {
     pub(super) const NEW_SESSION_TICKET: u8 = 4;
     pub(super) const KEY_UPDATE: u8 = 24;
 }
 
-/// The content that tells that all further records have the next key, and whether the other side is
-/// asked to change its own as well.
+/// Returns the content of the message that announces the next key for all further records. It may request
+/// that the peer updates its own key, too.
 #[must_use]
-pub fn key_update(is_asked: bool) -> [u8; 5] {
-    [message::KEY_UPDATE, 0, 0, 1, u8::from(is_asked)]
+pub fn key_update(is_requested: bool) -> [u8; 5] {
+    [message::KEY_UPDATE, 0, 0, 1, u8::from(is_requested)]
 }
 
-/// Reads what came of the handshake's kind: `Some` where the other side's next record has its next
-/// key, true where it asks us to change ours. Tickets are for resuming, which nobody does: they are
-/// passed over.
+/// Reads a record of the handshake's kind. Returns `Some` if it announces the peer's next key, with true if
+/// it requests an update of ours. Tickets are ignored, as nodes do not resume sessions.
 ///
 /// # Errors
-/// Anything else, and messages that do not end with the record.
+/// It has another message, or one that does not end with the record.
 pub fn is_key_update(content: &[u8]) -> Result<Option<bool>, RecordError> {
     let mut rest = content;
     if rest.is_empty() {
@@ -206,7 +205,7 @@ pub fn is_key_update(content: &[u8]) -> Result<Option<bool>, RecordError> {
         let (body, behind) = body.split_at_checked(len).ok_or(RecordError::Malformed)?;
         match (kind, body, behind) {
             (message::NEW_SESSION_TICKET, ..) => rest = behind,
-            // Nothing may stand behind it: it would have the old key.
+            // Nothing may follow in the same record: it would have the old key.
             (message::KEY_UPDATE, &[asked @ (0 | 1)], []) => return Ok(Some(asked == 1)),
             (message::KEY_UPDATE, ..) => return Err(RecordError::Malformed),
             _ => return Err(RecordError::Unexpected(Kind::Handshake.number())),
