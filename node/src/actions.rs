@@ -121,7 +121,8 @@ impl Inner {
                 Event::NodeFetchCompleted { action, hash, path, bytes }
             }
             Action::Share(action, path) => {
-                let added = self.shares.add_with(path, ShareOptions::default(), |_| {}).await?;
+                let added =
+                    self.files.shares.add_with(path, ShareOptions::default(), |_| {}).await?;
                 let (file, skipped) = (added.shared, added.skipped.len());
                 Event::NodeShareCompleted { action, file, skipped }
             }

@@ -192,7 +192,7 @@ impl Actor {
         self.from_links.close();
         drop(self);
         inner.tracker.close();
-        let ended = async { tokio::join!(inner.tracker.wait(), inner.shares.settle()) };
+        let ended = async { tokio::join!(inner.tracker.wait(), inner.files.shares.settle()) };
         let _ = tokio::time::timeout(HALT, ended).await;
         inner.end();
         // The application may keep its handle for long, or end the process with it.

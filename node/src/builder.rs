@@ -8,7 +8,6 @@ use std::time::Duration;
 use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
 use peerkit_proto::event::Event;
-use peerkit_proto::files::FILES_PROTOCOL;
 use peerkit_proto::handler::{Callback, Context, Handler};
 use peerkit_proto::hello::{MAX_ADDRESSES, MAX_NAME};
 use peerkit_proto::id::{Key, NodeId};
@@ -24,16 +23,15 @@ use crate::bootstrap::{self, BootstrapError, MAX_BOOTSTRAP};
 use crate::clock::unix_millis;
 use crate::dispatch::{Application, Dispatch, deliver_notices};
 use crate::error::{Error, NameKind};
+use crate::files::{self, Files, FilesParts};
 use crate::inner::{Inner, Parts};
 use crate::key;
 use crate::listen::{self, Listen, Pending};
 use crate::node::Node;
 use crate::order::{FROM_LINKS, ORDERS};
 use crate::probe::{self, PROBE_PROTOCOL};
-use crate::served::ServedStream;
 use crate::store::{Store, StoreError};
 use crate::tls::Tls;
-use crate::transfer::{Serving, Uploads};
 
 /// The file in the state folder that holds the node's key.
 const KEY_FILE: &str = "key";
@@ -292,14 +290,19 @@ impl Builder {
         let (dispatch, mut notices) = Dispatch::new(self.handler, &self.config);
         let (orders, order_receiver) = mpsc::channel(ORDERS);
         let (links, link_receiver) = mpsc::channel(FROM_LINKS);
-        let (uploads, mut of_uploads) = Uploads::new();
+        let (files, upload_news) = Files::new(FilesParts {
+            key: &key,
+            store: &store,
+            config: &self.config,
+            watch: self.watch,
+            download_folder: self.download_folder.unwrap_or_else(|| PathBuf::from(".")),
+        });
         let pending = Pending::new(self.config.max_pending, self.config.max_pending_per_ip);
         let inner = Arc::new(Inner::new(Parts {
             key,
             name,
             network,
             manual: self.manual,
-            watch: self.watch,
             secret: self.secret,
             owner_key: self.owner_key,
             owner,
@@ -309,10 +312,9 @@ impl Builder {
             local,
             bootstrap,
             listening,
-            download_folder: self.download_folder.unwrap_or_else(|| PathBuf::from(".")),
             dispatch,
             store,
-            uploads,
+            files,
             orders,
             links,
         }));
@@ -329,17 +331,7 @@ impl Builder {
         let log = inner.kept.clone();
         let kept = blocking::try_run(move || log.load()).await?;
 
-        let (shares, partials) = (inner.shares.clone(), inner.partials.clone());
-        let serving = Serving::new(shares, partials, inner.rates.clone(), inner.uploads.clone());
-        let serve_files = ServedStream::new(move |stream| {
-            let serving = serving.clone();
-            async move {
-                if let Err(error) = serving.answer(stream).await {
-                    tracing::debug!(%error, "a fetch from this node broke off");
-                }
-            }
-        });
-        inner.protocols.insert(FILES_PROTOCOL, serve_files);
+        files::start(&inner, upload_news).await;
         if !inner.manual {
             let timeout = inner.config.handshake_timeout;
             let serve_probes = probe::serve(inner.orders.clone(), timeout);
@@ -355,39 +347,6 @@ impl Builder {
         let timing = inner.clone();
         inner.spawn(async move { timing.run_timers().await });
         inner.spawn(inner.clone().follow_interfaces());
-        let reporting = inner.clone();
-        inner.spawn(async move {
-            while let Some(news) = of_uploads.recv().await {
-                let linked = |id| reporting.conn(id).ok().map(|conn| conn.peer.clone());
-                reporting.dispatch.notice(news.into_event(linked));
-            }
-        });
-        let watching = inner.clone();
-        inner.spawn(async move {
-            let shares = watching.shares.clone();
-            tokio::select! {
-                () = shares.watch() => {}
-                () = watching.stop.cancelled() => {}
-            }
-        });
-        let restoring = inner.clone();
-        inner.spawn(async move {
-            match restoring.shares.restore(|_| {}).await {
-                Ok(report) => {
-                    for (path, _) in report.removed {
-                        tracing::warn!(
-                            path = %path.display(),
-                            "what was shared before can't be read now, so it is not shared"
-                        );
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "can't share again what was shared before"),
-            }
-            restoring.restored.cancel();
-        });
-        if let Err(error) = inner.resume_downloads().await {
-            tracing::warn!(%error, "can't go on with the downloads of earlier runs");
-        }
         tracing::info!(
             target: "peerkit::node",
             id = %inner.id,
@@ -400,5 +359,22 @@ impl Builder {
         let actor = Actor::new(inner.clone(), machine, order_receiver, link_receiver);
         tokio::spawn(actor.run(Earlier { away, known, kept }));
         Ok(Node::new(inner))
+    }
+}
+
+impl Node {
+    /// Returns the settings of a new node. [`Builder::spawn`] starts it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
+    /// use peerkit::Node;
+    ///
+    /// let node = Node::builder().name("ann").listen("127.0.0.1:0").spawn().await?;
+    /// println!("{} listens on {:?}", node.id(), node.listening());
+    /// node.shutdown().await;
+    /// # Ok(()) }
+    /// ```
+    pub fn builder() -> Builder {
+        Builder::default()
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
@@ -29,6 +28,7 @@ use crate::conn::Conn;
 use crate::counters::Meter;
 use crate::dispatch::Dispatch;
 use crate::error::Error;
+use crate::files::Files;
 use crate::halt::Halt;
 use crate::kept::Kept;
 use crate::lock::{lock, read, write};
@@ -39,13 +39,11 @@ use crate::outgoing::{Built, Outgoing};
 use crate::probe::PROBES;
 use crate::rate::Rates;
 use crate::served::{ServedRequest, ServedStream, Table};
-use crate::shares::Shares;
 use crate::store::Store;
 use crate::stream::Streams;
 use crate::timers::HandlerTimers;
 use crate::tls::Tls;
 use crate::trace;
-use crate::transfer::{Downloads, Partials, Uploads};
 use crate::waiting::Directs;
 
 /// The node, as its tasks see it.
@@ -81,20 +79,12 @@ pub(crate) struct Inner {
     pub(crate) directs: Directs,
     /// A permit for each probe that is under way.
     pub(crate) probes: Arc<Semaphore>,
-    /// A permit for the search of another node that runs.
-    pub(crate) searching: Arc<Semaphore>,
     pub(crate) store: Store,
     /// Broadcasts that outlive the node.
     pub(crate) kept: Arc<Kept>,
     /// Peers that are being written to the store; its readers wait for them.
     pub(crate) met: Met,
-    pub(crate) shares: Shares,
-    /// Fetches under way, whose pieces are served already.
-    pub(crate) partials: Partials,
-    pub(crate) downloads: Downloads,
-    pub(crate) uploads: Uploads,
-    /// The folder for fetches that name no destination.
-    download_folder: Mutex<PathBuf>,
+    pub(crate) files: Files,
     /// How fast files may go out and come in.
     pub(crate) rates: Rates,
     pub(crate) orders: mpsc::Sender<Order>,
@@ -102,8 +92,6 @@ pub(crate) struct Inner {
     pub(crate) tracker: TaskTracker,
     /// The tasks of links.
     pub(crate) running: TaskTracker,
-    /// Cancelled once the shares of the last run are shared again.
-    pub(crate) restored: CancellationToken,
     /// Cancelled when the node is to stop, in good order.
     pub(crate) stop: CancellationToken,
     /// Ends every task that still runs.
@@ -134,7 +122,6 @@ pub(crate) struct Parts {
     pub(crate) name: String,
     pub(crate) network: String,
     pub(crate) manual: bool,
-    pub(crate) watch: bool,
     pub(crate) secret: Option<Vec<u8>>,
     pub(crate) owner_key: Option<Key>,
     pub(crate) owner: Option<NodeId>,
@@ -144,10 +131,9 @@ pub(crate) struct Parts {
     pub(crate) listening: Vec<SocketAddr>,
     pub(crate) local: LocalIps,
     pub(crate) bootstrap: Vec<Address>,
-    pub(crate) download_folder: PathBuf,
     pub(crate) dispatch: Dispatch,
     pub(crate) store: Store,
-    pub(crate) uploads: Uploads,
+    pub(crate) files: Files,
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) links: mpsc::Sender<FromLink>,
 }
@@ -167,10 +153,7 @@ impl Inner {
             streams: Streams::new(&parts.config),
             directs: Directs::default(),
             probes: Arc::new(Semaphore::new(PROBES)),
-            searching: Arc::new(Semaphore::new(1)),
             rates: Rates::new(&parts.config),
-            downloads: Downloads::new(parts.config.max_downloads),
-            download_folder: Mutex::new(parts.download_folder),
             config: Arc::new(parts.config),
             tls: parts.tls,
             listening: parts.listening,
@@ -183,12 +166,7 @@ impl Inner {
             dispatch: parts.dispatch,
             requests: Table::default(),
             protocols: Table::default(),
-            shares: {
-                let shares = Shares::new(parts.store.clone()).with_tickets_of(&parts.key);
-                if parts.watch { shares.watched() } else { shares }
-            },
-            partials: Partials::default(),
-            uploads: parts.uploads,
+            files: parts.files,
             store: parts.store,
             kept: Arc::new(kept),
             met: Met::default(),
@@ -196,7 +174,6 @@ impl Inner {
             links: parts.links,
             tracker: TaskTracker::new(),
             running: TaskTracker::new(),
-            restored: CancellationToken::new(),
             stop: CancellationToken::new(),
             halt: Halt::default(),
             stopped: CancellationToken::new(),
@@ -362,16 +339,6 @@ impl Inner {
         self.secret.as_deref().map(|secret| prove(secret, binding, sender))
     }
 
-    /// Returns the folder for fetches that name no destination.
-    pub(crate) fn download_folder(&self) -> PathBuf {
-        lock(&self.download_folder).clone()
-    }
-
-    /// Sets the folder for fetches that name no destination.
-    pub(crate) fn set_download_folder(&self, folder: PathBuf) {
-        *lock(&self.download_folder) = folder;
-    }
-
     /// Notes something about a connected peer. Returns what was noted before.
     pub(crate) fn set_info(
         &self,
@@ -457,7 +424,7 @@ impl Inner {
         self.dispatch.end();
         self.change_conns(HashMap::clear);
         self.directs.clear();
-        self.downloads.clear();
+        self.files.downloads.clear();
         self.requests.clear();
         self.protocols.clear();
     }

@@ -1,4 +1,4 @@
-//! What this node knows: peers that it has met, and files that it shares.
+//! The peers that this node has met.
 
 use std::collections::HashMap;
 use std::io;
@@ -7,12 +7,9 @@ use std::sync::Arc;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Peer;
-use peerkit_proto::files::{Asker, Description, SharedFile};
-use peerkit_proto::frame::query::What;
 use peerkit_proto::hello::MAX_ADDRESSES;
 use peerkit_proto::id::{NodeId, NotAKey};
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
 
 use crate::blocking;
 use crate::clock::unix_millis;
@@ -71,51 +68,6 @@ pub(crate) async fn addresses(inner: &Arc<Inner>, id: NodeId) -> Vec<Address> {
         None
     });
     known.map(|known| known.addresses).unwrap_or_default()
-}
-
-/// What of ours is to be told to `asker`, or to whoever it may be, who searches for `text` or asks
-/// who has a hash.
-///
-/// Searches run one at a time, so that all of them together take one core at most; `None` where it
-/// is too late by the time that this one could.
-pub(crate) async fn find(
-    inner: &Inner,
-    what: What,
-    asker: Option<NodeId>,
-) -> Option<Vec<SharedFile>> {
-    let (shares, limit) = (inner.shares.clone(), inner.config.max_search_results);
-    let partials = inner.partials.clone();
-    let turn = match &what {
-        What::Search(_) => {
-            let turn = inner.searching.clone().acquire_owned();
-            Some(timeout(inner.config.query_timeout, turn).await.ok()?.ok()?)
-        }
-        _ => None,
-    };
-    let finding = inner.tracker.spawn_blocking(move || {
-        let _turn = turn;
-        // A link has no proof to show: what takes a ticket is not found.
-        let asker = asker.map(|id| Asker { id, binding: &[0; 32], proof: None });
-        match what {
-            What::Search(text) => shares.search(&text, limit, asker.as_ref()),
-            What::HasFile(hash) => {
-                let described = shares.described(&hash, asker.as_ref());
-                let file =
-                    |d: Description| SharedFile { hash, name: d.name, size: d.size, kind: d.kind };
-                let found = described.map(file);
-                found.or_else(|| partials.found(&hash, asker.as_ref())).into_iter().collect()
-            }
-            _ => Vec::new(),
-        }
-    });
-    blocking::finish(finding).await
-}
-
-/// Returns what of our own fits a search, whoever it is shared with.
-pub(crate) async fn find_own(inner: &Inner, text: String) -> Vec<SharedFile> {
-    let (shares, limit) = (inner.shares.clone(), inner.config.max_search_results);
-    let finding = inner.tracker.spawn_blocking(move || shares.search_own(&text, limit));
-    blocking::finish(finding).await.unwrap_or_default()
 }
 
 impl Inner {

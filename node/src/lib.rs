@@ -51,6 +51,7 @@ mod disk;
 mod dispatch;
 mod error;
 mod events;
+mod files;
 mod halt;
 mod handler;
 mod inner;

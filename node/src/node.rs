@@ -12,7 +12,6 @@ use peerkit_proto::message::Message;
 use tokio::sync::oneshot;
 use tokio_util::sync::DropGuard;
 
-use crate::builder::Builder;
 use crate::counters::Counters;
 use crate::error::Error;
 use crate::events::Events;
@@ -65,21 +64,6 @@ impl ConnectOptions {
 }
 
 impl Node {
-    /// Returns the settings of a new node. [`Builder::spawn`] starts it.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
-    /// use peerkit::Node;
-    ///
-    /// let node = Node::builder().name("ann").listen("127.0.0.1:0").spawn().await?;
-    /// println!("{} listens on {:?}", node.id(), node.listening());
-    /// node.shutdown().await;
-    /// # Ok(()) }
-    /// ```
-    pub fn builder() -> Builder {
-        Builder::default()
-    }
-
     pub(crate) fn new(inner: Arc<Inner>) -> Self {
         let last = Arc::new(inner.stop.clone().drop_guard());
         Self { inner, _last: last }

@@ -136,7 +136,7 @@ impl Inner {
             stray_answers,
             clocks_apart: clock.apart,
             clock_skew_seconds: clock.farthest / 1000,
-            shares: self.shares.list().len(),
+            shares: self.files.shares.list().len(),
             files: self.rates.counters(),
             counters: self.meter.read(),
             peers: conns.iter().map(|conn| peer_status(conn)).collect(),

@@ -15,7 +15,7 @@ pub use fetch::{
 };
 pub(crate) use fetch::{Downloads, is_part_name};
 pub(crate) use partial::Partials;
-pub(crate) use serve::{Serving, Uploads};
+pub(crate) use serve::{Serving, UploadNews, Uploads};
 pub use serve::{UploadStatus, UploadTotals};
 
 /// A stream on which nothing moves for this long is given up. 30 s: half of what TCP takes to give

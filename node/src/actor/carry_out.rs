@@ -17,6 +17,7 @@ use crate::blocking;
 use crate::conn;
 use crate::dial::{self, VERDICTS, Verdict};
 use crate::error::Error;
+use crate::files;
 use crate::kept::GATHER;
 use crate::known;
 use crate::order::Order;
@@ -238,7 +239,7 @@ impl Actor {
                 What::CallBack { token, addresses, .. } => {
                     (Vec::new(), inner.answer_call_back(addresses, token))
                 }
-                what => match known::find(&inner, what, asker).await {
+                what => match files::find(&inner, what, asker).await {
                     Some(files) => (files, false),
                     // Without an answer it is not complete when its time is over.
                     None => return,

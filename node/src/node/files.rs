@@ -1,18 +1,15 @@
 //! Sharing, finding and fetching files.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use peerkit_proto::files::wire::MAX_PLACES;
-use peerkit_proto::files::{Access, FileName, FoundFile, SharedFile, Source, Ticket};
-use peerkit_proto::frame::query::{Answer, AnswerBody, MAX_SEARCH, What};
+use peerkit_proto::files::{Access, FileName, FoundFile, SharedFile, Ticket};
 use peerkit_proto::id::Hash;
 
 use super::Node;
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::known;
 use crate::shares::{FolderPart, Progress, Refreshed, Sharing};
 use crate::transfer::{Download, DownloadStatus, FetchRequest, UploadStatus, UploadTotals};
 
@@ -43,7 +40,7 @@ impl Node {
     /// When awaited: [`Error::Share`] if the path itself can't be shared, and [`Error::NotAKey`] if it
     /// is for an identity that no node can have. Nothing has changed then.
     pub fn share(&self, path: impl Into<PathBuf>) -> Sharing {
-        Sharing::new(self.inner.shares.clone(), path.into())
+        Sharing::new(self.inner.files.shares.clone(), path.into())
     }
 
     /// Begins to fetch a file or folder, and returns its handle, which is awaited for the result.
@@ -151,7 +148,7 @@ impl FilesHandle<'_> {
     }
 
     fn ticket_of(self, hash: &Hash, name: Option<&FileName>) -> Option<Ticket> {
-        let (name, access) = self.inner.shares.named(hash, name)?;
+        let (name, access) = self.inner.files.shares.named(hash, name)?;
         let secret = match access {
             Access::Ticket(secret) => Some(secret),
             _ => None,
@@ -168,7 +165,7 @@ impl FilesHandle<'_> {
     /// # Errors
     /// [`Error::Share`] if the state can't be written; it is no longer shared all the same.
     pub async fn unshare(self, hash: Hash) -> Result<Vec<SharedFile>, Error> {
-        Ok(self.inner.shares.remove(&hash).await?)
+        Ok(self.inner.files.shares.remove(&hash).await?)
     }
 
     /// Stops sharing what was added at `path`, as [`shared_paths`](Self::shared_paths) has it; the
@@ -177,7 +174,7 @@ impl FilesHandle<'_> {
     /// # Errors
     /// As [`unshare`](Self::unshare).
     pub async fn unshare_path(self, path: &Path) -> Result<Option<SharedFile>, Error> {
-        Ok(self.inner.shares.remove_path(path).await?)
+        Ok(self.inner.files.shares.remove_path(path).await?)
     }
 
     /// Looks at every share again: changed files are hashed again, and files that are gone are no
@@ -189,7 +186,7 @@ impl FilesHandle<'_> {
         &self,
         progress: impl FnMut(Progress) + Send + 'static,
     ) -> Result<Refreshed, Error> {
-        Ok(self.inner.shares.refresh(progress).await?)
+        Ok(self.inner.files.shares.refresh(progress).await?)
     }
 
     /// Waits until everything that was shared before a restart is shared again, as far as it still
@@ -197,7 +194,7 @@ impl FilesHandle<'_> {
     /// state folder.
     pub async fn restored(self) {
         tokio::select! {
-            () = self.inner.restored.cancelled() => {}
+            () = self.inner.files.restored.cancelled() => {}
             () = self.inner.stop.cancelled() => {}
         }
     }
@@ -205,20 +202,20 @@ impl FilesHandle<'_> {
     /// Returns the shares, as they were added.
     #[must_use]
     pub fn shares(self) -> Vec<SharedFile> {
-        self.inner.shares.list()
+        self.inner.files.shares.list()
     }
 
     /// Returns which nodes may have what is shared under `hash`: the widest access if it is shared more
     /// than once, `None` if it is not shared.
     #[must_use]
     pub fn access(self, hash: Hash) -> Option<Access> {
-        self.inner.shares.access(&hash)
+        self.inner.files.shares.access(&hash)
     }
 
     /// Returns the shares, each with the path that it was added from.
     #[must_use]
     pub fn shared_paths(self) -> Vec<(PathBuf, SharedFile)> {
-        self.inner.shares.paths()
+        self.inner.files.shares.paths()
     }
 
     /// Returns the files in the folder that is shared from `path`, as
@@ -226,19 +223,19 @@ impl FilesHandle<'_> {
     /// the order of their paths. A folder may have a million. `None` if no folder is shared from there.
     #[must_use]
     pub fn shared_files(self, path: &Path, skip: usize, limit: usize) -> Option<FolderPart> {
-        self.inner.shares.files_in(path, skip, limit)
+        self.inner.files.shares.files_in(path, skip, limit)
     }
 
     /// Returns the folder for fetches that name no destination.
     #[must_use]
     pub fn download_folder(self) -> PathBuf {
-        self.inner.download_folder()
+        self.inner.files.download_folder()
     }
 
     /// Sets the folder for fetches that name no destination, from now on. Fetches that were begun
     /// before keep theirs. The folder is made when something is fetched into it.
     pub fn set_download_folder(self, folder: impl Into<PathBuf>) {
-        self.inner.set_download_folder(folder.into());
+        self.inner.files.set_download_folder(folder.into());
     }
 
     /// Returns the download of this hash. If there are several, to different places, it is the last
@@ -254,7 +251,7 @@ impl FilesHandle<'_> {
     /// failed, and the last that were done.
     #[must_use]
     pub fn downloads(self) -> Vec<DownloadStatus> {
-        self.inner.downloads.list()
+        self.inner.files.downloads.list()
     }
 
     /// Returns the uploads: what peers are fetching from this node now, and how much of it was sent.
@@ -263,13 +260,13 @@ impl FilesHandle<'_> {
     /// [`Event::NodeUploadCompleted`](crate::Event::NodeUploadCompleted).
     #[must_use]
     pub fn uploads(self) -> Vec<UploadStatus> {
-        self.inner.uploads.list()
+        self.inner.files.uploads.list()
     }
 
     /// Returns the totals of the files that this node has sent since it started.
     #[must_use]
     pub fn upload_totals(self) -> UploadTotals {
-        self.inner.uploads.totals()
+        self.inner.files.uploads.totals()
     }
 }
 
@@ -277,57 +274,4 @@ impl std::fmt::Debug for FilesHandle<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "FilesHandle({})", self.inner.id.short())
     }
-}
-
-/// The results of a search.
-#[derive(Default)]
-struct Findings {
-    /// By name and hash: the same content may have several names.
-    files: BTreeMap<(FileName, Hash), SharedFile>,
-    /// The nodes that have a content, under whatever name.
-    sources: BTreeMap<Hash, Vec<Source>>,
-}
-
-impl Findings {
-    fn add(&mut self, files: Vec<SharedFile>, source: &Source) {
-        for file in files {
-            let sources = self.sources.entry(file.hash).or_default();
-            if !sources.contains(source) {
-                sources.push(source.clone());
-            }
-            self.files.entry((file.name.clone(), file.hash)).or_insert(file);
-        }
-    }
-
-    /// Returns the files in the order of their names.
-    fn into_files(self) -> Vec<FoundFile> {
-        let sources = |file: &SharedFile| self.sources.get(&file.hash).cloned().unwrap_or_default();
-        let files = self.files.into_values();
-        files.map(|file| FoundFile { sources: sources(&file), file }).collect()
-    }
-}
-
-impl Inner {
-    /// Searches the files that nodes share: see [`Node::search`].
-    pub(crate) async fn search(&self, text: &str) -> Result<Vec<FoundFile>, Error> {
-        if text.len() > MAX_SEARCH {
-            return Err(Error::SearchTooLong { len: text.len(), limit: MAX_SEARCH });
-        }
-        let mut found = Findings::default();
-        let mut answers = self.ask_for_files(What::Search(text.to_owned())).await?;
-        let own = known::find_own(self, text.to_owned()).await;
-        let (name, addresses) = (self.name.clone(), self.addresses(None));
-        found.add(own, &Source { id: self.id, name, addresses });
-        while let Some(answer) = answers.recv().await {
-            let source = source(&answer);
-            if let AnswerBody::Files(files) = answer.body {
-                found.add(files, &source);
-            }
-        }
-        Ok(found.into_files())
-    }
-}
-
-fn source(answer: &Answer) -> Source {
-    Source { id: answer.node, name: answer.name.clone(), addresses: answer.addresses.clone() }
 }

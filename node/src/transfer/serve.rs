@@ -38,7 +38,7 @@ use followers::Followers;
 use following::Following;
 use incoming::Completed;
 use line::{Line, Place};
-pub(crate) use uploads::Uploads;
+pub(crate) use uploads::{UploadNews, Uploads};
 pub use uploads::{UploadStatus, UploadTotals};
 
 /// Streams that write pieces at once; the others wait for their turn, which comes after 100 ms at

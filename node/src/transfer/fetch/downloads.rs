@@ -149,11 +149,11 @@ impl Inner {
     pub(crate) fn fetch(self: &Arc<Self>, request: FetchRequest) -> Download {
         let request = match request.to_chosen {
             true => request,
-            false => request.into_folder(self.download_folder()),
+            false => request.into_folder(self.files.download_folder()),
         };
         let is_foreground = request.is_foreground;
         let entry = Entry::new(request, false);
-        self.downloads.enter(&entry);
+        self.files.downloads.enter(&entry);
         let download = Download::new(&entry, self);
         self.work_on(&entry, true);
         if is_foreground { download.in_foreground() } else { download }
@@ -161,7 +161,7 @@ impl Inner {
 
     /// Returns the handle of a download: see [`FilesHandle::download`](crate::FilesHandle::download).
     pub(crate) fn download(self: &Arc<Self>, hash: &Hash) -> Result<Download, Error> {
-        Ok(Download::new(&self.downloads.find(hash)?, self))
+        Ok(Download::new(&self.files.downloads.find(hash)?, self))
     }
 
     /// Stops a download and forgets it. Its part stays on disk.
@@ -172,7 +172,7 @@ impl Inner {
             entry.work().result.get_or_insert(Err(FetchError::Cancelled.into()));
             entry.shown.failed(FetchError::Cancelled.to_string());
         }
-        self.downloads.forget(entry);
+        self.files.downloads.forget(entry);
     }
 
     pub(super) async fn pause(&self, entry: &Arc<Entry>) -> Result<DownloadStatus, Error> {
@@ -225,7 +225,7 @@ impl Inner {
                 let _ = blocking::run(move || part::remove(&path, &hash)).await;
             }
         }
-        self.downloads.forget(entry);
+        self.files.downloads.forget(entry);
         self.unkeep(entry).await?;
         Ok(DownloadStatus { error: None, ..entry.shown.get() })
     }
@@ -255,7 +255,7 @@ impl Inner {
                     entry.is_paused.store(true, Ordering::Release);
                     entry.shown.state(DownloadState::Paused);
                 }
-                self.downloads.enter(&entry);
+                self.files.downloads.enter(&entry);
                 resumed.push((entry, paused));
             }
         }
@@ -276,7 +276,7 @@ impl Inner {
         }
         entry.shown.state(DownloadState::Queued);
         let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
-        let turn = self.downloads.turn();
+        let turn = self.files.downloads.turn();
         // It ends by its own stop, after what is being written: were it dropped in the midst of that
         // the next run would find its part taken, and begin another.
         let working = async move {
@@ -304,7 +304,7 @@ impl Inner {
                 entry.shown.state(DownloadState::Paused);
             }
         };
-        self.tracker.spawn_on(working, &self.downloads.runtime);
+        self.tracker.spawn_on(working, &self.files.downloads.runtime);
     }
 
     /// Notices a part that an earlier fetch has left, and writes a new download to the store.
@@ -370,8 +370,8 @@ impl Inner {
     /// Writes the downloads of `hash` that are to outlive the node. The store has one row for all of
     /// them.
     async fn write_rows(&self, hash: Hash) -> Result<(), Error> {
-        let _alone = self.downloads.rows.lock().await;
-        let rows = self.downloads.rows_of(&hash).map_err(Error::NoCurrentFolder)?;
+        let _alone = self.files.downloads.rows.lock().await;
+        let rows = self.files.downloads.rows_of(&hash).map_err(Error::NoCurrentFolder)?;
         let row = rows.map(|rows| serde_json::to_vec(&rows)).transpose()?;
         let store = self.store.clone();
         blocking::try_run(move || match row {
@@ -434,7 +434,7 @@ async fn fetch(
             () = entry.resumed.notified() => rests.ended(),
             () = tokio::time::sleep(rests.next(is_linked)) => rests.passed(),
         }
-        turn = inner.downloads.turn();
+        turn = inner.files.downloads.turn();
     }
 }
 

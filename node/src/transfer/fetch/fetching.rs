@@ -440,7 +440,7 @@ impl<'a> Fetching<'a> {
         // What is not to be written is not asked for.
         let mut settled = held;
         target.left_out().for_each(|piece| _ = settled.insert(piece));
-        self.opened = Some(Opened { target, served: self.inner.partials.enter(partial) });
+        self.opened = Some(Opened { target, served: self.inner.files.partials.enter(partial) });
         self.input(Input::Opened { layout, held: settled });
     }
 

@@ -1,0 +1,223 @@
+//! The files of a node: what it shares, fetches and sends.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use peerkit_proto::config::Config;
+use peerkit_proto::files::{
+    Asker, Description, FILES_PROTOCOL, FileName, FoundFile, SharedFile, Source,
+};
+use peerkit_proto::frame::query::{Answer, AnswerBody, MAX_SEARCH, What};
+use peerkit_proto::id::{Hash, Key, NodeId};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::blocking;
+use crate::error::Error;
+use crate::inner::Inner;
+use crate::lock::lock;
+use crate::served::ServedStream;
+use crate::shares::Shares;
+use crate::store::Store;
+use crate::transfer::{Downloads, Partials, Serving, UploadNews, Uploads};
+
+/// The files of a node. Part of [`Inner`].
+pub(crate) struct Files {
+    pub(crate) shares: Shares,
+    /// Fetches under way, whose verified pieces are served already.
+    pub(crate) partials: Partials,
+    pub(crate) downloads: Downloads,
+    pub(crate) uploads: Uploads,
+    /// The folder for fetches that name no destination.
+    download_folder: Mutex<PathBuf>,
+    /// A permit for the one search of another node that runs.
+    searching: Arc<Semaphore>,
+    /// Cancelled once the shares of the last run are shared again.
+    pub(crate) restored: CancellationToken,
+}
+
+/// The settings that [`Files`] are made from.
+pub(crate) struct FilesParts<'a> {
+    pub(crate) key: &'a Key,
+    pub(crate) store: &'a Store,
+    pub(crate) config: &'a Config,
+    /// Whether shares are watched for changes.
+    pub(crate) watch: bool,
+    pub(crate) download_folder: PathBuf,
+}
+
+impl Files {
+    /// Returns a node's files before it has started, and the news of its uploads.
+    pub(crate) fn new(parts: FilesParts<'_>) -> (Self, mpsc::Receiver<UploadNews>) {
+        let shares = Shares::new(parts.store.clone()).with_tickets_of(parts.key);
+        let (uploads, news) = Uploads::new();
+        let files = Self {
+            shares: if parts.watch { shares.watched() } else { shares },
+            partials: Partials::default(),
+            downloads: Downloads::new(parts.config.max_downloads),
+            uploads,
+            download_folder: Mutex::new(parts.download_folder),
+            searching: Arc::new(Semaphore::new(1)),
+            restored: CancellationToken::new(),
+        };
+        (files, news)
+    }
+
+    /// Returns the folder for fetches that name no destination.
+    pub(crate) fn download_folder(&self) -> PathBuf {
+        lock(&self.download_folder).clone()
+    }
+
+    /// Sets the folder for fetches that name no destination.
+    pub(crate) fn set_download_folder(&self, folder: PathBuf) {
+        *lock(&self.download_folder) = folder;
+    }
+}
+
+/// Starts to serve files, to report uploads, to watch the shares, to share again what was shared before,
+/// and to continue the downloads of earlier runs.
+pub(crate) async fn start(inner: &Arc<Inner>, mut upload_news: mpsc::Receiver<UploadNews>) {
+    let Files { shares, partials, uploads, .. } = &inner.files;
+    let rates = inner.rates.clone();
+    let serving = Serving::new(shares.clone(), partials.clone(), rates, uploads.clone());
+    let serve = ServedStream::new(move |stream| {
+        let serving = serving.clone();
+        async move {
+            if let Err(error) = serving.answer(stream).await {
+                tracing::debug!(%error, "a fetch from this node broke off");
+            }
+        }
+    });
+    inner.protocols.insert(FILES_PROTOCOL, serve);
+    let reporting = inner.clone();
+    inner.spawn(async move {
+        while let Some(news) = upload_news.recv().await {
+            let linked = |id| reporting.conn(id).ok().map(|conn| conn.peer.clone());
+            reporting.dispatch.notice(news.into_event(linked));
+        }
+    });
+    let (watched, stop) = (shares.clone(), inner.stop.clone());
+    inner.spawn(async move {
+        let _ = stop.run_until_cancelled_owned(watched.watch()).await;
+    });
+    inner.spawn(restore_shares(inner.clone()));
+    if let Err(error) = inner.resume_downloads().await {
+        tracing::warn!(%error, "can't go on with the downloads of earlier runs");
+    }
+}
+
+/// Shares again what was shared before the restart.
+async fn restore_shares(inner: Arc<Inner>) {
+    match inner.files.shares.restore(|_| {}).await {
+        Ok(report) => {
+            for (path, _) in report.removed {
+                tracing::warn!(
+                    path = %path.display(),
+                    "what was shared before can't be read now, so it is not shared"
+                );
+            }
+        }
+        Err(error) => tracing::warn!(%error, "can't share again what was shared before"),
+    }
+    inner.files.restored.cancel();
+}
+
+impl Inner {
+    /// Searches the files that nodes share: see [`Node::search`](crate::Node::search).
+    pub(crate) async fn search(&self, text: &str) -> Result<Vec<FoundFile>, Error> {
+        if text.len() > MAX_SEARCH {
+            return Err(Error::SearchTooLong { len: text.len(), limit: MAX_SEARCH });
+        }
+        let mut found = Findings::default();
+        let mut answers = self.ask_for_files(What::Search(text.to_owned())).await?;
+        let own = find_own(self, text.to_owned()).await;
+        let (name, addresses) = (self.name.clone(), self.addresses(None));
+        found.add(own, &Source { id: self.id, name, addresses });
+        while let Some(answer) = answers.recv().await {
+            let source = source(&answer);
+            if let AnswerBody::Files(files) = answer.body {
+                found.add(files, &source);
+            }
+        }
+        Ok(found.into_files())
+    }
+}
+
+/// Returns the files of this node that answer another node's question, as far as `asker` may have them.
+/// If the asker is not known, these are the files that everyone may have.
+///
+/// Searches run one at a time, so that all of them together take one core at most. Returns `None` if the
+/// question is too old when its turn comes.
+pub(crate) async fn find(
+    inner: &Inner,
+    what: What,
+    asker: Option<NodeId>,
+) -> Option<Vec<SharedFile>> {
+    let (shares, limit) = (inner.files.shares.clone(), inner.config.max_search_results);
+    let partials = inner.files.partials.clone();
+    let turn = match &what {
+        What::Search(_) => {
+            let turn = inner.files.searching.clone().acquire_owned();
+            Some(timeout(inner.config.query_timeout, turn).await.ok()?.ok()?)
+        }
+        _ => None,
+    };
+    let finding = inner.tracker.spawn_blocking(move || {
+        let _turn = turn;
+        // A link has no proof to show: what takes a ticket is not found.
+        let asker = asker.map(|id| Asker { id, binding: &[0; 32], proof: None });
+        match what {
+            What::Search(text) => shares.search(&text, limit, asker.as_ref()),
+            What::HasFile(hash) => {
+                let described = shares.described(&hash, asker.as_ref());
+                let file =
+                    |d: Description| SharedFile { hash, name: d.name, size: d.size, kind: d.kind };
+                let found = described.map(file);
+                found.or_else(|| partials.found(&hash, asker.as_ref())).into_iter().collect()
+            }
+            _ => Vec::new(),
+        }
+    });
+    blocking::finish(finding).await
+}
+
+/// Returns all files of this node that fit a search, those for named nodes included.
+async fn find_own(inner: &Inner, text: String) -> Vec<SharedFile> {
+    let (shares, limit) = (inner.files.shares.clone(), inner.config.max_search_results);
+    let finding = inner.tracker.spawn_blocking(move || shares.search_own(&text, limit));
+    blocking::finish(finding).await.unwrap_or_default()
+}
+
+/// The results of a search.
+#[derive(Default)]
+struct Findings {
+    /// By name and hash: the same content may have several names.
+    files: BTreeMap<(FileName, Hash), SharedFile>,
+    /// The nodes that have a content, under whatever name.
+    sources: BTreeMap<Hash, Vec<Source>>,
+}
+
+impl Findings {
+    fn add(&mut self, files: Vec<SharedFile>, source: &Source) {
+        for file in files {
+            let sources = self.sources.entry(file.hash).or_default();
+            if !sources.contains(source) {
+                sources.push(source.clone());
+            }
+            self.files.entry((file.name.clone(), file.hash)).or_insert(file);
+        }
+    }
+
+    /// Returns the files in the order of their names.
+    fn into_files(self) -> Vec<FoundFile> {
+        let sources = |file: &SharedFile| self.sources.get(&file.hash).cloned().unwrap_or_default();
+        let files = self.files.into_values();
+        files.map(|file| FoundFile { sources: sources(&file), file }).collect()
+    }
+}
+
+fn source(answer: &Answer) -> Source {
+    Source { id: answer.node, name: answer.name.clone(), addresses: answer.addresses.clone() }
+}
