@@ -24,9 +24,10 @@ use crate::outbox::Outbox;
 mod alarm;
 mod fill;
 mod read;
+mod run;
 mod write;
 
-pub(crate) use read::{Established, start};
+pub(crate) use run::{Established, start};
 
 /// A link, shared by all who use it.
 #[derive(Debug)]

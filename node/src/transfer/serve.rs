@@ -29,6 +29,7 @@ use tokio::time::Instant;
 use super::partial::Partials;
 use uploads::UploadGuard;
 
+use crate::blocking;
 use crate::rate::{PeerRates, Rates};
 use crate::shares::Shares;
 use crate::stream::Stream;
@@ -300,8 +301,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
             Next::Read(run, batch) => return self.answer_pieces(run, batch, false).await,
             Next::Reading(reading) => reading,
         };
-        let read = self.line.hearing(reading).await?;
-        let (mut desk, run, batch) = read.map_err(io::Error::other)?;
+        let read = self.line.hearing(blocking::finish(reading)).await?;
+        let stopping = || io::Error::other("the runtime is shutting down");
+        let (mut desk, run, batch) = read.ok_or_else(stopping)?;
         if let Some(changed) = desk.changed.take() {
             self.serving.uploads.changed(changed).await;
         }
