@@ -5,13 +5,16 @@
 //! all changes and writes the new number: a node that is killed leaves the old database or the new one.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Seek as _};
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use peerkit_proto::files::{Access, FileKind, FileName, SharedFile};
 use peerkit_proto::id::Hash;
+use redb::backends::FileBackend;
 use redb::{
-    Builder, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction,
+    Builder, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableError,
+    WriteTransaction,
 };
 
 use super::view::View;
@@ -65,12 +68,13 @@ impl<E: Into<redb::Error>> From<E> for Refused {
 pub(super) fn look(folder: &Path, file: &File) -> Result<(), Refused> {
     let mut builder = Builder::new();
     builder.set_cache_size(CACHE);
+    let file = Arc::new(FileBackend::new(file.try_clone()?)?);
     // It is locked until the copy is there: what is copied is what was looked at.
-    let database = builder.create_with_backend(View::new(file.try_clone()?)?)?;
+    let database = builder.create_with_backend(View::new(Arc::clone(&file))?)?;
     match schema_of(&database)? {
         Some(newer) if newer > SCHEMA => Err(Refused::Newer(newer)),
         Some(older) if older < SCHEMA => {
-            let copy = keep_copy(folder, file).map_err(Refused::NotCopied)?;
+            let copy = keep_copy(folder, &file).map_err(Refused::NotCopied)?;
             tracing::info!(
                 copy = %copy.display(),
                 "the state is of an earlier version (schema {older}) and becomes schema {SCHEMA}"
@@ -110,7 +114,7 @@ pub(in crate::store) fn migrate(
 
 /// Copies `file` to a name in `folder` that nothing has yet, and returns it. A copy that is the same is
 /// not made again.
-fn keep_copy(folder: &Path, file: &File) -> io::Result<PathBuf> {
+fn keep_copy(folder: &Path, file: &FileBackend) -> io::Result<PathBuf> {
     let part = folder.join(format!("{STATE_FILE}.part"));
     for number in 1..=MAX_COPIES {
         let numbered = if number == 1 { String::new() } else { format!("-{number}") };
@@ -122,7 +126,7 @@ fn keep_copy(folder: &Path, file: &File) -> io::Result<PathBuf> {
             continue;
         }
         let copied = private::create_new(&part).and_then(|mut to| {
-            io::copy(&mut from_start(file)?, &mut to)?;
+            io::copy(&mut Content { file, at: 0 }, &mut to)?;
             to.sync_all()?;
             fs::rename(&part, &copy)?;
             sync_folder(folder)
@@ -133,13 +137,13 @@ fn keep_copy(folder: &Path, file: &File) -> io::Result<PathBuf> {
 }
 
 /// Returns whether the file at `path` is a regular one with the content of `file`.
-fn is_same(file: &File, path: &Path) -> io::Result<bool> {
+fn is_same(file: &FileBackend, path: &Path) -> io::Result<bool> {
     let other = private::open_to_read(path)?;
     let found = other.metadata()?;
-    if !found.is_file() || found.len() != file.metadata()?.len() {
+    if !found.is_file() || found.len() != file.len()? {
         return Ok(false);
     }
-    let (a, b) = (BufReader::new(from_start(file)?), BufReader::new(other));
+    let (a, b) = (BufReader::new(Content { file, at: 0 }), BufReader::new(other));
     for (a, b) in a.bytes().zip(b.bytes()) {
         if a? != b? {
             return Ok(false);
@@ -148,9 +152,20 @@ fn is_same(file: &File, path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-fn from_start(mut file: &File) -> io::Result<&File> {
-    file.rewind()?;
-    Ok(file)
+/// The bytes of a file that is locked, from `at` on. On Windows no other handle can read it.
+struct Content<'f> {
+    file: &'f FileBackend,
+    at: u64,
+}
+
+impl Read for Content<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.file.len()?.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let len = left.min(out.len());
+        self.file.read(self.at, out.get_mut(..len).unwrap_or_default())?;
+        self.at = self.at.saturating_add(len as u64);
+        Ok(len)
+    }
 }
 
 /// From 1: moves the rows of the old table into the new one. The next look at each path finds out what

@@ -1,13 +1,12 @@
 //! Looks into a database without changing its file.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::ops::Bound;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use redb::backends::FileBackend;
-use redb::{BackendError, DatabaseError, StorageBackend};
+use redb::{BackendError, StorageBackend};
 
 use crate::lock::lock;
 
@@ -18,7 +17,7 @@ const BLOCK: u64 = 4096;
 /// and one that was not closed is repaired. It holds the lock of the file.
 #[derive(Debug)]
 pub(super) struct View {
-    file: FileBackend,
+    file: Arc<FileBackend>,
     changes: Mutex<Changes>,
 }
 
@@ -32,12 +31,7 @@ struct Changes {
 }
 
 impl View {
-    /// Looks at `file`, and locks it.
-    ///
-    /// # Errors
-    /// [`DatabaseError::DatabaseAlreadyOpen`] if another node has it.
-    pub(super) fn new(file: File) -> Result<Self, DatabaseError> {
-        let file = FileBackend::new(file)?;
+    pub(super) fn new(file: Arc<FileBackend>) -> io::Result<Self> {
         let len = file.len()?;
         let changes = Changes { len, kept: len, blocks: BTreeMap::new() };
         Ok(Self { file, changes: Mutex::new(changes) })
@@ -154,7 +148,7 @@ impl StorageBackend for View {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::fs;
+    use std::fs::{self, File};
 
     #[derive(Debug, Clone)]
     enum Step {
@@ -181,7 +175,7 @@ mod tests {
             let path = folder.path().join("file");
             fs::write(&path, &bytes).unwrap();
             let file = File::options().read(true).write(true).open(&path).unwrap();
-            let view = View::new(file).unwrap();
+            let view = View::new(Arc::new(FileBackend::new(file).unwrap())).unwrap();
             let mut model = bytes.clone();
             for step in steps {
                 match step {
