@@ -28,8 +28,8 @@ use transport::Transport;
 /// Records without data in a row that the receiver takes.
 const MAX_EMPTY: u32 = 32;
 
-/// Most bytes of records in one script.
-const MAX_WIRE: usize = 1 << 20;
+/// Most bytes of records in one script: more than is ever read ahead.
+const MAX_WIRE: usize = 300 << 10;
 
 /// Steps of a script. Each is followed by its arguments; numbers are big-endian.
 pub(crate) mod step {
