@@ -248,7 +248,7 @@ impl Fetch {
     /// Returns the source of an attempt that is under way.
     fn running(&mut self, id: SourceId) -> Option<&mut Source> {
         let source = self.sources.get_mut(id.index)?;
-        (source.dials == id.dials && source.is_running()).then_some(source)
+        (source.id == id && source.is_running()).then_some(source)
     }
 
     fn found(&mut self, now: Instant, candidate: Candidate) {
@@ -259,7 +259,7 @@ impl Fetch {
         if let Some(source) = same {
             source.add_addresses(candidate.addresses);
         } else if self.sources.len() < MAX_KNOWN {
-            self.sources.push(Source::new(now, candidate));
+            self.sources.push(Source::new(now, self.sources.len(), candidate));
         }
     }
 
@@ -275,16 +275,16 @@ impl Fetch {
 
     /// A source has said who it is. Two sources that are the same node are one.
     fn met(&mut self, source: SourceId, id: NodeId) {
-        let is_known = self.sources.iter().enumerate().any(|(at, known)| {
-            at != source.index && known.candidate.id == Some(id) && known.stage != Stage::Gone
-        });
-        let is_own = id == self.own;
+        let is_same = |known: &Source| {
+            known.id != source && known.candidate.id == Some(id) && known.stage != Stage::Gone
+        };
+        let is_known = id == self.own || self.sources.iter().any(is_same);
         let Some(known) = self.running(source) else { return };
         if known.stage != Stage::Dialling {
             // Pieces are asked for by the identity that it had then.
             return;
         }
-        if is_known || is_own {
+        if is_known {
             known.stage = Stage::Gone;
             self.outbox.push_back(Output::HangUp(source));
             return;
@@ -310,14 +310,10 @@ impl Fetch {
     /// `prover` has proven another size than `liar`. What came so far is not the content, so all other
     /// sources begin anew.
     fn start_over(&mut self, now: Instant, liar: SourceId, prover: SourceId) {
-        for at in 0..self.sources.len() {
-            if at != prover.index {
-                let Some(source) = self.sources.get_mut(at) else { continue };
-                if source.is_running() {
-                    self.outbox.push_back(Output::HangUp(source.attempt(at)));
-                    source.stage = Stage::Waiting(now);
-                }
-            }
+        let others = self.sources.iter_mut().filter(|known| known.id != prover);
+        for known in others.filter(|known| known.is_running()) {
+            self.outbox.push_back(Output::HangUp(known.id));
+            known.stage = Stage::Waiting(now);
         }
         self.ban(liar, Ban::Size);
         self.outbox.push_back(Output::Reset);
@@ -343,8 +339,10 @@ impl Fetch {
 
     fn ready(&mut self, now: Instant, source: SourceId, is_whole: bool) {
         let Some(known) = self.running(source) else { return };
-        let Stage::Following(claim) = known.stage else { return };
-        known.become_ready(claim);
+        if known.stage != Stage::Following {
+            return;
+        }
+        known.become_ready();
         self.schedule(now, source, schedule::Input::Up);
         if is_whole {
             self.schedule(now, source, schedule::Input::Whole);
@@ -379,8 +377,8 @@ impl Fetch {
         }
         let waits = self.waits();
         let Some(known) = self.sources.get_mut(source.index) else { return };
-        let now_at = known.attempt(source.index);
-        if known.stage == Stage::Gone || (source != now_at && fault != Fault::Lie) {
+        let attempt = known.id;
+        if known.stage == Stage::Gone || (source != attempt && fault != Fault::Lie) {
             // Of an attempt that has ended already only a lie still counts.
             return;
         }
@@ -388,7 +386,7 @@ impl Fetch {
         let id = known.candidate.id.filter(|_| known.is_ready());
         known.fail(now, fault, waits);
         if is_running {
-            self.outbox.push_back(Output::HangUp(now_at));
+            self.outbox.push_back(Output::HangUp(attempt));
         }
         if let (Content::Settled { schedule, .. }, Some(id)) = (&mut self.content, id) {
             schedule.handle(now, schedule::Input::Down(id));
@@ -424,15 +422,14 @@ impl Fetch {
             Content::Opening(..) => return,
             Content::Settled { claim, .. } => *claim,
         };
-        for (index, known) in self.sources.iter_mut().enumerate() {
+        for known in &mut self.sources {
             let Stage::Described { claim, .. } = known.stage else { continue };
-            let source = known.attempt(index);
             if claim == settled {
-                known.stage = Stage::Following(claim);
-                self.outbox.push_back(Output::Follow(source));
+                known.stage = Stage::Following;
+                self.outbox.push_back(Output::Follow(known.id));
             } else {
                 known.stage = Stage::Proving { claim, with_size: true };
-                self.outbox.push_back(Output::Prove { source, with_size: true });
+                self.outbox.push_back(Output::Prove { source: known.id, with_size: true });
             }
         }
     }
@@ -440,25 +437,20 @@ impl Fetch {
     /// Asks the source that has waited longest for the proof. If one is asked already, it asks those
     /// that have waited too long.
     fn ask_for_proof(&mut self, now: Instant) {
-        let mut waiting: Vec<(Instant, usize)> = Vec::new();
-        for (index, known) in self.sources.iter().enumerate() {
-            if let Stage::Described { since, .. } = known.stage {
-                waiting.push((since, index));
-            }
-        }
-        waiting.sort_unstable();
         let is_proving = |known: &Source| matches!(known.stage, Stage::Proving { .. });
         let mut is_asked = self.sources.iter().any(is_proving);
-        for (since, index) in waiting {
-            if is_asked && now < since + PROVING {
-                continue;
+        let described = self.sources.iter_mut().filter_map(|known| match known.stage {
+            Stage::Described { since, claim } => Some((since, claim, known)),
+            _ => None,
+        });
+        let mut described: Vec<_> = described.collect();
+        described.sort_by_key(|(since, ..)| *since);
+        for (since, claim, known) in described {
+            if !is_asked || since + PROVING <= now {
+                known.stage = Stage::Proving { claim, with_size: false };
+                self.outbox.push_back(Output::Prove { source: known.id, with_size: false });
+                is_asked = true;
             }
-            let Some(known) = self.sources.get_mut(index) else { continue };
-            let Some(claim) = known.claim() else { continue };
-            known.stage = Stage::Proving { claim, with_size: false };
-            let source = known.attempt(index);
-            self.outbox.push_back(Output::Prove { source, with_size: false });
-            is_asked = true;
         }
     }
 
@@ -479,9 +471,8 @@ impl Fetch {
     }
 
     fn ready_source(&self, id: NodeId) -> Option<SourceId> {
-        let mut ready = self.sources.iter().enumerate().filter(|(_, known)| known.is_ready());
-        let (index, known) = ready.find(|(_, known)| known.candidate.id == Some(id))?;
-        Some(known.attempt(index))
+        let mut ready = self.sources.iter().filter(|known| known.is_ready());
+        Some(ready.find(|known| known.candidate.id == Some(id))?.id)
     }
 
     /// Returns for how many further sources there is room.
@@ -494,12 +485,9 @@ impl Fetch {
     fn dial(&mut self, now: Instant) {
         let room = self.room();
         let is_due = |known: &Source| matches!(known.stage, Stage::Waiting(until) if until <= now);
-        let due = self.sources.iter_mut().enumerate().filter(|(_, known)| is_due(known));
-        for (index, known) in due.take(room) {
-            known.stage = Stage::Dialling;
-            known.dials = known.dials.saturating_add(1);
-            let source = known.attempt(index);
-            self.outbox.push_back(Output::Dial(source, known.candidate.clone()));
+        for known in self.sources.iter_mut().filter(|known| is_due(known)).take(room) {
+            known.dial();
+            self.outbox.push_back(Output::Dial(known.id, known.candidate.clone()));
         }
     }
 
@@ -532,15 +520,14 @@ impl Fetch {
 
     /// Returns the reason that tells the user most.
     fn reason(&self) -> GiveUp {
-        let mut silent = Vec::new();
-        for (index, known) in self.sources.iter().enumerate() {
-            if matches!(known.fault, Some(Fault::Unreachable | Fault::HungUp)) {
-                silent.push(known.attempt(index));
-            }
-        }
+        let is_silent = |fault| matches!(fault, Fault::Unreachable | Fault::HungUp);
+        let silent = self.sources.iter().filter(|known| known.fault.is_some_and(is_silent));
+        let silent: Vec<SourceId> = silent.map(|known| known.id).collect();
         match self.failure {
-            Some((_, Fault::Unreachable | Fault::HungUp))
-                if !self.is_answered && (2..=MAX_NAMED).contains(&silent.len()) =>
+            Some((_, fault))
+                if is_silent(fault)
+                    && !self.is_answered
+                    && (2..=MAX_NAMED).contains(&silent.len()) =>
             {
                 GiveUp::NoneAnswered(silent)
             }
@@ -551,11 +538,10 @@ impl Fetch {
     }
 
     fn finish(&mut self) {
-        for (index, known) in self.sources.iter().enumerate().filter(|(_, k)| k.is_running()) {
-            let source = known.attempt(index);
+        for known in self.sources.iter().filter(|known| known.is_running()) {
             self.outbox.push_back(match known.stage {
-                Stage::Following(_) | Stage::Ready(_) => Output::Finish(source),
-                _ => Output::HangUp(source),
+                Stage::Following | Stage::Ready => Output::Finish(known.id),
+                _ => Output::HangUp(known.id),
             });
         }
         self.outbox.push_back(Output::Done);
@@ -563,9 +549,8 @@ impl Fetch {
     }
 
     fn end(&mut self, why: GiveUp) {
-        for (index, known) in self.sources.iter().enumerate().filter(|(_, k)| k.is_running()) {
-            self.outbox.push_back(Output::HangUp(known.attempt(index)));
-        }
+        let running = self.sources.iter().filter(|known| known.is_running());
+        self.outbox.extend(running.map(|known| Output::HangUp(known.id)));
         self.outbox.push_back(Output::GiveUp(why));
         self.is_over = true;
     }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use peerkit_proto::address::Address;
 use peerkit_proto::event::Event;
 use peerkit_proto::files::fetch::{
     Ban, Candidate, Fault, Fetch, GiveUp, Input, Options, Output, SourceId,
@@ -335,30 +336,24 @@ impl<'a> Fetching<'a> {
         }
     }
 
-    fn found(&mut self, id: NodeId, addresses: Vec<peerkit_proto::address::Address>) {
+    fn found(&mut self, id: NodeId, addresses: Vec<Address>) {
         self.input(Input::Found(Candidate { id: Some(id), addresses }));
     }
 
     fn hear(&mut self, news: News) {
         match news {
-            News::Met { source, id } => self.input(Input::Met { source, id }),
-            News::Described { source, claim } => self.input(Input::Described { source, claim }),
-            News::Proven { source, proven } => {
+            News::Input(input) => self.input(input),
+            News::Proven(source, proven) => {
                 self.proven = Some(proven);
                 self.input(Input::Proven(source));
-            }
-            News::Ready { source, is_whole } => self.input(Input::Ready { source, is_whole }),
-            News::Whole { source } => self.input(Input::Whole(source)),
-            News::Holds { source, first, bits } => {
-                self.input(Input::Holds { source, first, bits });
             }
             News::Sources(sources) => {
                 for (id, addresses) in sources {
                     self.found(id, addresses);
                 }
             }
-            News::Kept { source, pieces } => self.kept(source, pieces),
-            News::Failed { source, error } => self.failed(source, error),
+            News::Kept(source, pieces) => self.kept(source, pieces),
+            News::Failed(source, error) => self.failed(source, error),
         }
     }
 

@@ -113,9 +113,9 @@ impl Keeping {
         let news = match target.keep(&batch) {
             Ok(()) => {
                 let pieces = batch.pieces.iter().map(|(piece, _)| *piece).collect();
-                News::Kept { source, pieces }
+                News::Kept(source, pieces)
             }
-            Err(error) => News::Failed { source, error: error.into() },
+            Err(error) => News::Failed(source, error.into()),
         };
         lock(&self.spare).push(batch);
         // It is there before anybody can take the fetch to be at rest.

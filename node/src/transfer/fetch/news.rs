@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use peerkit_proto::address::Address;
-use peerkit_proto::files::fetch::{Claim, SourceId};
+use peerkit_proto::files::fetch::{Input, SourceId};
 use peerkit_proto::id::NodeId;
 
 use super::prove::Proven;
@@ -14,24 +13,16 @@ use crate::error::Error;
 /// A report of a source's task, or of the threads that write what it sent.
 #[derive(Debug)]
 pub(super) enum News {
-    /// The source is connected and has this identity.
-    Met { source: SourceId, id: NodeId },
-    /// The source has described the content.
-    Described { source: SourceId, claim: Claim },
+    /// The source's task has come further, as the state machine is to know.
+    Input(Input),
     /// The source has proven what it said.
-    Proven { source: SourceId, proven: Box<Proven> },
-    /// The source can be asked for pieces.
-    Ready { source: SourceId, is_whole: bool },
-    /// The source has every piece.
-    Whole { source: SourceId },
-    /// The source has these pieces.
-    Holds { source: SourceId, first: u64, bits: Bytes },
+    Proven(SourceId, Box<Proven>),
     /// Other nodes that may have the content.
     Sources(Vec<(NodeId, Vec<Address>)>),
     /// Pieces that the source sent are verified and written.
-    Kept { source: SourceId, pieces: Vec<u64> },
+    Kept(SourceId, Vec<u64>),
     /// The source has failed, or the disk.
-    Failed { source: SourceId, error: Error },
+    Failed(SourceId, Error),
 }
 
 /// What a source's task is to do.

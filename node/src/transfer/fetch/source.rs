@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use peerkit_proto::files::fetch::{Candidate, Claim, SourceId};
+use peerkit_proto::files::fetch::{Candidate, Claim, Input, SourceId};
 use peerkit_proto::files::wire::{FILES_PROTOCOL, MAX_PLACES};
 use peerkit_proto::files::{Answer, Description, FileKind, PIECE, Refusal, Request};
 use tokio::sync::mpsc;
@@ -46,7 +46,7 @@ pub(super) async fn attend(
     };
     if let Err(error) = attending.await {
         // A fetch that is over needs no report.
-        let _ = job.tell(News::Failed { source, error }).await;
+        let _ = job.tell(News::Failed(source, error)).await;
     }
 }
 
@@ -71,7 +71,7 @@ async fn begin(
 ) -> Result<Option<Begun>, Error> {
     let stream = open(inner, candidate).await?;
     let id = stream.peer();
-    job.tell(News::Met { source, id }).await?;
+    job.tell(News::Input(Input::Met { source, id })).await?;
     let binding = stream.channel.session().binding;
     let expected = stream.expected.clone();
     let mut asking = Asking::new(stream, inner.rates.of(id));
@@ -81,7 +81,7 @@ async fn begin(
     }
     let (description, mut values) = asking.describe(job.hash, is_new).await?;
     let claim = Claim { kind: description.kind, size: description.size };
-    job.tell(News::Described { source, claim }).await?;
+    job.tell(News::Input(Input::Described { source, claim })).await?;
     loop {
         match tasks.recv().await {
             Some(Task::Prove { with_size }) => {
@@ -92,7 +92,7 @@ async fn begin(
                 if with_size {
                     prove_size(&mut asking, job.hash, &proven).await?;
                 }
-                job.tell(News::Proven { source, proven: Box::new(proven) }).await?;
+                job.tell(News::Proven(source, Box::new(proven))).await?;
             }
             Some(Task::Follow(target)) => {
                 return Ok(Some(Begun { asking, description, target, expected }));
@@ -117,7 +117,7 @@ async fn fetch(
     addresses.truncate(MAX_PLACES);
     asking.ask(&Request::Follow { hash: job.hash, addresses }).await?;
     // If it has everything, the answer to that says so too, a round trip later.
-    job.tell(News::Ready { source, is_whole: description.whole }).await?;
+    job.tell(News::Input(Input::Ready { source, is_whole: description.whole })).await?;
     let Asking { questions, answers } = asking;
     let owed = Owed { runs: Mutex::default(), any: answers.owed(), expected };
     owed.any.store(false, Ordering::Relaxed);
@@ -245,9 +245,9 @@ impl Fetching<'_> {
         loop {
             match self.next().await? {
                 Answer::Held { first, bits } => {
-                    self.job.tell(News::Holds { source, first, bits }).await?;
+                    self.job.tell(News::Input(Input::Holds { source, first, bits })).await?;
                 }
-                Answer::Whole => self.job.tell(News::Whole { source }).await?,
+                Answer::Whole => self.job.tell(News::Input(Input::Whole(source))).await?,
                 Answer::Sources(sources) => self.job.tell(News::Sources(sources)).await?,
                 Answer::Piece { index, len } => {
                     if self.batch.pieces.is_empty() {

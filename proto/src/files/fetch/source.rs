@@ -53,10 +53,10 @@ impl SourceId {
 /// A source of a fetch.
 #[derive(Debug)]
 pub(super) struct Source {
+    /// Its present attempt, or its last one.
+    pub(super) id: SourceId,
     pub(super) candidate: Candidate,
     pub(super) stage: Stage,
-    /// Attempts so far, the present one included.
-    pub(super) dials: u32,
     /// Failures since it was ready last.
     failures: u32,
     /// The last failure.
@@ -76,21 +76,24 @@ pub(super) enum Stage {
     /// It was asked to prove what it says; its size too if another source says otherwise.
     Proving { claim: Claim, with_size: bool },
     /// It was asked to tell which pieces it has.
-    Following(Claim),
+    Following,
     /// It can be asked for pieces.
-    Ready(Claim),
+    Ready,
     /// It is never dialled again.
     Gone,
 }
 
 impl Source {
-    pub(super) fn new(now: Instant, candidate: Candidate) -> Self {
-        Self { candidate, stage: Stage::Waiting(now), dials: 0, failures: 0, fault: None }
+    /// A source whose place is `index`, to be dialled at once.
+    pub(super) fn new(now: Instant, index: usize, candidate: Candidate) -> Self {
+        let id = SourceId { index, dials: 0 };
+        Self { id, candidate, stage: Stage::Waiting(now), failures: 0, fault: None }
     }
 
-    /// Returns the present attempt of the source, whose place is `index`.
-    pub(super) fn attempt(&self, index: usize) -> SourceId {
-        SourceId { index, dials: self.dials }
+    /// Begins another attempt.
+    pub(super) fn dial(&mut self) {
+        self.stage = Stage::Dialling;
+        self.id.dials = self.id.dials.saturating_add(1);
     }
 
     /// Adds addresses, the last of them as the best.
@@ -110,7 +113,7 @@ impl Source {
 
     /// Returns whether it can be asked for pieces.
     pub(super) fn is_ready(&self) -> bool {
-        matches!(self.stage, Stage::Ready(_))
+        self.stage == Stage::Ready
     }
 
     /// Returns whether an attempt is under way that has not come so far that it can be asked for pieces.
@@ -118,20 +121,9 @@ impl Source {
         self.is_running() && !self.is_ready()
     }
 
-    /// Returns what it says that the content is.
-    pub(super) fn claim(&self) -> Option<Claim> {
-        match self.stage {
-            Stage::Described { claim, .. }
-            | Stage::Proving { claim, .. }
-            | Stage::Following(claim)
-            | Stage::Ready(claim) => Some(claim),
-            Stage::Waiting(_) | Stage::Dialling | Stage::Gone => None,
-        }
-    }
-
     /// Makes it ready: its failures are forgiven.
-    pub(super) fn become_ready(&mut self, claim: Claim) {
-        (self.stage, self.failures) = (Stage::Ready(claim), 0);
+    pub(super) fn become_ready(&mut self) {
+        (self.stage, self.failures) = (Stage::Ready, 0);
     }
 
     /// Decides what becomes of it after a failure. `is_patient` fetches dial it again.
