@@ -71,7 +71,10 @@ impl Inner {
     pub(crate) fn report_dropped(&self, order: Order) {
         let error = Error::TooManyActions(HANDLER_ORDERS);
         let event = match order {
-            Order::SendDirectly(peer, _) => return self.failed(peer, &error),
+            Order::SendForHandler(peer, _) => {
+                self.recipients.remove(peer.id());
+                return self.failed(peer, &error);
+            }
             Order::Act(Action::Broadcast(title, _)) => {
                 Event::NodeBroadcastFailed { title, error: error.to_string() }
             }

@@ -17,7 +17,7 @@ use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
 use peerkit_proto::overlay::Command;
 use peerkit_proto::peer::{
-    ConnectionId, DialId, Greeted, Input, JoinError, Machine, OperationId, Purpose,
+    ConnectionId, DialId, Greeted, Input, JoinError, Machine, OperationId, Payload, Purpose,
 };
 use peerkit_proto::time::{Instant, Now};
 use tokio::sync::{mpsc, oneshot};
@@ -26,11 +26,11 @@ use crate::blocking;
 use crate::clock::unix_millis;
 use crate::conn::Conn;
 use crate::dial::Verdict;
+use crate::direct::{Sending, SentBy};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::order::{Asked, FROM_LINKS, FromLink, Order, Standing};
 use crate::trace;
-use crate::waiting::Told;
 
 mod carry_out;
 mod publish;
@@ -79,10 +79,7 @@ enum Operation {
     },
     Join(oneshot::Sender<Result<(), JoinError>>),
     Query(Asked),
-    Relay {
-        to: NodeId,
-        reply: oneshot::Sender<Result<(), Error>>,
-    },
+    Send(Sending),
     Probe(oneshot::Sender<Probe>),
     Broadcast(Publisher),
 }
@@ -217,12 +214,7 @@ impl Actor {
                 self.input(Input::Dial { operation, address, others, keep, purpose });
             }
             Order::DialSecured { dial, id } => {
-                // The machine learns here if a link can send no more: its task says so a little later.
-                if let Ok(conn) = self.inner.conn(id)
-                    && conn.outbox.closed().is_some()
-                {
-                    self.input(Input::LinkClosing(conn.connection()));
-                }
+                self.note_closing(id);
                 self.input(Input::DialSecured { dial, id });
             }
             Order::DialRefused { dial, reason } => self.input(Input::DialRefused { dial, reason }),
@@ -273,19 +265,18 @@ impl Actor {
                 let operation = self.begin(Operation::Query(asked));
                 self.input(Input::Query { operation, what, depth, own, timeout });
             }
-            Order::SendDirectly(peer, message) => {
-                self.inner.queue_directly(peer.id(), message, Told::Handler(peer));
+            Order::Send(sending, payload) => self.send(sending, payload),
+            Order::SendForHandler(peer, message) => {
+                let checked = self.inner.check_size(message.body());
+                let sending = Sending { to: peer.id(), sender: SentBy::Handler(peer) };
+                match checked {
+                    Ok(()) => self.send(sending, Payload::Message(message)),
+                    Err(error) => sending.end(&self.inner, Err(error)),
+                }
             }
+            Order::Delivered { to, operation } => self.input(Input::Delivered { to, operation }),
+            Order::MetAt { id, addresses } => self.input(Input::MetAt { id, addresses }),
             Order::Act(action) => self.act(action),
-            Order::PassOn { query, to, message, reply } => {
-                let operation = self.begin(Operation::Relay { to, reply });
-                self.input(Input::Relay { operation, query, to, message });
-            }
-            Order::PassPing { query, to, reply } => {
-                let operation = self.begin(Operation::Relay { to, reply });
-                self.input(Input::RelayPing { operation, query, to });
-            }
-            Order::LinkIdle(conn) => self.input(Input::LinkIdle(conn.connection())),
             Order::Answer(command) => self.command(command),
             Order::Info(reply) => drop(reply.send(self.machine.overlay().info())),
             Order::AddressesChanged => self.addresses_changed(),
@@ -357,6 +348,24 @@ impl Actor {
         if self.links.remove(&connection).is_some() {
             self.inner.change_conns(|conns| drop(conns.remove(&conn.peer.id())));
             self.input(Input::LinkDown { connection, parting });
+        }
+    }
+
+    /// Hands the machine a message or ping to a node without a link.
+    fn send(&mut self, sending: Sending, payload: Payload) {
+        let to = sending.to;
+        self.note_closing(to);
+        let operation = self.begin(Operation::Send(sending));
+        self.input(Input::Send { operation, to, payload });
+    }
+
+    /// Tells the machine if the link with a node can send no more. The link's own task says so a little
+    /// later, when it has ended.
+    fn note_closing(&mut self, id: NodeId) {
+        if let Ok(conn) = self.inner.conn(id)
+            && conn.outbox.closed().is_some()
+        {
+            self.input(Input::LinkClosing(conn.connection()));
         }
     }
 

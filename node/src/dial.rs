@@ -148,9 +148,6 @@ pub(crate) async fn link(
     tracing::debug!(target: "peerkit::link", %address, ?purpose, "dialling");
     match establish(&inner, &mut dialling).await {
         Ok(Dialled::New(established)) => {
-            if purpose == Purpose::Message {
-                inner.watch_on_demand(established.conn.clone());
-            }
             let _ = reply.send(Ok(established.conn.peer.clone()));
             return Some(established);
         }

@@ -52,7 +52,8 @@ impl Act for Inner {
         let order = match action {
             Action::Send(peer, message) => {
                 let Some(conn) = self.linked(peer.id()) else {
-                    return self.act_in_turn(Order::SendDirectly(peer, message));
+                    self.recipients.add(peer.id());
+                    return self.act_in_turn(Order::SendForHandler(peer, message));
                 };
                 if let Err(error) = self.try_send(&conn, message.into()) {
                     self.failed(peer, &error);

@@ -26,6 +26,7 @@ use crate::clock::unix_millis;
 use crate::compress::{self, CompressError};
 use crate::conn::Conn;
 use crate::counters::Meter;
+use crate::direct::Recipients;
 use crate::dispatch::Dispatch;
 use crate::error::Error;
 use crate::files::Files;
@@ -44,7 +45,6 @@ use crate::stream::Streams;
 use crate::timers::HandlerTimers;
 use crate::tls::Tls;
 use crate::trace;
-use crate::waiting::Directs;
 
 /// The node, as its tasks see it.
 pub(crate) struct Inner {
@@ -76,7 +76,8 @@ pub(crate) struct Inner {
     pub(crate) requests: Table<ServedRequest>,
     pub(crate) protocols: Table<ServedStream>,
     pub(crate) streams: Streams,
-    pub(crate) directs: Directs,
+    /// The recipients of messages to nodes without a link.
+    pub(crate) recipients: Recipients,
     /// A permit for each probe that is under way.
     pub(crate) probes: Arc<Semaphore>,
     pub(crate) store: Store,
@@ -151,7 +152,7 @@ impl Inner {
             owner: Mutex::new(parts.owner),
             incarnation: parts.incarnation,
             streams: Streams::new(&parts.config),
-            directs: Directs::default(),
+            recipients: Recipients::default(),
             probes: Arc::new(Semaphore::new(PROBES)),
             rates: Rates::new(&parts.config),
             config: Arc::new(parts.config),
@@ -423,7 +424,6 @@ impl Inner {
     pub(crate) fn end(&self) {
         self.dispatch.end();
         self.change_conns(HashMap::clear);
-        self.directs.clear();
         self.files.downloads.clear();
         self.requests.clear();
         self.protocols.clear();

@@ -71,7 +71,6 @@ mod opening;
 mod order;
 mod outbox;
 mod outgoing;
-mod ping;
 mod probe;
 mod rate;
 mod request;
@@ -85,7 +84,6 @@ mod timers;
 mod tls;
 mod trace;
 mod transfer;
-mod waiting;
 
 pub use bootstrap::BootstrapError;
 pub use builder::Builder;

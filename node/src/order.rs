@@ -8,17 +8,18 @@ use peerkit_proto::address::Address;
 use peerkit_proto::event::{NodeInfo, Parting, Peer, Reason};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::membership::Probe;
-use peerkit_proto::frame::query::{Answer, QueryId, What};
+use peerkit_proto::frame::query::{Answer, What};
 use peerkit_proto::handler::Action;
 use peerkit_proto::id::{Key, NodeId};
 use peerkit_proto::message::Message;
 use peerkit_proto::overlay::broadcast::{self, BroadcastError};
 use peerkit_proto::overlay::membership::Views;
 use peerkit_proto::overlay::{ClockStatus, Command};
-use peerkit_proto::peer::{BroadcastReceipt, DialId, JoinError, Purpose};
+use peerkit_proto::peer::{BroadcastReceipt, DialId, JoinError, OperationId, Payload, Purpose};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::conn::Conn;
+use crate::direct::Sending;
 use crate::error::Error;
 
 /// Orders waiting for the actor.
@@ -87,21 +88,16 @@ pub(crate) enum Order {
     },
     /// Ask the network, or the neighbours alone for this node itself.
     Ask { what: What, depth: i32, own: bool, timeout: Option<Duration>, asked: Asked },
-    /// Send a message to a node without a link.
-    SendDirectly(Peer, Message),
+    /// Send a message or ping to a node without a link.
+    Send(Sending, Payload),
+    /// Send a message of the handler to a node without a link.
+    SendForHandler(Peer, Message),
+    /// A message was handed to the queue of its link, or could not be.
+    Delivered { to: NodeId, operation: OperationId },
+    /// Addresses where this node has met another.
+    MetAt { id: NodeId, addresses: Vec<Address> },
     /// Carry out what the handler asked for; the result comes as an event.
     Act(Action),
-    /// Have others pass a message on, along the way that a query found.
-    PassOn {
-        query: QueryId,
-        to: NodeId,
-        message: Message,
-        reply: oneshot::Sender<Result<(), Error>>,
-    },
-    /// Have others pass a ping on, along the way that a query found.
-    PassPing { query: QueryId, to: NodeId, reply: oneshot::Sender<Result<(), Error>> },
-    /// A link that was made to send a message is idle.
-    LinkIdle(Arc<Conn>),
     /// What this node has to say to a query.
     Answer(Command),
     /// This node as a discovery shows it.

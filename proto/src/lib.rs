@@ -4,8 +4,55 @@
 //! its surroundings: time, bytes and a seed are handed in, so the same inputs give the same outputs
 //! on a real node, in a test and in the simulator.
 //!
-//! Every state machine is driven in one way: *handle one thing, poll until `None`, sleep until
-//! `poll_timeout`*.
+//! # The contract
+//! Every state machine is driven in one way:
+//! 1. *Mutate*: hand it one thing that has happened, with the time.
+//! 2. *Drain*: take its outputs until there is none, and carry them out.
+//! 3. *Sleep* until its deadline or the next thing that happens. At the deadline, hand it the time.
+//!
+//! A machine never does anything between two calls, and its outputs never depend on anything but its inputs.
+//! The loop of a shell, here with a node that asks an empty network:
+//!
+//! ```
+//! use peerkit_proto::config::Config;
+//! use peerkit_proto::frame::query::What;
+//! use peerkit_proto::id::Key;
+//! use peerkit_proto::overlay::Identity;
+//! use peerkit_proto::peer::{Input, Machine, OperationId, Output};
+//! use peerkit_proto::time::{Instant, Now};
+//!
+//! let mut now = Now { monotonic: Instant::ZERO, unix: 1_735_689_600_000 };
+//! let identity = Identity {
+//!     key: Key::from_secret(&[7; 32]),
+//!     name: "ann".into(),
+//!     network: "peerkit".into(),
+//!     epoch: now.unix,
+//!     manual: false,
+//! };
+//! let mut machine = Machine::new(now, identity, &Config::default(), [1; 32]);
+//! let operation = OperationId(1);
+//! let (what, depth, own, timeout) = (What::Discover, -1, false, None);
+//! let mut happened = Some(Input::Query { operation, what, depth, own, timeout });
+//! let mut ended = None;
+//! while ended.is_none() {
+//!     match happened.take() {
+//!         Some(input) => machine.handle(now, input),
+//!         None => machine.handle_timeout(now),
+//!     }
+//!     while let Some(output) = machine.poll(|_, _| false) {
+//!         match output {
+//!             Output::QueryEnded { complete, .. } => ended = Some(complete),
+//!             // A real shell sends frames, dials, and tells the application.
+//!             _ => {}
+//!         }
+//!     }
+//!     // A real shell sleeps until then, or until the next input.
+//!     if let Some(due) = machine.poll_timeout() {
+//!         now.monotonic = now.monotonic.max(due);
+//!     }
+//! }
+//! assert_eq!(ended, Some(true));
+//! ```
 //!
 //! | module | what |
 //! |---|---|
@@ -13,6 +60,7 @@
 //! | [`handler`] | an application as a trait |
 //! | [`codec`], [`hello`], [`versions`], [`frame`], [`record`], [`seal`], [`tls`] | the wire |
 //! | [`link`] | one link: Hello, frames, liveness |
+//! | [`peer`] | one peer: its links, dials and messages; drives the overlay |
 //! | [`overlay`] | the network around a node: admission, queries, broadcast, redial |
 //! | [`files`] | pieces, manifests, and names that can't leave a folder |
 //! | [`config`] | every limit and where it came from |

@@ -119,6 +119,12 @@ impl Overlay {
         }
     }
 
+    /// Returns the identity of this node.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.me
+    }
+
     /// Checks signatures with `verifier` from now on.
     pub fn verify_with(&mut self, verifier: Verifier) {
         self.membership.verify_with(verifier.clone());

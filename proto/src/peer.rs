@@ -29,20 +29,23 @@ use crate::frame::membership::Probe;
 use crate::frame::query::{QueryId, What};
 use crate::id::NodeId;
 use crate::message::Message;
-use crate::overlay::direct::DirectError;
 use crate::overlay::{self, Identity, Overlay};
 use crate::time::{Instant, Now, earliest};
 use crate::verify::Verifier;
 
 mod dials;
 mod links;
+mod relay;
 mod seam;
+#[cfg(test)]
+mod tests;
 
 use dials::{Dial, Dials};
 use links::Links;
+use relay::Relays;
 pub use seam::{
     BroadcastReceipt, ConnectionId, DialError, DialId, Greeted, Input, JoinError, OperationId,
-    Output, Purpose, RelayFailure,
+    Output, Payload, Purpose, SendError,
 };
 
 /// The state of one peer.
@@ -56,8 +59,9 @@ pub struct Machine {
     dials: Dials,
     /// Queries of the application that have not ended.
     queries: BTreeMap<QueryId, OperationId>,
-    /// Messages and pings that others relay, by the overlay's numbers.
-    relayed: BTreeMap<u64, OperationId>,
+    relays: Relays,
+    /// The application makes all links by hand.
+    manual: bool,
     /// Time for a Hello and its answer.
     handshake_timeout: Duration,
     /// Time for a link that is ending to flush its queue.
@@ -65,6 +69,9 @@ pub struct Machine {
     now: Now,
     stopping: bool,
     outbox: VecDeque<Output>,
+    /// Outputs of the overlay that are still to be acted on, while others are.
+    absorbed: VecDeque<overlay::Output>,
+    absorbing: bool,
     /// Frames that were not sent because their link is crowded; the overlay hears of each.
     passed_over: Vec<(NodeId, Frame)>,
     passed_over_count: u64,
@@ -77,19 +84,23 @@ impl Machine {
     /// system's generator, as messages are sealed with it.
     #[must_use]
     pub fn new(now: Now, identity: Identity, config: &Config, seed: [u8; 32]) -> Self {
+        let manual = identity.manual;
         let mut overlay = Overlay::new(identity, config, seed);
         overlay.set_clock(now.monotonic, now.unix);
         Self {
             overlay,
-            links: Links::default(),
+            links: Links::new(config.errand_idle),
             dials: Dials::default(),
             queries: BTreeMap::new(),
-            relayed: BTreeMap::new(),
+            relays: Relays::new(config),
+            manual,
             handshake_timeout: config.handshake_timeout,
             flush_timeout: config.flush_timeout,
             now,
             stopping: false,
             outbox: VecDeque::new(),
+            absorbed: VecDeque::new(),
+            absorbing: false,
             passed_over: Vec::new(),
             passed_over_count: 0,
         }
@@ -118,6 +129,12 @@ impl Machine {
         self.stopping
     }
 
+    /// Returns whether messages wait for a node without a link: what is sent later goes behind them.
+    #[must_use]
+    pub fn sends_to(&self, id: NodeId) -> bool {
+        self.relays.waits_for(id)
+    }
+
     /// Returns the number of frames that were not sent because their link was crowded.
     #[must_use]
     pub fn passed_over(&self) -> u64 {
@@ -136,7 +153,11 @@ impl Machine {
                 }
                 self.dial(Dial::new(Some(operation), address, purpose), others);
             }
-            Input::DialSecured { dial, id } => self.dial_secured(dial, id),
+            Input::DialSecured { dial, id } => {
+                if self.dials.is_connecting(dial) {
+                    self.dial_secured(dial, id);
+                }
+            }
             Input::DialRefused { dial, reason } => self.dial_refused(dial, reason),
             Input::DialFailed { dial, error } => self.dial_broken(dial, error),
             Input::Greeted(greeted) => self.greeted(greeted),
@@ -149,27 +170,27 @@ impl Machine {
             Input::LinkClosing(connection) => self.links.close(connection),
             Input::LinkDown { connection, parting } => self.link_down(connection, parting),
             Input::LinkReported { id } => self.link_reported(id),
-            Input::LinkIdle(connection) => self.link_idle(connection),
+            Input::LinkUse { connection, count, busy } => self.link_used(connection, count, busy),
             Input::Broadcast { operation, title, message } => {
                 self.broadcast(operation, title, message);
             }
             Input::Query { operation, what, depth, own, timeout } => {
-                self.query(operation, what, depth, own, timeout);
+                let id = self.overlay.draw_query_id();
+                self.queries.insert(id, operation);
+                self.ask(id, what, depth, own, timeout);
             }
-            Input::Relay { operation, query, to, message } => {
-                let number = self.overlay.send_direct(now.monotonic, query, to, message);
-                self.relay(operation, number);
-            }
-            Input::RelayPing { operation, query, to } => {
-                let number = self.overlay.ping_direct(now.monotonic, query, to);
-                self.relay(operation, number);
-            }
+            Input::Send { operation, to, payload } => self.send(operation, to, payload),
+            Input::Delivered { to, operation } => self.delivered(to, operation),
+            Input::MetAt { id, addresses } => self.recipient_met_at(id, addresses),
             Input::ProbeReceived { operation, from, probe } => {
                 self.answer_probe(operation, from, probe);
             }
             Input::Probed { id, answer } => self.feed(overlay::Input::Probed { id, answer }),
             Input::Command(command) => self.command(command),
-            Input::Stopping => self.stopping = true,
+            Input::Stopping => {
+                self.stopping = true;
+                self.end_relays();
+            }
             Input::Stop { hand_over } => self.stop(hand_over),
         }
     }
@@ -182,6 +203,8 @@ impl Machine {
             self.absorb();
         }
         self.dials_overdue();
+        self.relays_overdue();
+        self.check_on_demand();
     }
 
     /// Returns the next output; `None` if there is no more until the next input or deadline.
@@ -213,7 +236,9 @@ impl Machine {
     /// Returns when [`Machine::handle_timeout`] is due next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        earliest(self.overlay.poll_timeout(), self.dials.poll_timeout())
+        let of_links = earliest(self.dials.poll_timeout(), self.links.poll_timeout());
+        let own = earliest(of_links, self.relays.poll_timeout());
+        earliest(self.overlay.poll_timeout(), own)
     }
 
     fn set_now(&mut self, now: Now) {
@@ -240,28 +265,8 @@ impl Machine {
         }
     }
 
-    fn query(
-        &mut self,
-        operation: OperationId,
-        what: What,
-        depth: i32,
-        own: bool,
-        timeout: Option<Duration>,
-    ) {
-        let id = self.overlay.draw_query_id();
-        self.queries.insert(id, operation);
+    fn ask(&mut self, id: QueryId, what: What, depth: i32, own: bool, timeout: Option<Duration>) {
         self.command(overlay::Command::Query { id, what, depth, own, timeout });
-    }
-
-    fn relay(&mut self, operation: OperationId, number: Result<u64, DirectError>) {
-        match number {
-            Ok(number) => drop(self.relayed.insert(number, operation)),
-            Err(error) => {
-                let outcome = Err(RelayFailure::Refused(error));
-                self.outbox.push_back(Output::Relayed { operation, outcome });
-            }
-        }
-        self.absorb();
     }
 
     fn answer_probe(&mut self, operation: OperationId, from: NodeId, probe: Probe) {
@@ -281,59 +286,70 @@ impl Machine {
         self.absorb();
     }
 
-    /// Turns the overlay's outputs into the machine's own.
+    /// Turns the overlay's outputs into the machine's own, one after the other. What follows from one
+    /// of them is handed to the overlay at once; its outputs come behind those that were there before.
     fn absorb(&mut self) {
         while let Some(output) = self.overlay.poll() {
-            let output = match output {
-                overlay::Output::Send(to, frame) => match self.links.connection(to) {
-                    Some(connection) => Output::Send { connection, frame },
-                    None => continue,
-                },
-                overlay::Output::Dial { address, others, quiet } => {
-                    let purpose = if quiet { Purpose::Overlay } else { Purpose::Kept };
-                    self.dial(Dial::new(None, address, purpose), others);
-                    continue;
-                }
-                overlay::Output::Probe { addresses, id, probe } => {
-                    Output::Probe { addresses, id, probe }
-                }
-                overlay::Output::Joined(id) => {
-                    self.outbox.push_back(Output::Joined(id));
-                    self.joined();
-                    continue;
-                }
-                overlay::Output::JoinRefused(by, outcome) => {
-                    self.join_failed(by, &JoinError::Refused { by, outcome });
-                    continue;
-                }
-                overlay::Output::Keep(batch) => Output::Keep(batch),
-                overlay::Output::Stop => Output::StopOrdered,
-                overlay::Output::Hangup(id, reason) => {
-                    self.leave(id, reason);
-                    continue;
-                }
-                overlay::Output::Event(event) => Output::Event(event),
-                overlay::Output::Lookup { query, what, asker } => {
-                    Output::Lookup { query, what, asker }
-                }
-                overlay::Output::Answered { answer } => match self.queries.get(&answer.id) {
-                    Some(operation) => Output::Answered { operation: *operation, answer },
-                    None => continue,
-                },
-                overlay::Output::Direct { number, sent } => match self.relayed.remove(&number) {
-                    Some(operation) => {
-                        let outcome = sent.map_err(RelayFailure::Missed);
-                        Output::Relayed { operation, outcome }
-                    }
-                    None => continue,
-                },
-                overlay::Output::Ended { query, complete } => match self.queries.remove(&query) {
-                    Some(operation) => Output::QueryEnded { operation, complete },
-                    None => continue,
-                },
-            };
-            self.outbox.push_back(output);
+            self.absorbed.push_back(output);
         }
+        if std::mem::replace(&mut self.absorbing, true) {
+            return;
+        }
+        while let Some(output) = self.absorbed.pop_front() {
+            let output = self.translate(output);
+            self.outbox.extend(output);
+        }
+        self.absorbing = false;
+    }
+
+    /// Acts on an output of the overlay, and returns the output that it is for the shell, if any.
+    fn translate(&mut self, output: overlay::Output) -> Option<Output> {
+        Some(match output {
+            overlay::Output::Send(to, frame) => {
+                Output::Send { connection: self.links.connection(to)?, frame }
+            }
+            overlay::Output::Dial { address, others, quiet } => {
+                let purpose = if quiet { Purpose::Overlay } else { Purpose::Kept };
+                self.dial(Dial::new(None, address, purpose), others);
+                return None;
+            }
+            overlay::Output::Probe { addresses, id, probe } => {
+                Output::Probe { addresses, id, probe }
+            }
+            overlay::Output::Joined(id) => {
+                self.outbox.push_back(Output::Joined(id));
+                self.joined();
+                return None;
+            }
+            overlay::Output::JoinRefused(by, outcome) => {
+                self.join_failed(by, &JoinError::Refused { by, outcome });
+                return None;
+            }
+            overlay::Output::Keep(batch) => Output::Keep(batch),
+            overlay::Output::Stop => Output::StopOrdered,
+            overlay::Output::Hangup(id, reason) => {
+                self.leave(id, reason);
+                return None;
+            }
+            overlay::Output::Event(event) => Output::Event(event),
+            overlay::Output::Lookup { query, what, asker } => Output::Lookup { query, what, asker },
+            overlay::Output::Answered { answer } => {
+                if self.recipient_found(&answer) {
+                    return None;
+                }
+                Output::Answered { operation: *self.queries.get(&answer.id)?, answer }
+            }
+            overlay::Output::Direct { number, sent } => {
+                self.relayed(number, sent);
+                return None;
+            }
+            overlay::Output::Ended { query, complete } => {
+                if self.recipient_search_ended(query) {
+                    return None;
+                }
+                Output::QueryEnded { operation: self.queries.remove(&query)?, complete }
+            }
+        })
     }
 }
 

@@ -51,8 +51,9 @@
 //! - **Clocks** are right, but for those of nodes that [`NodeOptions::clock`] sets otherwise. A node is
 //!   told at the start of a link what the other's shows.
 //!
-//! - **Messages to nodes without a link** are passed on by others along the way of a query, once: no
-//!   link is made for them, and none is tried again.
+//! - **Messages to nodes without a link** go as on a real node: over a link that is made for them and
+//!   closes once it is idle, or relayed by others along the way of a query. The addresses where a node was
+//!   met are known to nodes with a state folder.
 //!
 //! - **What applications ask for** through their contexts: a discovery and a search are queries of the real
 //!   overlay, and others pass on a ping of a node without a link. A ping over a link takes one round trip.
@@ -70,7 +71,7 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::address::Address;
 use crate::config::Config;
-use crate::event::{NodeInfo, Peer, Reason};
+use crate::event::{NodeInfo, Reason};
 use crate::frame::broadcast::Batch;
 use crate::frame::query::What;
 use crate::handler::{Context, Handler, Timers};
@@ -101,9 +102,9 @@ mod stats;
 mod tests;
 mod timers;
 
-use actions::{Asked, LinkFor, PassedPing, Ping};
+use actions::{Asked, LinkFor, Ping};
 use dial::Dial;
-use direct::Errand;
+use direct::Sending;
 use link::Link;
 use network::{address, public_ip};
 use node::{Node, Running, Seen, draw};
@@ -146,11 +147,8 @@ pub struct Sim<H> {
     links_for: BTreeMap<OperationId, LinkFor>,
     /// Pings over links whose answers are under way.
     pings: BTreeMap<u64, Ping>,
-    /// Pings that others pass on.
-    passed_pings: BTreeMap<OperationId, PassedPing>,
-    errands: BTreeMap<OperationId, Errand>,
-    /// The recipients of messages that others pass on.
-    passed_on: BTreeMap<OperationId, Peer>,
+    /// Messages and pings to nodes that there may be no link with.
+    sending: BTreeMap<OperationId, Sending>,
     /// The outcome of the last broadcast, until it is read.
     published: Option<Result<BroadcastReceipt, BroadcastError>>,
     queue: Queue,
@@ -202,9 +200,7 @@ impl<H: Handler> Sim<H> {
             actions: BTreeMap::new(),
             links_for: BTreeMap::new(),
             pings: BTreeMap::new(),
-            passed_pings: BTreeMap::new(),
-            errands: BTreeMap::new(),
-            passed_on: BTreeMap::new(),
+            sending: BTreeMap::new(),
             published: None,
             queue: Queue::default(),
             work: VecDeque::new(),

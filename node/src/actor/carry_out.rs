@@ -8,7 +8,7 @@ use peerkit_proto::frame::query::{Answer, QueryId, What};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::overlay::Command;
 use peerkit_proto::peer::{
-    ConnectionId, DialError, DialId, Input, OperationId, Output, Purpose, RelayFailure,
+    ConnectionId, DialError, DialId, Input, OperationId, Output, Payload, Purpose,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -95,7 +95,16 @@ impl Actor {
                     let _ = asked.ended.send(complete && !asked.lost);
                 }
             }
-            Output::Relayed { operation, outcome } => self.relayed(operation, outcome),
+            Output::Deliver { operation, connection, payload } => {
+                self.deliver(operation, connection, payload);
+            }
+            Output::Sent { operation, outcome } => {
+                if let Some(Operation::Send(sending)) = self.operations.remove(&operation) {
+                    sending.end_relayed(&self.inner, outcome);
+                }
+            }
+            Output::LookUpAddresses(id) => self.look_up_addresses(id),
+            Output::MeasureUse(connection) => self.measure_use(connection),
             Output::ProbeAnswer { operation, answer } => {
                 if let Some(Operation::Probe(reply)) = self.operations.remove(&operation) {
                     let _ = reply.send(answer);
@@ -187,14 +196,37 @@ impl Actor {
         known::remember(&self.inner, &peer, address);
     }
 
-    fn relayed(&mut self, operation: OperationId, outcome: Result<(), RelayFailure>) {
-        if let Some(Operation::Relay { to, reply }) = self.operations.remove(&operation) {
-            let outcome = outcome.map_err(|failure| match failure {
-                RelayFailure::Missed(reason) => Error::NotReached { peer: to, reason },
-                RelayFailure::Refused(error) => error.into(),
-            });
-            let _ = reply.send(outcome);
-        }
+    /// Hands a message or ping to a link in the background, as there may be no room just now.
+    fn deliver(&mut self, operation: OperationId, connection: ConnectionId, payload: Payload) {
+        let Some(Operation::Send(sending)) = self.operations.remove(&operation) else { return };
+        let (to, conn) = (sending.to, self.links.get(&connection).cloned());
+        let inner = self.inner.clone();
+        self.inner.spawn(async move {
+            match conn {
+                Some(conn) => sending.deliver(&inner, conn, payload).await,
+                None => sending.end(&inner, Err(Error::NotConnected(to))),
+            }
+            let _ = inner.orders.send(Order::Delivered { to, operation }).await;
+        });
+    }
+
+    fn look_up_addresses(&self, id: NodeId) {
+        let inner = self.inner.clone();
+        self.inner.spawn(async move {
+            let addresses = known::addresses(&inner, id).await;
+            let _ = inner.orders.send(Order::MetAt { id, addresses }).await;
+        });
+    }
+
+    /// Measures the use of a link that was made for a message.
+    fn measure_use(&mut self, connection: ConnectionId) {
+        let Some(conn) = self.links.get(&connection) else { return };
+        let seen = conn.meter.read();
+        // A large message that is not here whole yet shows in the bytes alone.
+        let coming = seen.bytes_received / (self.inner.config.max_control as u64).max(1);
+        let count = seen.messages_sent + seen.messages_received + coming;
+        let busy = conn.outbox.queued() > 0 || conn.has_requests();
+        self.undone.push(Input::LinkUse { connection, count, busy });
     }
 
     /// The application trusts a node that it named to know who owns the network: the first one does.

@@ -65,6 +65,17 @@ impl Dials {
         self.dials.values().fold(None, |due, dial| earliest(due, dial.deadline))
     }
 
+    /// Returns whether a dial is under way.
+    #[cfg(test)]
+    pub(super) fn is_any(&self) -> bool {
+        !self.dials.is_empty()
+    }
+
+    /// Returns whether the shell is still connecting for a dial.
+    pub(super) fn is_connecting(&self, dial: DialId) -> bool {
+        self.dials.get(&dial).is_some_and(|dial| dial.stage == Stage::Connecting)
+    }
+
     /// Returns the dials that a link with a node is for.
     pub(super) fn waiting_for_link(&self, id: NodeId) -> Vec<DialId> {
         self.waiting(id, &[Stage::Linking, Stage::Ending])
@@ -182,9 +193,10 @@ impl Machine {
 
     /// Does what a dial wanted the link for.
     pub(super) fn dial_linked(&mut self, dial: Dial, id: NodeId) {
+        let recipient = dial.address.id;
         self.feed(overlay::Input::Dialled { address: dial.address, id });
         if dial.purpose.is_reported() {
-            self.links.set_on_demand(id, false);
+            self.links.set_wanted(id);
         }
         match dial.purpose {
             Purpose::Application | Purpose::Kept => self.command(Command::Pin(id)),
@@ -194,7 +206,12 @@ impl Machine {
                 }
                 self.command(Command::Join(id));
             }
-            Purpose::Overlay | Purpose::Message => {}
+            Purpose::Message => {
+                if let Some(recipient) = recipient {
+                    self.recipient_dialled(recipient, recipient == id);
+                }
+            }
+            Purpose::Overlay => {}
         }
     }
 
@@ -246,8 +263,11 @@ impl Machine {
         if let Some(connection) = self.links.drop_successor(number) {
             self.outbox.push_back(Output::Refused(connection, Reason::HandshakeTimeout));
         }
-        let error = error.to_string();
+        let (recipient, error) = (dial.address.id, error.to_string());
         self.feed(overlay::Input::DialFailed { address: dial.address, error });
+        if let (Purpose::Message, Some(recipient)) = (dial.purpose, recipient) {
+            self.recipient_dialled(recipient, false);
+        }
         if let Some(id) = dial.id {
             // Dials that waited for this one's Hello say theirs.
             self.dials_go_on(id);

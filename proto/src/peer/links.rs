@@ -1,20 +1,26 @@
 //! The links of a peer: how connections become links, and how links end.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{ConnectionId, Dial, DialId, Greeted, JoinError, Machine, Output};
 use crate::event::{Parting, Reason};
 use crate::id::NodeId;
 use crate::overlay::admission::Admission;
 use crate::overlay::{self, Command};
+use crate::time::Instant;
 
 /// The table of links: one for each node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Links {
+    /// Interval at which the use of links that were made for a message is measured.
+    check: Duration,
     by_id: BTreeMap<NodeId, Link>,
     by_connection: BTreeMap<ConnectionId, NodeId>,
     /// Connections that become the link with a node once the present one has ended.
     successors: BTreeMap<NodeId, Greeted>,
+    /// Links that were made for a message, and that the application has not asked for otherwise.
+    on_demand: BTreeMap<ConnectionId, OnDemand>,
 }
 
 #[derive(Debug)]
@@ -24,11 +30,38 @@ struct Link {
     open: bool,
     /// This node leaves it: frames that still come in are void.
     leaving: bool,
-    /// It was made to send a message, and the application has not asked for it otherwise.
-    on_demand: bool,
 }
 
+/// The use of a link that was made for a message.
+#[derive(Debug)]
+struct OnDemand {
+    /// When it is measured next.
+    due: Instant,
+    /// What was measured last.
+    count: u64,
+    /// Number of times in a row that nothing had been sent.
+    idle: u32,
+}
+
+/// Measurements in a row that find a link idle before it is closed.
+const IDLE_CHECKS: u32 = 4;
+
 impl Links {
+    /// Returns an empty table. A link that was made for a message is idle after `idle` without use.
+    pub(super) fn new(idle: Duration) -> Self {
+        Self {
+            check: idle / IDLE_CHECKS,
+            by_id: BTreeMap::new(),
+            by_connection: BTreeMap::new(),
+            successors: BTreeMap::new(),
+            on_demand: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.on_demand.values().map(|link| link.due).min()
+    }
+
     /// Returns the connection that is the link with a node.
     pub(super) fn connection(&self, id: NodeId) -> Option<ConnectionId> {
         self.by_id.get(&id).map(|link| link.connection)
@@ -57,10 +90,18 @@ impl Links {
         }
     }
 
-    /// Sets whether the link with a node was made for one message only.
-    pub(super) fn set_on_demand(&mut self, id: NodeId, on_demand: bool) {
-        if let Some(link) = self.by_id.get_mut(&id) {
-            link.on_demand = on_demand;
+    /// Notes that the link with a node was made for a message.
+    pub(super) fn set_on_demand(&mut self, id: NodeId, now: Instant) {
+        if let Some(connection) = self.connection(id) {
+            let link = OnDemand { due: now + self.check, count: 0, idle: 0 };
+            self.on_demand.insert(connection, link);
+        }
+    }
+
+    /// Notes that the application has asked for the link with a node.
+    pub(super) fn set_wanted(&mut self, id: NodeId) {
+        if let Some(connection) = self.connection(id) {
+            self.on_demand.remove(&connection);
         }
     }
 
@@ -77,7 +118,7 @@ impl Links {
     }
 
     fn insert(&mut self, id: NodeId, connection: ConnectionId) {
-        let link = Link { connection, open: true, leaving: false, on_demand: false };
+        let link = Link { connection, open: true, leaving: false };
         self.by_id.insert(id, link);
         self.by_connection.insert(connection, id);
     }
@@ -85,6 +126,7 @@ impl Links {
     fn remove(&mut self, connection: ConnectionId) -> Option<NodeId> {
         let id = self.by_connection.remove(&connection)?;
         self.by_id.remove(&id);
+        self.on_demand.remove(&connection);
         Some(id)
     }
 }
@@ -134,7 +176,9 @@ impl Machine {
         self.outbox.push_back(Output::Admitted(connection));
         // The outcome of dials comes before what the overlay says about the link.
         let made = dial.and_then(|dial| self.end_dial(dial, id));
-        self.links.set_on_demand(id, made.as_ref().is_some_and(Dial::is_for_message));
+        if made.as_ref().is_some_and(Dial::is_for_message) {
+            self.links.set_on_demand(id, self.now.monotonic);
+        }
         let mut reached: Vec<_> = made.into_iter().collect();
         for dial in self.dials.waiting_for_link(id) {
             reached.extend(self.end_dial(dial, id));
@@ -146,6 +190,7 @@ impl Machine {
         for dial in reached {
             self.dial_linked(dial, id);
         }
+        self.recipient_linked(id);
     }
 
     /// A connection is over: if it was a link, that has ended.
@@ -165,12 +210,29 @@ impl Machine {
         self.dials_go_on(id);
     }
 
-    /// Leaves a link that was made for one message, unless it is needed for something else by now.
-    pub(super) fn link_idle(&mut self, connection: ConnectionId) {
+    /// Has the use of links measured that were made for a message.
+    pub(super) fn check_on_demand(&mut self) {
+        let now = self.now.monotonic;
+        for (connection, link) in &mut self.links.on_demand {
+            if link.due <= now {
+                link.due = now + self.links.check;
+                self.outbox.push_back(Output::MeasureUse(*connection));
+            }
+        }
+    }
+
+    /// Leaves a link that was made for a message once it is idle, unless the overlay needs it by now.
+    pub(super) fn link_used(&mut self, connection: ConnectionId, count: u64, busy: bool) {
+        let Some(link) = self.links.on_demand.get_mut(&connection) else { return };
+        let idle = if busy || count != link.count { 0 } else { link.idle + 1 };
+        (link.count, link.idle) = (count, idle);
+        if idle < IDLE_CHECKS {
+            return;
+        }
+        self.links.on_demand.remove(&connection);
         let Some(id) = self.links.id(connection) else { return };
         let views = self.overlay.views();
-        let needed = views.active.contains(&id) || views.pinned.contains(&id);
-        if !needed && self.links.by_id.get(&id).is_some_and(|link| link.on_demand) {
+        if !views.active.contains(&id) && !views.pinned.contains(&id) {
             self.leave(id, Reason::NotNeeded);
         }
     }

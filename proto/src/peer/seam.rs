@@ -88,8 +88,15 @@ pub enum Input {
         /// The node.
         id: NodeId,
     },
-    /// Nothing was sent for a while over a link that was made for one message.
-    LinkIdle(ConnectionId),
+    /// The answer to [`Output::MeasureUse`].
+    LinkUse {
+        /// The link.
+        connection: ConnectionId,
+        /// A number that grows with each message sent or received.
+        count: u64,
+        /// Whether something waits to be sent, or a reply is waited for.
+        busy: bool,
+    },
     /// Sends a broadcast. Answered with [`Output::Broadcast`].
     Broadcast {
         /// Names it in the outcome.
@@ -113,27 +120,29 @@ pub enum Input {
         /// Time to wait; `None` for the configured time.
         timeout: Option<Duration>,
     },
-    /// Has other nodes relay a message along the way that a query found. Answered with
-    /// [`Output::Relayed`].
-    Relay {
+    /// Sends a message or ping to a node that there may be no link with. Answered with
+    /// [`Output::Deliver`] or [`Output::Sent`].
+    Send {
         /// Names it in the outcome.
         operation: OperationId,
-        /// The query: see [`Answer::id`].
-        query: QueryId,
         /// The recipient.
         to: NodeId,
-        /// The message.
-        message: Message,
+        /// The message or ping.
+        payload: Payload,
     },
-    /// Has other nodes relay a ping along the way that a query found. Answered with
-    /// [`Output::Relayed`].
-    RelayPing {
-        /// Names it in the outcome.
-        operation: OperationId,
-        /// The query.
-        query: QueryId,
-        /// The node to ping.
+    /// The shell is done with [`Output::Deliver`], with or without success: the next message may follow.
+    Delivered {
+        /// The recipient.
         to: NodeId,
+        /// The operation.
+        operation: OperationId,
+    },
+    /// The answer to [`Output::LookUpAddresses`].
+    MetAt {
+        /// The node.
+        id: NodeId,
+        /// Addresses where this node has met it; may be empty.
+        addresses: Vec<Address>,
     },
     /// A node without a link sent a probe. Answered with [`Output::ProbeAnswer`].
     ProbeReceived {
@@ -279,13 +288,27 @@ pub enum Output {
         /// Whether all nodes within its depth have answered.
         complete: bool,
     },
-    /// The outcome of [`Input::Relay`] or [`Input::RelayPing`].
-    Relayed {
+    /// Queue a message behind those of a link, or ping over the link. The outcome is the shell's to
+    /// report. Answered with [`Input::Delivered`].
+    Deliver {
         /// The operation.
         operation: OperationId,
-        /// Whether the recipient has it.
-        outcome: Result<(), RelayFailure>,
+        /// The link.
+        connection: ConnectionId,
+        /// The message or ping.
+        payload: Payload,
     },
+    /// The outcome of [`Input::Send`], if the message or ping did not go over a link.
+    Sent {
+        /// The operation.
+        operation: OperationId,
+        /// The time from sending it to the receipt of the recipient.
+        outcome: Result<Duration, SendError>,
+    },
+    /// Say where this node has met another, with [`Input::MetAt`].
+    LookUpAddresses(NodeId),
+    /// Say with [`Input::LinkUse`] how much a link is used that was made for a message.
+    MeasureUse(ConnectionId),
     /// The answer to [`Input::ProbeReceived`].
     ProbeAnswer {
         /// The operation.
@@ -363,13 +386,53 @@ pub enum JoinError {
     LinkEnded,
 }
 
-/// The reason why a message or ping that other nodes were to relay did not arrive, or may not have.
+/// What is sent to a node that there may be no link with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Payload {
+    /// A message of the application.
+    Message(Message),
+    /// A ping, which no application sees.
+    Ping,
+}
+
+impl Payload {
+    /// Returns the number of bytes of the content.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Message(message) => message.body().len(),
+            Self::Ping => 0,
+        }
+    }
+}
+
+/// The reason why a message or ping to a node without a link did not arrive, or may not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RelayFailure {
-    /// This node could not send it.
+#[non_exhaustive]
+pub enum SendError {
+    /// This node stops: it was not sent.
+    #[error("the node is stopping")]
+    Stopping,
+    /// The recipient is this node: it was not sent.
+    #[error("the recipient is this node itself")]
+    Myself,
+    /// Too much waits for the recipient: it was not sent.
+    #[error("too many messages wait for that node")]
+    Full,
+    /// No node of the network knows the recipient: it was not sent.
+    #[error("no node of the network knows where that node is")]
+    NotFound,
+    /// The recipient can't be dialled, and the message is too large to be relayed: it was not sent.
+    #[error("a message of {len} bytes is over the limit of {limit} for what other nodes relay")]
+    TooLarge {
+        /// Bytes of the content.
+        len: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+    /// It could not be sealed: it was not sent.
     #[error(transparent)]
     Refused(DirectError),
-    /// It was lost on its way.
+    /// It was lost on its way, or its receipt was.
     #[error(transparent)]
     Missed(Missed),
 }

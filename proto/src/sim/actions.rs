@@ -2,14 +2,13 @@
 //! discoveries, searches and pings.
 
 use super::queue::Due;
-use super::shell::Work;
 use super::{Discovery, Joining, Sim};
 use crate::address::Address;
 use crate::event::{ActionId, Event, NodeInfo};
-use crate::frame::query::{MAX_SEARCH, QueryId, What};
+use crate::frame::query::{MAX_SEARCH, What};
 use crate::handler::Handler;
 use crate::id::NodeId;
-use crate::peer::{Input, OperationId, Purpose, RelayFailure};
+use crate::peer::{Input, OperationId, Purpose};
 use crate::time::Instant;
 
 /// What a link is for that an application, or the user of the simulation, asked for.
@@ -34,16 +33,6 @@ pub(super) struct Asked {
 enum Kind {
     Discovery,
     Search,
-    /// Of this node.
-    Ping(NodeId),
-}
-
-/// A ping that others pass on.
-#[derive(Debug)]
-pub(super) struct PassedPing {
-    action: ActionId,
-    to: NodeId,
-    sent: Instant,
 }
 
 /// A ping over a link.
@@ -141,8 +130,7 @@ impl<H: Handler> Sim<H> {
             return self.event(node, Event::NodeActionFailed { action, error });
         }
         let (Some(link), Some(other)) = (link, self.node_of(to)) else {
-            self.ask_for(node, action, Kind::Ping(to), What::FindNode(to), -1);
-            return;
+            return self.ping_directly(node, action, to);
         };
         let (ping, run, sent) = (self.next_serial(), self.nodes[node].run, self.now);
         self.pings.insert(ping, Ping { from: node, run, to, link, action, sent });
@@ -203,56 +191,6 @@ impl<H: Handler> Sim<H> {
         self.event(from, event);
     }
 
-    /// A way was found to a node: if it is to be pinged, the ping is passed on along it.
-    pub(super) fn way_to_pinged_found(
-        &mut self,
-        operation: OperationId,
-        query: QueryId,
-        node: NodeId,
-    ) {
-        let is_pinged = |asked: &Asked| matches!(asked.kind, Kind::Ping(to) if to == node);
-        if self.actions.get(&operation).is_some_and(is_pinged)
-            && let Some(Asked { node: from, run, action, .. }) = self.actions.remove(&operation)
-        {
-            self.work.push_back(Work::Ping { from, run, action, query, to: node });
-        }
-    }
-
-    pub(super) fn pass_ping(
-        &mut self,
-        (from, run): (usize, u32),
-        action: ActionId,
-        query: QueryId,
-        to: NodeId,
-    ) {
-        if self.nodes[from].run(run).is_none() {
-            return;
-        }
-        let operation = self.next_operation();
-        self.passed_pings.insert(operation, PassedPing { action, to, sent: self.now });
-        self.handle(from, Input::RelayPing { operation, query, to });
-    }
-
-    /// The outcome of a ping that others passed on.
-    pub(super) fn ping_passed(
-        &mut self,
-        from: usize,
-        operation: OperationId,
-        outcome: Result<(), RelayFailure>,
-    ) {
-        let Some(PassedPing { action, to, sent }) = self.passed_pings.remove(&operation) else {
-            return;
-        };
-        let event = match outcome {
-            Ok(()) => {
-                let rtt = self.now.since(sent);
-                Event::NodePingCompleted { action, node: to, rtt }
-            }
-            Err(failure) => Event::NodeActionFailed { action, error: failure.to_string() },
-        };
-        self.event(from, event);
-    }
-
     /// A query that an application has asked is over.
     pub(super) fn action_ended(&mut self, operation: OperationId, complete: bool) {
         let Some(Asked { node, run, action, kind }) = self.actions.remove(&operation) else {
@@ -269,10 +207,6 @@ impl<H: Handler> Sim<H> {
                 Event::NodeDiscoveryCompleted { action, nodes, complete }
             }
             Kind::Search => Event::NodeSearchCompleted { action, files: Vec::new() },
-            Kind::Ping(to) => {
-                let error = format!("no node of the network knows where {} is", to.short());
-                Event::NodeActionFailed { action, error }
-            }
         };
         self.event(node, event);
     }
@@ -283,7 +217,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
-    use super::super::{Latency, Network, SimConfig};
+    use super::super::{Latency, Network, NodeOptions, SimConfig};
     use super::*;
     use crate::handler::{Callback, Context};
     use crate::id::{Hash, Key};
@@ -348,11 +282,14 @@ mod tests {
     fn line() -> Sim<Results> {
         let network = Network { latency: Latency::Fixed(LATENCY), ..Network::default() };
         let mut sim = Sim::new(SimConfig { seed: 3, network, ..SimConfig::default() });
-        for _ in 0..3 {
+        for _ in 0..2 {
             sim.add(Results::default());
         }
+        // No dial reaches it, so that others relay what is sent to it.
+        let hidden = NodeOptions { dialable: false, ..NodeOptions::default() };
+        sim.add_with(hidden, Results::default());
         sim.connect(0, 1);
-        sim.connect(1, 2);
+        sim.connect(2, 1);
         assert!(sim.run_until(Duration::from_secs(5), |sim| sim.links().len() == 2));
         sim
     }

@@ -1,91 +1,101 @@
-//! Messages to nodes without a link: found by a query, and passed on along the way that it came.
+//! Messages and pings to nodes without a link: what the machine asks of the shell.
 
 use super::Sim;
-use super::shell::Work;
-use crate::event::{Peer, Reason};
-use crate::frame::query::{QueryId, What};
+use super::link::Lane;
+use crate::address::Address;
+use crate::event::{ActionId, Event, Peer, Reason};
 use crate::handler::Handler;
 use crate::id::NodeId;
 use crate::message::Message;
-use crate::peer::{Input, OperationId, RelayFailure};
+use crate::peer::{ConnectionId, Input, OperationId, Payload, SendError};
 
-/// Messages for a node that is being looked for.
+/// Something sent to a node that there may be no link with.
 #[derive(Debug)]
-pub(super) struct Errand {
-    from: usize,
-    run: u32,
-    to: Peer,
-    messages: Vec<Message>,
-    /// The query that has found it.
-    found: Option<QueryId>,
+pub(super) enum Sending {
+    /// A message to this node.
+    Message(Peer),
+    /// A ping of this node.
+    Ping(ActionId, NodeId),
 }
 
 impl<H: Handler> Sim<H> {
-    /// Sends a message to a node that there is no link with. Those that come while it is looked for
-    /// go with the first.
+    /// Sends a message to a node that there is no link with, or for which other messages wait.
     pub(super) fn send_directly(&mut self, from: usize, to: Peer, message: Message) {
-        let run = self.nodes[from].run;
-        let same = |errand: &&mut Errand| {
-            (errand.from, errand.run, errand.to.id()) == (from, run, to.id())
-                && errand.found.is_none()
-        };
-        if let Some(errand) = self.errands.values_mut().find(same) {
-            errand.messages.push(message);
-            return;
-        }
-        let errand = Errand { from, run, to: to.clone(), messages: vec![message], found: None };
-        if let Some(operation) = self.ask(from, What::FindNode(to.id()), -1) {
-            self.errands.insert(operation, errand);
-        }
+        let (operation, id) = (self.next_operation(), to.id());
+        self.sending.insert(operation, Sending::Message(to));
+        self.input(from, Input::Send { operation, to: id, payload: Payload::Message(message) });
     }
 
-    /// The node has been found.
-    pub(super) fn recipient_found(&mut self, operation: OperationId, query: QueryId, id: NodeId) {
-        if let Some(errand) = self.errands.get_mut(&operation)
-            && errand.to.id() == id
-            && errand.found.replace(query).is_none()
-        {
-            self.work.push_back(Work::Direct(operation));
-        }
+    /// Pings a node that there is no link with.
+    pub(super) fn ping_directly(&mut self, from: usize, action: ActionId, to: NodeId) {
+        let operation = self.next_operation();
+        self.sending.insert(operation, Sending::Ping(action, to));
+        self.input(from, Input::Send { operation, to, payload: Payload::Ping });
     }
 
-    /// What waits for a node that was found goes on its way.
-    pub(super) fn pass_on(&mut self, operation: OperationId) {
-        let Some(errand) = self.errands.get_mut(&operation) else { return };
-        let (from, run, to) = (errand.from, errand.run, errand.to.clone());
-        let Some(query) = errand.found else { return };
-        for message in std::mem::take(&mut errand.messages) {
-            if self.nodes[from].run(run).is_none() {
-                return;
-            }
-            let operation = self.next_operation();
-            self.passed_on.insert(operation, to.clone());
-            self.handle(from, Input::Relay { operation, query, to: to.id(), message });
-        }
-    }
-
-    /// The query for a node has ended.
-    pub(super) fn errand_ended(&mut self, operation: OperationId) {
-        let Some(errand) = self.errands.remove(&operation) else { return };
-        for _ in errand.messages {
-            let reason = Reason::Other(0, "nobody knows where that node is".into());
-            self.message_failed(errand.from, errand.to.clone(), reason);
-        }
-    }
-
-    /// The outcome of a message or a ping that others were to pass on.
-    pub(super) fn relayed(
+    /// What was to be sent goes over a link.
+    pub(super) fn deliver_over(
         &mut self,
         from: usize,
         operation: OperationId,
-        outcome: Result<(), RelayFailure>,
+        connection: ConnectionId,
+        payload: Payload,
     ) {
-        match (self.passed_on.remove(&operation), outcome) {
-            (Some(to), Err(error)) => {
+        let Some(sending) = self.sending.remove(&operation) else { return };
+        let id = match (sending, payload) {
+            (Sending::Message(to), Payload::Message(message)) => {
+                let running = self.nodes[from].running.as_ref();
+                let handles = running.map(|running| &running.handles);
+                let handle = handles.and_then(|handles| handles.get(&to.id()).cloned());
+                match handle.filter(|handle| handle.link == connection.0) {
+                    Some(handle) => self.send_message(from, &handle, message),
+                    None => self.message_failed(from, to.clone(), super::shell::not_connected()),
+                }
+                to.id()
+            }
+            (Sending::Ping(action, to), _) => {
+                self.ask_ping(from, action, to);
+                to
+            }
+            (Sending::Message(to), Payload::Ping) => to.id(),
+        };
+        self.input(from, Input::Delivered { to: id, operation });
+    }
+
+    /// The outcome of what did not go over a link.
+    pub(super) fn sent(
+        &mut self,
+        from: usize,
+        operation: OperationId,
+        outcome: Result<std::time::Duration, SendError>,
+    ) {
+        match (self.sending.remove(&operation), outcome) {
+            (Some(Sending::Message(to)), Err(error)) => {
                 self.message_failed(from, to, Reason::Other(0, error.to_string()));
             }
-            (Some(_), Ok(())) => {}
-            (None, outcome) => self.ping_passed(from, operation, outcome),
+            (Some(Sending::Ping(action, node)), Ok(rtt)) => {
+                self.event(from, Event::NodePingCompleted { action, node, rtt });
+            }
+            (Some(Sending::Ping(action, _)), Err(error)) => {
+                let error = error.to_string();
+                self.event(from, Event::NodeActionFailed { action, error });
+            }
+            (Some(Sending::Message(_)), Ok(_)) | (None, _) => {}
         }
+    }
+
+    /// Says where a node has met another: its state folder knows, if it has one.
+    pub(super) fn look_up_addresses(&mut self, node: usize, id: NodeId) {
+        let addresses: Vec<Address> =
+            self.nodes[node].known.get(&id).cloned().into_iter().collect();
+        self.input(node, Input::MetAt { id, addresses });
+    }
+
+    /// Says how much a link is used.
+    pub(super) fn measure_use(&mut self, node: usize, connection: ConnectionId) {
+        let Some(link) = self.links.get(&connection.0) else { return };
+        let count = link.lanes.iter().map(|lane| lane.accepted).sum();
+        let busy = link.lanes.iter().any(Lane::has_messages);
+        self.input(node, Input::LinkUse { connection, count, busy });
     }
 }

@@ -151,6 +151,11 @@ impl Lane {
         self.control_bytes > config.control_queue / 2
     }
 
+    /// Whether messages of the application wait.
+    pub(super) fn has_messages(&self) -> bool {
+        !self.application.is_empty()
+    }
+
     /// Takes a frame of the overlay.
     pub(super) fn control(&mut self, parcel: Parcel, config: &Config) -> Result<(), Full> {
         if self.control_bytes >= config.control_queue {

@@ -6,8 +6,8 @@ use super::node::{Handle, Node, Seen};
 use super::queue::Due;
 use super::stats::{MESSAGE, kind};
 use super::{Joining, Sim};
-use crate::event::{ActionId, Event, MessageFailure, NodeInfo, Peer, Reason};
-use crate::frame::query::{Answer, AnswerBody, QueryId};
+use crate::event::{Event, MessageFailure, NodeInfo, Peer, Reason};
+use crate::frame::query::{Answer, AnswerBody};
 use crate::frame::{Frame, MESSAGE_HEAD};
 use crate::handler::{Action, Context, Handler};
 use crate::id::{Hash, NodeId};
@@ -27,12 +27,6 @@ pub(super) enum Work {
     Broadcast(usize, u32, String, Message),
     /// This end of a link says goodbye, now that the application has been told.
     Close { link: u64, side: usize, reason: Reason },
-    /// Messages for a node that a query has found go on their way.
-    Direct(OperationId),
-    /// The ping of a node that a query has found goes on its way.
-    Ping { from: usize, run: u32, action: ActionId, query: QueryId, to: NodeId },
-    /// A query has ended.
-    QueryEnded(OperationId),
     /// A node is to stop.
     Stop(usize, u32),
     /// A link of a node with this one has ended: what waits for that goes on.
@@ -60,11 +54,6 @@ impl<H: Handler> Sim<H> {
                     }
                 }
                 Work::Close { link, side, reason } => self.close(link, side, reason),
-                Work::Direct(operation) => self.pass_on(operation),
-                Work::Ping { from, run, action, query, to } => {
-                    self.pass_ping((from, run), action, query, to);
-                }
-                Work::QueryEnded(operation) => self.errand_ended(operation),
                 Work::Stop(node, run) => {
                     if self.nodes[node].run(run).is_some() {
                         self.begin_to_stop(node);
@@ -124,9 +113,9 @@ impl<H: Handler> Sim<H> {
         for action in actions {
             match action {
                 Action::Send(peer, message) => {
-                    let running = self.nodes[node].running.as_ref();
-                    let handle = running.and_then(|run| run.handles.get(&peer.id()).cloned());
-                    match handle {
+                    let Some(running) = &self.nodes[node].running else { continue };
+                    let waits = running.machine.sends_to(peer.id());
+                    match running.handles.get(&peer.id()).filter(|_| !waits).cloned() {
                         Some(handle) => self.send_message(node, &handle, message),
                         None => self.send_directly(node, peer, message),
                     }
@@ -240,7 +229,6 @@ impl<H: Handler> Sim<H> {
             Output::Broadcast { outcome, .. } => self.published = Some(outcome),
             Output::Answered { operation, answer } => self.answered(operation, answer),
             Output::QueryEnded { operation, complete } => {
-                self.work.push_back(Work::QueryEnded(operation));
                 if let Some(asked) = self.asked.get_mut(&operation) {
                     asked.complete = Some(complete);
                     let found: Vec<_> = asked.nodes.values().cloned().collect();
@@ -250,7 +238,12 @@ impl<H: Handler> Sim<H> {
                 }
                 self.action_ended(operation, complete);
             }
-            Output::Relayed { operation, outcome } => self.relayed(node, operation, outcome),
+            Output::Deliver { operation, connection, payload } => {
+                self.deliver_over(node, operation, connection, payload);
+            }
+            Output::Sent { operation, outcome } => self.sent(node, operation, outcome),
+            Output::LookUpAddresses(id) => self.look_up_addresses(node, id),
+            Output::MeasureUse(connection) => self.measure_use(node, connection),
             Output::ProbeAnswer { operation, answer } => {
                 self.probe_answered(node, operation.0, answer);
             }
@@ -303,7 +296,7 @@ impl<H: Handler> Sim<H> {
         self.scratch = scratch;
     }
 
-    fn send_message(&mut self, node: usize, handle: &Handle, message: Message) {
+    pub(super) fn send_message(&mut self, node: usize, handle: &Handle, message: Message) {
         let Handle { link: serial, side, peer } = handle;
         let Some(link) = self.links.get_mut(serial) else {
             return self.message_failed(node, peer.clone(), not_connected());
@@ -363,10 +356,6 @@ impl<H: Handler> Sim<H> {
     }
 
     fn answered(&mut self, operation: OperationId, answer: Answer) {
-        if let AnswerBody::Here = answer.body {
-            self.way_to_pinged_found(operation, answer.id, answer.node);
-            return self.recipient_found(operation, answer.id, answer.node);
-        }
         let Some(asked) = self.asked.get_mut(&operation) else { return };
         let AnswerBody::Neighbours(outbound, inbound) = answer.body else { return };
         let info = asked.nodes.entry(answer.node).or_insert_with(|| NodeInfo {
@@ -381,6 +370,6 @@ impl<H: Handler> Sim<H> {
     }
 }
 
-fn not_connected() -> Reason {
+pub(super) fn not_connected() -> Reason {
     Reason::Other(0, "there is no link with that node".into())
 }

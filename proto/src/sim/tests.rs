@@ -329,6 +329,30 @@ fn messages_that_can_not_go_are_reported() {
 
 #[test]
 fn messages_go_through_others_where_there_is_no_link() {
+    let mut sim = sim(2);
+    sim.add_with(NodeOptions { dialable: false, ..NodeOptions::default() }, Log::default());
+    sim.connect(1, 0);
+    sim.connect(2, 1);
+    sim.run_for(Duration::from_secs(1));
+    let direction = crate::event::Direction::Inbound;
+    let far = Peer::new(sim.id(2), String::new(), sim.address(2), direction);
+    for text in ["a", "b"] {
+        sim.with(0, |_, cx| cx.send(&far, text));
+    }
+    // Dials of it are waited for, in vain.
+    sim.run_for(Duration::from_secs(3));
+    assert_eq!(sim.app(2).texts(), ["a", "b"]);
+    assert_eq!(sim.links().len(), 2);
+    sim.crash(2);
+    sim.run_for(Duration::from_secs(1));
+    sim.with(0, |_, cx| cx.send(&far, "c"));
+    sim.run_for(Duration::from_secs(15));
+    assert_eq!(sim.app(0).last().0, "node_message_failed");
+}
+
+/// A link is made for messages to a node that can be dialled. It closes once it is idle.
+#[test]
+fn a_link_for_messages_is_made_on_demand_and_closes() {
     let mut sim = sim(3);
     sim.connect(1, 0);
     sim.connect(2, 1);
@@ -340,12 +364,26 @@ fn messages_go_through_others_where_there_is_no_link() {
     }
     sim.run_for(Duration::from_secs(2));
     assert_eq!(sim.app(2).texts(), ["a", "b"]);
+    assert_eq!(sim.links().len(), 3);
+    let idle = Config::default().errand_idle;
+    sim.run_for(idle / 2);
+    sim.with(2, |_, cx| cx.send_to_nodes("not idle", &[]));
+    sim.run_for(idle * 3 / 4);
+    assert_eq!(sim.links().len(), 3, "it was used");
+    sim.run_for(idle);
     assert_eq!(sim.links().len(), 2);
-    sim.crash(2);
-    sim.run_for(Duration::from_secs(1));
+    assert!(
+        sim.app(0).last().2.contains(&Reason::NotNeeded.to_string()),
+        "{:?}",
+        sim.app(0).last()
+    );
+    // A link that the application has asked for meanwhile stays.
     sim.with(0, |_, cx| cx.send(&far, "c"));
-    sim.run_for(Duration::from_secs(15));
-    assert_eq!(sim.app(0).last().0, "node_message_failed");
+    sim.run_for(Duration::from_secs(2));
+    sim.connect(0, 2);
+    sim.run_for(idle * 3);
+    assert_eq!(sim.links().len(), 3);
+    assert_eq!(sim.app(2).texts(), ["a", "b", "farewell", "c"]);
 }
 
 #[test]

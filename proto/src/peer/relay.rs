@@ -1,0 +1,483 @@
+//! Messages and pings to nodes without a link.
+//!
+//! Each recipient has a queue of its own, so that its messages stay in order and many of them cost one
+//! search. For the first in the queue the machine tries, in this order:
+//! 1. the link with the recipient, if there is one by now;
+//! 2. the way that an earlier query has found, if all nodes on it still remember it;
+//! 3. the addresses where the node was met, which it dials;
+//! 4. the addresses that the network knows (a query for the node), which it dials as well;
+//! 5. the way by which the answer to that query came: the message is sealed and relayed along it.
+//!
+//! A link that was made for a message closes once it is idle.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::dials::Dial;
+use super::{Machine, OperationId, Output, Payload, Purpose, SendError};
+use crate::address::Address;
+use crate::config::Config;
+use crate::frame::query::{Answer, AnswerBody, QueryId, What};
+use crate::id::NodeId;
+use crate::overlay::direct::Missed;
+use crate::record::MAX_RECORD_ADDRESSES;
+use crate::time::Instant;
+
+/// Time to wait for a dial before the next thing is tried beside it. 2 s: a dial takes three round
+/// trips, and the longest across the internet take some 300 ms.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Time before a message is sent again for which a node on the way had no room. In it, a link has
+/// relayed half of what it may at once.
+const BUSY: Duration = Duration::from_millis(500);
+
+/// Ways that are remembered. 256: five new recipients a second, for as long as a way is good.
+const MAX_WAYS: usize = 256;
+
+/// Minimum number of bytes charged for a message that waits: about what its entry takes.
+const MIN_COST: usize = 64;
+
+/// The queues of messages for nodes without a link.
+#[derive(Debug)]
+pub(super) struct Relays {
+    recipients: BTreeMap<NodeId, Recipient>,
+    /// When which recipient has to go on.
+    timers: BTreeSet<(Instant, NodeId)>,
+    /// Queries for recipients that have not ended.
+    searches: BTreeMap<QueryId, NodeId>,
+    /// Messages under way through other nodes, by the overlay's numbers.
+    relayed: BTreeMap<u64, NodeId>,
+    /// Ways that queries have found, and until when all nodes on them remember the query.
+    ways: BTreeMap<NodeId, (QueryId, Instant)>,
+    limits: Limits,
+}
+
+#[derive(Debug)]
+struct Limits {
+    /// Bytes that wait for one recipient; an empty queue takes one message of any size.
+    queue: usize,
+    /// Bytes of a message that other nodes relay.
+    relayed: usize,
+    query_timeout: Duration,
+    /// Time for which all nodes on a way remember the query, from when it is asked.
+    way: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Recipient {
+    queue: VecDeque<(OperationId, Payload)>,
+    bytes: usize,
+    stage: Stage,
+    /// Addresses that were dialled for the first in the queue.
+    tried: Vec<Address>,
+    /// Number of those dials that have not ended.
+    dialling: usize,
+}
+
+/// What the first in the queue of a recipient waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Stage {
+    /// Nothing.
+    #[default]
+    Idle,
+    /// The queue of a link.
+    Delivering(OperationId),
+    /// The outcome of relaying it; the attempts end at `deadline`.
+    Relaying { since: Instant, deadline: Instant, remembered: bool },
+    /// The time at which it is relayed again.
+    Busy { again: Instant, deadline: Instant },
+    /// The addresses where the shell has met the node.
+    Addresses,
+    /// Dials of those addresses, until then.
+    Dialling(Instant),
+    /// A query for the node, and dials of the addresses in its answers.
+    Searching(Search),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Search {
+    /// The query, once it has found the node.
+    found: Option<QueryId>,
+    ended: bool,
+    /// Until when dials are waited for once the node is found.
+    patience: Option<Instant>,
+    /// How long the way will be good.
+    way_until: Instant,
+}
+
+impl Stage {
+    fn timer(&self) -> Option<Instant> {
+        match self {
+            Self::Busy { again: due, .. } | Self::Dialling(due) => Some(*due),
+            Self::Searching(search) => search.patience,
+            _ => None,
+        }
+    }
+}
+
+impl Relays {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            recipients: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            searches: BTreeMap::new(),
+            relayed: BTreeMap::new(),
+            ways: BTreeMap::new(),
+            limits: Limits {
+                queue: config.peer_queue,
+                relayed: config.max_direct(),
+                query_timeout: config.query_timeout,
+                way: config.query_ttl.saturating_sub(config.query_timeout),
+            },
+        }
+    }
+
+    /// Returns whether messages wait for a recipient: later ones queue behind them.
+    pub(super) fn waits_for(&self, id: NodeId) -> bool {
+        self.recipients.contains_key(&id)
+    }
+
+    /// Returns whether something waits for any recipient.
+    #[cfg(test)]
+    pub(super) fn is_any(&self) -> bool {
+        !self.recipients.is_empty()
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(due, _)| *due)
+    }
+
+    fn stage(&self, id: NodeId) -> Option<Stage> {
+        self.recipients.get(&id).map(|recipient| recipient.stage)
+    }
+
+    fn set_stage(&mut self, id: NodeId, stage: Stage) {
+        let Some(recipient) = self.recipients.get_mut(&id) else { return };
+        if let Some(due) = recipient.stage.timer() {
+            self.timers.remove(&(due, id));
+        }
+        self.timers.extend(stage.timer().map(|due| (due, id)));
+        recipient.stage = stage;
+    }
+
+    fn remove(&mut self, id: NodeId) -> Option<Recipient> {
+        self.set_stage(id, Stage::Idle);
+        self.searches.retain(|_, recipient| *recipient != id);
+        self.recipients.remove(&id)
+    }
+
+    /// Takes the first off the queue of a recipient.
+    fn take_first(&mut self, id: NodeId) -> Option<(OperationId, Payload)> {
+        let recipient = self.recipients.get_mut(&id)?;
+        let first = recipient.queue.pop_front()?;
+        recipient.bytes -= cost(&first.1);
+        Some(first)
+    }
+
+    fn way(&self, id: NodeId, now: Instant) -> Option<QueryId> {
+        self.ways.get(&id).filter(|(_, until)| *until > now).map(|(query, _)| *query)
+    }
+
+    fn remember_way(&mut self, id: NodeId, query: QueryId, until: Instant, now: Instant) {
+        if self.ways.len() >= MAX_WAYS {
+            self.ways.retain(|_, (_, until)| *until > now);
+        }
+        if self.ways.len() < MAX_WAYS {
+            self.ways.insert(id, (query, until));
+        }
+    }
+}
+
+/// Bytes that a message or ping counts against the limit of its queue.
+fn cost(payload: &Payload) -> usize {
+    payload.len().max(MIN_COST)
+}
+
+impl Machine {
+    /// Queues a message or ping for a node.
+    pub(super) fn send(&mut self, operation: OperationId, to: NodeId, payload: Payload) {
+        let refused = if self.stopping {
+            Some(SendError::Stopping)
+        } else if to == self.overlay.id() {
+            Some(SendError::Myself)
+        } else {
+            None
+        };
+        if let Some(error) = refused {
+            return self.sent(operation, Err(error));
+        }
+        let recipient = self.relays.recipients.entry(to).or_default();
+        let bytes = recipient.bytes.saturating_add(cost(&payload));
+        if !recipient.queue.is_empty() && bytes > self.relays.limits.queue {
+            return self.sent(operation, Err(SendError::Full));
+        }
+        recipient.bytes = bytes;
+        recipient.queue.push_back((operation, payload));
+        if recipient.stage == Stage::Idle {
+            self.send_first(to);
+        }
+    }
+
+    /// The shell has handed a message to the queue of its link, or could not.
+    pub(super) fn delivered(&mut self, to: NodeId, operation: OperationId) {
+        if self.relays.stage(to) == Some(Stage::Delivering(operation)) {
+            self.send_next(to);
+        }
+    }
+
+    /// The shell says where it has met a recipient.
+    pub(super) fn recipient_met_at(&mut self, id: NodeId, addresses: Vec<Address>) {
+        if self.relays.stage(id) != Some(Stage::Addresses) {
+            return;
+        }
+        self.relays.set_stage(id, Stage::Dialling(self.now.monotonic + PATIENCE));
+        self.dial_recipient(id, addresses);
+        self.go_on_searching(id);
+    }
+
+    /// There is a link with a node: what waits for it goes over that.
+    pub(super) fn recipient_linked(&mut self, id: NodeId) {
+        let stage = self.relays.stage(id);
+        if let Some(Stage::Addresses | Stage::Dialling(_) | Stage::Searching(_)) = stage {
+            self.send_first(id);
+        }
+    }
+
+    /// A dial of a recipient has ended, with or without a link.
+    pub(super) fn recipient_dialled(&mut self, id: NodeId, is_linked: bool) {
+        if let Some(recipient) = self.relays.recipients.get_mut(&id) {
+            recipient.dialling = recipient.dialling.saturating_sub(1);
+        }
+        if is_linked {
+            self.recipient_linked(id);
+        } else {
+            self.go_on_searching(id);
+        }
+    }
+
+    /// Takes an answer to a query for a recipient. Returns whether it is one.
+    pub(super) fn recipient_found(&mut self, answer: &Answer) -> bool {
+        let Some(id) = self.relays.searches.get(&answer.id).copied() else { return false };
+        if let Some(Stage::Searching(mut search)) = self.relays.stage(id)
+            && answer.node == id
+            && answer.body == AnswerBody::Here
+        {
+            if search.found.is_none() {
+                search.found = Some(answer.id);
+                search.patience = Some(self.now.monotonic + PATIENCE);
+                self.relays.set_stage(id, Stage::Searching(search));
+            }
+            self.dial_recipient(id, answer.addresses.clone());
+            self.go_on_searching(id);
+        }
+        true
+    }
+
+    /// A query for a recipient has ended. Returns whether it was one.
+    pub(super) fn recipient_search_ended(&mut self, query: QueryId) -> bool {
+        let Some(id) = self.relays.searches.remove(&query) else { return false };
+        if let Some(Stage::Searching(mut search)) = self.relays.stage(id) {
+            search.ended = true;
+            self.relays.set_stage(id, Stage::Searching(search));
+            self.go_on_searching(id);
+        }
+        true
+    }
+
+    /// Takes the outcome of a message or ping that other nodes were to relay.
+    pub(super) fn relayed(&mut self, number: u64, outcome: Result<(), Missed>) {
+        let Some(to) = self.relays.relayed.remove(&number) else { return };
+        let Some(Stage::Relaying { since, deadline, remembered }) = self.relays.stage(to) else {
+            return;
+        };
+        let again = self.now.monotonic + BUSY;
+        match outcome {
+            Err(Missed::Busy) if again < deadline => {
+                self.relays.set_stage(to, Stage::Busy { again, deadline });
+            }
+            // A node on the way is gone: there may be another way.
+            Err(Missed::NoWay) if remembered => {
+                self.relays.ways.remove(&to);
+                self.find_recipient(to);
+            }
+            outcome => {
+                let took = self.now.monotonic.since(since);
+                self.end_first(to, outcome.map(|()| took).map_err(SendError::Missed));
+            }
+        }
+    }
+
+    /// Goes on with the recipients whose time has come.
+    pub(super) fn relays_overdue(&mut self) {
+        let now = self.now.monotonic;
+        while let Some((due, id)) = self.relays.timers.first().copied()
+            && due <= now
+        {
+            self.relays.timers.remove(&(due, id));
+            match self.relays.stage(id) {
+                Some(Stage::Busy { deadline, .. }) => match self.relays.way(id, now) {
+                    Some(query) if !self.links.is_open(id) => {
+                        self.relay_first(id, query, deadline, false);
+                    }
+                    _ => self.send_first(id),
+                },
+                Some(Stage::Dialling(_)) => self.search_recipient(id),
+                Some(Stage::Searching(mut search)) => {
+                    // Without a timer from now on: what can't be relayed waits for the dials.
+                    search.patience = None;
+                    self.relays.set_stage(id, Stage::Searching(search));
+                    if self.first_can_be_relayed(id) {
+                        self.end_search(id, search);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Fails all that waits for nodes without a link: this node stops.
+    pub(super) fn end_relays(&mut self) {
+        let recipients: Vec<_> = self.relays.recipients.keys().copied().collect();
+        for id in recipients {
+            self.fail_recipient(id, &SendError::Stopping);
+        }
+    }
+
+    /// Begins with the first in the queue of a recipient.
+    fn send_first(&mut self, to: NodeId) {
+        let open = self.links.connection(to).filter(|_| self.links.is_open(to));
+        if let Some(connection) = open {
+            let Some((operation, payload)) = self.relays.take_first(to) else { return };
+            self.relays.set_stage(to, Stage::Delivering(operation));
+            self.outbox.push_back(Output::Deliver { operation, connection, payload });
+            return;
+        }
+        let now = self.now.monotonic;
+        match self.relays.way(to, now).filter(|_| self.first_can_be_relayed(to)) {
+            Some(query) => {
+                let deadline = now + self.relays.limits.query_timeout;
+                self.relay_first(to, query, deadline, true);
+            }
+            None => self.find_recipient(to),
+        }
+    }
+
+    /// Goes on with the next in the queue of a recipient; forgets the recipient if there is none.
+    fn send_next(&mut self, to: NodeId) {
+        self.relays.set_stage(to, Stage::Idle);
+        match self.relays.recipients.get(&to) {
+            Some(recipient) if !recipient.queue.is_empty() => self.send_first(to),
+            _ => drop(self.relays.remove(to)),
+        }
+    }
+
+    fn relay_first(&mut self, to: NodeId, query: QueryId, deadline: Instant, remembered: bool) {
+        let first = self.relays.recipients.get(&to).and_then(|recipient| recipient.queue.front());
+        let Some((_, payload)) = first else { return };
+        let now = self.now.monotonic;
+        let number = match payload {
+            Payload::Message(message) => self.overlay.send_direct(now, query, to, message.clone()),
+            Payload::Ping => self.overlay.ping_direct(now, query, to),
+        };
+        match number {
+            Ok(number) => {
+                self.relays.set_stage(to, Stage::Relaying { since: now, deadline, remembered });
+                self.relays.relayed.insert(number, to);
+                self.absorb();
+            }
+            // It is no message's fault: no node has that identity.
+            Err(error) => self.fail_recipient(to, &SendError::Refused(error)),
+        }
+    }
+
+    fn find_recipient(&mut self, id: NodeId) {
+        if let Some(recipient) = self.relays.recipients.get_mut(&id) {
+            recipient.tried.clear();
+        }
+        self.relays.set_stage(id, Stage::Addresses);
+        self.outbox.push_back(Output::LookUpAddresses(id));
+    }
+
+    /// Dials addresses of a recipient, except those that were tried before. A node whose links are made
+    /// by hand dials none.
+    fn dial_recipient(&mut self, id: NodeId, addresses: Vec<Address>) {
+        if self.manual {
+            return;
+        }
+        for address in addresses {
+            let address = address.with_id(id);
+            let Some(recipient) = self.relays.recipients.get_mut(&id) else { return };
+            if !recipient.tried.contains(&address) && recipient.tried.len() < MAX_RECORD_ADDRESSES {
+                recipient.tried.push(address.clone());
+                recipient.dialling += 1;
+                self.dial(Dial::new(None, address, Purpose::Message), Vec::new());
+            }
+        }
+    }
+
+    fn search_recipient(&mut self, id: NodeId) {
+        let way_until = self.now.monotonic + self.relays.limits.way;
+        let search = Search { found: None, ended: false, patience: None, way_until };
+        self.relays.set_stage(id, Stage::Searching(search));
+        let query = self.overlay.draw_query_id();
+        self.relays.searches.insert(query, id);
+        self.ask(query, What::FindNode(id), -1, false, None);
+    }
+
+    /// Asks the network, or ends the search for a recipient, if there is nothing else to wait for.
+    fn go_on_searching(&mut self, id: NodeId) {
+        let Some(recipient) = self.relays.recipients.get(&id) else { return };
+        match recipient.stage {
+            Stage::Dialling(_) if recipient.dialling == 0 => self.search_recipient(id),
+            Stage::Searching(search)
+                if (search.ended && recipient.dialling == 0)
+                    || (self.manual && search.found.is_some()) =>
+            {
+                self.end_search(id, search);
+            }
+            _ => {}
+        }
+    }
+
+    fn end_search(&mut self, id: NodeId, search: Search) {
+        let now = self.now.monotonic;
+        match search.found {
+            // One search is enough for all that waits.
+            None => self.fail_recipient(id, &SendError::NotFound),
+            Some(_) if !self.first_can_be_relayed(id) => {
+                let limit = self.relays.limits.relayed;
+                let first = self.relays.recipients.get(&id).and_then(|waits| waits.queue.front());
+                let len = first.map(|(_, payload)| payload.len()).unwrap_or_default();
+                self.end_first(id, Err(SendError::TooLarge { len, limit }));
+            }
+            Some(query) => {
+                self.relays.remember_way(id, query, search.way_until, now);
+                let deadline = now + self.relays.limits.query_timeout;
+                self.relay_first(id, query, deadline, false);
+            }
+        }
+    }
+
+    fn first_can_be_relayed(&self, id: NodeId) -> bool {
+        let first = self.relays.recipients.get(&id).and_then(|waits| waits.queue.front());
+        first.is_some_and(|(_, payload)| payload.len() <= self.relays.limits.relayed)
+    }
+
+    fn end_first(&mut self, id: NodeId, outcome: Result<Duration, SendError>) {
+        if let Some((operation, _)) = self.relays.take_first(id) {
+            self.sent(operation, outcome);
+        }
+        self.send_next(id);
+    }
+
+    fn fail_recipient(&mut self, id: NodeId, error: &SendError) {
+        let waiting = self.relays.remove(id).map(|recipient| recipient.queue);
+        for (operation, _) in waiting.into_iter().flatten() {
+            self.sent(operation, Err(error.clone()));
+        }
+    }
+
+    fn sent(&mut self, operation: OperationId, outcome: Result<Duration, SendError>) {
+        self.outbox.push_back(Output::Sent { operation, outcome });
+    }
+}
