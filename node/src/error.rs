@@ -21,17 +21,17 @@ use crate::shares::ShareError;
 use crate::store::StoreError;
 use crate::transfer::FetchError;
 
-/// The failure. Unless a variant says otherwise nothing has changed.
+/// Why a call failed. Unless a variant says otherwise, nothing has changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The node has stopped, or is stopping.
     #[error("the node has stopped")]
     Stopped,
-    /// An address that is not one.
+    /// A text is not an address.
     #[error(transparent)]
     Address(#[from] ParseAddressError),
-    /// A host name that does not resolve.
+    /// A host name does not resolve.
     #[error("can't find the host of {address}: {error}")]
     Resolve {
         /// The address.
@@ -62,12 +62,12 @@ pub enum Error {
     /// was dialled or shared.
     #[error("{}", NotAKey(*.0))]
     NotAKey(NodeId),
-    /// Somebody else answers there.
+    /// Another node than the expected one answers at that address.
     #[error("another node answers at {address}: {found}")]
     WrongNode {
         /// The address, with the node that was expected there.
         address: Address,
-        /// Who is there.
+        /// The node that answered.
         found: NodeId,
     },
     /// The other node, or this one, refused the link.
@@ -75,7 +75,7 @@ pub enum Error {
     Refused {
         /// The address.
         address: Address,
-        /// Why.
+        /// The reason.
         reason: Reason,
     },
     /// The node that was to be joined through is no member of a network, and will be none.
@@ -84,7 +84,7 @@ pub enum Error {
     /// The node that was to be joined through found no place for this one.
     #[error("{0} found no place for this node: try again, or through another one")]
     NoPlace(Peer),
-    /// Only the network's owner can do that, whose key this node does not have.
+    /// Only the network's owner can do that, and this node does not have the owner's key.
     #[error("the network belongs to {0}: only who has that key can stop it")]
     NotOwner(NodeId),
     /// The network has no owner, as far as this node knows.
@@ -111,7 +111,7 @@ pub enum Error {
     /// The identity is this node's own: nothing was dialled or sent.
     #[error("that is this node itself")]
     ThisNode,
-    /// There is no link with that node, and nobody who answers knows it.
+    /// There is no link with that node, and no node that answers knows it.
     #[error("no node that this one can ask knows {0}: connect to it, or to one that does")]
     NotFound(NodeId),
     /// The node is in the network, and has no address at which it can be dialled.
@@ -121,18 +121,18 @@ pub enum Error {
     /// not have.
     #[error("the message to {peer} was not delivered: {reason}")]
     NotReached {
-        /// Whom it was for.
+        /// The recipient.
         peer: NodeId,
-        /// Why.
+        /// The reason.
         reason: Missed,
     },
-    /// The content is over the limit for what others pass on: nothing was sent.
+    /// The content is over the limit for messages that other nodes pass on: nothing was sent.
     #[error(
         "{peer} can't be dialled, and others pass on at most {limit} bytes, not {len}: share a \
          file, or have it connect to this node"
     )]
     TooLargeToPass {
-        /// Whom it was for.
+        /// The recipient.
         peer: NodeId,
         /// Bytes of the content.
         len: usize,
@@ -172,7 +172,7 @@ pub enum Error {
         /// Why.
         reason: Reason,
     },
-    /// Nothing came in time.
+    /// No answer came in time.
     #[error("no answer within {} ms", .0.as_millis())]
     Timeout(Duration),
     /// The other side did not answer a request.
@@ -184,7 +184,7 @@ pub enum Error {
     /// A stream was refused.
     #[error("{peer} refused the stream: {why}")]
     StreamRefused {
-        /// By whom.
+        /// The peer that refused it.
         peer: NodeId,
         /// Why.
         why: String,
@@ -192,7 +192,7 @@ pub enum Error {
     /// The connection broke before the stream was open: the other side may be overrun.
     #[error("the connection to {peer} broke before the stream was open: {error}")]
     StreamBroken {
-        /// To whom.
+        /// The peer.
         peer: NodeId,
         /// The system's error.
         error: io::Error,
@@ -200,15 +200,15 @@ pub enum Error {
     /// A stream could not be opened in either direction.
     #[error("can't reach {peer}: {why}")]
     Unreachable {
-        /// Whom.
+        /// The peer.
         peer: NodeId,
         /// What was tried.
         why: String,
     },
-    /// Nobody in the network has that file.
+    /// No node that can be reached has that file.
     #[error("nobody who can be reached shares {0}")]
     NoSource(Hash),
-    /// There is no download of that hash about which something can be done.
+    /// There is no download of that hash, or it is done.
     #[error("there is no download of {0} under way")]
     NoDownload(Hash),
     /// A download failed, and its error was returned to another caller that waited for it.
@@ -235,10 +235,10 @@ pub enum Error {
     /// The state folder can't be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The address to listen on can't be had because something listens there already.
+    /// Another program listens on that port already.
     #[error("port {} of {} is in use", .0.port(), .0.ip())]
     PortInUse(SocketAddr),
-    /// The address to listen on can't be had.
+    /// The node can't listen on that address.
     #[error("can't listen on {address}: {error}")]
     Listen {
         /// As it was given.
@@ -262,8 +262,8 @@ pub enum Error {
          join through it again"
     )]
     AllKeptAway,
-    /// No address was given to join through, and every bootstrap node is this node itself. It waits
-    /// for others to join through it.
+    /// No address was given to join through, and every bootstrap node is this node itself. Others can
+    /// join through it.
     #[error("the only node to join through is this node itself")]
     OnlyThisNode,
     /// No bootstrap node and no peer that was met before has answered.

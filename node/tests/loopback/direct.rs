@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::common::*;
-use peerkit::{Config, Error, Event, Events, Key, Missed, Node, Peer, Reason};
+use peerkit::{
+    Broadcast, Config, Context, Error, Event, Events, Handler, Key, Missed, Node, Peer, Reason,
+};
 
 /// A node that nobody can dial.
 async fn deaf(name: &str) -> Node {
@@ -327,4 +329,36 @@ async fn when_a_peer_was_last_heard_is_known() {
     assert!(idle <= passed, "{idle:?} though it answered {passed:?} ago at the most");
     until("time passes", || a.idle_time(b.id()).is_some_and(|idle| idle > Duration::ZERO)).await;
     shutdown([&a, &b]).await;
+}
+
+/// Thanks the author of each broadcast, of whom it knows the identity alone.
+struct Thankful;
+
+impl Handler for Thankful {
+    fn node_broadcast(&mut self, cx: &mut Context<'_>, broadcast: Broadcast) {
+        cx.send(broadcast.author, "thanks");
+    }
+}
+
+#[tokio::test]
+async fn a_handler_answers_the_author_of_a_broadcast_with_or_without_a_link() {
+    let (a, b) = (node("a").await, node("b").await);
+    let near = builder("near").handler(Thankful).spawn().await.unwrap();
+    let far = builder("far").handler(Thankful).spawn().await.unwrap();
+    link(&a, &near).await;
+    link(&a, &b).await;
+    link(&b, &far).await;
+    let mut events = a.events();
+    within("a broadcast", a.broadcast("title", "text")).await.unwrap();
+    let mut thanks = Vec::new();
+    for _ in 0..2 {
+        let (peer, text) = received(&mut events).await;
+        assert_eq!(text, "thanks");
+        thanks.push(peer.id());
+    }
+    thanks.sort_unstable();
+    let mut expected = [near.id(), far.id()];
+    expected.sort_unstable();
+    assert_eq!(thanks, expected);
+    shutdown([&a, &b, &near, &far]).await;
 }

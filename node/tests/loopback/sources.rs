@@ -519,3 +519,43 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn a_handle_of_a_paused_download_ends_with_the_node() {
+    let content = content(8, 5);
+    let sources = vec![Source::new("a", &content, Ways::default()).await];
+    let ann = fetcher(&sources).await;
+    ann.set_rates(RateLimits { download: 4 << 20, ..RateLimits::default() });
+    let to = tempfile::tempdir().unwrap();
+    let download = ann.fetch(FetchRequest::new(Hash::of(&content)).into_folder(to.path()));
+    let mut progress = download.progress();
+    let mut states = Vec::new();
+    until("some of it", || download.status().done > PIECE).await;
+    assert_eq!(download.pause().await.unwrap().state, DownloadState::Paused);
+    let (waiting, stopping) = (download.clone(), ann.clone());
+    let stop = tokio::spawn(async move { stopping.shutdown().await });
+    let result = within("the end of the wait", waiting).await;
+    assert!(matches!(result, Err(Error::Stopped)), "{result:?}");
+    while let Some(status) = within("the end of the progress", progress.next()).await {
+        states.push(status.state);
+    }
+    assert_eq!(states.last(), Some(&DownloadState::Paused), "{states:?}");
+    stop.await.unwrap();
+    end(ann, sources).await;
+}
+
+#[tokio::test]
+async fn all_handles_of_a_download_get_its_result() {
+    let content = content(2, 5);
+    let hash = Hash::of(&content);
+    let sources = vec![Source::new("a", &content, Ways::default()).await];
+    let ann = fetcher(&sources).await;
+    let to = tempfile::tempdir().unwrap();
+    let first = ann.fetch(FetchRequest::new(hash).into_folder(to.path()));
+    let second = ann.files().download(hash).unwrap();
+    let (first, second) = within("both results", async { tokio::join!(first, second) }).await;
+    assert_eq!(first.unwrap(), second.unwrap());
+    let again = within("the result again", ann.files().download(hash).unwrap()).await;
+    assert!(std::fs::read(again.unwrap().path).unwrap() == content);
+    end(ann, sources).await;
+}

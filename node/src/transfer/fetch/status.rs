@@ -1,4 +1,4 @@
-//! How far a download is, for whoever looks.
+//! The status of a download, as its handles see it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,41 +11,43 @@ use tokio::sync::watch;
 
 use crate::transfer::meter::Meter;
 
-/// How far a download is.
+/// The status of a download.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct DownloadStatus {
-    /// What is fetched.
+    /// The hash of what is fetched.
     pub hash: Hash,
     /// Its name, as a ticket or its source has it, once that is known.
     pub name: Option<FileName>,
-    /// A file or a folder, once that is known.
+    /// Whether it is a file or a folder, once that is known.
     pub kind: Option<FileKind>,
-    /// What is being done.
+    /// What the node is doing about it.
     pub state: DownloadState,
-    /// Bytes that are here and verified.
+    /// Bytes that are on disk and verified.
     pub done: u64,
-    /// Whether a part is on disk, of an earlier fetch perhaps, that a later fetch of the same goes on from.
+    /// Whether there is an unfinished part on disk, perhaps of an earlier fetch. The next fetch of the
+    /// same content to the same place continues from it.
     pub kept: bool,
-    /// Bytes in all, once that is known.
+    /// Its size in bytes, once that is known.
     pub total: Option<u64>,
-    /// Bytes a second, lately.
+    /// Current speed in bytes per second.
     pub rate: u64,
-    /// How many sources there are now.
+    /// Number of sources that can be asked now.
     pub sources: usize,
-    /// Where it is, or is to be; before that is known the folder that it goes to.
+    /// The path of the content, or its path once it is done. Before that is known, the destination
+    /// folder.
     #[serde(serialize_with = "lossy")]
     pub path: Option<PathBuf>,
-    /// Why it failed.
+    /// The error of a download that failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// How many files and folders in it this disk could not have, once it is done. The log names them,
-    /// and so does [`Fetched::left_out`](crate::Fetched::left_out).
+    /// Number of files and folders in it that this disk could not have, once it is done. The log names
+    /// them, and so does [`Fetched::left_out`](crate::Fetched::left_out).
     #[serde(skip_serializing_if = "is_zero")]
     pub left_out: usize,
 }
 
-/// Writes a path as text. Of one that is not UTF-8 what is not becomes U+FFFD.
+/// Writes a path as text. Bytes that are not UTF-8 become U+FFFD.
 fn lossy<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
     path.as_ref().map(|path| path.to_string_lossy()).serialize(to)
 }
@@ -54,22 +56,22 @@ fn is_zero(number: &usize) -> bool {
     *number == 0
 }
 
-/// What is being done about a download.
+/// The state of a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum DownloadState {
-    /// It waits for others to be done.
+    /// It waits for its turn: other downloads are at work.
     Queued,
-    /// Looking for who has it.
+    /// The node looks for sources.
     Finding,
-    /// Looking at what is on disk of it already.
+    /// The node checks what is on disk already.
     Checking,
-    /// It is coming in.
+    /// Pieces are arriving.
     Fetching,
-    /// No node that can be reached has the rest. It goes on by itself as soon as one has.
+    /// No node that can be reached has the rest. It continues by itself as soon as one has.
     Waiting,
-    /// Not until it is resumed.
+    /// It was paused, and waits to be resumed.
     Paused,
     /// It is in its place.
     Done,
