@@ -1,5 +1,5 @@
 //! Actions that a handler asks for through its context, with their result as an event: connects,
-//! joins, discoveries, searches, pings, fetches and shares. Each is a task of its own.
+//! joins, discoveries, searches, pings, fetches, shares and requests. Each is a task of its own.
 
 use std::sync::Arc;
 
@@ -118,6 +118,10 @@ impl Inner {
                 let rtt = self.ping(node).await?;
                 Event::NodePingCompleted { action, node, rtt }
             }
+            Action::Request(action, node, name, message) => {
+                let reply = self.request(node, &name, message, self.config.request_timeout).await?;
+                Event::NodeRequestCompleted { action, node, reply }
+            }
             Action::Fetch(action, hash, to) => {
                 let fetched = self.fetch(FetchRequest::new(hash).to(to).foreground()).await?;
                 let (path, bytes) = (fetched.path, fetched.bytes);
@@ -147,6 +151,7 @@ fn number(action: &Action) -> Option<ActionId> {
         | Action::Search(id, _)
         | Action::Ping(id, _)
         | Action::Fetch(id, ..)
+        | Action::Request(id, ..)
         | Action::Share(id, _) => Some(*id),
         _ => None,
     }

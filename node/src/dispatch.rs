@@ -7,10 +7,10 @@ use std::sync::{Arc, RwLock};
 
 use peerkit_proto::config::Config;
 use peerkit_proto::event::{Event, Peer, TimerId};
-use peerkit_proto::frame::Messages;
+use peerkit_proto::frame::{Messages, Refusal};
 use peerkit_proto::handler::{Action, Context, Handler, World};
 use peerkit_proto::message::Message;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::error::Error;
 use crate::events::{Events, Queue};
@@ -34,6 +34,17 @@ pub(crate) enum Received {
     Plain(Messages),
     /// One that had to be decompressed.
     Unpacked(Message),
+    /// A request that the handler is to answer.
+    Request(Box<Asked>),
+}
+
+/// A request for the handler.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) name: String,
+    pub(crate) message: Message,
+    /// Closed once the peer does not wait any more.
+    pub(crate) reply: oneshot::Sender<Result<Message, Refusal>>,
 }
 
 impl Received {
@@ -42,6 +53,7 @@ impl Received {
         match self {
             Self::Plain(messages) => (messages.len(), messages.content_len()),
             Self::Unpacked(message) => (1, message.body().len()),
+            Self::Request(asked) => (1, asked.message.body().len()),
         }
     }
 }
@@ -90,6 +102,11 @@ impl Dispatch {
             missed: AtomicU64::new(0),
         };
         (dispatch, receiver)
+    }
+
+    /// Returns whether there is a handler, and so whether it answers requests.
+    pub(crate) fn has_handler(&self) -> bool {
+        self.handler.is_some()
     }
 
     /// A new stream of events.
@@ -183,8 +200,25 @@ impl Dispatch {
                 Received::Unpacked(message) => {
                     self.deliver(node, peer, std::iter::once(message)).await;
                 }
+                // Boxed: no room is kept for it on a link without requests.
+                Received::Request(asked) => Box::pin(self.ask(node, peer, *asked)).await,
             }
         }
+    }
+
+    /// Has the handler answer a request of `peer`.
+    async fn ask(&self, node: &dyn Act, peer: &Peer, asked: Asked) {
+        let Asked { name, message, reply } = asked;
+        let Some(handler) = &self.handler else { return };
+        let mut handler = handler.lock().await;
+        if reply.is_closed() {
+            return;
+        }
+        let mut outcome = Err(Refusal::Failed("the handler panicked".into()));
+        self.handle(node, REQUEST, std::iter::once(message), |message, cx| {
+            outcome = handler.node_request(cx, peer, &name, message);
+        });
+        let _ = reply.send(outcome);
     }
 
     async fn deliver(
@@ -278,6 +312,7 @@ struct Ended;
 impl Handler for Ended {}
 
 const MESSAGE: &str = "node_message";
+const REQUEST: &str = "node_request";
 const PANICKED: &str = "node_handler_panicked";
 
 /// Delivers what [`Dispatch::notice`] was given, until the channel closes.

@@ -271,8 +271,9 @@ impl Node {
         self.inner.status(standing)
     }
 
-    /// Answers requests named `name` with `handler` from now on. The text of an error that it returns,
-    /// or of a panic, goes to the requester.
+    /// Answers requests named `name` with `handler` from now on, also if the application's
+    /// [`Handler::node_request`] would answer them. The text of an error that it returns, or of a panic,
+    /// goes to the requester.
     ///
     /// A handler that holds a handle of this node keeps the node alive: such a node stops by
     /// [`Node::shutdown`] only, and not when the other handles are dropped.

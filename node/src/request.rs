@@ -1,4 +1,5 @@
-//! Requests with replies: named handlers on one side, a wait with a deadline on the other.
+//! Requests with replies: named functions or the application's handler on one side, a wait with a deadline
+//! on the other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,16 +9,19 @@ use peerkit_proto::frame::{Frame, Refusal};
 use peerkit_proto::hello::MAX_PROTOCOL;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use crate::compress;
 use crate::conn::Conn;
+use crate::dispatch::Asked;
 use crate::error::{Error, NameKind};
 use crate::inner::Inner;
 use crate::outgoing::Built;
 use crate::served::ServedRequest;
 
-/// Answers a request in a task of its own. Aborting it means that nobody waits any more.
+/// Answers a request with a function, in a task of its own. Aborting it means that the peer does not wait
+/// any more.
 pub(crate) fn answer(
     inner: &Arc<Inner>,
     conn: &Arc<Conn>,
@@ -25,13 +29,12 @@ pub(crate) fn answer(
     handler: ServedRequest,
     message: Message,
 ) -> AbortHandle {
-    let (inner_, conn) = (inner.clone(), conn.clone());
-    let task = async move {
-        // In a task of its own too, so that a panic is told to the one who waits.
-        let peer = conn.peer.clone();
+    let peer = conn.peer.clone();
+    let answering = async move {
+        // In a task of its own too, so that the peer learns of a panic.
         let answering = tokio::spawn(async move { handler.answer(peer, message).await });
         let answering = tokio_util::task::AbortOnDropHandle::new(answering);
-        let outcome = match answering.await {
+        match answering.await {
             Ok(Ok(message)) => Ok(message),
             Ok(Err(why)) => Err(Refusal::Failed(why)),
             Err(error) if error.is_panic() => {
@@ -39,9 +42,36 @@ pub(crate) fn answer(
                 tracing::error!(%panic, "a request handler panicked");
                 Err(Refusal::Failed(format!("the handler panicked: {panic}")))
             }
-            Err(_) => Err(Refusal::Failed("the node is stopping".into())),
-        };
-        let outcome = match outcome {
+            Err(_) => Err(stopping()),
+        }
+    };
+    reply(inner, conn, id, answering)
+}
+
+/// Takes a request to the application's handler: returns what the handler is to answer, and the task that
+/// sends the answer on.
+pub(crate) fn ask_handler(
+    inner: &Arc<Inner>,
+    conn: &Arc<Conn>,
+    id: u64,
+    name: String,
+    message: Message,
+) -> (Asked, AbortHandle) {
+    let (answer, answered) = oneshot::channel();
+    let answering = async { answered.await.unwrap_or_else(|_| Err(stopping())) };
+    (Asked { name, message, reply: answer }, reply(inner, conn, id, answering))
+}
+
+/// Sends the reply to a request once it is there.
+fn reply(
+    inner: &Arc<Inner>,
+    conn: &Arc<Conn>,
+    id: u64,
+    answering: impl Future<Output = Result<Message, Refusal>> + Send + 'static,
+) -> AbortHandle {
+    let (inner_, conn) = (inner.clone(), conn.clone());
+    let task = async move {
+        let outcome = match answering.await {
             Ok(message) => pack_reply(&inner_, message).await,
             Err(refusal) => Err(refusal),
         };
@@ -55,6 +85,10 @@ pub(crate) fn answer(
         }
     };
     inner.spawn(task).abort_handle()
+}
+
+fn stopping() -> Refusal {
+    Refusal::Failed("the node is stopping".into())
 }
 
 async fn pack_reply(

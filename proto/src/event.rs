@@ -243,6 +243,16 @@ pub enum Event {
         /// The action that it is the result of.
         action: ActionId,
     },
+    /// The reply to a request that the handler asked for: see
+    /// [`Context::request`](crate::handler::Context::request).
+    NodeRequestCompleted {
+        /// The action that it is the result of.
+        action: ActionId,
+        /// The node that replied.
+        node: NodeId,
+        /// The reply.
+        reply: Message,
+    },
     /// A timer that the handler has set has expired: see
     /// [`Context::set_timer`](crate::handler::Context::set_timer).
     NodeTimer {
@@ -313,6 +323,7 @@ impl Event {
             Self::NodeShareCompleted { .. } => "node_share_completed",
             Self::NodeConnectCompleted { .. } => "node_connect_completed",
             Self::NodeJoinCompleted { .. } => "node_join_completed",
+            Self::NodeRequestCompleted { .. } => "node_request_completed",
             Self::NodeTimer { .. } => "node_timer",
             Self::NodeActionFailed { .. } => "node_action_failed",
             Self::NodeLagged { .. } => "node_lagged",

@@ -16,6 +16,7 @@ use crate::event::{
     ActionId, Broadcast, Event, MessageFailure, NodeInfo, Parting, Peer, TimerId, Upload,
 };
 use crate::files::{Changes, FoundFile, SharedFile};
+use crate::frame::Refusal;
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
 
@@ -183,11 +184,38 @@ pub trait Handler: Send {
     fn node_connect_completed(&mut self, cx: &mut Context<'_>, action: ActionId, peer: &Peer) {}
     /// This node has become a member of the network, as [`Context::join`] asked for.
     fn node_join_completed(&mut self, cx: &mut Context<'_>, action: ActionId) {}
+    /// Answers a request of a peer, or refuses it. `name` says what kind of request it is. The answer is
+    /// given at once; what takes longer is sent later, as a message.
+    ///
+    /// A request is no [`Event`]: a callback refuses all. On a real node a function given to `Node::serve`
+    /// for this name answers instead, and the handler does not see the request.
+    ///
+    /// # Errors
+    /// [`Refusal::NoHandler`] for a name that this handler does not know, as by default, and
+    /// [`Refusal::Failed`] for a request that it can't answer. The peer gets it as the request's failure.
+    fn node_request(
+        &mut self,
+        cx: &mut Context<'_>,
+        peer: &Peer,
+        name: &str,
+        request: Message,
+    ) -> Result<Message, Refusal> {
+        Err(Refusal::NoHandler)
+    }
+    /// A request made with [`Context::request`] was answered with `reply`.
+    fn node_request_completed(
+        &mut self,
+        cx: &mut Context<'_>,
+        action: ActionId,
+        node: NodeId,
+        reply: Message,
+    ) {
+    }
     /// A timer set with [`Context::set_timer`] has expired. None expires once the node has been asked to
     /// stop.
     fn on_timer(&mut self, cx: &mut Context<'_>, timer: TimerId) {}
     /// An action asked for through the context has failed: a connect, join, discovery, search, ping,
-    /// fetch or share, a timer, or one without a number of its own that was not begun because too many waited.
+    /// fetch, share or request, a timer, or one without a number of its own that was not begun because too many waited.
     fn node_action_failed(&mut self, cx: &mut Context<'_>, action: ActionId, error: &str) {}
     /// This handler was too slow, so `missed` events other than messages were dropped.
     fn node_lagged(&mut self, cx: &mut Context<'_>, missed: u64) {}
@@ -275,6 +303,9 @@ impl Event {
                 handler.node_connect_completed(cx, action, &peer);
             }
             Self::NodeJoinCompleted { action } => handler.node_join_completed(cx, action),
+            Self::NodeRequestCompleted { action, node, reply } => {
+                handler.node_request_completed(cx, action, node, reply);
+            }
             Self::NodeTimer { timer } => handler.on_timer(cx, timer),
             Self::NodeActionFailed { action, error } => {
                 handler.node_action_failed(cx, action, &error);

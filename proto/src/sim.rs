@@ -57,10 +57,12 @@
 //!
 //! - **What applications ask for** through their contexts: a discovery and a search are queries of the real
 //!   overlay, and others pass on a ping of a node without a link. A ping over a link takes one round trip.
-//!
 //! - **Timers** of applications expire in virtual time, to the nanosecond.
+//! - **Requests** and their replies go over the link as messages do, behind those that wait for the line,
+//!   and the application answers in no time at all. Refusals go with the overlay's frames. A requester that
+//!   gives up does not say so to the other side.
 //!
-//! Files, requests and streams are not simulated: searches find nothing, and fetches fail.
+//! Files and streams are not simulated: searches find nothing, and fetches fail.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
@@ -95,6 +97,7 @@ mod network;
 mod node;
 mod probe;
 mod queue;
+mod requests;
 pub mod scenario;
 mod shell;
 mod stats;
@@ -110,6 +113,7 @@ use network::{address, public_ip};
 use node::{Node, Running, Seen, draw};
 use probe::Probing;
 use queue::{Due, Queue};
+use requests::Waiting;
 use shell::Work;
 
 pub use liar::Lies;
@@ -145,6 +149,8 @@ pub struct Sim<H> {
     actions: BTreeMap<OperationId, Asked>,
     /// Dials that were asked for, and what the links are for.
     links_for: BTreeMap<OperationId, LinkFor>,
+    /// Requests that wait for their replies.
+    waiting: BTreeMap<u64, Waiting>,
     /// Pings over links whose answers are under way.
     pings: BTreeMap<u64, Ping>,
     /// Messages and pings to nodes that there may be no link with.
@@ -199,6 +205,7 @@ impl<H: Handler> Sim<H> {
             asked: BTreeMap::new(),
             actions: BTreeMap::new(),
             links_for: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             pings: BTreeMap::new(),
             sending: BTreeMap::new(),
             published: None,
@@ -492,6 +499,7 @@ impl<H: Handler> Sim<H> {
             Due::Dial { dial, step } => self.step_dial(dial, step),
             Due::Probe { probe, step } => self.step_probe(probe, step),
             Due::Pong { ping } => self.pong(ping),
+            Due::NoReply { request } => self.no_reply(request),
             Due::Timer { node, run } => self.timers_expired(node, run),
             Due::Stopped { node, run } => {
                 if self.nodes[node].run == run {

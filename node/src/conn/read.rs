@@ -322,11 +322,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 }
             }
             Frame::Request { id, name, body } => {
-                // In its order among the messages.
-                self.deliver(batch).await;
                 if let Some(message) = self.unpack(body).await {
-                    self.received(1, message.body().len());
-                    self.serve(id, &name, message);
+                    self.serve(id, name, message, batch).await;
                 }
             }
             Frame::Reply { id, outcome } => {
@@ -362,23 +359,34 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         unpacked.map_err(|fault| self.link.refuse(Reason::Fault(fault))).ok()
     }
 
-    fn serve(&mut self, id: u64, name: &str, message: Message) {
+    /// Has a request answered, in its order among the messages: by the function for its name, or else by
+    /// the application's handler.
+    async fn serve(&mut self, id: u64, name: String, message: Message, batch: &mut Batch) {
         self.serving.retain(|_, task| !task.is_finished());
         if self.serving.contains_key(&id) {
             // Its reply could not be told from the other's, and it would not be counted.
             self.link.refuse(Reason::Fault("two requests of the same number".into()));
             return;
         }
-        let refusal = match self.inner.requests.get(name) {
-            None => Refusal::NoHandler,
-            Some(_) if self.serving.len() >= self.inner.config.max_requests_per_peer => {
-                Refusal::Busy
-            }
-            Some(handler) => {
-                let task = request::answer(&self.inner, &self.conn, id, handler, message);
+        let is_busy = self.serving.len() >= self.inner.config.max_requests_per_peer;
+        let function = self.inner.requests.get(&name);
+        let (inner, conn) = (&self.inner, &self.conn);
+        let is_for_handler = function.is_none() && inner.dispatch.has_handler();
+        if is_for_handler && !is_busy {
+            let (asked, task) = request::ask_handler(inner, conn, id, name, message);
+            self.serving.insert(id, task);
+            return batch.add(Received::Request(Box::new(asked)));
+        }
+        self.deliver(batch).await;
+        self.received(1, message.body().len());
+        let refusal = match function {
+            None if !is_for_handler => Refusal::NoHandler,
+            Some(function) if !is_busy => {
+                let task = request::answer(&self.inner, &self.conn, id, function, message);
                 self.serving.insert(id, task);
                 return;
             }
+            _ => Refusal::Busy,
         };
         self.conn.refuse(id, refusal);
     }

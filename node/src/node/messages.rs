@@ -233,7 +233,8 @@ impl Node {
 
     /// Asks a connected peer, and waits for its reply for the configured time (10 s).
     ///
-    /// The peer answers with the handler that it has given to [`Node::serve`] under `name`.
+    /// The peer answers with the function that it has given to [`Node::serve`] under `name`, or else with
+    /// its [`Handler::node_request`](crate::Handler::node_request).
     /// Dropping the future cancels the request at the peer.
     ///
     /// ```

@@ -4,7 +4,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::common::*;
-use peerkit::{ActionId, Context, Error, Event, Handler, MAX_TIMERS, Node, TimerId};
+use peerkit::{
+    ActionId, Config, Context, Error, Event, Handler, MAX_TIMERS, Message, Node, NodeId, Peer,
+    Refusal, TimerId,
+};
 use tokio::sync::mpsc;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -137,4 +140,121 @@ async fn a_handler_is_reached_from_outside() {
     let cid = node("cid").await;
     assert!(matches!(cid.with(|_: &mut Ears, _| ()).await, Err(Error::NoHandler)));
     cid.shutdown().await;
+}
+
+/// Answers requests, and reports the outcomes of its own.
+struct Answers {
+    heard: String,
+    outcomes: mpsc::UnboundedSender<(ActionId, Result<String, String>)>,
+}
+
+impl Handler for Answers {
+    fn node_message(&mut self, _: &mut Context<'_>, _: &Peer, message: Message) {
+        self.heard += message.as_text().unwrap();
+    }
+
+    fn node_request(
+        &mut self,
+        cx: &mut Context<'_>,
+        peer: &Peer,
+        name: &str,
+        request: Message,
+    ) -> Result<Message, Refusal> {
+        let text = request.as_text().unwrap();
+        match name {
+            "heard" => Ok(format!("{text} {} {}", peer.name(), self.heard).into()),
+            "function" => Ok("the handler".into()),
+            "panic" => panic!("as it was asked to"),
+            "peers" => Ok(cx.peers().len().to_string().into()),
+            "fail" => Err(Refusal::Failed("not today".into())),
+            _ => Err(Refusal::NoHandler),
+        }
+    }
+
+    fn node_request_completed(
+        &mut self,
+        _: &mut Context<'_>,
+        action: ActionId,
+        _: NodeId,
+        reply: Message,
+    ) {
+        self.outcomes.send((action, Ok(reply.as_text().unwrap().to_owned()))).unwrap();
+    }
+
+    fn node_action_failed(&mut self, _: &mut Context<'_>, action: ActionId, error: &str) {
+        self.outcomes.send((action, Err(error.to_owned()))).unwrap();
+    }
+}
+
+type Outcomes = mpsc::UnboundedReceiver<(ActionId, Result<String, String>)>;
+
+async fn answering(name: &str, config: Config) -> (Node, Outcomes) {
+    let (outcomes, receiver) = mpsc::unbounded_channel();
+    let handler = Answers { heard: String::new(), outcomes };
+    let builder = Node::builder().name(name).listen("127.0.0.1:0").config(config);
+    (builder.handler(handler).spawn().await.unwrap(), receiver)
+}
+
+#[tokio::test]
+async fn a_handler_answers_requests_in_their_order_among_messages() {
+    let (ann, _) = answering("ann", Config::default()).await;
+    ann.serve("function", |_, _| async { Ok::<_, Error>("the function".into()) });
+    let bob = node("bob").await;
+    let peer = link(&bob, &ann).await;
+    bob.send(&peer, "one ").await.unwrap();
+    bob.send(&peer, "two").await.unwrap();
+    let reply = bob.request(&peer, "heard", "hm").await.unwrap();
+    assert_eq!(reply.as_text(), Some("hm bob one two"));
+    let reply = bob.request(&peer, "function", "").await.unwrap();
+    assert_eq!(reply.as_text(), Some("the function"));
+
+    let refused = bob.request(&peer, "unknown", "").await.unwrap_err();
+    assert!(matches!(refused, Error::Request(Refusal::NoHandler)), "{refused}");
+    let refused = bob.request(&peer, "fail", "").await.unwrap_err().to_string();
+    assert!(refused.contains("not today"), "{refused}");
+    let mut events = ann.events();
+    let refused = bob.request(&peer, "panic", "").await.unwrap_err().to_string();
+    assert!(refused.contains("panicked"), "{refused}");
+    let event = expect(&mut events, "node_handler_panicked").await;
+    assert!(matches!(event, Event::NodeHandlerPanicked { event: "node_request", .. }));
+    let reply = bob.request(&peer, "peers", "").await.unwrap();
+    assert_eq!(reply.as_text(), Some("1"), "the handler goes on");
+    ann.shutdown().await;
+    bob.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_handler_gets_replies_and_failures_of_its_requests() {
+    let mut config = Config::default();
+    config.request_timeout = Duration::from_millis(50);
+    let (hasty, mut too_late) = answering("hasty", config).await;
+    let (ann, mut outcomes) = answering("ann", Config::default()).await;
+    let (bob, _) = answering("bob", Config::default()).await;
+    bob.serve("never", |_, _| std::future::pending::<Result<Message, Error>>());
+    link(&hasty, &bob).await;
+    link(&ann, &bob).await;
+    let id = bob.id();
+
+    let late = hasty.with(|_: &mut Answers, cx| cx.request(id, "never", "")).await.unwrap();
+    let (action, outcome) = within("the time-out", too_late.recv()).await.unwrap();
+    assert_eq!((action, outcome), (late, Err("no answer within 50 ms".into())));
+    hasty.shutdown().await;
+
+    let asked = ann.with(|_: &mut Answers, cx| cx.request(id, "heard", "hello")).await.unwrap();
+    let (action, outcome) = within("the reply", outcomes.recv()).await.unwrap();
+    assert_eq!((action, outcome), (asked, Ok("hello ann ".into())));
+    let asked = ann.with(|_: &mut Answers, cx| cx.request(id, "fail", "")).await.unwrap();
+    let (action, outcome) = within("the refusal", outcomes.recv()).await.unwrap();
+    assert!(action == asked && outcome.unwrap_err().contains("not today"));
+
+    ann.with(|_: &mut Answers, cx| cx.request(id, "never", "")).await.unwrap();
+    bob.shutdown().await;
+    let (_, outcome) = within("the end of the link", outcomes.recv()).await.unwrap();
+    let error = outcome.unwrap_err();
+    assert!(error.contains("ended") || error.contains("not connected"), "{error}");
+    until("the link is gone", || ann.peers().is_empty()).await;
+    ann.with(|_: &mut Answers, cx| cx.request(id, "heard", "")).await.unwrap();
+    let (_, outcome) = within("the failure", outcomes.recv()).await.unwrap();
+    assert!(outcome.unwrap_err().contains("not connected"));
+    ann.shutdown().await;
 }

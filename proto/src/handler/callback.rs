@@ -203,6 +203,16 @@ impl<F: FnMut(&mut Context<'_>, Event) + Send> Handler for Callback<F> {
         (self.0)(cx, Event::NodeJoinCompleted { action });
     }
 
+    fn node_request_completed(
+        &mut self,
+        cx: &mut Context<'_>,
+        action: ActionId,
+        node: NodeId,
+        reply: Message,
+    ) {
+        (self.0)(cx, Event::NodeRequestCompleted { action, node, reply });
+    }
+
     fn on_timer(&mut self, cx: &mut Context<'_>, timer: TimerId) {
         (self.0)(cx, Event::NodeTimer { timer });
     }

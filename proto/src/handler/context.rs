@@ -63,6 +63,8 @@ pub enum Action {
     Fetch(ActionId, Hash, PathBuf),
     /// Share a file or folder with everyone.
     Share(ActionId, PathBuf),
+    /// Send a named request to a peer.
+    Request(ActionId, NodeId, String, Message),
     /// Set a timer that expires after this time.
     SetTimer(TimerId, Duration),
     /// Cancel a timer.
@@ -154,7 +156,7 @@ impl<'a> Context<'a> {
     /// `node_action_failed`. A new link shows in `outbound_node_connected` as well, and a dial that
     /// fails in `outbound_node_connection_error`.
     pub fn connect(&mut self, address: Address, reconnect: bool) -> ActionId {
-        self.request(|id| Action::Connect(id, address, reconnect))
+        self.begin(|id| Action::Connect(id, address, reconnect))
     }
 
     /// Closes the link with a peer, inbound or outbound.
@@ -173,14 +175,14 @@ impl<'a> Context<'a> {
     /// shows in `outbound_node_connected` as well, and each dial that fails in
     /// `outbound_node_connection_error`.
     pub fn join(&mut self, addresses: &[Address]) -> ActionId {
-        self.request(|id| Action::Join(id, addresses.to_vec()))
+        self.begin(|id| Action::Join(id, addresses.to_vec()))
     }
 
     /// Finds the nodes within `depth` links: 1 is the neighbours, -1 the whole network. Each node
     /// that answers shows in `node_discovered`; all of them come in `node_discovery_completed`, or
     /// `node_action_failed` says why not.
     pub fn discover(&mut self, depth: i32) -> ActionId {
-        self.request(|id| Action::Discover(id, depth))
+        self.begin(|id| Action::Discover(id, depth))
     }
 
     /// Searches the files that other nodes share, by name. The result comes in
@@ -188,14 +190,14 @@ impl<'a> Context<'a> {
     /// asks all nodes and finds nothing.
     pub fn search(&mut self, text: impl Into<String>) -> ActionId {
         let text = text.into();
-        self.request(|id| Action::Search(id, text))
+        self.begin(|id| Action::Search(id, text))
     }
 
     /// Measures the round-trip time to a node: over its link, or through the network if there is
     /// none. The result comes in `node_ping_completed` or `node_action_failed`.
     pub fn ping(&mut self, node: impl Into<NodeId>) -> ActionId {
         let node = node.into();
-        self.request(|id| Action::Ping(id, node))
+        self.begin(|id| Action::Ping(id, node))
     }
 
     /// Fetches the file or folder of this hash to `to`: into it if it is a folder that exists, else
@@ -204,7 +206,7 @@ impl<'a> Context<'a> {
     /// simulator a fetch fails, as there are no files.
     pub fn fetch(&mut self, hash: Hash, to: impl Into<PathBuf>) -> ActionId {
         let to = to.into();
-        self.request(|id| Action::Fetch(id, hash, to))
+        self.begin(|id| Action::Fetch(id, hash, to))
     }
 
     /// Shares a file or folder with everyone: it stays where it is, and others find and fetch it. The
@@ -212,7 +214,66 @@ impl<'a> Context<'a> {
     /// there are no files.
     pub fn share(&mut self, path: impl Into<PathBuf>) -> ActionId {
         let path = path.into();
-        self.request(|id| Action::Share(id, path))
+        self.begin(|id| Action::Share(id, path))
+    }
+
+    /// Asks a connected peer. `name` says what kind of request it is, in at most
+    /// [`MAX_PROTOCOL`](crate::hello::MAX_PROTOCOL) bytes: the peer's [`node_request`] answers it.
+    /// The reply comes in `node_request_completed`. If there is no link, the peer refuses, the link ends,
+    /// or no reply comes within [`request_timeout`](crate::config::Config::request_timeout),
+    /// `node_action_failed` says so.
+    ///
+    /// A message that is sent in the same call may arrive before the request.
+    ///
+    /// [`node_request`]: super::Handler::node_request
+    ///
+    /// ```
+    /// use peerkit_proto::event::{ActionId, Peer};
+    /// use peerkit_proto::frame::Refusal;
+    /// use peerkit_proto::handler::{Context, Handler};
+    /// use peerkit_proto::id::NodeId;
+    /// use peerkit_proto::message::Message;
+    ///
+    /// /// Learns the number of peers of each node that it connects to.
+    /// struct Census;
+    ///
+    /// impl Handler for Census {
+    ///     fn outbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {
+    ///         cx.request(peer, "peers", "");
+    ///     }
+    ///
+    ///     fn node_request(
+    ///         &mut self,
+    ///         cx: &mut Context<'_>,
+    ///         _: &Peer,
+    ///         name: &str,
+    ///         _: Message,
+    ///     ) -> Result<Message, Refusal> {
+    ///         match name {
+    ///             "peers" => Ok(cx.peers().len().to_string().into()),
+    ///             _ => Err(Refusal::NoHandler),
+    ///         }
+    ///     }
+    ///
+    ///     fn node_request_completed(
+    ///         &mut self,
+    ///         _: &mut Context<'_>,
+    ///         _: ActionId,
+    ///         node: NodeId,
+    ///         reply: Message,
+    ///     ) {
+    ///         println!("{node} has {} peers", reply.as_text().unwrap_or("?"));
+    ///     }
+    /// }
+    /// ```
+    pub fn request(
+        &mut self,
+        peer: impl Into<NodeId>,
+        name: impl Into<String>,
+        message: impl Into<Message>,
+    ) -> ActionId {
+        let (peer, name, message) = (peer.into(), name.into(), message.into());
+        self.begin(|id| Action::Request(id, peer, name, message))
     }
 
     /// Sets a timer that expires once, `after` from now: `on_timer` is called then. In the simulator that
@@ -256,7 +317,7 @@ impl<'a> Context<'a> {
         self.actions.push(Action::Stop);
     }
 
-    fn request(&mut self, action: impl FnOnce(ActionId) -> Action) -> ActionId {
+    fn begin(&mut self, action: impl FnOnce(ActionId) -> Action) -> ActionId {
         let id = self.world.next_action();
         self.actions.push(action(id));
         id

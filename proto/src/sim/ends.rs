@@ -6,6 +6,7 @@ use super::Sim;
 use super::link::{Content, DIALLER, Link, State, other};
 use super::node::Handle;
 use super::queue::Due;
+use super::requests::Asked;
 use super::shell::Work;
 use crate::event::{Direction, Event, MessageFailure, Parting, Peer, Reason};
 use crate::frame::Frame;
@@ -292,6 +293,18 @@ impl<H: Handler> Sim<H> {
                 link.lanes[other(side)].delivered(now, unknown);
                 self.event(node, Event::NodeMessage { peer: from, message });
             }
+            Content::Request { request, name, message } => {
+                link.lanes[other(side)].delivered(now, unknown);
+                let peer = from;
+                let asked = Asked { link: serial, side, peer, request, name, message };
+                self.work.push_back(Work::Request(node, self.nodes[node].run, asked));
+            }
+            Content::Reply { request, outcome } => {
+                if outcome.is_ok() {
+                    link.lanes[other(side)].delivered(now, unknown);
+                }
+                self.replied(request, outcome);
+            }
             Content::Goodbye(reason, received) => match &end.state {
                 State::Closing(reason) | State::Leaving(reason) => {
                     let parting = Parting { reason: reason.clone(), by_peer: false };
@@ -369,6 +382,7 @@ impl<H: Handler> Sim<H> {
             let failure = MessageFailure { unsent, unconfirmed, reason: parting.reason.clone() };
             self.event(node, Event::NodeMessageFailed { peer: peer.clone(), failure });
         }
+        self.fail_requests(node, serial, &parting.reason);
         self.drop_handle(node, serial, &peer);
         let (id, connection) = (peer.id(), ConnectionId(serial));
         self.input(node, Input::LinkDown { connection, parting: parting.clone() });

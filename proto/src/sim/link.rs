@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::event::{Peer, Reason};
-use crate::frame::Frame;
+use crate::frame::{Frame, Refusal};
 use crate::message::Message;
 use crate::overlay::admission::Candidate;
 use crate::time::Instant;
@@ -107,6 +107,10 @@ pub(super) enum Content {
     Frame(Frame),
     /// The application's.
     Message(Message),
+    /// The application's request, with the number that its reply has.
+    Request { request: u64, name: String, message: Message },
+    /// The reply to a request.
+    Reply { request: u64, outcome: Result<Message, Refusal> },
     /// The sender ends the link; how many messages it got.
     Goodbye(Reason, u64),
     /// The sender's end was closed without a goodbye.
@@ -181,6 +185,19 @@ impl Lane {
         self.accepted += 1;
         self.application.push_back(parcel);
         Ok(())
+    }
+
+    /// Takes the reply to a request. It waits for room on a real node, so it is never refused here.
+    pub(super) fn reply(&mut self, parcel: Parcel) {
+        self.application_bytes += parcel.bytes;
+        self.accepted += 1;
+        self.application.push_back(parcel);
+    }
+
+    /// Returns the number of replies that wait for the line.
+    pub(super) fn replies(&self) -> usize {
+        let is_reply = |parcel: &&Parcel| matches!(parcel.content, Content::Reply { .. });
+        self.application.iter().filter(is_reply).count()
     }
 
     /// Takes what is said last: behind all that waits.
@@ -263,10 +280,13 @@ impl Lane {
         self.delivered.saturating_sub(unknown as u64)
     }
 
-    /// Application messages that wait for the line.
+    /// Messages, requests and replies of the application that wait for the line.
     pub(super) fn unsent(&self) -> u64 {
-        let is_message = |parcel: &&Parcel| matches!(parcel.content, Content::Message(_));
-        self.application.iter().filter(is_message).count() as u64
+        let is_counted = |parcel: &&Parcel| {
+            let content = &parcel.content;
+            matches!(content, Content::Message(_) | Content::Request { .. } | Content::Reply { .. })
+        };
+        self.application.iter().filter(is_counted).count() as u64
     }
 }
 

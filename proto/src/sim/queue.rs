@@ -33,6 +33,8 @@ pub(super) enum Due {
     Probe { probe: u64, step: ProbeStep },
     /// The answer to an application's ping over a link is due.
     Pong { ping: u64 },
+    /// The time for the reply to a request is over, unless it has come.
+    NoReply { request: u64 },
     /// A timer of a node's application expires, unless it was cancelled.
     Timer { node: usize, run: u32 },
     /// A node that is to stop has waited long enough for its links to end.

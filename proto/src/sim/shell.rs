@@ -4,6 +4,7 @@ use super::actions::LinkFor;
 use super::link::{Content, Parcel, State};
 use super::node::{Handle, Node, Seen};
 use super::queue::Due;
+use super::requests::Asked;
 use super::stats::{MESSAGE, kind};
 use super::{Joining, Sim};
 use crate::event::{Event, MessageFailure, NodeInfo, Peer, Reason};
@@ -25,6 +26,8 @@ pub(super) enum Work {
     Event(usize, u32, Event),
     /// It tells the whole network.
     Broadcast(usize, u32, String, Message),
+    /// Its application answers a request.
+    Request(usize, u32, Asked),
     /// This end of a link says goodbye, now that the application has been told.
     Close { link: u64, side: usize, reason: Reason },
     /// A node is to stop.
@@ -53,6 +56,7 @@ impl<H: Handler> Sim<H> {
                         }
                     }
                 }
+                Work::Request(node, run, asked) => self.answer_request(node, run, asked),
                 Work::Close { link, side, reason } => self.close(link, side, reason),
                 Work::Stop(node, run) => {
                     if self.nodes[node].run(run).is_some() {
@@ -153,6 +157,9 @@ impl<H: Handler> Sim<H> {
                 Action::Fetch(action, ..) | Action::Share(action, _) => {
                     let error = "there are no files in the simulator".to_owned();
                     self.event(node, Event::NodeActionFailed { action, error });
+                }
+                Action::Request(action, to, name, message) => {
+                    self.send_request(node, action, to, name, message);
                 }
                 Action::SetTimer(timer, after) => self.set_timer(node, timer, after),
                 Action::CancelTimer(timer) => {

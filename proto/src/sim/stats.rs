@@ -68,7 +68,7 @@ pub(super) const PROBE: usize = 18;
 
 impl Stats {
     /// What was sent, by kind: frames that overlays sent, `message` for the applications' messages,
-    /// `probe` for probes and their answers. Hello, goodbyes and pings are not counted.
+    /// requests and replies, `probe` for probes and their answers. Hello, goodbyes and pings are not counted.
     pub fn sent(&self) -> impl Iterator<Item = (&'static str, Count)> {
         KINDS.into_iter().zip(self.sent)
     }
