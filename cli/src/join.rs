@@ -1,7 +1,7 @@
 //! The links that `peerkit run` begins with.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peerkit::{Address, Error, Event, Node, NodeId};
@@ -54,7 +54,7 @@ impl Expected {
     /// Takes an event that something else reports. Returns whether it is one.
     pub(crate) fn takes(&self, event: &Event) -> bool {
         let Event::OutboundNodeConnectionError { address, .. } = event else { return false };
-        let mut dials = self.lock();
+        let mut dials = lock(&self.0.dials);
         if let Some(id) = dials.known.get(address).copied() {
             dials.dead.insert(id);
             self.0.failed.notify_waiters();
@@ -72,7 +72,7 @@ impl Expected {
             [place] => node.network().known_addresses(place).await.unwrap_or_default(),
             _ => Vec::new(),
         };
-        let mut dials = self.lock();
+        let mut dials = lock(&self.0.dials);
         dials.commanded.retain(|_, failed| failed.is_some_and(|failed| failed.elapsed() < LATE));
         if !places.is_empty() || addresses.len() == 1 {
             dials.commanded.extend(addresses.into_iter().map(|address| (address, None)));
@@ -94,7 +94,7 @@ impl Expected {
                 | Error::NoneReached { .. })
         );
         let now = Instant::now();
-        self.lock().commanded.retain(|_, failed| {
+        lock(&self.0.dials).commanded.retain(|_, failed| {
             if is_dial {
                 failed.get_or_insert(now);
             }
@@ -102,14 +102,10 @@ impl Expected {
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, Dials> {
-        lock(&self.0.dials)
-    }
-
     /// Expects the dials of peers of earlier runs, and of bootstrap nodes.
     async fn expect(&self, node: &Node) {
         let known = node.network().known_peers().await.unwrap_or_default();
-        let mut dials = self.lock();
+        let mut dials = lock(&self.0.dials);
         for (id, peer) in known {
             let addresses = peer.addresses.into_iter();
             dials.known.extend(addresses.map(|address| (address.with_id(id), id)));
@@ -124,7 +120,7 @@ impl Expected {
         loop {
             let failed = self.0.failed.notified();
             let pending = {
-                let dials = self.lock();
+                let dials = lock(&self.0.dials);
                 let mut ids = dials.known.values();
                 ids.any(|id| !dials.dead.contains(id) && node.peer(*id).is_none())
             };
@@ -133,7 +129,7 @@ impl Expected {
             }
         }
         let dead = {
-            let mut dials = self.lock();
+            let mut dials = lock(&self.0.dials);
             dials.known.clear();
             std::mem::take(&mut dials.dead)
         };
@@ -235,7 +231,7 @@ async fn join(
         let addresses = found(node, places, &told).await?;
         if let [_] = places {
             // What is said about the join says it all.
-            expected.lock().named.extend(addresses.iter().cloned());
+            lock(&expected.0.dials).named.extend(addresses.iter().cloned());
         }
         node.network().join_patiently(&addresses, told).await
     };

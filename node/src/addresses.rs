@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
@@ -67,7 +67,7 @@ impl LocalIps {
     /// Reads the interfaces again. Returns whether the list has changed.
     pub(crate) fn refresh(&self) -> bool {
         let now = ranked(&interfaces(), &routed());
-        let mut known = self.lock();
+        let mut known = lock(&self.0);
         let changed = *known != now;
         *known = now;
         changed
@@ -76,16 +76,12 @@ impl LocalIps {
     /// Adds an address that a link was made on, in case the system did not list it. Returns whether
     /// it is new.
     fn add(&self, ip: IpAddr) -> bool {
-        let mut known = self.lock();
+        let mut known = lock(&self.0);
         let is_new = is_usable(ip) && known.len() < MAX_LOCAL && !known.contains(&ip);
         if is_new {
             known.push(ip);
         }
         is_new
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<IpAddr>> {
-        lock(&self.0)
     }
 }
 
@@ -227,7 +223,7 @@ impl Inner {
     /// The addresses at which others can dial this node, as far as it knows, best first. `first` is
     /// the IP address of this machine that the reader of the list already reaches.
     pub(crate) fn addresses(&self, first: Option<IpAddr>) -> Vec<Address> {
-        announced(&self.config, &self.listening, &self.local.lock(), first)
+        announced(&self.config, &self.listening, &lock(&self.local.0), first)
     }
 
     /// Announces the address of this machine that a link was made on, unless that is done already.
@@ -365,7 +361,7 @@ mod tests {
     #[test]
     fn this_machine_has_an_address() {
         let local = LocalIps::read();
-        assert!(!local.lock().is_empty());
+        assert!(!lock(&local.0).is_empty());
         assert!(!local.refresh(), "nothing has changed");
         assert!(!local.add("fe80::1".parse().unwrap()), "of no use without a scope");
     }

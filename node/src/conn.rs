@@ -1,8 +1,8 @@
 //! One link's shell: the handle that the rest of the node holds, and the task that carries its bytes.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
@@ -180,7 +180,7 @@ impl Conn {
     pub(crate) async fn ping(&self) -> Option<Duration> {
         let (reply, pong) = oneshot::channel();
         {
-            let mut pings = self.pings();
+            let mut pings = lock(&self.pings);
             if self.outbox.closed().is_some() {
                 return None;
             }
@@ -198,7 +198,7 @@ impl Conn {
 
     /// Whether a reply is waited for.
     pub(crate) fn has_requests(&self) -> bool {
-        !self.requests().is_empty()
+        !lock(&self.requests).is_empty()
     }
 
     /// When something was last written.
@@ -211,32 +211,24 @@ impl Conn {
         Instant::from_origin(Duration::from_micros(self.read.load(Ordering::Relaxed)))
     }
 
-    fn pings(&self) -> MutexGuard<'_, Vec<oneshot::Sender<Duration>>> {
-        lock(&self.pings)
-    }
-
     /// A number for a request, and where its reply will come.
     pub(crate) fn open_request(&self) -> (u64, oneshot::Receiver<Result<Message, Refusal>>) {
         let id = self.next_request.fetch_add(1, Ordering::Relaxed);
         let (reply, receiver) = oneshot::channel();
-        self.requests().insert(id, reply);
+        lock(&self.requests).insert(id, reply);
         (id, receiver)
     }
 
     /// Forgets a request; true if it was still open.
     pub(crate) fn close_request(&self, id: u64) -> bool {
-        self.requests().remove(&id).is_some()
+        lock(&self.requests).remove(&id).is_some()
     }
 
     fn reply(&self, id: u64, outcome: Result<Message, Refusal>) {
         // Nobody waits where the request was given up: the reply crossed its cancellation.
-        if let Some(waiting) = self.requests().remove(&id) {
+        if let Some(waiting) = lock(&self.requests).remove(&id) {
             let _ = waiting.send(outcome);
         }
-    }
-
-    fn requests(&self) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<Result<Message, Refusal>>>> {
-        lock(&self.requests)
     }
 
     fn set_rtt(&self, rtt: Duration) {

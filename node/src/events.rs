@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -31,11 +31,11 @@ impl Events {
 
     /// The next event if there is one now.
     pub fn try_next(&mut self) -> Option<Event> {
-        self.queue.pop(&mut self.queue.lock())
+        self.queue.pop(&mut lock(&self.queue.state))
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        let mut state = self.queue.lock();
+        let mut state = lock(&self.queue.state);
         if let Some(event) = self.queue.pop(&mut state) {
             return Poll::Ready(Some(event));
         }
@@ -97,23 +97,23 @@ impl Queue {
 
     /// The stream that reads this queue.
     pub(crate) fn claim(self: &Arc<Self>) -> Events {
-        self.lock().claimed = true;
+        lock(&self.state).claimed = true;
         Events { queue: self.clone() }
     }
 
     /// Whether somebody has asked for the stream.
     pub(crate) fn is_claimed(&self) -> bool {
-        self.lock().claimed
+        lock(&self.state).claimed
     }
 
     /// Whether nobody will read any more.
     pub(crate) fn is_gone(&self) -> bool {
-        self.lock().gone
+        lock(&self.state).gone
     }
 
     /// Adds an event without waiting; where there is no room for it it counts as missed.
     pub(crate) fn push(&self, event: Event) {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         let room = match event {
             Event::NodeMessage { .. } | Event::NodeBroadcast { .. } => self.has_room(&state),
             _ => state.events.len() < 2 * self.max_events,
@@ -129,7 +129,7 @@ impl Queue {
             let mut room = std::pin::pin!(self.room.notified());
             room.as_mut().enable();
             {
-                let mut state = self.lock();
+                let mut state = lock(&self.state);
                 while self.has_room(&state) || !state.claimed || state.gone {
                     let Some(event) = messages.next() else { return };
                     let room = self.has_room(&state);
@@ -148,7 +148,7 @@ impl Queue {
 
     /// No more events will come.
     pub(crate) fn end(&self) {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         state.ended = true;
         wake(&mut state);
     }
@@ -188,7 +188,7 @@ impl Queue {
     }
 
     fn leave(&self) {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         state.gone = true;
         state.events.clear();
         self.room.notify_waiters();
@@ -196,10 +196,6 @@ impl Queue {
 
     fn has_room(&self, state: &State) -> bool {
         state.events.len() < self.max_events && (state.bytes < self.max_bytes || state.bytes == 0)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
     }
 }
 
@@ -282,7 +278,7 @@ mod tests {
         drop(events);
         assert!(unclaimed.is_gone());
         unclaimed.push_messages((0..5).map(message)).await;
-        assert!(unclaimed.lock().events.is_empty());
+        assert!(lock(&unclaimed.state).events.is_empty());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::conn::Conn;
 use crate::dial::{self, MAX_DIALLED, Secured, first_success};
 use crate::error::{Error, NameKind};
 use crate::inner::Inner;
+use crate::lock::lock;
 use crate::served::Running;
 use crate::stream::{Awaited, Stream, Streams};
 use crate::tls::{Channel, Purpose};
@@ -212,7 +213,7 @@ impl Inner {
         let mut token = [0; 16];
         getrandom::fill(&mut token).map_err(|error| error.to_string())?;
         let (reply, stream) = oneshot::channel();
-        self.streams.awaited().insert(token, Awaited { from: peer, reply });
+        lock(&self.streams.awaited).insert(token, Awaited { from: peer, reply });
         let _forget = Forget { streams: &self.streams, token };
         let timeout = self.config.connect_timeout;
         let query;
@@ -287,7 +288,7 @@ struct Forget<'a> {
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        self.streams.awaited().remove(&self.token);
+        lock(&self.streams.awaited).remove(&self.token);
     }
 }
 

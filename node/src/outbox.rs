@@ -193,7 +193,7 @@ impl Outbox {
 
     /// Puts a frame into the first lane.
     pub(crate) fn control(&self, frame: &Frame) -> Result<(), NotAccepted> {
-        let mut lanes = self.lock();
+        let mut lanes = lock(&self.lanes);
         if let Some(closing) = &lanes.closing {
             return Err(NotAccepted::Closed(closing.reason.clone()));
         }
@@ -244,7 +244,7 @@ impl Outbox {
     // Inlined, so that the length of a message's head is known.
     #[inline(always)]
     fn put(&self, parcel: &Parcel<'_>, limit: usize, wait: bool) -> Result<(), NotAccepted> {
-        let mut lanes = self.lock();
+        let mut lanes = lock(&self.lanes);
         if let Some(closing) = &lanes.closing {
             return Err(NotAccepted::Closed(closing.reason.clone()));
         }
@@ -262,14 +262,14 @@ impl Outbox {
     ///
     /// The first call decides; later ones change nothing.
     pub(crate) fn close(&self, reason: Reason, goodbye: bool) {
-        let mut lanes = self.lock();
+        let mut lanes = lock(&self.lanes);
         lanes.close(reason, goodbye);
         self.wake_all(lanes);
     }
 
     /// Accepts nothing more and drops the application's lane: only the goodbye still goes out.
     pub(crate) fn break_off(&self, reason: Reason, goodbye: bool) {
-        let mut lanes = self.lock();
+        let mut lanes = lock(&self.lanes);
         lanes.close(reason, goodbye);
         (lanes.done, lanes.open) = Default::default();
         lanes.queued = 0;
@@ -278,7 +278,7 @@ impl Outbox {
 
     /// Whether the first lane is more than half full: what need not go out should not.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.lock().control.len() > self.max_control / 2
+        lock(&self.lanes).control.len() > self.max_control / 2
     }
 
     /// Waits until the first lane is not crowded, or the link is closing.
@@ -287,7 +287,7 @@ impl Outbox {
             let mut room = std::pin::pin!(self.room.notified());
             room.as_mut().enable();
             {
-                let mut lanes = self.lock();
+                let mut lanes = lock(&self.lanes);
                 if lanes.closing.is_some() || lanes.control.len() <= self.max_control / 2 {
                     return;
                 }
@@ -299,24 +299,24 @@ impl Outbox {
 
     /// Why nothing more is accepted, once that is so.
     pub(crate) fn closed(&self) -> Option<Reason> {
-        self.lock().closing.as_ref().map(|closing| closing.reason.clone())
+        lock(&self.lanes).closing.as_ref().map(|closing| closing.reason.clone())
     }
 
     /// Application messages accepted in all, and those of them that the writer has taken.
     pub(crate) fn account(&self) -> (u64, u64) {
-        let lanes = self.lock();
+        let lanes = lock(&self.lanes);
         (lanes.accepted, lanes.taken)
     }
 
     /// Bytes of application frames that are not written yet.
     pub(crate) fn queued(&self) -> usize {
-        let lanes = self.lock();
+        let lanes = lock(&self.lanes);
         lanes.queued + lanes.writing
     }
 
     /// Bytes of control frames that the writer has not taken yet.
     pub(crate) fn queued_control(&self) -> usize {
-        self.lock().control.len()
+        lock(&self.lanes).control.len()
     }
 
     /// Moves what is to be written next into `takings`: all control frames, then blocks of
@@ -333,7 +333,7 @@ impl Outbox {
         (patience, application): (bool, bool),
         writer: &Waker,
     ) -> Taken {
-        let mut lanes = self.lock();
+        let mut lanes = lock(&self.lanes);
         let application = application || lanes.closing.is_some();
         lanes.writing = 0;
         takings.clear(&mut lanes.spare);
@@ -373,21 +373,21 @@ impl Outbox {
     /// them. The writer need not be woken for what they are answered with: it comes next in that
     /// task.
     pub(crate) fn receiving(&self) {
-        let mut lanes = self.lock();
+        let mut lanes = lock(&self.lanes);
         lanes.receiving = true;
         lanes.writer = None;
     }
 
     /// Whether messages are being received. If so `writer` is woken once they are counted.
     pub(crate) fn is_receiving(&self, writer: &Waker) -> bool {
-        let mut lanes = self.lock();
+        let mut lanes = lock(&self.lanes);
         lanes.writer = lanes.receiving.then(|| writer.clone());
         lanes.receiving
     }
 
     /// So many messages were received on the link by now.
     pub(crate) fn received(&self, received: u64) {
-        let mut lanes = self.lock();
+        let mut lanes = lock(&self.lanes);
         (lanes.received, lanes.receiving) = (received, false);
         if lanes.closing.is_some() {
             self.wake_writer(lanes);
@@ -402,7 +402,7 @@ impl Outbox {
 
     /// Gives back the memory of an idle link.
     pub(crate) fn shrink(&self) {
-        let mut lanes = self.lock();
+        let mut lanes = lock(&self.lanes);
         if lanes.queued == 0 {
             (lanes.done, lanes.open) = Default::default();
             lanes.spare = Vec::new();
@@ -421,10 +421,6 @@ impl Outbox {
     fn wake_all(&self, lanes: MutexGuard<'_, Lanes>) {
         self.wake_writer(lanes);
         self.room.notify_waiters();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Lanes> {
-        lock(&self.lanes)
     }
 }
 

@@ -16,7 +16,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use peerkit_proto::bucket::{Bucket, earning};
@@ -263,7 +263,7 @@ impl Rates {
         self.0.peer_receive.store(limits.peer_receive, Ordering::Relaxed);
         self.0.links_changed.notify_waiters();
         let peers: Vec<Arc<PeerRates>> = {
-            let peers = self.0.peers();
+            let peers = lock(&self.0.peers);
             // Under the lock: who comes now is either among these or sees the new limits.
             self.0.peer_upload.store(limits.peer_upload, Ordering::Relaxed);
             self.0.peer_download.store(limits.peer_download, Ordering::Relaxed);
@@ -315,7 +315,7 @@ impl Rates {
 
     /// The limits for one peer: the same for all its streams.
     pub(crate) fn of(&self, peer: NodeId) -> Arc<PeerRates> {
-        let mut peers = self.0.peers();
+        let mut peers = lock(&self.0.peers);
         if let Some(known) = peers.get(&peer).and_then(Weak::upgrade) {
             return known;
         }
@@ -330,11 +330,7 @@ impl Rates {
     }
 }
 
-impl All {
-    fn peers(&self) -> MutexGuard<'_, HashMap<NodeId, Weak<PeerRates>>> {
-        lock(&self.peers)
-    }
-}
+impl All {}
 
 impl PeerRates {
     /// How many bytes to take at once before they are sent; `None` where nothing is limited, and
@@ -373,7 +369,7 @@ impl PeerRates {
 
 impl Drop for PeerRates {
     fn drop(&mut self) {
-        let mut peers = self.all.peers();
+        let mut peers = lock(&self.all.peers);
         // Another may have come for the same peer since.
         if peers.get(&self.peer).is_some_and(|known| known.strong_count() == 0) {
             peers.remove(&self.peer);
@@ -491,11 +487,11 @@ mod tests {
         assert_eq!(rates.limits(), limits);
         assert_eq!((first.upload.get(), rates.of(peer(2)).upload.get()), (7, 7));
         assert_eq!(first.upload_part(), Some(1024));
-        assert_eq!(rates.0.peers().len(), 1);
+        assert_eq!(lock(&rates.0.peers).len(), 1);
         drop(first);
-        assert_eq!(rates.0.peers().len(), 1);
+        assert_eq!(lock(&rates.0.peers).len(), 1);
         drop(second);
-        assert_eq!(rates.0.peers().len(), 0);
+        assert_eq!(lock(&rates.0.peers).len(), 0);
         rates.set(RateLimits::default());
         assert_eq!(rates.of(peer(1)).upload_part(), None);
     }

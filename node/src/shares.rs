@@ -21,7 +21,7 @@ mod watching;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, RwLock};
 
 use peerkit_proto::files::{
     Access, Asker, Description, FileName, PieceList, Refusal, SharedFile, TicketKey,
@@ -140,9 +140,9 @@ impl Shares {
     ) -> Result<Refreshed, ShareError> {
         self.blocking(move |shares, stop| {
             let paths: Vec<PathBuf> = {
-                let _changing = shares.changing();
+                let _changing = lock(&shares.changing);
                 let known = shares.store.shares()?;
-                let mut index = shares.write();
+                let mut index = write(&shares.index);
                 let paths = known.iter().map(|(path, _)| path.clone()).collect();
                 for (path, KnownShare { shared, access }) in known {
                     index.want(path, shared, Terms { access, remember: true });
@@ -164,7 +164,7 @@ impl Shares {
         mut progress: impl FnMut(Progress) + Send + 'static,
     ) -> Result<Refreshed, ShareError> {
         self.blocking(move |shares, stop| {
-            let paths: Vec<PathBuf> = shares.read().wanted().cloned().collect();
+            let paths: Vec<PathBuf> = read(&shares.index).wanted().cloned().collect();
             let mut report = shares.look_again(paths, &mut progress, stop)?;
             // What was not there at the start either may come back.
             report.removed.retain(|(_, before)| before.is_some());
@@ -185,7 +185,7 @@ impl Shares {
     pub(crate) async fn remove(&self, hash: &Hash) -> Result<Vec<SharedFile>, ShareError> {
         let hash = *hash;
         self.blocking(move |shares, _| {
-            let paths = shares.read().added_as(&hash);
+            let paths = read(&shares.index).added_as(&hash);
             let mut gone = Vec::new();
             for path in &paths {
                 gone.extend(shares.forget(path)?);
@@ -213,31 +213,31 @@ impl Shares {
     /// What is shared, as it was added: a folder is one. In the order of the paths.
     #[must_use]
     pub(crate) fn list(&self) -> Vec<SharedFile> {
-        self.read().tops().map(|top| top.shared.clone()).collect()
+        read(&self.index).tops().map(|top| top.shared.clone()).collect()
     }
 
     /// What is shared and from where.
     #[must_use]
     pub(crate) fn paths(&self) -> Vec<(PathBuf, SharedFile)> {
-        self.read().tops().map(|top| (top.path.clone(), top.shared.clone())).collect()
+        read(&self.index).tops().map(|top| (top.path.clone(), top.shared.clone())).collect()
     }
 
     /// Who may have what is shared under `hash`.
     #[must_use]
     pub(crate) fn access(&self, hash: &Hash) -> Option<Access> {
-        self.read().access(hash).cloned()
+        read(&self.index).access(hash).cloned()
     }
 
     /// Returns the name that `hash` is shared under, `name` if that is given, and who may have it.
     #[must_use]
     pub(crate) fn named(&self, hash: &Hash, name: Option<&FileName>) -> Option<(FileName, Access)> {
-        self.read().named(hash, name).map(|(name, access)| (name, access.clone()))
+        read(&self.index).named(hash, name).map(|(name, access)| (name, access.clone()))
     }
 
     /// Returns files of the folder that was added at `path`.
     #[must_use]
     pub(crate) fn files_in(&self, path: &Path, skip: usize, limit: usize) -> Option<FolderPart> {
-        let top = self.read().top(path).cloned()?;
+        let top = read(&self.index).top(path).cloned()?;
         top.part(skip, limit)
     }
 
@@ -269,7 +269,7 @@ impl Shares {
     ) -> Vec<SharedFile> {
         let question = Question::new(text);
         let tops: Vec<Arc<Top>> = {
-            let index = self.read();
+            let index = read(&self.index);
             index.tops().filter(|top| is_visible(top)).cloned().collect()
         };
         let shares = tops.iter().filter(|top| top.fits(&question)).map(|top| top.shared.clone());
@@ -290,7 +290,7 @@ impl Shares {
     /// Whether anything that `asker` may have has this hash: a share, a file in one, a folder.
     #[must_use]
     pub(crate) fn contains(&self, hash: &Hash, asker: &Asker<'_>) -> bool {
-        self.read().allows(hash, Some(asker))
+        read(&self.index).allows(hash, Some(asker))
     }
 
     /// What is served to `asker` under `hash`, without a look at the disk.
@@ -303,7 +303,7 @@ impl Shares {
     /// open is there.
     #[must_use]
     pub(crate) fn described(&self, hash: &Hash, asker: Option<&Asker<'_>>) -> Option<Description> {
-        self.read().find(hash, asker).first()?.describe()
+        read(&self.index).find(hash, asker).first()?.describe()
     }
 
     /// Returns the content that is served to `asker` under `hash`: a share, or a file in a shared
@@ -315,7 +315,7 @@ impl Shares {
         name: Option<&FileName>,
         asker: &Asker<'_>,
     ) -> Option<SharedFile> {
-        let index = self.read();
+        let index = read(&self.index);
         let called = name.and_then(|name| index.find_called(hash, name, asker));
         called.or_else(|| index.find(hash, Some(asker)).first()?.file())
     }
@@ -329,7 +329,7 @@ impl Shares {
         file: Option<usize>,
         asker: &Asker<'_>,
     ) -> Option<ChangedShare> {
-        let location = self.read().find(hash, Some(asker)).into_iter().next()?;
+        let location = read(&self.index).find(hash, Some(asker)).into_iter().next()?;
         location.top.changed(location.item.or(file))
     }
 
@@ -337,7 +337,7 @@ impl Shares {
     /// that is the file in it that is not what it was, if there is one.
     #[must_use]
     pub(crate) fn changed(&self, hash: &Hash, asker: &Asker<'_>) -> Option<ChangedShare> {
-        self.read().retired(hash, asker)
+        read(&self.index).retired(hash, asker)
     }
 
     /// Opens what has this hash, for `asker`. Blocks on the disk.
@@ -346,7 +346,7 @@ impl Shares {
     /// [`Refusal::NotFound`] where nothing that `asker` may have has it, [`Refusal::Changed`] where
     /// all that had it were changed or can't be read any more.
     pub(crate) fn open(&self, hash: &Hash, asker: &Asker<'_>) -> Result<OpenShare, Refusal> {
-        let locations = self.read().find(hash, Some(asker));
+        let locations = read(&self.index).find(hash, Some(asker));
         if locations.is_empty() {
             return Err(Refusal::NotFound);
         }
@@ -378,14 +378,14 @@ impl Shares {
         progress: &mut dyn FnMut(Progress),
         stop: &AtomicBool,
     ) -> Result<Added, ShareError> {
-        let _adding = self.adding();
+        let _adding = read(&self.pruning);
         let real = resolve(path)?;
         self.look_after(&real);
         let scanned = scan::scan(&self.store, real.clone(), progress, stop);
         let scanned = scanned.inspect_err(|_| self.look_away(&real))?;
         let mut top = scanned.top;
-        let _changing = self.changing();
-        let before = self.read().terms(&top.path).map(|terms| terms.access.clone());
+        let _changing = lock(&self.changing);
+        let before = read(&self.index).terms(&top.path).map(|terms| terms.access.clone());
         let again = self.tickets.as_ref().map(|tickets| tickets.secret_of(&top.shared.hash));
         let Terms { access, remember } = options.terms(before.as_ref(), again)?;
         if remember {
@@ -396,7 +396,7 @@ impl Shares {
         }
         top.access = access.clone();
         let (shared, files) = (top.shared.clone(), top.items.len());
-        self.write().insert(top, remember);
+        write(&self.index).insert(top, remember);
         Ok(Added { shared, files, skipped: scanned.skipped, access })
     }
 
@@ -413,9 +413,9 @@ impl Shares {
                 Err(error @ (ShareError::Store(_) | ShareError::Stopped)) => return Err(error),
                 Err(error) => {
                     tracing::debug!(%error, "no longer shared");
-                    let top = self.read().top(&path).cloned();
+                    let top = read(&self.index).top(&path).cloned();
                     let before = top.as_ref().map(|top| top.shared.clone());
-                    let mut index = self.write();
+                    let mut index = write(&self.index);
                     index.take_down(&path);
                     top.iter().for_each(|top| index.retire(top));
                     drop(index);
@@ -434,7 +434,7 @@ impl Shares {
         progress: &mut dyn FnMut(Progress),
         stop: &AtomicBool,
     ) -> Result<(), ShareError> {
-        let _adding = self.adding();
+        let _adding = read(&self.pruning);
         self.look_after(path);
         let real = resolve(path)?;
         if real != path {
@@ -443,14 +443,14 @@ impl Shares {
         }
         let scanned = scan::scan(&self.store, real, progress, stop)?;
         let mut top = scanned.top;
-        let _changing = self.changing();
-        let Some(terms) = self.read().terms(path).cloned() else {
+        let _changing = lock(&self.changing);
+        let Some(terms) = read(&self.index).terms(path).cloned() else {
             // Removed meanwhile.
             self.look_away(path);
             return Ok(());
         };
         let (last, old) = {
-            let index = self.read();
+            let index = read(&self.index);
             (index.last(path).cloned(), index.top(path).cloned())
         };
         let before = old.as_ref().map(|top| top.shared.clone());
@@ -463,7 +463,7 @@ impl Shares {
         }
         report.skipped.extend(scanned.skipped);
         top.access = terms.access;
-        let mut index = self.write();
+        let mut index = write(&self.index);
         index.insert(top, terms.remember);
         old.iter().for_each(|old| index.retire(old));
         Ok(())
@@ -479,7 +479,7 @@ impl Shares {
     /// Has `path` watched no more, unless it is wanted.
     fn look_away(&self, path: &Path) {
         if let Some(watching) = &self.watching
-            && self.read().terms(path).is_none()
+            && read(&self.index).terms(path).is_none()
         {
             watching.forget(path);
         }
@@ -487,8 +487,8 @@ impl Shares {
 
     /// Forgets what was added at `path`; what that was.
     fn forget(&self, path: &Path) -> Result<Option<SharedFile>, StoreError> {
-        let _changing = self.changing();
-        let gone = self.write().remove(path);
+        let _changing = lock(&self.changing);
+        let gone = write(&self.index).remove(path);
         self.look_away(path);
         self.store.forget_share(path)?;
         Ok(gone)
@@ -502,9 +502,9 @@ impl Shares {
         };
         let shares = self.store.shares()?.into_iter();
         let mut kept: HashSet<PathBuf> = shares.map(|(path, _)| path).collect();
-        kept.extend(self.read().wanted().cloned());
+        kept.extend(read(&self.index).wanted().cloned());
         let keep_file = |path: &Path| path.ancestors().any(|above| kept.contains(above));
-        self.store.prune(keep_file, |hash| self.read().has(hash))
+        self.store.prune(keep_file, |hash| read(&self.index).has(hash))
     }
 
     /// Runs `work` off the async threads. Where the caller goes away the work is told to stop.
@@ -517,22 +517,6 @@ impl Shares {
         let seen = Arc::clone(&stop.0);
         let working = self.work.spawn_blocking(move || work(&shares, &seen));
         blocking::finish(working).await.unwrap_or(Err(ShareError::Stopped))
-    }
-
-    fn adding(&self) -> RwLockReadGuard<'_, ()> {
-        read(&self.pruning)
-    }
-
-    fn changing(&self) -> MutexGuard<'_, ()> {
-        lock(&self.changing)
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, Index> {
-        read(&self.index)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Index> {
-        write(&self.index)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use peerkit_proto::config::Config;
@@ -84,7 +84,7 @@ impl AsyncWrite for Stream {
 /// The streams that are open or awaited.
 pub(crate) struct Streams {
     /// Streams that we wait for the other side to open, by token.
-    awaited: Mutex<HashMap<[u8; 16], Awaited>>,
+    pub(crate) awaited: Mutex<HashMap<[u8; 16], Awaited>>,
     open: Arc<Mutex<HashMap<NodeId, usize>>>,
     max_per_peer: usize,
     max: usize,
@@ -142,14 +142,10 @@ impl Streams {
     /// Who waits for a stream from `peer` with `token`, once. Others than `peer` may have seen the
     /// token: for them nobody waits.
     pub(crate) fn take_awaited(&self, token: &[u8; 16], peer: NodeId) -> Option<Awaited> {
-        let mut awaited = self.awaited();
+        let mut awaited = lock(&self.awaited);
         match awaited.get(token) {
             Some(found) if found.from == peer => awaited.remove(token),
             _ => None,
         }
-    }
-
-    pub(crate) fn awaited(&self) -> MutexGuard<'_, HashMap<[u8; 16], Awaited>> {
-        lock(&self.awaited)
     }
 }

@@ -23,6 +23,7 @@ use super::run::Ended;
 use crate::compress;
 use crate::dispatch::Received;
 use crate::inner::Inner;
+use crate::lock::lock;
 use crate::order::FromLink;
 use crate::rate::{Pause, Throttle};
 use crate::request;
@@ -198,7 +199,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             }
             () = self.conn.pinging.notified(), if self.asked.len() < OPEN_PINGS => {
                 let nonce = self.link.ping(self.inner.now());
-                self.asked.insert(nonce, std::mem::take(&mut *self.conn.pings()));
+                self.asked.insert(nonce, std::mem::take(&mut *lock(&self.conn.pings)));
                 Ok(false)
             }
             () = paused(&mut self.pause), if self.pause.is_some() => {

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use super::read::Reader;
 use super::{Conn, write};
 use crate::inner::Inner;
+use crate::lock::lock;
 
 /// A link that both sides have admitted, ready to run.
 pub(crate) struct Established<S> {
@@ -108,8 +109,8 @@ where
 async fn finish(inner: &Inner, conn: &Arc<Conn>, ended: Ended) {
     let Ended { parting, confirmed, .. } = ended;
     let peer = conn.peer.clone();
-    conn.requests().clear();
-    conn.pings().clear();
+    lock(&conn.requests).clear();
+    lock(&conn.pings).clear();
     let (accepted, taken) = conn.outbox.account();
     let failure = MessageFailure {
         unsent: accepted.saturating_sub(taken),

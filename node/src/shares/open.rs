@@ -13,6 +13,7 @@ use crate::disk::cached_read::CachedRead;
 use crate::disk::fingerprint::{Fingerprint, Likeness};
 use crate::disk::folder::{OpenFolder, open_plain};
 use crate::disk::read_exact_at;
+use crate::lock::read;
 
 /// A shared file, or a folder's manifest, open for reading.
 #[derive(Debug)]
@@ -155,7 +156,7 @@ impl Shares {
     /// [`Refusal::NotFound`] where nothing that `asker` may have has it, [`Refusal::BadRequest`]
     /// where it is a file.
     pub(crate) fn open_tree(&self, hash: &Hash, asker: &Asker<'_>) -> Result<OpenTree, Refusal> {
-        let locations = self.read().find(hash, Some(asker));
+        let locations = read(&self.index).find(hash, Some(asker));
         if locations.is_empty() {
             return Err(Refusal::NotFound);
         }

@@ -3,6 +3,7 @@ use std::fs;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
+use crate::lock::read;
 use peerkit_proto::files::{AccessKind, Entry, FileKind, Manifest, NameFault, PIECE, Secret};
 use peerkit_proto::id::NodeId;
 use tempfile::TempDir;
@@ -329,7 +330,7 @@ async fn a_file_just_written_is_checked_as_it_is_read() {
     let path = dir.path().join("a");
     fs::write(&path, b"before").unwrap();
     let hash = add(&shares, &path).await.shared.hash;
-    let index = shares.read();
+    let index = read(&shares.index);
     assert!(index.tops().next().unwrap().items[0].stamp.fresh);
     drop(index);
     assert_eq!(content(&shares.open(&hash, &anyone()).unwrap()).unwrap(), b"before");

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
@@ -15,7 +15,7 @@ use notify::{ErrorKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
 use super::Shares;
-use crate::lock::lock;
+use crate::lock::{lock, read};
 
 /// A share is looked at again once nothing has changed in it for this long.
 const QUIET: Duration = Duration::from_secs(1);
@@ -86,11 +86,11 @@ impl Shares {
         let mut look_for = tokio::time::interval(LOOK_FOR);
         look_for.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let due = watching.changes.noted().due();
+            let due = lock(&watching.changes.noted).due();
             tokio::select! {
                 () = watching.changes.changed.notified() => {}
                 () = tokio::time::sleep_until(due.unwrap_or_else(far).into()) => {
-                    let due = watching.changes.noted().take(Instant::now());
+                    let due = lock(&watching.changes.noted).take(Instant::now());
                     for (path, change) in due {
                         self.look_at_change(path, change.replaced).await;
                     }
@@ -112,7 +112,7 @@ impl Shares {
             }
             let report = shares.look_again([path.clone()], &mut |_| {}, stop);
             if let Some(watching) = &shares.watching {
-                watching.changes.noted().rest(path, begun, Instant::now());
+                lock(&watching.changes.noted).rest(path, begun, Instant::now());
             }
             report
         });
@@ -131,7 +131,7 @@ impl Shares {
 
     /// Shares that were gone and are there again. `gone` are those that were gone the last time.
     async fn come_back(&self, gone: &mut HashSet<PathBuf>) -> Vec<PathBuf> {
-        let missing: Vec<PathBuf> = self.read().missing().cloned().collect();
+        let missing: Vec<PathBuf> = read(&self.index).missing().cloned().collect();
         gone.retain(|path| missing.contains(path));
         if missing.is_empty() {
             return Vec::new();
@@ -181,10 +181,10 @@ impl Watching {
 
     /// Watches the share at `path`, if it is not yet. Blocks on the disk.
     pub(super) fn add(&self, path: &Path) {
-        if !self.changes.noted().shares.insert(path.to_owned()) {
+        if !lock(&self.changes.noted).shares.insert(path.to_owned()) {
             return;
         }
-        let mut watches = self.watches();
+        let mut watches = lock(&self.watches);
         let outcome = match path.parent() {
             Some(parent) => watches.add(parent, RecursiveMode::NonRecursive),
             None => Ok(()),
@@ -209,22 +209,18 @@ impl Watching {
     /// Watches the share at `path` no more.
     pub(super) fn forget(&self, path: &Path) {
         {
-            let mut noted = self.changes.noted();
+            let mut noted = lock(&self.changes.noted);
             noted.changed.remove(path);
             noted.resting.remove(path);
             if !noted.shares.remove(path) {
                 return;
             }
         }
-        let mut watches = self.watches();
+        let mut watches = lock(&self.watches);
         watches.remove(path, RecursiveMode::Recursive);
         if let Some(parent) = path.parent() {
             watches.remove(parent, RecursiveMode::NonRecursive);
         }
-    }
-
-    fn watches(&self) -> MutexGuard<'_, Watches> {
-        lock(&self.watches)
     }
 }
 
@@ -299,7 +295,7 @@ impl Changes {
             event.kind,
             EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
         );
-        let mut noted = self.noted();
+        let mut noted = lock(&self.noted);
         let before = noted.changed.len();
         if event.need_rescan() {
             // More was to tell than there was room for.
@@ -324,10 +320,6 @@ impl Changes {
         if noted.changed.len() > before {
             self.changed.notify_one();
         }
-    }
-
-    fn noted(&self) -> MutexGuard<'_, Noted> {
-        lock(&self.noted)
     }
 }
 

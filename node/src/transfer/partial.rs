@@ -24,7 +24,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use peerkit_proto::files::{
@@ -100,13 +100,13 @@ impl Partials {
     /// Serves `partial` from now on.
     pub(crate) fn enter(&self, partial: Partial) -> PartialGuard {
         let partial = Arc::new(partial);
-        self.lock().entry(partial.hash).or_default().push(Arc::clone(&partial));
+        lock(&self.0).entry(partial.hash).or_default().push(Arc::clone(&partial));
         PartialGuard { partials: self.clone(), partial }
     }
 
     /// A fetch of `hash` that `asker` may have.
     pub(crate) fn get(&self, hash: &Hash, asker: &Asker<'_>) -> Option<Arc<Partial>> {
-        let partials = self.lock();
+        let partials = lock(&self.0);
         let mut fetches = partials.get(hash)?.iter();
         fetches.find(|partial| partial.access.allows(asker)).cloned()
     }
@@ -118,7 +118,7 @@ impl Partials {
             Some(asker) => partial.access.allows(asker),
             None => partial.access == Access::Open,
         };
-        let partials = self.lock();
+        let partials = lock(&self.0);
         let mut fetches = partials.get(hash)?.iter().filter(|partial| may_have(partial));
         let found = fetches.find(|partial| !lock(&partial.held).pieces.is_empty()).cloned()?;
         drop(partials);
@@ -133,13 +133,9 @@ impl Partials {
         if let Some(list) = self.get(hash, asker).and_then(|partial| partial.list(hash)) {
             return Some(list);
         }
-        let partials = self.lock();
+        let partials = lock(&self.0);
         let mut fetches = partials.values().flatten();
         fetches.find_map(|one| one.list(hash).filter(|_| one.access.allows(asker)))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Hash, Vec<Arc<Partial>>>> {
-        lock(&self.0)
     }
 }
 
@@ -152,7 +148,7 @@ impl PartialGuard {
 
 impl Drop for PartialGuard {
     fn drop(&mut self) {
-        let mut partials = self.partials.lock();
+        let mut partials = lock(&self.partials.0);
         if let Some(fetches) = partials.get_mut(&self.partial.hash) {
             fetches.retain(|other| !Arc::ptr_eq(other, &self.partial));
             if fetches.is_empty() {

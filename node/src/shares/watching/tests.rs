@@ -7,6 +7,7 @@ use peerkit_proto::files::Asker;
 use peerkit_proto::id::{Hash, NodeId};
 use tempfile::TempDir;
 
+use crate::lock::{lock, read};
 use crate::shares::ShareOptions;
 use crate::store::Store;
 
@@ -55,7 +56,7 @@ const DATA: EventKind = EventKind::Modify(ModifyKind::Data(DataChange::Any));
 fn a_share_is_due_when_it_is_quiet_and_not_too_late_without() {
     let changes = Changes::default();
     let (one, two) = (Path::new("/a/one"), Path::new("/a/two"));
-    changes.noted().shares.extend([one.to_owned(), two.to_owned()]);
+    lock(&changes.noted).shares.extend([one.to_owned(), two.to_owned()]);
     let start = Instant::now();
     let after = |millis| start + Duration::from_millis(millis);
     changes.hear(&change(DATA, &two.join("deep/file")), start);
@@ -65,38 +66,40 @@ fn a_share_is_due_when_it_is_quiet_and_not_too_late_without() {
     changes.hear(&change(DATA, Path::new("/a/other")), start);
     let reading = EventKind::Access(AccessKind::Open(AccessMode::Any));
     changes.hear(&change(reading, two), after(900));
-    assert_eq!(changes.noted().due(), Some(after(1000)));
-    assert!(changes.noted().take(after(999)).is_empty());
-    assert_eq!(changes.noted().take(after(1000)).keys().collect::<Vec<_>>(), [two]);
-    assert_eq!(changes.noted().due(), Some(after(5000)), "there is no quiet");
-    assert_eq!(changes.noted().take(after(5000)).keys().collect::<Vec<_>>(), [one]);
-    assert_eq!(changes.noted().due(), None);
+    assert_eq!(lock(&changes.noted).due(), Some(after(1000)));
+    assert!(lock(&changes.noted).take(after(999)).is_empty());
+    assert_eq!(lock(&changes.noted).take(after(1000)).keys().collect::<Vec<_>>(), [two]);
+    assert_eq!(lock(&changes.noted).due(), Some(after(5000)), "there is no quiet");
+    assert_eq!(lock(&changes.noted).take(after(5000)).keys().collect::<Vec<_>>(), [one]);
+    assert_eq!(lock(&changes.noted).due(), None);
 
     // The longer a look took the longer it is until the next.
     changes.hear(&change(DATA, one), after(5000));
-    changes.noted().rest(one.to_owned(), after(5000), after(6000));
-    assert_eq!(changes.noted().due(), Some(after(15_000)));
-    assert!(changes.noted().take(after(14_999)).is_empty());
-    assert_eq!(changes.noted().take(after(15_000)).len(), 1);
-    changes.noted().rest(two.to_owned(), after(20_000), after(20_001));
-    assert_eq!(changes.noted().resting.keys().collect::<Vec<_>>(), [two]);
-    changes.noted().rest(two.to_owned(), after(20_001), after(600_000));
-    assert_eq!(changes.noted().resting[two], after(660_000));
+    lock(&changes.noted).rest(one.to_owned(), after(5000), after(6000));
+    assert_eq!(lock(&changes.noted).due(), Some(after(15_000)));
+    assert!(lock(&changes.noted).take(after(14_999)).is_empty());
+    assert_eq!(lock(&changes.noted).take(after(15_000)).len(), 1);
+    lock(&changes.noted).rest(two.to_owned(), after(20_000), after(20_001));
+    assert_eq!(lock(&changes.noted).resting.keys().collect::<Vec<_>>(), [two]);
+    lock(&changes.noted).rest(two.to_owned(), after(20_001), after(600_000));
+    assert_eq!(lock(&changes.noted).resting[two], after(660_000));
 
     // What is told of a share that is watched no more, or not at all, takes no room.
-    changes.noted().shares.remove(one);
+    lock(&changes.noted).shares.remove(one);
     changes.hear(&change(DATA, one), start);
-    changes.noted().rest(one.to_owned(), start, after(1000));
-    assert!(changes.noted().changed.is_empty() && !changes.noted().resting.contains_key(one));
+    lock(&changes.noted).rest(one.to_owned(), start, after(1000));
+    assert!(
+        lock(&changes.noted).changed.is_empty() && !lock(&changes.noted).resting.contains_key(one)
+    );
     // Where the system had no room for all that it had to tell, it may have been any share.
-    changes.noted().shares.insert(one.to_owned());
+    lock(&changes.noted).shares.insert(one.to_owned());
     changes.hear(&Event::new(EventKind::Other).set_flag(Flag::Rescan), start);
-    assert_eq!(changes.noted().changed.len(), 2);
-    changes.noted().changed.clear();
+    assert_eq!(lock(&changes.noted).changed.len(), 2);
+    lock(&changes.noted).changed.clear();
     // The folder that shares lie in.
     changes.hear(&change(EventKind::Create(CreateKind::Folder), Path::new("/a")), start);
-    assert!(changes.noted().changed.values().all(|change| change.replaced));
-    assert_eq!(changes.noted().changed.len(), 2);
+    assert!(lock(&changes.noted).changed.values().all(|change| change.replaced));
+    assert_eq!(lock(&changes.noted).changed.len(), 2);
 }
 
 #[tokio::test]
@@ -108,7 +111,7 @@ async fn what_changes_is_shared_as_it_is_then_and_nothing_else_is_looked_at() {
     for path in [&folder, &other] {
         shares.add(path, |_| ()).await.unwrap();
     }
-    let top = Arc::clone(shares.read().top(&other).unwrap());
+    let top = Arc::clone(read(&shares.index).top(&other).unwrap());
     write(&folder.join("a.txt"), b"after");
     until("the change", || serves(&shares, b"after")).await;
     assert!(!serves(&shares, b"before"));
@@ -119,7 +122,7 @@ async fn what_changes_is_shared_as_it_is_then_and_nothing_else_is_looked_at() {
     until("the newer file", || serves(&shares, b"newer")).await;
     fs::remove_file(folder.join("a.txt")).unwrap();
     until("the removal", || !shares.contains(&Hash::of(b"after"), &anyone())).await;
-    assert!(Arc::ptr_eq(&top, shares.read().top(&other).unwrap()));
+    assert!(Arc::ptr_eq(&top, read(&shares.index).top(&other).unwrap()));
 }
 
 #[tokio::test]
@@ -164,7 +167,7 @@ async fn what_is_no_longer_shared_is_no_longer_watched() {
     assert!(shares.add(folder.join("none"), |_| ()).await.is_err());
     shares.remove(&outer_hash).await.unwrap();
     let watching = Arc::clone(shares.watching.as_ref().unwrap());
-    assert_eq!(watching.changes.noted().shares, BTreeSet::from([inner.clone()]));
+    assert_eq!(lock(&watching.changes.noted).shares, BTreeSet::from([inner.clone()]));
     // What lies in it is shared by itself, and still watched.
     write(&inner.join("deep/file"), b"second");
     until("a change", || serves(&shares, b"second")).await;
@@ -172,6 +175,6 @@ async fn what_is_no_longer_shared_is_no_longer_watched() {
     until("a change in a new folder", || serves(&shares, b"third")).await;
     let hash = shares.list()[0].hash;
     shares.remove(&hash).await.unwrap();
-    assert!(watching.watches().folders.is_empty());
-    assert!(watching.changes.noted().shares.is_empty());
+    assert!(lock(&watching.watches).folders.is_empty());
+    assert!(lock(&watching.changes.noted).shares.is_empty());
 }

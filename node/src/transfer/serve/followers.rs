@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
@@ -75,7 +75,7 @@ impl Followers {
         id: NodeId,
         addresses: Vec<Address>,
     ) -> (Follower, watch::Receiver<()>) {
-        let mut registry = self.lock();
+        let mut registry = lock(&self.0);
         let Registry { crowds, count, last } = &mut *registry;
         let crowd = crowds.entry(hash).or_insert_with(Crowd::new);
         crowd.held += 1;
@@ -107,10 +107,6 @@ impl Followers {
             news,
         )
     }
-
-    fn lock(&self) -> MutexGuard<'_, Registry> {
-        lock(&self.0)
-    }
 }
 
 impl Crowd {
@@ -125,7 +121,7 @@ impl Follower {
     /// random where there are more.
     pub(super) fn others(&mut self) -> Vec<(NodeId, Vec<Address>)> {
         let followers = self.followers.clone();
-        let mut registry = followers.lock();
+        let mut registry = lock(&followers.0);
         let before = std::mem::replace(&mut self.told, registry.last);
         let Some(crowd) = registry.crowds.get_mut(&self.hash) else { return Vec::new() };
         let is_new = |known: &&Known| known.number > before && known.id != self.id;
@@ -138,7 +134,7 @@ impl Follower {
 impl Follower {
     /// Takes note that these pieces were sent to it, and that others can fetch them from it.
     pub(super) fn gave(&self, pieces: Range<u64>) {
-        let mut registry = self.followers.lock();
+        let mut registry = lock(&self.followers.0);
         if let Some(crowd) = registry.crowds.get_mut(&self.hash).filter(|_| self.number.is_some()) {
             crowd.seeding.sent(pieces);
         }
@@ -146,13 +142,13 @@ impl Follower {
 
     /// Returns whether all of these pieces were sent to followers that can be asked for them.
     pub(super) fn are_elsewhere(&self, pieces: Range<u64>) -> bool {
-        let registry = self.followers.lock();
+        let registry = lock(&self.followers.0);
         registry.crowds.get(&self.hash).is_some_and(|crowd| crowd.seeding.has_sent(pieces))
     }
 
     /// Returns whether to serve it now, after it has waited for so long for pieces that others have.
     pub(super) fn is_served(&mut self, waited: Duration) -> bool {
-        let mut registry = self.followers.lock();
+        let mut registry = lock(&self.followers.0);
         let Some(crowd) = registry.crowds.get_mut(&self.hash) else { return true };
         let others = crowd.known.iter().filter(|known| known.id != self.id).count();
         crowd.seeding.serves(&mut self.requester, waited, others)
@@ -160,7 +156,7 @@ impl Follower {
 
     /// Takes note that it has found with others what it waited for.
     pub(super) fn found(&mut self, waited: Duration) {
-        let mut registry = self.followers.lock();
+        let mut registry = lock(&self.followers.0);
         if let Some(crowd) = registry.crowds.get_mut(&self.hash) {
             crowd.seeding.found(&mut self.requester, waited);
         }
@@ -169,7 +165,7 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        let mut registry = self.followers.lock();
+        let mut registry = lock(&self.followers.0);
         let Registry { crowds, count, .. } = &mut *registry;
         let Some(crowd) = crowds.get_mut(&self.hash) else { return };
         let before = crowd.known.len();
@@ -222,7 +218,7 @@ mod tests {
     }
 
     fn is_empty(followers: &Followers) -> bool {
-        let registry = followers.lock();
+        let registry = lock(&followers.0);
         registry.crowds.is_empty() && registry.count == 0
     }
 
@@ -269,7 +265,7 @@ mod tests {
         let mut held: Vec<_> =
             (0..6000).map(|n| followers.enter(hash(n), node(n), at("192.0.2.1:1")).0).collect();
         {
-            let registry = followers.lock();
+            let registry = lock(&followers.0);
             assert_eq!(registry.count, MAX_FOLLOWERS);
             assert!(registry.crowds.values().all(|crowd| crowd.known.len() <= MAX_OF_HASH));
         }
