@@ -17,6 +17,7 @@ use peerkit_proto::files::fetch::{
 use peerkit_proto::files::{Access, AccessKind, PieceSet, Refusal};
 use peerkit_proto::frame::query::{Answer, AnswerBody, What};
 use peerkit_proto::id::NodeId;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
@@ -39,6 +40,10 @@ use crate::transfer::partial::{Partial, PartialGuard};
 
 /// Reports of sources that wait. Each is a piece or two that were written.
 const NEWS: usize = 64;
+
+/// Orders that a source's task has not carried out. 65,536: twice the pieces that all sources can owe at
+/// once, each asked for alone. A task that lets more wait is stuck.
+const TO_DO: usize = 65_536;
 
 /// Longest time that the sources may take to end their streams after they were told that everything is
 /// here. 1 s: a source that sends slowly ends its stream after the piece that is on its way.
@@ -78,9 +83,7 @@ pub(super) struct Fetching<'a> {
 
 /// The task of a source.
 struct Attempt {
-    /// Not bounded: the state machine asks for two runs at once, and for as much of what others owe as
-    /// the source sends in a tenth of a second.
-    to_do: mpsc::UnboundedSender<Task>,
+    to_do: mpsc::Sender<Task>,
     abort: AbortHandle,
 }
 
@@ -313,17 +316,18 @@ impl<'a> Fetching<'a> {
     }
 
     fn dial(&mut self, source: SourceId, candidate: Candidate) {
-        let (to_do, tasks) = mpsc::unbounded_channel();
+        let (to_do, tasks) = mpsc::channel(TO_DO);
         let (inner, job) = (Arc::clone(self.inner), Arc::clone(&self.job));
         let is_new = self.opened.is_none();
         let abort = self.tasks.spawn(attend(inner, job, source, candidate, is_new, tasks));
         self.sources.insert(source, Attempt { to_do, abort });
     }
 
-    fn order(&self, source: SourceId, task: Task) {
-        if let Some(attempt) = self.sources.get(&source) {
-            // A task that has just ended has reported why, or will be found to have broken down.
-            let _ = attempt.to_do.send(task);
+    fn order(&mut self, source: SourceId, task: Task) {
+        let Some(attempt) = self.sources.get(&source) else { return };
+        // A task that has just ended has reported why, or will be found to have broken down.
+        if let Err(TrySendError::Full(_)) = attempt.to_do.try_send(task) {
+            self.failed(source, FetchError::Stalled.into());
         }
     }
 

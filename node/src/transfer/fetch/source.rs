@@ -35,7 +35,7 @@ pub(super) async fn attend(
     source: SourceId,
     candidate: Candidate,
     is_new: bool,
-    mut tasks: mpsc::UnboundedReceiver<Task>,
+    mut tasks: mpsc::Receiver<Task>,
 ) {
     let attending = async {
         let begun = begin(&inner, &job, source, &candidate, is_new, &mut tasks).await?;
@@ -67,7 +67,7 @@ async fn begin(
     source: SourceId,
     candidate: &Candidate,
     is_new: bool,
-    tasks: &mut mpsc::UnboundedReceiver<Task>,
+    tasks: &mut mpsc::Receiver<Task>,
 ) -> Result<Option<Begun>, Error> {
     let stream = open(inner, candidate).await?;
     let id = stream.peer();
@@ -110,7 +110,7 @@ async fn fetch(
     job: &Arc<Job>,
     source: SourceId,
     begun: Begun,
-    tasks: mpsc::UnboundedReceiver<Task>,
+    tasks: mpsc::Receiver<Task>,
 ) -> Result<(), Error> {
     let Begun { mut asking, description, target, expected } = begun;
     let mut addresses = inner.addresses(None);
@@ -178,7 +178,7 @@ impl Owed {
 /// Sends what the fetch wants of the source; once it wants nothing more `all`, which ends the stream.
 async fn ask(
     mut questions: Questions,
-    mut tasks: mpsc::UnboundedReceiver<Task>,
+    mut tasks: mpsc::Receiver<Task>,
     (target, owed): (&Target, &Owed),
     all: Option<Request>,
 ) -> Result<(), FetchError> {
