@@ -95,7 +95,8 @@ impl<H: Handler> Sim<H> {
     pub(super) fn measure_use(&mut self, node: usize, connection: ConnectionId) {
         let Some(link) = self.links.get(&connection.0) else { return };
         let count = link.lanes.iter().map(|lane| lane.accepted).sum();
-        let busy = link.lanes.iter().any(Lane::has_messages);
+        let busy =
+            link.lanes.iter().any(Lane::has_messages) || self.awaits_reply(node, connection.0);
         self.input(node, Input::LinkUse { connection, count, busy });
     }
 }

@@ -148,6 +148,11 @@ impl<H: Handler> Sim<H> {
         self.request_ended(waiting, Err(format!("no answer within {millis} ms")));
     }
 
+    /// Returns whether a node waits for a reply over a link.
+    pub(super) fn awaits_reply(&self, node: usize, serial: u64) -> bool {
+        self.waiting.values().any(|waiting| (waiting.node, waiting.link) == (node, serial))
+    }
+
     /// A node's link has ended: no reply comes over it any more.
     pub(super) fn fail_requests(&mut self, node: usize, serial: u64, reason: &Reason) {
         let is_over = |waiting: &Waiting| (waiting.node, waiting.link) == (node, serial);
