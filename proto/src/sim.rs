@@ -1,6 +1,6 @@
 //! The simulator: an application on thousands of nodes, in virtual time, from a seed.
 //!
-//! Each node is a real [`Machine`](crate::peer::Machine) with the application's own [`Handler`]: the code
+//! Each node is a real [`Machine`] with the application's own [`Handler`]: the code
 //! that runs on a real node, byte for byte. Only what lies between nodes is made up: latencies, lines, addresses,
 //! NATs, crashes, partitions, and the clock. An hour takes as long as there is to do in it.
 //!

@@ -143,7 +143,9 @@ impl Machine {
         match admission {
             Admission::Accept => self.link_up(greeted),
             Admission::Refuse(reason) => {
-                self.overlay.greeted(id);
+                if greeted.dial.is_some() {
+                    self.overlay.greeted(id);
+                }
                 self.refuse(&greeted, reason);
             }
             Admission::Replace(reason) => {

@@ -198,6 +198,21 @@ fn nodes_that_dial_each_other_keep_the_same_connection() {
 }
 
 #[test]
+fn a_refused_connection_of_the_other_node_lets_no_second_dial_say_hello() {
+    let (winner, loser) = winner_and_loser();
+    let mut node = Driven::new(winner);
+    let (first, second) = (node.dial(loser).1, node.dial(loser).1);
+    node.input(Input::DialSecured { dial: first, id: id(loser) });
+    let outputs = node.greeted(loser, 2, None);
+    assert!(matches!(outputs[..], [Output::Refused(_, Reason::Duplicate)]), "{outputs:?}");
+    // The first still waits for its answer.
+    assert!(node.input(Input::DialSecured { dial: second, id: id(loser) }).is_empty());
+    let outputs = node.greeted(loser, 1, Some(first));
+    let loser = id(loser);
+    assert_eq!(ended(&outputs), [(first, Ok(loser)), (second, Ok(loser))]);
+}
+
+#[test]
 fn a_refused_duplicate_waits_for_the_link_that_wins() {
     let mut node = Driven::new(1);
     let dial = node.dial(2).1;
