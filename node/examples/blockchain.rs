@@ -1,4 +1,4 @@
-//! A blockchain in 200 lines. The same handler, `Ledger`, runs on five nodes with real sockets and on a
+//! A small blockchain. The same handler, `Ledger`, runs on five nodes with real sockets and on a
 //! hundred simulated ones, whose network is split in two for five minutes. At the end all nodes have to
 //! have the same chain with every record in it.
 //!
