@@ -263,10 +263,11 @@ impl Handler for Ledger {
             if let Ok(block) = message.to_json() {
                 self.add(cx, block);
             }
-        } else if let Ok(record) = message.to_json::<Record>() {
-            if self.learn(record) && self.lot.is_none() {
-                self.draw_lot(cx);
-            }
+        } else if let Ok(record) = message.to_json::<Record>()
+            && self.learn(record)
+            && self.lot.is_none()
+        {
+            self.draw_lot(cx);
         }
     }
 

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::blocking;
 use crate::clock::unix_millis;
 use crate::conn::Conn;
-use crate::dial::Verdict;
+use crate::dial::Ended;
 use crate::direct::{Sending, SentBy};
 use crate::error::Error;
 use crate::inner::Inner;
@@ -52,8 +52,8 @@ pub(crate) struct Actor {
     links: HashMap<ConnectionId, Arc<Conn>>,
     /// Connections that have said Hello and wait to be admitted.
     admitting: HashMap<ConnectionId, Admitting>,
-    /// The tasks of dials, and what the links are for.
-    dials: HashMap<DialId, (mpsc::Sender<Verdict>, Purpose)>,
+    /// The tasks of dials.
+    dials: HashMap<DialId, DialTask>,
     /// Operations under way, and where their outcomes go.
     operations: HashMap<OperationId, Operation>,
     last_operation: u64,
@@ -70,6 +70,14 @@ pub(crate) struct Actor {
 }
 
 type Admitting = (Arc<Conn>, oneshot::Sender<Result<(), Reason>>);
+
+/// The task of a dial, as the actor sees it.
+struct DialTask {
+    purpose: Purpose,
+    /// Lets it say Hello, once.
+    greets: Option<oneshot::Sender<()>>,
+    ended: oneshot::Sender<Ended>,
+}
 
 /// An operation under way, with where its outcome goes.
 enum Operation {

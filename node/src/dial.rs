@@ -17,7 +17,7 @@ use peerkit_proto::record::MAX_RECORD_ADDRESSES;
 use peerkit_proto::versions::Agreed;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::conn::{self, Conn, Established};
 use crate::error::Error;
@@ -114,17 +114,8 @@ fn one_error(mut errors: Vec<Error>) -> Error {
 /// A link that was made and has yet to run, if any.
 pub(crate) type Made = Option<Box<Established<Channel>>>;
 
-/// Most verdicts about one dial: to say Hello, and the end.
-pub(crate) const VERDICTS: usize = 2;
-
-/// What the machine has decided about a dial.
-#[derive(Debug)]
-pub(crate) enum Verdict {
-    /// It may say Hello.
-    Greet,
-    /// There is a link with this node, or there will be none.
-    Ended(Result<NodeId, DialError>),
-}
+/// The outcome of a dial in the machine.
+pub(crate) type Ended = Result<NodeId, DialError>;
 
 /// A dial that the machine has begun.
 pub(crate) struct Dialling {
@@ -132,7 +123,10 @@ pub(crate) struct Dialling {
     /// The addresses, best first. The overlay and events name the dial by the first.
     pub(crate) addresses: Vec<Address>,
     pub(crate) purpose: Purpose,
-    pub(crate) verdicts: mpsc::Receiver<Verdict>,
+    /// The machine lets the dial say Hello.
+    pub(crate) greets: oneshot::Receiver<()>,
+    /// There is a link with this node, or there will be none.
+    pub(crate) ended: oneshot::Receiver<Ended>,
 }
 
 /// Makes a link to a node at the first of its addresses that answers, for [`crate::conn::start`].
@@ -185,10 +179,12 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
     let session = channel.session();
     let refused = |reason| Error::Refused { address: address.clone(), reason };
     let _ = inner.orders.send(Order::DialSecured { dial, id: session.id }).await;
-    match dialling.verdicts.recv().await {
-        Some(Verdict::Greet) => {}
-        Some(Verdict::Ended(outcome)) => return ended(inner, outcome, refused),
-        None => return Err(Error::Stopped),
+    tokio::select! {
+        biased;
+        outcome = &mut dialling.ended => {
+            return ended(inner, outcome.map_err(|_| Error::Stopped)?, refused);
+        }
+        greets = &mut dialling.greets => greets.map_err(|_| Error::Stopped)?,
     }
     let mut link = new_link(inner, Side::Dialler, &session, local);
     let mut buffer = BytesMut::new();
@@ -196,7 +192,7 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
     let greeted = tokio::select! {
         greeted = greeting => greeted,
         // The machine has no more patience.
-        _ = dialling.verdicts.recv() => Err(Reason::HandshakeTimeout),
+        _ = &mut dialling.ended => Err(Reason::HandshakeTimeout),
     };
     let admitted = match greeted {
         Ok(hello) => {
@@ -219,10 +215,10 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
             Ok(Dialled::New(Box::new(Established { conn, link, stream: channel, buffer })))
         }
         // The other side has, or is about to have, a link with us that wins.
-        Err(Reason::Duplicate) => match dialling.verdicts.recv().await {
-            Some(Verdict::Ended(outcome)) => ended(inner, outcome, refused),
-            Some(Verdict::Greet) | None => Err(Error::Stopped),
-        },
+        Err(Reason::Duplicate) => {
+            let outcome = (&mut dialling.ended).await.map_err(|_| Error::Stopped)?;
+            ended(inner, outcome, refused)
+        }
         Err(reason) => {
             link.refuse(reason.clone());
             let timeout = inner.config.handshake_timeout;
@@ -235,7 +231,7 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
 /// Returns the outcome of a dial that made no link of its own.
 fn ended(
     inner: &Inner,
-    outcome: Result<NodeId, DialError>,
+    outcome: Ended,
     refused: impl Fn(Reason) -> Error,
 ) -> Result<Dialled, Error> {
     match outcome {

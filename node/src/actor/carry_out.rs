@@ -10,12 +10,12 @@ use peerkit_proto::overlay::Command;
 use peerkit_proto::peer::{
     ConnectionId, DialError, DialId, Input, OperationId, Output, Payload, Purpose,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use super::{Actor, Operation};
+use super::{Actor, DialTask, Operation};
 use crate::blocking;
 use crate::conn;
-use crate::dial::{self, VERDICTS, Verdict};
+use crate::dial;
 use crate::error::Error;
 use crate::files;
 use crate::kept::GATHER;
@@ -57,7 +57,10 @@ impl Actor {
             Output::Dial { dial, operation, addresses, purpose } => {
                 self.dial(dial, operation, addresses, purpose);
             }
-            Output::Greet(dial) => self.say(dial, Verdict::Greet),
+            Output::Greet(dial) => {
+                let greets = self.dials.get_mut(&dial).and_then(|task| task.greets.take());
+                greets.and_then(|greets| greets.send(()).ok());
+            }
             Output::DialEnded { dial, operation, outcome } => {
                 self.dial_ended(dial, operation, outcome);
             }
@@ -142,17 +145,11 @@ impl Actor {
                 self.operations.insert(id, Operation::Join(joined));
             }
         }
-        let (verdicts, receiver) = mpsc::channel(VERDICTS);
-        self.dials.insert(dial, (verdicts, purpose));
-        let dialling = dial::Dialling { dial, addresses, purpose, verdicts: receiver };
+        let (greets, is_let) = oneshot::channel();
+        let (ended, outcome) = oneshot::channel();
+        self.dials.insert(dial, DialTask { purpose, greets: Some(greets), ended });
+        let dialling = dial::Dialling { dial, addresses, purpose, greets: is_let, ended: outcome };
         conn::start(&self.inner, dial::link(self.inner.clone(), dialling, reply));
-    }
-
-    fn say(&self, dial: DialId, verdict: Verdict) {
-        if let Some((verdicts, _)) = self.dials.get(&dial) {
-            // There is room for all that are said of one dial.
-            let _ = verdicts.try_send(verdict);
-        }
     }
 
     fn dial_ended(
@@ -167,13 +164,13 @@ impl Actor {
             // It was not begun.
             let _ = reply.send(Err(Error::Stopped));
         }
-        let Some((verdicts, purpose)) = self.dials.remove(&dial) else { return };
+        let Some(DialTask { purpose, ended, .. }) = self.dials.remove(&dial) else { return };
         if let Ok(id) = outcome
             && purpose.is_reported()
         {
             self.learn_owner(id);
         }
-        let _ = verdicts.try_send(Verdict::Ended(outcome));
+        let _ = ended.send(outcome);
     }
 
     fn admitted(&mut self, connection: ConnectionId) {
