@@ -19,7 +19,7 @@ mod flags;
 const LONGEST_NAME: usize = 80;
 
 /// A command for the node. Addresses are read by the node, as they may be names of nodes that it
-/// knows; what `get` asks for depends on what searches have found: see [`wanted::read`].
+/// knows; what `get` asks for depends on what searches have found: see [`crate::wanted::read`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
     Connect {
