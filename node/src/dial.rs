@@ -166,7 +166,9 @@ enum Dialled {
 
 async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialled, Error> {
     let dial = dialling.dial;
-    let connected = connect_first(inner, &dialling.addresses, tls::Purpose::Link).await;
+    // Boxed: many dials may be under way, and each of these parts needs its memory for a moment only.
+    let connecting = Box::pin(connect_first(inner, &dialling.addresses, tls::Purpose::Link));
+    let connected = connecting.await;
     let (address, secured) = match connected {
         Ok(connected) => connected,
         Err(error) => {
@@ -188,7 +190,7 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
     }
     let mut link = new_link(inner, Side::Dialler, &session, local);
     let mut buffer = BytesMut::new();
-    let greeting = greet(&mut link, &mut channel, &mut buffer, inner);
+    let greeting = Box::pin(greet(&mut link, &mut channel, &mut buffer, inner));
     let greeted = tokio::select! {
         greeted = greeting => greeted,
         // The machine has no more patience.
