@@ -47,6 +47,13 @@ const OPEN_PINGS: usize = 32;
 /// The longest that a link is not read from because of its limit. 10 s: below `ping_after`.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
+/// A request of the peer that is being answered.
+struct Serving {
+    task: AbortHandle,
+    /// Whether the application's handler answers it, and not a function.
+    is_for_handler: bool,
+}
+
 /// The reading half of a link.
 pub(super) struct Reader<R> {
     inner: Arc<Inner>,
@@ -62,7 +69,7 @@ pub(super) struct Reader<R> {
     /// Pings that somebody waits for.
     asked: BTreeMap<u64, Vec<oneshot::Sender<Duration>>>,
     /// Requests of the peer that are being handled.
-    serving: BTreeMap<u64, AbortHandle>,
+    serving: BTreeMap<u64, Serving>,
     /// Outputs that came while others were being acted on.
     later: VecDeque<Output>,
     alarm: Alarm,
@@ -166,7 +173,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 }
             }
         }
-        self.serving.values().for_each(AbortHandle::abort);
+        self.serving.values().for_each(|serving| serving.task.abort());
         let lost = || Parting { reason: Reason::Lost("closed".into()), by_peer: false };
         let parting = self.end.take().unwrap_or_else(lost);
         if matches!(parting.reason, Reason::Silent(_)) {
@@ -339,8 +346,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 self.conn.reply(id, outcome);
             }
             Frame::Cancel(id) => {
-                if let Some(task) = self.serving.remove(&id) {
-                    task.abort();
+                if let Some(serving) = self.serving.remove(&id) {
+                    serving.task.abort();
                 }
             }
             Frame::CallBack { token } => self.inner.call_back_peer(&self.conn, token),
@@ -363,19 +370,21 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// Has a request answered, in its order among the messages: by the function for its name, or else by
     /// the application's handler.
     async fn serve(&mut self, id: u64, name: String, message: Message, batch: &mut Batch) {
-        self.serving.retain(|_, task| !task.is_finished());
+        self.serving.retain(|_, serving| !serving.task.is_finished());
         if self.serving.contains_key(&id) {
             // Its reply could not be told from the other's, and it would not be counted.
             self.link.refuse(Reason::Fault("two requests of the same number".into()));
             return;
         }
-        let is_busy = self.serving.len() >= self.inner.config.max_requests_per_peer;
         let function = self.inner.requests.get(&name);
         let (inner, conn) = (&self.inner, &self.conn);
         let is_for_handler = function.is_none() && inner.dispatch.has_handler();
+        // Counted apart: functions that take long don't keep the handler from refusing what is not served.
+        let same = self.serving.values().filter(|one| one.is_for_handler == is_for_handler);
+        let is_busy = same.count() >= inner.config.max_requests_per_peer;
         if is_for_handler && !is_busy {
             let (asked, task) = request::ask_handler(inner, conn, id, name, message);
-            self.serving.insert(id, task);
+            self.serving.insert(id, Serving { task, is_for_handler });
             return batch.add(Received::Request(Box::new(asked)));
         }
         self.deliver(batch).await;
@@ -384,7 +393,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             None if !is_for_handler => Refusal::NoHandler,
             Some(function) if !is_busy => {
                 let task = request::answer(&self.inner, &self.conn, id, function, message);
-                self.serving.insert(id, task);
+                self.serving.insert(id, Serving { task, is_for_handler });
                 return;
             }
             _ => Refusal::Busy,
