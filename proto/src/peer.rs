@@ -48,6 +48,10 @@ pub use seam::{
     Output, Payload, Purpose, SendError,
 };
 
+/// Room for outputs that is kept while there is none. 8, some 2 KiB: most inputs lead to fewer, and a
+/// process may have thousands of nodes.
+const MAX_IDLE_OUTPUTS: usize = 8;
+
 /// The state of one peer.
 ///
 /// Driven like every state machine here: hand it one [`Input`], take outputs until [`Machine::poll`]
@@ -226,6 +230,9 @@ impl Machine {
                 }
                 Some(output) => return Some(output),
                 None => {
+                    if self.outbox.capacity() > MAX_IDLE_OUTPUTS {
+                        self.outbox = VecDeque::new();
+                    }
                     let (id, frame) = self.passed_over.pop()?;
                     self.feed(overlay::Input::PassedOver(id, frame));
                 }
@@ -282,6 +289,10 @@ impl Machine {
 
     /// Hands the overlay an input and takes over what it puts out.
     fn feed(&mut self, input: overlay::Input) {
+        // Only while outputs are being acted on: else there are none.
+        while let Some(output) = self.overlay.poll() {
+            self.absorbed.push_back(output);
+        }
         self.overlay.handle(self.now.monotonic, input);
         self.absorb();
     }
@@ -289,13 +300,10 @@ impl Machine {
     /// Turns the overlay's outputs into the machine's own, one after the other. What follows from one
     /// of them is handed to the overlay at once; its outputs come behind those that were there before.
     fn absorb(&mut self) {
-        while let Some(output) = self.overlay.poll() {
-            self.absorbed.push_back(output);
-        }
         if std::mem::replace(&mut self.absorbing, true) {
             return;
         }
-        while let Some(output) = self.absorbed.pop_front() {
+        while let Some(output) = self.absorbed.pop_front().or_else(|| self.overlay.poll()) {
             let output = self.translate(output);
             self.outbox.extend(output);
         }
