@@ -42,7 +42,7 @@ pub(crate) struct Conn {
     pub(crate) owner: Option<NodeId>,
     /// What the peer's clock showed in its Hello, in milliseconds since 1970.
     pub(crate) time: Option<u64>,
-    /// What the Hellos of both ends agree on.
+    /// The wire version and features that both ends agreed on in Hello.
     pub(crate) agreed: Option<Agreed>,
     pub(crate) outbox: Outbox,
     pub(crate) meter: Meter,
@@ -66,7 +66,7 @@ pub(crate) struct Conn {
     requests: Mutex<BTreeMap<u64, oneshot::Sender<Result<Message, Refusal>>>>,
 }
 
-/// What is known of a connection once both ends have said Hello: see [`Conn`].
+/// The facts about a connection once both ends have said Hello: see [`Conn`].
 pub(crate) struct About {
     pub(crate) serial: u64,
     pub(crate) peer: Peer,

@@ -42,7 +42,7 @@ pub(crate) enum Order {
     Dial {
         /// The addresses, best first. An order without addresses fails.
         addresses: Vec<Address>,
-        /// Whether to keep the link to the first address from now on.
+        /// Keep the link to the first address from now on.
         keep: bool,
         purpose: Purpose,
         reply: oneshot::Sender<Result<Peer, Error>>,

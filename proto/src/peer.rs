@@ -48,10 +48,6 @@ pub use seam::{
     Output, Payload, Purpose, SendError,
 };
 
-/// Room for outputs that is kept while there is none. 8, some 2 KiB: most inputs lead to fewer, and a
-/// process may have thousands of nodes.
-const MAX_IDLE_OUTPUTS: usize = 8;
-
 /// The state of one peer.
 ///
 /// Driven like every state machine here: hand it one [`Input`], take outputs until [`Machine::poll`]
@@ -73,8 +69,9 @@ pub struct Machine {
     now: Now,
     stopping: bool,
     outbox: VecDeque<Output>,
-    /// Outputs of the overlay that are still to be acted on, while others are.
+    /// Outputs of the overlay that came before the input which is handed to it while `absorbing`.
     absorbed: VecDeque<overlay::Output>,
+    /// An output of the overlay is being acted on.
     absorbing: bool,
     /// Frames that were not sent because their link is crowded; the overlay hears of each.
     passed_over: Vec<(NodeId, Frame)>,
@@ -230,9 +227,6 @@ impl Machine {
                 }
                 Some(output) => return Some(output),
                 None => {
-                    if self.outbox.capacity() > MAX_IDLE_OUTPUTS {
-                        self.outbox = VecDeque::new();
-                    }
                     let (id, frame) = self.passed_over.pop()?;
                     self.feed(overlay::Input::PassedOver(id, frame));
                 }
@@ -289,7 +283,7 @@ impl Machine {
 
     /// Hands the overlay an input and takes over what it puts out.
     fn feed(&mut self, input: overlay::Input) {
-        // Only while outputs are being acted on: else there are none.
+        // The overlay has outputs left only while one of them is being acted on.
         while let Some(output) = self.overlay.poll() {
             self.absorbed.push_back(output);
         }

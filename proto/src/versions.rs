@@ -71,7 +71,7 @@ impl VersionGap {
     }
 }
 
-/// What two nodes agreed on by their Hellos. Both ends compute the same.
+/// The wire version and features that two nodes agreed on by their Hellos. Both ends compute the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Agreed {
     /// The version of the wire that the link speaks.

@@ -1,4 +1,4 @@
-//! What the actor does about the machine's outputs.
+//! Carries out the machine's outputs.
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::{Event, Parting, Reason};

@@ -12,7 +12,7 @@ use crate::actions::ACTIONS;
 use crate::error::Error;
 use crate::order::Order;
 
-/// Where the outcome of a broadcast goes.
+/// The destination of a broadcast's outcome.
 pub(super) enum Publisher {
     /// To the task that waits for it.
     Caller(oneshot::Sender<Result<BroadcastReceipt, BroadcastError>>),

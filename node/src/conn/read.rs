@@ -50,7 +50,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// A request of the peer that is being answered.
 struct Serving {
     task: AbortHandle,
-    /// Whether the application's handler answers it, and not a function.
+    /// The application's handler answers it, not a function.
     is_for_handler: bool,
 }
 

@@ -20,7 +20,7 @@ pub(crate) struct Established<S> {
     pub(crate) conn: Arc<Conn>,
     pub(crate) link: Link,
     pub(crate) stream: S,
-    /// What was read behind the other side's Hello.
+    /// Bytes that were read behind the other side's Hello.
     pub(crate) buffer: BytesMut,
 }
 
@@ -152,12 +152,12 @@ async fn say_hello(
     Ok(later)
 }
 
-/// What a link leaves behind.
+/// The end of a link.
 pub(super) struct Ended {
     pub(super) parting: Parting,
     /// Our messages that the peer's application has.
     pub(super) confirmed: u64,
-    /// How long the other side may still take what is queued.
+    /// Time in which the other side may still read what is queued.
     pub(super) flush: Duration,
 }
 

@@ -1,19 +1,24 @@
 //! The dials of a peer, from the wish for a link to where there is one, or none.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{DialError, DialId, JoinError, Machine, OperationId, Output, Purpose};
 use crate::address::Address;
 use crate::event::Reason;
 use crate::id::NodeId;
 use crate::overlay::{self, Command, DialPurpose};
-use crate::time::{Instant, earliest};
+use crate::time::Instant;
 
 /// The dials under way.
 #[derive(Debug, Default)]
 pub(super) struct Dials {
     last: u64,
     dials: BTreeMap<DialId, Dial>,
+    /// Dials that wait for a link with a node, or for its end.
+    waiting: BTreeMap<NodeId, BTreeSet<DialId>>,
+    /// Deadlines of the dials that have one.
+    deadlines: BTreeSet<(Instant, DialId)>,
     /// Operations that wait for this node to be a member, by the node that it is to join through.
     joining: BTreeMap<NodeId, Vec<OperationId>>,
 }
@@ -28,11 +33,11 @@ pub(super) struct Dial {
     /// The node that was reached.
     id: Option<NodeId>,
     stage: Stage,
-    /// When it is given up, once a node was reached.
+    /// Time at which the dial is given up, once it has reached a node.
     deadline: Option<Instant>,
 }
 
-/// How far a dial is.
+/// A stage in the life of a dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// The shell connects.
@@ -55,14 +60,15 @@ impl Dial {
         self.purpose == Purpose::Message
     }
 
-    fn waits_for(&self, id: NodeId, stages: &[Stage]) -> bool {
-        self.id == Some(id) && stages.contains(&self.stage)
+    /// Returns the node whose link the dial waits for.
+    fn waits_for(&self) -> Option<NodeId> {
+        self.id.filter(|_| matches!(self.stage, Stage::Ending | Stage::Linking))
     }
 }
 
 impl Dials {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.dials.values().fold(None, |due, dial| earliest(due, dial.deadline))
+        self.deadlines.first().map(|(due, _)| *due)
     }
 
     /// Returns whether a dial is under way.
@@ -73,23 +79,53 @@ impl Dials {
 
     /// Returns whether the shell is still connecting for a dial.
     pub(super) fn is_connecting(&self, dial: DialId) -> bool {
-        self.dials.get(&dial).is_some_and(|dial| dial.stage == Stage::Connecting)
+        self.stage(dial) == Some(Stage::Connecting)
     }
 
     /// Returns the dials that a link with a node is for.
     pub(super) fn waiting_for_link(&self, id: NodeId) -> Vec<DialId> {
-        self.waiting(id, &[Stage::Linking, Stage::Ending])
+        self.waiting.get(&id).into_iter().flatten().copied().collect()
     }
 
-    fn waiting(&self, id: NodeId, stages: &[Stage]) -> Vec<DialId> {
-        let waiting = self.dials.iter().filter(|(_, dial)| dial.waits_for(id, stages));
-        waiting.map(|(dial, _)| *dial).collect()
+    /// Returns the dials that wait for the end of a link with a node, or of another dial to it.
+    fn waiting_for_end(&self, id: NodeId) -> Vec<DialId> {
+        let is_meant = |dial: &DialId| self.stage(*dial) == Some(Stage::Ending);
+        self.waiting_for_link(id).into_iter().filter(is_meant).collect()
     }
 
-    fn set_stage(&mut self, dial: DialId, stage: Stage, deadline: Option<Instant>) {
-        if let Some(dial) = self.dials.get_mut(&dial) {
+    fn stage(&self, dial: DialId) -> Option<Stage> {
+        self.dials.get(&dial).map(|dial| dial.stage)
+    }
+
+    fn set_stage(&mut self, number: DialId, stage: Stage, deadline: Option<Instant>) {
+        if let Some(mut dial) = self.remove(number) {
             (dial.stage, dial.deadline) = (stage, deadline);
+            self.insert(number, dial);
         }
+    }
+
+    fn insert(&mut self, number: DialId, dial: Dial) {
+        self.deadlines.extend(dial.deadline.map(|due| (due, number)));
+        if let Some(id) = dial.waits_for() {
+            self.waiting.entry(id).or_default().insert(number);
+        }
+        self.dials.insert(number, dial);
+    }
+
+    fn remove(&mut self, number: DialId) -> Option<Dial> {
+        let dial = self.dials.remove(&number)?;
+        if let Some(due) = dial.deadline {
+            self.deadlines.remove(&(due, number));
+        }
+        if let Some(Entry::Occupied(mut waiting)) =
+            dial.waits_for().map(|id| self.waiting.entry(id))
+        {
+            waiting.get_mut().remove(&number);
+            if waiting.get().is_empty() {
+                waiting.remove();
+            }
+        }
+        Some(dial)
     }
 }
 
@@ -100,7 +136,7 @@ impl Machine {
         let number = DialId(self.dials.last);
         let addresses = std::iter::once(dial.address.clone()).chain(others).collect();
         let (operation, purpose) = (dial.operation, dial.purpose);
-        self.dials.dials.insert(number, dial);
+        self.dials.insert(number, dial);
         if self.stopping {
             return self.fail_dial(number, &DialError::Unwanted(Reason::Stopping));
         }
@@ -163,7 +199,7 @@ impl Machine {
 
     /// Dials that waited for the end of a link, or of another dial, go on.
     pub(super) fn dials_go_on(&mut self, id: NodeId) {
-        for dial in self.dials.waiting(id, &[Stage::Ending]) {
+        for dial in self.dials.waiting_for_end(id) {
             self.dial_secured(dial, id);
         }
     }
@@ -171,13 +207,12 @@ impl Machine {
     /// Ends the dials of which nothing has come in time.
     pub(super) fn dials_overdue(&mut self) {
         let now = self.now.monotonic;
-        let is_due = |dial: &Dial| dial.deadline.is_some_and(|deadline| deadline <= now);
-        let due = self.dials.dials.iter().filter(|(_, dial)| is_due(dial));
-        let due: Vec<_> = due.map(|(number, dial)| (*number, dial.stage)).collect();
-        for (number, stage) in due {
-            let error = match stage {
-                Stage::Connecting | Stage::Greeting => DialError::Timeout,
-                Stage::Ending | Stage::Linking => DialError::Refused(Reason::Duplicate),
+        while let Some((due, number)) = self.dials.deadlines.first().copied()
+            && due <= now
+        {
+            let error = match self.dials.stage(number) {
+                Some(Stage::Ending | Stage::Linking) => DialError::Refused(Reason::Duplicate),
+                _ => DialError::Timeout,
             };
             self.fail_dial(number, &error);
         }
@@ -185,7 +220,7 @@ impl Machine {
 
     /// Takes a dial off the list, and says that it has a link.
     pub(super) fn end_dial(&mut self, number: DialId, id: NodeId) -> Option<Dial> {
-        let dial = self.dials.dials.remove(&number)?;
+        let dial = self.dials.remove(number)?;
         let operation = dial.operation;
         self.outbox.push_back(Output::DialEnded { dial: number, operation, outcome: Ok(id) });
         Some(dial)
@@ -257,7 +292,7 @@ impl Machine {
 
     fn fail_dial(&mut self, number: DialId, error: &DialError) {
         self.end_greeting(number);
-        let Some(dial) = self.dials.dials.remove(&number) else { return };
+        let Some(dial) = self.dials.remove(number) else { return };
         let (operation, outcome) = (dial.operation, Err(error.clone()));
         self.outbox.push_back(Output::DialEnded { dial: number, operation, outcome });
         if let Some(connection) = self.links.drop_successor(number) {

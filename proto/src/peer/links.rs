@@ -26,7 +26,7 @@ pub(super) struct Links {
 #[derive(Debug)]
 struct Link {
     connection: ConnectionId,
-    /// What still can be sent over it goes out.
+    /// Frames and messages can still be sent over it.
     open: bool,
     /// This node leaves it: frames that still come in are void.
     leaving: bool,
@@ -35,9 +35,9 @@ struct Link {
 /// The use of a link that was made for a message.
 #[derive(Debug)]
 struct OnDemand {
-    /// When it is measured next.
+    /// Time of the next measurement.
     due: Instant,
-    /// What was measured last.
+    /// Result of the last measurement.
     count: u64,
     /// Number of times in a row that nothing had been sent.
     idle: u32,

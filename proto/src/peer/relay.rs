@@ -41,7 +41,7 @@ const MIN_COST: usize = 64;
 #[derive(Debug)]
 pub(super) struct Relays {
     recipients: BTreeMap<NodeId, Recipient>,
-    /// When which recipient has to go on.
+    /// Deadlines of the recipients that have one.
     timers: BTreeSet<(Instant, NodeId)>,
     /// Queries for recipients that have not ended.
     searches: BTreeMap<QueryId, NodeId>,
@@ -74,7 +74,7 @@ struct Recipient {
     dialling: usize,
 }
 
-/// What the first in the queue of a recipient waits for.
+/// A stage in the life of the first message in the queue of a recipient: the thing that it waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Stage {
     /// Nothing.
@@ -101,7 +101,7 @@ struct Search {
     ended: bool,
     /// Until when dials are waited for once the node is found.
     patience: Option<Instant>,
-    /// How long the way will be good.
+    /// Time until which the way can be used.
     way_until: Instant,
 }
 

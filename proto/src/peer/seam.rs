@@ -1,4 +1,4 @@
-//! What goes into a peer's machine, and what comes out: all that a shell has to do with it.
+//! The inputs and outputs of a peer's machine: all that a shell has to do with it.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub struct DialId(pub(super) u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OperationId(pub u64);
 
-/// What goes into the machine.
+/// An input of the machine: something that has happened, or that the application wants.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Input {
@@ -39,9 +39,9 @@ pub enum Input {
         address: Address,
         /// More addresses of the same node, best first.
         others: Vec<Address>,
-        /// Whether the link is to be kept: it is dialled again whenever it is lost.
+        /// Keep the link: dial again whenever it is lost.
         keep: bool,
-        /// What the link is for.
+        /// The purpose of the link.
         purpose: Purpose,
     },
     /// A dial has a secured connection. The handshake has proven the identity at the other end.
@@ -80,7 +80,7 @@ pub enum Input {
     LinkDown {
         /// The connection.
         connection: ConnectionId,
-        /// How it ended.
+        /// The reason, and which side ended it.
         parting: Parting,
     },
     /// The application knows that a link with this node has ended.
@@ -94,7 +94,7 @@ pub enum Input {
         connection: ConnectionId,
         /// A number that grows with each message sent or received.
         count: u64,
-        /// Whether something waits to be sent, or a reply is waited for.
+        /// Something waits to be sent, or a reply is awaited.
         busy: bool,
     },
     /// Sends a broadcast. Answered with [`Output::Broadcast`].
@@ -114,7 +114,7 @@ pub enum Input {
         what: What,
         /// Number of hops; -1 for the whole network, 0 for no node.
         depth: i32,
-        /// Whether to ask only the neighbours, on behalf of this node itself and whatever the depth:
+        /// Ask only the neighbours, on behalf of this node itself and whatever the depth:
         /// their answers include what only this node may know.
         own: bool,
         /// Time to wait; `None` for the configured time.
@@ -166,7 +166,7 @@ pub enum Input {
     Stopping,
     /// The node stops: it closes all links.
     Stop {
-        /// Whether to hand this node's place over to its neighbours first.
+        /// Hand this node's place over to its neighbours first.
         hand_over: bool,
     },
 }
@@ -186,7 +186,7 @@ pub struct Greeted {
     pub unix: Option<u64>,
 }
 
-/// What a link is for, which decides about its life.
+/// The purpose of a link, which decides about its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// The application asked for the link: it is never traded for another.
@@ -212,7 +212,7 @@ impl Purpose {
     }
 }
 
-/// What comes out of the machine.
+/// An output of the machine: something for the shell to do.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Output {
@@ -225,7 +225,7 @@ pub enum Output {
         operation: Option<OperationId>,
         /// The addresses, best first; at least one.
         addresses: Vec<Address>,
-        /// What the link is for.
+        /// The purpose of the link.
         purpose: Purpose,
     },
     /// Say Hello on the connection of a dial. Answered with [`Input::Greeted`], [`Input::DialRefused`] or
@@ -251,7 +251,7 @@ pub enum Output {
     JoinEnded {
         /// The operation of the dial.
         operation: OperationId,
-        /// Whether this node is a member now.
+        /// Success if this node is a member now.
         outcome: Result<(), JoinError>,
     },
     /// Send a frame over a link, ahead of the application's messages.
@@ -271,7 +271,7 @@ pub enum Output {
     Broadcast {
         /// The operation.
         operation: OperationId,
-        /// What was sent.
+        /// The broadcast as it was sent, or why it was not.
         outcome: Result<BroadcastReceipt, BroadcastError>,
     },
     /// An answer to a query of the application.
@@ -285,7 +285,7 @@ pub enum Output {
     QueryEnded {
         /// The operation.
         operation: OperationId,
-        /// Whether all nodes within its depth have answered.
+        /// All nodes within its depth have answered.
         complete: bool,
     },
     /// Queue a message behind those of a link, or ping over the link. The outcome is the shell's to
@@ -386,7 +386,7 @@ pub enum JoinError {
     LinkEnded,
 }
 
-/// What is sent to a node that there may be no link with.
+/// A message or ping for a node that there may be no link with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Payload {
     /// A message of the application.
@@ -426,7 +426,7 @@ pub enum SendError {
     TooLarge {
         /// Bytes of the content.
         len: usize,
-        /// What is allowed.
+        /// The limit.
         limit: usize,
     },
     /// It could not be sealed: it was not sent.

@@ -1,4 +1,4 @@
-//! What the machine decides, output by output.
+//! Decisions of the machine, output by output.
 
 use proptest::prelude::*;
 
@@ -275,8 +275,7 @@ fn frames_of_a_link_that_is_left_are_void() {
         panic!("{outputs:?}");
     };
     let ttl = Duration::from_secs(1);
-    let id_ = QueryId([1; 16]);
-    let query = Query { id: id_, depth: 1, own: false, ttl, what: What::Discover };
+    let query = Query { id: QueryId([1; 16]), depth: 1, own: false, ttl, what: What::Discover };
     assert!(node.input(Input::Frame(ConnectionId(1), Frame::Query(query))).is_empty());
     assert!(node.input(Input::Command(Command::Disconnect(id(2)))).is_empty(), "it is left once");
 }

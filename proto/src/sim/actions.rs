@@ -11,7 +11,7 @@ use crate::id::NodeId;
 use crate::peer::{Input, OperationId, Purpose};
 use crate::time::Instant;
 
-/// What a link is for that an application, or the user of the simulation, asked for.
+/// The purpose of a link that an application, or the user of the simulation, asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LinkFor {
     /// The link itself.

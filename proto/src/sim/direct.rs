@@ -33,7 +33,7 @@ impl<H: Handler> Sim<H> {
         self.input(from, Input::Send { operation, to, payload: Payload::Ping });
     }
 
-    /// What was to be sent goes over a link.
+    /// Sends a message or ping over the link that the machine has chosen.
     pub(super) fn deliver_over(
         &mut self,
         from: usize,
@@ -62,7 +62,7 @@ impl<H: Handler> Sim<H> {
         self.input(from, Input::Delivered { to: id, operation });
     }
 
-    /// The outcome of what did not go over a link.
+    /// Reports the outcome of a message or ping that did not go over a link.
     pub(super) fn sent(
         &mut self,
         from: usize,

@@ -155,7 +155,7 @@ impl Lane {
         self.control_bytes > config.control_queue / 2
     }
 
-    /// Whether messages of the application wait.
+    /// Returns whether messages of the application wait.
     pub(super) fn has_messages(&self) -> bool {
         !self.application.is_empty()
     }

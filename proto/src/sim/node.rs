@@ -81,9 +81,9 @@ pub(super) struct Node<H> {
 /// What a node has while it runs.
 pub(super) struct Running {
     pub(super) machine: Machine,
-    /// When it started.
+    /// Moment of its start.
     pub(super) started: Instant,
-    /// What its clock showed then, in milliseconds since 1970.
+    /// Reading of its clock at its start, in milliseconds since 1970.
     pub(super) epoch: u64,
     pub(super) handles: BTreeMap<NodeId, Handle>,
     /// The application's notes about its peers, by link.
@@ -97,7 +97,7 @@ pub(super) struct Running {
     pub(super) joins: BTreeMap<ActionId, usize>,
     /// Dials under way, by their numbers in the machine.
     pub(super) dials: BTreeMap<DialId, u64>,
-    /// When the machine is to be woken, as it stands in the queue.
+    /// Time at which the queue wakes the machine.
     pub(super) wake: Option<Instant>,
     pub(super) stopping: bool,
 }

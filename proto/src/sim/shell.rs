@@ -1,4 +1,4 @@
-//! How a node's machine and application are driven: what the actor of a real node does.
+//! Drives a node's machine and application, as the actor of a real node does.
 
 use super::actions::LinkFor;
 use super::link::{Content, Parcel, State};
