@@ -1,21 +1,25 @@
 //! State machines with a stranger at the other end.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
-use peerkit_proto::event::{Direction, Peer};
+use peerkit_proto::event::{Direction, Parting, Peer, Reason};
 use peerkit_proto::files::{FileKind, FileName, SharedFile};
-use peerkit_proto::frame::query::What;
+use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, What};
 use peerkit_proto::frame::{Frame, Frames};
 use peerkit_proto::hello::Hello;
 use peerkit_proto::id::{Hash, Key, NodeId};
 use peerkit_proto::link::{self, Greeting, Link, Side};
+use peerkit_proto::overlay::Identity;
 use peerkit_proto::overlay::admission::Candidate;
-use peerkit_proto::overlay::{self, Command, Identity, Overlay};
-use peerkit_proto::time::Instant;
+use peerkit_proto::peer::{
+    Command, ConnectionId, Greeted, Input, Machine, OperationId, Output, Payload,
+};
+use peerkit_proto::time::{Instant, Now};
 use peerkit_proto::versions::Versions;
 
 use crate::wire::same_again;
@@ -74,10 +78,9 @@ fn run_link(link: &mut Link, now: Instant, closed: bool) -> bool {
     ended
 }
 
-/// An overlay with three neighbours: frames, each from the neighbour that the next byte names.
+/// A peer with three neighbours: frames, each from the neighbour that the next byte names.
 pub fn overlay(data: &[u8]) {
-    let mut overlay = network();
-    let mut now = Instant::ZERO;
+    let (mut shell, _) = network();
     let mut rest = data;
     while let Some((&from, bytes)) = rest.split_first() {
         let Some(len) = bytes.first_chunk().map(|len| u32::from_le_bytes(*len) as usize) else {
@@ -90,66 +93,129 @@ pub fn overlay(data: &[u8]) {
             break;
         };
         while let Some(Ok(frame)) = frames.next() {
-            let input = overlay::Input::Frame(node(from % 3 + 1), frame);
-            handle(&mut overlay, now, input);
+            shell.receive(from % 3 + 1, frame);
         }
-        now = now + Duration::from_millis(u64::from(from) * 10);
-        overlay.handle_timeout(now);
-        run_overlay(&mut overlay, now);
+        shell.pass(Duration::from_millis(u64::from(from) * 10));
     }
-    let _ = overlay.info();
-    // Nothing that a neighbour said keeps the overlay busy for longer than a query may take.
-    now = now + Config::default().query_ttl * 2;
-    overlay.handle_timeout(now);
-    run_overlay(&mut overlay, now);
-    assert!(overlay.poll_timeout().is_none_or(|due| due > now));
+    let _ = shell.machine.overlay().info();
+    // Nothing that a neighbour said keeps the machine busy for longer than a query may take.
+    shell.pass(Config::default().query_ttl * 2);
+    assert!(shell.machine.poll_timeout().is_none_or(|due| due > shell.now.monotonic));
 }
 
-fn handle(overlay: &mut Overlay, now: Instant, input: overlay::Input) {
-    overlay.handle(now, input);
-    run_overlay(overlay, now);
+/// A shell that drives a machine. A link that the machine ends is made again at once.
+struct Shell {
+    machine: Machine,
+    now: Now,
+    /// The connections of the links, with the node at the other end of each.
+    links: Vec<(ConnectionId, u8)>,
+    last: u64,
 }
 
-fn run_overlay(overlay: &mut Overlay, now: Instant) {
-    let mut asked = Vec::new();
-    while let Some(output) = overlay.poll() {
-        match output {
-            overlay::Output::Send(to, frame) => {
-                assert_ne!(to, node(0), "sent to itself");
-                same_again(&frame);
-            }
-            overlay::Output::Lookup { query, what, .. } => asked.push((query, what)),
-            _ => {}
+impl Shell {
+    /// Returns the shell of node `n` with links to `neighbours`. The corpus knows what is drawn from `seed`.
+    fn new(n: u8, name: &str, seed: u8, neighbours: &[u8]) -> Self {
+        let (name, network) = (name.to_owned(), NETWORK.to_owned());
+        let identity = Identity { key: key(n), name, network, epoch: 1, manual: false };
+        let now = Now { monotonic: Instant::ZERO, unix: 1 };
+        let machine = Machine::new(now, identity, &Config::default(), [seed; 32]);
+        let mut shell = Self { machine, now, links: Vec::new(), last: 0 };
+        for neighbour in neighbours {
+            shell.link(*neighbour);
         }
+        shell
     }
-    for (query, what) in asked {
-        let here = matches!(what, What::CallBack { .. });
-        let files = if here { Vec::new() } else { vec![file()] };
-        let answer = Command::Answer { query, files, here };
-        handle(overlay, now, overlay::Input::Command(answer));
-    }
-}
 
-/// An overlay with links to three nodes, asking one question of its own.
-fn network() -> Overlay {
-    let mut overlay = overlay_of(0, "me", 7);
-    for n in 1..=3 {
+    fn link(&mut self, n: u8) {
+        self.last += 1;
+        let connection = ConnectionId(self.last);
+        self.links.push((connection, n));
         let direction = if n == 1 { Direction::Inbound } else { Direction::Outbound };
         let address = Address::from_socket(([127, 0, 0, n], 7117).into());
+        let peer = Peer::new(node(n), format!("node {n}"), address, direction);
         let ip = [127, 0, 0, n].into();
-        handle(
-            &mut overlay,
-            Instant::ZERO,
-            overlay::Input::LinkUp {
-                peer: Peer::new(node(n), format!("node {n}"), address, direction),
-                candidate: Candidate { id: node(n), direction, incarnation: 1, ip },
-            },
-        );
+        let candidate = Candidate { id: node(n), direction, incarnation: 1, ip };
+        let dial = None;
+        self.handle(Input::Greeted(Greeted { connection, dial, peer, candidate, unix: None }));
     }
-    let id = overlay.draw_query_id();
-    let ask = Command::Query { id, what: What::Discover, depth: -1, own: false, timeout: None };
-    handle(&mut overlay, Instant::ZERO, overlay::Input::Command(ask));
-    overlay
+
+    /// Hands the machine a frame of a neighbour. Returns the frames that it sends.
+    fn receive(&mut self, from: u8, frame: Frame) -> Vec<Frame> {
+        let link = self.links.iter().find(|(_, n)| *n == from);
+        let (connection, _) = *link.expect("every neighbour has a link");
+        self.handle(Input::Frame(connection, frame))
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now.monotonic = self.now.monotonic + time;
+        self.machine.handle_timeout(self.now);
+        self.drain(VecDeque::new());
+    }
+
+    /// Hands the machine an input and what follows from it. Returns the frames that it sends.
+    fn handle(&mut self, input: Input) -> Vec<Frame> {
+        self.drain([input].into())
+    }
+
+    fn drain(&mut self, mut inputs: VecDeque<Input>) -> Vec<Frame> {
+        let mut sent = Vec::new();
+        let mut ended = Vec::new();
+        loop {
+            match self.machine.poll(|_, _| false) {
+                Some(Output::Send { connection, frame }) => {
+                    let is_linked = self.links.iter().any(|(linked, _)| *linked == connection);
+                    assert!(is_linked, "sent to no neighbour");
+                    same_again(&frame);
+                    sent.push(frame);
+                }
+                Some(Output::Lookup { query, what, .. }) => {
+                    let here = matches!(what, What::CallBack { .. });
+                    let files = if here { Vec::new() } else { vec![file()] };
+                    inputs.push_back(Input::Command(Command::Answer { query, files, here }));
+                }
+                Some(Output::LookUpAddresses(id)) => {
+                    inputs.push_back(Input::MetAt { id, addresses: Vec::new() });
+                }
+                Some(Output::Leave(connection, _) | Output::HangUp(connection, _)) => {
+                    ended.push(connection);
+                }
+                Some(_) => {}
+                None => match inputs.pop_front() {
+                    Some(input) => self.machine.handle(self.now, input),
+                    None => break,
+                },
+            }
+        }
+        for connection in ended {
+            let Some(at) = self.links.iter().position(|(linked, _)| *linked == connection) else {
+                continue;
+            };
+            let (_, n) = self.links.remove(at);
+            let parting = Parting { reason: Reason::Requested, by_peer: false };
+            sent.extend(self.handle(Input::LinkDown { connection, parting }));
+            sent.extend(self.handle(Input::LinkReported { id: node(n) }));
+            self.link(n);
+        }
+        sent
+    }
+}
+
+/// Returns a node with links to three others, and the query that it has asked.
+fn network() -> (Shell, QueryId) {
+    let mut shell = Shell::new(0, "me", 7, &[1, 2, 3]);
+    let (operation, what) = (OperationId(1), What::Discover);
+    let asked =
+        shell.handle(Input::Query { operation, what, depth: -1, own: false, timeout: None });
+    let query = query_in(&asked).id;
+    (shell, query)
+}
+
+fn query_in(frames: &[Frame]) -> Query {
+    let query = frames.iter().find_map(|frame| match frame {
+        Frame::Query(query) => Some(query.clone()),
+        _ => None,
+    });
+    query.expect("a query was sent")
 }
 
 /// The Hello of a node of the same network.
@@ -168,47 +234,34 @@ pub(crate) fn greeting() -> Hello {
     }
 }
 
-/// The frame of a message that is sealed to the overlay of [`network`].
+/// Returns the frame of a message that is sealed to the node of [`network`].
 pub(crate) fn direct() -> Frame {
-    let mut sender = author();
-    let id = sender.draw_query_id();
-    let ask =
-        Command::Query { id, what: What::FindNode(node(0)), depth: -1, own: false, timeout: None };
-    sender.handle(Instant::ZERO, overlay::Input::Command(ask));
-    while sender.poll().is_some() {}
-    sender.send_direct(Instant::ZERO, id, node(0), "content".into()).expect("a small one");
-    match sender.poll() {
-        Some(overlay::Output::Send(_, frame)) => frame,
-        other => panic!("no message but {other:?}"),
-    }
+    let (mut sender, relay) = (Shell::new(9, "", 9, &[1]), 1);
+    let (operation, to) = (OperationId(1), node(0));
+    let payload = Payload::Message("content".into());
+    let query = query_in(&sender.handle(Input::Send { operation, to, payload }));
+    let (name, addresses, body) = (String::new(), Vec::new(), AnswerBody::Here);
+    let answer = Answer { id: query.id, node: to, name, addresses, body };
+    sender.receive(relay, Frame::Answer(answer));
+    let done = QueryDone { id: query.id, depth: query.depth, complete: true };
+    let sent = sender.receive(relay, Frame::QueryDone(done));
+    let forward = sent.into_iter().find(|frame| matches!(frame, Frame::Forward(_)));
+    forward.expect("the way was found")
 }
 
-/// A broadcast's frame, signed by a node that is no neighbour.
+/// Returns a broadcast's frame, signed by a node that is no neighbour of the node of [`network`].
 pub(crate) fn broadcast() -> Frame {
-    let mut author = author();
-    author.broadcast(Instant::ZERO, "title".into(), "content".into()).expect("within the limits");
-    match author.poll() {
-        Some(overlay::Output::Send(_, frame)) => frame,
-        other => panic!("no broadcast but {other:?}"),
-    }
+    let mut author = Shell::new(9, "", 9, &[1]);
+    let (operation, title) = (OperationId(1), "title".to_owned());
+    let message = "content".into();
+    let sent = author.handle(Input::Broadcast { operation, title, message });
+    let broadcast = sent.into_iter().find(|frame| matches!(frame, Frame::Broadcast(_)));
+    broadcast.expect("within the limits")
 }
 
-/// An overlay that has a link with the one of [`network`], and is none of its neighbours there.
-fn author() -> Overlay {
-    let mut author = overlay_of(9, "", 9);
-    let address = Address::from_socket(([127, 0, 0, 1], 7117).into());
-    let direction = Direction::Inbound;
-    let peer = Peer::new(node(0), String::new(), address, direction);
-    let ip = [127, 0, 0, 1].into();
-    let candidate = Candidate { id: node(0), direction, incarnation: 1, ip };
-    author.handle(Instant::ZERO, overlay::Input::LinkUp { peer, candidate });
-    while author.poll().is_some() {}
-    author
-}
-
-/// The id of the query that [`network`]'s overlay has asked: the seed says.
-pub(crate) fn own_query() -> peerkit_proto::frame::query::QueryId {
-    overlay_of(0, "me", 7).draw_query_id()
+/// Returns the id of the query that the node of [`network`] has asked.
+pub(crate) fn own_query() -> QueryId {
+    network().1
 }
 
 pub(crate) fn file() -> SharedFile {
@@ -220,14 +273,7 @@ pub(crate) fn file() -> SharedFile {
     }
 }
 
-/// Node 0 is the overlay's own, 1 to 3 its neighbours.
-/// Returns the overlay of node `n`, which has no links yet.
-fn overlay_of(n: u8, name: &str, seed: u8) -> Overlay {
-    let (name, network) = (name.to_owned(), NETWORK.to_owned());
-    let identity = Identity { key: key(n), name, network, epoch: 1, manual: false };
-    Overlay::new(identity, &Config::default(), [seed; 32])
-}
-
+/// Returns the identity of a node: 0 is the one that is driven, 1 to 3 are its neighbours.
 pub(crate) fn node(n: u8) -> NodeId {
     key(n).id()
 }

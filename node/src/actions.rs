@@ -7,10 +7,10 @@ use peerkit_proto::event::{ActionId, Event, Peer};
 use peerkit_proto::handler::{Action, World};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::actor::mailbox::HANDLER_ORDERS;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::node::REJOIN;
-use crate::order::{HANDLER_ORDERS, Order};
 use crate::shares::ShareOptions;
 use crate::transfer::FetchRequest;
 
@@ -67,30 +67,29 @@ impl Inner {
         drop(permit);
     }
 
-    /// Reports that an order of the handler was not taken, because too many wait before it.
-    pub(crate) fn report_dropped(&self, order: Order) {
+    /// Reports that an action of the handler was not taken, because too many wait before it.
+    pub(crate) fn report_dropped(&self, action: Action) {
         let error = Error::TooManyActions(HANDLER_ORDERS);
-        let event = match order {
-            Order::SendForHandler(peer, _) => {
+        let event = match action {
+            Action::Send(peer, _) => {
                 self.recipients.remove(peer.id());
                 return self.failed(peer, &error);
             }
-            Order::Act(Action::Broadcast(title, _)) => {
+            Action::Broadcast(title, _) => {
                 Event::NodeBroadcastFailed { title, error: error.to_string() }
             }
-            Order::Act(action) => match number(&action) {
-                Some(id) => failure(id, &error),
-                None => return,
-            },
-            Order::Disconnect { id, .. } => {
+            Action::Disconnect(id) => {
                 let error = format!("the link with {} was not closed: {error}", id.short());
                 Event::NodeActionFailed { action: self.next_action(), error }
             }
-            Order::StopReconnecting(address) => {
+            Action::StopReconnecting(address) => {
                 let error = format!("the link to {address} is still kept: {error}");
                 Event::NodeActionFailed { action: self.next_action(), error }
             }
-            _ => return,
+            action => match number(&action) {
+                Some(id) => failure(id, &error),
+                None => return,
+            },
         };
         self.dispatch.notice(event);
     }

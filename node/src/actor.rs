@@ -11,13 +11,12 @@ use peerkit_proto::address::Address;
 use peerkit_proto::event::{Event, Parting, Peer, Reason};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::broadcast::Batch;
-use peerkit_proto::frame::membership::Probe;
 use peerkit_proto::handler::Action;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
-use peerkit_proto::overlay::Command;
+use peerkit_proto::overlay::Overlay;
 use peerkit_proto::peer::{
-    ConnectionId, DialId, Greeted, Input, JoinError, Machine, OperationId, Payload, Purpose,
+    Command, ConnectionId, DialId, Greeted, Input, Machine, OperationId, Payload, Purpose,
 };
 use peerkit_proto::time::{Instant, Now};
 use tokio::sync::{mpsc, oneshot};
@@ -29,13 +28,13 @@ use crate::dial::Ended;
 use crate::direct::{Sending, SentBy};
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::order::{Asked, FROM_LINKS, FromLink, Order, Standing};
 use crate::trace;
 
 mod carry_out;
+pub(crate) mod mailbox;
 mod publish;
 
-use publish::Publisher;
+use mailbox::{FROM_LINKS, FromLink, MAX_OPERATIONS, Operation, Order};
 
 /// After the links' time to flush, the longest that the rest may take to end.
 const HALT: Duration = Duration::from_secs(2);
@@ -77,19 +76,6 @@ struct DialTask {
     /// Lets it say Hello, once.
     greets: Option<oneshot::Sender<()>>,
     ended: oneshot::Sender<Ended>,
-}
-
-/// An operation under way, with where its outcome goes.
-enum Operation {
-    Dial {
-        reply: oneshot::Sender<Result<Peer, Error>>,
-        joined: Option<oneshot::Sender<Result<(), JoinError>>>,
-    },
-    Join(oneshot::Sender<Result<(), JoinError>>),
-    Query(Asked),
-    Send(Sending),
-    Probe(oneshot::Sender<Probe>),
-    Broadcast(Publisher),
 }
 
 /// What is left of earlier runs.
@@ -212,69 +198,19 @@ impl Actor {
 
     fn on_order(&mut self, order: Order) {
         match order {
-            Order::Dial { addresses, keep, purpose, reply, joined } => {
-                let mut others = addresses;
-                if others.is_empty() {
-                    return drop(reply.send(Err(Error::NoBootstrap)));
-                }
-                let address = others.remove(0);
-                let operation = self.begin(Operation::Dial { reply, joined });
-                self.input(Input::Dial { operation, address, others, keep, purpose });
-            }
-            Order::DialSecured { dial, id } => {
-                self.note_closing(id);
-                self.input(Input::DialSecured { dial, id });
-            }
-            Order::DialRefused { dial, reason } => self.input(Input::DialRefused { dial, reason }),
-            Order::DialFailed { dial, error } => self.input(Input::DialFailed { dial, error }),
+            Order::Input(input) => self.input(*input),
+            Order::Begin(operation, input) => self.begin(operation, input),
             Order::Greeted { conn, dial, reply } => self.greeted(conn, dial, reply),
-            Order::KeptAway(reply) => {
-                let kept = self.machine.overlay().kept_away(self.inner.now());
-                let _ = reply.send(kept.map(|(id, _)| id).collect());
-            }
-            Order::Leave(reply) => {
-                let conns = self.inner.all_conns();
-                let peers = conns.iter().map(|conn| conn.peer.clone()).collect();
-                self.command(Command::Leave);
-                let _ = reply.send(peers);
-            }
-            Order::Probed { id, answer } => self.input(Input::Probed { id, answer }),
-            Order::Answering { from, probe, reply } => {
-                let operation = self.begin(Operation::Probe(reply));
-                self.input(Input::ProbeReceived { operation, from, probe });
-            }
-            Order::ShutdownNetwork { key, reply } => {
-                self.command(Command::Shutdown(key));
-                let _ = reply.send(());
-            }
-            Order::Standing(reply) => {
-                let overlay = self.machine.overlay();
-                let _ = reply.send(Standing {
-                    views: overlay.views(),
-                    broadcasts: overlay.broadcast_counters(),
-                    queries: overlay.queries(),
-                    stray_answers: overlay.stray_answers(),
-                    clock: overlay.clock_status(),
-                });
-            }
-            Order::Disconnect { id, reply } => {
-                let found = self.inner.conn(id).map(|conn| conn.peer.clone());
-                self.command(Command::Disconnect(id));
-                if let Some(reply) = reply {
-                    let _ = reply.send(found);
-                }
-            }
-            Order::StopReconnecting(address) => self.command(Command::StopReconnecting(address)),
-            Order::Broadcast { title, message, reply } => {
-                self.publish(title, message, Publisher::Caller(reply));
-            }
+            Order::Act(action) => self.act(action),
             Order::BroadcastAllowed => self.broadcast_allowed(),
-            Order::Ask { what, depth, own, timeout, asked } => {
-                let operation = self.begin(Operation::Query(asked));
-                self.input(Input::Query { operation, what, depth, own, timeout });
-            }
-            Order::Send(sending, payload) => self.send(sending, payload),
-            Order::SendForHandler(peer, message) => {
+            Order::Call(call) => call(self),
+        }
+    }
+
+    /// Carries out an action of the handler.
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Send(peer, message) => {
                 let checked = self.inner.check_size(message.body());
                 let sending = Sending { to: peer.id(), sender: SentBy::Handler(peer) };
                 match checked {
@@ -282,29 +218,42 @@ impl Actor {
                     Err(error) => sending.end(&self.inner, Err(error)),
                 }
             }
-            Order::Delivered { to, operation } => self.input(Input::Delivered { to, operation }),
-            Order::MetAt { id, addresses } => self.input(Input::MetAt { id, addresses }),
-            Order::Act(action) => self.act(action),
-            Order::Answer(command) => self.command(command),
-            Order::Info(reply) => drop(reply.send(self.machine.overlay().info())),
-            Order::AddressesChanged => self.addresses_changed(),
-        }
-    }
-
-    /// Carries out an action of the handler.
-    fn act(&mut self, action: Action) {
-        match action {
             Action::Broadcast(title, message) => self.publish_in_turn(title, message),
+            Action::Disconnect(id) => self.command(Command::Disconnect(id)),
+            Action::StopReconnecting(address) => self.command(Command::StopReconnecting(address)),
             Action::Connect(..) => {
                 let Some(reply) = self.inner.report_connect(&action) else { return };
                 // Begun at once: the handler's next action may be about this link.
                 if let Action::Connect(_, address, keep) = action {
                     let (addresses, purpose) = (vec![address], Purpose::Application);
-                    self.on_order(Order::Dial { addresses, keep, purpose, reply, joined: None });
+                    let input = |operation| Input::Dial { operation, addresses, keep, purpose };
+                    self.begin(Operation::Dial { reply, joined: None }, input);
                 }
             }
             action => self.inner.perform(action),
         }
+    }
+
+    /// Returns the overlay, for its state.
+    pub(crate) fn overlay(&self) -> &Overlay {
+        self.machine.overlay()
+    }
+
+    /// Closes the link with a node, and returns the peer.
+    ///
+    /// # Errors
+    /// [`Error::NotConnected`]: a dial of the node is given up nevertheless.
+    pub(crate) fn disconnect(&mut self, id: NodeId) -> Result<Peer, Error> {
+        let found = self.inner.conn(id).map(|conn| conn.peer.clone());
+        self.command(Command::Disconnect(id));
+        found
+    }
+
+    /// Leaves the network, and returns the peers that there were links with.
+    pub(crate) fn leave(&mut self) -> Vec<Peer> {
+        let peers = self.inner.all_conns().iter().map(|conn| conn.peer.clone()).collect();
+        self.command(Command::Leave);
+        peers
     }
 
     /// Takes what links said before an order was given, so that the order finds a link gone whose end
@@ -362,9 +311,7 @@ impl Actor {
     /// Hands the machine a message or ping to a node without a link.
     fn send(&mut self, sending: Sending, payload: Payload) {
         let to = sending.to;
-        self.note_closing(to);
-        let operation = self.begin(Operation::Send(sending));
-        self.input(Input::Send { operation, to, payload });
+        self.begin(Operation::Send(sending), |operation| Input::Send { operation, to, payload });
     }
 
     /// Tells the machine if the link with a node can send no more. The link's own task says so a little
@@ -398,25 +345,33 @@ impl Actor {
         });
     }
 
-    fn addresses_changed(&mut self) {
+    /// Hands the machine this node's addresses, which have changed.
+    pub(crate) fn addresses_changed(&mut self) {
         let addresses = self.inner.addresses(None);
         self.command(Command::Addresses(addresses));
     }
 
-    /// Notes an operation, and returns its number.
-    fn begin(&mut self, operation: Operation) -> OperationId {
+    /// Begins an operation with an input of the machine.
+    fn begin(&mut self, operation: Operation, input: impl FnOnce(OperationId) -> Input) {
+        if self.operations.len() >= MAX_OPERATIONS {
+            return operation.refuse(&self.inner);
+        }
         self.last_operation += 1;
         let id = OperationId(self.last_operation);
         self.operations.insert(id, operation);
-        id
+        self.input(input(id));
     }
 
-    fn command(&mut self, command: Command) {
+    /// Hands the machine a command.
+    pub(crate) fn command(&mut self, command: Command) {
         self.input(Input::Command(command));
     }
 
     /// Hands the machine an input, and carries out what it says.
     fn input(&mut self, input: Input) {
+        if let Input::DialSecured { id, .. } | Input::Send { to: id, .. } = &input {
+            self.note_closing(*id);
+        }
         let now = now(&self.inner);
         trace::input(&input, |connection| self.peer(connection));
         let from = match &input {

@@ -13,10 +13,10 @@ use std::time::Duration;
 use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
 
+use crate::actor::Actor;
 use crate::blocking;
 use crate::inner::Inner;
 use crate::lock::lock;
-use crate::order::Order;
 
 /// Interval at which the interfaces are read again, for a VPN that comes up or a laptop that moves.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -229,7 +229,7 @@ impl Inner {
     /// Announces the address of this machine that a link was made on, unless that is done already.
     pub(crate) async fn seen(&self, local: SocketAddr) {
         if self.local.add(local.ip().to_canonical()) {
-            let _ = self.orders.send(Order::AddressesChanged).await;
+            let _ = self.actor.call(Actor::addresses_changed).await;
         }
     }
 
@@ -247,7 +247,7 @@ impl Inner {
             let local = self.local.clone();
             let changed = blocking::run(move || local.refresh()).await;
             if changed.unwrap_or(false) {
-                let _ = self.orders.send(Order::AddressesChanged).await;
+                let _ = self.actor.call(Actor::addresses_changed).await;
             }
         }
     }

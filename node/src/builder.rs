@@ -16,6 +16,7 @@ use peerkit_proto::peer::Machine;
 use peerkit_proto::time::{Instant, Now};
 use tokio::sync::mpsc;
 
+use crate::actor::mailbox::{FROM_LINKS, Mailbox, ORDERS};
 use crate::actor::{Actor, Earlier};
 use crate::addresses::{LocalIps, distinct};
 use crate::blocking;
@@ -28,7 +29,6 @@ use crate::inner::{Inner, Parts};
 use crate::key;
 use crate::listen::{self, Listen, Pending};
 use crate::node::Node;
-use crate::order::{FROM_LINKS, ORDERS};
 use crate::probe::{self, PROBE_PROTOCOL};
 use crate::store::{Store, StoreError};
 use crate::tls::Tls;
@@ -315,7 +315,7 @@ impl Builder {
             dispatch,
             store,
             files,
-            orders,
+            actor: Mailbox(orders),
             links,
         }));
 
@@ -334,7 +334,7 @@ impl Builder {
         files::start(&inner, upload_news).await;
         if !inner.manual {
             let timeout = inner.config.handshake_timeout;
-            let serve_probes = probe::serve(inner.orders.clone(), timeout);
+            let serve_probes = probe::serve(inner.actor.clone(), timeout);
             inner.protocols.insert(PROBE_PROTOCOL, serve_probes);
         }
         for listener in listeners {

@@ -12,18 +12,18 @@ use peerkit_proto::hello::Hello;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::link::{Greeting, Link, Output, Side};
 use peerkit_proto::overlay::admission::Candidate;
-use peerkit_proto::peer::{DialError, DialId, Purpose};
+use peerkit_proto::peer::{DialError, DialId, Input, Purpose};
 use peerkit_proto::record::MAX_RECORD_ADDRESSES;
 use peerkit_proto::versions::Agreed;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
+use crate::actor::mailbox::Order;
 use crate::conn::{self, Conn, Established};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::listen;
-use crate::order::Order;
 use crate::tls::{self, Channel, Session, WrongNode};
 
 mod staggered;
@@ -172,15 +172,14 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
     let (address, secured) = match connected {
         Ok(connected) => connected,
         Err(error) => {
-            let failed = Order::DialFailed { dial, error: error.without_address() };
-            let _ = inner.orders.send(failed).await;
+            inner.actor.input(Input::DialFailed { dial, error: error.without_address() }).await;
             return Err(error);
         }
     };
     let Secured { mut channel, remote, local } = secured;
     let session = channel.session();
     let refused = |reason| Error::Refused { address: address.clone(), reason };
-    let _ = inner.orders.send(Order::DialSecured { dial, id: session.id }).await;
+    inner.actor.input(Input::DialSecured { dial, id: session.id }).await;
     tokio::select! {
         biased;
         outcome = &mut dialling.ended => {
@@ -205,8 +204,7 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
             admit(inner, entry, Some((dial, dialling.purpose))).await
         }
         Err(reason) => {
-            let refusal = Order::DialRefused { dial, reason: reason.clone() };
-            let _ = inner.orders.send(refusal).await;
+            inner.actor.input(Input::DialRefused { dial, reason: reason.clone() }).await;
             Err(reason)
         }
     };
@@ -338,7 +336,7 @@ pub(crate) async fn admit(
     let conn = Arc::new(Conn::new(made, &inner.config, inner.micros()));
     let (reply, admitted) = oneshot::channel();
     let dial = dial.map(|(dial, _)| dial);
-    let _ = inner.orders.send(Order::Greeted { conn: conn.clone(), dial, reply }).await;
+    let _ = inner.actor.send(Order::Greeted { conn: conn.clone(), dial, reply }).await;
     match admitted.await {
         Ok(Ok(())) => Ok(conn),
         Ok(Err(reason)) => Err(reason),

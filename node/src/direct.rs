@@ -9,15 +9,15 @@ use std::time::Duration;
 use peerkit_proto::event::Peer;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
-use peerkit_proto::peer::{Payload, SendError};
+use peerkit_proto::peer::{Input, Payload, SendError};
 use tokio::sync::oneshot;
 
+use crate::actor::mailbox::Operation;
 use crate::conn::Conn;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::lock::lock;
 use crate::node::Sender;
-use crate::order::Order;
 
 /// The recipients that messages wait for in the machine.
 #[derive(Debug, Default)]
@@ -93,7 +93,7 @@ impl Sending {
         }
         let outcome = outcome.map_err(|error| match error {
             SendError::Myself => Error::ThisNode,
-            SendError::Full => Error::Full(peer),
+            SendError::Full | SendError::TooManyRecipients => Error::Full(peer),
             SendError::NotFound => Error::NotFound(peer),
             SendError::TooLarge { len, limit } => Error::TooLargeToPass { peer, len, limit },
             SendError::Refused(error) => error.into(),
@@ -131,18 +131,25 @@ impl Inner {
         message: Message,
     ) -> Result<(), Error> {
         self.check_size(message.body())?;
-        let (reply, sent) = oneshot::channel();
-        self.send_by(id, SentBy::Caller(reply), Payload::Message(message)).await?;
-        tokio::select! {
-            sent = sent => sent.unwrap_or(Err(Error::Stopped)),
-            () = self.stopped.cancelled() => Err(Error::Stopped),
-        }
+        self.send_by(id, SentBy::Caller, Payload::Message(message)).await
     }
 
-    async fn send_by(&self, to: NodeId, sender: SentBy, payload: Payload) -> Result<(), Error> {
+    /// Hands the machine a message or ping, and returns its outcome.
+    async fn send_by<T>(
+        &self,
+        to: NodeId,
+        sender: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> SentBy + Send,
+        payload: Payload,
+    ) -> Result<T, Error> {
         self.recipients.add(to);
-        let order = Order::Send(Sending { to, sender }, payload);
-        self.orders.send(order).await.map_err(|_| Error::Stopped)
+        let outcome = self.actor.outcome(
+            |reply| Operation::Send(Sending { to, sender: sender(reply) }),
+            move |operation| Input::Send { operation, to, payload },
+        );
+        tokio::select! {
+            outcome = outcome => outcome?,
+            () = self.stopped.cancelled() => Err(Error::Stopped),
+        }
     }
 
     /// Returns the link with a node, unless it is closing.
@@ -158,12 +165,7 @@ impl Inner {
         if let Some(conn) = self.open_link(id) {
             return self.ping_link(&conn).await;
         }
-        let (reply, pinged) = oneshot::channel();
-        self.send_by(id, SentBy::Ping(reply), Payload::Ping).await?;
-        tokio::select! {
-            pinged = pinged => pinged.unwrap_or(Err(Error::Stopped)),
-            () = self.stopped.cancelled() => Err(Error::Stopped),
-        }
+        self.send_by(id, SentBy::Ping, Payload::Ping).await
     }
 
     async fn ping_link(&self, conn: &Conn) -> Result<Duration, Error> {

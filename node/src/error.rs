@@ -94,7 +94,7 @@ pub enum Error {
     #[error("not connected to {0}")]
     NotConnected(NodeId),
     /// The handler has too many actions under way, too many of its broadcasts wait for their limit,
-    /// or it asked for too much in one call.
+    /// or it asked for too much in one call; or the node has too many operations under way.
     #[error("{0} actions are under way, and no more can be")]
     TooManyActions(usize),
     /// The node has no handler to act as: it has a stream of events only.
@@ -161,7 +161,8 @@ pub enum Error {
         /// What is allowed.
         limit: usize,
     },
-    /// The peer's queue has no room now: nothing was sent.
+    /// The peer's queue has no room now, or messages wait for too many nodes without a link: nothing was
+    /// sent.
     #[error("the queue for {0} is full: nothing was sent")]
     Full(NodeId),
     /// The link ended before the reply came.

@@ -13,11 +13,11 @@ use peerkit_proto::time::Instant;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use crate::actor::mailbox::{HANDLER_ORDERS, ORDERS, Order};
 use crate::conn::Conn;
 use crate::dispatch::Act;
 use crate::inner::Inner;
 use crate::lock::lock;
-use crate::order::{HANDLER_ORDERS, ORDERS, Order};
 
 impl World for Inner {
     fn id(&self) -> NodeId {
@@ -49,16 +49,15 @@ impl World for Inner {
 
 impl Act for Inner {
     fn act(&self, action: Action) {
-        let order = match action {
+        match action {
             Action::Send(peer, message) => {
                 let Some(conn) = self.linked(peer.id()) else {
                     self.recipients.add(peer.id());
-                    return self.act_in_turn(Order::SendForHandler(peer, message));
+                    return self.act_in_turn(Action::Send(peer, message));
                 };
                 if let Err(error) = self.try_send(&conn, message.into()) {
                     self.failed(peer, &error);
                 }
-                return;
             }
             Action::SendToNodes(message, exclude) => {
                 let told = self.send_to_nodes(message.into(), &exclude, |conn, sent| {
@@ -73,67 +72,64 @@ impl Act for Inner {
                         self.failed(conn.peer.clone(), &error);
                     }
                 }
-                return;
             }
             Action::SetInfo(peer, key, value) => {
                 // A peer whose link has ended meanwhile gets no note.
                 let _ = self.set_info(peer, key, value);
-                return;
             }
-            Action::SetTimer(timer, after) => return self.set_timer(timer, after),
-            Action::CancelTimer(timer) => return self.cancel_timer(timer),
-            Action::Stop => return self.stop.cancel(),
-            Action::Disconnect(id) => Order::Disconnect { id, reply: None },
-            Action::StopReconnecting(address) => Order::StopReconnecting(address),
-            action => Order::Act(action),
-        };
-        self.act_in_turn(order);
+            Action::SetTimer(timer, after) => self.set_timer(timer, after),
+            Action::CancelTimer(timer) => self.cancel_timer(timer),
+            Action::Stop => self.stop.cancel(),
+            action => self.act_in_turn(action),
+        }
     }
 }
 
 impl Inner {
-    /// Gives the actor an order of the handler, or reports that there is no room for it.
-    fn act_in_turn(&self, order: Order) {
-        if let Some(order) = self.order(order) {
-            self.report_dropped(order);
+    /// Gives the actor an action of the handler, or reports that there is no room for it.
+    fn act_in_turn(&self, action: Action) {
+        if let Some(action) = self.order(action) {
+            self.report_dropped(action);
         }
     }
 
     /// Takes the orders that were given so far, in sequence. The actor carries them out when the node
     /// stops.
     pub(crate) fn take_orders(&self, orders: &mut mpsc::Receiver<Order>) -> Vec<Order> {
-        let mut waiting = lock(&self.waiting_orders);
+        let mut waiting = lock(&self.waiting_actions);
         let ready = std::iter::from_fn(|| orders.try_recv().ok());
         let mut all: Vec<_> = ready.take(ORDERS).collect();
-        all.extend(waiting.drain(..));
+        all.extend(waiting.drain(..).map(Order::Act));
         all
     }
 
-    /// Gives the actor an order of the handler, or queues it behind those that wait for room. Returns
-    /// the order if that queue is full.
-    fn order(&self, order: Order) -> Option<Order> {
-        let mut waiting = lock(&self.waiting_orders);
-        let order = if waiting.is_empty() {
-            match self.orders.try_send(order) {
+    /// Gives the actor an action of the handler, or queues it behind those that wait for room. Returns
+    /// the action if that queue is full.
+    fn order(&self, action: Action) -> Option<Action> {
+        let mut waiting = lock(&self.waiting_actions);
+        if waiting.is_empty() {
+            match self.actor.0.try_reserve() {
+                Ok(room) => {
+                    room.send(Order::Act(action));
+                    return None;
+                }
                 // The actor is gone only once the node has stopped.
-                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => return None,
-                Err(mpsc::error::TrySendError::Full(order)) => order,
+                Err(mpsc::error::TrySendError::Closed(())) => return None,
+                Err(mpsc::error::TrySendError::Full(())) => {}
             }
-        } else {
-            order
-        };
-        if waiting.len() >= HANDLER_ORDERS {
-            return Some(order);
         }
-        waiting.push_back(order);
+        if waiting.len() >= HANDLER_ORDERS {
+            return Some(action);
+        }
+        waiting.push_back(action);
         if waiting.len() == 1 {
-            let (orders, waiting) = (self.orders.clone(), self.waiting_orders.clone());
+            let (orders, waiting) = (self.actor.0.clone(), self.waiting_actions.clone());
             self.spawn(async move {
                 while let Ok(room) = orders.reserve().await {
                     // Taken out and sent under one lock, so that no other order gets in between.
                     let mut waiting = lock(&waiting);
-                    if let Some(order) = waiting.pop_front() {
-                        room.send(order);
+                    if let Some(action) = waiting.pop_front() {
+                        room.send(Order::Act(action));
                     }
                     if waiting.is_empty() {
                         return;

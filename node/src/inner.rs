@@ -10,6 +10,7 @@ use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
 use peerkit_proto::event::{Event, MessageFailure, Parting, Peer, Reason};
 use peerkit_proto::frame::MESSAGE_HEAD;
+use peerkit_proto::handler::Action;
 use peerkit_proto::hello::{Hello, Proof, prove};
 use peerkit_proto::id::{Key, NodeId};
 use peerkit_proto::message::{Message, Packed};
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::actions::ACTIONS;
+use crate::actor::mailbox::{FromLink, Mailbox};
 use crate::addresses::LocalIps;
 use crate::clock::unix_millis;
 use crate::compress::{self, CompressError};
@@ -34,7 +36,6 @@ use crate::halt::Halt;
 use crate::kept::Kept;
 use crate::lock::{lock, read, write};
 use crate::met::Met;
-use crate::order::{FromLink, Order};
 use crate::outbox::NotAccepted;
 use crate::outgoing::{Built, Outgoing};
 use crate::probe::PROBES;
@@ -88,7 +89,7 @@ pub(crate) struct Inner {
     pub(crate) files: Files,
     /// How fast files may go out and come in.
     pub(crate) rates: Rates,
-    pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) actor: Mailbox,
     pub(crate) links: mpsc::Sender<FromLink>,
     pub(crate) tracker: TaskTracker,
     /// The tasks of links.
@@ -105,8 +106,8 @@ pub(crate) struct Inner {
     pub(crate) actions: Arc<Semaphore>,
     /// The handler's timers.
     pub(crate) timers: HandlerTimers,
-    /// Orders of the handler that wait for room in `orders`, oldest first.
-    pub(crate) waiting_orders: Arc<Mutex<VecDeque<Order>>>,
+    /// Actions of the handler that wait for room among the actor's orders, oldest first.
+    pub(crate) waiting_actions: Arc<Mutex<VecDeque<Action>>>,
 }
 
 /// The links of a node.
@@ -135,7 +136,7 @@ pub(crate) struct Parts {
     pub(crate) dispatch: Dispatch,
     pub(crate) store: Store,
     pub(crate) files: Files,
-    pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) actor: Mailbox,
     pub(crate) links: mpsc::Sender<FromLink>,
 }
 
@@ -171,7 +172,7 @@ impl Inner {
             store: parts.store,
             kept: Arc::new(kept),
             met: Met::default(),
-            orders: parts.orders,
+            actor: parts.actor,
             links: parts.links,
             tracker: TaskTracker::new(),
             running: TaskTracker::new(),
@@ -182,7 +183,7 @@ impl Inner {
             last_action: AtomicU64::new(0),
             actions: Arc::new(Semaphore::new(ACTIONS)),
             timers: HandlerTimers::default(),
-            waiting_orders: Arc::default(),
+            waiting_actions: Arc::default(),
         }
     }
 

@@ -1,6 +1,5 @@
 //! Becoming a member of a network, and leaving it.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,15 +7,16 @@ use peerkit_proto::address::Address;
 use peerkit_proto::event::{Peer, Reason};
 use peerkit_proto::frame::membership::Outcome;
 use peerkit_proto::id::NodeId;
-use peerkit_proto::peer::{JoinError, Purpose};
+use peerkit_proto::peer::{Input, JoinError, Purpose};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::actor::Actor;
+use crate::actor::mailbox::Operation;
 use crate::addresses::distinct;
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::order::Order;
 
 /// How long a node that was reached may take to find a place for this one. 10 s: as a handshake.
 const PLACE: Duration = Duration::from_secs(10);
@@ -177,10 +177,11 @@ impl Inner {
     }
 
     /// The nodes that the application has disconnected and that are to stay away.
-    async fn kept_away(&self) -> Result<BTreeSet<NodeId>, Error> {
-        let (reply, away) = oneshot::channel();
-        self.orders.send(Order::KeptAway(reply)).await.map_err(|_| Error::Stopped)?;
-        away.await.map_err(|_| Error::Stopped)
+    async fn kept_away(&self) -> Result<Vec<NodeId>, Error> {
+        let now = self.now();
+        self.actor
+            .call(move |actor| actor.overlay().kept_away(now).map(|(id, _)| id).collect())
+            .await
     }
 
     /// Links to a node at the first of its addresses that answers. `joined` gets the outcome of joining
@@ -191,17 +192,13 @@ impl Inner {
         purpose: Purpose,
         joined: Option<oneshot::Sender<Result<(), JoinError>>>,
     ) -> Result<Peer, Error> {
-        let (reply, peer) = oneshot::channel();
-        let order = Order::Dial { addresses, keep: false, purpose, reply, joined };
-        self.orders.send(order).await.map_err(|_| Error::Stopped)?;
-        peer.await.map_err(|_| Error::Stopped)?
+        let dial = move |operation| Input::Dial { operation, addresses, keep: false, purpose };
+        self.actor.outcome(|reply| Operation::Dial { reply, joined }, dial).await?
     }
 
     /// See [`crate::Node::leave`].
     pub(crate) async fn leave(&self) -> Result<Vec<Peer>, Error> {
-        let (reply, peers) = oneshot::channel();
-        self.orders.send(Order::Leave(reply)).await.map_err(|_| Error::Stopped)?;
-        let peers: Vec<Peer> = peers.await.map_err(|_| Error::Stopped)?;
+        let peers = self.actor.call(Actor::leave).await?;
         // A link that somebody makes meanwhile is another one.
         let last = self.next_serial();
         let closing = async {

@@ -68,7 +68,6 @@ mod met;
 mod network;
 mod node;
 mod opening;
-mod order;
 mod outbox;
 mod outgoing;
 mod probe;

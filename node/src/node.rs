@@ -9,14 +9,13 @@ use peerkit_proto::event::Peer;
 use peerkit_proto::handler::{Context, Handler, World};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
-use tokio::sync::oneshot;
 use tokio_util::sync::DropGuard;
 
+use crate::actor::mailbox::OverlayStatus;
 use crate::counters::Counters;
 use crate::error::Error;
 use crate::events::Events;
 use crate::inner::Inner;
-use crate::order::Order;
 use crate::rate::RateLimits;
 use crate::served::ServedRequest;
 use crate::status::Status;
@@ -160,7 +159,7 @@ impl Node {
     /// [`Error::NotConnected`], and [`Error::Stopped`].
     pub async fn disconnect(&self, peer: impl Into<NodeId>) -> Result<Peer, Error> {
         let id = peer.into();
-        self.order(|reply| Order::Disconnect { id, reply: Some(reply) }).await?
+        self.inner.actor.call(move |actor| actor.disconnect(id)).await?
     }
 
     /// Returns the connected peers, in the order in which their links were made.
@@ -267,8 +266,8 @@ impl Node {
     /// ```
     pub async fn status(&self) -> Status {
         // A node that has stopped has no place in a network any more.
-        let standing = self.order(Order::Standing).await.unwrap_or_default();
-        self.inner.status(standing)
+        let overlay = self.inner.actor.call(|actor| OverlayStatus::of(actor.overlay())).await;
+        self.inner.status(overlay.unwrap_or_default())
     }
 
     /// Answers requests named `name` with `handler` from now on, also if the application's
@@ -340,12 +339,6 @@ impl Node {
     /// Waits until the node has stopped, whatever the reason.
     pub async fn stopped(&self) {
         self.inner.stopped.cancelled().await;
-    }
-
-    async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, Error> {
-        let (reply, answer) = oneshot::channel();
-        self.inner.orders.send(order(reply)).await.map_err(|_| Error::Stopped)?;
-        answer.await.map_err(|_| Error::Stopped)
     }
 }
 

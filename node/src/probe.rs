@@ -9,11 +9,11 @@ use peerkit_proto::address::Address;
 use peerkit_proto::codec::{Reader, Writer};
 use peerkit_proto::frame::membership::Probe;
 use peerkit_proto::id::NodeId;
+use peerkit_proto::peer::Input;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{mpsc, oneshot};
 
+use crate::actor::mailbox::{Mailbox, Operation};
 use crate::inner::Inner;
-use crate::order::Order;
 use crate::served::ServedStream;
 use crate::stream::Stream;
 
@@ -50,7 +50,7 @@ impl Inner {
                 Err(_) => None,
             };
             drop(permit);
-            let _ = inner.orders.send(Order::Probed { id, answer }).await;
+            inner.actor.input(Input::Probed { id, answer }).await;
         });
         true
     }
@@ -58,11 +58,11 @@ impl Inner {
 
 /// Returns the server of the probe protocol. The actor answers each probe; one that takes longer than
 /// `timeout` is given up.
-pub(crate) fn serve(orders: mpsc::Sender<Order>, timeout: Duration) -> ServedStream {
+pub(crate) fn serve(actor: Mailbox, timeout: Duration) -> ServedStream {
     ServedStream::new(move |stream| {
-        let orders = orders.clone();
+        let actor = actor.clone();
         async move {
-            let answered = tokio::time::timeout(timeout, answer(&orders, stream)).await;
+            let answered = tokio::time::timeout(timeout, answer(&actor, stream)).await;
             if let Ok(Err(why)) = answered {
                 tracing::debug!(%why, "a probe was not answered");
             }
@@ -82,12 +82,12 @@ async fn ask(
     read(&mut stream).await
 }
 
-async fn answer(orders: &mpsc::Sender<Order>, mut stream: Stream) -> Result<(), String> {
+async fn answer(actor: &Mailbox, mut stream: Stream) -> Result<(), String> {
     let probe = read(&mut stream).await?;
-    let (reply, answer) = oneshot::channel();
-    let order = Order::Answering { from: stream.peer(), probe, reply };
-    orders.send(order).await.map_err(|_| "the node is stopping")?;
-    let answer = answer.await.map_err(|_| "the node is stopping")?;
+    let from = stream.peer();
+    let received = move |operation| Input::ProbeReceived { operation, from, probe };
+    let answer = actor.outcome(Operation::Probe, received).await;
+    let answer = answer.map_err(|error| error.to_string())?;
     let writing = async {
         write(&mut stream, &answer).await?;
         stream.shutdown().await

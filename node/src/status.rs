@@ -7,10 +7,10 @@ use peerkit_proto::overlay::broadcast;
 use peerkit_proto::versions::Agreed;
 use serde::Serialize;
 
+use crate::actor::mailbox::OverlayStatus;
 use crate::conn::Conn;
 use crate::counters::{Counters, FileCounters};
 use crate::inner::Inner;
-use crate::order::Standing;
 
 /// How a node is, at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -114,8 +114,8 @@ pub struct PeerStatus {
 }
 
 impl Inner {
-    pub(crate) fn status(&self, standing: Standing) -> Status {
-        let Standing { views, broadcasts, queries, stray_answers, clock } = standing;
+    pub(crate) fn status(&self, overlay: OverlayStatus) -> Status {
+        let OverlayStatus { views, broadcasts, queries, stray_answers, clock } = overlay;
         let conns = self.all_conns();
         let side = |direction| conns.iter().filter(|c| c.peer.direction() == direction).count();
         Status {

@@ -20,9 +20,8 @@ use peerkit_proto::frame::membership::{Outcome, Probe};
 use peerkit_proto::frame::query::{QueryId, What};
 use peerkit_proto::id::{NodeId, hex};
 use peerkit_proto::message::Message;
-use peerkit_proto::overlay::Command;
 use peerkit_proto::overlay::broadcast::Counters;
-use peerkit_proto::peer::{ConnectionId, Input, JoinError, Output};
+use peerkit_proto::peer::{Command, ConnectionId, Input, JoinError, Output};
 use tracing::{debug, info, warn};
 
 /// Returns whether frames of the overlay would be logged. What is needed for such a line, such as a

@@ -70,6 +70,7 @@ pub mod address;
 pub mod bucket;
 pub mod codec;
 pub mod config;
+mod deadlines;
 pub mod event;
 pub mod files;
 pub mod frame;

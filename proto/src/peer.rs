@@ -25,11 +25,10 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::frame::Frame;
-use crate::frame::membership::Probe;
-use crate::frame::query::{QueryId, What};
+use crate::frame::query::QueryId;
 use crate::id::NodeId;
 use crate::message::Message;
-use crate::overlay::{self, Identity, Overlay};
+use crate::overlay::{Effect, Identity, Overlay};
 use crate::time::{Instant, Now, earliest};
 use crate::verify::Verifier;
 
@@ -42,11 +41,16 @@ mod tests;
 
 use dials::{Dial, Dials};
 use links::Links;
+pub use relay::MAX_RECIPIENTS;
 use relay::Relays;
 pub use seam::{
-    BroadcastReceipt, ConnectionId, DialError, DialId, Greeted, Input, JoinError, OperationId,
-    Output, Payload, Purpose, SendError,
+    BroadcastReceipt, Command, ConnectionId, DialError, DialId, Greeted, Input, JoinError,
+    OperationId, Output, Payload, Purpose, SendError,
 };
+
+/// Most queries of the application that are under way at once. 1,024: as many actions as a handler may have
+/// under way. One more ends at once.
+pub const MAX_QUERIES: usize = 1024;
 
 /// The state of one peer.
 ///
@@ -69,9 +73,7 @@ pub struct Machine {
     now: Now,
     stopping: bool,
     outbox: VecDeque<Output>,
-    /// Outputs of the overlay that came before the input which is handed to it while `absorbing`.
-    absorbed: VecDeque<overlay::Output>,
-    /// An output of the overlay is being acted on.
+    /// An effect of the overlay is being acted on.
     absorbing: bool,
     /// Frames that were not sent because their link is crowded; the overlay hears of each.
     passed_over: Vec<(NodeId, Frame)>,
@@ -87,7 +89,7 @@ impl Machine {
     pub fn new(now: Now, identity: Identity, config: &Config, seed: [u8; 32]) -> Self {
         let manual = identity.manual;
         let mut overlay = Overlay::new(identity, config, seed);
-        overlay.set_clock(now.monotonic, now.unix);
+        overlay.set_clocks(now);
         Self {
             overlay,
             links: Links::new(config.errand_idle),
@@ -100,7 +102,6 @@ impl Machine {
             now,
             stopping: false,
             outbox: VecDeque::new(),
-            absorbed: VecDeque::new(),
             absorbing: false,
             passed_over: Vec::new(),
             passed_over_count: 0,
@@ -147,25 +148,31 @@ impl Machine {
         debug_assert!(self.outbox.is_empty(), "poll until None before the next input");
         self.set_now(now);
         match input {
-            Input::Dial { operation, address, others, keep, purpose } => {
-                if keep {
+            Input::Dial { operation, addresses, keep, purpose } => {
+                if let Some(first) = addresses.first().filter(|_| keep) {
                     // Kept from now on: the outcome of this dial decides when it is tried again.
-                    self.command(overlay::Command::Keep { address: address.clone() });
+                    self.overlay.keep(first.clone());
                 }
-                self.dial(Dial::new(Some(operation), address, purpose), others);
+                self.dial(Some(operation), addresses, purpose);
             }
             Input::DialSecured { dial, id } => {
                 if self.dials.is_connecting(dial) {
                     self.dial_secured(dial, id);
                 }
             }
-            Input::DialRefused { dial, reason } => self.dial_refused(dial, reason),
-            Input::DialFailed { dial, error } => self.dial_broken(dial, error),
+            Input::DialRefused { dial, reason } => {
+                self.dial_refused(dial, &DialError::Refused(reason));
+            }
+            Input::DialFailed { dial, error } => self.fail_dial(dial, &DialError::Failed(error)),
             Input::Greeted(greeted) => self.greeted(greeted),
-            Input::Frame(connection, frame) => self.receive(connection, frame),
+            Input::Frame(connection, frame) => {
+                if let Some(id) = self.links.hears(connection) {
+                    self.act(|overlay| overlay.receive(id, frame));
+                }
+            }
             Input::NoTime(connection, batch) => {
                 if let Some(id) = self.links.hears(connection) {
-                    self.feed(overlay::Input::NoTime(id, batch));
+                    self.act(|overlay| overlay.postpone(id, &batch));
                 }
             }
             Input::LinkClosing(connection) => self.links.close(connection),
@@ -176,18 +183,24 @@ impl Machine {
                 self.broadcast(operation, title, message);
             }
             Input::Query { operation, what, depth, own, timeout } => {
-                let id = self.overlay.draw_query_id();
+                if self.queries.len() >= MAX_QUERIES {
+                    let ended = Output::QueryEnded { operation, complete: false };
+                    return self.outbox.push_back(ended);
+                }
+                let id = self.overlay.ask(what, depth, own, timeout);
                 self.queries.insert(id, operation);
-                self.ask(id, what, depth, own, timeout);
+                self.absorb();
             }
             Input::Send { operation, to, payload } => self.send(operation, to, payload),
             Input::Delivered { to, operation } => self.delivered(to, operation),
             Input::MetAt { id, addresses } => self.recipient_met_at(id, addresses),
             Input::ProbeReceived { operation, from, probe } => {
-                self.answer_probe(operation, from, probe);
+                let answer = self.overlay.answer_probe(from, probe);
+                self.absorb();
+                self.outbox.push_back(Output::ProbeAnswer { operation, answer });
             }
-            Input::Probed { id, answer } => self.feed(overlay::Input::Probed { id, answer }),
-            Input::Command(command) => self.command(command),
+            Input::Probed { id, answer } => self.act(|overlay| overlay.probed(id, answer)),
+            Input::Command(command) => self.act(|overlay| overlay.command(command)),
             Input::Stopping => {
                 self.stopping = true;
                 self.end_relays();
@@ -200,8 +213,7 @@ impl Machine {
     pub fn handle_timeout(&mut self, now: Now) {
         self.set_now(now);
         if self.overlay.poll_timeout().is_some_and(|due| due <= now.monotonic) {
-            self.overlay.handle_timeout(now.monotonic);
-            self.absorb();
+            self.act(Overlay::handle_timeout);
         }
         self.dials_overdue();
         self.relays_overdue();
@@ -228,7 +240,7 @@ impl Machine {
                 Some(output) => return Some(output),
                 None => {
                     let (id, frame) = self.passed_over.pop()?;
-                    self.feed(overlay::Input::PassedOver(id, frame));
+                    self.act(|overlay| overlay.passed_over(id, frame));
                 }
             }
         }
@@ -244,114 +256,72 @@ impl Machine {
 
     fn set_now(&mut self, now: Now) {
         self.now = now;
-        self.overlay.set_clock(now.monotonic, now.unix);
-    }
-
-    fn receive(&mut self, connection: ConnectionId, frame: Frame) {
-        if let Some(id) = self.links.hears(connection) {
-            self.feed(overlay::Input::Frame(id, frame));
-        }
+        self.act(|overlay| overlay.set_clocks(now));
     }
 
     fn broadcast(&mut self, operation: OperationId, title: String, message: Message) {
-        let now = self.now.monotonic;
-        let time = self.overlay.unix(now);
-        let sent = self.overlay.broadcast(now, title, message);
+        let time = self.now.unix;
+        let sent = self.overlay.broadcast(title, message);
         let outcome = sent.map(|(id, links)| BroadcastReceipt { id, time, links });
         self.outbox.push_back(Output::Broadcast { operation, outcome });
         self.absorb();
         if self.stopping {
             // There is no time to gather more.
-            self.command(overlay::Command::Flush);
+            self.act(Overlay::flush);
         }
     }
 
-    fn ask(&mut self, id: QueryId, what: What, depth: i32, own: bool, timeout: Option<Duration>) {
-        self.command(overlay::Command::Query { id, what, depth, own, timeout });
-    }
-
-    fn answer_probe(&mut self, operation: OperationId, from: NodeId, probe: Probe) {
-        let answer = self.overlay.answer_probe(self.now.monotonic, from, probe);
-        self.absorb();
-        self.outbox.push_back(Output::ProbeAnswer { operation, answer });
-    }
-
-    /// Hands the overlay a command.
-    fn command(&mut self, command: overlay::Command) {
-        self.feed(overlay::Input::Command(command));
-    }
-
-    /// Hands the overlay an input and takes over what it puts out.
-    fn feed(&mut self, input: overlay::Input) {
-        // The overlay has outputs left only while one of them is being acted on.
-        while let Some(output) = self.overlay.poll() {
-            self.absorbed.push_back(output);
-        }
-        self.overlay.handle(self.now.monotonic, input);
+    /// Lets the overlay act, and acts on its effects.
+    fn act(&mut self, act: impl FnOnce(&mut Overlay)) {
+        act(&mut self.overlay);
         self.absorb();
     }
 
-    /// Turns the overlay's outputs into the machine's own, one after the other. What follows from one
-    /// of them is handed to the overlay at once; its outputs come behind those that were there before.
+    /// Acts on the overlay's effects, one after the other. The overlay may be called meanwhile: its new
+    /// effects come behind those that were there before.
     fn absorb(&mut self) {
         if std::mem::replace(&mut self.absorbing, true) {
             return;
         }
-        while let Some(output) = self.absorbed.pop_front().or_else(|| self.overlay.poll()) {
-            let output = self.translate(output);
-            self.outbox.extend(output);
+        while let Some(effect) = self.overlay.poll() {
+            self.carry_out(effect);
         }
         self.absorbing = false;
     }
 
-    /// Acts on an output of the overlay, and returns the output that it is for the shell, if any.
-    fn translate(&mut self, output: overlay::Output) -> Option<Output> {
-        Some(match output {
-            overlay::Output::Send(to, frame) => {
-                Output::Send { connection: self.links.connection(to)?, frame }
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Out(output) => self.outbox.push_back(output),
+            Effect::Send(to, frame) => {
+                if let Some(connection) = self.links.connection(to) {
+                    self.outbox.push_back(Output::Send { connection, frame });
+                }
             }
-            overlay::Output::Dial { address, others, quiet } => {
-                let purpose = if quiet { Purpose::Overlay } else { Purpose::Kept };
-                self.dial(Dial::new(None, address, purpose), others);
-                return None;
-            }
-            overlay::Output::Probe { addresses, id, probe } => {
-                Output::Probe { addresses, id, probe }
-            }
-            overlay::Output::Joined(id) => {
+            Effect::Dial { addresses, purpose } => self.dial(None, addresses, purpose),
+            Effect::Joined(id) => {
                 self.outbox.push_back(Output::Joined(id));
                 self.joined();
-                return None;
             }
-            overlay::Output::JoinRefused(by, outcome) => {
+            Effect::JoinRefused(by, outcome) => {
                 self.join_failed(by, &JoinError::Refused { by, outcome });
-                return None;
             }
-            overlay::Output::Keep(batch) => Output::Keep(batch),
-            overlay::Output::Stop => Output::StopOrdered,
-            overlay::Output::Hangup(id, reason) => {
-                self.leave(id, reason);
-                return None;
-            }
-            overlay::Output::Event(event) => Output::Event(event),
-            overlay::Output::Lookup { query, what, asker } => Output::Lookup { query, what, asker },
-            overlay::Output::Answered { answer } => {
-                if self.recipient_found(&answer) {
-                    return None;
+            Effect::HangUp(id, reason) => self.leave(id, reason),
+            Effect::Answered(answer) => {
+                if let Some(operation) = self.queries.get(&answer.id).copied() {
+                    self.outbox.push_back(Output::Answered { operation, answer });
+                } else {
+                    self.recipient_found(&answer);
                 }
-                Output::Answered { operation: *self.queries.get(&answer.id)?, answer }
             }
-            overlay::Output::Direct { number, sent } => {
-                self.relayed(number, sent);
-                return None;
-            }
-            overlay::Output::Ended { query, complete } => {
-                if self.recipient_search_ended(query) {
-                    return None;
+            Effect::Relayed { number, sent } => self.relayed(number, sent),
+            Effect::QueryEnded { query, complete } => {
+                if let Some(operation) = self.queries.remove(&query) {
+                    self.outbox.push_back(Output::QueryEnded { operation, complete });
+                } else {
+                    self.recipient_search_ended(query);
                 }
-                Output::QueryEnded { operation: self.queries.remove(&query)?, complete }
             }
-        })
+        }
     }
 }
 

@@ -80,8 +80,8 @@ use crate::handler::{Context, Handler, Timers};
 use crate::id::{Hash, Key, NodeId};
 use crate::message::Message;
 use crate::overlay::broadcast::BroadcastError;
-use crate::overlay::{Command, Identity, Overlay};
-use crate::peer::{BroadcastReceipt, Input, Machine, OperationId};
+use crate::overlay::{Identity, Overlay};
+use crate::peer::{BroadcastReceipt, Command, Input, Machine, OperationId};
 use crate::time::{Instant, Now};
 use crate::verify::Verifier;
 
@@ -225,7 +225,8 @@ impl<H: Handler> Sim<H> {
         self.add_with(NodeOptions::default(), app)
     }
 
-    /// Adds a node, and starts it. Returns its number.
+    /// Adds a node, and starts it. Returns its number. During a [partition](Sim::partition) it comes to
+    /// the first group.
     pub fn add_with(&mut self, options: NodeOptions, app: H) -> usize {
         let node = self.nodes.len();
         let key = Key::from_secret(&draw(self.seed, "key", [node as u64, 0]));

@@ -6,13 +6,13 @@ use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::broadcast::Batch;
 use peerkit_proto::frame::query::{Answer, QueryId, What};
 use peerkit_proto::id::NodeId;
-use peerkit_proto::overlay::Command;
 use peerkit_proto::peer::{
-    ConnectionId, DialError, DialId, Input, OperationId, Output, Payload, Purpose,
+    Command, ConnectionId, DialError, DialId, Input, OperationId, Output, Payload, Purpose,
 };
 use tokio::sync::oneshot;
 
-use super::{Actor, DialTask, Operation};
+use super::mailbox::Operation;
+use super::{Actor, DialTask};
 use crate::blocking;
 use crate::conn;
 use crate::dial;
@@ -20,7 +20,6 @@ use crate::error::Error;
 use crate::files;
 use crate::kept::GATHER;
 use crate::known;
-use crate::order::Order;
 use crate::trace;
 
 impl Actor {
@@ -91,7 +90,11 @@ impl Actor {
                 }
                 self.inner.dispatch.notice(event);
             }
-            Output::Broadcast { operation, outcome } => self.published(operation, outcome),
+            Output::Broadcast { operation, outcome } => {
+                if let Some(Operation::Broadcast(publisher)) = self.operations.remove(&operation) {
+                    publisher.report(&self.inner, outcome.map_err(Error::from));
+                }
+            }
             Output::Answered { operation, answer } => self.answered(operation, answer),
             Output::QueryEnded { operation, complete } => {
                 if let Some(Operation::Query(asked)) = self.operations.remove(&operation) {
@@ -162,7 +165,8 @@ impl Actor {
             && let Some(Operation::Dial { reply, .. }) = self.operations.remove(&operation)
         {
             // It was not begun.
-            let _ = reply.send(Err(Error::Stopped));
+            let is_stopping = self.machine.is_stopping();
+            let _ = reply.send(Err(if is_stopping { Error::Stopped } else { Error::NoAddress }));
         }
         let Some(DialTask { purpose, ended, .. }) = self.dials.remove(&dial) else { return };
         if let Ok(id) = outcome
@@ -203,7 +207,7 @@ impl Actor {
                 Some(conn) => sending.deliver(&inner, conn, payload).await,
                 None => sending.end(&inner, Err(Error::NotConnected(to))),
             }
-            let _ = inner.orders.send(Order::Delivered { to, operation }).await;
+            inner.actor.input(Input::Delivered { to, operation }).await;
         });
     }
 
@@ -211,7 +215,7 @@ impl Actor {
         let inner = self.inner.clone();
         self.inner.spawn(async move {
             let addresses = known::addresses(&inner, id).await;
-            let _ = inner.orders.send(Order::MetAt { id, addresses }).await;
+            inner.actor.input(Input::MetAt { id, addresses }).await;
         });
     }
 
@@ -261,9 +265,7 @@ impl Actor {
     /// Looks up what this node can say to a query, where only the shell knows.
     fn look_up(&self, query: QueryId, what: What, asker: Option<NodeId>) {
         let inner = self.inner.clone();
-        let orders = inner.orders.clone();
-        let spawner = inner.clone();
-        spawner.spawn(async move {
+        self.inner.spawn(async move {
             let (files, here) = match what {
                 What::CallBack { token, addresses, .. } => {
                     (Vec::new(), inner.answer_call_back(addresses, token))
@@ -274,7 +276,7 @@ impl Actor {
                     None => return,
                 },
             };
-            let _ = orders.send(Order::Answer(Command::Answer { query, files, here })).await;
+            inner.actor.input(Input::Command(Command::Answer { query, files, here })).await;
         });
     }
 }

@@ -3,48 +3,29 @@
 
 use peerkit_proto::event::Event;
 use peerkit_proto::message::Message;
-use peerkit_proto::overlay::broadcast::BroadcastError;
-use peerkit_proto::peer::{BroadcastReceipt, Input, OperationId};
-use tokio::sync::oneshot;
+use peerkit_proto::peer::{BroadcastReceipt, Input};
 
-use super::{Actor, Operation};
+use super::Actor;
+use super::mailbox::{Operation, Order, Publisher};
 use crate::actions::ACTIONS;
 use crate::error::Error;
-use crate::order::Order;
+use crate::inner::Inner;
 
-/// The destination of a broadcast's outcome.
-pub(super) enum Publisher {
-    /// To the task that waits for it.
-    Caller(oneshot::Sender<Result<BroadcastReceipt, BroadcastError>>),
-    /// To the handler, as an event with this title, if it failed.
-    Handler(String),
+impl Publisher {
+    /// Reports the outcome of a broadcast.
+    pub(super) fn report(self, inner: &Inner, outcome: Result<BroadcastReceipt, Error>) {
+        match (self, outcome) {
+            (Self::Caller(reply), outcome) => drop(reply.send(outcome)),
+            (Self::Handler(title), Err(error)) => {
+                let error = error.to_string();
+                inner.dispatch.notice(Event::NodeBroadcastFailed { title, error });
+            }
+            (Self::Handler(_), Ok(_)) => {}
+        }
+    }
 }
 
 impl Actor {
-    /// Publishes a broadcast.
-    pub(super) fn publish(&mut self, title: String, message: Message, publisher: Publisher) {
-        let operation = self.begin(Operation::Broadcast(publisher));
-        self.input(Input::Broadcast { operation, title, message });
-    }
-
-    /// The machine has taken a broadcast, or not.
-    pub(super) fn published(
-        &mut self,
-        operation: OperationId,
-        outcome: Result<BroadcastReceipt, BroadcastError>,
-    ) {
-        match (self.operations.remove(&operation), outcome) {
-            (Some(Operation::Broadcast(Publisher::Caller(reply))), outcome) => {
-                let _ = reply.send(outcome);
-            }
-            (Some(Operation::Broadcast(Publisher::Handler(title))), Err(error)) => {
-                let error = error.to_string();
-                self.inner.dispatch.notice(Event::NodeBroadcastFailed { title, error });
-            }
-            _ => {}
-        }
-    }
-
     /// Publishes a broadcast of the handler, behind those before it, once its limit allows it.
     pub(super) fn publish_in_turn(&mut self, title: String, message: Message) {
         if self.inner.stop.is_cancelled() {
@@ -82,7 +63,9 @@ impl Actor {
 
     /// Publishes a broadcast of the handler.
     fn publish_own(&mut self, title: String, message: Message) {
-        self.publish(title.clone(), message, Publisher::Handler(title));
+        let publisher = Publisher::Handler(title.clone());
+        let input = |operation| Input::Broadcast { operation, title, message };
+        self.begin(Operation::Broadcast(publisher), input);
     }
 
     /// Waits in the background until the first broadcast may go out. It stays in the queue
@@ -96,7 +79,7 @@ impl Actor {
                 () = inner.rates.broadcast(bytes) => {}
                 () = inner.stop.cancelled() => {}
             }
-            let _ = inner.orders.send(Order::BroadcastAllowed).await;
+            let _ = inner.actor.send(Order::BroadcastAllowed).await;
         });
     }
 }

@@ -20,11 +20,11 @@ use super::Conn;
 use super::alarm::Alarm;
 use super::fill::fill;
 use super::run::Ended;
+use crate::actor::mailbox::FromLink;
 use crate::compress;
 use crate::dispatch::Received;
 use crate::inner::Inner;
 use crate::lock::lock;
-use crate::order::FromLink;
 use crate::rate::{Pause, Throttle};
 use crate::request;
 

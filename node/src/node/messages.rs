@@ -7,13 +7,13 @@ use peerkit_proto::event::Peer;
 use peerkit_proto::frame::MESSAGE_HEAD;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
-use peerkit_proto::peer::BroadcastReceipt;
+use peerkit_proto::peer::{BroadcastReceipt, Input};
 
 use super::Node;
+use crate::actor::mailbox::{Operation, Publisher};
 use crate::conn::Conn;
 use crate::error::Error;
 use crate::inner::{Inner, not_accepted};
-use crate::order::Order;
 use crate::outbox::NotAccepted;
 use crate::outgoing::{Built, Outgoing};
 use crate::served::ServedStream;
@@ -227,8 +227,9 @@ impl Node {
         let (title, message) = (title.into(), message.into());
         self.inner.rates.broadcast(title.len() + message.body().len()).await;
         self.inner.wait_for_calm().await;
-        let order = |reply| Order::Broadcast { title, message, reply };
-        Ok(self.order(order).await??)
+        let publisher = |reply| Operation::Broadcast(Publisher::Caller(reply));
+        let broadcast = |operation| Input::Broadcast { operation, title, message };
+        self.inner.actor.outcome(publisher, broadcast).await?
     }
 
     /// Asks a connected peer, and waits for its reply for the configured time (10 s).

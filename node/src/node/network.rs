@@ -8,6 +8,7 @@ use peerkit_proto::address::Address;
 use peerkit_proto::event::Peer;
 use peerkit_proto::frame::query::What;
 use peerkit_proto::id::NodeId;
+use peerkit_proto::peer::{Command, Input};
 use peerkit_proto::sample::{self, Estimate};
 use tokio::task::JoinSet;
 
@@ -17,7 +18,6 @@ use super::queries::Discovery;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::network::Network;
-use crate::order::Order;
 use crate::store::KnownPeer;
 
 /// Number of peers from earlier runs that a join without addresses connects to. 8: enough that some
@@ -245,7 +245,8 @@ impl<'a> NetworkHandle<'a> {
 
     /// Stops keeping the link to `address`; the link itself stays.
     pub async fn stop_reconnecting(self, address: Address) {
-        let _ = self.node.inner.orders.send(Order::StopReconnecting(address)).await;
+        let command = Command::StopReconnecting(address);
+        self.node.inner.actor.input(Input::Command(command)).await;
     }
 
     /// Returns the peers that this node has met, in this run and, with a state folder, in earlier ones;
@@ -316,7 +317,7 @@ impl<'a> NetworkHandle<'a> {
             (None, Some(owner)) => return Err(Error::NotOwner(owner)),
             (None, None) => return Err(Error::NoOwner),
         };
-        self.node.order(|reply| Order::ShutdownNetwork { key, reply }).await
+        self.node.inner.actor.call(|actor| actor.command(Command::Shutdown(key))).await
     }
 
     /// Returns the owner of the network, as far as this node knows.

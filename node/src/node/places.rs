@@ -6,13 +6,13 @@ use peerkit_proto::address::Address;
 use peerkit_proto::event::Peer;
 use peerkit_proto::frame::query::{AnswerBody, What};
 use peerkit_proto::id::NodeId;
-use peerkit_proto::peer::Purpose;
+use peerkit_proto::peer::{Input, Purpose};
 
 use super::network::NetworkHandle;
 use super::{ConnectOptions, Node};
+use crate::actor::mailbox::Operation;
 use crate::error::Error;
 use crate::known;
-use crate::order::Order;
 
 /// Digits of an identity that are taken for the start of one where a host might be meant. 4: hosts
 /// that are called by so few hex digits are common.
@@ -251,8 +251,9 @@ impl Node {
         }
         let addresses = addresses.into_iter().take(DIALS).collect();
         let (keep, purpose) = (options.reconnect, Purpose::Application);
-        let order = |reply| Order::Dial { addresses, keep, purpose, reply, joined: None };
-        self.order(order).await?
+        let dial = move |operation| Input::Dial { operation, addresses, keep, purpose };
+        let operation = |reply| Operation::Dial { reply, joined: None };
+        self.inner.actor.outcome(operation, dial).await?
     }
 
     async fn meaning(&self, text: &str) -> Result<Meaning, Error> {

@@ -6,11 +6,12 @@ use std::time::Duration;
 use peerkit_proto::event::{Event, NodeInfo};
 use peerkit_proto::frame::query::{Answer, AnswerBody, What};
 use peerkit_proto::id::NodeId;
+use peerkit_proto::peer::Input;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::actor::mailbox::{ANSWERS, Asked, Operation};
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::order::{ANSWERS, Asked, Order};
 
 /// The result of a discovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,9 +66,10 @@ impl Inner {
     ) -> Result<Asking, Error> {
         let (answers, receiver) = mpsc::channel(ANSWERS);
         let (ended, end) = oneshot::channel();
-        let asked = Asked { answers, ended, lost: false };
-        let order = Order::Ask { what, depth, own: false, timeout, asked };
-        self.orders.send(order).await.map_err(|_| Error::Stopped)?;
+        let asked = Operation::Query(Asked { answers, ended, lost: false });
+        let own = false;
+        let query = move |operation| Input::Query { operation, what, depth, own, timeout };
+        self.actor.begin(asked, query).await?;
         Ok(Asking { answers: receiver, ended: end })
     }
 
@@ -106,9 +108,7 @@ impl Inner {
 
     /// This node as a discovery shows it.
     async fn info(&self) -> Result<NodeInfo, Error> {
-        let (reply, info) = oneshot::channel();
-        self.orders.send(Order::Info(reply)).await.map_err(|_| Error::Stopped)?;
-        info.await.map_err(|_| Error::Stopped)
+        self.actor.call(|actor| actor.overlay().info()).await
     }
 
     /// Asks the network about files, and the neighbours for this node itself: they tell also what
@@ -117,9 +117,11 @@ impl Inner {
         let (answers, receiver) = mpsc::channel(ANSWERS);
         for own in [true, false] {
             let (what, answers) = (what.clone(), answers.clone());
-            let asked = Asked { answers, ended: oneshot::channel().0, lost: false };
-            let order = Order::Ask { what, depth: -1, own, timeout: None, asked };
-            self.orders.send(order).await.map_err(|_| Error::Stopped)?;
+            let ended = oneshot::channel().0;
+            let asked = Operation::Query(Asked { answers, ended, lost: false });
+            let (depth, timeout) = (-1, None);
+            let query = move |operation| Input::Query { operation, what, depth, own, timeout };
+            self.actor.begin(asked, query).await?;
         }
         Ok(receiver)
     }

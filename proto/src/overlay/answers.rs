@@ -1,23 +1,32 @@
 //! Answers to queries that the overlay gives by itself, from what it knows of its links.
 
-use super::Overlay;
-use super::seam::Output;
+use std::collections::BTreeMap;
+
+use crate::address::Address;
 use crate::event::{Direction, Neighbour, NodeInfo, Peer};
-use crate::frame::query::{Answer, AnswerBody, MAX_NEIGHBOURS, QueryId, What};
+use crate::frame::query::{Answer, AnswerBody, MAX_NEIGHBOURS, Query, QueryId, What};
 use crate::id::NodeId;
 use crate::sample;
 
-impl Overlay {
-    /// Describes this node as a discovery shows it.
-    #[must_use]
-    pub fn info(&self) -> NodeInfo {
+/// The node itself, as it describes itself to others.
+#[derive(Debug)]
+pub(super) struct Myself {
+    pub(super) id: NodeId,
+    pub(super) name: String,
+    /// Its addresses, best first.
+    pub(super) addresses: Vec<Address>,
+}
+
+impl Myself {
+    /// Describes this node, with its links, as a discovery shows it.
+    pub(super) fn info(&self, links: &BTreeMap<NodeId, Peer>) -> NodeInfo {
         let side = |direction| {
-            let links = self.links.values().filter(move |peer| peer.direction() == direction);
+            let links = links.values().filter(move |peer| peer.direction() == direction);
             let shown = |peer: &Peer| Neighbour { id: peer.id(), address: peer.address().clone() };
             links.map(shown).collect()
         };
         NodeInfo {
-            id: self.me,
+            id: self.id,
             name: self.name.clone(),
             addresses: self.addresses.clone(),
             outbound: side(Direction::Outbound),
@@ -25,56 +34,49 @@ impl Overlay {
         }
     }
 
-    /// Answers the look-ups among the outputs that the overlay itself can answer. The others stay.
-    pub(super) fn answer_what_we_know(&mut self) {
-        let outputs = std::mem::take(&mut self.outbox);
-        for output in outputs {
-            match output {
-                Output::Lookup { query, what: What::Discover, .. } => {
-                    let info = self.info();
-                    let bodies = neighbour_parts(info.outbound, info.inbound);
-                    self.answer(query, bodies);
-                }
-                Output::Lookup { query, what: What::FindNode(id), .. } => {
-                    self.answer_where(query, id);
-                }
-                Output::Lookup { query, what: What::Sample { salt, bits }, .. } => {
-                    let here = sample::contains(&salt, bits, self.me);
-                    self.answer(query, here.then_some(AnswerBody::Here).into_iter().collect());
-                }
-                Output::Lookup { query, what: What::CallBack { target, .. }, .. }
-                    if target != self.me =>
-                {
-                    self.answer(query, Vec::new());
-                }
-                other => self.outbox.push_back(other),
+    /// Returns the answers to a query of which the overlay knows all; `None` if only the shell knows.
+    pub(super) fn answers(
+        &self,
+        links: &BTreeMap<NodeId, Peer>,
+        query: &Query,
+    ) -> Option<Vec<Answer>> {
+        let here = |is_here: bool| self.answer(query.id, is_here.then_some(AnswerBody::Here));
+        match &query.what {
+            What::Discover => {
+                let info = self.info(links);
+                Some(self.answer(query.id, neighbour_parts(info.outbound, info.inbound)))
             }
+            What::FindNode(wanted) if *wanted == self.id => Some(here(true)),
+            What::FindNode(wanted) => {
+                let answer = |peer: &Peer| Answer {
+                    id: query.id,
+                    node: *wanted,
+                    name: peer.name().to_owned(),
+                    addresses: vec![peer.address().clone()],
+                    body: AnswerBody::Here,
+                };
+                Some(links.get(wanted).map(answer).into_iter().collect())
+            }
+            What::Sample { salt, bits } => Some(here(sample::contains(salt, *bits, self.id))),
+            What::CallBack { target, .. } if *target != self.id => Some(Vec::new()),
+            _ => None,
         }
     }
 
-    /// Answers a query with one answer for each of `bodies`.
-    pub(super) fn answer(&mut self, id: QueryId, bodies: Vec<AnswerBody>) {
-        let (node, name, addresses) = (self.me, self.name.clone(), self.addresses.clone());
-        let answer =
-            |body| Answer { id, node, name: name.clone(), addresses: addresses.clone(), body };
-        let answers = bodies.into_iter().map(answer).collect();
-        self.queries.answer(id, answers, &mut self.outbox);
-    }
-
-    /// Answers a query for the node `wanted`, if that is this node or is linked to it.
-    fn answer_where(&mut self, id: QueryId, wanted: NodeId) {
-        if wanted == self.me {
-            self.answer(id, vec![AnswerBody::Here]);
-            return;
-        }
-        let answers = self.links.get(&wanted).map(|peer| Answer {
+    /// Returns one answer of this node for each of `bodies`.
+    pub(super) fn answer(
+        &self,
+        id: QueryId,
+        bodies: impl IntoIterator<Item = AnswerBody>,
+    ) -> Vec<Answer> {
+        let answer = |body| Answer {
             id,
-            node: wanted,
-            name: peer.name().to_owned(),
-            addresses: vec![peer.address().clone()],
-            body: AnswerBody::Here,
-        });
-        self.queries.answer(id, answers.into_iter().collect(), &mut self.outbox);
+            node: self.id,
+            name: self.name.clone(),
+            addresses: self.addresses.clone(),
+            body,
+        };
+        bodies.into_iter().map(answer).collect()
     }
 }
 

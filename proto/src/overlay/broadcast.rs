@@ -22,7 +22,8 @@ use crate::frame::Frame;
 use crate::frame::broadcast::{Batch, Have, Item, MAX_HAVES, MAX_TITLE, RunId};
 use crate::id::{Hash, Key, NodeId, PublicKey};
 use crate::message::{Message, Packed};
-use crate::overlay::{Identity, Output, Turn};
+use crate::overlay::{Effect, Identity, Turn};
+use crate::peer::Output;
 use crate::time::{Instant, earliest};
 use crate::verify::Verifier;
 
@@ -298,7 +299,7 @@ impl Broadcasts {
         if !self.is_right(&batch, &ids, &mut key) {
             // Honest nodes verify before they pass on, so whoever sent this is not one.
             let reason = Reason::Fault("a broadcast wrongly signed, or too large".into());
-            turn.out.push_back(Output::Hangup(from, reason));
+            turn.put(Effect::HangUp(from, reason));
             return;
         }
         if !self.runs.contains_key(&name) && !self.make_room(turn.now) {
@@ -422,13 +423,13 @@ impl Broadcasts {
             let Ok(message) = item.content.clone().unpack(body) else { continue };
             let (time, title) = (item.time, item.title.clone());
             let broadcast = Broadcast { id: *id, author, time, title, message };
-            heard.push(Output::Event(Event::NodeBroadcast { broadcast }));
+            heard.push(Event::NodeBroadcast { broadcast });
         }
         run.next = batch.last().saturating_add(1);
         self.counters.delivered += heard.len() as u64;
         // Others before ourselves: it has a way to go still.
         self.push(turn, from, &batch);
-        turn.out.extend(heard);
+        heard.into_iter().for_each(|event| turn.event(event));
         self.keep(turn, batch);
     }
 
@@ -444,7 +445,7 @@ impl Broadcasts {
                 tell.push(*link);
             } else {
                 run.note(*link, batch.last());
-                turn.out.push_back(Output::Send(*link, Frame::Broadcast(batch.clone())));
+                turn.send(*link, Frame::Broadcast(batch.clone()));
             }
         }
         for link in tell {
@@ -453,7 +454,7 @@ impl Broadcasts {
     }
 
     fn keep(&mut self, turn: &mut Turn<'_>, batch: Batch) {
-        turn.out.push_back(Output::Keep(batch.clone()));
+        turn.put(Effect::Out(Output::Keep(batch.clone())));
         self.log.insert(batch, turn.unix);
         self.sweep_at.get_or_insert(turn.now + SWEEP);
     }

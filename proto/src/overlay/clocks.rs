@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::event::{Event, Peer};
 use crate::frame::Frame;
 use crate::id::NodeId;
-use crate::overlay::{Output, Turn};
+use crate::overlay::Turn;
 use crate::time::Instant;
 
 /// Shortest interval at which a link is sent the time. A minute: a clock that is wrong stays so for
@@ -94,7 +94,7 @@ impl Clocks {
         let before = self.apart.insert(peer.id(), skew);
         if before.is_none_or(|before| before.abs_diff(skew) >= self.reported_from) {
             let event = Event::NodeClockSkew { peer: peer.clone(), seconds: skew / 1000 };
-            turn.out.push_back(Output::Event(event));
+            turn.event(event);
         }
     }
 

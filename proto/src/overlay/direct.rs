@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::bucket::{Bucket, earning};
 use crate::config::Config;
+use crate::deadlines::Deadlines;
 use crate::event::{Event, Peer};
 use crate::frame::Frame;
 use crate::frame::direct::{Delivery, Forward, Forwarded, Label, Receipt};
@@ -18,7 +19,8 @@ use crate::frame::query::QueryId;
 use crate::hello::MAX_NAME;
 use crate::id::{Key, NodeId};
 use crate::message::{Message, Packed};
-use crate::overlay::{Identity, Output, Turn};
+use crate::overlay::{Effect, Identity, Turn};
+use crate::peer::Payload;
 use crate::seal::{self, Letter, SealError};
 use crate::time::Instant;
 
@@ -92,7 +94,7 @@ pub(super) struct Directs {
     burst: u64,
     number: u64,
     waiting: BTreeMap<Id, Waiting>,
-    deadlines: BTreeSet<(Instant, Id)>,
+    deadlines: Deadlines<Id>,
     budgets: BTreeMap<NodeId, Bucket>,
     taken: Taken,
 }
@@ -104,7 +106,6 @@ type Id = (QueryId, u64);
 #[derive(Debug)]
 struct Waiting {
     next: NodeId,
-    deadline: Instant,
     owed: Owed,
 }
 
@@ -131,59 +132,40 @@ impl Directs {
             burst: config.forward_rate.max(config.max_control) as u64,
             number: 0,
             waiting: BTreeMap::new(),
-            deadlines: BTreeSet::new(),
+            deadlines: Deadlines::default(),
             budgets: BTreeMap::new(),
             taken: Taken::default(),
         }
     }
 
-    /// Seals a message and sends it to `next`, who is on the way. Returns its number; how it went is
-    /// told with it by [`Output::Direct`].
+    /// Seals a message or ping for `to` and sends it to `next`, the first node on the way that `query`
+    /// has found. Returns its number; [`Effect::Relayed`] has the outcome. A ping goes as a message does,
+    /// and its recipient proves that it has it, but no application sees it.
     pub(super) fn send(
         &mut self,
         turn: &mut Turn<'_>,
         (query, to): (QueryId, NodeId),
         next: Option<NodeId>,
-        message: Message,
+        payload: &Payload,
     ) -> Result<u64, DirectError> {
-        let (len, limit) = (message.body().len(), self.limit);
+        let (len, limit) = (payload.len(), self.limit);
         if len > limit {
             return Err(DirectError::TooLarge { len, limit });
         }
-        let time = turn.unix.max(PING + 1);
-        self.send_sealed(turn, (query, to), next, (time, message))
-    }
-
-    /// Sends a ping to `next`, who is on the way. It goes as a message does, and its recipient proves
-    /// that it has it; no application sees it.
-    pub(super) fn ping(
-        &mut self,
-        turn: &mut Turn<'_>,
-        (query, to): (QueryId, NodeId),
-        next: Option<NodeId>,
-    ) -> Result<u64, DirectError> {
-        self.send_sealed(turn, (query, to), next, (PING, Message::bytes(Vec::new())))
-    }
-
-    fn send_sealed(
-        &mut self,
-        turn: &mut Turn<'_>,
-        (query, to): (QueryId, NodeId),
-        next: Option<NodeId>,
-        (time, message): (u64, Message),
-    ) -> Result<u64, DirectError> {
+        let (time, message) = match payload {
+            Payload::Message(message) => (turn.unix.max(PING + 1), message.clone()),
+            Payload::Ping => (PING, Message::bytes(Vec::new())),
+        };
         let number = self.number + 1;
         let label = Label { query, number, to };
         let content = Packed::plain(message);
         let letter = Letter { sender: self.key.id(), name: self.name.clone(), time, content };
         let sealed = seal::seal(turn.rng, &self.key, &self.network, &label, &letter)?;
         self.number = number;
-        let missed = |missed| Output::Direct { number, sent: Err(missed) };
+        let missed = |missed| Effect::Relayed { number, sent: Err(missed) };
         match next {
-            None => turn.out.push_back(missed(Missed::NoWay)),
-            Some(_) if self.waiting.len() >= MAX_WAITING => {
-                turn.out.push_back(missed(Missed::Busy));
-            }
+            None => turn.put(missed(Missed::NoWay)),
+            Some(_) if self.waiting.len() >= MAX_WAITING => turn.put(missed(Missed::Busy)),
             Some(next) => {
                 self.wait((query, number), next, turn.now, Owed::Us(sealed.receipt));
                 turn.send(next, Frame::Forward(Forward { label, sealed: sealed.bytes }));
@@ -252,33 +234,27 @@ impl Directs {
 
     /// Gives up what is overdue.
     pub(super) fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
-        while let Some((deadline, id)) = self.deadlines.first().copied() {
-            if deadline > turn.now {
-                break;
-            }
-            self.deadlines.remove(&(deadline, id));
-            let Some(waiting) = self.waiting.remove(&id) else { continue };
+        while let Some(id) = self.deadlines.pop(turn.now) {
             // Those before us on the way have deadlines of their own.
-            if let Owed::Us(_) = waiting.owed {
+            if let Some(Waiting { owed: Owed::Us(_), .. }) = self.waiting.remove(&id) {
                 let sent = Err(Missed::Silent(self.timeout));
-                turn.out.push_back(Output::Direct { number: id.1, sent });
+                turn.put(Effect::Relayed { number: id.1, sent });
             }
         }
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.deadlines.first().map(|(deadline, _)| *deadline)
+        self.deadlines.first()
     }
 
     fn wait(&mut self, id: Id, next: NodeId, now: Instant, owed: Owed) {
-        let deadline = now + self.timeout;
-        self.deadlines.insert((deadline, id));
-        self.waiting.insert(id, Waiting { next, deadline, owed });
+        self.deadlines.set(id, Some(now + self.timeout));
+        self.waiting.insert(id, Waiting { next, owed });
     }
 
     fn end(&mut self, turn: &mut Turn<'_>, id: Id, delivery: Delivery) {
-        let Some(Waiting { deadline, owed, .. }) = self.waiting.remove(&id) else { return };
-        self.deadlines.remove(&(deadline, id));
+        let Some(Waiting { owed, .. }) = self.waiting.remove(&id) else { return };
+        self.deadlines.set(id, None);
         let (query, number) = id;
         match owed {
             Owed::Link(from) if !turn.links.contains_key(&from) => {}
@@ -293,7 +269,7 @@ impl Directs {
                     Delivery::NoWay => Err(Missed::NoWay),
                     Delivery::Busy => Err(Missed::Busy),
                 };
-                turn.out.push_back(Output::Direct { number, sent });
+                turn.put(Effect::Relayed { number, sent });
             }
         }
     }
@@ -337,7 +313,7 @@ impl Directs {
         }
         let linked = turn.links.get(&sender).cloned();
         let peer = linked.unwrap_or_else(|| Peer::without_link(sender, name));
-        turn.out.push_back(Output::Event(Event::NodeMessage { peer, message }));
+        turn.event(Event::NodeMessage { peer, message });
         Delivery::Taken(receipt)
     }
 }

@@ -29,7 +29,7 @@ use crate::frame::membership::{
 };
 use crate::id::{Key, NodeId};
 use crate::overlay::away::{AWAY, Away};
-use crate::overlay::{Identity, Output, Turn};
+use crate::overlay::{Effect, Identity, Turn};
 use crate::record::Record;
 use crate::time::{Instant, earliest};
 use crate::verify::Verifier;
@@ -232,13 +232,13 @@ impl Membership {
     pub(super) fn join(&mut self, turn: &mut Turn<'_>, through: NodeId) {
         if self.manual || !turn.links.contains_key(&through) {
             let outcome = if self.manual { Outcome::Manual } else { Outcome::Full };
-            turn.out.push_back(Output::JoinRefused(through, outcome));
+            turn.put(Effect::JoinRefused(through, outcome));
             return;
         }
         self.open = true;
         self.start(turn);
         match self.active.contains_key(&through) {
-            true => turn.out.push_back(Output::Joined(through)),
+            true => turn.put(Effect::Joined(through)),
             false => self.ask(turn, through, Need::Join, true),
         }
     }
@@ -323,7 +323,7 @@ impl Membership {
 
     pub(super) fn link_down(&mut self, turn: &mut Turn<'_>, id: NodeId, parting: &Parting) {
         if let Some(Asked { need: Need::Join, .. }) = self.asked.remove(&id) {
-            turn.out.push_back(Output::JoinRefused(id, Outcome::Full));
+            turn.put(Effect::JoinRefused(id, Outcome::Full));
         }
         let Some(record) = self.active.remove(&id) else { return };
         match parting.reason {
@@ -421,7 +421,7 @@ impl Membership {
             self.asked.remove(&id);
             self.close(turn, id, Reason::NotNeeded);
             if need == Need::Join {
-                turn.out.push_back(Output::JoinRefused(id, Outcome::Full));
+                turn.put(Effect::JoinRefused(id, Outcome::Full));
             }
             self.seek(now);
         }

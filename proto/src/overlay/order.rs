@@ -12,7 +12,8 @@ use crate::event::Event;
 use crate::frame::Frame;
 use crate::frame::order::Order;
 use crate::id::{Key, NodeId};
-use crate::overlay::{Identity, Output, Turn};
+use crate::overlay::{Effect, Identity, Turn};
+use crate::peer::Output;
 use crate::time::Instant;
 use crate::verify::Verifier;
 
@@ -93,8 +94,8 @@ impl Orders {
         for link in links.keys().filter(|link| Some(**link) != from) {
             turn.send(*link, Frame::Order(order.clone()));
         }
-        turn.out.push_back(Output::Event(Event::NodeShutdownOrdered { owner: order.owner }));
-        turn.out.push_back(Output::Stop);
+        turn.event(Event::NodeShutdownOrdered { owner: order.owner });
+        turn.put(Effect::Out(Output::StopOrdered));
     }
 
     fn refuse(&mut self, turn: &mut Turn<'_>, from: NodeId, why: &'static str) {
@@ -104,7 +105,7 @@ impl Orders {
         let Some(peer) = turn.links.get(&from).cloned() else { return };
         self.tell_at = turn.now + TELL;
         let why = why.to_owned();
-        turn.out.push_back(Output::Event(Event::NodeShutdownRefused { peer, why }));
+        turn.event(Event::NodeShutdownRefused { peer, why });
     }
 }
 
@@ -161,21 +162,22 @@ mod tests {
             Self { orders, links, rng, now, unix: START + 1000 }
         }
 
-        fn act(&mut self, act: impl FnOnce(&mut Orders, &mut Turn<'_>)) -> VecDeque<Output> {
+        fn act(&mut self, act: impl FnOnce(&mut Orders, &mut Turn<'_>)) -> VecDeque<Effect> {
             let mut out = VecDeque::new();
             let Self { orders, links, rng, now, unix } = self;
             act(orders, &mut Turn { now: *now, unix: *unix, links, rng, out: &mut out });
             out
         }
 
-        fn receive(&mut self, order: &Order) -> VecDeque<Output> {
+        fn receive(&mut self, order: &Order) -> VecDeque<Effect> {
             self.act(|orders, turn| orders.receive(turn, key(1).id(), order))
         }
 
         fn refuses(&mut self, order: &Order) -> String {
             self.now = self.now + TELL;
             let out = self.receive(order);
-            let [Output::Event(Event::NodeShutdownRefused { peer, why })] = &Vec::from(out)[..]
+            let [Effect::Out(Output::Event(Event::NodeShutdownRefused { peer, why }))] =
+                &Vec::from(out)[..]
             else {
                 panic!("it is not refused, or passed on");
             };
@@ -188,9 +190,9 @@ mod tests {
         Order::sign(by, network, time, [3; 16])
     }
 
-    fn sent(out: &VecDeque<Output>) -> Vec<NodeId> {
+    fn sent(out: &VecDeque<Effect>) -> Vec<NodeId> {
         let sent = out.iter().filter_map(|output| match output {
-            Output::Send(to, Frame::Order(_)) => Some(*to),
+            Effect::Send(to, Frame::Order(_)) => Some(*to),
             _ => None,
         });
         sent.collect()
@@ -204,9 +206,9 @@ mod tests {
         let mut others = vec![key(2).id(), key(3).id()];
         others.sort_unstable();
         assert_eq!(sent(&out), others, "not back to where it came from");
-        assert!(matches!(out.back(), Some(Output::Stop)));
-        let told = |output: &Output| {
-            matches!(output, Output::Event(Event::NodeShutdownOrdered { owner: by })
+        assert!(matches!(out.back(), Some(Effect::Out(Output::StopOrdered))));
+        let told = |effect: &Effect| {
+            matches!(effect, Effect::Out(Output::Event(Event::NodeShutdownOrdered { owner: by }))
                 if *by == owner().id())
         };
         assert_eq!(out.iter().filter(|output| told(output)).count(), 1);
@@ -218,10 +220,10 @@ mod tests {
         let mut node = Node::new(Some(owner().id()));
         let out = node.act(|orders, turn| orders.give(turn, &owner()));
         assert_eq!(sent(&out).len(), 3);
-        assert!(matches!(out.back(), Some(Output::Stop)));
-        let Some(Output::Send(_, Frame::Order(order))) = out.front() else { panic!("{out:?}") };
+        assert!(matches!(out.back(), Some(Effect::Out(Output::StopOrdered))));
+        let Some(Effect::Send(_, Frame::Order(order))) = out.front() else { panic!("{out:?}") };
         let mut other = Node::new(Some(owner().id()));
-        assert!(matches!(other.receive(order).back(), Some(Output::Stop)));
+        assert!(matches!(other.receive(order).back(), Some(Effect::Out(Output::StopOrdered))));
     }
 
     #[test]
@@ -241,7 +243,10 @@ mod tests {
         assert!(node.refuses(&again).contains("signature"));
         let good = order(&owner(), "net", time);
         assert!(Node::new(None).refuses(&good).contains("no owner"));
-        assert!(matches!(node.receive(&good).back(), Some(Output::Stop)), "it still obeys");
+        assert!(
+            matches!(node.receive(&good).back(), Some(Effect::Out(Output::StopOrdered))),
+            "it still obeys"
+        );
     }
 
     #[test]

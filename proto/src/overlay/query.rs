@@ -21,7 +21,8 @@ use crate::event::Reason;
 use crate::frame::Frame;
 use crate::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, What};
 use crate::id::NodeId;
-use crate::overlay::Output;
+use crate::overlay::Effect;
+use crate::peer::Output;
 use crate::time::{Instant, earliest};
 
 mod looks;
@@ -95,7 +96,7 @@ pub(super) struct Question {
     pub(super) own: bool,
 }
 
-type Out = VecDeque<Output>;
+type Out = VecDeque<Effect>;
 
 impl Queries {
     pub(super) fn new(config: &Config) -> Self {
@@ -140,23 +141,24 @@ impl Queries {
         self.settle(id, out);
     }
 
-    /// A query came in.
+    /// Takes a query of a peer. `known` gives the answers to it that the overlay itself has; `None` if
+    /// the shell has to look them up.
     pub(super) fn receive(
         &mut self,
         now: Instant,
         from: NodeId,
         query: Query,
         neighbours: impl Iterator<Item = NodeId>,
+        known: impl FnOnce(&Query) -> Option<Vec<Answer>>,
         out: &mut Out,
     ) {
-        let Query { id, depth, own, ttl, what } = query;
+        let Query { id, depth, own, ttl, .. } = query;
         let mut looked_up = true;
-
         let done =
-            |complete| Output::Send(from, Frame::QueryDone(QueryDone { id, depth, complete }));
+            |complete| Effect::Send(from, Frame::QueryDone(QueryDone { id, depth, complete }));
         if let Some(entry) = self.table.get_mut(&id) {
             let again = entry.depth < depth && !entry.own && !own;
-            if !again || entry.deadline <= now || entry.what != what {
+            if !again || entry.deadline <= now || entry.what != query.what {
                 out.push_back(done(true));
                 return;
             }
@@ -167,7 +169,9 @@ impl Queries {
                 out.push_back(done(false));
                 return;
             }
-            looked_up = !takes_a_look(&what) || self.looks.take(now, from);
+            looked_up = !takes_a_look(&query.what) || self.looks.take(now, from);
+            let known = if looked_up { known(&query) } else { Some(Vec::new()) };
+            let what = query.what;
             let entry = Entry {
                 what: what.clone(),
                 parent: Some(from),
@@ -175,14 +179,18 @@ impl Queries {
                 way: None,
                 depth,
                 deadline: now + ttl.min(self.ttl),
-                local: looked_up,
+                local: known.is_none(),
                 branches: Vec::new(),
                 overdue: BTreeSet::new(),
                 answered: 0,
             };
             self.insert(now, id, entry);
-            if looked_up {
-                out.push_back(Output::Lookup { query: id, what, asker: own.then_some(from) });
+            match known {
+                Some(answers) => out.extend(answers.into_iter().map(|a| answer_to(from, a))),
+                None => {
+                    let asker = own.then_some(from);
+                    out.push_back(Effect::Out(Output::Lookup { query: id, what, asker }));
+                }
             }
         }
         let others = neighbours.filter(|peer| !own && *peer != from);
@@ -197,7 +205,7 @@ impl Queries {
             return;
         }
         if let Some(parent) = entry.parent {
-            out.extend(answers.into_iter().map(|a| Output::Send(parent, Frame::Answer(a))));
+            out.extend(answers.into_iter().map(|a| answer_to(parent, a)));
         }
         self.settle(id, out);
     }
@@ -232,8 +240,8 @@ impl Queries {
             entry.way.get_or_insert(from);
         }
         out.push_back(match entry.parent {
-            Some(parent) => Output::Send(parent, Frame::Answer(answer)),
-            None => Output::Answered { answer },
+            Some(parent) => answer_to(parent, answer),
+            None => Effect::Answered(answer),
         });
     }
 
@@ -267,7 +275,7 @@ impl Queries {
     fn stray(&mut self, now: Instant, from: NodeId, out: &mut Out) {
         if self.strays.add(now, from) {
             let fault = "it keeps answering queries that this node did not send".to_owned();
-            out.push_back(Output::Hangup(from, Reason::Fault(fault)));
+            out.push_back(Effect::HangUp(from, Reason::Fault(fault)));
         }
     }
 
@@ -380,7 +388,7 @@ impl Queries {
             waiting.extend(neighbours);
             let ttl = entry.deadline.since(now);
             let query = Query { id, depth: onward, own: entry.own, ttl, what: entry.what.clone() };
-            let send = |peer: &NodeId| Output::Send(*peer, Frame::Query(query.clone()));
+            let send = |peer: &NodeId| Effect::Send(*peer, Frame::Query(query.clone()));
             out.extend(waiting.iter().map(send));
         }
         entry.branches.push(Branch { parent, depth, waiting, complete });
@@ -399,9 +407,9 @@ impl Queries {
             let (depth, complete) = (branch.depth, branch.complete);
             out.push_back(match branch.parent {
                 Some(parent) => {
-                    Output::Send(parent, Frame::QueryDone(QueryDone { id, depth, complete }))
+                    Effect::Send(parent, Frame::QueryDone(QueryDone { id, depth, complete }))
                 }
-                None => Output::Ended { query: id, complete },
+                None => Effect::QueryEnded { query: id, complete },
             });
             false
         });
@@ -409,6 +417,10 @@ impl Queries {
             self.deadlines.remove(&(entry.deadline, id));
         }
     }
+}
+
+fn answer_to(asker: NodeId, answer: Answer) -> Effect {
+    Effect::Send(asker, Frame::Answer(answer))
 }
 
 fn weight(body: &AnswerBody) -> usize {

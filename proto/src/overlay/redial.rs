@@ -1,16 +1,16 @@
 //! Links that are to be kept: dialled again when they are lost, with growing waits.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rand_chacha::ChaCha8Rng;
 use rand_core::Rng;
 
 use crate::address::Address;
 use crate::config::Config;
 use crate::event::Event;
 use crate::id::NodeId;
-use crate::overlay::Output;
+use crate::overlay::{Effect, Turn};
+use crate::peer::Purpose;
 use crate::time::Instant;
 
 /// The addresses that we stay linked to.
@@ -63,42 +63,29 @@ impl Redials {
     }
 
     /// A dial of `address` failed: told to the application, then tried again.
-    pub(super) fn dial_failed(
-        &mut self,
-        now: Instant,
-        address: &Address,
-        error: String,
-        rng: &mut ChaCha8Rng,
-        out: &mut VecDeque<Output>,
-    ) {
-        let Some(tries) = self.kept.get(address).map(|kept| kept.tries.saturating_add(1)) else {
-            return;
-        };
-        let next = Some(now + self.wait(tries, rng));
-        if let Some(kept) = self.kept.get_mut(address) {
-            (kept.tries, kept.next) = (tries, next);
-        }
-        let address = address.clone();
-        out.push_back(Output::Event(Event::NodeReconnectionError { address, tries, error }));
+    pub(super) fn dial_failed(&mut self, turn: &mut Turn<'_>, address: &Address, error: String) {
+        let (min, max) = (self.min, self.max);
+        let Some(kept) = self.kept.get_mut(address) else { return };
+        kept.tries = kept.tries.saturating_add(1);
+        kept.next = Some(turn.now + wait(turn, min, max, kept.tries));
+        let (tries, address) = (kept.tries, address.clone());
+        turn.event(Event::NodeReconnectionError { address, tries, error });
     }
 
     /// A link was lost: the kept addresses that it was made to are dialled again.
-    pub(super) fn link_down(&mut self, now: Instant, peer: NodeId, rng: &mut ChaCha8Rng) {
-        let wait = self.wait(0, rng);
+    pub(super) fn link_down(&mut self, turn: &mut Turn<'_>, peer: NodeId) {
+        let next = turn.now + wait(turn, self.min, self.max, 0);
         for kept in self.kept.values_mut().filter(|kept| kept.peer == Some(peer)) {
-            (kept.tries, kept.next) = (0, Some(now + wait));
+            (kept.tries, kept.next) = (0, Some(next));
         }
     }
 
-    pub(super) fn handle_timeout(&mut self, now: Instant, out: &mut VecDeque<Output>) {
+    pub(super) fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
         for (address, kept) in &mut self.kept {
-            if kept.next.is_some_and(|next| next <= now) {
+            if kept.next.is_some_and(|next| next <= turn.now) {
                 kept.next = None;
-                out.push_back(Output::Dial {
-                    address: address.clone(),
-                    others: Vec::new(),
-                    quiet: false,
-                });
+                let addresses = vec![address.clone()];
+                turn.put(Effect::Dial { addresses, purpose: Purpose::Kept });
             }
         }
     }
@@ -106,20 +93,22 @@ impl Redials {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.kept.values().filter_map(|kept| kept.next).min()
     }
+}
 
-    /// Doubles with each try up to the longest, then half to all of it by chance, so that nodes
-    /// that lost the same peer do not come back in step.
-    fn wait(&self, tries: u32, rng: &mut ChaCha8Rng) -> Duration {
-        let full = self.min.saturating_mul(1 << tries.min(20)).min(self.max);
-        let share = 50 + rng.next_u32() % 51;
-        full * share / 100
-    }
+/// Draws the time before the next try. It doubles with each try from `min` up to `max`, and is half to
+/// all of that, so that nodes that lost the same peer do not come back in step.
+fn wait(turn: &mut Turn<'_>, min: Duration, max: Duration, tries: u32) -> Duration {
+    let full = min.saturating_mul(1 << tries.min(20)).min(max);
+    let share = 50 + turn.rng.next_u32() % 51;
+    full * share / 100
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand_core::SeedableRng;
+    use crate::peer::Output;
+
+    type Bench = crate::overlay::tests::bench::Bench<Redials>;
 
     fn address() -> Address {
         "127.0.0.1:7117".parse().unwrap()
@@ -128,51 +117,50 @@ mod tests {
     #[test]
     fn waits_grow_with_jitter_and_the_application_is_told() {
         let config = Config::default();
-        let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let mut redials = Redials::new(&config);
+        let mut bench = Bench::of(Redials::new(&config));
         let peer = NodeId::from_bytes([1; 32]);
-        let mut now = Instant::ZERO;
-        redials.keep(address());
-        redials.dialled(&address(), peer);
-        assert_eq!(redials.poll_timeout(), None);
-        redials.link_down(now, peer, &mut rng);
+        bench.part.keep(address());
+        bench.part.dialled(&address(), peer);
+        assert_eq!(bench.part.poll_timeout(), None);
+        bench.turn(|redials, turn| redials.link_down(turn, peer));
         for tries in 1..=10 {
             let full = (config.reconnect_min * (1 << (tries - 1))).min(config.reconnect_max);
-            let next = redials.poll_timeout().unwrap();
+            let (next, now) = (bench.part.poll_timeout().unwrap(), bench.now);
             assert!(next.since(now) >= full / 2 && next.since(now) <= full, "try {tries}");
-            now = next;
-            let mut out = VecDeque::new();
-            redials.handle_timeout(now, &mut out);
-            assert_eq!(out.len(), 1);
+            bench.now = next;
+            bench.turn(Redials::handle_timeout);
+            assert_eq!(bench.out.len(), 1);
             assert!(
-                matches!(&out[0], Output::Dial { address: dialled, .. } if *dialled == address())
+                matches!(&bench.out[0], Effect::Dial { addresses, .. } if addresses[0] == address())
             );
-            assert_eq!(redials.poll_timeout(), None, "one dial at a time");
-            out.clear();
-            redials.dial_failed(now, &address(), "refused".into(), &mut rng, &mut out);
-            let Output::Event(Event::NodeReconnectionError { tries: told, .. }) = &out[0] else {
+            assert_eq!(bench.part.poll_timeout(), None, "one dial at a time");
+            bench.out.clear();
+            bench.turn(|redials, turn| redials.dial_failed(turn, &address(), "refused".into()));
+            let out = bench.out.pop_front();
+            let Some(Effect::Out(Output::Event(Event::NodeReconnectionError {
+                tries: told, ..
+            }))) = out
+            else {
                 panic!("{out:?}");
             };
-            assert_eq!(*told, tries);
+            assert_eq!(told, tries);
         }
-        redials.dialled(&address(), peer);
-        assert_eq!(redials.poll_timeout(), None);
+        bench.part.dialled(&address(), peer);
+        assert_eq!(bench.part.poll_timeout(), None);
     }
 
     #[test]
     fn what_the_user_gave_up_stays_lost() {
-        let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let mut redials = Redials::new(&Config::default());
+        let mut bench = Bench::of(Redials::new(&Config::default()));
         let peer = NodeId::from_bytes([1; 32]);
-        redials.keep(address());
-        redials.dialled(&address(), peer);
-        redials.stop_peer(peer);
-        redials.link_down(Instant::ZERO, peer, &mut rng);
-        assert_eq!(redials.poll_timeout(), None);
-        redials.keep(address());
-        redials.stop(&address());
-        let mut out = VecDeque::new();
-        redials.dial_failed(Instant::ZERO, &address(), String::new(), &mut rng, &mut out);
-        assert_eq!((redials.poll_timeout(), out.len()), (None, 0));
+        bench.part.keep(address());
+        bench.part.dialled(&address(), peer);
+        bench.part.stop_peer(peer);
+        bench.turn(|redials, turn| redials.link_down(turn, peer));
+        assert_eq!(bench.part.poll_timeout(), None);
+        bench.part.keep(address());
+        bench.part.stop(&address());
+        bench.turn(|redials, turn| redials.dial_failed(turn, &address(), String::new()));
+        assert_eq!((bench.part.poll_timeout(), bench.out.len()), (None, 0));
     }
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use super::answers::neighbour_parts;
 use super::*;
-use crate::event::{Event, Neighbour, Parting};
-use crate::files::{FileKind, FileName, SharedFile};
-use crate::frame::query::{Answer, What};
+use crate::event::{Event, Neighbour};
+use crate::files::{FileKind, FileName};
+use crate::frame::query::Answer;
 use crate::overlay::direct::Missed;
+use crate::peer::Output;
 
 pub(super) mod bench;
 mod direct;
@@ -72,9 +73,9 @@ impl Net {
             let address: Address = format!("127.0.0.1:{}", 7000 + other).parse().unwrap();
             let ip = address.socket().unwrap().ip();
             let candidate = Candidate { id, direction, incarnation: 1, ip };
-            assert_eq!(self.nodes[me].admit(self.now, &candidate), Admission::Accept);
+            assert_eq!(self.nodes[me].admit(&candidate), Admission::Accept);
             let peer = Peer::new(id, format!("n{other}"), address, direction);
-            self.input(me, Input::LinkUp { peer, candidate });
+            self.act(me, |node| node.link_up(peer, candidate, None));
         }
     }
 
@@ -82,49 +83,59 @@ impl Net {
         for (me, other) in [(a, b), (b, a)] {
             self.lines.remove(&(me, other));
             let parting = Parting { reason: Reason::Requested, by_peer: false };
-            self.input(me, Input::LinkDown { id: self.ids[other], parting });
+            let id = self.ids[other];
+            self.act(me, |node| node.link_down(id, &parting));
         }
     }
 
-    fn input(&mut self, node: usize, input: Input) {
-        self.nodes[node].handle(self.now, input);
+    /// Lets a node act at the time that it is.
+    fn act<T>(&mut self, node: usize, act: impl FnOnce(&mut Overlay) -> T) -> T {
+        let passed = self.now.since(self.nodes[node].now.monotonic);
+        let unix = self.nodes[node].now.unix + u64::try_from(passed.as_millis()).unwrap();
+        self.nodes[node].set_clocks(Now { monotonic: self.now, unix });
+        let done = act(&mut self.nodes[node]);
         self.drain(node);
+        done
+    }
+
+    fn receive(&mut self, node: usize, from: NodeId, frame: Frame) {
+        self.act(node, |node| node.receive(from, frame));
     }
 
     fn drain(&mut self, node: usize) {
         let mut lookups = Vec::new();
-        while let Some(output) = self.nodes[node].poll() {
-            match output {
-                Output::Send(to, frame) => {
+        while let Some(effect) = self.nodes[node].poll() {
+            match effect {
+                Effect::Send(to, frame) => {
                     let to = self.ids.iter().position(|id| *id == to).unwrap();
                     self.frames += 1;
                     self.lines.entry((node, to)).or_default().push_back(frame);
                 }
-                Output::Answered { answer } => self.answers.push(answer),
-                Output::Ended { complete, .. } => {
+                Effect::Answered(answer) => self.answers.push(answer),
+                Effect::QueryEnded { complete, .. } => {
                     assert_eq!(self.ended.replace(complete), None, "a query ends once");
                 }
-                Output::Lookup { query, what, .. } => {
+                Effect::Out(Output::Lookup { query, what, .. }) => {
                     let files = match what {
                         What::Search(text) => vec![file(&format!("{text}-{node}"))],
                         _ => Vec::new(),
                     };
                     lookups.push(Command::Answer { query, files, here: false });
                 }
-                Output::Event(Event::NodeBroadcast { broadcast }) => {
+                Effect::Out(Output::Event(Event::NodeBroadcast { broadcast })) => {
                     let text = broadcast.message.as_text().unwrap().to_owned();
                     self.broadcasts[node].push(text);
                 }
-                Output::Event(Event::NodeMessage { peer, message }) => {
+                Effect::Out(Output::Event(Event::NodeMessage { peer, message })) => {
                     self.messages.push((node, peer, message));
                 }
-                Output::Direct { number, sent } => self.directs.push((number, sent)),
-                Output::Keep(_) => {}
+                Effect::Relayed { number, sent } => self.directs.push((number, sent)),
+                Effect::Out(Output::Keep(_)) => {}
                 other => panic!("{other:?}"),
             }
         }
         for command in lookups {
-            self.input(node, Input::Command(command));
+            self.act(node, |node| node.command(command));
         }
     }
 
@@ -139,15 +150,13 @@ impl Net {
             let (from, to) = busy[pick % busy.len()];
             let frame = self.lines.get_mut(&(from, to)).unwrap().pop_front().unwrap();
             let from = self.ids[from];
-            self.input(to, Input::Frame(from, frame));
+            self.receive(to, from, frame);
         }
     }
 
     fn ask(&mut self, node: usize, what: What, depth: i32) {
         (self.answers, self.ended) = (Vec::new(), None);
-        let id = self.nodes[node].draw_query_id();
-        let command = Command::Query { id, what, depth, own: false, timeout: None };
-        self.input(node, Input::Command(command));
+        self.act(node, |node| node.ask(what, depth, false, None));
     }
 
     fn discover(&mut self, node: usize, depth: i32) -> BTreeSet<NodeId> {
@@ -260,7 +269,7 @@ fn a_link_that_ends_midway_leaves_the_query_incomplete_but_ended() {
     let mut net = Net::new(4, &[(0, 1), (1, 2), (2, 3)], 1);
     net.ask(0, What::Discover, -1);
     let frame = net.lines.get_mut(&(0, 1)).unwrap().pop_front().unwrap();
-    net.input(1, Input::Frame(net.ids[0], frame));
+    net.receive(1, net.ids[0], frame);
     net.unlink(2, 1);
     net.settle();
     assert_eq!(net.ended, Some(false));
@@ -272,8 +281,7 @@ fn a_silent_node_ends_a_query_at_its_deadline() {
     net.ask(0, What::Discover, -1);
     net.lines.clear();
     net.now = net.nodes[0].poll_timeout().unwrap();
-    net.nodes[0].handle_timeout(net.now);
-    net.drain(0);
+    net.act(0, Overlay::handle_timeout);
     assert_eq!(net.ended, Some(false));
 }
 
@@ -284,12 +292,9 @@ fn broadcasts_reach_all_once_and_in_each_authors_order() {
         for n in 0..20 {
             // Apart, so that each goes out by itself.
             net.now = net.now + Duration::from_secs(1);
-            let now = net.now;
-            let (_, links) = net.nodes[n % 2]
-                .broadcast(now, String::new(), format!("{n}").as_str().into())
-                .unwrap();
-            assert_eq!(links, 9);
-            net.drain(n % 2);
+            let text = n.to_string();
+            let sent = net.act(n % 2, |node| node.broadcast(String::new(), text.into()));
+            assert_eq!(sent.unwrap().1, 9);
         }
         net.settle();
         for (node, got) in net.broadcasts.iter().enumerate() {
@@ -311,9 +316,9 @@ fn a_forged_broadcast_ends_the_link_and_goes_no_further() {
     forged.signature[0] ^= 1;
     // The first node is its author.
     let from = net.ids[0];
-    net.nodes[1].set_clock(net.now, broadcast::tests::UNIX);
-    net.nodes[1].handle(net.now, Input::Frame(from, Frame::Broadcast(forged)));
-    let Some(Output::Hangup(id, Reason::Fault(_))) = net.nodes[1].poll() else { panic!("kept") };
+    net.nodes[1].set_clocks(Now { monotonic: net.now, unix: broadcast::tests::UNIX });
+    net.nodes[1].receive(from, Frame::Broadcast(forged));
+    let Some(Effect::HangUp(id, Reason::Fault(_))) = net.nodes[1].poll() else { panic!("kept") };
     assert_eq!(id, from);
     assert!(net.nodes[1].poll().is_none());
 }
@@ -342,33 +347,32 @@ fn a_clock_that_is_set_is_compared_to_all_peers_again() {
     let mut node = Overlay::new(identity, &Config::default(), [1; 32]);
     let at = |seconds| Instant::from_origin(Duration::from_secs(seconds));
     let unix = |seconds: u64| 1_700_000_000_000 + seconds * 1000;
-    node.set_clock(at(0), unix(0));
+    node.set_clocks(Now { monotonic: at(0), unix: unix(0) });
     let id = Key::from_secret(&[2; 32]).id();
     let address: Address = "127.0.0.1:7117".parse().unwrap();
     let ip = address.socket().unwrap().ip();
     let direction = Direction::Inbound;
     let candidate = Candidate { id, direction, incarnation: 1, ip };
     let peer = Peer::new(id, "p".into(), address, direction);
-    let skews = |node: &mut Overlay, now, input| {
-        node.handle(now, input);
+    let skews = |node: &mut Overlay| {
         let mut skews = Vec::new();
-        while let Some(output) = node.poll() {
-            if let Output::Event(Event::NodeClockSkew { seconds, .. }) = output {
+        while let Some(effect) = node.poll() {
+            if let Effect::Out(Output::Event(Event::NodeClockSkew { seconds, .. })) = effect {
                 skews.push(seconds);
             }
         }
         skews
     };
-    assert!(skews(&mut node, at(0), Input::LinkUp { peer, candidate }).is_empty());
-    assert!(skews(&mut node, at(0), Input::Time { id, unix: unix(1) }).is_empty());
+    node.link_up(peer, candidate, Some(unix(1)));
+    assert!(skews(&mut node).is_empty());
     // An hour later both clocks have gone on, and nothing is to be said.
-    node.set_clock(at(3600), unix(3600));
-    assert!(skews(&mut node, at(3600), Input::Command(Command::Flush)).is_empty());
+    node.set_clocks(Now { monotonic: at(3600), unix: unix(3600) });
+    assert!(skews(&mut node).is_empty());
     // Somebody sets this node's clock an hour back, then right again.
-    node.set_clock(at(3700), unix(100));
-    assert_eq!(skews(&mut node, at(3700), Input::Command(Command::Flush)), [3601]);
+    node.set_clocks(Now { monotonic: at(3700), unix: unix(100) });
+    assert_eq!(skews(&mut node), [3601]);
     assert_eq!(node.clock_status().apart, 1);
-    node.set_clock(at(3800), unix(3800));
-    assert!(skews(&mut node, at(3800), Input::Command(Command::Flush)).is_empty());
+    node.set_clocks(Now { monotonic: at(3800), unix: unix(3800) });
+    assert!(skews(&mut node).is_empty());
     assert_eq!(node.clock_status(), ClockStatus::default());
 }

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{DialError, DialId, JoinError, Machine, OperationId, Output, Purpose};
 use crate::address::Address;
+use crate::deadlines::Deadlines;
 use crate::event::Reason;
 use crate::id::NodeId;
-use crate::overlay::{self, Command, DialPurpose};
 use crate::time::Instant;
 
 /// The dials under way.
@@ -17,8 +17,8 @@ pub(super) struct Dials {
     dials: BTreeMap<DialId, Dial>,
     /// Dials that wait for a link with a node, or for its end.
     waiting: BTreeMap<NodeId, BTreeSet<DialId>>,
-    /// Deadlines of the dials that have one.
-    deadlines: BTreeSet<(Instant, DialId)>,
+    /// The times at which dials are given up that have reached a node.
+    deadlines: Deadlines<DialId>,
     /// Operations that wait for this node to be a member, by the node that it is to join through.
     joining: BTreeMap<NodeId, Vec<OperationId>>,
 }
@@ -33,8 +33,6 @@ pub(super) struct Dial {
     /// The node that was reached.
     id: Option<NodeId>,
     stage: Stage,
-    /// Time at which the dial is given up, once it has reached a node.
-    deadline: Option<Instant>,
 }
 
 /// A stage in the life of a dial.
@@ -51,11 +49,6 @@ enum Stage {
 }
 
 impl Dial {
-    pub(super) fn new(operation: Option<OperationId>, address: Address, purpose: Purpose) -> Self {
-        let stage = Stage::Connecting;
-        Self { operation, address, purpose, id: None, stage, deadline: None }
-    }
-
     pub(super) fn is_for_message(&self) -> bool {
         self.purpose == Purpose::Message
     }
@@ -68,7 +61,7 @@ impl Dial {
 
 impl Dials {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.deadlines.first().map(|(due, _)| *due)
+        self.deadlines.first()
     }
 
     /// Returns whether a dial is under way.
@@ -97,26 +90,19 @@ impl Dials {
         self.dials.get(&dial).map(|dial| dial.stage)
     }
 
-    fn set_stage(&mut self, number: DialId, stage: Stage, deadline: Option<Instant>) {
-        if let Some(mut dial) = self.remove(number) {
-            (dial.stage, dial.deadline) = (stage, deadline);
-            self.insert(number, dial);
-        }
-    }
-
-    fn insert(&mut self, number: DialId, dial: Dial) {
-        self.deadlines.extend(dial.deadline.map(|due| (due, number)));
+    fn set_stage(&mut self, number: DialId, stage: Stage, deadline: Instant) {
+        let Some(dial) = self.remove(number) else { return };
+        let dial = Dial { stage, ..dial };
         if let Some(id) = dial.waits_for() {
             self.waiting.entry(id).or_default().insert(number);
         }
         self.dials.insert(number, dial);
+        self.deadlines.set(number, Some(deadline));
     }
 
     fn remove(&mut self, number: DialId) -> Option<Dial> {
         let dial = self.dials.remove(&number)?;
-        if let Some(due) = dial.deadline {
-            self.deadlines.remove(&(due, number));
-        }
+        self.deadlines.set(number, None);
         if let Some(Entry::Occupied(mut waiting)) =
             dial.waits_for().map(|id| self.waiting.entry(id))
         {
@@ -131,16 +117,24 @@ impl Dials {
 
 impl Machine {
     /// Begins a dial.
-    pub(super) fn dial(&mut self, dial: Dial, others: Vec<Address>) {
+    pub(super) fn dial(
+        &mut self,
+        operation: Option<OperationId>,
+        addresses: Vec<Address>,
+        purpose: Purpose,
+    ) {
         self.dials.last += 1;
-        let number = DialId(self.dials.last);
-        let addresses = std::iter::once(dial.address.clone()).chain(others).collect();
-        let (operation, purpose) = (dial.operation, dial.purpose);
-        self.dials.insert(number, dial);
+        let dial = DialId(self.dials.last);
+        let Some(address) = addresses.first().cloned() else {
+            let outcome = Err(DialError::NoAddress);
+            return self.outbox.push_back(Output::DialEnded { dial, operation, outcome });
+        };
+        let stage = Stage::Connecting;
+        self.dials.dials.insert(dial, Dial { operation, address, purpose, id: None, stage });
         if self.stopping {
-            return self.fail_dial(number, &DialError::Unwanted(Reason::Stopping));
+            return self.fail_dial(dial, &DialError::Unwanted(Reason::Stopping));
         }
-        self.outbox.push_back(Output::Dial { dial: number, operation, addresses, purpose });
+        self.outbox.push_back(Output::Dial { dial, operation, addresses, purpose });
     }
 
     /// A dial has reached a node: it says Hello, or there is a reason not to.
@@ -148,52 +142,35 @@ impl Machine {
         let Some(dial) = self.dials.dials.get_mut(&number) else { return };
         dial.id = Some(id);
         let now = self.now.monotonic;
-        let purpose = match dial.purpose {
-            Purpose::Application | Purpose::Join | Purpose::Kept => DialPurpose::Application,
-            Purpose::Rejoin | Purpose::Overlay => DialPurpose::Overlay,
-            Purpose::Message => DialPurpose::Message,
-        };
         let allowed = if self.stopping {
             Err(Reason::Stopping)
         } else {
-            self.overlay.greet(now, id, purpose)
+            self.overlay.greet(id, dial.purpose)
         };
         match allowed {
             Ok(()) => {
                 let deadline = now + self.handshake_timeout;
-                self.dials.set_stage(number, Stage::Greeting, Some(deadline));
+                self.dials.set_stage(number, Stage::Greeting, deadline);
                 self.outbox.push_back(Output::Greet(number));
             }
             Err(Reason::Duplicate) if self.links.is_open(id) => self.dial_reached(number, id),
             Err(Reason::Duplicate) => {
                 // As long as a Hello may take, and as a link that is ending may flush.
                 let deadline = now + self.handshake_timeout + self.flush_timeout;
-                self.dials.set_stage(number, Stage::Ending, Some(deadline));
+                self.dials.set_stage(number, Stage::Ending, deadline);
             }
             Err(reason) => self.fail_dial(number, &DialError::Unwanted(reason)),
         }
     }
 
-    /// The other node said no to a dial's Hello.
-    pub(super) fn dial_refused(&mut self, number: DialId, reason: Reason) {
-        if reason == Reason::Duplicate {
-            self.await_link(number);
-        } else {
-            self.fail_dial(number, &DialError::Refused(reason));
-        }
-    }
-
-    /// The shell could not connect, or the connection broke before there was a link.
-    pub(super) fn dial_broken(&mut self, number: DialId, error: String) {
-        self.fail_dial(number, &DialError::Failed(error));
-    }
-
-    /// This node refused the connection of a dial.
-    pub(super) fn dial_unwanted(&mut self, number: DialId, reason: Reason) {
-        if reason == Reason::Duplicate {
-            self.await_link(number);
-        } else {
-            self.fail_dial(number, &DialError::Unwanted(reason));
+    /// Fails a dial whose connection one of the two nodes refused. If that is for another link between
+    /// them, the dial waits for it.
+    pub(super) fn dial_refused(&mut self, number: DialId, error: &DialError) {
+        match error {
+            DialError::Refused(Reason::Duplicate) | DialError::Unwanted(Reason::Duplicate) => {
+                self.await_link(number);
+            }
+            error => self.fail_dial(number, error),
         }
     }
 
@@ -206,10 +183,7 @@ impl Machine {
 
     /// Ends the dials of which nothing has come in time.
     pub(super) fn dials_overdue(&mut self) {
-        let now = self.now.monotonic;
-        while let Some((due, number)) = self.dials.deadlines.first().copied()
-            && due <= now
-        {
+        while let Some(number) = self.dials.deadlines.pop(self.now.monotonic) {
             let error = match self.dials.stage(number) {
                 Some(Stage::Ending | Stage::Linking) => DialError::Refused(Reason::Duplicate),
                 _ => DialError::Timeout,
@@ -229,17 +203,17 @@ impl Machine {
     /// Does what a dial wanted the link for.
     pub(super) fn dial_linked(&mut self, dial: Dial, id: NodeId) {
         let recipient = dial.address.id;
-        self.feed(overlay::Input::Dialled { address: dial.address, id });
+        self.act(|overlay| overlay.dialled(&dial.address, id));
         if dial.purpose.is_reported() {
             self.links.set_wanted(id);
         }
         match dial.purpose {
-            Purpose::Application | Purpose::Kept => self.command(Command::Pin(id)),
+            Purpose::Application | Purpose::Kept => self.overlay.pin(id),
             Purpose::Join | Purpose::Rejoin => {
                 if let Some(operation) = dial.operation {
                     self.dials.joining.entry(id).or_default().push(operation);
                 }
-                self.command(Command::Join(id));
+                self.act(|overlay| overlay.join(id));
             }
             Purpose::Message => {
                 if let Some(recipient) = recipient {
@@ -278,7 +252,7 @@ impl Machine {
             return self.dial_reached(number, id);
         }
         let deadline = self.now.monotonic + self.handshake_timeout;
-        self.dials.set_stage(number, Stage::Linking, Some(deadline));
+        self.dials.set_stage(number, Stage::Linking, deadline);
     }
 
     /// Lets other dials say Hello to the node, if this one has.
@@ -290,7 +264,7 @@ impl Machine {
         }
     }
 
-    fn fail_dial(&mut self, number: DialId, error: &DialError) {
+    pub(super) fn fail_dial(&mut self, number: DialId, error: &DialError) {
         self.end_greeting(number);
         let Some(dial) = self.dials.remove(number) else { return };
         let (operation, outcome) = (dial.operation, Err(error.clone()));
@@ -299,7 +273,7 @@ impl Machine {
             self.outbox.push_back(Output::Refused(connection, Reason::HandshakeTimeout));
         }
         let (recipient, error) = (dial.address.id, error.to_string());
-        self.feed(overlay::Input::DialFailed { address: dial.address, error });
+        self.act(|overlay| overlay.dial_failed(&dial.address, error));
         if let (Purpose::Message, Some(recipient)) = (dial.purpose, recipient) {
             self.recipient_dialled(recipient, false);
         }

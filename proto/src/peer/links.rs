@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{ConnectionId, Dial, DialId, Greeted, JoinError, Machine, Output};
+use super::{ConnectionId, Dial, DialError, DialId, Greeted, JoinError, Machine, Output};
+use crate::deadlines::Deadlines;
 use crate::event::{Parting, Reason};
 use crate::id::NodeId;
+use crate::overlay::Overlay;
 use crate::overlay::admission::Admission;
-use crate::overlay::{self, Command};
 use crate::time::Instant;
 
 /// The table of links: one for each node.
@@ -21,6 +22,8 @@ pub(super) struct Links {
     successors: BTreeMap<NodeId, Greeted>,
     /// Links that were made for a message, and that the application has not asked for otherwise.
     on_demand: BTreeMap<ConnectionId, OnDemand>,
+    /// The next measurements of their use.
+    checks: Deadlines<ConnectionId>,
 }
 
 #[derive(Debug)]
@@ -33,10 +36,8 @@ struct Link {
 }
 
 /// The use of a link that was made for a message.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct OnDemand {
-    /// Time of the next measurement.
-    due: Instant,
     /// Result of the last measurement.
     count: u64,
     /// Number of times in a row that nothing had been sent.
@@ -55,11 +56,12 @@ impl Links {
             by_connection: BTreeMap::new(),
             successors: BTreeMap::new(),
             on_demand: BTreeMap::new(),
+            checks: Deadlines::default(),
         }
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.on_demand.values().map(|link| link.due).min()
+        self.checks.first()
     }
 
     /// Returns the connection that is the link with a node.
@@ -93,16 +95,21 @@ impl Links {
     /// Notes that the link with a node was made for a message.
     pub(super) fn set_on_demand(&mut self, id: NodeId, now: Instant) {
         if let Some(connection) = self.connection(id) {
-            let link = OnDemand { due: now + self.check, count: 0, idle: 0 };
-            self.on_demand.insert(connection, link);
+            self.on_demand.insert(connection, OnDemand::default());
+            self.checks.set(connection, Some(now + self.check));
         }
     }
 
     /// Notes that the application has asked for the link with a node.
     pub(super) fn set_wanted(&mut self, id: NodeId) {
         if let Some(connection) = self.connection(id) {
-            self.on_demand.remove(&connection);
+            self.forget_on_demand(connection);
         }
+    }
+
+    fn forget_on_demand(&mut self, connection: ConnectionId) {
+        self.on_demand.remove(&connection);
+        self.checks.set(connection, None);
     }
 
     /// Forgets the connection of a dial that was to replace a link, and returns it.
@@ -126,7 +133,7 @@ impl Links {
     fn remove(&mut self, connection: ConnectionId) -> Option<NodeId> {
         let id = self.by_connection.remove(&connection)?;
         self.by_id.remove(&id);
-        self.on_demand.remove(&connection);
+        self.forget_on_demand(connection);
         Some(id)
     }
 }
@@ -138,7 +145,7 @@ impl Machine {
         let admission = if self.stopping {
             Admission::Refuse(Reason::Stopping)
         } else {
-            self.overlay.admit(self.now.monotonic, &greeted.candidate)
+            self.overlay.admit(&greeted.candidate)
         };
         match admission {
             Admission::Accept => self.link_up(greeted),
@@ -167,7 +174,7 @@ impl Machine {
     fn refuse(&mut self, greeted: &Greeted, reason: Reason) {
         self.outbox.push_back(Output::Refused(greeted.connection, reason.clone()));
         if let Some(dial) = greeted.dial {
-            self.dial_unwanted(dial, reason);
+            self.dial_refused(dial, &DialError::Unwanted(reason));
         }
     }
 
@@ -185,10 +192,7 @@ impl Machine {
         for dial in self.dials.waiting_for_link(id) {
             reached.extend(self.end_dial(dial, id));
         }
-        self.feed(overlay::Input::LinkUp { peer, candidate });
-        if let Some(unix) = unix {
-            self.feed(overlay::Input::Time { id, unix });
-        }
+        self.act(|overlay| overlay.link_up(peer, candidate, unix));
         for dial in reached {
             self.dial_linked(dial, id);
         }
@@ -198,7 +202,7 @@ impl Machine {
     /// A connection is over: if it was a link, that has ended.
     pub(super) fn link_down(&mut self, connection: ConnectionId, parting: Parting) {
         if let Some(id) = self.links.remove(connection) {
-            self.feed(overlay::Input::LinkDown { id, parting });
+            self.act(|overlay| overlay.link_down(id, &parting));
         }
     }
 
@@ -215,11 +219,10 @@ impl Machine {
     /// Has the use of links measured that were made for a message.
     pub(super) fn check_on_demand(&mut self) {
         let now = self.now.monotonic;
-        for (connection, link) in &mut self.links.on_demand {
-            if link.due <= now {
-                link.due = now + self.links.check;
-                self.outbox.push_back(Output::MeasureUse(*connection));
-            }
+        let due: Vec<_> = std::iter::from_fn(|| self.links.checks.pop(now)).collect();
+        for connection in due {
+            self.links.checks.set(connection, Some(now + self.links.check));
+            self.outbox.push_back(Output::MeasureUse(connection));
         }
     }
 
@@ -231,7 +234,7 @@ impl Machine {
         if idle < IDLE_CHECKS {
             return;
         }
-        self.links.on_demand.remove(&connection);
+        self.links.forget_on_demand(connection);
         let Some(id) = self.links.id(connection) else { return };
         let views = self.overlay.views();
         if !views.active.contains(&id) && !views.pinned.contains(&id) {
@@ -253,7 +256,7 @@ impl Machine {
     pub(super) fn stop(&mut self, hand_over: bool) {
         self.stopping = true;
         // A member's neighbours learn which nodes may take its place before they get its goodbye.
-        self.command(if hand_over { Command::Leave } else { Command::Flush });
+        self.act(if hand_over { Overlay::leave } else { Overlay::flush });
         for (_, greeted) in std::mem::take(&mut self.links.successors) {
             self.refuse(&greeted, Reason::Stopping);
         }

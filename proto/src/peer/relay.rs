@@ -10,13 +10,13 @@
 //!
 //! A link that was made for a message closes once it is idle.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::dials::Dial;
 use super::{Machine, OperationId, Output, Payload, Purpose, SendError};
 use crate::address::Address;
 use crate::config::Config;
+use crate::deadlines::Deadlines;
 use crate::frame::query::{Answer, AnswerBody, QueryId, What};
 use crate::id::NodeId;
 use crate::overlay::direct::Missed;
@@ -34,6 +34,9 @@ const BUSY: Duration = Duration::from_millis(500);
 /// Ways that are remembered. 256: five new recipients a second, for as long as a way is good.
 const MAX_WAYS: usize = 256;
 
+/// Most nodes without a link that messages wait for. 4,096: at most a search and an on-demand link for each.
+pub const MAX_RECIPIENTS: usize = 4096;
+
 /// Minimum number of bytes charged for a message that waits: about what its entry takes.
 const MIN_COST: usize = 64;
 
@@ -42,7 +45,7 @@ const MIN_COST: usize = 64;
 pub(super) struct Relays {
     recipients: BTreeMap<NodeId, Recipient>,
     /// Deadlines of the recipients that have one.
-    timers: BTreeSet<(Instant, NodeId)>,
+    timers: Deadlines<NodeId>,
     /// Queries for recipients that have not ended.
     searches: BTreeMap<QueryId, NodeId>,
     /// Messages under way through other nodes, by the overlay's numbers.
@@ -119,7 +122,7 @@ impl Relays {
     pub(super) fn new(config: &Config) -> Self {
         Self {
             recipients: BTreeMap::new(),
-            timers: BTreeSet::new(),
+            timers: Deadlines::default(),
             searches: BTreeMap::new(),
             relayed: BTreeMap::new(),
             ways: BTreeMap::new(),
@@ -144,7 +147,7 @@ impl Relays {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.first().map(|(due, _)| *due)
+        self.timers.first()
     }
 
     fn stage(&self, id: NodeId) -> Option<Stage> {
@@ -152,18 +155,39 @@ impl Relays {
     }
 
     fn set_stage(&mut self, id: NodeId, stage: Stage) {
-        let Some(recipient) = self.recipients.get_mut(&id) else { return };
-        if let Some(due) = recipient.stage.timer() {
-            self.timers.remove(&(due, id));
+        if let Some(recipient) = self.recipients.get_mut(&id) {
+            recipient.stage = stage;
+            self.timers.set(id, stage.timer());
         }
-        self.timers.extend(stage.timer().map(|due| (due, id)));
-        recipient.stage = stage;
+    }
+
+    fn queue(
+        &mut self,
+        operation: OperationId,
+        to: NodeId,
+        payload: Payload,
+    ) -> Result<(), SendError> {
+        if self.recipients.len() >= MAX_RECIPIENTS && !self.recipients.contains_key(&to) {
+            return Err(SendError::TooManyRecipients);
+        }
+        let recipient = self.recipients.entry(to).or_default();
+        let bytes = recipient.bytes.saturating_add(cost(&payload));
+        if !recipient.queue.is_empty() && bytes > self.limits.queue {
+            return Err(SendError::Full);
+        }
+        recipient.bytes = bytes;
+        recipient.queue.push_back((operation, payload));
+        Ok(())
     }
 
     fn remove(&mut self, id: NodeId) -> Option<Recipient> {
         self.set_stage(id, Stage::Idle);
         self.searches.retain(|_, recipient| *recipient != id);
         self.recipients.remove(&id)
+    }
+
+    fn first(&self, id: NodeId) -> Option<&Payload> {
+        self.recipients.get(&id)?.queue.front().map(|(_, payload)| payload)
     }
 
     /// Takes the first off the queue of a recipient.
@@ -196,25 +220,17 @@ fn cost(payload: &Payload) -> usize {
 impl Machine {
     /// Queues a message or ping for a node.
     pub(super) fn send(&mut self, operation: OperationId, to: NodeId, payload: Payload) {
-        let refused = if self.stopping {
-            Some(SendError::Stopping)
+        let queued = if self.stopping {
+            Err(SendError::Stopping)
         } else if to == self.overlay.id() {
-            Some(SendError::Myself)
+            Err(SendError::Myself)
         } else {
-            None
+            self.relays.queue(operation, to, payload)
         };
-        if let Some(error) = refused {
-            return self.sent(operation, Err(error));
-        }
-        let recipient = self.relays.recipients.entry(to).or_default();
-        let bytes = recipient.bytes.saturating_add(cost(&payload));
-        if !recipient.queue.is_empty() && bytes > self.relays.limits.queue {
-            return self.sent(operation, Err(SendError::Full));
-        }
-        recipient.bytes = bytes;
-        recipient.queue.push_back((operation, payload));
-        if recipient.stage == Stage::Idle {
-            self.send_first(to);
+        match queued {
+            Ok(()) if self.relays.stage(to) == Some(Stage::Idle) => self.send_first(to),
+            Ok(()) => {}
+            Err(error) => self.sent(operation, Err(error)),
         }
     }
 
@@ -255,9 +271,9 @@ impl Machine {
         }
     }
 
-    /// Takes an answer to a query for a recipient. Returns whether it is one.
-    pub(super) fn recipient_found(&mut self, answer: &Answer) -> bool {
-        let Some(id) = self.relays.searches.get(&answer.id).copied() else { return false };
+    /// Takes an answer to a query for a recipient.
+    pub(super) fn recipient_found(&mut self, answer: &Answer) {
+        let Some(id) = self.relays.searches.get(&answer.id).copied() else { return };
         if let Some(Stage::Searching(mut search)) = self.relays.stage(id)
             && answer.node == id
             && answer.body == AnswerBody::Here
@@ -270,18 +286,16 @@ impl Machine {
             self.dial_recipient(id, answer.addresses.clone());
             self.go_on_searching(id);
         }
-        true
     }
 
-    /// A query for a recipient has ended. Returns whether it was one.
-    pub(super) fn recipient_search_ended(&mut self, query: QueryId) -> bool {
-        let Some(id) = self.relays.searches.remove(&query) else { return false };
+    /// A query for a recipient has ended.
+    pub(super) fn recipient_search_ended(&mut self, query: QueryId) {
+        let Some(id) = self.relays.searches.remove(&query) else { return };
         if let Some(Stage::Searching(mut search)) = self.relays.stage(id) {
             search.ended = true;
             self.relays.set_stage(id, Stage::Searching(search));
             self.go_on_searching(id);
         }
-        true
     }
 
     /// Takes the outcome of a message or ping that other nodes were to relay.
@@ -310,10 +324,7 @@ impl Machine {
     /// Goes on with the recipients whose time has come.
     pub(super) fn relays_overdue(&mut self) {
         let now = self.now.monotonic;
-        while let Some((due, id)) = self.relays.timers.first().copied()
-            && due <= now
-        {
-            self.relays.timers.remove(&(due, id));
+        while let Some(id) = self.relays.timers.pop(now) {
             match self.relays.stage(id) {
                 Some(Stage::Busy { deadline, .. }) => match self.relays.way(id, now) {
                     Some(query) if !self.links.is_open(id) => {
@@ -372,14 +383,9 @@ impl Machine {
     }
 
     fn relay_first(&mut self, to: NodeId, query: QueryId, deadline: Instant, remembered: bool) {
-        let first = self.relays.recipients.get(&to).and_then(|recipient| recipient.queue.front());
-        let Some((_, payload)) = first else { return };
+        let Some(payload) = self.relays.first(to) else { return };
         let now = self.now.monotonic;
-        let number = match payload {
-            Payload::Message(message) => self.overlay.send_direct(now, query, to, message.clone()),
-            Payload::Ping => self.overlay.ping_direct(now, query, to),
-        };
-        match number {
+        match self.overlay.relay(query, to, payload) {
             Ok(number) => {
                 self.relays.set_stage(to, Stage::Relaying { since: now, deadline, remembered });
                 self.relays.relayed.insert(number, to);
@@ -410,7 +416,7 @@ impl Machine {
             if !recipient.tried.contains(&address) && recipient.tried.len() < MAX_RECORD_ADDRESSES {
                 recipient.tried.push(address.clone());
                 recipient.dialling += 1;
-                self.dial(Dial::new(None, address, Purpose::Message), Vec::new());
+                self.dial(None, vec![address], Purpose::Message);
             }
         }
     }
@@ -419,9 +425,9 @@ impl Machine {
         let way_until = self.now.monotonic + self.relays.limits.way;
         let search = Search { found: None, ended: false, patience: None, way_until };
         self.relays.set_stage(id, Stage::Searching(search));
-        let query = self.overlay.draw_query_id();
+        let query = self.overlay.ask(What::FindNode(id), -1, false, None);
         self.relays.searches.insert(query, id);
-        self.ask(query, What::FindNode(id), -1, false, None);
+        self.absorb();
     }
 
     /// Asks the network, or ends the search for a recipient, if there is nothing else to wait for.
@@ -446,8 +452,7 @@ impl Machine {
             None => self.fail_recipient(id, &SendError::NotFound),
             Some(_) if !self.first_can_be_relayed(id) => {
                 let limit = self.relays.limits.relayed;
-                let first = self.relays.recipients.get(&id).and_then(|waits| waits.queue.front());
-                let len = first.map(|(_, payload)| payload.len()).unwrap_or_default();
+                let len = self.relays.first(id).map_or(0, Payload::len);
                 self.end_first(id, Err(SendError::TooLarge { len, limit }));
             }
             Some(query) => {
@@ -459,8 +464,8 @@ impl Machine {
     }
 
     fn first_can_be_relayed(&self, id: NodeId) -> bool {
-        let first = self.relays.recipients.get(&id).and_then(|waits| waits.queue.front());
-        first.is_some_and(|(_, payload)| payload.len() <= self.relays.limits.relayed)
+        let first = self.relays.first(id);
+        first.is_some_and(|payload| payload.len() <= self.relays.limits.relayed)
     }
 
     fn end_first(&mut self, id: NodeId, outcome: Result<Duration, SendError>) {

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::event::{Event, Parting, Peer, Reason};
+use crate::files::SharedFile;
 use crate::frame::Frame;
 use crate::frame::broadcast::Batch;
 use crate::frame::membership::{Outcome, Probe};
 use crate::frame::query::{Answer, QueryId, What};
-use crate::id::{Hash, NodeId};
+use crate::id::{Hash, Key, NodeId};
 use crate::message::Message;
-use crate::overlay::Command;
 use crate::overlay::admission::Candidate;
 use crate::overlay::broadcast::BroadcastError;
 use crate::overlay::direct::{DirectError, Missed};
@@ -35,11 +35,9 @@ pub enum Input {
     Dial {
         /// Names the dial in its outcome.
         operation: OperationId,
-        /// The address to try first. The overlay and events name the dial by it.
-        address: Address,
-        /// More addresses of the same node, best first.
-        others: Vec<Address>,
-        /// Keep the link: dial again whenever it is lost.
+        /// The addresses of the node, best first. The overlay and events name the dial by the first.
+        addresses: Vec<Address>,
+        /// Keep the link to the first address: dial again whenever it is lost.
         keep: bool,
         /// The purpose of the link.
         purpose: Purpose,
@@ -106,7 +104,8 @@ pub enum Input {
         /// Its content.
         message: Message,
     },
-    /// Asks the network. Answers come as [`Output::Answered`], then [`Output::QueryEnded`].
+    /// Asks the network. Answers come as [`Output::Answered`], then [`Output::QueryEnded`]. A query beyond
+    /// [`MAX_QUERIES`](super::MAX_QUERIES) ends at once, incomplete.
     Query {
         /// Names the query in its answers.
         operation: OperationId,
@@ -160,7 +159,7 @@ pub enum Input {
         /// Its answer.
         answer: Option<Probe>,
     },
-    /// The application wants something of the overlay.
+    /// A command of the application.
     Command(Command),
     /// The node is about to stop: it makes no more links, and broadcasts go out at once.
     Stopping,
@@ -169,6 +168,42 @@ pub enum Input {
         /// Hand this node's place over to its neighbours first.
         hand_over: bool,
     },
+}
+
+/// A command of the application, or of the shell for it, that has no outcome of its own.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Command {
+    /// Answers a query that [`Output::Lookup`] asked about.
+    Answer {
+        /// The query.
+        query: QueryId,
+        /// The files that were found.
+        files: Vec<SharedFile>,
+        /// Answer "here" as well: a call-back is under way.
+        here: bool,
+    },
+    /// Stops keeping the link to an address; the link itself stays.
+    StopReconnecting(Address),
+    /// Closes the link with a node, which is not dialled again.
+    Disconnect(NodeId),
+    /// Sets this node's addresses, best first.
+    Addresses(Vec<Address>),
+    /// Keeps nodes away that an earlier run kept away, each for the rest of its time: see
+    /// [`Overlay::kept_away`](crate::overlay::Overlay::kept_away). Comes before [`Command::Known`].
+    KeepAway(Vec<(NodeId, Duration)>),
+    /// Names nodes that were met in earlier runs, with their addresses. They are asked for a place when
+    /// no other neighbour can be had.
+    Known(Vec<(NodeId, Vec<Address>)>),
+    /// Leaves the network: hands this node's place over and closes all links. It is a lone node then.
+    Leave,
+    /// Restores broadcasts of an earlier run that [`Output::Keep`] was put out for. They are passed on, and
+    /// not delivered again.
+    Restore(Vec<Batch>),
+    /// Sets the owner of the network: what is signed with this key is obeyed.
+    Owner(NodeId),
+    /// Orders all nodes of the network to stop, signed with its owner's key.
+    Shutdown(Key),
 }
 
 /// A connection on which both ends have said Hello.
@@ -367,6 +402,9 @@ pub enum DialError {
     /// Nothing came of the connection in time.
     #[error("the handshake took too long")]
     Timeout,
+    /// There is no address to dial.
+    #[error("there is no address to dial")]
+    NoAddress,
 }
 
 /// The reason why a node that was reached is no way into its network.
@@ -397,7 +435,7 @@ pub enum Payload {
 
 impl Payload {
     /// Returns the number of bytes of the content.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::Message(message) => message.body().len(),
             Self::Ping => 0,
@@ -418,6 +456,9 @@ pub enum SendError {
     /// Too much waits for the recipient: it was not sent.
     #[error("too many messages wait for that node")]
     Full,
+    /// Messages wait for [`MAX_RECIPIENTS`](super::MAX_RECIPIENTS) other nodes: it was not sent.
+    #[error("messages wait for too many nodes")]
+    TooManyRecipients,
     /// No node of the network knows the recipient: it was not sent.
     #[error("no node of the network knows where that node is")]
     NotFound,

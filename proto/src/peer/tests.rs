@@ -5,9 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::address::Address;
 use crate::event::{Direction, Parting, Peer, Reason};
-use crate::frame::query::{Query, QueryDone};
+use crate::frame::query::{Query, QueryDone, What};
 use crate::id::Key;
-use crate::overlay::Command;
 use crate::overlay::admission::Candidate;
 
 /// A machine whose time passes by hand.
@@ -65,8 +64,8 @@ impl Driven {
     /// Begins a dial of a node, and returns the operation and the dial.
     fn dial(&mut self, n: u8) -> (OperationId, DialId) {
         let operation = self.operation();
-        let (address, others, purpose) = (address(n), Vec::new(), Purpose::Application);
-        let outputs = self.input(Input::Dial { operation, address, others, keep: false, purpose });
+        let (addresses, purpose) = (vec![address(n)], Purpose::Application);
+        let outputs = self.input(Input::Dial { operation, addresses, keep: false, purpose });
         let [Output::Dial { dial, .. }] = outputs[..] else { panic!("{outputs:?}") };
         (operation, dial)
     }
@@ -312,8 +311,8 @@ fn a_node_that_stops_makes_no_links_and_leaves_those_it_has() {
     let outputs = node.input(Input::DialSecured { dial, id: id(3) });
     assert_eq!(ended(&outputs), [(dial, Err(stopping.clone()))]);
     let operation = node.operation();
-    let (address, others, purpose) = (address(5), Vec::new(), Purpose::Application);
-    let outputs = node.input(Input::Dial { operation, address, others, keep: false, purpose });
+    let (addresses, purpose) = (vec![address(5)], Purpose::Application);
+    let outputs = node.input(Input::Dial { operation, addresses, keep: false, purpose });
     assert!(
         matches!(&outputs[0], Output::DialEnded { outcome: Err(error), .. } if *error == stopping)
     );
@@ -396,6 +395,45 @@ fn only_so_much_waits_for_one_node() {
     assert!(matches!(node.send(3, "other").1[..], [Output::LookUpAddresses(_)]));
 }
 
+#[test]
+fn messages_wait_for_so_many_nodes_and_no_more() {
+    let mut node = Driven::new(1);
+    let to = |n: usize| {
+        let mut id = [0; 32];
+        id[..8].copy_from_slice(&n.to_be_bytes());
+        NodeId::from_bytes(id)
+    };
+    let mut send = |n| {
+        let (operation, payload) = (node.operation(), Payload::Message("x".into()));
+        node.input(Input::Send { operation, to: to(n), payload })
+    };
+    for n in 0..MAX_RECIPIENTS {
+        assert!(matches!(send(n)[..], [Output::LookUpAddresses(_)]), "{n}");
+    }
+    let refused = send(MAX_RECIPIENTS);
+    assert!(
+        matches!(refused[..], [Output::Sent { outcome: Err(SendError::TooManyRecipients), .. }]),
+        "{refused:?}"
+    );
+    assert!(send(0).is_empty(), "another to a node that messages wait for");
+}
+
+#[test]
+fn a_query_too_many_ends_at_once() {
+    let mut node = Driven::new(1);
+    node.link(2, 1);
+    let mut ask = || {
+        let operation = node.operation();
+        let (what, depth, own, timeout) = (What::Discover, -1, false, None);
+        node.input(Input::Query { operation, what, depth, own, timeout })
+    };
+    for n in 0..MAX_QUERIES {
+        assert!(matches!(ask()[..], [Output::Send { .. }]), "{n}");
+    }
+    let ended = ask();
+    assert!(matches!(ended[..], [Output::QueryEnded { complete: false, .. }]), "{ended:?}");
+}
+
 /// Something that happens to a machine: which, and to which node, dial or connection.
 #[derive(Debug, Clone)]
 enum Step {
@@ -451,8 +489,8 @@ proptest! {
                 Step::Dial(n) => {
                     let operation = node.operation();
                     begun.insert(operation, 0);
-                    let (address, others, purpose) = (address(n), Vec::new(), Purpose::Join);
-                    node.input(Input::Dial { operation, address, others, keep: false, purpose })
+                    let (addresses, purpose) = (vec![address(n)], Purpose::Join);
+                    node.input(Input::Dial { operation, addresses, keep: false, purpose })
                 }
                 Step::Secured(dial, n) => match pick(&dials, dial) {
                     Some(dial) => node.input(Input::DialSecured { dial, id: id(n) }),

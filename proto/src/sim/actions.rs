@@ -52,21 +52,20 @@ impl<H: Handler> Sim<H> {
     pub(super) fn link_to(
         &mut self,
         node: usize,
-        mut addresses: Vec<Address>,
+        addresses: Vec<Address>,
         keep: bool,
         wanted: LinkFor,
     ) {
         if self.nodes[node].running.is_none() || addresses.is_empty() {
             return;
         }
-        let address = addresses.remove(0);
         let purpose = match wanted {
             LinkFor::Connect(_) => Purpose::Application,
             LinkFor::Join(_) => Purpose::Join,
         };
-        let (operation, others) = (self.next_operation(), addresses);
+        let operation = self.next_operation();
         self.links_for.insert(operation, wanted);
-        self.input(node, Input::Dial { operation, address, others, keep, purpose });
+        self.input(node, Input::Dial { operation, addresses, keep, purpose });
     }
 
     /// Dials the addresses, then asks the nodes there for a place.

@@ -41,7 +41,7 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Splits the network: from now on nothing gets from one group to another. The nodes that are in
-    /// no group form one more.
+    /// no group form one more. A node that is added later comes to the first group.
     pub fn partition(&mut self, groups: &[&[usize]]) {
         for node in &mut self.nodes {
             node.part = groups.len();

@@ -13,9 +13,8 @@ use crate::frame::{Frame, MESSAGE_HEAD};
 use crate::handler::{Action, Context, Handler};
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
-use crate::overlay::Command;
 use crate::overlay::broadcast::BroadcastError;
-use crate::peer::{ConnectionId, Input, OperationId, Output};
+use crate::peer::{Command, ConnectionId, Input, OperationId, Output};
 
 /// What is to be done at this moment, one after the other.
 #[derive(Debug)]

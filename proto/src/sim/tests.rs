@@ -327,10 +327,10 @@ fn messages_that_can_not_go_are_reported() {
     assert_eq!(failed, Some((0, 1)));
 }
 
-#[test]
-fn messages_go_through_others_where_there_is_no_link() {
+/// Three nodes in a line, the first of which has sent "a" and "b" to the last, and the last as a peer.
+fn line_with_messages(is_dialable: bool) -> (Sim<Log>, Peer) {
     let mut sim = sim(2);
-    sim.add_with(NodeOptions { dialable: false, ..NodeOptions::default() }, Log::default());
+    sim.add_with(NodeOptions { dialable: is_dialable, ..NodeOptions::default() }, Log::default());
     sim.connect(1, 0);
     sim.connect(2, 1);
     sim.run_for(Duration::from_secs(1));
@@ -339,6 +339,12 @@ fn messages_go_through_others_where_there_is_no_link() {
     for text in ["a", "b"] {
         sim.with(0, |_, cx| cx.send(&far, text));
     }
+    (sim, far)
+}
+
+#[test]
+fn messages_go_through_others_where_there_is_no_link() {
+    let (mut sim, far) = line_with_messages(false);
     // Dials of it are waited for, in vain.
     sim.run_for(Duration::from_secs(3));
     assert_eq!(sim.app(2).texts(), ["a", "b"]);
@@ -353,15 +359,7 @@ fn messages_go_through_others_where_there_is_no_link() {
 /// A link is made for messages to a node that can be dialled. It closes once it is idle.
 #[test]
 fn a_link_for_messages_is_made_on_demand_and_closes() {
-    let mut sim = sim(3);
-    sim.connect(1, 0);
-    sim.connect(2, 1);
-    sim.run_for(Duration::from_secs(1));
-    let direction = crate::event::Direction::Inbound;
-    let far = Peer::new(sim.id(2), String::new(), sim.address(2), direction);
-    for text in ["a", "b"] {
-        sim.with(0, |_, cx| cx.send(&far, text));
-    }
+    let (mut sim, far) = line_with_messages(true);
     sim.run_for(Duration::from_secs(2));
     assert_eq!(sim.app(2).texts(), ["a", "b"]);
     assert_eq!(sim.links().len(), 3);

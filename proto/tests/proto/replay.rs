@@ -20,9 +20,10 @@ use peerkit_proto::hello::{Hello, StreamOpen};
 use peerkit_proto::id::{Hash, Key};
 use peerkit_proto::link::{self, Greeting, Link, Side};
 use peerkit_proto::message::Message;
+use peerkit_proto::overlay::Identity;
 use peerkit_proto::overlay::admission::Candidate;
-use peerkit_proto::overlay::{self, Identity, Overlay};
-use peerkit_proto::time::Instant;
+use peerkit_proto::peer::{ConnectionId, Greeted, Input, Machine, Output};
+use peerkit_proto::time::{Instant, Now};
 use peerkit_proto::versions::Versions;
 
 struct Recording {
@@ -211,32 +212,32 @@ fn replay_overlay(recording: &Recording, by: bool, key: Key) -> Done {
     let network = taken.hello.network.clone();
     let identity =
         Identity { key, name: "today".into(), network, epoch: recording.time, manual: false };
-    let mut overlay = Overlay::new(identity, &Config::default(), [7; 32]);
+    let mut now = Now { monotonic: Instant::ZERO, unix: recording.time };
+    let mut machine = Machine::new(now, identity, &Config::default(), [7; 32]);
     let mut done = Done::default();
-    let mut now = Instant::ZERO;
-    let mut run = |overlay: &mut Overlay| {
-        while let Some(output) = overlay.poll() {
+    let mut handle = |now, input| {
+        machine.handle(now, input);
+        while let Some(output) = machine.poll(|_, _| false) {
             match output {
-                overlay::Output::Send(to, frame) if to == id => done.sent.extend([kind(&frame)]),
-                overlay::Output::Event(event) => done.events.push(event),
-                overlay::Output::Lookup { what, .. } => done.lookups.push(what),
-                overlay::Output::Hangup(_, reason) => panic!("hangs up: {reason}"),
+                Output::Send { frame, .. } => done.sent.extend([kind(&frame)]),
+                Output::Event(event) => done.events.push(event),
+                Output::Lookup { what, .. } => done.lookups.push(what),
+                Output::Leave(_, reason) => panic!("hangs up: {reason}"),
                 _ => {}
             }
         }
     };
-    overlay.set_clock(now, recording.time);
-    run(&mut overlay);
     let address = taken.hello.addresses[0].clone();
     let ip = address.socket().unwrap().ip();
     let peer = Peer::new(id, taken.hello.name, address, direction);
     let candidate = Candidate { id, direction, incarnation: taken.hello.incarnation, ip };
-    overlay.handle(now, overlay::Input::LinkUp { peer, candidate });
-    run(&mut overlay);
+    let connection = ConnectionId(1);
+    let greeted = Greeted { connection, dial: None, peer, candidate, unix: None };
+    handle(now, Input::Greeted(greeted));
     for frame in taken.frames.into_iter().filter(|frame| !frame.is_application()) {
-        now = now + Duration::from_millis(10);
-        overlay.handle(now, overlay::Input::Frame(id, frame));
-        run(&mut overlay);
+        now.monotonic = now.monotonic + Duration::from_millis(10);
+        now.unix += 10;
+        handle(now, Input::Frame(connection, frame));
     }
     done
 }

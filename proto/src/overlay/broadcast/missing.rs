@@ -6,7 +6,7 @@ use crate::event::Event;
 use crate::frame::Frame;
 use crate::frame::broadcast::{Batch, Have, RunId, Want};
 use crate::id::NodeId;
-use crate::overlay::{Output, Turn};
+use crate::overlay::Turn;
 use crate::time::Instant;
 
 use super::run::{Missing, Run};
@@ -188,7 +188,7 @@ impl Broadcasts {
         if count > 0 {
             self.counters.missed = self.counters.missed.saturating_add(count);
             let author = name.author;
-            turn.out.push_back(Output::Event(Event::NodeBroadcastsMissed { author, count }));
+            turn.event(Event::NodeBroadcastsMissed { author, count });
         }
     }
 

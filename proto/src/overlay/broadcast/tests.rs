@@ -62,8 +62,8 @@ impl Bench {
 
     /// What came out, in words: `push 2 a b` sends the texts a and b to link 2.
     fn out(&mut self) -> Vec<String> {
-        let words = |output: Output| match output {
-            Output::Send(to, frame) => {
+        let words = |effect: Effect| match effect {
+            Effect::Send(to, frame) => {
                 let to = to.as_bytes()[0];
                 Some(match frame {
                     Frame::Broadcast(batch) => format!("push {to} {}", texts(&batch)),
@@ -76,14 +76,14 @@ impl Bench {
                     other => panic!("{other:?}"),
                 })
             }
-            Output::Event(Event::NodeBroadcast { broadcast }) => {
+            Effect::Out(Output::Event(Event::NodeBroadcast { broadcast })) => {
                 Some(format!("heard {}", broadcast.message.as_text().unwrap()))
             }
-            Output::Event(Event::NodeBroadcastsMissed { count, .. }) => {
+            Effect::Out(Output::Event(Event::NodeBroadcastsMissed { count, .. })) => {
                 Some(format!("missed {count}"))
             }
-            Output::Hangup(id, Reason::Fault(_)) => Some(format!("fault {}", id.as_bytes()[0])),
-            Output::Keep(_) => None,
+            Effect::HangUp(id, Reason::Fault(_)) => Some(format!("fault {}", id.as_bytes()[0])),
+            Effect::Out(Output::Keep(_)) => None,
             other => panic!("{other:?}"),
         };
         self.out.drain(..).filter_map(words).collect()
@@ -259,7 +259,7 @@ fn what_does_not_fit_together_goes_out_apart() {
     for _ in 0..3 {
         node.say(&large);
     }
-    let pushed = node.out.iter().filter(|out| matches!(out, Output::Send(..))).count();
+    let pushed = node.out.iter().filter(|out| matches!(out, Effect::Send(..))).count();
     assert_eq!(pushed, 2);
 }
 
@@ -278,7 +278,7 @@ fn the_same_text_twice_is_two_broadcasts() {
 fn the_id_that_the_author_gets_is_the_one_that_others_hear() {
     let mut node = Bench::with(author(), 1, &Config::default());
     let id = node.turn(|b, turn| b.publish(turn, "t".into(), "x".into()).unwrap());
-    let Some(Output::Send(_, Frame::Broadcast(batch))) = node.out.pop_front() else { panic!() };
+    let Some(Effect::Send(_, Frame::Broadcast(batch))) = node.out.pop_front() else { panic!() };
     assert_eq!(batch.ids("net"), [id]);
 }
 
@@ -344,11 +344,11 @@ fn what_is_wanted_is_given_in_parts() {
         let mut bytes = 0;
         for output in node.out.drain(..) {
             match output {
-                Output::Send(_, Frame::Broadcast(batch)) => {
+                Effect::Send(_, Frame::Broadcast(batch)) => {
                     bytes += batch.body().len();
                     after = batch.last();
                 }
-                Output::Send(_, Frame::Given(have)) => assert_eq!(have.upto, 6),
+                Effect::Send(_, Frame::Given(have)) => assert_eq!(have.upto, 6),
                 other => panic!("{other:?}"),
             }
         }

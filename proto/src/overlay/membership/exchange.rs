@@ -4,7 +4,7 @@ use crate::event::Reason;
 use crate::frame::Frame;
 use crate::frame::membership::{MAX_RECORDS, Shuffle, ShuffleReply};
 use crate::id::NodeId;
-use crate::overlay::{Output, Turn};
+use crate::overlay::{Effect, Turn};
 use crate::record::Record;
 use crate::time::Instant;
 
@@ -119,7 +119,7 @@ impl Membership {
             && self.verifier.verify(from, &record.signed(&self.network), &record.signature);
         if !own {
             let reason = Reason::Fault("a record that is not its own, or wrongly signed".into());
-            turn.out.push_back(Output::Hangup(from, reason));
+            turn.put(Effect::HangUp(from, reason));
         }
         own
     }

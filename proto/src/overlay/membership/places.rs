@@ -5,7 +5,7 @@ use crate::event::{Direction, Reason};
 use crate::frame::Frame;
 use crate::frame::membership::Disconnect;
 use crate::id::NodeId;
-use crate::overlay::{Output, Turn};
+use crate::overlay::{Effect, Turn};
 use crate::record::Record;
 use crate::time::Instant;
 
@@ -46,7 +46,7 @@ impl Membership {
     /// leaves it to the other, which may have its reasons.
     pub(super) fn close(&self, turn: &mut Turn<'_>, id: NodeId, reason: Reason) {
         if is_ours(turn, id) && !self.pinned.contains(&id) {
-            turn.out.push_back(Output::Hangup(id, reason));
+            turn.put(Effect::HangUp(id, reason));
         }
     }
 

@@ -6,7 +6,7 @@ use crate::frame::membership::{
     Disconnect, ForwardJoin, Need, NeighbourReply, NeighbourRequest, Outcome,
 };
 use crate::id::NodeId;
-use crate::overlay::{Output, Turn};
+use crate::overlay::{Effect, Turn};
 
 use super::{Asked, JOIN_STEPS, MAX_NAMED, Membership, PASSIVE_STEPS, SHUFFLE_PASSIVE};
 
@@ -81,7 +81,7 @@ impl Membership {
                 }
                 self.welcome(turn, from, record);
                 if need == Need::Join {
-                    turn.out.push_back(Output::Joined(from));
+                    turn.put(Effect::Joined(from));
                 }
             }
             Outcome::Full | Outcome::Manual => {
@@ -93,7 +93,7 @@ impl Membership {
                 }
                 self.close(turn, from, Reason::NotNeeded);
                 if need == Need::Join {
-                    turn.out.push_back(Output::JoinRefused(from, outcome));
+                    turn.put(Effect::JoinRefused(from, outcome));
                 }
                 self.seek_later(turn);
             }

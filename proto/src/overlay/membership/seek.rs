@@ -5,7 +5,8 @@ use crate::event::{Direction, Peer};
 use crate::frame::Frame;
 use crate::frame::membership::{Need, NeighbourRequest, Probe};
 use crate::id::NodeId;
-use crate::overlay::{Output, Turn};
+use crate::overlay::{Effect, Turn};
+use crate::peer::{Output, Purpose};
 use crate::time::Instant;
 
 use super::{
@@ -82,7 +83,7 @@ impl Membership {
         let records = self.sample(turn, id);
         let probe = Probe { neighbour, record, beacon, records };
         self.probes.insert(id, to_ask);
-        turn.out.push_back(Output::Probe { addresses, id, probe });
+        turn.put(Effect::Out(Output::Probe { addresses, id, probe }));
     }
 
     /// What has come of a probe of ours.
@@ -150,10 +151,8 @@ impl Membership {
             self.ask(turn, id, need, firmly);
             return;
         }
-        let mut addresses = addresses.into_iter();
-        let Some(at) = addresses.next() else { return };
-        let others = addresses.collect();
-        turn.out.push_back(Output::Dial { address: at.clone(), others, quiet: true });
+        let Some(at) = addresses.first().cloned() else { return };
+        turn.put(Effect::Dial { addresses, purpose: Purpose::Overlay });
         self.dials.insert(id, Dialling { need, firmly, at });
     }
 

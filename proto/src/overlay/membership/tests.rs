@@ -2,6 +2,7 @@ use super::*;
 use crate::event::{Direction, Peer};
 use crate::frame::membership::{ForwardJoin, NeighbourRequest, Shuffle, ShuffleReply};
 use crate::overlay::tests::bench::UNIX;
+use crate::peer::{Output, Purpose};
 
 type Bench = crate::overlay::tests::bench::Bench<Membership>;
 
@@ -82,8 +83,8 @@ impl Bench {
         let told = |records: &[Record]| {
             records.iter().map(|record| format!(" +{}", number(record.node))).collect::<String>()
         };
-        let words = |output: Output| match output {
-            Output::Send(to, frame) => {
+        let words = |effect: Effect| match effect {
+            Effect::Send(to, frame) => {
                 let to = number(to);
                 match frame {
                     Frame::NeighbourRequest(request) => format!("ask {to} {:?}", request.need),
@@ -101,16 +102,18 @@ impl Bench {
                     other => panic!("{other:?}"),
                 }
             }
-            Output::Dial { address, quiet: true, .. } => {
-                format!("dial {}", number(address.id.unwrap()))
+            Effect::Dial { addresses, purpose: Purpose::Overlay } => {
+                format!("dial {}", number(addresses[0].id.unwrap()))
             }
-            Output::Probe { id, probe, .. } => format!("probe {} {}", number(id), probe.neighbour),
-            Output::Hangup(id, reason) => match reason {
+            Effect::Out(Output::Probe { id, probe, .. }) => {
+                format!("probe {} {}", number(id), probe.neighbour)
+            }
+            Effect::HangUp(id, reason) => match reason {
                 Reason::Fault(_) => format!("fault {}", number(id)),
                 reason => format!("hang up {} {reason:?}", number(id)),
             },
-            Output::Joined(id) => format!("joined {}", number(id)),
-            Output::JoinRefused(id, outcome) => format!("no join {} {outcome:?}", number(id)),
+            Effect::Joined(id) => format!("joined {}", number(id)),
+            Effect::JoinRefused(id, outcome) => format!("no join {} {outcome:?}", number(id)),
             other => panic!("{other:?}"),
         };
         self.out.drain(..).map(words).collect()

@@ -20,12 +20,12 @@ fn query(depth: u8) -> Query {
     Query { id: ID, depth, own: false, ttl: TTL, what: What::Discover }
 }
 
-fn sent(to: u8, depth: u8) -> Output {
-    Output::Send(node(to), Frame::Query(query(depth)))
+fn sent(to: u8, depth: u8) -> Effect {
+    Effect::Send(node(to), Frame::Query(query(depth)))
 }
 
-fn done(to: u8, depth: u8, complete: bool) -> Output {
-    Output::Send(node(to), Frame::QueryDone(QueryDone { id: ID, depth, complete }))
+fn done(to: u8, depth: u8, complete: bool) -> Effect {
+    Effect::Send(node(to), Frame::QueryDone(QueryDone { id: ID, depth, complete }))
 }
 
 fn told(depth: u8, complete: bool) -> QueryDone {
@@ -42,12 +42,12 @@ fn answer(from: u8) -> Answer {
     }
 }
 
-fn lookup() -> Output {
-    Output::Lookup { query: ID, what: What::Discover, asker: None }
+fn lookup() -> Effect {
+    Effect::Out(Output::Lookup { query: ID, what: What::Discover, asker: None })
 }
 
-fn ended(complete: bool) -> Output {
-    Output::Ended { query: ID, complete }
+fn ended(complete: bool) -> Effect {
+    Effect::QueryEnded { query: ID, complete }
 }
 
 /// What `act` puts out, printed: outputs hold frames that have no order of their own.
@@ -57,7 +57,7 @@ fn outputs(queries: &mut Queries, act: impl FnOnce(&mut Queries, &mut Out)) -> V
     out.iter().map(|output| format!("{output:?}")).collect()
 }
 
-fn same(outputs: &[String], expected: &[Output]) {
+fn same(outputs: &[String], expected: &[Effect]) {
     let expected: Vec<_> = expected.iter().map(|output| format!("{output:?}")).collect();
     assert_eq!(outputs, expected);
 }
@@ -72,7 +72,7 @@ fn ask(queries: &mut Queries, depth: u8, neighbours: &[u8]) -> Vec<String> {
 
 fn receive(queries: &mut Queries, from: u8, depth: u8, neighbours: &[u8]) -> Vec<String> {
     let neighbours = neighbours.iter().map(|n| node(*n));
-    outputs(queries, |q, out| q.receive(at(0), node(from), query(depth), neighbours, out))
+    outputs(queries, |q, out| q.receive(at(0), node(from), query(depth), neighbours, |_| None, out))
 }
 
 fn new() -> Queries {
@@ -90,7 +90,7 @@ fn an_asked_query_ends_when_all_are_done() {
     let mut q = new();
     same(&ask(&mut q, 1, &[1, 2]), &[sent(1, 0), sent(2, 0)]);
     let out = outputs(&mut q, |q, out| q.receive_answer(at(0), node(1), answer(1), out));
-    same(&out, &[Output::Answered { answer: answer(1) }]);
+    same(&out, &[Effect::Answered(answer(1))]);
     same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), told(0, true), out)), &[]);
     // Twice from the same one does not stand for the other.
     same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), told(0, true), out)), &[]);
@@ -106,11 +106,11 @@ fn a_query_is_passed_on_answered_and_done_after_its_branch() {
     let mut q = new();
     same(&receive(&mut q, 1, UNLIMITED, &[1, 2]), &[lookup(), sent(2, UNLIMITED)]);
     let out = outputs(&mut q, |q, out| q.receive_answer(at(0), node(2), answer(2), out));
-    same(&out, &[Output::Send(node(1), Frame::Answer(answer(2)))]);
+    same(&out, &[Effect::Send(node(1), Frame::Answer(answer(2)))]);
     let out = outputs(&mut q, |q, out| q.receive_done(at(0), node(2), told(UNLIMITED, true), out));
     same(&out, &[]);
     let out = outputs(&mut q, |q, out| q.answer(ID, vec![answer(9)], out));
-    same(&out, &[Output::Send(node(1), Frame::Answer(answer(9))), done(1, UNLIMITED, true)]);
+    same(&out, &[Effect::Send(node(1), Frame::Answer(answer(9))), done(1, UNLIMITED, true)]);
     // A second own answer is not sent.
     same(&outputs(&mut q, |q, out| q.answer(ID, vec![answer(9)], out)), &[]);
 }
@@ -199,8 +199,8 @@ fn the_table_is_bounded_in_all_and_for_each_link() {
     let receive = |q: &mut Queries, from: u8, n: u8| {
         let query = Query { id: QueryId([n; 16]), ..query(0) };
         let mut out = Out::new();
-        q.receive(at(0), node(from), query, std::iter::empty(), &mut out);
-        matches!(out[0], Output::Lookup { .. })
+        q.receive(at(0), node(from), query, std::iter::empty(), |_| None, &mut out);
+        matches!(out[0], Effect::Out(Output::Lookup { .. }))
     };
     // One link fills its eighth and no more.
     assert_eq!((0..16).filter(|n| receive(&mut q, 1, *n)).count(), 2);
@@ -252,7 +252,7 @@ fn what_a_node_asks_for_itself_goes_no_further() {
         let question = Question { what: What::Discover, depth: UNLIMITED, own: true };
         q.ask(at(0), ID, question, TTL, [1, 2].map(node).into_iter(), out);
     });
-    let asked = |to| Output::Send(node(to), Frame::Query(own(0)));
+    let asked = |to| Effect::Send(node(to), Frame::Query(own(0)));
     same(&out, &[asked(1), asked(2)]);
     same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), told(0, true), out)), &[]);
     same(
@@ -263,13 +263,16 @@ fn what_a_node_asks_for_itself_goes_no_further() {
     // Whatever depth somebody gives it, also where the id is known by now.
     let mut q = new();
     let receive = |q: &mut Queries, from, query| {
-        outputs(q, |q, out| q.receive(at(0), node(from), query, [1, 2].map(node).into_iter(), out))
+        outputs(q, |q, out| {
+            q.receive(at(0), node(from), query, [1, 2].map(node).into_iter(), |_| None, out)
+        })
     };
-    let lookup = Output::Lookup { query: ID, what: What::Discover, asker: Some(node(1)) };
+    let lookup =
+        Effect::Out(Output::Lookup { query: ID, what: What::Discover, asker: Some(node(1)) });
     same(&receive(&mut q, 1, own(UNLIMITED)), &[lookup]);
     same(&receive(&mut q, 2, query(UNLIMITED)), &[done(2, UNLIMITED, true)]);
     let out = outputs(&mut q, |q, out| q.answer(ID, vec![answer(9)], out));
-    same(&out, &[Output::Send(node(1), Frame::Answer(answer(9))), done(1, UNLIMITED, true)]);
+    same(&out, &[Effect::Send(node(1), Frame::Answer(answer(9))), done(1, UNLIMITED, true)]);
 
     let mut q = new();
     same(&receive(&mut q, 1, query(0))[..1], &[self::lookup()]);
@@ -283,10 +286,12 @@ fn look_ups_are_rated_for_each_link_and_over_all() {
     let mut receive = |q: &mut Queries, at: Instant, from: u8, what: What| {
         asked += 1;
         let query = Query { id: QueryId([asked; 16]), what, ..query(1) };
-        outputs(q, |q, out| q.receive(at, node(from), query, [1, 9].map(node).into_iter(), out))
+        outputs(q, |q, out| {
+            q.receive(at, node(from), query, [1, 9].map(node).into_iter(), |_| None, out)
+        })
     };
     let search = || What::Search("x".into());
-    let is_looked_up = |out: &[String]| out[0].starts_with("Lookup");
+    let is_looked_up = |out: &[String]| out[0].contains("Lookup");
     for n in 0..30 {
         let what = if n % 2 == 0 { search() } else { What::HasFile(Hash::of(b"x")) };
         let out = receive(&mut q, at(1), 1, what);
@@ -298,7 +303,7 @@ fn look_ups_are_rated_for_each_link_and_over_all() {
     let told = QueryDone { id, depth: 0, complete: true };
     let out = outputs(&mut q, |q, out| q.receive_done(at(0), node(9), told, out));
     let done = QueryDone { id, depth: 1, complete: false };
-    same(&out, &[Output::Send(node(1), Frame::QueryDone(done))]);
+    same(&out, &[Effect::Send(node(1), Frame::QueryDone(done))]);
     // Others have their own, until that of all is used up.
     for n in 0..30 {
         assert_eq!(is_looked_up(&receive(&mut q, at(1), 2, search())), n < 20, "{n}");
@@ -329,7 +334,7 @@ fn answers_that_were_not_asked_for_are_counted_and_too_many_end_the_link() {
     same(&answered_at(&mut q, 0, 2), &[]);
     same(&answered_at(&mut q, 1, 1), &[]);
     let out = answered_at(&mut q, 1, 1);
-    assert!(out.len() == 1 && out[0].starts_with("Hangup"), "{out:?}");
+    assert!(out.len() == 1 && out[0].starts_with("HangUp"), "{out:?}");
     assert!(out[0].contains("did not send"), "{out:?}");
     let mut out = Out::new();
     q.link_down(node(1), &mut out);

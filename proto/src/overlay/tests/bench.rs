@@ -7,7 +7,7 @@ use rand_core::SeedableRng;
 
 use crate::event::Peer;
 use crate::id::NodeId;
-use crate::overlay::{Output, Turn};
+use crate::overlay::{Effect, Turn};
 use crate::time::Instant;
 
 /// The wall clock at the start, in milliseconds since 1970.
@@ -18,7 +18,7 @@ pub(in crate::overlay) struct Bench<P> {
     pub(in crate::overlay) part: P,
     pub(in crate::overlay) links: BTreeMap<NodeId, Peer>,
     pub(in crate::overlay) now: Instant,
-    pub(in crate::overlay) out: VecDeque<Output>,
+    pub(in crate::overlay) out: VecDeque<Effect>,
     rng: ChaCha8Rng,
 }
 

@@ -12,24 +12,14 @@ impl Net {
     fn find(&mut self, from: usize, to: usize) -> QueryId {
         let wanted = self.ids[to];
         (self.answers, self.ended) = (Vec::new(), None);
-        let id = self.nodes[from].draw_query_id();
-        let command = Command::Query {
-            id,
-            what: What::FindNode(wanted),
-            depth: -1,
-            own: false,
-            timeout: None,
-        };
-        self.input(from, Input::Command(command));
+        let id = self.act(from, |node| node.ask(What::FindNode(wanted), -1, false, None));
         self.settle();
         id
     }
 
     fn send(&mut self, from: usize, to: usize, query: QueryId, text: &str) -> u64 {
         let to = self.ids[to];
-        let number = self.nodes[from].send_direct(self.now, query, to, text.into()).unwrap();
-        self.drain(from);
-        number
+        self.act(from, |node| node.relay(query, to, &message(text))).unwrap()
     }
 
     /// What was sent to a node and not read there yet, taken off the line.
@@ -38,8 +28,8 @@ impl Net {
     }
 
     fn clocks(&mut self, unix: u64) {
-        let now = self.now;
-        self.nodes.iter_mut().for_each(|node| node.set_clock(now, unix));
+        let now = Now { monotonic: self.now, unix };
+        self.nodes.iter_mut().for_each(|node| node.set_clocks(now));
     }
 }
 
@@ -48,6 +38,10 @@ fn line(len: usize) -> Net {
     let mut net = Net::new(len, &links, 1);
     net.clocks(UNIX);
     net
+}
+
+fn message(text: &str) -> Payload {
+    Payload::Message(text.into())
 }
 
 fn key(node: usize) -> Key {
@@ -90,7 +84,7 @@ fn it_finds_its_way_through_any_network() {
 #[test]
 fn a_node_that_nobody_knows_is_no_way() {
     let mut net = line(3);
-    let query = net.nodes[0].draw_query_id();
+    let query = QueryId([9; 16]);
     let number = net.send(0, 2, query, "x");
     assert_eq!(net.directs, [(number, Err(Missed::NoWay))]);
 }
@@ -99,7 +93,7 @@ fn a_node_that_nobody_knows_is_no_way() {
 fn an_identity_that_is_no_key_is_an_error() {
     let mut net = line(2);
     let query = net.find(0, 1);
-    let sent = net.nodes[0].send_direct(net.now, query, NodeId::from_bytes([2; 32]), "x".into());
+    let sent = net.nodes[0].relay(query, NodeId::from_bytes([2; 32]), &message("x"));
     assert_eq!(sent, Err(DirectError::Seal(seal::SealError::NoKey)));
 }
 
@@ -115,7 +109,7 @@ fn the_largest_that_fits_goes_through_and_one_byte_more_does_not() {
     net.settle();
     assert_eq!(net.directs.pop().unwrap().1, Ok(()));
     let (to, text) = (net.ids[3], "x".repeat(limit + 1));
-    let sent = net.nodes[0].send_direct(net.now, query, to, text.into());
+    let sent = net.nodes[0].relay(query, to, &message(&text));
     assert_eq!(sent, Err(DirectError::TooLarge { len: limit + 1, limit }));
 }
 
@@ -129,8 +123,7 @@ fn a_relay_that_drops_it_makes_it_time_out() {
     assert!(net.directs.is_empty());
     let timeout = Config::default().query_timeout;
     net.now = net.now + timeout;
-    net.nodes[0].handle_timeout(net.now);
-    net.drain(0);
+    net.act(0, Overlay::handle_timeout);
     assert_eq!(net.directs, [(number, Err(Missed::Silent(timeout)))]);
 }
 
@@ -142,7 +135,7 @@ fn a_relay_can_not_say_that_it_was_taken() {
     net.intercept(0, 1);
     let delivery = Delivery::Taken([0; 32]);
     let lie = Frame::Forwarded(Forwarded { query, number, delivery });
-    net.input(0, Input::Frame(net.ids[1], lie));
+    net.receive(0, net.ids[1], lie);
     assert_eq!(net.directs, [(number, Err(Missed::Refused))]);
 }
 
@@ -152,9 +145,9 @@ fn a_link_that_ends_on_the_way_is_told_of() {
     let query = net.find(0, 4);
     let number = net.send(0, 4, query, "x");
     let frame = net.intercept(0, 1);
-    net.input(1, Input::Frame(net.ids[0], frame));
+    net.receive(1, net.ids[0], frame);
     let frame = net.intercept(1, 2);
-    net.input(2, Input::Frame(net.ids[1], frame));
+    net.receive(2, net.ids[1], frame);
     net.unlink(2, 3);
     net.settle();
     assert_eq!(net.directs, [(number, Err(Missed::NoWay))]);
@@ -169,10 +162,10 @@ fn the_same_message_is_not_taken_twice() {
     let query = net.find(0, 2);
     net.send(0, 2, query, "x");
     let frame = net.intercept(0, 1);
-    net.input(1, Input::Frame(net.ids[0], frame));
+    net.receive(1, net.ids[0], frame);
     let frame = net.intercept(1, 2);
     for _ in 0..2 {
-        net.input(2, Input::Frame(net.ids[1], frame.clone()));
+        net.receive(2, net.ids[1], frame.clone());
     }
     assert_eq!(net.messages.len(), 1);
     let Frame::Forwarded(first) = net.intercept(2, 1) else { panic!() };
@@ -188,7 +181,7 @@ fn one_that_is_too_old_or_from_the_future_is_refused() {
         for clock in [UNIX - ahead, UNIX + ahead] {
             let mut net = line(3);
             let query = net.find(0, 2);
-            net.nodes[2].set_clock(net.now, clock);
+            net.nodes[2].set_clocks(Now { monotonic: net.now, unix: clock });
             net.send(0, 2, query, "x");
             net.settle();
             let expected = if taken { Ok(()) } else { Err(Missed::Refused) };
@@ -206,7 +199,7 @@ fn only_whom_the_query_came_from_uses_its_way() {
     let query = net.find(0, 4);
     let label = Label { query, number: 9, to: net.ids[4] };
     let forward = forward(&key(3), label);
-    net.input(1, Input::Frame(net.ids[3], forward));
+    net.receive(1, net.ids[3], forward);
     assert!(net.lines[&(1, 2)].is_empty());
     let Frame::Forwarded(told) = net.intercept(1, 3) else { panic!() };
     assert_eq!(told.delivery, Delivery::NoWay);
@@ -237,9 +230,10 @@ fn a_crowded_lane_on_the_way_is_told_of() {
     let query = net.find(0, 3);
     let number = net.send(0, 3, query, "x");
     let frame = net.intercept(0, 1);
-    net.input(1, Input::Frame(net.ids[0], frame));
+    net.receive(1, net.ids[0], frame);
     let frame = net.intercept(1, 2);
-    net.input(1, Input::PassedOver(net.ids[2], frame));
+    let to = net.ids[2];
+    net.act(1, |node| node.passed_over(to, frame));
     net.settle();
     assert_eq!(net.directs, [(number, Err(Missed::Busy))]);
 }
@@ -253,7 +247,7 @@ fn one_link_can_not_fill_what_a_node_remembers() {
         // As much as the link may send.
         net.now = net.now + Duration::from_millis(10);
         let frame = forward(&key(0), Label { query, number, to: me });
-        net.input(1, Input::Frame(net.ids[0], frame));
+        net.receive(1, net.ids[0], frame);
         let Frame::Forwarded(told) = net.intercept(1, 0) else { panic!() };
         match number {
             2048 => assert_eq!(told.delivery, Delivery::Busy),
@@ -262,7 +256,7 @@ fn one_link_can_not_fill_what_a_node_remembers() {
     }
     // Another link still has room.
     let frame = forward(&key(2), Label { query, number: 0, to: me });
-    net.input(1, Input::Frame(net.ids[2], frame));
+    net.receive(1, net.ids[2], frame);
     let Frame::Forwarded(told) = net.intercept(1, 2) else { panic!() };
     assert!(matches!(told.delivery, Delivery::Taken(_)));
 }

@@ -1,0 +1,196 @@
+//! The mailbox of the actor: what the node's tasks and its links hand it.
+
+use std::sync::Arc;
+
+use peerkit_proto::event::{Parting, Peer, Reason};
+use peerkit_proto::frame::Frame;
+use peerkit_proto::frame::membership::Probe;
+use peerkit_proto::frame::query::Answer;
+use peerkit_proto::handler::Action;
+use peerkit_proto::overlay::membership::Views;
+use peerkit_proto::overlay::{ClockStatus, Overlay, broadcast};
+use peerkit_proto::peer::{BroadcastReceipt, DialId, Input, JoinError, OperationId};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Actor;
+use crate::conn::Conn;
+use crate::direct::Sending;
+use crate::error::Error;
+use crate::inner::Inner;
+
+/// Orders waiting for the actor.
+pub(crate) const ORDERS: usize = 1024;
+
+/// Longest queue of the handler's actions that wait for room among [`ORDERS`]. 8,192: one call of the
+/// handler may well make that many, and small ones take a few MiB. What is over that fails, each with
+/// its event.
+pub(crate) const HANDLER_ORDERS: usize = 8192;
+
+/// Most inputs of links that wait for the actor. A link that finds no room stops reading.
+pub(crate) const FROM_LINKS: usize = 1024;
+
+/// Most answers that wait for the task that asked. A network has no more nodes.
+pub(crate) const ANSWERS: usize = 65_536;
+
+/// Most operations under way. 65,536: more than tasks that wait for one, in any sane application.
+pub(super) const MAX_OPERATIONS: usize = 65_536;
+
+/// An order for the actor.
+pub(crate) enum Order {
+    /// An input of the machine.
+    Input(Box<Input>),
+    /// An operation, and the input of the machine that begins it.
+    Begin(Operation, Box<dyn FnOnce(OperationId) -> Input + Send>),
+    /// A connection on which both ends have said Hello, to be admitted or refused.
+    Greeted {
+        conn: Arc<Conn>,
+        /// The dial that made it.
+        dial: Option<DialId>,
+        reply: oneshot::Sender<Result<(), Reason>>,
+    },
+    /// An action of the handler. Its result comes as an event.
+    Act(Action),
+    /// The first of the handler's broadcasts that wait for their limit may go out.
+    BroadcastAllowed,
+    /// A function that the actor runs.
+    Call(Box<dyn FnOnce(&mut Actor) + Send>),
+}
+
+/// An operation under way: where its outcome goes.
+pub(crate) enum Operation {
+    Dial {
+        reply: oneshot::Sender<Result<Peer, Error>>,
+        /// Gets the outcome of joining through the node, if that is the purpose.
+        joined: Option<oneshot::Sender<Result<(), JoinError>>>,
+    },
+    Join(oneshot::Sender<Result<(), JoinError>>),
+    Query(Asked),
+    Send(Sending),
+    Probe(oneshot::Sender<Probe>),
+    Broadcast(Publisher),
+}
+
+/// The destination of a broadcast's outcome.
+pub(crate) enum Publisher {
+    /// The task that waits for it.
+    Caller(oneshot::Sender<Result<BroadcastReceipt, Error>>),
+    /// The handler, which gets an event with this title if it failed.
+    Handler(String),
+}
+
+/// The destination of the answers to a query, and of its end.
+pub(crate) struct Asked {
+    pub(crate) answers: mpsc::Sender<Answer>,
+    /// Gets whether all nodes have answered.
+    pub(crate) ended: oneshot::Sender<bool>,
+    /// An answer found no room: then not all have come, whatever the network says.
+    pub(crate) lost: bool,
+}
+
+/// A way to hand the actor orders. The actor is gone only once the node has stopped.
+#[derive(Clone)]
+pub(crate) struct Mailbox(pub(crate) mpsc::Sender<Order>);
+
+impl Mailbox {
+    /// Hands the actor an order.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub(crate) async fn send(&self, order: Order) -> Result<(), Error> {
+        self.0.send(order).await.map_err(|_| Error::Stopped)
+    }
+
+    /// Hands the machine an input.
+    pub(crate) async fn input(&self, input: Input) {
+        let _ = self.send(Order::Input(Box::new(input))).await;
+    }
+
+    /// Begins an operation with an input of the machine.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub(crate) async fn begin(
+        &self,
+        operation: Operation,
+        input: impl FnOnce(OperationId) -> Input + Send + 'static,
+    ) -> Result<(), Error> {
+        self.send(Order::Begin(operation, Box::new(input))).await
+    }
+
+    /// Begins an operation, and returns its outcome.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub(crate) async fn outcome<T>(
+        &self,
+        operation: impl FnOnce(oneshot::Sender<T>) -> Operation + Send,
+        input: impl FnOnce(OperationId) -> Input + Send + 'static,
+    ) -> Result<T, Error> {
+        let (reply, outcome) = oneshot::channel();
+        self.begin(operation(reply), input).await?;
+        outcome.await.map_err(|_| Error::Stopped)
+    }
+
+    /// Runs a function on the actor's task, after the orders before it, and returns its result.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub(crate) async fn call<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut Actor) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let (reply, result) = oneshot::channel();
+        let call = move |actor: &mut Actor| drop(reply.send(act(actor)));
+        self.send(Order::Call(Box::new(call))).await?;
+        result.await.map_err(|_| Error::Stopped)
+    }
+}
+
+impl Operation {
+    /// Reports that the operation was not begun, because there are too many. A query or a probe without
+    /// an outcome counts as one that no node has answered.
+    pub(super) fn refuse(self, inner: &Inner) {
+        let error = Error::TooManyActions(MAX_OPERATIONS);
+        match self {
+            Self::Dial { reply, .. } => drop(reply.send(Err(error))),
+            Self::Send(sending) => sending.end(inner, Err(error)),
+            Self::Broadcast(publisher) => publisher.report(inner, Err(error)),
+            Self::Join(_) | Self::Query(_) | Self::Probe(_) => {}
+        }
+    }
+}
+
+/// The state of the overlay at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct OverlayStatus {
+    pub(crate) views: Views,
+    pub(crate) broadcasts: broadcast::Counters,
+    /// Number of queries that it remembers.
+    pub(crate) queries: usize,
+    /// Number of answers that came to queries which this node had not sent.
+    pub(crate) stray_answers: u64,
+    pub(crate) clock: ClockStatus,
+}
+
+impl OverlayStatus {
+    pub(crate) fn of(overlay: &Overlay) -> Self {
+        Self {
+            views: overlay.views(),
+            broadcasts: overlay.broadcast_counters(),
+            queries: overlay.queries(),
+            stray_answers: overlay.stray_answers(),
+            clock: overlay.clock_status(),
+        }
+    }
+}
+
+/// Something that a link hands the actor.
+#[derive(Debug)]
+pub(crate) enum FromLink {
+    /// Frames for the overlay.
+    Frames(Arc<Conn>, Vec<Frame>),
+    /// The end of the link. The sender hears once it is off the list.
+    Down(Arc<Conn>, Parting, oneshot::Sender<()>),
+    /// The application knows of its end.
+    Done(Arc<Conn>),
+}

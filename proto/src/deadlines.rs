@@ -1,0 +1,65 @@
+//! Deadlines by key, in the order in which they come.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::time::Instant;
+
+/// At most one deadline for each key.
+#[derive(Debug)]
+pub(crate) struct Deadlines<K> {
+    by_key: BTreeMap<K, Instant>,
+    in_order: BTreeSet<(Instant, K)>,
+}
+
+impl<K> Default for Deadlines<K> {
+    fn default() -> Self {
+        Self { by_key: BTreeMap::new(), in_order: BTreeSet::new() }
+    }
+}
+
+impl<K: Copy + Ord> Deadlines<K> {
+    /// Sets the deadline of a key in place of the one that it has; `None` removes it.
+    pub(crate) fn set(&mut self, key: K, due: Option<Instant>) {
+        if let Some(before) = self.by_key.remove(&key) {
+            self.in_order.remove(&(before, key));
+        }
+        if let Some(due) = due {
+            self.by_key.insert(key, due);
+            self.in_order.insert((due, key));
+        }
+    }
+
+    /// Returns the first deadline.
+    pub(crate) fn first(&self) -> Option<Instant> {
+        self.in_order.first().map(|(due, _)| *due)
+    }
+
+    /// Removes the first deadline if it has passed at `now`, and returns its key.
+    pub(crate) fn pop(&mut self, now: Instant) -> Option<K> {
+        let (_, key) = *self.in_order.first().filter(|(due, _)| *due <= now)?;
+        self.set(key, None);
+        Some(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_key_has_one_deadline_and_the_first_comes_first() {
+        let at = |seconds| Instant::from_origin(Duration::from_secs(seconds));
+        let mut deadlines = Deadlines::default();
+        for (key, due) in [('a', 3), ('b', 1), ('c', 2), ('b', 4), ('d', 1)] {
+            deadlines.set(key, Some(at(due)));
+        }
+        deadlines.set('d', None);
+        assert_eq!(deadlines.first(), Some(at(2)));
+        assert_eq!(deadlines.pop(at(1)), None);
+        let due: Vec<_> = std::iter::from_fn(|| deadlines.pop(at(3))).collect();
+        assert_eq!(due, ['c', 'a']);
+        assert_eq!(deadlines.first(), Some(at(4)));
+    }
+}
