@@ -21,7 +21,7 @@ use crate::lock::lock;
 use crate::served::ServedStream;
 use crate::shares::Shares;
 use crate::store::Store;
-use crate::transfer::{Downloads, Partials, Serving, UploadNews, Uploads};
+use crate::transfer::{Downloads, FileServer, Partials, UploadNews, Uploads};
 
 /// The files of a node. Part of [`Inner`].
 pub(crate) struct Files {
@@ -81,11 +81,11 @@ impl Files {
 pub(crate) async fn start(inner: &Arc<Inner>, mut upload_news: mpsc::Receiver<UploadNews>) {
     let Files { shares, partials, uploads, .. } = &inner.files;
     let rates = inner.rates.clone();
-    let serving = Serving::new(shares.clone(), partials.clone(), rates, uploads.clone());
+    let server = FileServer::new(shares.clone(), partials.clone(), rates, uploads.clone());
     let serve = ServedStream::new(move |stream| {
-        let serving = serving.clone();
+        let server = server.clone();
         async move {
-            if let Err(error) = serving.answer(stream).await {
+            if let Err(error) = server.answer(stream).await {
                 tracing::debug!(%error, "a fetch from this node broke off");
             }
         }

@@ -3,6 +3,7 @@
 //! [`peerkit_proto::files::wire`].
 
 mod fetch;
+mod folder_plan;
 mod meter;
 mod partial;
 mod serve;
@@ -15,7 +16,7 @@ pub use fetch::{
 };
 pub(crate) use fetch::{Downloads, is_part_name};
 pub(crate) use partial::Partials;
-pub(crate) use serve::{Serving, UploadNews, Uploads};
+pub(crate) use serve::{FileServer, UploadNews, Uploads};
 pub use serve::{UploadStatus, UploadTotals};
 
 /// A stream on which nothing moves for this long is given up. 30 s: half of what TCP takes to give

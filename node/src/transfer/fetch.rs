@@ -1,28 +1,26 @@
 //! Fetching content from other nodes.
 //!
-//! [`downloads`] keeps the list of fetches. A fetch is one task ([`fetching`]), which carries out what the
-//! state machine [`peerkit_proto::files::fetch`] decides, and one task for each source ([`source`]). Pieces
-//! are written beside the target ([`target`], [`part`]), and renamed once everything is there ([`place`]).
+//! [`downloads`] keeps the list of downloads, and [`resume`] continues them after a restart. Each has a task.
+//! Its [`driver`] carries out the decisions of the state machine [`peerkit_proto::files::fetch`], and starts
+//! one more task for each source ([`source`]). Pieces are verified and written ([`writer`]) to a part beside
+//! the target ([`target`], [`part`]), which gets its name once everything is there ([`place`]).
 
-mod asking;
 mod checking;
+mod client;
 mod download;
 mod downloads;
-mod entry;
+mod driver;
 mod error;
 mod fetch_request;
 mod fetched;
-mod fetching;
-mod job;
-mod keeping;
-mod listed;
-mod news;
 mod part;
 mod place;
 mod prove;
+mod resume;
 mod source;
 mod status;
 mod target;
+mod writer;
 
 pub use download::{Download, DownloadProgress};
 pub(crate) use downloads::Downloads;

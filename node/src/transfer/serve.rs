@@ -1,15 +1,15 @@
-//! The answering end of a stream.
+//! The server of the files protocol: answers the requests on a stream.
 //!
-//! One task runs a stream. Whatever it waits for, the disk, its turn, the other side, it hears what
-//! comes in ([`mod@line`]); requests wait for their turn in a queue ([`incoming`]). Each is answered from
-//! shares or fetches under way ([`desk`]), in batches of a large piece or many small ones: while one
-//! is written the next is read. Who follows is told of news between batches ([`following`]).
+//! Each stream has one task. While it waits for the disk, its turn or the peer, it reads further requests
+//! ([`request_stream`]), which wait in a queue ([`request_queue`]). Each is answered from shares or downloads
+//! under way ([`piece_reader`]), in batches of a large piece or many small ones. The next batch is read while
+//! one is written. Between batches followers are told the news ([`following`]).
 
-mod desk;
 mod followers;
 mod following;
-mod incoming;
-mod line;
+mod piece_reader;
+mod request_queue;
+mod request_stream;
 #[cfg(test)]
 mod tests;
 mod uploads;
@@ -19,7 +19,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerkit_proto::files::{Answer, FileKind, Refusal, Request};
-use peerkit_proto::hello::Proof;
 use peerkit_proto::id::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
@@ -27,6 +26,11 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::Instant;
 
 use super::partial::Partials;
+use followers::Followers;
+use following::Following;
+use piece_reader::{AnswerBuffer, Caller, Layouts, PieceReader, PieceRun};
+use request_queue::Completed;
+use request_stream::{RequestStream, WritePermit};
 use uploads::UploadGuard;
 
 use crate::blocking;
@@ -34,38 +38,33 @@ use crate::rate::{PeerRates, Rates};
 use crate::shares::Shares;
 use crate::stream::Stream;
 use crate::tls::Session;
-use desk::{Batch, Caller, Desk, Layouts, Run};
-use followers::Followers;
-use following::Following;
-use incoming::Completed;
-use line::{Line, Place};
 pub(crate) use uploads::{UploadNews, Uploads};
 pub use uploads::{UploadStatus, UploadTotals};
 
-/// Streams that write pieces at once; the others wait for their turn, which comes after 100 ms at
-/// the latest for each before them. 8: a few fill any line, and more would all be slow together.
-const PLACES: usize = 8;
+/// Streams that write pieces at once. The others wait at most 100 ms for each stream before them. 8: a few
+/// streams fill any line, and more would all be slow together.
+const WRITERS: usize = 8;
 
-/// Interval at which a requester that waits for pieces of others is looked at.
+/// Interval at which a requester that is held back is looked at.
 const TURN: Duration = Duration::from_millis(25);
 
-/// Interval at which a requester is shown that it waits for its turn, and not for a node that is
-/// gone. 10 s: a third of [`STALL`](super::STALL), after which it would hang up.
+/// Interval at which a requester that is held back gets an answer, so that it does not take this node for gone.
+/// 10 s: a third of [`STALL`](super::STALL), after which it would hang up.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
-/// What a node answers the requests on all streams with. Clones share it.
+/// The server of a node's files. Clones share it.
 #[derive(Debug, Clone)]
-pub(crate) struct Serving {
+pub(crate) struct FileServer {
     shares: Shares,
     partials: Partials,
     rates: Rates,
     followers: Followers,
     layouts: Layouts,
-    places: Arc<Semaphore>,
+    writers: Arc<Semaphore>,
     uploads: Uploads,
 }
 
-impl Serving {
+impl FileServer {
     pub(crate) fn new(shares: Shares, partials: Partials, rates: Rates, uploads: Uploads) -> Self {
         Self {
             shares,
@@ -73,12 +72,12 @@ impl Serving {
             rates,
             followers: Followers::default(),
             layouts: Layouts::default(),
-            places: Arc::new(Semaphore::new(PLACES)),
+            writers: Arc::new(Semaphore::new(WRITERS)),
             uploads,
         }
     }
 
-    /// Answers the requests on `stream` until the other side ends it.
+    /// Answers the requests on `stream` until the peer ends it.
     ///
     /// # Errors
     /// As [`serve`].
@@ -89,17 +88,17 @@ impl Serving {
     }
 }
 
-/// Answers the requests that `id` makes on `stream`, in the TLS session of `binding`, until it ends
-/// it.
+/// Answers the requests that `id` makes on `stream`, in the TLS session of `binding`, until the peer ends the
+/// stream.
 ///
 /// Two batches are in memory at once: one on its way, the next being read from disk.
 ///
 /// # Errors
-/// Where the stream breaks; where nothing is asked for [`IDLE`](super::IDLE), and nothing told
-/// either; where the other side takes nothing for [`STALL`](super::STALL), leaves a request
-/// unfinished for as long, or sends a length over the limit.
+/// If the stream breaks; if nothing is requested and no news are told for [`IDLE`](super::IDLE); if the peer
+/// reads nothing for [`STALL`](super::STALL), leaves a request unfinished for as long, or sends a length over
+/// the limit.
 pub(crate) async fn serve<S>(
-    serving: Serving,
+    server: FileServer,
     id: NodeId,
     binding: [u8; 32],
     stream: S,
@@ -108,11 +107,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let caller = Caller { id, binding, proof: None };
-    let answering = Answering {
-        line: Line::new(stream),
-        rates: serving.rates.of(id),
-        desk: Some(Desk::new(serving.clone(), caller.clone())),
-        serving,
+    let serving = StreamServer {
+        stream: RequestStream::new(stream),
+        rates: server.rates.of(id),
+        reader: Some(PieceReader::new(server.clone(), caller.clone())),
+        server,
         caller,
         run: None,
         following: Following::default(),
@@ -121,47 +120,48 @@ where
         upload: None,
         is_complete: false,
     };
-    answering.run().await
+    serving.run().await
 }
 
-struct Answering<S> {
-    line: Line<S>,
-    serving: Serving,
+/// Serves one stream.
+struct StreamServer<S> {
+    stream: RequestStream<S>,
+    server: FileServer,
     caller: Caller,
     rates: Arc<PeerRates>,
-    /// Away while something is read.
-    desk: Option<Desk>,
-    /// Pieces that were asked for and have not been read.
-    run: Option<Run>,
+    /// `None` while it reads on a blocking thread.
+    reader: Option<PieceReader>,
+    /// Pieces that were requested and have not been read.
+    run: Option<PieceRun>,
     following: Following,
-    /// Memory for batches, used again.
-    spare: Vec<Batch>,
-    /// A piece has begun to go out, and nothing else may until it has.
+    /// Buffers that are used again.
+    spare: Vec<AnswerBuffer>,
+    /// The beginning of a piece was sent. Nothing else may be sent before the rest of it.
     is_within: bool,
     /// The content that is being sent.
     upload: Option<UploadGuard>,
-    /// The asker has said that it has all that it wants.
+    /// The requester has said that it has received everything.
     is_complete: bool,
 }
 
 /// The next answer.
-enum Next {
-    /// Made when its turn comes.
+enum NextAnswer {
+    /// Answered when its turn comes.
     Request(Request),
     Refused(Refusal),
-    /// A part of a piece, which needed no waiting.
-    Read(Run, Batch),
-    /// Being read from disk; with it what the desk is needed for after it.
-    Reading(JoinHandle<(Desk, Option<Run>, Batch)>),
+    /// A part of a piece that was in memory.
+    Read(PieceRun, AnswerBuffer),
+    /// An answer that is being read from disk, with the rest of its run if it has pieces.
+    Reading(JoinHandle<(PieceReader, Option<PieceRun>, AnswerBuffer)>),
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
     async fn run(mut self) -> io::Result<()> {
         let served = self.serve().await;
-        self.line.hear().await;
+        self.stream.read_requests().await;
         self.complete().await;
         match served {
-            // It had no reason to read any further.
+            // The requester had no reason to read any further.
             Err(_) if self.is_complete => Ok(()),
             served => served,
         }
@@ -179,195 +179,193 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
             };
             next = self.answer(now).await?;
             if !self.is_within {
-                self.tell().await?;
+                self.tell_news().await?;
             }
-            self.line.hear().await;
+            self.stream.read_requests().await;
         }
     }
 
-    /// Begins the next answer; `None` where nothing is asked for.
-    fn begin(&mut self) -> Option<Next> {
+    /// Begins the next answer. Returns `None` if no request waits.
+    fn begin(&mut self) -> Option<NextAnswer> {
         loop {
             if let Some(run) = self.run.take() {
-                if !self.is_within && self.line.incoming.is_cancelled(run.number) {
-                    return Some(Next::Refused(Refusal::Cancelled));
+                if !self.is_within && self.stream.requests.is_cancelled(run.number) {
+                    return Some(NextAnswer::Refused(Refusal::Cancelled));
                 }
                 return Some(self.read(run));
             }
-            let (number, request) = self.line.incoming.next()?;
+            let (number, request) = self.stream.requests.next()?;
             match request {
-                Ok(Request::Present { proof }) => self.present(proof),
+                Ok(Request::Present { proof }) => self.caller.proof = Some(proof),
                 Ok(Request::Data { hash, first, count }) => {
-                    self.run = Some(Run::new(number, hash, false, (first, count)));
+                    self.run = Some(PieceRun::new(number, hash, false, (first, count)));
                 }
                 Ok(Request::Tree { hash, first, count }) => {
-                    self.run = Some(Run::new(number, hash, true, (first, count)));
+                    self.run = Some(PieceRun::new(number, hash, true, (first, count)));
                 }
                 Ok(Request::Pieces { hash, first, count }) => {
-                    return Some(self.reading(move |desk, batch| {
-                        batch.put(&desk.values(hash, first, count));
+                    return Some(self.reading(move |reader, buffer| {
+                        buffer.put(&reader.values(hash, first, count));
                         None
                     }));
                 }
                 Ok(request @ (Request::Describe { .. } | Request::Follow { .. })) => {
-                    return Some(Next::Request(request));
+                    return Some(NextAnswer::Request(request));
                 }
-                Ok(_) | Err(_) => return Some(Next::Refused(Refusal::BadRequest)),
+                Ok(_) | Err(_) => return Some(NextAnswer::Refused(Refusal::BadRequest)),
             }
         }
     }
 
-    /// Notes that the asker has all of something, if it has said so.
+    /// Counts the upload of content that the requester says it has received.
     async fn complete(&mut self) {
-        let Some(Completed { hash, requester, called }) = self.line.incoming.take_complete() else {
+        let Some(Completed { hash, requester, called }) = self.stream.requests.take_complete()
+        else {
             return;
         };
         self.is_complete = true;
-        if let Some(file) = self.serving.file(&hash, called.as_ref(), &self.caller) {
-            self.serving.uploads.complete(self.caller.id, requester, file).await;
+        if let Some(file) = self.server.file(&hash, called.as_ref(), &self.caller) {
+            self.server.uploads.complete(self.caller.id, requester, file).await;
         }
     }
 
-    /// The upload that the pieces of `run` are part of; none for a folder's manifest.
-    fn upload(&mut self, run: &Run) {
+    /// Begins the upload that the pieces of `run` are part of. A folder's manifest is no upload.
+    fn begin_upload(&mut self, run: &PieceRun) {
         if self.upload.as_ref().is_some_and(|upload| upload.hash() == run.hash) {
             return;
         }
-        let file = self.serving.file(&run.hash, None, &self.caller);
+        let file = self.server.file(&run.hash, None, &self.caller);
         let file = file.filter(|file| run.tree == (file.kind == FileKind::Folder));
         if let Some(file) = file {
-            self.upload = Some(self.serving.uploads.begin(self.caller.id, file));
+            self.upload = Some(self.server.uploads.begin(self.caller.id, file));
         }
     }
 
-    fn present(&mut self, proof: Proof) {
-        self.caller.proof = Some(proof);
-    }
-
-    fn read(&mut self, mut run: Run) -> Next {
-        let mut batch = self.batch();
-        if let Some(desk) = &mut self.desk {
-            desk.caller.proof = self.caller.proof;
-            if desk.read_at_once(&mut run, &mut batch) {
-                return Next::Read(run, batch);
+    fn read(&mut self, mut run: PieceRun) -> NextAnswer {
+        let mut buffer = self.buffer();
+        if let Some(reader) = &mut self.reader {
+            reader.caller.proof = self.caller.proof;
+            if reader.read_at_once(&mut run, &mut buffer) {
+                return NextAnswer::Read(run, buffer);
             }
         }
-        self.spare.push(batch);
-        self.reading(move |desk, batch| {
-            desk.read(&mut run, batch);
+        self.spare.push(buffer);
+        self.reading(move |reader, buffer| {
+            reader.read(&mut run, buffer);
             Some(run)
         })
     }
 
-    /// An empty batch.
-    fn batch(&mut self) -> Batch {
-        let mut batch = self.spare.pop().unwrap_or_default();
-        batch.clear();
-        batch
+    /// Returns an empty buffer.
+    fn buffer(&mut self) -> AnswerBuffer {
+        let mut buffer = self.spare.pop().unwrap_or_default();
+        buffer.clear();
+        buffer
     }
 
+    /// Reads on a blocking thread.
     fn reading(
         &mut self,
-        read: impl FnOnce(&mut Desk, &mut Batch) -> Option<Run> + Send + 'static,
-    ) -> Next {
-        let new = || Desk::new(self.serving.clone(), self.caller.clone());
-        let mut desk = self.desk.take().unwrap_or_else(new);
-        desk.caller.proof = self.caller.proof;
-        let mut batch = self.batch();
-        Next::Reading(spawn_blocking(move || {
-            let run = read(&mut desk, &mut batch);
-            (desk, run, batch)
+        read: impl FnOnce(&mut PieceReader, &mut AnswerBuffer) -> Option<PieceRun> + Send + 'static,
+    ) -> NextAnswer {
+        let new = || PieceReader::new(self.server.clone(), self.caller.clone());
+        let mut reader = self.reader.take().unwrap_or_else(new);
+        reader.caller.proof = self.caller.proof;
+        let mut buffer = self.buffer();
+        NextAnswer::Reading(spawn_blocking(move || {
+            let run = read(&mut reader, &mut buffer);
+            (reader, run, buffer)
         }))
     }
 
-    /// Writes one answer, or some of the pieces of one, and begins the next meanwhile.
-    async fn answer(&mut self, next: Next) -> io::Result<Option<Next>> {
+    /// Writes one answer, or some pieces of it, and begins the next one meanwhile.
+    async fn answer(&mut self, next: NextAnswer) -> io::Result<Option<NextAnswer>> {
         let reading = match next {
-            Next::Refused(refusal) => {
-                self.say(&Answer::Refused(refusal).encode()).await?;
+            NextAnswer::Refused(refusal) => {
+                self.write(&Answer::Refused(refusal).encode()).await?;
                 return Ok(None);
             }
-            Next::Request(request) => {
+            NextAnswer::Request(request) => {
                 if let Request::Describe { hash } = request
-                    && self.serving.describe(&hash, &self.caller).is_none()
-                    && let Some(changed) = self.serving.changed(&hash, None, &self.caller)
+                    && self.server.describe(&hash, &self.caller).is_none()
+                    && let Some(changed) = self.server.changed(&hash, None, &self.caller)
                 {
-                    self.serving.uploads.changed(changed).await;
+                    self.server.uploads.changed(changed).await;
                 }
                 let answer = self.answer_at_once(request);
-                self.say(&answer).await?;
+                self.write(&answer).await?;
                 return Ok(None);
             }
-            Next::Read(run, batch) => return self.answer_pieces(run, batch, false).await,
-            Next::Reading(reading) => reading,
+            NextAnswer::Read(run, buffer) => return self.answer_pieces(run, buffer, false).await,
+            NextAnswer::Reading(reading) => reading,
         };
-        let read = self.line.hearing(blocking::finish(reading)).await?;
+        let read = self.stream.during(blocking::finish(reading)).await?;
         let stopping = || io::Error::other("the runtime is shutting down");
-        let (mut desk, run, batch) = read.ok_or_else(stopping)?;
-        if let Some(changed) = desk.changed.take() {
-            self.serving.uploads.changed(changed).await;
+        let (mut reader, run, buffer) = read.ok_or_else(stopping)?;
+        if let Some(changed) = reader.changed.take() {
+            self.server.uploads.changed(changed).await;
         }
-        self.desk = Some(desk);
+        self.reader = Some(reader);
         if let Some(run) = run {
-            return self.answer_pieces(run, batch, true).await;
+            return self.answer_pieces(run, buffer, true).await;
         }
         let next = self.begin();
-        self.say(batch.bytes()).await?;
-        self.spare.push(batch);
+        self.write(buffer.bytes()).await?;
+        self.spare.push(buffer);
         Ok(next)
     }
 
-    /// Writes what was read of pieces, and begins the next meanwhile where that may take a while
-    /// (`ahead`).
+    /// Writes the pieces that were read. With `ahead`, which is set if reading takes long, it begins the next answer
+    /// meanwhile.
     async fn answer_pieces(
         &mut self,
-        run: Run,
-        batch: Batch,
+        run: PieceRun,
+        buffer: AnswerBuffer,
         ahead: bool,
-    ) -> io::Result<Option<Next>> {
+    ) -> io::Result<Option<NextAnswer>> {
         if run.is_broken() {
             return Err(io::Error::other("a file has changed while a piece of it was sent"));
         }
-        let is_wanted = |line: &Line<S>| !line.incoming.is_cancelled(run.number);
-        if !run.is_rest && (!is_wanted(&self.line) || self.is_given_up(&run).await?) {
-            self.spare.push(batch);
-            return Ok(Some(Next::Refused(Refusal::Cancelled)));
+        let is_cancelled = self.stream.requests.is_cancelled(run.number);
+        if !run.is_rest && (is_cancelled || self.hold_back(&run).await?) {
+            self.spare.push(buffer);
+            return Ok(Some(NextAnswer::Refused(Refusal::Cancelled)));
         }
-        self.following.gave(&run);
-        self.upload(&run);
+        self.following.sent(&run);
+        self.begin_upload(&run);
         self.is_within = run.read > 0;
         self.run = Some(run).filter(|run| run.count > 0);
         let next = if ahead { self.begin() } else { None };
-        self.write_pieces(batch.bytes()).await?;
+        self.write_pieces(buffer.bytes()).await?;
         if let Some(upload) = &self.upload {
-            upload.sent(batch.content);
+            upload.sent(buffer.content);
         }
-        self.spare.push(batch);
+        self.spare.push(buffer);
         Ok(next)
     }
 
-    /// Makes the requester wait for pieces that were already sent to others, so that it fetches them
-    /// there ([`peerkit_proto::files::seeding`] says for how long). Returns whether it did, and no
-    /// longer wants them from here.
-    async fn is_given_up(&mut self, run: &Run) -> io::Result<bool> {
-        // Turns are counted and not time: on a busy machine, on which the others are as slow as this
-        // node, each takes longer.
+    /// Makes the requester wait for pieces that were sent to other followers already, so that it fetches them from
+    /// those ([`peerkit_proto::files::seeding`] decides for how long). Returns whether it has cancelled the request
+    /// meanwhile.
+    async fn hold_back(&mut self, run: &PieceRun) -> io::Result<bool> {
+        // This counts turns instead of time. On a busy machine each turn takes longer, and so do the other
+        // followers.
         let mut waited = Duration::ZERO;
         let mut shown = Instant::now();
         while let Some(requester) = self.following.held_back(run) {
             if requester.is_served(waited) {
                 break;
             }
-            self.line.hearing(tokio::time::sleep(TURN)).await?;
+            self.stream.during(tokio::time::sleep(TURN)).await?;
             waited = waited.saturating_add(TURN);
-            if self.tell().await? {
+            if self.tell_news().await? {
                 shown = Instant::now();
             } else if shown.elapsed() >= SIGN_OF_LIFE {
-                self.say(&Answer::Whole.encode()).await?;
+                self.write(&Answer::Whole.encode()).await?;
                 shown = Instant::now();
             }
-            self.line.flush().await?;
-            if self.line.incoming.is_cancelled(run.number) {
+            self.stream.flush().await?;
+            if self.stream.requests.is_cancelled(run.number) {
                 if let Some(requester) = self.following.held_back(run) {
                     requester.found(waited);
                 }
@@ -377,58 +375,60 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Answering<S> {
         Ok(false)
     }
 
-    /// The answer to what needs no disk.
+    /// Answers a request that does not need the disk.
     fn answer_at_once(&mut self, request: Request) -> Vec<u8> {
         match request {
-            Request::Describe { hash } => match self.serving.describe(&hash, &self.caller) {
+            Request::Describe { hash } => match self.server.describe(&hash, &self.caller) {
                 Some(description) => Answer::Description(description).encode(),
-                None => Answer::Refused(self.serving.missing(&hash, &self.caller)).encode(),
+                None => Answer::Refused(self.server.missing(&hash, &self.caller)).encode(),
             },
             Request::Follow { hash, addresses } => {
-                self.following.follow(&self.serving, &self.caller, hash, addresses)
+                self.following.follow(&self.server, &self.caller, hash, addresses)
             }
             _ => Answer::Refused(Refusal::BadRequest).encode(),
         }
     }
 
-    /// Writes pieces, at one of the places and no faster than is allowed.
+    /// Writes pieces when this stream has a permit, no faster than the upload limits allow.
     async fn write_pieces(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        let permit = self.line.hearing(Arc::clone(&self.serving.places).acquire_owned()).await?;
-        let mut place = Place::new(permit.map_err(io::Error::other)?);
+        let permit = self.stream.during(Arc::clone(&self.server.writers).acquire_owned()).await?;
+        let mut permit = WritePermit::new(permit.map_err(io::Error::other)?);
         self.rates.sent(bytes.len());
         while let Some(part) = self.rates.upload_part().filter(|_| !bytes.is_empty()) {
             let (now, later) = bytes.split_at(part.min(bytes.len()));
             let rates = Arc::clone(&self.rates);
-            self.line.hearing(place.during(rates.upload(now.len()))).await?;
-            self.line.write(now, Some(&mut place)).await?;
+            self.stream.during(permit.during(rates.upload(now.len()))).await?;
+            self.stream.write(now, Some(&mut permit)).await?;
             bytes = later;
         }
-        self.line.write(bytes, Some(&mut place)).await
+        self.stream.write(bytes, Some(&mut permit)).await
     }
 
-    async fn say(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.line.write(bytes, None).await
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write(bytes, None).await
     }
 
-    /// Tells who follows what is news; true where there was any.
-    async fn tell(&mut self) -> io::Result<bool> {
-        let news = self.following.news(&self.serving, &self.caller);
-        self.say(&news).await?;
+    /// Tells the follower the news. Returns whether there were any.
+    async fn tell_news(&mut self) -> io::Result<bool> {
+        let news = self.following.news(&self.server, &self.caller);
+        self.write(&news).await?;
         Ok(!news.is_empty())
     }
 
-    /// Waits, with nothing to do, until there is; false where there will be none.
+    /// Waits for the next request while nothing is to be answered, and tells news. Returns false at the end of the
+    /// stream.
     async fn wait(&mut self) -> io::Result<bool> {
-        self.line.flush().await?;
+        self.stream.flush().await?;
+        // A stream without requests keeps no memory.
         self.spare.clear();
         let mut since = Instant::now();
         loop {
             tokio::select! {
-                asked = self.line.asked(since) => return asked,
+                requested = self.stream.next_request(since) => return requested,
                 () = self.following.due() => {}
             }
-            if self.tell().await? {
-                self.line.flush().await?;
+            if self.tell_news().await? {
+                self.stream.flush().await?;
                 since = Instant::now();
             }
         }

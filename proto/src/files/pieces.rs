@@ -349,13 +349,6 @@ pub struct PieceSet {
 }
 
 impl PieceSet {
-    /// An empty set for the pieces of `list`.
-    #[must_use]
-    pub fn new(list: &PieceList) -> Self {
-        let words = list.values.len().div_ceil(64);
-        Self { bits: vec![0; words], count: list.count(), held: 0 }
-    }
-
     /// An empty set for `count` pieces.
     ///
     /// # Errors
@@ -434,16 +427,6 @@ impl PieceSet {
             .is_some_and(|word| word >> (index % 64) & 1 == 1)
     }
 
-    /// Adds all pieces.
-    pub fn insert_all(&mut self) {
-        self.bits.fill(u64::MAX);
-        let over = self.bits.len() as u64 * 64 - self.count;
-        if let Some(last) = self.bits.last_mut() {
-            *last >>= over;
-        }
-        self.held = self.count;
-    }
-
     /// Adds the pieces whose bits are set: bit i of byte b is piece `first` + 8 b + i. Returns how
     /// many are new.
     ///
@@ -494,16 +477,6 @@ impl PieceSet {
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.held == self.count
-    }
-
-    /// The first run of missing pieces, at most `limit` long: its first piece and length.
-    #[must_use]
-    pub fn first_gap(&self, limit: u32) -> Option<(u64, u32)> {
-        let full = self.bits.iter().take_while(|word| **word == u64::MAX);
-        let from = full.count() as u64 * 64;
-        let first = (from..self.count).find(|index| !self.contains(*index))?;
-        let run = (first..self.count).zip(0..limit).take_while(|(index, _)| !self.contains(*index));
-        Some((first, u32::try_from(run.count()).unwrap_or(limit)))
     }
 }
 

@@ -258,18 +258,9 @@ impl Request {
                 out.put_u8(0);
                 out.put_raw(hash.as_bytes());
             }
-            Self::Pieces { hash, first, count } => {
-                out.put_u8(1);
-                put_part(out, hash, *first, *count);
-            }
-            Self::Data { hash, first, count } => {
-                out.put_u8(2);
-                put_part(out, hash, *first, *count);
-            }
-            Self::Tree { hash, first, count } => {
-                out.put_u8(3);
-                put_part(out, hash, *first, *count);
-            }
+            Self::Pieces { hash, first, count } => put_part(out, 1, hash, *first, *count),
+            Self::Data { hash, first, count } => put_part(out, 2, hash, *first, *count),
+            Self::Tree { hash, first, count } => put_part(out, 3, hash, *first, *count),
             Self::Follow { hash, addresses } => {
                 out.put_u8(4);
                 out.put_raw(hash.as_bytes());
@@ -300,17 +291,13 @@ impl Request {
         let mut reader = Reader::new(body);
         let request = match reader.u8("request kind")? {
             0 => Self::Describe { hash: reader.hash("request hash")? },
-            1 => {
+            kind @ 1..=3 => {
                 let (hash, first, count) = take_part(&mut reader)?;
-                Self::Pieces { hash, first, count }
-            }
-            2 => {
-                let (hash, first, count) = take_part(&mut reader)?;
-                Self::Data { hash, first, count }
-            }
-            3 => {
-                let (hash, first, count) = take_part(&mut reader)?;
-                Self::Tree { hash, first, count }
+                match kind {
+                    1 => Self::Pieces { hash, first, count },
+                    2 => Self::Data { hash, first, count },
+                    _ => Self::Tree { hash, first, count },
+                }
             }
             4 => {
                 let hash = reader.hash("request hash")?;
@@ -474,7 +461,8 @@ fn head(body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     out
 }
 
-fn put_part(out: &mut Vec<u8>, hash: &Hash, first: u64, count: u16) {
+fn put_part(out: &mut Vec<u8>, kind: u8, hash: &Hash, first: u64, count: u16) {
+    out.put_u8(kind);
     out.put_raw(hash.as_bytes());
     out.put_u64(first);
     out.put_u16(count);

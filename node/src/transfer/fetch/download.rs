@@ -1,20 +1,21 @@
-//! The handle of one download.
+//! One download: its handle, and the state that its handles share with its task.
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use peerkit_proto::id::Hash;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
 
-use super::entry::Entry;
+use super::fetch_request::FetchRequest;
 use super::fetched::Fetched;
-use super::status::{DownloadState, DownloadStatus};
+use super::status::{DownloadState, DownloadStatus, Shown};
 use crate::error::Error;
 use crate::inner::Inner;
+use crate::lock::lock;
 
 /// A download: see [`Node::fetch`](crate::Node::fetch). Await it for the result.
 ///
@@ -48,7 +49,7 @@ use crate::inner::Inner;
 /// in the [foreground](crate::FetchRequest::foreground).
 #[derive(Clone)]
 pub struct Download {
-    entry: Arc<Entry>,
+    entry: Arc<DownloadEntry>,
     inner: Arc<Inner>,
     _foreground: Option<Arc<StopOnDrop>>,
 }
@@ -74,12 +75,12 @@ struct Watch {
 
 /// Stops a foreground download when its last handle is dropped.
 struct StopOnDrop {
-    entry: Arc<Entry>,
+    entry: Arc<DownloadEntry>,
     inner: Arc<Inner>,
 }
 
 impl Download {
-    pub(super) fn new(entry: &Arc<Entry>, inner: &Arc<Inner>) -> Self {
+    pub(super) fn new(entry: &Arc<DownloadEntry>, inner: &Arc<Inner>) -> Self {
         Self { entry: Arc::clone(entry), inner: Arc::clone(inner), _foreground: None }
     }
 
@@ -95,7 +96,7 @@ impl Download {
         self.entry.request.hash
     }
 
-    /// Returns how far the download is.
+    /// Returns the status of the download.
     #[must_use]
     pub fn status(&self) -> DownloadStatus {
         self.entry.shown.get()
@@ -212,5 +213,61 @@ impl Watch {
             matches!(status.state, DownloadState::Done | DownloadState::Failed)
         });
         (status, self)
+    }
+}
+
+/// A download in the list of its node, as its handles and its task share it.
+#[derive(Debug)]
+pub(super) struct DownloadEntry {
+    pub(super) request: FetchRequest,
+    /// It was begun by an earlier run of the node. It waits for a source, however long that takes.
+    pub(super) is_restored: bool,
+    pub(super) shown: Shown,
+    control: Mutex<Control>,
+    /// Notified when the user resumes it although it is not paused, so that it retries at once.
+    pub(super) resumed: Notify,
+    /// Held by its task. A task that was stopped may still be writing.
+    pub(super) running: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Control {
+    /// Ends its task.
+    pub(super) stop: Option<CancellationToken>,
+    /// The result, once there is one. [`Error::AlreadyReported`] after a failure was reported.
+    pub(super) result: Option<Result<Fetched, Error>>,
+    /// Whether the user paused it. The state that is shown does not say: a node that stops pauses all
+    /// downloads, and those are to continue at the next start.
+    pub(super) is_paused: bool,
+    /// Whether the store has it, or is about to.
+    pub(super) is_stored: bool,
+}
+
+impl DownloadEntry {
+    pub(super) fn new(request: FetchRequest, is_restored: bool) -> Self {
+        let shown = Shown::new(request.hash, Some(request.to.path().to_owned()));
+        let (control, resumed, running) =
+            (Mutex::default(), Notify::new(), tokio::sync::Mutex::default());
+        Self { request, is_restored, shown, control, resumed, running }
+    }
+
+    pub(super) fn control(&self) -> MutexGuard<'_, Control> {
+        lock(&self.control)
+    }
+
+    /// Stops its task. Returns whether it had one.
+    pub(super) fn stop(&self) -> bool {
+        let stop = self.control().stop.take();
+        stop.inspect(CancellationToken::cancel).is_some()
+    }
+
+    /// Returns the result, if there is one. An error is returned once, and [`Error::AlreadyReported`] afterwards.
+    fn result(&self) -> Option<Result<Fetched, Error>> {
+        let result = &mut self.control().result;
+        match result {
+            Some(Ok(fetched)) => Some(Ok(fetched.clone())),
+            Some(Err(_)) => result.replace(Err(Error::AlreadyReported(self.request.hash))),
+            None => None,
+        }
     }
 }

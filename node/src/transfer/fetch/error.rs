@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use peerkit_proto::codec::DecodeError;
+use peerkit_proto::files::fetch::Fault;
 use peerkit_proto::files::{ManifestError, PieceError, Refusal, RelPath, WireError};
 
 /// Why a source did not do. What was verified before is kept for the next.
@@ -97,50 +98,44 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// Whether the source broke the protocol or sent something else than was asked for: a reason
-    /// not to ask it again, and to tell the user.
+    /// Returns whether the source broke the protocol, or sent something else than was requested. It is not asked
+    /// again, and the user is told.
     #[must_use]
     pub fn is_lie(&self) -> bool {
+        self.fault() == Fault::Lie
+    }
+
+    /// Returns whether the source can no longer serve the content, because it was changed or removed there. It has
+    /// to be shared again.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.fault() == Fault::Changed
+    }
+
+    /// Returns what this failure of a source means for the fetch.
+    pub(super) fn fault(&self) -> Fault {
         match self {
             Self::Lie(_)
             | Self::Manifest(_)
             | Self::Protocol(_)
             | Self::Unexpected(_)
-            | Self::TooLarge { .. } => true,
-            Self::InFolder { error, .. } => error.is_lie(),
-            _ => false,
-        }
-    }
-
-    /// Returns whether the source can't serve what was asked for any more, because the file was
-    /// changed or removed there. It has to be shared again.
-    #[must_use]
-    pub fn is_changed(&self) -> bool {
-        match self {
-            Self::Changed { .. } | Self::Refused(Refusal::Changed) => true,
-            Self::InFolder { error, .. } => error.is_changed(),
-            _ => false,
-        }
-    }
-
-    /// Whether another source may do better: no where it is this machine that failed.
-    #[must_use]
-    pub fn is_worth_another(&self) -> bool {
-        match self {
+            | Self::TooLarge { .. } => Fault::Lie,
+            Self::Changed { .. } | Self::Refused(Refusal::Changed) => Fault::Changed,
+            Self::Stalled
+            | Self::Stream(_)
+            | Self::Refused(Refusal::NotFound | Refusal::Busy)
+            | Self::Stopped => Fault::Lost,
+            Self::Refused(_) => Fault::Refused,
             Self::Disk { .. }
             | Self::NotAFile { .. }
             | Self::NoSpace { .. }
             | Self::NoMore
             | Self::Unfinished
-            | Self::Cancelled
-            | Self::Stopped => false,
-            Self::InFolder { error, .. } => error.is_worth_another(),
-            _ => true,
+            | Self::Cancelled => Fault::Ours,
+            Self::InFolder { error, .. } => error.fault(),
         }
     }
-}
 
-impl FetchError {
     /// The same error, with the name of what was changed if it is that.
     pub(super) fn of_changed(self, name: impl FnOnce() -> String) -> Self {
         match self {

@@ -1,7 +1,8 @@
-//! What is not whole yet: a file or folder beside the target, under a name that says so.
+//! The unfinished part of a download: a file or folder beside the target, under a name of its own.
 //!
-//! `.NAME.HASH.part`, HASH being the first eight digits. It is locked while a download has it, so
-//! that two of the same hash do not meet in one, and what a killed process left is taken over.
+//! The name is `.NAME.HASH.part`, where HASH is the first eight digits of the hash. The part is locked while
+//! a download writes to it, so that two downloads of the same content do not share one. A part that a
+//! killed process has left is not locked, so the next download of the content continues from it.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -10,14 +11,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use peerkit_proto::files::Platform;
+use peerkit_proto::files::{FileKind, Platform};
 use peerkit_proto::id::{Hash, hex};
 
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::folder::new_file;
 use crate::disk::space;
 
-/// A name that is cut for a number or a suffix keeps so many bytes.
+/// Bytes that a name keeps at least when it is cut for a number or a suffix.
 const SHORTEST: usize = 32;
 
 /// Downloads of one hash to one place at the same time.
@@ -29,75 +30,65 @@ const LOCK: &str = "lock";
 /// The folder inside a part folder that becomes the target.
 const FILES: &str = "files";
 
-/// A file that is being fetched. It stays when this is dropped, for the next fetch of it.
+/// An unfinished file or folder. It stays on disk when this is dropped, unless it is
+/// [discarded](Self::discard).
 #[derive(Debug)]
-pub(super) struct PartFile {
+pub(super) struct Part {
     path: PathBuf,
-    file: Arc<File>,
-    /// It had nothing in it when it was opened, so that what was never written is zeros.
+    kind: FileKind,
+    /// The part file, or the lock file of a part folder. Locked until this is dropped.
+    file: Option<Arc<File>>,
     is_new: bool,
-    /// To be removed when dropped.
-    discarded: AtomicBool,
+    is_discarded: AtomicBool,
 }
 
-/// A folder that is being fetched. It stays when this is dropped, for the next fetch of it.
-#[derive(Debug)]
-pub(super) struct PartFolder {
-    path: PathBuf,
-    /// Locked as long as it is open; there until this is dropped.
-    lock: Option<File>,
-    /// There is nothing in it that was not made since it was opened.
-    is_new: bool,
-    /// To be removed when dropped.
-    discarded: AtomicBool,
-}
-
-/// Removes what fetches of `hash` have left for a target at `path`, or in it where that is a folder.
-/// What another fetch is at stays.
+/// Removes the parts that downloads of `hash` have left for a target at `path`, or in it if that is a folder.
+/// Parts that another download is writing to stay.
 pub(super) fn remove(path: &Path, hash: &Hash) {
-    let folders = [Some(path), path.parent()];
-    for entry in folders.into_iter().flatten().filter_map(|folder| fs::read_dir(folder).ok()) {
-        for found in entry.flatten().filter(|found| is_part_of(found, hash)) {
-            let (path, is_folder) = (found.path(), found.file_type().is_ok_and(|t| t.is_dir()));
-            let locked = if is_folder { path.join(LOCK) } else { path.clone() };
-            let is_free = reopen(&locked).and_then(|file| lock(&file));
-            let removed = match (is_free, is_folder) {
-                (Ok(true), true) => fs::remove_dir_all(&path),
-                (Ok(true), false) => fs::remove_file(&path),
-                (Ok(false), _) => Ok(()),
-                (Err(error), _) => Err(error),
-            };
-            if let Err(error) = removed {
-                tracing::info!(path = %path.display(), %error, "an unfinished fetch is left");
-            }
+    for part in parts_for(path, hash) {
+        let (path, is_folder) = (part.path(), part.file_type().is_ok_and(|kind| kind.is_dir()));
+        let locked = if is_folder { path.join(LOCK) } else { path.clone() };
+        let removed =
+            reopen(&locked).and_then(|file| lock(&file)).and_then(|is_free| match is_free {
+                true if is_folder => fs::remove_dir_all(&path),
+                true => fs::remove_file(&path),
+                false => Ok(()),
+            });
+        if let Err(error) = removed {
+            tracing::info!(path = %path.display(), %error, "the part of a download can't be removed");
         }
     }
 }
 
-/// Returns whether a fetch of `hash` has left something for a target at `path`, or in it if that is
-/// a folder.
+/// Returns whether a download of `hash` has left a part for a target at `path`, or in it if that is a folder.
 pub(super) fn is_left(path: &Path, hash: &Hash) -> bool {
-    [Some(path), path.parent()].into_iter().flatten().any(|folder| is_left_in(folder, hash))
+    parts_for(path, hash).next().is_some()
 }
 
-/// Returns whether a fetch of `hash` has left a part that the next fetch to `target` takes up.
+/// Returns whether a download of `hash` has left a part that the next download to `target` continues from.
 pub(super) fn is_left_for(target: &Path, hash: &Hash) -> bool {
     fs::symlink_metadata(part_path(target, hash, 0)).is_ok()
 }
 
-/// Returns whether a fetch of `hash` has left something in `folder`.
+/// Returns whether a download of `hash` has left a part in `folder`.
 pub(super) fn is_left_in(folder: &Path, hash: &Hash) -> bool {
-    let entries = fs::read_dir(folder).into_iter().flatten();
-    entries.flatten().any(|found| is_part_of(&found, hash))
+    parts_in(folder, hash).next().is_some()
 }
 
-fn is_part_of(found: &fs::DirEntry, hash: &Hash) -> bool {
-    let name = found.file_name();
-    let digits = hex(&hash.as_bytes()[..4]);
-    name.to_str().is_some_and(|name| is_part_name(name) && name.contains(&format!(".{digits}.")))
+/// Returns the parts of `hash` beside `path`, and those in it if it is a folder.
+fn parts_for(path: &Path, hash: &Hash) -> impl Iterator<Item = fs::DirEntry> {
+    [Some(path), path.parent()].into_iter().flatten().flat_map(|folder| parts_in(folder, hash))
 }
 
-/// Whether a file of this name is an unfinished fetch: such are not shared.
+fn parts_in(folder: &Path, hash: &Hash) -> impl Iterator<Item = fs::DirEntry> {
+    let digits = format!(".{}.", hex(&hash.as_bytes()[..4]));
+    let is_part = move |found: &fs::DirEntry| {
+        found.file_name().to_str().is_some_and(|name| is_part_name(name) && name.contains(&digits))
+    };
+    fs::read_dir(folder).into_iter().flatten().flatten().filter(is_part)
+}
+
+/// Returns whether a file of this name is the part of a download. Parts are not shared.
 pub(crate) fn is_part_name(name: &str) -> bool {
     let Some((stem, "part")) = name.rsplit_once('.') else {
         return false;
@@ -106,162 +97,102 @@ pub(crate) fn is_part_name(name: &str) -> bool {
     stem.starts_with('.') && stem.rsplit('.').take(2).any(is_hash)
 }
 
-impl PartFile {
-    /// Opens the part file of `hash` beside `target`: one that nobody else has.
-    pub(super) fn open(target: &Path, hash: &Hash) -> io::Result<Self> {
-        claim(target, hash, |path| {
-            let file = match new_file(path, 0) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => reopen(path)?,
-                other => other?,
-            };
-            if !lock(&file)? || !is_at(&file, path) {
-                return Ok(None);
+impl Part {
+    /// Opens a part of `hash` beside `target` that no other download has: one that is left from an earlier
+    /// download, or a new one.
+    pub(super) fn open(target: &Path, hash: &Hash, kind: FileKind) -> io::Result<Self> {
+        for number in 0..MAX_BESIDE {
+            if let Some(part) = Self::open_at(part_path(target, hash, number), kind)? {
+                return Ok(part);
             }
-            let path = path.to_owned();
-            let file = Arc::new(file);
-            let is_new = file.metadata()?.len() == 0;
-            Ok(Some(Self { path, file, is_new, discarded: AtomicBool::new(false) }))
-        })
+        }
+        Err(io::Error::other("too many downloads of the same at once"))
+    }
+
+    /// Opens the part at `path`. Returns `None` if another download has it.
+    fn open_at(path: PathBuf, kind: FileKind) -> io::Result<Option<Self>> {
+        let locked = match kind {
+            FileKind::File => path.clone(),
+            FileKind::Folder => {
+                create_folder(&path)?;
+                if !fs::symlink_metadata(&path)?.is_dir() {
+                    return Ok(None);
+                }
+                path.join(LOCK)
+            }
+        };
+        let file = match new_file(&locked, 0) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => reopen(&locked)?,
+            other => other?,
+        };
+        if !lock(&file)? || !is_at(&file, &locked) {
+            return Ok(None);
+        }
+        let is_new = match kind {
+            FileKind::File => file.metadata()?.len() == 0,
+            FileKind::Folder => create_folder(&path.join(FILES))?,
+        };
+        let (file, is_discarded) = (Some(Arc::new(file)), AtomicBool::new(false));
+        Ok(Some(Self { path, kind, file, is_new, is_discarded }))
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn file(&self) -> &Arc<File> {
-        &self.file
+    /// Returns the part file, or the lock file of a part folder.
+    pub(super) fn file(&self) -> Option<&Arc<File>> {
+        self.file.as_ref()
     }
 
-    /// Whether it had nothing in it when it was opened.
-    pub(super) fn is_new(&self) -> bool {
-        self.is_new
-    }
-
-    /// Gives it its size, and its room on disk, so that the disk is not found full at the end. What
-    /// takes less where it comes from, `stored`, has holes, and will have them here.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::StorageFull`] where there is not so much room.
-    pub(super) fn reserve(&self, size: u64, stored: u64) -> io::Result<()> {
-        let there = space::taken(&self.file.metadata()?);
-        let is_sparse = stored < size - size / 8;
-        let needed = if is_sparse { stored } else { size };
-        space::check(&self.path, needed.saturating_sub(there))?;
-        self.file.set_len(size)?;
-        match is_sparse {
-            true => Ok(()),
-            false => space::reserve(&self.file, size),
-        }
-    }
-
-    /// Writes all of `bytes` at `offset`. Where that is nothing but zeros there is nothing to write:
-    /// that is what the file has where it was never written.
-    pub(super) fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        match self.is_new && is_zero(bytes) {
-            true => Ok(()),
-            false => write_all_at(&self.file, bytes, offset),
-        }
-    }
-
-    /// It is not to be kept: it is removed when this is dropped.
-    pub(super) fn discard(&self) {
-        self.discarded.store(true, Ordering::Release);
-    }
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    // Whole blocks without a way out in between are compared many bytes at a time.
-    bytes.chunks(4096).all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
-}
-
-impl Drop for PartFile {
-    fn drop(&mut self) {
-        // Once it has its own name, another part may have taken the one that it had.
-        if *self.discarded.get_mut() && is_at(&self.file, &self.path) {
-            let _ = fs::remove_file(&self.path);
-        }
-        // Whoever is still served of it has the file open: the next fetch of it need not wait.
-        let _ = self.file.unlock();
-    }
-}
-
-impl PartFolder {
-    /// Opens the part folder of `hash` beside `target`: one that nobody else has.
-    pub(super) fn open(target: &Path, hash: &Hash) -> io::Result<Self> {
-        claim(target, hash, |path| {
-            match fs::create_dir(path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ if !fs::symlink_metadata(path)?.is_dir() => return Ok(None),
-                _ => {}
-            }
-            let at = path.join(LOCK);
-            let file = match new_file(&at, 0) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => reopen(&at)?,
-                other => other?,
-            };
-            if !lock(&file)? || !is_at(&file, &at) {
-                return Ok(None);
-            }
-            let discarded = AtomicBool::new(false);
-            let files = fs::create_dir(path.join(FILES));
-            let is_new = match files {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                made => made.is_ok(),
-            };
-            Ok(Some(Self { path: path.to_owned(), lock: Some(file), is_new, discarded }))
-        })
-    }
-
-    /// The folder that becomes the target.
+    /// Returns the folder in a part folder that becomes the target.
     pub(super) fn files(&self) -> PathBuf {
         self.path.join(FILES)
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Whether nothing was in it when it was opened.
+    /// Returns whether it was empty when it was opened. Bytes of a new file that were never written are
+    /// zeros.
     pub(super) fn is_new(&self) -> bool {
         self.is_new
     }
 
-    /// Whether there is room for so many bytes.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::StorageFull`] where there is not.
-    pub(super) fn check_room(&self, bytes: u64) -> io::Result<()> {
-        space::check(&self.path, bytes)
-    }
-
-    /// It is not to be kept: it is removed when this is dropped.
+    /// Has it removed from disk when it is dropped.
     pub(super) fn discard(&self) {
-        self.discarded.store(true, Ordering::Release);
+        self.is_discarded.store(true, Ordering::Release);
     }
 }
 
-impl Drop for PartFolder {
+impl Drop for Part {
     fn drop(&mut self) {
-        if *self.discarded.get_mut() {
-            // Windows may not remove what is open. Elsewhere it is removed before others can have it.
-            self.lock.take_if(|_| cfg!(windows));
-            let _ = fs::remove_dir_all(&self.path);
+        if *self.is_discarded.get_mut() {
+            match (self.kind, &self.file) {
+                // A file that has got its own name may have left the part's name to another download.
+                (FileKind::File, Some(file)) if is_at(file, &self.path) => {
+                    let _ = fs::remove_file(&self.path);
+                }
+                (FileKind::File, _) => {}
+                (FileKind::Folder, _) => {
+                    // Windows does not remove an open file. Elsewhere the folder is removed while it is still
+                    // locked, before another download can open it.
+                    self.file.take_if(|_| cfg!(windows));
+                    let _ = fs::remove_dir_all(&self.path);
+                }
+            }
+        }
+        // A stream that still serves the part has the file open as well. The next download need not wait
+        // for it.
+        if let Some(file) = &self.file {
+            let _ = file.unlock();
         }
     }
 }
 
-/// Tries names until `open` takes one: `None` from it means that another download has it.
-fn claim<T>(
-    target: &Path,
-    hash: &Hash,
-    mut open: impl FnMut(&Path) -> io::Result<Option<T>>,
-) -> io::Result<T> {
-    for number in 0..MAX_BESIDE {
-        if let Some(part) = open(&part_path(target, hash, number))? {
-            return Ok(part);
-        }
+/// Creates a folder unless it exists. Returns whether it was created.
+fn create_folder(path: &Path) -> io::Result<bool> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        created => created.map(|()| true),
     }
-    Err(io::Error::other("too many downloads of the same at once"))
 }
 
 /// Returns the path of a part of `hash` beside `target`. The first one has the number 0.
@@ -277,18 +208,19 @@ fn part_path(target: &Path, hash: &Hash, number: u32) -> PathBuf {
     target.with_file_name(format!(".{}{ending}", &name[..cut]))
 }
 
-/// The longest name, in bytes, of a file in `folder`.
+/// Returns the length of the longest name that a file in `folder` can have, in bytes.
 pub(super) fn longest_name(folder: &Path) -> usize {
     let left = Platform::HERE.max_path().saturating_sub(absolute_len(folder)).saturating_sub(1);
-    // A path that is too long altogether is for the system to refuse.
+    // If the folder's path is too long already, the system refuses the file.
     space::max_name(folder).min(left).max(SHORTEST)
 }
 
+/// Returns the length of a path, in bytes, once it is made absolute.
 pub(super) fn absolute_len(path: &Path) -> usize {
     std::path::absolute(path).map_or(0, |path| path.as_os_str().len())
 }
 
-/// Opens what a killed process left: never through a link that someone put there.
+/// Opens a file that a killed process has left, but never through a symbolic link.
 fn reopen(path: &Path) -> io::Result<File> {
     if !fs::symlink_metadata(path)?.is_file() {
         let text = format!("{} is in the way: remove it", path.display());
@@ -297,7 +229,7 @@ fn reopen(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(path)
 }
 
-/// Whether the lock was free. Some file systems have none: then it is as if it were.
+/// Locks a file. Returns whether the lock was free, which it counts as on file systems without locks.
 fn lock(file: &File) -> io::Result<bool> {
     match file.try_lock() {
         Ok(()) => Ok(true),
@@ -307,7 +239,7 @@ fn lock(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Whether `file` still has its name: whoever had it before may have removed it meanwhile.
+/// Returns whether `file` is still at `path`. The download that had it before may have removed it meanwhile.
 fn is_at(file: &File, path: &Path) -> bool {
     let open = file.metadata().map(|found| Fingerprint::of(&found).inode);
     let there = fs::symlink_metadata(path).map(|found| Fingerprint::of(&found).inode);
@@ -341,6 +273,14 @@ mod tests {
     use super::*;
     use peerkit_proto::files::MAX_NAME;
 
+    fn file(target: &Path, hash: &Hash) -> io::Result<Part> {
+        Part::open(target, hash, FileKind::File)
+    }
+
+    fn folder_of(target: &Path, hash: &Hash) -> io::Result<Part> {
+        Part::open(target, hash, FileKind::Folder)
+    }
+
     #[test]
     fn part_names_are_known() {
         for name in [".a.txt.0123abcd.part", ".a.0123abcd.7.part", "..0123abcd.part"] {
@@ -356,8 +296,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("x".repeat(255));
         let hash = Hash::of(b"");
-        let first = PartFile::open(&target, &hash).unwrap();
-        let second = PartFile::open(&target, &hash).unwrap();
+        let first = file(&target, &hash).unwrap();
+        let second = file(&target, &hash).unwrap();
         assert_ne!(first.path(), second.path());
         let name = first.path().file_name().unwrap().to_str().unwrap();
         assert!(is_part_name(name) && name.len() <= MAX_NAME);
@@ -370,22 +310,22 @@ mod tests {
         fs::write(&path, b"left by a crash").unwrap();
         assert!(is_left_for(&target, &hash) && is_left_in(folder.path(), &hash));
         assert!(!is_left_for(&target, &Hash::of(b"another")));
-        let again = PartFile::open(&target, &hash).unwrap();
+        let again = file(&target, &hash).unwrap();
         assert_eq!(again.path(), path);
-        let served = Arc::clone(again.file());
+        let served = Arc::clone(again.file().unwrap());
         drop(again);
-        let again = PartFile::open(&target, &hash).unwrap();
+        let again = file(&target, &hash).unwrap();
         assert_eq!(again.path(), path, "who is served of it does not keep it from being taken up");
         again.discard();
         drop((again, served));
 
-        let first = PartFolder::open(&target, &hash).unwrap();
-        let second = PartFolder::open(&target, &hash).unwrap();
+        let first = folder_of(&target, &hash).unwrap();
+        let second = folder_of(&target, &hash).unwrap();
         assert_ne!(first.path, second.path);
         second.discard();
         drop((first, second));
         fs::create_dir_all(path.join("files/old")).unwrap();
-        let again = PartFolder::open(&target, &hash).unwrap();
+        let again = folder_of(&target, &hash).unwrap();
         assert_eq!(again.path, path);
         assert!(again.files().join("old").exists(), "whether it is wanted the fetch knows");
     }
@@ -396,14 +336,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("a");
         let hash = Hash::of(b"");
-        let part = PartFile::open(&target, &hash).unwrap();
+        let part = file(&target, &hash).unwrap();
         let path = part.path().to_owned();
         part.discard();
         drop(part);
         let victim = folder.path().join("victim");
         fs::write(&victim, b"precious").unwrap();
         std::os::unix::fs::symlink(&victim, &path).unwrap();
-        assert!(PartFile::open(&target, &hash).is_err());
+        assert!(file(&target, &hash).is_err());
         assert_eq!(fs::read(&victim).unwrap(), b"precious");
     }
 }

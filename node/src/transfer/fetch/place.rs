@@ -1,43 +1,41 @@
-//! Putting what is whole in its place, never over something else.
+//! Gives a finished download its name, and never replaces anything unless the user wants that.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use peerkit_proto::files::disk::with_suffix;
-use peerkit_proto::files::{
-    DiskRules, Entry, FileKind, FileName, MAX_NAME, NameFault, PIECE, PieceHasher, Platform,
-};
+use peerkit_proto::files::{DiskRules, Entry, FileKind, FileName, MAX_NAME, NameFault, Platform};
 use peerkit_proto::id::Hash;
 
 use super::error::{FetchError, InTheWay};
 use super::fetch_request::Destination;
-use super::listed::Listed;
-use super::part::{PartFile, PartFolder, absolute_len, longest_name};
+use super::part::{Part, absolute_len, longest_name};
 use crate::disk::{space, sync_all, sync_folder};
+use crate::transfer::folder_plan::FolderPlan;
 
-/// Numbers tried before giving up: `name (1)` to `name (9999)`.
+/// Numbered names that are tried: `name (1)` to `name (9999)`.
 const MAX_NUMBER: u32 = 9999;
 
-/// Entries of a folder from which on it is written to disk with one call.
+/// Entries of a folder from which on the whole file system is synced with one call.
 const MANY: usize = 64;
 
 /// The destination of a fetch.
 #[derive(Debug, Clone)]
 pub(super) struct Goal {
     pub(super) path: PathBuf,
-    /// Why it does not have its own name there.
+    /// The reason why it has another name there than at its source.
     pub(super) fault: Option<NameFault>,
 }
 
 impl Destination {
-    /// Decides where something called `name` at its source goes. Creates the folder for it if that is
-    /// wanted. A path that the user chose is taken as it is; a name from the network is made harmless.
+    /// Decides where something called `name` at its source goes. Creates the folder for it if the user wants
+    /// that. A path that the user chose is taken as it is; a name from the network is made harmless.
     ///
     /// # Errors
-    /// If something is there that is no file, and would be replaced or written beside; or if the disk
-    /// refuses.
+    /// If the download would replace, or be written beside, something that is not a file; or if the disk
+    /// fails.
     pub(super) fn resolve(&self, name: &FileName, overwrite: bool) -> Result<Goal, FetchError> {
         let disk = |error| FetchError::Disk { path: self.path().to_owned(), error };
         let goal = match self {
@@ -62,8 +60,8 @@ impl Destination {
         Ok(goal)
     }
 
-    /// Returns the path that something called `name` goes to, as far as that is known beforehand. Blocks
-    /// on the disk.
+    /// Returns the path that something called `name` goes to, if that is known beforehand. Blocks on the
+    /// disk.
     pub(super) fn target(&self, name: Option<&FileName>) -> Option<PathBuf> {
         match self {
             Self::Path(path) if !path.is_dir() => Some(path.clone()),
@@ -71,7 +69,7 @@ impl Destination {
         }
     }
 
-    /// Returns the folder that a part lies in. Blocks on the disk.
+    /// Returns the folder that a part is in. Blocks on the disk.
     pub(super) fn folder(&self) -> &Path {
         match self {
             Self::Path(path) if !path.is_dir() => parent(path),
@@ -79,7 +77,7 @@ impl Destination {
         }
     }
 
-    /// What to name in an error before the name at the source is known.
+    /// Returns the path to name in an error before the name at the source is known.
     pub(super) fn path(&self) -> &Path {
         match self {
             Self::Path(path) | Self::Folder(path) => path,
@@ -95,9 +93,9 @@ impl Goal {
     }
 }
 
-/// The rules for what goes into a new folder at `target`, or at a numbered name beside it.
+/// Returns the rules for names in a new folder at `target`, or at a numbered name beside it.
 pub(super) fn rules_below(target: &Path) -> DiskRules {
-    // Until it is whole it is below `.NAME.HASH.part/files`, which is longer than any such name.
+    // An unfinished folder is below `.NAME.HASH.part/files`, which is longer than any numbered name.
     const MORE: usize = "..01234567.9999.part/files/".len();
     let name = target.file_name().map_or(0, OsStr::len).saturating_add(MORE);
     let name = name.min(MAX_NAME + "/files/".len());
@@ -107,7 +105,7 @@ pub(super) fn rules_below(target: &Path) -> DiskRules {
     DiskRules { platform: Platform::HERE, max_name, max_path }
 }
 
-/// Refuses to write to, or beside, what the user named and is neither a file nor a folder.
+/// Refuses to write to, or beside, a path of the user that is neither a file nor a folder.
 fn check_special(path: &Path) -> Result<(), FetchError> {
     match special(path) {
         Some(kind) => Err(FetchError::NotAFile { path: path.to_owned(), kind }),
@@ -115,8 +113,8 @@ fn check_special(path: &Path) -> Result<(), FetchError> {
     }
 }
 
-/// Refuses a path that is too long for the disk before anything is fetched. A part has a shorter name, so
-/// that the whole file would come in, and then have no place.
+/// Refuses a path that is too long for the disk before anything is fetched. The part has a shorter name, so
+/// without this check the whole file would be fetched before the disk refuses its name.
 fn check_length(path: &Path) -> Result<(), FetchError> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::InvalidFilename => {
@@ -146,7 +144,7 @@ fn special(path: &Path) -> Option<InTheWay> {
     kind_of(&found).filter(|kind| kind.takes_bytes())
 }
 
-/// Refuses to replace what is not a regular file. A folder at the place of a folder is merged.
+/// Refuses to replace anything but a regular file. A folder is merged into the folder that is there.
 fn check_replaceable(path: &Path) -> Result<(), FetchError> {
     let kind = fs::symlink_metadata(path).ok().and_then(|found| kind_of(&found));
     match kind {
@@ -155,7 +153,7 @@ fn check_replaceable(path: &Path) -> Result<(), FetchError> {
     }
 }
 
-/// What it is, if it is no regular file.
+/// Returns the kind of a file that is not a regular file.
 fn kind_of(found: &Metadata) -> Option<InTheWay> {
     let kind = found.file_type();
     #[cfg(unix)]
@@ -177,23 +175,72 @@ fn kind_of(found: &Metadata) -> Option<InTheWay> {
     (!kind.is_file()).then_some(InTheWay::Link)
 }
 
-/// Puts a whole file at `target`, or beside it under a numbered name where something else is
-/// there. Where the very same content is there already, that stays and is what is returned.
-/// With `overwrite` it takes the place of the file that is there.
+/// Moves a whole file to `target`, or to a numbered name beside it if something else is there. If the same
+/// content is there already, that stays, and its path is returned. With `overwrite` the file replaces
+/// the one that is there.
 pub(super) fn place_file(
-    part: &PartFile,
+    (part, file): (&Part, &File),
     target: &Path,
     hash: &Hash,
     overwrite: bool,
 ) -> Result<PathBuf, FetchError> {
     let disk = |error| FetchError::Disk { path: target.to_owned(), error };
-    part.file().sync_all().map_err(disk)?;
+    file.sync_all().map_err(disk)?;
     if overwrite {
         replace(part.path(), target)?;
         sync_folder(parent(target)).map_err(disk)?;
         return Ok(target.to_owned());
     }
-    place_beside(part, target, hash).map_err(disk)
+    let place_at = |path: &Path| match move_file(part.path(), path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && holds(path, file, hash) => {
+            part.discard();
+            Ok(())
+        }
+        moved => moved,
+    };
+    place_beside(target, FileKind::File, place_at).map_err(disk)
+}
+
+/// Moves a whole folder to `target`, or to a numbered name beside it if something is there. With
+/// `overwrite` its files replace those that are there, and others stay.
+pub(super) fn place_folder(
+    part: &Part,
+    target: &Path,
+    plan: &FolderPlan,
+    overwrite: bool,
+) -> Result<PathBuf, FetchError> {
+    let disk = |error| FetchError::Disk { path: target.to_owned(), error };
+    let files = part.files();
+    sync_tree(&files, plan).map_err(disk)?;
+    let placed = if overwrite && fs::symlink_metadata(target).is_ok_and(|found| found.is_dir()) {
+        move_into(&files, target, plan)?;
+        target.to_owned()
+    } else {
+        place_beside(target, FileKind::Folder, |path| move_folder(&files, path)).map_err(disk)?
+    };
+    // Nothing but the lock is left in it.
+    part.discard();
+    Ok(placed)
+}
+
+/// Tries `target` and the numbered names beside it, until `place_at` finds one that is free.
+fn place_beside(
+    target: &Path,
+    kind: FileKind,
+    place_at: impl Fn(&Path) -> io::Result<()>,
+) -> io::Result<PathBuf> {
+    for path in numbered(target, kind) {
+        match place_at(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            placed => {
+                placed?;
+                sync_folder(parent(&path))?;
+                return Ok(path);
+            }
+        }
+    }
+    let text = format!("it and {MAX_NUMBER} numbered names beside it are taken");
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, text))
 }
 
 /// Renames `from` to `to`, over the file that is there.
@@ -205,76 +252,13 @@ fn replace(from: &Path, to: &Path) -> Result<(), FetchError> {
     fs::rename(from, to).map_err(|error| FetchError::Disk { path: to.to_owned(), error })
 }
 
-fn place_beside(part: &PartFile, target: &Path, hash: &Hash) -> io::Result<PathBuf> {
-    for path in numbered(target, FileKind::File) {
-        match move_file(part.path(), &path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if holds(&path, part.file(), hash) {
-                    part.discard();
-                    return Ok(path);
-                }
-            }
-            other => {
-                other?;
-                sync_folder(parent(&path))?;
-                return Ok(path);
-            }
-        }
-    }
-    Err(no_name_left())
-}
-
-/// Puts a whole folder at `target`, or beside it under a numbered name where something is there.
-/// With `overwrite` its files take the place of those that are there; others stay.
-pub(super) fn place_folder(
-    part: &PartFolder,
-    target: &Path,
-    listed: &Listed,
-    overwrite: bool,
-) -> Result<PathBuf, FetchError> {
-    let disk = |error| FetchError::Disk { path: target.to_owned(), error };
-    let files = part.files();
-    sync_tree(&files, listed).map_err(disk)?;
-    if overwrite && fs::symlink_metadata(target).is_ok_and(|found| found.is_dir()) {
-        move_into(&files, target, listed)?;
-        part.discard();
-        return Ok(target.to_owned());
-    }
-    place_folder_beside(part, target).map_err(disk)
-}
-
-fn place_folder_beside(part: &PartFolder, target: &Path) -> io::Result<PathBuf> {
-    let files = part.files();
-    for path in numbered(target, FileKind::Folder) {
-        // An empty folder holds the name, and on Unix a rename replaces it.
-        match fs::create_dir(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            other => {
-                other?;
-                if cfg!(windows) {
-                    fs::remove_dir(&path)?;
-                }
-                if let Err(error) = fs::rename(&files, &path) {
-                    let _ = fs::remove_dir(&path);
-                    return Err(error);
-                }
-                sync_folder(parent(&path))?;
-                // Nothing but its lock is left.
-                part.discard();
-                return Ok(path);
-            }
-        }
-    }
-    Err(no_name_left())
-}
-
-/// Has all files of the folder on disk. One by one that takes a while for many, so where the system
-/// can write a whole file system's files at once it does.
-fn sync_tree(files: &Path, listed: &Listed) -> io::Result<()> {
-    if listed.manifest().entries().len() > MANY && sync_all(files)? {
+/// Syncs all files of the folder to the disk. Syncing many files one by one takes long, so the whole file
+/// system is synced in their place if the system can do that.
+fn sync_tree(files: &Path, plan: &FolderPlan) -> io::Result<()> {
+    if plan.manifest().entries().len() > MANY && sync_all(files)? {
         return Ok(());
     }
-    for (entry, path) in listed.entries() {
+    for (entry, path) in plan.entries() {
         let path = path.under(files);
         match entry {
             // Windows writes out only what was opened for writing.
@@ -287,15 +271,15 @@ fn sync_tree(files: &Path, listed: &Listed) -> io::Result<()> {
     sync_folder(files)
 }
 
-/// Moves what is in `files` into `target`, over files of the same names.
-fn move_into(files: &Path, target: &Path, listed: &Listed) -> Result<(), FetchError> {
-    check_merge(target, listed)?;
-    for (entry, path) in listed.entries() {
+/// Moves the content of `files` into `target`, where it replaces files of the same names.
+fn move_into(files: &Path, target: &Path, plan: &FolderPlan) -> Result<(), FetchError> {
+    check_merge(target, plan)?;
+    for (entry, path) in plan.entries() {
         let to = path.under(target);
         let disk = |error| FetchError::Disk { path: to.clone(), error };
         match entry {
             Entry::Folder { .. } => match fs::create_dir(&to) {
-                // Not through a link: it could lead anywhere.
+                // Not through a link, which could lead anywhere.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     if !fs::symlink_metadata(&to).map_err(disk)?.is_dir() {
                         return Err(disk(error));
@@ -309,10 +293,10 @@ fn move_into(files: &Path, target: &Path, listed: &Listed) -> Result<(), FetchEr
     sync_folder(target).map_err(|error| FetchError::Disk { path: target.to_owned(), error })
 }
 
-/// Checks that files of a folder would replace nothing but files in the folder at `target`. Nothing of
-/// it is moved otherwise: it would be half of the one and half of the other.
-pub(super) fn check_merge(target: &Path, listed: &Listed) -> Result<(), FetchError> {
-    for (entry, path) in listed.entries() {
+/// Checks that the files of a folder would replace nothing but files in the folder at `target`. If they would,
+/// none of them is moved: the target would be half of the one and half of the other.
+pub(super) fn check_merge(target: &Path, plan: &FolderPlan) -> Result<(), FetchError> {
+    for (entry, path) in plan.entries() {
         let path = path.under(target);
         let Ok(found) = fs::symlink_metadata(&path) else { continue };
         match (entry, kind_of(&found)) {
@@ -326,47 +310,52 @@ pub(super) fn check_merge(target: &Path, listed: &Listed) -> Result<(), FetchErr
     Ok(())
 }
 
-/// A link, unlike a rename, does not replace what is there. Where the file system has no links, or
-/// the system does not take the old name from a file that is open, an empty file holds the name.
+/// Moves a file to a name that is free.
 fn move_file(from: &Path, to: &Path) -> io::Result<()> {
+    // A hard link, unlike a rename, does not replace what is there. Windows does not take the old name from
+    // an open file afterwards.
     if !cfg!(windows) {
         match fs::hard_link(from, to) {
             Ok(()) => return fs::remove_file(from),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
+            // The file system has no links.
             Err(_) => {}
         }
     }
+    // An empty file holds the name.
     OpenOptions::new().write(true).create_new(true).open(to)?;
     fs::rename(from, to).inspect_err(|_| {
-        // The empty file that held the name must not be taken for the real one.
+        // The empty file must not be taken for the real one.
         let _ = fs::remove_file(to);
     })
 }
 
-/// Whether the file at `path` has the content that `file`, of this hash, has.
+/// Moves a folder to a name that is free.
+fn move_folder(from: &Path, to: &Path) -> io::Result<()> {
+    // An empty folder holds the name, and on Unix a rename replaces it.
+    fs::create_dir(to)?;
+    if cfg!(windows) {
+        fs::remove_dir(to)?;
+    }
+    fs::rename(from, to).inspect_err(|_| {
+        let _ = fs::remove_dir(to);
+    })
+}
+
+/// Returns whether the file at `path` has the same content as `file`, which has this hash.
 fn holds(path: &Path, file: &File, hash: &Hash) -> bool {
-    let sizes = fs::symlink_metadata(path)
-        .ok()
-        .filter(Metadata::is_file)
-        .zip(file.metadata().ok())
-        .map(|(there, ours)| (there.len(), ours.len()));
-    let alike = matches!(sizes, Some((there, ours)) if there == ours);
-    alike && hash_of(path).is_ok_and(|there| there == *hash)
+    let sizes = (fs::symlink_metadata(path), file.metadata());
+    let (Ok(there), Ok(ours)) = sizes else { return false };
+    there.is_file() && there.len() == ours.len() && hash_of(path).is_ok_and(|there| there == *hash)
 }
 
 fn hash_of(path: &Path) -> io::Result<Hash> {
-    let mut file = File::open(path)?;
-    let mut hasher = PieceHasher::new();
-    let mut buffer = vec![0; usize::try_from(PIECE).map_err(io::Error::other)?];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hasher.finish().root()),
-            n => hasher.update(buffer.get(..n).unwrap_or_default()),
-        }
-    }
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open(path)?)?;
+    Ok(Hash::from_bytes(*hasher.finalize().as_bytes()))
 }
 
-/// Where what is to be at `target` may go, in the order in which they are tried.
+/// Returns the paths that a download to `target` may get, in the order in which they are tried.
 pub(super) fn candidates(
     target: &Path,
     kind: FileKind,
@@ -376,8 +365,8 @@ pub(super) fn candidates(
     numbered(target, kind).take(tried)
 }
 
-/// `a.txt`, `a (1).txt`, `a (2).txt`, ...; a folder's name has no extension. A long name is cut for the
-/// number.
+/// Returns `a.txt`, `a (1).txt`, `a (2).txt`, ...; a folder's name has no extension. A long name is cut for
+/// the number.
 fn numbered(target: &Path, kind: FileKind) -> impl Iterator<Item = PathBuf> {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     let longest = longest_name(parent(target));
@@ -395,11 +384,6 @@ fn parent(path: &Path) -> &Path {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
-}
-
-fn no_name_left() -> io::Error {
-    let text = format!("it and {MAX_NUMBER} numbered names beside it are taken");
-    io::Error::new(io::ErrorKind::AlreadyExists, text)
 }
 
 #[cfg(test)]

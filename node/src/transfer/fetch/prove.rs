@@ -16,7 +16,7 @@ use peerkit_proto::files::{
 };
 use peerkit_proto::id::Hash;
 
-use super::asking::Asking;
+use super::client::Client;
 use super::error::FetchError;
 
 /// Lists of a folder's files asked for ahead, so that each does not cost a round trip. 32 questions
@@ -27,12 +27,12 @@ const AHEAD: usize = 32;
 #[derive(Debug)]
 pub(super) struct Proven {
     pub(super) description: Description,
-    pub(super) content: Content,
+    pub(super) content: ProvenContent,
 }
 
 /// A file or a folder.
 #[derive(Debug)]
-pub(super) enum Content {
+pub(super) enum ProvenContent {
     File {
         list: PieceList,
     },
@@ -49,7 +49,7 @@ pub(super) enum Content {
 /// # Errors
 /// Where it does not say, or what it says is not so.
 pub(super) async fn prove(
-    asking: &mut Asking,
+    client: &mut Client,
     hash: Hash,
     description: Description,
     values: Vec<PieceValue>,
@@ -62,14 +62,14 @@ pub(super) async fn prove(
     if size > limit {
         return Err(FetchError::TooLarge { size, limit });
     }
-    let list = list(asking, hash, size, &values).await?;
+    let list = list(client, hash, size, &values).await?;
     if size == 0 {
         // Nothing will come that could show that it is not so.
         list.verify_piece(0, &[])?;
     }
     let content = match description.kind {
-        FileKind::File => Content::File { list },
-        FileKind::Folder => folder(asking, hash, &list, &description.name).await?,
+        FileKind::File => ProvenContent::File { list },
+        FileKind::Folder => folder(client, hash, &list, &description.name).await?,
     };
     Ok(Proven { description, content })
 }
@@ -79,25 +79,25 @@ pub(super) async fn prove(
 /// # Errors
 /// Where the size is not so, or the source does not send the piece.
 pub(super) async fn prove_size(
-    asking: &mut Asking,
+    client: &mut Client,
     hash: Hash,
     proven: &Proven,
 ) -> Result<(), FetchError> {
-    if let Content::File { list } = &proven.content {
-        piece(asking, hash, list, list.count() - 1).await?;
+    if let ProvenContent::File { list } = &proven.content {
+        piece(client, hash, list, list.count() - 1).await?;
     }
     Ok(())
 }
 
 async fn folder(
-    asking: &mut Asking,
+    client: &mut Client,
     hash: Hash,
     list: &PieceList,
     name: &FileName,
-) -> Result<Content, FetchError> {
+) -> Result<ProvenContent, FetchError> {
     let mut bytes = Vec::new();
     for index in 0..list.count() {
-        bytes.extend(piece(asking, hash, list, index).await?);
+        bytes.extend(piece(client, hash, list, index).await?);
     }
     let manifest = blocking(move || Ok(Manifest::decode(Bytes::from(bytes))?)).await?;
     let files: Vec<(Hash, u64)> = manifest
@@ -118,13 +118,13 @@ async fn folder(
         Some(entry) => format!("{name}/{}", entry.path()),
         None => name.to_string(),
     };
-    let lists = lists(asking, &files, name_of).await?;
-    Ok(Content::Folder { manifest, lists })
+    let lists = lists(client, &files, name_of).await?;
+    Ok(ProvenContent::Folder { manifest, lists })
 }
 
 /// The lists of those files that have several pieces.
 async fn lists(
-    asking: &mut Asking,
+    client: &mut Client,
     files: &[(Hash, u64)],
     name_of: impl Fn(usize) -> String,
 ) -> Result<Vec<Option<Arc<PieceList>>>, FetchError> {
@@ -138,18 +138,18 @@ async fn lists(
         for at in &short {
             let (hash, size) = files[*at];
             let count = u16::try_from(size.div_ceil(PIECE)).unwrap_or(MAX_PART);
-            asking.ask(&Request::Pieces { hash, first: 0, count }).await?;
+            client.requests.send(&Request::Pieces { hash, first: 0, count }).await?;
         }
         for at in short {
             let (hash, size) = files[at];
             let mut incoming = IncomingList::new(size)?;
-            let taken = take_values(asking, &mut incoming).await;
+            let taken = take_values(client, &mut incoming).await;
             taken.map_err(|error| error.of_changed(|| name_of(at)))?;
             lists[at] = Some(Arc::new(incoming.finish(&hash)?));
         }
         for at in long {
             let (hash, size) = files[at];
-            let list = list(asking, hash, size, &[]).await;
+            let list = list(client, hash, size, &[]).await;
             let list = list.map_err(|error| error.of_changed(|| name_of(at)))?;
             lists[at] = Some(Arc::new(list));
         }
@@ -160,7 +160,7 @@ async fn lists(
 /// The piece list of `hash`, said to have `size` bytes, checked against the hash; `values` are the
 /// first of it. Memory grows as values come in.
 async fn list(
-    asking: &mut Asking,
+    client: &mut Client,
     hash: Hash,
     size: u64,
     values: &[PieceValue],
@@ -171,15 +171,15 @@ async fn list(
     let mut incoming = IncomingList::new(size)?;
     incoming.push(values)?;
     while let Some((first, count)) = incoming.wanted(MAX_PART) {
-        asking.ask(&Request::Pieces { hash, first, count }).await?;
-        take_values(asking, &mut incoming).await?;
+        client.requests.send(&Request::Pieces { hash, first, count }).await?;
+        take_values(client, &mut incoming).await?;
     }
     blocking(move || Ok(incoming.finish(&hash)?)).await
 }
 
-async fn take_values(asking: &mut Asking, incoming: &mut IncomingList) -> Result<(), FetchError> {
+async fn take_values(client: &mut Client, incoming: &mut IncomingList) -> Result<(), FetchError> {
     let wanted = incoming.wanted(MAX_PART);
-    match asking.answer().await? {
+    match client.answers.next().await? {
         Answer::Pieces { first, values }
             if wanted == u16::try_from(values.len()).ok().map(|count| (first, count)) =>
         {
@@ -192,7 +192,7 @@ async fn take_values(asking: &mut Asking, incoming: &mut IncomingList) -> Result
 
 /// One piece of what `list` is of, checked.
 async fn piece(
-    asking: &mut Asking,
+    client: &mut Client,
     hash: Hash,
     list: &PieceList,
     index: u64,
@@ -200,14 +200,14 @@ async fn piece(
     let mut bytes = Vec::new();
     let len = list.range(index).map_or(0, |range| range.end - range.start);
     if len > 0 {
-        asking.ask(&Request::Data { hash, first: index, count: 1 }).await?;
-        match asking.answer().await? {
+        client.requests.send(&Request::Data { hash, first: index, count: 1 }).await?;
+        match client.answers.next().await? {
             Answer::Piece { index: at, len: n } if at == index && u64::from(n) == len => {}
             Answer::Refused(refusal) => return Err(FetchError::Refused(refusal)),
             _ => return Err(FetchError::Unexpected("another piece was asked for")),
         }
         bytes.resize(usize::try_from(len.min(PIECE)).unwrap_or_default(), 0);
-        asking.content(&mut bytes).await?;
+        client.answers.content(&mut bytes).await?;
     }
     list.verify_piece(index, &bytes)?;
     Ok(bytes)

@@ -1,4 +1,4 @@
-//! One source at work on a fetch: asks it for what the fetch wants, checks and keeps what comes.
+//! The task of one source: sends it what the fetch wants, and receives its pieces.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -8,269 +8,329 @@ use std::time::Duration;
 
 use peerkit_proto::files::fetch::{Candidate, Claim, Input, SourceId};
 use peerkit_proto::files::wire::{FILES_PROTOCOL, MAX_PLACES};
-use peerkit_proto::files::{Answer, Description, FileKind, PIECE, Refusal, Request};
+use peerkit_proto::files::{Answer, Description, FileKind, PIECE, PieceValue, Refusal, Request};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::asking::{Answers, Asking, Questions};
+use super::client::{AnswerReader, Client, RequestWriter};
 use super::error::FetchError;
-use super::job::Job;
-use super::news::{News, Task};
-use super::prove::{prove, prove_size};
-use super::target::{Batch, Target};
+use super::fetch_request::FetchRequest;
+use super::prove::{Proven, prove, prove_size};
+use super::target::Target;
+use super::writer::{PieceBatch, Writer};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::lock::lock;
-use crate::stream::Stream;
 use crate::tls::Expected;
 
-/// Small pieces are checked and written at the latest this long after the first of them came.
+/// Longest time that small pieces are gathered before they are verified and written.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// Works on one source until the fetch is over, or until the source fails, which it reports. With
-/// `is_new` the content is not known yet.
-pub(super) async fn attend(
-    inner: Arc<Inner>,
-    job: Arc<Job>,
-    source: SourceId,
-    candidate: Candidate,
-    is_new: bool,
-    mut tasks: mpsc::Receiver<Task>,
-) {
-    let attending = async {
-        let begun = begin(&inner, &job, source, &candidate, is_new, &mut tasks).await?;
-        match begun {
-            Some(begun) => fetch(&inner, &job, source, begun, tasks).await,
+/// What all source tasks of one fetch share.
+pub(super) struct FetchContext {
+    pub(super) request: FetchRequest,
+    pub(super) writer: Arc<Writer>,
+    pub(super) reports: mpsc::Sender<Report>,
+}
+
+/// A report of a source's task, or of the threads that write its pieces.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// The state machine is to know this.
+    Input(Input),
+    /// The source has proven its description.
+    Proven(SourceId, Box<Proven>),
+    /// The source has failed, or the disk.
+    Failed(SourceId, Error),
+}
+
+/// An order to a source's task.
+#[derive(Debug)]
+pub(super) enum SourceOrder {
+    /// Have the source prove its description; its size too if `with_size`.
+    Prove { with_size: bool },
+    /// Ask which pieces the source has, and receive pieces for this target from now on.
+    Follow(Arc<Target>),
+    /// Request pieces.
+    Ask { first: u64, count: u16 },
+    /// Cancel all requests.
+    Cancel,
+    /// Tell the source that the fetch has everything, and end the stream in order.
+    Finish,
+}
+
+/// The task of one source.
+pub(super) struct SourceTask {
+    pub(super) inner: Arc<Inner>,
+    pub(super) context: Arc<FetchContext>,
+    pub(super) source: SourceId,
+    pub(super) orders: mpsc::Receiver<SourceOrder>,
+}
+
+impl SourceTask {
+    /// Works on the source until the fetch is over or the source fails, which is reported. `is_new` says that
+    /// the content is not known yet.
+    pub(super) async fn run(mut self, candidate: Candidate, is_new: bool) {
+        if let Err(error) = self.work(&candidate, is_new).await {
+            // A fetch that is over needs no report.
+            let _ = self.context.reports.send(Report::Failed(self.source, error)).await;
+        }
+    }
+
+    async fn work(&mut self, candidate: &Candidate, is_new: bool) -> Result<(), Error> {
+        let (inner, source, addresses) = (&self.inner, self.source, &candidate.addresses);
+        let stream = match candidate.id {
+            Some(id) => inner.open_stream(id, addresses, FILES_PROTOCOL).await?,
+            None => inner.open_stream_to(addresses, FILES_PROTOCOL).await?,
+        };
+        let id = stream.peer();
+        self.report(Report::Input(Input::Met { source, id })).await?;
+        let binding = stream.channel.session().binding;
+        let expected = stream.expected.clone();
+        let mut client = Client::new(stream, inner.rates.of(id));
+        let FetchRequest { hash, secret, .. } = self.context.request;
+        if let Some(secret) = secret {
+            let proof = secret.prove(&binding, inner.id);
+            client.requests.send(&Request::Present { proof }).await?;
+        }
+        let (description, values) = client.describe(hash, is_new).await?;
+        let claim = Claim { kind: description.kind, size: description.size };
+        self.report(Report::Input(Input::Described { source, claim })).await?;
+        match self.prove(&mut client, &description, values).await? {
+            Some(target) => self.exchange(client, &description, &target, expected).await,
             None => Ok(()),
         }
-    };
-    if let Err(error) = attending.await {
-        // A fetch that is over needs no report.
-        let _ = job.tell(News::Failed(source, error)).await;
     }
-}
 
-/// A stream to a source whose description fits what is fetched.
-struct Begun {
-    asking: Asking,
-    description: Description,
-    target: Arc<Target>,
-    /// Where to say how many bytes the source is sure to send.
-    expected: Expected,
-}
-
-/// Opens a stream, asks for the description, and proves it if that is wanted, until it is known that
-/// this is what is fetched. Returns `None` if the fetch is over before.
-async fn begin(
-    inner: &Arc<Inner>,
-    job: &Job,
-    source: SourceId,
-    candidate: &Candidate,
-    is_new: bool,
-    tasks: &mut mpsc::Receiver<Task>,
-) -> Result<Option<Begun>, Error> {
-    let stream = open(inner, candidate).await?;
-    let id = stream.peer();
-    job.tell(News::Input(Input::Met { source, id })).await?;
-    let binding = stream.channel.session().binding;
-    let expected = stream.expected.clone();
-    let mut asking = Asking::new(stream, inner.rates.of(id));
-    if let Some(secret) = job.secret {
-        let proof = secret.prove(&binding, inner.id);
-        asking.ask(&Request::Present { proof }).await?;
-    }
-    let (description, mut values) = asking.describe(job.hash, is_new).await?;
-    let claim = Claim { kind: description.kind, size: description.size };
-    job.tell(News::Input(Input::Described { source, claim })).await?;
-    loop {
-        match tasks.recv().await {
-            Some(Task::Prove { with_size }) => {
-                let (values, description) = (std::mem::take(&mut values), description.clone());
-                let name = description.name.to_string();
-                let proving = prove(&mut asking, job.hash, description, values);
-                let proven = proving.await.map_err(|error| error.of_changed(|| name))?;
-                if with_size {
-                    prove_size(&mut asking, job.hash, &proven).await?;
+    /// Has the source prove its description when that is ordered. Returns the target once the fetch takes
+    /// pieces from the source, or `None` if the fetch is over before that.
+    async fn prove(
+        &mut self,
+        client: &mut Client,
+        description: &Description,
+        mut values: Vec<PieceValue>,
+    ) -> Result<Option<Arc<Target>>, Error> {
+        let hash = self.context.request.hash;
+        loop {
+            match self.orders.recv().await {
+                Some(SourceOrder::Prove { with_size }) => {
+                    let values = std::mem::take(&mut values);
+                    let proving = prove(client, hash, description.clone(), values).await;
+                    let name = || description.name.to_string();
+                    let proven = proving.map_err(|error| error.of_changed(name))?;
+                    if with_size {
+                        prove_size(client, hash, &proven).await?;
+                    }
+                    self.report(Report::Proven(self.source, Box::new(proven))).await?;
                 }
-                job.tell(News::Proven(source, Box::new(proven))).await?;
+                Some(SourceOrder::Follow(target)) => return Ok(Some(target)),
+                // Nothing was requested yet.
+                Some(SourceOrder::Ask { .. } | SourceOrder::Cancel) => {}
+                Some(SourceOrder::Finish) | None => return Ok(None),
             }
-            Some(Task::Follow(target)) => {
-                return Ok(Some(Begun { asking, description, target, expected }));
-            }
-            // Nothing was asked for yet.
-            Some(Task::Ask { .. } | Task::Cancel) => {}
-            Some(Task::Finish) | None => return Ok(None),
         }
     }
-}
 
-/// Takes pieces from a source until the fetch has all it wants.
-async fn fetch(
-    inner: &Arc<Inner>,
-    job: &Arc<Job>,
-    source: SourceId,
-    begun: Begun,
-    tasks: mpsc::Receiver<Task>,
-) -> Result<(), Error> {
-    let Begun { mut asking, description, target, expected } = begun;
-    let mut addresses = inner.addresses(None);
-    addresses.truncate(MAX_PLACES);
-    asking.ask(&Request::Follow { hash: job.hash, addresses }).await?;
-    // If it has everything, the answer to that says so too, a round trip later.
-    job.tell(News::Input(Input::Ready { source, is_whole: description.whole })).await?;
-    let Asking { questions, answers } = asking;
-    let owed = Owed { runs: Mutex::default(), any: answers.owed(), expected };
-    owed.any.store(false, Ordering::Relaxed);
-    let (batch, begun) = (Batch::default(), Instant::now());
-    let mut fetching =
-        Fetching { job, source, target: &target, answers, owed: &owed, batch, begun };
-    // Where files of a folder are left out it has not all of it.
-    let is_all = target.left_out().next().is_none();
-    // Sent only where it is needed to tell names apart: older sources refuse a request that has it.
-    let called = job.name.clone().filter(|name| *name != description.name);
-    let all =
-        is_all.then(|| Request::Complete { hash: job.hash, name: inner.name.clone(), called });
-    tokio::select! {
-        result = ask(questions, tasks, (&target, &owed), all) => result?,
-        error = fetching.take() => return Err(error),
+    /// Requests and receives pieces until the fetch has everything.
+    async fn exchange(
+        &mut self,
+        mut client: Client,
+        description: &Description,
+        target: &Arc<Target>,
+        expected: Expected,
+    ) -> Result<(), Error> {
+        let FetchRequest { hash, name, .. } = &self.context.request;
+        let mut addresses = self.inner.addresses(None);
+        addresses.truncate(MAX_PLACES);
+        client.requests.send(&Request::Follow { hash: *hash, addresses }).await?;
+        // A source that has everything says so in its answer too, but that is a round trip later.
+        let ready = Input::Ready { source: self.source, is_whole: description.whole };
+        self.report(Report::Input(ready)).await?;
+        let Client { requests, answers } = client;
+        let owed = Owed { runs: Mutex::default(), is_any: answers.is_owed(), expected };
+        owed.is_any.store(false, Ordering::Relaxed);
+        let mut receiver = PieceReceiver {
+            context: &self.context,
+            source: self.source,
+            target,
+            answers,
+            owed: &owed,
+            batch: PieceBatch::default(),
+            begun: Instant::now(),
+        };
+        // Only sent if it is needed to tell names apart: older sources refuse a request that has it.
+        let called = name.clone().filter(|name| *name != description.name);
+        // A download that leaves out files of a folder has not all of it.
+        let is_complete = target.left_out().next().is_none();
+        let complete = is_complete.then(|| Request::Complete {
+            hash: *hash,
+            name: self.inner.name.clone(),
+            called,
+        });
+        tokio::select! {
+            sent = send_requests(requests, &mut self.orders, (target, &owed), complete) => sent?,
+            error = receiver.run() => return Err(error),
+        }
+        receiver.answers.drain().await;
+        Ok(())
     }
-    fetching.answers.drain().await;
-    Ok(())
-}
 
-/// Opens a stream to the candidate.
-async fn open(inner: &Arc<Inner>, candidate: &Candidate) -> Result<Stream, Error> {
-    match candidate.id {
-        Some(id) => inner.open_stream(id, &candidate.addresses, FILES_PROTOCOL).await,
-        None => inner.open_stream_to(&candidate.addresses, FILES_PROTOCOL).await,
+    async fn report(&self, report: Report) -> Result<(), FetchError> {
+        self.context.report(report).await
     }
 }
 
-/// What the source was asked for and has not sent, in the order in which it does.
+impl FetchContext {
+    /// Reports to the fetch.
+    ///
+    /// # Errors
+    /// If the fetch is over.
+    async fn report(&self, report: Report) -> Result<(), FetchError> {
+        self.reports.send(report).await.map_err(|_| FetchError::Stopped)
+    }
+}
+
+/// The runs that were requested of the source and have not come, in the order in which it sends them.
 struct Owed {
-    runs: Mutex<VecDeque<Run>>,
-    any: Arc<AtomicBool>,
-    /// Where to say how many bytes the source is sure to send.
+    runs: Mutex<VecDeque<RequestedRun>>,
+    /// Whether there are any.
+    is_any: Arc<AtomicBool>,
+    /// Tells the connection how many bytes the source is sure to send.
     expected: Expected,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Run {
+struct RequestedRun {
     next: u64,
     end: u64,
-    /// Of the pieces from `next` on.
+    /// Bytes of the pieces from `next` on.
     bytes: u64,
-    cancelled: bool,
+    is_cancelled: bool,
 }
 
 impl Owed {
-    fn runs(&self) -> MutexGuard<'_, VecDeque<Run>> {
+    fn runs(&self) -> MutexGuard<'_, VecDeque<RequestedRun>> {
         lock(&self.runs)
     }
 
-    /// Says how much is sure to come, now that a piece of `len` bytes begins.
-    fn expect(&self, len: u64, runs: &VecDeque<Run>) {
-        let wanted = runs.iter().take_while(|run| !run.cancelled).map(|run| run.bytes);
+    /// Tells the connection how much is sure to come, now that a piece of `len` bytes begins.
+    fn expect(&self, len: u64, runs: &VecDeque<RequestedRun>) {
+        let wanted = runs.iter().take_while(|run| !run.is_cancelled).map(|run| run.bytes);
         self.expected.set(wanted.fold(len, u64::saturating_add));
+    }
+
+    /// Notes whether anything is still owed.
+    fn settle(&self) {
+        let runs = self.runs();
+        if runs.is_empty() {
+            self.is_any.store(false, Ordering::Relaxed);
+        }
     }
 }
 
-/// Sends what the fetch wants of the source; once it wants nothing more `all`, which ends the stream.
-async fn ask(
-    mut questions: Questions,
-    mut tasks: mpsc::Receiver<Task>,
+/// Sends the requests that the fetch orders. Ends the stream with `complete` when the fetch has everything.
+async fn send_requests(
+    mut requests: RequestWriter,
+    orders: &mut mpsc::Receiver<SourceOrder>,
     (target, owed): (&Target, &Owed),
-    all: Option<Request>,
+    complete: Option<Request>,
 ) -> Result<(), FetchError> {
     let hash = target.hash;
-    while let Some(task) = tasks.recv().await {
-        let request = match task {
-            Task::Ask { first, count } => {
+    while let Some(order) = orders.recv().await {
+        let request = match order {
+            SourceOrder::Ask { first, count } => {
                 let end = first.saturating_add(u64::from(count));
                 let lens = (first..end).filter_map(|piece| target.layout.place(piece));
                 let bytes = lens.map(|place| place.len()).sum();
-                owed.runs().push_back(Run { next: first, end, bytes, cancelled: false });
-                owed.any.store(true, Ordering::Relaxed);
+                owed.runs().push_back(RequestedRun {
+                    next: first,
+                    end,
+                    bytes,
+                    is_cancelled: false,
+                });
+                owed.is_any.store(true, Ordering::Relaxed);
                 match target.description.kind {
                     FileKind::File => Request::Data { hash, first, count },
                     FileKind::Folder => Request::Tree { hash, first, count },
                 }
             }
-            Task::Cancel => {
-                owed.runs().iter_mut().for_each(|run| run.cancelled = true);
+            SourceOrder::Cancel => {
+                owed.runs().iter_mut().for_each(|run| run.is_cancelled = true);
                 owed.expected.set(0);
                 Request::Cancel
             }
-            Task::Finish => {
+            SourceOrder::Finish => {
                 owed.expected.set(0);
-                return questions.finish(all.as_ref()).await;
+                return requests.finish(complete.as_ref()).await;
             }
             // That was done before.
-            Task::Prove { .. } | Task::Follow(_) => continue,
+            SourceOrder::Prove { .. } | SourceOrder::Follow(_) => continue,
         };
-        questions.ask(&request).await?;
+        requests.send(&request).await?;
     }
     Ok(())
 }
 
-/// The taking side of a source.
-struct Fetching<'a> {
-    job: &'a Arc<Job>,
+/// The receiving side of a source.
+struct PieceReceiver<'a> {
+    context: &'a FetchContext,
     source: SourceId,
     target: &'a Arc<Target>,
-    answers: Answers,
+    answers: AnswerReader,
     owed: &'a Owed,
-    /// Pieces that have come and are not being checked yet.
-    batch: Batch,
-    /// When the first of them came.
+    /// Pieces that have come and are not being verified yet.
+    batch: PieceBatch,
+    /// The time at which the first of them came.
     begun: Instant,
 }
 
-impl Fetching<'_> {
-    /// Takes what comes, for ever; while a batch is checked and written the next comes in.
-    async fn take(&mut self) -> Error {
-        let error = match self.take_all().await {
-            Ok(never) => match never {},
-            Err(error) => error,
-        };
-        // What has come is not lost with the source.
-        match self.keep().await {
-            Ok(()) => error,
-            Err(over) => over,
-        }
-    }
-
-    async fn take_all(&mut self) -> Result<std::convert::Infallible, Error> {
-        let source = self.source;
-        loop {
-            match self.next().await? {
-                Answer::Held { first, bits } => {
-                    self.job.tell(News::Input(Input::Holds { source, first, bits })).await?;
-                }
-                Answer::Whole => self.job.tell(News::Input(Input::Whole(source))).await?,
-                Answer::Sources(sources) => self.job.tell(News::Sources(sources)).await?,
-                Answer::Piece { index, len } => {
-                    if self.batch.pieces.is_empty() {
-                        self.batch = self.job.keeping.batch();
-                        self.begun = Instant::now();
-                    }
-                    let is_last = self.piece(index, len).await?;
-                    if is_last || self.is_full() {
-                        self.keep().await?;
-                    }
-                }
-                Answer::Refused(refusal) => {
-                    self.refused(refusal)?;
-                    self.keep().await?;
-                }
-                _ => return Err(FetchError::Unexpected("pieces were asked for").into()),
+impl PieceReceiver<'_> {
+    /// Receives answers until the source fails. The next pieces come in while a batch is verified and written.
+    async fn run(&mut self) -> Error {
+        let error = loop {
+            if let Err(error) = self.receive().await {
+                break error;
             }
-        }
+        };
+        // Pieces that have come are not lost with the source.
+        self.flush().await.err().unwrap_or(error)
     }
 
-    /// The next answer. Where it takes long, what has come so far is checked and written before it.
+    async fn receive(&mut self) -> Result<(), Error> {
+        let source = self.source;
+        let input = match self.next().await? {
+            Answer::Held { first, bits } => Input::Holds { source, first, bits },
+            Answer::Whole => Input::Whole(source),
+            Answer::Sources(sources) => {
+                for (id, addresses) in sources {
+                    let found = Input::Found(Candidate { id: Some(id), addresses });
+                    self.context.report(Report::Input(found)).await?;
+                }
+                return Ok(());
+            }
+            Answer::Piece { index, len } => {
+                if self.batch.is_empty() {
+                    self.batch = self.context.writer.batch();
+                    self.begun = Instant::now();
+                }
+                let is_last = self.piece(index, len).await?;
+                if is_last || self.is_full() {
+                    self.flush().await?;
+                }
+                return Ok(());
+            }
+            Answer::Refused(refusal) => {
+                self.refused(refusal)?;
+                return self.flush().await;
+            }
+            _ => return Err(FetchError::Unexpected("pieces were asked for").into()),
+        };
+        Ok(self.context.report(Report::Input(input)).await?)
+    }
+
+    /// Waits for the next answer. If it takes long, the pieces that have come are written meanwhile.
     async fn next(&mut self) -> Result<Answer, Error> {
-        if self.batch.pieces.is_empty() {
+        if self.batch.is_empty() {
             return Ok(self.answers.next().await?);
         }
         let mut next = pin!(self.answers.next());
@@ -278,14 +338,14 @@ impl Fetching<'_> {
             Ok(answer) => Ok(answer?),
             Err(_) => {
                 let batch = std::mem::take(&mut self.batch);
-                self.job.keeping.keep(self.target, self.source, batch).await?;
+                self.context.writer.write(self.target, self.source, batch).await?;
                 Ok(next.await?)
             }
         }
     }
 
-    /// Whether the batch is to be checked and written: of a file two pieces are where they come
-    /// fast, as each batch wakes others; of a folder half of one, as several threads write it.
+    /// Returns whether the batch is to be written. Each batch wakes other threads, so a batch of a fast file has
+    /// two pieces. A batch of a folder has half a mebibyte, as several threads write its files.
     fn is_full(&self) -> bool {
         let len = self.batch.len() as u64;
         match self.target.description.kind {
@@ -294,15 +354,15 @@ impl Fetching<'_> {
         }
     }
 
-    /// Takes one piece into the batch; true where it was the last that was owed in its run.
-    async fn piece(&mut self, index: u64, len: u32) -> Result<bool, Error> {
+    /// Receives one piece into the batch. Returns whether it was the last of its run.
+    async fn piece(&mut self, index: u64, len: u32) -> Result<bool, FetchError> {
         let wrong = || FetchError::Unexpected("another piece was asked for");
         let place = self.target.layout.place(index).ok_or_else(wrong)?;
         let is_last = {
             let mut runs = self.owed.runs();
             let run = runs.front_mut().ok_or_else(wrong)?;
             if run.next != index || place.len() != u64::from(len) {
-                return Err(wrong().into());
+                return Err(wrong());
             }
             run.next = index.saturating_add(1);
             run.bytes = run.bytes.saturating_sub(u64::from(len));
@@ -313,40 +373,31 @@ impl Fetching<'_> {
             self.owed.expect(u64::from(len), &runs);
             is_last
         };
-        let content = self.answers.content(self.batch.put(index, len as usize)).await;
+        let content = self.answers.content(self.batch.add(index, len as usize)).await;
         if let Err(error) = content {
-            self.batch.take_back();
-            return Err(error.into());
+            self.batch.remove_last();
+            return Err(error);
         }
-        self.settle();
+        self.owed.settle();
         Ok(is_last)
     }
 
-    fn refused(&mut self, refusal: Refusal) -> Result<(), Error> {
+    fn refused(&mut self, refusal: Refusal) -> Result<(), FetchError> {
         let run = self.owed.runs().pop_front();
-        self.settle();
+        self.owed.settle();
         match run {
-            Some(run) if run.cancelled && refusal == Refusal::Cancelled => Ok(()),
-            run if refusal == Refusal::Changed => {
-                Err(self.target.changed(run.map(|run| run.next)).into())
-            }
-            _ => Err(FetchError::Refused(refusal).into()),
+            Some(run) if run.is_cancelled && refusal == Refusal::Cancelled => Ok(()),
+            run if refusal == Refusal::Changed => Err(self.target.changed(run.map(|run| run.next))),
+            _ => Err(FetchError::Refused(refusal)),
         }
     }
 
-    fn settle(&self) {
-        let runs = self.owed.runs();
-        if runs.is_empty() {
-            self.owed.any.store(false, Ordering::Relaxed);
-        }
-    }
-
-    /// Has the batch checked and written, while the next comes in.
-    async fn keep(&mut self) -> Result<(), Error> {
-        if self.batch.pieces.is_empty() {
+    /// Has the batch verified and written, while the next one comes in.
+    async fn flush(&mut self) -> Result<(), Error> {
+        if self.batch.is_empty() {
             return Ok(());
         }
         let batch = std::mem::take(&mut self.batch);
-        Ok(self.job.keeping.keep(self.target, self.source, batch).await?)
+        Ok(self.context.writer.write(self.target, self.source, batch).await?)
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use peerkit_proto::files::{Description, FileKind, FileName};
+use peerkit_proto::files::{FileKind, FileName};
 use peerkit_proto::id::Hash;
 use serde::{Serialize, Serializer};
 use tokio::sync::watch;
@@ -192,12 +192,6 @@ impl Shown {
             }
             changes
         });
-    }
-
-    /// What it is, as its source describes it; `name` is the one that it was asked for by.
-    pub(super) fn begin(&self, description: &Description, name: Option<&FileName>) {
-        let name = name.unwrap_or(&description.name).clone();
-        self.called(Some(name), Some(description.kind));
     }
 
     /// What it is, as far as that is known.

@@ -1,34 +1,36 @@
-//! The files on disk that a download writes its verified pieces to.
+//! The content of a download on the disk: checks what is there, and writes verified pieces.
 
-mod batch;
 mod folder;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use peerkit_proto::files::{
-    Access, Description, FileName, Layout, LeftOut, NameFault, PieceList, PieceSet, Place, Renamed,
+    Access, Description, FileKind, FileName, Layout, LeftOut, NameFault, PieceError, PieceList,
+    PieceSet, Place, Renamed,
 };
 use peerkit_proto::id::Hash;
 
-pub(super) use self::batch::Batch;
 use self::folder::{Folder, MadeFolders};
 
-use super::checking::{Checking, read_good};
+use super::checking::Checking;
 use super::error::FetchError;
-use super::fetch_request::Destination;
-use super::listed::Listed;
-use super::part::{PartFile, PartFolder};
-use super::place::{Goal, check_merge, place_file, place_folder, rules_below};
-use super::prove::{Content as ProvenContent, Proven};
+use super::fetch_request::FetchRequest;
+use super::part::{Part, write_all_at};
+use super::place::{Goal, candidates, check_merge, place_file, place_folder, rules_below};
+use super::prove::{Proven, ProvenContent};
+use super::writer::PieceBatch;
+use crate::disk::{read_exact_at, space};
 use crate::lock::lock;
-use crate::transfer::partial::Partial;
+use crate::transfer::folder_plan::FolderPlan;
+use crate::transfer::partial::{Partial, PartialContent};
 
-/// A download on the disk. Until it is whole it has a name that says so.
+/// The content of a download on the disk. As long as it is unfinished it has the name of its [part](Part).
 ///
 /// Every method blocks on the disk.
 #[derive(Debug)]
@@ -45,141 +47,88 @@ pub(super) struct Target {
     /// Number of bytes that are written in all.
     pub(super) total: u64,
     content: Content,
+    storage: Storage,
     /// The pieces that are written, or being written. No piece is written twice.
     written: Mutex<PieceSet>,
     /// The part was checked, so `written` is complete.
     is_checked: AtomicBool,
-    /// Dropped after the content.
+    /// Dropped after the content and its part.
     _made: MadeFolders,
+}
+
+/// The files that pieces are read from and written to.
+#[derive(Debug)]
+enum Content {
+    File { file: Arc<File>, list: Arc<PieceList> },
+    Folder(Folder),
+}
+
+/// The place of the content until it is whole.
+#[derive(Debug)]
+enum Storage {
+    Part(Part),
+    /// The whole content was found here.
+    There(PathBuf),
 }
 
 impl Drop for Target {
     /// Removes a part that holds nothing, however the download has ended.
     fn drop(&mut self) {
-        if self.is_checked.load(Ordering::Acquire) && self.written().is_empty() {
-            self.discard();
+        if let Some(part) = self.part()
+            && self.is_checked.load(Ordering::Acquire)
+            && self.written().is_empty()
+        {
+            part.discard();
         }
     }
 }
 
-/// The content of a download on the disk.
-#[derive(Debug)]
-enum Content {
-    File {
-        part: PartFile,
-        list: Arc<PieceList>,
-    },
-    /// The file is there already, under its name or another.
-    FileThere {
-        path: PathBuf,
-        file: Arc<File>,
-        list: Arc<PieceList>,
-    },
-    Folder(Folder),
-    /// The folder is there already, under its name or another.
-    FolderThere {
-        path: PathBuf,
-        listed: Listed,
-    },
-}
-
 impl Target {
-    /// Opens the files for proven content, and checks what an earlier download has left of them.
-    /// Returns the pieces that are there. If the same content is there already, under its name, that
-    /// is the target. With `overwrite` the download will replace what has its name. `name` is the name
-    /// that it was asked for by; without one the source's name is taken.
+    /// Opens the files for proven content, and checks what an earlier download has left of them. Returns the
+    /// pieces that are there. If the same content is there already, that is the target, whatever its number.
     ///
     /// # Errors
     /// If the disk fails or has too little room, or if `checking` was stopped.
     pub(super) fn open(
-        hash: Hash,
+        request: &FetchRequest,
         proven: Proven,
-        name: Option<&FileName>,
-        (to, overwrite): (&Destination, bool),
         checking: &Checking,
     ) -> Result<(Self, PieceSet), FetchError> {
         let Proven { description, content } = proven;
-        let name = name.unwrap_or(&description.name).clone();
-        let made = MadeFolders::before(to);
-        let goal = to.resolve(&name, overwrite)?;
-        let path = goal.path.clone();
-        let target = match content {
-            ProvenContent::File { list } => {
-                let layout = Arc::new(Layout::file(list.size())?);
-                let content = match checking.there(&path, &list, overwrite)? {
-                    Some((path, file)) => {
-                        Content::FileThere { path, file: Arc::new(file), list: Arc::new(list) }
-                    }
-                    None => {
-                        let part = PartFile::open(&path, &hash).map_err(disk(&path))?;
-                        Content::File { part, list: Arc::new(list) }
-                    }
-                };
-                Self::new(hash, description, layout, (name, goal, made), content)?
-            }
-            ProvenContent::Folder { manifest, lists } => {
-                let layout = Arc::new(Layout::folder(&manifest));
-                let rules = rules_below(&path);
-                let mut listed = Listed::new(manifest, lists, &rules);
-                if overwrite {
-                    check_merge(&path, &listed)?;
-                }
-                let content = match checking.folder_there(&path, (&listed, &layout), overwrite)? {
-                    Some(path) => Content::FolderThere { path, listed },
-                    None => {
-                        let part = PartFolder::open(&path, &hash).map_err(disk(&path))?;
-                        listed.try_names(&part.files(), &rules);
-                        Content::Folder(Folder::new(part, listed))
-                    }
-                };
-                Self::new(hash, description, layout, (name, goal, made), content)?
-            }
+        let name = request.name.as_ref().unwrap_or(&description.name).clone();
+        let made = MadeFolders::before(&request.to);
+        let Goal { path, fault } = request.to.resolve(&name, request.overwrite)?;
+        let layout = Arc::new(match &content {
+            ProvenContent::File { list } => Layout::file(list.size())?,
+            ProvenContent::Folder { manifest, .. } => Layout::folder(manifest),
+        });
+        let (content, storage) = open_content(request, content, &path, &layout, checking)?;
+        let is_new = matches!(&storage, Storage::Part(part) if part.is_new());
+        let target = Self {
+            hash: request.hash,
+            description,
+            path,
+            name,
+            fault,
+            total: content.total(),
+            content,
+            storage,
+            written: Mutex::new(PieceSet::of_count(layout.count())?),
+            layout,
+            is_checked: AtomicBool::new(is_new),
+            _made: made,
         };
         checking.begin(target.total);
-        target.find(checking)?;
-        let held = target.written().clone();
+        let held = target.find(checking)?;
+        target.written().clone_from(&held);
+        target.is_checked.store(true, Ordering::Release);
         target.make_room(&held)?;
         Ok((target, held))
     }
 
-    fn new(
-        hash: Hash,
-        description: Description,
-        layout: Arc<Layout>,
-        (name, goal, _made): (FileName, Goal, MadeFolders),
-        content: Content,
-    ) -> Result<Self, FetchError> {
-        let written = Mutex::new(PieceSet::of_count(layout.count())?);
-        let total = match &content {
-            Content::File { list, .. } | Content::FileThere { list, .. } => list.size(),
-            Content::Folder(Folder { listed, .. }) | Content::FolderThere { listed, .. } => {
-                listed.total()
-            }
-        };
-        let is_checked = AtomicBool::new(match &content {
-            Content::File { part, .. } => part.is_new(),
-            Content::Folder(folder) => folder.part.is_new(),
-            Content::FileThere { .. } | Content::FolderThere { .. } => false,
-        });
-        let Goal { path, fault } = goal;
-        Ok(Self {
-            hash,
-            description,
-            layout,
-            path,
-            name,
-            fault,
-            total,
-            content,
-            written,
-            is_checked,
-            _made,
-        })
-    }
-
     /// Returns the pieces that are not fetched because their files are left out.
     pub(super) fn left_out(&self) -> impl Iterator<Item = u64> {
-        self.listed().into_iter().flat_map(|listed| listed.left_out(&self.layout))
+        self.plan().into_iter().flat_map(|plan| plan.left_out(&self.layout))
     }
 
     /// Returns the entries that have another name on the disk than at the source, now that all is at
@@ -195,34 +144,25 @@ impl Target {
         if let (Some(why), Ok(name)) = (self.fault.or(taken), wanted) {
             renamed.push(Renamed { name: name.into(), path: path.to_owned(), why });
         }
-        let Some(listed) = self.listed() else { return (renamed, Vec::new()) };
-        let entries = listed.manifest().entries();
+        let Some(plan) = self.plan() else { return (renamed, Vec::new()) };
+        let entries = plan.manifest().entries();
         let name = |at: usize| entries.get(at).map(|entry| entry.path().clone());
-        renamed.extend(listed.names().renamed().filter_map(|(at, to, why)| {
+        renamed.extend(plan.names().renamed().filter_map(|(at, to, why)| {
             Some(Renamed { name: name(at)?, path: to.under(path), why })
         }));
-        let left_out = listed.names().left_out();
+        let left_out = plan.names().left_out();
         let left_out = left_out.filter_map(|(at, why)| Some(LeftOut { path: name(at)?, why }));
         (renamed, left_out.collect())
     }
 
-    fn listed(&self) -> Option<&Listed> {
-        match &self.content {
-            Content::File { .. } | Content::FileThere { .. } => None,
-            Content::Folder(Folder { listed, .. }) | Content::FolderThere { listed, .. } => {
-                Some(listed)
-            }
-        }
-    }
-
-    /// Checks pieces, and writes those that are new.
+    /// Verifies pieces, and writes those that are new.
     ///
     /// # Errors
     /// If a piece is wrong or can't be written. The pieces before it were written.
-    pub(super) fn keep(&self, batch: &Batch) -> Result<(), FetchError> {
+    pub(super) fn keep(&self, batch: &PieceBatch) -> Result<(), FetchError> {
         for (piece, bytes) in batch.iter() {
             let place = self.layout.place(piece).ok_or(FetchError::Unfinished)?;
-            self.verify(&place, bytes).map_err(self.within(&place))?;
+            self.content.verify(&place, bytes).map_err(|error| self.within(&place, error))?;
             if !self.written().insert(piece) {
                 continue;
             }
@@ -234,44 +174,30 @@ impl Target {
         Ok(())
     }
 
-    /// Returns what others are served of the download while it goes on, at first the pieces `held`.
+    /// Returns the content as others are served it while the download goes on, at first the pieces `held`.
     ///
     /// # Errors
     /// If it has too many pieces.
     pub(super) fn partial(&self, access: Access, held: &PieceSet) -> Result<Partial, FetchError> {
-        let (description, layout) = (self.description.clone(), Arc::clone(&self.layout));
-        let partial = Partial::new(self.hash, description, access, layout)?;
-        let serve_folder = |path: &Path, listed: &Listed| {
-            let (manifest, names) = (Arc::clone(listed.manifest()), Arc::clone(listed.names()));
-            partial.set_folder(path.to_owned(), manifest, names);
-            listed.lists().for_each(|(hash, list)| partial.add_list(*hash, Arc::clone(list)));
+        let content = match &self.content {
+            Content::File { file, list } => {
+                PartialContent::File(Arc::clone(file), Arc::clone(list))
+            }
+            Content::Folder(folder) => {
+                PartialContent::folder(folder.files.path().to_owned(), folder.plan.clone())
+            }
         };
-        match &self.content {
-            Content::File { part, list } => {
-                partial.set_file(Arc::clone(part.file()));
-                partial.add_list(self.hash, Arc::clone(list));
-            }
-            Content::FileThere { file, list, .. } => {
-                partial.set_file(Arc::clone(file));
-                partial.add_list(self.hash, Arc::clone(list));
-            }
-            Content::Folder(Folder { files, listed, .. }) => {
-                serve_folder(files.path(), listed);
-            }
-            Content::FolderThere { path, listed } => serve_folder(path, listed),
-        }
+        let (description, layout) = (self.description.clone(), Arc::clone(&self.layout));
+        let partial = Partial::new(self.hash, description, access, layout, content)?;
         held.pieces().for_each(|piece| partial.add(piece..piece.saturating_add(1)));
         Ok(partial)
     }
 
-    /// Returns the error of a source at which the file was changed: in a folder, the file of this piece.
+    /// Returns the error of a source at which the content was changed: in a folder, the file with this piece.
     pub(super) fn changed(&self, piece: Option<u64>) -> FetchError {
         let name = &self.description.name;
-        let file = piece.and_then(|piece| self.layout.place(piece)).map(|place| place.file);
-        let inside = match &self.content {
-            Content::Folder(Folder { listed, .. }) => file.and_then(|file| listed.file(file)),
-            _ => None,
-        };
+        let place = piece.and_then(|piece| self.layout.place(piece));
+        let inside = self.plan().zip(place).and_then(|(plan, place)| plan.file(place.file));
         let name = match inside {
             Some((path, _)) => format!("{name}/{path}"),
             None => name.to_string(),
@@ -282,93 +208,98 @@ impl Target {
     /// Syncs a whole download to the disk and moves it to its place. Returns that path, and notes it in
     /// `partial`.
     pub(super) fn place(&self, overwrite: bool, partial: &Partial) -> Result<PathBuf, FetchError> {
+        let part = match &self.storage {
+            Storage::There(path) => return Ok(path.clone()),
+            Storage::Part(part) => part,
+        };
         match &self.content {
-            Content::File { part, .. } => place_file(part, &self.path, &self.hash, overwrite),
-            Content::FileThere { path, .. } | Content::FolderThere { path, .. } => Ok(path.clone()),
-            Content::Folder(Folder { part, listed, .. }) => {
-                let path = place_folder(part, &self.path, listed, overwrite)?;
+            Content::File { file, .. } => {
+                place_file((part, file), &self.path, &self.hash, overwrite)
+            }
+            Content::Folder(folder) => {
+                let path = place_folder(part, &self.path, &folder.plan, overwrite)?;
                 partial.moved(path.clone());
                 Ok(path)
             }
         }
     }
 
-    /// Has the content on disk removed when it is dropped.
-    fn discard(&self) {
-        match &self.content {
-            Content::File { part, .. } => part.discard(),
-            Content::FileThere { .. } | Content::FolderThere { .. } => {}
-            Content::Folder(folder) => folder.part.discard(),
+    fn part(&self) -> Option<&Part> {
+        match &self.storage {
+            Storage::Part(part) => Some(part),
+            Storage::There(_) => None,
         }
     }
 
-    /// Finds out which pieces are there.
-    fn find(&self, checking: &Checking) -> Result<(), FetchError> {
-        let mut held = PieceSet::of_count(self.layout.count())?;
+    fn plan(&self) -> Option<&FolderPlan> {
         match &self.content {
-            Content::File { part, .. } => {
-                let file = part.file();
-                let there = file.metadata().map_err(disk(part.path()))?.len();
-                if there > 0 {
-                    self.check(&mut held, 0..self.layout.count(), file, checking)?;
-                }
-            }
-            Content::FileThere { .. } | Content::FolderThere { .. } => {
+            Content::File { .. } => None,
+            Content::Folder(folder) => Some(&folder.plan),
+        }
+    }
+
+    /// Finds the pieces that are there.
+    fn find(&self, checking: &Checking) -> Result<PieceSet, FetchError> {
+        let mut held = PieceSet::of_count(self.layout.count())?;
+        match (self.part(), &self.content) {
+            (None, _) => {
                 let left_out: BTreeSet<u64> = self.left_out().collect();
                 let there = (0..held.count()).filter(|piece| !left_out.contains(piece));
                 there.for_each(|piece| _ = held.insert(piece));
             }
-            Content::Folder(folder) => {
-                if !folder.part.is_new() {
+            (Some(part), Content::File { .. }) => {
+                if !part.is_new() {
+                    self.check(&mut held, 0..self.layout.count(), checking)?;
+                }
+            }
+            (Some(part), Content::Folder(folder)) => {
+                if !part.is_new() {
                     let files = folder.files.path();
-                    folder.listed.sweep(files, None).map_err(disk(files))?;
+                    folder.plan.sweep(files, None).map_err(disk(files))?;
                 }
                 folder.make_folders()?;
-                self.take_up(folder, &mut held, checking)?;
+                self.take_up(folder, part.is_new(), &mut held, checking)?;
             }
         }
-        *self.written() = held;
-        self.is_checked.store(true, Ordering::Release);
-        Ok(())
+        Ok(held)
     }
 
     /// Reserves room for the pieces that are not `held`, or checks that there is room.
     fn make_room(&self, held: &PieceSet) -> Result<(), FetchError> {
-        match &self.content {
-            Content::File { part, list } => {
-                let size = list.size();
-                let reserved = part.reserve(size, self.description.stored);
-                reserved.map_err(FetchError::no_space(part.path(), size))
+        let Some(part) = self.part() else { return Ok(()) };
+        let (made, needed) = match &self.content {
+            Content::File { file, list } => {
+                (reserve(part, file, list.size(), self.description.stored), list.size())
             }
-            Content::FileThere { .. } | Content::FolderThere { .. } => Ok(()),
             Content::Folder(folder) => {
                 let missing: u64 = held
                     .missing_of(None, 0)
                     .filter_map(|piece| self.layout.place(piece))
-                    .filter(|place| folder.listed.file(place.file).is_some())
+                    .filter(|place| folder.plan.file(place.file).is_some())
                     .fold(0, |sum, place| sum.saturating_add(place.len()));
-                let checked = folder.part.check_room(missing);
-                checked.map_err(FetchError::no_space(folder.part.path(), missing))
+                (space::check(part.path(), missing), missing)
             }
-        }
+        };
+        made.map_err(FetchError::no_space(part.path(), needed))
     }
 
-    /// Checks the files that an earlier download has left. Wrong ones are removed, and empty ones are
-    /// made.
+    /// Checks the files that an earlier download has left in a folder. Removes wrong ones, and creates empty
+    /// ones.
     fn take_up(
         &self,
         folder: &Folder,
+        is_new: bool,
         held: &mut PieceSet,
         checking: &Checking,
     ) -> Result<(), FetchError> {
         for file in 0..self.layout.files() {
             let pieces = self.layout.pieces(file);
-            if folder.part.is_new() && !pieces.is_empty() {
+            if is_new && !pieces.is_empty() {
                 continue;
             }
-            let Some((path, mode)) = folder.listed.file(file) else { continue };
+            let Some((path, mode)) = folder.plan.file(file) else { continue };
             let at = path.under(folder.files.path());
-            let found = match folder.part.is_new() {
+            let found = match is_new {
                 true => Err(io::ErrorKind::NotFound.into()),
                 false => fs::symlink_metadata(&at),
             };
@@ -376,8 +307,8 @@ impl Target {
                 Ok(found) if found.is_file() => {
                     let size = self.layout.size(file).unwrap_or_default();
                     let opened = fs::OpenOptions::new().read(true).write(true).open(&at);
-                    if let Some(file) = opened.ok().filter(|_| found.len() == size) {
-                        self.check(held, pieces.clone(), &file, checking)?;
+                    if opened.is_ok() && found.len() == size {
+                        self.check(held, pieces.clone(), checking)?;
                     }
                     if pieces.clone().any(|piece| held.contains(piece))
                         || (size == 0 && found.len() == 0)
@@ -401,42 +332,30 @@ impl Target {
         Ok(())
     }
 
-    /// Adds to `held` those of `pieces` that are right in `file`.
+    /// Adds to `held` those of `pieces` that are right on the disk.
     fn check(
         &self,
         held: &mut PieceSet,
-        pieces: std::ops::Range<u64>,
-        file: &File,
+        pieces: Range<u64>,
         checking: &Checking,
     ) -> Result<(), FetchError> {
-        let look = |piece, buffer: &mut Vec<u8>| {
-            let place = self.layout.place(piece)?;
-            read_good(file, place.range.clone(), buffer, |bytes| self.verify(&place, bytes).is_ok())
-        };
+        let look =
+            |piece, buffer: &mut Vec<u8>| self.content.check(&self.layout.place(piece)?, buffer);
         for piece in checking.good(pieces, look)? {
             held.insert(piece);
         }
         Ok(())
     }
 
-    fn verify(&self, place: &Place, bytes: &[u8]) -> Result<(), FetchError> {
-        match &self.content {
-            Content::File { list, .. } | Content::FileThere { list, .. } => {
-                Ok(list.verify_piece(place.index, bytes)?)
-            }
-            Content::Folder(Folder { listed, .. }) | Content::FolderThere { listed, .. } => {
-                listed.verify(place, bytes)
-            }
-        }
-    }
-
     fn write(&self, place: &Place, bytes: &[u8]) -> Result<(), FetchError> {
+        // If all of it is there already, no piece is asked for.
+        let part = self.part().ok_or(FetchError::Unfinished)?;
         match &self.content {
-            Content::File { part, .. } => {
-                part.write(bytes, place.range.start).map_err(disk(part.path()))
+            // A new file has zeros wherever it was not written.
+            Content::File { .. } if part.is_new() && is_zero(bytes) => Ok(()),
+            Content::File { file, .. } => {
+                write_all_at(file, bytes, place.range.start).map_err(disk(part.path()))
             }
-            // All of it is there, so no piece is asked for.
-            Content::FileThere { .. } | Content::FolderThere { .. } => Err(FetchError::Unfinished),
             Content::Folder(folder) => {
                 folder.write(place, self.layout.size(place.file).unwrap_or_default(), bytes)
             }
@@ -444,22 +363,138 @@ impl Target {
     }
 
     /// Names the file of a folder in an error.
-    fn within(&self, place: &Place) -> impl FnOnce(FetchError) -> FetchError {
-        let file = place.file;
-        move |source| {
-            let Content::Folder(folder) = &self.content else { return source };
-            match folder.listed.file(file) {
-                Some((path, _)) => {
-                    FetchError::InFolder { path: path.clone(), error: Box::new(source) }
-                }
-                None => source,
+    fn within(&self, place: &Place, error: impl Into<FetchError>) -> FetchError {
+        match self.plan().and_then(|plan| plan.file(place.file)) {
+            Some((path, _)) => {
+                FetchError::InFolder { path: path.clone(), error: Box::new(error.into()) }
             }
+            None => error.into(),
         }
     }
 
     fn written(&self) -> MutexGuard<'_, PieceSet> {
         lock(&self.written)
     }
+}
+
+impl Content {
+    /// Returns the number of bytes that are written in all.
+    fn total(&self) -> u64 {
+        match self {
+            Self::File { list, .. } => list.size(),
+            Self::Folder(folder) => folder.plan.total(),
+        }
+    }
+
+    fn verify(&self, place: &Place, bytes: &[u8]) -> Result<(), PieceError> {
+        match self {
+            Self::File { list, .. } => list.verify_piece(place.index, bytes),
+            Self::Folder(folder) => folder.plan.verify(place, bytes),
+        }
+    }
+
+    /// Reads a piece from the disk. Returns its length if it is there and right. The pieces of files that are
+    /// left out count as right, with no bytes.
+    fn check(&self, place: &Place, buffer: &mut Vec<u8>) -> Option<u64> {
+        let opened;
+        let file = match self {
+            Self::File { file, .. } => &**file,
+            Self::Folder(folder) => {
+                let Some((path, _)) = folder.plan.file(place.file) else { return Some(0) };
+                opened = folder.files.open(path.as_str()).ok()?;
+                &opened
+            }
+        };
+        buffer.resize(usize::try_from(place.len()).ok()?, 0);
+        read_exact_at(file, buffer, place.range.start).ok()?;
+        self.verify(place, buffer).is_ok().then_some(place.len())
+    }
+}
+
+/// Opens the files of a download to `path`: the whole content if it is there, or else a part.
+fn open_content(
+    request: &FetchRequest,
+    content: ProvenContent,
+    path: &Path,
+    layout: &Layout,
+    checking: &Checking,
+) -> Result<(Content, Storage), FetchError> {
+    let part = |kind| Part::open(path, &request.hash, kind).map_err(disk(path));
+    match content {
+        ProvenContent::File { list } => {
+            let list = Arc::new(list);
+            let content = |file| Content::File { file, list: Arc::clone(&list) };
+            let whole_at = |path: &Path| {
+                let found = fs::symlink_metadata(path).ok()?;
+                let fits = found.is_file() && found.len() == list.size();
+                let file = fits.then(|| File::open(path)).and_then(Result::ok)?;
+                Some(content(Arc::new(file)))
+            };
+            let paths = candidates(path, FileKind::File, request.overwrite);
+            if let Some(there) = find_whole(paths, layout, checking, whole_at)? {
+                return Ok(there);
+            }
+            let part = part(FileKind::File)?;
+            let file = part.file().ok_or(FetchError::Unfinished)?;
+            Ok((content(Arc::clone(file)), Storage::Part(part)))
+        }
+        ProvenContent::Folder { manifest, lists } => {
+            let rules = rules_below(path);
+            let mut plan = FolderPlan::new(manifest, lists, &rules);
+            if request.overwrite {
+                check_merge(path, &plan)?;
+            }
+            let whole_at = |path: &Path| {
+                let is_folder = fs::symlink_metadata(path).ok()?.is_dir();
+                let is_whole = is_folder && plan.is_like(path).unwrap_or(false);
+                is_whole.then(|| Content::Folder(Folder::new(path.to_owned(), plan.clone())))
+            };
+            let paths = candidates(path, FileKind::Folder, request.overwrite);
+            if let Some(there) = find_whole(paths, layout, checking, whole_at)? {
+                return Ok(there);
+            }
+            let part = part(FileKind::Folder)?;
+            plan.try_names(&part.files(), &rules);
+            Ok((Content::Folder(Folder::new(part.files(), plan)), Storage::Part(part)))
+        }
+    }
+}
+
+/// Finds the whole content at one of `paths`. `open` opens a path at which it may be.
+fn find_whole(
+    paths: impl Iterator<Item = PathBuf>,
+    layout: &Layout,
+    checking: &Checking,
+    open: impl Fn(&Path) -> Option<Content>,
+) -> Result<Option<(Content, Storage)>, FetchError> {
+    for path in paths.take_while(|path| fs::symlink_metadata(path).is_ok()) {
+        let Some(content) = open(&path) else { continue };
+        checking.begin(content.total());
+        let look = |piece, buffer: &mut Vec<u8>| content.check(&layout.place(piece)?, buffer);
+        if checking.all_good(layout.count(), look)? {
+            return Ok(Some((content, Storage::There(path))));
+        }
+    }
+    Ok(None)
+}
+
+/// Gives a part file its size, and reserves its room, so that the disk is not found full at the end. A file
+/// that takes less room at its source, `stored`, has holes there, and gets them here too.
+///
+/// # Errors
+/// [`io::ErrorKind::StorageFull`] if there is not enough room.
+fn reserve(part: &Part, file: &File, size: u64, stored: u64) -> io::Result<()> {
+    let there = space::taken(&file.metadata()?);
+    let is_sparse = stored < size - size / 8;
+    let needed = if is_sparse { stored } else { size };
+    space::check(part.path(), needed.saturating_sub(there))?;
+    file.set_len(size)?;
+    if is_sparse { Ok(()) } else { space::reserve(file, size) }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    // Blocks without an early exit are compared many bytes at a time.
+    bytes.chunks(4096).all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
 fn disk(path: &Path) -> impl FnOnce(io::Error) -> FetchError {
@@ -469,8 +504,9 @@ fn disk(path: &Path) -> impl FnOnce(io::Error) -> FetchError {
 
 #[cfg(test)]
 mod tests {
-    use peerkit_proto::files::{AccessKind, Entry, FileKind, MAX_FILE, Manifest, RelPath};
+    use peerkit_proto::files::{AccessKind, Entry, MAX_FILE, Manifest, RelPath};
 
+    use super::super::fetch_request::Destination;
     use super::super::status::Shown;
     use super::*;
 
@@ -489,9 +525,12 @@ mod tests {
         Proven { description, content: ProvenContent::Folder { manifest, lists } }
     }
 
+    fn request(to: &Destination) -> FetchRequest {
+        FetchRequest { to: to.clone(), ..FetchRequest::new(Hash::of(b"album")) }
+    }
+
     fn open(proven: Proven, to: &Destination) -> Result<(Target, PieceSet), FetchError> {
-        let hash = Hash::of(b"album");
-        Target::open(hash, proven, None, (to, false), &Checking::new(Shown::new(hash, None)))
+        Target::open(&request(to), proven, &Checking::new(Shown::new(Hash::of(b"album"), None)))
     }
 
     fn file(name: &str, size: u64) -> Entry {
@@ -531,10 +570,9 @@ mod tests {
         target.written().insert(0);
         drop(target);
         fs::write(&inside, "12345").unwrap();
-        let hash = Hash::of(b"album");
-        let checking = Checking::new(Shown::new(hash, None));
+        let checking = Checking::new(Shown::new(Hash::of(b"album"), None));
         checking.stop();
-        let stopped = Target::open(hash, proven(vec![file("a", 5)]), None, (&to, false), &checking);
+        let stopped = Target::open(&request(&to), proven(vec![file("a", 5)]), &checking);
         assert!(matches!(stopped, Err(FetchError::Stopped)));
         assert!(inside.exists());
     }

@@ -1,4 +1,4 @@
-//! Who follows a hash here, and where others can ask it.
+//! The followers of each hash, which are named to each other so that they fetch from each other.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,173 +13,157 @@ use tokio::sync::watch;
 
 use crate::lock::lock;
 
-/// Followers of one hash that others are told of.
+/// Followers of one hash that are named to others.
 const MAX_OF_HASH: usize = 256;
 
-/// Followers in all that others are told of: 13 MiB where each has the longest addresses.
+/// Followers of all hashes that are named to others. 4096: 13 MiB if each has the longest addresses.
 const MAX_FOLLOWERS: usize = 4096;
 
 /// The followers of a node. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Followers(Arc<Mutex<Registry>>);
+pub(super) struct Followers(Arc<Mutex<FollowerTable>>);
 
 #[derive(Debug, Default)]
-struct Registry {
-    crowds: HashMap<Hash, Crowd>,
-    /// Followers in all crowds.
+struct FollowerTable {
+    swarms: HashMap<Hash, Swarm>,
+    /// Followers in all swarms that are named to others.
     count: usize,
-    /// The number of the last that came.
+    /// The number of the follower that came last.
     last: u64,
 }
 
-/// Those who follow one hash. It is there for as long as somebody holds a [`Follower`] of it.
-#[derive(Debug)]
-struct Crowd {
-    known: Vec<Known>,
-    /// Changes whenever somebody comes.
+/// The followers of one hash. It exists as long as there is a [`Follower`] of the hash.
+#[derive(Debug, Default)]
+struct Swarm {
+    /// The followers that are named to others.
+    named: Vec<NamedFollower>,
+    /// Changes whenever a follower is added to them.
     news: watch::Sender<()>,
-    held: usize,
-    /// Observations of them, for where all of the hash is here.
+    /// Number of [`Follower`]s.
+    handles: usize,
+    /// A full seed's observations of them.
     seeding: Seeding,
 }
 
 #[derive(Debug)]
-struct Known {
+struct NamedFollower {
     number: u64,
     id: NodeId,
     addresses: Vec<Address>,
 }
 
-/// One who follows: others are told of it for as long as this is held.
+/// A stream that follows a hash. It is named to others until this is dropped.
 #[derive(Debug)]
 pub(super) struct Follower {
     followers: Followers,
     hash: Hash,
     id: NodeId,
-    /// Where there was room, and it gave addresses.
+    /// Its number, if it is named to others: it gave addresses, and there was room.
     number: Option<u64>,
-    /// Those who came before this number have been told of.
+    /// Followers up to this number were named to it.
     told: u64,
-    /// Observations of how it fetches from the others.
+    /// A full seed's observations of how it fetches from the others.
     requester: Requester,
 }
 
 impl Followers {
-    /// `id` follows `hash`, and can be asked at `addresses`. With it comes what changes when there
-    /// are others to be told of.
+    /// Adds a stream of `id` that follows `hash`. Others are told to fetch from it at `addresses`. The receiver
+    /// changes whenever there may be others to name to it.
     ///
-    /// A node is known once for each hash, by what it said last.
+    /// A node is named once for each hash, with its last addresses.
     pub(super) fn enter(
         &self,
         hash: Hash,
         id: NodeId,
         addresses: Vec<Address>,
     ) -> (Follower, watch::Receiver<()>) {
-        let mut registry = lock(&self.0);
-        let Registry { crowds, count, last } = &mut *registry;
-        let crowd = crowds.entry(hash).or_insert_with(Crowd::new);
-        crowd.held += 1;
-        let before = crowd.known.len();
-        crowd.known.retain(|known| known.id != id);
-        *count -= before - crowd.known.len();
-        let mut news = crowd.news.subscribe();
-        if !crowd.known.is_empty() {
+        let mut table = lock(&self.0);
+        let FollowerTable { swarms, count, last } = &mut *table;
+        let swarm = swarms.entry(hash).or_default();
+        swarm.handles += 1;
+        let before = swarm.named.len();
+        swarm.named.retain(|known| known.id != id);
+        *count -= before - swarm.named.len();
+        let mut news = swarm.news.subscribe();
+        if !swarm.named.is_empty() {
             news.mark_changed();
         }
         let addresses = usable(addresses);
-        let has_room = crowd.known.len() < MAX_OF_HASH && *count < MAX_FOLLOWERS;
+        let has_room = swarm.named.len() < MAX_OF_HASH && *count < MAX_FOLLOWERS;
         let number = (!addresses.is_empty() && has_room).then(|| {
             *last += 1;
             *count += 1;
-            crowd.known.push(Known { number: *last, id, addresses });
-            crowd.news.send_replace(());
+            swarm.named.push(NamedFollower { number: *last, id, addresses });
+            swarm.news.send_replace(());
             *last
         });
-        (
-            Follower {
-                followers: self.clone(),
-                hash,
-                id,
-                number,
-                told: 0,
-                requester: Requester::default(),
-            },
-            news,
-        )
-    }
-}
-
-impl Crowd {
-    fn new() -> Self {
-        let seeding = Seeding::default();
-        Self { known: Vec::new(), news: watch::Sender::new(()), held: 0, seeding }
+        let (followers, requester) = (self.clone(), Requester::default());
+        (Follower { followers, hash, id, number, told: 0, requester }, news)
     }
 }
 
 impl Follower {
-    /// Others who follow and whom this was not asked about before: at most [`MAX_SOURCES`], at
-    /// random where there are more.
+    /// Returns the other followers that were not named to it before: at most [`MAX_SOURCES`], at random if there
+    /// are more.
     pub(super) fn others(&mut self) -> Vec<(NodeId, Vec<Address>)> {
-        let followers = self.followers.clone();
-        let mut registry = lock(&followers.0);
-        let before = std::mem::replace(&mut self.told, registry.last);
-        let Some(crowd) = registry.crowds.get_mut(&self.hash) else { return Vec::new() };
-        let is_new = |known: &&Known| known.number > before && known.id != self.id;
-        let mut new: Vec<&Known> = crowd.known.iter().filter(is_new).collect();
+        let table = lock(&self.followers.0);
+        let before = std::mem::replace(&mut self.told, table.last);
+        let Some(swarm) = table.swarms.get(&self.hash) else { return Vec::new() };
+        let is_new = |known: &&NamedFollower| known.number > before && known.id != self.id;
+        let mut new: Vec<&NamedFollower> = swarm.named.iter().filter(is_new).collect();
         shuffle(&mut new);
         new.into_iter().take(MAX_SOURCES).map(|new| (new.id, new.addresses.clone())).collect()
     }
-}
 
-impl Follower {
-    /// Takes note that these pieces were sent to it, and that others can fetch them from it.
-    pub(super) fn gave(&self, pieces: Range<u64>) {
-        let mut registry = lock(&self.followers.0);
-        if let Some(crowd) = registry.crowds.get_mut(&self.hash).filter(|_| self.number.is_some()) {
-            crowd.seeding.sent(pieces);
+    /// Notes that these pieces were sent to it, so that others can fetch them from it.
+    pub(super) fn sent(&self, pieces: Range<u64>) {
+        let mut table = lock(&self.followers.0);
+        let swarm = table.swarms.get_mut(&self.hash).filter(|_| self.number.is_some());
+        if let Some(swarm) = swarm {
+            swarm.seeding.sent(pieces);
         }
     }
 
-    /// Returns whether all of these pieces were sent to followers that can be asked for them.
+    /// Returns whether all of these pieces were sent to followers that are named to others.
     pub(super) fn are_elsewhere(&self, pieces: Range<u64>) -> bool {
-        let registry = lock(&self.followers.0);
-        registry.crowds.get(&self.hash).is_some_and(|crowd| crowd.seeding.has_sent(pieces))
+        let table = lock(&self.followers.0);
+        table.swarms.get(&self.hash).is_some_and(|swarm| swarm.seeding.has_sent(pieces))
     }
 
-    /// Returns whether to serve it now, after it has waited for so long for pieces that others have.
+    /// Returns whether to serve it now, after it has waited this long for pieces that other followers have.
     pub(super) fn is_served(&mut self, waited: Duration) -> bool {
-        let mut registry = lock(&self.followers.0);
-        let Some(crowd) = registry.crowds.get_mut(&self.hash) else { return true };
-        let others = crowd.known.iter().filter(|known| known.id != self.id).count();
-        crowd.seeding.serves(&mut self.requester, waited, others)
+        let mut table = lock(&self.followers.0);
+        let Some(swarm) = table.swarms.get_mut(&self.hash) else { return true };
+        let others = swarm.named.iter().filter(|known| known.id != self.id).count();
+        swarm.seeding.serves(&mut self.requester, waited, others)
     }
 
-    /// Takes note that it has found with others what it waited for.
+    /// Notes that it has found with other followers what it waited for.
     pub(super) fn found(&mut self, waited: Duration) {
-        let mut registry = lock(&self.followers.0);
-        if let Some(crowd) = registry.crowds.get_mut(&self.hash) {
-            crowd.seeding.found(&mut self.requester, waited);
+        let mut table = lock(&self.followers.0);
+        if let Some(swarm) = table.swarms.get_mut(&self.hash) {
+            swarm.seeding.found(&mut self.requester, waited);
         }
     }
 }
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        let mut registry = lock(&self.followers.0);
-        let Registry { crowds, count, .. } = &mut *registry;
-        let Some(crowd) = crowds.get_mut(&self.hash) else { return };
-        let before = crowd.known.len();
-        crowd.known.retain(|known| Some(known.number) != self.number);
-        *count -= before - crowd.known.len();
-        crowd.held -= 1;
-        if crowd.held == 0 {
-            *count -= crowd.known.len();
-            crowds.remove(&self.hash);
+        let mut table = lock(&self.followers.0);
+        let FollowerTable { swarms, count, .. } = &mut *table;
+        let Some(swarm) = swarms.get_mut(&self.hash) else { return };
+        let before = swarm.named.len();
+        swarm.named.retain(|known| Some(known.number) != self.number);
+        *count -= before - swarm.named.len();
+        swarm.handles -= 1;
+        if swarm.handles == 0 {
+            *count -= swarm.named.len();
+            swarms.remove(&self.hash);
         }
     }
 }
 
-/// Without those that lead nowhere, or to somebody else.
+/// Returns the addresses that can be dialled, without identities: those could be another node's.
 fn usable(addresses: Vec<Address>) -> Vec<Address> {
     let leads = |address: &Address| {
         address.port != 0
@@ -189,8 +173,8 @@ fn usable(addresses: Vec<Address>) -> Vec<Address> {
     addresses.into_iter().filter(leads).map(Address::without_id).collect()
 }
 
-/// Puts as many to the front, at random, as are told of at once. Where there is no chance they stay
-/// in order.
+/// Moves as many items to the front, at random, as are named at once. They stay in order if the system has no
+/// random numbers.
 fn shuffle<T>(items: &mut [T]) {
     let mut chance = [0; 8 * MAX_SOURCES];
     if getrandom::fill(&mut chance).is_err() {
@@ -218,8 +202,8 @@ mod tests {
     }
 
     fn is_empty(followers: &Followers) -> bool {
-        let registry = lock(&followers.0);
-        registry.crowds.is_empty() && registry.count == 0
+        let table = lock(&followers.0);
+        table.swarms.is_empty() && table.count == 0
     }
 
     #[test]
@@ -265,9 +249,9 @@ mod tests {
         let mut held: Vec<_> =
             (0..6000).map(|n| followers.enter(hash(n), node(n), at("192.0.2.1:1")).0).collect();
         {
-            let registry = lock(&followers.0);
-            assert_eq!(registry.count, MAX_FOLLOWERS);
-            assert!(registry.crowds.values().all(|crowd| crowd.known.len() <= MAX_OF_HASH));
+            let table = lock(&followers.0);
+            assert_eq!(table.count, MAX_FOLLOWERS);
+            assert!(table.swarms.values().all(|swarm| swarm.named.len() <= MAX_OF_HASH));
         }
         let told = held[0].others();
         assert_eq!(told.len(), MAX_SOURCES);

@@ -1,4 +1,4 @@
-//! What a stream that follows a hash is told, unasked.
+//! The news for a stream that follows a hash: pieces that were added, and other followers.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -11,25 +11,25 @@ use peerkit_proto::id::Hash;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::Serving;
-use super::desk::{Caller, Run};
+use super::FileServer;
 use super::followers::Follower;
+use super::piece_reader::{Caller, PieceRun};
 use crate::transfer::partial::Partial;
 
-/// Pieces that come within this long are told of together.
+/// Interval at which pieces that were added are told.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// How often others who follow are told of.
+/// Interval at which other followers are named.
 const SOURCES_EVERY: Duration = Duration::from_secs(1);
 
 /// Bytes of bits in one answer: 262,144 pieces.
 const MAX_BITS: usize = 32 << 10;
 
-/// Pieces between two that are told of in one answer. 64: eight bytes of zeros are fewer than
-/// another head.
+/// Most pieces between two that are told in one answer. 64: eight bytes of zeros are fewer than another
+/// head.
 const MAX_GAP: u64 = 64;
 
-/// The hash that a stream follows, if it follows one.
+/// The hash that a stream follows, if any.
 #[derive(Debug, Default)]
 pub(super) struct Following(Option<Followed>);
 
@@ -38,167 +38,170 @@ struct Followed {
     hash: Hash,
     /// Whether its pieces are those of a folder's files.
     tree: bool,
-    /// What is not whole here yet.
+    /// The content, as long as this node has not all of it.
     growing: Option<Growing>,
-    others: Option<(Ear, Follower)>,
+    others: Option<(Debounced, Follower)>,
 }
 
 #[derive(Debug)]
 struct Growing {
-    ear: Ear,
+    news: Debounced,
     partial: Arc<Partial>,
-    /// The additions before this one have been told.
+    /// The position in its [`added`](Partial::added) of what was not told yet.
     told: usize,
 }
 
-/// Hears that there is news, and waits until it may be told.
+/// News that are told at most once in an interval.
 #[derive(Debug)]
-struct Ear {
+struct Debounced {
     news: watch::Receiver<()>,
-    stirred: bool,
+    has_news: bool,
+    /// The time from which on they may be told.
     next: Instant,
-    every: Duration,
+    interval: Duration,
 }
 
 impl Following {
     /// Follows `hash` in place of what was followed before. Returns the answer.
     pub(super) fn follow(
         &mut self,
-        serving: &Serving,
+        server: &FileServer,
         caller: &Caller,
         hash: Hash,
         addresses: Vec<Address>,
     ) -> Vec<u8> {
         self.0 = None;
-        let Some(description) = serving.describe(&hash, caller) else {
-            return Answer::Refused(serving.missing(&hash, caller)).encode();
+        let Some(description) = server.describe(&hash, caller) else {
+            return Answer::Refused(server.missing(&hash, caller)).encode();
         };
-        let partial = serving.partial(&hash, caller).filter(|_| !description.whole);
+        let partial = server.partial(&hash, caller).filter(|_| !description.whole);
         let (growing, answer) = match partial {
             None => (None, Answer::Whole.encode()),
             Some(partial) => {
-                let ear = Ear::new(partial.news(), GATHER);
+                let news = Debounced::new(partial.news(), GATHER);
                 let (pieces, told) = partial.held();
-                (Some(Growing { ear, partial, told }), held(&pieces))
+                (Some(Growing { news, partial, told }), held(&pieces))
             }
         };
-        // Whom else it was shared with is nobody's business.
+        // The nodes that it is shared with are not named to each other.
         let others = (description.access != AccessKind::Nodes).then(|| {
-            let (follower, news) = serving.followers.enter(hash, caller.id, addresses);
-            (Ear::new(news, SOURCES_EVERY), follower)
+            let (follower, news) = server.followers.enter(hash, caller.id, addresses);
+            (Debounced::new(news, SOURCES_EVERY), follower)
         });
         let tree = description.kind == FileKind::Folder;
         self.0 = Some(Followed { hash, tree, growing, others });
         answer
     }
 
-    /// Takes note that the batch that `run` has just read is sent.
-    pub(super) fn gave(&mut self, run: &Run) {
+    /// Notes that the pieces that `run` has just read are sent.
+    pub(super) fn sent(&mut self, run: &PieceRun) {
         if let Some(follower) = self.follower(run) {
-            follower.gave(run.batch.clone());
+            follower.sent(run.batch.clone());
         }
     }
 
-    /// The requester, if all of the hash is here and other followers were sent the batch that `run`
-    /// has just read. A node that has a part only is what they are to turn to, and serves everyone.
-    pub(super) fn held_back(&mut self, run: &Run) -> Option<&mut Follower> {
+    /// Returns the follower if it should wait for the pieces that `run` has just read, because they were sent to
+    /// other followers already. Only a node that has everything holds pieces back: followers turn to the nodes
+    /// that have a part, so those serve them at once.
+    pub(super) fn held_back(&mut self, run: &PieceRun) -> Option<&mut Follower> {
         let is_whole = self.0.as_ref().is_some_and(|followed| followed.growing.is_none());
         let follower = self.follower(run).filter(|_| is_whole)?;
         follower.are_elsewhere(run.batch.clone()).then_some(follower)
     }
 
-    fn follower(&mut self, run: &Run) -> Option<&mut Follower> {
+    fn follower(&mut self, run: &PieceRun) -> Option<&mut Follower> {
         let followed = self.0.as_mut()?;
         let is_followed = (followed.hash, followed.tree) == (run.hash, run.tree);
         followed.others.as_mut().filter(|_| is_followed).map(|(_, follower)| follower)
     }
 
-    /// Waits until there is something to tell.
+    /// Waits until there are news to tell.
     pub(super) async fn due(&mut self) {
         let Some(followed) = &mut self.0 else { return pending().await };
-        let growing = followed.growing.as_mut().map(|growing| &mut growing.ear);
-        let others = followed.others.as_mut().map(|(ear, _)| ear);
+        let growing = followed.growing.as_mut().map(|growing| &mut growing.news);
+        let others = followed.others.as_mut().map(|(news, _)| news);
         tokio::select! {
             () = due(growing) => {}
             () = due(others) => {}
         }
     }
 
-    /// What is to be told now; nothing most of the time.
-    pub(super) fn news(&mut self, serving: &Serving, caller: &Caller) -> Vec<u8> {
+    /// Returns the news to tell now, encoded. Most of the time there are none.
+    pub(super) fn news(&mut self, server: &FileServer, caller: &Caller) -> Vec<u8> {
         let mut out = Vec::new();
         let Some(followed) = &mut self.0 else { return out };
         if let Some(growing) = &mut followed.growing
-            && growing.ear.is_due()
+            && growing.news.is_due()
         {
-            growing.ear.told();
+            growing.news.told();
             let ended = growing.partial.has_ended();
             growing.tell(&mut out);
             if ended {
                 followed.growing = None;
-                if serving.shares(&followed.hash, caller) {
+                if server.shares(&followed.hash, caller) {
                     out.extend(Answer::Whole.encode());
                 }
             }
         }
-        if let Some((ear, follower)) = &mut followed.others
-            && ear.is_due()
+        if let Some((news, follower)) = &mut followed.others
+            && news.is_due()
         {
             let others = follower.others();
-            match others.is_empty() {
-                true => ear.quiet(),
-                false => {
-                    ear.told();
-                    out.extend(Answer::Sources(others).encode());
-                }
+            if others.is_empty() {
+                // The news was about this follower itself.
+                news.clear();
+            } else {
+                news.told();
+                out.extend(Answer::Sources(others).encode());
             }
         }
         out
     }
 }
 
-async fn due(ear: Option<&mut Ear>) {
-    match ear {
-        Some(ear) => ear.due().await,
+async fn due(news: Option<&mut Debounced>) {
+    match news {
+        Some(news) => news.due().await,
         None => pending().await,
     }
 }
 
-impl Ear {
-    fn new(news: watch::Receiver<()>, every: Duration) -> Self {
-        Self { news, stirred: false, next: Instant::now(), every }
+impl Debounced {
+    fn new(news: watch::Receiver<()>, interval: Duration) -> Self {
+        Self { news, has_news: false, next: Instant::now(), interval }
     }
 
+    /// Waits until there are news that may be told.
     async fn due(&mut self) {
-        if !self.stirred {
+        if !self.has_news {
             if self.news.changed().await.is_err() {
                 return pending().await;
             }
-            self.stirred = true;
+            self.has_news = true;
         }
         sleep_until(self.next).await;
     }
 
     fn is_due(&mut self) -> bool {
-        self.stirred |= self.news.has_changed().unwrap_or_default();
-        self.stirred && Instant::now() >= self.next
+        self.has_news |= self.news.has_changed().unwrap_or_default();
+        self.has_news && Instant::now() >= self.next
     }
 
-    /// All news until now is being told.
+    /// Notes that all news until now are told.
     fn told(&mut self) {
-        self.quiet();
-        self.next = Instant::now() + self.every;
+        self.clear();
+        self.next = Instant::now() + self.interval;
     }
 
-    /// All news until now was none.
-    fn quiet(&mut self) {
+    /// Drops all news until now, and lets the next be told at once.
+    fn clear(&mut self) {
         self.news.mark_unchanged();
-        self.stirred = false;
+        self.has_news = false;
     }
 }
 
 impl Growing {
-    /// Tells what was added since the last time, those that are near each other together.
+    /// Tells the pieces that were added since the last time. One answer has those that are near each other.
     fn tell(&mut self, out: &mut Vec<u8>) {
         let (mut added, told) = self.partial.added(self.told);
         self.told = told;
@@ -227,7 +230,7 @@ impl Growing {
     }
 }
 
-/// All that is there: one answer at least.
+/// Encodes all pieces that are there, in one answer at least.
 fn held(pieces: &PieceSet) -> Vec<u8> {
     let mut out = Vec::new();
     for first in (0..pieces.count()).step_by(8 * MAX_BITS) {

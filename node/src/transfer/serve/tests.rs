@@ -12,8 +12,8 @@ use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
 use peerkit_proto::files::wire::{MAX_ANSWER, MAX_PART, PREFIX, body_len};
 use peerkit_proto::files::{
-    Access, AccessKind, Asker, Description, FileKind, FileName, Layout, Manifest, PIECE, PieceList,
-    PieceSet, Secret,
+    Access, AccessKind, Asker, Description, DiskRules, FileKind, FileName, Layout, Manifest, PIECE,
+    PieceList, PieceSet, Platform, Secret,
 };
 use peerkit_proto::id::Hash;
 use proptest::prelude::*;
@@ -23,7 +23,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use crate::rate::RateLimits;
 use crate::shares::ShareOptions;
 use crate::store::Store;
-use crate::transfer::partial::{Partial, PartialGuard};
+use crate::transfer::folder_plan::FolderPlan;
+use crate::transfer::partial::{Partial, PartialContent, PartialGuard};
 use crate::transfer::serve::uploads::UploadNews;
 use crate::transfer::{IDLE, STALL};
 
@@ -35,10 +36,10 @@ fn node(n: u8) -> NodeId {
     NodeId::from_bytes([n; 32])
 }
 
-fn serving() -> Serving {
+fn serving() -> FileServer {
     let shares = Shares::new(Store::open(None).unwrap());
     let (uploads, _) = Uploads::new();
-    Serving::new(shares, Partials::default(), Rates::new(&Config::default()), uploads)
+    FileServer::new(shares, Partials::default(), Rates::new(&Config::default()), uploads)
 }
 
 fn content(len: usize, seed: u8) -> Vec<u8> {
@@ -59,7 +60,7 @@ struct Asking {
 }
 
 /// `id` asks a node that answers with `serving`.
-fn ask(serving: &Serving, id: NodeId) -> Asking {
+fn ask(serving: &FileServer, id: NodeId) -> Asking {
     let (stream, theirs) = duplex(64 << 10);
     let serving = tokio::spawn(serve(serving.clone(), id, BINDING, theirs));
     Asking { stream, serving }
@@ -119,7 +120,7 @@ fn refused(refusal: Refusal) -> Answer {
 }
 
 /// Shares a folder of small, large and empty files; its hash, and what all files hold, in order.
-async fn share_tree(serving: &Serving) -> (TempDir, Hash, Vec<u8>) {
+async fn share_tree(serving: &FileServer) -> (TempDir, Hash, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let mut files = vec![("a/empty".to_owned(), Vec::new())];
     files.extend((0..700).map(|n| (format!("b/{n:03}"), content(n * 13, 1))));
@@ -136,7 +137,7 @@ async fn share_tree(serving: &Serving) -> (TempDir, Hash, Vec<u8>) {
 }
 
 /// A fetch of a file, of which nothing is there yet.
-fn growing(serving: &Serving, bytes: &[u8], access: Access) -> (PartialGuard, Hash) {
+fn growing(serving: &FileServer, bytes: &[u8], access: Access) -> (PartialGuard, Hash) {
     let list = PieceList::of(bytes);
     let hash = list.root();
     let description = Description {
@@ -148,11 +149,10 @@ fn growing(serving: &Serving, bytes: &[u8], access: Access) -> (PartialGuard, Ha
         name: FileName::new("growing").unwrap(),
     };
     let layout = Arc::new(Layout::file(bytes.len() as u64).unwrap());
-    let partial = Partial::new(hash, description, access, layout).unwrap();
     let file = tempfile::tempfile().unwrap();
     io::Write::write_all(&mut &file, bytes).unwrap();
-    partial.set_file(Arc::new(file));
-    partial.add_list(hash, Arc::new(list));
+    let content = PartialContent::File(Arc::new(file), Arc::new(list));
+    let partial = Partial::new(hash, description, access, layout, content).unwrap();
     (serving.partials.enter(partial), hash)
 }
 
@@ -306,7 +306,7 @@ async fn a_folder_on_its_way_is_served_as_far_as_it_is() {
         open.read_piece(0, &mut bytes).unwrap();
         bytes
     };
-    let decoded = Arc::new(Manifest::decode(manifest.clone().into()).unwrap());
+    let decoded = Manifest::decode(manifest.clone().into()).unwrap();
     let description = Description {
         kind: FileKind::Folder,
         whole: false,
@@ -316,11 +316,13 @@ async fn a_folder_on_its_way_is_served_as_far_as_it_is() {
         name: FileName::new("growing").unwrap(),
     };
     let layout = Arc::new(Layout::folder(&decoded));
-    let partial = Partial::new(hash, description.clone(), Access::Open, layout).unwrap();
-    partial.set_folder(dir.path().to_owned(), decoded, Arc::default());
     let large = content(3 * P + 5, 2);
     let list = Arc::new(PieceList::of(&large));
-    partial.add_list(list.root(), Arc::clone(&list));
+    let mut lists = vec![None; layout.files()];
+    lists[701] = Some(Arc::clone(&list));
+    let plan = FolderPlan::new(decoded, lists, &DiskRules::new(Platform::HERE));
+    let content = PartialContent::folder(dir.path().to_owned(), plan);
+    let partial = Partial::new(hash, description.clone(), Access::Open, layout, content).unwrap();
     partial.add(0..690);
     partial.add(701..702);
     let guard = serving.partials.enter(partial);
@@ -361,7 +363,7 @@ async fn a_node_limits_what_it_sends() {
 #[tokio::test]
 async fn a_peer_that_has_all_ends_the_stream_in_order() {
     let (uploads, mut news) = Uploads::new();
-    let serving = Serving { uploads, ..serving() };
+    let serving = FileServer { uploads, ..serving() };
     let dir = tempfile::tempdir().unwrap();
     let bytes = content(4 * P, 1);
     let path = dir.path().join("film.bin");

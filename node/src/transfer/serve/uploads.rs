@@ -1,4 +1,4 @@
-//! Uploads: who fetches what, how far that is, and what they have received.
+//! Uploads: the peers that fetch from this node, their progress, and the totals.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -16,17 +16,17 @@ use crate::transfer::meter::Meter;
 /// Uploads that are remembered: those of open streams, and those that may be taken up again.
 const MAX_UPLOADS: usize = 4096;
 
-/// Peers that are told apart in the total. Beyond it the count stands still.
+/// Peers that are counted in the totals. Further peers are not counted.
 const MAX_PEERS: usize = 65_536;
 
-/// Hashes that are known to have been reported as changed, and those of their folders.
+/// Hashes that were reported as changed, with those of their folders. Further changes are not reported.
 const MAX_CHANGED: usize = 1024;
 
-/// News that wait to be delivered. The stream that has more waits.
+/// News that wait to be delivered. A stream with further news waits.
 const NEWS: usize = 64;
 
-/// An upload under way: a peer that has asked for a file or folder and has not said yet that it has
-/// all of it.
+/// An upload under way: a peer that fetches a file or folder and has not yet said that it has received all of
+/// it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct UploadStatus {
@@ -37,7 +37,7 @@ pub struct UploadStatus {
     pub file: SharedFile,
     /// Bytes of it that this node has sent to the peer. Other nodes may be sending it the rest.
     pub sent: u64,
-    /// Bytes a second, lately.
+    /// Current speed in bytes per second.
     pub rate: u64,
 }
 
@@ -53,7 +53,7 @@ pub struct UploadTotals {
     pub completed: u64,
 }
 
-/// Something that the application is told.
+/// News for the application.
 #[derive(Debug)]
 pub(crate) enum UploadNews {
     Completed { peer: NodeId, name: String, upload: Upload },
@@ -63,13 +63,13 @@ pub(crate) enum UploadNews {
 /// The uploads of a node. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Uploads {
-    registry: Arc<Mutex<Registry>>,
+    table: Arc<Mutex<UploadTable>>,
     news: mpsc::Sender<UploadNews>,
 }
 
 #[derive(Debug, Default)]
-struct Registry {
-    all: BTreeMap<(NodeId, Hash), Known>,
+struct UploadTable {
+    all: BTreeMap<(NodeId, Hash), KnownUpload>,
     /// The number of the upload that was used last.
     last: u64,
     peers: BTreeSet<NodeId>,
@@ -78,19 +78,19 @@ struct Registry {
 }
 
 #[derive(Debug)]
-struct Known {
+struct KnownUpload {
     file: SharedFile,
     sent: u64,
     meter: Meter,
-    /// Streams that it is sent on.
+    /// Number of streams that it is sent on.
     streams: usize,
     /// The peer has said that it has all of it, and nothing was sent since.
     is_complete: bool,
-    /// When it was used last, by the registry's count.
+    /// The number of its last use, by the table's count.
     used: u64,
 }
 
-/// One stream's part in an upload: the upload is under way for as long as this is held.
+/// One stream's part in an upload. The upload is under way until this is dropped.
 #[derive(Debug)]
 pub(super) struct UploadGuard {
     uploads: Uploads,
@@ -98,7 +98,7 @@ pub(super) struct UploadGuard {
 }
 
 impl UploadNews {
-    /// The event. `linked` finds the link with a node, if there is one.
+    /// Returns the event. `linked` finds the link with a node, if there is one.
     pub(crate) fn into_event(self, linked: impl FnOnce(NodeId) -> Option<Peer>) -> Event {
         match self {
             Self::Completed { peer, name, upload } => {
@@ -111,16 +111,16 @@ impl UploadNews {
 }
 
 impl Uploads {
-    /// No uploads yet. News of them come from the receiver.
+    /// Returns an empty table, and the receiver of its news.
     pub(crate) fn new() -> (Self, mpsc::Receiver<UploadNews>) {
         let (news, receiver) = mpsc::channel(NEWS);
-        (Self { registry: Arc::default(), news }, receiver)
+        (Self { table: Arc::default(), news }, receiver)
     }
 
-    /// The uploads under way, in the order of peers.
+    /// Returns the uploads under way, in the order of peers.
     pub(crate) fn list(&self) -> Vec<UploadStatus> {
-        let mut registry = lock(&self.registry);
-        let all = registry.all.iter_mut();
+        let mut table = lock(&self.table);
+        let all = table.all.iter_mut();
         all.filter(|(_, known)| known.streams > 0 && !known.is_complete)
             .map(|((peer, _), known)| {
                 known.meter.fade();
@@ -135,72 +135,79 @@ impl Uploads {
             .collect()
     }
 
-    /// Returns what was sent in all.
+    /// Returns the totals since the node has started.
     pub(crate) fn totals(&self) -> UploadTotals {
-        lock(&self.registry).totals
+        lock(&self.table).totals
     }
 
-    /// A stream begins to send `file` to `peer`.
+    /// Notes that a stream begins to send `file` to `peer`.
     pub(super) fn begin(&self, peer: NodeId, file: SharedFile) -> UploadGuard {
         let key = (peer, file.hash);
-        let mut registry = lock(&self.registry);
-        registry.last += 1;
-        let used = registry.last;
-        if !registry.all.contains_key(&key) && registry.all.len() >= MAX_UPLOADS {
-            registry.forget_oldest();
+        let mut table = lock(&self.table);
+        table.last += 1;
+        let used = table.last;
+        if !table.all.contains_key(&key) && table.all.len() >= MAX_UPLOADS {
+            table.forget_oldest();
         }
-        let new =
-            || Known { file, sent: 0, meter: Meter::new(), streams: 0, is_complete: false, used };
-        let known = registry.all.entry(key).or_insert_with(new);
+        let new = || KnownUpload {
+            file,
+            sent: 0,
+            meter: Meter::new(),
+            streams: 0,
+            is_complete: false,
+            used,
+        };
+        let known = table.all.entry(key).or_insert_with(new);
         known.streams += 1;
         known.used = used;
-        drop(registry);
+        drop(table);
         UploadGuard { uploads: self.clone(), key }
     }
 
-    /// `peer`, which calls itself `name`, says that it has all of `file`.
+    /// Notes that `peer`, which calls itself `name`, has received all of `file`.
     pub(super) async fn complete(&self, peer: NodeId, name: String, file: SharedFile) {
         let bytes = {
-            let mut registry = lock(&self.registry);
-            let bytes = match registry.all.get_mut(&(peer, file.hash)) {
+            let mut table = lock(&self.table);
+            let bytes = match table.all.get_mut(&(peer, file.hash)) {
                 Some(known) => {
                     known.is_complete = true;
                     std::mem::take(&mut known.sent).min(file.size)
                 }
                 None => 0,
             };
-            // What it had from elsewhere is none of our uploads. Of nothing there is nothing to send.
+            // Content that it has only from other nodes is no upload of this one. An empty file has nothing to
+            // send.
             if bytes == 0 && file.size > 0 {
                 return;
             }
-            registry.totals.completed += 1;
-            registry.count_peer(peer);
+            table.totals.completed += 1;
+            table.count_peer(peer);
             bytes
         };
         let SharedFile { hash, name: file_name, size, .. } = file;
         let upload = Upload { hash, name: file_name.to_string(), bytes, size };
-        // Where the node is stopping it is not told any more.
+        // A node that is stopping reports nothing more.
         let _ = self.news.send(UploadNews::Completed { peer, name, upload }).await;
     }
 
-    /// Reports that something could not be served because it was changed, unless that was reported.
+    /// Reports that content could not be served because it was changed, unless that was reported before.
     pub(super) async fn changed(&self, changed: ChangedShare) {
         let ChangedShare { hash, name, folder } = changed;
         {
-            let mut registry = lock(&self.registry);
-            if registry.changed.len() >= MAX_CHANGED || !registry.changed.insert(hash) {
+            let mut table = lock(&self.table);
+            if table.changed.len() >= MAX_CHANGED || !table.changed.insert(hash) {
                 return;
             }
-            // That a folder is not what it was is no news once the file in it was reported.
-            if let Some(folder) = folder.filter(|_| registry.changed.len() < MAX_CHANGED) {
-                registry.changed.insert(folder);
+            // After a file in a folder was reported, the change of the folder is no news.
+            if let Some(folder) = folder.filter(|_| table.changed.len() < MAX_CHANGED) {
+                table.changed.insert(folder);
             }
         }
         let _ = self.news.send(UploadNews::Changed { hash, name }).await;
     }
 }
 
-impl Registry {
+impl UploadTable {
     fn count_peer(&mut self, peer: NodeId) {
         if self.peers.len() < MAX_PEERS && self.peers.insert(peer) {
             self.totals.peers += 1;
@@ -222,13 +229,13 @@ impl UploadGuard {
         self.key.1
     }
 
-    /// So many bytes of it were sent.
+    /// Counts bytes of it that were sent.
     pub(super) fn sent(&self, bytes: usize) {
         let bytes = bytes as u64;
-        let mut registry = lock(&self.uploads.registry);
-        registry.totals.bytes = registry.totals.bytes.saturating_add(bytes);
-        registry.count_peer(self.key.0);
-        if let Some(known) = registry.all.get_mut(&self.key) {
+        let mut table = lock(&self.uploads.table);
+        table.totals.bytes = table.totals.bytes.saturating_add(bytes);
+        table.count_peer(self.key.0);
+        if let Some(known) = table.all.get_mut(&self.key) {
             known.sent = known.sent.saturating_add(bytes);
             known.is_complete = false;
             known.meter.add(bytes);
@@ -238,12 +245,12 @@ impl UploadGuard {
 
 impl Drop for UploadGuard {
     fn drop(&mut self) {
-        let mut registry = lock(&self.uploads.registry);
-        let Some(known) = registry.all.get_mut(&self.key) else { return };
+        let mut table = lock(&self.uploads.table);
+        let Some(known) = table.all.get_mut(&self.key) else { return };
         known.streams = known.streams.saturating_sub(1);
-        // What was not completed is remembered: the peer may come back for the rest.
+        // An upload that is not complete is remembered, as the peer may come back for the rest.
         if known.streams == 0 && (known.is_complete || known.sent == 0) {
-            registry.all.remove(&self.key);
+            table.all.remove(&self.key);
         }
     }
 }
@@ -297,7 +304,7 @@ mod tests {
         let expected = UploadTotals { bytes: 120, peers: 2, completed: 2 };
         assert_eq!(uploads.totals(), expected);
         drop((one, two));
-        assert!(lock(&uploads.registry).all.is_empty());
+        assert!(lock(&uploads.table).all.is_empty());
     }
 
     #[tokio::test]
@@ -306,7 +313,7 @@ mod tests {
         for n in 0..MAX_UPLOADS + 10 {
             uploads.begin(node(n), file(100)).sent(1);
         }
-        assert_eq!(lock(&uploads.registry).all.len(), MAX_UPLOADS);
+        assert_eq!(lock(&uploads.table).all.len(), MAX_UPLOADS);
         uploads.complete(node(0), "forgotten".into(), file(100)).await;
         uploads.complete(node(10), "known".into(), file(100)).await;
         assert_eq!(completed(&mut news).await.1, "known");
@@ -315,6 +322,6 @@ mod tests {
             let changed = uploads.changed(ChangedShare { hash, name: "a".into(), folder });
             let (_, _) = tokio::join!(changed, async { news.try_recv() });
         }
-        assert_eq!(lock(&uploads.registry).changed.len(), MAX_CHANGED);
+        assert_eq!(lock(&uploads.table).changed.len(), MAX_CHANGED);
     }
 }

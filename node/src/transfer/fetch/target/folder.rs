@@ -1,4 +1,4 @@
-//! Folders on the disk: one that is being fetched, and those that were made for a target.
+//! Folders on the disk: the one that is being fetched, and those that were made for a target.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -6,48 +6,44 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use peerkit_proto::files::{Place, RelPath};
+use peerkit_proto::files::{Entry, Place, RelPath};
 
 use super::super::error::FetchError;
 use super::super::fetch_request::Destination;
-use super::super::listed::Listed;
-use super::super::part::{PartFolder, write_all_at};
+use super::super::part::write_all_at;
 use super::disk;
 use crate::disk::folder::OpenFolder;
 use crate::lock::lock;
+use crate::transfer::folder_plan::FolderPlan;
 
 /// Most files of a folder that are kept open because they have several pieces.
 const OPEN: usize = 8;
 
-/// A folder that is being fetched.
+/// A folder that is being fetched, or was found whole.
 #[derive(Debug)]
 pub(super) struct Folder {
-    pub(super) part: PartFolder,
-    /// The folder that becomes the target.
+    /// The folder that its entries are in.
     pub(super) files: OpenFolder,
-    pub(super) listed: Listed,
+    pub(super) plan: FolderPlan,
     /// The larger files that are being written, the last used at the end.
     open: Mutex<Vec<(usize, Arc<File>)>>,
-    /// Files of several pieces that this fetch has made. One that it has not made, and that is there, is
-    /// another name's file on a disk that does not tell `A` from `a`.
+    /// Files of several pieces that this fetch has made. If a file is there that it has not made, that is the
+    /// file of another name, on a disk that does not tell `A` from `a`.
     made: Mutex<HashSet<usize>>,
 }
 
 impl Folder {
-    /// Returns the folder that is fetched into `part`.
-    pub(super) fn new(part: PartFolder, listed: Listed) -> Self {
-        Self {
-            files: OpenFolder::new(part.files()),
-            part,
-            listed,
-            open: Mutex::default(),
-            made: Mutex::default(),
-        }
+    /// Returns the folder whose entries are at `path`.
+    pub(super) fn new(path: PathBuf, plan: FolderPlan) -> Self {
+        let (open, made) = (Mutex::default(), Mutex::default());
+        Self { files: OpenFolder::new(path), plan, open, made }
     }
 
-    /// Makes the folders in it that are missing.
+    /// Creates the folders in it that are missing.
     pub(super) fn make_folders(&self) -> Result<(), FetchError> {
-        for path in self.listed.folders() {
+        let entries = self.plan.entries();
+        let folders = entries.filter(|(entry, _)| matches!(entry, Entry::Folder { .. }));
+        for (_, path) in folders {
             let path = path.under(self.files.path());
             match fs::create_dir(&path) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -61,7 +57,7 @@ impl Folder {
 
     /// Writes a piece of a file that has `size` bytes.
     pub(super) fn write(&self, place: &Place, size: u64, bytes: &[u8]) -> Result<(), FetchError> {
-        let (path, mode) = self.listed.file(place.file).ok_or(FetchError::Unfinished)?;
+        let (path, mode) = self.plan.file(place.file).ok_or(FetchError::Unfinished)?;
         let written = if size == place.len() {
             let file = self.files.create(path, mode);
             file.and_then(|file| write_all_at(&file, bytes, 0))
@@ -77,7 +73,7 @@ impl Folder {
         lock(&self.made).insert(file);
     }
 
-    /// Opens a file of several pieces. It is made if this fetch has not made it.
+    /// Opens a file of several pieces, and creates it if this fetch has not done so.
     fn large(&self, file: usize, path: &RelPath, mode: u32, size: u64) -> io::Result<Arc<File>> {
         let mut open = lock(&self.open);
         if let Some(at) = open.iter().position(|(known, _)| *known == file) {

@@ -32,7 +32,7 @@ async fn who_asks_and_does_not_read_is_bounded_and_ended() {
         let took = begin.elapsed();
         assert!(took >= STALL && took < STALL * 2, "{request:?}: {took:?}");
     }
-    assert_eq!(serving.places.available_permits(), PLACES);
+    assert_eq!(serving.writers.available_permits(), WRITERS);
 }
 
 #[tokio::test(start_paused = true)]
@@ -73,7 +73,7 @@ async fn who_does_not_finish_a_request_is_ended() {
 }
 
 /// Reads pieces of `hash` for as long as they come; how many bytes that were.
-async fn fetch_for(serving: Serving, id: NodeId, hash: Hash, time: Duration) -> usize {
+async fn fetch_for(serving: FileServer, id: NodeId, hash: Hash, time: Duration) -> usize {
     let mut asking = ask(&serving, id);
     let end = Instant::now() + time;
     let mut got = 0;
@@ -122,12 +122,12 @@ async fn slow_readers_hold_nobody_up() {
     let (guard, hash) = growing(&serving, &bytes, Access::Open);
     guard.partial().add(0..4);
     let data = Request::Data { hash, first: 0, count: 4 };
-    let mut slow: Vec<_> = (0..PLACES * 2).map(|_| ask(&serving, node(1))).collect();
+    let mut slow: Vec<_> = (0..WRITERS * 2).map(|_| ask(&serving, node(1))).collect();
     for asking in &mut slow {
         asking.send(&data).await;
     }
     tokio::time::sleep(Duration::from_millis(10)).await;
-    assert_eq!(serving.places.available_permits(), 0, "all places are taken");
+    assert_eq!(serving.writers.available_permits(), 0, "all permits are taken");
     let begin = Instant::now();
     assert!(ask(&serving, node(2)).pieces(&data).await == bytes);
     assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
@@ -135,7 +135,7 @@ async fn slow_readers_hold_nobody_up() {
         let mut buffer = vec![0; P];
         asking.stream.read_exact(&mut buffer).await.unwrap();
     }
-    assert_eq!(serving.places.available_permits(), PLACES);
+    assert_eq!(serving.writers.available_permits(), WRITERS);
 }
 
 /// Any requests, of what there is and what there is not.
@@ -202,5 +202,5 @@ fn any_requests_are_answered_in_the_form_of_answers() {
             assert!(sent.is_empty() || answers > 0 || sent.len() < 100);
         });
     });
-    assert!(runtime.block_on(async { serving.places.available_permits() }) == PLACES);
+    assert!(runtime.block_on(async { serving.writers.available_permits() }) == WRITERS);
 }

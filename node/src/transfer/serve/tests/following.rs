@@ -110,9 +110,9 @@ fn what_is_held_is_told_in_parts() {
         stored: 0,
         name: FileName::new("growing").unwrap(),
     };
-    let partial = Partial::new(Hash::of(b"x"), description, Access::Open, layout).unwrap();
     let file = File::open(std::env::current_exe().unwrap()).unwrap();
-    partial.set_file(Arc::new(file));
+    let content = PartialContent::File(Arc::new(file), Arc::new(PieceList::of(b"x")));
+    let partial = Partial::new(Hash::of(b"x"), description, Access::Open, layout, content).unwrap();
     partial.add(0..1);
     partial.add(262_143..262_144);
     partial.add(599_999..600_000);

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use super::*;
 
 /// Shares a file that has looked so for a while.
-async fn share_old(serving: &Serving, len: usize) -> (TempDir, File, Hash, Vec<u8>) {
+async fn share_old(serving: &FileServer, len: usize) -> (TempDir, File, Hash, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let (path, bytes) = (dir.path().join("a"), content(len, 1));
     write(&path, &bytes);

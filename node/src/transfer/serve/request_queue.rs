@@ -1,4 +1,4 @@
-//! The requests that have come in on a stream and wait for their turn.
+//! The requests that have come in on a stream and wait to be answered.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,43 +13,43 @@ use peerkit_proto::id::Hash;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
-/// Requests that wait for their turn; beyond it nothing is read. 64: a round trip of them, each of
-/// up to 1 GiB.
+/// Requests that wait. No more are read until one is answered. 64: a round trip of them, each of up to
+/// 1 GiB.
 pub(super) const MAX_WAITING: usize = 64;
 
-/// A request with its number: they are counted as they come in.
+/// A request with its number. Requests are numbered in the order in which they come in.
 pub(super) type Numbered = (u64, Result<Request, DecodeError>);
 
-/// Requests as they come in. `Cancel` and `Complete` count as soon as they are read, all else in
-/// its turn.
+/// The requests that have come in. `Cancel` and `Complete` take effect as soon as they are read, all others in
+/// their turn.
 #[derive(Debug)]
-pub(super) struct Incoming {
-    /// What was read and is no whole request yet, at the start.
+pub(super) struct RequestQueue {
+    /// Begins with the bytes of a request that is not whole yet.
     buffer: Box<[u8]>,
     filled: usize,
     waiting: VecDeque<Numbered>,
     next: u64,
-    /// Requests before this number are given up.
+    /// Requests before this number are cancelled.
     cancelled: u64,
     complete: Option<Completed>,
-    /// When the request began to come in that is not whole yet.
+    /// The time at which the request in the buffer began to come in.
     begun: Option<Instant>,
-    /// Nothing more is read, and why.
+    /// The reason why nothing more is read.
     end: Option<io::Result<()>>,
 }
 
-/// The word of the other side that it has all that it wants.
+/// The requester's message that it has received everything.
 #[derive(Debug)]
 pub(super) struct Completed {
     /// The content that it has received.
     pub(super) hash: Hash,
-    /// The name that the other side gives itself.
+    /// The name that the requester gives itself.
     pub(super) requester: String,
-    /// The name by which it asked for the content, where that was not the one that it was given.
+    /// The name by which it requested the content, if the description had another.
     pub(super) called: Option<FileName>,
 }
 
-impl Incoming {
+impl RequestQueue {
     pub(super) fn new() -> Self {
         Self {
             buffer: vec![0; PREFIX + MAX_REQUEST].into(),
@@ -63,7 +63,7 @@ impl Incoming {
         }
     }
 
-    /// Reads what there is, as far as there is room for it. Wakes the task when there is more.
+    /// Reads the requests that have come, as far as there is room for them. Wakes the task when more come.
     pub(super) fn poll<S: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, stream: &mut S) {
         loop {
             if let Err(error) = self.split() {
@@ -85,39 +85,38 @@ impl Incoming {
         }
     }
 
-    /// The request whose turn it is.
+    /// Takes the next request.
     pub(super) fn next(&mut self) -> Option<Numbered> {
         self.waiting.pop_front()
     }
 
-    /// Returns whether something is there to be done: a request waits for its turn, or the other
-    /// side has all that it wants.
+    /// Returns whether a request waits, or the requester has received everything.
     pub(super) fn has_next(&self) -> bool {
         !self.waiting.is_empty() || self.complete.is_some()
     }
 
-    /// Takes the word of the other side that it has all that it wants; once.
+    /// Takes the message that the requester has received everything.
     pub(super) fn take_complete(&mut self) -> Option<Completed> {
         self.complete.take()
     }
 
-    /// Whether the other side has given up the request of this number.
+    /// Returns whether the request with this number is cancelled.
     pub(super) fn is_cancelled(&self, number: u64) -> bool {
         number < self.cancelled
     }
 
-    /// Since when half a request has been there.
+    /// Returns the time at which the request that is not whole yet began to come in.
     pub(super) fn begun(&self) -> Option<Instant> {
         self.begun
     }
 
-    /// Why nothing more comes; once. In order where the other side has ended the stream between two
+    /// Takes the reason why nothing more comes: no error if the requester has ended the stream between two
     /// requests.
     pub(super) fn take_end(&mut self) -> Option<io::Result<()>> {
         self.end.take()
     }
 
-    /// Takes the whole requests out of the buffer, as far as there is room for them.
+    /// Moves whole requests out of the buffer, as far as there is room for them.
     fn split(&mut self) -> io::Result<()> {
         let mut taken = 0;
         while self.waiting.len() < MAX_WAITING {

@@ -1,4 +1,4 @@
-//! What a folder that is fetched has to be.
+//! The plan of a folder that is fetched: its entries, their piece lists, and their names on this disk.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,24 +8,23 @@ use std::sync::Arc;
 
 use peerkit_proto::files::disk::peculiarity;
 use peerkit_proto::files::{
-    DiskNames, DiskRules, Entry, FileName, Layout, Manifest, PieceList, Place, RelPath,
+    DiskNames, DiskRules, Entry, FileName, Layout, Manifest, PieceError, PieceList, Place, RelPath,
 };
 use peerkit_proto::id::Hash;
 
-use super::error::FetchError;
-
-/// A folder's manifest, the lists of the larger files in it, and where each entry goes on the disk.
-#[derive(Debug)]
-pub(super) struct Listed {
+/// A folder's manifest, the piece lists of the larger files in it, and the path of each entry on the disk.
+/// Clones share them.
+#[derive(Debug, Clone)]
+pub(super) struct FolderPlan {
     manifest: Arc<Manifest>,
     names: Arc<DiskNames>,
-    /// The entries that are files, and the lists of those of several pieces.
-    files: Vec<(usize, Option<Arc<PieceList>>)>,
+    /// The places of the files among the entries, and the lists of those with several pieces.
+    files: Arc<[(usize, Option<Arc<PieceList>>)]>,
 }
 
-impl Listed {
-    /// `lists` has one of each file, in order; `None` where that has at most one piece. The folder is
-    /// to be written under `rules`.
+impl FolderPlan {
+    /// Plans to write a folder under `rules`. `lists` has one list for each file, in order, or `None` if the
+    /// file has at most one piece.
     pub(super) fn new(
         manifest: Manifest,
         lists: Vec<Option<Arc<PieceList>>>,
@@ -38,8 +37,8 @@ impl Listed {
         Self { manifest: Arc::new(manifest), names, files }
     }
 
-    /// Leaves out what the disk with the folder `at`, which is ours, refuses. That is found out by
-    /// trying: which names a disk refuses depends on its file system, and no system tells.
+    /// Leaves out the entries whose names the disk with the folder `at` refuses. That is found out by trying to
+    /// create them in `at`: which names a disk refuses depends on its file system, and no system call tells.
     pub(super) fn try_names(&mut self, at: &Path, rules: &DiskRules) {
         let mut tried = BTreeSet::new();
         let mut refused = BTreeSet::new();
@@ -55,24 +54,24 @@ impl Listed {
         }
     }
 
-    pub(super) fn names(&self) -> &Arc<DiskNames> {
+    pub(super) fn names(&self) -> &DiskNames {
         &self.names
     }
 
-    /// The entries that are written, each folder before what it holds, and their paths on the disk.
+    /// Returns the entries that are written, each folder before its content, and their paths on the disk.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&Entry, &RelPath)> {
         let entries = self.manifest.entries().iter().enumerate();
         entries.filter_map(|(at, entry)| Some((entry, self.names.path(&self.manifest, at)?)))
     }
 
-    /// The pieces of files that are left out.
+    /// Returns the pieces of files that are left out.
     pub(super) fn left_out(&self, layout: &Layout) -> impl Iterator<Item = u64> {
         let files = self.files.iter().enumerate();
         let files = files.filter(|(_, (at, _))| self.names.is_left_out(*at));
         files.flat_map(|(file, _)| layout.pieces(file))
     }
 
-    /// Bytes of the files that are written.
+    /// Returns the number of bytes in the files that are written.
     pub(super) fn total(&self) -> u64 {
         let left_out = self.names.left_out().map(|(at, _)| match self.manifest.entries().get(at) {
             Some(Entry::File { size, .. }) => *size,
@@ -81,51 +80,42 @@ impl Listed {
         self.manifest.total().saturating_sub(left_out.fold(0, u64::saturating_add))
     }
 
-    pub(super) fn manifest(&self) -> &Arc<Manifest> {
+    pub(super) fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The path on the disk and the mode of one of the files; `None` if it is left out.
+    /// Returns the path on the disk and the mode of a file, or `None` if it is left out.
     pub(super) fn file(&self, file: usize) -> Option<(&RelPath, u32)> {
         let (at, _) = self.files.get(file)?;
         let entry = self.manifest.entries().get(*at)?;
         Some((self.names.path(&self.manifest, *at)?, entry.mode()))
     }
 
-    /// The paths on the disk of the folders in it, each before those that are in it.
-    pub(super) fn folders(&self) -> impl Iterator<Item = &RelPath> {
-        self.entries().filter_map(|(entry, path)| match entry {
-            Entry::Folder { .. } => Some(path),
-            Entry::File { .. } => None,
-        })
-    }
-
-    /// The lists of its larger files, by their hashes.
-    pub(super) fn lists(&self) -> impl Iterator<Item = (&Hash, &Arc<PieceList>)> {
+    /// Returns the lists of its larger files, by their hashes.
+    pub(super) fn lists(&self) -> impl Iterator<Item = (Hash, Arc<PieceList>)> {
         self.files.iter().filter_map(|(at, list)| match self.manifest.entries().get(*at) {
-            Some(Entry::File { hash, .. }) => Some((hash, list.as_ref()?)),
+            Some(Entry::File { hash, .. }) => Some((*hash, list.clone()?)),
             _ => None,
         })
     }
 
-    /// Checks a piece.
+    /// Checks a piece against the list of its file.
     ///
     /// # Errors
-    /// Where it is not what it should be.
-    pub(super) fn verify(&self, place: &Place, bytes: &[u8]) -> Result<(), FetchError> {
-        let (at, list) = self.files.get(place.file).ok_or(FetchError::Unfinished)?;
-        match (list, self.manifest.entries().get(*at)) {
-            (Some(list), _) => list.verify_piece(place.index, bytes)?,
-            (None, Some(Entry::File { hash, size, .. })) => {
-                let list = PieceList::single(hash, *size).ok_or(FetchError::Unfinished)?;
-                list.verify_piece(0, bytes)?;
-            }
-            _ => return Err(FetchError::Unfinished),
+    /// If these are not its bytes, or there is no such piece.
+    pub(super) fn verify(&self, place: &Place, bytes: &[u8]) -> Result<(), PieceError> {
+        let file = self.files.get(place.file);
+        let entry = file.and_then(|(at, _)| self.manifest.entries().get(*at));
+        match (file, entry) {
+            (Some((_, Some(list))), _) => list.verify_piece(place.index, bytes),
+            (_, Some(Entry::File { hash, size, .. })) => PieceList::single(hash, *size)
+                .ok_or(PieceError::NoPiece(place.index))?
+                .verify_piece(place.index, bytes),
+            _ => Err(PieceError::NoPiece(place.index)),
         }
-        Ok(())
     }
 
-    /// Whether the folder at `path` has the same names and sizes, and nothing else in it.
+    /// Returns whether the folder at `path` has the same names and sizes, and nothing else in it.
     pub(super) fn is_like(&self, path: &Path) -> io::Result<bool> {
         let mut found = 0;
         Ok(self.fits(path, None, &mut found)? && found == self.entries().count())
@@ -150,7 +140,8 @@ impl Listed {
         Ok(true)
     }
 
-    /// Removes from the folder at `at`, which is `within` the whole, what does not belong there.
+    /// Removes from the folder at `at` everything that is not in the plan. `within` is its path in the fetched
+    /// folder, or `None` for the fetched folder itself.
     pub(super) fn sweep(&self, at: &Path, within: Option<&RelPath>) -> io::Result<()> {
         for found in fs::read_dir(at)? {
             let found = found?;
@@ -165,7 +156,7 @@ impl Listed {
         Ok(())
     }
 
-    /// The entry of what is at `path`, in the folder `within`, and its path below the top.
+    /// Finds the entry that is at `path`, in the folder `within`, and its path in the fetched folder.
     fn find(&self, path: &Path, within: Option<&RelPath>) -> Option<(&Entry, RelPath)> {
         let name = FileName::of_path(path).ok()?;
         let rel = match within {
@@ -177,7 +168,7 @@ impl Listed {
     }
 }
 
-/// Returns whether no file of this name can be created in the folder `at`.
+/// Returns whether the file system refuses this name in the folder `at`.
 fn is_refused(at: &Path, name: &str) -> bool {
     let path = at.join(name);
     match fs::create_dir(&path) {
@@ -185,7 +176,7 @@ fn is_refused(at: &Path, name: &str) -> bool {
             let _ = fs::remove_dir(&path);
             false
         }
-        // It is there already, from an earlier fetch, or there is another trouble that all names have.
+        // The name is there already, from an earlier fetch, or the disk refuses all names now.
         Err(error) => !matches!(
             error.kind(),
             io::ErrorKind::AlreadyExists
@@ -213,17 +204,17 @@ mod tests {
         let manifest = Manifest::new(vec![folder, file("aux/a:b"), file("long name")]).unwrap();
         let layout = Layout::folder(&manifest);
         let rules = DiskRules { max_name: 5, ..DiskRules::new(Platform::Windows) };
-        let listed = Listed::new(manifest, vec![None, None], &rules);
-        assert_eq!(listed.file(0).unwrap().0.as_str(), "aux_/a_b");
-        assert_eq!(listed.file(1), None);
-        assert_eq!((listed.total(), listed.left_out(&layout).collect::<Vec<_>>()), (3, vec![1]));
+        let plan = FolderPlan::new(manifest, vec![None, None], &rules);
+        assert_eq!(plan.file(0).unwrap().0.as_str(), "aux_/a_b");
+        assert_eq!(plan.file(1), None);
+        assert_eq!((plan.total(), plan.left_out(&layout).collect::<Vec<_>>()), (3, vec![1]));
         let disk = tempfile::tempdir().unwrap();
         fs::create_dir(disk.path().join("aux_")).unwrap();
         fs::write(disk.path().join("aux_/a_b"), "abc").unwrap();
-        assert!(listed.is_like(disk.path()).unwrap());
+        assert!(plan.is_like(disk.path()).unwrap());
         fs::write(disk.path().join("aux_/a:b"), "abc").unwrap();
-        listed.sweep(disk.path(), None).unwrap();
-        assert!(listed.is_like(disk.path()).unwrap());
+        plan.sweep(disk.path(), None).unwrap();
+        assert!(plan.is_like(disk.path()).unwrap());
     }
 
     #[test]
@@ -236,10 +227,10 @@ mod tests {
         let entries =
             vec![Entry::Folder { path: path("in"), mode: 0o755 }, file("in/a"), file("b")];
         let rules = DiskRules::new(Platform::Unix);
-        let listed = Listed::new(Manifest::new(entries).unwrap(), vec![None, None], &rules);
+        let plan = FolderPlan::new(Manifest::new(entries).unwrap(), vec![None, None], &rules);
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        let is_like = || listed.is_like(folder.path()).unwrap();
+        let is_like = || plan.is_like(folder.path()).unwrap();
         fs::create_dir(at("in")).unwrap();
         fs::write(at("b"), "abc").unwrap();
         assert!(!is_like(), "something is missing");
@@ -250,12 +241,12 @@ mod tests {
         fs::write(at("in/a"), "abc").unwrap();
         fs::write(at("in/more"), "").unwrap();
         assert!(!is_like(), "something else");
-        listed.sweep(folder.path(), None).unwrap();
+        plan.sweep(folder.path(), None).unwrap();
         assert!(is_like());
         fs::remove_file(at("b")).unwrap();
         fs::create_dir(at("b")).unwrap();
         assert!(!is_like(), "a folder in place of a file");
-        assert!(listed.is_like(&at("none")).is_err());
+        assert!(plan.is_like(&at("none")).is_err());
     }
 
     #[cfg(unix)]
@@ -264,13 +255,13 @@ mod tests {
         let path = RelPath::new("a").unwrap();
         let entry = Entry::File { path, size: 1, hash: Hash::of(b"a"), mode: 0o644 };
         let rules = DiskRules::new(Platform::Unix);
-        let listed = Listed::new(Manifest::new(vec![entry]).unwrap(), vec![None], &rules);
+        let plan = FolderPlan::new(Manifest::new(vec![entry]).unwrap(), vec![None], &rules);
         let folder = tempfile::tempdir().unwrap();
         let other = folder.path().join("other");
         fs::write(&other, "a").unwrap();
         let within = folder.path().join("within");
         fs::create_dir(&within).unwrap();
         std::os::unix::fs::symlink(&other, within.join("a")).unwrap();
-        assert!(!listed.is_like(&within).unwrap());
+        assert!(!plan.is_like(&within).unwrap());
     }
 }

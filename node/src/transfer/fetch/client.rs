@@ -1,4 +1,4 @@
-//! The asking end of a stream: questions out, answers in, with a limit to every wait.
+//! The client of the files protocol: sends requests and reads answers, with a limit to every wait.
 
 use std::future::poll_fn;
 use std::io;
@@ -20,65 +20,53 @@ use crate::rate::PeerRates;
 use crate::stream::Stream;
 use crate::transfer::{PIECE_TIME, STALL};
 
-/// How often it is looked whether a silent source owes something. 3 s: so much later than after
-/// [`STALL`] at the most it is given up.
+/// Interval at which a silent source is looked at, for whether it owes an answer. 3 s: a source is given up
+/// at most this long after [`STALL`].
 const LOOK: Duration = Duration::from_secs(3);
 
-/// Bytes that are read at once from a stream whose content nobody wants any more.
+/// Bytes that are read at once from a stream whose content is no longer wanted.
 const DRAIN: usize = 64 << 10;
 
-/// A stream to a source, one question at a time.
-pub(super) struct Asking {
-    pub(super) questions: Questions,
-    pub(super) answers: Answers,
+/// A stream to a source.
+pub(super) struct Client {
+    pub(super) requests: RequestWriter,
+    pub(super) answers: AnswerReader,
 }
 
-/// The half that asks.
-pub(super) struct Questions {
+/// The half of a stream that requests are sent on.
+pub(super) struct RequestWriter {
     stream: WriteHalf<Stream>,
 }
 
-/// The half that is answered.
-pub(super) struct Answers {
+/// The half of a stream that answers come in on.
+pub(super) struct AnswerReader {
     stream: ReadHalf<Stream>,
     rates: Arc<PeerRates>,
-    /// Whether the source owes something: only then its silence is a fault.
-    owed: Arc<AtomicBool>,
+    /// Whether the source owes an answer. Silence is a fault only then.
+    is_owed: Arc<AtomicBool>,
 }
 
-impl Asking {
+impl Client {
     pub(super) fn new(stream: Stream, rates: Arc<PeerRates>) -> Self {
         let (read, write) = tokio::io::split(stream);
-        let owed = Arc::new(AtomicBool::new(true));
-        let answers = Answers { stream: read, rates, owed };
-        Self { questions: Questions { stream: write }, answers }
+        let is_owed = Arc::new(AtomicBool::new(true));
+        let answers = AnswerReader { stream: read, rates, is_owed };
+        Self { requests: RequestWriter { stream: write }, answers }
     }
 
-    pub(super) async fn ask(&mut self, request: &Request) -> Result<(), FetchError> {
-        self.questions.ask(request).await
-    }
-
-    pub(super) async fn answer(&mut self) -> Result<Answer, FetchError> {
-        self.answers.next().await
-    }
-
-    pub(super) async fn content(&mut self, bytes: &mut [u8]) -> Result<(), FetchError> {
-        self.answers.content(bytes).await
-    }
-
-    /// What the source says that `hash` is, and, where `also_values`, what it says of the list: as
-    /// many values as one answer has, none where it does not say. One round trip brings both.
+    /// Asks the source to describe `hash`. With `also_values` it asks for the first values of the piece list in the
+    /// same round trip. Returns as many values as one answer has, or none if the source refuses them.
     pub(super) async fn describe(
         &mut self,
         hash: Hash,
         also_values: bool,
     ) -> Result<(Description, Vec<PieceValue>), FetchError> {
-        let mut questions = Request::Describe { hash }.encode();
+        let mut requests = Request::Describe { hash }.encode();
         if also_values {
-            questions.extend(Request::Pieces { hash, first: 0, count: MAX_PART }.encode());
+            requests.extend(Request::Pieces { hash, first: 0, count: MAX_PART }.encode());
         }
-        self.questions.send(&questions).await?;
-        let description = match self.answer().await? {
+        self.requests.send_bytes(&requests).await?;
+        let description = match self.answers.next().await? {
             Answer::Description(description) => description,
             Answer::Refused(refusal) => return Err(FetchError::Refused(refusal)),
             _ => return Err(FetchError::Unexpected("a description was asked for")),
@@ -86,7 +74,7 @@ impl Asking {
         if !also_values {
             return Ok((description, Vec::new()));
         }
-        match self.answer().await? {
+        match self.answers.next().await? {
             Answer::Pieces { first: 0, values } => Ok((description, values)),
             Answer::Refused(_) => Ok((description, Vec::new())),
             _ => Err(FetchError::Unexpected("values of the list were asked for")),
@@ -94,47 +82,47 @@ impl Asking {
     }
 }
 
-impl Questions {
-    /// Sends a question. Several may be sent before the first answer is read.
-    pub(super) async fn ask(&mut self, request: &Request) -> Result<(), FetchError> {
-        self.send(&request.encode()).await
+impl RequestWriter {
+    /// Sends a request. Several may be sent before the first answer is read.
+    pub(super) async fn send(&mut self, request: &Request) -> Result<(), FetchError> {
+        self.send_bytes(&request.encode()).await
     }
 
-    /// Sends the last question, if there is one, and ends the asking half of the stream.
+    /// Sends the last request, if there is one, and ends this half of the stream.
     pub(super) async fn finish(&mut self, last: Option<&Request>) -> Result<(), FetchError> {
         if let Some(last) = last {
-            self.ask(last).await?;
+            self.send(last).await?;
         }
         let ending = timeout(STALL, self.stream.shutdown()).await;
         ending.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(FetchError::Stream)
     }
 
-    async fn send(&mut self, questions: &[u8]) -> Result<(), FetchError> {
-        let asking = async {
-            self.stream.write_all(questions).await?;
+    async fn send_bytes(&mut self, requests: &[u8]) -> Result<(), FetchError> {
+        let sending = async {
+            self.stream.write_all(requests).await?;
             self.stream.flush().await
         };
-        match timeout(STALL, asking).await {
+        match timeout(STALL, sending).await {
             Err(_) => Err(FetchError::Stalled),
             Ok(result) => result.map_err(FetchError::Stream),
         }
     }
 }
 
-impl Answers {
-    /// What says whether the source owes something: it does until that is set otherwise.
-    pub(super) fn owed(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.owed)
+impl AnswerReader {
+    /// Returns the flag that says whether the source owes an answer. It is set at first.
+    pub(super) fn is_owed(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_owed)
     }
 
-    /// Reads what still comes, and forgets it, until the source ends the stream. A socket that is
-    /// closed with unread bytes resets the connection, and the source may then miss our last word.
+    /// Reads and drops the rest, until the source ends the stream. A socket that is closed with unread bytes resets
+    /// the connection, and the source may then miss our last request.
     pub(super) async fn drain(&mut self) {
         let mut buffer = vec![0; DRAIN];
         while self.stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
     }
 
-    /// Reads the next answer, or the head of one.
+    /// Reads the next answer, or the head of a piece.
     pub(super) async fn next(&mut self) -> Result<Answer, FetchError> {
         let mut prefix = [0; PREFIX];
         self.fill(&mut prefix).await?;
@@ -147,7 +135,7 @@ impl Answers {
     /// Reads the bytes of a piece, as many as `bytes` has.
     pub(super) async fn content(&mut self, bytes: &mut [u8]) -> Result<(), FetchError> {
         let len = bytes.len();
-        // Of many small pieces most are here already, and each clock would be felt.
+        // Most of many small pieces have come already, and a timer for each would cost too much.
         let here = self.at_once(bytes).await?;
         let rest = bytes.get_mut(here..).unwrap_or_default();
         if !rest.is_empty() {
@@ -168,8 +156,8 @@ impl Answers {
         Ok(())
     }
 
-    /// Reads what is here already, without waiting, and tells how many bytes that was; none where
-    /// there is a limit to how fast they may be taken.
+    /// Reads what has come already, without waiting. Returns the number of bytes, which is 0 if the download rate
+    /// is limited.
     async fn at_once(&mut self, bytes: &mut [u8]) -> Result<usize, FetchError> {
         if self.rates.download_part().is_some() {
             return Ok(0);
@@ -193,17 +181,17 @@ impl Answers {
         Ok(buffer.filled().len())
     }
 
-    /// Waits for something, no longer than the source may be silent, and reads it, no faster than
-    /// is allowed.
+    /// Waits for bytes, no longer than the source may be silent, and reads them no faster than the download rate
+    /// allows.
     async fn wait(&mut self, bytes: &mut [u8]) -> Result<usize, FetchError> {
         let most = self.rates.download_part().unwrap_or(usize::MAX).min(bytes.len());
         let part = bytes.get_mut(..most).unwrap_or_default();
-        let mut heard = Instant::now();
+        let mut since = Instant::now();
         loop {
             match timeout(LOOK, self.stream.read(part)).await {
-                Err(_) if !self.owed.load(Ordering::Relaxed) => heard = Instant::now(),
-                // It may owe something only since the last look.
-                Err(_) if heard.elapsed() < STALL + LOOK => {}
+                Err(_) if !self.is_owed.load(Ordering::Relaxed) => since = Instant::now(),
+                // It may have owed nothing until just after the last look.
+                Err(_) if since.elapsed() < STALL + LOOK => {}
                 Err(_) => return Err(FetchError::Stalled),
                 Ok(Err(error)) => return Err(FetchError::Stream(error)),
                 Ok(Ok(0)) => return Err(ended()),

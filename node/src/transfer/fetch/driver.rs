@@ -1,20 +1,19 @@
-//! One fetch: carries out what its state machine decides, and puts the content in its place.
+//! Drives the state machine of one fetch, and gives the content its place.
 //!
-//! [`Fetch`] decides which sources are dialled, what each is asked for, and when the fetch is given up.
-//! Each source has a task ([`attend`]); one channel brings it what it is to do, and one brings back the
-//! reports of all sources.
+//! [`Fetch`] decides which sources are dialled, what each is asked for, and when the fetch is given up. Each
+//! source has a [`SourceTask`], which gets its orders through one channel. All source tasks and the
+//! [`Writer`] report through another one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerkit_proto::address::Address;
 use peerkit_proto::event::Event;
 use peerkit_proto::files::fetch::{
     Ban, Candidate, Fault, Fetch, GiveUp, Input, Options, Output, SourceId,
 };
-use peerkit_proto::files::{Access, AccessKind, PieceSet, Refusal};
+use peerkit_proto::files::{Access, AccessKind, Description, PieceSet};
 use peerkit_proto::frame::query::{Answer, AnswerBody, What};
 use peerkit_proto::id::NodeId;
 use tokio::sync::mpsc::error::TrySendError;
@@ -23,27 +22,27 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::checking::Checking;
 use super::error::FetchError;
 use super::fetch_request::FetchRequest;
 use super::fetched::{Dropped, Fetched};
-use super::job::Job;
-use super::news::{News, Task};
 use super::prove::Proven;
-use super::source::attend;
+use super::source::{FetchContext, Report, SourceOrder, SourceTask};
 use super::status::Shown;
 use super::target::Target;
+use super::writer::Writer;
 use crate::blocking;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::transfer::meter::Meter;
 use crate::transfer::partial::{Partial, PartialGuard};
 
-/// Reports of sources that wait. Each is a piece or two that were written.
-const NEWS: usize = 64;
+/// Reports that wait for the driver. Each is about a piece or two that were written.
+const REPORTS: usize = 64;
 
-/// Orders that a source's task has not carried out. 65,536: twice the pieces that all sources can owe at
-/// once, each asked for alone. A task that lets more wait is stuck.
-const TO_DO: usize = 65_536;
+/// Orders that wait for a source's task. 65,536: twice the pieces that all sources can owe at once, each
+/// requested on its own. A task with more of them is stuck.
+const ORDERS: usize = 65_536;
 
 /// Longest time that the sources may take to end their streams after they were told that everything is
 /// here. 1 s: a source that sends slowly ends its stream after the piece that is on its way.
@@ -52,25 +51,25 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// How long a finished download stays registered, so that its followers can still fetch from it.
 const LINGER: Duration = Duration::from_secs(60);
 
-/// Interval at which the shown rate is brought up to date although nothing comes.
+/// Interval at which the shown rate is updated although nothing comes.
 const TICK: Duration = Duration::from_secs(1);
 
-/// One fetch, from its beginning to its end.
-pub(super) struct Fetching<'a> {
+/// Drives one fetch from its beginning to its end.
+pub(super) struct FetchDriver<'a> {
     inner: &'a Arc<Inner>,
-    request: &'a FetchRequest,
     shown: &'a Shown,
     is_patient: bool,
     fetch: Fetch,
-    job: Arc<Job>,
-    news: mpsc::Receiver<News>,
+    context: Arc<FetchContext>,
+    checking: Checking,
+    reports: mpsc::Receiver<Report>,
     tasks: JoinSet<()>,
-    sources: BTreeMap<SourceId, Attempt>,
-    /// The answers of the search that is under way.
+    attempts: BTreeMap<SourceId, Attempt>,
+    /// The answers to the search that is under way.
     answers: Option<mpsc::Receiver<Answer>>,
     /// The links when the last search began.
     links: BTreeSet<u64>,
-    /// What a source has just proven.
+    /// The proof that a source has just given.
     proven: Option<Box<Proven>>,
     opened: Option<Opened>,
     meter: Meter,
@@ -83,11 +82,11 @@ pub(super) struct Fetching<'a> {
 
 /// The task of a source.
 struct Attempt {
-    to_do: mpsc::Sender<Task>,
+    orders: mpsc::Sender<SourceOrder>,
     abort: AbortHandle,
 }
 
-/// The content on the disk, and what is served of it meanwhile.
+/// The content on the disk, served to others meanwhile.
 struct Opened {
     target: Arc<Target>,
     served: PartialGuard,
@@ -108,7 +107,7 @@ impl<E: Into<Error>> From<E> for Unfinished {
     }
 }
 
-impl<'a> Fetching<'a> {
+impl<'a> FetchDriver<'a> {
     /// Prepares a fetch. One that `is_patient` waits for its first source as long as for any other;
     /// else it fails as soon as all nodes that could be asked have answered.
     ///
@@ -116,7 +115,7 @@ impl<'a> Fetching<'a> {
     /// If the system has no random numbers.
     pub(super) fn new(
         inner: &'a Arc<Inner>,
-        request: &'a FetchRequest,
+        request: &FetchRequest,
         shown: &'a Shown,
         is_patient: bool,
     ) -> Result<Self, Error> {
@@ -129,17 +128,19 @@ impl<'a> Fetching<'a> {
             is_patient,
             patience: inner.config.download_patience,
         };
-        let (news_sender, news) = mpsc::channel(NEWS);
+        let (sender, reports) = mpsc::channel(REPORTS);
+        let writer = Arc::new(Writer::new(sender.clone()));
+        let context = FetchContext { request: request.clone(), writer, reports: sender };
         Ok(Self {
             inner,
-            request,
             shown,
             is_patient,
             fetch: Fetch::new(inner.now(), options, seed),
-            job: Arc::new(Job::new(request, news_sender, shown.clone())),
-            news,
+            context: Arc::new(context),
+            checking: Checking::new(shown.clone()),
+            reports,
             tasks: JoinSet::new(),
-            sources: BTreeMap::new(),
+            attempts: BTreeMap::new(),
             answers: None,
             links: BTreeSet::new(),
             proven: None,
@@ -151,9 +152,8 @@ impl<'a> Fetching<'a> {
         })
     }
 
-    /// Fetches it all. Tries what it can at once whenever `resumed` is notified.
-    ///
-    /// Ends once `stop` is cancelled; what was verified by then stays on disk.
+    /// Fetches everything. Retries at once whenever `resumed` is notified. Ends when `stop` is cancelled; pieces that
+    /// were verified by then stay on disk.
     pub(super) async fn run(
         mut self,
         stop: &CancellationToken,
@@ -165,19 +165,19 @@ impl<'a> Fetching<'a> {
             () = stop.cancelled() => Err(Error::Stopped.into()),
             outcome = self.gather(resumed) => outcome,
         };
-        self.job.checking.stop();
+        self.checking.stop();
         let mut placed = Err(FetchError::Unfinished);
         if let (Ok(()), Some(Opened { target, served })) = (&outcome, &self.opened) {
-            // All of it is written. That it gets its name and the goodbyes do not wait for each other.
-            let placing =
-                place(Arc::clone(target), Arc::clone(served.partial()), self.request.overwrite);
+            // Everything is written. Naming it and ending the streams do not wait for each other.
+            let overwrite = self.context.request.overwrite;
+            let placing = place(Arc::clone(target), Arc::clone(served.partial()), overwrite);
             ((), placed) = tokio::join!(self.say_goodbye(), placing);
         }
         self.tasks.shutdown().await;
-        // What is being written is written, whichever source sent it.
-        self.news.close();
-        while self.news.try_recv().is_ok() {}
-        self.job.keeping.done().await;
+        // A batch that is being written is finished, whichever source has sent it.
+        self.reports.close();
+        while self.reports.try_recv().is_ok() {}
+        self.context.writer.finished().await;
         outcome?;
         let opened = self.opened.take().ok_or(FetchError::Unfinished)?;
         Ok(self.finish(placed?, opened, started))
@@ -194,8 +194,8 @@ impl<'a> Fetching<'a> {
                     Some(_) => {}
                     None => return,
                 },
-                // A task must not wait until its report is read.
-                Some(_) = self.news.recv() => {}
+                // No task waits for its report to be read.
+                Some(_) = self.reports.recv() => {}
             }
         }
     }
@@ -203,9 +203,9 @@ impl<'a> Fetching<'a> {
     fn finish(self, path: PathBuf, opened: Opened, started: std::time::Instant) -> Fetched {
         let Opened { target, served } = opened;
         let (renamed, left_out) = target.changes(&path);
-        // It is the user's now, who may change it.
-        served.partial().check_from_now_on();
-        // Those who follow may still want what only this node has.
+        // From now on the user may change it.
+        served.partial().verify_from_now_on();
+        // Followers may still want pieces that only this node has.
         self.inner.spawn(async move {
             tokio::time::sleep(LINGER).await;
             drop(served);
@@ -224,24 +224,25 @@ impl<'a> Fetching<'a> {
 
     /// Fetches until every piece is written.
     async fn gather(&mut self, resumed: &Notify) -> Result<(), Unfinished> {
-        while !self.obey().await? {
+        while !self.carry_out().await? {
             self.show();
             let due = self.fetch.poll_timeout().map(|at| self.inner.clock(at));
             let tick = Instant::now() + TICK;
             tokio::select! {
                 biased;
-                news = self.news.recv() => match news {
-                    Some(news) => self.hear(news),
+                report = self.reports.recv() => match report {
+                    Some(report) => self.reported(report),
                     None => return Err(FetchError::Stopped.into()),
                 },
                 Some(ended) = self.tasks.join_next_with_id() => {
                     if let Err(failed) = ended {
-                        self.broke_down(failed.id());
+                        self.panicked(failed.id());
                     }
                 }
                 answer = next(&mut self.answers) => match answer {
                     Some(answer) if matches!(answer.body, AnswerBody::Files(_)) => {
-                        self.found(answer.node, answer.addresses);
+                        let (id, addresses) = (Some(answer.node), answer.addresses);
+                        self.input(Input::Found(Candidate { id, addresses }));
                     }
                     Some(_) => {}
                     None => {
@@ -268,32 +269,32 @@ impl<'a> Fetching<'a> {
         self.fetch.handle(self.inner.now(), input);
     }
 
-    /// Does what the fetch wants done. Returns whether every piece is written.
-    async fn obey(&mut self) -> Result<bool, Unfinished> {
+    /// Carries out what the fetch has decided. Returns whether every piece is written.
+    async fn carry_out(&mut self) -> Result<bool, Unfinished> {
         while let Some(output) = self.fetch.poll() {
             match output {
                 Output::Search => {
                     self.links = self.inner.links();
-                    let what = What::HasFile(self.request.hash);
+                    let what = What::HasFile(self.context.request.hash);
                     self.answers = Some(self.inner.ask_for_files(what).await?);
                 }
                 Output::Dial(source, candidate) => self.dial(source, candidate),
                 Output::Prove { source, with_size } => {
-                    self.order(source, Task::Prove { with_size });
+                    self.order(source, SourceOrder::Prove { with_size });
                 }
                 Output::Open(source) => self.open(source).await?,
                 Output::Follow(source) => {
                     if let Some(opened) = &self.opened {
-                        self.order(source, Task::Follow(Arc::clone(&opened.target)));
+                        self.order(source, SourceOrder::Follow(Arc::clone(&opened.target)));
                     }
                 }
                 Output::Ask { source, first, count } => {
-                    self.order(source, Task::Ask { first, count });
+                    self.order(source, SourceOrder::Ask { first, count });
                 }
-                Output::Cancel(source) => self.order(source, Task::Cancel),
-                Output::Finish(source) => self.order(source, Task::Finish),
+                Output::Cancel(source) => self.order(source, SourceOrder::Cancel),
+                Output::Finish(source) => self.order(source, SourceOrder::Finish),
                 Output::HangUp(source) => {
-                    if let Some(attempt) = self.sources.remove(&source) {
+                    if let Some(attempt) = self.attempts.remove(&source) {
                         attempt.abort.abort();
                     }
                 }
@@ -303,7 +304,7 @@ impl<'a> Fetching<'a> {
                 Output::GiveUp(why) => return Err(self.unfinished(why)),
             }
         }
-        // A proof that was not opened has come too late.
+        // A proof that was not opened came too late.
         self.proven = None;
         Ok(false)
     }
@@ -316,48 +317,38 @@ impl<'a> Fetching<'a> {
     }
 
     fn dial(&mut self, source: SourceId, candidate: Candidate) {
-        let (to_do, tasks) = mpsc::channel(TO_DO);
-        let (inner, job) = (Arc::clone(self.inner), Arc::clone(&self.job));
-        let is_new = self.opened.is_none();
-        let abort = self.tasks.spawn(attend(inner, job, source, candidate, is_new, tasks));
-        self.sources.insert(source, Attempt { to_do, abort });
+        let (sender, orders) = mpsc::channel(ORDERS);
+        let (inner, context) = (Arc::clone(self.inner), Arc::clone(&self.context));
+        let task = SourceTask { inner, context, source, orders };
+        let abort = self.tasks.spawn(task.run(candidate, self.opened.is_none()));
+        self.attempts.insert(source, Attempt { orders: sender, abort });
     }
 
-    fn order(&mut self, source: SourceId, task: Task) {
-        let Some(attempt) = self.sources.get(&source) else { return };
-        // A task that has just ended has reported why, or will be found to have broken down.
-        if let Err(TrySendError::Full(_)) = attempt.to_do.try_send(task) {
+    fn order(&mut self, source: SourceId, order: SourceOrder) {
+        let Some(attempt) = self.attempts.get(&source) else { return };
+        // A task that has just ended has reported why, or is found to have panicked.
+        if let Err(TrySendError::Full(_)) = attempt.orders.try_send(order) {
             self.failed(source, FetchError::Stalled.into());
         }
     }
 
-    /// The task with this id has panicked.
-    fn broke_down(&mut self, task: Id) {
-        let mut sources = self.sources.iter();
-        let source = sources.find(|(_, attempt)| attempt.abort.id() == task);
+    fn panicked(&mut self, task: Id) {
+        let mut attempts = self.attempts.iter();
+        let source = attempts.find(|(_, attempt)| attempt.abort.id() == task);
         if let Some(source) = source.map(|(source, _)| *source) {
             self.failed(source, FetchError::Stopped.into());
         }
     }
 
-    fn found(&mut self, id: NodeId, addresses: Vec<Address>) {
-        self.input(Input::Found(Candidate { id: Some(id), addresses }));
-    }
-
-    fn hear(&mut self, news: News) {
-        match news {
-            News::Input(input) => self.input(input),
-            News::Proven(source, proven) => {
+    fn reported(&mut self, report: Report) {
+        match report {
+            Report::Input(Input::Kept { source, pieces }) => self.kept(source, pieces),
+            Report::Input(input) => self.input(input),
+            Report::Proven(source, proven) => {
                 self.proven = Some(proven);
                 self.input(Input::Proven(source));
             }
-            News::Sources(sources) => {
-                for (id, addresses) in sources {
-                    self.found(id, addresses);
-                }
-            }
-            News::Kept(source, pieces) => self.kept(source, pieces),
-            News::Failed(source, error) => self.failed(source, error),
+            Report::Failed(source, error) => self.failed(source, error),
         }
     }
 
@@ -366,7 +357,7 @@ impl<'a> Fetching<'a> {
         self.senders.extend(self.fetch.id_of(source));
         let is_new = |piece: &u64| !held.contains(*piece);
         let new: BTreeSet<u64> = pieces.iter().copied().filter(is_new).collect();
-        // Pieces that follow on each other are told of together.
+        // Followers are told of consecutive pieces together.
         let partial = opened.served.partial();
         let mut added = 0..0;
         for piece in new {
@@ -396,22 +387,20 @@ impl<'a> Fetching<'a> {
         self.input(Input::Failed { source, fault });
     }
 
-    /// Opens what a source has proven on the disk, and checks what is there of it.
+    /// Opens the content that a source has proven on the disk, and checks what is there of it.
     async fn open(&mut self, source: SourceId) -> Result<(), Unfinished> {
         let proven = self.proven.take().ok_or(FetchError::Unfinished)?;
-        let (hash, to, overwrite) =
-            (self.request.hash, self.request.to.clone(), self.request.overwrite);
-        let name = self.request.name.clone();
-        self.shown.begin(&proven.description, name.as_ref());
         tracing::debug!(source = ?self.fetch.id_of(source), "a source has proven what it has");
-        let checking = self.job.checking.clone();
-        let busy = self.job.keeping.busy().await;
-        let access = self.access(proven.description.access);
+        let (context, checking) = (Arc::clone(&self.context), self.checking.clone());
+        let Description { name, kind, access, .. } = &proven.description;
+        let name = context.request.name.as_ref().unwrap_or(name);
+        self.shown.called(Some(name.clone()), Some(*kind));
+        let access = self.access(*access);
+        let busy = self.context.writer.busy().await;
         let opening = blocking::run(move || {
-            let (target, held) =
-                Target::open(hash, *proven, name.as_ref(), (&to, overwrite), &checking)?;
+            let (target, held) = Target::open(&context.request, *proven, &checking)?;
             let partial = target.partial(access, &held)?;
-            // If nothing waits for this any more, the part is let go of before that is seen.
+            // The permit goes last: if nothing waits for this any more, the part is closed before that.
             Ok::<_, FetchError>((Arc::new(target), held, partial, busy))
         });
         let (target, held, partial, _) = opening.await.ok_or(FetchError::Stopped)??;
@@ -421,39 +410,39 @@ impl<'a> Fetching<'a> {
 
     /// Returns which nodes the content may be served to.
     fn access(&self, kind: AccessKind) -> Access {
-        match (kind, self.request.secret) {
+        match (kind, self.context.request.secret) {
             (AccessKind::Open, _) => Access::Open,
             (AccessKind::Ticket, Some(secret)) => Access::Ticket(secret),
-            // Which other nodes it is for is not known.
+            // The other nodes that it is for are not known.
             (AccessKind::Nodes | AccessKind::Ticket, _) => Access::Nodes(Vec::new()),
         }
     }
 
-    /// The content is known, and which of its pieces are here already.
+    /// Begins to fetch pieces: the content is known, and which of its pieces are here already.
     fn begin(&mut self, target: Arc<Target>, held: PieceSet, partial: Partial) {
         let layout = Arc::clone(&target.layout);
         let len = |piece| layout.place(piece).map_or(0, |place| place.len());
         let here = held.pieces().map(len).fold(0, u64::saturating_add);
         self.meter.start(here, target.total);
         self.shown.fetching(&target.path, &self.meter);
-        // What is not to be written is not asked for.
+        // Pieces that are not to be written are not requested.
         let mut settled = held;
         target.left_out().for_each(|piece| _ = settled.insert(piece));
         self.opened = Some(Opened { target, served: self.inner.files.partials.enter(partial) });
         self.input(Input::Opened { layout, held: settled });
     }
 
-    /// Forgets what was opened, once all of it is written that came.
+    /// Closes the target, once all pieces that have come are written.
     async fn reset(&mut self) {
-        let job = Arc::clone(&self.job);
-        let mut written = std::pin::pin!(job.keeping.done());
+        let context = Arc::clone(&self.context);
+        let mut written = std::pin::pin!(context.writer.finished());
         loop {
             tokio::select! {
                 () = &mut written => break,
-                _ = self.news.recv() => {}
+                _ = self.reports.recv() => {}
             }
         }
-        while self.news.try_recv().is_ok() {}
+        while self.reports.try_recv().is_ok() {}
         self.opened = None;
     }
 
@@ -464,7 +453,7 @@ impl<'a> Fetching<'a> {
         };
         tracing::info!(source = %id, %why, "a source is not asked any more");
         self.dropped.push(Dropped { id, why: why.clone() });
-        let hash = self.request.hash;
+        let hash = self.context.request.hash;
         self.inner.dispatch.notice(Event::NodeSourceDropped { hash, source: id, why });
     }
 
@@ -473,7 +462,7 @@ impl<'a> Fetching<'a> {
         let wants_source = why.is_for_want_of_a_source();
         let mut failure = |source: SourceId| self.failures.remove(&source.number());
         let error = match why {
-            GiveUp::NoSource => Error::NoSource(self.request.hash),
+            GiveUp::NoSource => Error::NoSource(self.context.request.hash),
             GiveUp::NoneAnswered(sources) => {
                 Error::NoneAnswers(sources.into_iter().filter_map(failure).collect())
             }
@@ -495,7 +484,7 @@ async fn next(answers: &mut Option<mpsc::Receiver<Answer>>) -> Option<Answer> {
     }
 }
 
-/// Puts what was fetched in its place.
+/// Gives the finished download its name.
 async fn place(
     target: Arc<Target>,
     partial: Arc<Partial>,
@@ -508,16 +497,8 @@ async fn place(
 /// Returns what the failure of a source means for the fetch.
 fn fault(error: &Error) -> Fault {
     match error {
-        Error::Fetch(error) if error.is_lie() => Fault::Lie,
-        Error::Fetch(error) if error.is_changed() => Fault::Changed,
-        Error::Fetch(
-            FetchError::Stalled
-            | FetchError::Stream(_)
-            | FetchError::Refused(Refusal::NotFound | Refusal::Busy)
-            | FetchError::Stopped,
-        )
-        | Error::StreamRefused { .. } => Fault::Lost,
-        Error::Fetch(error) if !error.is_worth_another() => Fault::Ours,
+        Error::Fetch(error) => error.fault(),
+        Error::StreamRefused { .. } => Fault::Lost,
         // A node that many call at the same time hangs up on some of them.
         Error::Handshake { .. } | Error::StreamBroken { .. } | Error::Timeout(_) => Fault::HungUp,
         Error::Resolve { .. }

@@ -1,4 +1,4 @@
-//! What one stream is answered from: shares first, then fetches under way.
+//! Reads what a stream requests: from shares, or else from downloads that are under way.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use peerkit_proto::files::{
 use peerkit_proto::hello::Proof;
 use peerkit_proto::id::{Hash, NodeId};
 
-use super::Serving;
+use super::FileServer;
 use crate::lock::lock;
 use crate::shares::{ChangedShare, OpenShare, OpenTree, values_of};
 use crate::transfer::partial::{OpenPartial, Partial};
@@ -18,52 +18,53 @@ use crate::transfer::partial::{OpenPartial, Partial};
 /// Bytes of pieces that are read, and written, together: one large piece or many small ones.
 const BATCH: usize = PIECE as usize;
 
-/// Pieces that are read together at most: a disk that seeks for each takes 10 ms for it.
+/// Most pieces that are read together. 256: a disk that seeks for each of them takes 10 ms each.
 const MAX_BATCH: usize = 256;
 
-/// Bytes that are read together where that needs no waiting: with what they are encrypted to they
-/// stay in a processor's second cache until they are sent.
+/// Bytes that are read together if they are in memory already. 256 KiB: together with their encrypted form they stay
+/// in a processor's second cache until they are sent.
 const PART: usize = 256 << 10;
 
-/// Who asks, and what it has shown.
+/// The node that requests, and the proof that it has presented.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
     pub(super) id: NodeId,
-    /// Of the TLS session that it asks in.
+    /// The binding of its TLS session.
     pub(super) binding: [u8; 32],
     pub(super) proof: Option<Proof>,
 }
 
-/// Pieces that were asked for and have not been read yet.
+/// Pieces that were requested and have not been read yet.
 #[derive(Debug)]
-pub(super) struct Run {
+pub(super) struct PieceRun {
+    /// The number of the request.
     pub(super) number: u64,
     pub(super) hash: Hash,
     /// Whether they are those of a folder's files.
     pub(super) tree: bool,
     pub(super) next: u64,
     pub(super) count: u16,
-    /// Bytes of the next piece that were read already: those go out before anything else.
+    /// Bytes of the next piece that were read already. The rest of it goes out before anything else.
     pub(super) read: usize,
-    /// The pieces that were read last, or begun.
+    /// The pieces that were read or begun last.
     pub(super) batch: Range<u64>,
-    /// What was read last is the rest of a piece whose beginning went out before.
+    /// The bytes that were read last are the rest of a piece whose beginning was sent before.
     pub(super) is_rest: bool,
 }
 
-impl Run {
-    /// The request of this number for `count` pieces from `first` on.
+impl PieceRun {
+    /// Returns the run of a request for `count` pieces from `first` on.
     pub(super) fn new(number: u64, hash: Hash, tree: bool, (first, count): (u64, u16)) -> Self {
         let batch = first..first;
         Self { number, hash, tree, next: first, count, read: 0, batch, is_rest: false }
     }
 
-    /// Whether it has ended within a piece: what was to come of that is no more what it was.
+    /// Returns whether it has ended within a piece, because the file was changed.
     pub(super) fn is_broken(&self) -> bool {
         self.count == 0 && self.read > 0
     }
 
-    /// So many bytes of the next piece, which has `len`, were read.
+    /// Notes that this many bytes of the next piece, which has `len`, were read.
     fn advance(&mut self, bytes: usize, len: usize) {
         self.read += bytes;
         if self.read >= len {
@@ -74,27 +75,28 @@ impl Run {
     }
 }
 
-/// Answers from the disk. It goes where blocking is allowed, and comes back.
+/// Reads from the disk for one stream. It moves to a blocking thread for each read that may wait, and back.
 #[derive(Debug)]
-pub(super) struct Desk {
-    serving: Serving,
+pub(super) struct PieceReader {
+    server: FileServer,
     pub(super) caller: Caller,
-    /// What was asked for last stays open: the next request is most often for the same.
-    file: Option<(Hash, Source)>,
-    /// The same of folders whose files are asked for: between their pieces come lists.
-    tree: Option<(Hash, Source)>,
+    /// The file or manifest that was read last. Most often the next request is for it too.
+    file: Option<(Hash, OpenContent)>,
+    /// The folder that was read last. Its pieces are requested between the lists of its files.
+    tree: Option<(Hash, OpenContent)>,
     /// The content that could not be read last because it was changed.
     pub(super) changed: Option<ChangedShare>,
 }
 
+/// Content that is open for reading.
 #[derive(Debug)]
-enum Source {
+enum OpenContent {
     Share(OpenShare),
     Tree(OpenTree, Arc<Layout>),
     Partial(OpenPartial),
 }
 
-/// The layouts of the folders that are being served. Clones share them.
+/// The layouts of the folders that are being served, one for all streams. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Layouts(Arc<Mutex<HashMap<Hash, Weak<Layout>>>>);
 
@@ -104,20 +106,20 @@ impl Caller {
     }
 }
 
-impl Serving {
-    /// Whether a share that `caller` may have has this hash.
+impl FileServer {
+    /// Returns whether a share that `caller` may fetch has this hash.
     pub(super) fn shares(&self, hash: &Hash, caller: &Caller) -> bool {
         self.shares.contains(hash, &caller.asker())
     }
 
-    /// What is served to `caller` under `hash`.
+    /// Describes what is served to `caller` under `hash`.
     pub(super) fn describe(&self, hash: &Hash, caller: &Caller) -> Option<Description> {
         self.shares
             .describe(hash, &caller.asker())
             .or_else(|| Some(self.partial(hash, caller)?.description.clone()))
     }
 
-    /// The fetch of `hash` under way that `caller` may have.
+    /// Returns the download of `hash` that `caller` may fetch from.
     pub(super) fn partial(&self, hash: &Hash, caller: &Caller) -> Option<Arc<Partial>> {
         self.partials.get(hash, &caller.asker())
     }
@@ -135,7 +137,7 @@ impl Serving {
         shared.or_else(|| self.partials.found(hash, Some(&asker)))
     }
 
-    /// Why nothing is served to `caller` under `hash`.
+    /// Returns the reason why nothing is served to `caller` under `hash`.
     pub(super) fn missing(&self, hash: &Hash, caller: &Caller) -> Refusal {
         match self.shares.changed(hash, &caller.asker()) {
             Some(_) => Refusal::Changed,
@@ -143,8 +145,8 @@ impl Serving {
         }
     }
 
-    /// Returns what `caller` can't have under `hash` because it was changed: in a folder, its `file`
-    /// of this number.
+    /// Returns the content that is not served to `caller` under `hash` because it was changed: in a folder, the
+    /// `file` with this number.
     pub(super) fn changed(
         &self,
         hash: &Hash,
@@ -156,21 +158,21 @@ impl Serving {
         served.or_else(|| self.shares.changed(hash, &asker))
     }
 
-    fn open(&self, hash: &Hash, tree: bool, caller: &Caller) -> Result<Source, Refusal> {
+    fn open(&self, hash: &Hash, tree: bool, caller: &Caller) -> Result<OpenContent, Refusal> {
         if self.shares(hash, caller) {
             if !tree {
-                return self.shares.open(hash, &caller.asker()).map(Source::Share);
+                return self.shares.open(hash, &caller.asker()).map(OpenContent::Share);
             }
             let open = self.shares.open_tree(hash, &caller.asker())?;
             let layout = self.layouts.get(hash, || Layout::new(open.sizes()).ok());
-            return Ok(Source::Tree(open, layout.ok_or(Refusal::NotFound)?));
+            return Ok(OpenContent::Tree(open, layout.ok_or(Refusal::NotFound)?));
         }
         let partial = self.partial(hash, caller).ok_or_else(|| self.missing(hash, caller))?;
         match (partial.manifest(), tree) {
             (Some((bytes, list)), false) => {
-                Ok(Source::Share(OpenShare::memory(bytes, list.as_ref().clone())))
+                Ok(OpenContent::Share(OpenShare::memory(bytes, list.as_ref().clone())))
             }
-            (Some(_), true) | (None, false) => Ok(Source::Partial(OpenPartial::new(partial))),
+            (Some(_), true) | (None, false) => Ok(OpenContent::Partial(OpenPartial::new(partial))),
             (None, true) => Err(Refusal::BadRequest),
         }
     }
@@ -189,8 +191,8 @@ impl Layouts {
     }
 }
 
-impl Source {
-    /// Bytes of a piece; `None` where there is none of this number.
+impl OpenContent {
+    /// Returns the length of a piece, or `None` if there is no such piece.
     fn len(&self, piece: u64) -> Option<usize> {
         let len = match self {
             Self::Share(share) => share.list().range(piece).map(|range| range.end - range.start)?,
@@ -208,17 +210,17 @@ impl Source {
         }
     }
 
-    /// Whether it has the pieces that are left of `run`.
-    fn has(&self, run: &Run) -> bool {
+    /// Returns whether it has the pieces that are left of `run`.
+    fn has(&self, run: &PieceRun) -> bool {
         let last = run.next.checked_add(u64::from(run.count).saturating_sub(1));
         last.and_then(|last| self.len(last)).is_some()
     }
 
-    /// Reads what a piece has from `skip` on.
+    /// Reads the rest of a piece after its first `skip` bytes.
     fn read(&mut self, piece: u64, skip: usize, out: &mut [u8]) -> Result<(), Refusal> {
         match self {
             Self::Share(share) => share.read(piece, skip, out),
-            // Only of shared files are parts of a piece read.
+            // Only pieces of shared files are read in parts.
             Self::Tree(..) | Self::Partial(_) if skip > 0 => Err(Refusal::Changed),
             Self::Tree(tree, layout) => {
                 let place = layout.place(piece).ok_or(Refusal::BadRequest)?;
@@ -229,12 +231,12 @@ impl Source {
     }
 }
 
-impl Desk {
-    pub(super) fn new(serving: Serving, caller: Caller) -> Self {
-        Self { serving, caller, file: None, tree: None, changed: None }
+impl PieceReader {
+    pub(super) fn new(server: FileServer, caller: Caller) -> Self {
+        Self { server, caller, file: None, tree: None, changed: None }
     }
 
-    /// The answer with values of a piece list.
+    /// Answers with values of a piece list.
     pub(super) fn values(&mut self, hash: Hash, first: u64, count: u16) -> Answer {
         match self.find_values(hash, first, count) {
             Ok(values) => Answer::Pieces { first, values },
@@ -251,25 +253,25 @@ impl Desk {
         first: u64,
         count: u16,
     ) -> Result<Vec<PieceValue>, Refusal> {
-        if self.serving.shares(&hash, &self.caller)
-            && let Source::Share(share) = self.opened(hash, false)?
+        if self.server.shares(&hash, &self.caller)
+            && let OpenContent::Share(share) = self.opened(hash, false)?
         {
             return share.values(first, count).map(<[_]>::to_vec);
         }
-        let list = self.serving.partials.list(&hash, &self.caller.asker());
-        let list = list.ok_or_else(|| self.serving.missing(&hash, &self.caller))?;
+        let list = self.server.partials.list(&hash, &self.caller.asker());
+        let list = list.ok_or_else(|| self.server.missing(&hash, &self.caller))?;
         values_of(&list, first, count).map(<[_]>::to_vec)
     }
 
-    /// Reads the next pieces of `run` into `batch`, as they are written to the stream; the refusal
-    /// where there are no more, which ends the run.
-    pub(super) fn read(&mut self, run: &mut Run, batch: &mut Batch) {
+    /// Reads the next pieces of `run` into `batch`, in the form in which they are sent. If they can't be served it
+    /// puts the refusal there and ends the run.
+    pub(super) fn read(&mut self, run: &mut PieceRun, batch: &mut AnswerBuffer) {
         let first = run.next;
         run.is_rest = run.read > 0;
         let read = self.try_read(run, batch);
         run.batch = first..run.next;
         if let Err(refusal) = read {
-            // Looked up before the folder is closed: its layout goes with it.
+            // Found before the folder is closed, as its layout is dropped with it.
             let source = self.slot(run.tree).take();
             let file = source.and_then(|(_, source)| source.file(run.next));
             self.note(refusal, &run.hash, file);
@@ -279,14 +281,14 @@ impl Desk {
         }
     }
 
-    /// Notes what was refused because it was changed.
+    /// Notes content that was refused because it was changed.
     fn note(&mut self, refusal: Refusal, hash: &Hash, file: Option<usize>) {
         if refusal == Refusal::Changed {
-            self.changed = self.serving.changed(hash, file, &self.caller);
+            self.changed = self.server.changed(hash, file, &self.caller);
         }
     }
 
-    fn try_read(&mut self, run: &mut Run, batch: &mut Batch) -> Result<(), Refusal> {
+    fn try_read(&mut self, run: &mut PieceRun, batch: &mut AnswerBuffer) -> Result<(), Refusal> {
         let source = self.opened(run.hash, run.tree)?;
         if !source.has(run) {
             return Err(Refusal::BadRequest);
@@ -305,13 +307,12 @@ impl Desk {
         Ok(())
     }
 
-    /// Reads a part of the next piece of `run` into `batch`, where that needs no waiting. False,
-    /// with nothing read, where it does, or there is anything to say of it:
-    /// [`read`](Self::read) has to.
-    pub(super) fn read_at_once(&mut self, run: &mut Run, batch: &mut Batch) -> bool {
+    /// Reads a part of the next piece of `run` into `batch` if it is in memory, without waiting for the disk. Returns
+    /// whether it did. If not, [`read`](Self::read) has to read it, and to find out whether it is to be refused.
+    pub(super) fn read_at_once(&mut self, run: &mut PieceRun, batch: &mut AnswerBuffer) -> bool {
         let Some((hash, source)) = &self.file else { return false };
-        let Source::Share(share) = source else { return false };
-        let is_open = !run.tree && *hash == run.hash && self.serving.shares(hash, &self.caller);
+        let OpenContent::Share(share) = source else { return false };
+        let is_open = !run.tree && *hash == run.hash && self.server.shares(hash, &self.caller);
         let Some(len) = source.len(run.next).filter(|_| is_open && source.has(run)) else {
             return false;
         };
@@ -325,38 +326,38 @@ impl Desk {
         true
     }
 
-    /// What has this hash, opened, as long as it is served.
-    fn opened(&mut self, hash: Hash, tree: bool) -> Result<&mut Source, Refusal> {
+    /// Opens the content with this hash. It stays open as long as it is served.
+    fn opened(&mut self, hash: Hash, tree: bool) -> Result<&mut OpenContent, Refusal> {
         let source = match self.slot(tree).take() {
             Some((open, source)) if open == hash && self.serves(&hash, &source) => source,
-            _ => self.serving.open(&hash, tree, &self.caller)?,
+            _ => self.server.open(&hash, tree, &self.caller)?,
         };
         Ok(&mut self.slot(tree).insert((hash, source)).1)
     }
 
-    fn serves(&self, hash: &Hash, source: &Source) -> bool {
+    fn serves(&self, hash: &Hash, source: &OpenContent) -> bool {
         match source {
-            Source::Partial(_) => self.serving.partial(hash, &self.caller).is_some(),
-            _ => self.serving.describe(hash, &self.caller).is_some(),
+            OpenContent::Partial(_) => self.server.partial(hash, &self.caller).is_some(),
+            _ => self.server.describe(hash, &self.caller).is_some(),
         }
     }
 
-    fn slot(&mut self, tree: bool) -> &mut Option<(Hash, Source)> {
+    fn slot(&mut self, tree: bool) -> &mut Option<(Hash, OpenContent)> {
         if tree { &mut self.tree } else { &mut self.file }
     }
 }
 
-/// Answers as they are written to the stream, in memory that is used again.
+/// Answers in the form in which they are sent. Its memory is used again.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
-    /// Only ever grows: what is after `len` is left over from before.
+pub(super) struct AnswerBuffer {
+    /// Never shrinks: the bytes after `len` are left over from earlier answers.
     bytes: Vec<u8>,
     len: usize,
     /// Bytes of pieces in it.
     pub(super) content: usize,
 }
 
-impl Batch {
+impl AnswerBuffer {
     pub(super) fn clear(&mut self) {
         self.len = 0;
         self.content = 0;
@@ -372,11 +373,11 @@ impl Batch {
         self.len = self.bytes.len();
     }
 
-    /// Puts up to `part` bytes of the next piece of `run`, which has `len`, as many as `read` says
-    /// that it has read; nothing where that fails.
+    /// Adds up to `part` bytes of the next piece of `run`, which has `len`. `read` returns how many bytes it has
+    /// read. Adds nothing if that fails.
     fn put_part<E>(
         &mut self,
-        run: &Run,
+        run: &PieceRun,
         len: usize,
         part: usize,
         read: impl FnOnce(&mut [u8]) -> Result<usize, E>,

@@ -1,0 +1,236 @@
+//! Resuming downloads after a restart: the store has a row for each download that is to continue.
+//!
+//! A row says what was requested and how much of it was on disk. What of that is there is found out when the
+//! download is at work: its [part](super::part) is checked, and the missing pieces are fetched.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use peerkit_proto::address::Address;
+use peerkit_proto::files::fetch::Candidate;
+use peerkit_proto::files::{FileKind, FileName, Secret};
+use peerkit_proto::id::{Hash, NodeId};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::download::DownloadEntry;
+use super::fetch_request::{Destination, FetchRequest};
+use super::part;
+use super::status::DownloadState;
+use crate::blocking;
+use crate::error::Error;
+use crate::inner::Inner;
+use crate::store::StoreError;
+
+/// Interval at which the progress of a download is stored. 1 s: after a crash the progress that is shown before
+/// the part is checked is at most this old.
+const SAVE: Duration = Duration::from_secs(1);
+
+/// A download in the store, with the others of the same hash.
+#[derive(Debug, Serialize, Deserialize)]
+struct DownloadRow {
+    /// Downloads of the same content to other places.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    more: Vec<Self>,
+    #[serde(default)]
+    secret: Option<[u8; 16]>,
+    #[serde(with = "crate::disk::path_bytes")]
+    path: PathBuf,
+    /// Whether the path is a folder to put it into, which is created.
+    #[serde(default)]
+    into: bool,
+    #[serde(default)]
+    from: Vec<(Option<NodeId>, Vec<Address>)>,
+    #[serde(default)]
+    overwrite: bool,
+    #[serde(default = "yes")]
+    ask_network: bool,
+    #[serde(default)]
+    paused: bool,
+    /// The name under which it was requested.
+    #[serde(default)]
+    called: Option<FileName>,
+    /// Its name and kind, if they were known.
+    #[serde(default)]
+    name: Option<FileName>,
+    #[serde(default)]
+    kind: Option<FileKind>,
+    /// Bytes that were verified and on disk when this was written, and bytes of it all.
+    #[serde(default)]
+    done: u64,
+    #[serde(default)]
+    total: Option<u64>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl DownloadRow {
+    /// Reads the downloads of a row. Returns none if it can't be read. Downloads whose part is gone have no bytes on
+    /// disk. Blocks on the disk.
+    fn read(hash: &Hash, row: &[u8]) -> Vec<Self> {
+        let Ok(mut first) = serde_json::from_slice::<Self>(row) else { return Vec::new() };
+        let mut rows = std::mem::take(&mut first.more);
+        rows.insert(0, first);
+        for row in &mut rows {
+            if row.done > 0 && !part::is_left(&row.path, hash) {
+                row.done = 0;
+            }
+        }
+        rows
+    }
+
+    /// Returns the row of a download as it is now.
+    ///
+    /// # Errors
+    /// If its destination is relative, and there is no current folder.
+    fn new(entry: &DownloadEntry) -> std::io::Result<Self> {
+        let (request, status) = (&entry.request, entry.shown.get());
+        let (path, into) = match &request.to {
+            Destination::Path(path) => (path, false),
+            Destination::Folder(path) => (path, true),
+        };
+        let from = request.from.iter().map(|from| (from.id, from.addresses.clone())).collect();
+        Ok(Self {
+            more: Vec::new(),
+            secret: request.secret.map(|secret| *secret.as_bytes()),
+            // The next run may be started somewhere else.
+            path: std::path::absolute(path)?,
+            into,
+            from,
+            overwrite: request.overwrite,
+            ask_network: request.ask_network,
+            paused: entry.control().is_paused,
+            called: request.name.clone(),
+            name: status.name,
+            kind: status.kind,
+            done: entry.shown.kept(),
+            total: status.total,
+        })
+    }
+
+    /// Returns the download, which continues where it was.
+    fn into_entry(self, hash: Hash) -> DownloadEntry {
+        let candidate = |(id, addresses)| Candidate { id, addresses };
+        let request = FetchRequest {
+            hash,
+            secret: self.secret.map(Secret::from_bytes),
+            name: self.called,
+            to: match self.into {
+                true => Destination::Folder(self.path),
+                false => Destination::Path(self.path),
+            },
+            to_chosen: true,
+            from: self.from.into_iter().map(candidate).collect(),
+            overwrite: self.overwrite,
+            ask_network: self.ask_network,
+            is_foreground: false,
+        };
+        let entry = DownloadEntry::new(request, true);
+        entry.control().is_stored = true;
+        entry.shown.called(self.name, self.kind);
+        entry.shown.restored(self.done, self.total);
+        if self.paused {
+            entry.control().is_paused = true;
+            entry.shown.state(DownloadState::Paused);
+        }
+        entry
+    }
+}
+
+impl Inner {
+    /// Continues the downloads of earlier runs, except those that were paused.
+    pub(crate) async fn resume_downloads(self: &Arc<Self>) -> Result<(), Error> {
+        let store = self.store.clone();
+        let reading = blocking::try_run(move || {
+            let rows = store.downloads()?.into_iter();
+            let read = |(hash, row): (Hash, Vec<u8>)| (hash, DownloadRow::read(&hash, &row));
+            Ok::<_, StoreError>(rows.map(read).collect::<Vec<_>>())
+        });
+        let mut entries = Vec::new();
+        for (hash, rows) in reading.await? {
+            if rows.is_empty() {
+                tracing::warn!(%hash, "a download of an earlier run can't be read: left out");
+            }
+            entries.extend(rows.into_iter().map(|row| Arc::new(row.into_entry(hash))));
+        }
+        // All are entered before the first is at work: each writes a row for all of its hash.
+        entries.iter().for_each(|entry| self.files.downloads.enter(entry));
+        for entry in entries.iter().filter(|entry| !entry.control().is_paused) {
+            self.work_on(entry, false);
+        }
+        Ok(())
+    }
+
+    /// Writes a download to the store, as it is now, unless it ends with its handle.
+    pub(super) async fn keep(&self, entry: &DownloadEntry) -> Result<(), Error> {
+        if entry.request.is_foreground {
+            return Ok(());
+        }
+        entry.control().is_stored = true;
+        self.write_row(entry.request.hash).await
+    }
+
+    /// Writes a download to the store, and logs an error.
+    pub(super) async fn keep_or_warn(&self, entry: &DownloadEntry) {
+        if let Err(error) = self.keep(entry).await {
+            tracing::warn!(%error, "can't note how far a download is");
+        }
+    }
+
+    /// Removes a download from the store.
+    pub(super) async fn unkeep(&self, entry: &DownloadEntry) -> Result<(), Error> {
+        let was_stored = std::mem::take(&mut entry.control().is_stored);
+        if was_stored { self.write_row(entry.request.hash).await } else { Ok(()) }
+    }
+
+    /// Writes the row of all downloads of `hash` that are to be stored, or removes it if there are none.
+    async fn write_row(&self, hash: Hash) -> Result<(), Error> {
+        let _alone = self.files.downloads.storing.lock().await;
+        let row = self.row_of(&hash)?.map(|row| serde_json::to_vec(&row)).transpose()?;
+        let store = self.store.clone();
+        blocking::try_run(move || match row {
+            Some(row) => store.save_download(&hash, &row),
+            None => store.forget_download(&hash),
+        })
+        .await
+    }
+
+    fn row_of(&self, hash: &Hash) -> Result<Option<DownloadRow>, Error> {
+        let all = self.files.downloads.all();
+        let is_stored =
+            |entry: &&Arc<DownloadEntry>| entry.request.hash == *hash && entry.control().is_stored;
+        let rows = all.iter().filter(is_stored).map(|entry| DownloadRow::new(entry));
+        let rows: Vec<_> = rows.collect::<Result<_, _>>().map_err(Error::NoCurrentFolder)?;
+        let mut rows = rows.into_iter();
+        Ok(rows.next().map(|first| DownloadRow { more: rows.collect(), ..first }))
+    }
+
+    /// Stores the progress of a download now and then, until `over` is cancelled.
+    pub(super) async fn keep_progress(&self, entry: &DownloadEntry, over: &CancellationToken) {
+        let mut saved = (None, 0);
+        let mut watch = entry.shown.watch();
+        loop {
+            let now = entry.shown.get();
+            // While the part is checked, the number of bytes starts from 0 again.
+            let is_news = now.state == DownloadState::Fetching && saved != (now.total, now.done);
+            if is_news {
+                saved = (now.total, now.done);
+                self.keep_or_warn(entry).await;
+            }
+            let pause = async {
+                if is_news {
+                    tokio::time::sleep(SAVE).await;
+                    Ok(())
+                } else {
+                    watch.changed().await
+                }
+            };
+            if !matches!(over.run_until_cancelled(pause).await, Some(Ok(()))) {
+                return;
+            }
+        }
+    }
+}

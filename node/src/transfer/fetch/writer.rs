@@ -1,0 +1,181 @@
+//! Verifies pieces and writes them to the disk, away from the tasks that receive them.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use peerkit_proto::files::FileKind;
+use peerkit_proto::files::fetch::{Input, SourceId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::spawn_blocking;
+
+use super::error::FetchError;
+use super::source::Report;
+use super::target::Target;
+use crate::cores::cores;
+use crate::lock::lock;
+
+/// Batches of one fetch that are being written, or wait for it. Each has about two pieces.
+const BATCHES: usize = 8;
+
+/// Most threads that write the files of one folder.
+const THREADS: usize = 8;
+
+/// Writes the batches of one fetch, from all its sources.
+#[derive(Debug)]
+pub(super) struct Writer {
+    queue: Mutex<Queue>,
+    /// A permit for each batch that is not written yet.
+    permits: Arc<Semaphore>,
+    /// Threads that write the files of a folder.
+    threads: usize,
+    /// Batches that were written, whose memory is used again.
+    spare: Mutex<Vec<PieceBatch>>,
+    reports: mpsc::Sender<Report>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<QueuedBatch>,
+    /// Threads at work on them.
+    threads: usize,
+}
+
+#[derive(Debug)]
+struct QueuedBatch {
+    target: Arc<Target>,
+    source: SourceId,
+    batch: PieceBatch,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Pieces of one source that are verified and written together.
+#[derive(Debug, Default)]
+pub(super) struct PieceBatch {
+    /// Never shrinks: the bytes after `len` are left over from earlier pieces.
+    bytes: Vec<u8>,
+    len: usize,
+    /// The pieces in order, each with its number of bytes.
+    pieces: Vec<(u64, usize)>,
+}
+
+impl Writer {
+    /// Returns a writer that sends its results to `reports`.
+    pub(super) fn new(reports: mpsc::Sender<Report>) -> Self {
+        let (permits, threads) = (Arc::new(Semaphore::new(BATCHES)), cores(THREADS));
+        Self { queue: Mutex::default(), permits, threads, spare: Mutex::default(), reports }
+    }
+
+    /// Returns an empty batch.
+    pub(super) fn batch(&self) -> PieceBatch {
+        let mut batch = lock(&self.spare).pop().unwrap_or_default();
+        batch.len = 0;
+        batch.pieces.clear();
+        batch
+    }
+
+    /// Keeps [`finished`](Self::finished) waiting until the permit is dropped.
+    pub(super) async fn busy(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).acquire_owned().await.ok()
+    }
+
+    /// Waits until everything is written.
+    pub(super) async fn finished(&self) {
+        let _ = self.permits.acquire_many(BATCHES as u32).await;
+    }
+
+    /// Has a batch of `source` verified and written, once there is room for it. The result is reported.
+    ///
+    /// # Errors
+    /// If the fetch is over.
+    pub(super) async fn write(
+        self: &Arc<Self>,
+        target: &Arc<Target>,
+        source: SourceId,
+        batch: PieceBatch,
+    ) -> Result<(), FetchError> {
+        let permit = self.busy().await.ok_or(FetchError::Stopped)?;
+        let target = Arc::clone(target);
+        // The system lets one thread at a time write to a file. More threads would only wait, and keep a
+        // processor busy with it.
+        let threads = match target.description.kind {
+            FileKind::File => 1,
+            FileKind::Folder => self.threads,
+        };
+        let mut queue = lock(&self.queue);
+        queue.waiting.push_back(QueuedBatch { target, source, batch, _permit: permit });
+        if queue.threads < threads {
+            queue.threads += 1;
+            drop(queue);
+            let writer = Arc::clone(self);
+            spawn_blocking(move || {
+                while let Some(next) = writer.next() {
+                    writer.write_now(next);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn write_now(&self, queued: QueuedBatch) {
+        // The permit is dropped last. A task that waits for it may open the same part again.
+        let QueuedBatch { _permit, target, source, batch } = queued;
+        let report = match target.keep(&batch) {
+            Ok(()) => {
+                let pieces = batch.pieces.iter().map(|(piece, _)| *piece).collect();
+                Report::Input(Input::Kept { source, pieces })
+            }
+            Err(error) => Report::Failed(source, error.into()),
+        };
+        lock(&self.spare).push(batch);
+        // Sent before the permit is dropped, so that a fetch that finds nothing left to write has it.
+        let _ = self.reports.blocking_send(report);
+    }
+
+    /// Returns the next batch for a thread. If there is none, the thread is no longer counted and has to end.
+    fn next(&self) -> Option<QueuedBatch> {
+        let mut queue = lock(&self.queue);
+        let next = queue.waiting.pop_front();
+        queue.threads -= usize::from(next.is_none());
+        next
+    }
+}
+
+impl PieceBatch {
+    /// Returns the number of bytes in its pieces.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns whether it has no pieces. Pieces may have no bytes.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Adds a piece of `len` bytes, and returns the memory for them.
+    pub(super) fn add(&mut self, piece: u64, len: usize) -> &mut [u8] {
+        let start = self.len;
+        self.len = start.saturating_add(len);
+        if self.bytes.len() < self.len {
+            self.bytes.resize(self.len, 0);
+        }
+        self.pieces.push((piece, len));
+        self.bytes.get_mut(start..self.len).unwrap_or_default()
+    }
+
+    /// Removes the last piece, whose bytes have not come.
+    pub(super) fn remove_last(&mut self) {
+        if let Some((_, len)) = self.pieces.pop() {
+            self.len = self.len.saturating_sub(len);
+        }
+    }
+
+    /// Returns the pieces in order, each with its bytes.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let mut rest = &self.bytes[..];
+        self.pieces.iter().map(move |(piece, len)| {
+            let (bytes, after) = rest.split_at_checked(*len).unwrap_or_default();
+            rest = after;
+            (*piece, bytes)
+        })
+    }
+}

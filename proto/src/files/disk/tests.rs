@@ -1,0 +1,197 @@
+use super::*;
+use crate::id::Hash;
+use NameFault as F;
+use proptest::prelude::*;
+
+fn manifest(paths: &[&str]) -> Manifest {
+    let entry = |path: &&str| {
+        let (path, folder) = match path.strip_suffix('/') {
+            Some(folder) => (RelPath::new(folder).unwrap(), true),
+            None => (RelPath::new(*path).unwrap(), false),
+        };
+        match folder {
+            true => Entry::Folder { path, mode: 0o755 },
+            false => Entry::File { path, size: 0, hash: Hash::of(b""), mode: 0o644 },
+        }
+    };
+    Manifest::new(paths.iter().map(entry).collect()).unwrap()
+}
+
+/// The paths on the disk, in the order of the manifest; a dash for what is left out.
+fn plan(paths: &[&str], rules: &DiskRules) -> (Manifest, DiskNames, Vec<String>) {
+    let manifest = manifest(paths);
+    let names = DiskNames::plan(&manifest, rules, &BTreeSet::new());
+    let path = |at| names.path(&manifest, at).map_or("-".to_owned(), ToString::to_string);
+    let planned = (0..manifest.entries().len()).map(path).collect();
+    (manifest, names, planned)
+}
+
+#[test]
+fn windows_gets_names_that_it_can_have() {
+    let rules = DiskRules::new(Platform::Windows);
+    let (manifest, names, planned) = plan(
+        &["CON/", "CON/aux.txt", "CON/aux_.txt", "CON/b.", "CON/c", "a:b", "x\\y", "z"],
+        &rules,
+    );
+    let expected =
+        ["CON_", "CON_/aux_ (1).txt", "CON_/aux_.txt", "CON_/b_", "CON_/c", "a_b", "x_y", "z"];
+    assert_eq!(planned, expected);
+    let renamed: Vec<_> = names.renamed().map(|(at, _, fault)| (at, fault)).collect();
+    let expected =
+        [(0, F::Reserved), (1, F::Reserved), (3, F::Ending), (5, F::Character), (6, F::Character)];
+    assert_eq!(renamed, expected);
+    for (at, path) in planned.iter().enumerate() {
+        assert_eq!(names.entry_at(&manifest, &RelPath::new(path.as_str()).unwrap()), Some(at));
+    }
+    assert_eq!(names.entry_at(&manifest, &RelPath::new("CON/c").unwrap()), None);
+}
+
+#[test]
+fn names_that_differ_in_case_alone_stay_apart() {
+    let paths = ["A/", "A/x", "a/", "a/x", "b.txt", "B.TXT"];
+    let (_, names, planned) = plan(&paths, &DiskRules::new(Platform::Mac));
+    assert_eq!(planned, ["A", "A/x", "B.TXT", "a (1)", "a (1)/x", "b (1).txt"]);
+    assert!(names.renamed().all(|(.., fault)| fault == F::Taken));
+    let (_, names, _) = plan(&paths, &DiskRules::new(Platform::Unix));
+    assert_eq!(names, DiskNames::default());
+}
+
+#[test]
+fn unix_has_the_names_of_windows_as_they_are() {
+    let paths = ["CON/", "CON/aux.txt", ".git/", ".git/-rf", "a\\b", "c:", "dot.", "nul"];
+    let (_, names, _) = plan(&paths, &DiskRules::new(Platform::Unix));
+    assert_eq!(names, DiskNames::default(), "and what is hidden in a folder too");
+    let (_, names, planned) = plan(&["x\u{202e}gpj.exe"], &DiskRules::new(Platform::Unix));
+    assert_eq!(planned, ["x_gpj.exe"]);
+    assert_eq!(names.renamed().next().unwrap().2, F::Direction);
+}
+
+#[test]
+fn what_is_too_long_is_left_out_with_what_it_holds() {
+    let rules = DiskRules { max_name: 5, max_path: 8, ..DiskRules::new(Platform::Unix) };
+    let paths = ["abc/", "abc/de", "abc/fghij", "longer/", "longer/a", "z"];
+    let (_, names, planned) = plan(&paths, &rules);
+    assert_eq!(planned, ["abc", "abc/de", "-", "-", "-", "z"]);
+    let left: Vec<_> = names.left_out().collect();
+    assert_eq!(left, [(2, F::TooLongHere), (3, F::TooLongHere), (4, F::Above)]);
+    assert!(names.is_left_out(4) && !names.is_left_out(5));
+}
+
+#[test]
+fn what_the_disk_was_found_to_refuse_is_left_out() {
+    let manifest = manifest(&["a:b/", "a:b/c", "d", "e:", "f?"]);
+    let rules = DiskRules::new(Platform::Unix);
+    let refused = BTreeSet::from([peculiarity("12:30").unwrap()]);
+    let names = DiskNames::plan(&manifest, &rules, &refused);
+    let left: Vec<_> = names.left_out().collect();
+    assert_eq!(left, [(0, F::RefusedHere), (1, F::Above), (3, F::RefusedHere)]);
+    for (one, other) in [("a.", "b."), ("x:y?", "?:"), ("aux.txt", "AUX.c")] {
+        assert!(peculiarity(one).is_some() && peculiarity(one) == peculiarity(other), "{one}");
+    }
+    for (one, other) in [("a.", "b "), ("x:", "?"), ("aux.txt", "con")] {
+        assert_ne!(peculiarity(one), peculiarity(other), "{one}");
+    }
+    assert_eq!(peculiarity("plain name-1.txt"), None);
+}
+
+#[test]
+fn a_name_among_the_users_own_is_harmless() {
+    let name = |text: &str, platform| {
+        let (name, fault) = DiskRules::new(platform).top_name(&FileName::new(text).unwrap());
+        (name.to_string(), fault)
+    };
+    for (text, safe, fault) in [
+        (".bash_profile", "_bash_profile", F::Hidden),
+        ("..data", "_.data", F::Hidden),
+        ("-rf", "_rf", F::Dash),
+        ("a\u{202e}gpj.exe", "a_gpj.exe", F::Direction),
+        ("a\u{2066}b", "a_b", F::Direction),
+        ("\u{200f}.x", "_.x", F::Direction),
+        ("\u{61c}", "_", F::Direction),
+    ] {
+        for platform in [Platform::Unix, Platform::Mac, Platform::Windows] {
+            assert_eq!(name(text, platform), (safe.to_owned(), Some(fault)), "{text:?}");
+        }
+    }
+    for text in ["a.txt", "a-b", "..."] {
+        let is_plain = text != "...";
+        assert_eq!(name(text, Platform::Unix).1.is_none(), is_plain, "{text}");
+    }
+    assert_eq!(name("com1.txt", Platform::Windows), ("com1_.txt".into(), Some(F::Reserved)));
+    assert_eq!(name("com1.txt", Platform::Unix), ("com1.txt".into(), None));
+    let short = DiskRules { max_name: 12, ..DiskRules::new(Platform::Unix) };
+    let (long, fault) = short.top_name(&FileName::new("a long name.txt").unwrap());
+    assert_eq!((long.as_str(), fault), ("a long n.txt", Some(F::TooLongHere)));
+}
+
+#[test]
+fn a_suffix_finds_room_in_the_stem() {
+    assert_eq!(with_suffix("a.txt", " (1)", true, 255), "a (1).txt");
+    assert_eq!(with_suffix("v1.2", " (1)", false, 255), "v1.2 (1)");
+    assert_eq!(with_suffix(".hidden", " (2)", true, 255), ".hidden (2)");
+    let long = format!("{}.txt", "é".repeat(125));
+    let numbered = with_suffix(&long, " (12)", true, 255);
+    assert!(numbered.ends_with("é (12).txt") && numbered.len() <= 255, "{numbered}");
+    let extension = format!("a.{}", "x".repeat(250));
+    let numbered = with_suffix(&extension, " (1)", true, 255);
+    assert!(numbered.starts_with("a.x") && numbered.ends_with("x (1)"), "{numbered}");
+    assert_eq!(numbered.len(), 255);
+}
+
+#[test]
+fn portable_names_are_those_that_every_system_has() {
+    for name in ["nul", "Con.tar.gz", "LPT¹.txt", "aux .txt", "a.", "a ", "...", "C:x", "a\\b"] {
+        let name = FileName::new(name).unwrap();
+        assert!(!name.is_portable(), "{name}");
+        assert!(portable(&name).is_portable(), "{name}");
+    }
+    for name in ["a", ".hidden", "console.txt", "COM10", "2024-01-01T10:00.log"] {
+        let name = FileName::new(name).unwrap();
+        assert!(name.is_portable() && portable(&name) == name, "{name}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_name_becomes_one_that_its_platform_has(
+        name in "[a.:\\\\ \\-CON1é\u{202e}]{1,12}",
+        max_name in 4usize..20,
+    ) {
+        let Ok(name) = FileName::new(name) else { return Ok(()) };
+        for platform in [Platform::Unix, Platform::Mac, Platform::Windows] {
+            let rules = DiskRules { max_name, ..DiskRules::new(platform) };
+            let (safe, fault) = rules.top_name(&name);
+            prop_assert_eq!(fault.is_none(), safe == name);
+            prop_assert!(FileName::new(safe.as_str()).is_ok() && safe.as_str().len() <= max_name);
+            prop_assert!(!safe.as_str().starts_with(['.', '-']));
+            prop_assert!(platform != Platform::Windows || safe.is_portable());
+        }
+    }
+
+    #[test]
+    fn no_two_entries_get_one_path(
+        tree in proptest::collection::btree_set("[aA_:.]{1,3}(/[aA_:.]{1,2}){0,1}", 0..12),
+    ) {
+        let mut paths = tree.clone();
+        for path in &tree {
+            if let Some((above, _)) = path.split_once('/') {
+                paths.remove(above);
+                paths.insert(format!("{above}/"));
+            }
+        }
+        paths.retain(|path| RelPath::new(path.trim_end_matches('/')).is_ok());
+        let above: BTreeSet<String> = paths.iter().filter(|p| p.ends_with('/')).cloned().collect();
+        paths.retain(|p| !above.contains(&format!("{p}/")));
+        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+        for platform in [Platform::Unix, Platform::Mac, Platform::Windows] {
+            let (manifest, names, planned) = plan(&paths, &DiskRules::new(platform));
+            let folds = |path: &String| if platform.ignores_case() { folded(path) } else { path.clone() };
+            let distinct: BTreeSet<String> = planned.iter().map(folds).collect();
+            prop_assert_eq!(distinct.len(), planned.len());
+            for (at, path) in planned.iter().enumerate() {
+                let path = RelPath::new(path.as_str()).unwrap();
+                prop_assert_eq!(names.entry_at(&manifest, &path), Some(at));
+            }
+        }
+    }
+}
