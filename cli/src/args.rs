@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
-use peerkit::{Address, NodeId};
+use peerkit::{Address, Config, NodeId};
 
 pub(crate) use files::{GetArgs, ShareArgs};
 pub(crate) use hints::parse;
@@ -284,6 +284,16 @@ pub(crate) struct ListenArgs {
     /// Announce no addresses but those of --announce, in tickets as well
     #[arg(long, requires = "announce")]
     pub(crate) announce_only: bool,
+}
+
+impl ListenArgs {
+    /// Returns a configuration with these addresses.
+    pub(crate) fn config(&self) -> Config {
+        let mut config = Config::default();
+        config.announce.clone_from(&self.announce);
+        config.announce_only = self.announce_only;
+        config
+    }
 }
 
 /// `peerkit demo`

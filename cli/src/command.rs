@@ -2,107 +2,56 @@
 
 use std::path::PathBuf;
 
-use crate::manual::{self, Entry};
 use crate::settings::Setting;
-use crate::text;
+use crate::{manual, text};
 use arguments::Arguments;
-use flags::{Flag, Takes};
+use flags::Given;
 
 pub(crate) use address::{address, check_address, identity, is_number, with_ports};
+pub(crate) use table::{ENTRIES, Entry};
 
 mod address;
 mod arguments;
 mod flags;
+mod table;
 
 /// Characters of a word in the place of a command's name that are repeated: a ticket's hint needs its
 /// start, and no name has as many.
 const LONGEST_NAME: usize = 80;
 
 /// A command for the node. Addresses are read by the node, as they may be names of nodes that it
-/// knows; what `get` asks for depends on what searches have found: see [`crate::wanted::read`].
+/// knows; what `get` asks for depends on what searches have found: see [`crate::wanted::read`]. `set`
+/// without a setting lists all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
-    Connect {
-        address: String,
-        reconnect: bool,
-    },
-    Join {
-        addresses: Vec<String>,
-    },
-    Disconnect {
-        peer: String,
-    },
+    Connect { address: String, reconnect: bool },
+    Join { addresses: Vec<String> },
+    Disconnect { peer: String },
     Peers,
-    Msg {
-        text: String,
-    },
-    Send {
-        peer: String,
-        text: String,
-    },
-    Broadcast {
-        title: String,
-        text: String,
-    },
-    Ping {
-        peer: Option<String>,
-    },
-    Discover {
-        depth: i32,
-    },
-    Add {
-        path: PathBuf,
-        to: Vec<String>,
-        ticket: bool,
-    },
-    Remove {
-        hash: String,
-    },
+    Msg { text: String },
+    Send { peer: String, text: String },
+    Broadcast { title: String, text: String },
+    Ping { peer: Option<String> },
+    Discover { depth: i32 },
+    Add { path: PathBuf, to: Vec<String>, ticket: bool },
+    Remove { hash: String },
     Refresh,
-    Files {
-        share: Option<String>,
-        skip: usize,
-    },
-    Search {
-        text: String,
-    },
-    Get {
-        line: String,
-        from: Vec<String>,
-        force: bool,
-    },
-    Pause {
-        download: String,
-    },
-    Resume {
-        download: String,
-    },
-    Cancel {
-        download: String,
-    },
+    Files { share: Option<String>, skip: usize },
+    Search { text: String },
+    Get { line: String, from: Vec<String>, force: bool },
+    Pause { download: String },
+    Resume { download: String },
+    Cancel { download: String },
     Downloads,
     Status,
     Network,
     Size,
-    Map {
-        file: Option<PathBuf>,
-    },
-    Save {
-        file: Option<PathBuf>,
-    },
-    Load {
-        file: Option<PathBuf>,
-    },
-    /// Without a setting: all of them are listed.
-    Set {
-        setting: Option<Setting>,
-    },
-    Debug {
-        on: Option<bool>,
-    },
-    Help {
-        topic: Option<String>,
-    },
+    Map { file: Option<PathBuf> },
+    Save { file: Option<PathBuf> },
+    Load { file: Option<PathBuf> },
+    Set { setting: Option<Setting> },
+    Debug { on: Option<bool> },
+    Help { topic: Option<String> },
     Leave,
     Shutdown,
     Exit,
@@ -118,11 +67,12 @@ pub(crate) struct ParseError {
 }
 
 impl Command {
-    /// Reads one line, without its end. `None` where there is nothing on it.
+    /// Reads one line, without its end: the name that the result carries, which for `req` is `get`, and
+    /// the command. `None` if there is nothing on it.
     ///
     /// A line for the shell, as the program prints it, is understood where it fits: `peerkit get T` is
     /// `get T`.
-    pub(crate) fn parse(line: &str) -> Result<Option<Self>, ParseError> {
+    pub(crate) fn parse(line: &str) -> Result<Option<(&'static str, Self)>, ParseError> {
         let line = line.trim_start();
         let (mut word, mut rest) = split_word(line);
         if word == "peerkit" {
@@ -139,168 +89,23 @@ impl Command {
             let word = text::shortened(word, LONGEST_NAME);
             return Err(ParseError { message: manual::unknown(&word), command: word });
         };
-        match Self::read(entry, rest) {
-            Ok(command) => Ok(Some(command)),
-            Err(message) => Err(ParseError { command: entry.name.to_owned(), message }),
-        }
-    }
-
-    fn read(entry: &Entry, rest: &str) -> Result<Self, String> {
-        let (cut, flags) = match flags_of(entry.name) {
-            // Its text may hold anything.
-            _ if entry.name == "broadcast" => (rest.to_owned(), flags::Given::default()),
-            [] => (rest.to_owned(), flags::Given::default()),
-            known => flags::take(rest, known)
-                .map_err(|error| format!("{} {error}: {}", entry.name, entry.usage))?,
-        };
-        let mut arguments = Arguments { entry, rest: &cut };
-        let command = match entry.name {
-            "connect" => {
-                let mut words = with_ports(arguments.words());
-                let (Some(address), true) = (words.pop(), words.is_empty()) else {
-                    return Err(arguments.wrong("takes one address"));
-                };
-                check_address(&address)?;
-                Self::Connect { address, reconnect: flags.has("--reconnect") }
-            }
-            "join" => {
-                let addresses = with_ports(arguments.words());
-                addresses.iter().try_for_each(|address| check_address(address))?;
-                Self::Join { addresses }
-            }
-            "disconnect" => Self::Disconnect { peer: arguments.one("a peer")? },
-            "msg" => Self::Msg { text: arguments.text()? },
-            "send" => Self::Send { peer: arguments.word("a peer")?, text: arguments.text()? },
-            "broadcast" => {
-                let title = arguments.title()?;
-                Self::Broadcast { title, text: arguments.text()? }
-            }
-            "ping" => Self::Ping { peer: arguments.one_or_none()? },
-            "discover" => Self::Discover { depth: arguments.depth()? },
-            "add" => {
-                let to: Vec<String> = flags.values("--to").map(str::to_owned).collect();
-                let ticket = flags.has("--ticket");
-                if ticket && !to.is_empty() {
-                    return Err(arguments.wrong(
-                        "is for the nodes of --to, or for who has the ticket: give one of the two",
-                    ));
-                }
-                let path = arguments.path()?.ok_or_else(|| arguments.wrong("needs a path"))?;
-                Self::Add { path, to, ticket }
-            }
-            "files" => {
-                let skip = flags.values("--skip").next().map(str::parse::<usize>).transpose();
-                let skip = skip.map_err(|_| arguments.wrong("takes a number after `--skip`"))?;
-                let share = arguments.rest_or_none()?;
-                if skip.is_some() && share.is_none() {
-                    return Err(arguments.wrong("skips files of one share: name it"));
-                }
-                Self::Files { share, skip: skip.unwrap_or(0) }
-            }
-            "remove" => Self::Remove { hash: arguments.rest("a hash")? },
-            "search" => Self::Search { text: arguments.sought()? },
-            "get" => Self::Get {
-                line: arguments.raw("a ticket, hash or name")?,
-                from: flags
-                    .values("--from")
-                    .map(|address| check_address(address).map(|()| address.to_owned()))
-                    .collect::<Result<_, _>>()?,
-                force: flags.has("--force"),
-            },
-            "pause" => Self::Pause { download: arguments.rest("a download")? },
-            "resume" => Self::Resume { download: arguments.rest("a download")? },
-            "cancel" => Self::Cancel { download: arguments.rest("a download")? },
-            "map" => Self::Map { file: arguments.path()? },
-            "save" => Self::Save { file: arguments.path()? },
-            "load" => Self::Load { file: arguments.path()? },
-            "set" => Self::Set { setting: arguments.setting()? },
-            "debug" => Self::Debug {
-                on: match arguments.one_or_none()?.as_deref() {
-                    None => None,
-                    Some("on") => Some(true),
-                    Some("off") => Some(false),
-                    Some(other) => {
-                        return Err(arguments.wrong(&format!("is on or off, not `{other}`")));
-                    }
-                },
-            },
-            "help" => Self::Help { topic: arguments.one_or_none()? },
-            name => {
-                if !cut.trim().is_empty() {
-                    return Err(arguments.wrong("takes nothing after it"));
-                }
-                match name {
-                    "peers" => Self::Peers,
-                    "refresh" => Self::Refresh,
-                    "downloads" => Self::Downloads,
-                    "status" => Self::Status,
-                    "network" => Self::Network,
-                    "size" => Self::Size,
-                    "leave" => Self::Leave,
-                    "shutdown" => Self::Shutdown,
-                    _ => Self::Exit,
-                }
-            }
-        };
-        Ok(command)
-    }
-
-    /// The name that its result carries: for `req` it is `get`.
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Connect { .. } => "connect",
-            Self::Join { .. } => "join",
-            Self::Disconnect { .. } => "disconnect",
-            Self::Peers => "peers",
-            Self::Msg { .. } => "msg",
-            Self::Send { .. } => "send",
-            Self::Broadcast { .. } => "broadcast",
-            Self::Ping { .. } => "ping",
-            Self::Discover { .. } => "discover",
-            Self::Add { .. } => "add",
-            Self::Remove { .. } => "remove",
-            Self::Refresh => "refresh",
-            Self::Files { .. } => "files",
-            Self::Search { .. } => "search",
-            Self::Get { .. } => "get",
-            Self::Pause { .. } => "pause",
-            Self::Resume { .. } => "resume",
-            Self::Cancel { .. } => "cancel",
-            Self::Downloads => "downloads",
-            Self::Status => "status",
-            Self::Network => "network",
-            Self::Size => "size",
-            Self::Map { .. } => "map",
-            Self::Save { .. } => "save",
-            Self::Load { .. } => "load",
-            Self::Set { .. } => "set",
-            Self::Debug { .. } => "debug",
-            Self::Help { .. } => "help",
-            Self::Leave => "leave",
-            Self::Shutdown => "shutdown",
-            Self::Exit => "exit",
+        let name = entry.name();
+        match read(entry, rest) {
+            Ok(command) => Ok(Some((name, command))),
+            Err(message) => Err(ParseError { command: name.to_owned(), message }),
         }
     }
 }
 
-const CONNECT: &[Flag] = &[Flag::new("--reconnect", Takes::Nothing)];
-const BROADCAST: &[Flag] = &[Flag::new("--title", Takes::One("a title"))];
-const ADD: &[Flag] =
-    &[Flag::new("--to", Takes::Some("a node")), Flag::new("--ticket", Takes::Nothing)];
-const FILES: &[Flag] = &[Flag::new("--skip", Takes::One("a number"))];
-const GET: &[Flag] =
-    &[Flag::new("--from", Takes::One("an address")), Flag::new("--force", Takes::Nothing)];
-
-/// The options of a command. Those without any take a line as it stands, dashes and all.
-pub(crate) fn flags_of(command: &str) -> &'static [Flag] {
-    match command {
-        "connect" => CONNECT,
-        "broadcast" => BROADCAST,
-        "add" => ADD,
-        "files" => FILES,
-        "get" => GET,
-        _ => &[],
-    }
+fn read(entry: &Entry, rest: &str) -> Result<Command, String> {
+    let (rest, flags) = match entry.flags {
+        [] => (rest.to_owned(), Given::default()),
+        // Its text may hold anything: it looks for its option itself.
+        _ if entry.name() == "broadcast" => (rest.to_owned(), Given::default()),
+        known => flags::take(rest, known)
+            .map_err(|error| format!("{} {error}: {}", entry.name(), entry.usage))?,
+    };
+    (entry.read)(&mut Arguments { entry, rest: &rest, flags })
 }
 
 /// The text up to the first white space, and what follows that one character.
@@ -317,7 +122,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn parse(line: &str) -> Command {
-        Command::parse(line).unwrap().unwrap()
+        Command::parse(line).unwrap().unwrap().1
+    }
+
+    fn name(line: &str) -> &'static str {
+        Command::parse(line).unwrap().unwrap().0
     }
 
     fn error(line: &str) -> String {
@@ -442,7 +251,7 @@ mod tests {
         assert_eq!(parse("pause abcd"), pause("abcd"));
         assert_eq!(parse("pause my film.mkv "), pause("my film.mkv"));
         assert_eq!(parse("pause ' a'"), pause(" a"));
-        assert_eq!(parse("resume a").name(), "resume");
+        assert_eq!(name("resume a"), "resume");
         assert!(error("cancel").contains("needs a download: cancel HASH"));
     }
 
@@ -500,21 +309,21 @@ mod tests {
 
     #[test]
     fn every_name_in_the_manual_parses_to_itself() {
-        for entry in manual::ENTRIES {
-            let line = match entry.name {
-                "connect" | "join" => format!("{} a:1", entry.name),
+        for entry in ENTRIES {
+            let line = match entry.name() {
+                "connect" | "join" => format!("{} a:1", entry.name()),
                 "send" => "send bob hi".to_owned(),
                 "debug" => "debug on".to_owned(),
                 "set" => "set up 1M".to_owned(),
                 "peers" | "refresh" | "files" | "downloads" | "status" | "network" | "size"
-                | "leave" | "shutdown" | "exit" => entry.name.to_owned(),
+                | "leave" | "shutdown" | "exit" => entry.name().to_owned(),
                 "discover" => "discover 1".to_owned(),
                 name => format!("{name} word"),
             };
-            assert_eq!(parse(&line).name(), entry.name);
+            assert_eq!(name(&line), entry.name());
             for alias in entry.aliases {
-                let line = line.replacen(entry.name, alias, 1);
-                assert_eq!(parse(&line).name(), entry.name);
+                let line = line.replacen(entry.name(), alias, 1);
+                assert_eq!(name(&line), entry.name());
             }
         }
     }
@@ -556,10 +365,10 @@ mod tests {
 
         #[test]
         fn no_arguments_panic(
-            entry in prop::sample::select(manual::ENTRIES),
+            entry in prop::sample::select(ENTRIES),
             rest in "[ \"'a-z:0-9~/é-]{0,30}",
         ) {
-            let _ = Command::parse(&format!("{} {rest}", entry.name));
+            let _ = Command::parse(&format!("{} {rest}", entry.name()));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::{MAIN_SEPARATOR, Path};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use peerkit::{Node, Ticket};
+use peerkit::Node;
 use rustyline::completion::{Completer, Pair, longest_common_prefix};
 use rustyline::config::ColorMode;
 use rustyline::error::ReadlineError;
@@ -18,11 +18,11 @@ use rustyline::{CompletionType, Config, Context, Editor, ExternalPrinter, Helper
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::command;
+use crate::command::{ENTRIES, Entry, ParseError};
 use crate::execute::Found;
 use crate::lock::lock;
 use crate::text::{Paint, plain};
-use crate::wanted::TICKET_START;
+use crate::wanted::{self, TICKET_START, Wanted};
 use crate::words::{self, Word};
 use crate::{folders, manual, settings, terminal};
 
@@ -46,64 +46,50 @@ pub(crate) struct Request {
     done: Option<oneshot::Sender<()>>,
 }
 
-/// Input that was typed or piped in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Line {
-    /// A line of text.
-    Text(String),
-    /// A line that can't be carried out: its first word, and why not.
-    Unreadable { command: String, why: String },
+/// A line that was typed or piped in, or why it can't be carried out.
+type Line = Result<String, ParseError>;
+
+/// Reads the bytes of a line, with or without its end.
+fn of_bytes(bytes: &[u8]) -> Line {
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+    // Programs on Windows write a byte order mark at the start of a file.
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(|error| {
+        let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
+        not_utf8(&String::from_utf8_lossy(valid))
+    })
 }
 
-impl Line {
-    /// Reads the bytes of a line, with or without its end.
-    fn of_bytes(bytes: &[u8]) -> Self {
-        let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-        let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-        // Programs on Windows write a byte order mark at the start of a file.
-        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Self::Text(text.to_owned()),
-            Err(error) => {
-                let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
-                Self::not_utf8(&String::from_utf8_lossy(valid))
-            }
-        }
-    }
+/// Returns the error of a line that is not UTF-8 after `before`.
+fn not_utf8(before: &str) -> ParseError {
+    let place = match before.trim() {
+        "" => "its start".to_owned(),
+        before => format!("`{}`", last_of(before)),
+    };
+    let message = format!(
+        "this line is not UTF-8 after {place}: it was not carried out (was it pasted from a text in \
+         another encoding, such as Latin-1?)"
+    );
+    ParseError { command: first_of(before), message }
+}
 
-    /// A line that is not UTF-8 after `before`.
-    fn not_utf8(before: &str) -> Self {
-        let place = match before.trim() {
-            "" => "its start".to_owned(),
-            before => format!("`{}`", last_of(before)),
-        };
-        let why = format!(
-            "this line is not UTF-8 after {place}: it was not carried out (was it pasted from a \
-             text in another encoding, such as Latin-1?)"
-        );
-        Self::Unreadable { command: first_of(before), why }
-    }
+/// Returns the error of a line that begins with `before`, and is too long.
+fn too_long(before: &[u8]) -> ParseError {
+    let start = before.get(..MAX_SHOWN).unwrap_or(before);
+    let message = format!("this line is longer than {MAX_LINE} bytes: it was not carried out");
+    ParseError { command: first_of(&String::from_utf8_lossy(start)), message }
+}
 
-    /// Returns the commands of a text that was pasted: its lines, if each of them begins with a
-    /// command and the first is none that takes a text of several lines. Else it is one command.
-    fn commands(self) -> Vec<Self> {
-        let Self::Text(text) = &self else { return vec![self] };
-        let first_words = || text.lines().filter_map(|line| line.split_whitespace().next());
-        let takes_text = |word| ["msg", "send", "broadcast"].contains(&word);
-        let is_script = first_words().count() > 1
-            && first_words().all(|word| word == "peerkit" || manual::entry(word).is_some())
-            && !first_words().next().is_some_and(takes_text);
-        match is_script {
-            true => text.lines().map(|line| Self::Text(line.to_owned())).collect(),
-            false => vec![self],
-        }
-    }
-
-    fn too_long(before: &[u8]) -> Self {
-        let start = before.get(..MAX_SHOWN).unwrap_or(before);
-        let why = format!("this line is longer than {MAX_LINE} bytes: it was not carried out");
-        Self::Unreadable { command: first_of(&String::from_utf8_lossy(start)), why }
-    }
+/// Returns the commands of a text that was pasted: its lines, if each of them begins with a command
+/// and the first is none that takes a text of several lines. Else it is one command.
+fn commands(text: String) -> Vec<String> {
+    let first_words = || text.lines().filter_map(|line| line.split_whitespace().next());
+    let takes_text = |word| ["msg", "send", "broadcast"].contains(&word);
+    let is_script = first_words().count() > 1
+        && first_words().all(|word| word == "peerkit" || manual::entry(word).is_some())
+        && !first_words().next().is_some_and(takes_text);
+    if is_script { text.lines().map(str::to_owned).collect() } else { vec![text] }
 }
 
 /// Bytes of a line that an error shows.
@@ -122,7 +108,7 @@ fn last_of(text: &str) -> String {
 }
 
 impl Request {
-    /// Whether a prompt comes back once the command is done.
+    /// Returns whether a prompt comes back once the command is done.
     pub(crate) fn is_waited_for(&self) -> bool {
         self.done.is_some()
     }
@@ -191,13 +177,17 @@ impl Prompt {
         let styled = format!("{}> ", paint.name(&plain(name)));
         thread::spawn(move || {
             while let Some(line) = self.line(&(bare.as_str(), styled.as_str())) {
-                if let Line::Text(line) = &line
+                if let Ok(line) = &line
                     && !holds_secret(line)
                     && self.editor.add_history_entry(line.as_str()).unwrap_or(false)
                 {
                     let _ = self.editor.append_history(&history);
                 }
-                for line in line.commands() {
+                let lines = line.map_or_else(
+                    |error| vec![Err(error)],
+                    |text| commands(text).into_iter().map(Ok).collect(),
+                );
+                for line in lines {
                     let (done, wait) = oneshot::channel();
                     let request = Request { line, done: Some(done) };
                     if requests.blocking_send(request).is_err() {
@@ -218,7 +208,7 @@ impl Prompt {
             let read = self.editor.readline_with_initial(prompt, (&typed, ""));
             let edited = lock(&self.edited).clone();
             match read {
-                Ok(line) => return Some(Line::Text(line)),
+                Ok(line) => return Some(Ok(line)),
                 // As in a shell: the line, or the search for one, is given up.
                 Err(ReadlineError::Interrupted) if edited.is_search || !edited.line.is_empty() => {
                     typed.clear();
@@ -227,7 +217,7 @@ impl Prompt {
                 Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
                     // The rest of what was pasted is part of this line, and not a command.
                     terminal::discard_input();
-                    return Some(Line::not_utf8(&edited.line));
+                    return Some(Err(not_utf8(&edited.line)));
                 }
                 Err(_) => return None,
             }
@@ -243,17 +233,13 @@ fn holds_secret(line: &str) -> bool {
     starts.any(|start| begins_with_secret(line.get(start..).unwrap_or_default()))
 }
 
-/// The same for a text that begins with a ticket.
+/// Returns the same of a text that begins with a ticket.
 fn begins_with_secret(text: &str) -> bool {
-    let words: Vec<Word> = words::words(text).collect();
-    let mut joined = String::new();
-    for word in &words {
-        joined.push_str(&word.text);
-        if let Ok(ticket) = joined.parse::<Ticket>() {
-            return ticket.secret.is_some();
-        }
+    let words: Vec<String> = words::words(text).map(|word| word.text).collect();
+    match wanted::recognise(&words) {
+        Ok(Some((Wanted::Ticket(ticket), _))) => ticket.secret.is_some(),
+        _ => true,
     }
-    true
 }
 
 /// Reads the lines of standard input in a thread of its own until its end.
@@ -286,14 +272,14 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<Line>> {
         return Ok(None);
     }
     if bytes.ends_with(b"\n") || (bytes.len() as u64) < MAX_LINE {
-        return Ok(Some(Line::of_bytes(&bytes)));
+        return Ok(Some(of_bytes(&bytes)));
     }
     let mut rest = Vec::new();
     while input.by_ref().take(MAX_LINE).read_until(b'\n', &mut rest)? > 0 && !rest.ends_with(b"\n")
     {
         rest.clear();
     }
-    Ok(Some(Line::too_long(&bytes)))
+    Ok(Some(Err(too_long(&bytes))))
 }
 
 /// Completes commands, and after them what the command takes.
@@ -358,12 +344,11 @@ impl Completion {
         let typed = current.as_ref().map_or("", |word| word.text.as_str());
         let is_quoted = before.get(start..).is_some_and(|word| word.starts_with(['"', '\'']));
         let Some(command) = words.first() else {
-            let names = manual::ENTRIES.iter().map(|entry| entry.name.to_owned());
-            return (start, starting_with(typed, names));
+            return (start, starting_with(typed, command_names()));
         };
-        let command = manual::entry(&command.text).map_or("", |entry| entry.name);
+        let entry = manual::entry(&command.text);
         let last = words.last().map_or("", |word| word.text.as_str());
-        let candidates: Vec<String> = match (command, words.len()) {
+        let candidates: Vec<String> = match (entry.map_or("", Entry::name), words.len()) {
             ("disconnect" | "send" | "ping", 1) => self.peers(typed),
             ("remove", 1) => {
                 let shares = self.node.files().shares().into_iter();
@@ -375,13 +360,13 @@ impl Completion {
                 downloads.map(|download| download.hash.to_string()).collect()
             }
             ("add" | "get" | "connect" | "broadcast", _) if typed.starts_with("--") => {
-                let flags = command::flags_of(command).iter();
+                let flags = entry.map_or(&[][..], |entry| entry.flags).iter();
                 flags.map(|flag| flag.name.to_owned()).collect()
             }
             ("connect" | "join", _) => self.addresses(),
             ("add", 2..) if last == "--to" => self.peers(typed),
             ("get", 2..) if last == "--from" => self.addresses(),
-            ("help", 1) => manual::ENTRIES.iter().map(|entry| entry.name.to_owned()).collect(),
+            ("help", 1) => command_names().collect(),
             ("set", 1) => settings::names().map(str::to_owned).collect(),
             ("set", _) if last == settings::DOWNLOADS => {
                 return (start, paths(typed, is_quoted));
@@ -394,6 +379,10 @@ impl Completion {
         };
         (start, starting_with(typed, candidates))
     }
+}
+
+fn command_names() -> impl Iterator<Item = String> {
+    ENTRIES.iter().map(|entry| entry.name().to_owned())
 }
 
 /// The candidates, if they are few enough to be listed; else what all of them begin with.
@@ -537,24 +526,24 @@ mod tests {
 
     #[test]
     fn a_byte_order_mark_is_no_part_of_a_line() {
-        assert_eq!(Line::of_bytes(b"\xef\xbb\xbfsize\r\n"), Line::Text("size".into()));
+        assert_eq!(of_bytes(b"\xef\xbb\xbfsize\r\n"), Ok("size".into()));
     }
 
     #[test]
     fn a_line_that_is_not_utf8_is_an_error() {
         let mut input = &b"msg caf\xe9 exit\r\nsize\r\n\xff\nend"[..];
         let lines: Vec<Line> = std::iter::from_fn(|| read_line(&mut input).unwrap()).collect();
-        let Line::Unreadable { command, why } = &lines[0] else { panic!("{lines:?}") };
+        let Err(ParseError { command, message: why }) = &lines[0] else { panic!("{lines:?}") };
         assert_eq!(command, "msg");
         assert!(why.contains("`msg caf`"), "{why}");
-        assert_eq!(lines[1], Line::Text("size".into()));
-        assert!(matches!(&lines[2], Line::Unreadable { .. }));
-        assert_eq!(lines[3..], [Line::Text("end".into())]);
+        assert_eq!(lines[1], Ok("size".into()));
+        assert!(lines[2].is_err());
+        assert_eq!(lines[3..], [Ok("end".into())]);
     }
 
     #[test]
     fn pasted_commands_are_carried_out_one_by_one() {
-        let commands = |text: &str| Line::Text(text.to_owned()).commands().len();
+        let commands = |text: &str| commands(text.to_owned()).len();
         assert_eq!(commands("size\nfiles\npeerkit get abc"), 3);
         assert_eq!(commands("get peerkit1abc\ndefghi\njkl"), 1, "a ticket that was wrapped");
         assert_eq!(commands("msg hello\nexit"), 1, "a text of two lines");
@@ -564,7 +553,7 @@ mod tests {
 
     #[test]
     fn a_secret_ticket_stays_out_of_the_history() {
-        let ticket = |secret| Ticket {
+        let ticket = |secret| peerkit::Ticket {
             hash: peerkit::Hash::of(b"content"),
             node: peerkit::NodeId::from_bytes([1; 32]),
             secret,

@@ -1,4 +1,4 @@
-//! `peerkit demo`: the main job, on this machine, over real sockets, every result checked.
+//! `peerkit demo`: a network on this machine, over real sockets, with every result checked.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use peerkit::{Event, Kind, Message, Node};
+use serde_json::json;
 use tokio::time::timeout;
 
 use crate::args::DemoArgs;
@@ -22,19 +23,18 @@ mod network;
 mod report;
 mod sharing;
 
-/// Texts that one node sends another.
+/// Number of texts that one node sends another.
 const TEXTS: usize = 2000;
 
-/// The large message that follows them, in bytes.
+/// Size of the large message that follows them, in bytes.
 const LARGE: usize = 8 << 20;
 
-/// What no step comes near on a machine that is not standing still.
+/// Maximum time that a step waits. 60 s: far more than any step takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs the demo. True if every step worked and every check held.
+/// Runs the demo. Returns true if every step worked and every check held.
 pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<bool> {
-    let stop = tokio_util::sync::CancellationToken::new();
-    signals::watch(&stop)?;
+    let stop = signals::watch()?;
     Log::start();
     let folder = tempfile::Builder::new().prefix("peerkit-demo-").tempdir()?;
     let report = Report::new(args.json);
@@ -59,7 +59,7 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<bool> {
     Ok(end == End::Worked)
 }
 
-/// All steps, in order, until one fails.
+/// Takes all steps, in order, until one fails.
 async fn act(args: &DemoArgs, folder: &Path, report: &Report) -> anyhow::Result<()> {
     let network = report.step("start", start(usize::from(args.nodes))).await?;
     let used = use_network(args, &network, folder, report).await;
@@ -67,7 +67,7 @@ async fn act(args: &DemoArgs, folder: &Path, report: &Report) -> anyhow::Result<
         network.stop().await?;
         return used;
     }
-    report.step("leave", leave(&network)).await
+    report.check("leave", leave(&network)).await
 }
 
 async fn use_network(
@@ -76,25 +76,25 @@ async fn use_network(
     folder: &Path,
     report: &Report,
 ) -> anyhow::Result<()> {
-    report.step("join", join(network)).await?;
-    report.step("discover", discover(network)).await?;
-    report.step("broadcast", broadcast(network)).await?;
-    report.step("message", message(network)).await?;
-    report.step("ping", ping(network)).await?;
+    report.check("join", join(network)).await?;
+    report.check("discover", discover(network)).await?;
+    report.check("broadcast", broadcast(network)).await?;
+    report.check("message", message(network)).await?;
+    report.check("ping", ping(network)).await?;
     let offers = report.step("share", share(network, folder, args.dir.as_ref())).await?;
     let seeker = report.step("search", search(network, &offers)).await?;
-    report.step("fetch", fetch(seeker, &offers, &folder.join("fetched"), args.keep)).await?;
-    report.step("map", map(network)).await
+    report.check("fetch", fetch(seeker, &offers, &folder.join("fetched"), args.keep)).await?;
+    report.check("map", map(network)).await
 }
 
 async fn start(number: usize) -> anyhow::Result<(Figures, Network)> {
     let network = Network::start(number).await?;
     let text = format!("{} on 127.0.0.1", count(number, "node"));
-    let figures = Figures::new(text).field("nodes", number).field("ports", network.ports());
-    Ok((figures, network))
+    let fields = json!({ "nodes": number, "ports": network.ports() });
+    Ok((Figures::new(text, fields), network))
 }
 
-async fn join(network: &Network) -> anyhow::Result<(Figures, ())> {
+async fn join(network: &Network) -> anyhow::Result<Figures> {
     network.join().await?;
     let links = network.links().len();
     let text = format!(
@@ -103,11 +103,11 @@ async fn join(network: &Network) -> anyhow::Result<(Figures, ())> {
         network.first().name(),
         count(links, "link")
     );
-    let figures = Figures::new(text).field("links", links);
-    Ok((figures, ()))
+    let fields = json!({ "links": links });
+    Ok(Figures::new(text, fields))
 }
 
-async fn discover(network: &Network) -> anyhow::Result<(Figures, ())> {
+async fn discover(network: &Network) -> anyhow::Result<Figures> {
     let first = network.first();
     let discovery = first.discover(-1).await?;
     let found: BTreeSet<_> = discovery.nodes.iter().map(|node| node.id).collect();
@@ -128,28 +128,26 @@ async fn discover(network: &Network) -> anyhow::Result<(Figures, ())> {
         count(all.len(), "node"),
         time(discovery.elapsed)
     );
-    let figures = Figures::new(text)
-        .field("size", all.len())
-        .field("links", links)
-        .field("discovery_ms", millis(discovery.elapsed));
-    Ok((figures, ()))
+    let fields = json!({
+        "size": all.len(), "links": links, "discovery_ms": millis(discovery.elapsed),
+    });
+    Ok(Figures::new(text, fields))
 }
 
-async fn broadcast(network: &Network) -> anyhow::Result<(Figures, ())> {
+async fn broadcast(network: &Network) -> anyhow::Result<Figures> {
     let begun = Instant::now();
     let sent = network.first().broadcast("demo", "hello, everybody").await?;
     network.reached(sent.id).await?;
     let elapsed = begun.elapsed();
     let others = network.nodes.len() - 1;
     let text = format!("one signed text reaches {} others in {}", others, time(elapsed));
-    let figures = Figures::new(text)
-        .field("id", sent.id.to_string())
-        .field("reached", others)
-        .field("reached_ms", millis(elapsed));
-    Ok((figures, ()))
+    let fields = json!({
+        "id": sent.id.to_string(), "reached": others, "reached_ms": millis(elapsed),
+    });
+    Ok(Figures::new(text, fields))
 }
 
-async fn message(network: &Network) -> anyhow::Result<(Figures, ())> {
+async fn message(network: &Network) -> anyhow::Result<Figures> {
     let (from, to) = (network.first(), network.neighbour_of_first()?);
     let mut events = to.events();
     let large = Message::bytes(files::content("message", LARGE));
@@ -194,24 +192,23 @@ async fn message(network: &Network) -> anyhow::Result<(Figures, ())> {
         to.name(),
         time(elapsed)
     );
-    let figures = Figures::new(text)
-        .field("messages", TEXTS + 1)
-        .field("large_bytes", LARGE)
-        .field("messages_ms", millis(elapsed));
-    Ok((figures, ()))
+    let fields = json!({
+        "messages": TEXTS + 1, "large_bytes": LARGE, "messages_ms": millis(elapsed),
+    });
+    Ok(Figures::new(text, fields))
 }
 
 fn text_number(n: usize) -> String {
     format!("text {n} \u{4}é")
 }
 
-async fn ping(network: &Network) -> anyhow::Result<(Figures, ())> {
+async fn ping(network: &Network) -> anyhow::Result<Figures> {
     let mut times = Vec::new();
     for node in &network.nodes {
         for peer in node.peers() {
             match node.ping(peer.id()).await {
                 Ok(rtt) => times.push(rtt),
-                // Members may part for better neighbours.
+                // Members close links to get better neighbours.
                 Err(_) if node.peer(peer.id()).is_none() => {}
                 Err(error) => {
                     return Err(error).with_context(|| format!("{} to {peer}", node.name()));
@@ -231,15 +228,14 @@ async fn ping(network: &Network) -> anyhow::Result<(Figures, ())> {
         time(median),
         time(*worst)
     );
-    let figures = Figures::new(text)
-        .field("pings", times.len())
-        .field("min_ms", millis(*best))
-        .field("median_ms", millis(median))
-        .field("max_ms", millis(*worst));
-    Ok((figures, ()))
+    let fields = json!({
+        "pings": times.len(), "min_ms": millis(*best), "median_ms": millis(median),
+        "max_ms": millis(*worst),
+    });
+    Ok(Figures::new(text, fields))
 }
 
-async fn map(network: &Network) -> anyhow::Result<(Figures, ())> {
+async fn map(network: &Network) -> anyhow::Result<Figures> {
     network.settled(network.nodes.len()).await?;
     let map = network.first().network().graph().await?;
     let figures = map.figures();
@@ -258,14 +254,11 @@ async fn map(network: &Network) -> anyhow::Result<(Figures, ())> {
         count(figures.diameter, "hop")
     );
     let drawing = map.to_text();
-    let figures = Figures::new(text)
-        .details(drawing.lines().map(str::to_owned).collect())
-        .field("diameter", figures.diameter)
-        .field("map", map);
-    Ok((figures, ()))
+    let fields = json!({ "diameter": figures.diameter, "map": map });
+    Ok(Figures::new(text, fields).details(drawing.lines().map(str::to_owned).collect()))
 }
 
-async fn leave(network: &Network) -> anyhow::Result<(Figures, ())> {
+async fn leave(network: &Network) -> anyhow::Result<Figures> {
     let leaving = network.last();
     leaving.shutdown().await;
     network.is_forgotten(leaving.id()).await?;
@@ -281,9 +274,8 @@ async fn leave(network: &Network) -> anyhow::Result<(Figures, ())> {
         leaving.name(),
         time(begun.elapsed())
     );
-    let figures = Figures::new(text)
-        .field("left", left)
-        .field("broadcasts_received_once", copies)
-        .field("stop_ms", millis(begun.elapsed()));
-    Ok((figures, ()))
+    let fields = json!({
+        "left": left, "broadcasts_received_once": copies, "stop_ms": millis(begun.elapsed()),
+    });
+    Ok(Figures::new(text, fields))
 }

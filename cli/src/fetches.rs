@@ -1,27 +1,28 @@
-//! Fetches that go on beside other commands: each tells its result when it is done.
+//! Fetches in the background: each prints its result when it is done.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::anyhow;
 use peerkit::{
-    Download, DownloadState, DownloadStatus, Error, Event, FetchError, Fetched, Hash, Node,
+    Changes, Download, DownloadState, DownloadStatus, Error, Event, FetchError, Fetched, Hash, Node,
 };
 use tokio::sync::Notify;
 
+use crate::json::Fields;
 use crate::lock::lock;
-use crate::outcome::{ChangesView, Outcome};
-use crate::output::Output;
-use crate::progress::{Bars, peer_of};
-use crate::text::{self, Paint};
+use crate::output::{Output, Reply};
+use crate::progress::{Bars, transfers};
+use crate::text::{self, Paint, count};
 use crate::{human, terminal};
 
-/// How often it is shown how far they are: slow enough to be read.
+/// Interval between updates of the progress. 500 ms: slow enough to read.
 const SHOW: Duration = Duration::from_millis(500);
 
-/// Lines above the prompt at most.
+/// Maximum number of lines above the prompt.
 const LINES: usize = 8;
 
 /// The fetches that commands have begun. Cloning is cheap.
@@ -32,21 +33,21 @@ pub(crate) struct Fetches {
 
 #[derive(Default)]
 struct Inner {
-    /// Those whose result has not been printed.
+    /// Fetches whose result has not been printed.
     under_way: Mutex<Vec<Download>>,
-    /// Those whose end a result tells, so that the event would tell it twice.
-    told: Mutex<BTreeSet<Hash>>,
+    /// Fetches whose end a result reports. The event of the end is not printed for them.
+    reported: Mutex<BTreeSet<Hash>>,
     ended: Notify,
     failed: AtomicBool,
 }
 
 impl Fetches {
-    /// Prints the result of a fetch once there is one. That it was stopped or cancelled is not told
-    /// where `quiet`: whoever did that knows.
+    /// Prints the result of a fetch when it has ended. If `quiet`, nothing is printed for a fetch that was
+    /// stopped or cancelled, as the user at the prompt did that.
     pub(crate) fn follow(&self, download: Download, output: Output, quiet: bool) {
         let hash = download.hash();
         lock(&self.inner.under_way).push(download.clone());
-        lock(&self.inner.told).insert(hash);
+        lock(&self.inner.reported).insert(hash);
         let inner = self.inner.clone();
         tokio::spawn(async move {
             let result = download.clone().await;
@@ -59,11 +60,12 @@ impl Fetches {
             if !(quiet && (stopped || cancelled)) {
                 let is_kept = !stopped && !cancelled && download.status().kept;
                 let is_changed = matches!(&result, Err(Error::Fetch(error)) if error.is_changed());
-                let result = outcome(result).map_err(|error| match is_kept {
+                let result = result.map(|fetched| reply(output.paint(), fetched));
+                let result = result.map_err(failure).map_err(|error| match is_kept {
                     true => anyhow!("{}; {}", text::error(&error), goes_on(hash, is_changed)),
                     false => error,
                 });
-                output.result("get", &result).await;
+                output.result("get", result).await;
             }
             let mut under_way = lock(&inner.under_way);
             if let Some(at) = under_way.iter().position(|other| other.hash() == hash) {
@@ -74,27 +76,22 @@ impl Fetches {
         });
     }
 
-    /// Whether a result tells what this event does.
-    pub(crate) fn tells(&self, event: &Event) -> bool {
+    /// Returns whether a result reports what this event does.
+    pub(crate) fn reports(&self, event: &Event) -> bool {
         match event {
             Event::NodeDownloadFinished { hash, .. } | Event::NodeDownloadFailed { hash, .. } => {
-                lock(&self.inner.told).remove(hash)
+                lock(&self.inner.reported).remove(hash)
             }
             _ => false,
         }
     }
 
-    /// How many have not ended.
-    pub(crate) fn under_way(&self) -> usize {
-        lock(&self.inner.under_way).len()
-    }
-
-    /// Whether one has failed.
+    /// Returns whether a fetch has failed.
     pub(crate) fn failed(&self) -> bool {
         self.inner.failed.load(Ordering::Relaxed)
     }
 
-    /// Waits until all have ended but those that are paused, which may take for ever.
+    /// Waits until every fetch has ended or is paused.
     pub(crate) async fn settled(&self) {
         loop {
             let ended = self.inner.ended.notified();
@@ -107,11 +104,11 @@ impl Fetches {
         }
     }
 
-    /// Waits until the results of all are told: the node has stopped.
+    /// Waits until the results of all fetches are printed.
     pub(crate) async fn ended(&self) {
         loop {
             let ended = self.inner.ended.notified();
-            if self.under_way() == 0 {
+            if lock(&self.inner.under_way).is_empty() {
                 return;
             }
             ended.await;
@@ -123,7 +120,7 @@ fn is_paused(download: &Download) -> bool {
     download.status().state == DownloadState::Paused
 }
 
-/// Waits until a download is paused; for ever if it is over.
+/// Waits until a download is paused; waits for ever if it has ended.
 async fn paused(download: &Download) {
     let mut progress = download.progress();
     while let Some(status) = progress.next().await {
@@ -134,44 +131,36 @@ async fn paused(download: &Download) {
     std::future::pending::<()>().await;
 }
 
-/// Shows how far downloads and uploads are, for ever: above the prompt, or as bars where a terminal shows
-/// standard error and nobody types.
+/// Shows the progress of downloads and uploads until it is dropped: above the prompt, or as bars on
+/// standard error.
 pub(crate) async fn show(node: Node, output: Output, bars: Bars, at_prompt: bool) {
-    let (mut shown, mut shown_uploads) = (bars.downloads(), bars.uploads());
+    let mut shown = bars.transfers();
     let mut look = tokio::time::interval(SHOW);
     loop {
         look.tick().await;
-        let downloads = node.files().downloads();
         if !at_prompt {
-            shown.show(&downloads);
-            shown_uploads.show(&node, &node.files().uploads());
+            shown.show_all(&node);
             continue;
         }
-        let running = downloads.iter().filter(|download| download.state.is_under_way());
         let columns = terminal::columns();
-        let lines = running.map(|download| human::downloads::line(Paint::none(), download));
-        let uploads = node.files().uploads();
-        let sent = uploads
-            .iter()
-            .map(|upload| human::uploads::line(Paint::none(), &peer_of(&node, upload), upload));
-        let lines = lines.chain(sent).take(LINES);
-        let lines = lines.map(|line| format!("{}\n", text::cut(&line, columns)));
+        let lines = transfers(&node, Paint::none()).into_iter().take(LINES);
+        let lines = lines.map(|transfer| format!("{}\n", text::cut(&transfer.line, columns)));
         output.above_prompt(lines.collect()).await;
     }
 }
 
-/// Advises on a fetch that was given up. If its source has changed the file, what is shared
-/// anew is another file.
+/// Returns what the user can do about a fetch that has failed. If the source has changed the file, the
+/// fetch can't go on: a changed file has another hash.
 fn goes_on(hash: Hash, is_changed: bool) -> String {
     let digits = human::digits(hash);
-    match is_changed {
-        true => format!("what has come is kept until `cancel {digits}` removes it"),
-        false => format!("what has come is kept, and `resume {digits}` goes on from it"),
+    if is_changed {
+        return format!("what has come is kept until `cancel {digits}` removes it");
     }
+    format!("what has come is kept, and `resume {digits}` goes on from it")
 }
 
-/// Says what becomes of unfinished fetches, a line for each kind. One that failed is begun again if
-/// something of it is kept; whether it gets further then depends on its sources.
+/// Returns a line for the fetches that go on at the next start, and one for the failed fetches that
+/// are tried again then. A failed fetch is tried again if a part of it is kept.
 pub(crate) fn at_next_start(downloads: &[DownloadStatus]) -> String {
     let is_failed =
         |download: &&DownloadStatus| download.state == DownloadState::Failed && download.done > 0;
@@ -183,42 +172,49 @@ pub(crate) fn at_next_start(downloads: &[DownloadStatus]) -> String {
 fn next_start(going_on: usize, failed: usize) -> String {
     let mut text = String::new();
     if going_on > 0 {
-        text.push_str(&format!("{} will go on at the next start\n", number(going_on)));
+        let _ = writeln!(text, "{} will go on at the next start", count(going_on, "fetch"));
     }
     if failed > 0 {
-        let failed = number(failed);
-        text.push_str(&format!("{failed} that failed will be tried again at the next start\n"));
+        let failed = count(failed, "fetch");
+        let _ = writeln!(text, "{failed} that failed will be tried again at the next start");
     }
     text
 }
 
-/// `1 fetch`, `2 fetches`.
-pub(crate) fn number(fetches: usize) -> String {
-    if fetches == 1 { "1 fetch".to_owned() } else { format!("{fetches} fetches") }
+/// Returns the result of a fetch that is done.
+pub(crate) fn reply(paint: Paint, mut fetched: Fetched) -> Reply {
+    let changes = take_changes(&mut fetched);
+    let text = human::files::fetched(paint, &fetched, &changes);
+    let fields = Fields::default()
+        .with_path(&fetched.path)
+        .with("bytes", fetched.bytes)
+        .with("seconds", fetched.seconds)
+        .with("sources", &fetched.sources)
+        .with_some("dropped", &fetched.dropped)
+        .with_changes(&changes);
+    Reply { text, fields }
 }
 
-/// The result of a fetch, as it is told.
-pub(crate) fn outcome(result: Result<Fetched, Error>) -> anyhow::Result<Outcome> {
-    match result {
-        Ok(fetched) => Ok(Outcome::Fetched {
-            path: fetched.path,
-            bytes: fetched.bytes,
-            seconds: fetched.seconds,
-            sources: fetched.sources,
-            dropped: fetched.dropped,
-            changes: ChangesView::all(fetched.renamed, fetched.left_out),
-        }),
-        Err(Error::Stopped) => {
-            Err(anyhow!("stopped before it was done: it goes on at the next start"))
+/// Takes the lists of renamed and of missing entries out of a fetch.
+pub(crate) fn take_changes(fetched: &mut Fetched) -> Changes {
+    let mut changes = Changes::default();
+    changes.renamed = std::mem::take(&mut fetched.renamed);
+    changes.left_out = std::mem::take(&mut fetched.left_out);
+    changes
+}
+
+/// Returns the error of a fetch that a command began, with what can be done about it.
+fn failure(error: Error) -> anyhow::Error {
+    match error {
+        Error::Stopped => anyhow!("stopped before it was done: it goes on at the next start"),
+        Error::Fetch(error @ FetchError::NotAFile { kind, .. }) if kind.takes_bytes() => {
+            anyhow!("{error}: `peerkit get TICKET - > PATH` writes it there")
         }
-        Err(Error::Fetch(error @ FetchError::NotAFile { kind, .. })) if kind.takes_bytes() => {
-            Err(anyhow!("{error}: `peerkit get TICKET - > PATH` writes it there"))
-        }
-        Err(error) => Err(advised(error)),
+        error => advised(error),
     }
 }
 
-/// The error of a fetch with what can be done about it, as far as that is the same everywhere.
+/// Returns the error of a fetch with advice that holds for the prompt and for `peerkit get`.
 pub(crate) fn advised(error: Error) -> anyhow::Error {
     match &error {
         Error::Fetch(fetch) if fetch.is_changed() => {

@@ -16,13 +16,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::GetArgs;
 use crate::fetches;
-use crate::json::{self, ResultLine};
+use crate::json;
 use crate::log::Log;
-use crate::outcome::{ChangesView, Outcome};
-use crate::progress::Bars;
+use crate::progress::{Bars, TransferBars};
 use crate::text::{self, Paint, plain};
 use crate::wanted::{Destination, Wanted};
-use crate::{Usage, folders, host, human, signals, terminal};
+use crate::{folders, human, signals, start, terminal, usage};
 
 mod ticket;
 
@@ -50,17 +49,12 @@ const GOES_ON_AS_IT_WAS: &str =
 
 /// Fetches what the arguments say. False where it did not work and that has been told.
 pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
-    let stop = CancellationToken::new();
-    signals::watch(&stop)?;
+    let stop = signals::watch()?;
     // Reading may wait at a terminal whose settings are changed: nothing else ends it.
     let stopped_early = stop.clone();
     let leaving = tokio::spawn(async move {
         stopped_early.cancelled().await;
-        signals::cut_short();
-        terminal::restore();
-        let error = Paint::on(&io::stderr()).bad("error:");
-        let _ = writeln!(io::stderr(), "{error} {BEFORE_BEGIN}");
-        signals::leave()
+        leave(BEFORE_BEGIN)
     });
     let read = ticket::read(&args);
     leaving.abort();
@@ -75,10 +69,9 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     node.shutdown().await;
     let is_whole = result.as_ref().is_ok_and(|fetched| fetched.left_out.is_empty());
     if args.json {
-        let result = result.map(|fetched| fetches::outcome(Ok(fetched)));
-        let result: anyhow::Result<Outcome> = result.and_then(|outcome| outcome);
-        crate::print(json::line(&ResultLine::new("get", &result)).as_bytes())?;
-        return Ok(is_whole && result.is_ok());
+        let result = result.map(|fetched| fetches::reply(Paint::none(), fetched));
+        crate::print(json::result("get", result).as_bytes())?;
+        return Ok(is_whole);
     }
     let fetched = result?;
     match target {
@@ -86,6 +79,14 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
         _ => tell(fetched, args.force)?,
     }
     Ok(is_whole)
+}
+
+/// Leaves the program at once, with an error.
+fn leave(error: &str) -> ! {
+    signals::cut_short();
+    terminal::restore();
+    let _ = writeln!(io::stderr(), "{} {error}", Paint::on(&io::stderr()).bad("error:"));
+    signals::leave()
 }
 
 /// What to fetch, from which nodes as far as they are known, in which network.
@@ -98,7 +99,7 @@ fn wanted_from(
         Wanted::Hash(_) if args.from.is_empty() => {
             let error = "a hash does not say where to fetch it: give --from ADDR, or use a ticket \
                          (or `get` at the prompt of `peerkit run`, which asks its network)";
-            return Err(Usage(error.to_owned()).into());
+            return Err(usage(error));
         }
         Wanted::Hash(hash) => {
             (FetchRequest::new(*hash), args.network.clone().unwrap_or_else(|| NETWORK.to_owned()))
@@ -128,7 +129,7 @@ impl Target {
         }
         if json {
             let error = "standard output can't hold both the file and --json: choose one of them";
-            return Err(Usage(error.to_owned()).into());
+            return Err(usage(error));
         }
         let folder = tempfile::Builder::new().prefix("peerkit-get-").tempdir();
         let folder = folder.context("could not make a temporary folder")?;
@@ -151,13 +152,9 @@ async fn start_node(args: &GetArgs, network: &str, sources: &[NodeId]) -> anyhow
     let key = peerkit::load_or_create_key(&key)?;
     let mut config = Config::default();
     config.download_rate = args.down.unwrap_or(config.download_rate);
-    let mut builder =
-        Node::builder().name(host::name()).network(network).manual(true).config(config);
+    let mut builder = start::builder(None, config)?.network(network).manual(true);
     if !sources.contains(&key.id()) {
         builder = builder.key(key);
-    }
-    if let Some(secret) = host::secret()? {
-        builder = builder.secret(secret);
     }
     Ok(builder.spawn().await?)
 }
@@ -245,17 +242,15 @@ fn is_kept(target: &Target, status: &DownloadStatus) -> bool {
 /// Prints where it is, below the current folder without that; and on standard error what is not as it
 /// is at the source.
 fn tell(mut fetched: Fetched, force: bool) -> anyhow::Result<()> {
+    let mut changes = fetches::take_changes(&mut fetched);
     let is_number =
-        |renamed: &Renamed| renamed.why == NameFault::Taken && renamed.path == fetched.path;
-    let (numbers, renamed): (Vec<_>, Vec<_>) =
-        std::mem::take(&mut fetched.renamed).into_iter().partition(is_number);
-    let left_out = std::mem::take(&mut fetched.left_out);
-    for Renamed { name, .. } in numbers {
+        |renamed: &mut Renamed| renamed.why == NameFault::Taken && renamed.path == fetched.path;
+    for Renamed { name, .. } in changes.renamed.extract_if(.., is_number) {
         let advice = if force { "" } else { ": --force replaces it" };
         let name = plain(name.as_str());
         let _ = writeln!(io::stderr(), "{name} is there already and was left as it is{advice}");
     }
-    for line in human::changes(&ChangesView::all(renamed, left_out)) {
+    for line in human::files::changes(&changes) {
         let _ = writeln!(io::stderr(), "{line}");
     }
     if let Ok(here) = std::env::current_dir()
@@ -263,9 +258,8 @@ fn tell(mut fetched: Fetched, force: bool) -> anyhow::Result<()> {
     {
         fetched.path = below.to_owned();
     }
-    let outcome = fetches::outcome(Ok(fetched))?;
-    let text = human::outcome(Paint::on(&io::stdout()), "get", &outcome);
-    crate::print(format!("{text}\n").as_bytes())?;
+    let reply = fetches::reply(Paint::on(&io::stdout()), fetched);
+    crate::print(format!("{}\n", reply.text).as_bytes())?;
     Ok(())
 }
 
@@ -284,24 +278,21 @@ async fn write_out(path: PathBuf, target: Target, stop: &CancellationToken) -> a
         () = stop.cancelled() => {
             // The thread may wait for its reader for ever: the program ends without it.
             drop(kept);
-            signals::cut_short();
-            let error = Paint::on(&io::stderr()).bad("error:");
-            let _ = writeln!(io::stderr(), "{error} {BEFORE_WRITTEN}");
-            signals::leave()
+            leave(BEFORE_WRITTEN)
         }
     }
 }
 
 /// The progress on standard error: a bar on a terminal, else a line every few seconds.
 enum Shown {
-    Bars(crate::progress::DownloadBars),
+    Bars(TransferBars),
     Lines(Interval),
 }
 
 impl Shown {
     fn new() -> Self {
         if io::stderr().is_terminal() {
-            Self::Bars(Bars::new().downloads())
+            Self::Bars(Bars::new().transfers())
         } else {
             Self::Lines(tokio::time::interval_at(Instant::now() + TELL, TELL))
         }
@@ -310,7 +301,7 @@ impl Shown {
     /// Shows a new status on the bar.
     fn changed(&mut self, status: &DownloadStatus) {
         if let Self::Bars(bars) = self {
-            bars.show(std::slice::from_ref(status));
+            bars.show_one(status);
         }
     }
 

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use peerkit::Address;
 
 use crate::args::MAX_NAME;
-use crate::{Usage, command};
+use crate::{command, usage};
 
 /// The host's name without its domain; `peerkit` where it has none.
 pub(crate) fn name() -> String {
@@ -46,11 +46,7 @@ pub(crate) fn bootstrap() -> anyhow::Result<Vec<Address>> {
     let Some(text) = text.to_str() else {
         return Err(usage("PEERKIT_BOOTSTRAP is not UTF-8"));
     };
-    addresses(text).map_err(|error| usage(&format!("PEERKIT_BOOTSTRAP can't be used: {error}")))
-}
-
-fn usage(error: &str) -> anyhow::Error {
-    Usage(error.to_owned()).into()
+    addresses(text).map_err(|error| usage(format!("PEERKIT_BOOTSTRAP can't be used: {error}")))
 }
 
 fn addresses(text: &str) -> anyhow::Result<Vec<Address>> {

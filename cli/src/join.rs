@@ -135,9 +135,8 @@ impl Expected {
         };
         let dead = dead.into_iter().filter(|id| node.peer(*id).is_none()).count();
         if dead > 0 {
-            output
-                .warning(format!("{} known from before did not answer", count(dead, "node")))
-                .await;
+            let dead = count(dead, "node");
+            output.warning(&format!("{dead} known from before did not answer")).await;
         }
     }
 }

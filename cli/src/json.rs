@@ -1,356 +1,235 @@
 //! The JSON lines of `--json`: a contract. Fields may be added, never renamed or removed.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use peerkit::{Event, Hash, Kind, Message, Node, NodeId, SharedFile, UploadTotals};
+use peerkit::{Changes, Event, Kind, Message, Node, SharedFile, Skipped};
 use serde::{Serialize, Serializer};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
-use crate::outcome::{ChangesView, NodeView, Outcome, PeerView, SkippedView};
+use crate::output::Reply;
 use crate::start::Running;
 use crate::text;
+use crate::views::{NodeView, PeerView, bare};
 
-/// The first line of a run.
-#[derive(Debug, Serialize)]
-pub(crate) struct Started<'a> {
-    event: &'static str,
-    time: u64,
-    node: NodeId,
-    name: String,
-    listen: Vec<String>,
-    network: String,
-    state: String,
-    /// Where others can dial this node, as far as it knows.
-    addresses: Vec<String>,
-    /// What the command line has it share.
-    files: &'a [SharedFile],
-    /// Entries of it that are not shared.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    skipped: &'a [SkippedView],
-    /// Fetches of earlier runs that go on.
-    resuming: usize,
-    /// Notes on what the node decided by itself, a sentence each.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    notes: &'a [String],
-    peer: Option<PeerView>,
-    data: Option<Data>,
-}
+/// The fields of a JSON object, in their order.
+#[derive(Debug, Default)]
+pub(crate) struct Fields(Vec<(&'static str, Box<RawValue>)>);
 
-impl<'a> Started<'a> {
-    pub(crate) fn new(
-        running: &'a Running,
-        files: &'a [SharedFile],
-        skipped: &'a [SkippedView],
-    ) -> Self {
-        let Running { node, state, notes } = running;
-        let addresses = node.addresses().into_iter();
-        let downloads = node.files().downloads();
-        let resuming = downloads.iter().filter(|download| download.state.is_under_way()).count();
-        Self {
-            event: "node_started",
-            time: unix_millis(),
-            node: node.id(),
-            name: node.name().to_owned(),
-            listen: node.listening().iter().map(ToString::to_string).collect(),
-            network: node.network().name().to_owned(),
-            state: state.display().to_string(),
-            addresses: addresses.map(|a| a.without_id().to_string()).collect(),
-            files,
-            skipped,
-            resuming,
-            notes,
-            peer: None,
-            data: None,
-        }
+impl Fields {
+    /// Adds a field.
+    pub(crate) fn with(mut self, name: &'static str, value: impl Serialize) -> Self {
+        self.0.push((name, raw(&value)));
+        self
     }
-}
 
-/// Any other event.
-#[derive(Debug, Serialize)]
-pub(crate) struct EventLine<'a> {
-    event: &'a str,
-    /// When it is printed, in milliseconds since 1970.
-    time: u64,
-    node: NodeId,
-    peer: Option<PeerView>,
-    data: Option<Data>,
-}
-
-impl<'a> EventLine<'a> {
-    pub(crate) fn new(node: &Node, event: &'a Event) -> Self {
-        Self {
-            event: event.name(),
-            time: unix_millis(),
-            node: node.id(),
-            peer: event.peer().map(|peer| PeerView::new(node, peer)),
-            data: Data::of(node, event),
-        }
-    }
-}
-
-/// The last line of a node: what it has sent.
-#[derive(Debug, Serialize)]
-pub(crate) struct Stopped {
-    event: &'static str,
-    time: u64,
-    node: NodeId,
-    peer: Option<PeerView>,
-    data: Uploads,
-}
-
-#[derive(Debug, Serialize)]
-struct Uploads {
-    uploads: UploadTotals,
-}
-
-impl Stopped {
-    pub(crate) fn new(node: &Node) -> Self {
-        let data = Uploads { uploads: node.files().upload_totals() };
-        Self { event: "node_stopped", time: unix_millis(), node: node.id(), peer: None, data }
-    }
-}
-
-/// What an event carries beside the peer.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum Data {
-    Message(Content),
-    Parting {
-        reason: String,
-        by_peer: bool,
-    },
-    Failed {
-        unsent: u64,
-        unconfirmed: u64,
-        reason: String,
-    },
-    Broadcast {
-        id: String,
-        author: NodeId,
-        title: String,
-        message: Content,
-        time: u64,
-    },
-    Node(NodeView),
-    Reconnection {
-        address: String,
-        tries: u32,
-        error: String,
-    },
-    Connection {
-        address: String,
-        error: String,
-    },
-    Missed {
-        author: NodeId,
-        count: u64,
-    },
-    Ordered {
-        owner: NodeId,
-    },
-    Refused {
-        error: String,
-    },
-    Fetched {
-        hash: Hash,
-        name: Option<String>,
-        #[serde(serialize_with = "crate::json::path")]
-        path: PathBuf,
-        bytes: u64,
-        #[serde(flatten)]
-        changes: ChangesView,
-    },
-    NotFetched {
-        hash: Hash,
-        error: String,
-    },
-    Dropped {
-        hash: Hash,
-        id: NodeId,
-        why: String,
-    },
-    Uploaded {
-        hash: Hash,
-        name: String,
-        bytes: u64,
-        size: u64,
-    },
-    ShareChanged {
-        hash: Hash,
-        name: String,
-    },
-    Lagged {
-        missed: u64,
-    },
-    Panicked {
-        event: &'static str,
-        panic: String,
-    },
-    ClockSkew {
-        seconds: i64,
-    },
-}
-
-impl Data {
-    fn of(this: &Node, event: &Event) -> Option<Self> {
-        Some(match event {
-            Event::OutboundNodeDisconnected { parting, .. }
-            | Event::InboundNodeDisconnected { parting, .. } => {
-                Self::Parting { reason: parting.reason.to_string(), by_peer: parting.by_peer }
-            }
-            Event::NodeMessage { message, .. } => Self::Message(Content::of(message)),
-            Event::NodeMessageFailed { failure, .. } => Self::Failed {
-                unsent: failure.unsent,
-                unconfirmed: failure.unconfirmed,
-                reason: failure.reason.to_string(),
-            },
-            Event::NodeBroadcast { broadcast } => Self::Broadcast {
-                id: broadcast.id.to_string(),
-                author: broadcast.author,
-                title: broadcast.title.clone(),
-                message: Content::of(&broadcast.message),
-                time: broadcast.time,
-            },
-            Event::NodeDiscovered { node } => Self::Node(NodeView::one(this, node)),
-            Event::NodeReconnectionError { address, tries, error } => Self::Reconnection {
-                address: address.to_string(),
-                tries: *tries,
-                error: error.clone(),
-            },
-            Event::OutboundNodeConnectionError { address, error }
-            | Event::InboundNodeConnectionError { address, error } => {
-                Self::Connection { address: address.to_string(), error: error.clone() }
-            }
-            Event::NodeBroadcastsMissed { author, count } => {
-                Self::Missed { author: *author, count: *count }
-            }
-            Event::NodeShutdownOrdered { owner } => Self::Ordered { owner: *owner },
-            Event::NodeShutdownRefused { why, .. } => Self::Refused { error: why.clone() },
-            Event::NodeDownloadFinished { hash, path, bytes, changes } => Self::Fetched {
-                hash: *hash,
-                name: path.file_name().map(|name| name.to_string_lossy().into_owned()),
-                path: path.clone(),
-                bytes: *bytes,
-                changes: ChangesView::from(changes),
-            },
-            Event::NodeDownloadFailed { hash, error } => {
-                Self::NotFetched { hash: *hash, error: error.clone() }
-            }
-            Event::NodeSourceDropped { hash, source, why } => {
-                Self::Dropped { hash: *hash, id: *source, why: why.clone() }
-            }
-            Event::NodeUploadCompleted { upload, .. } => Self::Uploaded {
-                hash: upload.hash,
-                name: upload.name.clone(),
-                bytes: upload.bytes,
-                size: upload.size,
-            },
-            Event::NodeShareChanged { hash, name } => {
-                Self::ShareChanged { hash: *hash, name: name.clone() }
-            }
-            Event::NodeLagged { missed } => Self::Lagged { missed: *missed },
-            Event::NodeHandlerPanicked { event, panic } => {
-                Self::Panicked { event, panic: panic.clone() }
-            }
-            Event::NodeClockSkew { seconds, .. } => Self::ClockSkew { seconds: *seconds },
-            _ => return None,
-        })
-    }
-}
-
-/// What a message says: the text, the JSON value, or the bytes in base64.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum Content {
-    Text(String),
-    Json(Box<RawValue>),
-    Bytes { bytes: String },
-}
-
-impl Content {
-    fn of(message: &Message) -> Self {
-        match (message.kind(), message.as_text()) {
-            (Kind::Text, Some(text)) => Self::Text(text.to_owned()),
-            (Kind::Json, Some(text)) => {
-                one_line(text).map_or_else(|| Self::raw(message), Self::Json)
-            }
-            _ => Self::raw(message),
+    /// Adds a field unless it says nothing: `null`, `false`, 0 and an empty list are left out.
+    pub(crate) fn with_some(self, name: &'static str, value: impl Serialize) -> Self {
+        let value = raw(&value);
+        match value.get() {
+            "null" | "false" | "0" | "[]" => self,
+            _ => self.with(name, value),
         }
     }
 
-    fn raw(message: &Message) -> Self {
-        Self::Bytes { bytes: STANDARD.encode(message.body()) }
+    /// Adds a path. Of one that is not UTF-8, which JSON can't hold, what is not becomes U+FFFD.
+    pub(crate) fn with_path(self, path: &Path) -> Self {
+        self.with("path", path.to_string_lossy())
+    }
+
+    /// Adds the description of a file or folder.
+    pub(crate) fn with_file(self, file: &SharedFile) -> Self {
+        let SharedFile { hash, name, size, kind } = file;
+        self.with("hash", hash).with("name", name).with("size", size).with("kind", kind)
+    }
+
+    /// Adds the entries of a folder that are not shared, if there are any.
+    pub(crate) fn with_skipped(self, skipped: &[Skipped]) -> Self {
+        let entry = |skipped: &Skipped| {
+            Self::default().with_path(&skipped.path).with("why", skipped.why.to_string())
+        };
+        self.with_some("skipped", skipped.iter().map(entry).collect::<Vec<_>>())
+    }
+
+    /// Adds the entries that a fetch wrote under other names, and those that it could not write.
+    pub(crate) fn with_changes(self, changes: &Changes) -> Self {
+        let renamed = changes.renamed.iter().map(|renamed| {
+            let fields = Self::default().with("name", &renamed.name).with_path(&renamed.path);
+            fields.with("why", renamed.why.to_string())
+        });
+        let left_out = changes
+            .left_out
+            .iter()
+            .map(|left| Self::default().with("path", &left.path).with("why", left.why.to_string()));
+        self.with_some("renamed", renamed.collect::<Vec<_>>())
+            .with_some("more_renamed", changes.more_renamed)
+            .with_some("left_out", left_out.collect::<Vec<_>>())
+            .with_some("more_left_out", changes.more_left_out)
     }
 }
 
-/// The JSON value as it was sent, digit for digit, on one line: in valid JSON a line end can only
-/// be white space between tokens. `None` where it is not JSON.
+impl Serialize for Fields {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+/// Returns the fields that every event begins with.
+pub(crate) fn event_fields(name: &str, node: &Node) -> Fields {
+    Fields::default().with("event", name).with("time", unix_millis()).with("node", node.id())
+}
+
+/// Returns the first line of a run, with what the command line has it share.
+pub(crate) fn started(running: &Running, files: &[SharedFile], skipped: &[Skipped]) -> String {
+    let Running { node, state, notes } = running;
+    let listening = node.listening().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let fields = event_fields("node_started", node)
+        .with("name", node.name())
+        .with("listen", listening)
+        .with("network", node.network().name())
+        .with("state", state.display().to_string())
+        .with("addresses", bare(node.addresses()))
+        .with("files", files)
+        .with_skipped(skipped)
+        .with("resuming", running.resuming())
+        .with_some("notes", notes);
+    line(&fields.with("peer", ()).with("data", ()))
+}
+
+/// Returns the line of any other event.
+pub(crate) fn event(node: &Node, event: &Event) -> String {
+    let fields = event_fields(event.name(), node);
+    let fields = fields.with("peer", event.peer().map(|peer| PeerView::new(node, peer)));
+    line(&fields.with("data", data(node, event)))
+}
+
+/// Returns the last line of a node: what it has sent.
+pub(crate) fn stopped(node: &Node) -> String {
+    let data = Fields::default().with("uploads", node.files().upload_totals());
+    line(&event_fields("node_stopped", node).with("peer", ()).with("data", data))
+}
+
+/// Returns the line of a command's result.
+pub(crate) fn result(command: &str, result: anyhow::Result<Reply>) -> String {
+    let mut fields = Fields::default().with("result", command).with("ok", result.is_ok());
+    match result {
+        Ok(reply) => fields.0.extend(reply.fields.0),
+        Err(error) => fields = fields.with("error", text::error(&error)),
+    }
+    line(&fields)
+}
+
+/// Returns what an event carries beside the peer.
+fn data(this: &Node, event: &Event) -> Option<Box<RawValue>> {
+    let fields = Fields::default();
+    let fields = match event {
+        Event::NodeMessage { message, .. } => return Some(content(message)),
+        Event::NodeDiscovered { node } => return Some(raw(&NodeView::one(this, node))),
+        Event::OutboundNodeDisconnected { parting, .. }
+        | Event::InboundNodeDisconnected { parting, .. } => {
+            fields.with("reason", parting.reason.to_string()).with("by_peer", parting.by_peer)
+        }
+        Event::NodeMessageFailed { failure, .. } => fields
+            .with("unsent", failure.unsent)
+            .with("unconfirmed", failure.unconfirmed)
+            .with("reason", failure.reason.to_string()),
+        Event::NodeBroadcast { broadcast } => fields
+            .with("id", broadcast.id)
+            .with("author", broadcast.author)
+            .with("title", &broadcast.title)
+            .with("message", content(&broadcast.message))
+            .with("time", broadcast.time),
+        Event::NodeReconnectionError { address, tries, error } => {
+            fields.with("address", address).with("tries", tries).with("error", error)
+        }
+        Event::OutboundNodeConnectionError { address, error }
+        | Event::InboundNodeConnectionError { address, error } => {
+            fields.with("address", address).with("error", error)
+        }
+        Event::NodeBroadcastsMissed { author, count } => {
+            fields.with("author", author).with("count", count)
+        }
+        Event::NodeShutdownOrdered { owner } => fields.with("owner", owner),
+        Event::NodeShutdownRefused { why, .. } => fields.with("error", why),
+        Event::NodeDownloadFinished { hash, path, bytes, changes } => fields
+            .with("hash", hash)
+            .with("name", path.file_name().map(|name| name.to_string_lossy()))
+            .with_path(path)
+            .with("bytes", bytes)
+            .with_changes(changes),
+        Event::NodeDownloadFailed { hash, error } => fields.with("hash", hash).with("error", error),
+        Event::NodeSourceDropped { hash, source, why } => {
+            fields.with("hash", hash).with("id", source).with("why", why)
+        }
+        Event::NodeUploadCompleted { upload, .. } => fields
+            .with("hash", upload.hash)
+            .with("name", &upload.name)
+            .with("bytes", upload.bytes)
+            .with("size", upload.size),
+        Event::NodeShareChanged { hash, name } => fields.with("hash", hash).with("name", name),
+        Event::NodeLagged { missed } => fields.with("missed", missed),
+        Event::NodeHandlerPanicked { event, panic } => {
+            fields.with("event", event).with("panic", panic)
+        }
+        Event::NodeClockSkew { seconds, .. } => fields.with("seconds", seconds),
+        _ => return None,
+    };
+    Some(raw(&fields))
+}
+
+/// Returns what a message says: the text, the JSON value, or the bytes in base64.
+fn content(message: &Message) -> Box<RawValue> {
+    let json = match (message.kind(), message.as_text()) {
+        (Kind::Text, Some(text)) => Some(raw(text)),
+        (Kind::Json, Some(text)) => one_line(text),
+        _ => None,
+    };
+    let bytes = || Fields::default().with("bytes", STANDARD.encode(message.body()));
+    json.unwrap_or_else(|| raw(&bytes()))
+}
+
+/// Returns the JSON value as it was sent, digit for digit, on one line: in valid JSON a line end can
+/// only be white space between tokens. `None` if it is not JSON.
 fn one_line(text: &str) -> Option<Box<RawValue>> {
     RawValue::from_string(text.trim().replace(['\n', '\r'], " ")).ok()
 }
 
-/// The result of a command.
-#[derive(Debug, Serialize)]
-pub(crate) struct ResultLine<'a> {
-    result: &'a str,
-    ok: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
-    #[serde(flatten)]
-    fields: Option<&'a Outcome>,
-}
-
-impl<'a> ResultLine<'a> {
-    pub(crate) fn new(command: &'a str, result: &'a Result<Outcome, anyhow::Error>) -> Self {
-        Self {
-            result: command,
-            ok: result.is_ok(),
-            error: result.as_ref().err().map(text::error),
-            fields: result.as_ref().ok(),
-        }
-    }
-}
-
-/// Now, in milliseconds since 1970.
+/// Returns the time in milliseconds since 1970.
 pub(crate) fn unix_millis() -> u64 {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Writes a path as JSON text. Of one that is not UTF-8, which JSON can't hold, what is not becomes
-/// U+FFFD: serde would refuse it.
-pub(crate) fn path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(&path.to_string_lossy())
-}
-
-/// One line of JSON, with its end.
+/// Returns one line of JSON, with its end.
 pub(crate) fn line(value: &impl Serialize) -> String {
-    let json = serde_json::to_string(value).expect("our own types have a JSON form");
-    let mut line = text::json_line(&json);
+    let mut line = text::json_line(raw(value).get());
     line.push('\n');
     line
+}
+
+fn raw(value: &(impl Serialize + ?Sized)) -> Box<RawValue> {
+    to_raw_value(value).expect("our own types have a JSON form")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use peerkit::{Changes, LeftOut, NameFault, Renamed};
+    use peerkit::{Hash, LeftOut, NameFault, NodeId, Renamed};
 
     #[test]
     fn results_have_the_form_of_the_design() {
-        let ok = Ok(Outcome::Size { size: 3, exact: true, error: None });
+        let size = Reply::new(String::new()).with("size", 3).with("exact", true);
         assert_eq!(
-            line(&ResultLine::new("size", &ok)),
+            result("size", Ok(size.with_some("error", None::<f64>))),
             "{\"result\":\"size\",\"ok\":true,\"size\":3,\"exact\":true}\n"
         );
-        let ok = Ok(Outcome::Stopping { what: crate::outcome::Stops::Node });
-        assert_eq!(line(&ResultLine::new("exit", &ok)), "{\"result\":\"exit\",\"ok\":true}\n");
+        let ok = Ok(Reply::new("stopping".to_owned()));
+        assert_eq!(result("exit", ok), "{\"result\":\"exit\",\"ok\":true}\n");
         let error = Err(anyhow::anyhow!("inner").context("outer"));
         assert_eq!(
-            line(&ResultLine::new("get", &error)),
+            result("get", error),
             "{\"result\":\"get\",\"ok\":false,\"error\":\"outer: inner\"}\n"
         );
     }
@@ -358,14 +237,14 @@ mod tests {
     #[tokio::test]
     async fn events_of_downloads_say_what_and_why() {
         let node = Node::builder().spawn().await.unwrap();
-        let data = |event| serde_json::to_value(Data::of(&node, &event).unwrap()).unwrap();
+        let value = |event| serde_json::to_value(data(&node, &event).unwrap()).unwrap();
         let hash = Hash::of(b"content");
         let (why, path) = (NameFault::Taken, "/d/a film (1)".into());
         let renamed = Renamed { name: "a film".parse().unwrap(), path, why };
         let left = LeftOut { path: "in/a song".parse().unwrap(), why: NameFault::TooLongHere };
         let changes = Changes::new(&[renamed], &vec![left; Changes::MAX + 2]);
         let path = "/d/a film (1)".into();
-        let data_of = data(Event::NodeDownloadFinished { hash, path, bytes: 7, changes });
+        let data_of = value(Event::NodeDownloadFinished { hash, path, bytes: 7, changes });
         let left = serde_json::json!({"path": "in/a song", "why": "it is too long for this disk"});
         let left = vec![left; Changes::MAX];
         let expected = serde_json::json!({
@@ -377,21 +256,21 @@ mod tests {
         });
         assert_eq!(data_of, expected);
         let event = Event::NodeDownloadFailed { hash, error: "no room".into() };
-        assert_eq!(data(event), serde_json::json!({"hash": hash, "error": "no room"}));
+        assert_eq!(value(event), serde_json::json!({"hash": hash, "error": "no room"}));
         let id = NodeId::from_bytes([1; 32]);
         let event = Event::NodeSourceDropped { hash, source: id, why: "it lied".into() };
-        assert_eq!(data(event), serde_json::json!({"hash": hash, "id": id, "why": "it lied"}));
+        assert_eq!(value(event), serde_json::json!({"hash": hash, "id": id, "why": "it lied"}));
         let upload = peerkit::Upload { hash, name: "a film".into(), bytes: 5, size: 7 };
         let event = Event::NodeUploadCompleted {
             peer: peerkit::Peer::without_link(id, "bob".into()),
             upload,
         };
         assert_eq!(
-            data(event),
+            value(event),
             serde_json::json!({"hash": hash, "name": "a film", "bytes": 5, "size": 7})
         );
         let event = Event::NodeShareChanged { hash, name: "a film".into() };
-        assert_eq!(data(event), serde_json::json!({"hash": hash, "name": "a film"}));
+        assert_eq!(value(event), serde_json::json!({"hash": hash, "name": "a film"}));
     }
 
     #[tokio::test]
@@ -401,7 +280,7 @@ mod tests {
         for seconds in [300, -900] {
             let event = Event::NodeClockSkew { peer: peer.clone(), seconds };
             let line: serde_json::Value =
-                serde_json::from_str(&line(&EventLine::new(&node, &event))).unwrap();
+                serde_json::from_str(&super::event(&node, &event)).unwrap();
             assert_eq!(line["event"], "node_clock_skew");
             assert_eq!(line["peer"]["id"], peer.id().to_string());
             assert_eq!(line["data"], serde_json::json!({"seconds": seconds}));
@@ -411,7 +290,7 @@ mod tests {
     }
 
     fn content(message: &Message) -> String {
-        serde_json::to_string(&Content::of(message)).unwrap()
+        super::content(message).to_string()
     }
 
     #[test]

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
-use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -55,10 +54,10 @@ impl Log {
         let format = std::env::var("PEERKIT_LOG_FORMAT").unwrap_or_default();
         lines::start(format == "json");
         let lines = match format.as_str() {
-            "json" => fmt::layer().json().with_writer(Stream { json: true }).boxed(),
+            "json" => fmt::layer().json().with_writer(|| LogLine { json: true }).boxed(),
             _ => fmt::layer()
                 .fmt_fields(fields.delimited(" "))
-                .with_writer(Stream { json: false })
+                .with_writer(|| LogLine { json: false })
                 .with_ansi(Paint::on(&io::stderr()).is_on())
                 .boxed(),
         };
@@ -139,19 +138,6 @@ fn with_kinds(wanted: &str) -> Result<String, String> {
         }
     }
     Ok(all.join(","))
-}
-
-/// Makes a writer for each line of the log.
-struct Stream {
-    json: bool,
-}
-
-impl<'a> MakeWriter<'a> for Stream {
-    type Writer = LogLine;
-
-    fn make_writer(&'a self) -> LogLine {
-        LogLine { json: self.json }
-    }
 }
 
 /// Takes one line of the log, which comes in one piece.

@@ -26,7 +26,6 @@ mod json;
 mod lock;
 mod log;
 mod manual;
-mod outcome;
 mod output;
 mod progress;
 mod rate;
@@ -38,6 +37,7 @@ mod sim;
 mod start;
 mod terminal;
 mod text;
+mod views;
 mod wanted;
 mod words;
 
@@ -48,30 +48,34 @@ const USAGE: i32 = 2;
 
 fn main() {
     leave_out_database_panics();
-    let cli = args::parse();
-    let status = match act(cli.action) {
-        Ok(true) => 0,
-        Ok(false) if signals::was_cut_short() => signals::INTERRUPTED,
-        Ok(false) => FAILED,
-        Err(error) if is_broken_pipe(&error) => 0,
-        Err(error) => {
-            // The reason comes last.
-            log::finish();
-            let paint = Paint::on(&io::stderr());
-            let _ = writeln!(io::stderr(), "{}", human::error(paint, &error));
-            if let Some(advice) = advice(&error) {
-                let _ = writeln!(io::stderr(), "{advice}");
-            }
-            match error.is::<Usage>() {
-                true => USAGE,
-                false if signals::was_cut_short() => signals::INTERRUPTED,
-                false => FAILED,
-            }
+    let result = act(args::parse().action);
+    let status = status(&result);
+    if let Err(error) = &result
+        && status != 0
+    {
+        // The reason comes last.
+        log::finish();
+        let paint = Paint::on(&io::stderr());
+        let _ = writeln!(io::stderr(), "{}", human::error(paint, error));
+        if let Some(advice) = advice(error) {
+            let _ = writeln!(io::stderr(), "{advice}");
         }
-    };
+    }
     log::finish();
     // Not a return: a thread may be waiting in a read of standard input, which nothing can end.
     process::exit(status);
+}
+
+/// Returns the exit status.
+fn status(result: &anyhow::Result<bool>) -> i32 {
+    match result {
+        Ok(true) => 0,
+        // Whoever read our output has had enough of it.
+        Err(error) if is_broken_pipe(error) => 0,
+        Err(error) if error.is::<Usage>() => USAGE,
+        _ if signals::was_cut_short() => signals::INTERRUPTED,
+        _ => FAILED,
+    }
 }
 
 /// Returns what the user can do about `error`, if the program has something that helps.
@@ -107,16 +111,14 @@ fn leave_out_database_panics() {
 }
 
 /// What the user asked for is nothing that there is.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 struct Usage(String);
 
-impl std::fmt::Display for Usage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
+/// Returns the error of a wrong usage.
+fn usage(error: impl Into<String>) -> anyhow::Error {
+    Usage(error.into()).into()
 }
-
-impl std::error::Error for Usage {}
 
 /// True where all that was asked for was done.
 fn act(action: Action) -> anyhow::Result<bool> {
@@ -160,7 +162,7 @@ fn manual_page(command: Option<&str>) -> anyhow::Result<Vec<u8>> {
             named.ok_or_else(|| {
                 let names = program.get_subcommands().map(|command| command.get_name());
                 let names = names.collect::<Vec<_>>().join(", ");
-                Usage(format!("there is no page for `{name}`: there are {names}"))
+                usage(format!("there is no page for `{name}`: there are {names}"))
             })?
         }
     };
@@ -175,7 +177,6 @@ fn print(bytes: &[u8]) -> anyhow::Result<bool> {
     written.context("could not write to standard output").map(|()| true)
 }
 
-/// Whoever read our output has had enough of it.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let mut causes = error.chain();
     causes.any(|cause| {

@@ -1,7 +1,7 @@
-//! Where results and events go: lines, written by one thread, whole and in order.
+//! The output of a node: results and events, written by one thread as whole lines and in order.
 //!
-//! A reader of our output may be slow, and writing to it then blocks. It blocks this thread and,
-//! once the queue is full, those who print; never the node.
+//! If the reader of the output is slow, writing blocks. It blocks this thread and, once the queue is
+//! full, the tasks that print. It never blocks the node.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc as std_mpsc;
@@ -9,20 +9,45 @@ use std::thread;
 use std::time::Duration;
 
 use peerkit::{Event, Node};
+use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::human;
-use crate::json::{self, EventLine, ResultLine, Stopped};
-use crate::outcome::Outcome;
+use crate::json::{self, Fields};
 use crate::progress::Bars;
-use crate::text::Paint;
+use crate::text::{self, Paint, plain};
 
-/// Lines that may wait for the writing thread: a few screens.
+/// Maximum number of lines that wait for the writing thread. 256: a few screens.
 const QUEUE: usize = 256;
 
-/// How long the last lines may take to be read: as long as the node flushes its links.
+/// Maximum time for the reader to read the last lines. 5 s: as long as the node flushes its links.
 const FLUSH: Duration = Duration::from_secs(5);
+
+/// The result of a command that worked.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// The text for people, on one line or several.
+    pub(crate) text: String,
+    /// The fields of the JSON line after `result` and `ok`.
+    pub(crate) fields: Fields,
+}
+
+impl Reply {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), fields: Fields::default() }
+    }
+
+    /// Adds a field to the JSON line.
+    pub(crate) fn with(self, name: &'static str, value: impl Serialize) -> Self {
+        Self { fields: self.fields.with(name, value), ..self }
+    }
+
+    /// Adds a field to the JSON line; leaves it out as [`Fields::with_some`] does.
+    pub(crate) fn with_some(self, name: &'static str, value: impl Serialize) -> Self {
+        Self { fields: self.fields.with_some(name, value), ..self }
+    }
+}
 
 /// Prints results and events. Cloning is cheap.
 #[derive(Clone)]
@@ -31,7 +56,7 @@ pub(crate) struct Output {
     json: bool,
     paint: Paint,
     errors: Paint,
-    /// Cancelled once nothing waits any more for a reader that does not read.
+    /// Cancelled when a reader that does not read has had its time. Nothing waits for it then.
     late: CancellationToken,
 }
 
@@ -44,7 +69,7 @@ pub(crate) struct Writer {
     is_terminal: bool,
 }
 
-/// What takes the lines.
+/// The destination of the lines.
 pub(crate) enum Sink {
     /// Standard output, and standard error for errors.
     Streams,
@@ -55,18 +80,18 @@ pub(crate) enum Sink {
 enum Line {
     Out(String),
     Err(String),
-    /// What stands above the prompt from now on, in place of what stood there.
+    /// New text for the lines right above the prompt.
     Above(String),
-    /// A line was typed: what stands above it stays there.
+    /// The user typed a line. The lines above it stay where they are.
     Typed,
-    /// All before it is written.
+    /// Dropped once all lines before it are written.
     Mark(oneshot::Sender<()>),
     End,
 }
 
 impl Output {
-    /// Starts the writing thread. After `stop` is cancelled, lines wait for a reader that does not
-    /// read only for [`FLUSH`]: such a reader must not keep the node from its end.
+    /// Starts the writing thread. After `stop` is cancelled, lines wait at most [`FLUSH`] for a reader
+    /// that does not read, so that such a reader does not keep the node from stopping.
     pub(crate) fn start(
         json: bool,
         sink: Sink,
@@ -103,22 +128,22 @@ impl Output {
         (output, writer)
     }
 
-    /// Whether JSON lines are wanted.
+    /// Returns whether the output is JSON lines.
     pub(crate) fn is_json(&self) -> bool {
         self.json
     }
 
-    /// How text on standard output is coloured.
+    /// Returns the colours for standard output.
     pub(crate) fn paint(&self) -> Paint {
         self.paint
     }
 
     /// Prints the result of a command.
-    pub(crate) async fn result(&self, command: &str, result: &Result<Outcome, anyhow::Error>) {
+    pub(crate) async fn result(&self, command: &str, result: anyhow::Result<Reply>) {
         let line = match result {
-            _ if self.json => Line::Out(json::line(&ResultLine::new(command, result))),
-            Ok(outcome) => Line::Out(human::outcome(self.paint, command, outcome) + "\n"),
-            Err(error) => Line::Err(human::error(self.errors, error) + "\n"),
+            result if self.json => Line::Out(json::result(command, result)),
+            Ok(reply) => Line::Out(format!("{}\n", reply.text.trim_end())),
+            Err(error) => Line::Err(human::error(self.errors, &error) + "\n"),
         };
         self.put(line).await;
     }
@@ -126,71 +151,65 @@ impl Output {
     /// Prints an event.
     pub(crate) async fn event(&self, node: &Node, event: &Event) {
         if self.json {
-            let line = json::line(&EventLine::new(node, event));
-            self.put(Line::Out(line)).await;
+            self.put(Line::Out(json::event(node, event))).await;
             return;
         }
-        let failure = matches!(
-            event,
-            Event::OutboundNodeConnectionError { .. }
-                | Event::InboundNodeConnectionError { .. }
-                | Event::NodeReconnectionError { .. }
-                | Event::NodeMessageFailed { .. }
-                | Event::NodeDownloadFailed { .. }
-                | Event::NodeSourceDropped { .. }
-                | Event::NodeShareChanged { .. }
-                | Event::NodeLagged { .. }
-                | Event::NodeShutdownRefused { .. }
-                | Event::NodeBroadcastsMissed { .. }
-                | Event::NodeHandlerPanicked { .. }
-                | Event::NodeClockSkew { .. }
-        );
-        let paint = if failure { self.errors } else { self.paint };
-        if let Some(text) = human::event(paint, node, event) {
-            let line = if failure { Line::Err } else { Line::Out };
-            self.put(line(text + "\n")).await;
+        if let Some(text) = human::failure(self.errors, event) {
+            self.put(Line::Err(text + "\n")).await;
+        } else if let Some(text) = human::event(self.paint, node, event) {
+            self.put(Line::Out(text + "\n")).await;
         }
     }
 
-    /// Tells that the node has not joined its network, and when it tries again. In JSON the events
-    /// of the links that failed say as much.
+    /// Prints that the node has not joined its network, and when it tries again. JSON output has the
+    /// events of the failed links instead.
     pub(crate) async fn not_joined(&self, error: &str, again: Option<Duration>) {
         if !self.json {
-            self.put(Line::Err(human::not_joined(self.errors, error, again) + "\n")).await;
+            let again = again.map_or_else(String::new, |wait| {
+                format!("; trying again in {}, until it is there", text::time(wait))
+            });
+            self.failure(&format!("not joined: {}{again}", plain(error))).await;
         }
     }
 
-    /// Prints a warning. In JSON it is left out: events say as much.
-    pub(crate) async fn warning(&self, text: String) {
+    /// Prints a warning. JSON output has events instead.
+    pub(crate) async fn warning(&self, text: &str) {
         if !self.json {
-            self.put(Line::Err(human::warning(self.errors, &text) + "\n")).await;
+            self.failure(&plain(text)).await;
         }
     }
 
-    /// Tells what a node that has stopped had sent of files; that it was nothing if `always`.
+    async fn failure(&self, text: &str) {
+        self.put(Line::Err(format!("{} {text}\n", self.errors.bad("!")))).await;
+    }
+
+    /// Prints how much of its files a node has sent, after it has stopped. If it has sent nothing, it is
+    /// printed only if `always`.
     pub(crate) async fn stopped(&self, node: &Node, always: bool) {
         let totals = node.files().upload_totals();
-        let line = match self.json {
-            true => json::line(&Stopped::new(node)),
-            false if always || totals.peers > 0 => human::uploads::total(&totals) + "\n",
-            false => return,
+        let line = if self.json {
+            json::stopped(node)
+        } else if always || totals.peers > 0 {
+            human::uploads::total(&totals) + "\n"
+        } else {
+            return;
         };
-        // A reader that has stopped reading does not keep the program from its end.
+        // A reader that has stopped reading must not keep the program from ending.
         let _ = tokio::time::timeout(FLUSH, self.put(Line::Out(line))).await;
     }
 
-    /// Prints a text as it stands. It has to end with a line's end.
+    /// Prints a text unchanged. It has to end with a newline.
     pub(crate) async fn text(&self, text: String) {
         self.put(Line::Out(text)).await;
     }
 
-    /// Shows lines right above the prompt, in place of those shown before; none for nothing. Each has
-    /// to fit the terminal. Without a prompt nothing is shown.
+    /// Shows lines right above the prompt, in place of the previous ones. Each line has to fit the
+    /// terminal's width. Without a prompt nothing is shown.
     pub(crate) async fn above_prompt(&self, lines: String) {
         self.put(Line::Above(lines)).await;
     }
 
-    /// Tells that a line was typed at the prompt, which has moved down.
+    /// Notes that the user typed a line, so the prompt has moved down.
     pub(crate) async fn typed(&self) {
         self.put(Line::Typed).await;
     }
@@ -202,7 +221,7 @@ impl Output {
         let _ = self.late.run_until_cancelled(written).await;
     }
 
-    /// Prints a line of the log, and waits for room. Returns it once nothing is printed any more.
+    /// Prints a line of the log; waits for room in the queue. Returns the line if the output has ended.
     pub(crate) fn log(&self, text: String) -> Option<String> {
         match self.lines.blocking_send(Line::Err(text)) {
             Err(mpsc::error::SendError(Line::Err(text))) => Some(text),
@@ -211,19 +230,19 @@ impl Output {
     }
 
     async fn put(&self, line: Line) {
-        // The thread ends early only where its output has broken, which `finish` reports.
+        // The thread ends early only if writing failed, which `finish` reports.
         let _ = self.late.run_until_cancelled(self.lines.send(line)).await;
     }
 }
 
 impl Writer {
-    /// Cancelled once nobody can read the output any more.
+    /// Returns a token that is cancelled when writing fails, as when the reader has gone away.
     pub(crate) fn broken(&self) -> CancellationToken {
         self.broken.clone()
     }
 
-    /// Waits until all lines are written. A reader that went away is no error: it had enough. Nor is a
-    /// terminal that was closed.
+    /// Waits until all lines are written. It is no error if the reader has gone away or the terminal was
+    /// closed.
     pub(crate) async fn finish(self) -> io::Result<()> {
         let end = self.lines.send(Line::End);
         let _ = tokio::time::timeout(FLUSH, end).await;
@@ -250,7 +269,7 @@ fn write_lines(mut queue: mpsc::Receiver<Line>, mut sink: Sink, bars: &Bars) -> 
                 stdout.write_all(text.as_bytes())?;
                 stdout.flush()
             })?,
-            // Where standard error is gone there is nowhere to say so.
+            // If standard error is closed, there is nowhere to report it.
             (Sink::Streams, Line::Err(text)) => bars.step_aside(|| {
                 let _ = io::stderr().lock().write_all(text.as_bytes());
             }),
@@ -270,16 +289,16 @@ fn write_lines(mut queue: mpsc::Receiver<Line>, mut sink: Sink, bars: &Bars) -> 
     Ok(())
 }
 
-/// What stands above the prompt and is written anew in its place.
+/// The lines above the prompt, which are rewritten in place.
 #[derive(Default)]
 struct Above {
     lines: String,
-    /// How many of the lines right above the prompt are these.
+    /// Number of these lines that are right above the prompt now.
     shown: usize,
 }
 
 impl Above {
-    /// What to print so that `lines` stand there; `None` where they do.
+    /// Returns the text that puts `lines` above the prompt; `None` if they are there already.
     fn set(&mut self, lines: String) -> Option<String> {
         let same = self.lines == lines && self.shown == lines.lines().count();
         if same {
@@ -287,7 +306,7 @@ impl Above {
         }
         let mut text = format!("{}{lines}", self.erase());
         if lines.is_empty() && self.shown > 0 {
-            // The prompt ends what it prints with a line's end: up one line more makes up for it.
+            // rustyline adds a newline to what it prints, so move up one line more.
             text.push_str("\u{1b}[A\n");
         }
         self.shown = lines.lines().count();
@@ -295,14 +314,15 @@ impl Above {
         Some(text).filter(|text| !text.is_empty())
     }
 
-    /// What to print so that `text` stands there. When the lines are set again they go below it.
+    /// Returns the text that prints `text` in place of the lines. They go below it when they are set
+    /// again.
     fn make_way(&mut self, text: &str) -> String {
         let text = format!("{}{text}", self.erase());
         self.shown = 0;
         text
     }
 
-    /// They stay where they are, and are written again below.
+    /// Leaves the lines where they are; the next ones go below.
     fn leave(&mut self) {
         self.shown = 0;
     }

@@ -1,16 +1,19 @@
 //! Progress bars on standard error, where that is a terminal.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use peerkit::{DownloadStatus, Hash, Node, NodeId, Progress, UploadStatus};
+use peerkit::{DownloadStatus, Hash, Node, NodeId, Progress};
 
 use crate::human;
 use crate::text::{self, Paint};
 
 /// Bytes below which a bar would only flash.
 const WORTH_A_BAR: u64 = 4 << 20;
+
+/// What stands after a bar that has no line of its own.
+const HASHED: &str = "{percent:>3}%  {bytes}/{total_bytes}  {bytes_per_sec}  {eta}";
 
 /// The bars on the screen. Cloning is cheap.
 #[derive(Clone)]
@@ -32,7 +35,10 @@ impl Bars {
         let mut shown: Option<Shown> = None;
         move |progress| {
             if shown.is_none() && progress.total >= WORTH_A_BAR {
-                shown = Some(bars.show(what, progress));
+                let new = bars.add(progress.total, "{msg:8} ", HASHED);
+                new.bar.set_message(what);
+                new.bar.enable_steady_tick(Duration::from_millis(200));
+                shown = Some(new);
             }
             if let Some(Shown { bar, .. }) = &shown {
                 bar.set_length(progress.total);
@@ -46,87 +52,87 @@ impl Bars {
         self.bars.suspend(print)
     }
 
-    /// Shows downloads, each on a bar of its own, until it is dropped.
-    pub(crate) fn downloads(&self) -> DownloadBars {
-        DownloadBars { bars: self.clone(), shown: BTreeMap::new() }
+    /// Shows transfers, each on a bar of its own, until it is dropped.
+    pub(crate) fn transfers(&self) -> TransferBars {
+        TransferBars { bars: self.clone(), shown: BTreeMap::new() }
     }
 
-    /// Shows uploads, each on a bar of its own, until it is dropped.
-    pub(crate) fn uploads(&self) -> UploadBars {
-        UploadBars { bars: self.clone(), shown: BTreeMap::new() }
-    }
-
-    fn show(&self, what: &'static str, progress: Progress) -> Shown {
-        let bar = ProgressBar::new(progress.total).with_position(progress.done);
-        let bar = self.bars.add(bar.with_style(style(self.paint.is_on())));
-        bar.set_message(what);
-        bar.enable_steady_tick(Duration::from_millis(200));
-        Shown { bars: self.bars.clone(), bar }
-    }
-
-    fn add_transfer(&self) -> Shown {
-        let template =
-            if self.paint.is_on() { "{bar:20.cyan} {wide_msg}" } else { "{bar:20} {wide_msg}" };
-        let style = ProgressStyle::with_template(template);
+    fn add(&self, total: u64, before: &str, after: &str) -> Shown {
+        let colour = if self.paint.is_on() { ".cyan" } else { "" };
+        let style = ProgressStyle::with_template(&format!("{before}{{bar:20{colour}}} {after}"));
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = self.bars.add(ProgressBar::new(1).with_style(style));
+        let bar = self.bars.add(ProgressBar::new(total).with_style(style));
         Shown { bars: self.bars.clone(), bar }
     }
 }
 
-/// A bar for each download that is not over.
-pub(crate) struct DownloadBars {
+/// A bar for each transfer under way.
+pub(crate) struct TransferBars {
     bars: Bars,
-    shown: BTreeMap<Hash, Shown>,
+    shown: BTreeMap<(Option<NodeId>, Hash), Shown>,
 }
 
-impl DownloadBars {
+impl TransferBars {
     /// Shows how far they are now.
-    pub(crate) fn show(&mut self, downloads: &[DownloadStatus]) {
-        let running = downloads.iter().filter(|download| download.state.is_under_way());
-        let running: BTreeMap<Hash, &DownloadStatus> =
-            running.map(|download| (download.hash, download)).collect();
-        self.shown.retain(|hash, _| running.contains_key(hash));
-        for (hash, download) in running {
-            let bars = &self.bars;
-            let shown = self.shown.entry(hash).or_insert_with(|| bars.add_transfer());
-            shown.bar.set_length(download.total.unwrap_or(1).max(1));
-            shown.bar.set_position(download.done);
-            shown.bar.set_message(human::downloads::line(bars.paint, download));
-        }
-    }
-}
-
-/// A bar for each upload under way.
-pub(crate) struct UploadBars {
-    bars: Bars,
-    shown: BTreeMap<(NodeId, Hash), Shown>,
-}
-
-impl UploadBars {
-    /// Shows how much of each was sent by now.
-    pub(crate) fn show(&mut self, node: &Node, uploads: &[UploadStatus]) {
-        let keys: BTreeSet<_> = uploads.iter().map(key).collect();
-        self.shown.retain(|key, _| keys.contains(key));
-        for upload in uploads {
-            let bars = &self.bars;
-            let shown = self.shown.entry(key(upload)).or_insert_with(|| bars.add_transfer());
-            shown.bar.set_length(upload.file.size.max(1));
-            shown.bar.set_position(upload.sent);
-            let line = human::uploads::line(bars.paint, &peer_of(node, upload), upload);
+    pub(crate) fn show(&mut self, transfers: impl IntoIterator<Item = Transfer>) {
+        let mut before = std::mem::take(&mut self.shown);
+        for Transfer { key, done, total, line } in transfers {
+            let shown = before.remove(&key).unwrap_or_else(|| self.bars.add(1, "", "{wide_msg}"));
+            shown.bar.set_length(total.max(1));
+            shown.bar.set_position(done);
             shown.bar.set_message(line);
+            self.shown.insert(key, shown);
         }
+    }
+
+    /// Shows how far all downloads and uploads of a node are now.
+    pub(crate) fn show_all(&mut self, node: &Node) {
+        self.show(transfers(node, self.bars.paint));
+    }
+
+    /// Shows how far a download is now.
+    pub(crate) fn show_one(&mut self, download: &DownloadStatus) {
+        self.show(Transfer::of(download, self.bars.paint));
     }
 }
 
-fn key(upload: &UploadStatus) -> (NodeId, Hash) {
-    (upload.peer, upload.file.hash)
+/// A download or upload under way.
+pub(crate) struct Transfer {
+    /// The node that it goes to, if it is an upload, and what it is of.
+    key: (Option<NodeId>, Hash),
+    done: u64,
+    total: u64,
+    /// What a person reads.
+    pub(crate) line: String,
 }
 
-/// The peer that fetches, by its name if there is a link.
-pub(crate) fn peer_of(node: &Node, upload: &UploadStatus) -> String {
-    let peer = node.peer(upload.peer);
-    text::label(&upload.peer, peer.as_ref().map_or("", |peer| peer.name()))
+impl Transfer {
+    /// Returns a download, if it is under way.
+    fn of(download: &DownloadStatus, paint: Paint) -> Option<Self> {
+        download.state.is_under_way().then(|| Self {
+            key: (None, download.hash),
+            done: download.done,
+            total: download.total.unwrap_or(1),
+            line: human::downloads::line(paint, download),
+        })
+    }
+}
+
+/// Returns the downloads and uploads of a node that are under way.
+pub(crate) fn transfers(node: &Node, paint: Paint) -> Vec<Transfer> {
+    let downloads = node.files().downloads();
+    let downloads = downloads.iter().filter_map(|download| Transfer::of(download, paint));
+    let uploads = node.files().uploads().into_iter().map(|upload| {
+        let peer = node.peer(upload.peer);
+        let peer = text::label(&upload.peer, peer.as_ref().map_or("", |peer| peer.name()));
+        Transfer {
+            key: (Some(upload.peer), upload.file.hash),
+            done: upload.sent,
+            total: upload.file.size,
+            line: human::uploads::line(paint, &peer, &upload),
+        }
+    });
+    downloads.chain(uploads).collect()
 }
 
 /// A bar on the screen: gone once dropped, whether the work ended or was given up.
@@ -140,15 +146,6 @@ impl Drop for Shown {
         self.bar.finish_and_clear();
         self.bars.remove(&self.bar);
     }
-}
-
-fn style(coloured: bool) -> ProgressStyle {
-    let template = if coloured {
-        "{msg:8} {bar:20.cyan} {percent:>3}%  {bytes}/{total_bytes}  {bytes_per_sec}  {eta}"
-    } else {
-        "{msg:8} {bar:20} {percent:>3}%  {bytes}/{total_bytes}  {bytes_per_sec}  {eta}"
-    };
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 #[cfg(test)]

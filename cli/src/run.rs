@@ -1,31 +1,31 @@
 //! `peerkit run`: a node, and the commands that it is given.
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
-use peerkit::{Builder, Config, Node, SharedFile};
+use anyhow::{Context as _, anyhow};
+use peerkit::{Builder, Events, Node, SharedFile, Skipped};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::RunArgs;
 use crate::command::{Command, ParseError};
-use crate::console::{self, Line, Prompt, Request};
+use crate::console::{self, Prompt, Request};
 use crate::execute::{Found, Session};
 use crate::fetches::{self, Fetches};
 use crate::join::Expected;
-use crate::json::{self, Started};
+use crate::json;
 use crate::log::Log;
-use crate::outcome::{Outcome, SkippedView};
-use crate::output::{Output, Sink, Writer};
+use crate::output::{Output, Reply, Sink, Writer};
 use crate::progress::Bars;
 use crate::signals::Interruptible;
 use crate::start::{Reach, Running};
 use crate::terminal::Terminal;
-use crate::text::plain;
-use crate::{Usage, folders, host, human, join, signals, start, words};
+use crate::text::{count, plain};
+use crate::{folders, host, human, join, signals, start, usage, words};
 
 /// Why a node that has nothing to do ends.
 const NOTHING_TO_DO: &str = "standard input is empty, and there is nothing else to do: --headless \
@@ -34,64 +34,45 @@ const NOTHING_TO_DO: &str = "standard input is empty, and there is nothing else 
 /// How long the last events may take to come out after the node has stopped: as long as the output.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
-/// Runs a node until it is told to stop. False where a command failed that was not typed at a
-/// prompt.
+/// Runs a node until it is told to stop. False if a command failed that was not typed at a prompt.
 pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
-    let stop = CancellationToken::new();
-    signals::watch(&stop)?;
+    let stop = signals::watch()?;
     let log = Log::start();
     let shares = args.share.iter().map(|path| folders::existing(path));
     let shares: Vec<PathBuf> = shares.collect::<anyhow::Result<_>>()?;
     let places = args.places()?;
     if let Some(folder) = &args.downloads {
         let checked = folders::check_folder(folder);
-        checked.map_err(|error| Usage(format!("--downloads: {error}")))?;
+        checked.map_err(|error| usage(format!("--downloads: {error}")))?;
     }
     if args.max_inbound == Some(0) {
         tracing::warn!("--max-inbound 0 refuses every node that connects to this one");
     }
     let running =
         start::start(args.state.as_deref(), &args.listening.listen, || builder(&args)).await?;
-    let outcome = serve(&args, &running, (&places, &shares), log, &stop).await;
-    running.node.shutdown().await;
-    let (ok, ending) = outcome?;
-    ending.wait(&running.node).await?;
-    Ok(ok)
+    let run = Run { args, running, places, bars: Bars::new(), stop };
+    let events = run.running.node.events();
+    let served = match run.share(&shares).await {
+        Ok(shared) => run.serve(&shared, events, log).await,
+        Err(error) => Err(error),
+    };
+    run.running.node.shutdown().await;
+    served
 }
 
-/// What is left to do once the node has stopped.
-struct Ending {
-    events: JoinHandle<()>,
-    fetches: Fetches,
-    output: Output,
-    writer: Writer,
-    /// The line that stopped the node.
-    last: Option<Request>,
-    /// It was started for nothing.
-    is_idle: bool,
-    _terminal: Option<Terminal>,
-}
-
-impl Ending {
-    async fn wait(self, node: &Node) -> anyhow::Result<()> {
-        // Its prompt must not come back: the terminal's settings would be changed once more while
-        // they are put back.
-        std::mem::forget(self.last);
-        let last = async { tokio::join!(self.events, self.fetches.ended()) };
-        let _ = tokio::time::timeout(LAST_EVENTS, last).await;
-        self.output.stopped(node, false).await;
-        let written = self.writer.finish().await;
-        written.context("could not write to standard output")?;
-        match self.is_idle {
-            true => Err(Usage(NOTHING_TO_DO.to_owned()).into()),
-            false => Ok(()),
-        }
-    }
+/// A node, and what it was started with.
+struct Run {
+    args: Box<RunArgs>,
+    running: Running,
+    /// Nodes to join through.
+    places: Vec<String>,
+    bars: Bars,
+    stop: CancellationToken,
 }
 
 /// Returns a builder with the command line's settings.
 fn builder(args: &RunArgs) -> anyhow::Result<Builder> {
-    let mut config = Config::default();
+    let mut config = args.listening.config();
     config.upload_rate = args.up.unwrap_or(config.upload_rate);
     config.download_rate = args.down.unwrap_or(config.download_rate);
     config.peer_upload_rate = args.peer_up.unwrap_or(config.peer_upload_rate);
@@ -102,11 +83,7 @@ fn builder(args: &RunArgs) -> anyhow::Result<Builder> {
     config.peer_receive_rate = args.peer_receive.unwrap_or(config.peer_receive_rate);
     config.max_downloads = args.max_downloads.unwrap_or(config.max_downloads);
     config.max_inbound = args.max_inbound.unwrap_or(config.max_inbound);
-    config.announce.clone_from(&args.listening.announce);
-    config.announce_only = args.listening.announce_only;
-    let mut builder = Node::builder()
-        .config(config)
-        .name(args.name.clone().unwrap_or_else(host::name))
+    let mut builder = start::builder(args.name.as_deref(), config)?
         .network(args.network.as_str())
         .manual(args.manual)
         .watch(true)
@@ -114,9 +91,6 @@ fn builder(args: &RunArgs) -> anyhow::Result<Builder> {
         .repair(args.repair);
     for address in args.bootstrap.iter().cloned().chain(host::bootstrap()?) {
         builder = builder.bootstrap(address);
-    }
-    if let Some(secret) = host::secret()? {
-        builder = builder.secret(secret);
     }
     if let Some(file) = &args.owner {
         builder = builder.owner(peerkit::load_or_create_key(file)?);
@@ -127,94 +101,163 @@ fn builder(args: &RunArgs) -> anyhow::Result<Builder> {
     Ok(builder)
 }
 
-async fn serve(
-    args: &RunArgs,
-    running: &Running,
-    (places, shares): (&[String], &[PathBuf]),
-    log: Log,
-    stop: &CancellationToken,
-) -> anyhow::Result<(bool, Ending)> {
-    let Running { node, state, .. } = running;
-    let events = node.events();
-    let bars = Bars::new();
-    let mut sharing = Vec::new();
-    let mut skipped: Vec<SkippedView> = Vec::new();
-    for path in shares {
-        let adding = node.share(path).on_progress(bars.bar("hashing")).into_future();
-        tokio::select! {
-            added = adding => {
-                let added = added?;
-                skipped.extend(added.skipped.into_iter().map(SkippedView::from));
-                sharing.push(added.shared);
+impl Run {
+    /// Shares what the command line names. Returns it, and what in it is not shared.
+    async fn share(&self, paths: &[PathBuf]) -> anyhow::Result<(Vec<SharedFile>, Vec<Skipped>)> {
+        let (mut sharing, mut skipped) = (Vec::new(), Vec::new());
+        for path in paths {
+            let adding = self.running.node.share(path).on_progress(self.bars.bar("hashing"));
+            tokio::select! {
+                added = adding.into_future() => {
+                    let added = added?;
+                    skipped.extend(added.skipped);
+                    sharing.push(added.shared);
+                }
+                () = self.stop.cancelled() => break,
             }
-            () = stop.cancelled() => break,
         }
+        Ok((sharing, skipped))
     }
-    let input = Input::of(args);
-    let found = Found::default();
-    let history = state.join("history");
-    let (prompt, sink) = match input {
-        Input::Prompt => open_prompt(&history, node, &found),
-        Input::Lines | Input::Nothing => (None, Sink::Streams),
-    };
-    let terminal = prompt.as_ref().map(|_| Terminal::remember());
-    let (output, writer) = Output::start(args.json, sink, bars.clone(), stop);
-    if prompt.is_some() {
-        log.through(output.clone());
+
+    /// Prints what there is to tell, and carries out commands, until the node is to stop.
+    async fn serve(
+        &self,
+        shared: &(Vec<SharedFile>, Vec<Skipped>),
+        events: Events,
+        log: Log,
+    ) -> anyhow::Result<bool> {
+        let Self { args, running: Running { node, state, .. }, places, bars, stop } = self;
+        let input = Input::of(args);
+        let found = Found::default();
+        let history = state.join("history");
+        let (prompt, sink) = match input {
+            Input::Prompt => open_prompt(&history, node, &found),
+            Input::Lines | Input::Nothing => (None, Sink::Streams),
+        };
+        let has_prompt = prompt.is_some();
+        let _terminal = has_prompt.then(Terminal::remember);
+        let (output, writer) = Output::start(args.json, sink, bars.clone(), stop);
+        if has_prompt {
+            log.through(output.clone());
+        }
+        let (broken, stopped) = (writer.broken(), node.clone());
+        stop_when(async move { broken.cancelled().await }, stop.clone());
+        // As when the network's owner stops it.
+        stop_when(async move { stopped.stopped().await }, stop.clone());
+        self.greet(shared, &output).await;
+        let fetches = Fetches::default();
+        if has_prompt || (input != Input::Prompt && io::stderr().is_terminal()) {
+            let showing = fetches::show(node.clone(), output.clone(), bars.clone(), has_prompt);
+            tokio::spawn(stop.clone().run_until_cancelled_owned(showing));
+        }
+        let expected = Expected::default();
+        let reported = (fetches.clone(), expected.clone());
+        let printing = tokio::spawn(print(node.clone(), events, output.clone(), reported));
+        let joining = tokio::select! {
+            joining = join::begin(node, places, &expected, &output) => joining,
+            () = stop.cancelled() => None,
+        };
+        if has_prompt {
+            output.settle().await;
+        }
+        let requests = match (prompt, input) {
+            (Some(prompt), _) => prompt.read(&history, node.name(), output.paint()),
+            (None, Input::Nothing) => mpsc::channel(1).1,
+            (None, _) => console::read_lines(),
+        };
+        let at_prompt = input == Input::Prompt;
+        let session = Session {
+            node: node.clone(),
+            state: state.clone(),
+            found,
+            log,
+            bars: bars.clone(),
+            output,
+            at_prompt,
+            expected,
+            fetches,
+            joining,
+        };
+        let obeyed = obey(&session, requests, stop).await;
+        if args.headless && obeyed.last.is_none() {
+            stop.cancelled().await;
+        }
+        let is_idle = places.is_empty() && args.share.is_empty() && !args.headless;
+        let is_idle = is_idle && obeyed.nothing_came && input == Input::Lines;
+        let is_idle = is_idle && !stop.is_cancelled();
+        let ok = obeyed.ok && !session.fetches.failed();
+        end(session, printing, writer).await?;
+        // Its prompt must not come back: the terminal's settings would be changed once more while
+        // they are put back.
+        std::mem::forget(obeyed.last);
+        if is_idle {
+            return Err(usage(NOTHING_TO_DO));
+        }
+        Ok(ok || at_prompt)
     }
-    let (broken, stopped) = (writer.broken(), node.clone());
-    stop_when(async move { broken.cancelled().await }, stop.clone());
-    // As when the network's owner stops it.
-    stop_when(async move { stopped.stopped().await }, stop.clone());
-    greet(args, running, (&sharing, &skipped), &output).await;
-    let fetches = Fetches::default();
-    let above_prompt = prompt.is_some();
-    if above_prompt || (input != Input::Prompt && io::stderr().is_terminal()) {
-        let showing = fetches::show(node.clone(), output.clone(), bars.clone(), above_prompt);
-        let stop = stop.clone();
-        tokio::spawn(async move { stop.run_until_cancelled_owned(showing).await });
+
+    /// Prints who this node is and how to reach it.
+    async fn greet(&self, (sharing, skipped): &(Vec<SharedFile>, Vec<Skipped>), output: &Output) {
+        let running = &self.running;
+        if output.is_json() {
+            output.text(json::started(running, sharing, skipped)).await;
+            return;
+        }
+        let Running { node, state, notes } = running;
+        let paint = output.paint();
+        let mut text = format!(
+            "{} is up in network {}\n",
+            paint.name(&plain(node.name())),
+            paint.strong(&plain(node.network().name())),
+        );
+        let mut line = |key: &str, value: &str| {
+            let _ = writeln!(text, "  {} {value}", paint.faint(key));
+        };
+        line("id     ", &node.id().to_string());
+        line("listens", &start::addresses(node));
+        line("state  ", &plain(&state.to_string_lossy()));
+        for file in sharing {
+            line("shares ", &human::files::file_line(paint, file));
+        }
+        for line in human::files::skipped_lines(paint, skipped) {
+            let _ = writeln!(text, "  {line}");
+        }
+        text += &start::note_lines(paint, notes);
+        if let Some(line) = line_to_join(&self.args, node) {
+            let secret = match host::secret() {
+                Ok(Some(_)) => " (with the same PEERKIT_SECRET)",
+                _ => "",
+            };
+            let verb = if self.args.manual { "connect" } else { "join" };
+            let from = match Reach::of(&node.addresses()) {
+                Reach::ThisMachine => "this machine",
+                Reach::Others => "another machine",
+            };
+            let _ = writeln!(text, "To {verb} from {from}{secret}: {}", paint.good(&line));
+        }
+        let resuming = running.resuming();
+        if resuming > 0 {
+            let _ = writeln!(text, "Going on with {} from before", count(resuming, "fetch"));
+        }
+        if Input::of(&self.args) == Input::Prompt {
+            let hint = paint.faint("`help` lists the commands, Ctrl-D leaves.");
+            let _ = writeln!(text, "{hint}");
+        }
+        output.text(text).await;
     }
-    let expected = Expected::default();
-    let reported = (fetches.clone(), expected.clone());
-    let printing = tokio::spawn(print(node.clone(), events, output.clone(), reported));
-    let joining = tokio::select! {
-        joining = join::begin(node, places, &expected, &output) => joining,
-        () = stop.cancelled() => None,
-    };
-    if prompt.is_some() {
-        output.settle().await;
-    }
-    let requests = match (prompt, input) {
-        (Some(prompt), _) => prompt.read(&history, node.name(), output.paint()),
-        (None, Input::Nothing) => mpsc::channel(1).1,
-        (None, _) => console::read_lines(),
-    };
-    let session = Session {
-        node: node.clone(),
-        state: state.clone(),
-        found,
-        log,
-        bars,
-        output: output.clone(),
-        at_prompt: input == Input::Prompt,
-        expected,
-        fetches: fetches.clone(),
-        joining,
-    };
-    let Obeyed { ok, last, nothing_came } = obey(&session, requests, &output, stop).await;
-    if args.headless && last.is_none() {
-        stop.cancelled().await;
-    }
-    let is_idle = places.is_empty() && args.share.is_empty() && !args.headless;
-    let is_idle = is_idle && nothing_came && input == Input::Lines && !stop.is_cancelled();
-    let ok = ok && !fetches.failed();
-    let downloads = node.files().downloads();
+}
+
+/// Stops the node of a session, and prints the last that there is to tell.
+async fn end(session: Session, printing: JoinHandle<()>, writer: Writer) -> anyhow::Result<()> {
+    let Session { node, output, fetches, .. } = session;
     if session.at_prompt {
-        output.text(fetches::at_next_start(&downloads)).await;
+        output.text(fetches::at_next_start(&node.files().downloads())).await;
     }
-    let (events, _terminal) = (printing, terminal);
-    let ending = Ending { events, fetches, output, writer, last, is_idle, _terminal };
-    Ok((ok || input == Input::Prompt, ending))
+    node.shutdown().await;
+    let last = async { tokio::join!(printing, fetches.ended()) };
+    let _ = tokio::time::timeout(LAST_EVENTS, last).await;
+    output.stopped(&node, false).await;
+    writer.finish().await.context("could not write to standard output")
 }
 
 /// A prompt and what prints above it; plain lines where the terminal can't move its cursor.
@@ -268,9 +311,9 @@ fn cut_short() -> bool {
 async fn obey(
     session: &Session,
     mut requests: mpsc::Receiver<Request>,
-    output: &Output,
     stop: &CancellationToken,
 ) -> Obeyed {
+    let output = &session.output;
     let mut obeyed = Obeyed { ok: true, last: None, nothing_came: true };
     loop {
         let request = tokio::select! {
@@ -293,127 +336,70 @@ async fn obey(
         if request.is_waited_for() {
             output.typed().await;
         }
-        let parsed = match &request.line {
-            Line::Text(line) => Command::parse(line),
-            Line::Unreadable { command, why } => {
-                Err(ParseError { command: command.clone(), message: why.clone() })
-            }
-        };
+        let parsed = request.line.as_deref().map_err(ParseError::clone).and_then(Command::parse);
         let (name, result, stops) = match parsed {
             Ok(None) => continue,
-            Ok(Some(command)) => {
-                let name = command.name().to_owned();
+            Ok(Some((name, command))) => {
                 let stops = matches!(command, Command::Exit | Command::Shutdown);
-                let interruptible = session.at_prompt.then(Interruptible::start);
-                let interrupted = async {
-                    match &interruptible {
-                        Some(command) => command.interrupted().await,
-                        None => std::future::pending().await,
-                    }
+                let Some(result) = carry_out(session, command, stop).await else {
+                    let stopped = Err(anyhow!("stopped before it was done"));
+                    output.result(name, stopped).await;
+                    obeyed.ok &= session.at_prompt || !cut_short();
+                    return obeyed;
                 };
-                let result = tokio::select! {
-                    biased;
-                    result = session.execute(command) => result,
-                    () = interrupted => Err(anyhow::anyhow!("interrupted before it was done")),
-                    () = stop.cancelled() => {
-                        let stopped = Err(anyhow::anyhow!("stopped before it was done"));
-                        output.result(&name, &stopped).await;
-                        obeyed.ok &= session.at_prompt || !cut_short();
-                        return obeyed;
-                    }
-                };
-                (name, result, stops)
+                (name.to_owned(), result, stops)
             }
-            Err(error) => (error.command, Err(anyhow::anyhow!(error.message)), false),
+            Err(error) => (error.command, Err(anyhow!(error.message)), false),
         };
-        obeyed.ok &= result.is_ok();
-        // The result of a fetch is told when it is done; that it has begun, to who typed it.
-        if session.at_prompt || !matches!(result, Ok(Outcome::Begun { .. })) {
-            output.result(&name, &result).await;
+        let worked = result.is_ok();
+        obeyed.ok &= worked;
+        if let Some(result) = result.transpose() {
+            output.result(&name, result).await;
         }
         if request.is_waited_for() {
             output.settle().await;
         }
-        if stops && result.is_ok() {
+        if stops && worked {
             return Obeyed { last: Some(request), ..obeyed };
         }
+    }
+}
+
+/// Carries out a command, which SIGINT ends at a prompt. `None` if the node is to stop before it is
+/// done.
+async fn carry_out(
+    session: &Session,
+    command: Command,
+    stop: &CancellationToken,
+) -> Option<anyhow::Result<Option<Reply>>> {
+    let interruptible = session.at_prompt.then(Interruptible::start);
+    let interrupted = async {
+        match &interruptible {
+            Some(command) => command.interrupted().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        result = session.execute(command) => Some(result),
+        () = interrupted => Some(Err(anyhow!("interrupted before it was done"))),
+        () = stop.cancelled() => None,
     }
 }
 
 /// Prints events, but in text none that something else reports.
 async fn print(
     node: Node,
-    mut events: peerkit::Events,
+    mut events: Events,
     output: Output,
     (fetches, expected): (Fetches, Expected),
 ) {
     while let Some(event) = events.next().await {
-        let is_told = fetches.tells(&event) || expected.takes(&event);
-        if !is_told || output.is_json() {
+        let is_reported = fetches.reports(&event) || expected.takes(&event);
+        if !is_reported || output.is_json() {
             output.event(&node, &event).await;
         }
     }
-}
-
-/// Prints who this node is and how to reach it.
-async fn greet(
-    args: &RunArgs,
-    running: &Running,
-    (sharing, skipped): (&[SharedFile], &[SkippedView]),
-    output: &Output,
-) {
-    if output.is_json() {
-        output.text(json::line(&Started::new(running, sharing, skipped))).await;
-        return;
-    }
-    let Running { node, state, notes } = running;
-    let paint = output.paint();
-    let mut text = format!(
-        "{} is up in network {}\n  {} {}\n  {} {}\n  {} {}\n",
-        paint.name(&plain(node.name())),
-        paint.strong(&plain(node.network().name())),
-        paint.faint("id     "),
-        node.id(),
-        paint.faint("listens"),
-        start::addresses(node),
-        paint.faint("state  "),
-        plain(&state.to_string_lossy()),
-    );
-    for shared in sharing {
-        text.push_str(&format!(
-            "  {} {}\n",
-            paint.faint("shares "),
-            human::file_line(paint, shared)
-        ));
-    }
-    for line in human::skipped_lines(paint, skipped) {
-        text.push_str(&format!("  {line}\n"));
-    }
-    for note in notes {
-        text.push_str(&format!("{} {}\n", paint.strong("note:"), plain(note)));
-    }
-    if let Some(line) = line_to_join(args, node) {
-        let secret = match host::secret() {
-            Ok(Some(_)) => " (with the same PEERKIT_SECRET)",
-            _ => "",
-        };
-        let verb = if args.manual { "connect" } else { "join" };
-        let from = match Reach::of(&node.addresses()) {
-            Reach::ThisMachine => "this machine",
-            Reach::Others => "another machine",
-        };
-        text.push_str(&format!("To {verb} from {from}{secret}: {}\n", paint.good(&line)));
-    }
-    let unfinished = node.files().downloads();
-    let unfinished = unfinished.iter().filter(|download| download.state.is_under_way()).count();
-    if unfinished > 0 {
-        text.push_str(&format!("Going on with {} from before\n", fetches::number(unfinished)));
-    }
-    if Input::of(args) == Input::Prompt {
-        text.push_str(&paint.faint("`help` lists the commands, Ctrl-D leaves."));
-        text.push('\n');
-    }
-    output.text(text).await;
 }
 
 /// The line that makes another node join this one, or, if links are made by hand, connect to it. None

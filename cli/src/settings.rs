@@ -57,10 +57,7 @@ impl Setting {
 
 /// Checks that there is a setting of this name.
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
-    match names().any(|known| known == name) {
-        true => Ok(()),
-        false => Err(unknown(name)),
-    }
+    if names().any(|known| known == name) { Ok(()) } else { Err(unknown(name)) }
 }
 
 fn unknown(name: &str) -> String {

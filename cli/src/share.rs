@@ -1,22 +1,21 @@
 //! `peerkit share`: serves files to whoever has their ticket, in no network.
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use peerkit::{Added, Config, Error, Event, Events, Hash, Node, NodeId, Sharing, StoreError};
-use serde::Serialize;
+use peerkit::{Added, Event, Events, Node, SharedFile, Sharing};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::ShareArgs;
 use crate::log::Log;
-use crate::outcome::SkippedView;
 use crate::output::{Output, Sink};
 use crate::progress::Bars;
-use crate::start::{self, Ports, Reach};
+use crate::start::{self, Reach, Spawned};
 use crate::text::{self, plain};
-use crate::{fetches, folders, host, human, json, signals};
+use crate::{fetches, folders, human, json, signals};
 
 /// The folder in the state folder that holds the key and what files have hashed to.
 const FOLDER: &str = "share";
@@ -26,8 +25,7 @@ const LAST_EVENTS: Duration = Duration::from_secs(5);
 
 /// Shares until it is told to stop.
 pub(crate) async fn share(args: ShareArgs) -> anyhow::Result<bool> {
-    let stop = CancellationToken::new();
-    signals::watch(&stop)?;
+    let stop = signals::watch()?;
     Log::start();
     let paths = args.paths.iter().map(|path| folders::existing(path));
     let paths: Vec<PathBuf> = paths.collect::<anyhow::Result<_>>()?;
@@ -50,31 +48,14 @@ struct Serving {
 /// Starts a node that makes no link by itself. While another `peerkit share` uses the state folder it
 /// has a key for this run, and while the default port is in use it takes a free one.
 async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<Serving> {
-    let mut config = Config::default();
+    let mut config = args.listening.config();
     config.upload_rate = args.up.unwrap_or(config.upload_rate);
-    config.announce.clone_from(&args.listening.announce);
-    config.announce_only = args.listening.announce_only;
-    let mut ports = Ports::new(&args.listening.listen);
-    let mut has_passing_key = false;
-    let node = loop {
-        let mut builder = Node::builder()
-            .name(args.name.clone().unwrap_or_else(host::name))
-            .manual(true)
-            .config(config.clone());
-        if let Some(secret) = host::secret()? {
-            builder = builder.secret(secret);
-        }
-        if !has_passing_key {
-            builder = builder.state(state).repair(args.repair);
-        }
-        match ports.on(builder).spawn().await {
-            Err(Error::Store(StoreError::InUse(_))) if !has_passing_key => has_passing_key = true,
-            Err(Error::PortInUse(_)) if ports.give_way() => {}
-            Err(error) => return Err(start::advised(error)),
-            Ok(node) => break node,
-        }
+    let build = |in_use| {
+        let builder = start::builder(args.name.as_deref(), config.clone())?.manual(true);
+        Ok(if in_use == 0 { builder.state(state).repair(args.repair) } else { builder })
     };
-    signals::started();
+    let Spawned { node, in_use, note } = start::spawn(&args.listening.listen, 1, build).await?;
+    let has_passing_key = in_use > 0;
     let mut notes = Vec::new();
     if has_passing_key {
         notes.push(
@@ -83,7 +64,7 @@ async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<Serving> {
                 .to_owned(),
         );
     }
-    if let Some(note) = ports.note(&node) {
+    if let Some(note) = note {
         let port = "firewalls and routers have to let that port through";
         notes.push(match has_passing_key {
             true => format!("{note}; {port}"),
@@ -112,14 +93,11 @@ async fn serve(
     });
     let sharing = async {
         if !output.is_json() {
-            let paint = output.paint();
-            let notes = serving.notes.iter();
-            let notes = notes.map(|note| format!("{} {}\n", paint.strong("note:"), plain(note)));
-            output.text(notes.collect()).await;
+            output.text(start::note_lines(output.paint(), &serving.notes)).await;
         }
         for path in paths {
             let sharing = sharing(args, node, path).on_progress(bars.bar("hashing"));
-            output.text(announcement(serving, sharing.await?, &output)?).await;
+            output.text(announcement(serving, &sharing.await?, &output)?).await;
         }
         if !output.is_json() {
             output.text(closing(args, node, &output)).await;
@@ -165,75 +143,45 @@ fn sharing(args: &ShareArgs, node: &Node, path: &Path) -> Sharing {
     }
 }
 
-/// What is shared, and how the other side gets it.
-#[derive(Debug, Serialize)]
-struct Shared<'a> {
-    event: &'static str,
-    time: u64,
-    node: NodeId,
-    hash: Hash,
-    name: String,
-    size: u64,
-    ticket: String,
-    command: String,
-    /// Addresses in the ticket.
-    addresses: Vec<String>,
-    /// The key, and with it the ticket, is for this run only.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    passing_key: bool,
-    /// Entries of the folder that are not shared.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    skipped: Vec<SkippedView>,
-    /// Notes on what the node decided by itself, a sentence each.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    notes: &'a [String],
-}
-
-fn announcement(serving: &Serving, added: Added, output: &Output) -> anyhow::Result<String> {
+/// Returns what is shared, and how the other side gets it.
+fn announcement(serving: &Serving, added: &Added, output: &Output) -> anyhow::Result<String> {
     let node = &serving.node;
-    let file = added.shared;
-    let ticket = node.files().ticket_for(&file).context("it is shared no longer")?;
-    let reach = Reach::of(&ticket.addresses);
-    let addresses = ticket.addresses.iter().map(ToString::to_string).collect();
-    let ticket = ticket.to_string();
-    let shared = Shared {
-        event: "shared",
-        time: json::unix_millis(),
-        node: node.id(),
-        hash: file.hash,
-        name: file.name.to_string(),
-        size: file.size,
-        command: format!("peerkit get {ticket}"),
-        ticket,
-        addresses,
-        passing_key: serving.has_passing_key,
-        skipped: added.skipped.into_iter().map(SkippedView::from).collect(),
-        notes: &serving.notes,
-    };
+    let SharedFile { hash, name, size, .. } = &added.shared;
+    let ticket = node.files().ticket_for(&added.shared).context("it is shared no longer")?;
+    let line = format!("peerkit get {ticket}");
     if output.is_json() {
-        return Ok(json::line(&shared));
+        let fields = json::event_fields("shared", node)
+            .with("hash", hash)
+            .with("name", name)
+            .with("size", size)
+            .with("ticket", ticket.to_string())
+            .with("command", line)
+            .with("addresses", &ticket.addresses)
+            .with_some("passing_key", serving.has_passing_key)
+            .with_skipped(&added.skipped)
+            .with_some("notes", &serving.notes);
+        return Ok(json::line(&fields));
     }
     let paint = output.paint();
-    let mut text =
-        format!("{}  {}\n", paint.name(&plain(&shared.name)), paint.faint(&text::size(file.size)));
-    for line in human::skipped_lines(paint, &shared.skipped) {
-        text.push_str(&format!("  {line}\n"));
+    let (name, size) = (plain(name.as_str()), text::size(*size));
+    let mut text = format!("{}  {}\n", paint.name(&name), paint.faint(&size));
+    for line in human::files::skipped_lines(paint, &added.skipped) {
+        let _ = writeln!(text, "  {line}");
     }
-    let place = match reach {
+    let place = match Reach::of(&ticket.addresses) {
         Reach::Others => "On the other machine:",
-        Reach::ThisMachine if shared.addresses.is_empty() => {
+        Reach::ThisMachine if ticket.addresses.is_empty() => {
             "On no machine yet, as this one has no network and the ticket no address:"
         }
         Reach::ThisMachine => "On this machine, as no other can reach the address in the ticket:",
     };
-    text.push_str(&format!(
-        "  {} {}\n  {} {}\n{place}\n  {}\n\n",
+    let _ = writeln!(
+        text,
+        "  {} {hash}\n  {} {ticket}\n{place}\n  {}\n",
         paint.faint("hash  "),
-        shared.hash,
         paint.faint("ticket"),
-        shared.ticket,
-        paint.good(&shared.command),
-    ));
+        paint.good(&line),
+    );
     Ok(text)
 }
 

@@ -92,9 +92,9 @@ pub(crate) fn was_cut_short() -> bool {
     CUT_SHORT.load(Ordering::Relaxed)
 }
 
-/// Cancels `stop` when the process is told to stop.
+/// Watches for signals from now on. Returns a token that is cancelled when one asks the process to stop.
 #[cfg(unix)]
-pub(crate) fn watch(stop: &CancellationToken) -> io::Result<()> {
+pub(crate) fn watch() -> io::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
 
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -103,7 +103,8 @@ pub(crate) fn watch(stop: &CancellationToken) -> io::Result<()> {
         true => None,
         false => Some(signal(SignalKind::hangup())?),
     };
-    let stop = stop.clone();
+    let token = CancellationToken::new();
+    let stop = token.clone();
     tokio::spawn(async move {
         loop {
             let hung_up = async {
@@ -125,7 +126,7 @@ pub(crate) fn watch(stop: &CancellationToken) -> io::Result<()> {
             end_a_start();
         }
     });
-    Ok(())
+    Ok(token)
 }
 
 /// Returns whether the process was started with SIGHUP ignored, as `nohup` does: then it stays so.
@@ -144,10 +145,11 @@ fn ignores_hangup(status: &str) -> bool {
     mask.is_some_and(|mask| mask & 1 == 1)
 }
 
-/// Cancels `stop` when the process is told to stop.
+/// Watches for Ctrl-C from now on. Returns a token that is cancelled when it asks the process to stop.
 #[cfg(not(unix))]
-pub(crate) fn watch(stop: &CancellationToken) -> io::Result<()> {
-    let stop = stop.clone();
+pub(crate) fn watch() -> io::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let stop = token.clone();
     tokio::spawn(async move {
         while tokio::signal::ctrl_c().await.is_ok() {
             if interrupted() {
@@ -156,7 +158,7 @@ pub(crate) fn watch(stop: &CancellationToken) -> io::Result<()> {
             }
         }
     });
-    Ok(())
+    Ok(token)
 }
 
 /// Ends the command that runs at a prompt. Without one the program is to stop: returns true then, or

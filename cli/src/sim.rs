@@ -1,17 +1,16 @@
 //! `peerkit sim`: scenarios run in the simulator, and whether what has to come of them did.
 
 use std::fs;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use peerkit::sim::scenario::{self, Bound, Figure, Measure, Progress, Report, Scenario};
 use serde_json::{Value, json};
 
-use crate::Usage;
 use crate::args::SimArgs;
 use crate::text::{Paint, count, plain, time};
+use crate::{Usage, print};
 
 /// A run that takes less shows no progress.
 const WORTH_A_LINE: Duration = Duration::from_secs(1);
@@ -33,9 +32,9 @@ pub(crate) fn sim(args: &SimArgs) -> anyhow::Result<bool> {
         for seed in seeds.clone() {
             let (report, took) = run(scenario, seed)?;
             if args.json {
-                print(&format!("{}\n", line(&report, took)))?;
+                print(format!("{}\n", line(&report, took)).as_bytes())?;
             } else {
-                print(&table(&report, took, paint))?;
+                print(table(&report, took, paint).as_bytes())?;
             }
             runs += 1;
             failed += usize::from(!report.held());
@@ -46,7 +45,7 @@ pub(crate) fn sim(args: &SimArgs) -> anyhow::Result<bool> {
             0 => paint.good("all held"),
             failed => paint.bad(&format!("{failed} did not hold")),
         };
-        print(&format!("{}: {verdict}\n", count(runs, "run")))?;
+        print(format!("{}: {verdict}\n", count(runs, "run")).as_bytes())?;
     }
     Ok(failed == 0)
 }
@@ -158,12 +157,6 @@ fn line(report: &Report, took: Duration) -> Value {
     line["held"] = json!(report.held());
     line["real_ms"] = json!(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
     line
-}
-
-fn print(text: &str) -> anyhow::Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush().context("could not write to standard output")
 }
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use peerkit::{Address, Builder, DEFAULT_PORT, Error, Node, StoreError};
+use peerkit::{Address, Builder, Config, DEFAULT_PORT, Error, Node, StoreError};
 
-use crate::{folders, signals, words};
+use crate::text::{Paint, plain};
+use crate::views::bare;
+use crate::{folders, host, signals, words};
 
 /// State folders that nodes of one user take beside each other. 64: more than a machine runs by hand.
 const SIBLINGS: usize = 64;
@@ -19,47 +21,40 @@ pub(crate) enum Listen {
     Everywhere(u16),
 }
 
-impl Listen {
-    /// Adds the place to a builder.
-    pub(crate) fn on(&self, builder: Builder) -> Builder {
-        match self {
-            Self::At(address) => builder.listen(address.as_str()),
-            Self::Everywhere(port) => builder.listen_everywhere(*port),
-        }
-    }
-}
-
 /// The ports of a node that may have to give way to another node.
-pub(crate) struct Ports {
-    given: Vec<Listen>,
+struct Ports<'a> {
+    given: &'a [Listen],
     /// The default port is in use.
-    pub(crate) gave_way: bool,
+    gave_way: bool,
 }
 
-impl Ports {
-    pub(crate) fn new(given: &[Listen]) -> Self {
-        Self { given: given.to_vec(), gave_way: false }
+impl<'a> Ports<'a> {
+    fn new(given: &'a [Listen]) -> Self {
+        Self { given, gave_way: false }
     }
 
     /// Adds the places to listen to a builder: those that were given, else the default port, else a
     /// free one.
-    pub(crate) fn on(&self, builder: Builder) -> Builder {
-        match (&self.given[..], self.gave_way) {
+    fn on(&self, builder: Builder) -> Builder {
+        match (self.given, self.gave_way) {
             ([], false) => builder.listen_everywhere(DEFAULT_PORT),
             ([], true) => builder.listen_everywhere(0),
-            (given, _) => given.iter().fold(builder, |builder, place| place.on(builder)),
+            (given, _) => given.iter().fold(builder, |builder, place| match place {
+                Listen::At(address) => builder.listen(address.as_str()),
+                Listen::Everywhere(port) => builder.listen_everywhere(*port),
+            }),
         }
     }
 
     /// Takes a free port after the default one was in use. Returns false if the ports were given.
-    pub(crate) fn give_way(&mut self) -> bool {
+    fn give_way(&mut self) -> bool {
         let may = self.given.is_empty() && !self.gave_way;
         self.gave_way |= may;
         may
     }
 
     /// Returns a note about the port, if it is not the one that people expect.
-    pub(crate) fn note(&self, node: &Node) -> Option<String> {
+    fn note(&self, node: &Node) -> Option<String> {
         let port = node.listening().first().map(SocketAddr::port)?;
         self.gave_way.then(|| {
             format!(
@@ -70,12 +65,33 @@ impl Ports {
     }
 }
 
-/// A node that runs.
+/// A node that runs, with its state on disk.
 pub(crate) struct Running {
     pub(crate) node: Node,
     pub(crate) state: PathBuf,
     /// Notes on what the node decided by itself, a sentence each.
     pub(crate) notes: Vec<String>,
+}
+
+impl Running {
+    /// Returns the number of fetches of earlier runs that go on.
+    pub(crate) fn resuming(&self) -> usize {
+        let downloads = self.node.files().downloads();
+        downloads.iter().filter(|download| download.state.is_under_way()).count()
+    }
+}
+
+/// Returns a builder with the settings that nodes of every kind have.
+///
+/// # Errors
+/// If the network's secret, which the environment may have, can't be read.
+pub(crate) fn builder(name: Option<&str>, config: Config) -> anyhow::Result<Builder> {
+    let name = name.map_or_else(host::name, str::to_owned);
+    let builder = Node::builder().name(name).config(config);
+    Ok(match host::secret()? {
+        Some(secret) => builder.secret(secret),
+        None => builder,
+    })
 }
 
 /// Starts a node with its state in `given`. Without that it is the usual folder, or one beside it
@@ -89,35 +105,61 @@ pub(crate) async fn start(
     build: impl Fn() -> anyhow::Result<Builder>,
 ) -> anyhow::Result<Running> {
     let usual = folders::state(given)?;
-    let mut state = usual.clone();
+    let folder = |in_use| match in_use {
+        0 => usual.clone(),
+        others => folders::sibling(&usual, others + 1),
+    };
+    let others = if given.is_none() { SIBLINGS - 1 } else { 0 };
+    let Spawned { node, in_use, note } =
+        spawn(listen, others, |in_use| Ok(build()?.state(folder(in_use)))).await?;
+    let state = folder(in_use);
+    let moved = (in_use > 0).then(|| {
+        format!(
+            "another node uses {}, so this one keeps its state in {} and has an identity of its own",
+            usual.display(),
+            state.display()
+        )
+    });
+    Ok(Running { node, state, notes: moved.into_iter().chain(note).collect() })
+}
+
+/// A node that has been started.
+pub(crate) struct Spawned {
+    pub(crate) node: Node,
+    /// Number of state folders that were tried before, and that other nodes use.
+    pub(crate) in_use: usize,
+    /// A note about the port, if it is not the one that people expect.
+    pub(crate) note: Option<String>,
+}
+
+/// Starts the node that `build` describes. While another node uses the state folder, `build` is asked for
+/// other ones, with the number of those in use, `others` times; while another node uses the default port
+/// the node takes a free one.
+///
+/// # Errors
+/// If `build` fails, or the node can't start.
+pub(crate) async fn spawn(
+    listen: &[Listen],
+    others: usize,
+    build: impl Fn(usize) -> anyhow::Result<Builder>,
+) -> anyhow::Result<Spawned> {
     let mut ports = Ports::new(listen);
-    let mut number = 1;
+    let mut in_use = 0;
     let node = loop {
-        match ports.on(build()?).state(&state).spawn().await {
-            Err(Error::Store(StoreError::InUse(_))) if given.is_none() && number < SIBLINGS => {
-                number += 1;
-                state = folders::sibling(&usual, number);
-            }
+        match ports.on(build(in_use)?).spawn().await {
+            Err(Error::Store(StoreError::InUse(_))) if in_use < others => in_use += 1,
             Err(Error::PortInUse(_)) if ports.give_way() => {}
             Err(error) => return Err(advised(error)),
             Ok(node) => break node,
         }
     };
     signals::started();
-    let mut notes = Vec::new();
-    if state != usual {
-        notes.push(format!(
-            "another node uses {}, so this one keeps its state in {} and has an identity of its own",
-            usual.display(),
-            state.display()
-        ));
-    }
-    notes.extend(ports.note(&node));
-    Ok(Running { node, state, notes })
+    let note = ports.note(&node);
+    Ok(Spawned { node, in_use, note })
 }
 
 /// An error of a start, with what can be done about it.
-pub(crate) fn advised(error: Error) -> anyhow::Error {
+fn advised(error: Error) -> anyhow::Error {
     match &error {
         Error::PortInUse(at) => {
             let free = match at.ip().is_unspecified() {
@@ -132,6 +174,12 @@ pub(crate) fn advised(error: Error) -> anyhow::Error {
         }
         _ => error.into(),
     }
+}
+
+/// Returns a line for each note on what a node decided by itself.
+pub(crate) fn note_lines(paint: Paint, notes: &[String]) -> String {
+    let notes = notes.iter();
+    notes.map(|note| format!("{} {}\n", paint.strong("note:"), plain(note))).collect()
 }
 
 /// From where a node can be dialled at the addresses that it announces.
@@ -180,8 +228,7 @@ fn listed(addresses: Vec<Address>, bound: Vec<SocketAddr>) -> String {
     if addresses.is_empty() {
         return "no address: this machine has no network, so nobody can dial this node".to_owned();
     }
-    let all = addresses.into_iter().map(|address| address.without_id().to_string());
-    all.collect::<Vec<_>>().join(", ")
+    bare(addresses).join(", ")
 }
 
 #[cfg(test)]

@@ -152,20 +152,36 @@ pub(crate) fn moment(unix_ms: u64) -> String {
     text.replace('T', " ").replace('Z', " UTC")
 }
 
-/// Milliseconds as results carry them: to a thousandth.
+/// Returns [`time`] of milliseconds.
+pub(crate) fn time_ms(millis: f64) -> String {
+    time(Duration::from_secs_f64(millis / 1e3))
+}
+
+/// Returns milliseconds as results carry them: to a thousandth.
 pub(crate) fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// The time so long ago, in milliseconds since 1970.
+/// Returns the time that has passed since `unix_ms`, in milliseconds since 1970.
+pub(crate) fn since(unix_ms: u64) -> Duration {
+    let now = UNIX_EPOCH.elapsed().unwrap_or_default();
+    now.saturating_sub(Duration::from_millis(unix_ms))
+}
+
+/// Returns the time so long ago, in milliseconds since 1970.
 pub(crate) fn unix_millis_ago(ago: Duration) -> u64 {
-    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let now = UNIX_EPOCH.elapsed().unwrap_or_default();
     u64::try_from(now.saturating_sub(ago).as_millis()).unwrap_or(u64::MAX)
 }
 
-/// `1 node`, `2 nodes`.
-pub(crate) fn count(number: usize, noun: &str) -> String {
-    let ending = if number == 1 { "" } else { "s" };
+/// Returns a number with its noun: `1 node`, `2 nodes`, `2 fetches`.
+pub(crate) fn count(number: impl std::fmt::Display, noun: &str) -> String {
+    let number = number.to_string();
+    let ending = match number.as_str() {
+        "1" => "",
+        _ if noun.ends_with("ch") => "es",
+        _ => "s",
+    };
     format!("{number} {noun}{ending}")
 }
 
@@ -222,7 +238,10 @@ impl Paint {
     }
 }
 
-/// A node's name, made fit for a terminal, with the first digits of its identity.
+/// Text in place of the address of a node that has none.
+pub(crate) const NO_ADDRESS: &str = "no address";
+
+/// Returns a node's name, made fit for a terminal, with the first digits of its identity.
 pub(crate) fn label(id: &NodeId, name: &str) -> String {
     if name.is_empty() { id.short() } else { format!("{} ({})", plain(name), id.short()) }
 }

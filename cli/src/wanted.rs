@@ -1,9 +1,9 @@
-//! The content that a `get` fetches, and its destination: on a command line and at the prompt
-//! alike.
+//! The arguments of `get`, on the command line and at the prompt: the content to fetch and its
+//! destination.
 
 use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 
-use peerkit::{FetchRequest, FileName, Hash, Ticket, TicketError};
+use peerkit::{FetchRequest, FileName, Hash, SharedFile, Ticket, TicketError};
 
 use crate::folders;
 use crate::words::{self, Word};
@@ -11,7 +11,7 @@ use crate::words::{self, Word};
 /// Prefix of every ticket.
 pub(crate) const TICKET_START: &str = "peerkit1";
 
-/// Words that one ticket may be wrapped into. 256: a ticket has some 250 characters.
+/// Maximum number of words that a wrapped ticket may have. 256: a ticket has some 250 characters.
 const MAX_WORDS: usize = 256;
 
 /// The content to fetch.
@@ -23,11 +23,11 @@ pub(crate) enum Wanted {
     Hash(Hash),
 }
 
-/// Recognises a ticket or a whole hash at the start of `words`, also one that was wrapped into
-/// several words. Returns it and how many words it takes; `None` where there is neither.
+/// Recognises a ticket or a whole hash at the start of `words`, even if it was wrapped into several
+/// words. Returns it and the number of its words; `None` if there is neither.
 ///
 /// # Errors
-/// Where there is a ticket that is not whole.
+/// If there is a ticket that is incomplete.
 pub(crate) fn recognise<W: AsRef<str>>(
     words: &[W],
 ) -> Result<Option<(Wanted, usize)>, TicketError> {
@@ -59,20 +59,13 @@ pub(crate) fn recognise<W: AsRef<str>>(
 /// The result of [`read`].
 pub(crate) type Read = (Wanted, Option<FileName>, Option<PathBuf>);
 
-/// A file or folder that a search has found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Hit {
-    pub(crate) hash: Hash,
-    pub(crate) name: FileName,
-}
-
-/// Reads what stands after `get` at the prompt: a ticket, a hash, the name or the first digits of the
-/// hash of something that a search has found, and behind it a path. The second part of the result is the
-/// name under which a search has found it.
+/// Reads the rest of a `get` line at the prompt. It begins with a ticket, a hash, or the name or first
+/// digits of a search result. A path may follow. For a search result, the second part of the result is
+/// its name.
 ///
 /// # Errors
-/// Where it is none of these, or fits several, or the path is none.
-pub(crate) fn read(line: &str, found: &[Hit]) -> Result<Read, String> {
+/// If it begins with none of these, is ambiguous, or the path is invalid.
+pub(crate) fn read(line: &str, found: &[SharedFile]) -> Result<Read, String> {
     let words: Vec<Word> = words::words(line).collect();
     let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
     let (wanted, name, taken) = match recognise(&texts).map_err(|error| error.to_string())? {
@@ -89,8 +82,8 @@ pub(crate) fn read(line: &str, found: &[Hit]) -> Result<Read, String> {
     Ok((wanted, name, path(rest).map_err(|error| format!("get {error}"))?))
 }
 
-/// Returns what an error shows of a word that is not what it should be. A damaged ticket may still be the
-/// secret that it was, and an error may end up in a log: of a long word only the start is shown.
+/// Returns the start of a word, for an error. A damaged ticket may still hold a secret, and errors may
+/// end up in logs, so a long word is not shown whole.
 pub(crate) fn shortened(word: &str) -> String {
     const SHOWN: usize = 24;
     match word.char_indices().nth(SHOWN) {
@@ -99,7 +92,7 @@ pub(crate) fn shortened(word: &str) -> String {
     }
 }
 
-/// Error text for a ticket in the place of a path: it would name a file, and may be a secret.
+/// Error text for a ticket in place of a path. As a file name it would reveal a secret.
 pub(crate) const SECOND: &str = "this is a second ticket or hash where a PATH is expected: fetch one \
                                  after the other";
 
@@ -108,12 +101,12 @@ pub(crate) fn is_wanted(text: &str) -> bool {
     matches!(recognise(&[text]), Ok(Some(_)))
 }
 
-/// A hit, the name that it was found under, and the number of words that name it.
+/// The hash of a search result, its name, and the number of words that name it.
 type Named = (Hash, Option<FileName>, usize);
 
-/// Returns the hit that the most words at the start of the line name, else the one whose hash begins with
-/// the first of them.
-fn of_hits(line: &str, words: &[Word], found: &[Hit]) -> Result<Named, String> {
+/// Returns the search result that the start of the line names, with as many words as possible; else the
+/// one whose hash begins with the first word.
+fn of_hits(line: &str, words: &[Word], found: &[SharedFile]) -> Result<Named, String> {
     let named = named(line, words, found);
     if let Ok(Some(named)) = named {
         return Ok(named);
@@ -126,10 +119,9 @@ fn of_hits(line: &str, words: &[Word], found: &[Hit]) -> Result<Named, String> {
     if word.is_empty() {
         return Err("get needs a ticket, hash or name between the quotes".to_owned());
     }
-    let digits = word.trim_matches(|c: char| !c.is_alphanumeric()).to_ascii_lowercase();
-    let begun = found.iter().map(|hit| hit.hash);
-    let begun = begun.filter(|hash| !digits.is_empty() && hash.to_string().starts_with(&digits));
-    match only(begun, word, "hashes start so: give more digits")? {
+    // A word without digits would match every hash.
+    let hashes = found.iter().filter(|_| word.contains(char::is_alphanumeric)).map(|hit| hit.hash);
+    match by_digits(word, hashes)? {
         Some(hash) => Ok((hash, only_name(found.iter().filter(|hit| hit.hash == hash)), 1)),
         None => Err(format!(
             "`{}` is neither a ticket, nor a hash of 64 hex digits, nor the name or the first \
@@ -139,8 +131,8 @@ fn of_hits(line: &str, words: &[Word], found: &[Hit]) -> Result<Named, String> {
     }
 }
 
-/// Returns the hit that the most words at the start of the line name.
-fn named(line: &str, words: &[Word], found: &[Hit]) -> Result<Option<Named>, String> {
+/// Returns the search result that the start of the line names, with as many words as possible.
+fn named(line: &str, words: &[Word], found: &[SharedFile]) -> Result<Option<Named>, String> {
     for number in (1..=words.len()).rev() {
         let (Some(first), Some(last)) = (words.first(), words.get(number - 1)) else { continue };
         let name = match number {
@@ -159,13 +151,26 @@ fn named(line: &str, words: &[Word], found: &[Hit]) -> Result<Option<Named>, Str
     Ok(None)
 }
 
-/// The one name of all `hits`.
-fn only_name<'a>(mut hits: impl Iterator<Item = &'a Hit>) -> Option<FileName> {
+/// Returns the name of all `hits`, if it is the same for all.
+fn only_name<'a>(mut hits: impl Iterator<Item = &'a SharedFile>) -> Option<FileName> {
     let first = hits.next()?;
     hits.all(|hit| hit.name == first.name).then(|| first.name.clone())
 }
 
-/// The one hash among `hashes`, which may come several times.
+/// Returns the hash that begins with the digits of `text`; `None` if there is none.
+///
+/// # Errors
+/// If several begin with them.
+pub(crate) fn by_digits(
+    text: &str,
+    hashes: impl Iterator<Item = Hash>,
+) -> Result<Option<Hash>, String> {
+    let digits = text.trim_matches(|c: char| !c.is_alphanumeric()).to_ascii_lowercase();
+    let begun = hashes.filter(|hash| hash.to_string().starts_with(&digits));
+    only(begun, text, "hashes start so: give more digits")
+}
+
+/// Returns the only distinct hash among `hashes`; `None` if there is none.
 fn only(
     hashes: impl Iterator<Item = Hash>,
     text: &str,
@@ -181,26 +186,26 @@ fn only(
     }
 }
 
-/// Reads the rest of a line as one path, which may hold blanks with or without quotes. `~` is the home
-/// folder. `None` where there is nothing.
+/// Reads the rest of a line as one path, which may contain spaces with or without quotes. `~` is the home
+/// folder. Returns `None` if the rest is empty.
 ///
 /// # Errors
-/// Where there is more than one path, it is empty, or a quote is not closed.
+/// If there is more than one path, the path is empty, or a quote is not closed.
 pub(crate) fn path(rest: &str) -> Result<Option<PathBuf>, String> {
     let rest = rest.trim();
     let starts_with_tilde = rest.starts_with('~');
     match name(rest, "path")? {
-        // A script's variable that was not set is not to mean the default.
+        // A variable of a script that was not set must not mean the default.
         Some(name) if name.is_empty() => Err("got an empty path".to_owned()),
         Some(name) if starts_with_tilde => Ok(Some(folders::expand_home(&name))),
         name => Ok(name.map(PathBuf::from)),
     }
 }
 
-/// Reads the rest of a line as one name, which may hold blanks with or without quotes.
+/// Reads the rest of a line as one name, which may contain spaces with or without quotes.
 ///
 /// # Errors
-/// Where there is more than one, or a quote is not closed.
+/// If there is more than one name, or a quote is not closed.
 pub(crate) fn name(rest: &str, what: &str) -> Result<Option<String>, String> {
     let rest = rest.trim();
     let words: Vec<Word> = words::words(rest).collect();
@@ -222,16 +227,16 @@ pub(crate) fn name(rest: &str, what: &str) -> Result<Option<String>, String> {
 pub(crate) enum Destination {
     /// Into a folder, which is made if it is missing.
     Folder(PathBuf),
-    /// Exactly there, or into it if it is a folder.
+    /// To exactly this path, or into it if it is a folder.
     Path(PathBuf),
 }
 
 impl Destination {
-    /// Reads a path: one that ends with a separator is a folder, whether it is there or not. Without a
-    /// path it is `folder`.
+    /// Reads a path. A path that ends with a separator is a folder, whether it exists or not. Without a
+    /// path the destination is `folder`.
     ///
     /// # Errors
-    /// Where a relative path is given and there is no current folder.
+    /// If the path is relative and there is no current folder.
     pub(crate) fn new(path: Option<&Path>, folder: &Path) -> std::io::Result<Self> {
         let Some(path) = path else {
             return Ok(Self::Folder(std::path::absolute(folder)?));
@@ -250,8 +255,8 @@ impl Destination {
     }
 }
 
-/// Returns whether a word can only be meant as the place where something goes: it ends as a folder
-/// does, is one, or stands for standard output.
+/// Returns whether a word can only be a destination: it ends with a separator, is an existing folder, or
+/// is `-` for standard output.
 pub(crate) fn is_place(word: &str) -> bool {
     word == "-" || word.ends_with(['/', MAIN_SEPARATOR]) || Path::new(word).is_dir()
 }
@@ -293,7 +298,9 @@ mod tests {
     #[test]
     fn a_line_names_what_was_found() {
         let hash = |n: &str| Hash::of(n.as_bytes());
-        let hit = |hash, name: &str| Hit { hash, name: FileName::new(name).unwrap() };
+        let kind = peerkit::FileKind::File;
+        let hit =
+            |hash, name: &str| SharedFile { hash, name: name.parse().unwrap(), size: 1, kind };
         let found = [
             hit(hash("1"), "a film.bin"),
             hit(hash("2"), "a"),
@@ -305,7 +312,7 @@ mod tests {
         ];
         let get = |line: &str| read(line, &found);
         let is = |at: usize, path: Option<&str>| {
-            let Hit { hash, name } = found[at].clone();
+            let SharedFile { hash, name, .. } = found[at].clone();
             Ok((Wanted::Hash(hash), Some(name), path.map(PathBuf::from)))
         };
         assert_eq!(get("a film.bin"), is(0, None));

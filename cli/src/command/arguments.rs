@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::manual::Entry;
+use super::flags::Given;
+use super::{Command, Entry};
 use crate::settings::{self, Setting};
 use crate::wanted;
 use crate::words::{self, Word};
@@ -11,6 +12,8 @@ use crate::words::{self, Word};
 pub(super) struct Arguments<'a> {
     pub(super) entry: &'a Entry,
     pub(super) rest: &'a str,
+    /// The options, which are no longer part of `rest`.
+    pub(super) flags: Given,
 }
 
 impl Arguments<'_> {
@@ -42,6 +45,14 @@ impl Arguments<'_> {
         } else {
             Err(self.wrong(&format!("takes {what} and nothing more")))
         }
+    }
+
+    /// Returns `command` if nothing is left.
+    pub(super) fn nothing(&self, command: Command) -> Result<Command, String> {
+        if self.rest.trim().is_empty() {
+            return Ok(command);
+        }
+        Err(self.wrong("takes nothing after it"))
     }
 
     pub(super) fn one_or_none(&mut self) -> Result<Option<String>, String> {
@@ -147,6 +158,6 @@ impl Arguments<'_> {
     }
 
     pub(super) fn wrong(&self, what: &str) -> String {
-        format!("{} {what}: {}", self.entry.name, self.entry.usage)
+        format!("{} {what}: {}", self.entry.name(), self.entry.usage)
     }
 }

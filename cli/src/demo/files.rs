@@ -56,13 +56,8 @@ pub(super) fn hash(path: &Path) -> anyhow::Result<Hash> {
 /// A folder's files, by their paths in it.
 pub(super) struct Tree {
     root: PathBuf,
-    files: BTreeMap<PathBuf, Entry>,
-}
-
-#[derive(PartialEq, Eq)]
-struct Entry {
-    len: u64,
-    hash: Hash,
+    /// The length and the hash of each.
+    files: BTreeMap<PathBuf, (u64, Hash)>,
 }
 
 impl Tree {
@@ -72,9 +67,7 @@ impl Tree {
         let mut folders = vec![root.to_owned()];
         while let Some(folder) = folders.pop() {
             let entries = fs::read_dir(&folder);
-            let entries =
-                entries.with_context(|| format!("could not read {}", folder.display()))?;
-            for entry in entries {
+            for entry in entries.with_context(|| format!("could not read {}", folder.display()))? {
                 let entry = entry?;
                 let (path, kind) = (entry.path(), entry.file_type()?);
                 if skipped.iter().any(|skipped| skipped.path == path) {
@@ -84,9 +77,7 @@ impl Tree {
                     folders.push(path);
                 } else if kind.is_file() {
                     let name = path.strip_prefix(root)?.to_owned();
-                    let len = entry.metadata()?.len();
-                    let hash = hash(&path)?;
-                    files.insert(name, Entry { len, hash });
+                    files.insert(name, (entry.metadata()?.len(), hash(&path)?));
                 }
             }
         }
@@ -99,31 +90,30 @@ impl Tree {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.files.values().map(|entry| entry.len).sum()
+        self.files.values().map(|(len, _)| len).sum()
     }
 
     /// Checks that `copy` has the same files, each with the same bytes.
     pub(super) fn compare(&self, copy: &Self) -> anyhow::Result<()> {
-        for (name, entry) in &self.files {
+        for (name, file) in &self.files {
             let Some(other) = copy.files.get(name) else {
                 bail!("{} was not fetched", name.display());
             };
-            ensure!(entry == other, "the hash of {} differs", name.display());
+            ensure!(file == other, "the hash of {} differs", name.display());
             let equal = same_bytes(&self.root.join(name), &copy.root.join(name))?;
             ensure!(equal, "the bytes of {} differ", name.display());
         }
-        let more = copy.files.keys().find(|name| !self.files.contains_key(*name));
-        match more {
-            Some(name) => bail!("{} was fetched but not shared", name.display()),
-            None => Ok(()),
+        if let Some(name) = copy.files.keys().find(|name| !self.files.contains_key(*name)) {
+            bail!("{} was fetched but not shared", name.display());
         }
+        Ok(())
     }
 
     /// Hashes and paths, without the folder `above`.
     pub(super) fn hash_lines(&self, above: &Path) -> impl Iterator<Item = (Hash, String)> {
         let root = self.root.strip_prefix(above).unwrap_or(&self.root);
         let files = self.files.iter();
-        files.map(|(name, entry)| (entry.hash, root.join(name).display().to_string()))
+        files.map(move |(name, (_, hash))| (*hash, root.join(name).display().to_string()))
     }
 }
 

@@ -1,12 +1,11 @@
 //! What the demo prints: a line for each step, or a line of JSON.
 
-use std::future::Future;
-use std::io::{self, Write};
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::json;
 use crate::text::{self, Paint, count, millis, plain, time};
@@ -21,35 +20,22 @@ pub(super) struct Report {
 pub(super) struct Figures {
     text: String,
     details: Vec<String>,
-    fields: Map<String, Value>,
+    /// The figures of the JSON line.
+    fields: Value,
 }
 
 /// A step failed, and that was printed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("a step failed")]
 pub(super) struct Failed;
 
-impl std::fmt::Display for Failed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a step failed")
-    }
-}
-
-impl std::error::Error for Failed {}
-
 impl Figures {
-    /// In words.
-    pub(super) fn new(text: String) -> Self {
-        Self { text, details: Vec::new(), fields: Map::new() }
+    /// Returns the figures in words, and those of the JSON line, which are an object.
+    pub(super) fn new(text: String, fields: Value) -> Self {
+        Self { text, details: Vec::new(), fields }
     }
 
-    /// A figure of the JSON line.
-    pub(super) fn field(mut self, name: &str, value: impl Serialize) -> Self {
-        let value = serde_json::to_value(value).expect("our own types have a JSON form");
-        self.fields.insert(name.to_owned(), value);
-        self
-    }
-
-    /// Lines below the step's own.
+    /// Adds lines below the step's own.
     pub(super) fn details(self, details: Vec<String>) -> Self {
         Self { details, ..self }
     }
@@ -94,6 +80,15 @@ impl Report {
         Ok(value?)
     }
 
+    /// Takes a step that the next steps need nothing of.
+    pub(super) async fn check(
+        &self,
+        name: &str,
+        step: impl Future<Output = anyhow::Result<Figures>>,
+    ) -> anyhow::Result<()> {
+        self.step(name, async { Ok((step.await?, ())) }).await
+    }
+
     pub(super) fn kept(&self, folder: &Path) -> io::Result<()> {
         if self.json {
             return self.put(&json::line(&json!({"kept": folder.to_string_lossy()})));
@@ -103,10 +98,7 @@ impl Report {
 
     pub(super) fn end(&self, end: End, elapsed: Duration) -> io::Result<()> {
         if self.json {
-            let mut fields = Map::new();
-            if end == End::Stopped {
-                fields.insert("error".to_owned(), STOPPED.into());
-            }
+            let fields = if end == End::Stopped { json!({ "error": STOPPED }) } else { json!({}) };
             return self.put(&json_line("end", end == End::Worked, elapsed, fields));
         }
         let text = match end {
@@ -120,24 +112,17 @@ impl Report {
     fn failure(&self, name: &str, elapsed: Duration, error: &anyhow::Error) -> String {
         let error = text::error(error);
         if self.json {
-            let fields = Map::from_iter([("error".to_owned(), error.into())]);
-            return json_line(name, false, elapsed, fields);
+            return json_line(name, false, elapsed, json!({ "error": error }));
         }
         format!("{} {name:10} {}\n", self.paint.bad("✗"), plain(&error))
     }
 
     fn text(&self, name: &str, elapsed: Duration, figures: &Figures) -> String {
-        let mut text = format!(
-            "{} {} {} {}\n",
-            self.paint.good("✓"),
-            self.paint.strong(&format!("{name:10}")),
-            figures.text,
-            self.paint.faint(&format!("[{}]", time(elapsed))),
-        );
+        let (mark, name) = (self.paint.good("✓"), self.paint.strong(&format!("{name:10}")));
+        let elapsed = self.paint.faint(&format!("[{}]", time(elapsed)));
+        let mut text = format!("{mark} {name} {} {elapsed}\n", figures.text);
         for line in &figures.details {
-            text.push_str("             ");
-            text.push_str(line);
-            text.push('\n');
+            let _ = writeln!(text, "             {line}");
         }
         text
     }
@@ -161,10 +146,9 @@ pub(super) enum End {
 
 const STOPPED: &str = "stopped before it was done";
 
-fn json_line(name: &str, ok: bool, elapsed: Duration, fields: Map<String, Value>) -> String {
-    let mut line = json!({"step": name, "ok": ok, "elapsed_ms": millis(elapsed)});
-    if let Value::Object(line) = &mut line {
-        line.extend(fields);
-    }
-    json::line(&line)
+fn json_line(name: &str, ok: bool, elapsed: Duration, mut fields: Value) -> String {
+    fields["step"] = name.into();
+    fields["ok"] = ok.into();
+    fields["elapsed_ms"] = millis(elapsed).into();
+    json::line(&fields)
 }

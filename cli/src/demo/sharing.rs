@@ -55,8 +55,8 @@ pub(super) async fn share(
     ensure!(single.shared.hash == expected, "a shared file's hash is not BLAKE3's");
     let shares = network.nodes.iter().map(|node| node.files().shares().len());
     ensure!(shares.sum::<usize>() == offers.len() + 1, "the list of shares is wrong");
-    let number = offers.iter().map(|offer| offer.tree.len()).sum();
-    let bytes = offers.iter().map(|offer| offer.tree.bytes()).sum();
+    let number: usize = offers.iter().map(|offer| offer.tree.len()).sum();
+    let bytes: u64 = offers.iter().map(|offer| offer.tree.bytes()).sum();
     let text = format!(
         "{} shares {} in {}, {}",
         sharer.name(),
@@ -64,11 +64,8 @@ pub(super) async fn share(
         count(offers.len(), "folder"),
         size(bytes),
     );
-    let figures = Figures::new(text)
-        .field("files", number)
-        .field("bytes", bytes)
-        .field("sharing_ms", millis(elapsed));
-    Ok((figures, offers))
+    let fields = json!({ "files": number, "bytes": bytes, "sharing_ms": millis(elapsed) });
+    Ok((Figures::new(text, fields), offers))
 }
 
 /// Finds the folders by their names, from a node that has no link with their sharer, which is
@@ -96,11 +93,10 @@ pub(super) async fn search<'a>(
         sharer.name(),
         time(elapsed)
     );
-    let figures = Figures::new(text)
-        .field("from", seeker.name())
-        .field("sharer", sharer.name())
-        .field("search_ms", millis(elapsed));
-    Ok((figures, seeker))
+    let fields = json!({
+        "from": seeker.name(), "sharer": sharer.name(), "search_ms": millis(elapsed),
+    });
+    Ok((Figures::new(text, fields), seeker))
 }
 
 /// Fetches the folders into `target` and compares every byte. Paths are shown whole where the files
@@ -110,7 +106,7 @@ pub(super) async fn fetch(
     offers: &[Offer],
     target: &Path,
     kept: bool,
-) -> anyhow::Result<(Figures, ())> {
+) -> anyhow::Result<Figures> {
     let mut bytes = 0;
     let mut elapsed = Duration::ZERO;
     let mut lines = Vec::new();
@@ -140,14 +136,11 @@ pub(super) async fn fetch(
         time(elapsed),
         size(rate as u64),
     );
-    let figures = Figures::new(text)
-        .details(shown)
-        .field("files", number)
-        .field("bytes", bytes)
-        .field("bytes_per_second", rate.round())
-        .field("fetch_ms", millis(elapsed))
-        .field("hashes", hashes);
-    Ok((figures, ()))
+    let fields = json!({
+        "files": number, "bytes": bytes, "bytes_per_second": rate.round(),
+        "fetch_ms": millis(elapsed), "hashes": hashes,
+    });
+    Ok(Figures::new(text, fields).details(shown))
 }
 
 fn hash_field(hash: Hash, path: &str) -> serde_json::Value {

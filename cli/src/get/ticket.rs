@@ -15,7 +15,7 @@ use rustyline::{Config, Editor};
 use crate::args::GetArgs;
 use crate::terminal::{self, Terminal};
 use crate::wanted::{self, Wanted};
-use crate::{Usage, signals};
+use crate::{signals, usage};
 
 /// Bytes that are read of a file with a ticket in it: eight times the longest ticket.
 const MAX_FILE: u64 = 64 << 10;
@@ -47,7 +47,7 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(Wanted, Option<PathBuf>)> 
             return Ok((wanted, path(words.get(command + taken..).unwrap_or_default())?));
         }
         Ok(None) => {}
-        Err(error) => return Err(Usage(error.to_string()).into()),
+        Err(error) => return Err(usage(error.to_string())),
     }
     if let Some(text) = std::env::var_os(VARIABLE).filter(|text| !text.is_empty()) {
         return Ok((whole(&text.to_string_lossy(), VARIABLE)?, path(&words)?));
@@ -60,12 +60,12 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(Wanted, Option<PathBuf>)> 
     if !is_place {
         let word = words.first().unwrap_or(&OsStr::new("")).to_string_lossy().into_owned();
         let word = wanted::shortened(&word);
-        return Err(Usage(format!("`{word}` is {NEITHER}")).into());
+        return Err(usage(format!("`{word}` is {NEITHER}")));
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         let error = "a ticket is missing: give it as `peerkit get TICKET`, with --ticket-file FILE, \
                      or in the variable PEERKIT_TICKET";
-        return Err(Usage(error.to_owned()).into());
+        return Err(usage(error));
     }
     Ok((ask()?, path(&words)?))
 }
@@ -85,9 +85,9 @@ fn whole(text: &str, from: &str) -> anyhow::Result<Wanted> {
     let words = words.get(command_words(&words)..).unwrap_or_default();
     match wanted::recognise(words) {
         Ok(Some((wanted, taken))) if taken == words.len() => Ok(wanted),
-        Ok(Some(_)) => Err(Usage(format!("{from} holds more than one ticket or hash")).into()),
-        Ok(None) => Err(Usage(format!("{from} is {NEITHER}")).into()),
-        Err(error) => Err(Usage(format!("{from}: {error}")).into()),
+        Ok(Some(_)) => Err(usage(format!("{from} holds more than one ticket or hash"))),
+        Ok(None) => Err(usage(format!("{from} is {NEITHER}"))),
+        Err(error) => Err(usage(format!("{from}: {error}"))),
     }
 }
 
@@ -95,16 +95,13 @@ fn whole(text: &str, from: &str) -> anyhow::Result<Wanted> {
 fn path(words: &[&OsStr]) -> anyhow::Result<Option<PathBuf>> {
     match words {
         [] => Ok(None),
-        [path] if path.is_empty() => Err(Usage("the PATH is empty".to_owned()).into()),
-        [path] if path.to_str().is_some_and(wanted::is_wanted) => {
-            Err(Usage(wanted::SECOND.to_owned()).into())
-        }
+        [path] if path.is_empty() => Err(usage("the PATH is empty")),
+        [path] if path.to_str().is_some_and(wanted::is_wanted) => Err(usage(wanted::SECOND)),
         [path] => Ok(Some(PathBuf::from(path))),
         [_, second, ..] => {
             let second = second.to_string_lossy();
             let second = wanted::shortened(&second);
-            let error = format!("one PATH is enough, and `{second}` is a second one");
-            Err(Usage(error).into())
+            Err(usage(format!("one PATH is enough, and `{second}` is a second one")))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A fetch on one line: what, how far, how fast, how long still.
+//! A download on one line: name, progress, speed and time left.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use peerkit::{DownloadState, DownloadStatus};
 
 use crate::text::{self, Paint, count, plain};
 
-/// What is fetched: its name and the start of its hash.
+/// Returns the name of a download and the start of its hash.
 pub(crate) fn named(paint: Paint, download: &DownloadStatus) -> String {
     let hash = &super::digits(download.hash);
     match &download.name {
@@ -15,7 +15,7 @@ pub(crate) fn named(paint: Paint, download: &DownloadStatus) -> String {
     }
 }
 
-/// What is fetched and how far it is.
+/// Returns a download and its progress, on one line.
 pub(crate) fn line(paint: Paint, download: &DownloadStatus) -> String {
     let figures = Figures {
         done: download.done,
@@ -23,7 +23,7 @@ pub(crate) fn line(paint: Paint, download: &DownloadStatus) -> String {
         rate: download.rate,
         sources: download.sources,
     };
-    let state = figures.told(paint, download.state, download.error.as_deref());
+    let state = figures.describe(paint, download.state, download.error.as_deref());
     let left_out = match download.left_out {
         0 => String::new(),
         files => format!(", {files} not written"),
@@ -31,10 +31,10 @@ pub(crate) fn line(paint: Paint, download: &DownloadStatus) -> String {
     format!("{}  {state}{left_out}", named(paint, download))
 }
 
-/// Text beside a fetch that no node feeds.
+/// Text for a download without a source.
 const WAITS: &str = "waits for a source";
 
-/// How much has come, and how fast.
+/// The progress of a download.
 #[derive(Clone, Copy)]
 struct Figures {
     done: u64,
@@ -44,7 +44,7 @@ struct Figures {
 }
 
 impl Figures {
-    fn told(self, paint: Paint, state: DownloadState, error: Option<&str>) -> String {
+    fn describe(self, paint: Paint, state: DownloadState, error: Option<&str>) -> String {
         match state {
             DownloadState::Queued => "waits for its turn".to_owned(),
             DownloadState::Finding => "looking for who has it".to_owned(),
@@ -61,7 +61,7 @@ impl Figures {
         }
     }
 
-    /// How far it is, how fast it goes, how long that takes still, and from how many.
+    /// Returns the amount, the speed, the time left and the number of sources.
     fn progress(self) -> String {
         let mut text = self.amount();
         if self.sources == 0 {
@@ -88,7 +88,7 @@ impl Figures {
     }
 }
 
-/// A time to the second.
+/// Returns a time to the second.
 fn whole(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn a_fetch_is_told_on_a_line() {
-        let told = |figures: Figures, state| figures.told(Paint::none(), state, Some("full\u{1b}"));
+        let told =
+            |figures: Figures, state| figures.describe(Paint::none(), state, Some("full\u{1b}"));
         let figures = Figures { done: 512 << 20, total: Some(2 << 30), rate: 4 << 20, sources: 3 };
         let fetching = "25 % of 2.0 GiB  4.0 MiB/s  6 min 24 s left  3 sources";
         assert_eq!(told(figures, DownloadState::Fetching), fetching);

@@ -4,16 +4,15 @@ use std::fmt::Write as _;
 
 use peerkit::{Address, Event, Message, Node, Parting, Peer, Reason};
 
-use super::{changes, count_of, digits, status, uploads};
-use crate::outcome::ChangesView;
+use super::files::changes;
+use super::{digits, status, uploads};
 use crate::text::{self, Paint, count, label, path as shown, plain};
 
-/// An event, on one line. `None` for those that say nothing new to a person.
+/// Returns an event as text. `None` for failures, and for events that tell a person nothing new.
 pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> {
-    let who = |peer: &Peer| paint.name(&label(&peer.id(), peer.name()));
+    let who = |peer: &Peer| named(paint, peer);
     let up = paint.good("+");
     let down = paint.faint("-");
-    let wrong = paint.bad("!");
     Some(match event {
         Event::OutboundNodeConnected { peer } => {
             format!("{up} connected to {} at {}", who(peer), address(peer))
@@ -21,7 +20,7 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
         Event::InboundNodeConnected { peer } => {
             format!("{up} {} at {} connected to us", who(peer), address(peer))
         }
-        // This node stops or leaves, which the user knows: it is the peer's link that is gone.
+        // The user knows that this node stops or leaves.
         Event::OutboundNodeDisconnected { parting, .. }
         | Event::InboundNodeDisconnected { parting, .. }
             if is_own_end(parting) =>
@@ -35,13 +34,6 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
         Event::NodeMessage { peer, message } => {
             format!("{}: {}", who(peer), content(message))
         }
-        Event::NodeMessageFailed { peer, failure } => format!(
-            "{wrong} messages to {}: {} not sent, {} perhaps not received: {}",
-            who(peer),
-            failure.unsent,
-            failure.unconfirmed,
-            plain(&failure.reason.to_string()),
-        ),
         Event::NodeBroadcast { broadcast } => {
             let author = node.peer(broadcast.author);
             let author = author.as_ref().map_or_else(|| paint.name(&broadcast.author.short()), who);
@@ -53,70 +45,83 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
             let named = format!("{}  {}", digits(broadcast.id), text::moment(broadcast.time));
             format!("{author} to all: {title}{content}  {}", paint.faint(&named))
         }
-        Event::NodeBroadcastsMissed { author, count } => format!(
-            "{wrong} {} of {} can't be had any more",
-            text::count(count_of(*count), "broadcast"),
-            author.short()
-        ),
         Event::NodeShutdownOrdered { owner } => {
             format!("{down} the owner ({}) has stopped the network", owner.short())
         }
-        Event::NodeShutdownRefused { peer, why } => format!(
-            "{wrong} an order to stop was ignored, which {} passed on: {}",
-            who(peer),
-            plain(why)
-        ),
         Event::NodeDownloadFinished { path, bytes, changes: all, .. } => {
             let size = paint.faint(&text::size(*bytes));
             let mut text = format!("{up} fetched {} {size}", shown(path));
-            for line in changes(&ChangesView::from(all)) {
+            for line in changes(all) {
                 let _ = write!(text, "\n{line}");
             }
             text
         }
-        Event::NodeDownloadFailed { hash, error } => {
-            format!("{wrong} {} was not fetched: {}", digits(*hash), plain(error))
-        }
-        Event::NodeSourceDropped { hash, source, why } => {
-            let who = paint.name(&source.short());
-            format!("{wrong} {} is not fetched from {who} any more: {}", digits(*hash), plain(why))
-        }
         Event::NodeUploadCompleted { peer, upload } => {
             format!("{up} {} has fetched {}", who(peer), uploads::completed(paint, upload))
         }
+        _ => return None,
+    })
+}
+
+/// Returns an event that reports a failure, on one line; `None` for all others.
+pub(crate) fn failure(paint: Paint, event: &Event) -> Option<String> {
+    let who = |peer: &Peer| named(paint, peer);
+    let text = match event {
+        Event::NodeMessageFailed { peer, failure } => format!(
+            "messages to {}: {} not sent, {} perhaps not received: {}",
+            who(peer),
+            failure.unsent,
+            failure.unconfirmed,
+            plain(&failure.reason.to_string()),
+        ),
+        Event::NodeBroadcastsMissed { author, count: missed } => {
+            format!("{} of {} can't be had any more", count(missed, "broadcast"), author.short())
+        }
+        Event::NodeShutdownRefused { peer, why } => {
+            format!("an order to stop was ignored, which {} passed on: {}", who(peer), plain(why))
+        }
+        Event::NodeDownloadFailed { hash, error } => {
+            format!("{} was not fetched: {}", digits(*hash), plain(error))
+        }
+        Event::NodeSourceDropped { hash, source, why } => {
+            let who = paint.name(&source.short());
+            format!("{} is not fetched from {who} any more: {}", digits(*hash), plain(why))
+        }
         Event::NodeShareChanged { name, .. } => format!(
-            "{wrong} {} was changed or removed after it was shared, and can't be fetched as it was: \
-             share it again, and pass on its new hash or ticket",
+            "{} was changed or removed after it was shared, and can't be fetched as it was: share it \
+             again, and pass on its new hash or ticket",
             plain(name)
         ),
         Event::NodeReconnectionError { address, tries, error } => format!(
-            "{wrong} {} to reach {} again: {}",
-            count(*tries as usize, "try").replace("trys", "tries"),
+            "{} to reach {} again: {}",
+            count(tries, "try").replace("trys", "tries"),
             dialled(address),
             plain(error)
         ),
         Event::OutboundNodeConnectionError { address, error } => {
-            format!("{wrong} could not connect to {}: {}", dialled(address), plain(error))
+            format!("could not connect to {}: {}", dialled(address), plain(error))
         }
         Event::InboundNodeConnectionError { address, error } => {
-            format!("{wrong} {address} tried to connect: {}", plain(error))
+            format!("{address} tried to connect: {}", plain(error))
         }
         Event::NodeLagged { missed } => {
-            format!(
-                "{wrong} {} left out: this output is too slow",
-                count(count_of(*missed), "event")
-            )
+            format!("{} left out: this output is too slow", count(missed, "event"))
         }
         Event::NodeHandlerPanicked { event, panic } => {
-            format!("{wrong} a handler panicked at {event}: {}", plain(panic))
+            format!("a handler panicked at {event}: {}", plain(panic))
         }
         Event::NodeClockSkew { peer, seconds } => format!(
-            "{wrong} the clock of {} is {}: one of the two is wrong. Set it right, or broadcasts get lost",
+            "the clock of {} is {}: one of the two is wrong. Set it right, or broadcasts get lost",
             who(peer),
             status::ahead(*seconds)
         ),
         _ => return None,
-    })
+    };
+    Some(format!("{} {text}", paint.bad("!")))
+}
+
+fn named(paint: Paint, peer: &Peer) -> String {
+    paint.name(&label(&peer.id(), peer.name()))
 }
 
 /// Returns whether a link ended because this node stops, or leaves its network.
@@ -124,7 +129,7 @@ fn is_own_end(parting: &Parting) -> bool {
     !parting.by_peer && matches!(parting.reason, Reason::Stopping | Reason::Left)
 }
 
-/// An address that was dialled, with the start of the identity that was expected there.
+/// Returns an address that was dialled, with the start of the identity that was expected there.
 fn dialled(address: &Address) -> String {
     let at = address.clone().without_id();
     address.id.map_or_else(|| at.to_string(), |id| format!("{} at {at}", id.short()))
@@ -177,9 +182,8 @@ mod tests {
     async fn a_clock_that_is_wrong_is_told_with_what_to_do() {
         let node = Node::builder().spawn().await.unwrap();
         let peer = Peer::without_link(NodeId::from_bytes([7; 32]), "bob\u{202e}".into());
-        let told = |seconds| {
-            event(Paint::none(), &node, &Event::NodeClockSkew { peer: peer.clone(), seconds })
-        };
+        let told =
+            |seconds| failure(Paint::none(), &Event::NodeClockSkew { peer: peer.clone(), seconds });
         let (ahead, behind) = (told(300).unwrap(), told(-900).unwrap());
         assert!(ahead.starts_with("! the clock of bob\\u{202e}"), "{ahead}");
         assert!(ahead.contains("is 5 min 0 s ahead of this node's"), "{ahead}");

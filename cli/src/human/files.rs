@@ -1,88 +1,86 @@
 //! Files as a person reads them.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::time::Duration;
 
-use peerkit::{Dropped, SharedFile, Ticket};
+use peerkit::{Changes, Fetched, FoundFile, NodeId, Refreshed, SharedFile, Skipped, Ticket};
 
 use super::digits;
-use crate::outcome::{
-    ChangesView, ContentsView, FolderFileView, FoundView, ListedView, SharedView, SkippedView,
-};
 use crate::start::Reach;
 use crate::text::{self, Paint, count, path as shown, plain};
+use crate::views::ShareView;
 use crate::words;
 
-/// Returns what is shared.
-pub(super) fn shared(paint: Paint, files: &[SharedView], restoring: bool) -> String {
-    let lines = files.iter().flat_map(|shared| {
-        let with = match shared.access {
-            "nodes" => format!("  with {} only", count(shared.to.len(), "node")),
+/// Returns the list of shares. If `restoring`, it may be incomplete.
+pub(crate) fn shared(paint: Paint, shares: &[ShareView], restoring: bool) -> String {
+    if shares.is_empty() && !restoring {
+        return "nothing is shared: add PATH shares a file or folder".to_owned();
+    }
+    let lines = shares.iter().flat_map(|share| {
+        let with = match share.access {
+            "nodes" => format!("  with {} only", count(share.to.len(), "node")),
             "ticket" => "  with who has the ticket only".to_owned(),
             _ => String::new(),
         };
-        let line = file_line(paint, &shared.file);
-        let line = format!("{line}  {}{with}", paint.faint(&shown(&shared.path)));
-        std::iter::once(line).chain(contents_lines(paint, &shared.file, &shared.contents))
+        let line = file_line(paint, &share.file);
+        let line = format!("{line}  {}{with}", paint.faint(&shown(&share.path)));
+        std::iter::once(line).chain(contents_lines(paint, share))
     });
     let more = "still looking at what was shared before: there may be more";
     let lines = lines.chain(restoring.then(|| more.to_owned()));
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Returns what is shared from now on, with what the other side needs.
-pub(super) fn added(
+/// Returns a new share, with the command that fetches it.
+pub(crate) fn added(
     paint: Paint,
-    files: &[SharedFile],
-    ticket: Option<&str>,
-    skipped: &[SkippedView],
+    file: &SharedFile,
+    ticket: Option<&Ticket>,
+    skipped: &[Skipped],
 ) -> String {
-    let lines = files.iter().map(|file| format!("sharing {}", file_line(paint, file)));
-    let ticket = ticket.iter().map(|ticket| {
-        let line = words::quote(ticket);
-        let reach = ticket.parse().map(|ticket: Ticket| Reach::of(&ticket.addresses));
-        let who = match reach {
-            Ok(Reach::ThisMachine) => "only this machine can reach the address in its ticket",
-            _ => "the other side fetches it with",
+    let mut lines = vec![format!("sharing {}", file_line(paint, file))];
+    if let Some(ticket) = ticket {
+        let who = match Reach::of(&ticket.addresses) {
+            Reach::ThisMachine => "only this machine can reach the address in its ticket",
+            Reach::Others => "the other side fetches it with",
         };
-        format!("{}\n  peerkit get {line}", paint.faint(who))
-    });
-    let lines = lines.chain(ticket).chain(skipped_lines(paint, skipped));
-    lines.collect::<Vec<_>>().join("\n")
+        lines.push(paint.faint(who));
+        lines.push(format!("  peerkit get {}", words::quote(&ticket.to_string())));
+    }
+    lines.extend(skipped_lines(paint, skipped));
+    lines.join("\n")
 }
 
-/// Returns what has changed on disk, and all that is shared.
-pub(super) fn refreshed(
-    paint: Paint,
-    files: &[ListedView],
-    changed: &[SharedFile],
-    removed: impl Iterator<Item = String>,
-    skipped: &[SkippedView],
-) -> String {
-    let changed = changed.iter().map(|file| format!("changed {}", file_line(paint, file)));
-    let gone = removed.map(|path| format!("gone {path}"));
-    let lines = changed.chain(gone).chain(skipped_lines(paint, skipped));
+/// Returns the changes that were found on disk, and the list of shares.
+pub(crate) fn refreshed(paint: Paint, refreshed: &Refreshed, shares: &[ShareView]) -> String {
+    let changed = refreshed.changed.iter();
+    let changed = changed.map(|(_, now)| format!("changed {}", file_line(paint, now)));
+    let gone = refreshed.removed.iter().map(|(path, _)| format!("gone {}", shown(path)));
+    let lines = changed.chain(gone).chain(skipped_lines(paint, &refreshed.skipped));
     let mut lines: Vec<String> = lines.collect();
     if lines.is_empty() {
         lines.push("nothing has changed".to_owned());
     }
-    for ListedView { file, contents } in files {
-        lines.push(format!("sharing {}", file_line(paint, file)));
-        lines.extend(contents_lines(paint, file, contents));
+    for share in shares {
+        lines.push(format!("sharing {}", file_line(paint, &share.file)));
+        lines.extend(contents_lines(paint, share));
     }
     lines.join("\n")
 }
 
-/// Returns a fetch that is done, with what is not as it was at its source.
-pub(super) fn fetched(
-    paint: Paint,
-    path: &Path,
-    bytes: u64,
-    how: &str,
-    dropped: &[Dropped],
-    changes: &ChangesView,
-) -> String {
-    let size = paint.faint(&text::size(bytes));
+/// Returns a finished fetch, with the entries that differ from the source.
+pub(crate) fn fetched(paint: Paint, fetched: &Fetched, changes: &Changes) -> String {
+    let Fetched { path, bytes, seconds, sources, dropped, .. } = fetched;
+    let size = paint.faint(&text::size(*bytes));
+    let how = match sources.len() {
+        0 if *bytes > 0 => "was here already".to_owned(),
+        nodes => format!(
+            "in {}{} from {}",
+            text::time(Duration::from_secs_f64(*seconds)),
+            speed(*bytes, *seconds),
+            count(nodes, "node"),
+        ),
+    };
     let mut text = format!("{} {size} {how}, every byte verified", shown(path));
     for dropped in dropped {
         let (id, why) = (dropped.id.short(), plain(&dropped.why));
@@ -94,29 +92,36 @@ pub(super) fn fetched(
     text
 }
 
-/// Files that are named in a result for people; the others are counted.
+/// Returns the speed, as in ` (310.0 MiB/s)`; nothing if the time is 0.
+fn speed(bytes: u64, seconds: f64) -> String {
+    if seconds <= 0.0 {
+        return String::new();
+    }
+    format!(" ({}/s)", text::size((bytes as f64 / seconds) as u64))
+}
+
+/// Maximum number of files that a text names; the others are counted.
 pub(super) const NAMED: usize = 20;
 
-/// The files that have another name here than at their source, and those that could not be written.
-pub(crate) fn changes(changes: &ChangesView) -> Vec<String> {
-    let ChangesView { renamed, more_renamed, left_out, more_left_out } = changes;
+/// Returns a line for each file that has another name here than at its source, and for each file that
+/// could not be written.
+pub(crate) fn changes(changes: &Changes) -> Vec<String> {
     let others = |listed: usize, more: usize| listed.saturating_sub(NAMED).saturating_add(more);
     let mut lines = Vec::new();
-    let some = renamed.iter().take(NAMED);
-    lines.extend(some.map(|renamed| {
+    lines.extend(changes.renamed.iter().take(NAMED).map(|renamed| {
         let name = plain(renamed.name.as_str());
         let path = renamed.path.file_name().unwrap_or_default().to_string_lossy();
         format!("{name} is called {} here: {}", plain(&path), renamed.why)
     }));
-    let others_renamed = others(renamed.len(), *more_renamed);
+    let others_renamed = others(changes.renamed.len(), changes.more_renamed);
     if others_renamed > 0 {
         lines.push(format!("and {others_renamed} more have other names"));
     }
-    let some = left_out.iter().take(NAMED);
     lines.extend(
-        some.map(|left| format!("not written: {}: {}", plain(left.path.as_str()), left.why)),
+        (changes.left_out.iter().take(NAMED))
+            .map(|left| format!("not written: {}: {}", plain(left.path.as_str()), left.why)),
     );
-    let others_left_out = others(left_out.len(), *more_left_out);
+    let others_left_out = others(changes.left_out.len(), changes.more_left_out);
     if others_left_out > 0 {
         lines.push(format!("and {others_left_out} more were not written"));
     }
@@ -124,46 +129,46 @@ pub(crate) fn changes(changes: &ChangesView) -> Vec<String> {
 }
 
 /// Returns a line for each entry of a shared folder that is not shared.
-pub(crate) fn skipped_lines(paint: Paint, skipped: &[SkippedView]) -> impl Iterator<Item = String> {
-    let lines = skipped.iter();
-    lines.map(move |skipped| {
-        let why = plain(&skipped.why);
-        format!("{} {}: {why}", paint.faint("not shared:"), shown(&skipped.path))
-    })
+pub(crate) fn skipped_lines(paint: Paint, skipped: &[Skipped]) -> impl Iterator<Item = String> {
+    let line = move |Skipped { path, why }: &Skipped| {
+        let why = plain(&why.to_string());
+        format!("{} {}: {why}", paint.faint("not shared:"), shown(path))
+    };
+    skipped.iter().map(line)
 }
 
-/// What is shared or found: its hash, its name and how large it is.
+/// Returns the hash, name and size of a file or folder, on one line.
 pub(crate) fn file_line(paint: Paint, file: &SharedFile) -> String {
     format!("{}  {}  {}", file.hash, plain(file.name.as_str()), paint.faint(&text::size(file.size)))
 }
 
-/// The files in a shared folder, each with its hash.
-fn contents_lines(
-    paint: Paint,
-    folder: &SharedFile,
-    contents: &Option<ContentsView>,
-) -> Vec<String> {
-    let Some(ContentsView { files, count, skipped }) = contents else { return Vec::new() };
-    let line = |file: &FolderFileView| {
-        let size = paint.faint(&text::size(file.size));
-        format!("  {}  {}  {size}", file.hash, plain(file.path.as_str()))
-    };
-    let mut lines: Vec<String> = files.iter().map(line).collect();
-    let next = skipped.saturating_add(files.len());
-    if next < *count {
-        let (more, digits) = (count - next, digits(folder.hash));
+/// Returns a line for each file in a shared folder, with its hash.
+fn contents_lines(paint: Paint, share: &ShareView) -> Vec<String> {
+    let files = share.files().iter();
+    let mut lines: Vec<String> = files
+        .map(|found| {
+            let size = paint.faint(&text::size(found.file.size));
+            format!("  {}  {}  {size}", found.file.hash, plain(found.path.as_str()))
+        })
+        .collect();
+    let next = share.skipped.saturating_add(lines.len());
+    let total = share.contents.as_ref().map_or(0, |part| part.total);
+    if next < total {
+        let (more, digits) = (total - next, digits(share.file.hash));
         lines.push(format!("  and {more} more: `files {digits} --skip {next}` lists them"));
     }
     lines
 }
 
-pub(super) fn found(paint: Paint, files: &[FoundView]) -> String {
+/// Returns the results of a search; `here` is this node.
+pub(crate) fn found(paint: Paint, files: &[FoundFile], here: NodeId) -> String {
     if files.is_empty() {
         return "nothing found".to_owned();
     }
+    let is_here = |found: &FoundFile| found.sources.iter().any(|source| source.id == here);
     let lines = files.iter().map(|found| {
-        let others = found.sources.len() - usize::from(found.here);
-        let sources = match (found.here, others) {
+        let others = found.sources.iter().filter(|source| source.id != here).count();
+        let sources = match (is_here(found), others) {
             (true, 0) => "here".to_owned(),
             (true, others) => format!("here, {}", count(others, "other source")),
             (false, others) => count(others, "source"),
@@ -171,9 +176,9 @@ pub(super) fn found(paint: Paint, files: &[FoundView]) -> String {
         format!("{}  {}", file_line(paint, &found.file), paint.faint(&sources))
     });
     let mut text = lines.collect::<Vec<_>>().join("\n");
-    if let Some(first) = files.iter().find(|found| !found.here) {
-        let hash = first.file.hash.to_string();
-        let _ = write!(text, "\n{}", paint.faint(&format!("fetch one: get {}", &hash[..8])));
+    if let Some(first) = files.iter().find(|found| !is_here(found)) {
+        let hint = format!("fetch one: get {}", digits(first.file.hash));
+        let _ = write!(text, "\n{}", paint.faint(&hint));
     }
     text
 }
@@ -181,8 +186,7 @@ pub(super) fn found(paint: Paint, files: &[FoundView]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::{LeftOutView, RenamedView};
-    use peerkit::{Hash, NodeId};
+    use peerkit::{FolderFile, FolderPart, Hash, LeftOut, NameFault, Renamed, Source};
 
     fn file(name: &str) -> SharedFile {
         let (hash, name) = (Hash::of(name.as_bytes()), name.parse().unwrap());
@@ -191,14 +195,19 @@ mod tests {
 
     #[test]
     fn a_large_folder_is_listed_in_parts() {
-        let view = |name: &str| {
-            let SharedFile { hash, name, size, .. } = file(name);
-            FolderFileView { hash, path: name.clone().into(), name, size }
-        };
         let folder = file("folder");
-        let lines = |count, skipped| {
+        let share = |contents, skipped| ShareView {
+            file: folder.clone(),
+            path: "folder".into(),
+            contents,
+            skipped,
+            access: "open",
+            to: Vec::new(),
+        };
+        let view = |name: &str| FolderFile { file: file(name), path: name.parse().unwrap() };
+        let lines = |total, skipped| {
             let files = vec![view("a\u{202e}"), view("b")];
-            contents_lines(Paint::none(), &folder, &Some(ContentsView { files, count, skipped }))
+            contents_lines(Paint::none(), &share(Some(FolderPart { total, files }), skipped))
         };
         let all = lines(2, 0);
         assert_eq!(all.len(), 2);
@@ -207,46 +216,52 @@ mod tests {
         let more = format!("  and 5 more: `files {digits} --skip 12` lists them");
         assert_eq!(lines(17, 10).last(), Some(&more));
         assert_eq!(lines(12, 10).len(), 2);
-        assert!(contents_lines(Paint::none(), &folder, &None).is_empty());
+        assert!(contents_lines(Paint::none(), &share(None, 0)).is_empty());
     }
 
     #[test]
     fn what_was_found_here_is_not_advised_to_be_fetched() {
         let id = |n| NodeId::from_bytes([n; 32]);
-        let view = |name, sources: &[u8], here| FoundView {
+        let source = |n: &u8| Source { id: id(*n), name: String::new(), addresses: Vec::new() };
+        let view = |name, sources: &[u8]| FoundFile {
             file: file(name),
-            sources: sources.iter().map(|n| id(*n)).collect(),
-            here,
+            sources: sources.iter().map(source).collect(),
         };
-        let files = [view("own", &[1], true), view("both", &[1, 2], true), view("b", &[2], false)];
-        let text = found(Paint::none(), &files);
+        let files = [view("own", &[1]), view("both", &[1, 2]), view("b", &[2])];
+        let found = |files| found(Paint::none(), files, id(1));
+        let text = found(&files[..]);
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].ends_with("own  1 B  here"), "{text}");
         assert!(lines[1].ends_with("both  1 B  here, 1 other source"), "{text}");
         assert!(lines[2].ends_with("b  1 B  1 source"), "{text}");
         assert_eq!(lines[3], format!("fetch one: get {}", digits(file("b").hash)));
-        assert_eq!(found(Paint::none(), &files[..2]).lines().count(), 2);
+        assert_eq!(found(&files[..2]).lines().count(), 2);
     }
 
     #[test]
     fn what_was_changed_is_named_up_to_a_number() {
-        let renamed = |n: usize| RenamedView {
+        let renamed = |n: usize| Renamed {
             name: format!("a{n}\u{202e}").parse().unwrap(),
             path: format!("/d/a{n}_").into(),
-            why: "so".into(),
+            why: NameFault::Taken,
         };
-        let left =
-            |n: usize| LeftOutView { path: format!("l{n}").parse().unwrap(), why: "long".into() };
-        let lines = changes(&ChangesView {
-            renamed: (0..NAMED + 2).map(renamed).collect(),
-            more_renamed: 0,
-            left_out: (0..NAMED + 3).map(left).collect(),
-            more_left_out: 40,
-        });
+        let why = NameFault::TooLongHere;
+        let left = |n: usize| LeftOut { path: format!("l{n}").parse().unwrap(), why };
+        let mut all = Changes::default();
+        all.renamed = (0..NAMED + 2).map(renamed).collect();
+        all.left_out = (0..NAMED + 3).map(left).collect();
+        all.more_left_out = 40;
+        let lines = changes(&all);
         assert_eq!(lines.len(), 2 * (NAMED + 1));
-        assert_eq!(lines[0], "a0\\u{202e} is called a0_ here: so");
+        assert_eq!(lines[0], "a0\\u{202e} is called a0_ here: another file has that name");
         assert_eq!(lines[NAMED], "and 2 more have other names");
-        assert_eq!(lines[NAMED + 1], "not written: l0: long");
+        assert_eq!(lines[NAMED + 1], "not written: l0: it is too long for this disk");
         assert_eq!(lines.last().unwrap(), "and 43 more were not written");
+    }
+
+    #[test]
+    fn a_slow_fetch_has_a_speed() {
+        assert_eq!(speed(3 << 20, 2.0), " (1.5 MiB/s)");
+        assert_eq!(speed(1, 0.0), "");
     }
 }

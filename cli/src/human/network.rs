@@ -1,14 +1,15 @@
 //! Nodes and the network as a person reads them.
 
 use std::fmt::Write as _;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use super::at;
-use crate::outcome::{KnownView, NetworkView, NodeView, PeerView, Ping};
-use crate::text::{self, Paint, count, label, plain};
+use peerkit::{Figures, Network};
+
+use crate::text::{self, NO_ADDRESS, Paint, count, label, plain, since};
+use crate::views::{KnownView, NodeView, PeerView, Ping};
 
 /// Returns the nodes that a discovery found, each with its neighbours.
-pub(super) fn discovered(
+pub(crate) fn discovered(
     paint: Paint,
     nodes: &[NodeView],
     links: usize,
@@ -27,7 +28,7 @@ pub(super) fn discovered(
             text,
             "\n  {}  {}  {} out, {} in",
             paint.name(&label(&node.id, &node.name)),
-            node.address.as_deref().unwrap_or("no address"),
+            node.address.as_deref().unwrap_or(NO_ADDRESS),
             node.outbound.len(),
             node.inbound.len(),
         );
@@ -45,24 +46,27 @@ pub(super) fn discovered(
     text
 }
 
-pub(super) fn peers_and_known(paint: Paint, peers: &[PeerView], known: &[KnownView]) -> String {
+/// Returns the connected nodes, and those known from before.
+pub(crate) fn peers_and_known(paint: Paint, peers: &[PeerView], known: &[KnownView]) -> String {
     if peers.is_empty() && known.is_empty() {
         return "no peers: connect ADDR or join ADDR finds some".to_owned();
     }
     let mut text = format!("{} connected", count(peers.len(), "node"));
     for peer in peers {
-        let rtt = peer.rtt_ms.map_or_else(String::new, |rtt| {
-            format!("  {}", text::time(Duration::from_secs_f64(rtt / 1e3)))
+        let rtt = peer.rtt_ms.map(|rtt| format!("  {}", text::time_ms(rtt)));
+        let heard = peer.last_seen.map(|last_seen| match since(last_seen).as_secs() {
+            0 => "heard just now".to_owned(),
+            seconds => format!("heard {seconds} s ago"),
         });
-        let heard = peer.last_seen.map_or_else(String::new, |last_seen| {
-            format!("  {}", paint.faint(&format!("heard {}", seconds_ago(last_seen))))
-        });
+        let heard = heard.map(|heard| format!("  {}", paint.faint(&heard)));
         let _ = write!(
             text,
-            "\n  {}  {}  {}{rtt}{heard}",
+            "\n  {}  {}  {}{}{}",
             paint.name(&peer.label()),
-            at(peer),
+            peer.place(),
             peer.direction.unwrap_or("no link"),
+            rtt.unwrap_or_default(),
+            heard.unwrap_or_default(),
         );
     }
     let others = known.iter();
@@ -76,24 +80,15 @@ pub(super) fn peers_and_known(paint: Paint, peers: &[PeerView], known: &[KnownVi
             text,
             "\n  {}  {}  {}",
             paint.name(&label(&known.id, &known.name)),
-            known.address.as_deref().unwrap_or("no address"),
+            known.address.as_deref().unwrap_or(NO_ADDRESS),
             paint.faint(&ago(known.last_seen)),
         );
     }
     text
 }
 
-fn seconds_ago(unix_ms: u64) -> String {
-    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    match now.saturating_sub(Duration::from_millis(unix_ms)).as_secs() {
-        0 => "just now".to_owned(),
-        seconds => format!("{seconds} s ago"),
-    }
-}
-
 fn ago(unix_ms: u64) -> String {
-    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    let past = now.saturating_sub(Duration::from_millis(unix_ms)).as_secs();
+    let past = since(unix_ms).as_secs();
     match past {
         0..120 => "just now".to_owned(),
         120..7200 => format!("{} min ago", past / 60),
@@ -102,13 +97,14 @@ fn ago(unix_ms: u64) -> String {
     }
 }
 
-pub(super) fn pings_text(paint: Paint, pings: &[Ping]) -> String {
+/// Returns a line for each round trip.
+pub(crate) fn pings(paint: Paint, pings: &[Ping]) -> String {
     if pings.is_empty() {
         return "no node is connected: ping PEER reaches any node of the network".to_owned();
     }
     let lines = pings.iter().map(|ping| {
         let answer = match (ping.rtt_ms, &ping.error) {
-            (Some(rtt), _) => text::time(Duration::from_secs_f64(rtt / 1e3)),
+            (Some(rtt), _) => text::time_ms(rtt),
             (None, error) => paint.bad(&plain(error.as_deref().unwrap_or("no answer"))),
         };
         let through = match (ping.rtt_ms, &ping.peer.address) {
@@ -120,22 +116,22 @@ pub(super) fn pings_text(paint: Paint, pings: &[Ping]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The longest bar of `network`, in characters.
+/// Length of the longest bar, in characters.
 const BAR: usize = 40;
 
-/// Cut nodes that `network` names; it counts the others.
+/// Maximum number of cut nodes that are named; the others are counted.
 const CUT_NODES: usize = 8;
 
-pub(super) fn network_text(paint: Paint, network: &NetworkView) -> String {
-    let figures = &network.figures;
+/// Returns the figures of a network.
+pub(crate) fn figures(paint: Paint, network: &Network, figures: &Figures) -> String {
     let degree = &figures.degree;
     let mut text = format!(
         "{}  {}, {} in {}{}",
-        paint.name(&plain(&network.name)),
+        paint.name(&plain(network.name())),
         count(figures.nodes, "node"),
         count(figures.links, "link"),
-        text::time(Duration::from_secs_f64(network.elapsed_ms / 1e3)),
-        if network.complete { "" } else { ", some did not answer in time" },
+        text::time(network.elapsed()),
+        if network.is_complete() { "" } else { ", some did not answer in time" },
     );
     let mut line = |key: &str, value: String| {
         let _ = write!(text, "\n  {}  {value}", paint.faint(&format!("{key:10}")));
@@ -164,7 +160,13 @@ pub(super) fn network_text(paint: Paint, network: &NetworkView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use peerkit::{Degrees, Figures, NodeId};
+    use peerkit::{Degrees, Discovery, NodeId};
+
+    #[test]
+    fn a_ping_of_no_node_is_said_in_words() {
+        let pinged = pings(Paint::none(), &[]);
+        assert!(pinged.contains("no node is connected"), "{pinged:?}");
+    }
 
     #[test]
     fn a_networks_figures_are_told_with_bars() {
@@ -178,8 +180,10 @@ mod tests {
             diameter_exact: false,
             cut_nodes: (0..10).map(|n| NodeId::from_bytes([n; 32])).collect(),
         };
-        let network = NetworkView { name: "net".into(), figures, complete: true, elapsed_ms: 2.0 };
-        let text = network_text(Paint::on(&tempfile::tempfile().unwrap()), &network);
+        let elapsed = Duration::from_millis(2);
+        let discovery = Discovery { nodes: Vec::new(), complete: true, elapsed };
+        let network = Network::new("net", &discovery);
+        let text = super::figures(Paint::none(), &network, &figures);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "net  103 nodes, 53 links in 2.0 ms");
         assert_eq!(lines[2], "  diameter    at least 7 hops");

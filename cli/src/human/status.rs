@@ -1,16 +1,15 @@
-//! A node's account of itself, as a person reads it.
+//! The status of a node as a person reads it.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use peerkit::{Address, PeerStatus, Status};
 
-use super::count_of;
-use crate::text::label;
-use crate::text::{self, Paint, count, plain, size};
+use crate::text::{self, Paint, count, label, plain, size};
+use crate::views::bare;
 
-/// The account, on lines; the last has no end.
-pub(super) fn text(paint: Paint, status: &Status) -> String {
+/// Returns the status, on several lines.
+pub(crate) fn text(paint: Paint, status: &Status) -> String {
     let mut text = format!("{} in network {}", name(paint, status), plain(&status.network));
     let mut line = |key: &str, value: String| {
         let _ = write!(text, "\n  {} {value}", paint.faint(&format!("{key:10}")));
@@ -42,7 +41,7 @@ pub(super) fn text(paint: Paint, status: &Status) -> String {
     );
     let strays = match status.stray_answers {
         0 => String::new(),
-        strays => format!("; {} to queries that were not sent", count_of_answers(strays)),
+        strays => format!("; {} to queries that were not sent", count(strays, "answer")),
     };
     line("queries", format!("{} in the last minute{strays}", status.queries));
     if status.clocks_apart > 0 {
@@ -63,10 +62,7 @@ fn name(paint: Paint, status: &Status) -> String {
 fn addresses(addresses: &[Address]) -> String {
     match addresses {
         [] => "none: nobody can dial this node".to_owned(),
-        some => {
-            let some: Vec<_> = some.iter().map(|a| a.clone().without_id().to_string()).collect();
-            some.join(", ")
-        }
+        some => bare(some.iter().cloned()).join(", "),
     }
 }
 
@@ -99,7 +95,7 @@ fn link(paint: Paint, status: &Status, peer: &PeerStatus) -> String {
         text.push_str(", by hand");
     }
     if let Some(rtt) = peer.rtt_ms {
-        let _ = write!(text, "  {}", text::time(Duration::from_secs_f64(rtt / 1e3)));
+        let _ = write!(text, "  {}", text::time_ms(rtt));
     }
     let queued = peer.queued_bytes.saturating_add(peer.queued_control_bytes);
     if queued > 0 {
@@ -111,20 +107,16 @@ fn link(paint: Paint, status: &Status, peer: &PeerStatus) -> String {
     text
 }
 
-fn count_of_answers(answers: u64) -> String {
-    count(count_of(answers), "answer")
-}
-
-/// Writes in words how far a clock is from this node's.
+/// Returns the difference of a clock from this node's, in words.
 pub(super) fn ahead(seconds: i64) -> String {
     let by = long(Duration::from_secs(seconds.unsigned_abs()));
     let way = if seconds < 0 { "behind" } else { "ahead of" };
     format!("{by} {way} this node's")
 }
 
-/// A time of any length, in the two units that tell most.
+/// Returns a time in its two largest units.
 fn long(time: Duration) -> String {
-    let seconds = count_of(time.as_secs());
+    let seconds = time.as_secs();
     match seconds {
         0..60 => text::time(time),
         60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),

@@ -1,10 +1,10 @@
-//! An upload on one line, a completed one, and the total of all.
+//! Uploads as a person reads them.
 
 use peerkit::{Upload, UploadStatus, UploadTotals};
 
 use crate::text::{self, Paint, count, plain};
 
-/// Tells on a line that goes to `peer` what it fetches from this node and how much of it was sent.
+/// Returns an upload to `peer` and its progress, on one line.
 pub(crate) fn line(paint: Paint, peer: &str, upload: &UploadStatus) -> String {
     let name = paint.strong(&plain(upload.file.name.as_str()));
     let mut text = format!(
@@ -19,28 +19,29 @@ pub(crate) fn line(paint: Paint, peer: &str, upload: &UploadStatus) -> String {
     text
 }
 
-/// Tells what a peer has received, and how much of it came from here if that was not all.
+/// Returns the name and size of a completed upload, and how much of it this node sent if that is less.
 pub(crate) fn completed(paint: Paint, upload: &Upload) -> String {
     let size = text::size(upload.size);
-    let from_here = match upload.bytes < upload.size {
-        true => format!(", {} of it from here", text::size(upload.bytes)),
-        false => String::new(),
+    let from_here = if upload.bytes < upload.size {
+        format!(", {} of it from here", text::size(upload.bytes))
+    } else {
+        String::new()
     };
     format!("{}, {}", plain(&upload.name), paint.faint(&format!("{size}{from_here}")))
 }
 
-/// Tells what was sent in all, in a sentence.
+/// Returns the total of all uploads, as a sentence.
 pub(crate) fn total(totals: &UploadTotals) -> String {
-    let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-    let nodes = count(number(totals.peers), "node");
-    match totals.completed {
-        _ if totals.peers == 0 => "Nothing was fetched from here.".to_owned(),
-        0 => format!("Sent {} to {nodes}; no fetch was completed.", text::size(totals.bytes)),
-        1 => format!("Sent {} to {nodes}; 1 fetch was completed.", text::size(totals.bytes)),
-        all => {
-            format!("Sent {} to {nodes}; {all} fetches were completed.", text::size(totals.bytes))
-        }
+    if totals.peers == 0 {
+        return "Nothing was fetched from here.".to_owned();
     }
+    let completed = match totals.completed {
+        0 => "no fetch was".to_owned(),
+        1 => "1 fetch was".to_owned(),
+        all => format!("{all} fetches were"),
+    };
+    let (size, nodes) = (text::size(totals.bytes), count(totals.peers, "node"));
+    format!("Sent {size} to {nodes}; {completed} completed.")
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Lines of the log on their way to the prompt or to standard error. A thread of its own writes them: a
-//! reader that does not read holds up nothing but the log.
+//! The queue of log lines for the prompt or standard error. A thread of its own writes them, so a
+//! reader that does not read blocks only the log.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -16,10 +16,10 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use crate::lock::{lock, wait};
 use crate::output::Output;
 
-/// Lines that may wait for the writing thread. 1,024: some 100 KiB, a burst of `debug on`.
+/// Maximum number of lines that wait for the writing thread. 1,024: some 100 KiB, a burst of `debug on`.
 const QUEUE: usize = 1024;
 
-/// How long the end of the program waits for the last lines to be read.
+/// Time that the program waits at its end for the last lines to be read.
 const FLUSH: Duration = Duration::from_secs(1);
 
 static QUEUED: Mutex<Queue> = Mutex::new(Queue { lines: VecDeque::new(), is_writing: false });
@@ -27,30 +27,30 @@ static QUEUED: Mutex<Queue> = Mutex::new(Queue { lines: VecDeque::new(), is_writ
 /// Wakes the writing thread once there is a line.
 static NEWS: Condvar = Condvar::new();
 
-/// Wakes those that wait until all lines are written.
+/// Wakes the threads that wait until all lines are written.
 static WRITTEN: Condvar = Condvar::new();
 
-/// The prompt's output, once there is one: the log would write over the prompt otherwise.
+/// The output of the prompt, if there is one. Written past it, the log would overwrite the prompt.
 static PROMPT: OnceLock<Output> = OnceLock::new();
 
-/// Whether a line is a JSON object.
+/// True if each line is a JSON object.
 static JSON: AtomicBool = AtomicBool::new(false);
 
-/// Lines that wait, oldest first.
+/// The waiting lines, oldest first.
 struct Queue {
     lines: VecDeque<Line>,
-    /// The thread is writing a line that it has taken.
+    /// True while the thread writes a line that it has taken out.
     is_writing: bool,
 }
 
-/// A line, with its end.
+/// A line, with its newline.
 struct Line {
     text: String,
-    /// Lines behind it that found no room.
+    /// Number of lines after it that were dropped.
     left_out: u64,
 }
 
-/// Starts the thread that writes; `json` says what a line looks like.
+/// Starts the writing thread. If `json`, each line is a JSON object.
 pub(super) fn start(json: bool) {
     JSON.store(json, Ordering::Relaxed);
     thread::spawn(|| {
@@ -60,12 +60,13 @@ pub(super) fn start(json: bool) {
     });
 }
 
-/// Has lines written through the prompt from now on.
+/// Writes lines through the prompt from now on.
 pub(super) fn through(output: Output) {
     let _ = PROMPT.set(output);
 }
 
-/// Queues a line. One that finds no room is counted: a line in its place says how many are missing.
+/// Queues a line. If the queue is full, the line is dropped and counted; a line in its place says how
+/// many are missing.
 pub(super) fn put(text: String) {
     let mut queue = queued();
     let is_full = queue.lines.len() >= QUEUE;
@@ -76,7 +77,7 @@ pub(super) fn put(text: String) {
     NEWS.notify_one();
 }
 
-/// Waits until the lines are written, but not long for a reader that does not read.
+/// Waits until the lines are written, at most [`FLUSH`].
 pub(crate) fn finish() {
     let waits = |queue: &mut Queue| queue.is_writing || !queue.lines.is_empty();
     let _ = WRITTEN.wait_timeout_while(queued(), FLUSH, waits);
@@ -86,7 +87,7 @@ fn queued() -> MutexGuard<'static, Queue> {
     lock(&QUEUED)
 }
 
-/// Waits for the next line, and takes it.
+/// Waits for the next line, and takes it out of the queue.
 fn next() -> Line {
     let mut queue = queued();
     queue.is_writing = false;
@@ -109,12 +110,12 @@ fn write(Line { mut text, left_out }: Line) {
         None => Some(text),
     };
     if let Some(text) = unwritten {
-        // A reader that has gone away misses nothing that it would want.
+        // If the reader has gone away, there is nowhere to report it.
         let _ = io::stderr().lock().write_all(text.as_bytes());
     }
 }
 
-/// Returns the line that stands where so many are missing.
+/// Returns the line in place of the dropped ones.
 fn gap(left_out: u64) -> String {
     let mut time = String::new();
     let _ = SystemTime.format_time(&mut Writer::new(&mut time));

@@ -1,0 +1,246 @@
+//! The commands that share, find and fetch files.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use peerkit::{Access, Download, FetchRequest, FileName, FoundFile, Hash, NodeId, SharedFile};
+
+use super::Session;
+use crate::human::files;
+use crate::json::Fields;
+use crate::lock::lock;
+use crate::output::Reply;
+use crate::views::ShareView;
+use crate::wanted::{self, Destination, Wanted};
+use crate::{command, folders};
+
+/// How long a command waits for what was shared before the start. 5 s: a hundred thousand files that
+/// have not changed take one.
+const RESTORED: Duration = Duration::from_secs(5);
+
+impl Session {
+    pub(super) async fn add(
+        &self,
+        path: PathBuf,
+        to: &[String],
+        ticket: bool,
+    ) -> anyhow::Result<Reply> {
+        let mut sharing = self.node.share(path).on_progress(self.bars.bar("hashing"));
+        if ticket {
+            sharing = sharing.with_ticket();
+        }
+        if !to.is_empty() {
+            let mut nodes = Vec::new();
+            for node in to {
+                nodes.push(self.node_named(node).await?);
+            }
+            sharing = sharing.to_nodes(nodes);
+        }
+        let added = sharing.await?;
+        let is_open = matches!(added.access, Access::Open);
+        let ticket = self.node.files().ticket_for(&added.shared).filter(|_| !is_open);
+        let paint = self.output.paint();
+        let text = files::added(paint, &added.shared, ticket.as_ref(), &added.skipped);
+        let fields = Fields::default()
+            .with("files", [&added.shared])
+            .with_some("ticket", ticket.map(|ticket| ticket.to_string()))
+            .with_skipped(&added.skipped);
+        Ok(Reply { text, fields })
+    }
+
+    pub(super) async fn remove(&self, hash: &str) -> anyhow::Result<Reply> {
+        let mut removed = Vec::new();
+        for (path, _) in self.shared(hash).await? {
+            removed.extend(self.node.files().unshare_path(&path).await?);
+        }
+        let paint = self.output.paint();
+        let line = |file| format!("no longer shared: {}", files::file_line(paint, file));
+        let text = removed.iter().map(line).collect::<Vec<_>>().join("\n");
+        Ok(Reply::new(text).with("files", &removed))
+    }
+
+    pub(super) async fn refresh(&self) -> anyhow::Result<Reply> {
+        self.restored().await;
+        let refreshed = self.node.files().refresh(self.bars.bar("hashing")).await?;
+        let shares = ShareView::all(&self.node);
+        let changed: Vec<&SharedFile> = refreshed.changed.iter().map(|(_, now)| now).collect();
+        let removed = refreshed.removed.iter().map(|(path, file)| {
+            let fields = Fields::default().with_path(path);
+            file.iter().fold(fields, Fields::with_file)
+        });
+        let text = files::refreshed(self.output.paint(), &refreshed, &shares);
+        let files: Vec<Fields> = shares.iter().map(ShareView::file_fields).collect();
+        let fields = Fields::default()
+            .with("files", files)
+            .with("changed", changed)
+            .with("removed", removed.collect::<Vec<_>>())
+            .with_skipped(&refreshed.skipped);
+        Ok(Reply { text, fields })
+    }
+
+    pub(super) async fn files(&self, share: Option<String>, skip: usize) -> anyhow::Result<Reply> {
+        let (shares, restoring) = match share {
+            None => {
+                let restoring = !self.restored().await;
+                (ShareView::all(&self.node), restoring)
+            }
+            Some(share) => {
+                let shares = self.shared(&share).await?.into_iter();
+                let view = |(path, file)| ShareView::one(&self.node, path, file, skip);
+                (shares.map(view).collect(), false)
+            }
+        };
+        let reply = Reply::new(files::shared(self.output.paint(), &shares, restoring));
+        let fields: Vec<Fields> = shares.iter().map(ShareView::fields).collect();
+        Ok(reply.with("files", fields).with_some("restoring", restoring))
+    }
+
+    pub(super) async fn search(&self, text: &str) -> anyhow::Result<Reply> {
+        let found = self.node.search(text).await?;
+        // A search that finds nothing leaves what can be fetched by its name.
+        if !found.is_empty() {
+            *lock(&self.found) = found.iter().map(|found| found.file.clone()).collect();
+        }
+        let here = self.node.id();
+        let fields = found.iter().map(|FoundFile { file, sources }| {
+            let sources: Vec<NodeId> = sources.iter().map(|source| source.id).collect();
+            let is_here = sources.contains(&here);
+            let fields = Fields::default().with_file(file).with("sources", sources);
+            fields.with_some("here", is_here)
+        });
+        let text = files::found(self.output.paint(), &found, here);
+        Ok(Reply::new(text).with("files", fields.collect::<Vec<_>>()))
+    }
+
+    /// The identity of a node: written out, which need not be known, or of one that was met.
+    async fn node_named(&self, text: &str) -> anyhow::Result<NodeId> {
+        match text.parse::<NodeId>() {
+            Ok(_) => command::identity(text).map_err(|error| anyhow!(error)),
+            Err(_) => Ok(self.node.network().find_node(text).await?.id()),
+        }
+    }
+
+    /// What `get` is to fetch, from where and where to.
+    pub(super) async fn request(
+        &self,
+        line: &str,
+        from: &[String],
+        force: bool,
+    ) -> anyhow::Result<FetchRequest> {
+        let (wanted, name, path) = {
+            let found = lock(&self.found);
+            wanted::read(line, &found).map_err(|error| anyhow!(error))?
+        };
+        if path.as_deref() == Some(Path::new("-")) {
+            bail!(
+                "standard output is the node's own: `peerkit get TICKET -` in a shell writes there"
+            );
+        }
+        let request = match wanted {
+            Wanted::Ticket(ticket) if ticket.network != self.node.network().name() => bail!(
+                "this ticket is from the network `{}`, where this node is not: \
+                 `peerkit get TICKET` fetches it without a running node",
+                ticket.network
+            ),
+            Wanted::Ticket(ticket) => FetchRequest::ticket(&ticket),
+            Wanted::Hash(hash) => FetchRequest::new(hash),
+        };
+        let request = match name {
+            Some(name) => request.named(name),
+            None => request,
+        };
+        let from = self.addresses(from).await?;
+        let request = from.into_iter().fold(request.overwrite(force), FetchRequest::from);
+        let destination = Destination::new(path.as_deref(), &self.node.files().download_folder());
+        Ok(destination.context("there is no current folder")?.of_request(request))
+    }
+
+    /// Whether what was shared before the start is shared again by now; waits a moment for it.
+    async fn restored(&self) -> bool {
+        tokio::time::timeout(RESTORED, self.node.files().restored()).await.is_ok()
+    }
+
+    /// The shares that are meant: one by its path or name, or all with a hash, whole or its first
+    /// digits.
+    async fn shared(&self, text: &str) -> anyhow::Result<Vec<(PathBuf, SharedFile)>> {
+        self.restored().await;
+        let mut shares = self.node.files().shared_paths();
+        let path = std::path::absolute(folders::expand_home(text)).unwrap_or_default();
+        if let Some(at) = shares.iter().position(|(shared, _)| *shared == path) {
+            return Ok(vec![shares.swap_remove(at)]);
+        }
+        let called = shares.iter().filter(|(_, file)| file.name.is_called(text));
+        match called.collect::<Vec<_>>()[..] {
+            [] => {}
+            [one] => return Ok(vec![one.clone()]),
+            ref several => bail!(
+                "{} shares are called `{text}`: name one by its path, or give the hash",
+                several.len()
+            ),
+        }
+        let hash = by_digits(text, shares.iter().map(|(_, file)| file.hash).collect())?;
+        shares.retain(|(_, file)| Some(file.hash) == hash);
+        if shares.is_empty() {
+            bail!("`{text}` is not shared: `files` lists what is");
+        }
+        Ok(shares)
+    }
+
+    /// Finds a download by its hash, whole or its first digits, or by the file's name.
+    pub(super) fn download(&self, text: &str) -> anyhow::Result<Download> {
+        let downloads = self.node.files().downloads();
+        let named = downloads.iter().map(|download| (download.hash, download.name.as_ref()));
+        match by_name_or_digits(text, named)? {
+            Some(hash) => Ok(self.node.files().download(hash)?),
+            None => bail!("`{text}` is not being fetched: `downloads` lists what is"),
+        }
+    }
+}
+
+/// The hash of the one that is called so, else the hash that `text` is or begins.
+fn by_name_or_digits<'a>(
+    text: &str,
+    named: impl Iterator<Item = (Hash, Option<&'a FileName>)> + Clone,
+) -> anyhow::Result<Option<Hash>> {
+    let is_called = |name: Option<&FileName>| name.is_some_and(|name| name.is_called(text));
+    let called = named.clone().filter(|(_, name)| is_called(*name)).map(|(hash, _)| hash);
+    if let [hash] = called.collect::<Vec<_>>()[..] {
+        return Ok(Some(hash));
+    }
+    by_digits(text, named.map(|(hash, _)| hash).collect())
+}
+
+/// Returns the hash that `text` is, or whose first digits it is among `candidates`.
+fn by_digits(text: &str, candidates: Vec<Hash>) -> anyhow::Result<Option<Hash>> {
+    if let Ok(hash) = text.parse() {
+        return Ok(Some(hash));
+    }
+    wanted::by_digits(text, candidates.into_iter()).map_err(|error| anyhow!(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_digits_will_do_where_they_are_unique() {
+        let hashes = vec![Hash::of(b"a"), Hash::of(b"b"), Hash::of(b"a")];
+        let text = hashes[0].to_string();
+        let find = |text: &str| by_digits(text, hashes.clone());
+        assert_eq!(find(&text[..6]).unwrap(), Some(hashes[0]));
+        assert_eq!(find(&text[..6].to_uppercase()).unwrap(), Some(hashes[0]));
+        assert_eq!(find(&format!("({}).", &text[..8])).unwrap(), Some(hashes[0]));
+        assert_eq!(find("xyz").unwrap(), None);
+        assert!(find("").unwrap_err().to_string().contains("2 hashes"));
+        let (ab, c) = (FileName::new("a b").unwrap(), FileName::new("c").unwrap());
+        let c = Some(&c);
+        let named = [(hashes[0], Some(&ab)), (hashes[1], c), (Hash::of(b"c"), c)];
+        let find_named = |text: &str| by_name_or_digits(text, named.into_iter());
+        assert_eq!(find_named("a b").unwrap(), Some(hashes[0]));
+        assert_eq!(find_named(&text[..6]).unwrap(), Some(hashes[0]));
+        assert_eq!(find_named("c").unwrap(), None, "two are called so");
+        let other = Hash::of(b"other");
+        assert_eq!(find(&other.to_string()).unwrap(), Some(other));
+    }
+}

@@ -1,0 +1,83 @@
+//! The command that draws the network.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use peerkit::Network;
+
+use super::Session;
+use crate::output::Reply;
+use crate::text::path as shown;
+
+impl Session {
+    pub(super) async fn map(&self, file: Option<PathBuf>) -> anyhow::Result<Reply> {
+        let write = file.as_deref().map(form).transpose()?;
+        let map = self.node.network().graph().await?;
+        let (Some(path), Some(write)) = (file, write) else {
+            return Ok(Reply::new(map.to_text()).with("map", &map));
+        };
+        write_map(map, &path, write).await?;
+        let path = std::path::absolute(path)?;
+        Ok(Reply::new(format!("wrote {}", shown(&path))).with("path", path.to_string_lossy()))
+    }
+}
+
+/// What writes a map in one form.
+pub(crate) type Form = fn(&Network) -> String;
+
+/// Writes a map in a thread of its own: a picture of a large network takes its time.
+pub(crate) async fn write_map(map: Network, path: &Path, write: Form) -> anyhow::Result<()> {
+    let at = path.to_owned();
+    let writing = tokio::task::spawn_blocking(move || write_whole(&at, write(&map).as_bytes()));
+    writing.await?.with_context(|| format!("could not write {}", path.display()))
+}
+
+/// Writes a file beside its place and renames it, so that a full disk leaves the old file. What is there and
+/// is no regular file, such as a pipe or a link, is written to and not replaced.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+        return fs::write(path, bytes);
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".peerkit-map-");
+    // A map is for others to see, as far as the umask lets them.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut beside = builder.tempfile_in(folder.unwrap_or(Path::new(".")))?;
+    beside.write_all(bytes)?;
+    beside.persist(path)?;
+    Ok(())
+}
+
+/// What turns the map into the form that a file's ending asks for.
+pub(crate) fn form(path: &Path) -> anyhow::Result<Form> {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    match ending.map(str::to_ascii_lowercase).as_deref() {
+        Some("svg") => Ok(Network::to_svg),
+        Some("dot" | "gv") => Ok(Network::to_dot),
+        Some("graphml") => Ok(Network::to_graphml),
+        Some("json") => Ok(crate::json::line),
+        _ => {
+            bail!("the map's form goes by the file's ending: name it .svg, .dot, .graphml or .json")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_goes_by_its_ending() {
+        for path in ["a.svg", "a.DOT", "a.gv", "a.graphml", "a.b.json"] {
+            assert!(form(Path::new(path)).is_ok(), "{path}");
+        }
+        for path in ["a", "a.png", ".svg"] {
+            let error = form(Path::new(path)).unwrap_err().to_string();
+            assert!(error.contains(".svg") && error.contains(".dot"), "{error}");
+        }
+    }
+}

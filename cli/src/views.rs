@@ -1,0 +1,237 @@
+//! Peers, nodes and shares as results and events show them.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use peerkit::{
+    Access, Address, Discovery, FolderFile, FolderPart, KnownPeer, Neighbour, Node, NodeId,
+    NodeInfo, Peer, SharedFile,
+};
+use serde::Serialize;
+
+use crate::json::Fields;
+use crate::text;
+
+/// A peer, as it is now.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct PeerView {
+    pub(crate) id: NodeId,
+    pub(crate) name: String,
+    /// `None` if there is no link; so is the direction.
+    pub(crate) address: Option<String>,
+    pub(crate) direction: Option<&'static str>,
+    /// `None` until it was measured.
+    pub(crate) rtt_ms: Option<f64>,
+    /// When the last bytes came from it, in milliseconds since 1970: in `peers` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_seen: Option<u64>,
+}
+
+impl PeerView {
+    pub(crate) fn new(node: &Node, peer: &Peer) -> Self {
+        let address = || peer.address().clone().without_id().to_string();
+        Self {
+            id: peer.id(),
+            name: peer.name().to_owned(),
+            address: peer.is_linked().then(address),
+            direction: peer.is_linked().then(|| peer.direction().name()),
+            rtt_ms: node.rtt(peer.id()).map(text::millis),
+            last_seen: None,
+        }
+    }
+
+    /// Adds when the last bytes came from the peer.
+    pub(crate) fn with_last_seen(self, node: &Node) -> Self {
+        let last_seen = node.idle_time(self.id).map(text::unix_millis_ago);
+        Self { last_seen, ..self }
+    }
+
+    /// Returns its name and first digits, fit for a terminal.
+    pub(crate) fn label(&self) -> String {
+        text::label(&self.id, &self.name)
+    }
+
+    /// Returns its address, or that it has none.
+    pub(crate) fn place(&self) -> &str {
+        self.address.as_deref().unwrap_or(text::NO_ADDRESS)
+    }
+}
+
+/// A node that was connected once.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct KnownView {
+    pub(crate) id: NodeId,
+    pub(crate) name: String,
+    /// The first of `addresses`.
+    pub(crate) address: Option<String>,
+    pub(crate) addresses: Vec<String>,
+    /// Milliseconds since 1970.
+    pub(crate) last_seen: u64,
+}
+
+impl From<(NodeId, KnownPeer)> for KnownView {
+    fn from((id, known): (NodeId, KnownPeer)) -> Self {
+        let KnownPeer { name, addresses, last_seen, .. } = known;
+        let addresses = bare(addresses);
+        Self { id, name, address: addresses.first().cloned(), addresses, last_seen }
+    }
+}
+
+/// Returns addresses as text, without the identities of their nodes.
+pub(crate) fn bare(addresses: impl IntoIterator<Item = Address>) -> Vec<String> {
+    addresses.into_iter().map(|address| address.without_id().to_string()).collect()
+}
+
+/// A round trip.
+#[derive(Debug, Serialize)]
+pub(crate) struct Ping {
+    pub(crate) peer: PeerView,
+    /// `None` if no answer came.
+    pub(crate) rtt_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+/// A node of a discovery.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct NodeView {
+    pub(crate) id: NodeId,
+    pub(crate) name: String,
+    pub(crate) address: Option<String>,
+    pub(crate) outbound: Vec<NodeId>,
+    pub(crate) inbound: Vec<NodeId>,
+    pub(crate) outbound_nodes: Vec<NeighbourView>,
+    pub(crate) inbound_nodes: Vec<NeighbourView>,
+}
+
+/// The other end of a link of a discovered node.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct NeighbourView {
+    pub(crate) id: NodeId,
+    /// Empty if this node does not know it.
+    pub(crate) name: String,
+    pub(crate) address: String,
+}
+
+impl NodeView {
+    /// Returns all nodes of a discovery, their neighbours by the names that they gave themselves.
+    pub(crate) fn all(node: &Node, discovery: &Discovery) -> Vec<Self> {
+        let names: HashMap<NodeId, &str> =
+            discovery.nodes.iter().map(|info| (info.id, info.name.as_str())).collect();
+        let name = |id| names.get(&id).map(|name| (*name).to_owned()).or_else(|| name_of(node, id));
+        discovery.nodes.iter().map(|info| Self::new(info, &name)).collect()
+    }
+
+    /// Returns one node of a discovery, its neighbours by their names as far as they are known here.
+    pub(crate) fn one(node: &Node, info: &NodeInfo) -> Self {
+        Self::new(info, &|id| name_of(node, id))
+    }
+
+    fn new(info: &NodeInfo, name: &dyn Fn(NodeId) -> Option<String>) -> Self {
+        let ids = |neighbours: &[Neighbour]| neighbours.iter().map(|other| other.id).collect();
+        let views = |neighbours: &[Neighbour]| {
+            let view = |other: &Neighbour| NeighbourView {
+                id: other.id,
+                name: name(other.id).unwrap_or_default(),
+                address: other.address.clone().without_id().to_string(),
+            };
+            neighbours.iter().map(view).collect()
+        };
+        Self {
+            id: info.id,
+            name: info.name.clone(),
+            address: bare(info.addresses.first().cloned()).pop(),
+            outbound: ids(&info.outbound),
+            inbound: ids(&info.inbound),
+            outbound_nodes: views(&info.outbound),
+            inbound_nodes: views(&info.inbound),
+        }
+    }
+}
+
+/// Returns the name of this node or of one that it is linked with.
+fn name_of(node: &Node, id: NodeId) -> Option<String> {
+    if id == node.id() {
+        return Some(node.name().to_owned());
+    }
+    node.peer(id).map(|peer| peer.name().to_owned())
+}
+
+/// Files of a folder that are listed among other shares.
+const FILES_OF_ONE: usize = 1_000;
+
+/// Files in folders that are listed with all shares, or of the one that was asked for.
+const FILES_IN_ALL: usize = 10_000;
+
+/// A file or folder that is shared here, from where and with whom.
+#[derive(Debug)]
+pub(crate) struct ShareView {
+    pub(crate) file: SharedFile,
+    pub(crate) path: PathBuf,
+    /// The files in a folder, or some of them.
+    pub(crate) contents: Option<FolderPart>,
+    /// Number of files in the folder before the first that is listed.
+    pub(crate) skipped: usize,
+    /// `open`, `nodes` or `ticket`.
+    pub(crate) access: &'static str,
+    /// The nodes.
+    pub(crate) to: Vec<NodeId>,
+}
+
+impl ShareView {
+    /// Returns everything that is shared; of large folders the first files.
+    pub(crate) fn all(node: &Node) -> Vec<Self> {
+        let mut left = FILES_IN_ALL;
+        let view = |(path, file): (PathBuf, SharedFile)| {
+            let share = Self::part(node, path, file, 0, FILES_OF_ONE.min(left));
+            left = left.saturating_sub(share.files().len());
+            share
+        };
+        node.files().shared_paths().into_iter().map(view).collect()
+    }
+
+    /// Returns one share, with its files after the first `skipped`.
+    pub(crate) fn one(node: &Node, path: PathBuf, file: SharedFile, skipped: usize) -> Self {
+        Self::part(node, path, file, skipped, FILES_IN_ALL)
+    }
+
+    fn part(node: &Node, path: PathBuf, file: SharedFile, skipped: usize, limit: usize) -> Self {
+        let (access, to) = match node.files().access(file.hash) {
+            None | Some(Access::Open) => ("open", Vec::new()),
+            Some(Access::Nodes(nodes)) => ("nodes", nodes),
+            Some(Access::Ticket(_)) => ("ticket", Vec::new()),
+            Some(_) => ("other", Vec::new()),
+        };
+        let contents = node.files().shared_files(&path, skipped, limit);
+        Self { file, path, contents, skipped, access, to }
+    }
+
+    /// Returns the files in it that are listed: none unless it is a folder.
+    pub(crate) fn files(&self) -> &[FolderFile] {
+        self.contents.as_ref().map_or(&[], |part| &part.files)
+    }
+
+    /// Returns its fields in JSON.
+    pub(crate) fn fields(&self) -> Fields {
+        let fields = Fields::default().with_file(&self.file).with_path(&self.path);
+        self.with_contents(fields).with("access", self.access).with_some("to", &self.to)
+    }
+
+    /// Returns the fields of the file or folder alone, without where it is and who may fetch it.
+    pub(crate) fn file_fields(&self) -> Fields {
+        self.with_contents(Fields::default().with_file(&self.file))
+    }
+
+    fn with_contents(&self, fields: Fields) -> Fields {
+        let Some(part) = &self.contents else { return fields };
+        let files: Vec<Fields> = part.files.iter().map(folder_file).collect();
+        let fields = fields.with("files", files).with("count", part.total);
+        fields.with_some("skipped", self.skipped)
+    }
+}
+
+fn folder_file(FolderFile { path, file }: &FolderFile) -> Fields {
+    let SharedFile { hash, name, size, .. } = file;
+    let fields = Fields::default().with("hash", hash).with("name", name).with("size", size);
+    fields.with("path", path)
+}
