@@ -1,29 +1,54 @@
 //! Actions that a handler asks for through its context, with their result as an event: connects,
 //! joins, discoveries, searches, pings, fetches, shares and requests. Each is a task of its own.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use peerkit_proto::event::{ActionId, Event, Peer};
 use peerkit_proto::handler::{Action, World};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::actor::mailbox::HANDLER_ORDERS;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::node::REJOIN;
 use crate::shares::ShareOptions;
+use crate::timers::HandlerTimers;
 use crate::transfer::FetchRequest;
 
 /// Actions of the handler that may be under way at once. 1,024: one for each order that the actor
 /// may have waiting.
 pub(crate) const ACTIONS: usize = 1024;
 
+/// The actions and timers of the handler.
+pub(crate) struct HandlerState {
+    /// A permit for each action that is under way.
+    permits: Arc<Semaphore>,
+    /// The number of the last action.
+    pub(crate) last_action: AtomicU64,
+    /// Actions that wait for room in the actor's queue, oldest first.
+    pub(crate) waiting_actions: Arc<Mutex<VecDeque<Action>>>,
+    pub(crate) timers: HandlerTimers,
+}
+
+impl Default for HandlerState {
+    fn default() -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(ACTIONS)),
+            last_action: AtomicU64::new(0),
+            waiting_actions: Arc::default(),
+            timers: HandlerTimers::default(),
+        }
+    }
+}
+
 impl Inner {
     /// Begins an action. Its result comes as an event.
     pub(crate) fn perform(self: &Arc<Self>, action: Action) {
         let Some((id, permit)) = self.begin(&action) else { return };
         let inner = self.clone();
-        self.spawn(async move {
+        self.tasks.spawn(async move {
             let result = inner.result(action).await;
             inner.report(id, result, permit).await;
         });
@@ -37,7 +62,7 @@ impl Inner {
         let (id, permit) = self.begin(action)?;
         let (reply, peer) = oneshot::channel();
         let inner = self.clone();
-        self.spawn(async move {
+        self.tasks.spawn(async move {
             let result = peer.await.unwrap_or(Err(Error::Stopped));
             let event = result.map(|peer| Event::NodeConnectCompleted { action: id, peer });
             inner.report(id, event, permit).await;
@@ -48,11 +73,11 @@ impl Inner {
     /// Returns the number of an action and a permit for it; without a permit it fails.
     fn begin(self: &Arc<Self>, action: &Action) -> Option<(ActionId, OwnedSemaphorePermit)> {
         let id = number(action)?;
-        if let Ok(permit) = self.actions.clone().try_acquire_owned() {
+        if let Ok(permit) = self.handler.permits.clone().try_acquire_owned() {
             return Some((id, permit));
         }
         let (inner, event) = (self.clone(), failure(id, &Error::TooManyActions(ACTIONS)));
-        self.spawn(async move { inner.dispatch.notice_when_room(event).await });
+        self.tasks.spawn(async move { inner.dispatch.notice_when_room(event).await });
         None
     }
 
@@ -73,7 +98,7 @@ impl Inner {
         let event = match action {
             Action::Send(peer, _) => {
                 self.recipients.remove(peer.id());
-                return self.failed(peer, &error);
+                return self.report_failed(peer, &error);
             }
             Action::Broadcast(title, _) => {
                 Event::NodeBroadcastFailed { title, error: error.to_string() }
@@ -98,10 +123,11 @@ impl Inner {
     async fn result(self: &Arc<Self>, action: Action) -> Result<Event, Error> {
         Ok(match action {
             Action::Join(action, addresses) => {
-                match addresses.is_empty() {
-                    true => self.rejoin(REJOIN).await?,
-                    false => self.join(addresses).await?,
-                };
+                if addresses.is_empty() {
+                    self.rejoin(REJOIN).await?;
+                } else {
+                    self.join(addresses).await?;
+                }
                 Event::NodeJoinCompleted { action }
             }
             Action::Discover(action, depth) => {

@@ -115,7 +115,7 @@ impl Actor {
 
     /// Runs until the node is to stop, then stops it.
     pub(crate) async fn run(mut self, earlier: Earlier) {
-        if let Some(owner) = self.inner.owner() {
+        if let Some(owner) = self.inner.profile.owner() {
             self.command(Command::Owner(owner));
         }
         self.command(Command::KeepAway(earlier.away));
@@ -126,8 +126,8 @@ impl Actor {
         loop {
             tokio::select! {
                 biased;
-                () = self.inner.stop.cancelled() => break,
-                () = self.inner.sleep_until(self.machine.poll_timeout()) => {
+                () = self.inner.tasks.stop.cancelled() => break,
+                () = self.inner.clock.sleep_until(self.machine.poll_timeout()) => {
                     self.machine.handle_timeout(now(&self.inner));
                     self.drain();
                 }
@@ -146,7 +146,7 @@ impl Actor {
     async fn stop(mut self) {
         let inner = self.inner.clone();
         let flush = inner.config.flush_timeout;
-        tracing::info!(target: "peerkit::node", id = %inner.id.short(), "stopping");
+        tracing::info!(target: "peerkit::node", id = %inner.profile.id.short(), "stopping");
         if self.ordered {
             // The application hears why before it hears that.
             let _ = tokio::time::timeout(HALT, inner.dispatch.settle()).await;
@@ -162,9 +162,9 @@ impl Actor {
         let hand_over = self.machine.overlay().views().member && !self.ordered;
         self.input(Input::Stop { hand_over });
         // The links have their own deadline; a little more lets them tell how they ended.
-        inner.running.close();
-        let running = inner.running.clone();
-        let ended = tokio::time::timeout(flush + HALT, running.wait());
+        inner.tasks.links.close();
+        let links = inner.tasks.links.clone();
+        let ended = tokio::time::timeout(flush + HALT, links.wait());
         let mut ended = std::pin::pin!(ended);
         loop {
             tokio::select! {
@@ -174,24 +174,24 @@ impl Actor {
             }
         }
         self.hear_links();
-        let kept = inner.kept.clone();
+        let kept = inner.broadcasts.clone();
         let writing = tokio::spawn(blocking::run(move || kept.write()));
         let settling = async { tokio::join!(inner.dispatch.settle(), writing) };
         let _ = tokio::time::timeout(HALT, settling).await;
-        inner.halt.call();
+        inner.tasks.halt.call();
         self.orders.close();
         self.from_links.close();
         drop(self);
-        inner.tracker.close();
-        let ended = async { tokio::join!(inner.tracker.wait(), inner.files.shares.settle()) };
+        inner.tasks.tracker.close();
+        let ended = async { tokio::join!(inner.tasks.tracker.wait(), inner.files.shares.settle()) };
         let _ = tokio::time::timeout(HALT, ended).await;
         inner.end();
         // The application may keep its handle for long, or end the process with it.
         let store = inner.store.clone();
         let _ = tokio::spawn(blocking::run(move || store.finish())).await;
         // Nothing of the node is held here any more once others hear that it has stopped.
-        let stopped = inner.stopped.clone();
-        tracing::info!(target: "peerkit::node", id = %inner.id.short(), "stopped");
+        let stopped = inner.tasks.stopped.clone();
+        tracing::info!(target: "peerkit::node", id = %inner.profile.id.short(), "stopped");
         drop(inner);
         stopped.cancel();
     }
@@ -211,7 +211,7 @@ impl Actor {
     fn act(&mut self, action: Action) {
         match action {
             Action::Send(peer, message) => {
-                let checked = self.inner.check_size(message.body());
+                let checked = Error::check_size(message.body(), self.inner.config.max_message);
                 let sending = Sending { to: peer.id(), sender: SentBy::Handler(peer) };
                 match checked {
                     Ok(()) => self.send(sending, Payload::Message(message)),
@@ -244,14 +244,14 @@ impl Actor {
     /// # Errors
     /// [`Error::NotConnected`]: a dial of the node is given up nevertheless.
     pub(crate) fn disconnect(&mut self, id: NodeId) -> Result<Peer, Error> {
-        let found = self.inner.conn(id).map(|conn| conn.peer.clone());
+        let found = self.inner.links.get(id).map(|conn| conn.peer.clone());
         self.command(Command::Disconnect(id));
         found
     }
 
     /// Leaves the network, and returns the peers that there were links with.
     pub(crate) fn leave(&mut self) -> Vec<Peer> {
-        let peers = self.inner.all_conns().iter().map(|conn| conn.peer.clone()).collect();
+        let peers = self.inner.links.all().iter().map(|conn| conn.peer.clone()).collect();
         self.command(Command::Leave);
         peers
     }
@@ -303,7 +303,7 @@ impl Actor {
     fn link_down(&mut self, conn: &Conn, parting: Parting) {
         let connection = conn.connection();
         if self.links.remove(&connection).is_some() {
-            self.inner.change_conns(|conns| drop(conns.remove(&conn.peer.id())));
+            self.inner.links.change(|conns| drop(conns.remove(&conn.peer.id())));
             self.input(Input::LinkDown { connection, parting });
         }
     }
@@ -317,7 +317,7 @@ impl Actor {
     /// Tells the machine if the link with a node can send no more. The link's own task says so a little
     /// later, when it has ended.
     fn note_closing(&mut self, id: NodeId) {
-        if let Ok(conn) = self.inner.conn(id)
+        if let Ok(conn) = self.inner.links.get(id)
             && conn.outbox.closed().is_some()
         {
             self.input(Input::LinkClosing(conn.connection()));
@@ -334,10 +334,10 @@ impl Actor {
         let now = unix_millis();
         let until =
             |left: Duration| now.saturating_add(u64::try_from(left.as_millis()).unwrap_or(0));
-        let kept = self.machine.overlay().kept_away(self.inner.now());
+        let kept = self.machine.overlay().kept_away(self.inner.clock.now());
         let kept: Vec<_> = kept.map(|(id, left)| (id, until(left))).collect();
         let store = self.inner.store.clone();
-        self.inner.spawn(async move {
+        self.inner.tasks.spawn(async move {
             let written = blocking::run(move || store.save_away(changes, &kept)).await;
             if let Some(Err(error)) = written {
                 tracing::warn!(%error, "a node that was disconnected may come back after a restart");
@@ -347,7 +347,7 @@ impl Actor {
 
     /// Hands the machine this node's addresses, which have changed.
     pub(crate) fn addresses_changed(&mut self) {
-        let addresses = self.inner.addresses(None);
+        let addresses = self.inner.addresses.announced(None);
         self.command(Command::Addresses(addresses));
     }
 
@@ -411,5 +411,5 @@ impl Actor {
 
 /// Reads the clocks.
 pub(crate) fn now(inner: &Inner) -> Now {
-    Now { monotonic: inner.now(), unix: unix_millis() }
+    Now { monotonic: inner.clock.now(), unix: unix_millis() }
 }

@@ -46,37 +46,44 @@ const BRIDGES: [&str; 12] = [
 ];
 
 /// One IP address of one interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct InterfaceAddress {
-    pub(crate) interface: String,
-    pub(crate) ip: IpAddr,
+struct InterfaceAddress {
+    interface: String,
+    ip: IpAddr,
 }
 
-/// The IP addresses of this machine, best first. Clones share one list.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct LocalIps(Arc<Mutex<Vec<IpAddr>>>);
+/// The addresses of a node: what it listens on, and the IP addresses of this machine.
+pub(crate) struct OwnAddresses {
+    config: Arc<Config>,
+    pub(crate) listening: Vec<SocketAddr>,
+    /// The IP addresses of this machine, best first.
+    local: Mutex<Vec<IpAddr>>,
+}
 
-impl LocalIps {
+impl OwnAddresses {
     /// Reads the interfaces. Blocks for some microseconds.
-    pub(crate) fn read() -> Self {
-        let local = Self::default();
-        local.refresh();
-        local
+    pub(crate) fn new(config: Arc<Config>, listening: Vec<SocketAddr>) -> Self {
+        Self { config, listening, local: Mutex::new(ranked(&interfaces(), &routed())) }
     }
 
-    /// Reads the interfaces again. Returns whether the list has changed.
-    pub(crate) fn refresh(&self) -> bool {
+    /// Returns the addresses at which others can dial this node, as far as it knows, best first. `first`
+    /// is the IP address of this machine that the reader of the list already reaches.
+    pub(crate) fn announced(&self, first: Option<IpAddr>) -> Vec<Address> {
+        announced(&self.config, &self.listening, &lock(&self.local), first)
+    }
+
+    /// Reads the interfaces again. Returns whether the addresses of this machine have changed.
+    fn refresh(&self) -> bool {
         let now = ranked(&interfaces(), &routed());
-        let mut known = lock(&self.0);
-        let changed = *known != now;
+        let mut known = lock(&self.local);
+        let has_changed = *known != now;
         *known = now;
-        changed
+        has_changed
     }
 
     /// Adds an address that a link was made on, in case the system did not list it. Returns whether
     /// it is new.
     fn add(&self, ip: IpAddr) -> bool {
-        let mut known = lock(&self.0);
+        let mut known = lock(&self.local);
         let is_new = is_usable(ip) && known.len() < MAX_LOCAL && !known.contains(&ip);
         if is_new {
             known.push(ip);
@@ -220,15 +227,9 @@ fn takes(listening: IpAddr, ip: IpAddr) -> bool {
 }
 
 impl Inner {
-    /// The addresses at which others can dial this node, as far as it knows, best first. `first` is
-    /// the IP address of this machine that the reader of the list already reaches.
-    pub(crate) fn addresses(&self, first: Option<IpAddr>) -> Vec<Address> {
-        announced(&self.config, &self.listening, &lock(&self.local.0), first)
-    }
-
     /// Announces the address of this machine that a link was made on, unless that is done already.
     pub(crate) async fn seen(&self, local: SocketAddr) {
-        if self.local.add(local.ip().to_canonical()) {
+        if self.addresses.add(local.ip().to_canonical()) {
             let _ = self.actor.call(Actor::addresses_changed).await;
         }
     }
@@ -236,17 +237,17 @@ impl Inner {
     /// Follows the changes of this machine's interfaces until the node stops. Returns at once if
     /// the node listens on single addresses only.
     pub(crate) async fn follow_interfaces(self: Arc<Self>) {
-        if !self.listening.iter().any(|socket| socket.ip().is_unspecified()) {
+        if !self.addresses.listening.iter().any(|socket| socket.ip().is_unspecified()) {
             return;
         }
         loop {
             tokio::select! {
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
-                () = self.stop.cancelled() => return,
+                () = self.tasks.stop.cancelled() => return,
             }
-            let local = self.local.clone();
-            let changed = blocking::run(move || local.refresh()).await;
-            if changed.unwrap_or(false) {
+            let looking = self.clone();
+            let has_changed = blocking::run(move || looking.addresses.refresh()).await;
+            if has_changed.unwrap_or(false) {
                 let _ = self.actor.call(Actor::addresses_changed).await;
             }
         }
@@ -360,9 +361,9 @@ mod tests {
 
     #[test]
     fn this_machine_has_an_address() {
-        let local = LocalIps::read();
-        assert!(!lock(&local.0).is_empty());
-        assert!(!local.refresh(), "nothing has changed");
-        assert!(!local.add("fe80::1".parse().unwrap()), "of no use without a scope");
+        let own = OwnAddresses::new(Arc::default(), Vec::new());
+        assert!(!lock(&own.local).is_empty());
+        assert!(!own.refresh(), "nothing has changed");
+        assert!(!own.add("fe80::1".parse().unwrap()), "of no use without a scope");
     }
 }

@@ -1,8 +1,7 @@
 //! Making a node.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
@@ -14,23 +13,34 @@ use peerkit_proto::id::{Key, NodeId};
 use peerkit_proto::overlay::Identity;
 use peerkit_proto::peer::Machine;
 use peerkit_proto::time::{Instant, Now};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
+use crate::actions::HandlerState;
 use crate::actor::mailbox::{FROM_LINKS, Mailbox, ORDERS};
 use crate::actor::{Actor, Earlier};
-use crate::addresses::{LocalIps, distinct};
+use crate::addresses::{OwnAddresses, distinct};
 use crate::blocking;
 use crate::bootstrap::{self, BootstrapError, MAX_BOOTSTRAP};
-use crate::clock::unix_millis;
+use crate::clock::{NodeClock, unix_millis};
+use crate::counters::Meter;
+use crate::direct::Recipients;
 use crate::dispatch::{Application, Dispatch, deliver_notices};
 use crate::error::{Error, NameKind};
-use crate::files::{self, Files, FilesParts};
-use crate::inner::{Inner, Parts};
+use crate::files::{self, Files};
+use crate::inner::Inner;
 use crate::key;
+use crate::links::LinkTable;
 use crate::listen::{self, Listen, Pending};
 use crate::node::Node;
-use crate::probe::{self, PROBE_PROTOCOL};
-use crate::store::{Store, StoreError};
+use crate::peers::AddressBook;
+use crate::probe::{self, PROBE_PROTOCOL, PROBES};
+use crate::profile::Profile;
+use crate::rate::Rates;
+use crate::served::Served;
+use crate::shares::Shares;
+use crate::shutdown::Tasks;
+use crate::store::{Store, StoreError, StoredBroadcasts};
+use crate::stream::Streams;
 use crate::tls::Tls;
 
 /// The file in the state folder that holds the node's key.
@@ -215,64 +225,27 @@ impl Builder {
     /// What was shared from the state folder before is shared again, in the background.
     ///
     /// # Errors
-    /// Where an address can't be listened on, the state folder or key can't be used, or a setting
+    /// If an address can't be listened on, the state folder or key can't be used, or a setting
     /// is not possible. Nothing is left running then.
     pub async fn spawn(self) -> Result<Node, Error> {
-        let state = self.state.clone();
-        let repair = self.repair;
-        let store = blocking::try_run(move || match repair {
-            true => Store::open_or_repair(state.as_deref()),
-            false => Store::open(state.as_deref()),
-        });
-        let store = store.await?;
-        let mut bootstrap = self.bootstrap;
-        if let Some(folder) = self.state.clone() {
-            bootstrap.extend(blocking::try_run(move || bootstrap::read(&folder)).await?);
-        }
-        let bootstrap = distinct(bootstrap);
-        if bootstrap.len() > MAX_BOOTSTRAP {
-            return Err(BootstrapError::TooMany(bootstrap.len()).into());
-        }
+        let folder = self.state.clone();
+        let open = if self.repair { Store::open_or_repair } else { Store::open };
+        let store = blocking::try_run(move || open(folder.as_deref())).await?;
+        let bootstrap = bootstrap_nodes(self.bootstrap, self.state.as_deref()).await?;
         let count = self.config.announce.len();
         if count > MAX_ADDRESSES {
             return Err(Error::TooManyAddresses { count, limit: MAX_ADDRESSES });
         }
-        let local = LocalIps::read();
-        let key = match (self.key, self.state) {
-            (Some(key), _) => key,
-            (None, Some(folder)) => {
-                let path = folder.join(KEY_FILE);
-                blocking::try_run(move || key::load_or_create(&path)).await?
-            }
-            (None, None) => key::generate()?,
-        };
+        let key = node_key(self.key, self.state.as_deref()).await?;
         let name = self.name.unwrap_or_else(|| key.id().short());
         Error::check_name(NameKind::Node, &name, MAX_NAME)?;
         let network = self.network.unwrap_or_else(|| NETWORK.to_owned());
         Error::check_name(NameKind::Network, &network, MAX_NAME)?;
-        let owner = self.owner_key.as_ref().map(Key::id).or(self.owner);
-        if let (Some(key), Some(given)) = (owner, self.owner)
-            && key != given
-        {
-            return Err(Error::OwnerMismatch { key, given });
-        }
-        if let Some(owner) = owner.filter(|owner| !owner.is_public_key()) {
-            return Err(Error::OwnerNotAKey(owner));
-        }
-        let (in_store, of_network) = (store.clone(), network.clone());
-        let owner = blocking::try_run(move || match owner {
-            Some(owner) => {
-                in_store.save_owner(&of_network, owner)?;
-                Ok::<_, StoreError>(Some(owner))
-            }
-            // An earlier version may have learnt one that no node can have.
-            None => Ok(in_store.owner(&of_network)?.filter(NodeId::is_public_key)),
-        });
-        let owner = owner.await?;
+        let owner = network_owner(self.owner_key.as_ref(), self.owner, &store, &network).await?;
         let tls = Tls::new(&key).map_err(|error| Error::Tls(error.into()))?;
         let listeners = listen::bind(&self.listen).await?;
-        let listening: Vec<SocketAddr> =
-            listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let listening = listeners.iter().filter_map(|listener| listener.local_addr().ok());
+        let listening = listening.collect();
 
         let mut seed = [0; 32];
         let mut incarnation = [0; 8];
@@ -290,76 +263,143 @@ impl Builder {
         let (dispatch, mut notices) = Dispatch::new(self.handler, &self.config);
         let (orders, order_receiver) = mpsc::channel(ORDERS);
         let (links, link_receiver) = mpsc::channel(FROM_LINKS);
-        let (files, upload_news) = Files::new(FilesParts {
-            key: &key,
-            store: &store,
-            config: &self.config,
-            watch: self.watch,
-            download_folder: self.download_folder.unwrap_or_else(|| PathBuf::from(".")),
-        });
+        let mut shares = Shares::new(store.clone()).with_tickets_of(&key);
+        if self.watch {
+            shares = shares.watched();
+        }
+        let download_folder = self.download_folder.unwrap_or_else(|| PathBuf::from("."));
+        let (files, upload_news) = Files::new(shares, self.config.max_downloads, download_folder);
         let pending = Pending::new(self.config.max_pending, self.config.max_pending_per_ip);
-        let inner = Arc::new(Inner::new(Parts {
-            key,
+        let profile = Profile {
+            id: key.id(),
             name,
             network,
             manual: self.manual,
             secret: self.secret,
             owner_key: self.owner_key,
-            owner,
+            owner: Mutex::new(owner),
             incarnation: u64::from_le_bytes(incarnation),
-            config: self.config,
+        };
+        let config = Arc::new(self.config);
+        let inner = Arc::new(Inner {
+            clock: NodeClock::start(),
             tls,
-            local,
-            bootstrap,
-            listening,
+            addresses: OwnAddresses::new(config.clone(), listening),
+            links: LinkTable::default(),
+            streams: Streams::new(&config),
+            probes: Arc::new(Semaphore::new(PROBES)),
+            recipients: Recipients::default(),
+            meter: Meter::default(),
+            rates: Rates::new(&config),
             dispatch,
+            handler: HandlerState::default(),
+            served: Served::default(),
+            peers: AddressBook::new(store.clone(), bootstrap),
+            broadcasts: Arc::new(StoredBroadcasts::new(store.clone(), &profile.network, &config)),
             store,
             files,
-            actor: Mailbox(orders),
-            links,
-        }));
-
-        let met = inner.known_peers().await?.into_iter().take(KNOWN);
-        let known = met.map(|(id, known)| (id, known.addresses)).collect();
-
-        let store = inner.store.clone();
-        let away = blocking::try_run(move || store.away()).await?.into_iter();
-        let now = unix_millis();
-        let away = away.map(|(id, until)| (id, Duration::from_millis(until.saturating_sub(now))));
-        let away = away.filter(|(_, left)| !left.is_zero()).collect();
-
-        let log = inner.kept.clone();
-        let kept = blocking::try_run(move || log.load()).await?;
+            actor: Mailbox { orders, links },
+            tasks: Tasks::default(),
+            profile,
+            config,
+        });
+        let earlier = earlier_runs(&inner).await?;
 
         files::start(&inner, upload_news).await;
-        if !inner.manual {
-            let timeout = inner.config.handshake_timeout;
-            let serve_probes = probe::serve(inner.actor.clone(), timeout);
-            inner.protocols.insert(PROBE_PROTOCOL, serve_probes);
+        if !inner.profile.manual {
+            let serve_probes = probe::serve(inner.actor.clone(), inner.config.handshake_timeout);
+            inner.served.streams.insert(PROBE_PROTOCOL, serve_probes);
         }
         for listener in listeners {
-            inner.spawn(listen::accept(inner.clone(), listener, pending.clone()));
+            inner.tasks.spawn(listen::accept(inner.clone(), listener, pending.clone()));
         }
         let delivering = inner.clone();
-        inner.spawn(async move {
+        inner.tasks.spawn(async move {
             deliver_notices(&delivering.dispatch, &*delivering, &mut notices).await;
         });
         let timing = inner.clone();
-        inner.spawn(async move { timing.run_timers().await });
-        inner.spawn(inner.clone().follow_interfaces());
+        inner.tasks.spawn(async move { timing.run_timers().await });
+        inner.tasks.spawn(inner.clone().follow_interfaces());
         tracing::info!(
             target: "peerkit::node",
-            id = %inner.id,
-            name = inner.name.as_str(),
-            network = inner.network.as_str(),
-            listening = ?inner.listening,
-            manual = inner.manual,
+            id = %inner.profile.id,
+            name = inner.profile.name.as_str(),
+            network = inner.profile.network.as_str(),
+            listening = ?inner.addresses.listening,
+            manual = inner.profile.manual,
             "started"
         );
         let actor = Actor::new(inner.clone(), machine, order_receiver, link_receiver);
-        tokio::spawn(actor.run(Earlier { away, known, kept }));
+        tokio::spawn(actor.run(earlier));
         Ok(Node::new(inner))
     }
+}
+
+/// Adds the bootstrap nodes of the state folder's file to those that were given.
+async fn bootstrap_nodes(
+    mut nodes: Vec<Address>,
+    state: Option<&Path>,
+) -> Result<Vec<Address>, Error> {
+    if let Some(folder) = state.map(Path::to_owned) {
+        nodes.extend(blocking::try_run(move || bootstrap::read(&folder)).await?);
+    }
+    let nodes = distinct(nodes);
+    if nodes.len() > MAX_BOOTSTRAP {
+        return Err(BootstrapError::TooMany(nodes.len()).into());
+    }
+    Ok(nodes)
+}
+
+/// Returns the key that was given, or that of the state folder, or a new one.
+async fn node_key(given: Option<Key>, state: Option<&Path>) -> Result<Key, Error> {
+    match (given, state) {
+        (Some(key), _) => Ok(key),
+        (None, Some(folder)) => {
+            let path = folder.join(KEY_FILE);
+            blocking::try_run(move || key::load_or_create(&path)).await
+        }
+        (None, None) => Ok(key::generate()?),
+    }
+}
+
+/// Returns the network's owner: the one that was given, which is remembered, or the remembered one.
+async fn network_owner(
+    key: Option<&Key>,
+    given: Option<NodeId>,
+    store: &Store,
+    network: &str,
+) -> Result<Option<NodeId>, Error> {
+    let owner = key.map(Key::id).or(given);
+    if let (Some(key), Some(given)) = (owner, given)
+        && key != given
+    {
+        return Err(Error::OwnerMismatch { key, given });
+    }
+    if let Some(owner) = owner.filter(|owner| !owner.is_public_key()) {
+        return Err(Error::OwnerNotAKey(owner));
+    }
+    let (store, network) = (store.clone(), network.to_owned());
+    blocking::try_run(move || match owner {
+        Some(owner) => store.save_owner(&network, owner).map(|()| Some(owner)),
+        // An earlier version may have learnt one that no node can have.
+        None => Ok(store.owner(&network)?.filter(NodeId::is_public_key)),
+    })
+    .await
+}
+
+/// Loads what earlier runs have left for the overlay.
+async fn earlier_runs(inner: &Arc<Inner>) -> Result<Earlier, Error> {
+    let peers = inner.peers.all().await?.into_iter().take(KNOWN);
+    let known = peers.map(|(id, known)| (id, known.addresses)).collect();
+    let (store, broadcasts) = (inner.store.clone(), inner.broadcasts.clone());
+    blocking::try_run(move || {
+        let now = unix_millis();
+        let left = |until: u64| Duration::from_millis(until.saturating_sub(now));
+        let away = store.away()?.into_iter().map(|(id, until)| (id, left(until)));
+        let away = away.filter(|(_, left)| !left.is_zero()).collect();
+        Ok::<_, StoreError>(Earlier { away, known, kept: broadcasts.load()? })
+    })
+    .await
 }
 
 impl Node {

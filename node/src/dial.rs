@@ -210,7 +210,7 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
     };
     match admitted {
         Ok(conn) => {
-            link.admit(inner.now());
+            link.admit(inner.clock.now());
             inner.seen(local).await;
             Ok(Dialled::New(Box::new(Established { conn, link, stream: channel, buffer })))
         }
@@ -235,7 +235,7 @@ fn ended(
     refused: impl Fn(Reason) -> Error,
 ) -> Result<Dialled, Error> {
     match outcome {
-        Ok(id) => Ok(Dialled::Linked(inner.conn(id)?.peer.clone())),
+        Ok(id) => Ok(Dialled::Linked(inner.links.get(id)?.peer.clone())),
         Err(DialError::Unwanted(reason) | DialError::Refused(reason)) => Err(refused(reason)),
         Err(_) => Err(refused(Reason::HandshakeTimeout)),
     }
@@ -244,10 +244,10 @@ fn ended(
 /// Returns a link's state machine for a secured connection.
 pub(crate) fn new_link(inner: &Inner, side: Side, session: &Session, local: SocketAddr) -> Link {
     let greeting = Greeting {
-        hello: inner.hello(&session.binding, Some(local.ip())),
-        expected: inner.prove(&session.binding, session.id),
+        hello: inner.profile.hello(&session.binding, inner.addresses.announced(Some(local.ip()))),
+        expected: inner.profile.prove(&session.binding, session.id),
     };
-    Link::new(inner.now(), side, greeting, &inner.config)
+    Link::new(inner.clock.now(), side, greeting, &inner.config)
 }
 
 /// Exchanges Hellos. Returns the peer's, which has to be admitted next.
@@ -282,7 +282,7 @@ pub(crate) async fn greet(
         if channel.read_buf(buffer).await.map_err(lost)? == 0 {
             return Err(Reason::Lost("closed before Hello".into()));
         }
-        link.receive(inner.now(), buffer);
+        link.receive(inner.clock.now(), buffer);
     }
 }
 
@@ -324,7 +324,7 @@ pub(crate) async fn admit(
     let candidate =
         Candidate { id: session.id, direction, incarnation: hello.incarnation, ip: remote.ip() };
     let made = conn::About {
-        serial: inner.next_serial(),
+        serial: inner.links.next_serial(),
         peer,
         candidate,
         dialable: address,
@@ -333,7 +333,7 @@ pub(crate) async fn admit(
         agreed,
         on_demand: dial.is_some_and(|(_, purpose)| purpose == Purpose::Message),
     };
-    let conn = Arc::new(Conn::new(made, &inner.config, inner.micros()));
+    let conn = Arc::new(Conn::new(made, &inner.config, inner.clock.micros()));
     let (reply, admitted) = oneshot::channel();
     let dial = dial.map(|(dial, _)| dial);
     let _ = inner.actor.send(Order::Greeted { conn: conn.clone(), dial, reply }).await;

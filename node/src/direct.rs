@@ -80,7 +80,7 @@ impl Sending {
         match (self.sender, outcome) {
             (SentBy::Caller(reply), outcome) => drop(reply.send(outcome.map(|_| ()))),
             (SentBy::Ping(reply), outcome) => drop(reply.send(outcome)),
-            (SentBy::Handler(peer), Err(error)) => inner.failed(peer, &error),
+            (SentBy::Handler(peer), Err(error)) => inner.report_failed(peer, &error),
             (SentBy::Handler(_), Ok(_)) => {}
         }
     }
@@ -119,7 +119,7 @@ impl Inner {
     /// The link that a message to `id` goes over; none where it has to find its way first.
     #[inline]
     pub(crate) fn linked(&self, id: NodeId) -> Option<Arc<Conn>> {
-        let conn = self.conn(id).ok()?;
+        let conn = self.links.get(id).ok()?;
         let over = conn.on_demand && conn.outbox.closed().is_some();
         (!over && !self.recipients.wait_for(id)).then_some(conn)
     }
@@ -130,7 +130,7 @@ impl Inner {
         id: NodeId,
         message: Message,
     ) -> Result<(), Error> {
-        self.check_size(message.body())?;
+        Error::check_size(message.body(), self.config.max_message)?;
         self.send_by(id, SentBy::Caller, Payload::Message(message)).await
     }
 
@@ -148,21 +148,16 @@ impl Inner {
         );
         tokio::select! {
             outcome = outcome => outcome?,
-            () = self.stopped.cancelled() => Err(Error::Stopped),
+            () = self.tasks.stopped.cancelled() => Err(Error::Stopped),
         }
-    }
-
-    /// Returns the link with a node, unless it is closing.
-    pub(crate) fn open_link(&self, id: NodeId) -> Option<Arc<Conn>> {
-        self.conn(id).ok().filter(|conn| conn.outbox.closed().is_none())
     }
 
     /// Measures the round-trip time to a node: see [`Node::ping`](crate::Node::ping).
     pub(crate) async fn ping(self: &Arc<Self>, id: NodeId) -> Result<Duration, Error> {
-        if id == self.id {
+        if id == self.profile.id {
             return Err(Error::ThisNode);
         }
-        if let Some(conn) = self.open_link(id) {
+        if let Some(conn) = self.links.get_open(id) {
             return self.ping_link(&conn).await;
         }
         self.send_by(id, SentBy::Ping, Payload::Ping).await

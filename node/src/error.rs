@@ -16,6 +16,7 @@ use peerkit_proto::overlay::broadcast::BroadcastError;
 use peerkit_proto::overlay::direct::{DirectError, Missed};
 
 use crate::bootstrap::BootstrapError;
+use crate::compress::CompressError;
 use crate::key::KeyError;
 use crate::shares::ShareError;
 use crate::store::StoreError;
@@ -376,6 +377,15 @@ impl Error {
         Ok(())
     }
 
+    /// Checks that the content of a message has at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`].
+    pub(crate) fn check_size(body: &[u8], limit: usize) -> Result<(), Self> {
+        let len = body.len();
+        if len > limit { Err(Self::TooLarge { len, limit }) } else { Ok(()) }
+    }
+
     /// Describes the failure of a dial, for a text or an event that names the address already.
     pub(crate) fn without_address(&self) -> String {
         match self {
@@ -388,6 +398,16 @@ impl Error {
             Self::WrongNode { found, .. } => format!("another node answers there: {found}"),
             Self::Refused { reason, .. } => format!("refused: {reason}"),
             other => other.to_string(),
+        }
+    }
+}
+
+impl From<CompressError> for Error {
+    fn from(error: CompressError) -> Self {
+        match error {
+            CompressError::TooLarge { len, limit } => Self::TooLarge { len, limit },
+            CompressError::Stopping => Self::Stopped,
+            CompressError::Failed(compression, error) => Self::Compress(compression, error),
         }
     }
 }

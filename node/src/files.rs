@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use peerkit_proto::config::Config;
 use peerkit_proto::files::{
     Asker, Description, FILES_PROTOCOL, FileName, FoundFile, SharedFile, Source,
 };
 use peerkit_proto::frame::query::{Answer, AnswerBody, MAX_SEARCH, What};
-use peerkit_proto::id::{Hash, Key, NodeId};
+use peerkit_proto::id::{Hash, NodeId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +19,6 @@ use crate::inner::Inner;
 use crate::lock::lock;
 use crate::served::ServedStream;
 use crate::shares::Shares;
-use crate::store::Store;
 use crate::transfer::{Downloads, FileServer, Partials, UploadNews, Uploads};
 
 /// The files of a node. Part of [`Inner`].
@@ -38,27 +36,20 @@ pub(crate) struct Files {
     pub(crate) restored: CancellationToken,
 }
 
-/// The settings that [`Files`] are made from.
-pub(crate) struct FilesParts<'a> {
-    pub(crate) key: &'a Key,
-    pub(crate) store: &'a Store,
-    pub(crate) config: &'a Config,
-    /// Whether shares are watched for changes.
-    pub(crate) watch: bool,
-    pub(crate) download_folder: PathBuf,
-}
-
 impl Files {
     /// Returns a node's files before it has started, and the news of its uploads.
-    pub(crate) fn new(parts: FilesParts<'_>) -> (Self, mpsc::Receiver<UploadNews>) {
-        let shares = Shares::new(parts.store.clone()).with_tickets_of(parts.key);
+    pub(crate) fn new(
+        shares: Shares,
+        max_downloads: usize,
+        download_folder: PathBuf,
+    ) -> (Self, mpsc::Receiver<UploadNews>) {
         let (uploads, news) = Uploads::new();
         let files = Self {
-            shares: if parts.watch { shares.watched() } else { shares },
+            shares,
             partials: Partials::default(),
-            downloads: Downloads::new(parts.config.max_downloads),
+            downloads: Downloads::new(max_downloads),
             uploads,
-            download_folder: Mutex::new(parts.download_folder),
+            download_folder: Mutex::new(download_folder),
             searching: Arc::new(Semaphore::new(1)),
             restored: CancellationToken::new(),
         };
@@ -90,19 +81,19 @@ pub(crate) async fn start(inner: &Arc<Inner>, mut upload_news: mpsc::Receiver<Up
             }
         }
     });
-    inner.protocols.insert(FILES_PROTOCOL, serve);
+    inner.served.streams.insert(FILES_PROTOCOL, serve);
     let reporting = inner.clone();
-    inner.spawn(async move {
+    inner.tasks.spawn(async move {
         while let Some(news) = upload_news.recv().await {
-            let linked = |id| reporting.conn(id).ok().map(|conn| conn.peer.clone());
+            let linked = |id| reporting.links.get(id).ok().map(|conn| conn.peer.clone());
             reporting.dispatch.notice(news.into_event(linked));
         }
     });
-    let (watched, stop) = (shares.clone(), inner.stop.clone());
-    inner.spawn(async move {
+    let (watched, stop) = (shares.clone(), inner.tasks.stop.clone());
+    inner.tasks.spawn(async move {
         let _ = stop.run_until_cancelled_owned(watched.watch()).await;
     });
-    inner.spawn(restore_shares(inner.clone()));
+    inner.tasks.spawn(restore_shares(inner.clone()));
     if let Err(error) = inner.resume_downloads().await {
         tracing::warn!(%error, "can't go on with the downloads of earlier runs");
     }
@@ -133,8 +124,8 @@ impl Inner {
         let mut found = Findings::default();
         let mut answers = self.ask_for_files(What::Search(text.to_owned())).await?;
         let own = find_own(self, text.to_owned()).await;
-        let (name, addresses) = (self.name.clone(), self.addresses(None));
-        found.add(own, &Source { id: self.id, name, addresses });
+        let (name, addresses) = (self.profile.name.clone(), self.addresses.announced(None));
+        found.add(own, &Source { id: self.profile.id, name, addresses });
         while let Some(answer) = answers.recv().await {
             let source = source(&answer);
             if let AnswerBody::Files(files) = answer.body {
@@ -164,7 +155,7 @@ pub(crate) async fn find(
         }
         _ => None,
     };
-    let finding = inner.tracker.spawn_blocking(move || {
+    let finding = inner.tasks.tracker.spawn_blocking(move || {
         let _turn = turn;
         // A link has no proof to show: what takes a ticket is not found.
         let asker = asker.map(|id| Asker { id, binding: &[0; 32], proof: None });
@@ -186,7 +177,7 @@ pub(crate) async fn find(
 /// Returns all files of this node that fit a search, those for named nodes included.
 async fn find_own(inner: &Inner, text: String) -> Vec<SharedFile> {
     let (shares, limit) = (inner.files.shares.clone(), inner.config.max_search_results);
-    let finding = inner.tracker.spawn_blocking(move || shares.search_own(&text, limit));
+    let finding = inner.tasks.tracker.spawn_blocking(move || shares.search_own(&text, limit));
     blocking::finish(finding).await.unwrap_or_default()
 }
 

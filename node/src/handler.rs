@@ -18,32 +18,33 @@ use crate::conn::Conn;
 use crate::dispatch::Act;
 use crate::inner::Inner;
 use crate::lock::lock;
+use crate::node::{send_to_nodes, try_send};
 
 impl World for Inner {
     fn id(&self) -> NodeId {
-        self.id
+        self.profile.id
     }
 
     fn now(&self) -> Instant {
-        self.now()
+        self.clock.now()
     }
 
     fn peers(&self) -> Vec<Peer> {
-        self.all_conns().iter().map(|conn| conn.peer.clone()).collect()
+        self.links.all().iter().map(|conn| conn.peer.clone()).collect()
     }
 
     fn name(&self) -> &str {
-        &self.name
+        &self.profile.name
     }
 
     fn info(&self, peer: NodeId, key: &str) -> Option<Value> {
-        let conn = self.conn(peer).ok()?;
+        let conn = self.links.get(peer).ok()?;
         let info = lock(&conn.info);
         info.get(key).cloned()
     }
 
     fn next_action(&self) -> ActionId {
-        ActionId::new(self.last_action.fetch_add(1, Ordering::Relaxed) + 1)
+        ActionId::new(self.handler.last_action.fetch_add(1, Ordering::Relaxed) + 1)
     }
 }
 
@@ -55,31 +56,34 @@ impl Act for Inner {
                     self.recipients.add(peer.id());
                     return self.act_in_turn(Action::Send(peer, message));
                 };
-                if let Err(error) = self.try_send(&conn, message.into()) {
-                    self.failed(peer, &error);
+                if let Err(error) = try_send(&conn, message.into(), self.config.max_message) {
+                    self.report_failed(peer, &error);
                 }
             }
             Action::SendToNodes(message, exclude) => {
-                let told = self.send_to_nodes(message.into(), &exclude, |conn, sent| {
+                let (links, max) = (&self.links, self.config.max_message);
+                let told = send_to_nodes(links, message.into(), &exclude, max, |conn, sent| {
                     if let Err(error) = sent {
-                        self.failed(conn.peer.clone(), &error);
+                        self.report_failed(conn.peer.clone(), &error);
                     }
                 });
                 if let Err(error) = told {
                     // It went to nobody.
                     let others = |conn: &&Arc<Conn>| !exclude.contains(&conn.peer.id());
-                    for conn in self.all_conns().iter().filter(others) {
-                        self.failed(conn.peer.clone(), &error);
+                    for conn in self.links.all().iter().filter(others) {
+                        self.report_failed(conn.peer.clone(), &error);
                     }
                 }
             }
             Action::SetInfo(peer, key, value) => {
                 // A peer whose link has ended meanwhile gets no note.
-                let _ = self.set_info(peer, key, value);
+                if let Ok(conn) = self.links.get(peer) {
+                    lock(&conn.info).insert(key, value);
+                }
             }
             Action::SetTimer(timer, after) => self.set_timer(timer, after),
             Action::CancelTimer(timer) => self.cancel_timer(timer),
-            Action::Stop => self.stop.cancel(),
+            Action::Stop => self.tasks.stop.cancel(),
             action => self.act_in_turn(action),
         }
     }
@@ -96,7 +100,7 @@ impl Inner {
     /// Takes the orders that were given so far, in sequence. The actor carries them out when the node
     /// stops.
     pub(crate) fn take_orders(&self, orders: &mut mpsc::Receiver<Order>) -> Vec<Order> {
-        let mut waiting = lock(&self.waiting_actions);
+        let mut waiting = lock(&self.handler.waiting_actions);
         let ready = std::iter::from_fn(|| orders.try_recv().ok());
         let mut all: Vec<_> = ready.take(ORDERS).collect();
         all.extend(waiting.drain(..).map(Order::Act));
@@ -106,9 +110,9 @@ impl Inner {
     /// Gives the actor an action of the handler, or queues it behind those that wait for room. Returns
     /// the action if that queue is full.
     fn order(&self, action: Action) -> Option<Action> {
-        let mut waiting = lock(&self.waiting_actions);
+        let mut waiting = lock(&self.handler.waiting_actions);
         if waiting.is_empty() {
-            match self.actor.0.try_reserve() {
+            match self.actor.orders.try_reserve() {
                 Ok(room) => {
                     room.send(Order::Act(action));
                     return None;
@@ -123,8 +127,9 @@ impl Inner {
         }
         waiting.push_back(action);
         if waiting.len() == 1 {
-            let (orders, waiting) = (self.actor.0.clone(), self.waiting_actions.clone());
-            self.spawn(async move {
+            let (orders, waiting) =
+                (self.actor.orders.clone(), self.handler.waiting_actions.clone());
+            self.tasks.spawn(async move {
                 while let Ok(room) = orders.reserve().await {
                     // Taken out and sent under one lock, so that no other order gets in between.
                     let mut waiting = lock(&waiting);

@@ -78,7 +78,7 @@ impl Inner {
         for addresses in nodes {
             let (inner, told) = (self.clone(), told.clone());
             let trying =
-                self.spawn(async move { inner.join_through(addresses, purpose, told).await });
+                self.tasks.spawn(async move { inner.join_through(addresses, purpose, told).await });
             tries.0.push(trying.abort_handle());
         }
         drop(told);
@@ -96,16 +96,16 @@ impl Inner {
     /// If there is none, all are this node itself, or none was reached.
     pub(crate) async fn rejoin(self: &Arc<Self>, enough: usize) -> Result<Vec<Peer>, Error> {
         let away = self.kept_away().await?;
-        let known = self.known_peers().await?;
+        let known = self.peers.all().await?;
         let is_away = |address: &Address| address.id.is_some_and(|id| away.contains(&id));
-        let left_out =
-            known.iter().any(|(id, _)| away.contains(id)) || self.bootstrap.iter().any(is_away);
+        let left_out = known.iter().any(|(id, _)| away.contains(id))
+            || self.peers.bootstrap.iter().any(is_away);
         let known = known.into_iter().filter(|(id, _)| !away.contains(id));
         let known = known.map(|(id, known)| -> Vec<Address> {
             known.addresses.into_iter().map(|address| address.with_id(id)).collect()
         });
         let mut known = known.filter(|addresses| !addresses.is_empty());
-        let bootstrap = self.bootstrap.iter().filter(|address| !is_away(address));
+        let bootstrap = self.peers.bootstrap.iter().filter(|address| !is_away(address));
         let mut bootstrap = bootstrap.map(|address| vec![address.clone()]);
         let mut peers: Vec<Peer> = Vec::new();
         let (mut tried, mut failure, mut is_itself) = (0, None, false);
@@ -154,7 +154,7 @@ impl Inner {
         purpose: Purpose,
         told: mpsc::Sender<Tried>,
     ) {
-        let (purpose, (joined, outcome)) = if self.manual {
+        let (purpose, (joined, outcome)) = if self.profile.manual {
             // The link is all that there is to be.
             (Purpose::Application, (None, None))
         } else {
@@ -178,7 +178,7 @@ impl Inner {
 
     /// The nodes that the application has disconnected and that are to stay away.
     async fn kept_away(&self) -> Result<Vec<NodeId>, Error> {
-        let now = self.now();
+        let now = self.clock.now();
         self.actor
             .call(move |actor| actor.overlay().kept_away(now).map(|(id, _)| id).collect())
             .await
@@ -200,17 +200,8 @@ impl Inner {
     pub(crate) async fn leave(&self) -> Result<Vec<Peer>, Error> {
         let peers = self.actor.call(Actor::leave).await?;
         // A link that somebody makes meanwhile is another one.
-        let last = self.next_serial();
-        let closing = async {
-            loop {
-                let mut changed = std::pin::pin!(self.conns_changed.notified());
-                changed.as_mut().enable();
-                if self.all_conns().iter().all(|conn| conn.serial > last) {
-                    return;
-                }
-                changed.await;
-            }
-        };
+        let last = self.links.next_serial();
+        let closing = self.links.wait_until(|links| links.iter().all(|conn| conn.serial > last));
         let _ = tokio::time::timeout(self.config.flush_timeout, closing).await;
         Ok(peers)
     }

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use peerkit_proto::id::{ID_LEN, Key, hex};
+use peerkit_proto::id::{Hash, ID_LEN, Key, hex};
 
 use crate::disk::{private, sync_folder};
 
@@ -139,14 +139,10 @@ fn is_readable_by_others(_: &File) -> io::Result<bool> {
 fn parse(text: &[u8]) -> Option<[u8; ID_LEN]> {
     let text = std::str::from_utf8(text).ok()?;
     let digits = text.strip_suffix("\r\n").or(text.strip_suffix('\n')).unwrap_or(text);
-    if digits.len() != 2 * ID_LEN || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+    if digits.len() != 2 * ID_LEN {
         return None;
     }
-    let mut secret = [0; ID_LEN];
-    for (byte, at) in secret.iter_mut().zip((0..).step_by(2)) {
-        *byte = u8::from_str_radix(digits.get(at..at + 2)?, 16).ok()?;
-    }
-    Some(secret)
+    Some(*digits.parse::<Hash>().ok()?.as_bytes())
 }
 
 fn random() -> Result<[u8; ID_LEN], KeyError> {

@@ -52,29 +52,29 @@ mod dispatch;
 mod error;
 mod events;
 mod files;
-mod halt;
 mod handler;
 mod inner;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
 mod join;
-mod kept;
 mod key;
-mod known;
+mod links;
 mod listen;
 mod lock;
-mod met;
 mod network;
 mod node;
 mod opening;
 mod outbox;
 mod outgoing;
+mod peers;
 mod probe;
+mod profile;
 mod rate;
 mod request;
 mod served;
 mod shares;
+mod shutdown;
 pub mod sim;
 mod status;
 mod store;
@@ -102,7 +102,7 @@ pub use rate::RateLimits;
 pub use shares::{
     Added, FolderFile, FolderPart, Progress, Refreshed, ShareError, Sharing, SkipReason, Skipped,
 };
-pub use status::{BroadcastCounters, PeerStatus, Status};
+pub use status::{PeerStatus, Status};
 pub use store::{KnownPeer, StoreError};
 pub use stream::Stream;
 pub use transfer::{
@@ -129,7 +129,7 @@ pub use peerkit_proto::handler::{Action, Callback, Context, Handler, MAX_TIMERS,
 pub use peerkit_proto::hello::Proof;
 pub use peerkit_proto::id::{Hash, Key, NodeId, NotAKey, ParseIdError, PublicKey};
 pub use peerkit_proto::message::{Compression, Kind, Message};
-pub use peerkit_proto::overlay::broadcast::BroadcastError;
+pub use peerkit_proto::overlay::broadcast::{BroadcastCounters, BroadcastError};
 pub use peerkit_proto::overlay::direct::{DirectError, Missed};
 pub use peerkit_proto::peer::BroadcastReceipt;
 pub use peerkit_proto::seal::SealError;

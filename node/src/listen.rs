@@ -200,7 +200,7 @@ fn not_bound(at: SocketAddr, error: io::Error) -> Error {
 pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener, pending: Arc<Pending>) {
     loop {
         let accepted = tokio::select! {
-            () = inner.stop.cancelled() => return,
+            () = inner.tasks.stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -366,7 +366,7 @@ async fn settle(inner: &Inner, greeted: Greeted, remote: SocketAddr) -> Result<M
     };
     match dial::admit(inner, entry, None).await {
         Ok(conn) => {
-            link.admit(inner.now());
+            link.admit(inner.clock.now());
             inner.seen(local).await;
             Ok(Some(Box::new(Established { conn, link, stream: channel, buffer })))
         }

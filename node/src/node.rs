@@ -16,6 +16,7 @@ use crate::counters::Counters;
 use crate::error::Error;
 use crate::events::Events;
 use crate::inner::Inner;
+use crate::lock::lock;
 use crate::rate::RateLimits;
 use crate::served::ServedRequest;
 use crate::status::Status;
@@ -29,6 +30,7 @@ mod queries;
 
 pub use files::FilesHandle;
 pub use messages::{SendReport, Sender};
+pub(crate) use messages::{send_to_nodes, try_send};
 pub use network::{NetworkHandle, Size};
 pub use places::{IntoAddress, IntoPlaces, Place};
 pub use queries::Discovery;
@@ -64,32 +66,32 @@ impl ConnectOptions {
 
 impl Node {
     pub(crate) fn new(inner: Arc<Inner>) -> Self {
-        let last = Arc::new(inner.stop.clone().drop_guard());
+        let last = Arc::new(inner.tasks.stop.clone().drop_guard());
         Self { inner, _last: last }
     }
 
     /// Returns the node's identity.
     #[must_use]
     pub fn id(&self) -> NodeId {
-        self.inner.id
+        self.inner.profile.id
     }
 
     /// Returns the name that the node gives itself.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.inner.name
+        &self.inner.profile.name
     }
 
     /// Returns the sockets that the node listens on, with the ports that the system has picked.
     #[must_use]
     pub fn listening(&self) -> Vec<SocketAddr> {
-        self.inner.listening.clone()
+        self.inner.addresses.listening.clone()
     }
 
     /// Returns the addresses at which others can dial this node, as far as it knows; the best first.
     #[must_use]
     pub fn addresses(&self) -> Vec<Address> {
-        self.inner.addresses(None)
+        self.inner.addresses.announced(None)
     }
 
     /// Returns a stream of the events from now on. If the node has no handler, the first stream begins
@@ -165,27 +167,27 @@ impl Node {
     /// Returns the connected peers, in the order in which their links were made.
     #[must_use]
     pub fn peers(&self) -> Vec<Peer> {
-        self.inner.all_conns().iter().map(|conn| conn.peer.clone()).collect()
+        self.inner.links.all().iter().map(|conn| conn.peer.clone()).collect()
     }
 
     /// Returns the connected peer with this identity.
     #[must_use]
     pub fn peer(&self, id: NodeId) -> Option<Peer> {
-        self.inner.conn(id).ok().map(|conn| conn.peer.clone())
+        self.inner.links.get(id).ok().map(|conn| conn.peer.clone())
     }
 
     /// Returns the last round-trip time to a connected peer.
     #[must_use]
     pub fn rtt(&self, peer: impl Into<NodeId>) -> Option<Duration> {
-        self.inner.conn(peer.into()).ok()?.rtt()
+        self.inner.links.get(peer.into()).ok()?.rtt()
     }
 
     /// Returns how long ago the last bytes came from a connected peer. A peer that has nothing to
     /// send sends a sign of life every 15 s.
     #[must_use]
     pub fn idle_time(&self, peer: impl Into<NodeId>) -> Option<Duration> {
-        let conn = self.inner.conn(peer.into()).ok()?;
-        Some(self.inner.now().since(conn.last_read()))
+        let conn = self.inner.links.get(peer.into()).ok()?;
+        Some(self.inner.clock.now().since(conn.last_read()))
     }
 
     /// Measures the round-trip time to a node of the network now.
@@ -227,7 +229,9 @@ impl Node {
         key: impl Into<String>,
         value: impl Into<serde_json::Value>,
     ) -> Result<Option<serde_json::Value>, Error> {
-        self.inner.set_info(peer.into(), key.into(), value.into())
+        let conn = self.inner.links.get(peer.into())?;
+        let before = lock(&conn.info).insert(key.into(), value.into());
+        Ok(before)
     }
 
     /// Returns the counts of what the node has sent and received over all links.
@@ -239,7 +243,7 @@ impl Node {
     /// Returns the counts of what the link with a connected peer has sent and received.
     #[must_use]
     pub fn peer_counters(&self, peer: impl Into<NodeId>) -> Option<Counters> {
-        Some(self.inner.conn(peer.into()).ok()?.meter.read())
+        Some(self.inner.links.get(peer.into()).ok()?.meter.read())
     }
 
     /// Returns the limits of what may go out and come in a second.
@@ -284,7 +288,7 @@ impl Node {
         A: Future<Output = Result<Message, E>> + Send + 'static,
         E: std::fmt::Display,
     {
-        self.inner.requests.insert(name, ServedRequest::new(handler));
+        self.inner.served.requests.insert(name, ServedRequest::new(handler));
     }
 
     /// Acts as the node's handler: calls `act` with it and a context, in turn with its events. Actions are
@@ -332,18 +336,18 @@ impl Node {
     /// task, and frees the ports and the state folder. Returns when all of that is done. Calling it
     /// again is harmless.
     pub async fn shutdown(&self) {
-        self.inner.stop.cancel();
-        self.inner.stopped.cancelled().await;
+        self.inner.tasks.stop.cancel();
+        self.inner.tasks.stopped.cancelled().await;
     }
 
     /// Waits until the node has stopped, whatever the reason.
     pub async fn stopped(&self) {
-        self.inner.stopped.cancelled().await;
+        self.inner.tasks.stopped.cancelled().await;
     }
 }
 
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Node({} {})", self.inner.name, self.inner.id.short())
+        write!(f, "Node({} {})", self.inner.profile.name, self.inner.profile.id.short())
     }
 }

@@ -47,8 +47,8 @@ impl Inner {
     pub(crate) async fn accept_stream(&self, mut channel: Channel) -> Result<Running, String> {
         let session = channel.session();
         let open = read_open(&mut channel).await?;
-        let expected = self.prove(&session.binding, session.id);
-        let checked = open.check(&self.network, expected.as_ref());
+        let expected = self.profile.prove(&session.binding, session.id);
+        let checked = open.check(&self.profile.network, expected.as_ref());
         let refusal = match checked {
             Err(Reason::OtherNetwork) => Some((status::OTHER_NETWORK, "another network")),
             Err(_) => Some((status::WRONG_SECRET, "wrong or no secret")),
@@ -68,7 +68,7 @@ impl Inner {
             let _ = awaited.reply.send(Stream::new(channel, None));
             return Ok(Box::pin(std::future::ready(())));
         }
-        let Some(handler) = self.protocols.get(&open.protocol) else {
+        let Some(handler) = self.served.streams.get(&open.protocol) else {
             answer(&mut channel, status::NO_PROTOCOL).await?;
             return Err(format!("a stream of an unknown protocol, `{}`", open.protocol));
         };
@@ -88,7 +88,7 @@ impl Inner {
         protocol: &str,
     ) -> Result<Stream, Error> {
         Error::check_name(NameKind::Protocol, protocol, MAX_PROTOCOL)?;
-        let conn = self.conn(peer).ok();
+        let conn = self.links.get(peer).ok();
         let known = conn.as_ref().and_then(|conn| conn.dialable.clone());
         let addresses: Vec<_> = known.into_iter().chain(addresses.iter().cloned()).collect();
         let mut failures = match self.dial_stream(peer, &addresses).await {
@@ -173,8 +173,8 @@ impl Inner {
     ) -> Result<Stream, Error> {
         let session = channel.session();
         let open = StreamOpen {
-            network: self.network.clone(),
-            proof: self.prove(&session.binding, self.id),
+            network: self.profile.network.clone(),
+            proof: self.profile.prove(&session.binding, self.profile.id),
             protocol: protocol.to_owned(),
             token,
         };
@@ -207,7 +207,7 @@ impl Inner {
         peer: NodeId,
         conn: Option<Arc<Conn>>,
     ) -> Result<Stream, String> {
-        if self.listening.is_empty() {
+        if self.addresses.listening.is_empty() {
             return Err("it can't call back: this node does not listen".into());
         }
         let mut token = [0; 16];
@@ -221,8 +221,8 @@ impl Inner {
             Some(conn) => conn.control(&Frame::CallBack { token }),
             None => {
                 // With the identity, as another node may answer at the addresses.
-                let addresses = self.addresses(None).into_iter();
-                let addresses = addresses.map(|address| address.with_id(self.id)).collect();
+                let addresses = self.addresses.announced(None).into_iter();
+                let addresses = addresses.map(|address| address.with_id(self.profile.id)).collect();
                 let what = What::CallBack { target: peer, token, addresses };
                 query = self.ask(what, -1, Some(timeout)).await.map_err(|e| e.to_string())?;
                 // The stream itself is the answer.
@@ -253,7 +253,7 @@ impl Inner {
             return false;
         };
         let inner = self.clone();
-        self.spawn(async move {
+        self.tasks.spawn(async move {
             // Not only connected: an address without an identity may lead to another node, which
             // does not wait for the token.
             let opening = first_success(addresses.iter().cloned(), CALLED_BACK, |address| {

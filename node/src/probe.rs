@@ -38,7 +38,7 @@ impl Inner {
     ) -> bool {
         let Ok(permit) = self.probes.clone().try_acquire_owned() else { return false };
         let inner = self.clone();
-        self.spawn(async move {
+        self.tasks.spawn(async move {
             let timeout = inner.config.handshake_timeout;
             let asking = ask(&inner, id, &addresses, &probe);
             let answer = match tokio::time::timeout(timeout, asking).await {
@@ -138,10 +138,10 @@ mod tests {
         let record = Record::sign(&key, "peerkit", 0, std::slice::from_ref(&address));
         let probe = Probe { neighbour: false, record, beacon, records: Vec::new() };
         // One thread and nothing awaited: no other task begins or ends meanwhile.
-        let before = inner.tracker.len();
+        let before = inner.tasks.tracker.len();
         let send = || inner.probe(key.id(), vec![address.clone()], probe.clone());
         let sent = (0..3 * PROBES).filter(|_| send()).count();
-        assert_eq!((sent, inner.tracker.len() - before), (PROBES, PROBES));
+        assert_eq!((sent, inner.tasks.tracker.len() - before), (PROBES, PROBES));
         node.shutdown().await;
     }
 }

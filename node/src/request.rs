@@ -84,7 +84,7 @@ fn reply(
             Err(refusal) => conn.refuse(id, refusal),
         }
     };
-    inner.spawn(task).abort_handle()
+    inner.tasks.spawn(task).abort_handle()
 }
 
 fn stopping() -> Refusal {
@@ -95,7 +95,8 @@ async fn pack_reply(
     inner: &Inner,
     message: Message,
 ) -> Result<peerkit_proto::message::Packed, Refusal> {
-    inner.check_size(message.body()).map_err(|error| Refusal::Failed(error.to_string()))?;
+    Error::check_size(message.body(), inner.config.max_message)
+        .map_err(|error| Refusal::Failed(error.to_string()))?;
     let packed = compress::pack_async(message, inner.config.max_message).await;
     packed.map_err(|error| Refusal::Failed(error.to_string()))
 }
@@ -110,8 +111,8 @@ impl Inner {
         timeout: Duration,
     ) -> Result<Message, Error> {
         Error::check_name(NameKind::Request, name, MAX_PROTOCOL)?;
-        let conn = self.conn(peer)?;
-        let body = self.pack(body).await?;
+        let conn = self.links.get(peer)?;
+        let body = compress::pack_async(body, self.config.max_message).await?;
         let (id, reply) = conn.open_request();
         // Forgets the request however this ends, and tells the other side if it still works on it.
         let _open = Open { conn: &conn, id };

@@ -10,6 +10,13 @@ use peerkit_proto::message::Message;
 use crate::lock::{read, write};
 use crate::stream::Stream;
 
+/// The application's functions, and those of the node itself, that answer requests and streams.
+#[derive(Default)]
+pub(crate) struct Served {
+    pub(crate) requests: Table<ServedRequest>,
+    pub(crate) streams: Table<ServedStream>,
+}
+
 /// Handlers by name; the last one given for a name counts.
 pub(crate) struct Table<H>(RwLock<HashMap<String, H>>);
 

@@ -9,7 +9,6 @@ mod hashing;
 mod index;
 mod names;
 mod open;
-mod options;
 mod question;
 mod report;
 mod scan;
@@ -20,29 +19,32 @@ mod watching;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use peerkit_proto::files::{
     Access, Asker, Description, FileName, PieceList, Refusal, SharedFile, TicketKey,
 };
 use peerkit_proto::id::{Hash, Key};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use index::ChangedShare;
 pub(crate) use open::{OpenShare, OpenTree, values_of};
-pub(crate) use options::ShareOptions;
 pub use report::{
     Added, FolderFile, FolderPart, Progress, Refreshed, ShareError, SkipReason, Skipped,
 };
+#[cfg(test)]
+pub(crate) use sharing::Audience;
+pub(crate) use sharing::ShareOptions;
 pub use sharing::Sharing;
+use sharing::Terms;
 
 use crate::blocking;
 use crate::lock::{lock, read, write};
 use crate::store::{KnownShare, Store, StoreError};
 use index::{Index, Top};
-use options::Terms;
 use question::Question;
+use scan::Scanner;
 use watching::Watching;
 
 /// The files and folders that a node shares. Clones share them.
@@ -125,8 +127,7 @@ impl Shares {
         mut progress: impl FnMut(Progress) + Send + 'static,
     ) -> Result<Added, ShareError> {
         let path = path.into();
-        self.blocking(move |shares, stop| shares.add_now(&path, &options, &mut progress, stop))
-            .await
+        self.blocking(move |shares, stop| shares.add_now(&path, options, &mut progress, stop)).await
     }
 
     /// Shares again what was shared before the restart. A path that is missing now is told among
@@ -374,14 +375,14 @@ impl Shares {
     fn add_now(
         &self,
         path: &Path,
-        options: &ShareOptions,
+        options: ShareOptions,
         progress: &mut dyn FnMut(Progress),
-        stop: &AtomicBool,
+        stop: &CancellationToken,
     ) -> Result<Added, ShareError> {
         let _adding = read(&self.pruning);
         let real = resolve(path)?;
         self.look_after(&real);
-        let scanned = scan::scan(&self.store, real.clone(), progress, stop);
+        let scanned = Scanner { store: &self.store, progress, stop }.scan(real.clone());
         let scanned = scanned.inspect_err(|_| self.look_away(&real))?;
         let mut top = scanned.top;
         let _changing = lock(&self.changing);
@@ -404,7 +405,7 @@ impl Shares {
         &self,
         paths: impl IntoIterator<Item = PathBuf>,
         progress: &mut dyn FnMut(Progress),
-        stop: &AtomicBool,
+        stop: &CancellationToken,
     ) -> Result<Refreshed, ShareError> {
         let mut report = Refreshed::default();
         for path in paths {
@@ -432,7 +433,7 @@ impl Shares {
         path: &Path,
         report: &mut Refreshed,
         progress: &mut dyn FnMut(Progress),
-        stop: &AtomicBool,
+        stop: &CancellationToken,
     ) -> Result<(), ShareError> {
         let _adding = read(&self.pruning);
         self.look_after(path);
@@ -441,7 +442,7 @@ impl Shares {
             // A link has taken its place, or that of a folder above: it could lead anywhere.
             return Err(ShareError::Special(path.to_owned()));
         }
-        let scanned = scan::scan(&self.store, real, progress, stop)?;
+        let scanned = Scanner { store: &self.store, progress, stop }.scan(real)?;
         let mut top = scanned.top;
         let _changing = lock(&self.changing);
         let Some(terms) = read(&self.index).terms(path).cloned() else {
@@ -510,12 +511,12 @@ impl Shares {
     /// Runs `work` off the async threads. Where the caller goes away the work is told to stop.
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Self, &AtomicBool) -> Result<T, ShareError> + Send + 'static,
+        work: impl FnOnce(&Self, &CancellationToken) -> Result<T, ShareError> + Send + 'static,
     ) -> Result<T, ShareError> {
         let shares = self.clone();
-        let stop = StopOnDrop(Arc::default());
-        let seen = Arc::clone(&stop.0);
-        let working = self.work.spawn_blocking(move || work(&shares, &seen));
+        let stop = CancellationToken::new();
+        let _stops_when_dropped = stop.clone().drop_guard();
+        let working = self.work.spawn_blocking(move || work(&shares, &stop));
         blocking::finish(working).await.unwrap_or(Err(ShareError::Stopped))
     }
 }
@@ -527,12 +528,4 @@ fn resolve(path: &Path) -> Result<PathBuf, ShareError> {
         return Err(ShareError::Special(path.to_owned()));
     }
     dunce::canonicalize(path).map_err(|error| ShareError::Io { path: path.to_owned(), error })
-}
-
-struct StopOnDrop(Arc<AtomicBool>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }

@@ -3,7 +3,7 @@
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Direction;
 use peerkit_proto::id::NodeId;
-use peerkit_proto::overlay::broadcast;
+use peerkit_proto::overlay::broadcast::BroadcastCounters;
 use peerkit_proto::versions::Agreed;
 use serde::Serialize;
 
@@ -62,30 +62,6 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
 }
 
-/// What has become of broadcasts since the node started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-#[non_exhaustive]
-pub struct BroadcastCounters {
-    /// Made by this node.
-    pub sent: u64,
-    /// Of others, handed to the application.
-    pub received: u64,
-    /// Those that came once more than was needed.
-    pub duplicates: u64,
-    /// Those that can't be had any more.
-    pub missed: u64,
-    /// Those that were dropped because they are too old or from the future: replayed, or the clocks
-    /// of this node and of their author are far apart.
-    pub untimely: u64,
-}
-
-impl From<broadcast::Counters> for BroadcastCounters {
-    fn from(counters: broadcast::Counters) -> Self {
-        let broadcast::Counters { sent, delivered, duplicates, missed, untimely } = counters;
-        Self { sent, received: delivered, duplicates, missed, untimely }
-    }
-}
-
 /// How a link is, at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -116,22 +92,22 @@ pub struct PeerStatus {
 impl Inner {
     pub(crate) fn status(&self, overlay: OverlayStatus) -> Status {
         let OverlayStatus { views, broadcasts, queries, stray_answers, clock } = overlay;
-        let conns = self.all_conns();
+        let conns = self.links.all();
         let side = |direction| conns.iter().filter(|c| c.peer.direction() == direction).count();
         Status {
-            id: self.id,
-            name: self.name.clone(),
-            network: self.network.clone(),
-            addresses: self.addresses(None),
-            uptime_ms: self.micros() / 1000,
+            id: self.profile.id,
+            name: self.profile.name.clone(),
+            network: self.profile.network.clone(),
+            addresses: self.addresses.announced(None),
+            uptime_ms: self.clock.micros() / 1000,
             inbound: side(Direction::Inbound),
             outbound: side(Direction::Outbound),
-            manual: self.manual,
+            manual: self.profile.manual,
             member: views.member,
             neighbours: views.active,
             pinned: views.pinned,
             passive: views.passive.len(),
-            broadcasts: broadcasts.into(),
+            broadcasts,
             queries,
             stray_answers,
             clocks_apart: clock.apart,

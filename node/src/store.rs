@@ -1,62 +1,57 @@
-//! What a node remembers: known peers, shares, and what files hashed to.
+//! The state of a node that outlives a run: known peers, shares, the hashes of files, broadcasts,
+//! downloads.
 //!
-//! One redb database, `state.redb` in the state folder, or maps in memory where there is none. Every
-//! method is short and blocks on the disk: async callers go through `blocking`. What was
-//! written is on disk when the method returns.
+//! It is one redb database, `state.redb` in the state folder. A node without a folder has maps in
+//! memory for what it needs while it runs, and nothing for the rest. Every method is short and blocks
+//! on the disk, so async callers go through `blocking`. What was written is on disk when the method
+//! returns.
 
-use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use peerkit_proto::address::{Address, ParseAddressError};
 use peerkit_proto::files::{Access, PieceList, SharedFile};
 use peerkit_proto::id::{Hash, NodeId};
+use redb::{Key, TableDefinition, Value};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::disk::fingerprint::Fingerprint;
+use crate::disk::path_bytes::{bytes_of, path_of};
 use crate::lock::lock;
 
+mod broadcasts;
 mod disk;
+mod rows;
+mod tables;
 
+pub(crate) use broadcasts::{GATHER, StoredBroadcasts};
 use disk::{Disk, SCHEMA};
+pub(crate) use tables::MemoryTables;
+use tables::{AWAY, BROADCASTS, Changes, DOWNLOADS, FILES, LISTS, OWNERS, PEERS, Row, SHARES};
 
-/// A node's memory. Clones share it; the folder is free again when the last is dropped.
+/// The state of a node. Clones share it; the folder is free again when the last is dropped.
 #[derive(Debug, Clone)]
-pub(crate) struct Store {
-    kept: Kept,
-}
-
-#[derive(Debug, Clone)]
-enum Kept {
+pub(crate) enum Store {
     Disk(Arc<Disk>),
-    Memory(Arc<Mutex<Memory>>),
+    Memory(Arc<Mutex<MemoryTables>>),
 }
 
-/// The memory of a node without a folder.
-// redb in memory would take 128 KiB for each node, which is twice what all the rest of an idle one takes
-// (63 KiB), and some 60 µs for each write.
-#[derive(Debug, Default)]
-struct Memory {
-    peers: BTreeMap<NodeId, KnownPeer>,
-    shares: BTreeMap<PathBuf, KnownShare>,
-    files: HashMap<PathBuf, KnownFile>,
-    lists: HashMap<Hash, PieceList>,
-}
-
-/// Another node, as it is remembered, and as `save` writes it.
+/// A peer that this node has met, as it is stored and as a file of peers has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownPeer {
     /// The name that it gave itself.
     #[serde(default)]
     pub name: String,
-    /// Where it answered or said that it does.
+    /// The addresses at which it answered, or said that it does.
     #[serde(default, deserialize_with = "of_known_schemes")]
     pub addresses: Vec<Address>,
-    /// When it was last linked, in Unix milliseconds; 0 for never.
+    /// The time of the last link with it, in Unix milliseconds; 0 for never.
     #[serde(default)]
     pub last_seen: u64,
-    /// Whether the user wants a link to it kept up.
+    /// Whether the link to it is kept up.
     #[serde(default)]
     pub reconnect: bool,
 }
@@ -71,31 +66,28 @@ fn of_known_schemes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Address>, 
     read.collect()
 }
 
-/// What is shared from a path.
+/// A share, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KnownShare {
-    /// What it was when it was last looked at.
+    /// The file or folder, as it was when it was last scanned.
     pub shared: SharedFile,
-    /// Who may have it.
+    /// The nodes that may have it.
     pub access: Access,
 }
 
-/// What a file on disk hashed to.
+/// The hash of a file on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KnownFile {
-    /// How the file looked then.
+    /// The file's fingerprint when it was hashed.
     pub stamp: Fingerprint,
     /// Its hash.
     pub hash: Hash,
 }
 
-/// A file's path, what it hashed to, and its list where it has several pieces.
+/// A file's path, its hash, and its piece list if it has several pieces.
 pub(crate) type FileRow<'f> = (&'f Path, &'f KnownFile, Option<&'f PieceList>);
 
-/// The name of a row of broadcasts, and they themselves.
-pub(crate) type BroadcastRow = (Vec<u8>, Vec<u8>);
-
-/// Why the memory can't be used.
+/// The error of a state folder or its database.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -107,7 +99,7 @@ pub enum StoreError {
     Open {
         /// The state folder.
         folder: PathBuf,
-        /// What the system or the database said.
+        /// The error of the system or the database.
         error: Box<redb::Error>,
     },
     /// The file is not what was last written: a disk error, or another program. It was left where it
@@ -152,29 +144,21 @@ pub enum StoreError {
 }
 
 impl Store {
-    /// Opens the memory in `folder`, which is made (for the owner alone) where it is missing;
-    /// without a folder, one that is gone when the last handle is dropped.
+    /// Opens the state in `folder`, which is made (for the owner alone) if it is missing; without a
+    /// folder, an empty state in memory.
     ///
     /// # Errors
     /// [`StoreError::InUse`] if another process has it; [`StoreError::NewerSchema`],
     /// [`StoreError::NotMigrated`], [`StoreError::Damaged`] or [`StoreError::Open`].
     pub(crate) fn open(folder: Option<&Path>) -> Result<Self, StoreError> {
-        let kept = match folder {
-            Some(folder) => Kept::Disk(Arc::new(Disk::open(folder)?)),
-            None => Kept::Memory(Arc::default()),
-        };
-        Ok(Self { kept })
+        Ok(match folder {
+            Some(folder) => Self::Disk(Arc::new(Disk::open(folder)?)),
+            None => Self::Memory(Arc::default()),
+        })
     }
 
-    /// Closes the file: another node may use the folder. A later call opens it again.
-    pub(crate) fn finish(&self) {
-        if let Kept::Disk(disk) = &self.kept {
-            disk.finish();
-        }
-    }
-
-    /// As [`Store::open`], but checks the file in any case, moves a damaged one aside and begins a new
-    /// one.
+    /// Opens the state as [`Store::open`] does, but checks the file in any case. A damaged one is moved
+    /// aside, and a new one begun.
     ///
     /// # Errors
     /// Those of [`Store::open`], and [`StoreError::Open`] if the file can't be moved.
@@ -193,282 +177,246 @@ impl Store {
         }
     }
 
-    /// Whether no method ever waits for a disk.
+    /// Closes the file, so that another node may use the folder. A later call opens it again.
+    pub(crate) fn finish(&self) {
+        if let Self::Disk(disk) = self {
+            disk.finish();
+        }
+    }
+
+    /// Returns whether no method ever waits for a disk.
     pub(crate) fn is_in_memory(&self) -> bool {
-        matches!(self.kept, Kept::Memory(_))
+        matches!(self, Self::Memory(_))
     }
 
-    /// Every known peer, in the order of identities.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub(crate) fn peers(&self) -> Result<Vec<(NodeId, KnownPeer)>, StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.peers(),
-            Kept::Memory(memory) => in_memory(memory, |m| {
-                m.peers.iter().map(|(id, peer)| (*id, peer.clone())).collect()
-            }),
+    /// Returns the rows of a table, in the order of their keys.
+    fn rows<K: Key + 'static, V: Value + 'static>(
+        &self,
+        table: TableDefinition<'_, K, V>,
+    ) -> Result<Vec<Row>, StoreError> {
+        match self {
+            Self::Disk(disk) => disk.rows(table),
+            Self::Memory(tables) => Ok(lock(tables).rows(&table)),
         }
     }
 
-    /// What is known of one peer.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub(crate) fn peer(&self, id: &NodeId) -> Result<Option<KnownPeer>, StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.peer(id),
-            Kept::Memory(memory) => in_memory(memory, |m| m.peers.get(id).cloned()),
-        }
-    }
-
-    /// Adds or replaces peers, all or none.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub(crate) fn save_peers(&self, peers: &[(NodeId, KnownPeer)]) -> Result<(), StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.save_peers(peers),
-            Kept::Memory(memory) => in_memory(memory, |m| m.peers.extend(peers.iter().cloned())),
-        }
-    }
-
-    /// What is shared: paths as they were added, and what was there last.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub(crate) fn shares(&self) -> Result<Vec<(PathBuf, KnownShare)>, StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.shares(),
-            Kept::Memory(memory) => in_memory(memory, |m| {
-                m.shares.iter().map(|(path, share)| (path.clone(), share.clone())).collect()
-            }),
-        }
-    }
-
-    /// Remembers what is shared from `path`, and with whom.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub(crate) fn save_share(&self, path: &Path, share: &KnownShare) -> Result<(), StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.save_share(path, share),
-            Kept::Memory(memory) => {
-                in_memory(memory, |m| m.shares.extend([(path.to_owned(), share.clone())]))
+    /// Returns the values of some keys of a table, in the same order.
+    fn values<'k, K: Key + 'static, V: Value + 'static>(
+        &self,
+        table: TableDefinition<'_, K, V>,
+        keys: impl IntoIterator<Item = &'k [u8]>,
+    ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        match self {
+            Self::Disk(disk) => disk.values(table, keys),
+            Self::Memory(tables) => {
+                let tables = lock(tables);
+                Ok(keys.into_iter().map(|key| tables.value(&table, key)).collect())
             }
         }
     }
 
-    /// Forgets that `path` is shared; `false` where it was not known.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub(crate) fn forget_share(&self, path: &Path) -> Result<bool, StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.forget_share(path),
-            Kept::Memory(memory) => in_memory(memory, |m| m.shares.remove(path).is_some()),
-        }
+    /// Returns the value of one key.
+    fn value<K: Key + 'static, V: Value + 'static>(
+        &self,
+        table: TableDefinition<'_, K, V>,
+        key: &[u8],
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.values(table, [key])?.pop().flatten())
     }
 
-    /// What the files at these paths hashed to, where that is known, in the same order.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
+    /// Makes changes, all or none.
+    fn change<T>(
+        &self,
+        work: impl FnOnce(&mut Changes<'_>) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        match self {
+            Self::Disk(disk) => disk.write(|db| work(&mut Changes::Disk(db))),
+            Self::Memory(tables) => {
+                let changed = work(&mut Changes::Memory(&mut lock(tables)));
+                changed.map_err(|error| StoreError::Database(Box::new(error)))
+            }
+        }
+    }
+}
+
+/// Each method fails with [`StoreError::Database`] or [`StoreError::Damaged`]. Nothing was written then.
+impl Store {
+    /// Returns every known peer, in the order of identities.
+    pub(crate) fn peers(&self) -> Result<Vec<(NodeId, KnownPeer)>, StoreError> {
+        let peers = self.rows(PEERS)?.into_iter().filter_map(|(id, json)| {
+            let id = NodeId::from_bytes(id.try_into().ok()?);
+            let peer = serde_json::from_slice(&json).inspect_err(|error| {
+                tracing::warn!(%id, %error, "a known peer can't be read: left out");
+            });
+            Some((id, peer.ok()?))
+        });
+        Ok(peers.collect())
+    }
+
+    /// Returns what is known of one peer.
+    pub(crate) fn peer(&self, id: &NodeId) -> Result<Option<KnownPeer>, StoreError> {
+        let json = self.value(PEERS, id.as_bytes())?;
+        Ok(json.and_then(|json| serde_json::from_slice(&json).ok()))
+    }
+
+    /// Adds or replaces peers, all or none.
+    pub(crate) fn save_peers(&self, peers: &[(NodeId, KnownPeer)]) -> Result<(), StoreError> {
+        let row =
+            |(id, peer): &(NodeId, KnownPeer)| Ok((*id.as_bytes(), serde_json::to_vec(peer)?));
+        let rows = peers.iter().map(row).collect::<serde_json::Result<Vec<_>>>();
+        self.change(|changes| changes.put(PEERS, rows.map_err(io::Error::from)?))
+    }
+
+    /// Returns the shares: their paths as they were added, and what was there last.
+    pub(crate) fn shares(&self) -> Result<Vec<(PathBuf, KnownShare)>, StoreError> {
+        let shares = self.rows(SHARES)?.into_iter().filter_map(|(path, share)| {
+            let path = path_of(&path);
+            let share = KnownShare::decode(share).inspect_err(|error| {
+                tracing::warn!(path = %path.display(), %error, "a share can't be read");
+            });
+            Some((path, share.ok()?))
+        });
+        Ok(shares.collect())
+    }
+
+    /// Adds or replaces the share at `path`.
+    pub(crate) fn save_share(&self, path: &Path, share: &KnownShare) -> Result<(), StoreError> {
+        self.change(|changes| changes.put(SHARES, [(bytes_of(path), share.encode())]))
+    }
+
+    /// Forgets the share at `path`. Returns `false` if there was none.
+    pub(crate) fn forget_share(&self, path: &Path) -> Result<bool, StoreError> {
+        self.change(|changes| changes.remove(SHARES, bytes_of(path)))
+    }
+
+    /// Returns the hashes of the files at these paths, as far as they are known, in the same order.
     pub(crate) fn files<'p>(
         &self,
         paths: impl IntoIterator<Item = &'p Path>,
     ) -> Result<Vec<Option<KnownFile>>, StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.files(paths),
-            Kept::Memory(memory) => in_memory(memory, |m| {
-                paths.into_iter().map(|path| m.files.get(path).cloned()).collect()
-            }),
-        }
+        let rows = self.values(FILES, paths.into_iter().map(bytes_of))?.into_iter();
+        Ok(rows.map(|row| KnownFile::decode(row?).ok()).collect())
     }
 
-    /// Remembers what files hashed to, all or none, with the lists of those of several pieces.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
+    /// Remembers the hashes of files, all or none, with the piece lists of those of several pieces.
     pub(crate) fn save_files<'f>(
         &self,
         files: impl IntoIterator<Item = FileRow<'f>>,
     ) -> Result<(), StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.save_files(files),
-            Kept::Memory(memory) => in_memory(memory, |m| {
-                for (path, file, list) in files {
-                    m.files.insert(path.to_owned(), file.clone());
-                    m.lists.extend(list.map(|list| (file.hash, list.clone())));
-                }
-            }),
-        }
+        let files: Vec<_> = files.into_iter().collect();
+        self.change(|changes| {
+            changes
+                .put(FILES, files.iter().map(|(path, file, _)| (bytes_of(path), file.encode())))?;
+            let lists = files.iter().filter_map(|(_, file, list)| {
+                Some((file.hash.as_bytes(), list.as_ref()?.encode()))
+            });
+            changes.put(LISTS, lists)
+        })
     }
 
-    /// The piece list of a file or manifest of several pieces.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
+    /// Returns the piece list of a file or manifest of several pieces.
     pub(crate) fn piece_list(&self, hash: &Hash) -> Result<Option<PieceList>, StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.piece_list(hash),
-            Kept::Memory(memory) => in_memory(memory, |m| m.lists.get(hash).cloned()),
-        }
+        let list = self.value(LISTS, hash.as_bytes())?;
+        Ok(list.and_then(|list| PieceList::decode(Bytes::from(list)).ok()))
     }
 
-    /// Whether the piece list of `hash` is there.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
+    /// Returns whether the piece list of `hash` is there.
     pub(crate) fn has_piece_list(&self, hash: &Hash) -> Result<bool, StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.has_piece_list(hash),
-            Kept::Memory(memory) => in_memory(memory, |m| m.lists.contains_key(hash)),
-        }
+        Ok(self.value(LISTS, hash.as_bytes())?.is_some())
     }
 
-    /// Remembers a piece list alone: that of a folder's manifest.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
+    /// Adds a piece list alone: that of a folder's manifest.
     pub(crate) fn save_piece_list(&self, hash: &Hash, list: &PieceList) -> Result<(), StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.save_piece_list(hash, list),
-            Kept::Memory(memory) => in_memory(memory, |m| m.lists.extend([(*hash, list.clone())])),
-        }
+        self.change(|changes| changes.put(LISTS, [(hash.as_bytes(), list.encode())]))
     }
 
-    /// The broadcasts that are kept, by the names of their rows, in the order of these. In memory
-    /// none are.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub(crate) fn broadcasts(&self) -> Result<Vec<BroadcastRow>, StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.broadcasts(),
-            Kept::Memory(_) => Ok(Vec::new()),
-        }
-    }
-
-    /// Adds rows of broadcasts and removes others, all or none.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub(crate) fn change_broadcasts(
-        &self,
-        add: &[(&[u8], &[u8])],
-        remove: &[Vec<u8>],
-    ) -> Result<(), StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.change_broadcasts(add, remove),
-            Kept::Memory(_) => Ok(()),
-        }
-    }
-
-    /// The downloads that are to go on, as they were saved. In memory none are.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub(crate) fn downloads(&self) -> Result<Vec<(Hash, Vec<u8>)>, StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.downloads(),
-            Kept::Memory(_) => Ok(Vec::new()),
-        }
-    }
-
-    /// Remembers a download, or remembers it otherwise.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub(crate) fn save_download(&self, hash: &Hash, row: &[u8]) -> Result<(), StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.save_download(hash, row),
-            Kept::Memory(_) => Ok(()),
-        }
-    }
-
-    /// Forgets a download.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub(crate) fn forget_download(&self, hash: &Hash) -> Result<(), StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.forget_download(hash),
-            Kept::Memory(_) => Ok(()),
-        }
-    }
-
-    /// The identity of a network's owner, where it is known.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub(crate) fn owner(&self, network: &str) -> Result<Option<NodeId>, StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.owner(network),
-            Kept::Memory(_) => Ok(None),
-        }
-    }
-
-    /// Returns the nodes that were to stay away, and until when, in Unix milliseconds.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub(crate) fn away(&self) -> Result<Vec<(NodeId, u64)>, StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.away(),
-            Kept::Memory(_) => Ok(Vec::new()),
-        }
-    }
-
-    /// Replaces the nodes that are to stay away. Calls may overtake each other: one of a smaller
-    /// `number` than an earlier one does nothing.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub(crate) fn save_away(&self, number: u64, nodes: &[(NodeId, u64)]) -> Result<(), StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.save_away(number, nodes),
-            Kept::Memory(_) => Ok(()),
-        }
-    }
-
-    /// Remembers who owns a network.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub(crate) fn save_owner(&self, network: &str, owner: NodeId) -> Result<(), StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.save_owner(network, owner),
-            Kept::Memory(_) => Ok(()),
-        }
-    }
-
-    /// Forgets files whose path `keep_file` does not want, and lists whose hash `keep_list` does
+    /// Forgets files whose path `keep_file` does not want, and piece lists whose hash `keep_list` does
     /// not: what is no longer shared.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
     pub(crate) fn prune(
         &self,
         mut keep_file: impl FnMut(&Path) -> bool,
         mut keep_list: impl FnMut(&Hash) -> bool,
     ) -> Result<(), StoreError> {
-        match &self.kept {
-            Kept::Disk(disk) => disk.prune(keep_file, keep_list),
-            Kept::Memory(memory) => in_memory(memory, |m| {
-                m.files.retain(|path, _| keep_file(path));
-                m.lists.retain(|hash, _| keep_list(hash));
-            }),
-        }
+        self.change(|changes| {
+            changes.retain(FILES, |path| keep_file(&path_of(path)))?;
+            changes.retain(LISTS, |hash| {
+                hash.try_into().is_ok_and(|hash| keep_list(&Hash::from_bytes(hash)))
+            })
+        })
     }
-}
 
-/// Works on the maps, which never fails.
-fn in_memory<T>(
-    memory: &Mutex<Memory>,
-    work: impl FnOnce(&mut Memory) -> T,
-) -> Result<T, StoreError> {
-    Ok(work(&mut lock(memory)))
+    /// Returns the stored broadcasts, in the order of their keys.
+    pub(crate) fn broadcasts(&self) -> Result<Vec<Row>, StoreError> {
+        self.rows(BROADCASTS)
+    }
+
+    /// Adds rows of broadcasts and removes others, all or none.
+    pub(crate) fn change_broadcasts(
+        &self,
+        add: &[(&[u8], &[u8])],
+        remove: &[Vec<u8>],
+    ) -> Result<(), StoreError> {
+        self.change(|changes| {
+            changes.put(BROADCASTS, add.iter().copied())?;
+            for key in remove {
+                changes.remove(BROADCASTS, key)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Returns the downloads to continue, as they were saved.
+    pub(crate) fn downloads(&self) -> Result<Vec<(Hash, Vec<u8>)>, StoreError> {
+        let rows = self.rows(DOWNLOADS)?.into_iter();
+        let rows =
+            rows.filter_map(|(hash, row)| Some((Hash::from_bytes(hash.try_into().ok()?), row)));
+        Ok(rows.collect())
+    }
+
+    /// Adds or replaces a download.
+    pub(crate) fn save_download(&self, hash: &Hash, row: &[u8]) -> Result<(), StoreError> {
+        self.change(|changes| changes.put(DOWNLOADS, [(hash.as_bytes(), row)]))
+    }
+
+    /// Forgets a download.
+    pub(crate) fn forget_download(&self, hash: &Hash) -> Result<(), StoreError> {
+        self.change(|changes| changes.remove(DOWNLOADS, hash.as_bytes())).map(drop)
+    }
+
+    /// Returns the identity of a network's owner, if it is known.
+    pub(crate) fn owner(&self, network: &str) -> Result<Option<NodeId>, StoreError> {
+        let id = self.value(OWNERS, network.as_bytes())?;
+        Ok(id.and_then(|id| Some(NodeId::from_bytes(id.try_into().ok()?))))
+    }
+
+    /// Remembers the owner of a network.
+    pub(crate) fn save_owner(&self, network: &str, owner: NodeId) -> Result<(), StoreError> {
+        self.change(|changes| changes.put(OWNERS, [(network, owner.as_bytes())]))
+    }
+
+    /// Returns the nodes that are to be left alone, and until when, in Unix milliseconds.
+    pub(crate) fn away(&self) -> Result<Vec<(NodeId, u64)>, StoreError> {
+        let nodes = self.rows(AWAY)?.into_iter().filter_map(|(id, until)| {
+            let until = u64::from_le_bytes(until.try_into().ok()?);
+            Some((NodeId::from_bytes(id.try_into().ok()?), until))
+        });
+        Ok(nodes.collect())
+    }
+
+    /// Replaces the nodes that are to be left alone, if there is a folder. Calls may overtake each other:
+    /// one with a smaller `number` than an earlier one does nothing.
+    pub(crate) fn save_away(&self, number: u64, nodes: &[(NodeId, u64)]) -> Result<(), StoreError> {
+        let Self::Disk(disk) = self else { return Ok(()) };
+        let mut newest = lock(&disk.newest_away);
+        if number < *newest {
+            return Ok(());
+        }
+        *newest = number;
+        self.change(|changes| {
+            changes.retain(AWAY, |_| false)?;
+            changes.put(AWAY, nodes.iter().map(|(id, until)| (id.as_bytes(), until.to_le_bytes())))
+        })
+    }
 }
 
 #[cfg(test)]

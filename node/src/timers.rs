@@ -20,8 +20,8 @@ pub(crate) struct HandlerTimers {
 impl Inner {
     /// Sets a timer of the handler. One too many is reported as a failed action.
     pub(crate) fn set_timer(&self, timer: TimerId, after: Duration) {
-        match lock(&self.timers.timers).set(self.now(), timer, after) {
-            Ok(_) => self.timers.changed.notify_one(),
+        match lock(&self.handler.timers.timers).set(self.clock.now(), timer, after) {
+            Ok(_) => self.handler.timers.changed.notify_one(),
             Err(error) => {
                 let (action, error) = (timer.action(), error.to_string());
                 self.dispatch.notice(Event::NodeActionFailed { action, error });
@@ -32,23 +32,23 @@ impl Inner {
     /// Cancels a timer of the handler. As this runs in the handler's turn and timers expire in it, the
     /// timer does not expire afterwards.
     pub(crate) fn cancel_timer(&self, timer: TimerId) {
-        lock(&self.timers.timers).cancel(timer);
+        lock(&self.handler.timers.timers).cancel(timer);
     }
 
     /// Calls the handler for each timer that expires, until the node is asked to stop.
     pub(crate) async fn run_timers(&self) {
         loop {
-            let next = lock(&self.timers.timers).poll_timeout();
+            let next = lock(&self.handler.timers.timers).poll_timeout();
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return,
-                () = self.timers.changed.notified() => continue,
-                () = self.sleep_until(next) => {}
+                () = self.tasks.stop.cancelled() => return,
+                () = self.handler.timers.changed.notified() => continue,
+                () = self.clock.sleep_until(next) => {}
             }
             // Taken only once it is the handler's turn: until then the handler may cancel it.
             let expired = || {
-                let mut timers = lock(&self.timers.timers);
-                timers.poll(self.now()).filter(|_| !self.stop.is_cancelled())
+                let mut timers = lock(&self.handler.timers.timers);
+                timers.poll(self.clock.now()).filter(|_| !self.tasks.stop.is_cancelled())
             };
             self.dispatch.timer(self, expired).await;
         }

@@ -15,12 +15,11 @@
 
 use peerkit_proto::event::{Event, Parting, Peer};
 use peerkit_proto::frame::Frame;
-use peerkit_proto::frame::broadcast::Batch;
 use peerkit_proto::frame::membership::{Outcome, Probe};
 use peerkit_proto::frame::query::{QueryId, What};
 use peerkit_proto::id::{NodeId, hex};
 use peerkit_proto::message::Message;
-use peerkit_proto::overlay::broadcast::Counters;
+use peerkit_proto::overlay::broadcast::BroadcastCounters;
 use peerkit_proto::peer::{Command, ConnectionId, Input, JoinError, Output};
 use tracing::{debug, info, warn};
 
@@ -146,13 +145,13 @@ pub(crate) fn input(input: &Input, peer: impl Fn(ConnectionId) -> Option<NodeId>
     match input {
         Input::Frame(connection, frame) if logs_frames() => {
             if let Some(from) = peer(*connection) {
-                received_frame(from, frame);
+                log_frame(from, frame, "received", "received");
             }
         }
         Input::NoTime(connection, batch) if logs_frames() => {
-            let from = peer(*connection).map(|id| id.short()).unwrap_or_default();
+            let peer = peer(*connection).map(|id| id.short()).unwrap_or_default();
             let count = batch.items.len();
-            debug!(target: "peerkit::broadcast", %from, count, "put off: application busy");
+            debug!(target: "peerkit::broadcast", peer, count, "put off: application busy");
         }
         Input::Probed { id, answer } => {
             let answered = answer.is_some();
@@ -170,44 +169,39 @@ pub(crate) fn input(input: &Input, peer: impl Fn(ConnectionId) -> Option<NodeId>
 
 /// Logs a frame that is not sent because its link is crowded.
 pub(crate) fn passed_over(to: NodeId, frame: &Frame) {
-    if !logs_frames() {
-        return;
-    }
-    let (to, kind) = (to.short(), kind(frame));
-    match frame {
-        Frame::Query(query) => {
-            debug!(target: "peerkit::query", id = %short(query.id), %to, "dropped: link crowded");
-        }
-        Frame::Broadcast(_) => {
-            debug!(target: "peerkit::broadcast", %to, "put off: link crowded");
-        }
-        _ => debug!(target: "peerkit::message", %to, kind, "dropped: link crowded"),
+    if logs_frames() {
+        log_frame(to, frame, "dropped: link crowded", "dropped: link crowded");
     }
 }
 
-fn received_frame(from: NodeId, frame: &Frame) {
-    let from = from.short();
+/// Logs a frame of a peer, or one for it: with `relayed` if it is passed on for other nodes, else with
+/// `own`.
+fn log_frame(peer: NodeId, frame: &Frame, relayed: &'static str, own: &'static str) {
+    let (peer, kind) = (peer.short(), kind(frame));
     match frame {
         Frame::Query(query) => {
             let (id, what, depth) = (short(query.id), name(&query.what), query.depth);
-            debug!(target: "peerkit::query", %id, %from, what, depth, "received");
+            debug!(target: "peerkit::query", %id, %peer, what, depth, "{relayed}");
         }
         Frame::Answer(answer) => {
             let (id, node) = (short(answer.id), answer.node.short());
-            debug!(target: "peerkit::query", %id, %from, %node, "answer received");
+            debug!(target: "peerkit::query", %id, %peer, kind, %node, "{relayed}");
         }
         Frame::QueryDone(done) => {
             let (id, complete) = (short(done.id), done.complete);
-            debug!(target: "peerkit::query", %id, %from, complete, "done received");
+            debug!(target: "peerkit::query", %id, %peer, kind, complete, "{own}");
         }
-        Frame::Broadcast(batch) => log_batch(batch, &from, "received"),
-        Frame::Have(_) | Frame::Want(_) | Frame::Given(_) | Frame::Prune(_) => {
-            debug!(target: "peerkit::broadcast", %from, kind = kind(frame), "received");
+        Frame::Broadcast(batch) => {
+            let (author, first, count) = (batch.run.author.short(), batch.first, batch.items.len());
+            debug!(target: "peerkit::broadcast", %author, %peer, first, count, "{relayed}");
+        }
+        Frame::Have(_) | Frame::Want(_) | Frame::Given(_) | Frame::Prune(_) | Frame::Clock(_) => {
+            debug!(target: "peerkit::broadcast", %peer, kind, "{own}");
         }
         Frame::Forward(_) | Frame::Forwarded(_) => {
-            debug!(target: "peerkit::message", %from, kind = kind(frame), "received for another");
+            debug!(target: "peerkit::message", %peer, kind, "{relayed}");
         }
-        _ => debug!(target: "peerkit::membership", %from, kind = kind(frame), "received"),
+        _ => debug!(target: "peerkit::membership", %peer, kind, "{own}"),
     }
 }
 
@@ -217,7 +211,7 @@ pub(crate) fn output(output: &Output, peer: impl Fn(ConnectionId) -> Option<Node
     match output {
         Output::Send { connection, frame } if logs_frames() => {
             if let Some(to) = peer(*connection) {
-                sent_frame(to, frame);
+                log_frame(to, frame, "passed on", "sent");
             }
         }
         Output::DialEnded { outcome: Err(error), .. } => {
@@ -247,39 +241,12 @@ pub(crate) fn output(output: &Output, peer: impl Fn(ConnectionId) -> Option<Node
     }
 }
 
-fn sent_frame(to: NodeId, frame: &Frame) {
-    let to = to.short();
-    match frame {
-        Frame::Query(query) => {
-            let (id, what, depth) = (short(query.id), name(&query.what), query.depth);
-            debug!(target: "peerkit::query", %id, %to, what, depth, "passed on");
-        }
-        Frame::Answer(answer) => {
-            debug!(target: "peerkit::query", id = %short(answer.id), %to, "answer passed on");
-        }
-        Frame::QueryDone(done) => {
-            let (id, complete) = (short(done.id), done.complete);
-            debug!(target: "peerkit::query", %id, %to, complete, "done sent");
-        }
-        Frame::Broadcast(batch) => log_batch(batch, &to, "passed on"),
-        Frame::Have(_) | Frame::Want(_) | Frame::Given(_) | Frame::Prune(_) | Frame::Clock(_) => {
-            debug!(target: "peerkit::broadcast", %to, kind = kind(frame), "sent");
-        }
-        Frame::Forward(_) | Frame::Forwarded(_) => {
-            debug!(target: "peerkit::message", %to, kind = kind(frame), "passed on for another");
-        }
-        _ => debug!(target: "peerkit::membership", %to, kind = kind(frame), "sent"),
-    }
-}
-
-fn log_batch(batch: &Batch, peer: &str, what: &'static str) {
-    let (author, count) = (batch.run.author.short(), batch.items.len());
-    let first = batch.first;
-    debug!(target: "peerkit::broadcast", %author, peer, first, count, "{what}");
-}
-
 /// Logs the broadcasts that the overlay has dropped, by what its counters were and are.
-pub(crate) fn broadcasts_dropped(from: NodeId, before: Counters, after: Counters) {
+pub(crate) fn broadcasts_dropped(
+    from: NodeId,
+    before: BroadcastCounters,
+    after: BroadcastCounters,
+) {
     let duplicates = after.duplicates.saturating_sub(before.duplicates);
     if duplicates > 0 {
         debug!(target: "peerkit::broadcast", from = %from.short(), count = duplicates, "dropped: came before");
@@ -310,6 +277,8 @@ fn name(what: &What) -> &'static str {
 fn kind(frame: &Frame) -> &'static str {
     match frame {
         Frame::Query(_) => "query",
+        Frame::Answer(_) => "answer",
+        Frame::QueryDone(_) => "query done",
         Frame::Broadcast(_) => "broadcast",
         Frame::Forward(_) => "forward",
         Frame::Forwarded(_) => "forwarded",

@@ -145,7 +145,7 @@ impl Overlay {
 
     /// Returns counters of broadcasts since the node started.
     #[must_use]
-    pub fn broadcast_counters(&self) -> broadcast::Counters {
+    pub fn broadcast_counters(&self) -> broadcast::BroadcastCounters {
         self.parts.broadcasts.counters()
     }
 

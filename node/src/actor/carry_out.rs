@@ -18,8 +18,7 @@ use crate::conn;
 use crate::dial;
 use crate::error::Error;
 use crate::files;
-use crate::kept::GATHER;
-use crate::known;
+use crate::store::GATHER;
 use crate::trace;
 
 impl Actor {
@@ -126,7 +125,7 @@ impl Actor {
             Output::Keep(batch) => self.keep(batch),
             Output::StopOrdered => {
                 self.ordered = true;
-                self.inner.stop.cancel();
+                self.inner.tasks.stop.cancel();
             }
             _ => {}
         }
@@ -179,14 +178,13 @@ impl Actor {
 
     fn admitted(&mut self, connection: ConnectionId) {
         let Some((conn, reply)) = self.admitting.remove(&connection) else { return };
-        let (peer, address) = (conn.peer.clone(), conn.dialable.clone());
-        let id = peer.id();
-        self.inner.change_conns(|conns| drop(conns.insert(id, conn.clone())));
-        self.links.insert(connection, conn);
+        let id = conn.peer.id();
+        self.inner.links.change(|conns| drop(conns.insert(id, conn.clone())));
+        self.links.insert(connection, conn.clone());
         if reply.send(Ok(())).is_err() {
             // The task that made the connection has gone away meanwhile.
             self.links.remove(&connection);
-            self.inner.change_conns(|conns| drop(conns.remove(&id)));
+            self.inner.links.change(|conns| drop(conns.remove(&id)));
             let reason = Reason::Lost("the connection was given up".into());
             let parting = Parting { reason, by_peer: false };
             // Taken in reverse.
@@ -194,7 +192,10 @@ impl Actor {
             self.undone.push(Input::LinkDown { connection, parting });
             return;
         }
-        known::remember(&self.inner, &peer, address);
+        if let Some(address) = conn.dialable.clone() {
+            let tracker = &self.inner.tasks.tracker;
+            self.inner.peers.remember(tracker, id, conn.peer.name(), address);
+        }
     }
 
     /// Hands a message or ping to a link in the background, as there may be no room just now.
@@ -202,7 +203,7 @@ impl Actor {
         let Some(Operation::Send(sending)) = self.operations.remove(&operation) else { return };
         let (to, conn) = (sending.to, self.links.get(&connection).cloned());
         let inner = self.inner.clone();
-        self.inner.spawn(async move {
+        self.inner.tasks.spawn(async move {
             match conn {
                 Some(conn) => sending.deliver(&inner, conn, payload).await,
                 None => sending.end(&inner, Err(Error::NotConnected(to))),
@@ -213,8 +214,8 @@ impl Actor {
 
     fn look_up_addresses(&self, id: NodeId) {
         let inner = self.inner.clone();
-        self.inner.spawn(async move {
-            let addresses = known::addresses(&inner, id).await;
+        self.inner.tasks.spawn(async move {
+            let addresses = inner.peers.addresses(id).await;
             inner.actor.input(Input::MetAt { id, addresses }).await;
         });
     }
@@ -232,14 +233,16 @@ impl Actor {
 
     /// The application trusts a node that it named to know who owns the network: the first one does.
     fn learn_owner(&mut self, from: NodeId) {
-        let Some(owner) = self.inner.conn(from).ok().and_then(|conn| conn.owner) else { return };
-        if !self.inner.learn_owner(owner) {
+        let Some(owner) = self.inner.links.get(from).ok().and_then(|conn| conn.owner) else {
+            return;
+        };
+        if !self.inner.profile.learn_owner(owner) {
             return;
         }
         self.undone.push(Input::Command(Command::Owner(owner)));
         let inner = self.inner.clone();
-        self.inner.tracker.spawn_blocking(move || {
-            if let Err(error) = inner.store.save_owner(&inner.network, owner) {
+        self.inner.tasks.tracker.spawn_blocking(move || {
+            if let Err(error) = inner.store.save_owner(&inner.profile.network, owner) {
                 tracing::warn!(%error, "can't remember who owns the network");
             }
         });
@@ -247,9 +250,9 @@ impl Actor {
 
     /// Keeps broadcasts for the next run, where there is a state folder.
     fn keep(&self, batch: Batch) {
-        let kept = self.inner.kept.clone();
+        let kept = self.inner.broadcasts.clone();
         if kept.add(batch) {
-            self.inner.spawn(async move {
+            self.inner.tasks.spawn(async move {
                 tokio::time::sleep(GATHER).await;
                 let _ = blocking::run(move || kept.write()).await;
             });
@@ -265,7 +268,7 @@ impl Actor {
     /// Looks up what this node can say to a query, where only the shell knows.
     fn look_up(&self, query: QueryId, what: What, asker: Option<NodeId>) {
         let inner = self.inner.clone();
-        self.inner.spawn(async move {
+        self.inner.tasks.spawn(async move {
             let (files, here) = match what {
                 What::CallBack { token, addresses, .. } => {
                     (Vec::new(), inner.answer_call_back(addresses, token))

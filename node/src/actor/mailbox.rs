@@ -7,8 +7,9 @@ use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::membership::Probe;
 use peerkit_proto::frame::query::Answer;
 use peerkit_proto::handler::Action;
+use peerkit_proto::overlay::broadcast::BroadcastCounters;
 use peerkit_proto::overlay::membership::Views;
-use peerkit_proto::overlay::{ClockStatus, Overlay, broadcast};
+use peerkit_proto::overlay::{ClockStatus, Overlay};
 use peerkit_proto::peer::{BroadcastReceipt, DialId, Input, JoinError, OperationId};
 use tokio::sync::{mpsc, oneshot};
 
@@ -87,9 +88,13 @@ pub(crate) struct Asked {
     pub(crate) lost: bool,
 }
 
-/// A way to hand the actor orders. The actor is gone only once the node has stopped.
+/// A way to hand the actor orders, and what links have for it. The actor is gone only once the node has
+/// stopped.
 #[derive(Clone)]
-pub(crate) struct Mailbox(pub(crate) mpsc::Sender<Order>);
+pub(crate) struct Mailbox {
+    pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) links: mpsc::Sender<FromLink>,
+}
 
 impl Mailbox {
     /// Hands the actor an order.
@@ -97,7 +102,7 @@ impl Mailbox {
     /// # Errors
     /// [`Error::Stopped`].
     pub(crate) async fn send(&self, order: Order) -> Result<(), Error> {
-        self.0.send(order).await.map_err(|_| Error::Stopped)
+        self.orders.send(order).await.map_err(|_| Error::Stopped)
     }
 
     /// Hands the machine an input.
@@ -146,6 +151,20 @@ impl Mailbox {
     }
 }
 
+impl Mailbox {
+    /// Passes on what a link has for the actor, once there is room for it.
+    pub(crate) async fn tell(&self, news: FromLink) {
+        let _ = self.links.send(news).await;
+    }
+
+    /// Reports the end of a link. Returns once it is no longer among the links.
+    pub(crate) async fn link_down(&self, conn: &Arc<Conn>, parting: Parting) {
+        let (done, removed) = oneshot::channel();
+        self.tell(FromLink::Down(conn.clone(), parting, done)).await;
+        let _ = removed.await;
+    }
+}
+
 impl Operation {
     /// Reports that the operation was not begun, because there are too many. A query or a probe without
     /// an outcome counts as one that no node has answered.
@@ -164,7 +183,7 @@ impl Operation {
 #[derive(Debug, Default)]
 pub(crate) struct OverlayStatus {
     pub(crate) views: Views,
-    pub(crate) broadcasts: broadcast::Counters,
+    pub(crate) broadcasts: BroadcastCounters,
     /// Number of queries that it remembers.
     pub(crate) queries: usize,
     /// Number of answers that came to queries which this node had not sent.

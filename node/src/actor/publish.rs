@@ -28,11 +28,12 @@ impl Publisher {
 impl Actor {
     /// Publishes a broadcast of the handler, behind those before it, once its limit allows it.
     pub(super) fn publish_in_turn(&mut self, title: String, message: Message) {
-        if self.inner.stop.is_cancelled() {
+        if self.inner.tasks.stop.is_cancelled() {
             // What the handler says at the end still goes out, and what it said before it.
             self.publish_limited();
         }
-        let limited = self.inner.rates.broadcast_limit() != 0 && !self.inner.stop.is_cancelled();
+        let limited =
+            self.inner.rates.broadcast_limit() != 0 && !self.inner.tasks.stop.is_cancelled();
         if self.limited.is_empty() && !limited {
             return self.publish_own(title, message);
         }
@@ -74,10 +75,10 @@ impl Actor {
         let Some((title, message)) = self.limited.front() else { return };
         let bytes = title.len() + message.body().len();
         let inner = self.inner.clone();
-        self.inner.spawn(async move {
+        self.inner.tasks.spawn(async move {
             tokio::select! {
                 () = inner.rates.broadcast(bytes) => {}
-                () = inner.stop.cancelled() => {}
+                () = inner.tasks.stop.cancelled() => {}
             }
             let _ = inner.actor.send(Order::BroadcastAllowed).await;
         });

@@ -22,7 +22,7 @@ impl Alarm {
         let Some(due) = due else { return std::future::pending().await };
         loop {
             if self.set.is_none_or(|set| set > due) {
-                let at = inner.clock(due);
+                let at = inner.clock.at(due);
                 match &mut self.timer {
                     Some(timer) => timer.as_mut().reset(at),
                     none => *none = Some(Box::pin(tokio::time::sleep_until(at))),
@@ -32,7 +32,7 @@ impl Alarm {
             let Some(timer) = &mut self.timer else { return };
             timer.await;
             self.set = None;
-            if inner.now() >= due {
+            if inner.clock.now() >= due {
                 return;
             }
         }

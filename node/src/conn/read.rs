@@ -153,7 +153,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let mut flush = Duration::ZERO;
         loop {
             if more {
-                self.link.receive(self.inner.now(), &mut self.buffer);
+                self.link.receive(self.inner.clock.now(), &mut self.buffer);
             }
             if self.drain().await {
                 // It is told why before the connection is closed.
@@ -205,7 +205,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 Ok(false)
             }
             () = self.conn.pinging.notified(), if self.asked.len() < OPEN_PINGS => {
-                let nonce = self.link.ping(self.inner.now());
+                let nonce = self.link.ping(self.inner.clock.now());
                 self.asked.insert(nonce, std::mem::take(&mut *lock(&self.conn.pings)));
                 Ok(false)
             }
@@ -225,7 +225,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 Err(error) => Err(Reason::Lost(error.to_string())),
             },
             () = self.alarm.ring(&self.inner, due) => {
-                let now = self.inner.now();
+                let now = self.inner.clock.now();
                 if self.close_at.is_some_and(|at| at <= now) {
                     return Err(Reason::Lost("no goodbye in time".into()));
                 }
@@ -241,14 +241,14 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         if self.buffer.is_empty() {
             (self.room, self.reads) = (READ_MIN, 0);
         }
-        if self.inner.now().since(self.conn.wrote()) >= REST {
+        if self.inner.clock.now().since(self.conn.wrote()) >= REST {
             self.conn.outbox.shrink();
         }
     }
 
     /// A read that filled its room earns the next one more.
     fn count(&mut self, bytes: usize) {
-        self.conn.read.store(self.inner.micros(), Ordering::Relaxed);
+        self.conn.read.store(self.inner.clock.micros(), Ordering::Relaxed);
         self.conn.meter.received_bytes(bytes);
         self.inner.meter.received_bytes(bytes);
         self.turn += bytes;
@@ -376,7 +376,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             self.link.refuse(Reason::Fault("two requests of the same number".into()));
             return;
         }
-        let function = self.inner.requests.get(&name);
+        let function = self.inner.served.requests.get(&name);
         let (inner, conn) = (&self.inner, &self.conn);
         let is_for_handler = function.is_none() && inner.dispatch.has_handler();
         // Counted apart: functions that take long don't keep the handler from refusing what is not served.
@@ -420,7 +420,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     inner.dispatch.messages(&*inner, &conn.peer, received).await;
                 }
                 if !frames.is_empty() {
-                    inner.tell_actor(FromLink::Frames(conn.clone(), frames)).await;
+                    inner.actor.tell(FromLink::Frames(conn.clone(), frames)).await;
                 }
             });
             loop {
@@ -428,7 +428,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 tokio::select! {
                     biased;
                     () = &mut delivery => break,
-                    () = inner.halt.called() => break,
+                    () = inner.tasks.halt.called() => break,
                     () = self.conn.closing.notified(), if !leaving => {
                         // The goodbye does not wait for the application; the event does.
                         leaving = true;
@@ -440,7 +440,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     }
                     () = self.alarm.ring(&inner, due) => {
                         self.link.sent(self.conn.wrote());
-                        self.link.handle_timeout(self.inner.now());
+                        self.link.handle_timeout(self.inner.clock.now());
                         // Pings and acknowledgements go out now; what came in keeps its order.
                         while let Some(output) = self.link.poll() {
                             match output {
@@ -452,7 +452,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 }
             }
         }
-        let now = self.inner.now();
+        let now = self.inner.clock.now();
         self.link.resume(now);
         self.received(messages, bytes);
         if leaving {
@@ -478,7 +478,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     fn received(&mut self, messages: u64, bytes: usize) {
         self.conn.meter.received(messages);
         self.inner.meter.received(messages);
-        self.link.delivered(self.inner.now(), messages, bytes);
+        self.link.delivered(self.inner.clock.now(), messages, bytes);
     }
 
     /// This node closes the link, or has lost it while writing.
@@ -487,7 +487,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.end(reason.clone(), false);
         // The goodbye itself waits in the outbox, behind what was queued before.
         let _ = self.link.part(reason);
-        let until = self.inner.now() + self.inner.config.flush_timeout;
+        let until = self.inner.clock.now() + self.inner.config.flush_timeout;
         self.close_at.get_or_insert(until);
     }
 

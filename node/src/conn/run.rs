@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::read::Reader;
 use super::{Conn, write};
+use crate::actor::mailbox::FromLink;
 use crate::inner::Inner;
 use crate::lock::lock;
 
@@ -35,7 +36,7 @@ pub(crate) fn start<S>(
     // An idle link's memory is mostly this task: what is needed for a moment only is boxed.
     let making = Box::pin(making);
     let node = inner.clone();
-    inner.spawn(async move {
+    inner.tasks.spawn(async move {
         if let Some(established) = making.await {
             run(node, established).await;
         }
@@ -46,7 +47,7 @@ async fn run<S>(inner: Arc<Inner>, mut established: Box<Established<S>>)
 where
     S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
 {
-    let _running = inner.running.token();
+    let _running = inner.tasks.links.token();
     let (said, later) = match Box::pin(begin(&inner, &mut established)).await {
         Ok(later) => (Ok(()), later),
         Err(error) => (Err(error), VecDeque::new()),
@@ -123,14 +124,14 @@ async fn finish(inner: &Inner, conn: &Arc<Conn>, ended: Ended) {
         inner.tell(Event::NodeMessageFailed { peer: peer.clone(), failure }).await;
     }
     // Sent before the event, so that whoever hears of the end finds the link gone.
-    inner.link_down(conn, parting.clone()).await;
+    inner.actor.link_down(conn, parting.clone()).await;
     inner
         .tell(match peer.direction() {
             Direction::Outbound => Event::OutboundNodeDisconnected { peer, parting },
             Direction::Inbound => Event::InboundNodeDisconnected { peer, parting },
         })
         .await;
-    inner.link_done(conn).await;
+    inner.actor.tell(FromLink::Done(conn.clone())).await;
 }
 
 /// Writes what the link has to say first. What it already has to tell us, because the other side

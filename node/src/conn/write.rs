@@ -41,7 +41,7 @@ async fn write_all(
                 to.flush().await?;
                 conn.meter.sent(messages, bytes);
                 inner.meter.sent(messages, bytes);
-                conn.wrote.store(inner.micros(), Ordering::Relaxed);
+                conn.wrote.store(inner.clock.micros(), Ordering::Relaxed);
                 wrote = true;
                 if limited.is_some() {
                     pause = limited;

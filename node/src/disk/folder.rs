@@ -83,7 +83,7 @@ pub(crate) fn new_file(path: &Path, mode: u32) -> io::Result<File> {
 }
 
 #[cfg(unix)]
-mod unix {
+pub(super) mod unix {
     use std::fs::File;
     use std::io;
     use std::os::fd::{AsFd, OwnedFd};
@@ -106,7 +106,13 @@ mod unix {
         opened(folder, path, flags, 0o666 | (mode & 0o111)).map(File::from)
     }
 
-    fn opened(folder: impl AsFd, path: &Path, flags: OFlags, mode: u32) -> io::Result<OwnedFd> {
+    /// Opens a path below a folder. Programs that this one starts do not inherit the file.
+    pub(in crate::disk) fn opened(
+        folder: impl AsFd,
+        path: &Path,
+        flags: OFlags,
+        mode: u32,
+    ) -> io::Result<OwnedFd> {
         let (flags, mode) = (flags | OFlags::CLOEXEC, Mode::from_raw_mode(mode as RawMode));
         Ok(retry_on_intr(|| openat(folder.as_fd(), path, flags, mode))?)
     }

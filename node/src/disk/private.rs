@@ -7,6 +7,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
 
+#[cfg(unix)]
+use super::folder::unix;
+
 /// Starts of the names of everything that a node or the program puts into a state folder, but for
 /// the key: a key that others could read is refused, not quietly closed.
 const OURS: [&str; 7] =
@@ -36,9 +39,9 @@ pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
 pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     {
-        use rustix::fs::{CWD, Mode, OFlags, fcntl_setfl, openat};
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = rustix::io::retry_on_intr(|| openat(CWD, path, flags, Mode::empty()))?;
+        use rustix::fs::{CWD, OFlags, fcntl_setfl};
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = unix::opened(CWD, path, flags, 0)?;
         // What is still being written to a pipe, such as the shell's `<(command)`, is waited for.
         fcntl_setfl(&file, OFlags::empty())?;
         Ok(file.into())
@@ -52,11 +55,9 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
 pub(crate) fn open_to_write(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     {
-        use rustix::fs::{CWD, Mode, OFlags, fcntl_setfl, openat};
+        use rustix::fs::{CWD, OFlags, fcntl_setfl};
         let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::CREATE;
-        let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let mode = Mode::RUSR | Mode::WUSR;
-        let file = rustix::io::retry_on_intr(|| openat(CWD, path, flags, mode))?;
+        let file = unix::opened(CWD, path, flags | OFlags::NONBLOCK | OFlags::NOCTTY, 0o600)?;
         fcntl_setfl(&file, OFlags::empty())?;
         Ok(file.into())
     }

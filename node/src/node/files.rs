@@ -153,9 +153,9 @@ impl FilesHandle<'_> {
             Access::Ticket(secret) => Some(secret),
             _ => None,
         };
-        let mut addresses = self.inner.addresses(None);
+        let mut addresses = self.inner.addresses.announced(None);
         addresses.truncate(MAX_PLACES);
-        let (node, network) = (self.inner.id, self.inner.network.clone());
+        let (node, network) = (self.inner.profile.id, self.inner.profile.network.clone());
         Some(Ticket { hash: *hash, node, secret, network, addresses, name: Some(name) })
     }
 
@@ -195,7 +195,7 @@ impl FilesHandle<'_> {
     pub async fn restored(self) {
         tokio::select! {
             () = self.inner.files.restored.cancelled() => {}
-            () = self.inner.stop.cancelled() => {}
+            () = self.inner.tasks.stop.cancelled() => {}
         }
     }
 
@@ -272,6 +272,6 @@ impl FilesHandle<'_> {
 
 impl std::fmt::Debug for FilesHandle<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FilesHandle({})", self.inner.id.short())
+        write!(f, "FilesHandle({})", self.inner.profile.id.short())
     }
 }

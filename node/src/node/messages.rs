@@ -11,9 +11,11 @@ use peerkit_proto::peer::{BroadcastReceipt, Input};
 
 use super::Node;
 use crate::actor::mailbox::{Operation, Publisher};
+use crate::compress;
 use crate::conn::Conn;
 use crate::error::Error;
-use crate::inner::{Inner, not_accepted};
+use crate::inner::Inner;
+use crate::links::LinkTable;
 use crate::outbox::NotAccepted;
 use crate::outgoing::{Built, Outgoing};
 use crate::served::ServedStream;
@@ -67,11 +69,12 @@ impl Sender {
 
     /// As [`Sender::send`], where it may take longer.
     async fn send_waiting(&self, message: Outgoing<'_>) -> Result<(), Error> {
+        let max = self.inner.config.max_message;
         let queued = if message.is_compressed() {
-            let packed = self.inner.pack(message.into_message()).await?;
+            let packed = compress::pack_async(message.into_message(), max).await?;
             self.conn.outbox.application(&Built::message(packed).parcel()).await
         } else {
-            self.inner.check_size(message.body())?;
+            Error::check_size(message.body(), max)?;
             self.conn.outbox.application(&message.parcel(&mut [0; MESSAGE_HEAD])).await
         };
         queued.map_err(|reason| not_accepted(&self.conn, NotAccepted::Closed(reason)))
@@ -82,7 +85,7 @@ impl Sender {
     /// # Errors
     /// As [`Sender::send`], and [`Error::Full`].
     pub fn try_send<'a>(&self, message: impl Into<Outgoing<'a>>) -> Result<(), Error> {
-        self.inner.try_send(&self.conn, message.into())
+        try_send(&self.conn, message.into(), self.inner.config.max_message)
     }
 }
 
@@ -159,7 +162,7 @@ impl Node {
     /// # Errors
     /// [`Error::NotConnected`].
     pub fn sender(&self, peer: impl Into<NodeId>) -> Result<Sender, Error> {
-        Ok(Sender { conn: self.inner.conn(peer.into())?, inner: self.inner.clone() })
+        Ok(Sender { conn: self.inner.links.get(peer.into())?, inner: self.inner.clone() })
     }
 
     /// Sends a message to every connected peer but those in `exclude`, without waiting. The report names
@@ -183,7 +186,8 @@ impl Node {
         exclude: &[NodeId],
     ) -> Result<SendReport, Error> {
         let mut report = SendReport::default();
-        self.inner.send_to_nodes(message.into(), exclude, |conn, sent| match sent {
+        let (links, max) = (&self.inner.links, self.inner.config.max_message);
+        send_to_nodes(links, message.into(), exclude, max, |conn, sent| match sent {
             Ok(()) => report.sent.push(conn.peer.id()),
             Err(error) => report.failed.push((conn.peer.id(), error)),
         })?;
@@ -226,7 +230,9 @@ impl Node {
     ) -> Result<BroadcastReceipt, Error> {
         let (title, message) = (title.into(), message.into());
         self.inner.rates.broadcast(title.len() + message.body().len()).await;
-        self.inner.wait_for_calm().await;
+        let patience = self.inner.config.event_patience;
+        // So that a flood of broadcasts does not overrun a slow peer.
+        let _ = tokio::time::timeout(patience, self.inner.links.wait_for_calm()).await;
         let publisher = |reply| Operation::Broadcast(Publisher::Caller(reply));
         let broadcast = |operation| Input::Broadcast { operation, title, message };
         self.inner.actor.outcome(publisher, broadcast).await?
@@ -312,7 +318,7 @@ impl Node {
         protocol: &str,
     ) -> Result<Stream, Error> {
         let peer = peer.into();
-        let known = self.inner.known_peers().await?;
+        let known = self.inner.peers.all().await?;
         let addresses = known.into_iter().find(|(id, _)| *id == peer).map(|(_, k)| k.addresses);
         self.inner.open_stream(peer, &addresses.unwrap_or_default(), protocol).await
     }
@@ -323,6 +329,52 @@ impl Node {
         F: Fn(Stream) -> R + Send + Sync + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
-        self.inner.protocols.insert(protocol, ServedStream::new(handler));
+        self.inner.served.streams.insert(protocol, ServedStream::new(handler));
+    }
+}
+
+/// Queues a message of at most `max` bytes for one peer if there is room. Compresses on the spot.
+pub(crate) fn try_send(conn: &Conn, message: Outgoing<'_>, max: usize) -> Result<(), Error> {
+    trace::sent(&conn.peer, message.body().len());
+    let queued = if message.is_compressed() {
+        let packed = compress::pack(message.into_message(), max)?;
+        conn.outbox.try_application(&Built::message(packed).parcel())
+    } else {
+        Error::check_size(message.body(), max)?;
+        conn.outbox.try_application(&message.parcel(&mut [0; MESSAGE_HEAD]))
+    };
+    queued.map_err(|reason| not_accepted(conn, reason))
+}
+
+/// Queues a message of at most `max` bytes for every peer but those in `exclude`, if there is room, and
+/// calls `sent` with the outcome for each. Compresses on the spot.
+///
+/// # Errors
+/// If the message can't be sent to any peer, for example because it is too large.
+pub(crate) fn send_to_nodes(
+    links: &LinkTable,
+    message: Outgoing<'_>,
+    exclude: &[NodeId],
+    max: usize,
+    mut sent: impl FnMut(&Conn, Result<(), Error>),
+) -> Result<(), Error> {
+    let bytes = message.body().len();
+    let built = Built::message(compress::pack(message.into_message(), max)?);
+    for conn in links.all().iter() {
+        if !exclude.contains(&conn.peer.id()) {
+            trace::sent(&conn.peer, bytes);
+            let queued = conn.outbox.try_application(&built.parcel());
+            sent(conn, queued.map_err(|reason| not_accepted(conn, reason)));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the error for a message that a link's outgoing queue did not accept.
+fn not_accepted(conn: &Conn, reason: NotAccepted) -> Error {
+    let peer = conn.peer.id();
+    match reason {
+        NotAccepted::Full => Error::Full(peer),
+        NotAccepted::Closed(reason) => Error::LinkLost { peer, reason },
     }
 }

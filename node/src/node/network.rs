@@ -16,7 +16,6 @@ use super::Node;
 use super::places::{IntoPlaces, Place};
 use super::queries::Discovery;
 use crate::error::Error;
-use crate::inner::Inner;
 use crate::network::Network;
 use crate::store::KnownPeer;
 
@@ -144,21 +143,20 @@ impl<'a> NetworkHandle<'a> {
     /// Returns the network's name.
     #[must_use]
     pub fn name(self) -> &'a str {
-        let Inner { network, .. } = &*self.node.inner;
-        network
+        &self.node.inner.profile.network
     }
 
     /// Returns whether links are [made by hand](crate::Builder::manual) only.
     #[must_use]
     pub fn is_manual(self) -> bool {
-        self.node.inner.manual
+        self.node.inner.profile.manual
     }
 
     /// Returns the [bootstrap nodes](crate::Builder::bootstrap), those of the state folder's file
     /// included.
     #[must_use]
     pub fn bootstrap_nodes(self) -> Vec<Address> {
-        self.node.inner.bootstrap.clone()
+        self.node.inner.peers.bootstrap.clone()
     }
 
     /// Discovers the whole network as a graph that can be measured and drawn.
@@ -166,7 +164,7 @@ impl<'a> NetworkHandle<'a> {
     /// # Errors
     /// [`Error::Stopped`].
     pub async fn graph(self) -> Result<Network, Error> {
-        Ok(Network::new(&self.node.inner.network, &self.node.discover(-1).await?))
+        Ok(Network::new(&self.node.inner.profile.network, &self.node.discover(-1).await?))
     }
 
     /// Returns how many nodes the network has: counted up to about 10,000, estimated beyond.
@@ -225,7 +223,7 @@ impl<'a> NetworkHandle<'a> {
             failed(&error, wait);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = self.node.inner.stop.cancelled() => return Err(Error::Stopped),
+                () = self.node.inner.tasks.stop.cancelled() => return Err(Error::Stopped),
             }
             wait = wait.saturating_mul(2).min(self.node.inner.config.reconnect_max);
         }
@@ -255,7 +253,7 @@ impl<'a> NetworkHandle<'a> {
     /// # Errors
     /// A store error if the state can't be read.
     pub async fn known_peers(self) -> Result<Vec<(NodeId, KnownPeer)>, Error> {
-        self.node.inner.known_peers().await
+        self.node.inner.peers.all().await
     }
 
     /// Writes the known peers to a file, as JSON. Returns their number.
@@ -263,7 +261,7 @@ impl<'a> NetworkHandle<'a> {
     /// # Errors
     /// [`Error::PeersFile`] if the file can't be written.
     pub async fn save_peers(self, path: impl AsRef<Path>) -> Result<usize, Error> {
-        self.node.inner.write_peers(path.as_ref()).await
+        self.node.inner.peers.write_file(path.as_ref()).await
     }
 
     /// Adds the peers of a file that [`save_peers`](Self::save_peers) has written to the known ones. Returns
@@ -275,7 +273,7 @@ impl<'a> NetworkHandle<'a> {
         self,
         path: impl AsRef<Path>,
     ) -> Result<Vec<(NodeId, KnownPeer)>, Error> {
-        self.node.inner.read_peers(path.as_ref()).await
+        self.node.inner.peers.read_file(path.as_ref()).await
     }
 
     /// Connects to peers that [`load_peers`](Self::load_peers) or [`known_peers`](Self::known_peers) returned, sixteen at
@@ -312,7 +310,7 @@ impl<'a> NetworkHandle<'a> {
     /// [`Error::NotOwner`] if this node does not have the owner's key, [`Error::NoOwner`] if it knows of
     /// no owner.
     pub async fn shutdown(self) -> Result<(), Error> {
-        let key = match (self.node.inner.owner_key.clone(), self.owner()) {
+        let key = match (self.node.inner.profile.owner_key.clone(), self.owner()) {
             (Some(key), _) => key,
             (None, Some(owner)) => return Err(Error::NotOwner(owner)),
             (None, None) => return Err(Error::NoOwner),
@@ -323,7 +321,7 @@ impl<'a> NetworkHandle<'a> {
     /// Returns the owner of the network, as far as this node knows.
     #[must_use]
     pub fn owner(self) -> Option<NodeId> {
-        self.node.inner.owner()
+        self.node.inner.profile.owner()
     }
 }
 

@@ -12,7 +12,6 @@ use super::network::NetworkHandle;
 use super::{ConnectOptions, Node};
 use crate::actor::mailbox::Operation;
 use crate::error::Error;
-use crate::known;
 
 /// Digits of an identity that are taken for the start of one where a host might be meant. 4: hosts
 /// that are called by so few hex digits are common.
@@ -163,7 +162,7 @@ impl NetworkHandle<'_> {
             Err(Error::UnknownPeer(_)) => {}
             found => return found,
         }
-        let known = self.node.inner.known_peers().await?.into_iter();
+        let known = self.node.inner.peers.all().await?.into_iter();
         let known: Vec<_> = known.map(|(id, known)| Peer::without_link(id, known.name)).collect();
         match (meant(&known, text), text.parse::<NodeId>()) {
             (Err(Error::UnknownPeer(_)), Ok(id)) if id == self.node.id() => Err(Error::ThisNode),
@@ -283,13 +282,13 @@ impl Node {
 
     /// Returns where the node with this identity was met.
     async fn addresses_of(&self, id: NodeId) -> Vec<Address> {
-        let known = known::addresses(&self.inner, id).await.into_iter();
+        let known = self.inner.peers.addresses(id).await.into_iter();
         known.map(|address| address.with_id(id)).collect()
     }
 
     /// Asks the network where a node can be dialled.
     async fn ask_for_addresses(&self, id: NodeId) -> Result<Vec<Address>, Error> {
-        if id == self.inner.id {
+        if id == self.inner.profile.id {
             return Err(Error::ThisNode);
         }
         id.checked()?;

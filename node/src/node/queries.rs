@@ -76,7 +76,7 @@ impl Inner {
     /// Finds the nodes within a depth: see [`Node::discover`](crate::Node::discover).
     pub(crate) async fn discover(&self, depth: i32) -> Result<Discovery, Error> {
         let started = std::time::Instant::now();
-        let me = self.info().await?;
+        let me = self.actor.call(|actor| actor.overlay().info()).await?;
         let mut asking = self.ask(What::Discover, depth, None).await?;
         let mut nodes: BTreeMap<NodeId, NodeInfo> = BTreeMap::new();
         while let Some(answer) = asking.answers.recv().await {
@@ -104,11 +104,6 @@ impl Inner {
         }
         let nodes = std::iter::once(me).chain(nodes.into_values()).collect();
         Ok(Discovery { nodes, complete, elapsed: started.elapsed() })
-    }
-
-    /// This node as a discovery shows it.
-    async fn info(&self) -> Result<NodeInfo, Error> {
-        self.actor.call(|actor| actor.overlay().info()).await
     }
 
     /// Asks the network about files, and the neighbours for this node itself: they tell also what

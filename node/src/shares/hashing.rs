@@ -3,17 +3,18 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use peerkit_proto::files::{PIECE, PieceHasher, PieceList, PieceValue};
-use peerkit_proto::id::Hash;
+use tokio_util::sync::CancellationToken;
 
 use super::Progress;
 use crate::cores::cores;
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::read_exact_at;
+use crate::store::KnownFile;
 
 /// From this size on the pieces of one file are spread over the cores.
 const LARGE: u64 = 16 * PIECE;
@@ -28,12 +29,11 @@ pub(super) struct Job {
     pub(super) size: u64,
 }
 
-/// What a file hashed to.
+/// A file that was hashed.
 #[derive(Debug)]
 pub(super) struct Hashed {
-    pub(super) stamp: Fingerprint,
-    pub(super) hash: Hash,
-    /// Of a file of several pieces; the list of any other is its hash.
+    pub(super) file: KnownFile,
+    /// The piece list of a file of several pieces; that of any other is its hash.
     pub(super) list: Option<PieceList>,
 }
 
@@ -64,7 +64,7 @@ pub(super) fn hash_all(
     jobs: &[Job],
     done: &mut Progress,
     progress: &mut dyn FnMut(Progress),
-    stop: &AtomicBool,
+    stop: &CancellationToken,
 ) -> Vec<Result<Hashed, HashFailure>> {
     let mut results: Vec<_> = jobs.iter().map(|_| Err(HashFailure::Stopped)).collect();
     let threads = cores(THREADS);
@@ -106,7 +106,12 @@ pub(super) fn hash_all(
     results
 }
 
-fn hash_small(jobs: &[Job], next: &AtomicUsize, report: SyncSender<Report>, stop: &AtomicBool) {
+fn hash_small(
+    jobs: &[Job],
+    next: &AtomicUsize,
+    report: SyncSender<Report>,
+    stop: &CancellationToken,
+) {
     let mut buffer = Vec::new();
     while let Some((at, job)) = {
         let at = next.fetch_add(1, Ordering::Relaxed);
@@ -123,14 +128,14 @@ fn hash_whole(
     path: &Path,
     buffer: &mut Vec<u8>,
     report: &SyncSender<Report>,
-    stop: &AtomicBool,
+    stop: &CancellationToken,
 ) -> Result<Hashed, HashFailure> {
     let (mut file, before) = open(path)?;
     let piece = usize::try_from(PIECE.min(before.size)).map_err(io::Error::other)?;
     buffer.resize(piece.max(1), 0);
     let mut hasher = PieceHasher::new();
     loop {
-        if stop.load(Ordering::Relaxed) {
+        if stop.is_cancelled() {
             return Err(HashFailure::Stopped);
         }
         let read = fill(&mut file, buffer)?;
@@ -148,7 +153,7 @@ fn hash_large(
     path: &Path,
     threads: usize,
     report: &SyncSender<Report>,
-    stop: &AtomicBool,
+    stop: &CancellationToken,
 ) -> Result<Hashed, HashFailure> {
     let (file, before) = open(path)?;
     let next = AtomicU64::new(0);
@@ -174,13 +179,13 @@ fn hash_pieces(
     size: u64,
     next: &AtomicU64,
     report: &SyncSender<Report>,
-    stop: &AtomicBool,
+    stop: &CancellationToken,
 ) -> Result<Vec<(u64, PieceValue)>, HashFailure> {
     use peerkit_proto::files::pieces::{piece_range, piece_value};
     let mut buffer = Vec::new();
     let mut values = Vec::new();
     loop {
-        if stop.load(Ordering::Relaxed) {
+        if stop.is_cancelled() {
             return Err(HashFailure::Stopped);
         }
         let index = next.fetch_add(1, Ordering::Relaxed);
@@ -215,11 +220,8 @@ fn finish(file: &File, before: Fingerprint, list: PieceList) -> Result<Hashed, H
     if looks(before) != looks(after) || list.size() != before.size {
         return Err(HashFailure::Changing);
     }
-    Ok(Hashed {
-        stamp: before,
-        hash: list.root(),
-        list: Some(list).filter(|list| list.count() > 1),
-    })
+    let file = KnownFile { stamp: before, hash: list.root() };
+    Ok(Hashed { file, list: Some(list).filter(|list| list.count() > 1) })
 }
 
 /// Reads until `buffer` is full or the file ends.

@@ -12,9 +12,9 @@ use peerkit_proto::files::{
 use peerkit_proto::id::Hash;
 
 use super::names::Names;
-use super::options::Terms;
 use super::question::Question;
 use super::report::{FolderFile, FolderPart};
+use super::sharing::Terms;
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::space;
 
@@ -270,9 +270,8 @@ impl Index {
 
     /// Where `asker` may have a hash from: first where everyone may, and not all of very many.
     pub(super) fn find(&self, hash: &Hash, asker: Option<&Asker<'_>>) -> Vec<Location> {
-        let open = self.places(hash).filter(|(top, _)| top.access == Access::Open);
-        let closed = self.places(hash).filter(|(top, _)| top.access != Access::Open);
-        open.chain(closed.filter(|(top, _)| may_have(&top.access, asker)))
+        self.open_first(hash)
+            .filter(|(top, _)| may_have(&top.access, asker))
             .map(|(top, item)| Location { top: Arc::clone(top), item })
             .take(COPIES)
             .collect()
@@ -299,19 +298,22 @@ impl Index {
         hash: &Hash,
         name: Option<&FileName>,
     ) -> Option<(FileName, &Access)> {
-        let named = || {
-            self.places(hash).filter_map(|(top, item)| {
-                let own = item.map_or_else(|| Some(top.shared.name.clone()), |at| top.name(at))?;
-                Some((own, &top.access)).filter(|(own, _)| name.is_none_or(|name| own == name))
-            })
-        };
-        named().find(|(_, access)| **access == Access::Open).or_else(|| named().next())
+        self.open_first(hash).find_map(|(top, item)| {
+            let own = item.map_or_else(|| Some(top.shared.name.clone()), |at| top.name(at))?;
+            Some((own, &top.access)).filter(|(own, _)| name.is_none_or(|name| own == name))
+        })
     }
 
     /// How a hash is shared: openly if it is anywhere, else as it is first.
     pub(super) fn access(&self, hash: &Hash) -> Option<&Access> {
-        let accesses = || self.places(hash).map(|(top, _)| &top.access);
-        accesses().find(|access| **access == Access::Open).or_else(|| accesses().next())
+        self.open_first(hash).next().map(|(top, _)| &top.access)
+    }
+
+    /// Returns where a hash is served from: first where everyone may have it.
+    fn open_first(&self, hash: &Hash) -> impl Iterator<Item = (&Arc<Top>, Option<usize>)> {
+        let is_open = |(top, _): &(&Arc<Top>, Option<usize>)| top.access == Access::Open;
+        let closed = self.places(hash).filter(move |place| !is_open(place));
+        self.places(hash).filter(is_open).chain(closed)
     }
 
     fn places(&self, hash: &Hash) -> impl Iterator<Item = (&Arc<Top>, Option<usize>)> {
@@ -373,11 +375,8 @@ impl Top {
     /// Some of the files in it; `None` if it is a file itself.
     pub(super) fn part(&self, skip: usize, limit: usize) -> Option<FolderPart> {
         self.manifest.as_ref()?;
-        let items = self.items.iter().enumerate().skip(skip).take(limit);
-        let files = items.filter_map(|(at, item)| {
-            let path = RelPath::new(self.paths.get(at)?).ok()?;
-            let (hash, name, size) = (item.hash, path.name(), item.stamp.size);
-            Some(FolderFile { path, file: SharedFile { hash, name, size, kind: FileKind::File } })
+        let files = (0..self.items.len()).skip(skip).take(limit).filter_map(|at| {
+            Some(FolderFile { path: RelPath::new(self.paths.get(at)?).ok()?, file: self.file(at)? })
         });
         Some(FolderPart { total: self.items.len(), files: files.collect() })
     }
@@ -390,11 +389,18 @@ impl Top {
         self.lower
             .containing(question.part())
             .filter(|at| self.lower.get(*at).is_some_and(|path| question.fits(path)))
-            .filter_map(|at| {
-                let item = self.items.get(at)?;
-                let (name, size) = (self.name(at)?, item.stamp.size);
-                Some(SharedFile { hash: item.hash, name, size, kind: FileKind::File })
-            })
+            .filter_map(|at| self.file(at))
+    }
+
+    /// Returns one of its files.
+    fn file(&self, at: usize) -> Option<SharedFile> {
+        let Item { hash, stamp } = self.items.get(at)?;
+        Some(SharedFile {
+            hash: *hash,
+            name: self.name(at)?,
+            size: stamp.size,
+            kind: FileKind::File,
+        })
     }
 
     /// Returns the file of this number, or all of it, as something that was changed on disk.
@@ -426,35 +432,23 @@ impl Top {
 
 impl Location {
     pub(super) fn file(&self) -> Option<SharedFile> {
-        let Some(at) = self.item else { return Some(self.top.shared.clone()) };
-        let item = self.top.items.get(at)?;
-        let (hash, size, kind) = (item.hash, item.stamp.size, FileKind::File);
-        Some(SharedFile { hash, name: self.top.name(at)?, size, kind })
+        match self.item {
+            None => Some(self.top.shared.clone()),
+            Some(at) => self.top.file(at),
+        }
     }
 
     pub(super) fn describe(&self) -> Option<Description> {
+        let SharedFile { name, kind, size, .. } = self.file()?;
+        let (size, stored) = if let Some(at) = self.item {
+            (size, self.stored(at, size))
+        } else {
+            // Of a folder it is the manifest that is served.
+            let len = self.top.manifest.as_ref()?.len() as u64;
+            (len, len)
+        };
         let access = self.top.access.kind();
-        match self.item {
-            None => Some(Description {
-                kind: FileKind::Folder,
-                access,
-                whole: true,
-                size: self.top.manifest.as_ref()?.len() as u64,
-                stored: self.top.manifest.as_ref()?.len() as u64,
-                name: self.top.shared.name.clone(),
-            }),
-            Some(at) => {
-                let size = self.top.items.get(at)?.stamp.size;
-                Some(Description {
-                    kind: FileKind::File,
-                    access,
-                    whole: true,
-                    size,
-                    stored: self.stored(at, size),
-                    name: self.top.name(at)?,
-                })
-            }
-        }
+        Some(Description { kind, access, whole: true, size, stored, name })
     }
 
     /// Bytes that a file takes on disk. Only of large ones it is worth a look.

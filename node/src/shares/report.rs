@@ -128,7 +128,7 @@ pub enum ShareError {
     Store(#[from] StoreError),
     /// The system has no random numbers to make a secret of.
     #[error("no random numbers: {0}")]
-    NoChance(String),
+    NoRandomNumbers(getrandom::Error),
     /// The node is being stopped.
     #[error("stopped before it was done")]
     Stopped,

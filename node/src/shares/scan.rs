@@ -3,13 +3,13 @@
 use std::fs::{self, DirEntry, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use peerkit_proto::files::{
     Access, Entry, FileKind, FileName, MAX_ENTRIES, Manifest, ManifestError, NameError, PIECE,
     PieceList, RelPath, SharedFile, folded,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::hashing::{HashFailure, Hashed, Job, hash_all};
 use super::index::{Item, Top};
@@ -28,107 +28,161 @@ pub(super) struct Scanned {
     pub(super) skipped: Vec<Skipped>,
 }
 
-/// Looks at `path`, which has no links in it. Who may have what is there is for others to say:
-/// here it is nobody. Files that look as they did when they were hashed are not hashed again.
-pub(super) fn scan(
-    store: &Store,
-    path: PathBuf,
-    progress: &mut dyn FnMut(Progress),
-    stop: &AtomicBool,
-) -> Result<Scanned, ShareError> {
-    if path.file_name().is_none() {
-        return Err(ShareError::Nameless(path));
-    }
-    let name = FileName::of_path(&path)?;
-    let metadata = match fs::symlink_metadata(&path) {
-        Ok(metadata) => metadata,
-        Err(error) => return Err(ShareError::Io { path, error }),
-    };
-    if metadata.is_dir() {
-        scan_folder(store, path, name, progress, stop)
-    } else if metadata.is_file() {
-        scan_file(store, path, name, &metadata, progress, stop)
-    } else {
-        Err(ShareError::Special(path))
-    }
+/// Scans paths, and hashes what has changed since its last scan.
+pub(super) struct Scanner<'s> {
+    pub(super) store: &'s Store,
+    pub(super) progress: &'s mut dyn FnMut(Progress),
+    pub(super) stop: &'s CancellationToken,
 }
 
-fn scan_file(
-    store: &Store,
-    path: PathBuf,
-    name: FileName,
-    metadata: &Metadata,
-    progress: &mut dyn FnMut(Progress),
-    stop: &AtomicBool,
-) -> Result<Scanned, ShareError> {
-    let found = vec![Found { rel: None, stamp: Fingerprint::of(metadata), mode: 0 }];
-    let hashed = hash_found(store, &path, &found, progress, stop)?;
-    let file = match hashed.into_iter().next() {
-        Some(Ok(file)) => file,
-        Some(Err(HashFailure::Io(error))) => return Err(ShareError::Io { path, error }),
-        Some(Err(HashFailure::Changing)) => return Err(ShareError::Changing(path)),
-        Some(Err(HashFailure::NotAFile)) => return Err(ShareError::Special(path)),
-        Some(Err(HashFailure::Stopped)) | None => return Err(ShareError::Stopped),
-    };
-    let shared = SharedFile { hash: file.hash, name, size: file.stamp.size, kind: FileKind::File };
-    let items = vec![Item { hash: file.hash, stamp: file.stamp }];
-    let (paths, lower) = (Names::default(), Names::default());
-    let access = Access::Nodes(Vec::new());
-    Ok(Scanned {
-        top: Top { path, shared, access, manifest: None, items, paths, lower },
-        skipped: Vec::new(),
-    })
-}
-
-fn scan_folder(
-    store: &Store,
-    path: PathBuf,
-    name: FileName,
-    progress: &mut dyn FnMut(Progress),
-    stop: &AtomicBool,
-) -> Result<Scanned, ShareError> {
-    let mut walk = Walk::new(&path)?;
-    walk.files.sort_unstable_by(|a, b| a.rel.cmp(&b.rel));
-    let hashed = hash_found(store, &path, &walk.files, progress, stop)?;
-    let mut items = Vec::with_capacity(hashed.len());
-    let (mut paths, mut lower) = (Names::default(), Names::default());
-    for (found, result) in walk.files.into_iter().zip(hashed) {
-        let Some(rel) = found.rel else { continue };
-        let why = match result {
-            Ok(KnownFile { stamp, hash }) => {
-                items.push(Item { hash, stamp });
-                paths.push(rel.as_str());
-                lower.push(&folded(rel.as_str()));
-                let (size, mode) = (stamp.size, found.mode);
-                walk.entries.push(Entry::File { path: rel, size, hash, mode });
-                continue;
-            }
-            Err(HashFailure::Io(error)) => SkipReason::Unreadable(error.to_string()),
-            Err(HashFailure::Changing) => SkipReason::Changing,
-            Err(HashFailure::NotAFile) => SkipReason::Special,
-            Err(HashFailure::Stopped) => return Err(ShareError::Stopped),
+impl Scanner<'_> {
+    /// Scans `path`, which has no links in it. Files that look as they did when they were hashed are not
+    /// hashed again. The access of the result is for no node: the caller sets it.
+    pub(super) fn scan(mut self, path: PathBuf) -> Result<Scanned, ShareError> {
+        if path.file_name().is_none() {
+            return Err(ShareError::Nameless(path));
+        }
+        let name = FileName::of_path(&path)?;
+        let metadata = match fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) => return Err(ShareError::Io { path, error }),
         };
-        walk.skipped.push(Skipped { path: rel.under(&path), why });
+        if metadata.is_dir() {
+            self.scan_folder(path, name)
+        } else if metadata.is_file() {
+            self.scan_file(path, name, &metadata)
+        } else {
+            Err(ShareError::Special(path))
+        }
     }
-    paths.shrink();
-    lower.shrink();
-    let manifest = Manifest::new(walk.entries)
-        .map_err(|error| ShareError::Folder { path: path.clone(), error })?;
-    let bytes = Bytes::from(manifest.encode());
-    let list = PieceList::of(&bytes);
-    let hash = list.root();
-    if list.count() > 1 && !store.has_piece_list(&hash)? {
-        store.save_piece_list(&hash, &list)?;
+
+    fn scan_file(
+        &mut self,
+        path: PathBuf,
+        name: FileName,
+        metadata: &Metadata,
+    ) -> Result<Scanned, ShareError> {
+        let found = vec![Found { rel: None, stamp: Fingerprint::of(metadata), mode: 0 }];
+        let KnownFile { stamp, hash } = match self.hash_found(&path, &found)?.pop() {
+            Some(Ok(file)) => file,
+            Some(Err(HashFailure::Io(error))) => return Err(ShareError::Io { path, error }),
+            Some(Err(HashFailure::Changing)) => return Err(ShareError::Changing(path)),
+            Some(Err(HashFailure::NotAFile)) => return Err(ShareError::Special(path)),
+            Some(Err(HashFailure::Stopped)) | None => return Err(ShareError::Stopped),
+        };
+        let shared = SharedFile { hash, name, size: stamp.size, kind: FileKind::File };
+        let items = vec![Item { hash, stamp }];
+        let (paths, lower) = (Names::default(), Names::default());
+        let access = Access::Nodes(Vec::new());
+        Ok(Scanned {
+            top: Top { path, shared, access, manifest: None, items, paths, lower },
+            skipped: Vec::new(),
+        })
     }
-    let shared = SharedFile { hash, name, size: manifest.total(), kind: FileKind::Folder };
-    let access = Access::Nodes(Vec::new());
-    let top = Top { path, shared, access, manifest: Some(bytes), items, paths, lower };
-    Ok(Scanned { top, skipped: walk.skipped })
+
+    fn scan_folder(&mut self, path: PathBuf, name: FileName) -> Result<Scanned, ShareError> {
+        let mut walk = Walk::new(&path)?;
+        walk.files.sort_unstable_by(|a, b| a.rel.cmp(&b.rel));
+        let hashed = self.hash_found(&path, &walk.files)?;
+        let mut items = Vec::with_capacity(hashed.len());
+        let (mut paths, mut lower) = (Names::default(), Names::default());
+        for (found, result) in walk.files.into_iter().zip(hashed) {
+            let Some(rel) = found.rel else { continue };
+            let why = match result {
+                Ok(KnownFile { stamp, hash }) => {
+                    items.push(Item { hash, stamp });
+                    paths.push(rel.as_str());
+                    lower.push(&folded(rel.as_str()));
+                    let (size, mode) = (stamp.size, found.mode);
+                    walk.entries.push(Entry::File { path: rel, size, hash, mode });
+                    continue;
+                }
+                Err(HashFailure::Io(error)) => SkipReason::Unreadable(error.to_string()),
+                Err(HashFailure::Changing) => SkipReason::Changing,
+                Err(HashFailure::NotAFile) => SkipReason::Special,
+                Err(HashFailure::Stopped) => return Err(ShareError::Stopped),
+            };
+            walk.skipped.push(Skipped { path: rel.under(&path), why });
+        }
+        paths.shrink();
+        lower.shrink();
+        let manifest = Manifest::new(walk.entries)
+            .map_err(|error| ShareError::Folder { path: path.clone(), error })?;
+        let bytes = Bytes::from(manifest.encode());
+        let list = PieceList::of(&bytes);
+        let hash = list.root();
+        if list.count() > 1 && !self.store.has_piece_list(&hash)? {
+            self.store.save_piece_list(&hash, &list)?;
+        }
+        let shared = SharedFile { hash, name, size: manifest.total(), kind: FileKind::Folder };
+        let access = Access::Nodes(Vec::new());
+        let top = Top { path, shared, access, manifest: Some(bytes), items, paths, lower };
+        Ok(Scanned { top, skipped: walk.skipped })
+    }
+
+    /// Hashes the files whose hash is not known. The results are in the order of the files.
+    fn hash_found(
+        &mut self,
+        top: &Path,
+        found: &[Found],
+    ) -> Result<Vec<Result<KnownFile, HashFailure>>, ShareError> {
+        let total = found.iter().fold(0u64, |sum, file| sum.saturating_add(file.stamp.size));
+        let mut done = Progress { done: 0, total };
+        let mut results = Vec::with_capacity(found.len());
+        for batch in found.chunks(BATCH) {
+            let known = self.known_files(top, batch)?;
+            let mut jobs = Vec::new();
+            for (file, known) in batch.iter().zip(&known) {
+                match known {
+                    Some(_) => done.done = done.done.saturating_add(file.stamp.size),
+                    None => jobs.push(Job { path: file.path(top), size: file.stamp.size }),
+                }
+            }
+            (self.progress)(done);
+            let hashed = hash_all(&jobs, &mut done, self.progress, self.stop);
+            let fresh = jobs.iter().zip(&hashed).filter_map(|(job, result)| {
+                let Hashed { file, list } = result.as_ref().ok()?;
+                Some((&*job.path, file, list.as_ref()))
+            });
+            if !jobs.is_empty() {
+                self.store.save_files(fresh)?;
+            }
+            let mut hashed = hashed.into_iter();
+            results.extend(known.into_iter().map(|known| match known {
+                Some(file) => Ok(file),
+                None => match hashed.next() {
+                    Some(result) => result.map(|hashed| hashed.file),
+                    None => Err(HashFailure::Stopped),
+                },
+            }));
+        }
+        Ok(results)
+    }
+
+    /// Returns the known hashes of files that look as they did when they were hashed, and whose piece
+    /// lists are there.
+    fn known_files(
+        &self,
+        top: &Path,
+        batch: &[Found],
+    ) -> Result<Vec<Option<KnownFile>>, StoreError> {
+        let paths: Vec<PathBuf> = batch.iter().map(|file| file.path(top)).collect();
+        let mut known = self.store.files(paths.iter().map(PathBuf::as_path))?;
+        for (file, slot) in batch.iter().zip(&mut known) {
+            let Some(then) = slot else { continue };
+            let is_same = then.stamp.likeness(&file.stamp) == Likeness::Same;
+            let needs_list = file.stamp.size > PIECE;
+            if !is_same || (needs_list && !self.store.has_piece_list(&then.hash)?) {
+                *slot = None;
+            }
+        }
+        Ok(known)
+    }
 }
 
-/// A file that was come across.
+/// A file that was found.
 struct Found {
-    /// Where in the folder; `None` where it is itself what is looked at.
+    /// Its path in the folder; `None` if it is itself what is scanned.
     rel: Option<RelPath>,
     stamp: Fingerprint,
     mode: u32,
@@ -141,71 +195,6 @@ impl Found {
             Some(rel) => rel.under(top),
         }
     }
-}
-
-/// Hashes what is not known; the results are in the order of the files.
-fn hash_found(
-    store: &Store,
-    top: &Path,
-    found: &[Found],
-    progress: &mut dyn FnMut(Progress),
-    stop: &AtomicBool,
-) -> Result<Vec<Result<KnownFile, HashFailure>>, ShareError> {
-    let total = found.iter().fold(0u64, |sum, file| sum.saturating_add(file.stamp.size));
-    let mut done = Progress { done: 0, total };
-    let mut results = Vec::with_capacity(found.len());
-    for batch in found.chunks(BATCH) {
-        let known = known_files(store, top, batch)?;
-        let mut jobs = Vec::new();
-        for (file, known) in batch.iter().zip(&known) {
-            match known {
-                Some(_) => done.done = done.done.saturating_add(file.stamp.size),
-                None => jobs.push(Job { path: file.path(top), size: file.stamp.size }),
-            }
-        }
-        progress(done);
-        let hashed = hash_all(&jobs, &mut done, progress, stop);
-        let hashed: Vec<_> = hashed.into_iter().map(|result| result.map(split)).collect();
-        let fresh = jobs.iter().zip(&hashed).filter_map(|(job, result)| {
-            let (file, list) = result.as_ref().ok()?;
-            Some((&*job.path, file, list.as_ref()))
-        });
-        if !jobs.is_empty() {
-            store.save_files(fresh)?;
-        }
-        let mut hashed = hashed.into_iter();
-        results.extend(known.into_iter().map(|known| match known {
-            Some(file) => Ok(file),
-            None => match hashed.next() {
-                Some(result) => result.map(|(file, _)| file),
-                None => Err(HashFailure::Stopped),
-            },
-        }));
-    }
-    Ok(results)
-}
-
-fn split(hashed: Hashed) -> (KnownFile, Option<PieceList>) {
-    let Hashed { stamp, hash, list } = hashed;
-    (KnownFile { stamp, hash }, list)
-}
-
-/// What these files hashed to, where they look as they did then and their lists are there.
-fn known_files(
-    store: &Store,
-    top: &Path,
-    batch: &[Found],
-) -> Result<Vec<Option<KnownFile>>, StoreError> {
-    let paths: Vec<PathBuf> = batch.iter().map(|file| file.path(top)).collect();
-    let mut known = store.files(paths.iter().map(PathBuf::as_path))?;
-    for (file, slot) in batch.iter().zip(&mut known) {
-        let Some(then) = slot else { continue };
-        let same = then.stamp.likeness(&file.stamp) == Likeness::Same;
-        if !same || (file.stamp.size > PIECE && !store.has_piece_list(&then.hash)?) {
-            *slot = None;
-        }
-    }
-    Ok(known)
 }
 
 /// All that is in a folder, not hashed yet.

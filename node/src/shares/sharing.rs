@@ -1,11 +1,13 @@
-//! The builder behind [`Node::share`](crate::Node::share).
+//! The settings of a share, and the builder behind [`Node::share`](crate::Node::share).
 
 use std::path::PathBuf;
 use std::pin::Pin;
 
+use peerkit_proto::files::access::SECRET_LEN;
+use peerkit_proto::files::{Access, Secret};
 use peerkit_proto::id::NodeId;
 
-use super::{Added, Progress, ShareOptions, Shares};
+use super::{Added, Progress, ShareError, Shares};
 use crate::error::Error;
 
 /// A file or folder that is about to be shared: see [`Node::share`](crate::Node::share). Await it to
@@ -30,7 +32,7 @@ impl Sharing {
 
     /// Shares with these nodes only. For all others it is as if it were not there.
     pub fn to_nodes(mut self, nodes: impl Into<Vec<NodeId>>) -> Self {
-        self.options = self.options.for_nodes(nodes.into());
+        self.options.audience = Audience::Nodes(nodes.into());
         self
     }
 
@@ -39,14 +41,14 @@ impl Sharing {
     /// between makes earlier tickets void. A share that is not [remembered](Self::remember) has the
     /// same secret whenever the same content is shared with the same key.
     pub fn with_ticket(mut self) -> Self {
-        self.options = self.options.with_ticket();
+        self.options.audience = Audience::TicketHolders;
         self
     }
 
     /// Sets whether it is shared again after a restart, if the node has a state folder; it is by
     /// default.
     pub fn remember(mut self, remember: bool) -> Self {
-        self.options = self.options.remember(remember);
+        self.options.forget = !remember;
         self
     }
 
@@ -63,8 +65,8 @@ impl IntoFuture for Sharing {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            for id in self.options.nodes() {
-                id.checked()?;
+            if let Audience::Nodes(nodes) = &self.options.audience {
+                nodes.iter().try_for_each(|id| id.checked().map(drop))?;
             }
             Ok(self.shares.add_with(self.path, self.options, self.progress).await?)
         })
@@ -74,5 +76,57 @@ impl IntoFuture for Sharing {
 impl std::fmt::Debug for Sharing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Sharing({:?}, {:?})", self.path, self.options)
+    }
+}
+
+/// The settings of a share. By default it is for every node, and shared again after a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct ShareOptions {
+    pub(crate) audience: Audience,
+    /// Whether it is not shared again after a restart.
+    pub(crate) forget: bool,
+}
+
+/// The nodes that a share is for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) enum Audience {
+    #[default]
+    Everyone,
+    Nodes(Vec<NodeId>),
+    TicketHolders,
+}
+
+/// The settings of a share, with the secret of its tickets if it has any.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Terms {
+    pub(super) access: Access,
+    pub(super) remember: bool,
+}
+
+impl ShareOptions {
+    /// Returns the terms for what was shared with `before`, if it was. `stable` is the secret that a
+    /// share that is not remembered gets each time.
+    ///
+    /// # Errors
+    /// If a secret has to be drawn and the system has no random numbers.
+    pub(super) fn terms(
+        self,
+        before: Option<&Access>,
+        stable: Option<Secret>,
+    ) -> Result<Terms, ShareError> {
+        let access = match (self.audience, before) {
+            (Audience::Everyone, _) => Access::Open,
+            (Audience::Nodes(nodes), _) => Access::Nodes(nodes),
+            (Audience::TicketHolders, Some(Access::Ticket(secret))) => Access::Ticket(*secret),
+            (Audience::TicketHolders, _) => match stable.filter(|_| self.forget) {
+                Some(secret) => Access::Ticket(secret),
+                None => {
+                    let mut bytes = [0; SECRET_LEN];
+                    getrandom::fill(&mut bytes).map_err(ShareError::NoRandomNumbers)?;
+                    Access::Ticket(Secret::from_bytes(bytes))
+                }
+            },
+        };
+        Ok(Terms { access, remember: !self.forget })
     }
 }

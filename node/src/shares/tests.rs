@@ -3,6 +3,7 @@ use std::fs;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
+use super::sharing::Audience;
 use crate::lock::read;
 use peerkit_proto::files::{AccessKind, Entry, FileKind, Manifest, NameFault, PIECE, Secret};
 use peerkit_proto::id::NodeId;
@@ -16,6 +17,18 @@ fn shares() -> Shares {
 
 fn node(n: u8) -> NodeId {
     NodeId::from_bytes([n; 32])
+}
+
+fn with_ticket() -> ShareOptions {
+    ShareOptions { audience: Audience::TicketHolders, forget: false }
+}
+
+fn for_nodes(nodes: Vec<NodeId>) -> ShareOptions {
+    ShareOptions { audience: Audience::Nodes(nodes), forget: false }
+}
+
+fn forgotten() -> ShareOptions {
+    ShareOptions { forget: true, ..ShareOptions::default() }
 }
 
 /// Somebody without any rights.
@@ -135,7 +148,7 @@ async fn equal_content_keeps_each_of_its_names() {
         write(&dir.path().join(name), b"the same");
     }
     let a = add(&shares, &dir.path().join("a.txt")).await.shared;
-    let options = ShareOptions::default().with_ticket();
+    let options = with_ticket();
     let b = shares.add_with(dir.path().join("b.txt"), options, |_| {}).await.unwrap();
     add(&shares, &dir.path().join("top")).await;
     let named = |name: &str| shares.named(&a.hash, Some(&FileName::new(name).unwrap()));
@@ -462,7 +475,7 @@ async fn each_sees_what_it_may_have() {
     let path = dir.path().join("top/private.txt");
     write(&path, b"private");
     let hash = Hash::of(b"private");
-    let to_two = ShareOptions::default().for_nodes(vec![node(2)]);
+    let to_two = for_nodes(vec![node(2)]);
     let share = |options: ShareOptions| shares.add_with(dir.path().join("top"), options, |_| ());
     let added = share(to_two.clone()).await.unwrap();
     assert_eq!(added.access, Access::Nodes(vec![node(2)]));
@@ -477,7 +490,7 @@ async fn each_sees_what_it_may_have() {
     assert_eq!(secret_of(&shares, &hash), Some(None));
 
     // Others from now on, without anything but that having changed.
-    let added = share(ShareOptions::default().with_ticket()).await.unwrap();
+    let added = share(with_ticket()).await.unwrap();
     let Access::Ticket(secret) = added.access else { panic!("{:?}", added.access) };
     assert_eq!(secret_of(&shares, &hash), Some(Some(secret)));
     assert_eq!(sees(&shares, &hash, &asker(2)), None);
@@ -486,7 +499,7 @@ async fn each_sees_what_it_may_have() {
     assert_eq!(sees(&shares, &hash, &shown), Some(AccessKind::Ticket));
     assert_eq!(sees(&shares, &hash, &Asker { id: node(6), ..shown }), None);
     assert!(shares.search("", 9, Some(&asker(5))).is_empty());
-    let again = share(ShareOptions::default().with_ticket()).await.unwrap();
+    let again = share(with_ticket()).await.unwrap();
     assert_eq!(again.access, Access::Ticket(secret), "tickets that were given out stay good");
 
     // The same content also openly: who is not let in to the one has it from the other.
@@ -503,7 +516,7 @@ async fn each_sees_what_it_may_have() {
     // Content that only others may have is no reason to say that the open copy was changed.
     share(ShareOptions::default()).await.unwrap();
     assert_eq!(sees(&shares, &hash, &anyone()), Some(AccessKind::Open));
-    let fresh = share(ShareOptions::default().with_ticket()).await.unwrap();
+    let fresh = share(with_ticket()).await.unwrap();
     assert_ne!(fresh.access, Access::Ticket(secret), "earlier tickets are void");
 }
 
@@ -514,12 +527,7 @@ async fn whom_it_is_for_outlives_a_restart_and_a_change() {
     for path in &paths {
         write(path, path.to_str().unwrap().as_bytes());
     }
-    let options = [
-        ShareOptions::default().for_nodes(vec![node(2)]),
-        ShareOptions::default().with_ticket(),
-        ShareOptions::default().remember(false),
-        ShareOptions::default(),
-    ];
+    let options = [for_nodes(vec![node(2)]), with_ticket(), forgotten(), ShareOptions::default()];
     let mut shared = Vec::new();
     {
         let shares = Shares::new(Store::open(Some(state.path())).unwrap());
@@ -532,7 +540,7 @@ async fn whom_it_is_for_outlives_a_restart_and_a_change() {
         assert_eq!(sees(&shares, &Hash::of(b"changed"), &anyone()), None);
         assert_eq!(sees(&shares, &Hash::of(b"changed"), &asker(2)), Some(AccessKind::Nodes));
         // No longer remembered from here on.
-        let options = ShareOptions::default().remember(false);
+        let options = forgotten();
         shares.add_with(&paths[3], options, |_| ()).await.unwrap();
         assert_eq!(shares.list().len(), 4);
         let _ = shares.remove(&Hash::of(b"none")).await.unwrap();

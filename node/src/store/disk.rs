@@ -1,4 +1,4 @@
-//! The memory on disk: a redb database, a transaction for each call.
+//! The database on disk: one transaction for each call, and what is done about damage.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -7,20 +7,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, RwLock, RwLockReadGuard};
 
-use bytes::Bytes;
-use peerkit_proto::files::PieceList;
-use peerkit_proto::id::{Hash, NodeId};
 use redb::{
-    Database, ReadableDatabase, ReadableTable, StorageError, TableDefinition, WriteTransaction,
+    Database, Key, ReadableDatabase, ReadableTable, StorageError, TableDefinition, Value,
+    WriteTransaction,
 };
 
-use super::{BroadcastRow, FileRow, KnownFile, KnownPeer, KnownShare, StoreError};
-use crate::disk::path_bytes::{bytes_of, path_of};
+use super::StoreError;
+use super::tables::{self, Row};
 use crate::disk::private;
-use crate::lock::{lock, read, write};
+use crate::lock::{read, write};
 
 mod mark;
-mod rows;
 mod schema;
 mod view;
 
@@ -28,7 +25,7 @@ pub(super) use mark::{CLOSED_FILE, leave_mark};
 use mark::{mark, read_mark};
 use schema::Refused;
 #[cfg(test)]
-pub(super) use schema::{KEY, META, OLD_SHARES};
+pub(super) use schema::{GUARD, KEY, META, OLD_SHARES};
 pub(super) use schema::{SCHEMA, migrate, schema_of};
 
 /// The database's file in the state folder.
@@ -36,15 +33,6 @@ pub(super) const STATE_FILE: &str = "state.redb";
 
 /// Memory for cached pages. 16 MiB: redb's own 1 GiB is a server's.
 const CACHE: usize = 16 << 20;
-
-pub(super) const PEERS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("peers");
-const SHARES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("shared");
-const FILES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("files");
-const LISTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("piece_lists");
-const BROADCASTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("broadcasts");
-const DOWNLOADS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("downloads");
-const OWNERS: TableDefinition<'_, &str, &[u8; 32]> = TableDefinition::new("owners");
-const AWAY: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("away");
 
 /// Bytes of redb's magic number, at the start of its files.
 const MAGIC: usize = 9;
@@ -61,7 +49,7 @@ const DAMAGED_FILE: &str = "state.redb.damaged";
 /// Damaged databases that are kept beside each other.
 const MAX_DAMAGED: u32 = 1000;
 
-/// See [`super::Store`], whose methods these are.
+/// The redb database of a state folder.
 ///
 /// redb panics on some damaged files, when it opens, reads, writes or closes them. Each such call is
 /// made by [`catch`], and one that panics ends the use of the file: what redb holds in memory need
@@ -70,13 +58,13 @@ const MAX_DAMAGED: u32 = 1000;
 /// After an error of the system, such as a full disk, redb refuses everything until the file is opened
 /// again. So the file is closed then, and the next call opens it.
 #[derive(Debug)]
-pub(super) struct Disk {
+pub(crate) struct Disk {
     folder: PathBuf,
     file: PathBuf,
     /// `None` after an error of the system, and once the node has stopped.
     database: RwLock<Option<Database>>,
-    /// The number of the newest list of nodes that are to stay away.
-    newest_away: Mutex<u64>,
+    /// The number of the newest list of nodes that are to be left alone.
+    pub(super) newest_away: Mutex<u64>,
     /// redb has panicked: the file is not used any more.
     is_damaged: AtomicBool,
     /// Something in it turned out to be damaged: the next start has to check it.
@@ -238,220 +226,36 @@ impl Disk {
         Ok(database)
     }
 
-    pub(super) fn peers(&self) -> Result<Vec<(NodeId, KnownPeer)>, StoreError> {
-        self.read(|db| {
-            let mut peers = Vec::new();
-            for row in db.open_table(PEERS)?.iter()? {
-                let (id, peer) = row?;
-                let id = NodeId::from_bytes(*id.value());
-                match serde_json::from_slice(peer.value()) {
-                    Ok(peer) => peers.push((id, peer)),
-                    Err(error) => tracing::warn!(%id, %error, "known peer can't be read: left out"),
-                }
-            }
-            Ok(peers)
-        })
-    }
-
-    pub(super) fn peer(&self, id: &NodeId) -> Result<Option<KnownPeer>, StoreError> {
-        self.read(|db| {
-            let row = db.open_table(PEERS)?.get(id.as_bytes())?;
-            Ok(row.and_then(|peer| serde_json::from_slice(peer.value()).ok()))
-        })
-    }
-
-    pub(super) fn save_peers(&self, peers: &[(NodeId, KnownPeer)]) -> Result<(), StoreError> {
-        self.write(|db| {
-            let mut table = db.open_table(PEERS)?;
-            for (id, peer) in peers {
-                let json = serde_json::to_vec(peer).map_err(io::Error::other)?;
-                table.insert(id.as_bytes(), &json[..])?;
-            }
-            Ok(())
-        })
-    }
-
-    pub(super) fn shares(&self) -> Result<Vec<(PathBuf, KnownShare)>, StoreError> {
-        self.read(|db| {
-            let mut shares = Vec::new();
-            for row in db.open_table(SHARES)?.iter()? {
-                let (path, share) = row?;
-                let path = path_of(path.value());
-                match KnownShare::decode(share.value()) {
-                    Ok(share) => shares.push((path, share)),
-                    Err(error) => {
-                        tracing::warn!(path = %path.display(), %error, "a share can't be read");
-                    }
-                }
-            }
-            Ok(shares)
-        })
-    }
-
-    pub(super) fn save_share(&self, path: &Path, share: &KnownShare) -> Result<(), StoreError> {
-        self.write(|db| {
-            db.open_table(SHARES)?.insert(bytes_of(path), &share.encode()[..])?;
-            Ok(())
-        })
-    }
-
-    pub(super) fn forget_share(&self, path: &Path) -> Result<bool, StoreError> {
-        self.write(|db| Ok(db.open_table(SHARES)?.remove(bytes_of(path))?.is_some()))
-    }
-
-    pub(super) fn files<'p>(
+    /// Returns the rows of a table, in the order of their keys.
+    pub(super) fn rows<K: Key + 'static, V: Value + 'static>(
         &self,
-        paths: impl IntoIterator<Item = &'p Path>,
-    ) -> Result<Vec<Option<KnownFile>>, StoreError> {
-        self.read(|db| {
-            let table = db.open_table(FILES)?;
-            let mut files = Vec::new();
-            for path in paths {
-                let row = table.get(bytes_of(path))?;
-                files.push(row.and_then(|row| KnownFile::decode(row.value()).ok()));
-            }
-            Ok(files)
-        })
-    }
-
-    pub(super) fn save_files<'f>(
-        &self,
-        files: impl IntoIterator<Item = FileRow<'f>>,
-    ) -> Result<(), StoreError> {
-        self.write(|db| {
-            let mut table = db.open_table(FILES)?;
-            let mut lists = db.open_table(LISTS)?;
-            for (path, file, list) in files {
-                table.insert(bytes_of(path), &file.encode()[..])?;
-                if let Some(list) = list {
-                    lists.insert(file.hash.as_bytes(), &list.encode()[..])?;
-                }
-            }
-            Ok(())
-        })
-    }
-
-    pub(super) fn piece_list(&self, hash: &Hash) -> Result<Option<PieceList>, StoreError> {
-        self.read(|db| {
-            let row = db.open_table(LISTS)?.get(hash.as_bytes())?;
-            Ok(row.and_then(|row| PieceList::decode(Bytes::copy_from_slice(row.value())).ok()))
-        })
-    }
-
-    pub(super) fn has_piece_list(&self, hash: &Hash) -> Result<bool, StoreError> {
-        self.read(|db| Ok(db.open_table(LISTS)?.get(hash.as_bytes())?.is_some()))
-    }
-
-    pub(super) fn save_piece_list(&self, hash: &Hash, list: &PieceList) -> Result<(), StoreError> {
-        self.write(|db| {
-            db.open_table(LISTS)?.insert(hash.as_bytes(), &list.encode()[..])?;
-            Ok(())
-        })
-    }
-
-    pub(super) fn broadcasts(&self) -> Result<Vec<BroadcastRow>, StoreError> {
+        table: TableDefinition<'_, K, V>,
+    ) -> Result<Vec<Row>, StoreError> {
         self.read(|db| {
             let mut rows = Vec::new();
-            for row in db.open_table(BROADCASTS)?.iter()? {
-                let (name, body) = row?;
-                rows.push((name.value().to_vec(), body.value().to_vec()));
+            for row in db.open_table(table)?.iter()? {
+                let (key, value) = row?;
+                let key = K::as_bytes(&key.value()).as_ref().to_vec();
+                rows.push((key, V::as_bytes(&value.value()).as_ref().to_vec()));
             }
             Ok(rows)
         })
     }
 
-    pub(super) fn change_broadcasts(
+    /// Returns the values of some keys of a table, in the same order.
+    pub(super) fn values<'k, K: Key + 'static, V: Value + 'static>(
         &self,
-        add: &[(&[u8], &[u8])],
-        remove: &[Vec<u8>],
-    ) -> Result<(), StoreError> {
-        self.write(|db| {
-            let mut table = db.open_table(BROADCASTS)?;
-            for (name, body) in add {
-                table.insert(*name, *body)?;
-            }
-            for name in remove {
-                table.remove(&name[..])?;
-            }
-            Ok(())
-        })
-    }
-
-    pub(super) fn downloads(&self) -> Result<Vec<(Hash, Vec<u8>)>, StoreError> {
+        table: TableDefinition<'_, K, V>,
+        keys: impl IntoIterator<Item = &'k [u8]>,
+    ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
         self.read(|db| {
-            let mut rows = Vec::new();
-            for row in db.open_table(DOWNLOADS)?.iter()? {
-                let (hash, row) = row?;
-                rows.push((Hash::from_bytes(*hash.value()), row.value().to_vec()));
+            let table = db.open_table(table)?;
+            let mut values = Vec::new();
+            for key in keys {
+                let value = table.get(K::from_bytes(key))?;
+                values.push(value.map(|value| V::as_bytes(&value.value()).as_ref().to_vec()));
             }
-            Ok(rows)
-        })
-    }
-
-    pub(super) fn save_download(&self, hash: &Hash, row: &[u8]) -> Result<(), StoreError> {
-        self.write(|db| {
-            db.open_table(DOWNLOADS)?.insert(hash.as_bytes(), row)?;
-            Ok(())
-        })
-    }
-
-    pub(super) fn forget_download(&self, hash: &Hash) -> Result<(), StoreError> {
-        self.write(|db| {
-            db.open_table(DOWNLOADS)?.remove(hash.as_bytes())?;
-            Ok(())
-        })
-    }
-
-    pub(super) fn owner(&self, network: &str) -> Result<Option<NodeId>, StoreError> {
-        self.read(|db| {
-            let row = db.open_table(OWNERS)?.get(network)?;
-            Ok(row.map(|row| NodeId::from_bytes(*row.value())))
-        })
-    }
-
-    pub(super) fn away(&self) -> Result<Vec<(NodeId, u64)>, StoreError> {
-        self.read(|db| {
-            let mut nodes = Vec::new();
-            for row in db.open_table(AWAY)?.iter()? {
-                let (id, until) = row?;
-                nodes.push((NodeId::from_bytes(*id.value()), until.value()));
-            }
-            Ok(nodes)
-        })
-    }
-
-    pub(super) fn save_away(&self, number: u64, nodes: &[(NodeId, u64)]) -> Result<(), StoreError> {
-        let mut newest = lock(&self.newest_away);
-        if number < *newest {
-            return Ok(());
-        }
-        *newest = number;
-        self.write(|db| {
-            db.delete_table(AWAY)?;
-            let mut table = db.open_table(AWAY)?;
-            for (id, until) in nodes {
-                table.insert(id.as_bytes(), *until)?;
-            }
-            Ok(())
-        })
-    }
-
-    pub(super) fn save_owner(&self, network: &str, owner: NodeId) -> Result<(), StoreError> {
-        self.write(|db| {
-            db.open_table(OWNERS)?.insert(network, owner.as_bytes())?;
-            Ok(())
-        })
-    }
-
-    pub(super) fn prune(
-        &self,
-        mut keep_file: impl FnMut(&Path) -> bool,
-        mut keep_list: impl FnMut(&Hash) -> bool,
-    ) -> Result<(), StoreError> {
-        self.write(|db| {
-            db.open_table(FILES)?.retain(|path, _| keep_file(&path_of(path)))?;
-            db.open_table(LISTS)?.retain(|hash, _| keep_list(&Hash::from_bytes(*hash)))?;
-            Ok(())
+            Ok(values)
         })
     }
 
@@ -468,14 +272,7 @@ impl Disk {
     ) -> Result<T, StoreError> {
         self.guard(|database| {
             let transaction = database.begin_write()?;
-            transaction.open_table(PEERS)?;
-            transaction.open_table(SHARES)?;
-            transaction.open_table(FILES)?;
-            transaction.open_table(LISTS)?;
-            transaction.open_table(BROADCASTS)?;
-            transaction.open_table(DOWNLOADS)?;
-            transaction.open_table(OWNERS)?;
-            transaction.open_table(AWAY)?;
+            tables::make(&transaction)?;
             let result = work(&transaction)?;
             transaction.commit()?;
             Ok(result)

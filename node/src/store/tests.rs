@@ -1,4 +1,6 @@
-use super::disk::{CLOSED_FILE, OLD_SHARES, PEERS, SCHEMA, STATE_FILE};
+use std::collections::BTreeMap;
+
+use super::disk::{CLOSED_FILE, OLD_SHARES, SCHEMA, STATE_FILE};
 use super::*;
 use peerkit_proto::files::{FileKind, FileName, Secret};
 
@@ -156,7 +158,7 @@ fn a_peer_that_cannot_be_read_does_not_hide_the_others() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(Some(folder.path())).unwrap();
     fill(&store);
-    let Kept::Disk(disk) = &store.kept else { panic!("not on disk") };
+    let Store::Disk(disk) = &store else { panic!("not on disk") };
     disk.write(|db| {
         db.open_table(PEERS)?.insert(&[0; 32], &b"not json"[..])?;
         Ok(())

@@ -16,6 +16,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::config::Config;
 use crate::event::{Broadcast, Event, Reason};
 use crate::frame::Frame;
@@ -86,19 +88,20 @@ pub enum BroadcastError {
     LongTitle(usize),
 }
 
-/// What has become of broadcasts since the node started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counters {
-    /// Made by this node.
+/// Numbers of broadcasts since the node started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[non_exhaustive]
+pub struct BroadcastCounters {
+    /// Broadcasts of this node.
     pub sent: u64,
-    /// Delivered to its application.
-    pub delivered: u64,
-    /// Those that came once more than was needed.
+    /// Broadcasts of others that were handed to the application.
+    pub received: u64,
+    /// Broadcasts that arrived again after the first time.
     pub duplicates: u64,
-    /// Those that can't be had any more.
+    /// Broadcasts that no neighbour has any more.
     pub missed: u64,
-    /// Those that were dropped because they are too old, or from the future: replayed, or the clocks
-    /// of this node and of their author are far apart.
+    /// Broadcasts that were dropped because they are too old or from the future: they were replayed, or
+    /// the clocks of this node and of their author are far apart.
     pub untimely: u64,
 }
 
@@ -132,7 +135,7 @@ pub(super) struct Broadcasts {
     pending: Pending,
     hearsay: usize,
     sweep_at: Option<Instant>,
-    counters: Counters,
+    counters: BroadcastCounters,
 }
 
 /// What waits for what stands before it, over all runs.
@@ -186,7 +189,7 @@ impl Broadcasts {
             pending: Pending::default(),
             hearsay: 0,
             sweep_at: None,
-            counters: Counters::default(),
+            counters: BroadcastCounters::default(),
         }
     }
 
@@ -194,7 +197,7 @@ impl Broadcasts {
         self.verifier = verifier;
     }
 
-    pub(super) fn counters(&self) -> Counters {
+    pub(super) fn counters(&self) -> BroadcastCounters {
         self.counters
     }
 
@@ -426,7 +429,7 @@ impl Broadcasts {
             heard.push(Event::NodeBroadcast { broadcast });
         }
         run.next = batch.last().saturating_add(1);
-        self.counters.delivered += heard.len() as u64;
+        self.counters.received += heard.len() as u64;
         // Others before ourselves: it has a way to go still.
         self.push(turn, from, &batch);
         heard.into_iter().for_each(|event| turn.event(event));

@@ -8,7 +8,7 @@ use peerkit_proto::id::{Hash, NodeId};
 use tempfile::TempDir;
 
 use crate::lock::{lock, read};
-use crate::shares::ShareOptions;
+use crate::shares::{Audience, ShareOptions};
 use crate::store::Store;
 
 fn anyone() -> Asker<'static> {
@@ -132,7 +132,8 @@ async fn what_goes_is_not_served_and_comes_back() {
     let (tree, file, away) = (folder.join("tree"), folder.join("file"), folder.join("away"));
     write(&tree.join("in it"), b"in it");
     write(&file, b"file");
-    let options = ShareOptions::default().for_nodes(vec![anyone().id]);
+    let audience = Audience::Nodes(vec![anyone().id]);
+    let options = ShareOptions { audience, forget: false };
     shares.add_with(&tree, options.clone(), |_| ()).await.unwrap();
     shares.add_with(&file, options, |_| ()).await.unwrap();
     for (path, content) in [(&tree, &b"in it"[..]), (&file, b"file")] {

@@ -18,10 +18,11 @@ use redb::{
 };
 
 use super::view::View;
-use super::{CACHE, SHARES, STATE_FILE};
+use super::{CACHE, STATE_FILE};
 use crate::disk::path_bytes::path_of;
 use crate::disk::{private, sync_folder};
 use crate::store::KnownShare;
+use crate::store::tables::SHARES;
 
 /// The schema that this version writes, and the only one that it works with.
 pub(in crate::store) const SCHEMA: u64 = 2;
@@ -36,6 +37,11 @@ pub(in crate::store) const KEY: &str = "schema";
 /// What was shared, with everyone, as it was written before a share had more to it than its hash.
 pub(in crate::store) const OLD_SHARES: TableDefinition<'_, &[u8], &[u8; 32]> =
     TableDefinition::new("shares");
+
+/// A table that has the name of [`OLD_SHARES`] and another type. Programs of schema 1 do not know of
+/// schemas, but they open that table when they start: with this one in its place they refuse the state,
+/// and change nothing.
+pub(in crate::store) const GUARD: TableDefinition<'_, &str, u64> = TableDefinition::new("shares");
 
 /// A change to all rows of the older schema.
 type Migration = fn(&WriteTransaction) -> Result<(), redb::Error>;
@@ -108,6 +114,7 @@ pub(in crate::store) fn migrate(
     for (_, migration) in steps {
         migration(db)?;
     }
+    db.open_table(GUARD)?;
     db.open_table(META)?.insert(KEY, SCHEMA)?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use peerkit_proto::frame::broadcast::Batch;
 use redb::StorageBackend;
 
-use super::super::disk::{KEY, META, migrate, schema_of};
+use super::super::disk::{GUARD, KEY, META, migrate, schema_of};
 use super::*;
 
 const COPY: &str = "state.redb.before-2";
@@ -17,6 +17,7 @@ fn make_old(folder: &Path) -> Vec<u8> {
     fill(&store);
     change(&store, |db| {
         db.delete_table(META)?;
+        db.delete_table(GUARD)?;
         db.open_table(OLD_SHARES)?.insert(&b"/a/old"[..], Hash::of(b"old").as_bytes())?;
         Ok(())
     });
@@ -25,7 +26,7 @@ fn make_old(folder: &Path) -> Vec<u8> {
 }
 
 fn change(store: &Store, work: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>) {
-    let Kept::Disk(disk) = &store.kept else { panic!("not on disk") };
+    let Store::Disk(disk) = store else { panic!("not on disk") };
     disk.write(work).unwrap();
 }
 
@@ -165,6 +166,21 @@ fn a_newer_state_is_refused_and_nothing_in_it_changed() {
     let repaired = Store::open_or_repair(Some(folder.path()));
     assert!(matches!(repaired, Err(StoreError::NewerSchema { .. })), "it is not damaged");
     assert!(file.exists());
+}
+
+/// A program of schema 1 opens the old table in its first transaction.
+#[test]
+fn a_program_that_knows_no_schemas_refuses_the_state() {
+    let (new, migrated) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fill(&Store::open(Some(new.path())).unwrap());
+    make_old(migrated.path());
+    check_migrated(migrated.path());
+    for folder in [new, migrated] {
+        let database = redb::Database::open(folder.path().join(STATE_FILE)).unwrap();
+        let transaction = database.begin_write().unwrap();
+        let refused = transaction.open_table(OLD_SHARES);
+        assert!(matches!(refused, Err(redb::TableError::TableTypeMismatch { .. })));
+    }
 }
 
 /// What redb does to a file, in order.

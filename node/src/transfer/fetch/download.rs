@@ -107,7 +107,7 @@ impl Download {
     pub fn progress(&self) -> DownloadProgress {
         let mut status = self.entry.shown.watch();
         status.mark_changed();
-        let watch = Watch { status, stopped: self.inner.stopped.clone(), is_over: false };
+        let watch = Watch { status, stopped: self.inner.tasks.stopped.clone(), is_over: false };
         DownloadProgress { next: ReusableBoxFuture::new(watch.next()) }
     }
 
@@ -148,7 +148,7 @@ impl Download {
             tokio::select! {
                 biased;
                 changed = status.changed() => changed.map_err(|_| Error::Stopped)?,
-                () = self.inner.stopped.cancelled() => {
+                () = self.inner.tasks.stopped.cancelled() => {
                     return self.entry.result().unwrap_or(Err(Error::Stopped));
                 }
             }

@@ -197,7 +197,7 @@ impl Inner {
 
     /// Starts the task of a download. One that `is_new` is written to the store first.
     pub(super) fn work_on(self: &Arc<Self>, entry: &Arc<DownloadEntry>, is_new: bool) {
-        let stop = self.stop.child_token();
+        let stop = self.tasks.stop.child_token();
         {
             let mut control = entry.control();
             control.stop = Some(stop.clone());
@@ -225,13 +225,13 @@ impl Inner {
             }
             if !stop.is_cancelled() || result.is_ok() {
                 inner.over(&entry, result).await;
-            } else if inner.stop.is_cancelled() {
+            } else if inner.tasks.stop.is_cancelled() {
                 inner.keep_or_warn(&entry).await;
                 entry.control().result.get_or_insert(Err(Error::Stopped));
                 entry.shown.state(DownloadState::Paused);
             }
         };
-        self.tracker.spawn_on(working, &self.files.downloads.runtime);
+        self.tasks.tracker.spawn_on(working, &self.files.downloads.runtime);
     }
 
     /// Shows and reports the result of a download.
@@ -283,19 +283,19 @@ async fn fetch(
 ) -> Result<Fetched, Error> {
     let mut rests = Rests::default();
     loop {
-        let links = inner.links();
+        let links = inner.links.serials();
         let (error, sources) = match fetch_once(inner, entry, stop, turn).await {
             Ok(fetched) => return Ok(fetched),
             Err(Unfinished::NoSource(error, sources)) if entry.is_restored => (error, sources),
             Err(Unfinished::NoSource(error, _) | Unfinished::Failed(error)) => return Err(error),
         };
         tracing::info!(hash = %entry.request.hash, %error, "a download waits for a source");
-        let is_linked = sources.iter().any(|source| inner.conn(*source).is_ok());
+        let is_linked = sources.iter().any(|source| inner.links.get(*source).is_ok());
         entry.shown.state(DownloadState::Waiting);
         tokio::select! {
             biased;
             () = stop.cancelled() => return Err(Error::Stopped),
-            () = inner.new_link(&links) => rests.ended(),
+            () = inner.links.wait_for_new(&links) => rests.ended(),
             () = entry.resumed.notified() => rests.ended(),
             () = tokio::time::sleep(rests.next(is_linked)) => rests.passed(),
         }

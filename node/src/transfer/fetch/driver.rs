@@ -122,7 +122,7 @@ impl<'a> FetchDriver<'a> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
         let options = Options {
-            own: inner.id,
+            own: inner.profile.id,
             from: request.from.clone(),
             ask_network: request.ask_network,
             is_patient,
@@ -135,7 +135,7 @@ impl<'a> FetchDriver<'a> {
             inner,
             shown,
             is_patient,
-            fetch: Fetch::new(inner.now(), options, seed),
+            fetch: Fetch::new(inner.clock.now(), options, seed),
             context: Arc::new(context),
             checking: Checking::new(shown.clone()),
             reports,
@@ -206,7 +206,7 @@ impl<'a> FetchDriver<'a> {
         // From now on the user may change it.
         served.partial().verify_from_now_on();
         // Followers may still want pieces that only this node has.
-        self.inner.spawn(async move {
+        self.inner.tasks.spawn(async move {
             tokio::time::sleep(LINGER).await;
             drop(served);
         });
@@ -226,7 +226,7 @@ impl<'a> FetchDriver<'a> {
     async fn gather(&mut self, resumed: &Notify) -> Result<(), Unfinished> {
         while !self.carry_out().await? {
             self.show();
-            let due = self.fetch.poll_timeout().map(|at| self.inner.clock(at));
+            let due = self.fetch.poll_timeout().map(|at| self.inner.clock.at(at));
             let tick = Instant::now() + TICK;
             tokio::select! {
                 biased;
@@ -250,8 +250,8 @@ impl<'a> FetchDriver<'a> {
                         self.input(Input::Searched);
                     }
                 },
-                () = self.inner.new_link(&self.links), if self.fetch.wants_link() => {
-                    self.links = self.inner.links();
+                () = self.inner.links.wait_for_new(&self.links), if self.fetch.wants_link() => {
+                    self.links = self.inner.links.serials();
                     self.input(Input::Linked);
                 }
                 () = resumed.notified() => self.input(Input::Resume),
@@ -266,7 +266,7 @@ impl<'a> FetchDriver<'a> {
     }
 
     fn input(&mut self, input: Input) {
-        self.fetch.handle(self.inner.now(), input);
+        self.fetch.handle(self.inner.clock.now(), input);
     }
 
     /// Carries out what the fetch has decided. Returns whether every piece is written.
@@ -274,7 +274,7 @@ impl<'a> FetchDriver<'a> {
         while let Some(output) = self.fetch.poll() {
             match output {
                 Output::Search => {
-                    self.links = self.inner.links();
+                    self.links = self.inner.links.serials();
                     let what = What::HasFile(self.context.request.hash);
                     self.answers = Some(self.inner.ask_for_files(what).await?);
                 }

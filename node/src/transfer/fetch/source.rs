@@ -90,7 +90,7 @@ impl SourceTask {
         let mut client = Client::new(stream, inner.rates.of(id));
         let FetchRequest { hash, secret, .. } = self.context.request;
         if let Some(secret) = secret {
-            let proof = secret.prove(&binding, inner.id);
+            let proof = secret.prove(&binding, inner.profile.id);
             client.requests.send(&Request::Present { proof }).await?;
         }
         let (description, values) = client.describe(hash, is_new).await?;
@@ -140,7 +140,7 @@ impl SourceTask {
         expected: Expected,
     ) -> Result<(), Error> {
         let FetchRequest { hash, name, .. } = &self.context.request;
-        let mut addresses = self.inner.addresses(None);
+        let mut addresses = self.inner.addresses.announced(None);
         addresses.truncate(MAX_PLACES);
         client.requests.send(&Request::Follow { hash: *hash, addresses }).await?;
         // A source that has everything says so in its answer too, but that is a round trip later.
@@ -164,7 +164,7 @@ impl SourceTask {
         let is_complete = target.left_out().next().is_none();
         let complete = is_complete.then(|| Request::Complete {
             hash: *hash,
-            name: self.inner.name.clone(),
+            name: self.inner.profile.name.clone(),
             called,
         });
         tokio::select! {

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use crate::rate::RateLimits;
-use crate::shares::ShareOptions;
+use crate::shares::{Audience, ShareOptions};
 use crate::store::Store;
 use crate::transfer::folder_plan::FolderPlan;
 use crate::transfer::partial::{Partial, PartialContent, PartialGuard};
@@ -393,7 +393,7 @@ async fn a_peer_that_has_all_ends_the_stream_in_order() {
     let (open, closed) = (dir.path().join("open.bin"), dir.path().join("closed.bin"));
     [&open, &closed].into_iter().for_each(|path| write(path, &bytes));
     serving.shares.add(open, |_| ()).await.unwrap();
-    let for_other = ShareOptions::default().for_nodes(vec![node(2)]);
+    let for_other = ShareOptions { audience: Audience::Nodes(vec![node(2)]), forget: false };
     serving.shares.add_with(closed, for_other, |_| ()).await.unwrap();
     for (called, expected) in
         [("open.bin", "open.bin"), ("closed.bin", "film.bin"), ("no.bin", "film.bin")]

@@ -116,7 +116,7 @@ fn new_is_passed_on_and_heard_and_old_is_refused() {
     node.wait();
     assert_eq!(node.out(), ["have 2 [2]"]);
     assert_eq!(node.part.counters().duplicates, 1);
-    assert_eq!(node.part.counters().delivered, 2);
+    assert_eq!(node.part.counters().received, 2);
 }
 
 #[test]

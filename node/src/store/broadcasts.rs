@@ -1,4 +1,5 @@
-//! Broadcasts that outlive the node: written to the state folder behind what else it does.
+//! Stored broadcasts: those that other nodes may still want after a restart of this one. They are
+//! written to the state folder in the background.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
@@ -9,24 +10,24 @@ use peerkit_proto::config::Config;
 use peerkit_proto::frame::broadcast::Batch;
 use peerkit_proto::id::Hash;
 
+use super::{Store, StoreError};
 use crate::clock::unix_millis;
 use crate::lock::lock;
-use crate::store::{Store, StoreError};
 
-/// How long a broadcast waits to be written with others. 100 ms: what a crash may cost, against
-/// the few milliseconds that a disk takes for each time that it is written to.
+/// The time that a broadcast waits to be written with others. 100 ms: what a crash may cost, against
+/// the few milliseconds that a disk takes for each write.
 pub(crate) const GATHER: Duration = Duration::from_millis(100);
 
-/// Bytes of broadcasts that may wait to be written: some seconds of a full network's, where a disk
-/// is slow. What is more is not kept, the oldest first.
+/// The most bytes of broadcasts that wait to be written: some seconds of a full network's, if a disk
+/// is slow. Beyond that the oldest are not stored.
 const MAX_WAITING: usize = 8 << 20;
 
-/// Names a row: the network, the time of the last broadcast, and which they are.
-type Row = Vec<u8>;
+/// The key of a row: the network, the time of the last broadcast in it, their author and numbers.
+type RowKey = Vec<u8>;
 
-/// The broadcasts of a network that are, or are about to be, on disk.
+/// The broadcasts of a network that are on disk, or are about to be.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct StoredBroadcasts {
     store: Store,
     network: Hash,
     max_count: usize,
@@ -34,27 +35,28 @@ pub(crate) struct Kept {
     /// In milliseconds.
     max_age: u64,
     waiting: Mutex<Waiting>,
-    /// What is on disk. Locked for as long as that is written to.
+    /// The rows on disk. Locked while they are written.
     rows: Mutex<Rows>,
 }
 
+/// Broadcasts that wait to be written.
 #[derive(Debug, Default)]
 struct Waiting {
     batches: VecDeque<Batch>,
     bytes: usize,
-    /// Somebody is going to write them.
-    taken_care_of: bool,
+    /// A caller of [`StoredBroadcasts::add`] has been asked to write them.
+    is_writer_on_its_way: bool,
 }
 
 #[derive(Debug, Default)]
 struct Rows {
-    /// Broadcasts and bytes of each row, the oldest first.
-    sizes: BTreeMap<Row, (usize, usize)>,
+    /// The number of broadcasts and of bytes in each row, the oldest row first.
+    sizes: BTreeMap<RowKey, (usize, usize)>,
     count: usize,
     bytes: usize,
 }
 
-impl Kept {
+impl StoredBroadcasts {
     pub(crate) fn new(store: Store, network: &str, config: &Config) -> Self {
         Self {
             store,
@@ -67,25 +69,25 @@ impl Kept {
         }
     }
 
-    /// Those of earlier runs, the oldest first. What is too old, of whatever network, is removed.
-    /// Blocks on the disk.
+    /// Returns the broadcasts of earlier runs, the oldest first. Removes those that are too old, of
+    /// whatever network. Blocks on the disk.
     pub(crate) fn load(&self) -> Result<Vec<Batch>, StoreError> {
         let mut rows = lock(&self.rows);
-        let oldest = unix_millis().saturating_sub(self.max_age);
+        let oldest = self.oldest_time();
         let mut batches = Vec::new();
         let mut void = Vec::new();
-        for (row, body) in self.store.broadcasts()? {
-            if time_of(&row).is_none_or(|time| time < oldest) {
-                void.push(row);
-            } else if row.starts_with(self.network.as_bytes()) {
+        for (key, body) in self.store.broadcasts()? {
+            if time_of(&key).is_none_or(|time| time < oldest) {
+                void.push(key);
+            } else if key.starts_with(self.network.as_bytes()) {
                 match Batch::decode(Bytes::from(body)) {
                     Ok(batch) => {
-                        rows.insert(row, &batch);
+                        rows.insert(key, &batch);
                         batches.push(batch);
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "a kept broadcast can't be read: left out");
-                        void.push(row);
+                        tracing::warn!(%error, "a stored broadcast can't be read: left out");
+                        void.push(key);
                     }
                 }
             }
@@ -96,7 +98,8 @@ impl Kept {
         Ok(batches)
     }
 
-    /// Keeps one; true where the caller has to see to [`Kept::write`], in a moment.
+    /// Adds a broadcast. Returns whether the caller has to call [`write`](Self::write), after
+    /// [`GATHER`].
     pub(crate) fn add(&self, batch: Batch) -> bool {
         if self.store.is_in_memory() {
             return false;
@@ -107,19 +110,19 @@ impl Kept {
         while waiting.bytes > MAX_WAITING {
             let Some(oldest) = waiting.batches.pop_front() else { break };
             waiting.bytes -= oldest.body().len();
-            tracing::debug!(author = %oldest.run.author.short(), "too much to keep: left out");
+            tracing::debug!(author = %oldest.run.author.short(), "too much to store: left out");
         }
-        !std::mem::replace(&mut waiting.taken_care_of, true)
+        !std::mem::replace(&mut waiting.is_writer_on_its_way, true)
     }
 
-    /// Writes all that waits. Blocks on the disk.
+    /// Writes the broadcasts that wait. Blocks on the disk.
     pub(crate) fn write(&self) {
         loop {
             let mut rows = lock(&self.rows);
             let batches = {
                 let mut waiting = lock(&self.waiting);
                 if waiting.batches.is_empty() {
-                    waiting.taken_care_of = false;
+                    waiting.is_writer_on_its_way = false;
                     return;
                 }
                 waiting.bytes = 0;
@@ -127,29 +130,29 @@ impl Kept {
             };
             let mut new = BTreeMap::new();
             for batch in batches {
-                let row = self.row(&batch);
-                rows.insert(row.clone(), &batch);
-                new.insert(row, batch);
+                let key = self.key_of(&batch);
+                rows.insert(key.clone(), &batch);
+                new.insert(key, batch);
             }
-            let void = self.outgrown(&mut rows);
-            for row in &void {
-                new.remove(row);
+            let void = self.remove_outgrown(&mut rows);
+            for key in &void {
+                new.remove(key);
             }
             let new: Vec<_> =
-                new.iter().map(|(row, batch)| (&row[..], &batch.body()[..])).collect();
+                new.iter().map(|(key, batch)| (&key[..], &batch.body()[..])).collect();
             if let Err(error) = self.store.change_broadcasts(&new, &void) {
-                tracing::warn!(%error, "can't keep broadcasts");
+                tracing::warn!(%error, "can't store broadcasts");
             }
         }
     }
 
-    /// Takes out what there is no room for any more, and what is too old.
-    fn outgrown(&self, rows: &mut Rows) -> Vec<Row> {
-        let oldest = unix_millis().saturating_sub(self.max_age);
+    /// Removes the rows that are too old or beyond the limits from `rows`, and returns their keys.
+    fn remove_outgrown(&self, rows: &mut Rows) -> Vec<RowKey> {
+        let oldest = self.oldest_time();
         let mut void = Vec::new();
-        while let Some((row, _)) = rows.sizes.first_key_value() {
-            let room = rows.count <= self.max_count && rows.bytes <= self.max_bytes;
-            if room && time_of(row).is_some_and(|time| time >= oldest) {
+        while let Some((key, _)) = rows.sizes.first_key_value() {
+            let fits = rows.count <= self.max_count && rows.bytes <= self.max_bytes;
+            if fits && time_of(key).is_some_and(|time| time >= oldest) {
                 break;
             }
             void.extend(rows.pop());
@@ -157,39 +160,44 @@ impl Kept {
         void
     }
 
-    fn row(&self, batch: &Batch) -> Row {
+    /// Returns the time of the oldest broadcasts that are kept.
+    fn oldest_time(&self) -> u64 {
+        unix_millis().saturating_sub(self.max_age)
+    }
+
+    fn key_of(&self, batch: &Batch) -> RowKey {
         let time = batch.items.last().map_or(0, |item| item.time);
-        let mut row = self.network.as_bytes().to_vec();
-        row.extend(time.to_be_bytes());
-        row.extend(batch.run.author.as_bytes());
-        row.extend(batch.run.epoch.to_be_bytes());
-        row.extend(batch.first.to_be_bytes());
-        row
+        let mut key = self.network.as_bytes().to_vec();
+        key.extend(time.to_be_bytes());
+        key.extend(batch.run.author.as_bytes());
+        key.extend(batch.run.epoch.to_be_bytes());
+        key.extend(batch.first.to_be_bytes());
+        key
     }
 }
 
 impl Rows {
-    fn insert(&mut self, row: Row, batch: &Batch) {
+    fn insert(&mut self, key: RowKey, batch: &Batch) {
         let (count, bytes) = (batch.items.len(), batch.body().len());
         self.count += count;
         self.bytes += bytes;
-        if let Some((count, bytes)) = self.sizes.insert(row, (count, bytes)) {
+        if let Some((count, bytes)) = self.sizes.insert(key, (count, bytes)) {
             self.count -= count;
             self.bytes -= bytes;
         }
     }
 
-    fn pop(&mut self) -> Option<Row> {
-        let (row, (count, bytes)) = self.sizes.pop_first()?;
+    fn pop(&mut self) -> Option<RowKey> {
+        let (key, (count, bytes)) = self.sizes.pop_first()?;
         self.count -= count;
         self.bytes -= bytes;
-        Some(row)
+        Some(key)
     }
 }
 
-/// The time in a row's name.
-fn time_of(row: &[u8]) -> Option<u64> {
-    let time = row.get(32..40)?;
+/// Returns the time in a row's key.
+fn time_of(key: &[u8]) -> Option<u64> {
+    let time = key.get(32..40)?;
     Some(u64::from_be_bytes(time.try_into().ok()?))
 }
 
@@ -207,14 +215,14 @@ mod tests {
         Batch::sign(&Key::from_secret(&[1; 32]), "net", 5, (first, 1), vec![item])
     }
 
-    fn keep(kept: &Kept, batches: impl IntoIterator<Item = Batch>) {
+    fn keep(kept: &StoredBroadcasts, batches: impl IntoIterator<Item = Batch>) {
         for batch in batches {
             kept.add(batch);
         }
         kept.write();
     }
 
-    fn places(kept: &Kept) -> Vec<u64> {
+    fn places(kept: &StoredBroadcasts) -> Vec<u64> {
         kept.load().unwrap().iter().map(|batch| batch.first).collect()
     }
 
@@ -222,15 +230,15 @@ mod tests {
     fn what_was_kept_is_there_again_within_its_bounds() {
         let folder = tempfile::tempdir().unwrap();
         let open = |network, config: &Config| {
-            Kept::new(Store::open(Some(folder.path())).unwrap(), network, config)
+            StoredBroadcasts::new(Store::open(Some(folder.path())).unwrap(), network, config)
         };
         let now = unix_millis();
         let mut config = Config::default();
         config.log_count = 3;
         let kept = open("net", &config);
         assert!(places(&kept).is_empty());
-        assert!(kept.add(batch(1, now, 10)), "somebody has to write it");
-        assert!(!kept.add(batch(2, now + 1, 10)), "somebody is going to");
+        assert!(kept.add(batch(1, now, 10)), "the caller has to write it");
+        assert!(!kept.add(batch(2, now + 1, 10)), "the first caller is going to");
         kept.write();
         assert!(kept.add(batch(3, now + 2, 10)));
         keep(&kept, [batch(4, now + 3, 10)]);
@@ -262,7 +270,7 @@ mod tests {
     fn a_disk_that_is_too_slow_costs_the_oldest() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(Some(folder.path())).unwrap();
-        let kept = Kept::new(store, "net", &Config::default());
+        let kept = StoredBroadcasts::new(store, "net", &Config::default());
         let now = unix_millis();
         let len = 60 << 10;
         let many = MAX_WAITING / len + 10;
@@ -276,7 +284,7 @@ mod tests {
     fn one_that_takes_the_row_of_another_is_counted_once() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(Some(folder.path())).unwrap();
-        let kept = Kept::new(store, "net", &Config::default());
+        let kept = StoredBroadcasts::new(store, "net", &Config::default());
         let now = unix_millis();
         let larger = batch(1, now, 500);
         let bytes = larger.body().len();
@@ -288,7 +296,7 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_in_memory() {
-        let kept = Kept::new(Store::open(None).unwrap(), "net", &Config::default());
+        let kept = StoredBroadcasts::new(Store::open(None).unwrap(), "net", &Config::default());
         assert!(!kept.add(batch(1, unix_millis(), 1)));
         kept.write();
         assert!(places(&kept).is_empty());

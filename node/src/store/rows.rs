@@ -1,10 +1,10 @@
-//! Shares and files as rows of the database.
+//! Shares and files as bytes of a row.
 
 use bytes::Bytes;
 use peerkit_proto::codec::{DecodeError, Reader, Writer};
 use peerkit_proto::files::{Access, Secret, SharedFile};
 
-use super::super::{KnownFile, KnownShare};
+use super::{KnownFile, KnownShare};
 use crate::disk::fingerprint::Fingerprint;
 
 impl KnownShare {
@@ -27,8 +27,8 @@ impl KnownShare {
         out
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
+    pub(super) fn decode(row: Vec<u8>) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(Bytes::from(row));
         if reader.u8("share version")? != 1 {
             return Err(DecodeError::Invalid("share version"));
         }
@@ -56,8 +56,8 @@ impl KnownFile {
         out
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
+    pub(super) fn decode(row: Vec<u8>) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(Bytes::from(row));
         if reader.u8("file version")? != 1 {
             return Err(DecodeError::Invalid("file version"));
         }
