@@ -17,6 +17,7 @@ use super::places::{IntoPlaces, Place};
 use super::queries::Discovery;
 use crate::error::Error;
 use crate::network::Network;
+use crate::profile::Profile;
 use crate::store::KnownPeer;
 
 /// Number of peers from earlier runs that a join without addresses connects to. 8: enough that some
@@ -143,7 +144,8 @@ impl<'a> NetworkHandle<'a> {
     /// Returns the network's name.
     #[must_use]
     pub fn name(self) -> &'a str {
-        &self.node.inner.profile.network
+        let Profile { network, .. } = &self.node.inner.profile;
+        network
     }
 
     /// Returns whether links are [made by hand](crate::Builder::manual) only.
