@@ -16,13 +16,13 @@ use tokio::runtime::{Builder, Runtime};
 mod incoming;
 #[path = "../../node/src/tls/records/low_watermark.rs"]
 mod low_watermark;
-mod traffic;
+mod protection;
 #[allow(dead_code, reason = "only the receiving half is used")]
 #[path = "../../node/src/tls/records/transport.rs"]
 mod transport;
 
-use incoming::Incoming;
-use traffic::Traffic;
+use incoming::IncomingRecords;
+use protection::RecordProtection;
 use transport::Transport;
 
 /// Records without data in a row that the receiver takes.
@@ -66,12 +66,12 @@ pub fn records(data: &[u8]) {
 
 /// Both ends, and the bytes between them.
 struct Session {
-    sender: Traffic,
+    sender: RecordProtection,
     wire: Wire,
     expected: Expected,
     is_read_ahead: bool,
     /// Made by the first read.
-    incoming: Option<Incoming>,
+    incoming: Option<IncomingRecords>,
     /// Bytes of data read.
     read: usize,
 }
@@ -79,7 +79,7 @@ struct Session {
 impl Session {
     fn new(is_read_ahead: bool) -> Self {
         Self {
-            sender: Traffic::new(),
+            sender: RecordProtection::new(),
             wire: Wire::default(),
             expected: Expected::default(),
             is_read_ahead,
@@ -137,10 +137,10 @@ impl Session {
         }
     }
 
-    fn incoming(&mut self) -> &mut Incoming {
+    fn incoming(&mut self) -> &mut IncomingRecords {
         self.incoming.get_or_insert_with(|| {
             let ahead = if self.is_read_ahead { self.wire.take(usize::MAX) } else { &[] };
-            Incoming::new(Traffic::new(), ahead.to_vec())
+            IncomingRecords::new(RecordProtection::new(), ahead.to_vec())
         })
     }
 

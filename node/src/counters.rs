@@ -4,15 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
 
-/// What was sent and received. Messages are the application's: messages, requests and replies;
-/// bytes are those of their contents as they travelled.
+/// Counts of a link, or of a node. Messages are those of the application: messages, requests and replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Counters {
     /// Messages written to the connection.
     pub messages_sent: u64,
     /// Messages handed to the application.
     pub messages_received: u64,
-    /// Messages that were accepted and surely or possibly not delivered.
+    /// Messages that were accepted but not delivered, or perhaps not.
     pub messages_failed: u64,
     /// Bytes written to the connection, frames of all kinds with their headers.
     pub bytes_sent: u64,
@@ -20,12 +19,12 @@ pub struct Counters {
     pub bytes_received: u64,
 }
 
-/// What was sent and received of files: bytes of pieces, with the few of their heads.
+/// Bytes of file pieces sent and received, with their heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct FileCounters {
-    /// Bytes sent to those who fetch from this node.
+    /// Bytes sent to other nodes.
     pub sent: u64,
-    /// Bytes that came from sources.
+    /// Bytes received from sources.
     pub received: u64,
 }
 
@@ -69,15 +68,5 @@ impl Meter {
             bytes_sent: self.bytes_sent.load(Relaxed),
             bytes_received: self.bytes_received.load(Relaxed),
         }
-    }
-}
-
-impl std::ops::AddAssign for Counters {
-    fn add_assign(&mut self, other: Self) {
-        self.messages_sent += other.messages_sent;
-        self.messages_received += other.messages_received;
-        self.messages_failed += other.messages_failed;
-        self.bytes_sent += other.bytes_sent;
-        self.bytes_received += other.bytes_received;
     }
 }

@@ -11,16 +11,14 @@ use peerkit_proto::frame::Frame;
 use peerkit_proto::hello::Hello;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::link::{Greeting, Link, Output, Side};
-use peerkit_proto::overlay::admission::Candidate;
 use peerkit_proto::peer::{DialError, DialId, Input, Purpose};
 use peerkit_proto::record::MAX_RECORD_ADDRESSES;
-use peerkit_proto::versions::Agreed;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use crate::actor::mailbox::Order;
-use crate::conn::{self, Conn, Established};
+use crate::conn::{Conn, Established, GreetedConnection};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::listen;
@@ -197,11 +195,16 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
     };
     let admitted = match greeted {
         Ok(hello) => {
-            let dialled = address.clone().without_id();
-            let (direction, address) = (Direction::Outbound, Some(dialled.clone()));
-            let (agreed, fallback) = (link.agreed(), dialled);
-            let entry = Entry { session, hello, agreed, direction, remote, address, fallback };
-            admit(inner, entry, Some((dial, dialling.purpose))).await
+            let greeted = GreetedConnection {
+                id: session.id,
+                hello,
+                agreed: link.agreed(),
+                direction: Direction::Outbound,
+                remote,
+                dialable: Some(address.clone().without_id()),
+                on_demand: dialling.purpose == Purpose::Message,
+            };
+            admit(inner, greeted, Some(dial)).await
         }
         Err(reason) => {
             inner.actor.input(Input::DialRefused { dial, reason: reason.clone() }).await;
@@ -298,44 +301,14 @@ pub(crate) async fn say(link: &mut Link, channel: &mut Channel) -> io::Result<()
     channel.shutdown().await
 }
 
-/// A connection that has said Hello, for the actor to admit.
-pub(crate) struct Entry {
-    pub(crate) session: Session,
-    pub(crate) hello: Hello,
-    pub(crate) agreed: Option<Agreed>,
-    pub(crate) direction: Direction,
-    pub(crate) remote: SocketAddr,
-    /// Where the peer can be dialled.
-    pub(crate) address: Option<Address>,
-    /// The address to show if that is not known.
-    pub(crate) fallback: Address,
-}
-
-/// Asks the actor to admit a connection; it is a link from then on. `dial` is the dial that made it,
-/// and what for.
+/// Asks the actor to admit a connection; it is a link from then on. `dial` is the dial that made it.
 pub(crate) async fn admit(
     inner: &Inner,
-    entry: Entry,
-    dial: Option<(DialId, Purpose)>,
+    greeted: GreetedConnection,
+    dial: Option<DialId>,
 ) -> Result<Arc<Conn>, Reason> {
-    let Entry { session, hello, agreed, direction, remote, address, fallback } = entry;
-    let shown = address.clone().unwrap_or(fallback);
-    let peer = Peer::new(session.id, hello.name, shown, direction);
-    let candidate =
-        Candidate { id: session.id, direction, incarnation: hello.incarnation, ip: remote.ip() };
-    let made = conn::About {
-        serial: inner.links.next_serial(),
-        peer,
-        candidate,
-        dialable: address,
-        owner: hello.owner,
-        time: hello.time,
-        agreed,
-        on_demand: dial.is_some_and(|(_, purpose)| purpose == Purpose::Message),
-    };
-    let conn = Arc::new(Conn::new(made, &inner.config, inner.clock.micros()));
+    let conn = Arc::new(Conn::new(inner, greeted));
     let (reply, admitted) = oneshot::channel();
-    let dial = dial.map(|(dial, _)| dial);
     let _ = inner.actor.send(Order::Greeted { conn: conn.clone(), dial, reply }).await;
     match admitted.await {
         Ok(Ok(())) => Ok(conn),

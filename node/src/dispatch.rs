@@ -1,4 +1,4 @@
-//! Brings events to the application: to its handler, one at a time, and to every subscriber.
+//! Delivers events to the application: to its handler, one at a time, and to all subscribers.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,62 +13,62 @@ use peerkit_proto::message::Message;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::error::Error;
-use crate::events::{Events, Queue};
+use crate::events::{EventQueue, Events};
 use crate::lock::{read, write};
 use crate::trace;
 
-/// Events that do not come from a link's own task, waiting to be delivered.
+/// Most events from outside the links' own tasks that wait to be delivered.
 const NOTICES: usize = 4096;
 
-/// Of these, what broadcasts leave free: for other events, and for broadcasts that waited for those
-/// before them, of which an overlay holds 2,048 at the most.
+/// Part of [`NOTICES`] that broadcasts leave free: for other events, and for broadcasts that waited for those
+/// before them, of which an overlay holds at most 2,048.
 const NOT_FOR_BROADCASTS: usize = 2560;
 
-/// Messages that the handler gets of one link before it may be another's turn.
+/// Messages of one link that the handler gets before it may be another link's turn.
 const TURN: usize = 256;
 
-/// What a link has received.
+/// Messages or a request that a link has received.
 #[derive(Debug)]
 pub(crate) enum Received {
-    /// Messages that came as they are.
+    /// Messages that came uncompressed.
     Plain(Messages),
-    /// One that had to be decompressed.
+    /// A message that had to be decompressed.
     Unpacked(Message),
-    /// A request that the handler is to answer.
-    Request(Box<Asked>),
+    /// A request that the handler has to answer.
+    Request(Box<HandlerRequest>),
 }
 
 /// A request for the handler.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct HandlerRequest {
     pub(crate) name: String,
     pub(crate) message: Message,
-    /// Closed once the peer does not wait any more.
+    /// Closed once the requester no longer waits.
     pub(crate) reply: oneshot::Sender<Result<Message, Refusal>>,
 }
 
 impl Received {
-    /// How many messages, and the bytes of their contents.
+    /// Returns the number of messages, and the bytes of their contents.
     pub(crate) fn size(&self) -> (usize, usize) {
         match self {
             Self::Plain(messages) => (messages.len(), messages.content_len()),
             Self::Unpacked(message) => (1, message.body().len()),
-            Self::Request(asked) => (1, asked.message.body().len()),
+            Self::Request(request) => (1, request.message.body().len()),
         }
     }
 }
 
-/// The application's ends.
+/// The application's handler and its subscribers.
 pub(crate) struct Dispatch {
-    /// Locked for as long as the handler runs; links wait for it in turn.
+    /// Locked while the handler runs. Links wait for the lock in turn.
     handler: Option<Mutex<Box<dyn Application>>>,
-    subscribers: RwLock<Vec<Arc<Queue>>>,
+    subscribers: RwLock<Vec<Arc<EventQueue>>>,
     config: Config,
     notices: mpsc::Sender<Event>,
     missed: AtomicU64,
 }
 
-/// A handler whose type can be found out again.
+/// A handler whose type can be recovered.
 pub(crate) trait Application: Handler + Any {
     /// Returns the name of its type.
     fn type_name(&self) -> &'static str {
@@ -78,22 +78,21 @@ pub(crate) trait Application: Handler + Any {
 
 impl<H: Handler + 'static> Application for H {}
 
-/// Carries out what a handler wants done.
+/// Carries out the actions of a handler.
 pub(crate) trait Act: World + Send + Sync {
     /// Carries out one action. Never waits.
     fn act(&self, action: Action);
 }
 
 impl Dispatch {
-    /// The receiver is for [`deliver_notices`].
+    /// Creates it, and the receiver for [`deliver_notices`].
     pub(crate) fn new(
         handler: Option<Box<dyn Application>>,
         config: &Config,
     ) -> (Self, mpsc::Receiver<Event>) {
         let (notices, receiver) = mpsc::channel(NOTICES);
-        // What happens before the application subscribes is kept for its first stream, within the
-        // bounds; with a handler there is no such gap.
-        let first = handler.is_none().then(|| Queue::new(config));
+        // Events before the first subscription are kept for it, within the bounds. A handler gets them at once.
+        let first = handler.is_none().then(|| EventQueue::new(config));
         let dispatch = Self {
             handler: handler.map(Mutex::new),
             subscribers: RwLock::new(first.into_iter().collect()),
@@ -109,39 +108,38 @@ impl Dispatch {
         self.handler.is_some()
     }
 
-    /// A new stream of events.
+    /// Returns a new stream of events.
     pub(crate) fn subscribe(&self) -> Events {
         let mut subscribers = write(&self.subscribers);
         subscribers.retain(|queue| !queue.is_gone());
         if let Some(first) = subscribers.iter().find(|queue| !queue.is_claimed()) {
             return first.claim();
         }
-        let queue = Queue::new(&self.config);
+        let queue = EventQueue::new(&self.config);
         subscribers.push(queue.clone());
         queue.claim()
     }
 
-    /// Tells the application without waiting for it; what finds no room is counted and told later.
+    /// Queues an event for the application without waiting. If there is no room, it counts as missed.
     pub(crate) fn notice(&self, event: Event) {
         if self.notices.try_send(event).is_err() {
             self.missed.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Hands over an event behind those that wait, once there is room for it.
+    /// Queues an event for the application once there is room.
     pub(crate) async fn notice_when_room(&self, event: Event) {
         // It is closed only once the node has stopped.
         let _ = self.notices.send(event).await;
     }
 
-    /// Whether so many broadcasts find room. Where not the network is asked for them again later:
-    /// what the application has no time for is not lost.
+    /// Returns whether there is room for so many broadcasts. If not, the node asks the network for them again
+    /// later, so that a slow application does not lose them.
     pub(crate) fn takes(&self, broadcasts: usize) -> bool {
         self.notices.capacity() >= broadcasts.saturating_add(NOT_FOR_BROADCASTS)
     }
 
-    /// Delivers one event, after those before it. Subscribers without room are waited for with a
-    /// broadcast, as with messages, but no longer.
+    /// Delivers one event, after those before it. A broadcast waits for subscribers without room, as messages do.
     pub(crate) async fn event(&self, node: &dyn Act, event: Event) {
         trace::event(&event);
         let queues = self.queues();
@@ -152,27 +150,27 @@ impl Dispatch {
         }
         let waits = matches!(event, Event::NodeBroadcast { .. });
         for queue in &queues {
-            match waits {
-                true => queue.push_messages(std::iter::once(event.clone())).await,
-                false => queue.push(event.clone()),
+            if waits {
+                queue.push_messages(std::iter::once(event.clone())).await;
+            } else {
+                queue.push(event.clone());
             }
         }
     }
 
-    /// Delivers a timer. `expired` takes it once it is the handler's turn; `None` if there is none any
-    /// more.
+    /// Delivers an expired timer, if `expired` still returns one when it is the handler's turn.
     pub(crate) async fn timer(&self, node: &dyn Act, expired: impl FnOnce() -> Option<TimerId>) {
         let Some(handler) = &self.handler else { return };
         let mut handler = handler.lock().await;
         let Some(timer) = expired() else { return };
         let event = Event::NodeTimer { timer };
-        let timers = std::iter::once(timer);
-        self.handle(node, event.name(), timers, |timer, cx| handler.on_timer(cx, timer));
+        let events = std::iter::once(event.clone());
+        self.handle(node, event.name(), events, |event, cx| handler.on_event(cx, event));
         drop(handler);
         self.queues().iter().for_each(|queue| queue.push(event.clone()));
     }
 
-    /// Acts as the handler, in turn with its events. Its actions are carried out before the next turn.
+    /// Calls `act` with the handler, in turn with its events. Its actions are carried out before the next turn.
     pub(crate) async fn with<H: Handler + 'static, R>(
         &self,
         node: &dyn Act,
@@ -181,7 +179,7 @@ impl Dispatch {
         let mut handler = self.handler.as_ref().ok_or(Error::NoHandler)?.lock().await;
         let found = (**handler).type_name();
         let any: &mut dyn Any = &mut **handler;
-        if any.is::<Ended>() {
+        if any.is::<StoppedHandler>() {
             return Err(Error::Stopped);
         }
         let wanted = std::any::type_name::<H>();
@@ -192,7 +190,7 @@ impl Dispatch {
         Ok(result)
     }
 
-    /// Delivers what came from `peer`, in order. Waits for handler and subscribers.
+    /// Delivers messages and requests of `peer`, in order. Waits for the handler and for subscribers.
     pub(crate) async fn messages(&self, node: &dyn Act, peer: &Peer, received: Vec<Received>) {
         for received in received {
             match received {
@@ -200,15 +198,15 @@ impl Dispatch {
                 Received::Unpacked(message) => {
                     self.deliver(node, peer, std::iter::once(message)).await;
                 }
-                // Boxed: no room is kept for it on a link without requests.
-                Received::Request(asked) => Box::pin(self.ask(node, peer, *asked)).await,
+                // Boxed: its future is large, and links without requests should not have room for it.
+                Received::Request(request) => Box::pin(self.ask(node, peer, *request)).await,
             }
         }
     }
 
     /// Has the handler answer a request of `peer`.
-    async fn ask(&self, node: &dyn Act, peer: &Peer, asked: Asked) {
-        let Asked { name, message, reply } = asked;
+    async fn ask(&self, node: &dyn Act, peer: &Peer, request: HandlerRequest) {
+        let HandlerRequest { name, message, reply } = request;
         let Some(handler) = &self.handler else { return };
         let mut handler = handler.lock().await;
         if reply.is_closed() {
@@ -234,7 +232,7 @@ impl Dispatch {
         if let Some(handler) = &self.handler {
             let mut left = messages.clone();
             while left.len() != 0 {
-                // Given back now and then: another link's message does not wait for all of them.
+                // Unlocked after each turn, so that another link's message does not wait for all of these.
                 let mut handler = handler.lock().await;
                 self.handle(node, MESSAGE, left.by_ref().take(TURN), |message, cx| {
                     handler.node_message(cx, peer, message);
@@ -249,34 +247,34 @@ impl Dispatch {
 
     /// Waits until all notices so far have been delivered.
     pub(crate) async fn settle(&self) {
-        // The channel has all its room again once nothing waits, and the handler's lock is free
-        // once the last one has been handled.
+        // The channel has all its room once no notice waits, and the handler's lock is free once the last one
+        // is handled.
         let _all = self.notices.reserve_many(NOTICES).await;
         if let Some(handler) = &self.handler {
             let _ = handler.lock().await;
         }
     }
 
-    /// No more events will come, and the handler is given back.
+    /// Ends all streams of events, and drops the handler.
     pub(crate) fn end(&self) {
         self.queues().iter().for_each(|queue| queue.end());
-        // One that is still at work stays until the node is freed.
+        // A handler that still runs is dropped with the node.
         if let Some(handler) = &self.handler
             && let Ok(mut handler) = handler.try_lock()
         {
-            let ended = std::mem::replace(&mut *handler, Box::new(Ended));
+            let ended = std::mem::replace(&mut *handler, Box::new(StoppedHandler));
+            // Unlocked first, as the handler may own anything, even this node.
             drop(handler);
             drop(ended);
         }
     }
 
-    fn queues(&self) -> Vec<Arc<Queue>> {
+    fn queues(&self) -> Vec<Arc<EventQueue>> {
         read(&self.subscribers).clone()
     }
 
-    /// Runs the handler over events of one name. A panic costs the event that it happened in, and
-    /// is told.
-    // Within the link's future, which is large, the loop took two and a half times as long.
+    /// Calls the handler for events of one name. A panic loses only its own event, and is reported.
+    // Not inlined: within the link's large future the loop took two and a half times as long.
     #[inline(never)]
     fn handle<T>(
         &self,
@@ -306,16 +304,16 @@ impl Dispatch {
     }
 }
 
-/// In place of the application's handler once the node has stopped.
-struct Ended;
+/// Takes the place of the application's handler once the node has stopped.
+struct StoppedHandler;
 
-impl Handler for Ended {}
+impl Handler for StoppedHandler {}
 
 const MESSAGE: &str = "node_message";
 const REQUEST: &str = "node_request";
 const PANICKED: &str = "node_handler_panicked";
 
-/// Delivers what [`Dispatch::notice`] was given, until the channel closes.
+/// Delivers the events that [`Dispatch::notice`] has queued, until the channel closes.
 pub(crate) async fn deliver_notices(
     dispatch: &Dispatch,
     node: &dyn Act,
@@ -330,7 +328,7 @@ pub(crate) async fn deliver_notices(
     }
 }
 
-/// What a panic said, where it said it in words.
+/// Returns the message of a panic, if it has one.
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());

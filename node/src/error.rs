@@ -16,7 +16,6 @@ use peerkit_proto::overlay::broadcast::BroadcastError;
 use peerkit_proto::overlay::direct::{DirectError, Missed};
 
 use crate::bootstrap::BootstrapError;
-use crate::compress::CompressError;
 use crate::key::KeyError;
 use crate::shares::ShareError;
 use crate::store::StoreError;
@@ -398,16 +397,6 @@ impl Error {
             Self::WrongNode { found, .. } => format!("another node answers there: {found}"),
             Self::Refused { reason, .. } => format!("refused: {reason}"),
             other => other.to_string(),
-        }
-    }
-}
-
-impl From<CompressError> for Error {
-    fn from(error: CompressError) -> Self {
-        match error {
-            CompressError::TooLarge { len, limit } => Self::TooLarge { len, limit },
-            CompressError::Stopping => Self::Stopped,
-            CompressError::Failed(compression, error) => Self::Compress(compression, error),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Events as an async stream: a bounded queue for each subscriber, who is told what it missed.
+//! Events as an async stream: a bounded queue for each subscriber, which learns how many it has missed.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -13,23 +13,23 @@ use tokio::sync::Notify;
 
 use crate::lock::lock;
 
-/// A stream of a node's events, from the moment that it was asked for.
+/// A stream of a node's events, from the moment of the subscription.
 ///
-/// Messages wait for a slow reader for a while, and their senders with them; then, and for other
-/// events when twice as many as the limit wait, the reader misses some and is told how many by
-/// [`Event::NodeLagged`]. Dropping the stream unsubscribes.
+/// If the reader is slow, messages and their senders wait for a while. After that the reader misses messages. It
+/// misses other events if twice as many as the limit wait. [`Event::NodeLagged`] has the number of missed events.
+/// Dropping the stream unsubscribes.
 #[derive(Debug)]
 pub struct Events {
-    queue: Arc<Queue>,
+    queue: Arc<EventQueue>,
 }
 
 impl Events {
-    /// The next event; `None` once the node has stopped and all have been read.
+    /// Waits for the next event. Returns `None` once the node has stopped and all events have been read.
     pub async fn next(&mut self) -> Option<Event> {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
 
-    /// The next event if there is one now.
+    /// Returns the next event if there is one now.
     pub fn try_next(&mut self) -> Option<Event> {
         self.queue.pop(&mut lock(&self.queue.state))
     }
@@ -61,9 +61,9 @@ impl Drop for Events {
     }
 }
 
-/// The events of one subscriber.
+/// The unread events of one subscriber.
 #[derive(Debug)]
-pub(crate) struct Queue {
+pub(crate) struct EventQueue {
     state: Mutex<State>,
     room: Notify,
     max_events: usize,
@@ -78,13 +78,13 @@ struct State {
     bytes: usize,
     missed: u64,
     reader: Option<Waker>,
-    /// Somebody holds the stream. Before that messages do not wait.
+    /// The application holds the stream. Before that messages do not wait.
     claimed: bool,
     gone: bool,
     ended: bool,
 }
 
-impl Queue {
+impl EventQueue {
     pub(crate) fn new(config: &Config) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
@@ -95,23 +95,23 @@ impl Queue {
         })
     }
 
-    /// The stream that reads this queue.
+    /// Returns the stream that reads this queue.
     pub(crate) fn claim(self: &Arc<Self>) -> Events {
         lock(&self.state).claimed = true;
         Events { queue: self.clone() }
     }
 
-    /// Whether somebody has asked for the stream.
+    /// Returns whether the application has taken the stream.
     pub(crate) fn is_claimed(&self) -> bool {
         lock(&self.state).claimed
     }
 
-    /// Whether nobody will read any more.
+    /// Returns whether the stream was dropped.
     pub(crate) fn is_gone(&self) -> bool {
         lock(&self.state).gone
     }
 
-    /// Adds an event without waiting; where there is no room for it it counts as missed.
+    /// Adds an event without waiting. If there is no room, it counts as missed.
     pub(crate) fn push(&self, event: Event) {
         let mut state = lock(&self.state);
         let room = match event {
@@ -121,8 +121,7 @@ impl Queue {
         self.add(&mut state, event, room);
     }
 
-    /// Adds messages or broadcasts, and waits for room where there is none, but not longer than the
-    /// patience.
+    /// Adds messages or broadcasts. Waits for room if there is none, but no longer than the patience.
     pub(crate) async fn push_messages(&self, messages: impl Iterator<Item = Event>) {
         let mut messages = messages.peekable();
         loop {
@@ -146,7 +145,7 @@ impl Queue {
         }
     }
 
-    /// No more events will come.
+    /// Ends the stream: no more events will come.
     pub(crate) fn end(&self) {
         let mut state = lock(&self.state);
         state.ended = true;
@@ -158,7 +157,7 @@ impl Queue {
             return;
         }
         if room {
-            // What was missed before is told before what comes after.
+            // The reader learns of missed events before it gets later ones.
             Self::tell_missed(state);
             state.bytes += bytes(&event);
             state.events.push_back(event);
@@ -235,10 +234,10 @@ mod tests {
         }
     }
 
-    fn queue(events: usize) -> Arc<Queue> {
+    fn queue(events: usize) -> Arc<EventQueue> {
         let mut config = Config::default();
         config.event_queue = events;
-        Queue::new(&config)
+        EventQueue::new(&config)
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! The node as the application's handler sees it, and the actions that the handler asks for.
 //!
-//! A handler must not wait for the actor. If the actor's queue is full, its orders go into a second,
-//! bounded queue. They keep their sequence, and a stop carries all of them out.
+//! A handler must not wait for the actor. If the actor's queue is full, the handler's orders go into a second,
+//! bounded queue. They keep their order, and a stop carries all of them out.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -62,13 +62,13 @@ impl Act for Inner {
             }
             Action::SendToNodes(message, exclude) => {
                 let (links, max) = (&self.links, self.config.max_message);
-                let told = send_to_nodes(links, message.into(), &exclude, max, |conn, sent| {
+                let queued = send_to_nodes(links, message.into(), &exclude, max, |conn, sent| {
                     if let Err(error) = sent {
                         self.report_failed(conn.peer.clone(), &error);
                     }
                 });
-                if let Err(error) = told {
-                    // It went to nobody.
+                if let Err(error) = queued {
+                    // The message went to no peer.
                     let others = |conn: &&Arc<Conn>| !exclude.contains(&conn.peer.id());
                     for conn in self.links.all().iter().filter(others) {
                         self.report_failed(conn.peer.clone(), &error);

@@ -13,28 +13,28 @@ use tokio::sync::mpsc;
 
 use crate::dispatch::{Act, Dispatch, Received};
 use crate::events::Events;
-use crate::outbox::{Outbox, Taken, Takings};
-use crate::outgoing::Outgoing;
+use crate::outbox::{Outbox, WriteBatch, WriterStep};
+use crate::outgoing_message::OutgoingMessage;
 
 /// What waits to be written to one link, without the link.
 #[derive(Debug)]
 pub struct Queue {
     outbox: Outbox,
-    takings: Takings,
+    batch: WriteBatch,
 }
 
 impl Queue {
     /// An empty one.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        Self { outbox: Outbox::new(config), takings: Takings::default() }
+        Self { outbox: Outbox::new(config), batch: WriteBatch::default() }
     }
 
     /// Puts a message as [`crate::Sender::send`] does; false where that would have to wait.
     #[inline]
     pub fn put(&self, message: &[u8]) -> bool {
-        let message = Outgoing::from(message);
-        self.outbox.put_ahead(&message.parcel(&mut [0; MESSAGE_HEAD]))
+        let message = OutgoingMessage::from(message);
+        self.outbox.try_push_ahead(&message.encode(&mut [0; MESSAGE_HEAD]))
     }
 
     /// Takes all that there is, as a link's writer does whose every write takes one piece. Returns
@@ -43,21 +43,21 @@ impl Queue {
         let (mut messages, mut wrote) = (0, false);
         loop {
             match self.outbox.take(
-                &mut self.takings,
+                &mut self.batch,
                 (std::mem::take(&mut wrote), true),
                 Waker::noop(),
             ) {
-                Taken::Write => {
-                    messages += self.takings.messages();
-                    while self.takings.has_remaining() {
-                        let written = self.takings.chunk().len();
-                        self.takings.advance(written);
+                WriterStep::Write => {
+                    messages += self.batch.messages();
+                    while self.batch.has_remaining() {
+                        let written = self.batch.chunk().len();
+                        self.batch.advance(written);
                     }
                     wrote = true;
                 }
-                // Nobody adds to it.
-                Taken::Little => {}
-                Taken::Empty | Taken::Held | Taken::Finished => return messages,
+                // No other thread adds to it.
+                WriterStep::LetGrow => {}
+                WriterStep::Sleep | WriterStep::AwaitCount | WriterStep::Close => return messages,
             }
         }
     }

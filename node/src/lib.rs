@@ -66,7 +66,7 @@ mod network;
 mod node;
 mod opening;
 mod outbox;
-mod outgoing;
+mod outgoing_message;
 mod peers;
 mod probe;
 mod profile;
@@ -97,7 +97,7 @@ pub use node::{
     ConnectOptions, Discovery, FilesHandle, IntoAddress, IntoPlaces, NetworkHandle, Node, Place,
     SendReport, Sender, Size,
 };
-pub use outgoing::Outgoing;
+pub use outgoing_message::OutgoingMessage;
 pub use rate::RateLimits;
 pub use shares::{
     Added, FolderFile, FolderPart, Progress, Refreshed, ShareError, Sharing, SkipReason, Skipped,

@@ -94,7 +94,7 @@ impl LinkTable {
     /// Waits until no link's queue of overlay frames is crowded.
     pub(crate) async fn wait_for_calm(&self) {
         for conn in self.all().iter() {
-            conn.outbox.calm().await;
+            conn.outbox.wait_while_crowded().await;
         }
     }
 }

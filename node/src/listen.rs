@@ -17,8 +17,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::conn::{self, Established};
-use crate::dial::{self, Entry, Made};
+use crate::conn::{self, Established, GreetedConnection};
+use crate::dial::{self, Made};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::lock::lock;
@@ -355,16 +355,16 @@ async fn enter(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Entered, String> {
 /// Has a connection admitted, or tells it why not. Never cut short once it is admitted.
 async fn settle(inner: &Inner, greeted: Greeted, remote: SocketAddr) -> Result<Made, String> {
     let Greeted { mut channel, local, mut link, buffer, hello } = greeted;
-    let entry = Entry {
-        session: channel.session(),
+    let greeted = GreetedConnection {
+        id: channel.session().id,
         agreed: link.agreed(),
-        address: hello.dialable(remote),
+        dialable: hello.dialable(remote),
         hello,
         direction: Direction::Inbound,
         remote,
-        fallback: Address::from_socket(remote),
+        on_demand: false,
     };
-    match dial::admit(inner, entry, None).await {
+    match dial::admit(inner, greeted, None).await {
         Ok(conn) => {
             link.admit(inner.clock.now());
             inner.seen(local).await;

@@ -6,7 +6,6 @@
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Reason;
 use peerkit_proto::frame::Frame;
@@ -22,7 +21,7 @@ use crate::error::{Error, NameKind};
 use crate::inner::Inner;
 use crate::lock::lock;
 use crate::served::Running;
-use crate::stream::{Awaited, Stream, Streams};
+use crate::stream::{AwaitedStream, Stream, Streams, read_block};
 use crate::tls::{Channel, Purpose};
 
 /// Most addresses that are dialled for one call-back. Fewer than for a stream of our own: any node of
@@ -72,12 +71,12 @@ impl Inner {
             answer(&mut channel, status::NO_PROTOCOL).await?;
             return Err(format!("a stream of an unknown protocol, `{}`", open.protocol));
         };
-        let Some(place) = self.streams.enter(peer) else {
+        let Some(permit) = self.streams.permit(peer) else {
             answer(&mut channel, status::BUSY).await?;
             return Err("too many streams of one peer".into());
         };
         answer(&mut channel, status::OPEN).await?;
-        Ok(handler.run(Stream::new(channel, Some(place))))
+        Ok(handler.run(Stream::new(channel, Some(permit))))
     }
 
     /// Opens a stream to `peer`, which is dialled at the address of its link and at `addresses`.
@@ -213,12 +212,12 @@ impl Inner {
         let mut token = [0; 16];
         getrandom::fill(&mut token).map_err(|error| error.to_string())?;
         let (reply, stream) = oneshot::channel();
-        lock(&self.streams.awaited).insert(token, Awaited { from: peer, reply });
+        lock(&self.streams.awaited).insert(token, AwaitedStream { from: peer, reply });
         let _forget = Forget { streams: &self.streams, token };
         let timeout = self.config.connect_timeout;
         let query;
         match conn {
-            Some(conn) => conn.control(&Frame::CallBack { token }),
+            Some(conn) => conn.send_control(&Frame::CallBack { token }),
             None => {
                 // With the identity, as another node may answer at the addresses.
                 let addresses = self.addresses.announced(None).into_iter();
@@ -293,14 +292,8 @@ impl Drop for Forget<'_> {
 }
 
 async fn read_open(channel: &mut Channel) -> Result<StreamOpen, String> {
-    let broken = |error: io::Error| error.to_string();
-    let len = channel.read_u32_le().await.map_err(broken)? as usize;
-    if len > StreamOpen::MAX {
-        return Err(format!("a stream's opening of {len} bytes"));
-    }
-    let mut body = vec![0; len];
-    channel.read_exact(&mut body).await.map_err(broken)?;
-    StreamOpen::decode(Bytes::from(body)).map_err(|error| error.to_string())
+    let body = read_block(channel, StreamOpen::MAX, "a stream's opening").await?;
+    StreamOpen::decode(body).map_err(|error| error.to_string())
 }
 
 async fn answer(channel: &mut Channel, status: u8) -> Result<(), String> {

@@ -1,9 +1,9 @@
-//! What waits to be written to one link: two lanes, each with its bound.
+//! The frames that wait to be written to one link: two queues, each with its bound.
 //!
-//! Control frames (the overlay's and the link's own) go first and never wait for room: when their
-//! lane is full the peer is too slow and is hung up on. Application frames wait for room in theirs.
-//! Frames lie encoded one behind the other in blocks, so that many go out with one record and one
-//! call; the content of a large one is shared and not copied.
+//! Control frames (those of the overlay and of the link itself) go first. They never wait for room: if
+//! their queue is full, the peer is too slow and the link is closed. Application frames wait for room in
+//! their own queue. They lie encoded one behind the other in blocks, so that many go out with one TLS
+//! record and one system call. The content of a large frame is shared with its sender, not copied.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
@@ -17,76 +17,77 @@ use tokio::sync::Notify;
 
 use crate::lock::lock;
 
-mod parcel;
-mod taken;
+mod encoded_frame;
+mod write_batch;
 
-pub(crate) use parcel::Parcel;
-pub(crate) use taken::{Taken, Takings};
+pub(crate) use encoded_frame::{EncodedFrame, OwnedFrame};
+pub(crate) use write_batch::{WriteBatch, WriterStep};
 
-/// A block grows no further, but for one larger frame: four full TLS records (RFC 8446, 5.1).
+/// Size at which a block is full, unless it is a single larger frame. 64 KiB: four full TLS records
+/// (RFC 8446, section 5.1).
 const BLOCK: usize = 64 << 10;
 
-/// Room for a block, or for one frame whose content is as long.
-const ROOM: usize = BLOCK + 64;
+/// Capacity of a new block: enough for one frame with a content of [`BLOCK`] bytes.
+const BLOCK_CAPACITY: usize = BLOCK + 64;
 
-/// Blocks are written together until they have so much: what a control frame may have to wait for.
+/// Size from which on no more blocks join a write. A control frame waits for at most one write.
 const WRITE: usize = 64 << 10;
 
-/// Contents from this size on are shared with the sender in place of being copied.
+/// Smallest content that is shared with the sender instead of copied.
 const SHARE: usize = 16 << 10;
 
-/// Senders that wait do so from here on, though the lane has room for those who don't: what is
-/// written soon stays in the processor's cache until then.
+/// Bytes that senders which can wait queue ahead of the writer, even if the queue's bound is larger. Bytes
+/// that are written soon are still in the processor's cache then.
 const AHEAD: usize = 512 << 10;
 
-/// Blocks' memory that is kept for the next ones while the link is busy.
+/// Number of written blocks whose memory is kept for the next ones.
 const SPARE: usize = AHEAD / BLOCK;
 
-/// The lanes of one link.
+/// The outgoing queues of one link.
 #[derive(Debug)]
 pub(crate) struct Outbox {
-    lanes: Mutex<Lanes>,
-    /// Wakes those who wait for room.
+    queues: Mutex<Queues>,
+    /// Wakes the tasks that wait for room.
     room: Notify,
     max_control: usize,
     max_application: usize,
 }
 
 #[derive(Debug, Default)]
-struct Lanes {
+struct Queues {
     control: Vec<u8>,
-    /// Blocks that are done, then the one that frames are added to.
-    done: VecDeque<Block>,
+    /// Full blocks, oldest first. `open`, to which frames are added, comes behind them.
+    full: VecDeque<Block>,
     open: Block,
-    /// Memory of blocks that were written.
+    /// Memory of written blocks.
     spare: Vec<Vec<u8>>,
-    /// Bytes in `done` and `open`.
+    /// Bytes in `full` and `open`.
     queued: usize,
-    /// Application bytes that the writer has taken and not written yet.
+    /// Application bytes that the writer has taken and not yet written.
     writing: usize,
-    /// Application messages accepted in all, and those of them that the writer has taken: what it
-    /// could not write to the end may have arrived all the same.
+    /// Application messages accepted in all, and those that the writer has taken. A message that the writer
+    /// has taken may have arrived even if writing it failed.
     accepted: u64,
     taken: u64,
-    /// Application messages that the link has received, as the goodbye is to say.
+    /// Application messages that the link has received. The goodbye says how many.
     received: u64,
-    /// Some are being received just now: the goodbye waits until they are counted.
+    /// Messages are being received, so `received` is about to change. The goodbye waits until then.
     receiving: bool,
-    /// Wakes the writer, where it sleeps.
+    /// Wakes the writer while it sleeps.
     writer: Option<Waker>,
-    /// Somebody waits for room.
-    waiting: bool,
-    /// Somebody waits for room among the control frames.
-    crowded: bool,
-    /// Set once no more is accepted; the goodbye goes out last.
+    /// A sender waits for room for an application frame.
+    is_awaited: bool,
+    /// A task waits for the control queue to shrink.
+    is_control_awaited: bool,
+    /// Set once no more frames are accepted. The goodbye goes out last.
     closing: Option<Closing>,
 }
 
-/// Application frames that are written at once.
+/// Application frames that are written together.
 #[derive(Debug, Default)]
 struct Block {
     bytes: Vec<u8>,
-    /// The rest of the last frame.
+    /// The content of the last frame, if it is shared with the sender.
     tail: Option<Bytes>,
     messages: u64,
 }
@@ -94,14 +95,14 @@ struct Block {
 #[derive(Debug)]
 struct Closing {
     reason: Reason,
-    /// The goodbye is still to be said.
+    /// The goodbye has yet to be sent.
     goodbye: bool,
 }
 
-/// Why a frame was not accepted. Nothing has changed.
+/// The reason why a frame was not accepted. Nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NotAccepted {
-    /// No room now.
+    /// The queue is full.
     Full,
     /// The link is closing, for this reason.
     Closed(Reason),
@@ -113,69 +114,72 @@ impl Block {
     }
 }
 
-impl Lanes {
-    /// Whether there is nothing to write but a block that is not full, whose frames' senders may
-    /// add to it.
+impl Queues {
+    /// Returns whether there is nothing to write but one block that is not full, to which its senders may
+    /// still add frames.
     fn is_growing(&self) -> bool {
         let open = self.open.bytes.len();
         open != 0
             && open < BLOCK
-            && self.done.is_empty()
+            && self.full.is_empty()
             && self.control.is_empty()
             && self.closing.is_none()
-            && !self.waiting
+            && !self.is_awaited
     }
 
     fn close(&mut self, reason: Reason, goodbye: bool) {
         self.closing.get_or_insert(Closing { reason, goodbye });
     }
 
+    fn drop_blocks(&mut self) {
+        (self.full, self.open) = Default::default();
+    }
+
     #[inline(always)]
-    fn append(&mut self, parcel: &Parcel<'_>) {
-        let len = parcel.len();
+    fn append(&mut self, frame: &EncodedFrame<'_>) {
+        let len = frame.len();
         if self.open.bytes.len() + len > BLOCK && !self.open.bytes.is_empty() {
-            // The one that follows a full block fills too.
-            self.turn(ROOM);
+            // A block that follows a full one is likely to become full too, so it gets all its memory now.
+            self.begin_block(BLOCK_CAPACITY);
         }
         self.open.messages += 1;
         self.queued += len;
         self.accepted += 1;
-        match parcel.shared {
-            Some(shared) if parcel.body.len() >= SHARE => {
-                self.open.bytes.extend_from_slice(parcel.head);
+        match frame.shared {
+            Some(shared) if frame.body.len() >= SHARE => {
+                self.open.bytes.extend_from_slice(frame.head);
                 self.open.tail = Some(shared.clone());
-                self.turn(0);
+                // Nothing can follow a shared content in the same block.
+                self.begin_block(0);
             }
             _ => {
                 self.open.bytes.reserve(len);
-                self.open.bytes.extend_from_slice(parcel.head);
-                self.open.bytes.extend_from_slice(parcel.body);
+                self.open.bytes.extend_from_slice(frame.head);
+                self.open.bytes.extend_from_slice(frame.body);
             }
         }
     }
 
-    /// The open block is done: the next frames go into another, with this much room.
+    /// Ends the open block. The next one has the memory of a written block, or else this capacity.
     #[cold]
-    fn turn(&mut self, room: usize) {
-        let bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(room));
-        let done = std::mem::replace(&mut self.open, Block { bytes, ..Block::default() });
-        self.done.push_back(done);
+    fn begin_block(&mut self, capacity: usize) {
+        let bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(capacity));
+        let full = std::mem::replace(&mut self.open, Block { bytes, ..Block::default() });
+        self.full.push_back(full);
     }
-}
 
-impl Lanes {
-    /// What there is to do where nothing is queued. The goodbye is put into `out`.
-    fn nothing(&mut self, out: &mut Vec<u8>) -> Taken {
+    /// Returns what the writer does while nothing is queued. The goodbye is put into `out`.
+    fn when_empty(&mut self, out: &mut Vec<u8>) -> WriterStep {
         let (received, receiving) = (self.received, self.receiving);
         match &mut self.closing {
-            None => Taken::Empty,
-            Some(Closing { goodbye: false, .. }) => Taken::Finished,
-            Some(_) if receiving => Taken::Held,
+            None => WriterStep::Sleep,
+            Some(Closing { goodbye: false, .. }) => WriterStep::Close,
+            Some(_) if receiving => WriterStep::AwaitCount,
             Some(closing) => {
                 closing.goodbye = false;
                 let reason = closing.reason.clone();
                 Frame::Goodbye { reason, received }.encode(out);
-                Taken::Write
+                WriterStep::Write
             }
         }
     }
@@ -184,56 +188,57 @@ impl Lanes {
 impl Outbox {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
-            lanes: Mutex::default(),
+            queues: Mutex::default(),
             room: Notify::new(),
             max_control: config.control_queue,
             max_application: config.peer_queue,
         }
     }
 
-    /// Puts a frame into the first lane.
-    pub(crate) fn control(&self, frame: &Frame) -> Result<(), NotAccepted> {
-        let mut lanes = lock(&self.lanes);
-        if let Some(closing) = &lanes.closing {
+    /// Queues a control frame.
+    pub(crate) fn push_control(&self, frame: &Frame) -> Result<(), NotAccepted> {
+        let mut queues = lock(&self.queues);
+        if let Some(closing) = &queues.closing {
             return Err(NotAccepted::Closed(closing.reason.clone()));
         }
-        if lanes.control.len() >= self.max_control {
+        if queues.control.len() >= self.max_control {
             return Err(NotAccepted::Full);
         }
-        frame.encode(&mut lanes.control);
-        self.wake_writer(lanes);
+        frame.encode(&mut queues.control);
+        self.wake_writer(queues);
         Ok(())
     }
 
-    /// Puts a frame into the application's lane if there is room: an empty lane takes any one.
-    pub(crate) fn try_application(&self, parcel: &Parcel<'_>) -> Result<(), NotAccepted> {
-        self.put(parcel, self.max_application, false)
+    /// Queues an application frame if there is room. An empty queue takes a frame of any size.
+    pub(crate) fn try_push(&self, frame: &EncodedFrame<'_>) -> Result<(), NotAccepted> {
+        self.put(frame, self.max_application, false)
     }
 
-    /// Puts a frame into the application's lane, once there is room.
-    pub(crate) async fn application(&self, parcel: &Parcel<'_>) -> Result<(), Reason> {
+    /// Queues an application frame once there is room.
+    pub(crate) async fn push(&self, frame: &EncodedFrame<'_>) -> Result<(), Reason> {
         loop {
-            // Armed before the look, so that room made in between is not missed.
+            // Registered before the queue is looked at, so that room made in between is not missed.
             let mut room = std::pin::pin!(self.room.notified());
             room.as_mut().enable();
-            match self.put(parcel, self.ahead(), true) {
+            match self.put(frame, self.ahead(), true) {
                 Ok(()) => return Ok(()),
                 Err(NotAccepted::Closed(reason)) => return Err(reason),
                 Err(NotAccepted::Full) => {
                     room.await;
-                    // The writer has woken us, and we are about to wake it: in a row tokio would
-                    // soon have another thread run one of us, and both wait for each other there.
+                    // The writer has woken this task, which is about to wake the writer. If the two go on
+                    // waking each other, tokio soon moves one of them to another thread, and both wait for
+                    // each other's thread from then on. Yielding ends the row.
                     tokio::task::yield_now().await;
                 }
             }
         }
     }
 
-    /// Puts a frame into the application's lane, where that needs no waiting; false where it does,
-    /// or the link is closing.
+    /// Queues an application frame if [`push`](Self::push) would not have to wait. Returns false if it would,
+    /// or if the link is closing.
     #[inline]
-    pub(crate) fn put_ahead(&self, parcel: &Parcel<'_>) -> bool {
-        self.put(parcel, self.ahead(), false).is_ok()
+    pub(crate) fn try_push_ahead(&self, frame: &EncodedFrame<'_>) -> bool {
+        self.put(frame, self.ahead(), false).is_ok()
     }
 
     #[inline]
@@ -241,185 +246,185 @@ impl Outbox {
         self.max_application.min(AHEAD)
     }
 
-    // Inlined, so that the length of a message's head is known.
+    // Inlined, so that the compiler knows the length of a message's head.
     #[inline(always)]
-    fn put(&self, parcel: &Parcel<'_>, limit: usize, wait: bool) -> Result<(), NotAccepted> {
-        let mut lanes = lock(&self.lanes);
-        if let Some(closing) = &lanes.closing {
+    fn put(&self, frame: &EncodedFrame<'_>, limit: usize, wait: bool) -> Result<(), NotAccepted> {
+        let mut queues = lock(&self.queues);
+        if let Some(closing) = &queues.closing {
             return Err(NotAccepted::Closed(closing.reason.clone()));
         }
-        let queued = lanes.queued + lanes.writing;
-        if queued != 0 && queued.saturating_add(parcel.len()) > limit {
-            lanes.waiting |= wait;
+        // Bytes that the writer holds count too: else a slow peer would have two queues' worth.
+        let queued = queues.queued + queues.writing;
+        if queued != 0 && queued.saturating_add(frame.len()) > limit {
+            queues.is_awaited |= wait;
             return Err(NotAccepted::Full);
         }
-        lanes.append(parcel);
-        self.wake_writer(lanes);
+        queues.append(frame);
+        self.wake_writer(queues);
         Ok(())
     }
 
-    /// Accepts nothing more; what is queued still goes out, then the goodbye, if there is to be one.
+    /// Accepts no more frames. Queued frames still go out, then the goodbye if `goodbye` is set.
     ///
     /// The first call decides; later ones change nothing.
     pub(crate) fn close(&self, reason: Reason, goodbye: bool) {
-        let mut lanes = lock(&self.lanes);
-        lanes.close(reason, goodbye);
-        self.wake_all(lanes);
+        let mut queues = lock(&self.queues);
+        queues.close(reason, goodbye);
+        self.wake_all(queues);
     }
 
-    /// Accepts nothing more and drops the application's lane: only the goodbye still goes out.
-    pub(crate) fn break_off(&self, reason: Reason, goodbye: bool) {
-        let mut lanes = lock(&self.lanes);
-        lanes.close(reason, goodbye);
-        (lanes.done, lanes.open) = Default::default();
-        lanes.queued = 0;
-        self.wake_all(lanes);
+    /// As [`close`](Self::close), but drops the queued application frames.
+    pub(crate) fn abort(&self, reason: Reason, goodbye: bool) {
+        let mut queues = lock(&self.queues);
+        queues.close(reason, goodbye);
+        queues.drop_blocks();
+        queues.queued = 0;
+        self.wake_all(queues);
     }
 
-    /// Whether the first lane is more than half full: what need not go out should not.
+    /// Returns whether the control queue is more than half full, so that optional frames should not be sent.
     pub(crate) fn is_crowded(&self) -> bool {
-        lock(&self.lanes).control.len() > self.max_control / 2
+        lock(&self.queues).control.len() > self.max_control / 2
     }
 
-    /// Waits until the first lane is not crowded, or the link is closing.
-    pub(crate) async fn calm(&self) {
+    /// Waits until the control queue is at most half full, or the link is closing.
+    pub(crate) async fn wait_while_crowded(&self) {
         loop {
             let mut room = std::pin::pin!(self.room.notified());
             room.as_mut().enable();
             {
-                let mut lanes = lock(&self.lanes);
-                if lanes.closing.is_some() || lanes.control.len() <= self.max_control / 2 {
+                let mut queues = lock(&self.queues);
+                if queues.closing.is_some() || queues.control.len() <= self.max_control / 2 {
                     return;
                 }
-                lanes.crowded = true;
+                queues.is_control_awaited = true;
             }
             room.await;
         }
     }
 
-    /// Why nothing more is accepted, once that is so.
+    /// Returns the reason why no more frames are accepted, once the link is closing.
     pub(crate) fn closed(&self) -> Option<Reason> {
-        lock(&self.lanes).closing.as_ref().map(|closing| closing.reason.clone())
+        lock(&self.queues).closing.as_ref().map(|closing| closing.reason.clone())
     }
 
-    /// Application messages accepted in all, and those of them that the writer has taken.
-    pub(crate) fn account(&self) -> (u64, u64) {
-        let lanes = lock(&self.lanes);
-        (lanes.accepted, lanes.taken)
+    /// Returns the number of application messages accepted in all, and of those that the writer has taken.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let queues = lock(&self.queues);
+        (queues.accepted, queues.taken)
     }
 
-    /// Bytes of application frames that are not written yet.
+    /// Returns the bytes of application frames that are not written yet.
     pub(crate) fn queued(&self) -> usize {
-        let lanes = lock(&self.lanes);
-        lanes.queued + lanes.writing
+        let queues = lock(&self.queues);
+        queues.queued + queues.writing
     }
 
-    /// Bytes of control frames that the writer has not taken yet.
+    /// Returns the bytes of control frames that the writer has not taken yet.
     pub(crate) fn queued_control(&self) -> usize {
-        lock(&self.lanes).control.len()
+        lock(&self.queues).control.len()
     }
 
-    /// Moves what is to be written next into `takings`: all control frames, then blocks of
-    /// application frames. What `takings` held before is written: its room is free.
+    /// Moves what is to be written next into `batch`: all control frames, then blocks of application frames.
+    /// What the batch held before counts as written.
     ///
-    /// With `patience` a block that is not full is left to grow. Where there is nothing to write
-    /// `writer` is woken once there may be, by whoever puts something in.
+    /// With `patience` a block that is not full is left to grow. If there is nothing to write, `writer` is
+    /// woken once there may be.
     ///
-    /// Without `application` only control frames are taken, unless the link is closing: then what is
-    /// queued still goes out.
+    /// Without `application` only control frames are taken, unless the link is closing: queued frames still
+    /// go out then.
     pub(crate) fn take(
         &self,
-        takings: &mut Takings,
+        batch: &mut WriteBatch,
         (patience, application): (bool, bool),
         writer: &Waker,
-    ) -> Taken {
-        let mut lanes = lock(&self.lanes);
-        let application = application || lanes.closing.is_some();
-        lanes.writing = 0;
-        takings.clear(&mut lanes.spare);
-        if patience && application && lanes.is_growing() {
-            lanes.writer = Some(writer.clone());
-            return Taken::Little;
+    ) -> WriterStep {
+        let mut queues = lock(&self.queues);
+        let application = application || queues.closing.is_some();
+        queues.writing = 0;
+        batch.recycle(&mut queues.spare);
+        if patience && application && queues.is_growing() {
+            queues.writer = Some(writer.clone());
+            return WriterStep::LetGrow;
         }
-        std::mem::swap(&mut takings.control, &mut lanes.control);
-        while application && lanes.writing < WRITE {
-            let block = match lanes.done.pop_front() {
+        std::mem::swap(&mut batch.control, &mut queues.control);
+        while application && queues.writing < WRITE {
+            let block = match queues.full.pop_front() {
                 Some(block) => block,
-                None if lanes.open.bytes.is_empty() => break,
+                None if queues.open.bytes.is_empty() => break,
                 None => {
-                    let bytes = lanes.spare.pop().unwrap_or_default();
-                    std::mem::replace(&mut lanes.open, Block { bytes, ..Block::default() })
+                    let bytes = queues.spare.pop().unwrap_or_default();
+                    std::mem::replace(&mut queues.open, Block { bytes, ..Block::default() })
                 }
             };
-            lanes.writing += block.len();
-            lanes.taken += block.messages;
-            takings.push(block);
+            queues.writing += block.len();
+            queues.taken += block.messages;
+            batch.push(block);
         }
-        lanes.queued -= lanes.writing;
-        let waiting = self.has_room(&mut lanes) | std::mem::take(&mut lanes.crowded);
-        let taken = match takings.len() == 0 {
-            false => Taken::Write,
-            true => lanes.nothing(&mut takings.control),
+        queues.queued -= queues.writing;
+        // Senders are woken when half of the queue is free and not for every block, so that each of them
+        // fills many blocks at once.
+        let has_room = queues.queued <= self.ahead() / 2 && std::mem::take(&mut queues.is_awaited);
+        let wake = has_room | std::mem::take(&mut queues.is_control_awaited);
+        let step = if batch.len() == 0 {
+            queues.when_empty(&mut batch.control)
+        } else {
+            WriterStep::Write
         };
-        lanes.writer = (taken == Taken::Empty).then(|| writer.clone());
-        drop(lanes);
-        if waiting {
+        queues.writer = (step == WriterStep::Sleep).then(|| writer.clone());
+        drop(queues);
+        if wake {
             self.room.notify_waiters();
         }
-        taken
+        step
     }
 
-    /// The link's task is about to receive messages: a goodbye waits for them, so that it counts
-    /// them. The writer need not be woken for what they are answered with: it comes next in that
-    /// task.
-    pub(crate) fn receiving(&self) {
-        let mut lanes = lock(&self.lanes);
-        lanes.receiving = true;
-        lanes.writer = None;
+    /// Marks that the link's task is about to receive messages. A goodbye waits for
+    /// [`end_receiving`](Self::end_receiving), so that it counts them.
+    pub(crate) fn begin_receiving(&self) {
+        let mut queues = lock(&self.queues);
+        queues.receiving = true;
+        // Answers to these messages need not wake the writer: it runs next, in the same task.
+        queues.writer = None;
     }
 
-    /// Whether messages are being received. If so `writer` is woken once they are counted.
+    /// Returns whether messages are being received. If so, `writer` is woken once they are counted.
     pub(crate) fn is_receiving(&self, writer: &Waker) -> bool {
-        let mut lanes = lock(&self.lanes);
-        lanes.writer = lanes.receiving.then(|| writer.clone());
-        lanes.receiving
+        let mut queues = lock(&self.queues);
+        queues.writer = queues.receiving.then(|| writer.clone());
+        queues.receiving
     }
 
-    /// So many messages were received on the link by now.
-    pub(crate) fn received(&self, received: u64) {
-        let mut lanes = lock(&self.lanes);
-        (lanes.received, lanes.receiving) = (received, false);
-        if lanes.closing.is_some() {
-            self.wake_writer(lanes);
+    /// Sets the number of messages that the link has received in all.
+    pub(crate) fn end_receiving(&self, received: u64) {
+        let mut queues = lock(&self.queues);
+        (queues.received, queues.receiving) = (received, false);
+        if queues.closing.is_some() {
+            self.wake_writer(queues);
         }
     }
 
-    /// Whether those who wait for room are to be woken: when half is free and not for every block,
-    /// so that they fill many at once.
-    fn has_room(&self, lanes: &mut Lanes) -> bool {
-        lanes.queued <= self.ahead() / 2 && std::mem::take(&mut lanes.waiting)
-    }
-
-    /// Gives back the memory of an idle link.
+    /// Frees the memory of an idle link's queues.
     pub(crate) fn shrink(&self) {
-        let mut lanes = lock(&self.lanes);
-        if lanes.queued == 0 {
-            (lanes.done, lanes.open) = Default::default();
-            lanes.spare = Vec::new();
-            lanes.control.shrink_to_fit();
+        let mut queues = lock(&self.queues);
+        if queues.queued == 0 {
+            queues.drop_blocks();
+            queues.spare = Vec::new();
+            queues.control.shrink_to_fit();
         }
     }
 
     #[inline]
-    fn wake_writer(&self, mut lanes: MutexGuard<'_, Lanes>) {
-        if let Some(writer) = lanes.writer.take() {
-            drop(lanes);
+    fn wake_writer(&self, mut queues: MutexGuard<'_, Queues>) {
+        if let Some(writer) = queues.writer.take() {
+            // Unlocked first, as the woken writer locks the queues at once.
+            drop(queues);
             writer.wake();
         }
     }
 
-    fn wake_all(&self, lanes: MutexGuard<'_, Lanes>) {
-        self.wake_writer(lanes);
+    fn wake_all(&self, queues: MutexGuard<'_, Queues>) {
+        self.wake_writer(queues);
         self.room.notify_waiters();
     }
 }

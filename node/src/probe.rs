@@ -1,21 +1,20 @@
-//! Probes: a question to a node and its answer, on a stream of their own, without a link.
+//! Probes: a message to a node without a link and its answer, on a stream of their own.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use peerkit_proto::address::Address;
 use peerkit_proto::codec::{Reader, Writer};
 use peerkit_proto::frame::membership::Probe;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::peer::Input;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
 use crate::actor::mailbox::{Mailbox, Operation};
 use crate::inner::Inner;
 use crate::served::ServedStream;
-use crate::stream::Stream;
+use crate::stream::{Stream, read_block};
 
 /// Most probes under way at once, each a connection of its own. 8: a member starts one every few
 /// seconds.
@@ -105,14 +104,8 @@ async fn write(stream: &mut Stream, probe: &Probe) -> io::Result<()> {
 }
 
 async fn read(stream: &mut Stream) -> Result<Probe, String> {
-    let broken = |error: io::Error| error.to_string();
-    let len = stream.read_u32_le().await.map_err(broken)? as usize;
-    if len > Probe::MAX {
-        return Err(format!("a probe of {len} bytes"));
-    }
-    let mut body = vec![0; len];
-    stream.read_exact(&mut body).await.map_err(broken)?;
-    Probe::decode(Reader::new(Bytes::from(body))).map_err(|error| error.to_string())
+    let body = read_block(&mut stream.channel, Probe::MAX, "a probe").await?;
+    Probe::decode(Reader::new(body)).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

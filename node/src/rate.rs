@@ -1,17 +1,9 @@
-//! Limits on the rate of files and messages, both ways: over all, and for each peer.
+//! Limits on the rates of files and messages, in both directions: for the node, and for each peer.
 //!
-//! For the serving and the fetching side alike:
-//!
-//! ```text
-//! Rates::new(&Config) -> Rates                      one for a node; clones share it
-//! Rates::set(RateLimits), Rates::limits()           while everything runs
-//! Rates::of(NodeId) -> Arc<PeerRates>               held for as long as a stream to the peer is open
-//! PeerRates::upload_part() -> Option<usize>         `None`: nothing is limited, take nothing
-//! PeerRates::upload(bytes).await                    returns when these may be sent
-//! PeerRates::download_part(), PeerRates::download(bytes)     the same for what comes in
-//! ```
-//!
-//! Who is limited takes parts of at most `upload_part()` bytes, and sends each once it has it.
+//! A stream that sends files holds the [`PeerRates`] of its peer for as long as it is open. If
+//! [`PeerRates::upload_part`] returns a size, it splits its bytes into parts of at most that size, and sends each
+//! part once [`PeerRates::upload`] returns. A stream that fetches files does the same with the methods for
+//! downloads.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -28,51 +20,51 @@ use tokio::time::{Instant, sleep_until};
 use crate::counters::FileCounters;
 use crate::lock::lock;
 
-/// What an unused limit lets through at once. 50 ms of it: timers are a few of these late, and
-/// nobody sees it on a line.
+/// Burst that an unused limit lets through, as the time in which it is earned. 50 ms: longer than timers are
+/// late, and too short to be noticed on a line.
 const BURST: Duration = Duration::from_millis(50);
 
-/// Most bytes that are taken at once: four TLS records.
+/// Most bytes of a part. 64 KiB: four TLS records.
 const MAX_PART: u64 = 64 << 10;
 
-/// Fewest bytes that are taken at once, however low the limit: most of a packet.
+/// Fewest bytes of a part, however low the limit. 1 KiB: most of a packet.
 const MIN_PART: u64 = 1 << 10;
 
-/// How fast files, messages and broadcasts may go out and come in, in bytes a second; 0 is no limit.
+/// Limits on the rates of files, messages and broadcasts, in bytes a second; 0 is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RateLimits {
-    /// Sent, over all.
+    /// Files sent, to all nodes.
     pub upload: u64,
-    /// Fetched, over all.
+    /// Files fetched, from all nodes.
     pub download: u64,
-    /// Sent to one node.
+    /// Files sent to one node.
     pub peer_upload: u64,
-    /// Fetched from one node.
+    /// Files fetched from one node.
     pub peer_download: u64,
     /// Messages, requests and replies sent, over all links.
     pub messages: u64,
     /// Messages, requests and replies sent over one link.
     pub peer_messages: u64,
-    /// Own broadcasts sent.
+    /// Broadcasts of this node.
     pub broadcasts: u64,
-    /// Read from one link.
+    /// All bytes read from one link.
     pub peer_receive: u64,
 }
 
-/// A token bucket and the clock that it goes by. It is empty at first.
+/// A token bucket with its clock. It is empty at first.
 #[derive(Debug, Clone, Copy)]
-struct Paid {
+struct TimedBucket {
     begun: Instant,
     bucket: Bucket,
 }
 
-impl Paid {
+impl TimedBucket {
     fn new() -> Self {
         let bucket = Bucket::empty(peerkit_proto::time::Instant::ZERO, BURST);
         Self { begun: Instant::now(), bucket }
     }
 
-    /// Charges `bytes` at `per_second`, which is not 0. Returns when they will have been paid for.
+    /// Charges `bytes` at a rate of `per_second`, which is not 0. Returns when the bucket has earned them.
     fn charge(&mut self, bytes: usize, per_second: u64) -> Instant {
         let now = Instant::now();
         let at = peerkit_proto::time::Instant::from_origin(now - self.begun);
@@ -81,18 +73,18 @@ impl Paid {
     }
 }
 
-/// A limit for links: it says until when a link has to pause, and never waits itself.
+/// A rate limit for links. It returns when a link may go on, and never waits itself.
 #[derive(Debug)]
-pub(crate) struct Throttle(Mutex<Paid>);
+pub(crate) struct Throttle(Mutex<TimedBucket>);
 
 impl Default for Throttle {
     fn default() -> Self {
-        Self(Mutex::new(Paid::new()))
+        Self(Mutex::new(TimedBucket::new()))
     }
 }
 
 impl Throttle {
-    /// Counts `bytes` at a limit of `per_second`. Returns when the next may follow; `None` is at once.
+    /// Charges `bytes` at a rate of `per_second`. Returns when more may follow, or `None` if that is now.
     pub(crate) fn debit(&self, bytes: usize, per_second: u64) -> Option<Instant> {
         if per_second == 0 {
             return None;
@@ -101,58 +93,59 @@ impl Throttle {
         (due > Instant::now()).then_some(due)
     }
 
-    /// Forgets what was counted.
+    /// Forgets all charges.
     fn clear(&self) {
-        *lock(&self.0) = Paid::new();
+        *lock(&self.0) = TimedBucket::new();
     }
 }
 
-/// A limit that may change while others wait for it. Whoever comes first is served first, so that
-/// those who take equal parts share evenly.
+/// A rate limit that may change while tasks wait for it. Tasks are served in their order, so tasks that take
+/// equal parts share evenly.
 #[derive(Debug)]
 pub(crate) struct Rate {
     /// Bytes a second; 0 is no limit.
     per_second: AtomicU64,
-    /// The task that holds this lock is the next to go.
-    paid: tokio::sync::Mutex<Paid>,
+    /// The task that holds this lock is next.
+    bucket: tokio::sync::Mutex<TimedBucket>,
     changed: Notify,
 }
 
 impl Rate {
-    /// A limit of so many bytes a second; 0 is none.
+    /// Creates a limit of so many bytes a second; 0 is no limit.
     pub(crate) fn new(per_second: u64) -> Self {
         Self {
             per_second: AtomicU64::new(per_second),
-            paid: tokio::sync::Mutex::new(Paid::new()),
+            bucket: tokio::sync::Mutex::new(TimedBucket::new()),
             changed: Notify::new(),
         }
     }
 
-    /// Bytes a second; 0 is no limit.
+    /// Returns the limit in bytes a second; 0 is no limit.
     pub(crate) fn get(&self) -> u64 {
         self.per_second.load(Ordering::Relaxed)
     }
 
-    /// Another limit from now on, for those who wait as well.
+    /// Changes the limit, also for tasks that wait.
     pub(crate) fn set(&self, per_second: u64) {
         if self.per_second.swap(per_second, Ordering::Relaxed) != per_second {
             self.changed.notify_waiters();
         }
     }
 
-    /// Waits until `bytes` more may pass. Whoever gives up waiting has taken nothing.
+    /// Waits until `bytes` more may pass. A task that gives up waiting has taken nothing.
     pub(crate) async fn take(&self, bytes: usize) {
         if self.get() == 0 {
             return;
         }
-        let mut paid = self.paid.lock().await;
+        let mut bucket = self.bucket.lock().await;
         loop {
             let changed = self.changed.notified();
             let rate = self.get();
             if rate == 0 {
                 return;
             }
-            let mut charged = *paid;
+            // A copy is charged, so that nothing is taken if the limit changes or the task gives up.
+            let mut charged = *bucket;
             let due = charged.charge(bytes, rate);
             let wait = async {
                 if due > Instant::now() {
@@ -162,7 +155,7 @@ impl Rate {
             tokio::select! {
                 biased;
                 () = wait => {
-                    *paid = charged;
+                    *bucket = charged;
                     return;
                 }
                 () = changed => {}
@@ -171,52 +164,52 @@ impl Rate {
     }
 }
 
-/// Ends when a link may go on.
+/// A future that is ready when a link may go on.
 pub(crate) type Pause = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
-/// The limits of a node. Clones share them.
+/// The rate limits of a node. Clones share them.
 #[derive(Debug, Clone)]
-pub(crate) struct Rates(Arc<All>);
+pub(crate) struct Rates(Arc<NodeRates>);
 
 #[derive(Debug)]
-struct All {
+struct NodeRates {
     upload: Rate,
     download: Rate,
-    /// Messages, over all links.
+    /// The limit on messages over all links, and its bucket.
     messages: AtomicU64,
-    messages_paid: Throttle,
+    messages_throttle: Throttle,
     peer_messages: AtomicU64,
     broadcasts: Rate,
     peer_receive: AtomicU64,
-    /// Wakes the links that pause, once the limits have changed.
+    /// Wakes pausing links when the limits change.
     links_changed: Notify,
-    /// For peers that come.
+    /// The limits of each peer.
     peer_upload: AtomicU64,
     peer_download: AtomicU64,
-    /// Those that have streams: each takes itself out at the end.
+    /// The limits of peers with open streams. Each removes itself when it is dropped.
     peers: Mutex<HashMap<NodeId, Weak<PeerRates>>>,
-    /// Bytes of pieces that were sent and received.
+    /// Bytes of file pieces sent and received.
     sent: AtomicU64,
     received: AtomicU64,
 }
 
-/// The limits for one peer, and through them those over all.
+/// The rate limits of one peer, which also apply the limits of the node.
 #[derive(Debug)]
 pub(crate) struct PeerRates {
     peer: NodeId,
     upload: Rate,
     download: Rate,
-    all: Arc<All>,
+    node: Arc<NodeRates>,
 }
 
 impl Rates {
-    /// As `config` says.
+    /// Creates the limits that `config` has.
     pub(crate) fn new(config: &Config) -> Self {
-        Self(Arc::new(All {
+        Self(Arc::new(NodeRates {
             upload: Rate::new(config.upload_rate),
             download: Rate::new(config.download_rate),
             messages: AtomicU64::new(config.message_rate),
-            messages_paid: Throttle::default(),
+            messages_throttle: Throttle::default(),
             peer_messages: AtomicU64::new(config.peer_message_rate),
             broadcasts: Rate::new(config.broadcast_rate),
             peer_receive: AtomicU64::new(config.peer_receive_rate),
@@ -229,7 +222,7 @@ impl Rates {
         }))
     }
 
-    /// Bytes of pieces that were sent and received, over all.
+    /// Returns the bytes of file pieces sent and received.
     pub(crate) fn counters(&self) -> FileCounters {
         FileCounters {
             sent: self.0.sent.load(Ordering::Relaxed),
@@ -237,7 +230,7 @@ impl Rates {
         }
     }
 
-    /// The limits as they are.
+    /// Returns the present limits.
     pub(crate) fn limits(&self) -> RateLimits {
         RateLimits {
             upload: self.0.upload.get(),
@@ -251,20 +244,20 @@ impl Rates {
         }
     }
 
-    /// Other limits from now on, for what is under way as well.
+    /// Changes the limits, also for transfers under way.
     pub(crate) fn set(&self, limits: RateLimits) {
         self.0.upload.set(limits.upload);
         self.0.download.set(limits.download);
         self.0.broadcasts.set(limits.broadcasts);
         if self.0.messages.swap(limits.messages, Ordering::Relaxed) != limits.messages {
-            self.0.messages_paid.clear();
+            self.0.messages_throttle.clear();
         }
         self.0.peer_messages.store(limits.peer_messages, Ordering::Relaxed);
         self.0.peer_receive.store(limits.peer_receive, Ordering::Relaxed);
         self.0.links_changed.notify_waiters();
         let peers: Vec<Arc<PeerRates>> = {
             let peers = lock(&self.0.peers);
-            // Under the lock: who comes now is either among these or sees the new limits.
+            // Under the lock, so that a peer that is added now is either in `peers` or gets the new limits.
             self.0.peer_upload.store(limits.peer_upload, Ordering::Relaxed);
             self.0.peer_download.store(limits.peer_download, Ordering::Relaxed);
             peers.values().filter_map(Weak::upgrade).collect()
@@ -275,35 +268,35 @@ impl Rates {
         }
     }
 
-    /// Counts `bytes` of messages that a link has sent; `link` counts those of the link. Returns what
-    /// to wait for before the link sends more, if there is a limit.
+    /// Charges `bytes` of messages that a link has sent; `link` is the throttle of that link. Returns the pause
+    /// that the link has to make before it sends more, if any.
     pub(crate) fn messages_sent(&self, link: &Throttle, bytes: usize) -> Option<Pause> {
         let all = self.0.messages.load(Ordering::Relaxed);
         let one = self.0.peer_messages.load(Ordering::Relaxed);
         if (all, one) == (0, 0) || bytes == 0 {
             return None;
         }
-        let due = self.0.messages_paid.debit(bytes, all).max(link.debit(bytes, one))?;
+        let due = self.0.messages_throttle.debit(bytes, all).max(link.debit(bytes, one))?;
         Some(self.pause(due))
     }
 
-    /// Bytes a second that may be read from one link; 0 is no limit.
+    /// Returns the limit on bytes read from one link, a second; 0 is no limit.
     pub(crate) fn peer_receive(&self) -> u64 {
         self.0.peer_receive.load(Ordering::Relaxed)
     }
 
-    /// A pause until `due`, or until the limits change.
+    /// Returns a pause until `due`, or until the limits change.
     pub(crate) fn pause(&self, due: Instant) -> Pause {
-        let all = Arc::clone(&self.0);
+        let node = Arc::clone(&self.0);
         Box::pin(async move {
             tokio::select! {
                 () = sleep_until(due) => {}
-                () = all.links_changed.notified() => {}
+                () = node.links_changed.notified() => {}
             }
         })
     }
 
-    /// Bytes a second of own broadcasts; 0 is no limit.
+    /// Returns the limit on broadcasts of this node, in bytes a second; 0 is no limit.
     pub(crate) fn broadcast_limit(&self) -> u64 {
         self.0.broadcasts.get()
     }
@@ -313,7 +306,7 @@ impl Rates {
         self.0.broadcasts.take(bytes).await;
     }
 
-    /// The limits for one peer: the same for all its streams.
+    /// Returns the limits of one peer, which all its streams share.
     pub(crate) fn of(&self, peer: NodeId) -> Arc<PeerRates> {
         let mut peers = lock(&self.0.peers);
         if let Some(known) = peers.get(&peer).and_then(Weak::upgrade) {
@@ -323,54 +316,51 @@ impl Rates {
             peer,
             upload: Rate::new(self.0.peer_upload.load(Ordering::Relaxed)),
             download: Rate::new(self.0.peer_download.load(Ordering::Relaxed)),
-            all: Arc::clone(&self.0),
+            node: Arc::clone(&self.0),
         });
         peers.insert(peer, Arc::downgrade(&rates));
         rates
     }
 }
 
-impl All {}
-
 impl PeerRates {
-    /// How many bytes to take at once before they are sent; `None` where nothing is limited, and
-    /// nothing need be taken.
+    /// Returns the size of the parts in which files are sent; `None` if there is no limit.
     pub(crate) fn upload_part(&self) -> Option<usize> {
-        part(self.upload.get(), self.all.upload.get())
+        part(self.upload.get(), self.node.upload.get())
     }
 
-    /// As [`upload_part`](Self::upload_part), for what comes in.
+    /// Returns the size of the parts in which files are fetched; `None` if there is no limit.
     pub(crate) fn download_part(&self) -> Option<usize> {
-        part(self.download.get(), self.all.download.get())
+        part(self.download.get(), self.node.download.get())
     }
 
-    /// Bytes of pieces that go to this peer.
+    /// Counts bytes of pieces that go to this peer.
     pub(crate) fn sent(&self, bytes: usize) {
-        self.all.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.node.sent.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Bytes of pieces that came from this peer.
+    /// Counts bytes of pieces that came from this peer.
     pub(crate) fn received(&self, bytes: usize) {
-        self.all.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.node.received.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Waits until `bytes` more may go to this peer.
     pub(crate) async fn upload(&self, bytes: usize) {
         self.upload.take(bytes).await;
-        self.all.upload.take(bytes).await;
+        self.node.upload.take(bytes).await;
     }
 
     /// Waits until `bytes` more may come from this peer.
     pub(crate) async fn download(&self, bytes: usize) {
         self.download.take(bytes).await;
-        self.all.download.take(bytes).await;
+        self.node.download.take(bytes).await;
     }
 }
 
 impl Drop for PeerRates {
     fn drop(&mut self) {
-        let mut peers = lock(&self.all.peers);
-        // Another may have come for the same peer since.
+        let mut peers = lock(&self.node.peers);
+        // The peer may have new limits since.
         if peers.get(&self.peer).is_some_and(|known| known.strong_count() == 0) {
             peers.remove(&self.peer);
         }
@@ -398,7 +388,7 @@ mod tests {
         Rates::new(&config)
     }
 
-    /// What `rates` lets go out to `peer` until `end`, in bytes.
+    /// Returns the bytes that `rates` lets go out until `end`.
     async fn sent(rates: Arc<PeerRates>, end: Instant) -> usize {
         let mut sent = 0;
         while let Some(part) = rates.upload_part() {
@@ -427,7 +417,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_limit_costs_no_time_and_a_change_reaches_who_waits() {
+    async fn no_limit_costs_no_time_and_a_change_reaches_waiting_tasks() {
         let rate = Arc::new(Rate::new(0));
         let begin = Instant::now();
         for _ in 0..1000 {
@@ -449,7 +439,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_gives_up_takes_nothing() {
+    async fn a_task_that_gives_up_takes_nothing() {
         let rate = Rate::new(1000);
         let begin = Instant::now();
         let given_up = tokio::time::timeout(Duration::from_secs(1), rate.take(1_000_000)).await;

@@ -1,5 +1,5 @@
-//! Requests with replies: named functions or the application's handler on one side, a wait with a deadline
-//! on the other.
+//! Requests with replies. On one side named functions or the application's handler answer them, on the other
+//! a task waits for the reply with a deadline.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use tokio::task::AbortHandle;
 
 use crate::compress;
 use crate::conn::Conn;
-use crate::dispatch::Asked;
+use crate::dispatch::HandlerRequest;
 use crate::error::{Error, NameKind};
 use crate::inner::Inner;
-use crate::outgoing::Built;
+use crate::outbox::OwnedFrame;
 use crate::served::ServedRequest;
 
-/// Answers a request with a function, in a task of its own. Aborting it means that the peer does not wait
-/// any more.
+/// Answers a request with a function, in a task of its own. The task is aborted if the requester no longer
+/// waits.
 pub(crate) fn answer(
     inner: &Arc<Inner>,
     conn: &Arc<Conn>,
@@ -31,7 +31,7 @@ pub(crate) fn answer(
 ) -> AbortHandle {
     let peer = conn.peer.clone();
     let answering = async move {
-        // In a task of its own too, so that the peer learns of a panic.
+        // The function has a task of its own, so that its panic can be reported to the requester.
         let answering = tokio::spawn(async move { handler.answer(peer, message).await });
         let answering = tokio_util::task::AbortOnDropHandle::new(answering);
         match answering.await {
@@ -48,38 +48,41 @@ pub(crate) fn answer(
     reply(inner, conn, id, answering)
 }
 
-/// Takes a request to the application's handler: returns what the handler is to answer, and the task that
-/// sends the answer on.
+/// Makes a request ready for the application's handler. Returns the request, and the task that sends the
+/// handler's answer.
 pub(crate) fn ask_handler(
     inner: &Arc<Inner>,
     conn: &Arc<Conn>,
     id: u64,
     name: String,
     message: Message,
-) -> (Asked, AbortHandle) {
+) -> (HandlerRequest, AbortHandle) {
     let (answer, answered) = oneshot::channel();
     let answering = async { answered.await.unwrap_or_else(|_| Err(stopping())) };
-    (Asked { name, message, reply: answer }, reply(inner, conn, id, answering))
+    (HandlerRequest { name, message, reply: answer }, reply(inner, conn, id, answering))
 }
 
-/// Sends the reply to a request once it is there.
+/// Starts a task that sends the reply to a request once there is an answer.
 fn reply(
     inner: &Arc<Inner>,
     conn: &Arc<Conn>,
     id: u64,
     answering: impl Future<Output = Result<Message, Refusal>> + Send + 'static,
 ) -> AbortHandle {
-    let (inner_, conn) = (inner.clone(), conn.clone());
+    let (node, conn) = (inner.clone(), conn.clone());
     let task = async move {
         let outcome = match answering.await {
-            Ok(message) => pack_reply(&inner_, message).await,
+            Ok(message) => {
+                let packed = compress::pack_async(message, node.config.max_message).await;
+                packed.map_err(|error| Refusal::Failed(error.to_string()))
+            }
             Err(refusal) => Err(refusal),
         };
         match outcome {
-            // A link that has ended tells its other side itself.
+            // If the link has ended, the requester knows that by itself.
             Ok(packed) => {
-                let reply = Built::reply(id, packed);
-                let _ = conn.outbox.application(&reply.parcel()).await;
+                let reply = OwnedFrame::reply(id, packed);
+                let _ = conn.outbox.push(&reply.as_encoded()).await;
             }
             Err(refusal) => conn.refuse(id, refusal),
         }
@@ -91,18 +94,8 @@ fn stopping() -> Refusal {
     Refusal::Failed("the node is stopping".into())
 }
 
-async fn pack_reply(
-    inner: &Inner,
-    message: Message,
-) -> Result<peerkit_proto::message::Packed, Refusal> {
-    Error::check_size(message.body(), inner.config.max_message)
-        .map_err(|error| Refusal::Failed(error.to_string()))?;
-    let packed = compress::pack_async(message, inner.config.max_message).await;
-    packed.map_err(|error| Refusal::Failed(error.to_string()))
-}
-
 impl Inner {
-    /// Asks `peer` and waits for its reply. Dropping the future tells the other side.
+    /// Sends a request to `peer` and waits for its reply. Dropping the future cancels the request.
     pub(crate) async fn request(
         &self,
         peer: NodeId,
@@ -114,12 +107,11 @@ impl Inner {
         let conn = self.links.get(peer)?;
         let body = compress::pack_async(body, self.config.max_message).await?;
         let (id, reply) = conn.open_request();
-        // Forgets the request however this ends, and tells the other side if it still works on it.
-        let _open = Open { conn: &conn, id };
+        let _cancel = CancelOnDrop { conn: &conn, id };
         let asking = async {
-            let request = Built::request(id, name, body);
+            let request = OwnedFrame::request(id, name, body);
             let lost = |reason| Error::LinkLost { peer, reason };
-            conn.outbox.application(&request.parcel()).await.map_err(lost)?;
+            conn.outbox.push(&request.as_encoded()).await.map_err(lost)?;
             match reply.await {
                 Ok(outcome) => outcome.map_err(Error::Request),
                 Err(_) => {
@@ -133,15 +125,16 @@ impl Inner {
     }
 }
 
-struct Open<'a> {
+/// Forgets a request when it is dropped, and tells the peer if that still works on it.
+struct CancelOnDrop<'a> {
     conn: &'a Conn,
     id: u64,
 }
 
-impl Drop for Open<'_> {
+impl Drop for CancelOnDrop<'_> {
     fn drop(&mut self) {
         if self.conn.close_request(self.id) {
-            self.conn.control(&Frame::Cancel(self.id));
+            self.conn.send_control(&Frame::Cancel(self.id));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Streams for bulk data: ordinary async byte streams, each on a TLS connection of its own, so that
-//! the kernel does the flow control and bulk never delays messages.
+//! Streams for bulk data: async byte streams, each on a TLS connection of its own. So the kernel does the flow
+//! control, and bulk data never delays messages.
 
 use std::collections::HashMap;
 use std::io;
@@ -7,34 +7,35 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use peerkit_proto::config::Config;
 use peerkit_proto::id::NodeId;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::lock::lock;
 use crate::tls::{Channel, Expected};
 
-/// Streams that others asked us to open, at once: each makes us dial where they say.
+/// Most call-backs under way at once. Each makes us dial addresses that another node names.
 const CALL_BACKS: usize = 16;
 
 /// An async byte stream to or from another node, encrypted and authenticated.
 #[derive(Debug)]
 pub struct Stream {
     pub(crate) channel: Channel,
-    /// Where to say how much the other side is sure to send.
+    /// Tells the record layer how many bytes the peer is sure to send.
     pub(crate) expected: Expected,
-    /// Counts against the streams that the peer may have open.
-    _place: Option<Place>,
+    /// Counts the stream among those that the peer has opened.
+    _permit: Option<StreamPermit>,
 }
 
 impl Stream {
-    pub(crate) fn new(mut channel: Channel, place: Option<Place>) -> Self {
+    pub(crate) fn new(mut channel: Channel, permit: Option<StreamPermit>) -> Self {
         let expected = channel.expect_bulk();
-        Self { channel, expected, _place: place }
+        Self { channel, expected, _permit: permit }
     }
 
-    /// Who is at the other end, proven by the handshake.
+    /// Returns the node at the other end, as the handshake has proven.
     #[must_use]
     pub fn peer(&self) -> NodeId {
         self.channel.session().id
@@ -81,31 +82,47 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// The streams that are open or awaited.
+/// Reads a block behind its length of four bytes. A length over `max` is an error that names `what`.
+pub(crate) async fn read_block(
+    channel: &mut Channel,
+    max: usize,
+    what: &str,
+) -> Result<Bytes, String> {
+    let broken = |error: io::Error| error.to_string();
+    let len = channel.read_u32_le().await.map_err(broken)? as usize;
+    if len > max {
+        return Err(format!("{what} of {len} bytes"));
+    }
+    let mut block = vec![0; len];
+    channel.read_exact(&mut block).await.map_err(broken)?;
+    Ok(block.into())
+}
+
+/// The streams that peers have opened, and those that we wait for.
 pub(crate) struct Streams {
-    /// Streams that we wait for the other side to open, by token.
-    pub(crate) awaited: Mutex<HashMap<[u8; 16], Awaited>>,
+    /// The streams that we wait for peers to open, by their tokens.
+    pub(crate) awaited: Mutex<HashMap<[u8; 16], AwaitedStream>>,
     open: Arc<Mutex<HashMap<NodeId, usize>>>,
     max_per_peer: usize,
     max: usize,
-    /// A permit for each stream that we open because others asked for it.
+    /// Permits for the call-backs that are under way.
     pub(crate) call_backs: Arc<Semaphore>,
 }
 
-/// Whom a stream is awaited from, and who waits.
-pub(crate) struct Awaited {
+/// A stream that a task waits for `from` to open.
+pub(crate) struct AwaitedStream {
     pub(crate) from: NodeId,
     pub(crate) reply: oneshot::Sender<Stream>,
 }
 
-/// One of the streams that a peer has open.
+/// Counts a stream among those that its peer has opened, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct StreamPermit {
     open: Arc<Mutex<HashMap<NodeId, usize>>>,
     peer: NodeId,
 }
 
-impl Drop for Place {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         let mut open = lock(&self.open);
         if let Some(count) = open.get_mut(&self.peer) {
@@ -128,20 +145,20 @@ impl Streams {
         }
     }
 
-    /// A place for one more stream of `peer`, if it may have one.
-    pub(crate) fn enter(&self, peer: NodeId) -> Option<Place> {
+    /// Returns a permit for one more stream of `peer`, if the limits allow it.
+    pub(crate) fn permit(&self, peer: NodeId) -> Option<StreamPermit> {
         let mut open = lock(&self.open);
         let of_peer = open.get(&peer).copied().unwrap_or_default();
         if of_peer >= self.max_per_peer || open.values().sum::<usize>() >= self.max {
             return None;
         }
         open.insert(peer, of_peer + 1);
-        Some(Place { open: self.open.clone(), peer })
+        Some(StreamPermit { open: self.open.clone(), peer })
     }
 
-    /// Who waits for a stream from `peer` with `token`, once. Others than `peer` may have seen the
-    /// token: for them nobody waits.
-    pub(crate) fn take_awaited(&self, token: &[u8; 16], peer: NodeId) -> Option<Awaited> {
+    /// Takes the stream with `token` out of those that we wait for, if `peer` is to open it. Other nodes may
+    /// have seen the token, and must not be able to use it.
+    pub(crate) fn take_awaited(&self, token: &[u8; 16], peer: NodeId) -> Option<AwaitedStream> {
         let mut awaited = lock(&self.awaited);
         match awaited.get(token) {
             Some(found) if found.from == peer => awaited.remove(token),

@@ -1,4 +1,4 @@
-//! The handler's timers, by the runtime's clock.
+//! The timers of the application's handler.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(crate) struct HandlerTimers {
 }
 
 impl Inner {
-    /// Sets a timer of the handler. One too many is reported as a failed action.
+    /// Sets a timer of the handler. If there are too many, the action fails.
     pub(crate) fn set_timer(&self, timer: TimerId, after: Duration) {
         match lock(&self.handler.timers.timers).set(self.clock.now(), timer, after) {
             Ok(_) => self.handler.timers.changed.notify_one(),
@@ -29,8 +29,8 @@ impl Inner {
         }
     }
 
-    /// Cancels a timer of the handler. As this runs in the handler's turn and timers expire in it, the
-    /// timer does not expire afterwards.
+    /// Cancels a timer of the handler. Timers expire in the handler's turn, in which this is called, so the timer
+    /// does not expire afterwards.
     pub(crate) fn cancel_timer(&self, timer: TimerId) {
         lock(&self.handler.timers.timers).cancel(timer);
     }
@@ -45,7 +45,7 @@ impl Inner {
                 () = self.handler.timers.changed.notified() => continue,
                 () = self.clock.sleep_until(next) => {}
             }
-            // Taken only once it is the handler's turn: until then the handler may cancel it.
+            // The timer is taken only once it is the handler's turn, as the handler may cancel it until then.
             let expired = || {
                 let mut timers = lock(&self.handler.timers.timers);
                 timers.poll(self.clock.now()).filter(|_| !self.tasks.stop.is_cancelled())

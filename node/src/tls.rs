@@ -119,7 +119,7 @@ impl Tls {
     }
 }
 
-/// Why a dialled connection was not secured.
+/// The reason why a dialled connection was not secured.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
     /// This node proved its key, and another was expected. It has not seen the dialler's key.
@@ -250,14 +250,38 @@ fn node_key(
     let bytes = key.as_ref().strip_prefix(&SPKI_PREFIX).and_then(|key| key.try_into().ok());
     let id = bytes.map(NodeId::from_bytes).filter(|_| others.is_empty());
     let id = id.ok_or_else(|| rustls::Error::General("not an Ed25519 raw public key".into()))?;
-    match id.is_public_key() {
-        true => Ok(id),
-        false => Err(rustls::Error::General("an Ed25519 key that no node can hold".into())),
-    }
+    id.checked().map_err(|_| rustls::Error::General("an Ed25519 key that no node can hold".into()))
 }
 
-fn no_tls12() -> Result<HandshakeSignatureValid, rustls::Error> {
-    Err(rustls::Error::General("TLS 1.3 only".into()))
+/// The methods that rustls's traits for verifiers of servers and of clients have in common.
+macro_rules! signature_methods {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _message: &[u8],
+            _key: &CertificateDer<'_>,
+            _signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            Err(rustls::Error::General("TLS 1.3 only".into()))
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            key: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            self.verify(message, key, signature)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            vec![SignatureScheme::ED25519]
+        }
+
+        fn requires_raw_public_keys(&self) -> bool {
+            true
+        }
+    };
 }
 
 impl ServerCertVerifier for Verifier {
@@ -272,31 +296,7 @@ impl ServerCertVerifier for Verifier {
         node_key(key, others).map(|_| ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _key: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        no_tls12()
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        key: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verify(message, key, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-
-    fn requires_raw_public_keys(&self) -> bool {
-        true
-    }
+    signature_methods!();
 }
 
 impl ClientCertVerifier for Verifier {
@@ -313,29 +313,5 @@ impl ClientCertVerifier for Verifier {
         node_key(key, others).map(|_| ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _key: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        no_tls12()
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        key: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verify(message, key, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-
-    fn requires_raw_public_keys(&self) -> bool {
-        true
-    }
+    signature_methods!();
 }

@@ -1,17 +1,16 @@
-//! Where a node answers, as a person writes it: `host:port`, `ID@host:port`, `scheme://...`.
+//! Addresses to dial, as people write them: `host:port`, `ID@host:port`, `scheme://...`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
 use crate::id::{ID_LEN, NodeId, ParseIdError};
+use crate::text::serde_as_text;
 
-/// The port that a node listens on unless told otherwise.
+/// The port that a node listens on by default.
 pub const DEFAULT_PORT: u16 = 7117;
 
-/// The address that stands for the local network.
+/// The word that stands for the local network in place of an address.
 const LAN: &str = "lan";
 
 /// Longest host name that DNS allows (RFC 1035, section 2.3.4).
@@ -23,14 +22,14 @@ const MAX_ZONE: usize = 15;
 /// Longest printed address: scheme, identity, host, port.
 pub const MAX_ADDRESS: usize = 400;
 
-/// An address to dial: a host and port, the transport, and who is expected to answer.
+/// An address to dial: the transport, a host and port, and the node that is expected to answer.
 ///
 /// `[::1]:7117` and `[fe80::1%eth0]:7117` are IPv6; the brackets are needed.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
     /// The transport.
     pub scheme: Scheme,
-    /// Who has to answer; `None` takes whoever does.
+    /// The node that has to answer; `None` accepts any node.
     pub id: Option<NodeId>,
     /// A host name or an IP address, without brackets.
     pub host: String,
@@ -48,32 +47,32 @@ pub enum Scheme {
 }
 
 impl Address {
-    /// The address of a socket, with the default transport and nobody expected.
+    /// Creates the address of a socket, with the default transport. Any node may answer.
     #[must_use]
     pub fn from_socket(socket: SocketAddr) -> Self {
         Self { scheme: Scheme::Tcp, id: None, host: socket.ip().to_string(), port: socket.port() }
     }
 
-    /// The same address with `id` expected to answer.
+    /// Sets the node that has to answer.
     #[must_use]
     pub fn with_id(self, id: NodeId) -> Self {
         Self { id: Some(id), ..self }
     }
 
-    /// The same address with nobody expected.
+    /// Lets any node answer.
     #[must_use]
     pub fn without_id(self) -> Self {
         Self { id: None, ..self }
     }
 
-    /// The socket address, where the host is an IP address and not a name.
+    /// Returns the socket address if the host is an IP address and not a name.
     #[must_use]
     pub fn socket(&self) -> Option<SocketAddr> {
         let ip: IpAddr = self.host.parse().ok()?;
         Some(SocketAddr::new(ip, self.port))
     }
 
-    /// `host:port` alone, with brackets where IPv6 needs them: what a resolver takes.
+    /// Returns `host:port`, which a resolver takes. IPv6 addresses have brackets.
     #[must_use]
     pub fn host_port(&self) -> String {
         if self.host.contains(':') {
@@ -84,41 +83,41 @@ impl Address {
     }
 }
 
-/// What is wrong with an address, and what one looks like.
+/// The reason why a text is not an address, with advice.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseAddressError {
-    /// Nothing was given.
+    /// The text is empty.
     #[error("an address is missing: write host:port, for example 192.0.2.7:7117")]
     Empty,
-    /// Longer than any address.
+    /// The text is longer than any address.
     #[error("an address has at most {MAX_ADDRESS} characters")]
     TooLong,
-    /// A scheme that this build does not have.
+    /// The scheme is unknown to this build.
     #[error("`{0}://` is not a transport that peerkit knows: leave it out or write tcp://")]
     Scheme(String),
-    /// What stands before the `@` is not an identity.
+    /// The text before the `@` is not an identity.
     #[error("what stands before the @ has to be a node's identity: {0}")]
     Id(ParseIdError),
-    /// No host before the port.
+    /// There is no host before the port.
     #[error("`{0}` has no host: write host:port, for example 127.0.0.1{0}")]
     NoHost(String),
-    /// No port after the host, on the wire, where there has to be one.
+    /// There is no port after the host, in an address on the wire.
     #[error("`{0}` has no port: write {0}:{DEFAULT_PORT}, or the port that the node listens on")]
     NoPort(String),
-    /// An identity without a host, where no node can be asked for it.
+    /// There is an identity without a host, in a place where the network can't be searched for it.
     #[error("an identity alone does not say where the node is: write ID@host:port")]
     NoPlace,
-    /// The reserved word `lan`.
+    /// It is the reserved word `lan`.
     #[error("`lan` stands for the local network: for a host of that name write lan:{DEFAULT_PORT}")]
     Lan,
-    /// A port that is not a number from 1 to 65535.
+    /// The port is not a number from 1 to 65535.
     #[error("`{0}` is not a port: it has to be a number from 1 to 65535")]
     Port(String),
-    /// An IPv6 address without brackets.
+    /// It looks like an IPv6 address without brackets.
     #[error("`{0}` looks like IPv6: put the address in brackets, [::1]:{DEFAULT_PORT}")]
     Brackets(String),
-    /// A host that is neither a name nor an IP address.
+    /// The host is neither a name nor an IP address.
     #[error("`{0}` is neither a host name nor an IP address")]
     Host(String),
 }
@@ -139,10 +138,10 @@ impl FromStr for Address {
 }
 
 impl Address {
-    /// Reads an address as it stands on the wire, where a port is needed.
+    /// Reads an address from the wire, where the port may not be left out.
     ///
     /// # Errors
-    /// Where it is not one.
+    /// If it is not an address.
     pub fn from_wire(text: &str) -> Result<Self, ParseAddressError> {
         Self::read(text, None)
     }
@@ -161,14 +160,14 @@ impl Address {
         };
         let (id, rest) = match rest.split_once('@') {
             None => (None, rest),
-            // What people paste may have quotes around it; the wire has 64 digits.
+            // An identity that people paste may have quotes around it. On the wire it is 64 digits.
             Some((id, _)) if default_port.is_none() && id.len() != 2 * ID_LEN => {
                 return Err(ParseAddressError::Id(ParseIdError::Length(id.len())));
             }
             Some((id, rest)) => (Some(id.parse().map_err(ParseAddressError::Id)?), rest),
         };
         let (host, port) = split_port(rest, default_port)?;
-        // Not on the wire, where one odd address must not cost the link.
+        // Not checked on the wire, where one odd address must not end the link.
         if default_port.is_some() && is_broken_ipv4(&host) {
             return Err(ParseAddressError::Host(host));
         }
@@ -204,7 +203,7 @@ fn split_port(text: &str, default_port: Option<u16>) -> Result<(String, u16), Pa
         if host.len() > MAX_HOST || !host.bytes().all(is_host_byte) {
             return Err(ParseAddressError::Host(host.to_owned()));
         }
-        // No host is called by a number: this is a port.
+        // A host's name is never a number, so this is a port.
         if port.is_none() && host.bytes().all(|byte| byte.is_ascii_digit()) {
             let port = read_port(host)?;
             return Err(ParseAddressError::NoHost(format!(":{port}")));
@@ -219,7 +218,7 @@ fn split_port(text: &str, default_port: Option<u16>) -> Result<(String, u16), Pa
 }
 
 fn read_port(text: &str) -> Result<u16, ParseAddressError> {
-    // A number may have a sign before it; a port may not.
+    // `parse` takes a sign before the number.
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
     let port = text.parse().ok().filter(|port| is_number && *port != 0);
     port.ok_or_else(|| ParseAddressError::Port(text.to_owned()))
@@ -233,7 +232,8 @@ fn is_broken_ipv4(host: &str) -> bool {
     is_number && !host.contains(':') && host.parse::<Ipv4Addr>().is_err()
 }
 
-/// Letters, digits, `-` and `.` (RFC 1123), and `_`, which names inside private networks have.
+/// Returns whether a host name may have this byte: letters, digits, `-` and `.` (RFC 1123), and `_`, which
+/// names in private networks have.
 fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
 }
@@ -259,18 +259,7 @@ impl From<SocketAddr> for Address {
     }
 }
 
-impl Serialize for Address {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Address {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+serde_as_text!(Address);
 
 #[cfg(test)]
 mod tests {

@@ -1,17 +1,17 @@
-//! Reading and writing the fields of frames: little-endian numbers and length-prefixed bytes.
+//! The fields of frames: little-endian numbers and length-prefixed bytes.
 //!
-//! The reader never trusts a length: it is checked against what is there before anything is taken,
-//! and [`Reader::finish`] refuses bytes that nobody asked for.
+//! The reader never trusts a length. It checks it against the bytes that are there before it takes anything,
+//! and [`Reader::finish`] refuses bytes that are left over.
 
 use bytes::{Buf, Bytes};
 
 use crate::id::{Hash, ID_LEN, NodeId};
 
-/// Why bytes of the network are not what they should be. The peer's fault, always a value.
+/// The reason why bytes from the network are invalid. It is always the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// The bytes end before the field does.
+    /// The bytes end within a field.
     #[error("ends too early, in {0}")]
     Short(&'static str),
     /// Bytes are left over after the last field.
@@ -22,58 +22,58 @@ pub enum DecodeError {
     TooLong {
         /// The field.
         what: &'static str,
-        /// What was announced.
+        /// The announced length or count.
         len: usize,
-        /// What is allowed.
+        /// The limit.
         limit: usize,
     },
-    /// A field holds a value that has no meaning.
+    /// A field has an invalid value.
     #[error("{0} has a value without meaning")]
     Invalid(&'static str),
 }
 
 /// Takes fields off the front of a frame's body.
 ///
-/// Every method names the field for the error; on an error nothing was taken.
+/// Each method gets the name of the field for its error. After an error nothing was taken.
 #[derive(Debug)]
 pub struct Reader {
     rest: Bytes,
 }
 
 impl Reader {
-    /// Reads `body` from its start.
+    /// Creates a reader of `body`.
     #[must_use]
     pub fn new(body: Bytes) -> Self {
         Self { rest: body }
     }
 
-    /// Bytes not yet taken.
+    /// Returns the number of bytes that are not taken yet.
     #[must_use]
     pub fn remaining(&self) -> usize {
         self.rest.len()
     }
 
-    /// One byte.
+    /// Takes one byte.
     pub fn u8(&mut self, what: &'static str) -> Result<u8, DecodeError> {
         self.array::<1>(what).map(|[byte]| byte)
     }
 
-    /// A two-byte number.
+    /// Takes a two-byte number.
     pub fn u16(&mut self, what: &'static str) -> Result<u16, DecodeError> {
         self.array(what).map(u16::from_le_bytes)
     }
 
-    /// A four-byte number.
+    /// Takes a four-byte number.
     pub fn u32(&mut self, what: &'static str) -> Result<u32, DecodeError> {
         self.array(what).map(u32::from_le_bytes)
     }
 
-    /// An eight-byte number.
+    /// Takes an eight-byte number.
     pub fn u64(&mut self, what: &'static str) -> Result<u64, DecodeError> {
         self.array(what).map(u64::from_le_bytes)
     }
 
-    /// A byte that is 0 or 1.
+    /// Takes a byte that is 0 or 1.
     pub fn bool(&mut self, what: &'static str) -> Result<bool, DecodeError> {
         match self.u8(what)? {
             0 => Ok(false),
@@ -82,24 +82,33 @@ impl Reader {
         }
     }
 
-    /// `N` bytes.
+    /// Takes `N` bytes.
     pub fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], DecodeError> {
         let head = self.rest.first_chunk::<N>().copied().ok_or(DecodeError::Short(what))?;
         self.rest.advance(N);
         Ok(head)
     }
 
-    /// A node's identity.
+    /// Takes a byte that is 0 or 1, named `flag`, and behind a 1 also `N` bytes.
+    pub fn option<const N: usize>(
+        &mut self,
+        flag: &'static str,
+        what: &'static str,
+    ) -> Result<Option<[u8; N]>, DecodeError> {
+        if self.bool(flag)? { self.array(what).map(Some) } else { Ok(None) }
+    }
+
+    /// Takes a node's identity.
     pub fn node_id(&mut self, what: &'static str) -> Result<NodeId, DecodeError> {
         self.array::<ID_LEN>(what).map(NodeId::from_bytes)
     }
 
-    /// A hash.
+    /// Takes a hash.
     pub fn hash(&mut self, what: &'static str) -> Result<Hash, DecodeError> {
         self.array::<ID_LEN>(what).map(Hash::from_bytes)
     }
 
-    /// `len` bytes, shared with the frame and not copied.
+    /// Takes `len` bytes, which are shared with the frame and not copied.
     pub fn take(&mut self, len: usize, what: &'static str) -> Result<Bytes, DecodeError> {
         if len > self.rest.len() {
             return Err(DecodeError::Short(what));
@@ -107,19 +116,19 @@ impl Reader {
         Ok(self.rest.split_to(len))
     }
 
-    /// All that is left, shared with the frame and not copied.
+    /// Takes all bytes that are left. They are shared with the frame and not copied.
     pub fn take_rest(&mut self) -> Bytes {
         std::mem::take(&mut self.rest)
     }
 
-    /// A four-byte length of at most `limit`, then as many bytes.
+    /// Takes a four-byte length of at most `limit`, then as many bytes.
     pub fn bytes(&mut self, limit: usize, what: &'static str) -> Result<Bytes, DecodeError> {
         let len = self.u32(what)? as usize;
         check_len(len, limit, what)?;
         self.take(len, what)
     }
 
-    /// A two-byte length of at most `limit`, then as many bytes of UTF-8.
+    /// Takes a two-byte length of at most `limit`, then as many bytes of UTF-8.
     pub fn str(&mut self, limit: usize, what: &'static str) -> Result<String, DecodeError> {
         let len = usize::from(self.u16(what)?);
         check_len(len, limit, what)?;
@@ -129,7 +138,7 @@ impl Reader {
         Ok(text)
     }
 
-    /// A two-byte count of at most `limit`, then as many values, each read by `one`.
+    /// Takes a two-byte count of at most `limit`, then as many values, each read by `one`.
     ///
     /// Memory is taken as the values are read, never for the count alone.
     pub fn list<T>(
@@ -143,7 +152,7 @@ impl Reader {
         (0..count).map(|_| one(self)).collect()
     }
 
-    /// Ends the reading: refuses bytes that are left over.
+    /// Ends the reader. Bytes that are left over are an error.
     pub fn finish(self) -> Result<(), DecodeError> {
         match self.rest.len() {
             0 => Ok(()),
@@ -161,49 +170,55 @@ fn check_len(len: usize, limit: usize, what: &'static str) -> Result<(), DecodeE
 
 /// Appends fields to a buffer, in the forms that [`Reader`] takes.
 ///
-/// Values over their field's size are our own fault and are cut at that size: callers check limits
-/// where the user can still be told.
+/// A value that is too large for its field is cut. Callers check limits earlier, where they can report an
+/// error.
 pub trait Writer {
-    /// One byte.
+    /// Appends one byte.
     fn put_u8(&mut self, value: u8);
-    /// Bytes as they are.
+    /// Appends bytes without a length.
     fn put_raw(&mut self, bytes: &[u8]);
 
-    /// A two-byte number.
+    /// Appends a two-byte number.
     fn put_u16(&mut self, value: u16) {
         self.put_raw(&value.to_le_bytes());
     }
 
-    /// A four-byte number.
+    /// Appends a four-byte number.
     fn put_u32(&mut self, value: u32) {
         self.put_raw(&value.to_le_bytes());
     }
 
-    /// An eight-byte number.
+    /// Appends an eight-byte number.
     fn put_u64(&mut self, value: u64) {
         self.put_raw(&value.to_le_bytes());
     }
 
-    /// 0 or 1.
+    /// Appends 0 or 1.
     fn put_bool(&mut self, value: bool) {
         self.put_u8(u8::from(value));
     }
 
-    /// A four-byte length and the bytes.
+    /// Appends 1 and the bytes, or 0 if there are none.
+    fn put_option<const N: usize>(&mut self, bytes: Option<&[u8; N]>) {
+        self.put_bool(bytes.is_some());
+        self.put_raw(bytes.map_or(&[][..], |bytes| &bytes[..]));
+    }
+
+    /// Appends a four-byte length and the bytes.
     fn put_bytes(&mut self, bytes: &[u8]) {
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         self.put_u32(len);
         self.put_raw(&bytes[..bytes.len().min(len as usize)]);
     }
 
-    /// A two-byte length and the text, cut at a character's end where it is over 65,535 bytes.
+    /// Appends a two-byte length and the text. Over 65,535 bytes it is cut at the end of a character.
     fn put_str(&mut self, text: &str) {
         let cut = text.floor_char_boundary(usize::from(u16::MAX));
         self.put_u16(u16::try_from(cut).unwrap_or(u16::MAX));
         self.put_raw(&text.as_bytes()[..cut]);
     }
 
-    /// A two-byte count and the values, each written by `one`; at most 65,535 of them.
+    /// Appends a two-byte count and the values, each written by `one`. There are at most 65,535 of them.
     fn put_list<T>(&mut self, values: &[T], mut one: impl FnMut(&mut Self, &T)) {
         let count = u16::try_from(values.len()).unwrap_or(u16::MAX);
         self.put_u16(count);

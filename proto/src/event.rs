@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 pub use self::peer::{Direction, Parting, Peer, Reason};
 
@@ -17,8 +18,9 @@ use crate::files::{Changes, FoundFile, SharedFile};
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
 
-/// An event. Those of one peer are delivered in order.
-#[derive(Debug, Clone)]
+/// An event. The events of one peer are delivered in order.
+#[derive(Debug, Clone, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
     /// This node has connected to another.
@@ -289,47 +291,38 @@ pub enum Event {
 }
 
 impl Event {
-    /// Returns the event's name: `node_message`, `inbound_node_connected`, ...
+    /// Returns the event that a link is up.
+    #[must_use]
+    pub fn connected(peer: Peer) -> Self {
+        match peer.direction() {
+            Direction::Outbound => Self::OutboundNodeConnected { peer },
+            Direction::Inbound => Self::InboundNodeConnected { peer },
+        }
+    }
+
+    /// Returns the event that this node is about to close a link.
+    #[must_use]
+    pub fn disconnecting(peer: Peer) -> Self {
+        match peer.direction() {
+            Direction::Outbound => Self::NodeDisconnectWithOutboundNode { peer },
+            Direction::Inbound => Self::NodeDisconnectWithInboundNode { peer },
+        }
+    }
+
+    /// Returns the event that a link has ended.
+    #[must_use]
+    pub fn disconnected(peer: Peer, parting: Parting) -> Self {
+        match peer.direction() {
+            Direction::Outbound => Self::OutboundNodeDisconnected { peer, parting },
+            Direction::Inbound => Self::InboundNodeDisconnected { peer, parting },
+        }
+    }
+
+    /// Returns the event's name, which is that of its variant in snake case: `node_message`,
+    /// `inbound_node_connected`, ...
     #[must_use]
     pub fn name(&self) -> &'static str {
-        match self {
-            Self::OutboundNodeConnected { .. } => "outbound_node_connected",
-            Self::InboundNodeConnected { .. } => "inbound_node_connected",
-            Self::OutboundNodeDisconnected { .. } => "outbound_node_disconnected",
-            Self::InboundNodeDisconnected { .. } => "inbound_node_disconnected",
-            Self::NodeDisconnectWithOutboundNode { .. } => "node_disconnect_with_outbound_node",
-            Self::NodeDisconnectWithInboundNode { .. } => "node_disconnect_with_inbound_node",
-            Self::NodeMessage { .. } => "node_message",
-            Self::NodeMessageFailed { .. } => "node_message_failed",
-            Self::NodeBroadcast { .. } => "node_broadcast",
-            Self::NodeBroadcastFailed { .. } => "node_broadcast_failed",
-            Self::NodeBroadcastsMissed { .. } => "node_broadcasts_missed",
-            Self::NodeDiscovered { .. } => "node_discovered",
-            Self::NodeRequestToStop => "node_request_to_stop",
-            Self::NodeShutdownOrdered { .. } => "node_shutdown_ordered",
-            Self::NodeShutdownRefused { .. } => "node_shutdown_refused",
-            Self::NodeDownloadFinished { .. } => "node_download_finished",
-            Self::NodeDownloadFailed { .. } => "node_download_failed",
-            Self::NodeSourceDropped { .. } => "node_source_dropped",
-            Self::NodeUploadCompleted { .. } => "node_upload_completed",
-            Self::NodeShareChanged { .. } => "node_share_changed",
-            Self::NodeReconnectionError { .. } => "node_reconnection_error",
-            Self::OutboundNodeConnectionError { .. } => "outbound_node_connection_error",
-            Self::InboundNodeConnectionError { .. } => "inbound_node_connection_error",
-            Self::NodeDiscoveryCompleted { .. } => "node_discovery_completed",
-            Self::NodeSearchCompleted { .. } => "node_search_completed",
-            Self::NodePingCompleted { .. } => "node_ping_completed",
-            Self::NodeFetchCompleted { .. } => "node_fetch_completed",
-            Self::NodeShareCompleted { .. } => "node_share_completed",
-            Self::NodeConnectCompleted { .. } => "node_connect_completed",
-            Self::NodeJoinCompleted { .. } => "node_join_completed",
-            Self::NodeRequestCompleted { .. } => "node_request_completed",
-            Self::NodeTimer { .. } => "node_timer",
-            Self::NodeActionFailed { .. } => "node_action_failed",
-            Self::NodeLagged { .. } => "node_lagged",
-            Self::NodeHandlerPanicked { .. } => "node_handler_panicked",
-            Self::NodeClockSkew { .. } => "node_clock_skew",
-        }
+        self.into()
     }
 
     /// Returns the peer that the event is about, if any.

@@ -1,13 +1,11 @@
 //! An application as a trait: the same code runs on a real node and in the simulator.
 
-mod callback;
 mod context;
 mod timers;
 
 use std::path::Path;
 use std::time::Duration;
 
-pub use self::callback::Callback;
 pub use self::context::{Action, Context, World};
 pub use self::timers::{MAX_TIMERS, Timers, TooManyTimers};
 
@@ -53,6 +51,11 @@ use crate::message::Message;
 /// ```
 #[allow(unused_variables)]
 pub trait Handler: Send {
+    /// Takes an event. By default it calls the method for this event, so override it only to get events as
+    /// values. Messages come to [`node_message`](Self::node_message) at once, as there may be very many.
+    fn on_event(&mut self, cx: &mut Context<'_>, event: Event) {
+        event.call_method(self, cx);
+    }
     /// This node has connected to another.
     fn outbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {}
     /// Another node has connected to this one.
@@ -211,7 +214,7 @@ pub trait Handler: Send {
         reply: Message,
     ) {
     }
-    /// A timer set with [`Context::set_timer`] has expired. None expires once the node has been asked to
+    /// A timer set with [`Context::set_timer`] has expired. No timer expires once the node has been asked to
     /// stop.
     fn on_timer(&mut self, cx: &mut Context<'_>, timer: TimerId) {}
     /// An action asked for through the context has failed: a connect, join, discovery, search, ping,
@@ -225,9 +228,33 @@ pub trait Handler: Send {
     fn node_clock_skew(&mut self, cx: &mut Context<'_>, peer: &Peer, seconds: i64) {}
 }
 
+/// A callback as an application. Every event is a value.
+///
+/// To give up a link after a [`NodeReconnectionError`](Event::NodeReconnectionError), call
+/// [`Context::stop_reconnecting`].
+pub struct Callback<F>(pub F);
+
+impl<F: FnMut(&mut Context<'_>, Event) + Send> Handler for Callback<F> {
+    fn on_event(&mut self, cx: &mut Context<'_>, event: Event) {
+        (self.0)(cx, event);
+    }
+
+    fn node_message(&mut self, cx: &mut Context<'_>, peer: &Peer, message: Message) {
+        (self.0)(cx, Event::NodeMessage { peer: peer.clone(), message });
+    }
+}
+
 impl Event {
-    /// Calls the handler's method for this event.
+    /// Hands the event to a handler.
     pub fn deliver(self, handler: &mut dyn Handler, cx: &mut Context<'_>) {
+        match self {
+            Self::NodeMessage { peer, message } => handler.node_message(cx, &peer, message),
+            event => handler.on_event(cx, event),
+        }
+    }
+
+    /// Calls the handler's method for this event.
+    fn call_method<H: Handler + ?Sized>(self, handler: &mut H, cx: &mut Context<'_>) {
         match self {
             Self::OutboundNodeConnected { peer } => handler.outbound_node_connected(cx, &peer),
             Self::InboundNodeConnected { peer } => handler.inbound_node_connected(cx, &peer),

@@ -1,6 +1,6 @@
-//! What two nodes tell each other before anything else: on a link, and at the opening of a stream.
+//! The first messages between two nodes: Hello on a link, and the opening of a stream.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 
@@ -16,8 +16,8 @@ pub const ALPN_LINK: &[u8] = b"peerkit/1";
 /// ALPN of a stream, on the same port.
 pub const ALPN_STREAM: &[u8] = b"peerkit-stream/1";
 
-/// The label under which a TLS session's exporter (RFC 8446, section 7.5) gives the bytes that
-/// bind a proof to that session.
+/// The label for a TLS session's exporter (RFC 8446, section 7.5). The exported bytes bind a proof to the
+/// session.
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-peerkit-hello";
 
 /// Longest network name and node name, in bytes.
@@ -26,25 +26,24 @@ pub const MAX_NAME: usize = 64;
 /// Longest name of a stream's protocol or of a request, in bytes.
 pub const MAX_PROTOCOL: usize = 64;
 
-/// Addresses in one Hello.
+/// Most addresses in one Hello.
 pub const MAX_ADDRESSES: usize = 32;
 
 const MAX_EXTENSIONS: usize = 32;
 const MAX_EXTENSION: usize = 1024;
 
-/// The extension that names the network's owner: an identity.
+/// The key of the extension with the network's owner: an identity.
 const OWNER: u16 = 1;
 
-/// The extension that tells the sender's time: a `u64`, milliseconds since 1970.
+/// The key of the extension with the sender's time: a `u64`, in milliseconds since 1970.
 const TIME: u16 = 2;
 
-/// The proof of knowing a network's secret: 32 bytes.
+/// The proof that a node knows the network's secret.
 pub type Proof = [u8; 32];
 
 /// The first frame of a link, in both directions.
 ///
-/// The side that dialled sends its own first; the other side answers with its own, or with a
-/// goodbye that says why not.
+/// The side that dialled sends its Hello first. The other side answers with its own, or refuses with a goodbye.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
     /// Lowest protocol version that the sender speaks.
@@ -53,17 +52,17 @@ pub struct Hello {
     pub version_max: u16,
     /// The network that the sender belongs to.
     pub network: String,
-    /// What the sender calls itself.
+    /// The name that the sender gives itself.
     pub name: String,
-    /// A number drawn at the sender's start: tells a restarted node from the one before.
+    /// A random number of the sender's run, which tells a restarted node from the run before.
     pub incarnation: u64,
-    /// Optional features, a bit each; unknown ones are ignored. None are defined yet.
+    /// Optional features, a bit each. Unknown ones are ignored, and none are defined yet.
     pub features: u64,
-    /// Where the sender listens, as far as it knows, best first.
+    /// The addresses at which the sender listens, as far as it knows, best first.
     pub addresses: Vec<Address>,
-    /// Proves knowledge of the network's secret, where it has one: see [`prove`].
+    /// Proves knowledge of the network's secret, if the network has one: see [`prove`].
     pub proof: Option<Proof>,
-    /// The identity of the network's owner, where it has one that the sender knows.
+    /// The network's owner, if it has one that the sender knows.
     pub owner: Option<NodeId>,
     /// The sender's wall clock, in milliseconds since 1970. Nodes of version 1 do not send it.
     pub time: Option<u64>,
@@ -78,9 +77,8 @@ impl Hello {
         put_name(out, &self.name);
         out.put_u64(self.incarnation);
         out.put_u64(self.features);
-        let told = &self.addresses[..self.addresses.len().min(MAX_ADDRESSES)];
-        out.put_list(told, put_address);
-        put_proof(out, self.proof.as_ref());
+        put_addresses(out, &self.addresses);
+        out.put_option(self.proof.as_ref());
         out.put_u16(u16::from(self.owner.is_some()) + u16::from(self.time.is_some()));
         if let Some(owner) = &self.owner {
             out.put_u16(OWNER);
@@ -92,11 +90,11 @@ impl Hello {
         }
     }
 
-    /// Reads a frame's body. Skips unknown extensions, addresses of unknown schemes, and what follows
-    /// the last field.
+    /// Reads a frame's body. Skips unknown extensions, addresses of unknown schemes, and bytes behind the last
+    /// field.
     ///
     /// # Errors
-    /// [`DecodeError`] if anything is missing, too long or without meaning.
+    /// [`DecodeError`] if anything is missing, too long or invalid.
     pub fn decode(body: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let mut hello = Self {
@@ -107,7 +105,7 @@ impl Hello {
             incarnation: reader.u64("incarnation")?,
             features: reader.u64("features")?,
             addresses: addresses(&mut reader, MAX_ADDRESSES)?,
-            proof: proof(&mut reader)?,
+            proof: reader.option("proof flag", "proof")?,
             owner: None,
             time: None,
         };
@@ -133,8 +131,8 @@ impl Hello {
         Versions { min: self.version_min, max: self.version_max }
     }
 
-    /// Returns what this node, whose Hello is `ours`, and the sender of `self` speak with each other.
-    /// Features that one of them does not have or know are left out.
+    /// Returns the version and the features that both ends support: the sender, and this node with the Hello
+    /// `ours`.
     ///
     /// # Errors
     /// [`Reason::Version`] if there is no version that both speak.
@@ -145,93 +143,91 @@ impl Hello {
         Ok(Agreed { version, features: self.features & ours.features })
     }
 
-    /// Checks that the sender is of network `network`, and that its proof of the network's secret is
-    /// the expected one.
+    /// Checks that the sender belongs to `network`, and that its proof of the network's secret is the expected
+    /// one.
     ///
     /// # Errors
-    /// The reason to refuse it with.
+    /// The reason to refuse the sender with.
     pub fn check(&self, network: &str, expected: Option<&Proof>) -> Result<(), Reason> {
         check_membership(&self.network, self.proof.as_ref(), network, expected)
     }
 
-    /// Where the sender can be dialled, seen from here: it connected from, or answered at, `seen`.
+    /// Returns an address at which this node can dial the sender, which connected from or answered at `seen`.
+    /// `None` if the sender does not listen.
     ///
-    /// An address that it told of and that has the IP address we see is the best; else the IP
-    /// address we see with the port that it listens on. `None` where it does not listen.
+    /// Best is an address in the Hello with the IP address that we see. Else it is the IP address that we see,
+    /// with the port of the first address in the Hello.
     #[must_use]
     pub fn dialable(&self, seen: SocketAddr) -> Option<Address> {
-        let ip = canonical(seen.ip());
-        let told = |address: &&Address| address.socket().is_some_and(|s| canonical(s.ip()) == ip);
+        // An IPv4 address may be mapped into IPv6.
+        let ip = seen.ip().to_canonical();
+        let has_ip = |socket: SocketAddr| socket.ip().to_canonical() == ip;
         let first = self.addresses.first()?;
-        let best = self.addresses.iter().find(told).cloned();
+        let best = self.addresses.iter().find(|a| a.socket().is_some_and(has_ip)).cloned();
         Some(best.unwrap_or_else(|| Address::from_socket(SocketAddr::new(ip, first.port))))
     }
 }
 
-/// The first message on a stream, sent by the side that dialled, after a four-byte length.
+/// The first message on a stream, from the side that dialled, behind a length of four bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamOpen {
-    /// The network that the dialler belongs to.
+    /// The network that the sender belongs to.
     pub network: String,
-    /// Proves knowledge of the network's secret, where it has one.
+    /// Proves knowledge of the network's secret, if the network has one.
     pub proof: Option<Proof>,
-    /// What is to be spoken on the stream.
+    /// The protocol to speak on the stream.
     pub protocol: String,
-    /// Set where the other side asked for this stream with a call-back: its token.
+    /// The token of the call-back by which the receiver has asked for this stream, if it has.
     pub token: Option<[u8; 16]>,
 }
 
 impl StreamOpen {
-    /// Largest encoded form, in bytes: checked before memory is taken.
+    /// Most bytes of an encoded message. It is checked before memory is taken.
     pub const MAX: usize = 256;
 
-    /// Appends the message, its length first, to `out`.
+    /// Appends the message to `out`, behind its length.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut body = Vec::new();
         put_name(&mut body, &self.network);
-        put_proof(&mut body, self.proof.as_ref());
+        body.put_option(self.proof.as_ref());
         put_name(&mut body, &self.protocol);
-        body.put_bool(self.token.is_some());
-        if let Some(token) = &self.token {
-            body.put_raw(token);
-        }
+        body.put_option(self.token.as_ref());
         out.put_bytes(&body);
     }
 
-    /// Reads a message without its length. It has no version of its own: other fields take another
-    /// [`ALPN_STREAM`].
+    /// Reads a message without its length. The message has no version of its own: other fields would need
+    /// another [`ALPN_STREAM`].
     ///
     /// # Errors
-    /// [`DecodeError`] if anything is missing, too long, without meaning or left over.
+    /// [`DecodeError`] if anything is missing, too long, invalid or left over.
     pub fn decode(body: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let open = Self {
             network: reader.str(MAX_NAME, "network name")?,
-            proof: proof(&mut reader)?,
+            proof: reader.option("proof flag", "proof")?,
             protocol: reader.str(MAX_PROTOCOL, "stream protocol")?,
-            token: match reader.bool("token flag")? {
-                true => Some(reader.array("token")?),
-                false => None,
-            },
+            token: reader.option("token flag", "token")?,
         };
         reader.finish()?;
         Ok(open)
     }
 
-    /// Whether this stream may be opened to a node of network `network` with `secret`.
+    /// Checks that the sender belongs to `network`, and that its proof of the network's secret is the expected
+    /// one.
     ///
     /// # Errors
-    /// The reason to refuse it with.
+    /// The reason to refuse the stream with.
     pub fn check(&self, network: &str, expected: Option<&Proof>) -> Result<(), Reason> {
         check_membership(&self.network, self.proof.as_ref(), network, expected)
     }
 }
 
-/// The proof that `sender` knows `secret`, bound to one TLS session by its exporter's bytes.
+/// Returns the proof that `sender` knows `secret`. `binding` has the bytes of the TLS session's exporter, which
+/// bind the proof to that session.
 ///
-/// BLAKE3 keyed with a key derived from the secret, over the binding and the sender's identity: a
-/// proof is worth nothing in another session or from another node. Whoever completes a handshake
-/// with a member may try to guess a weak secret from its proof: use a long random one.
+/// It is a BLAKE3 hash of the binding and the sender's identity, with a key derived from the secret. So a proof
+/// is worthless in another session or from another node. A node that completes a handshake with a member can
+/// try to guess a weak secret from its proof, so use a long random one.
 #[must_use]
 pub fn prove(secret: &[u8], binding: &[u8; 32], sender: NodeId) -> Proof {
     let key = blake3::derive_key("peerkit 2026-11 network secret", secret);
@@ -252,7 +248,7 @@ fn check_membership(
     }
     match (proof, expected) {
         (None, None) => Ok(()),
-        // Hashes of this type compare in constant time.
+        // This type is compared in constant time, so that the time tells nothing about the proof.
         (Some(proof), Some(expected))
             if blake3::Hash::from_bytes(*proof) == blake3::Hash::from_bytes(*expected) =>
         {
@@ -262,34 +258,19 @@ fn check_membership(
     }
 }
 
-/// An IPv4 address mapped into IPv6 as the IPv4 address that it is.
-fn canonical(ip: IpAddr) -> IpAddr {
-    ip.to_canonical()
-}
-
 fn put_name(out: &mut Vec<u8>, name: &str) {
     out.put_str(&name[..name.floor_char_boundary(MAX_NAME)]);
-}
-
-fn put_proof(out: &mut Vec<u8>, proof: Option<&Proof>) {
-    out.put_bool(proof.is_some());
-    if let Some(proof) = proof {
-        out.put_raw(proof);
-    }
-}
-
-fn proof(reader: &mut Reader) -> Result<Option<Proof>, DecodeError> {
-    match reader.bool("proof flag")? {
-        true => reader.array("proof").map(Some),
-        false => Ok(None),
-    }
 }
 
 pub(crate) fn put_address(out: &mut Vec<u8>, address: &Address) {
     out.put_str(&address.to_string());
 }
 
-/// Reads an address: in `Err` its text, if it has a scheme that this version does not know.
+pub(crate) fn put_addresses(out: &mut Vec<u8>, addresses: &[Address]) {
+    out.put_list(&addresses[..addresses.len().min(MAX_ADDRESSES)], put_address);
+}
+
+/// Reads an address. The inner `Err` has the text of an address with an unknown scheme.
 pub(crate) fn address(reader: &mut Reader) -> Result<Result<Address, String>, DecodeError> {
     let text = reader.str(MAX_ADDRESS, "address")?;
     match Address::from_wire(&text) {
@@ -299,7 +280,7 @@ pub(crate) fn address(reader: &mut Reader) -> Result<Result<Address, String>, De
     }
 }
 
-/// Reads a list of addresses. Those of unknown schemes count, and are left out.
+/// Reads a list of addresses, without those of unknown schemes. They count against the limit all the same.
 pub(crate) fn addresses(reader: &mut Reader, limit: usize) -> Result<Vec<Address>, DecodeError> {
     let read = reader.list(limit, "addresses", address)?;
     Ok(read.into_iter().flatten().collect())
@@ -364,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_last_field_and_addresses_of_unknown_schemes_are_skipped() {
+    fn bytes_behind_the_last_field_and_addresses_of_unknown_schemes_are_skipped() {
         let mut bytes = encoded(&hello()).to_vec();
         bytes.extend_from_slice(b"a field of a later version");
         assert_eq!(Hello::decode(bytes.into()).unwrap(), hello());
@@ -374,7 +355,7 @@ mod tests {
         list.put_list(&texts, |out, text| out.put_str(text));
         let read = addresses(&mut Reader::new(list.clone().into()), MAX_ADDRESSES);
         assert_eq!(read, Ok(hello().addresses));
-        // They count against the limit, and an address that is none is the sender's fault.
+        // They count against the limit. A text that is no address at all is the sender's fault.
         assert!(addresses(&mut Reader::new(list.into()), 3).is_err());
         let mut bad = Vec::new();
         bad.put_list(&["127.0.0.1"], |out, text| out.put_str(text));
@@ -464,7 +445,7 @@ mod tests {
             bytes.put_u64(features);
             let texts = known.addresses.iter().map(ToString::to_string).chain(schemes);
             bytes.put_list(&texts.collect::<Vec<_>>(), |out, text| out.put_str(text));
-            put_proof(&mut bytes, known.proof.as_ref());
+            bytes.put_option(known.proof.as_ref());
             bytes.put_list(&extensions, |out, (key, value)| {
                 out.put_u16(*key);
                 out.put_bytes(value);

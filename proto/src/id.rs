@@ -1,10 +1,14 @@
-//! Identities: the key pair that is a node, and the names of things derived from hashes.
+//! Identities of nodes, which are public keys, and hashes of contents.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
+use curve25519_dalek::constants::EIGHT_TORSION;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use ed25519_dalek::{Signature, Signer, SigningKey, Verifier, VerifyingKey};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::text::{pasted_code, serde_as_text};
 
 /// Bytes of a node's public key, of its secret key, and of every hash on the wire.
 pub const ID_LEN: usize = 32;
@@ -80,7 +84,7 @@ impl NodeId {
     }
 }
 
-/// An identity that no node can have, mostly because one of its digits is wrong.
+/// An identity that no node can have, usually because one of its digits is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no node can have the identity {0}: it is no valid key, so one of its digits is wrong")]
 pub struct NotAKey(pub NodeId);
@@ -102,41 +106,8 @@ impl PublicKey {
 
 /// The encodings of the points of small order. A signature with one of them could be valid for several
 /// messages.
-const SMALL_ORDER: [[u8; ID_LEN]; 8] = [
-    framed(0x01, 0x00, 0x00),
-    framed(0xec, 0xff, 0x7f),
-    framed(0x00, 0x00, 0x00),
-    framed(0x00, 0x00, 0x80),
-    ended(ORDER_EIGHT[0], 0x05),
-    ended(ORDER_EIGHT[0], 0x85),
-    ended(ORDER_EIGHT[1], 0x7a),
-    ended(ORDER_EIGHT[1], 0xfa),
-];
-
-/// The two encodings of points of order eight, without the last byte, which has the sign.
-const ORDER_EIGHT: [[u8; ID_LEN]; 2] = [
-    [
-        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98,
-        0xf0, 0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53,
-        0xfc, 0x00,
-    ],
-    [
-        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67,
-        0x0f, 0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac,
-        0x03, 0x00,
-    ],
-];
-
-const fn framed(first: u8, between: u8, last: u8) -> [u8; ID_LEN] {
-    let mut bytes = [between; ID_LEN];
-    bytes[0] = first;
-    ended(bytes, last)
-}
-
-const fn ended(mut bytes: [u8; ID_LEN], last: u8) -> [u8; ID_LEN] {
-    bytes[ID_LEN - 1] = last;
-    bytes
-}
+static SMALL_ORDER: LazyLock<[[u8; ID_LEN]; 8]> =
+    LazyLock::new(|| EIGHT_TORSION.map(|point| point.compress().to_bytes()));
 
 /// A node's key pair. A program that holds it is the node.
 ///
@@ -192,7 +163,7 @@ impl Hash {
         Self(*blake3::hash(content).as_bytes())
     }
 
-    /// Returns the hash of `parts`, one behind the other.
+    /// Returns the hash of the concatenated `parts`.
     #[must_use]
     pub fn of_parts(parts: &[&[u8]]) -> Self {
         let mut hasher = blake3::Hasher::new();
@@ -215,14 +186,14 @@ impl Hash {
     }
 }
 
-/// The reason why a text is not 64 hex digits.
+/// The reason why a text is not an identity or hash of 64 hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseIdError {
-    /// Not 64 characters.
+    /// It does not have 64 characters.
     #[error("{0} characters where 64 hex digits belong")]
     Length(usize),
-    /// Something other than a hex digit.
+    /// It has a character that is not a hex digit.
     #[error("`{0}` is not a hex digit")]
     Digit(char),
 }
@@ -250,33 +221,17 @@ macro_rules! printed_as_hex {
                 unhex(text).map(Self)
             }
         }
-
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                text.parse().map_err(serde::de::Error::custom)
-            }
-        }
     };
 }
 
 printed_as_hex!(NodeId);
 printed_as_hex!(Hash);
+serde_as_text!(NodeId, Hash);
 
 /// Returns `bytes` as lower-case hex digits.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    HEXLOWER.encode(bytes)
 }
 
 fn unhex(text: &str) -> Result<[u8; ID_LEN], ParseIdError> {
@@ -284,24 +239,15 @@ fn unhex(text: &str) -> Result<[u8; ID_LEN], ParseIdError> {
     let text = if text.len() == 2 * ID_LEN {
         text
     } else {
-        pasted = crate::pasted::code(text);
+        pasted = pasted_code(text);
         pasted.as_str()
     };
     if let Some(other) = text.chars().find(|c| !c.is_ascii_hexdigit()) {
         return Err(ParseIdError::Digit(other));
     }
-    let mut digits = text.bytes().map(|c| match c {
-        b'0'..=b'9' => c - b'0',
-        b'a'..=b'f' => c - b'a' + 10,
-        _ => c - b'A' + 10,
-    });
-    if digits.len() != 2 * ID_LEN {
-        return Err(ParseIdError::Length(text.len()));
-    }
-    Ok(std::array::from_fn(|_| {
-        let high = digits.next().unwrap_or_default();
-        high << 4 | digits.next().unwrap_or_default()
-    }))
+    let wrong_length = ParseIdError::Length(text.len());
+    let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).unwrap_or_default();
+    bytes.try_into().map_err(|_| wrong_length)
 }
 
 #[cfg(test)]
@@ -353,12 +299,19 @@ mod tests {
 
     #[test]
     fn points_of_small_order_are_those_of_the_curve() {
-        let points = curve25519_dalek::constants::EIGHT_TORSION;
-        let mut expected = points.map(|point| point.compress().to_bytes());
-        expected.sort_unstable();
-        let mut listed = SMALL_ORDER;
-        listed.sort_unstable();
-        assert_eq!(listed, expected);
+        let mut points = *SMALL_ORDER;
+        points.sort_unstable();
+        let expected = [
+            "0000000000000000000000000000000000000000000000000000000000000000",
+            "0000000000000000000000000000000000000000000000000000000000000080",
+            "0100000000000000000000000000000000000000000000000000000000000000",
+            "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+            "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+            "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+            "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+            "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        ];
+        assert_eq!(points.map(|point| hex(&point)), expected);
     }
 
     #[test]
@@ -375,7 +328,7 @@ mod tests {
 
     #[test]
     fn only_points_of_the_large_prime_order_are_public_keys() {
-        use curve25519_dalek::{constants::EIGHT_TORSION, edwards::CompressedEdwardsY};
+        use curve25519_dalek::edwards::CompressedEdwardsY;
         for secret in 1..20 {
             assert!(key(secret).id().is_public_key());
             let good = CompressedEdwardsY(*key(secret).id().as_bytes()).decompress().unwrap();
@@ -384,7 +337,7 @@ mod tests {
                 assert!(!NodeId::from_bytes(mixed).is_public_key());
             }
         }
-        for mut point in SMALL_ORDER {
+        for mut point in *SMALL_ORDER {
             assert!(!NodeId::from_bytes(point).is_public_key());
             point[31] ^= 0x80;
             assert!(!NodeId::from_bytes(point).is_public_key());
@@ -392,7 +345,9 @@ mod tests {
         // The same y coordinates plus the field's prime: encodings that are not canonical.
         for y in 0xed..=0xff {
             for sign in [0x7f, 0xff] {
-                assert!(!NodeId::from_bytes(framed(y, 0xff, sign)).is_public_key());
+                let mut bytes = [0xff; ID_LEN];
+                (bytes[0], bytes[ID_LEN - 1]) = (y, sign);
+                assert!(!NodeId::from_bytes(bytes).is_public_key());
             }
         }
         assert!(!NodeId::from_bytes([0xff; 32]).is_public_key());
@@ -404,11 +359,11 @@ mod tests {
     #[test]
     fn points_of_small_order_are_refused_in_signatures() {
         // A key with a part of small order, for which such a point can be made to fit.
-        use curve25519_dalek::{constants::EIGHT_TORSION, edwards::CompressedEdwardsY};
+        use curve25519_dalek::edwards::CompressedEdwardsY;
         let good = CompressedEdwardsY(*key(1).id().as_bytes()).decompress().unwrap();
         let mixed = NodeId::from_bytes((good + EIGHT_TORSION[1]).compress().to_bytes());
         let key = mixed.key().unwrap();
-        for point in SMALL_ORDER {
+        for point in *SMALL_ORDER {
             let mut signature = [0; SIGNATURE_LEN];
             signature[..ID_LEN].copy_from_slice(&point);
             assert!(!key.verify(b"anything", &signature));

@@ -1,17 +1,17 @@
 //! The protocol of peerkit as pure state machines.
 //!
-//! Nothing here reads a clock, opens a socket, starts a task, touches a file or takes chance from
-//! its surroundings: time, bytes and a seed are handed in, so the same inputs give the same outputs
-//! on a real node, in a test and in the simulator.
+//! Nothing here reads a clock, opens a socket, starts a task, touches a file or takes random numbers from the
+//! system. Time, bytes and a seed are passed in. So the same inputs give the same outputs on a real node, in a
+//! test and in the simulator.
 //!
 //! # The contract
-//! Every state machine is driven in one way:
-//! 1. *Mutate*: hand it one thing that has happened, with the time.
+//! A shell drives each state machine in the same way:
+//! 1. *Mutate*: pass it one input, with the time.
 //! 2. *Drain*: take its outputs until there is none, and carry them out.
-//! 3. *Sleep* until its deadline or the next thing that happens. At the deadline, hand it the time.
+//! 3. *Sleep* until its deadline or the next input. At the deadline, pass it the time.
 //!
-//! A machine never does anything between two calls, and its outputs never depend on anything but its inputs.
-//! The loop of a shell, here with a node that asks an empty network:
+//! A machine never does anything between two calls, and its outputs depend on nothing but its inputs. This is
+//! the loop of a shell, here with a node that discovers an empty network:
 //!
 //! ```
 //! use peerkit_proto::config::Config;
@@ -32,17 +32,17 @@
 //! let mut machine = Machine::new(now, identity, &Config::default(), [1; 32]);
 //! let operation = OperationId(1);
 //! let (what, depth, own, timeout) = (What::Discover, -1, false, None);
-//! let mut happened = Some(Input::Query { operation, what, depth, own, timeout });
+//! let mut next = Some(Input::Query { operation, what, depth, own, timeout });
 //! let mut ended = None;
 //! while ended.is_none() {
-//!     match happened.take() {
+//!     match next.take() {
 //!         Some(input) => machine.handle(now, input),
 //!         None => machine.handle_timeout(now),
 //!     }
 //!     while let Some(output) = machine.poll(|_, _| false) {
 //!         match output {
 //!             Output::QueryEnded { complete, .. } => ended = Some(complete),
-//!             // A real shell sends frames, dials, and tells the application.
+//!             // A real shell sends frames, dials, and delivers events to the application.
 //!             _ => {}
 //!         }
 //!     }
@@ -54,16 +54,16 @@
 //! assert_eq!(ended, Some(true));
 //! ```
 //!
-//! | module | what |
+//! | module | contents |
 //! |---|---|
-//! | [`id`], [`address`], [`message`], [`event`] | the nouns that all layers share |
-//! | [`handler`] | an application as a trait |
+//! | [`id`], [`address`], [`message`], [`event`] | the types that all layers share |
+//! | [`handler`] | the application, as a trait |
 //! | [`codec`], [`hello`], [`versions`], [`frame`], [`record`], [`seal`], [`tls`] | the wire |
-//! | [`link`] | one link: Hello, frames, liveness |
+//! | [`link`] | one link: Hello, frames, liveness, acknowledgements |
 //! | [`peer`] | one peer: its links, dials and messages; drives the overlay |
-//! | [`overlay`] | the network around a node: admission, queries, broadcast, redial |
-//! | [`files`] | pieces, manifests, and names that can't leave a folder |
-//! | [`config`] | every limit and where it came from |
+//! | [`overlay`] | the network around a node: membership, queries, broadcasts, reconnecting |
+//! | [`files`] | file pieces, manifests, and names that can't lead out of a folder |
+//! | [`config`] | all limits, with their sources |
 //! | [`sim`] | thousands of nodes in virtual time |
 
 pub mod address;
@@ -80,12 +80,12 @@ pub mod id;
 pub mod link;
 pub mod message;
 pub mod overlay;
-mod pasted;
 pub mod peer;
 pub mod record;
 pub mod sample;
 pub mod seal;
 pub mod sim;
+mod text;
 pub mod time;
 pub mod tls;
 pub mod verify;

@@ -1,8 +1,8 @@
-//! One link as a state machine: Hello, frames in, liveness, acknowledgement, goodbye.
+//! One link as a state machine: Hello, incoming frames, liveness, acknowledgements and goodbye.
 //!
-//! It sits behind TLS: the shell has proven who the peer is before the first byte comes here, and
-//! carries the bytes. Frames out go through the shell's lanes; the link is told when something was
-//! sent, so that it pings only when nothing was.
+//! TLS is below it. The shell has proven the peer's identity before the first byte comes here, and carries the
+//! bytes. Outgoing frames go through the queues of the shell. The shell reports when it has sent bytes, as a
+//! link sends pings only if nothing else was sent.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -20,12 +20,12 @@ use crate::versions::Agreed;
 #[cfg(test)]
 mod tests;
 
-/// Pings of ours that may be open at once; the oldest is forgotten.
+/// Most open pings of ours. If there are more, the oldest is forgotten.
 const MAX_PINGS: usize = 64;
 
-/// After this many messages, or bytes of them, the sender is told that they came without waiting
-/// for the delay: it keeps the sender's account of a lost link short. Each telling costs both sides
-/// a system call and more: 4 MiB is a few milliseconds' worth on the fastest links.
+/// Messages, and bytes of them, after which an acknowledgement does not wait for its delay. So fewer messages
+/// are unconfirmed if the link is lost. Each acknowledgement costs both ends a system call and more. 4 MiB: a
+/// few milliseconds on the fastest links.
 const ACK_MESSAGES: u64 = 65_536;
 const ACK_BYTES: usize = 4 << 20;
 
@@ -33,86 +33,86 @@ const ACK_BYTES: usize = 4 << 20;
 #[derive(Debug)]
 pub struct Link {
     side: Side,
-    /// Until the link is up.
+    /// Kept until the link is up.
     greeting: Option<Box<Greeting>>,
     agreed: Option<Agreed>,
     config: Arc<Config>,
     stage: Stage,
     opened: Instant,
-    heard: Instant,
-    sent: Instant,
-    /// Set while the shell does not read, because the application has no room: silence is ours.
+    last_received: Instant,
+    last_sent: Instant,
+    /// Set while the shell does not read, because the application has no room. The silence is not the peer's.
     paused: bool,
     next_ping: u64,
     pings: BTreeMap<u64, Instant>,
     rtt: Option<Duration>,
-    /// Application messages handed on, and how many of them the peer was told of.
+    /// Number of application messages received, and of those that are acknowledged.
     received: u64,
-    told: u64,
-    told_bytes: usize,
-    tell_at: Option<Instant>,
-    /// Ours that the peer's application has, as it says.
+    acknowledged: u64,
+    unacknowledged_bytes: usize,
+    /// The time of the next acknowledgement.
+    ack_at: Option<Instant>,
+    /// Number of our messages that the peer has acknowledged.
     confirmed: u64,
-    outbox: VecDeque<Output>,
+    outputs: VecDeque<Output>,
 }
 
-/// Which end of a link this is.
+/// An end of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// We dialled: our Hello goes first.
+    /// This node has dialled. Its Hello goes first.
     Dialler,
-    /// We were dialled: our Hello goes out once the other's was admitted.
+    /// This node was dialled. Its Hello goes out once the peer's is admitted.
     Acceptor,
 }
 
-/// What this node says and expects in Hello.
+/// This node's Hello, and what it expects of the peer's.
 #[derive(Debug, Clone)]
 pub struct Greeting {
-    /// Ours.
+    /// Our Hello.
     pub hello: Hello,
-    /// The proof that theirs has to carry, where the network has a secret.
+    /// The proof that the peer's Hello has to have, if the network has a secret.
     pub expected: Option<Proof>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Hello has not come.
+    /// The peer's Hello has not been received.
     Greeting,
-    /// Theirs is good; the shell has yet to admit it.
+    /// The peer's Hello is valid. The shell has yet to admit it.
     Admitting,
-    /// Up.
+    /// The link is up.
     Open,
-    /// One side has said goodbye; frames are still taken.
-    Parting,
-    /// Nothing more comes out.
+    /// One end has said goodbye. Frames are still received.
+    Closing,
+    /// The link is over.
     Closed,
 }
 
-/// What comes out of a link.
+/// An output of a link.
 #[derive(Debug, PartialEq)]
 pub enum Output {
-    /// Put a frame into the first lane.
+    /// Queue a control frame.
     Send(Frame),
-    /// The other side's Hello is good: answer with [`Link::admit`] or [`Link::refuse`].
+    /// The peer's Hello is valid. Answer with [`Link::admit`] or [`Link::refuse`].
     Greeted(Hello),
-    /// Messages for the application, in their order; at least one.
+    /// Messages for the application, in order. There is at least one.
     Messages(Messages),
-    /// Another frame for the overlay or the application; a message where it is to be decompressed
-    /// or refused.
+    /// Another frame for the overlay or the application. A message here has to be decompressed or refused.
     Frame(Frame),
-    /// The other side said goodbye: flush what is queued, say goodbye too, and close.
+    /// The peer has said goodbye. Send the queued frames, say goodbye too, and close the connection.
     Farewell(Reason),
-    /// The link is at its end: close the connection. Nothing comes after it.
+    /// The link is over. Close the connection. This is the last output.
     Closed(Reason),
 }
 
 impl Link {
-    /// A link whose connection has just been secured.
+    /// Creates a link on a connection that has just been secured.
     #[must_use]
     pub fn new(now: Instant, side: Side, greeting: Greeting, config: &Arc<Config>) -> Self {
-        let mut outbox = VecDeque::new();
+        let mut outputs = VecDeque::new();
         if side == Side::Dialler {
-            outbox.push_back(Output::Send(Frame::Hello(greeting.hello.clone())));
+            outputs.push_back(Output::Send(Frame::Hello(greeting.hello.clone())));
         }
         Self {
             side,
@@ -121,32 +121,32 @@ impl Link {
             config: config.clone(),
             stage: Stage::Greeting,
             opened: now,
-            heard: now,
-            sent: now,
+            last_received: now,
+            last_sent: now,
             paused: false,
             next_ping: 0,
             pings: BTreeMap::new(),
             rtt: None,
             received: 0,
-            told: 0,
-            told_bytes: 0,
-            tell_at: None,
+            acknowledged: 0,
+            unacknowledged_bytes: 0,
+            ack_at: None,
             confirmed: 0,
-            outbox,
+            outputs,
         }
     }
 
-    /// Bytes came in: takes the whole frames off the front of `buffer`.
+    /// Takes the whole frames off the front of `buffer`, to which the shell has added received bytes.
     ///
-    /// A frame that breaks the protocol closes the link; nothing after it is read.
+    /// A frame that breaks the protocol closes the link. Nothing behind it is read.
     pub fn receive(&mut self, now: Instant, buffer: &mut BytesMut) {
-        self.heard = now;
+        self.last_received = now;
         if self.stage == Stage::Closed {
             buffer.clear();
             return;
         }
         if self.stage == Stage::Greeting {
-            // A stranger gets no room but for its Hello.
+            // A stranger gets no memory but for its Hello.
             let first = Frames::split_first(buffer, &self.config);
             self.take_frames(now, first);
             if matches!(self.stage, Stage::Greeting | Stage::Closed) {
@@ -157,63 +157,69 @@ impl Link {
         self.take_frames(now, frames);
     }
 
-    /// The other side's Hello is admitted: the link is up.
+    /// Admits the peer's Hello. The link is up then.
     pub fn admit(&mut self, now: Instant) {
         if self.stage == Stage::Admitting {
             self.stage = Stage::Open;
-            (self.heard, self.sent) = (now, now);
+            (self.last_received, self.last_sent) = (now, now);
             if let Some(greeting) = self.greeting.take()
                 && self.side == Side::Acceptor
             {
-                // Before the answer to anything that came right behind theirs.
-                self.outbox.push_front(Output::Send(Frame::Hello(greeting.hello)));
+                // It goes before the answers to frames that came right behind the peer's Hello.
+                self.outputs.push_front(Output::Send(Frame::Hello(greeting.hello)));
             }
-            // So that the round-trip time is known from the start.
+            // Makes the round-trip time known from the start.
             self.ping(now);
         }
     }
 
-    /// The other side's Hello is not admitted: says why and closes.
+    /// Closes the link because the peer is refused or has broken the protocol. A goodbye says why.
     pub fn refuse(&mut self, reason: Reason) {
-        self.fail(reason);
+        if self.stage != Stage::Closed {
+            let goodbye = Frame::Goodbye { reason: reason.clone(), received: self.received };
+            self.outputs.push_back(Output::Send(goodbye));
+            self.close(reason);
+        }
     }
 
-    /// We end the link: what is queued may still go out, then comes our goodbye.
+    /// Begins to close the link. The queued frames may still go out.
     ///
-    /// Returns the goodbye for the shell to send last; frames that come in are still taken.
-    pub fn part(&mut self, reason: Reason) -> Frame {
+    /// Returns the goodbye, which the shell sends last. Frames are still received.
+    pub fn begin_close(&mut self, reason: Reason) -> Frame {
         if self.stage != Stage::Closed {
-            self.stage = Stage::Parting;
+            self.stage = Stage::Closing;
         }
         Frame::Goodbye { reason, received: self.received }
     }
 
-    /// Something was written to the connection at `now`.
+    /// Notes that bytes were written to the connection at `now`.
     pub fn sent(&mut self, now: Instant) {
-        self.sent = self.sent.max(now);
+        self.last_sent = self.last_sent.max(now);
     }
 
-    /// `messages` of together `bytes` were handed to the application.
+    /// Notes that the application has received `messages` of `bytes` in all. They are acknowledged.
     pub fn delivered(&mut self, now: Instant, messages: u64, bytes: usize) {
         self.received = self.received.saturating_add(messages);
-        self.told_bytes = self.told_bytes.saturating_add(bytes);
-        if self.received - self.told >= ACK_MESSAGES || self.told_bytes >= ACK_BYTES {
-            self.tell();
-        } else if self.tell_at.is_none() && self.received > self.told {
-            self.tell_at = Some(now + self.config.ack_delay);
+        self.unacknowledged_bytes = self.unacknowledged_bytes.saturating_add(bytes);
+        if self.received - self.acknowledged >= ACK_MESSAGES
+            || self.unacknowledged_bytes >= ACK_BYTES
+        {
+            self.acknowledge();
+        } else if self.ack_at.is_none() && self.received > self.acknowledged {
+            self.ack_at = Some(now + self.config.ack_delay);
         }
     }
 
-    /// The shell stops reading because the application has no room: silence is not held against
-    /// the other side until [`Link::resume`].
+    /// Notes that the shell does not read, as the application has no room. Until [`Link::resume`] the peer's
+    /// silence does not end the link.
     pub fn pause(&mut self) {
         self.paused = true;
     }
 
-    /// The shell reads again.
+    /// Notes that the shell reads again.
     pub fn resume(&mut self, now: Instant) {
         self.paused = false;
-        self.heard = now;
+        self.last_received = now;
     }
 
     /// Returns the version and the features that both ends speak; `None` before the peer's Hello.
@@ -222,9 +228,7 @@ impl Link {
         self.agreed
     }
 
-    /// Sends a ping; [`Link::rtt`] has its result once the pong is there.
-    ///
-    /// Returns its number.
+    /// Sends a ping and returns its number. [`Link::rtt`] has its result once the pong is received.
     pub fn ping(&mut self, now: Instant) -> u64 {
         let nonce = self.next_ping;
         self.next_ping += 1;
@@ -232,49 +236,49 @@ impl Link {
         if self.pings.len() > MAX_PINGS {
             self.pings.pop_first();
         }
-        self.outbox.push_back(Output::Send(Frame::Ping(nonce)));
-        self.sent = now;
+        self.outputs.push_back(Output::Send(Frame::Ping(nonce)));
+        self.last_sent = now;
         nonce
     }
 
-    /// Whether ping `nonce` still waits for its pong.
+    /// Returns whether ping `nonce` still waits for its pong.
     #[must_use]
     pub fn awaits(&self, nonce: u64) -> bool {
         self.pings.contains_key(&nonce)
     }
 
-    /// The last round-trip time.
+    /// Returns the last round-trip time.
     #[must_use]
     pub fn rtt(&self) -> Option<Duration> {
         self.rtt
     }
 
-    /// How many messages of ours the other side's application has, as it says.
+    /// Returns the number of our messages that the peer's application has received, as the peer says.
     #[must_use]
     pub fn confirmed(&self) -> u64 {
         self.confirmed
     }
 
-    /// The next output, `None` when there is no more.
+    /// Returns the next output, or `None` if there is none.
     pub fn poll(&mut self) -> Option<Output> {
-        self.outbox.pop_front()
+        self.outputs.pop_front()
     }
 
-    /// Does what is due at `now`: pings, acknowledges, gives up.
+    /// Does what is due at `now`: sends pings and acknowledgements, or ends a silent link.
     pub fn handle_timeout(&mut self, now: Instant) {
         match self.stage {
             Stage::Closed => {}
             Stage::Greeting | Stage::Admitting => {
                 if self.dead_at() <= now {
-                    self.fail(Reason::HandshakeTimeout);
+                    self.refuse(Reason::HandshakeTimeout);
                 }
             }
-            Stage::Open | Stage::Parting => {
+            Stage::Open | Stage::Closing => {
                 if !self.paused && self.dead_at() <= now {
                     return self.close(Reason::Silent(self.config.dead_after));
                 }
-                if self.tell_at.is_some_and(|at| at <= now) {
-                    self.tell();
+                if self.ack_at.is_some_and(|at| at <= now) {
+                    self.acknowledge();
                 }
                 if self.stage == Stage::Open && self.ping_at() <= now {
                     self.ping(now);
@@ -283,25 +287,25 @@ impl Link {
         }
     }
 
-    /// When [`Link::handle_timeout`] is due next.
+    /// Returns when [`Link::handle_timeout`] is due next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.stage {
             Stage::Closed => None,
             Stage::Greeting | Stage::Admitting => Some(self.dead_at()),
-            Stage::Open | Stage::Parting => {
+            Stage::Open | Stage::Closing => {
                 let ping = (self.stage == Stage::Open).then(|| self.ping_at());
                 let dead = (!self.paused).then(|| self.dead_at());
-                earliest(self.tell_at, earliest(ping, dead))
+                earliest(self.ack_at, earliest(ping, dead))
             }
         }
     }
 
-    /// Gives back the memory that an idle link does not need.
+    /// Frees memory that an idle link does not need.
     pub fn shrink(&mut self) {
-        self.outbox.shrink_to_fit();
+        self.outputs.shrink_to_fit();
         if self.pings.is_empty() {
-            // An emptied map keeps a node.
+            // An emptied map keeps the memory of one of its nodes.
             self.pings = BTreeMap::new();
         }
     }
@@ -312,19 +316,19 @@ impl Link {
                 frames.skip_added_fields()
             }
             Ok(frames) => frames,
-            Err(fault) => return self.fail(Reason::Fault(fault.to_string())),
+            Err(fault) => return self.refuse(Reason::Fault(fault.to_string())),
         };
         loop {
             if self.stage != Stage::Greeting {
                 let messages = frames.take_messages();
                 if messages.len() != 0 {
-                    self.outbox.push_back(Output::Messages(messages));
+                    self.outputs.push_back(Output::Messages(messages));
                 }
             }
             let Some(frame) = frames.next() else { return };
             match frame {
                 Ok(frame) => self.on_frame(now, frame),
-                Err(fault) => self.fail(Reason::Fault(fault.to_string())),
+                Err(fault) => self.refuse(Reason::Fault(fault.to_string())),
             }
             if self.stage == Stage::Closed {
                 return;
@@ -344,28 +348,28 @@ impl Link {
                     Ok(agreed) => {
                         self.agreed = Some(agreed);
                         self.stage = Stage::Admitting;
-                        self.outbox.push_back(Output::Greeted(hello));
+                        self.outputs.push_back(Output::Greeted(hello));
                     }
-                    Err(reason) => self.fail(reason),
+                    Err(reason) => self.refuse(reason),
                 }
             }
-            // The acceptor refuses us.
+            // The peer refuses the link.
             (Stage::Greeting, Frame::Goodbye { reason, .. }) => {
                 self.stage = Stage::Closed;
-                self.outbox.push_back(Output::Farewell(reason));
+                self.outputs.push_back(Output::Farewell(reason));
             }
-            (Stage::Greeting, _) => self.fail(Reason::Fault("a frame before Hello".into())),
-            (_, Frame::Hello(_)) => self.fail(Reason::Fault("a second Hello".into())),
+            (Stage::Greeting, _) => self.refuse(Reason::Fault("a frame before Hello".into())),
+            (_, Frame::Hello(_)) => self.refuse(Reason::Fault("a second Hello".into())),
             (_, Frame::Goodbye { reason, received }) => {
                 self.confirm(received);
-                let answered = self.stage == Stage::Parting;
-                self.stage = Stage::Parting;
+                let answered = self.stage == Stage::Closing;
+                self.stage = Stage::Closing;
                 if !answered {
-                    self.outbox.push_back(Output::Farewell(reason));
+                    self.outputs.push_back(Output::Farewell(reason));
                 }
             }
             (_, Frame::Ping(nonce)) => {
-                self.outbox.push_back(Output::Send(Frame::Pong(nonce)));
+                self.outputs.push_back(Output::Send(Frame::Pong(nonce)));
             }
             (_, Frame::Pong(nonce)) => {
                 if let Some(sent) = self.pings.remove(&nonce) {
@@ -374,7 +378,7 @@ impl Link {
             }
             (_, Frame::Received(messages)) => self.confirm(messages),
             (_, Frame::Unknown(_)) => {}
-            (_, frame) => self.outbox.push_back(Output::Frame(frame)),
+            (_, frame) => self.outputs.push_back(Output::Frame(frame)),
         }
     }
 
@@ -382,35 +386,26 @@ impl Link {
         self.confirmed = self.confirmed.max(messages);
     }
 
-    fn tell(&mut self) {
-        (self.told, self.told_bytes, self.tell_at) = (self.received, 0, None);
-        self.outbox.push_back(Output::Send(Frame::Received(self.received)));
-    }
-
-    /// Tells the other side why, then closes.
-    fn fail(&mut self, reason: Reason) {
-        if self.stage != Stage::Closed {
-            let goodbye = Frame::Goodbye { reason: reason.clone(), received: self.received };
-            self.outbox.push_back(Output::Send(goodbye));
-            self.close(reason);
-        }
+    fn acknowledge(&mut self) {
+        (self.acknowledged, self.unacknowledged_bytes, self.ack_at) = (self.received, 0, None);
+        self.outputs.push_back(Output::Send(Frame::Received(self.received)));
     }
 
     fn close(&mut self, reason: Reason) {
         if self.stage != Stage::Closed {
             self.stage = Stage::Closed;
-            self.outbox.push_back(Output::Closed(reason));
+            self.outputs.push_back(Output::Closed(reason));
         }
     }
 
     fn dead_at(&self) -> Instant {
         match self.stage {
             Stage::Greeting | Stage::Admitting => self.opened + self.config.handshake_timeout,
-            _ => self.heard + self.config.dead_after,
+            _ => self.last_received + self.config.dead_after,
         }
     }
 
     fn ping_at(&self) -> Instant {
-        self.sent + self.config.ping_after
+        self.last_sent + self.config.ping_after
     }
 }

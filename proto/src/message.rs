@@ -1,12 +1,13 @@
-//! What nodes say to each other: text, JSON or bytes, each optionally compressed on its way.
+//! Messages between applications: text, JSON or bytes, each optionally compressed on the wire.
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use strum::IntoStaticStr;
 
 use crate::codec::{DecodeError, Reader};
 
-/// A message: its content and how it is to travel.
+/// A message: its content, and how the content is compressed on the wire.
 ///
 /// Cloning shares the content. JSON is kept as text and parsed when asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,23 +17,23 @@ pub struct Message {
     body: Bytes,
 }
 
-/// What a message's bytes are.
-// A word, as the compression is too: a message on its way to a handler is written field by field and
-// copied word by word, and a processor that has just written less than it is to read waits.
+/// The kind of a message's content.
+// A whole word, like `Compression`: on its way to a handler a message is written field by field and then
+// copied word by word. A processor that reads a word just after a part of it was written has to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u64)]
 #[non_exhaustive]
 pub enum Kind {
     /// UTF-8 text.
-    Text,
+    Text = 0,
     /// JSON (RFC 8259) in UTF-8.
-    Json,
+    Json = 1,
     /// Any bytes.
-    Bytes,
+    Bytes = 2,
 }
 
 impl Kind {
-    /// What a content is that is not compressed and has this head byte.
+    /// Returns the kind of an uncompressed content with this head byte.
     #[inline]
     pub(crate) fn of_plain(head: u8) -> Option<Self> {
         match head {
@@ -43,7 +44,7 @@ impl Kind {
         }
     }
 
-    /// Checks that what is to be text is.
+    /// Checks that text and JSON are UTF-8.
     #[inline]
     pub(crate) fn check(self, body: &[u8]) -> Result<(), DecodeError> {
         match self {
@@ -55,88 +56,89 @@ impl Kind {
     }
 }
 
-/// How a message's content is compressed on the wire. The receiver gets it decompressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+/// The compression of a message's content on the wire. The receiving application gets it decompressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 #[repr(u64)]
 #[non_exhaustive]
 pub enum Compression {
-    /// As it is.
+    /// Not compressed.
     #[default]
-    None,
+    None = 0,
     /// zlib (RFC 1950), level 6, as p2pnetwork's.
-    Zlib,
+    Zlib = 1,
     /// bzip2, level 9, as p2pnetwork's.
-    Bzip2,
+    Bzip2 = 2,
     /// LZMA in the xz container, as p2pnetwork's.
-    Lzma,
-    /// Zstandard (RFC 8878), level 3: the best choice for most.
-    Zstd,
+    Lzma = 3,
+    /// Zstandard (RFC 8878), level 3: the best choice for most messages.
+    Zstd = 4,
     /// LZ4's frame format: the fastest.
-    Lz4,
+    Lz4 = 5,
 }
 
 impl Message {
-    /// A text message.
+    /// Creates a text message.
     #[must_use]
     pub fn text(text: impl Into<String>) -> Self {
-        Self { kind: Kind::Text, compression: Compression::None, body: text.into().into() }
+        Self::new(Kind::Text, text.into().into())
     }
 
-    /// A JSON message made of any serializable value.
+    /// Creates a JSON message from any serializable value.
     ///
     /// # Errors
-    /// Where the value has no JSON form, for example a map whose keys are not text.
+    /// If the value has no JSON form, for example a map whose keys are not text.
     pub fn json(value: &impl Serialize) -> Result<Self, serde_json::Error> {
-        let body = serde_json::to_vec(value)?.into();
-        Ok(Self { kind: Kind::Json, compression: Compression::None, body })
+        Ok(Self::new(Kind::Json, serde_json::to_vec(value)?.into()))
     }
 
-    /// A message of any bytes.
+    /// Creates a message of any bytes.
     #[must_use]
     pub fn bytes(bytes: impl Into<Bytes>) -> Self {
-        Self { kind: Kind::Bytes, compression: Compression::None, body: bytes.into() }
+        Self::new(Kind::Bytes, bytes.into())
     }
 
-    /// A message of `kind` whose content is `body` already.
+    /// Creates a message of `kind` with the encoded content `body`.
     ///
-    /// Text and JSON have to be UTF-8, which is not checked here: the receiver does, and ends the
-    /// link where they are not.
+    /// Text and JSON have to be UTF-8. That is not checked here: the receiver checks it, and ends the
+    /// link if they are not.
     #[must_use]
     pub fn new(kind: Kind, body: Bytes) -> Self {
         Self { kind, compression: Compression::None, body }
     }
 
-    /// The same message, compressed on its way.
+    /// Sets how the message is compressed on the wire.
     #[must_use]
     pub fn compressed(self, compression: Compression) -> Self {
         Self { compression, ..self }
     }
 
-    /// What the content is.
+    /// Returns the kind of the content.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// How it is to travel, or has travelled: what would not have shrunk comes uncompressed.
+    /// Returns how the message is compressed on the wire, or was. A content that compression would not make
+    /// smaller travels uncompressed.
     #[must_use]
     pub fn compression(&self) -> Compression {
         self.compression
     }
 
-    /// The content's bytes, whatever they are.
+    /// Returns the content's bytes, of any kind.
     #[must_use]
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// The content's bytes, whatever they are.
+    /// Returns the content's bytes, of any kind.
     #[must_use]
     pub fn into_body(self) -> Bytes {
         self.body
     }
 
-    /// The text, where it is text (JSON's text too), else `None`.
+    /// Returns the content as text if it is text or JSON, else `None`.
     #[must_use]
     pub fn as_text(&self) -> Option<&str> {
         match self.kind {
@@ -145,58 +147,45 @@ impl Message {
         }
     }
 
-    /// The content parsed as JSON, which is done now.
+    /// Parses the content as JSON.
     ///
     /// # Errors
-    /// Where the content is not JSON, or not of the form that `T` has.
+    /// If the content is not JSON, or does not have the form of `T`.
     pub fn to_json<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(&self.body)
     }
 
-    /// The byte that says on the wire what a content of this kind, so compressed, is.
+    /// Returns the head byte, which names a content's kind and compression on the wire.
     #[must_use]
     pub fn head(kind: Kind, compression: Compression) -> u8 {
-        let kind = match kind {
-            Kind::Text => 0,
-            Kind::Json => 1,
-            Kind::Bytes => 2,
-        };
-        let compression = match compression {
-            Compression::None => 0,
-            Compression::Zlib => 1,
-            Compression::Bzip2 => 2,
-            Compression::Lzma => 3,
-            Compression::Zstd => 4,
-            Compression::Lz4 => 5,
-        };
-        compression << 4 | kind
+        (compression as u8) << 4 | kind as u8
     }
 }
 
-/// A message as it stands in a frame: the content may still be compressed.
+/// A message in a frame, where its content may be compressed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed {
-    /// What the content is.
+    /// The kind of the content.
     pub kind: Kind,
-    /// How `payload` is compressed.
+    /// The compression of `payload`.
     pub compression: Compression,
     /// The content, compressed as `compression` says.
     pub payload: Bytes,
 }
 
 impl Packed {
-    /// A message that is not compressed, ready for a frame.
+    /// Makes a message ready for a frame, uncompressed.
     ///
-    /// Compressing is the shell's work: it takes time and C libraries.
+    /// Compression is the shell's work, as it takes time and C libraries.
     #[must_use]
     pub fn plain(message: Message) -> Self {
         Self { kind: message.kind, compression: Compression::None, payload: message.body }
     }
 
-    /// The message, of `body`: the payload once decompressed.
+    /// Returns the message; `body` is the decompressed payload.
     ///
     /// # Errors
-    /// Where text or JSON is not UTF-8.
+    /// If text or JSON is not UTF-8.
     pub fn unpack(self, body: Bytes) -> Result<Message, DecodeError> {
         self.kind.check(&body)?;
         Ok(Message { kind: self.kind, compression: self.compression, body })
@@ -205,31 +194,24 @@ impl Packed {
     /// Reads the head byte and takes the rest of the frame as the payload.
     ///
     /// # Errors
-    /// Where the head byte is missing or has no meaning.
+    /// If the head byte is missing or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         let head = reader.u8("message head")?;
         Self::new(head, reader.take_rest())
     }
 
-    /// A content whose head byte is `head`.
+    /// Creates it from a head byte and the payload.
     ///
     /// # Errors
-    /// Where the head byte has no meaning.
+    /// If the head byte is invalid.
     pub fn new(head: u8, payload: Bytes) -> Result<Self, DecodeError> {
         let kind = Kind::of_plain(head & 0x0f).ok_or(DecodeError::Invalid("message kind"))?;
-        let compression = match head >> 4 {
-            0 => Compression::None,
-            1 => Compression::Zlib,
-            2 => Compression::Bzip2,
-            3 => Compression::Lzma,
-            4 => Compression::Zstd,
-            5 => Compression::Lz4,
-            _ => return Err(DecodeError::Invalid("message compression")),
-        };
+        let compression = Compression::ALL.get(usize::from(head >> 4)).copied();
+        let compression = compression.ok_or(DecodeError::Invalid("message compression"))?;
         Ok(Self { kind, compression, payload })
     }
 
-    /// The head byte: see [`Message::head`].
+    /// Returns the head byte: see [`Message::head`].
     #[must_use]
     pub fn head(&self) -> u8 {
         Message::head(self.kind, self.compression)
@@ -268,27 +250,19 @@ impl From<Bytes> for Message {
 
 impl From<serde_json::Value> for Message {
     fn from(value: serde_json::Value) -> Self {
-        let body = value.to_string().into();
-        Self { kind: Kind::Json, compression: Compression::None, body }
+        Self::new(Kind::Json, value.to_string().into())
     }
 }
 
 impl Compression {
-    /// Every one of them, for tables and tests.
+    /// All compressions, in the order of their numbers on the wire.
     pub const ALL: [Self; 6] =
         [Self::None, Self::Zlib, Self::Bzip2, Self::Lzma, Self::Zstd, Self::Lz4];
 
-    /// The name, as users write it: p2pnetwork's where it has one.
+    /// Returns the name that users write: that of p2pnetwork if it has this compression.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Zlib => "zlib",
-            Self::Bzip2 => "bzip2",
-            Self::Lzma => "lzma",
-            Self::Zstd => "zstd",
-            Self::Lz4 => "lz4",
-        }
+        self.into()
     }
 }
 

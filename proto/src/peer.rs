@@ -92,7 +92,7 @@ impl Machine {
         overlay.set_clocks(now);
         Self {
             overlay,
-            links: Links::new(config.errand_idle),
+            links: Links::new(config.on_demand_idle),
             dials: Dials::default(),
             queries: BTreeMap::new(),
             relays: Relays::new(config),

@@ -1,54 +1,54 @@
-//! Where a node can be dialled, as it says and signs itself: what nodes tell each other of others.
+//! Node records: the addresses of a node, signed by the node itself. Nodes exchange records of other nodes.
 
 use crate::address::Address;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::hello::{address, put_address};
 use crate::id::{Key, NodeId, SIGNATURE_LEN};
 
-/// Addresses in one record: those of a machine with a handful of networks.
+/// Most addresses in one record. 8: a machine with a handful of networks.
 pub const MAX_RECORD_ADDRESSES: usize = 8;
 
-/// Sets these signatures apart from anything else that a node's key may sign.
+/// Sets these signatures apart from all others of a node's key.
 const CONTEXT: &[u8] = b"peerkit record 1";
 
-/// A node's word on where it can be dialled. Whoever passes it on can't change a byte of it.
+/// A signed record of a node's addresses. Nodes that pass it on can't change a byte of it.
 ///
-/// That it is signed proves who says so, not that somebody answers there: see
-/// [`overlay`](crate::overlay) for how records are tested.
+/// The signature proves which node names the addresses, not that it answers there.
+/// [`overlay`](crate::overlay) explains how records are tested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Whose it is.
+    /// The node.
     pub node: NodeId,
-    /// When it was signed, by the node's clock, in milliseconds since 1970: of two the later holds.
+    /// The time of the signature by the node's clock, in milliseconds since 1970. The latest record counts.
     pub time: u64,
-    /// Where it can be dialled, best first; none where it can't.
+    /// The addresses at which the node can be dialled, best first; none if it can't be dialled.
     pub addresses: Vec<Address>,
-    /// The texts of addresses of unknown schemes, each with its place among all addresses. The
-    /// signature is over them as well.
+    /// Addresses of unknown schemes as texts, each with its place among all addresses. The signature is over
+    /// them as well.
     pub(crate) unknown: Vec<(usize, String)>,
-    /// The node's signature over all of the above and the network's name.
+    /// The node's signature over all fields above and the network's name.
     pub signature: [u8; SIGNATURE_LEN],
 }
 
 impl Record {
-    /// Signs a record of the node that has `key`; of more than eight addresses the first.
+    /// Signs a record of the node that has `key`. It has the first [`MAX_RECORD_ADDRESSES`] addresses.
     #[must_use]
     pub fn sign(key: &Key, network: &str, time: u64, addresses: &[Address]) -> Self {
-        let told = addresses.iter().take(MAX_RECORD_ADDRESSES);
-        let addresses = told.map(|address| address.clone().without_id()).collect();
+        let first = addresses.iter().take(MAX_RECORD_ADDRESSES);
+        let addresses = first.map(|address| address.clone().without_id()).collect();
         let signature = [0; SIGNATURE_LEN];
         let mut record = Self { node: key.id(), time, addresses, unknown: Vec::new(), signature };
         record.signature = key.sign(&record.signed(network));
         record
     }
 
-    /// Whether the node signed exactly this, for this network.
+    /// Returns whether the node has signed exactly this, for this network.
     #[must_use]
     pub fn verify(&self, network: &str) -> bool {
         self.node.verify(&self.signed(network), &self.signature)
     }
 
-    /// The bytes that the signature is over.
+    /// Returns the bytes that the signature is over.
     #[must_use]
     pub fn signed(&self, network: &str) -> Vec<u8> {
         let mut out = Vec::with_capacity(256);
@@ -83,7 +83,7 @@ impl Record {
     /// schemes are passed on with the record, and are not among [`Record::addresses`].
     ///
     /// # Errors
-    /// [`DecodeError`] if anything is missing, too long or without meaning.
+    /// [`DecodeError`] if anything is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         let node = reader.node_id("record's node")?;
         let time = reader.u64("record's time")?;

@@ -1,31 +1,30 @@
-//! How many nodes a large network has, from a sample of them.
+//! The size of a large network, estimated from a sample of its nodes.
 //!
-//! A node is in a sample of so many bits where the hash of the sample's salt and its identity begins
-//! with as many zero bits: one node in 2^bits, and others with each salt. Each node is in it or not
-//! by itself, so the number of those that are is binomial, and for few of many Poisson (W. Feller: An
-//! Introduction to Probability Theory and Its Applications, vol. 1, ch. VI): its standard deviation
-//! is the square root of what is expected.
+//! A node is in a sample of `bits` bits if the hash of the sample's salt and its identity begins with that many
+//! zero bits. That is one node in 2^bits, and other nodes for each salt. Each node is in it independently of the
+//! others, so their number is binomial, and for a few of many nodes Poisson (W. Feller: An Introduction to
+//! Probability Theory and Its Applications, vol. 1, ch. VI). Its standard deviation is the square root of its
+//! expectation.
 
 use crate::id::{Hash, NodeId};
 
-/// Bits of the sample that is asked for first: of 10,000 nodes, as many as discovery is made for,
-/// about 40 answer.
+/// Bits of the first sample. 8: of 10,000 nodes, for which discovery is made, about 40 answer.
 pub const BITS: u8 = 8;
 
-/// With fewer in a sample than this the network is small enough to be counted, and the error of an
-/// estimate would be large. 40: one in six.
+/// Smallest sample for an estimate. A network with fewer nodes in its sample is small enough to be counted, and
+/// the error of an estimate would be large. 40: an error of one in six.
 pub const ENOUGH: u64 = 40;
 
-/// How many nodes there may be.
+/// An estimate of the number of nodes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
     /// The most likely number.
     pub nodes: u64,
-    /// The standard error as a share of it: two times in three the true number is within.
+    /// The standard error as a share of `nodes`. The true number is within it two times in three.
     pub error: f64,
 }
 
-/// Whether a node is in a sample.
+/// Returns whether a node is in a sample.
 #[must_use]
 pub fn contains(salt: &[u8; 8], bits: u8, node: NodeId) -> bool {
     let hash = Hash::of_parts(&[salt, node.as_bytes()]);
@@ -34,7 +33,7 @@ pub fn contains(salt: &[u8; 8], bits: u8, node: NodeId) -> bool {
     8 * zeros + next as usize >= usize::from(bits)
 }
 
-/// How many nodes there are where `count` of them are in a sample of `bits`.
+/// Estimates the number of nodes from the `count` of those in a sample of `bits`.
 #[must_use]
 pub fn estimate(count: u64, bits: u8) -> Estimate {
     let nodes = count.saturating_mul(1_u64.checked_shl(u32::from(bits)).unwrap_or(u64::MAX));
@@ -50,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn twenty_thousand_nodes_are_estimated_as_well_as_is_said() {
+    fn twenty_thousand_nodes_are_estimated_within_the_error() {
         const NODES: u64 = 20_000;
         let ids: Vec<_> = nodes(NODES).collect();
         let (mut within, mut sum) = (0, 0);
@@ -70,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_of_no_bits_is_everybody_and_each_bit_halves_it() {
+    fn a_sample_of_no_bits_has_all_nodes_and_each_bit_halves_it() {
         let salt = [7; 8];
         let sampled = |bits| nodes(4096).filter(|id| contains(&salt, bits, *id)).count();
         assert_eq!(sampled(0), 4096);

@@ -1,18 +1,17 @@
-//! Sealing: a message that the node of one key alone can open, and that proves to it who wrote it.
+//! Sealed messages: only the node with one key can open them, and they prove their sender to it.
 //!
 //! HPKE (RFC 9180) in its base mode, with DHKEM(X25519, HKDF-SHA256), HKDF-SHA256 and
-//! ChaCha20-Poly1305. The X25519 keys are those that belong to the nodes' Ed25519 keys by the
-//! birational map of RFC 7748, section 4.1; that one key pair may serve for both is shown by
-//! E. Thormarker, "On using the same key pair for Ed25519 and an X25519 based KEM" (2021).
+//! ChaCha20-Poly1305. The X25519 keys are derived from the nodes' Ed25519 keys by the birational map of
+//! RFC 7748, section 4.1. E. Thormarker shows that one key pair may serve for both: "On using the same key pair
+//! for Ed25519 and an X25519 based KEM" (2021).
 //!
-//! Inside lies the sender's signature over all of it and over whom it is for. HPKE's own
-//! authenticated mode would do without, but whoever got hold of the recipient's key could then
-//! forge messages of anybody to it (RFC 9180, section 9.1.1); and a signature is how nodes prove
-//! all else that they write. A key that is stolen later opens what was recorded before: those who
-//! mind have a link, where keys are fresh each time.
+//! A sealed message contains the sender's signature over all of it and over the recipient. HPKE's authenticated
+//! mode would need no signature. But a thief of the recipient's key could then forge messages of any sender to
+//! it (RFC 9180, section 9.1.1). A key that is stolen later opens messages that were recorded before. If that
+//! matters, use a link, which has new keys each time.
 //!
-//! The receipt is a secret that only the two ends can compute (HPKE's exporter): nobody on the way
-//! can say that a message was taken which was not.
+//! The receipt is a secret that only the two ends can compute (HPKE's exporter). So no node on the way can claim
+//! that a message was received if it was not.
 
 use bytes::Bytes;
 use hpke::aead::ChaCha20Poly1305;
@@ -27,8 +26,8 @@ use crate::hello::MAX_NAME;
 use crate::id::{ID_LEN, Key, NodeId, SIGNATURE_LEN};
 use crate::message::Packed;
 
-/// Bytes by which what is sealed is longer than its content, at the most: the encapsulated key, the
-/// tag, the sender with its name, the time, the signature and the head byte.
+/// Most bytes by which a sealed message is longer than its content: the encapsulated key, the tag, the sender
+/// with its name, the time, the signature and the head byte.
 pub const OVERHEAD: usize = ENCAPSULATED + TAG + ID_LEN + 8 + 2 + MAX_NAME + SIGNATURE_LEN + 1;
 
 /// Bytes of an encapsulated X25519 key (RFC 9180, section 7.1).
@@ -37,61 +36,60 @@ const ENCAPSULATED: usize = 32;
 /// Bytes of Poly1305's tag.
 const TAG: usize = 16;
 
-/// Sets these seals and signatures apart from anything else that a node's key is used for.
+/// Sets these seals and signatures apart from all other uses of a node's key.
 const CONTEXT: &[u8] = b"peerkit direct 1";
 
-/// What the receipt is derived for.
+/// The label from which the receipt is derived.
 const RECEIPT: &[u8] = b"receipt";
 
 type Suite = X25519HkdfSha256;
 
-/// What is sealed: a message, and who wrote it.
+/// The content of a sealed message: a message and its sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Letter {
-    /// Who wrote and signed it.
+    /// The node that wrote and signed it.
     pub sender: NodeId,
-    /// What the sender calls itself.
+    /// The name that the sender gives itself.
     pub name: String,
-    /// When, by the sender's clock, in milliseconds since 1970.
+    /// Its time by the sender's clock, in milliseconds since 1970.
     pub time: u64,
     /// The content.
     pub content: Packed,
 }
 
-/// A sealed letter.
+/// A sealed message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sealed {
-    /// What travels.
+    /// The bytes to send.
     pub bytes: Bytes,
-    /// What the recipient proves with that it opened it.
+    /// The bytes by which the recipient proves that it has opened the message.
     pub receipt: Receipt,
 }
 
-/// Why something sealed can't be opened, or can't be sealed.
+/// The reason why a message can't be sealed or opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SealError {
-    /// The recipient's identity is no key.
+    /// The recipient's identity is not a public key.
     #[error("the recipient's identity is not a public key")]
     NoKey,
-    /// It is sealed to another key, for another network, or as another message; or was changed.
+    /// The message is sealed to another key, for another network or with another label, or was changed.
     #[error("it is not sealed to this node in this network, or was changed on its way")]
     Broken,
-    /// It opens, and holds nothing that makes sense.
+    /// The opened message is invalid.
     #[error(transparent)]
     Content(#[from] DecodeError),
-    /// Whoever it says has written it has not signed it.
+    /// The message is not signed by the node that it names as its sender.
     #[error("it is not signed by the one who is said to have written it")]
     Forged,
 }
 
-/// Seals a letter of the node that has `key` to `label.to`.
+/// Seals a message of the node that has `key` to `label.to`.
 ///
-/// `rng` has to be secret and seeded from the system's generator: who can guess it can open the
-/// letter.
+/// `rng` has to be secret and seeded from the system's generator, as its numbers open the message.
 ///
 /// # Errors
-/// Where `label.to` is not a public key.
+/// If `label.to` is not a public key.
 pub fn seal(
     rng: &mut impl CryptoRng,
     key: &Key,
@@ -99,8 +97,9 @@ pub fn seal(
     label: &Label,
     letter: &Letter,
 ) -> Result<Sealed, SealError> {
-    let public = label.to.to_x25519().ok_or(SealError::NoKey)?;
-    let public = public_key(&public)?;
+    let no_key = |_: HpkeError| SealError::NoKey;
+    let key_bytes = label.to.to_x25519().ok_or(SealError::NoKey)?;
+    let public = <Suite as Kem>::PublicKey::from_bytes(&key_bytes).map_err(no_key)?;
     let signature = key.sign(&signed(network, label, letter));
     let mut plain = Vec::with_capacity(OVERHEAD + letter.content.payload.len());
     plain.put_raw(letter.sender.as_bytes());
@@ -112,7 +111,6 @@ pub fn seal(
 
     let (mode, info) = (OpModeS::<Suite>::Base, info(network));
     let setup = hpke::setup_sender_with_rng::<ChaCha20Poly1305, HkdfSha256, Suite>;
-    let no_key = |_: HpkeError| SealError::NoKey;
     let (encapsulated, mut context) = setup(&mode, &public, &info, rng).map_err(no_key)?;
     let broken = |_: HpkeError| SealError::Broken;
     let sealed = context.seal(&plain, &associated(label)).map_err(broken)?;
@@ -122,13 +120,13 @@ pub fn seal(
     Ok(Sealed { bytes, receipt })
 }
 
-/// Opens what was sealed to the node that has `key`, as `label` says, and checks who wrote it. The
-/// receipt is for the sender alone.
+/// Opens a message that was sealed to the node that has `key`, and checks its sender. The receipt is for the
+/// sender alone.
 ///
-/// Says nothing about how old it is, or whether it came before.
+/// It does not check how old the message is, or whether it was received before.
 ///
 /// # Errors
-/// Where it is not what [`seal`] makes for this node, network and label.
+/// If [`seal`] has not made it for this node, network and label.
 pub fn open(
     key: &Key,
     network: &str,
@@ -153,17 +151,13 @@ pub fn open(
     let signature = reader.array("signature")?;
     let content = Packed::decode(&mut reader)?;
     let letter = Letter { sender, name, time, content };
-    match sender.verify(&signed(network, label, &letter), &signature) {
-        true => Ok((letter, receipt)),
-        false => Err(SealError::Forged),
+    if !sender.verify(&signed(network, label, &letter), &signature) {
+        return Err(SealError::Forged);
     }
+    Ok((letter, receipt))
 }
 
-fn public_key(bytes: &[u8; 32]) -> Result<<Suite as Kem>::PublicKey, SealError> {
-    <Suite as Kem>::PublicKey::from_bytes(bytes).map_err(|_| SealError::NoKey)
-}
-
-/// What the sender signs.
+/// Returns the bytes that the sender signs.
 fn signed(network: &str, label: &Label, letter: &Letter) -> Vec<u8> {
     let mut out = Vec::with_capacity(OVERHEAD + 128 + letter.content.payload.len());
     out.put_bytes(CONTEXT);

@@ -1,14 +1,13 @@
-//! Time as the state machines see it: handed in, never read.
+//! Time for the state machines, which get it with each input and never read a clock.
 
 use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// A moment, counted from an origin that the shell chose (a node: its start; the simulator: zero).
+/// A moment, counted from an origin: the start of the node, or of the simulation.
 ///
-/// Unlike [`std::time`]'s type of the same name it has no `now()`: whoever drives a state machine
-/// says what time it is. Arithmetic saturates, so that no deadline computed from a number of the
-/// network can overflow.
+/// Unlike [`std::time::Instant`] it has no `now()`: the shell that drives a state machine passes the time.
+/// Arithmetic saturates, so that no deadline computed from a number of the network can overflow.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Instant(Duration);
 
@@ -16,32 +15,32 @@ impl Instant {
     /// The origin.
     pub const ZERO: Self = Self(Duration::ZERO);
 
-    /// The moment `since_origin` after the origin.
+    /// Returns the moment `since_origin` after the origin.
     #[must_use]
     pub const fn from_origin(since_origin: Duration) -> Self {
         Self(since_origin)
     }
 
-    /// How long after the origin this moment is.
+    /// Returns the time from the origin to this moment.
     #[must_use]
     pub const fn since_origin(self) -> Duration {
         self.0
     }
 
-    /// The time from `earlier` to this moment; zero where `earlier` is the later of the two.
+    /// Returns the time from `earlier` to this moment, or zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 }
 
-/// The present, by both clocks: the shell reads them once for each input.
+/// The present by two clocks, which the shell reads once for each input.
 ///
-/// Deadlines and intervals use the monotonic clock. The wall clock dates broadcasts; it may be set, and
-/// it may jump when a machine wakes up.
+/// Deadlines and intervals use the monotonic clock. The wall clock is for the times of broadcasts. It may be
+/// set, and may jump when a machine wakes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
-    /// The moment, by a clock that only goes forward.
+    /// The time by a clock that never goes back.
     pub monotonic: Instant,
     /// The wall clock, in milliseconds since 1970.
     pub unix: u64,
@@ -69,13 +68,10 @@ impl fmt::Debug for Instant {
     }
 }
 
-/// The earlier of two deadlines, where either may be absent.
+/// Returns the earlier of two deadlines, either of which may be absent.
 #[must_use]
 pub fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    }
+    [a, b].into_iter().flatten().min()
 }
 
 #[cfg(test)]

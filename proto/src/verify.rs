@@ -1,43 +1,42 @@
-//! Checking of signatures.
+//! Verification of signatures.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::id::{Hash, NodeId, PublicKey, SIGNATURE_LEN};
 
-/// Checks signatures, or remembers those that it has checked.
+/// Verifies signatures, and may remember the valid ones.
 ///
-/// A node checks each once, and has no use for a memory. In the simulator a thousand nodes check the
-/// same one: sharing a memory between them takes away most of the time that it needs, and changes
-/// nothing else, as the answer hangs on nothing but the bytes.
+/// A node verifies each signature once and remembers none. In the simulator a thousand nodes verify the
+/// same signature: sharing a memory saves most of that time. It changes nothing else, as the outcome depends
+/// on nothing but the bytes.
 #[derive(Debug, Clone, Default)]
 pub struct Verifier {
-    checked: Option<Arc<Mutex<Checked>>>,
+    memory: Option<Arc<Memory>>,
 }
 
-/// The signatures that were found to be right, at most so many.
+/// The signatures that were found to be valid, as hashes of all that they depend on.
 #[derive(Debug)]
-struct Checked {
+struct Memory {
     max: usize,
-    right: BTreeSet<Hash>,
-    order: VecDeque<Hash>,
+    valid: Mutex<BTreeSet<Hash>>,
 }
 
 impl Verifier {
-    /// One that remembers up to `max` signatures that were right, and shares them with its clones.
+    /// Creates a verifier that remembers up to `max` valid signatures, and shares them with its clones. Once
+    /// there are more it forgets them all.
     #[must_use]
     pub fn remembering(max: usize) -> Self {
-        let checked = Checked { max, right: BTreeSet::new(), order: VecDeque::new() };
-        Self { checked: Some(Arc::new(Mutex::new(checked))) }
+        Self { memory: Some(Arc::new(Memory { max, valid: Mutex::default() })) }
     }
 
-    /// Whether `signature` over `message` was made by `node`: see [`NodeId::verify`].
+    /// Returns whether `node` has made `signature` over `message`: see [`NodeId::verify`].
     #[must_use]
     pub fn verify(&self, node: NodeId, message: &[u8], signature: &[u8; SIGNATURE_LEN]) -> bool {
         self.verify_with(node, &mut None, message, signature)
     }
 
-    /// As [`Verifier::verify`]; `key` is that of `node`, once it was needed.
+    /// As [`Verifier::verify`]. The key of `node` is put into `key` when it is needed first.
     #[must_use]
     pub fn verify_with(
         &self,
@@ -52,30 +51,21 @@ impl Verifier {
             }
             key.as_ref().is_some_and(|key| key.verify(message, signature))
         };
-        let Some(checked) = &self.checked else { return check() };
+        let Some(memory) = &self.memory else { return check() };
         let name = Hash::of_parts(&[node.as_bytes(), signature, message]);
-        let checked = || checked.lock().unwrap_or_else(PoisonError::into_inner);
-        if checked().right.contains(&name) {
+        let valid = || memory.valid.lock().unwrap_or_else(PoisonError::into_inner);
+        if valid().contains(&name) {
             return true;
         }
-        let right = check();
-        if right {
-            checked().remember(name);
+        let is_valid = check();
+        if is_valid {
+            let mut valid = valid();
+            if valid.len() >= memory.max {
+                valid.clear();
+            }
+            valid.insert(name);
         }
-        right
-    }
-}
-
-impl Checked {
-    fn remember(&mut self, name: Hash) {
-        if self.right.insert(name) {
-            self.order.push_back(name);
-        }
-        if self.order.len() > self.max
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.right.remove(&oldest);
-        }
+        is_valid
     }
 }
 

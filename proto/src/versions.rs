@@ -1,13 +1,13 @@
-//! Versions of the wire: which one two nodes speak, and what is off between them.
+//! Versions of the wire: the choice of one for a link, and the parts of the protocol that it lacks.
 //!
-//! A node speaks its own version and the one before. Each Hello names the range of its sender, and both
-//! ends choose by the same rule: the highest version that is in both ranges. Where there is none the
-//! link is refused, with both ranges in the reason.
+//! A node speaks its own version and the one before. Each Hello names the range of its sender. Both ends choose
+//! by the same rule: the highest version that is in both ranges. If there is none, the link is refused, with
+//! both ranges in the reason.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The version of the wire that this crate speaks at best.
+/// The highest version of the wire that this crate speaks.
 pub const VERSION: u16 = 2;
 
 /// A range of versions of the wire.
@@ -20,7 +20,7 @@ pub struct Versions {
 }
 
 impl Versions {
-    /// The versions that this crate speaks: its own and the one before.
+    /// The versions that this crate speaks: the highest one and the one before.
     pub const OURS: Self = Self { min: VERSION - 1, max: VERSION };
 
     /// Returns the highest version that is in both ranges.
@@ -48,13 +48,13 @@ impl FromStr for Versions {
     }
 }
 
-/// Two nodes that have no version in common, as the one that refused the link describes it.
+/// The versions of two nodes that have none in common, as the node that refused the link describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the node that refused the link speaks versions {refusing}, the other one {refused}")]
 pub struct VersionGap {
-    /// The versions of the node that refused.
+    /// The versions of the node that has refused the link.
     pub refusing: Versions,
-    /// The versions of the node that was refused.
+    /// The versions of the other node.
     pub refused: Versions,
 }
 
@@ -71,7 +71,7 @@ impl VersionGap {
     }
 }
 
-/// The wire version and features that two nodes agreed on by their Hellos. Both ends compute the same.
+/// The wire version and features that two nodes have agreed on by their Hellos. Both ends compute the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Agreed {
     /// The version of the wire that the link speaks.
@@ -80,19 +80,19 @@ pub struct Agreed {
     pub features: u64,
 }
 
-/// A part of the protocol that is off between two nodes, although they are linked.
+/// A part of the protocol that two linked nodes can't use with each other, as one of them is too old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{part}: off, as the link speaks version {version}, and this came with version {since}")]
 pub struct Off {
-    /// The part, in a few words for users.
+    /// The name of the part, for users.
     pub part: &'static str,
     /// The version that the link speaks.
     pub version: u16,
-    /// The version that the part came with.
+    /// The version that introduced the part.
     pub since: u16,
 }
 
-/// Parts of the protocol that came after version 1, and the version that each came with.
+/// Parts of the protocol that came after version 1, and the version that introduced each.
 const PARTS: [(&str, u16); 3] = [
     ("comparing clocks", 2),
     ("reports of completed uploads", 2),
@@ -100,12 +100,12 @@ const PARTS: [(&str, u16); 3] = [
 ];
 
 impl Agreed {
-    /// Returns whether frames may go on after the last field that this version knows.
+    /// Returns whether frames may have bytes behind the last field that this node knows.
     pub(crate) fn has_added_fields(self) -> bool {
         self.version >= 2
     }
 
-    /// Returns the parts of the protocol that are off between the two nodes.
+    /// Returns the parts of the protocol that the two nodes can't use with each other.
     pub fn off(self) -> impl Iterator<Item = Off> {
         let version = self.version;
         let newer = PARTS.into_iter().filter(move |(_, since)| *since > version);

@@ -49,7 +49,7 @@ impl Actor {
         match output {
             Output::Send { connection, frame } => {
                 if let Some(conn) = self.links.get(&connection) {
-                    conn.control(&frame);
+                    conn.send_control(&frame);
                 }
             }
             Output::Dial { dial, operation, addresses, purpose } => {

@@ -43,7 +43,7 @@ fn exactly_the_limit_passes_and_a_byte_more_does_not() {
     ));
     assert!(matches!(
         pack(plain.compressed(Compression::Zstd), 99),
-        Err(CompressError::TooLarge { len: 100, limit: 99 })
+        Err(Error::TooLarge { len: 100, limit: 99 })
     ));
 }
 
@@ -205,10 +205,7 @@ async fn tasks_get_the_same_as_threads() {
                     unpack_async(packed, len - 1).await,
                     Err(DecompressError::TooLarge { limit }) if limit == len - 1
                 ));
-                assert!(matches!(
-                    pack_async(message, len - 1).await,
-                    Err(CompressError::TooLarge { .. })
-                ));
+                assert!(matches!(pack_async(message, len - 1).await, Err(Error::TooLarge { .. })));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Reading all that is there at once.
+//! Reading all bytes that have arrived, at once.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -7,13 +7,14 @@ use std::task::{Poll, ready};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
-/// Bytes that are read where `buffer` has no memory yet: an idle link's needs none.
-const LITTLE: usize = 512;
+/// Size of the first read into a buffer without memory. Its bytes go over the stack, so that an idle link
+/// needs no memory to wait for them.
+const FIRST_READ: usize = 512;
 
-/// Reads what has arrived into the free room of `buffer`, over as many TLS records as it takes, and
-/// waits only where there is nothing at all. Zero is the end.
+/// Reads the bytes that have arrived into the free room of `buffer`, from as many TLS records as there are.
+/// Waits only if there are none. Returns zero at the end of the stream.
 ///
-/// An error behind bytes is kept in `broken` for the next call.
+/// An error that follows bytes is kept in `broken` for the next call.
 pub(super) async fn fill(
     from: &mut (impl AsyncRead + Unpin),
     buffer: &mut BytesMut,
@@ -25,11 +26,11 @@ pub(super) async fn fill(
     let before = buffer.len();
     std::future::poll_fn(|cx| {
         if buffer.capacity() == 0 {
-            let mut little = [0; LITTLE];
-            let mut little = ReadBuf::new(&mut little);
-            ready!(Pin::new(&mut *from).poll_read(cx, &mut little))?;
-            buffer.extend_from_slice(little.filled());
-            if little.filled().is_empty() {
+            let mut space = [0; FIRST_READ];
+            let mut first = ReadBuf::new(&mut space);
+            ready!(Pin::new(&mut *from).poll_read(cx, &mut first))?;
+            buffer.extend_from_slice(first.filled());
+            if first.filled().is_empty() {
                 return Poll::Ready(Ok(0));
             }
         }
@@ -62,7 +63,7 @@ mod tests {
 
     use super::*;
 
-    /// Reads that come one after the other, then the end.
+    /// The results of reads, one after the other, then the end.
     struct Script(VecDeque<io::Result<&'static [u8]>>);
 
     impl AsyncRead for Script {
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn takes_what_there_is_then_the_error_then_the_end() {
+    async fn takes_the_bytes_then_the_error_then_the_end() {
         let reset = io::Error::from(io::ErrorKind::ConnectionReset);
         let mut from = Script([Ok(&b"ab"[..]), Ok(b"c"), Err(reset)].into());
         let (mut buffer, mut broken) = (BytesMut::with_capacity(64), None);
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stops_where_the_room_ends() {
+    async fn stops_when_the_buffer_is_full() {
         let mut from = Script([Ok(&b"abcd"[..]), Ok(b"efgh"), Ok(b"i")].into());
         let (mut buffer, mut broken) = (BytesMut::with_capacity(8), None);
         assert_eq!(fill(&mut from, &mut buffer, &mut broken).await.unwrap(), 8);

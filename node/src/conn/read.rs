@@ -2,24 +2,25 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use peerkit_proto::event::{Direction, Event, Parting, Reason};
+use peerkit_proto::event::{Event, Parting, Reason};
 use peerkit_proto::frame::{Frame, Refusal};
 use peerkit_proto::link::{Link, Output};
 use peerkit_proto::message::{Compression, Message, Packed};
-use peerkit_proto::time::Instant;
+use peerkit_proto::time::{Instant, earliest};
 use tokio::io::AsyncRead;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
+use tokio::time::Sleep;
 
 use super::Conn;
-use super::alarm::Alarm;
 use super::fill::fill;
-use super::run::Ended;
+use super::run::EndedLink;
 use crate::actor::mailbox::FromLink;
 use crate::compress;
 use crate::dispatch::Received;
@@ -28,27 +29,28 @@ use crate::lock::lock;
 use crate::rate::{Pause, Throttle};
 use crate::request;
 
-/// Room for one read: from little on an idle link to much on a busy one.
+/// Size of one read: small on an idle link, and up to the largest on a busy one.
 const READ_MIN: usize = 512;
 const READ_MAX: usize = 256 << 10;
 
-/// Bytes read until others have their turn: half a millisecond's worth on the fastest links.
+/// Bytes read before other tasks get their turn. 1 MiB: half a millisecond on the fastest links.
 const TURN: usize = 1 << 20;
 
-/// From so many reads on, since the last rest, a link's buffers are kept between them.
-const KEPT: usize = 4;
+/// Reads since the link last rested from which on its buffers are kept between reads.
+const READS_TO_KEEP_BUFFERS: usize = 4;
 
-/// After so long without anything to write the buffers are given back.
+/// Time without a write after which the outgoing buffers are freed.
 const REST: Duration = Duration::from_secs(1);
 
-/// Pings that somebody waits for, open at once; more wait. Half of what a link keeps account of.
+/// Most pings open at once for tasks that wait for their results; more tasks share the next ping. 32: half
+/// of what a [`Link`] keeps track of.
 const OPEN_PINGS: usize = 32;
 
-/// The longest that a link is not read from because of its limit. 10 s: below `ping_after`.
+/// Longest time for which a link is not read because of its rate limit. 10 s: below `ping_after`.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// A request of the peer that is being answered.
-struct Serving {
+struct ActiveRequest {
     task: AbortHandle,
     /// The application's handler answers it, not a function.
     is_for_handler: bool,
@@ -61,30 +63,30 @@ pub(super) struct Reader<R> {
     link: Link,
     from: R,
     buffer: BytesMut,
+    /// Size of the next read.
     room: usize,
-    /// Reads since the last rest, up to [`KEPT`].
+    /// Reads since the link last rested, up to [`READS_TO_KEEP_BUFFERS`].
     reads: usize,
-    /// Bytes read since others last had their turn.
+    /// Bytes read since other tasks last had their turn.
     turn: usize,
-    /// Pings that somebody waits for.
-    asked: BTreeMap<u64, Vec<oneshot::Sender<Duration>>>,
-    /// Requests of the peer that are being handled.
-    serving: BTreeMap<u64, Serving>,
-    /// Outputs that came while others were being acted on.
-    later: VecDeque<Output>,
-    alarm: Alarm,
-    /// Set while the limit of what is read from a peer has the link wait.
+    /// The tasks that wait for the results of open pings.
+    pings: BTreeMap<u64, Vec<oneshot::Sender<Duration>>>,
+    requests: BTreeMap<u64, ActiveRequest>,
+    /// Outputs of the link that came while earlier ones were being delivered.
+    deferred: VecDeque<Output>,
+    timer: DeadlineTimer,
+    /// Set while the link is not read because of its rate limit.
     pause: Option<Pause>,
     throttle: Throttle,
-    /// What ended the connection, where bytes were read before that.
+    /// The error that ended the connection, if bytes were read before it.
     broken: Option<io::Error>,
     /// How the link ends, once that is known.
     end: Option<Parting>,
-    /// When to stop waiting for the other side's goodbye.
+    /// The end of the wait for the peer's goodbye.
     close_at: Option<Instant>,
 }
 
-/// Waits for the end of a pause, where there is one.
+/// Waits for the end of a pause, if there is one.
 async fn paused(pause: &mut Option<Pause>) {
     if let Some(pause) = pause {
         pause.await;
@@ -95,17 +97,17 @@ fn closed() -> Reason {
     Reason::Lost("closed without a goodbye".into())
 }
 
-/// What one step of reading brought, in order.
+/// The messages and overlay frames of one read, in order.
 #[derive(Default)]
-struct Batch {
+struct ReadBatch {
     received: Vec<Received>,
     messages: usize,
-    /// Bytes of their contents.
+    /// Bytes of the messages' contents.
     bytes: usize,
     overlay: Vec<Frame>,
 }
 
-impl Batch {
+impl ReadBatch {
     fn add(&mut self, received: Received) {
         let (messages, bytes) = received.size();
         self.messages += messages;
@@ -115,15 +117,15 @@ impl Batch {
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
-    /// `buffer` holds what was read behind the other side's Hello, and `later` what the link had to tell
-    /// while it said its own.
+    /// Creates it with the bytes that were read behind the peer's Hello, and the outputs of the link from
+    /// that time.
     pub(super) fn new(
         inner: Arc<Inner>,
         conn: Arc<Conn>,
         link: Link,
         from: R,
         buffer: BytesMut,
-        later: VecDeque<Output>,
+        deferred: VecDeque<Output>,
     ) -> Self {
         Self {
             inner,
@@ -134,10 +136,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             room: READ_MIN,
             reads: 0,
             turn: 0,
-            asked: BTreeMap::new(),
-            serving: BTreeMap::new(),
-            later,
-            alarm: Alarm::default(),
+            pings: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            deferred,
+            timer: DeadlineTimer::default(),
             pause: None,
             throttle: Throttle::default(),
             broken: None,
@@ -147,49 +149,51 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     /// Reads until the link is over.
-    pub(super) async fn read(&mut self) -> Ended {
+    pub(super) async fn read(&mut self) -> EndedLink {
         // Frames may have come with the Hello.
-        let mut more = !self.buffer.is_empty();
+        let mut has_bytes = !self.buffer.is_empty();
         let mut flush = Duration::ZERO;
         loop {
-            if more {
+            if has_bytes {
                 self.link.receive(self.inner.clock.now(), &mut self.buffer);
             }
             if self.drain().await {
-                // It is told why before the connection is closed.
+                // The goodbye, which says why, goes out before the connection is closed.
                 flush = self.inner.config.flush_timeout;
                 break;
             }
             if self.turn >= TURN {
-                // What it answers goes out, and whom its messages have woken runs, before the next.
+                // Else a fast peer would keep this task busy: answers would not go out, and the tasks that
+                // its messages have woken would not run.
                 self.turn = 0;
                 tokio::task::yield_now().await;
             }
             match self.wait().await {
-                Ok(read) => more = read,
+                Ok(read) => has_bytes = read,
                 Err(lost) => {
                     self.end(lost, false);
                     break;
                 }
             }
         }
-        self.serving.values().for_each(|serving| serving.task.abort());
+        self.requests.values().for_each(|request| request.task.abort());
         let lost = || Parting { reason: Reason::Lost("closed".into()), by_peer: false };
         let parting = self.end.take().unwrap_or_else(lost);
         if matches!(parting.reason, Reason::Silent(_)) {
             flush = Duration::ZERO;
         }
-        Ended { parting, confirmed: self.link.confirmed(), flush }
+        EndedLink { parting, confirmed: self.link.confirmed(), flush }
     }
 
-    /// Waits for one thing; true where bytes came. An error ends the link.
+    /// Waits for one thing to happen. Returns whether bytes came; an error ends the link.
     async fn wait(&mut self) -> Result<bool, Reason> {
         self.link.sent(self.conn.wrote());
-        self.asked.retain(|nonce, asked| {
-            self.link.awaits(*nonce) && asked.iter().any(|waiting| !waiting.is_closed())
+        self.pings.retain(|nonce, waiting| {
+            self.link.awaits(*nonce) && waiting.iter().any(|task| !task.is_closed())
         });
-        let due = peerkit_proto::time::earliest(self.link.poll_timeout(), self.close_at);
-        if self.reads < KEPT && self.buffer.is_empty() {
+        let due = earliest(self.link.poll_timeout(), self.close_at);
+        if self.reads < READS_TO_KEEP_BUFFERS && self.buffer.is_empty() {
+            // Thousands of idle links wait here, so they hold no buffers.
             self.buffer = BytesMut::new();
             self.link.shrink();
         } else if self.buffer.capacity() - self.buffer.len() < self.room / 2 {
@@ -198,15 +202,15 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         tokio::select! {
             () = self.conn.closing.notified() => {
                 if let Some(reason) = self.conn.take_leaving() {
-                    self.tell_leaving().await;
+                    self.announce_leaving().await;
                     self.conn.hang_up(reason);
                 }
                 self.close();
                 Ok(false)
             }
-            () = self.conn.pinging.notified(), if self.asked.len() < OPEN_PINGS => {
+            () = self.conn.pinging.notified(), if self.pings.len() < OPEN_PINGS => {
                 let nonce = self.link.ping(self.inner.clock.now());
-                self.asked.insert(nonce, std::mem::take(&mut *lock(&self.conn.pings)));
+                self.pings.insert(nonce, std::mem::take(&mut *lock(&self.conn.pings)));
                 Ok(false)
             }
             () = paused(&mut self.pause), if self.pause.is_some() => {
@@ -220,11 +224,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     self.count(bytes);
                     Ok(true)
                 }
-                // TLS's own end is missing too where the other side was killed.
+                // A peer that was killed sends no end of TLS either.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(closed()),
                 Err(error) => Err(Reason::Lost(error.to_string())),
             },
-            () = self.alarm.ring(&self.inner, due) => {
+            () = self.timer.wait_until(&self.inner, due) => {
                 let now = self.inner.clock.now();
                 if self.close_at.is_some_and(|at| at <= now) {
                     return Err(Reason::Lost("no goodbye in time".into()));
@@ -236,7 +240,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    /// Gives back the memory of buffers where little happens.
+    /// Frees the memory of buffers while little happens.
     fn rest(&mut self) {
         if self.buffer.is_empty() {
             (self.room, self.reads) = (READ_MIN, 0);
@@ -246,13 +250,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    /// A read that filled its room earns the next one more.
+    /// Counts bytes that were read. A read that filled its room makes the next one larger.
     fn count(&mut self, bytes: usize) {
         self.conn.read.store(self.inner.clock.micros(), Ordering::Relaxed);
         self.conn.meter.received_bytes(bytes);
         self.inner.meter.received_bytes(bytes);
         self.turn += bytes;
-        self.reads = KEPT.min(self.reads + 1);
+        self.reads = READS_TO_KEEP_BUFFERS.min(self.reads + 1);
         if bytes >= self.room {
             self.room = (self.room * 4).min(READ_MAX);
         }
@@ -262,10 +266,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    /// Reads little at once, and waits as long as that may take at this limit.
+    /// Pauses for as long as these bytes take at the rate limit, and makes the next reads small.
     fn pause_reading(&mut self, bytes: usize, limit: u64) {
-        let often = usize::try_from(limit / 20).unwrap_or(usize::MAX);
-        self.room = self.room.min(often.max(READ_MIN));
+        let per_read = usize::try_from(limit / 20).unwrap_or(usize::MAX);
+        self.room = self.room.min(per_read.max(READ_MIN));
         if let Some(due) = self.throttle.debit(bytes, limit) {
             // A link from which nothing is read for too long would be taken for dead.
             let latest = tokio::time::Instant::now() + MAX_PAUSE.min(self.inner.config.ping_after);
@@ -273,23 +277,22 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    /// Acts on the link's outputs; true once the link is over.
+    /// Acts on the link's outputs. Returns true once the link is over.
     async fn drain(&mut self) -> bool {
-        let mut batch = Batch::default();
+        let mut batch = ReadBatch::default();
         let mut over = false;
-        self.conn.outbox.receiving();
+        self.conn.outbox.begin_receiving();
         while let Some(output) = self.poll() {
             match output {
-                Output::Send(frame @ Frame::Goodbye { .. }) => {
-                    let Frame::Goodbye { reason, .. } = frame else { continue };
-                    self.conn.outbox.break_off(reason, true);
+                Output::Send(Frame::Goodbye { reason, .. }) => {
+                    self.conn.outbox.abort(reason, true);
                 }
-                Output::Send(frame) => self.conn.control(&frame),
+                Output::Send(frame) => self.conn.send_control(&frame),
                 Output::Messages(messages) => batch.add(Received::Plain(messages)),
-                // Boxed: no room is kept for it on a link where nothing happens.
+                // Boxed: its future is large, and links without such frames should not have room for it.
                 Output::Frame(frame) => Box::pin(self.on_frame(frame, &mut batch)).await,
                 Output::Farewell(reason) => {
-                    // Where we have said goodbye already this is the answer to ours.
+                    // If we have said goodbye before, this is the answer.
                     match self.conn.outbox.closed() {
                         None | Some(Reason::Lost(_)) => self.end(reason.clone(), true),
                         Some(ours) => self.end(ours, false),
@@ -306,23 +309,23 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         if let Some(rtt) = self.link.rtt() {
             self.conn.set_rtt(rtt);
             let link = &self.link;
-            for (_, asked) in self.asked.extract_if(.., |nonce, _| !link.awaits(*nonce)) {
-                for waiting in asked {
-                    let _ = waiting.send(rtt);
+            for (_, waiting) in self.pings.extract_if(.., |nonce, _| !link.awaits(*nonce)) {
+                for task in waiting {
+                    let _ = task.send(rtt);
                 }
             }
         }
         self.deliver(&mut batch).await;
-        self.conn.outbox.received(self.conn.meter.messages_received());
-        over && self.later.is_empty()
+        self.conn.outbox.end_receiving(self.conn.meter.messages_received());
+        over && self.deferred.is_empty()
     }
 
-    /// The next output, those put off first.
+    /// Returns the next output, deferred ones first.
     fn poll(&mut self) -> Option<Output> {
-        self.later.pop_front().or_else(|| self.link.poll())
+        self.deferred.pop_front().or_else(|| self.link.poll())
     }
 
-    async fn on_frame(&mut self, frame: Frame, batch: &mut Batch) {
+    async fn on_frame(&mut self, frame: Frame, batch: &mut ReadBatch) {
         match frame {
             Frame::Message(packed) => {
                 if let Some(message) = self.unpack(packed).await {
@@ -346,8 +349,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 self.conn.reply(id, outcome);
             }
             Frame::Cancel(id) => {
-                if let Some(serving) = self.serving.remove(&id) {
-                    serving.task.abort();
+                if let Some(request) = self.requests.remove(&id) {
+                    request.task.abort();
                 }
             }
             Frame::CallBack { token } => self.inner.call_back_peer(&self.conn, token),
@@ -355,7 +358,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    /// The message, decompressed where it was compressed; what can't be taken is the peer's fault.
+    /// Decompresses a message. An invalid one is the peer's fault and ends the link.
     async fn unpack(&mut self, packed: Packed) -> Option<Message> {
         let (len, limit) = (packed.payload.len(), self.inner.config.max_message);
         let unpacked = match packed.compression {
@@ -369,23 +372,23 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// Has a request answered, in its order among the messages: by the function for its name, or else by
     /// the application's handler.
-    async fn serve(&mut self, id: u64, name: String, message: Message, batch: &mut Batch) {
-        self.serving.retain(|_, serving| !serving.task.is_finished());
-        if self.serving.contains_key(&id) {
-            // Its reply could not be told from the other's, and it would not be counted.
+    async fn serve(&mut self, id: u64, name: String, message: Message, batch: &mut ReadBatch) {
+        self.requests.retain(|_, request| !request.task.is_finished());
+        if self.requests.contains_key(&id) {
+            // The peer could not tell the two replies apart, and the request would escape the limit.
             self.link.refuse(Reason::Fault("two requests of the same number".into()));
             return;
         }
         let function = self.inner.served.requests.get(&name);
         let (inner, conn) = (&self.inner, &self.conn);
         let is_for_handler = function.is_none() && inner.dispatch.has_handler();
-        // Counted apart: functions that take long don't keep the handler from refusing what is not served.
-        let same = self.serving.values().filter(|one| one.is_for_handler == is_for_handler);
+        // Counted apart, so that functions that take long do not use up the handler's share.
+        let same = self.requests.values().filter(|one| one.is_for_handler == is_for_handler);
         let is_busy = same.count() >= inner.config.max_requests_per_peer;
         if is_for_handler && !is_busy {
-            let (asked, task) = request::ask_handler(inner, conn, id, name, message);
-            self.serving.insert(id, Serving { task, is_for_handler });
-            return batch.add(Received::Request(Box::new(asked)));
+            let (for_handler, task) = request::ask_handler(inner, conn, id, name, message);
+            self.requests.insert(id, ActiveRequest { task, is_for_handler });
+            return batch.add(Received::Request(Box::new(for_handler)));
         }
         self.deliver(batch).await;
         self.received(1, message.body().len());
@@ -393,7 +396,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             None if !is_for_handler => Refusal::NoHandler,
             Some(function) if !is_busy => {
                 let task = request::answer(&self.inner, &self.conn, id, function, message);
-                self.serving.insert(id, Serving { task, is_for_handler });
+                self.requests.insert(id, ActiveRequest { task, is_for_handler });
                 return;
             }
             _ => Refusal::Busy,
@@ -401,26 +404,24 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.conn.refuse(id, refusal);
     }
 
-    /// Hands a batch to the application and the overlay. While it waits for either the link's
-    /// timers run, and the other side's silence is not held against it.
-    async fn deliver(&mut self, batch: &mut Batch) {
-        let messages = std::mem::take(&mut batch.messages) as u64;
-        let bytes = std::mem::take(&mut batch.bytes);
-        let frames = std::mem::take(&mut batch.overlay);
-        if messages == 0 && frames.is_empty() {
+    /// Hands a batch to the application and the overlay. Meanwhile the link's timers run, and the peer's
+    /// silence is not held against it.
+    async fn deliver(&mut self, batch: &mut ReadBatch) {
+        let ReadBatch { received, messages, bytes, overlay } = std::mem::take(batch);
+        if messages == 0 && overlay.is_empty() {
             return;
         }
         self.link.pause();
-        let (mut leaving, mut told) = (false, false);
+        // Set once this node wants to close the link, and once the application has heard of it.
+        let (mut leaving, mut announced) = (false, false);
         {
             let (inner, conn) = (self.inner.clone(), self.conn.clone());
             let mut delivery = std::pin::pin!(async {
                 if messages != 0 {
-                    let received = std::mem::take(&mut batch.received);
                     inner.dispatch.messages(&*inner, &conn.peer, received).await;
                 }
-                if !frames.is_empty() {
-                    inner.actor.tell(FromLink::Frames(conn.clone(), frames)).await;
+                if !overlay.is_empty() {
+                    inner.actor.tell(FromLink::Frames(conn.clone(), overlay)).await;
                 }
             });
             loop {
@@ -430,69 +431,99 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     () = &mut delivery => break,
                     () = inner.tasks.halt.called() => break,
                     () = self.conn.closing.notified(), if !leaving => {
-                        // The goodbye does not wait for the application; the event does.
                         leaving = true;
+                        // The goodbye does not wait for the application. The event has to, as the handler
+                        // may be the one that we wait for.
                         if let Some(reason) = self.conn.take_leaving() {
                             self.conn.hang_up(reason);
                         } else {
-                            told = true;
+                            announced = true;
                         }
                     }
-                    () = self.alarm.ring(&inner, due) => {
+                    () = self.timer.wait_until(&inner, due) => {
                         self.link.sent(self.conn.wrote());
                         self.link.handle_timeout(self.inner.clock.now());
-                        // Pings and acknowledgements go out now; what came in keeps its order.
+                        // Pings and acknowledgements go out now. All other outputs keep their order behind
+                        // the batch.
                         while let Some(output) = self.link.poll() {
                             match output {
-                                Output::Send(frame) => self.conn.control(&frame),
-                                other => self.later.push_back(other),
+                                Output::Send(frame) => self.conn.send_control(&frame),
+                                other => self.deferred.push_back(other),
                             }
                         }
                     }
                 }
             }
         }
-        let now = self.inner.clock.now();
-        self.link.resume(now);
-        self.received(messages, bytes);
+        self.link.resume(self.inner.clock.now());
+        self.received(messages as u64, bytes);
         if leaving {
-            if !told {
-                self.tell_leaving().await;
+            if !announced {
+                self.announce_leaving().await;
             }
-            // What it woke us for is still to be done.
+            // `wait` has yet to close the link, and this wake-up was meant for it.
             self.conn.closing.notify_one();
         }
     }
 
     /// Tells the application that this node is about to close the link.
-    async fn tell_leaving(&self) {
-        let peer = self.conn.peer.clone();
-        let event = match peer.direction() {
-            Direction::Outbound => Event::NodeDisconnectWithOutboundNode { peer },
-            Direction::Inbound => Event::NodeDisconnectWithInboundNode { peer },
-        };
-        // Boxed: no room is kept for it on a link that stays.
+    async fn announce_leaving(&self) {
+        let event = Event::disconnecting(self.conn.peer.clone());
+        // Boxed: its future is large, and links that stay should not have room for it.
         Box::pin(self.inner.tell(event)).await;
     }
 
+    /// Counts messages that the application has received.
     fn received(&mut self, messages: u64, bytes: usize) {
         self.conn.meter.received(messages);
         self.inner.meter.received(messages);
         self.link.delivered(self.inner.clock.now(), messages, bytes);
     }
 
-    /// This node closes the link, or has lost it while writing.
+    /// Begins to close the link, if this node closes it or has lost it while writing.
     fn close(&mut self) {
         let Some(reason) = self.conn.outbox.closed() else { return };
         self.end(reason.clone(), false);
-        // The goodbye itself waits in the outbox, behind what was queued before.
-        let _ = self.link.part(reason);
+        // The goodbye itself is in the outbox already, behind the frames that were queued before.
+        let _ = self.link.begin_close(reason);
         let until = self.inner.clock.now() + self.inner.config.flush_timeout;
         self.close_at.get_or_insert(until);
     }
 
-    /// The first to know why decides.
+    /// Sets how the link ends. The first call decides.
     fn end(&mut self, reason: Reason, by_peer: bool) {
         self.end.get_or_insert(Parting { reason, by_peer });
+    }
+}
+
+/// One timer for a link's deadlines, which mostly move on before they are reached. A deadline that has moved
+/// on costs nothing until the timer goes off at its old time.
+#[derive(Debug, Default)]
+struct DeadlineTimer {
+    timer: Option<Pin<Box<Sleep>>>,
+    /// The deadline that the timer is set to.
+    set: Option<Instant>,
+}
+
+impl DeadlineTimer {
+    /// Waits until `due`; for ever if it is `None`.
+    async fn wait_until(&mut self, inner: &Inner, due: Option<Instant>) {
+        let Some(due) = due else { return std::future::pending().await };
+        loop {
+            if self.set.is_none_or(|set| set > due) {
+                let at = inner.clock.at(due);
+                match &mut self.timer {
+                    Some(timer) => timer.as_mut().reset(at),
+                    none => *none = Some(Box::pin(tokio::time::sleep_until(at))),
+                }
+                self.set = Some(due);
+            }
+            let Some(timer) = &mut self.timer else { return };
+            timer.await;
+            self.set = None;
+            if inner.clock.now() >= due {
+                return;
+            }
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The writing half of a link's task: takes what waits in the outbox, as much at once as there is.
+//! The writing half of a link's task: takes the frames that wait in the outbox, as many at once as there are.
 
 use std::future::poll_fn;
 use std::io;
@@ -10,13 +10,13 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::Conn;
 use crate::inner::Inner;
-use crate::outbox::{Taken, Takings};
+use crate::outbox::{WriteBatch, WriterStep};
 use crate::rate::{Pause, Throttle};
 
 /// Writes until the outbox is closed and empty, then closes the connection's writing side.
 pub(super) async fn write(inner: &Inner, conn: &Conn, mut to: impl AsyncWrite + Unpin) {
     if let Err(error) = write_all(inner, conn, &mut to).await {
-        conn.outbox.break_off(Reason::Lost(error.to_string()), false);
+        conn.outbox.abort(Reason::Lost(error.to_string()), false);
         conn.closing.notify_one();
     }
 }
@@ -26,18 +26,18 @@ async fn write_all(
     conn: &Conn,
     to: &mut (impl AsyncWrite + Unpin),
 ) -> io::Result<()> {
-    let mut takings = Takings::default();
-    // Something has just been written.
+    let mut batch = WriteBatch::default();
+    // Set after a write, for one step.
     let mut wrote = false;
-    // Set while the limits of messages have the application's frames wait. Control frames do not.
+    // Set while application frames wait because of the rate limits. Control frames do not wait.
     let mut pause = None;
     let throttle = Throttle::default();
     loop {
-        match next(conn, &mut takings, std::mem::take(&mut wrote), &mut pause).await {
-            Taken::Write => {
-                let (messages, bytes) = (takings.messages(), takings.len());
-                let limited = inner.rates.messages_sent(&throttle, takings.application_len());
-                to.write_all_buf(&mut takings).await?;
+        match next_step(conn, &mut batch, std::mem::take(&mut wrote), &mut pause).await {
+            WriterStep::Write => {
+                let (messages, bytes) = (batch.messages(), batch.len());
+                let limited = inner.rates.messages_sent(&throttle, batch.application_len());
+                to.write_all_buf(&mut batch).await?;
                 to.flush().await?;
                 conn.meter.sent(messages, bytes);
                 inner.meter.sent(messages, bytes);
@@ -47,48 +47,50 @@ async fn write_all(
                     pause = limited;
                 }
             }
-            // While we wrote somebody has gone on sending, on another thread. Its next message has
-            // us run there, once it has no more to send or no more room; where there is none we are
-            // back at once.
-            Taken::Little => tokio::task::yield_now().await,
-            Taken::Held => {
-                if tokio::time::timeout(inner.config.flush_timeout, counted(conn)).await.is_err() {
-                    // Whoever is being handed messages takes too long: it does without them.
-                    conn.outbox.received(conn.meter.messages_received());
+            // A sender on another thread went on during the write. If this task slept now, the sender's next
+            // message would wake it, and it would run there once the sender pauses or finds no room, with
+            // many messages in the block. If no sender runs, this task goes on at once.
+            WriterStep::LetGrow => tokio::task::yield_now().await,
+            WriterStep::AwaitCount => {
+                let flush_timeout = inner.config.flush_timeout;
+                if tokio::time::timeout(flush_timeout, received_all(conn)).await.is_err() {
+                    // The application takes too long, so the goodbye does not count its messages.
+                    conn.outbox.end_receiving(conn.meter.messages_received());
                 }
             }
-            Taken::Finished => return to.shutdown().await,
-            Taken::Empty => {}
+            WriterStep::Close => return to.shutdown().await,
+            WriterStep::Sleep => {}
         }
     }
 }
 
-/// Takes what is to be written next, and waits while there is nothing. The outbox is looked at
-/// whenever the link's task runs, whatever has woken it.
-async fn next(
+/// Takes the next batch, and sleeps while there is nothing to write. Looks into the outbox whenever the link's
+/// task runs, as the reading half may have added to it.
+async fn next_step(
     conn: &Conn,
-    takings: &mut Takings,
+    batch: &mut WriteBatch,
     mut patience: bool,
     pause: &mut Option<Pause>,
-) -> Taken {
+) -> WriterStep {
     poll_fn(|cx| {
         if pause.as_mut().is_some_and(|pause| pause.as_mut().poll(cx).is_ready()) {
             *pause = None;
         }
         let what = (std::mem::take(&mut patience), pause.is_none());
-        match conn.outbox.take(takings, what, cx.waker()) {
-            Taken::Empty => Poll::Pending,
-            taken => Poll::Ready(taken),
+        match conn.outbox.take(batch, what, cx.waker()) {
+            WriterStep::Sleep => Poll::Pending,
+            step => Poll::Ready(step),
         }
     })
     .await
 }
 
 /// Waits until the messages that are being received are counted.
-async fn counted(conn: &Conn) {
-    poll_fn(|cx| match conn.outbox.is_receiving(cx.waker()) {
-        true => Poll::Pending,
-        false => Poll::Ready(()),
-    })
+async fn received_all(conn: &Conn) {
+    poll_fn(
+        |cx| {
+            if conn.outbox.is_receiving(cx.waker()) { Poll::Pending } else { Poll::Ready(()) }
+        },
+    )
     .await;
 }

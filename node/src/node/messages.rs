@@ -16,8 +16,8 @@ use crate::conn::Conn;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::links::LinkTable;
-use crate::outbox::NotAccepted;
-use crate::outgoing::{Built, Outgoing};
+use crate::outbox::{NotAccepted, OwnedFrame};
+use crate::outgoing_message::OutgoingMessage;
 use crate::served::ServedStream;
 use crate::stream::Stream;
 use crate::trace;
@@ -53,14 +53,14 @@ impl Sender {
     ///
     /// # Errors
     /// As [`Node::send`]; [`Error::LinkLost`] once this link has ended, even if there is another.
-    pub async fn send<'a>(&self, message: impl Into<Outgoing<'a>>) -> Result<(), Error> {
+    pub async fn send<'a>(&self, message: impl Into<OutgoingMessage<'a>>) -> Result<(), Error> {
         let message = message.into();
         trace::sent(&self.conn.peer, message.body().len());
         if !message.is_compressed() && message.body().len() <= self.inner.config.max_message {
             let mut space = [0; MESSAGE_HEAD];
-            let parcel = message.parcel(&mut space);
+            let frame = message.encode(&mut space);
             // Mostly there is room.
-            if self.conn.outbox.put_ahead(&parcel) {
+            if self.conn.outbox.try_push_ahead(&frame) {
                 return Ok(());
             }
         }
@@ -68,14 +68,14 @@ impl Sender {
     }
 
     /// As [`Sender::send`], where it may take longer.
-    async fn send_waiting(&self, message: Outgoing<'_>) -> Result<(), Error> {
+    async fn send_waiting(&self, message: OutgoingMessage<'_>) -> Result<(), Error> {
         let max = self.inner.config.max_message;
         let queued = if message.is_compressed() {
             let packed = compress::pack_async(message.into_message(), max).await?;
-            self.conn.outbox.application(&Built::message(packed).parcel()).await
+            self.conn.outbox.push(&OwnedFrame::message(packed).as_encoded()).await
         } else {
             Error::check_size(message.body(), max)?;
-            self.conn.outbox.application(&message.parcel(&mut [0; MESSAGE_HEAD])).await
+            self.conn.outbox.push(&message.encode(&mut [0; MESSAGE_HEAD])).await
         };
         queued.map_err(|reason| not_accepted(&self.conn, NotAccepted::Closed(reason)))
     }
@@ -84,7 +84,7 @@ impl Sender {
     ///
     /// # Errors
     /// As [`Sender::send`], and [`Error::Full`].
-    pub fn try_send<'a>(&self, message: impl Into<Outgoing<'a>>) -> Result<(), Error> {
+    pub fn try_send<'a>(&self, message: impl Into<OutgoingMessage<'a>>) -> Result<(), Error> {
         try_send(&self.conn, message.into(), self.inner.config.max_message)
     }
 }
@@ -135,7 +135,7 @@ impl Node {
     pub async fn send<'a>(
         &self,
         peer: impl Into<NodeId>,
-        message: impl Into<Outgoing<'a>>,
+        message: impl Into<OutgoingMessage<'a>>,
     ) -> Result<(), Error> {
         let peer = peer.into();
         match self.inner.linked(peer) {
@@ -152,7 +152,7 @@ impl Node {
     pub fn try_send<'a>(
         &self,
         peer: impl Into<NodeId>,
-        message: impl Into<Outgoing<'a>>,
+        message: impl Into<OutgoingMessage<'a>>,
     ) -> Result<(), Error> {
         self.sender(peer)?.try_send(message)
     }
@@ -182,7 +182,7 @@ impl Node {
     /// [`Error::TooLarge`]: it was sent to no peer.
     pub fn send_to_nodes<'a>(
         &self,
-        message: impl Into<Outgoing<'a>>,
+        message: impl Into<OutgoingMessage<'a>>,
         exclude: &[NodeId],
     ) -> Result<SendReport, Error> {
         let mut report = SendReport::default();
@@ -334,14 +334,14 @@ impl Node {
 }
 
 /// Queues a message of at most `max` bytes for one peer if there is room. Compresses on the spot.
-pub(crate) fn try_send(conn: &Conn, message: Outgoing<'_>, max: usize) -> Result<(), Error> {
+pub(crate) fn try_send(conn: &Conn, message: OutgoingMessage<'_>, max: usize) -> Result<(), Error> {
     trace::sent(&conn.peer, message.body().len());
     let queued = if message.is_compressed() {
         let packed = compress::pack(message.into_message(), max)?;
-        conn.outbox.try_application(&Built::message(packed).parcel())
+        conn.outbox.try_push(&OwnedFrame::message(packed).as_encoded())
     } else {
         Error::check_size(message.body(), max)?;
-        conn.outbox.try_application(&message.parcel(&mut [0; MESSAGE_HEAD]))
+        conn.outbox.try_push(&message.encode(&mut [0; MESSAGE_HEAD]))
     };
     queued.map_err(|reason| not_accepted(conn, reason))
 }
@@ -353,17 +353,17 @@ pub(crate) fn try_send(conn: &Conn, message: Outgoing<'_>, max: usize) -> Result
 /// If the message can't be sent to any peer, for example because it is too large.
 pub(crate) fn send_to_nodes(
     links: &LinkTable,
-    message: Outgoing<'_>,
+    message: OutgoingMessage<'_>,
     exclude: &[NodeId],
     max: usize,
     mut sent: impl FnMut(&Conn, Result<(), Error>),
 ) -> Result<(), Error> {
     let bytes = message.body().len();
-    let built = Built::message(compress::pack(message.into_message(), max)?);
+    let frame = OwnedFrame::message(compress::pack(message.into_message(), max)?);
     for conn in links.all().iter() {
         if !exclude.contains(&conn.peer.id()) {
             trace::sent(&conn.peer, bytes);
-            let queued = conn.outbox.try_application(&built.parcel());
+            let queued = conn.outbox.try_push(&frame.as_encoded());
             sent(conn, queued.map_err(|reason| not_accepted(conn, reason)));
         }
     }

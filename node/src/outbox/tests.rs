@@ -1,4 +1,4 @@
-//! The lanes alone.
+//! The queues alone.
 
 use bytes::Buf;
 use peerkit_proto::frame::{HEADER, header};
@@ -11,7 +11,7 @@ fn outbox(peer_queue: usize, control_queue: usize) -> Outbox {
     Outbox::new(&config)
 }
 
-/// A message frame of `len` bytes of content.
+/// Returns a message frame with `len` bytes of content.
 fn frame(len: usize) -> (Vec<u8>, Bytes) {
     let mut head = Vec::from(u32::try_from(len + 2).unwrap().to_le_bytes());
     head.extend([0x10, 0x02]);
@@ -20,15 +20,15 @@ fn frame(len: usize) -> (Vec<u8>, Bytes) {
 
 fn put(outbox: &Outbox, len: usize) -> Result<(), NotAccepted> {
     let (head, body) = frame(len);
-    outbox.try_application(&Parcel { head: &head, body: &body, shared: Some(&body) })
+    outbox.try_push(&EncodedFrame { head: &head, body: &body, shared: Some(&body) })
 }
 
-/// What is taken as one piece, and how many messages it has. What was taken before is written.
-fn take(outbox: &Outbox, takings: &mut Takings) -> Option<(Vec<u8>, u64)> {
-    match outbox.take(takings, (false, true), Waker::noop()) {
-        Taken::Write => {
-            let messages = takings.messages();
-            Some((takings.copy_to_bytes(takings.remaining()).into(), messages))
+/// Takes the next batch as one piece, with its number of messages. The batch before it is written.
+fn take(outbox: &Outbox, batch: &mut WriteBatch) -> Option<(Vec<u8>, u64)> {
+    match outbox.take(batch, (false, true), Waker::noop()) {
+        WriterStep::Write => {
+            let messages = batch.messages();
+            Some((batch.copy_to_bytes(batch.remaining()).into(), messages))
         }
         _ => None,
     }
@@ -47,53 +47,53 @@ fn kinds(buffer: &[u8]) -> Vec<u8> {
 #[test]
 fn control_goes_first_and_goodbye_last() {
     let outbox = outbox(1000, 1000);
-    let mut takings = Takings::default();
+    let mut batch = WriteBatch::default();
     put(&outbox, 10).unwrap();
-    outbox.control(&Frame::Ping(1)).unwrap();
-    outbox.receiving();
+    outbox.push_control(&Frame::Ping(1)).unwrap();
+    outbox.begin_receiving();
     outbox.close(Reason::Requested, true);
     assert_eq!(put(&outbox, 1), Err(NotAccepted::Closed(Reason::Requested)));
-    let (bytes, messages) = take(&outbox, &mut takings).unwrap();
+    let (bytes, messages) = take(&outbox, &mut batch).unwrap();
     assert_eq!((kinds(&bytes), messages), (vec![0x03, 0x10], 1));
-    assert_eq!(outbox.take(&mut takings, (false, true), Waker::noop()), Taken::Held);
-    outbox.received(7);
+    assert_eq!(outbox.take(&mut batch, (false, true), Waker::noop()), WriterStep::AwaitCount);
+    outbox.end_receiving(7);
     let mut goodbye = Vec::new();
     Frame::Goodbye { reason: Reason::Requested, received: 7 }.encode(&mut goodbye);
-    assert_eq!(take(&outbox, &mut takings).unwrap(), (goodbye, 0));
-    assert_eq!(outbox.take(&mut takings, (false, true), Waker::noop()), Taken::Finished);
+    assert_eq!(take(&outbox, &mut batch).unwrap(), (goodbye, 0));
+    assert_eq!(outbox.take(&mut batch, (false, true), Waker::noop()), WriterStep::Close);
 }
 
 #[test]
-fn an_empty_lane_takes_one_larger_and_what_is_being_written_still_counts() {
+fn an_empty_queue_takes_one_larger_frame_and_what_is_being_written_still_counts() {
     let outbox = outbox(100, 1000);
-    let mut takings = Takings::default();
+    let mut batch = WriteBatch::default();
     put(&outbox, 5000).unwrap();
     assert_eq!(put(&outbox, 1), Err(NotAccepted::Full));
-    take(&outbox, &mut takings).unwrap();
+    take(&outbox, &mut batch).unwrap();
     assert_eq!(outbox.queued(), 5006);
     assert_eq!(put(&outbox, 1), Err(NotAccepted::Full));
-    assert_eq!(outbox.take(&mut takings, (false, true), Waker::noop()), Taken::Empty);
+    assert_eq!(outbox.take(&mut batch, (false, true), Waker::noop()), WriterStep::Sleep);
     put(&outbox, 1).unwrap();
-    assert_eq!(outbox.account(), (2, 1));
+    assert_eq!(outbox.counts(), (2, 1));
 }
 
 #[test]
-fn a_full_control_lane_says_so() {
+fn a_full_control_queue_says_so() {
     let outbox = outbox(100, 20);
-    outbox.control(&Frame::Ping(1)).unwrap();
-    outbox.control(&Frame::Ping(2)).unwrap();
-    assert_eq!(outbox.control(&Frame::Ping(3)), Err(NotAccepted::Full));
+    outbox.push_control(&Frame::Ping(1)).unwrap();
+    outbox.push_control(&Frame::Ping(2)).unwrap();
+    assert_eq!(outbox.push_control(&Frame::Ping(3)), Err(NotAccepted::Full));
 }
 
 #[test]
-fn a_long_lane_is_taken_in_blocks_of_whole_frames_in_order() {
+fn a_long_queue_is_taken_in_blocks_of_whole_frames_in_order() {
     for size in [10, 10_000, 100_000] {
         let outbox = outbox(1 << 30, 1000);
         for _ in 0..100 {
             put(&outbox, size).unwrap();
         }
-        let (mut taken, mut takings) = (0, Takings::default());
-        while let Some((bytes, messages)) = take(&outbox, &mut takings) {
+        let (mut taken, mut batch) = (0, WriteBatch::default());
+        while let Some((bytes, messages)) = take(&outbox, &mut batch) {
             assert!(bytes.len() < WRITE + BLOCK.max(size + 10));
             assert_eq!(kinds(&bytes).len() as u64, messages);
             taken += messages;
@@ -108,23 +108,23 @@ fn a_control_frame_goes_between_the_blocks() {
     for _ in 0..20 {
         put(&outbox, 10_000).unwrap();
     }
-    let mut takings = Takings::default();
-    take(&outbox, &mut takings).unwrap();
-    outbox.control(&Frame::Ping(1)).unwrap();
-    let (bytes, _) = take(&outbox, &mut takings).unwrap();
+    let mut batch = WriteBatch::default();
+    take(&outbox, &mut batch).unwrap();
+    outbox.push_control(&Frame::Ping(1)).unwrap();
+    let (bytes, _) = take(&outbox, &mut batch).unwrap();
     assert_eq!(kinds(&bytes)[..2], [0x03, 0x10]);
 }
 
 #[test]
-fn broken_off_only_the_goodbye_is_left() {
+fn after_an_abort_only_the_goodbye_is_left() {
     let outbox = outbox(1 << 30, 1000);
     put(&outbox, 100_000).unwrap();
     put(&outbox, 10).unwrap();
-    let mut takings = Takings::default();
-    take(&outbox, &mut takings).unwrap();
-    outbox.break_off(Reason::Slow, true);
-    assert_eq!(kinds(&take(&outbox, &mut takings).unwrap().0), [0x02]);
-    assert_eq!((outbox.queued(), outbox.account()), (0, (2, 1)));
+    let mut batch = WriteBatch::default();
+    take(&outbox, &mut batch).unwrap();
+    outbox.abort(Reason::Slow, true);
+    assert_eq!(kinds(&take(&outbox, &mut batch).unwrap().0), [0x02]);
+    assert_eq!((outbox.queued(), outbox.counts()), (0, (2, 1)));
 }
 
 #[tokio::test]
@@ -134,15 +134,15 @@ async fn a_waiting_sender_gets_the_room_or_the_reason() {
     let waiting = |outbox: std::sync::Arc<Outbox>| {
         tokio::spawn(async move {
             let (head, body) = frame(50);
-            outbox.application(&Parcel { head: &head, body: &body, shared: None }).await
+            outbox.push(&EncodedFrame { head: &head, body: &body, shared: None }).await
         })
     };
     let first = waiting(outbox.clone());
     tokio::task::yield_now().await;
     assert!(!first.is_finished());
-    let mut takings = Takings::default();
-    take(&outbox, &mut takings).unwrap();
-    assert_eq!(outbox.take(&mut takings, (false, true), Waker::noop()), Taken::Empty);
+    let mut batch = WriteBatch::default();
+    take(&outbox, &mut batch).unwrap();
+    assert_eq!(outbox.take(&mut batch, (false, true), Waker::noop()), WriterStep::Sleep);
     assert_eq!(first.await.unwrap(), Ok(()));
     let second = waiting(outbox.clone());
     tokio::task::yield_now().await;
@@ -151,23 +151,23 @@ async fn a_waiting_sender_gets_the_room_or_the_reason() {
 }
 
 #[tokio::test]
-async fn who_waits_for_calm_goes_on_once_the_control_frames_are_taken() {
+async fn a_task_that_waits_while_crowded_goes_on_once_the_control_frames_are_taken() {
     let outbox = outbox(1000, 1000);
-    let mut takings = Takings::default();
-    outbox.calm().await;
+    let mut batch = WriteBatch::default();
+    outbox.wait_while_crowded().await;
     while !outbox.is_crowded() {
-        outbox.control(&Frame::Ping(1)).unwrap();
+        outbox.push_control(&Frame::Ping(1)).unwrap();
     }
     assert!(outbox.queued_control() > 500);
-    let mut calm = std::pin::pin!(outbox.calm());
+    let mut calm = std::pin::pin!(outbox.wait_while_crowded());
     assert!(poll_once(calm.as_mut()).is_pending());
-    take(&outbox, &mut takings).unwrap();
+    take(&outbox, &mut batch).unwrap();
     assert!(poll_once(calm.as_mut()).is_ready());
-    // A link that ends keeps nobody waiting.
+    // A link that ends keeps no task waiting.
     while !outbox.is_crowded() {
-        outbox.control(&Frame::Ping(1)).unwrap();
+        outbox.push_control(&Frame::Ping(1)).unwrap();
     }
-    let mut calm = std::pin::pin!(outbox.calm());
+    let mut calm = std::pin::pin!(outbox.wait_while_crowded());
     assert!(poll_once(calm.as_mut()).is_pending());
     outbox.close(Reason::Requested, true);
     assert!(poll_once(calm.as_mut()).is_ready());

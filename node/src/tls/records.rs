@@ -1,7 +1,7 @@
 //! Channels with a record layer of our own (RFC 8446, section 5), after a handshake by rustls.
 //!
-//! It saves four copies of all data: records are sealed from the writer's buffer into the one that the
-//! system sends, and opened from the one that the system filled into the reader's.
+//! It saves four copies of all data. Records are sealed from the writer's buffer directly into the buffer that
+//! the system sends, and opened from the buffer that the system has filled directly into the reader's.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -20,23 +20,23 @@ mod handshake;
 mod incoming;
 mod low_watermark;
 mod outgoing;
+mod protection;
 #[cfg(test)]
 mod tests;
-mod traffic;
 mod transport;
 
 use handshake::{Finished, Secrets};
-use incoming::Incoming;
+use incoming::IncomingRecords;
 pub(crate) use low_watermark::Expected;
-use outgoing::Outgoing;
+use outgoing::OutgoingRecords;
 pub(crate) use transport::Transport;
 
 /// A connection secured by TLS 1.3. It holds buffers only while much data passes.
 pub(crate) struct Channel<T: Transport = TcpStream> {
     transport: T,
     session: Session,
-    incoming: Incoming,
-    outgoing: Outgoing,
+    incoming: IncomingRecords,
+    outgoing: OutgoingRecords,
     /// The end of our handshake has not been sent. It goes out with the first data, and at the latest
     /// before a read or a drop.
     holding: bool,
@@ -50,7 +50,7 @@ pub(super) async fn accept<T: Transport>(
     mut config: ServerConfig,
     transport: T,
 ) -> io::Result<Channel<T>> {
-    let secrets = Secrets::new();
+    let secrets = Arc::<Secrets>::default();
     config.key_log = secrets.clone();
     config.enable_secret_extraction = true;
     let connection = ServerConnection::new(Arc::new(config)).map_err(io::Error::other)?;
@@ -65,7 +65,7 @@ pub(super) async fn dial<T: Transport>(
     mut config: ClientConfig,
     transport: T,
 ) -> io::Result<Channel<T>> {
-    let secrets = Secrets::new();
+    let secrets = Arc::<Secrets>::default();
     config.key_log = secrets.clone();
     config.enable_secret_extraction = true;
     let connection = ClientConnection::new(Arc::new(config), server_name());
@@ -82,7 +82,8 @@ impl<T: Transport> Channel<T> {
         let Finished { session, ours, unsent, theirs, read } =
             handshake::shake_hands(&mut transport, connection, secrets).await?;
         let holding = !unsent.is_empty();
-        let (incoming, outgoing) = (Incoming::new(theirs, read), Outgoing::new(ours, unsent));
+        let (incoming, outgoing) =
+            (IncomingRecords::new(theirs, read), OutgoingRecords::new(ours, unsent));
         Ok(Self { transport, session, incoming, outgoing, holding })
     }
 
@@ -91,8 +92,8 @@ impl<T: Transport> Channel<T> {
         self.session
     }
 
-    /// Makes larger reads, which take more memory. The result is where a reader that knows how many
-    /// bytes will arrive sets their number.
+    /// Makes reads larger, which takes more memory. A reader that knows how many bytes will arrive sets their
+    /// number in the result.
     pub(crate) fn expect_bulk(&mut self) -> Expected {
         self.incoming.expect_bulk()
     }

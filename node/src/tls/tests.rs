@@ -129,7 +129,7 @@ impl ClientCertVerifier for Counting {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        no_tls12()
+        Err(rustls::Error::General("TLS 1.3 only".into()))
     }
 
     fn verify_tls13_signature(

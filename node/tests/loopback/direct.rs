@@ -17,7 +17,7 @@ const IDLE: Duration = Duration::from_millis(400);
 
 fn short_errands() -> Config {
     let mut config = Config::default();
-    config.errand_idle = IDLE;
+    config.on_demand_idle = IDLE;
     config
 }
 

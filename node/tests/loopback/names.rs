@@ -18,7 +18,7 @@ use peerkit::{
     FileRefusal, FilesHandle, FolderFile, FolderPart, FoundFile, Handler, Hash, InTheWay, Instant,
     IntoAddress, IntoPlaces, Key, KeyError, Kind, KnownPeer, LeftOut, ManifestError, Message,
     MessageFailure, Missed, NameError, NameFault, NameKind, Neighbour, Network, NetworkHandle,
-    NetworkNode, Node, NodeId, NodeInfo, NotAKey, Outgoing, ParseAddressError, ParseIdError,
+    NetworkNode, Node, NodeId, NodeInfo, NotAKey, OutgoingMessage, ParseAddressError, ParseIdError,
     Parting, Peer, PeerStatus, PieceError, Place, Progress, Proof, PublicKey, QueryId, RateLimits,
     Reason, Refreshed, Refusal, RelPath, Renamed, Scheme, SealError, Secret, SendReport, Sender,
     ShareError, SharedFile, Sharing, Size, SkipReason, Skipped, Source, Status, StoreError, Stream,

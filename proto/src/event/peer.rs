@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use strum::IntoStaticStr;
+
 use crate::address::Address;
 use crate::id::NodeId;
 use crate::versions::VersionGap;
@@ -111,7 +113,8 @@ impl fmt::Display for Peer {
 }
 
 /// The side that dialled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Direction {
     /// The peer dialled this node.
     Inbound,
@@ -123,10 +126,7 @@ impl Direction {
     /// Returns `inbound` or `outbound`.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Inbound => "inbound",
-            Self::Outbound => "outbound",
-        }
+        self.into()
     }
 }
 

@@ -8,10 +8,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use unicode_normalization::UnicodeNormalization as _;
 
 use super::disk::{self, Platform};
+use crate::text::serde_as_text;
 
 /// Longest name of one file or folder, in bytes: what ext4, XFS, APFS and NTFS allow.
 pub const MAX_NAME: usize = 255;
@@ -290,24 +290,12 @@ macro_rules! checked_text {
                 Self::new(text)
             }
         }
-
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(&self.0)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                Self::new(text).map_err(serde::de::Error::custom)
-            }
-        }
     };
 }
 
 checked_text!(FileName);
 checked_text!(RelPath);
+serde_as_text!(FileName, RelPath);
 
 #[cfg(test)]
 mod tests {

@@ -111,7 +111,7 @@ impl FromStr for Ticket {
     /// Reads a ticket in either case, also with what pasting adds: line breaks and blanks inside,
     /// quotes, brackets or punctuation around it.
     fn from_str(text: &str) -> Result<Self, TicketError> {
-        let text = crate::pasted::code(text).to_ascii_lowercase();
+        let text = crate::text::pasted_code(text).to_ascii_lowercase();
         let code = text.strip_prefix(PREFIX).ok_or(TicketError::NotATicket)?;
         if code.len() > MAX_TICKET {
             return Err(TicketError::Damaged);

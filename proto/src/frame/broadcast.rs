@@ -1,4 +1,4 @@
-//! The frames of broadcasts: what an author has signed, who has how much of it, and who wants it.
+//! The frames of broadcasts: signed batches, announcements of them, and requests for them.
 
 use std::sync::Arc;
 
@@ -11,64 +11,64 @@ use crate::message::{Compression, Packed};
 /// Longest title, in bytes.
 pub const MAX_TITLE: usize = 256;
 
-/// Broadcasts under one signature.
+/// Most broadcasts under one signature.
 pub const MAX_BATCH: usize = 1024;
 
-/// Runs of authors told of in one frame; what is more goes in the next.
+/// Most runs that one frame announces. More go in further frames.
 pub const MAX_HAVES: usize = 1024;
 
-/// Sets what is hashed to a broadcast's id, and what is signed, apart from anything else.
+/// Prefixes of the bytes that a broadcast's id is the hash of, and that are signed. They set these apart from
+/// all other hashes and signatures.
 const ID_CONTEXT: &[u8] = b"peerkit broadcast 2";
 const BATCH_CONTEXT: &[u8] = b"peerkit broadcasts 2";
 
-/// Names the broadcasts of one run of an author's node.
+/// The name of one run of an author's node, which its broadcasts belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunId {
-    /// Who writes and signs them.
+    /// The node that writes and signs the broadcasts.
     pub author: NodeId,
-    /// When the author's node started, in milliseconds since 1970.
+    /// The start of the author's node, in milliseconds since 1970.
     pub epoch: u64,
 }
 
-/// Broadcasts of one author, one after the other and under one signature. Whoever passes them on
-/// can't change a byte of them.
+/// Consecutive broadcasts of one author under one signature. Nodes that pass them on can't change a byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     /// The run of the author that they belong to.
     pub run: RunId,
-    /// The place of the first in the run: broadcasts are counted from 1.
+    /// The place of the first broadcast in the run, counted from 1.
     pub first: u64,
-    /// The first of the run that can still be had; all before it are older than any log.
+    /// The place of the first broadcast of the run that nodes still keep. Those before it are too old.
     pub floor: u64,
-    /// One or more.
+    /// The broadcasts, at least one.
     pub items: Arc<[Item]>,
-    /// The author's signature over all of the above and the network's name.
+    /// The author's signature over all fields above and the network's name.
     pub signature: [u8; SIGNATURE_LEN],
-    /// The frame's body, as it came or is to go.
+    /// The frame's body, as it was received or is to be sent.
     body: Bytes,
 }
 
-/// One broadcast of a batch.
+/// A broadcast of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
-    /// When it was written, by the author's clock, in milliseconds since 1970.
+    /// Its time by the author's clock, in milliseconds since 1970.
     pub time: u64,
     /// A heading; may be empty.
     pub title: String,
-    /// The content; never compressed.
+    /// The content, which is never compressed.
     pub content: Packed,
 }
 
-/// How much of a run its sender has: all that can be had up to a place.
+/// Announces how much of a run the sender has: all broadcasts that are still kept, up to a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Have {
     /// The run.
     pub run: RunId,
-    /// The last place up to which nothing is missing; 0 where it has none.
+    /// The last place up to which nothing is missing; 0 if it has none.
     pub upto: u64,
 }
 
-/// Asks for what there is of a run behind a place, and for what comes from now on as it comes.
+/// Asks for the broadcasts of a run behind a place, and for later ones as they come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Want {
     /// The run.
@@ -78,8 +78,8 @@ pub struct Want {
 }
 
 impl Batch {
-    /// Signs broadcasts of the node that has `key`; they stand from `first` on in its run, of which
-    /// all from `floor` on can still be had.
+    /// Signs broadcasts of the node that has `key`. The first of them has the place `first` in its run, of
+    /// which nodes still keep those from `floor` on.
     #[must_use]
     pub fn sign(
         key: &Key,
@@ -94,7 +94,7 @@ impl Batch {
         Self::from_parts(run, (first, floor), unsigned.items.to_vec(), signature)
     }
 
-    /// A batch of these parts, whether the signature is right or not.
+    /// Creates a batch. The signature need not be valid.
     #[must_use]
     pub fn from_parts(
         run: RunId,
@@ -111,14 +111,14 @@ impl Batch {
         Self { run, first, floor, items: items.into(), signature, body: body.into() }
     }
 
-    /// The place of the last in the run.
+    /// Returns the place of the last broadcast.
     #[must_use]
     pub fn last(&self) -> u64 {
         self.first.saturating_add(self.items.len() as u64).saturating_sub(1)
     }
 
-    /// The broadcasts' names, in order: each the hash of all that it says, who says it and where in
-    /// the run it stands. So equal texts are different broadcasts.
+    /// Returns the ids of the broadcasts, in order. Each is the hash of the broadcast with its author and its
+    /// place, so equal texts are different broadcasts.
     #[must_use]
     pub fn ids(&self, network: &str) -> Vec<Hash> {
         let places = self.first..;
@@ -128,14 +128,14 @@ impl Batch {
             .collect()
     }
 
-    /// Whether the author signed exactly this, for this network; `ids` are those of
+    /// Returns whether the author has signed exactly this, for this network. `ids` are those of
     /// [`Batch::ids`].
     #[must_use]
     pub fn verify(&self, network: &str, ids: &[Hash]) -> bool {
         self.run.author.verify(&self.signed(network, ids), &self.signature)
     }
 
-    /// The bytes that the signature is over: the names stand for all that is in the broadcasts.
+    /// Returns the bytes that the signature is over. The ids stand for the contents of the broadcasts.
     #[must_use]
     pub fn signed(&self, network: &str, ids: &[Hash]) -> Vec<u8> {
         let mut out = Vec::with_capacity(256 + 32 * ids.len());
@@ -148,7 +148,7 @@ impl Batch {
         out
     }
 
-    /// The frame's body.
+    /// Returns the frame's body.
     #[must_use]
     pub fn body(&self) -> &Bytes {
         &self.body
@@ -159,10 +159,10 @@ impl Batch {
         out.put_raw(&self.body);
     }
 
-    /// Reads a frame's body. Says nothing about the signature: see [`Batch::verify`].
+    /// Reads a frame's body, without checking the signature: see [`Batch::verify`].
     ///
     /// # Errors
-    /// Where anything is missing, too long, without meaning or left over.
+    /// If anything is missing, too long, invalid or left over.
     pub fn decode(body: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body.clone());
         let run = RunId::decode(&mut reader)?;
@@ -182,7 +182,7 @@ impl Batch {
 }
 
 impl Item {
-    /// Names the broadcast at `place` of `run`.
+    /// Returns the id of this broadcast at `place` of `run`.
     #[must_use]
     pub fn id(&self, network: &str, run: RunId, place: u64) -> Hash {
         let mut head = Vec::with_capacity(512);
@@ -210,42 +210,41 @@ impl Item {
         let time = reader.u64("time")?;
         let title = reader.str(MAX_TITLE, "title")?;
         let head = reader.u8("content head")?;
-        let payload = reader.bytes(usize::MAX, "content")?;
-        let content = Packed::decode(&mut Reader::new(Bytes::copy_from_slice(&[head])))?;
+        let content = Packed::new(head, reader.bytes(usize::MAX, "content")?)?;
         if content.compression != Compression::None {
             return Err(DecodeError::Invalid("content compression"));
         }
-        Ok(Self { time, title, content: Packed { payload, ..content } })
+        Ok(Self { time, title, content })
     }
 }
 
 impl RunId {
-    /// Appends it to `out`.
+    /// Appends the name of the run to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_raw(self.author.as_bytes());
         out.put_u64(self.epoch);
     }
 
-    /// Reads one.
+    /// Reads the name of a run.
     ///
     /// # Errors
-    /// Where anything is missing.
+    /// If anything is missing.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self { author: reader.node_id("author")?, epoch: reader.u64("epoch")? })
     }
 }
 
 impl Have {
-    /// Appends it to `out`.
+    /// Appends the announcement to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         self.run.encode(out);
         out.put_u64(self.upto);
     }
 
-    /// Reads one.
+    /// Reads an announcement.
     ///
     /// # Errors
-    /// Where anything is missing.
+    /// If anything is missing.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self { run: RunId::decode(reader)?, upto: reader.u64("place")? })
     }
@@ -261,7 +260,7 @@ impl Want {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// Where anything is missing.
+    /// If anything is missing.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self { run: RunId::decode(reader)?, after: reader.u64("place")? })
     }

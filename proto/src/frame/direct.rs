@@ -1,4 +1,4 @@
-//! The frames of messages to nodes that are not neighbours.
+//! The frames of messages that other nodes relay, as sender and recipient have no link.
 
 use bytes::Bytes;
 
@@ -6,56 +6,56 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::frame::query::QueryId;
 use crate::id::NodeId;
 
-/// Which message it is and whom it is for: what everybody on its way sees.
+/// The address of a relayed message, which all nodes on its way can read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label {
-    /// The query that found the recipient: the message goes the way that the answer came.
+    /// The query that found the recipient. The message takes the way of its answer, in reverse.
     pub query: QueryId,
-    /// Chosen by the sender, unique among its messages.
+    /// A number that the sender does not use for another message.
     pub number: u64,
     /// The recipient.
     pub to: NodeId,
 }
 
-/// A message on its way to its recipient.
+/// A relayed message on its way to its recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forward {
-    /// Which one it is.
+    /// Its address.
     pub label: Label,
-    /// The message, as [`seal`](crate::seal) makes it.
+    /// The message, sealed by [`seal`](crate::seal).
     pub sealed: Bytes,
 }
 
-/// What came of a [`Forward`], on its way back.
+/// The outcome of a [`Forward`], on its way back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Forwarded {
     /// The query of its label.
     pub query: QueryId,
     /// The number of its label.
     pub number: u64,
-    /// What came of it.
+    /// The outcome.
     pub delivery: Delivery,
 }
 
-/// Proves that a message was opened by whom it was sealed to.
+/// The proof that a message was opened by the node that it was sealed to.
 pub type Receipt = [u8; 32];
 
-/// What came of a message that others passed on.
+/// The outcome of a relayed message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Delivery {
-    /// The recipient has it, as only the recipient can prove.
+    /// The recipient has the message, as its receipt proves.
     Taken(Receipt),
-    /// A node on the way does not know, or has no link, where it goes on.
+    /// A node on the way does not know the next node, or has no link with it.
     NoWay,
-    /// A node on the way, or the recipient, takes no more of them just now.
+    /// A node on the way, or the recipient, accepts no more messages just now.
     Busy,
-    /// The recipient refused it: could not open it, had it before, or found it too old.
+    /// The recipient has refused the message: it could not open it, had it before, or found it too old.
     Refused,
 }
 
 impl Label {
-    /// Bytes of a label.
+    /// Bytes of an encoded label.
     pub const LEN: usize = 56;
 
     /// Appends the label to `out`.
@@ -68,7 +68,7 @@ impl Label {
     /// Reads a label.
     ///
     /// # Errors
-    /// Where anything is missing.
+    /// If anything is missing.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self {
             query: QueryId(reader.array("message's query")?),
@@ -88,7 +88,7 @@ impl Forward {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// Where anything is missing.
+    /// If anything is missing.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self { label: Label::decode(reader)?, sealed: reader.take_rest() })
     }
@@ -113,7 +113,7 @@ impl Forwarded {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// Where anything is missing or without meaning.
+    /// If anything is missing or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self {
             query: QueryId(reader.array("message's query")?),

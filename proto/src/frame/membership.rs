@@ -4,113 +4,113 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::NodeId;
 use crate::record::Record;
 
-/// Records in one frame.
+/// Most records in one frame.
 pub const MAX_RECORDS: usize = 16;
 
-/// Asks the other end of a link for a place among its neighbours.
+/// Asks the peer to become a neighbour.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NeighbourRequest {
-    /// How much the sender needs it.
+    /// The sender's need of a neighbour.
     pub need: Need,
-    /// The sender's own.
+    /// The sender's record.
     pub record: Record,
 }
 
-/// How much a node needs a neighbour.
+/// A node's need of a neighbour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
-    /// It has others: a full node may refuse.
+    /// It has other neighbours. A full node may refuse.
     Low,
-    /// It has no other: a full node makes room.
+    /// It has no other neighbour. A full node makes room.
     High,
-    /// It is new here: a full node makes room, and tells others of it.
+    /// It is new in the network. A full node makes room, and announces the new node to others.
     Join,
 }
 
 /// The answer to [`NeighbourRequest`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NeighbourReply {
-    /// Whether the two are neighbours now.
+    /// Whether the two nodes are neighbours now.
     pub outcome: Outcome,
-    /// The sender's own.
+    /// The sender's record.
     pub record: Record,
-    /// Others that may be asked.
+    /// Records of other nodes that may be asked.
     pub records: Vec<Record>,
 }
 
-/// What a node says to somebody who would be its neighbour.
+/// The answer to a node that asks to become a neighbour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// They are neighbours.
+    /// The two nodes are neighbours.
     Accepted,
-    /// It has as many as it wants.
+    /// The node has as many neighbours as it wants.
     Full,
-    /// Its links are made by hand: it is no member, and will be none.
+    /// The node's links are made by hand, so it never has neighbours.
     Manual,
 }
 
-/// Tells of a new node on a random walk.
+/// Announces a new node, on a random walk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForwardJoin {
-    /// Steps that are left.
+    /// Steps of the walk that are left.
     pub steps: u8,
-    /// The new node's.
+    /// The new node's record.
     pub record: Record,
 }
 
-/// The two are no longer neighbours; who dialled closes the link, unless it is wanted otherwise.
+/// Ends that two nodes are neighbours. The one that dialled closes the link, unless it is needed for something
+/// else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disconnect {
-    /// Who may be asked instead: in a leave the other neighbours of the one who goes, else the
-    /// node that the receiver had to make room for.
+    /// Nodes that may be asked instead: the other neighbours of a sender that leaves, else the node that the
+    /// receiver had to make room for.
     pub instead: Vec<Record>,
-    /// Whether the sender leaves the network: it is not to be asked again.
+    /// Whether the sender leaves the network, so that it must not be asked again.
     pub leaves: bool,
 }
 
-/// Records on a random walk, to be exchanged with whoever is at its end; the answer comes back by
-/// the same way.
+/// Records on a random walk, which are exchanged with the node at its end. The answer takes the same way back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shuffle {
-    /// Drawn by who starts it; finds the way back.
+    /// A random number of the node that starts the walk, by which the answer finds its way back.
     pub id: u64,
-    /// Steps that are left.
+    /// Steps of the walk that are left.
     pub steps: u8,
-    /// What is told.
+    /// The records.
     pub records: Vec<Record>,
 }
 
-/// What the end of a [`Shuffle`] tells in exchange.
+/// The records from the node at the end of a [`Shuffle`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShuffleReply {
-    /// The shuffle's.
+    /// The number of the shuffle.
     pub id: u64,
-    /// What is told.
+    /// The records.
     pub records: Vec<Record>,
 }
 
-/// A sign of life of the node with the least identity of those that hang together: who hears of
-/// different ones is not connected.
+/// A sign of life of the node with the least identity in a part of the network. Two nodes that receive the
+/// beacons of different nodes are in parts that are not connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Beacon {
-    /// The least identity.
+    /// The least identity in this part of the network.
     pub least: NodeId,
-    /// Counts its signs of life.
+    /// The number of the beacon, which grows with each.
     pub count: u64,
 }
 
-/// What two nodes that have no link tell each other on a stream of its own, one each: whether they
-/// are there, whether they hang together, and whom they know.
+/// What two nodes without a link send each other on a stream, once each. It shows whether they are reachable
+/// and in the same part of the network, and has records of nodes that they know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
-    /// From who asks: whether it would be a neighbour. From who answers: whether it may; a place
-    /// is kept for it for a few seconds.
+    /// In the first probe: whether the sender wants to become a neighbour. In the answer: whether it may. A
+    /// place is kept for it for a few seconds.
     pub neighbour: bool,
-    /// The sender's own.
+    /// The sender's record.
     pub record: Record,
-    /// Whom it hears of as the least.
+    /// The last beacon that the sender has received.
     pub beacon: Beacon,
-    /// Others.
+    /// Records of other nodes.
     pub records: Vec<Record>,
 }
 
@@ -136,7 +136,7 @@ impl NeighbourRequest {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// Where anything is missing, too long or without meaning.
+    /// If anything is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         let need = match reader.u8("need")? {
             0 => Need::Low,
@@ -163,7 +163,7 @@ impl NeighbourReply {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// Where anything is missing, too long or without meaning.
+    /// If anything is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         let outcome = match reader.u8("outcome")? {
             0 => Outcome::Accepted,
@@ -185,7 +185,7 @@ impl ForwardJoin {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// Where anything is missing, too long or without meaning.
+    /// If anything is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self { steps: reader.u8("steps")?, record: Record::decode(reader)? })
     }
@@ -201,7 +201,7 @@ impl Disconnect {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// Where anything is missing, too long or without meaning.
+    /// If anything is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self { leaves: reader.bool("leaves")?, instead: records(reader)? })
     }
@@ -218,7 +218,7 @@ impl Shuffle {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// Where anything is missing, too long or without meaning.
+    /// If anything is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self {
             id: reader.u64("shuffle")?,
@@ -238,7 +238,7 @@ impl ShuffleReply {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// Where anything is missing, too long or without meaning.
+    /// If anything is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self { id: reader.u64("shuffle")?, records: records(reader)? })
     }
@@ -254,14 +254,14 @@ impl Beacon {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// Where anything is missing.
+    /// If anything is missing.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self { least: reader.node_id("least identity")?, count: reader.u64("beacon")? })
     }
 }
 
 impl Probe {
-    /// Largest encoded form, in bytes: checked before memory is taken. That of a control frame.
+    /// Most bytes of an encoded probe. It is checked before memory is taken. 64 KiB: as for a control frame.
     pub const MAX: usize = 64 << 10;
 
     /// Appends the probe to `out`.
@@ -275,7 +275,7 @@ impl Probe {
     /// Reads a probe.
     ///
     /// # Errors
-    /// Where anything is missing, too long, without meaning or left over.
+    /// If anything is missing, too long, invalid or left over.
     pub fn decode(mut reader: Reader) -> Result<Self, DecodeError> {
         let probe = Self {
             neighbour: reader.bool("neighbour")?,

@@ -1,29 +1,27 @@
-//! Messages as they lie in a block, one behind the other: cut out when they are asked for.
+//! Messages in a block of bytes, one behind the other. Each is cut out when it is taken.
 
 use bytes::Bytes;
 
 use super::{LENGTH, MESSAGE, MESSAGE_HEAD};
 use crate::message::{Kind, Message};
 
-/// Messages that came one behind the other and need nothing more: none is compressed or over the
-/// limit, and what is to be text is.
-///
-/// An iterator over them. They share the block that they were read in.
+/// An iterator over consecutive messages that need no more work: none is compressed or over the limit, and text
+/// is valid. They share the block that they were read in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Messages {
     block: Bytes,
-    /// Where the next one's frame begins.
+    /// Start of the next message's frame.
     at: usize,
     count: usize,
 }
 
 impl Messages {
-    /// Takes those at the front of `block`, which `front` has found there.
+    /// Takes the messages that `front` has found at the front of `block`.
     pub(super) fn take(block: &mut Bytes, front: Front) -> Self {
         Self { block: block.split_to(front.end.min(block.len())), at: 0, count: front.count }
     }
 
-    /// Bytes of the contents of those that are left.
+    /// Returns the bytes of the contents of the remaining messages.
     #[must_use]
     pub fn content_len(&self) -> usize {
         (self.block.len() - self.at).saturating_sub(self.count * MESSAGE_HEAD)
@@ -59,13 +57,13 @@ impl ExactSizeIterator for Messages {}
 /// The messages at the front of a block.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Front {
-    /// Where they end.
+    /// End of the last of them.
     pub(super) end: usize,
     count: usize,
 }
 
 impl Front {
-    /// Those of `block`, none over `limit` bytes.
+    /// Finds the messages at the front of `block`. None of them is over `limit` bytes.
     pub(super) fn of(block: &[u8], limit: usize) -> Self {
         let mut front = Self::default();
         while let Some((kind, content)) = block.get(front.end..).and_then(first)
@@ -79,7 +77,7 @@ impl Front {
     }
 }
 
-/// The frame that `bytes` begin with, where it is there whole and that of a message that is not
+/// Returns the kind and content of the message at the front of `bytes`, if it is there whole and not
 /// compressed.
 #[inline]
 fn first(bytes: &[u8]) -> Option<(Kind, &[u8])> {

@@ -1,21 +1,21 @@
-//! What the owner of a network orders all its nodes to do.
+//! The order of a network's owner that all its nodes stop.
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::{Key, NodeId, SIGNATURE_LEN};
 
-/// Sets these signatures apart from anything else that an owner's key may sign.
+/// Sets these signatures apart from all others of an owner's key.
 const CONTEXT: &[u8] = b"peerkit order 1";
 
-/// The order that every node is to stop. Whoever passes it on can't change a byte of it.
+/// The owner's order that every node stops. Nodes that pass it on can't change a byte of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
-    /// Whose network it is.
+    /// The network's owner.
     pub owner: NodeId,
-    /// When it was given, by the owner's clock, in milliseconds since 1970.
+    /// The time of the order by the owner's clock, in milliseconds since 1970.
     pub time: u64,
-    /// Drawn by the owner: tells two orders of the same time apart.
+    /// A random number, which tells two orders of the same time apart.
     pub nonce: [u8; 16],
-    /// The owner's signature over all of the above and the network's name.
+    /// The owner's signature over all fields above and the network's name.
     pub signature: [u8; SIGNATURE_LEN],
 }
 
@@ -28,7 +28,7 @@ impl Order {
         order
     }
 
-    /// The bytes that the signature is over.
+    /// Returns the bytes that the signature is over.
     #[must_use]
     pub fn signed(&self, network: &str) -> Vec<u8> {
         let mut out = Vec::with_capacity(192);
@@ -50,10 +50,10 @@ impl Order {
         out.put_raw(&self.signature);
     }
 
-    /// Reads a frame's body. Says nothing about the signature.
+    /// Reads a frame's body, without checking the signature.
     ///
     /// # Errors
-    /// Where anything is missing.
+    /// If anything is missing.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self {
             owner: reader.node_id("owner")?,

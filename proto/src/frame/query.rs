@@ -7,26 +7,26 @@ use crate::address::Address;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::event::Neighbour;
 use crate::files::SharedFile;
-use crate::hello::{MAX_ADDRESSES, MAX_NAME, address, addresses, put_address};
+use crate::hello::{MAX_ADDRESSES, MAX_NAME, address, addresses, put_address, put_addresses};
 use crate::id::{Hash, NodeId, hex};
 
-/// The depth of a query that runs through the whole network.
+/// The depth of a query to the whole network.
 pub const UNLIMITED: u8 = u8::MAX;
 
 /// Longest text of a search, in bytes.
 pub const MAX_SEARCH: usize = 256;
 
-/// Neighbours of each side in one answer; a node that has more sends several. With the longest
-/// host names, and as many addresses of its own as there may be, they fit a control frame.
+/// Most neighbours of each direction in one answer. A node with more sends several answers. With the longest
+/// host names, and the most addresses of the node itself, an answer fits a control frame.
 pub const MAX_NEIGHBOURS: usize = 90;
 
-/// Files in one answer; a node that has more to tell sends several.
+/// Most files in one answer. A node with more sends several answers.
 pub const MAX_FILES: usize = 100;
 
-/// The flag of a query that its sender asks for itself.
+/// The flag of a query from the sender itself.
 const OWN: u8 = 1;
 
-/// Names a query: drawn by the node that asks.
+/// The name of a query: a random number of the node that asks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueryId(pub [u8; 16]);
 
@@ -36,87 +36,87 @@ impl fmt::Debug for QueryId {
     }
 }
 
-/// A question on its way through the network.
+/// A query on its way through the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
-    /// Names it.
+    /// Its name.
     pub id: QueryId,
-    /// Hops that it may travel beyond the receiver; [`UNLIMITED`] for all.
+    /// Most hops beyond the receiver; [`UNLIMITED`] for all.
     pub depth: u8,
-    /// Whether the sender asks for itself: the answer may have in it what only the sender may know
-    /// of. Such a query is never passed on, whatever its depth.
+    /// Whether the sender asks for itself. The answer may contain files that only the sender may see. Such a
+    /// query is never passed on, whatever its depth.
     pub own: bool,
-    /// How long the sender still waits.
+    /// Time for which the sender still waits.
     pub ttl: Duration,
-    /// What is asked.
+    /// The question.
     pub what: What,
 }
 
-/// What a query asks for.
+/// The question of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum What {
-    /// Every node: who it is and whom it is linked to.
+    /// Asks every node for its identity and its neighbours.
     Discover,
-    /// Files whose names or paths fit all the words of a text.
+    /// Asks for files whose names or paths match all words of a text.
     Search(String),
-    /// Who has the file or folder of a hash.
+    /// Asks for nodes that have the file or folder of a hash.
     HasFile(Hash),
-    /// Where a node is: it answers, or those who are linked to it.
+    /// Asks for the addresses of a node. The node answers, or the nodes that have a link with it.
     FindNode(NodeId),
-    /// Asks one node to open a stream towards the asking one, who can't dial it.
+    /// Asks one node to open a stream to the asking node, which can't dial it.
     CallBack {
-        /// Who is to call back.
+        /// The node that has to call back.
         target: NodeId,
-        /// Tells the stream from others.
+        /// The stream's token, which tells it from others.
         token: [u8; 16],
-        /// Where the asking node listens.
+        /// The addresses at which the asking node listens.
         addresses: Vec<Address>,
     },
-    /// Who is in a sample of the network: see [`sample`](crate::sample).
+    /// Asks for the nodes in a sample of the network: see [`sample`](crate::sample).
     Sample {
-        /// Drawn by the asking node: another salt, another sample.
+        /// A random number of the asking node. Another salt gives another sample.
         salt: [u8; 8],
         /// One node in 2^bits is in it.
         bits: u8,
     },
 }
 
-/// A node's answer.
+/// A node's answer to a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The query.
     pub id: QueryId,
-    /// Who answers. Not proven: it came through others.
+    /// The node that answers. That is not proven, as the answer came through other nodes.
     pub node: NodeId,
-    /// What it calls itself.
+    /// The name that it gives itself.
     pub name: String,
-    /// Where it can be dialled, as far as it knows.
+    /// Its addresses, as far as it knows them.
     pub addresses: Vec<Address>,
     /// The answer itself.
     pub body: AnswerBody,
 }
 
-/// What a node answers.
+/// The content of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AnswerBody {
-    /// To a discovery: the nodes that it has dialled, then those that have dialled it. Where they
-    /// are many, in several answers.
+    /// To a discovery: the nodes that it has dialled, then those that have dialled it. If there are many,
+    /// several answers have parts of them.
     Neighbours(Vec<Neighbour>, Vec<Neighbour>),
-    /// To a search, or to the question who has a file: files that match.
+    /// To a search, or to [`What::HasFile`]: files that match.
     Files(Vec<SharedFile>),
-    /// To the search for a node: `node` and `addresses` say where it is. To a call-back: it is
-    /// under way. To a sample: `node` is in it.
+    /// To the search for a node: it has the `addresses` of the answer. To a call-back: it is under way. To a
+    /// sample: `node` is in it.
     Here,
 }
 
-/// A branch of the network has nothing more to say.
+/// The end of the answers from one branch of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueryDone {
     /// The query.
     pub id: QueryId,
-    /// The depth that the query had on this link: sets its passings-on apart.
+    /// The depth of the query on this link. It tells this copy of the query from others.
     pub depth: u8,
     /// Whether all nodes of the branch have answered.
     pub complete: bool,
@@ -160,7 +160,7 @@ impl Query {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// Where anything is missing, too long or without meaning.
+    /// If anything is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self {
             id: QueryId(reader.array("query id")?),
@@ -212,7 +212,7 @@ impl Answer {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// Where anything is missing, too long or without meaning.
+    /// If anything is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self {
             id: QueryId(reader.array("query id")?),
@@ -232,13 +232,10 @@ impl Answer {
     }
 }
 
-/// Reads a file of a search answer, whose name is one that every system can have.
+/// Reads a file of an answer. Its name has to be valid on every system.
 fn found(reader: &mut Reader) -> Result<SharedFile, DecodeError> {
     let file = SharedFile::decode(reader)?;
-    match file.name.is_portable() {
-        true => Ok(file),
-        false => Err(DecodeError::Invalid("file name")),
-    }
+    if file.name.is_portable() { Ok(file) } else { Err(DecodeError::Invalid("file name")) }
 }
 
 impl QueryDone {
@@ -252,7 +249,7 @@ impl QueryDone {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// Where anything is missing or without meaning.
+    /// If anything is missing or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self {
             id: QueryId(reader.array("query id")?),
@@ -262,16 +259,12 @@ impl QueryDone {
     }
 }
 
-fn put_addresses(out: &mut Vec<u8>, addresses: &[Address]) {
-    out.put_list(&addresses[..addresses.len().min(MAX_ADDRESSES)], put_address);
-}
-
 fn put_neighbour(out: &mut Vec<u8>, neighbour: &Neighbour) {
     out.put_raw(neighbour.id.as_bytes());
     put_address(out, &neighbour.address);
 }
 
-/// Reads a list of neighbours. Those with an address of an unknown scheme are left out.
+/// Reads a list of neighbours, without those that have an address of an unknown scheme.
 fn neighbours(reader: &mut Reader, what: &'static str) -> Result<Vec<Neighbour>, DecodeError> {
     let read = reader.list(MAX_NEIGHBOURS, what, |reader| {
         let id = reader.node_id("neighbour")?;

@@ -5,12 +5,13 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use proptest::prelude::*;
 
+use super::goodbye::REASONS;
 use super::*;
 use crate::frame::membership::{Need, Outcome};
 use crate::id::Key;
 use crate::message::{Compression, Kind, Message};
 use crate::record::Record;
-use crate::versions::Versions;
+use crate::versions::{VersionGap, Versions};
 
 fn packed(text: &str) -> Packed {
     Packed::plain(Message::text(text))

@@ -1,29 +1,28 @@
 //! The timers of a handler.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::event::TimerId;
 use crate::time::Instant;
 
-/// Timers that a handler may have at once. 1,024: one for each neighbour and each request under way, and
-/// room to spare.
+/// Most timers that a handler may have at once. 1,024: more than one for each neighbour and each request under
+/// way.
 pub const MAX_TIMERS: usize = 1024;
 
-/// Shortest time after which a timer expires. 1 ms: the resolution of the runtime's clock. A handler that
-/// sets a timer of no time whenever one expires can't keep the simulator at one moment for ever.
+/// Shortest time after which a timer expires. 1 ms: the resolution of the runtime's clock. Without it, a
+/// handler that sets a timer of zero time whenever one expires would keep the simulator at one moment for
+/// ever.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 /// The timers that a handler has set and that have not expired. The node and the simulator drive them:
 /// set and cancel as the handler asks, then sleep until [`Timers::poll_timeout`].
 #[derive(Debug, Default)]
 pub struct Timers {
-    expiry: BTreeMap<TimerId, Instant>,
-    /// The same, by time.
-    queue: BTreeSet<(Instant, TimerId)>,
+    by_time: BTreeSet<(Instant, TimerId)>,
 }
 
-/// A handler has too many timers: this one was not set.
+/// The error of a handler that has too many timers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a handler has at most {MAX_TIMERS} timers at once: this one was not set")]
 pub struct TooManyTimers;
@@ -39,38 +38,31 @@ impl Timers {
         timer: TimerId,
         after: Duration,
     ) -> Result<Instant, TooManyTimers> {
-        if self.expiry.len() >= MAX_TIMERS {
+        if self.by_time.len() >= MAX_TIMERS {
             return Err(TooManyTimers);
         }
         let at = now + after.max(SHORTEST);
         self.cancel(timer);
-        self.expiry.insert(timer, at);
-        self.queue.insert((at, timer));
+        self.by_time.insert((at, timer));
         Ok(at)
     }
 
     /// Cancels a timer. Does nothing if it has expired or was cancelled before.
     pub fn cancel(&mut self, timer: TimerId) {
-        if let Some(at) = self.expiry.remove(&timer) {
-            self.queue.remove(&(at, timer));
-        }
+        self.by_time.retain(|(_, set)| *set != timer);
     }
 
     /// Takes a timer that has expired by `now`: the earliest, and of several at one time the one that was
     /// set first.
     pub fn poll(&mut self, now: Instant) -> Option<TimerId> {
-        let (at, timer) = *self.queue.first()?;
-        if at > now {
-            return None;
-        }
-        self.cancel(timer);
-        Some(timer)
+        self.poll_timeout().filter(|at| *at <= now)?;
+        self.by_time.pop_first().map(|(_, timer)| timer)
     }
 
     /// Returns when the next timer expires.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.queue.first().map(|(at, _)| *at)
+        self.by_time.first().map(|(at, _)| *at)
     }
 }
 

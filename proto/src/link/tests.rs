@@ -84,7 +84,7 @@ fn the_dialler_speaks_first_and_the_acceptor_once_it_admits() {
 }
 
 #[test]
-fn another_network_is_told_so_and_closed() {
+fn a_link_with_another_network_is_closed_with_the_reason() {
     let mut link = Link::new(at(0.0), Side::Acceptor, greeting("a"), &Arc::default());
     let other = Hello { network: "other".into(), ..hello("d") };
     feed(&mut link, at(0.0), &[Frame::Hello(other), message("x")]);
@@ -311,12 +311,12 @@ fn messages_are_acknowledged_in_time_or_by_number() {
 fn goodbye_is_said_once_by_each_and_carries_the_last_account() {
     let (mut a, mut b) = (open(Side::Dialler), open(Side::Acceptor));
     b.delivered(at(1.0), 2, 10);
-    let goodbye = a.part(Reason::Requested);
+    let goodbye = a.begin_close(Reason::Requested);
     feed(&mut b, at(1.0), &[message("last"), goodbye]);
     let farewell = Output::Farewell(Reason::Requested);
     assert_eq!(outputs(&mut b), [messages(&["last"]), farewell]);
     b.delivered(at(1.0), 1, 4);
-    let answer = b.part(Reason::Requested);
+    let answer = b.begin_close(Reason::Requested);
     feed(&mut a, at(1.1), &[message("also"), answer]);
     assert_eq!(outputs(&mut a), [messages(&["also"])]);
     assert_eq!(a.confirmed(), 3);
@@ -364,7 +364,7 @@ impl Pair {
                 }
                 Output::Frame(frame) => panic!("{frame:?}"),
                 Output::Farewell(reason) => {
-                    let goodbye = self.ends[end].part(reason.clone());
+                    let goodbye = self.ends[end].begin_close(reason.clone());
                     self.send(end, &goodbye);
                     self.closed[end] = Some(reason);
                 }
@@ -414,7 +414,7 @@ fn two_links_carry_messages_and_know_that_they_came() {
     let expected: Vec<_> = (0..100).map(|n| Message::text(n.to_string())).collect();
     assert_eq!(pair.messages[1], expected);
     assert_eq!(pair.ends[0].confirmed(), 100);
-    let goodbye = pair.ends[0].part(Reason::Requested);
+    let goodbye = pair.ends[0].begin_close(Reason::Requested);
     pair.send(0, &goodbye);
     pair.run(at(3.0));
     assert_eq!(pair.closed, [None, Some(Reason::Requested)]);

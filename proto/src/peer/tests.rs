@@ -351,7 +351,7 @@ fn a_message_goes_over_a_link_that_is_made_for_it_and_closes_once_idle() {
     // Used once more, then idle.
     let (mut measured, connection) = (0, ConnectionId(7));
     for (count, busy) in [(2, false), (3, false), (3, true), (3, false), (3, false), (3, false)] {
-        let outputs = node.pass(Config::default().errand_idle / 4);
+        let outputs = node.pass(Config::default().on_demand_idle / 4);
         measured += outputs.iter().filter(|o| matches!(o, Output::MeasureUse(_))).count();
         assert!(node.input(Input::LinkUse { connection, count, busy }).is_empty());
     }

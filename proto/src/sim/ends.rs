@@ -8,7 +8,7 @@ use super::node::Handle;
 use super::queue::Due;
 use super::requests::Asked;
 use super::shell::Work;
-use crate::event::{Direction, Event, MessageFailure, Parting, Peer, Reason};
+use crate::event::{Event, MessageFailure, Parting, Peer, Reason};
 use crate::frame::Frame;
 use crate::handler::Handler;
 use crate::peer::{ConnectionId, Input};
@@ -39,13 +39,7 @@ impl<H: Handler> Sim<H> {
             // Before anything else that it says.
             self.say(serial, side, Content::Hello);
         }
-        self.event(
-            node,
-            match side {
-                DIALLER => Event::OutboundNodeConnected { peer },
-                _ => Event::InboundNodeConnected { peer },
-            },
-        );
+        self.event(node, Event::connected(peer));
         self.resume(serial, other(side), Duration::ZERO);
     }
 
@@ -59,13 +53,7 @@ impl<H: Handler> Sim<H> {
         }
         end.state = State::Leaving(reason.clone());
         let peer = end.peer.clone();
-        self.event(
-            node,
-            match peer.direction() {
-                Direction::Outbound => Event::NodeDisconnectWithOutboundNode { peer },
-                Direction::Inbound => Event::NodeDisconnectWithInboundNode { peer },
-            },
-        );
+        self.event(node, Event::disconnecting(peer));
         self.work.push_back(Work::Close { link: serial, side, reason });
     }
 
@@ -386,13 +374,7 @@ impl<H: Handler> Sim<H> {
         self.drop_handle(node, serial, &peer);
         let (id, connection) = (peer.id(), ConnectionId(serial));
         self.input(node, Input::LinkDown { connection, parting: parting.clone() });
-        self.event(
-            node,
-            match side {
-                DIALLER => Event::OutboundNodeDisconnected { peer, parting },
-                _ => Event::InboundNodeDisconnected { peer, parting },
-            },
-        );
+        self.event(node, Event::disconnected(peer, parting));
         self.work.push_back(Work::Ended(node, run, id));
         self.stop_once_alone(node);
     }

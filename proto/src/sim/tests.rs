@@ -363,7 +363,7 @@ fn a_link_for_messages_is_made_on_demand_and_closes() {
     sim.run_for(Duration::from_secs(2));
     assert_eq!(sim.app(2).texts(), ["a", "b"]);
     assert_eq!(sim.links().len(), 3);
-    let idle = Config::default().errand_idle;
+    let idle = Config::default().on_demand_idle;
     sim.run_for(idle / 2);
     sim.with(2, |_, cx| cx.send_to_nodes("not idle", &[]));
     sim.run_for(idle * 3 / 4);

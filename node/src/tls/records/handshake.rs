@@ -3,13 +3,13 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use peerkit_proto::tls::handshake_record_len;
 use rustls::{Connection, ConnectionTrafficSecrets, KeyLog};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::traffic::{Cipher, Secret, Traffic};
+use super::protection::{Cipher, RecordProtection, Secret};
 use super::transport::Transport;
 use crate::lock::lock;
 use crate::tls::Session;
@@ -20,11 +20,11 @@ const ROOM: usize = 4 << 10;
 /// A finished handshake.
 pub(super) struct Finished {
     pub(super) session: Session,
-    pub(super) ours: Traffic,
+    pub(super) ours: RecordProtection,
     /// The end of our handshake, which has yet to be sent: the dialler's Finished goes out with its
     /// first data.
     pub(super) unsent: Vec<u8>,
-    pub(super) theirs: Traffic,
+    pub(super) theirs: RecordProtection,
     /// Bytes that were read behind the handshake.
     pub(super) read: Vec<u8>,
 }
@@ -132,10 +132,6 @@ pub(super) struct Secrets {
 }
 
 impl Secrets {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::default()
-    }
-
     fn of_label(&self, label: &str) -> Option<&Mutex<Option<Secret>>> {
         match label {
             "CLIENT_TRAFFIC_SECRET_0" => Some(&self.client),
@@ -146,7 +142,10 @@ impl Secrets {
 
     /// Returns the keys of our records and of the peer's. They are derived from the logged secrets,
     /// and have to be those of `connection`, with no record protected yet.
-    fn take_over(&self, connection: Connection) -> Result<(Traffic, Traffic), TakeOverError> {
+    fn take_over(
+        &self,
+        connection: Connection,
+    ) -> Result<(RecordProtection, RecordProtection), TakeOverError> {
         let (ours, theirs) = match &connection {
             Connection::Client(_) => (&self.client, &self.server),
             Connection::Server(_) => (&self.server, &self.client),
@@ -160,7 +159,7 @@ impl Secrets {
 fn take_over(
     secret: &Mutex<Option<Secret>>,
     (number, keys): &(u64, ConnectionTrafficSecrets),
-) -> Result<Traffic, TakeOverError> {
+) -> Result<RecordProtection, TakeOverError> {
     let (cipher, key, iv) = match keys {
         ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Cipher::Aes128Gcm, key, iv),
         ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
@@ -172,7 +171,7 @@ fn take_over(
         return Err(TakeOverError::RecordNumber(*number));
     }
     let secret = lock(secret).take().ok_or(TakeOverError::NotLogged)?;
-    Traffic::matching(cipher, secret, key.as_ref(), iv.as_ref())
+    RecordProtection::matching(cipher, secret, key.as_ref(), iv.as_ref())
         .map_err(|_| TakeOverError::OtherKey)
 }
 
@@ -198,6 +197,8 @@ impl fmt::Debug for Secrets {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use peerkit_proto::id::Key;
     use rustls::{ClientConnection, ServerConnection};
 
@@ -214,7 +215,7 @@ mod tests {
     fn ends(tickets: usize) -> Ends {
         let Tls { mut server, stream: mut client, .. } =
             Tls::new(&Key::from_secret(&[1; 32])).unwrap();
-        let (of_server, of_client) = (Secrets::new(), Secrets::new());
+        let (of_server, of_client) = (Arc::<Secrets>::default(), Arc::<Secrets>::default());
         server.send_tls13_tickets = tickets;
         (server.key_log, client.key_log) = (of_server.clone(), of_client.clone());
         (server.enable_secret_extraction, client.enable_secret_extraction) = (true, true);

@@ -11,7 +11,7 @@ use peerkit_proto::tls::{
 use tokio::io::{AsyncReadExt, ReadBuf};
 
 use super::low_watermark::{Expected, LowWatermark};
-use super::traffic::Traffic;
+use super::protection::RecordProtection;
 use super::transport::Transport;
 
 /// Most bytes read ahead of messages: four records.
@@ -30,8 +30,8 @@ const LARGE_READ: usize = 8 << 10;
 const MAX_EMPTY: u32 = 32;
 
 /// The records that have arrived.
-pub(super) struct Incoming {
-    keys: Traffic,
+pub(super) struct IncomingRecords {
+    keys: RecordProtection,
     /// Bytes read. Those before `taken` have been opened.
     ahead: Vec<u8>,
     taken: usize,
@@ -53,27 +53,18 @@ pub(super) struct Incoming {
 /// The reason why no more data follows.
 #[derive(Debug, Clone, Copy)]
 enum End {
-    /// The peer has closed its direction.
-    Closed,
-    /// The peer has reported a failure, by the number of an alert.
-    Failure(u8),
+    /// The peer has closed its direction, or reported a failure.
+    Alert(Alert),
     /// The peer has sent something invalid.
     Invalid(RecordError),
 }
 
 impl End {
-    fn of(alert: Alert) -> Self {
-        match alert {
-            Alert::CloseNotify => Self::Closed,
-            Alert::Failure(number) => Self::Failure(number),
-        }
-    }
-
     /// Returns what a read at the end gives: `Ok`, which means end of file, or an error.
     fn result(self) -> io::Result<()> {
         match self {
-            Self::Closed => Ok(()),
-            Self::Failure(number) => Err(io::Error::new(
+            Self::Alert(Alert::CloseNotify) => Ok(()),
+            Self::Alert(Alert::Failure(number)) => Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
                 format!("the other side has given up: TLS alert {number}"),
             )),
@@ -82,9 +73,9 @@ impl End {
     }
 }
 
-impl Incoming {
+impl IncomingRecords {
     /// Creates it with bytes that were `read` already.
-    pub(super) fn new(keys: Traffic, read: Vec<u8>) -> Self {
+    pub(super) fn new(keys: RecordProtection, read: Vec<u8>) -> Self {
         Self {
             keys,
             ahead: read,
@@ -207,7 +198,7 @@ impl Incoming {
         let mut data = 0;
         match kind {
             Kind::Data => data = len,
-            Kind::Alert => self.end = Some(End::of(Alert::decode(content)?)),
+            Kind::Alert => self.end = Some(End::Alert(Alert::decode(content)?)),
             Kind::Handshake => {
                 if let Some(is_requested) = is_key_update(content)? {
                     self.keys.update().map_err(|_| RecordError::Malformed)?;

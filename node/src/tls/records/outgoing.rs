@@ -1,11 +1,11 @@
-//! Outgoing records: seals the writer's bytes, and keeps the records until the transport takes them.
+//! Outgoing records: seals the bytes of the writer, and keeps the records until the transport takes them.
 
 use std::io::{self, IoSlice};
 
 use aws_lc_rs::error::Unspecified;
 use peerkit_proto::tls::{HEADER, Kind, MAX_CONTENT, TAIL, key_update};
 
-use super::traffic::Traffic;
+use super::protection::RecordProtection;
 
 /// Most bytes sealed by one write, and then sent at once: one system call and one wake-up of the
 /// reader for a block of 256 KiB and its header.
@@ -18,8 +18,8 @@ const FULL: usize = MAX_CONTENT;
 const SMALL: usize = 8 << 10;
 
 /// The records that have not been sent, and the keys for further ones.
-pub(super) struct Outgoing {
-    keys: Traffic,
+pub(super) struct OutgoingRecords {
+    keys: RecordProtection,
     /// Records up to `filled`, of which the bytes before `sent` are sent; free space behind them.
     bytes: Vec<u8>,
     filled: usize,
@@ -42,9 +42,9 @@ impl From<SealError> for io::Error {
     }
 }
 
-impl Outgoing {
+impl OutgoingRecords {
     /// Creates the queue with `first` in front: bytes of the handshake.
-    pub(super) fn new(keys: Traffic, first: Vec<u8>) -> Self {
+    pub(super) fn new(keys: RecordProtection, first: Vec<u8>) -> Self {
         Self {
             keys,
             filled: first.len(),
@@ -180,7 +180,7 @@ impl Outgoing {
     }
 
     /// Appends room for a record of `len` bytes, and returns it with the keys.
-    fn room(&mut self, len: usize) -> (&mut Traffic, &mut [u8]) {
+    fn room(&mut self, len: usize) -> (&mut RecordProtection, &mut [u8]) {
         self.reserve(len);
         let from = self.filled;
         self.filled += len;

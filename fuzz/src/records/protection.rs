@@ -6,13 +6,13 @@ use blake3::Hasher;
 use peerkit_proto::tls::{HEADER, RecordError, TAG};
 
 /// Seals or opens the records of one direction, in their order.
-pub(super) struct Traffic {
+pub(super) struct RecordProtection {
     secret: [u8; 32],
     /// The number of the next record under this secret.
     next: u64,
 }
 
-impl Traffic {
+impl RecordProtection {
     pub(super) fn new() -> Self {
         Self { secret: [7; 32], next: 0 }
     }

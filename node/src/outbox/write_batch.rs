@@ -1,4 +1,4 @@
-//! What the writer has taken out of the lanes and writes next.
+//! The bytes that the writer has taken out of the outbox and writes next.
 
 use std::io::IoSlice;
 
@@ -6,45 +6,46 @@ use bytes::Buf;
 
 use super::{Block, SPARE};
 
-/// Memory that is kept for control frames, in bytes: more than the link's own ever need at once.
-const CONTROL: usize = 4 << 10;
+/// Most memory that is kept for control frames, in bytes. 4 KiB: more than the link's own frames need.
+const KEPT_FOR_CONTROL: usize = 4 << 10;
 
-/// What the writer is to do next.
+/// The writer's next step.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Taken {
-    /// Write the takings.
+pub(crate) enum WriterStep {
+    /// Write the batch.
     Write,
-    /// Nothing to write now.
-    Empty,
-    /// A block that is not full yet: to be written all the same if it does not grow.
-    Little,
-    /// Nothing but the goodbye, which waits for [`super::Outbox::received`].
-    Held,
-    /// Nothing more will come: close the connection.
-    Finished,
+    /// Sleep until there is something to write.
+    Sleep,
+    /// Let the senders add to a block that is not full. Write it after that, grown or not.
+    LetGrow,
+    /// Wait for [`super::Outbox::end_receiving`]: only the goodbye is left, and it has to count the messages
+    /// that are being received.
+    AwaitCount,
+    /// Close the connection: all is written.
+    Close,
 }
 
-/// What is to be written: control frames, then blocks. As a [`Buf`] it is what is left of that.
+/// The bytes of one write: control frames, then blocks. As a [`Buf`] it holds what is not written yet.
 #[derive(Debug, Default)]
-pub(crate) struct Takings {
+pub(crate) struct WriteBatch {
     pub(super) control: Vec<u8>,
     blocks: Vec<Block>,
-    /// Bytes of these that are written.
+    /// Bytes of the batch that are written.
     written: usize,
 }
 
-impl Takings {
-    /// Application messages in the takings.
+impl WriteBatch {
+    /// Returns the number of application messages in the batch.
     pub(crate) fn messages(&self) -> u64 {
         self.blocks.iter().map(|block| block.messages).sum()
     }
 
-    /// Bytes of the takings, written or not.
+    /// Returns the bytes of the batch, written or not.
     pub(crate) fn len(&self) -> usize {
-        self.control.len() + self.blocks.iter().map(Block::len).sum::<usize>()
+        self.control.len() + self.application_len()
     }
 
-    /// Bytes of the application frames in the takings.
+    /// Returns the bytes of application frames in the batch.
     pub(crate) fn application_len(&self) -> usize {
         self.blocks.iter().map(Block::len).sum()
     }
@@ -53,10 +54,10 @@ impl Takings {
         self.blocks.push(block);
     }
 
-    /// Forgets what was written. Its memory goes to `spare`, as far as that may grow.
-    pub(super) fn clear(&mut self, spare: &mut Vec<Vec<u8>>) {
+    /// Empties the batch, which has been written. The blocks' memory goes to `spare`, up to its bound.
+    pub(super) fn recycle(&mut self, spare: &mut Vec<Vec<u8>>) {
         self.control.clear();
-        self.control.shrink_to(CONTROL);
+        self.control.shrink_to(KEPT_FOR_CONTROL);
         self.written = 0;
         for Block { mut bytes, .. } in self.blocks.drain(..) {
             if spare.len() < SPARE {
@@ -74,7 +75,7 @@ impl Takings {
         std::iter::once(&self.control[..]).chain(self.blocks.iter().flat_map(of_block))
     }
 
-    /// The pieces that are not written yet, none of them empty.
+    /// Returns the parts of pieces that are not written yet, none of them empty.
     fn left(&self) -> impl Iterator<Item = &[u8]> {
         let mut written = self.written;
         self.pieces().filter_map(move |piece| {
@@ -85,7 +86,7 @@ impl Takings {
     }
 }
 
-impl Buf for Takings {
+impl Buf for WriteBatch {
     fn remaining(&self) -> usize {
         self.len() - self.written
     }

@@ -33,7 +33,7 @@ impl Cipher {
 }
 
 /// Seals or opens the records of one direction, in their order.
-pub(super) struct Traffic {
+pub(super) struct RecordProtection {
     cipher: Cipher,
     secret: Secret,
     key: LessSafeKey,
@@ -44,7 +44,7 @@ pub(super) struct Traffic {
     limit: u64,
 }
 
-impl Traffic {
+impl RecordProtection {
     /// Derives key and IV from `secret`.
     ///
     /// # Errors
@@ -170,9 +170,9 @@ impl Traffic {
     }
 }
 
-impl fmt::Debug for Traffic {
+impl fmt::Debug for RecordProtection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Traffic").field("cipher", &self.cipher).finish_non_exhaustive()
+        f.debug_struct("RecordProtection").field("cipher", &self.cipher).finish_non_exhaustive()
     }
 }
 
@@ -224,7 +224,7 @@ mod tests {
              82 28 ba 55 cb ef ac ea 42 f9 14 aa 66 bc ab 3f 2b 98 19 a8 a5 b4 6b 39 5b d5 4a 9a
              20 44 1e 2b 62 97 4e 1f 5a 62 92 a2 97 70 14 bd 1e 3d ea e6 3a ee bb 21 69 49 15 e4");
         let said: Vec<u8> = (0..0x32).collect();
-        let traffic = || Traffic::new(Cipher::Aes128Gcm, Secret::new(secret)).unwrap();
+        let traffic = || RecordProtection::new(Cipher::Aes128Gcm, Secret::new(secret)).unwrap();
         let mut sealed = [0; 72];
         traffic().seal(Kind::Data, &said, &mut sealed).unwrap();
         assert_eq!(sealed, record);
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn what_was_changed_is_refused() {
         for cipher in [Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305] {
-            let traffic = || Traffic::new(cipher, Secret::new([7; 32])).unwrap();
+            let traffic = || RecordProtection::new(cipher, Secret::new([7; 32])).unwrap();
             let mut record = [0; HEADER + 3 + TAIL];
             traffic().seal(Kind::Data, b"abc", &mut record).unwrap();
             for at in 0..record.len() {
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_key_seals_no_more_records_than_it_may() {
-        let mut traffic = Traffic::new(Cipher::Aes128Gcm, Secret::new([7; 32])).unwrap();
+        let mut traffic = RecordProtection::new(Cipher::Aes128Gcm, Secret::new([7; 32])).unwrap();
         traffic.limit_records(2);
         let mut record = [0; HEADER + TAIL];
         assert!(!traffic.is_worn());

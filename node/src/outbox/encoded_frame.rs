@@ -1,0 +1,59 @@
+//! Encoded application frames, in two parts: the head is built anew, the body is the message's content.
+
+use bytes::Bytes;
+use peerkit_proto::frame::{Frame, message_head};
+use peerkit_proto::message::Packed;
+
+/// An encoded application frame on its way into the outbox.
+pub(crate) struct EncodedFrame<'a> {
+    /// The header, and the fields before the content.
+    pub(crate) head: &'a [u8],
+    /// The content.
+    pub(crate) body: &'a [u8],
+    /// The same content, if it can be shared.
+    pub(crate) shared: Option<&'a Bytes>,
+}
+
+impl EncodedFrame<'_> {
+    #[inline(always)]
+    pub(super) fn len(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+}
+
+/// An encoded application frame that owns its bytes.
+#[derive(Debug)]
+pub(crate) struct OwnedFrame {
+    head: Vec<u8>,
+    body: Bytes,
+}
+
+impl OwnedFrame {
+    /// Encodes a message, whose content may be compressed.
+    pub(crate) fn message(packed: Packed) -> Self {
+        let head = message_head(packed.head(), packed.payload.len()).to_vec();
+        Self { head, body: packed.payload }
+    }
+
+    /// Encodes a request.
+    pub(crate) fn request(id: u64, name: &str, packed: Packed) -> Self {
+        let name = name.to_owned();
+        Self::with_content(packed, |body| Frame::Request { id, name, body })
+    }
+
+    /// Encodes the successful reply to a request.
+    pub(crate) fn reply(id: u64, packed: Packed) -> Self {
+        Self::with_content(packed, |packed| Frame::Reply { id, outcome: Ok(packed) })
+    }
+
+    /// Encodes a frame around a content, which is not copied.
+    fn with_content(packed: Packed, frame: impl FnOnce(Packed) -> Frame) -> Self {
+        let body = packed.payload.clone();
+        let empty = frame(Packed { payload: Bytes::new(), ..packed });
+        Self { head: empty.encode_head(&body), body }
+    }
+
+    pub(crate) fn as_encoded(&self) -> EncodedFrame<'_> {
+        EncodedFrame { head: &self.head, body: &self.body, shared: Some(&self.body) }
+    }
+}

@@ -1,0 +1,71 @@
+//! The reason in a goodbye, as a code and a text.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::event::Reason;
+use crate::versions::VersionGap;
+
+use super::{MAX_TEXT, put_text};
+
+/// The reasons without a text. The code of each is its position, counted from 1.
+pub(super) const REASONS: [Reason; 16] = [
+    Reason::Requested,
+    Reason::Stopping,
+    Reason::Duplicate,
+    Reason::Replaced,
+    Reason::OtherNetwork,
+    Reason::WrongSecret,
+    Reason::Version(None),
+    Reason::Full,
+    Reason::FullForAddress,
+    Reason::Myself,
+    Reason::Slow,
+    Reason::HandshakeTimeout,
+    Reason::Traded,
+    Reason::NotNeeded,
+    Reason::Left,
+    Reason::KeptAway,
+];
+const VERSION: u16 = 7;
+const KEPT_AWAY: u16 = 16;
+const FAULT: u16 = 100;
+const LOST: u16 = 101;
+const SILENT: u16 = 102;
+
+/// Appends a reason: its code, and a text that may be empty.
+pub(super) fn put_reason(out: &mut Vec<u8>, reason: &Reason) {
+    let (code, text) = match reason {
+        Reason::Fault(text) => (FAULT, Cow::from(text)),
+        Reason::Lost(text) => (LOST, text.into()),
+        Reason::Silent(after) => (SILENT, after.as_secs().to_string().into()),
+        Reason::Version(Some(gap)) => (VERSION, gap.to_wire().into()),
+        Reason::Other(code, text) => (*code, text.into()),
+        // Versions that do not know this code show the text.
+        Reason::KeptAway => (KEPT_AWAY, "disconnected by hand".into()),
+        plain => {
+            let at = REASONS.iter().position(|known| known == plain).unwrap_or_default();
+            (u16::try_from(at).unwrap_or_default() + 1, "".into())
+        }
+    };
+    out.put_u16(code);
+    put_text(out, &text);
+}
+
+/// Reads a reason. A code that this version does not know becomes [`Reason::Other`].
+pub(super) fn read_reason(reader: &mut Reader) -> Result<Reason, DecodeError> {
+    let code = reader.u16("reason")?;
+    let text = reader.str(MAX_TEXT, "reason text")?;
+    let known = usize::from(code).checked_sub(1).and_then(|at| REASONS.get(at));
+    Ok(match code {
+        FAULT => Reason::Fault(text),
+        LOST => Reason::Lost(text),
+        VERSION => Reason::Version(VersionGap::from_wire(&text)),
+        SILENT => {
+            let seconds = text.parse().map_err(|_| DecodeError::Invalid("reason text"))?;
+            Reason::Silent(Duration::from_secs(seconds))
+        }
+        _ => known.cloned().unwrap_or(Reason::Other(code, text)),
+    })
+}

@@ -1,0 +1,62 @@
+//! Values as text: tickets, identities and hashes as people paste them, and the form that serde gives them.
+
+/// Implements serde's traits for types that are serialized as the text that they print and parse.
+macro_rules! serde_as_text {
+    ($($name:ty),+) => {$(
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <String as serde::Deserialize>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )+};
+}
+
+pub(crate) use serde_as_text;
+
+/// Returns the letters and digits of a pasted code, such as a ticket, without what copying and pasting
+/// adds: line breaks and blanks inside, the `>` of a quoted mail, invisible characters, and quotes,
+/// brackets or punctuation around it.
+pub(crate) fn pasted_code(text: &str) -> String {
+    let around = text.trim_matches(|c: char| !c.is_alphanumeric());
+    around.chars().filter(|c| !is_padding(*c)).collect()
+}
+
+/// Returns whether `c` can end up inside a code that a program wrapped or marked up: white space, the
+/// mark of a quoted line, soft hyphens, zero-width characters, directional marks, byte order marks.
+fn is_padding(c: char) -> bool {
+    c.is_whitespace()
+        || matches!(c, '>' | '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_pasting_adds_is_taken_away() {
+        for pasted in [
+            "abc123",
+            " abc123\n",
+            "\"abc123\"",
+            "'abc123'",
+            "\u{201c}abc123\u{201d}.",
+            "<abc123>,",
+            "(`abc123`);",
+            "abc\n123",
+            "> abc\r\n> 123",
+            "a b c 1 2 3",
+            "abc\u{200b}1\u{ad}23\u{feff}",
+        ] {
+            assert_eq!(pasted_code(pasted), "abc123", "{pasted:?}");
+        }
+        assert_eq!(pasted_code("abc-123"), "abc-123", "a character with a meaning stays");
+        assert_eq!(pasted_code("\u{201c}\u{201d}"), "");
+    }
+}
