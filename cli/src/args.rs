@@ -11,8 +11,8 @@ use peerkit::{Address, Config, NodeId};
 pub(crate) use files::{GetArgs, ShareArgs};
 pub(crate) use hints::parse;
 
-use crate::start::Listen;
-use crate::{Usage, command, rate};
+use crate::start::ListenPlace;
+use crate::{UsageError, byte_rate, command};
 
 mod files;
 mod hints;
@@ -113,12 +113,12 @@ Exit status: 0 all that is expected held, 1 something did not, 2 a file is no sc
 #[command(arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
-    pub(crate) action: Action,
+    pub(crate) action: SubcommandArgs,
 }
 
 /// The program's subcommands.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Action {
+pub(crate) enum SubcommandArgs {
     /// Start a node, join a network, read commands
     Run(Box<RunArgs>),
     /// See it work: several nodes on this machine, real sockets, real files, every result checked
@@ -203,35 +203,35 @@ pub(crate) struct RunArgs {
     pub(crate) downloads: Option<PathBuf>,
 
     /// Bytes a second that are sent of files at most, for example 500k or 2MiB [default: no limit]
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate::parse)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) up: Option<u64>,
 
     /// Bytes a second that are fetched of files at most [default: no limit]
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate::parse)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) down: Option<u64>,
 
     /// As --up, to each node [default: no limit]
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate::parse)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) peer_up: Option<u64>,
 
     /// As --down, from each node [default: no limit]
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate::parse)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) peer_down: Option<u64>,
 
     /// Bytes a second of messages that are sent at most; others wait [default: no limit]
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate::parse)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) messages: Option<u64>,
 
     /// As --messages, to each node [default: no limit]
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate::parse)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) peer_messages: Option<u64>,
 
     /// Bytes a second of this node's broadcasts that are sent at most [default: no limit]
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate::parse)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) broadcasts: Option<u64>,
 
     /// Bytes a second that are read from each node at most; it has to wait [default: no limit]
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate::parse)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) peer_receive: Option<u64>,
 
     /// How many fetches go on at once; more wait for their turn [default: 5]
@@ -259,9 +259,9 @@ pub(crate) struct RunArgs {
 impl RunArgs {
     /// Returns the nodes to join through, as the prompt's `join` reads them: a port may follow its
     /// host as a word of its own.
-    pub(crate) fn places(&self) -> Result<Vec<String>, Usage> {
+    pub(crate) fn places(&self) -> Result<Vec<String>, UsageError> {
         let places = command::with_ports(self.addresses.clone());
-        places.iter().try_for_each(|place| command::check_address(place)).map_err(Usage)?;
+        places.iter().try_for_each(|place| command::check_address(place)).map_err(UsageError)?;
         Ok(places)
     }
 }
@@ -273,7 +273,7 @@ pub(crate) struct ListenArgs {
     /// several times [default: port 7117 of all addresses, IPv4 and IPv6, or a free port while that is
     /// in use]
     #[arg(long, value_name = "ADDR", value_parser = listen)]
-    pub(crate) listen: Vec<Listen>,
+    pub(crate) listen: Vec<ListenPlace>,
 
     /// An address at which others can dial this node, for example where a router forwards a port. It is
     /// announced, and put into tickets, before those that the node finds by itself. May be given
@@ -385,9 +385,9 @@ fn place(text: &str) -> Result<String, String> {
 
 /// Reads where to listen: a port alone, with or without a colon before it, or an address as it is
 /// dialled, but with port 0 allowed.
-fn listen(text: &str) -> Result<Listen, String> {
+fn listen(text: &str) -> Result<ListenPlace, String> {
     if let Ok(port) = text.strip_prefix(':').unwrap_or(text).parse() {
-        return Ok(Listen::Everywhere(port));
+        return Ok(ListenPlace::Everywhere(port));
     }
     let (dialled, is_free) = match text.strip_suffix(":0") {
         Some(host) => (format!("{host}:1"), true),
@@ -400,7 +400,7 @@ fn listen(text: &str) -> Result<Listen, String> {
     if is_free {
         address.port = 0;
     }
-    Ok(Listen::At(address.host_port()))
+    Ok(ListenPlace::At(address.host_port()))
 }
 
 fn announced_address(text: &str) -> Result<Address, String> {
@@ -438,7 +438,7 @@ mod tests {
 
     fn run(line: &str) -> RunArgs {
         match parse(line).unwrap().action {
-            Action::Run(args) => *args,
+            SubcommandArgs::Run(args) => *args,
             other => panic!("{other:?}"),
         }
     }
@@ -464,7 +464,7 @@ mod tests {
     fn options_and_addresses_mix() {
         let args = run("peerkit run a:1 --listen 127.0.0.1:0 --json b:2 --listen [::1]:0 --manual");
         assert_eq!(args.addresses.len(), 2);
-        let at = |text: &str| Listen::At(text.to_owned());
+        let at = |text: &str| ListenPlace::At(text.to_owned());
         assert_eq!(args.listening.listen, [at("127.0.0.1:0"), at("[::1]:0")]);
         assert!(args.json && args.manual);
     }
@@ -475,7 +475,7 @@ mod tests {
             let error = listen(text).unwrap_err();
             assert!(error.contains("is not a port") && !error.contains("127.0.0.1"), "{error}");
         }
-        assert_eq!(listen("65535"), Ok(Listen::Everywhere(65_535)));
+        assert_eq!(listen("65535"), Ok(ListenPlace::Everywhere(65_535)));
     }
 
     #[test]
@@ -505,8 +505,11 @@ mod tests {
     #[test]
     fn a_port_alone_is_of_all_addresses() {
         let args = run("peerkit run --listen 0 --listen :7000 --listen [::1]:7117");
-        let at = Listen::At("[::1]:7117".to_owned());
-        assert_eq!(args.listening.listen, [Listen::Everywhere(0), Listen::Everywhere(7000), at]);
+        let at = ListenPlace::At("[::1]:7117".to_owned());
+        assert_eq!(
+            args.listening.listen,
+            [ListenPlace::Everywhere(0), ListenPlace::Everywhere(7000), at]
+        );
     }
 
     #[test]
@@ -517,7 +520,7 @@ mod tests {
     }
 
     /// Shares with an identity that no node can have: its point has a small order.
-    const NOBODY: &str =
+    const INVALID_ID: &str =
         "peerkit share a --to 0100000000000000000000000000000000000000000000000000000000000000";
 
     #[test]
@@ -546,7 +549,7 @@ mod tests {
             ("peerkit run --max-downloads 0", "1 or more"),
             ("peerkit share", "PATH"),
             ("peerkit share a --ticket --to 00", "64 hex digits"),
-            (NOBODY, "no valid key"),
+            (INVALID_ID, "no valid key"),
             ("peerkit dmeo", "demo"),
         ] {
             let error = parse(line).expect_err(line).to_string();

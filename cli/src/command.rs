@@ -3,16 +3,16 @@
 use std::path::PathBuf;
 
 use crate::settings::Setting;
-use crate::{manual, text};
-use arguments::Arguments;
-use flags::Given;
+use crate::{help, text};
+use arguments::ArgumentReader;
+use options::GivenOptions;
 
 pub(crate) use address::{address, check_address, identity, is_number, with_ports};
-pub(crate) use table::{ENTRIES, Entry};
+pub(crate) use table::{COMMANDS, CommandSpec};
 
 mod address;
 mod arguments;
-mod flags;
+mod options;
 mod table;
 
 /// Characters of a word in the place of a command's name that are repeated: a ticket's hint needs its
@@ -20,10 +20,10 @@ mod table;
 const LONGEST_NAME: usize = 80;
 
 /// A command for the node. Addresses are read by the node, as they may be names of nodes that it
-/// knows; what `get` asks for depends on what searches have found: see [`crate::wanted::read`]. `set`
+/// knows; what `get` asks for depends on what searches have found: see [`crate::fetch_arguments::read`]. `set`
 /// without a setting lists all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Command {
+pub(crate) enum NodeCommand {
     Connect { address: String, reconnect: bool },
     Join { addresses: Vec<String> },
     Disconnect { peer: String },
@@ -66,7 +66,7 @@ pub(crate) struct ParseError {
     pub(crate) message: String,
 }
 
-impl Command {
+impl NodeCommand {
     /// Reads one line, without its end: the name that the result carries, which for `req` is `get`, and
     /// the command. `None` if there is nothing on it.
     ///
@@ -84,10 +84,10 @@ impl Command {
         if word.is_empty() {
             return Ok(None);
         }
-        let Some(entry) = manual::entry(word) else {
+        let Some(entry) = help::entry(word) else {
             // A text that was pasted by mistake may be one long word.
             let word = text::shortened(word, LONGEST_NAME);
-            return Err(ParseError { message: manual::unknown(&word), command: word });
+            return Err(ParseError { message: help::unknown(&word), command: word });
         };
         let name = entry.name();
         match read(entry, rest) {
@@ -97,15 +97,15 @@ impl Command {
     }
 }
 
-fn read(entry: &Entry, rest: &str) -> Result<Command, String> {
+fn read(entry: &CommandSpec, rest: &str) -> Result<NodeCommand, String> {
     let (rest, flags) = match entry.flags {
-        [] => (rest.to_owned(), Given::default()),
+        [] => (rest.to_owned(), GivenOptions::default()),
         // Its text may hold anything: it looks for its option itself.
-        _ if entry.name() == "broadcast" => (rest.to_owned(), Given::default()),
-        known => flags::take(rest, known)
+        _ if entry.name() == "broadcast" => (rest.to_owned(), GivenOptions::default()),
+        known => options::take(rest, known)
             .map_err(|error| format!("{} {error}: {}", entry.name(), entry.usage))?,
     };
-    (entry.read)(&mut Arguments { entry, rest: &rest, flags })
+    (entry.read)(&mut ArgumentReader { entry, rest: &rest, flags })
 }
 
 /// The text up to the first white space, and what follows that one character.
@@ -121,31 +121,31 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn parse(line: &str) -> Command {
-        Command::parse(line).unwrap().unwrap().1
+    fn parse(line: &str) -> NodeCommand {
+        NodeCommand::parse(line).unwrap().unwrap().1
     }
 
     fn name(line: &str) -> &'static str {
-        Command::parse(line).unwrap().unwrap().0
+        NodeCommand::parse(line).unwrap().unwrap().0
     }
 
     fn error(line: &str) -> String {
-        Command::parse(line).unwrap_err().message
+        NodeCommand::parse(line).unwrap_err().message
     }
 
     #[test]
     fn a_text_is_the_rest_of_the_line_as_it_stands() {
-        let text = |text: &str| Command::Msg { text: text.into() };
+        let text = |text: &str| NodeCommand::Msg { text: text.into() };
         assert_eq!(parse("msg hello"), text("hello"));
         assert_eq!(parse("  msg  two  spaces "), text(" two  spaces "));
         assert_eq!(parse("msg \"quoted\""), text("\"quoted\""));
         assert_eq!(
             parse("send bob  hi 'there'"),
-            Command::Send { peer: "bob".into(), text: " hi 'there'".into() }
+            NodeCommand::Send { peer: "bob".into(), text: " hi 'there'".into() }
         );
         assert_eq!(
             parse("send \"bob smith\" hi"),
-            Command::Send { peer: "bob smith".into(), text: "hi".into() }
+            NodeCommand::Send { peer: "bob smith".into(), text: "hi".into() }
         );
         assert_eq!(error("msg   "), "msg needs a text: msg TEXT");
         assert_eq!(error("send bob"), "send needs a text: send PEER TEXT");
@@ -154,7 +154,8 @@ mod tests {
 
     #[test]
     fn a_path_may_hold_spaces_and_quotes() {
-        let add = |path: &str| Command::Add { path: path.into(), to: Vec::new(), ticket: false };
+        let add =
+            |path: &str| NodeCommand::Add { path: path.into(), to: Vec::new(), ticket: false };
         assert_eq!(parse("add a file.txt "), add("a file.txt"));
         assert_eq!(parse("add \" a file.txt\""), add(" a file.txt"));
         assert_eq!(parse("add 'it is'"), add("it is"));
@@ -168,7 +169,8 @@ mod tests {
     #[cfg(not(windows))]
     #[test]
     fn a_path_is_read_as_a_shell_reads_it() {
-        let add = |path: &str| Command::Add { path: path.into(), to: Vec::new(), ticket: false };
+        let add =
+            |path: &str| NodeCommand::Add { path: path.into(), to: Vec::new(), ticket: false };
         assert_eq!(parse(r"add my\ file.txt "), add("my file.txt"));
         assert_eq!(parse(r"add 'it'\''s'"), add("it's"));
         assert_eq!(parse("add $'a\\nb'"), add("a\nb"));
@@ -177,7 +179,9 @@ mod tests {
     #[test]
     fn a_get_has_its_options_on_either_side() {
         let get = |line: &str| match parse(line) {
-            Command::Get { line, from, force } => (line.trim().to_owned(), from.join(" "), force),
+            NodeCommand::Get { line, from, force } => {
+                (line.trim().to_owned(), from.join(" "), force)
+            }
             other => panic!("{other:?}"),
         };
         let is = |line: &str, from: &str, force| (line.to_owned(), from.to_owned(), force);
@@ -195,8 +199,10 @@ mod tests {
 
     #[test]
     fn a_broadcast_may_have_a_title() {
-        let is =
-            |title: &str, text: &str| Command::Broadcast { title: title.into(), text: text.into() };
+        let is = |title: &str, text: &str| NodeCommand::Broadcast {
+            title: title.into(),
+            text: text.into(),
+        };
         assert_eq!(parse("broadcast to  all"), is("", "to  all"));
         assert_eq!(parse("broadcast --title News to  all"), is("News", "to  all"));
         assert_eq!(parse("broadcast --title 'Good news' --all"), is("Good news", "--all"));
@@ -209,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_search_in_quotes_is_for_what_they_hold() {
-        let search = |text: &str| Command::Search { text: text.into() };
+        let search = |text: &str| NodeCommand::Search { text: text.into() };
         assert_eq!(parse("search \"my film\""), search("my film"));
         assert_eq!(parse("search 'it is' so"), search("'it is' so"));
         assert_eq!(parse("search a  b*"), search("a  b*"));
@@ -218,8 +224,10 @@ mod tests {
 
     #[test]
     fn files_are_those_of_all_shares_or_of_one() {
-        let files =
-            |share: Option<&str>, skip| Command::Files { share: share.map(str::to_owned), skip };
+        let files = |share: Option<&str>, skip| NodeCommand::Files {
+            share: share.map(str::to_owned),
+            skip,
+        };
         assert_eq!(parse("files"), files(None, 0));
         assert_eq!(parse("files my music"), files(Some("my music"), 0));
         for line in ["files 'my music' --skip 1000", "files --skip 1000 my music"] {
@@ -231,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_share_is_for_all_for_some_or_for_who_has_the_ticket() {
-        let add = |to: &[&str], ticket| Command::Add {
+        let add = |to: &[&str], ticket| NodeCommand::Add {
             path: "my file".into(),
             to: to.iter().map(ToString::to_string).collect(),
             ticket,
@@ -247,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_download_goes_by_its_name_too() {
-        let pause = |name: &str| Command::Pause { download: name.into() };
+        let pause = |name: &str| NodeCommand::Pause { download: name.into() };
         assert_eq!(parse("pause abcd"), pause("abcd"));
         assert_eq!(parse("pause my film.mkv "), pause("my film.mkv"));
         assert_eq!(parse("pause ' a'"), pause(" a"));
@@ -258,19 +266,19 @@ mod tests {
     #[test]
     fn connect_takes_its_flag_on_either_side() {
         for line in ["connect a:1 --reconnect", "connect --reconnect a 1"] {
-            let expected = Command::Connect { address: "a:1".into(), reconnect: true };
+            let expected = NodeCommand::Connect { address: "a:1".into(), reconnect: true };
             assert_eq!(parse(line), expected);
         }
         assert!(error("connect a:1 b:2").contains("one address"));
         assert!(error("connect").contains("one address"));
         assert!(error("connect a:1 --now").contains("--now"));
-        assert_eq!(parse("join"), Command::Join { addresses: Vec::new() });
+        assert_eq!(parse("join"), NodeCommand::Join { addresses: Vec::new() });
     }
 
     #[test]
     fn an_address_is_a_host_a_port_or_both_or_a_name() {
         let connect = |line: &str| match parse(&format!("connect {line}")) {
-            Command::Connect { address, .. } => address,
+            NodeCommand::Connect { address, .. } => address,
             other => panic!("{other:?}"),
         };
         let id = "06".repeat(32);
@@ -286,7 +294,7 @@ mod tests {
         ] {
             assert_eq!(connect(line), expected);
         }
-        let Command::Join { addresses } = parse("join a:1 b 2 c d") else { panic!("not join") };
+        let NodeCommand::Join { addresses } = parse("join a:1 b 2 c d") else { panic!("not join") };
         assert_eq!(addresses, ["a:1", "b:2", "c", "d"]);
         assert!(error("connect 7117").contains("a port without a host"));
         assert!(error("connect 99999").contains("not a port"));
@@ -300,16 +308,16 @@ mod tests {
 
     #[test]
     fn depths() {
-        assert_eq!(parse("discover"), Command::Discover { depth: -1 });
-        assert_eq!(parse("discover 3"), Command::Discover { depth: 3 });
+        assert_eq!(parse("discover"), NodeCommand::Discover { depth: -1 });
+        assert_eq!(parse("discover 3"), NodeCommand::Discover { depth: 3 });
         for wrong in ["discover -2", "discover x", "discover 1 2"] {
-            assert_eq!(Command::parse(wrong).unwrap_err().command, "discover");
+            assert_eq!(NodeCommand::parse(wrong).unwrap_err().command, "discover");
         }
     }
 
     #[test]
     fn every_name_in_the_manual_parses_to_itself() {
-        for entry in ENTRIES {
+        for entry in COMMANDS {
             let line = match entry.name() {
                 "connect" | "join" => format!("{} a:1", entry.name()),
                 "send" => "send bob hi".to_owned(),
@@ -330,8 +338,8 @@ mod tests {
 
     #[test]
     fn settings_have_a_name_and_a_value() {
-        let set = |setting| Command::Set { setting: Some(setting) };
-        assert_eq!(parse("set"), Command::Set { setting: None });
+        let set = |setting| NodeCommand::Set { setting: Some(setting) };
+        assert_eq!(parse("set"), NodeCommand::Set { setting: None });
         assert_eq!(parse("set downloads a folder"), set(Setting::Downloads("a folder".into())));
         assert_eq!(parse("set downloads 'b c'"), set(Setting::Downloads("b c".into())));
         assert_eq!(parse("set up 2k"), set(Setting::rate("up", "2k").unwrap()));
@@ -347,28 +355,28 @@ mod tests {
 
     #[test]
     fn nothing_and_nonsense() {
-        assert_eq!(Command::parse(""), Ok(None));
-        assert_eq!(Command::parse("  \t"), Ok(None));
+        assert_eq!(NodeCommand::parse(""), Ok(None));
+        assert_eq!(NodeCommand::parse("  \t"), Ok(None));
         assert!(error("serach x").contains("search"));
-        assert_eq!(Command::parse("frobnicate").unwrap_err().command, "frobnicate");
+        assert_eq!(NodeCommand::parse("frobnicate").unwrap_err().command, "frobnicate");
         assert!(error("peers now").contains("nothing after"));
         assert!(error("debug maybe").contains("on or off"));
-        assert_eq!(parse("debug"), Command::Debug { on: None });
-        assert_eq!(parse("debug on"), Command::Debug { on: Some(true) });
+        assert_eq!(parse("debug"), NodeCommand::Debug { on: None });
+        assert_eq!(parse("debug on"), NodeCommand::Debug { on: Some(true) });
     }
 
     proptest! {
         #[test]
         fn no_line_panics(line in "\\PC{0,60}") {
-            let _ = Command::parse(&line);
+            let _ = NodeCommand::parse(&line);
         }
 
         #[test]
         fn no_arguments_panic(
-            entry in prop::sample::select(ENTRIES),
+            entry in prop::sample::select(COMMANDS),
             rest in "[ \"'a-z:0-9~/é-]{0,30}",
         ) {
-            let _ = Command::parse(&format!("{} {rest}", entry.name()));
+            let _ = NodeCommand::parse(&format!("{} {rest}", entry.name()));
         }
     }
 }

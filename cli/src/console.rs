@@ -18,13 +18,13 @@ use rustyline::{CompletionType, Config, Context, Editor, ExternalPrinter, Helper
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::command::{ENTRIES, Entry, ParseError};
-use crate::execute::Found;
+use crate::command::{COMMANDS, CommandSpec, ParseError};
+use crate::execute::SearchResults;
+use crate::fetch_arguments::{self, FetchKey, TICKET_START};
 use crate::lock::lock;
+use crate::shell_words::{self, ShellWord};
 use crate::text::{Paint, plain};
-use crate::wanted::{self, TICKET_START, Wanted};
-use crate::words::{self, Word};
-use crate::{folders, manual, settings, terminal};
+use crate::{folders, help, settings, terminal};
 
 /// Lines kept of what was typed.
 const HISTORY: usize = 1000;
@@ -40,17 +40,17 @@ const CANDIDATES: usize = 10_000;
 const MAX_LINE: u64 = 64 << 20;
 
 /// One line to carry out.
-pub(crate) struct Request {
-    pub(crate) line: Line,
+pub(crate) struct InputLine {
+    pub(crate) line: ReadLine,
     /// Dropped when the command is done: the prompt waits for that.
     done: Option<oneshot::Sender<()>>,
 }
 
 /// A line that was typed or piped in, or why it can't be carried out.
-type Line = Result<String, ParseError>;
+type ReadLine = Result<String, ParseError>;
 
 /// Reads the bytes of a line, with or without its end.
-fn of_bytes(bytes: &[u8]) -> Line {
+fn of_bytes(bytes: &[u8]) -> ReadLine {
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
     // Programs on Windows write a byte order mark at the start of a file.
@@ -87,7 +87,7 @@ fn commands(text: String) -> Vec<String> {
     let first_words = || text.lines().filter_map(|line| line.split_whitespace().next());
     let takes_text = |word| ["msg", "send", "broadcast"].contains(&word);
     let is_script = first_words().count() > 1
-        && first_words().all(|word| word == "peerkit" || manual::entry(word).is_some())
+        && first_words().all(|word| word == "peerkit" || help::entry(word).is_some())
         && !first_words().next().is_some_and(takes_text);
     if is_script { text.lines().map(str::to_owned).collect() } else { vec![text] }
 }
@@ -107,7 +107,7 @@ fn last_of(text: &str) -> String {
     if skipped == 0 { shown } else { format!("...{shown}") }
 }
 
-impl Request {
+impl InputLine {
     /// Returns whether a prompt comes back once the command is done.
     pub(crate) fn is_waited_for(&self) -> bool {
         self.done.is_some()
@@ -141,7 +141,7 @@ impl Prompt {
     pub(crate) fn open(
         history: &Path,
         node: Node,
-        found: Found,
+        found: SearchResults,
     ) -> rustyline::Result<(Self, Box<dyn ExternalPrinter + Send>)> {
         let config = Config::builder()
             .max_history_size(HISTORY)?
@@ -170,7 +170,7 @@ impl Prompt {
         history: &Path,
         name: &str,
         paint: Paint,
-    ) -> mpsc::Receiver<Request> {
+    ) -> mpsc::Receiver<InputLine> {
         let (requests, receiver) = mpsc::channel(1);
         let history = history.to_owned();
         let bare = format!("{}> ", plain(name));
@@ -189,7 +189,7 @@ impl Prompt {
                 );
                 for line in lines {
                     let (done, wait) = oneshot::channel();
-                    let request = Request { line, done: Some(done) };
+                    let request = InputLine { line, done: Some(done) };
                     if requests.blocking_send(request).is_err() {
                         return;
                     }
@@ -201,7 +201,7 @@ impl Prompt {
     }
 
     /// Reads one line; `None` at the end.
-    fn line(&mut self, prompt: &(&str, &str)) -> Option<Line> {
+    fn line(&mut self, prompt: &(&str, &str)) -> Option<ReadLine> {
         let mut typed = String::new();
         loop {
             *lock(&self.edited) = Drawn { line: typed.clone(), is_search: false };
@@ -235,15 +235,15 @@ fn holds_secret(line: &str) -> bool {
 
 /// Returns the same of a text that begins with a ticket.
 fn begins_with_secret(text: &str) -> bool {
-    let words: Vec<String> = words::words(text).map(|word| word.text).collect();
-    match wanted::recognise(&words) {
-        Ok(Some((Wanted::Ticket(ticket), _))) => ticket.secret.is_some(),
+    let words: Vec<String> = shell_words::words(text).map(|word| word.text).collect();
+    match fetch_arguments::recognise(&words) {
+        Ok(Some((FetchKey::Ticket(ticket), _))) => ticket.secret.is_some(),
         _ => true,
     }
 }
 
 /// Reads the lines of standard input in a thread of its own until its end.
-pub(crate) fn read_lines() -> mpsc::Receiver<Request> {
+pub(crate) fn read_lines() -> mpsc::Receiver<InputLine> {
     let (requests, receiver) = mpsc::channel(AHEAD);
     thread::spawn(move || {
         let mut input = io::stdin().lock();
@@ -251,7 +251,7 @@ pub(crate) fn read_lines() -> mpsc::Receiver<Request> {
             match read_line(&mut input) {
                 Ok(None) => break,
                 Ok(Some(line)) => {
-                    if requests.blocking_send(Request { line, done: None }).is_err() {
+                    if requests.blocking_send(InputLine { line, done: None }).is_err() {
                         break;
                     }
                 }
@@ -266,7 +266,7 @@ pub(crate) fn read_lines() -> mpsc::Receiver<Request> {
 }
 
 /// Reads a line; `None` at the end. One that is too long is read to its end and given up.
-fn read_line(input: &mut impl BufRead) -> io::Result<Option<Line>> {
+fn read_line(input: &mut impl BufRead) -> io::Result<Option<ReadLine>> {
     let mut bytes = Vec::new();
     if input.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes)? == 0 {
         return Ok(None);
@@ -287,7 +287,7 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<Line>> {
 struct Completion {
     node: Node,
     runtime: Handle,
-    found: Found,
+    found: SearchResults,
     edited: Edited,
 }
 
@@ -334,7 +334,7 @@ impl Completion {
     /// Returns what the word at `pos` may become, and where it begins.
     fn candidates(&self, line: &str, pos: usize) -> (usize, Vec<Pair>) {
         let before = line.get(..pos).unwrap_or(line);
-        let mut words: Vec<Word> = words::words(before).collect();
+        let mut words: Vec<ShellWord> = shell_words::words(before).collect();
         // The word that the cursor is in, or a new one.
         let current = match words.last() {
             Some(last) if last.end == before.len() => words.pop(),
@@ -346,9 +346,9 @@ impl Completion {
         let Some(command) = words.first() else {
             return (start, starting_with(typed, command_names()));
         };
-        let entry = manual::entry(&command.text);
+        let entry = help::entry(&command.text);
         let last = words.last().map_or("", |word| word.text.as_str());
-        let candidates: Vec<String> = match (entry.map_or("", Entry::name), words.len()) {
+        let candidates: Vec<String> = match (entry.map_or("", CommandSpec::name), words.len()) {
             ("disconnect" | "send" | "ping", 1) => self.peers(typed),
             ("remove", 1) => {
                 let shares = self.node.files().shares().into_iter();
@@ -382,7 +382,7 @@ impl Completion {
 }
 
 fn command_names() -> impl Iterator<Item = String> {
-    ENTRIES.iter().map(|entry| entry.name().to_owned())
+    COMMANDS.iter().map(|entry| entry.name().to_owned())
 }
 
 /// The candidates, if they are few enough to be listed; else what all of them begin with.
@@ -418,7 +418,8 @@ fn paths(typed: &str, is_quoted: bool) -> Vec<Pair> {
             let path = format!("{folder}{name}");
             let path = path.strip_prefix(home).unwrap_or(&path);
             let path = if is_folder { format!("{path}{MAIN_SEPARATOR}") } else { path.to_owned() };
-            let written = if is_quoted { words::quoted(&path) } else { words::escaped(&path) };
+            let written =
+                if is_quoted { shell_words::quoted(&path) } else { shell_words::escaped(&path) };
             // A folder's path goes on.
             let end = if is_folder { "" } else { " " };
             let pair = Pair { display: plain(&name), replacement: format!("{home}{written}{end}") };
@@ -471,7 +472,7 @@ fn starting_with(start: &str, candidates: impl IntoIterator<Item = String>) -> V
     let pairs = candidates.into_iter();
     pairs
         .map(|candidate| Pair {
-            replacement: format!("{} ", words::escaped(&candidate)),
+            replacement: format!("{} ", shell_words::escaped(&candidate)),
             display: plain(&candidate),
         })
         .collect()
@@ -504,7 +505,7 @@ mod tests {
             let pairs = paths(&format!("{root}/"), is_quoted);
             assert_eq!(pairs.len(), names.len() + 1);
             for pair in pairs {
-                let read: Vec<Word> = words::words(&pair.replacement).collect();
+                let read: Vec<ShellWord> = shell_words::words(&pair.replacement).collect();
                 assert_eq!(read.len(), 1, "{}", pair.replacement);
                 let path = Path::new(&read[0].text);
                 assert!(path.exists(), "{}", pair.replacement);
@@ -521,7 +522,7 @@ mod tests {
         assert_eq!(few(candidates(CANDIDATES)).len(), CANDIDATES);
         let common = few(candidates(CANDIDATES + 1));
         assert_eq!(common.len(), 1);
-        assert_eq!(words::words(&common[0].replacement).next().unwrap().text, "a b");
+        assert_eq!(shell_words::words(&common[0].replacement).next().unwrap().text, "a b");
     }
 
     #[test]
@@ -532,7 +533,7 @@ mod tests {
     #[test]
     fn a_line_that_is_not_utf8_is_an_error() {
         let mut input = &b"msg caf\xe9 exit\r\nsize\r\n\xff\nend"[..];
-        let lines: Vec<Line> = std::iter::from_fn(|| read_line(&mut input).unwrap()).collect();
+        let lines: Vec<ReadLine> = std::iter::from_fn(|| read_line(&mut input).unwrap()).collect();
         let Err(ParseError { command, message: why }) = &lines[0] else { panic!("{lines:?}") };
         assert_eq!(command, "msg");
         assert!(why.contains("`msg caf`"), "{why}");

@@ -10,12 +10,12 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::args::DemoArgs;
-use crate::log::Log;
+use crate::log::LogSwitch;
 use crate::signals;
 use crate::text::{count, millis, size, time};
 
-use network::Network;
-use report::{End, Failed, Figures, Report};
+use network::DemoNetwork;
+use report::{DemoOutcome, StepFailed, StepPrinter, StepResult};
 use sharing::{fetch, search, share};
 
 mod files;
@@ -35,20 +35,20 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Runs the demo. Returns true if every step worked and every check held.
 pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<bool> {
     let stop = signals::watch()?;
-    Log::start();
+    LogSwitch::start();
     let folder = tempfile::Builder::new().prefix("peerkit-demo-").tempdir()?;
-    let report = Report::new(args.json);
+    let report = StepPrinter::new(args.json);
     report.title(usize::from(args.nodes))?;
     let begun = Instant::now();
     let end = tokio::select! {
         acted = act(&args, folder.path(), &report) => match acted {
-            Err(error) if !error.is::<Failed>() => return Err(error),
-            Ok(()) => End::Worked,
-            Err(_) => End::Failed,
+            Err(error) if !error.is::<StepFailed>() => return Err(error),
+            Ok(()) => DemoOutcome::Worked,
+            Err(_) => DemoOutcome::StepFailed,
         },
         () = stop.cancelled() => {
             signals::cut_short();
-            End::Stopped
+            DemoOutcome::Stopped
         }
     };
     if args.keep {
@@ -56,11 +56,11 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<bool> {
         report.kept(&folder)?;
     }
     report.end(end, begun.elapsed())?;
-    Ok(end == End::Worked)
+    Ok(end == DemoOutcome::Worked)
 }
 
-/// Takes all steps, in order, until one fails.
-async fn act(args: &DemoArgs, folder: &Path, report: &Report) -> anyhow::Result<()> {
+/// OptionValue all steps, in order, until one fails.
+async fn act(args: &DemoArgs, folder: &Path, report: &StepPrinter) -> anyhow::Result<()> {
     let network = report.step("start", start(usize::from(args.nodes))).await?;
     let used = use_network(args, &network, folder, report).await;
     if used.is_err() {
@@ -72,9 +72,9 @@ async fn act(args: &DemoArgs, folder: &Path, report: &Report) -> anyhow::Result<
 
 async fn use_network(
     args: &DemoArgs,
-    network: &Network,
+    network: &DemoNetwork,
     folder: &Path,
-    report: &Report,
+    report: &StepPrinter,
 ) -> anyhow::Result<()> {
     report.check("join", join(network)).await?;
     report.check("discover", discover(network)).await?;
@@ -87,14 +87,14 @@ async fn use_network(
     report.check("map", map(network)).await
 }
 
-async fn start(number: usize) -> anyhow::Result<(Figures, Network)> {
-    let network = Network::start(number).await?;
+async fn start(number: usize) -> anyhow::Result<(StepResult, DemoNetwork)> {
+    let network = DemoNetwork::start(number).await?;
     let text = format!("{} on 127.0.0.1", count(number, "node"));
     let fields = json!({ "nodes": number, "ports": network.ports() });
-    Ok((Figures::new(text, fields), network))
+    Ok((StepResult::new(text, fields), network))
 }
 
-async fn join(network: &Network) -> anyhow::Result<Figures> {
+async fn join(network: &DemoNetwork) -> anyhow::Result<StepResult> {
     network.join().await?;
     let links = network.links().len();
     let text = format!(
@@ -104,10 +104,10 @@ async fn join(network: &Network) -> anyhow::Result<Figures> {
         count(links, "link")
     );
     let fields = json!({ "links": links });
-    Ok(Figures::new(text, fields))
+    Ok(StepResult::new(text, fields))
 }
 
-async fn discover(network: &Network) -> anyhow::Result<Figures> {
+async fn discover(network: &DemoNetwork) -> anyhow::Result<StepResult> {
     let first = network.first();
     let discovery = first.discover(-1).await?;
     let found: BTreeSet<_> = discovery.nodes.iter().map(|node| node.id).collect();
@@ -131,10 +131,10 @@ async fn discover(network: &Network) -> anyhow::Result<Figures> {
     let fields = json!({
         "size": all.len(), "links": links, "discovery_ms": millis(discovery.elapsed),
     });
-    Ok(Figures::new(text, fields))
+    Ok(StepResult::new(text, fields))
 }
 
-async fn broadcast(network: &Network) -> anyhow::Result<Figures> {
+async fn broadcast(network: &DemoNetwork) -> anyhow::Result<StepResult> {
     let begun = Instant::now();
     let sent = network.first().broadcast("demo", "hello, everybody").await?;
     network.reached(sent.id).await?;
@@ -144,10 +144,10 @@ async fn broadcast(network: &Network) -> anyhow::Result<Figures> {
     let fields = json!({
         "id": sent.id.to_string(), "reached": others, "reached_ms": millis(elapsed),
     });
-    Ok(Figures::new(text, fields))
+    Ok(StepResult::new(text, fields))
 }
 
-async fn message(network: &Network) -> anyhow::Result<Figures> {
+async fn message(network: &DemoNetwork) -> anyhow::Result<StepResult> {
     let (from, to) = (network.first(), network.neighbour_of_first()?);
     let mut events = to.events();
     let large = Message::bytes(files::content("message", LARGE));
@@ -195,14 +195,14 @@ async fn message(network: &Network) -> anyhow::Result<Figures> {
     let fields = json!({
         "messages": TEXTS + 1, "large_bytes": LARGE, "messages_ms": millis(elapsed),
     });
-    Ok(Figures::new(text, fields))
+    Ok(StepResult::new(text, fields))
 }
 
 fn text_number(n: usize) -> String {
     format!("text {n} \u{4}é")
 }
 
-async fn ping(network: &Network) -> anyhow::Result<Figures> {
+async fn ping(network: &DemoNetwork) -> anyhow::Result<StepResult> {
     let mut times = Vec::new();
     for node in &network.nodes {
         for peer in node.peers() {
@@ -232,10 +232,10 @@ async fn ping(network: &Network) -> anyhow::Result<Figures> {
         "pings": times.len(), "min_ms": millis(*best), "median_ms": millis(median),
         "max_ms": millis(*worst),
     });
-    Ok(Figures::new(text, fields))
+    Ok(StepResult::new(text, fields))
 }
 
-async fn map(network: &Network) -> anyhow::Result<Figures> {
+async fn map(network: &DemoNetwork) -> anyhow::Result<StepResult> {
     network.settled(network.nodes.len()).await?;
     let map = network.first().network().graph().await?;
     let figures = map.figures();
@@ -255,10 +255,10 @@ async fn map(network: &Network) -> anyhow::Result<Figures> {
     );
     let drawing = map.to_text();
     let fields = json!({ "diameter": figures.diameter, "map": map });
-    Ok(Figures::new(text, fields).details(drawing.lines().map(str::to_owned).collect()))
+    Ok(StepResult::new(text, fields).details(drawing.lines().map(str::to_owned).collect()))
 }
 
-async fn leave(network: &Network) -> anyhow::Result<Figures> {
+async fn leave(network: &DemoNetwork) -> anyhow::Result<StepResult> {
     let leaving = network.last();
     leaving.shutdown().await;
     network.is_forgotten(leaving.id()).await?;
@@ -277,5 +277,5 @@ async fn leave(network: &Network) -> anyhow::Result<Figures> {
     let fields = json!({
         "left": left, "broadcasts_received_once": copies, "stop_ms": millis(begun.elapsed()),
     });
-    Ok(Figures::new(text, fields))
+    Ok(StepResult::new(text, fields))
 }

@@ -13,18 +13,18 @@ use peerkit::{
 use serde::Serialize;
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::command::Command;
-use crate::fetches::Fetches;
+use crate::background_fetches::Fetches;
+use crate::command::NodeCommand;
+use crate::help;
 use crate::human::{self, downloads, network};
-use crate::join::{self, Expected};
+use crate::join::{self, ExpectedFailures};
 use crate::json::Fields;
-use crate::log::Log;
-use crate::manual;
-use crate::output::{Output, Reply};
+use crate::log::LogSwitch;
+use crate::output::{Printer, Reply};
 use crate::progress::Bars;
 use crate::settings;
 use crate::text::{self, count, millis, path as shown, plain};
-use crate::views::{KnownView, NodeView, PeerView, Ping};
+use crate::views::{KnownView, NodeView, PeerView, PingView};
 
 mod files;
 mod map;
@@ -37,19 +37,19 @@ const NO_MEMBER: &str = "this is a link and no more: `join ADDR` makes this node
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What commands act on.
-pub(crate) struct Session {
+pub(crate) struct NodeSession {
     pub(crate) node: Node,
     /// Where the state is kept.
     pub(crate) state: PathBuf,
     /// Finds of the last search, for completion and for `get` by name or first digits.
-    pub(crate) found: Found,
-    pub(crate) log: Log,
+    pub(crate) found: SearchResults,
+    pub(crate) log: LogSwitch,
     pub(crate) bars: Bars,
-    pub(crate) output: Output,
+    pub(crate) output: Printer,
     /// Commands are typed, and answered above the next line.
     pub(crate) at_prompt: bool,
     /// Dials whose failures a result reports.
-    pub(crate) expected: Expected,
+    pub(crate) expected: ExpectedFailures,
     /// What `get` has begun.
     pub(crate) fetches: Fetches,
     /// The attempt to join that was begun at the start and goes on in the background.
@@ -57,9 +57,9 @@ pub(crate) struct Session {
 }
 
 /// What the last search that found something has found, shared with the prompt.
-pub(crate) type Found = Arc<Mutex<Vec<SharedFile>>>;
+pub(crate) type SearchResults = Arc<Mutex<Vec<SharedFile>>>;
 
-impl Session {
+impl NodeSession {
     /// Waits until the fetches that were begun have ended, where nobody sits at a prompt who could
     /// do that: what comes after them ends them.
     pub(crate) async fn fetches_settled(&self) {
@@ -70,63 +70,63 @@ impl Session {
 
     /// Carries out a command. There is no reply to a fetch that goes on while nobody is at a prompt: its
     /// result is printed when it is done.
-    pub(crate) async fn execute(&self, command: Command) -> anyhow::Result<Option<Reply>> {
-        if matches!(command, Command::Shutdown) && self.node.network().owner().is_none() {
+    pub(crate) async fn execute(&self, command: NodeCommand) -> anyhow::Result<Option<Reply>> {
+        if matches!(command, NodeCommand::Shutdown) && self.node.network().owner().is_none() {
             bail!("this network has no owner, so nothing stops all of it: `exit` stops this node");
         }
-        if matches!(command, Command::Exit | Command::Shutdown | Command::Leave) {
+        if matches!(command, NodeCommand::Exit | NodeCommand::Shutdown | NodeCommand::Leave) {
             self.fetches_settled().await;
         }
         let (node, paint) = (&self.node, self.output.paint());
         Ok(Some(match command {
-            Command::Connect { address, reconnect } => self.connect(address, reconnect).await?,
-            Command::Join { addresses } => self.join(&addresses).await?,
-            Command::Disconnect { peer } => {
+            NodeCommand::Connect { address, reconnect } => self.connect(address, reconnect).await?,
+            NodeCommand::Join { addresses } => self.join(&addresses).await?,
+            NodeCommand::Disconnect { peer } => {
                 let peer = self.view(&node.network().find_peer(&peer)?);
                 node.disconnect(peer.id).await?;
                 Reply::new(format!("disconnected from {}", peer.label())).with("peer", &peer)
             }
-            Command::Peers => {
+            NodeCommand::Peers => {
                 let peers = self.views(&node.peers()).into_iter();
                 let peers: Vec<PeerView> = peers.map(|peer| peer.with_last_seen(node)).collect();
                 let known = self.known().await?;
                 let text = network::peers_and_known(paint, &peers, &known);
                 Reply::new(text).with("peers", &peers).with("known", &known)
             }
-            Command::Msg { text } => self.msg(text).await?,
-            Command::Send { peer, text } => {
+            NodeCommand::Msg { text } => self.msg(text).await?,
+            NodeCommand::Send { peer, text } => {
                 let peer = node.network().find_node(&peer).await?;
                 node.send(peer.id(), text).await?;
                 let peer = self.view_now(peer);
                 Reply::new(format!("sent to {}", peer.label())).with("peer", &peer)
             }
-            Command::Broadcast { title, text } => {
+            NodeCommand::Broadcast { title, text } => {
                 let BroadcastReceipt { id, time, links, .. } = node.broadcast(title, text).await?;
                 let (digits, moment) = (human::digits(id), text::moment(time));
                 let text = format!("broadcast {digits} over {} at {moment}", count(links, "link"));
                 Reply::new(text).with("id", id).with("time", time).with("links", links)
             }
-            Command::Ping { peer } => {
+            NodeCommand::Ping { peer } => {
                 let pings = match peer {
                     Some(peer) => vec![self.ping(&peer).await?],
                     None => self.ping_all().await,
                 };
                 Reply::new(network::pings(paint, &pings)).with("pings", &pings)
             }
-            Command::Discover { depth } => self.discover(depth).await?,
-            Command::Add { path, to, ticket } => self.add(path, &to, ticket).await?,
-            Command::Remove { hash } => self.remove(&hash).await?,
-            Command::Refresh => self.refresh().await?,
-            Command::Files { share, skip } => self.files(share, skip).await?,
-            Command::Search { text } => self.search(&text).await?,
-            Command::Get { line, from, force } => {
+            NodeCommand::Discover { depth } => self.discover(depth).await?,
+            NodeCommand::Add { path, to, ticket } => self.add(path, &to, ticket).await?,
+            NodeCommand::Remove { hash } => self.remove(&hash).await?,
+            NodeCommand::Refresh => self.refresh().await?,
+            NodeCommand::Files { share, skip } => self.files(share, skip).await?,
+            NodeCommand::Search { text } => self.search(&text).await?,
+            NodeCommand::Get { line, from, force } => {
                 let download = node.fetch(self.request(&line, &from, force).await?);
                 let named = downloads::named(paint, &download.status());
                 self.fetches.follow(download, self.output.clone(), self.at_prompt);
                 let text = format!("fetching {named}: `downloads` tells how far it is");
                 return Ok(self.at_prompt.then(|| Reply::new(text)));
             }
-            Command::Downloads => {
+            NodeCommand::Downloads => {
                 let all = node.files().downloads();
                 let lines = all.iter().map(|download| downloads::line(paint, download));
                 let text = match all.is_empty() {
@@ -137,60 +137,60 @@ impl Session {
                 };
                 Reply::new(text).with("downloads", &all)
             }
-            Command::Pause { download } => {
+            NodeCommand::Pause { download } => {
                 let download = self.download(&download)?.pause().await?;
                 Reply::new(downloads::line(paint, &download)).with("download", &download)
             }
-            Command::Resume { download } => {
+            NodeCommand::Resume { download } => {
                 let download = self.download(&download)?.resume().await?;
                 Reply::new(downloads::line(paint, &download)).with("download", &download)
             }
-            Command::Cancel { download } => {
+            NodeCommand::Cancel { download } => {
                 let download = self.download(&download)?.cancel().await?;
                 let text = format!("given up: {}", downloads::named(paint, &download));
                 Reply::new(text).with("download", &download)
             }
-            Command::Status => {
+            NodeCommand::Status => {
                 let status = node.status().await;
                 Reply::new(human::status::text(paint, &status)).with("status", &status)
             }
-            Command::Network => self.network().await?,
-            Command::Size => {
+            NodeCommand::Network => self.network().await?,
+            NodeCommand::Size => {
                 let size = node.network().size().await?;
                 let reply = Reply::new(human::size(size)).with("size", size.nodes);
                 reply.with("exact", size.exact).with_some("error", size.error)
             }
-            Command::Map { file } => self.map(file).await?,
-            Command::Save { file } => {
+            NodeCommand::Map { file } => self.map(file).await?,
+            NodeCommand::Save { file } => {
                 let path = self.peers_file(file)?;
                 node.network().save_peers(&path).await?;
                 let peers = self.known().await?;
                 let text = format!("wrote {} to {}", count(peers.len(), "peer"), shown(&path));
                 Reply::new(text).with("path", path.to_string_lossy()).with("peers", &peers)
             }
-            Command::Load { file } => self.load(file).await?,
-            Command::Set { setting } => {
+            NodeCommand::Load { file } => self.load(file).await?,
+            NodeCommand::Set { setting } => {
                 let config = match setting {
                     None => settings::all(node),
                     Some(setting) => vec![settings::set(node, setting)?],
                 };
                 Reply::new(human::settings(paint, &config)).with("config", &config)
             }
-            Command::Debug { on } => {
+            NodeCommand::Debug { on } => {
                 let on = self.log.set_debug(on)?;
                 let text = if on { "logging what the node does" } else { "logging warnings only" };
                 Reply::new(text).with("debug", on)
             }
-            Command::Help { topic } => {
-                let help = manual::help(topic.as_deref()).map_err(|error| anyhow!(error))?;
+            NodeCommand::Help { topic } => {
+                let help = help::help(topic.as_deref()).map_err(|error| anyhow!(error))?;
                 Reply::new(help.clone()).with("help", help)
             }
-            Command::Leave => self.leave().await?,
-            Command::Shutdown => match node.network().shutdown().await {
+            NodeCommand::Leave => self.leave().await?,
+            NodeCommand::Shutdown => match node.network().shutdown().await {
                 Ok(()) => Reply::new("stopping the network"),
                 Err(error) => bail!("{error}; `exit` stops this node only"),
             },
-            Command::Exit => Reply::new("stopping"),
+            NodeCommand::Exit => Reply::new("stopping"),
         }))
     }
 
@@ -325,13 +325,13 @@ impl Session {
         Ok(known.into_iter().map(KnownView::from).collect())
     }
 
-    async fn ping(&self, peer: &str) -> anyhow::Result<Ping> {
+    async fn ping(&self, peer: &str) -> anyhow::Result<PingView> {
         let peer = self.node.network().find_node(peer).await?;
         let rtt = self.node.ping(peer.id()).await?;
-        Ok(Ping { peer: self.view_now(peer), rtt_ms: Some(millis(rtt)), error: None })
+        Ok(PingView { peer: self.view_now(peer), rtt_ms: Some(millis(rtt)), error: None })
     }
 
-    async fn ping_all(&self) -> Vec<Ping> {
+    async fn ping_all(&self) -> Vec<PingView> {
         let mut pings = JoinSet::new();
         for (index, peer) in self.node.peers().into_iter().enumerate() {
             let node = self.node.clone();
@@ -342,7 +342,7 @@ impl Session {
         }
         let mut answers = pings.join_all().await;
         answers.sort_by_key(|(index, ..)| *index);
-        let ping = |(_, peer, rtt): (usize, Peer, Result<Duration, Error>)| Ping {
+        let ping = |(_, peer, rtt): (usize, Peer, Result<Duration, Error>)| PingView {
             peer: self.view(&peer),
             rtt_ms: rtt.as_ref().ok().copied().map(millis),
             error: rtt.err().map(|error| error.to_string()),

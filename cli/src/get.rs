@@ -15,12 +15,12 @@ use tokio::time::{Instant, Interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::GetArgs;
-use crate::fetches;
+use crate::background_fetches;
+use crate::fetch_arguments::{FetchKey, SaveLocation};
 use crate::json;
-use crate::log::Log;
+use crate::log::LogSwitch;
 use crate::progress::{Bars, TransferBars};
 use crate::text::{self, Paint, plain};
-use crate::wanted::{Destination, Wanted};
 use crate::{folders, human, signals, start, terminal, usage};
 
 mod ticket;
@@ -29,7 +29,7 @@ mod ticket;
 const NETWORK: &str = "peerkit";
 
 /// Interval of the lines that show the progress if standard error is not a terminal.
-const TELL: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_secs(5);
 
 /// The name of what goes to standard output, in its temporary folder.
 const TEMPORARY: &str = "content";
@@ -59,9 +59,9 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     let read = ticket::read(&args);
     leaving.abort();
     let (wanted, path) = read?;
-    let target = Target::of(path.as_deref(), args.json)?;
+    let target = FetchTarget::of(path.as_deref(), args.json)?;
     let (request, sources, network) = wanted_from(&args, &wanted)?;
-    Log::start();
+    LogSwitch::start();
     let node = start_node(&args, &network, &sources).await?;
     signals::started();
     let request = target.of_request(request.overwrite(args.force));
@@ -69,14 +69,14 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     node.shutdown().await;
     let is_whole = result.as_ref().is_ok_and(|fetched| fetched.left_out.is_empty());
     if args.json {
-        let result = result.map(|fetched| fetches::reply(Paint::none(), fetched));
+        let result = result.map(|fetched| background_fetches::reply(Paint::none(), fetched));
         crate::print(json::result("get", result).as_bytes())?;
         return Ok(is_whole);
     }
     let fetched = result?;
     match target {
-        Target::Standard(_) => write_out(fetched.path, target, &stop).await?,
-        _ => tell(fetched, args.force)?,
+        FetchTarget::Standard(_) => write_out(fetched.path, target, &stop).await?,
+        _ => print_result(fetched, args.force)?,
     }
     Ok(is_whole)
 }
@@ -92,21 +92,21 @@ fn leave(error: &str) -> ! {
 /// What to fetch, from which nodes as far as they are known, in which network.
 fn wanted_from(
     args: &GetArgs,
-    wanted: &Wanted,
+    wanted: &FetchKey,
 ) -> anyhow::Result<(FetchRequest, Vec<NodeId>, String)> {
     let (request, network) = match wanted {
-        Wanted::Ticket(ticket) => (FetchRequest::ticket(ticket), ticket.network.clone()),
-        Wanted::Hash(_) if args.from.is_empty() => {
+        FetchKey::Ticket(ticket) => (FetchRequest::ticket(ticket), ticket.network.clone()),
+        FetchKey::Hash(_) if args.from.is_empty() => {
             let error = "a hash does not say where to fetch it: give --from ADDR, or use a ticket \
                          (or `get` at the prompt of `peerkit run`, which asks its network)";
             return Err(usage(error));
         }
-        Wanted::Hash(hash) => {
+        FetchKey::Hash(hash) => {
             (FetchRequest::new(*hash), args.network.clone().unwrap_or_else(|| NETWORK.to_owned()))
         }
     };
     let mut sources: Vec<NodeId> = args.from.iter().filter_map(|address| address.id).collect();
-    if let Wanted::Ticket(ticket) = wanted {
+    if let FetchKey::Ticket(ticket) = wanted {
         sources.push(ticket.node);
     }
     let request = args.from.iter().cloned().fold(request, FetchRequest::from);
@@ -114,17 +114,17 @@ fn wanted_from(
 }
 
 /// Where it goes.
-enum Target {
+enum FetchTarget {
     /// To the disk.
-    Disk(Destination),
+    Disk(SaveLocation),
     /// To standard output, by way of a file in this folder.
     Standard(TempDir),
 }
 
-impl Target {
+impl FetchTarget {
     fn of(path: Option<&Path>, json: bool) -> anyhow::Result<Self> {
         if path != Some(Path::new("-")) {
-            let destination = Destination::new(path, Path::new("."));
+            let destination = SaveLocation::new(path, Path::new("."));
             return Ok(Self::Disk(destination.context("there is no current folder")?));
         }
         if json {
@@ -163,12 +163,12 @@ async fn start_node(args: &GetArgs, network: &str, sources: &[NodeId]) -> anyhow
 async fn fetch(
     node: &Node,
     request: FetchRequest,
-    target: &Target,
+    target: &FetchTarget,
     stop: &CancellationToken,
 ) -> anyhow::Result<Fetched> {
     let download = node.fetch(request);
     let mut progress = download.progress();
-    let mut shown = Shown::new();
+    let mut shown = FetchProgress::new();
     loop {
         tokio::select! {
             biased;
@@ -179,12 +179,12 @@ async fn fetch(
             status = progress.next() => {
                 let Some(status) = status else { break };
                 let is_folder = status.kind == Some(FileKind::Folder);
-                if is_folder && matches!(target, Target::Standard(_)) {
+                if is_folder && matches!(target, FetchTarget::Standard(_)) {
                     bail!(FOLDER_TO_STANDARD);
                 }
                 shown.changed(&status);
             }
-            () = shown.due() => shown.tell(&download.status()),
+            () = shown.due() => shown.print_line(&download.status()),
         }
     }
     match download.clone().await {
@@ -209,7 +209,7 @@ fn advised(error: Error) -> anyhow::Error {
         Error::Connect { .. } | Error::Unreachable { .. } | Error::NoneAnswers(_) => {
             "does `peerkit share` still run there, and can its port be reached from here?"
         }
-        Error::Fetch(fetch) if fetch.is_changed() => return fetches::advised(error),
+        Error::Fetch(fetch) if fetch.is_changed() => return background_fetches::advised(error),
         Error::Fetch(FetchError::Refused(_)) | Error::NoSource(_) => {
             "ask whoever shares it; it may be for those who have its ticket, or for named nodes only \
              (`peerkit id` tells who this one is)"
@@ -221,13 +221,13 @@ fn advised(error: Error) -> anyhow::Error {
         Error::Fetch(FetchError::NotAFile { .. }) => "remove it first, or give another path",
         _ => return error.into(),
     };
-    anyhow!("{}: {advice}", fetches::advised(error))
+    anyhow!("{}: {advice}", background_fetches::advised(error))
 }
 
 const FOLDER_TO_STANDARD: &str =
     "this is a folder, which standard output can't hold: leave out the -, or give a PATH";
 
-fn stopped(target: &Target, status: &DownloadStatus) -> anyhow::Error {
+fn stopped(target: &FetchTarget, status: &DownloadStatus) -> anyhow::Error {
     match is_kept(target, status) {
         true => anyhow!("stopped: {GOES_ON}"),
         false => anyhow!("stopped before it was done: nothing is kept"),
@@ -235,14 +235,14 @@ fn stopped(target: &Target, status: &DownloadStatus) -> anyhow::Error {
 }
 
 /// Whether something has come that the next fetch goes on from.
-fn is_kept(target: &Target, status: &DownloadStatus) -> bool {
-    !matches!(target, Target::Standard(_)) && status.kept
+fn is_kept(target: &FetchTarget, status: &DownloadStatus) -> bool {
+    !matches!(target, FetchTarget::Standard(_)) && status.kept
 }
 
 /// Prints where it is, below the current folder without that; and on standard error what is not as it
 /// is at the source.
-fn tell(mut fetched: Fetched, force: bool) -> anyhow::Result<()> {
-    let mut changes = fetches::take_changes(&mut fetched);
+fn print_result(mut fetched: Fetched, force: bool) -> anyhow::Result<()> {
+    let mut changes = background_fetches::take_changes(&mut fetched);
     let is_number =
         |renamed: &mut Renamed| renamed.why == NameFault::Taken && renamed.path == fetched.path;
     for Renamed { name, .. } in changes.renamed.extract_if(.., is_number) {
@@ -258,14 +258,18 @@ fn tell(mut fetched: Fetched, force: bool) -> anyhow::Result<()> {
     {
         fetched.path = below.to_owned();
     }
-    let reply = fetches::reply(Paint::on(&io::stdout()), fetched);
+    let reply = background_fetches::reply(Paint::on(&io::stdout()), fetched);
     crate::print(format!("{}\n", reply.text).as_bytes())?;
     Ok(())
 }
 
 /// Writes a file to standard output. It is removed from the disk before, if the system lets go of
 /// the name of an open file: however this ends, nothing is left.
-async fn write_out(path: PathBuf, target: Target, stop: &CancellationToken) -> anyhow::Result<()> {
+async fn write_out(
+    path: PathBuf,
+    target: FetchTarget,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
     let mut file = File::open(path).context("could not read what was fetched")?;
     let kept = cfg!(windows).then_some(target);
     let written = tokio::task::spawn_blocking(move || {
@@ -284,17 +288,17 @@ async fn write_out(path: PathBuf, target: Target, stop: &CancellationToken) -> a
 }
 
 /// The progress on standard error: a bar on a terminal, else a line every few seconds.
-enum Shown {
+enum FetchProgress {
     Bars(TransferBars),
     Lines(Interval),
 }
 
-impl Shown {
+impl FetchProgress {
     fn new() -> Self {
         if io::stderr().is_terminal() {
             Self::Bars(Bars::new().transfers())
         } else {
-            Self::Lines(tokio::time::interval_at(Instant::now() + TELL, TELL))
+            Self::Lines(tokio::time::interval_at(Instant::now() + INTERVAL, INTERVAL))
         }
     }
 
@@ -314,7 +318,7 @@ impl Shown {
     }
 
     /// Prints a line.
-    fn tell(&self, status: &DownloadStatus) {
+    fn print_line(&self, status: &DownloadStatus) {
         let line = human::downloads::line(Paint::on(&io::stderr()), status);
         let _ = writeln!(io::stderr(), "{line}");
     }

@@ -10,7 +10,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::lock::lock;
-use crate::output::Output;
+use crate::output::Printer;
 use crate::text::count;
 
 /// Longest time that a dead node delays the report about all of them. 12 s: by then a dial has
@@ -26,19 +26,19 @@ const LATE: Duration = Duration::from_secs(10);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 const ASK_AT_LEAST: Duration = Duration::from_secs(60);
 
-/// Dials at the start whose failures are reported together, or by the command line's own words: not
+/// ExpectedDials at the start whose failures are reported together, or by the command line's own words: not
 /// each by its event. Clones are one.
 #[derive(Clone, Default)]
-pub(crate) struct Expected(Arc<State>);
+pub(crate) struct ExpectedFailures(Arc<DialTracker>);
 
 #[derive(Default)]
-struct State {
-    dials: Mutex<Dials>,
+struct DialTracker {
+    dials: Mutex<ExpectedDials>,
     failed: Notify,
 }
 
 #[derive(Default)]
-struct Dials {
+struct ExpectedDials {
     /// Peers of earlier runs, by the addresses that they are dialled at.
     known: BTreeMap<Address, NodeId>,
     /// Those of them that did not answer.
@@ -50,8 +50,8 @@ struct Dials {
     commanded: BTreeMap<Address, Option<Instant>>,
 }
 
-impl Expected {
-    /// Takes an event that something else reports. Returns whether it is one.
+impl ExpectedFailures {
+    /// OptionValue an event that something else reports. Returns whether it is one.
     pub(crate) fn takes(&self, event: &Event) -> bool {
         let Event::OutboundNodeConnectionError { address, .. } = event else { return false };
         let mut dials = lock(&self.0.dials);
@@ -115,7 +115,7 @@ impl Expected {
 
     /// Says on one line how many peers of earlier runs did not answer, once that is known. From then
     /// on failures are reported as any others.
-    async fn report(&self, node: &Node, output: &Output) {
+    async fn report(&self, node: &Node, output: &Printer) {
         let until = Instant::now() + DIALS_END;
         loop {
             let failed = self.0.failed.notified();
@@ -156,8 +156,8 @@ pub(crate) fn advised(error: Error) -> anyhow::Error {
 pub(crate) async fn begin(
     node: &Node,
     places: &[String],
-    expected: &Expected,
-    output: &Output,
+    expected: &ExpectedFailures,
+    output: &Printer,
 ) -> Option<AbortHandle> {
     if node.network().is_manual() {
         connect(node, places).await;
@@ -203,19 +203,19 @@ fn is_unknown(error: &Error) -> bool {
 async fn join(
     node: &Node,
     places: &[String],
-    expected: &Expected,
-    output: &Output,
+    expected: &ExpectedFailures,
+    output: &Printer,
     tried: oneshot::Sender<()>,
 ) {
     let (failures, mut failed) = mpsc::unbounded_channel();
-    let told = move |error: &Error, wait| {
+    let report_failure = move |error: &Error, wait| {
         let text = match error {
             Error::NoneAnswers(errors) => format!("none of the {} nodes answered", errors.len()),
             error => error.to_string(),
         };
         drop(failures.send((text, wait)));
     };
-    let telling = async {
+    let reporting = async {
         let mut tried = Some(tried);
         while let Some((error, wait)) = failed.recv().await {
             output.not_joined(&error, Some(wait)).await;
@@ -227,14 +227,14 @@ async fn join(
         }
     };
     let joining = async {
-        let addresses = found(node, places, &told).await?;
+        let addresses = found(node, places, &report_failure).await?;
         if let [_] = places {
             // What is said about the join says it all.
             lock(&expected.0.dials).named.extend(addresses.iter().cloned());
         }
-        node.network().join_patiently(&addresses, told).await
+        node.network().join_patiently(&addresses, report_failure).await
     };
-    let (joined, ()) = tokio::join!(joining, telling);
+    let (joined, ()) = tokio::join!(joining, reporting);
     match joined {
         Ok(_) | Err(Error::Stopped) => {}
         Err(error) => output.not_joined(&error.to_string(), None).await,
@@ -246,7 +246,7 @@ async fn join(
 async fn found(
     node: &Node,
     places: &[String],
-    told: &impl Fn(&Error, Duration),
+    report_failure: &impl Fn(&Error, Duration),
 ) -> Result<Vec<Address>, Error> {
     let mut wait = ASK_AGAIN;
     loop {
@@ -259,7 +259,7 @@ async fn found(
             }
         }
         match failure {
-            Some((_, error)) if addresses.is_empty() => told(&error, wait),
+            Some((_, error)) if addresses.is_empty() => report_failure(&error, wait),
             Some((place, error)) => {
                 tracing::warn!(%error, "could not find {place}");
                 return Ok(addresses);
@@ -273,7 +273,7 @@ async fn found(
 
 /// Joins through bootstrap nodes and the peers of earlier runs. With bootstrap nodes it tries until
 /// one of them is there.
-async fn rejoin(node: &Node, expected: &Expected, output: &Output) {
+async fn rejoin(node: &Node, expected: &ExpectedFailures, output: &Printer) {
     expected.expect(node).await;
     if node.network().bootstrap_nodes().is_empty() {
         match node.join(&[]).await {
@@ -286,8 +286,8 @@ async fn rejoin(node: &Node, expected: &Expected, output: &Output) {
         return;
     }
     let (failures, mut failed) = mpsc::unbounded_channel();
-    let told = move |error: &Error, wait| drop(failures.send((error.to_string(), wait)));
-    let telling = async {
+    let report_failure = move |error: &Error, wait| drop(failures.send((error.to_string(), wait)));
+    let reporting = async {
         // Once: it may go on for days.
         if let Some((error, wait)) = failed.recv().await {
             output.not_joined(&error, Some(wait)).await;
@@ -295,7 +295,7 @@ async fn rejoin(node: &Node, expected: &Expected, output: &Output) {
         expected.report(node, output).await;
         while failed.recv().await.is_some() {}
     };
-    let (joined, ()) = tokio::join!(node.network().join_patiently(&[], told), telling);
+    let (joined, ()) = tokio::join!(node.network().join_patiently(&[], report_failure), reporting);
     // A bootstrap node waits for others: nothing is wrong with it.
     if let Err(error) = joined
         && !matches!(error, Error::Stopped | Error::OnlyThisNode)

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::output::Reply;
-use crate::start::Running;
+use crate::start::RunningNode;
 use crate::text;
 use crate::views::{NodeView, PeerView, bare};
 
@@ -82,8 +82,8 @@ pub(crate) fn event_fields(name: &str, node: &Node) -> Fields {
 }
 
 /// Returns the first line of a run, with what the command line has it share.
-pub(crate) fn started(running: &Running, files: &[SharedFile], skipped: &[Skipped]) -> String {
-    let Running { node, state, notes } = running;
+pub(crate) fn started(running: &RunningNode, files: &[SharedFile], skipped: &[Skipped]) -> String {
+    let RunningNode { node, state, notes } = running;
     let listening = node.listening().iter().map(ToString::to_string).collect::<Vec<_>>();
     let fields = event_fields("node_started", node)
         .with("name", node.name())
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn clocks_that_are_apart_are_told_in_seconds() {
+    async fn clock_skew_is_in_seconds() {
         let node = Node::builder().spawn().await.unwrap();
         let peer = peerkit::Peer::without_link(NodeId::from_bytes([1; 32]), "bob".into());
         for seconds in [300, -900] {

@@ -13,7 +13,7 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, fmt, reload};
 
-use crate::output::Output;
+use crate::output::Printer;
 use crate::text::{Paint, json_line, plain};
 
 mod lines;
@@ -29,7 +29,7 @@ const USUAL: &str = "warn,notify=error";
 
 /// The log's switch.
 #[derive(Clone)]
-pub(crate) struct Log {
+pub(crate) struct LogSwitch {
     filter: reload::Handle<EnvFilter, Registry>,
     debug: Arc<AtomicBool>,
 }
@@ -41,7 +41,7 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 const KINDS: [&str; 7] =
     ["node", "link", "message", "query", "membership", "broadcast", "transfer"];
 
-impl Log {
+impl LogSwitch {
     /// Starts to log.
     pub(crate) fn start() -> Self {
         let (filter, fault) = usual();
@@ -73,7 +73,7 @@ impl Log {
     }
 
     /// From now on log through the prompt.
-    pub(crate) fn through(&self, output: Output) {
+    pub(crate) fn through(&self, output: Printer) {
         lines::through(output);
     }
 
@@ -140,7 +140,7 @@ fn with_kinds(wanted: &str) -> Result<String, String> {
     Ok(all.join(","))
 }
 
-/// Takes one line of the log, which comes in one piece.
+/// OptionValue one line of the log, which comes in one piece.
 struct LogLine {
     json: bool,
 }

@@ -8,38 +8,38 @@ use clap::CommandFactory;
 use peerkit::StoreError;
 use tokio::runtime::Runtime;
 
-use crate::args::{Action, Cli};
+use crate::args::{Cli, SubcommandArgs};
 use crate::text::Paint;
 
 mod args;
+mod background_fetches;
+mod byte_rate;
 mod command;
 mod console;
 mod demo;
+mod environment;
 mod execute;
-mod fetches;
+mod fetch_arguments;
 mod folders;
 mod get;
-mod host;
+mod help;
 mod human;
 mod join;
 mod json;
 mod lock;
 mod log;
-mod manual;
 mod output;
 mod progress;
-mod rate;
 mod run;
 mod settings;
 mod share;
+mod shell_words;
 mod signals;
 mod sim;
 mod start;
 mod terminal;
 mod text;
 mod views;
-mod wanted;
-mod words;
 
 /// A command or a fetch failed.
 const FAILED: i32 = 1;
@@ -72,7 +72,7 @@ fn status(result: &anyhow::Result<bool>) -> i32 {
         Ok(true) => 0,
         // Whoever read our output has had enough of it.
         Err(error) if is_broken_pipe(error) => 0,
-        Err(error) if error.is::<Usage>() => USAGE,
+        Err(error) if error.is::<UsageError>() => USAGE,
         _ if signals::was_cut_short() => signals::INTERRUPTED,
         _ => FAILED,
     }
@@ -113,33 +113,35 @@ fn leave_out_database_panics() {
 /// What the user asked for is nothing that there is.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Usage(String);
+struct UsageError(String);
 
 /// Returns the error of a wrong usage.
 fn usage(error: impl Into<String>) -> anyhow::Error {
-    Usage(error.into()).into()
+    UsageError(error.into()).into()
 }
 
 /// True where all that was asked for was done.
-fn act(action: Action) -> anyhow::Result<bool> {
+fn act(action: SubcommandArgs) -> anyhow::Result<bool> {
     match action {
-        Action::Run(args) => complete(run::run(args)),
-        Action::Demo(args) => complete(demo::demo(args)),
-        Action::Share(args) => complete(share::share(args)),
-        Action::Get(args) => complete(get::get(args)),
-        Action::Sim(args) => sim::sim(&args),
-        Action::Id(args) => {
+        SubcommandArgs::Run(args) => complete(run::run(args)),
+        SubcommandArgs::Demo(args) => complete(demo::demo(args)),
+        SubcommandArgs::Share(args) => complete(share::share(args)),
+        SubcommandArgs::Get(args) => complete(get::get(args)),
+        SubcommandArgs::Sim(args) => sim::sim(&args),
+        SubcommandArgs::Id(args) => {
             let key = folders::state(args.state.as_deref())?.join("key");
             let key = peerkit::load_or_create_key(&key)?;
             print(format!("{}\n", key.id()).as_bytes())
         }
-        Action::Completions { shell } => {
+        SubcommandArgs::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "peerkit", &mut script);
             print(&script)
         }
-        Action::Version => print(format!("peerkit {}\n", env!("CARGO_PKG_VERSION")).as_bytes()),
-        Action::Man { command } => print(&manual_page(command.as_deref())?),
+        SubcommandArgs::Version => {
+            print(format!("peerkit {}\n", env!("CARGO_PKG_VERSION")).as_bytes())
+        }
+        SubcommandArgs::Man { command } => print(&manual_page(command.as_deref())?),
     }
 }
 

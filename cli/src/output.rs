@@ -51,8 +51,8 @@ impl Reply {
 
 /// Prints results and events. Cloning is cheap.
 #[derive(Clone)]
-pub(crate) struct Output {
-    lines: mpsc::Sender<Line>,
+pub(crate) struct Printer {
+    lines: mpsc::Sender<PrintJob>,
     json: bool,
     paint: Paint,
     errors: Paint,
@@ -60,9 +60,9 @@ pub(crate) struct Output {
     late: CancellationToken,
 }
 
-/// The writing end of an [`Output`].
-pub(crate) struct Writer {
-    lines: mpsc::Sender<Line>,
+/// The writing end of an [`Printer`].
+pub(crate) struct PrinterThread {
+    lines: mpsc::Sender<PrintJob>,
     ended: std_mpsc::Receiver<io::Result<()>>,
     broken: CancellationToken,
     /// The lines go to a terminal, which may be closed.
@@ -77,7 +77,7 @@ pub(crate) enum Sink {
     Prompt(Box<dyn rustyline::ExternalPrinter + Send>),
 }
 
-enum Line {
+enum PrintJob {
     Out(String),
     Err(String),
     /// New text for the lines right above the prompt.
@@ -89,7 +89,7 @@ enum Line {
     End,
 }
 
-impl Output {
+impl Printer {
     /// Starts the writing thread. After `stop` is cancelled, lines wait at most [`FLUSH`] for a reader
     /// that does not read, so that such a reader does not keep the node from stopping.
     pub(crate) fn start(
@@ -97,7 +97,7 @@ impl Output {
         sink: Sink,
         bars: Bars,
         stop: &CancellationToken,
-    ) -> (Self, Writer) {
+    ) -> (Self, PrinterThread) {
         let (lines, queue) = mpsc::channel(QUEUE);
         let (end, ended) = std_mpsc::channel();
         let broken = CancellationToken::new();
@@ -124,7 +124,7 @@ impl Output {
             late,
         };
         let is_terminal = io::stdout().is_terminal();
-        let writer = Writer { lines, ended, broken, is_terminal };
+        let writer = PrinterThread { lines, ended, broken, is_terminal };
         (output, writer)
     }
 
@@ -141,9 +141,9 @@ impl Output {
     /// Prints the result of a command.
     pub(crate) async fn result(&self, command: &str, result: anyhow::Result<Reply>) {
         let line = match result {
-            result if self.json => Line::Out(json::result(command, result)),
-            Ok(reply) => Line::Out(format!("{}\n", reply.text.trim_end())),
-            Err(error) => Line::Err(human::error(self.errors, &error) + "\n"),
+            result if self.json => PrintJob::Out(json::result(command, result)),
+            Ok(reply) => PrintJob::Out(format!("{}\n", reply.text.trim_end())),
+            Err(error) => PrintJob::Err(human::error(self.errors, &error) + "\n"),
         };
         self.put(line).await;
     }
@@ -151,13 +151,13 @@ impl Output {
     /// Prints an event.
     pub(crate) async fn event(&self, node: &Node, event: &Event) {
         if self.json {
-            self.put(Line::Out(json::event(node, event))).await;
+            self.put(PrintJob::Out(json::event(node, event))).await;
             return;
         }
         if let Some(text) = human::failure(self.errors, event) {
-            self.put(Line::Err(text + "\n")).await;
+            self.put(PrintJob::Err(text + "\n")).await;
         } else if let Some(text) = human::event(self.paint, node, event) {
-            self.put(Line::Out(text + "\n")).await;
+            self.put(PrintJob::Out(text + "\n")).await;
         }
     }
 
@@ -180,7 +180,7 @@ impl Output {
     }
 
     async fn failure(&self, text: &str) {
-        self.put(Line::Err(format!("{} {text}\n", self.errors.bad("!")))).await;
+        self.put(PrintJob::Err(format!("{} {text}\n", self.errors.bad("!")))).await;
     }
 
     /// Prints how much of its files a node has sent, after it has stopped. If it has sent nothing, it is
@@ -195,47 +195,47 @@ impl Output {
             return;
         };
         // A reader that has stopped reading must not keep the program from ending.
-        let _ = tokio::time::timeout(FLUSH, self.put(Line::Out(line))).await;
+        let _ = tokio::time::timeout(FLUSH, self.put(PrintJob::Out(line))).await;
     }
 
     /// Prints a text unchanged. It has to end with a newline.
     pub(crate) async fn text(&self, text: String) {
-        self.put(Line::Out(text)).await;
+        self.put(PrintJob::Out(text)).await;
     }
 
     /// Shows lines right above the prompt, in place of the previous ones. Each line has to fit the
     /// terminal's width. Without a prompt nothing is shown.
     pub(crate) async fn above_prompt(&self, lines: String) {
-        self.put(Line::Above(lines)).await;
+        self.put(PrintJob::Above(lines)).await;
     }
 
     /// Notes that the user typed a line, so the prompt has moved down.
     pub(crate) async fn typed(&self) {
-        self.put(Line::Typed).await;
+        self.put(PrintJob::Typed).await;
     }
 
     /// Waits until all lines so far are written.
     pub(crate) async fn settle(&self) {
         let (mark, written) = oneshot::channel();
-        self.put(Line::Mark(mark)).await;
+        self.put(PrintJob::Mark(mark)).await;
         let _ = self.late.run_until_cancelled(written).await;
     }
 
     /// Prints a line of the log; waits for room in the queue. Returns the line if the output has ended.
     pub(crate) fn log(&self, text: String) -> Option<String> {
-        match self.lines.blocking_send(Line::Err(text)) {
-            Err(mpsc::error::SendError(Line::Err(text))) => Some(text),
+        match self.lines.blocking_send(PrintJob::Err(text)) {
+            Err(mpsc::error::SendError(PrintJob::Err(text))) => Some(text),
             _ => None,
         }
     }
 
-    async fn put(&self, line: Line) {
+    async fn put(&self, line: PrintJob) {
         // The thread ends early only if writing failed, which `finish` reports.
         let _ = self.late.run_until_cancelled(self.lines.send(line)).await;
     }
 }
 
-impl Writer {
+impl PrinterThread {
     /// Returns a token that is cancelled when writing fails, as when the reader has gone away.
     pub(crate) fn broken(&self) -> CancellationToken {
         self.broken.clone()
@@ -244,7 +244,7 @@ impl Writer {
     /// Waits until all lines are written. It is no error if the reader has gone away or the terminal was
     /// closed.
     pub(crate) async fn finish(self) -> io::Result<()> {
-        let end = self.lines.send(Line::End);
+        let end = self.lines.send(PrintJob::End);
         let _ = tokio::time::timeout(FLUSH, end).await;
         let ended = tokio::task::spawn_blocking(move || self.ended.recv_timeout(FLUSH)).await;
         match ended {
@@ -258,32 +258,32 @@ impl Writer {
     }
 }
 
-fn write_lines(mut queue: mpsc::Receiver<Line>, mut sink: Sink, bars: &Bars) -> io::Result<()> {
+fn write_lines(mut queue: mpsc::Receiver<PrintJob>, mut sink: Sink, bars: &Bars) -> io::Result<()> {
     let mut above = Above::default();
     while let Some(line) = queue.blocking_recv() {
         match (&mut sink, line) {
-            (_, Line::End) => break,
-            (_, Line::Mark(mark)) => drop(mark),
-            (Sink::Streams, Line::Out(text)) => bars.step_aside(|| {
+            (_, PrintJob::End) => break,
+            (_, PrintJob::Mark(mark)) => drop(mark),
+            (Sink::Streams, PrintJob::Out(text)) => bars.step_aside(|| {
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(text.as_bytes())?;
                 stdout.flush()
             })?,
             // If standard error is closed, there is nowhere to report it.
-            (Sink::Streams, Line::Err(text)) => bars.step_aside(|| {
+            (Sink::Streams, PrintJob::Err(text)) => bars.step_aside(|| {
                 let _ = io::stderr().lock().write_all(text.as_bytes());
             }),
-            (Sink::Streams, Line::Above(_) | Line::Typed) => {}
-            (Sink::Prompt(printer), Line::Out(text) | Line::Err(text)) => {
+            (Sink::Streams, PrintJob::Above(_) | PrintJob::Typed) => {}
+            (Sink::Prompt(printer), PrintJob::Out(text) | PrintJob::Err(text)) => {
                 let text = above.make_way(&text);
                 bars.step_aside(|| printer.print(text)).map_err(io::Error::other)?;
             }
-            (Sink::Prompt(printer), Line::Above(lines)) => {
+            (Sink::Prompt(printer), PrintJob::Above(lines)) => {
                 if let Some(text) = above.set(lines) {
                     printer.print(text).map_err(io::Error::other)?;
                 }
             }
-            (Sink::Prompt(_), Line::Typed) => above.leave(),
+            (Sink::Prompt(_), PrintJob::Typed) => above.leave(),
         }
     }
     Ok(())

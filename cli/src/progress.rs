@@ -32,7 +32,7 @@ impl Bars {
     /// A bar that shows what it is given, from the first report on until it is dropped.
     pub(crate) fn bar(&self, what: &'static str) -> impl FnMut(Progress) + Send + 'static {
         let bars = self.clone();
-        let mut shown: Option<Shown> = None;
+        let mut shown: Option<VisibleBar> = None;
         move |progress| {
             if shown.is_none() && progress.total >= WORTH_A_BAR {
                 let new = bars.add(progress.total, "{msg:8} ", HASHED);
@@ -40,7 +40,7 @@ impl Bars {
                 new.bar.enable_steady_tick(Duration::from_millis(200));
                 shown = Some(new);
             }
-            if let Some(Shown { bar, .. }) = &shown {
+            if let Some(VisibleBar { bar, .. }) = &shown {
                 bar.set_length(progress.total);
                 bar.set_position(progress.done);
             }
@@ -57,19 +57,19 @@ impl Bars {
         TransferBars { bars: self.clone(), shown: BTreeMap::new() }
     }
 
-    fn add(&self, total: u64, before: &str, after: &str) -> Shown {
+    fn add(&self, total: u64, before: &str, after: &str) -> VisibleBar {
         let colour = if self.paint.is_on() { ".cyan" } else { "" };
         let style = ProgressStyle::with_template(&format!("{before}{{bar:20{colour}}} {after}"));
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = self.bars.add(ProgressBar::new(total).with_style(style));
-        Shown { bars: self.bars.clone(), bar }
+        VisibleBar { bars: self.bars.clone(), bar }
     }
 }
 
 /// A bar for each transfer under way.
 pub(crate) struct TransferBars {
     bars: Bars,
-    shown: BTreeMap<(Option<NodeId>, Hash), Shown>,
+    shown: BTreeMap<(Option<NodeId>, Hash), VisibleBar>,
 }
 
 impl TransferBars {
@@ -136,12 +136,12 @@ pub(crate) fn transfers(node: &Node, paint: Paint) -> Vec<Transfer> {
 }
 
 /// A bar on the screen: gone once dropped, whether the work ended or was given up.
-struct Shown {
+struct VisibleBar {
     bars: MultiProgress,
     bar: ProgressBar,
 }
 
-impl Drop for Shown {
+impl Drop for VisibleBar {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
         self.bars.remove(&self.bar);

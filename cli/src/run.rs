@@ -12,20 +12,20 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::RunArgs;
-use crate::command::{Command, ParseError};
-use crate::console::{self, Prompt, Request};
-use crate::execute::{Found, Session};
-use crate::fetches::{self, Fetches};
-use crate::join::Expected;
+use crate::background_fetches::{self, Fetches};
+use crate::command::{NodeCommand, ParseError};
+use crate::console::{self, InputLine, Prompt};
+use crate::execute::{NodeSession, SearchResults};
+use crate::join::ExpectedFailures;
 use crate::json;
-use crate::log::Log;
-use crate::output::{Output, Reply, Sink, Writer};
+use crate::log::LogSwitch;
+use crate::output::{Printer, PrinterThread, Reply, Sink};
 use crate::progress::Bars;
 use crate::signals::Interruptible;
-use crate::start::{Reach, Running};
+use crate::start::{DialableFrom, RunningNode};
 use crate::terminal::Terminal;
 use crate::text::{count, plain};
-use crate::{folders, host, human, join, signals, start, usage, words};
+use crate::{environment, folders, human, join, shell_words, signals, start, usage};
 
 /// Why a node that has nothing to do ends.
 const NOTHING_TO_DO: &str = "standard input is empty, and there is nothing else to do: --headless \
@@ -37,7 +37,7 @@ const LAST_EVENTS: Duration = Duration::from_secs(5);
 /// Runs a node until it is told to stop. False if a command failed that was not typed at a prompt.
 pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
     let stop = signals::watch()?;
-    let log = Log::start();
+    let log = LogSwitch::start();
     let shares = args.share.iter().map(|path| folders::existing(path));
     let shares: Vec<PathBuf> = shares.collect::<anyhow::Result<_>>()?;
     let places = args.places()?;
@@ -50,7 +50,7 @@ pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
     }
     let running =
         start::start(args.state.as_deref(), &args.listening.listen, || builder(&args)).await?;
-    let run = Run { args, running, places, bars: Bars::new(), stop };
+    let run = RunSession { args, running, places, bars: Bars::new(), stop };
     let events = run.running.node.events();
     let served = match run.share(&shares).await {
         Ok(shared) => run.serve(&shared, events, log).await,
@@ -61,9 +61,9 @@ pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
 }
 
 /// A node, and what it was started with.
-struct Run {
+struct RunSession {
     args: Box<RunArgs>,
-    running: Running,
+    running: RunningNode,
     /// Nodes to join through.
     places: Vec<String>,
     bars: Bars,
@@ -89,7 +89,7 @@ fn builder(args: &RunArgs) -> anyhow::Result<Builder> {
         .watch(true)
         .download_folder(folders::downloads(args.downloads.as_deref()))
         .repair(args.repair);
-    for address in args.bootstrap.iter().cloned().chain(host::bootstrap()?) {
+    for address in args.bootstrap.iter().cloned().chain(environment::bootstrap()?) {
         builder = builder.bootstrap(address);
     }
     if let Some(file) = &args.owner {
@@ -101,7 +101,7 @@ fn builder(args: &RunArgs) -> anyhow::Result<Builder> {
     Ok(builder)
 }
 
-impl Run {
+impl RunSession {
     /// Shares what the command line names. Returns it, and what in it is not shared.
     async fn share(&self, paths: &[PathBuf]) -> anyhow::Result<(Vec<SharedFile>, Vec<Skipped>)> {
         let (mut sharing, mut skipped) = (Vec::new(), Vec::new());
@@ -124,19 +124,19 @@ impl Run {
         &self,
         shared: &(Vec<SharedFile>, Vec<Skipped>),
         events: Events,
-        log: Log,
+        log: LogSwitch,
     ) -> anyhow::Result<bool> {
-        let Self { args, running: Running { node, state, .. }, places, bars, stop } = self;
-        let input = Input::of(args);
-        let found = Found::default();
+        let Self { args, running: RunningNode { node, state, .. }, places, bars, stop } = self;
+        let input = CommandSource::of(args);
+        let found = SearchResults::default();
         let history = state.join("history");
         let (prompt, sink) = match input {
-            Input::Prompt => open_prompt(&history, node, &found),
-            Input::Lines | Input::Nothing => (None, Sink::Streams),
+            CommandSource::Prompt => open_prompt(&history, node, &found),
+            CommandSource::Lines | CommandSource::Nothing => (None, Sink::Streams),
         };
         let has_prompt = prompt.is_some();
         let _terminal = has_prompt.then(Terminal::remember);
-        let (output, writer) = Output::start(args.json, sink, bars.clone(), stop);
+        let (output, writer) = Printer::start(args.json, sink, bars.clone(), stop);
         if has_prompt {
             log.through(output.clone());
         }
@@ -146,11 +146,12 @@ impl Run {
         stop_when(async move { stopped.stopped().await }, stop.clone());
         self.greet(shared, &output).await;
         let fetches = Fetches::default();
-        if has_prompt || (input != Input::Prompt && io::stderr().is_terminal()) {
-            let showing = fetches::show(node.clone(), output.clone(), bars.clone(), has_prompt);
+        if has_prompt || (input != CommandSource::Prompt && io::stderr().is_terminal()) {
+            let showing =
+                background_fetches::show(node.clone(), output.clone(), bars.clone(), has_prompt);
             tokio::spawn(stop.clone().run_until_cancelled_owned(showing));
         }
-        let expected = Expected::default();
+        let expected = ExpectedFailures::default();
         let reported = (fetches.clone(), expected.clone());
         let printing = tokio::spawn(print(node.clone(), events, output.clone(), reported));
         let joining = tokio::select! {
@@ -162,11 +163,11 @@ impl Run {
         }
         let requests = match (prompt, input) {
             (Some(prompt), _) => prompt.read(&history, node.name(), output.paint()),
-            (None, Input::Nothing) => mpsc::channel(1).1,
+            (None, CommandSource::Nothing) => mpsc::channel(1).1,
             (None, _) => console::read_lines(),
         };
-        let at_prompt = input == Input::Prompt;
-        let session = Session {
+        let at_prompt = input == CommandSource::Prompt;
+        let session = NodeSession {
             node: node.clone(),
             state: state.clone(),
             found,
@@ -178,18 +179,18 @@ impl Run {
             fetches,
             joining,
         };
-        let obeyed = obey(&session, requests, stop).await;
-        if args.headless && obeyed.last.is_none() {
+        let done = run_commands(&session, requests, stop).await;
+        if args.headless && done.last.is_none() {
             stop.cancelled().await;
         }
         let is_idle = places.is_empty() && args.share.is_empty() && !args.headless;
-        let is_idle = is_idle && obeyed.nothing_came && input == Input::Lines;
+        let is_idle = is_idle && done.nothing_came && input == CommandSource::Lines;
         let is_idle = is_idle && !stop.is_cancelled();
-        let ok = obeyed.ok && !session.fetches.failed();
+        let ok = done.ok && !session.fetches.failed();
         end(session, printing, writer).await?;
         // Its prompt must not come back: the terminal's settings would be changed once more while
         // they are put back.
-        std::mem::forget(obeyed.last);
+        std::mem::forget(done.last);
         if is_idle {
             return Err(usage(NOTHING_TO_DO));
         }
@@ -197,13 +198,13 @@ impl Run {
     }
 
     /// Prints who this node is and how to reach it.
-    async fn greet(&self, (sharing, skipped): &(Vec<SharedFile>, Vec<Skipped>), output: &Output) {
+    async fn greet(&self, (sharing, skipped): &(Vec<SharedFile>, Vec<Skipped>), output: &Printer) {
         let running = &self.running;
         if output.is_json() {
             output.text(json::started(running, sharing, skipped)).await;
             return;
         }
-        let Running { node, state, notes } = running;
+        let RunningNode { node, state, notes } = running;
         let paint = output.paint();
         let mut text = format!(
             "{} is up in network {}\n",
@@ -224,14 +225,14 @@ impl Run {
         }
         text += &start::note_lines(paint, notes);
         if let Some(line) = line_to_join(&self.args, node) {
-            let secret = match host::secret() {
+            let secret = match environment::secret() {
                 Ok(Some(_)) => " (with the same PEERKIT_SECRET)",
                 _ => "",
             };
             let verb = if self.args.manual { "connect" } else { "join" };
-            let from = match Reach::of(&node.addresses()) {
-                Reach::ThisMachine => "this machine",
-                Reach::Others => "another machine",
+            let from = match DialableFrom::of(&node.addresses()) {
+                DialableFrom::ThisMachineOnly => "this machine",
+                DialableFrom::AnyMachine => "another machine",
             };
             let _ = writeln!(text, "To {verb} from {from}{secret}: {}", paint.good(&line));
         }
@@ -239,7 +240,7 @@ impl Run {
         if resuming > 0 {
             let _ = writeln!(text, "Going on with {} from before", count(resuming, "fetch"));
         }
-        if Input::of(&self.args) == Input::Prompt {
+        if CommandSource::of(&self.args) == CommandSource::Prompt {
             let hint = paint.faint("`help` lists the commands, Ctrl-D leaves.");
             let _ = writeln!(text, "{hint}");
         }
@@ -248,10 +249,14 @@ impl Run {
 }
 
 /// Stops the node of a session, and prints the last that there is to tell.
-async fn end(session: Session, printing: JoinHandle<()>, writer: Writer) -> anyhow::Result<()> {
-    let Session { node, output, fetches, .. } = session;
+async fn end(
+    session: NodeSession,
+    printing: JoinHandle<()>,
+    writer: PrinterThread,
+) -> anyhow::Result<()> {
+    let NodeSession { node, output, fetches, .. } = session;
     if session.at_prompt {
-        output.text(fetches::at_next_start(&node.files().downloads())).await;
+        output.text(background_fetches::at_next_start(&node.files().downloads())).await;
     }
     node.shutdown().await;
     let last = async { tokio::join!(printing, fetches.ended()) };
@@ -261,7 +266,7 @@ async fn end(session: Session, printing: JoinHandle<()>, writer: Writer) -> anyh
 }
 
 /// A prompt and what prints above it; plain lines where the terminal can't move its cursor.
-fn open_prompt(history: &Path, node: &Node, found: &Found) -> (Option<Prompt>, Sink) {
+fn open_prompt(history: &Path, node: &Node, found: &SearchResults) -> (Option<Prompt>, Sink) {
     match Prompt::open(history, node.clone(), found.clone()) {
         Ok((prompt, printer)) => (Some(prompt), Sink::Prompt(printer)),
         Err(error) => {
@@ -273,13 +278,13 @@ fn open_prompt(history: &Path, node: &Node, found: &Found) -> (Option<Prompt>, S
 
 /// Where commands come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Input {
+enum CommandSource {
     Prompt,
     Lines,
     Nothing,
 }
 
-impl Input {
+impl CommandSource {
     fn of(args: &RunArgs) -> Self {
         let typed = io::stdin().is_terminal();
         match (args.headless, args.json) {
@@ -292,11 +297,11 @@ impl Input {
 }
 
 /// The outcome of all commands.
-struct Obeyed {
+struct CommandsDone {
     /// None of them failed.
     ok: bool,
     /// The one that stops the node.
-    last: Option<Request>,
+    last: Option<InputLine>,
     /// There was not even an empty line.
     nothing_came: bool,
 }
@@ -308,51 +313,52 @@ fn cut_short() -> bool {
 }
 
 /// Carries out commands, one at a time, until there are no more or one stops the node.
-async fn obey(
-    session: &Session,
-    mut requests: mpsc::Receiver<Request>,
+async fn run_commands(
+    session: &NodeSession,
+    mut requests: mpsc::Receiver<InputLine>,
     stop: &CancellationToken,
-) -> Obeyed {
+) -> CommandsDone {
     let output = &session.output;
-    let mut obeyed = Obeyed { ok: true, last: None, nothing_came: true };
+    let mut done = CommandsDone { ok: true, last: None, nothing_came: true };
     loop {
         let request = tokio::select! {
             biased;
             () = stop.cancelled() => {
                 let settled = tokio::time::timeout(Duration::ZERO, session.fetches_settled()).await;
-                obeyed.ok &= settled.is_ok() || !cut_short();
-                return obeyed;
+                done.ok &= settled.is_ok() || !cut_short();
+                return done;
             }
             request = requests.recv() => request,
         };
         let Some(request) = request else {
             tokio::select! {
                 () = session.fetches_settled() => {}
-                () = stop.cancelled() => obeyed.ok &= session.at_prompt || !cut_short(),
+                () = stop.cancelled() => done.ok &= session.at_prompt || !cut_short(),
             }
-            return obeyed;
+            return done;
         };
-        obeyed.nothing_came = false;
+        done.nothing_came = false;
         if request.is_waited_for() {
             output.typed().await;
         }
-        let parsed = request.line.as_deref().map_err(ParseError::clone).and_then(Command::parse);
+        let parsed =
+            request.line.as_deref().map_err(ParseError::clone).and_then(NodeCommand::parse);
         let (name, result, stops) = match parsed {
             Ok(None) => continue,
             Ok(Some((name, command))) => {
-                let stops = matches!(command, Command::Exit | Command::Shutdown);
+                let stops = matches!(command, NodeCommand::Exit | NodeCommand::Shutdown);
                 let Some(result) = carry_out(session, command, stop).await else {
                     let stopped = Err(anyhow!("stopped before it was done"));
                     output.result(name, stopped).await;
-                    obeyed.ok &= session.at_prompt || !cut_short();
-                    return obeyed;
+                    done.ok &= session.at_prompt || !cut_short();
+                    return done;
                 };
                 (name.to_owned(), result, stops)
             }
             Err(error) => (error.command, Err(anyhow!(error.message)), false),
         };
         let worked = result.is_ok();
-        obeyed.ok &= worked;
+        done.ok &= worked;
         if let Some(result) = result.transpose() {
             output.result(&name, result).await;
         }
@@ -360,7 +366,7 @@ async fn obey(
             output.settle().await;
         }
         if stops && worked {
-            return Obeyed { last: Some(request), ..obeyed };
+            return CommandsDone { last: Some(request), ..done };
         }
     }
 }
@@ -368,8 +374,8 @@ async fn obey(
 /// Carries out a command, which SIGINT ends at a prompt. `None` if the node is to stop before it is
 /// done.
 async fn carry_out(
-    session: &Session,
-    command: Command,
+    session: &NodeSession,
+    command: NodeCommand,
     stop: &CancellationToken,
 ) -> Option<anyhow::Result<Option<Reply>>> {
     let interruptible = session.at_prompt.then(Interruptible::start);
@@ -391,8 +397,8 @@ async fn carry_out(
 async fn print(
     node: Node,
     mut events: Events,
-    output: Output,
-    (fetches, expected): (Fetches, Expected),
+    output: Printer,
+    (fetches, expected): (Fetches, ExpectedFailures),
 ) {
     while let Some(event) = events.next().await {
         let is_reported = fetches.reports(&event) || expected.takes(&event);
@@ -414,9 +420,9 @@ fn line_to_join(args: &RunArgs, node: &Node) -> Option<String> {
         line.push_str(" --manual");
     }
     // A shell may take the brackets of an IPv6 address for a pattern.
-    line.push_str(&format!(" {}", words::quote(&address.to_string())));
+    line.push_str(&format!(" {}", shell_words::quote(&address.to_string())));
     if args.network != "peerkit" {
-        line.push_str(&format!(" {}", words::option("--network", &args.network)));
+        line.push_str(&format!(" {}", shell_words::option("--network", &args.network)));
     }
     Some(line)
 }

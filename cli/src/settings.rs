@@ -7,7 +7,7 @@ use peerkit::{Node, RateLimits};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{folders, rate};
+use crate::{byte_rate, folders};
 
 /// The name of the setting that is a folder. The others are rates.
 pub(crate) const DOWNLOADS: &str = "downloads";
@@ -50,7 +50,7 @@ impl Setting {
         let Some(index) = RATES.iter().position(|(rate, _)| *rate == name) else {
             return Err(unknown(name));
         };
-        let rate = rate::parse(value).map_err(|why| format!("can't take `{value}`: {why}"))?;
+        let rate = byte_rate::parse(value).map_err(|why| format!("can't take `{value}`: {why}"))?;
         Ok(Self::Rate(index, rate))
     }
 }

@@ -10,12 +10,12 @@ use peerkit::{Added, Event, Events, Node, SharedFile, Sharing};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::ShareArgs;
-use crate::log::Log;
-use crate::output::{Output, Sink};
+use crate::log::LogSwitch;
+use crate::output::{Printer, Sink};
 use crate::progress::Bars;
-use crate::start::{self, Reach, Spawned};
+use crate::start::{self, DialableFrom, Spawned};
 use crate::text::{self, plain};
-use crate::{fetches, folders, human, json, signals};
+use crate::{background_fetches, folders, human, json, signals};
 
 /// The folder in the state folder that holds the key and what files have hashed to.
 const FOLDER: &str = "share";
@@ -26,7 +26,7 @@ const LAST_EVENTS: Duration = Duration::from_secs(5);
 /// Shares until it is told to stop.
 pub(crate) async fn share(args: ShareArgs) -> anyhow::Result<bool> {
     let stop = signals::watch()?;
-    Log::start();
+    LogSwitch::start();
     let paths = args.paths.iter().map(|path| folders::existing(path));
     let paths: Vec<PathBuf> = paths.collect::<anyhow::Result<_>>()?;
     let state = folders::state(args.state.as_deref())?.join(FOLDER);
@@ -37,7 +37,7 @@ pub(crate) async fn share(args: ShareArgs) -> anyhow::Result<bool> {
 }
 
 /// The node that shares.
-struct Serving {
+struct SharingNode {
     node: Node,
     /// Another `peerkit share` has the state folder, so the key is one for this run only.
     has_passing_key: bool,
@@ -47,7 +47,7 @@ struct Serving {
 
 /// Starts a node that makes no link by itself. While another `peerkit share` uses the state folder it
 /// has a key for this run, and while the default port is in use it takes a free one.
-async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<Serving> {
+async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<SharingNode> {
     let mut config = args.listening.config();
     config.upload_rate = args.up.unwrap_or(config.upload_rate);
     let build = |in_use| {
@@ -73,22 +73,22 @@ async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<Serving> {
             }
         });
     }
-    Ok(Serving { node, has_passing_key, notes })
+    Ok(SharingNode { node, has_passing_key, notes })
 }
 
 async fn serve(
     args: &ShareArgs,
-    serving: &Serving,
+    serving: &SharingNode,
     paths: &[PathBuf],
     stop: &CancellationToken,
 ) -> anyhow::Result<bool> {
     let node = &serving.node;
     let bars = Bars::new();
-    let (output, writer) = Output::start(args.json, Sink::Streams, bars.clone(), stop);
+    let (output, writer) = Printer::start(args.json, Sink::Streams, bars.clone(), stop);
     let broken = writer.broken();
-    let telling = tokio::spawn(tell(node.clone(), node.events(), output.clone()));
+    let printing = tokio::spawn(print_transfers(node.clone(), node.events(), output.clone()));
     let showing = io::stderr().is_terminal().then(|| {
-        let showing = fetches::show(node.clone(), output.clone(), bars.clone(), false);
+        let showing = background_fetches::show(node.clone(), output.clone(), bars.clone(), false);
         tokio::spawn(showing)
     });
     let sharing = async {
@@ -116,7 +116,7 @@ async fn serve(
     }
     // The last events come while it stops.
     node.shutdown().await;
-    let _ = tokio::time::timeout(LAST_EVENTS, telling).await;
+    let _ = tokio::time::timeout(LAST_EVENTS, printing).await;
     if served.is_ok() {
         output.stopped(node, true).await;
     }
@@ -125,7 +125,7 @@ async fn serve(
 }
 
 /// Prints what peers have fetched, and what they could not.
-async fn tell(node: Node, mut events: Events, output: Output) {
+async fn print_transfers(node: Node, mut events: Events, output: Printer) {
     while let Some(event) = events.next().await {
         if matches!(event, Event::NodeUploadCompleted { .. } | Event::NodeShareChanged { .. }) {
             output.event(&node, &event).await;
@@ -144,7 +144,7 @@ fn sharing(args: &ShareArgs, node: &Node, path: &Path) -> Sharing {
 }
 
 /// Returns what is shared, and how the other side gets it.
-fn announcement(serving: &Serving, added: &Added, output: &Output) -> anyhow::Result<String> {
+fn announcement(serving: &SharingNode, added: &Added, output: &Printer) -> anyhow::Result<String> {
     let node = &serving.node;
     let SharedFile { hash, name, size, .. } = &added.shared;
     let ticket = node.files().ticket_for(&added.shared).context("it is shared no longer")?;
@@ -168,12 +168,14 @@ fn announcement(serving: &Serving, added: &Added, output: &Output) -> anyhow::Re
     for line in human::files::skipped_lines(paint, &added.skipped) {
         let _ = writeln!(text, "  {line}");
     }
-    let place = match Reach::of(&ticket.addresses) {
-        Reach::Others => "On the other machine:",
-        Reach::ThisMachine if ticket.addresses.is_empty() => {
+    let place = match DialableFrom::of(&ticket.addresses) {
+        DialableFrom::AnyMachine => "On the other machine:",
+        DialableFrom::ThisMachineOnly if ticket.addresses.is_empty() => {
             "On no machine yet, as this one has no network and the ticket no address:"
         }
-        Reach::ThisMachine => "On this machine, as no other can reach the address in the ticket:",
+        DialableFrom::ThisMachineOnly => {
+            "On this machine, as no other can reach the address in the ticket:"
+        }
     };
     let _ = writeln!(
         text,
@@ -185,8 +187,8 @@ fn announcement(serving: &Serving, added: &Added, output: &Output) -> anyhow::Re
     Ok(text)
 }
 
-fn closing(args: &ShareArgs, node: &Node, output: &Output) -> String {
-    let whom = match (args.ticket, args.to.len()) {
+fn closing(args: &ShareArgs, node: &Node, output: &Printer) -> String {
+    let access = match (args.ticket, args.to.len()) {
         (true, _) => "Only who has the ticket can fetch it: treat it like a password.",
         (_, 0) => "Whoever knows the ticket or the hash can fetch it.",
         (_, 1) => "Only the node of --to can fetch it.",
@@ -194,7 +196,7 @@ fn closing(args: &ShareArgs, node: &Node, output: &Output) -> String {
     };
     let serving = match node.addresses().is_empty() {
         true => "Nobody can reach this node now. Ctrl-C ends it.".to_owned(),
-        false => format!("Serving on {} until Ctrl-C.", start::addresses(node)),
+        false => format!("SharingNode on {} until Ctrl-C.", start::addresses(node)),
     };
-    format!("{}\n", output.paint().faint(&format!("{whom}\n{serving}")))
+    format!("{}\n", output.paint().faint(&format!("{access}\n{serving}")))
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::args::SimArgs;
 use crate::text::{Paint, count, plain, time};
-use crate::{Usage, print};
+use crate::{UsageError, print};
 
 /// A run that takes less shows no progress.
 const WORTH_A_LINE: Duration = Duration::from_secs(1);
@@ -53,24 +53,24 @@ pub(crate) fn sim(args: &SimArgs) -> anyhow::Result<bool> {
 fn read(file: &Path, nodes: Option<usize>) -> anyhow::Result<Scenario> {
     let shown = plain(&file.display().to_string());
     let text = fs::read_to_string(file)
-        .map_err(|error| Usage(format!("can't read the scenario {shown}: {error}")))?;
+        .map_err(|error| UsageError(format!("can't read the scenario {shown}: {error}")))?;
     let mut scenario: Scenario = toml::from_str(&text).map_err(|error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
-        Usage(format!("{shown} is no scenario: line {line}: {}", error.message()))
+        UsageError(format!("{shown} is no scenario: line {line}: {}", error.message()))
     })?;
     scenario.nodes = nodes.unwrap_or(scenario.nodes);
-    scenario.check().map_err(|error| Usage(format!("{shown} is no scenario: {error}")))?;
+    scenario.check().map_err(|error| UsageError(format!("{shown} is no scenario: {error}")))?;
     Ok(scenario)
 }
 
 /// Runs a scenario and adds what it took of this machine, where that is limited.
 fn run(scenario: &Scenario, seed: u64) -> anyhow::Result<(Report, Duration)> {
     let begun = Instant::now();
-    let mut shown = Shown::default();
+    let mut shown = ProgressLine::default();
     let report = scenario::run(scenario, seed, |progress| shown.show(scenario, seed, progress));
     shown.clear();
-    let mut report = report.map_err(Usage)?;
+    let mut report = report.map_err(UsageError)?;
     let took = begun.elapsed();
     let machine = |what, value, most| {
         Measure::new("this machine".to_owned(), what, value, Bound::AtMost(most))
@@ -95,12 +95,12 @@ fn memory() -> Option<u64> {
 
 /// How far a run is, on a terminal.
 #[derive(Default)]
-struct Shown {
+struct ProgressLine {
     begun: Option<Instant>,
     last: Option<Instant>,
 }
 
-impl Shown {
+impl ProgressLine {
     fn show(&mut self, scenario: &Scenario, seed: u64, progress: &Progress) {
         let now = Instant::now();
         let begun = *self.begun.get_or_insert(now);

@@ -7,14 +7,14 @@ use peerkit::{Address, Builder, Config, DEFAULT_PORT, Error, Node, StoreError};
 
 use crate::text::{Paint, plain};
 use crate::views::bare;
-use crate::{folders, host, signals, words};
+use crate::{environment, folders, shell_words, signals};
 
 /// State folders that nodes of one user take beside each other. 64: more than a machine runs by hand.
 const SIBLINGS: usize = 64;
 
 /// Places where a node is to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Listen {
+pub(crate) enum ListenPlace {
     /// On `host:port`.
     At(String),
     /// On this port of every address, IPv4 and IPv6.
@@ -23,13 +23,13 @@ pub(crate) enum Listen {
 
 /// The ports of a node that may have to give way to another node.
 struct Ports<'a> {
-    given: &'a [Listen],
+    given: &'a [ListenPlace],
     /// The default port is in use.
     gave_way: bool,
 }
 
 impl<'a> Ports<'a> {
-    fn new(given: &'a [Listen]) -> Self {
+    fn new(given: &'a [ListenPlace]) -> Self {
         Self { given, gave_way: false }
     }
 
@@ -40,13 +40,13 @@ impl<'a> Ports<'a> {
             ([], false) => builder.listen_everywhere(DEFAULT_PORT),
             ([], true) => builder.listen_everywhere(0),
             (given, _) => given.iter().fold(builder, |builder, place| match place {
-                Listen::At(address) => builder.listen(address.as_str()),
-                Listen::Everywhere(port) => builder.listen_everywhere(*port),
+                ListenPlace::At(address) => builder.listen(address.as_str()),
+                ListenPlace::Everywhere(port) => builder.listen_everywhere(*port),
             }),
         }
     }
 
-    /// Takes a free port after the default one was in use. Returns false if the ports were given.
+    /// OptionValue a free port after the default one was in use. Returns false if the ports were given.
     fn give_way(&mut self) -> bool {
         let may = self.given.is_empty() && !self.gave_way;
         self.gave_way |= may;
@@ -66,14 +66,14 @@ impl<'a> Ports<'a> {
 }
 
 /// A node that runs, with its state on disk.
-pub(crate) struct Running {
+pub(crate) struct RunningNode {
     pub(crate) node: Node,
     pub(crate) state: PathBuf,
     /// Notes on what the node decided by itself, a sentence each.
     pub(crate) notes: Vec<String>,
 }
 
-impl Running {
+impl RunningNode {
     /// Returns the number of fetches of earlier runs that go on.
     pub(crate) fn resuming(&self) -> usize {
         let downloads = self.node.files().downloads();
@@ -86,9 +86,9 @@ impl Running {
 /// # Errors
 /// If the network's secret, which the environment may have, can't be read.
 pub(crate) fn builder(name: Option<&str>, config: Config) -> anyhow::Result<Builder> {
-    let name = name.map_or_else(host::name, str::to_owned);
+    let name = name.map_or_else(environment::name, str::to_owned);
     let builder = Node::builder().name(name).config(config);
-    Ok(match host::secret()? {
+    Ok(match environment::secret()? {
         Some(secret) => builder.secret(secret),
         None => builder,
     })
@@ -101,9 +101,9 @@ pub(crate) fn builder(name: Option<&str>, config: Config) -> anyhow::Result<Buil
 /// If `build` fails, or the node can't start.
 pub(crate) async fn start(
     given: Option<&Path>,
-    listen: &[Listen],
+    listen: &[ListenPlace],
     build: impl Fn() -> anyhow::Result<Builder>,
-) -> anyhow::Result<Running> {
+) -> anyhow::Result<RunningNode> {
     let usual = folders::state(given)?;
     let folder = |in_use| match in_use {
         0 => usual.clone(),
@@ -120,7 +120,7 @@ pub(crate) async fn start(
             state.display()
         )
     });
-    Ok(Running { node, state, notes: moved.into_iter().chain(note).collect() })
+    Ok(RunningNode { node, state, notes: moved.into_iter().chain(note).collect() })
 }
 
 /// A node that has been started.
@@ -139,7 +139,7 @@ pub(crate) struct Spawned {
 /// # Errors
 /// If `build` fails, or the node can't start.
 pub(crate) async fn spawn(
-    listen: &[Listen],
+    listen: &[ListenPlace],
     others: usize,
     build: impl Fn(usize) -> anyhow::Result<Builder>,
 ) -> anyhow::Result<Spawned> {
@@ -166,7 +166,7 @@ fn advised(error: Error) -> anyhow::Error {
                 true => "0".to_owned(),
                 false => SocketAddr::new(at.ip(), 0).to_string(),
             };
-            let free = words::option("--listen", &free);
+            let free = shell_words::option("--listen", &free);
             anyhow::anyhow!("{error}: choose another with --listen, or any free one with {free}")
         }
         Error::Store(StoreError::InUse(_)) => {
@@ -184,16 +184,16 @@ pub(crate) fn note_lines(paint: Paint, notes: &[String]) -> String {
 
 /// From where a node can be dialled at the addresses that it announces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reach {
+pub(crate) enum DialableFrom {
     /// From other machines, as far as this one can know.
-    Others,
+    AnyMachine,
     /// From this machine only: there is no network, or the node listens on loopback.
-    ThisMachine,
+    ThisMachineOnly,
 }
 
-impl Reach {
+impl DialableFrom {
     pub(crate) fn of(addresses: &[Address]) -> Self {
-        if addresses.iter().all(is_local) { Self::ThisMachine } else { Self::Others }
+        if addresses.iter().all(is_local) { Self::ThisMachineOnly } else { Self::AnyMachine }
     }
 }
 
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_that_nobody_can_dial_says_so() {
+    fn a_node_without_an_address_says_so() {
         assert!(listed(Vec::new(), Vec::new()).starts_with("no address"));
         let bound = "[fe80::1%2]:7".parse().unwrap();
         assert!(listed(Vec::new(), vec![bound]).starts_with("[fe80::1%2]:7, which"));
@@ -251,7 +251,7 @@ mod tests {
             assert!(advice(everywhere).ends_with("any free one with --listen 0"));
         }
         assert!(advice("127.0.0.1:7").ends_with("--listen 127.0.0.1:0"));
-        let quoted = words::quote("[::1]:0");
+        let quoted = shell_words::quote("[::1]:0");
         assert_ne!(quoted, "[::1]:0", "brackets are a pattern in a shell");
         assert!(advice("[::1]:7").ends_with(&quoted));
     }
@@ -260,15 +260,15 @@ mod tests {
     fn loopback_is_for_this_machine() {
         let reach = |texts: &[&str]| {
             let addresses: Vec<Address> = texts.iter().map(|text| text.parse().unwrap()).collect();
-            Reach::of(&addresses)
+            DialableFrom::of(&addresses)
         };
         assert_eq!(
             reach(&["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "localhost:1"]),
-            Reach::ThisMachine
+            DialableFrom::ThisMachineOnly
         );
-        assert_eq!(reach(&["127.0.0.1:1", "192.0.2.7:1"]), Reach::Others);
-        assert_eq!(reach(&["ann.example.org:1"]), Reach::Others);
-        assert_eq!(reach(&["[fd00::1]:1"]), Reach::Others);
+        assert_eq!(reach(&["127.0.0.1:1", "192.0.2.7:1"]), DialableFrom::AnyMachine);
+        assert_eq!(reach(&["ann.example.org:1"]), DialableFrom::AnyMachine);
+        assert_eq!(reach(&["[fd00::1]:1"]), DialableFrom::AnyMachine);
     }
 
     #[test]
@@ -287,6 +287,6 @@ mod tests {
         let mut ports = Ports::new(&[]);
         assert!(ports.give_way());
         assert!(!ports.give_way(), "a free port is in use only by chance");
-        assert!(!Ports::new(&[Listen::Everywhere(1)]).give_way());
+        assert!(!Ports::new(&[ListenPlace::Everywhere(1)]).give_way());
     }
 }

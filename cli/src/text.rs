@@ -10,7 +10,7 @@ use anstyle_query::{clicolor, no_color, term_supports_color};
 pub(crate) use peerkit::plain;
 use peerkit::{KeyError, NodeId};
 
-use crate::words;
+use crate::shell_words;
 
 /// Returns a line of JSON in which the characters that [`plain`] writes out are written as JSON writes
 /// them, `\u202e`: the same values to a program, and harmless in a terminal. Everything that is printed
@@ -70,7 +70,7 @@ pub(crate) fn error(error: &anyhow::Error) -> String {
     }
     text = shortened(&text, LONGEST_ERROR);
     if let Some(path) = readable_key(error) {
-        let _ = write!(text, "; run `chmod 600 {}`", words::path(&path.to_string_lossy()));
+        let _ = write!(text, "; run `chmod 600 {}`", shell_words::path(&path.to_string_lossy()));
     }
     if let Some(advice) = error.chain().find_map(|cause| advice(cause.downcast_ref()?)) {
         let _ = write!(text, "; {advice}");
@@ -258,26 +258,26 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_told_once() {
+    fn a_cause_is_printed_once() {
         let disk = || std::io::Error::other("the disk is full");
-        let told = peerkit::FetchError::Disk { path: "a".into(), error: disk() };
-        assert_eq!(error(&told.into()), "can't write a: the disk is full");
-        let told = anyhow::Error::new(disk()).context("can't save").context("not done");
-        assert_eq!(error(&told), "not done: can't save: the disk is full");
+        let described = peerkit::FetchError::Disk { path: "a".into(), error: disk() };
+        assert_eq!(error(&described.into()), "can't write a: the disk is full");
+        let described = anyhow::Error::new(disk()).context("can't save").context("not done");
+        assert_eq!(error(&described), "not done: can't save: the disk is full");
     }
 
     #[test]
     fn an_error_comes_with_the_command_that_helps() {
         let unknown = peerkit::Error::UnknownPeer("bob".into());
-        let told = "no connected node is called `bob`; `peers` lists those that are connected";
-        assert_eq!(error(&unknown.into()), told);
+        let described = "no connected node is called `bob`; `peers` lists those that are connected";
+        assert_eq!(error(&unknown.into()), described);
         let hash = peerkit::Hash::of(b"content");
         let none = anyhow::Error::new(peerkit::Error::NoDownload(hash)).context("not paused");
-        let told = format!(
+        let described = format!(
             "not paused: there is no download of {hash} under way; `downloads` lists those that \
              there are"
         );
-        assert_eq!(error(&none), told);
+        assert_eq!(error(&none), described);
     }
 
     #[cfg(unix)]

@@ -84,7 +84,7 @@ pub(crate) fn bare(addresses: impl IntoIterator<Item = Address>) -> Vec<String> 
 
 /// A round trip.
 #[derive(Debug, Serialize)]
-pub(crate) struct Ping {
+pub(crate) struct PingView {
     pub(crate) peer: PeerView,
     /// `None` if no answer came.
     pub(crate) rtt_ms: Option<f64>,

@@ -7,7 +7,7 @@ use clap::{Args, ValueHint};
 use peerkit::{Address, NodeId};
 
 use super::{ListenArgs, short_name};
-use crate::{command, rate};
+use crate::{byte_rate, command};
 
 /// Shown below `peerkit share --help`.
 const SHARE_EXAMPLES: &str = "\
@@ -77,7 +77,7 @@ pub(crate) struct ShareArgs {
     pub(crate) name: Option<String>,
 
     /// Bytes a second at most, for example 500k or 2MiB [default: no limit]
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate::parse)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) up: Option<u64>,
 
     /// Where its key is kept, in the folder `share`: with it tickets stay good over a restart, unless
@@ -128,7 +128,7 @@ pub(crate) struct GetArgs {
     pub(crate) force: bool,
 
     /// Bytes a second at most, for example 500k or 2MiB [default: no limit]
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate::parse)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) down: Option<u64>,
 
     /// With a HASH: the network that the node is in [default: peerkit]

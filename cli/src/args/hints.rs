@@ -11,7 +11,7 @@ use clap::{CommandFactory, Parser};
 
 use super::Cli;
 use crate::text::{Paint, plain};
-use crate::{FAILED, USAGE, command, manual, wanted, words};
+use crate::{FAILED, USAGE, command, fetch_arguments, help, shell_words};
 
 /// Words of other programs, and what does the same here.
 const ELSEWHERE: &[(&[&str], &str)] = &[
@@ -78,17 +78,19 @@ fn hint(error: &clap::Error) -> Option<String> {
 /// subcommand that is spelled alike.
 fn for_word(word: &str) -> Option<String> {
     let shown = plain(word);
-    if let Ok(Some((wanted, _))) = wanted::recognise(&[word]) {
+    if let Ok(Some((wanted, _))) = fetch_arguments::recognise(&[word]) {
         return Some(match wanted {
-            wanted::Wanted::Ticket(_) => {
+            fetch_arguments::FetchKey::Ticket(_) => {
                 "this is a ticket: `peerkit get TICKET` fetches what it is for".to_owned()
             }
-            wanted::Wanted::Hash(_) => "this is a hash or an identity: `peerkit get HASH --from \
+            fetch_arguments::FetchKey::Hash(_) => {
+                "this is a hash or an identity: `peerkit get HASH --from \
                                         ADDR` fetches a file from the node there"
-                .to_owned(),
+                    .to_owned()
+            }
         });
     }
-    if word.to_ascii_lowercase().starts_with(wanted::TICKET_START) {
+    if word.to_ascii_lowercase().starts_with(fetch_arguments::TICKET_START) {
         return Some(
             "this looks like a ticket that was cut short: copy it again, whole, and put `get` \
              before it"
@@ -110,12 +112,12 @@ fn for_word(word: &str) -> Option<String> {
         return Some(format!("`{shown}` is not a subcommand: {hint}"));
     }
     if Path::new(word).exists() {
-        let path = words::path(word);
+        let path = shell_words::path(word);
         return Some(format!(
             "`{shown}` is not a subcommand, but a file or folder: `peerkit share {path}` shares it"
         ));
     }
-    if let Some(entry) = manual::entry(&lower) {
+    if let Some(entry) = help::entry(&lower) {
         return Some(format!(
             "`{shown}` is a command of a running node: type it at the prompt of `peerkit run`, or \
              pipe it in: echo '{}' | peerkit run",

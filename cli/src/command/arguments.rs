@@ -2,32 +2,32 @@
 
 use std::path::PathBuf;
 
-use super::flags::Given;
-use super::{Command, Entry};
+use super::options::GivenOptions;
+use super::{CommandSpec, NodeCommand};
+use crate::fetch_arguments;
 use crate::settings::{self, Setting};
-use crate::wanted;
-use crate::words::{self, Word};
+use crate::shell_words::{self, ShellWord};
 
 /// What follows the command's name.
-pub(super) struct Arguments<'a> {
-    pub(super) entry: &'a Entry,
+pub(super) struct ArgumentReader<'a> {
+    pub(super) entry: &'a CommandSpec,
     pub(super) rest: &'a str,
     /// The options, which are no longer part of `rest`.
-    pub(super) flags: Given,
+    pub(super) flags: GivenOptions,
 }
 
-impl Arguments<'_> {
+impl ArgumentReader<'_> {
     /// All that is left, in words.
     pub(super) fn words(&mut self) -> Vec<String> {
-        let words = words::words(self.rest).map(|word| word.text).collect();
+        let words = shell_words::words(self.rest).map(|word| word.text).collect();
         self.rest = "";
         words
     }
 
     /// The next word; in quotes where it has blanks.
     pub(super) fn word(&mut self, what: &str) -> Result<String, String> {
-        match words::words(self.rest).next() {
-            Some(Word { open: true, .. }) => Err(self.wrong("misses a closing quote")),
+        match shell_words::words(self.rest).next() {
+            Some(ShellWord { open: true, .. }) => Err(self.wrong("misses a closing quote")),
             Some(word) if !word.text.is_empty() => {
                 let rest = self.rest.get(word.end..).unwrap_or_default();
                 self.rest = rest.strip_prefix(char::is_whitespace).unwrap_or(rest);
@@ -48,7 +48,7 @@ impl Arguments<'_> {
     }
 
     /// Returns `command` if nothing is left.
-    pub(super) fn nothing(&self, command: Command) -> Result<Command, String> {
+    pub(super) fn nothing(&self, command: NodeCommand) -> Result<NodeCommand, String> {
         if self.rest.trim().is_empty() {
             return Ok(command);
         }
@@ -65,7 +65,7 @@ impl Arguments<'_> {
     /// The rest of the line as one name, which may hold blanks, with or without quotes.
     pub(super) fn rest(&mut self, what: &str) -> Result<String, String> {
         let rest = std::mem::take(&mut self.rest);
-        let name = wanted::name(rest, "name").map_err(|error| self.wrong(&error))?;
+        let name = fetch_arguments::name(rest, "name").map_err(|error| self.wrong(&error))?;
         let name = name.filter(|name| !name.is_empty());
         name.ok_or_else(|| self.wrong(&format!("needs {what}")))
     }
@@ -95,7 +95,7 @@ impl Arguments<'_> {
     pub(super) fn sought(&mut self) -> Result<String, String> {
         let text = self.text()?;
         let text = text.trim();
-        let mut words = words::words(text);
+        let mut words = shell_words::words(text);
         let is_quoted = text.starts_with(['"', '\'']);
         Ok(match (words.next(), words.next()) {
             (Some(word), None) if is_quoted && !word.open => word.text,
@@ -105,10 +105,10 @@ impl Arguments<'_> {
 
     /// The title at the start of a broadcast. What follows is its text as it stands.
     pub(super) fn title(&mut self) -> Result<String, String> {
-        let Some(first) = words::words(self.rest).next() else { return Ok(String::new()) };
+        let Some(first) = shell_words::words(self.rest).next() else { return Ok(String::new()) };
         if first.text == "--title" && !first.quoted {
             self.word("an option")?;
-            return match words::words(self.rest).next() {
+            return match shell_words::words(self.rest).next() {
                 Some(word) if word.text.is_empty() => {
                     let rest = self.rest.get(word.end..).unwrap_or_default();
                     self.rest = rest.strip_prefix(char::is_whitespace).unwrap_or(rest);
@@ -129,7 +129,7 @@ impl Arguments<'_> {
     /// The rest of the line as a path: it may hold blanks, with or without quotes, and `~/`.
     pub(super) fn path(&mut self) -> Result<Option<PathBuf>, String> {
         let rest = std::mem::take(&mut self.rest);
-        wanted::path(rest).map_err(|error| self.wrong(&error))
+        fetch_arguments::path(rest).map_err(|error| self.wrong(&error))
     }
 
     /// A setting's name and its new value, if there are any.

@@ -54,13 +54,13 @@ pub(super) fn hash(path: &Path) -> anyhow::Result<Hash> {
 }
 
 /// A folder's files, by their paths in it.
-pub(super) struct Tree {
+pub(super) struct FileTree {
     root: PathBuf,
     /// The length and the hash of each.
     files: BTreeMap<PathBuf, (u64, Hash)>,
 }
 
-impl Tree {
+impl FileTree {
     /// Reads and hashes every file in a folder but those `skipped`. Links are left out.
     pub(super) fn read(root: &Path, skipped: &[Skipped]) -> anyhow::Result<Self> {
         let mut files = BTreeMap::new();
@@ -145,7 +145,8 @@ mod tests {
         let (one, other) = (folder.path().join("one"), folder.path().join("other"));
         make(&one).unwrap();
         make(&other).unwrap();
-        let compare = || Tree::read(&one, &[]).unwrap().compare(&Tree::read(&other, &[]).unwrap());
+        let compare =
+            || FileTree::read(&one, &[]).unwrap().compare(&FileTree::read(&other, &[]).unwrap());
         compare().unwrap();
         assert!(!same_bytes(&one.join(LARGEST), &one.join("empty.txt")).unwrap());
         assert!(!same_bytes(&one.join("letter.txt"), &one.join(LARGEST)).unwrap());

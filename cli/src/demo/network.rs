@@ -27,14 +27,14 @@ const NAMES: [&str; 24] = [
 
 /// Nodes on loopback.
 #[derive(Default)]
-pub(super) struct Network {
+pub(super) struct DemoNetwork {
     pub(super) nodes: Vec<Node>,
     listening: Vec<SocketAddr>,
     /// How often each broadcast came, for each node.
     received: Vec<Arc<Mutex<BTreeMap<Hash, usize>>>>,
 }
 
-impl Network {
+impl DemoNetwork {
     /// Starts `number` nodes, each on a port of its own.
     pub(super) async fn start(number: usize) -> anyhow::Result<Self> {
         let mut network = Self::default();

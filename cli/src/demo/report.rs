@@ -11,13 +11,13 @@ use crate::json;
 use crate::text::{self, Paint, count, millis, plain, time};
 
 /// Prints the steps.
-pub(super) struct Report {
+pub(super) struct StepPrinter {
     json: bool,
     paint: Paint,
 }
 
 /// What came out of a step.
-pub(super) struct Figures {
+pub(super) struct StepResult {
     text: String,
     details: Vec<String>,
     /// The figures of the JSON line.
@@ -27,9 +27,9 @@ pub(super) struct Figures {
 /// A step failed, and that was printed.
 #[derive(Debug, thiserror::Error)]
 #[error("a step failed")]
-pub(super) struct Failed;
+pub(super) struct StepFailed;
 
-impl Figures {
+impl StepResult {
     /// Returns the figures in words, and those of the JSON line, which are an object.
     pub(super) fn new(text: String, fields: Value) -> Self {
         Self { text, details: Vec::new(), fields }
@@ -41,7 +41,7 @@ impl Figures {
     }
 }
 
-impl Report {
+impl StepPrinter {
     pub(super) fn new(json: bool) -> Self {
         Self { json, paint: Paint::on(&io::stdout()) }
     }
@@ -57,14 +57,14 @@ impl Report {
         ))
     }
 
-    /// Takes a step and prints how it went. Gives what the next steps need of it.
+    /// OptionValue a step and prints how it went. Gives what the next steps need of it.
     ///
     /// # Errors
-    /// [`Failed`] where it failed, which is printed already; or where printing does.
+    /// [`StepFailed`] where it failed, which is printed already; or where printing does.
     pub(super) async fn step<T>(
         &self,
         name: &str,
-        step: impl Future<Output = anyhow::Result<(Figures, T)>>,
+        step: impl Future<Output = anyhow::Result<(StepResult, T)>>,
     ) -> anyhow::Result<T> {
         let begun = Instant::now();
         let result = step.await;
@@ -74,17 +74,17 @@ impl Report {
                 (json_line(name, true, elapsed, figures.fields), Ok(value))
             }
             Ok((figures, value)) => (self.text(name, elapsed, &figures), Ok(value)),
-            Err(error) => (self.failure(name, elapsed, &error), Err(Failed)),
+            Err(error) => (self.failure(name, elapsed, &error), Err(StepFailed)),
         };
         self.put(&line)?;
         Ok(value?)
     }
 
-    /// Takes a step that the next steps need nothing of.
+    /// OptionValue a step that the next steps need nothing of.
     pub(super) async fn check(
         &self,
         name: &str,
-        step: impl Future<Output = anyhow::Result<Figures>>,
+        step: impl Future<Output = anyhow::Result<StepResult>>,
     ) -> anyhow::Result<()> {
         self.step(name, async { Ok((step.await?, ())) }).await
     }
@@ -96,15 +96,20 @@ impl Report {
         self.put(&format!("\nthe files are in {}\n", folder.display()))
     }
 
-    pub(super) fn end(&self, end: End, elapsed: Duration) -> io::Result<()> {
+    pub(super) fn end(&self, end: DemoOutcome, elapsed: Duration) -> io::Result<()> {
         if self.json {
-            let fields = if end == End::Stopped { json!({ "error": STOPPED }) } else { json!({}) };
-            return self.put(&json_line("end", end == End::Worked, elapsed, fields));
+            let fields =
+                if end == DemoOutcome::Stopped { json!({ "error": STOPPED }) } else { json!({}) };
+            return self.put(&json_line("end", end == DemoOutcome::Worked, elapsed, fields));
         }
         let text = match end {
-            End::Worked => self.paint.good(&format!("All of it worked, in {}.", time(elapsed))),
-            End::Failed => self.paint.bad("It did not work: see the step marked ✗ above."),
-            End::Stopped => self.paint.bad(&format!("It was {STOPPED}.")),
+            DemoOutcome::Worked => {
+                self.paint.good(&format!("All of it worked, in {}.", time(elapsed)))
+            }
+            DemoOutcome::StepFailed => {
+                self.paint.bad("It did not work: see the step marked ✗ above.")
+            }
+            DemoOutcome::Stopped => self.paint.bad(&format!("It was {STOPPED}.")),
         };
         self.put(&format!("\n{text}\n"))
     }
@@ -117,7 +122,7 @@ impl Report {
         format!("{} {name:10} {}\n", self.paint.bad("✗"), plain(&error))
     }
 
-    fn text(&self, name: &str, elapsed: Duration, figures: &Figures) -> String {
+    fn text(&self, name: &str, elapsed: Duration, figures: &StepResult) -> String {
         let (mark, name) = (self.paint.good("✓"), self.paint.strong(&format!("{name:10}")));
         let elapsed = self.paint.faint(&format!("[{}]", time(elapsed)));
         let mut text = format!("{mark} {name} {} {elapsed}\n", figures.text);
@@ -136,10 +141,10 @@ impl Report {
 
 /// The outcome of a demo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum DemoOutcome {
     Worked,
     /// A step failed, and its report says why.
-    Failed,
+    StepFailed,
     /// A signal ended it.
     Stopped,
 }

@@ -7,26 +7,26 @@ use anyhow::{Context as _, ensure};
 use peerkit::{FetchRequest, Hash, Node, SharedFile};
 use serde_json::json;
 
-use super::files::{self, Tree};
-use super::network::Network;
-use super::report::Figures;
+use super::files::{self, FileTree};
+use super::network::DemoNetwork;
+use super::report::StepResult;
 use crate::text::{count, millis, size, time};
 
 /// Hash lines shown of what was fetched.
 const LINES: usize = 12;
 
 /// A folder that is shared.
-pub(super) struct Offer {
+pub(super) struct SharedFolder {
     shared: SharedFile,
-    tree: Tree,
+    tree: FileTree,
 }
 
 /// Shares a folder that is made on the spot in `place`, and the user's own.
 pub(super) async fn share(
-    network: &Network,
+    network: &DemoNetwork,
     place: &Path,
     own: Option<&PathBuf>,
-) -> anyhow::Result<(Figures, Vec<Offer>)> {
+) -> anyhow::Result<(StepResult, Vec<SharedFolder>)> {
     let sharer = network.last();
     let made = place.join(files::FOLDER);
     files::make(&made)?;
@@ -37,7 +37,7 @@ pub(super) async fn share(
     let mut offers = Vec::new();
     for folder in folders {
         let added = sharer.share(&folder).await?;
-        let tree = Tree::read(&folder, &added.skipped)?;
+        let tree = FileTree::read(&folder, &added.skipped)?;
         ensure!(
             (added.files, added.shared.size) == (tree.len(), tree.bytes()),
             "{} files, {} bytes of {} are shared, which has {} and {}",
@@ -47,7 +47,7 @@ pub(super) async fn share(
             tree.len(),
             tree.bytes()
         );
-        offers.push(Offer { shared: added.shared, tree });
+        offers.push(SharedFolder { shared: added.shared, tree });
     }
     let elapsed = begun.elapsed();
     let single = sharer.share(made.join(files::LARGEST)).await?;
@@ -65,19 +65,19 @@ pub(super) async fn share(
         size(bytes),
     );
     let fields = json!({ "files": number, "bytes": bytes, "sharing_ms": millis(elapsed) });
-    Ok((Figures::new(text, fields), offers))
+    Ok((StepResult::new(text, fields), offers))
 }
 
 /// Finds the folders by their names, from a node that has no link with their sharer, which is
 /// given back.
 pub(super) async fn search<'a>(
-    network: &'a Network,
-    offers: &[Offer],
-) -> anyhow::Result<(Figures, &'a Node)> {
+    network: &'a DemoNetwork,
+    offers: &[SharedFolder],
+) -> anyhow::Result<(StepResult, &'a Node)> {
     let sharer = network.last();
     let (seeker, how) = network.far_from(sharer);
     let begun = Instant::now();
-    for Offer { shared, .. } in offers {
+    for SharedFolder { shared, .. } in offers {
         let found = seeker.search(shared.name.as_str()).await?;
         let hit = found.iter().find(|found| found.file.hash == shared.hash);
         let hit = hit.with_context(|| format!("`{}` was not found", shared.name))?;
@@ -96,26 +96,26 @@ pub(super) async fn search<'a>(
     let fields = json!({
         "from": seeker.name(), "sharer": sharer.name(), "search_ms": millis(elapsed),
     });
-    Ok((Figures::new(text, fields), seeker))
+    Ok((StepResult::new(text, fields), seeker))
 }
 
 /// Fetches the folders into `target` and compares every byte. Paths are shown whole where the files
 /// are kept, so that b3sum finds them.
 pub(super) async fn fetch(
     seeker: &Node,
-    offers: &[Offer],
+    offers: &[SharedFolder],
     target: &Path,
     kept: bool,
-) -> anyhow::Result<Figures> {
+) -> anyhow::Result<StepResult> {
     let mut bytes = 0;
     let mut elapsed = Duration::ZERO;
     let mut lines = Vec::new();
-    for Offer { shared, tree } in offers {
+    for SharedFolder { shared, tree } in offers {
         let begun = Instant::now();
         let fetched = seeker.fetch(FetchRequest::new(shared.hash).into_folder(target)).await?;
         elapsed += begun.elapsed();
         bytes += fetched.bytes;
-        let copy = Tree::read(&fetched.path, &[])?;
+        let copy = FileTree::read(&fetched.path, &[])?;
         tree.compare(&copy)?;
         let above = if kept { Path::new("") } else { target };
         lines.extend(copy.hash_lines(above));
@@ -140,7 +140,7 @@ pub(super) async fn fetch(
         "files": number, "bytes": bytes, "bytes_per_second": rate.round(),
         "fetch_ms": millis(elapsed), "hashes": hashes,
     });
-    Ok(Figures::new(text, fields).details(shown))
+    Ok(StepResult::new(text, fields).details(shown))
 }
 
 fn hash_field(hash: Hash, path: &str) -> serde_json::Value {

@@ -6,20 +6,20 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use peerkit::{Access, Download, FetchRequest, FileName, FoundFile, Hash, NodeId, SharedFile};
 
-use super::Session;
+use super::NodeSession;
+use crate::fetch_arguments::{self, FetchKey, SaveLocation};
 use crate::human::files;
 use crate::json::Fields;
 use crate::lock::lock;
 use crate::output::Reply;
 use crate::views::ShareView;
-use crate::wanted::{self, Destination, Wanted};
 use crate::{command, folders};
 
 /// How long a command waits for what was shared before the start. 5 s: a hundred thousand files that
 /// have not changed take one.
 const RESTORED: Duration = Duration::from_secs(5);
 
-impl Session {
+impl NodeSession {
     pub(super) async fn add(
         &self,
         path: PathBuf,
@@ -130,7 +130,7 @@ impl Session {
     ) -> anyhow::Result<FetchRequest> {
         let (wanted, name, path) = {
             let found = lock(&self.found);
-            wanted::read(line, &found).map_err(|error| anyhow!(error))?
+            fetch_arguments::read(line, &found).map_err(|error| anyhow!(error))?
         };
         if path.as_deref() == Some(Path::new("-")) {
             bail!(
@@ -138,13 +138,13 @@ impl Session {
             );
         }
         let request = match wanted {
-            Wanted::Ticket(ticket) if ticket.network != self.node.network().name() => bail!(
+            FetchKey::Ticket(ticket) if ticket.network != self.node.network().name() => bail!(
                 "this ticket is from the network `{}`, where this node is not: \
                  `peerkit get TICKET` fetches it without a running node",
                 ticket.network
             ),
-            Wanted::Ticket(ticket) => FetchRequest::ticket(&ticket),
-            Wanted::Hash(hash) => FetchRequest::new(hash),
+            FetchKey::Ticket(ticket) => FetchRequest::ticket(&ticket),
+            FetchKey::Hash(hash) => FetchRequest::new(hash),
         };
         let request = match name {
             Some(name) => request.named(name),
@@ -152,7 +152,7 @@ impl Session {
         };
         let from = self.addresses(from).await?;
         let request = from.into_iter().fold(request.overwrite(force), FetchRequest::from);
-        let destination = Destination::new(path.as_deref(), &self.node.files().download_folder());
+        let destination = SaveLocation::new(path.as_deref(), &self.node.files().download_folder());
         Ok(destination.context("there is no current folder")?.of_request(request))
     }
 
@@ -216,7 +216,7 @@ fn by_digits(text: &str, candidates: Vec<Hash>) -> anyhow::Result<Option<Hash>> 
     if let Ok(hash) = text.parse() {
         return Ok(Some(hash));
     }
-    wanted::by_digits(text, candidates.into_iter()).map_err(|error| anyhow!(error))
+    fetch_arguments::by_digits(text, candidates.into_iter()).map_err(|error| anyhow!(error))
 }
 
 #[cfg(test)]

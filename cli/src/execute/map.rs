@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use peerkit::Network;
 
-use super::Session;
+use super::NodeSession;
 use crate::output::Reply;
 use crate::text::path as shown;
 
-impl Session {
+impl NodeSession {
     pub(super) async fn map(&self, file: Option<PathBuf>) -> anyhow::Result<Reply> {
         let write = file.as_deref().map(form).transpose()?;
         let map = self.node.network().graph().await?;

@@ -13,8 +13,8 @@ use rustyline::history::DefaultHistory;
 use rustyline::{Config, Editor};
 
 use crate::args::GetArgs;
+use crate::fetch_arguments::{self, FetchKey};
 use crate::terminal::{self, Terminal};
-use crate::wanted::{self, Wanted};
 use crate::{signals, usage};
 
 /// Bytes that are read of a file with a ticket in it: eight times the longest ticket.
@@ -26,7 +26,7 @@ const VARIABLE: &str = "PEERKIT_TICKET";
 const NEITHER: &str = "neither a ticket, which begins with peerkit1, nor a hash of 64 hex digits";
 
 /// Returns what is to be fetched and the path to put it to.
-pub(super) fn read(args: &GetArgs) -> anyhow::Result<(Wanted, Option<PathBuf>)> {
+pub(super) fn read(args: &GetArgs) -> anyhow::Result<(FetchKey, Option<PathBuf>)> {
     let words: Vec<&OsStr> = args.words().collect();
     if let Some(file) = &args.ticket_file {
         let text = read_file(file)?;
@@ -42,7 +42,7 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(Wanted, Option<PathBuf>)> 
         return Ok((whole(line, "this")?, path(words.get(1..).unwrap_or_default())?));
     }
     let command = command_words(&texts);
-    match wanted::recognise(texts.get(command..).unwrap_or_default()) {
+    match fetch_arguments::recognise(texts.get(command..).unwrap_or_default()) {
         Ok(Some((wanted, taken))) => {
             return Ok((wanted, path(words.get(command + taken..).unwrap_or_default())?));
         }
@@ -54,12 +54,12 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(Wanted, Option<PathBuf>)> 
     }
     let is_place = match &words[..] {
         [] => true,
-        [only] => only.to_str().is_none_or(wanted::is_place),
+        [only] => only.to_str().is_none_or(fetch_arguments::is_place),
         _ => false,
     };
     if !is_place {
         let word = words.first().unwrap_or(&OsStr::new("")).to_string_lossy().into_owned();
-        let word = wanted::shortened(&word);
+        let word = fetch_arguments::shortened(&word);
         return Err(usage(format!("`{word}` is {NEITHER}")));
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
@@ -80,10 +80,10 @@ fn command_words(words: &[&str]) -> usize {
 }
 
 /// Reads a text that has to be a ticket or a hash and nothing else, or the line that fetches it.
-fn whole(text: &str, from: &str) -> anyhow::Result<Wanted> {
+fn whole(text: &str, from: &str) -> anyhow::Result<FetchKey> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let words = words.get(command_words(&words)..).unwrap_or_default();
-    match wanted::recognise(words) {
+    match fetch_arguments::recognise(words) {
         Ok(Some((wanted, taken))) if taken == words.len() => Ok(wanted),
         Ok(Some(_)) => Err(usage(format!("{from} holds more than one ticket or hash"))),
         Ok(None) => Err(usage(format!("{from} is {NEITHER}"))),
@@ -96,11 +96,13 @@ fn path(words: &[&OsStr]) -> anyhow::Result<Option<PathBuf>> {
     match words {
         [] => Ok(None),
         [path] if path.is_empty() => Err(usage("the PATH is empty")),
-        [path] if path.to_str().is_some_and(wanted::is_wanted) => Err(usage(wanted::SECOND)),
+        [path] if path.to_str().is_some_and(fetch_arguments::is_wanted) => {
+            Err(usage(fetch_arguments::SECOND))
+        }
         [path] => Ok(Some(PathBuf::from(path))),
         [_, second, ..] => {
             let second = second.to_string_lossy();
-            let second = wanted::shortened(&second);
+            let second = fetch_arguments::shortened(&second);
             Err(usage(format!("one PATH is enough, and `{second}` is a second one")))
         }
     }
@@ -120,7 +122,7 @@ fn read_file(path: &Path) -> anyhow::Result<String> {
 }
 
 /// Asks for a ticket at the terminal until there is one. What is typed is kept nowhere.
-fn ask() -> anyhow::Result<Wanted> {
+fn ask() -> anyhow::Result<FetchKey> {
     let _terminal = Terminal::remember();
     let config = Config::builder().max_history_size(0)?.build();
     let mut editor: Editor<(), DefaultHistory> = Editor::with_config(config)?;

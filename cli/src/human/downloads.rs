@@ -17,7 +17,7 @@ pub(crate) fn named(paint: Paint, download: &DownloadStatus) -> String {
 
 /// Returns a download and its progress, on one line.
 pub(crate) fn line(paint: Paint, download: &DownloadStatus) -> String {
-    let figures = Figures {
+    let figures = TransferFigures {
         done: download.done,
         total: download.total,
         rate: download.rate,
@@ -36,14 +36,14 @@ const WAITS: &str = "waits for a source";
 
 /// The progress of a download.
 #[derive(Clone, Copy)]
-struct Figures {
+struct TransferFigures {
     done: u64,
     total: Option<u64>,
     rate: u64,
     sources: usize,
 }
 
-impl Figures {
+impl TransferFigures {
     fn describe(self, paint: Paint, state: DownloadState, error: Option<&str>) -> String {
         match state {
             DownloadState::Queued => "waits for its turn".to_owned(),
@@ -103,26 +103,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fetch_is_told_on_a_line() {
-        let told =
-            |figures: Figures, state| figures.describe(Paint::none(), state, Some("full\u{1b}"));
-        let figures = Figures { done: 512 << 20, total: Some(2 << 30), rate: 4 << 20, sources: 3 };
+    fn a_download_is_described_on_a_line() {
+        let described = |figures: TransferFigures, state| {
+            figures.describe(Paint::none(), state, Some("full\u{1b}"))
+        };
+        let figures =
+            TransferFigures { done: 512 << 20, total: Some(2 << 30), rate: 4 << 20, sources: 3 };
         let fetching = "25 % of 2.0 GiB  4.0 MiB/s  6 min 24 s left  3 sources";
-        assert_eq!(told(figures, DownloadState::Fetching), fetching);
-        let alone = Figures { sources: 0, ..figures };
+        assert_eq!(described(figures, DownloadState::Fetching), fetching);
+        let alone = TransferFigures { sources: 0, ..figures };
         let waiting = "25 % of 2.0 GiB  waits for a source";
-        assert_eq!(told(alone, DownloadState::Fetching), waiting);
-        assert_eq!(told(alone, DownloadState::Waiting), waiting);
-        let new = Figures { done: 0, total: None, rate: 0, sources: 0 };
-        assert_eq!(told(new, DownloadState::Waiting), "waits for a source");
+        assert_eq!(described(alone, DownloadState::Fetching), waiting);
+        assert_eq!(described(alone, DownloadState::Waiting), waiting);
+        let new = TransferFigures { done: 0, total: None, rate: 0, sources: 0 };
+        assert_eq!(described(new, DownloadState::Waiting), "waits for a source");
         let checking = "checks what is here: 25 % of 2.0 GiB";
-        assert_eq!(told(figures, DownloadState::Checking), checking);
-        assert_eq!(told(figures, DownloadState::Paused), "paused at 25 % of 2.0 GiB");
-        assert_eq!(told(figures, DownloadState::Done), "done, 512.0 MiB");
-        let unknown = Figures { total: None, ..figures };
-        assert_eq!(told(unknown, DownloadState::Failed), "failed at 512.0 MiB: full\\u{1b}");
-        let empty = Figures { done: 0, total: Some(0), rate: 0, sources: 1 };
-        assert_eq!(told(empty, DownloadState::Fetching), "100 % of 0 B  1 source");
+        assert_eq!(described(figures, DownloadState::Checking), checking);
+        assert_eq!(described(figures, DownloadState::Paused), "paused at 25 % of 2.0 GiB");
+        assert_eq!(described(figures, DownloadState::Done), "done, 512.0 MiB");
+        let unknown = TransferFigures { total: None, ..figures };
+        assert_eq!(described(unknown, DownloadState::Failed), "failed at 512.0 MiB: full\\u{1b}");
+        let empty = TransferFigures { done: 0, total: Some(0), rate: 0, sources: 1 };
+        assert_eq!(described(empty, DownloadState::Fetching), "100 % of 0 B  1 source");
     }
 
     #[test]

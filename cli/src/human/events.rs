@@ -10,15 +10,15 @@ use crate::text::{self, Paint, count, label, path as shown, plain};
 
 /// Returns an event as text. `None` for failures, and for events that tell a person nothing new.
 pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> {
-    let who = |peer: &Peer| named(paint, peer);
+    let name = |peer: &Peer| named(paint, peer);
     let up = paint.good("+");
     let down = paint.faint("-");
     Some(match event {
         Event::OutboundNodeConnected { peer } => {
-            format!("{up} connected to {} at {}", who(peer), address(peer))
+            format!("{up} connected to {} at {}", name(peer), address(peer))
         }
         Event::InboundNodeConnected { peer } => {
-            format!("{up} {} at {} connected to us", who(peer), address(peer))
+            format!("{up} {} at {} connected to us", name(peer), address(peer))
         }
         // The user knows that this node stops or leaves.
         Event::OutboundNodeDisconnected { parting, .. }
@@ -29,14 +29,15 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
         }
         Event::OutboundNodeDisconnected { peer, parting }
         | Event::InboundNodeDisconnected { peer, parting } => {
-            format!("{down} {} is gone: {}", who(peer), plain(&parting.to_string()))
+            format!("{down} {} is gone: {}", name(peer), plain(&parting.to_string()))
         }
         Event::NodeMessage { peer, message } => {
-            format!("{}: {}", who(peer), content(message))
+            format!("{}: {}", name(peer), content(message))
         }
         Event::NodeBroadcast { broadcast } => {
             let author = node.peer(broadcast.author);
-            let author = author.as_ref().map_or_else(|| paint.name(&broadcast.author.short()), who);
+            let author =
+                author.as_ref().map_or_else(|| paint.name(&broadcast.author.short()), name);
             let title = match broadcast.title.as_str() {
                 "" => String::new(),
                 title => format!("{}: ", paint.strong(&plain(title))),
@@ -57,7 +58,7 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
             text
         }
         Event::NodeUploadCompleted { peer, upload } => {
-            format!("{up} {} has fetched {}", who(peer), uploads::completed(paint, upload))
+            format!("{up} {} has fetched {}", name(peer), uploads::completed(paint, upload))
         }
         _ => return None,
     })
@@ -65,11 +66,11 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
 
 /// Returns an event that reports a failure, on one line; `None` for all others.
 pub(crate) fn failure(paint: Paint, event: &Event) -> Option<String> {
-    let who = |peer: &Peer| named(paint, peer);
+    let name = |peer: &Peer| named(paint, peer);
     let text = match event {
         Event::NodeMessageFailed { peer, failure } => format!(
             "messages to {}: {} not sent, {} perhaps not received: {}",
-            who(peer),
+            name(peer),
             failure.unsent,
             failure.unconfirmed,
             plain(&failure.reason.to_string()),
@@ -78,14 +79,14 @@ pub(crate) fn failure(paint: Paint, event: &Event) -> Option<String> {
             format!("{} of {} can't be had any more", count(missed, "broadcast"), author.short())
         }
         Event::NodeShutdownRefused { peer, why } => {
-            format!("an order to stop was ignored, which {} passed on: {}", who(peer), plain(why))
+            format!("an order to stop was ignored, which {} passed on: {}", name(peer), plain(why))
         }
         Event::NodeDownloadFailed { hash, error } => {
             format!("{} was not fetched: {}", digits(*hash), plain(error))
         }
         Event::NodeSourceDropped { hash, source, why } => {
-            let who = paint.name(&source.short());
-            format!("{} is not fetched from {who} any more: {}", digits(*hash), plain(why))
+            let name = paint.name(&source.short());
+            format!("{} is not fetched from {name} any more: {}", digits(*hash), plain(why))
         }
         Event::NodeShareChanged { name, .. } => format!(
             "{} was changed or removed after it was shared, and can't be fetched as it was: share it \
@@ -112,7 +113,7 @@ pub(crate) fn failure(paint: Paint, event: &Event) -> Option<String> {
         }
         Event::NodeClockSkew { peer, seconds } => format!(
             "the clock of {} is {}: one of the two is wrong. Set it right, or broadcasts get lost",
-            who(peer),
+            name(peer),
             status::ahead(*seconds)
         ),
         _ => return None,
@@ -163,11 +164,14 @@ mod tests {
             super::event(Paint::none(), &node, &event).unwrap()
         };
         assert_eq!(text(&[]).lines().count(), 1);
-        let told = text(std::slice::from_ref(&left));
-        assert_eq!(told.lines().nth(1), Some("not written: in/song: it is too long for this disk"));
-        let told = text(&vec![left; Changes::MAX + 5]);
+        let described = text(std::slice::from_ref(&left));
+        assert_eq!(
+            described.lines().nth(1),
+            Some("not written: in/song: it is too long for this disk")
+        );
+        let described = text(&vec![left; Changes::MAX + 5]);
         let others = format!("and {} more were not written", Changes::MAX + 5 - NAMED);
-        assert_eq!(told.lines().last(), Some(&*others));
+        assert_eq!(described.lines().last(), Some(&*others));
     }
 
     #[test]
@@ -179,12 +183,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_clock_that_is_wrong_is_told_with_what_to_do() {
+    async fn a_wrong_clock_is_reported_with_advice() {
         let node = Node::builder().spawn().await.unwrap();
         let peer = Peer::without_link(NodeId::from_bytes([7; 32]), "bob\u{202e}".into());
-        let told =
+        let described =
             |seconds| failure(Paint::none(), &Event::NodeClockSkew { peer: peer.clone(), seconds });
-        let (ahead, behind) = (told(300).unwrap(), told(-900).unwrap());
+        let (ahead, behind) = (described(300).unwrap(), described(-900).unwrap());
         assert!(ahead.starts_with("! the clock of bob\\u{202e}"), "{ahead}");
         assert!(ahead.contains("is 5 min 0 s ahead of this node's"), "{ahead}");
         assert!(behind.contains("is 15 min 0 s behind this node's"), "{behind}");

@@ -6,10 +6,10 @@ use std::time::Duration;
 use peerkit::{Changes, Fetched, FoundFile, NodeId, Refreshed, SharedFile, Skipped, Ticket};
 
 use super::digits;
-use crate::start::Reach;
+use crate::shell_words;
+use crate::start::DialableFrom;
 use crate::text::{self, Paint, count, path as shown, plain};
 use crate::views::ShareView;
-use crate::words;
 
 /// Returns the list of shares. If `restoring`, it may be incomplete.
 pub(crate) fn shared(paint: Paint, shares: &[ShareView], restoring: bool) -> String {
@@ -40,12 +40,14 @@ pub(crate) fn added(
 ) -> String {
     let mut lines = vec![format!("sharing {}", file_line(paint, file))];
     if let Some(ticket) = ticket {
-        let who = match Reach::of(&ticket.addresses) {
-            Reach::ThisMachine => "only this machine can reach the address in its ticket",
-            Reach::Others => "the other side fetches it with",
+        let who = match DialableFrom::of(&ticket.addresses) {
+            DialableFrom::ThisMachineOnly => {
+                "only this machine can reach the address in its ticket"
+            }
+            DialableFrom::AnyMachine => "the other side fetches it with",
         };
         lines.push(paint.faint(who));
-        lines.push(format!("  peerkit get {}", words::quote(&ticket.to_string())));
+        lines.push(format!("  peerkit get {}", shell_words::quote(&ticket.to_string())));
     }
     lines.extend(skipped_lines(paint, skipped));
     lines.join("\n")

@@ -6,7 +6,7 @@ use std::time::Duration;
 use peerkit::{Figures, Network};
 
 use crate::text::{self, NO_ADDRESS, Paint, count, label, plain, since};
-use crate::views::{KnownView, NodeView, PeerView, Ping};
+use crate::views::{KnownView, NodeView, PeerView, PingView};
 
 /// Returns the nodes that a discovery found, each with its neighbours.
 pub(crate) fn discovered(
@@ -98,7 +98,7 @@ fn ago(unix_ms: u64) -> String {
 }
 
 /// Returns a line for each round trip.
-pub(crate) fn pings(paint: Paint, pings: &[Ping]) -> String {
+pub(crate) fn pings(paint: Paint, pings: &[PingView]) -> String {
     if pings.is_empty() {
         return "no node is connected: ping PEER reaches any node of the network".to_owned();
     }
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_networks_figures_are_told_with_bars() {
+    fn figures_of_a_network_have_bars() {
         let degree = Degrees { min: 1, avg: 1.5, max: 2, histogram: [(1, 100), (2, 3)].into() };
         let figures = Figures {
             nodes: 103,

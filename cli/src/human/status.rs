@@ -130,12 +130,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_told_in_two_units() {
-        let told = |seconds| long(Duration::from_secs(seconds));
-        assert_eq!(told(61), "1 min 1 s");
-        assert_eq!(told(7260), "2 h 1 min");
-        assert_eq!(told(90_000), "1 day 1 h");
-        assert!(told(5).contains('5'));
+    fn a_time_has_two_units() {
+        let described = |seconds| long(Duration::from_secs(seconds));
+        assert_eq!(described(61), "1 min 1 s");
+        assert_eq!(described(7260), "2 h 1 min");
+        assert_eq!(described(90_000), "1 day 1 h");
+        assert!(described(5).contains('5'));
     }
 
     #[tokio::test]

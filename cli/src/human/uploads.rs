@@ -51,11 +51,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_sent_is_told() {
+    fn uploads_are_described() {
         let upload = |bytes| Upload { hash: Hash::of(b""), name: "a\n".into(), bytes, size: 2048 };
-        let told = |bytes| completed(Paint::none(), &upload(bytes));
-        assert_eq!(told(2048), "a\\n, 2.0 KiB");
-        assert_eq!(told(1024), "a\\n, 2.0 KiB, 1.0 KiB of it from here");
+        let described = |bytes| completed(Paint::none(), &upload(bytes));
+        assert_eq!(described(2048), "a\\n, 2.0 KiB");
+        assert_eq!(described(1024), "a\\n, 2.0 KiB, 1.0 KiB of it from here");
         let mut totals = UploadTotals::default();
         assert_eq!(total(&totals), "Nothing was fetched from here.");
         (totals.bytes, totals.peers) = (2048, 2);

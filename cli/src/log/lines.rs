@@ -14,7 +14,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 
 use crate::lock::{lock, wait};
-use crate::output::Output;
+use crate::output::Printer;
 
 /// Maximum number of lines that wait for the writing thread. 1,024: some 100 KiB, a burst of `debug on`.
 const QUEUE: usize = 1024;
@@ -22,7 +22,7 @@ const QUEUE: usize = 1024;
 /// Time that the program waits at its end for the last lines to be read.
 const FLUSH: Duration = Duration::from_secs(1);
 
-static QUEUED: Mutex<Queue> = Mutex::new(Queue { lines: VecDeque::new(), is_writing: false });
+static QUEUED: Mutex<LogQueue> = Mutex::new(LogQueue { lines: VecDeque::new(), is_writing: false });
 
 /// Wakes the writing thread once there is a line.
 static NEWS: Condvar = Condvar::new();
@@ -31,20 +31,20 @@ static NEWS: Condvar = Condvar::new();
 static WRITTEN: Condvar = Condvar::new();
 
 /// The output of the prompt, if there is one. Written past it, the log would overwrite the prompt.
-static PROMPT: OnceLock<Output> = OnceLock::new();
+static PROMPT: OnceLock<Printer> = OnceLock::new();
 
 /// True if each line is a JSON object.
 static JSON: AtomicBool = AtomicBool::new(false);
 
 /// The waiting lines, oldest first.
-struct Queue {
-    lines: VecDeque<Line>,
+struct LogQueue {
+    lines: VecDeque<QueuedLine>,
     /// True while the thread writes a line that it has taken out.
     is_writing: bool,
 }
 
 /// A line, with its newline.
-struct Line {
+struct QueuedLine {
     text: String,
     /// Number of lines after it that were dropped.
     left_out: u64,
@@ -61,7 +61,7 @@ pub(super) fn start(json: bool) {
 }
 
 /// Writes lines through the prompt from now on.
-pub(super) fn through(output: Output) {
+pub(super) fn through(output: Printer) {
     let _ = PROMPT.set(output);
 }
 
@@ -72,23 +72,23 @@ pub(super) fn put(text: String) {
     let is_full = queue.lines.len() >= QUEUE;
     match queue.lines.back_mut() {
         Some(last) if is_full => last.left_out += 1,
-        _ => queue.lines.push_back(Line { text, left_out: 0 }),
+        _ => queue.lines.push_back(QueuedLine { text, left_out: 0 }),
     }
     NEWS.notify_one();
 }
 
 /// Waits until the lines are written, at most [`FLUSH`].
 pub(crate) fn finish() {
-    let waits = |queue: &mut Queue| queue.is_writing || !queue.lines.is_empty();
+    let waits = |queue: &mut LogQueue| queue.is_writing || !queue.lines.is_empty();
     let _ = WRITTEN.wait_timeout_while(queued(), FLUSH, waits);
 }
 
-fn queued() -> MutexGuard<'static, Queue> {
+fn queued() -> MutexGuard<'static, LogQueue> {
     lock(&QUEUED)
 }
 
 /// Waits for the next line, and takes it out of the queue.
-fn next() -> Line {
+fn next() -> QueuedLine {
     let mut queue = queued();
     queue.is_writing = false;
     loop {
@@ -101,7 +101,7 @@ fn next() -> Line {
     }
 }
 
-fn write(Line { mut text, left_out }: Line) {
+fn write(QueuedLine { mut text, left_out }: QueuedLine) {
     if left_out > 0 {
         text.push_str(&gap(left_out));
     }

@@ -6,7 +6,7 @@ use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 use peerkit::{FetchRequest, FileName, Hash, SharedFile, Ticket, TicketError};
 
 use crate::folders;
-use crate::words::{self, Word};
+use crate::shell_words::{self, ShellWord};
 
 /// Prefix of every ticket.
 pub(crate) const TICKET_START: &str = "peerkit1";
@@ -16,7 +16,7 @@ const MAX_WORDS: usize = 256;
 
 /// The content to fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum FetchKey {
     /// The content of a ticket.
     Ticket(Box<Ticket>),
     /// The content of this hash.
@@ -30,16 +30,16 @@ pub(crate) enum Wanted {
 /// If there is a ticket that is incomplete.
 pub(crate) fn recognise<W: AsRef<str>>(
     words: &[W],
-) -> Result<Option<(Wanted, usize)>, TicketError> {
+) -> Result<Option<(FetchKey, usize)>, TicketError> {
     let mut error = None;
     let mut joined = String::new();
     let mut found = None;
     for (number, word) in words.iter().take(MAX_WORDS).enumerate() {
         joined.push_str(word.as_ref());
         match joined.parse::<Ticket>() {
-            Ok(ticket) => found = Some((Wanted::Ticket(Box::new(ticket)), number + 1)),
+            Ok(ticket) => found = Some((FetchKey::Ticket(Box::new(ticket)), number + 1)),
             Err(TicketError::NotATicket) => match joined.parse() {
-                Ok(hash) => found = Some((Wanted::Hash(hash), number + 1)),
+                Ok(hash) => found = Some((FetchKey::Hash(hash), number + 1)),
                 Err(_) => continue,
             },
             Err(why) => {
@@ -57,7 +57,7 @@ pub(crate) fn recognise<W: AsRef<str>>(
 }
 
 /// The result of [`read`].
-pub(crate) type Read = (Wanted, Option<FileName>, Option<PathBuf>);
+pub(crate) type Read = (FetchKey, Option<FileName>, Option<PathBuf>);
 
 /// Reads the rest of a `get` line at the prompt. It begins with a ticket, a hash, or the name or first
 /// digits of a search result. A path may follow. For a search result, the second part of the result is
@@ -66,13 +66,13 @@ pub(crate) type Read = (Wanted, Option<FileName>, Option<PathBuf>);
 /// # Errors
 /// If it begins with none of these, is ambiguous, or the path is invalid.
 pub(crate) fn read(line: &str, found: &[SharedFile]) -> Result<Read, String> {
-    let words: Vec<Word> = words::words(line).collect();
+    let words: Vec<ShellWord> = shell_words::words(line).collect();
     let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
     let (wanted, name, taken) = match recognise(&texts).map_err(|error| error.to_string())? {
         Some((wanted, taken)) => (wanted, None, taken),
         None => {
             let (hash, name, taken) = of_hits(line, &words, found)?;
-            (Wanted::Hash(hash), name, taken)
+            (FetchKey::Hash(hash), name, taken)
         }
     };
     let rest = words.get(taken).and_then(|next| line.get(next.start..)).unwrap_or_default();
@@ -106,7 +106,7 @@ type Named = (Hash, Option<FileName>, usize);
 
 /// Returns the search result that the start of the line names, with as many words as possible; else the
 /// one whose hash begins with the first word.
-fn of_hits(line: &str, words: &[Word], found: &[SharedFile]) -> Result<Named, String> {
+fn of_hits(line: &str, words: &[ShellWord], found: &[SharedFile]) -> Result<Named, String> {
     let named = named(line, words, found);
     if let Ok(Some(named)) = named {
         return Ok(named);
@@ -132,7 +132,7 @@ fn of_hits(line: &str, words: &[Word], found: &[SharedFile]) -> Result<Named, St
 }
 
 /// Returns the search result that the start of the line names, with as many words as possible.
-fn named(line: &str, words: &[Word], found: &[SharedFile]) -> Result<Option<Named>, String> {
+fn named(line: &str, words: &[ShellWord], found: &[SharedFile]) -> Result<Option<Named>, String> {
     for number in (1..=words.len()).rev() {
         let (Some(first), Some(last)) = (words.first(), words.get(number - 1)) else { continue };
         let name = match number {
@@ -208,7 +208,7 @@ pub(crate) fn path(rest: &str) -> Result<Option<PathBuf>, String> {
 /// If there is more than one name, or a quote is not closed.
 pub(crate) fn name(rest: &str, what: &str) -> Result<Option<String>, String> {
     let rest = rest.trim();
-    let words: Vec<Word> = words::words(rest).collect();
+    let words: Vec<ShellWord> = shell_words::words(rest).collect();
     if words.iter().any(|word| word.open) {
         return Err("misses a closing quote".to_owned());
     }
@@ -224,14 +224,14 @@ pub(crate) fn name(rest: &str, what: &str) -> Result<Option<String>, String> {
 
 /// The destination of a fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Destination {
+pub(crate) enum SaveLocation {
     /// Into a folder, which is made if it is missing.
     Folder(PathBuf),
     /// To exactly this path, or into it if it is a folder.
     Path(PathBuf),
 }
 
-impl Destination {
+impl SaveLocation {
     /// Reads a path. A path that ends with a separator is a folder, whether it exists or not. Without a
     /// path the destination is `folder`.
     ///
@@ -283,14 +283,14 @@ mod tests {
         let marked = format!("{end}>.");
         for words in [vec![text.as_str()], vec![start, end], vec!["<", start, &marked]] {
             let (read, taken) = recognise(&words).unwrap().unwrap();
-            assert_eq!((read, taken), (Wanted::Ticket(Box::new(ticket())), words.len()));
+            assert_eq!((read, taken), (FetchKey::Ticket(Box::new(ticket())), words.len()));
         }
         assert_eq!(recognise(&[start, end, "to", "here"]).unwrap().unwrap().1, 2);
         assert_eq!(recognise(&[start, "elsewhere"]), Err(TicketError::Damaged));
         let hash = ticket().hash.to_string();
         let (start, end) = hash.split_at(40);
         let read = recognise(&[start, end, "here"]).unwrap();
-        assert_eq!(read, Some((Wanted::Hash(ticket().hash), 2)));
+        assert_eq!(read, Some((FetchKey::Hash(ticket().hash), 2)));
         assert_eq!(recognise(&["abcd", "here"]), Ok(None));
         assert_eq!(recognise::<&str>(&[]), Ok(None));
     }
@@ -313,7 +313,7 @@ mod tests {
         let get = |line: &str| read(line, &found);
         let is = |at: usize, path: Option<&str>| {
             let SharedFile { hash, name, .. } = found[at].clone();
-            Ok((Wanted::Hash(hash), Some(name), path.map(PathBuf::from)))
+            Ok((FetchKey::Hash(hash), Some(name), path.map(PathBuf::from)))
         };
         assert_eq!(get("a film.bin"), is(0, None));
         assert_eq!(get("'a film.bin' to here"), is(0, Some("to here")));
@@ -321,7 +321,11 @@ mod tests {
         assert_eq!(get("a here"), is(1, Some("here")));
         assert_eq!(get("cafe\u{301}"), is(6, None), "under the name that was asked for");
         let both = hash("5").to_string();
-        assert_eq!(get(&both[..12]), Ok((Wanted::Hash(hash("5")), None, None)), "it has two names");
+        assert_eq!(
+            get(&both[..12]),
+            Ok((FetchKey::Hash(hash("5")), None, None)),
+            "it has two names"
+        );
         let digits = &hash("3").to_string()[..10].to_uppercase();
         assert_eq!(get(&format!("{digits} here")), is(2, Some("here")));
         assert!(get("same").unwrap_err().contains("2 files"));
@@ -338,7 +342,7 @@ mod tests {
         let text = ticket().to_string();
         let (start, end) = text.split_at(99);
         let (wanted, _, path) = get(&format!("{start}\n  {end}\n'my folder/'")).unwrap();
-        assert_eq!(wanted, Wanted::Ticket(Box::new(ticket())));
+        assert_eq!(wanted, FetchKey::Ticket(Box::new(ticket())));
         assert_eq!(path, Some("my folder/".into()));
     }
 
@@ -346,10 +350,10 @@ mod tests {
     fn a_path_that_ends_with_a_separator_is_a_folder() {
         let here = std::env::current_dir().unwrap();
         let of =
-            |path: Option<&str>| Destination::new(path.map(Path::new), Path::new(".")).unwrap();
-        assert_eq!(of(Some("new/")), Destination::Folder(here.join("new/")));
-        assert_eq!(of(Some("new")), Destination::Path(here.join("new")));
-        assert_eq!(of(None), Destination::Folder(here));
+            |path: Option<&str>| SaveLocation::new(path.map(Path::new), Path::new(".")).unwrap();
+        assert_eq!(of(Some("new/")), SaveLocation::Folder(here.join("new/")));
+        assert_eq!(of(Some("new")), SaveLocation::Path(here.join("new")));
+        assert_eq!(of(None), SaveLocation::Folder(here));
         assert!(is_place("new/") && is_place("-") && is_place(".") && !is_place("new"));
     }
 }

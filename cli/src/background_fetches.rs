@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::json::Fields;
 use crate::lock::lock;
-use crate::output::{Output, Reply};
+use crate::output::{Printer, Reply};
 use crate::progress::{Bars, transfers};
 use crate::text::{self, Paint, count};
 use crate::{human, terminal};
@@ -28,11 +28,11 @@ const LINES: usize = 8;
 /// The fetches that commands have begun. Cloning is cheap.
 #[derive(Clone, Default)]
 pub(crate) struct Fetches {
-    inner: Arc<Inner>,
+    inner: Arc<FetchList>,
 }
 
 #[derive(Default)]
-struct Inner {
+struct FetchList {
     /// Fetches whose result has not been printed.
     under_way: Mutex<Vec<Download>>,
     /// Fetches whose end a result reports. The event of the end is not printed for them.
@@ -44,7 +44,7 @@ struct Inner {
 impl Fetches {
     /// Prints the result of a fetch when it has ended. If `quiet`, nothing is printed for a fetch that was
     /// stopped or cancelled, as the user at the prompt did that.
-    pub(crate) fn follow(&self, download: Download, output: Output, quiet: bool) {
+    pub(crate) fn follow(&self, download: Download, output: Printer, quiet: bool) {
         let hash = download.hash();
         lock(&self.inner.under_way).push(download.clone());
         lock(&self.inner.reported).insert(hash);
@@ -133,7 +133,7 @@ async fn paused(download: &Download) {
 
 /// Shows the progress of downloads and uploads until it is dropped: above the prompt, or as bars on
 /// standard error.
-pub(crate) async fn show(node: Node, output: Output, bars: Bars, at_prompt: bool) {
+pub(crate) async fn show(node: Node, output: Printer, bars: Bars, at_prompt: bool) {
     let mut shown = bars.transfers();
     let mut look = tokio::time::interval(SHOW);
     loop {
@@ -195,7 +195,7 @@ pub(crate) fn reply(paint: Paint, mut fetched: Fetched) -> Reply {
     Reply { text, fields }
 }
 
-/// Takes the lists of renamed and of missing entries out of a fetch.
+/// OptionValue the lists of renamed and of missing entries out of a fetch.
 pub(crate) fn take_changes(fetched: &mut Fetched) -> Changes {
     let mut changes = Changes::default();
     changes.renamed = std::mem::take(&mut fetched.renamed);

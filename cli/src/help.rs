@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use crate::command::{ENTRIES, Entry};
-use crate::wanted::TICKET_START;
+use crate::command::{COMMANDS, CommandSpec};
+use crate::fetch_arguments::TICKET_START;
 
 /// Returns the command of that name, or of which that is another name.
-pub(crate) fn entry(name: &str) -> Option<&'static Entry> {
-    ENTRIES.iter().find(|entry| entry.names().any(|known| known == name))
+pub(crate) fn entry(name: &str) -> Option<&'static CommandSpec> {
+    COMMANDS.iter().find(|entry| entry.names().any(|known| known == name))
 }
 
 /// Words of other programs, and which command does what they mean.
@@ -41,7 +41,7 @@ pub(crate) fn unknown(word: &str) -> String {
     if lower != word && entry(&lower).is_some() {
         return format!("commands are written in lower case: `{lower}`");
     }
-    let names = ENTRIES.iter().flat_map(Entry::names);
+    let names = COMMANDS.iter().flat_map(CommandSpec::names);
     match names.map(|name| (strsim::damerau_levenshtein(word, name), name)).min() {
         Some((distance, name)) if distance <= 1 + name.len() / 4 => {
             format!("`{word}` is not a command: did you mean `{name}`?")
@@ -71,7 +71,7 @@ const COLUMN: usize = 27;
 
 fn overview() -> String {
     let mut text = String::new();
-    for Entry { usage, summary, .. } in ENTRIES {
+    for CommandSpec { usage, summary, .. } in COMMANDS {
         if usage.len() > COLUMN {
             let _ = writeln!(text, "  {usage}");
             let _ = writeln!(text, "  {:COLUMN$}  {summary}", "");
@@ -130,7 +130,7 @@ mod tests {
             error_texts(&Path::new(env!("CARGO_MANIFEST_DIR")).join(library), &mut texts);
         }
         assert!(texts.len() > 100, "{}", texts.len());
-        let names = ENTRIES.iter().flat_map(Entry::names);
+        let names = COMMANDS.iter().flat_map(CommandSpec::names);
         let names: Vec<_> =
             names.flat_map(|name| [format!("`{name}`"), format!("`{name} ")]).collect();
         for text in texts {
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn help_tells_of_all_and_of_one() {
         let all = help(None).unwrap();
-        for entry in ENTRIES {
+        for entry in COMMANDS {
             assert!(all.contains(entry.usage), "{}", entry.name());
             assert!(help(Some(entry.name())).unwrap().contains(entry.summary));
         }

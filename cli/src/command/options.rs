@@ -1,19 +1,19 @@
 //! The options of a command: words that begin with `--`, before or after what it acts on.
 
-use crate::words::{self, Word};
+use crate::shell_words::{self, ShellWord};
 
 /// An option that a command knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Flag {
+pub(crate) struct CommandOption {
     /// As it is typed, with its dashes.
     pub(crate) name: &'static str,
     /// What stands after it.
-    pub(crate) takes: Takes,
+    pub(crate) takes: OptionValue,
 }
 
 /// What stands after an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Takes {
+pub(crate) enum OptionValue {
     /// Nothing.
     Nothing,
     /// One word.
@@ -22,17 +22,17 @@ pub(crate) enum Takes {
     Some(&'static str),
 }
 
-impl Flag {
-    pub(crate) const fn new(name: &'static str, takes: Takes) -> Self {
+impl CommandOption {
+    pub(crate) const fn new(name: &'static str, takes: OptionValue) -> Self {
         Self { name, takes }
     }
 }
 
 /// The options on a line.
 #[derive(Debug, Default)]
-pub(super) struct Given(Vec<(&'static str, String)>);
+pub(super) struct GivenOptions(Vec<(&'static str, String)>);
 
-impl Given {
+impl GivenOptions {
     /// Returns whether an option is there.
     pub(super) fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(given, _)| *given == name)
@@ -44,16 +44,17 @@ impl Given {
     }
 }
 
-/// Takes the options out of a line. Returns the rest of it, as it stands, and the options. The value of
+/// OptionValue the options out of a line. Returns the rest of it, as it stands, and the options. The value of
 /// an option follows it, or is tied to it by `=`.
 ///
 /// A word in quotes is no option, so anything at all can be named by quoting it.
-pub(super) fn take(line: &str, flags: &[Flag]) -> Result<(String, Given), String> {
-    let mut words = words::words(line).peekable();
+pub(super) fn take(line: &str, flags: &[CommandOption]) -> Result<(String, GivenOptions), String> {
+    let mut words = shell_words::words(line).peekable();
     let (mut rest, mut kept) = (String::new(), 0);
-    let mut given = Given::default();
+    let mut given = GivenOptions::default();
     let mut acts_on_something = false;
-    let is_option = |word: &Word| word.begins_with_bare(line, '-') && word.text.starts_with("--");
+    let is_option =
+        |word: &ShellWord| word.begins_with_bare(line, '-') && word.text.starts_with("--");
     while let Some(word) = words.next() {
         if !is_option(&word) {
             acts_on_something = true;
@@ -69,9 +70,9 @@ pub(super) fn take(line: &str, flags: &[Flag]) -> Result<(String, Given), String
         rest.push_str(&line[kept..word.start]);
         kept = word.end;
         let (least, most, what) = match flag.takes {
-            Takes::Nothing => (0, 0, ""),
-            Takes::Some(what) if acts_on_something => (1, usize::MAX, what),
-            Takes::One(what) | Takes::Some(what) => (1, 1, what),
+            OptionValue::Nothing => (0, 0, ""),
+            OptionValue::Some(what) if acts_on_something => (1, usize::MAX, what),
+            OptionValue::One(what) | OptionValue::Some(what) => (1, 1, what),
         };
         let mut taken = 0;
         if let Some(value) = tied {
@@ -102,10 +103,10 @@ pub(super) fn take(line: &str, flags: &[Flag]) -> Result<(String, Given), String
 mod tests {
     use super::*;
 
-    const FLAGS: &[Flag] = &[
-        Flag::new("--force", Takes::Nothing),
-        Flag::new("--from", Takes::One("an address")),
-        Flag::new("--to", Takes::Some("a node")),
+    const FLAGS: &[CommandOption] = &[
+        CommandOption::new("--force", OptionValue::Nothing),
+        CommandOption::new("--from", OptionValue::One("an address")),
+        CommandOption::new("--to", OptionValue::Some("a node")),
     ];
 
     fn read(line: &str) -> (String, Vec<(&'static str, String)>) {
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told() {
+    fn wrong_options_are_errors() {
         assert!(take("a --frm", FLAGS).unwrap_err().contains("`--frm`"));
         assert_eq!(take("a --from", FLAGS).unwrap_err(), "needs an address after `--from`");
         assert_eq!(take("a --to --force", FLAGS).unwrap_err(), "needs a node after `--to`");

@@ -7,7 +7,7 @@ const ESCAPES: bool = cfg!(not(windows));
 
 /// A word of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Word {
+pub(crate) struct ShellWord {
     /// Its text, without quotes and backslashes.
     pub(crate) text: String,
     /// Its start in the line, in bytes.
@@ -20,7 +20,7 @@ pub(crate) struct Word {
     pub(crate) open: bool,
 }
 
-impl Word {
+impl ShellWord {
     /// Returns whether the word's first character stood there without quotes.
     pub(crate) fn begins_with_bare(&self, line: &str, first: char) -> bool {
         line.get(self.start..).is_some_and(|written| written.starts_with(first))
@@ -31,7 +31,7 @@ impl Word {
 ///
 /// A quote that is never closed is an ordinary character inside of a word, as in `don't`. At the
 /// start of a word it takes the rest of the line, and the word is marked as open.
-pub(crate) fn words(line: &str) -> impl Iterator<Item = Word> {
+pub(crate) fn words(line: &str) -> impl Iterator<Item = ShellWord> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let word = word(line, at)?;
@@ -41,10 +41,10 @@ pub(crate) fn words(line: &str) -> impl Iterator<Item = Word> {
 }
 
 /// Returns the first word of `line` that begins at `from` or later.
-fn word(line: &str, from: usize) -> Option<Word> {
+fn word(line: &str, from: usize) -> Option<ShellWord> {
     let left = line.get(from..)?;
     let start = line.len() - left.trim_start().len();
-    let mut word = Word { text: String::new(), start, end: start, quoted: false, open: false };
+    let mut word = ShellWord { text: String::new(), start, end: start, quoted: false, open: false };
     while let Some(left) = line.get(word.end..)
         && let Some(c) = left.chars().next()
         && !c.is_whitespace()
@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_quote_that_is_not_closed_is_open_at_the_start_only() {
-        let open: Vec<Word> = words("add 'my file").collect();
+        let open: Vec<ShellWord> = words("add 'my file").collect();
         assert_eq!((open[1].text.as_str(), open[1].open), ("my file", true));
         assert!(words("a' b").all(|word| !word.open && !word.quoted));
     }

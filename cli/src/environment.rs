@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(read, ["a:1", "b:2", "[::1]:3"]);
         assert!(addresses("").unwrap().is_empty());
         assert!(addresses("a:1 b:99999").is_err());
-        let nobody = format!("01{}@a:1", "00".repeat(31));
-        assert!(addresses(&nobody).unwrap_err().to_string().contains("no valid key"));
+        let invalid_id = format!("01{}@a:1", "00".repeat(31));
+        assert!(addresses(&invalid_id).unwrap_err().to_string().contains("no valid key"));
     }
 }
