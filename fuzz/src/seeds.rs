@@ -8,8 +8,8 @@ use peerkit_proto::event::Neighbour;
 use peerkit_proto::event::Reason;
 use peerkit_proto::files::wire;
 use peerkit_proto::files::{
-    AccessKind, Answer as FilesAnswer, Description, Entry, FileKind, FileName, Manifest, PieceList,
-    Refusal, RelPath, Request, Secret, Ticket,
+    AccessKind, Answer as FilesAnswer, Description, ManifestEntry, FileKind, FileName, Manifest, PieceList,
+    FileRefusal, RelPath, Request, Secret, Ticket,
 };
 use peerkit_proto::frame::direct::{Delivery, Forwarded};
 use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, What};
@@ -285,7 +285,7 @@ fn files() -> Vec<Seed> {
         name: shared.name,
     };
     let answers = [
-        FilesAnswer::Refused(Refusal::NotFound),
+        FilesAnswer::Refused(FileRefusal::NotFound),
         FilesAnswer::Description(description),
         FilesAnswer::Pieces { first: 0, values: vec![[1; 32], [2; 32]] },
         FilesAnswer::Piece { index: 1, len: 1 << 20 },
@@ -304,8 +304,8 @@ fn files() -> Vec<Seed> {
     // Sizes of files, and the piece that is looked for: see the target.
     let sizes = [1u64 << 20, 0, 5, (1 << 20) + 1, 2];
     let path = |path: &str| RelPath::new(path).expect("a plain path");
-    let folder = Entry::Folder { path: path("a"), mode: 0o755 };
-    let file = Entry::File { path: path("a/b.txt"), mode: 0o644, size: 7, hash };
+    let folder = ManifestEntry::Folder { path: path("a"), mode: 0o755 };
+    let file = ManifestEntry::File { path: path("a/b.txt"), mode: 0o644, size: 7, hash };
     let manifest = Manifest::new(vec![folder, file]).expect("a small folder");
     let mut inputs: Vec<_> =
         requests.iter().map(|request| request.encode().split_off(wire::PREFIX)).collect();

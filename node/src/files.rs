@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use peerkit_proto::files::{
-    Asker, Description, FILES_PROTOCOL, FileName, FoundFile, SharedFile, Source,
+    Asker, Description, FILES_PROTOCOL, FileName, FileSource, FoundFile, SharedFile,
 };
 use peerkit_proto::frame::query::{Answer, AnswerBody, MAX_SEARCH, What};
 use peerkit_proto::id::{Hash, NodeId};
@@ -125,7 +125,7 @@ impl Inner {
         let mut answers = self.ask_for_files(What::Search(text.to_owned())).await?;
         let own = find_own(self, text.to_owned()).await;
         let (name, addresses) = (self.profile.name.clone(), self.addresses.announced(None));
-        found.add(own, &Source { id: self.profile.id, name, addresses });
+        found.add(own, &FileSource { id: self.profile.id, name, addresses });
         while let Some(answer) = answers.recv().await {
             let source = source(&answer);
             if let AnswerBody::Files(files) = answer.body {
@@ -187,11 +187,11 @@ struct Findings {
     /// By name and hash: the same content may have several names.
     files: BTreeMap<(FileName, Hash), SharedFile>,
     /// The nodes that have a content, under whatever name.
-    sources: BTreeMap<Hash, Vec<Source>>,
+    sources: BTreeMap<Hash, Vec<FileSource>>,
 }
 
 impl Findings {
-    fn add(&mut self, files: Vec<SharedFile>, source: &Source) {
+    fn add(&mut self, files: Vec<SharedFile>, source: &FileSource) {
         for file in files {
             let sources = self.sources.entry(file.hash).or_default();
             if !sources.contains(source) {
@@ -209,6 +209,6 @@ impl Findings {
     }
 }
 
-fn source(answer: &Answer) -> Source {
-    Source { id: answer.node, name: answer.name.clone(), addresses: answer.addresses.clone() }
+fn source(answer: &Answer) -> FileSource {
+    FileSource { id: answer.node, name: answer.name.clone(), addresses: answer.addresses.clone() }
 }

@@ -119,9 +119,9 @@ pub use peerkit_proto::event::{
 };
 pub use peerkit_proto::files::disk::{misleads, plain};
 pub use peerkit_proto::files::{
-    Access, AccessKind, Asker, Changes, FileKind, FileName, FoundFile, LeftOut, ManifestError,
-    NameError, NameFault, PieceError, Refusal as FileRefusal, RelPath, Renamed, Secret, SharedFile,
-    Source, Ticket, TicketError, WireError,
+    Access, AccessKind, Asker, Changes, FileKind, FileName, FileRefusal, FileSource, FoundFile,
+    LeftOut, ManifestError, NameError, NameFault, PieceError, RelPath, Renamed, Secret, SharedFile,
+    Ticket, TicketError, WireError,
 };
 pub use peerkit_proto::frame::Refusal;
 pub use peerkit_proto::frame::query::QueryId;

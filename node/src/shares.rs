@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 
 use peerkit_proto::files::{
-    Access, Asker, Description, FileName, PieceList, Refusal, SharedFile, TicketKey,
+    Access, Asker, Description, FileName, FileRefusal, PieceList, SharedFile, TicketKey,
 };
 use peerkit_proto::id::{Hash, Key};
 use tokio_util::sync::CancellationToken;
@@ -344,12 +344,12 @@ impl Shares {
     /// Opens what has this hash, for `asker`. Blocks on the disk.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`] where nothing that `asker` may have has it, [`Refusal::Changed`] where
+    /// [`FileRefusal::NotFound`] where nothing that `asker` may have has it, [`FileRefusal::Changed`] where
     /// all that had it were changed or can't be read any more.
-    pub(crate) fn open(&self, hash: &Hash, asker: &Asker<'_>) -> Result<OpenShare, Refusal> {
+    pub(crate) fn open(&self, hash: &Hash, asker: &Asker<'_>) -> Result<OpenShare, FileRefusal> {
         let locations = read(&self.index).find(hash, Some(asker));
         if locations.is_empty() {
-            return Err(Refusal::NotFound);
+            return Err(FileRefusal::NotFound);
         }
         let opened = locations.iter().find_map(|location| {
             let size = location.describe()?.size;
@@ -359,7 +359,7 @@ impl Shares {
             };
             OpenShare::at(location, list).filter(OpenShare::is_as_hashed)
         });
-        opened.ok_or(Refusal::Changed)
+        opened.ok_or(FileRefusal::Changed)
     }
 
     fn known_list(&self, hash: &Hash, size: u64) -> Option<PieceList> {

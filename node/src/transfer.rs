@@ -19,12 +19,12 @@ pub(crate) use partial::Partials;
 pub(crate) use serve::{FileServer, UploadNews, Uploads};
 pub use serve::{UploadStatus, UploadTotals};
 
-/// A stream on which nothing moves for this long is given up. 30 s: half of what TCP takes to give
-/// up on a lost segment under RFC 1122.
+/// Time after which a stream on which nothing moves is given up. 30 s: half the time after which TCP gives up on
+/// a lost segment (RFC 1122).
 pub(crate) const STALL: Duration = Duration::from_secs(30);
 
-/// The longest that one piece may take. 300 s: 3.5 kB/s, below which a fetch has no end.
+/// Longest time for one piece. 300 s: 3.5 kB/s, and a slower fetch would hardly end.
 pub(crate) const PIECE_TIME: Duration = Duration::from_secs(300);
 
-/// How long a stream may stay open without a request. 120 s: four times [`STALL`].
+/// Longest time that a stream stays open without a request. 120 s: four times [`STALL`].
 pub(crate) const IDLE: Duration = Duration::from_secs(120);

@@ -1,4 +1,4 @@
-//! Shared files: what names them, how they are cut into pieces, and what is said to fetch one.
+//! Shared files: their names, their pieces, and the protocol to fetch them.
 //!
 //! A file's id is its BLAKE3 hash, what `b3sum` prints. A folder's id is the hash of its
 //! [`Manifest`], which is itself fetched as if it were a file. Either is cut into pieces of
@@ -29,15 +29,15 @@ use crate::id::{Hash, NodeId};
 pub use access::{Access, AccessKind, Asker, Secret, TicketKey};
 pub use changes::{Changes, LeftOut, Renamed};
 pub use disk::{DiskNames, DiskRules, Platform};
-pub use layout::{Layout, Place};
-pub use manifest::{Entry, MAX_ENTRIES, MAX_MANIFEST, Manifest, ManifestError};
+pub use layout::{Layout, PiecePosition};
+pub use manifest::{MAX_ENTRIES, MAX_MANIFEST, Manifest, ManifestEntry, ManifestError};
 pub use path::{FileName, MAX_DEPTH, MAX_NAME, MAX_PATH, NameError, NameFault, RelPath, folded};
 pub use pieces::{
     IncomingList, MAX_FILE, MAX_PIECES, PIECE, PieceError, PieceHasher, PieceList, PieceSet,
     PieceValue,
 };
 pub use ticket::{Ticket, TicketError};
-pub use wire::{Answer, Description, FILES_PROTOCOL, Refusal, Request, WireError};
+pub use wire::{Answer, Description, FILES_PROTOCOL, FileRefusal, Request, WireError};
 
 /// A shared file or folder as it is listed and found.
 ///
@@ -49,7 +49,7 @@ pub struct SharedFile {
     pub hash: Hash,
     /// Its own name, without the folders above it.
     pub name: FileName,
-    /// Bytes: of a folder the sum of the files in it. What its sharer says, until it is fetched.
+    /// Size in bytes: of a folder the sum of the files in it. Until it is fetched, the sharer's word for it.
     pub size: u64,
     /// A file or a folder.
     pub kind: FileKind,
@@ -61,21 +61,21 @@ pub struct FoundFile {
     /// The file or folder.
     pub file: SharedFile,
     /// The nodes that share it.
-    pub sources: Vec<Source>,
+    pub sources: Vec<FileSource>,
 }
 
 /// A node that shares a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
+pub struct FileSource {
     /// Its identity.
     pub id: NodeId,
     /// The name that it gave itself.
     pub name: String,
-    /// Addresses where it may be dialled, as far as it knows.
+    /// Addresses where it may be dialled, as far as it knows them.
     pub addresses: Vec<Address>,
 }
 
-/// What a hash stands for. On the wire 0 is a file, 1 a folder.
+/// The kind of content that a hash stands for. On the wire 0 is a file, 1 a folder.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
@@ -98,7 +98,7 @@ impl SharedFile {
         out.put_str(self.name.as_str());
     }
 
-    /// Returns it as a search answer carries it: under a name that every system can have.
+    /// Returns it in the form for a search answer: under a name that every system can have.
     ///
     /// Nodes from before names of Unix were allowed hang up on an answer with any other name, and
     /// answers pass through nodes of any version.
@@ -107,10 +107,10 @@ impl SharedFile {
         Self { name: disk::portable(&self.name), ..self.clone() }
     }
 
-    /// Takes the wire form.
+    /// Reads the wire form.
     ///
     /// # Errors
-    /// Where it is cut short, the kind is unknown, or the name is one that [`FileName`] refuses.
+    /// If it is cut short, the kind is unknown, or [`FileName`] refuses the name.
     #[doc(hidden)]
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         let hash = reader.hash("file hash")?;

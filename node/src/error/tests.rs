@@ -114,7 +114,7 @@ fn errors() -> Vec<Error> {
     ];
     let in_folder = |error: FetchError| FetchError::InFolder { path: rel(), error: error.into() };
     let fetching = [
-        FetchError::Refused(peerkit_proto::files::Refusal::NotFound),
+        FetchError::Refused(peerkit_proto::files::FileRefusal::NotFound),
         FetchError::Changed { name: "a".into() },
         FetchError::Lie(PieceError::BadList),
         FetchError::Manifest(ManifestError::Decode(decode())),

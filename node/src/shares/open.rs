@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use peerkit_proto::files::{Asker, PieceList, PieceValue, Place, Refusal};
+use peerkit_proto::files::{Asker, FileRefusal, PieceList, PiecePosition, PieceValue};
 use peerkit_proto::id::Hash;
 
 use super::Shares;
@@ -73,7 +73,7 @@ impl OpenShare {
     }
 
     /// As [`values_of`] its piece list.
-    pub(crate) fn values(&self, first: u64, count: u16) -> Result<&[PieceValue], Refusal> {
+    pub(crate) fn values(&self, first: u64, count: u16) -> Result<&[PieceValue], FileRefusal> {
         values_of(&self.list, first, count)
     }
 
@@ -84,20 +84,20 @@ impl OpenShare {
     /// a doubt the piece itself is checked.
     ///
     /// # Errors
-    /// [`Refusal::BadRequest`] where there is no such piece, or it is of another length;
-    /// [`Refusal::Changed`] where the file is another or can't be read. What is in `out` must not
+    /// [`FileRefusal::BadRequest`] where there is no such piece, or it is of another length;
+    /// [`FileRefusal::Changed`] where the file is another or can't be read. What is in `out` must not
     /// be used then.
-    pub(crate) fn read(&self, index: u64, skip: usize, out: &mut [u8]) -> Result<(), Refusal> {
-        let range = self.list.range(index).ok_or(Refusal::BadRequest)?;
+    pub(crate) fn read(&self, index: u64, skip: usize, out: &mut [u8]) -> Result<(), FileRefusal> {
+        let range = self.list.range(index).ok_or(FileRefusal::BadRequest)?;
         let begin = range.start.saturating_add(skip as u64);
         if begin.saturating_add(out.len() as u64) != range.end {
-            return Err(Refusal::BadRequest);
+            return Err(FileRefusal::BadRequest);
         }
         match &self.content {
             Content::Memory(bytes) => {
-                let start = usize::try_from(begin).map_err(|_| Refusal::BadRequest)?;
+                let start = usize::try_from(begin).map_err(|_| FileRefusal::BadRequest)?;
                 let piece = bytes.get(start..).and_then(|rest| rest.get(..out.len()));
-                out.copy_from_slice(piece.ok_or(Refusal::BadRequest)?);
+                out.copy_from_slice(piece.ok_or(FileRefusal::BadRequest)?);
                 Ok(())
             }
             Content::File { file, stamp, .. } => {
@@ -108,7 +108,7 @@ impl OpenShare {
                     Ok(Likeness::Same) => Ok(()),
                     Ok(Likeness::Doubtful) if skip == 0 => {
                         let checked = self.list.verify_piece(index, out);
-                        checked.map_err(|_| Refusal::Changed)
+                        checked.map_err(|_| FileRefusal::Changed)
                     }
                     Ok(Likeness::Doubtful) => {
                         let mut whole = vec![0; skip + out.len()];
@@ -116,7 +116,7 @@ impl OpenShare {
                         out.copy_from_slice(whole.get(skip..).unwrap_or_default());
                         Ok(())
                     }
-                    Ok(Likeness::Different) | Err(_) => Err(Refusal::Changed),
+                    Ok(Likeness::Different) | Err(_) => Err(FileRefusal::Changed),
                 }
             }
         }
@@ -141,8 +141,8 @@ impl OpenShare {
 
     /// Reads piece `index` into `buffer`, replacing what it held.
     #[cfg(test)]
-    pub(crate) fn read_piece(&self, index: u64, buffer: &mut Vec<u8>) -> Result<(), Refusal> {
-        let range = self.list.range(index).ok_or(Refusal::BadRequest)?;
+    pub(crate) fn read_piece(&self, index: u64, buffer: &mut Vec<u8>) -> Result<(), FileRefusal> {
+        let range = self.list.range(index).ok_or(FileRefusal::BadRequest)?;
         buffer.resize(usize::try_from(range.end - range.start).unwrap(), 0);
         self.read(index, 0, buffer)
     }
@@ -153,18 +153,22 @@ impl Shares {
     /// Blocks on the disk.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`] where nothing that `asker` may have has it, [`Refusal::BadRequest`]
+    /// [`FileRefusal::NotFound`] where nothing that `asker` may have has it, [`FileRefusal::BadRequest`]
     /// where it is a file.
-    pub(crate) fn open_tree(&self, hash: &Hash, asker: &Asker<'_>) -> Result<OpenTree, Refusal> {
+    pub(crate) fn open_tree(
+        &self,
+        hash: &Hash,
+        asker: &Asker<'_>,
+    ) -> Result<OpenTree, FileRefusal> {
         let locations = read(&self.index).find(hash, Some(asker));
         if locations.is_empty() {
-            return Err(Refusal::NotFound);
+            return Err(FileRefusal::NotFound);
         }
         let folders = locations.into_iter().filter(|location| location.item.is_none());
         let open = |top: Arc<Top>| (Arc::clone(&top), OpenFolder::new(top.path.clone()));
         let tops: Vec<_> = folders.map(|location| open(location.top)).collect();
         if tops.is_empty() {
-            return Err(Refusal::BadRequest);
+            return Err(FileRefusal::BadRequest);
         }
         Ok(OpenTree { shares: self.clone(), tops, last: None })
     }
@@ -180,7 +184,11 @@ impl OpenTree {
     ///
     /// # Errors
     /// As [`OpenShare::read`].
-    pub(crate) fn read(&mut self, place: &Place, out: &mut [u8]) -> Result<(), Refusal> {
+    pub(crate) fn read(
+        &mut self,
+        place: &PiecePosition,
+        out: &mut [u8],
+    ) -> Result<(), FileRefusal> {
         if let Some((_, open)) = self.last.as_ref().filter(|(at, _)| *at == place.file)
             && open.read(place.index, 0, out).is_ok()
         {
@@ -192,7 +200,7 @@ impl OpenTree {
             let read = open.read(place.index, 0, out);
             read.is_ok().then_some(open)
         });
-        self.last = Some((place.file, read.ok_or(Refusal::Changed)?));
+        self.last = Some((place.file, read.ok_or(FileRefusal::Changed)?));
         Ok(())
     }
 
@@ -211,12 +219,12 @@ impl OpenTree {
 /// Up to `count` values of `list` from `first` on.
 ///
 /// # Errors
-/// [`Refusal::BadRequest`] where there are none.
+/// [`FileRefusal::BadRequest`] where there are none.
 pub(crate) fn values_of(
     list: &PieceList,
     first: u64,
     count: u16,
-) -> Result<&[PieceValue], Refusal> {
+) -> Result<&[PieceValue], FileRefusal> {
     let values = list.part(first, usize::from(count));
-    if values.is_empty() { Err(Refusal::BadRequest) } else { Ok(values) }
+    if values.is_empty() { Err(FileRefusal::BadRequest) } else { Ok(values) }
 }

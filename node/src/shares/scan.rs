@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use peerkit_proto::files::{
-    Access, Entry, FileKind, FileName, MAX_ENTRIES, Manifest, ManifestError, NameError, PIECE,
-    PieceList, RelPath, SharedFile, folded,
+    Access, FileKind, FileName, MAX_ENTRIES, Manifest, ManifestEntry, ManifestError, NameError,
+    PIECE, PieceList, RelPath, SharedFile, folded,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -94,7 +94,7 @@ impl Scanner<'_> {
                     paths.push(rel.as_str());
                     lower.push(&folded(rel.as_str()));
                     let (size, mode) = (stamp.size, found.mode);
-                    walk.entries.push(Entry::File { path: rel, size, hash, mode });
+                    walk.entries.push(ManifestEntry::File { path: rel, size, hash, mode });
                     continue;
                 }
                 Err(HashFailure::Io(error)) => SkipReason::Unreadable(error.to_string()),
@@ -202,7 +202,7 @@ impl Found {
 struct Walk {
     files: Vec<Found>,
     /// The folders; files follow when they have a hash.
-    entries: Vec<Entry>,
+    entries: Vec<ManifestEntry>,
     skipped: Vec<Skipped>,
 }
 
@@ -225,7 +225,7 @@ impl Walk {
             if let Some(path) = &rel {
                 let mode = fs::symlink_metadata(&folder).map_or(0o755, |found| mode_of(&found));
                 let path = path.clone();
-                walk.entries.push(Entry::Folder { path, mode });
+                walk.entries.push(ManifestEntry::Folder { path, mode });
             }
             for entry in inside {
                 match entry {

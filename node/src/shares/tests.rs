@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use super::sharing::Audience;
 use crate::lock::read;
-use peerkit_proto::files::{AccessKind, Entry, FileKind, Manifest, NameFault, PIECE, Secret};
+use peerkit_proto::files::{
+    AccessKind, FileKind, Manifest, ManifestEntry, NameFault, PIECE, Secret,
+};
 use peerkit_proto::id::NodeId;
 use tempfile::TempDir;
 
@@ -72,7 +74,7 @@ async fn hashed_bytes(shares: &Shares, path: &Path) -> u64 {
     last.done - steps[0].done
 }
 
-fn content(share: &OpenShare) -> Result<Vec<u8>, Refusal> {
+fn content(share: &OpenShare) -> Result<Vec<u8>, FileRefusal> {
     let mut all = Vec::new();
     let mut buffer = Vec::new();
     for index in 0..share.list().count() {
@@ -103,12 +105,12 @@ async fn a_file_of_any_size_is_shared_under_its_hash() {
         assert_eq!(described.name.as_str(), format!("{len}.bin"));
         assert_eq!(
             share.read_piece(share.list().count(), &mut Vec::new()),
-            Err(Refusal::BadRequest)
+            Err(FileRefusal::BadRequest)
         );
-        assert_eq!(share.values(share.list().count(), 1), Err(Refusal::BadRequest));
+        assert_eq!(share.values(share.list().count(), 1), Err(FileRefusal::BadRequest));
     }
     assert_eq!(shares.list().len(), 7);
-    assert_eq!(shares.open(&Hash::of(b"?"), &anyone()).unwrap_err(), Refusal::NotFound);
+    assert_eq!(shares.open(&Hash::of(b"?"), &anyone()).unwrap_err(), FileRefusal::NotFound);
 }
 
 /// The secret that a hash takes, if any; the outer `None` if it is not shared.
@@ -245,7 +247,7 @@ async fn a_folder_is_a_manifest_and_its_files() {
     ];
     assert_eq!(paths, expected);
     for entry in manifest.entries() {
-        if let Entry::File { hash, size, .. } = entry {
+        if let ManifestEntry::File { hash, size, .. } = entry {
             assert_eq!(
                 content(&shares.open(hash, &anyone()).unwrap()).unwrap().len() as u64,
                 *size
@@ -296,19 +298,19 @@ async fn a_changed_file_is_not_served_under_its_old_hash() {
     let open = shares.open(&hash, &anyone()).unwrap();
     assert_eq!(content(&open).unwrap(), b"before");
     write(&path, b"after, longer");
-    assert_eq!(content(&open), Err(Refusal::Changed));
-    assert_eq!(shares.open(&hash, &anyone()).unwrap_err(), Refusal::Changed);
+    assert_eq!(content(&open), Err(FileRefusal::Changed));
+    assert_eq!(shares.open(&hash, &anyone()).unwrap_err(), FileRefusal::Changed);
 
     let report = shares.refresh(|_| ()).await.unwrap();
     assert_eq!(report.changed.len(), 1);
     let (old, new) = &report.changed[0];
     assert_eq!((old.hash, new.hash), (hash, Hash::of(b"after, longer")));
-    assert_eq!(shares.open(&hash, &anyone()).unwrap_err(), Refusal::NotFound);
+    assert_eq!(shares.open(&hash, &anyone()).unwrap_err(), FileRefusal::NotFound);
     assert_eq!(content(&shares.open(&new.hash, &anyone()).unwrap()).unwrap(), b"after, longer");
     assert_eq!(shares.refresh(|_| ()).await.unwrap(), Refreshed::default());
 
     fs::remove_file(&path).unwrap();
-    assert_eq!(shares.open(&new.hash, &anyone()).unwrap_err(), Refusal::Changed);
+    assert_eq!(shares.open(&new.hash, &anyone()).unwrap_err(), FileRefusal::Changed);
     let report = shares.refresh(|_| ()).await.unwrap();
     assert_eq!(report.removed.len(), 1);
     assert!(shares.list().is_empty());
@@ -327,7 +329,7 @@ async fn not_even_where_its_times_were_put_back() {
     fs::write(&path, b"beFore").unwrap();
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_modified(times).unwrap();
-    assert_eq!(content(&open), Err(Refusal::Changed));
+    assert_eq!(content(&open), Err(FileRefusal::Changed));
     assert_eq!(shares.refresh(|_| ()).await.unwrap().changed.len(), 1);
     // A change of its mode alone is no change of content.
     let hash_now = shares.list()[0].hash;
@@ -359,7 +361,7 @@ async fn a_link_or_pipe_that_takes_a_files_place_is_not_served() {
     let real = dir.path().join("real");
     fs::rename(&path, &real).unwrap();
     std::os::unix::fs::symlink(&real, &path).unwrap();
-    assert_eq!(shares.open(&hash, &anyone()).unwrap_err(), Refusal::Changed);
+    assert_eq!(shares.open(&hash, &anyone()).unwrap_err(), FileRefusal::Changed);
 }
 
 #[tokio::test]
@@ -464,7 +466,7 @@ fn sees(shares: &Shares, hash: &Hash, asker: &Asker<'_>) -> Option<AccessKind> {
     assert_eq!(shares.contains(hash, asker), described.is_some());
     match shares.open(hash, asker) {
         Ok(_) => assert!(described.is_some()),
-        Err(refusal) => assert_eq!((refusal, described.clone()), (Refusal::NotFound, None)),
+        Err(refusal) => assert_eq!((refusal, described.clone()), (FileRefusal::NotFound, None)),
     }
     described.map(|described| described.access)
 }
@@ -607,7 +609,7 @@ async fn a_folders_modes_are_in_its_manifest() {
     let hash = add(&shares, &top).await.shared.hash;
     let bytes = content(&shares.open(&hash, &anyone()).unwrap()).unwrap();
     let manifest = Manifest::decode(bytes.into()).unwrap();
-    let modes: Vec<_> = manifest.entries().iter().map(Entry::mode).collect();
+    let modes: Vec<_> = manifest.entries().iter().map(ManifestEntry::mode).collect();
     assert_eq!(modes, [0o700, 0o750]);
     set("run.sh", 0o640);
     assert_ne!(add(&shares, &top).await.shared.hash, hash);

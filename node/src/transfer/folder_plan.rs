@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use peerkit_proto::files::disk::peculiarity;
 use peerkit_proto::files::{
-    DiskNames, DiskRules, Entry, FileName, Layout, Manifest, PieceError, PieceList, Place, RelPath,
+    DiskNames, DiskRules, FileName, Layout, Manifest, ManifestEntry, PieceError, PieceList,
+    PiecePosition, RelPath,
 };
 use peerkit_proto::id::Hash;
 
@@ -30,7 +31,7 @@ impl FolderPlan {
         lists: Vec<Option<Arc<PieceList>>>,
         rules: &DiskRules,
     ) -> Self {
-        let is_file = |entry: &Entry| matches!(entry, Entry::File { .. });
+        let is_file = |entry: &ManifestEntry| matches!(entry, ManifestEntry::File { .. });
         let files = manifest.entries().iter().enumerate().filter(|(_, e)| is_file(e));
         let files = files.map(|(at, _)| at).zip(lists).collect();
         let names = Arc::new(DiskNames::plan(&manifest, rules, &BTreeSet::new()));
@@ -59,7 +60,7 @@ impl FolderPlan {
     }
 
     /// Returns the entries that are written, each folder before its content, and their paths on the disk.
-    pub(super) fn entries(&self) -> impl Iterator<Item = (&Entry, &RelPath)> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&ManifestEntry, &RelPath)> {
         let entries = self.manifest.entries().iter().enumerate();
         entries.filter_map(|(at, entry)| Some((entry, self.names.path(&self.manifest, at)?)))
     }
@@ -74,7 +75,7 @@ impl FolderPlan {
     /// Returns the number of bytes in the files that are written.
     pub(super) fn total(&self) -> u64 {
         let left_out = self.names.left_out().map(|(at, _)| match self.manifest.entries().get(at) {
-            Some(Entry::File { size, .. }) => *size,
+            Some(ManifestEntry::File { size, .. }) => *size,
             _ => 0,
         });
         self.manifest.total().saturating_sub(left_out.fold(0, u64::saturating_add))
@@ -94,7 +95,7 @@ impl FolderPlan {
     /// Returns the lists of its larger files, by their hashes.
     pub(super) fn lists(&self) -> impl Iterator<Item = (Hash, Arc<PieceList>)> {
         self.files.iter().filter_map(|(at, list)| match self.manifest.entries().get(*at) {
-            Some(Entry::File { hash, .. }) => Some((*hash, list.clone()?)),
+            Some(ManifestEntry::File { hash, .. }) => Some((*hash, list.clone()?)),
             _ => None,
         })
     }
@@ -103,12 +104,12 @@ impl FolderPlan {
     ///
     /// # Errors
     /// If these are not its bytes, or there is no such piece.
-    pub(super) fn verify(&self, place: &Place, bytes: &[u8]) -> Result<(), PieceError> {
+    pub(super) fn verify(&self, place: &PiecePosition, bytes: &[u8]) -> Result<(), PieceError> {
         let file = self.files.get(place.file);
         let entry = file.and_then(|(at, _)| self.manifest.entries().get(*at));
         match (file, entry) {
             (Some((_, Some(list))), _) => list.verify_piece(place.index, bytes),
-            (_, Some(Entry::File { hash, size, .. })) => PieceList::single(hash, *size)
+            (_, Some(ManifestEntry::File { hash, size, .. })) => PieceList::single(hash, *size)
                 .ok_or(PieceError::NoPiece(place.index))?
                 .verify_piece(place.index, bytes),
             _ => Err(PieceError::NoPiece(place.index)),
@@ -126,10 +127,12 @@ impl FolderPlan {
             let there = there?;
             let path = there.path();
             let fits = match (self.find(&path, within), there.metadata()?) {
-                (Some((Entry::Folder { .. }, rel)), is) if is.is_dir() => {
+                (Some((ManifestEntry::Folder { .. }, rel)), is) if is.is_dir() => {
                     self.fits(&path, Some(&rel), found)?
                 }
-                (Some((Entry::File { size, .. }, _)), is) => is.is_file() && is.len() == *size,
+                (Some((ManifestEntry::File { size, .. }, _)), is) => {
+                    is.is_file() && is.len() == *size
+                }
                 _ => false,
             };
             if !fits {
@@ -147,8 +150,10 @@ impl FolderPlan {
             let found = found?;
             let (path, is_folder) = (found.path(), found.file_type()?.is_dir());
             match (self.find(&path, within), is_folder) {
-                (Some((Entry::Folder { .. }, rel)), true) => self.sweep(&path, Some(&rel))?,
-                (Some((Entry::File { .. }, _)), false) => {}
+                (Some((ManifestEntry::Folder { .. }, rel)), true) => {
+                    self.sweep(&path, Some(&rel))?
+                }
+                (Some((ManifestEntry::File { .. }, _)), false) => {}
                 (_, true) => fs::remove_dir_all(&path)?,
                 (_, false) => fs::remove_file(&path)?,
             }
@@ -157,7 +162,7 @@ impl FolderPlan {
     }
 
     /// Finds the entry that is at `path`, in the folder `within`, and its path in the fetched folder.
-    fn find(&self, path: &Path, within: Option<&RelPath>) -> Option<(&Entry, RelPath)> {
+    fn find(&self, path: &Path, within: Option<&RelPath>) -> Option<(&ManifestEntry, RelPath)> {
         let name = FileName::of_path(path).ok()?;
         let rel = match within {
             None => name.into(),
@@ -198,9 +203,9 @@ mod tests {
     fn what_has_another_name_on_the_disk_is_found_there() {
         let file = |text: &str| {
             let (path, hash) = (RelPath::new(text).unwrap(), Hash::of(b"abc"));
-            Entry::File { path, size: 3, hash, mode: 0o644 }
+            ManifestEntry::File { path, size: 3, hash, mode: 0o644 }
         };
-        let folder = Entry::Folder { path: RelPath::new("aux").unwrap(), mode: 0o755 };
+        let folder = ManifestEntry::Folder { path: RelPath::new("aux").unwrap(), mode: 0o755 };
         let manifest = Manifest::new(vec![folder, file("aux/a:b"), file("long name")]).unwrap();
         let layout = Layout::folder(&manifest);
         let rules = DiskRules { max_name: 5, ..DiskRules::new(Platform::Windows) };
@@ -222,10 +227,10 @@ mod tests {
         let path = |text: &str| RelPath::new(text).unwrap();
         let file = |text: &str| {
             let (path, hash) = (path(text), Hash::of(b"abc"));
-            Entry::File { path, size: 3, hash, mode: 0o644 }
+            ManifestEntry::File { path, size: 3, hash, mode: 0o644 }
         };
         let entries =
-            vec![Entry::Folder { path: path("in"), mode: 0o755 }, file("in/a"), file("b")];
+            vec![ManifestEntry::Folder { path: path("in"), mode: 0o755 }, file("in/a"), file("b")];
         let rules = DiskRules::new(Platform::Unix);
         let plan = FolderPlan::new(Manifest::new(entries).unwrap(), vec![None, None], &rules);
         let folder = tempfile::tempdir().unwrap();
@@ -253,7 +258,7 @@ mod tests {
     #[test]
     fn a_link_is_not_what_it_leads_to() {
         let path = RelPath::new("a").unwrap();
-        let entry = Entry::File { path, size: 1, hash: Hash::of(b"a"), mode: 0o644 };
+        let entry = ManifestEntry::File { path, size: 1, hash: Hash::of(b"a"), mode: 0o644 };
         let rules = DiskRules::new(Platform::Unix);
         let plan = FolderPlan::new(Manifest::new(vec![entry]).unwrap(), vec![None], &rules);
         let folder = tempfile::tempdir().unwrap();

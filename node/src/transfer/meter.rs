@@ -1,75 +1,80 @@
-//! How much has come, and how fast it comes.
+//! The progress and the rate of a transfer.
 
 use std::time::Duration;
 
 use peerkit_proto::files::PIECE;
 use tokio::time::Instant;
 
-/// Speed is taken over at least this long.
+/// Shortest time over which the rate is measured.
 const WINDOW: Duration = Duration::from_millis(500);
 
-/// Counts bytes, and how fast they come.
+/// Counts the bytes of a transfer, and measures their rate.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub(super) struct TransferMeter {
     done: u64,
     total: u64,
     rate: u64,
+    /// The beginning of the present measurement, and the bytes that were counted since then.
     since: Instant,
-    came: u64,
+    counted: u64,
 }
 
-impl Meter {
+impl TransferMeter {
     pub(super) fn new() -> Self {
-        Self { done: 0, total: 0, rate: 0, since: Instant::now(), came: 0 }
+        Self { done: 0, total: 0, rate: 0, since: Instant::now(), counted: 0 }
     }
 
-    /// Bytes that are here.
+    /// Returns the number of bytes that were transferred.
     pub(super) fn done(&self) -> u64 {
         self.done
     }
 
-    /// Bytes in all.
+    /// Returns the number of bytes in all.
     pub(super) fn total(&self) -> u64 {
         self.total
     }
 
-    /// Bytes a second, lately.
+    /// Returns the current rate in bytes per second.
     pub(super) fn rate(&self) -> u64 {
         self.rate
     }
 
-    /// What is here already, of how much.
+    /// Starts anew with `done` bytes of `total`.
     pub(super) fn start(&mut self, done: u64, total: u64) {
         *self = Self { done, total, ..Self::new() };
     }
 
+    /// Counts bytes that were transferred.
     pub(super) fn add(&mut self, bytes: u64) {
         self.done = self.done.saturating_add(bytes);
-        self.came = self.came.saturating_add(bytes);
+        self.counted = self.counted.saturating_add(bytes);
         self.measure();
     }
 
-    /// Nothing has come for a while: a piece that is still on its way would be here were it faster.
+    /// Lowers the rate if nothing has come for a while.
     pub(super) fn fade(&mut self) {
-        match self.came {
-            0 => self.rate = self.rate.min(PIECE.saturating_mul(1000) / millis(self.since)),
-            _ => self.measure(),
+        if self.counted > 0 {
+            self.measure();
+        } else {
+            // At any higher rate the piece that is on its way would have come by now.
+            self.rate = self.rate.min(PIECE.saturating_mul(1000) / millis(self.since));
         }
     }
 
     fn measure(&mut self) {
         if self.since.elapsed() >= WINDOW {
-            let measured = self.came.saturating_mul(1000) / millis(self.since);
+            let measured = self.counted.saturating_mul(1000) / millis(self.since);
             self.rate = match self.rate {
                 0 => measured,
                 before => before / 2 + measured / 2,
             };
-            (self.since, self.came) = (Instant::now(), 0);
+            self.since = Instant::now();
+            self.counted = 0;
         }
     }
 }
 
-/// Milliseconds since then, one at least.
+/// Returns the milliseconds since then, but at least 1.
 fn millis(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
 }
@@ -80,7 +85,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_speed_is_that_of_what_comes_and_fades_where_nothing_does() {
-        let mut meter = Meter::new();
+        let mut meter = TransferMeter::new();
         meter.start(0, 100 * PIECE);
         let pass = |millis| tokio::time::advance(Duration::from_millis(millis));
         for _ in 0..4 {
@@ -89,7 +94,7 @@ mod tests {
             meter.fade();
         }
         assert_eq!(meter.rate, 4 * PIECE);
-        // Slow, and yet no slower than it is: a piece takes ten seconds.
+        // A piece takes ten seconds. The rate does not fall below that.
         for _ in 0..8 {
             for _ in 0..10 {
                 pass(1000).await;

@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use peerkit_proto::files::{
-    Access, Asker, Description, Layout, PieceError, PieceList, PieceSet, Place, Refusal, SharedFile,
+    Access, Asker, Description, FileRefusal, Layout, PieceError, PieceList, PiecePosition,
+    PieceSet, SharedFile,
 };
 use peerkit_proto::id::Hash;
 use tokio::sync::watch;
@@ -213,7 +214,7 @@ impl Partial {
     }
 
     /// Returns whether these are the bytes of the piece at `place`.
-    fn is_good(&self, place: &Place, bytes: &[u8]) -> bool {
+    fn is_good(&self, place: &PiecePosition, bytes: &[u8]) -> bool {
         match &self.content {
             PartialContent::File(_, list) => list.verify_piece(place.index, bytes).is_ok(),
             PartialContent::Folder { plan, .. } => plan.verify(place, bytes).is_ok(),
@@ -279,27 +280,27 @@ impl OpenPartial {
     /// written; it is verified again only if users may have changed it since.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`] if the piece is not there or can't be read, [`Refusal::Changed`] if it was changed.
-    pub(super) fn read(&mut self, piece: u64, out: &mut [u8]) -> Result<(), Refusal> {
+    /// [`FileRefusal::NotFound`] if the piece is not there or can't be read, [`FileRefusal::Changed`] if it was changed.
+    pub(super) fn read(&mut self, piece: u64, out: &mut [u8]) -> Result<(), FileRefusal> {
         let is_held = lock(&self.partial.held).pieces.contains(piece);
         if self.partial.has_ended() || !is_held {
-            return Err(Refusal::NotFound);
+            return Err(FileRefusal::NotFound);
         }
-        let place = self.partial.layout.place(piece).ok_or(Refusal::BadRequest)?;
-        let file = self.open(&place).ok_or(Refusal::NotFound)?;
+        let place = self.partial.layout.place(piece).ok_or(FileRefusal::BadRequest)?;
+        let file = self.open(&place).ok_or(FileRefusal::NotFound)?;
         read_exact_at(&file, out, place.range.start).map_err(|error| {
             tracing::debug!(hash = %self.partial.hash, piece, %error, "a held piece can't be read");
-            Refusal::NotFound
+            FileRefusal::NotFound
         })?;
         let is_verified = self.partial.is_verified.load(Ordering::Acquire);
         if is_verified && !self.partial.is_good(&place, out) {
-            return Err(Refusal::Changed);
+            return Err(FileRefusal::Changed);
         }
         Ok(())
     }
 
     /// Opens the file that `place` is in.
-    fn open(&mut self, place: &Place) -> Option<Arc<File>> {
+    fn open(&mut self, place: &PiecePosition) -> Option<Arc<File>> {
         let (path, plan) = match &self.partial.content {
             PartialContent::File(file, _) => return Some(Arc::clone(file)),
             PartialContent::Folder { path, plan, .. } => (path, plan),

@@ -18,7 +18,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerkit_proto::files::{Answer, FileKind, Refusal, Request};
+use peerkit_proto::files::{Answer, FileKind, FileRefusal, Request};
 use peerkit_proto::id::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
@@ -148,7 +148,7 @@ struct StreamServer<S> {
 enum NextAnswer {
     /// Answered when its turn comes.
     Request(Request),
-    Refused(Refusal),
+    Refused(FileRefusal),
     /// A part of a piece that was in memory.
     Read(PieceRun, AnswerBuffer),
     /// An answer that is being read from disk, with the rest of its run if it has pieces.
@@ -190,7 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
         loop {
             if let Some(run) = self.run.take() {
                 if !self.is_within && self.stream.requests.is_cancelled(run.number) {
-                    return Some(NextAnswer::Refused(Refusal::Cancelled));
+                    return Some(NextAnswer::Refused(FileRefusal::Cancelled));
                 }
                 return Some(self.read(run));
             }
@@ -212,7 +212,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
                 Ok(request @ (Request::Describe { .. } | Request::Follow { .. })) => {
                     return Some(NextAnswer::Request(request));
                 }
-                Ok(_) | Err(_) => return Some(NextAnswer::Refused(Refusal::BadRequest)),
+                Ok(_) | Err(_) => return Some(NextAnswer::Refused(FileRefusal::BadRequest)),
             }
         }
     }
@@ -329,7 +329,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
         let is_cancelled = self.stream.requests.is_cancelled(run.number);
         if !run.is_rest && (is_cancelled || self.hold_back(&run).await?) {
             self.spare.push(buffer);
-            return Ok(Some(NextAnswer::Refused(Refusal::Cancelled)));
+            return Ok(Some(NextAnswer::Refused(FileRefusal::Cancelled)));
         }
         self.following.sent(&run);
         self.begin_upload(&run);
@@ -385,7 +385,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
             Request::Follow { hash, addresses } => {
                 self.following.follow(&self.server, &self.caller, hash, addresses)
             }
-            _ => Answer::Refused(Refusal::BadRequest).encode(),
+            _ => Answer::Refused(FileRefusal::BadRequest).encode(),
         }
     }
 

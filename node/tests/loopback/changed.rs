@@ -7,7 +7,7 @@ use peerkit::{
     Builder, Config, Error, Event, Events, FetchError, FetchRequest, Fetched, Hash, Node,
     RateLimits,
 };
-use peerkit_proto::files::{PIECE, Refusal};
+use peerkit_proto::files::{FileRefusal, PIECE};
 use tempfile::TempDir;
 
 /// A node that would wait for a source for longer than any test does.
@@ -195,7 +195,7 @@ async fn who_may_not_have_it_is_not_told_that_it_was_changed() {
         .into_folder(case.folder.path().join("to"))
         .from(at(&case.ann).into());
     let stranger = within("a fetch", cid.fetch(get)).await;
-    let not_found = FetchError::Refused(Refusal::NotFound).to_string();
+    let not_found = FetchError::Refused(FileRefusal::NotFound).to_string();
     assert_eq!(stranger.unwrap_err().to_string(), not_found);
     shutdown([&cid, &case.ann, &case.bob]).await;
 }

@@ -10,7 +10,8 @@ use peerkit::{
 };
 use peerkit_proto::files::wire::{MAX_REQUEST, PREFIX, body_len};
 use peerkit_proto::files::{
-    AccessKind, Answer, Description, FILES_PROTOCOL, FileKind, PIECE, PieceList, Refusal, Request,
+    AccessKind, Answer, Description, FILES_PROTOCOL, FileKind, FileRefusal, PIECE, PieceList,
+    Request,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -114,7 +115,7 @@ impl Script {
                 let mut out = Vec::new();
                 for index in first..first + u64::from(count) {
                     if !self.ways.holds.as_ref().is_none_or(|holds| holds.contains(&index)) {
-                        out.extend(Answer::Refused(Refusal::NotFound).encode());
+                        out.extend(Answer::Refused(FileRefusal::NotFound).encode());
                         break;
                     }
                     // The last piece proves the size: also the silent say that much.

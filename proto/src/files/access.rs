@@ -1,8 +1,8 @@
-//! Who may find and fetch a share.
+//! Access to a share: the nodes that may find and fetch it.
 //!
-//! A share is open to the network, to nodes that are named, or to whoever knows the secret of its
-//! ticket. For all others it is as if it were not there: what they are answered does not differ
-//! from what they are answered about something that nobody ever shared.
+//! A share is open to the network, to nodes that are named, or to every node that knows the secret of its
+//! ticket. To all other nodes it does not exist: they get the same answers as about content that was never
+//! shared.
 
 use std::fmt;
 
@@ -10,32 +10,32 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::hello::Proof;
 use crate::id::{Hash, Key, NodeId};
 
-/// Bytes of a ticket's secret.
+/// Length of a ticket's secret, in bytes.
 pub const SECRET_LEN: usize = 16;
 
-/// Who may find and fetch a share.
+/// The nodes that may find and fetch a share.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Access {
-    /// Everyone in the network.
+    /// All nodes of the network.
     #[default]
     Open,
     /// These nodes.
     Nodes(Vec<NodeId>),
-    /// Whoever shows that it knows this.
+    /// Nodes that prove that they know this secret.
     Ticket(Secret),
 }
 
-/// What somebody who is let in is told of a share's [`Access`]: whether it may be passed on.
-/// On the wire 0 is open, 1 named nodes, 2 ticket.
+/// The kind of a share's [`Access`], from which a node with access learns whether it may pass the share on. On the
+/// wire 0 is open, 1 named nodes, 2 ticket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AccessKind {
-    /// To everyone.
+    /// It may be passed on to all nodes.
     #[default]
     Open,
-    /// To nobody: whom else it is for is not told.
+    /// It may not be passed on. The other nodes that it is for are not named.
     Nodes,
-    /// To whoever knows the ticket's secret.
+    /// It may be passed on to nodes that know the ticket's secret.
     Ticket,
 }
 
@@ -43,19 +43,19 @@ pub enum AccessKind {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Secret([u8; SECRET_LEN]);
 
-/// What an asking node has shown of itself.
+/// The identity and the proof of a requesting node.
 #[derive(Debug, Clone, Copy)]
 pub struct Asker<'a> {
-    /// Who it is, proven by the handshake.
+    /// Its identity, proven by the handshake.
     pub id: NodeId,
-    /// The binding of the TLS session that it asks in.
+    /// The binding of its TLS session.
     pub binding: &'a [u8; 32],
     /// The proof that it has presented, if any.
     pub proof: Option<&'a Proof>,
 }
 
 impl Access {
-    /// Whether `asker` may have it.
+    /// Returns whether `asker` may find and fetch the share.
     #[must_use]
     pub fn allows(&self, asker: &Asker<'_>) -> bool {
         match self {
@@ -69,7 +69,7 @@ impl Access {
         }
     }
 
-    /// What is told of it.
+    /// Returns the kind that nodes with access learn.
     #[must_use]
     pub fn kind(&self) -> AccessKind {
         match self {
@@ -100,23 +100,23 @@ impl AccessKind {
 }
 
 impl Secret {
-    /// The secret of these bytes, which have to be random.
+    /// Returns the secret of these bytes, which must be random.
     #[must_use]
     pub fn from_bytes(bytes: [u8; SECRET_LEN]) -> Self {
         Self(bytes)
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; SECRET_LEN] {
         &self.0
     }
 
-    /// The proof that `asker` knows the secret, bound to one TLS session by its exporter's bytes.
+    /// Returns the proof that `asker` knows the secret, bound to one TLS session by its exporter's bytes.
     ///
-    /// BLAKE3 keyed with a key derived from the secret, over the binding and the asker's identity:
-    /// to whoever does not know the secret it tells nothing, and it is worth nothing in another
-    /// session. So a ticket can be shown to sources that may not know it themselves.
+    /// The proof is BLAKE3, keyed with a key derived from the secret, over the binding and the asker's identity. It
+    /// reveals nothing to a node that does not know the secret, and is not valid in any other session. So it can be
+    /// presented to sources that may not know the secret themselves.
     #[must_use]
     pub fn prove(&self, binding: &[u8; 32], asker: NodeId) -> Proof {
         let key = blake3::derive_key("peerkit 2026-11 ticket secret", &self.0);
@@ -127,19 +127,19 @@ impl Secret {
     }
 }
 
-/// What the secrets of tickets are made of that nobody has to keep: a node's key.
+/// The key that a node derives the secrets of tickets from, so that they need not be stored.
 #[derive(Clone)]
 pub struct TicketKey([u8; 32]);
 
 impl TicketKey {
-    /// That of the node with this key. Nothing can be told of the key from it.
+    /// Derives it from the key of a node. It reveals nothing about that key.
     #[must_use]
     pub fn of(key: &Key) -> Self {
         Self(blake3::derive_key("peerkit 2026-11 tickets of a node", key.secret()))
     }
 
-    /// The secret of the ticket for a content: always the same, and to whoever has tickets for
-    /// other contents as good as random.
+    /// Returns the secret of the ticket for `content`. It is always the same, and looks random to a node that has
+    /// tickets for other content.
     #[must_use]
     pub fn secret_of(&self, content: &Hash) -> Secret {
         let hash = blake3::keyed_hash(&self.0, content.as_bytes());

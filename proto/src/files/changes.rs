@@ -1,4 +1,4 @@
-//! How what was fetched differs from what its source shares, where this disk can't have it all.
+//! The differences between fetched content and its source, if this disk can't hold all of it.
 
 use std::path::PathBuf;
 
@@ -11,16 +11,16 @@ pub struct Renamed {
     pub name: RelPath,
     /// Its path.
     pub path: PathBuf,
-    /// Why it could not have its name.
+    /// The reason why it could not have its name.
     pub why: NameFault,
 }
 
-/// A file or folder in a fetched folder that this disk can't have.
+/// A file or folder in a fetched folder that could not be written to this disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftOut {
     /// Its path in the fetched folder.
     pub path: RelPath,
-    /// Why it is left out.
+    /// The reason why it is left out.
     pub why: NameFault,
 }
 

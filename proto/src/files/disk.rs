@@ -16,7 +16,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::manifest::{Entry, Manifest};
+use super::manifest::{Manifest, ManifestEntry};
 use super::path::{FileName, MAX_NAME, MAX_PATH, NameFault, RelPath, folded};
 
 /// Numbered names that are tried for an entry whose name another entry has.
@@ -73,7 +73,7 @@ pub struct DiskRules {
 }
 
 impl DiskRules {
-    /// The rules of a platform, for a disk that sets no closer limits.
+    /// Returns the rules of a platform, for a disk that sets no tighter limits.
     #[must_use]
     pub fn new(platform: Platform) -> Self {
         Self { platform, max_name: MAX_NAME, max_path: MAX_PATH }
@@ -101,21 +101,21 @@ impl DiskRules {
 /// The paths of a folder's entries on a disk, as far as they differ from those in its manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DiskNames {
-    /// By the entry's place in the manifest.
-    changed: BTreeMap<usize, Change>,
+    /// By the index of the entry in the manifest.
+    changed: BTreeMap<usize, NameChange>,
     /// The entries that have another path.
     by_path: BTreeMap<RelPath, usize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Change {
+enum NameChange {
     /// It is at this path. No fault if only a folder above it has another name.
     Path(RelPath, Option<NameFault>),
     LeftOut(NameFault),
 }
 
 impl DiskNames {
-    /// Decides where each entry of `manifest` goes under `rules`. `refused` are the
+    /// Decides the path of each entry of `manifest` under `rules`. `refused` are the
     /// [peculiarities](peculiarity) of names that the disk was found to refuse.
     #[must_use]
     pub fn plan(manifest: &Manifest, rules: &DiskRules, refused: &BTreeSet<String>) -> Self {
@@ -131,12 +131,12 @@ impl DiskNames {
                 own.insert(at, Own::LeftOut(NameFault::RefusedHere));
             }
         }
-        let is_long = |entry: &Entry| entry.path().as_str().len() > rules.max_path;
+        let is_long = |entry: &ManifestEntry| entry.path().as_str().len() > rules.max_path;
         if own.is_empty() && !entries.iter().any(is_long) {
             return Self::default();
         }
         let mut names = Self::default();
-        // The folders that the entry is in, each with its place on the disk if it has one.
+        // The folders that the entry is in, each with its path on the disk if it has one.
         let mut open: Vec<(&RelPath, Option<RelPath>)> = Vec::new();
         for (at, entry) in entries.iter().enumerate() {
             let path = entry.path();
@@ -145,17 +145,17 @@ impl DiskNames {
             }
             let to =
                 placed(path, open.last().map(|(_, place)| place.as_ref()), own.get(&at), rules);
-            if matches!(entry, Entry::Folder { .. }) {
+            if matches!(entry, ManifestEntry::Folder { .. }) {
                 open.push((path, to.as_ref().ok().map(|(place, _)| place.clone())));
             }
             match to {
                 Ok((place, _)) if place == *path => {}
                 Ok((place, fault)) => {
                     names.by_path.insert(place.clone(), at);
-                    names.changed.insert(at, Change::Path(place, fault));
+                    names.changed.insert(at, NameChange::Path(place, fault));
                 }
                 Err(fault) => {
-                    names.changed.insert(at, Change::LeftOut(fault));
+                    names.changed.insert(at, NameChange::LeftOut(fault));
                 }
             }
         }
@@ -166,9 +166,9 @@ impl DiskNames {
     #[must_use]
     pub fn path<'a>(&'a self, manifest: &'a Manifest, at: usize) -> Option<&'a RelPath> {
         match self.changed.get(&at) {
-            Some(Change::Path(path, _)) => Some(path),
-            Some(Change::LeftOut(_)) => None,
-            None => manifest.entries().get(at).map(Entry::path),
+            Some(NameChange::Path(path, _)) => Some(path),
+            Some(NameChange::LeftOut(_)) => None,
+            None => manifest.entries().get(at).map(ManifestEntry::path),
         }
     }
 
@@ -185,22 +185,22 @@ impl DiskNames {
     /// Returns whether an entry is left out.
     #[must_use]
     pub fn is_left_out(&self, at: usize) -> bool {
-        matches!(self.changed.get(&at), Some(Change::LeftOut(_)))
+        matches!(self.changed.get(&at), Some(NameChange::LeftOut(_)))
     }
 
-    /// The entries whose own name is another on the disk, with their paths there, and why.
+    /// Returns the entries whose own name is another on the disk, with their paths there and the reasons.
     pub fn renamed(&self) -> impl Iterator<Item = (usize, &RelPath, NameFault)> {
         self.changed.iter().filter_map(|(at, change)| match change {
-            Change::Path(path, Some(fault)) => Some((*at, path, *fault)),
+            NameChange::Path(path, Some(fault)) => Some((*at, path, *fault)),
             _ => None,
         })
     }
 
-    /// The entries that are left out, and why.
+    /// Returns the entries that are left out, and the reasons.
     pub fn left_out(&self) -> impl Iterator<Item = (usize, NameFault)> {
         self.changed.iter().filter_map(|(at, change)| match change {
-            Change::LeftOut(fault) => Some((*at, *fault)),
-            Change::Path(..) => None,
+            NameChange::LeftOut(fault) => Some((*at, *fault)),
+            NameChange::Path(..) => None,
         })
     }
 }
@@ -211,9 +211,9 @@ enum Own {
     LeftOut(NameFault),
 }
 
-/// The names that have to be others on `platform`, each free in its folder.
-fn own_changes(entries: &[Entry], platform: Platform) -> BTreeMap<usize, Own> {
-    let key = |entry: &Entry, name: &str| {
+/// Returns the names that have to be others on `platform`, each free in its folder.
+fn own_changes(entries: &[ManifestEntry], platform: Platform) -> BTreeMap<usize, Own> {
+    let key = |entry: &ManifestEntry, name: &str| {
         let name = if platform.ignores_case() { folded(name) } else { name.to_owned() };
         format!("{}/{name}", entry.path().parent().unwrap_or_default())
     };
@@ -236,7 +236,7 @@ fn own_changes(entries: &[Entry], platform: Platform) -> BTreeMap<usize, Own> {
     let mut changes = BTreeMap::new();
     for (at, (safe, fault)) in faulty {
         let Some(entry) = entries.get(at) else { continue };
-        let is_file = matches!(entry, Entry::File { .. });
+        let is_file = matches!(entry, ManifestEntry::File { .. });
         let mut names = (0..=MAX_NUMBER).map(|number| match number {
             0 => safe.clone(),
             number => with_suffix(&safe, &format!(" ({number})"), is_file, MAX_NAME),
@@ -247,8 +247,8 @@ fn own_changes(entries: &[Entry], platform: Platform) -> BTreeMap<usize, Own> {
     changes
 }
 
-/// Decides where an entry goes. `above` is the folder that it is in, if it is in one: `Some(None)`
-/// if that is left out.
+/// Decides the path of an entry. `above` is the folder that it is in, if it is in one: `Some(None)` if that is left
+/// out.
 fn placed(
     path: &RelPath,
     above: Option<Option<&RelPath>>,
@@ -302,8 +302,8 @@ pub fn misleads(c: char) -> bool {
     )
 }
 
-/// Returns a text from elsewhere, such as the name of a node or file, as one line on which a terminal
-/// does nothing but show it: control characters and those that [`misleads`] names are written out.
+/// Returns a text from another machine, such as the name of a node or file, as one line that is safe to print on a
+/// terminal: control characters and those that [`misleads`] names are written out.
 #[must_use]
 pub fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
@@ -316,10 +316,10 @@ pub fn plain(text: &str) -> String {
     plain
 }
 
-/// Returns what a name has that some file systems refuse, although others allow it: the same text for
-/// names that are refused for the same reason. `None` if there is nothing.
+/// Returns the characters of a name that some file systems refuse, although others allow them. Names that are
+/// refused for the same reason give the same text. Returns `None` if there are none.
 ///
-/// It is found out by trying which names a disk refuses, once for each such text.
+/// Which names a disk refuses is found out by trying, once for each such text.
 #[must_use]
 pub fn peculiarity(name: &str) -> Option<String> {
     let (_, _) = replaced(name, Platform::Windows, false)?;
@@ -334,7 +334,7 @@ pub fn peculiarity(name: &str) -> Option<String> {
     Some(text)
 }
 
-/// The characters that no name has on Windows. Control characters are in no name at all.
+/// Returns whether no name on Windows can have this character. Control characters are in no name at all.
 fn is_special(c: char) -> bool {
     matches!(c, '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|')
 }
@@ -347,8 +347,8 @@ pub(super) fn without_faults(name: &str, platform: Platform) -> Cow<'_, str> {
     }
 }
 
-/// Returns what to call a file in place of `name`, and the first reason; `None` if the name is fine.
-/// `among_own` is whether it lands among the user's own files.
+/// Returns a safe name in place of `name`, and the first reason for it. Returns `None` if the name is safe.
+/// `among_own` says that the file lands among the user's own files.
 fn replaced(name: &str, platform: Platform, among_own: bool) -> Option<(String, NameFault)> {
     let is_windows = platform == Platform::Windows;
     let fault_of = |(at, c): (usize, char)| match c {
@@ -400,8 +400,8 @@ pub(super) fn portable(name: &FileName) -> FileName {
     }
 }
 
-/// Microsoft's "Naming Files, Paths, and Namespaces": a device's name with any extension is that
-/// device, and the superscript digits of Latin-1 count as digits.
+/// Returns whether a name is a device on Windows. With any extension it is that device too, and the superscript
+/// digits of Latin-1 count as digits (Microsoft, "Naming Files, Paths, and Namespaces").
 fn is_device(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or_default().trim_end_matches(' ');
     let devices = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"];

@@ -1,15 +1,15 @@
 //! One fetch: finds sources, decides what to ask each of them for, and when to give up.
 //!
 //! The state machine never sees a byte of content. Its driver (a node, the simulator, a test) dials
-//! sources, proves what they say, reads and writes pieces, and reports what came of it:
+//! sources, checks their proofs, reads and writes pieces, and reports the results:
 //!
 //! 1. Candidates come from the user, from searches of the network, and from other sources. Up to
 //!    [`MAX_SOURCES`] of them are worked on at once, of which [`MAX_BEGINNING`] are not ready yet.
-//! 2. A source is dialled, says who it is, and describes the content. The first one is asked to prove
+//! 2. A source is dialled, proves its identity, and describes the content. The first one is asked to prove
 //!    it, and what it proves is opened on the disk. If it takes long, others are asked for the proof as
 //!    well, and the first proof counts.
-//! 3. A source that describes the same is followed: it tells which pieces it has, and [`schedule`]
-//!    decides which of them it is asked for. A source that describes something else has to prove it.
+//! 3. A source that describes the same is followed: it says which pieces it has, and [`schedule`]
+//!    decides which of them are requested. A source that describes something else has to prove it.
 //!    If it can, the first prover has lied, and the fetch starts over with what is proven now.
 //! 4. A source that fails is dialled again, later with each failure. A source that lies or whose
 //!    content has changed is not. As long as the content is not known, one failure is enough, unless
@@ -46,8 +46,8 @@ use super::pieces::PieceSet;
 use crate::id::NodeId;
 use crate::time::{Instant, earliest};
 use schedule::Schedule;
-use search::Search;
-use source::{Source, Stage};
+use search::SourceSearch;
+use source::{KnownSource, SourceStage};
 
 pub use input::{Claim, Fault, Input, Options};
 pub use output::{Ban, GiveUp, Output};
@@ -81,25 +81,25 @@ pub struct Fetch {
     own: NodeId,
     is_patient: bool,
     patience: Duration,
-    sources: Vec<Source>,
-    search: Search,
-    content: Content,
-    /// The source that failed last, or that says most to the user.
+    sources: Vec<KnownSource>,
+    search: SourceSearch,
+    content: KnownContent,
+    /// The failure that is reported if the fetch is given up: the last one, or one that says more to the user.
     failure: Option<(SourceId, Fault)>,
-    /// A source was reached.
+    /// A source has answered.
     is_answered: bool,
-    /// When the fetch began, or a piece came last.
+    /// The time at which the last piece came, or the fetch began.
     useful: Instant,
     chance: ChaCha8Rng,
     is_over: bool,
     outbox: VecDeque<Output>,
 }
 
-/// What is known of the content.
+/// The content, as far as it is known.
 #[derive(Debug)]
-enum Content {
+enum KnownContent {
     Unknown,
-    /// What this source has proven is being opened.
+    /// The driver opens what this source has proven.
     Opening(SourceId, Claim),
     Settled {
         /// The source that proved it.
@@ -110,7 +110,7 @@ enum Content {
 }
 
 impl Fetch {
-    /// Begins a fetch. All chance is from `seed`.
+    /// Begins a fetch. All random decisions follow from `seed`.
     #[must_use]
     pub fn new(now: Instant, options: Options, seed: [u8; 32]) -> Self {
         let mut fetch = Self {
@@ -118,8 +118,8 @@ impl Fetch {
             is_patient: options.is_patient,
             patience: options.patience,
             sources: Vec::new(),
-            search: Search::new(options.ask_network),
-            content: Content::Unknown,
+            search: SourceSearch::new(options.ask_network),
+            content: KnownContent::Unknown,
             failure: None,
             is_answered: false,
             useful: now,
@@ -139,7 +139,7 @@ impl Fetch {
         }
         match input {
             Input::Timeout => {
-                if let Content::Settled { schedule, .. } = &mut self.content {
+                if let KnownContent::Settled { schedule, .. } = &mut self.content {
                     schedule.handle_timeout(now);
                 }
             }
@@ -150,9 +150,9 @@ impl Fetch {
             Input::Met { source, id } => self.met(source, id),
             Input::Described { source, claim } => {
                 if let Some(known) = self.running(source)
-                    && known.stage == Stage::Dialling
+                    && known.stage == SourceStage::Dialling
                 {
-                    known.stage = Stage::Described { since: now, claim };
+                    known.stage = SourceStage::Described { since: now, claim };
                 }
             }
             Input::Proven(source) => self.proven(now, source),
@@ -175,22 +175,22 @@ impl Fetch {
         self.outbox.pop_front()
     }
 
-    /// Returns when [`Input::Timeout`] is to be handed in.
+    /// Returns the time at which [`Input::Timeout`] is to be handed in.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.is_over {
             return None;
         }
-        let is_settled = !matches!(self.content, Content::Unknown);
-        // A source that has to wait for room is dialled when another one has ended.
+        let is_settled = !matches!(self.content, KnownContent::Unknown);
+        // Without room, a source is dialled when another one has ended, not at a time.
         let has_room = self.room() > 0;
         let sources = self.sources.iter().filter_map(|source| match source.stage {
-            Stage::Waiting(until) => has_room.then_some(until),
-            Stage::Described { since, .. } => (!is_settled).then_some(since + PROVING),
+            SourceStage::Waiting(until) => has_room.then_some(until),
+            SourceStage::Described { since, .. } => (!is_settled).then_some(since + PROVING),
             _ => None,
         });
         let review = match &self.content {
-            Content::Settled { schedule, .. } => schedule.poll_timeout(),
+            KnownContent::Settled { schedule, .. } => schedule.poll_timeout(),
             _ => None,
         };
         let search = self.search.due(self.is_fed());
@@ -201,7 +201,7 @@ impl Fetch {
     #[must_use]
     pub fn held(&self) -> Option<&PieceSet> {
         match &self.content {
-            Content::Settled { schedule, .. } => Some(schedule.held()),
+            KnownContent::Settled { schedule, .. } => Some(schedule.held()),
             _ => None,
         }
     }
@@ -215,7 +215,7 @@ impl Fetch {
     /// Returns whether any source is being worked on.
     #[must_use]
     pub fn is_trying(&self) -> bool {
-        self.sources.iter().any(Source::is_running)
+        self.sources.iter().any(KnownSource::is_running)
     }
 
     /// Returns whether a new link would make the fetch search the network earlier: whether
@@ -237,16 +237,16 @@ impl Fetch {
     }
 
     fn is_fed(&self) -> bool {
-        self.sources.iter().any(Source::is_ready)
+        self.sources.iter().any(KnownSource::is_ready)
     }
 
     /// Returns whether the fetch waits for sources as long as its patience lasts.
     fn waits(&self) -> bool {
-        self.is_patient || !matches!(self.content, Content::Unknown)
+        self.is_patient || !matches!(self.content, KnownContent::Unknown)
     }
 
     /// Returns the source of an attempt that is under way.
-    fn running(&mut self, id: SourceId) -> Option<&mut Source> {
+    fn running(&mut self, id: SourceId) -> Option<&mut KnownSource> {
         let source = self.sources.get_mut(id.index)?;
         (source.id == id && source.is_running()).then_some(source)
     }
@@ -259,7 +259,7 @@ impl Fetch {
         if let Some(source) = same {
             source.add_addresses(candidate.addresses);
         } else if self.sources.len() < MAX_KNOWN {
-            self.sources.push(Source::new(now, self.sources.len(), candidate));
+            self.sources.push(KnownSource::new(now, self.sources.len(), candidate));
         }
     }
 
@@ -267,25 +267,25 @@ impl Fetch {
         self.search.resume();
         self.useful = now;
         for known in &mut self.sources {
-            if let Stage::Waiting(until) = &mut known.stage {
+            if let SourceStage::Waiting(until) = &mut known.stage {
                 *until = now.min(*until);
             }
         }
     }
 
-    /// A source has said who it is. Two sources that are the same node are one.
+    /// Handles that a source has proven its identity. Two sources that are the same node become one.
     fn met(&mut self, source: SourceId, id: NodeId) {
-        let is_same = |known: &Source| {
-            known.id != source && known.candidate.id == Some(id) && known.stage != Stage::Gone
+        let is_same = |known: &KnownSource| {
+            known.id != source && known.candidate.id == Some(id) && known.stage != SourceStage::Gone
         };
         let is_known = id == self.own || self.sources.iter().any(is_same);
         let Some(known) = self.running(source) else { return };
-        if known.stage != Stage::Dialling {
-            // Pieces are asked for by the identity that it had then.
+        if known.stage != SourceStage::Dialling {
+            // The schedule knows the source by its first identity.
             return;
         }
         if is_known {
-            known.stage = Stage::Gone;
+            known.stage = SourceStage::Gone;
             self.outbox.push_back(Output::HangUp(source));
             return;
         }
@@ -295,25 +295,25 @@ impl Fetch {
 
     fn proven(&mut self, now: Instant, source: SourceId) {
         let Some(known) = self.running(source) else { return };
-        let Stage::Proving { claim, with_size } = known.stage else { return };
-        known.stage = Stage::Described { since: now, claim };
+        let SourceStage::Proving { claim, with_size } = known.stage else { return };
+        known.stage = SourceStage::Described { since: now, claim };
         match self.content {
-            Content::Unknown => {}
-            Content::Settled { by, .. } if with_size => self.start_over(now, by, source),
-            // Another one was the first to prove it.
+            KnownContent::Unknown => {}
+            KnownContent::Settled { by, .. } if with_size => self.start_over(now, by, source),
+            // Another source has proven the content before.
             _ => return,
         }
-        self.content = Content::Opening(source, claim);
+        self.content = KnownContent::Opening(source, claim);
         self.outbox.push_back(Output::Open(source));
     }
 
-    /// `prover` has proven another size than `liar`. What came so far is not the content, so all other
-    /// sources begin anew.
+    /// Starts over after `prover` has proven another size than `liar`. The pieces so far are not those of the
+    /// content, so all other sources begin anew.
     fn start_over(&mut self, now: Instant, liar: SourceId, prover: SourceId) {
         let others = self.sources.iter_mut().filter(|known| known.id != prover);
         for known in others.filter(|known| known.is_running()) {
             self.outbox.push_back(Output::HangUp(known.id));
-            known.stage = Stage::Waiting(now);
+            known.stage = SourceStage::Waiting(now);
         }
         self.ban(liar, Ban::Size);
         self.outbox.push_back(Output::Reset);
@@ -322,24 +322,24 @@ impl Fetch {
     /// Never asks a source again, and reports that.
     fn ban(&mut self, source: SourceId, why: Ban) {
         let Some(known) = self.sources.get_mut(source.index) else { return };
-        known.stage = Stage::Gone;
+        known.stage = SourceStage::Gone;
         if let Some(id) = known.candidate.id {
             self.outbox.push_back(Output::Drop { source, id, why });
         }
     }
 
     fn opened(&mut self, now: Instant, layout: Arc<Layout>, held: PieceSet) {
-        let Content::Opening(by, claim) = self.content else { return };
+        let KnownContent::Opening(by, claim) = self.content else { return };
         let mut seed = [0; 32];
         self.chance.fill_bytes(&mut seed);
         let schedule = Box::new(Schedule::new(layout, held, seed));
-        self.content = Content::Settled { by, claim, schedule };
+        self.content = KnownContent::Settled { by, claim, schedule };
         self.useful = now;
     }
 
     fn ready(&mut self, now: Instant, source: SourceId, is_whole: bool) {
         let Some(known) = self.running(source) else { return };
-        if known.stage != Stage::Following {
+        if known.stage != SourceStage::Following {
             return;
         }
         known.become_ready();
@@ -358,14 +358,14 @@ impl Fetch {
     ) {
         let Some(known) = self.running(source).filter(|known| known.is_ready()) else { return };
         let id = known.candidate.id;
-        if let (Content::Settled { schedule, .. }, Some(id)) = (&mut self.content, id) {
+        if let (KnownContent::Settled { schedule, .. }, Some(id)) = (&mut self.content, id) {
             schedule.handle(now, input(id));
         }
     }
 
     fn kept(&mut self, now: Instant, source: SourceId, pieces: Vec<u64>) {
         let from = self.id_of(source);
-        if let (Content::Settled { schedule, .. }, Some(from)) = (&mut self.content, from) {
+        if let (KnownContent::Settled { schedule, .. }, Some(from)) = (&mut self.content, from) {
             self.useful = now;
             schedule.handle(now, schedule::Input::Arrived { from, pieces });
         }
@@ -378,8 +378,8 @@ impl Fetch {
         let waits = self.waits();
         let Some(known) = self.sources.get_mut(source.index) else { return };
         let attempt = known.id;
-        if known.stage == Stage::Gone || (source != attempt && fault != Fault::Lie) {
-            // Of an attempt that has ended already only a lie still counts.
+        if known.stage == SourceStage::Gone || (source != attempt && fault != Fault::Lie) {
+            // The attempt has ended already. Only a lie still counts, as it says something about the source.
             return;
         }
         let is_running = known.is_running();
@@ -388,20 +388,20 @@ impl Fetch {
         if is_running {
             self.outbox.push_back(Output::HangUp(attempt));
         }
-        if let (Content::Settled { schedule, .. }, Some(id)) = (&mut self.content, id) {
+        if let (KnownContent::Settled { schedule, .. }, Some(id)) = (&mut self.content, id) {
             schedule.handle(now, schedule::Input::Down(id));
         }
         if fault == Fault::Lie {
             self.ban(source, Ban::Lie);
         }
-        // That the content has changed tells the user most, whatever fails after it.
+        // That the content has changed says more to the user than any later failure.
         let says_more = matches!(self.failure, Some((_, Fault::Changed)));
         if fault == Fault::Changed || !says_more {
             self.failure = Some((source, fault));
         }
     }
 
-    /// Decides what is to be done now.
+    /// Makes all decisions that are due now.
     fn advance(&mut self, now: Instant) {
         self.settle(now);
         self.pass_on();
@@ -415,48 +415,49 @@ impl Fetch {
         self.give_up(now);
     }
 
-    /// Has the sources that have described the content follow it, or prove what they say.
+    /// Follows the sources that describe the settled content, and asks those that describe something else for a
+    /// proof.
     fn settle(&mut self, now: Instant) {
         let settled = match &self.content {
-            Content::Unknown => return self.ask_for_proof(now),
-            Content::Opening(..) => return,
-            Content::Settled { claim, .. } => *claim,
+            KnownContent::Unknown => return self.ask_for_proof(now),
+            KnownContent::Opening(..) => return,
+            KnownContent::Settled { claim, .. } => *claim,
         };
         for known in &mut self.sources {
-            let Stage::Described { claim, .. } = known.stage else { continue };
+            let SourceStage::Described { claim, .. } = known.stage else { continue };
             if claim == settled {
-                known.stage = Stage::Following;
+                known.stage = SourceStage::Following;
                 self.outbox.push_back(Output::Follow(known.id));
             } else {
-                known.stage = Stage::Proving { claim, with_size: true };
+                known.stage = SourceStage::Proving { claim, with_size: true };
                 self.outbox.push_back(Output::Prove { source: known.id, with_size: true });
             }
         }
     }
 
-    /// Asks the source that has waited longest for the proof. If one is asked already, it asks those
-    /// that have waited too long.
+    /// Asks the source that has waited longest for the proof. If another source was asked already, asks those
+    /// that have waited too long as well.
     fn ask_for_proof(&mut self, now: Instant) {
-        let is_proving = |known: &Source| matches!(known.stage, Stage::Proving { .. });
+        let is_proving = |known: &KnownSource| matches!(known.stage, SourceStage::Proving { .. });
         let mut is_asked = self.sources.iter().any(is_proving);
         let described = self.sources.iter_mut().filter_map(|known| match known.stage {
-            Stage::Described { since, claim } => Some((since, claim, known)),
+            SourceStage::Described { since, claim } => Some((since, claim, known)),
             _ => None,
         });
         let mut described: Vec<_> = described.collect();
         described.sort_by_key(|(since, ..)| *since);
         for (since, claim, known) in described {
             if !is_asked || since + PROVING <= now {
-                known.stage = Stage::Proving { claim, with_size: false };
+                known.stage = SourceStage::Proving { claim, with_size: false };
                 self.outbox.push_back(Output::Prove { source: known.id, with_size: false });
                 is_asked = true;
             }
         }
     }
 
-    /// Passes on what the schedule wants done.
+    /// Passes on the outputs of the schedule.
     fn pass_on(&mut self) {
-        while let Content::Settled { schedule, .. } = &mut self.content
+        while let KnownContent::Settled { schedule, .. } = &mut self.content
             && let Some(output) = schedule.poll()
         {
             let output = match output {
@@ -475,25 +476,26 @@ impl Fetch {
         Some(ready.find(|known| known.candidate.id == Some(id))?.id)
     }
 
-    /// Returns for how many further sources there is room.
+    /// Returns the number of further sources that may be dialled now.
     fn room(&self) -> usize {
-        let count = |is: fn(&Source) -> bool| self.sources.iter().filter(|known| is(known)).count();
-        let sources = MAX_SOURCES.saturating_sub(count(Source::is_running));
-        sources.min(MAX_BEGINNING.saturating_sub(count(Source::is_beginning)))
+        let count =
+            |is: fn(&KnownSource) -> bool| self.sources.iter().filter(|known| is(known)).count();
+        let sources = MAX_SOURCES.saturating_sub(count(KnownSource::is_running));
+        sources.min(MAX_BEGINNING.saturating_sub(count(KnownSource::is_beginning)))
     }
 
     fn dial(&mut self, now: Instant) {
         let room = self.room();
-        let is_due = |known: &Source| matches!(known.stage, Stage::Waiting(until) if until <= now);
+        let is_due = |known: &KnownSource| matches!(known.stage, SourceStage::Waiting(until) if until <= now);
         for known in self.sources.iter_mut().filter(|known| is_due(known)).take(room) {
             known.dial();
             self.outbox.push_back(Output::Dial(known.id, known.candidate.clone()));
         }
     }
 
-    /// Gives up if no source is left that could bring more, and waiting for one makes no sense.
+    /// Gives up if no source is left that could bring more, and none can be expected.
     fn give_up(&mut self, now: Instant) {
-        let is_gone = |known: &Source| known.stage == Stage::Gone;
+        let is_gone = |known: &KnownSource| known.stage == SourceStage::Gone;
         let waits_for_first = self.waits() && self.sources.is_empty();
         let is_hopeless =
             self.search.is_done() && !waits_for_first && self.sources.iter().all(is_gone);
@@ -502,23 +504,24 @@ impl Fetch {
         }
     }
 
-    /// Returns when the fetch is given up if nothing comes; `None` if it does not wait, or if pieces
-    /// are owed, for which the driver has limits.
+    /// Returns the time at which the fetch is given up if nothing comes. Returns `None` if it does not wait, or if
+    /// pieces are owed: the driver has time limits for those.
     fn end_of_patience(&self) -> Option<Instant> {
         let is_owed = match &self.content {
-            Content::Unknown => false,
-            Content::Opening(..) => true,
-            Content::Settled { schedule, .. } => schedule.is_waiting(),
+            KnownContent::Unknown => false,
+            KnownContent::Opening(..) => true,
+            KnownContent::Settled { schedule, .. } => schedule.is_waiting(),
         };
         if is_owed || !self.waits() {
             return None;
         }
-        let is_pending = !self.search.is_done() || self.sources.iter().any(Source::is_beginning);
+        let is_pending =
+            !self.search.is_done() || self.sources.iter().any(KnownSource::is_beginning);
         let more = if is_pending { PENDING } else { Duration::ZERO };
         Some(self.useful + self.patience + more)
     }
 
-    /// Returns the reason that tells the user most.
+    /// Returns the reason that says most to the user.
     fn reason(&self) -> GiveUp {
         let is_silent = |fault| matches!(fault, Fault::Unreachable | Fault::HungUp);
         let silent = self.sources.iter().filter(|known| known.fault.is_some_and(is_silent));
@@ -532,7 +535,7 @@ impl Fetch {
                 GiveUp::NoneAnswered(silent)
             }
             Some((source, fault)) => GiveUp::Failed(source, fault),
-            None if matches!(self.content, Content::Unknown) => GiveUp::NoSource,
+            None if matches!(self.content, KnownContent::Unknown) => GiveUp::NoSource,
             None => GiveUp::NoMore,
         }
     }
@@ -540,7 +543,7 @@ impl Fetch {
     fn finish(&mut self) {
         for known in self.sources.iter().filter(|known| known.is_running()) {
             self.outbox.push_back(match known.stage {
-                Stage::Following | Stage::Ready => Output::Finish(known.id),
+                SourceStage::Following | SourceStage::Ready => Output::Finish(known.id),
                 _ => Output::HangUp(known.id),
             });
         }

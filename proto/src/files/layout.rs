@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use super::manifest::{Entry, Manifest};
+use super::manifest::{Manifest, ManifestEntry};
 use super::pieces::{MAX_FILE, PIECE, PieceError};
 
-/// How the pieces of one fetch are numbered: those of the first file, then those of the next. An
-/// empty file has none: there is nothing to fetch.
+/// The numbering of the pieces of one fetch: those of the first file, then those of the next. An empty file has
+/// none.
 ///
-/// A file alone is numbered as its own pieces are. In a folder the files are in the order of the
+/// A file alone has the numbers of its own pieces. In a folder the files are in the order of the
 /// manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
@@ -17,25 +17,25 @@ pub struct Layout {
     count: u64,
 }
 
-/// Where a piece stands.
+/// The position of a piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// Which file: its place among the files, folders not counted.
+pub struct PiecePosition {
+    /// The index of the file among the files. Folders are not counted.
     pub file: usize,
-    /// Which piece of the file.
+    /// The number of the piece in the file.
     pub index: u64,
-    /// Its bytes in the file.
+    /// The range of its bytes in the file.
     pub range: Range<u64>,
 }
 
-impl Place {
-    /// Bytes of the piece.
+impl PiecePosition {
+    /// Returns the length of the piece, in bytes.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.range.end.saturating_sub(self.range.start)
     }
 
-    /// Never: an empty file has no pieces.
+    /// Returns false: an empty file has no pieces.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -43,29 +43,29 @@ impl Place {
 }
 
 impl Layout {
-    /// The pieces of one file of `size` bytes.
+    /// Numbers the pieces of one file of `size` bytes.
     ///
     /// # Errors
-    /// Where that is over [`MAX_FILE`].
+    /// If that is over [`MAX_FILE`].
     pub fn file(size: u64) -> Result<Self, PieceError> {
         Self::new([size])
     }
 
-    /// The pieces of a folder's files.
+    /// Numbers the pieces of a folder's files.
     #[must_use]
     pub fn folder(manifest: &Manifest) -> Self {
         let sizes = manifest.entries().iter().filter_map(|entry| match entry {
-            Entry::File { size, .. } => Some(*size),
-            Entry::Folder { .. } => None,
+            ManifestEntry::File { size, .. } => Some(*size),
+            ManifestEntry::Folder { .. } => None,
         });
         // A manifest has no file over the limit.
         Self::new(sizes.map(|size| size.min(MAX_FILE))).unwrap_or_else(|_| Self::empty())
     }
 
-    /// The pieces of files of these sizes.
+    /// Numbers the pieces of files of these sizes.
     ///
     /// # Errors
-    /// Where one is over [`MAX_FILE`].
+    /// If one of them is over [`MAX_FILE`].
     pub fn new(sizes: impl IntoIterator<Item = u64>) -> Result<Self, PieceError> {
         let mut layout = Self::empty();
         for size in sizes {
@@ -78,34 +78,34 @@ impl Layout {
         Ok(layout)
     }
 
-    /// How many pieces there are; none where all files are empty.
+    /// Returns the number of pieces: 0 if all files are empty.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// How many files there are.
+    /// Returns the number of files.
     #[must_use]
     pub fn files(&self) -> usize {
         self.files.len()
     }
 
-    /// The size of a file, in bytes.
+    /// Returns the size of a file, in bytes.
     #[must_use]
     pub fn size(&self, file: usize) -> Option<u64> {
         self.files.get(file).map(|(_, size)| *size)
     }
 
-    /// The numbers of a file's pieces; empty where there is no such file.
+    /// Returns the numbers of a file's pieces. They are empty if there is no such file.
     #[must_use]
     pub fn pieces(&self, file: usize) -> Range<u64> {
         let Some((first, size)) = self.files.get(file) else { return 0..0 };
         *first..first.saturating_add(size.div_ceil(PIECE))
     }
 
-    /// Where a piece stands; `None` where there is no such piece.
+    /// Returns the position of a piece, or `None` if there is no such piece.
     #[must_use]
-    pub fn place(&self, piece: u64) -> Option<Place> {
+    pub fn place(&self, piece: u64) -> Option<PiecePosition> {
         if piece >= self.count {
             return None;
         }
@@ -113,11 +113,11 @@ impl Layout {
         let (first, size) = *self.files.get(file)?;
         let index = piece.checked_sub(first)?;
         let start = index.checked_mul(PIECE)?;
-        Some(Place { file, index, range: start..size.min(start.saturating_add(PIECE)) })
+        Some(PiecePosition { file, index, range: start..size.min(start.saturating_add(PIECE)) })
     }
 
     fn file_of(&self, piece: u64) -> Option<usize> {
-        // Where every file has one piece, as most have, the numbers are the same.
+        // If every file has one piece, as most have, both numbers are the same.
         let same = usize::try_from(piece).ok()?;
         if self.files.get(same).is_some_and(|(first, size)| *first == piece && *size > 0) {
             return Some(same);
@@ -141,7 +141,7 @@ mod tests {
         let layout = Layout::new([0, 1, 0, 0, PIECE, PIECE + 1, 0]).unwrap();
         assert_eq!(layout.count(), 4);
         let places: Vec<_> = (0..5).map(|piece| layout.place(piece)).collect();
-        let place = |file, index, range| Some(Place { file, index, range });
+        let place = |file, index, range| Some(PiecePosition { file, index, range });
         assert_eq!(places[0], place(1, 0, 0..1));
         assert_eq!(places[1], place(4, 0, 0..PIECE));
         assert_eq!(places[2], place(5, 0, 0..PIECE));

@@ -1,4 +1,4 @@
-//! What a shared folder holds.
+//! The manifest of a shared folder: the list of its entries.
 //!
 //! The canonical bytes of a manifest, all numbers little-endian:
 //!
@@ -12,9 +12,9 @@
 //!          hash 32 B    /
 //! ```
 //!
-//! Entries are sorted by path, component by component, each path once, and every folder stands
-//! before what it holds: so a folder has one manifest and one hash, and a file can't be used as a
-//! folder. The folder's own name is not in it. The id of the folder is the BLAKE3 hash of these
+//! Entries are sorted by path, component by component. Each path is there once, and every folder comes before
+//! its content. So a folder has exactly one manifest and one hash, and a file can't be used as a folder. The
+//! folder's own name is not in it. The id of the folder is the BLAKE3 hash of these
 //! bytes, at most 64 MiB.
 
 use bytes::Bytes;
@@ -32,28 +32,28 @@ pub const MAX_MANIFEST: usize = 64 << 20;
 
 const MAGIC: &[u8; 17] = b"peerkit folder 1\n";
 
-/// What a folder holds, in the one order that it can have.
+/// The entries of a folder, in the only order that they can have.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Manifest {
-    entries: Vec<Entry>,
+    entries: Vec<ManifestEntry>,
     total: u64,
 }
 
 /// One file or folder in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
+pub enum ManifestEntry {
     /// A folder; it may be empty.
     Folder {
-        /// Where, under the folder that the manifest is of.
+        /// Its path in the folder.
         path: RelPath,
         /// Permission bits (`0o777`).
         mode: u32,
     },
     /// A file.
     File {
-        /// Where, under the folder that the manifest is of.
+        /// Its path in the folder.
         path: RelPath,
-        /// Bytes.
+        /// Size in bytes.
         size: u64,
         /// The id to fetch it by.
         hash: Hash,
@@ -62,14 +62,14 @@ pub enum Entry {
     },
 }
 
-/// Why a folder has no manifest, or bytes are not one.
+/// The reason why a folder has no manifest, or bytes are not a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ManifestError {
     /// Not in the form of a manifest.
     #[error("the folder's list can't be read: {0}")]
     Decode(DecodeError),
-    /// A path that leads out of the folder, or that some system can't have.
+    /// A path that leads out of the folder, or that no system can have.
     #[error("the folder's list has a name in it that is refused: {0}")]
     Name(NameError),
     /// Entries out of order, or one path twice.
@@ -81,7 +81,7 @@ pub enum ManifestError {
     /// Bits other than the permissions.
     #[error("the folder's list gives {0} a mode other than permission bits")]
     Mode(RelPath),
-    /// A file over the limit, or all of them over 2^64.
+    /// A file over the limit, or a total over 2^64.
     #[error("the folder's list gives {0} a size over the limit")]
     Size(RelPath),
     /// Too many entries.
@@ -105,11 +105,11 @@ impl From<NameError> for ManifestError {
 }
 
 impl Manifest {
-    /// The manifest of these entries, in any order.
+    /// Makes the manifest of these entries, in any order.
     ///
     /// # Errors
-    /// Where they are not those of a folder, or are over a limit.
-    pub fn new(mut entries: Vec<Entry>) -> Result<Self, ManifestError> {
+    /// If they are not the entries of a folder, or are over a limit.
+    pub fn new(mut entries: Vec<ManifestEntry>) -> Result<Self, ManifestError> {
         entries.sort_by(|a, b| a.path().cmp(b.path()));
         let manifest = Self::from_sorted(entries)?;
         match manifest.encoded_len() {
@@ -118,19 +118,19 @@ impl Manifest {
         }
     }
 
-    /// The entries: sorted, each folder before what it holds.
+    /// Returns the entries: sorted, each folder before its content.
     #[must_use]
-    pub fn entries(&self) -> &[Entry] {
+    pub fn entries(&self) -> &[ManifestEntry] {
         &self.entries
     }
 
-    /// Bytes of all files.
+    /// Returns the total size of all files, in bytes.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.total
     }
 
-    /// The canonical bytes. Their hash is the folder's id.
+    /// Returns the canonical bytes. Their hash is the folder's id.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.encoded_len());
@@ -142,10 +142,10 @@ impl Manifest {
         out
     }
 
-    /// Reads canonical bytes, and nothing else.
+    /// Reads canonical bytes.
     ///
     /// # Errors
-    /// Where they are not what [`encode`](Self::encode) would have written.
+    /// If they are not exactly the bytes that [`encode`](Self::encode) would write.
     pub fn decode(bytes: Bytes) -> Result<Self, ManifestError> {
         if bytes.len() > MAX_MANIFEST {
             return Err(ManifestError::TooLong(bytes.len()));
@@ -160,19 +160,19 @@ impl Manifest {
         }
         let mut entries = Vec::new();
         for _ in 0..count {
-            entries.push(Entry::decode(&mut reader)?);
+            entries.push(ManifestEntry::decode(&mut reader)?);
         }
         reader.finish()?;
         Self::from_sorted(entries)
     }
 
-    fn from_sorted(entries: Vec<Entry>) -> Result<Self, ManifestError> {
+    fn from_sorted(entries: Vec<ManifestEntry>) -> Result<Self, ManifestError> {
         if entries.len() > MAX_ENTRIES {
             return Err(ManifestError::TooMany(entries.len()));
         }
         let mut total = 0u64;
         let mut last: Option<&RelPath> = None;
-        // The folders that the entry before is in, itself included where it is one.
+        // The folders that the previous entry is in, and the entry itself if it is a folder.
         let mut open: Vec<&str> = Vec::new();
         for entry in &entries {
             let path = entry.path();
@@ -186,8 +186,8 @@ impl Manifest {
                 }
             }
             match entry {
-                Entry::Folder { .. } => open.push(path.as_str()),
-                Entry::File { size, .. } => {
+                ManifestEntry::Folder { .. } => open.push(path.as_str()),
+                ManifestEntry::File { size, .. } => {
                     total = Some(*size)
                         .filter(|size| *size <= MAX_FILE)
                         .and_then(|size| total.checked_add(size))
@@ -203,13 +203,13 @@ impl Manifest {
     }
 
     fn encoded_len(&self) -> usize {
-        let entries = self.entries.iter().map(Entry::encoded_len);
+        let entries = self.entries.iter().map(ManifestEntry::encoded_len);
         MAGIC.len() + 4 + entries.sum::<usize>()
     }
 }
 
-impl Entry {
-    /// Where, under the folder that the manifest is of.
+impl ManifestEntry {
+    /// Returns its path in the folder.
     #[must_use]
     pub fn path(&self) -> &RelPath {
         match self {
@@ -217,7 +217,7 @@ impl Entry {
         }
     }
 
-    /// Permission bits.
+    /// Returns its permission bits.
     #[must_use]
     pub fn mode(&self) -> u32 {
         match self {
@@ -273,12 +273,12 @@ mod tests {
         RelPath::new(text).unwrap()
     }
 
-    fn folder(text: &str) -> Entry {
-        Entry::Folder { path: path(text), mode: 0o755 }
+    fn folder(text: &str) -> ManifestEntry {
+        ManifestEntry::Folder { path: path(text), mode: 0o755 }
     }
 
-    fn file(text: &str, size: u64) -> Entry {
-        Entry::File { path: path(text), size, hash: Hash::of(text.as_bytes()), mode: 0o644 }
+    fn file(text: &str, size: u64) -> ManifestEntry {
+        ManifestEntry::File { path: path(text), size, hash: Hash::of(text.as_bytes()), mode: 0o644 }
     }
 
     /// Bytes as only someone with bad intentions writes them.

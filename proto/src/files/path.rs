@@ -1,7 +1,7 @@
 //! Names of files from other machines, in types that cannot lead out of a folder.
 //!
-//! A name is refused here only if no system can have it, or if it could lead elsewhere. What a name
-//! becomes on the disk of this machine is for [`disk`] to decide.
+//! A name is refused here only if no system can have it, or if it could lead elsewhere. [`disk`] decides
+//! what a name becomes on the disk of this machine.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -38,7 +38,7 @@ pub struct FileName(pub(super) Box<str>);
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RelPath(Box<str>);
 
-/// A name that was refused, and why.
+/// A name that was refused, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name:?} can't be a file's name: {fault}")]
 pub struct NameError {
@@ -73,14 +73,13 @@ pub enum NameFault {
     /// A device's name on Windows.
     #[error("it is the name of a device on Windows")]
     Reserved,
-    /// Begins with a dot: such files are hidden, and programs read some of them unasked.
+    /// Begins with a dot. Such files are hidden, and programs read some of them automatically.
     #[error("it begins with a dot")]
     Hidden,
-    /// Begins with a dash: commands take it for an option.
+    /// Begins with a dash. Commands take it for an option.
     #[error("it begins with a dash")]
     Dash,
-    /// Has a character that changes the direction of text, or breaks a line, and so shows the name
-    /// as another.
+    /// Has a character that changes the direction of text, or breaks a line, so that it looks like another name.
     #[error("it has a character in it that changes how text is shown")]
     Direction,
     /// Another file has the name.
@@ -114,10 +113,10 @@ impl NameError {
 }
 
 impl FileName {
-    /// Takes `name` where it is one.
+    /// Checks `name`.
     ///
     /// # Errors
-    /// With the first fault found.
+    /// The first fault that is found.
     pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
         let name = name.into();
         match fault_of(&name) {
@@ -140,7 +139,7 @@ impl FileName {
         Self::new(name)
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -160,10 +159,10 @@ impl FileName {
 }
 
 impl RelPath {
-    /// Takes `path` where it is one.
+    /// Checks `path`.
     ///
     /// # Errors
-    /// With the first fault found.
+    /// The first fault that is found.
     pub fn new(path: impl Into<String>) -> Result<Self, NameError> {
         let path = path.into();
         let too_long = (path.len() > MAX_PATH).then_some(NameFault::TooLong);
@@ -174,32 +173,32 @@ impl RelPath {
         }
     }
 
-    /// The path of `name` inside this folder.
+    /// Returns the path of `name` inside this folder.
     ///
     /// # Errors
-    /// Where that becomes too long or too deep.
+    /// If that becomes too long or too deep.
     pub fn child(&self, name: &FileName) -> Result<Self, NameError> {
         Self::new(format!("{}/{}", self.0, name.0))
     }
 
-    /// The path as text, with `/` between its components.
+    /// Returns the path as text, with `/` between its components.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The components, outermost first.
+    /// Returns the components, outermost first.
     pub fn components(&self) -> impl DoubleEndedIterator<Item = &str> {
         self.0.split('/')
     }
 
-    /// The folder that it is in, as text; `None` at the top.
+    /// Returns the folder that it is in, as text, or `None` at the top.
     #[must_use]
     pub fn parent(&self) -> Option<&str> {
         self.0.rsplit_once('/').map(|(parent, _)| parent)
     }
 
-    /// The last component.
+    /// Returns the last component.
     #[must_use]
     pub fn name(&self) -> FileName {
         let name = self.0.rsplit('/').next().unwrap_or_default();
@@ -261,8 +260,8 @@ fn fault_of(name: &str) -> Option<NameFault> {
     }
 }
 
-/// Most names are ASCII, and a folder may have a million of them.
 fn has_control(name: &str) -> bool {
+    // Most names are ASCII, which is faster to check, and a folder may have a million of them.
     match name.is_ascii() {
         true => name.bytes().any(|byte| byte.is_ascii_control()),
         false => name.contains(char::is_control),

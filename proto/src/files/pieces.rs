@@ -1,10 +1,9 @@
 //! Pieces: aligned subtrees of a file's BLAKE3 tree, each checked on its own.
 //!
 //! BLAKE3 hashes a file as a binary tree (section 2.1 of its paper). Every [`PIECE`] bytes, aligned,
-//! are one subtree of it, and the value of that subtree (its *chaining value*) depends on nothing
-//! but the piece and where it stands. The values of all pieces combine to the root, which is the
-//! file's hash. So a list of values is checked against the hash alone, and a piece against its
-//! value alone, whoever sent either.
+//! are one subtree of it. The value of that subtree (its *chaining value*) depends only on the piece and
+//! its position. The values of all pieces combine to the root, which is the file's hash. So a list of values
+//! is checked against the hash alone, and a piece against its value alone, whatever node sent it.
 //!
 //! A file of at most one piece has one value: the hash itself. An empty file is one empty piece.
 //!
@@ -20,18 +19,18 @@ use bytes::Bytes;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::{Hash, ID_LEN};
 
-/// Bytes of a piece; only a file's last is shorter. 1 MiB: a list of 32 bytes for each MiB is
+/// Length of a piece, in bytes. Only the last piece of a file is shorter. 1 MiB: a list of 32 bytes for each MiB is
 /// 1/32,768 of the file, and one bad piece costs one MiB.
 pub const PIECE: u64 = 1 << 20;
 
-/// Largest file, in bytes. 4 TiB: its list is 128 MiB, the most that a source can make us hold.
+/// Largest file, in bytes. 4 TiB: its list is 128 MiB, the most memory that a source can make a fetch take.
 pub const MAX_FILE: u64 = 4 << 40;
 
 /// Most pieces of one [`PieceSet`]: 64 TiB of them, in 8 MiB of bits. A folder of more is fetched
 /// file by file.
 pub const MAX_PIECES: u64 = 1 << 26;
 
-/// The value of one piece: the chaining value of its subtree, or the hash where it is the only one.
+/// The value of one piece: the chaining value of its subtree, or the file's hash if it is the only piece.
 pub type PieceValue = [u8; ID_LEN];
 
 /// The values of all pieces of a file, in order.
@@ -41,7 +40,7 @@ pub struct PieceList {
     values: Vec<PieceValue>,
 }
 
-/// Why a list or a piece is not that of the file.
+/// The reason why a list or a piece does not belong to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PieceError {
@@ -51,9 +50,9 @@ pub enum PieceError {
     /// Not as many values as the size needs.
     #[error("{given} values where the file's size needs {needed}")]
     Count {
-        /// How many there are.
+        /// Number of values.
         given: u64,
-        /// How many there have to be.
+        /// Number of values that the size needs.
         needed: u64,
     },
     /// The values do not combine to the file's hash.
@@ -71,7 +70,7 @@ pub enum PieceError {
 }
 
 impl PieceList {
-    /// The list of `content`.
+    /// Computes the list of `content`.
     #[must_use]
     pub fn of(content: &[u8]) -> Self {
         let mut hasher = PieceHasher::new();
@@ -79,10 +78,10 @@ impl PieceList {
         hasher.finish()
     }
 
-    /// The list of a file of `size` bytes, from the values of its pieces.
+    /// Makes the list of a file of `size` bytes from the values of its pieces.
     ///
     /// # Errors
-    /// Where the size is over [`MAX_FILE`] or the number of values is not the size's.
+    /// If the size is over [`MAX_FILE`], or the number of values does not fit it.
     pub fn from_values(size: u64, values: Vec<PieceValue>) -> Result<Self, PieceError> {
         let needed = piece_count(size)?;
         let given = values.len() as u64;
@@ -92,31 +91,31 @@ impl PieceList {
         Ok(Self { size, values })
     }
 
-    /// The list of a file of at most one piece, which is its hash; `None` for a larger file.
+    /// Returns the list of a file of at most one piece, which is its hash, or `None` for a larger file.
     #[must_use]
     pub fn single(hash: &Hash, size: u64) -> Option<Self> {
         (size <= PIECE).then(|| Self { size, values: vec![*hash.as_bytes()] })
     }
 
-    /// Bytes of the file.
+    /// Returns the size of the file, in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// How many pieces there are: one at least.
+    /// Returns the number of pieces, which is at least 1.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.values.len() as u64
     }
 
-    /// The values, in order.
+    /// Returns the values, in order.
     #[must_use]
     pub fn values(&self) -> &[PieceValue] {
         &self.values
     }
 
-    /// The values from `first` on, at most `count` of them: none where there are none.
+    /// Returns the values from `first` on, at most `count` of them.
     #[must_use]
     pub fn part(&self, first: u64, count: usize) -> &[PieceValue] {
         let start = usize::try_from(first).unwrap_or(usize::MAX);
@@ -124,7 +123,7 @@ impl PieceList {
         &rest[..rest.len().min(count)]
     }
 
-    /// The hash that the values combine to: the file's.
+    /// Returns the hash that the values combine to, which is the file's.
     #[must_use]
     pub fn root(&self) -> Hash {
         root(&self.values)
@@ -138,13 +137,13 @@ impl PieceList {
         if self.root() == *hash { Ok(()) } else { Err(PieceError::BadList) }
     }
 
-    /// Where piece `index` stands in the file, in bytes; `None` where there is no such piece.
+    /// Returns the range of bytes of piece `index`, or `None` if there is no such piece.
     #[must_use]
     pub fn range(&self, index: u64) -> Option<Range<u64>> {
         piece_range(self.size, index)
     }
 
-    /// Checks `bytes`, said to be piece `index`.
+    /// Checks that `bytes` are piece `index`.
     ///
     /// # Errors
     /// [`PieceError::NoPiece`] or [`PieceError::BadPiece`].
@@ -162,7 +161,7 @@ impl PieceList {
         }
     }
 
-    /// The list as it is stored: the size (`u64`, little-endian) and the values.
+    /// Returns the stored form of the list: the size (`u64`, little-endian) and the values.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(8 + self.values.as_flattened().len());
@@ -171,11 +170,10 @@ impl PieceList {
         out
     }
 
-    /// Reads what [`encode`](Self::encode) wrote. Whether it is the list of some hash is for
-    /// [`check`](Self::check).
+    /// Reads the stored form. It is not checked against a hash: [`check`](Self::check) does that.
     ///
     /// # Errors
-    /// Where it is cut short, or the size and the number of values do not fit.
+    /// If it is cut short, or the number of values does not fit the size.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let size = reader.u64("piece list size")?;
@@ -188,10 +186,10 @@ impl PieceList {
     }
 }
 
-/// How many pieces a file of `size` bytes has.
+/// Returns the number of pieces of a file of `size` bytes.
 ///
 /// # Errors
-/// Where the size is over [`MAX_FILE`].
+/// If the size is over [`MAX_FILE`].
 pub fn piece_count(size: u64) -> Result<u64, PieceError> {
     if size > MAX_FILE {
         return Err(PieceError::TooLarge(size));
@@ -199,7 +197,7 @@ pub fn piece_count(size: u64) -> Result<u64, PieceError> {
     Ok(size.div_ceil(PIECE).max(1))
 }
 
-/// Where piece `index` of a file of `size` bytes stands; `None` where there is no such piece.
+/// Returns the range of bytes of piece `index` in a file of `size` bytes, or `None` if there is no such piece.
 #[must_use]
 pub fn piece_range(size: u64, index: u64) -> Option<Range<u64>> {
     if index >= piece_count(size).ok()? {
@@ -209,8 +207,8 @@ pub fn piece_range(size: u64, index: u64) -> Option<Range<u64>> {
     Some(start..size.min(start.checked_add(PIECE)?))
 }
 
-/// The value of piece `index`, which is `bytes`, of a file of `size` bytes; `None` where the file
-/// has no such piece or it is not of this length.
+/// Computes the value of piece `index`, which is `bytes`, of a file of `size` bytes. Returns `None` if the file has no
+/// such piece, or if it has another length.
 #[must_use]
 pub fn piece_value(size: u64, index: u64, bytes: &[u8]) -> Option<PieceValue> {
     let range = piece_range(size, index)?;
@@ -225,7 +223,7 @@ pub fn piece_value(size: u64, index: u64, bytes: &[u8]) -> Option<PieceValue> {
     Some(hasher.finalize_non_root())
 }
 
-/// Makes a file's hash and piece list in one reading.
+/// Computes a file's hash and piece list in one pass over its bytes.
 #[derive(Debug, Clone)]
 pub struct PieceHasher {
     piece: u64,
@@ -236,25 +234,25 @@ pub struct PieceHasher {
 }
 
 impl PieceHasher {
-    /// Starts with nothing read.
+    /// Starts at the beginning of a file.
     #[must_use]
     pub fn new() -> Self {
         Self::with_piece(PIECE)
     }
 
-    /// Only for tests: the tree's shape shows with pieces of one chunk as well.
+    /// Starts with another length of pieces, for tests.
     fn with_piece(piece: u64) -> Self {
         Self { piece, size: 0, filled: 0, hasher: Hasher::new(), values: Vec::new() }
     }
 
-    /// Takes the next bytes of the file. Fastest with a whole piece at a time.
+    /// Hashes the next bytes of the file. It is fastest with a whole piece at a time.
     pub fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.filled == self.piece {
-                // Only now is it known that this piece is not the last: an only piece's value is
-                // the root, which is hashed otherwise.
+                // Only now is it known that this piece is not the only one. The value of an only piece is the
+                // root, which is hashed in another way.
                 self.values.push(self.hasher.finalize_non_root());
-                // Not `reset`, which keeps the old offset (blake3 1.8).
+                // `reset` would keep the old offset (blake3 1.8).
                 self.hasher = Hasher::new();
                 self.hasher.set_input_offset(self.size);
                 self.filled = 0;
@@ -268,7 +266,7 @@ impl PieceHasher {
         }
     }
 
-    /// The list; its [`root`](PieceList::root) is the file's hash.
+    /// Returns the list. Its [`root`](PieceList::root) is the file's hash.
     #[must_use]
     pub fn finish(mut self) -> PieceList {
         let last = if self.values.is_empty() {
@@ -287,8 +285,8 @@ impl Default for PieceHasher {
     }
 }
 
-/// A list on its way in, part by part. Memory is taken for the values that came, not for those
-/// that were announced.
+/// A list that is being received, part by part. Memory is taken for the values that have come, not for those that
+/// the size announces.
 #[derive(Debug)]
 pub struct IncomingList {
     size: u64,
@@ -297,15 +295,15 @@ pub struct IncomingList {
 }
 
 impl IncomingList {
-    /// The list of a file said to have `size` bytes.
+    /// Starts the list of a file that is described as `size` bytes.
     ///
     /// # Errors
-    /// Where that is over [`MAX_FILE`].
+    /// If that is over [`MAX_FILE`].
     pub fn new(size: u64) -> Result<Self, PieceError> {
         Ok(Self { size, needed: piece_count(size)?, values: Vec::new() })
     }
 
-    /// The first value missing and how many to ask for at once, at most `limit`; `None` when all
+    /// Returns the first missing value, and the number of values to request, at most `limit`. Returns `None` if all
     /// are there.
     #[must_use]
     pub fn wanted(&self, limit: u16) -> Option<(u64, u16)> {
@@ -315,10 +313,10 @@ impl IncomingList {
         (count > 0).then_some((first, count))
     }
 
-    /// Takes the next values.
+    /// Adds the next values.
     ///
     /// # Errors
-    /// Where these are more than the size needs; none were taken then.
+    /// If these are more than the size needs. None are added then.
     pub fn push(&mut self, values: &[PieceValue]) -> Result<(), PieceError> {
         let given = (self.values.len() as u64).saturating_add(values.len() as u64);
         if given > self.needed {
@@ -329,10 +327,10 @@ impl IncomingList {
         Ok(())
     }
 
-    /// The list, checked against the file's hash.
+    /// Checks the list against the file's hash, and returns it.
     ///
     /// # Errors
-    /// Where values are missing or do not combine to the hash.
+    /// If values are missing, or they do not combine to the hash.
     pub fn finish(self, hash: &Hash) -> Result<PieceList, PieceError> {
         let list = PieceList::from_values(self.size, self.values)?;
         list.check(hash)?;
@@ -349,7 +347,7 @@ pub struct PieceSet {
 }
 
 impl PieceSet {
-    /// An empty set for `count` pieces.
+    /// Returns an empty set for `count` pieces.
     ///
     /// # Errors
     /// [`PieceError::TooMany`].
@@ -359,13 +357,13 @@ impl PieceSet {
         Ok(Self { bits: vec![0; words], count, held: 0 })
     }
 
-    /// An empty set for the same pieces.
+    /// Returns an empty set for the same pieces.
     #[must_use]
     pub fn emptied(&self) -> Self {
         Self { bits: vec![0; self.bits.len()], count: self.count, held: 0 }
     }
 
-    /// Takes a piece out; `false` where it was not in it.
+    /// Removes a piece. Returns false if it was not in the set.
     pub fn remove(&mut self, index: u64) -> bool {
         if !self.contains(index) {
             return false;
@@ -377,12 +375,12 @@ impl PieceSet {
         true
     }
 
-    /// The pieces in it, in order.
+    /// Returns the pieces in the set, in order.
     pub fn pieces(&self) -> impl Iterator<Item = u64> {
         self.ones(0, |_, word| word)
     }
 
-    /// The pieces from `from` on that are not in it but in `of` (`None`: whatever piece), in order.
+    /// Returns the pieces from `from` on that are in `of`, or all if that is `None`, but not in the set, in order.
     pub fn missing_of(&self, of: Option<&Self>, from: u64) -> impl Iterator<Item = u64> {
         let wanted = move |at: usize, word: u64| {
             let of = of.map_or(u64::MAX, |of| of.bits.get(at).copied().unwrap_or_default());
@@ -391,7 +389,7 @@ impl PieceSet {
         self.ones(from, wanted).take_while(|index| *index < self.count)
     }
 
-    /// The places from `from` on of the bits that are set once `turn` has been at the words.
+    /// Returns the pieces from `from` on whose bits are set after `turn` was applied to the words.
     fn ones(&self, from: u64, turn: impl Fn(usize, u64) -> u64) -> impl Iterator<Item = u64> {
         let start = word_of(from).unwrap_or(usize::MAX).min(self.bits.len());
         let words = (start..).zip(self.bits.get(start..).unwrap_or_default());
@@ -400,14 +398,14 @@ impl PieceSet {
             let mut word = turn(at, *word) & !before;
             std::iter::from_fn(move || {
                 let bit = u64::from(word.trailing_zeros());
-                // Takes out the lowest bit.
+                // Clears the lowest bit.
                 word &= word.checked_sub(1)?;
                 Some(at as u64 * 64 + bit)
             })
         })
     }
 
-    /// Adds a piece; `false` where it was there already or the file has no such piece.
+    /// Adds a piece. Returns false if it was in the set already, or if there is no such piece.
     pub fn insert(&mut self, index: u64) -> bool {
         if index >= self.count || self.contains(index) {
             return false;
@@ -419,7 +417,7 @@ impl PieceSet {
         true
     }
 
-    /// Whether a piece is in it.
+    /// Returns whether a piece is in the set.
     #[must_use]
     pub fn contains(&self, index: u64) -> bool {
         word_of(index)
@@ -427,12 +425,11 @@ impl PieceSet {
             .is_some_and(|word| word >> (index % 64) & 1 == 1)
     }
 
-    /// Adds the pieces whose bits are set: bit i of byte b is piece `first` + 8 b + i. Returns how
-    /// many are new.
+    /// Adds the pieces whose bits are set: bit i of byte b is piece `first` + 8 b + i. Returns the number of new
+    /// ones.
     ///
     /// # Errors
-    /// [`PieceError::NoPiece`] where one is set that the file does not have; those before it are
-    /// added.
+    /// [`PieceError::NoPiece`] if a bit is set for which there is no piece. The pieces before it are added.
     pub fn insert_bits(&mut self, first: u64, bits: &[u8]) -> Result<u64, PieceError> {
         let before = self.held;
         for piece in set_bits(first, bits) {
@@ -444,8 +441,8 @@ impl PieceSet {
         Ok(self.held - before)
     }
 
-    /// The bits from piece `first` on, which has to be a multiple of 8, in the form that
-    /// [`insert_bits`](Self::insert_bits) takes: at most `limit` bytes, fewer at the end.
+    /// Returns the bits from piece `first` on, which must be a multiple of 8, in the form of
+    /// [`insert_bits`](Self::insert_bits): at most `limit` bytes, and fewer at the end.
     #[must_use]
     pub fn bits(&self, first: u64, limit: usize) -> Vec<u8> {
         let start = usize::try_from(first / 8).unwrap_or(usize::MAX);
@@ -455,32 +452,32 @@ impl PieceSet {
         bytes.take(limit.min(end.saturating_sub(start))).collect()
     }
 
-    /// How many pieces there could be in it.
+    /// Returns the number of pieces that could be in the set.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// How many pieces are in it.
+    /// Returns the number of pieces in the set.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.held
     }
 
-    /// Whether none is in it.
+    /// Returns whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.held == 0
     }
 
-    /// Whether every piece of the file is in it.
+    /// Returns whether every piece is in the set.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.held == self.count
     }
 }
 
-/// The pieces whose bits are set, in order: bit i of byte b is piece `first` + 8 b + i.
+/// Returns the pieces whose bits are set, in order: bit i of byte b is piece `first` + 8 b + i.
 pub(super) fn set_bits(first: u64, bits: &[u8]) -> impl Iterator<Item = u64> {
     bits.iter().zip(0u64..).filter(|(byte, _)| **byte != 0).flat_map(move |(byte, at)| {
         let start = first.saturating_add(at.saturating_mul(8));
@@ -493,8 +490,8 @@ fn word_of(index: u64) -> Option<usize> {
     usize::try_from(index / 64).ok()
 }
 
-/// BLAKE3's rule: the left subtree holds the largest power of two of pieces that leaves at least
-/// one to the right.
+/// Splits the values of a tree into those of its two subtrees. By BLAKE3's rule the left one has the largest power
+/// of two of pieces that leaves at least one to the right.
 fn split(values: &[PieceValue]) -> (&[PieceValue], &[PieceValue]) {
     values.split_at(values.len().div_ceil(2).next_power_of_two())
 }

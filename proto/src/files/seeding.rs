@@ -1,5 +1,5 @@
-//! The patience of a full seed: how long it makes a requester wait for pieces that other requesters
-//! can give it.
+//! The patience of a full seed: the time for which it makes a requester wait for pieces that other
+//! requesters have.
 //!
 //! A node that has everything names its requesters to each other. If it then sends a piece a second
 //! time, it does what one of them could have done, and a slow seed of a hundred requesters would
@@ -23,20 +23,19 @@ use std::time::Duration;
 #[cfg(test)]
 mod tests;
 
-/// Pieces of one hash that are remembered as sent: 64 GiB of them.
+/// Pieces of one hash that are remembered as sent. 65,536: 64 GiB.
 const MAX_SENT: usize = 65_536;
 
-/// Patience for each other requester that can be asked. 300 ms: to be named, dialled and asked.
+/// Patience for each other requester that has pieces. 300 ms: the time to name, dial and ask it.
 const PER_REQUESTER: Duration = Duration::from_millis(300);
 
-/// Longest patience as long as nothing is known of how long requesters take.
+/// Longest patience until the first requester was successful.
 const UNINFORMED_MAX: Duration = Duration::from_secs(10);
 
 /// Longest patience of all. It bounds the harm of a requester that pretends to be slow.
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
 
-/// Factor by which any other may take longer than the slowest successful requester any other may
-/// take.
+/// Patience, as a multiple of the time of the slowest successful requester.
 const MARGIN: u32 = 4;
 
 /// Waits in vain after which a requester is served without delay: it cannot reach the others.
@@ -51,7 +50,7 @@ const OPEN_AFTER: u32 = 16;
 pub struct Seeding {
     /// Pieces that were sent to a requester that others can ask.
     sent: BTreeSet<u64>,
-    /// The longest that a requester waited before it found a piece with another one.
+    /// The longest time that a requester waited before it found a piece with another one.
     slowest: Option<Duration>,
     /// Waits in vain since the last success.
     vain: u32,
@@ -65,8 +64,8 @@ pub struct Requester {
 }
 
 impl Seeding {
-    /// Takes note of pieces that were sent to a requester that others can ask. Beyond a bound
-    /// pieces are forgotten, which then may be sent twice.
+    /// Notes pieces that were sent to a requester that others can ask. Beyond a bound pieces are forgotten,
+    /// which then may be sent twice.
     pub fn sent(&mut self, pieces: Range<u64>) {
         let room = MAX_SENT.saturating_sub(self.sent.len());
         self.sent.extend(pieces.take(room));
@@ -93,7 +92,7 @@ impl Seeding {
         true
     }
 
-    /// Takes note that a requester found with another what it has waited for.
+    /// Notes that a requester found with another one what it has waited for.
     pub fn found(&mut self, requester: &mut Requester, waited: Duration) {
         self.slowest = self.slowest.max(Some(waited));
         (requester.vain, self.vain) = (0, 0);
@@ -103,7 +102,7 @@ impl Seeding {
         let others = u32::try_from(others).unwrap_or(u32::MAX);
         let least = PER_REQUESTER.saturating_mul(others).min(UNINFORMED_MAX);
         let slowest = self.slowest.unwrap_or_default().saturating_mul(MARGIN);
-        // Those who wait together are served at 1, 2, 3, 4 times the patience: one, one more, two, four.
+        // Requesters that wait together are served at 1, 2, 3, 4 times the patience: one, one more, two, four.
         let turn = self.vain.saturating_add(1).ilog2() + 1;
         least.max(slowest).saturating_mul(turn).min(PATIENCE_MAX)
     }

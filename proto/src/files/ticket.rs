@@ -1,4 +1,4 @@
-//! All that is needed to fetch one share, in one word that can be pasted.
+//! Tickets: everything that is needed to fetch one share, in one word that can be pasted.
 //!
 //! ```text
 //! text     "peerkit1" and the base32 (RFC 4648, lower case, no padding) of
@@ -44,37 +44,37 @@ const NAMELESS: u8 = 1;
 const NAMED: u8 = 2;
 const CHECK: usize = 4;
 
-/// All that is needed to fetch one share.
+/// Everything that is needed to fetch one share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ticket {
-    /// What to fetch.
+    /// The hash of the content.
     pub hash: Hash,
-    /// Who shares it.
+    /// The node that shares it.
     pub node: NodeId,
-    /// What the node wants to be shown, if anything.
+    /// The secret that a fetching node has to prove, if any.
     pub secret: Option<Secret>,
     /// The network that the node belongs to.
     pub network: String,
-    /// Where the node can be dialled. At most [`MAX_PLACES`](super::wire::MAX_PLACES).
+    /// Addresses where the node can be dialled. At most [`MAX_PLACES`](super::wire::MAX_PLACES).
     pub addresses: Vec<Address>,
-    /// The name of what it was made for. The same content may be shared under several.
+    /// The name of the share. The same content may be shared under several names.
     pub name: Option<FileName>,
 }
 
-/// Why a text is not a ticket.
+/// The reason why a text is not a ticket.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TicketError {
-    /// Something else.
+    /// It is something else.
     #[error("a ticket begins with {PREFIX}")]
     NotATicket,
-    /// Cut short, or a letter is wrong.
+    /// It was cut short, or a letter is wrong.
     #[error("this ticket was cut short or mistyped: copy it again, whole")]
     Damaged,
-    /// Of a later version.
+    /// It is of a later version.
     #[error("this ticket is of version {0}, which this program does not know: a newer one will")]
     Version(u8),
-    /// Whole, and yet not in the form of a ticket.
+    /// It is whole, and yet not in the form of a ticket.
     #[error("this ticket can't be read: {0}")]
     Decode(DecodeError),
 }
@@ -108,8 +108,8 @@ impl fmt::Display for Ticket {
 impl FromStr for Ticket {
     type Err = TicketError;
 
-    /// Reads a ticket in either case, also with what pasting adds: line breaks and blanks inside,
-    /// quotes, brackets or punctuation around it.
+    /// Reads a ticket in upper or lower case. Accepts what pasting adds: line breaks and blanks inside, quotes,
+    /// brackets or punctuation around it.
     fn from_str(text: &str) -> Result<Self, TicketError> {
         let text = crate::text::pasted_code(text).to_ascii_lowercase();
         let code = text.strip_prefix(PREFIX).ok_or(TicketError::NotATicket)?;

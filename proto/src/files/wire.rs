@@ -1,7 +1,7 @@
-//! What is said on a stream of the protocol [`FILES_PROTOCOL`].
+//! The messages of the files protocol, [`FILES_PROTOCOL`].
 //!
-//! The side that opened the stream asks, the other answers, in the order of the questions; several
-//! may be asked before the first is answered. Every message is a *head*: its length (`u32`) and
+//! The requester has opened the stream and sends requests. The server answers them in their order. Several
+//! requests may be sent before the first is answered. Every message is a *head*: its length (`u32`) and
 //! that many bytes of body. All numbers are little-endian.
 //!
 //! Requests, at most [`MAX_REQUEST`] bytes of body:
@@ -33,33 +33,31 @@
 //! 6 Sources      tag u8 = 6, count u16, at most 16 of: node 32 B, count u16, addresses: at most 8
 //! ```
 //!
-//! `Describe` is answered by one Description, `Pieces` by one Pieces with those of the values that the
-//! list has (where that is none it is a bad request), `Data` by one Piece for each piece, in order, and
-//! `Tree` as well: its pieces are those of a folder's files, numbered through (see
-//! [`Layout`](super::Layout)). Any can be answered by Refused instead; in the midst of the
-//! pieces of a `Data` or `Tree` it ends them. A body that can't be read, or of an unknown kind, is a
-//! bad request, and the stream goes on: so new kinds can be added. A length over the limit ends the
-//! stream.
+//! `Describe` is answered by one Description. `Pieces` is answered by one Pieces, with those of the values
+//! that the list has; if it has none of them, the request is bad. `Data` is answered by one Piece for each
+//! piece, in order. So is `Tree`: its pieces are those of a folder's files, numbered through (see
+//! [`Layout`](super::Layout)). Any request can be answered by Refused instead. Among the pieces of a `Data`
+//! or `Tree`, Refused ends them. A body that can't be read, or of an unknown kind, is a bad request. The
+//! stream continues after it, so that new kinds can be added. A length over the limit ends the stream.
 //!
-//! `Follow` is answered by Whole, or by Held once or more: the pieces that are there (of a folder
-//! those that `Tree` numbers). From then on Held comes again, unasked, between other answers, as
-//! pieces are added, and Sources tells of others who follow and can be asked at the addresses that
-//! they told. A stream follows one hash: the last. `Cancel` gives up every `Data` and `Tree` that
-//! was asked for before it: each ends with Refused (cancelled) unless it was answered already; it
-//! has no answer of its own. `Present` has none either: the proof that the asking side knows the
-//! secret of a ticket, see [`Secret`](super::Secret), counts for all requests after it.
+//! `Follow` is answered by Whole, or by Held once or more: the pieces that are there (of a folder, those that
+//! `Tree` numbers). From then on the server sends Held between other answers as pieces are added. It sends
+//! Sources to name other followers, with the addresses that they gave. A stream follows one hash, the last.
 //!
-//! `Complete` tells that the asking side, which calls itself `name`, has received and verified all of
-//! `hash`. It gives up whatever was asked for before it, and has no answer. It is the last message
-//! on a stream: the asking side then ends the stream in order and reads it to its end. An answering
-//! side that does not know it refuses it as a bad request, which by then is not read. `called` is the
-//! name that the asking side wanted the content by, where the Description had another: the same
-//! content may be shared under several names. An answering side uses it only if it shares the content
-//! with the asking side under that name.
+//! `Cancel` cancels every `Data` and `Tree` before it. Each of them ends with Refused (cancelled), unless it was
+//! answered already. `Cancel` has no answer of its own. `Present` has none either: the proof that the requester
+//! knows the secret of a ticket, see [`Secret`](super::Secret), counts for all later requests.
 //!
-//! The size of a Description is that of the bytes served under the hash: of a folder, those of its
-//! manifest. Nothing that is told here is trusted: the list is checked against the hash, the pieces
-//! against the list, the size by the last piece.
+//! `Complete` says that the requester, which calls itself `name`, has received and verified all of `hash`. It
+//! cancels all requests before it, and has no answer. It is the last message on a stream: the requester then
+//! ends the stream in order and reads it to its end. A server that does not know it refuses it as a bad
+//! request, which the requester no longer reads. `called` is the name by which the requester wanted the content,
+//! if the Description had another: the same content may be shared under several names. A server uses it only if
+//! it shares the content with the requester under that name.
+//!
+//! The size of a Description is that of the bytes served under the hash: of a folder, those of its manifest.
+//! No message is trusted: the list is checked against the hash, the pieces against the list, and the size with
+//! the last piece.
 
 use bytes::Bytes;
 
@@ -75,16 +73,16 @@ use crate::id::{Hash, ID_LEN, NodeId};
 #[cfg(test)]
 mod tests;
 
-/// The name of the protocol, with its version: what a stream for it is opened with.
+/// The name of the protocol, with its version. Streams are opened with it.
 pub const FILES_PROTOCOL: &str = "peerkit-files/1";
 
-/// Most values of a piece list, or pieces, asked for at once. 1024: 32 KiB of values; 1 GiB of data.
+/// Most values of a piece list, or pieces, in one request. 1024: 32 KiB of values, or 1 GiB of data.
 pub const MAX_PART: u16 = 1024;
 
-/// Most addresses told of one node.
+/// Most addresses of one node in a message.
 pub const MAX_PLACES: usize = 8;
 
-/// Most nodes told of in one [`Answer::Sources`].
+/// Most nodes in one [`Answer::Sources`].
 pub const MAX_SOURCES: usize = 16;
 
 /// Longest body of a request, in bytes: above [`MAX_PLACES`] of the longest addresses.
@@ -93,70 +91,69 @@ pub const MAX_REQUEST: usize = 4096;
 /// Longest body of an answer, in bytes: above the 32 KiB of [`MAX_PART`] values.
 pub const MAX_ANSWER: usize = 64 << 10;
 
-/// Bytes of the length before a body.
+/// Bytes of the length in front of a body.
 pub const PREFIX: usize = 4;
 
-/// A question.
+/// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Request {
-    /// What is this?
+    /// Asks for the description of a content.
     Describe {
-        /// Of what.
+        /// The content.
         hash: Hash,
     },
-    /// Values of the piece list.
+    /// Asks for values of a piece list.
     Pieces {
-        /// Of what.
+        /// The content.
         hash: Hash,
         /// The first value.
         first: u64,
-        /// How many: 1 to [`MAX_PART`].
+        /// Number of values: 1 to [`MAX_PART`].
         count: u16,
     },
-    /// Pieces themselves.
+    /// Asks for pieces.
     Data {
-        /// Of what.
+        /// The content.
         hash: Hash,
         /// The first piece.
         first: u64,
-        /// How many: 1 to [`MAX_PART`].
+        /// Number of pieces: 1 to [`MAX_PART`].
         count: u16,
     },
-    /// Pieces of a folder's files, numbered through.
+    /// Asks for pieces of a folder's files, numbered through.
     Tree {
-        /// Of which folder.
+        /// The folder.
         hash: Hash,
         /// The first piece.
         first: u64,
-        /// How many: 1 to [`MAX_PART`].
+        /// Number of pieces: 1 to [`MAX_PART`].
         count: u16,
     },
-    /// Tell which pieces are there, now and as more come.
+    /// Asks which pieces are there, now and as more come.
     Follow {
-        /// Of what.
+        /// The content.
         hash: Hash,
-        /// Where others can ask the follower for what it has: nowhere if there are none. At most
-        /// [`MAX_PLACES`].
+        /// Addresses where other followers can fetch from the requester. At most [`MAX_PLACES`].
         addresses: Vec<Address>,
     },
-    /// What was asked for and has not come is not wanted any more.
+    /// Cancels all requests for pieces.
     Cancel,
-    /// Shows that a ticket is known.
+    /// Proves that the requester knows the secret of a ticket.
     Present {
-        /// See [`Secret::prove`](super::Secret::prove).
+        /// The proof, see [`Secret::prove`](super::Secret::prove).
         proof: Proof,
     },
-    /// All of it has been received and verified: nothing more is wanted.
+    /// Says that all of it was received and verified, and nothing more is wanted.
     Complete {
-        /// Of what.
+        /// The content.
         hash: Hash,
         /// The requester's name.
         name: String,
-        /// The name that the content was asked for by, where the source described it by another.
+        /// The name by which the content was requested, if the source describes it by another one.
         called: Option<FileName>,
     },
-    /// A kind that this build does not know: answered as a bad request.
+    /// A kind that this build does not know. It is answered as a bad request.
     Unknown(u8),
 }
 
@@ -164,22 +161,22 @@ pub enum Request {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Answer {
-    /// No, and why.
-    Refused(Refusal),
-    /// What it is.
+    /// The request is refused.
+    Refused(FileRefusal),
+    /// The description of the content.
     Description(Description),
     /// Values of the piece list.
     Pieces {
-        /// The first value's place.
+        /// The index of the first value.
         first: u64,
         /// The values.
         values: Vec<PieceValue>,
     },
-    /// One piece: its bytes come right after.
+    /// The head of one piece. Its bytes follow.
     Piece {
-        /// Which.
+        /// The piece.
         index: u64,
-        /// How many bytes: at most [`PIECE`].
+        /// Number of bytes: at most [`PIECE`].
         len: u32,
     },
     /// Pieces that are there.
@@ -191,45 +188,45 @@ pub enum Answer {
     },
     /// All pieces are there.
     Whole,
-    /// Others who may have it, and where they can be asked. At most [`MAX_SOURCES`].
+    /// Other nodes that may have the content, and their addresses. At most [`MAX_SOURCES`].
     Sources(Vec<(NodeId, Vec<Address>)>),
 }
 
-/// What a source says about a hash. Not to be trusted: see the [module](self).
+/// A source's description of a content. It is not trusted: see the [module](self).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
     /// A file or a folder.
     pub kind: FileKind,
-    /// Who may have it, and so whether the asking side may pass it on.
+    /// The kind of access, and so whether the requester may pass it on.
     pub access: AccessKind,
-    /// All of it is there; where not, [`Follow`](Request::Follow) tells what is.
+    /// If true, the source has all of it. If not, the answers to [`Follow`](Request::Follow) say what it has.
     pub whole: bool,
-    /// Bytes served under the hash: of a folder, those of its manifest.
+    /// Number of bytes served under the hash: of a folder, those of its manifest.
     pub size: u64,
-    /// Bytes that it takes on the source's disk: fewer than its size where it has holes. Only a hint
-    /// of how much room it may need.
+    /// Number of bytes that it takes on the source's disk, which is less than its size if it has holes. It is only a
+    /// hint of how much room it may need.
     pub stored: u64,
     /// Its name at the source.
     pub name: FileName,
 }
 
-/// Why a request was not answered.
+/// The reason why a request was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum FileRefusal {
     /// Nothing with this hash is shared here.
     #[error("not shared there")]
     NotFound,
-    /// The file was changed or removed on disk since it was hashed.
+    /// The file was changed or removed on disk after it was hashed.
     #[error("changed or removed there after it was shared")]
     Changed,
-    /// Too much to do: try later or elsewhere.
+    /// The server has too much to do. The requester may try later, or another source.
     #[error("too busy now")]
     Busy,
-    /// The request makes no sense to the other side.
+    /// The request makes no sense to the server.
     #[error("the request was not understood")]
     BadRequest,
-    /// The asking side has given it up.
+    /// The requester has cancelled it.
     #[error("no longer wanted")]
     Cancelled,
     /// A reason that this build does not know.
@@ -237,20 +234,20 @@ pub enum Refusal {
     Other(u8),
 }
 
-/// Why a message can't be read.
+/// The reason why a message can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
-    /// Not in the form that it should have.
+    /// It does not have the form of a message.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// A name that is refused.
+    /// It has a name that is refused.
     #[error(transparent)]
     Name(#[from] NameError),
 }
 
 impl Request {
-    /// The whole message, length first.
+    /// Returns the whole message, length first.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         head(|out| match self {
@@ -286,7 +283,7 @@ impl Request {
     /// Reads a body.
     ///
     /// # Errors
-    /// Where it is cut short, has bytes left over, or asks for none or too many at once.
+    /// If it is cut short, has bytes left over, or requests nothing or too much at once.
     pub fn decode(body: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let request = match reader.u8("request kind")? {
@@ -325,7 +322,7 @@ impl Request {
 }
 
 impl Answer {
-    /// The whole message, length first; after a [`Piece`](Self::Piece) its bytes have to follow.
+    /// Returns the whole message, length first. After a [`Piece`](Self::Piece) its bytes must follow.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         head(|out| match self {
@@ -371,12 +368,12 @@ impl Answer {
     /// Reads a body.
     ///
     /// # Errors
-    /// Where it is cut short, has bytes left over, a tag without meaning, a piece longer than
+    /// If it is cut short, has bytes left over, an unknown tag, a piece longer than
     /// [`PIECE`], too many values, or a name that [`FileName`] refuses.
     pub fn decode(body: Bytes) -> Result<Self, WireError> {
         let mut reader = Reader::new(body);
         let answer = match reader.u8("answer tag")? {
-            0 => Self::Refused(Refusal::from_code(reader.u8("refusal code")?)),
+            0 => Self::Refused(FileRefusal::from_code(reader.u8("refusal code")?)),
             1 => {
                 let kind = FileKind::decode(&mut reader)?;
                 let access = AccessKind::decode(&mut reader)?;
@@ -416,7 +413,7 @@ impl Answer {
     }
 }
 
-impl Refusal {
+impl FileRefusal {
     fn code(self) -> u8 {
         match self {
             Self::NotFound => 1,
@@ -440,10 +437,10 @@ impl Refusal {
     }
 }
 
-/// The length of the body that follows its prefix.
+/// Returns the length of the body that follows its prefix.
 ///
 /// # Errors
-/// Where it is over `limit`: [`MAX_REQUEST`] or [`MAX_ANSWER`].
+/// If it is over `limit`: [`MAX_REQUEST`] or [`MAX_ANSWER`].
 pub fn body_len(prefix: [u8; PREFIX], limit: usize) -> Result<usize, DecodeError> {
     let len = u32::from_le_bytes(prefix) as usize;
     if len > limit {

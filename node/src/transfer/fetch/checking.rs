@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use super::error::FetchError;
-use super::status::Shown;
+use super::status::SharedStatus;
 use crate::cores::cores;
 
 /// Most threads of one check.
@@ -15,13 +15,13 @@ const THREADS: usize = 8;
 /// The check of one download. Its progress is shown, and it can be stopped. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Checking {
-    shown: Shown,
+    status: SharedStatus,
     stopped: Arc<AtomicBool>,
 }
 
 impl Checking {
-    pub(super) fn new(shown: Shown) -> Self {
-        Self { shown, stopped: Arc::default() }
+    pub(super) fn new(status: SharedStatus) -> Self {
+        Self { status, stopped: Arc::default() }
     }
 
     /// Stops the check that is under way, and all later ones.
@@ -31,7 +31,7 @@ impl Checking {
 
     /// Shows that something of `total` bytes is checked from now on.
     pub(super) fn begin(&self, total: u64) {
-        self.shown.checking(total);
+        self.status.checking(total);
     }
 
     /// Returns those of `pieces` that are good. `look` returns the length of a piece if it is, and may read it to
@@ -53,7 +53,7 @@ impl Checking {
                     return good;
                 }
                 if let Some(bytes) = look(piece, &mut buffer) {
-                    self.shown.checked(bytes);
+                    self.status.checked(bytes);
                     good.push(piece);
                 }
             }
@@ -103,14 +103,14 @@ mod tests {
 
     #[test]
     fn it_shows_how_far_it_is_and_can_be_stopped() {
-        let shown = Shown::new(Hash::of(b""), None);
-        let checking = Checking::new(shown.clone());
+        let status = SharedStatus::new(Hash::of(b""), None);
+        let checking = Checking::new(status.clone());
         checking.begin(100);
         let look = |piece: u64, _: &mut Vec<u8>| piece.is_multiple_of(2).then_some(10);
         let mut good = checking.good(0..10, look).unwrap();
         good.sort_unstable();
         assert_eq!(good, [0, 2, 4, 6, 8]);
-        assert_eq!((shown.get().done, shown.get().total), (50, Some(100)));
+        assert_eq!((status.get().done, status.get().total), (50, Some(100)));
 
         let looked = AtomicU64::new(0);
         let stopping = |_: u64, _: &mut Vec<u8>| {

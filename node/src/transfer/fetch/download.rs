@@ -12,7 +12,7 @@ use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
 
 use super::fetch_request::FetchRequest;
 use super::fetched::Fetched;
-use super::status::{DownloadState, DownloadStatus, Shown};
+use super::status::{DownloadState, DownloadStatus, SharedStatus};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::lock::lock;
@@ -40,8 +40,7 @@ use crate::lock::lock;
 /// # ann.shutdown().await; bob.shutdown().await; Ok(()) }
 /// ```
 ///
-/// Awaiting it returns the result once the content is in its place, the download was given up, or it
-/// was cancelled. A paused download has no result yet. If several handles of one download are
+/// Awaiting it returns the result once the content is in its place, or the download has failed or was cancelled. A paused download has no result yet. If several handles of one download are
 /// awaited, all get the result of a success; the error of a failure goes to the first, and the others
 /// get [`Error::AlreadyReported`].
 ///
@@ -51,7 +50,7 @@ use crate::lock::lock;
 pub struct Download {
     entry: Arc<DownloadEntry>,
     inner: Arc<Inner>,
-    _foreground: Option<Arc<StopOnDrop>>,
+    _foreground: Option<Arc<AbandonOnDrop>>,
 }
 
 /// The progress of a download: a stream of its status.
@@ -61,12 +60,12 @@ pub struct Download {
 /// `Failed`, or when the node stops.
 #[derive(Debug)]
 pub struct DownloadProgress {
-    next: ReusableBoxFuture<'static, (Option<DownloadStatus>, Watch)>,
+    next: ReusableBoxFuture<'static, (Option<DownloadStatus>, StatusWatch)>,
 }
 
 /// The state of a [`DownloadProgress`] between two values.
 #[derive(Debug)]
-struct Watch {
+struct StatusWatch {
     status: watch::Receiver<DownloadStatus>,
     /// Cancelled once the node has stopped.
     stopped: CancellationToken,
@@ -74,7 +73,7 @@ struct Watch {
 }
 
 /// Stops a foreground download when its last handle is dropped.
-struct StopOnDrop {
+struct AbandonOnDrop {
     entry: Arc<DownloadEntry>,
     inner: Arc<Inner>,
 }
@@ -87,7 +86,7 @@ impl Download {
     /// Ties the download to this handle and its clones.
     pub(super) fn in_foreground(self) -> Self {
         let (entry, inner) = (Arc::clone(&self.entry), Arc::clone(&self.inner));
-        Self { _foreground: Some(Arc::new(StopOnDrop { entry, inner })), ..self }
+        Self { _foreground: Some(Arc::new(AbandonOnDrop { entry, inner })), ..self }
     }
 
     /// Returns the hash of what is fetched.
@@ -99,15 +98,16 @@ impl Download {
     /// Returns the status of the download.
     #[must_use]
     pub fn status(&self) -> DownloadStatus {
-        self.entry.shown.get()
+        self.entry.status.get()
     }
 
     /// Returns a stream of the status, from now on.
     #[must_use]
     pub fn progress(&self) -> DownloadProgress {
-        let mut status = self.entry.shown.watch();
+        let mut status = self.entry.status.watch();
         status.mark_changed();
-        let watch = Watch { status, stopped: self.inner.tasks.stopped.clone(), is_over: false };
+        let watch =
+            StatusWatch { status, stopped: self.inner.tasks.stopped.clone(), is_over: false };
         DownloadProgress { next: ReusableBoxFuture::new(watch.next()) }
     }
 
@@ -140,7 +140,7 @@ impl Download {
     /// Waits for the result.
     async fn result(self) -> Result<Fetched, Error> {
         // Subscribed before the first look, so that no change goes unnoticed in between.
-        let mut status = self.entry.shown.watch();
+        let mut status = self.entry.status.watch();
         loop {
             if let Some(result) = self.entry.result() {
                 return result;
@@ -171,7 +171,7 @@ impl fmt::Debug for Download {
     }
 }
 
-impl Drop for StopOnDrop {
+impl Drop for AbandonOnDrop {
     fn drop(&mut self) {
         self.inner.abandon(&self.entry);
     }
@@ -198,7 +198,7 @@ impl Stream for DownloadProgress {
     }
 }
 
-impl Watch {
+impl StatusWatch {
     async fn next(mut self) -> (Option<DownloadStatus>, Self) {
         if self.is_over {
             return (None, self);
@@ -222,7 +222,7 @@ pub(super) struct DownloadEntry {
     pub(super) request: FetchRequest,
     /// It was begun by an earlier run of the node. It waits for a source, however long that takes.
     pub(super) is_restored: bool,
-    pub(super) shown: Shown,
+    pub(super) status: SharedStatus,
     control: Mutex<Control>,
     /// Notified when the user resumes it although it is not paused, so that it retries at once.
     pub(super) resumed: Notify,
@@ -245,10 +245,10 @@ pub(super) struct Control {
 
 impl DownloadEntry {
     pub(super) fn new(request: FetchRequest, is_restored: bool) -> Self {
-        let shown = Shown::new(request.hash, Some(request.to.path().to_owned()));
+        let status = SharedStatus::new(request.hash, Some(request.to.path().to_owned()));
         let (control, resumed, running) =
             (Mutex::default(), Notify::new(), tokio::sync::Mutex::default());
-        Self { request, is_restored, shown, control, resumed, running }
+        Self { request, is_restored, status, control, resumed, running }
     }
 
     pub(super) fn control(&self) -> MutexGuard<'_, Control> {

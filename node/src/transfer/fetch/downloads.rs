@@ -47,7 +47,7 @@ pub(crate) struct Downloads {
 }
 
 /// The wait of a download for a permit to be at work.
-type Turn = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
+type PermitWait = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
 
 impl Downloads {
     /// Returns the empty list of a node that runs on the current runtime. At most `at_once` downloads are at work
@@ -67,14 +67,14 @@ impl Downloads {
 
     /// Returns the status of all downloads, in the order in which they were begun.
     pub(crate) fn list(&self) -> Vec<DownloadStatus> {
-        self.all().iter().map(|entry| entry.shown.get()).collect()
+        self.all().iter().map(|entry| entry.status.get()).collect()
     }
 
     /// Finds the download of `hash`. Of several it is the last that is not done, or else the last.
     fn find(&self, hash: &Hash) -> Result<Arc<DownloadEntry>, Error> {
         let all = self.all();
         let mut same = all.iter().filter(|entry| entry.request.hash == *hash).rev();
-        let open = same.clone().find(|entry| entry.shown.get().state != DownloadState::Done);
+        let open = same.clone().find(|entry| entry.status.get().state != DownloadState::Done);
         open.or_else(|| same.next()).cloned().ok_or(Error::NoDownload(*hash))
     }
 
@@ -89,14 +89,14 @@ impl Downloads {
         let is_earlier = |other: &Arc<DownloadEntry>| {
             let is_same =
                 other.request.hash == entry.request.hash && other.request.to == entry.request.to;
-            is_same && other.shown.get().state == DownloadState::Failed
+            is_same && other.status.get().state == DownloadState::Failed
         };
         if let Some(at) = all.iter().position(is_earlier) {
-            let was = all.remove(at).shown.get();
-            entry.shown.called(was.name, was.kind);
-            entry.shown.restored(was.done, was.total);
+            let was = all.remove(at).status.get();
+            entry.status.called(was.name, was.kind);
+            entry.status.restored(was.done, was.total);
         }
-        let is_done = |entry: &Arc<DownloadEntry>| entry.shown.get().state == DownloadState::Done;
+        let is_done = |entry: &Arc<DownloadEntry>| entry.status.get().state == DownloadState::Done;
         if all.len() >= LISTED
             && let Some(at) = all.iter().position(is_done)
         {
@@ -107,8 +107,8 @@ impl Downloads {
 
     /// Queues for a permit. Tasks do not begin in the order in which they were spawned, so the order of these calls
     /// counts: the wait is polled once here, which puts it into the semaphore's queue.
-    fn turn(&self) -> Turn {
-        let mut turn: Turn = Box::pin(Arc::clone(&self.permits).acquire_owned());
+    fn turn(&self) -> PermitWait {
+        let mut turn: PermitWait = Box::pin(Arc::clone(&self.permits).acquire_owned());
         let first = turn.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         match first {
             Poll::Ready(permit) => Box::pin(std::future::ready(permit)),
@@ -146,45 +146,45 @@ impl Inner {
     pub(super) fn abandon(&self, entry: &Arc<DownloadEntry>) {
         if entry.stop() {
             entry.control().result.get_or_insert(Err(FetchError::Cancelled.into()));
-            entry.shown.failed(FetchError::Cancelled.to_string());
+            entry.status.failed(FetchError::Cancelled.to_string());
         }
         self.files.downloads.forget(entry);
     }
 
     pub(super) async fn pause(&self, entry: &DownloadEntry) -> Result<DownloadStatus, Error> {
-        if entry.shown.get().state == DownloadState::Done {
+        if entry.status.get().state == DownloadState::Done {
             return Err(Error::NoDownload(entry.request.hash));
         }
         entry.stop();
         entry.control().is_paused = true;
-        entry.shown.state(DownloadState::Paused);
+        entry.status.state(DownloadState::Paused);
         self.keep(entry).await?;
-        Ok(entry.shown.get())
+        Ok(entry.status.get())
     }
 
     pub(super) async fn resume(
         self: &Arc<Self>,
         entry: &Arc<DownloadEntry>,
     ) -> Result<DownloadStatus, Error> {
-        let state = entry.shown.get().state;
+        let state = entry.status.get().state;
         if matches!(state, DownloadState::Paused | DownloadState::Failed) {
             entry.control().is_paused = false;
-            entry.shown.state(DownloadState::Queued);
+            entry.status.state(DownloadState::Queued);
             self.keep(entry).await?;
             self.work_on(entry, false);
         } else if state == DownloadState::Waiting {
             entry.resumed.notify_one();
         }
-        Ok(entry.shown.get())
+        Ok(entry.status.get())
     }
 
     pub(super) async fn cancel(&self, entry: &Arc<DownloadEntry>) -> Result<DownloadStatus, Error> {
         entry.control().result.get_or_insert(Err(FetchError::Cancelled.into()));
         entry.stop();
         let _alone = entry.running.lock().await;
-        let was = entry.shown.get();
+        let was = entry.status.get();
         if was.state != DownloadState::Done {
-            entry.shown.failed(FetchError::Cancelled.to_string());
+            entry.status.failed(FetchError::Cancelled.to_string());
             if let Some(path) = was.path {
                 let hash = entry.request.hash;
                 let _ = blocking::run(move || part::remove(&path, &hash)).await;
@@ -192,7 +192,7 @@ impl Inner {
         }
         self.files.downloads.forget(entry);
         self.unkeep(entry).await?;
-        Ok(DownloadStatus { error: None, ..entry.shown.get() })
+        Ok(DownloadStatus { error: None, ..entry.status.get() })
     }
 
     /// Starts the task of a download. One that `is_new` is written to the store first.
@@ -203,7 +203,7 @@ impl Inner {
             control.stop = Some(stop.clone());
             control.result = None;
         }
-        entry.shown.state(DownloadState::Queued);
+        entry.status.state(DownloadState::Queued);
         let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
         let turn = self.files.downloads.turn();
         // The task ends by its own stop, after it has written what it is writing. If it were dropped before that,
@@ -228,7 +228,7 @@ impl Inner {
             } else if inner.tasks.stop.is_cancelled() {
                 inner.keep_or_warn(&entry).await;
                 entry.control().result.get_or_insert(Err(Error::Stopped));
-                entry.shown.state(DownloadState::Paused);
+                entry.status.state(DownloadState::Paused);
             }
         };
         self.tasks.tracker.spawn_on(working, &self.files.downloads.runtime);
@@ -238,7 +238,7 @@ impl Inner {
     async fn over(&self, entry: &DownloadEntry, result: Result<Fetched, Error>) {
         let hash = entry.request.hash;
         // A failed download continues at the next start, unless nothing of it is on disk.
-        if (result.is_ok() || entry.shown.kept() == 0)
+        if (result.is_ok() || entry.status.kept() == 0)
             && let Err(error) = self.unkeep(entry).await
         {
             tracing::warn!(%error, "can't forget a download that is over");
@@ -266,8 +266,8 @@ impl Inner {
             control.result = Some(result);
         }
         match placed {
-            Ok((path, left_out)) => entry.shown.placed(path, left_out),
-            Err(error) => entry.shown.failed(error),
+            Ok((path, left_out)) => entry.status.placed(path, left_out),
+            Err(error) => entry.status.failed(error),
         }
         self.dispatch.notice(event);
     }
@@ -279,7 +279,7 @@ async fn fetch(
     inner: &Arc<Inner>,
     entry: &DownloadEntry,
     stop: &CancellationToken,
-    mut turn: Turn,
+    mut turn: PermitWait,
 ) -> Result<Fetched, Error> {
     let mut rests = Rests::default();
     loop {
@@ -291,7 +291,7 @@ async fn fetch(
         };
         tracing::info!(hash = %entry.request.hash, %error, "a download waits for a source");
         let is_linked = sources.iter().any(|source| inner.links.get(*source).is_ok());
-        entry.shown.state(DownloadState::Waiting);
+        entry.status.state(DownloadState::Waiting);
         tokio::select! {
             biased;
             () = stop.cancelled() => return Err(Error::Stopped),
@@ -308,16 +308,16 @@ async fn fetch_once(
     inner: &Arc<Inner>,
     entry: &DownloadEntry,
     stop: &CancellationToken,
-    turn: Turn,
+    turn: PermitWait,
 ) -> Result<Fetched, Unfinished> {
     let _permit = tokio::select! {
         biased;
         () = stop.cancelled() => return Err(Error::Stopped.into()),
         permit = turn => permit.map_err(|_| Error::Stopped)?,
     };
-    entry.shown.state(DownloadState::Finding);
-    let is_patient = entry.is_restored || entry.shown.kept() > 0;
-    let driver = FetchDriver::new(inner, &entry.request, &entry.shown, is_patient)?;
+    entry.status.state(DownloadState::Finding);
+    let is_patient = entry.is_restored || entry.status.kept() > 0;
+    let driver = FetchDriver::new(inner, &entry.request, &entry.status, is_patient)?;
     let over = CancellationToken::new();
     let fetching = async {
         let outcome = driver.run(stop, &entry.resumed).await;
@@ -338,17 +338,17 @@ async fn note_if_begun(entry: &DownloadEntry) {
         None => part::is_left_in(to.folder(), &hash),
     });
     if looking.await == Some(true) {
-        entry.shown.has_part();
+        entry.status.has_part();
     }
 }
 
 /// Shows that the part is gone if its folder was removed. The next download begins anew then.
 async fn note_if_lost(entry: &DownloadEntry) {
-    let (status, hash) = (entry.shown.get(), entry.request.hash);
+    let (status, hash) = (entry.status.get(), entry.request.hash);
     let Some(path) = status.path.filter(|_| status.kept) else { return };
     let looking = blocking::run(move || part::is_left(&path, &hash));
     if looking.await == Some(false) {
-        entry.shown.lost();
+        entry.status.lost();
     }
 }
 

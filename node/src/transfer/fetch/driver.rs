@@ -2,7 +2,7 @@
 //!
 //! [`Fetch`] decides which sources are dialled, what each is asked for, and when the fetch is given up. Each
 //! source has a [`SourceTask`], which gets its orders through one channel. All source tasks and the
-//! [`Writer`] report through another one.
+//! [`PieceWriter`] report through another one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -27,14 +27,14 @@ use super::error::FetchError;
 use super::fetch_request::FetchRequest;
 use super::fetched::{Dropped, Fetched};
 use super::prove::Proven;
-use super::source::{FetchContext, Report, SourceOrder, SourceTask};
-use super::status::Shown;
-use super::target::Target;
-use super::writer::Writer;
+use super::source::{FetchContext, SourceOrder, SourceReport, SourceTask};
+use super::status::SharedStatus;
+use super::target::DownloadTarget;
+use super::writer::PieceWriter;
 use crate::blocking;
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::transfer::meter::Meter;
+use crate::transfer::meter::TransferMeter;
 use crate::transfer::partial::{Partial, PartialGuard};
 
 /// Reports that wait for the driver. Each is about a piece or two that were written.
@@ -48,7 +48,7 @@ const ORDERS: usize = 65_536;
 /// here. 1 s: a source that sends slowly ends its stream after the piece that is on its way.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// How long a finished download stays registered, so that its followers can still fetch from it.
+/// Time for which a finished download stays registered, so that its followers can still fetch from it.
 const LINGER: Duration = Duration::from_secs(60);
 
 /// Interval at which the shown rate is updated although nothing comes.
@@ -57,12 +57,12 @@ const TICK: Duration = Duration::from_secs(1);
 /// Drives one fetch from its beginning to its end.
 pub(super) struct FetchDriver<'a> {
     inner: &'a Arc<Inner>,
-    shown: &'a Shown,
+    status: &'a SharedStatus,
     is_patient: bool,
     fetch: Fetch,
     context: Arc<FetchContext>,
     checking: Checking,
-    reports: mpsc::Receiver<Report>,
+    reports: mpsc::Receiver<SourceReport>,
     tasks: JoinSet<()>,
     attempts: BTreeMap<SourceId, Attempt>,
     /// The answers to the search that is under way.
@@ -72,7 +72,7 @@ pub(super) struct FetchDriver<'a> {
     /// The proof that a source has just given.
     proven: Option<Box<Proven>>,
     opened: Option<Opened>,
-    meter: Meter,
+    meter: TransferMeter,
     /// The sources that sent pieces.
     senders: BTreeSet<NodeId>,
     dropped: Vec<Dropped>,
@@ -88,7 +88,7 @@ struct Attempt {
 
 /// The content on the disk, served to others meanwhile.
 struct Opened {
-    target: Arc<Target>,
+    target: Arc<DownloadTarget>,
     served: PartialGuard,
 }
 
@@ -116,7 +116,7 @@ impl<'a> FetchDriver<'a> {
     pub(super) fn new(
         inner: &'a Arc<Inner>,
         request: &FetchRequest,
-        shown: &'a Shown,
+        status: &'a SharedStatus,
         is_patient: bool,
     ) -> Result<Self, Error> {
         let mut seed = [0; 32];
@@ -129,15 +129,15 @@ impl<'a> FetchDriver<'a> {
             patience: inner.config.download_patience,
         };
         let (sender, reports) = mpsc::channel(REPORTS);
-        let writer = Arc::new(Writer::new(sender.clone()));
+        let writer = Arc::new(PieceWriter::new(sender.clone()));
         let context = FetchContext { request: request.clone(), writer, reports: sender };
         Ok(Self {
             inner,
-            shown,
+            status,
             is_patient,
             fetch: Fetch::new(inner.clock.now(), options, seed),
             context: Arc::new(context),
-            checking: Checking::new(shown.clone()),
+            checking: Checking::new(status.clone()),
             reports,
             tasks: JoinSet::new(),
             attempts: BTreeMap::new(),
@@ -145,7 +145,7 @@ impl<'a> FetchDriver<'a> {
             links: BTreeSet::new(),
             proven: None,
             opened: None,
-            meter: Meter::new(),
+            meter: TransferMeter::new(),
             senders: BTreeSet::new(),
             dropped: Vec::new(),
             failures: BTreeMap::new(),
@@ -257,7 +257,7 @@ impl<'a> FetchDriver<'a> {
                 () = resumed.notified() => self.input(Input::Resume),
                 () = sleep_until(due.map_or(tick, |due| due.min(tick))) => {
                     self.meter.fade();
-                    self.shown.rate(&self.meter);
+                    self.status.rate(&self.meter);
                     self.input(Input::Timeout);
                 }
             }
@@ -310,9 +310,9 @@ impl<'a> FetchDriver<'a> {
     }
 
     fn show(&self) {
-        self.shown.sources(self.fetch.ready_sources());
+        self.status.sources(self.fetch.ready_sources());
         if self.is_patient {
-            self.shown.seeking(self.fetch.is_trying());
+            self.status.seeking(self.fetch.is_trying());
         }
     }
 
@@ -340,15 +340,15 @@ impl<'a> FetchDriver<'a> {
         }
     }
 
-    fn reported(&mut self, report: Report) {
+    fn reported(&mut self, report: SourceReport) {
         match report {
-            Report::Input(Input::Kept { source, pieces }) => self.kept(source, pieces),
-            Report::Input(input) => self.input(input),
-            Report::Proven(source, proven) => {
+            SourceReport::Input(Input::Kept { source, pieces }) => self.kept(source, pieces),
+            SourceReport::Input(input) => self.input(input),
+            SourceReport::Proven(source, proven) => {
                 self.proven = Some(proven);
                 self.input(Input::Proven(source));
             }
-            Report::Failed(source, error) => self.failed(source, error),
+            SourceReport::Failed(source, error) => self.failed(source, error),
         }
     }
 
@@ -371,7 +371,7 @@ impl<'a> FetchDriver<'a> {
         }
         partial.add(added);
         self.input(Input::Kept { source, pieces });
-        self.shown.progress(&self.meter);
+        self.status.progress(&self.meter);
     }
 
     fn failed(&mut self, source: SourceId, error: Error) {
@@ -394,11 +394,11 @@ impl<'a> FetchDriver<'a> {
         let (context, checking) = (Arc::clone(&self.context), self.checking.clone());
         let Description { name, kind, access, .. } = &proven.description;
         let name = context.request.name.as_ref().unwrap_or(name);
-        self.shown.called(Some(name.clone()), Some(*kind));
+        self.status.called(Some(name.clone()), Some(*kind));
         let access = self.access(*access);
         let busy = self.context.writer.busy().await;
         let opening = blocking::run(move || {
-            let (target, held) = Target::open(&context.request, *proven, &checking)?;
+            let (target, held) = DownloadTarget::open(&context.request, *proven, &checking)?;
             let partial = target.partial(access, &held)?;
             // The permit goes last: if nothing waits for this any more, the part is closed before that.
             Ok::<_, FetchError>((Arc::new(target), held, partial, busy))
@@ -419,12 +419,12 @@ impl<'a> FetchDriver<'a> {
     }
 
     /// Begins to fetch pieces: the content is known, and which of its pieces are here already.
-    fn begin(&mut self, target: Arc<Target>, held: PieceSet, partial: Partial) {
+    fn begin(&mut self, target: Arc<DownloadTarget>, held: PieceSet, partial: Partial) {
         let layout = Arc::clone(&target.layout);
         let len = |piece| layout.place(piece).map_or(0, |place| place.len());
         let here = held.pieces().map(len).fold(0, u64::saturating_add);
         self.meter.start(here, target.total);
-        self.shown.fetching(&target.path, &self.meter);
+        self.status.fetching(&target.path, &self.meter);
         // Pieces that are not to be written are not requested.
         let mut settled = held;
         target.left_out().for_each(|piece| _ = settled.insert(piece));
@@ -486,7 +486,7 @@ async fn next(answers: &mut Option<mpsc::Receiver<Answer>>) -> Option<Answer> {
 
 /// Gives the finished download its name.
 async fn place(
-    target: Arc<Target>,
+    target: Arc<DownloadTarget>,
     partial: Arc<Partial>,
     overwrite: bool,
 ) -> Result<PathBuf, FetchError> {

@@ -1,43 +1,43 @@
-//! Why a source, or a whole fetch, has failed.
+//! The failures of a source, or of a whole fetch.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use peerkit_proto::codec::DecodeError;
 use peerkit_proto::files::fetch::Fault;
-use peerkit_proto::files::{ManifestError, PieceError, Refusal, RelPath, WireError};
+use peerkit_proto::files::{FileRefusal, ManifestError, PieceError, RelPath, WireError};
 
-/// Why a source did not do. What was verified before is kept for the next.
+/// The failure of a source, or of a fetch. Pieces that were verified before are kept.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
-    /// The source said no.
+    /// The source has refused the request.
     #[error("{0}")]
-    Refused(Refusal),
-    /// The file was changed or removed at the source after it was shared there.
+    Refused(FileRefusal),
+    /// The file was changed or removed at the source after it was shared.
     #[error("{name} was changed or removed at its source after it was shared")]
     Changed {
         /// Its name at the source; of a file in a folder the path, from the folder's name on.
         name: String,
     },
-    /// The source sent a piece or a list that is not that of the file.
+    /// The source sent a piece or a list that does not belong to the file.
     #[error("the source sent something else: {0}")]
     Lie(PieceError),
-    /// What the source calls a folder has no list of a folder.
+    /// The source sent a folder without a valid list of its entries.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// The source sent what can't be read, or a name that is refused.
+    /// The source sent a message that is not valid, or a name that is refused.
     #[error("the source's answer is refused: {0}")]
     Protocol(WireError),
-    /// The source answered another question.
+    /// The source sent an answer to something else than the request.
     #[error("the source's answer is not to the question: {0}")]
     Unexpected(&'static str),
-    /// The source says that it is larger than anything of its kind may be.
+    /// The size that the source describes is over the limit for a file or a folder.
     #[error("{size} bytes are over the limit of {limit}")]
     TooLarge {
-        /// What was announced.
+        /// The size that the source describes, in bytes.
         size: u64,
-        /// What is allowed.
+        /// The limit, in bytes.
         limit: u64,
     },
     /// Nothing came for 30 s, or a piece took longer than 300 s.
@@ -46,7 +46,7 @@ pub enum FetchError {
     /// The connection to the source broke.
     #[error("the connection to the source broke: {0}")]
     Stream(io::Error),
-    /// What went wrong, with a file inside a folder.
+    /// A file inside a folder has failed.
     #[error("{path}: {error}")]
     InFolder {
         /// The file.
@@ -54,39 +54,39 @@ pub enum FetchError {
         /// The failure.
         error: Box<Self>,
     },
-    /// This machine's disk refused.
+    /// The disk of this machine has failed.
     #[error("can't write {path}: {error}", path = .path.display())]
     Disk {
-        /// Where.
+        /// The path that could not be written.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         error: io::Error,
     },
     /// Something is at the target that is not a regular file. It was left as it is.
     #[error("{path} is {kind}, which a fetched file does not replace", path = .path.display())]
     NotAFile {
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// What is there.
+        /// The kind of what is there.
         kind: InTheWay,
     },
-    /// The disk has too little room: nothing was begun, or what there was is kept.
+    /// The disk has too little room. Nothing was begun, or the unfinished part is kept.
     #[error(
         "{path} needs {needed} bytes and the disk has {free} left: make room, or choose another place",
         path = .path.display()
     )]
     NoSpace {
-        /// Where.
+        /// The path that is being written.
         path: PathBuf,
         /// Bytes that are still to be written.
         needed: u64,
         /// Bytes that there is room for.
         free: u64,
     },
-    /// Sources are left, and none of them has what is missing.
-    #[error("nobody who can be reached has the rest of it")]
+    /// Sources are left, and none of them has the missing pieces.
+    #[error("no node that can be reached has the rest of it")]
     NoMore,
-    /// Something is not there that should be: a fault of ours.
+    /// A file is missing that should be there, which is a bug.
     #[error("the download is not whole: fetch it again")]
     Unfinished,
     /// It was cancelled.
@@ -120,10 +120,10 @@ impl FetchError {
             | Self::Protocol(_)
             | Self::Unexpected(_)
             | Self::TooLarge { .. } => Fault::Lie,
-            Self::Changed { .. } | Self::Refused(Refusal::Changed) => Fault::Changed,
+            Self::Changed { .. } | Self::Refused(FileRefusal::Changed) => Fault::Changed,
             Self::Stalled
             | Self::Stream(_)
-            | Self::Refused(Refusal::NotFound | Refusal::Busy)
+            | Self::Refused(FileRefusal::NotFound | FileRefusal::Busy)
             | Self::Stopped => Fault::Lost,
             Self::Refused(_) => Fault::Refused,
             Self::Disk { .. }
@@ -136,15 +136,15 @@ impl FetchError {
         }
     }
 
-    /// The same error, with the name of what was changed if it is that.
+    /// Adds the name of the file to the error that it was changed. Returns any other error as it is.
     pub(super) fn of_changed(self, name: impl FnOnce() -> String) -> Self {
         match self {
-            Self::Refused(Refusal::Changed) => Self::Changed { name: name() },
+            Self::Refused(FileRefusal::Changed) => Self::Changed { name: name() },
             error => error,
         }
     }
 
-    /// What the disk said when `needed` bytes were to be written at `path`.
+    /// Returns the error of a disk on which `needed` bytes were to be written at `path`.
     pub(super) fn no_space(path: &Path, needed: u64) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |error| match error.kind() {
@@ -175,7 +175,7 @@ impl From<DecodeError> for FetchError {
     }
 }
 
-/// Something that is no regular file, and that a fetched file does not replace.
+/// The kind of something that is not a regular file, and that a fetched file does not replace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InTheWay {

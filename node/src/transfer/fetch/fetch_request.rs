@@ -1,4 +1,4 @@
-//! What to fetch, from which nodes, and where to put it.
+//! The request of a fetch: the content, its sources, and its destination.
 
 use std::path::PathBuf;
 
@@ -22,21 +22,21 @@ pub struct FetchRequest {
     pub(crate) secret: Option<Secret>,
     /// The name under which it arrives, if the caller has chosen one.
     pub(crate) name: Option<FileName>,
-    pub(crate) to: Destination,
-    /// Whether `to` was chosen by the caller; if not, the node's download folder is used.
+    pub(crate) to: FetchDestination,
+    /// If false, the caller has not chosen `to`, and the node's download folder is used.
     pub(crate) to_chosen: bool,
     pub(crate) from: Vec<Candidate>,
     pub(crate) overwrite: bool,
     pub(crate) ask_network: bool,
-    /// Whether the fetch ends with its handle.
+    /// If true, the fetch ends with its handle.
     pub(crate) is_foreground: bool,
 }
 
 /// The destination of a fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Destination {
-    /// This path; if it is an existing folder, into it, under the name that the content has at its
-    /// source. The folder above has to exist.
+pub(crate) enum FetchDestination {
+    /// This path. If it is an existing folder, into it, under the name that the content has at its source. The
+    /// parent folder must exist.
     Path(PathBuf),
     /// Into this folder, which is created if it is missing, under the name at the source.
     Folder(PathBuf),
@@ -50,7 +50,7 @@ impl FetchRequest {
             hash,
             secret: None,
             name: None,
-            to: Destination::Path(PathBuf::from(".")),
+            to: FetchDestination::Path(PathBuf::from(".")),
             to_chosen: false,
             from: Vec::new(),
             overwrite: false,
@@ -59,8 +59,8 @@ impl FetchRequest {
         }
     }
 
-    /// Requests what a ticket is for, under the name that the ticket was made for: from the node that
-    /// it names, and from others that have it.
+    /// Requests the content of a ticket, under the name in the ticket: from the node that it names, and from
+    /// other nodes that have it.
     pub fn ticket(ticket: &Ticket) -> Self {
         let sharer = Candidate { id: Some(ticket.node), addresses: ticket.addresses.clone() };
         Self {
@@ -71,17 +71,17 @@ impl FetchRequest {
         }
     }
 
-    /// Sets the name under which it arrives in a folder, such as one that a search has shown. Without
-    /// this that is the name at the first source: the same content may be shared under several.
+    /// Sets the name that the content gets in a folder, such as a name that a search has shown. The default is the
+    /// name at the first source. The same content may be shared under several names.
     pub fn named(mut self, name: FileName) -> Self {
         self.name = Some(name);
         self
     }
 
-    /// Fetches to exactly this path; or, if it is an existing folder, into it under the name that the
-    /// content has at its source.
+    /// Fetches to exactly this path. If it is an existing folder, fetches into it, under the name that the content
+    /// has at its source.
     pub fn to(mut self, path: impl Into<PathBuf>) -> Self {
-        self.to = Destination::Path(path.into());
+        self.to = FetchDestination::Path(path.into());
         self.to_chosen = true;
         self
     }
@@ -89,7 +89,7 @@ impl FetchRequest {
     /// Fetches into this folder, which is created if it is missing, under the name that the content
     /// has at its source.
     pub fn into_folder(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.to = Destination::Folder(folder.into());
+        self.to = FetchDestination::Folder(folder.into());
         self.to_chosen = true;
         self
     }
@@ -100,14 +100,14 @@ impl FetchRequest {
         self
     }
 
-    /// Sets whether an existing file or folder of that name is replaced; without it the new one gets a
-    /// number. Files that a folder has beside the fetched ones stay in it.
+    /// Sets whether an existing file or folder of that name is replaced. By default the new one gets a number. Other
+    /// files in a replaced folder stay in it.
     pub fn overwrite(mut self, overwrite: bool) -> Self {
         self.overwrite = overwrite;
         self
     }
 
-    /// Sets whether the network is asked which nodes have it; it is by default.
+    /// Sets whether the network is asked which nodes have the content. The default is true.
     pub fn ask_network(mut self, ask: bool) -> Self {
         self.ask_network = ask;
         self

@@ -6,33 +6,32 @@ use peerkit_proto::files::{FileKind, LeftOut, Renamed};
 use peerkit_proto::id::NodeId;
 use serde::Serialize;
 
-/// What a finished fetch came to.
+/// The result of a finished fetch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fetched {
-    /// Where it is: the name has a number where there was something else of that name.
+    /// The path of the content. It has a number if something else had its name.
     pub path: PathBuf,
-    /// A file or a folder.
+    /// The kind of the content: a file or a folder.
     pub kind: FileKind,
-    /// Bytes of the file, or of all files in the folder.
+    /// Size of the file, or of all files in the folder, in bytes.
     pub bytes: u64,
-    /// From the start of the download to its end.
+    /// Time from the start of the download to its end, in seconds.
     pub seconds: f64,
-    /// Who sent pieces of it, in the order of identities.
+    /// The nodes that sent pieces, in the order of their identities.
     pub sources: Vec<NodeId>,
-    /// Who sent something else, and was asked no more.
+    /// The nodes that sent wrong data, and were not asked again.
     pub dropped: Vec<Dropped>,
-    /// Entries that have another name here than at their source: itself, or something in the
-    /// folder.
+    /// Entries that have another name here than at their source: the content itself, or entries of the folder.
     pub renamed: Vec<Renamed>,
     /// Entries of the folder that could not be written here.
     pub left_out: Vec<LeftOut>,
 }
 
-/// A node that sent what is not the file.
+/// A node that sent wrong data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Dropped {
-    /// Who it is.
+    /// Its identity.
     pub id: NodeId,
-    /// What it did.
+    /// The error that its data caused.
     pub why: String,
 }

@@ -33,7 +33,7 @@ const FILES: &str = "files";
 /// An unfinished file or folder. It stays on disk when this is dropped, unless it is
 /// [discarded](Self::discard).
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct DownloadPart {
     path: PathBuf,
     kind: FileKind,
     /// The part file, or the lock file of a part folder. Locked until this is dropped.
@@ -97,7 +97,7 @@ pub(crate) fn is_part_name(name: &str) -> bool {
     stem.starts_with('.') && stem.rsplit('.').take(2).any(is_hash)
 }
 
-impl Part {
+impl DownloadPart {
     /// Opens a part of `hash` beside `target` that no other download has: one that is left from an earlier
     /// download, or a new one.
     pub(super) fn open(target: &Path, hash: &Hash, kind: FileKind) -> io::Result<Self> {
@@ -162,7 +162,7 @@ impl Part {
     }
 }
 
-impl Drop for Part {
+impl Drop for DownloadPart {
     fn drop(&mut self) {
         if *self.is_discarded.get_mut() {
             match (self.kind, &self.file) {
@@ -273,12 +273,12 @@ mod tests {
     use super::*;
     use peerkit_proto::files::MAX_NAME;
 
-    fn file(target: &Path, hash: &Hash) -> io::Result<Part> {
-        Part::open(target, hash, FileKind::File)
+    fn file(target: &Path, hash: &Hash) -> io::Result<DownloadPart> {
+        DownloadPart::open(target, hash, FileKind::File)
     }
 
-    fn folder_of(target: &Path, hash: &Hash) -> io::Result<Part> {
-        Part::open(target, hash, FileKind::Folder)
+    fn folder_of(target: &Path, hash: &Hash) -> io::Result<DownloadPart> {
+        DownloadPart::open(target, hash, FileKind::Folder)
     }
 
     #[test]

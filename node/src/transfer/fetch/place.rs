@@ -6,12 +6,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use peerkit_proto::files::disk::with_suffix;
-use peerkit_proto::files::{DiskRules, Entry, FileKind, FileName, MAX_NAME, NameFault, Platform};
+use peerkit_proto::files::{
+    DiskRules, FileKind, FileName, MAX_NAME, ManifestEntry, NameFault, Platform,
+};
 use peerkit_proto::id::Hash;
 
 use super::error::{FetchError, InTheWay};
-use super::fetch_request::Destination;
-use super::part::{Part, absolute_len, longest_name};
+use super::fetch_request::FetchDestination;
+use super::part::{DownloadPart, absolute_len, longest_name};
 use crate::disk::{space, sync_all, sync_folder};
 use crate::transfer::folder_plan::FolderPlan;
 
@@ -29,7 +31,7 @@ pub(super) struct Goal {
     pub(super) fault: Option<NameFault>,
 }
 
-impl Destination {
+impl FetchDestination {
     /// Decides where something called `name` at its source goes. Creates the folder for it if the user wants
     /// that. A path that the user chose is taken as it is; a name from the network is made harmless.
     ///
@@ -179,7 +181,7 @@ fn kind_of(found: &Metadata) -> Option<InTheWay> {
 /// content is there already, that stays, and its path is returned. With `overwrite` the file replaces
 /// the one that is there.
 pub(super) fn place_file(
-    (part, file): (&Part, &File),
+    (part, file): (&DownloadPart, &File),
     target: &Path,
     hash: &Hash,
     overwrite: bool,
@@ -204,7 +206,7 @@ pub(super) fn place_file(
 /// Moves a whole folder to `target`, or to a numbered name beside it if something is there. With
 /// `overwrite` its files replace those that are there, and others stay.
 pub(super) fn place_folder(
-    part: &Part,
+    part: &DownloadPart,
     target: &Path,
     plan: &FolderPlan,
     overwrite: bool,
@@ -262,10 +264,10 @@ fn sync_tree(files: &Path, plan: &FolderPlan) -> io::Result<()> {
         let path = path.under(files);
         match entry {
             // Windows writes out only what was opened for writing.
-            Entry::File { .. } => {
+            ManifestEntry::File { .. } => {
                 File::options().read(true).write(cfg!(windows)).open(path)?.sync_all()?;
             }
-            Entry::Folder { .. } => sync_folder(&path)?,
+            ManifestEntry::Folder { .. } => sync_folder(&path)?,
         }
     }
     sync_folder(files)
@@ -278,7 +280,7 @@ fn move_into(files: &Path, target: &Path, plan: &FolderPlan) -> Result<(), Fetch
         let to = path.under(target);
         let disk = |error| FetchError::Disk { path: to.clone(), error };
         match entry {
-            Entry::Folder { .. } => match fs::create_dir(&to) {
+            ManifestEntry::Folder { .. } => match fs::create_dir(&to) {
                 // Not through a link, which could lead anywhere.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     if !fs::symlink_metadata(&to).map_err(disk)?.is_dir() {
@@ -287,7 +289,7 @@ fn move_into(files: &Path, target: &Path, plan: &FolderPlan) -> Result<(), Fetch
                 }
                 made => made.map_err(disk)?,
             },
-            Entry::File { .. } => replace(&path.under(files), &to)?,
+            ManifestEntry::File { .. } => replace(&path.under(files), &to)?,
         }
     }
     sync_folder(target).map_err(|error| FetchError::Disk { path: target.to_owned(), error })
@@ -300,8 +302,10 @@ pub(super) fn check_merge(target: &Path, plan: &FolderPlan) -> Result<(), FetchE
         let path = path.under(target);
         let Ok(found) = fs::symlink_metadata(&path) else { continue };
         match (entry, kind_of(&found)) {
-            (Entry::File { .. }, Some(kind)) => return Err(FetchError::NotAFile { path, kind }),
-            (Entry::Folder { .. }, Some(kind)) if kind != InTheWay::Folder => {
+            (ManifestEntry::File { .. }, Some(kind)) => {
+                return Err(FetchError::NotAFile { path, kind });
+            }
+            (ManifestEntry::Folder { .. }, Some(kind)) if kind != InTheWay::Folder => {
                 return Err(FetchError::NotAFile { path, kind });
             }
             _ => {}
@@ -422,15 +426,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let name = FileName::new(".bash_profile").unwrap();
         for to in [
-            Destination::Path(folder.path().to_owned()),
-            Destination::Folder(folder.path().join("made")),
+            FetchDestination::Path(folder.path().to_owned()),
+            FetchDestination::Folder(folder.path().join("made")),
         ] {
             let goal = to.resolve(&name, true).unwrap();
             assert_eq!(goal.path, to.path().join("_bash_profile"));
             assert_eq!(goal.fault, Some(NameFault::Hidden));
         }
         let chosen = folder.path().join(".profile");
-        let goal = Destination::Path(chosen.clone()).resolve(&name, false).unwrap();
+        let goal = FetchDestination::Path(chosen.clone()).resolve(&name, false).unwrap();
         assert_eq!((goal.path, goal.fault), (chosen, None));
     }
 
@@ -445,12 +449,13 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
         fs::write(at("file"), b"").unwrap();
         std::os::unix::fs::symlink(at("file"), at("link")).unwrap();
-        let kind =
-            |path: PathBuf, overwrite| match Destination::Path(path).resolve(&name, overwrite) {
-                Ok(_) => None,
-                Err(FetchError::NotAFile { kind, .. }) => Some(kind),
-                Err(other) => panic!("{other:?}"),
-            };
+        let kind = |path: PathBuf, overwrite| match FetchDestination::Path(path)
+            .resolve(&name, overwrite)
+        {
+            Ok(_) => None,
+            Err(FetchError::NotAFile { kind, .. }) => Some(kind),
+            Err(other) => panic!("{other:?}"),
+        };
         for overwrite in [true, false] {
             assert_eq!(kind(at("pipe"), overwrite), Some(InTheWay::Pipe));
             assert_eq!(kind(at("socket"), overwrite), Some(InTheWay::Socket));
@@ -463,7 +468,7 @@ mod tests {
         assert_eq!(kind(at("link"), false), None, "it gets a number");
         // The same where the name comes from the network.
         let name = FileName::new("pipe").unwrap();
-        let to = Destination::Folder(folder.path().to_owned());
+        let to = FetchDestination::Folder(folder.path().to_owned());
         let refused = to.resolve(&name, true);
         assert!(matches!(refused, Err(FetchError::NotAFile { .. })), "{refused:?}");
         assert!(to.resolve(&name, false).is_ok());

@@ -1,36 +1,36 @@
-//! What a source says that it has, and the proof that it is so.
+//! The proof of what a source describes.
 //!
-//! The first source that proves it settles what is fetched: the list of a file is checked against
-//! the hash; a folder's manifest is fetched whole, and the lists of the larger files in it.
+//! The first source that proves its description settles what is fetched. The piece list of a file is checked
+//! against the hash. Of a folder the whole manifest is fetched, and the lists of the larger files in it.
 //!
-//! A file's list does not prove its size beyond the number of pieces. That is believed until another
-//! source says otherwise: then that one has to prove it, with the last piece.
+//! The list of a file proves its size only up to the number of pieces. The size is believed until another source
+//! describes another one. That source has to prove its size with the last piece.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use peerkit_proto::files::wire::MAX_PART;
 use peerkit_proto::files::{
-    Answer, Description, Entry, FileKind, FileName, IncomingList, MAX_FILE, MAX_MANIFEST, Manifest,
-    PIECE, PieceList, PieceValue, Request,
+    Answer, Description, FileKind, FileName, IncomingList, MAX_FILE, MAX_MANIFEST, Manifest,
+    ManifestEntry, PIECE, PieceList, PieceValue, Request,
 };
 use peerkit_proto::id::Hash;
 
 use super::client::Client;
 use super::error::FetchError;
 
-/// Lists of a folder's files asked for ahead, so that each does not cost a round trip. 32 questions
-/// of 47 bytes fit any socket's buffer.
+/// Piece lists of a folder's files that are requested ahead, so that not each of them costs a round trip. 32
+/// requests of 47 bytes fit the buffer of any socket.
 const AHEAD: usize = 32;
 
-/// What is to be fetched, proven.
+/// Content whose description is proven.
 #[derive(Debug)]
 pub(super) struct Proven {
     pub(super) description: Description,
     pub(super) content: ProvenContent,
 }
 
-/// A file or a folder.
+/// The piece lists of proven content.
 #[derive(Debug)]
 pub(super) enum ProvenContent {
     File {
@@ -38,16 +38,16 @@ pub(super) enum ProvenContent {
     },
     Folder {
         manifest: Manifest,
-        /// The lists of its files, in order; `None` where a file has at most one piece.
+        /// The lists of its files, in order. `None` if a file has at most one piece.
         lists: Vec<Option<Arc<PieceList>>>,
     },
 }
 
-/// Asks a source for all that has to be known before pieces are fetched. `values` are the first of
-/// the list, as far as it has told them.
+/// Fetches everything that has to be known before pieces are fetched. `values` are the first values of the piece
+/// list that the source has sent already.
 ///
 /// # Errors
-/// Where it does not say, or what it says is not so.
+/// If the source does not answer, or its description is wrong.
 pub(super) async fn prove(
     client: &mut Client,
     hash: Hash,
@@ -64,7 +64,7 @@ pub(super) async fn prove(
     }
     let list = list(client, hash, size, &values).await?;
     if size == 0 {
-        // Nothing will come that could show that it is not so.
+        // An empty file has no piece that could show later that the description is wrong.
         list.verify_piece(0, &[])?;
     }
     let content = match description.kind {
@@ -74,10 +74,10 @@ pub(super) async fn prove(
     Ok(Proven { description, content })
 }
 
-/// Has a source prove the size that it told, with the last piece.
+/// Has a source prove the size of a file, with its last piece.
 ///
 /// # Errors
-/// Where the size is not so, or the source does not send the piece.
+/// If the size is wrong, or the source does not send the piece.
 pub(super) async fn prove_size(
     client: &mut Client,
     hash: Hash,
@@ -104,8 +104,8 @@ async fn folder(
         .entries()
         .iter()
         .filter_map(|entry| match entry {
-            Entry::File { hash, size, .. } => Some((*hash, *size)),
-            Entry::Folder { .. } => None,
+            ManifestEntry::File { hash, size, .. } => Some((*hash, *size)),
+            ManifestEntry::Folder { .. } => None,
         })
         .collect();
     let empty = Hash::of(b"");
@@ -113,7 +113,7 @@ async fn folder(
         tracing::debug!(%wrong, "an empty file with the hash of another");
         return Err(FetchError::Unexpected("the folder's list is at odds with itself"));
     }
-    let is_file = |entry: &&Entry| matches!(entry, Entry::File { .. });
+    let is_file = |entry: &&ManifestEntry| matches!(entry, ManifestEntry::File { .. });
     let name_of = |file: usize| match manifest.entries().iter().filter(is_file).nth(file) {
         Some(entry) => format!("{name}/{}", entry.path()),
         None => name.to_string(),
@@ -122,7 +122,7 @@ async fn folder(
     Ok(ProvenContent::Folder { manifest, lists })
 }
 
-/// The lists of those files that have several pieces.
+/// Fetches the lists of the files that have several pieces.
 async fn lists(
     client: &mut Client,
     files: &[(Hash, u64)],
@@ -132,7 +132,7 @@ async fn lists(
     let large: Vec<usize> =
         (0..).zip(files).filter(|(_, (_, size))| *size > PIECE).map(|(at, _)| at).collect();
     for some in large.chunks(AHEAD) {
-        // Those that take more than one question are asked for on their own.
+        // Lists that take more than one request are fetched one by one.
         let (short, long): (Vec<usize>, Vec<usize>) =
             some.iter().partition(|at| files[**at].1.div_ceil(PIECE) <= u64::from(MAX_PART));
         for at in &short {
@@ -157,8 +157,8 @@ async fn lists(
     Ok(lists)
 }
 
-/// The piece list of `hash`, said to have `size` bytes, checked against the hash; `values` are the
-/// first of it. Memory grows as values come in.
+/// Fetches the piece list of `hash`, which is described as `size` bytes, and checks it against the hash. `values`
+/// are its first values. Memory is taken for the values that have come, not for those that the size announces.
 async fn list(
     client: &mut Client,
     hash: Hash,
@@ -177,6 +177,7 @@ async fn list(
     blocking(move || Ok(incoming.finish(&hash)?)).await
 }
 
+/// Receives the next values of a list.
 async fn take_values(client: &mut Client, incoming: &mut IncomingList) -> Result<(), FetchError> {
     let wanted = incoming.wanted(MAX_PART);
     match client.answers.next().await? {
@@ -190,7 +191,7 @@ async fn take_values(client: &mut Client, incoming: &mut IncomingList) -> Result
     }
 }
 
-/// One piece of what `list` is of, checked.
+/// Fetches a piece, and checks it against `list`.
 async fn piece(
     client: &mut Client,
     hash: Hash,

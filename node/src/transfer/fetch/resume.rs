@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::download::DownloadEntry;
-use super::fetch_request::{Destination, FetchRequest};
+use super::fetch_request::{FetchDestination, FetchRequest};
 use super::part;
 use super::status::DownloadState;
 use crate::blocking;
@@ -87,10 +87,10 @@ impl DownloadRow {
     /// # Errors
     /// If its destination is relative, and there is no current folder.
     fn new(entry: &DownloadEntry) -> std::io::Result<Self> {
-        let (request, status) = (&entry.request, entry.shown.get());
+        let (request, status) = (&entry.request, entry.status.get());
         let (path, into) = match &request.to {
-            Destination::Path(path) => (path, false),
-            Destination::Folder(path) => (path, true),
+            FetchDestination::Path(path) => (path, false),
+            FetchDestination::Folder(path) => (path, true),
         };
         let from = request.from.iter().map(|from| (from.id, from.addresses.clone())).collect();
         Ok(Self {
@@ -106,7 +106,7 @@ impl DownloadRow {
             called: request.name.clone(),
             name: status.name,
             kind: status.kind,
-            done: entry.shown.kept(),
+            done: entry.status.kept(),
             total: status.total,
         })
     }
@@ -119,8 +119,8 @@ impl DownloadRow {
             secret: self.secret.map(Secret::from_bytes),
             name: self.called,
             to: match self.into {
-                true => Destination::Folder(self.path),
-                false => Destination::Path(self.path),
+                true => FetchDestination::Folder(self.path),
+                false => FetchDestination::Path(self.path),
             },
             to_chosen: true,
             from: self.from.into_iter().map(candidate).collect(),
@@ -130,11 +130,11 @@ impl DownloadRow {
         };
         let entry = DownloadEntry::new(request, true);
         entry.control().is_stored = true;
-        entry.shown.called(self.name, self.kind);
-        entry.shown.restored(self.done, self.total);
+        entry.status.called(self.name, self.kind);
+        entry.status.restored(self.done, self.total);
         if self.paused {
             entry.control().is_paused = true;
-            entry.shown.state(DownloadState::Paused);
+            entry.status.state(DownloadState::Paused);
         }
         entry
     }
@@ -211,9 +211,9 @@ impl Inner {
     /// Stores the progress of a download now and then, until `over` is cancelled.
     pub(super) async fn keep_progress(&self, entry: &DownloadEntry, over: &CancellationToken) {
         let mut saved = (None, 0);
-        let mut watch = entry.shown.watch();
+        let mut watch = entry.status.watch();
         loop {
-            let now = entry.shown.get();
+            let now = entry.status.get();
             // While the part is checked, the number of bytes starts from 0 again.
             let is_news = now.state == DownloadState::Fetching && saved != (now.total, now.done);
             if is_news {

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use peerkit_proto::files::fetch::{Candidate, Claim, Input, SourceId};
 use peerkit_proto::files::wire::{FILES_PROTOCOL, MAX_PLACES};
-use peerkit_proto::files::{Answer, Description, FileKind, PIECE, PieceValue, Refusal, Request};
+use peerkit_proto::files::{
+    Answer, Description, FileKind, FileRefusal, PIECE, PieceValue, Request,
+};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
@@ -16,8 +18,8 @@ use super::client::{AnswerReader, Client, RequestWriter};
 use super::error::FetchError;
 use super::fetch_request::FetchRequest;
 use super::prove::{Proven, prove, prove_size};
-use super::target::Target;
-use super::writer::{PieceBatch, Writer};
+use super::target::DownloadTarget;
+use super::writer::{PieceBatch, PieceWriter};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::lock::lock;
@@ -29,13 +31,13 @@ const GATHER: Duration = Duration::from_millis(50);
 /// What all source tasks of one fetch share.
 pub(super) struct FetchContext {
     pub(super) request: FetchRequest,
-    pub(super) writer: Arc<Writer>,
-    pub(super) reports: mpsc::Sender<Report>,
+    pub(super) writer: Arc<PieceWriter>,
+    pub(super) reports: mpsc::Sender<SourceReport>,
 }
 
 /// A report of a source's task, or of the threads that write its pieces.
 #[derive(Debug)]
-pub(super) enum Report {
+pub(super) enum SourceReport {
     /// The state machine is to know this.
     Input(Input),
     /// The source has proven its description.
@@ -50,7 +52,7 @@ pub(super) enum SourceOrder {
     /// Have the source prove its description; its size too if `with_size`.
     Prove { with_size: bool },
     /// Ask which pieces the source has, and receive pieces for this target from now on.
-    Follow(Arc<Target>),
+    Follow(Arc<DownloadTarget>),
     /// Request pieces.
     Ask { first: u64, count: u16 },
     /// Cancel all requests.
@@ -73,7 +75,7 @@ impl SourceTask {
     pub(super) async fn run(mut self, candidate: Candidate, is_new: bool) {
         if let Err(error) = self.work(&candidate, is_new).await {
             // A fetch that is over needs no report.
-            let _ = self.context.reports.send(Report::Failed(self.source, error)).await;
+            let _ = self.context.reports.send(SourceReport::Failed(self.source, error)).await;
         }
     }
 
@@ -84,7 +86,7 @@ impl SourceTask {
             None => inner.open_stream_to(addresses, FILES_PROTOCOL).await?,
         };
         let id = stream.peer();
-        self.report(Report::Input(Input::Met { source, id })).await?;
+        self.report(SourceReport::Input(Input::Met { source, id })).await?;
         let binding = stream.channel.session().binding;
         let expected = stream.expected.clone();
         let mut client = Client::new(stream, inner.rates.of(id));
@@ -95,7 +97,7 @@ impl SourceTask {
         }
         let (description, values) = client.describe(hash, is_new).await?;
         let claim = Claim { kind: description.kind, size: description.size };
-        self.report(Report::Input(Input::Described { source, claim })).await?;
+        self.report(SourceReport::Input(Input::Described { source, claim })).await?;
         match self.prove(&mut client, &description, values).await? {
             Some(target) => self.exchange(client, &description, &target, expected).await,
             None => Ok(()),
@@ -109,7 +111,7 @@ impl SourceTask {
         client: &mut Client,
         description: &Description,
         mut values: Vec<PieceValue>,
-    ) -> Result<Option<Arc<Target>>, Error> {
+    ) -> Result<Option<Arc<DownloadTarget>>, Error> {
         let hash = self.context.request.hash;
         loop {
             match self.orders.recv().await {
@@ -121,7 +123,7 @@ impl SourceTask {
                     if with_size {
                         prove_size(client, hash, &proven).await?;
                     }
-                    self.report(Report::Proven(self.source, Box::new(proven))).await?;
+                    self.report(SourceReport::Proven(self.source, Box::new(proven))).await?;
                 }
                 Some(SourceOrder::Follow(target)) => return Ok(Some(target)),
                 // Nothing was requested yet.
@@ -136,7 +138,7 @@ impl SourceTask {
         &mut self,
         mut client: Client,
         description: &Description,
-        target: &Arc<Target>,
+        target: &Arc<DownloadTarget>,
         expected: Expected,
     ) -> Result<(), Error> {
         let FetchRequest { hash, name, .. } = &self.context.request;
@@ -145,9 +147,9 @@ impl SourceTask {
         client.requests.send(&Request::Follow { hash: *hash, addresses }).await?;
         // A source that has everything says so in its answer too, but that is a round trip later.
         let ready = Input::Ready { source: self.source, is_whole: description.whole };
-        self.report(Report::Input(ready)).await?;
+        self.report(SourceReport::Input(ready)).await?;
         let Client { requests, answers } = client;
-        let owed = Owed { runs: Mutex::default(), is_any: answers.is_owed(), expected };
+        let owed = OwedRuns { runs: Mutex::default(), is_any: answers.is_owed(), expected };
         owed.is_any.store(false, Ordering::Relaxed);
         let mut receiver = PieceReceiver {
             context: &self.context,
@@ -175,7 +177,7 @@ impl SourceTask {
         Ok(())
     }
 
-    async fn report(&self, report: Report) -> Result<(), FetchError> {
+    async fn report(&self, report: SourceReport) -> Result<(), FetchError> {
         self.context.report(report).await
     }
 }
@@ -185,13 +187,13 @@ impl FetchContext {
     ///
     /// # Errors
     /// If the fetch is over.
-    async fn report(&self, report: Report) -> Result<(), FetchError> {
+    async fn report(&self, report: SourceReport) -> Result<(), FetchError> {
         self.reports.send(report).await.map_err(|_| FetchError::Stopped)
     }
 }
 
 /// The runs that were requested of the source and have not come, in the order in which it sends them.
-struct Owed {
+struct OwedRuns {
     runs: Mutex<VecDeque<RequestedRun>>,
     /// Whether there are any.
     is_any: Arc<AtomicBool>,
@@ -208,7 +210,7 @@ struct RequestedRun {
     is_cancelled: bool,
 }
 
-impl Owed {
+impl OwedRuns {
     fn runs(&self) -> MutexGuard<'_, VecDeque<RequestedRun>> {
         lock(&self.runs)
     }
@@ -232,7 +234,7 @@ impl Owed {
 async fn send_requests(
     mut requests: RequestWriter,
     orders: &mut mpsc::Receiver<SourceOrder>,
-    (target, owed): (&Target, &Owed),
+    (target, owed): (&DownloadTarget, &OwedRuns),
     complete: Option<Request>,
 ) -> Result<(), FetchError> {
     let hash = target.hash;
@@ -275,9 +277,9 @@ async fn send_requests(
 struct PieceReceiver<'a> {
     context: &'a FetchContext,
     source: SourceId,
-    target: &'a Arc<Target>,
+    target: &'a Arc<DownloadTarget>,
     answers: AnswerReader,
-    owed: &'a Owed,
+    owed: &'a OwedRuns,
     /// Pieces that have come and are not being verified yet.
     batch: PieceBatch,
     /// The time at which the first of them came.
@@ -304,7 +306,7 @@ impl PieceReceiver<'_> {
             Answer::Sources(sources) => {
                 for (id, addresses) in sources {
                     let found = Input::Found(Candidate { id: Some(id), addresses });
-                    self.context.report(Report::Input(found)).await?;
+                    self.context.report(SourceReport::Input(found)).await?;
                 }
                 return Ok(());
             }
@@ -325,7 +327,7 @@ impl PieceReceiver<'_> {
             }
             _ => return Err(FetchError::Unexpected("pieces were asked for").into()),
         };
-        Ok(self.context.report(Report::Input(input)).await?)
+        Ok(self.context.report(SourceReport::Input(input)).await?)
     }
 
     /// Waits for the next answer. If it takes long, the pieces that have come are written meanwhile.
@@ -382,12 +384,14 @@ impl PieceReceiver<'_> {
         Ok(is_last)
     }
 
-    fn refused(&mut self, refusal: Refusal) -> Result<(), FetchError> {
+    fn refused(&mut self, refusal: FileRefusal) -> Result<(), FetchError> {
         let run = self.owed.runs().pop_front();
         self.owed.settle();
         match run {
-            Some(run) if run.is_cancelled && refusal == Refusal::Cancelled => Ok(()),
-            run if refusal == Refusal::Changed => Err(self.target.changed(run.map(|run| run.next))),
+            Some(run) if run.is_cancelled && refusal == FileRefusal::Cancelled => Ok(()),
+            run if refusal == FileRefusal::Changed => {
+                Err(self.target.changed(run.map(|run| run.next)))
+            }
             _ => Err(FetchError::Refused(refusal)),
         }
     }

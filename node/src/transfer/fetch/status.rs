@@ -9,7 +9,7 @@ use peerkit_proto::id::Hash;
 use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 
-use crate::transfer::meter::Meter;
+use crate::transfer::meter::TransferMeter;
 
 /// The status of a download.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -17,22 +17,22 @@ use crate::transfer::meter::Meter;
 pub struct DownloadStatus {
     /// The hash of what is fetched.
     pub hash: Hash,
-    /// Its name, as a ticket or its source has it, once that is known.
+    /// Its name in the ticket or at its source, once that is known.
     pub name: Option<FileName>,
-    /// Whether it is a file or a folder, once that is known.
+    /// Its kind, a file or a folder, once that is known.
     pub kind: Option<FileKind>,
-    /// What the node is doing about it.
+    /// The state of the download.
     pub state: DownloadState,
     /// Bytes that are on disk and verified.
     pub done: u64,
-    /// Whether there is an unfinished part on disk, perhaps of an earlier fetch. The next fetch of the
-    /// same content to the same place continues from it.
+    /// If true, there is an unfinished part on disk, perhaps of an earlier fetch. The next fetch of the same
+    /// content to the same place continues from it.
     pub kept: bool,
     /// Its size in bytes, once that is known.
     pub total: Option<u64>,
     /// Current speed in bytes per second.
     pub rate: u64,
-    /// Number of sources that can be asked now.
+    /// Number of sources that pieces can be requested from now.
     pub sources: usize,
     /// The path of the content, or its path once it is done. Before that is known, the destination
     /// folder.
@@ -41,8 +41,8 @@ pub struct DownloadStatus {
     /// The error of a download that failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Number of files and folders in it that this disk could not have, once it is done. The log names
-    /// them, and so does [`Fetched::left_out`](crate::Fetched::left_out).
+    /// Number of files and folders in it that could not be written to this disk, once it is done. The log
+    /// names them, and so does [`Fetched::left_out`](crate::Fetched::left_out).
     #[serde(skip_serializing_if = "is_zero")]
     pub left_out: usize,
 }
@@ -61,26 +61,26 @@ fn is_zero(number: &usize) -> bool {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum DownloadState {
-    /// It waits for its turn: other downloads are at work.
+    /// It waits until other downloads are finished.
     Queued,
     /// The node looks for sources.
     Finding,
-    /// The node checks what is on disk already.
+    /// The node checks the files that are on disk already.
     Checking,
     /// Pieces are arriving.
     Fetching,
-    /// No node that can be reached has the rest. It continues by itself as soon as one has.
+    /// No node that can be reached has the missing pieces. It continues by itself as soon as one has.
     Waiting,
     /// It was paused, and waits to be resumed.
     Paused,
     /// It is in its place.
     Done,
-    /// It was given up. What came is kept.
+    /// It has failed. Pieces that were verified stay on disk.
     Failed,
 }
 
 impl DownloadState {
-    /// Whether it will change without anybody's doing.
+    /// Returns whether the download continues by itself, without the user.
     #[must_use]
     pub fn is_under_way(self) -> bool {
         use DownloadState::{Checking, Fetching, Finding, Queued, Waiting};
@@ -88,15 +88,15 @@ impl DownloadState {
     }
 }
 
-/// The status of a download, where others see it change. Clones share it.
+/// The status of a download, whose changes its handles see. Clones share it.
 #[derive(Debug, Clone)]
-pub(super) struct Shown {
+pub(super) struct SharedStatus {
     status: watch::Sender<DownloadStatus>,
-    /// What is on disk as far as is known, also while that is checked and `done` counts up anew.
+    /// Bytes that are on disk, as far as is known. While they are checked, `done` counts up from 0 again.
     kept: Arc<AtomicU64>,
 }
 
-impl Shown {
+impl SharedStatus {
     pub(super) fn new(hash: Hash, path: Option<PathBuf>) -> Self {
         let status = watch::Sender::new(DownloadStatus {
             hash,
@@ -123,7 +123,7 @@ impl Shown {
         self.status.borrow().clone()
     }
 
-    /// Bytes that are on disk, as far as is known.
+    /// Returns the number of bytes on disk, as far as is known.
     pub(super) fn kept(&self) -> u64 {
         self.kept.load(Ordering::Relaxed)
     }
@@ -132,11 +132,11 @@ impl Shown {
         self.kept.store(bytes, Ordering::Relaxed);
     }
 
-    /// Something else is done now. What is not under way has no speed and no sources.
+    /// Changes the state. A download that is not under way has no rate and no sources.
     pub(super) fn state(&self, state: DownloadState) {
         self.status.send_modify(|status| {
             if status.state == DownloadState::Checking {
-                // The check has not come to its end.
+                // The check did not finish, so its count is not the number of bytes on disk.
                 status.done = self.kept();
             }
             status.state = state;
@@ -149,23 +149,24 @@ impl Shown {
         });
     }
 
+    /// Shows that the download has failed.
     pub(super) fn failed(&self, error: String) {
         self.state(DownloadState::Failed);
         self.status.send_modify(|status| status.error = Some(error));
     }
 
-    /// What had come is not on disk any more.
+    /// Shows that the part is no longer on disk.
     pub(super) fn lost(&self) {
         self.set_kept(0);
         self.status.send_modify(|status| (status.done, status.kept) = (0, false));
     }
 
-    /// An earlier fetch has left a part.
+    /// Shows that an earlier fetch has left a part.
     pub(super) fn has_part(&self) {
         self.status.send_modify(|status| status.kept = true);
     }
 
-    /// It is at `path`, but for so many files that this disk could not have.
+    /// Shows that the content is at `path`, without `left_out` files that could not be written to this disk.
     pub(super) fn placed(&self, path: PathBuf, left_out: usize) {
         self.status.send_modify(|status| {
             (status.path, status.left_out, status.kept) = (Some(path), left_out, false);
@@ -173,7 +174,7 @@ impl Shown {
         self.state(DownloadState::Done);
     }
 
-    /// Shows what the store has kept of a download of an earlier run.
+    /// Shows the progress of an earlier run.
     pub(super) fn restored(&self, done: u64, total: Option<u64>) {
         self.set_kept(done);
         self.status.send_modify(|status| {
@@ -181,7 +182,7 @@ impl Shown {
         });
     }
 
-    /// Shows whether a source is being tried while it is not known yet what is fetched.
+    /// Shows whether a source is being tried, until the content is known.
     pub(super) fn seeking(&self, is_trying: bool) {
         use DownloadState::{Finding, Waiting};
         let state = if is_trying { Finding } else { Waiting };
@@ -194,15 +195,15 @@ impl Shown {
         });
     }
 
-    /// What it is, as far as that is known.
+    /// Shows the name and kind, as far as they are known.
     pub(super) fn called(&self, name: Option<FileName>, kind: Option<FileKind>) {
         self.status.send_modify(|status| (status.name, status.kind) = (name, kind));
     }
 
-    /// What is here of `total` bytes is looked at; nothing of it is known yet.
+    /// Shows that a check of `total` bytes begins.
     pub(super) fn checking(&self, total: u64) {
         self.status.send_if_modified(|status| {
-            // Who has paused it is not told otherwise by what still ends.
+            // A check that still runs does not show after the user has paused the download.
             let is_wanted = status.state.is_under_way();
             if is_wanted {
                 status.state = DownloadState::Checking;
@@ -212,12 +213,13 @@ impl Shown {
         });
     }
 
-    /// So many more bytes were found to be here.
+    /// Adds bytes that the check has found.
     pub(super) fn checked(&self, bytes: u64) {
         self.status.send_modify(|status| status.done = status.done.saturating_add(bytes));
     }
 
-    pub(super) fn fetching(&self, path: &Path, meter: &Meter) {
+    /// Shows that pieces are being fetched to `path`.
+    pub(super) fn fetching(&self, path: &Path, meter: &TransferMeter) {
         self.set_kept(meter.done());
         self.status.send_modify(|status| {
             status.state = DownloadState::Fetching;
@@ -227,7 +229,8 @@ impl Shown {
         });
     }
 
-    pub(super) fn progress(&self, meter: &Meter) {
+    /// Shows the progress and the rate.
+    pub(super) fn progress(&self, meter: &TransferMeter) {
         self.set_kept(meter.done());
         self.status.send_modify(|status| {
             (status.done, status.rate) = (meter.done(), meter.rate());
@@ -235,13 +238,14 @@ impl Shown {
         });
     }
 
-    /// How fast it goes now, where that is another speed than before.
-    pub(super) fn rate(&self, meter: &Meter) {
+    /// Shows the rate if it has changed.
+    pub(super) fn rate(&self, meter: &TransferMeter) {
         self.status.send_if_modified(|status| {
             std::mem::replace(&mut status.rate, meter.rate()) != meter.rate()
         });
     }
 
+    /// Shows the number of sources if it has changed.
     pub(super) fn sources(&self, sources: usize) {
         self.status.send_if_modified(|status| {
             let changed = status.sources != sources;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use peerkit_proto::files::{
     Access, Description, FileKind, FileName, Layout, LeftOut, NameFault, PieceError, PieceList,
-    PieceSet, Place, Renamed,
+    PiecePosition, PieceSet, Renamed,
 };
 use peerkit_proto::id::Hash;
 
@@ -21,7 +21,7 @@ use self::folder::{Folder, MadeFolders};
 use super::checking::Checking;
 use super::error::FetchError;
 use super::fetch_request::FetchRequest;
-use super::part::{Part, write_all_at};
+use super::part::{DownloadPart, write_all_at};
 use super::place::{Goal, candidates, check_merge, place_file, place_folder, rules_below};
 use super::prove::{Proven, ProvenContent};
 use super::writer::PieceBatch;
@@ -30,11 +30,11 @@ use crate::lock::lock;
 use crate::transfer::folder_plan::FolderPlan;
 use crate::transfer::partial::{Partial, PartialContent};
 
-/// The content of a download on the disk. As long as it is unfinished it has the name of its [part](Part).
+/// The content of a download on the disk. As long as it is unfinished it has the name of its [part](DownloadPart).
 ///
 /// Every method blocks on the disk.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(super) struct DownloadTarget {
     pub(super) hash: Hash,
     pub(super) description: Description,
     pub(super) layout: Arc<Layout>,
@@ -46,7 +46,7 @@ pub(super) struct Target {
     fault: Option<NameFault>,
     /// Number of bytes that are written in all.
     pub(super) total: u64,
-    content: Content,
+    content: TargetContent,
     storage: Storage,
     /// The pieces that are written, or being written. No piece is written twice.
     written: Mutex<PieceSet>,
@@ -58,7 +58,7 @@ pub(super) struct Target {
 
 /// The files that pieces are read from and written to.
 #[derive(Debug)]
-enum Content {
+enum TargetContent {
     File { file: Arc<File>, list: Arc<PieceList> },
     Folder(Folder),
 }
@@ -66,12 +66,12 @@ enum Content {
 /// The place of the content until it is whole.
 #[derive(Debug)]
 enum Storage {
-    Part(Part),
+    Part(DownloadPart),
     /// The whole content was found here.
     There(PathBuf),
 }
 
-impl Drop for Target {
+impl Drop for DownloadTarget {
     /// Removes a part that holds nothing, however the download has ended.
     fn drop(&mut self) {
         if let Some(part) = self.part()
@@ -83,7 +83,7 @@ impl Drop for Target {
     }
 }
 
-impl Target {
+impl DownloadTarget {
     /// Opens the files for proven content, and checks what an earlier download has left of them. Returns the
     /// pieces that are there. If the same content is there already, that is the target, whatever its number.
     ///
@@ -180,10 +180,10 @@ impl Target {
     /// If it has too many pieces.
     pub(super) fn partial(&self, access: Access, held: &PieceSet) -> Result<Partial, FetchError> {
         let content = match &self.content {
-            Content::File { file, list } => {
+            TargetContent::File { file, list } => {
                 PartialContent::File(Arc::clone(file), Arc::clone(list))
             }
-            Content::Folder(folder) => {
+            TargetContent::Folder(folder) => {
                 PartialContent::folder(folder.files.path().to_owned(), folder.plan.clone())
             }
         };
@@ -213,10 +213,10 @@ impl Target {
             Storage::Part(part) => part,
         };
         match &self.content {
-            Content::File { file, .. } => {
+            TargetContent::File { file, .. } => {
                 place_file((part, file), &self.path, &self.hash, overwrite)
             }
-            Content::Folder(folder) => {
+            TargetContent::Folder(folder) => {
                 let path = place_folder(part, &self.path, &folder.plan, overwrite)?;
                 partial.moved(path.clone());
                 Ok(path)
@@ -224,7 +224,7 @@ impl Target {
         }
     }
 
-    fn part(&self) -> Option<&Part> {
+    fn part(&self) -> Option<&DownloadPart> {
         match &self.storage {
             Storage::Part(part) => Some(part),
             Storage::There(_) => None,
@@ -233,8 +233,8 @@ impl Target {
 
     fn plan(&self) -> Option<&FolderPlan> {
         match &self.content {
-            Content::File { .. } => None,
-            Content::Folder(folder) => Some(&folder.plan),
+            TargetContent::File { .. } => None,
+            TargetContent::Folder(folder) => Some(&folder.plan),
         }
     }
 
@@ -247,12 +247,12 @@ impl Target {
                 let there = (0..held.count()).filter(|piece| !left_out.contains(piece));
                 there.for_each(|piece| _ = held.insert(piece));
             }
-            (Some(part), Content::File { .. }) => {
+            (Some(part), TargetContent::File { .. }) => {
                 if !part.is_new() {
                     self.check(&mut held, 0..self.layout.count(), checking)?;
                 }
             }
-            (Some(part), Content::Folder(folder)) => {
+            (Some(part), TargetContent::Folder(folder)) => {
                 if !part.is_new() {
                     let files = folder.files.path();
                     folder.plan.sweep(files, None).map_err(disk(files))?;
@@ -268,10 +268,10 @@ impl Target {
     fn make_room(&self, held: &PieceSet) -> Result<(), FetchError> {
         let Some(part) = self.part() else { return Ok(()) };
         let (made, needed) = match &self.content {
-            Content::File { file, list } => {
+            TargetContent::File { file, list } => {
                 (reserve(part, file, list.size(), self.description.stored), list.size())
             }
-            Content::Folder(folder) => {
+            TargetContent::Folder(folder) => {
                 let missing: u64 = held
                     .missing_of(None, 0)
                     .filter_map(|piece| self.layout.place(piece))
@@ -347,23 +347,23 @@ impl Target {
         Ok(())
     }
 
-    fn write(&self, place: &Place, bytes: &[u8]) -> Result<(), FetchError> {
+    fn write(&self, place: &PiecePosition, bytes: &[u8]) -> Result<(), FetchError> {
         // If all of it is there already, no piece is asked for.
         let part = self.part().ok_or(FetchError::Unfinished)?;
         match &self.content {
             // A new file has zeros wherever it was not written.
-            Content::File { .. } if part.is_new() && is_zero(bytes) => Ok(()),
-            Content::File { file, .. } => {
+            TargetContent::File { .. } if part.is_new() && is_zero(bytes) => Ok(()),
+            TargetContent::File { file, .. } => {
                 write_all_at(file, bytes, place.range.start).map_err(disk(part.path()))
             }
-            Content::Folder(folder) => {
+            TargetContent::Folder(folder) => {
                 folder.write(place, self.layout.size(place.file).unwrap_or_default(), bytes)
             }
         }
     }
 
     /// Names the file of a folder in an error.
-    fn within(&self, place: &Place, error: impl Into<FetchError>) -> FetchError {
+    fn within(&self, place: &PiecePosition, error: impl Into<FetchError>) -> FetchError {
         match self.plan().and_then(|plan| plan.file(place.file)) {
             Some((path, _)) => {
                 FetchError::InFolder { path: path.clone(), error: Box::new(error.into()) }
@@ -377,7 +377,7 @@ impl Target {
     }
 }
 
-impl Content {
+impl TargetContent {
     /// Returns the number of bytes that are written in all.
     fn total(&self) -> u64 {
         match self {
@@ -386,7 +386,7 @@ impl Content {
         }
     }
 
-    fn verify(&self, place: &Place, bytes: &[u8]) -> Result<(), PieceError> {
+    fn verify(&self, place: &PiecePosition, bytes: &[u8]) -> Result<(), PieceError> {
         match self {
             Self::File { list, .. } => list.verify_piece(place.index, bytes),
             Self::Folder(folder) => folder.plan.verify(place, bytes),
@@ -395,7 +395,7 @@ impl Content {
 
     /// Reads a piece from the disk. Returns its length if it is there and right. The pieces of files that are
     /// left out count as right, with no bytes.
-    fn check(&self, place: &Place, buffer: &mut Vec<u8>) -> Option<u64> {
+    fn check(&self, place: &PiecePosition, buffer: &mut Vec<u8>) -> Option<u64> {
         let opened;
         let file = match self {
             Self::File { file, .. } => &**file,
@@ -418,12 +418,12 @@ fn open_content(
     path: &Path,
     layout: &Layout,
     checking: &Checking,
-) -> Result<(Content, Storage), FetchError> {
-    let part = |kind| Part::open(path, &request.hash, kind).map_err(disk(path));
+) -> Result<(TargetContent, Storage), FetchError> {
+    let part = |kind| DownloadPart::open(path, &request.hash, kind).map_err(disk(path));
     match content {
         ProvenContent::File { list } => {
             let list = Arc::new(list);
-            let content = |file| Content::File { file, list: Arc::clone(&list) };
+            let content = |file| TargetContent::File { file, list: Arc::clone(&list) };
             let whole_at = |path: &Path| {
                 let found = fs::symlink_metadata(path).ok()?;
                 let fits = found.is_file() && found.len() == list.size();
@@ -447,7 +447,7 @@ fn open_content(
             let whole_at = |path: &Path| {
                 let is_folder = fs::symlink_metadata(path).ok()?.is_dir();
                 let is_whole = is_folder && plan.is_like(path).unwrap_or(false);
-                is_whole.then(|| Content::Folder(Folder::new(path.to_owned(), plan.clone())))
+                is_whole.then(|| TargetContent::Folder(Folder::new(path.to_owned(), plan.clone())))
             };
             let paths = candidates(path, FileKind::Folder, request.overwrite);
             if let Some(there) = find_whole(paths, layout, checking, whole_at)? {
@@ -455,7 +455,7 @@ fn open_content(
             }
             let part = part(FileKind::Folder)?;
             plan.try_names(&part.files(), &rules);
-            Ok((Content::Folder(Folder::new(part.files(), plan)), Storage::Part(part)))
+            Ok((TargetContent::Folder(Folder::new(part.files(), plan)), Storage::Part(part)))
         }
     }
 }
@@ -465,8 +465,8 @@ fn find_whole(
     paths: impl Iterator<Item = PathBuf>,
     layout: &Layout,
     checking: &Checking,
-    open: impl Fn(&Path) -> Option<Content>,
-) -> Result<Option<(Content, Storage)>, FetchError> {
+    open: impl Fn(&Path) -> Option<TargetContent>,
+) -> Result<Option<(TargetContent, Storage)>, FetchError> {
     for path in paths.take_while(|path| fs::symlink_metadata(path).is_ok()) {
         let Some(content) = open(&path) else { continue };
         checking.begin(content.total());
@@ -483,7 +483,7 @@ fn find_whole(
 ///
 /// # Errors
 /// [`io::ErrorKind::StorageFull`] if there is not enough room.
-fn reserve(part: &Part, file: &File, size: u64, stored: u64) -> io::Result<()> {
+fn reserve(part: &DownloadPart, file: &File, size: u64, stored: u64) -> io::Result<()> {
     let there = space::taken(&file.metadata()?);
     let is_sparse = stored < size - size / 8;
     let needed = if is_sparse { stored } else { size };
@@ -504,13 +504,13 @@ fn disk(path: &Path) -> impl FnOnce(io::Error) -> FetchError {
 
 #[cfg(test)]
 mod tests {
-    use peerkit_proto::files::{AccessKind, Entry, MAX_FILE, Manifest, RelPath};
+    use peerkit_proto::files::{AccessKind, MAX_FILE, Manifest, ManifestEntry, RelPath};
 
-    use super::super::fetch_request::Destination;
-    use super::super::status::Shown;
+    use super::super::fetch_request::FetchDestination;
+    use super::super::status::SharedStatus;
     use super::*;
 
-    fn proven(entries: Vec<Entry>) -> Proven {
+    fn proven(entries: Vec<ManifestEntry>) -> Proven {
         let manifest = Manifest::new(entries).unwrap();
         let size = manifest.encode().len() as u64;
         let description = Description {
@@ -525,23 +525,30 @@ mod tests {
         Proven { description, content: ProvenContent::Folder { manifest, lists } }
     }
 
-    fn request(to: &Destination) -> FetchRequest {
+    fn request(to: &FetchDestination) -> FetchRequest {
         FetchRequest { to: to.clone(), ..FetchRequest::new(Hash::of(b"album")) }
     }
 
-    fn open(proven: Proven, to: &Destination) -> Result<(Target, PieceSet), FetchError> {
-        Target::open(&request(to), proven, &Checking::new(Shown::new(Hash::of(b"album"), None)))
+    fn open(
+        proven: Proven,
+        to: &FetchDestination,
+    ) -> Result<(DownloadTarget, PieceSet), FetchError> {
+        DownloadTarget::open(
+            &request(to),
+            proven,
+            &Checking::new(SharedStatus::new(Hash::of(b"album"), None)),
+        )
     }
 
-    fn file(name: &str, size: u64) -> Entry {
+    fn file(name: &str, size: u64) -> ManifestEntry {
         let (path, hash) = (RelPath::new(name).unwrap(), Hash::of(b"?"));
-        Entry::File { path, size, hash, mode: 0o644 }
+        ManifestEntry::File { path, size, hash, mode: 0o644 }
     }
 
     #[test]
     fn nothing_is_left_where_there_is_no_room() {
         let folder = tempfile::tempdir().unwrap();
-        let to = Destination::Folder(folder.path().join("new/deep"));
+        let to = FetchDestination::Folder(folder.path().join("new/deep"));
         // 16 TiB.
         let large = (0..4).map(|n| file(&n.to_string(), MAX_FILE)).collect();
         let failed = open(proven(large), &to).unwrap_err();
@@ -552,27 +559,27 @@ mod tests {
     #[test]
     fn nothing_is_left_of_what_nothing_came_of() {
         let folder = tempfile::tempdir().unwrap();
-        let to = Destination::Folder(folder.path().join("new/deep"));
+        let to = FetchDestination::Folder(folder.path().join("new/deep"));
         let (target, held) = open(proven(vec![file("a", 5)]), &to).unwrap();
         assert!(held.is_empty() && folder.path().join("new/deep").exists());
         drop(target);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         // What was there before stays.
         fs::create_dir(folder.path().join("old")).unwrap();
-        let to = Destination::Folder(folder.path().join("old/new"));
+        let to = FetchDestination::Folder(folder.path().join("old/new"));
         drop(open(proven(vec![file("a", 5)]), &to).unwrap());
         assert_eq!(fs::read_dir(folder.path().join("old")).unwrap().count(), 0);
         assert!(folder.path().join("old").exists());
         // A part that may hold something is kept if it was not looked at to the end.
         let (target, _) = open(proven(vec![file("a", 5)]), &to).unwrap();
-        let Content::Folder(part) = &target.content else { panic!() };
+        let TargetContent::Folder(part) = &target.content else { panic!() };
         let inside = part.files.path().join("a");
         target.written().insert(0);
         drop(target);
         fs::write(&inside, "12345").unwrap();
-        let checking = Checking::new(Shown::new(Hash::of(b"album"), None));
+        let checking = Checking::new(SharedStatus::new(Hash::of(b"album"), None));
         checking.stop();
-        let stopped = Target::open(&request(&to), proven(vec![file("a", 5)]), &checking);
+        let stopped = DownloadTarget::open(&request(&to), proven(vec![file("a", 5)]), &checking);
         assert!(matches!(stopped, Err(FetchError::Stopped)));
         assert!(inside.exists());
     }

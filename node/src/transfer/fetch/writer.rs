@@ -9,8 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::spawn_blocking;
 
 use super::error::FetchError;
-use super::source::Report;
-use super::target::Target;
+use super::source::SourceReport;
+use super::target::DownloadTarget;
 use crate::cores::cores;
 use crate::lock::lock;
 
@@ -22,19 +22,19 @@ const THREADS: usize = 8;
 
 /// Writes the batches of one fetch, from all its sources.
 #[derive(Debug)]
-pub(super) struct Writer {
-    queue: Mutex<Queue>,
+pub(super) struct PieceWriter {
+    queue: Mutex<WriteQueue>,
     /// A permit for each batch that is not written yet.
     permits: Arc<Semaphore>,
     /// Threads that write the files of a folder.
     threads: usize,
     /// Batches that were written, whose memory is used again.
     spare: Mutex<Vec<PieceBatch>>,
-    reports: mpsc::Sender<Report>,
+    reports: mpsc::Sender<SourceReport>,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct WriteQueue {
     waiting: VecDeque<QueuedBatch>,
     /// Threads at work on them.
     threads: usize,
@@ -42,7 +42,7 @@ struct Queue {
 
 #[derive(Debug)]
 struct QueuedBatch {
-    target: Arc<Target>,
+    target: Arc<DownloadTarget>,
     source: SourceId,
     batch: PieceBatch,
     _permit: OwnedSemaphorePermit,
@@ -58,9 +58,9 @@ pub(super) struct PieceBatch {
     pieces: Vec<(u64, usize)>,
 }
 
-impl Writer {
+impl PieceWriter {
     /// Returns a writer that sends its results to `reports`.
-    pub(super) fn new(reports: mpsc::Sender<Report>) -> Self {
+    pub(super) fn new(reports: mpsc::Sender<SourceReport>) -> Self {
         let (permits, threads) = (Arc::new(Semaphore::new(BATCHES)), cores(THREADS));
         Self { queue: Mutex::default(), permits, threads, spare: Mutex::default(), reports }
     }
@@ -89,7 +89,7 @@ impl Writer {
     /// If the fetch is over.
     pub(super) async fn write(
         self: &Arc<Self>,
-        target: &Arc<Target>,
+        target: &Arc<DownloadTarget>,
         source: SourceId,
         batch: PieceBatch,
     ) -> Result<(), FetchError> {
@@ -122,9 +122,9 @@ impl Writer {
         let report = match target.keep(&batch) {
             Ok(()) => {
                 let pieces = batch.pieces.iter().map(|(piece, _)| *piece).collect();
-                Report::Input(Input::Kept { source, pieces })
+                SourceReport::Input(Input::Kept { source, pieces })
             }
-            Err(error) => Report::Failed(source, error.into()),
+            Err(error) => SourceReport::Failed(source, error.into()),
         };
         lock(&self.spare).push(batch);
         // Sent before the permit is dropped, so that a fetch that finds nothing left to write has it.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, Weak};
 
 use peerkit_proto::files::{
-    Answer, Asker, Description, FileName, Layout, PIECE, PieceValue, Refusal, SharedFile,
+    Answer, Asker, Description, FileName, FileRefusal, Layout, PIECE, PieceValue, SharedFile,
 };
 use peerkit_proto::hello::Proof;
 use peerkit_proto::id::{Hash, NodeId};
@@ -138,10 +138,10 @@ impl FileServer {
     }
 
     /// Returns the reason why nothing is served to `caller` under `hash`.
-    pub(super) fn missing(&self, hash: &Hash, caller: &Caller) -> Refusal {
+    pub(super) fn missing(&self, hash: &Hash, caller: &Caller) -> FileRefusal {
         match self.shares.changed(hash, &caller.asker()) {
-            Some(_) => Refusal::Changed,
-            None => Refusal::NotFound,
+            Some(_) => FileRefusal::Changed,
+            None => FileRefusal::NotFound,
         }
     }
 
@@ -158,14 +158,14 @@ impl FileServer {
         served.or_else(|| self.shares.changed(hash, &asker))
     }
 
-    fn open(&self, hash: &Hash, tree: bool, caller: &Caller) -> Result<OpenContent, Refusal> {
+    fn open(&self, hash: &Hash, tree: bool, caller: &Caller) -> Result<OpenContent, FileRefusal> {
         if self.shares(hash, caller) {
             if !tree {
                 return self.shares.open(hash, &caller.asker()).map(OpenContent::Share);
             }
             let open = self.shares.open_tree(hash, &caller.asker())?;
             let layout = self.layouts.get(hash, || Layout::new(open.sizes()).ok());
-            return Ok(OpenContent::Tree(open, layout.ok_or(Refusal::NotFound)?));
+            return Ok(OpenContent::Tree(open, layout.ok_or(FileRefusal::NotFound)?));
         }
         let partial = self.partial(hash, caller).ok_or_else(|| self.missing(hash, caller))?;
         match (partial.manifest(), tree) {
@@ -173,7 +173,7 @@ impl FileServer {
                 Ok(OpenContent::Share(OpenShare::memory(bytes, list.as_ref().clone())))
             }
             (Some(_), true) | (None, false) => Ok(OpenContent::Partial(OpenPartial::new(partial))),
-            (None, true) => Err(Refusal::BadRequest),
+            (None, true) => Err(FileRefusal::BadRequest),
         }
     }
 }
@@ -217,13 +217,13 @@ impl OpenContent {
     }
 
     /// Reads the rest of a piece after its first `skip` bytes.
-    fn read(&mut self, piece: u64, skip: usize, out: &mut [u8]) -> Result<(), Refusal> {
+    fn read(&mut self, piece: u64, skip: usize, out: &mut [u8]) -> Result<(), FileRefusal> {
         match self {
             Self::Share(share) => share.read(piece, skip, out),
             // Only pieces of shared files are read in parts.
-            Self::Tree(..) | Self::Partial(_) if skip > 0 => Err(Refusal::Changed),
+            Self::Tree(..) | Self::Partial(_) if skip > 0 => Err(FileRefusal::Changed),
             Self::Tree(tree, layout) => {
-                let place = layout.place(piece).ok_or(Refusal::BadRequest)?;
+                let place = layout.place(piece).ok_or(FileRefusal::BadRequest)?;
                 tree.read(&place, out)
             }
             Self::Partial(partial) => partial.read(piece, out),
@@ -252,7 +252,7 @@ impl PieceReader {
         hash: Hash,
         first: u64,
         count: u16,
-    ) -> Result<Vec<PieceValue>, Refusal> {
+    ) -> Result<Vec<PieceValue>, FileRefusal> {
         if self.server.shares(&hash, &self.caller)
             && let OpenContent::Share(share) = self.opened(hash, false)?
         {
@@ -282,20 +282,24 @@ impl PieceReader {
     }
 
     /// Notes content that was refused because it was changed.
-    fn note(&mut self, refusal: Refusal, hash: &Hash, file: Option<usize>) {
-        if refusal == Refusal::Changed {
+    fn note(&mut self, refusal: FileRefusal, hash: &Hash, file: Option<usize>) {
+        if refusal == FileRefusal::Changed {
             self.changed = self.server.changed(hash, file, &self.caller);
         }
     }
 
-    fn try_read(&mut self, run: &mut PieceRun, batch: &mut AnswerBuffer) -> Result<(), Refusal> {
+    fn try_read(
+        &mut self,
+        run: &mut PieceRun,
+        batch: &mut AnswerBuffer,
+    ) -> Result<(), FileRefusal> {
         let source = self.opened(run.hash, run.tree)?;
         if !source.has(run) {
-            return Err(Refusal::BadRequest);
+            return Err(FileRefusal::BadRequest);
         }
         for _ in 0..MAX_BATCH.min(usize::from(run.count)) {
-            let len = source.len(run.next).ok_or(Refusal::BadRequest)?;
-            let left = len.checked_sub(run.read).ok_or(Refusal::Changed)?;
+            let len = source.len(run.next).ok_or(FileRefusal::BadRequest)?;
+            let left = len.checked_sub(run.read).ok_or(FileRefusal::Changed)?;
             if batch.len > 0 && batch.len + left > BATCH {
                 break;
             }
@@ -327,7 +331,7 @@ impl PieceReader {
     }
 
     /// Opens the content with this hash. It stays open as long as it is served.
-    fn opened(&mut self, hash: Hash, tree: bool) -> Result<&mut OpenContent, Refusal> {
+    fn opened(&mut self, hash: Hash, tree: bool) -> Result<&mut OpenContent, FileRefusal> {
         let source = match self.slot(tree).take() {
             Some((open, source)) if open == hash && self.serves(&hash, &source) => source,
             _ => self.server.open(&hash, tree, &self.caller)?,

@@ -115,7 +115,7 @@ impl Asking {
     }
 }
 
-fn refused(refusal: Refusal) -> Answer {
+fn refused(refusal: FileRefusal) -> Answer {
     Answer::Refused(refusal)
 }
 
@@ -188,11 +188,11 @@ async fn what_is_no_folder_has_no_tree() {
     let tree = |hash, first, count| Request::Tree { hash, first, count };
     let one = Hash::of(&content(P, 3));
     let cases = [
-        (tree(hash, 704, 2), Refusal::BadRequest),
-        (tree(hash, 705, 1), Refusal::BadRequest),
-        (tree(hash, u64::MAX, MAX_PART), Refusal::BadRequest),
-        (tree(one, 0, 1), Refusal::BadRequest),
-        (tree(Hash::of(b"?"), 0, 1), Refusal::NotFound),
+        (tree(hash, 704, 2), FileRefusal::BadRequest),
+        (tree(hash, 705, 1), FileRefusal::BadRequest),
+        (tree(hash, u64::MAX, MAX_PART), FileRefusal::BadRequest),
+        (tree(one, 0, 1), FileRefusal::BadRequest),
+        (tree(Hash::of(b"?"), 0, 1), FileRefusal::NotFound),
     ];
     for (request, refusal) in cases {
         assert_eq!(asking.asked(&request).await, refused(refusal), "{request:?}");
@@ -209,7 +209,7 @@ async fn a_changed_file_of_a_folder_is_not_served() {
     let mut asking = ask(&serving, node(1));
     let request = Request::Tree { hash, first: 0, count: 10 };
     assert_eq!(asking.asked(&request).await, Answer::Piece { index: 0, len: 13 });
-    assert_eq!(asking.answer().await.0, refused(Refusal::Changed));
+    assert_eq!(asking.answer().await.0, refused(FileRefusal::Changed));
     // The others are.
     let after = asking.pieces(&Request::Tree { hash, first: 2, count: 1 }).await;
     assert_eq!(after, content(39, 1));
@@ -233,7 +233,7 @@ async fn what_is_given_up_ends_and_the_rest_goes_on() {
     loop {
         match asking.answer().await.0 {
             Answer::Piece { .. } => pieces += 1,
-            Answer::Refused(Refusal::Cancelled) => cancelled += 1,
+            Answer::Refused(FileRefusal::Cancelled) => cancelled += 1,
             Answer::Description(_) => break,
             other => panic!("{other:?}"),
         }
@@ -276,7 +276,7 @@ async fn only_who_shows_the_tickets_secret_is_served() {
         }
         for request in &requests {
             // As of what nobody ever shared.
-            assert_eq!(asking.asked(request).await, refused(Refusal::NotFound), "{request:?}");
+            assert_eq!(asking.asked(request).await, refused(FileRefusal::NotFound), "{request:?}");
         }
     }
     let mut asking = ask(&serving, stranger);
@@ -287,12 +287,12 @@ async fn only_who_shows_the_tickets_secret_is_served() {
     }
     assert!(matches!(asking.asked(&requests[1]).await, Answer::Pieces { .. }));
     assert_eq!(asking.pieces(&requests[2]).await, bytes[P..]);
-    assert_eq!(asking.asked(&requests[3]).await, refused(Refusal::BadRequest));
+    assert_eq!(asking.asked(&requests[3]).await, refused(FileRefusal::BadRequest));
     let held = Answer::Held { first: 0, bits: Bytes::from_static(&[3]) };
     assert_eq!(asking.asked(&requests[4]).await, held);
     // From the next wrong proof on it is a stranger again.
     asking.send(&Request::Present { proof: [0; 32] }).await;
-    assert_eq!(asking.asked(&requests[2]).await, refused(Refusal::NotFound));
+    assert_eq!(asking.asked(&requests[2]).await, refused(FileRefusal::NotFound));
 }
 
 #[tokio::test]
@@ -335,16 +335,16 @@ async fn a_folder_on_its_way_is_served_as_far_as_it_is() {
     let first = asking.pieces(&tree(0, 690)).await;
     assert!(first == all[..first.len()]);
     assert!(asking.pieces(&tree(701, 1)).await == large[2 * P..3 * P]);
-    assert_eq!(asking.asked(&tree(700, 1)).await, refused(Refusal::NotFound));
+    assert_eq!(asking.asked(&tree(700, 1)).await, refused(FileRefusal::NotFound));
     // A list of a file in it, and nothing else of that.
     let values = Request::Pieces { hash: list.root(), first: 1, count: 3 };
     let expected = Answer::Pieces { first: 1, values: list.values()[1..].to_vec() };
     assert_eq!(asking.asked(&values).await, expected);
     let data = Request::Data { hash: list.root(), first: 2, count: 1 };
-    assert_eq!(asking.asked(&data).await, refused(Refusal::NotFound));
+    assert_eq!(asking.asked(&data).await, refused(FileRefusal::NotFound));
     drop(guard);
-    assert_eq!(asking.asked(&tree(0, 1)).await, refused(Refusal::NotFound));
-    assert_eq!(asking.asked(&values).await, refused(Refusal::NotFound));
+    assert_eq!(asking.asked(&tree(0, 1)).await, refused(FileRefusal::NotFound));
+    assert_eq!(asking.asked(&values).await, refused(FileRefusal::NotFound));
 }
 
 #[tokio::test]

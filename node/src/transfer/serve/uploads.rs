@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::lock::lock;
 use crate::shares::ChangedShare;
-use crate::transfer::meter::Meter;
+use crate::transfer::meter::TransferMeter;
 
 /// Uploads that are remembered: those of open streams, and those that may be taken up again.
 const MAX_UPLOADS: usize = 4096;
@@ -81,7 +81,7 @@ struct UploadTable {
 struct KnownUpload {
     file: SharedFile,
     sent: u64,
-    meter: Meter,
+    meter: TransferMeter,
     /// Number of streams that it is sent on.
     streams: usize,
     /// The peer has said that it has all of it, and nothing was sent since.
@@ -152,7 +152,7 @@ impl Uploads {
         let new = || KnownUpload {
             file,
             sent: 0,
-            meter: Meter::new(),
+            meter: TransferMeter::new(),
             streams: 0,
             is_complete: false,
             used,

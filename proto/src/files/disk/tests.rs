@@ -10,8 +10,8 @@ fn manifest(paths: &[&str]) -> Manifest {
             None => (RelPath::new(*path).unwrap(), false),
         };
         match folder {
-            true => Entry::Folder { path, mode: 0o755 },
-            false => Entry::File { path, size: 0, hash: Hash::of(b""), mode: 0o644 },
+            true => ManifestEntry::Folder { path, mode: 0o755 },
+            false => ManifestEntry::File { path, size: 0, hash: Hash::of(b""), mode: 0o644 },
         }
     };
     Manifest::new(paths.iter().map(entry).collect()).unwrap()

@@ -1,4 +1,4 @@
-//! What a fetch is begun with, and what its driver reports.
+//! The options of a fetch, and the inputs of its state machine.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::files::layout::Layout;
 use crate::files::pieces::PieceSet;
 use crate::id::NodeId;
 
-/// What happened.
+/// An event that the driver reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     /// The time of [`Fetch::poll_timeout`](super::Fetch::poll_timeout) has come.
@@ -22,7 +22,7 @@ pub enum Input {
     Searched,
     /// A link was made.
     Linked,
-    /// The user wants it now: nothing that can be tried waits any longer.
+    /// The user wants to continue now: everything that can be tried is tried at once.
     Resume,
     /// A source has proven its identity.
     Met {
@@ -35,14 +35,14 @@ pub enum Input {
     Described {
         /// The source.
         source: SourceId,
-        /// What it says.
+        /// Its description.
         claim: Claim,
     },
-    /// A source has proven what it said.
+    /// A source has proven its description.
     Proven(SourceId),
-    /// What was proven is open on the disk.
+    /// The proven content is open on the disk.
     Opened {
-        /// How its pieces are numbered.
+        /// The numbering of its pieces.
         layout: Arc<Layout>,
         /// The pieces that are not fetched: those that are there, and those that are left out.
         held: PieceSet,
@@ -51,7 +51,7 @@ pub enum Input {
     Ready {
         /// The source.
         source: SourceId,
-        /// Whether it has every piece. If not, it tells which it has.
+        /// If true, the source has every piece. If not, it says which it has.
         is_whole: bool,
     },
     /// A source has every piece by now.
@@ -82,23 +82,23 @@ pub enum Input {
     },
 }
 
-/// What a fetch is begun with.
+/// The options of a fetch.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The node that fetches, which is no source.
+    /// The node that fetches. It is never a source.
     pub own: NodeId,
     /// The sources known from the start.
     pub from: Vec<Candidate>,
-    /// Whether the network is searched for sources.
+    /// If true, the network is searched for sources.
     pub ask_network: bool,
-    /// Whether the fetch waits for its first source as long as for any other. Otherwise it is given up
-    /// as soon as all nodes that could be asked have answered and no source is left.
+    /// If true, the fetch waits for its first source as long as for any other. Otherwise it is given up as soon as
+    /// all nodes that could be asked have answered and no source is left.
     pub is_patient: bool,
-    /// How long the fetch goes on although no piece comes.
+    /// Time for which the fetch continues although no piece comes.
     pub patience: Duration,
 }
 
-/// What a source says that the content is, as far as its proof leaves that open.
+/// The part of a source's description that its proof leaves open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
     /// A file or a folder.
@@ -107,16 +107,16 @@ pub struct Claim {
     pub size: u64,
 }
 
-/// Why a source has failed.
+/// The reason why a source has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// This node has failed, such as its disk. The fetch is given up.
     Ours,
-    /// It broke the protocol, or sent something else than was asked for.
+    /// It broke the protocol, or sent something else than was requested.
     Lie,
     /// The content was changed or removed there.
     Changed,
-    /// It was reached, and hung up before it could be asked: too many may be calling it.
+    /// It was reached, and hung up before anything was requested. Too many nodes may be calling it.
     HungUp,
     /// It could not be reached.
     Unreachable,

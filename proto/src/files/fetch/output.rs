@@ -1,28 +1,28 @@
-//! What a fetch has its driver do.
+//! The outputs of the state machine: what its driver has to do.
 
 use super::input::Fault;
 use super::source::{Candidate, SourceId};
 use crate::id::NodeId;
 
-/// What the driver is to do.
+/// An action for the driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     /// Ask the network which nodes have the content.
     Search,
     /// Dial a source, and ask it to describe the content.
     Dial(SourceId, Candidate),
-    /// Ask a source to prove what it said.
+    /// Ask a source to prove its description.
     Prove {
         /// The source.
         source: SourceId,
-        /// Whether it has to prove the size too, with the last piece.
+        /// If true, it has to prove the size too, with the last piece.
         with_size: bool,
     },
-    /// Open what this source has proven on the disk.
+    /// Open the content that this source has proven on the disk.
     Open(SourceId),
-    /// Ask a source which pieces it has, and to tell of further ones.
+    /// Ask a source which pieces it has, and to report further ones.
     Follow(SourceId),
-    /// Ask a source for pieces, all of one run.
+    /// Request pieces of a source, all of one run.
     Ask {
         /// The source.
         source: SourceId,
@@ -31,11 +31,11 @@ pub enum Output {
         /// How many: 1 to [`MAX_PART`](crate::files::wire::MAX_PART).
         count: u16,
     },
-    /// Tell a source that nothing that it was asked for is wanted any more.
+    /// Cancel all requests to a source.
     Cancel(SourceId),
-    /// Tell a source that the fetch has everything.
+    /// Report to a source that the fetch has everything.
     Finish(SourceId),
-    /// Hang up on a source. Nothing that it was asked for is wanted any more.
+    /// Hang up on a source. Requests to it are no longer wanted.
     HangUp(SourceId),
     /// Report a source as one that is never asked again. It was hung up on.
     Drop {
@@ -43,7 +43,7 @@ pub enum Output {
         source: SourceId,
         /// Its identity.
         id: NodeId,
-        /// What it did.
+        /// The reason.
         why: Ban,
     },
     /// Forget what was opened: it is not the content. Something else is opened next.
@@ -54,7 +54,7 @@ pub enum Output {
     GiveUp(GiveUp),
 }
 
-/// Why a fetch is given up.
+/// The reason why a fetch is given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GiveUp {
     /// No node that could be asked has the content.
@@ -81,7 +81,7 @@ impl GiveUp {
     }
 }
 
-/// Why a source is never asked again.
+/// The reason why a source is never asked again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ban {
     /// Its last failure was a [`Fault::Lie`].

@@ -1,4 +1,4 @@
-//! How long a download without a source rests before it is tried again.
+//! The rests of a download without a source, before it is tried again.
 
 use std::time::Duration;
 
@@ -22,20 +22,19 @@ pub struct Rests {
 }
 
 impl Rests {
-    /// Returns how long the next rest takes, unless a link ends it. `is_linked` says whether a source
-    /// is linked.
+    /// Returns the length of the next rest, unless a link ends it. `is_linked` says whether a source is linked.
     #[must_use]
     pub fn next(&self, is_linked: bool) -> Duration {
         let first = if is_linked { REST_LINKED } else { REST };
         first.saturating_mul(1_u32.checked_shl(self.count).unwrap_or(u32::MAX)).min(REST_MAX)
     }
 
-    /// Takes note that a rest has lasted to its end: the next one is twice as long.
+    /// Notes that a rest has lasted to its end. The next one is twice as long.
     pub fn passed(&mut self) {
         self.count = self.count.saturating_add(1);
     }
 
-    /// Takes note that a link, or the user, has ended a rest: the next one is short again.
+    /// Notes that a link, or the user, has ended a rest. The next one is short again.
     pub fn ended(&mut self) {
         self.count = 0;
     }

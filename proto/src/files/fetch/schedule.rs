@@ -1,14 +1,15 @@
-//! The pieces of one fetch: which of them to ask each ready source for.
+//! The schedule of one fetch: decides which pieces are requested of each ready source.
 //!
-//! It knows which source has which pieces and what each was asked for. Its aims:
+//! It knows the pieces that each source has, and those that were requested of it. Its aims:
 //!
-//! - Every source always has something to send, and fast sources more: each is asked for two runs of
-//!   pieces, each run as long as the source needs [`RUN_TIME`] for.
-//! - Rare pieces are fetched first. A source that has everything is asked only for pieces that no
-//!   other source has, unless it is faster than all others together. So many nodes that fetch from
-//!   one seed spread its pieces among themselves (Legout, Urvoy-Keller and Michiardi, "Rarest First
+//! - Every source always has something to send, and fast sources have more: two runs of pieces are requested
+//!   of each, and the source needs [`RUN_TIME`] for each run.
+//! - Rare pieces are fetched first. Of a source that has everything only pieces are requested that no other
+//!   source has, unless it is faster than all others together. In this way many nodes that fetch from one seed
+//!   spread its pieces among themselves (Legout, Urvoy-Keller and Michiardi, "Rarest First
 //!   and Choke Algorithms Are Enough", 2006).
-//! - A slow source never holds up the end: an idle source is asked for what the slowest still owe.
+//! - A slow source never delays the end: pieces that the slowest sources still owe are requested of idle ones
+//!   too.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -30,76 +31,76 @@ mod tests;
 
 use supplier::Supplier;
 
-/// How long a source takes for one run. 250 ms: above most round trips, so that with two runs asked
-/// for it never waits for us; short enough that what a source that vanishes owed is soon here.
+/// Time that a source takes for one run. 250 ms: longer than most round trips, so that a source with two runs
+/// never waits for this node. It is short enough that the pieces of a source that vanishes are soon fetched
+/// from others.
 pub const RUN_TIME: Duration = Duration::from_millis(250);
 
-/// Most bytes of a run. 64 MiB: at 1 GB/s the question is on its way for longer than any round trip
-/// takes.
+/// Most bytes of a run. 64 MiB: even at 1 GB/s such a run takes longer than a round trip.
 const MAX_RUN: u64 = 64 << 20;
 
-/// Runs asked of a source at once: while one comes the next is known to it.
+/// Runs that are requested of a source at once. 2: while one comes, the source knows the next one already.
 const RUNS: usize = 2;
 
-/// Pieces looked at to find the rarest. 16,384: some microseconds.
+/// Most pieces that are looked at to find the rarest. 16,384: this takes some microseconds.
 const LOOKED_AT: usize = 16_384;
 
-/// How often it is looked whether a slow source holds the end up.
+/// Interval at which it is checked whether a slow source delays the end.
 const REVIEW: Duration = Duration::from_millis(100);
 
-/// What happened.
+/// An event at a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// A source can be asked. What it has is told next.
+    /// A source is ready. The pieces that it has are reported next.
     Up(NodeId),
     /// A source has everything.
     Whole(NodeId),
     /// A source has the pieces of these bits, as in [`Answer::Held`](crate::files::Answer::Held).
     Holds(NodeId, u64, Bytes),
-    /// Pieces came from a source, were verified and kept.
+    /// Pieces from a source were verified and written.
     Arrived {
-        /// From whom.
+        /// The source.
         from: NodeId,
-        /// Which, in the order in which they came.
+        /// The pieces, in the order in which they came.
         pieces: Vec<u64>,
     },
     /// A source is gone, or was hung up on.
     Down(NodeId),
 }
 
-/// What is to be done.
+/// An action for the driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
-    /// Ask a source for pieces, all of one run.
+    /// Request pieces of a source, all of one run.
     Ask {
-        /// Whom.
+        /// The source.
         source: NodeId,
         /// The first piece.
         first: u64,
         /// How many: 1 to [`MAX_PART`].
         count: u16,
     },
-    /// Tell a source that nothing that it was asked for is wanted any more.
+    /// Cancel all requests to a source.
     Cancel(NodeId),
     /// Every piece is there.
     Done,
 }
 
-/// The pieces of one fetch, and its ready sources.
+/// The schedule of one fetch.
 #[derive(Debug)]
 pub struct Schedule {
     layout: Arc<Layout>,
-    /// Pieces that are verified and kept.
+    /// Pieces that are verified and written.
     held: PieceSet,
-    /// Those, and the ones that were asked for.
+    /// Those, and the ones that are requested.
     taken: PieceSet,
-    /// Whom the pieces that are on their way were asked of.
+    /// The sources that the requested pieces were requested of.
     open: BTreeMap<u64, Vec<NodeId>>,
     sources: BTreeMap<NodeId, Supplier>,
-    /// How many of the sources that do not have everything have each piece. Empty until there is
-    /// one.
+    /// Number of sources that have each piece, without the sources that have everything. Empty until the first
+    /// source reports pieces.
     rarity: Vec<u8>,
-    /// Where the next run begins that is taken in order.
+    /// The piece at which the next run of a source that has everything begins.
     cursor: u64,
     chance: ChaCha8Rng,
     done: bool,
@@ -108,12 +109,12 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Plans to fetch the pieces of `layout` that are not in `held`. All chance is from `seed`.
+    /// Plans to fetch the pieces of `layout` that are not in `held`. All random decisions follow from `seed`.
     #[must_use]
     pub fn new(layout: Arc<Layout>, held: PieceSet, seed: [u8; 32]) -> Self {
         let mut chance = ChaCha8Rng::from_seed(seed);
         let count = layout.count();
-        // Many who begin at the same time do not ask for the same.
+        // Nodes that begin at the same time request different pieces of a common source.
         let cursor = chance.next_u64().checked_rem(count).unwrap_or_default();
         let mut schedule = Self {
             taken: held.clone(),
@@ -132,7 +133,7 @@ impl Schedule {
         schedule
     }
 
-    /// The pieces that are verified and kept.
+    /// Returns the pieces that are verified and written.
     #[must_use]
     pub fn held(&self) -> &PieceSet {
         &self.held
@@ -144,7 +145,7 @@ impl Schedule {
         &self.layout
     }
 
-    /// Whether somebody owes pieces that they were asked for.
+    /// Returns whether any source owes pieces.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         !self.open.is_empty()
@@ -166,19 +167,19 @@ impl Schedule {
         self.fill(now);
     }
 
-    /// To be called when [`poll_timeout`](Self::poll_timeout) has passed.
+    /// Handles that the time of [`poll_timeout`](Self::poll_timeout) has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.review.is_some_and(|review| review <= now) {
             self.fill(now);
         }
     }
 
-    /// The next thing to do.
+    /// Returns the next action.
     pub fn poll(&mut self) -> Option<Output> {
         self.outbox.pop_front()
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called.
+    /// Returns the time at which [`handle_timeout`](Self::handle_timeout) is to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.review
@@ -207,7 +208,8 @@ impl Schedule {
                 relieved.extend(self.open.get(&piece).into_iter().flatten());
             }
         }
-        // Who has everything and has not begun to send it is spared it: it has others to serve.
+        // A source that has everything and has not begun to send such a piece need not send it: it has other
+        // requesters to serve, for which it may be the only source.
         for busy in relieved {
             let is_busy = |source: &Supplier| source.is_whole && source.is_silent(now, REVIEW);
             if self.sources.get(&busy).is_some_and(is_busy) {
@@ -233,8 +235,8 @@ impl Schedule {
             let Some(source) = self.sources.get(&other).filter(|_| other != from) else {
                 continue;
             };
-            // It was asked for as well. What else it owes may have come too; or it has not begun,
-            // and is asked anew for what is still wanted.
+            // The piece was requested of this source too. If all that it owes has come, or it has not begun to
+            // send, its requests are cancelled, and those still needed are made anew.
             if source.owes(&self.held) && !source.is_silent(now, REVIEW) {
                 continue;
             }
@@ -243,7 +245,7 @@ impl Schedule {
         self.finish();
     }
 
-    /// A source is to send nothing of what it owes.
+    /// Cancels all requests to a source.
     fn take_back(&mut self, id: NodeId) {
         let Some(source) = self.sources.get_mut(&id) else { return };
         let owed: Vec<u64> = source.owed().collect();
@@ -260,7 +262,7 @@ impl Schedule {
         self.release(id, source.owed().collect());
     }
 
-    /// A source no longer owes these pieces.
+    /// Notes that a source no longer owes these pieces.
     fn release(&mut self, id: NodeId, owed: Vec<u64>) {
         for piece in owed {
             let Some(asked) = self.open.get_mut(&piece) else { continue };
@@ -279,8 +281,8 @@ impl Schedule {
         }
     }
 
-    /// Gives every source that has time something to do: first those who have a part only, then
-    /// those who have everything, at last what slow ones still owe.
+    /// Requests pieces of every source that has time: first of those that have a part, then of those that have
+    /// everything. At last it requests again what slow sources owe.
     fn fill(&mut self, now: Instant) {
         let review = self.review.take();
         if self.done {
@@ -300,7 +302,7 @@ impl Schedule {
             return;
         }
         if review.is_none_or(|review| review > now) {
-            // Not at every piece: each time all that is owed is looked at.
+            // Not after every piece, because `hurry` looks at all pieces that are owed.
             self.review = review;
         } else {
             self.hurry(now);
@@ -329,7 +331,7 @@ impl Schedule {
         self.outbox.push_back(Output::Ask { source: id, first, count });
     }
 
-    /// The next run for a source, of pieces that nobody was asked for.
+    /// Picks the next run for a source, of pieces that are not requested yet.
     fn pick(&mut self, now: Instant, id: &NodeId) -> Option<(u64, u16)> {
         let source = self.sources.get(id)?;
         let (limit, is_whole) = (source.run_bytes(), source.is_whole);
@@ -349,7 +351,7 @@ impl Schedule {
         Some((first, run))
     }
 
-    /// Whether a source is faster than all those together who have a part only.
+    /// Returns whether a source is faster than all sources together that have a part.
     fn is_fastest(&self, now: Instant, id: &NodeId) -> bool {
         let speed = self.sources.get(id).map_or(0, |source| source.speed_at(now));
         let parts = self.sources.values().filter(|source| !source.is_whole);
@@ -357,8 +359,8 @@ impl Schedule {
         speed >= others
     }
 
-    /// Of the pieces in `holds` (`None`: of all) that nobody was asked for, from `from` on and round
-    /// the end, the first of those that the fewest have.
+    /// Finds the rarest piece in `holds`, or of all if that is `None`, that is not requested yet. Of several it is
+    /// the first from `from` on, round the end.
     fn rarest(&self, from: u64, holds: Option<&PieceSet>) -> Option<u64> {
         let least = u8::from(holds.is_some());
         let mut best: Option<(u8, u64)> = None;
@@ -375,10 +377,10 @@ impl Schedule {
         best.map(|(_, piece)| piece)
     }
 
-    /// How many pieces from `first` on, as rare as this, make a run of `limit` bytes.
+    /// Returns the number of pieces from `first` on, each as rare as the first, that make a run of `limit` bytes.
     ///
-    /// Near the end runs are short, so that all sources are done at about the same time (guided
-    /// self-scheduling: Polychronopoulos and Kuck, 1987).
+    /// Near the end runs are short, so that all sources finish at about the same time (guided self-scheduling:
+    /// Polychronopoulos and Kuck, 1987).
     fn run(&self, first: u64, limit: u64, holds: Option<&PieceSet>) -> u16 {
         let rarity = self.rarity_of(first);
         let left = self.layout.count().saturating_sub(self.taken.len());
@@ -409,8 +411,8 @@ impl Schedule {
         at.and_then(|at| self.rarity.get(at)).copied().unwrap_or_default()
     }
 
-    /// Asks sources that have nothing to do for what others owe: for the pieces that are longest from
-    /// being here, where they are the faster.
+    /// Requests of idle sources what others owe: the pieces that are expected last, if the idle source is expected
+    /// to send them sooner.
     fn hurry(&mut self, now: Instant) {
         let mut waits: BTreeMap<u64, Duration> = BTreeMap::new();
         for source in self.sources.values() {
@@ -425,7 +427,7 @@ impl Schedule {
         let idle = self.sources.iter().filter(|(_, source)| source.asked.is_empty());
         let idle: Vec<NodeId> = idle.map(|(id, _)| *id).collect();
         for id in idle {
-            // As much as it sends until the next look.
+            // As much as it sends until the next review.
             let mut ahead = 0u64;
             while let Some(source) = self.sources.get(&id) {
                 let has = |piece: &u64| source.is_whole || source.holds.contains(*piece);

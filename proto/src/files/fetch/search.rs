@@ -1,4 +1,4 @@
-//! When the network is asked which nodes have the content.
+//! The times at which the network is asked which nodes have the content.
 
 use std::time::Duration;
 
@@ -8,8 +8,7 @@ use crate::time::Instant;
 /// restarted goes on soon.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// The longest pause between two searches: in a network of thousands, not every node may search all
-/// the time.
+/// Longest pause between two searches. 60 s: in a network of thousands, not every node can search all the time.
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 
 /// The shortest pause between two searches, however many links are made.
@@ -17,8 +16,8 @@ const AGAIN_MIN: Duration = Duration::from_secs(1);
 
 /// The searches of one fetch.
 #[derive(Debug)]
-pub(super) struct Search {
-    state: State,
+pub(super) struct SourceSearch {
+    state: SearchState,
     /// The pause after the present search, or after the last one.
     pause: Duration,
     /// A link was made since the last search began: the new neighbour, or a node behind it, may have
@@ -29,7 +28,7 @@ pub(super) struct Search {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum SearchState {
     /// The network is not asked.
     Off,
     UnderWay,
@@ -39,39 +38,39 @@ enum State {
     Due,
 }
 
-impl Search {
+impl SourceSearch {
     pub(super) fn new(ask_network: bool) -> Self {
-        let state = if ask_network { State::Due } else { State::Off };
+        let state = if ask_network { SearchState::Due } else { SearchState::Off };
         Self { state, pause: AGAIN, is_linked: false, is_done: !ask_network }
     }
 
-    /// Returns whether every node that could be asked has had the time to answer, once.
+    /// Returns whether every node that could be asked has had time to answer at least one search.
     pub(super) fn is_done(&self) -> bool {
         self.is_done
     }
 
-    /// Takes note that a search has ended.
+    /// Notes that a search has ended.
     pub(super) fn ended(&mut self, now: Instant) {
-        if self.state == State::UnderWay {
-            (self.state, self.is_done) = (State::Ended(now), true);
+        if self.state == SearchState::UnderWay {
+            (self.state, self.is_done) = (SearchState::Ended(now), true);
         }
     }
 
-    /// Takes note that a link was made.
+    /// Notes that a link was made.
     pub(super) fn linked(&mut self) {
         self.is_linked = true;
     }
 
-    /// Has the next search begin now, unless one is under way.
+    /// Makes the next search due now, unless one is under way.
     pub(super) fn resume(&mut self) {
-        if let State::Ended(_) = self.state {
-            (self.state, self.pause) = (State::Due, AGAIN);
+        if let SearchState::Ended(_) = self.state {
+            (self.state, self.pause) = (SearchState::Due, AGAIN);
         }
     }
 
     /// Returns whether a search begins now. `is_fed` says whether the fetch has a ready source.
     pub(super) fn begins(&mut self, now: Instant, is_fed: bool) -> bool {
-        let is_first = self.state == State::Due;
+        let is_first = self.state == SearchState::Due;
         if !is_first && self.due(is_fed).is_none_or(|due| due > now) {
             return false;
         }
@@ -79,13 +78,13 @@ impl Search {
             let is_for_link = self.is_linked && !is_fed;
             self.pause = if is_for_link { AGAIN } else { (self.pause * 2).min(AGAIN_MAX) };
         }
-        (self.state, self.is_linked) = (State::UnderWay, false);
+        (self.state, self.is_linked) = (SearchState::UnderWay, false);
         true
     }
 
-    /// Returns when the next search is due.
+    /// Returns the time at which the next search is due.
     pub(super) fn due(&self, is_fed: bool) -> Option<Instant> {
-        let State::Ended(ended) = self.state else { return None };
+        let SearchState::Ended(ended) = self.state else { return None };
         let is_for_link = self.is_linked && !is_fed;
         Some(ended + if is_for_link { AGAIN_MIN } else { self.pause })
     }

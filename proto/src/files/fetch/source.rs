@@ -1,4 +1,4 @@
-//! One source of a fetch: who it is, how far it has come, and when it may be dialled again.
+//! One source of a fetch: its identity, its stage, and the time of its next dial.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(super) const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 pub struct Candidate {
     /// Its identity; `None` for whichever node answers at the addresses.
     pub id: Option<NodeId>,
-    /// Where it may be dialled, the best address first.
+    /// Addresses where it may be dialled, the best one first.
     pub addresses: Vec<Address>,
 }
 
@@ -35,9 +35,9 @@ pub struct Candidate {
 /// recognized by it and ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SourceId {
-    /// The place of the source among those of the fetch.
+    /// The index of the source among those of the fetch.
     pub(super) index: usize,
-    /// How often it has been dialled, this time included.
+    /// Number of dials, this one included.
     pub(super) dials: u32,
 }
 
@@ -52,30 +52,29 @@ impl SourceId {
 
 /// A source of a fetch.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct KnownSource {
     /// Its present attempt, or its last one.
     pub(super) id: SourceId,
     pub(super) candidate: Candidate,
-    pub(super) stage: Stage,
+    pub(super) stage: SourceStage,
     /// Failures since it was ready last.
     failures: u32,
     /// The last failure.
     pub(super) fault: Option<Fault>,
 }
 
-/// How far a source has come.
+/// The stage of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum SourceStage {
     /// It is dialled at that time.
     Waiting(Instant),
     /// It is being dialled, and asked to describe the content.
     Dialling,
-    /// It has described the content, and waits until the content is settled, or for its turn to
-    /// prove what it says.
+    /// It has described the content. It waits until the content is settled, or until it is asked for a proof.
     Described { since: Instant, claim: Claim },
-    /// It was asked to prove what it says; its size too if another source says otherwise.
+    /// It was asked to prove its description; the size too if another source describes another one.
     Proving { claim: Claim, with_size: bool },
-    /// It was asked to tell which pieces it has.
+    /// It was asked which pieces it has.
     Following,
     /// It can be asked for pieces.
     Ready,
@@ -83,16 +82,16 @@ pub(super) enum Stage {
     Gone,
 }
 
-impl Source {
-    /// A source whose place is `index`, to be dialled at once.
+impl KnownSource {
+    /// Returns the source at `index`, to be dialled at once.
     pub(super) fn new(now: Instant, index: usize, candidate: Candidate) -> Self {
         let id = SourceId { index, dials: 0 };
-        Self { id, candidate, stage: Stage::Waiting(now), failures: 0, fault: None }
+        Self { id, candidate, stage: SourceStage::Waiting(now), failures: 0, fault: None }
     }
 
     /// Begins another attempt.
     pub(super) fn dial(&mut self) {
-        self.stage = Stage::Dialling;
+        self.stage = SourceStage::Dialling;
         self.id.dials = self.id.dials.saturating_add(1);
     }
 
@@ -108,25 +107,25 @@ impl Source {
 
     /// Returns whether an attempt is under way.
     pub(super) fn is_running(&self) -> bool {
-        !matches!(self.stage, Stage::Waiting(_) | Stage::Gone)
+        !matches!(self.stage, SourceStage::Waiting(_) | SourceStage::Gone)
     }
 
     /// Returns whether it can be asked for pieces.
     pub(super) fn is_ready(&self) -> bool {
-        self.stage == Stage::Ready
+        self.stage == SourceStage::Ready
     }
 
-    /// Returns whether an attempt is under way that has not come so far that it can be asked for pieces.
+    /// Returns whether an attempt is under way that is not ready yet.
     pub(super) fn is_beginning(&self) -> bool {
         self.is_running() && !self.is_ready()
     }
 
     /// Makes it ready: its failures are forgiven.
     pub(super) fn become_ready(&mut self) {
-        (self.stage, self.failures) = (Stage::Ready, 0);
+        (self.stage, self.failures) = (SourceStage::Ready, 0);
     }
 
-    /// Decides what becomes of it after a failure. `is_patient` fetches dial it again.
+    /// Decides whether and when it is dialled again after a failure. Fetches that are patient dial it again.
     pub(super) fn fail(&mut self, now: Instant, fault: Fault, is_patient: bool) {
         self.failures = self.failures.saturating_add(1);
         self.fault = Some(fault);
@@ -136,8 +135,8 @@ impl Source {
             Fault::Ours | Fault::Unreachable | Fault::Refused | Fault::Lost => !is_patient,
         };
         self.stage = match is_over {
-            true => Stage::Gone,
-            false => Stage::Waiting(now + self.back_off()),
+            true => SourceStage::Gone,
+            false => SourceStage::Waiting(now + self.back_off()),
         };
     }
 

@@ -44,7 +44,7 @@ fn answers() -> impl Strategy<Value = Answer> {
         proptest::sample::select(vec![AccessKind::Open, AccessKind::Nodes, AccessKind::Ticket]);
     let source = (any::<[u8; 32]>().prop_map(NodeId::from_bytes), places());
     prop_oneof![
-        any::<u8>().prop_map(|code| Answer::Refused(Refusal::from_code(code))),
+        any::<u8>().prop_map(|code| Answer::Refused(FileRefusal::from_code(code))),
         (any::<bool>(), access, any::<u64>(), "[a-z]{1,30}").prop_map(
             |(folder, access, size, name)| {
                 let kind = if folder { FileKind::Folder } else { FileKind::File };
@@ -89,7 +89,7 @@ fn the_bytes_are_as_written_down() {
         answer.encode(),
         [24, 0, 0, 0, 1, 1, 2, 1, 2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 2, 0, b'a', b'b']
     );
-    assert_eq!(Answer::Refused(Refusal::Changed).encode(), [2, 0, 0, 0, 0, 2]);
+    assert_eq!(Answer::Refused(FileRefusal::Changed).encode(), [2, 0, 0, 0, 0, 2]);
     assert_eq!(
         Answer::Piece { index: 1, len: 7 }.encode(),
         [13, 0, 0, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0]

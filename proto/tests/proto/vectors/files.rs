@@ -6,8 +6,8 @@ use bytes::Bytes;
 use peerkit_proto::address::Address;
 use peerkit_proto::files::wire::PREFIX;
 use peerkit_proto::files::{
-    AccessKind, Answer, Description, Entry, FileName, Manifest, PieceList, Refusal, Request,
-    Secret, SharedFile, Ticket,
+    AccessKind, Answer, Description, FileName, FileRefusal, Manifest, ManifestEntry, PieceList,
+    Request, Secret, SharedFile, Ticket,
 };
 use peerkit_proto::id::Hash;
 
@@ -54,7 +54,7 @@ fn files_protocol() {
     let answer = |name: &str, answer: Answer, digits: &str| {
         files_message(name, &answer, answer.encode(), Answer::decode, digits);
     };
-    answer("refused", Answer::Refused(Refusal::NotFound), REFUSED);
+    answer("refused", Answer::Refused(FileRefusal::NotFound), REFUSED);
     let SharedFile { kind, size, name, .. } = shared();
     answer(
         "description",
@@ -71,7 +71,7 @@ fn files_protocol() {
     let values = vec![*hash.as_bytes()];
     answer("values", Answer::Pieces { first: 0, values }, VALUES);
     answer("piece", Answer::Piece { index: 0, len: 2 }, PIECE);
-    answer("cancelled", Answer::Refused(Refusal::Cancelled), CANCELLED);
+    answer("cancelled", Answer::Refused(FileRefusal::Cancelled), CANCELLED);
     answer("held", Answer::Held { first: 8, bits: Bytes::from_static(&[6, 8]) }, HELD);
     answer("whole", Answer::Whole, WHOLE);
     answer("sources", Answer::Sources(vec![(bob(), addresses)]), SOURCES);
@@ -100,8 +100,13 @@ fn a_ticket() {
 fn a_manifest() {
     let path = |path: &str| path.parse().unwrap();
     let manifest = Manifest::new(vec![
-        Entry::File { path: path("sub/hi.txt"), size: 2, hash: Hash::of(b"hi"), mode: 0o644 },
-        Entry::Folder { path: path("sub"), mode: 0o755 },
+        ManifestEntry::File {
+            path: path("sub/hi.txt"),
+            size: 2,
+            hash: Hash::of(b"hi"),
+            mode: 0o644,
+        },
+        ManifestEntry::Folder { path: path("sub"), mode: 0o755 },
     ])
     .unwrap();
     vector("manifest", &manifest.encode(), MANIFEST);

@@ -6,10 +6,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use peerkit_proto::files::{Entry, Place, RelPath};
+use peerkit_proto::files::{ManifestEntry, PiecePosition, RelPath};
 
 use super::super::error::FetchError;
-use super::super::fetch_request::Destination;
+use super::super::fetch_request::FetchDestination;
 use super::super::part::write_all_at;
 use super::disk;
 use crate::disk::folder::OpenFolder;
@@ -42,7 +42,7 @@ impl Folder {
     /// Creates the folders in it that are missing.
     pub(super) fn make_folders(&self) -> Result<(), FetchError> {
         let entries = self.plan.entries();
-        let folders = entries.filter(|(entry, _)| matches!(entry, Entry::Folder { .. }));
+        let folders = entries.filter(|(entry, _)| matches!(entry, ManifestEntry::Folder { .. }));
         for (_, path) in folders {
             let path = path.under(self.files.path());
             match fs::create_dir(&path) {
@@ -56,7 +56,12 @@ impl Folder {
     }
 
     /// Writes a piece of a file that has `size` bytes.
-    pub(super) fn write(&self, place: &Place, size: u64, bytes: &[u8]) -> Result<(), FetchError> {
+    pub(super) fn write(
+        &self,
+        place: &PiecePosition,
+        size: u64,
+        bytes: &[u8],
+    ) -> Result<(), FetchError> {
         let (path, mode) = self.plan.file(place.file).ok_or(FetchError::Unfinished)?;
         let written = if size == place.len() {
             let file = self.files.create(path, mode);
@@ -108,8 +113,8 @@ pub(super) struct MadeFolders(Vec<PathBuf>);
 impl MadeFolders {
     /// Notes the folders that a fetch to `to` will make: of its folder and those above it, the ones
     /// that are not there yet.
-    pub(super) fn before(to: &Destination) -> Self {
-        let Destination::Folder(folder) = to else { return Self(Vec::new()) };
+    pub(super) fn before(to: &FetchDestination) -> Self {
+        let FetchDestination::Folder(folder) = to else { return Self(Vec::new()) };
         let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
         Self(folder.ancestors().take_while(is_missing).map(Path::to_owned).collect())
     }

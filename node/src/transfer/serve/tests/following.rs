@@ -12,7 +12,7 @@ async fn who_follows_hears_of_pieces_as_they_come() {
     let held = |first, bits: &'static [u8]| Answer::Held { first, bits: Bytes::from_static(bits) };
     assert_eq!(asking.asked(&follow).await, held(0, &[]));
     let data = |first, count| Request::Data { hash, first, count };
-    assert_eq!(asking.asked(&data(3, 1)).await, refused(Refusal::NotFound));
+    assert_eq!(asking.asked(&data(3, 1)).await, refused(FileRefusal::NotFound));
     guard.partial().add(3..4);
     assert_eq!(asking.answer().await.0, held(0, &[8]));
     assert_eq!(asking.pieces(&data(3, 1)).await, bytes[3 * P..4 * P]);
@@ -42,7 +42,7 @@ async fn who_follows_hears_of_pieces_as_they_come() {
     for index in 1..4 {
         assert_eq!(asking.answer().await.0, Answer::Piece { index, len: P as u32 });
     }
-    assert_eq!(asking.answer().await.0, refused(Refusal::NotFound));
+    assert_eq!(asking.answer().await.0, refused(FileRefusal::NotFound));
 
     let dir = tempfile::tempdir().unwrap();
     write(&dir.path().join("done"), &bytes);
@@ -53,7 +53,7 @@ async fn who_follows_hears_of_pieces_as_they_come() {
     assert_eq!(asking.pieces(&data(11, 2)).await, bytes[11 * P..13 * P]);
     assert_eq!(asking.asked(&follow).await, Answer::Whole);
     let unknown = Request::Follow { hash: Hash::of(b"?"), addresses: Vec::new() };
-    assert_eq!(asking.asked(&unknown).await, refused(Refusal::NotFound));
+    assert_eq!(asking.asked(&unknown).await, refused(FileRefusal::NotFound));
 }
 
 #[tokio::test(start_paused = true)]
@@ -169,7 +169,7 @@ async fn a_full_seed_holds_back_what_another_can_give() {
     lucky.send(&data(0)).await;
     tokio::time::sleep(Duration::from_secs(9)).await;
     lucky.send(&Request::Cancel).await;
-    while lucky.answer().await.0 != refused(Refusal::Cancelled) {}
+    while lucky.answer().await.0 != refused(FileRefusal::Cancelled) {}
     let begin = Instant::now();
     lucky.send(&data(1)).await;
     while !matches!(lucky.answer().await.0, Answer::Piece { index: 1, .. }) {}

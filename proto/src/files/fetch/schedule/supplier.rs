@@ -1,4 +1,4 @@
-//! One source of a fetch: what it has, what it owes, and how fast it is.
+//! One ready source of a fetch: the pieces that it has, those that it owes, and its speed.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -7,10 +7,10 @@ use super::{MAX_RUN, RUN_TIME, RUNS};
 use crate::files::pieces::{PIECE, PieceSet};
 use crate::time::Instant;
 
-/// Speed is taken over at least this long: single pieces come in bursts.
+/// Shortest time over which the speed is measured. 100 ms: single pieces come in bursts.
 const WINDOW: Duration = Duration::from_millis(100);
 
-/// Who has sent nothing for this long has no speed that counts.
+/// Time without a piece after which the speed of a source no longer counts.
 const LATELY: Duration = Duration::from_secs(2);
 
 /// A ready source.
@@ -19,26 +19,27 @@ pub(super) struct Supplier {
     /// It has every piece; `holds` is empty then.
     pub(super) is_whole: bool,
     pub(super) holds: PieceSet,
-    /// The runs that it was asked for, in the order in which it answers.
-    pub(super) asked: VecDeque<Run>,
-    /// Bytes a second; 0 while nothing has come.
+    /// The runs that were requested of it, in the order in which it answers.
+    pub(super) asked: VecDeque<OwedRun>,
+    /// Bytes per second; 0 until the first piece has come.
     speed: u64,
-    /// The speed was taken over a whole window.
+    /// If true, the speed was measured over a whole window.
     is_measured: bool,
-    /// Since when `arrived` is counted.
+    /// The beginning of the window that `arrived` is counted in.
     since: Instant,
     arrived: u64,
-    /// When it was last heard of, or began to owe something.
-    heard: Instant,
+    /// The time at which its last piece came, or it began to owe pieces.
+    active: Instant,
 }
 
-/// Pieces asked for together.
+/// Pieces that are requested together.
 #[derive(Debug, Clone)]
-pub(super) struct Run {
+pub(super) struct OwedRun {
     /// The first of them that is still owed.
     first: u64,
     end: u64,
-    /// Pieces of it that have come before the first one owed: small ones are checked side by side.
+    /// Pieces of it that have come before the first one owed. Threads verify small pieces side by side, so they may
+    /// be reported out of order.
     early: BTreeSet<u64>,
 }
 
@@ -52,28 +53,29 @@ impl Supplier {
             is_measured: false,
             since: now,
             arrived: 0,
-            heard: now,
+            active: now,
         }
     }
 
-    /// It has every piece.
+    /// Notes that it has every piece.
     pub(super) fn become_whole(&mut self) {
         self.is_whole = true;
         self.holds = PieceSet::default();
     }
 
+    /// Notes that a run was requested of it.
     pub(super) fn ask(&mut self, now: Instant, first: u64, count: u16) {
         if self.asked.is_empty() {
-            // The time in which it owed nothing says nothing of its speed.
-            (self.since, self.arrived, self.heard) = (now, 0, now);
+            // The time in which it owed nothing says nothing about its speed.
+            (self.since, self.arrived, self.active) = (now, 0, now);
         }
         let end = first.saturating_add(u64::from(count));
-        self.asked.push_back(Run { first, end, early: BTreeSet::new() });
+        self.asked.push_back(OwedRun { first, end, early: BTreeSet::new() });
     }
 
-    /// A piece of `len` bytes came from it.
+    /// Notes that a piece of `len` bytes came from it.
     pub(super) fn arrived(&mut self, now: Instant, piece: u64, len: u64) {
-        self.heard = now;
+        self.active = now;
         self.arrived = self.arrived.saturating_add(len);
         let window = now.since(self.since);
         let measured = per_second(self.arrived, window);
@@ -85,8 +87,8 @@ impl Supplier {
             self.is_measured = true;
             (self.since, self.arrived) = (now, 0);
         } else if !self.is_measured && !window.is_zero() {
-            // The first piece of many small ones took as long as they all do: as more come in the
-            // same time it is seen to be faster.
+            // The first of many small pieces takes a whole round trip. As more pieces come in the same time, the
+            // source turns out to be faster.
             self.speed = self.speed.max(measured);
         }
         for run in &mut self.asked {
@@ -101,40 +103,40 @@ impl Supplier {
         self.asked.retain(|run| run.first < run.end);
     }
 
-    /// The pieces that it owes, in the order in which they come.
+    /// Returns the pieces that it owes, in the order in which they come.
     pub(super) fn owed(&self) -> impl Iterator<Item = u64> {
         let runs = self.asked.iter();
         runs.flat_map(|run| (run.first..run.end).filter(|piece| !run.early.contains(piece)))
     }
 
-    /// Whether it owes something that is not in `held`.
+    /// Returns whether it owes a piece that is not in `held`.
     pub(super) fn owes(&self, held: &PieceSet) -> bool {
         self.owed().any(|piece| !held.contains(piece))
     }
 
-    /// Whether it may be asked for another run. Whose speed is not known is asked for one only.
+    /// Returns whether another run may be requested of it. A source of unknown speed gets one run only.
     pub(super) fn has_time(&self) -> bool {
         let most = if self.speed == 0 { 1 } else { RUNS };
         self.asked.len() < most
     }
 
-    /// Whether nothing has come from it for a while although it owes something.
+    /// Returns whether nothing has come from it for `time` although it owes pieces.
     pub(super) fn is_silent(&self, now: Instant, time: Duration) -> bool {
-        !self.asked.is_empty() && now.since(self.heard) > time
+        !self.asked.is_empty() && now.since(self.active) > time
     }
 
-    /// Bytes a second, as far as it has sent something lately.
+    /// Returns its speed in bytes per second, or 0 if nothing has come lately.
     pub(super) fn speed_at(&self, now: Instant) -> u64 {
-        if now.since(self.heard) > LATELY { 0 } else { self.speed }
+        if now.since(self.active) > LATELY { 0 } else { self.speed }
     }
 
-    /// Bytes that it sends in `time`.
+    /// Returns the number of bytes that it sends in `time`.
     pub(super) fn bytes_in(&self, time: Duration) -> u64 {
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         (self.speed / 1000).saturating_mul(millis)
     }
 
-    /// Bytes to ask for in one run.
+    /// Returns the number of bytes to request in one run.
     pub(super) fn run_bytes(&self) -> u64 {
         match self.speed {
             0 => PIECE,
@@ -142,9 +144,9 @@ impl Supplier {
         }
     }
 
-    /// How long it takes to send `bytes`, from what is known of it at `now`.
+    /// Estimates how long it takes to send `bytes`.
     pub(super) fn time_for(&self, now: Instant, bytes: u64) -> Duration {
-        let silent = if self.asked.is_empty() { Duration::ZERO } else { now.since(self.heard) };
+        let silent = if self.asked.is_empty() { Duration::ZERO } else { now.since(self.active) };
         match self.speed {
             0 => silent,
             speed => {
