@@ -188,7 +188,7 @@ pub(crate) fn found(paint: Paint, files: &[FoundFile], here: NodeId) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use peerkit::{FolderFile, FolderPart, Hash, LeftOut, NameFault, Renamed, Source};
+    use peerkit::{FileSource, FolderFile, FolderPart, Hash, LeftOut, NameFault, Renamed};
 
     fn file(name: &str) -> SharedFile {
         let (hash, name) = (Hash::of(name.as_bytes()), name.parse().unwrap());
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn what_was_found_here_is_not_advised_to_be_fetched() {
         let id = |n| NodeId::from_bytes([n; 32]);
-        let source = |n: &u8| Source { id: id(*n), name: String::new(), addresses: Vec::new() };
+        let source = |n: &u8| FileSource { id: id(*n), name: String::new(), addresses: Vec::new() };
         let view = |name, sources: &[u8]| FoundFile {
             file: file(name),
             sources: sources.iter().map(source).collect(),
