@@ -167,7 +167,11 @@ impl Actor {
             let is_stopping = self.machine.is_stopping();
             let _ = reply.send(Err(if is_stopping { Error::Stopped } else { Error::NoAddress }));
         }
-        let Some(DialTask { purpose, ended, .. }) = self.dials.remove(&dial) else { return };
+        // `_greets` lives until the outcome is sent: a task that saw it closed before would take the node
+        // for stopped.
+        let Some(DialTask { purpose, ended, greets: _greets }) = self.dials.remove(&dial) else {
+            return;
+        };
         if let Ok(id) = outcome
             && purpose.is_reported()
         {
