@@ -1,5 +1,6 @@
 //! What is shared, by hash and by name, and who may have it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use peerkit_proto::files::{
     Access, Asker, Description, FileKind, FileName, RelPath, SharedFile, folded,
 };
 use peerkit_proto::id::Hash;
+use smallvec::SmallVec;
 
 use super::names::Names;
 use super::question::Question;
@@ -36,7 +38,8 @@ const CAUSES: usize = 16;
 pub(super) struct Index {
     wanted: BTreeMap<PathBuf, Wanted>,
     served: HashMap<u32, Arc<Top>>,
-    by_hash: HashMap<Hash, Places>,
+    /// The places of each content, of most of it one.
+    by_hash: HashMap<Hash, SmallVec<[Place; 1]>>,
     next: u32,
     retired: VecDeque<Retired>,
 }
@@ -92,13 +95,6 @@ pub(super) struct Top {
 pub(super) struct Item {
     pub(super) hash: Hash,
     pub(super) stamp: Fingerprint,
-}
-
-/// Where the content of a hash is: of most in one place only.
-#[derive(Debug)]
-enum Places {
-    One(Place),
-    More(Vec<Place>),
 }
 
 /// In a file of a share, or (`None`) its manifest.
@@ -169,14 +165,14 @@ impl Index {
         let served = before.unwrap_or_else(|| self.unused_number());
         self.by_hash.reserve(top.items.len());
         for (at, item) in (0u32..).zip(&top.items) {
-            self.place(item.hash, Place { served, item: Some(at) });
+            self.by_hash.entry(item.hash).or_default().push(Place { served, item: Some(at) });
         }
         if top.manifest.is_some() {
-            self.place(top.shared.hash, Place { served, item: None });
+            self.by_hash.entry(top.shared.hash).or_default().push(Place { served, item: None });
         }
         if before.is_some() {
             for hash in hashes(&top) {
-                if let Some(Places::More(places)) = self.by_hash.get_mut(&hash) {
+                if let Some(places) = self.by_hash.get_mut(&hash) {
                     places.sort_by_key(|place| place.served);
                 }
             }
@@ -193,16 +189,11 @@ impl Index {
         let served = self.wanted.get_mut(path)?.served.take()?;
         let top = self.served.remove(&served)?;
         for hash in hashes(&top) {
-            let left = match self.by_hash.get_mut(&hash) {
-                Some(Places::One(place)) => place.served != served,
-                Some(Places::More(places)) => {
-                    places.retain(|place| place.served != served);
-                    !places.is_empty()
+            if let Entry::Occupied(mut places) = self.by_hash.entry(hash) {
+                places.get_mut().retain(|place| place.served != served);
+                if places.get().is_empty() {
+                    places.remove();
                 }
-                None => true,
-            };
-            if !left {
-                self.by_hash.remove(&hash);
             }
         }
         if self.by_hash.len() < self.by_hash.capacity() / 4 {
@@ -317,12 +308,7 @@ impl Index {
     }
 
     fn places(&self, hash: &Hash) -> impl Iterator<Item = (&Arc<Top>, Option<usize>)> {
-        let places = match self.by_hash.get(hash) {
-            None => &[],
-            Some(Places::One(place)) => std::slice::from_ref(place),
-            Some(Places::More(places)) => &places[..],
-        };
-        places.iter().filter_map(|place| {
+        self.by_hash.get(hash).into_iter().flatten().filter_map(|place| {
             Some((self.served.get(&place.served)?, place.item.map(|at| at as usize)))
         })
     }
@@ -335,17 +321,6 @@ impl Index {
         let unused = self.next;
         self.next = self.next.wrapping_add(1);
         unused
-    }
-
-    fn place(&mut self, hash: Hash, place: Place) {
-        use std::collections::hash_map::Entry;
-        match self.by_hash.entry(hash) {
-            Entry::Vacant(entry) => drop(entry.insert(Places::One(place))),
-            Entry::Occupied(mut entry) => match entry.get_mut() {
-                Places::One(first) => *entry.get_mut() = Places::More(vec![*first, place]),
-                Places::More(places) => places.push(place),
-            },
-        }
     }
 }
 
