@@ -1,9 +1,9 @@
-//! The addresses that a node announces: those of this machine's interfaces, and those that the
-//! application gives.
+//! The addresses that a node announces: those of this machine's interfaces, those that links were made
+//! on, and those that the application gives.
 //!
-//! A peer tries the addresses in the order in which they are announced, and other parts of the
-//! protocol carry only the first eight. So the order matters: the addresses that most peers can
-//! reach come first, and those of bridges to containers on this machine come last.
+//! Peers try the addresses in the order in which they are announced, and other parts of the protocol
+//! carry only the first eight. So the addresses that most peers can reach come first, and those of
+//! bridges to containers on this machine come last.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -18,18 +18,18 @@ use crate::blocking;
 use crate::inner::Inner;
 use crate::lock::lock;
 
-/// Interval at which the interfaces are read again, for a VPN that comes up or a laptop that moves.
+/// Interval at which the interfaces are read again: a VPN may come up, or a laptop move.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
-/// Addresses kept of one IPv6 prefix. Two: the permanent one and the temporary one in use. Older
+/// Most addresses kept of one IPv6 prefix. Two: the permanent one and the temporary one in use. Older
 /// temporary addresses (RFC 8981) are still listed for a week, and are about to vanish.
 const PER_PREFIX: usize = 2;
 
-/// IP addresses kept of this machine.
+/// Most IP addresses kept of this machine.
 const MAX_LOCAL: usize = 32;
 
-/// Beginnings of the names of interfaces that lead to containers and virtual machines on this
-/// machine only.
+/// Prefixes of the names of interfaces that lead only to containers and virtual machines on this
+/// machine.
 const BRIDGES: [&str; 12] = [
     "br-",
     "cni",
@@ -45,7 +45,7 @@ const BRIDGES: [&str; 12] = [
     "vEthernet",
 ];
 
-/// One IP address of one interface.
+/// An IP address and its interface.
 struct InterfaceAddress {
     interface: String,
     ip: IpAddr,
@@ -92,7 +92,7 @@ impl OwnAddresses {
     }
 }
 
-/// The IP addresses of all interfaces that are up; empty if the system does not say.
+/// Returns the IP addresses of all interfaces that are up; none if the system does not say.
 fn interfaces() -> Vec<InterfaceAddress> {
     match if_addrs::get_if_addrs() {
         Ok(all) => {
@@ -106,10 +106,10 @@ fn interfaces() -> Vec<InterfaceAddress> {
     }
 }
 
-/// The IP addresses that the default routes leave from: IPv4, then IPv6.
+/// Returns the IP addresses that the default routes leave from: IPv4, then IPv6.
 ///
 /// Connecting a UDP socket only looks up the route; nothing is sent. The destinations belong to the
-/// blocks for documentation (RFC 5737, RFC 3849), so they are nobody's.
+/// blocks for documentation (RFC 5737, RFC 3849), which no host has.
 fn routed() -> Vec<IpAddr> {
     let towards = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
     let address = |(from, to): (&str, &str)| {
@@ -120,9 +120,8 @@ fn routed() -> Vec<IpAddr> {
     towards.into_iter().filter_map(address).collect()
 }
 
-/// The usable ones of this machine's addresses, best first: those of the default routes, public
-/// ones, private ones, those without any server that assigned them, those of bridges to containers,
-/// and loopback.
+/// Returns the usable addresses of this machine, best first: those of the default routes, public,
+/// private, self-assigned (RFC 3927), those of bridges to containers, and loopback.
 fn ranked(interfaces: &[InterfaceAddress], routed: &[IpAddr]) -> Vec<IpAddr> {
     let rank = |of: &InterfaceAddress| match of.ip {
         ip if routed.contains(&ip) => 0,
@@ -134,7 +133,7 @@ fn ranked(interfaces: &[InterfaceAddress], routed: &[IpAddr]) -> Vec<IpAddr> {
     };
     let mut by_rank: Vec<(u8, IpAddr)> = routed.iter().map(|ip| (0, *ip)).collect();
     by_rank.extend(interfaces.iter().map(|of| (rank(of), of.ip.to_canonical())));
-    // Stable: within a rank the order is the system's.
+    // The sort is stable: within a rank the order is the system's.
     by_rank.sort_by_key(|(rank, _)| *rank);
     let mut ranked = Vec::new();
     let mut of_prefix: BTreeMap<[u8; 8], usize> = BTreeMap::new();
@@ -156,7 +155,7 @@ fn ranked(interfaces: &[InterfaceAddress], routed: &[IpAddr]) -> Vec<IpAddr> {
 }
 
 /// Returns whether another node may be able to dial this address. A link-local IPv6 address is of
-/// no use: it needs the name of the other side's own interface.
+/// no use: the dialler would have to add the name of its own interface.
 fn is_usable(ip: IpAddr) -> bool {
     let link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
     !(ip.is_unspecified() || ip.is_multicast() || link_local)
@@ -178,9 +177,9 @@ pub(crate) fn distinct(addresses: Vec<Address>) -> Vec<Address> {
     addresses.into_iter().filter(|address| seen.insert(address.clone())).collect()
 }
 
-/// The addresses to announce, best first: those of the configuration, then `local` on every port
-/// that is listened on there. `first` is the IP address that the peer already reaches; loopback is
-/// announced only to such a peer, or if there is nothing else.
+/// Returns the addresses to announce, best first: those of the configuration, then each address in
+/// `local` with every port that the node listens on there. `first` is the IP address that the peer
+/// already reaches. Loopback is announced only to a peer that reaches it, or if there is nothing else.
 fn announced(
     config: &Config,
     listening: &[SocketAddr],
@@ -266,11 +265,11 @@ mod tests {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
-    fn told(config: &Config, listening: &[&str], local: &[&str], first: Option<&str>) -> String {
+    fn list(config: &Config, listening: &[&str], local: &[&str], first: Option<&str>) -> String {
         let listening: Vec<SocketAddr> = listening.iter().map(|at| at.parse().unwrap()).collect();
         let first = first.map(|ip| ip.parse().unwrap());
-        let told = announced(config, &listening, &ips(local), first);
-        told.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        let addresses = announced(config, &listening, &ips(local), first);
+        addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
@@ -319,15 +318,15 @@ mod tests {
         let config = Config::default();
         let local = ["192.168.1.5", "127.0.0.1"];
         let listening = ["0.0.0.0:7117"];
-        assert_eq!(told(&config, &listening, &local, None), "192.168.1.5:7117");
-        let to_local_peer = told(&config, &listening, &local, Some("127.0.0.1"));
+        assert_eq!(list(&config, &listening, &local, None), "192.168.1.5:7117");
+        let to_local_peer = list(&config, &listening, &local, Some("127.0.0.1"));
         assert_eq!(to_local_peer, "127.0.0.1:7117 192.168.1.5:7117");
-        assert_eq!(told(&config, &listening, &["127.0.0.1"], None), "127.0.0.1:7117");
+        assert_eq!(list(&config, &listening, &["127.0.0.1"], None), "127.0.0.1:7117");
         let both = ["127.0.0.1:1", "192.168.1.5:2"];
-        assert_eq!(told(&config, &both, &local, None), "192.168.1.5:2");
-        assert_eq!(told(&config, &["127.0.0.1:1"], &local, None), "127.0.0.1:1");
-        assert_eq!(told(&config, &["[fe80::1]:1", "127.0.0.1:1"], &local, None), "127.0.0.1:1");
-        assert_eq!(told(&config, &[], &local, None), "");
+        assert_eq!(list(&config, &both, &local, None), "192.168.1.5:2");
+        assert_eq!(list(&config, &["127.0.0.1:1"], &local, None), "127.0.0.1:1");
+        assert_eq!(list(&config, &["[fe80::1]:1", "127.0.0.1:1"], &local, None), "127.0.0.1:1");
+        assert_eq!(list(&config, &[], &local, None), "");
     }
 
     #[test]
@@ -335,9 +334,9 @@ mod tests {
         let config = Config::default();
         let local = ["192.168.1.5", "fd00::5", "127.0.0.1", "::1"];
         let expected = "192.168.1.5:7117 [fd00::5]:7117";
-        assert_eq!(told(&config, &["0.0.0.0:7117", "[::]:7117"], &local, None), expected);
-        assert_eq!(told(&config, &["[::]:7117"], &local, None), expected);
-        let reached = told(&config, &["[::]:7117"], &local, Some("fd00::5"));
+        assert_eq!(list(&config, &["0.0.0.0:7117", "[::]:7117"], &local, None), expected);
+        assert_eq!(list(&config, &["[::]:7117"], &local, None), expected);
+        let reached = list(&config, &["[::]:7117"], &local, Some("fd00::5"));
         assert_eq!(reached, "[fd00::5]:7117 192.168.1.5:7117");
     }
 
@@ -348,15 +347,15 @@ mod tests {
             vec!["ann.example.org:7000".parse().unwrap(), "192.168.1.5:7117".parse().unwrap()];
         let local = ["192.168.1.5", "10.9.0.2"];
         let all = "ann.example.org:7000 192.168.1.5:7117 10.9.0.2:7117";
-        assert_eq!(told(&config, &["0.0.0.0:7117"], &local, None), all);
+        assert_eq!(list(&config, &["0.0.0.0:7117"], &local, None), all);
         config.max_addresses = 2;
         let two = "ann.example.org:7000 192.168.1.5:7117";
-        assert_eq!(told(&config, &["0.0.0.0:7117"], &local, None), two);
+        assert_eq!(list(&config, &["0.0.0.0:7117"], &local, None), two);
         config.max_addresses = 32;
         config.announce_only = true;
-        assert_eq!(told(&config, &["0.0.0.0:7117"], &local, None), two);
+        assert_eq!(list(&config, &["0.0.0.0:7117"], &local, None), two);
         config.announce.clear();
-        assert!(told(&config, &["0.0.0.0:7117"], &local, None).contains("10.9.0.2"));
+        assert!(list(&config, &["0.0.0.0:7117"], &local, None).contains("10.9.0.2"));
     }
 
     #[test]

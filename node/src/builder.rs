@@ -1,4 +1,4 @@
-//! Making a node.
+//! The settings of a node, and its start.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -43,17 +43,34 @@ use crate::store::{Store, StoreError, StoredBroadcasts};
 use crate::stream::Streams;
 use crate::tls::Tls;
 
-/// The file in the state folder that holds the node's key.
+/// Name of the key file in the state folder.
 const KEY_FILE: &str = "key";
 
-/// The network of nodes that name none.
+/// Name of the network of nodes whose application names none.
 const NETWORK: &str = "peerkit";
 
-/// Peers from earlier runs that a member may ask for others. 64: some of the last met are there,
-/// and whoever comes back asks for no more.
+/// Most peers of earlier runs that the overlay starts with. 64: some of those met last still answer,
+/// and more are not needed to find the network again.
 const KNOWN: usize = 64;
 
-/// What a node is to be. Every setting has a default; see [`Builder::spawn`].
+/// The settings of a new node, which [`Builder::spawn`] starts. Every setting has a default.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
+/// # let folder = tempfile::tempdir()?;
+/// # let folder = folder.path();
+/// use peerkit::Node;
+///
+/// let node = Node::builder()
+///     .name("ann")
+///     .listen("127.0.0.1:0")
+///     .network("our own")
+///     .state(folder)
+///     .callback(|_, event| println!("{}", event.name()))
+///     .spawn()
+///     .await?;
+/// # node.shutdown().await; Ok(()) }
+/// ```
 #[derive(Default)]
 #[must_use = "a builder does nothing until it spawns"]
 pub struct Builder {
@@ -101,68 +118,71 @@ impl Builder {
         self
     }
 
-    /// Adds a bootstrap node: one that [`Node::join`] without addresses tries
-    /// beside the peers that were met before. Call it again for more, 64 at most. With a state folder
-    /// the lines of its file `bootstrap` are added: one address a line, `#` begins a comment. One that is
-    /// named again counts once.
+    /// Adds a bootstrap node. [`Node::join`] without addresses tries the bootstrap nodes beside the peers
+    /// that were met before. Call it again for more; there can be 64 at most.
+    ///
+    /// With a state folder, the addresses in its file `bootstrap` are added: one on a line, and `#` begins
+    /// a comment. An address that is named twice counts once.
     pub fn bootstrap(mut self, address: Address) -> Self {
         self.bootstrap.push(address);
         self
     }
 
-    /// What the node calls itself, at most 64 bytes. Without one it is the start of its identity.
+    /// Sets the node's name, which peers see: at most 64 bytes. By default it is the start of the node's
+    /// identity.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// The network that the node belongs to, at most 64 bytes; `peerkit` by default. Nodes of
+    /// Sets the network that the node belongs to: at most 64 bytes; `peerkit` by default. Nodes of
     /// different networks refuse each other.
     pub fn network(mut self, network: impl Into<String>) -> Self {
         self.network = Some(network.into());
         self
     }
 
-    /// The network's secret: only nodes that know it are let in. Make it long and random; one that
-    /// can be guessed can be guessed by whoever has been connected to.
+    /// Sets the network's secret: only nodes that know it are let in. Make it long and random. Every node
+    /// that this one connects to can try guesses offline.
     pub fn secret(mut self, secret: impl Into<Vec<u8>>) -> Self {
         self.secret = Some(secret.into());
         self
     }
 
-    /// The node's key pair, and so its identity. Without one the key is that of the state folder,
+    /// Sets the node's key pair, and so its identity. Without it the node uses the key in its state folder,
     /// or a new one for this run.
     pub fn key(mut self, key: Key) -> Self {
         self.key = Some(key);
         self
     }
 
-    /// The key of the network's owner, for who is it: this node can stop the whole network, see
-    /// [`NetworkHandle::shutdown`](crate::NetworkHandle::shutdown). It should not be the node's own.
+    /// Sets the key of the network's owner. A node that holds it can shut the whole network down: see
+    /// [`NetworkHandle::shutdown`](crate::NetworkHandle::shutdown). It should not be the node's own key.
     pub fn owner(mut self, key: Key) -> Self {
         self.owner_key = Some(key);
         self
     }
 
-    /// Who owns the network: its nodes obey what is signed with the key of this identity. Without it
-    /// a node believes the first node that the application links to or joins through and that knows
-    /// of an owner; with a state folder also after a restart.
+    /// Sets the identity of the network's owner. The node obeys orders that are signed with that key.
+    ///
+    /// Without it the node learns the owner from the first node that the application connects to or joins
+    /// through, if that node knows one. With a state folder it remembers the owner after a restart.
     pub fn owner_id(mut self, owner: NodeId) -> Self {
         self.owner = Some(owner);
         self
     }
 
-    /// The folder that holds what outlives a run: the key, the peers that were met, what is
-    /// shared, broadcasts that others may still want, who owns the network. Without one nothing
-    /// does. Only one node at a time can use a folder.
+    /// Sets the state folder. It holds what outlives a run: the key, the peers that were met, the shares,
+    /// unfinished downloads, recent broadcasts, and the identity of the network's owner. Without it nothing
+    /// outlives the run. Only one node at a time can use a folder.
     pub fn state(mut self, folder: impl Into<PathBuf>) -> Self {
         self.state = Some(folder.into());
         self
     }
 
-    /// Sets whether a damaged file in the state folder is moved aside, so that the node starts with a
-    /// new one; off by default. Shares, known peers, unfinished downloads and kept broadcasts are
-    /// forgotten then, and the identity is not: it has a file of its own. Nothing is deleted, and a
+    /// Sets whether a damaged database in the state folder is moved aside, so that the node starts with a
+    /// new one; off by default. The node then forgets its shares, known peers, unfinished downloads and
+    /// stored broadcasts. It keeps its identity, which has a file of its own. Nothing is deleted, and a
     /// file that is not damaged stays.
     pub fn repair(mut self, repair: bool) -> Self {
         self.repair = repair;
@@ -177,22 +197,24 @@ impl Builder {
         self
     }
 
-    /// Whether links are made by hand only: the node is never a member of a network, and no link is
-    /// made that nobody asked for. Broadcasts and queries run over the links that there are.
+    /// Sets whether links are made by hand only; off by default. Such a node is never a member of a
+    /// network, and makes no link that its application did not ask for. Broadcasts and queries travel over
+    /// the links that there are.
     pub fn manual(mut self, manual: bool) -> Self {
         self.manual = manual;
         self
     }
 
-    /// Whether shares are watched, so that what changes on disk is shared as it is then, and what was
-    /// gone and comes back is shared again; off by default. Without it, and where the system can't,
-    /// [`FilesHandle::refresh`](crate::FilesHandle::refresh) does so. What has changed is never served under its old hash, either way.
+    /// Sets whether the node watches its shares on disk; off by default. It then shares changed files as
+    /// they are now, and files that were gone again when they are back. Without it, or if the system can't
+    /// watch files, [`FilesHandle::refresh`](crate::FilesHandle::refresh) does the same on request. Either
+    /// way, a changed file is never served under its old hash.
     pub fn watch(mut self, watch: bool) -> Self {
         self.watch = watch;
         self
     }
 
-    /// Limits and intervals. Replaces what [`Builder::announce`] and [`Builder::max_inbound`] set
+    /// Sets all limits and intervals. Replaces what [`Builder::announce`] and [`Builder::max_inbound`] set
     /// before.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
@@ -206,23 +228,23 @@ impl Builder {
         self
     }
 
-    /// The application: gets every event, one at a time. [`Node::with`] acts as it from outside.
+    /// Sets the handler, which receives every event, one at a time. [`Node::with`] reaches it from outside.
     ///
-    /// It runs on the runtime's own threads: one that blocks holds up the other links' events and
-    /// whatever else waits for that thread, so long work belongs in a task or thread of its own.
+    /// It runs on the runtime's own threads. A handler that blocks delays the events of all links and other
+    /// tasks on that thread, so long work belongs in a task or thread of its own.
     pub fn handler(mut self, handler: impl Handler + 'static) -> Self {
         self.handler = Some(Box::new(handler));
         self
     }
 
-    /// The application as one callback: gets every event, one at a time.
+    /// Sets a function as the handler. It receives every event, one at a time.
     pub fn callback(self, callback: impl FnMut(&mut Context<'_>, Event) + Send + 'static) -> Self {
         self.handler(Callback(callback))
     }
 
     /// Starts the node on the current tokio runtime.
     ///
-    /// What was shared from the state folder before is shared again, in the background.
+    /// Shares and downloads of the last run continue in the background, if there is a state folder.
     ///
     /// # Errors
     /// If an address can't be listened on, the state folder or key can't be used, or a setting
@@ -381,13 +403,13 @@ async fn network_owner(
     let (store, network) = (store.clone(), network.to_owned());
     blocking::try_run(move || match owner {
         Some(owner) => store.save_owner(&network, owner).map(|()| Some(owner)),
-        // An earlier version may have learnt one that no node can have.
+        // An earlier version may have stored an identity that no node can have.
         None => Ok(store.owner(&network)?.filter(NodeId::is_public_key)),
     })
     .await
 }
 
-/// Loads what earlier runs have left for the overlay.
+/// Loads what the overlay takes over from earlier runs.
 async fn earlier_runs(inner: &Arc<Inner>) -> Result<Earlier, Error> {
     let peers = inner.peers.all().await?.into_iter().take(KNOWN);
     let known = peers.map(|(id, known)| (id, known.addresses)).collect();

@@ -1,4 +1,4 @@
-//! The one error of the library: its variants are what a caller can do something about.
+//! The error of the library. Each variant is a case that a caller may want to handle.
 
 use std::fmt;
 use std::io;
@@ -21,7 +21,7 @@ use crate::shares::ShareError;
 use crate::store::StoreError;
 use crate::transfer::FetchError;
 
-/// Why a call failed. Unless a variant says otherwise, nothing has changed.
+/// The error of a call. Unless a variant says otherwise, nothing has changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -50,7 +50,7 @@ pub enum Error {
     /// None of the addresses of a node, or of those to join through, has answered.
     #[error("{}", each(.0))]
     NoneAnswers(Vec<Self>),
-    /// The server at that address does not speak TLS with raw public keys as nodes do.
+    /// The server at that address does not speak TLS with raw public keys, as nodes do.
     #[error("what answers at {address} is not a peerkit node: {error}")]
     Handshake {
         /// The address.
@@ -58,8 +58,8 @@ pub enum Error {
         /// The error of TLS, or of the connection.
         error: io::Error,
     },
-    /// The identity is not a public key that a node can prove to hold: a digit of it is wrong. Nothing
-    /// was dialled or shared.
+    /// The identity is not a public key that a node can hold: a digit of it is wrong. Nothing was dialled
+    /// or shared.
     #[error("{}", NotAKey(*.0))]
     NotAKey(NodeId),
     /// Another node than the expected one answers at that address.
@@ -78,17 +78,17 @@ pub enum Error {
         /// The reason.
         reason: Reason,
     },
-    /// The node that was to be joined through is no member of a network, and will be none.
+    /// The links of the node that was to be joined through are made by hand: it is never a member.
     #[error("links of {0} are made by hand: connect to it instead")]
     LinksByHand(Peer),
-    /// The node that was to be joined through found no place for this one.
+    /// The node that was to be joined through found no neighbours for this one.
     #[error("{0} found no place for this node: try again, or through another one")]
     NoPlace(Peer),
     /// Only the network's owner can do that, and this node does not have the owner's key.
-    #[error("the network belongs to {0}: only who has that key can stop it")]
+    #[error("the network belongs to {0}: only the holder of that key can stop it")]
     NotOwner(NodeId),
     /// The network has no owner, as far as this node knows.
-    #[error("this network has no owner who could stop it")]
+    #[error("this network has no owner that could stop it")]
     NoOwner,
     /// There is no link with that node.
     #[error("not connected to {0}")]
@@ -117,8 +117,8 @@ pub enum Error {
     /// The node is in the network, and has no address at which it can be dialled.
     #[error("that node has no address at which it can be dialled: no link was made")]
     NoAddress,
-    /// A message that others were to pass on to a node that can't be dialled did not arrive, or may
-    /// not have.
+    /// A message to a node that can't be dialled, which other nodes were to pass on, did not arrive or may
+    /// not have arrived.
     #[error("the message to {peer} was not delivered: {reason}")]
     NotReached {
         /// The recipient.
@@ -126,7 +126,7 @@ pub enum Error {
         /// The reason.
         reason: Missed,
     },
-    /// The content is over the limit for messages that other nodes pass on: nothing was sent.
+    /// The content is over the limit of messages that other nodes pass on: nothing was sent.
     #[error(
         "{peer} can't be dialled, and others pass on at most {limit} bytes, not {len}: share a \
          file, or have it connect to this node"
@@ -134,18 +134,18 @@ pub enum Error {
     TooLargeToPass {
         /// The recipient.
         peer: NodeId,
-        /// Bytes of the content.
+        /// Length of the content in bytes.
         len: usize,
-        /// What is allowed.
+        /// The limit in bytes.
         limit: usize,
     },
     /// A message could not be sealed: nothing was sent.
     #[error(transparent)]
     Direct(#[from] DirectError),
-    /// No connected node has that name or identity.
+    /// No connected node has that name, or an identity that begins so.
     #[error("no connected node is called `{0}`")]
     UnknownPeer(String),
-    /// No node that is connected, or was met, has that name or identity.
+    /// No node that is connected or was met has that name, or an identity that begins so.
     #[error(
         "no node that was met is called `{0}`: for others the whole identity of 64 digits is needed"
     )]
@@ -156,9 +156,9 @@ pub enum Error {
     /// The content is over the limit: nothing was sent.
     #[error("a message of {len} bytes is over the limit of {limit} bytes: nothing was sent")]
     TooLarge {
-        /// Bytes of the content.
+        /// Length of the content in bytes.
         len: usize,
-        /// What is allowed.
+        /// The limit in bytes.
         limit: usize,
     },
     /// The peer's queue has no room now, or messages wait for too many nodes without a link: nothing was
@@ -170,13 +170,13 @@ pub enum Error {
     LinkLost {
         /// The peer.
         peer: NodeId,
-        /// Why.
+        /// The reason.
         reason: Reason,
     },
     /// No answer came in time.
     #[error("no answer within {} ms", .0.as_millis())]
     Timeout(Duration),
-    /// The other side did not answer a request.
+    /// The peer refused a request, or its handler failed.
     #[error(transparent)]
     Request(#[from] Refusal),
     /// A broadcast could not be made: nothing was sent.
@@ -187,10 +187,10 @@ pub enum Error {
     StreamRefused {
         /// The peer that refused it.
         peer: NodeId,
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// The connection broke before the stream was open: the other side may be overrun.
+    /// The connection broke before the stream was open: the other node may be overloaded.
     #[error("the connection to {peer} broke before the stream was open: {error}")]
     StreamBroken {
         /// The peer.
@@ -203,11 +203,11 @@ pub enum Error {
     Unreachable {
         /// The peer.
         peer: NodeId,
-        /// What was tried.
+        /// The failure of each attempt.
         why: String,
     },
     /// No node that can be reached has that file.
-    #[error("nobody who can be reached shares {0}")]
+    #[error("no node that can be reached shares {0}")]
     NoSource(Hash),
     /// There is no download of that hash, or it is done.
     #[error("there is no download of {0} under way")]
@@ -219,9 +219,9 @@ pub enum Error {
     /// The text of a search is too long: nothing was asked.
     #[error("a search has at most {limit} bytes")]
     SearchTooLong {
-        /// Bytes of the text.
+        /// Length of the text in bytes.
         len: usize,
-        /// Bytes that it may have.
+        /// The limit in bytes.
         limit: usize,
     },
     /// A file could not be fetched from any of its sources.
@@ -242,7 +242,7 @@ pub enum Error {
     /// The node can't listen on that address.
     #[error("can't listen on {address}: {error}")]
     Listen {
-        /// As it was given.
+        /// The address as it was given.
         address: String,
         /// The system's error, or what is wrong with the address.
         error: io::Error,
@@ -257,7 +257,7 @@ pub enum Error {
     )]
     NoBootstrap,
     /// No address was given to join through, and the application has disconnected every node that
-    /// this node has to try: they are left alone for ten minutes.
+    /// this one could try. Such nodes are left alone for ten minutes.
     #[error(
         "every node to join through was disconnected by hand in the last ten minutes: name one to \
          join through it again"
@@ -298,11 +298,11 @@ pub enum Error {
     /// A name is too long: nothing was started or sent.
     #[error("{kind} has at most {limit} bytes: `{name}`")]
     NameTooLong {
-        /// What it is the name of.
+        /// The kind of name.
         kind: NameKind,
         /// The name.
         name: String,
-        /// Bytes that it may have.
+        /// The limit in bytes.
         limit: usize,
     },
     /// More addresses are to be announced than a node may announce: it was not started.
@@ -385,7 +385,7 @@ impl Error {
         if len > limit { Err(Self::TooLarge { len, limit }) } else { Ok(()) }
     }
 
-    /// Describes the failure of a dial, for a text or an event that names the address already.
+    /// Returns the text of a failed dial, for a sentence or an event that names the address already.
     pub(crate) fn without_address(&self) -> String {
         match self {
             Self::Resolve { error, .. } => format!("can't find the host: {error}"),
@@ -413,12 +413,12 @@ impl From<NotAKey> for Error {
     }
 }
 
-/// The texts of several errors, on one line.
+/// Returns the texts of several errors, on one line.
 fn each(errors: &[Error]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// Says that none of so many nodes answered.
+/// Returns the text that says that none of so many nodes answered.
 fn none_reached(tried: usize) -> String {
     match tried {
         1 => "the only bootstrap node or known peer did not answer".to_owned(),

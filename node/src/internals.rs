@@ -1,4 +1,4 @@
-//! The pieces of a message's path alone, for the benches. Nothing here is promised to anybody.
+//! Parts of a message's path by themselves, for the benches. Not part of the public API.
 
 use std::task::Waker;
 
@@ -16,7 +16,7 @@ use crate::events::Events;
 use crate::outbox::{Outbox, WriteBatch, WriterStep};
 use crate::outgoing_message::OutgoingMessage;
 
-/// What waits to be written to one link, without the link.
+/// The outgoing queue of a link, without the link.
 #[derive(Debug)]
 pub struct Queue {
     outbox: Outbox,
@@ -24,21 +24,21 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// An empty one.
+    /// Creates an empty queue.
     #[must_use]
     pub fn new(config: &Config) -> Self {
         Self { outbox: Outbox::new(config), batch: WriteBatch::default() }
     }
 
-    /// Puts a message as [`crate::Sender::send`] does; false where that would have to wait.
+    /// Adds a message as [`crate::Sender::send`] does. Returns false if that would have to wait.
     #[inline]
     pub fn put(&self, message: &[u8]) -> bool {
         let message = OutgoingMessage::from(message);
         self.outbox.try_push_ahead(&message.encode(&mut [0; MESSAGE_HEAD]))
     }
 
-    /// Takes all that there is, as a link's writer does whose every write takes one piece. Returns
-    /// how many messages it was.
+    /// Takes everything, as a link's writer does if every write takes one slice. Returns the number of
+    /// messages.
     pub fn take(&mut self) -> u64 {
         let (mut messages, mut wrote) = (0, false);
         loop {
@@ -63,7 +63,7 @@ impl Queue {
     }
 }
 
-/// The application's ends of a node, without the node.
+/// The delivery of events and messages to an application, without a node.
 pub struct Delivery {
     dispatch: Dispatch,
     peer: Peer,
@@ -71,7 +71,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Those of a node with or without a handler.
+    /// Creates the delivery of a node, with or without a handler.
     #[must_use]
     pub fn new(handler: Option<impl Handler + 'static>, config: &Config) -> Self {
         let handler = handler.map(|handler| Box::new(handler) as _);
@@ -81,7 +81,7 @@ impl Delivery {
         Self { dispatch, peer, _notices }
     }
 
-    /// A stream of what is delivered.
+    /// Returns a stream of the delivered events.
     #[must_use]
     pub fn subscribe(&self) -> Events {
         self.dispatch.subscribe()
@@ -99,7 +99,7 @@ impl std::fmt::Debug for Delivery {
     }
 }
 
-/// In place of a node: sees nothing, and does nothing.
+/// A node that has no peers and carries out no action.
 struct Nowhere;
 
 impl World for Nowhere {

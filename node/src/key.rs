@@ -8,20 +8,20 @@ use peerkit_proto::id::{Hash, ID_LEN, Key, hex};
 
 use crate::disk::{private, sync_folder};
 
-/// Why there is no key.
+/// The error of a key file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
     /// Other users of the machine can read the file. It was not read.
     #[error("others can read the key file {path}: it was not used", path = .0.display())]
     Readable(PathBuf),
-    /// Not 64 hex digits.
+    /// The file does not hold 64 hex digits.
     #[error(
         "{path} is not a key file (64 hex digits): choose another, or remove it to become a new node",
         path = .0.display()
     )]
     Malformed(PathBuf),
-    /// There is a file already, which is never overwritten.
+    /// The file exists already. It was not overwritten.
     #[error("{path} exists already: choose another name for the key file", path = .0.display())]
     Exists(PathBuf),
     /// The file can't be read or written.
@@ -29,7 +29,7 @@ pub enum KeyError {
     Io {
         /// The key file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// The system gives no random bytes.
@@ -37,7 +37,7 @@ pub enum KeyError {
     Random(getrandom::Error),
 }
 
-/// A new key pair, from the system's generator.
+/// Creates a key pair with the system's random numbers.
 ///
 /// # Errors
 /// [`KeyError::Random`].
@@ -45,12 +45,12 @@ pub(crate) fn generate() -> Result<Key, KeyError> {
     random().map(|secret| Key::from_secret(&secret))
 }
 
-/// The key in the file at `path`; where there is none, a new one, saved there first.
+/// Loads the key in the file at `path`. If there is no file, creates a key and saves it there first.
 ///
 /// Two processes that start at once end up with the same key.
 ///
 /// # Errors
-/// Any [`KeyError`] but [`Exists`](KeyError::Exists). A file that is there is left as it was.
+/// Any [`KeyError`] but [`Exists`](KeyError::Exists). An existing file is left as it was.
 pub fn load_or_create(path: &Path) -> Result<Key, KeyError> {
     match load(path) {
         Err(KeyError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
@@ -62,20 +62,20 @@ pub fn load_or_create(path: &Path) -> Result<Key, KeyError> {
     }
 }
 
-/// Makes a new key and saves it at `path`.
+/// Creates a key and saves it in a new file at `path`.
 ///
 /// # Errors
-/// Where the file is there already or can't be written, or where the system gives no random bytes.
+/// If the file exists already or can't be written, or if the system gives no random bytes.
 pub fn create(path: &Path) -> Result<Key, KeyError> {
     let key = generate()?;
     save(path, &key)?;
     Ok(key)
 }
 
-/// Reads the key in the file at `path`.
+/// Loads the key in the file at `path`.
 ///
 /// # Errors
-/// Where it is missing, readable by others (on Unix), or not a key file.
+/// If it is missing, readable by other users (on Unix), or not a key file.
 pub fn load(path: &Path) -> Result<Key, KeyError> {
     let mut file = private::open_to_read(path).map_err(io_error(path))?;
     if file.metadata().map_err(io_error(path))?.is_dir() {
@@ -90,11 +90,12 @@ pub fn load(path: &Path) -> Result<Key, KeyError> {
     Ok(Key::from_secret(&secret))
 }
 
-/// Saves `key` in a new file at `path` (mode 0600), with the folders above it (mode 0700) where
-/// they are missing. It is on disk when this returns, and never there in part.
+/// Saves `key` in a new file at `path` (mode 0600), and creates the folders above it (mode 0700) if they
+/// are missing. The file is on disk when this returns. It is written beside its place first, so that it
+/// is never there in part.
 ///
 /// # Errors
-/// [`KeyError::Exists`], or where it can't be written; nothing is left behind then.
+/// [`KeyError::Exists`], or an error of the system. No file is left behind then.
 pub(crate) fn save(path: &Path, key: &Key) -> Result<(), KeyError> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -115,7 +116,8 @@ pub(crate) fn save(path: &Path, key: &Key) -> Result<(), KeyError> {
     sync_folder(folder).map_err(io_error(path))
 }
 
-/// A link, unlike a rename, does not replace what is there. Some file systems have no links.
+/// Gives the new file its name. A hard link, unlike a rename, does not replace an existing file. Some
+/// file systems have no links: there the file is renamed if the name is free.
 fn publish(beside: &Path, path: &Path) -> io::Result<()> {
     match fs::hard_link(beside, path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists && !path.try_exists()? => {
@@ -169,7 +171,7 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text, format!("{}\n", hex(first.secret())));
         let beside = fs::read_dir(path.parent().unwrap()).unwrap().count();
-        assert_eq!(beside, 1, "nothing else is left in the folder");
+        assert_eq!(beside, 1, "no other file is left in the folder");
         assert_ne!(generate().unwrap().id(), first.id());
     }
 

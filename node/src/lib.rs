@@ -1,8 +1,8 @@
-//! peerkit: nodes that talk to each other.
+//! peerkit: peer-to-peer nodes for applications.
 //!
-//! A *node* connects to other nodes by `host:port`, and from then on the two are equal. Links are
-//! encrypted and authenticated; on top of them there are messages, requests, broadcasts, discovery,
-//! search and verified file sharing.
+//! A [`Node`] connects to other nodes by `host:port`. From then on the two are equal: either can send
+//! messages, make requests, open streams and share files. Links are encrypted, and each node proves its
+//! identity, an Ed25519 key.
 //!
 //! ```
 //! use peerkit::{Event, Node};
@@ -24,8 +24,18 @@
 //! # ann.shutdown().await; bob.shutdown().await; Ok(()) }
 //! ```
 //!
-//! Events come in three styles: implement [`Handler`], give a [callback](Builder::callback), or
-//! read [`Node::events`].
+//! # Where to start
+//! | to | use |
+//! |---|---|
+//! | start a node | [`Node::builder`], which returns a [`Builder`] |
+//! | link to one node, or join a network | [`Node::connect`], [`Node::join`] |
+//! | send to one node, or to all | [`Node::send`], [`Node::broadcast`] |
+//! | ask a node and wait for its reply | [`Node::request`], and [`Node::serve`] on its side |
+//! | move bulk data | [`Node::open_stream`], and [`Node::serve_stream`] on the other side |
+//! | share, find and fetch files | [`Node::share`], [`Node::search`], [`Node::fetch`] |
+//! | see the network | [`Node::discover`], [`Node::network`] |
+//! | receive events | [`Handler`], [`Builder::callback`], or [`Node::events`] |
+//! | test an application on thousands of nodes | [`sim`] |
 //!
 //! # Features
 //! None is on by default.
@@ -136,7 +146,7 @@ pub use peerkit_proto::seal::SealError;
 pub use peerkit_proto::time::Instant;
 pub use peerkit_proto::versions::{VersionGap, Versions};
 
-/// The examples of the README, compiled and run with the tests of the documentation.
+/// The examples in the README, compiled and run with the documentation tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 mod readme {}

@@ -22,7 +22,7 @@ pub(crate) struct LinkTable {
 #[derive(Default)]
 struct Table {
     by_id: HashMap<NodeId, Arc<Conn>>,
-    /// The same in the order in which they were made, once a task has asked for it.
+    /// The links in the order in which they were made. Filled on demand, emptied by every change.
     in_order: OnceLock<Arc<[Arc<Conn>]>>,
 }
 
@@ -73,7 +73,7 @@ impl LinkTable {
         self.changed.notify_waiters();
     }
 
-    /// Waits until the links are as `is_met` wants them.
+    /// Waits until `is_met` returns true for the links.
     pub(crate) async fn wait_until(&self, is_met: impl Fn(&[Arc<Conn>]) -> bool) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());

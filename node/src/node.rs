@@ -1,4 +1,4 @@
-//! The handle that applications hold.
+//! The handle to a node that applications hold.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,12 +35,12 @@ pub use network::{NetworkHandle, Size};
 pub use places::{IntoAddress, IntoPlaces, Place};
 pub use queries::Discovery;
 
-/// A node: its identity, its links, and what it does on the network.
+/// A handle to a node, which is cheap to clone. All clones are handles to the same node.
 ///
-/// This is a handle, and cloning it is cheap: all clones are the same node. [`Node::shutdown`] stops the
-/// node, and so does dropping the last handle, in the background.
+/// [`Node::builder`] starts a node. [`Node::shutdown`] stops it; so does dropping the last handle, in the
+/// background.
 ///
-/// Operations on files are in [`Node::files`], those on the network as a whole in [`Node::network`].
+/// [`Node::files`] has the operations on files, [`Node::network`] those on the network as a whole.
 #[derive(Clone)]
 pub struct Node {
     pub(crate) inner: Arc<Inner>,
@@ -51,13 +51,13 @@ pub struct Node {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ConnectOptions {
-    /// Whether the link is kept: if it is lost, the node dials again after growing waits, until
+    /// True to keep the link: if it is lost, the node dials again after growing waits, until
     /// [`Node::disconnect`].
     pub reconnect: bool,
 }
 
 impl ConnectOptions {
-    /// Returns options that keep the link: it is dialled again whenever it is lost.
+    /// Returns options that keep the link.
     #[must_use]
     pub fn reconnect() -> Self {
         Self { reconnect: true }
@@ -88,14 +88,14 @@ impl Node {
         self.inner.addresses.listening.clone()
     }
 
-    /// Returns the addresses at which others can dial this node, as far as it knows; the best first.
+    /// Returns the addresses at which others can dial this node, as far as it knows, best first.
     #[must_use]
     pub fn addresses(&self) -> Vec<Address> {
         self.inner.addresses.announced(None)
     }
 
-    /// Returns a stream of the events from now on. If the node has no handler, the first stream begins
-    /// with the node's start.
+    /// Returns a stream of the events from now on. If the node has no handler, the first stream also has the
+    /// events since the node's start.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
@@ -118,9 +118,12 @@ impl Node {
         self.inner.dispatch.subscribe()
     }
 
-    /// Links to the node at `address`, and to no other. If there is a link to that node already, its peer
-    /// is returned. A text is read as [`NetworkHandle::find_addresses`] does, so it may also be the
-    /// name or identity of a known node.
+    /// Connects to the node at `address`, and returns it as a peer. If there is a link with that node
+    /// already, its peer is returned.
+    ///
+    /// A text is read as [`NetworkHandle::find_addresses`] reads it, so it may also be the name or identity
+    /// of a known node. This makes one link and nothing else; [`Node::join`] makes the node a member of the
+    /// network.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
@@ -134,7 +137,8 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::Resolve`], [`Error::Connect`] and [`Error::Handshake`] if no node answers there,
-    /// [`Error::WrongNode`] if another one does, [`Error::Refused`], and [`Error::Stopped`].
+    /// [`Error::WrongNode`] if another node than the expected one does, [`Error::Refused`], and
+    /// [`Error::Stopped`].
     pub async fn connect<A>(&self, address: A) -> Result<Peer, Error>
     where
         A: IntoAddress,
@@ -142,11 +146,11 @@ impl Node {
         self.connect_with(address, ConnectOptions::default()).await
     }
 
-    /// Links to the node at `address` with options.
+    /// Connects as [`Node::connect`] does, with options.
     ///
     /// # Errors
-    /// As [`Node::connect`]. With [`reconnect`](ConnectOptions::reconnect) the node goes on dialling all
-    /// the same.
+    /// As [`Node::connect`]. With [`reconnect`](ConnectOptions::reconnect) the node goes on dialling after
+    /// an error.
     pub async fn connect_with<A>(&self, address: A, options: ConnectOptions) -> Result<Peer, Error>
     where
         A: IntoAddress,
@@ -154,8 +158,8 @@ impl Node {
         self.dial(address.into_place()?, options).await
     }
 
-    /// Closes the link with a peer, inbound or outbound, after its queue has been sent. Returns when this
-    /// has begun. `outbound_node_disconnected` or `inbound_node_disconnected` follows when it is done.
+    /// Closes the link with a peer, inbound or outbound, once its queue is sent. Returns when that has begun.
+    /// The event `outbound_node_disconnected` or `inbound_node_disconnected` follows when it is done.
     ///
     /// # Errors
     /// [`Error::NotConnected`], and [`Error::Stopped`].
@@ -182,8 +186,8 @@ impl Node {
         self.inner.links.get(peer.into()).ok()?.rtt()
     }
 
-    /// Returns how long ago the last bytes came from a connected peer. A peer that has nothing to
-    /// send sends a sign of life every 15 s.
+    /// Returns the time since the last bytes came from a connected peer. A peer that has nothing else to
+    /// send answers a ping every 15 s.
     #[must_use]
     pub fn idle_time(&self, peer: impl Into<NodeId>) -> Option<Duration> {
         let conn = self.inner.links.get(peer.into()).ok()?;
@@ -192,9 +196,9 @@ impl Node {
 
     /// Measures the round-trip time to a node of the network now.
     ///
-    /// A connected peer is pinged over its link. A node without a link is dialled as [`Node::send`]
-    /// dials it, and pinged over the link that comes of it. If it can't be dialled, other nodes pass
-    /// the ping on, sealed to its key, and no application sees it. Only the node itself can answer.
+    /// A connected peer is pinged over its link. A node without a link is dialled first, as [`Node::send`]
+    /// dials it. If it can't be dialled, other nodes pass the ping on, sealed to its key. Only the node
+    /// itself can answer, and no application sees the ping.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
@@ -213,13 +217,13 @@ impl Node {
         self.inner.ping(node.into()).await
     }
 
-    /// Returns the application's note about a connected peer under `key`. Notes are gone with the link.
+    /// Returns the application's note about a connected peer under `key`. Notes last as long as the link.
     #[must_use]
     pub fn info(&self, peer: impl Into<NodeId>, key: &str) -> Option<serde_json::Value> {
         World::info(&*self.inner, peer.into(), key)
     }
 
-    /// Notes something about a connected peer under `key`. Returns the note that it replaces.
+    /// Adds a note about a connected peer under `key`. Returns the note that it replaces.
     ///
     /// # Errors
     /// [`Error::NotConnected`].
@@ -234,30 +238,32 @@ impl Node {
         Ok(before)
     }
 
-    /// Returns the counts of what the node has sent and received over all links.
+    /// Returns the numbers of messages and bytes that the node has sent and received over all links.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.inner.meter.read()
     }
 
-    /// Returns the counts of what the link with a connected peer has sent and received.
+    /// Returns the numbers of messages and bytes that were sent and received over the link with a connected
+    /// peer.
     #[must_use]
     pub fn peer_counters(&self, peer: impl Into<NodeId>) -> Option<Counters> {
         Some(self.inner.links.get(peer.into()).ok()?.meter.read())
     }
 
-    /// Returns the limits of what may go out and come in a second.
+    /// Returns the limits on what the node sends and receives in a second.
     #[must_use]
     pub fn rates(&self) -> RateLimits {
         self.inner.rates.limits()
     }
 
-    /// Sets other limits from now on, also for transfers that are under way.
+    /// Sets the limits on what the node sends and receives in a second. They also hold for transfers that
+    /// are under way.
     pub fn set_rates(&self, limits: RateLimits) {
         self.inner.rates.set(limits);
     }
 
-    /// Returns the state of the node: its links, its place in the network, counts and limits.
+    /// Returns the state of the node: its links, its neighbours in the network, and its counters.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
@@ -269,16 +275,15 @@ impl Node {
     /// # ann.shutdown().await; bob.shutdown().await; Ok(()) }
     /// ```
     pub async fn status(&self) -> Status {
-        // A node that has stopped has no place in a network any more.
+        // A node that has stopped is not part of a network any more.
         let overlay = self.inner.actor.call(|actor| OverlayStatus::of(actor.overlay())).await;
         self.inner.status(overlay.unwrap_or_default())
     }
 
-    /// Answers requests named `name` with `handler` from now on, also if the application's
-    /// [`Handler::node_request`] would answer them. The text of an error that it returns, or of a panic,
-    /// goes to the requester.
+    /// Answers requests named `name` with `handler` from now on, before [`Handler::node_request`] would. If
+    /// it returns an error or panics, the requester receives the text.
     ///
-    /// A handler that holds a handle of this node keeps the node alive: such a node stops by
+    /// A function that holds a handle to this node keeps the node alive: such a node stops by
     /// [`Node::shutdown`] only, and not when the other handles are dropped.
     ///
     /// [`Node::request`] has an example.
@@ -291,12 +296,11 @@ impl Node {
         self.inner.served.requests.insert(name, ServedRequest::new(handler));
     }
 
-    /// Acts as the node's handler: calls `act` with it and a context, in turn with its events. Actions are
-    /// carried out as those of the handler's own methods. The simulator's counterpart is
-    /// [`Sim::with`](crate::sim::Sim::with).
+    /// Calls `act` with the node's handler and a context, between two events. Its actions are carried out
+    /// like those of the handler's own methods. The simulator has [`Sim::with`](crate::sim::Sim::with).
     ///
-    /// `act` runs on the task that awaits this, while events wait: like a handler it should not block, and
-    /// a handler can't wait for this itself. A panic in it is the caller's.
+    /// `act` runs on the task that awaits this, and events wait meanwhile. So it should not block, and a
+    /// handler can't await this itself. A panic in `act` unwinds into the caller.
     ///
     /// ```
     /// use peerkit::{Broadcast, Context, Handler, Node};
@@ -324,7 +328,7 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::NoHandler`] or [`Error::OtherHandler`] if the node has no handler of this type, and
-    /// [`Error::Stopped`] if it has stopped. `act` was not called then.
+    /// [`Error::Stopped`] if the node has stopped. `act` was not called then.
     pub async fn with<H: Handler + 'static, R>(
         &self,
         act: impl FnOnce(&mut H, &mut Context<'_>) -> R,
@@ -332,15 +336,15 @@ impl Node {
         self.inner.dispatch.with(&*self.inner, act).await
     }
 
-    /// Stops the node: says goodbye to all peers, sends what is queued for up to five seconds, ends every
-    /// task, and frees the ports and the state folder. Returns when all of that is done. Calling it
-    /// again is harmless.
+    /// Stops the node, and returns once it has stopped. The node says goodbye to all peers, sends what is
+    /// queued for up to five seconds, ends every task, and frees its ports and its state folder. Calling
+    /// this again is harmless.
     pub async fn shutdown(&self) {
         self.inner.tasks.stop.cancel();
         self.inner.tasks.stopped.cancelled().await;
     }
 
-    /// Waits until the node has stopped, whatever the reason.
+    /// Waits until the node has stopped, for whatever reason.
     pub async fn stopped(&self) {
         self.inner.tasks.stopped.cancelled().await;
     }

@@ -43,7 +43,7 @@ pub(crate) struct AddressBook {
 
 #[derive(Debug, Default)]
 struct Unwritten {
-    /// One entry for each node, the last.
+    /// The last entry of each node.
     peers: BTreeMap<NodeId, KnownPeer>,
     /// A thread is writing, and takes what is added meanwhile.
     writing: bool,

@@ -1,4 +1,4 @@
-//! What this node is: its identity, its names, and what it knows of its network.
+//! The identity of this node, its names, and its network.
 
 use std::sync::Mutex;
 
@@ -15,7 +15,7 @@ pub(crate) struct Profile {
     pub(crate) id: NodeId,
     pub(crate) name: String,
     pub(crate) network: String,
-    /// Whether links are made by hand only.
+    /// True if links are made by hand only.
     pub(crate) manual: bool,
     /// The network's secret, if it has one.
     pub(crate) secret: Option<Vec<u8>>,

@@ -1,4 +1,4 @@
-//! What this node answers: named handlers of requests and of streams.
+//! The functions of the application that answer requests and streams, by name.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -70,7 +70,7 @@ impl ServedRequest {
     }
 }
 
-/// What runs a stream to its end.
+/// The future that runs a stream to its end.
 pub(crate) type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A named handler of streams.

@@ -1,5 +1,7 @@
-//! The tasks of a node, and the three signals that end them: a stop in good order, the halt of what
-//! still runs after it, and the word that everything has ended.
+//! Shutdown: the tasks of a node, and the signals that end them.
+//!
+//! A node that is to stop says goodbye to its peers first, and its tasks end by themselves. The halt ends
+//! those that still run after that. The last signal says that everything has ended.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -16,7 +18,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) struct Tasks {
     /// All tasks, and work on blocking threads.
     pub(crate) tracker: TaskTracker,
-    /// Those of them that run links: a stop waits until these have ended by themselves.
+    /// The tasks that run links. A stop waits until these have ended by themselves.
     pub(crate) links: TaskTracker,
     /// Cancelled when the node is to stop, in good order.
     pub(crate) stop: CancellationToken,

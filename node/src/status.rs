@@ -1,4 +1,4 @@
-//! A node's account of itself.
+//! The status of a node and of its links.
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Direction;
@@ -12,80 +12,80 @@ use crate::conn::Conn;
 use crate::counters::{Counters, FileCounters};
 use crate::inner::Inner;
 
-/// How a node is, at one moment.
+/// The state of a node at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Status {
-    /// Its identity.
+    /// The identity of the node.
     pub id: NodeId,
-    /// What it calls itself.
+    /// The name of the node.
     pub name: String,
-    /// Its network.
+    /// The name of the network.
     pub network: String,
-    /// Where others can dial it, as far as it knows.
+    /// Addresses at which others can dial the node, as far as it knows, best first.
     pub addresses: Vec<Address>,
-    /// Milliseconds since it started.
+    /// Milliseconds since the node started.
     pub uptime_ms: u64,
-    /// Links that others dialled.
+    /// Number of links that other nodes dialled.
     pub inbound: usize,
-    /// Links that this node dialled.
+    /// Number of links that this node dialled.
     pub outbound: usize,
-    /// Whether its links are made by hand only.
+    /// True if links are made by hand only.
     pub manual: bool,
-    /// Whether it is a member of the network, which finds and keeps its own neighbours.
+    /// True if the node is a member of the network, which finds and keeps its own neighbours.
     pub member: bool,
-    /// The neighbours that it keeps as a member.
+    /// The neighbours that the node keeps as a member.
     pub neighbours: Vec<NodeId>,
     /// The links that the application asked for.
     pub pinned: Vec<NodeId>,
-    /// Nodes that it knows as a member beside its neighbours.
+    /// Number of nodes that a member knows beside its neighbours.
     pub passive: usize,
-    /// What has become of broadcasts.
+    /// Counters of broadcasts.
     pub broadcasts: BroadcastCounters,
-    /// Queries of the last minute that it remembers.
+    /// Number of queries of the last minute that the node remembers.
     pub queries: usize,
-    /// Answers that came to queries which this node had not sent. A peer that keeps sending them is
+    /// Number of answers to queries that this node had not sent. A peer that keeps sending them is
     /// disconnected.
     pub stray_answers: u64,
-    /// Links whose other end has a clock far from this node's.
+    /// Number of peers whose clock is far from this node's.
     pub clocks_apart: usize,
-    /// How many seconds the clock that is farthest from this node's is ahead; negative if behind, 0 if
-    /// none is far off.
+    /// Seconds by which the peer's clock that is farthest off is ahead of this node's; negative if it is
+    /// behind, 0 if none is far off.
     pub clock_skew_seconds: i64,
-    /// Files and folders that it shares.
+    /// Number of files and folders that the node shares.
     pub shares: usize,
-    /// What it has sent and received of files.
+    /// Counters of the files that the node has sent and received.
     pub files: FileCounters,
-    /// What it has sent and received in all over its links.
+    /// Counters of all links together, those that have ended included.
     pub counters: Counters,
-    /// Its links.
+    /// The links.
     pub peers: Vec<PeerStatus>,
 }
 
-/// How a link is, at one moment.
+/// The state of a link at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct PeerStatus {
-    /// Who is at the other end.
+    /// The identity of the peer.
     pub id: NodeId,
-    /// What it calls itself.
+    /// The name of the peer.
     pub name: String,
-    /// Where it can be dialled, else where it connected from.
+    /// The address at which the peer can be dialled, or else the one that it connected from.
     pub address: Address,
     /// `inbound` or `outbound`.
     pub direction: &'static str,
-    /// The last round-trip time in milliseconds.
+    /// The last round-trip time, in milliseconds.
     pub rtt_ms: Option<f64>,
-    /// The version of the wire that the link speaks.
+    /// The version of the wire protocol on this link.
     pub version: Option<u16>,
     /// The parts of the protocol that are off on this link because its version is too old for them, each
-    /// with the reason. The peer's user sees the same.
+    /// with the reason. The peer's status says the same.
     pub off: Vec<String>,
-    /// Bytes of messages that wait to be written.
+    /// Bytes of application messages that wait to be written.
     pub queued_bytes: usize,
-    /// Bytes of all else that wait to be written: what is the network's own.
+    /// Bytes of all other frames that wait to be written.
     pub queued_control_bytes: usize,
-    /// What the link has sent and received.
+    /// Counters of this link.
     pub counters: Counters,
 }
 

@@ -151,7 +151,7 @@ fn the_owner_stops_the_network_and_nobody_else_does() {
         assert_eq!(mode, 0o600);
     }
     let error = nodes[2].fail("shutdown");
-    assert!(error.contains("only who has that key") && error.contains("`exit`"), "{error}");
+    assert!(error.contains("only the holder of that key") && error.contains("`exit`"), "{error}");
     assert!(nodes[2].is_running());
     // Another key is worth nothing, and whoever sees its order is told.
     let through = nodes[3].address.clone();

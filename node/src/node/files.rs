@@ -14,12 +14,12 @@ use crate::shares::{FolderPart, Progress, Refreshed, Sharing};
 use crate::transfer::{Download, DownloadStatus, FetchRequest, UploadStatus, UploadTotals};
 
 impl Node {
-    /// Shares a file or folder with other nodes, once it is awaited. It stays where it is; others
-    /// find it by name and fetch it by its hash. The result says which entries of a folder could not
-    /// be shared.
+    /// Shares a file or folder with other nodes once the returned [`Sharing`] is awaited. The file stays
+    /// where it is. Others find it by its name and fetch it by its hash. The result lists the entries of a
+    /// folder that could not be shared.
     ///
-    /// [`Sharing`] has the settings: with whom, whether again after a restart, and a callback for
-    /// the progress.
+    /// [`Sharing`] has the settings: for which nodes, whether it is shared again after a restart, and a
+    /// callback for the progress.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -38,17 +38,17 @@ impl Node {
     ///
     /// # Errors
     /// When awaited: [`Error::Share`] if the path itself can't be shared, and [`Error::NotAKey`] if it
-    /// is for an identity that no node can have. Nothing has changed then.
+    /// is for an identity that no node can have. Nothing is shared then.
     pub fn share(&self, path: impl Into<PathBuf>) -> Sharing {
         Sharing::new(self.inner.files.shares.clone(), path.into())
     }
 
-    /// Begins to fetch a file or folder, and returns its handle, which is awaited for the result.
+    /// Starts to fetch a file or folder, and returns a handle, which is awaited for the result.
     ///
-    /// The content comes from all nodes that have it at once, and every piece is checked against the
+    /// The pieces come from all nodes that have the content, in parallel, and each is checked against the
     /// hash. A request that names no destination uses the [download
-    /// folder](FilesHandle::download_folder). Existing files are not overwritten unless the request
-    /// [says so](FetchRequest::overwrite): the new one gets a number.
+    /// folder](FilesHandle::download_folder). An existing file is not overwritten unless the request
+    /// [says so](FetchRequest::overwrite): the name of the new one gets a number.
     ///
     /// The fetch runs in the background. It continues if the handle is dropped and, with a state folder,
     /// after a restart of the node, until it is done or [cancelled](Download::cancel). A request in the
@@ -77,14 +77,16 @@ impl Node {
         self.inner.fetch(request.into())
     }
 
-    /// Finds files and folders of this node and of others by name; each with all nodes that have it.
+    /// Searches the files and folders that this node and others share. Each result has all nodes that have
+    /// the file.
     ///
-    /// A file is found if it fits all the words of `text`. Case does not matter, nor how accents are
-    /// composed. A word fits if it is a part of the name, or of the path in the shared folder. A word
-    /// with `*`, `?` or `[a-z]` in it has to be the whole name; if it also has a `/`, the whole path, in
-    /// which `**` stands for any folders. The same content under two names is found under both.
+    /// A file is found if it matches every word of `text`. Case does not matter, nor how accents are
+    /// encoded. A word matches if it is part of the file's name, or of its path in the shared folder. A word
+    /// with `*`, `?` or `[a-z]` in it is a pattern for the whole name. If it also has a `/`, it is a pattern
+    /// for the whole path, and `**` matches any folders. The same content under two names is found under
+    /// both.
     ///
-    /// A share [for named nodes](Sharing::to_nodes) is found by these if its sharer is a neighbour.
+    /// A share [for named nodes](Sharing::to_nodes) is found by these if they are connected to its sharer.
     ///
     /// [`Node::fetch`] has an example.
     ///
@@ -112,7 +114,7 @@ impl Node {
 /// let added = ann.share(folder.path().join("song.txt")).with_ticket().await?;
 /// let ticket = ann.files().ticket(&added.shared.hash).ok_or("it is not shared")?;
 ///
-/// // Another node fetches with the ticket alone, which it may have got by mail.
+/// // The ticket alone, which may have come by mail, lets another node fetch.
 /// bob.fetch(&ticket);
 /// // Later on, and elsewhere in the program:
 /// let download = bob.files().download(ticket.hash)?;
@@ -128,9 +130,10 @@ pub struct FilesHandle<'a> {
 }
 
 impl FilesHandle<'_> {
-    /// Returns a ticket for what is shared under this hash: all that another node needs to fetch it.
-    /// It holds this node's identity and addresses, the share's name, and the secret if it was shared
-    /// [with one](Sharing::with_ticket). What is shared with named nodes stays for those alone.
+    /// Returns a ticket for the content with this hash: all that another node needs to fetch it. It holds
+    /// this node's identity and addresses, the share's name, and the secret of a share [with
+    /// tickets](Sharing::with_ticket). A ticket for a share [for named nodes](Sharing::to_nodes) is of use to
+    /// these nodes only.
     ///
     /// `None` if the hash is not shared. If it is shared under several names, see
     /// [`ticket_for`](Self::ticket_for).
@@ -139,9 +142,9 @@ impl FilesHandle<'_> {
         self.ticket_of(hash, None)
     }
 
-    /// Returns a ticket for one share, or for a file in one, as [`ticket`](Self::ticket) does: with
-    /// the name that `file` has, under which it will arrive. The same content may be shared under
-    /// several names.
+    /// Returns a ticket for one share, or for a file in a shared folder, as [`ticket`](Self::ticket) does. The
+    /// fetched file gets the name that `file` has here: the same content may be shared under several
+    /// names.
     #[must_use]
     pub fn ticket_for(self, file: &SharedFile) -> Option<Ticket> {
         self.ticket_of(&file.hash, Some(&file.name))
@@ -159,17 +162,18 @@ impl FilesHandle<'_> {
         Some(Ticket { hash: *hash, node, secret, network, addresses, name: Some(name) })
     }
 
-    /// Stops sharing what was added and has this hash, under any name; the files stay. Returns what
-    /// was removed.
+    /// Stops sharing everything that was added and has this hash, under any name. The files stay on disk.
+    /// Returns what was removed.
     ///
     /// # Errors
-    /// [`Error::Share`] if the state can't be written; it is no longer shared all the same.
+    /// [`Error::Share`] if the state can't be written. It is no longer shared in this run.
     pub async fn unshare(self, hash: Hash) -> Result<Vec<SharedFile>, Error> {
         Ok(self.inner.files.shares.remove(&hash).await?)
     }
 
-    /// Stops sharing what was added at `path`, as [`shared_paths`](Self::shared_paths) has it; the
-    /// files stay. Other shares of the same content stay too. Returns what was removed.
+    /// Stops sharing the file or folder that was added at `path`, which is a path as
+    /// [`shared_paths`](Self::shared_paths) returns it. The files stay on disk, and so do other shares of the
+    /// same content. Returns what was removed.
     ///
     /// # Errors
     /// As [`unshare`](Self::unshare).
@@ -177,8 +181,8 @@ impl FilesHandle<'_> {
         Ok(self.inner.files.shares.remove_path(path).await?)
     }
 
-    /// Looks at every share again: changed files are hashed again, and files that are gone are no
-    /// longer shared. `progress` is called while files are hashed, on another thread.
+    /// Scans every share again. Changed files are hashed again, and files that are gone are no longer
+    /// shared. `progress` is called on another thread while files are hashed.
     ///
     /// # Errors
     /// [`Error::Share`] if the state can't be read or written.
@@ -189,9 +193,8 @@ impl FilesHandle<'_> {
         Ok(self.inner.files.shares.refresh(progress).await?)
     }
 
-    /// Waits until everything that was shared before a restart is shared again, as far as it still
-    /// exists: until then [`shares`](Self::shares) does not have all of it. Returns at once without a
-    /// state folder.
+    /// Waits until the shares of the last run are shared again, as far as they still exist. Until then
+    /// [`shares`](Self::shares) does not list all of them. Returns at once without a state folder.
     pub async fn restored(self) {
         tokio::select! {
             () = self.inner.files.restored.cancelled() => {}
@@ -205,41 +208,41 @@ impl FilesHandle<'_> {
         self.inner.files.shares.list()
     }
 
-    /// Returns which nodes may have what is shared under `hash`: the widest access if it is shared more
-    /// than once, `None` if it is not shared.
+    /// Returns which nodes may fetch the content with this hash: the widest access if it is shared more than
+    /// once, `None` if it is not shared.
     #[must_use]
     pub fn access(self, hash: Hash) -> Option<Access> {
         self.inner.files.shares.access(&hash)
     }
 
-    /// Returns the shares, each with the path that it was added from.
+    /// Returns the shares, each with the path at which it was added.
     #[must_use]
     pub fn shared_paths(self) -> Vec<(PathBuf, SharedFile)> {
         self.inner.files.shares.paths()
     }
 
-    /// Returns the files in the folder that is shared from `path`, as
-    /// [`shared_paths`](Self::shared_paths) has it: those after the first `skip`, at most `limit`, in
-    /// the order of their paths. A folder may have a million. `None` if no folder is shared from there.
+    /// Returns some of the files in the folder that is shared at `path`, which is a path as
+    /// [`shared_paths`](Self::shared_paths) returns it: at most `limit` after the first `skip`, in the order
+    /// of their paths. A folder may have a million files. Returns `None` if no folder is shared at `path`.
     #[must_use]
     pub fn shared_files(self, path: &Path, skip: usize, limit: usize) -> Option<FolderPart> {
         self.inner.files.shares.files_in(path, skip, limit)
     }
 
-    /// Returns the folder for fetches that name no destination.
+    /// Returns the download folder, which is for requests that name no destination.
     #[must_use]
     pub fn download_folder(self) -> PathBuf {
         self.inner.files.download_folder()
     }
 
-    /// Sets the folder for fetches that name no destination, from now on. Fetches that were begun
-    /// before keep theirs. The folder is made when something is fetched into it.
+    /// Sets the download folder, which is for requests that name no destination. Downloads that were started
+    /// before keep theirs. The folder is created when something is fetched into it.
     pub fn set_download_folder(self, folder: impl Into<PathBuf>) {
         self.inner.files.set_download_folder(folder.into());
     }
 
-    /// Returns the download of this hash. If there are several, to different places, it is the last
-    /// that is not done, else the last.
+    /// Returns a handle to the download of this hash. If there are several, with different destinations, it
+    /// is the last that is not done, or else the last.
     ///
     /// # Errors
     /// [`Error::NoDownload`] if there is none.
@@ -247,17 +250,18 @@ impl FilesHandle<'_> {
         self.inner.download(&hash)
     }
 
-    /// Returns the status of all downloads: those under way, those that wait or are paused, those that
-    /// failed, and the last that were done.
+    /// Returns the status of all downloads: those that are active, wait or are paused, those that failed, and
+    /// the last that completed.
     #[must_use]
     pub fn downloads(self) -> Vec<DownloadStatus> {
         self.inner.files.downloads.list()
     }
 
-    /// Returns the uploads: what peers are fetching from this node now, and how much of it was sent.
+    /// Returns the uploads: the files that peers are fetching from this node now, and how much of each was
+    /// sent.
     ///
-    /// When a peer has received all of a file or folder it says so:
-    /// [`Event::NodeUploadCompleted`](crate::Event::NodeUploadCompleted).
+    /// When a peer has received all of a file or folder, the event
+    /// [`NodeUploadCompleted`](crate::Event::NodeUploadCompleted) follows.
     #[must_use]
     pub fn uploads(self) -> Vec<UploadStatus> {
         self.inner.files.uploads.list()

@@ -25,13 +25,13 @@ use crate::trace;
 /// The result of a message to several peers.
 #[derive(Debug, Default)]
 pub struct SendReport {
-    /// The peers that it is queued for.
+    /// The peers to which it was queued.
     pub sent: Vec<NodeId>,
-    /// The peers for which it could not be queued, each with the reason.
+    /// The peers to which it could not be queued, each with the reason.
     pub failed: Vec<(NodeId, Error)>,
 }
 
-/// A sender to one peer, over the link that there was when it was made. Cloning is cheap.
+/// A sender of messages to one peer, over the link that existed when it was created. Cheap to clone.
 #[derive(Clone)]
 pub struct Sender {
     conn: Arc<Conn>,
@@ -59,7 +59,7 @@ impl Sender {
         if !message.is_compressed() && message.body().len() <= self.inner.config.max_message {
             let mut space = [0; MESSAGE_HEAD];
             let frame = message.encode(&mut space);
-            // Mostly there is room.
+            // The usual case: there is room, and nothing has to be awaited.
             if self.conn.outbox.try_push_ahead(&frame) {
                 return Ok(());
             }
@@ -67,7 +67,7 @@ impl Sender {
         self.send_waiting(message).await
     }
 
-    /// As [`Sender::send`], where it may take longer.
+    /// Sends a message that has to be compressed, or to wait for room.
     async fn send_waiting(&self, message: OutgoingMessage<'_>) -> Result<(), Error> {
         let max = self.inner.config.max_message;
         let queued = if message.is_compressed() {
@@ -98,14 +98,14 @@ impl std::fmt::Debug for Sender {
 impl Node {
     /// Sends a message to a node of the network: text, JSON or bytes.
     ///
-    /// To a connected peer it waits for room in the peer's queue, and returns when the message is queued.
-    /// Messages arrive in order; if one does not, `node_message_failed` says so.
+    /// To a connected peer this waits for room in the peer's queue, and returns when the message is queued.
+    /// Messages arrive in order. If one is lost, the event `node_message_failed` says so.
     ///
-    /// A node without a link is dialled where it was met, and else where the network says that it is. That
-    /// link is closed again when nothing was sent over it for a minute. If the node can't be dialled, or
-    /// this node's links are made [by hand](crate::Builder::manual), other nodes pass the message on,
-    /// sealed to the recipient's key, up to some 64 KiB ([`Config::max_direct`](crate::Config::max_direct)).
-    /// The message has arrived then when this returns.
+    /// A node without a link is dialled at the addresses where it was met, or else at those that the network
+    /// knows. That link is closed again after a minute without use. If the node can't be dialled, or this
+    /// node's links are made [by hand](crate::Builder::manual), other nodes pass the message on, sealed to
+    /// the recipient's key, up to some 64 KiB ([`Config::max_direct`](crate::Config::max_direct)). In that
+    /// case the message has arrived when this returns.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
@@ -131,7 +131,7 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::TooLarge`], [`Error::TooLargeToPass`], [`Error::NotFound`] and [`Error::LinkLost`]: the
-    /// message was not sent. [`Error::NotReached`] says whether it may have arrived.
+    /// message was not sent. With [`Error::NotReached`] it may have arrived, as the reason says.
     pub async fn send<'a>(
         &self,
         peer: impl Into<NodeId>,
@@ -144,8 +144,8 @@ impl Node {
         }
     }
 
-    /// Sends a message to a connected peer if there is room in its queue now, without waiting. A
-    /// message that is to be compressed is compressed on the spot.
+    /// Sends a message to a connected peer if its queue has room now, without waiting. A message with
+    /// compression is compressed on the calling thread.
     ///
     /// # Errors
     /// [`Error::NotConnected`], [`Error::Full`], and those of [`Node::send`]: the message was not sent.
@@ -157,7 +157,7 @@ impl Node {
         self.sender(peer)?.try_send(message)
     }
 
-    /// Returns a sender to one connected peer, which does not look the peer up for each message.
+    /// Returns a sender to a connected peer. It saves the look-up of the peer for each message.
     ///
     /// # Errors
     /// [`Error::NotConnected`].
@@ -165,8 +165,8 @@ impl Node {
         Ok(Sender { conn: self.inner.links.get(peer.into())?, inner: self.inner.clone() })
     }
 
-    /// Sends a message to every connected peer but those in `exclude`, without waiting. The report names
-    /// the peers for which it could not be queued.
+    /// Sends a message to every connected peer except those in `exclude`, without waiting. The report lists
+    /// the peers to which it could not be queued.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
@@ -194,14 +194,14 @@ impl Node {
         Ok(report)
     }
 
-    /// Sends a message to every node of the network. Each node gets it once, gets each author's
-    /// broadcasts in order, and checks that it was signed by its author.
+    /// Sends a message to every node of the network. Each node receives it once, receives each author's
+    /// broadcasts in order, and verifies the author's signature.
     ///
-    /// The author itself gets no event for its own broadcast. Nodes that join, or were cut off, get the
-    /// broadcasts of the last ten minutes.
+    /// The author itself receives no event for its own broadcast. Nodes that join, or were cut off, receive
+    /// the broadcasts of the last ten minutes.
     ///
-    /// If links are crowded this waits up to 5 s for them first, and then for its turn if
-    /// [`Config::broadcast_rate`](crate::Config::broadcast_rate) is set.
+    /// If the queues of links are crowded, this first waits for them for up to 5 s. Then it waits until
+    /// [`Config::broadcast_rate`](crate::Config::broadcast_rate) allows it, if that is set.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
@@ -238,11 +238,11 @@ impl Node {
         self.inner.actor.outcome(publisher, broadcast).await?
     }
 
-    /// Asks a connected peer, and waits for its reply for the configured time (10 s).
+    /// Sends a request to a connected peer, and waits for the reply for the configured time (10 s).
     ///
-    /// The peer answers with the function that it has given to [`Node::serve`] under `name`, or else with
-    /// its [`Handler::node_request`](crate::Handler::node_request).
-    /// Dropping the future cancels the request at the peer.
+    /// The peer answers with the function that its application gave to [`Node::serve`] under `name`, or else
+    /// with its [`Handler::node_request`](crate::Handler::node_request). Dropping the future cancels the
+    /// request at the peer.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
@@ -261,8 +261,8 @@ impl Node {
     /// ```
     ///
     /// # Errors
-    /// Where the peer is not connected, has no such handler, is busy, fails, or does not answer in
-    /// time; or the link ends.
+    /// [`Error::NotConnected`], [`Error::Request`] if the peer has no such handler, is busy or fails,
+    /// [`Error::Timeout`], and [`Error::LinkLost`].
     pub async fn request(
         &self,
         peer: impl Into<NodeId>,
@@ -272,7 +272,7 @@ impl Node {
         self.request_within(peer, name, body, self.inner.config.request_timeout).await
     }
 
-    /// Asks as [`Node::request`] does, and waits for the reply for at most `timeout`.
+    /// Sends a request as [`Node::request`] does, and waits for the reply for at most `timeout`.
     ///
     /// # Errors
     /// As [`Node::request`].
@@ -286,9 +286,9 @@ impl Node {
         self.inner.request(peer.into(), name, body.into(), timeout).await
     }
 
-    /// Opens a byte stream to a node of the network, for an application protocol that is named
-    /// `protocol`. Each stream is a connection of its own and needs no link. If this node can't dial the
-    /// other one, it asks it to dial back.
+    /// Opens a byte stream to a node of the network, for the application's protocol of that name. Each stream
+    /// is a connection of its own and needs no link. If this node can't dial the other one, it asks it to
+    /// dial back.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -323,7 +323,7 @@ impl Node {
         self.inner.open_stream(peer, &addresses.unwrap_or_default(), protocol).await
     }
 
-    /// Answers streams of `protocol` with `handler` from now on. [`Node::open_stream`] has an example.
+    /// Serves streams of `protocol` with `handler` from now on. [`Node::open_stream`] has an example.
     pub fn serve_stream<F, R>(&self, protocol: &str, handler: F)
     where
         F: Fn(Stream) -> R + Send + Sync + 'static,
