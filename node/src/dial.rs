@@ -102,7 +102,7 @@ async fn connect_first(
 }
 
 /// Returns the error of a dial of several addresses; that of the first if it is the only one.
-fn one_error(mut errors: Vec<Error>) -> Error {
+pub(crate) fn one_error(mut errors: Vec<Error>) -> Error {
     if errors.len() <= 1 {
         return errors.pop().unwrap_or(Error::Stopped);
     }

@@ -9,7 +9,7 @@ use peerkit_proto::frame::membership::Outcome;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::peer::{Input, JoinError, Purpose};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::actor::Actor;
@@ -45,22 +45,6 @@ struct Gathered {
     itself: usize,
 }
 
-/// The tasks of one join: they end where nobody waits for it any more, and go on once it is done.
-#[derive(Default)]
-struct Tries(Vec<AbortHandle>);
-
-impl Tries {
-    fn go_on(mut self) {
-        self.0.clear();
-    }
-}
-
-impl Drop for Tries {
-    fn drop(&mut self) {
-        self.0.iter().for_each(AbortHandle::abort);
-    }
-}
-
 impl Inner {
     /// See [`crate::Node::join`].
     pub(crate) async fn join(
@@ -74,16 +58,16 @@ impl Inner {
     /// Joins through nodes, each with its addresses, all at once.
     async fn join_any(self: &Arc<Self>, nodes: Vec<Vec<Address>>, purpose: Purpose) -> Gathered {
         let (told, tried) = mpsc::channel(2 * nodes.len().max(1));
-        let mut tries = Tries::default();
+        // The tasks end if the join is given up, and go on once it is done.
+        let mut tries = JoinSet::new();
         for addresses in nodes {
-            let (inner, told) = (self.clone(), told.clone());
-            let trying =
-                self.tasks.spawn(async move { inner.join_through(addresses, purpose, told).await });
-            tries.0.push(trying.abort_handle());
+            let trying = Box::pin(self.clone().join_through(addresses, purpose, told.clone()));
+            let trying = self.tasks.halt.clone().unless(trying);
+            tries.spawn(self.tasks.tracker.track_future(trying));
         }
         drop(told);
         let joined = gather(tried).await;
-        tries.go_on();
+        tries.detach_all();
         joined
     }
 

@@ -113,17 +113,20 @@ impl Inner {
         protocol: &'static str,
     ) -> Result<Stream, Error> {
         let opened = first_success(addresses.iter().cloned(), MAX_DIALLED, |address| {
-            let inner = self.clone();
-            async move {
-                let Secured { channel, .. } =
-                    dial::connect(&inner, &address, Purpose::Stream).await?;
-                inner.open_on(channel, protocol, None).await
-            }
+            self.clone().open_at(address, protocol, None)
         });
-        opened.await.map_err(|mut errors| match errors.len() {
-            0 | 1 => errors.pop().unwrap_or(Error::Stopped),
-            _ => Error::NoneAnswers(errors),
-        })
+        opened.await.map_err(dial::one_error)
+    }
+
+    /// Connects to the node at `address` and asks for a protocol.
+    async fn open_at(
+        self: Arc<Self>,
+        address: Address,
+        protocol: &'static str,
+        token: Option<[u8; 16]>,
+    ) -> Result<Stream, Error> {
+        let Secured { channel, .. } = dial::connect(&self, &address, Purpose::Stream).await?;
+        self.open_on(channel, protocol, token).await
     }
 
     /// Opens a stream to `peer` at one of `addresses`. No call-back is asked for.
@@ -215,18 +218,16 @@ impl Inner {
         lock(&self.streams.awaited).insert(token, AwaitedStream { from: peer, reply });
         let _forget = Forget { streams: &self.streams, token };
         let timeout = self.config.connect_timeout;
-        let query;
-        match conn {
-            Some(conn) => conn.send_control(&Frame::CallBack { token }),
-            None => {
-                // With the identity, as another node may answer at the addresses.
-                let addresses = self.addresses.announced(None).into_iter();
-                let addresses = addresses.map(|address| address.with_id(self.profile.id)).collect();
-                let what = What::CallBack { target: peer, token, addresses };
-                query = self.ask(what, -1, Some(timeout)).await.map_err(|e| e.to_string())?;
-                // The stream itself is the answer.
-                drop(query);
-            }
+        if let Some(conn) = conn {
+            conn.send_control(&Frame::CallBack { token });
+        } else {
+            // With the identity, as another node may answer at the addresses.
+            let addresses = self.addresses.announced(None).into_iter();
+            let addresses = addresses.map(|address| address.with_id(self.profile.id)).collect();
+            let what = What::CallBack { target: peer, token, addresses };
+            // Its answers are not waited for: the stream itself is the answer.
+            let asked = self.ask(what, -1, Some(timeout)).await;
+            asked.map_err(|error| error.to_string())?;
         }
         match tokio::time::timeout(timeout, stream).await {
             Ok(Ok(stream)) => Ok(stream),
@@ -256,12 +257,7 @@ impl Inner {
             // Not only connected: an address without an identity may lead to another node, which
             // does not wait for the token.
             let opening = first_success(addresses.iter().cloned(), CALLED_BACK, |address| {
-                let inner = inner.clone();
-                async move {
-                    let Secured { channel, .. } =
-                        dial::connect(&inner, &address, Purpose::Stream).await?;
-                    inner.open_on(channel, "", Some(token)).await
-                }
+                inner.clone().open_at(address, "", Some(token))
             });
             if let Ok(Stream { channel, .. }) = opening.await {
                 let timeout = inner.config.handshake_timeout;

@@ -434,10 +434,7 @@ impl Overlay {
             }
             Command::KeepAway(nodes) => {
                 let now = self.now.monotonic;
-                for (id, left) in nodes {
-                    self.away.keep_for(now, id, left);
-                    self.parts.membership.refuse_for(now, id, left);
-                }
+                nodes.into_iter().for_each(|(id, left)| self.away.keep_for(now, id, left));
             }
             Command::Known(nodes) => self.act(|parts, turn| parts.membership.known(turn, nodes)),
             Command::Leave => self.leave(),
@@ -456,13 +453,10 @@ impl Overlay {
     }
 
     fn disconnect(&mut self, id: NodeId) {
-        let now = self.now.monotonic;
-        let Parts { membership, redials, .. } = &mut self.parts;
-        redials.stop_peer(id);
-        membership.unpin(id);
-        if membership.is_member() {
-            self.away.keep(now, id);
-            membership.refuse(now, id);
+        self.parts.redials.stop_peer(id);
+        self.parts.membership.unpin(id);
+        if self.parts.membership.is_member() {
+            self.away.keep(self.now.monotonic, id);
         }
         if self.links.contains_key(&id) {
             self.out.push_back(Effect::HangUp(id, Reason::Requested));
@@ -484,8 +478,8 @@ impl Overlay {
 
     /// Lets the parts act.
     fn act<T>(&mut self, act: impl FnOnce(&mut Parts, &mut Turn<'_>) -> T) -> T {
-        let Self { now, links, rng, parts, out, .. } = self;
-        act(parts, &mut Turn { now: now.monotonic, unix: now.unix, links, rng, out })
+        let Self { now, links, away, rng, parts, out, .. } = self;
+        act(parts, &mut Turn { now: now.monotonic, unix: now.unix, links, away, rng, out })
     }
 }
 

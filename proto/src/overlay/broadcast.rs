@@ -19,6 +19,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::deadlines::Deadlines;
 use crate::event::{Broadcast, Event, Reason};
 use crate::frame::Frame;
 use crate::frame::broadcast::{Batch, Have, Item, MAX_HAVES, MAX_TITLE, RunId};
@@ -126,7 +127,7 @@ pub(super) struct Broadcasts {
     log: Log,
     runs: BTreeMap<RunId, Run>,
     /// When something is to be done about what is missing.
-    due: BTreeSet<(Instant, RunId)>,
+    due: Deadlines<RunId>,
     /// Links that are to be told how far we are, and when.
     behind: BTreeMap<NodeId, BTreeSet<RunId>>,
     tell_at: Option<Instant>,
@@ -182,7 +183,7 @@ impl Broadcasts {
             author: Author::new(config),
             log: Log::new(config),
             runs: BTreeMap::new(),
-            due: BTreeSet::new(),
+            due: Deadlines::default(),
             behind: BTreeMap::new(),
             tell_at: None,
             new: VecDeque::new(),
@@ -356,10 +357,7 @@ impl Broadcasts {
 
     pub(super) fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
         self.flush_due(turn);
-        while let Some((due, name)) = self.due.first().copied() {
-            if due > turn.now {
-                break;
-            }
+        while let Some(name) = self.due.pop(turn.now) {
             self.ask(turn, name);
         }
         if self.tell_at.is_some_and(|at| at <= turn.now) {
@@ -371,7 +369,7 @@ impl Broadcasts {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let due = earliest(self.author.due(), self.due.first().map(|(due, _)| *due));
+        let due = earliest(self.author.due(), self.due.first());
         earliest(due, earliest(self.tell_at, self.sweep_at))
     }
 

@@ -28,7 +28,7 @@ use crate::frame::membership::{
     Beacon, Disconnect, MAX_RECORDS, Need, NeighbourReply, Outcome, Probe,
 };
 use crate::id::{Key, NodeId};
-use crate::overlay::away::{AWAY, Away};
+use crate::overlay::away::Away;
 use crate::overlay::{Effect, Identity, Turn};
 use crate::record::Record;
 use crate::time::{Instant, earliest};
@@ -140,9 +140,7 @@ pub(super) struct Membership {
     /// Neighbours whose link another is about to take the place of.
     replaced: BTreeMap<NodeId, Instant>,
     named: VecDeque<Record>,
-    /// Nodes that this node's application has disconnected: they get no place.
-    refused: Away,
-    /// Those, and nodes whose application has disconnected this one: they are not asked for a place.
+    /// Nodes whose application has disconnected this one: they are not asked for a place.
     avoided: Away,
     shuffles: VecDeque<(Instant, u64, Option<NodeId>)>,
     horizon: Horizon,
@@ -199,7 +197,6 @@ impl Membership {
             crossed: BTreeMap::new(),
             replaced: BTreeMap::new(),
             named: VecDeque::new(),
-            refused: Away::default(),
             avoided: Away::default(),
             shuffles: VecDeque::new(),
             horizon: Horizon::new(me, config),
@@ -276,26 +273,14 @@ impl Membership {
         self.member
     }
 
-    /// This node's application has disconnected a node: it gets no place for a while.
-    pub(super) fn refuse(&mut self, now: Instant, id: NodeId) {
-        self.refuse_for(now, id, AWAY);
-    }
-
-    /// As [`Self::refuse`], for what is left of that time.
-    pub(super) fn refuse_for(&mut self, now: Instant, id: NodeId, left: Duration) {
-        self.refused.keep_for(now, id, left);
-        self.avoided.keep_for(now, id, left);
-    }
-
     /// A node's application has disconnected this one: it is not asked for a place for a while, but
     /// may have one.
     pub(super) fn avoid(&mut self, now: Instant, id: NodeId) {
         self.avoided.keep(now, id);
     }
 
-    /// Ends both.
+    /// Ends that time.
     pub(super) fn lift(&mut self, id: NodeId) {
-        self.refused.lift(id);
         self.avoided.lift(id);
     }
 
@@ -402,7 +387,7 @@ impl Membership {
         let neighbour = probe.neighbour
             && room
             && probe.record.node == from
-            && !self.refused.is_kept(turn.now, from);
+            && !turn.away.is_kept(turn.now, from);
         if neighbour {
             self.kept.insert(from, turn.now + PATIENCE);
         }
@@ -445,7 +430,8 @@ impl Membership {
         }
         if self.probe_at.is_some_and(|at| at <= now) {
             self.probe_at = Some(now + turn.around(self.probe_every));
-            let to_try = self.passive.to_try(turn, |id| self.is_candidate(now, id));
+            let away = turn.away;
+            let to_try = self.passive.to_try(turn, |id| self.is_candidate(now, away, id));
             if let Some(id) = to_try {
                 self.probe(turn, id, false);
             }

@@ -118,6 +118,7 @@ mod tests {
 
     use super::*;
     use crate::event::{Direction, Peer};
+    use crate::overlay::away::Away;
 
     const START: u64 = 1_000_000;
 
@@ -165,7 +166,8 @@ mod tests {
         fn act(&mut self, act: impl FnOnce(&mut Orders, &mut Turn<'_>)) -> VecDeque<Effect> {
             let mut out = VecDeque::new();
             let Self { orders, links, rng, now, unix } = self;
-            act(orders, &mut Turn { now: *now, unix: *unix, links, rng, out: &mut out });
+            let (now, unix, away) = (*now, *unix, &Away::default());
+            act(orders, &mut Turn { now, unix, links, away, rng, out: &mut out });
             out
         }
 

@@ -77,6 +77,23 @@ struct Entry {
     answered: usize,
 }
 
+impl Entry {
+    fn new(what: What, parent: Option<NodeId>, own: bool, depth: u8, deadline: Instant) -> Self {
+        Self {
+            what,
+            parent,
+            own,
+            way: None,
+            depth,
+            deadline,
+            local: false,
+            branches: Vec::new(),
+            overdue: BTreeSet::new(),
+            answered: 0,
+        }
+    }
+}
+
 /// One passing-on of a query: done when all that it was passed to are.
 #[derive(Debug)]
 struct Branch {
@@ -124,19 +141,7 @@ impl Queries {
     ) {
         let Question { what, depth, own } = question;
         let depth = if own { 1 } else { depth };
-        let entry = Entry {
-            what,
-            parent: None,
-            own,
-            way: None,
-            depth,
-            deadline: now + timeout.min(self.ttl),
-            local: false,
-            branches: Vec::new(),
-            overdue: BTreeSet::new(),
-            answered: 0,
-        };
-        self.insert(now, id, entry);
+        self.insert(now, id, Entry::new(what, None, own, depth, now + timeout.min(self.ttl)));
         self.spread(now, id, (None, depth, true), neighbours, out);
         self.settle(id, out);
     }
@@ -172,19 +177,9 @@ impl Queries {
             looked_up = !takes_a_look(&query.what) || self.looks.take(now, from);
             let known = if looked_up { known(&query) } else { Some(Vec::new()) };
             let what = query.what;
-            let entry = Entry {
-                what: what.clone(),
-                parent: Some(from),
-                own,
-                way: None,
-                depth,
-                deadline: now + ttl.min(self.ttl),
-                local: known.is_none(),
-                branches: Vec::new(),
-                overdue: BTreeSet::new(),
-                answered: 0,
-            };
-            self.insert(now, id, entry);
+            let deadline = now + ttl.min(self.ttl);
+            let entry = Entry::new(what.clone(), Some(from), own, depth, deadline);
+            self.insert(now, id, Entry { local: known.is_none(), ..entry });
             match known {
                 Some(answers) => out.extend(answers.into_iter().map(|a| answer_to(from, a))),
                 None => {

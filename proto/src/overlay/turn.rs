@@ -12,6 +12,7 @@ use crate::frame::Frame;
 use crate::frame::membership::Outcome;
 use crate::frame::query::{Answer, QueryId};
 use crate::id::NodeId;
+use crate::overlay::away::Away;
 use crate::overlay::direct::Missed;
 use crate::peer::{Output, Purpose};
 use crate::time::Instant;
@@ -46,6 +47,8 @@ pub(crate) struct Turn<'a> {
     /// The wall clock, in milliseconds since 1970.
     pub(crate) unix: u64,
     pub(crate) links: &'a BTreeMap<NodeId, Peer>,
+    /// The nodes that the application has disconnected.
+    pub(super) away: &'a Away,
     pub(crate) rng: &'a mut ChaCha8Rng,
     pub(crate) out: &'a mut VecDeque<Effect>,
 }

@@ -1,6 +1,5 @@
 //! The dials of a peer, from the wish for a link to where there is one, or none.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{DialError, DialId, JoinError, Machine, OperationId, Output, Purpose};
@@ -15,8 +14,8 @@ use crate::time::Instant;
 pub(super) struct Dials {
     last: u64,
     dials: BTreeMap<DialId, Dial>,
-    /// Dials that wait for a link with a node, or for its end.
-    waiting: BTreeMap<NodeId, BTreeSet<DialId>>,
+    /// Dials that wait for a link with a node, or for its end, by the node.
+    waiting: BTreeSet<(NodeId, DialId)>,
     /// The times at which dials are given up that have reached a node.
     deadlines: Deadlines<DialId>,
     /// Operations that wait for this node to be a member, by the node that it is to join through.
@@ -77,7 +76,8 @@ impl Dials {
 
     /// Returns the dials that a link with a node is for.
     pub(super) fn waiting_for_link(&self, id: NodeId) -> Vec<DialId> {
-        self.waiting.get(&id).into_iter().flatten().copied().collect()
+        let of_node = (id, DialId(0))..=(id, DialId(u64::MAX));
+        self.waiting.range(of_node).map(|(_, dial)| *dial).collect()
     }
 
     /// Returns the dials that wait for the end of a link with a node, or of another dial to it.
@@ -93,9 +93,7 @@ impl Dials {
     fn set_stage(&mut self, number: DialId, stage: Stage, deadline: Instant) {
         let Some(dial) = self.remove(number) else { return };
         let dial = Dial { stage, ..dial };
-        if let Some(id) = dial.waits_for() {
-            self.waiting.entry(id).or_default().insert(number);
-        }
+        self.waiting.extend(dial.waits_for().map(|id| (id, number)));
         self.dials.insert(number, dial);
         self.deadlines.set(number, Some(deadline));
     }
@@ -103,13 +101,8 @@ impl Dials {
     fn remove(&mut self, number: DialId) -> Option<Dial> {
         let dial = self.dials.remove(&number)?;
         self.deadlines.set(number, None);
-        if let Some(Entry::Occupied(mut waiting)) =
-            dial.waits_for().map(|id| self.waiting.entry(id))
-        {
-            waiting.get_mut().remove(&number);
-            if waiting.get().is_empty() {
-                waiting.remove();
-            }
+        if let Some(id) = dial.waits_for() {
+            self.waiting.remove(&(id, number));
         }
         Some(dial)
     }

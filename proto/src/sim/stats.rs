@@ -1,12 +1,14 @@
 //! What a simulation counts.
 
+use std::collections::BTreeMap;
+
 use crate::frame::Frame;
 
 /// What has happened in a simulation so far, over all nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    sent: [Count; KINDS.len()],
+    sent: BTreeMap<&'static str, Count>,
     /// Broadcasts that came in by links, each as often as it came.
     pub payloads: u64,
     /// Broadcasts that were given to applications.
@@ -36,41 +38,18 @@ pub struct Count {
     pub bytes: u64,
 }
 
-const KINDS: [&str; 20] = [
-    "query",
-    "answer",
-    "query_done",
-    "broadcast",
-    "have",
-    "want",
-    "prune",
-    "given",
-    "neighbour_request",
-    "neighbour_reply",
-    "forward_join",
-    "disconnect",
-    "shuffle",
-    "shuffle_reply",
-    "beacon",
-    "forward",
-    "forwarded",
-    "message",
-    "probe",
-    "other",
-];
-
-/// The place of [`Frame::Broadcast`] among the kinds.
-const BROADCAST: usize = 3;
-/// The place of application messages.
-pub(super) const MESSAGE: usize = 17;
-/// The place of probes, and of their answers.
-pub(super) const PROBE: usize = 18;
+/// The kind of [`Frame::Broadcast`].
+const BROADCAST: &str = "broadcast";
+/// The kind of application messages.
+pub(super) const MESSAGE: &str = "message";
+/// The kind of probes, and of their answers.
+pub(super) const PROBE: &str = "probe";
 
 impl Stats {
     /// What was sent, by kind: frames that overlays sent, `message` for the applications' messages,
     /// requests and replies, `probe` for probes and their answers. Hello, goodbyes and pings are not counted.
     pub fn sent(&self) -> impl Iterator<Item = (&'static str, Count)> {
-        KINDS.into_iter().zip(self.sent)
+        self.sent.iter().map(|(kind, count)| (*kind, *count))
     }
 
     /// All that was sent.
@@ -80,7 +59,7 @@ impl Stats {
             frames: sum.frames + count.frames,
             bytes: sum.bytes + count.bytes,
         };
-        self.sent.iter().fold(Count::default(), add)
+        self.sent.values().fold(Count::default(), add)
     }
 
     /// Broadcasts that came in by a link and had come already.
@@ -92,36 +71,36 @@ impl Stats {
     /// Frames with broadcasts.
     #[must_use]
     pub fn broadcasts(&self) -> Count {
-        self.sent[BROADCAST]
+        self.sent.get(BROADCAST).copied().unwrap_or_default()
     }
 
-    pub(super) fn count(&mut self, kind: usize, bytes: usize) {
-        let count = &mut self.sent[kind];
+    pub(super) fn count(&mut self, kind: &'static str, bytes: usize) {
+        let count = self.sent.entry(kind).or_default();
         count.frames += 1;
         count.bytes += bytes as u64;
     }
 }
 
-/// Which of the kinds a frame is.
-pub(super) fn kind(frame: &Frame) -> usize {
+/// Returns the kind of a frame.
+pub(super) fn kind(frame: &Frame) -> &'static str {
     match frame {
-        Frame::Query(_) => 0,
-        Frame::Answer(_) => 1,
-        Frame::QueryDone(_) => 2,
+        Frame::Query(_) => "query",
+        Frame::Answer(_) => "answer",
+        Frame::QueryDone(_) => "query_done",
         Frame::Broadcast(_) => BROADCAST,
-        Frame::Have(_) => 4,
-        Frame::Want(_) => 5,
-        Frame::Prune(_) => 6,
-        Frame::Given(_) => 7,
-        Frame::NeighbourRequest(_) => 8,
-        Frame::NeighbourReply(_) => 9,
-        Frame::ForwardJoin(_) => 10,
-        Frame::Disconnect(_) => 11,
-        Frame::Shuffle(_) => 12,
-        Frame::ShuffleReply(_) => 13,
-        Frame::Beacon(_) => 14,
-        Frame::Forward(_) => 15,
-        Frame::Forwarded(_) => 16,
-        _ => 19,
+        Frame::Have(_) => "have",
+        Frame::Want(_) => "want",
+        Frame::Prune(_) => "prune",
+        Frame::Given(_) => "given",
+        Frame::NeighbourRequest(_) => "neighbour_request",
+        Frame::NeighbourReply(_) => "neighbour_reply",
+        Frame::ForwardJoin(_) => "forward_join",
+        Frame::Disconnect(_) => "disconnect",
+        Frame::Shuffle(_) => "shuffle",
+        Frame::ShuffleReply(_) => "shuffle_reply",
+        Frame::Beacon(_) => "beacon",
+        Frame::Forward(_) => "forward",
+        Frame::Forwarded(_) => "forwarded",
+        _ => "other",
     }
 }

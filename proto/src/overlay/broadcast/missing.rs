@@ -203,17 +203,16 @@ impl Broadcasts {
         asked: Option<(NodeId, u64)>,
         tries: usize,
     ) {
-        self.clear_missing(name);
         if let Some(run) = self.runs.get_mut(&name) {
             run.missing = Some(Missing { due, asked, tries });
-            self.due.insert((due, name));
+            self.due.set(name, Some(due));
         }
     }
 
     pub(super) fn clear_missing(&mut self, name: RunId) {
-        let missing = self.runs.get_mut(&name).and_then(|run| run.missing.take());
-        if let Some(missing) = missing {
-            self.due.remove(&(missing.due, name));
+        if let Some(run) = self.runs.get_mut(&name) {
+            run.missing = None;
+            self.due.set(name, None);
         }
     }
 }

@@ -27,7 +27,7 @@ impl Membership {
             return;
         }
         self.start(turn);
-        if self.refused.is_kept(turn.now, from) {
+        if turn.away.is_kept(turn.now, from) {
             // The link that is there is for a message.
             self.reply(turn, from, Outcome::Full, Vec::new());
             return;
@@ -120,7 +120,7 @@ impl Membership {
                 let join = ForwardJoin { steps: steps - 1, record };
                 turn.send(onward, Frame::ForwardJoin(join));
             }
-            _ if self.is_candidate(turn.now, id) && self.is_true(turn, &record) => {
+            _ if self.is_candidate(turn.now, turn.away, id) && self.is_true(turn, &record) => {
                 let addresses = record.addresses.into_iter().map(|at| at.with_id(id)).collect();
                 self.approach(turn, id, addresses, Need::Low, true);
             }

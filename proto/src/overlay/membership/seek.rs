@@ -5,6 +5,7 @@ use crate::event::{Direction, Peer};
 use crate::frame::Frame;
 use crate::frame::membership::{Need, NeighbourRequest, Probe};
 use crate::id::NodeId;
+use crate::overlay::away::Away;
 use crate::overlay::{Effect, Turn};
 use crate::peer::{Output, Purpose};
 use crate::time::Instant;
@@ -31,7 +32,7 @@ impl Membership {
     }
 
     pub(super) fn find_neighbours(&mut self, turn: &mut Turn<'_>) {
-        let now = turn.now;
+        let (now, away) = (turn.now, turn.away);
         let asking = self.probes.values().filter(|to_ask| **to_ask).count();
         let open = self.asked.len() + self.dials.len() + asking;
         let lacking = self.max_active.saturating_sub(self.active.len() + open);
@@ -40,13 +41,13 @@ impl Membership {
             let need = if self.active.is_empty() { Need::High } else { Need::Low };
             if let Some(record) = self.named.pop_front() {
                 let id = record.node;
-                if self.is_candidate(turn.now, id) {
+                if self.is_candidate(now, away, id) {
                     let addresses = record.addresses.into_iter().map(|at| at.with_id(id));
                     self.approach(turn, id, addresses.collect(), need, false);
                 }
                 continue;
             }
-            let candidate = self.passive.to_ask(turn, |id| self.is_candidate(now, id));
+            let candidate = self.passive.to_ask(turn, |id| self.is_candidate(now, away, id));
             let Some(id) = candidate else { break };
             match need {
                 Need::Low if !turn.links.contains_key(&id) => {
@@ -67,8 +68,9 @@ impl Membership {
 
     /// Returns whether a node may be asked: it is no neighbour, not being asked already, and not to
     /// stay away.
-    pub(super) fn is_candidate(&self, now: Instant, id: NodeId) -> bool {
+    pub(super) fn is_candidate(&self, now: Instant, away: &Away, id: NodeId) -> bool {
         id != self.me
+            && !away.is_kept(now, id)
             && !self.avoided.is_kept(now, id)
             && !self.active.contains_key(&id)
             && !self.asked.contains_key(&id)
@@ -107,7 +109,7 @@ impl Membership {
             record.addresses.iter().map(|address| address.clone().with_id(id)).collect();
         self.passive.reached(turn, record);
         self.learn(turn, id, records);
-        if !self.member || !self.is_candidate(turn.now, id) {
+        if !self.member || !self.is_candidate(turn.now, turn.away, id) {
             return;
         }
         let apart = self.horizon.is_apart(turn, beacon);

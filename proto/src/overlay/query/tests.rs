@@ -264,7 +264,7 @@ fn what_a_node_asks_for_itself_goes_no_further() {
     let mut q = new();
     let receive = |q: &mut Queries, from, query| {
         outputs(q, |q, out| {
-            q.receive(at(0), node(from), query, [1, 2].map(node).into_iter(), |_| None, out)
+            q.receive(at(0), node(from), query, [1, 2].map(node).into_iter(), |_| None, out);
         })
     };
     let lookup =
@@ -287,7 +287,7 @@ fn look_ups_are_rated_for_each_link_and_over_all() {
         asked += 1;
         let query = Query { id: QueryId([asked; 16]), what, ..query(1) };
         outputs(q, |q, out| {
-            q.receive(at, node(from), query, [1, 9].map(node).into_iter(), |_| None, out)
+            q.receive(at, node(from), query, [1, 9].map(node).into_iter(), |_| None, out);
         })
     };
     let search = || What::Search("x".into());

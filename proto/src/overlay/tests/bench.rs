@@ -7,6 +7,7 @@ use rand_core::SeedableRng;
 
 use crate::event::Peer;
 use crate::id::NodeId;
+use crate::overlay::away::Away;
 use crate::overlay::{Effect, Turn};
 use crate::time::Instant;
 
@@ -37,6 +38,7 @@ impl<P> Bench<P> {
             now: self.now,
             unix: UNIX + u64::try_from(self.now.since_origin().as_millis()).unwrap(),
             links: &self.links,
+            away: &Away::default(),
             rng: &mut self.rng,
             out: &mut self.out,
         };

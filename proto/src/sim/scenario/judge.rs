@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::Expect;
 use super::measure::{Bound, Figure, Measure};
 use super::run::{AUTHOR_STAYS, Course, LOOK, Run};
+use super::{Expect, Ratio, Span};
 use crate::config::Config;
 use crate::id::NodeId;
 use crate::peer::OperationId;
@@ -36,23 +36,24 @@ impl Run<'_> {
             (expect.altered, "altered broadcasts delivered", self.altered()),
         ];
         for (bound, what, value) in counts {
-            self.at_most(course, what, Figure::Count(value), bound.map(Figure::Count));
+            self.check(course, what, Figure::Count(value), bound.map(at_most));
         }
         let components = self.sim.components(|_| true).len() as u64;
-        self.exactly(course, "components", components, expect.components);
-        let honest = self.sim.components(|node| self.is_honest(node)).len() as u64;
-        self.exactly(course, "components of honest nodes", honest, expect.honest_components);
-        let within = expect.one_component_within.map(|within| Figure::Time(within.0));
+        let value = Figure::Count(components);
+        self.check(course, "components", value, expect.components.map(exactly));
+        let honest = Figure::Count(self.sim.components(|node| self.is_honest(node)).len() as u64);
+        let bound = expect.honest_components.map(exactly);
+        self.check(course, "components of honest nodes", honest, bound);
         let repaired = match (components, course.last_apart) {
             (1, None) => Figure::Time(Duration::ZERO),
             (1, Some(last)) => Figure::Time((last + LOOK).since(course.disturbed)),
             _ => Figure::Never,
         };
-        self.at_most(course, "one component again after", repaired, within);
-        if let Some(least) = expect.honest_neighbours {
-            let fewest = Figure::Count(self.fewest_honest_neighbours());
-            self.at_least(course, "honest neighbours, fewest", fewest, Figure::Count(least));
-        }
+        let within = expect.one_component_within.map(time_at_most);
+        self.check(course, "one component again after", repaired, within);
+        let fewest = Figure::Count(self.fewest_honest_neighbours());
+        let least = expect.honest_neighbours.map(|least| Bound::AtLeast(Figure::Count(least)));
+        self.check(course, "honest neighbours, fewest", fewest, least);
         self.measure_broadcasts(course, expect);
         self.measure_discovery(course, expect);
     }
@@ -63,36 +64,27 @@ impl Run<'_> {
         }
         let reached = self.reached(course.first_told);
         let Reached { wanted, got, twice, slowest, over_best } = reached;
-        if let Some(percent) = expect.delivered_percent {
-            let value = match wanted {
-                0 => Figure::Never,
-                wanted => Figure::Percent(got * 100_000 / wanted),
-            };
-            self.at_least(course, "delivered", value, Figure::Percent(percent * 1000));
-        }
-        let twice = Figure::Count(twice);
-        let most = expect.delivered_twice.map(Figure::Count);
-        self.at_most(course, "delivered more than once", twice, most);
+        let percent = (got * 100_000).checked_div(wanted).map_or(Figure::Never, Figure::Percent);
+        let least = expect.delivered_percent.map(|least| Figure::Percent(least * 1000));
+        self.check(course, "delivered", percent, least.map(Bound::AtLeast));
+        let most = expect.delivered_twice.map(at_most);
+        self.check(course, "delivered more than once", Figure::Count(twice), most);
         let all = wanted > 0 && got == wanted;
         let within = if all { Figure::Time(slowest) } else { Figure::Never };
-        let most = expect.delivered_within.map(|most| Figure::Time(most.0));
-        self.at_most(course, "last node reached after", within, most);
+        let most = expect.delivered_within.map(time_at_most);
+        self.check(course, "last node reached after", within, most);
         let stats = self.sim.stats();
         let payloads = stats.payloads - course.payloads;
         let needed = stats.deliveries - course.deliveries;
-        let value = match needed {
-            0 => Figure::Never,
-            needed => Figure::Ratio(payloads * 1000 / needed),
-        };
-        let most = expect.redundancy.map(|ratio| Figure::Ratio(ratio.0));
-        self.at_most(course, "redundancy", value, most);
+        let value = (payloads * 1000).checked_div(needed).map_or(Figure::Never, Figure::Ratio);
+        self.check(course, "redundancy", value, expect.redundancy.map(ratio_at_most));
         let ratios = [
             (expect.last_node_over_best, "last node over best", over_best.get(over_best.len() / 2)),
             (expect.worst_over_best, "last node over best, worst", over_best.last()),
         ];
         for (bound, what, value) in ratios {
             let value = value.filter(|_| all).map_or(Figure::Never, |ratio| Figure::Ratio(*ratio));
-            self.at_most(course, what, value, bound.map(|ratio| Figure::Ratio(ratio.0)));
+            self.check(course, what, value, bound.map(ratio_at_most));
         }
     }
 
@@ -148,8 +140,7 @@ impl Run<'_> {
             }
             _ => Figure::Never,
         };
-        let most = expect.discovery_errors.map(Figure::Count);
-        self.at_most(course, "missed or made up", errors, most);
+        self.check(course, "missed or made up", errors, expect.discovery_errors.map(at_most));
         let mut links = vec![0_u64; self.sim.len()];
         for (a, b) in course.links.iter().chain(&self.sim.links()).collect::<BTreeSet<_>>() {
             links[*a] += 1;
@@ -160,8 +151,8 @@ impl Run<'_> {
             (self.sim.nodes[node].queries - before).saturating_sub(*links)
         };
         let over = links.iter().enumerate().map(over).max().unwrap_or_default();
-        let most = expect.queries_over_links.map(Figure::Count);
-        self.at_most(course, "queries over links, most", Figure::Count(over), most);
+        let most = expect.queries_over_links.map(at_most);
+        self.check(course, "queries over links, most", Figure::Count(over), most);
     }
 
     /// Nodes and links that a discovery missed or made up. A link that came or went meanwhile may be
@@ -235,29 +226,25 @@ impl Run<'_> {
         fewest.unwrap_or_default()
     }
 
-    fn at_most(
-        &mut self,
-        course: &Course,
-        what: &'static str,
-        value: Figure,
-        bound: Option<Figure>,
-    ) {
-        if let Some(most) = bound {
-            let measure = Measure::new(course.step.name(), what, value, Bound::AtMost(most));
-            self.measures.push(measure);
-        }
+    /// Adds a measure of the step, if there is a bound for it.
+    fn check(&mut self, course: &Course, what: &'static str, value: Figure, bound: Option<Bound>) {
+        let step = course.step.name();
+        self.measures.extend(bound.map(|bound| Measure::new(step, what, value, bound)));
     }
+}
 
-    fn at_least(&mut self, course: &Course, what: &'static str, value: Figure, least: Figure) {
-        let measure = Measure::new(course.step.name(), what, value, Bound::AtLeast(least));
-        self.measures.push(measure);
-    }
+fn at_most(count: u64) -> Bound {
+    Bound::AtMost(Figure::Count(count))
+}
 
-    fn exactly(&mut self, course: &Course, what: &'static str, value: u64, bound: Option<u64>) {
-        if let Some(bound) = bound.map(Figure::Count) {
-            let bound = Bound::Exactly(bound);
-            let measure = Measure::new(course.step.name(), what, Figure::Count(value), bound);
-            self.measures.push(measure);
-        }
-    }
+fn ratio_at_most(ratio: Ratio) -> Bound {
+    Bound::AtMost(Figure::Ratio(ratio.0))
+}
+
+fn time_at_most(time: Span) -> Bound {
+    Bound::AtMost(Figure::Time(time.0))
+}
+
+fn exactly(count: u64) -> Bound {
+    Bound::Exactly(Figure::Count(count))
 }
