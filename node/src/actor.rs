@@ -353,6 +353,9 @@ impl Actor {
 
     /// Begins an operation with an input of the machine.
     fn begin(&mut self, operation: Operation, input: impl FnOnce(OperationId) -> Input) {
+        if let Operation::Send(Sending { sender: SentBy::Request(_), .. }) = operation {
+            self.forget_requests();
+        }
         if self.operations.len() >= MAX_OPERATIONS {
             return operation.refuse(&self.inner);
         }

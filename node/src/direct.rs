@@ -1,4 +1,4 @@
-//! Messages and pings to nodes without a link. The machine decides how they go; here they are handed to
+//! Messages, pings and requests to nodes without a link. The machine decides how they go; here they are handed to
 //! it, and carried out.
 
 use std::collections::HashMap;
@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peerkit_proto::event::Peer;
+use peerkit_proto::frame::Refusal;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
 use peerkit_proto::peer::{Input, Payload, SendError};
@@ -70,6 +71,18 @@ pub(crate) enum SentBy {
     /// The application's handler, which gets an event if it failed.
     Handler(Peer),
     Ping(oneshot::Sender<Result<Duration, Error>>),
+    Request(oneshot::Sender<Result<RequestRoute, Error>>),
+    /// No part: a reply that can't be sent is not reported.
+    Nobody,
+}
+
+/// The way that a request to a node without a link went.
+#[derive(Debug)]
+pub(crate) enum RequestRoute {
+    /// There is a link by now. The request is yet to be sent over it.
+    Link(Arc<Conn>, Message),
+    /// Other nodes have relayed it, and the reply has come.
+    Relayed(Result<Message, Refusal>),
 }
 
 impl Sending {
@@ -81,12 +94,18 @@ impl Sending {
             (SentBy::Caller(reply), outcome) => drop(reply.send(outcome.map(|_| ()))),
             (SentBy::Ping(reply), outcome) => drop(reply.send(outcome)),
             (SentBy::Handler(peer), Err(error)) => inner.report_failed(peer, &error),
-            (SentBy::Handler(_), Ok(_)) => {}
+            (SentBy::Request(reply), Err(error)) => drop(reply.send(Err(error))),
+            (SentBy::Handler(_) | SentBy::Request(_), Ok(_)) | (SentBy::Nobody, _) => {}
         }
     }
 
-    /// Reports the outcome of what did not go over a link.
-    pub(crate) fn end_relayed(self, inner: &Inner, outcome: Result<Duration, SendError>) {
+    /// Reports the outcome of what did not go over a link. Returns where the reply goes if it is a request
+    /// that has arrived.
+    pub(crate) fn end_relayed(
+        self,
+        inner: &Inner,
+        outcome: Result<Duration, SendError>,
+    ) -> Option<oneshot::Sender<Result<RequestRoute, Error>>> {
         let peer = self.to;
         if outcome.is_ok() && !matches!(self.sender, SentBy::Ping(_)) {
             inner.meter.sent(1, 0);
@@ -100,16 +119,34 @@ impl Sending {
             SendError::Missed(reason) => Error::NotReached { peer, reason },
             _ => Error::Stopped,
         });
-        self.end(inner, outcome);
+        match self.sender {
+            SentBy::Request(reply) if outcome.is_ok() => {
+                inner.recipients.remove(peer);
+                Some(reply)
+            }
+            sender => {
+                Self { to: peer, sender }.end(inner, outcome);
+                None
+            }
+        }
     }
 
-    /// Queues it behind what waits for a link, and reports the outcome.
+    /// Queues it behind what waits for a link, and reports the outcome. A request is handed back, for its
+    /// caller to send it.
     pub(crate) async fn deliver(self, inner: &Arc<Inner>, conn: Arc<Conn>, payload: Payload) {
         let outcome = match payload {
             Payload::Message(message) => {
                 Sender::new(conn, inner.clone()).send(message).await.map(|()| Duration::ZERO)
             }
-            Payload::Ping => inner.ping_link(&conn).await,
+            Payload::Request { message, .. } => {
+                inner.recipients.remove(self.to);
+                if let SentBy::Request(reply) = self.sender {
+                    let _ = reply.send(Ok(RequestRoute::Link(conn, message)));
+                }
+                return;
+            }
+            // Replies are never handed over.
+            Payload::Ping | Payload::Reply { .. } => inner.ping_link(&conn).await,
         };
         self.end(inner, outcome);
     }
@@ -132,6 +169,32 @@ impl Inner {
     ) -> Result<(), Error> {
         Error::check_size(message.body(), self.config.max_message)?;
         self.send_by(id, SentBy::Caller, Payload::Message(message)).await
+    }
+
+    /// Finds the way of a request to a node without a link: a link, or other nodes, in which case the reply
+    /// has come.
+    pub(crate) async fn route_request(
+        &self,
+        to: NodeId,
+        name: &str,
+        message: Message,
+    ) -> Result<RequestRoute, Error> {
+        Error::check_size(message.body(), self.config.max_message)?;
+        let payload = Payload::Request { name: name.to_owned(), message };
+        self.send_by(to, SentBy::Request, payload).await
+    }
+
+    /// Sends the reply to a relayed request.
+    pub(crate) async fn send_reply(
+        &self,
+        to: NodeId,
+        id: u64,
+        outcome: Result<Message, Refusal>,
+    ) -> Result<(), Error> {
+        self.recipients.add(to);
+        let payload = Payload::Reply { id, outcome };
+        let operation = Operation::Send(Sending { to, sender: SentBy::Nobody });
+        self.actor.begin(operation, move |operation| Input::Send { operation, to, payload }).await
     }
 
     /// Hands the machine a message or ping, and returns its outcome.

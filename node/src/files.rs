@@ -1,14 +1,13 @@
 //! The files of a node: what it shares, fetches and sends.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use peerkit_proto::files::{
-    Asker, Description, FILES_PROTOCOL, FileName, FileSource, FoundFile, SharedFile,
+    Asker, Description, FILES_PROTOCOL, FileSource, FoundFile, FoundFiles, SharedFile,
 };
 use peerkit_proto::frame::query::{Answer, AnswerBody, MAX_SEARCH, What};
-use peerkit_proto::id::{Hash, NodeId};
+use peerkit_proto::id::NodeId;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -121,7 +120,7 @@ impl Inner {
         if text.len() > MAX_SEARCH {
             return Err(Error::SearchTooLong { len: text.len(), limit: MAX_SEARCH });
         }
-        let mut found = Findings::default();
+        let mut found = FoundFiles::default();
         let mut answers = self.ask_for_files(What::Search(text.to_owned())).await?;
         let own = find_own(self, text.to_owned()).await;
         let (name, addresses) = (self.profile.name.clone(), self.addresses.announced(None));
@@ -179,34 +178,6 @@ async fn find_own(inner: &Inner, text: String) -> Vec<SharedFile> {
     let (shares, limit) = (inner.files.shares.clone(), inner.config.max_search_results);
     let finding = inner.tasks.tracker.spawn_blocking(move || shares.search_own(&text, limit));
     blocking::finish(finding).await.unwrap_or_default()
-}
-
-/// The results of a search.
-#[derive(Default)]
-struct Findings {
-    /// By name and hash: the same content may have several names.
-    files: BTreeMap<(FileName, Hash), SharedFile>,
-    /// The nodes that have a content, under whatever name.
-    sources: BTreeMap<Hash, Vec<FileSource>>,
-}
-
-impl Findings {
-    fn add(&mut self, files: Vec<SharedFile>, source: &FileSource) {
-        for file in files {
-            let sources = self.sources.entry(file.hash).or_default();
-            if !sources.contains(source) {
-                sources.push(source.clone());
-            }
-            self.files.entry((file.name.clone(), file.hash)).or_insert(file);
-        }
-    }
-
-    /// Returns the files in the order of their names.
-    fn into_files(self) -> Vec<FoundFile> {
-        let sources = |file: &SharedFile| self.sources.get(&file.hash).cloned().unwrap_or_default();
-        let files = self.files.into_values();
-        files.map(|file| FoundFile { sources: sources(&file), file }).collect()
-    }
 }
 
 fn source(answer: &Answer) -> FileSource {

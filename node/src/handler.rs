@@ -3,11 +3,15 @@
 //! A handler must not wait for the actor. If the actor's queue is full, the handler's orders go into a second,
 //! bounded queue. They keep their order, and a stop carries all of them out.
 
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use peerkit_proto::event::{ActionId, Peer};
-use peerkit_proto::handler::{Action, World};
+use peerkit_proto::handler::{Action, MAX_FILE_IN_MEMORY, World};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::time::Instant;
 use serde_json::Value;
@@ -45,6 +49,21 @@ impl World for Inner {
 
     fn next_action(&self) -> ActionId {
         ActionId::new(self.handler.last_action.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    fn read_file(&self, path: &Path) -> io::Result<Bytes> {
+        // One byte more shows that there is more than is allowed, whatever the file's metadata say.
+        let mut content = Vec::new();
+        let limit = MAX_FILE_IN_MEMORY as u64 + 1;
+        File::open(path)?.take(limit).read_to_end(&mut content)?;
+        match content.len() > MAX_FILE_IN_MEMORY {
+            true => Err(io::ErrorKind::FileTooLarge.into()),
+            false => Ok(content.into()),
+        }
+    }
+
+    fn write_file(&self, path: &Path, content: Bytes) -> io::Result<()> {
+        fs::write(path, content)
     }
 }
 

@@ -1,8 +1,10 @@
 //! Parts of a message's path by themselves, for the benches. Not part of the public API.
 
+use std::io;
+use std::path::Path;
 use std::task::Waker;
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use peerkit_proto::config::Config;
 use peerkit_proto::event::{ActionId, Direction, Event, Peer};
 use peerkit_proto::frame::{MESSAGE_HEAD, Messages};
@@ -125,6 +127,14 @@ impl World for Nowhere {
 
     fn next_action(&self) -> ActionId {
         ActionId::new(0)
+    }
+
+    fn read_file(&self, _: &Path) -> io::Result<Bytes> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn write_file(&self, _: &Path, _: Bytes) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

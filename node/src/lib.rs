@@ -135,7 +135,9 @@ pub use peerkit_proto::files::{
 };
 pub use peerkit_proto::frame::Refusal;
 pub use peerkit_proto::frame::query::QueryId;
-pub use peerkit_proto::handler::{Action, Callback, Context, Handler, MAX_TIMERS, World};
+pub use peerkit_proto::handler::{
+    Action, Callback, Context, Handler, MAX_FILE_IN_MEMORY, MAX_TIMERS, World,
+};
 pub use peerkit_proto::hello::Proof;
 pub use peerkit_proto::id::{Hash, Key, NodeId, NotAKey, ParseIdError, PublicKey};
 pub use peerkit_proto::message::{Compression, Kind, Message};

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerkit_proto::event::Reason;
+use peerkit_proto::event::{Peer, Reason};
 use peerkit_proto::frame::{Frame, Refusal};
 use peerkit_proto::hello::MAX_PROTOCOL;
 use peerkit_proto::id::NodeId;
@@ -14,7 +14,8 @@ use tokio::task::AbortHandle;
 
 use crate::compress;
 use crate::conn::Conn;
-use crate::dispatch::HandlerRequest;
+use crate::direct::RequestRoute;
+use crate::dispatch::{HandlerRequest, Received};
 use crate::error::{Error, NameKind};
 use crate::inner::Inner;
 use crate::outbox::OwnedFrame;
@@ -29,23 +30,62 @@ pub(crate) fn answer(
     handler: ServedRequest,
     message: Message,
 ) -> AbortHandle {
-    let peer = conn.peer.clone();
-    let answering = async move {
-        // The function has a task of its own, so that its panic can be reported to the requester.
-        let answering = tokio::spawn(async move { handler.answer(peer, message).await });
-        let answering = tokio_util::task::AbortOnDropHandle::new(answering);
-        match answering.await {
-            Ok(Ok(message)) => Ok(message),
-            Ok(Err(why)) => Err(Refusal::Failed(why)),
-            Err(error) if error.is_panic() => {
-                let panic = crate::dispatch::panic_text(&*error.into_panic());
-                tracing::error!(%panic, "a request handler panicked");
-                Err(Refusal::Failed(format!("the handler panicked: {panic}")))
-            }
-            Err(_) => Err(stopping()),
+    reply(inner, conn, id, call(handler, conn.peer.clone(), message))
+}
+
+/// Calls the function for a request, in a task of its own, so that its panic can be reported to the
+/// requester.
+async fn call(handler: ServedRequest, peer: Peer, message: Message) -> Result<Message, Refusal> {
+    let answering = tokio::spawn(async move { handler.answer(peer, message).await });
+    let answering = tokio_util::task::AbortOnDropHandle::new(answering);
+    match answering.await {
+        Ok(Ok(message)) => Ok(message),
+        Ok(Err(why)) => Err(Refusal::Failed(why)),
+        Err(error) if error.is_panic() => {
+            let panic = crate::dispatch::panic_text(&*error.into_panic());
+            tracing::error!(%panic, "a request handler panicked");
+            Err(Refusal::Failed(format!("the handler panicked: {panic}")))
         }
-    };
-    reply(inner, conn, id, answering)
+        Err(_) => Err(stopping()),
+    }
+}
+
+/// Answers a request that other nodes have relayed. The reply goes the way that messages to that node go.
+pub(crate) fn answer_relayed(
+    inner: &Arc<Inner>,
+    peer: Peer,
+    id: u64,
+    name: String,
+    message: Message,
+) {
+    let permit = inner.served.relayed.clone().try_acquire_owned();
+    let (node, to) = (inner.clone(), peer.id());
+    inner.tasks.spawn(async move {
+        let outcome = match permit {
+            Ok(_held) => answer_by_name(&node, peer, name, message).await,
+            Err(_) => Err(Refusal::Busy),
+        };
+        let _ = node.send_reply(to, id, outcome).await;
+    });
+}
+
+/// Answers a request by the function for its name, or else by the application's handler.
+async fn answer_by_name(
+    inner: &Arc<Inner>,
+    peer: Peer,
+    name: String,
+    message: Message,
+) -> Result<Message, Refusal> {
+    if let Some(function) = inner.served.requests.get(&name) {
+        return call(function, peer, message).await;
+    }
+    if !inner.dispatch.has_handler() {
+        return Err(Refusal::NoHandler);
+    }
+    let (reply, answered) = oneshot::channel();
+    let asked = Received::Request(Box::new(HandlerRequest { name, message, reply }));
+    inner.dispatch.messages(&**inner, &peer, vec![asked]).await;
+    answered.await.unwrap_or_else(|_| Err(stopping()))
 }
 
 /// Makes a request ready for the application's handler. Returns the request, and the task that sends the
@@ -95,7 +135,8 @@ fn stopping() -> Refusal {
 }
 
 impl Inner {
-    /// Sends a request to `peer` and waits for its reply. Dropping the future cancels the request.
+    /// Sends a request to a node and waits for its reply. Dropping the future cancels the request, unless it
+    /// was relayed.
     pub(crate) async fn request(
         &self,
         peer: NodeId,
@@ -104,24 +145,34 @@ impl Inner {
         timeout: Duration,
     ) -> Result<Message, Error> {
         Error::check_name(NameKind::Request, name, MAX_PROTOCOL)?;
-        let conn = self.links.get(peer)?;
-        let body = compress::pack_async(body, self.config.max_message).await?;
-        let (id, reply) = conn.open_request();
-        let _cancel = CancelOnDrop { conn: &conn, id };
         let asking = async {
-            let request = OwnedFrame::request(id, name, body);
-            let lost = |reason| Error::LinkLost { peer, reason };
-            conn.outbox.push(&request.as_encoded()).await.map_err(lost)?;
-            match reply.await {
-                Ok(outcome) => outcome.map_err(Error::Request),
-                Err(_) => {
-                    let ended = conn.outbox.closed();
-                    Err(lost(ended.unwrap_or(Reason::Lost("the link ended".into()))))
-                }
-            }
+            let (conn, body) = match self.linked(peer) {
+                Some(conn) => (conn, body),
+                None => match self.route_request(peer, name, body).await? {
+                    RequestRoute::Link(conn, body) => (conn, body),
+                    RequestRoute::Relayed(outcome) => return outcome.map_err(Error::Request),
+                },
+            };
+            self.request_over(&conn, name, body).await
         };
         let waited = tokio::time::timeout(timeout, asking).await;
         waited.unwrap_or(Err(Error::Timeout(timeout)))
+    }
+
+    async fn request_over(&self, conn: &Conn, name: &str, body: Message) -> Result<Message, Error> {
+        let body = compress::pack_async(body, self.config.max_message).await?;
+        let (id, reply) = conn.open_request();
+        let _cancel = CancelOnDrop { conn, id };
+        let request = OwnedFrame::request(id, name, body);
+        let lost = |reason| Error::LinkLost { peer: conn.peer.id(), reason };
+        conn.outbox.push(&request.as_encoded()).await.map_err(lost)?;
+        match reply.await {
+            Ok(outcome) => outcome.map_err(Error::Request),
+            Err(_) => {
+                let ended = conn.outbox.closed();
+                Err(lost(ended.unwrap_or(Reason::Lost("the link ended".into()))))
+            }
+        }
     }
 }
 

@@ -6,15 +6,28 @@ use std::sync::{Arc, RwLock};
 
 use peerkit_proto::event::Peer;
 use peerkit_proto::message::Message;
+use tokio::sync::Semaphore;
 
 use crate::lock::{read, write};
 use crate::stream::Stream;
 
+/// Most relayed requests that are answered at once. 100: as many as of one linked peer. More are refused as
+/// busy.
+const RELAYED_REQUESTS: usize = 100;
+
 /// The application's functions, and those of the node itself, that answer requests and streams.
-#[derive(Default)]
 pub(crate) struct Served {
     pub(crate) requests: Table<ServedRequest>,
     pub(crate) streams: Table<ServedStream>,
+    /// A permit for each request that other nodes have relayed and that is being answered.
+    pub(crate) relayed: Arc<Semaphore>,
+}
+
+impl Default for Served {
+    fn default() -> Self {
+        let relayed = Arc::new(Semaphore::new(RELAYED_REQUESTS));
+        Self { requests: Table::default(), streams: Table::default(), relayed }
+    }
 }
 
 /// Handlers by name; the last one given for a name counts.

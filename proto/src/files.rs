@@ -20,6 +20,8 @@ pub mod seeding;
 pub mod ticket;
 pub mod wire;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::address::Address;
@@ -73,6 +75,36 @@ pub struct FileSource {
     pub name: String,
     /// Addresses where it may be dialled, as far as it knows them.
     pub addresses: Vec<Address>,
+}
+
+/// The results of a search: what each node that has answered shares, by name.
+#[derive(Debug, Default)]
+pub struct FoundFiles {
+    /// By name and hash: the same content may have several names.
+    files: BTreeMap<(FileName, Hash), SharedFile>,
+    /// The nodes that have a content, under whatever name.
+    sources: BTreeMap<Hash, Vec<FileSource>>,
+}
+
+impl FoundFiles {
+    /// Adds what one node shares.
+    pub fn add(&mut self, files: Vec<SharedFile>, source: &FileSource) {
+        for file in files {
+            let sources = self.sources.entry(file.hash).or_default();
+            if !sources.contains(source) {
+                sources.push(source.clone());
+            }
+            self.files.entry((file.name.clone(), file.hash)).or_insert(file);
+        }
+    }
+
+    /// Returns the files in the order of their names.
+    #[must_use]
+    pub fn into_files(self) -> Vec<FoundFile> {
+        let sources = |file: &SharedFile| self.sources.get(&file.hash).cloned().unwrap_or_default();
+        let files = self.files.into_values();
+        files.map(|file| FoundFile { sources: sources(&file), file }).collect()
+    }
 }
 
 /// The kind of content that a hash stands for. On the wire 0 is a file, 1 a folder.

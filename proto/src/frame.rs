@@ -470,7 +470,7 @@ fn put_number(out: &mut Vec<u8>, kind: u8, number: u64) {
     put(out, kind, |out| out.put_u64(number));
 }
 
-fn put_packed(out: &mut Vec<u8>, packed: &Packed) {
+pub(crate) fn put_packed(out: &mut Vec<u8>, packed: &Packed) {
     out.put_u8(packed.head());
     out.put_raw(&packed.payload);
 }
@@ -479,7 +479,7 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
     out.put_str(&text[..text.floor_char_boundary(MAX_TEXT)]);
 }
 
-fn put_outcome(out: &mut Vec<u8>, outcome: &Result<Packed, Refusal>) {
+pub(crate) fn put_outcome(out: &mut Vec<u8>, outcome: &Result<Packed, Refusal>) {
     match outcome {
         Ok(packed) => {
             out.put_u8(0);
@@ -494,7 +494,7 @@ fn put_outcome(out: &mut Vec<u8>, outcome: &Result<Packed, Refusal>) {
     }
 }
 
-fn read_outcome(reader: &mut Reader) -> Result<Result<Packed, Refusal>, DecodeError> {
+pub(crate) fn read_outcome(reader: &mut Reader) -> Result<Result<Packed, Refusal>, DecodeError> {
     Ok(match reader.u8("outcome")? {
         0 => Ok(Packed::decode(reader)?),
         1 => Err(Refusal::NoHandler),

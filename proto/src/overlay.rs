@@ -376,20 +376,28 @@ impl Overlay {
         id
     }
 
-    /// Seals a message or ping to a node that a query of this node has found, and sends it along the way
-    /// that the answer came. Returns its number; [`Effect::Relayed`] has the outcome.
+    /// Seals a payload to a node that a query of this node has found, and sends it along the way that the
+    /// answer came; without a query, over the link with the node. Returns its number; [`Effect::Relayed`]
+    /// has the outcome. A request has the number `id` for its reply.
     ///
     /// # Errors
     /// If the content is over its limit, or no node can have that identity: nothing is sent.
     pub(crate) fn relay(
         &mut self,
-        query: QueryId,
+        query: Option<QueryId>,
         to: NodeId,
-        payload: &Payload,
+        (payload, id): (&Payload, u64),
     ) -> Result<u64, DirectError> {
         self.act(|parts, turn| {
-            let next = parts.next(turn, query, None, to);
-            parts.directs.send(turn, (query, to), next, payload)
+            let (query, next) = match query {
+                Some(query) => (query, parts.next(turn, query, None, to)),
+                None => {
+                    let mut query = [0; 16];
+                    turn.rng.fill_bytes(&mut query);
+                    (QueryId(query), turn.links.contains_key(&to).then_some(to))
+                }
+            };
+            parts.directs.send(turn, (query, to), next, (payload, id))
         })
     }
 

@@ -192,6 +192,7 @@ impl Machine {
                 self.absorb();
             }
             Input::Send { operation, to, payload } => self.send(operation, to, payload),
+            Input::RequestEnded { operation } => self.relays.forget_request(operation),
             Input::Delivered { to, operation } => self.delivered(to, operation),
             Input::MetAt { id, addresses } => self.recipient_met_at(id, addresses),
             Input::ProbeReceived { operation, from, probe } => {
@@ -314,6 +315,11 @@ impl Machine {
                 }
             }
             Effect::Relayed { number, sent } => self.relayed(number, sent),
+            Effect::Replied { from, id, outcome } => {
+                if let Some(operation) = self.relays.take_request(from, id) {
+                    self.outbox.push_back(Output::Replied { operation, outcome });
+                }
+            }
             Effect::QueryEnded { query, complete } => {
                 if let Some(operation) = self.queries.remove(&query) {
                     self.outbox.push_back(Output::QueryEnded { operation, complete });

@@ -22,9 +22,10 @@ use rand_core::CryptoRng;
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::frame::direct::{Label, Receipt};
-use crate::hello::MAX_NAME;
+use crate::frame::{Refusal, put_outcome, put_packed, read_outcome};
+use crate::hello::{MAX_NAME, MAX_PROTOCOL};
 use crate::id::{ID_LEN, Key, NodeId, SIGNATURE_LEN};
-use crate::message::Packed;
+use crate::message::{Message, Packed};
 
 /// Most bytes by which a sealed message is longer than its content: the encapsulated key, the tag, the sender
 /// with its name, the time, the signature and the head byte.
@@ -54,7 +55,83 @@ pub struct Letter {
     /// Its time by the sender's clock, in milliseconds since 1970.
     pub time: u64,
     /// The content.
-    pub content: Packed,
+    pub content: LetterContent,
+}
+
+/// The content of a letter.
+///
+/// On the wire it begins with the head byte of a message, or with `0e` for a request and `0f` for a reply,
+/// which no message begins with. Then follows what a frame of that kind has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LetterContent {
+    /// A message.
+    Message(Packed),
+    /// A request.
+    Request {
+        /// Chosen by the sender. The reply has the same.
+        id: u64,
+        /// The handler that is to answer.
+        name: String,
+        /// What is asked.
+        body: Packed,
+    },
+    /// The reply to a request.
+    Reply {
+        /// The request's number.
+        id: u64,
+        /// The answer, or the reason why there is none.
+        outcome: Result<Packed, Refusal>,
+    },
+}
+
+/// First byte of a request.
+const REQUEST: u8 = 0x0e;
+
+/// First byte of a reply.
+const REPLY: u8 = 0x0f;
+
+impl LetterContent {
+    /// Appends the wire form.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Message(packed) => put_packed(out, packed),
+            Self::Request { id, name, body } => {
+                out.put_u8(REQUEST);
+                out.put_u64(*id);
+                out.put_str(name);
+                put_packed(out, body);
+            }
+            Self::Reply { id, outcome } => {
+                out.put_u8(REPLY);
+                out.put_u64(*id);
+                put_outcome(out, outcome);
+            }
+        }
+    }
+
+    fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
+        match reader.u8("letter content")? {
+            REQUEST => Ok(Self::Request {
+                id: reader.u64("request")?,
+                name: reader.str(MAX_PROTOCOL, "request name")?,
+                body: Packed::decode(reader)?,
+            }),
+            REPLY => Ok(Self::Reply { id: reader.u64("reply")?, outcome: read_outcome(reader)? }),
+            head => Ok(Self::Message(Packed::new(head, reader.take_rest())?)),
+        }
+    }
+}
+
+impl From<Packed> for LetterContent {
+    fn from(packed: Packed) -> Self {
+        Self::Message(packed)
+    }
+}
+
+impl From<Message> for LetterContent {
+    fn from(message: Message) -> Self {
+        Self::Message(Packed::plain(message))
+    }
 }
 
 /// A sealed message.
@@ -101,13 +178,12 @@ pub fn seal(
     let key_bytes = label.to.to_x25519().ok_or(SealError::NoKey)?;
     let public = <Suite as Kem>::PublicKey::from_bytes(&key_bytes).map_err(no_key)?;
     let signature = key.sign(&signed(network, label, letter));
-    let mut plain = Vec::with_capacity(OVERHEAD + letter.content.payload.len());
+    let mut plain = Vec::with_capacity(OVERHEAD);
     plain.put_raw(letter.sender.as_bytes());
     plain.put_u64(letter.time);
     plain.put_str(&letter.name);
     plain.put_raw(&signature);
-    plain.put_u8(letter.content.head());
-    plain.put_raw(&letter.content.payload);
+    letter.content.encode(&mut plain);
 
     let (mode, info) = (OpModeS::<Suite>::Base, info(network));
     let setup = hpke::setup_sender_with_rng::<ChaCha20Poly1305, HkdfSha256, Suite>;
@@ -149,7 +225,8 @@ pub fn open(
     let time = reader.u64("time")?;
     let name = reader.str(MAX_NAME, "sender's name")?;
     let signature = reader.array("signature")?;
-    let content = Packed::decode(&mut reader)?;
+    let content = LetterContent::decode(&mut reader)?;
+    reader.finish()?;
     let letter = Letter { sender, name, time, content };
     if !sender.verify(&signed(network, label, &letter), &signature) {
         return Err(SealError::Forged);
@@ -159,15 +236,14 @@ pub fn open(
 
 /// Returns the bytes that the sender signs.
 fn signed(network: &str, label: &Label, letter: &Letter) -> Vec<u8> {
-    let mut out = Vec::with_capacity(OVERHEAD + 128 + letter.content.payload.len());
+    let mut out = Vec::with_capacity(OVERHEAD + 128);
     out.put_bytes(CONTEXT);
     out.put_str(network);
     label.encode(&mut out);
     out.put_raw(letter.sender.as_bytes());
     out.put_u64(letter.time);
     out.put_str(&letter.name);
-    out.put_u8(letter.content.head());
-    out.put_raw(&letter.content.payload);
+    letter.content.encode(&mut out);
     out
 }
 
@@ -188,7 +264,6 @@ fn associated(label: &Label) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::frame::query::QueryId;
-    use crate::message::Message;
     use proptest::prelude::*;
     use rand_chacha::ChaCha8Rng;
     use rand_core::SeedableRng;
@@ -206,7 +281,7 @@ mod tests {
     }
 
     fn letter(text: &str) -> Letter {
-        let content = Packed::plain(Message::text(text));
+        let content = Message::text(text).into();
         Letter { sender: ann().id(), name: "ann".into(), time: 5, content }
     }
 
@@ -230,6 +305,23 @@ mod tests {
         let letter = Letter { name: "n".repeat(MAX_NAME), ..letter("12345") };
         let sealed = seal(&mut rng, &ann(), "net", &label(), &letter).unwrap();
         assert_eq!(sealed.bytes.len(), OVERHEAD + 5);
+    }
+
+    #[test]
+    fn requests_and_replies_are_sealed_as_well() {
+        let body = Packed::plain(Message::text("2 + 2"));
+        for content in [
+            LetterContent::Request { id: 7, name: "sum".into(), body: body.clone() },
+            LetterContent::Reply { id: 7, outcome: Ok(body) },
+            LetterContent::Reply { id: u64::MAX, outcome: Err(Refusal::NoHandler) },
+            LetterContent::Reply { id: 0, outcome: Err(Refusal::Failed("too hard".into())) },
+        ] {
+            let mut rng = ChaCha8Rng::seed_from_u64(1);
+            let letter = Letter { content, ..letter("") };
+            let sealed = seal(&mut rng, &ann(), "net", &label(), &letter).unwrap();
+            let opened = open(&bob(), "net", &label(), &sealed.bytes);
+            assert_eq!(opened, Ok((letter, sealed.receipt)));
+        }
     }
 
     #[test]

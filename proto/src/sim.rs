@@ -62,7 +62,14 @@
 //!   and the application answers in no time at all. Refusals go with the overlay's frames. A requester that
 //!   gives up does not say so to the other side.
 //!
-//! Files and streams are not simulated: searches find nothing, and fetches fail.
+//! - **Files.** Each node has a simulated disk, which outlives its runs, and shares files of it. A fetch is
+//!   decided by the same state machine as on a real node. Each source has a connection of its own, with the
+//!   latency of the two nodes and the bandwidth of a link, so a megabyte takes a second at a megabyte a
+//!   second. Every piece is checked against the hash. Hashing and the disk take no time, and all fetches
+//!   of a node run at once.
+//!
+//! Folders can't be shared in the simulator, and a search matches words but no patterns. Tickets, rate
+//! limits and streams of applications are not simulated.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
@@ -90,6 +97,8 @@ mod dial;
 mod direct;
 mod ends;
 mod faults;
+mod fetch;
+mod files;
 mod graph;
 mod liar;
 mod link;
@@ -101,6 +110,7 @@ mod requests;
 pub mod scenario;
 mod shell;
 mod stats;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -108,6 +118,7 @@ mod timers;
 use actions::{Asked, LinkFor, Ping};
 use dial::Dial;
 use direct::Sending;
+use files::Transfers;
 use link::Link;
 use network::{address, public_ip};
 use node::{Node, Running, Seen, draw};
@@ -155,6 +166,7 @@ pub struct Sim<H> {
     pings: BTreeMap<u64, Ping>,
     /// Messages and pings to nodes that there may be no link with.
     sending: BTreeMap<OperationId, Sending>,
+    transfers: Transfers,
     /// The outcome of the last broadcast, until it is read.
     published: Option<Result<BroadcastReceipt, BroadcastError>>,
     queue: Queue,
@@ -208,6 +220,7 @@ impl<H: Handler> Sim<H> {
             waiting: BTreeMap::new(),
             pings: BTreeMap::new(),
             sending: BTreeMap::new(),
+            transfers: Transfers::default(),
             published: None,
             queue: Queue::default(),
             work: VecDeque::new(),
@@ -310,9 +323,9 @@ impl<H: Handler> Sim<H> {
     /// If the node is not running.
     pub fn with<R>(&mut self, node: usize, act: impl FnOnce(&mut H, &mut Context<'_>) -> R) -> R {
         let mut actions = Vec::new();
-        let Node { id, name, app, running, .. } = &mut self.nodes[node];
+        let Node { id, name, app, running, disk, .. } = &mut self.nodes[node];
         let running = running.as_ref().expect("only a node that runs can act");
-        let seen = Seen { id: *id, name, now: self.now, running };
+        let seen = Seen { id: *id, name, now: self.now, running, disk };
         let result = act(app, &mut Context::new(&seen, &mut actions));
         self.perform(node, actions);
         self.settle();
@@ -491,7 +504,7 @@ impl<H: Handler> Sim<H> {
         match due {
             Due::Wake { node } => self.wake(node),
             Due::Arrive { link, side } => self.arrive(link, side),
-            Due::Depart { link, side } => self.pump(link, side),
+            Due::Depart { link, side } => self.depart(link, side),
             Due::Silent { link, side, cuts } => self.silent(link, side, cuts),
             Due::Patience { link, side } => self.impatient(link, side),
             Due::Lost { link, side } => {
@@ -501,6 +514,9 @@ impl<H: Handler> Sim<H> {
             Due::Probe { probe, step } => self.step_probe(probe, step),
             Due::Pong { ping } => self.pong(ping),
             Due::NoReply { request } => self.no_reply(request),
+            Due::Stream { stream, step } => self.step_stream(stream, step),
+            Due::Fetch { fetch } => self.wake_fetch(fetch),
+            Due::SourceUnreachable { fetch, source } => self.source_unreachable(fetch, source),
             Due::Timer { node, run } => self.timers_expired(node, run),
             Due::Stopped { node, run } => {
                 if self.nodes[node].run == run {

@@ -93,10 +93,11 @@ pub struct Off {
 }
 
 /// Parts of the protocol that came after version 1, and the version that introduced each.
-const PARTS: [(&str, u16); 3] = [
+const PARTS: [(&str, u16); 4] = [
     ("comparing clocks", 2),
     ("reports of completed uploads", 2),
     ("pings through other nodes", 2),
+    ("requests through other nodes", 2),
 ];
 
 impl Agreed {

@@ -2,10 +2,11 @@
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::{Event, Parting, Reason};
-use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::broadcast::Batch;
 use peerkit_proto::frame::query::{Answer, QueryId, What};
+use peerkit_proto::frame::{Frame, Refusal};
 use peerkit_proto::id::NodeId;
+use peerkit_proto::message::Message;
 use peerkit_proto::peer::{
     Command, ConnectionId, DialError, DialId, Input, OperationId, Output, Payload, Purpose,
 };
@@ -16,8 +17,10 @@ use super::{Actor, DialTask};
 use crate::blocking;
 use crate::conn;
 use crate::dial;
+use crate::direct::{RequestRoute, Sending, SentBy};
 use crate::error::Error;
 use crate::files;
+use crate::request;
 use crate::store::GATHER;
 use crate::trace;
 
@@ -105,9 +108,16 @@ impl Actor {
             }
             Output::Sent { operation, outcome } => {
                 if let Some(Operation::Send(sending)) = self.operations.remove(&operation) {
-                    sending.end_relayed(&self.inner, outcome);
+                    let waiting = sending.end_relayed(&self.inner, outcome);
+                    let waiting = waiting.map(|reply| (operation, Operation::Reply(reply)));
+                    self.operations.extend(waiting);
                 }
             }
+            Output::Request { peer, id, name, message } => {
+                self.inner.meter.received(1);
+                request::answer_relayed(&self.inner, peer, id, name, message);
+            }
+            Output::Replied { operation, outcome } => self.replied(operation, outcome),
             Output::LookUpAddresses(id) => self.look_up_addresses(id),
             Output::MeasureUse(connection) => self.measure_use(connection),
             Output::ProbeAnswer { operation, answer } => {
@@ -214,6 +224,35 @@ impl Actor {
             }
             inner.actor.input(Input::Delivered { to, operation }).await;
         });
+    }
+
+    /// Hands the reply to a relayed request to the task that waits for it. The receipt for the request may
+    /// come only after it.
+    fn replied(&mut self, operation: OperationId, outcome: Result<Message, Refusal>) {
+        let reply = match self.operations.remove(&operation) {
+            Some(Operation::Reply(reply)) => reply,
+            Some(Operation::Send(Sending { to, sender: SentBy::Request(reply) })) => {
+                let rest = Sending { to, sender: SentBy::Nobody };
+                self.operations.insert(operation, Operation::Send(rest));
+                reply
+            }
+            _ => return,
+        };
+        let _ = reply.send(Ok(RequestRoute::Relayed(outcome)));
+    }
+
+    /// Forgets the relayed requests whose callers do not wait for the reply any more.
+    pub(super) fn forget_requests(&mut self) {
+        let is_over = |operation: &Operation| match operation {
+            Operation::Reply(reply) => reply.is_closed(),
+            _ => false,
+        };
+        let over = self.operations.iter().filter(|(_, operation)| is_over(operation));
+        let over: Vec<_> = over.map(|(id, _)| *id).collect();
+        for operation in over {
+            self.operations.remove(&operation);
+            self.undone.push(Input::RequestEnded { operation });
+        }
     }
 
     fn look_up_addresses(&self, id: NodeId) {

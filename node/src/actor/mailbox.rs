@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Actor;
 use crate::conn::Conn;
-use crate::direct::Sending;
+use crate::direct::{RequestRoute, Sending};
 use crate::error::Error;
 use crate::inner::Inner;
 
@@ -67,6 +67,8 @@ pub(crate) enum Operation {
     Join(oneshot::Sender<Result<(), JoinError>>),
     Query(Asked),
     Send(Sending),
+    /// A relayed request that has arrived, and waits for its reply.
+    Reply(oneshot::Sender<Result<RequestRoute, Error>>),
     Probe(oneshot::Sender<Probe>),
     Broadcast(Publisher),
 }
@@ -174,7 +176,7 @@ impl Operation {
             Self::Dial { reply, .. } => drop(reply.send(Err(error))),
             Self::Send(sending) => sending.end(inner, Err(error)),
             Self::Broadcast(publisher) => publisher.report(inner, Err(error)),
-            Self::Join(_) | Self::Query(_) | Self::Probe(_) => {}
+            Self::Join(_) | Self::Query(_) | Self::Reply(_) | Self::Probe(_) => {}
         }
     }
 }

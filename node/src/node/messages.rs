@@ -238,11 +238,13 @@ impl Node {
         self.inner.actor.outcome(publisher, broadcast).await?
     }
 
-    /// Sends a request to a connected peer, and waits for the reply for the configured time (10 s).
+    /// Sends a request to a node, and waits for the reply for the configured time (10 s). A node without a
+    /// link is dialled. If no dial reaches it, other nodes relay the request and the reply, sealed as messages
+    /// are.
     ///
-    /// The peer answers with the function that its application gave to [`Node::serve`] under `name`, or else
+    /// The node answers with the function that its application gave to [`Node::serve`] under `name`, or else
     /// with its [`Handler::node_request`](crate::Handler::node_request). Dropping the future cancels the
-    /// request at the peer.
+    /// request at the node, unless it was relayed.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
@@ -261,8 +263,10 @@ impl Node {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NotConnected`], [`Error::Request`] if the peer has no such handler, is busy or fails,
-    /// [`Error::Timeout`], and [`Error::LinkLost`].
+    /// [`Error::NotFound`] if no node knows the way, [`Error::Request`] if the node has no such handler, is
+    /// busy or fails, [`Error::Timeout`], [`Error::LinkLost`], [`Error::NotReached`] if a relayed request got
+    /// lost, and [`Error::TooLargeToPass`] if it is over [`Config::max_direct`](crate::Config::max_direct) and
+    /// has to be relayed. A relayed reply that is over that limit is an [`Error::Request`].
     pub async fn request(
         &self,
         peer: impl Into<NodeId>,

@@ -67,7 +67,8 @@ async fn who_does_not_answer_says_why() {
     assert!(matches!(asking.request(to, &long, "").await, Err(Error::NameTooLong { .. })));
     let nobody = node("nobody").await;
     let unlinked = asking.request(nobody.id(), "x", "").await;
-    assert!(matches!(unlinked, Err(Error::NotConnected(id)) if id == nobody.id()));
+    assert!(matches!(unlinked, Err(Error::NotFound(id)) if id == nobody.id()), "{unlinked:?}");
+    assert!(matches!(asking.request(asking.id(), "x", "").await, Err(Error::ThisNode)));
     // None of that has hurt the link.
     assert_eq!(refusal("fail").await, Refusal::Failed("out of paper".into()));
     assert_eq!(answering.peers().len(), 1);
@@ -242,4 +243,78 @@ async fn many_requests_at_once_each_get_their_own_reply() {
         within("a worker", task).await.unwrap();
     }
     shutdown([&asking, &answering]).await;
+}
+
+/// A node that no other node can dial.
+async fn hidden(name: &str) -> Node {
+    Node::builder().name(name).spawn().await.unwrap()
+}
+
+/// Three nodes in a line: the first asks the last, which it has no link with.
+async fn line(asking: &Node, answering: &Node) -> Node {
+    let between = node("between").await;
+    link(asking, &between).await;
+    link(answering, &between).await;
+    between
+}
+
+#[tokio::test]
+async fn a_node_without_a_link_is_dialled_and_asked() {
+    let (asking, answering) = (node("asking").await, node("answering").await);
+    let between = line(&asking, &answering).await;
+    answering.serve("whoami", |peer, _| async move {
+        Ok::<_, Infallible>(Message::text(format!("{} {}", peer.name(), peer.is_linked())))
+    });
+    let reply = within("a reply", asking.request(answering.id(), "whoami", "")).await.unwrap();
+    assert_eq!(reply.as_text(), Some("asking true"));
+    assert!(asking.peer(answering.id()).is_some(), "a link was made on demand");
+    let refused = asking.request(answering.id(), "unknown", "").await;
+    assert!(matches!(refused, Err(Error::Request(Refusal::NoHandler))), "{refused:?}");
+    shutdown([&asking, &answering, &between]).await;
+}
+
+#[tokio::test]
+async fn nodes_that_can_not_be_dialled_ask_each_other_through_others() {
+    let (asking, answering) = (hidden("asking").await, hidden("answering").await);
+    let between = line(&asking, &answering).await;
+    let to = answering.id();
+    echo(&answering);
+    answering.serve("whoami", |peer, _| async move {
+        Ok::<_, Infallible>(Message::text(format!("{} {}", peer.name(), peer.is_linked())))
+    });
+    answering.serve("large", |_, _| async { Ok::<_, Infallible>(vec![0; 70_000].into()) });
+    let ask = async |name: &str, body: Message| {
+        within("a reply", asking.request_within(to, name, body, PATIENCE)).await
+    };
+    assert_eq!(ask("whoami", "".into()).await.unwrap().as_text(), Some("asking false"));
+    for content in [Message::text(""), Message::bytes(vec![4, 0xff]), Message::text("{}")] {
+        assert_eq!(ask("echo", content.clone()).await.unwrap(), content);
+    }
+    let refused = ask("unknown", "".into()).await;
+    assert!(matches!(refused, Err(Error::Request(Refusal::NoHandler))), "{refused:?}");
+    let refused = ask("large", "".into()).await;
+    let Err(Error::Request(Refusal::Failed(why))) = refused else { panic!("{refused:?}") };
+    assert!(why.contains("70000 bytes"), "{why}");
+    let refused = ask("echo", vec![0; 70_000].into()).await;
+    assert!(matches!(refused, Err(Error::TooLargeToPass { .. })), "{refused:?}");
+    assert!(asking.peer(to).is_none() && answering.peer(asking.id()).is_none());
+    shutdown([&asking, &answering, &between]).await;
+}
+
+#[tokio::test]
+async fn a_relayed_request_times_out() {
+    let (asking, answering) = (hidden("asking").await, hidden("answering").await);
+    let between = line(&asking, &answering).await;
+    let (mut starts, _) = never(&answering);
+    let to = answering.id();
+    // Finding the way takes longer on a busy machine.
+    for seconds in (4..).step_by(4) {
+        let brief = Duration::from_secs(seconds);
+        let late = asking.request_within(to, "never", "", brief).await;
+        assert!(matches!(late, Err(Error::Timeout(waited)) if waited == brief), "{late:?}");
+        if starts.try_recv().is_ok() {
+            break;
+        }
+    }
+    shutdown([&asking, &answering, &between]).await;
 }

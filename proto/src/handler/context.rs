@@ -1,8 +1,10 @@
 //! The context that a handler acts through, the world behind it, and its actions.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::Value;
 
 use crate::address::Address;
@@ -10,6 +12,10 @@ use crate::event::{ActionId, Peer, TimerId};
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
 use crate::time::Instant;
+
+/// Most bytes of a file that a handler reads or writes. 16 MiB: the largest message by default. What is
+/// larger would keep the handler busy for too long.
+pub const MAX_FILE_IN_MEMORY: usize = 16 << 20;
 
 /// The context that a handler acts through. Actions are carried out once the handler has returned.
 pub struct Context<'a> {
@@ -31,6 +37,16 @@ pub trait World {
     fn info(&self, peer: NodeId, key: &str) -> Option<Value>;
     /// Returns a number for an action that no other action has.
     fn next_action(&self) -> ActionId;
+    /// Returns the content of a file.
+    ///
+    /// # Errors
+    /// As [`Context::read_file`].
+    fn read_file(&self, path: &Path) -> io::Result<Bytes>;
+    /// Writes a file.
+    ///
+    /// # Errors
+    /// As [`Context::write_file`].
+    fn write_file(&self, path: &Path, content: Bytes) -> io::Result<()>;
 }
 
 /// An action that a handler asks for.
@@ -186,8 +202,8 @@ impl<'a> Context<'a> {
     }
 
     /// Searches the files that other nodes share, by name. The result comes in
-    /// `node_search_completed` or `node_action_failed`. The simulator has no files: a search there
-    /// asks all nodes and finds nothing.
+    /// `node_search_completed` or `node_action_failed`. In the simulator the text is words, each of them a
+    /// part of the name: patterns are not known there.
     pub fn search(&mut self, text: impl Into<String>) -> ActionId {
         let text = text.into();
         self.begin(|id| Action::Search(id, text))
@@ -203,24 +219,53 @@ impl<'a> Context<'a> {
     /// Fetches the file or folder of this hash to `to`: into it if it is a folder that exists, else
     /// to exactly that path. Every piece is checked against the hash, and no existing file is
     /// overwritten. The result comes in `node_fetch_completed` or `node_action_failed`. In the
-    /// simulator a fetch fails, as there are no files.
+    /// simulator the path is one of the node's simulated disk.
     pub fn fetch(&mut self, hash: Hash, to: impl Into<PathBuf>) -> ActionId {
         let to = to.into();
         self.begin(|id| Action::Fetch(id, hash, to))
     }
 
     /// Shares a file or folder with everyone: it stays where it is, and others find and fetch it. The
-    /// result comes in `node_share_completed` or `node_action_failed`. In the simulator it fails, as
-    /// there are no files.
+    /// result comes in `node_share_completed` or `node_action_failed`. In the simulator it is a file of the
+    /// node's simulated disk; folders can't be shared there.
     pub fn share(&mut self, path: impl Into<PathBuf>) -> ActionId {
         let path = path.into();
         self.begin(|id| Action::Share(id, path))
     }
 
-    /// Asks a connected peer. `name` says what kind of request it is, in at most
-    /// [`MAX_PROTOCOL`](crate::hello::MAX_PROTOCOL) bytes: the peer's [`node_request`] answers it.
-    /// The reply comes in `node_request_completed`. If there is no link, the peer refuses, the link ends,
-    /// or no reply comes within [`request_timeout`](crate::config::Config::request_timeout),
+    /// Returns the content of a file of at most [`MAX_FILE_IN_MEMORY`] bytes, such as one that
+    /// [`fetch`](Self::fetch) has brought. On a real node the handler waits for the disk; in the simulator
+    /// the file is on the node's simulated disk.
+    ///
+    /// # Errors
+    /// If there is no such file, it is larger, or it can't be read.
+    pub fn read_file(&self, path: impl AsRef<Path>) -> io::Result<Bytes> {
+        self.world.read_file(path.as_ref())
+    }
+
+    /// Writes a file at once, in place of one that is there, so that it can be shared in the same call.
+    /// On a real node the handler waits for the disk; in the simulator the file is on the node's simulated
+    /// disk.
+    ///
+    /// # Errors
+    /// If the content is over [`MAX_FILE_IN_MEMORY`], or it can't be written: nothing, or a part of it,
+    /// may be on the disk then.
+    pub fn write_file(
+        &mut self,
+        path: impl AsRef<Path>,
+        content: impl Into<Bytes>,
+    ) -> io::Result<()> {
+        let content = content.into();
+        match content.len() > MAX_FILE_IN_MEMORY {
+            true => Err(io::ErrorKind::FileTooLarge.into()),
+            false => self.world.write_file(path.as_ref(), content),
+        }
+    }
+
+    /// Asks a node. `name` says what kind of request it is, in at most
+    /// [`MAX_PROTOCOL`](crate::hello::MAX_PROTOCOL) bytes: the node's [`node_request`] answers it.
+    /// The reply comes in `node_request_completed`. A node without a link is dialled, or other nodes relay
+    /// the request and the reply. If the node can't be found, refuses, the link ends, or no reply comes within [`request_timeout`](crate::config::Config::request_timeout),
     /// `node_action_failed` says so.
     ///
     /// A message that is sent in the same call may arrive before the request.

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::bucket::{Bucket, earning};
+use crate::codec::DecodeError;
 use crate::config::Config;
 use crate::deadlines::Deadlines;
 use crate::event::{Event, Peer};
@@ -18,10 +19,10 @@ use crate::frame::direct::{Delivery, Forward, Forwarded, Label, Receipt};
 use crate::frame::query::QueryId;
 use crate::hello::MAX_NAME;
 use crate::id::{Key, NodeId};
-use crate::message::{Message, Packed};
+use crate::message::Packed;
 use crate::overlay::{Effect, Identity, Turn};
-use crate::peer::Payload;
-use crate::seal::{self, Letter, SealError};
+use crate::peer::{Output, Payload};
+use crate::seal::{self, Letter, LetterContent, SealError};
 use crate::time::Instant;
 
 /// Messages that are passed on and whose outcome is awaited, over all. 4,096: 64 of each of 64
@@ -138,27 +139,28 @@ impl Directs {
         }
     }
 
-    /// Seals a message or ping for `to` and sends it to `next`, the first node on the way that `query`
+    /// Seals a payload for `to` and sends it to `next`, the first node on the way that `query`
     /// has found. Returns its number; [`Effect::Relayed`] has the outcome. A ping goes as a message does,
-    /// and its recipient proves that it has it, but no application sees it.
+    /// and its recipient proves that it has it, but no application sees it. A request has the number `id` for its
+    /// reply.
     pub(super) fn send(
         &mut self,
         turn: &mut Turn<'_>,
         (query, to): (QueryId, NodeId),
         next: Option<NodeId>,
-        payload: &Payload,
+        (payload, id): (&Payload, u64),
     ) -> Result<u64, DirectError> {
         let (len, limit) = (payload.len(), self.limit);
         if len > limit {
             return Err(DirectError::TooLarge { len, limit });
         }
-        let (time, message) = match payload {
-            Payload::Message(message) => (turn.unix.max(PING + 1), message.clone()),
-            Payload::Ping => (PING, Message::bytes(Vec::new())),
+        let time = match payload {
+            Payload::Ping => PING,
+            _ => turn.unix.max(PING + 1),
         };
         let number = self.number + 1;
         let label = Label { query, number, to };
-        let content = Packed::plain(message);
+        let content = payload.letter_content(id);
         let letter = Letter { sender: self.key.id(), name: self.name.clone(), time, content };
         let sealed = seal::seal(turn.rng, &self.key, &self.network, &label, &letter)?;
         self.number = number;
@@ -303,19 +305,42 @@ impl Directs {
         if sender == self.key.id() || turn.unix.abs_diff(time) > self.skew {
             return Delivery::Refused;
         }
-        let body = content.payload.clone();
-        let Ok(message) = content.unpack(body) else { return Delivery::Refused };
+        let linked = turn.links.get(&sender).cloned();
+        let peer = linked.unwrap_or_else(|| Peer::without_link(sender, name));
+        let Ok(effect) = effect(peer, content) else { return Delivery::Refused };
         let expires = time.saturating_add(self.skew);
         match self.taken.add(turn.unix, from, (sender, query, number), expires) {
             Some(true) => {}
             Some(false) => return Delivery::Refused,
             None => return Delivery::Busy,
         }
-        let linked = turn.links.get(&sender).cloned();
-        let peer = linked.unwrap_or_else(|| Peer::without_link(sender, name));
-        turn.event(Event::NodeMessage { peer, message });
+        turn.put(effect);
         Delivery::Taken(receipt)
     }
+}
+
+/// Returns the effect of a letter that `peer` has written.
+fn effect(peer: Peer, content: LetterContent) -> Result<Effect, DecodeError> {
+    let unpack = |packed: Packed| {
+        let body = packed.payload.clone();
+        packed.unpack(body)
+    };
+    Ok(match content {
+        LetterContent::Message(packed) => {
+            let message = unpack(packed)?;
+            Effect::Out(Output::Event(Event::NodeMessage { peer, message }))
+        }
+        LetterContent::Request { id, name, body } => {
+            Effect::Out(Output::Request { peer, id, name, message: unpack(body)? })
+        }
+        LetterContent::Reply { id, outcome } => {
+            let outcome = match outcome {
+                Ok(packed) => Ok(unpack(packed)?),
+                Err(refusal) => Err(refusal),
+            };
+            Effect::Replied { from: peer.id(), id, outcome }
+        }
+    })
 }
 
 /// Messages that this node took, until they are so old that they would be refused for that.

@@ -8,10 +8,11 @@ use rand_core::Rng;
 
 use crate::address::Address;
 use crate::event::{Event, Peer, Reason};
-use crate::frame::Frame;
 use crate::frame::membership::Outcome;
 use crate::frame::query::{Answer, QueryId};
+use crate::frame::{Frame, Refusal};
 use crate::id::NodeId;
+use crate::message::Message;
 use crate::overlay::away::Away;
 use crate::overlay::direct::Missed;
 use crate::peer::{Output, Purpose};
@@ -37,6 +38,8 @@ pub(crate) enum Effect {
     Answered(Answer),
     /// The outcome of a message that other nodes were to relay, by the number that it got.
     Relayed { number: u64, sent: Result<(), Missed> },
+    /// The reply to a request that other nodes have relayed.
+    Replied { from: NodeId, id: u64, outcome: Result<Message, Refusal> },
     /// A query of this node has ended; it is complete if all nodes within its depth have answered.
     QueryEnded { query: QueryId, complete: bool },
 }

@@ -1,4 +1,4 @@
-//! Messages and pings to nodes without a link.
+//! Messages, pings and requests to nodes without a link.
 //!
 //! Each recipient has a queue of its own, so that its messages stay in order and many of them cost one
 //! search. For the first in the queue the machine tries, in this order:
@@ -37,6 +37,9 @@ const MAX_WAYS: usize = 256;
 /// Most nodes without a link that messages wait for. 4,096: at most a search and an on-demand link for each.
 pub const MAX_RECIPIENTS: usize = 4096;
 
+/// Most relayed requests whose replies are awaited. 1,024: as many as the actions of a node's handler.
+const MAX_REQUESTS: usize = 1024;
+
 /// Minimum number of bytes charged for a message that waits: about what its entry takes.
 const MIN_COST: usize = 64;
 
@@ -48,6 +51,8 @@ pub(super) struct Relays {
     timers: Deadlines<NodeId>,
     /// Queries for recipients that have not ended.
     searches: BTreeMap<QueryId, NodeId>,
+    /// Requests that were relayed and whose replies are awaited, by the numbers that the replies have.
+    requests: BTreeMap<u64, (OperationId, NodeId)>,
     /// Messages under way through other nodes, by the overlay's numbers.
     relayed: BTreeMap<u64, NodeId>,
     /// Ways that queries have found, and until when all nodes on them remember the query.
@@ -124,6 +129,7 @@ impl Relays {
             recipients: BTreeMap::new(),
             timers: Deadlines::default(),
             searches: BTreeMap::new(),
+            requests: BTreeMap::new(),
             relayed: BTreeMap::new(),
             ways: BTreeMap::new(),
             limits: Limits {
@@ -167,6 +173,7 @@ impl Relays {
         to: NodeId,
         payload: Payload,
     ) -> Result<(), SendError> {
+        let payload = payload.within(self.limits.relayed);
         if self.recipients.len() >= MAX_RECIPIENTS && !self.recipients.contains_key(&to) {
             return Err(SendError::TooManyRecipients);
         }
@@ -196,6 +203,34 @@ impl Relays {
         let first = recipient.queue.pop_front()?;
         recipient.bytes -= cost(&first.1);
         Some(first)
+    }
+
+    /// Notes a request whose reply will be awaited. Returns the number that the reply will have, which
+    /// also differs from those of earlier runs of this node; `None` if there is no room.
+    fn note_request(&mut self, operation: OperationId, to: NodeId, unix: u64) -> Option<u64> {
+        let noted = self.requests.iter().find(|(_, (other, _))| *other == operation);
+        if let Some((id, _)) = noted {
+            // Sent again, because a node on the way had no room for it.
+            return Some(*id);
+        }
+        if self.requests.len() >= MAX_REQUESTS {
+            return None;
+        }
+        let id = unix.rotate_left(20) ^ operation.0;
+        self.requests.insert(id, (operation, to));
+        Some(id)
+    }
+
+    /// Returns the request that a reply answers, and forgets it.
+    pub(super) fn take_request(&mut self, from: NodeId, id: u64) -> Option<OperationId> {
+        let (operation, _) = *self.requests.get(&id).filter(|(_, to)| *to == from)?;
+        self.requests.remove(&id);
+        Some(operation)
+    }
+
+    /// Forgets a request whose reply is not awaited any more.
+    pub(super) fn forget_request(&mut self, operation: OperationId) {
+        self.requests.retain(|_, (waiting, _)| *waiting != operation);
     }
 
     fn way(&self, id: NodeId, now: Instant) -> Option<QueryId> {
@@ -328,7 +363,7 @@ impl Machine {
             match self.relays.stage(id) {
                 Some(Stage::Busy { deadline, .. }) => match self.relays.way(id, now) {
                     Some(query) if !self.links.is_open(id) => {
-                        self.relay_first(id, query, deadline, false);
+                        self.relay_first(id, Some(query), deadline, false);
                     }
                     _ => self.send_first(id),
                 },
@@ -357,18 +392,20 @@ impl Machine {
     /// Begins with the first in the queue of a recipient.
     fn send_first(&mut self, to: NodeId) {
         let open = self.links.connection(to).filter(|_| self.links.is_open(to));
+        let now = self.now.monotonic;
+        let deadline = now + self.relays.limits.query_timeout;
+        if open.is_some() && matches!(self.relays.first(to), Some(Payload::Reply { .. })) {
+            // A link carries replies to its own requests only, so this one goes sealed.
+            return self.relay_first(to, None, deadline, false);
+        }
         if let Some(connection) = open {
             let Some((operation, payload)) = self.relays.take_first(to) else { return };
             self.relays.set_stage(to, Stage::Delivering(operation));
             self.outbox.push_back(Output::Deliver { operation, connection, payload });
             return;
         }
-        let now = self.now.monotonic;
         match self.relays.way(to, now).filter(|_| self.first_can_be_relayed(to)) {
-            Some(query) => {
-                let deadline = now + self.relays.limits.query_timeout;
-                self.relay_first(to, query, deadline, true);
-            }
+            Some(query) => self.relay_first(to, Some(query), deadline, true),
             None => self.find_recipient(to),
         }
     }
@@ -382,10 +419,28 @@ impl Machine {
         }
     }
 
-    fn relay_first(&mut self, to: NodeId, query: QueryId, deadline: Instant, remembered: bool) {
+    /// Seals the first in the queue of a recipient, and sends it along the way that a query has found; or,
+    /// without a query, over the link with the recipient.
+    fn relay_first(
+        &mut self,
+        to: NodeId,
+        query: Option<QueryId>,
+        deadline: Instant,
+        remembered: bool,
+    ) {
+        let first = self.relays.recipients.get(&to).and_then(|recipient| recipient.queue.front());
+        let Some((operation, payload)) = first else { return };
+        let mut id = 0;
+        if let Payload::Request { .. } = payload {
+            let operation = *operation;
+            match self.relays.note_request(operation, to, self.now.unix) {
+                Some(noted) => id = noted,
+                None => return self.end_first(to, Err(SendError::Full)),
+            }
+        }
         let Some(payload) = self.relays.first(to) else { return };
         let now = self.now.monotonic;
-        match self.overlay.relay(query, to, payload) {
+        match self.overlay.relay(query, to, (payload, id)) {
             Ok(number) => {
                 self.relays.set_stage(to, Stage::Relaying { since: now, deadline, remembered });
                 self.relays.relayed.insert(number, to);
@@ -458,7 +513,7 @@ impl Machine {
             Some(query) => {
                 self.relays.remember_way(id, query, search.way_until, now);
                 let deadline = now + self.relays.limits.query_timeout;
-                self.relay_first(id, query, deadline, false);
+                self.relay_first(id, Some(query), deadline, false);
             }
         }
     }
@@ -483,6 +538,9 @@ impl Machine {
     }
 
     fn sent(&mut self, operation: OperationId, outcome: Result<Duration, SendError>) {
+        if outcome.is_err() {
+            self.relays.forget_request(operation);
+        }
         self.outbox.push_back(Output::Sent { operation, outcome });
     }
 }

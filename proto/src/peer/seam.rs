@@ -5,15 +5,16 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::event::{Event, Parting, Peer, Reason};
 use crate::files::SharedFile;
-use crate::frame::Frame;
 use crate::frame::broadcast::Batch;
 use crate::frame::membership::{Outcome, Probe};
 use crate::frame::query::{Answer, QueryId, What};
+use crate::frame::{Frame, Refusal};
 use crate::id::{Hash, Key, NodeId};
-use crate::message::Message;
+use crate::message::{Message, Packed};
 use crate::overlay::admission::Candidate;
 use crate::overlay::broadcast::BroadcastError;
 use crate::overlay::direct::{DirectError, Missed};
+use crate::seal::LetterContent;
 
 /// A connection, as the shell numbers them: in the order in which they are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -128,6 +129,11 @@ pub enum Input {
         to: NodeId,
         /// The message or ping.
         payload: Payload,
+    },
+    /// The reply to a request that was relayed is not waited for any more.
+    RequestEnded {
+        /// The operation of the request.
+        operation: OperationId,
     },
     /// The shell is done with [`Output::Deliver`], with or without success: the next message may follow.
     Delivered {
@@ -340,6 +346,24 @@ pub enum Output {
         /// The time from sending it to the receipt of the recipient.
         outcome: Result<Duration, SendError>,
     },
+    /// Answer a request that other nodes have relayed, with [`Input::Send`] and [`Payload::Reply`].
+    Request {
+        /// The node that asks.
+        peer: Peer,
+        /// Names the request in its reply.
+        id: u64,
+        /// The handler that is to answer.
+        name: String,
+        /// The question.
+        message: Message,
+    },
+    /// The reply to a request that other nodes have relayed. It may come before [`Output::Sent`].
+    Replied {
+        /// The operation of the request.
+        operation: OperationId,
+        /// The answer, or the reason why there is none.
+        outcome: Result<Message, Refusal>,
+    },
     /// Say where this node has met another, with [`Input::MetAt`].
     LookUpAddresses(NodeId),
     /// Say with [`Input::LinkUse`] how much a link is used that was made for a message.
@@ -424,21 +448,74 @@ pub enum JoinError {
     LinkEnded,
 }
 
-/// A message or ping for a node that there may be no link with.
+/// A message, ping, request or reply for a node that there may be no link with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Payload {
     /// A message of the application.
     Message(Message),
     /// A ping, which no application sees.
     Ping,
+    /// A request. Over a link it is the shell's to ask, and to wait for the reply; the reply to one that is
+    /// relayed comes as [`Output::Replied`].
+    Request {
+        /// The handler that is to answer.
+        name: String,
+        /// The question.
+        message: Message,
+    },
+    /// The reply to a request that has come as [`Output::Request`]. It is sealed and relayed, or sent over
+    /// a link if there is one, but never handed to the shell for delivery.
+    Reply {
+        /// The request's number.
+        id: u64,
+        /// The answer, or the reason why there is none.
+        outcome: Result<Message, Refusal>,
+    },
 }
 
+/// Bytes of a sealed request or reply before its content, without the name.
+const REQUEST_HEAD: usize = 11;
+
 impl Payload {
-    /// Returns the number of bytes of the content.
+    /// Returns the number of bytes that are sealed: of a message those of its content.
     pub(crate) fn len(&self) -> usize {
         match self {
-            Self::Message(message) => message.body().len(),
             Self::Ping => 0,
+            Self::Message(message) => message.body().len(),
+            Self::Request { name, message } => REQUEST_HEAD + name.len() + message.body().len(),
+            Self::Reply { outcome: Ok(message), .. } => REQUEST_HEAD + message.body().len(),
+            Self::Reply { .. } => REQUEST_HEAD,
+        }
+    }
+
+    /// Returns the payload that is sent if at most `limit` bytes can be: a reply that is larger becomes a
+    /// refusal, so that the node which waits for it learns why there is none.
+    pub(super) fn within(self, limit: usize) -> Self {
+        match self {
+            Self::Reply { id, outcome: Ok(reply) } if REQUEST_HEAD + reply.body().len() > limit => {
+                let len = reply.body().len();
+                let why = format!(
+                    "a reply of {len} bytes is over the limit of {limit} for what other nodes relay"
+                );
+                Self::Reply { id, outcome: Err(Refusal::Failed(why)) }
+            }
+            payload => payload,
+        }
+    }
+
+    /// Returns the content of a letter; that of a request has this number for its reply.
+    pub(crate) fn letter_content(&self, id: u64) -> LetterContent {
+        match self {
+            Self::Ping => Message::bytes(Vec::new()).into(),
+            Self::Message(message) => message.clone().into(),
+            Self::Request { name, message } => {
+                let body = Packed::plain(message.clone());
+                LetterContent::Request { id, name: name.clone(), body }
+            }
+            Self::Reply { id, outcome } => {
+                let outcome = outcome.clone().map(Packed::plain);
+                LetterContent::Reply { id: *id, outcome }
+            }
         }
     }
 }

@@ -5,7 +5,8 @@ use super::queue::Due;
 use super::{Discovery, Joining, Sim};
 use crate::address::Address;
 use crate::event::{ActionId, Event, NodeInfo};
-use crate::frame::query::{MAX_SEARCH, What};
+use crate::files::{FileSource, FoundFiles};
+use crate::frame::query::{Answer, AnswerBody, MAX_SEARCH, What};
 use crate::handler::Handler;
 use crate::id::NodeId;
 use crate::peer::{Input, OperationId, Purpose};
@@ -32,7 +33,7 @@ pub(super) struct Asked {
 #[derive(Debug)]
 enum Kind {
     Discovery,
-    Search,
+    Search(FoundFiles),
 }
 
 /// A ping over a link.
@@ -118,7 +119,24 @@ impl<H: Handler> Sim<H> {
             let error = format!("a search has at most {MAX_SEARCH} bytes");
             return self.event(node, Event::NodeActionFailed { action, error });
         }
-        self.ask_for(node, action, Kind::Search, What::Search(text), -1);
+        let mut found = FoundFiles::default();
+        let Some(running) = &self.nodes[node].running else { return };
+        let me = running.machine.overlay().info();
+        let source = FileSource { id: me.id, name: me.name, addresses: me.addresses };
+        found.add(self.search_shares(node, &text), &source);
+        self.ask_for(node, action, Kind::Search(found), What::Search(text), -1);
+    }
+
+    /// Takes an answer to an application's search. Returns whether it is one.
+    pub(super) fn file_found(&mut self, operation: OperationId, answer: &Answer) -> bool {
+        let Some(Asked { kind: Kind::Search(found), .. }) = self.actions.get_mut(&operation) else {
+            return false;
+        };
+        if let AnswerBody::Files(files) = &answer.body {
+            let (name, addresses) = (answer.name.clone(), answer.addresses.clone());
+            found.add(files.clone(), &FileSource { id: answer.node, name, addresses });
+        }
+        true
     }
 
     pub(super) fn ask_ping(&mut self, node: usize, action: ActionId, to: NodeId) {
@@ -205,7 +223,7 @@ impl<H: Handler> Sim<H> {
                 let nodes = std::iter::once(me).chain(nodes).collect();
                 Event::NodeDiscoveryCompleted { action, nodes, complete }
             }
-            Kind::Search => Event::NodeSearchCompleted { action, files: Vec::new() },
+            Kind::Search(found) => Event::NodeSearchCompleted { action, files: found.into_files() },
         };
         self.event(node, event);
     }
@@ -339,8 +357,8 @@ mod tests {
             assert_eq!(action, asked);
             error
         };
-        assert!(error(&|cx| cx.fetch(Hash::of(b"x"), "x")).contains("no files in the simulator"));
-        assert!(error(&|cx| cx.share("x")).contains("no files in the simulator"));
+        assert!(error(&|cx| cx.fetch(Hash::of(b"x"), "x")).contains("no node"));
+        assert!(error(&|cx| cx.share("x")).contains("no file x"));
         assert!(error(&|cx| cx.search("x".repeat(10_000))).contains("at most"));
         assert!(error(&|cx| cx.ping(nobody)).contains("knows where"));
         assert!(error(&|cx| cx.ping(me)).contains("itself"));

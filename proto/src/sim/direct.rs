@@ -1,9 +1,10 @@
-//! Messages and pings to nodes without a link: what the machine asks of the shell.
+//! Messages, pings and requests to nodes without a link: what the machine asks of the shell.
 
 use super::Sim;
 use super::link::Lane;
 use crate::address::Address;
 use crate::event::{ActionId, Event, Peer, Reason};
+use crate::frame::Refusal;
 use crate::handler::Handler;
 use crate::id::NodeId;
 use crate::message::Message;
@@ -16,6 +17,8 @@ pub(super) enum Sending {
     Message(Peer),
     /// A ping of this node.
     Ping(ActionId, NodeId),
+    /// A request to this node. It waits for its reply under the number of its operation.
+    Request(NodeId),
 }
 
 impl<H: Handler> Sim<H> {
@@ -33,7 +36,34 @@ impl<H: Handler> Sim<H> {
         self.input(from, Input::Send { operation, to, payload: Payload::Ping });
     }
 
-    /// Sends a message or ping over the link that the machine has chosen.
+    /// Sends a request to a node that there is no link with.
+    pub(super) fn request_directly(
+        &mut self,
+        from: usize,
+        operation: OperationId,
+        to: NodeId,
+        (name, message): (String, Message),
+    ) {
+        self.sending.insert(operation, Sending::Request(to));
+        self.input(
+            from,
+            Input::Send { operation, to, payload: Payload::Request { name, message } },
+        );
+    }
+
+    /// Sends the reply to a request that was relayed.
+    pub(super) fn reply_directly(
+        &mut self,
+        from: usize,
+        to: NodeId,
+        id: u64,
+        outcome: Result<Message, Refusal>,
+    ) {
+        let operation = self.next_operation();
+        self.input(from, Input::Send { operation, to, payload: Payload::Reply { id, outcome } });
+    }
+
+    /// Sends a message, ping or request over the link that the machine has chosen.
     pub(super) fn deliver_over(
         &mut self,
         from: usize,
@@ -57,7 +87,12 @@ impl<H: Handler> Sim<H> {
                 self.ask_ping(from, action, to);
                 to
             }
-            (Sending::Message(to), Payload::Ping) => to.id(),
+            (Sending::Request(to), Payload::Request { name, message }) => {
+                self.request_over(from, operation.0, connection.0, name, message);
+                to
+            }
+            (Sending::Message(to), _) => to.id(),
+            (Sending::Request(to), _) => to,
         };
         self.input(from, Input::Delivered { to: id, operation });
     }
@@ -80,7 +115,10 @@ impl<H: Handler> Sim<H> {
                 let error = error.to_string();
                 self.event(from, Event::NodeActionFailed { action, error });
             }
-            (Some(Sending::Message(_)), Ok(_)) | (None, _) => {}
+            (Some(Sending::Request(_)), Err(error)) => {
+                self.request_not_sent(operation.0, error.to_string());
+            }
+            (Some(Sending::Message(_) | Sending::Request(_)), Ok(_)) | (None, _) => {}
         }
     }
 

@@ -6,7 +6,7 @@ use super::Sim;
 use super::link::{Content, DIALLER, Link, State, other};
 use super::node::Handle;
 use super::queue::Due;
-use super::requests::Asked;
+use super::requests::{Asked, AskedOver};
 use super::shell::Work;
 use crate::event::{Event, MessageFailure, Parting, Peer, Reason};
 use crate::frame::Frame;
@@ -41,6 +41,7 @@ impl<H: Handler> Sim<H> {
         }
         self.event(node, Event::connected(peer));
         self.resume(serial, other(side), Duration::ZERO);
+        self.fetches_linked(node);
     }
 
     /// Leaves a link because the machine says so. The application is told first.
@@ -120,6 +121,14 @@ impl<H: Handler> Sim<H> {
         }
     }
 
+    /// The line of a link is free for what waits for it.
+    pub(super) fn depart(&mut self, serial: u64, side: usize) {
+        if let Some(link) = self.links.get_mut(&serial) {
+            link.lanes[side].is_awaited = false;
+            self.pump(serial, side);
+        }
+    }
+
     /// Puts on the line what waits for it, as far as that is free.
     pub(super) fn pump(&mut self, serial: u64, side: usize) {
         let Some(link) = self.links.get(&serial) else { return };
@@ -132,10 +141,18 @@ impl<H: Handler> Sim<H> {
             let (now, bandwidth) = (self.now, self.network.bandwidth);
             let Some(link) = self.links.get_mut(&serial) else { return };
             let departed = link.lanes[side].depart(now, latency + late, bandwidth);
-            let Some((arrives, free)) = departed else { return };
-            self.queue.put(arrives, Due::Arrive { link: serial, side });
+            let (arrives, free) = match departed {
+                Some((arrives, free)) => (Some(arrives), free),
+                None => (None, link.lanes[side].awaits(now)),
+            };
+            if let Some(arrives) = arrives {
+                self.queue.put(arrives, Due::Arrive { link: serial, side });
+            }
             if let Some(free) = free {
                 self.queue.put(free, Due::Depart { link: serial, side });
+            }
+            if arrives.is_none() {
+                return;
             }
         }
     }
@@ -188,6 +205,7 @@ impl<H: Handler> Sim<H> {
                 self.resume(serial, side, latency);
             }
         }
+        self.mend_streams();
     }
 
     /// A node that was gone without a word is back, and knows nothing of its links: the other ends
@@ -223,6 +241,7 @@ impl<H: Handler> Sim<H> {
     /// Ends all that a node does. Its machine closes its connections, or is gone itself.
     pub(super) fn end_run(&mut self, node: usize, closes: bool) {
         let Some(running) = self.nodes[node].running.take() else { return };
+        self.end_transfers(node, closes);
         let ends = |(serial, link): (&u64, &Link)| {
             let side = link.ends.iter().position(|end| end.node == node)?;
             Some((*serial, side))
@@ -283,8 +302,8 @@ impl<H: Handler> Sim<H> {
             }
             Content::Request { request, name, message } => {
                 link.lanes[other(side)].delivered(now, unknown);
-                let peer = from;
-                let asked = Asked { link: serial, side, peer, request, name, message };
+                let over = AskedOver::Link { link: serial, side, request };
+                let asked = Asked { from: over, peer: from, name, message };
                 self.work.push_back(Work::Request(node, self.nodes[node].run, asked));
             }
             Content::Reply { request, outcome } => {

@@ -81,6 +81,8 @@ pub(super) struct Lane {
     free: Instant,
     /// When the last that is under way arrives.
     last: Instant,
+    /// The queue says when the line is free for what waits.
+    pub(super) is_awaited: bool,
     /// Something has arrived and waits.
     pub(super) held: bool,
     /// Application messages accepted in all.
@@ -242,8 +244,16 @@ impl Lane {
         let at = (self.free.max(now) + latency).max(self.last);
         self.last = at;
         self.flight.push_back((at, parcel));
-        let waiting = !self.control.is_empty() || !self.application.is_empty();
-        Some((at, (waiting && self.free > now).then_some(self.free)))
+        Some((at, self.awaits(now)))
+    }
+
+    /// Returns when the line is free for what waits for it, unless the queue says so already.
+    pub(super) fn awaits(&mut self, now: Instant) -> Option<Instant> {
+        let is_waiting = !self.control.is_empty() || !self.application.is_empty();
+        if self.free <= now || !is_waiting {
+            return None;
+        }
+        (!std::mem::replace(&mut self.is_awaited, true)).then_some(self.free)
     }
 
     /// What has arrived by `now`, one at a time.
@@ -333,7 +343,10 @@ mod tests {
         lane.application(ping(2, 500), &config).unwrap();
         lane.control(ping(3, 100), &config).unwrap();
         assert_eq!(depart(&mut lane, at(50)), None);
+        assert_eq!((lane.awaits(at(50)), lane.awaits(at(50))), (Some(at(100)), None));
+        lane.is_awaited = false;
         assert_eq!(depart(&mut lane, at(100)), Some((at(120), Some(at(110)))));
+        lane.is_awaited = false;
         assert_eq!(depart(&mut lane, at(110)), Some((at(170), None)));
         assert_eq!(numbers(&mut lane, at(200)), [1, 3, 2]);
     }

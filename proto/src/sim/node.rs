@@ -1,12 +1,16 @@
 //! A node of a simulation: what outlives its runs, and what a run has.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::io;
 use std::net::Ipv4Addr;
+use std::path::Path;
 
+use super::files::{Disk, SimulatedShare};
 use super::liar::{Liar, Lies};
 use super::network::{address, private_ip, public_ip};
 use crate::address::Address;
+use bytes::Bytes;
 use serde_json::Value;
 
 use crate::event::{ActionId, Peer};
@@ -76,6 +80,10 @@ pub(super) struct Node<H> {
     pub(super) kept: Vec<Batch>,
     /// Queries that came in.
     pub(super) queries: u64,
+    pub(super) disk: RefCell<Disk>,
+    pub(super) shares: BTreeMap<Hash, SimulatedShare>,
+    /// Bytes of pieces that it has sent.
+    pub(super) uploaded: u64,
 }
 
 /// What a node has while it runs.
@@ -145,6 +153,9 @@ impl<H> Node<H> {
             known: BTreeMap::new(),
             kept: Vec::new(),
             queries: 0,
+            disk: RefCell::default(),
+            shares: BTreeMap::new(),
+            uploaded: 0,
         }
     }
 
@@ -187,6 +198,7 @@ pub(super) struct Seen<'a> {
     pub(super) name: &'a str,
     pub(super) now: Instant,
     pub(super) running: &'a Running,
+    pub(super) disk: &'a RefCell<Disk>,
 }
 
 impl World for Seen<'_> {
@@ -217,6 +229,15 @@ impl World for Seen<'_> {
         let actions = &self.running.actions;
         actions.set(actions.get() + 1);
         ActionId::new(actions.get())
+    }
+
+    fn read_file(&self, path: &Path) -> io::Result<Bytes> {
+        self.disk.borrow().read(path)
+    }
+
+    fn write_file(&self, path: &Path, content: Bytes) -> io::Result<()> {
+        self.disk.borrow_mut().write(path, content);
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
+use crate::files::fetch::SourceId;
 use crate::time::Instant;
 
 /// Things that are due, by time; at the same time in the order in which they were put in.
@@ -35,6 +36,12 @@ pub(super) enum Due {
     Pong { ping: u64 },
     /// The time for the reply to a request is over, unless it has come.
     NoReply { request: u64 },
+    /// A stream of a fetch goes on.
+    Stream { stream: u64, step: StreamStep },
+    /// A fetch has something to do, or is not served any more.
+    Fetch { fetch: u64 },
+    /// No node has answered at the addresses of a source.
+    SourceUnreachable { fetch: u64, source: SourceId },
     /// A timer of a node's application expires, unless it was cancelled.
     Timer { node: usize, run: u32 },
     /// A node that is to stop has waited long enough for its links to end.
@@ -69,6 +76,19 @@ pub(super) enum ProbeStep {
     Asked,
     /// Its answer is here.
     Answered,
+}
+
+/// The next step of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StreamStep {
+    /// The connection is there.
+    Opened,
+    /// What this end has sent arrives.
+    Arrive(usize),
+    /// The source may send its next piece.
+    Send,
+    /// The source may have been silent for too long.
+    Check,
 }
 
 #[derive(Debug)]

@@ -1,8 +1,8 @@
-//! Requests of applications, and the replies to them, over simulated links.
+//! Requests of applications, and the replies to them: over simulated links, or relayed by other nodes.
 
 use super::Sim;
 use super::link::{Content, Parcel, State, other};
-use super::node::{Handle, Node, Seen};
+use super::node::{Node, Seen};
 use super::queue::Due;
 use super::stats::MESSAGE;
 use crate::event::{ActionId, Event, Peer, Reason};
@@ -11,6 +11,7 @@ use crate::handler::{Context, Handler};
 use crate::hello::MAX_PROTOCOL;
 use crate::id::NodeId;
 use crate::message::Message;
+use crate::peer::{Input, OperationId};
 
 /// A request that waits for its reply.
 #[derive(Debug)]
@@ -19,22 +20,31 @@ pub(super) struct Waiting {
     run: u32,
     action: ActionId,
     to: NodeId,
-    link: u64,
+    /// The link that it went over; `None` if other nodes relay it.
+    link: Option<u64>,
 }
 
 /// A request that has arrived and is to be answered.
 #[derive(Debug)]
 pub(super) struct Asked {
-    pub(super) link: u64,
-    pub(super) side: usize,
+    pub(super) from: AskedOver,
     pub(super) peer: Peer,
-    pub(super) request: u64,
     pub(super) name: String,
     pub(super) message: Message,
 }
 
+/// The way that a request has come, and its reply goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum AskedOver {
+    /// A link.
+    Link { link: u64, side: usize, request: u64 },
+    /// Other nodes; the machine knows the request by this number.
+    Others { id: u64 },
+}
+
 impl<H: Handler> Sim<H> {
-    /// Sends a request of a node's application over the link with a peer.
+    /// Sends a request of a node's application: over the link with the peer, or as a message to a node
+    /// without a link.
     pub(super) fn send_request(
         &mut self,
         node: usize,
@@ -56,10 +66,9 @@ impl<H: Handler> Sim<H> {
         name: String,
         message: Message,
     ) -> Result<(), String> {
-        let running = self.nodes[node].running.as_ref();
-        let handle = running.and_then(|running| running.handles.get(&to)).cloned();
-        let Handle { link: serial, side, .. } =
-            handle.ok_or_else(|| format!("not connected to {to}"))?;
+        let Some(running) = &self.nodes[node].running else { return Ok(()) };
+        let waits = running.machine.sends_to(to);
+        let handle = running.handles.get(&to).filter(|_| !waits).cloned();
         let (len, limit) = (message.body().len(), self.config.max_message);
         if len > limit {
             return Err(format!("a message of {len} bytes is over the limit of {limit} bytes"));
@@ -68,31 +77,63 @@ impl<H: Handler> Sim<H> {
             return Err(format!("the name of a request has at most {MAX_PROTOCOL} bytes"));
         }
         let request = self.next_serial();
-        let (run, body) = (self.nodes[node].run, message.body().to_vec());
-        let content = Content::Request { request, name, message };
-        if !self.put_application(serial, side, len, content) {
-            return Err(format!("the queue for {to} is full, or the link is ending"));
-        }
-        self.waiting.insert(request, Waiting { node, run, action, to, link: serial });
+        let run = self.nodes[node].run;
+        self.waiting.insert(request, Waiting { node, run, action, to, link: None });
         self.queue.put(self.now + self.config.request_timeout, Due::NoReply { request });
-        self.sent_on(serial, side, "request", &body);
+        match handle {
+            Some(handle) => self.request_over(node, request, handle.link, name, message),
+            None => self.request_directly(node, OperationId(request), to, (name, message)),
+        }
         Ok(())
+    }
+
+    /// Sends a request over a link, unless it has been given up.
+    pub(super) fn request_over(
+        &mut self,
+        node: usize,
+        request: u64,
+        serial: u64,
+        name: String,
+        message: Message,
+    ) {
+        let side = self.links.get(&serial).and_then(|link| link.side_of(node));
+        let Some(waiting) = self.waiting.get_mut(&request) else { return };
+        waiting.link = Some(serial);
+        let to = waiting.to;
+        let (len, body) = (message.body().len(), message.body().to_vec());
+        let content = Content::Request { request, name, message };
+        let Some(side) = side.filter(|side| self.put_application(serial, *side, len, content))
+        else {
+            let error = format!("the queue for {to} is full, or the link is ending");
+            return self.request_not_sent(request, error);
+        };
+        self.sent_on(serial, side, "request", &body);
+    }
+
+    /// A request was not sent.
+    pub(super) fn request_not_sent(&mut self, request: u64, error: String) {
+        if let Some(waiting) = self.waiting.remove(&request) {
+            self.request_ended(waiting, Err(error));
+        }
     }
 
     /// Has the application answer a request, and sends the reply.
     pub(super) fn answer_request(&mut self, node: usize, run: u32, asked: Asked) {
-        let Asked { link: serial, side, peer, request, name, message } = asked;
+        let Asked { from, peer, name, message } = asked;
         if self.nodes[node].run(run).is_none() {
             return;
         }
-        let busy = self
-            .links
-            .get(&serial)
-            .is_some_and(|link| link.lanes[side].replies() >= self.config.max_requests_per_peer);
+        let most = self.config.max_requests_per_peer;
+        let busy = match from {
+            AskedOver::Link { link, side, .. } => {
+                self.links.get(&link).is_some_and(|link| link.lanes[side].replies() >= most)
+            }
+            AskedOver::Others { .. } => false,
+        };
         let mut actions = Vec::new();
-        let Node { id, name: own, app, running, .. } = &mut self.nodes[node];
+        let Node { id, name: own, app, running, disk, .. } = &mut self.nodes[node];
         let Some(running) = running else { return };
-        let seen = Seen { id: *id, name: own, now: self.now, running };
+        let seen = Seen { id: *id, name: own, now: self.now, running, disk };
         let outcome = match busy {
             true => Err(Refusal::Busy),
             false => {
@@ -107,7 +148,12 @@ impl<H: Handler> Sim<H> {
             }
             _ => Ok(reply),
         });
-        self.send_reply(serial, side, request, outcome);
+        match from {
+            AskedOver::Link { link, side, request } => {
+                self.send_reply(link, side, request, outcome);
+            }
+            AskedOver::Others { id } => self.reply_directly(node, peer.id(), id, outcome),
+        }
         self.perform(node, actions);
     }
 
@@ -144,18 +190,22 @@ impl<H: Handler> Sim<H> {
     /// The time for a reply is over.
     pub(super) fn no_reply(&mut self, request: u64) {
         let Some(waiting) = self.waiting.remove(&request) else { return };
+        if waiting.link.is_none() && self.nodes[waiting.node].run(waiting.run).is_some() {
+            let operation = OperationId(request);
+            self.input(waiting.node, Input::RequestEnded { operation });
+        }
         let millis = self.config.request_timeout.as_millis();
         self.request_ended(waiting, Err(format!("no answer within {millis} ms")));
     }
 
     /// Returns whether a node waits for a reply over a link.
     pub(super) fn awaits_reply(&self, node: usize, serial: u64) -> bool {
-        self.waiting.values().any(|waiting| (waiting.node, waiting.link) == (node, serial))
+        self.waiting.values().any(|waiting| (waiting.node, waiting.link) == (node, Some(serial)))
     }
 
     /// A node's link has ended: no reply comes over it any more.
     pub(super) fn fail_requests(&mut self, node: usize, serial: u64, reason: &Reason) {
-        let is_over = |waiting: &Waiting| (waiting.node, waiting.link) == (node, serial);
+        let is_over = |waiting: &Waiting| (waiting.node, waiting.link) == (node, Some(serial));
         let over: Vec<_> = self.waiting.extract_if(.., |_, waiting| is_over(waiting)).collect();
         for (_, waiting) in over {
             let error = format!("the link with {} ended: {reason}", waiting.to);
@@ -207,6 +257,7 @@ mod tests {
     use super::super::{Latency, Network, SimConfig};
     use super::*;
     use crate::config::Config;
+    use crate::sim::NodeOptions;
 
     const LATENCY: Duration = Duration::from_millis(20);
 
@@ -337,7 +388,87 @@ mod tests {
         assert!(*took == LATENCY && error.contains("ended: "), "{took:?} {error}");
         ask(&mut sim, "echo", "no link");
         let failed = sim.app(0).0.last().unwrap().1.clone().unwrap_err();
-        assert!(failed.starts_with("not connected to"), "{failed}");
-        assert!(sim.waiting.is_empty());
+        assert!(failed.contains("knows where that node is"), "{failed}");
+        assert!(sim.waiting.is_empty() && sim.sending.is_empty());
+    }
+
+    /// Three nodes in a line: 0, then 2, then 1. `is_dialable` is for node 1, and for node 0.
+    fn line(is_dialable: [bool; 2]) -> Sim<Echo> {
+        let latency = Latency::Fixed(LATENCY);
+        let network = Network { latency, ..Network::default() };
+        let mut sim = Sim::new(SimConfig { seed: 3, network, ..SimConfig::default() });
+        for dialable in [is_dialable[1], is_dialable[0], true] {
+            sim.add_with(NodeOptions { dialable, ..NodeOptions::default() }, Echo::default());
+        }
+        sim.connect(0, 2);
+        sim.connect(1, 2);
+        assert!(sim.run_until(Duration::from_secs(5), |sim| sim.links().len() == 2));
+        sim.run_for(Duration::from_secs(1));
+        sim
+    }
+
+    #[test]
+    fn a_node_without_a_link_is_dialled_and_asked() {
+        let mut sim = line([true, true]);
+        ask(&mut sim, "echo", "hello");
+        ask(&mut sim, "unknown", "");
+        let outcomes = outcomes(&mut sim, 5);
+        assert_eq!(outcomes[0].1, Ok("hello".to_owned()));
+        assert!(outcomes[1].1.clone().unwrap_err().contains("no handler of that name"));
+        assert!(
+            outcomes.iter().all(|(took, _)| *took < Duration::from_millis(500)),
+            "{outcomes:?}"
+        );
+        assert_eq!(sim.links().len(), 3, "a link was made on demand");
+        assert!(sim.waiting.is_empty() && sim.sending.is_empty());
+    }
+
+    #[test]
+    fn a_node_behind_a_nat_is_asked_through_others_and_dials_for_its_reply() {
+        let mut sim = line([false, true]);
+        ask(&mut sim, "echo", "hello");
+        let got = outcomes(&mut sim, 9);
+        assert_eq!(got.len(), 1, "{got:?}");
+        assert_eq!(got[0].1, Ok("hello".to_owned()));
+        assert_eq!(sim.links().len(), 3, "it has dialled the node that asked");
+        ask(&mut sim, "echo", "again");
+        assert_eq!(outcomes(&mut sim, 5), [(2 * LATENCY, Ok("again".to_owned()))]);
+    }
+
+    #[test]
+    fn two_nodes_behind_nats_ask_each_other_through_others() {
+        let mut sim = line([false, false]);
+        for (name, wanted) in [("echo", Ok("hello")), ("unknown", Err("no handler of that name"))] {
+            ask(&mut sim, name, "hello");
+            let got = outcomes(&mut sim, 9);
+            match (&got[..], wanted) {
+                ([(_, Ok(got))], Ok(wanted)) => assert_eq!(got, wanted),
+                ([(_, Err(got))], Err(wanted)) => assert!(got.contains(wanted), "{got}"),
+                _ => panic!("{got:?}"),
+            }
+        }
+        assert_eq!(sim.links().len(), 2, "no link can be made");
+        // Its reply is too large for other nodes to relay, which it says.
+        ask(&mut sim, "large", "");
+        let got = outcomes(&mut sim, 9);
+        assert!(got[0].1.clone().unwrap_err().contains("over the limit"), "{got:?}");
+    }
+
+    #[test]
+    fn a_request_to_a_node_without_a_link_times_out() {
+        let mut sim = line([false, false]);
+        let to = sim.id(1);
+        // It is relayed, and its reply finds no way back.
+        sim.with(0, |_, cx| cx.request(to, "echo", "lost"));
+        sim.run_for(Duration::from_millis(3500));
+        sim.partition(&[&[0]]);
+        let timeout = Config::default().request_timeout;
+        let got = outcomes(&mut sim, timeout.as_secs());
+        let [(_, Err(error))] = &got[..] else { panic!("{got:?}") };
+        assert!(
+            error.contains("no answer within") || error.contains("nothing came back"),
+            "{error}"
+        );
+        assert!(sim.waiting.is_empty() && sim.sending.is_empty());
     }
 }

@@ -4,7 +4,7 @@ use super::actions::LinkFor;
 use super::link::{Content, Parcel, State};
 use super::node::{Handle, Node, Seen};
 use super::queue::Due;
-use super::requests::Asked;
+use super::requests::{Asked, AskedOver};
 use super::stats::{MESSAGE, kind};
 use super::{Joining, Sim};
 use crate::event::{Event, MessageFailure, NodeInfo, Peer, Reason};
@@ -153,10 +153,8 @@ impl<H: Handler> Sim<H> {
                 Action::Discover(action, depth) => self.ask_discovery(node, action, depth),
                 Action::Search(action, text) => self.ask_search(node, action, text),
                 Action::Ping(action, id) => self.ask_ping(node, action, id),
-                Action::Fetch(action, ..) | Action::Share(action, _) => {
-                    let error = "there are no files in the simulator".to_owned();
-                    self.event(node, Event::NodeActionFailed { action, error });
-                }
+                Action::Fetch(action, hash, to) => self.begin_fetch(node, action, hash, to),
+                Action::Share(action, path) => self.share_file(node, action, &path),
                 Action::Request(action, to, name, message) => {
                     self.send_request(node, action, to, name, message);
                 }
@@ -242,21 +240,27 @@ impl<H: Handler> Sim<H> {
                         self.event(node, Event::NodeDiscovered { node: found });
                     }
                 }
+                self.source_search_ended(operation);
                 self.action_ended(operation, complete);
             }
             Output::Deliver { operation, connection, payload } => {
                 self.deliver_over(node, operation, connection, payload);
             }
             Output::Sent { operation, outcome } => self.sent(node, operation, outcome),
+            Output::Request { peer, id, name, message } => {
+                let from = AskedOver::Others { id };
+                let run = self.nodes[node].run;
+                let asked = Asked { from, peer, name, message };
+                self.work.push_back(Work::Request(node, run, asked));
+            }
+            Output::Replied { operation, outcome } => self.replied(operation.0, outcome),
             Output::LookUpAddresses(id) => self.look_up_addresses(node, id),
             Output::MeasureUse(connection) => self.measure_use(node, connection),
             Output::ProbeAnswer { operation, answer } => {
                 self.probe_answered(node, operation.0, answer);
             }
             Output::Probe { addresses, id, probe } => self.probe(node, id, addresses, probe),
-            Output::Lookup { query, .. } => {
-                self.command(node, Command::Answer { query, files: Vec::new(), here: false });
-            }
+            Output::Lookup { query, what, .. } => self.look_up(node, query, &what),
             Output::Keep(batch) => self.nodes[node].keep(batch),
             Output::StopOrdered => {
                 self.work.push_back(Work::Stop(node, self.nodes[node].run));
@@ -354,14 +358,17 @@ impl<H: Handler> Sim<H> {
             other => self.note(other.name(), [node, node], &[]),
         }
         let mut actions = Vec::new();
-        let Node { id, name, app, running, .. } = &mut self.nodes[node];
+        let Node { id, name, app, running, disk, .. } = &mut self.nodes[node];
         let Some(running) = running else { return };
-        let seen = Seen { id: *id, name, now: self.now, running };
+        let seen = Seen { id: *id, name, now: self.now, running, disk };
         event.deliver(app, &mut Context::new(&seen, &mut actions));
         self.perform(node, actions);
     }
 
     fn answered(&mut self, operation: OperationId, answer: Answer) {
+        if self.source_found(operation, &answer) || self.file_found(operation, &answer) {
+            return;
+        }
         let Some(asked) = self.asked.get_mut(&operation) else { return };
         let AnswerBody::Neighbours(outbound, inbound) = answer.body else { return };
         let info = asked.nodes.entry(answer.node).or_insert_with(|| NodeInfo {

@@ -20,7 +20,7 @@ use peerkit_proto::id::{Hash, Key, NodeId, hex};
 use peerkit_proto::message::{Message, Packed};
 use peerkit_proto::record::Record;
 use peerkit_proto::sample;
-use peerkit_proto::seal::{self, Letter, Sealed};
+use peerkit_proto::seal::{self, Letter, LetterContent, Sealed};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
@@ -217,6 +217,7 @@ fn a_direct_message() {
     vector("its signature", &ann().sign(&signed), DIRECT_SIGNATURE);
 
     let content = Packed::plain(Message::text("hi"));
+    let content = content.into();
     let letter = Letter { sender: ann().id(), name: "ann".into(), time, content };
     let mut chance = ChaCha8Rng::from_seed([9; 32]);
     let Sealed { bytes, receipt } =
@@ -228,6 +229,23 @@ fn a_direct_message() {
     let forwarded = |delivery| Frame::Forwarded(Forwarded { query, number, delivery });
     frame("forwarded, taken", &forwarded(Delivery::Taken(receipt)), FORWARDED_TAKEN);
     frame("forwarded, no way", &forwarded(Delivery::NoWay), FORWARDED_NO_WAY);
+}
+
+#[test]
+fn what_a_sealed_request_and_its_reply_hold() {
+    let packed = |value| Packed::plain(Message::json(&value).unwrap());
+    let request = LetterContent::Request { id: 1, name: "sum".into(), body: packed(vec![1, 2]) };
+    let answered = LetterContent::Reply { id: 1, outcome: Ok(packed(vec![3])) };
+    let refused = LetterContent::Reply { id: 1, outcome: Err(Refusal::NoHandler) };
+    for (content, expected) in [
+        (request, "0e01000000000000000300 73756d 01 5b312c325d"),
+        (answered, "0f010000000000000000 01 5b335d"),
+        (refused, "0f010000000000000001"),
+    ] {
+        let mut bytes = Vec::new();
+        content.encode(&mut bytes);
+        vector("what a letter holds", &bytes, expected);
+    }
 }
 
 #[test]

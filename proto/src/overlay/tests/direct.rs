@@ -19,7 +19,7 @@ impl Net {
 
     fn send(&mut self, from: usize, to: usize, query: QueryId, text: &str) -> u64 {
         let to = self.ids[to];
-        self.act(from, |node| node.relay(query, to, &message(text))).unwrap()
+        self.act(from, |node| node.relay(Some(query), to, (&message(text), 0))).unwrap()
     }
 
     /// What was sent to a node and not read there yet, taken off the line.
@@ -93,7 +93,7 @@ fn a_node_that_nobody_knows_is_no_way() {
 fn an_identity_that_is_no_key_is_an_error() {
     let mut net = line(2);
     let query = net.find(0, 1);
-    let sent = net.nodes[0].relay(query, NodeId::from_bytes([2; 32]), &message("x"));
+    let sent = net.nodes[0].relay(Some(query), NodeId::from_bytes([2; 32]), (&message("x"), 0));
     assert_eq!(sent, Err(DirectError::Seal(seal::SealError::NoKey)));
 }
 
@@ -109,7 +109,7 @@ fn the_largest_that_fits_goes_through_and_one_byte_more_does_not() {
     net.settle();
     assert_eq!(net.directs.pop().unwrap().1, Ok(()));
     let (to, text) = (net.ids[3], "x".repeat(limit + 1));
-    let sent = net.nodes[0].relay(query, to, &message(&text));
+    let sent = net.nodes[0].relay(Some(query), to, (&message(&text), 0));
     assert_eq!(sent, Err(DirectError::TooLarge { len: limit + 1, limit }));
 }
 
@@ -264,6 +264,7 @@ fn one_link_can_not_fill_what_a_node_remembers() {
 /// A message of the node that has `key`, sealed as `label` says.
 fn forward(key: &Key, label: Label) -> Frame {
     let content = crate::message::Packed::plain("x".into());
+    let content = content.into();
     let letter = Letter { sender: key.id(), name: String::new(), time: UNIX, content };
     let mut rng = ChaCha8Rng::seed_from_u64(label.number);
     let sealed = seal::seal(&mut rng, key, "net", &label, &letter).unwrap();

@@ -1,0 +1,580 @@
+//! Fetches of simulated nodes: the driver of the very [`Fetch`] that decides a real node's fetches.
+//!
+//! Each source has a stream of its own (see [`stream`](super::stream)). What comes over it is checked as
+//! on a real node: the piece list against the hash, each piece against the list.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[cfg(test)]
+mod tests;
+
+use super::Sim;
+use super::dial::Reach;
+use super::files::Held;
+use super::network::address;
+use super::queue::{Due, StreamStep};
+use super::stream::{FETCHER, Said, SimulatedStream};
+use crate::event::{ActionId, Event};
+use crate::files::fetch::{
+    Ban, Candidate, Claim, Fault, Fetch, GiveUp, Input, Options, Output, SourceId,
+};
+use crate::files::wire::MAX_PART;
+use crate::files::{
+    Answer, Changes, Description, FileRefusal, IncomingList, Layout, PieceList, PieceSet, Request,
+};
+use crate::frame::query::{Answer as QueryAnswer, AnswerBody, What};
+use crate::handler::Handler;
+use crate::id::Hash;
+use crate::peer::OperationId;
+use crate::time::Instant;
+
+/// Time for which a finished fetch is still served to others. 60 s, as on a real node.
+const LINGER: Duration = Duration::from_secs(60);
+
+/// A fetch that an application has asked for.
+#[derive(Debug)]
+pub(super) struct SimulatedFetch {
+    pub(super) node: usize,
+    run: u32,
+    action: ActionId,
+    hash: Hash,
+    to: PathBuf,
+    fetch: Fetch,
+    /// Time at which the queue wakes it.
+    wake: Option<Instant>,
+    /// The streams to its sources, by attempt.
+    streams: BTreeMap<SourceId, u64>,
+    /// What the first source has proven.
+    proven: Option<(Description, PieceList)>,
+    /// When it was done; from then on it is only served.
+    done: Option<Instant>,
+}
+
+/// The asking end of a stream.
+#[derive(Debug, Default)]
+pub(super) struct Asking {
+    stage: AskingStage,
+    description: Option<Description>,
+    /// Runs of pieces that the source owes, in the order in which it sends them.
+    owed: VecDeque<OwedRun>,
+}
+
+/// The answer that the asking end waits for.
+#[derive(Debug, Default)]
+enum AskingStage {
+    /// The stream is being opened.
+    #[default]
+    Opening,
+    /// The description, and then the first values of the list if they were asked for.
+    Describing { also_values: bool },
+    /// Nothing: the fetch decides what comes next. These values of the list have come.
+    Described(IncomingList),
+    /// Values of the list; then the last piece, if the size is to be proven too.
+    Proving { list: IncomingList, with_size: bool },
+    /// The last piece.
+    ProvingSize(PieceList),
+    /// Nothing: this list is proven.
+    Proven(PieceList),
+    /// Pieces, if any are owed.
+    Fetching,
+}
+
+#[derive(Debug)]
+struct OwedRun {
+    next: u64,
+    end: u64,
+    is_cancelled: bool,
+}
+
+impl Asking {
+    /// Returns whether the source owes an answer.
+    pub(super) fn is_owed(&self) -> bool {
+        match &self.stage {
+            AskingStage::Described(_) | AskingStage::Proven(_) => false,
+            AskingStage::Fetching => !self.owed.is_empty(),
+            _ => true,
+        }
+    }
+}
+
+impl SimulatedFetch {
+    /// Returns what a node can serve of a content because of this fetch.
+    pub(super) fn served(&self, node: usize, run: u32, hash: &Hash) -> Option<Held<'_>> {
+        if (self.node, self.run, &self.hash) != (node, run, hash) {
+            return None;
+        }
+        let (description, _) = self.proven.as_ref()?;
+        Some(Held::Part(self.fetch.held()?, &description.name))
+    }
+
+    /// Forgets the stream of a source, unless another has taken its place.
+    pub(super) fn forget_stream(&mut self, source: SourceId, serial: u64) {
+        if self.streams.get(&source) == Some(&serial) {
+            self.streams.remove(&source);
+        }
+    }
+}
+
+impl<H: Handler> Sim<H> {
+    /// Begins a fetch of a node's application.
+    pub(super) fn begin_fetch(&mut self, node: usize, action: ActionId, hash: Hash, to: PathBuf) {
+        let options = Options {
+            own: self.nodes[node].id,
+            from: Vec::new(),
+            ask_network: true,
+            is_patient: false,
+            patience: self.config.download_patience,
+        };
+        let serial = self.next_serial();
+        let run = self.nodes[node].run;
+        let seed = super::node::draw(self.seed, "fetch", [node as u64, serial]);
+        let fetch = Fetch::new(self.now, options, seed);
+        let streams = BTreeMap::new();
+        let (wake, proven, done) = (None, None, None);
+        let fetch =
+            SimulatedFetch { node, run, action, hash, to, fetch, wake, streams, proven, done };
+        self.transfers.fetches.insert(serial, fetch);
+        self.note("fetch", [node, node], hash.as_bytes());
+        self.obey_fetch(serial);
+    }
+
+    /// The time has come for which a fetch has asked, or at which it is not served any more.
+    pub(super) fn wake_fetch(&mut self, serial: u64) {
+        let now = self.now;
+        let Some(fetch) = self.transfers.fetches.get_mut(&serial) else { return };
+        if fetch.done.is_some_and(|done| done + LINGER <= now) {
+            self.transfers.fetches.remove(&serial);
+        } else if fetch.wake == Some(now) {
+            fetch.wake = None;
+            self.fetch_input(serial, Input::Timeout);
+        }
+    }
+
+    /// A link of a node is up: its fetches may search the network again.
+    pub(super) fn fetches_linked(&mut self, node: usize) {
+        let fetches = self.transfers.fetches.iter();
+        let wanting = fetches.filter(|(_, fetch)| fetch.node == node && fetch.fetch.wants_link());
+        let wanting: Vec<_> = wanting.map(|(serial, _)| *serial).collect();
+        for serial in wanting {
+            self.fetch_input(serial, Input::Linked);
+        }
+    }
+
+    /// Takes an answer to a search for sources. Returns whether it is one.
+    pub(super) fn source_found(&mut self, operation: OperationId, answer: &QueryAnswer) -> bool {
+        let Some(serial) = self.transfers.searches.get(&operation).copied() else { return false };
+        if let AnswerBody::Files(_) = answer.body {
+            let (id, addresses) = (Some(answer.node), answer.addresses.clone());
+            self.fetch_input(serial, Input::Found(Candidate { id, addresses }));
+        }
+        true
+    }
+
+    /// A search for sources has ended.
+    pub(super) fn source_search_ended(&mut self, operation: OperationId) {
+        if let Some(serial) = self.transfers.searches.remove(&operation) {
+            self.fetch_input(serial, Input::Searched);
+        }
+    }
+
+    fn fetch_input(&mut self, serial: u64, input: Input) {
+        let now = self.now;
+        if let Some(fetch) = self.transfers.fetches.get_mut(&serial) {
+            fetch.fetch.handle(now, input);
+            self.obey_fetch(serial);
+        }
+    }
+
+    /// Does what a fetch wants done.
+    fn obey_fetch(&mut self, serial: u64) {
+        while let Some(fetch) = self.transfers.fetches.get_mut(&serial)
+            && let Some(output) = fetch.fetch.poll()
+        {
+            let (node, hash) = (fetch.node, fetch.hash);
+            let stream = |source| fetch.streams.get(&source).copied();
+            match output {
+                Output::Search => {
+                    if let Some(operation) = self.ask(node, What::HasFile(hash), -1) {
+                        self.transfers.searches.insert(operation, serial);
+                    }
+                }
+                Output::Dial(source, candidate) => self.dial_source(serial, source, &candidate),
+                Output::Prove { source, with_size } => {
+                    if let Some(stream) = stream(source) {
+                        self.prove(stream, with_size);
+                    }
+                }
+                Output::Open(source) => {
+                    if let Some(stream) = stream(source) {
+                        self.open_proven(serial, stream);
+                    }
+                }
+                Output::Follow(source) => {
+                    if let Some(stream) = stream(source) {
+                        self.follow_source(serial, stream);
+                    }
+                }
+                Output::Ask { source, first, count } => {
+                    if let Some(stream) = stream(source) {
+                        self.ask_pieces(stream, first, count);
+                    }
+                }
+                Output::Cancel(source) => {
+                    if let Some(stream) = stream(source) {
+                        self.cancel_pieces(stream);
+                    }
+                }
+                Output::Finish(source) => {
+                    if let Some(stream) = fetch.streams.remove(&source) {
+                        let name = self.nodes[node].name.clone();
+                        let request = Request::Complete { hash, name, called: None };
+                        self.send_said(stream, FETCHER, Said::Request(request));
+                    }
+                }
+                Output::HangUp(source) => {
+                    if let Some(stream) = fetch.streams.remove(&source) {
+                        self.close_stream(stream);
+                    }
+                }
+                Output::Drop { id: source, why, .. } => {
+                    let why = match why {
+                        Ban::Lie => "it has sent something else than was asked for",
+                        Ban::Size => "its size is not that of the file",
+                    };
+                    let why = why.to_owned();
+                    self.event(node, Event::NodeSourceDropped { hash, source, why });
+                }
+                Output::Reset => {
+                    fetch.proven = None;
+                    self.nodes[node].disk.get_mut().parts.remove(&hash);
+                }
+                Output::Done => self.fetch_done(serial),
+                Output::GiveUp(why) => self.fetch_given_up(serial, &why),
+            }
+        }
+        self.set_fetch_alarm(serial);
+    }
+
+    /// Puts the fetch's next deadline into the queue, if that is sooner than the one there.
+    fn set_fetch_alarm(&mut self, serial: u64) {
+        let now = self.now;
+        let Some(fetch) = self.transfers.fetches.get_mut(&serial) else { return };
+        let Some(due) = fetch.fetch.poll_timeout() else { return };
+        if fetch.wake.is_none_or(|wake| wake > due) {
+            let due = due.max(now);
+            fetch.wake = Some(due);
+            self.queue.put(due, Due::Fetch { fetch: serial });
+        }
+    }
+
+    /// Dials a source. A linked one that can't be dialled calls back.
+    fn dial_source(&mut self, serial: u64, source: SourceId, candidate: &Candidate) {
+        let Some(fetch) = self.transfers.fetches.get(&serial) else { return };
+        let (node, hash) = (fetch.node, fetch.hash);
+        let reaches: Vec<_> =
+            candidate.addresses.iter().map(|at| self.reachable(node, at)).collect();
+        let reached = reaches.iter().find_map(|reach| match reach {
+            Reach::Node(to) => Some((*to, self.latency(node, *to) * 4)),
+            _ => None,
+        });
+        let called_back = candidate.id.and_then(|id| {
+            let linked = self.nodes[node].running.as_ref()?.handles.contains_key(&id);
+            let to = self.node_of(id).filter(|_| linked)?;
+            let back = address(self.nodes[node].listens(node));
+            let reaches = self.reachable(to, &back) == Reach::Node(node);
+            reaches.then(|| (to, self.latency(node, to) * 5))
+        });
+        let Some((to, wait)) = reached.or(called_back) else {
+            let refused = reaches.iter().find_map(|reach| match reach {
+                Reach::NotRunning(to) => Some(self.latency(node, *to) * 2),
+                _ => None,
+            });
+            let at = self.now + refused.unwrap_or(self.config.connect_timeout);
+            return self.queue.put(at, Due::SourceUnreachable { fetch: serial, source });
+        };
+        let stream = self.next_serial();
+        let nodes = [(node, self.nodes[node].run), (to, self.nodes[to].run)];
+        let latency = self.latency(node, to);
+        let about = (hash, candidate.id);
+        let opened = SimulatedStream::new((serial, source), about, nodes, latency, self.now);
+        self.transfers.streams.insert(stream, opened);
+        if let Some(fetch) = self.transfers.fetches.get_mut(&serial) {
+            fetch.streams.insert(source, stream);
+        }
+        self.queue.put(self.now + wait, Due::Stream { stream, step: StreamStep::Opened });
+    }
+
+    /// No node answers where a source should be.
+    pub(super) fn source_unreachable(&mut self, serial: u64, source: SourceId) {
+        self.fetch_input(serial, Input::Failed { source, fault: Fault::Unreachable });
+    }
+
+    /// A source has failed: its stream is closed.
+    pub(super) fn source_failed(&mut self, stream: u64, fault: Fault) {
+        let Some(failed) = self.transfers.streams.get(&stream) else { return };
+        let (serial, source) = (failed.fetch, failed.source);
+        self.close_stream(stream);
+        self.fetch_input(serial, Input::Failed { source, fault });
+    }
+
+    /// The connection to a source is there, unless something came in between.
+    pub(super) fn stream_opened(&mut self, stream: u64) {
+        let Some(opened) = self.transfers.streams.get(&stream) else { return };
+        let (serial, source, hash) = (opened.fetch, opened.source, opened.hash);
+        let ([(from, _), (to, run)], expected) = (opened.nodes, opened.expected);
+        let id = self.nodes[to].id;
+        let is_other = expected.is_some_and(|expected| expected != id);
+        if is_other || self.is_cut(from, to) || self.nodes[to].run(run).is_none() {
+            return self.source_failed(stream, Fault::Unreachable);
+        }
+        self.fetch_input(serial, Input::Met { source, id });
+        let is_new = self.transfers.fetches.get(&serial).is_some_and(|f| f.proven.is_none());
+        // It may be a node that the fetch knows already, which was hung up on.
+        let Some(opened) = self.transfers.streams.get_mut(&stream) else { return };
+        opened.asking.stage = AskingStage::Describing { also_values: is_new };
+        self.send_said(stream, FETCHER, Said::Request(Request::Describe { hash }));
+        if is_new {
+            let request = Request::Pieces { hash, first: 0, count: MAX_PART };
+            self.send_said(stream, FETCHER, Said::Request(request));
+        }
+        self.check_stream(stream);
+    }
+
+    /// Asks a source to prove what it has described.
+    fn prove(&mut self, stream: u64, with_size: bool) {
+        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
+        let AskingStage::Described(list) = std::mem::take(&mut asked.asking.stage) else { return };
+        asked.asking.stage = AskingStage::Proving { list, with_size };
+        self.go_on_proving(stream);
+    }
+
+    /// Asks for the next values of the list, or checks it.
+    fn go_on_proving(&mut self, stream: u64) {
+        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
+        let hash = asked.hash;
+        let AskingStage::Proving { list, with_size } = std::mem::take(&mut asked.asking.stage)
+        else {
+            return;
+        };
+        if let Some((first, count)) = list.wanted(MAX_PART) {
+            asked.asking.stage = AskingStage::Proving { list, with_size };
+            let request = Request::Pieces { hash, first, count };
+            return self.send_said(stream, FETCHER, Said::Request(request));
+        }
+        let Ok(list) = list.finish(&hash) else {
+            return self.source_failed(stream, Fault::Lie);
+        };
+        if with_size || list.size() == 0 {
+            let first = list.count().saturating_sub(1);
+            asked.asking.stage = AskingStage::ProvingSize(list);
+            let request = Request::Data { hash, first, count: 1 };
+            return self.send_said(stream, FETCHER, Said::Request(request));
+        }
+        self.proven(stream, list);
+    }
+
+    fn proven(&mut self, stream: u64, list: PieceList) {
+        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
+        asked.asking.stage = AskingStage::Proven(list);
+        let (serial, source) = (asked.fetch, asked.source);
+        self.fetch_input(serial, Input::Proven(source));
+    }
+
+    /// Opens what a source has proven on the node's disk.
+    fn open_proven(&mut self, serial: u64, stream: u64) {
+        let now = self.now;
+        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
+        let AskingStage::Proven(list) = std::mem::take(&mut asked.asking.stage) else { return };
+        let Some(description) = asked.asking.description.clone() else { return };
+        let Some(fetch) = self.transfers.fetches.get_mut(&serial) else { return };
+        let Ok(layout) = Layout::file(list.size()) else { return };
+        let parts = &mut self.nodes[fetch.node].disk.get_mut().parts;
+        let here = parts.get(&fetch.hash).filter(|held| held.count() == layout.count()).cloned();
+        let Ok(empty) = PieceSet::of_count(layout.count()) else { return };
+        // The prover is asked to follow once the content is settled, as any other source.
+        asked.asking.stage = AskingStage::Fetching;
+        fetch.proven = Some((description, list));
+        let (layout, held) = (Arc::new(layout), here.unwrap_or(empty));
+        fetch.fetch.handle(now, Input::Opened { layout, held });
+    }
+
+    /// Asks a source which pieces it has. From now on it can be asked for pieces.
+    fn follow_source(&mut self, serial: u64, stream: u64) {
+        let now = self.now;
+        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
+        let ((node, _), hash, source) = (asked.nodes[FETCHER], asked.hash, asked.source);
+        asked.asking.stage = AskingStage::Fetching;
+        let is_whole = asked.asking.description.as_ref().is_some_and(|described| described.whole);
+        let addresses = vec![address(self.nodes[node].listens(node))];
+        self.send_said(stream, FETCHER, Said::Request(Request::Follow { hash, addresses }));
+        if let Some(fetch) = self.transfers.fetches.get_mut(&serial) {
+            fetch.fetch.handle(now, Input::Ready { source, is_whole });
+        }
+    }
+
+    fn ask_pieces(&mut self, stream: u64, first: u64, count: u16) {
+        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
+        let end = first.saturating_add(count.into());
+        asked.asking.owed.push_back(OwedRun { next: first, end, is_cancelled: false });
+        let request = Request::Data { hash: asked.hash, first, count };
+        self.send_said(stream, FETCHER, Said::Request(request));
+    }
+
+    fn cancel_pieces(&mut self, stream: u64) {
+        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
+        asked.asking.owed.iter_mut().for_each(|run| run.is_cancelled = true);
+        self.send_said(stream, FETCHER, Said::Request(Request::Cancel));
+    }
+
+    /// Takes an answer of a source.
+    pub(super) fn take_answer(&mut self, stream: u64, answer: Answer, bytes: &[u8]) {
+        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
+        let (serial, source) = (asked.fetch, asked.source);
+        match answer {
+            Answer::Held { first, bits } => {
+                self.fetch_input(serial, Input::Holds { source, first, bits });
+            }
+            Answer::Whole => self.fetch_input(serial, Input::Whole(source)),
+            Answer::Sources(sources) => {
+                for (id, addresses) in sources {
+                    let candidate = Candidate { id: Some(id), addresses };
+                    self.fetch_input(serial, Input::Found(candidate));
+                }
+            }
+            Answer::Description(description) => self.described(stream, description),
+            Answer::Pieces { values, .. } => {
+                match &mut asked.asking.stage {
+                    AskingStage::Described(list) | AskingStage::Proving { list, .. } => {
+                        if list.push(&values).is_err() {
+                            return self.source_failed(stream, Fault::Lie);
+                        }
+                    }
+                    _ => return,
+                }
+                match asked.asking.stage {
+                    AskingStage::Described(_) => self.report_description(stream),
+                    _ => self.go_on_proving(stream),
+                }
+            }
+            Answer::Piece { index, .. } => self.take_piece(stream, index, bytes),
+            Answer::Refused(refusal) => self.refused(stream, refusal),
+        }
+    }
+
+    fn described(&mut self, stream: u64, description: Description) {
+        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
+        let AskingStage::Describing { also_values } = asked.asking.stage else { return };
+        let Ok(list) = IncomingList::new(description.size) else {
+            return self.source_failed(stream, Fault::Lie);
+        };
+        asked.asking.description = Some(description);
+        asked.asking.stage = AskingStage::Described(list);
+        if !also_values {
+            self.report_description(stream);
+        }
+    }
+
+    fn report_description(&mut self, stream: u64) {
+        let Some(asked) = self.transfers.streams.get(&stream) else { return };
+        let (serial, source) = (asked.fetch, asked.source);
+        let Some(description) = &asked.asking.description else { return };
+        let claim = Claim { kind: description.kind, size: description.size };
+        self.fetch_input(serial, Input::Described { source, claim });
+    }
+
+    /// Takes a piece, checks it, and keeps it.
+    fn take_piece(&mut self, stream: u64, index: u64, bytes: &[u8]) {
+        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
+        let (serial, source, hash) = (asked.fetch, asked.source, asked.hash);
+        if let AskingStage::ProvingSize(list) = &asked.asking.stage {
+            return match list.verify_piece(index, bytes) {
+                Ok(()) => {
+                    let list = list.clone();
+                    self.proven(stream, list);
+                }
+                Err(_) => self.source_failed(stream, Fault::Lie),
+            };
+        }
+        let Some(run) = asked.asking.owed.front_mut().filter(|run| run.next == index) else {
+            return self.source_failed(stream, Fault::Lie);
+        };
+        run.next += 1;
+        if run.next == run.end {
+            asked.asking.owed.pop_front();
+        }
+        let Some(fetch) = self.transfers.fetches.get(&serial) else { return };
+        let Some((_, list)) = &fetch.proven else { return };
+        if list.verify_piece(index, bytes).is_err() {
+            return self.source_failed(stream, Fault::Lie);
+        }
+        let (node, count) = (fetch.node, list.count());
+        let parts = &mut self.nodes[node].disk.get_mut().parts;
+        let empty = || PieceSet::of_count(count).unwrap_or_default();
+        let is_new = parts.entry(hash).or_insert_with(empty).insert(index);
+        self.fetch_input(serial, Input::Kept { source, pieces: vec![index] });
+        if is_new {
+            self.tell_followers(node, hash, index);
+        }
+    }
+
+    fn refused(&mut self, stream: u64, refusal: FileRefusal) {
+        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
+        let run = asked.asking.owed.pop_front();
+        let is_cancelled = run.is_some_and(|run| run.is_cancelled);
+        match refusal {
+            FileRefusal::Cancelled if is_cancelled => {}
+            FileRefusal::Changed => self.source_failed(stream, Fault::Changed),
+            FileRefusal::NotFound | FileRefusal::Busy => self.source_failed(stream, Fault::Lost),
+            _ => self.source_failed(stream, Fault::Refused),
+        }
+    }
+
+    /// Everything is here: the content gets its place on the disk.
+    fn fetch_done(&mut self, serial: u64) {
+        let now = self.now;
+        let Some(fetch) = self.transfers.fetches.get_mut(&serial) else { return };
+        let (node, action, hash) = (fetch.node, fetch.action, fetch.hash);
+        fetch.done = Some(now);
+        self.queue.put(now + LINGER, Due::Fetch { fetch: serial });
+        let Some(content) = self.transfers.contents.get(&hash) else { return };
+        let (content, bytes) = (content.bytes.clone(), content.list.size());
+        let name = fetch.proven.as_ref().map(|(description, _)| description.name.clone());
+        let Some(name) = name else { return };
+        let disk = self.nodes[node].disk.get_mut();
+        disk.parts.remove(&hash);
+        let path = disk.place(&fetch.to, &name, content);
+        self.note("fetched", [node, node], hash.as_bytes());
+        let (place, changes) = (path.clone(), Changes::default());
+        self.event(node, Event::NodeDownloadFinished { hash, path: place, bytes, changes });
+        self.event(node, Event::NodeFetchCompleted { action, hash, path, bytes });
+    }
+
+    fn fetch_given_up(&mut self, serial: u64, why: &GiveUp) {
+        let Some(fetch) = self.transfers.fetches.remove(&serial) else { return };
+        let (node, action, hash) = (fetch.node, fetch.action, fetch.hash);
+        let error = match why {
+            GiveUp::NoSource => format!("no node that can be reached shares {hash}"),
+            GiveUp::NoMore => "no source that can be reached has the rest".to_owned(),
+            GiveUp::NoneAnswered(_) => "no source could be reached".to_owned(),
+            GiveUp::Failed(_, fault) => failure(*fault).to_owned(),
+        };
+        self.event(node, Event::NodeDownloadFailed { hash, error: error.clone() });
+        self.event(node, Event::NodeActionFailed { action, error });
+    }
+}
+
+/// Returns the reason why a fetch has failed whose last source has failed in this way.
+fn failure(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Ours => "this node has failed",
+        Fault::Lie => "the last source has sent something else than was asked for",
+        Fault::Changed => "the content was changed or removed at its source",
+        Fault::HungUp => "the last source hung up",
+        Fault::Unreachable => "the last source could not be reached",
+        Fault::Refused => "the last source refuses to serve this node",
+        Fault::Lost => "the last source was lost",
+    }
+}

@@ -1,0 +1,216 @@
+//! The files of simulated nodes: their disks, what they share, and searches for it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::Sim;
+use super::fetch::SimulatedFetch;
+use super::stream::SimulatedStream;
+use crate::event::{ActionId, Event};
+use crate::files::seeding::Seeding;
+use crate::files::{FileKind, FileName, PieceList, PieceSet, SharedFile, folded};
+use crate::frame::query::{QueryId, What};
+use crate::handler::{Handler, MAX_FILE_IN_MEMORY};
+use crate::id::Hash;
+use crate::peer::{Command, OperationId};
+
+/// All fetches of a simulation, and what they need.
+#[derive(Debug, Default)]
+pub(super) struct Transfers {
+    /// Contents that were ever shared. A node that fetches one refers to it once it has checked every
+    /// piece, so the copies of a thousand nodes take no memory.
+    pub(super) contents: BTreeMap<Hash, SharedContent>,
+    pub(super) fetches: BTreeMap<u64, SimulatedFetch>,
+    /// The fetch that each search for sources is for.
+    pub(super) searches: BTreeMap<OperationId, u64>,
+    pub(super) streams: BTreeMap<u64, SimulatedStream>,
+    /// A full source's observations of the nodes that fetch a content from it.
+    pub(super) seeding: BTreeMap<(usize, Hash), Seeding>,
+}
+
+/// A content that is shared, and the values of its pieces.
+#[derive(Debug, Clone)]
+pub(super) struct SharedContent {
+    pub(super) bytes: Bytes,
+    pub(super) list: PieceList,
+}
+
+/// The disk of a node. It outlives the node's runs.
+#[derive(Debug, Default)]
+pub(super) struct Disk {
+    files: BTreeMap<PathBuf, Bytes>,
+    /// The pieces that unfinished fetches have written, by hash.
+    pub(super) parts: BTreeMap<Hash, PieceSet>,
+}
+
+/// A file that a node shares.
+#[derive(Debug)]
+pub(super) struct SimulatedShare {
+    path: PathBuf,
+    pub(super) file: SharedFile,
+    bytes: Bytes,
+}
+
+/// What a node can serve of a content.
+pub(super) enum Held<'a> {
+    /// All of it, under this name.
+    Whole(&'a FileName),
+    /// These pieces: the node is still fetching it, or was until a moment ago.
+    Part(&'a PieceSet, &'a FileName),
+}
+
+impl Disk {
+    /// Reads a file as an application does.
+    pub(super) fn read(&self, path: &Path) -> io::Result<Bytes> {
+        let bytes = self.files.get(path).ok_or(io::ErrorKind::NotFound)?;
+        match bytes.len() > MAX_FILE_IN_MEMORY {
+            true => Err(io::ErrorKind::FileTooLarge.into()),
+            false => Ok(bytes.clone()),
+        }
+    }
+
+    pub(super) fn get(&self, path: &Path) -> Option<&Bytes> {
+        self.files.get(path)
+    }
+
+    pub(super) fn write(&mut self, path: &Path, bytes: Bytes) {
+        self.files.insert(path.to_owned(), bytes);
+    }
+
+    /// Puts a fetched content in its place, as a real node does: into `to` if that is a folder, and
+    /// beside a file that is there. Returns the path.
+    pub(super) fn place(&mut self, to: &Path, name: &FileName, bytes: Bytes) -> PathBuf {
+        let is_folder = self.files.keys().any(|path| path != to && path.starts_with(to));
+        let target = if is_folder { to.join(name.as_str()) } else { to.to_owned() };
+        let mut path = target.clone();
+        for number in 1_u64.. {
+            match self.files.get(&path) {
+                Some(there) if *there != bytes => path = numbered(&target, number),
+                _ => break,
+            }
+        }
+        self.write(&path, bytes);
+        path
+    }
+}
+
+/// Returns the name with a number that a file gets if its own is taken.
+fn numbered(path: &Path, number: u64) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let numbered = format!("{stem} ({number})");
+    path.with_file_name(match path.extension() {
+        Some(extension) => format!("{numbered}.{}", extension.to_string_lossy()),
+        None => numbered,
+    })
+}
+
+/// Returns whether a search asks for a file: each word is a part of its name.
+fn is_wanted(text: &str, name: &FileName) -> bool {
+    let name = folded(name.as_str());
+    folded(text).split_whitespace().all(|word| name.contains(word))
+}
+
+impl<H: Handler> Sim<H> {
+    /// Writes a file to a node's disk, in place of one that is there. The disk outlives the node's runs.
+    pub fn write_file(&mut self, node: usize, path: impl AsRef<Path>, content: impl Into<Bytes>) {
+        self.nodes[node].disk.get_mut().write(path.as_ref(), content.into());
+    }
+
+    /// Returns the content of a file on a node's disk, of any size.
+    #[must_use]
+    pub fn read_file(&self, node: usize, path: impl AsRef<Path>) -> Option<Bytes> {
+        self.nodes[node].disk.borrow().get(path.as_ref()).cloned()
+    }
+
+    /// Returns the number of bytes of pieces that a node has sent to others.
+    #[must_use]
+    pub fn uploaded(&self, node: usize) -> u64 {
+        self.nodes[node].uploaded
+    }
+
+    /// Shares a file of a node's disk.
+    pub(super) fn share_file(&mut self, node: usize, action: ActionId, path: &Path) {
+        let bytes = self.nodes[node].disk.borrow().get(path).cloned();
+        let shared = match (bytes, FileName::of_path(path)) {
+            (None, _) => Err(format!(
+                "there is no file {}: folders can't be shared in the simulator",
+                path.display()
+            )),
+            (_, Err(error)) => Err(error.to_string()),
+            (Some(bytes), Ok(name)) => Ok((bytes, name)),
+        };
+        let (bytes, name) = match shared {
+            Ok(shared) => shared,
+            Err(error) => return self.event(node, Event::NodeActionFailed { action, error }),
+        };
+        let list = PieceList::of(&bytes);
+        let (hash, size) = (list.root(), list.size());
+        let file = SharedFile { hash, name, size, kind: FileKind::File };
+        let content = SharedContent { bytes: bytes.clone(), list };
+        self.transfers.contents.entry(hash).or_insert(content);
+        let share = SimulatedShare { path: path.to_owned(), file: file.clone(), bytes };
+        self.nodes[node].shares.insert(hash, share);
+        self.note("shared", [node, node], hash.as_bytes());
+        self.event(node, Event::NodeShareCompleted { action, file, skipped: 0 });
+    }
+
+    /// Answers a query about the files of a node.
+    pub(super) fn look_up(&mut self, node: usize, query: QueryId, what: &What) {
+        let mut files: Vec<SharedFile> = match what {
+            What::Search(text) => self.search_shares(node, text),
+            What::HasFile(hash) => self.nodes[node]
+                .shares
+                .get(hash)
+                .map(|share| share.file.clone())
+                .into_iter()
+                .collect(),
+            _ => Vec::new(),
+        };
+        if let What::HasFile(hash) = what
+            && files.is_empty()
+            && let Some(Held::Part(_, name)) = self.held(node, hash)
+            && let Some(content) = self.transfers.contents.get(hash)
+        {
+            let (size, kind) = (content.list.size(), FileKind::File);
+            files.push(SharedFile { hash: *hash, name: name.clone(), size, kind });
+        }
+        self.command(node, Command::Answer { query, files, here: false });
+    }
+
+    /// Returns the files of a node that a search asks for.
+    pub(super) fn search_shares(&self, node: usize, text: &str) -> Vec<SharedFile> {
+        let shares = self.nodes[node].shares.values().map(|share| &share.file);
+        let wanted = shares.filter(|file| is_wanted(text, &file.name));
+        wanted.take(self.config.max_search_results).cloned().collect()
+    }
+
+    /// Returns what a node can serve of a content.
+    pub(super) fn held(&self, node: usize, hash: &Hash) -> Option<Held<'_>> {
+        if let Some(share) = self.nodes[node].shares.get(hash) {
+            return Some(Held::Whole(&share.file.name));
+        }
+        let mut fetches = self.transfers.fetches.values();
+        fetches.find_map(|fetch| fetch.served(node, self.nodes[node].run, hash))
+    }
+
+    /// Stops sharing a file that was changed on the disk since it was shared. Returns whether it was.
+    pub(super) fn drop_changed_share(&mut self, node: usize, hash: Hash) -> bool {
+        let disk = &self.nodes[node].disk;
+        let is_changed = |share: &SimulatedShare| {
+            // Mostly it is the very same memory, which is seen without comparing it all.
+            let is_same = |now: &Bytes| now.as_ptr() == share.bytes.as_ptr() || *now == share.bytes;
+            !disk.borrow().get(&share.path).is_some_and(is_same)
+        };
+        if !self.nodes[node].shares.get(&hash).is_some_and(is_changed) {
+            return false;
+        }
+        if let Some(share) = self.nodes[node].shares.remove(&hash) {
+            let name = share.file.name.to_string();
+            self.event(node, Event::NodeShareChanged { hash, name });
+        }
+        true
+    }
+}

@@ -1,0 +1,494 @@
+//! The connections between a node that fetches and its sources: the line with what is on it, and the
+//! serving end. The other end is in [`fetch`](super::fetch).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::files::Held;
+use super::liar::Lies;
+use super::node::Node;
+use super::queue::{Due, StreamStep};
+use super::{Sim, fetch::Asking};
+use crate::address::Address;
+use crate::event::{Event, Peer, Upload};
+use crate::files::fetch::{Fault, SourceId};
+use crate::files::seeding::Requester;
+use crate::files::wire::MAX_SOURCES;
+use crate::files::{AccessKind, Answer, Description, FileKind, FileRefusal, Request};
+use crate::handler::Handler;
+use crate::id::{Hash, NodeId};
+use crate::time::Instant;
+
+/// The end of the node that fetches.
+pub(super) const FETCHER: usize = 0;
+/// The end of the source.
+pub(super) const SOURCE: usize = 1;
+
+/// Longest silence of a source that owes an answer. 30 s, as on a real node.
+const STALL: Duration = Duration::from_secs(30);
+
+/// Interval at which a source looks again whether to serve a request that it holds back. 25 ms, as on a
+/// real node.
+const TURN: Duration = Duration::from_millis(25);
+
+/// A connection for the pieces of one content.
+#[derive(Debug)]
+pub(super) struct SimulatedStream {
+    pub(super) fetch: u64,
+    pub(super) source: SourceId,
+    pub(super) hash: Hash,
+    /// The identity that the fetch expects at the other end, if it knows it.
+    pub(super) expected: Option<NodeId>,
+    /// The two nodes, by end, each with the run that the stream belongs to.
+    pub(super) nodes: [(usize, u32); 2],
+    latency: Duration,
+    /// What each end sends.
+    lines: [Line; 2],
+    /// The moment at which something last came from the source.
+    heard: Instant,
+    pub(super) asking: Asking,
+    serving: Serving,
+}
+
+/// One direction of a stream.
+#[derive(Debug, Default)]
+struct Line {
+    flight: VecDeque<(Instant, Said)>,
+    /// The moment at which the line has sent all that it was given.
+    free: Instant,
+    /// Something has arrived, and waits because the nodes are cut off from each other.
+    is_held: bool,
+}
+
+/// Something that one end says.
+#[derive(Debug)]
+pub(super) enum Said {
+    Request(Request),
+    /// An answer, with the bytes of its piece.
+    Answer(Answer, Bytes),
+    /// The connection is closed: the source's process has ended.
+    Closed,
+}
+
+/// The serving end of a stream.
+#[derive(Debug, Default)]
+struct Serving {
+    /// Runs of pieces that were asked for and not sent: the next piece, and the end.
+    todo: VecDeque<(u64, u64)>,
+    /// The stream looks by itself when it can send the next piece.
+    is_scheduled: bool,
+    /// The addresses at which others can ask the fetcher, once it follows.
+    follower: Option<Vec<Address>>,
+    requester: Requester,
+    /// Since when the first request is held back.
+    held_back: Option<Instant>,
+    /// Bytes of pieces sent.
+    sent: u64,
+}
+
+impl SimulatedStream {
+    pub(super) fn new(
+        (fetch, source): (u64, SourceId),
+        (hash, expected): (Hash, Option<NodeId>),
+        nodes: [(usize, u32); 2],
+        latency: Duration,
+        now: Instant,
+    ) -> Self {
+        Self {
+            fetch,
+            source,
+            hash,
+            expected,
+            nodes,
+            latency,
+            lines: Default::default(),
+            heard: now,
+            asking: Asking::default(),
+            serving: Serving::default(),
+        }
+    }
+}
+
+impl<H: Handler> Sim<H> {
+    /// Puts something on the line of one end of a stream.
+    pub(super) fn send_said(&mut self, serial: u64, end: usize, said: Said) {
+        let late = self.draw_up_to(self.network.jitter);
+        let (now, bandwidth) = (self.now, self.network.bandwidth);
+        let Some(stream) = self.transfers.streams.get_mut(&serial) else { return };
+        let nodes = stream.nodes.map(|(node, _)| node);
+        let (what, head) = match &said {
+            Said::Request(request) => ("files request", request.encode()),
+            Said::Answer(answer, _) => ("files answer", answer.encode()),
+            Said::Closed => ("files closed", Vec::new()),
+        };
+        let bytes = head.len() + if let Said::Answer(_, bytes) = &said { bytes.len() } else { 0 };
+        let line = &mut stream.lines[end];
+        let begins = line.free.max(now);
+        line.free = begins + bandwidth.map_or(Duration::ZERO, |rate| time_for(bytes, rate));
+        let last = line.flight.back().map_or(Instant::ZERO, |(at, _)| *at);
+        let arrives = (line.free + stream.latency + late).max(last);
+        line.flight.push_back((arrives, said));
+        self.queue.put(arrives, Due::Stream { stream: serial, step: StreamStep::Arrive(end) });
+        let from = nodes[end];
+        self.note(what, [from, nodes[1 - end]], &head);
+    }
+
+    /// Goes on with a stream.
+    pub(super) fn step_stream(&mut self, serial: u64, step: StreamStep) {
+        match step {
+            StreamStep::Opened => self.stream_opened(serial),
+            StreamStep::Arrive(end) => self.arrive_on_stream(serial, end),
+            StreamStep::Send => {
+                if let Some(stream) = self.transfers.streams.get_mut(&serial) {
+                    stream.serving.is_scheduled = false;
+                    self.send_pieces(serial);
+                }
+            }
+            StreamStep::Check => self.check_stream(serial),
+        }
+    }
+
+    /// Takes what has arrived at the other end of a stream.
+    fn arrive_on_stream(&mut self, serial: u64, end: usize) {
+        let now = self.now;
+        while let Some(stream) = self.transfers.streams.get(&serial) {
+            let [a, b] = stream.nodes.map(|(node, _)| node);
+            let is_cut = self.is_cut(a, b);
+            let Some(stream) = self.transfers.streams.get_mut(&serial) else { return };
+            let line = &mut stream.lines[end];
+            line.is_held = is_cut;
+            if is_cut || line.flight.front().is_none_or(|(at, _)| *at > now) {
+                return;
+            }
+            let Some((_, said)) = line.flight.pop_front() else { return };
+            match said {
+                Said::Request(request) => self.serve(serial, request),
+                Said::Answer(answer, bytes) => {
+                    stream.heard = now;
+                    self.take_answer(serial, answer, &bytes);
+                }
+                Said::Closed => self.source_failed(serial, Fault::Lost),
+            }
+        }
+    }
+
+    /// Gives up a source that owes an answer and has been silent for too long.
+    pub(super) fn check_stream(&mut self, serial: u64) {
+        let now = self.now;
+        let Some(stream) = self.transfers.streams.get(&serial) else { return };
+        let [a, b] = stream.nodes.map(|(node, _)| node);
+        let is_cut = self.is_cut(a, b);
+        let Some(stream) = self.transfers.streams.get_mut(&serial) else { return };
+        let line = &stream.lines[SOURCE];
+        let is_alive = !line.flight.is_empty() || stream.serving.held_back.is_some();
+        if !stream.asking.is_owed() || (is_alive && !is_cut) {
+            stream.heard = now;
+        }
+        let due = stream.heard + STALL;
+        if due <= now {
+            return self.source_failed(serial, Fault::Lost);
+        }
+        self.queue.put(due, Due::Stream { stream: serial, step: StreamStep::Check });
+    }
+
+    /// Ends a stream at once. Neither side hears more of the other.
+    pub(super) fn close_stream(&mut self, serial: u64) {
+        let Some(stream) = self.transfers.streams.remove(&serial) else { return };
+        let key = (stream.nodes[SOURCE].0, stream.hash);
+        let mut streams = self.transfers.streams.values();
+        if !streams.any(|stream| (stream.nodes[SOURCE].0, stream.hash) == key) {
+            self.transfers.seeding.remove(&key);
+        }
+        if let Some(fetch) = self.transfers.fetches.get_mut(&stream.fetch) {
+            fetch.forget_stream(stream.source, serial);
+        }
+    }
+
+    /// Ends the fetches and streams of a node that has stopped. If its machine closes the connections,
+    /// the nodes that fetch from it learn of it.
+    pub(super) fn end_transfers(&mut self, node: usize, closes: bool) {
+        self.transfers.fetches.retain(|_, fetch| fetch.node != node);
+        let of_node = |end: usize| {
+            let streams = self.transfers.streams.iter();
+            let of_node = streams.filter(move |(_, stream)| stream.nodes[end].0 == node);
+            of_node.map(|(serial, _)| *serial).collect::<Vec<_>>()
+        };
+        let (fetching, serving) = (of_node(FETCHER), of_node(SOURCE));
+        for serial in fetching {
+            self.close_stream(serial);
+        }
+        for serial in serving.into_iter().filter(|_| closes) {
+            self.send_said(serial, SOURCE, Said::Closed);
+        }
+        if !self.nodes[node].options.state {
+            self.nodes[node].shares.clear();
+        }
+    }
+
+    /// Nodes are connected again: what waits on their streams goes on. The source of a stream may have
+    /// been started anew meanwhile, and does not know it.
+    pub(super) fn mend_streams(&mut self) {
+        let now = self.now;
+        let serials: Vec<_> = self.transfers.streams.keys().copied().collect();
+        for serial in serials {
+            let Some(stream) = self.transfers.streams.get(&serial) else { continue };
+            let [(a, _), (b, run)] = stream.nodes;
+            if self.is_cut(a, b) {
+                continue;
+            }
+            if self.nodes[b].running.is_some() && self.nodes[b].run != run {
+                self.send_said(serial, SOURCE, Said::Closed);
+            }
+            let Some(stream) = self.transfers.streams.get_mut(&serial) else { continue };
+            for end in [FETCHER, SOURCE] {
+                let line = &mut stream.lines[end];
+                if std::mem::take(&mut line.is_held) {
+                    let first = now + stream.latency;
+                    line.flight.iter_mut().for_each(|(at, _)| *at = first.max(*at));
+                    let step = StreamStep::Arrive(end);
+                    self.queue.put(first, Due::Stream { stream: serial, step });
+                }
+            }
+        }
+    }
+
+    /// Answers a request at the source.
+    fn serve(&mut self, serial: u64, request: Request) {
+        let Some(stream) = self.transfers.streams.get_mut(&serial) else { return };
+        let ((node, run), hash) = (stream.nodes[SOURCE], stream.hash);
+        if self.nodes[node].run(run).is_none() {
+            return;
+        }
+        match request {
+            Request::Describe { .. } => self.answer(serial, |sim| sim.description(node, &hash)),
+            Request::Pieces { first, count, .. } => self.answer(serial, |sim| {
+                sim.held(node, &hash)?;
+                let list = &sim.transfers.contents.get(&hash)?.list;
+                Some(Answer::Pieces { first, values: list.part(first, count.into()).to_vec() })
+            }),
+            Request::Data { first, count, .. } => {
+                stream.serving.todo.push_back((first, first.saturating_add(count.into())));
+                self.send_pieces(serial);
+            }
+            Request::Follow { addresses, .. } => self.follow(serial, addresses),
+            Request::Cancel => self.cancel(serial),
+            Request::Complete { .. } => self.uploaded_all(serial),
+            _ => self.refuse_request(serial, FileRefusal::BadRequest),
+        }
+    }
+
+    fn answer(&mut self, serial: u64, answer: impl FnOnce(&Self) -> Option<Answer>) {
+        let answer = answer(self).unwrap_or(Answer::Refused(FileRefusal::NotFound));
+        self.send_said(serial, SOURCE, Said::Answer(answer, Bytes::new()));
+    }
+
+    fn refuse_request(&mut self, serial: u64, refusal: FileRefusal) {
+        self.send_said(serial, SOURCE, Said::Answer(Answer::Refused(refusal), Bytes::new()));
+    }
+
+    fn description(&self, node: usize, hash: &Hash) -> Option<Answer> {
+        let size = self.transfers.contents.get(hash)?.list.size();
+        let (whole, name) = match self.held(node, hash)? {
+            Held::Whole(name) => (true, name.clone()),
+            Held::Part(pieces, name) => (pieces.is_full(), name.clone()),
+        };
+        let (kind, access) = (FileKind::File, AccessKind::Open);
+        let stored = size;
+        Some(Answer::Description(Description { kind, access, whole, size, stored, name }))
+    }
+
+    /// A node follows the content: it is told which pieces are here and which other nodes follow, and
+    /// these are told of it.
+    fn follow(&mut self, serial: u64, addresses: Vec<Address>) {
+        let Some(stream) = self.transfers.streams.get_mut(&serial) else { return };
+        let ([(fetcher, _), (node, _)], hash) = (stream.nodes, stream.hash);
+        stream.serving.follower = Some(addresses.clone());
+        self.answer(serial, |sim| match sim.held(node, &hash)? {
+            Held::Part(pieces, _) if !pieces.is_full() => {
+                let bits = pieces.bits(0, usize::MAX).into();
+                Some(Answer::Held { first: 0, bits })
+            }
+            _ => Some(Answer::Whole),
+        });
+        let me = (self.nodes[fetcher].id, addresses);
+        let mut others = self.followers(node, hash);
+        others.retain(|(other, ..)| *other != serial);
+        let named: Vec<_> = others.iter().rev().take(MAX_SOURCES).collect();
+        let named = named.into_iter().map(|(_, id, addresses)| (*id, addresses.clone()));
+        let named: Vec<_> = named.filter(|(id, _)| *id != me.0).collect();
+        if !named.is_empty() {
+            self.answer(serial, |_| Some(Answer::Sources(named)));
+        }
+        for (other, ..) in others {
+            let sources = vec![me.clone()];
+            self.answer(other, |_| Some(Answer::Sources(sources)));
+        }
+    }
+
+    /// Returns the nodes that follow a content at a node and can be asked for it, each with its stream.
+    fn followers(&self, node: usize, hash: Hash) -> Vec<(u64, NodeId, Vec<Address>)> {
+        let streams = self.transfers.streams.iter();
+        let of_node = streams.filter(|(_, s)| (s.nodes[SOURCE].0, s.hash) == (node, hash));
+        let follower = |(serial, stream): (&u64, &SimulatedStream)| {
+            let addresses = stream.serving.follower.clone()?;
+            Some((*serial, self.nodes[stream.nodes[FETCHER].0].id, addresses))
+        };
+        of_node.filter_map(follower).collect()
+    }
+
+    /// Tells the followers of a content that a node has another piece of it.
+    pub(super) fn tell_followers(&mut self, node: usize, hash: Hash, piece: u64) {
+        let bits = Bytes::from(vec![1_u8 << (piece % 8)]);
+        for (serial, ..) in self.followers(node, hash) {
+            let bits = bits.clone();
+            self.answer(serial, |_| Some(Answer::Held { first: piece - piece % 8, bits }));
+        }
+    }
+
+    /// Gives up all that was asked for and not sent.
+    fn cancel(&mut self, serial: u64) {
+        let now = self.now;
+        let Some(stream) = self.transfers.streams.get_mut(&serial) else { return };
+        let key = (stream.nodes[SOURCE].0, stream.hash);
+        let serving = &mut stream.serving;
+        let cancelled = std::mem::take(&mut serving.todo);
+        if let (Some(since), Some(seeding)) =
+            (serving.held_back.take(), self.transfers.seeding.get_mut(&key))
+        {
+            seeding.found(&mut serving.requester, now.since(since));
+        }
+        for _ in cancelled {
+            self.refuse_request(serial, FileRefusal::Cancelled);
+        }
+    }
+
+    /// The fetcher has everything: its application's counterpart learns of it.
+    fn uploaded_all(&mut self, serial: u64) {
+        let Some(stream) = self.transfers.streams.get(&serial) else { return };
+        let ([(fetcher, _), (node, _)], hash) = (stream.nodes, stream.hash);
+        let bytes = stream.serving.sent;
+        let size = self.transfers.contents.get(&hash).map_or(0, |content| content.list.size());
+        let name = match self.held(node, &hash) {
+            Some(Held::Whole(name) | Held::Part(_, name)) => name.to_string(),
+            None => String::new(),
+        };
+        if bytes > 0 {
+            let Node { id, name: called, .. } = &self.nodes[fetcher];
+            let linked = self.nodes[node].running.as_ref().and_then(|run| run.handles.get(id));
+            let peer = linked.map(|handle| handle.peer.clone());
+            let peer = peer.unwrap_or_else(|| Peer::without_link(*id, called.clone()));
+            let upload = Upload { hash, name, bytes, size };
+            self.event(node, Event::NodeUploadCompleted { peer, upload });
+        }
+        self.close_stream(serial);
+    }
+
+    /// Sends the pieces that were asked for, one whenever the line is free.
+    fn send_pieces(&mut self, serial: u64) {
+        while let Some(stream) = self.transfers.streams.get(&serial) {
+            let ((node, run), hash) = (stream.nodes[SOURCE], stream.hash);
+            let Some((piece, _)) = stream.serving.todo.front().copied() else { return };
+            if stream.serving.is_scheduled || self.nodes[node].run(run).is_none() {
+                return;
+            }
+            if stream.lines[SOURCE].free > self.now {
+                let at = stream.lines[SOURCE].free;
+                return self.send_later(serial, at);
+            }
+            if self.drop_changed_share(node, hash) {
+                return self.refuse_first(serial, FileRefusal::Changed);
+            }
+            let is_whole = match self.held(node, &hash) {
+                Some(Held::Whole(_)) => true,
+                Some(Held::Part(pieces, _)) if pieces.contains(piece) => false,
+                _ => return self.refuse_first(serial, FileRefusal::NotFound),
+            };
+            if self.nodes[node].options.lies == Some(Lies::Drops) {
+                return;
+            }
+            if is_whole && self.is_held_back(serial, piece) {
+                let at = self.now + TURN;
+                return self.send_later(serial, at);
+            }
+            let Some(bytes) = self.piece_to_send(node, &hash, piece) else {
+                return self.refuse_first(serial, FileRefusal::NotFound);
+            };
+            let Some(stream) = self.transfers.streams.get_mut(&serial) else { return };
+            let serving = &mut stream.serving;
+            serving.sent += bytes.len() as u64;
+            if let Some((next, end)) = serving.todo.front_mut() {
+                *next += 1;
+                if next == end {
+                    serving.todo.pop_front();
+                }
+            }
+            if serving.follower.as_ref().is_some_and(|addresses| !addresses.is_empty()) {
+                let seeding = self.transfers.seeding.entry((node, hash)).or_default();
+                seeding.sent(piece..piece + 1);
+            }
+            self.nodes[node].uploaded += bytes.len() as u64;
+            let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            self.send_said(
+                serial,
+                SOURCE,
+                Said::Answer(Answer::Piece { index: piece, len }, bytes),
+            );
+        }
+    }
+
+    fn send_later(&mut self, serial: u64, at: Instant) {
+        if let Some(stream) = self.transfers.streams.get_mut(&serial) {
+            stream.serving.is_scheduled = true;
+            self.queue.put(at, Due::Stream { stream: serial, step: StreamStep::Send });
+        }
+    }
+
+    fn refuse_first(&mut self, serial: u64, refusal: FileRefusal) {
+        if let Some(stream) = self.transfers.streams.get_mut(&serial) {
+            stream.serving.todo.pop_front();
+            self.refuse_request(serial, refusal);
+        }
+    }
+
+    /// Returns whether a full source makes a request for a piece wait, because other followers have it.
+    fn is_held_back(&mut self, serial: u64, piece: u64) -> bool {
+        let now = self.now;
+        let Some(stream) = self.transfers.streams.get(&serial) else { return false };
+        let (node, hash) = (stream.nodes[SOURCE].0, stream.hash);
+        let others = self.followers(node, hash).len().saturating_sub(1);
+        let Some(stream) = self.transfers.streams.get_mut(&serial) else { return false };
+        let Some(seeding) = self.transfers.seeding.get_mut(&(node, hash)) else { return false };
+        let serving = &mut stream.serving;
+        if serving.follower.is_none() || !seeding.has_sent(piece..piece + 1) {
+            serving.held_back = None;
+            return false;
+        }
+        let waited = now.since(*serving.held_back.get_or_insert(now));
+        let is_served = seeding.serves(&mut serving.requester, waited, others);
+        if is_served {
+            serving.held_back = None;
+        }
+        !is_served
+    }
+
+    /// Returns the bytes that a node sends as a piece. A liar changes them.
+    fn piece_to_send(&self, node: usize, hash: &Hash, piece: u64) -> Option<Bytes> {
+        let content = self.transfers.contents.get(hash)?;
+        let range = content.list.range(piece)?;
+        let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).ok());
+        let bytes = content.bytes.slice(start?..end?);
+        if self.nodes[node].options.lies != Some(Lies::Alters) {
+            return Some(bytes);
+        }
+        let mut altered = bytes.to_vec();
+        altered.first_mut().into_iter().for_each(|byte| *byte ^= 1);
+        Some(altered.into())
+    }
+}
+
+/// Returns how long a line of `rate` bytes a second needs for `bytes`.
+fn time_for(bytes: usize, rate: u64) -> Duration {
+    Duration::from_nanos((bytes as u64).saturating_mul(1_000_000_000) / rate.max(1))
+}
