@@ -37,7 +37,7 @@ pub(crate) struct Conn {
     pub(crate) serial: u64,
     pub(crate) peer: Peer,
     pub(crate) candidate: Candidate,
-    /// Where the peer can be dialled, if it listens.
+    /// The address at which the peer can be dialled, if it listens.
     pub(crate) dialable: Option<Address>,
     /// The network's owner, as the peer says.
     pub(crate) owner: Option<NodeId>,
@@ -76,7 +76,7 @@ pub(crate) struct GreetedConnection {
     pub(crate) agreed: Option<Agreed>,
     pub(crate) direction: Direction,
     pub(crate) remote: SocketAddr,
-    /// Where the peer can be dialled, if it listens.
+    /// The address at which the peer can be dialled, if it listens.
     pub(crate) dialable: Option<Address>,
     /// The connection was made to send a message.
     pub(crate) on_demand: bool,

@@ -57,7 +57,10 @@ impl Stream for Events {
 
 impl Drop for Events {
     fn drop(&mut self) {
-        self.queue.leave();
+        let mut state = lock(&self.queue.state);
+        state.gone = true;
+        state.events.clear();
+        self.queue.room.notify_waiters();
     }
 }
 
@@ -184,13 +187,6 @@ impl EventQueue {
             self.room.notify_waiters();
         }
         Some(event)
-    }
-
-    fn leave(&self) {
-        let mut state = lock(&self.state);
-        state.gone = true;
-        state.events.clear();
-        self.room.notify_waiters();
     }
 
     fn has_room(&self, state: &State) -> bool {

@@ -58,12 +58,14 @@ struct TimedBucket {
     bucket: Bucket,
 }
 
-impl TimedBucket {
-    fn new() -> Self {
+impl Default for TimedBucket {
+    fn default() -> Self {
         let bucket = Bucket::empty(peerkit_proto::time::Instant::ZERO, BURST);
         Self { begun: Instant::now(), bucket }
     }
+}
 
+impl TimedBucket {
     /// Charges `bytes` at a rate of `per_second`, which is not 0. Returns when the bucket has earned them.
     fn charge(&mut self, bytes: usize, per_second: u64) -> Instant {
         let now = Instant::now();
@@ -74,14 +76,8 @@ impl TimedBucket {
 }
 
 /// A rate limit for links. It returns when a link may go on, and never waits itself.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Throttle(Mutex<TimedBucket>);
-
-impl Default for Throttle {
-    fn default() -> Self {
-        Self(Mutex::new(TimedBucket::new()))
-    }
-}
 
 impl Throttle {
     /// Charges `bytes` at a rate of `per_second`. Returns when more may follow, or `None` if that is now.
@@ -95,7 +91,7 @@ impl Throttle {
 
     /// Forgets all charges.
     fn clear(&self) {
-        *lock(&self.0) = TimedBucket::new();
+        *lock(&self.0) = TimedBucket::default();
     }
 }
 
@@ -115,7 +111,7 @@ impl Rate {
     pub(crate) fn new(per_second: u64) -> Self {
         Self {
             per_second: AtomicU64::new(per_second),
-            bucket: tokio::sync::Mutex::new(TimedBucket::new()),
+            bucket: tokio::sync::Mutex::default(),
             changed: Notify::new(),
         }
     }

@@ -1,6 +1,6 @@
-//! The events of a node, as its application gets them.
+//! The events of a node, which its application gets.
 //!
-//! The names are those that users of p2pnetwork know, and the new ones follow the same form.
+//! Their names are those of p2pnetwork, and new ones have the same form.
 
 mod peer;
 
@@ -117,7 +117,7 @@ pub enum Event {
     /// A download is over, checked, and in its place: all of it, but for the entries of a folder that
     /// this disk can't have.
     NodeDownloadFinished {
-        /// What was fetched.
+        /// The file or folder.
         hash: Hash,
         /// Its path.
         path: PathBuf,
@@ -128,14 +128,14 @@ pub enum Event {
     },
     /// A download was given up. The pieces that came are kept for another try.
     NodeDownloadFailed {
-        /// What was to be fetched.
+        /// The file or folder.
         hash: Hash,
         /// The failure, and advice.
         error: String,
     },
     /// A source sent something else than it was asked for, and this download asks it no more.
     NodeSourceDropped {
-        /// What is being fetched.
+        /// The file or folder.
         hash: Hash,
         /// The source.
         source: NodeId,
@@ -146,7 +146,7 @@ pub enum Event {
     NodeUploadCompleted {
         /// The peer. It need not have a link with this node.
         peer: Peer,
-        /// What it has received, and how much of it this node has sent.
+        /// The file or folder, and the bytes of it that this node has sent.
         upload: Upload,
     },
     /// A shared file was changed or removed, and a peer asked for it as it was: it can't be served
@@ -169,7 +169,7 @@ pub enum Event {
     },
     /// This node could not connect to an address.
     OutboundNodeConnectionError {
-        /// Where.
+        /// The address.
         address: Address,
         /// The failure, and advice.
         error: String,
@@ -188,7 +188,7 @@ pub enum Event {
         action: ActionId,
         /// The nodes within the depth, this one first.
         nodes: Vec<NodeInfo>,
-        /// Whether all of them have answered.
+        /// Set if all of them have answered.
         complete: bool,
     },
     /// A search that the handler asked for has ended: see
@@ -440,7 +440,7 @@ pub struct NodeInfo {
     pub id: NodeId,
     /// The name that it gives itself.
     pub name: String,
-    /// Where it can be dialled, as far as it knows.
+    /// Its addresses, as far as it knows them.
     pub addresses: Vec<Address>,
     /// The nodes that it has dialled.
     pub outbound: Vec<Neighbour>,
@@ -453,6 +453,6 @@ pub struct NodeInfo {
 pub struct Neighbour {
     /// Its identity.
     pub id: NodeId,
-    /// Where it can be dialled, else where it connected from.
+    /// Its address if it is known, else the address that it connected from.
     pub address: Address,
 }

@@ -157,7 +157,7 @@ pub enum SealError {
     #[error(transparent)]
     Content(#[from] DecodeError),
     /// The message is not signed by the node that it names as its sender.
-    #[error("it is not signed by the one who is said to have written it")]
+    #[error("it is not signed by the node that it names as its sender")]
     Forged,
 }
 

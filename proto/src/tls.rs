@@ -60,22 +60,18 @@ impl RecordError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// An [`Alert`]: the end, or a failure.
-    Alert,
+    Alert = 21,
     /// A message about the session itself, such as a [`key_update`].
-    Handshake,
+    Handshake = 22,
     /// The application's bytes.
-    Data,
+    Data = 23,
 }
 
 impl Kind {
     /// Returns its number in a record.
     #[must_use]
     pub fn number(self) -> u8 {
-        match self {
-            Self::Alert => 21,
-            Self::Handshake => 22,
-            Self::Data => 23,
-        }
+        self as u8
     }
 }
 

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What takes part in compression.
+/// All compressions but none.
 const ALGORITHMS: [Compression; 5] =
     [Compression::Zlib, Compression::Bzip2, Compression::Lzma, Compression::Zstd, Compression::Lz4];
 

@@ -80,7 +80,7 @@ pub(super) struct Reader<R> {
     throttle: Throttle,
     /// The error that ended the connection, if bytes were read before it.
     broken: Option<io::Error>,
-    /// How the link ends, once that is known.
+    /// The end of the link, once it is known.
     end: Option<Parting>,
     /// The end of the wait for the peer's goodbye.
     close_at: Option<Instant>,
@@ -412,7 +412,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             return;
         }
         self.link.pause();
-        // Set once this node wants to close the link, and once the application has heard of it.
+        // Set once this node wants to close the link, and once the application knows that.
         let (mut leaving, mut announced) = (false, false);
         {
             let (inner, conn) = (self.inner.clone(), self.conn.clone());

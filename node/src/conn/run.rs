@@ -141,7 +141,7 @@ async fn write_hello(
     Ok(deferred)
 }
 
-/// How a link has ended.
+/// The end of a link.
 pub(super) struct EndedLink {
     pub(super) parting: Parting,
     /// Number of our messages that the peer's application has received.

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use super::{Session, server_name};
+use super::{NotANode, Session, server_name};
 
 /// A byte stream that TLS runs on.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin {}
@@ -60,10 +60,7 @@ pub(super) async fn dial<T: Transport>(
 }
 
 impl<T: Transport> Channel<T> {
-    fn new<E>(session: Result<Session, E>, stream: TlsStream<T>) -> io::Result<Self>
-    where
-        E: std::error::Error + Send + Sync + 'static,
-    {
+    fn new(session: Result<Session, NotANode>, stream: TlsStream<T>) -> io::Result<Self> {
         let session = session.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         Ok(Self { stream, session })
     }

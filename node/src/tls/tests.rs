@@ -29,7 +29,7 @@ pub(super) fn tls(secret: u8) -> Tls {
     Tls::new(&Key::from_secret(&[secret; 32])).unwrap()
 }
 
-/// The dialling channel and the accepting one, where the latter has heard the end of the handshake.
+/// The dialling channel and the accepting one, where the latter has received the end of the handshake.
 pub(super) async fn channels() -> (Channel, Channel) {
     let (dialled, accepted) = pair().await;
     let (ours, theirs) = (tls(1), tls(2));
@@ -85,10 +85,10 @@ pub(super) async fn say(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
     to.flush().await.unwrap();
 }
 
-pub(super) async fn hear(from: &mut (impl AsyncReadExt + Unpin), bytes: &[u8]) {
-    let mut heard = vec![0; bytes.len()];
-    from.read_exact(&mut heard).await.unwrap();
-    assert!(heard == bytes, "{} bytes came otherwise", bytes.len());
+pub(super) async fn expect_bytes(from: &mut (impl AsyncReadExt + Unpin), bytes: &[u8]) {
+    let mut received = vec![0; bytes.len()];
+    from.read_exact(&mut received).await.unwrap();
+    assert!(received == bytes, "{} bytes came otherwise", bytes.len());
 }
 
 #[tokio::test]
@@ -287,15 +287,15 @@ async fn everything_arrives_with_channels_at_both_ends() {
     let (mut ours, mut theirs) = channels().await;
     for len in [1, 2, MAX_CONTENT - 1, MAX_CONTENT, MAX_CONTENT + 1, 3_000_000] {
         let bytes = some_bytes(len);
-        tokio::join!(say(&mut ours, &bytes), hear(&mut theirs, &bytes));
-        tokio::join!(say(&mut theirs, &bytes), hear(&mut ours, &bytes));
+        tokio::join!(say(&mut ours, &bytes), expect_bytes(&mut theirs, &bytes));
+        tokio::join!(say(&mut theirs, &bytes), expect_bytes(&mut ours, &bytes));
     }
     ours.shutdown().await.unwrap();
     let mut rest = Vec::new();
     assert_eq!(theirs.read_to_end(&mut rest).await.unwrap(), 0);
     assert_eq!(ours.write(b"x").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     say(&mut theirs, b"the other direction goes on").await;
-    hear(&mut ours, b"the other direction goes on").await;
+    expect_bytes(&mut ours, b"the other direction goes on").await;
 }
 
 #[tokio::test]
@@ -306,8 +306,8 @@ async fn everything_arrives_with_rustls_at_the_other_end() {
         ours.limit_records(5);
         for len in [1, MAX_CONTENT - 1, MAX_CONTENT, MAX_CONTENT + 1, 1_000_000] {
             let bytes = some_bytes(len);
-            tokio::join!(say(&mut ours, &bytes), hear(&mut theirs, &bytes));
-            tokio::join!(say(&mut theirs, &bytes), hear(&mut ours, &bytes));
+            tokio::join!(say(&mut ours, &bytes), expect_bytes(&mut theirs, &bytes));
+            tokio::join!(say(&mut theirs, &bytes), expect_bytes(&mut ours, &bytes));
             // It asks us for our next key as well.
             refresh(&mut theirs);
         }
@@ -322,16 +322,16 @@ async fn everything_arrives_with_rustls_at_the_other_end() {
 async fn little_room_is_filled_bit_by_bit() {
     let (mut ours, mut theirs) = channels().await;
     let bytes = some_bytes(100_000);
-    let (_, heard) = tokio::join!(say(&mut ours, &bytes), async {
-        let mut heard = Vec::new();
-        while heard.len() < bytes.len() {
+    let (_, received) = tokio::join!(say(&mut ours, &bytes), async {
+        let mut received = Vec::new();
+        while received.len() < bytes.len() {
             let mut some = [0; 700];
             let len = theirs.read(&mut some).await.unwrap();
-            heard.extend_from_slice(&some[..len]);
+            received.extend_from_slice(&some[..len]);
         }
-        heard
+        received
     });
-    assert!(heard == bytes);
+    assert!(received == bytes);
 }
 
 #[tokio::test]
@@ -373,7 +373,7 @@ async fn less_than_was_expected_is_read_all_the_same() {
     for (announced, len) in [(10_000_000, 10_000_000), (1_000_000, 100_000), (200_000, 0)] {
         expected.set(announced);
         let bytes = some_bytes(len);
-        tokio::join!(say(&mut theirs, &bytes), hear(&mut ours, &bytes));
+        tokio::join!(say(&mut theirs, &bytes), expect_bytes(&mut ours, &bytes));
     }
     theirs.shutdown().await.unwrap();
     assert_eq!(ours.read(&mut [0; 9]).await.unwrap(), 0);
@@ -403,7 +403,7 @@ proptest! {
                     }
                     ours.flush().await.unwrap();
                 },
-                hear(&mut theirs, &bytes),
+                expect_bytes(&mut theirs, &bytes),
             );
         });
     }

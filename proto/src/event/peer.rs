@@ -13,8 +13,8 @@ use crate::versions::VersionGap;
 
 /// The node at the other end of a link. Cloning is cheap.
 ///
-/// It describes the link as it was made: once the link has ended the value stays readable, and a
-/// later link with the same node is another value.
+/// It describes the link as it was made. It stays valid after the end of the link, and a later link with the same
+/// node is another value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Peer(Arc<PeerParts>);
 
@@ -55,8 +55,8 @@ impl Peer {
         Self(Arc::new(PeerParts { id, name, address, direction, linked: true }))
     }
 
-    /// Describes a node without a link, whose message others passed on. It has not said where it can
-    /// be dialled, so its address is `0.0.0.0:0`.
+    /// Describes a node without a link, whose message other nodes have relayed. Its address is not known, so it
+    /// is `0.0.0.0:0`.
     #[must_use]
     pub fn without_link(id: NodeId, name: String) -> Self {
         let address = Address::from_socket((Ipv4Addr::UNSPECIFIED, 0).into());
@@ -64,8 +64,8 @@ impl Peer {
         Self(Arc::new(PeerParts { id, name, address, direction, linked: false }))
     }
 
-    /// Returns whether this describes a link. A message of a node without one came through others,
-    /// sealed and signed. Sending to such a peer takes the same way back, or dials it.
+    /// Returns whether this describes a link. Messages of a node without a link came through other nodes, sealed
+    /// and signed. A message to such a peer takes the same way back, or the peer is dialled.
     #[must_use]
     pub fn is_linked(&self) -> bool {
         self.0.linked
@@ -83,7 +83,7 @@ impl Peer {
         &self.0.name
     }
 
-    /// Returns where it can be dialled as far as we know, else where it connected from.
+    /// Returns the address at which it can be dialled if that is known, else the address that it connected from.
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.0.address
@@ -133,9 +133,9 @@ impl Direction {
 /// The end of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parting {
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// The peer ended it, and said so.
+    /// The peer has ended the link, with a goodbye.
     pub by_peer: bool,
 }
 
@@ -171,8 +171,7 @@ pub enum Reason {
     /// The network has a secret, and the proof of knowing it was wrong or missing.
     #[error("the proof of knowing the network's secret is wrong or missing")]
     WrongSecret,
-    /// There is no version of the wire that both speak. Nodes of version 1 do not say which ones they
-    /// speak.
+    /// There is no version of the wire that both nodes speak. Nodes of version 1 do not name their versions.
     #[error("no common protocol version{}", .0.map(|gap| format!(": {gap}")).unwrap_or_default())]
     Version(Option<VersionGap>),
     /// No room for another inbound link.
@@ -184,31 +183,31 @@ pub enum Reason {
     /// The other end is this node itself.
     #[error("a node does not connect to itself")]
     Myself,
-    /// The other side does not read fast enough for the overlay's own frames.
+    /// The peer does not read fast enough even for control frames.
     #[error("too slow: control frames piled up")]
     Slow,
-    /// No byte came for too long.
+    /// No byte was received for too long.
     #[error("no byte came for {} s", .0.as_secs())]
     Silent(Duration),
-    /// Hello did not come in time.
+    /// Hello was not received in time.
     #[error("the handshake took too long")]
     HandshakeTimeout,
-    /// The two are no longer neighbours: another has the place.
+    /// Another node has the place among the neighbours.
     #[error("another node has its place among the neighbours")]
     Traded,
-    /// The link has served its purpose.
+    /// The link is not needed any more.
     #[error("the link is not needed any more")]
     NotNeeded,
-    /// The node has left the network, and goes on alone.
+    /// The node has left the network.
     #[error("the node has left the network")]
     Left,
-    /// The other side's application has disconnected this node, and keeps it away for a while.
+    /// The peer's application has disconnected this node, and keeps it away for ten minutes.
     #[error("disconnected by hand a while ago, and kept away for ten minutes in all")]
     KeptAway,
-    /// The other side broke the protocol.
+    /// The peer has broken the protocol.
     #[error("broke the protocol: {0}")]
     Fault(String),
-    /// The connection broke without a goodbye.
+    /// The connection was lost without a goodbye.
     #[error("connection lost: {0}")]
     Lost(String),
     /// A reason that this version does not know.

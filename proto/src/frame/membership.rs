@@ -20,17 +20,17 @@ pub struct NeighbourRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
     /// It has other neighbours. A full node may refuse.
-    Low,
+    Low = 0,
     /// It has no other neighbour. A full node makes room.
-    High,
+    High = 1,
     /// It is new in the network. A full node makes room, and announces the new node to others.
-    Join,
+    Join = 2,
 }
 
 /// The answer to [`NeighbourRequest`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NeighbourReply {
-    /// Whether the two nodes are neighbours now.
+    /// The answer to the request.
     pub outcome: Outcome,
     /// The sender's record.
     pub record: Record,
@@ -42,11 +42,11 @@ pub struct NeighbourReply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// The two nodes are neighbours.
-    Accepted,
+    Accepted = 0,
     /// The node has as many neighbours as it wants.
-    Full,
+    Full = 1,
     /// The node's links are made by hand, so it never has neighbours.
-    Manual,
+    Manual = 2,
 }
 
 /// Announces a new node, on a random walk.
@@ -65,7 +65,7 @@ pub struct Disconnect {
     /// Nodes that may be asked instead: the other neighbours of a sender that leaves, else the node that the
     /// receiver had to make room for.
     pub instead: Vec<Record>,
-    /// Whether the sender leaves the network, so that it must not be asked again.
+    /// Set if the sender leaves the network, so that it must not be asked again.
     pub leaves: bool,
 }
 
@@ -99,8 +99,8 @@ pub struct Beacon {
     pub count: u64,
 }
 
-/// What two nodes without a link send each other on a stream, once each. It shows whether they are reachable
-/// and in the same part of the network, and has records of nodes that they know.
+/// A message that two nodes without a link send each other on a stream, once each. It shows whether they are
+/// reachable and in the same part of the network, and has records of nodes that they know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
     /// In the first probe: whether the sender wants to become a neighbour. In the answer: whether it may. A
@@ -125,11 +125,7 @@ fn records(reader: &mut Reader) -> Result<Vec<Record>, DecodeError> {
 impl NeighbourRequest {
     /// Appends the frame's body to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.put_u8(match self.need {
-            Need::Low => 0,
-            Need::High => 1,
-            Need::Join => 2,
-        });
+        out.put_u8(self.need as u8);
         self.record.encode(out);
     }
 
@@ -151,11 +147,7 @@ impl NeighbourRequest {
 impl NeighbourReply {
     /// Appends the frame's body to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.put_u8(match self.outcome {
-            Outcome::Accepted => 0,
-            Outcome::Full => 1,
-            Outcome::Manual => 2,
-        });
+        out.put_u8(self.outcome as u8);
         self.record.encode(out);
         put_records(out, &self.records);
     }

@@ -23,9 +23,6 @@ pub const MAX_NEIGHBOURS: usize = 90;
 /// Most files in one answer. A node with more sends several answers.
 pub const MAX_FILES: usize = 100;
 
-/// The flag of a query from the sender itself.
-const OWN: u8 = 1;
-
 /// The name of a query: a random number of the node that asks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueryId(pub [u8; 16]);
@@ -43,7 +40,7 @@ pub struct Query {
     pub id: QueryId,
     /// Most hops beyond the receiver; [`UNLIMITED`] for all.
     pub depth: u8,
-    /// Whether the sender asks for itself. The answer may contain files that only the sender may see. Such a
+    /// Set if the sender asks for itself. The answer may contain files that only the sender may see. Such a
     /// query is never passed on, whatever its depth.
     pub own: bool,
     /// Time for which the sender still waits.
@@ -118,7 +115,7 @@ pub struct QueryDone {
     pub id: QueryId,
     /// The depth of the query on this link. It tells this copy of the query from others.
     pub depth: u8,
-    /// Whether all nodes of the branch have answered.
+    /// Set if all nodes of the branch have answered.
     pub complete: bool,
 }
 
@@ -127,7 +124,7 @@ impl Query {
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_raw(&self.id.0);
         out.put_u8(self.depth);
-        out.put_u8(if self.own { OWN } else { 0 });
+        out.put_bool(self.own);
         out.put_u32(u32::try_from(self.ttl.as_millis()).unwrap_or(u32::MAX));
         match &self.what {
             What::Discover => out.put_u8(0),
@@ -165,11 +162,7 @@ impl Query {
         Ok(Self {
             id: QueryId(reader.array("query id")?),
             depth: reader.u8("query depth")?,
-            own: match reader.u8("query flags")? {
-                0 => false,
-                OWN => true,
-                _ => return Err(DecodeError::Invalid("query flags")),
-            },
+            own: reader.bool("query flags")?,
             ttl: Duration::from_millis(u64::from(reader.u32("query time")?)),
             what: match reader.u8("query kind")? {
                 0 => What::Discover,

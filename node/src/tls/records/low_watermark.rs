@@ -23,7 +23,7 @@ const LEAST: u64 = 64 << 10;
 /// Longest wait for a low watermark. A slower peer is read as its bytes arrive.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// How long such a peer is then read as its bytes arrive.
+/// Time for which a slower peer is then read as its bytes arrive.
 const REST: Duration = Duration::from_secs(1);
 
 /// The number of bytes that the peer will send without another request. The reader sets it from its
@@ -39,8 +39,7 @@ impl Expected {
 
     /// Counts `bytes` that were read. Only the reader calls `set` and this, so no update is lost.
     pub(super) fn subtract(&self, bytes: usize) {
-        let left = self.0.load(Ordering::Relaxed).saturating_sub(bytes as u64);
-        self.0.store(left, Ordering::Relaxed);
+        self.set(self.get().saturating_sub(bytes as u64));
     }
 
     fn get(&self) -> u64 {

@@ -1,4 +1,4 @@
-//! What only holds for records of our own.
+//! Tests that hold for our own records only.
 
 use peerkit_proto::tls::header;
 use rustls::AlertDescription;
@@ -9,7 +9,7 @@ use super::handshake::TakeOverError;
 use super::outgoing::SealError;
 use super::*;
 use crate::tls::Purpose;
-use crate::tls::tests::{channels, dialled_rustls, hear, pair, say, tls};
+use crate::tls::tests::{channels, dialled_rustls, expect_bytes, pair, say, tls};
 
 #[tokio::test]
 async fn the_end_of_the_handshake_goes_out_with_the_first_word() {
@@ -25,7 +25,7 @@ async fn the_end_of_the_handshake_goes_out_with_the_first_word() {
     assert!(tokio::time::timeout(moment, &mut accepting).await.is_err(), "held");
     ours.write_all(b"ab").await.unwrap();
     let mut theirs = accepting.await.unwrap();
-    hear(&mut theirs, b"ab").await;
+    expect_bytes(&mut theirs, b"ab").await;
 }
 
 #[tokio::test]
@@ -46,7 +46,7 @@ async fn a_sealing_error_poisons_the_channel() {
     say(&mut theirs, b"abc").await;
     why(ours.read(&mut [0; 9]).await.unwrap_err());
     drop(ours);
-    hear(&mut theirs, b"abc").await;
+    expect_bytes(&mut theirs, b"abc").await;
     let error = theirs.read(&mut [0; 9]).await.unwrap_err();
     assert_ne!(error.kind(), io::ErrorKind::InvalidData, "{error}");
 }
@@ -97,7 +97,7 @@ async fn what_came_before_a_forged_record_is_read_first() {
     theirs.write_all(b"abc").await.unwrap();
     theirs.flush().await.unwrap();
     theirs.get_mut().0.write_all(&[23, 9, 9, 0, 1]).await.unwrap();
-    hear(&mut ours, b"abc").await;
+    expect_bytes(&mut ours, b"abc").await;
     let error = ours.read(&mut [0; 9]).await.unwrap_err();
     assert!(error.to_string().contains("too short"), "{error}");
 }

@@ -21,7 +21,7 @@ pub(crate) struct Memory {
     outgoing: Arc<Mutex<Direction>>,
 }
 
-/// What happens to the bytes of one direction on their way.
+/// The fate of the bytes of one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// Only so many bytes arrive, then the stream ends.

@@ -270,7 +270,7 @@ fn keys_are_updated_by_both_ends_again_and_again() {
     }
 }
 
-/// What the dialler or the accepting node writes in a session, while the other reads.
+/// The writes of one end of a session, while the other end reads.
 const WRITTEN: [&[u8]; 3] = [b"first", b"second", b"third"];
 
 /// Runs a session with a `fault` in the direction to the reader, which has dialled or not. Returns
