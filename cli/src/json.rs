@@ -127,9 +127,9 @@ fn data(this: &Node, event: &Event) -> Option<Box<RawValue>> {
     let fields = match event {
         Event::NodeMessage { message, .. } => return Some(content(message)),
         Event::NodeDiscovered { node } => return Some(raw(&NodeView::one(this, node))),
-        Event::OutboundNodeDisconnected { parting, .. }
-        | Event::InboundNodeDisconnected { parting, .. } => {
-            fields.with("reason", parting.reason.to_string()).with("by_peer", parting.by_peer)
+        Event::OutboundNodeDisconnected { link_end, .. }
+        | Event::InboundNodeDisconnected { link_end, .. } => {
+            fields.with("reason", link_end.reason.to_string()).with("by_peer", link_end.by_peer)
         }
         Event::NodeMessageFailed { failure, .. } => fields
             .with("unsent", failure.unsent)

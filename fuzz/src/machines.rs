@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
-use peerkit_proto::event::{Direction, Parting, Peer, Reason};
+use peerkit_proto::event::{Direction, LinkEnd, Peer, Reason};
 use peerkit_proto::files::{FileKind, FileName, SharedFile};
-use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, What};
+use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, QueryKind};
 use peerkit_proto::frame::{Frame, Frames};
 use peerkit_proto::hello::Hello;
 use peerkit_proto::id::{Hash, Key, NodeId};
@@ -169,7 +169,7 @@ impl Shell {
                     sent.push(frame);
                 }
                 Some(Output::Lookup { query, what, .. }) => {
-                    let here = matches!(what, What::CallBack { .. });
+                    let here = matches!(what, QueryKind::CallBack { .. });
                     let files = if here { Vec::new() } else { vec![file()] };
                     inputs.push_back(Input::Command(Command::Answer { query, files, here }));
                 }
@@ -191,8 +191,8 @@ impl Shell {
                 continue;
             };
             let (_, n) = self.links.remove(at);
-            let parting = Parting { reason: Reason::Requested, by_peer: false };
-            sent.extend(self.handle(Input::LinkDown { connection, parting }));
+            let link_end = LinkEnd { reason: Reason::Requested, by_peer: false };
+            sent.extend(self.handle(Input::LinkDown { connection, link_end }));
             sent.extend(self.handle(Input::LinkReported { id: node(n) }));
             self.link(n);
         }
@@ -203,7 +203,7 @@ impl Shell {
 /// Returns a node with links to three others, and the query that it has asked.
 fn network() -> (Shell, QueryId) {
     let mut shell = Shell::new(0, "me", 7, &[1, 2, 3]);
-    let (operation, what) = (OperationId(1), What::Discover);
+    let (operation, what) = (OperationId(1), QueryKind::Discover);
     let asked =
         shell.handle(Input::Query { operation, what, depth: -1, own: false, timeout: None });
     let query = query_in(&asked).id;

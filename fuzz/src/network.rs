@@ -9,7 +9,7 @@ use peerkit_proto::frame::membership::{
 };
 use peerkit_proto::id::Key;
 use peerkit_proto::message::{Message, Packed};
-use peerkit_proto::record::Record;
+use peerkit_proto::node_record::NodeRecord;
 
 use crate::machines::{NETWORK, key};
 
@@ -67,7 +67,7 @@ pub(crate) fn probe() -> Probe {
     Probe { neighbour: true, record: record(1), beacon, records: vec![record(2)] }
 }
 
-fn record(n: u8) -> Record {
+fn record(n: u8) -> NodeRecord {
     let key: Key = key(n);
-    Record::sign(&key, NETWORK, 1, &[Address::from_socket(([192, 0, n, 1], 7117).into())])
+    NodeRecord::sign(&key, NETWORK, 1, &[Address::from_socket(([192, 0, n, 1], 7117).into())])
 }

@@ -12,7 +12,7 @@ use peerkit_proto::files::{
     FileRefusal, RelPath, Request, Secret, Ticket,
 };
 use peerkit_proto::frame::direct::{Delivery, Forwarded};
-use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, What};
+use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, QueryKind};
 use peerkit_proto::frame::{self, Frame, HEADER};
 use peerkit_proto::hello::{Hello, StreamOpen};
 use peerkit_proto::id::{Hash, Key};
@@ -346,11 +346,11 @@ fn every_frame() -> Vec<Frame> {
         frames.push(Frame::Forwarded(Forwarded { query: id, number: 1, delivery }));
     }
     let whats = [
-        What::Discover,
-        What::Search("notes".into()),
-        What::HasFile(hash),
-        What::FindNode(machines::node(2)),
-        What::CallBack { target: machines::node(0), token: [1; 16], addresses: vec![address] },
+        QueryKind::Discover,
+        QueryKind::Search("notes".into()),
+        QueryKind::HasFile(hash),
+        QueryKind::FindNode(machines::node(2)),
+        QueryKind::CallBack { target: machines::node(0), token: [1; 16], addresses: vec![address] },
     ];
     for (n, what) in (0..).zip(whats) {
         let ttl = Duration::from_secs(10);

@@ -34,13 +34,13 @@ const MAX_ORPHANS: usize = 1000;
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Serialize, Deserialize)]
-struct Record {
+struct NodeRecord {
     author: NodeId,
     text: String,
     signature: Vec<u8>,
 }
 
-impl Record {
+impl NodeRecord {
     fn new(key: &Key, text: String) -> Self {
         Self { author: key.id(), signature: key.sign(text.as_bytes()).to_vec(), text }
     }
@@ -60,7 +60,7 @@ struct Block {
     parent: Hash,
     /// Its place in the chain: 1 for the first block.
     height: usize,
-    records: Vec<Record>,
+    records: Vec<NodeRecord>,
 }
 
 impl Block {
@@ -75,7 +75,7 @@ struct Ledger {
     /// The longest time that a node waits before it makes a block.
     pace: Duration,
     /// All valid records that this node knows, in blocks or not.
-    records: BTreeMap<Hash, Record>,
+    records: BTreeMap<Hash, NodeRecord>,
     /// All valid blocks, those of chains that lost too. The parent of each is here as well.
     blocks: BTreeMap<Hash, Block>,
     /// Blocks whose parents are not here yet.
@@ -107,7 +107,7 @@ impl Ledger {
 
     /// Signs a record and sends it to all nodes.
     fn write(&mut self, cx: &mut Context<'_>, text: String) {
-        let record = Record::new(&self.key, text);
+        let record = NodeRecord::new(&self.key, text);
         if let Ok(message) = Message::json(&record) {
             cx.broadcast("record", message);
         }
@@ -123,7 +123,7 @@ impl Ledger {
 
     /// The records of the chain that ends with a block.
     fn written(&self, tip: Hash) -> BTreeSet<Hash> {
-        self.chain(tip).flat_map(|block| &block.records).map(Record::id).collect()
+        self.chain(tip).flat_map(|block| &block.records).map(NodeRecord::id).collect()
     }
 
     fn height(&self, tip: Hash) -> usize {
@@ -131,7 +131,7 @@ impl Ledger {
     }
 
     /// Keeps a record if it is valid. Returns whether it is.
-    fn learn(&mut self, record: Record) -> bool {
+    fn learn(&mut self, record: NodeRecord) -> bool {
         let known = self.records.contains_key(&record.id());
         let is_valid = known || record.is_valid();
         if is_valid && !known {
@@ -263,7 +263,7 @@ impl Handler for Ledger {
             if let Ok(block) = message.to_json() {
                 self.add(cx, block);
             }
-        } else if let Ok(record) = message.to_json::<Record>()
+        } else if let Ok(record) = message.to_json::<NodeRecord>()
             && self.learn(record)
             && self.lot.is_none()
         {

@@ -9,7 +9,7 @@
 
 use std::error::Error;
 
-use peerkit::{Context, Handler, Message, Node, Parting, Peer};
+use peerkit::{Context, Handler, LinkEnd, Message, Node, Peer};
 
 /// What one node prints, after its own name.
 struct Chat(String);
@@ -28,11 +28,11 @@ impl Handler for Chat {
         println!("{}: <{}> {}", self.0, peer.name(), message.as_text().unwrap_or("(not text)"));
     }
 
-    fn inbound_node_disconnected(&mut self, _: &mut Context<'_>, peer: &Peer, why: &Parting) {
+    fn inbound_node_disconnected(&mut self, _: &mut Context<'_>, peer: &Peer, why: &LinkEnd) {
         println!("{}: {} has gone: {why}", self.0, peer.name());
     }
 
-    fn outbound_node_disconnected(&mut self, _: &mut Context<'_>, peer: &Peer, why: &Parting) {
+    fn outbound_node_disconnected(&mut self, _: &mut Context<'_>, peer: &Peer, why: &LinkEnd) {
         println!("{}: {} has gone: {why}", self.0, peer.name());
     }
 }

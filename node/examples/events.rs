@@ -25,8 +25,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 println!("{} measures {} degrees", measured.sensor, measured.celsius);
                 station.send(peer.id(), "thank you").await?;
             }
-            Event::InboundNodeDisconnected { peer, parting } => {
-                println!("{peer} has left: {parting}");
+            Event::InboundNodeDisconnected { peer, link_end } => {
+                println!("{peer} has left: {link_end}");
                 // With its last peer gone the station closes; the stream then ends.
                 let station = station.clone();
                 tokio::spawn(async move { station.shutdown().await });

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
-use peerkit_proto::event::{Event, Parting, Peer, Reason};
+use peerkit_proto::event::{Event, LinkEnd, Peer, Reason};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::broadcast::Batch;
 use peerkit_proto::handler::Action;
@@ -280,8 +280,8 @@ impl Actor {
                     });
                 }
             }
-            FromLink::Down(conn, parting, done) => {
-                self.link_down(&conn, parting);
+            FromLink::Down(conn, link_end, done) => {
+                self.link_down(&conn, link_end);
                 let _ = done.send(());
             }
             FromLink::Done(conn) => self.input(Input::LinkReported { id: conn.peer.id() }),
@@ -300,11 +300,11 @@ impl Actor {
         self.input(Input::Greeted(Greeted { connection, dial, peer, candidate, unix }));
     }
 
-    fn link_down(&mut self, conn: &Conn, parting: Parting) {
+    fn link_down(&mut self, conn: &Conn, link_end: LinkEnd) {
         let connection = conn.connection();
         if self.links.remove(&connection).is_some() {
             self.inner.links.change(|conns| drop(conns.remove(&conn.peer.id())));
-            self.input(Input::LinkDown { connection, parting });
+            self.input(Input::LinkDown { connection, link_end });
         }
     }
 

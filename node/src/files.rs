@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use peerkit_proto::files::{
     Asker, Description, FILES_PROTOCOL, FileSource, FoundFile, FoundFiles, SharedFile,
 };
-use peerkit_proto::frame::query::{Answer, AnswerBody, MAX_SEARCH, What};
+use peerkit_proto::frame::query::{Answer, AnswerBody, MAX_SEARCH, QueryKind};
 use peerkit_proto::id::NodeId;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
@@ -121,7 +121,7 @@ impl Inner {
             return Err(Error::SearchTooLong { len: text.len(), limit: MAX_SEARCH });
         }
         let mut found = FoundFiles::default();
-        let mut answers = self.ask_for_files(What::Search(text.to_owned())).await?;
+        let mut answers = self.ask_for_files(QueryKind::Search(text.to_owned())).await?;
         let own = find_own(self, text.to_owned()).await;
         let (name, addresses) = (self.profile.name.clone(), self.addresses.announced(None));
         found.add(own, &FileSource { id: self.profile.id, name, addresses });
@@ -142,13 +142,13 @@ impl Inner {
 /// question is too old when its turn comes.
 pub(crate) async fn find(
     inner: &Inner,
-    what: What,
+    what: QueryKind,
     asker: Option<NodeId>,
 ) -> Option<Vec<SharedFile>> {
     let (shares, limit) = (inner.files.shares.clone(), inner.config.max_search_results);
     let partials = inner.files.partials.clone();
     let turn = match &what {
-        What::Search(_) => {
+        QueryKind::Search(_) => {
             let turn = inner.files.searching.clone().acquire_owned();
             Some(timeout(inner.config.query_timeout, turn).await.ok()?.ok()?)
         }
@@ -159,8 +159,8 @@ pub(crate) async fn find(
         // A link has no proof to show: what takes a ticket is not found.
         let asker = asker.map(|id| Asker { id, binding: &[0; 32], proof: None });
         match what {
-            What::Search(text) => shares.search(&text, limit, asker.as_ref()),
-            What::HasFile(hash) => {
+            QueryKind::Search(text) => shares.search(&text, limit, asker.as_ref()),
+            QueryKind::HasFile(hash) => {
                 let described = shares.described(&hash, asker.as_ref());
                 let file =
                     |d: Description| SharedFile { hash, name: d.name, size: d.size, kind: d.kind };

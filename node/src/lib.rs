@@ -124,7 +124,7 @@ pub use peerkit_proto::address::{Address, DEFAULT_PORT, ParseAddressError, Schem
 pub use peerkit_proto::codec::DecodeError;
 pub use peerkit_proto::config::Config;
 pub use peerkit_proto::event::{
-    ActionId, Broadcast, Direction, Event, MessageFailure, Neighbour, NodeInfo, Parting, Peer,
+    ActionId, Broadcast, Direction, Event, LinkEnd, MessageFailure, Neighbour, NodeInfo, Peer,
     Reason, TimerId, Upload,
 };
 pub use peerkit_proto::files::disk::{misleads, plain};

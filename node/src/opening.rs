@@ -9,7 +9,7 @@ use std::sync::Arc;
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Reason;
 use peerkit_proto::frame::Frame;
-use peerkit_proto::frame::query::What;
+use peerkit_proto::frame::query::QueryKind;
 use peerkit_proto::hello::{MAX_PROTOCOL, StreamOpen};
 use peerkit_proto::id::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -224,7 +224,7 @@ impl Inner {
             // With the identity, as another node may answer at the addresses.
             let addresses = self.addresses.announced(None).into_iter();
             let addresses = addresses.map(|address| address.with_id(self.profile.id)).collect();
-            let what = What::CallBack { target: peer, token, addresses };
+            let what = QueryKind::CallBack { target: peer, token, addresses };
             // Its answers are not waited for: the stream itself is the answer.
             let asked = self.ask(what, -1, Some(timeout)).await;
             asked.map_err(|error| error.to_string())?;

@@ -114,7 +114,7 @@ mod tests {
 
     use peerkit_proto::frame::membership::Beacon;
     use peerkit_proto::id::Key;
-    use peerkit_proto::record::Record;
+    use peerkit_proto::node_record::NodeRecord;
 
     use super::*;
     use crate::node::Node;
@@ -128,7 +128,7 @@ mod tests {
         let address = Address::from(silent.local_addr().unwrap());
         let key = Key::from_secret(&[1; 32]);
         let beacon = Beacon { least: key.id(), count: 0 };
-        let record = Record::sign(&key, "peerkit", 0, std::slice::from_ref(&address));
+        let record = NodeRecord::sign(&key, "peerkit", 0, std::slice::from_ref(&address));
         let probe = Probe { neighbour: false, record, beacon, records: Vec::new() };
         // One thread and nothing awaited: no other task begins or ends meanwhile.
         let before = inner.tasks.tracker.len();

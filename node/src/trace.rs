@@ -13,10 +13,10 @@
 //! Nothing secret and no contents are logged: no message, title, search text, ticket or token. Names
 //! and texts of peers are logged as quoted strings, with control characters escaped.
 
-use peerkit_proto::event::{Event, Parting, Peer};
+use peerkit_proto::event::{Event, LinkEnd, Peer};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::membership::{Outcome, Probe};
-use peerkit_proto::frame::query::{QueryId, What};
+use peerkit_proto::frame::query::{QueryId, QueryKind};
 use peerkit_proto::id::{NodeId, hex};
 use peerkit_proto::message::Message;
 use peerkit_proto::overlay::broadcast::BroadcastCounters;
@@ -62,8 +62,8 @@ pub(crate) fn event(event: &Event) {
             address = %peer.address(),
             "up"
         ),
-        Event::OutboundNodeDisconnected { peer, parting }
-        | Event::InboundNodeDisconnected { peer, parting } => ended(peer, parting),
+        Event::OutboundNodeDisconnected { peer, link_end }
+        | Event::InboundNodeDisconnected { peer, link_end } => ended(peer, link_end),
         Event::OutboundNodeConnectionError { address, error } => {
             info!(target: "peerkit::link", %address, why = error.as_str(), "could not connect");
         }
@@ -129,13 +129,13 @@ pub(crate) fn event(event: &Event) {
     }
 }
 
-fn ended(peer: &Peer, parting: &Parting) {
+fn ended(peer: &Peer, link_end: &LinkEnd) {
     info!(
         target: "peerkit::link",
         peer = %peer.id().short(),
         name = peer.name(),
-        by_peer = parting.by_peer,
-        why = parting.reason.to_string(),
+        by_peer = link_end.by_peer,
+        why = link_end.reason.to_string(),
         "ended"
     );
 }
@@ -262,14 +262,14 @@ fn short(query: QueryId) -> String {
 }
 
 /// Returns the kind of a query, without its text, which is the user's.
-fn name(what: &What) -> &'static str {
+fn name(what: &QueryKind) -> &'static str {
     match what {
-        What::Discover => "discover",
-        What::Search(_) => "search",
-        What::HasFile(_) => "has file",
-        What::FindNode(_) => "find node",
-        What::CallBack { .. } => "call back",
-        What::Sample { .. } => "sample",
+        QueryKind::Discover => "discover",
+        QueryKind::Search(_) => "search",
+        QueryKind::HasFile(_) => "has file",
+        QueryKind::FindNode(_) => "find node",
+        QueryKind::CallBack { .. } => "call back",
+        QueryKind::Sample { .. } => "sample",
         _ => "other",
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
-pub use self::peer::{Direction, Parting, Peer, Reason};
+pub use self::peer::{Direction, LinkEnd, Peer, Reason};
 
 use crate::address::Address;
 use crate::files::{Changes, FoundFile, SharedFile};
@@ -38,14 +38,14 @@ pub enum Event {
         /// The peer.
         peer: Peer,
         /// The reason, and the side that ended it.
-        parting: Parting,
+        link_end: LinkEnd,
     },
     /// A link that the peer had dialled has ended.
     InboundNodeDisconnected {
         /// The peer.
         peer: Peer,
         /// The reason, and the side that ended it.
-        parting: Parting,
+        link_end: LinkEnd,
     },
     /// This node is about to close a link that it had dialled.
     NodeDisconnectWithOutboundNode {
@@ -311,10 +311,10 @@ impl Event {
 
     /// Returns the event that a link has ended.
     #[must_use]
-    pub fn disconnected(peer: Peer, parting: Parting) -> Self {
+    pub fn disconnected(peer: Peer, link_end: LinkEnd) -> Self {
         match peer.direction() {
-            Direction::Outbound => Self::OutboundNodeDisconnected { peer, parting },
-            Direction::Inbound => Self::InboundNodeDisconnected { peer, parting },
+            Direction::Outbound => Self::OutboundNodeDisconnected { peer, link_end },
+            Direction::Inbound => Self::InboundNodeDisconnected { peer, link_end },
         }
     }
 

@@ -11,7 +11,7 @@ pub use self::timers::{MAX_TIMERS, Timers, TooManyTimers};
 
 use crate::address::Address;
 use crate::event::{
-    ActionId, Broadcast, Event, MessageFailure, NodeInfo, Parting, Peer, TimerId, Upload,
+    ActionId, Broadcast, Event, LinkEnd, MessageFailure, NodeInfo, Peer, TimerId, Upload,
 };
 use crate::files::{Changes, FoundFile, SharedFile};
 use crate::frame::Refusal;
@@ -61,10 +61,16 @@ pub trait Handler: Send {
     /// Another node has connected to this one.
     fn inbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {}
     /// A link that this node had dialled has ended.
-    fn outbound_node_disconnected(&mut self, cx: &mut Context<'_>, peer: &Peer, parting: &Parting) {
+    fn outbound_node_disconnected(
+        &mut self,
+        cx: &mut Context<'_>,
+        peer: &Peer,
+        link_end: &LinkEnd,
+    ) {
     }
     /// A link that the peer had dialled has ended.
-    fn inbound_node_disconnected(&mut self, cx: &mut Context<'_>, peer: &Peer, parting: &Parting) {}
+    fn inbound_node_disconnected(&mut self, cx: &mut Context<'_>, peer: &Peer, link_end: &LinkEnd) {
+    }
     /// This node is about to close a link that it had dialled.
     fn node_disconnect_with_outbound_node(&mut self, cx: &mut Context<'_>, peer: &Peer) {}
     /// This node is about to close a link that the peer had dialled.
@@ -258,11 +264,11 @@ impl Event {
         match self {
             Self::OutboundNodeConnected { peer } => handler.outbound_node_connected(cx, &peer),
             Self::InboundNodeConnected { peer } => handler.inbound_node_connected(cx, &peer),
-            Self::OutboundNodeDisconnected { peer, parting } => {
-                handler.outbound_node_disconnected(cx, &peer, &parting);
+            Self::OutboundNodeDisconnected { peer, link_end } => {
+                handler.outbound_node_disconnected(cx, &peer, &link_end);
             }
-            Self::InboundNodeDisconnected { peer, parting } => {
-                handler.inbound_node_disconnected(cx, &peer, &parting);
+            Self::InboundNodeDisconnected { peer, link_end } => {
+                handler.inbound_node_disconnected(cx, &peer, &link_end);
             }
             Self::NodeDisconnectWithOutboundNode { peer } => {
                 handler.node_disconnect_with_outbound_node(cx, &peer);

@@ -31,7 +31,7 @@
 //! };
 //! let mut machine = Machine::new(now, identity, &Config::default(), [1; 32]);
 //! let operation = OperationId(1);
-//! let (what, depth, own, timeout) = (What::Discover, -1, false, None);
+//! let (what, depth, own, timeout) = (QueryKind::Discover, -1, false, None);
 //! let mut next = Some(Input::Query { operation, what, depth, own, timeout });
 //! let mut ended = None;
 //! while ended.is_none() {
@@ -58,7 +58,7 @@
 //! |---|---|
 //! | [`id`], [`address`], [`message`], [`event`] | the types that all layers share |
 //! | [`handler`] | the application, as a trait |
-//! | [`codec`], [`hello`], [`versions`], [`frame`], [`record`], [`seal`], [`tls`] | the wire |
+//! | [`codec`], [`hello`], [`versions`], [`frame`], [`node_record`], [`seal`], [`tls`] | the wire |
 //! | [`link`] | one link: Hello, frames, liveness, acknowledgements |
 //! | [`peer`] | one peer: its links, dials and messages; drives the overlay |
 //! | [`overlay`] | the network around a node: membership, queries, broadcasts, reconnecting |
@@ -79,9 +79,9 @@ pub mod hello;
 pub mod id;
 pub mod link;
 pub mod message;
+pub mod node_record;
 pub mod overlay;
 pub mod peer;
-pub mod record;
 pub mod sample;
 pub mod seal;
 pub mod sim;

@@ -11,12 +11,12 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::address::Address;
 use crate::config::Config;
-use crate::event::{Direction, NodeInfo, Parting, Peer, Reason};
+use crate::event::{Direction, LinkEnd, NodeInfo, Peer, Reason};
 use crate::files::SharedFile;
 use crate::frame::Frame;
 use crate::frame::broadcast::Batch;
 use crate::frame::membership::Probe;
-use crate::frame::query::{AnswerBody, MAX_FILES, Query, QueryDone, QueryId, UNLIMITED, What};
+use crate::frame::query::{AnswerBody, MAX_FILES, Query, QueryDone, QueryId, QueryKind, UNLIMITED};
 use crate::hello::MAX_NAME;
 use crate::id::{Hash, Key, NodeId};
 use crate::message::Message;
@@ -263,18 +263,18 @@ impl Overlay {
     }
 
     /// Notes that a link has ended.
-    pub(crate) fn link_down(&mut self, id: NodeId, parting: &Parting) {
+    pub(crate) fn link_down(&mut self, id: NodeId, link_end: &LinkEnd) {
         self.admissions.link_down(id);
         self.links.remove(&id);
         self.act(|parts, turn| {
             parts.clocks.link_down(id);
-            if parting.by_peer && parting.reason == Reason::Requested {
+            if link_end.by_peer && link_end.reason == Reason::Requested {
                 parts.membership.avoid(turn.now, id);
             }
             parts.queries.link_down(id, turn.out);
             parts.redials.link_down(turn, id);
             parts.directs.link_down(turn, id);
-            parts.membership.link_down(turn, id, parting);
+            parts.membership.link_down(turn, id, link_end);
             parts.broadcasts.link_down(turn, id);
         });
     }
@@ -355,7 +355,7 @@ impl Overlay {
     /// [`Input::Query`](crate::peer::Input::Query) for the parameters.
     pub(crate) fn ask(
         &mut self,
-        what: What,
+        what: QueryKind,
         depth: i32,
         own: bool,
         timeout: Option<Duration>,

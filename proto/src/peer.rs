@@ -176,7 +176,7 @@ impl Machine {
                 }
             }
             Input::LinkClosing(connection) => self.links.close(connection),
-            Input::LinkDown { connection, parting } => self.link_down(connection, parting),
+            Input::LinkDown { connection, link_end } => self.link_down(connection, link_end),
             Input::LinkReported { id } => self.link_reported(id),
             Input::LinkUse { connection, count, busy } => self.link_used(connection, count, busy),
             Input::Broadcast { operation, title, message } => {

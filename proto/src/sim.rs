@@ -82,7 +82,7 @@ use crate::address::Address;
 use crate::config::Config;
 use crate::event::{NodeInfo, Reason};
 use crate::frame::broadcast::Batch;
-use crate::frame::query::What;
+use crate::frame::query::QueryKind;
 use crate::handler::{Context, Handler, Timers};
 use crate::id::{Hash, Key, NodeId};
 use crate::message::Message;
@@ -397,7 +397,7 @@ impl<H: Handler> Sim<H> {
     /// # Panics
     /// If the node is not running.
     pub fn discover(&mut self, node: usize, depth: i32) -> OperationId {
-        let operation = self.ask(node, What::Discover, depth);
+        let operation = self.ask(node, QueryKind::Discover, depth);
         let operation = operation.expect("only a node that runs can ask");
         self.asked.insert(operation, Discovery::default());
         self.settle();

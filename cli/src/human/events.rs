@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use peerkit::{Address, Event, Message, Node, Parting, Peer, Reason};
+use peerkit::{Address, Event, LinkEnd, Message, Node, Peer, Reason};
 
 use super::files::changes;
 use super::{digits, status, uploads};
@@ -21,15 +21,15 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
             format!("{up} {} at {} connected to us", name(peer), address(peer))
         }
         // The user knows that this node stops or leaves.
-        Event::OutboundNodeDisconnected { parting, .. }
-        | Event::InboundNodeDisconnected { parting, .. }
-            if is_own_end(parting) =>
+        Event::OutboundNodeDisconnected { link_end, .. }
+        | Event::InboundNodeDisconnected { link_end, .. }
+            if is_own_end(link_end) =>
         {
             return None;
         }
-        Event::OutboundNodeDisconnected { peer, parting }
-        | Event::InboundNodeDisconnected { peer, parting } => {
-            format!("{down} {} is gone: {}", name(peer), plain(&parting.to_string()))
+        Event::OutboundNodeDisconnected { peer, link_end }
+        | Event::InboundNodeDisconnected { peer, link_end } => {
+            format!("{down} {} is gone: {}", name(peer), plain(&link_end.to_string()))
         }
         Event::NodeMessage { peer, message } => {
             format!("{}: {}", name(peer), content(message))
@@ -126,8 +126,8 @@ fn named(paint: Paint, peer: &Peer) -> String {
 }
 
 /// Returns whether a link ended because this node stops, or leaves its network.
-fn is_own_end(parting: &Parting) -> bool {
-    !parting.by_peer && matches!(parting.reason, Reason::Stopping | Reason::Left)
+fn is_own_end(link_end: &LinkEnd) -> bool {
+    !link_end.by_peer && matches!(link_end.reason, Reason::Stopping | Reason::Left)
 }
 
 /// Returns an address that was dialled, with the start of the identity that was expected there.
@@ -198,10 +198,10 @@ mod tests {
 
     #[test]
     fn the_end_of_this_node_is_no_news_of_its_peers() {
-        let parting = |reason, by_peer| Parting { reason, by_peer };
-        assert!(is_own_end(&parting(Reason::Stopping, false)));
-        assert!(is_own_end(&parting(Reason::Left, false)));
-        assert!(!is_own_end(&parting(Reason::Stopping, true)), "the peer stops");
-        assert!(!is_own_end(&parting(Reason::Requested, false)));
+        let link_end = |reason, by_peer| LinkEnd { reason, by_peer };
+        assert!(is_own_end(&link_end(Reason::Stopping, false)));
+        assert!(is_own_end(&link_end(Reason::Left, false)));
+        assert!(!is_own_end(&link_end(Reason::Stopping, true)), "the peer stops");
+        assert!(!is_own_end(&link_end(Reason::Requested, false)));
     }
 }

@@ -1,9 +1,9 @@
 //! Carries out the machine's outputs.
 
 use peerkit_proto::address::Address;
-use peerkit_proto::event::{Event, Parting, Reason};
+use peerkit_proto::event::{Event, LinkEnd, Reason};
 use peerkit_proto::frame::broadcast::Batch;
-use peerkit_proto::frame::query::{Answer, QueryId, What};
+use peerkit_proto::frame::query::{Answer, QueryId, QueryKind};
 use peerkit_proto::frame::{Frame, Refusal};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
@@ -200,10 +200,10 @@ impl Actor {
             self.links.remove(&connection);
             self.inner.links.change(|conns| drop(conns.remove(&id)));
             let reason = Reason::Lost("the connection was given up".into());
-            let parting = Parting { reason, by_peer: false };
+            let link_end = LinkEnd { reason, by_peer: false };
             // Taken in reverse.
             self.undone.push(Input::LinkReported { id });
-            self.undone.push(Input::LinkDown { connection, parting });
+            self.undone.push(Input::LinkDown { connection, link_end });
             return;
         }
         if let Some(address) = conn.dialable.clone() {
@@ -309,11 +309,11 @@ impl Actor {
     }
 
     /// Looks up what this node can say to a query, where only the shell knows.
-    fn look_up(&self, query: QueryId, what: What, asker: Option<NodeId>) {
+    fn look_up(&self, query: QueryId, what: QueryKind, asker: Option<NodeId>) {
         let inner = self.inner.clone();
         self.inner.tasks.spawn(async move {
             let (files, here) = match what {
-                What::CallBack { token, addresses, .. } => {
+                QueryKind::CallBack { token, addresses, .. } => {
                     (Vec::new(), inner.answer_call_back(addresses, token))
                 }
                 what => match files::find(&inner, what, asker).await {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use peerkit_proto::event::{Parting, Peer, Reason};
+use peerkit_proto::event::{LinkEnd, Peer, Reason};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::membership::Probe;
 use peerkit_proto::frame::query::Answer;
@@ -160,9 +160,9 @@ impl Mailbox {
     }
 
     /// Reports the end of a link. Returns once it is no longer among the links.
-    pub(crate) async fn link_down(&self, conn: &Arc<Conn>, parting: Parting) {
+    pub(crate) async fn link_down(&self, conn: &Arc<Conn>, link_end: LinkEnd) {
         let (done, removed) = oneshot::channel();
-        self.tell(FromLink::Down(conn.clone(), parting, done)).await;
+        self.tell(FromLink::Down(conn.clone(), link_end, done)).await;
         let _ = removed.await;
     }
 }
@@ -211,7 +211,7 @@ pub(crate) enum FromLink {
     /// Frames for the overlay.
     Frames(Arc<Conn>, Vec<Frame>),
     /// The end of the link. The sender hears once it is off the list.
-    Down(Arc<Conn>, Parting, oneshot::Sender<()>),
+    Down(Arc<Conn>, LinkEnd, oneshot::Sender<()>),
     /// The application knows of its end.
     Done(Arc<Conn>),
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use peerkit_proto::event::{Event, Parting, Reason};
+use peerkit_proto::event::{Event, LinkEnd, Reason};
 use peerkit_proto::frame::{Frame, Refusal};
 use peerkit_proto::link::{Link, Output};
 use peerkit_proto::message::{Compression, Message, Packed};
@@ -81,7 +81,7 @@ pub(super) struct Reader<R> {
     /// The error that ended the connection, if bytes were read before it.
     broken: Option<io::Error>,
     /// The end of the link, once it is known.
-    end: Option<Parting>,
+    end: Option<LinkEnd>,
     /// The end of the wait for the peer's goodbye.
     close_at: Option<Instant>,
 }
@@ -177,12 +177,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             }
         }
         self.requests.values().for_each(|request| request.task.abort());
-        let lost = || Parting { reason: Reason::Lost("closed".into()), by_peer: false };
-        let parting = self.end.take().unwrap_or_else(lost);
-        if matches!(parting.reason, Reason::Silent(_)) {
+        let lost = || LinkEnd { reason: Reason::Lost("closed".into()), by_peer: false };
+        let link_end = self.end.take().unwrap_or_else(lost);
+        if matches!(link_end.reason, Reason::Silent(_)) {
             flush = Duration::ZERO;
         }
-        EndedLink { parting, confirmed: self.link.confirmed(), flush }
+        EndedLink { link_end, confirmed: self.link.confirmed(), flush }
     }
 
     /// Waits for one thing to happen. Returns whether bytes came; an error ends the link.
@@ -492,7 +492,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// Sets how the link ends. The first call decides.
     fn end(&mut self, reason: Reason, by_peer: bool) {
-        self.end.get_or_insert(Parting { reason, by_peer });
+        self.end.get_or_insert(LinkEnd { reason, by_peer });
     }
 }
 

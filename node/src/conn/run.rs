@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use peerkit_proto::event::{Event, MessageFailure, Parting, Reason};
+use peerkit_proto::event::{Event, LinkEnd, MessageFailure, Reason};
 use peerkit_proto::link::{Link, Output};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
@@ -72,7 +72,7 @@ where
         }
         Err(error) => EndedLink::lost(&error),
     };
-    conn.outbox.close(ended.parting.reason.clone(), false);
+    conn.outbox.close(ended.link_end.reason.clone(), false);
     // Queued frames may still go out if the peer takes them.
     if !written {
         let _ = tokio::time::timeout(ended.flush, writing).await;
@@ -101,7 +101,7 @@ where
 
 /// Reports lost messages, and takes the link off the list.
 async fn finish(inner: &Inner, conn: &Arc<Conn>, ended: EndedLink) {
-    let EndedLink { parting, confirmed, .. } = ended;
+    let EndedLink { link_end, confirmed, .. } = ended;
     let peer = conn.peer.clone();
     lock(&conn.requests).clear();
     lock(&conn.pings).clear();
@@ -109,7 +109,7 @@ async fn finish(inner: &Inner, conn: &Arc<Conn>, ended: EndedLink) {
     let failure = MessageFailure {
         unsent: accepted.saturating_sub(taken),
         unconfirmed: taken.saturating_sub(confirmed),
-        reason: parting.reason.clone(),
+        reason: link_end.reason.clone(),
     };
     if failure.unsent + failure.unconfirmed != 0 {
         conn.meter.failed(failure.unsent + failure.unconfirmed);
@@ -117,8 +117,8 @@ async fn finish(inner: &Inner, conn: &Arc<Conn>, ended: EndedLink) {
         inner.tell(Event::NodeMessageFailed { peer: peer.clone(), failure }).await;
     }
     // Before the event, so that an application that handles it finds the link gone.
-    inner.actor.link_down(conn, parting.clone()).await;
-    inner.tell(Event::disconnected(peer, parting)).await;
+    inner.actor.link_down(conn, link_end.clone()).await;
+    inner.tell(Event::disconnected(peer, link_end)).await;
     inner.actor.tell(FromLink::Done(conn.clone())).await;
 }
 
@@ -143,7 +143,7 @@ async fn write_hello(
 
 /// The end of a link.
 pub(super) struct EndedLink {
-    pub(super) parting: Parting,
+    pub(super) link_end: LinkEnd,
     /// Number of our messages that the peer's application has received.
     pub(super) confirmed: u64,
     /// Time for which the peer may still read the queued frames.
@@ -152,7 +152,7 @@ pub(super) struct EndedLink {
 
 impl EndedLink {
     fn lost(error: &io::Error) -> Self {
-        let parting = Parting { reason: Reason::Lost(error.to_string()), by_peer: false };
-        Self { parting, confirmed: 0, flush: Duration::ZERO }
+        let link_end = LinkEnd { reason: Reason::Lost(error.to_string()), by_peer: false };
+        Self { link_end, confirmed: 0, flush: Duration::ZERO }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Peer;
-use peerkit_proto::frame::query::What;
+use peerkit_proto::frame::query::QueryKind;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::peer::{Command, Input};
 use peerkit_proto::sample::{self, Estimate};
@@ -187,7 +187,7 @@ impl<'a> NetworkHandle<'a> {
     async fn sample(self, bits: u8) -> Result<u64, Error> {
         let mut salt = [0; 8];
         getrandom::fill(&mut salt)?;
-        let mut asking = self.node.inner.ask(What::Sample { salt, bits }, -1, None).await?;
+        let mut asking = self.node.inner.ask(QueryKind::Sample { salt, bits }, -1, None).await?;
         let mut found = BTreeSet::from([self.node.id()]);
         while let Some(answer) = asking.answers.recv().await {
             found.insert(answer.node);

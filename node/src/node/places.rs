@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Peer;
-use peerkit_proto::frame::query::{AnswerBody, What};
+use peerkit_proto::frame::query::{AnswerBody, QueryKind};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::peer::{Input, Purpose};
 
@@ -292,7 +292,7 @@ impl Node {
             return Err(Error::ThisNode);
         }
         id.checked()?;
-        let mut asking = self.inner.ask(What::FindNode(id), -1, None).await?;
+        let mut asking = self.inner.ask(QueryKind::FindNode(id), -1, None).await?;
         while let Some(answer) = asking.answers.recv().await {
             if answer.node == id && answer.body == AnswerBody::Here {
                 let addresses = answer.addresses.into_iter();

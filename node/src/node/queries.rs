@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use peerkit_proto::event::{Event, NodeInfo};
-use peerkit_proto::frame::query::{Answer, AnswerBody, What};
+use peerkit_proto::frame::query::{Answer, AnswerBody, QueryKind};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::peer::Input;
 use tokio::sync::{mpsc, oneshot};
@@ -60,7 +60,7 @@ impl Inner {
     /// Asks the network.
     pub(crate) async fn ask(
         &self,
-        what: What,
+        what: QueryKind,
         depth: i32,
         timeout: Option<Duration>,
     ) -> Result<Asking, Error> {
@@ -77,7 +77,7 @@ impl Inner {
     pub(crate) async fn discover(&self, depth: i32) -> Result<Discovery, Error> {
         let started = std::time::Instant::now();
         let me = self.actor.call(|actor| actor.overlay().info()).await?;
-        let mut asking = self.ask(What::Discover, depth, None).await?;
+        let mut asking = self.ask(QueryKind::Discover, depth, None).await?;
         let mut nodes: BTreeMap<NodeId, NodeInfo> = BTreeMap::new();
         while let Some(answer) = asking.answers.recv().await {
             let AnswerBody::Neighbours(outbound, inbound) = answer.body else { continue };
@@ -108,7 +108,10 @@ impl Inner {
 
     /// Asks the network about files, and the neighbours for this node itself: they tell also what
     /// is shared with it by name. A node may answer twice; the answers end when both have ended.
-    pub(crate) async fn ask_for_files(&self, what: What) -> Result<mpsc::Receiver<Answer>, Error> {
+    pub(crate) async fn ask_for_files(
+        &self,
+        what: QueryKind,
+    ) -> Result<mpsc::Receiver<Answer>, Error> {
         let (answers, receiver) = mpsc::channel(ANSWERS);
         for own in [true, false] {
             let (what, answers) = (what.clone(), answers.clone());

@@ -3,7 +3,7 @@
 use peerkit::{Error, Key, Missed};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::direct::{Delivery, Forward, Forwarded, Label};
-use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, What};
+use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, QueryKind};
 use peerkit_proto::id::NodeId;
 
 use crate::attacker::{Attacker, LONG, Victim, encoded, text, within};
@@ -78,7 +78,7 @@ async fn a_liar_on_the_way_gets_a_message_and_can_not_have_it_count() {
     let Some(Frame::Query(Query { id, depth, what, .. })) = liar.content().await else {
         panic!("no query")
     };
-    assert_eq!(what, What::FindNode(nobody()));
+    assert_eq!(what, QueryKind::FindNode(nobody()));
     let body = AnswerBody::Here;
     let (name, addresses) = ("nobody".to_owned(), Vec::new());
     liar.send(&Frame::Answer(Answer { id, node: nobody(), name, addresses, body })).await;

@@ -102,8 +102,8 @@ async fn frames_that_break_the_protocol_are_told_and_end_the_link() {
         attacker.send_raw(&bytes).await;
         let told = attacker.fault().await;
         assert!(told.starts_with(fault), "{fault}: told {told}");
-        let parting = victim.parted(attacker.id()).await;
-        assert!(matches!(parting.reason, Reason::Fault(_)) && !parting.by_peer, "{parting}");
+        let link_end = victim.parted(attacker.id()).await;
+        assert!(matches!(link_end.reason, Reason::Fault(_)) && !link_end.by_peer, "{link_end}");
     }
     victim.unharmed().await;
 }
@@ -117,8 +117,8 @@ async fn a_frame_that_never_ends_is_never_a_message() {
     attacker.send_raw(&[b'x'; 1000]).await;
     victim.talks().await;
     attacker.stream.shutdown().await.unwrap();
-    let parting = victim.parted(attacker.id()).await;
-    assert!(matches!(parting.reason, Reason::Lost(_)), "{parting}");
+    let link_end = victim.parted(attacker.id()).await;
+    assert!(matches!(link_end.reason, Reason::Lost(_)), "{link_end}");
     drop(attacker);
     victim.unharmed().await;
 }
@@ -171,8 +171,8 @@ async fn a_compressed_message_that_inflates_to_200_mb_ends_the_link() {
         attacker.send(&frame).await;
         let told = attacker.fault().await;
         assert_eq!(told, "the message is over the limit of 16777216 bytes once decompressed");
-        let parting = victim.parted(attacker.id()).await;
-        assert_eq!(parting.reason, Reason::Fault(told));
+        let link_end = victim.parted(attacker.id()).await;
+        assert_eq!(link_end.reason, Reason::Fault(told));
     }
     victim.unharmed().await;
 }
@@ -183,15 +183,15 @@ async fn a_closed_remote_is_noticed() {
     let victim = Victim::new().await;
     let mut closing = Attacker::link(victim.address()).await;
     closing.stream.get_mut().0.shutdown().await.unwrap();
-    let parting = victim.parted(closing.id()).await;
-    assert!(matches!(parting.reason, Reason::Lost(_)) && !parting.by_peer, "{parting}");
+    let link_end = victim.parted(closing.id()).await;
+    assert!(matches!(link_end.reason, Reason::Lost(_)) && !link_end.by_peer, "{link_end}");
 
     let resetting = Attacker::link(victim.address()).await;
     let id = resetting.id();
     resetting.stream.get_ref().0.set_zero_linger().unwrap();
     drop(resetting);
-    let parting = victim.parted(id).await;
-    assert!(matches!(parting.reason, Reason::Lost(_)) && !parting.by_peer, "{parting}");
+    let link_end = victim.parted(id).await;
+    assert!(matches!(link_end.reason, Reason::Lost(_)) && !link_end.by_peer, "{link_end}");
     assert!(victim.node.peers().is_empty());
     drop(closing);
     victim.unharmed().await;
@@ -204,8 +204,8 @@ async fn a_silent_remote_is_noticed() {
     (config.ping_after, config.dead_after) = (Duration::from_millis(200), Duration::from_secs(4));
     let victim = Victim::with(config).await;
     let silent = Attacker::link(victim.address()).await;
-    let parting = victim.parted(silent.id()).await;
-    assert_eq!(parting.reason, Reason::Silent(Duration::from_secs(4)));
+    let link_end = victim.parted(silent.id()).await;
+    assert_eq!(link_end.reason, Reason::Silent(Duration::from_secs(4)));
     drop(silent);
     victim.unharmed().await;
 }
@@ -361,8 +361,8 @@ async fn a_peer_that_asks_and_never_reads_is_hung_up_on() {
         // Ends once the victim no longer reads.
         while attacker.stream.write_all(&pings).await.is_ok() {}
     });
-    let parting = victim.parted(id).await;
-    assert_eq!(parting.reason, Reason::Slow);
+    let link_end = victim.parted(id).await;
+    assert_eq!(link_end.reason, Reason::Slow);
     within(LONG, "the flood's end", flood).await.unwrap();
     victim.unharmed().await;
 }
@@ -451,8 +451,8 @@ async fn a_goodbye_that_is_not_followed_by_an_end_ends_all_the_same() {
             tokio::task::yield_now().await;
         }
     });
-    let parting = victim.parted(id).await;
-    assert_eq!((parting.reason, parting.by_peer), (Reason::Requested, true));
+    let link_end = victim.parted(id).await;
+    assert_eq!((link_end.reason, link_end.by_peer), (Reason::Requested, true));
     within(LONG, "the flood's end", flood).await.unwrap();
     victim.unharmed().await;
 }

@@ -5,19 +5,19 @@ use std::collections::BTreeSet;
 use peerkit::{Address, Event, Kind, Message, Node, NodeId, Reason};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::broadcast::{Batch, Item, RunId};
-use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, What};
+use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, QueryKind};
 use peerkit_proto::message::Packed;
 
 use crate::attacker::{Attacker, LONG, Victim, encoded, key, raw_frame, text, within};
 
-fn query(n: u32, depth: u8, what: What) -> Query {
+fn query(n: u32, depth: u8, what: QueryKind) -> Query {
     let mut id = [0; 16];
     id[..4].copy_from_slice(&n.to_le_bytes());
     Query { id: QueryId(id), depth, own: false, ttl: LONG, what }
 }
 
-fn has_file() -> What {
-    What::HasFile(peerkit::Hash::from_bytes([7; 32]))
+fn has_file() -> QueryKind {
+    QueryKind::HasFile(peerkit::Hash::from_bytes([7; 32]))
 }
 
 fn here(id: QueryId, node: NodeId) -> Frame {
@@ -33,7 +33,7 @@ async fn a_flood_of_queries_fills_its_share_of_the_table_and_no_more() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
     // Nothing that takes a look: of those there are fewer.
-    let what = What::FindNode(NodeId::from_bytes([7; 32]));
+    let what = QueryKind::FindNode(NodeId::from_bytes([7; 32]));
     let answers = flood(&mut attacker, 70_000, &what).await;
     let taken = answers.iter().filter(|complete| **complete).count();
     assert_eq!((answers.len(), taken), (70_000, 65_536 / 8));
@@ -48,7 +48,7 @@ async fn a_flood_of_searches_is_answered_and_not_looked_up() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
     let started = std::time::Instant::now();
-    for what in [has_file(), What::Search("*a*".into())] {
+    for what in [has_file(), QueryKind::Search("*a*".into())] {
         let answers = flood(&mut attacker, 4000, &what).await;
         let looks = answers.iter().filter(|complete| **complete).count() as u64;
         let earned = 1000 + 100 * (started.elapsed().as_secs() + 1);
@@ -60,8 +60,8 @@ async fn a_flood_of_searches_is_answered_and_not_looked_up() {
 }
 
 /// Asks so many times, each for the first time; whether each was done completely.
-async fn flood(attacker: &mut Attacker, count: u32, what: &What) -> Vec<bool> {
-    let kind = u32::from(matches!(what, What::Search(_))) << 24;
+async fn flood(attacker: &mut Attacker, count: u32, what: &QueryKind) -> Vec<bool> {
+    let kind = u32::from(matches!(what, QueryKind::Search(_))) << 24;
     let query = |n| encoded(&Frame::Query(query(n | kind, 1, what.clone())));
     let flood: Vec<u8> = (0..count).flat_map(query).collect();
     let done = |frame| match frame {
@@ -84,7 +84,7 @@ async fn a_flood_of_queries_does_not_have_others_hung_up_on() {
     let other = Attacker::link(victim.address()).await;
     let far: Address = format!("{}:1", "a".repeat(250)).parse().unwrap();
     let target = NodeId::from_bytes([1; 32]);
-    let what = What::CallBack { target, token: [1; 16], addresses: vec![far; 32] };
+    let what = QueryKind::CallBack { target, token: [1; 16], addresses: vec![far; 32] };
     for n in 0..8000 {
         attacker.send_raw(&encoded(&Frame::Query(query(n, 1, what.clone())))).await;
     }
@@ -111,7 +111,7 @@ async fn a_query_that_runs_in_a_loop_ends() {
     let rounds: Vec<u8> = (0..=255)
         .chain(0..=255)
         .flat_map(|depth| encoded(&Frame::Query(query(1, depth, has_file()))))
-        .chain(encoded(&Frame::Query(query(1, 255, What::Discover))))
+        .chain(encoded(&Frame::Query(query(1, 255, QueryKind::Discover))))
         .chain(encoded(&Frame::Ping(99)))
         .collect();
     attacker.send_raw(&rounds).await;
@@ -264,8 +264,8 @@ async fn a_broadcast_that_a_relay_has_altered_is_not_delivered_and_ends_its_link
         alter(&mut bad);
         relay.send(&bad.frame()).await;
         assert_eq!(relay.fault().await, "a broadcast wrongly signed, or too large", "{what}");
-        let parting = victim.parted(relay.id()).await;
-        assert!(matches!(parting.reason, Reason::Fault(_)), "{what}: {parting}");
+        let link_end = victim.parted(relay.id()).await;
+        assert!(matches!(link_end.reason, Reason::Fault(_)), "{what}: {link_end}");
         assert!(heard(&victim).is_empty(), "{what}: delivered");
     }
     // As it was written it is delivered, once, whoever brings it.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use peerkit::{Address, Key};
 use peerkit_proto::frame::Frame;
-use peerkit_proto::frame::query::{Query, QueryId, What};
+use peerkit_proto::frame::query::{Query, QueryId, QueryKind};
 use peerkit_proto::hello::{ALPN_STREAM, StreamOpen};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -296,7 +296,7 @@ async fn a_flood_of_call_back_queries_to_others_addresses_is_bounded() {
         let mut id = [0; 16];
         id[..4].copy_from_slice(&n.to_le_bytes());
         let addresses = vec![Address::from_socket(called.at); 32];
-        let what = What::CallBack { target: victim.id(), token: id, addresses };
+        let what = QueryKind::CallBack { target: victim.id(), token: id, addresses };
         let query = Query { id: QueryId(id), depth: 1, own: false, ttl: LONG, what };
         attacker.send(&Frame::Query(query)).await;
     }

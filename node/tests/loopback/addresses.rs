@@ -173,8 +173,8 @@ async fn a_bootstrap_node_that_is_known_is_linked_once() {
             if first.name() == "node_started" { events.next().await.unwrap() } else { first };
         assert_eq!(first.name(), "inbound_node_connected", "start {start}");
         match expect(&mut events, "inbound_node_disconnected").await {
-            Event::InboundNodeDisconnected { parting, .. } => {
-                assert_eq!(parting.reason, Reason::Stopping, "start {start}");
+            Event::InboundNodeDisconnected { link_end, .. } => {
+                assert_eq!(link_end.reason, Reason::Stopping, "start {start}");
             }
             other => panic!("{other:?}"),
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::common::*;
 use crate::proxy::Proxy;
 use peerkit::{
-    Address, Config, ConnectOptions, Direction, Error, Event, Events, Key, Node, Parting, Reason,
+    Address, Config, ConnectOptions, Direction, Error, Event, Events, Key, LinkEnd, Node, Reason,
 };
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,20 +16,20 @@ fn key(n: u8) -> Key {
     Key::from_secret(&[n; 32])
 }
 
-async fn parting(events: &mut Events, name: &str) -> Parting {
+async fn link_end(events: &mut Events, name: &str) -> LinkEnd {
     match expect(events, name).await {
-        Event::OutboundNodeDisconnected { parting, .. }
-        | Event::InboundNodeDisconnected { parting, .. } => parting,
+        Event::OutboundNodeDisconnected { link_end, .. }
+        | Event::InboundNodeDisconnected { link_end, .. } => link_end,
         other => panic!("{other:?}"),
     }
 }
 
-fn by_peer(reason: Reason) -> Parting {
-    Parting { reason, by_peer: true }
+fn by_peer(reason: Reason) -> LinkEnd {
+    LinkEnd { reason, by_peer: true }
 }
 
-fn by_us(reason: Reason) -> Parting {
-    Parting { reason, by_peer: false }
+fn by_us(reason: Reason) -> LinkEnd {
+    LinkEnd { reason, by_peer: false }
 }
 
 #[tokio::test]
@@ -243,8 +243,8 @@ async fn dials_to_one_node_at_once_make_one_link() {
         while let Some(event) = events.next().await {
             match event {
                 Event::OutboundNodeConnected { .. } | Event::InboundNodeConnected { .. } => up += 1,
-                Event::OutboundNodeDisconnected { parting, .. }
-                | Event::InboundNodeDisconnected { parting, .. } => down.push(parting.reason),
+                Event::OutboundNodeDisconnected { link_end, .. }
+                | Event::InboundNodeDisconnected { link_end, .. } => down.push(link_end.reason),
                 Event::InboundNodeConnectionError { error, .. } => panic!("{error}"),
                 _ => {}
             }
@@ -281,11 +281,11 @@ async fn each_side_can_end_a_link_and_both_hear_why() {
         a.disconnect(b.id()).await.unwrap();
         expect(&mut to_a, "node_disconnect_with_outbound_node").await;
         assert_eq!(
-            parting(&mut to_a, "outbound_node_disconnected").await,
+            link_end(&mut to_a, "outbound_node_disconnected").await,
             by_us(Reason::Requested)
         );
         assert_eq!(
-            parting(&mut to_b, "inbound_node_disconnected").await,
+            link_end(&mut to_b, "inbound_node_disconnected").await,
             by_peer(Reason::Requested)
         );
         assert!(matches!(a.disconnect(b.id()).await, Err(Error::NotConnected(_))));
@@ -293,9 +293,12 @@ async fn each_side_can_end_a_link_and_both_hear_why() {
         link(&a, &b).await;
         b.disconnect(a.id()).await.unwrap();
         expect(&mut to_b, "node_disconnect_with_inbound_node").await;
-        assert_eq!(parting(&mut to_b, "inbound_node_disconnected").await, by_us(Reason::Requested));
         assert_eq!(
-            parting(&mut to_a, "outbound_node_disconnected").await,
+            link_end(&mut to_b, "inbound_node_disconnected").await,
+            by_us(Reason::Requested)
+        );
+        assert_eq!(
+            link_end(&mut to_a, "outbound_node_disconnected").await,
             by_peer(Reason::Requested)
         );
     }
@@ -382,8 +385,8 @@ async fn a_kept_link_is_made_again_when_the_node_is_back() {
     a.connect_with(address, ConnectOptions::reconnect()).await.unwrap();
     expect(&mut events, "outbound_node_connected").await;
     elsewhere.crash();
-    let Parting { reason, by_peer: false } =
-        parting(&mut events, "outbound_node_disconnected").await
+    let LinkEnd { reason, by_peer: false } =
+        link_end(&mut events, "outbound_node_disconnected").await
     else {
         panic!()
     };
@@ -458,7 +461,7 @@ async fn a_restarted_node_takes_the_place_of_its_stale_link() {
     assert_eq!(a.peer(before.id()).unwrap().name(), "before");
     let after = builder("after").key(key(3)).spawn().await.unwrap();
     after.connect(at(&a)).await.unwrap();
-    assert_eq!(parting(&mut events, "inbound_node_disconnected").await, by_us(Reason::Replaced));
+    assert_eq!(link_end(&mut events, "inbound_node_disconnected").await, by_us(Reason::Replaced));
     let Event::InboundNodeConnected { peer } = expect(&mut events, "inbound_node_connected").await
     else {
         panic!()
@@ -486,9 +489,9 @@ async fn a_peer_that_falls_silent_is_found_dead_by_both() {
     tokio::time::sleep(dead_after + dead_after / 4).await;
     assert!(a.rtt(b.id()).is_some() && a.peers().len() == 1 && b.peers().len() == 1);
     proxy.fall_silent();
-    let silent = Parting { reason: Reason::Silent(dead_after), by_peer: false };
-    assert_eq!(parting(&mut to_a, "outbound_node_disconnected").await, silent);
-    assert_eq!(parting(&mut to_b, "inbound_node_disconnected").await, silent);
+    let silent = LinkEnd { reason: Reason::Silent(dead_after), by_peer: false };
+    assert_eq!(link_end(&mut to_a, "outbound_node_disconnected").await, silent);
+    assert_eq!(link_end(&mut to_b, "inbound_node_disconnected").await, silent);
     shutdown([&a, &b]).await;
 }
 

@@ -84,12 +84,12 @@ async fn a_node_that_can_be_dialled_is_and_the_link_is_closed_when_idle() {
             _ => c.send(a.id(), "back").await.unwrap(),
         }
     }
-    let Event::OutboundNodeDisconnected { peer, parting } =
+    let Event::OutboundNodeDisconnected { peer, link_end } =
         expect(&mut ea, "outbound_node_disconnected").await
     else {
         panic!()
     };
-    assert_eq!((peer.id(), parting.reason), (c.id(), Reason::NotNeeded));
+    assert_eq!((peer.id(), link_end.reason), (c.id(), Reason::NotNeeded));
     until("all have come", || c.counters().messages_received == 6).await;
     assert!(a.peer(b.id()).is_some(), "the other link stays");
     shutdown([&a, &b, &c]).await;

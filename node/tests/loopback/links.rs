@@ -46,12 +46,12 @@ async fn two_nodes_connect_and_talk_both_ways() {
     assert!(a.ping(b.id()).await.unwrap() < Duration::from_secs(120));
     b.disconnect(a.id()).await.unwrap();
     expect(&mut eb, "node_disconnect_with_inbound_node").await;
-    let Event::OutboundNodeDisconnected { parting, .. } =
+    let Event::OutboundNodeDisconnected { link_end, .. } =
         expect(&mut ea, "outbound_node_disconnected").await
     else {
         panic!()
     };
-    assert_eq!((parting.reason, parting.by_peer), (Reason::Requested, true));
+    assert_eq!((link_end.reason, link_end.by_peer), (Reason::Requested, true));
     expect(&mut eb, "inbound_node_disconnected").await;
     a.shutdown().await;
     b.shutdown().await;

@@ -7,7 +7,7 @@ use crate::common::*;
 use peerkit::{Address, Config, Error, Event, Events, Key, Node, NodeId, Reason};
 use peerkit_proto::codec::Reader;
 use peerkit_proto::frame::membership::{Beacon, Probe};
-use peerkit_proto::record::Record;
+use peerkit_proto::node_record::NodeRecord;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 async fn manual(name: &str) -> Node {
@@ -204,9 +204,9 @@ async fn who_leaves_is_alone_and_may_come_back() {
     while parted != linked {
         match next(&mut events).await {
             // Links that were traded before may be among them.
-            Event::InboundNodeDisconnected { peer, parting }
-            | Event::OutboundNodeDisconnected { peer, parting }
-                if parting.reason == Reason::Left =>
+            Event::InboundNodeDisconnected { peer, link_end }
+            | Event::OutboundNodeDisconnected { peer, link_end }
+                if link_end.reason == Reason::Left =>
             {
                 parted.insert(peer.id());
             }
@@ -281,7 +281,7 @@ async fn broadcasts_outlive_a_restart() {
 }
 
 fn probe(key: &Key, time: u64) -> Vec<u8> {
-    let record = Record::sign(key, "peerkit", time, &[]);
+    let record = NodeRecord::sign(key, "peerkit", time, &[]);
     let beacon = Beacon { least: key.id(), count: 1 };
     let probe = Probe { neighbour: false, record, beacon, records: Vec::new() };
     let mut body = Vec::new();
@@ -355,8 +355,8 @@ async fn a_loop_of_large_broadcasts_runs_over_nobody() {
     hearing.await.unwrap();
     shutdown([&a, &b]).await;
     while let Some(event) = of_a.next().await {
-        if let Event::InboundNodeDisconnected { parting, .. } = event {
-            assert_eq!(parting.reason, Reason::Stopping, "{parting}");
+        if let Event::InboundNodeDisconnected { link_end, .. } = event {
+            assert_eq!(link_end.reason, Reason::Stopping, "{link_end}");
         }
     }
 }

@@ -6,15 +6,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::common::*;
-use peerkit::{Config, Error, Event, Events, Message, Node, Parting, Reason};
+use peerkit::{Config, Error, Event, Events, LinkEnd, Message, Node, Reason};
 
 fn stopping(event: Event) {
-    let (Event::InboundNodeDisconnected { parting, .. }
-    | Event::OutboundNodeDisconnected { parting, .. }) = event
+    let (Event::InboundNodeDisconnected { link_end, .. }
+    | Event::OutboundNodeDisconnected { link_end, .. }) = event
     else {
         panic!("{event:?}")
     };
-    assert_eq!(parting, Parting { reason: Reason::Stopping, by_peer: true });
+    assert_eq!(link_end, LinkEnd { reason: Reason::Stopping, by_peer: true });
 }
 
 /// Reads to the end of the stream, which comes when the node has stopped.

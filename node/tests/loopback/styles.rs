@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::common::*;
 use peerkit::{
-    Address, Broadcast, Builder, Config, ConnectOptions, Context, Event, Handler, Message,
-    MessageFailure, Node, NodeInfo, Parting, Peer,
+    Address, Broadcast, Builder, Config, ConnectOptions, Context, Event, Handler, LinkEnd, Message,
+    MessageFailure, Node, NodeInfo, Peer,
 };
 use tokio::io::AsyncWriteExt;
 
@@ -48,8 +48,8 @@ fn who(peer: &Peer) -> String {
     format!("{} {}", peer.name(), peer.direction().name())
 }
 
-fn how(peer: &Peer, parting: &Parting) -> String {
-    format!("{}, {:?}, by_peer {}", who(peer), parting.reason, parting.by_peer)
+fn how(peer: &Peer, link_end: &LinkEnd) -> String {
+    format!("{}, {:?}, by_peer {}", who(peer), link_end.reason, link_end.by_peer)
 }
 
 /// Every method implemented, none of them through `handle`.
@@ -62,11 +62,11 @@ impl Handler for Methods {
     fn inbound_node_connected(&mut self, _: &mut Context<'_>, peer: &Peer) {
         self.0.add("inbound_node_connected", who(peer));
     }
-    fn outbound_node_disconnected(&mut self, _: &mut Context<'_>, peer: &Peer, parting: &Parting) {
-        self.0.add("outbound_node_disconnected", how(peer, parting));
+    fn outbound_node_disconnected(&mut self, _: &mut Context<'_>, peer: &Peer, link_end: &LinkEnd) {
+        self.0.add("outbound_node_disconnected", how(peer, link_end));
     }
-    fn inbound_node_disconnected(&mut self, _: &mut Context<'_>, peer: &Peer, parting: &Parting) {
-        self.0.add("inbound_node_disconnected", how(peer, parting));
+    fn inbound_node_disconnected(&mut self, _: &mut Context<'_>, peer: &Peer, link_end: &LinkEnd) {
+        self.0.add("inbound_node_disconnected", how(peer, link_end));
     }
     fn node_disconnect_with_outbound_node(&mut self, _: &mut Context<'_>, peer: &Peer) {
         self.0.add("node_disconnect_with_outbound_node", who(peer));
@@ -124,8 +124,8 @@ fn write_down(log: &Log, event: &Event) {
         | Event::InboundNodeConnected { peer }
         | Event::NodeDisconnectWithOutboundNode { peer }
         | Event::NodeDisconnectWithInboundNode { peer } => log.add(name, who(peer)),
-        Event::OutboundNodeDisconnected { peer, parting }
-        | Event::InboundNodeDisconnected { peer, parting } => log.add(name, how(peer, parting)),
+        Event::OutboundNodeDisconnected { peer, link_end }
+        | Event::InboundNodeDisconnected { peer, link_end } => log.add(name, how(peer, link_end)),
         Event::NodeMessage { peer, message } => {
             log.add(name, format!("{}, {}", who(peer), message.as_text().unwrap()));
         }

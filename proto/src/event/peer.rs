@@ -132,14 +132,14 @@ impl Direction {
 
 /// The end of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parting {
+pub struct LinkEnd {
     /// The reason.
     pub reason: Reason,
     /// The peer has ended the link, with a goodbye.
     pub by_peer: bool,
 }
 
-impl fmt::Display for Parting {
+impl fmt::Display for LinkEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.by_peer {
             write!(f, "the other side said: {}", self.reason)

@@ -2,7 +2,7 @@
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::NodeId;
-use crate::record::Record;
+use crate::node_record::NodeRecord;
 
 /// Most records in one frame.
 pub const MAX_RECORDS: usize = 16;
@@ -13,7 +13,7 @@ pub struct NeighbourRequest {
     /// The sender's need of a neighbour.
     pub need: Need,
     /// The sender's record.
-    pub record: Record,
+    pub record: NodeRecord,
 }
 
 /// A node's need of a neighbour.
@@ -33,9 +33,9 @@ pub struct NeighbourReply {
     /// The answer to the request.
     pub outcome: Outcome,
     /// The sender's record.
-    pub record: Record,
+    pub record: NodeRecord,
     /// Records of other nodes that may be asked.
-    pub records: Vec<Record>,
+    pub records: Vec<NodeRecord>,
 }
 
 /// The answer to a node that asks to become a neighbour.
@@ -55,7 +55,7 @@ pub struct ForwardJoin {
     /// Steps of the walk that are left.
     pub steps: u8,
     /// The new node's record.
-    pub record: Record,
+    pub record: NodeRecord,
 }
 
 /// Ends that two nodes are neighbours. The one that dialled closes the link, unless it is needed for something
@@ -64,7 +64,7 @@ pub struct ForwardJoin {
 pub struct Disconnect {
     /// Nodes that may be asked instead: the other neighbours of a sender that leaves, else the node that the
     /// receiver had to make room for.
-    pub instead: Vec<Record>,
+    pub instead: Vec<NodeRecord>,
     /// Set if the sender leaves the network, so that it must not be asked again.
     pub leaves: bool,
 }
@@ -77,7 +77,7 @@ pub struct Shuffle {
     /// Steps of the walk that are left.
     pub steps: u8,
     /// The records.
-    pub records: Vec<Record>,
+    pub records: Vec<NodeRecord>,
 }
 
 /// The records from the node at the end of a [`Shuffle`].
@@ -86,7 +86,7 @@ pub struct ShuffleReply {
     /// The number of the shuffle.
     pub id: u64,
     /// The records.
-    pub records: Vec<Record>,
+    pub records: Vec<NodeRecord>,
 }
 
 /// A sign of life of the node with the least identity in a part of the network. Two nodes that receive the
@@ -107,19 +107,19 @@ pub struct Probe {
     /// place is kept for it for a few seconds.
     pub neighbour: bool,
     /// The sender's record.
-    pub record: Record,
+    pub record: NodeRecord,
     /// The last beacon that the sender has received.
     pub beacon: Beacon,
     /// Records of other nodes.
-    pub records: Vec<Record>,
+    pub records: Vec<NodeRecord>,
 }
 
-fn put_records(out: &mut Vec<u8>, records: &[Record]) {
+fn put_records(out: &mut Vec<u8>, records: &[NodeRecord]) {
     out.put_list(&records[..records.len().min(MAX_RECORDS)], |out, record| record.encode(out));
 }
 
-fn records(reader: &mut Reader) -> Result<Vec<Record>, DecodeError> {
-    reader.list(MAX_RECORDS, "records", Record::decode)
+fn records(reader: &mut Reader) -> Result<Vec<NodeRecord>, DecodeError> {
+    reader.list(MAX_RECORDS, "records", NodeRecord::decode)
 }
 
 impl NeighbourRequest {
@@ -140,7 +140,7 @@ impl NeighbourRequest {
             2 => Need::Join,
             _ => return Err(DecodeError::Invalid("need")),
         };
-        Ok(Self { need, record: Record::decode(reader)? })
+        Ok(Self { need, record: NodeRecord::decode(reader)? })
     }
 }
 
@@ -163,7 +163,7 @@ impl NeighbourReply {
             2 => Outcome::Manual,
             _ => return Err(DecodeError::Invalid("outcome")),
         };
-        Ok(Self { outcome, record: Record::decode(reader)?, records: records(reader)? })
+        Ok(Self { outcome, record: NodeRecord::decode(reader)?, records: records(reader)? })
     }
 }
 
@@ -179,7 +179,7 @@ impl ForwardJoin {
     /// # Errors
     /// If anything is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
-        Ok(Self { steps: reader.u8("steps")?, record: Record::decode(reader)? })
+        Ok(Self { steps: reader.u8("steps")?, record: NodeRecord::decode(reader)? })
     }
 }
 
@@ -271,7 +271,7 @@ impl Probe {
     pub fn decode(mut reader: Reader) -> Result<Self, DecodeError> {
         let probe = Self {
             neighbour: reader.bool("neighbour")?,
-            record: Record::decode(&mut reader)?,
+            record: NodeRecord::decode(&mut reader)?,
             beacon: Beacon::decode(&mut reader)?,
             records: records(&mut reader)?,
         };

@@ -46,13 +46,13 @@ pub struct Query {
     /// Time for which the sender still waits.
     pub ttl: Duration,
     /// The question.
-    pub what: What,
+    pub what: QueryKind,
 }
 
 /// The question of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum What {
+pub enum QueryKind {
     /// Asks every node for its identity and its neighbours.
     Discover,
     /// Asks for files whose names or paths match all words of a text.
@@ -101,7 +101,7 @@ pub enum AnswerBody {
     /// To a discovery: the nodes that it has dialled, then those that have dialled it. If there are many,
     /// several answers have parts of them.
     Neighbours(Vec<Neighbour>, Vec<Neighbour>),
-    /// To a search, or to [`What::HasFile`]: files that match.
+    /// To a search, or to [`QueryKind::HasFile`]: files that match.
     Files(Vec<SharedFile>),
     /// To the search for a node: it has the `addresses` of the answer. To a call-back: it is under way. To a
     /// sample: `node` is in it.
@@ -127,26 +127,26 @@ impl Query {
         out.put_bool(self.own);
         out.put_u32(u32::try_from(self.ttl.as_millis()).unwrap_or(u32::MAX));
         match &self.what {
-            What::Discover => out.put_u8(0),
-            What::Search(text) => {
+            QueryKind::Discover => out.put_u8(0),
+            QueryKind::Search(text) => {
                 out.put_u8(1);
                 out.put_str(&text[..text.floor_char_boundary(MAX_SEARCH)]);
             }
-            What::HasFile(hash) => {
+            QueryKind::HasFile(hash) => {
                 out.put_u8(2);
                 out.put_raw(hash.as_bytes());
             }
-            What::FindNode(id) => {
+            QueryKind::FindNode(id) => {
                 out.put_u8(3);
                 out.put_raw(id.as_bytes());
             }
-            What::CallBack { target, token, addresses } => {
+            QueryKind::CallBack { target, token, addresses } => {
                 out.put_u8(4);
                 out.put_raw(target.as_bytes());
                 out.put_raw(token);
                 put_addresses(out, addresses);
             }
-            What::Sample { salt, bits } => {
+            QueryKind::Sample { salt, bits } => {
                 out.put_u8(5);
                 out.put_raw(salt);
                 out.put_u8(*bits);
@@ -165,16 +165,16 @@ impl Query {
             own: reader.bool("query flags")?,
             ttl: Duration::from_millis(u64::from(reader.u32("query time")?)),
             what: match reader.u8("query kind")? {
-                0 => What::Discover,
-                1 => What::Search(reader.str(MAX_SEARCH, "search text")?),
-                2 => What::HasFile(reader.hash("file hash")?),
-                3 => What::FindNode(reader.node_id("node")?),
-                4 => What::CallBack {
+                0 => QueryKind::Discover,
+                1 => QueryKind::Search(reader.str(MAX_SEARCH, "search text")?),
+                2 => QueryKind::HasFile(reader.hash("file hash")?),
+                3 => QueryKind::FindNode(reader.node_id("node")?),
+                4 => QueryKind::CallBack {
                     target: reader.node_id("call-back target")?,
                     token: reader.array("call-back token")?,
                     addresses: addresses(reader, MAX_ADDRESSES)?,
                 },
-                5 => What::Sample { salt: reader.array("salt")?, bits: reader.u8("bits")? },
+                5 => QueryKind::Sample { salt: reader.array("salt")?, bits: reader.u8("bits")? },
                 _ => return Err(DecodeError::Invalid("query kind")),
             },
         })

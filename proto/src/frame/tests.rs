@@ -10,7 +10,7 @@ use super::*;
 use crate::frame::membership::{Need, Outcome};
 use crate::id::Key;
 use crate::message::{Compression, Kind, Message};
-use crate::record::Record;
+use crate::node_record::NodeRecord;
 use crate::versions::{VersionGap, Versions};
 
 fn packed(text: &str) -> Packed {
@@ -71,8 +71,9 @@ fn of_broadcasts() -> Vec<Frame> {
 
 fn of_membership() -> Vec<Frame> {
     let addresses = ["192.0.2.7:7117".parse().unwrap()];
-    let record = Record::sign(&Key::from_secret(&[3; 32]), "net", 8, &addresses);
-    let records = vec![record.clone(), Record::sign(&Key::from_secret(&[4; 32]), "net", 9, &[])];
+    let record = NodeRecord::sign(&Key::from_secret(&[3; 32]), "net", 8, &addresses);
+    let records =
+        vec![record.clone(), NodeRecord::sign(&Key::from_secret(&[4; 32]), "net", 9, &[])];
     let reply = |outcome, records| {
         Frame::NeighbourReply(NeighbourReply { outcome, record: record.clone(), records })
     };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::address::Address;
 use crate::event::{Direction, Neighbour, NodeInfo, Peer};
-use crate::frame::query::{Answer, AnswerBody, MAX_NEIGHBOURS, Query, QueryId, What};
+use crate::frame::query::{Answer, AnswerBody, MAX_NEIGHBOURS, Query, QueryId, QueryKind};
 use crate::id::NodeId;
 use crate::sample;
 
@@ -42,12 +42,12 @@ impl Myself {
     ) -> Option<Vec<Answer>> {
         let here = |is_here: bool| self.answer(query.id, is_here.then_some(AnswerBody::Here));
         match &query.what {
-            What::Discover => {
+            QueryKind::Discover => {
                 let info = self.info(links);
                 Some(self.answer(query.id, neighbour_parts(info.outbound, info.inbound)))
             }
-            What::FindNode(wanted) if *wanted == self.id => Some(here(true)),
-            What::FindNode(wanted) => {
+            QueryKind::FindNode(wanted) if *wanted == self.id => Some(here(true)),
+            QueryKind::FindNode(wanted) => {
                 let answer = |peer: &Peer| Answer {
                     id: query.id,
                     node: *wanted,
@@ -57,8 +57,8 @@ impl Myself {
                 };
                 Some(links.get(wanted).map(answer).into_iter().collect())
             }
-            What::Sample { salt, bits } => Some(here(sample::contains(salt, *bits, self.id))),
-            What::CallBack { target, .. } if *target != self.id => Some(Vec::new()),
+            QueryKind::Sample { salt, bits } => Some(here(sample::contains(salt, *bits, self.id))),
+            QueryKind::CallBack { target, .. } if *target != self.id => Some(Vec::new()),
             _ => None,
         }
     }

@@ -22,15 +22,15 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::config::Config;
-use crate::event::{Parting, Reason};
+use crate::event::{LinkEnd, Reason};
 use crate::frame::Frame;
 use crate::frame::membership::{
     Beacon, Disconnect, MAX_RECORDS, Need, NeighbourReply, Outcome, Probe,
 };
 use crate::id::{Key, NodeId};
+use crate::node_record::NodeRecord;
 use crate::overlay::away::Away;
 use crate::overlay::{Effect, Identity, Turn};
-use crate::record::Record;
 use crate::time::{Instant, earliest};
 use crate::verify::Verifier;
 
@@ -123,9 +123,9 @@ pub(super) struct Membership {
     open: bool,
     manual: bool,
     member: bool,
-    record: Record,
+    record: NodeRecord,
     /// The neighbours, with what they say of themselves.
-    active: BTreeMap<NodeId, Record>,
+    active: BTreeMap<NodeId, NodeRecord>,
     pinned: BTreeSet<NodeId>,
     passive: Passive,
     /// Links whose other end was asked for a place.
@@ -139,7 +139,7 @@ pub(super) struct Membership {
     crossed: BTreeMap<NodeId, Instant>,
     /// Neighbours whose link another is about to take the place of.
     replaced: BTreeMap<NodeId, Instant>,
-    named: VecDeque<Record>,
+    named: VecDeque<NodeRecord>,
     /// Nodes whose application has disconnected this one: they are not asked for a place.
     avoided: Away,
     shuffles: VecDeque<(Instant, u64, Option<NodeId>)>,
@@ -186,7 +186,7 @@ impl Membership {
             open: !identity.manual,
             manual: identity.manual,
             member: false,
-            record: Record::sign(&key, &identity.network, identity.epoch, &[]),
+            record: NodeRecord::sign(&key, &identity.network, identity.epoch, &[]),
             active: BTreeMap::new(),
             pinned: BTreeSet::new(),
             passive: Passive::new(config.passive_view),
@@ -291,7 +291,7 @@ impl Membership {
     }
 
     pub(super) fn addresses(&mut self, turn: &mut Turn<'_>, addresses: &[Address]) {
-        self.record = Record::sign(&self.key, &self.network, turn.unix, addresses);
+        self.record = NodeRecord::sign(&self.key, &self.network, turn.unix, addresses);
     }
 
     pub(super) fn link_up(&mut self, turn: &mut Turn<'_>, id: NodeId) {
@@ -306,12 +306,12 @@ impl Membership {
         }
     }
 
-    pub(super) fn link_down(&mut self, turn: &mut Turn<'_>, id: NodeId, parting: &Parting) {
+    pub(super) fn link_down(&mut self, turn: &mut Turn<'_>, id: NodeId, link_end: &LinkEnd) {
         if let Some(Asked { need: Need::Join, .. }) = self.asked.remove(&id) {
             turn.put(Effect::JoinRefused(id, Outcome::Full));
         }
         let Some(record) = self.active.remove(&id) else { return };
-        match parting.reason {
+        match link_end.reason {
             Reason::Duplicate | Reason::Replaced => {
                 self.replaced.retain(|_, until| *until > turn.now);
                 self.replaced.insert(id, turn.now + PATIENCE);
@@ -459,7 +459,7 @@ impl Membership {
         self.seek_at = Some(turn.now + SEEK_SOON);
     }
 
-    fn reply(&self, turn: &mut Turn<'_>, to: NodeId, outcome: Outcome, records: Vec<Record>) {
+    fn reply(&self, turn: &mut Turn<'_>, to: NodeId, outcome: Outcome, records: Vec<NodeRecord>) {
         let record = self.record.clone();
         turn.send(to, Frame::NeighbourReply(NeighbourReply { outcome, record, records }));
     }

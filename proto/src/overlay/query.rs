@@ -19,7 +19,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::event::Reason;
 use crate::frame::Frame;
-use crate::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, What};
+use crate::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, QueryKind, UNLIMITED};
 use crate::id::NodeId;
 use crate::overlay::Effect;
 use crate::peer::Output;
@@ -58,7 +58,7 @@ pub(super) struct Queries {
 
 #[derive(Debug)]
 struct Entry {
-    what: What,
+    what: QueryKind,
     /// Whom the query came from first, and answers go to; `None` where we asked.
     parent: Option<NodeId>,
     /// Whether the one who asks does so for itself: then it goes no further.
@@ -78,7 +78,13 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(what: What, parent: Option<NodeId>, own: bool, depth: u8, deadline: Instant) -> Self {
+    fn new(
+        what: QueryKind,
+        parent: Option<NodeId>,
+        own: bool,
+        depth: u8,
+        deadline: Instant,
+    ) -> Self {
         Self {
             what,
             parent,
@@ -106,7 +112,7 @@ struct Branch {
 /// What is asked, and of whom.
 #[derive(Debug)]
 pub(super) struct Question {
-    pub(super) what: What,
+    pub(super) what: QueryKind,
     /// Hops, or [`UNLIMITED`].
     pub(super) depth: u8,
     /// Of the neighbours alone, for this node itself, whatever the depth.
@@ -231,7 +237,7 @@ impl Queries {
             return;
         }
         entry.answered += weight;
-        if answer.body == AnswerBody::Here && entry.what == What::FindNode(answer.node) {
+        if answer.body == AnswerBody::Here && entry.what == QueryKind::FindNode(answer.node) {
             entry.way.get_or_insert(from);
         }
         out.push_back(match entry.parent {
@@ -288,7 +294,7 @@ impl Queries {
         wanted: NodeId,
     ) -> Option<Option<NodeId>> {
         let entry = self.table.get(&id)?;
-        (entry.parent == asking && entry.what == What::FindNode(wanted)).then_some(entry.way)
+        (entry.parent == asking && entry.what == QueryKind::FindNode(wanted)).then_some(entry.way)
     }
 
     /// A link ended: nothing more comes from there, and nothing is owed to it.
@@ -427,8 +433,8 @@ fn weight(body: &AnswerBody) -> usize {
 }
 
 /// Whether it takes a look at what is shared.
-fn takes_a_look(what: &What) -> bool {
-    matches!(what, What::Search(_) | What::HasFile(_))
+fn takes_a_look(what: &QueryKind) -> bool {
+    matches!(what, QueryKind::Search(_) | QueryKind::HasFile(_))
 }
 
 /// The depth that a query travels on with, `None` where it goes no further.

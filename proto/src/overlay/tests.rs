@@ -82,9 +82,9 @@ impl Net {
     fn unlink(&mut self, a: usize, b: usize) {
         for (me, other) in [(a, b), (b, a)] {
             self.lines.remove(&(me, other));
-            let parting = Parting { reason: Reason::Requested, by_peer: false };
+            let link_end = LinkEnd { reason: Reason::Requested, by_peer: false };
             let id = self.ids[other];
-            self.act(me, |node| node.link_down(id, &parting));
+            self.act(me, |node| node.link_down(id, &link_end));
         }
     }
 
@@ -117,7 +117,7 @@ impl Net {
                 }
                 Effect::Out(Output::Lookup { query, what, .. }) => {
                     let files = match what {
-                        What::Search(text) => vec![file(&format!("{text}-{node}"))],
+                        QueryKind::Search(text) => vec![file(&format!("{text}-{node}"))],
                         _ => Vec::new(),
                     };
                     lookups.push(Command::Answer { query, files, here: false });
@@ -154,13 +154,13 @@ impl Net {
         }
     }
 
-    fn ask(&mut self, node: usize, what: What, depth: i32) {
+    fn ask(&mut self, node: usize, what: QueryKind, depth: i32) {
         (self.answers, self.ended) = (Vec::new(), None);
         self.act(node, |node| node.ask(what, depth, false, None));
     }
 
     fn discover(&mut self, node: usize, depth: i32) -> BTreeSet<NodeId> {
-        self.ask(node, What::Discover, depth);
+        self.ask(node, QueryKind::Discover, depth);
         self.settle();
         assert_eq!(self.ended, Some(true), "ended, and complete, before any deadline");
         let found: Vec<_> = self.answers.iter().map(|answer| answer.node).collect();
@@ -239,7 +239,7 @@ fn the_frames_of_a_flood_are_bounded_by_the_links() {
 #[test]
 fn a_search_finds_the_files_of_all() {
     let mut net = Net::new(5, &ring(5), 3);
-    net.ask(2, What::Search("song".into()), -1);
+    net.ask(2, QueryKind::Search("song".into()), -1);
     net.settle();
     assert_eq!(net.ended, Some(true));
     let mut names: Vec<_> = net
@@ -258,7 +258,7 @@ fn a_search_finds_the_files_of_all() {
 fn a_node_is_found_by_itself_or_by_its_neighbours() {
     let mut net = Net::new(4, &[(0, 1), (1, 2), (2, 3)], 1);
     let wanted = net.ids[3];
-    net.ask(0, What::FindNode(wanted), -1);
+    net.ask(0, QueryKind::FindNode(wanted), -1);
     net.settle();
     assert!(net.answers.iter().all(|answer| answer.node == wanted));
     assert_eq!(net.answers.len(), 2);
@@ -267,7 +267,7 @@ fn a_node_is_found_by_itself_or_by_its_neighbours() {
 #[test]
 fn a_link_that_ends_midway_leaves_the_query_incomplete_but_ended() {
     let mut net = Net::new(4, &[(0, 1), (1, 2), (2, 3)], 1);
-    net.ask(0, What::Discover, -1);
+    net.ask(0, QueryKind::Discover, -1);
     let frame = net.lines.get_mut(&(0, 1)).unwrap().pop_front().unwrap();
     net.receive(1, net.ids[0], frame);
     net.unlink(2, 1);
@@ -278,7 +278,7 @@ fn a_link_that_ends_midway_leaves_the_query_incomplete_but_ended() {
 #[test]
 fn a_silent_node_ends_a_query_at_its_deadline() {
     let mut net = Net::new(3, &[(0, 1), (1, 2)], 1);
-    net.ask(0, What::Discover, -1);
+    net.ask(0, QueryKind::Discover, -1);
     net.lines.clear();
     net.now = net.nodes[0].poll_timeout().unwrap();
     net.act(0, Overlay::handle_timeout);

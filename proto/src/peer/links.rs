@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{ConnectionId, Dial, DialError, DialId, Greeted, JoinError, Machine, Output};
 use crate::deadlines::Deadlines;
-use crate::event::{Parting, Reason};
+use crate::event::{LinkEnd, Reason};
 use crate::id::NodeId;
 use crate::overlay::Overlay;
 use crate::overlay::admission::Admission;
@@ -200,9 +200,9 @@ impl Machine {
     }
 
     /// A connection is over: if it was a link, that has ended.
-    pub(super) fn link_down(&mut self, connection: ConnectionId, parting: Parting) {
+    pub(super) fn link_down(&mut self, connection: ConnectionId, link_end: LinkEnd) {
         if let Some(id) = self.links.remove(connection) {
-            self.act(|overlay| overlay.link_down(id, &parting));
+            self.act(|overlay| overlay.link_down(id, &link_end));
         }
     }
 

@@ -17,10 +17,10 @@ use super::{Machine, OperationId, Output, Payload, Purpose, SendError};
 use crate::address::Address;
 use crate::config::Config;
 use crate::deadlines::Deadlines;
-use crate::frame::query::{Answer, AnswerBody, QueryId, What};
+use crate::frame::query::{Answer, AnswerBody, QueryId, QueryKind};
 use crate::id::NodeId;
+use crate::node_record::MAX_RECORD_ADDRESSES;
 use crate::overlay::direct::Missed;
-use crate::record::MAX_RECORD_ADDRESSES;
 use crate::time::Instant;
 
 /// Time to wait for a dial before the next thing is tried beside it. 2 s: a dial takes three round
@@ -480,7 +480,7 @@ impl Machine {
         let way_until = self.now.monotonic + self.relays.limits.way;
         let search = Search { found: None, ended: false, patience: None, way_until };
         self.relays.set_stage(id, Stage::Searching(search));
-        let query = self.overlay.ask(What::FindNode(id), -1, false, None);
+        let query = self.overlay.ask(QueryKind::FindNode(id), -1, false, None);
         self.relays.searches.insert(query, id);
         self.absorb();
     }

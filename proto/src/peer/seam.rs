@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::event::{Event, Parting, Peer, Reason};
+use crate::event::{Event, LinkEnd, Peer, Reason};
 use crate::files::SharedFile;
 use crate::frame::broadcast::Batch;
 use crate::frame::membership::{Outcome, Probe};
-use crate::frame::query::{Answer, QueryId, What};
+use crate::frame::query::{Answer, QueryId, QueryKind};
 use crate::frame::{Frame, Refusal};
 use crate::id::{Hash, Key, NodeId};
 use crate::message::{Message, Packed};
@@ -80,7 +80,7 @@ pub enum Input {
         /// The connection.
         connection: ConnectionId,
         /// The reason, and which side ended it.
-        parting: Parting,
+        link_end: LinkEnd,
     },
     /// The application knows that a link with this node has ended.
     LinkReported {
@@ -111,7 +111,7 @@ pub enum Input {
         /// Names the query in its answers.
         operation: OperationId,
         /// The question.
-        what: What,
+        what: QueryKind,
         /// Number of hops; -1 for the whole network, 0 for no node.
         depth: i32,
         /// Ask only the neighbours, on behalf of this node itself and whatever the depth:
@@ -389,7 +389,7 @@ pub enum Output {
         /// The query.
         query: QueryId,
         /// The question: a search, a file, or a call-back to this node.
-        what: What,
+        what: QueryKind,
         /// The neighbour that asks, if it asks for itself; else the asker is not known.
         asker: Option<NodeId>,
     },

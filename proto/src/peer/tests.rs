@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::address::Address;
-use crate::event::{Direction, Parting, Peer, Reason};
-use crate::frame::query::{Query, QueryDone, What};
+use crate::event::{Direction, LinkEnd, Peer, Reason};
+use crate::frame::query::{Query, QueryDone, QueryKind};
 use crate::id::Key;
 use crate::overlay::admission::Candidate;
 
@@ -98,8 +98,8 @@ impl Driven {
     }
 
     fn link_down(&mut self, connection: u64) -> Vec<Output> {
-        let parting = Parting { reason: Reason::Lost("gone".into()), by_peer: false };
-        self.input(Input::LinkDown { connection: ConnectionId(connection), parting })
+        let link_end = LinkEnd { reason: Reason::Lost("gone".into()), by_peer: false };
+        self.input(Input::LinkDown { connection: ConnectionId(connection), link_end })
     }
 
     fn send(&mut self, to: u8, text: &str) -> (OperationId, Vec<Output>) {
@@ -274,7 +274,8 @@ fn frames_of_a_link_that_is_left_are_void() {
         panic!("{outputs:?}");
     };
     let ttl = Duration::from_secs(1);
-    let query = Query { id: QueryId([1; 16]), depth: 1, own: false, ttl, what: What::Discover };
+    let query =
+        Query { id: QueryId([1; 16]), depth: 1, own: false, ttl, what: QueryKind::Discover };
     assert!(node.input(Input::Frame(ConnectionId(1), Frame::Query(query))).is_empty());
     assert!(node.input(Input::Command(Command::Disconnect(id(2)))).is_empty(), "it is left once");
 }
@@ -285,7 +286,7 @@ fn a_query_that_finds_its_link_crowded_is_incomplete() {
     node.link(2, 1);
     node.crowded = true;
     let operation = node.operation();
-    let (what, depth, own, timeout) = (What::Discover, -1, false, None);
+    let (what, depth, own, timeout) = (QueryKind::Discover, -1, false, None);
     let outputs = node.input(Input::Query { operation, what, depth, own, timeout });
     let [Output::QueryEnded { operation: ended, complete: false }] = outputs[..] else {
         panic!("{outputs:?}");
@@ -372,7 +373,7 @@ fn a_message_to_an_unknown_node_fails_once_all_have_answered() {
         _ => None,
     });
     let query = query.expect("the network is asked, as there is nothing to dial");
-    assert_eq!(query.what, What::FindNode(id(2)));
+    assert_eq!(query.what, QueryKind::FindNode(id(2)));
     let done = QueryDone { id: query.id, depth: query.depth, complete: true };
     let outputs = node.input(Input::Frame(ConnectionId(1), Frame::QueryDone(done)));
     let failed: Vec<_> = outputs
@@ -424,7 +425,7 @@ fn a_query_too_many_ends_at_once() {
     node.link(2, 1);
     let mut ask = || {
         let operation = node.operation();
-        let (what, depth, own, timeout) = (What::Discover, -1, false, None);
+        let (what, depth, own, timeout) = (QueryKind::Discover, -1, false, None);
         node.input(Input::Query { operation, what, depth, own, timeout })
     };
     for n in 0..MAX_QUERIES {
@@ -482,7 +483,7 @@ proptest! {
         let pick = |dials: &[DialId], n: usize| (!dials.is_empty()).then(|| dials[n % dials.len()]);
         let lost = |connection| Input::LinkDown {
             connection,
-            parting: Parting { reason: Reason::Lost(String::new()), by_peer: false },
+            link_end: LinkEnd { reason: Reason::Lost(String::new()), by_peer: false },
         };
         for step in steps {
             let said = match step {

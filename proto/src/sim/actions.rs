@@ -6,7 +6,7 @@ use super::{Discovery, Joining, Sim};
 use crate::address::Address;
 use crate::event::{ActionId, Event, NodeInfo};
 use crate::files::{FileSource, FoundFiles};
-use crate::frame::query::{Answer, AnswerBody, MAX_SEARCH, What};
+use crate::frame::query::{Answer, AnswerBody, MAX_SEARCH, QueryKind};
 use crate::handler::Handler;
 use crate::id::NodeId;
 use crate::peer::{Input, OperationId, Purpose};
@@ -108,7 +108,8 @@ impl<H: Handler> Sim<H> {
     }
 
     pub(super) fn ask_discovery(&mut self, node: usize, action: ActionId, depth: i32) {
-        if let Some(operation) = self.ask_for(node, action, Kind::Discovery, What::Discover, depth)
+        if let Some(operation) =
+            self.ask_for(node, action, Kind::Discovery, QueryKind::Discover, depth)
         {
             self.asked.insert(operation, Discovery::default());
         }
@@ -124,7 +125,7 @@ impl<H: Handler> Sim<H> {
         let me = running.machine.overlay().info();
         let source = FileSource { id: me.id, name: me.name, addresses: me.addresses };
         found.add(self.search_shares(node, &text), &source);
-        self.ask_for(node, action, Kind::Search(found), What::Search(text), -1);
+        self.ask_for(node, action, Kind::Search(found), QueryKind::Search(text), -1);
     }
 
     /// Takes an answer to an application's search. Returns whether it is one.
@@ -161,7 +162,7 @@ impl<H: Handler> Sim<H> {
         node: usize,
         action: ActionId,
         kind: Kind,
-        what: What,
+        what: QueryKind,
         depth: i32,
     ) -> Option<OperationId> {
         let operation = self.ask(node, what, depth)?;
@@ -171,7 +172,7 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Has a node ask the network; `None` if it does not run.
-    pub(super) fn ask(&mut self, node: usize, what: What, depth: i32) -> Option<OperationId> {
+    pub(super) fn ask(&mut self, node: usize, what: QueryKind, depth: i32) -> Option<OperationId> {
         self.nodes[node].running.as_ref()?;
         let operation = self.next_operation();
         self.input(node, Input::Query { operation, what, depth, own: false, timeout: None });

@@ -10,7 +10,7 @@ use super::network::{address, node_at, public_ip};
 use super::node::Joining;
 use super::queue::{DialStep, Due};
 use crate::address::Address;
-use crate::event::{Direction, Event, Parting, Peer, Reason};
+use crate::event::{Direction, Event, LinkEnd, Peer, Reason};
 use crate::handler::Handler;
 use crate::id::NodeId;
 use crate::overlay::admission::Candidate;
@@ -223,7 +223,7 @@ impl<H: Handler> Sim<H> {
         }
         link.lanes[side].last(Content::Goodbye(reason.clone(), 0));
         self.pump(serial, side);
-        self.end(serial, side, Parting { reason, by_peer: false }, None);
+        self.end(serial, side, LinkEnd { reason, by_peer: false }, None);
     }
 
     /// A dial has its link, or will have none.

@@ -8,7 +8,7 @@ use super::node::Handle;
 use super::queue::Due;
 use super::requests::{Asked, AskedOver};
 use super::shell::Work;
-use crate::event::{Event, MessageFailure, Parting, Peer, Reason};
+use crate::event::{Event, LinkEnd, MessageFailure, Peer, Reason};
 use crate::frame::Frame;
 use crate::handler::Handler;
 use crate::peer::{ConnectionId, Input};
@@ -17,7 +17,7 @@ impl<H: Handler> Sim<H> {
     /// The machine of a node has admitted a connection: it is a link now.
     pub(super) fn link_up(&mut self, node: usize, serial: u64) {
         let lost =
-            Parting { reason: Reason::Lost("the connection is gone".into()), by_peer: false };
+            LinkEnd { reason: Reason::Lost("the connection is gone".into()), by_peer: false };
         let connection = ConnectionId(serial);
         let end = self.links.get_mut(&serial).and_then(|link| {
             let side = link.side_of(node)?;
@@ -25,7 +25,7 @@ impl<H: Handler> Sim<H> {
             (end.state == State::Waiting).then_some((side, end))
         });
         let Some((side, end)) = end else {
-            return self.input(node, Input::LinkDown { connection, parting: lost });
+            return self.input(node, Input::LinkDown { connection, link_end: lost });
         };
         (end.state, end.heard) = (State::Up, self.now);
         let peer = end.peer.clone();
@@ -95,7 +95,7 @@ impl<H: Handler> Sim<H> {
         link.lanes[side].drop_waiting();
         link.lanes[side].last(Content::Reset);
         self.pump(serial, side);
-        self.end(serial, side, Parting { reason, by_peer: false }, None);
+        self.end(serial, side, LinkEnd { reason, by_peer: false }, None);
     }
 
     /// What was sent by `side` has arrived.
@@ -314,8 +314,8 @@ impl<H: Handler> Sim<H> {
             }
             Content::Goodbye(reason, received) => match &end.state {
                 State::Closing(reason) | State::Leaving(reason) => {
-                    let parting = Parting { reason: reason.clone(), by_peer: false };
-                    self.end(serial, side, parting, Some(received));
+                    let link_end = LinkEnd { reason: reason.clone(), by_peer: false };
+                    self.end(serial, side, link_end, Some(received));
                 }
                 // It is no link here, and will be none.
                 State::Waiting => self.end_abruptly(serial, side, reason),
@@ -323,7 +323,7 @@ impl<H: Handler> Sim<H> {
                     let received_here = link.lanes[other(side)].delivered;
                     link.lanes[side].last(Content::Goodbye(reason.clone(), received_here));
                     self.pump(serial, side);
-                    self.end(serial, side, Parting { reason, by_peer: true }, Some(received));
+                    self.end(serial, side, LinkEnd { reason, by_peer: true }, Some(received));
                 }
             },
             Content::Reset => {
@@ -368,7 +368,7 @@ impl<H: Handler> Sim<H> {
         &mut self,
         serial: u64,
         side: usize,
-        parting: Parting,
+        link_end: LinkEnd,
         confirmed: Option<u64>,
     ) {
         let (now, unknown) = (self.now, self.unknown(serial));
@@ -386,14 +386,14 @@ impl<H: Handler> Sim<H> {
             return;
         }
         if unsent + unconfirmed > 0 {
-            let failure = MessageFailure { unsent, unconfirmed, reason: parting.reason.clone() };
+            let failure = MessageFailure { unsent, unconfirmed, reason: link_end.reason.clone() };
             self.event(node, Event::NodeMessageFailed { peer: peer.clone(), failure });
         }
-        self.fail_requests(node, serial, &parting.reason);
+        self.fail_requests(node, serial, &link_end.reason);
         self.drop_handle(node, serial, &peer);
         let (id, connection) = (peer.id(), ConnectionId(serial));
-        self.input(node, Input::LinkDown { connection, parting: parting.clone() });
-        self.event(node, Event::disconnected(peer, parting));
+        self.input(node, Input::LinkDown { connection, link_end: link_end.clone() });
+        self.event(node, Event::disconnected(peer, link_end));
         self.work.push_back(Work::Ended(node, run, id));
         self.stop_once_alone(node);
     }

@@ -25,7 +25,7 @@ use crate::files::wire::MAX_PART;
 use crate::files::{
     Answer, Changes, Description, FileRefusal, IncomingList, Layout, PieceList, PieceSet, Request,
 };
-use crate::frame::query::{Answer as QueryAnswer, AnswerBody, What};
+use crate::frame::query::{Answer as QueryAnswer, AnswerBody, QueryKind};
 use crate::handler::Handler;
 use crate::id::Hash;
 use crate::peer::OperationId;
@@ -197,7 +197,7 @@ impl<H: Handler> Sim<H> {
             let stream = |source| fetch.streams.get(&source).copied();
             match output {
                 Output::Search => {
-                    if let Some(operation) = self.ask(node, What::HasFile(hash), -1) {
+                    if let Some(operation) = self.ask(node, QueryKind::HasFile(hash), -1) {
                         self.transfers.searches.insert(operation, serial);
                     }
                 }

@@ -12,7 +12,7 @@ use super::stream::SimulatedStream;
 use crate::event::{ActionId, Event};
 use crate::files::seeding::Seeding;
 use crate::files::{FileKind, FileName, PieceList, PieceSet, SharedFile, folded};
-use crate::frame::query::{QueryId, What};
+use crate::frame::query::{QueryId, QueryKind};
 use crate::handler::{Handler, MAX_FILE_IN_MEMORY};
 use crate::id::Hash;
 use crate::peer::{Command, OperationId};
@@ -158,10 +158,10 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Answers a query about the files of a node.
-    pub(super) fn look_up(&mut self, node: usize, query: QueryId, what: &What) {
+    pub(super) fn look_up(&mut self, node: usize, query: QueryId, what: &QueryKind) {
         let mut files: Vec<SharedFile> = match what {
-            What::Search(text) => self.search_shares(node, text),
-            What::HasFile(hash) => self.nodes[node]
+            QueryKind::Search(text) => self.search_shares(node, text),
+            QueryKind::HasFile(hash) => self.nodes[node]
                 .shares
                 .get(hash)
                 .map(|share| share.file.clone())
@@ -169,7 +169,7 @@ impl<H: Handler> Sim<H> {
                 .collect(),
             _ => Vec::new(),
         };
-        if let What::HasFile(hash) = what
+        if let QueryKind::HasFile(hash) = what
             && files.is_empty()
             && let Some(Held::Part(_, name)) = self.held(node, hash)
             && let Some(content) = self.transfers.contents.get(hash)

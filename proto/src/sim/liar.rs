@@ -12,7 +12,7 @@ use crate::frame::Frame;
 use crate::frame::broadcast::Batch;
 use crate::frame::membership::Probe;
 use crate::id::{Key, SIGNATURE_LEN};
-use crate::record::Record;
+use crate::node_record::NodeRecord;
 
 /// Old broadcasts that are kept to be sent again.
 const OLD: usize = 64;
@@ -88,21 +88,21 @@ impl Liar {
         }
     }
 
-    fn invent(&mut self, unix: u64, records: &mut [Record]) {
+    fn invent(&mut self, unix: u64, records: &mut [NodeRecord]) {
         for record in records {
             *record = self.made_up(unix);
         }
     }
 
     /// The record of a node that there is not: half of them point nowhere, half to the liar.
-    fn made_up(&mut self, unix: u64) -> Record {
+    fn made_up(&mut self, unix: u64) -> NodeRecord {
         let mut secret = [0; 32];
         self.chance.fill_bytes(&mut secret);
         let at = match self.below(2) {
             0 => address(public_ip(NOBODY + self.below(NOBODY))),
             _ => self.here.clone(),
         };
-        Record::sign(&Key::from_secret(&secret), NETWORK, unix, &[at])
+        NodeRecord::sign(&Key::from_secret(&secret), NETWORK, unix, &[at])
     }
 
     fn below(&mut self, bound: usize) -> usize {
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn records_are_of_others_and_well_signed() {
-        let honest = Record::sign(&Key::from_secret(&[1; 32]), NETWORK, 1, &[]);
+        let honest = NodeRecord::sign(&Key::from_secret(&[1; 32]), NETWORK, 1, &[]);
         let told = Shuffle { id: 1, steps: 3, records: vec![honest.clone(); 8] };
         let frames = liar(Lies::Drops).tell(5, Frame::Shuffle(told));
         let [Frame::Shuffle(told)] = &frames[..] else { panic!("{frames:?}") };

@@ -1,7 +1,7 @@
 //! The rules of the model.
 
 use super::*;
-use crate::event::{ActionId, Event, Parting, Peer};
+use crate::event::{ActionId, Event, LinkEnd, Peer};
 use crate::handler::Callback;
 
 const LATENCY: Duration = Duration::from_millis(20);
@@ -23,14 +23,14 @@ impl Handler for Log {
         self.add(cx, Event::InboundNodeConnected { peer: peer.clone() });
     }
 
-    fn outbound_node_disconnected(&mut self, cx: &mut Context<'_>, peer: &Peer, why: &Parting) {
-        let (peer, parting) = (peer.clone(), why.clone());
-        self.add(cx, Event::OutboundNodeDisconnected { peer, parting });
+    fn outbound_node_disconnected(&mut self, cx: &mut Context<'_>, peer: &Peer, why: &LinkEnd) {
+        let (peer, link_end) = (peer.clone(), why.clone());
+        self.add(cx, Event::OutboundNodeDisconnected { peer, link_end });
     }
 
-    fn inbound_node_disconnected(&mut self, cx: &mut Context<'_>, peer: &Peer, why: &Parting) {
-        let (peer, parting) = (peer.clone(), why.clone());
-        self.add(cx, Event::InboundNodeDisconnected { peer, parting });
+    fn inbound_node_disconnected(&mut self, cx: &mut Context<'_>, peer: &Peer, why: &LinkEnd) {
+        let (peer, link_end) = (peer.clone(), why.clone());
+        self.add(cx, Event::InboundNodeDisconnected { peer, link_end });
     }
 
     fn node_disconnect_with_outbound_node(&mut self, cx: &mut Context<'_>, peer: &Peer) {
@@ -88,8 +88,8 @@ impl Log {
     fn last(&self) -> (&'static str, Duration, String) {
         let (at, event) = self.0.last().unwrap();
         let said = match event {
-            Event::OutboundNodeDisconnected { parting, .. }
-            | Event::InboundNodeDisconnected { parting, .. } => parting.to_string(),
+            Event::OutboundNodeDisconnected { link_end, .. }
+            | Event::InboundNodeDisconnected { link_end, .. } => link_end.to_string(),
             Event::OutboundNodeConnectionError { error, .. } => error.clone(),
             _ => String::new(),
         };

@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use peerkit_proto::config::Config;
 use peerkit_proto::event::{Direction, Event, Peer, Reason};
 use peerkit_proto::files::{Answer, FileKind, PieceList, Request, wire};
-use peerkit_proto::frame::query::What;
+use peerkit_proto::frame::query::QueryKind;
 use peerkit_proto::frame::{Frame, Frames};
 use peerkit_proto::hello::{Hello, StreamOpen};
 use peerkit_proto::id::{Hash, Key};
@@ -196,7 +196,7 @@ fn a_link_of_this_version_takes_the_recorded_side() {
 #[derive(Default)]
 struct Done {
     events: Vec<Event>,
-    lookups: Vec<What>,
+    lookups: Vec<QueryKind>,
     /// The kinds of the frames that it sends.
     sent: BTreeSet<u8>,
 }
@@ -256,7 +256,8 @@ fn an_overlay_of_this_version_takes_the_recorded_side() {
     for recording in recordings() {
         let bob = replay_overlay(&recording, true, key(2));
         assert_eq!(broadcasts(&bob.events), [("of ann".to_owned(), "to all".to_owned())]);
-        let is_search = |what: &What| matches!(what, What::Search(text) if text == "fixture*");
+        let is_search =
+            |what: &QueryKind| matches!(what, QueryKind::Search(text) if text == "fixture*");
         assert!(bob.lookups.iter().any(is_search), "{:?}", bob.lookups);
         // Answers to what ann asked, and to her wish to be a neighbour.
         for kind in [0x21, 0x51] {

@@ -13,12 +13,14 @@ use peerkit_proto::frame::membership::{
     Shuffle, ShuffleReply,
 };
 use peerkit_proto::frame::order::Order;
-use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, What};
+use peerkit_proto::frame::query::{
+    Answer, AnswerBody, Query, QueryDone, QueryId, QueryKind, UNLIMITED,
+};
 use peerkit_proto::frame::{Frame, Frames, Refusal};
 use peerkit_proto::hello::{Hello, StreamOpen, prove};
 use peerkit_proto::id::{Hash, Key, NodeId, hex};
 use peerkit_proto::message::{Message, Packed};
-use peerkit_proto::record::Record;
+use peerkit_proto::node_record::NodeRecord;
 use peerkit_proto::sample;
 use peerkit_proto::seal::{self, Letter, LetterContent, Sealed};
 use rand_chacha::ChaCha8Rng;
@@ -168,15 +170,23 @@ fn queries() {
     let id = QueryId([0x0b; 16]);
     let ttl = std::time::Duration::from_secs(10);
     let query = |depth, what| Frame::Query(Query { id, depth, own: false, ttl, what });
-    frame("query, discover", &query(0, What::Discover), QUERY_DISCOVER);
-    frame("query, search", &query(UNLIMITED, What::Search("blue".into())), QUERY_SEARCH);
-    frame("query, has file", &query(UNLIMITED, What::HasFile(Hash::of(b"hi"))), QUERY_HAS_FILE);
-    let what = What::Search("blue".into());
+    frame("query, discover", &query(0, QueryKind::Discover), QUERY_DISCOVER);
+    frame("query, search", &query(UNLIMITED, QueryKind::Search("blue".into())), QUERY_SEARCH);
+    frame(
+        "query, has file",
+        &query(UNLIMITED, QueryKind::HasFile(Hash::of(b"hi"))),
+        QUERY_HAS_FILE,
+    );
+    let what = QueryKind::Search("blue".into());
     let own = Frame::Query(Query { id, depth: 0, own: true, ttl, what });
     frame("query, search for itself", &own, QUERY_OWN);
-    frame("query, find node", &query(UNLIMITED, What::FindNode(bob())), QUERY_FIND_NODE);
-    frame("query, sample", &query(UNLIMITED, What::Sample { salt: [0x0d; 8], bits: 8 }), SAMPLE);
-    let what = What::CallBack {
+    frame("query, find node", &query(UNLIMITED, QueryKind::FindNode(bob())), QUERY_FIND_NODE);
+    frame(
+        "query, sample",
+        &query(UNLIMITED, QueryKind::Sample { salt: [0x0d; 8], bits: 8 }),
+        SAMPLE,
+    );
+    let what = QueryKind::CallBack {
         target: bob(),
         token: [0x0a; 16],
         addresses: vec!["192.0.2.7:7117".parse().unwrap()],
@@ -294,7 +304,7 @@ fn a_broadcast() {
 #[test]
 fn membership() {
     let addresses = ["192.0.2.7:7117".parse().unwrap()];
-    let record = Record::sign(&ann(), "peerkit", 1_700_000_000_000, &addresses);
+    let record = NodeRecord::sign(&ann(), "peerkit", 1_700_000_000_000, &addresses);
     let mut signed = Vec::new();
     signed.put_bytes(b"peerkit record 1");
     signed.put_str("peerkit");
@@ -311,8 +321,8 @@ fn membership() {
     frame("neighbour reply", &Frame::NeighbourReply(reply), NEIGHBOUR_REPLY);
     let join = ForwardJoin { steps: 6, record: record.clone() };
     frame("forward join", &Frame::ForwardJoin(join), FORWARD_JOIN);
-    let parting = Disconnect { instead: vec![record.clone()], leaves: true };
-    frame("disconnect", &Frame::Disconnect(parting), DISCONNECT);
+    let link_end = Disconnect { instead: vec![record.clone()], leaves: true };
+    frame("disconnect", &Frame::Disconnect(link_end), DISCONNECT);
     let shuffle = Shuffle { id: 7, steps: 6, records: vec![record.clone()] };
     frame("shuffle", &Frame::Shuffle(shuffle), SHUFFLE);
     let shuffled = ShuffleReply { id: 7, records: Vec::new() };

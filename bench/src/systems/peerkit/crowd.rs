@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
-use peerkit::{Config, Context, Handler, Node, NodeId, Parting, Peer};
+use peerkit::{Config, Context, Handler, LinkEnd, Node, NodeId, Peer};
 use tokio::sync::watch;
 
 use crate::side_by_side::side_by_side;
@@ -65,7 +65,7 @@ impl Handler for Door {
         self.linked.send_modify(|linked| *linked += 1);
     }
 
-    fn inbound_node_disconnected(&mut self, _: &mut Context<'_>, _: &Peer, _: &Parting) {
+    fn inbound_node_disconnected(&mut self, _: &mut Context<'_>, _: &Peer, _: &LinkEnd) {
         self.linked.send_modify(|linked| *linked -= 1);
     }
 }

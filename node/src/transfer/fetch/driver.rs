@@ -14,7 +14,7 @@ use peerkit_proto::files::fetch::{
     Ban, Candidate, Fault, Fetch, GiveUp, Input, Options, Output, SourceId,
 };
 use peerkit_proto::files::{Access, AccessKind, Description, PieceSet};
-use peerkit_proto::frame::query::{Answer, AnswerBody, What};
+use peerkit_proto::frame::query::{Answer, AnswerBody, QueryKind};
 use peerkit_proto::id::NodeId;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
@@ -275,7 +275,7 @@ impl<'a> FetchDriver<'a> {
             match output {
                 Output::Search => {
                     self.links = self.inner.links.serials();
-                    let what = What::HasFile(self.context.request.hash);
+                    let what = QueryKind::HasFile(self.context.request.hash);
                     self.answers = Some(self.inner.ask_for_files(what).await?);
                 }
                 Output::Dial(source, candidate) => self.dial(source, candidate),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use peerkit::{Builder, Config, Event, Message, Node, NodeId, Parting};
+use peerkit::{Builder, Config, Event, LinkEnd, Message, Node, NodeId};
 use tokio::sync::{Notify, OwnedMutexGuard};
 
 use super::{LONG, descriptors, tasks, until, within};
@@ -99,13 +99,13 @@ impl Victim {
     }
 
     /// Waits until the application hears that the link with `peer` has ended.
-    pub async fn parted(&self, peer: NodeId) -> Parting {
+    pub async fn parted(&self, peer: NodeId) -> LinkEnd {
         let ended = |event: &Event| match event {
-            Event::InboundNodeDisconnected { peer: ended, parting }
-            | Event::OutboundNodeDisconnected { peer: ended, parting }
+            Event::InboundNodeDisconnected { peer: ended, link_end }
+            | Event::OutboundNodeDisconnected { peer: ended, link_end }
                 if ended.id() == peer =>
             {
-                Some(parting.clone())
+                Some(link_end.clone())
             }
             _ => None,
         };

@@ -4,8 +4,8 @@ use crate::event::Reason;
 use crate::frame::Frame;
 use crate::frame::membership::{MAX_RECORDS, Shuffle, ShuffleReply};
 use crate::id::NodeId;
+use crate::node_record::NodeRecord;
 use crate::overlay::{Effect, Turn};
-use crate::record::Record;
 use crate::time::Instant;
 
 use super::{
@@ -70,7 +70,7 @@ impl Membership {
     }
 
     /// Some of whom we know, for somebody else.
-    pub(super) fn sample(&self, turn: &mut Turn<'_>, for_whom: NodeId) -> Vec<Record> {
+    pub(super) fn sample(&self, turn: &mut Turn<'_>, for_whom: NodeId) -> Vec<NodeRecord> {
         let others = self.active.values();
         let mut others: Vec<_> = others
             .filter(|record| record.node != for_whom && !record.addresses.is_empty())
@@ -86,8 +86,8 @@ impl Membership {
     }
 
     /// Takes in what others have told, as much as they may tell.
-    pub(super) fn learn(&mut self, turn: &mut Turn<'_>, from: NodeId, records: Vec<Record>) {
-        let news = |record: &Record| {
+    pub(super) fn learn(&mut self, turn: &mut Turn<'_>, from: NodeId, records: Vec<NodeRecord>) {
+        let news = |record: &NodeRecord| {
             record.node != self.me
                 && !self.active.contains_key(&record.node)
                 && self.passive.is_news(record)
@@ -106,14 +106,14 @@ impl Membership {
     }
 
     /// Whether a record is what its node has said, not long ago.
-    pub(super) fn is_true(&self, turn: &Turn<'_>, record: &Record) -> bool {
+    pub(super) fn is_true(&self, turn: &Turn<'_>, record: &NodeRecord) -> bool {
         record.time.saturating_add(MAX_RECORD_AGE) >= turn.unix
             && record.time <= turn.unix.saturating_add(self.max_skew)
             && self.verifier.verify(record.node, &record.signed(&self.network), &record.signature)
     }
 
     /// Whether a record is that of the other end of a link; else the link ends.
-    pub(super) fn is_own(&self, turn: &mut Turn<'_>, from: NodeId, record: &Record) -> bool {
+    pub(super) fn is_own(&self, turn: &mut Turn<'_>, from: NodeId, record: &NodeRecord) -> bool {
         // Its clock may be off: that is no fault, and it can't be dialled through others then.
         let own = record.node == from
             && self.verifier.verify(from, &record.signed(&self.network), &record.signature);

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::id::NodeId;
+use crate::node_record::NodeRecord;
 use crate::overlay::Turn;
-use crate::record::Record;
 use crate::time::Instant;
 
 /// Of the places the part for nodes that were told of: a third.
@@ -41,7 +41,7 @@ pub(super) struct Passive {
 #[derive(Debug, Clone)]
 struct Entry {
     /// None where it was met in an earlier run: it can be dialled, and not told of.
-    record: Option<Record>,
+    record: Option<NodeRecord>,
     addresses: Vec<Address>,
     /// Whether it was reached.
     tested: bool,
@@ -68,13 +68,13 @@ impl Passive {
     }
 
     /// Whether a record says what is not known yet: only then its signature has to be checked.
-    pub(super) fn is_news(&self, record: &Record) -> bool {
+    pub(super) fn is_news(&self, record: &NodeRecord) -> bool {
         let known = self.entries.get(&record.node).and_then(|entry| entry.record.as_ref());
         !record.addresses.is_empty() && known.is_none_or(|known| known.time < record.time)
     }
 
     /// Somebody has told of a node.
-    pub(super) fn told(&mut self, turn: &mut Turn<'_>, record: Record) {
+    pub(super) fn told(&mut self, turn: &mut Turn<'_>, record: NodeRecord) {
         if let Some(entry) = self.entries.get_mut(&record.node) {
             entry.addresses.clone_from(&record.addresses);
             entry.record = Some(record);
@@ -85,7 +85,7 @@ impl Passive {
     }
 
     /// A node was reached.
-    pub(super) fn reached(&mut self, turn: &mut Turn<'_>, record: Record) {
+    pub(super) fn reached(&mut self, turn: &mut Turn<'_>, record: NodeRecord) {
         if record.addresses.is_empty() {
             return;
         }
@@ -156,7 +156,7 @@ impl Passive {
 
     /// Up to `count` records to tell others of, by chance: of nodes that were reached, so that nobody
     /// passes on what was only told.
-    pub(super) fn sample(&self, turn: &mut Turn<'_>, count: usize) -> Vec<Record> {
+    pub(super) fn sample(&self, turn: &mut Turn<'_>, count: usize) -> Vec<NodeRecord> {
         let well = self.entries.values().filter(|entry| entry.tested && entry.failures == 0);
         let mut records: Vec<_> = well.filter_map(|entry| entry.record.as_ref()).collect();
         let mut sample = Vec::new();
@@ -198,7 +198,7 @@ impl Passive {
 }
 
 impl Entry {
-    fn new(addresses: Vec<Address>, record: Option<Record>, tested: bool, at: Instant) -> Self {
+    fn new(addresses: Vec<Address>, record: Option<NodeRecord>, tested: bool, at: Instant) -> Self {
         let (retry, ask) = (Instant::ZERO, Instant::ZERO);
         Self { record, addresses, tested, at, failures: 0, retry, ask }
     }

@@ -5,15 +5,15 @@ use crate::event::{Direction, Reason};
 use crate::frame::Frame;
 use crate::frame::membership::Disconnect;
 use crate::id::NodeId;
+use crate::node_record::NodeRecord;
 use crate::overlay::{Effect, Turn};
-use crate::record::Record;
 use crate::time::Instant;
 
 use super::{Membership, SPLIT_MIN};
 
 impl Membership {
     /// Takes a node among the neighbours.
-    pub(super) fn welcome(&mut self, turn: &mut Turn<'_>, id: NodeId, record: Record) {
+    pub(super) fn welcome(&mut self, turn: &mut Turn<'_>, id: NodeId, record: NodeRecord) {
         self.passive.remove(id);
         if self.active.insert(id, record).is_none() && self.horizon.is_fresh(turn.now) {
             turn.send(id, Frame::Beacon(self.horizon.heard()));
@@ -26,7 +26,7 @@ impl Membership {
     }
 
     /// Has one of the neighbours go, for the one that comes.
-    pub(super) fn make_room(&mut self, turn: &mut Turn<'_>, for_whom: &Record) {
+    pub(super) fn make_room(&mut self, turn: &mut Turn<'_>, for_whom: &NodeRecord) {
         let others = self.active.keys().filter(|id| **id != for_whom.node);
         let Some(id) = turn.pick(others.copied().collect()) else { return };
         if let Some(record) = self.active.remove(&id) {
@@ -37,7 +37,7 @@ impl Membership {
         }
     }
 
-    pub(super) fn part_from(&mut self, turn: &mut Turn<'_>, id: NodeId, instead: Vec<Record>) {
+    pub(super) fn part_from(&mut self, turn: &mut Turn<'_>, id: NodeId, instead: Vec<NodeRecord>) {
         turn.send(id, Frame::Disconnect(Disconnect { instead, leaves: false }));
         self.close(turn, id, Reason::Traded);
     }

@@ -37,8 +37,8 @@ impl Bench {
 
     fn unlink(&mut self, n: u8, reason: Reason) {
         self.links.remove(&id(n));
-        let parting = Parting { reason, by_peer: true };
-        self.turn(|membership, turn| membership.link_down(turn, id(n), &parting));
+        let link_end = LinkEnd { reason, by_peer: true };
+        self.turn(|membership, turn| membership.link_down(turn, id(n), &link_end));
     }
 
     fn receive(&mut self, from: u8, frame: Frame) {
@@ -50,7 +50,7 @@ impl Bench {
         self.receive(from, Frame::NeighbourRequest(request));
     }
 
-    fn reply(&mut self, from: u8, outcome: Outcome, records: Vec<Record>) {
+    fn reply(&mut self, from: u8, outcome: Outcome, records: Vec<NodeRecord>) {
         let reply = NeighbourReply { outcome, record: record(from), records };
         self.receive(from, Frame::NeighbourReply(reply));
     }
@@ -80,7 +80,7 @@ impl Bench {
     /// What came out, in words.
     fn out(&mut self) -> Vec<String> {
         let number = |id: NodeId| (1..=250).find(|n| self::id(*n) == id).unwrap();
-        let told = |records: &[Record]| {
+        let told = |records: &[NodeRecord]| {
             records.iter().map(|record| format!(" +{}", number(record.node))).collect::<String>()
         };
         let words = |effect: Effect| match effect {
@@ -92,9 +92,9 @@ impl Bench {
                     Frame::ForwardJoin(join) => {
                         format!("join {to} {}{}", join.steps, told(&[join.record]))
                     }
-                    Frame::Disconnect(parting) => {
-                        let why = if parting.leaves { "leave" } else { "part" };
-                        format!("{why} {to}{}", told(&parting.instead))
+                    Frame::Disconnect(link_end) => {
+                        let why = if link_end.leaves { "leave" } else { "part" };
+                        format!("{why} {to}{}", told(&link_end.instead))
                     }
                     Frame::Shuffle(shuffle) => format!("shuffle {to} {}", shuffle.steps),
                     Frame::ShuffleReply(reply) => format!("shuffled {to} {}", reply.id),
@@ -141,8 +141,8 @@ fn address(n: u8) -> Address {
     format!("{n}.1.2.3:7117").parse().unwrap()
 }
 
-fn record(n: u8) -> Record {
-    Record::sign(&key(n), "net", UNIX, &[address(n)])
+fn record(n: u8) -> NodeRecord {
+    NodeRecord::sign(&key(n), "net", UNIX, &[address(n)])
 }
 
 fn answer(n: u8, neighbour: bool, least: u8) -> Probe {
@@ -219,8 +219,8 @@ fn the_side_that_has_dialled_closes_the_link_unless_it_is_pinned() {
         node.request(2, Need::Low);
         node.out();
         for n in [1, 2] {
-            let parting = Disconnect { instead: Vec::new(), leaves: false };
-            node.receive(n, Frame::Disconnect(parting));
+            let link_end = Disconnect { instead: Vec::new(), leaves: false };
+            node.receive(n, Frame::Disconnect(link_end));
         }
         let expected: &[&str] = if pinned { &[] } else { &["hang up 2 Traded"] };
         assert_eq!(node.out(), expected);
@@ -257,8 +257,8 @@ fn a_full_node_refuses_who_has_others_and_keeps_its_word() {
 #[test]
 fn who_is_named_instead_is_asked_first() {
     let mut node = Bench::member(5);
-    let parting = Disconnect { instead: vec![record(9)], leaves: true };
-    node.receive(1, Frame::Disconnect(parting));
+    let link_end = Disconnect { instead: vec![record(9)], leaves: true };
+    node.receive(1, Frame::Disconnect(link_end));
     node.wait();
     assert_eq!(node.out(), ["dial 9"]);
     assert!(!node.knows(1), "who leaves is not asked again");
@@ -341,7 +341,7 @@ fn a_walk_ends_where_there_is_room_or_at_its_last_step() {
     let mut node = Bench::member(3);
     node.link(8, Direction::Inbound);
     node.receive(8, walk(6));
-    let forged = Record { time: UNIX + 1, ..record(9) };
+    let forged = NodeRecord { time: UNIX + 1, ..record(9) };
     node.receive(1, Frame::ForwardJoin(ForwardJoin { steps: 0, record: forged }));
     assert_eq!(node.out(), [""; 0]);
 }
@@ -386,7 +386,7 @@ fn one_group_of_addresses_gets_a_fifth() {
     let mut node = Bench::member(5);
     let of_one = |n: u8| {
         let address = format!("198.51.{n}.1:7117").parse().unwrap();
-        Record::sign(&key(n), "net", UNIX, &[address])
+        NodeRecord::sign(&key(n), "net", UNIX, &[address])
     };
     for n in 110..=240 {
         node.turn(|membership, turn| membership.passive.told(turn, of_one(n)));
@@ -401,7 +401,8 @@ fn a_neighbour_tells_at_a_bounded_rate() {
     let mut taken = 0;
     for round in 0..50u64 {
         // Later and later records of the same nodes: each of them is news.
-        let records = (10..20).map(|n| Record::sign(&key(n), "net", UNIX + round, &[address(n)]));
+        let records =
+            (10..20).map(|n| NodeRecord::sign(&key(n), "net", UNIX + round, &[address(n)]));
         let before = node.part.budgets.take(node.now, id(2), 0);
         assert_eq!(before, 0);
         node.turn(|membership, turn| membership.learn(turn, id(1), records.collect()));
@@ -415,9 +416,9 @@ fn a_neighbour_tells_at_a_bounded_rate() {
 #[test]
 fn records_that_are_old_or_forged_are_not_learnt() {
     let mut node = Bench::member(5);
-    let old = Record::sign(&key(9), "net", UNIX - MAX_RECORD_AGE - 1, &[address(9)]);
-    let ahead = Record::sign(&key(10), "net", UNIX + 3_600_000, &[address(10)]);
-    let elsewhere = Record::sign(&key(11), "other", UNIX, &[address(11)]);
+    let old = NodeRecord::sign(&key(9), "net", UNIX - MAX_RECORD_AGE - 1, &[address(9)]);
+    let ahead = NodeRecord::sign(&key(10), "net", UNIX + 3_600_000, &[address(10)]);
+    let elsewhere = NodeRecord::sign(&key(11), "other", UNIX, &[address(11)]);
     let mut forged = record(12);
     forged.addresses[0] = address(13);
     let records = vec![old, ahead, elsewhere, forged, record(14)];

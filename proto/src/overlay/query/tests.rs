@@ -17,7 +17,7 @@ const ID: QueryId = QueryId([7; 16]);
 const TTL: Duration = Duration::from_secs(10);
 
 fn query(depth: u8) -> Query {
-    Query { id: ID, depth, own: false, ttl: TTL, what: What::Discover }
+    Query { id: ID, depth, own: false, ttl: TTL, what: QueryKind::Discover }
 }
 
 fn sent(to: u8, depth: u8) -> Effect {
@@ -43,7 +43,7 @@ fn answer(from: u8) -> Answer {
 }
 
 fn lookup() -> Effect {
-    Effect::Out(Output::Lookup { query: ID, what: What::Discover, asker: None })
+    Effect::Out(Output::Lookup { query: ID, what: QueryKind::Discover, asker: None })
 }
 
 fn ended(complete: bool) -> Effect {
@@ -65,7 +65,7 @@ fn same(outputs: &[String], expected: &[Effect]) {
 fn ask(queries: &mut Queries, depth: u8, neighbours: &[u8]) -> Vec<String> {
     let neighbours = neighbours.iter().map(|n| node(*n));
     outputs(queries, |q, out| {
-        let question = Question { what: What::Discover, depth, own: false };
+        let question = Question { what: QueryKind::Discover, depth, own: false };
         q.ask(at(0), ID, question, TTL, neighbours, out);
     })
 }
@@ -214,12 +214,12 @@ fn the_table_is_bounded_in_all_and_for_each_link() {
 pub(crate) fn samples() -> Vec<Frame> {
     let address: crate::address::Address = "127.0.0.1:7117".parse().unwrap();
     let whats = [
-        What::Discover,
-        What::Search("über".into()),
-        What::HasFile(Hash::of(b"x")),
-        What::FindNode(node(3)),
-        What::CallBack { target: node(3), token: [1; 16], addresses: vec![address.clone()] },
-        What::Sample { salt: [2; 8], bits: 8 },
+        QueryKind::Discover,
+        QueryKind::Search("über".into()),
+        QueryKind::HasFile(Hash::of(b"x")),
+        QueryKind::FindNode(node(3)),
+        QueryKind::CallBack { target: node(3), token: [1; 16], addresses: vec![address.clone()] },
+        QueryKind::Sample { salt: [2; 8], bits: 8 },
     ];
     let mut frames: Vec<_> =
         whats.into_iter().map(|what| Frame::Query(Query { what, ..query(3) })).collect();
@@ -249,7 +249,7 @@ fn what_a_node_asks_for_itself_goes_no_further() {
     let own = |depth| Query { own: true, ..query(depth) };
     let mut q = new();
     let out = outputs(&mut q, |q, out| {
-        let question = Question { what: What::Discover, depth: UNLIMITED, own: true };
+        let question = Question { what: QueryKind::Discover, depth: UNLIMITED, own: true };
         q.ask(at(0), ID, question, TTL, [1, 2].map(node).into_iter(), out);
     });
     let asked = |to| Effect::Send(node(to), Frame::Query(own(0)));
@@ -268,7 +268,7 @@ fn what_a_node_asks_for_itself_goes_no_further() {
         })
     };
     let lookup =
-        Effect::Out(Output::Lookup { query: ID, what: What::Discover, asker: Some(node(1)) });
+        Effect::Out(Output::Lookup { query: ID, what: QueryKind::Discover, asker: Some(node(1)) });
     same(&receive(&mut q, 1, own(UNLIMITED)), &[lookup]);
     same(&receive(&mut q, 2, query(UNLIMITED)), &[done(2, UNLIMITED, true)]);
     let out = outputs(&mut q, |q, out| q.answer(ID, vec![answer(9)], out));
@@ -283,17 +283,17 @@ fn what_a_node_asks_for_itself_goes_no_further() {
 fn look_ups_are_rated_for_each_link_and_over_all() {
     let mut q = Queries::new(&Config { lookup_rate: 2, ..Config::default() });
     let mut asked = 0u8;
-    let mut receive = |q: &mut Queries, at: Instant, from: u8, what: What| {
+    let mut receive = |q: &mut Queries, at: Instant, from: u8, what: QueryKind| {
         asked += 1;
         let query = Query { id: QueryId([asked; 16]), what, ..query(1) };
         outputs(q, |q, out| {
             q.receive(at, node(from), query, [1, 9].map(node).into_iter(), |_| None, out);
         })
     };
-    let search = || What::Search("x".into());
+    let search = || QueryKind::Search("x".into());
     let is_looked_up = |out: &[String]| out[0].contains("Lookup");
     for n in 0..30 {
-        let what = if n % 2 == 0 { search() } else { What::HasFile(Hash::of(b"x")) };
+        let what = if n % 2 == 0 { search() } else { QueryKind::HasFile(Hash::of(b"x")) };
         let out = receive(&mut q, at(1), 1, what);
         assert_eq!(is_looked_up(&out), n < 20, "{n}");
         // It is passed on all the same, and done once that is: not complete.
@@ -309,7 +309,7 @@ fn look_ups_are_rated_for_each_link_and_over_all() {
         assert_eq!(is_looked_up(&receive(&mut q, at(1), 2, search())), n < 20, "{n}");
     }
     assert!(!is_looked_up(&receive(&mut q, at(1), 3, search())));
-    assert!(is_looked_up(&receive(&mut q, at(1), 3, What::Discover)), "that takes no look");
+    assert!(is_looked_up(&receive(&mut q, at(1), 3, QueryKind::Discover)), "that takes no look");
     let later = at(1) + Duration::from_millis(500);
     assert!(is_looked_up(&receive(&mut q, later, 1, search())));
     assert!(!is_looked_up(&receive(&mut q, later, 1, search())));

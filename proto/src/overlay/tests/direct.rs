@@ -12,7 +12,7 @@ impl Net {
     fn find(&mut self, from: usize, to: usize) -> QueryId {
         let wanted = self.ids[to];
         (self.answers, self.ended) = (Vec::new(), None);
-        let id = self.act(from, |node| node.ask(What::FindNode(wanted), -1, false, None));
+        let id = self.act(from, |node| node.ask(QueryKind::FindNode(wanted), -1, false, None));
         self.settle();
         id
     }

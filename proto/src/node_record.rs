@@ -16,7 +16,7 @@ const CONTEXT: &[u8] = b"peerkit record 1";
 /// The signature proves which node names the addresses, not that it answers there.
 /// [`overlay`](crate::overlay) explains how records are tested.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
+pub struct NodeRecord {
     /// The node.
     pub node: NodeId,
     /// The time of the signature by the node's clock, in milliseconds since 1970. The latest record counts.
@@ -30,7 +30,7 @@ pub struct Record {
     pub signature: [u8; SIGNATURE_LEN],
 }
 
-impl Record {
+impl NodeRecord {
     /// Signs a record of the node that has `key`. It has the first [`MAX_RECORD_ADDRESSES`] addresses.
     #[must_use]
     pub fn sign(key: &Key, network: &str, time: u64, addresses: &[Address]) -> Self {
@@ -79,8 +79,8 @@ impl Record {
         out.put_raw(&self.signature);
     }
 
-    /// Reads a record without checking its signature: see [`Record::verify`]. Addresses of unknown
-    /// schemes are passed on with the record, and are not among [`Record::addresses`].
+    /// Reads a record without checking its signature: see [`NodeRecord::verify`]. Addresses of unknown
+    /// schemes are passed on with the record, and are not among [`NodeRecord::addresses`].
     ///
     /// # Errors
     /// [`DecodeError`] if anything is missing, too long or invalid.
@@ -106,9 +106,9 @@ mod tests {
     use super::*;
     use bytes::Bytes;
 
-    fn record() -> Record {
+    fn record() -> NodeRecord {
         let addresses = ["192.0.2.1:7117".parse().unwrap(), "[2001:db8::1]:7117".parse().unwrap()];
-        Record::sign(&Key::from_secret(&[1; 32]), "net", 5, &addresses)
+        NodeRecord::sign(&Key::from_secret(&[1; 32]), "net", 5, &addresses)
     }
 
     #[test]
@@ -116,9 +116,12 @@ mod tests {
         let mut out = Vec::new();
         record().encode(&mut out);
         let bytes = Bytes::from(out);
-        assert_eq!(Record::decode(&mut Reader::new(bytes.clone())).unwrap(), record());
+        assert_eq!(NodeRecord::decode(&mut Reader::new(bytes.clone())).unwrap(), record());
         for len in 0..bytes.len() {
-            assert!(Record::decode(&mut Reader::new(bytes.slice(..len))).is_err(), "cut at {len}");
+            assert!(
+                NodeRecord::decode(&mut Reader::new(bytes.slice(..len))).is_err(),
+                "cut at {len}"
+            );
         }
     }
 
@@ -136,19 +139,19 @@ mod tests {
         let mut bytes = signed[start..].to_vec();
         bytes.put_raw(&key.sign(&signed));
 
-        let later = Record::decode(&mut Reader::new(bytes.clone().into())).unwrap();
+        let later = NodeRecord::decode(&mut Reader::new(bytes.clone().into())).unwrap();
         assert_eq!(later.addresses, record().addresses);
         assert!(later.verify("net") && !later.verify("other"));
         let mut out = Vec::new();
         later.encode(&mut out);
         assert_eq!(out, bytes);
-        let forged = Record { unknown: Vec::new(), ..later };
+        let forged = NodeRecord { unknown: Vec::new(), ..later };
         assert!(!forged.verify("net"));
     }
 
     #[test]
     fn the_signature_covers_every_field_and_the_network() {
-        let forged = |change: fn(&mut Record)| {
+        let forged = |change: fn(&mut NodeRecord)| {
             let mut record = record();
             change(&mut record);
             record.verify("net")
