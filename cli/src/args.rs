@@ -1,4 +1,4 @@
-//! What stands on the command line.
+//! The command line: its subcommands and options.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -20,7 +20,7 @@ mod hints;
 /// Shown below `peerkit --help`.
 const EXAMPLES: &str = "\
 Try it in one minute:
-  peerkit demo                        eight nodes on this machine show what there is
+  peerkit demo                        eight nodes on this machine show everything at work
 
 Send a file:
   peerkit share holiday.zip           on the first: prints the line to type on the second
@@ -43,25 +43,25 @@ Examples:
   peerkit run 192.168.1.5:7117              start and join the network of that node
   peerkit run --listen 127.0.0.1:0 --json   any free port; JSON lines for a program to read
   peerkit run --announce 203.0.113.7:7000   behind a router that forwards its port 7000 to this node
-  peerkit run --bootstrap n1.example.org    joins through that node, and tries until it is there
-  peerkit run --headless --share ~/Public   a server: goes on until SIGTERM or Ctrl-C
-  peerkit run --up 2M --down 10M            files at most at 2 and 10 MB a second
+  peerkit run --bootstrap n1.example.org    joins through that node, and retries until it answers
+  peerkit run --headless --share ~/Public   a server: runs until SIGTERM or Ctrl-C
+  peerkit run --up 2M --down 10M            files at 2 MB/s up and 10 MB/s down at most
   echo 'discover' | peerkit run HOST:7117   one command, then leave
-  PEERKIT_SECRET=... peerkit run            a network that only those who know the secret join
+  PEERKIT_SECRET=... peerkit run            a network that only nodes with the secret can join
 
 Environment:
-  PEERKIT_SECRET  the network's secret (never on the command line, where others can read it)
+  PEERKIT_SECRET  the secret of the network (no option: other users can read a command line)
   PEERKIT_BOOTSTRAP
-                  nodes to begin with, as --bootstrap: addresses with commas or blanks between them
-  PEERKIT_LOG     what to log on standard error: `info` for the life of the node, `debug` for all,
-                  or by kind: `warn,link=debug`. Kinds: node, link, message, query, membership,
-                  broadcast, transfer
-  PEERKIT_LOG_FORMAT  `text` or `json`: a JSON object for each line of the log
-  NO_COLOR        no colours, not even on a terminal
+                  bootstrap nodes, as with --bootstrap: addresses separated by commas or spaces
+  PEERKIT_LOG     the level of the log on standard error: `info`, `debug`, or a level for each kind:
+                  `warn,link=debug`. Kinds: node, link, message, query, membership, broadcast,
+                  transfer
+  PEERKIT_LOG_FORMAT  `text`, or `json` for one JSON object per line
+  NO_COLOR        no colours, even on a terminal
 
 At the prompt, and for commands piped in, `help` lists the commands.
-Exit status: 0 done, 1 a command that was piped in failed, 2 wrong usage, 130 Ctrl-C stopped one.
-Standard input that is empty from the start (a service, a container) needs --headless.";
+Exit status: 0 done, 1 a piped command failed, 2 wrong usage, 130 Ctrl-C stopped a command.
+A service or a container, whose standard input is empty, needs --headless.";
 
 /// Shown below `peerkit sim --help`.
 pub(crate) const SIM_EXAMPLES: &str = r#"A scenario is a TOML file. This is a whole one:
@@ -70,7 +70,7 @@ pub(crate) const SIM_EXAMPLES: &str = r#"A scenario is a TOML file. This is a wh
   nodes = 200
   latency = "internet"              # or "20ms", or "10ms to 200ms"
 
-  [[step]]                          # the nodes come, and join through the first
+  [[step]]                          # the nodes start and join through the first one
   join = { within = "30s" }
   wait = "60s"
   expect = { not_joined = 0, components = 1 }
@@ -86,28 +86,29 @@ pub(crate) const SIM_EXAMPLES: &str = r#"A scenario is a TOML file. This is a wh
 
 Beside `name`, `nodes` and `latency` there are `about`, `jitter`, `bandwidth` (bytes a second),
 `nat_percent`, `liars_percent` and `limits = { real_time = "5m", memory_mib = 8192 }`.
-All that a step does begins at once; a step is over when the last of it is:
-  join       within, through (how many are there at first: 1)
+All actions of a step begin at once. A step ends when its last action ends:
+  join       within, through (number of nodes that are there at first: 1)
   wait       a time
-  broadcast  every, for, authors (0: any), size (100), patience ("10s": the time to get everywhere)
+  broadcast  every, for, authors (0: any), size (100), patience ("10s": time to reach all nodes)
   crash      percent, silently (false)
   replace    percent_per_minute, for
   partition  for, parts (2)
   discover   depth (-1: all)
-What it may expect: not_joined, components, links_over_view, one_component_within,
+A step can expect: not_joined, components, links_over_view, one_component_within,
 delivered_percent, delivered_twice, delivered_within, altered, redundancy, last_node_over_best,
 worst_over_best, honest_components, honest_neighbours, discovery_errors, queries_over_links.
 
 Examples:
   peerkit sim simulations/join.toml              one run, with seed 1
   peerkit sim simulations/*.toml --seeds 20      each with the seeds 1 to 20
-  peerkit sim my.toml --seed 7 --nodes 100       the run of a seed again, smaller
+  peerkit sim my.toml --seed 7 --nodes 100       repeats the run of a seed with fewer nodes
   peerkit sim my.toml --json | jq .measures      a JSON line for each run
 
-The same file and the same seed give the same run on every machine: the trace is the hash of it.
-Exit status: 0 all that is expected held, 1 something did not, 2 a file is no scenario."#;
+The same file and seed give the same run on every machine. The trace is a hash of the run.
+Exit status: 0 all expectations held, 1 one did not, 2 a file is not a scenario."#;
 
-/// Nodes that connect directly, talk, find each other and share files, encrypted throughout.
+/// Nodes that connect directly, find each other, send messages and share files, all of it
+/// encrypted.
 #[derive(Debug, Parser)]
 #[command(name = "peerkit", version, after_help = EXAMPLES, max_term_width = 100)]
 #[command(arg_required_else_help = true)]
@@ -119,23 +120,23 @@ pub(crate) struct Cli {
 /// The program's subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SubcommandArgs {
-    /// Start a node, join a network, read commands
+    /// Start a node, join a network, and read commands
     Run(Box<RunArgs>),
-    /// See it work: several nodes on this machine, real sockets, real files, every result checked
+    /// Show everything at work: several nodes on this machine, real sockets, every result checked
     Demo(DemoArgs),
-    /// Share files and folders with whoever has the ticket that is printed, until Ctrl-C
+    /// Share files and folders until Ctrl-C, and print the ticket that fetches them
     Share(ShareArgs),
     /// Fetch a file or folder by its ticket, or by its hash from a node
     Get(GetArgs),
-    /// Try a network of thousands of nodes in the simulator, and measure what comes of it
+    /// Run a network of thousands of nodes in the simulator, and measure it
     Sim(SimArgs),
-    /// Print this node's identity; makes the key on first use
+    /// Print this node's identity; the first use makes its key
     Id(IdArgs),
     /// Print a completion script for a shell
     ///
     /// For example: peerkit completions bash > ~/.local/share/bash-completion/completions/peerkit
     Completions {
-        /// Which shell
+        /// The shell
         shell: Shell,
     },
     /// Print the version
@@ -152,45 +153,45 @@ pub(crate) enum SubcommandArgs {
 #[derive(Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub(crate) struct RunArgs {
-    /// Nodes to join through: host:port, ID@host:port to insist on who answers, or the name or identity
-    /// of a node that was met before. Without a port it is 7117. One that is up is enough; while none
-    /// is they are tried again
+    /// Nodes to join through: host:port, ID@host:port to check the identity of the node there, or
+    /// the name or identity of a known node. The default port is 7117. One node that answers is
+    /// enough; if none does, all are tried again
     #[arg(value_name = "ADDR", value_parser = place, value_hint = ValueHint::Hostname)]
     addresses: Vec<String>,
 
     #[command(flatten)]
     pub(crate) listening: ListenArgs,
 
-    /// A node to begin with, when no ADDR is given and by `join` without one. May be given several
-    /// times; PEERKIT_BOOTSTRAP and the file `bootstrap` in the state folder name others
+    /// A node to join through if no ADDR is given. May be given several times. PEERKIT_BOOTSTRAP
+    /// and the file `bootstrap` in the state folder add more
     #[arg(long, value_name = "ADDR", value_parser = command::address, value_hint = ValueHint::Hostname)]
     pub(crate) bootstrap: Vec<Address>,
 
-    /// What this node calls itself [default: the host's name]
+    /// The name of this node [default: the name of the host]
     #[arg(long, value_parser = short_name)]
     pub(crate) name: Option<String>,
 
-    /// The network's name: nodes of different networks refuse each other
+    /// The name of the network: nodes of different networks refuse each other
     #[arg(long, default_value = "peerkit", value_parser = short_name)]
     pub(crate) network: String,
 
-    /// This node may stop the whole network: the key file of the network's owner, made where it is
-    /// missing. The nodes that join obey who has it
+    /// The key file of the network's owner, made if it does not exist. The node with this key can
+    /// stop all nodes of the network (`shutdown`)
     #[arg(long, value_name = "KEYFILE", value_hint = ValueHint::FilePath)]
     pub(crate) owner: Option<PathBuf>,
 
-    /// Who owns the network, 64 hex digits [default: as the first node says that is joined through]
+    /// The identity of the network's owner, 64 hex digits [default: asked of the first node that is
+    /// joined through]
     #[arg(long, value_name = "HEX", value_parser = command::identity)]
     pub(crate) owner_id: Option<NodeId>,
 
-    /// Where the key, known peers, shares and history are kept
-    /// [default: the XDG data folder, ~/.local/share/peerkit, or peerkit-2 beside it while another
-    /// node uses that, and so on]
+    /// The folder for the key, known peers, shares and history [default: the XDG data folder,
+    /// ~/.local/share/peerkit; peerkit-2 and so on while other nodes run]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state: Option<PathBuf>,
 
-    /// If the state file is damaged, move it aside and start with a new one: the identity is kept,
-    /// shares and known peers are forgotten
+    /// If the state file is damaged, move it aside and start with a new one. The identity is kept;
+    /// shares and known peers are lost
     #[arg(long)]
     pub(crate) repair: bool,
 
@@ -198,67 +199,67 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) share: Vec<PathBuf>,
 
-    /// Where `get` puts files [default: the XDG download folder, ~/Downloads, else the current one]
+    /// The folder for fetched files [default: the XDG download folder, ~/Downloads, else the
+    /// current folder]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) downloads: Option<PathBuf>,
 
-    /// Bytes a second that are sent of files at most, for example 500k or 2MiB [default: no limit]
+    /// Maximum rate of files sent, in bytes a second, for example 500k or 2MiB [default: no limit]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) up: Option<u64>,
 
-    /// Bytes a second that are fetched of files at most [default: no limit]
+    /// Maximum rate of files fetched, in bytes a second [default: no limit]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) down: Option<u64>,
 
-    /// As --up, to each node [default: no limit]
+    /// Maximum rate of files sent to each node [default: no limit]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) peer_up: Option<u64>,
 
-    /// As --down, from each node [default: no limit]
+    /// Maximum rate of files fetched from each node [default: no limit]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) peer_down: Option<u64>,
 
-    /// Bytes a second of messages that are sent at most; others wait [default: no limit]
+    /// Maximum rate of messages sent, in bytes a second; messages above it wait [default: no limit]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) messages: Option<u64>,
 
-    /// As --messages, to each node [default: no limit]
+    /// Maximum rate of messages sent to each node [default: no limit]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) peer_messages: Option<u64>,
 
-    /// Bytes a second of this node's broadcasts that are sent at most [default: no limit]
+    /// Maximum rate of this node's own broadcasts, in bytes a second [default: no limit]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) broadcasts: Option<u64>,
 
-    /// Bytes a second that are read from each node at most; it has to wait [default: no limit]
+    /// Maximum rate of bytes read from each node; a faster node has to wait [default: no limit]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) peer_receive: Option<u64>,
 
-    /// How many fetches go on at once; more wait for their turn [default: 5]
+    /// Maximum number of fetches at once; more wait for their turn [default: 5]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<usize>(1..=u64::MAX))]
     pub(crate) max_downloads: Option<usize>,
 
-    /// How many nodes may connect to this one; 0 refuses every one of them [default: 128]
+    /// Maximum number of nodes that connect to this one; 0 refuses all [default: 128]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<usize>(0..=u64::MAX))]
     pub(crate) max_inbound: Option<usize>,
 
-    /// Print JSON lines, one for each event and each result, and nothing else on standard output
+    /// Print a JSON line for each event and each result, and nothing else on standard output
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// No prompt, and go on when standard input ends: until SIGINT, SIGTERM or
-    /// SIGHUP
+    /// Show no prompt, and run on when standard input ends, until SIGINT, SIGTERM or SIGHUP
     #[arg(long)]
     pub(crate) headless: bool,
 
-    /// Links by hand: connect to each ADDR and to nothing else, ever, unless told to by a command
+    /// Make links by hand only: connect to each ADDR, and to other nodes only by command
     #[arg(long)]
     pub(crate) manual: bool,
 }
 
 impl RunArgs {
-    /// Returns the nodes to join through, as the prompt's `join` reads them: a port may follow its
-    /// host as a word of its own.
+    /// Returns the nodes to join through. As for `join` at the prompt, a port may follow its host
+    /// as a separate word.
     pub(crate) fn places(&self) -> Result<Vec<String>, UsageError> {
         let places = command::with_ports(self.addresses.clone());
         places.iter().try_for_each(|place| command::check_address(place)).map_err(UsageError)?;
@@ -266,22 +267,21 @@ impl RunArgs {
     }
 }
 
-/// Where a node listens, and which addresses it announces.
+/// The addresses that a node listens on, and those that it announces.
 #[derive(Debug, Args)]
 pub(crate) struct ListenArgs {
-    /// Where to listen: host:port, or a port of all addresses; port 0 picks a free one. May be given
-    /// several times [default: port 7117 of all addresses, IPv4 and IPv6, or a free port while that is
-    /// in use]
+    /// Listen on host:port, or on a port of all addresses; port 0 picks a free port. May be given
+    /// several times [default: port 7117 of all addresses, IPv4 and IPv6; a free port if 7117 is in
+    /// use]
     #[arg(long, value_name = "ADDR", value_parser = listen)]
     pub(crate) listen: Vec<ListenPlace>,
 
-    /// An address at which others can dial this node, for example where a router forwards a port. It is
-    /// announced, and put into tickets, before those that the node finds by itself. May be given
-    /// several times
+    /// An address at which other nodes can dial this one, for example where a router forwards a
+    /// port. It comes first in announcements and tickets. May be given several times
     #[arg(long, value_name = "ADDR", value_parser = announced_address, value_hint = ValueHint::Hostname)]
     pub(crate) announce: Vec<Address>,
 
-    /// Announce no addresses but those of --announce, in tickets as well
+    /// Announce only the addresses of --announce, also in tickets
     #[arg(long, requires = "announce")]
     pub(crate) announce_only: bool,
 }
@@ -299,15 +299,15 @@ impl ListenArgs {
 /// `peerkit demo`
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// How many nodes
+    /// Number of nodes
     #[arg(long, value_name = "N", default_value_t = 8, allow_negative_numbers = true, value_parser = number::<u8>(3..=64))]
     pub(crate) nodes: u8,
 
-    /// A folder of yours to share as well
+    /// A folder of your own to share as well
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) dir: Option<PathBuf>,
 
-    /// Leave the shared and the fetched files, to look at them and run b3sum on them
+    /// Keep the shared and the fetched files, so that you can look at them and run b3sum
     #[arg(long)]
     pub(crate) keep: bool,
 
@@ -320,11 +320,11 @@ pub(crate) struct DemoArgs {
 #[derive(Debug, Args)]
 #[command(after_help = SIM_EXAMPLES)]
 pub(crate) struct SimArgs {
-    /// Scenarios: what the network is put through, and what has to come of it
+    /// Scenario files: the events of a run, and the results that it has to have
     #[arg(value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
     pub(crate) files: Vec<PathBuf>,
 
-    /// All the chance that there is in a run
+    /// The seed of the random numbers of a run
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = number::<u64>(0..=u64::MAX))]
     pub(crate) seed: u64,
 
@@ -332,7 +332,7 @@ pub(crate) struct SimArgs {
     #[arg(long, value_name = "N", conflicts_with = "seed", allow_negative_numbers = true, value_parser = number::<u64>(1..=u64::MAX))]
     pub(crate) seeds: Option<u64>,
 
-    /// This many nodes, whatever the file says
+    /// Number of nodes, in place of that of the file
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<usize>(2..=u64::MAX))]
     pub(crate) nodes: Option<usize>,
 
@@ -344,12 +344,12 @@ pub(crate) struct SimArgs {
 /// `peerkit id`
 #[derive(Debug, Args)]
 pub(crate) struct IdArgs {
-    /// Where the key is kept [default: the XDG data folder, ~/.local/share/peerkit]
+    /// The folder with the key [default: the XDG data folder, ~/.local/share/peerkit]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state: Option<PathBuf>,
 }
 
-/// Bytes that the name of a node or network may have: what fits in a Hello.
+/// Maximum length of the name of a node or network, in bytes, as in a Hello.
 pub(crate) const MAX_NAME: usize = 64;
 
 /// Returns a reader of whole numbers in `range`.
@@ -368,14 +368,14 @@ fn number<N: TryFrom<u64>>(
 
 fn short_name(text: &str) -> Result<String, String> {
     match text.len() {
-        0 => Err("a name has to have at least one letter".to_owned()),
+        0 => Err("a name needs at least one letter".to_owned()),
         1..=MAX_NAME => Ok(text.to_owned()),
         len => Err(format!("a name has at most {MAX_NAME} bytes, and this has {len}")),
     }
 }
 
-/// Reads where a node is. A bare port, and IPv6 without brackets, may be halves of a place:
-/// [`RunArgs::places`] knows.
+/// Checks the address of a node. A port alone and an IPv6 address without brackets may belong
+/// together as two words; [`RunArgs::places`] joins them.
 fn place(text: &str) -> Result<String, String> {
     if !command::is_number(text) && text.parse::<Ipv6Addr>().is_err() {
         command::check_address(text)?;
@@ -383,8 +383,8 @@ fn place(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Reads where to listen: a port alone, with or without a colon before it, or an address as it is
-/// dialled, but with port 0 allowed.
+/// Reads an address to listen on: a port alone, with or without a colon before it, or host:port,
+/// where the port may be 0.
 fn listen(text: &str) -> Result<ListenPlace, String> {
     if let Ok(port) = text.strip_prefix(':').unwrap_or(text).parse() {
         return Ok(ListenPlace::Everywhere(port));
@@ -418,7 +418,8 @@ fn announced_address(text: &str) -> Result<Address, String> {
                 ip.is_unspecified() || ip.is_multicast() || is_of_no_machine
             };
             match host.parse().is_ok_and(is_of_no_use) {
-                true => Err("nobody can dial that: announce an address that leads here".to_owned()),
+                true => Err("no other machine can dial this address: announce one that leads here"
+                    .to_owned()),
                 false => Ok(address),
             }
         }
@@ -519,7 +520,7 @@ mod tests {
         assert!(args.listening.announce_only);
     }
 
-    /// Shares with an identity that no node can have: its point has a small order.
+    /// An identity that no node can have: its point has a small order.
     const INVALID_ID: &str =
         "peerkit share a --to 0100000000000000000000000000000000000000000000000000000000000000";
 

@@ -42,8 +42,8 @@ struct FetchList {
 }
 
 impl Fetches {
-    /// Prints the result of a fetch when it has ended. If `quiet`, nothing is printed for a fetch that was
-    /// stopped or cancelled, as the user at the prompt did that.
+    /// Prints the result of a fetch when it has ended. If `quiet`, nothing is printed for a fetch
+    /// that was stopped or cancelled, as the user at the prompt did that.
     pub(crate) fn follow(&self, download: Download, output: Printer, quiet: bool) {
         let hash = download.hash();
         lock(&self.inner.under_way).push(download.clone());
@@ -149,8 +149,8 @@ pub(crate) async fn show(node: Node, output: Printer, bars: Bars, at_prompt: boo
     }
 }
 
-/// Returns what the user can do about a fetch that has failed. If the source has changed the file, the
-/// fetch can't go on: a changed file has another hash.
+/// Returns what the user can do about a fetch that has failed. If the source has changed the file,
+/// the fetch can't go on: a changed file has another hash.
 fn goes_on(hash: Hash, is_changed: bool) -> String {
     let digits = human::digits(hash);
     if is_changed {
@@ -195,7 +195,7 @@ pub(crate) fn reply(paint: Paint, mut fetched: Fetched) -> Reply {
     Reply { text, fields }
 }
 
-/// OptionValue the lists of renamed and of missing entries out of a fetch.
+/// Takes the lists of renamed and of missing entries out of a fetch.
 pub(crate) fn take_changes(fetched: &mut Fetched) -> Changes {
     let mut changes = Changes::default();
     changes.renamed = std::mem::take(&mut fetched.renamed);

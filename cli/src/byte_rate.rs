@@ -1,9 +1,9 @@
-//! Bytes a second, as they are written on the command line.
+//! Rates on the command line, in bytes a second.
 
-/// What an error says is right.
+/// The valid forms, for errors.
 const FORMS: &str = "a rate is bytes a second: 500000, 500k, 1.5M, 64KiB, 2MiB; 0 for no limit";
 
-/// Units of a thousand each, as for lines, and of 1024 each, as for files.
+/// Units: powers of 1000, as for network links, and powers of 1024, as for files.
 const UNITS: &[(&str, f64)] = &[
     ("", 1.0),
     ("b", 1.0),
@@ -18,10 +18,10 @@ const UNITS: &[(&str, f64)] = &[
     ("gib", 1_073_741_824.0),
 ];
 
-/// Reads bytes a second: a number, with a fraction if wanted, and a unit, whatever the case.
+/// Reads a rate: a number, which may have a fraction, and a unit in any case.
 ///
 /// # Errors
-/// Where it is neither 0 nor at least one byte a second, or not in this form.
+/// If the text has another form, or is neither 0 nor at least one byte a second.
 pub(crate) fn parse(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -37,7 +37,7 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
     if bytes != 0.0 && bytes < 1.0 {
         return Err(format!("that is less than a byte a second: {FORMS}"));
     }
-    // Above what a u64 holds this is its largest value: no limit that anyone would notice.
+    // The cast saturates: a larger rate becomes the maximum of u64, which is no limit in practice.
     Ok(bytes as u64)
 }
 

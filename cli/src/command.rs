@@ -1,4 +1,4 @@
-//! A line that was typed or piped in, as a command.
+//! The commands of a running node, and the parser of their lines.
 
 use std::path::PathBuf;
 
@@ -15,13 +15,13 @@ mod arguments;
 mod options;
 mod table;
 
-/// Characters of a word in the place of a command's name that are repeated: a ticket's hint needs its
-/// start, and no name has as many.
+/// Maximum number of characters that an error repeats of an unknown command. 80: enough to
+/// recognise a ticket by its start, and more than any name has.
 const LONGEST_NAME: usize = 80;
 
-/// A command for the node. Addresses are read by the node, as they may be names of nodes that it
-/// knows; what `get` asks for depends on what searches have found: see [`crate::fetch_arguments::read`]. `set`
-/// without a setting lists all of them.
+/// A command for the node. The node reads addresses, as they may be names of known nodes. The
+/// arguments of `get` depend on search results: see [`crate::fetch_arguments::read`]. `set` without
+/// a setting lists all settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NodeCommand {
     Connect { address: String, reconnect: bool },
@@ -57,21 +57,20 @@ pub(crate) enum NodeCommand {
     Exit,
 }
 
-/// Why a line is not a command.
+/// The error of a line that is not a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ParseError {
-    /// The command's name, or the word that stands in its place.
+    /// The command's name, or the word in its place.
     pub(crate) command: String,
-    /// What is wrong, and what would be right.
+    /// The error, with the correct form.
     pub(crate) message: String,
 }
 
 impl NodeCommand {
-    /// Reads one line, without its end: the name that the result carries, which for `req` is `get`, and
-    /// the command. `None` if there is nothing on it.
+    /// Reads one line without its newline. Returns the command and the name for its result, which
+    /// for `req` is `get`; `None` if the line is empty.
     ///
-    /// A line for the shell, as the program prints it, is understood where it fits: `peerkit get T` is
-    /// `get T`.
+    /// A line for the shell, as the program prints it, works too: `peerkit get T` is `get T`.
     pub(crate) fn parse(line: &str) -> Result<Option<(&'static str, Self)>, ParseError> {
         let line = line.trim_start();
         let (mut word, mut rest) = split_word(line);
@@ -85,7 +84,7 @@ impl NodeCommand {
             return Ok(None);
         }
         let Some(entry) = help::entry(word) else {
-            // A text that was pasted by mistake may be one long word.
+            // A text pasted by mistake may be one long word.
             let word = text::shortened(word, LONGEST_NAME);
             return Err(ParseError { message: help::unknown(&word), command: word });
         };
@@ -100,7 +99,7 @@ impl NodeCommand {
 fn read(entry: &CommandSpec, rest: &str) -> Result<NodeCommand, String> {
     let (rest, flags) = match entry.flags {
         [] => (rest.to_owned(), GivenOptions::default()),
-        // Its text may hold anything: it looks for its option itself.
+        // Its text may contain anything, so it reads its only option itself.
         _ if entry.name() == "broadcast" => (rest.to_owned(), GivenOptions::default()),
         known => options::take(rest, known)
             .map_err(|error| format!("{} {error}: {}", entry.name(), entry.usage))?,
@@ -108,7 +107,7 @@ fn read(entry: &CommandSpec, rest: &str) -> Result<NodeCommand, String> {
     (entry.read)(&mut ArgumentReader { entry, rest: &rest, flags })
 }
 
-/// The text up to the first white space, and what follows that one character.
+/// Splits a text at its first whitespace character.
 fn split_word(text: &str) -> (&str, &str) {
     match text.split_once(char::is_whitespace) {
         Some((word, rest)) => (word, rest),

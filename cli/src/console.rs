@@ -1,4 +1,4 @@
-//! Where commands come from: the prompt of a terminal, or lines of standard input.
+//! The source of the commands: the prompt of a terminal, or lines of standard input.
 
 use std::borrow::Cow;
 use std::fs;
@@ -26,30 +26,31 @@ use crate::shell_words::{self, ShellWord};
 use crate::text::{Paint, plain};
 use crate::{folders, help, settings, terminal};
 
-/// Lines kept of what was typed.
+/// Maximum number of lines in the history.
 const HISTORY: usize = 1000;
 
-/// Lines read ahead of the command that runs.
+/// Maximum number of lines read ahead of the running command.
 const AHEAD: usize = 64;
 
-/// Candidates that Tab lists. 10,000: the editor can't count more than 65,535, and nobody reads so many.
+/// Maximum number of candidates that Tab lists. 10,000: the editor can't count more than 65,535,
+/// and no user reads so many.
 const CANDIDATES: usize = 10_000;
 
-/// Longest line that is read, in bytes. 64 MiB: four times the largest message, so that it is the
-/// node that says what is too large.
+/// Maximum length of a line, in bytes. 64 MiB: four times the largest message, so that the node
+/// reports messages that are too large.
 const MAX_LINE: u64 = 64 << 20;
 
-/// One line to carry out.
+/// A line to carry out.
 pub(crate) struct InputLine {
     pub(crate) line: ReadLine,
-    /// Dropped when the command is done: the prompt waits for that.
+    /// Dropped when the command is done, which the prompt waits for.
     done: Option<oneshot::Sender<()>>,
 }
 
-/// A line that was typed or piped in, or why it can't be carried out.
+/// A line that was typed or piped in, or the reason why it can't be carried out.
 type ReadLine = Result<String, ParseError>;
 
-/// Reads the bytes of a line, with or without its end.
+/// Reads the bytes of a line, with or without its newline.
 fn of_bytes(bytes: &[u8]) -> ReadLine {
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
@@ -68,21 +69,21 @@ fn not_utf8(before: &str) -> ParseError {
         before => format!("`{}`", last_of(before)),
     };
     let message = format!(
-        "this line is not UTF-8 after {place}: it was not carried out (was it pasted from a text in \
-         another encoding, such as Latin-1?)"
+        "this line is not UTF-8 after {place}: it was not carried out (was it pasted from a text \
+         in another encoding, such as Latin-1?)"
     );
     ParseError { command: first_of(before), message }
 }
 
-/// Returns the error of a line that begins with `before`, and is too long.
+/// Returns the error of a line that begins with `before` and is too long.
 fn too_long(before: &[u8]) -> ParseError {
     let start = before.get(..MAX_SHOWN).unwrap_or(before);
     let message = format!("this line is longer than {MAX_LINE} bytes: it was not carried out");
     ParseError { command: first_of(&String::from_utf8_lossy(start)), message }
 }
 
-/// Returns the commands of a text that was pasted: its lines, if each of them begins with a command
-/// and the first is none that takes a text of several lines. Else it is one command.
+/// Splits a pasted text into commands. Each line is a command if all lines begin with one, and the
+/// first command does not take a text of several lines. Otherwise the whole text is one command.
 fn commands(text: String) -> Vec<String> {
     let first_words = || text.lines().filter_map(|line| line.split_whitespace().next());
     let takes_text = |word| ["msg", "send", "broadcast"].contains(&word);
@@ -92,7 +93,7 @@ fn commands(text: String) -> Vec<String> {
     if is_script { text.lines().map(str::to_owned).collect() } else { vec![text] }
 }
 
-/// Bytes of a line that an error shows.
+/// Maximum number of bytes of a line that an error shows.
 const MAX_SHOWN: usize = 40;
 
 fn first_of(line: &str) -> String {
@@ -100,7 +101,7 @@ fn first_of(line: &str) -> String {
     first.chars().take(MAX_SHOWN).collect()
 }
 
-/// The last characters of a text that is too long to be shown.
+/// Returns the last characters of a text.
 fn last_of(text: &str) -> String {
     let skipped = text.chars().count().saturating_sub(MAX_SHOWN);
     let shown: String = text.chars().skip(skipped).collect();
@@ -117,27 +118,27 @@ impl InputLine {
 /// A prompt with line editing, history and completion.
 pub(crate) struct Prompt {
     editor: Editor<Completion, DefaultHistory>,
-    /// The line that is being edited.
+    /// The state of the line that is being edited.
     edited: Edited,
 }
 
-/// The line that is being edited, as it was when it was last drawn.
+/// The state of the line that is being edited, shared with the editor.
 type Edited = Arc<Mutex<Drawn>>;
 
-/// The state of the editor's display.
+/// The line that is being edited, as it was last drawn.
 #[derive(Debug, Clone, Default)]
 struct Drawn {
     line: String,
-    /// The history is being searched, which Ctrl-R begins.
+    /// True while the user searches the history, after Ctrl-R.
     is_search: bool,
 }
 
 impl Prompt {
-    /// Opens the terminal, and gives what prints above a line that is being edited. History is kept
-    /// in `history`.
+    /// Opens the terminal. Also returns the printer for text above the line that is being edited.
+    /// The history is kept in the file `history`.
     ///
     /// # Errors
-    /// Where the terminal can't do that.
+    /// If the terminal has no line editing.
     pub(crate) fn open(
         history: &Path,
         node: Node,
@@ -148,8 +149,8 @@ impl Prompt {
             .history_ignore_dups(true)?
             .history_ignore_space(true)
             .completion_type(CompletionType::List)
-            // The prompt brings its own colours. Without them, too, the editor has to say which prompt
-            // it draws.
+            // The prompt has its own colours. Even without them, `highlight_prompt` has to be
+            // called.
             .color_mode(ColorMode::Forced)
             .build();
         let mut editor = Editor::with_config(config)?;
@@ -157,14 +158,14 @@ impl Prompt {
         let runtime = Handle::current();
         editor.set_helper(Some(Completion { node, runtime, found, edited: edited.clone() }));
         if history.exists() {
-            // A history that can't be read is worth less than a start.
+            // The node starts even if the history can't be read.
             let _ = editor.load_history(history);
         }
         let printer = editor.create_external_printer()?;
         Ok((Self { editor, edited }, Box::new(printer)))
     }
 
-    /// Reads lines in a thread of its own until the end: Ctrl-D, or Ctrl-C on an empty line.
+    /// Reads lines in a thread of its own, until Ctrl-D, or Ctrl-C on an empty line.
     pub(crate) fn read(
         mut self,
         history: &Path,
@@ -200,7 +201,7 @@ impl Prompt {
         receiver
     }
 
-    /// Reads one line; `None` at the end.
+    /// Reads one line. Returns `None` at the end of the input.
     fn line(&mut self, prompt: &(&str, &str)) -> Option<ReadLine> {
         let mut typed = String::new();
         loop {
@@ -209,13 +210,14 @@ impl Prompt {
             let edited = lock(&self.edited).clone();
             match read {
                 Ok(line) => return Some(Ok(line)),
-                // As in a shell: the line, or the search for one, is given up.
+                // As in a shell, Ctrl-C gives up the line or the search.
                 Err(ReadlineError::Interrupted) if edited.is_search || !edited.line.is_empty() => {
                     typed.clear();
                 }
                 Err(ReadlineError::Signal(_)) => typed = edited.line,
                 Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                    // The rest of what was pasted is part of this line, and not a command.
+                    // The rest of the pasted text belongs to this line. It must not run as a
+                    // command.
                     terminal::discard_input();
                     return Some(Err(not_utf8(&edited.line)));
                 }
@@ -225,15 +227,15 @@ impl Prompt {
     }
 }
 
-/// Returns whether a line holds a ticket with a secret, or one that can't be read: such a line is not
-/// written to the history file.
+/// Returns whether a line has a ticket with a secret, or a ticket that can't be read. Such a line
+/// is not written to the history file.
 fn holds_secret(line: &str) -> bool {
     let lower = line.to_ascii_lowercase();
     let mut starts = lower.match_indices(TICKET_START).map(|(start, _)| start);
     starts.any(|start| begins_with_secret(line.get(start..).unwrap_or_default()))
 }
 
-/// Returns the same of a text that begins with a ticket.
+/// Returns whether the ticket at the start of a text has a secret, or can't be read.
 fn begins_with_secret(text: &str) -> bool {
     let words: Vec<String> = shell_words::words(text).map(|word| word.text).collect();
     match fetch_arguments::recognise(&words) {
@@ -265,7 +267,8 @@ pub(crate) fn read_lines() -> mpsc::Receiver<InputLine> {
     receiver
 }
 
-/// Reads a line; `None` at the end. One that is too long is read to its end and given up.
+/// Reads a line. Returns `None` at the end of the input. A line that is too long is read to its end
+/// and reported as an error.
 fn read_line(input: &mut impl BufRead) -> io::Result<Option<ReadLine>> {
     let mut bytes = Vec::new();
     if input.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes)? == 0 {
@@ -282,7 +285,7 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<ReadLine>> {
     Ok(Some(Err(too_long(&bytes))))
 }
 
-/// Completes commands, and after them what the command takes.
+/// The completion of commands and their arguments.
 #[derive(Helper, Validator)]
 struct Completion {
     node: Node,
@@ -291,7 +294,7 @@ struct Completion {
     edited: Edited,
 }
 
-/// Gives no hints: it is called for each line that is drawn, and keeps it.
+/// Gives no hints. The editor calls it for each line that it draws, which is how we know the line.
 impl Hinter for Completion {
     type Hint = String;
 
@@ -302,8 +305,8 @@ impl Hinter for Completion {
     }
 }
 
-/// Colours nothing: it is called for each prompt that is drawn, and notes whether it is the one of a
-/// search.
+/// Adds no colours. The editor calls it for each prompt that it draws, which is how we know whether
+/// the history is being searched.
 impl Highlighter for Completion {
     fn highlight_prompt<'b, 's: 'b, 'p: 'b>(
         &'s self,
@@ -331,11 +334,11 @@ impl Completer for Completion {
 }
 
 impl Completion {
-    /// Returns what the word at `pos` may become, and where it begins.
+    /// Returns the candidates for the word at `pos`, and the start of the word.
     fn candidates(&self, line: &str, pos: usize) -> (usize, Vec<Pair>) {
         let before = line.get(..pos).unwrap_or(line);
         let mut words: Vec<ShellWord> = shell_words::words(before).collect();
-        // The word that the cursor is in, or a new one.
+        // The cursor is in the last word, or at the start of a new one.
         let current = match words.last() {
             Some(last) if last.end == before.len() => words.pop(),
             _ => None,
@@ -385,7 +388,7 @@ fn command_names() -> impl Iterator<Item = String> {
     COMMANDS.iter().map(|entry| entry.name().to_owned())
 }
 
-/// The candidates, if they are few enough to be listed; else what all of them begin with.
+/// Returns the candidates if they are few enough to be listed, otherwise their common start.
 fn few(candidates: Vec<Pair>) -> Vec<Pair> {
     if candidates.len() <= CANDIDATES {
         return candidates;
@@ -395,7 +398,7 @@ fn few(candidates: Vec<Pair>) -> Vec<Pair> {
     common.map(pair).into_iter().collect()
 }
 
-/// The files and folders whose paths begin with what was typed, written as the prompt reads them.
+/// Returns the files and folders whose paths begin with `typed`, quoted for the prompt.
 fn paths(typed: &str, is_quoted: bool) -> Vec<Pair> {
     let (folder, start) = match typed.rfind(['/', MAIN_SEPARATOR]) {
         Some(at) => typed.split_at(at + 1),
@@ -411,7 +414,7 @@ fn paths(typed: &str, is_quoted: bool) -> Vec<Pair> {
         .flatten()
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
-            // Hidden ones are offered where they are asked for.
+            // Hidden files are offered only after a dot.
             let wanted =
                 name.starts_with(start) && (!name.starts_with('.') || start.starts_with('.'));
             let is_folder = entry.path().is_dir();
@@ -420,7 +423,7 @@ fn paths(typed: &str, is_quoted: bool) -> Vec<Pair> {
             let path = if is_folder { format!("{path}{MAIN_SEPARATOR}") } else { path.to_owned() };
             let written =
                 if is_quoted { shell_words::quoted(&path) } else { shell_words::escaped(&path) };
-            // A folder's path goes on.
+            // No space after a folder, whose path continues.
             let end = if is_folder { "" } else { " " };
             let pair = Pair { display: plain(&name), replacement: format!("{home}{written}{end}") };
             wanted.then_some(pair)
@@ -431,7 +434,7 @@ fn paths(typed: &str, is_quoted: bool) -> Vec<Pair> {
 }
 
 impl Completion {
-    /// Peers whose names start so, since names are what people type; else identities that do.
+    /// Returns the names of peers that begin with `start`; if there are none, all identities.
     fn peers(&self, start: &str) -> Vec<String> {
         let peers = self.node.peers();
         let names = peers.iter().map(peerkit::Peer::name);
@@ -443,7 +446,7 @@ impl Completion {
         peers.iter().map(|peer| peer.id().to_string()).collect()
     }
 
-    /// Returns finds of earlier searches: by name where one starts so, else by hash.
+    /// Returns the names of search results that begin with `start`; if there are none, all hashes.
     fn hits(&self, start: &str) -> Vec<String> {
         let found = lock(&self.found);
         let names = found.iter().map(|hit| hit.name.to_string());
@@ -464,7 +467,7 @@ impl Completion {
     }
 }
 
-/// The candidates that start so, written as the prompt reads them.
+/// Returns the candidates that begin with `start`, quoted for the prompt.
 fn starting_with(start: &str, candidates: impl IntoIterator<Item = String>) -> Vec<Pair> {
     let mut candidates: Vec<String> =
         candidates.into_iter().filter(|candidate| candidate.starts_with(start)).collect();

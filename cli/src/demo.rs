@@ -59,7 +59,7 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<bool> {
     Ok(end == DemoOutcome::Worked)
 }
 
-/// OptionValue all steps, in order, until one fails.
+/// Takes all steps, in order, until one fails.
 async fn act(args: &DemoArgs, folder: &Path, report: &StepPrinter) -> anyhow::Result<()> {
     let network = report.step("start", start(usize::from(args.nodes))).await?;
     let used = use_network(args, &network, folder, report).await;

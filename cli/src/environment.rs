@@ -1,4 +1,4 @@
-//! The name of this machine, and the settings in its environment.
+//! The name of this machine, and settings in environment variables.
 
 use std::env;
 
@@ -8,7 +8,7 @@ use peerkit::Address;
 use crate::args::MAX_NAME;
 use crate::{command, usage};
 
-/// The host's name without its domain; `peerkit` where it has none.
+/// Returns the name of this machine without its domain; `peerkit` if it has none.
 pub(crate) fn name() -> String {
     let name = host_name().unwrap_or_default();
     let mut name = name.split('.').next().unwrap_or_default().trim().to_owned();
@@ -29,18 +29,19 @@ fn host_name() -> Option<String> {
     env::var("COMPUTERNAME").ok()
 }
 
-/// The network's secret, from the environment: on a command line others could read it.
+/// Returns the secret of the network. It is not an option, since other users can read a command
+/// line.
 pub(crate) fn secret() -> anyhow::Result<Option<String>> {
     match env::var_os("PEERKIT_SECRET").filter(|secret| !secret.is_empty()) {
         None => Ok(None),
         Some(secret) => match secret.into_string() {
             Ok(secret) => Ok(Some(secret)),
-            Err(_) => Err(usage("PEERKIT_SECRET is not UTF-8: choose a secret that is")),
+            Err(_) => Err(usage("PEERKIT_SECRET is not UTF-8: choose another secret")),
         },
     }
 }
 
-/// Bootstrap nodes from the environment: addresses with commas or white space between them.
+/// Returns the bootstrap nodes of the environment: addresses separated by commas or whitespace.
 pub(crate) fn bootstrap() -> anyhow::Result<Vec<Address>> {
     let Some(text) = env::var_os("PEERKIT_BOOTSTRAP") else { return Ok(Vec::new()) };
     let Some(text) = text.to_str() else {

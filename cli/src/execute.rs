@@ -1,4 +1,4 @@
-//! One command, carried out on the node.
+//! Carries out commands on the node.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -30,49 +30,50 @@ mod files;
 mod map;
 
 /// Advice after `connect`, on a node that could join a network.
-const NO_MEMBER: &str = "this is a link and no more: `join ADDR` makes this node a member of the network \
-                         of the node at ADDR";
+const NO_MEMBER: &str = "this is only a link: `join ADDR` makes this node a member of the network of the \
+                         node at ADDR";
 
-/// How long `msg` waits for a peer whose queue is full. 10 s: as long as a request for its reply.
+/// Maximum time that `msg` waits for a peer whose queue is full. 10 s: as long as a request for its
+/// reply.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What commands act on.
+/// A running node, with everything that commands need.
 pub(crate) struct NodeSession {
     pub(crate) node: Node,
-    /// Where the state is kept.
+    /// The state folder.
     pub(crate) state: PathBuf,
-    /// Finds of the last search, for completion and for `get` by name or first digits.
+    /// The results of the last search, for completion and for `get` by name or first digits.
     pub(crate) found: SearchResults,
     pub(crate) log: LogSwitch,
     pub(crate) bars: Bars,
     pub(crate) output: Printer,
-    /// Commands are typed, and answered above the next line.
+    /// True if a user types the commands at a prompt.
     pub(crate) at_prompt: bool,
-    /// Dials whose failures a result reports.
+    /// Dials whose failures are reported by results and not by events.
     pub(crate) expected: ExpectedFailures,
-    /// What `get` has begun.
+    /// The fetches that `get` has begun.
     pub(crate) fetches: Fetches,
-    /// The attempt to join that was begun at the start and goes on in the background.
+    /// The attempt to join of the start, which continues in the background.
     pub(crate) joining: Option<AbortHandle>,
 }
 
-/// What the last search that found something has found, shared with the prompt.
+/// The results of the last successful search, shared with the prompt.
 pub(crate) type SearchResults = Arc<Mutex<Vec<SharedFile>>>;
 
 impl NodeSession {
-    /// Waits until the fetches that were begun have ended, where nobody sits at a prompt who could
-    /// do that: what comes after them ends them.
+    /// Waits until all fetches have ended or are paused. At a prompt it does not wait: the user
+    /// decides when to stop.
     pub(crate) async fn fetches_settled(&self) {
         if !self.at_prompt {
             self.fetches.settled().await;
         }
     }
 
-    /// Carries out a command. There is no reply to a fetch that goes on while nobody is at a prompt: its
-    /// result is printed when it is done.
+    /// Carries out a command. Without a prompt, `get` has no reply: the result of the fetch is
+    /// printed when it is done.
     pub(crate) async fn execute(&self, command: NodeCommand) -> anyhow::Result<Option<Reply>> {
         if matches!(command, NodeCommand::Shutdown) && self.node.network().owner().is_none() {
-            bail!("this network has no owner, so nothing stops all of it: `exit` stops this node");
+            bail!("this network has no owner, so no node can stop it: `exit` stops this node");
         }
         if matches!(command, NodeCommand::Exit | NodeCommand::Shutdown | NodeCommand::Leave) {
             self.fetches_settled().await;
@@ -123,7 +124,7 @@ impl NodeSession {
                 let download = node.fetch(self.request(&line, &from, force).await?);
                 let named = downloads::named(paint, &download.status());
                 self.fetches.follow(download, self.output.clone(), self.at_prompt);
-                let text = format!("fetching {named}: `downloads` tells how far it is");
+                let text = format!("fetching {named}: `downloads` shows its progress");
                 return Ok(self.at_prompt.then(|| Reply::new(text)));
             }
             NodeCommand::Downloads => {
@@ -227,7 +228,7 @@ impl NodeSession {
         if let Some(joining) = &self.joining {
             joining.abort();
         }
-        // As they were: with the links their round-trip times go.
+        // Views of the links before they are closed: their round-trip times go with them.
         let mut peers = self.views(&self.node.peers());
         let closed = self.node.leave().await?;
         peers.retain(|view| closed.iter().any(|peer| peer.id() == view.id));
@@ -235,8 +236,8 @@ impl NodeSession {
         Ok(Reply::new(text).with("peers", &peers))
     }
 
-    /// Sends to all that are connected. Those whose queues are full are waited for, for a while:
-    /// commands that are piped in come faster than a network takes them.
+    /// Sends a text to all connected nodes. Waits up to [`PATIENCE`] for nodes whose queues are
+    /// full, since piped commands come faster than a network can send.
     async fn msg(&self, text: String) -> anyhow::Result<Reply> {
         let report = self.node.send_to_nodes(text.as_str(), &[])?;
         let mut sent_to = report.sent.len();
@@ -284,7 +285,7 @@ impl NodeSession {
     }
 
     async fn network(&self) -> anyhow::Result<Reply> {
-        /// The figures with what else is known of the network.
+        /// The figures of the network, with its name and the discovery's time.
         #[derive(Serialize)]
         struct NetworkView<'a> {
             name: &'a str,
@@ -295,7 +296,7 @@ impl NodeSession {
         }
 
         let network = self.node.network().graph().await?;
-        // The time grows with the square of the nodes.
+        // The time grows with the square of the number of nodes.
         let measuring = tokio::task::spawn_blocking(move || (network.figures(), network));
         let (figures, network) = measuring.await?;
         let text = network::figures(self.output.paint(), &network, &figures);
@@ -350,7 +351,7 @@ impl NodeSession {
         answers.into_iter().map(ping).collect()
     }
 
-    /// Returns the addresses that are meant; for names and identities those that are known.
+    /// Resolves addresses; for names and identities, returns the known addresses.
     async fn addresses(&self, texts: &[String]) -> anyhow::Result<Vec<Address>> {
         let mut addresses = Vec::new();
         for text in texts {
@@ -367,7 +368,7 @@ impl NodeSession {
         PeerView::new(&self.node, peer)
     }
 
-    /// Returns a peer with the link that a command may have made to it.
+    /// Returns the view of a peer, with the link that the command may have made.
     fn view_now(&self, peer: Peer) -> PeerView {
         self.view(&self.node.peer(peer.id()).unwrap_or(peer))
     }

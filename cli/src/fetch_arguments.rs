@@ -59,9 +59,9 @@ pub(crate) fn recognise<W: AsRef<str>>(
 /// The result of [`read`].
 pub(crate) type Read = (FetchKey, Option<FileName>, Option<PathBuf>);
 
-/// Reads the rest of a `get` line at the prompt. It begins with a ticket, a hash, or the name or first
-/// digits of a search result. A path may follow. For a search result, the second part of the result is
-/// its name.
+/// Reads the rest of a `get` line at the prompt. It begins with a ticket, a hash, or the name or
+/// first digits of a search result. A path may follow. For a search result, the second part of the
+/// result is its name.
 ///
 /// # Errors
 /// If it begins with none of these, is ambiguous, or the path is invalid.
@@ -82,8 +82,8 @@ pub(crate) fn read(line: &str, found: &[SharedFile]) -> Result<Read, String> {
     Ok((wanted, name, path(rest).map_err(|error| format!("get {error}"))?))
 }
 
-/// Returns the start of a word, for an error. A damaged ticket may still hold a secret, and errors may
-/// end up in logs, so a long word is not shown whole.
+/// Returns the start of a word, for an error. A damaged ticket may still hold a secret, and errors
+/// may end up in logs, so a long word is not shown whole.
 pub(crate) fn shortened(word: &str) -> String {
     const SHOWN: usize = 24;
     match word.char_indices().nth(SHOWN) {
@@ -93,8 +93,8 @@ pub(crate) fn shortened(word: &str) -> String {
 }
 
 /// Error text for a ticket in place of a path. As a file name it would reveal a secret.
-pub(crate) const SECOND: &str = "this is a second ticket or hash where a PATH is expected: fetch one \
-                                 after the other";
+pub(crate) const SECOND: &str = "this is a second ticket or hash where a PATH is expected: fetch \
+                                 one after the other";
 
 /// Returns whether `text` is a ticket or a hash.
 pub(crate) fn is_wanted(text: &str) -> bool {
@@ -104,8 +104,8 @@ pub(crate) fn is_wanted(text: &str) -> bool {
 /// The hash of a search result, its name, and the number of words that name it.
 type Named = (Hash, Option<FileName>, usize);
 
-/// Returns the search result that the start of the line names, with as many words as possible; else the
-/// one whose hash begins with the first word.
+/// Returns the search result that the start of the line names, with as many words as possible; else
+/// the one whose hash begins with the first word.
 fn of_hits(line: &str, words: &[ShellWord], found: &[SharedFile]) -> Result<Named, String> {
     let named = named(line, words, found);
     if let Ok(Some(named)) = named {
@@ -186,8 +186,8 @@ fn only(
     }
 }
 
-/// Reads the rest of a line as one path, which may contain spaces with or without quotes. `~` is the home
-/// folder. Returns `None` if the rest is empty.
+/// Reads the rest of a line as one path, which may contain spaces with or without quotes. `~` is
+/// the home folder. Returns `None` if the rest is empty.
 ///
 /// # Errors
 /// If there is more than one path, the path is empty, or a quote is not closed.
@@ -232,8 +232,8 @@ pub(crate) enum SaveLocation {
 }
 
 impl SaveLocation {
-    /// Reads a path. A path that ends with a separator is a folder, whether it exists or not. Without a
-    /// path the destination is `folder`.
+    /// Reads a path. A path that ends with a separator is a folder, whether it exists or not.
+    /// Without a path the destination is `folder`.
     ///
     /// # Errors
     /// If the path is relative and there is no current folder.
@@ -255,8 +255,8 @@ impl SaveLocation {
     }
 }
 
-/// Returns whether a word can only be a destination: it ends with a separator, is an existing folder, or
-/// is `-` for standard output.
+/// Returns whether a word can only be a destination: it ends with a separator, is an existing
+/// folder, or is `-` for standard output.
 pub(crate) fn is_place(word: &str) -> bool {
     word == "-" || word.ends_with(['/', MAIN_SEPARATOR]) || Path::new(word).is_dir()
 }

@@ -1,4 +1,4 @@
-//! Where things go on disk unless the user says otherwise.
+//! The folders for state and downloads, and paths that users type.
 
 use std::env;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use etcetera::{BaseStrategy, choose_base_strategy};
 
-/// The state folder: `--state`, else `peerkit` in the XDG data folder.
+/// Returns the state folder: `--state`, else `peerkit` in the XDG data folder.
 pub(crate) fn state(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(given) = given {
         return Ok(std::path::absolute(given)?);
@@ -16,22 +16,22 @@ pub(crate) fn state(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     Ok(base.data_dir().join("peerkit"))
 }
 
-/// The state folder of the node with this number, for nodes beside the one that uses `usual`.
+/// Returns the state folder of the node with this number, beside the folder `usual`.
 pub(crate) fn sibling(usual: &Path, number: usize) -> PathBuf {
     let mut name = usual.file_name().unwrap_or_default().to_owned();
     name.push(format!("-{number}"));
     usual.with_file_name(name)
 }
 
-/// The folder for downloads: `--downloads`, else the user's own, else the current one. It is
-/// absolute, as paths are in results.
+/// Returns the folder for downloads: `--downloads`, else the user's download folder, else the
+/// current one. It is absolute, as paths are in results.
 pub(crate) fn downloads(given: Option<&Path>) -> PathBuf {
     let folder = given.map(Path::to_owned).or_else(user_downloads);
     let folder = folder.unwrap_or_else(|| PathBuf::from("."));
     std::path::absolute(&folder).unwrap_or(folder)
 }
 
-/// Checks that `path` is a folder, or nothing yet: a folder can be made there.
+/// Checks that `path` is a folder, or does not exist and can become one.
 pub(crate) fn check_folder(path: &Path) -> anyhow::Result<()> {
     if path.exists() && !path.is_dir() {
         bail!("{} is not a folder", path.display());
@@ -39,7 +39,7 @@ pub(crate) fn check_folder(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The user's download folder, as the XDG user directories have it.
+/// Returns the user's download folder of the XDG user directories.
 fn user_downloads() -> Option<PathBuf> {
     if let Some(folder) = env::var_os("XDG_DOWNLOAD_DIR").filter(|folder| !folder.is_empty()) {
         return Some(folder.into());
@@ -54,7 +54,7 @@ fn user_downloads() -> Option<PathBuf> {
     })
 }
 
-/// Reads `XDG_DOWNLOAD_DIR="$HOME/..."` or `"/..."` out of user-dirs.dirs.
+/// Reads `XDG_DOWNLOAD_DIR="$HOME/..."` or `"/..."` from the text of user-dirs.dirs.
 fn configured_downloads(text: &str, home: &Path) -> Option<PathBuf> {
     let value = text
         .lines()
@@ -67,7 +67,7 @@ fn configured_downloads(text: &str, home: &Path) -> Option<PathBuf> {
     }
 }
 
-/// `~` and `~/...` as a shell expands them: the prompt has no shell before it.
+/// Expands `~` and `~/...` as a shell does, for paths at the prompt.
 pub(crate) fn expand_home(text: &str) -> PathBuf {
     let rest = match text.strip_prefix('~') {
         Some("") => "",
@@ -81,7 +81,7 @@ pub(crate) fn expand_home(text: &str) -> PathBuf {
     }
 }
 
-/// A path that is to be shared, which has to be there.
+/// Returns the absolute path of something to share, which has to exist.
 pub(crate) fn existing(path: &Path) -> anyhow::Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
     if let Err(error) = absolute.metadata() {

@@ -25,32 +25,32 @@ use crate::{folders, human, signals, start, terminal, usage};
 
 mod ticket;
 
-/// The network of a HASH's node unless told otherwise.
+/// The default network of the node that a HASH is fetched from.
 const NETWORK: &str = "peerkit";
 
-/// Interval of the lines that show the progress if standard error is not a terminal.
+/// Interval of the progress lines on a standard error that is not a terminal.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// The name of what goes to standard output, in its temporary folder.
+/// The name of the temporary file for standard output.
 const TEMPORARY: &str = "content";
 
-/// The error of a fetch that was stopped while its ticket was being read.
+/// The error of a fetch that was stopped while the ticket was being read.
 const BEFORE_BEGIN: &str = "stopped before it was begun";
 
 /// The error of a fetch to standard output whose reader did not take all of it in time.
 const BEFORE_WRITTEN: &str = "stopped before all of it was written to standard output";
 
-/// What can be done about a fetch that has ended too early.
+/// Advice about a fetch that was stopped or has failed.
 const GOES_ON: &str = "what has come is kept, and the same command goes on from it";
 
-/// The same if the source has changed the file since: what is shared anew is another file.
+/// Advice if the source has changed the file: a changed file has another hash.
 const GOES_ON_AS_IT_WAS: &str =
     "what has come is kept, and is of use only if the file comes back as it was";
 
-/// Fetches what the arguments say. False where it did not work and that has been told.
+/// Fetches a file or folder. Returns false if it failed or is incomplete, and that was reported.
 pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     let stop = signals::watch()?;
-    // Reading may wait at a terminal whose settings are changed: nothing else ends it.
+    // Reading may wait at a terminal with changed settings. Only the end of the program ends that.
     let stopped_early = stop.clone();
     let leaving = tokio::spawn(async move {
         stopped_early.cancelled().await;
@@ -81,7 +81,7 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     Ok(is_whole)
 }
 
-/// Leaves the program at once, with an error.
+/// Ends the program at once, with an error.
 fn leave(error: &str) -> ! {
     signals::cut_short();
     terminal::restore();
@@ -89,7 +89,7 @@ fn leave(error: &str) -> ! {
     signals::leave()
 }
 
-/// What to fetch, from which nodes as far as they are known, in which network.
+/// Returns the request, the identities of its sources as far as they are known, and the network.
 fn wanted_from(
     args: &GetArgs,
     wanted: &FetchKey,
@@ -113,7 +113,7 @@ fn wanted_from(
     Ok((request, sources, network))
 }
 
-/// Where it goes.
+/// The destination of a fetch.
 enum FetchTarget {
     /// To the disk.
     Disk(SaveLocation),
@@ -145,8 +145,8 @@ impl FetchTarget {
     }
 }
 
-/// A node that nobody can dial, with this user's own key. Where that is the source's, as for a
-/// node that runs here, it takes another: a node does not talk to itself.
+/// Starts a node that does not listen, with the user's own key. If the source has the same key, as
+/// a node of this user has, it takes a new key: a node can't connect to itself.
 async fn start_node(args: &GetArgs, network: &str, sources: &[NodeId]) -> anyhow::Result<Node> {
     let key = folders::state(args.state.as_deref())?.join("key");
     let key = peerkit::load_or_create_key(&key)?;
@@ -159,7 +159,7 @@ async fn start_node(args: &GetArgs, network: &str, sources: &[NodeId]) -> anyhow
     Ok(builder.spawn().await?)
 }
 
-/// Fetches, and shows how far it is, until it is there or is given up.
+/// Fetches and shows the progress, until the fetch has ended or is stopped.
 async fn fetch(
     node: &Node,
     request: FetchRequest,
@@ -203,7 +203,7 @@ async fn fetch(
     }
 }
 
-/// An error with what can be done about it.
+/// Returns an error with advice.
 fn advised(error: Error) -> anyhow::Error {
     let advice = match &error {
         Error::Connect { .. } | Error::Unreachable { .. } | Error::NoneAnswers(_) => {
@@ -211,8 +211,8 @@ fn advised(error: Error) -> anyhow::Error {
         }
         Error::Fetch(fetch) if fetch.is_changed() => return background_fetches::advised(error),
         Error::Fetch(FetchError::Refused(_)) | Error::NoSource(_) => {
-            "ask whoever shares it; it may be for those who have its ticket, or for named nodes only \
-             (`peerkit id` tells who this one is)"
+            "ask the person who shares it: it may need its ticket, or be only for some nodes (`peerkit id` \
+             prints the identity of this one)"
         }
         Error::Fetch(FetchError::NotAFile { kind, .. }) if kind.takes_bytes() => {
             "with - as its path the file goes to standard output, and the shell can send that there: \
@@ -234,13 +234,13 @@ fn stopped(target: &FetchTarget, status: &DownloadStatus) -> anyhow::Error {
     }
 }
 
-/// Whether something has come that the next fetch goes on from.
+/// Returns whether a part is kept that the next fetch continues from.
 fn is_kept(target: &FetchTarget, status: &DownloadStatus) -> bool {
     !matches!(target, FetchTarget::Standard(_)) && status.kept
 }
 
-/// Prints where it is, below the current folder without that; and on standard error what is not as it
-/// is at the source.
+/// Prints the path of the result, relative to the current folder if it is in it. Differences from
+/// the source go to standard error.
 fn print_result(mut fetched: Fetched, force: bool) -> anyhow::Result<()> {
     let mut changes = background_fetches::take_changes(&mut fetched);
     let is_number =
@@ -263,8 +263,8 @@ fn print_result(mut fetched: Fetched, force: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes a file to standard output. It is removed from the disk before, if the system lets go of
-/// the name of an open file: however this ends, nothing is left.
+/// Writes a file to standard output. Where the system allows it, the open file is removed first, so
+/// that nothing is left however this ends.
 async fn write_out(
     path: PathBuf,
     target: FetchTarget,
@@ -280,7 +280,7 @@ async fn write_out(
     tokio::select! {
         written = written => written?.context("could not write to standard output"),
         () = stop.cancelled() => {
-            // The thread may wait for its reader for ever: the program ends without it.
+            // The thread may wait for its reader for ever, so the program ends without it.
             drop(kept);
             leave(BEFORE_WRITTEN)
         }
@@ -309,7 +309,7 @@ impl FetchProgress {
         }
     }
 
-    /// Waits until a line is due; for ever if there is a bar.
+    /// Waits until a line is due. With a bar it waits for ever.
     async fn due(&mut self) {
         match self {
             Self::Bars(_) => std::future::pending().await,

@@ -1,16 +1,16 @@
-//! `help`, and what is said to a word that is no command.
+//! The `help` command, and suggestions for unknown commands.
 
 use std::fmt::Write as _;
 
 use crate::command::{COMMANDS, CommandSpec};
 use crate::fetch_arguments::TICKET_START;
 
-/// Returns the command of that name, or of which that is another name.
+/// Returns the command with this name or other name.
 pub(crate) fn entry(name: &str) -> Option<&'static CommandSpec> {
     COMMANDS.iter().find(|entry| entry.names().any(|known| known == name))
 }
 
-/// Words of other programs, and which command does what they mean.
+/// Words of other programs, and hints to the commands with the same effect.
 const ELSEWHERE: &[(&[&str], &str)] = &[
     (&["receive", "recv", "download", "fetch", "pull"], "`get TICKET` fetches a file or folder"),
     (
@@ -22,12 +22,12 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
     (&["say", "chat", "tell", "write", "message"], "`msg TEXT` sends to every connected node"),
     (&["find", "locate"], "`search TEXT` finds files"),
     (&["kill", "close"], "`exit` stops this node, `disconnect PEER` closes a link"),
-    (&["whoami", "id", "info", "address", "addr"], "`status` tells of this node"),
+    (&["whoami", "id", "info", "address", "addr"], "`status` shows this node"),
     (&["version"], "`peerkit --version` in a shell prints the version"),
     (&["clear", "cls"], "Ctrl-L clears the screen"),
 ];
 
-/// Returns the answer to a word that is no command.
+/// Returns the error for a word that is not a command.
 pub(crate) fn unknown(word: &str) -> String {
     let is_listed = |(words, _): &&(&[&str], &str)| words.contains(&word);
     if let Some((_, hint)) = ELSEWHERE.iter().find(is_listed) {
@@ -35,7 +35,7 @@ pub(crate) fn unknown(word: &str) -> String {
     }
     let is_ticket = word.to_ascii_lowercase().starts_with(TICKET_START);
     if is_ticket || word.parse::<peerkit::Hash>().is_ok() {
-        return "this is not a command: put `get` before it to fetch what it stands for".to_owned();
+        return "this is not a command: `get` before it fetches the file".to_owned();
     }
     let lower = word.to_ascii_lowercase();
     if lower != word && entry(&lower).is_some() {
@@ -50,7 +50,7 @@ pub(crate) fn unknown(word: &str) -> String {
     }
 }
 
-/// The text of `help`, or of `help COMMAND`.
+/// Returns the text of `help`, or of `help COMMAND`.
 pub(crate) fn help(topic: Option<&str>) -> Result<String, String> {
     let Some(topic) = topic else {
         return Ok(overview());
@@ -66,7 +66,7 @@ pub(crate) fn help(topic: Option<&str>) -> Result<String, String> {
     Ok(text)
 }
 
-/// Where what a command does stands in the list: those that are longer have it on the next line.
+/// Width of the column with the commands. The summary of a longer command is on the next line.
 const COLUMN: usize = 27;
 
 fn overview() -> String {
@@ -80,8 +80,8 @@ fn overview() -> String {
         }
     }
     text.push_str(
-        "A PEER is a node's name, its identity, or the first digits of it. \
-         `help COMMAND` tells more.",
+        "PEER is the name of a node, its identity, or the first digits of its identity. \
+         `help COMMAND` explains a command.",
     );
     text
 }
@@ -109,7 +109,7 @@ mod tests {
         }
     }
 
-    /// The texts of the libraries' errors, as they are in the source.
+    /// Collects the error texts in the sources of the libraries.
     fn error_texts(folder: &Path, texts: &mut Vec<String>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();

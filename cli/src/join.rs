@@ -1,4 +1,4 @@
-//! The links that `peerkit run` begins with.
+//! The first links of `peerkit run`, and the reports about dials that fail.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -13,21 +13,21 @@ use crate::lock::lock;
 use crate::output::Printer;
 use crate::text::count;
 
-/// Longest time that a dead node delays the report about all of them. 12 s: by then a dial has
-/// failed.
+/// Maximum time until the report about nodes that did not answer. 12 s: by then a dial has failed.
 const DIALS_END: Duration = Duration::from_secs(12);
 
-/// How long after a command has failed the events of its dials may still come. 10 s: they come at once,
-/// unless the machine has no time.
+/// Time after a failed command in which events of its dials may still come. 10 s: they come at once
+/// unless the machine is overloaded.
 const LATE: Duration = Duration::from_secs(10);
 
-/// How long after the first try the network is asked again where a node is; from then on the wait
-/// doubles, up to a minute, as between dials.
+/// Wait before the network is asked again for the address of a node. It doubles each time, up to
+/// [`ASK_AT_LEAST`], as between dials.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Longest wait between two questions to the network.
 const ASK_AT_LEAST: Duration = Duration::from_secs(60);
 
-/// ExpectedDials at the start whose failures are reported together, or by the command line's own words: not
-/// each by its event. Clones are one.
+/// Dials whose failures are not reported by events, but by a result or by one line for all of them.
+/// Clones share their state.
 #[derive(Clone, Default)]
 pub(crate) struct ExpectedFailures(Arc<DialTracker>);
 
@@ -39,19 +39,19 @@ struct DialTracker {
 
 #[derive(Default)]
 struct ExpectedDials {
-    /// Peers of earlier runs, by the addresses that they are dialled at.
+    /// Peers of earlier runs, by their addresses.
     known: BTreeMap<Address, NodeId>,
-    /// Those of them that did not answer.
+    /// The peers of earlier runs that did not answer.
     dead: BTreeSet<NodeId>,
-    /// Addresses whose failures are reported by what `join` says.
+    /// Addresses whose failures the messages about joining report.
     named: BTreeSet<Address>,
-    /// Addresses that a command dials, and when that has failed, once it has: the command's result
-    /// reports the failure, and the event of it may come after the result.
+    /// Addresses that a command dials, with the time of its failure. The result of the command
+    /// reports the failure, and the event may come after the result.
     commanded: BTreeMap<Address, Option<Instant>>,
 }
 
 impl ExpectedFailures {
-    /// OptionValue an event that something else reports. Returns whether it is one.
+    /// Returns whether something else reports the failure of this event.
     pub(crate) fn takes(&self, event: &Event) -> bool {
         let Event::OutboundNodeConnectionError { address, .. } = event else { return false };
         let mut dials = lock(&self.0.dials);
@@ -63,8 +63,8 @@ impl ExpectedFailures {
         dials.commanded.remove(address).is_some() || dials.named.contains(address)
     }
 
-    /// Notes the dials of a command to one node, whose failure the command's result reports. With
-    /// several places the result names one failure only, and events report each.
+    /// Notes the dials of a command to one node, whose failure the result of the command reports.
+    /// With several nodes, the result has only one failure, and events report all of them.
     pub(crate) async fn begin_command(&self, node: &Node, places: &[String]) {
         let distinct: Vec<&String> = BTreeSet::from_iter(places).into_iter().collect();
         let addresses = match distinct[..] {
@@ -79,8 +79,7 @@ impl ExpectedFailures {
         }
     }
 
-    /// Notes that a command has ended. Its dials are expected no more, unless they have failed: then
-    /// their events may still be on their way.
+    /// Notes that a command has ended. If its dials have failed, their events may still come.
     pub(crate) fn end_command<T>(&self, result: &Result<T, Error>) {
         let is_dial = matches!(
             result,
@@ -113,8 +112,8 @@ impl ExpectedFailures {
         dials.named.extend(node.network().bootstrap_nodes());
     }
 
-    /// Says on one line how many peers of earlier runs did not answer, once that is known. From then
-    /// on failures are reported as any others.
+    /// Waits until each peer of earlier runs has a link or has failed, and prints how many did not
+    /// answer. From then on events report their failures.
     async fn report(&self, node: &Node, output: &Printer) {
         let until = Instant::now() + DIALS_END;
         loop {
@@ -141,7 +140,8 @@ impl ExpectedFailures {
     }
 }
 
-/// The error of a join through several nodes. Events have reported each of them, with the reason.
+/// Returns the error of a join. If several nodes did not answer, it names their number only, as
+/// events have reported each of them.
 pub(crate) fn advised(error: Error) -> anyhow::Error {
     match &error {
         Error::NoneAnswers(errors) => {
@@ -151,8 +151,8 @@ pub(crate) fn advised(error: Error) -> anyhow::Error {
     }
 }
 
-/// Makes the links that the node begins with, and returns once that has gone well or failed. The
-/// attempt that goes on in the background is given back.
+/// Makes the first links of the node, and waits for the first attempt. Returns the attempt that
+/// continues in the background.
 pub(crate) async fn begin(
     node: &Node,
     places: &[String],
@@ -176,7 +176,7 @@ pub(crate) async fn begin(
     Some(joining.abort_handle())
 }
 
-/// Connects to every place, all at once. Events report those that can't be reached.
+/// Connects to all places at once. Events report failures.
 async fn connect(node: &Node, places: &[String]) {
     let mut dials = JoinSet::new();
     for place in places {
@@ -193,13 +193,14 @@ async fn connect(node: &Node, places: &[String]) {
     while dials.join_next().await.is_some() {}
 }
 
-/// Returns whether nothing was dialled because no address is known of the node that is meant.
+/// Returns whether the node was not dialled because its address is not known.
 fn is_unknown(error: &Error) -> bool {
     matches!(error, Error::NotFound(_) | Error::NoAddress | Error::AmbiguousPeer(_))
 }
 
-/// Joins through the places of the command line, which may not be up yet: tries until one of them
-/// is. After the first try `tried` is dropped, and bootstrap nodes and known peers are tried as well.
+/// Joins through the places of the command line, which may not be up yet: retries until one of them
+/// answers. After the first attempt, `tried` is dropped, and bootstrap nodes and known peers are
+/// tried as well.
 async fn join(
     node: &Node,
     places: &[String],
@@ -229,7 +230,7 @@ async fn join(
     let joining = async {
         let addresses = found(node, places, &report_failure).await?;
         if let [_] = places {
-            // What is said about the join says it all.
+            // The messages about the join report these failures.
             lock(&expected.0.dials).named.extend(addresses.iter().cloned());
         }
         node.network().join_patiently(&addresses, report_failure).await
@@ -241,8 +242,9 @@ async fn join(
     }
 }
 
-/// Returns where the nodes can be dialled that are meant, once that is known of one of them: the
-/// network may have to be asked, and this node may not be in it yet. `told` is told of every failure.
+/// Resolves places to addresses, and waits until that has worked for one of them. Names are
+/// resolved by the network, which this node may not have joined yet. Calls `report_failure` after
+/// each failed attempt.
 async fn found(
     node: &Node,
     places: &[String],
@@ -271,14 +273,14 @@ async fn found(
     }
 }
 
-/// Joins through bootstrap nodes and the peers of earlier runs. With bootstrap nodes it tries until
-/// one of them is there.
+/// Joins through bootstrap nodes and the peers of earlier runs. If there are bootstrap nodes, it
+/// retries until one of them answers.
 async fn rejoin(node: &Node, expected: &ExpectedFailures, output: &Printer) {
     expected.expect(node).await;
     if node.network().bootstrap_nodes().is_empty() {
         match node.join(&[]).await {
             Ok(_) | Err(Error::NoBootstrap | Error::NoneReached { .. } | Error::Stopped) => {}
-            // As the user wanted it.
+            // The user has asked for that.
             Err(Error::AllKeptAway) => {}
             Err(error) => tracing::warn!(%error, "could not rejoin"),
         }
@@ -288,7 +290,7 @@ async fn rejoin(node: &Node, expected: &ExpectedFailures, output: &Printer) {
     let (failures, mut failed) = mpsc::unbounded_channel();
     let report_failure = move |error: &Error, wait| drop(failures.send((error.to_string(), wait)));
     let reporting = async {
-        // Once: it may go on for days.
+        // Only once, as this may go on for days.
         if let Some((error, wait)) = failed.recv().await {
             output.not_joined(&error, Some(wait)).await;
         }
@@ -296,7 +298,7 @@ async fn rejoin(node: &Node, expected: &ExpectedFailures, output: &Printer) {
         while failed.recv().await.is_some() {}
     };
     let (joined, ()) = tokio::join!(node.network().join_patiently(&[], report_failure), reporting);
-    // A bootstrap node waits for others: nothing is wrong with it.
+    // The first node of a network waits for others, which is no failure.
     if let Err(error) = joined
         && !matches!(error, Error::Stopped | Error::OnlyThisNode)
     {

@@ -25,7 +25,7 @@ impl Fields {
         self
     }
 
-    /// Adds a field unless it says nothing: `null`, `false`, 0 and an empty list are left out.
+    /// Adds a field unless its value is `null`, `false`, 0 or an empty list.
     pub(crate) fn with_some(self, name: &'static str, value: impl Serialize) -> Self {
         let value = raw(&value);
         match value.get() {
@@ -34,7 +34,7 @@ impl Fields {
         }
     }
 
-    /// Adds a path. Of one that is not UTF-8, which JSON can't hold, what is not becomes U+FFFD.
+    /// Adds a path. Bytes that are not UTF-8 become U+FFFD, as JSON can't represent them.
     pub(crate) fn with_path(self, path: &Path) -> Self {
         self.with("path", path.to_string_lossy())
     }
@@ -81,7 +81,7 @@ pub(crate) fn event_fields(name: &str, node: &Node) -> Fields {
     Fields::default().with("event", name).with("time", unix_millis()).with("node", node.id())
 }
 
-/// Returns the first line of a run, with what the command line has it share.
+/// Returns the first line of a run, with the shares of the command line.
 pub(crate) fn started(running: &RunningNode, files: &[SharedFile], skipped: &[Skipped]) -> String {
     let RunningNode { node, state, notes } = running;
     let listening = node.listening().iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -105,7 +105,7 @@ pub(crate) fn event(node: &Node, event: &Event) -> String {
     line(&fields.with("data", data(node, event)))
 }
 
-/// Returns the last line of a node: what it has sent.
+/// Returns the last line of a run, with the totals of the uploads.
 pub(crate) fn stopped(node: &Node) -> String {
     let data = Fields::default().with("uploads", node.files().upload_totals());
     line(&event_fields("node_stopped", node).with("peer", ()).with("data", data))
@@ -121,7 +121,7 @@ pub(crate) fn result(command: &str, result: anyhow::Result<Reply>) -> String {
     line(&fields)
 }
 
-/// Returns what an event carries beside the peer.
+/// Returns the data of an event.
 fn data(this: &Node, event: &Event) -> Option<Box<RawValue>> {
     let fields = Fields::default();
     let fields = match event {
@@ -179,7 +179,7 @@ fn data(this: &Node, event: &Event) -> Option<Box<RawValue>> {
     Some(raw(&fields))
 }
 
-/// Returns what a message says: the text, the JSON value, or the bytes in base64.
+/// Returns the content of a message: the text, the JSON value, or the bytes in base64.
 fn content(message: &Message) -> Box<RawValue> {
     let json = match (message.kind(), message.as_text()) {
         (Kind::Text, Some(text)) => Some(raw(text)),
@@ -190,8 +190,8 @@ fn content(message: &Message) -> Box<RawValue> {
     json.unwrap_or_else(|| raw(&bytes()))
 }
 
-/// Returns the JSON value as it was sent, digit for digit, on one line: in valid JSON a line end can
-/// only be white space between tokens. `None` if it is not JSON.
+/// Returns a JSON value unchanged, but on one line. In valid JSON a newline can only be whitespace
+/// between tokens. Returns `None` if the text is not JSON.
 fn one_line(text: &str) -> Option<Box<RawValue>> {
     RawValue::from_string(text.trim().replace(['\n', '\r'], " ")).ok()
 }
@@ -202,7 +202,7 @@ pub(crate) fn unix_millis() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Returns one line of JSON, with its end.
+/// Returns one line of JSON, with its newline.
 pub(crate) fn line(value: &impl Serialize) -> String {
     let mut line = text::json_line(raw(value).get());
     line.push('\n');

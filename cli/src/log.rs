@@ -20,14 +20,14 @@ mod lines;
 
 pub(crate) use lines::finish;
 
-/// What `debug on` logs.
+/// The filter of `debug on`.
 const DEBUG: &str = "warn,notify=error,peerkit=debug,peerkit_proto=debug";
 
-/// What is logged unless something else is wanted. `notify` warns of every watched folder that was
-/// removed, which the node reports by itself.
+/// The default filter. `notify` warns of every watched folder that was removed, which the node
+/// reports by itself.
 const USUAL: &str = "warn,notify=error";
 
-/// The log's switch.
+/// The switch of the log.
 #[derive(Clone)]
 pub(crate) struct LogSwitch {
     filter: reload::Handle<EnvFilter, Registry>,
@@ -37,16 +37,16 @@ pub(crate) struct LogSwitch {
 /// Levels of the log, most important first, as PEERKIT_LOG names them.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// Kinds of lines, which PEERKIT_LOG may name by themselves.
+/// Kinds of lines, which PEERKIT_LOG may name without their crate.
 const KINDS: [&str; 7] =
     ["node", "link", "message", "query", "membership", "broadcast", "transfer"];
 
 impl LogSwitch {
-    /// Starts to log.
+    /// Starts the log.
     pub(crate) fn start() -> Self {
         let (filter, fault) = usual();
         let (filter, handle) = reload::Layer::new(filter);
-        // A field may hold a name from the network, which is not to make a line of its own.
+        // A field may contain a name from the network, which must not start a new line.
         let fields = debug_fn(|line, field, value| match field.name() {
             "message" => write!(line, "{}", plain(&format!("{value:?}"))),
             name => write!(line, "{name}={}", plain(&format!("{value:?}"))),
@@ -61,10 +61,10 @@ impl LogSwitch {
                 .with_ansi(Paint::on(&io::stderr()).is_on())
                 .boxed(),
         };
-        // A second start, which only tests make, keeps the first log.
+        // Only tests start it twice. The first log stays.
         let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
         if let Some(fault) = fault {
-            tracing::warn!("PEERKIT_LOG can't be used, so only warnings are logged: {fault}");
+            tracing::warn!("PEERKIT_LOG is invalid, so only warnings are logged: {fault}");
         }
         if !matches!(format.as_str(), "" | "text" | "json") {
             tracing::warn!("PEERKIT_LOG_FORMAT is text or json, not {format}: the log is text");
@@ -72,13 +72,12 @@ impl LogSwitch {
         Self { filter: handle, debug: Arc::default() }
     }
 
-    /// From now on log through the prompt.
+    /// Writes the log through the prompt from now on.
     pub(crate) fn through(&self, output: Printer) {
         lines::through(output);
     }
 
-    /// `debug on`, `debug off`, and `debug`, which changes from one to the other. Returns whether
-    /// debugging is on now.
+    /// Switches debugging on or off, or toggles it. Returns whether it is on now.
     pub(crate) fn set_debug(&self, on: Option<bool>) -> anyhow::Result<bool> {
         let on = on.unwrap_or(!self.debug.load(Ordering::Relaxed));
         let filter = if on { EnvFilter::new(DEBUG) } else { usual().0 };
@@ -88,8 +87,8 @@ impl LogSwitch {
     }
 }
 
-/// Leaves out what the watching of folders logs of each change, and its warning of a folder that was
-/// removed. Each line of a log that is a file in a watched folder would make another.
+/// Leaves out the messages of the folder watcher. If the log is a file in a watched folder, each
+/// line would cause another line.
 fn without_notify(filter: EnvFilter) -> EnvFilter {
     match "notify=error".parse() {
         Ok(quiet) => filter.add_directive(quiet),
@@ -97,7 +96,7 @@ fn without_notify(filter: EnvFilter) -> EnvFilter {
     }
 }
 
-/// Returns the filter of PEERKIT_LOG, or of warnings alone and what is wrong with the variable.
+/// Returns the filter of PEERKIT_LOG. If it is invalid, returns the default filter and the error.
 fn usual() -> (EnvFilter, Option<String>) {
     let builder = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into());
     let wanted = std::env::var_os("PEERKIT_LOG").filter(|wanted| !wanted.is_empty());
@@ -114,11 +113,10 @@ fn usual() -> (EnvFilter, Option<String>) {
     }
 }
 
-/// Puts in full the kinds that stand by themselves: `link=debug` is `peerkit::link=debug`.
+/// Writes kinds in full: `link=debug` becomes `peerkit::link=debug`.
 ///
 /// # Errors
-/// What is neither a level nor a kind, nor says which level it is to have: of that nothing would be
-/// logged.
+/// If a word is neither a level nor a kind and has no level, since it would log nothing.
 fn with_kinds(wanted: &str) -> Result<String, String> {
     let mut all = Vec::new();
     for one in wanted.split(',').map(str::trim).filter(|one| !one.is_empty()) {
@@ -126,7 +124,7 @@ fn with_kinds(wanted: &str) -> Result<String, String> {
         let is_level = LEVELS.contains(&one.to_ascii_lowercase().as_str())
             || one.parse::<u8>().is_ok_and(|level| level < 6);
         let is_crate = matches!(one, "peerkit" | "peerkit_proto");
-        // What says its level, or a span or a path, is meant as it stands.
+        // A word with a level, a span or a path is used unchanged.
         let is_explicit = level.is_some() || one.contains([':', '[']);
         if KINDS.contains(&target) {
             all.push(format!("peerkit::{one}"));
@@ -140,7 +138,7 @@ fn with_kinds(wanted: &str) -> Result<String, String> {
     Ok(all.join(","))
 }
 
-/// OptionValue one line of the log, which comes in one piece.
+/// A writer for one line of the log, which is written at once.
 struct LogLine {
     json: bool,
 }
@@ -149,7 +147,7 @@ impl Write for LogLine {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut line = String::from_utf8_lossy(bytes);
         if self.json {
-            // Of what acts on a terminal a JSON string escapes some characters only.
+            // JSON escapes only some of the characters that control a terminal.
             line = Cow::Owned(json_line(line.trim_end_matches('\n')) + "\n");
         }
         lines::put(line.into_owned());

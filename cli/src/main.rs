@@ -41,9 +41,9 @@ mod terminal;
 mod text;
 mod views;
 
-/// A command or a fetch failed.
+/// Exit status after a command or a fetch failed.
 const FAILED: i32 = 1;
-/// The command line makes no sense.
+/// Exit status after wrong usage.
 const USAGE: i32 = 2;
 
 fn main() {
@@ -53,7 +53,7 @@ fn main() {
     if let Err(error) = &result
         && status != 0
     {
-        // The reason comes last.
+        // The error is printed after the log.
         log::finish();
         let paint = Paint::on(&io::stderr());
         let _ = writeln!(io::stderr(), "{}", human::error(paint, error));
@@ -62,7 +62,7 @@ fn main() {
         }
     }
     log::finish();
-    // Not a return: a thread may be waiting in a read of standard input, which nothing can end.
+    // Not a return: a thread may wait for standard input, and nothing can end that read.
     process::exit(status);
 }
 
@@ -70,7 +70,7 @@ fn main() {
 fn status(result: &anyhow::Result<bool>) -> i32 {
     match result {
         Ok(true) => 0,
-        // Whoever read our output has had enough of it.
+        // The reader of the output has gone away, as `head` does.
         Err(error) if is_broken_pipe(error) => 0,
         Err(error) if error.is::<UsageError>() => USAGE,
         _ if signals::was_cut_short() => signals::INTERRUPTED,
@@ -78,7 +78,7 @@ fn status(result: &anyhow::Result<bool>) -> i32 {
     }
 }
 
-/// Returns what the user can do about `error`, if the program has something that helps.
+/// Returns advice about an error of the state folder.
 fn advice(error: &anyhow::Error) -> Option<&'static str> {
     match error.downcast_ref::<peerkit::Error>()? {
         peerkit::Error::Store(StoreError::Damaged { .. }) => Some(
@@ -96,8 +96,8 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
     }
 }
 
-/// Keeps quiet about panics of the database on a damaged file. The library catches them and returns
-/// an error, which is printed instead.
+/// Hides panics of the database on a damaged file. The library catches them and returns an error,
+/// which is printed instead.
 fn leave_out_database_panics() {
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -110,7 +110,7 @@ fn leave_out_database_panics() {
     }));
 }
 
-/// What the user asked for is nothing that there is.
+/// The error of wrong usage, which ends the program with status 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct UsageError(String);
@@ -120,7 +120,7 @@ fn usage(error: impl Into<String>) -> anyhow::Error {
     UsageError(error.into()).into()
 }
 
-/// True where all that was asked for was done.
+/// Carries out a subcommand. Returns false if a part of it failed and that was reported.
 fn act(action: SubcommandArgs) -> anyhow::Result<bool> {
     match action {
         SubcommandArgs::Run(args) => complete(run::run(args)),
@@ -145,8 +145,8 @@ fn act(action: SubcommandArgs) -> anyhow::Result<bool> {
     }
 }
 
-/// Runs `action` to its end. Threads that still wait for a disk or a pipe then do not hold up the end
-/// of the program.
+/// Runs `action` to its end. Threads that still wait for a disk or a pipe do not delay the end of
+/// the program.
 fn complete(action: impl Future<Output = anyhow::Result<bool>>) -> anyhow::Result<bool> {
     let runtime = Runtime::new().context("could not start the threads of the node")?;
     let result = runtime.block_on(action);

@@ -1,7 +1,7 @@
 //! The output of a node: results and events, written by one thread as whole lines and in order.
 //!
-//! If the reader of the output is slow, writing blocks. It blocks this thread and, once the queue is
-//! full, the tasks that print. It never blocks the node.
+//! If the reader of the output is slow, writing blocks. It blocks this thread and, once the queue
+//! is full, the tasks that print. It never blocks the node.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc as std_mpsc;
@@ -60,7 +60,7 @@ pub(crate) struct Printer {
     late: CancellationToken,
 }
 
-/// The writing end of an [`Printer`].
+/// The writing end of a [`Printer`].
 pub(crate) struct PrinterThread {
     lines: mpsc::Sender<PrintJob>,
     ended: std_mpsc::Receiver<io::Result<()>>,
@@ -90,8 +90,8 @@ enum PrintJob {
 }
 
 impl Printer {
-    /// Starts the writing thread. After `stop` is cancelled, lines wait at most [`FLUSH`] for a reader
-    /// that does not read, so that such a reader does not keep the node from stopping.
+    /// Starts the writing thread. After `stop` is cancelled, lines wait at most [`FLUSH`] for a
+    /// reader that does not read, so that such a reader does not keep the node from stopping.
     pub(crate) fn start(
         json: bool,
         sink: Sink,
@@ -161,8 +161,8 @@ impl Printer {
         }
     }
 
-    /// Prints that the node has not joined its network, and when it tries again. JSON output has the
-    /// events of the failed links instead.
+    /// Prints that the node has not joined its network, and when it tries again. JSON output has
+    /// the events of the failed links instead.
     pub(crate) async fn not_joined(&self, error: &str, again: Option<Duration>) {
         if !self.json {
             let again = again.map_or_else(String::new, |wait| {
@@ -183,8 +183,8 @@ impl Printer {
         self.put(PrintJob::Err(format!("{} {text}\n", self.errors.bad("!")))).await;
     }
 
-    /// Prints how much of its files a node has sent, after it has stopped. If it has sent nothing, it is
-    /// printed only if `always`.
+    /// Prints how much of its files a node has sent, after it has stopped. If it has sent nothing,
+    /// it is printed only if `always`.
     pub(crate) async fn stopped(&self, node: &Node, always: bool) {
         let totals = node.files().upload_totals();
         let line = if self.json {
@@ -221,7 +221,8 @@ impl Printer {
         let _ = self.late.run_until_cancelled(written).await;
     }
 
-    /// Prints a line of the log; waits for room in the queue. Returns the line if the output has ended.
+    /// Prints a line of the log; waits for room in the queue. Returns the line if the output has
+    /// ended.
     pub(crate) fn log(&self, text: String) -> Option<String> {
         match self.lines.blocking_send(PrintJob::Err(text)) {
             Err(mpsc::error::SendError(PrintJob::Err(text))) => Some(text),
@@ -241,8 +242,8 @@ impl PrinterThread {
         self.broken.clone()
     }
 
-    /// Waits until all lines are written. It is no error if the reader has gone away or the terminal was
-    /// closed.
+    /// Waits until all lines are written. It is no error if the reader has gone away or the
+    /// terminal was closed.
     pub(crate) async fn finish(self) -> io::Result<()> {
         let end = self.lines.send(PrintJob::End);
         let _ = tokio::time::timeout(FLUSH, end).await;
@@ -314,8 +315,8 @@ impl Above {
         Some(text).filter(|text| !text.is_empty())
     }
 
-    /// Returns the text that prints `text` in place of the lines. They go below it when they are set
-    /// again.
+    /// Returns the text that prints `text` in place of the lines. They go below it when they are
+    /// set again.
     fn make_way(&mut self, text: &str) -> String {
         let text = format!("{}{text}", self.erase());
         self.shown = 0;

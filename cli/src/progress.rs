@@ -1,4 +1,4 @@
-//! Progress bars on standard error, where that is a terminal.
+//! Progress bars on standard error, if it is a terminal.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use peerkit::{DownloadStatus, Hash, Node, NodeId, Progress};
 use crate::human;
 use crate::text::{self, Paint};
 
-/// Bytes below which a bar would only flash.
+/// Size below which a bar would only flash, in bytes.
 const WORTH_A_BAR: u64 = 4 << 20;
 
-/// What stands after a bar that has no line of its own.
+/// The text after the bar of a file that is being hashed.
 const HASHED: &str = "{percent:>3}%  {bytes}/{total_bytes}  {bytes_per_sec}  {eta}";
 
 /// The bars on the screen. Cloning is cheap.
@@ -23,13 +23,13 @@ pub(crate) struct Bars {
 }
 
 impl Bars {
-    /// No bars unless standard error is a terminal.
+    /// Returns the bars of standard error; none are shown unless it is a terminal.
     pub(crate) fn new() -> Self {
         let target = ProgressDrawTarget::stderr_with_hz(10);
         Self { bars: MultiProgress::with_draw_target(target), paint: Paint::on(&std::io::stderr()) }
     }
 
-    /// A bar that shows what it is given, from the first report on until it is dropped.
+    /// Returns a function that shows progress on a bar, from its first call until it is dropped.
     pub(crate) fn bar(&self, what: &'static str) -> impl FnMut(Progress) + Send + 'static {
         let bars = self.clone();
         let mut shown: Option<VisibleBar> = None;
@@ -47,12 +47,12 @@ impl Bars {
         }
     }
 
-    /// Runs `print` with the bars out of the way.
+    /// Runs `print` while the bars are hidden.
     pub(crate) fn step_aside<R>(&self, print: impl FnOnce() -> R) -> R {
         self.bars.suspend(print)
     }
 
-    /// Shows transfers, each on a bar of its own, until it is dropped.
+    /// Returns bars for transfers, which are shown until they are dropped.
     pub(crate) fn transfers(&self) -> TransferBars {
         TransferBars { bars: self.clone(), shown: BTreeMap::new() }
     }
@@ -73,7 +73,7 @@ pub(crate) struct TransferBars {
 }
 
 impl TransferBars {
-    /// Shows how far they are now.
+    /// Shows the current progress of transfers.
     pub(crate) fn show(&mut self, transfers: impl IntoIterator<Item = Transfer>) {
         let mut before = std::mem::take(&mut self.shown);
         for Transfer { key, done, total, line } in transfers {
@@ -85,12 +85,12 @@ impl TransferBars {
         }
     }
 
-    /// Shows how far all downloads and uploads of a node are now.
+    /// Shows the current progress of all downloads and uploads of a node.
     pub(crate) fn show_all(&mut self, node: &Node) {
         self.show(transfers(node, self.bars.paint));
     }
 
-    /// Shows how far a download is now.
+    /// Shows the current progress of a download.
     pub(crate) fn show_one(&mut self, download: &DownloadStatus) {
         self.show(Transfer::of(download, self.bars.paint));
     }
@@ -98,11 +98,11 @@ impl TransferBars {
 
 /// A download or upload under way.
 pub(crate) struct Transfer {
-    /// The node that it goes to, if it is an upload, and what it is of.
+    /// The receiver of an upload, and the hash.
     key: (Option<NodeId>, Hash),
     done: u64,
     total: u64,
-    /// What a person reads.
+    /// Its text for people.
     pub(crate) line: String,
 }
 
@@ -135,7 +135,7 @@ pub(crate) fn transfers(node: &Node, paint: Paint) -> Vec<Transfer> {
     downloads.chain(uploads).collect()
 }
 
-/// A bar on the screen: gone once dropped, whether the work ended or was given up.
+/// A bar on the screen, which is removed when it is dropped.
 struct VisibleBar {
     bars: MultiProgress,
     bar: ProgressBar,

@@ -1,4 +1,4 @@
-//! `peerkit run`: a node, and the commands that it is given.
+//! `peerkit run`: starts a node and carries out commands.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
@@ -27,14 +27,15 @@ use crate::terminal::Terminal;
 use crate::text::{count, plain};
 use crate::{environment, folders, human, join, shell_words, signals, start, usage};
 
-/// Why a node that has nothing to do ends.
-const NOTHING_TO_DO: &str = "standard input is empty, and there is nothing else to do: --headless \
-     keeps the node running without it, until SIGTERM, SIGHUP or Ctrl-C";
+/// The error of a node that has nothing to do.
+const NOTHING_TO_DO: &str = "standard input is empty, so there is nothing to do: --headless keeps \
+     the node running without it, until SIGTERM, SIGHUP or Ctrl-C";
 
-/// How long the last events may take to come out after the node has stopped: as long as the output.
+/// Maximum time for the last events after the node has stopped. 5 s: as long as for the output.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
-/// Runs a node until it is told to stop. False if a command failed that was not typed at a prompt.
+/// Runs a node until a command or a signal stops it. Returns false if a command failed that was not
+/// typed at a prompt.
 pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
     let stop = signals::watch()?;
     let log = LogSwitch::start();
@@ -60,7 +61,7 @@ pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
     served
 }
 
-/// A node, and what it was started with.
+/// A node, with the arguments that it was started with.
 struct RunSession {
     args: Box<RunArgs>,
     running: RunningNode,
@@ -102,7 +103,7 @@ fn builder(args: &RunArgs) -> anyhow::Result<Builder> {
 }
 
 impl RunSession {
-    /// Shares what the command line names. Returns it, and what in it is not shared.
+    /// Shares the files of the command line. Returns them, and the entries that were skipped.
     async fn share(&self, paths: &[PathBuf]) -> anyhow::Result<(Vec<SharedFile>, Vec<Skipped>)> {
         let (mut sharing, mut skipped) = (Vec::new(), Vec::new());
         for path in paths {
@@ -119,7 +120,7 @@ impl RunSession {
         Ok((sharing, skipped))
     }
 
-    /// Prints what there is to tell, and carries out commands, until the node is to stop.
+    /// Prints events and carries out commands, until the node is to stop.
     async fn serve(
         &self,
         shared: &(Vec<SharedFile>, Vec<Skipped>),
@@ -135,14 +136,14 @@ impl RunSession {
             CommandSource::Lines | CommandSource::Nothing => (None, Sink::Streams),
         };
         let has_prompt = prompt.is_some();
-        let _terminal = has_prompt.then(Terminal::remember);
+        let _terminal = has_prompt.then(Terminal::save);
         let (output, writer) = Printer::start(args.json, sink, bars.clone(), stop);
         if has_prompt {
             log.through(output.clone());
         }
         let (broken, stopped) = (writer.broken(), node.clone());
         stop_when(async move { broken.cancelled().await }, stop.clone());
-        // As when the network's owner stops it.
+        // The owner of the network may stop the node.
         stop_when(async move { stopped.stopped().await }, stop.clone());
         self.greet(shared, &output).await;
         let fetches = Fetches::default();
@@ -188,8 +189,8 @@ impl RunSession {
         let is_idle = is_idle && !stop.is_cancelled();
         let ok = done.ok && !session.fetches.failed();
         end(session, printing, writer).await?;
-        // Its prompt must not come back: the terminal's settings would be changed once more while
-        // they are put back.
+        // Dropping it would bring the prompt back, which changes the settings of the terminal while
+        // they are restored.
         std::mem::forget(done.last);
         if is_idle {
             return Err(usage(NOTHING_TO_DO));
@@ -197,7 +198,7 @@ impl RunSession {
         Ok(ok || at_prompt)
     }
 
-    /// Prints who this node is and how to reach it.
+    /// Prints the name of this node, its addresses, and the command that joins it.
     async fn greet(&self, (sharing, skipped): &(Vec<SharedFile>, Vec<Skipped>), output: &Printer) {
         let running = &self.running;
         if output.is_json() {
@@ -248,7 +249,7 @@ impl RunSession {
     }
 }
 
-/// Stops the node of a session, and prints the last that there is to tell.
+/// Stops the node of a session, and prints its last events.
 async fn end(
     session: NodeSession,
     printing: JoinHandle<()>,
@@ -265,7 +266,8 @@ async fn end(
     writer.finish().await.context("could not write to standard output")
 }
 
-/// A prompt and what prints above it; plain lines where the terminal can't move its cursor.
+/// Opens the prompt and its printer. If the terminal has no line editing, lines are printed
+/// plainly.
 fn open_prompt(history: &Path, node: &Node, found: &SearchResults) -> (Option<Prompt>, Sink) {
     match Prompt::open(history, node.clone(), found.clone()) {
         Ok((prompt, printer)) => (Some(prompt), Sink::Prompt(printer)),
@@ -276,7 +278,7 @@ fn open_prompt(history: &Path, node: &Node, found: &SearchResults) -> (Option<Pr
     }
 }
 
-/// Where commands come from.
+/// The source of the commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CommandSource {
     Prompt,
@@ -288,7 +290,7 @@ impl CommandSource {
     fn of(args: &RunArgs) -> Self {
         let typed = io::stdin().is_terminal();
         match (args.headless, args.json) {
-            // In the background, reading from the terminal would stop the process.
+            // A background process that reads from the terminal is stopped by the system.
             (true, _) if typed => Self::Nothing,
             (false, false) if typed && io::stdout().is_terminal() => Self::Prompt,
             _ => Self::Lines,
@@ -298,15 +300,15 @@ impl CommandSource {
 
 /// The outcome of all commands.
 struct CommandsDone {
-    /// None of them failed.
+    /// True if none of them has failed.
     ok: bool,
-    /// The one that stops the node.
+    /// The command that stops the node.
     last: Option<InputLine>,
-    /// There was not even an empty line.
+    /// True if the input had no line at all.
     nothing_came: bool,
 }
 
-/// Notes that SIGINT, if it was that, has ended a command or a fetch. Returns whether it was.
+/// Notes that the signal to stop has ended a command or a fetch. Returns whether it was SIGINT.
 fn cut_short() -> bool {
     signals::cut_short();
     signals::was_cut_short()
@@ -371,8 +373,8 @@ async fn run_commands(
     }
 }
 
-/// Carries out a command, which SIGINT ends at a prompt. `None` if the node is to stop before it is
-/// done.
+/// Carries out a command, which SIGINT ends at a prompt. Returns `None` if the node is to stop
+/// before the command is done.
 async fn carry_out(
     session: &NodeSession,
     command: NodeCommand,
@@ -393,7 +395,7 @@ async fn carry_out(
     }
 }
 
-/// Prints events, but in text none that something else reports.
+/// Prints events. As text, events that something else reports are left out.
 async fn print(
     node: Node,
     mut events: Events,
@@ -408,8 +410,8 @@ async fn print(
     }
 }
 
-/// The line that makes another node join this one, or, if links are made by hand, connect to it. None
-/// if no node may connect.
+/// Returns the command with which another node joins this one, or connects to it if links are made
+/// by hand. Returns `None` if no node may connect.
 fn line_to_join(args: &RunArgs, node: &Node) -> Option<String> {
     if args.max_inbound == Some(0) {
         return None;
@@ -419,7 +421,7 @@ fn line_to_join(args: &RunArgs, node: &Node) -> Option<String> {
     if args.manual {
         line.push_str(" --manual");
     }
-    // A shell may take the brackets of an IPv6 address for a pattern.
+    // A shell may read the brackets of an IPv6 address as a pattern.
     line.push_str(&format!(" {}", shell_words::quote(&address.to_string())));
     if args.network != "peerkit" {
         line.push_str(&format!(" {}", shell_words::option("--network", &args.network)));

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{byte_rate, folders};
 
-/// The name of the setting that is a folder. The others are rates.
+/// The name of the only setting that is a folder. The others are rates.
 pub(crate) const DOWNLOADS: &str = "downloads";
 
 /// A setting and its new value.
@@ -17,19 +17,19 @@ pub(crate) const DOWNLOADS: &str = "downloads";
 pub(crate) enum Setting {
     /// The folder for fetches that name no destination.
     Downloads(PathBuf),
-    /// A limit in bytes a second, by its place among [`RATES`].
+    /// A rate in bytes a second, by its index in [`RATES`].
     Rate(usize, u64),
 }
 
-/// A setting as it is now.
+/// A setting and its current value.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct SettingView {
     pub(crate) name: &'static str,
-    /// A path, or bytes a second, of which 0 is no limit.
+    /// A path, or bytes a second; 0 is no limit.
     pub(crate) value: Value,
 }
 
-/// Picks one limit among all.
+/// A function that returns one of the limits.
 type Limit = fn(&mut RateLimits) -> &mut u64;
 
 /// The limits that can be changed, under the names of their options.
@@ -45,7 +45,7 @@ const RATES: &[(&str, Limit)] = &[
 ];
 
 impl Setting {
-    /// Reads a limit by its name.
+    /// Reads the value of a rate.
     pub(crate) fn rate(name: &str, value: &str) -> Result<Self, String> {
         let Some(index) = RATES.iter().position(|(rate, _)| *rate == name) else {
             return Err(unknown(name));
@@ -62,22 +62,22 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
 
 fn unknown(name: &str) -> String {
     let names = names().collect::<Vec<_>>().join(", ");
-    format!("knows no `{name}`; there are {names}")
+    format!("has no setting `{name}`; the settings are {names}")
 }
 
-/// The names of all settings.
+/// Returns the names of all settings.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     std::iter::once(DOWNLOADS).chain(RATES.iter().map(|(name, _)| *name))
 }
 
-/// Lists all settings.
+/// Returns all settings.
 pub(crate) fn all(node: &Node) -> Vec<SettingView> {
     let mut limits = node.rates();
     let rates = RATES.iter().map(|(name, limit)| view(name, *limit(&mut limits)));
     std::iter::once(downloads(node)).chain(rates).collect()
 }
 
-/// Changes a setting until the node stops. Returns it as it is then.
+/// Changes a setting until the node stops. Returns its new value.
 pub(crate) fn set(node: &Node, setting: Setting) -> anyhow::Result<SettingView> {
     match setting {
         Setting::Downloads(folder) => {

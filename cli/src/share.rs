@@ -1,4 +1,4 @@
-//! `peerkit share`: serves files to whoever has their ticket, in no network.
+//! `peerkit share`: serves files without joining a network.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
@@ -17,13 +17,13 @@ use crate::start::{self, DialableFrom, Spawned};
 use crate::text::{self, plain};
 use crate::{background_fetches, folders, human, json, signals};
 
-/// The folder in the state folder that holds the key and what files have hashed to.
+/// Subfolder of the state folder with the key and the hashes of files.
 const FOLDER: &str = "share";
 
 /// Longest wait for the last events after the node has stopped.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
-/// Shares until it is told to stop.
+/// Shares files until a signal stops it.
 pub(crate) async fn share(args: ShareArgs) -> anyhow::Result<bool> {
     let stop = signals::watch()?;
     LogSwitch::start();
@@ -39,14 +39,14 @@ pub(crate) async fn share(args: ShareArgs) -> anyhow::Result<bool> {
 /// The node that shares.
 struct SharingNode {
     node: Node,
-    /// Another `peerkit share` has the state folder, so the key is one for this run only.
+    /// True if another `peerkit share` uses the state folder, so that the key is for this run only.
     has_passing_key: bool,
-    /// Notes on what the node decided by itself, a sentence each.
+    /// Notes about choices that the node made by itself, a sentence each.
     notes: Vec<String>,
 }
 
-/// Starts a node that makes no link by itself. While another `peerkit share` uses the state folder it
-/// has a key for this run, and while the default port is in use it takes a free one.
+/// Starts a node that makes no link by itself. If another `peerkit share` uses the state folder, it
+/// gets a new key for this run. If the default port is in use, it takes a free one.
 async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<SharingNode> {
     let mut config = args.listening.config();
     config.upload_rate = args.up.unwrap_or(config.upload_rate);
@@ -60,7 +60,7 @@ async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<SharingNod
     if has_passing_key {
         notes.push(
             "another `peerkit share` runs and uses the key, so this one has a key for this run only: \
-             its tickets are worth nothing once it has ended"
+             its tickets are not valid after it has ended"
                 .to_owned(),
         );
     }
@@ -111,10 +111,10 @@ async fn serve(
     };
     if let Some(showing) = showing {
         showing.abort();
-        // With it go its bars.
+        // This removes its bars.
         let _ = showing.await;
     }
-    // The last events come while it stops.
+    // The last events come while the node stops.
     node.shutdown().await;
     let _ = tokio::time::timeout(LAST_EVENTS, printing).await;
     if served.is_ok() {
@@ -124,7 +124,7 @@ async fn serve(
     served.map(|()| true)
 }
 
-/// Prints what peers have fetched, and what they could not.
+/// Prints completed uploads, and shares that can't be fetched any more.
 async fn print_transfers(node: Node, mut events: Events, output: Printer) {
     while let Some(event) = events.next().await {
         if matches!(event, Event::NodeUploadCompleted { .. } | Event::NodeShareChanged { .. }) {
@@ -133,7 +133,7 @@ async fn print_transfers(node: Node, mut events: Events, output: Printer) {
     }
 }
 
-/// Shares one path as the arguments say, once it is awaited.
+/// Returns the sharing of one path with the access that the arguments give.
 fn sharing(args: &ShareArgs, node: &Node, path: &Path) -> Sharing {
     let sharing = node.share(path).remember(false);
     match (args.ticket, args.to.is_empty()) {
@@ -143,7 +143,7 @@ fn sharing(args: &ShareArgs, node: &Node, path: &Path) -> Sharing {
     }
 }
 
-/// Returns what is shared, and how the other side gets it.
+/// Returns the text about a share, with the command that fetches it.
 fn announcement(serving: &SharingNode, added: &Added, output: &Printer) -> anyhow::Result<String> {
     let node = &serving.node;
     let SharedFile { hash, name, size, .. } = &added.shared;
@@ -189,14 +189,14 @@ fn announcement(serving: &SharingNode, added: &Added, output: &Printer) -> anyho
 
 fn closing(args: &ShareArgs, node: &Node, output: &Printer) -> String {
     let access = match (args.ticket, args.to.len()) {
-        (true, _) => "Only who has the ticket can fetch it: treat it like a password.",
-        (_, 0) => "Whoever knows the ticket or the hash can fetch it.",
+        (true, _) => "Only those with the ticket can fetch it: treat it like a password.",
+        (_, 0) => "Anyone with the ticket or the hash can fetch it.",
         (_, 1) => "Only the node of --to can fetch it.",
         _ => "Only the nodes of --to can fetch it.",
     };
     let serving = match node.addresses().is_empty() {
-        true => "Nobody can reach this node now. Ctrl-C ends it.".to_owned(),
-        false => format!("SharingNode on {} until Ctrl-C.", start::addresses(node)),
+        true => "No other machine can reach this node now. Ctrl-C ends it.".to_owned(),
+        false => format!("Serving on {} until Ctrl-C.", start::addresses(node)),
     };
     format!("{}\n", output.paint().faint(&format!("{access}\n{serving}")))
 }

@@ -1,8 +1,7 @@
-//! Words as a POSIX shell reads and writes them. What the program prints to be pasted is quoted here,
-//! for a shell and for the prompt alike, and the prompt reads its lines with the same rules.
+//! Words as a POSIX shell reads and writes them. Commands that the program prints can be pasted
+//! into a shell or at the prompt, which reads its lines by the same rules.
 
-/// True if a backslash takes the meaning from the character after it. On Windows it separates the
-/// parts of a path.
+/// True if a backslash escapes the character after it. On Windows it separates the parts of a path.
 const ESCAPES: bool = cfg!(not(windows));
 
 /// A word of a line.
@@ -14,23 +13,23 @@ pub(crate) struct ShellWord {
     pub(crate) start: usize,
     /// Its end in the line, in bytes.
     pub(crate) end: usize,
-    /// Quotes or backslashes were part of it.
+    /// True if it has quotes or backslashes.
     pub(crate) quoted: bool,
-    /// It begins with a quote that is never closed; the text is all that follows.
+    /// True if it begins with a quote that is not closed. Its text is the rest of the line.
     pub(crate) open: bool,
 }
 
 impl ShellWord {
-    /// Returns whether the word's first character stood there without quotes.
+    /// Returns whether the word begins with the character `first`, without quotes.
     pub(crate) fn begins_with_bare(&self, line: &str, first: char) -> bool {
         line.get(self.start..).is_some_and(|written| written.starts_with(first))
     }
 }
 
-/// Returns the words of `line`, one after the other.
+/// Returns the words of `line`.
 ///
-/// A quote that is never closed is an ordinary character inside of a word, as in `don't`. At the
-/// start of a word it takes the rest of the line, and the word is marked as open.
+/// A quote that is not closed is an ordinary character inside a word, as in `don't`. At the start
+/// of a word it takes the rest of the line, and the word is marked as open.
 pub(crate) fn words(line: &str) -> impl Iterator<Item = ShellWord> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -66,7 +65,7 @@ fn word(line: &str, from: usize) -> Option<ShellWord> {
 }
 
 /// Reads one quotation at the start of `text`: `'...'`, `"..."`, `$'...'`, or a backslash and the
-/// character after it. Returns what it stands for and how many bytes it takes.
+/// character after it. Returns its value and its length in bytes.
 fn quotation(text: &str) -> Option<(String, usize)> {
     if let Some(inside) = text.strip_prefix('\'') {
         let end = inside.find('\'')?;
@@ -85,7 +84,7 @@ fn quotation(text: &str) -> Option<(String, usize)> {
     }
 }
 
-/// Reads up to the closing double quote. A backslash counts before `"`, `\`, `$` and a backquote only.
+/// Reads up to the closing double quote. A backslash only escapes `"`, `\`, `$` and a backquote.
 fn double(inside: &str) -> Option<(String, usize)> {
     let mut text = String::new();
     let mut chars = inside.char_indices().peekable();
@@ -108,8 +107,8 @@ fn double(inside: &str) -> Option<(String, usize)> {
     None
 }
 
-/// Reads up to the closing quote of `$'...'` (POSIX 2024, section 2.2.4): `\n`, `\NNN`, `\xHH` and
-/// the like stand for other characters.
+/// Reads up to the closing quote of `$'...'` (POSIX 2024, section 2.2.4), with escapes such as
+/// `\n`, `\NNN` and `\xHH`.
 fn dollar(inside: &str) -> Option<(String, usize)> {
     let mut bytes = Vec::new();
     let mut left = inside;
@@ -127,7 +126,7 @@ fn dollar(inside: &str) -> Option<(String, usize)> {
     }
 }
 
-/// Reads what follows a backslash in `$'...'`; returns what is left.
+/// Reads an escape in `$'...'` after its backslash. Returns the rest of the text.
 fn escape<'a>(text: &'a str, bytes: &mut Vec<u8>) -> Option<&'a str> {
     let c = text.chars().next()?;
     let after = text.get(c.len_utf8()..)?;
@@ -170,8 +169,8 @@ fn escape<'a>(text: &'a str, bytes: &mut Vec<u8>) -> Option<&'a str> {
     Some(after)
 }
 
-/// Returns `text` as one word for a shell or for the prompt, on one line and with nothing in it that
-/// a terminal would act on.
+/// Returns `text` as one word for a shell or for the prompt, on one line and without characters
+/// that control a terminal.
 pub(crate) fn quote(text: &str) -> String {
     if is_plain(text) {
         return text.to_owned();
@@ -179,7 +178,7 @@ pub(crate) fn quote(text: &str) -> String {
     quoted(text)
 }
 
-/// Returns `text` in quotes, whether it needs them or not.
+/// Returns `text` in quotes, even if it needs none.
 pub(crate) fn quoted(text: &str) -> String {
     if !ESCAPES && !text.contains('"') {
         return format!("\"{text}\"");
@@ -190,20 +189,20 @@ pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// Returns an option with its value, for a command line: `--network 'my net'`. A value that looks like
-/// an option is tied to it.
+/// Returns an option with its value, for a command line: `--network 'my net'`. A value that looks
+/// like an option follows `=`.
 pub(crate) fn option(name: &str, value: &str) -> String {
     let between = if value.starts_with('-') { '=' } else { ' ' };
     format!("{name}{between}{}", quote(value))
 }
 
-/// Returns a path as an argument that is not taken for an option.
+/// Returns a path as an argument that does not look like an option.
 pub(crate) fn path(path: &str) -> String {
     if path.starts_with('-') { quote(&format!("./{path}")) } else { quote(path) }
 }
 
-/// Returns `text` with a backslash before each character that has a meaning, so that candidates of a
-/// completion begin alike; as [`quote`] does where that is not possible.
+/// Returns `text` with a backslash before each special character, so that candidates of a
+/// completion have a common start. If that is not possible, returns it as [`quote`] does.
 pub(crate) fn escaped(text: &str) -> String {
     if text.is_empty() || !ESCAPES || !text.chars().all(is_shown) {
         return quote(text);
@@ -237,7 +236,7 @@ fn dollar_quoted(text: &str) -> String {
     quoted
 }
 
-/// Returns whether a shell takes `text` for one word of just these characters.
+/// Returns whether a shell reads `text` as one word with the same characters.
 fn is_plain(text: &str) -> bool {
     !text.is_empty() && !text.starts_with('=') && text.chars().all(is_plain_char)
 }
@@ -250,8 +249,8 @@ fn is_plain_char(c: char) -> bool {
         || (!c.is_ascii() && c.is_alphanumeric() && is_shown(c))
 }
 
-/// Returns whether a character is printed as it is: no control character, nothing that turns the
-/// direction of writing, and no backslash escape in its place.
+/// Returns whether a character can be printed unchanged: it is not a control character and does not
+/// change the direction of text.
 fn is_shown(c: char) -> bool {
     let mut buffer = [0; 4];
     let text = c.encode_utf8(&mut buffer);
@@ -317,7 +316,7 @@ mod tests {
         }
     }
 
-    /// Texts that quoting has to get right: quotes, backslashes, blanks, dashes, controls.
+    /// Texts that are hard to quote: quotes, backslashes, spaces, dashes, control characters.
     fn awkward() -> impl Strategy<Value = String> {
         prop_oneof!["[a '\"\\\\$`\n\t!~*?;&|<>(){}=#-]{0,12}", "\\PC{0,12}", ".{0,12}"]
     }

@@ -1,5 +1,5 @@
-//! SIGINT, SIGTERM and SIGHUP: the first stops cleanly, a second SIGINT at once. While a command runs
-//! at a prompt, SIGINT ends that and no more.
+//! SIGINT, SIGTERM and SIGHUP. The first signal stops the program cleanly, a second SIGINT stops it
+//! at once. While a command runs at a prompt, SIGINT ends only that command.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -16,28 +16,28 @@ use crate::{log, terminal};
 /// The exit status of a program that SIGINT ended, as shells report it: 128 + 2.
 pub(crate) const INTERRUPTED: i32 = 130;
 
-/// SIGINT has come.
+/// True after a SIGINT.
 static INTERRUPT: AtomicBool = AtomicBool::new(false);
 
-/// SIGINT has ended a command or a fetch.
+/// True if SIGINT has ended a command or a fetch.
 static CUT_SHORT: AtomicBool = AtomicBool::new(false);
 
-/// Cancelled by SIGINT in place of the program's end: the command that runs at a prompt.
+/// The command that runs at a prompt. SIGINT cancels it and does not stop the program.
 static COMMAND: Mutex<Option<CancellationToken>> = Mutex::new(None);
 
-/// The node has started: from now on a signal stops it cleanly.
+/// True once the node has started, so that a signal stops it cleanly.
 static STARTED: AtomicBool = AtomicBool::new(false);
 
-/// How long a start may go on after a signal. It takes milliseconds, unless it waits for a disk or a
-/// pipe that does not answer, which nothing can end but the end of the program.
+/// Maximum time that a start continues after a signal. 2 s: a start takes milliseconds unless a
+/// disk or a pipe does not answer, and only the end of the program ends such a wait.
 const START_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Notes that the node has started, or that the program stops by itself however long it takes to start.
+/// Notes that the node has started.
 pub(crate) fn started() {
     STARTED.store(true, Ordering::Release);
 }
 
-/// Ends the program if the node has not started a while after a signal.
+/// Ends the program if the node has not started [`START_PATIENCE`] after a signal.
 fn end_a_start() {
     if STARTED.load(Ordering::Acquire) {
         return;
@@ -51,11 +51,11 @@ fn end_a_start() {
     });
 }
 
-/// A command that SIGINT ends, and nothing else; while it is there.
+/// A guard: while it exists, SIGINT ends the command and not the program.
 pub(crate) struct Interruptible(CancellationToken);
 
 impl Interruptible {
-    /// From now on SIGINT ends this command.
+    /// Makes SIGINT end the command from now on.
     pub(crate) fn start() -> Self {
         let token = CancellationToken::new();
         *lock(&COMMAND) = Some(token.clone());
@@ -74,14 +74,14 @@ impl Drop for Interruptible {
     }
 }
 
-/// Notes that a command or a fetch was given up because the program is to stop. If it was SIGINT that
-/// stops it, the exit status will be [`INTERRUPTED`].
+/// Notes that a command or a fetch was given up because the program stops. If SIGINT stops it, the
+/// exit status will be [`INTERRUPTED`].
 pub(crate) fn cut_short() {
     CUT_SHORT.fetch_or(INTERRUPT.load(Ordering::Relaxed), Ordering::Relaxed);
 }
 
-/// Notes that Ctrl-C was typed where the terminal does not make a signal of it, and has ended a
-/// command or a fetch.
+/// Notes that Ctrl-C has ended a command or a fetch while the terminal did not turn it into a
+/// signal.
 pub(crate) fn interrupt() {
     INTERRUPT.store(true, Ordering::Relaxed);
     cut_short();
@@ -92,7 +92,7 @@ pub(crate) fn was_cut_short() -> bool {
     CUT_SHORT.load(Ordering::Relaxed)
 }
 
-/// Watches for signals from now on. Returns a token that is cancelled when one asks the process to stop.
+/// Watches for signals. Returns a token that is cancelled when a signal asks the program to stop.
 #[cfg(unix)]
 pub(crate) fn watch() -> io::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -129,8 +129,8 @@ pub(crate) fn watch() -> io::Result<CancellationToken> {
     Ok(token)
 }
 
-/// Returns whether the process was started with SIGHUP ignored, as `nohup` does: then it stays so.
-/// Only Linux says.
+/// Returns whether the process was started with SIGHUP ignored, as `nohup` does. Only Linux can
+/// tell.
 #[cfg(unix)]
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -145,7 +145,7 @@ fn ignores_hangup(status: &str) -> bool {
     mask.is_some_and(|mask| mask & 1 == 1)
 }
 
-/// Watches for Ctrl-C from now on. Returns a token that is cancelled when it asks the process to stop.
+/// Watches for Ctrl-C. Returns a token that is cancelled when it asks the program to stop.
 #[cfg(not(unix))]
 pub(crate) fn watch() -> io::Result<CancellationToken> {
     let token = CancellationToken::new();
@@ -161,8 +161,8 @@ pub(crate) fn watch() -> io::Result<CancellationToken> {
     Ok(token)
 }
 
-/// Ends the command that runs at a prompt. Without one the program is to stop: returns true then, or
-/// ends it at once, if it is the second time.
+/// Ends the command that runs at a prompt. If there is none, returns true so that the program
+/// stops; the second time ends it at once.
 fn interrupted() -> bool {
     if let Some(command) = lock(&COMMAND).take() {
         command.cancel();
@@ -174,20 +174,20 @@ fn interrupted() -> bool {
     true
 }
 
-/// A temporary folder that is to be removed also if the program is left at once.
+/// A temporary folder that [`leave`] removes.
 static TEMPORARY: Mutex<Option<PathBuf>> = Mutex::new(None);
 
-/// Has a temporary folder removed also if the program is left at once.
+/// Makes [`leave`] remove a temporary folder.
 pub(crate) fn remove_at_once(folder: &Path) {
     *lock(&TEMPORARY) = Some(folder.to_owned());
 }
 
-/// Leaves the program at once, with the status of one that SIGINT ended, or of one that failed.
+/// Ends the program at once, with the exit status of SIGINT or of a failure.
 pub(crate) fn leave() -> ! {
     terminal::restore();
     log::finish();
     if let Some(folder) = lock(&TEMPORARY).take() {
-        // If it can't be removed there is nobody left to say so to.
+        // The program ends, so a folder that can't be removed is not reported.
         let _ = std::fs::remove_dir_all(folder);
     }
     process::exit(if INTERRUPT.load(Ordering::Relaxed) { INTERRUPTED } else { crate::FAILED })

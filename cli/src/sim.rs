@@ -1,4 +1,4 @@
-//! `peerkit sim`: scenarios run in the simulator, and whether what has to come of them did.
+//! `peerkit sim`: runs scenarios in the simulator, and checks their results.
 
 use std::fs;
 use std::io::{self, IsTerminal, Write as _};
@@ -12,13 +12,13 @@ use crate::args::SimArgs;
 use crate::text::{Paint, count, plain, time};
 use crate::{UsageError, print};
 
-/// A run that takes less shows no progress.
+/// Time after which a run shows its progress.
 const WORTH_A_LINE: Duration = Duration::from_secs(1);
 
-/// How often the progress is shown.
+/// Interval between updates of the progress.
 const SHOWN: Duration = Duration::from_millis(200);
 
-/// Runs the scenarios. True if all that they expect held.
+/// Runs the scenarios. Returns true if all expectations held.
 pub(crate) fn sim(args: &SimArgs) -> anyhow::Result<bool> {
     let scenarios = args.files.iter().map(|file| read(file, args.nodes));
     let scenarios = scenarios.collect::<anyhow::Result<Vec<_>>>()?;
@@ -57,14 +57,14 @@ fn read(file: &Path, nodes: Option<usize>) -> anyhow::Result<Scenario> {
     let mut scenario: Scenario = toml::from_str(&text).map_err(|error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
-        UsageError(format!("{shown} is no scenario: line {line}: {}", error.message()))
+        UsageError(format!("{shown} is not a scenario: line {line}: {}", error.message()))
     })?;
     scenario.nodes = nodes.unwrap_or(scenario.nodes);
-    scenario.check().map_err(|error| UsageError(format!("{shown} is no scenario: {error}")))?;
+    scenario.check().map_err(|error| UsageError(format!("{shown} is not a scenario: {error}")))?;
     Ok(scenario)
 }
 
-/// Runs a scenario and adds what it took of this machine, where that is limited.
+/// Runs a scenario. Adds the time and memory that it took, if the scenario limits them.
 fn run(scenario: &Scenario, seed: u64) -> anyhow::Result<(Report, Duration)> {
     let begun = Instant::now();
     let mut shown = ProgressLine::default();
@@ -85,7 +85,7 @@ fn run(scenario: &Scenario, seed: u64) -> anyhow::Result<(Report, Duration)> {
     Ok((report, took))
 }
 
-/// The most memory that this process has had, in MiB, where the system says so.
+/// Returns the peak memory of this process in MiB, if the system reports it.
 fn memory() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -93,7 +93,7 @@ fn memory() -> Option<u64> {
     Some(kib / 1024)
 }
 
-/// How far a run is, on a terminal.
+/// The progress of a run, on one line of a terminal.
 #[derive(Default)]
 struct ProgressLine {
     begun: Option<Instant>,

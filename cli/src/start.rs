@@ -1,4 +1,4 @@
-//! Starting a node beside others: the state folder, the ports, and what to say about them.
+//! The start of a node beside other nodes: its state folder, its ports and the notes about them.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use crate::text::{Paint, plain};
 use crate::views::bare;
 use crate::{environment, folders, shell_words, signals};
 
-/// State folders that nodes of one user take beside each other. 64: more than a machine runs by hand.
+/// Maximum number of state folders of one user. 64: more nodes than a user starts by hand.
 const SIBLINGS: usize = 64;
 
-/// Places where a node is to listen.
+/// An address that a node listens on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ListenPlace {
     /// On `host:port`.
@@ -21,10 +21,10 @@ pub(crate) enum ListenPlace {
     Everywhere(u16),
 }
 
-/// The ports of a node that may have to give way to another node.
+/// The ports of a node. The default port gives way to a free one if another node uses it.
 struct Ports<'a> {
     given: &'a [ListenPlace],
-    /// The default port is in use.
+    /// True if the default port is in use.
     gave_way: bool,
 }
 
@@ -33,8 +33,7 @@ impl<'a> Ports<'a> {
         Self { given, gave_way: false }
     }
 
-    /// Adds the places to listen to a builder: those that were given, else the default port, else a
-    /// free one.
+    /// Adds the addresses to a builder: the given ones, else the default port or a free port.
     fn on(&self, builder: Builder) -> Builder {
         match (self.given, self.gave_way) {
             ([], false) => builder.listen_everywhere(DEFAULT_PORT),
@@ -46,14 +45,14 @@ impl<'a> Ports<'a> {
         }
     }
 
-    /// OptionValue a free port after the default one was in use. Returns false if the ports were given.
+    /// Takes a free port after the default one was in use. Returns false if the ports were given.
     fn give_way(&mut self) -> bool {
         let may = self.given.is_empty() && !self.gave_way;
         self.gave_way |= may;
         may
     }
 
-    /// Returns a note about the port, if it is not the one that people expect.
+    /// Returns a note about the port, if it is not the default one.
     fn note(&self, node: &Node) -> Option<String> {
         let port = node.listening().first().map(SocketAddr::port)?;
         self.gave_way.then(|| {
@@ -65,26 +64,26 @@ impl<'a> Ports<'a> {
     }
 }
 
-/// A node that runs, with its state on disk.
+/// A running node with its state folder.
 pub(crate) struct RunningNode {
     pub(crate) node: Node,
     pub(crate) state: PathBuf,
-    /// Notes on what the node decided by itself, a sentence each.
+    /// Notes about choices that the node made by itself, a sentence each.
     pub(crate) notes: Vec<String>,
 }
 
 impl RunningNode {
-    /// Returns the number of fetches of earlier runs that go on.
+    /// Returns the number of fetches of earlier runs that continue.
     pub(crate) fn resuming(&self) -> usize {
         let downloads = self.node.files().downloads();
         downloads.iter().filter(|download| download.state.is_under_way()).count()
     }
 }
 
-/// Returns a builder with the settings that nodes of every kind have.
+/// Returns a builder with the settings that `run`, `share` and `get` have in common.
 ///
 /// # Errors
-/// If the network's secret, which the environment may have, can't be read.
+/// If the secret in the environment is invalid.
 pub(crate) fn builder(name: Option<&str>, config: Config) -> anyhow::Result<Builder> {
     let name = name.map_or_else(environment::name, str::to_owned);
     let builder = Node::builder().name(name).config(config);
@@ -94,8 +93,8 @@ pub(crate) fn builder(name: Option<&str>, config: Config) -> anyhow::Result<Buil
     })
 }
 
-/// Starts a node with its state in `given`. Without that it is the usual folder, or one beside it
-/// while another node uses that.
+/// Starts a node with its state in `given`. By default it is the usual folder, or a folder beside
+/// it if another node uses the usual one.
 ///
 /// # Errors
 /// If `build` fails, or the node can't start.
@@ -126,15 +125,15 @@ pub(crate) async fn start(
 /// A node that has been started.
 pub(crate) struct Spawned {
     pub(crate) node: Node,
-    /// Number of state folders that were tried before, and that other nodes use.
+    /// Number of state folders that are in use by other nodes.
     pub(crate) in_use: usize,
-    /// A note about the port, if it is not the one that people expect.
+    /// A note about the port, if it is not the default one.
     pub(crate) note: Option<String>,
 }
 
-/// Starts the node that `build` describes. While another node uses the state folder, `build` is asked for
-/// other ones, with the number of those in use, `others` times; while another node uses the default port
-/// the node takes a free one.
+/// Starts the node that `build` describes. `build` gets the number of state folders found in use,
+/// and chooses another folder; it is called at most `others` times more. If the default port is in
+/// use, the node takes a free one.
 ///
 /// # Errors
 /// If `build` fails, or the node can't start.
@@ -158,7 +157,7 @@ pub(crate) async fn spawn(
     Ok(Spawned { node, in_use, note })
 }
 
-/// An error of a start, with what can be done about it.
+/// Returns the error of a start, with advice.
 fn advised(error: Error) -> anyhow::Error {
     match &error {
         Error::PortInUse(at) => {
@@ -167,7 +166,9 @@ fn advised(error: Error) -> anyhow::Error {
                 false => SocketAddr::new(at.ip(), 0).to_string(),
             };
             let free = shell_words::option("--listen", &free);
-            anyhow::anyhow!("{error}: choose another with --listen, or any free one with {free}")
+            anyhow::anyhow!(
+                "{error}: choose another port with --listen, or any free one with {free}"
+            )
         }
         Error::Store(StoreError::InUse(_)) => {
             anyhow::anyhow!("{error}: stop it, or choose another with --state DIR")
@@ -182,12 +183,12 @@ pub(crate) fn note_lines(paint: Paint, notes: &[String]) -> String {
     notes.map(|note| format!("{} {}\n", paint.strong("note:"), plain(note))).collect()
 }
 
-/// From where a node can be dialled at the addresses that it announces.
+/// The machines from which a node can be dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DialableFrom {
-    /// From other machines, as far as this one can know.
+    /// Any machine, as far as this one can know.
     AnyMachine,
-    /// From this machine only: there is no network, or the node listens on loopback.
+    /// This machine only: it has no network, or the node listens on loopback.
     ThisMachineOnly,
 }
 
@@ -205,28 +206,27 @@ fn is_local(address: &Address) -> bool {
     }
 }
 
-/// Returns the address to print for other nodes: the best that other machines can dial, else the best.
+/// Returns the address to print for other nodes: the first that other machines can dial, else the
+/// first.
 pub(crate) fn best(addresses: &[Address]) -> Option<&Address> {
     addresses.iter().find(|address| !is_local(address)).or(addresses.first())
 }
 
-/// The addresses that a node announces, as people read them.
+/// Returns the addresses that a node announces, as text.
 pub(crate) fn addresses(node: &Node) -> String {
     let bound = node.listening().into_iter().filter(|socket| !socket.ip().is_unspecified());
     listed(node.addresses(), bound.collect())
 }
 
-/// Lists what is announced; else what is bound, which is link-local then.
+/// Lists the announced addresses; if there are none, the bound ones, which are link-local then.
 fn listed(addresses: Vec<Address>, bound: Vec<SocketAddr>) -> String {
     if addresses.is_empty() && !bound.is_empty() {
         let all: Vec<_> = bound.iter().map(ToString::to_string).collect();
-        return format!(
-            "{}, which is announced to no other node: it is link-local",
-            all.join(", ")
-        );
+        return format!("{}, which is not announced, as it is link-local", all.join(", "));
     }
     if addresses.is_empty() {
-        return "no address: this machine has no network, so nobody can dial this node".to_owned();
+        return "no address: this machine has no network, so no other node can dial this one"
+            .to_owned();
     }
     bare(addresses).join(", ")
 }

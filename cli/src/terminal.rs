@@ -1,5 +1,5 @@
-//! The terminal's own settings, put back when the program ends while a line is being edited: then
-//! nobody else does, and the shell would be left without echo.
+//! The settings of the terminal. If the program ends while a line is being edited, they have to be
+//! restored, or the shell would have no echo.
 
 use std::io;
 #[cfg(unix)]
@@ -7,19 +7,19 @@ use std::io::Write as _;
 #[cfg(unix)]
 use std::sync::OnceLock;
 
-/// Ends bracketed paste, which line editing turns on, and the line that was being edited.
+/// Control codes that end bracketed paste, which line editing turns on, and the line being edited.
 #[cfg(unix)]
 const END_LINE: &[u8] = b"\x1b[?2004l\r\n";
 
 #[cfg(unix)]
 static BEFORE: OnceLock<rustix::termios::Termios> = OnceLock::new();
 
-/// Puts the settings back when dropped.
+/// Restores the settings when dropped.
 pub(crate) struct Terminal(());
 
 impl Terminal {
-    /// Remembers the settings as they are now.
-    pub(crate) fn remember() -> Self {
+    /// Saves the current settings.
+    pub(crate) fn save() -> Self {
         #[cfg(unix)]
         if let Ok(settings) = rustix::termios::tcgetattr(io::stdin()) {
             let _ = BEFORE.set(settings);
@@ -34,16 +34,16 @@ impl Drop for Terminal {
     }
 }
 
-/// Pause in the input that ends a paste. 250 ms: it arrives in pieces, and those
-/// from far away come late.
+/// Pause in the input that ends a paste. 250 ms: a paste arrives in pieces, and over a slow
+/// connection they come late.
 #[cfg(unix)]
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
 
-/// Longest time that input is discarded. 10 s: longer than any paste takes.
+/// Maximum time that input is discarded. 10 s: longer than any paste takes.
 #[cfg(unix)]
 const DISCARDED: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Throws away what has been typed or pasted and not been read yet, until a pause.
+/// Discards typed and pasted input until a pause.
 pub(crate) fn discard_input() {
     #[cfg(unix)]
     {
@@ -54,8 +54,8 @@ pub(crate) fn discard_input() {
 
         let stdin = io::stdin();
         let Ok(before) = tcgetattr(&stdin) else { return };
-        // Byte by byte: only whole lines would be seen otherwise. Nor is what is discarded shown, or a
-        // Ctrl-C in it obeyed.
+        // Without canonical mode, as it would wait for whole lines. Without echo and signals, so
+        // that the discarded input is not shown and a Ctrl-C in it does nothing.
         let mut bare = before.clone();
         bare.local_modes -= LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG;
         let _ = tcsetattr(&stdin, OptionalActions::Flush, &bare);
@@ -72,12 +72,12 @@ pub(crate) fn discard_input() {
     }
 }
 
-/// Returns the number of columns of the terminal; 80 if it does not tell.
+/// Returns the number of columns of the terminal; 80 if it is unknown.
 pub(crate) fn columns() -> usize {
     terminal_size::terminal_size_of(io::stdout()).map_or(80, |(width, _)| width.0.into())
 }
 
-/// Puts the settings back, if they were remembered and are others now.
+/// Restores the saved settings if they have changed.
 pub(crate) fn restore() {
     #[cfg(unix)]
     {

@@ -1,4 +1,4 @@
-//! Text for people: what came from others made harmless, figures made short, colours.
+//! Text for people: names from other nodes made safe for a terminal, short figures, and colours.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -12,16 +12,16 @@ use peerkit::{KeyError, NodeId};
 
 use crate::shell_words;
 
-/// Returns a line of JSON in which the characters that [`plain`] writes out are written as JSON writes
-/// them, `\u202e`: the same values to a program, and harmless in a terminal. Everything that is printed
-/// and was not written by this program goes through here, or through [`plain`].
+/// Returns a line of JSON with the characters that control a terminal escaped, as in `\u202e`. The
+/// values stay the same. All printed text that comes from outside this program goes through here or
+/// through [`plain`].
 pub(crate) fn json_line(json: &str) -> String {
     if !json.contains(acts_on_terminal) {
         return json.to_owned();
     }
     let mut plain = String::with_capacity(json.len());
     for c in json.chars() {
-        // Outside of strings JSON has none of them, and all are below U+10000.
+        // JSON has such characters only in strings, and all of them are below U+10000.
         if acts_on_terminal(c) {
             let _ = write!(plain, "\\u{:04x}", u32::from(c));
         } else {
@@ -31,7 +31,7 @@ pub(crate) fn json_line(json: &str) -> String {
     plain
 }
 
-/// A path as [`plain`] text.
+/// Returns a path as [`plain`] text.
 pub(crate) fn path(path: &Path) -> String {
     plain(&path.to_string_lossy())
 }
@@ -40,14 +40,14 @@ fn acts_on_terminal(c: char) -> bool {
     c.is_control() || peerkit::misleads(c)
 }
 
-/// Longest error, in characters. 4,096: the longest path is no longer. What is longer repeats a word
-/// that was pasted by mistake.
+/// Maximum length of an error, in characters. 4,096: the length of the longest path. A longer error
+/// repeats a text that was pasted by mistake.
 const LONGEST_ERROR: usize = 4096;
 
-/// The last moment that has a date of four digits for its year, in milliseconds since 1970.
+/// The last moment of the year 9999, in milliseconds since 1970.
 const LATEST: u64 = 253_402_300_799_999;
 
-/// Returns `text` with its middle left out if it has more than `most` characters.
+/// Returns `text`; if it has more than `most` characters, without its middle.
 pub(crate) fn shortened(text: &str, most: usize) -> String {
     if text.char_indices().nth(most).is_none() {
         return text.to_owned();
@@ -58,7 +58,7 @@ pub(crate) fn shortened(text: &str, most: usize) -> String {
     format!("{start}…{}", end.into_iter().rev().collect::<String>())
 }
 
-/// An error with its causes, but for those that it tells by itself, and with the command that helps.
+/// Returns an error with its causes, each of them once, and with the command that helps.
 pub(crate) fn error(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
@@ -78,7 +78,7 @@ pub(crate) fn error(error: &anyhow::Error) -> String {
     text
 }
 
-/// Returns the command that helps with an error: the library knows of none.
+/// Returns the command that helps with an error of the library.
 fn advice(error: &peerkit::Error) -> Option<&'static str> {
     match error {
         peerkit::Error::UnknownPeer(_) => Some("`peers` lists those that are connected"),
@@ -88,7 +88,7 @@ fn advice(error: &peerkit::Error) -> Option<&'static str> {
     }
 }
 
-/// The key file that others can read, if that is what is wrong.
+/// Returns the path of a key file that other users can read, if that is the error.
 fn readable_key(error: &anyhow::Error) -> Option<&Path> {
     let key = match error.downcast_ref::<peerkit::Error>() {
         Some(peerkit::Error::Key(error)) => Some(error),
@@ -100,7 +100,7 @@ fn readable_key(error: &anyhow::Error) -> Option<&Path> {
     }
 }
 
-/// Bytes in the unit that fits, to one decimal: `1.5 MiB`.
+/// Returns a number of bytes in a fitting unit, with one decimal: `1.5 MiB`.
 pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1024 {
@@ -119,8 +119,8 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
-/// Cuts a line so that it takes less than `columns` of a terminal. What is not ASCII counts as wide: which
-/// characters are wide depends on the terminal's font.
+/// Cuts a line so that it takes less than `columns` of a terminal. Characters outside ASCII count
+/// as two columns, since their width depends on the terminal.
 pub(crate) fn cut(line: &str, columns: usize) -> &str {
     let mut width = 0;
     let over = line.char_indices().find(|(_, c)| {
@@ -130,7 +130,7 @@ pub(crate) fn cut(line: &str, columns: usize) -> &str {
     over.and_then(|(end, _)| line.get(..end)).unwrap_or(line)
 }
 
-/// A time in the unit that fits: `340 µs`, `1.2 ms`, `3.40 s`.
+/// Returns a time in a fitting unit: `340 µs`, `1.2 ms`, `3.40 s`.
 pub(crate) fn time(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     if seconds < 0.000_999_5 {
@@ -145,19 +145,19 @@ pub(crate) fn time(time: Duration) -> String {
     }
 }
 
-/// Formats a moment, given in milliseconds since 1970: `2026-11-29 00:41:13 UTC`.
+/// Returns the date of a moment, given in milliseconds since 1970: `2026-11-29 00:41:13 UTC`.
 pub(crate) fn moment(unix_ms: u64) -> String {
     let time = UNIX_EPOCH + Duration::from_millis(unix_ms.min(LATEST));
     let text = humantime::format_rfc3339_seconds(time).to_string();
     text.replace('T', " ").replace('Z', " UTC")
 }
 
-/// Returns [`time`] of milliseconds.
+/// Returns a time in milliseconds as [`time`] does.
 pub(crate) fn time_ms(millis: f64) -> String {
     time(Duration::from_secs_f64(millis / 1e3))
 }
 
-/// Returns milliseconds as results carry them: to a thousandth.
+/// Returns a time in milliseconds, rounded to a thousandth, as results have it.
 pub(crate) fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
@@ -168,7 +168,7 @@ pub(crate) fn since(unix_ms: u64) -> Duration {
     now.saturating_sub(Duration::from_millis(unix_ms))
 }
 
-/// Returns the time so long ago, in milliseconds since 1970.
+/// Returns the moment that was `ago`, in milliseconds since 1970.
 pub(crate) fn unix_millis_ago(ago: Duration) -> u64 {
     let now = UNIX_EPOCH.elapsed().unwrap_or_default();
     u64::try_from(now.saturating_sub(ago).as_millis()).unwrap_or(u64::MAX)
@@ -185,21 +185,21 @@ pub(crate) fn count(number: impl std::fmt::Display, noun: &str) -> String {
     format!("{number} {noun}{ending}")
 }
 
-/// Puts colours on text, where the reader is a terminal that wants them.
+/// The colours of text, if it goes to a terminal that supports them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Paint {
     on: bool,
 }
 
 impl Paint {
-    /// Returns the colours for a stream: none if it is not a terminal, with NO_COLOR or CLICOLOR=0, or if
-    /// TERM says that the terminal has none.
+    /// Returns the colours for a stream: none if it is not a terminal, if NO_COLOR or CLICOLOR=0 is
+    /// set, or if TERM names a terminal without colours.
     pub(crate) fn on(stream: &impl IsTerminal) -> Self {
         let wanted = !no_color() && clicolor() != Some(false);
         Self { on: stream.is_terminal() && wanted && term_supports_color() }
     }
 
-    /// No colours.
+    /// Returns no colours.
     pub(crate) fn none() -> Self {
         Self { on: false }
     }
@@ -208,27 +208,27 @@ impl Paint {
         self.on
     }
 
-    /// What succeeded, or came up.
+    /// Colours a success.
     pub(crate) fn good(self, text: &str) -> String {
         self.styled(AnsiColor::Green.on_default(), text)
     }
 
-    /// What failed.
+    /// Colours a failure.
     pub(crate) fn bad(self, text: &str) -> String {
         self.styled(AnsiColor::Red.on_default().bold(), text)
     }
 
-    /// Who speaks.
+    /// Colours the name of a node.
     pub(crate) fn name(self, text: &str) -> String {
         self.styled(AnsiColor::Cyan.on_default().bold(), text)
     }
 
-    /// What matters less.
+    /// Dims a detail.
     pub(crate) fn faint(self, text: &str) -> String {
         self.styled(Style::new().dimmed(), text)
     }
 
-    /// What matters more.
+    /// Emphasises a text.
     pub(crate) fn strong(self, text: &str) -> String {
         self.styled(Style::new().bold(), text)
     }
@@ -241,7 +241,7 @@ impl Paint {
 /// Text in place of the address of a node that has none.
 pub(crate) const NO_ADDRESS: &str = "no address";
 
-/// Returns a node's name, made fit for a terminal, with the first digits of its identity.
+/// Returns the name of a node, made safe for a terminal, with the first digits of its identity.
 pub(crate) fn label(id: &NodeId, name: &str) -> String {
     if name.is_empty() { id.short() } else { format!("{} ({})", plain(name), id.short()) }
 }

@@ -122,7 +122,8 @@ impl NodeView {
         discovery.nodes.iter().map(|info| Self::new(info, &name)).collect()
     }
 
-    /// Returns one node of a discovery, its neighbours by their names as far as they are known here.
+    /// Returns one node of a discovery, its neighbours by their names as far as they are known
+    /// here.
     pub(crate) fn one(node: &Node, info: &NodeInfo) -> Self {
         Self::new(info, &|id| name_of(node, id))
     }

@@ -1,4 +1,4 @@
-//! `peerkit share` and `peerkit get`: files without a running node.
+//! The arguments of `peerkit share` and `peerkit get`.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -14,16 +14,16 @@ const SHARE_EXAMPLES: &str = "\
 Examples:
   peerkit share holiday.zip               prints the line to type on the other machine
   peerkit share ~/Pictures notes.txt      a folder and a file, a ticket for each
-  peerkit share --ticket secret.pdf       only who has the ticket: treat it like a password
-  peerkit share --to ID secret.pdf        only the node ID, which `peerkit id` prints there
+  peerkit share --ticket secret.pdf       needs the ticket: treat it like a password
+  peerkit share --to ID secret.pdf        only for the node ID, which `peerkit id` prints there
   peerkit share --up 2M film.mkv          at most 2 MB a second
   peerkit share --json film.mkv           a JSON line for each, for a program to read
 
-Without --ticket and --to it is for all who know the hash, which can't be guessed, and who reach the
-port. Nothing is copied, no network is joined, and nothing stays shared once it has ended.
+Without --ticket and --to, anyone who knows the hash and reaches the port can fetch the file. A hash
+can't be guessed. Nothing is copied, no network is joined, and sharing ends with the program.
 
 Environment:
-  PEERKIT_SECRET  the other side needs the same secret to get a connection at all
+  PEERKIT_SECRET  the other side needs the same secret to connect at all
 
 Exit status: 0 stopped by Ctrl-C, SIGTERM or SIGHUP, 1 something could not be shared, 2 wrong usage.";
 
@@ -35,17 +35,17 @@ Examples:
   peerkit get TICKET film.mkv --force         to exactly that file, replacing it
   peerkit get TICKET - | tar x                one file, to standard output
   peerkit get HASH --from 192.168.1.5:7117    without a ticket: from the node there
-  peerkit get HASH --from ID@host:7117        and from nobody but that node
+  peerkit get HASH --from ID@host:7117        from the node ID there, and from no other
   peerkit get TICKET --down 500k              at most 500 kB a second
   peerkit get --ticket-file ticket.txt        the ticket is in a file; - is standard input
   peerkit get                                 asks for the ticket
 
-A TICKET is what `peerkit share` prints, or `add` of a running node. Every byte is checked against
-the hash. When it is stopped, what has come is kept: the same command goes on from it.
+`peerkit share` prints a TICKET, and so does `add` of a running node. Every byte is checked against
+the hash. A fetch that was stopped keeps its part of the file: the same command continues it.
 
-A ticket of `share --ticket` is a password. Other users of this machine can read a command line:
-give it by --ticket-file, PEERKIT_TICKET, or when asked. It may be pasted with line breaks and
-quotes.
+A ticket of `share --ticket` is a password, and other users of this machine can read a command line.
+Give it with --ticket-file or PEERKIT_TICKET, or type it when asked. It may be pasted with line
+breaks and quotes.
 
 Environment:
   PEERKIT_TICKET  the ticket
@@ -61,32 +61,32 @@ pub(crate) struct ShareArgs {
     #[arg(value_name = "PATH", required = true, value_hint = ValueHint::AnyPath)]
     pub(crate) paths: Vec<PathBuf>,
 
-    /// Only for this node, 64 hex digits. May be given several times
+    /// Only this node can fetch: its identity, 64 hex digits. May be given several times
     #[arg(long, value_name = "NODE", conflicts_with = "ticket", value_parser = command::identity)]
     pub(crate) to: Vec<NodeId>,
 
-    /// Only for who has the ticket. It is the same at the next start, as long as the content is
+    /// Only those with the ticket can fetch. The ticket stays the same while the content does
     #[arg(long)]
     pub(crate) ticket: bool,
 
     #[command(flatten)]
     pub(crate) listening: ListenArgs,
 
-    /// What this node calls itself [default: the host's name]
+    /// The name of this node [default: the name of the host]
     #[arg(long, value_parser = short_name)]
     pub(crate) name: Option<String>,
 
-    /// Bytes a second at most, for example 500k or 2MiB [default: no limit]
+    /// Maximum rate in bytes a second, for example 500k or 2MiB [default: no limit]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) up: Option<u64>,
 
-    /// Where its key is kept, in the folder `share`: with it tickets stay good over a restart, unless
-    /// another `peerkit share` uses it [default: the XDG data folder, ~/.local/share/peerkit]
+    /// The folder for the key, in its subfolder `share`. With the same key, tickets stay valid over
+    /// a restart [default: the XDG data folder, ~/.local/share/peerkit]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state: Option<PathBuf>,
 
-    /// If the state file is damaged, move it aside and start with a new one: the identity is kept,
-    /// and so are tickets
+    /// If the state file is damaged, move it aside and start with a new one. The identity and the
+    /// tickets are kept
     #[arg(long)]
     pub(crate) repair: bool,
 
@@ -99,43 +99,43 @@ pub(crate) struct ShareArgs {
 #[derive(Debug, Args)]
 #[command(after_help = GET_EXAMPLES)]
 pub(crate) struct GetArgs {
-    /// A ticket, or with --from the hash of a file or folder. Without it the ticket is taken from
-    /// --ticket-file or PEERKIT_TICKET, or asked for
+    /// A ticket, or with --from the hash of a file or folder. Without it, the ticket comes from
+    /// --ticket-file, PEERKIT_TICKET or a question
     #[arg(value_name = "TICKET|HASH")]
     what: Option<OsString>,
 
-    /// A folder to put it into (made if it ends with /), the file to write, or - for standard output
+    /// The folder to write to (made if it ends with /), the file to write, or - for standard output
     /// [default: the current folder]
     #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
     path: Option<OsString>,
 
-    /// The further pieces of a ticket that was pasted in several.
+    /// The other parts of a ticket that was pasted in several parts.
     #[arg(hide = true)]
     more: Vec<OsString>,
 
-    /// Take the ticket from this file, or from standard input if it is -: on a command line other
-    /// users of this machine can read it
+    /// Read the ticket from this file, or from standard input if it is -. Other users of this
+    /// machine can read a command line
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) ticket_file: Option<PathBuf>,
 
-    /// Ask the node there: host:port, or ID@host:port to insist on who answers. The names of nodes are
-    /// known to a running node only. May be given several times
+    /// Fetch from the node at this address: host:port, or ID@host:port to check its identity. Names
+    /// work only at the prompt of a running node. May be given several times
     #[arg(long, value_name = "ADDR", value_parser = command::address, value_hint = ValueHint::Hostname)]
     pub(crate) from: Vec<Address>,
 
-    /// Replace a file of that name, if there is one; else this one gets a number
+    /// Replace an existing file; without this option the new file gets a number
     #[arg(long)]
     pub(crate) force: bool,
 
-    /// Bytes a second at most, for example 500k or 2MiB [default: no limit]
+    /// Maximum rate in bytes a second, for example 500k or 2MiB [default: no limit]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) down: Option<u64>,
 
-    /// With a HASH: the network that the node is in [default: peerkit]
+    /// With a HASH: the network of the node [default: peerkit]
     #[arg(long, value_parser = short_name)]
     pub(crate) network: Option<String>,
 
-    /// Where the key is kept, which `peerkit id` tells of
+    /// The folder with the key, whose identity `peerkit id` prints
     /// [default: the XDG data folder, ~/.local/share/peerkit]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state: Option<PathBuf>,
@@ -146,8 +146,8 @@ pub(crate) struct GetArgs {
 }
 
 impl GetArgs {
-    /// Returns what stands on the command line beside the options: a ticket or hash, which may be in
-    /// several pieces, and a path.
+    /// Returns the arguments that are not options: a ticket or hash, maybe in several parts, and a
+    /// path.
     pub(crate) fn words(&self) -> impl Iterator<Item = &OsStr> {
         let words = self.what.iter().chain(&self.path).chain(&self.more);
         words.map(OsString::as_os_str)

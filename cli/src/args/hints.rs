@@ -1,5 +1,5 @@
-//! Answers to a first word that is no subcommand: the words of other programs, the commands of
-//! the prompt, a file, a ticket.
+//! Suggestions for a first word that is not a subcommand: a word of another program, a command of
+//! the prompt, a file or a ticket.
 
 use std::io::{self, Write as _};
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use super::Cli;
 use crate::text::{Paint, plain};
 use crate::{FAILED, USAGE, command, fetch_arguments, help, shell_words};
 
-/// Words of other programs, and what does the same here.
+/// Words of other programs, and hints to the subcommands with the same effect.
 const ELSEWHERE: &[(&[&str], &str)] = &[
     (
         &["receive", "recv", "download", "fetch", "pull", "req"],
@@ -29,18 +29,18 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
     ),
     (&["join", "connect", "dial"], "`peerkit run ADDR` starts a node and joins the one at ADDR"),
     (&["simulate", "simulator", "simulation"], "`peerkit sim FILE` runs a scenario"),
-    (&["test", "example", "tutorial", "try"], "`peerkit demo` shows it all at work"),
+    (&["test", "example", "tutorial", "try"], "`peerkit demo` shows everything at work"),
     (&["whoami", "key", "identity"], "`peerkit id` prints this node's identity"),
     (&["manual", "manpage"], "`peerkit man` prints the manual page"),
     (&["completion", "complete"], "`peerkit completions SHELL` prints a completion script"),
 ];
 
-/// Reads the command line. If it makes no sense this says why and ends the process.
+/// Reads the command line. If it is wrong, prints the reason and ends the process.
 pub(crate) fn parse() -> Cli {
     match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // An argument may be the name of a file from elsewhere: `peerkit share *`.
+            // An argument may be the name of a foreign file, as with `peerkit share *`.
             let shown = std::env::args_os().map(|argument| plain(&argument.to_string_lossy()));
             let error = Cli::try_parse_from(shown).err().unwrap_or(error);
             if let Some(hint) = hint(&error) {
@@ -49,7 +49,7 @@ pub(crate) fn parse() -> Cli {
                 let _ = writeln!(io::stderr(), "{error} {hint}\n\n{usage}\n\n{MORE}");
                 process::exit(USAGE);
             }
-            // What clap ignores: help or a version that could not be written.
+            // clap ignores that help or the version could not be written.
             match error.print() {
                 Err(why) if why.kind() != io::ErrorKind::BrokenPipe => {
                     let error = Paint::on(&io::stderr()).bad("error:");
@@ -74,14 +74,13 @@ fn hint(error: &clap::Error) -> Option<String> {
     }
 }
 
-/// Returns what was probably meant by a first word; `None` where there is no better guess than a
-/// subcommand that is spelled alike.
+/// Returns the probable meaning of a first word; `None` if a similar subcommand is the best guess.
 fn for_word(word: &str) -> Option<String> {
     let shown = plain(word);
     if let Ok(Some((wanted, _))) = fetch_arguments::recognise(&[word]) {
         return Some(match wanted {
             fetch_arguments::FetchKey::Ticket(_) => {
-                "this is a ticket: `peerkit get TICKET` fetches what it is for".to_owned()
+                "this is a ticket: `peerkit get TICKET` fetches its file".to_owned()
             }
             fetch_arguments::FetchKey::Hash(_) => {
                 "this is a hash or an identity: `peerkit get HASH --from \

@@ -1,11 +1,11 @@
-//! Addresses and identities on a command line, before the node reads them.
+//! Checks of addresses and identities, before the node reads them.
 
 use std::net::Ipv6Addr;
 
 use peerkit::{Address, NodeId, NotAKey, ParseAddressError};
 
-/// Reads the identity of a node, 64 hex digits. One that no node can have is refused: what is meant for
-/// it would reach no node.
+/// Reads the identity of a node, 64 hex digits. An identity that is not a valid key is refused,
+/// since no node can have it.
 pub(crate) fn identity(text: &str) -> Result<NodeId, String> {
     let id: NodeId = text.parse().map_err(|error| format!("{error}"))?;
     id.checked().map_err(with_advice)
@@ -15,14 +15,14 @@ fn with_advice(error: NotAKey) -> String {
     format!("{error}; `peerkit id` prints a node's own")
 }
 
-/// Reads the address of a node, without the names that a running node knows.
+/// Reads the address of a node. Names of nodes, which only a running node knows, are errors.
 pub(crate) fn address(text: &str) -> Result<Address, String> {
     let address: Address = text.parse().map_err(|error| format!("{error}"))?;
     address.id.map(NodeId::checked).transpose().map_err(with_advice)?;
     Ok(address)
 }
 
-/// Checks what can be an address and nothing else. The node reads the rest: it knows names.
+/// Checks a word that can only be an address. Other words may be names, which the node knows.
 pub(crate) fn check_address(text: &str) -> Result<(), String> {
     if text.parse::<u16>().is_ok() {
         return Err(format!("`{text}` is a port without a host: an address is host:port"));
@@ -32,25 +32,25 @@ pub(crate) fn check_address(text: &str) -> Result<(), String> {
         Err(ParseAddressError::NoPlace) => identity(text).map(drop),
         Err(ParseAddressError::Host(_)) if may_be_name => Ok(()),
         Err(ParseAddressError::NoHost(_)) if may_be_name && !is_number(text) => Ok(()),
-        // Digits that are too many for a port may be the start of an identity.
+        // More digits than a port has may be the start of an identity.
         Err(ParseAddressError::Port(port)) if port == text && !is_number(text) => Ok(()),
         Err(error) => Err(error.to_string()),
         Ok(address) => address.id.map_or(Ok(()), |id| id.checked().map(drop).map_err(with_advice)),
     }
 }
 
-/// Returns whether a word can only be meant as a port. More digits than a port has may be those that
-/// an identity begins with.
+/// Returns whether a word can only be a port. More digits than a port has may be the start of an
+/// identity.
 pub(crate) fn is_number(word: &str) -> bool {
     (1..=5).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Puts each host that a port follows as a word of its own together with it: `HOST PORT`.
+/// Joins each host with the port that follows it as a separate word: `HOST PORT`.
 pub(crate) fn with_ports(words: Vec<String>) -> Vec<String> {
     let mut addresses: Vec<String> = Vec::new();
     let mut may_take = false;
     for word in words {
-        // What is out of range is reported as a wrong port.
+        // A number out of range is reported as a wrong port.
         let is_port = is_number(&word);
         match addresses.last_mut() {
             Some(host) if may_take && is_port => {

@@ -1,4 +1,4 @@
-//! What follows a command's name, read from its start to its end.
+//! A reader of the arguments of a command.
 
 use std::path::PathBuf;
 
@@ -8,23 +8,23 @@ use crate::fetch_arguments;
 use crate::settings::{self, Setting};
 use crate::shell_words::{self, ShellWord};
 
-/// What follows the command's name.
+/// Reads the arguments of a command, from the start of its line to the end.
 pub(super) struct ArgumentReader<'a> {
     pub(super) entry: &'a CommandSpec,
     pub(super) rest: &'a str,
-    /// The options, which are no longer part of `rest`.
+    /// The options, which have been removed from `rest`.
     pub(super) flags: GivenOptions,
 }
 
 impl ArgumentReader<'_> {
-    /// All that is left, in words.
+    /// Returns all remaining words.
     pub(super) fn words(&mut self) -> Vec<String> {
         let words = shell_words::words(self.rest).map(|word| word.text).collect();
         self.rest = "";
         words
     }
 
-    /// The next word; in quotes where it has blanks.
+    /// Returns the next word. A word in quotes may contain spaces.
     pub(super) fn word(&mut self, what: &str) -> Result<String, String> {
         match shell_words::words(self.rest).next() {
             Some(ShellWord { open: true, .. }) => Err(self.wrong("misses a closing quote")),
@@ -37,7 +37,7 @@ impl ArgumentReader<'_> {
         }
     }
 
-    /// The next word, which has to be the last.
+    /// Returns the next word, which has to be the last.
     pub(super) fn one(&mut self, what: &str) -> Result<String, String> {
         let word = self.word(what)?;
         if self.rest.trim().is_empty() {
@@ -47,7 +47,7 @@ impl ArgumentReader<'_> {
         }
     }
 
-    /// Returns `command` if nothing is left.
+    /// Returns `command` if no argument is left.
     pub(super) fn nothing(&self, command: NodeCommand) -> Result<NodeCommand, String> {
         if self.rest.trim().is_empty() {
             return Ok(command);
@@ -62,7 +62,7 @@ impl ArgumentReader<'_> {
         self.one("one word").map(Some)
     }
 
-    /// The rest of the line as one name, which may hold blanks, with or without quotes.
+    /// Returns the rest of the line as one name, which may contain spaces, with or without quotes.
     pub(super) fn rest(&mut self, what: &str) -> Result<String, String> {
         let rest = std::mem::take(&mut self.rest);
         let name = fetch_arguments::name(rest, "name").map_err(|error| self.wrong(&error))?;
@@ -70,7 +70,7 @@ impl ArgumentReader<'_> {
         name.ok_or_else(|| self.wrong(&format!("needs {what}")))
     }
 
-    /// The same, if there is any.
+    /// Returns the rest of the line as one name; `None` if it is empty.
     pub(super) fn rest_or_none(&mut self) -> Result<Option<String>, String> {
         if self.rest.trim().is_empty() {
             return Ok(None);
@@ -78,12 +78,12 @@ impl ArgumentReader<'_> {
         self.rest("a name").map(Some)
     }
 
-    /// The rest of the line as it stands.
+    /// Returns the rest of the line unchanged, as a text.
     pub(super) fn text(&mut self) -> Result<String, String> {
         self.raw("a text")
     }
 
-    /// The rest of the line as it stands.
+    /// Returns the rest of the line unchanged.
     pub(super) fn raw(&mut self, what: &str) -> Result<String, String> {
         if self.rest.trim().is_empty() {
             return Err(self.wrong(&format!("needs {what}")));
@@ -91,7 +91,7 @@ impl ArgumentReader<'_> {
         Ok(std::mem::take(&mut self.rest).to_owned())
     }
 
-    /// The rest of the line as a text to search for; quotes around all of it are not part of it.
+    /// Returns the rest of the line as a search text, without quotes around all of it.
     pub(super) fn sought(&mut self) -> Result<String, String> {
         let text = self.text()?;
         let text = text.trim();
@@ -103,7 +103,7 @@ impl ArgumentReader<'_> {
         })
     }
 
-    /// The title at the start of a broadcast. What follows is its text as it stands.
+    /// Returns the title at the start of a broadcast, which is empty if there is none.
     pub(super) fn title(&mut self) -> Result<String, String> {
         let Some(first) = shell_words::words(self.rest).next() else { return Ok(String::new()) };
         if first.text == "--title" && !first.quoted {
@@ -126,13 +126,14 @@ impl ArgumentReader<'_> {
         }
     }
 
-    /// The rest of the line as a path: it may hold blanks, with or without quotes, and `~/`.
+    /// Returns the rest of the line as a path. It may contain spaces, with or without quotes, and
+    /// `~/`.
     pub(super) fn path(&mut self) -> Result<Option<PathBuf>, String> {
         let rest = std::mem::take(&mut self.rest);
         fetch_arguments::path(rest).map_err(|error| self.wrong(&error))
     }
 
-    /// A setting's name and its new value, if there are any.
+    /// Returns a setting and its new value; `None` if the rest of the line is empty.
     pub(super) fn setting(&mut self) -> Result<Option<Setting>, String> {
         if self.rest.trim().is_empty() {
             return Ok(None);

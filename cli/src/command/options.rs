@@ -1,24 +1,24 @@
-//! The options of a command: words that begin with `--`, before or after what it acts on.
+//! The options of a command: words that begin with `--`, before or after its other arguments.
 
 use crate::shell_words::{self, ShellWord};
 
-/// An option that a command knows.
+/// An option of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CommandOption {
-    /// As it is typed, with its dashes.
+    /// Its name, with the dashes.
     pub(crate) name: &'static str,
-    /// What stands after it.
+    /// Its values.
     pub(crate) takes: OptionValue,
 }
 
-/// What stands after an option.
+/// The number of values of an option. The texts describe a value in errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OptionValue {
-    /// Nothing.
+    /// No value.
     Nothing,
-    /// One word.
+    /// One value.
     One(&'static str),
-    /// One word before what the command acts on, one or more after it.
+    /// One value before the other arguments of the command; one or more after them.
     Some(&'static str),
 }
 
@@ -28,26 +28,26 @@ impl CommandOption {
     }
 }
 
-/// The options on a line.
+/// The options of a line, with their values.
 #[derive(Debug, Default)]
 pub(super) struct GivenOptions(Vec<(&'static str, String)>);
 
 impl GivenOptions {
-    /// Returns whether an option is there.
+    /// Returns whether an option is given.
     pub(super) fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(given, _)| *given == name)
     }
 
-    /// Returns the words after an option, all of its occurrences together.
+    /// Returns all values of an option.
     pub(super) fn values(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |(given, _)| *given == name).map(|(_, value)| value.as_str())
     }
 }
 
-/// OptionValue the options out of a line. Returns the rest of it, as it stands, and the options. The value of
-/// an option follows it, or is tied to it by `=`.
+/// Takes the options out of a line. Returns the rest of the line and the options. The value of an
+/// option follows it, as the next word or after `=`.
 ///
-/// A word in quotes is no option, so anything at all can be named by quoting it.
+/// A word in quotes is not an option, so any name can be given in quotes.
 pub(super) fn take(line: &str, flags: &[CommandOption]) -> Result<(String, GivenOptions), String> {
     let mut words = shell_words::words(line).peekable();
     let (mut rest, mut kept) = (String::new(), 0);
@@ -65,7 +65,9 @@ pub(super) fn take(line: &str, flags: &[CommandOption]) -> Result<(String, Given
             None => (word.text.as_str(), None),
         };
         let Some(flag) = flags.iter().find(|flag| flag.name == name) else {
-            return Err(format!("does not know `{name}` (a name that begins so goes in quotes)"));
+            return Err(format!(
+                "has no option `{name}` (put a name that begins with -- in quotes)"
+            ));
         };
         rest.push_str(&line[kept..word.start]);
         kept = word.end;

@@ -1,24 +1,24 @@
-//! The commands: how each is written, what it does, and how its line is read.
+//! The table of the commands. `help`, completion, the parser and its suggestions use it.
 
 use super::NodeCommand;
 use super::address::{check_address, with_ports};
 use super::arguments::ArgumentReader;
 use super::options::{CommandOption, OptionValue};
 
-/// A command as it is typed. `help`, completion and the parser's suggestions come from it, too.
+/// The description of a command, and the function that reads its arguments.
 #[derive(Debug, Clone)]
 pub(crate) struct CommandSpec {
-    /// How it is written. The first word is its name, which results carry.
+    /// The command with its arguments. The first word is its name, as in results.
     pub(crate) usage: &'static str,
-    /// What it does, in a line.
+    /// Its effect, on one line.
     pub(crate) summary: &'static str,
-    /// What else there is to know; may be empty.
+    /// Further explanation; may be empty.
     pub(crate) more: &'static str,
-    /// Other words for it.
+    /// Other names for it.
     pub(crate) aliases: &'static [&'static str],
-    /// Its options. A command without any takes its line as it stands, dashes and all.
+    /// Its options. The line of a command without options is read unchanged, dashes and all.
     pub(crate) flags: &'static [CommandOption],
-    /// Reads what follows its name.
+    /// Reads the rest of its line.
     pub(super) read: fn(&mut ArgumentReader<'_>) -> Result<NodeCommand, String>,
 }
 
@@ -48,7 +48,7 @@ impl CommandSpec {
         self.usage.split(' ').next().unwrap_or_default()
     }
 
-    /// Returns its name and the other words for it.
+    /// Returns its name and its other names.
     pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
         std::iter::once(self.name()).chain(self.aliases.iter().copied())
     }
@@ -56,7 +56,7 @@ impl CommandSpec {
 
 /// Every command, in the order in which `help` lists them.
 pub(crate) const COMMANDS: &[CommandSpec] = &[
-    CommandSpec::new("connect ADDR [--reconnect]", "link to a node, and nothing else", |rest| {
+    CommandSpec::new("connect ADDR [--reconnect]", "connect to a node, without joining its network", |rest| {
         let mut words = with_ports(rest.words());
         let (Some(address), true) = (words.pop(), words.is_empty()) else {
             return Err(rest.wrong("takes one address"));
@@ -66,10 +66,10 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     })
     .flags(&[CommandOption::new("--reconnect", OptionValue::Nothing)])
     .more(
-        "ADDR is host:port or host port, or ID@host:port to insist on who answers; the port may\n\
-         be left out, it is 7117 then. The name of a known node, its identity or the first\n\
-         digits of that are addresses too. `join` makes this node a member of the network.\n\
-         With --reconnect the link is made again whenever it is lost.",
+        "ADDR is host:port or host port, or ID@host:port to check the identity of the node there.\n\
+         The default port is 7117. For a known node, ADDR can also be its name, its identity, or\n\
+         the first digits of its identity. `join` makes this node a member of the network.\n\
+         With --reconnect, the node connects again whenever the link is lost.",
     ),
     CommandSpec::new("join [ADDR...]", "become a member of a node's network", |rest| {
         let addresses = with_ports(rest.words());
@@ -77,15 +77,15 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         Ok(NodeCommand::Join { addresses })
     })
     .more(
-        "Without ADDR: through the bootstrap nodes (--bootstrap, PEERKIT_BOOTSTRAP, the file\n\
-         `bootstrap` in the state folder) and the peers that were met before.\n\
-         One address that answers is enough; give several to be safe. From then on the node\n\
-         finds and keeps its own neighbours. With --manual it links to each ADDR, no more.",
+        "Without ADDR, it joins through the bootstrap nodes (--bootstrap, PEERKIT_BOOTSTRAP, the\n\
+         file `bootstrap` in the state folder) and the known peers.\n\
+         One address that answers is enough; give several to be safe. A member finds and keeps\n\
+         neighbours by itself. With --manual, the node only connects to each ADDR.",
     ),
-    CommandSpec::new("disconnect PEER", "close the link with a peer, whoever made it", |rest| {
+    CommandSpec::new("disconnect PEER", "close the link to a peer, inbound or outbound", |rest| {
         Ok(NodeCommand::Disconnect { peer: rest.one("a peer")? })
     }),
-    CommandSpec::new("peers", "connected nodes, and those known from before", |rest| {
+    CommandSpec::new("peers", "list connected nodes, and nodes known from before", |rest| {
         rest.nothing(NodeCommand::Peers)
     }),
     CommandSpec::new("msg TEXT", "send a text to every connected node", |rest| {
@@ -95,9 +95,9 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         Ok(NodeCommand::Send { peer: rest.word("a peer")?, text: rest.text()? })
     })
     .more(
-        "A name with spaces goes in quotes: send \"bob smith\" hello. A node without a link \
-         is found through the network; by name or first digits if it was met before, else by \
-         its whole identity.",
+        "Put a name with spaces in quotes: send \"bob smith\" hello. A node without a link is found\n\
+         through the network: a known node by its name or first digits, any other by its whole\n\
+         identity.",
     ),
     CommandSpec::new(
         "broadcast [--title TITLE] TEXT",
@@ -105,23 +105,23 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         |rest| Ok(NodeCommand::Broadcast { title: rest.title()?, text: rest.text()? }),
     )
     .flags(&[CommandOption::new("--title", OptionValue::One("a title"))])
-    .more("A title with blanks goes in quotes: broadcast --title \"Good news\" it works."),
-    CommandSpec::new("ping [PEER]", "measure the round trip to a peer, or to all", |rest| {
+    .more("Put a title with spaces in quotes: broadcast --title \"Good news\" it works."),
+    CommandSpec::new("ping [PEER]", "measure the round trip to a peer, or to all peers", |rest| {
         Ok(NodeCommand::Ping { peer: rest.one_or_none()? })
     }),
-    CommandSpec::new("discover [DEPTH]", "ask who is out there", |rest| {
+    CommandSpec::new("discover [DEPTH]", "list the nodes of the network and their links", |rest| {
         Ok(NodeCommand::Discover { depth: rest.depth()? })
     })
     .more("DEPTH is 1 for neighbours, n for n hops, -1 (the default) for the whole network."),
     CommandSpec::new(
         "add PATH [--to NODE...] [--ticket]",
-        "share a file or a folder, with all or with some",
+        "share a file or folder with the network, or with some nodes",
         |rest| {
             let to: Vec<String> = rest.flags.values("--to").map(str::to_owned).collect();
             let ticket = rest.flags.has("--ticket");
             if ticket && !to.is_empty() {
                 return Err(rest.wrong(
-                    "is for the nodes of --to, or for who has the ticket: give one of the two",
+                    "takes --to or --ticket, not both: give one of the two",
                 ));
             }
             let path = rest.path()?.ok_or_else(|| rest.wrong("needs a path"))?;
@@ -133,27 +133,27 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         CommandOption::new("--ticket", OptionValue::Nothing),
     ])
     .more(
-        "It stays where it is: nothing is copied. The path may hold spaces.\n\
-         Without an option every member of the network can find and fetch it; with --to only\n\
-         those nodes; with --ticket only who has the ticket that is printed: treat that like a\n\
-         password. For all others it is as if it were not there.",
+        "The file stays in its place: nothing is copied. The path may contain spaces.\n\
+         Without options, every member of the network can find and fetch it. With --to, only those\n\
+         nodes can. With --ticket, only those with the printed ticket can: treat it like a\n\
+         password. Other nodes can't see the file at all.",
     ),
-    CommandSpec::new("remove HASH", "share it no longer; the file itself stays", |rest| {
+    CommandSpec::new("remove HASH", "stop sharing a file or folder; the file itself stays", |rest| {
         Ok(NodeCommand::Remove { hash: rest.rest("a hash")? })
     })
     .more(
-        "The first digits of the hash, the file's name or its path will do. A name or a path is\n\
-         that of one share; a hash is that of all shares with this content.",
+        "HASH may also be the first digits of the hash, or the name or path of the share. A name or\n\
+         path stops one share; a hash stops all shares with this content.",
     ),
     CommandSpec::new(
         "refresh",
-        "look at the shared files again and hash what has changed",
+        "check the shared files for changes, and hash changed files",
         |rest| rest.nothing(NodeCommand::Refresh),
     )
-    .more("It lists what has changed, and then all that is shared, as `files` does."),
+    .more("It lists the changes, and then all shares, as `files` does."),
     CommandSpec::new(
         "files [SHARE] [--skip N]",
-        "what this node shares, with the files in folders",
+        "list the shares of this node, with the files in folders",
         |rest| {
             let skip = rest.flags.values("--skip").next().map(str::parse::<usize>).transpose();
             let skip = skip.map_err(|_| rest.wrong("takes a number after `--skip`"))?;
@@ -166,15 +166,16 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     )
     .flags(&[CommandOption::new("--skip", OptionValue::One("a number"))])
     .more(
-        "Each file has its hash, by which it can be fetched alone. Of a large folder the first\n\
-         1,000 are listed; with SHARE, its name, path or hash, 10,000, after the first N.",
+        "Each file of a folder can be fetched alone by its hash. Of a large folder the first 1,000\n\
+         files are listed. With SHARE, a name, path or hash, 10,000 files are listed; --skip N\n\
+         leaves out the first N.",
     ),
     CommandSpec::new("search TEXT", "find files by name, across the network", |rest| {
         Ok(NodeCommand::Search { text: rest.sought()? })
     }),
     CommandSpec::new(
         "get TICKET|HASH|NAME [PATH] [--from ADDR] [--force]",
-        "fetch a file or folder from all who have it, and verify it",
+        "fetch a file or folder from all its sources, and verify it",
         |rest| {
             let from = rest.flags.values("--from").map(str::to_owned).collect::<Vec<_>>();
             let force = rest.flags.has("--force");
@@ -189,80 +190,80 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     ])
     .also(&["req"])
     .more(
-        "A NAME, or the first digits of a HASH, is of something that a search has found. Without\n\
-         PATH it goes to the downloads folder; a PATH that ends with / is a folder, and is made.\n\
-         It runs beside other commands, and goes on after a restart.\n\
-         --from ADDR asks the node there as well, which need not be a member of the network.\n\
-         Where there is a file of that name this one gets a number; --force replaces it.",
+        "NAME is the name of a search result; the first digits of its HASH work too. Without PATH it\n\
+         goes to the downloads folder. A PATH that ends with / is a folder, and is made.\n\
+         The fetch runs in the background, and continues after a restart.\n\
+         --from ADDR also asks the node there, which need not be a member of the network.\n\
+         If a file of that name exists, the new file gets a number; --force replaces the old one.",
     ),
-    CommandSpec::new("downloads", "what is being fetched, how far it is and how fast", |rest| {
+    CommandSpec::new("downloads", "list the fetches, with their progress and speed", |rest| {
         rest.nothing(NodeCommand::Downloads)
     }),
-    CommandSpec::new("pause HASH", "fetch it no further for now; what has come is kept", |rest| {
+    CommandSpec::new("pause HASH", "pause a fetch; the part that was fetched is kept", |rest| {
         Ok(NodeCommand::Pause { download: rest.rest("a download")? })
     })
-    .more("The first digits of the hash, or the file's name, will do."),
-    CommandSpec::new("resume HASH", "go on with a fetch that was paused or has failed", |rest| {
+    .more("HASH may also be the first digits of the hash, or the name of the file."),
+    CommandSpec::new("resume HASH", "continue a fetch that was paused or has failed", |rest| {
         Ok(NodeCommand::Resume { download: rest.rest("a download")? })
     })
-    .more("The first digits of the hash, or the file's name, will do."),
-    CommandSpec::new("cancel HASH", "give up a fetch; what has come of it is removed", |rest| {
+    .more("HASH may also be the first digits of the hash, or the name of the file."),
+    CommandSpec::new("cancel HASH", "cancel a fetch, and remove the part that was fetched", |rest| {
         Ok(NodeCommand::Cancel { download: rest.rest("a download")? })
     })
-    .more("The first digits of the hash, or the file's name, will do."),
-    CommandSpec::new("status", "this node: links, counters, uptime", |rest| {
+    .more("HASH may also be the first digits of the hash, or the name of the file."),
+    CommandSpec::new("status", "show this node: links, counters, uptime", |rest| {
         rest.nothing(NodeCommand::Status)
     }),
-    CommandSpec::new("network", "the network: nodes, links, degrees, diameter", |rest| {
+    CommandSpec::new("network", "show the network: nodes, links, degrees, diameter", |rest| {
         rest.nothing(NodeCommand::Network)
     })
     .more(
-        "A degree is how many links a node has; the bars say how many nodes have so many.\n\
-         The diameter is the most hops between two nodes: a lower bound above 10,000 nodes.\n\
-         Without any one of its cut nodes the network would fall apart.",
+        "The degree of a node is its number of links; the bars show how many nodes have each degree.\n\
+         The diameter is the largest distance between two nodes, in hops. Above 10,000 nodes it is\n\
+         a lower bound. A cut node is a node whose loss would split the network.",
     ),
-    CommandSpec::new("size", "how many nodes the network has", |rest| {
+    CommandSpec::new("size", "count the nodes of the network", |rest| {
         rest.nothing(NodeCommand::Size)
     })
-    .more("Counted up to about 10,000, estimated from a sample beyond."),
+    .more("Up to about 10,000 nodes are counted; larger networks are estimated from a sample."),
     CommandSpec::new(
         "map [FILE]",
         "draw the network, or write it as .svg, .dot, .graphml or .json",
         |rest| Ok(NodeCommand::Map { file: rest.path()? }),
     )
     .more(
-        "The file's ending says what it will be. In each a link goes from the node that dialled.\n\
+        "The ending of FILE selects the form. Each link points from the node that dialled.\n\
          .svg      a picture, for browsers and documents\n\
          .dot      for Graphviz: dot -Tpdf FILE.dot > FILE.pdf\n\
          .graphml  for Gephi, yEd, igraph, or networkx.read_graphml(\"FILE.graphml\")\n\
-         .json     as `map` gives it with --json; in NetworkX\n          \
+         .json     as `map` prints it with --json; in NetworkX\n          \
          node_link_graph(data, source=\"from\", target=\"to\", edges=\"edges\")",
     ),
-    CommandSpec::new("save [FILE]", "write the known peers to a file, as JSON", |rest| {
+    CommandSpec::new("save [FILE]", "write the known peers to a JSON file", |rest| {
         Ok(NodeCommand::Save { file: rest.path()? })
     })
-    .more("Without FILE: peers.json in the state folder."),
-    CommandSpec::new("load [FILE]", "read peers from such a file and connect to them", |rest| {
+    .more("The default FILE is peers.json in the state folder."),
+    CommandSpec::new("load [FILE]", "read peers from such a file, and connect to them", |rest| {
         Ok(NodeCommand::Load { file: rest.path()? })
     })
-    .more("Without FILE: peers.json in the state folder."),
+    .more("The default FILE is peers.json in the state folder."),
     CommandSpec::new(
         "set [NAME VALUE]",
         "list the settings, or change one until the node stops",
         |rest| Ok(NodeCommand::Set { setting: rest.setting()? }),
     )
     .more(
-        "set downloads DIR       where `get` puts files\n\
+        "set downloads DIR       the folder for fetched files\n\
          set up RATE             bytes a second of files sent, for example 500k; 0: no limit\n\
          set down RATE           bytes a second of files fetched\n\
          set peer-up RATE        as up, to each node\n\
          set peer-down RATE      as down, from each node\n\
-         set messages RATE       bytes a second of messages sent; what is over it waits\n\
+         set messages RATE       bytes a second of messages sent; messages above it wait\n\
          set peer-messages RATE  as messages, to each node\n\
          set broadcasts RATE     bytes a second of own broadcasts sent\n\
-         set peer-receive RATE   bytes a second read from each node; it has to wait",
+         set peer-receive RATE   bytes a second read from each node; a faster node has to wait",
     ),
-    CommandSpec::new("debug [on|off]", "log what the node does, on standard error", |rest| {
+    CommandSpec::new("debug [on|off]", "switch the log of the node's actions on or off", |rest| {
         let on = match rest.one_or_none()?.as_deref() {
             None => None,
             Some("on") => Some(true),
@@ -272,26 +273,24 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         Ok(NodeCommand::Debug { on })
     })
     .more(
-        "Without a word it switches from one to the other. Logged are links, messages by size and \
-         kind, queries, neighbours, broadcasts and transfers; never what they contain.",
+        "Without a word it toggles. The log goes to standard error. It has links, messages by size\n\
+         and kind, queries, neighbours, broadcasts and transfers, but never their contents.",
     ),
-    CommandSpec::new("help [COMMAND]", "this list, or more on one command", |rest| {
+    CommandSpec::new("help [COMMAND]", "show this list, or explain one command", |rest| {
         Ok(NodeCommand::Help { topic: rest.one_or_none()? })
     }),
-    CommandSpec::new("leave", "leave the network; the node goes on alone", |rest| {
+    CommandSpec::new("leave", "leave the network; the node keeps running", |rest| {
         rest.nothing(NodeCommand::Leave)
     })
-    .more("All links are closed. `join` makes it a member again."),
+    .more("All links are closed. `join` makes the node a member again."),
     CommandSpec::new("shutdown", "stop the whole network, as its owner", |rest| {
         rest.nothing(NodeCommand::Shutdown)
     })
     .more(
-        "A network has an owner where a node was started with --owner KEYFILE before others \
-         joined;\n\
-         who has that key can stop it. Where there is no owner it is refused: `exit` stops \
-         this node.",
+        "A network has an owner if its first node was started with --owner KEYFILE. The node with\n\
+         that key can stop all nodes. Without an owner it is refused: `exit` stops this node.",
     ),
-    CommandSpec::new("exit", "say goodbye to all peers and stop", |rest| {
+    CommandSpec::new("exit", "say goodbye to all peers, and stop this node", |rest| {
         rest.nothing(NodeCommand::Exit)
     })
     .also(&["stop", "quit"]),

@@ -1,4 +1,4 @@
-//! The files that the demo shares, and their comparison with what was fetched.
+//! The files that the demo shares, and their comparison with the fetched copies.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use peerkit::{Hash, Skipped};
 
-/// The folder's name.
+/// The name of the folder.
 pub(super) const FOLDER: &str = "holiday";
 
-/// The largest file in it.
+/// The name of the largest file in it.
 pub(super) const LARGEST: &str = "film.bin";
 
-/// Sizes around the edges of BLAKE3's chunks and of the 1 MiB pieces, and an empty file.
+/// The files: an empty one, and sizes around those of BLAKE3's chunks and of the 1 MiB pieces.
 const FILES: [(&str, usize); 8] = [
     ("empty.txt", 0),
     ("letter.txt", 1),
@@ -26,7 +26,7 @@ const FILES: [(&str, usize); 8] = [
     (LARGEST, (4 << 20) + 12_345),
 ];
 
-/// Makes the folder with its files. Their content is the same every time.
+/// Makes the folder with its files, which have the same content every time.
 pub(super) fn make(folder: &Path) -> anyhow::Result<()> {
     for (name, len) in FILES {
         let path = folder.join(name);
@@ -37,7 +37,7 @@ pub(super) fn make(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `len` bytes that look random and are the same every time: BLAKE3's extended output.
+/// Returns `len` bytes that look random and are the same every time: BLAKE3's extended output.
 pub(super) fn content(seed: &str, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let mut hasher = blake3::Hasher::new_derive_key("peerkit demo 2026 files");
@@ -45,7 +45,7 @@ pub(super) fn content(seed: &str, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// A file's hash, by the blake3 crate itself and not by the node that is being tested.
+/// Returns the hash of a file, computed by the blake3 crate and not by the node under test.
 pub(super) fn hash(path: &Path) -> anyhow::Result<Hash> {
     let mut hasher = blake3::Hasher::new();
     let file = File::open(path).with_context(|| format!("could not open {}", path.display()))?;
@@ -53,15 +53,15 @@ pub(super) fn hash(path: &Path) -> anyhow::Result<Hash> {
     Ok(Hash::from_bytes(*hasher.finalize().as_bytes()))
 }
 
-/// A folder's files, by their paths in it.
+/// The files of a folder, by their paths in it.
 pub(super) struct FileTree {
     root: PathBuf,
-    /// The length and the hash of each.
+    /// The length and the hash of each file.
     files: BTreeMap<PathBuf, (u64, Hash)>,
 }
 
 impl FileTree {
-    /// Reads and hashes every file in a folder but those `skipped`. Links are left out.
+    /// Reads and hashes the files in a folder, except those `skipped` and links.
     pub(super) fn read(root: &Path, skipped: &[Skipped]) -> anyhow::Result<Self> {
         let mut files = BTreeMap::new();
         let mut folders = vec![root.to_owned()];
@@ -109,7 +109,7 @@ impl FileTree {
         Ok(())
     }
 
-    /// Hashes and paths, without the folder `above`.
+    /// Returns hashes and paths, without the folder `above`.
     pub(super) fn hash_lines(&self, above: &Path) -> impl Iterator<Item = (Hash, String)> {
         let root = self.root.strip_prefix(above).unwrap_or(&self.root);
         let files = self.files.iter();

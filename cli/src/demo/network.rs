@@ -1,4 +1,4 @@
-//! The demo's nodes, all in this process, and who received what.
+//! The nodes of the demo, all in this process, and the broadcasts that they received.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
@@ -12,11 +12,11 @@ use tokio::task::JoinSet;
 use super::PATIENCE;
 use crate::lock::lock;
 
-/// How often a condition is looked at that is waited for.
+/// Interval between checks of a condition that a step waits for.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// A network in which no link has come or gone for so long has settled: on one machine a link takes
-/// a few milliseconds.
+/// Time without a new or closed link after which the network counts as settled. 200 ms: on one
+/// machine a link takes a few milliseconds.
 const QUIET: Duration = Duration::from_millis(200);
 
 const NAMES: [&str; 24] = [
@@ -25,17 +25,17 @@ const NAMES: [&str; 24] = [
     "psi", "omega",
 ];
 
-/// Nodes on loopback.
+/// The nodes of the demo, on loopback.
 #[derive(Default)]
 pub(super) struct DemoNetwork {
     pub(super) nodes: Vec<Node>,
     listening: Vec<SocketAddr>,
-    /// How often each broadcast came, for each node.
+    /// For each node, the number of times that each broadcast came.
     received: Vec<Arc<Mutex<BTreeMap<Hash, usize>>>>,
 }
 
 impl DemoNetwork {
-    /// Starts `number` nodes, each on a port of its own.
+    /// Starts `number` nodes, each on its own port.
     pub(super) async fn start(number: usize) -> anyhow::Result<Self> {
         let mut network = Self::default();
         for n in 0..number {
@@ -69,8 +69,8 @@ impl DemoNetwork {
         self.settled(self.nodes.len()).await
     }
 
-    /// Waits until both ends of every link know of it, so many nodes hang together, and no link has
-    /// come or gone for a while.
+    /// Waits until both ends of every link know of it, `nodes` nodes are connected, and no link was
+    /// made or closed for a while.
     pub(super) async fn settled(&self, nodes: usize) -> anyhow::Result<()> {
         let begun = Instant::now();
         let (mut before, mut since) = (BTreeSet::new(), begun);
@@ -82,12 +82,12 @@ impl DemoNetwork {
             } else if since.elapsed() >= QUIET {
                 return Ok(());
             }
-            ensure!(begun.elapsed() < PATIENCE, "waited in vain until the network has settled");
+            ensure!(begun.elapsed() < PATIENCE, "the network did not settle in time");
             tokio::time::sleep(LOOK).await;
         }
     }
 
-    /// How many nodes can be reached from the first over links, itself among them.
+    /// Returns the number of nodes that the first can reach over links, including itself.
     fn together(&self, ends: &BTreeSet<(NodeId, NodeId)>) -> usize {
         let mut reached = BTreeSet::from([self.first().id()]);
         let mut next = vec![self.first().id()];
@@ -98,7 +98,7 @@ impl DemoNetwork {
         reached.len()
     }
 
-    /// The links that the nodes have with each other: each pair once.
+    /// Returns the links between the nodes, each pair once.
     pub(super) fn links(&self) -> BTreeSet<(NodeId, NodeId)> {
         self.ends().map(|(a, b)| (a.min(b), a.max(b))).collect()
     }
@@ -127,8 +127,8 @@ impl DemoNetwork {
         self.nodes.iter().find(linked).context("the first node has no link")
     }
 
-    /// A node that has no link with `other`, and how that stands in a sentence. Where every node
-    /// has one, the first.
+    /// Returns a node without a link to `other`, and a phrase that says so. If every node has a
+    /// link, returns the first one.
     pub(super) fn far_from(&self, other: &Node) -> (&Node, &'static str) {
         let far = self
             .nodes
@@ -149,7 +149,7 @@ impl DemoNetwork {
         .await
     }
 
-    /// How many broadcasts were received, each of them once.
+    /// Returns the number of broadcasts received, and checks that each came once.
     pub(super) fn copies(&self) -> anyhow::Result<usize> {
         let mut copies = 0;
         for (node, received) in self.nodes.iter().zip(&self.received) {
@@ -161,7 +161,7 @@ impl DemoNetwork {
         Ok(copies)
     }
 
-    /// Waits until nobody is linked with a node any more.
+    /// Waits until no node has a link to `gone`.
     pub(super) async fn is_forgotten(&self, gone: NodeId) -> anyhow::Result<()> {
         wait_until("all have noticed that a node is gone", || {
             self.nodes.iter().all(|node| node.peer(gone).is_none())
@@ -197,7 +197,7 @@ async fn count_broadcasts(
 async fn wait_until(what: &str, holds: impl Fn() -> bool) -> anyhow::Result<()> {
     let begun = Instant::now();
     while !holds() {
-        ensure!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
+        ensure!(begun.elapsed() < PATIENCE, "{what}: this did not happen in time");
         tokio::time::sleep(LOOK).await;
     }
     Ok(())

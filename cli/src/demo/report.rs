@@ -1,4 +1,4 @@
-//! What the demo prints: a line for each step, or a line of JSON.
+//! The output of the demo: a line for each step, as text or JSON.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -16,7 +16,7 @@ pub(super) struct StepPrinter {
     paint: Paint,
 }
 
-/// What came out of a step.
+/// The result of a step.
 pub(super) struct StepResult {
     text: String,
     details: Vec<String>,
@@ -24,18 +24,18 @@ pub(super) struct StepResult {
     fields: Value,
 }
 
-/// A step failed, and that was printed.
+/// The error of a step that failed, which is already printed.
 #[derive(Debug, thiserror::Error)]
 #[error("a step failed")]
 pub(super) struct StepFailed;
 
 impl StepResult {
-    /// Returns the figures in words, and those of the JSON line, which are an object.
+    /// Returns a result with its text, and its fields, which have to be a JSON object.
     pub(super) fn new(text: String, fields: Value) -> Self {
         Self { text, details: Vec::new(), fields }
     }
 
-    /// Adds lines below the step's own.
+    /// Adds lines below that of the step.
     pub(super) fn details(self, details: Vec<String>) -> Self {
         Self { details, ..self }
     }
@@ -57,10 +57,11 @@ impl StepPrinter {
         ))
     }
 
-    /// OptionValue a step and prints how it went. Gives what the next steps need of it.
+    /// Takes a step and prints its result. Returns the value that the next steps need.
     ///
     /// # Errors
-    /// [`StepFailed`] where it failed, which is printed already; or where printing does.
+    /// [`StepFailed`] if it has failed, which is already printed; any other error if printing
+    /// fails.
     pub(super) async fn step<T>(
         &self,
         name: &str,
@@ -80,7 +81,7 @@ impl StepPrinter {
         Ok(value?)
     }
 
-    /// OptionValue a step that the next steps need nothing of.
+    /// Takes a step that has no value for the next steps.
     pub(super) async fn check(
         &self,
         name: &str,

@@ -1,4 +1,4 @@
-//! The steps with files: sharing them, finding them, fetching them.
+//! The steps with files: sharing, searching and fetching.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::network::DemoNetwork;
 use super::report::StepResult;
 use crate::text::{count, millis, size, time};
 
-/// Hash lines shown of what was fetched.
+/// Maximum number of fetched files that are listed with their hashes.
 const LINES: usize = 12;
 
 /// A folder that is shared.
@@ -21,7 +21,7 @@ pub(super) struct SharedFolder {
     tree: FileTree,
 }
 
-/// Shares a folder that is made on the spot in `place`, and the user's own.
+/// Shares a folder that it makes in `place`, and the user's own folder.
 pub(super) async fn share(
     network: &DemoNetwork,
     place: &Path,
@@ -31,7 +31,7 @@ pub(super) async fn share(
     let made = place.join(files::FOLDER);
     files::make(&made)?;
     let mut folders = vec![made.clone()];
-    // As the node names what it leaves out; where that fails, sharing will say why.
+    // The node names the files that it skips by this path. If it fails, sharing reports the error.
     folders.extend(own.map(|own| own.canonicalize().unwrap_or_else(|_| own.clone())));
     let begun = Instant::now();
     let mut offers = Vec::new();
@@ -68,8 +68,7 @@ pub(super) async fn share(
     Ok((StepResult::new(text, fields), offers))
 }
 
-/// Finds the folders by their names, from a node that has no link with their sharer, which is
-/// given back.
+/// Finds the folders by their names, from a node without a link to their sharer. Returns that node.
 pub(super) async fn search<'a>(
     network: &'a DemoNetwork,
     offers: &[SharedFolder],
@@ -86,7 +85,7 @@ pub(super) async fn search<'a>(
     }
     let elapsed = begun.elapsed();
     let nothing = seeker.search("there is no file of this name").await?;
-    ensure!(nothing.is_empty(), "a search found what nobody shares");
+    ensure!(nothing.is_empty(), "a search found a file that no node shares");
     let text = format!(
         "{} finds what {} shares, {how}, in {}",
         seeker.name(),
@@ -99,8 +98,8 @@ pub(super) async fn search<'a>(
     Ok((StepResult::new(text, fields), seeker))
 }
 
-/// Fetches the folders into `target` and compares every byte. Paths are shown whole where the files
-/// are kept, so that b3sum finds them.
+/// Fetches the folders into `target` and compares every byte. If the files are kept, their whole
+/// paths are printed, so that b3sum finds them.
 pub(super) async fn fetch(
     seeker: &Node,
     offers: &[SharedFolder],

@@ -15,8 +15,8 @@ use crate::output::Reply;
 use crate::views::ShareView;
 use crate::{command, folders};
 
-/// How long a command waits for what was shared before the start. 5 s: a hundred thousand files that
-/// have not changed take one.
+/// Maximum time that a command waits for the shares of earlier runs. 5 s: a hundred thousand
+/// unchanged files take 1 s.
 const RESTORED: Duration = Duration::from_secs(5);
 
 impl NodeSession {
@@ -98,7 +98,7 @@ impl NodeSession {
 
     pub(super) async fn search(&self, text: &str) -> anyhow::Result<Reply> {
         let found = self.node.search(text).await?;
-        // A search that finds nothing leaves what can be fetched by its name.
+        // A search without results keeps the names of the last one.
         if !found.is_empty() {
             *lock(&self.found) = found.iter().map(|found| found.file.clone()).collect();
         }
@@ -113,7 +113,7 @@ impl NodeSession {
         Ok(Reply::new(text).with("files", fields.collect::<Vec<_>>()))
     }
 
-    /// The identity of a node: written out, which need not be known, or of one that was met.
+    /// Returns the identity of a node, given as the whole identity or as the name of a known node.
     async fn node_named(&self, text: &str) -> anyhow::Result<NodeId> {
         match text.parse::<NodeId>() {
             Ok(_) => command::identity(text).map_err(|error| anyhow!(error)),
@@ -121,7 +121,7 @@ impl NodeSession {
         }
     }
 
-    /// What `get` is to fetch, from where and where to.
+    /// Returns the request of a `get` command.
     pub(super) async fn request(
         &self,
         line: &str,
@@ -156,13 +156,12 @@ impl NodeSession {
         Ok(destination.context("there is no current folder")?.of_request(request))
     }
 
-    /// Whether what was shared before the start is shared again by now; waits a moment for it.
+    /// Waits until the shares of earlier runs are restored. Returns false if that takes too long.
     async fn restored(&self) -> bool {
         tokio::time::timeout(RESTORED, self.node.files().restored()).await.is_ok()
     }
 
-    /// The shares that are meant: one by its path or name, or all with a hash, whole or its first
-    /// digits.
+    /// Finds a share by its path or name, or all shares by their hash or its first digits.
     async fn shared(&self, text: &str) -> anyhow::Result<Vec<(PathBuf, SharedFile)>> {
         self.restored().await;
         let mut shares = self.node.files().shared_paths();
@@ -187,7 +186,7 @@ impl NodeSession {
         Ok(shares)
     }
 
-    /// Finds a download by its hash, whole or its first digits, or by the file's name.
+    /// Finds a download by its name, or by its hash or its first digits.
     pub(super) fn download(&self, text: &str) -> anyhow::Result<Download> {
         let downloads = self.node.files().downloads();
         let named = downloads.iter().map(|download| (download.hash, download.name.as_ref()));
@@ -198,7 +197,7 @@ impl NodeSession {
     }
 }
 
-/// The hash of the one that is called so, else the hash that `text` is or begins.
+/// Returns the hash of the only file with this name, else the hash that `text` is or begins.
 fn by_name_or_digits<'a>(
     text: &str,
     named: impl Iterator<Item = (Hash, Option<&'a FileName>)> + Clone,
@@ -211,7 +210,7 @@ fn by_name_or_digits<'a>(
     by_digits(text, named.map(|(hash, _)| hash).collect())
 }
 
-/// Returns the hash that `text` is, or whose first digits it is among `candidates`.
+/// Returns the hash that `text` is, or the one of `candidates` that begins with it.
 fn by_digits(text: &str, candidates: Vec<Hash>) -> anyhow::Result<Option<Hash>> {
     if let Ok(hash) = text.parse() {
         return Ok(Some(hash));

@@ -1,4 +1,4 @@
-//! The command that draws the network.
+//! The map of the network, in the form that the ending of its file selects.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -24,18 +24,18 @@ impl NodeSession {
     }
 }
 
-/// What writes a map in one form.
+/// A function that writes a map in one form.
 pub(crate) type Form = fn(&Network) -> String;
 
-/// Writes a map in a thread of its own: a picture of a large network takes its time.
+/// Writes a map in a thread of its own, since a picture of a large network takes long.
 pub(crate) async fn write_map(map: Network, path: &Path, write: Form) -> anyhow::Result<()> {
     let at = path.to_owned();
     let writing = tokio::task::spawn_blocking(move || write_whole(&at, write(&map).as_bytes()));
     writing.await?.with_context(|| format!("could not write {}", path.display()))
 }
 
-/// Writes a file beside its place and renames it, so that a full disk leaves the old file. What is there and
-/// is no regular file, such as a pipe or a link, is written to and not replaced.
+/// Writes a temporary file and renames it, so that a full disk leaves the old file. If `path` is
+/// not a regular file but a pipe or a link, it is written to and not replaced.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
         return fs::write(path, bytes);
@@ -43,7 +43,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mut builder = tempfile::Builder::new();
     builder.prefix(".peerkit-map-");
-    // A map is for others to see, as far as the umask lets them.
+    // Other users may read a map, as far as the umask allows it.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut beside = builder.tempfile_in(folder.unwrap_or(Path::new(".")))?;
@@ -52,7 +52,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// What turns the map into the form that a file's ending asks for.
+/// Returns the form for the ending of a file.
 pub(crate) fn form(path: &Path) -> anyhow::Result<Form> {
     let ending = path.extension().and_then(|ending| ending.to_str());
     match ending.map(str::to_ascii_lowercase).as_deref() {
@@ -61,7 +61,9 @@ pub(crate) fn form(path: &Path) -> anyhow::Result<Form> {
         Some("graphml") => Ok(Network::to_graphml),
         Some("json") => Ok(crate::json::line),
         _ => {
-            bail!("the map's form goes by the file's ending: name it .svg, .dot, .graphml or .json")
+            bail!(
+                "the ending of the file selects the form of the map: use .svg, .dot, .graphml or .json"
+            )
         }
     }
 }

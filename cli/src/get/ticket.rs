@@ -1,6 +1,6 @@
-//! The sources from which `peerkit get` takes its ticket: the command line, `--ticket-file`,
-//! PEERKIT_TICKET, or a question at the terminal. A ticket with a secret is a password, and others
-//! can read a command line.
+//! The ticket of `peerkit get`, from the command line, `--ticket-file`, PEERKIT_TICKET, or a
+//! question at the terminal. A ticket with a secret is a password, and other users can read a
+//! command line.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -17,15 +17,15 @@ use crate::fetch_arguments::{self, FetchKey};
 use crate::terminal::{self, Terminal};
 use crate::{signals, usage};
 
-/// Bytes that are read of a file with a ticket in it: eight times the longest ticket.
+/// Maximum number of bytes read from a ticket file. 64 KiB: eight times the longest ticket.
 const MAX_FILE: u64 = 64 << 10;
 
-/// The environment variable with a ticket.
+/// Environment variable with a ticket.
 const VARIABLE: &str = "PEERKIT_TICKET";
 
 const NEITHER: &str = "neither a ticket, which begins with peerkit1, nor a hash of 64 hex digits";
 
-/// Returns what is to be fetched and the path to put it to.
+/// Returns the content to fetch and the path to write it to.
 pub(super) fn read(args: &GetArgs) -> anyhow::Result<(FetchKey, Option<PathBuf>)> {
     let words: Vec<&OsStr> = args.words().collect();
     if let Some(file) = &args.ticket_file {
@@ -37,7 +37,7 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(FetchKey, Option<PathBuf>)
         return Ok((whole(&text, &from)?, path(&words)?));
     }
     let texts: Vec<&str> = words.iter().map_while(|word| word.to_str()).collect();
-    // All in one argument: `peerkit get "peerkit get TICKET"`.
+    // The whole line as one argument: `peerkit get "peerkit get TICKET"`.
     if let Some(line) = texts.first().filter(|text| text.trim_start().starts_with("peerkit ")) {
         return Ok((whole(line, "this")?, path(words.get(1..).unwrap_or_default())?));
     }
@@ -70,7 +70,7 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(FetchKey, Option<PathBuf>)
     Ok((ask()?, path(&words)?))
 }
 
-/// Returns how many words of a line for the shell, as `peerkit share` prints it, stand before the ticket.
+/// Returns the number of words before the ticket in a line of `peerkit share`.
 fn command_words(words: &[&str]) -> usize {
     match words {
         ["peerkit", "get", ..] => 2,
@@ -79,7 +79,7 @@ fn command_words(words: &[&str]) -> usize {
     }
 }
 
-/// Reads a text that has to be a ticket or a hash and nothing else, or the line that fetches it.
+/// Reads a text that is only a ticket or a hash, or the line that fetches it.
 fn whole(text: &str, from: &str) -> anyhow::Result<FetchKey> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let words = words.get(command_words(&words)..).unwrap_or_default();
@@ -91,7 +91,7 @@ fn whole(text: &str, from: &str) -> anyhow::Result<FetchKey> {
     }
 }
 
-/// The path among the words that are left; at most one.
+/// Returns the path among the remaining words, of which there may be one.
 fn path(words: &[&OsStr]) -> anyhow::Result<Option<PathBuf>> {
     match words {
         [] => Ok(None),
@@ -121,9 +121,9 @@ fn read_file(path: &Path) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Asks for a ticket at the terminal until there is one. What is typed is kept nowhere.
+/// Asks for a ticket at the terminal until the user types one. The input is not kept in a history.
 fn ask() -> anyhow::Result<FetchKey> {
-    let _terminal = Terminal::remember();
+    let _terminal = Terminal::save();
     let config = Config::builder().max_history_size(0)?.build();
     let mut editor: Editor<(), DefaultHistory> = Editor::with_config(config)?;
     loop {

@@ -47,7 +47,7 @@ impl TransferFigures {
     fn describe(self, paint: Paint, state: DownloadState, error: Option<&str>) -> String {
         match state {
             DownloadState::Queued => "waits for its turn".to_owned(),
-            DownloadState::Finding => "looking for who has it".to_owned(),
+            DownloadState::Finding => "looking for sources".to_owned(),
             DownloadState::Checking => format!("checks what is here: {}", self.amount()),
             DownloadState::Waiting if self.total.is_none() => WAITS.to_owned(),
             DownloadState::Waiting => format!("{}  {WAITS}", self.amount()),

@@ -89,8 +89,8 @@ pub(crate) fn failure(paint: Paint, event: &Event) -> Option<String> {
             format!("{} is not fetched from {name} any more: {}", digits(*hash), plain(why))
         }
         Event::NodeShareChanged { name, .. } => format!(
-            "{} was changed or removed after it was shared, and can't be fetched as it was: share it \
-             again, and pass on its new hash or ticket",
+            "{} was changed or removed after it was shared, and can't be fetched as it was: share \
+             it again, and pass on its new hash or ticket",
             plain(name)
         ),
         Event::NodeReconnectionError { address, tries, error } => format!(

@@ -19,7 +19,7 @@ pub(crate) fn shared(paint: Paint, shares: &[ShareView], restoring: bool) -> Str
     let lines = shares.iter().flat_map(|share| {
         let with = match share.access {
             "nodes" => format!("  with {} only", count(share.to.len(), "node")),
-            "ticket" => "  with who has the ticket only".to_owned(),
+            "ticket" => "  with the ticket only".to_owned(),
             _ => String::new(),
         };
         let line = file_line(paint, &share.file);
@@ -105,8 +105,8 @@ fn speed(bytes: u64, seconds: f64) -> String {
 /// Maximum number of files that a text names; the others are counted.
 pub(super) const NAMED: usize = 20;
 
-/// Returns a line for each file that has another name here than at its source, and for each file that
-/// could not be written.
+/// Returns a line for each file that has another name here than at its source, and for each file
+/// that could not be written.
 pub(crate) fn changes(changes: &Changes) -> Vec<String> {
     let others = |listed: usize, more: usize| listed.saturating_sub(NAMED).saturating_add(more);
     let mut lines = Vec::new();

@@ -54,11 +54,11 @@ pub(crate) fn peers_and_known(paint: Paint, peers: &[PeerView], known: &[KnownVi
     let mut text = format!("{} connected", count(peers.len(), "node"));
     for peer in peers {
         let rtt = peer.rtt_ms.map(|rtt| format!("  {}", text::time_ms(rtt)));
-        let heard = peer.last_seen.map(|last_seen| match since(last_seen).as_secs() {
-            0 => "heard just now".to_owned(),
-            seconds => format!("heard {seconds} s ago"),
+        let active = peer.last_seen.map(|last_seen| match since(last_seen).as_secs() {
+            0 => "active just now".to_owned(),
+            seconds => format!("active {seconds} s ago"),
         });
-        let heard = heard.map(|heard| format!("  {}", paint.faint(&heard)));
+        let active = active.map(|active| format!("  {}", paint.faint(&active)));
         let _ = write!(
             text,
             "\n  {}  {}  {}{}{}",
@@ -66,7 +66,7 @@ pub(crate) fn peers_and_known(paint: Paint, peers: &[PeerView], known: &[KnownVi
             peer.place(),
             peer.direction.unwrap_or("no link"),
             rtt.unwrap_or_default(),
-            heard.unwrap_or_default(),
+            active.unwrap_or_default(),
         );
     }
     let others = known.iter();

@@ -61,7 +61,7 @@ fn name(paint: Paint, status: &Status) -> String {
 
 fn addresses(addresses: &[Address]) -> String {
     match addresses {
-        [] => "none: nobody can dial this node".to_owned(),
+        [] => "none: no other node can dial this one".to_owned(),
         some => bare(some.iter().cloned()).join(", "),
     }
 }
@@ -77,7 +77,9 @@ fn membership(status: &Status) -> String {
             count(status.passive, "node")
         ),
         (false, true) => "no: links are made by hand (--manual)".to_owned(),
-        (false, false) => "not yet: `join ADDR`, or wait until somebody joins here".to_owned(),
+        (false, false) => {
+            "not yet: `join ADDR`, or wait until another node joins this one".to_owned()
+        }
     }
 }
 
@@ -156,7 +158,7 @@ mod tests {
         let paint = Paint::on(&tempfile::tempfile().unwrap());
         let text = text(paint, &node.status().await);
         assert!(text.contains("ann\\u{1b}") && text.contains(&node.id().to_string()), "{text}");
-        assert!(text.contains("nobody can dial") && text.contains("not yet"), "{text}");
+        assert!(text.contains("no other node can dial") && text.contains("not yet"), "{text}");
         node.shutdown().await;
     }
 }

@@ -19,7 +19,8 @@ pub(crate) fn line(paint: Paint, peer: &str, upload: &UploadStatus) -> String {
     text
 }
 
-/// Returns the name and size of a completed upload, and how much of it this node sent if that is less.
+/// Returns the name and size of a completed upload, and how much of it this node sent if that is
+/// less.
 pub(crate) fn completed(paint: Paint, upload: &Upload) -> String {
     let size = text::size(upload.size);
     let from_here = if upload.bytes < upload.size {

@@ -16,7 +16,8 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use crate::lock::{lock, wait};
 use crate::output::Printer;
 
-/// Maximum number of lines that wait for the writing thread. 1,024: some 100 KiB, a burst of `debug on`.
+/// Maximum number of lines that wait for the writing thread. 1,024: some 100 KiB, a burst of `debug
+/// on`.
 const QUEUE: usize = 1024;
 
 /// Time that the program waits at its end for the last lines to be read.
@@ -65,8 +66,8 @@ pub(super) fn through(output: Printer) {
     let _ = PROMPT.set(output);
 }
 
-/// Queues a line. If the queue is full, the line is dropped and counted; a line in its place says how
-/// many are missing.
+/// Queues a line. If the queue is full, the line is dropped and counted; a line in its place says
+/// how many are missing.
 pub(super) fn put(text: String) {
     let mut queue = queued();
     let is_full = queue.lines.len() >= QUEUE;

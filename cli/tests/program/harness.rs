@@ -66,9 +66,9 @@ pub(crate) fn ended(child: &mut Child) -> ExitStatus {
     }
 }
 
-/// Returns the signals that stop a program, each with the status of a `get` or `demo` that it stops.
-/// SIGHUP is not among them if the tests run with it ignored, as `nohup` has it: the program ignores it
-/// then, too.
+/// Returns the signals that stop a program, each with the status of a `get` or `demo` that it
+/// stops. SIGHUP is not among them if the tests run with it ignored, as `nohup` has it: the program
+/// ignores it then, too.
 #[cfg(unix)]
 pub(crate) fn stopping_signals() -> Vec<(rustix::process::Signal, i32)> {
     use rustix::process::Signal;

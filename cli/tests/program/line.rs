@@ -472,7 +472,7 @@ fn arguments_that_make_no_sense_are_not_taken_for_none() {
         assert!(error.contains("empty path") && error.contains(": "), "{line}: {error}");
     }
     assert!(!home.path().join("alice/peers.json").exists(), "nothing was saved");
-    assert!(node.fail("set x").contains("knows no `x`"));
+    assert!(node.fail("set x").contains("has no setting `x`"));
     let id = node.id.clone();
     for line in [format!("connect {id}"), format!("send {id} hi"), format!("ping {id}")] {
         assert!(node.fail(&line).contains("this node itself"), "{line}");

@@ -187,7 +187,7 @@ fn connect_speaks_of_join_only_to_who_is_no_member() {
     let bob = Program::start_with(home.path(), "bob", &[]);
     let mut ann = Person::run(home.path(), &["--listen", "127.0.0.1:0"]);
     ann.write(&format!("connect {}", bob.address));
-    ann.until("this is a link and no more");
+    ann.until("this is only a link");
     ann.write(&format!("join {}", bob.address));
     ann.until("joined through bob");
     ann.write(&format!("connect {}", bob.address));

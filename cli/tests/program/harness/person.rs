@@ -49,7 +49,8 @@ impl Person {
         writeln!(self.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
 
-    /// Types `exit` and waits for the end. Returns the rest of standard output, and of standard error.
+    /// Types `exit` and waits for the end. Returns the rest of standard output, and of standard
+    /// error.
     pub(crate) fn exit(mut self) -> (Vec<String>, Vec<String>) {
         self.write("exit");
         self.end()

@@ -70,7 +70,8 @@ impl Drop for Share {
     }
 }
 
-/// Returns `peerkit get` with these arguments, in a folder and with a state of its own below `home`.
+/// Returns `peerkit get` with these arguments, in a folder and with a state of its own below
+/// `home`.
 pub(crate) fn get_command(home: &Path, args: &[&str]) -> Command {
     let folder = home.join("other");
     fs::create_dir_all(&folder).unwrap();
