@@ -39,7 +39,8 @@ impl FolderPlan {
     }
 
     /// Leaves out the entries whose names the disk with the folder `at` refuses. That is found out by trying to
-    /// create them in `at`: which names a disk refuses depends on its file system, and no system call tells.
+    /// create them in `at`: which names a disk refuses depends on its file system, and no system call
+    /// returns that.
     pub(super) fn try_names(&mut self, at: &Path, rules: &DiskRules) {
         let mut tried = BTreeSet::new();
         let mut refused = BTreeSet::new();
@@ -151,7 +152,7 @@ impl FolderPlan {
             let (path, is_folder) = (found.path(), found.file_type()?.is_dir());
             match (self.find(&path, within), is_folder) {
                 (Some((ManifestEntry::Folder { .. }, rel)), true) => {
-                    self.sweep(&path, Some(&rel))?
+                    self.sweep(&path, Some(&rel))?;
                 }
                 (Some((ManifestEntry::File { .. }, _)), false) => {}
                 (_, true) => fs::remove_dir_all(&path)?,

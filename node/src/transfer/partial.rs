@@ -49,7 +49,7 @@ pub(crate) struct Partial {
     /// The content's own list, and those of the larger files in a folder.
     lists: HashMap<Hash, Arc<PieceList>>,
     /// Changes whenever pieces are added, and at the end.
-    news: watch::Sender<()>,
+    changes: watch::Sender<()>,
     /// Users may change the files by now, so pieces are verified when they are read.
     is_verified: AtomicBool,
     /// It is no longer served.
@@ -91,8 +91,8 @@ impl Partials {
         fetches.find(|partial| partial.access.allows(asker)).cloned()
     }
 
-    /// Returns a download of `hash` that has pieces, as a query finds it. If the asker is not known, it has to be
-    /// open to everyone.
+    /// Returns a download of `hash` that has pieces, as a query finds it. If the asker is not known, the
+    /// download has to be open to all nodes.
     pub(crate) fn found(&self, hash: &Hash, asker: Option<&Asker<'_>>) -> Option<SharedFile> {
         let may_have = |partial: &Partial| match asker {
             Some(asker) => partial.access.allows(asker),
@@ -134,7 +134,7 @@ impl Drop for PartialGuard {
         }
         drop(partials);
         self.partial.has_ended.store(true, Ordering::Release);
-        self.partial.news.send_replace(());
+        self.partial.changes.send_replace(());
     }
 }
 
@@ -180,7 +180,7 @@ impl Partial {
             held: Mutex::new(Held { pieces, added: Vec::new() }),
             lists: content.lists(hash),
             content,
-            news: watch::Sender::new(()),
+            changes: watch::Sender::new(()),
             is_verified: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
         })
@@ -193,7 +193,7 @@ impl Partial {
         }
     }
 
-    /// Adds pieces that are verified and written. Followers are told of them.
+    /// Adds pieces that are verified and written. They are reported to followers.
     pub(crate) fn add(&self, pieces: Range<u64>) {
         let mut held = lock(&self.held);
         let before = held.pieces.len();
@@ -203,7 +203,7 @@ impl Partial {
         if held.pieces.len() > before {
             held.added.push(pieces);
             drop(held);
-            self.news.send_replace(());
+            self.changes.send_replace(());
         }
     }
 
@@ -235,8 +235,8 @@ impl Partial {
     }
 
     /// Returns a receiver that changes whenever pieces are added, and at the end.
-    pub(super) fn news(&self) -> watch::Receiver<()> {
-        self.news.subscribe()
+    pub(super) fn updates(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// Returns whether it is no longer served.

@@ -3,7 +3,7 @@
 //! Each stream has one task. While it waits for the disk, its turn or the peer, it reads further requests
 //! ([`request_stream`]), which wait in a queue ([`request_queue`]). Each is answered from shares or downloads
 //! under way ([`piece_reader`]), in batches of a large piece or many small ones. The next batch is read while
-//! one is written. Between batches followers are told the news ([`following`]).
+//! one is written. Between batches the follower gets updates ([`following`]).
 
 mod followers;
 mod following;
@@ -94,7 +94,7 @@ impl FileServer {
 /// Two batches are in memory at once: one on its way, the next being read from disk.
 ///
 /// # Errors
-/// If the stream breaks; if nothing is requested and no news are told for [`IDLE`](super::IDLE); if the peer
+/// If the stream breaks; if nothing is requested and no updates are sent for [`IDLE`](super::IDLE); if the peer
 /// reads nothing for [`STALL`](super::STALL), leaves a request unfinished for as long, or sends a length over
 /// the limit.
 pub(crate) async fn serve<S>(
@@ -179,7 +179,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
             };
             next = self.answer(now).await?;
             if !self.is_within {
-                self.tell_news().await?;
+                self.send_updates().await?;
             }
             self.stream.read_requests().await;
         }
@@ -358,7 +358,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
             }
             self.stream.during(tokio::time::sleep(TURN)).await?;
             waited = waited.saturating_add(TURN);
-            if self.tell_news().await? {
+            if self.send_updates().await? {
                 shown = Instant::now();
             } else if shown.elapsed() >= SIGN_OF_LIFE {
                 self.write(&Answer::Whole.encode()).await?;
@@ -408,15 +408,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
         self.stream.write(bytes, None).await
     }
 
-    /// Tells the follower the news. Returns whether there were any.
-    async fn tell_news(&mut self) -> io::Result<bool> {
-        let news = self.following.news(&self.server, &self.caller);
-        self.write(&news).await?;
-        Ok(!news.is_empty())
+    /// Sends updates to a follower. Returns whether there were any.
+    async fn send_updates(&mut self) -> io::Result<bool> {
+        let updates = self.following.updates(&self.server, &self.caller);
+        self.write(&updates).await?;
+        Ok(!updates.is_empty())
     }
 
-    /// Waits for the next request while nothing is to be answered, and tells news. Returns false at the end of the
-    /// stream.
+    /// Waits for the next request while nothing is to be answered, and sends updates. Returns false at the end of
+    /// the stream.
     async fn wait(&mut self) -> io::Result<bool> {
         self.stream.flush().await?;
         // A stream without requests keeps no memory.
@@ -427,7 +427,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
                 requested = self.stream.next_request(since) => return requested,
                 () = self.following.due() => {}
             }
-            if self.tell_news().await? {
+            if self.send_updates().await? {
                 self.stream.flush().await?;
                 since = Instant::now();
             }

@@ -28,7 +28,7 @@ pub mod schedule;
 
 mod input;
 mod output;
-mod rest;
+mod retry_delay;
 mod search;
 mod source;
 #[cfg(test)]
@@ -51,7 +51,7 @@ use source::{KnownSource, SourceStage};
 
 pub use input::{Claim, Fault, Input, Options};
 pub use output::{Ban, GiveUp, Output};
-pub use rest::Rests;
+pub use retry_delay::RetryDelay;
 pub use source::{Candidate, SourceId};
 
 /// Sources worked on at once. 16: more do not make a fetch faster, and each is a connection.

@@ -42,7 +42,7 @@ pub(super) struct RequestWriter {
 pub(super) struct AnswerReader {
     stream: ReadHalf<Stream>,
     rates: Arc<PeerRates>,
-    /// Whether the source owes an answer. Silence is a fault only then.
+    /// Set while the source owes an answer. Silence is a fault only then.
     is_owed: Arc<AtomicBool>,
 }
 

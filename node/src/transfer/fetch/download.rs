@@ -1,17 +1,19 @@
 //! One download: its handle, and the state that its handles share with its task.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
-use peerkit_proto::id::Hash;
+use peerkit_proto::files::{FileKind, LeftOut, Renamed};
+use peerkit_proto::id::{Hash, NodeId};
+use serde::Serialize;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
 
 use super::fetch_request::FetchRequest;
-use super::fetched::Fetched;
 use super::status::{DownloadState, DownloadStatus, SharedStatus};
 use crate::error::Error;
 use crate::inner::Inner;
@@ -51,6 +53,36 @@ pub struct Download {
     entry: Arc<DownloadEntry>,
     inner: Arc<Inner>,
     _foreground: Option<Arc<AbandonOnDrop>>,
+}
+
+/// The result of a finished fetch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fetched {
+    /// The path of the content. It has a number if something else had its name.
+    pub path: PathBuf,
+    /// The kind of the content: a file or a folder.
+    pub kind: FileKind,
+    /// Size of the file, or of all files in the folder, in bytes.
+    pub bytes: u64,
+    /// Time from the start of the download to its end, in seconds.
+    pub seconds: f64,
+    /// The nodes that sent pieces, in the order of their identities.
+    pub sources: Vec<NodeId>,
+    /// The nodes that sent wrong data, and were not asked again.
+    pub dropped: Vec<Dropped>,
+    /// Entries that have another name here than at their source: the content itself, or entries of the folder.
+    pub renamed: Vec<Renamed>,
+    /// Entries of the folder that could not be written here.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A node that sent wrong data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Dropped {
+    /// Its identity.
+    pub id: NodeId,
+    /// The error that its data caused.
+    pub why: String,
 }
 
 /// The progress of a download: a stream of its status.
@@ -236,10 +268,10 @@ pub(super) struct Control {
     pub(super) stop: Option<CancellationToken>,
     /// The result, once there is one. [`Error::AlreadyReported`] after a failure was reported.
     pub(super) result: Option<Result<Fetched, Error>>,
-    /// Whether the user paused it. The state that is shown does not say: a node that stops pauses all
-    /// downloads, and those are to continue at the next start.
+    /// If true, the user paused it. The status does not say that: a node that stops shows all its downloads as
+    /// paused, and those are to continue at the next start.
     pub(super) is_paused: bool,
-    /// Whether the store has it, or is about to.
+    /// If true, the store has it, or is about to.
     pub(super) is_stored: bool,
 }
 

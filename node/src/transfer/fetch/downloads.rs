@@ -10,18 +10,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use peerkit_proto::event::Event;
-use peerkit_proto::files::fetch::Rests;
+use peerkit_proto::files::fetch::RetryDelay;
 use peerkit_proto::files::{Changes, LeftOut};
 use peerkit_proto::id::Hash;
 use tokio::runtime::Handle;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::download::{Download, DownloadEntry};
+use super::download::{Download, DownloadEntry, Fetched};
 use super::driver::{FetchDriver, Unfinished};
 use super::error::FetchError;
 use super::fetch_request::FetchRequest;
-use super::fetched::Fetched;
 use super::part;
 use super::status::{DownloadState, DownloadStatus};
 use crate::blocking;
@@ -273,15 +272,15 @@ impl Inner {
     }
 }
 
-/// Fetches. A restored download that finds no source gives its permit to others and rests until a link is made,
-/// it is resumed, or some time has passed.
+/// Fetches. A restored download that finds no source gives its permit to other downloads. It is tried again when a
+/// link is made, when the user resumes it, or after a [`RetryDelay`].
 async fn fetch(
     inner: &Arc<Inner>,
     entry: &DownloadEntry,
     stop: &CancellationToken,
     mut turn: PermitWait,
 ) -> Result<Fetched, Error> {
-    let mut rests = Rests::default();
+    let mut delay = RetryDelay::default();
     loop {
         let links = inner.links.serials();
         let (error, sources) = match fetch_once(inner, entry, stop, turn).await {
@@ -295,9 +294,9 @@ async fn fetch(
         tokio::select! {
             biased;
             () = stop.cancelled() => return Err(Error::Stopped),
-            () = inner.links.wait_for_new(&links) => rests.ended(),
-            () = entry.resumed.notified() => rests.ended(),
-            () = tokio::time::sleep(rests.next(is_linked)) => rests.passed(),
+            () = inner.links.wait_for_new(&links) => delay.reset(),
+            () = entry.resumed.notified() => delay.reset(),
+            () = tokio::time::sleep(delay.next(is_linked)) => delay.passed(),
         }
         turn = inner.files.downloads.turn();
     }

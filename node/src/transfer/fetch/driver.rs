@@ -23,9 +23,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::checking::Checking;
+use super::download::{Dropped, Fetched};
 use super::error::FetchError;
 use super::fetch_request::FetchRequest;
-use super::fetched::{Dropped, Fetched};
 use super::prove::Proven;
 use super::source::{FetchContext, SourceOrder, SourceReport, SourceTask};
 use super::status::SharedStatus;
@@ -44,8 +44,7 @@ const REPORTS: usize = 64;
 /// requested on its own. A task with more of them is stuck.
 const ORDERS: usize = 65_536;
 
-/// Longest time that the sources may take to end their streams after they were told that everything is
-/// here. 1 s: a source that sends slowly ends its stream after the piece that is on its way.
+/// Longest time that the sources may take to end their streams once everything is here. 1 s: a source that sends slowly ends its stream after the piece that is on its way.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Time for which a finished download stays registered, so that its followers can still fetch from it.
@@ -357,7 +356,7 @@ impl<'a> FetchDriver<'a> {
         self.senders.extend(self.fetch.id_of(source));
         let is_new = |piece: &u64| !held.contains(*piece);
         let new: BTreeSet<u64> = pieces.iter().copied().filter(is_new).collect();
-        // Followers are told of consecutive pieces together.
+        // Consecutive pieces are reported to followers together.
         let partial = opened.served.partial();
         let mut added = 0..0;
         for piece in new {

@@ -99,7 +99,7 @@ pub enum FetchError {
 
 impl FetchError {
     /// Returns whether the source broke the protocol, or sent something else than was requested. It is not asked
-    /// again, and the user is told.
+    /// again, and the application gets an event.
     #[must_use]
     pub fn is_lie(&self) -> bool {
         self.fault() == Fault::Lie

@@ -1,7 +1,9 @@
-//! Resuming downloads after a restart: the store has a row for each download that is to continue.
+//! Resuming downloads after a restart.
 //!
-//! A row says what was requested and how much of it was on disk. What of that is there is found out when the
-//! download is at work: its [part](super::part) is checked, and the missing pieces are fetched.
+//! The store has a row for each hash that is being downloaded. The row has the request of each download of the
+//! hash, and its progress. It does not say which pieces are on disk: after a crash such a list could be ahead of the
+//! data or behind it. When a resumed download is at work, it checks its whole [part](super::part), and fetches the
+//! missing pieces.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,7 +39,7 @@ struct DownloadRow {
     secret: Option<[u8; 16]>,
     #[serde(with = "crate::disk::path_bytes")]
     path: PathBuf,
-    /// Whether the path is a folder to put it into, which is created.
+    /// If true, the path is a folder to fetch into, which is created.
     #[serde(default)]
     into: bool,
     #[serde(default)]

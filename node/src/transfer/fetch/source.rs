@@ -28,7 +28,7 @@ use crate::tls::Expected;
 /// Longest time that small pieces are gathered before they are verified and written.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// What all source tasks of one fetch share.
+/// The context that all source tasks of one fetch share.
 pub(super) struct FetchContext {
     pub(super) request: FetchRequest,
     pub(super) writer: Arc<PieceWriter>,
@@ -160,7 +160,7 @@ impl SourceTask {
             batch: PieceBatch::default(),
             begun: Instant::now(),
         };
-        // Only sent if it is needed to tell names apart: older sources refuse a request that has it.
+        // Sent only if the names differ, because older sources refuse a request that has it.
         let called = name.clone().filter(|name| *name != description.name);
         // A download that leaves out files of a folder has not all of it.
         let is_complete = target.left_out().next().is_none();
@@ -195,7 +195,7 @@ impl FetchContext {
 /// The runs that were requested of the source and have not come, in the order in which it sends them.
 struct OwedRuns {
     runs: Mutex<VecDeque<RequestedRun>>,
-    /// Whether there are any.
+    /// Set while there are any.
     is_any: Arc<AtomicBool>,
     /// Tells the connection how many bytes the source is sure to send.
     expected: Expected,

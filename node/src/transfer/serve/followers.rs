@@ -38,7 +38,7 @@ struct Swarm {
     /// The followers that are named to others.
     named: Vec<NamedFollower>,
     /// Changes whenever a follower is added to them.
-    news: watch::Sender<()>,
+    changes: watch::Sender<()>,
     /// Number of [`Follower`]s.
     handles: usize,
     /// A full seed's observations of them.
@@ -61,13 +61,13 @@ pub(super) struct Follower {
     /// Its number, if it is named to others: it gave addresses, and there was room.
     number: Option<u64>,
     /// Followers up to this number were named to it.
-    told: u64,
+    named: u64,
     /// A full seed's observations of how it fetches from the others.
     requester: Requester,
 }
 
 impl Followers {
-    /// Adds a stream of `id` that follows `hash`. Others are told to fetch from it at `addresses`. The receiver
+    /// Adds a stream of `id` that follows `hash`. It is named to other followers, with `addresses`. The receiver
     /// changes whenever there may be others to name to it.
     ///
     /// A node is named once for each hash, with its last addresses.
@@ -84,9 +84,9 @@ impl Followers {
         let before = swarm.named.len();
         swarm.named.retain(|known| known.id != id);
         *count -= before - swarm.named.len();
-        let mut news = swarm.news.subscribe();
+        let mut changes = swarm.changes.subscribe();
         if !swarm.named.is_empty() {
-            news.mark_changed();
+            changes.mark_changed();
         }
         let addresses = usable(addresses);
         let has_room = swarm.named.len() < MAX_OF_HASH && *count < MAX_FOLLOWERS;
@@ -94,11 +94,11 @@ impl Followers {
             *last += 1;
             *count += 1;
             swarm.named.push(NamedFollower { number: *last, id, addresses });
-            swarm.news.send_replace(());
+            swarm.changes.send_replace(());
             *last
         });
         let (followers, requester) = (self.clone(), Requester::default());
-        (Follower { followers, hash, id, number, told: 0, requester }, news)
+        (Follower { followers, hash, id, number, named: 0, requester }, changes)
     }
 }
 
@@ -107,7 +107,7 @@ impl Follower {
     /// are more.
     pub(super) fn others(&mut self) -> Vec<(NodeId, Vec<Address>)> {
         let table = lock(&self.followers.0);
-        let before = std::mem::replace(&mut self.told, table.last);
+        let before = std::mem::replace(&mut self.named, table.last);
         let Some(swarm) = table.swarms.get(&self.hash) else { return Vec::new() };
         let is_new = |known: &&NamedFollower| known.number > before && known.id != self.id;
         let mut new: Vec<&NamedFollower> = swarm.named.iter().filter(is_new).collect();
@@ -221,7 +221,7 @@ mod tests {
         let (again, _) = followers.enter(hash, node(1), at("192.0.2.9:9"));
         drop(ann);
         assert_eq!(bob.others(), [(node(1), at("192.0.2.9:9"))]);
-        // Who follows something else is not told of.
+        // Followers of another hash are not named.
         let (mut eve, _) = followers.enter(Hash::of(b"y"), node(3), at("192.0.2.3:3"));
         assert!(eve.others().is_empty() && bob.others().is_empty());
         drop((again, bob, eve));

@@ -1,4 +1,7 @@
-//! The news for a stream that follows a hash: pieces that were added, and other followers.
+//! The updates for a stream that follows a hash: pieces that were added, and other followers.
+//!
+//! Both come in bursts: pieces one after the other, and followers when a file becomes known. So updates are
+//! gathered for an interval, and sent between two batches of pieces or while the stream is idle.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -16,7 +19,7 @@ use super::followers::Follower;
 use super::piece_reader::{Caller, PieceRun};
 use crate::transfer::partial::Partial;
 
-/// Interval at which pieces that were added are told.
+/// Interval at which added pieces are reported. 20 ms: a follower that waits for a piece hardly notices it.
 const GATHER: Duration = Duration::from_millis(20);
 
 /// Interval at which other followers are named.
@@ -25,7 +28,7 @@ const SOURCES_EVERY: Duration = Duration::from_secs(1);
 /// Bytes of bits in one answer: 262,144 pieces.
 const MAX_BITS: usize = 32 << 10;
 
-/// Most pieces between two that are told in one answer. 64: eight bytes of zeros are fewer than another
+/// Most pieces between two that are reported in one answer. 64: eight bytes of zeros are fewer than another
 /// head.
 const MAX_GAP: u64 = 64;
 
@@ -36,7 +39,7 @@ pub(super) struct Following(Option<Followed>);
 #[derive(Debug)]
 struct Followed {
     hash: Hash,
-    /// Whether its pieces are those of a folder's files.
+    /// If true, the followed pieces are those of a folder's files.
     tree: bool,
     /// The content, as long as this node has not all of it.
     growing: Option<Growing>,
@@ -45,18 +48,18 @@ struct Followed {
 
 #[derive(Debug)]
 struct Growing {
-    news: Debounced,
+    updates: Debounced,
     partial: Arc<Partial>,
-    /// The position in its [`added`](Partial::added) of what was not told yet.
+    /// The position in its [`added`](Partial::added) of the pieces that were not reported yet.
     told: usize,
 }
 
-/// News that are told at most once in an interval.
+/// Updates that are sent at most once in an interval.
 #[derive(Debug)]
 struct Debounced {
-    news: watch::Receiver<()>,
-    has_news: bool,
-    /// The time from which on they may be told.
+    changes: watch::Receiver<()>,
+    has_changed: bool,
+    /// The earliest time of the next ones.
     next: Instant,
     interval: Duration,
 }
@@ -78,15 +81,15 @@ impl Following {
         let (growing, answer) = match partial {
             None => (None, Answer::Whole.encode()),
             Some(partial) => {
-                let news = Debounced::new(partial.news(), GATHER);
+                let updates = Debounced::new(partial.updates(), GATHER);
                 let (pieces, told) = partial.held();
-                (Some(Growing { news, partial, told }), held(&pieces))
+                (Some(Growing { updates, partial, told }), held(&pieces))
             }
         };
         // The nodes that it is shared with are not named to each other.
         let others = (description.access != AccessKind::Nodes).then(|| {
-            let (follower, news) = server.followers.enter(hash, caller.id, addresses);
-            (Debounced::new(news, SOURCES_EVERY), follower)
+            let (follower, updates) = server.followers.enter(hash, caller.id, addresses);
+            (Debounced::new(updates, SOURCES_EVERY), follower)
         });
         let tree = description.kind == FileKind::Folder;
         self.0 = Some(Followed { hash, tree, growing, others });
@@ -115,25 +118,25 @@ impl Following {
         followed.others.as_mut().filter(|_| is_followed).map(|(_, follower)| follower)
     }
 
-    /// Waits until there are news to tell.
+    /// Waits until there are updates to send.
     pub(super) async fn due(&mut self) {
         let Some(followed) = &mut self.0 else { return pending().await };
-        let growing = followed.growing.as_mut().map(|growing| &mut growing.news);
-        let others = followed.others.as_mut().map(|(news, _)| news);
+        let growing = followed.growing.as_mut().map(|growing| &mut growing.updates);
+        let others = followed.others.as_mut().map(|(updates, _)| updates);
         tokio::select! {
             () = due(growing) => {}
             () = due(others) => {}
         }
     }
 
-    /// Returns the news to tell now, encoded. Most of the time there are none.
-    pub(super) fn news(&mut self, server: &FileServer, caller: &Caller) -> Vec<u8> {
+    /// Returns the updates to send now, encoded. Most of the time there are none.
+    pub(super) fn updates(&mut self, server: &FileServer, caller: &Caller) -> Vec<u8> {
         let mut out = Vec::new();
         let Some(followed) = &mut self.0 else { return out };
         if let Some(growing) = &mut followed.growing
-            && growing.news.is_due()
+            && growing.updates.is_due()
         {
-            growing.news.told();
+            growing.updates.sent();
             let ended = growing.partial.has_ended();
             growing.tell(&mut out);
             if ended {
@@ -143,15 +146,15 @@ impl Following {
                 }
             }
         }
-        if let Some((news, follower)) = &mut followed.others
-            && news.is_due()
+        if let Some((updates, follower)) = &mut followed.others
+            && updates.is_due()
         {
             let others = follower.others();
             if others.is_empty() {
-                // The news was about this follower itself.
-                news.clear();
+                // The update was about this follower itself.
+                updates.clear();
             } else {
-                news.told();
+                updates.sent();
                 out.extend(Answer::Sources(others).encode());
             }
         }
@@ -159,44 +162,44 @@ impl Following {
     }
 }
 
-async fn due(news: Option<&mut Debounced>) {
-    match news {
-        Some(news) => news.due().await,
+async fn due(updates: Option<&mut Debounced>) {
+    match updates {
+        Some(updates) => updates.due().await,
         None => pending().await,
     }
 }
 
 impl Debounced {
-    fn new(news: watch::Receiver<()>, interval: Duration) -> Self {
-        Self { news, has_news: false, next: Instant::now(), interval }
+    fn new(changes: watch::Receiver<()>, interval: Duration) -> Self {
+        Self { changes, has_changed: false, next: Instant::now(), interval }
     }
 
-    /// Waits until there are news that may be told.
+    /// Waits until there are updates that may be sent.
     async fn due(&mut self) {
-        if !self.has_news {
-            if self.news.changed().await.is_err() {
+        if !self.has_changed {
+            if self.changes.changed().await.is_err() {
                 return pending().await;
             }
-            self.has_news = true;
+            self.has_changed = true;
         }
         sleep_until(self.next).await;
     }
 
     fn is_due(&mut self) -> bool {
-        self.has_news |= self.news.has_changed().unwrap_or_default();
-        self.has_news && Instant::now() >= self.next
+        self.has_changed |= self.changes.has_changed().unwrap_or_default();
+        self.has_changed && Instant::now() >= self.next
     }
 
-    /// Notes that all news until now are told.
-    fn told(&mut self) {
+    /// Notes that all updates until now are sent.
+    fn sent(&mut self) {
         self.clear();
         self.next = Instant::now() + self.interval;
     }
 
-    /// Drops all news until now, and lets the next be told at once.
+    /// Drops all updates until now, and lets the next be sent at once.
     fn clear(&mut self) {
-        self.news.mark_unchanged();
-        self.has_news = false;
+        self.changes.mark_unchanged();
+        self.has_changed = false;
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) struct PieceRun {
     /// The number of the request.
     pub(super) number: u64,
     pub(super) hash: Hash,
-    /// Whether they are those of a folder's files.
+    /// If true, they are those of a folder's files.
     pub(super) tree: bool,
     pub(super) next: u64,
     pub(super) count: u16,

@@ -28,7 +28,7 @@ pub(super) struct Folder {
     /// The larger files that are being written, the last used at the end.
     open: Mutex<Vec<(usize, Arc<File>)>>,
     /// Files of several pieces that this fetch has made. If a file is there that it has not made, that is the
-    /// file of another name, on a disk that does not tell `A` from `a`.
+    /// file of another name, on a disk for which `A` and `a` are one name.
     made: Mutex<HashSet<usize>>,
 }
 

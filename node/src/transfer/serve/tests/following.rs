@@ -141,9 +141,9 @@ fn what_is_held_is_told_in_parts() {
             pieces.insert(piece);
         });
     }
-    let news = following.news(&serving, &caller);
+    let news = following.updates(&serving, &caller);
     assert_eq!(take(&news), pieces);
-    assert!(following.news(&serving, &caller).is_empty());
+    assert!(following.updates(&serving, &caller).is_empty());
 }
 
 #[tokio::test(start_paused = true)]
