@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::{Bytes, BytesMut};
-use peerkit::internals::{Delivery, Queue};
+use peerkit::internals::{DispatchBench, OutboxBench};
 use peerkit::{Config, Event, Handler, Message, Peer};
 use peerkit_proto::frame::{Frame, Frames, MESSAGE_HEAD, Messages};
 use peerkit_proto::hello::Hello;
@@ -144,7 +144,7 @@ fn encode(block: &Block) -> Run {
 
 /// Into a link's queue one by one, and out of it in blocks.
 fn queue(block: &Block) -> Run {
-    let (messages, mut queue) = (block.0.clone(), Queue::new(&Config::default()));
+    let (messages, mut queue) = (block.0.clone(), OutboxBench::new(&Config::default()));
     Box::new(move |_| {
         for message in &messages {
             if !queue.put(message.body()) {
@@ -209,7 +209,7 @@ fn open_link() -> Link {
 /// Messages to the application's handler.
 fn handler(_: &Block) -> Run {
     let counted = Arc::new(AtomicU64::new(0));
-    let delivery = Delivery::new(Some(Counting(counted.clone())), &Config::default());
+    let delivery = DispatchBench::new(Some(Counting(counted.clone())), &Config::default());
     Box::new(move |input| {
         at_once(delivery.messages(std::mem::take(&mut input.messages)));
         counted.swap(0, Ordering::Relaxed)
@@ -227,7 +227,7 @@ impl Handler for Counting {
 
 /// Messages to a stream of events, and out of it.
 fn subscriber(_: &Block) -> Run {
-    let delivery = Delivery::new(None::<Counting>, &Config::default());
+    let delivery = DispatchBench::new(None::<Counting>, &Config::default());
     let mut events = delivery.subscribe();
     Box::new(move |input| {
         at_once(delivery.messages(std::mem::take(&mut input.messages)));

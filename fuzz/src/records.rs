@@ -8,7 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use peerkit_proto::tls::{Alert, Kind, MAX_PAYLOAD, TAG, content, is_key_update};
+use peerkit_proto::tls::{Alert, ContentType, MAX_PAYLOAD, TAG, content, is_key_update};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::{Builder, Runtime};
 
@@ -96,7 +96,7 @@ impl Session {
                     let len = usize::from(number(script));
                     let from = self.wire.bytes.len();
                     let mut inner: Vec<u8> = (from..from + len).map(|at| at as u8).collect();
-                    inner.push(Kind::Data.number());
+                    inner.push(ContentType::Data.number());
                     self.seal(&inner);
                 }
                 step::INNER => self.seal(bytes(script)),
@@ -248,15 +248,15 @@ impl Expected {
         match content(inner) {
             _ if inner.len() + TAG > MAX_PAYLOAD => self.end = Some(End::Invalid),
             Err(_) => self.end = Some(End::Invalid),
-            Ok((Kind::Data, len)) => self.data.extend_from_slice(&inner[..len]),
-            Ok((Kind::Alert, len)) => {
+            Ok((ContentType::Data, len)) => self.data.extend_from_slice(&inner[..len]),
+            Ok((ContentType::Alert, len)) => {
                 self.end = Some(match Alert::decode(&inner[..len]) {
                     Ok(Alert::CloseNotify) => End::Closed,
                     Ok(Alert::Failure(_)) => End::Failure,
                     Err(_) => End::Invalid,
                 });
             }
-            Ok((Kind::Handshake, len)) => match is_key_update(&inner[..len]) {
+            Ok((ContentType::Handshake, len)) => match is_key_update(&inner[..len]) {
                 Ok(update) => {
                     is_update = update.is_some();
                     self.is_requested |= update == Some(true);

@@ -8,11 +8,13 @@ use peerkit_proto::event::Neighbour;
 use peerkit_proto::event::Reason;
 use peerkit_proto::files::wire;
 use peerkit_proto::files::{
-    AccessKind, Answer as FilesAnswer, Description, ManifestEntry, FileKind, FileName, Manifest, PieceList,
-    FileRefusal, RelPath, Request, Secret, Ticket,
+    AccessKind, Answer as FilesAnswer, Description, FileKind, FileName, FileRefusal, Manifest,
+    ManifestEntry, PieceList, RelPath, Request, Secret, Ticket,
 };
 use peerkit_proto::frame::direct::{Delivery, Forwarded};
-use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, UNLIMITED, QueryKind};
+use peerkit_proto::frame::query::{
+    Answer, AnswerBody, Query, QueryDone, QueryId, QueryKind, UNLIMITED,
+};
 use peerkit_proto::frame::{self, Frame, HEADER};
 use peerkit_proto::hello::{Hello, StreamOpen};
 use peerkit_proto::id::{Hash, Key};
@@ -83,12 +85,12 @@ fn sessions() -> Vec<Seed> {
     let deliver = |len: u16| [&[step::DELIVER][..], &len.to_be_bytes()].concat();
     let read = |room: u16| [&[step::READ][..], &room.to_be_bytes()].concat();
     let bytes = |step: u8, bytes: &[u8]| [&[step, bytes.len() as u8][..], bytes].concat();
-    let inner = |content: &[u8], kind: tls::Kind, padding: usize| {
+    let inner = |content: &[u8], kind: tls::ContentType, padding: usize| {
         bytes(step::INNER, &[content, &[kind.number()], &vec![0; padding]].concat())
     };
-    let update = |is_asked| inner(&tls::key_update(is_asked), tls::Kind::Handshake, 0);
-    let close = || inner(&tls::CLOSE_NOTIFY, tls::Kind::Alert, 0);
-    let ticket = || inner(&[4, 0, 0, 3, 1, 2, 3], tls::Kind::Handshake, 5);
+    let update = |is_asked| inner(&tls::key_update(is_asked), tls::ContentType::Handshake, 0);
+    let close = || inner(&tls::CLOSE_NOTIFY, tls::ContentType::Alert, 0);
+    let ticket = || inner(&[4, 0, 0, 3, 1, 2, 3], tls::ContentType::Handshake, 5);
     let all = || [deliver(u16::MAX), read(40_000)].concat();
     let empty = data(0);
     let scripts = [
@@ -98,10 +100,15 @@ fn sessions() -> Vec<Seed> {
         [data(300), data(300), deliver(1_000), read(7), read(0), read(30_000), close()].concat(),
         [data(9), update(true), data(9), update(false), data(9), all(), close()].concat(),
         [update(true), update(true), all(), read(1), data(40), all()].concat(),
-        [ticket(), inner(b"padded", tls::Kind::Data, 30), all(), inner(&[], tls::Kind::Data, 9)]
-            .concat(),
+        [
+            ticket(),
+            inner(b"padded", tls::ContentType::Data, 30),
+            all(),
+            inner(&[], tls::ContentType::Data, 9),
+        ]
+        .concat(),
         [data(20), close(), data(20), all()].concat(),
-        [data(20), inner(&tls::failure(20), tls::Kind::Alert, 0), all()].concat(),
+        [data(20), inner(&tls::failure(20), tls::ContentType::Alert, 0), all()].concat(),
         [data(20), data(20), vec![step::FLIP, 3], all()].concat(),
         [data(20), vec![step::FLIP, 40], deliver(2), read(30)].concat(),
         [data(20), bytes(step::PLAIN, &[23, 3, 3, 0, 17]), data(20), all()].concat(),

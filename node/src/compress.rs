@@ -208,7 +208,7 @@ fn decompress(
     compression: Compression,
     limit: usize,
 ) -> Result<Bytes, DecompressError> {
-    let mut content = Content::new(payload.len(), limit);
+    let mut content = Decompressed::new(payload.len(), limit);
     match compression {
         Compression::Zlib => content.fill_zlib(payload),
         Compression::Bzip2 => content.fill_bzip2(payload),
@@ -222,12 +222,12 @@ fn decompress(
 }
 
 /// The content that has been decompressed so far.
-struct Content {
+struct Decompressed {
     bytes: Vec<u8>,
     limit: usize,
 }
 
-impl Content {
+impl Decompressed {
     /// Allocates little at first: four times the payload, a common ratio, and at most the limit.
     fn new(payload: usize, limit: usize) -> Self {
         let room = payload.saturating_mul(4).max(FIRST_ROOM);
@@ -258,13 +258,13 @@ impl Content {
         &mut self,
         compression: Compression,
         payload: &[u8],
-        mut step: impl FnMut(&[u8], &mut Vec<u8>) -> Result<Step, DecompressError>,
+        mut step: impl FnMut(&[u8], &mut Vec<u8>) -> Result<Decoded, DecompressError>,
     ) -> Result<(), DecompressError> {
         let mut rest = payload;
         loop {
             self.make_room()?;
             let before = (rest.len(), self.bytes.len());
-            let Step { consumed, ended } = step(rest, &mut self.bytes)?;
+            let Decoded { consumed, ended } = step(rest, &mut self.bytes)?;
             rest =
                 usize::try_from(consumed).ok().and_then(|at| payload.get(at..)).unwrap_or_default();
             if ended {
@@ -286,7 +286,7 @@ impl Content {
             let status = decoder.decompress_vec(input, output, flate2::FlushDecompress::None);
             let status = status.map_err(|error| corrupt(Compression::Zlib, error))?;
             let ended = status == flate2::Status::StreamEnd;
-            Ok(Step { consumed: decoder.total_in(), ended })
+            Ok(Decoded { consumed: decoder.total_in(), ended })
         })
     }
 
@@ -295,7 +295,7 @@ impl Content {
         self.fill(Compression::Bzip2, payload, |input, output| {
             let status = decoder.decompress_vec(input, output);
             let status = status.map_err(|error| corrupt(Compression::Bzip2, error))?;
-            Ok(Step { consumed: decoder.total_in(), ended: status == bzip2::Status::StreamEnd })
+            Ok(Decoded { consumed: decoder.total_in(), ended: status == bzip2::Status::StreamEnd })
         })
     }
 
@@ -304,7 +304,7 @@ impl Content {
         self.fill(Compression::Lzma, payload, |input, output| {
             let status = decoder.process_vec(input, output, Action::Run).map_err(xz_error)?;
             let ended = status == liblzma::stream::Status::StreamEnd;
-            Ok(Step { consumed: decoder.total_in(), ended })
+            Ok(Decoded { consumed: decoder.total_in(), ended })
         })
     }
 
@@ -319,7 +319,7 @@ impl Content {
             let mut output = OutBuffer::around_pos(output, written);
             let left = decoder.decompress_stream(&mut output, &mut input).map_err(zstd_error)?;
             consumed += input.pos() as u64;
-            Ok(Step { consumed, ended: left == 0 })
+            Ok(Decoded { consumed, ended: left == 0 })
         })
     }
 
@@ -372,7 +372,7 @@ impl Content {
 }
 
 /// The outcome of one step of a decoder.
-struct Step {
+struct Decoded {
     /// Bytes of the payload that are consumed by now.
     consumed: u64,
     /// The compressed stream is at its end.

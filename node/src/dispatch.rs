@@ -79,7 +79,7 @@ pub(crate) trait Application: Handler + Any {
 impl<H: Handler + 'static> Application for H {}
 
 /// Carries out the actions of a handler.
-pub(crate) trait Act: World + Send + Sync {
+pub(crate) trait ActionSink: World + Send + Sync {
     /// Carries out one action. Never waits.
     fn act(&self, action: Action);
 }
@@ -140,7 +140,7 @@ impl Dispatch {
     }
 
     /// Delivers one event, after those before it. A broadcast waits for subscribers without room, as messages do.
-    pub(crate) async fn event(&self, node: &dyn Act, event: Event) {
+    pub(crate) async fn event(&self, node: &dyn ActionSink, event: Event) {
         trace::event(&event);
         let queues = self.queues();
         if let Some(handler) = &self.handler {
@@ -159,7 +159,11 @@ impl Dispatch {
     }
 
     /// Delivers an expired timer, if `expired` still returns one when it is the handler's turn.
-    pub(crate) async fn timer(&self, node: &dyn Act, expired: impl FnOnce() -> Option<TimerId>) {
+    pub(crate) async fn timer(
+        &self,
+        node: &dyn ActionSink,
+        expired: impl FnOnce() -> Option<TimerId>,
+    ) {
         let Some(handler) = &self.handler else { return };
         let mut handler = handler.lock().await;
         let Some(timer) = expired() else { return };
@@ -173,7 +177,7 @@ impl Dispatch {
     /// Calls `act` with the handler, in turn with its events. Its actions are carried out before the next turn.
     pub(crate) async fn with<H: Handler + 'static, R>(
         &self,
-        node: &dyn Act,
+        node: &dyn ActionSink,
         act: impl FnOnce(&mut H, &mut Context<'_>) -> R,
     ) -> Result<R, Error> {
         let mut handler = self.handler.as_ref().ok_or(Error::NoHandler)?.lock().await;
@@ -191,7 +195,12 @@ impl Dispatch {
     }
 
     /// Delivers messages and requests of `peer`, in order. Waits for the handler and for subscribers.
-    pub(crate) async fn messages(&self, node: &dyn Act, peer: &Peer, received: Vec<Received>) {
+    pub(crate) async fn messages(
+        &self,
+        node: &dyn ActionSink,
+        peer: &Peer,
+        received: Vec<Received>,
+    ) {
         for received in received {
             match received {
                 Received::Plain(messages) => self.deliver(node, peer, messages).await,
@@ -205,7 +214,7 @@ impl Dispatch {
     }
 
     /// Has the handler answer a request of `peer`.
-    async fn ask(&self, node: &dyn Act, peer: &Peer, request: HandlerRequest) {
+    async fn ask(&self, node: &dyn ActionSink, peer: &Peer, request: HandlerRequest) {
         let HandlerRequest { name, message, reply } = request;
         let Some(handler) = &self.handler else { return };
         let mut handler = handler.lock().await;
@@ -221,7 +230,7 @@ impl Dispatch {
 
     async fn deliver(
         &self,
-        node: &dyn Act,
+        node: &dyn ActionSink,
         peer: &Peer,
         messages: impl ExactSizeIterator<Item = Message> + Clone,
     ) {
@@ -278,7 +287,7 @@ impl Dispatch {
     #[inline(never)]
     fn handle<T>(
         &self,
-        node: &dyn Act,
+        node: &dyn ActionSink,
         name: &'static str,
         mut events: impl Iterator<Item = T>,
         mut deliver: impl FnMut(T, &mut Context<'_>),
@@ -316,7 +325,7 @@ const PANICKED: &str = "node_handler_panicked";
 /// Delivers the events that [`Dispatch::notice`] has queued, until the channel closes.
 pub(crate) async fn deliver_notices(
     dispatch: &Dispatch,
-    node: &dyn Act,
+    node: &dyn ActionSink,
     notices: &mut mpsc::Receiver<Event>,
 ) {
     while let Some(event) = notices.recv().await {

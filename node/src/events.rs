@@ -67,7 +67,7 @@ impl Drop for Events {
 /// The unread events of one subscriber.
 #[derive(Debug)]
 pub(crate) struct EventQueue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     room: Notify,
     max_events: usize,
     max_bytes: usize,
@@ -75,7 +75,7 @@ pub(crate) struct EventQueue {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct QueueState {
     events: VecDeque<Event>,
     /// Bytes of the messages in `events`.
     bytes: usize,
@@ -155,7 +155,7 @@ impl EventQueue {
         wake(&mut state);
     }
 
-    fn add(&self, state: &mut State, event: Event, room: bool) {
+    fn add(&self, state: &mut QueueState, event: Event, room: bool) {
         if state.gone {
             return;
         }
@@ -170,14 +170,14 @@ impl EventQueue {
         wake(state);
     }
 
-    fn tell_missed(state: &mut State) {
+    fn tell_missed(state: &mut QueueState) {
         if state.missed != 0 {
             let missed = std::mem::take(&mut state.missed);
             state.events.push_back(Event::NodeLagged { missed });
         }
     }
 
-    fn pop(&self, state: &mut State) -> Option<Event> {
+    fn pop(&self, state: &mut QueueState) -> Option<Event> {
         if state.events.is_empty() {
             Self::tell_missed(state);
         }
@@ -189,12 +189,12 @@ impl EventQueue {
         Some(event)
     }
 
-    fn has_room(&self, state: &State) -> bool {
+    fn has_room(&self, state: &QueueState) -> bool {
         state.events.len() < self.max_events && (state.bytes < self.max_bytes || state.bytes == 0)
     }
 }
 
-fn wake(state: &mut State) {
+fn wake(state: &mut QueueState) {
     if let Some(reader) = state.reader.take() {
         reader.wake();
     }

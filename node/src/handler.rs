@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::actor::mailbox::{HANDLER_ORDERS, ORDERS, Order};
 use crate::conn::Conn;
-use crate::dispatch::Act;
+use crate::dispatch::ActionSink;
 use crate::inner::Inner;
 use crate::lock::lock;
 use crate::node::{send_to_nodes, try_send};
@@ -67,7 +67,7 @@ impl World for Inner {
     }
 }
 
-impl Act for Inner {
+impl ActionSink for Inner {
     fn act(&self, action: Action) {
         match action {
             Action::Send(peer, message) => {

@@ -13,19 +13,19 @@ use peerkit_proto::id::NodeId;
 use peerkit_proto::time::Instant;
 use tokio::sync::mpsc;
 
-use crate::dispatch::{Act, Dispatch, Received};
+use crate::dispatch::{ActionSink, Dispatch, Received};
 use crate::events::Events;
 use crate::outbox::{Outbox, WriteBatch, WriterStep};
 use crate::outgoing_message::OutgoingMessage;
 
 /// The outgoing queue of a link, without the link.
 #[derive(Debug)]
-pub struct Queue {
+pub struct OutboxBench {
     outbox: Outbox,
     batch: WriteBatch,
 }
 
-impl Queue {
+impl OutboxBench {
     /// Creates an empty queue.
     #[must_use]
     pub fn new(config: &Config) -> Self {
@@ -66,13 +66,13 @@ impl Queue {
 }
 
 /// The delivery of events and messages to an application, without a node.
-pub struct Delivery {
+pub struct DispatchBench {
     dispatch: Dispatch,
     peer: Peer,
     _notices: mpsc::Receiver<Event>,
 }
 
-impl Delivery {
+impl DispatchBench {
     /// Creates the delivery of a node, with or without a handler.
     #[must_use]
     pub fn new(handler: Option<impl Handler + 'static>, config: &Config) -> Self {
@@ -95,9 +95,9 @@ impl Delivery {
     }
 }
 
-impl std::fmt::Debug for Delivery {
+impl std::fmt::Debug for DispatchBench {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Delivery({:?})", self.peer)
+        write!(f, "DispatchBench({:?})", self.peer)
     }
 }
 
@@ -138,6 +138,6 @@ impl World for Nowhere {
     }
 }
 
-impl Act for Nowhere {
+impl ActionSink for Nowhere {
     fn act(&self, _: Action) {}
 }

@@ -293,7 +293,7 @@ fn kind(frame: &Frame) -> &'static str {
         Frame::Shuffle(_) => "shuffle",
         Frame::ShuffleReply(_) => "shuffle reply",
         Frame::Beacon(_) => "beacon",
-        Frame::Order(_) => "order",
+        Frame::ShutdownOrder(_) => "order",
         Frame::Clock(_) => "clock",
         _ => "other",
     }

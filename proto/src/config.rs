@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::frame::direct::Label;
+use crate::frame::direct::RelayLabel;
 use crate::seal;
 
 /// The limits and intervals of a node. The defaults suit most nodes: change what you have measured.
@@ -158,7 +158,7 @@ impl Config {
     /// Returns the largest content of a relayed message, in bytes. Sealed it fits a control frame.
     #[must_use]
     pub fn max_direct(&self) -> usize {
-        self.max_control.saturating_sub(Label::LEN + seal::OVERHEAD)
+        self.max_control.saturating_sub(RelayLabel::LEN + seal::OVERHEAD)
     }
 }
 

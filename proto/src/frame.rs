@@ -16,8 +16,8 @@ pub mod direct;
 mod goodbye;
 pub mod membership;
 mod messages;
-pub mod order;
 pub mod query;
+pub mod shutdown_order;
 
 use broadcast::{Batch, Have, MAX_HAVES, RunId, Want};
 use direct::{Forward, Forwarded};
@@ -27,8 +27,8 @@ use membership::{
 };
 use messages::Front;
 pub use messages::Messages;
-use order::Order;
 use query::{Answer, Query, QueryDone};
+use shutdown_order::ShutdownOrder;
 
 /// Bytes of the length at the start of a frame.
 const LENGTH: usize = 4;
@@ -121,7 +121,7 @@ pub enum Frame {
         token: [u8; 16],
     },
     /// The network's owner orders all nodes to stop.
-    Order(Order),
+    ShutdownOrder(ShutdownOrder),
     /// The sender's clock, in milliseconds since 1970. It has refused a broadcast because of its time.
     Clock(u64),
     /// A frame of a kind that this version does not know.
@@ -170,7 +170,7 @@ const DISCONNECT: u8 = 0x53;
 const SHUFFLE: u8 = 0x54;
 const SHUFFLE_REPLY: u8 = 0x55;
 const BEACON: u8 = 0x56;
-const ORDER: u8 = 0x60;
+const SHUTDOWN_ORDER: u8 = 0x60;
 const CLOCK: u8 = 0x61;
 
 /// Bytes before the content in a message's frame: the header and the head byte.
@@ -255,7 +255,7 @@ impl Frame {
             Self::ShuffleReply(reply) => put(out, SHUFFLE_REPLY, |out| reply.encode(out)),
             Self::Beacon(beacon) => put(out, BEACON, |out| beacon.encode(out)),
             Self::CallBack { token } => put(out, CALL_BACK, |out| out.put_raw(token)),
-            Self::Order(order) => put(out, ORDER, |out| order.encode(out)),
+            Self::ShutdownOrder(order) => put(out, SHUTDOWN_ORDER, |out| order.encode(out)),
             Self::Clock(unix) => put_number(out, CLOCK, *unix),
             Self::Unknown(kind) => out.put_u8(*kind),
         }
@@ -320,7 +320,7 @@ impl Frame {
             SHUFFLE_REPLY => Self::ShuffleReply(ShuffleReply::decode(reader)?),
             BEACON => Self::Beacon(Beacon::decode(reader)?),
             CALL_BACK => Self::CallBack { token: reader.array("call-back token")? },
-            ORDER => Self::Order(Order::decode(reader)?),
+            SHUTDOWN_ORDER => Self::ShutdownOrder(ShutdownOrder::decode(reader)?),
             CLOCK => Self::Clock(reader.u64("clock")?),
             unknown => {
                 reader.take_rest();

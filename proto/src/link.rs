@@ -37,7 +37,7 @@ pub struct Link {
     greeting: Option<Box<Greeting>>,
     agreed: Option<Agreed>,
     config: Arc<Config>,
-    stage: Stage,
+    stage: LinkStage,
     opened: Instant,
     last_received: Instant,
     last_sent: Instant,
@@ -76,7 +76,7 @@ pub struct Greeting {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum LinkStage {
     /// The peer's Hello has not been received.
     Greeting,
     /// The peer's Hello is valid. The shell has yet to admit it.
@@ -119,7 +119,7 @@ impl Link {
             greeting: Some(Box::new(greeting)),
             agreed: None,
             config: config.clone(),
-            stage: Stage::Greeting,
+            stage: LinkStage::Greeting,
             opened: now,
             last_received: now,
             last_sent: now,
@@ -141,15 +141,15 @@ impl Link {
     /// A frame that breaks the protocol closes the link. Nothing behind it is read.
     pub fn receive(&mut self, now: Instant, buffer: &mut BytesMut) {
         self.last_received = now;
-        if self.stage == Stage::Closed {
+        if self.stage == LinkStage::Closed {
             buffer.clear();
             return;
         }
-        if self.stage == Stage::Greeting {
+        if self.stage == LinkStage::Greeting {
             // A stranger gets no memory but for its Hello.
             let first = Frames::split_first(buffer, &self.config);
             self.take_frames(now, first);
-            if matches!(self.stage, Stage::Greeting | Stage::Closed) {
+            if matches!(self.stage, LinkStage::Greeting | LinkStage::Closed) {
                 return;
             }
         }
@@ -159,8 +159,8 @@ impl Link {
 
     /// Admits the peer's Hello. The link is up then.
     pub fn admit(&mut self, now: Instant) {
-        if self.stage == Stage::Admitting {
-            self.stage = Stage::Open;
+        if self.stage == LinkStage::Admitting {
+            self.stage = LinkStage::Open;
             (self.last_received, self.last_sent) = (now, now);
             if let Some(greeting) = self.greeting.take()
                 && self.side == Side::Acceptor
@@ -175,7 +175,7 @@ impl Link {
 
     /// Closes the link because the peer is refused or has broken the protocol. A goodbye says why.
     pub fn refuse(&mut self, reason: Reason) {
-        if self.stage != Stage::Closed {
+        if self.stage != LinkStage::Closed {
             let goodbye = Frame::Goodbye { reason: reason.clone(), received: self.received };
             self.outputs.push_back(Output::Send(goodbye));
             self.close(reason);
@@ -186,8 +186,8 @@ impl Link {
     ///
     /// Returns the goodbye, which the shell sends last. Frames are still received.
     pub fn begin_close(&mut self, reason: Reason) -> Frame {
-        if self.stage != Stage::Closed {
-            self.stage = Stage::Closing;
+        if self.stage != LinkStage::Closed {
+            self.stage = LinkStage::Closing;
         }
         Frame::Goodbye { reason, received: self.received }
     }
@@ -267,20 +267,20 @@ impl Link {
     /// Does what is due at `now`: sends pings and acknowledgements, or ends a silent link.
     pub fn handle_timeout(&mut self, now: Instant) {
         match self.stage {
-            Stage::Closed => {}
-            Stage::Greeting | Stage::Admitting => {
+            LinkStage::Closed => {}
+            LinkStage::Greeting | LinkStage::Admitting => {
                 if self.dead_at() <= now {
                     self.refuse(Reason::HandshakeTimeout);
                 }
             }
-            Stage::Open | Stage::Closing => {
+            LinkStage::Open | LinkStage::Closing => {
                 if !self.paused && self.dead_at() <= now {
                     return self.close(Reason::Silent(self.config.dead_after));
                 }
                 if self.ack_at.is_some_and(|at| at <= now) {
                     self.acknowledge();
                 }
-                if self.stage == Stage::Open && self.ping_at() <= now {
+                if self.stage == LinkStage::Open && self.ping_at() <= now {
                     self.ping(now);
                 }
             }
@@ -291,10 +291,10 @@ impl Link {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.stage {
-            Stage::Closed => None,
-            Stage::Greeting | Stage::Admitting => Some(self.dead_at()),
-            Stage::Open | Stage::Closing => {
-                let ping = (self.stage == Stage::Open).then(|| self.ping_at());
+            LinkStage::Closed => None,
+            LinkStage::Greeting | LinkStage::Admitting => Some(self.dead_at()),
+            LinkStage::Open | LinkStage::Closing => {
+                let ping = (self.stage == LinkStage::Open).then(|| self.ping_at());
                 let dead = (!self.paused).then(|| self.dead_at());
                 earliest(self.ack_at, earliest(ping, dead))
             }
@@ -319,7 +319,7 @@ impl Link {
             Err(fault) => return self.refuse(Reason::Fault(fault.to_string())),
         };
         loop {
-            if self.stage != Stage::Greeting {
+            if self.stage != LinkStage::Greeting {
                 let messages = frames.take_messages();
                 if messages.len() != 0 {
                     self.outputs.push_back(Output::Messages(messages));
@@ -330,7 +330,7 @@ impl Link {
                 Ok(frame) => self.on_frame(now, frame),
                 Err(fault) => self.refuse(Reason::Fault(fault.to_string())),
             }
-            if self.stage == Stage::Closed {
+            if self.stage == LinkStage::Closed {
                 return;
             }
         }
@@ -338,7 +338,7 @@ impl Link {
 
     fn on_frame(&mut self, now: Instant, frame: Frame) {
         match (self.stage, frame) {
-            (Stage::Greeting, Frame::Hello(hello)) => {
+            (LinkStage::Greeting, Frame::Hello(hello)) => {
                 let Some(greeting) = &self.greeting else { return };
                 let agreed = hello.agree(&greeting.hello).and_then(|agreed| {
                     hello.check(&greeting.hello.network, greeting.expected.as_ref())?;
@@ -347,23 +347,23 @@ impl Link {
                 match agreed {
                     Ok(agreed) => {
                         self.agreed = Some(agreed);
-                        self.stage = Stage::Admitting;
+                        self.stage = LinkStage::Admitting;
                         self.outputs.push_back(Output::Greeted(hello));
                     }
                     Err(reason) => self.refuse(reason),
                 }
             }
             // The peer refuses the link.
-            (Stage::Greeting, Frame::Goodbye { reason, .. }) => {
-                self.stage = Stage::Closed;
+            (LinkStage::Greeting, Frame::Goodbye { reason, .. }) => {
+                self.stage = LinkStage::Closed;
                 self.outputs.push_back(Output::Farewell(reason));
             }
-            (Stage::Greeting, _) => self.refuse(Reason::Fault("a frame before Hello".into())),
+            (LinkStage::Greeting, _) => self.refuse(Reason::Fault("a frame before Hello".into())),
             (_, Frame::Hello(_)) => self.refuse(Reason::Fault("a second Hello".into())),
             (_, Frame::Goodbye { reason, received }) => {
                 self.confirm(received);
-                let answered = self.stage == Stage::Closing;
-                self.stage = Stage::Closing;
+                let answered = self.stage == LinkStage::Closing;
+                self.stage = LinkStage::Closing;
                 if !answered {
                     self.outputs.push_back(Output::Farewell(reason));
                 }
@@ -392,15 +392,17 @@ impl Link {
     }
 
     fn close(&mut self, reason: Reason) {
-        if self.stage != Stage::Closed {
-            self.stage = Stage::Closed;
+        if self.stage != LinkStage::Closed {
+            self.stage = LinkStage::Closed;
             self.outputs.push_back(Output::Closed(reason));
         }
     }
 
     fn dead_at(&self) -> Instant {
         match self.stage {
-            Stage::Greeting | Stage::Admitting => self.opened + self.config.handshake_timeout,
+            LinkStage::Greeting | LinkStage::Admitting => {
+                self.opened + self.config.handshake_timeout
+            }
             _ => self.last_received + self.config.dead_after,
         }
     }

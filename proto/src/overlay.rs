@@ -524,7 +524,7 @@ impl Parts {
             | Frame::Shuffle(_)
             | Frame::ShuffleReply(_)
             | Frame::Beacon(_) => self.membership.receive(turn, from, frame),
-            Frame::Order(order) => self.orders.receive(turn, from, &order),
+            Frame::ShutdownOrder(order) => self.orders.receive(turn, from, &order),
             // The link's own frames and the application's never come here.
             _ => {}
         }

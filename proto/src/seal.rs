@@ -21,7 +21,7 @@ use hpke::{Deserializable, HpkeError, Kem, OpModeR, OpModeS, Serializable};
 use rand_core::CryptoRng;
 
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::frame::direct::{Label, Receipt};
+use crate::frame::direct::{Receipt, RelayLabel};
 use crate::frame::{Refusal, put_outcome, put_packed, read_outcome};
 use crate::hello::{MAX_NAME, MAX_PROTOCOL};
 use crate::id::{ID_LEN, Key, NodeId, SIGNATURE_LEN};
@@ -171,7 +171,7 @@ pub fn seal(
     rng: &mut impl CryptoRng,
     key: &Key,
     network: &str,
-    label: &Label,
+    label: &RelayLabel,
     letter: &Letter,
 ) -> Result<Sealed, SealError> {
     let no_key = |_: HpkeError| SealError::NoKey;
@@ -206,7 +206,7 @@ pub fn seal(
 pub fn open(
     key: &Key,
     network: &str,
-    label: &Label,
+    label: &RelayLabel,
     sealed: &[u8],
 ) -> Result<(Letter, Receipt), SealError> {
     let broken = |_: HpkeError| SealError::Broken;
@@ -235,7 +235,7 @@ pub fn open(
 }
 
 /// Returns the bytes that the sender signs.
-fn signed(network: &str, label: &Label, letter: &Letter) -> Vec<u8> {
+fn signed(network: &str, label: &RelayLabel, letter: &Letter) -> Vec<u8> {
     let mut out = Vec::with_capacity(OVERHEAD + 128);
     out.put_bytes(CONTEXT);
     out.put_str(network);
@@ -254,7 +254,7 @@ fn info(network: &str) -> Vec<u8> {
     out
 }
 
-fn associated(label: &Label) -> Vec<u8> {
+fn associated(label: &RelayLabel) -> Vec<u8> {
     let mut out = Vec::new();
     label.encode(&mut out);
     out
@@ -276,8 +276,8 @@ mod tests {
         Key::from_secret(&[2; 32])
     }
 
-    fn label() -> Label {
-        Label { query: QueryId([7; 16]), number: 3, to: bob().id() }
+    fn label() -> RelayLabel {
+        RelayLabel { query: QueryId([7; 16]), number: 3, to: bob().id() }
     }
 
     fn letter(text: &str) -> Letter {
@@ -332,9 +332,9 @@ mod tests {
         assert_eq!(open(&Key::from_secret(&[3; 32]), "net", &label(), &sealed), broken);
         assert_eq!(open(&bob(), "other", &label(), &sealed), broken);
         for other in [
-            Label { query: QueryId([8; 16]), ..label() },
-            Label { number: 4, ..label() },
-            Label { to: ann().id(), ..label() },
+            RelayLabel { query: QueryId([8; 16]), ..label() },
+            RelayLabel { number: 4, ..label() },
+            RelayLabel { to: ann().id(), ..label() },
         ] {
             assert_eq!(open(&bob(), "net", &other, &sealed), broken);
         }
@@ -376,7 +376,7 @@ mod tests {
         small[0] = 1;
         // Not a point of the curve, and one of small order.
         for no_key in [[2; 32], small] {
-            let label = Label { to: NodeId::from_bytes(no_key), ..label() };
+            let label = RelayLabel { to: NodeId::from_bytes(no_key), ..label() };
             let sealed = seal(&mut rng, &ann(), "net", &label, &letter("hello"));
             assert_eq!(sealed, Err(SealError::NoKey));
         }
@@ -391,7 +391,7 @@ mod tests {
         #[test]
         fn any_content_comes_through(text in ".{0,100}", seed: u64, number: u64) {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            let label = Label { number, ..label() };
+            let label = RelayLabel { number, ..label() };
             let sealed = seal(&mut rng, &ann(), "net", &label, &letter(&text)).unwrap();
             let opened = open(&bob(), "net", &label, &sealed.bytes);
             prop_assert_eq!(opened, Ok((letter(&text), sealed.receipt)));

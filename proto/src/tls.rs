@@ -56,9 +56,9 @@ impl RecordError {
     }
 }
 
-/// The kind of a record's content.
+/// The type of a record's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ContentType {
     /// An [`Alert`]: the end, or a failure.
     Alert = 21,
     /// A message about the session itself, such as a [`key_update`].
@@ -67,7 +67,7 @@ pub enum Kind {
     Data = 23,
 }
 
-impl Kind {
+impl ContentType {
     /// Returns its number in a record.
     #[must_use]
     pub fn number(self) -> u8 {
@@ -84,7 +84,7 @@ pub fn header(content: usize) -> [u8; HEADER] {
     let payload = content.min(MAX_CONTENT) + TAIL;
     #[expect(clippy::cast_possible_truncation, reason = "at most 2^14 + 17")]
     let [high, low] = (payload as u16).to_be_bytes();
-    [Kind::Data.number(), VERSION[0], VERSION[1], high, low]
+    [ContentType::Data.number(), VERSION[0], VERSION[1], high, low]
 }
 
 /// Returns the payload's length of the protected record that `bytes` begin with, or `None` if its header
@@ -99,7 +99,7 @@ pub fn payload_len(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
     let payload = usize::from(u16::from_be_bytes([high, low]));
     // The version has to be ignored (section 5.1).
     match payload {
-        _ if kind != Kind::Data.number() => Err(RecordError::Unexpected(kind)),
+        _ if kind != ContentType::Data.number() => Err(RecordError::Unexpected(kind)),
         MIN_PAYLOAD..=MAX_PAYLOAD => Ok(Some(payload)),
         ..MIN_PAYLOAD => Err(RecordError::TooShort(payload)),
         _ => Err(RecordError::TooLong(payload)),
@@ -126,12 +126,12 @@ pub fn handshake_record_len(bytes: &[u8]) -> Result<Option<usize>, RecordError> 
 ///
 /// # Errors
 /// The kind is missing or may not follow a handshake, or the content is too long.
-pub fn content(opened: &[u8]) -> Result<(Kind, usize), RecordError> {
+pub fn content(opened: &[u8]) -> Result<(ContentType, usize), RecordError> {
     let len = opened.iter().rposition(|byte| *byte != 0).ok_or(RecordError::Malformed)?;
     let kind = match opened.get(len) {
-        Some(21) => Kind::Alert,
-        Some(22) => Kind::Handshake,
-        Some(23) => Kind::Data,
+        Some(21) => ContentType::Alert,
+        Some(22) => ContentType::Handshake,
+        Some(23) => ContentType::Data,
         other => return Err(RecordError::Unexpected(other.copied().unwrap_or_default())),
     };
     match len {
@@ -204,7 +204,7 @@ pub fn is_key_update(content: &[u8]) -> Result<Option<bool>, RecordError> {
             // Nothing may follow in the same record: it would have the old key.
             (message::KEY_UPDATE, &[asked @ (0 | 1)], []) => return Ok(Some(asked == 1)),
             (message::KEY_UPDATE, ..) => return Err(RecordError::Malformed),
-            _ => return Err(RecordError::Unexpected(Kind::Handshake.number())),
+            _ => return Err(RecordError::Unexpected(ContentType::Handshake.number())),
         }
     }
     match rest {
@@ -236,10 +236,10 @@ mod tests {
 
     #[test]
     fn the_kind_is_behind_the_content_and_before_the_padding() {
-        assert_eq!(content(b"ab\x17"), Ok((Kind::Data, 2)));
-        assert_eq!(content(b"\0\0\x17\0\0\0"), Ok((Kind::Data, 2)));
-        assert_eq!(content(b"\x16"), Ok((Kind::Handshake, 0)));
-        assert_eq!(content(b"\x01\x00\x15"), Ok((Kind::Alert, 2)));
+        assert_eq!(content(b"ab\x17"), Ok((ContentType::Data, 2)));
+        assert_eq!(content(b"\0\0\x17\0\0\0"), Ok((ContentType::Data, 2)));
+        assert_eq!(content(b"\x16"), Ok((ContentType::Handshake, 0)));
+        assert_eq!(content(b"\x01\x00\x15"), Ok((ContentType::Alert, 2)));
         assert_eq!(content(b"ab\x14"), Err(RecordError::Unexpected(20)));
         assert_eq!(content(&[0; 40]), Err(RecordError::Malformed));
         assert_eq!(content(b""), Err(RecordError::Malformed));
@@ -273,7 +273,7 @@ mod tests {
         #[test]
         fn content_comes_back_out(bytes: Vec<u8>, padding in 0_usize..300) {
             let opened = [&bytes[..], &[23], &vec![0; padding]].concat();
-            prop_assert_eq!(content(&opened), Ok((Kind::Data, bytes.len())));
+            prop_assert_eq!(content(&opened), Ok((ContentType::Data, bytes.len())));
         }
     }
 }

@@ -66,7 +66,7 @@ fn two_hundred_mebibytes_of_zeros_are_refused() {
 #[test]
 fn the_buffer_never_grows_past_the_limit() {
     for limit in [0, 1, 4095, 5000, 3 * MIB] {
-        let mut content = Content::new(10, limit);
+        let mut content = Decompressed::new(10, limit);
         while content.make_room().is_ok() {
             assert!(content.bytes.capacity() <= limit + 1);
             assert!(content.bytes.len() < content.bytes.capacity());
@@ -74,7 +74,7 @@ fn the_buffer_never_grows_past_the_limit() {
         }
         assert_eq!(content.bytes.len(), limit + 1);
     }
-    assert!(Content::new(usize::MAX, 9).bytes.capacity() <= 10);
+    assert!(Decompressed::new(usize::MAX, 9).bytes.capacity() <= 10);
 }
 
 #[test]

@@ -57,7 +57,7 @@ struct ActiveRequest {
 }
 
 /// The reading half of a link.
-pub(super) struct Reader<R> {
+pub(super) struct LinkReader<R> {
     inner: Arc<Inner>,
     conn: Arc<Conn>,
     link: Link,
@@ -74,7 +74,7 @@ pub(super) struct Reader<R> {
     requests: BTreeMap<u64, ActiveRequest>,
     /// Outputs of the link that came while earlier ones were being delivered.
     deferred: VecDeque<Output>,
-    timer: DeadlineTimer,
+    timer: LinkTimer,
     /// Set while the link is not read because of its rate limit.
     pause: Option<Pause>,
     throttle: Throttle,
@@ -116,7 +116,7 @@ impl ReadBatch {
     }
 }
 
-impl<R: AsyncRead + Unpin> Reader<R> {
+impl<R: AsyncRead + Unpin> LinkReader<R> {
     /// Creates it with the bytes that were read behind the peer's Hello, and the outputs of the link from
     /// that time.
     pub(super) fn new(
@@ -139,7 +139,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             pings: BTreeMap::new(),
             requests: BTreeMap::new(),
             deferred,
-            timer: DeadlineTimer::default(),
+            timer: LinkTimer::default(),
             pause: None,
             throttle: Throttle::default(),
             broken: None,
@@ -499,13 +499,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 /// One timer for a link's deadlines, which mostly move on before they are reached. A deadline that has moved
 /// on costs nothing until the timer goes off at its old time.
 #[derive(Debug, Default)]
-struct DeadlineTimer {
+struct LinkTimer {
     timer: Option<Pin<Box<Sleep>>>,
     /// The deadline that the timer is set to.
     set: Option<Instant>,
 }
 
-impl DeadlineTimer {
+impl LinkTimer {
     /// Waits until `due`; for ever if it is `None`.
     async fn wait_until(&mut self, inner: &Inner, due: Option<Instant>) {
         let Some(due) = due else { return std::future::pending().await };

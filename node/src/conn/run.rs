@@ -10,7 +10,7 @@ use peerkit_proto::event::{Event, LinkEnd, MessageFailure, Reason};
 use peerkit_proto::link::{Link, Output};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use super::read::Reader;
+use super::read::LinkReader;
 use super::{Conn, write};
 use crate::actor::mailbox::FromLink;
 use crate::inner::Inner;
@@ -56,7 +56,7 @@ where
     // another task.
     let Established { conn, link, stream, buffer } = unboxed(established);
     let (from, to) = tokio::io::split(stream);
-    let mut reader = Reader::new(inner.clone(), conn.clone(), link, from, buffer, deferred);
+    let mut reader = LinkReader::new(inner.clone(), conn.clone(), link, from, buffer, deferred);
     let mut writing = std::pin::pin!(write::write(&inner, &conn, to));
     let mut written = false;
     let ended = match begun {

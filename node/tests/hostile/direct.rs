@@ -2,7 +2,7 @@
 
 use peerkit::{Error, Key, Missed};
 use peerkit_proto::frame::Frame;
-use peerkit_proto::frame::direct::{Delivery, Forward, Forwarded, Label};
+use peerkit_proto::frame::direct::{Delivery, Forward, Forwarded, RelayLabel};
 use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, QueryKind};
 use peerkit_proto::id::NodeId;
 
@@ -14,7 +14,7 @@ fn nobody() -> NodeId {
 }
 
 fn forward(number: u64, to: NodeId, len: usize) -> Frame {
-    let label = Label { query: QueryId([1; 16]), number, to };
+    let label = RelayLabel { query: QueryId([1; 16]), number, to };
     Frame::Forward(Forward { label, sealed: vec![7; len].into() })
 }
 

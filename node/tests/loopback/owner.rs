@@ -6,7 +6,7 @@ use crate::attacker::{Attacker, encoded};
 use crate::common::*;
 use peerkit::{Builder, Error, Event, Key, Node, NodeId};
 use peerkit_proto::frame::Frame;
-use peerkit_proto::frame::order::Order;
+use peerkit_proto::frame::shutdown_order::ShutdownOrder;
 use tempfile::TempDir;
 
 fn owner() -> Key {
@@ -19,7 +19,7 @@ fn now() -> u64 {
 }
 
 fn order(by: &Key, network: &str, time: u64) -> Vec<u8> {
-    encoded(&Frame::Order(Order::sign(by, network, time, [1; 16])))
+    encoded(&Frame::ShutdownOrder(ShutdownOrder::sign(by, network, time, [1; 16])))
 }
 
 async fn is_up(node: &Node) -> bool {
@@ -82,11 +82,11 @@ async fn forged_orders_stop_nobody_and_go_no_further() {
     let mut behind = Attacker::link(at(&victim)).await;
     let mut events = victim.events();
     let other = crate::attacker::key();
-    let mut in_the_owners_name = Order::sign(&other, "peerkit", now(), [1; 16]);
+    let mut in_the_owners_name = ShutdownOrder::sign(&other, "peerkit", now(), [1; 16]);
     in_the_owners_name.owner = owner().id();
     let forged = [
         ("somebody else's", order(&other, "peerkit", now())),
-        ("in the owner's name", encoded(&Frame::Order(in_the_owners_name))),
+        ("in the owner's name", encoded(&Frame::ShutdownOrder(in_the_owners_name))),
         ("for another network", order(&owner(), "other", now())),
     ];
     for (what, bytes) in forged {
@@ -114,7 +114,7 @@ async fn forged_orders_stop_nobody_and_go_no_further() {
     attacker.send_raw(&right).await;
     loop {
         let frame = behind.content().await.expect("the order, before the goodbye");
-        if matches!(frame, Frame::Order(_)) {
+        if matches!(frame, Frame::ShutdownOrder(_)) {
             assert_eq!(encoded(&frame), right);
             break;
         }
@@ -133,7 +133,7 @@ async fn an_order_that_somebody_kept_stops_nobody_after_a_restart() {
     let mut spy = Attacker::link(at(&genesis)).await;
     genesis.network().shutdown().await.unwrap();
     let kept = loop {
-        if let Frame::Order(order) = spy.content().await.unwrap() {
+        if let Frame::ShutdownOrder(order) = spy.content().await.unwrap() {
             break order;
         }
     };
@@ -144,7 +144,7 @@ async fn an_order_that_somebody_kept_stops_nobody_after_a_restart() {
     let victim = state("victim").spawn().await.unwrap();
     assert_eq!(victim.network().owner(), Some(owner().id()), "it is remembered");
     let mut spy = Attacker::link(at(&victim)).await;
-    spy.send(&Frame::Order(kept)).await;
+    spy.send(&Frame::ShutdownOrder(kept)).await;
     spy.send(&crate::attacker::text("after it")).await;
     expect(&mut victim.events(), "node_message").await;
     assert!(is_up(&victim).await);

@@ -8,7 +8,7 @@ use crate::id::NodeId;
 
 /// The address of a relayed message, which all nodes on its way can read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Label {
+pub struct RelayLabel {
     /// The query that found the recipient. The message takes the way of its answer, in reverse.
     pub query: QueryId,
     /// A number that the sender does not use for another message.
@@ -21,7 +21,7 @@ pub struct Label {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forward {
     /// Its address.
-    pub label: Label,
+    pub label: RelayLabel,
     /// The message, sealed by [`seal`](crate::seal).
     pub sealed: Bytes,
 }
@@ -54,7 +54,7 @@ pub enum Delivery {
     Refused,
 }
 
-impl Label {
+impl RelayLabel {
     /// Bytes of an encoded label.
     pub const LEN: usize = 56;
 
@@ -90,7 +90,7 @@ impl Forward {
     /// # Errors
     /// If anything is missing.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
-        Ok(Self { label: Label::decode(reader)?, sealed: reader.take_rest() })
+        Ok(Self { label: RelayLabel::decode(reader)?, sealed: reader.take_rest() })
     }
 }
 

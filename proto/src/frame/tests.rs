@@ -48,7 +48,7 @@ fn samples() -> Vec<Frame> {
         Frame::Cancel(5),
         Frame::CallBack { token: [6; 16] },
         Frame::Clock(1_700_000_000_000),
-        Frame::Order(Order::sign(&Key::from_secret(&[5; 32]), "net", 6, [7; 16])),
+        Frame::ShutdownOrder(ShutdownOrder::sign(&Key::from_secret(&[5; 32]), "net", 6, [7; 16])),
     ]);
     frames.extend(crate::overlay::query::tests::samples());
     frames.extend(of_broadcasts());

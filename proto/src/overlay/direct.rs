@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::deadlines::Deadlines;
 use crate::event::{Event, Peer};
 use crate::frame::Frame;
-use crate::frame::direct::{Delivery, Forward, Forwarded, Label, Receipt};
+use crate::frame::direct::{Delivery, Forward, Forwarded, Receipt, RelayLabel};
 use crate::frame::query::QueryId;
 use crate::hello::MAX_NAME;
 use crate::id::{Key, NodeId};
@@ -159,7 +159,7 @@ impl Directs {
             _ => turn.unix.max(PING + 1),
         };
         let number = self.number + 1;
-        let label = Label { query, number, to };
+        let label = RelayLabel { query, number, to };
         let content = payload.letter_content(id);
         let letter = Letter { sender: self.key.id(), name: self.name.clone(), time, content };
         let sealed = seal::seal(turn.rng, &self.key, &self.network, &label, &letter)?;
@@ -184,7 +184,7 @@ impl Directs {
         forward: Forward,
         next: Option<NodeId>,
     ) {
-        let Label { query, number, to } = forward.label;
+        let RelayLabel { query, number, to } = forward.label;
         let id = (query, number);
         let for_us = to == self.key.id();
         let delivery = if !self.spend(turn.now, from, forward.sealed.len()) {
@@ -218,7 +218,7 @@ impl Directs {
     }
 
     /// A message was not sent, because the link's lane is crowded.
-    pub(super) fn passed_over(&mut self, turn: &mut Turn<'_>, label: Label) {
+    pub(super) fn passed_over(&mut self, turn: &mut Turn<'_>, label: RelayLabel) {
         self.end(turn, (label.query, label.number), Delivery::Busy);
     }
 
@@ -292,7 +292,7 @@ impl Directs {
 
     /// A message for this node.
     fn take(&mut self, turn: &mut Turn<'_>, from: NodeId, forward: &Forward) -> Delivery {
-        let Label { query, number, .. } = forward.label;
+        let RelayLabel { query, number, .. } = forward.label;
         let opened = seal::open(&self.key, &self.network, &forward.label, &forward.sealed);
         let Ok((Letter { sender, name, time, content }, receipt)) = opened else {
             return Delivery::Refused;

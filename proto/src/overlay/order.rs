@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::event::Event;
 use crate::frame::Frame;
-use crate::frame::order::Order;
+use crate::frame::shutdown_order::ShutdownOrder;
 use crate::id::{Key, NodeId};
 use crate::overlay::{Effect, Identity, Turn};
 use crate::peer::Output;
@@ -62,12 +62,12 @@ impl Orders {
         for half in nonce.chunks_mut(8) {
             half.copy_from_slice(&turn.rng_u64().to_le_bytes());
         }
-        let order = Order::sign(key, &self.network, turn.unix, nonce);
+        let order = ShutdownOrder::sign(key, &self.network, turn.unix, nonce);
         self.obey(turn, &order, None);
     }
 
     /// An order came in.
-    pub(super) fn receive(&mut self, turn: &mut Turn<'_>, from: NodeId, order: &Order) {
+    pub(super) fn receive(&mut self, turn: &mut Turn<'_>, from: NodeId, order: &ShutdownOrder) {
         if self.obeyed {
             return;
         }
@@ -88,11 +88,11 @@ impl Orders {
         self.obey(turn, order, Some(from));
     }
 
-    fn obey(&mut self, turn: &mut Turn<'_>, order: &Order, from: Option<NodeId>) {
+    fn obey(&mut self, turn: &mut Turn<'_>, order: &ShutdownOrder, from: Option<NodeId>) {
         self.obeyed = true;
         let links = turn.links;
         for link in links.keys().filter(|link| Some(**link) != from) {
-            turn.send(*link, Frame::Order(order.clone()));
+            turn.send(*link, Frame::ShutdownOrder(order.clone()));
         }
         turn.event(Event::NodeShutdownOrdered { owner: order.owner });
         turn.put(Effect::Out(Output::StopOrdered));
@@ -171,11 +171,11 @@ mod tests {
             out
         }
 
-        fn receive(&mut self, order: &Order) -> VecDeque<Effect> {
+        fn receive(&mut self, order: &ShutdownOrder) -> VecDeque<Effect> {
             self.act(|orders, turn| orders.receive(turn, key(1).id(), order))
         }
 
-        fn refuses(&mut self, order: &Order) -> String {
+        fn refuses(&mut self, order: &ShutdownOrder) -> String {
             self.now = self.now + TELL;
             let out = self.receive(order);
             let [Effect::Out(Output::Event(Event::NodeShutdownRefused { peer, why }))] =
@@ -188,13 +188,13 @@ mod tests {
         }
     }
 
-    fn order(by: &Key, network: &str, time: u64) -> Order {
-        Order::sign(by, network, time, [3; 16])
+    fn order(by: &Key, network: &str, time: u64) -> ShutdownOrder {
+        ShutdownOrder::sign(by, network, time, [3; 16])
     }
 
     fn sent(out: &VecDeque<Effect>) -> Vec<NodeId> {
         let sent = out.iter().filter_map(|output| match output {
-            Effect::Send(to, Frame::Order(_)) => Some(*to),
+            Effect::Send(to, Frame::ShutdownOrder(_)) => Some(*to),
             _ => None,
         });
         sent.collect()
@@ -223,7 +223,9 @@ mod tests {
         let out = node.act(|orders, turn| orders.give(turn, &owner()));
         assert_eq!(sent(&out).len(), 3);
         assert!(matches!(out.back(), Some(Effect::Out(Output::StopOrdered))));
-        let Some(Effect::Send(_, Frame::Order(order))) = out.front() else { panic!("{out:?}") };
+        let Some(Effect::Send(_, Frame::ShutdownOrder(order))) = out.front() else {
+            panic!("{out:?}")
+        };
         let mut other = Node::new(Some(owner().id()));
         assert!(matches!(other.receive(order).back(), Some(Effect::Out(Output::StopOrdered))));
     }

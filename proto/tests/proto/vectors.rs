@@ -7,15 +7,15 @@ use peerkit_proto::config::Config;
 use peerkit_proto::event::{Neighbour, Reason};
 use peerkit_proto::files::{FileKind, FileName, SharedFile};
 use peerkit_proto::frame::broadcast::{Batch, Have, Item, Want};
-use peerkit_proto::frame::direct::{Delivery, Forward, Forwarded, Label};
+use peerkit_proto::frame::direct::{Delivery, Forward, Forwarded, RelayLabel};
 use peerkit_proto::frame::membership::{
     Beacon, Disconnect, ForwardJoin, Need, NeighbourReply, NeighbourRequest, Outcome, Probe,
     Shuffle, ShuffleReply,
 };
-use peerkit_proto::frame::order::Order;
 use peerkit_proto::frame::query::{
     Answer, AnswerBody, Query, QueryDone, QueryId, QueryKind, UNLIMITED,
 };
+use peerkit_proto::frame::shutdown_order::ShutdownOrder;
 use peerkit_proto::frame::{Frame, Frames, Refusal};
 use peerkit_proto::hello::{Hello, StreamOpen, prove};
 use peerkit_proto::id::{Hash, Key, NodeId, hex};
@@ -117,7 +117,7 @@ fn hello_and_the_secret() {
 
 #[test]
 fn orders() {
-    let order = Order::sign(&ann(), "peerkit", 1_700_000_000_000, [0x0c; 16]);
+    let order = ShutdownOrder::sign(&ann(), "peerkit", 1_700_000_000_000, [0x0c; 16]);
     let mut signed = Vec::new();
     signed.put_bytes(b"peerkit order 1");
     signed.put_str("peerkit");
@@ -126,7 +126,7 @@ fn orders() {
     signed.put_raw(&[0x0c; 16]);
     assert_eq!(order.signature, ann().sign(&signed));
     vector("what an order's signature is over", &signed, ORDER_SIGNED);
-    frame("order", &Frame::Order(order), ORDER);
+    frame("order", &Frame::ShutdownOrder(order), ORDER);
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn queries() {
 fn a_direct_message() {
     vector("bob's X25519 key", &bob().to_x25519().unwrap(), X25519_BOB);
     // What is signed, written down once more from the document and not from the code.
-    let label = Label { query: QueryId([0x0b; 16]), number: 1, to: bob() };
+    let label = RelayLabel { query: QueryId([0x0b; 16]), number: 1, to: bob() };
     let time = 1_700_000_001_234u64;
     let mut signed = Vec::new();
     signed.put_bytes(b"peerkit direct 1");

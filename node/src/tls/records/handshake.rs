@@ -9,7 +9,7 @@ use peerkit_proto::tls::handshake_record_len;
 use rustls::{Connection, ConnectionTrafficSecrets, KeyLog};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::protection::{Cipher, RecordProtection, Secret};
+use super::protection::{Cipher, RecordProtection, TrafficSecret};
 use super::transport::Transport;
 use crate::lock::lock;
 use crate::tls::Session;
@@ -127,12 +127,12 @@ pub(super) enum TakeOverError {
 /// exporter: the binding of [`Session`] needs one.
 #[derive(Default)]
 pub(super) struct Secrets {
-    client: Mutex<Option<Secret>>,
-    server: Mutex<Option<Secret>>,
+    client: Mutex<Option<TrafficSecret>>,
+    server: Mutex<Option<TrafficSecret>>,
 }
 
 impl Secrets {
-    fn of_label(&self, label: &str) -> Option<&Mutex<Option<Secret>>> {
+    fn of_label(&self, label: &str) -> Option<&Mutex<Option<TrafficSecret>>> {
         match label {
             "CLIENT_TRAFFIC_SECRET_0" => Some(&self.client),
             "SERVER_TRAFFIC_SECRET_0" => Some(&self.server),
@@ -157,7 +157,7 @@ impl Secrets {
 
 /// Takes over one direction, given its logged secret, and its record number and key in rustls.
 fn take_over(
-    secret: &Mutex<Option<Secret>>,
+    secret: &Mutex<Option<TrafficSecret>>,
     (number, keys): &(u64, ConnectionTrafficSecrets),
 ) -> Result<RecordProtection, TakeOverError> {
     let (cipher, key, iv) = match keys {
@@ -184,7 +184,7 @@ impl KeyLog for Secrets {
         if let Some(place) = self.of_label(label)
             && let Ok(secret) = secret.try_into()
         {
-            *lock(place) = Some(Secret::new(secret));
+            *lock(place) = Some(TrafficSecret::new(secret));
         }
     }
 }

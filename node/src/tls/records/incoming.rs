@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use peerkit_proto::tls::{
-    Alert, HEADER, Kind, RecordError, TAG, content, is_key_update, payload_len,
+    Alert, ContentType, HEADER, RecordError, TAG, content, is_key_update, payload_len,
 };
 use tokio::io::{AsyncReadExt, ReadBuf};
 
@@ -46,20 +46,20 @@ pub(super) struct IncomingRecords {
     given: usize,
     /// Records without data in a row.
     empty: u32,
-    end: Option<End>,
+    end: Option<SessionEnd>,
     update_requested: bool,
 }
 
 /// The reason why no more data follows.
 #[derive(Debug, Clone, Copy)]
-enum End {
+enum SessionEnd {
     /// The peer has closed its direction, or reported a failure.
     Alert(Alert),
     /// The peer has sent something invalid.
     Invalid(RecordError),
 }
 
-impl End {
+impl SessionEnd {
     /// Returns what a read at the end gives: `Ok`, which means end of file, or an error.
     fn result(self) -> io::Result<()> {
         match self {
@@ -100,7 +100,7 @@ impl IncomingRecords {
     /// Returns the number of the alert to send, if the peer has sent something invalid.
     pub(super) fn alert(&self) -> Option<u8> {
         match self.end {
-            Some(End::Invalid(error)) => Some(error.alert()),
+            Some(SessionEnd::Invalid(error)) => Some(error.alert()),
             _ => None,
         }
     }
@@ -172,7 +172,7 @@ impl IncomingRecords {
                 Err(error) => {
                     // Nothing of a record that failed its check may be read.
                     self.opened.clear();
-                    self.end = Some(End::Invalid(error));
+                    self.end = Some(SessionEnd::Invalid(error));
                 }
             }
         }
@@ -197,9 +197,9 @@ impl IncomingRecords {
         let content = opened.get(..len).unwrap_or_default();
         let mut data = 0;
         match kind {
-            Kind::Data => data = len,
-            Kind::Alert => self.end = Some(End::Alert(Alert::decode(content)?)),
-            Kind::Handshake => {
+            ContentType::Data => data = len,
+            ContentType::Alert => self.end = Some(SessionEnd::Alert(Alert::decode(content)?)),
+            ContentType::Handshake => {
                 if let Some(is_requested) = is_key_update(content)? {
                     self.keys.update().map_err(|_| RecordError::Malformed)?;
                     self.update_requested |= is_requested;
@@ -223,7 +223,7 @@ impl IncomingRecords {
         self.empty = if data == 0 { self.empty + 1 } else { 0 };
         match self.empty {
             ..=MAX_EMPTY => Ok(()),
-            _ => Err(RecordError::Unexpected(Kind::Data.number())),
+            _ => Err(RecordError::Unexpected(ContentType::Data.number())),
         }
     }
 

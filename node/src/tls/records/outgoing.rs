@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 
 use aws_lc_rs::error::Unspecified;
-use peerkit_proto::tls::{HEADER, Kind, MAX_CONTENT, TAIL, key_update};
+use peerkit_proto::tls::{ContentType, HEADER, MAX_CONTENT, TAIL, key_update};
 
 use super::protection::RecordProtection;
 
@@ -34,10 +34,10 @@ pub(super) struct OutgoingRecords {
 /// not known to be good any more, and a record number must never be used twice.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("a TLS record could not be sealed; nothing more is sent")]
-pub(super) struct SealError;
+pub(super) struct RecordSealError;
 
-impl From<SealError> for io::Error {
-    fn from(error: SealError) -> Self {
+impl From<RecordSealError> for io::Error {
+    fn from(error: RecordSealError) -> Self {
         Self::other(error)
     }
 }
@@ -57,8 +57,8 @@ impl OutgoingRecords {
     }
 
     /// Returns the error of a channel on which sealing has failed.
-    pub(super) fn check(&self) -> Result<(), SealError> {
-        if self.poisoned { Err(SealError) } else { Ok(()) }
+    pub(super) fn check(&self) -> Result<(), RecordSealError> {
+        if self.poisoned { Err(RecordSealError) } else { Ok(()) }
     }
 
     pub(super) fn unsent(&self) -> &[u8] {
@@ -93,7 +93,7 @@ impl OutgoingRecords {
     /// Seals bytes of `slices`, from the first on, and returns how many.
     ///
     /// # Errors
-    /// `BrokenPipe` after [`close`](Self::close), or [`SealError`].
+    /// `BrokenPipe` after [`close`](Self::close), or [`RecordSealError`].
     pub(super) fn seal(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         self.check()?;
         if self.closed {
@@ -106,13 +106,13 @@ impl OutgoingRecords {
     /// Seals `alert`, once: no data may follow.
     ///
     /// # Errors
-    /// [`SealError`].
-    pub(super) fn close(&mut self, alert: [u8; 2]) -> Result<(), SealError> {
+    /// [`RecordSealError`].
+    pub(super) fn close(&mut self, alert: [u8; 2]) -> Result<(), RecordSealError> {
         self.check()?;
         if std::mem::replace(&mut self.closed, true) {
             return Ok(());
         }
-        let sealed = self.put(Kind::Alert, &alert);
+        let sealed = self.put(ContentType::Alert, &alert);
         self.poison_on_error(sealed)
     }
 
@@ -128,10 +128,10 @@ impl OutgoingRecords {
             let whole = slices.take(len);
             let (keys, record) = self.room(HEADER + len + TAIL);
             match whole {
-                Some(content) => keys.seal(Kind::Data, content, record)?,
+                Some(content) => keys.seal(ContentType::Data, content, record)?,
                 None => {
                     slices.copy_to(record.get_mut(HEADER..HEADER + len).unwrap_or_default());
-                    keys.seal_in_place(Kind::Data, record)?;
+                    keys.seal_in_place(ContentType::Data, record)?;
                 }
             }
             left -= len;
@@ -140,12 +140,12 @@ impl OutgoingRecords {
     }
 
     /// Drops all records if sealing failed: the last of them may still be plain text.
-    fn poison_on_error<T>(&mut self, sealed: Result<T, Unspecified>) -> Result<T, SealError> {
+    fn poison_on_error<T>(&mut self, sealed: Result<T, Unspecified>) -> Result<T, RecordSealError> {
         sealed.map_err(|Unspecified| {
             self.poisoned = true;
             self.bytes = Vec::new();
             (self.sent, self.filled) = (0, 0);
-            SealError
+            RecordSealError
         })
     }
 
@@ -153,13 +153,13 @@ impl OutgoingRecords {
     fn refresh(&mut self) -> Result<(), Unspecified> {
         if self.update || self.keys.is_worn() {
             self.update = false;
-            self.put(Kind::Handshake, &key_update(false))?;
+            self.put(ContentType::Handshake, &key_update(false))?;
             self.keys.update()?;
         }
         Ok(())
     }
 
-    fn put(&mut self, kind: Kind, content: &[u8]) -> Result<(), Unspecified> {
+    fn put(&mut self, kind: ContentType, content: &[u8]) -> Result<(), Unspecified> {
         let (keys, record) = self.room(HEADER + content.len() + TAIL);
         keys.seal(kind, content, record)
     }

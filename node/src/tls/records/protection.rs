@@ -7,11 +7,11 @@ use aws_lc_rs::aead::{self, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::hkdf;
-use peerkit_proto::tls::{HEADER, Kind, RecordError, TAG, TAIL, header};
+use peerkit_proto::tls::{ContentType, HEADER, RecordError, TAG, TAIL, header};
 use zeroize::Zeroizing;
 
 /// A traffic secret. Its length is that of SHA-256, the hash of all cipher suites that nodes offer.
-pub(super) type Secret = Zeroizing<[u8; 32]>;
+pub(super) type TrafficSecret = Zeroizing<[u8; 32]>;
 
 /// Most records sealed with one key: AES-GCM allows 2^24.5 (section 5.5).
 const MAX_RECORDS: u64 = 1 << 24;
@@ -35,7 +35,7 @@ impl Cipher {
 /// Seals or opens the records of one direction, in their order.
 pub(super) struct RecordProtection {
     cipher: Cipher,
-    secret: Secret,
+    secret: TrafficSecret,
     key: LessSafeKey,
     iv: [u8; NONCE_LEN],
     /// The number of the next record under this key.
@@ -49,7 +49,7 @@ impl RecordProtection {
     ///
     /// # Errors
     /// The cryptographic library refuses them.
-    pub(super) fn new(cipher: Cipher, secret: Secret) -> Result<Self, Unspecified> {
+    pub(super) fn new(cipher: Cipher, secret: TrafficSecret) -> Result<Self, Unspecified> {
         Self::with(cipher, secret, |_, _| Ok(()))
     }
 
@@ -59,7 +59,7 @@ impl RecordProtection {
     /// They are others, or as for [`Self::new`].
     pub(super) fn matching(
         cipher: Cipher,
-        secret: Secret,
+        secret: TrafficSecret,
         key: &[u8],
         iv: &[u8],
     ) -> Result<Self, Unspecified> {
@@ -71,7 +71,7 @@ impl RecordProtection {
 
     fn with(
         cipher: Cipher,
-        secret: Secret,
+        secret: TrafficSecret,
         check: impl FnOnce(&[u8], &[u8]) -> Result<(), Unspecified>,
     ) -> Result<Self, Unspecified> {
         let mut key = Zeroizing::new([0; 32]);
@@ -86,7 +86,7 @@ impl RecordProtection {
 
     /// Changes to the next key. The peer has to do so at the same record.
     pub(super) fn update(&mut self) -> Result<(), Unspecified> {
-        let mut secret = Secret::default();
+        let mut secret = TrafficSecret::default();
         expand(&self.secret, b"traffic upd", &mut secret[..])?;
         *self = Self { limit: self.limit, ..Self::new(self.cipher, secret)? };
         Ok(())
@@ -109,7 +109,7 @@ impl RecordProtection {
     /// library fails. `record` must not be sent then.
     pub(super) fn seal(
         &mut self,
-        kind: Kind,
+        kind: ContentType,
         content: &[u8],
         record: &mut [u8],
     ) -> Result<(), Unspecified> {
@@ -125,7 +125,7 @@ impl RecordProtection {
     /// As for [`Self::seal`].
     pub(super) fn seal_in_place(
         &mut self,
-        kind: Kind,
+        kind: ContentType,
         record: &mut [u8],
     ) -> Result<(), Unspecified> {
         let (head, content, tail) = parts(record)?;
@@ -186,7 +186,7 @@ fn parts(record: &mut [u8]) -> Result<Parts<'_>, Unspecified> {
 }
 
 /// HKDF-Expand-Label of section 7.1, with no context.
-fn expand(secret: &Secret, label: &[u8], out: &mut [u8]) -> Result<(), Unspecified> {
+fn expand(secret: &TrafficSecret, label: &[u8], out: &mut [u8]) -> Result<(), Unspecified> {
     struct Len(usize);
     impl hkdf::KeyType for Len {
         fn len(&self) -> usize {
@@ -224,36 +224,36 @@ mod tests {
              82 28 ba 55 cb ef ac ea 42 f9 14 aa 66 bc ab 3f 2b 98 19 a8 a5 b4 6b 39 5b d5 4a 9a
              20 44 1e 2b 62 97 4e 1f 5a 62 92 a2 97 70 14 bd 1e 3d ea e6 3a ee bb 21 69 49 15 e4");
         let said: Vec<u8> = (0..0x32).collect();
-        let traffic = || RecordProtection::new(Cipher::Aes128Gcm, Secret::new(secret)).unwrap();
+        let keys = || RecordProtection::new(Cipher::Aes128Gcm, TrafficSecret::new(secret)).unwrap();
         let mut sealed = [0; 72];
-        traffic().seal(Kind::Data, &said, &mut sealed).unwrap();
+        keys().seal(ContentType::Data, &said, &mut sealed).unwrap();
         assert_eq!(sealed, record);
         let mut in_place = [0; 72];
         in_place[HEADER..][..0x32].copy_from_slice(&said);
-        traffic().seal_in_place(Kind::Data, &mut in_place).unwrap();
+        keys().seal_in_place(ContentType::Data, &mut in_place).unwrap();
         assert_eq!(in_place, record);
         let mut opened = [0; 0x33];
-        traffic().open(&record, &mut opened).unwrap();
-        assert_eq!(content(&opened), Ok((Kind::Data, 0x32)));
+        keys().open(&record, &mut opened).unwrap();
+        assert_eq!(content(&opened), Ok((ContentType::Data, 0x32)));
         assert_eq!(opened[..0x32], said);
     }
 
     #[test]
     fn what_was_changed_is_refused() {
         for cipher in [Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305] {
-            let traffic = || RecordProtection::new(cipher, Secret::new([7; 32])).unwrap();
+            let keys = || RecordProtection::new(cipher, TrafficSecret::new([7; 32])).unwrap();
             let mut record = [0; HEADER + 3 + TAIL];
-            traffic().seal(Kind::Data, b"abc", &mut record).unwrap();
+            keys().seal(ContentType::Data, b"abc", &mut record).unwrap();
             for at in 0..record.len() {
                 let mut changed = record;
                 changed[at] ^= 1;
-                let opening = traffic().open(&changed, &mut [0; 4]);
+                let opening = keys().open(&changed, &mut [0; 4]);
                 assert_eq!(opening, Err(RecordError::Forged), "byte {at}");
             }
-            let mut next = traffic();
+            let mut next = keys();
             next.open(&record, &mut [0; 4]).unwrap();
             assert_eq!(next.open(&record, &mut [0; 4]), Err(RecordError::Forged), "said again");
-            let mut updated = traffic();
+            let mut updated = keys();
             updated.update().unwrap();
             assert_eq!(updated.open(&record, &mut [0; 4]), Err(RecordError::Forged), "next key");
         }
@@ -261,16 +261,17 @@ mod tests {
 
     #[test]
     fn a_key_seals_no_more_records_than_it_may() {
-        let mut traffic = RecordProtection::new(Cipher::Aes128Gcm, Secret::new([7; 32])).unwrap();
-        traffic.limit_records(2);
+        let mut keys =
+            RecordProtection::new(Cipher::Aes128Gcm, TrafficSecret::new([7; 32])).unwrap();
+        keys.limit_records(2);
         let mut record = [0; HEADER + TAIL];
-        assert!(!traffic.is_worn());
-        traffic.seal(Kind::Data, &[], &mut record).unwrap();
-        assert!(traffic.is_worn());
-        traffic.seal_in_place(Kind::Data, &mut record).unwrap();
-        traffic.seal(Kind::Data, &[], &mut record).unwrap_err();
-        traffic.seal_in_place(Kind::Data, &mut record).unwrap_err();
-        traffic.update().unwrap();
-        traffic.seal(Kind::Data, &[], &mut record).unwrap();
+        assert!(!keys.is_worn());
+        keys.seal(ContentType::Data, &[], &mut record).unwrap();
+        assert!(keys.is_worn());
+        keys.seal_in_place(ContentType::Data, &mut record).unwrap();
+        keys.seal(ContentType::Data, &[], &mut record).unwrap_err();
+        keys.seal_in_place(ContentType::Data, &mut record).unwrap_err();
+        keys.update().unwrap();
+        keys.seal(ContentType::Data, &[], &mut record).unwrap();
     }
 }

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsStream;
 
 use super::handshake::TakeOverError;
-use super::outgoing::SealError;
+use super::outgoing::RecordSealError;
 use super::*;
 use crate::tls::Purpose;
 use crate::tls::tests::{channels, dialled_rustls, expect_bytes, pair, say, tls};
@@ -35,7 +35,7 @@ async fn a_sealing_error_poisons_the_channel() {
     // The key may seal no more records, and so not even the one that announces the next key.
     ours.limit_records(0);
     let why = |error: io::Error| {
-        assert!(error.get_ref().is_some_and(|error| error.is::<SealError>()), "{error}");
+        assert!(error.get_ref().is_some_and(|error| error.is::<RecordSealError>()), "{error}");
     };
     why(ours.write(b"def").await.unwrap_err());
     // Not even with a good key.

@@ -1,7 +1,7 @@
 //! Messages to nodes that are not neighbours.
 
 use super::*;
-use crate::frame::direct::{Delivery, Forwarded, Label};
+use crate::frame::direct::{Delivery, Forwarded, RelayLabel};
 use crate::overlay::direct::Missed;
 use crate::seal::{self, Letter};
 
@@ -197,7 +197,7 @@ fn only_whom_the_query_came_from_uses_its_way() {
     let mut net = Net::new(5, &[(0, 1), (1, 2), (2, 4), (1, 3)], 1);
     net.clocks(UNIX);
     let query = net.find(0, 4);
-    let label = Label { query, number: 9, to: net.ids[4] };
+    let label = RelayLabel { query, number: 9, to: net.ids[4] };
     let forward = forward(&key(3), label);
     net.receive(1, net.ids[3], forward);
     assert!(net.lines[&(1, 2)].is_empty());
@@ -246,7 +246,7 @@ fn one_link_can_not_fill_what_a_node_remembers() {
     for number in 0..=2048 {
         // As much as the link may send.
         net.now = net.now + Duration::from_millis(10);
-        let frame = forward(&key(0), Label { query, number, to: me });
+        let frame = forward(&key(0), RelayLabel { query, number, to: me });
         net.receive(1, net.ids[0], frame);
         let Frame::Forwarded(told) = net.intercept(1, 0) else { panic!() };
         match number {
@@ -255,14 +255,14 @@ fn one_link_can_not_fill_what_a_node_remembers() {
         }
     }
     // Another link still has room.
-    let frame = forward(&key(2), Label { query, number: 0, to: me });
+    let frame = forward(&key(2), RelayLabel { query, number: 0, to: me });
     net.receive(1, net.ids[2], frame);
     let Frame::Forwarded(told) = net.intercept(1, 2) else { panic!() };
     assert!(matches!(told.delivery, Delivery::Taken(_)));
 }
 
 /// A message of the node that has `key`, sealed as `label` says.
-fn forward(key: &Key, label: Label) -> Frame {
+fn forward(key: &Key, label: RelayLabel) -> Frame {
     let content = crate::message::Packed::plain("x".into());
     let content = content.into();
     let letter = Letter { sender: key.id(), name: String::new(), time: UNIX, content };

@@ -8,7 +8,7 @@ const CONTEXT: &[u8] = b"peerkit order 1";
 
 /// The owner's order that every node stops. Nodes that pass it on can't change a byte of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Order {
+pub struct ShutdownOrder {
     /// The network's owner.
     pub owner: NodeId,
     /// The time of the order by the owner's clock, in milliseconds since 1970.
@@ -19,7 +19,7 @@ pub struct Order {
     pub signature: [u8; SIGNATURE_LEN],
 }
 
-impl Order {
+impl ShutdownOrder {
     /// Signs an order to all nodes of `network`.
     #[must_use]
     pub fn sign(key: &Key, network: &str, time: u64, nonce: [u8; 16]) -> Self {
