@@ -22,6 +22,10 @@ impl<K: Copy + Ord> Deadlines<K> {
     pub(crate) fn set(&mut self, key: K, due: Option<Instant>) {
         if let Some(before) = self.by_key.remove(&key) {
             self.in_order.remove(&(before, key));
+            if self.by_key.is_empty() {
+                // An empty map keeps its first node, with room for eleven deadlines.
+                *self = Self::default();
+            }
         }
         if let Some(due) = due {
             self.by_key.insert(key, due);

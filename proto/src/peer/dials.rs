@@ -100,6 +100,10 @@ impl Dials {
 
     fn remove(&mut self, number: DialId) -> Option<Dial> {
         let dial = self.dials.remove(&number)?;
+        if self.dials.is_empty() {
+            // An empty map keeps a node with room for eleven dials, 1.6 KiB, for as long as the peer lives.
+            self.dials = BTreeMap::new();
+        }
         self.deadlines.set(number, None);
         if let Some(id) = dial.waits_for() {
             self.waiting.remove(&(id, number));
