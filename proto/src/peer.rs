@@ -240,6 +240,8 @@ impl Machine {
                 }
                 Some(output) => return Some(output),
                 None => {
+                    // A peer is idle most of the time: its room for outputs is more than the rest of a link.
+                    self.outbox = VecDeque::new();
                     let (id, frame) = self.passed_over.pop()?;
                     self.act(|overlay| overlay.passed_over(id, frame));
                 }

@@ -56,15 +56,22 @@ impl Sender {
     pub async fn send<'a>(&self, message: impl Into<OutgoingMessage<'a>>) -> Result<(), Error> {
         let message = message.into();
         trace::sent(&self.conn.peer, message.body().len());
-        if !message.is_compressed() && message.body().len() <= self.inner.config.max_message {
-            let mut space = [0; MESSAGE_HEAD];
-            let frame = message.encode(&mut space);
-            // The usual case: there is room, and nothing has to be awaited.
-            if self.conn.outbox.try_push_ahead(&frame) {
-                return Ok(());
-            }
+        if self.push_at_once(&message) {
+            return Ok(());
         }
         self.send_waiting(message).await
+    }
+
+    /// Queues a message that is not compressed if there is room, and returns whether it did: the usual case.
+    ///
+    /// It has a stack frame of its own. Inlined into `send`, the head of the frame would share memory with
+    /// the result, and to copy the result the processor would wait for the head's writes: a tenth of the
+    /// time of a small message.
+    #[inline(never)]
+    fn push_at_once(&self, message: &OutgoingMessage<'_>) -> bool {
+        !message.is_compressed()
+            && message.body().len() <= self.inner.config.max_message
+            && self.conn.outbox.try_push_ahead(&message.encode(&mut [0; MESSAGE_HEAD]))
     }
 
     /// Sends a message that has to be compressed, or to wait for room.
