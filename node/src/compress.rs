@@ -1,8 +1,9 @@
 //! Compresses messages on their way out and decompresses them on their way in.
 //!
-//! Payloads come from other nodes, and a few bytes can claim to be gigabytes. So a content is decompressed
-//! in steps, into a buffer that never grows past the limit. Each decoder has a memory bound of its own. A
-//! payload that goes on after the end of its compressed stream, or stops short of it, is refused.
+//! Payloads come from other nodes, and a few bytes can claim to be gigabytes. So a content is
+//! decompressed in steps, into a buffer that never grows past the limit. Each decoder has a memory
+//! bound of its own. A payload that goes on after the end of its compressed stream, or stops short of
+//! it, is refused.
 
 use std::io::{self, BufRead, Read, Write};
 
@@ -15,8 +16,8 @@ use zstd::zstd_safe::{self, DCtx, DParameter, InBuffer, OutBuffer};
 use crate::blocking;
 use crate::error::Error;
 
-/// The largest content, in bytes, that is compressed or decompressed in the task that needs it. Larger ones
-/// go to the runtime's blocking threads, so that other tasks do not wait for them.
+/// The largest content, in bytes, that is compressed or decompressed in the task that needs it. Larger
+/// ones go to the runtime's blocking threads, so that other tasks do not wait for them.
 ///
 /// 16 KiB: on a machine of 2025 compressing that takes 0.1 ms with zstd and lz4, 0.6 ms with zlib, 1 ms
 /// with bzip2 and 3 ms with lzma. Decompressing takes at most half a millisecond.
@@ -89,8 +90,9 @@ pub(crate) enum DecompressError {
 
 /// Makes `message` ready for a frame, with the compression that it asks for.
 ///
-/// A message that compression would not make smaller stays uncompressed, so the payload is never over `limit`
-/// bytes either. 16 MiB take a second with zlib, and up to twenty with lzma: see [`pack_async`].
+/// A message that compression would not make smaller stays uncompressed, so the payload is never over
+/// `limit` bytes either. 16 MiB take a second with zlib, and up to twenty with lzma: see
+/// [`pack_async`].
 ///
 /// # Errors
 /// If the content is over `limit` bytes, or the compressor fails.
@@ -112,12 +114,13 @@ pub(crate) fn pack(message: Message, limit: usize) -> Result<Packed, Error> {
 
 /// Decompresses the message in `packed`. Its content may have at most `limit` bytes.
 ///
-/// Needs memory for `limit` + 1 bytes of content, half of that again while the buffer grows, and at most
-/// 12 MiB for the decoder (lz4's). 16 MiB take up to 0.4 s, however short the payload: see [`unpack_async`].
+/// Needs memory for `limit` + 1 bytes of content, half of that again while the buffer grows, and at
+/// most 12 MiB for the decoder (lz4's). 16 MiB take up to 0.4 s, however short the payload: see
+/// [`unpack_async`].
 ///
 /// # Errors
-/// If the content is over `limit`, if the payload is anything but one whole compressed stream, or if a text
-/// is not UTF-8.
+/// If the content is over `limit`, if the payload is anything but one whole compressed stream, or if a
+/// text is not UTF-8.
 pub(crate) fn unpack(packed: Packed, limit: usize) -> Result<Message, DecompressError> {
     let body = match packed.compression {
         Compression::None if packed.payload.len() > limit => {
@@ -143,8 +146,8 @@ pub(crate) async fn pack_async(message: Message, limit: usize) -> Result<Packed,
 
 /// As [`unpack`], for an async task: large contents are decompressed on a blocking thread.
 ///
-/// A short payload may hold a large content. So it is decompressed here up to [`INLINE`] bytes of content,
-/// and from the start on a blocking thread if there is more.
+/// A short payload may hold a large content. So it is decompressed here up to [`INLINE`] bytes of
+/// content, and from the start on a blocking thread if there is more.
 ///
 /// # Errors
 /// As for [`unpack`], or if the runtime is shutting down.
@@ -192,8 +195,8 @@ fn compress(body: &[u8], compression: Compression) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Returns an encoder with xz's preset 6 and a CRC-64, as Python's `lzma.compress` has. Only the dictionary is
-/// smaller: one longer than the content gains nothing, and takes memory on both sides.
+/// Returns an encoder with xz's preset 6 and a CRC-64, as Python's `lzma.compress` has. Only the
+/// dictionary is smaller: one longer than the content gains nothing, and takes memory on both sides.
 fn xz_encoder(len: usize) -> io::Result<Stream> {
     let dictionary = len.clamp(4 << 10, 8 << 20) as u32;
     let mut options = LzmaOptions::new_preset(6)?;
@@ -234,8 +237,8 @@ impl Decompressed {
         Self { bytes: Vec::with_capacity(room.min(limit.saturating_add(1))), limit }
     }
 
-    /// Makes room if there is none: doubles it, to at most one byte over the limit. A content that fills
-    /// that byte is over the limit.
+    /// Makes room if there is none: doubles it, to at most one byte over the limit. A content that
+    /// fills that byte is over the limit.
     fn make_room(&mut self) -> Result<(), DecompressError> {
         if self.bytes.len() > self.limit {
             return Err(DecompressError::TooLarge { limit: self.limit });
@@ -252,8 +255,8 @@ impl Decompressed {
         self.bytes.reserve_exact(room - self.bytes.len());
     }
 
-    /// Decompresses the whole of `payload` with `step`. That decodes a part of its input into the room that
-    /// the output has, without growing it.
+    /// Decompresses the whole of `payload` with `step`. That decodes a part of its input into the room
+    /// that the output has, without growing it.
     fn fill(
         &mut self,
         compression: Compression,
@@ -360,8 +363,8 @@ impl Decompressed {
             decoder.consume(len);
         }
         trailing(compression, decoder.get_ref().rest.len())?;
-        // The decoder reports the end both at the end of the frame and if the input ends between two blocks.
-        // Only in the first case does another call look for a new frame.
+        // The decoder reports the end both at the end of the frame and if the input ends between two
+        // blocks. Only in the first case does another call look for a new frame.
         let _ = decoder.fill_buf();
         if decoder.get_ref().asked_for_frame {
             Ok(())

@@ -118,7 +118,8 @@ impl Conn {
         self.closing.notify_one();
     }
 
-    /// Takes the reason that [`leave`](Self::leave) was given. Returns `None` if the link is ending already.
+    /// Takes the reason that [`leave`](Self::leave) was given. Returns `None` if the link is ending
+    /// already.
     fn take_leaving(&self) -> Option<Reason> {
         let taken = lock(&self.leaving).take();
         taken.filter(|_| self.outbox.closed().is_none())
@@ -141,8 +142,8 @@ impl Conn {
         }
     }
 
-    /// Answers a request with a refusal. It goes with the control frames, as it is small and the requester
-    /// waits for it. Neither side counts it as a message.
+    /// Answers a request with a refusal. It goes with the control frames, as it is small and the
+    /// requester waits for it. Neither side counts it as a message.
     pub(crate) fn refuse(&self, id: u64, refusal: Refusal) {
         self.send_control(&Frame::Reply { id, outcome: Err(refusal) });
     }

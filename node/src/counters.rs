@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
 
-/// Counts of a link, or of a node. Messages are those of the application: messages, requests and replies.
+/// Counts of a link, or of a node. Messages are those of the application: messages, requests and
+/// replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Counters {
     /// Messages written to the connection.

@@ -20,8 +20,8 @@ use crate::trace;
 /// Most events from outside the links' own tasks that wait to be delivered.
 const NOTICES: usize = 4096;
 
-/// Part of [`NOTICES`] that broadcasts leave free: for other events, and for broadcasts that waited for those
-/// before them, of which an overlay holds at most 2,048.
+/// Part of [`NOTICES`] that broadcasts leave free: for other events, and for broadcasts that waited for
+/// those before them, of which an overlay holds at most 2,048.
 const NOT_FOR_BROADCASTS: usize = 2560;
 
 /// Messages of one link that the handler gets before it may be another link's turn.
@@ -91,7 +91,8 @@ impl Dispatch {
         config: &Config,
     ) -> (Self, mpsc::Receiver<Event>) {
         let (notices, receiver) = mpsc::channel(NOTICES);
-        // Events before the first subscription are kept for it, within the bounds. A handler gets them at once.
+        // Events before the first subscription are kept for it, within the bounds. A handler gets them
+        // at once.
         let first = handler.is_none().then(|| EventQueue::new(config));
         let dispatch = Self {
             handler: handler.map(Mutex::new),
@@ -133,13 +134,14 @@ impl Dispatch {
         let _ = self.notices.send(event).await;
     }
 
-    /// Returns whether there is room for so many broadcasts. If not, the node asks the network for them again
-    /// later, so that a slow application does not lose them.
+    /// Returns whether there is room for so many broadcasts. If not, the node asks the network for them
+    /// again later, so that a slow application does not lose them.
     pub(crate) fn takes(&self, broadcasts: usize) -> bool {
         self.notices.capacity() >= broadcasts.saturating_add(NOT_FOR_BROADCASTS)
     }
 
-    /// Delivers one event, after those before it. A broadcast waits for subscribers without room, as messages do.
+    /// Delivers one event, after those before it. A broadcast waits for subscribers without room, as
+    /// messages do.
     pub(crate) async fn event(&self, node: &dyn ActionSink, event: Event) {
         trace::event(&event);
         let queues = self.queues();
@@ -174,13 +176,15 @@ impl Dispatch {
         self.queues().iter().for_each(|queue| queue.push(event.clone()));
     }
 
-    /// Calls `act` with the handler, in turn with its events. Its actions are carried out before the next turn.
+    /// Calls `act` with the handler, in turn with its events. Its actions are carried out before the
+    /// next turn.
     pub(crate) async fn with<H: Handler + 'static, R>(
         &self,
         node: &dyn ActionSink,
         act: impl FnOnce(&mut H, &mut Context<'_>) -> R,
     ) -> Result<R, Error> {
         let mut handler = self.handler.as_ref().ok_or(Error::NoHandler)?.lock().await;
+        // Both names are for the error if the types differ.
         let found = (**handler).type_name();
         let any: &mut dyn Any = &mut **handler;
         if any.is::<StoppedHandler>() {
@@ -218,9 +222,11 @@ impl Dispatch {
         let HandlerRequest { name, message, reply } = request;
         let Some(handler) = &self.handler else { return };
         let mut handler = handler.lock().await;
+        // The requester may have given up while the handler was busy.
         if reply.is_closed() {
             return;
         }
+        // The reply if the handler panics.
         let mut outcome = Err(Refusal::Failed("the handler panicked".into()));
         self.handle(node, REQUEST, std::iter::once(message), |message, cx| {
             outcome = handler.node_request(cx, peer, &name, message);
@@ -241,7 +247,8 @@ impl Dispatch {
         if let Some(handler) = &self.handler {
             let mut left = messages.clone();
             while left.len() != 0 {
-                // Unlocked after each turn, so that another link's message does not wait for all of these.
+                // Unlocked after each turn, so that another link's message does not wait for all of
+                // these.
                 let mut handler = handler.lock().await;
                 self.handle(node, MESSAGE, left.by_ref().take(TURN), |message, cx| {
                     handler.node_message(cx, peer, message);
@@ -256,8 +263,8 @@ impl Dispatch {
 
     /// Waits until all notices so far have been delivered.
     pub(crate) async fn settle(&self) {
-        // The channel has all its room once no notice waits, and the handler's lock is free once the last one
-        // is handled.
+        // The channel has all its room once no notice waits, and the handler's lock is free once the
+        // last one is handled.
         let _all = self.notices.reserve_many(NOTICES).await;
         if let Some(handler) = &self.handler {
             let _ = handler.lock().await;
@@ -303,9 +310,12 @@ impl Dispatch {
                 }
             }));
             let Err(panic) = handled else { return };
+            // What the handler asked for before it panicked is still done, as for events without a
+            // panic.
             actions.drain(..).for_each(|action| node.act(action));
             let panic = panic_text(&*panic);
             tracing::error!(event = name, %panic, "the application's handler panicked");
+            // A handler that panics over this very event must not get it again and again.
             if name != PANICKED {
                 self.notice(Event::NodeHandlerPanicked { event: name, panic });
             }

@@ -15,16 +15,17 @@ use crate::lock::lock;
 
 /// A stream of a node's events, from the moment of the subscription.
 ///
-/// If the reader is slow, messages and their senders wait for a while. After that the reader misses messages. It
-/// misses other events if twice as many as the limit wait. [`Event::NodeLagged`] has the number of missed events.
-/// Dropping the stream unsubscribes.
+/// If the reader is slow, messages and their senders wait for a while. After that the reader misses
+/// messages. It misses other events if twice as many as the limit wait. [`Event::NodeLagged`] has the
+/// number of missed events. Dropping the stream unsubscribes.
 #[derive(Debug)]
 pub struct Events {
     queue: Arc<EventQueue>,
 }
 
 impl Events {
-    /// Waits for the next event. Returns `None` once the node has stopped and all events have been read.
+    /// Waits for the next event. Returns `None` once the node has stopped and all events have been
+    /// read.
     pub async fn next(&mut self) -> Option<Event> {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
@@ -117,6 +118,7 @@ impl EventQueue {
     /// Adds an event without waiting. If there is no room, it counts as missed.
     pub(crate) fn push(&self, event: Event) {
         let mut state = lock(&self.state);
+        // Events about the node itself get twice the room, as a flood of messages should not hide them.
         let room = match event {
             Event::NodeMessage { .. } | Event::NodeBroadcast { .. } => self.has_room(&state),
             _ => state.events.len() < 2 * self.max_events,
@@ -128,10 +130,12 @@ impl EventQueue {
     pub(crate) async fn push_messages(&self, messages: impl Iterator<Item = Event>) {
         let mut messages = messages.peekable();
         loop {
+            // Registered before the queue is looked at, so that room made in between is not missed.
             let mut room = std::pin::pin!(self.room.notified());
             room.as_mut().enable();
             {
                 let mut state = lock(&self.state);
+                // Nothing waits for a stream that the application has not taken yet, or has dropped.
                 while self.has_room(&state) || !state.claimed || state.gone {
                     let Some(event) = messages.next() else { return };
                     let room = self.has_room(&state);
@@ -190,6 +194,7 @@ impl EventQueue {
     }
 
     fn has_room(&self, state: &QueueState) -> bool {
+        // An empty queue takes one message of any size.
         state.events.len() < self.max_events && (state.bytes < self.max_bytes || state.bytes == 0)
     }
 }

@@ -1,7 +1,7 @@
 //! The node as the application's handler sees it, and the actions that the handler asks for.
 //!
-//! A handler must not wait for the actor. If the actor's queue is full, the handler's orders go into a second,
-//! bounded queue. They keep their order, and a stop carries all of them out.
+//! A handler must not wait for the actor. If the actor's queue is full, the handler's orders go into a
+//! second, bounded queue. They keep their order, and a stop carries all of them out.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -52,14 +52,15 @@ impl World for Inner {
     }
 
     fn read_file(&self, path: &Path) -> io::Result<Bytes> {
-        // One byte more shows that there is more than is allowed, whatever the file's metadata say.
+        // One byte over the limit is read, so that a file that is too large shows, whatever its
+        // metadata say.
         let mut content = Vec::new();
         let limit = MAX_FILE_IN_MEMORY as u64 + 1;
         File::open(path)?.take(limit).read_to_end(&mut content)?;
-        match content.len() > MAX_FILE_IN_MEMORY {
-            true => Err(io::ErrorKind::FileTooLarge.into()),
-            false => Ok(content.into()),
+        if content.len() > MAX_FILE_IN_MEMORY {
+            return Err(io::ErrorKind::FileTooLarge.into());
         }
+        Ok(content.into())
     }
 
     fn write_file(&self, path: &Path, content: Bytes) -> io::Result<()> {

@@ -1,9 +1,9 @@
 //! The frames that wait to be written to one link: two queues, each with its bound.
 //!
 //! Control frames (those of the overlay and of the link itself) go first. They never wait for room: if
-//! their queue is full, the peer is too slow and the link is closed. Application frames wait for room in
-//! their own queue. They lie encoded one behind the other in blocks, so that many go out with one TLS
-//! record and one system call. The content of a large frame is shared with its sender, not copied.
+//! their queue is full, the peer is too slow and the link is closed. Application frames wait for room
+//! in their own queue. They lie encoded one behind the other in blocks, so that many go out with one
+//! TLS record and one system call. The content of a large frame is shared with its sender, not copied.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
@@ -36,8 +36,8 @@ const WRITE: usize = 64 << 10;
 /// Smallest content that is shared with the sender instead of copied.
 const SHARE: usize = 16 << 10;
 
-/// Bytes that senders which can wait queue ahead of the writer, even if the queue's bound is larger. Bytes
-/// that are written soon are still in the processor's cache then.
+/// Bytes that senders which can wait queue ahead of the writer, even if the queue's bound is larger.
+/// Bytes that are written soon are still in the processor's cache then.
 const AHEAD: usize = 512 << 10;
 
 /// Number of written blocks whose memory is kept for the next ones.
@@ -65,8 +65,8 @@ struct Queues {
     queued: usize,
     /// Application bytes that the writer has taken and not yet written.
     writing: usize,
-    /// Application messages accepted in all, and those that the writer has taken. A message that the writer
-    /// has taken may have arrived even if writing it failed.
+    /// Application messages accepted in all, and those that the writer has taken. A message that the
+    /// writer has taken may have arrived even if writing it failed.
     accepted: u64,
     taken: u64,
     /// Application messages that the link has received. The goodbye says how many.
@@ -115,8 +115,8 @@ impl Block {
 }
 
 impl Queues {
-    /// Returns whether there is nothing to write but one block that is not full, to which its senders may
-    /// still add frames.
+    /// Returns whether there is nothing to write but one block that is not full, to which its senders
+    /// may still add frames.
     fn is_growing(&self) -> bool {
         let open = self.open.bytes.len();
         open != 0
@@ -139,7 +139,8 @@ impl Queues {
     fn append(&mut self, frame: &EncodedFrame<'_>) {
         let len = frame.len();
         if self.open.bytes.len() + len > BLOCK && !self.open.bytes.is_empty() {
-            // A block that follows a full one is likely to become full too, so it gets all its memory now.
+            // A block that follows a full one is likely to become full too, so it gets all its memory
+            // now.
             self.begin_block(BLOCK_CAPACITY);
         }
         self.open.messages += 1;
@@ -225,17 +226,17 @@ impl Outbox {
                 Err(NotAccepted::Closed(reason)) => return Err(reason),
                 Err(NotAccepted::Full) => {
                     room.await;
-                    // The writer has woken this task, which is about to wake the writer. If the two go on
-                    // waking each other, tokio soon moves one of them to another thread, and both wait for
-                    // each other's thread from then on. Yielding ends the row.
+                    // The writer has woken this task, which is about to wake the writer. If the two
+                    // wake each other many times in a row, tokio moves one of them to another thread,
+                    // and each then waits for the other's thread. Yielding ends the row.
                     tokio::task::yield_now().await;
                 }
             }
         }
     }
 
-    /// Queues an application frame if [`push`](Self::push) would not have to wait. Returns false if it would,
-    /// or if the link is closing.
+    /// Queues an application frame if [`push`](Self::push) would not have to wait. Returns false if it
+    /// would, or if the link is closing.
     #[inline]
     pub(crate) fn try_push_ahead(&self, frame: &EncodedFrame<'_>) -> bool {
         self.put(frame, self.ahead(), false).is_ok()
@@ -282,7 +283,8 @@ impl Outbox {
         self.wake_all(queues);
     }
 
-    /// Returns whether the control queue is more than half full, so that optional frames should not be sent.
+    /// Returns whether the control queue is more than half full, so that optional frames should not be
+    /// sent.
     pub(crate) fn is_crowded(&self) -> bool {
         lock(&self.queues).control.len() > self.max_control / 2
     }
@@ -308,7 +310,8 @@ impl Outbox {
         lock(&self.queues).closing.as_ref().map(|closing| closing.reason.clone())
     }
 
-    /// Returns the number of application messages accepted in all, and of those that the writer has taken.
+    /// Returns the number of application messages accepted in all, and of those that the writer has
+    /// taken.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let queues = lock(&self.queues);
         (queues.accepted, queues.taken)
@@ -325,14 +328,14 @@ impl Outbox {
         lock(&self.queues).control.len()
     }
 
-    /// Moves what is to be written next into `batch`: all control frames, then blocks of application frames.
-    /// What the batch held before counts as written.
+    /// Moves what is to be written next into `batch`: all control frames, then blocks of application
+    /// frames. What the batch held before counts as written.
     ///
-    /// With `patience` a block that is not full is left to grow. If there is nothing to write, `writer` is
-    /// woken once there may be.
+    /// With `patience` a block that is not full is left to grow. If there is nothing to write, `writer`
+    /// is woken once there may be.
     ///
-    /// Without `application` only control frames are taken, unless the link is closing: queued frames still
-    /// go out then.
+    /// Without `application` only control frames are taken, unless the link is closing: queued frames
+    /// still go out then.
     pub(crate) fn take(
         &self,
         batch: &mut WriteBatch,
@@ -362,8 +365,8 @@ impl Outbox {
             batch.push(block);
         }
         queues.queued -= queues.writing;
-        // Senders are woken when half of the queue is free and not for every block, so that each of them
-        // fills many blocks at once.
+        // Senders are woken when half of the queue is free and not for every block, so that each of
+        // them fills many blocks at once.
         let has_room = queues.queued <= self.ahead() / 2 && std::mem::take(&mut queues.is_awaited);
         let wake = has_room | std::mem::take(&mut queues.is_control_awaited);
         let step = if batch.len() == 0 {

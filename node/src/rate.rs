@@ -2,8 +2,8 @@
 //!
 //! A stream that sends files holds the [`PeerRates`] of its peer for as long as it is open. If
 //! [`PeerRates::upload_part`] returns a size, it splits its bytes into parts of at most that size, and sends each
-//! part once [`PeerRates::upload`] returns. A stream that fetches files does the same with the methods for
-//! downloads.
+//! part once [`PeerRates::upload`] returns. A stream that fetches files does the same with the methods
+//! for downloads.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -20,8 +20,8 @@ use tokio::time::{Instant, sleep_until};
 use crate::counters::FileCounters;
 use crate::lock::lock;
 
-/// Burst that an unused limit lets through, as the time in which it is earned. 50 ms: longer than timers are
-/// late, and too short to be noticed on a line.
+/// Burst that an unused limit lets through, as the time in which it is earned. 50 ms: longer than
+/// timers are late, and too short to be noticed on a line.
 const BURST: Duration = Duration::from_millis(50);
 
 /// Most bytes of a part. 64 KiB: four TLS records.
@@ -66,7 +66,8 @@ impl Default for TimedBucket {
 }
 
 impl TimedBucket {
-    /// Charges `bytes` at a rate of `per_second`, which is not 0. Returns when the bucket has earned them.
+    /// Charges `bytes` at a rate of `per_second`, which is not 0. Returns when the bucket has earned
+    /// them.
     fn charge(&mut self, bytes: usize, per_second: u64) -> Instant {
         let now = Instant::now();
         let at = peerkit_proto::time::Instant::from_origin(now - self.begun);
@@ -80,7 +81,8 @@ impl TimedBucket {
 pub(crate) struct Throttle(Mutex<TimedBucket>);
 
 impl Throttle {
-    /// Charges `bytes` at a rate of `per_second`. Returns when more may follow, or `None` if that is now.
+    /// Charges `bytes` at a rate of `per_second`. Returns when more may follow, or `None` if that is
+    /// now.
     pub(crate) fn debit(&self, bytes: usize, per_second: u64) -> Option<Instant> {
         if per_second == 0 {
             return None;
@@ -95,8 +97,8 @@ impl Throttle {
     }
 }
 
-/// A rate limit that may change while tasks wait for it. Tasks are served in their order, so tasks that take
-/// equal parts share evenly.
+/// A rate limit that may change while tasks wait for it. Tasks are served in their order, so tasks that
+/// take equal parts share evenly.
 #[derive(Debug)]
 pub(crate) struct Rate {
     /// Bytes a second; 0 is no limit.
@@ -135,6 +137,7 @@ impl Rate {
         }
         let mut bucket = self.bucket.lock().await;
         loop {
+            // Registered before the limit is read, so that no change is missed.
             let changed = self.changed.notified();
             let rate = self.get();
             if rate == 0 {
@@ -245,6 +248,7 @@ impl Rates {
         self.0.upload.set(limits.upload);
         self.0.download.set(limits.download);
         self.0.broadcasts.set(limits.broadcasts);
+        // Debts at the old limit would make links pause for too long at a higher one.
         if self.0.messages.swap(limits.messages, Ordering::Relaxed) != limits.messages {
             self.0.messages_throttle.clear();
         }
@@ -253,7 +257,8 @@ impl Rates {
         self.0.links_changed.notify_waiters();
         let peers: Vec<Arc<PeerRates>> = {
             let peers = lock(&self.0.peers);
-            // Under the lock, so that a peer that is added now is either in `peers` or gets the new limits.
+            // Under the lock, so that a peer that is added now is either in `peers` or gets the new
+            // limits.
             self.0.peer_upload.store(limits.peer_upload, Ordering::Relaxed);
             self.0.peer_download.store(limits.peer_download, Ordering::Relaxed);
             peers.values().filter_map(Weak::upgrade).collect()
@@ -264,8 +269,8 @@ impl Rates {
         }
     }
 
-    /// Charges `bytes` of messages that a link has sent; `link` is the throttle of that link. Returns the pause
-    /// that the link has to make before it sends more, if any.
+    /// Charges `bytes` of messages that a link has sent; `link` is the throttle of that link. Returns
+    /// the pause that the link has to make before it sends more, if any.
     pub(crate) fn messages_sent(&self, link: &Throttle, bytes: usize) -> Option<Pause> {
         let all = self.0.messages.load(Ordering::Relaxed);
         let one = self.0.peer_messages.load(Ordering::Relaxed);
@@ -342,6 +347,7 @@ impl PeerRates {
 
     /// Waits until `bytes` more may go to this peer.
     pub(crate) async fn upload(&self, bytes: usize) {
+        // The peer's own limit first: a slow peer must not hold up the node's queue of others.
         self.upload.take(bytes).await;
         self.node.upload.take(bytes).await;
     }

@@ -1,5 +1,5 @@
-//! Requests with replies. On one side named functions or the application's handler answer them, on the other
-//! a task waits for the reply with a deadline.
+//! Requests with replies. On one side named functions or the application's handler answer them, on the
+//! other a task waits for the reply with a deadline.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +21,8 @@ use crate::inner::Inner;
 use crate::outbox::OwnedFrame;
 use crate::served::ServedRequest;
 
-/// Answers a request with a function, in a task of its own. The task is aborted if the requester no longer
-/// waits.
+/// Answers a request with a function, in a task of its own. The task is aborted if the requester no
+/// longer waits.
 pub(crate) fn answer(
     inner: &Arc<Inner>,
     conn: &Arc<Conn>,
@@ -50,7 +50,8 @@ async fn call(handler: ServedRequest, peer: Peer, message: Message) -> Result<Me
     }
 }
 
-/// Answers a request that other nodes have relayed. The reply goes the way that messages to that node go.
+/// Answers a request that other nodes have relayed. The reply goes the way that messages to that node
+/// go.
 pub(crate) fn answer_relayed(
     inner: &Arc<Inner>,
     peer: Peer,
@@ -88,8 +89,8 @@ async fn answer_by_name(
     answered.await.unwrap_or_else(|_| Err(stopping()))
 }
 
-/// Makes a request ready for the application's handler. Returns the request, and the task that sends the
-/// handler's answer.
+/// Makes a request ready for the application's handler. Returns the request, and the task that sends
+/// the handler's answer.
 pub(crate) fn ask_handler(
     inner: &Arc<Inner>,
     conn: &Arc<Conn>,
@@ -135,8 +136,8 @@ fn stopping() -> Refusal {
 }
 
 impl Inner {
-    /// Sends a request to a node and waits for its reply. Dropping the future cancels the request, unless it
-    /// was relayed.
+    /// Sends a request to a node and waits for its reply. Dropping the future cancels the request,
+    /// unless it was relayed.
     pub(crate) async fn request(
         &self,
         peer: NodeId,

@@ -1,5 +1,5 @@
-//! Streams for bulk data: async byte streams, each on a TLS connection of its own. So the kernel does the flow
-//! control, and bulk data never delays messages.
+//! Streams for bulk data: async byte streams, each on a TLS connection of its own. So the kernel does
+//! the flow control, and bulk data never delays messages.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,7 +23,7 @@ const CALL_BACKS: usize = 16;
 #[derive(Debug)]
 pub struct Stream {
     pub(crate) channel: Channel,
-    /// Tells the record layer how many bytes the peer is sure to send.
+    /// The number of bytes that the peer is sure to send, which the record layer uses.
     pub(crate) expected: Expected,
     /// Counts the stream among those that the peer has opened.
     _permit: Option<StreamPermit>,
@@ -156,8 +156,8 @@ impl Streams {
         Some(StreamPermit { open: self.open.clone(), peer })
     }
 
-    /// Takes the stream with `token` out of those that we wait for, if `peer` is to open it. Other nodes may
-    /// have seen the token, and must not be able to use it.
+    /// Takes the stream with `token` out of those that we wait for, if `peer` is to open it. Other
+    /// nodes may have seen the token, and must not be able to use it.
     pub(crate) fn take_awaited(&self, token: &[u8; 16], peer: NodeId) -> Option<AwaitedStream> {
         let mut awaited = lock(&self.awaited);
         match awaited.get(token) {

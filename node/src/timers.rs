@@ -29,8 +29,8 @@ impl Inner {
         }
     }
 
-    /// Cancels a timer of the handler. Timers expire in the handler's turn, in which this is called, so the timer
-    /// does not expire afterwards.
+    /// Cancels a timer of the handler. Timers expire in the handler's turn, in which this is called, so
+    /// the timer does not expire afterwards.
     pub(crate) fn cancel_timer(&self, timer: TimerId) {
         lock(&self.handler.timers.timers).cancel(timer);
     }
@@ -45,7 +45,8 @@ impl Inner {
                 () = self.handler.timers.changed.notified() => continue,
                 () = self.clock.sleep_until(next) => {}
             }
-            // The timer is taken only once it is the handler's turn, as the handler may cancel it until then.
+            // The timer is taken only once it is the handler's turn, as the handler may cancel it until
+            // then.
             let expired = || {
                 let mut timers = lock(&self.handler.timers.timers);
                 timers.poll(self.clock.now()).filter(|_| !self.tasks.stop.is_cancelled())

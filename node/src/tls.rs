@@ -1,7 +1,7 @@
 //! TLS 1.3 with raw public keys (RFC 7250): the TLS key is the node's key, on both sides.
 //!
-//! There are no certificates and no authorities. A peer that completes the handshake has proven the
-//! key that is its identity; whether this node wants that peer is decided afterwards.
+//! There are no certificates and no authorities. A peer that completes the handshake has proven the key
+//! that is its identity. The node decides afterwards whether it accepts that peer.
 
 use std::io;
 use std::sync::Arc;
@@ -90,7 +90,7 @@ impl Tls {
     /// Secures a connection that this node has accepted.
     ///
     /// # Errors
-    /// The error of TLS or of the connection, or that the other side is not a node.
+    /// The error of TLS or of the connection, or `NotANode`.
     pub(crate) async fn accept<T: Transport>(&self, transport: T) -> io::Result<Channel<T>> {
         channels::accept(self.server.clone(), transport).await
     }
@@ -130,7 +130,7 @@ pub(crate) enum DialError {
     Io(#[from] io::Error),
 }
 
-/// Returns whether `error` says that the other side did not accept this node in the handshake.
+/// Returns whether `error` says that the peer did not accept this node in the handshake.
 pub(crate) fn is_refusal(error: &io::Error) -> bool {
     let cause = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
     matches!(cause, Some(rustls::Error::AlertReceived(AlertDescription::HandshakeFailure)))
@@ -164,7 +164,7 @@ pub(crate) struct Session {
     pub(crate) binding: [u8; 32],
 }
 
-/// The other side has a TLS that is not a node's.
+/// The peer speaks TLS, but is not a node.
 #[derive(Debug, thiserror::Error)]
 #[error("it does not speak peerkit's protocol")]
 struct NotANode;
@@ -186,7 +186,8 @@ impl Session {
     }
 }
 
-/// AES-128-GCM first: the fastest where the processor has AES; ChaCha20 for those without.
+/// Returns the cryptography of all handshakes. AES-128-GCM comes first, as it is the fastest on
+/// processors with AES. ChaCha20 is for the others.
 fn provider() -> CryptoProvider {
     CryptoProvider {
         cipher_suites: vec![
@@ -242,7 +243,7 @@ impl Verifier {
     }
 }
 
-/// Reads the other side's identity. A raw public key has to be a valid Ed25519 key and come alone.
+/// Reads the peer's identity. A raw public key has to be a valid Ed25519 key and come alone.
 fn node_key(
     key: &CertificateDer<'_>,
     others: &[CertificateDer<'_>],

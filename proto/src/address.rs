@@ -232,8 +232,8 @@ fn is_broken_ipv4(host: &str) -> bool {
     is_number && !host.contains(':') && host.parse::<Ipv4Addr>().is_err()
 }
 
-/// Returns whether a host name may have this byte: letters, digits, `-` and `.` (RFC 1123), and `_`, which
-/// names in private networks have.
+/// Returns whether a host name may have this byte: letters, digits, `-` and `.` (RFC 1123), and `_`,
+/// which names in private networks have.
 fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
 }

@@ -1,14 +1,14 @@
-//! The token bucket that every limit on a rate goes by.
+//! The token bucket of all rate limits.
 
 use std::time::Duration;
 
 use crate::time::Instant;
 
-/// A token bucket: it earns tokens as time passes, until it is full, and is full at first.
+/// A token bucket. It earns tokens as time passes, until it is full. It is full at first.
 ///
-/// It is the moment at which it will be full again (the generic cell rate algorithm, GCRA). So it loses
-/// no part of a token, and the rate may change at any time. Amounts are given as the time in which they
-/// are earned (see [`earning`]); `size` is the time in which an empty bucket fills.
+/// It is stored as the moment at which it will be full (the generic cell rate algorithm, GCRA). So no
+/// part of a token is lost, and the rate may change at any time. Amounts are given as the time in which
+/// they are earned (see [`earning`]); `size` is the time in which an empty bucket fills.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Bucket {
     full_at: Instant,
@@ -38,7 +38,7 @@ impl Bucket {
         enough
     }
 
-    /// Takes as many tokens as the bucket has, `wanted` at the most, and returns how many. One token is
+    /// Takes as many tokens as the bucket has, at most `wanted`, and returns their number. One token is
     /// earned in `each`.
     #[must_use]
     pub fn take_up_to(&mut self, wanted: u32, now: Instant, each: Duration, size: Duration) -> u32 {

@@ -1,7 +1,7 @@
 //! The fields of frames: little-endian numbers and length-prefixed bytes.
 //!
-//! The reader never trusts a length. It checks it against the bytes that are there before it takes anything,
-//! and [`Reader::finish`] refuses bytes that are left over.
+//! The reader never trusts a length. It checks it against the bytes that are there before it takes
+//! anything, and [`Reader::finish`] refuses bytes that are left over.
 
 use bytes::{Buf, Bytes};
 
@@ -148,6 +148,7 @@ impl Reader {
         mut one: impl FnMut(&mut Self) -> Result<T, DecodeError>,
     ) -> Result<Vec<T>, DecodeError> {
         let count = usize::from(self.u16(what)?);
+        // `collect` reserves nothing for the count, as the iterator may end early with an error.
         check_len(count, limit, what)?;
         (0..count).map(|_| one(self)).collect()
     }
@@ -170,8 +171,8 @@ fn check_len(len: usize, limit: usize, what: &'static str) -> Result<(), DecodeE
 
 /// Appends fields to a buffer, in the forms that [`Reader`] takes.
 ///
-/// A value that is too large for its field is cut. Callers check limits earlier, where they can report an
-/// error.
+/// A value that is too large for its field is cut. Callers check limits earlier, where they can report
+/// an error.
 pub trait Writer {
     /// Appends one byte.
     fn put_u8(&mut self, value: u8);
@@ -218,7 +219,8 @@ pub trait Writer {
         self.put_raw(&text.as_bytes()[..cut]);
     }
 
-    /// Appends a two-byte count and the values, each written by `one`. There are at most 65,535 of them.
+    /// Appends a two-byte count and the values, each written by `one`. There are at most 65,535 of
+    /// them.
     fn put_list<T>(&mut self, values: &[T], mut one: impl FnMut(&mut Self, &T)) {
         let count = u16::try_from(values.len()).unwrap_or(u16::MAX);
         self.put_u16(count);

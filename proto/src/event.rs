@@ -150,8 +150,8 @@ pub enum Event {
         upload: Upload,
     },
     /// A shared file was changed or removed, and a peer asked for it as it was: it can't be served
-    /// under that hash any more. Reported once for each hash. A folder is reported only where none of
-    /// its files was changed or removed, as where files were added.
+    /// under that hash any more. Reported once for each hash. A folder is reported only if none of its
+    /// files was changed or removed, for example because files were added.
     NodeShareChanged {
         /// The hash that it was shared under: of a file in a shared folder, the file's own.
         hash: Hash,
@@ -376,7 +376,8 @@ impl TimerId {
         Self(action)
     }
 
-    /// Returns the action that sets it. If the timer can't be set, `node_action_failed` has this number.
+    /// Returns the action that sets it. If the timer can't be set, `node_action_failed` has this
+    /// number.
     #[must_use]
     pub fn action(self) -> ActionId {
         self.0

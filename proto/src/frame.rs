@@ -176,8 +176,8 @@ const CLOCK: u8 = 0x61;
 /// Bytes before the content in a message's frame: the header and the head byte.
 pub const MESSAGE_HEAD: usize = HEADER + 1;
 
-/// Returns the bytes before the content in a message's frame. `head` is the content's head byte, `len` its
-/// length.
+/// Returns the bytes before the content in a message's frame. `head` is the content's head byte, `len`
+/// its length.
 #[must_use]
 pub fn message_head(head: u8, len: usize) -> [u8; MESSAGE_HEAD] {
     let [a, b, c, d] = u32::try_from(len + 2).unwrap_or(u32::MAX).to_le_bytes();
@@ -195,7 +195,8 @@ impl Frame {
         }
     }
 
-    /// Returns whether the frame is the application's. Such frames have a queue of their own and are counted.
+    /// Returns whether the frame is the application's. Such frames have a queue of their own and are
+    /// counted.
     #[must_use]
     pub fn is_application(&self) -> bool {
         matches!(self, Self::Message(_) | Self::Request { .. } | Self::Reply { .. })
@@ -203,9 +204,11 @@ impl Frame {
 
     /// Appends the whole frame, header and body, to `out`.
     ///
-    /// Senders check contents against the limits before. The length of a frame over four GiB would be wrong.
+    /// Senders check contents against the limits before. The length of a frame over four GiB would be
+    /// wrong.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let start = out.len();
+        // The length is filled in at the end, once it is known.
         out.put_u32(0);
         match self {
             Self::Hello(hello) => put(out, HELLO, |out| hello.encode(out)),
@@ -263,8 +266,8 @@ impl Frame {
         out[start..start + LENGTH].copy_from_slice(&len.to_le_bytes());
     }
 
-    /// Returns the bytes of a frame that has `content` as its own. The frame itself is encoded with an empty
-    /// one, so a large content need not be copied to be sent behind the head.
+    /// Returns the bytes of a frame that has `content` as its own. The frame itself is encoded with an
+    /// empty one, so a large content need not be copied to be sent behind the head.
     #[must_use]
     pub fn encode_head(&self, content: &[u8]) -> Vec<u8> {
         let mut head = Vec::new();
@@ -368,8 +371,8 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// Splits all whole frames off the front of `buffer`, in one block that they share. Only the start of a
-    /// frame may be left.
+    /// Splits all whole frames off the front of `buffer`, in one block that they share. Only the start
+    /// of a frame may be left.
     ///
     /// # Errors
     /// If a frame announces more bytes than it may have, as soon as its header is there.
@@ -383,8 +386,8 @@ impl Frames {
         Ok(Self { block, front, max_message: config.max_message, skips_added_fields: false })
     }
 
-    /// Splits the first frame off the front of `buffer` once it is there whole. It may be no longer than a
-    /// control frame, as the peer has not said Hello yet.
+    /// Splits the first frame off the front of `buffer` once it is there whole. It may be no longer
+    /// than a control frame, as the peer has not said Hello yet.
     ///
     /// # Errors
     /// As for [`Frames::split`].
@@ -395,15 +398,15 @@ impl Frames {
         Ok(Self { block, front, max_message: config.max_message, skips_added_fields: false })
     }
 
-    /// Makes [`Frames::next`] skip bytes behind the last field of a frame, which would be an error. So later
-    /// versions can add fields.
+    /// Makes [`Frames::next`] skip bytes behind the last field of a frame, which would be an error. So
+    /// later versions can add fields.
     #[must_use]
     pub fn skip_added_fields(self) -> Self {
         Self { skips_added_fields: true, ..self }
     }
 
-    /// Takes the messages that come next, up to a frame of another kind or a message that needs more work: a
-    /// compressed one, or an invalid one.
+    /// Takes the messages that come next, up to a frame of another kind or a message that needs more
+    /// work: a compressed one, or an invalid one.
     ///
     /// It has the same result as [`Frames::next`] for each message, but is much faster.
     pub fn take_messages(&mut self) -> Messages {
@@ -421,6 +424,7 @@ impl Frames {
     #[allow(clippy::should_implement_trait)] // `take_messages` is called in between
     pub fn next(&mut self) -> Option<Result<Frame, FrameError>> {
         let (kind, len) = header(&self.block).ok()??;
+        // Whatever was known about the front of the block is not so any more.
         self.front = Front::default();
         self.block.advance(HEADER);
         let body = self.block.split_to(len.min(self.block.len()));
@@ -449,7 +453,8 @@ fn whole(
     Ok(at.checked_add(HEADER + len).filter(|end| *end <= buffer.len()))
 }
 
-/// Returns the kind and the length of the body of the frame at the start of `bytes`, once they are there.
+/// Returns the kind and the length of the body of the frame at the start of `bytes`, once they are
+/// there.
 #[inline]
 pub fn header(bytes: &[u8]) -> Result<Option<(u8, usize)>, FrameError> {
     let Some(&[a, b, c, d, kind]) = bytes.first_chunk::<HEADER>() else {

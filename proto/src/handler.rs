@@ -1,4 +1,4 @@
-//! An application as a trait: the same code runs on a real node and in the simulator.
+//! The application as a trait. The same code runs on a real node and in the simulator.
 
 mod context;
 mod timers;
@@ -20,11 +20,11 @@ use crate::message::Message;
 
 /// An application. Implement what you need: each method is empty by default.
 ///
-/// Methods are synchronous and get the [`Context`] to act through. They are called one at a time;
-/// while one runs, messages wait and their senders are slowed down, so a handler that has much to do
-/// should hand it to a task or thread of its own.
+/// Methods are synchronous and act through the [`Context`]. They are called one at a time. While one
+/// runs, messages wait and their senders are slowed down, so long work belongs in a task or thread of
+/// its own.
 ///
-/// What takes time is asked for through the context, and its result comes as an event of its own:
+/// Actions that take time are asked for through the context. The result comes as an event:
 ///
 /// ```
 /// use peerkit_proto::event::{ActionId, Peer};
@@ -51,8 +51,8 @@ use crate::message::Message;
 /// ```
 #[allow(unused_variables)]
 pub trait Handler: Send {
-    /// Takes an event. By default it calls the method for this event, so override it only to get events as
-    /// values. Messages come to [`node_message`](Self::node_message) at once, as there may be very many.
+    /// Takes an event, and by default calls the method for it. Override it to get events as values.
+    /// Only messages come to [`node_message`](Self::node_message) directly, as there may be very many.
     fn on_event(&mut self, cx: &mut Context<'_>, event: Event) {
         event.call_method(self, cx);
     }
@@ -109,15 +109,17 @@ pub trait Handler: Send {
     }
     /// A download was given up: see [`Event::NodeDownloadFailed`].
     fn node_download_failed(&mut self, cx: &mut Context<'_>, hash: Hash, error: &str) {}
-    /// A source of a download broke the rules, and is not asked again: see [`Event::NodeSourceDropped`].
+    /// A source of a download broke the rules, and is not asked again: see
+    /// [`Event::NodeSourceDropped`].
     fn node_source_dropped(&mut self, cx: &mut Context<'_>, hash: Hash, source: NodeId, why: &str) {
     }
     /// A peer has received all of a file or folder: see [`Event::NodeUploadCompleted`].
     fn node_upload_completed(&mut self, cx: &mut Context<'_>, peer: &Peer, upload: &Upload) {}
-    /// A shared file was changed or removed, and is not served any more: see [`Event::NodeShareChanged`].
+    /// A shared file was changed or removed, and is not served any more: see
+    /// [`Event::NodeShareChanged`].
     fn node_share_changed(&mut self, cx: &mut Context<'_>, hash: Hash, name: &str) {}
-    /// A link that is to be kept was lost, and `tries` dials have failed so far. Return false to give it
-    /// up.
+    /// A link that is to be kept was lost, and `tries` dials have failed so far. Return false to give
+    /// the link up.
     fn node_reconnection_error(
         &mut self,
         cx: &mut Context<'_>,
@@ -193,11 +195,11 @@ pub trait Handler: Send {
     fn node_connect_completed(&mut self, cx: &mut Context<'_>, action: ActionId, peer: &Peer) {}
     /// This node has become a member of the network, as [`Context::join`] asked for.
     fn node_join_completed(&mut self, cx: &mut Context<'_>, action: ActionId) {}
-    /// Answers a request of a peer, or refuses it. `name` says what kind of request it is. The answer is
-    /// given at once; what takes longer is sent later, as a message.
+    /// Answers a request of a peer, or refuses it. `name` is the kind of request. The method returns
+    /// the answer at once. An answer that takes longer is sent later, as a message.
     ///
-    /// A request is no [`Event`]: a callback refuses all. On a real node a function given to `Node::serve`
-    /// for this name answers instead, and the handler does not see the request.
+    /// A request is no [`Event`]: a callback refuses all. On a real node a function given to
+    /// `Node::serve` for this name answers instead, and the handler does not see the request.
     ///
     /// # Errors
     /// [`Refusal::NoHandler`] for a name that this handler does not know, as by default, and
@@ -220,11 +222,12 @@ pub trait Handler: Send {
         reply: Message,
     ) {
     }
-    /// A timer set with [`Context::set_timer`] has expired. No timer expires once the node has been asked to
-    /// stop.
+    /// A timer set with [`Context::set_timer`] has expired. No timer expires once the node has been
+    /// asked to stop.
     fn on_timer(&mut self, cx: &mut Context<'_>, timer: TimerId) {}
     /// An action asked for through the context has failed: a connect, join, discovery, search, ping,
-    /// fetch, share or request, a timer, or one without a number of its own that was not begun because too many waited.
+    /// fetch, share or request, a timer, or one without a number of its own that was not begun because
+    /// too many waited.
     fn node_action_failed(&mut self, cx: &mut Context<'_>, action: ActionId, error: &str) {}
     /// This handler was too slow, so `missed` events other than messages were dropped.
     fn node_lagged(&mut self, cx: &mut Context<'_>, missed: u64) {}

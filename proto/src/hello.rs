@@ -16,8 +16,8 @@ pub const ALPN_LINK: &[u8] = b"peerkit/1";
 /// ALPN of a stream, on the same port.
 pub const ALPN_STREAM: &[u8] = b"peerkit-stream/1";
 
-/// The label for a TLS session's exporter (RFC 8446, section 7.5). The exported bytes bind a proof to the
-/// session.
+/// The label for a TLS session's exporter (RFC 8446, section 7.5). The exported bytes bind a proof to
+/// the session.
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-peerkit-hello";
 
 /// Longest network name and node name, in bytes.
@@ -43,7 +43,8 @@ pub type Proof = [u8; 32];
 
 /// The first frame of a link, in both directions.
 ///
-/// The side that dialled sends its Hello first. The other side answers with its own, or refuses with a goodbye.
+/// The side that dialled sends its Hello first. The other side answers with its own, or refuses with a
+/// goodbye.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
     /// Lowest protocol version that the sender speaks.
@@ -90,8 +91,8 @@ impl Hello {
         }
     }
 
-    /// Reads a frame's body. Skips unknown extensions, addresses of unknown schemes, and bytes behind the last
-    /// field.
+    /// Reads a frame's body. Skips unknown extensions, addresses of unknown schemes, and bytes behind
+    /// the last field.
     ///
     /// # Errors
     /// [`DecodeError`] if anything is missing, too long or invalid.
@@ -112,6 +113,7 @@ impl Hello {
         reader.list(MAX_EXTENSIONS, "extensions", |reader| {
             let key = reader.u16("extension key")?;
             let value = reader.bytes(MAX_EXTENSION, "extension")?;
+            // Other keys are those of later versions.
             if key == OWNER {
                 let owner = value[..].try_into().map_err(|_| DecodeError::Invalid("owner"))?;
                 hello.owner = Some(NodeId::from_bytes(owner));
@@ -131,8 +133,8 @@ impl Hello {
         Versions { min: self.version_min, max: self.version_max }
     }
 
-    /// Returns the version and the features that both ends support: the sender, and this node with the Hello
-    /// `ours`.
+    /// Returns the version and the features that both ends support: the sender, and this node with the
+    /// Hello `ours`.
     ///
     /// # Errors
     /// [`Reason::Version`] if there is no version that both speak.
@@ -143,8 +145,8 @@ impl Hello {
         Ok(Agreed { version, features: self.features & ours.features })
     }
 
-    /// Checks that the sender belongs to `network`, and that its proof of the network's secret is the expected
-    /// one.
+    /// Checks that the sender belongs to `network`, and that its proof of the network's secret is the
+    /// expected one.
     ///
     /// # Errors
     /// The reason to refuse the sender with.
@@ -152,11 +154,11 @@ impl Hello {
         check_membership(&self.network, self.proof.as_ref(), network, expected)
     }
 
-    /// Returns an address at which this node can dial the sender, which connected from or answered at `seen`.
-    /// `None` if the sender does not listen.
+    /// Returns an address at which this node can dial the sender, which connected from or answered at
+    /// `seen`. `None` if the sender does not listen.
     ///
-    /// Best is an address in the Hello with the IP address that we see. Else it is the IP address that we see,
-    /// with the port of the first address in the Hello.
+    /// Best is an address in the Hello with the IP address that we see. Else it is the IP address that
+    /// we see, with the port of the first address in the Hello.
     #[must_use]
     pub fn dialable(&self, seen: SocketAddr) -> Option<Address> {
         // An IPv4 address may be mapped into IPv6.
@@ -195,8 +197,8 @@ impl StreamOpen {
         out.put_bytes(&body);
     }
 
-    /// Reads a message without its length. The message has no version of its own: other fields would need
-    /// another [`ALPN_STREAM`].
+    /// Reads a message without its length. The message has no version of its own: other fields would
+    /// need another [`ALPN_STREAM`].
     ///
     /// # Errors
     /// [`DecodeError`] if anything is missing, too long, invalid or left over.
@@ -212,8 +214,8 @@ impl StreamOpen {
         Ok(open)
     }
 
-    /// Checks that the sender belongs to `network`, and that its proof of the network's secret is the expected
-    /// one.
+    /// Checks that the sender belongs to `network`, and that its proof of the network's secret is the
+    /// expected one.
     ///
     /// # Errors
     /// The reason to refuse the stream with.
@@ -222,12 +224,12 @@ impl StreamOpen {
     }
 }
 
-/// Returns the proof that `sender` knows `secret`. `binding` has the bytes of the TLS session's exporter, which
-/// bind the proof to that session.
+/// Returns the proof that `sender` knows `secret`. `binding` has the bytes of the TLS session's
+/// exporter, which bind the proof to that session.
 ///
-/// It is a BLAKE3 hash of the binding and the sender's identity, with a key derived from the secret. So a proof
-/// is worthless in another session or from another node. A node that completes a handshake with a member can
-/// try to guess a weak secret from its proof, so use a long random one.
+/// It is a BLAKE3 hash of the binding and the sender's identity, with a key derived from the secret. So
+/// a proof is worthless in another session or from another node. A node that completes a handshake with
+/// a member can try to guess a weak secret from its proof, so use a long random one.
 #[must_use]
 pub fn prove(secret: &[u8], binding: &[u8; 32], sender: NodeId) -> Proof {
     let key = blake3::derive_key("peerkit 2026-11 network secret", secret);
@@ -276,7 +278,8 @@ pub(crate) fn address(reader: &mut Reader) -> Result<Result<Address, String>, De
     }
 }
 
-/// Reads a list of addresses, without those of unknown schemes. They count against the limit all the same.
+/// Reads a list of addresses, without those of unknown schemes. They count against the limit all the
+/// same.
 pub(crate) fn addresses(reader: &mut Reader, limit: usize) -> Result<Vec<Address>, DecodeError> {
     let read = reader.list(limit, "addresses", address)?;
     Ok(read.into_iter().flatten().collect())

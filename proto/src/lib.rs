@@ -1,8 +1,8 @@
 //! The protocol of peerkit as pure state machines.
 //!
-//! Nothing here reads a clock, opens a socket, starts a task, touches a file or takes random numbers from the
-//! system. Time, bytes and a seed are passed in. So the same inputs give the same outputs on a real node, in a
-//! test and in the simulator.
+//! Nothing here reads a clock, opens a socket, starts a task, touches a file or takes random numbers
+//! from the system. Time, bytes and a seed are passed in. So the same inputs give the same outputs on a
+//! real node, in a test and in the simulator.
 //!
 //! # The contract
 //! A shell drives each state machine in the same way:
@@ -10,8 +10,8 @@
 //! 2. *Drain*: take its outputs until there is none, and carry them out.
 //! 3. *Sleep* until its deadline or the next input. At the deadline, pass it the time.
 //!
-//! A machine never does anything between two calls, and its outputs depend on nothing but its inputs. This is
-//! the loop of a shell, here with a node that discovers an empty network:
+//! A machine never does anything between two calls, and its outputs depend on nothing but its inputs.
+//! This is the loop of a shell, here with a node that discovers an empty network:
 //!
 //! ```
 //! use peerkit_proto::config::Config;

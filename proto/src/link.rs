@@ -1,8 +1,8 @@
 //! One link as a state machine: Hello, incoming frames, liveness, acknowledgements and goodbye.
 //!
-//! TLS is below it. The shell has proven the peer's identity before the first byte comes here, and carries the
-//! bytes. Outgoing frames go through the queues of the shell. The shell reports when it has sent bytes, as a
-//! link sends pings only if nothing else was sent.
+//! TLS is below it. The shell has proven the peer's identity before the first byte comes here, and
+//! carries the bytes. Outgoing frames go through the queues of the shell. The shell reports when it has
+//! sent bytes, as a link sends pings only if nothing else was sent.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -23,9 +23,9 @@ mod tests;
 /// Most open pings of ours. If there are more, the oldest is forgotten.
 const MAX_PINGS: usize = 64;
 
-/// Messages, and bytes of them, after which an acknowledgement does not wait for its delay. So fewer messages
-/// are unconfirmed if the link is lost. Each acknowledgement costs both ends a system call and more. 4 MiB: a
-/// few milliseconds on the fastest links.
+/// Messages, and bytes of them, after which an acknowledgement does not wait for its delay. So fewer
+/// messages are unconfirmed if the link is lost. Each acknowledgement costs both ends a system call and
+/// more. 4 MiB: a few milliseconds on the fastest links.
 const ACK_MESSAGES: u64 = 65_536;
 const ACK_BYTES: usize = 4 << 20;
 
@@ -41,7 +41,8 @@ pub struct Link {
     opened: Instant,
     last_received: Instant,
     last_sent: Instant,
-    /// Set while the shell does not read, because the application has no room. The silence is not the peer's.
+    /// Set while the shell does not read, because the application has no room. The silence is not the
+    /// peer's.
     paused: bool,
     next_ping: u64,
     pings: BTreeMap<u64, Instant>,
@@ -98,7 +99,8 @@ pub enum Output {
     Greeted(Hello),
     /// Messages for the application, in order. There is at least one.
     Messages(Messages),
-    /// Another frame for the overlay or the application. A message here has to be decompressed or refused.
+    /// Another frame for the overlay or the application. A message here has to be decompressed or
+    /// refused.
     Frame(Frame),
     /// The peer has said goodbye. Send the queued frames, say goodbye too, and close the connection.
     Farewell(Reason),
@@ -210,8 +212,8 @@ impl Link {
         }
     }
 
-    /// Notes that the shell does not read, as the application has no room. Until [`Link::resume`] the peer's
-    /// silence does not end the link.
+    /// Notes that the shell does not read, as the application has no room. Until [`Link::resume`] the
+    /// peer's silence does not end the link.
     pub fn pause(&mut self) {
         self.paused = true;
     }
@@ -274,6 +276,7 @@ impl Link {
                 }
             }
             LinkStage::Open | LinkStage::Closing => {
+                // While the shell does not read, it can't tell whether the peer is silent.
                 if !self.paused && self.dead_at() <= now {
                     return self.close(Reason::Silent(self.config.dead_after));
                 }
@@ -319,6 +322,7 @@ impl Link {
             Err(fault) => return self.refuse(Reason::Fault(fault.to_string())),
         };
         loop {
+            // Messages before Hello are a fault, which `on_frame` finds.
             if self.stage != LinkStage::Greeting {
                 let messages = frames.take_messages();
                 if messages.len() != 0 {
@@ -330,6 +334,7 @@ impl Link {
                 Ok(frame) => self.on_frame(now, frame),
                 Err(fault) => self.refuse(Reason::Fault(fault.to_string())),
             }
+            // Nothing behind a fault is read.
             if self.stage == LinkStage::Closed {
                 return;
             }
@@ -362,6 +367,7 @@ impl Link {
             (_, Frame::Hello(_)) => self.refuse(Reason::Fault("a second Hello".into())),
             (_, Frame::Goodbye { reason, received }) => {
                 self.confirm(received);
+                // If we have said goodbye before, this is the answer, which gets no answer of its own.
                 let answered = self.stage == LinkStage::Closing;
                 self.stage = LinkStage::Closing;
                 if !answered {
@@ -372,17 +378,21 @@ impl Link {
                 self.outputs.push_back(Output::Send(Frame::Pong(nonce)));
             }
             (_, Frame::Pong(nonce)) => {
+                // A pong that was not asked for, or comes twice, says nothing about the round-trip
+                // time.
                 if let Some(sent) = self.pings.remove(&nonce) {
                     self.rtt = Some(now.since(sent));
                 }
             }
             (_, Frame::Received(messages)) => self.confirm(messages),
+            // Later versions may have more kinds of frames.
             (_, Frame::Unknown(_)) => {}
             (_, frame) => self.outputs.push_back(Output::Frame(frame)),
         }
     }
 
     fn confirm(&mut self, messages: u64) {
+        // A peer can't take back an acknowledgement.
         self.confirmed = self.confirmed.max(messages);
     }
 
@@ -400,6 +410,7 @@ impl Link {
 
     fn dead_at(&self) -> Instant {
         match self.stage {
+            // From the opening on, so that a peer that sends a byte now and then can't keep its place.
             LinkStage::Greeting | LinkStage::Admitting => {
                 self.opened + self.config.handshake_timeout
             }

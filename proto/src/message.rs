@@ -18,8 +18,9 @@ pub struct Message {
 }
 
 /// The kind of a message's content.
-// A whole word, like `Compression`: on its way to a handler a message is written field by field and then
-// copied word by word. A processor that reads a word just after a part of it was written has to wait.
+// A whole word, like `Compression`: on its way to a handler a message is written field by field and
+// then copied word by word. A processor that reads a word just after a part of it was written has to
+// wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u64)]
 #[non_exhaustive]
@@ -119,8 +120,8 @@ impl Message {
         self.kind
     }
 
-    /// Returns how the message is compressed on the wire, or was. A content that compression would not make
-    /// smaller travels uncompressed.
+    /// Returns how the message is compressed on the wire, or was. A content that compression would not
+    /// make smaller travels uncompressed.
     #[must_use]
     pub fn compression(&self) -> Compression {
         self.compression

@@ -1,4 +1,5 @@
-//! Node records: the addresses of a node, signed by the node itself. Nodes exchange records of other nodes.
+//! Node records: the addresses of a node, signed by the node itself. Nodes exchange records of other
+//! nodes.
 
 use crate::address::Address;
 use crate::codec::{DecodeError, Reader, Writer};
@@ -19,12 +20,13 @@ const CONTEXT: &[u8] = b"peerkit record 1";
 pub struct NodeRecord {
     /// The node.
     pub node: NodeId,
-    /// The time of the signature by the node's clock, in milliseconds since 1970. The latest record counts.
+    /// The time of the signature by the node's clock, in milliseconds since 1970. The latest record
+    /// counts.
     pub time: u64,
     /// The addresses at which the node can be dialled, best first; none if it can't be dialled.
     pub addresses: Vec<Address>,
-    /// Addresses of unknown schemes as texts, each with its place among all addresses. The signature is over
-    /// them as well.
+    /// Addresses of unknown schemes as texts, each with its place among all addresses. The signature is
+    /// over them as well.
     pub(crate) unknown: Vec<(usize, String)>,
     /// The node's signature over all fields above and the network's name.
     pub signature: [u8; SIGNATURE_LEN],

@@ -1,18 +1,18 @@
 //! The size of a large network, estimated from a sample of its nodes.
 //!
-//! A node is in a sample of `bits` bits if the hash of the sample's salt and its identity begins with that many
-//! zero bits. That is one node in 2^bits, and other nodes for each salt. Each node is in it independently of the
-//! others, so their number is binomial, and for a few of many nodes Poisson (W. Feller: An Introduction to
-//! Probability Theory and Its Applications, vol. 1, ch. VI). Its standard deviation is the square root of its
-//! expectation.
+//! A node is in a sample of `bits` bits if the hash of the sample's salt and its identity begins with
+//! that many zero bits. That is one node in 2^bits, and other nodes for each salt. Each node is in it
+//! independently of the others, so their number is binomial, and for a few of many nodes Poisson (W.
+//! Feller: An Introduction to Probability Theory and Its Applications, vol. 1, ch. VI). Its standard
+//! deviation is the square root of its expectation.
 
 use crate::id::{Hash, NodeId};
 
 /// Bits of the first sample. 8: of 10,000 nodes, for which discovery is made, about 40 answer.
 pub const BITS: u8 = 8;
 
-/// Smallest sample for an estimate. A network with fewer nodes in its sample is small enough to be counted, and
-/// the error of an estimate would be large. 40: an error of one in six.
+/// Smallest sample for an estimate. A network with fewer nodes in its sample is small enough to be
+/// counted, and the error of an estimate would be large. 40: an error of one in six.
 pub const ENOUGH: u64 = 40;
 
 /// An estimate of the number of nodes.

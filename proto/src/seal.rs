@@ -2,16 +2,16 @@
 //!
 //! HPKE (RFC 9180) in its base mode, with DHKEM(X25519, HKDF-SHA256), HKDF-SHA256 and
 //! ChaCha20-Poly1305. The X25519 keys are derived from the nodes' Ed25519 keys by the birational map of
-//! RFC 7748, section 4.1. E. Thormarker shows that one key pair may serve for both: "On using the same key pair
-//! for Ed25519 and an X25519 based KEM" (2021).
+//! RFC 7748, section 4.1. E. Thormarker shows that one key pair may serve for both: "On using the same
+//! key pair for Ed25519 and an X25519 based KEM" (2021).
 //!
-//! A sealed message contains the sender's signature over all of it and over the recipient. HPKE's authenticated
-//! mode would need no signature. But a thief of the recipient's key could then forge messages of any sender to
-//! it (RFC 9180, section 9.1.1). A key that is stolen later opens messages that were recorded before. If that
-//! matters, use a link, which has new keys each time.
+//! A sealed message contains the sender's signature over all of it and over the recipient. HPKE's
+//! authenticated mode would need no signature. But a thief of the recipient's key could then forge
+//! messages of any sender to it (RFC 9180, section 9.1.1). A key that is stolen later opens messages
+//! that were recorded before. If that matters, use a link, which has new keys each time.
 //!
-//! The receipt is a secret that only the two ends can compute (HPKE's exporter). So no node on the way can claim
-//! that a message was received if it was not.
+//! The receipt is a secret that only the two ends can compute (HPKE's exporter). So no node on the way
+//! can claim that a message was received if it was not.
 
 use bytes::Bytes;
 use hpke::aead::ChaCha20Poly1305;
@@ -27,8 +27,8 @@ use crate::hello::{MAX_NAME, MAX_PROTOCOL};
 use crate::id::{ID_LEN, Key, NodeId, SIGNATURE_LEN};
 use crate::message::{Message, Packed};
 
-/// Most bytes by which a sealed message is longer than its content: the encapsulated key, the tag, the sender
-/// with its name, the time, the signature and the head byte.
+/// Most bytes by which a sealed message is longer than its content: the encapsulated key, the tag, the
+/// sender with its name, the time, the signature and the head byte.
 pub const OVERHEAD: usize = ENCAPSULATED + TAG + ID_LEN + 8 + 2 + MAX_NAME + SIGNATURE_LEN + 1;
 
 /// Bytes of an encapsulated X25519 key (RFC 9180, section 7.1).
@@ -60,19 +60,19 @@ pub struct Letter {
 
 /// The content of a letter.
 ///
-/// On the wire it begins with the head byte of a message, or with `0e` for a request and `0f` for a reply,
-/// which no message begins with. Then follows what a frame of that kind has.
+/// On the wire it begins with the head byte of a message, or with `0e` for a request and `0f` for a
+/// reply. No message begins with these. The fields of a frame of that kind follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LetterContent {
     /// A message.
     Message(Packed),
     /// A request.
     Request {
-        /// Chosen by the sender. The reply has the same.
+        /// The number of the request, which its reply has too.
         id: u64,
-        /// The handler that is to answer.
+        /// The kind of request.
         name: String,
-        /// What is asked.
+        /// The request itself.
         body: Packed,
     },
     /// The reply to a request.
@@ -196,8 +196,8 @@ pub fn seal(
     Ok(Sealed { bytes, receipt })
 }
 
-/// Opens a message that was sealed to the node that has `key`, and checks its sender. The receipt is for the
-/// sender alone.
+/// Opens a message that was sealed to the node that has `key`, and checks its sender. The receipt is
+/// for the sender alone.
 ///
 /// It does not check how old the message is, or whether it was received before.
 ///

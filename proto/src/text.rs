@@ -1,4 +1,5 @@
-//! Values as text: tickets, identities and hashes as people paste them, and the form that serde gives them.
+//! Values as text: tickets, identities and hashes as people paste them, and the form that serde gives
+//! them.
 
 /// Implements serde's traits for types that are serialized as the text that they print and parse.
 macro_rules! serde_as_text {

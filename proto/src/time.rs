@@ -6,8 +6,8 @@ use std::time::Duration;
 
 /// A moment, counted from an origin: the start of the node, or of the simulation.
 ///
-/// Unlike [`std::time::Instant`] it has no `now()`: the shell that drives a state machine passes the time.
-/// Arithmetic saturates, so that no deadline computed from a number of the network can overflow.
+/// Unlike [`std::time::Instant`] it has no `now()`: the shell that drives a state machine passes the
+/// time. Arithmetic saturates, so that no deadline computed from a number of the network can overflow.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Instant(Duration);
 
@@ -36,8 +36,8 @@ impl Instant {
 
 /// The present by two clocks, which the shell reads once for each input.
 ///
-/// Deadlines and intervals use the monotonic clock. The wall clock is for the times of broadcasts. It may be
-/// set, and may jump when a machine wakes up.
+/// Deadlines and intervals use the monotonic clock. The wall clock is for the times of broadcasts. It
+/// may be set, and may jump when a machine wakes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
     /// The time by a clock that never goes back.

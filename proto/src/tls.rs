@@ -1,5 +1,5 @@
-//! The record layer of TLS 1.3 (RFC 8446, section 5) without its encryption: the header of a record, the
-//! content of an opened one, and the messages that may follow a handshake.
+//! The record layer of TLS 1.3 (RFC 8446, section 5) without its encryption: the header of a record,
+//! the content of an opened one, and the messages that may follow a handshake.
 
 /// Length of a record's header: type, version and length.
 pub const HEADER: usize = 5;
@@ -75,8 +75,8 @@ impl ContentType {
     }
 }
 
-/// Returns the header of a protected record of `content` bytes without padding. It names data as the kind
-/// of every protected record.
+/// Returns the header of a protected record of `content` bytes without padding. It names data as the
+/// kind of every protected record.
 ///
 /// `content` is at most [`MAX_CONTENT`]; more is counted as that.
 #[must_use]
@@ -87,8 +87,8 @@ pub fn header(content: usize) -> [u8; HEADER] {
     [ContentType::Data.number(), VERSION[0], VERSION[1], high, low]
 }
 
-/// Returns the payload's length of the protected record that `bytes` begin with, or `None` if its header
-/// is incomplete.
+/// Returns the payload's length of the protected record that `bytes` begin with, or `None` if its
+/// header is incomplete.
 ///
 /// # Errors
 /// No protected record begins like this.
@@ -179,15 +179,15 @@ mod message {
     pub(super) const KEY_UPDATE: u8 = 24;
 }
 
-/// Returns the content of the message that announces the next key for all further records. It may request
-/// that the peer updates its own key, too.
+/// Returns the content of the message that announces the next key for all further records. It may
+/// request that the peer updates its own key, too.
 #[must_use]
 pub fn key_update(is_requested: bool) -> [u8; 5] {
     [message::KEY_UPDATE, 0, 0, 1, u8::from(is_requested)]
 }
 
-/// Reads a record of the handshake's kind. Returns `Some` if it announces the peer's next key, with true if
-/// it requests an update of ours. Tickets are ignored, as nodes do not resume sessions.
+/// Reads a record of the handshake's kind. Returns `Some` if it announces the peer's next key, with
+/// true if it requests an update of ours. Tickets are ignored, as nodes do not resume sessions.
 ///
 /// # Errors
 /// It has another message, or one that does not end with the record.

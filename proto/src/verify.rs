@@ -8,8 +8,8 @@ use crate::id::{Hash, NodeId, PublicKey, SIGNATURE_LEN};
 /// Verifies signatures, and may remember the valid ones.
 ///
 /// A node verifies each signature once and remembers none. In the simulator a thousand nodes verify the
-/// same signature: sharing a memory saves most of that time. It changes nothing else, as the outcome depends
-/// on nothing but the bytes.
+/// same signature: sharing a memory saves most of that time. It changes nothing else, as the outcome
+/// depends on nothing but the bytes.
 #[derive(Debug, Clone, Default)]
 pub struct Verifier {
     memory: Option<Arc<Memory>>,
@@ -23,8 +23,8 @@ struct Memory {
 }
 
 impl Verifier {
-    /// Creates a verifier that remembers up to `max` valid signatures, and shares them with its clones. Once
-    /// there are more it forgets them all.
+    /// Creates a verifier that remembers up to `max` valid signatures, and shares them with its clones.
+    /// Once there are more it forgets them all.
     #[must_use]
     pub fn remembering(max: usize) -> Self {
         Self { memory: Some(Arc::new(Memory { max, valid: Mutex::default() })) }

@@ -1,8 +1,8 @@
 //! Versions of the wire: the choice of one for a link, and the parts of the protocol that it lacks.
 //!
-//! A node speaks its own version and the one before. Each Hello names the range of its sender. Both ends choose
-//! by the same rule: the highest version that is in both ranges. If there is none, the link is refused, with
-//! both ranges in the reason.
+//! A node speaks its own version and the one before. Each Hello names the range of its sender. Both
+//! ends choose by the same rule: the highest version that is in both ranges. If there is none, the link
+//! is refused, with both ranges in the reason.
 
 use std::fmt;
 use std::str::FromStr;
@@ -71,7 +71,8 @@ impl VersionGap {
     }
 }
 
-/// The wire version and features that two nodes have agreed on by their Hellos. Both ends compute the same.
+/// The wire version and features that two nodes have agreed on by their Hellos. Both ends compute the
+/// same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Agreed {
     /// The version of the wire that the link speaks.

@@ -7,12 +7,12 @@ use std::task::{Poll, ready};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
-/// Size of the first read into a buffer without memory. Its bytes go over the stack, so that an idle link
-/// needs no memory to wait for them.
+/// Size of the first read into a buffer without memory. Its bytes go over the stack, so that an idle
+/// link needs no memory to wait for them.
 const FIRST_READ: usize = 512;
 
-/// Reads the bytes that have arrived into the free room of `buffer`, from as many TLS records as there are.
-/// Waits only if there are none. Returns zero at the end of the stream.
+/// Reads the bytes that have arrived into the free room of `buffer`, from as many TLS records as there
+/// are. Waits only if there are none. Returns zero at the end of the stream.
 ///
 /// An error that follows bytes is kept in `broken` for the next call.
 pub(super) async fn fill(

@@ -42,8 +42,8 @@ const READS_TO_KEEP_BUFFERS: usize = 4;
 /// Time without a write after which the outgoing buffers are freed.
 const REST: Duration = Duration::from_secs(1);
 
-/// Most pings open at once for tasks that wait for their results; more tasks share the next ping. 32: half
-/// of what a [`Link`] keeps track of.
+/// Most pings open at once for tasks that wait for their results; more tasks share the next ping. 32:
+/// half of what a [`Link`] keeps track of.
 const OPEN_PINGS: usize = 32;
 
 /// Longest time for which a link is not read because of its rate limit. 10 s: below `ping_after`.
@@ -117,8 +117,8 @@ impl ReadBatch {
 }
 
 impl<R: AsyncRead + Unpin> LinkReader<R> {
-    /// Creates it with the bytes that were read behind the peer's Hello, and the outputs of the link from
-    /// that time.
+    /// Creates it with the bytes that were read behind the peer's Hello, and the outputs of the link
+    /// from that time.
     pub(super) fn new(
         inner: Arc<Inner>,
         conn: Arc<Conn>,
@@ -163,8 +163,8 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
                 break;
             }
             if self.turn >= TURN {
-                // Else a fast peer would keep this task busy: answers would not go out, and the tasks that
-                // its messages have woken would not run.
+                // Else a fast peer would keep this task busy: answers would not go out, and the tasks
+                // that its messages have woken would not run.
                 self.turn = 0;
                 tokio::task::yield_now().await;
             }
@@ -289,7 +289,8 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
                 }
                 Output::Send(frame) => self.conn.send_control(&frame),
                 Output::Messages(messages) => batch.add(Received::Plain(messages)),
-                // Boxed: its future is large, and links without such frames should not have room for it.
+                // Boxed: its future is large, and links without such frames should not have room for
+                // it.
                 Output::Frame(frame) => Box::pin(self.on_frame(frame, &mut batch)).await,
                 Output::Farewell(reason) => {
                     // If we have said goodbye before, this is the answer.
@@ -370,8 +371,8 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         unpacked.map_err(|fault| self.link.refuse(Reason::Fault(fault))).ok()
     }
 
-    /// Has a request answered, in its order among the messages: by the function for its name, or else by
-    /// the application's handler.
+    /// Has a request answered, in its order among the messages: by the function for its name, or else
+    /// by the application's handler.
     async fn serve(&mut self, id: u64, name: String, message: Message, batch: &mut ReadBatch) {
         self.requests.retain(|_, request| !request.task.is_finished());
         if self.requests.contains_key(&id) {
@@ -404,8 +405,8 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         self.conn.refuse(id, refusal);
     }
 
-    /// Hands a batch to the application and the overlay. Meanwhile the link's timers run, and the peer's
-    /// silence is not held against it.
+    /// Hands a batch to the application and the overlay. Meanwhile the link's timers run, and the
+    /// peer's silence is not held against it.
     async fn deliver(&mut self, batch: &mut ReadBatch) {
         let ReadBatch { received, messages, bytes, overlay } = std::mem::take(batch);
         if messages == 0 && overlay.is_empty() {
@@ -432,8 +433,8 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
                     () = inner.tasks.halt.called() => break,
                     () = self.conn.closing.notified(), if !leaving => {
                         leaving = true;
-                        // The goodbye does not wait for the application. The event has to, as the handler
-                        // may be the one that we wait for.
+                        // The goodbye does not wait for the application. The event has to, as the
+                        // handler may be the one that we wait for.
                         if let Some(reason) = self.conn.take_leaving() {
                             self.conn.hang_up(reason);
                         } else {
@@ -443,8 +444,8 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
                     () = self.timer.wait_until(&inner, due) => {
                         self.link.sent(self.conn.wrote());
                         self.link.handle_timeout(self.inner.clock.now());
-                        // Pings and acknowledgements go out now. All other outputs keep their order behind
-                        // the batch.
+                        // Pings and acknowledgements go out now. All other outputs keep their order
+                        // behind the batch.
                         while let Some(output) = self.link.poll() {
                             match output {
                                 Output::Send(frame) => self.conn.send_control(&frame),
@@ -496,8 +497,8 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
     }
 }
 
-/// One timer for a link's deadlines, which mostly move on before they are reached. A deadline that has moved
-/// on costs nothing until the timer goes off at its old time.
+/// One timer for a link's deadlines, which mostly move on before they are reached. A deadline that has
+/// moved on costs nothing until the timer goes off at its old time.
 #[derive(Debug, Default)]
 struct LinkTimer {
     timer: Option<Pin<Box<Sleep>>>,

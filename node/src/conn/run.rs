@@ -32,7 +32,8 @@ pub(crate) fn start<S>(
 ) where
     S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
 {
-    // An idle link's memory is mostly this task, so futures that are needed only for a moment are boxed.
+    // An idle link's memory is mostly this task, so futures that are needed only for a moment are
+    // boxed.
     let making = Box::pin(making);
     let node = inner.clone();
     inner.tasks.spawn(async move {
@@ -80,13 +81,15 @@ where
     Box::pin(finish(&inner, &conn, ended)).await;
 }
 
-/// Moves a value out of its box and frees the box. Destructuring the box in place would keep its memory.
+/// Moves a value out of its box and frees the box. Destructuring the box in place would keep its
+/// memory.
 #[expect(clippy::boxed_local, reason = "the box is to be freed")]
 fn unboxed<T>(boxed: Box<T>) -> T {
     *boxed
 }
 
-/// Tells the application of the link, and writes the link's first frames. Returns the link's other outputs.
+/// Tells the application of the link, and writes the link's first frames. Returns the link's other
+/// outputs.
 async fn begin<S>(inner: &Inner, established: &mut Established<S>) -> io::Result<VecDeque<Output>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -122,8 +125,8 @@ async fn finish(inner: &Inner, conn: &Arc<Conn>, ended: EndedLink) {
     inner.actor.tell(FromLink::Done(conn.clone())).await;
 }
 
-/// Writes the link's first frames. Returns its other outputs: those of frames that came right behind the
-/// peer's Hello.
+/// Writes the link's first frames. Returns its other outputs: those of frames that came right behind
+/// the peer's Hello.
 async fn write_hello(
     link: &mut Link,
     stream: &mut (impl AsyncWrite + Unpin),

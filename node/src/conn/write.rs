@@ -1,4 +1,5 @@
-//! The writing half of a link's task: takes the frames that wait in the outbox, as many at once as there are.
+//! The writing half of a link's task: takes the frames that wait in the outbox, as many at once as
+//! there are.
 
 use std::future::poll_fn;
 use std::io;
@@ -47,9 +48,9 @@ async fn write_all(
                     pause = limited;
                 }
             }
-            // A sender on another thread went on during the write. If this task slept now, the sender's next
-            // message would wake it, and it would run there once the sender pauses or finds no room, with
-            // many messages in the block. If no sender runs, this task goes on at once.
+            // A sender on another thread went on during the write. If this task slept now, the sender's
+            // next message would wake it, and it would run there once the sender pauses or finds no
+            // room, with many messages in the block. If no sender runs, this task goes on at once.
             WriterStep::LetGrow => tokio::task::yield_now().await,
             WriterStep::AwaitCount => {
                 let flush_timeout = inner.config.flush_timeout;
@@ -64,8 +65,8 @@ async fn write_all(
     }
 }
 
-/// Takes the next batch, and sleeps while there is nothing to write. Looks into the outbox whenever the link's
-/// task runs, as the reading half may have added to it.
+/// Takes the next batch, and sleeps while there is nothing to write. Looks into the outbox whenever the
+/// link's task runs, as the reading half may have added to it.
 async fn next_step(
     conn: &Conn,
     batch: &mut WriteBatch,

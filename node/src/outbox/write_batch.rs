@@ -18,8 +18,8 @@ pub(crate) enum WriterStep {
     Sleep,
     /// Let the senders add to a block that is not full. Write it after that, grown or not.
     LetGrow,
-    /// Wait for [`super::Outbox::end_receiving`]: only the goodbye is left, and it has to count the messages
-    /// that are being received.
+    /// Wait for [`super::Outbox::end_receiving`]: only the goodbye is left, and it has to count the
+    /// messages that are being received.
     AwaitCount,
     /// Close the connection: all is written.
     Close,

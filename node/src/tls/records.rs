@@ -1,7 +1,8 @@
 //! Channels with a record layer of our own (RFC 8446, section 5), after a handshake by rustls.
 //!
-//! It saves four copies of all data. Records are sealed from the writer's buffer directly into the buffer that
-//! the system sends, and opened from the buffer that the system has filled directly into the reader's.
+//! It saves four copies of all data. Records are sealed from the writer's buffer directly into the
+//! buffer that the system sends, and opened from the buffer that the system has filled directly into
+//! the reader's.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -92,8 +93,8 @@ impl<T: Transport> Channel<T> {
         self.session
     }
 
-    /// Makes reads larger, which takes more memory. A reader that knows how many bytes will arrive sets their
-    /// number in the result.
+    /// Makes reads larger, which takes more memory. A reader that knows how many bytes will arrive sets
+    /// their number in the result.
     pub(crate) fn expect_bulk(&mut self) -> Expected {
         self.incoming.expect_bulk()
     }
@@ -142,10 +143,13 @@ impl<T: Transport> AsyncRead for Channel<T> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.outgoing.check()?;
+        // The peer sends nothing before it has the end of our handshake, so a reader would wait for
+        // ever.
         if this.holding {
             ready!(this.poll_send(cx))?;
         }
         let polled = this.incoming.poll_read(&mut this.transport, cx, out);
+        // The alert goes out if the transport takes it at once. The read reports the error in any case.
         if let Some(alert) = this.incoming.alert() {
             this.outgoing.close(failure(alert))?;
             this.try_send();

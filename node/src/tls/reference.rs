@@ -1,5 +1,5 @@
-//! Channels of tokio-rustls: the reference for our own record layer, and its replacement if that should ever
-//! be needed. They have the same interface and pass the same tests.
+//! Channels of tokio-rustls: the reference for our own record layer, and its replacement if that should
+//! ever be needed. They have the same interface and pass the same tests.
 
 use std::fmt;
 use std::io::{self, IoSlice};

@@ -13,8 +13,8 @@ use crate::versions::VersionGap;
 
 /// The node at the other end of a link. Cloning is cheap.
 ///
-/// It describes the link as it was made. It stays valid after the end of the link, and a later link with the same
-/// node is another value.
+/// It describes the link as it was made. It stays valid after the end of the link, and a later link
+/// with the same node is another value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Peer(Arc<PeerParts>);
 
@@ -55,8 +55,8 @@ impl Peer {
         Self(Arc::new(PeerParts { id, name, address, direction, linked: true }))
     }
 
-    /// Describes a node without a link, whose message other nodes have relayed. Its address is not known, so it
-    /// is `0.0.0.0:0`.
+    /// Describes a node without a link, whose message other nodes have relayed. Its address is not
+    /// known, so it is `0.0.0.0:0`.
     #[must_use]
     pub fn without_link(id: NodeId, name: String) -> Self {
         let address = Address::from_socket((Ipv4Addr::UNSPECIFIED, 0).into());
@@ -64,8 +64,9 @@ impl Peer {
         Self(Arc::new(PeerParts { id, name, address, direction, linked: false }))
     }
 
-    /// Returns whether this describes a link. Messages of a node without a link came through other nodes, sealed
-    /// and signed. A message to such a peer takes the same way back, or the peer is dialled.
+    /// Returns whether this describes a link. Messages of a node without a link came through other
+    /// nodes, sealed and signed. A message to such a peer takes the same way back, or the peer is
+    /// dialled.
     #[must_use]
     pub fn is_linked(&self) -> bool {
         self.0.linked
@@ -83,7 +84,8 @@ impl Peer {
         &self.0.name
     }
 
-    /// Returns the address at which it can be dialled if that is known, else the address that it connected from.
+    /// Returns the address at which it can be dialled if that is known, else the address that it
+    /// connected from.
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.0.address
@@ -171,7 +173,8 @@ pub enum Reason {
     /// The network has a secret, and the proof of knowing it was wrong or missing.
     #[error("the proof of knowing the network's secret is wrong or missing")]
     WrongSecret,
-    /// There is no version of the wire that both nodes speak. Nodes of version 1 do not name their versions.
+    /// There is no version of the wire that both nodes speak. Nodes of version 1 do not name their
+    /// versions.
     #[error("no common protocol version{}", .0.map(|gap| format!(": {gap}")).unwrap_or_default())]
     Version(Option<VersionGap>),
     /// No room for another inbound link.

@@ -17,8 +17,8 @@ pub const MAX_BATCH: usize = 1024;
 /// Most runs that one frame announces. More go in further frames.
 pub const MAX_HAVES: usize = 1024;
 
-/// Prefixes of the bytes that a broadcast's id is the hash of, and that are signed. They set these apart from
-/// all other hashes and signatures.
+/// Prefixes of the bytes that a broadcast's id is the hash of, and that are signed. They set these
+/// apart from all other hashes and signatures.
 const ID_CONTEXT: &[u8] = b"peerkit broadcast 2";
 const BATCH_CONTEXT: &[u8] = b"peerkit broadcasts 2";
 
@@ -31,7 +31,8 @@ pub struct RunId {
     pub epoch: u64,
 }
 
-/// Consecutive broadcasts of one author under one signature. Nodes that pass them on can't change a byte.
+/// Consecutive broadcasts of one author under one signature. Nodes that pass them on can't change a
+/// byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     /// The run of the author that they belong to.
@@ -78,8 +79,8 @@ pub struct Want {
 }
 
 impl Batch {
-    /// Signs broadcasts of the node that has `key`. The first of them has the place `first` in its run, of
-    /// which nodes still keep those from `floor` on.
+    /// Signs broadcasts of the node that has `key`. The first of them has the place `first` in its run,
+    /// of which nodes still keep those from `floor` on.
     #[must_use]
     pub fn sign(
         key: &Key,
@@ -117,8 +118,8 @@ impl Batch {
         self.first.saturating_add(self.items.len() as u64).saturating_sub(1)
     }
 
-    /// Returns the ids of the broadcasts, in order. Each is the hash of the broadcast with its author and its
-    /// place, so equal texts are different broadcasts.
+    /// Returns the ids of the broadcasts, in order. Each is the hash of the broadcast with its author
+    /// and its place, so equal texts are different broadcasts.
     #[must_use]
     pub fn ids(&self, network: &str) -> Vec<Hash> {
         let places = self.first..;
@@ -171,6 +172,7 @@ impl Batch {
         let items = reader.list(MAX_BATCH, "broadcasts", Item::decode)?;
         let signature = reader.array("signature")?;
         reader.finish()?;
+        // Places are counted from 1. The last one must not overflow, as others are computed from it.
         if items.is_empty() || first == 0 || first.checked_add(items.len() as u64).is_none() {
             return Err(DecodeError::Invalid("place"));
         }

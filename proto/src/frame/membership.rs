@@ -58,18 +58,19 @@ pub struct ForwardJoin {
     pub record: NodeRecord,
 }
 
-/// Ends that two nodes are neighbours. The one that dialled closes the link, unless it is needed for something
-/// else.
+/// Ends that two nodes are neighbours. The one that dialled closes the link, unless it is needed for
+/// something else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disconnect {
-    /// Nodes that may be asked instead: the other neighbours of a sender that leaves, else the node that the
-    /// receiver had to make room for.
+    /// Nodes that may be asked instead: the other neighbours of a sender that leaves, else the node
+    /// that the receiver had to make room for.
     pub instead: Vec<NodeRecord>,
     /// Set if the sender leaves the network, so that it must not be asked again.
     pub leaves: bool,
 }
 
-/// Records on a random walk, which are exchanged with the node at its end. The answer takes the same way back.
+/// Records on a random walk, which are exchanged with the node at its end. The answer takes the same
+/// way back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shuffle {
     /// A random number of the node that starts the walk, by which the answer finds its way back.
@@ -89,8 +90,8 @@ pub struct ShuffleReply {
     pub records: Vec<NodeRecord>,
 }
 
-/// A sign of life of the node with the least identity in a part of the network. Two nodes that receive the
-/// beacons of different nodes are in parts that are not connected.
+/// A sign of life of the node with the least identity in a part of the network. Two nodes that receive
+/// the beacons of different nodes are in parts that are not connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Beacon {
     /// The least identity in this part of the network.
@@ -99,12 +100,12 @@ pub struct Beacon {
     pub count: u64,
 }
 
-/// A message that two nodes without a link send each other on a stream, once each. It shows whether they are
-/// reachable and in the same part of the network, and has records of nodes that they know.
+/// A message that two nodes without a link send each other on a stream, once each. It shows whether
+/// they are reachable and in the same part of the network, and has records of nodes that they know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
-    /// In the first probe: whether the sender wants to become a neighbour. In the answer: whether it may. A
-    /// place is kept for it for a few seconds.
+    /// In the first probe: whether the sender wants to become a neighbour. In the answer: whether it
+    /// may. A place is kept for it for a few seconds.
     pub neighbour: bool,
     /// The sender's record.
     pub record: NodeRecord,
@@ -253,7 +254,8 @@ impl Beacon {
 }
 
 impl Probe {
-    /// Most bytes of an encoded probe. It is checked before memory is taken. 64 KiB: as for a control frame.
+    /// Most bytes of an encoded probe. It is checked before memory is taken. 64 KiB: as for a control
+    /// frame.
     pub const MAX: usize = 64 << 10;
 
     /// Appends the probe to `out`.

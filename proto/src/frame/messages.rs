@@ -5,8 +5,8 @@ use bytes::Bytes;
 use super::{LENGTH, MESSAGE, MESSAGE_HEAD};
 use crate::message::{Kind, Message};
 
-/// An iterator over consecutive messages that need no more work: none is compressed or over the limit, and text
-/// is valid. They share the block that they were read in.
+/// An iterator over consecutive messages that need no more work: none is compressed or over the limit,
+/// and text is valid. They share the block that they were read in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Messages {
     block: Bytes,
@@ -43,6 +43,7 @@ impl Iterator for Messages {
     #[inline]
     fn next(&mut self) -> Option<Message> {
         let message = self.cut();
+        // The count is exact unless the block is damaged, which ends the iterator.
         self.count = if message.is_some() { self.count.saturating_sub(1) } else { 0 };
         message
     }

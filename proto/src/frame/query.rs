@@ -16,8 +16,8 @@ pub const UNLIMITED: u8 = u8::MAX;
 /// Longest text of a search, in bytes.
 pub const MAX_SEARCH: usize = 256;
 
-/// Most neighbours of each direction in one answer. A node with more sends several answers. With the longest
-/// host names, and the most addresses of the node itself, an answer fits a control frame.
+/// Most neighbours of each direction in one answer. A node with more sends several answers. With the
+/// longest host names, and the most addresses of the node itself, an answer fits a control frame.
 pub const MAX_NEIGHBOURS: usize = 90;
 
 /// Most files in one answer. A node with more sends several answers.
@@ -40,8 +40,8 @@ pub struct Query {
     pub id: QueryId,
     /// Most hops beyond the receiver; [`UNLIMITED`] for all.
     pub depth: u8,
-    /// Set if the sender asks for itself. The answer may contain files that only the sender may see. Such a
-    /// query is never passed on, whatever its depth.
+    /// Set if the sender asks for itself. The answer may contain files that only the sender may see.
+    /// Such a query is never passed on, whatever its depth.
     pub own: bool,
     /// Time for which the sender still waits.
     pub ttl: Duration,
@@ -98,13 +98,13 @@ pub struct Answer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AnswerBody {
-    /// To a discovery: the nodes that it has dialled, then those that have dialled it. If there are many,
-    /// several answers have parts of them.
+    /// To a discovery: the nodes that it has dialled, then those that have dialled it. If there are
+    /// many, several answers have parts of them.
     Neighbours(Vec<Neighbour>, Vec<Neighbour>),
     /// To a search, or to [`QueryKind::HasFile`]: files that match.
     Files(Vec<SharedFile>),
-    /// To the search for a node: it has the `addresses` of the answer. To a call-back: it is under way. To a
-    /// sample: `node` is in it.
+    /// To the search for a node: it has the `addresses` of the answer. To a call-back: it is under way.
+    /// To a sample: `node` is in it.
     Here,
 }
 

@@ -1,4 +1,4 @@
-//! The context that a handler acts through, the world behind it, and its actions.
+//! The context through which a handler acts, the node behind it, and the handler's actions.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ pub trait World {
     fn name(&self) -> &str;
     /// Returns the application's note about a connected peer under this key.
     fn info(&self, peer: NodeId, key: &str) -> Option<Value>;
-    /// Returns a number for an action that no other action has.
+    /// Returns the number of the next action.
     fn next_action(&self) -> ActionId;
     /// Returns the content of a file.
     ///
@@ -126,7 +126,7 @@ impl<'a> Context<'a> {
         self.peers().into_iter().find(|peer| peer.id() == id)
     }
 
-    /// Returns what was noted about a connected peer under `key`. Notes are gone with the link.
+    /// Returns the note about a connected peer under `key`. Notes are dropped with the link.
     #[must_use]
     pub fn info(&self, peer: impl Into<NodeId>, key: &str) -> Option<Value> {
         let peer = peer.into();
@@ -149,8 +149,8 @@ impl<'a> Context<'a> {
     }
 
     /// Sends a message to a peer, or to the node with an identity, such as the author of a broadcast. A
-    /// node without a link is dialled, or other nodes pass the message on. If the message can't be sent,
-    /// `node_message_failed` says so.
+    /// node without a link is dialled, or other nodes pass the message on. If the message can't be
+    /// sent, `node_message_failed` says so.
     pub fn send(&mut self, to: impl Into<Peer>, message: impl Into<Message>) {
         self.actions.push(Action::Send(to.into(), message.into()));
     }
@@ -161,8 +161,8 @@ impl<'a> Context<'a> {
         self.actions.push(Action::SendToNodes(message.into(), exclude.to_vec()));
     }
 
-    /// Sends a message to the whole network. If it can't be sent, `node_broadcast_failed` says why. This
-    /// node gets no event for its own broadcast.
+    /// Sends a message to the whole network. If it can't be sent, `node_broadcast_failed` says why.
+    /// This node gets no event for its own broadcast.
     pub fn broadcast(&mut self, title: impl Into<String>, message: impl Into<Message>) {
         self.actions.push(Action::Broadcast(title.into(), message.into()));
     }
@@ -201,9 +201,9 @@ impl<'a> Context<'a> {
         self.begin(|id| Action::Discover(id, depth))
     }
 
-    /// Searches the files that other nodes share, by name. The result comes in
-    /// `node_search_completed` or `node_action_failed`. In the simulator the text is words, each of them a
-    /// part of the name: patterns are not known there.
+    /// Searches the files that other nodes share, by name. The result comes in `node_search_completed`
+    /// or `node_action_failed`. In the simulator the text is words, each of them a part of the name:
+    /// patterns are not known there.
     pub fn search(&mut self, text: impl Into<String>) -> ActionId {
         let text = text.into();
         self.begin(|id| Action::Search(id, text))
@@ -226,8 +226,8 @@ impl<'a> Context<'a> {
     }
 
     /// Shares a file or folder with everyone: it stays where it is, and others find and fetch it. The
-    /// result comes in `node_share_completed` or `node_action_failed`. In the simulator it is a file of the
-    /// node's simulated disk; folders can't be shared there.
+    /// result comes in `node_share_completed` or `node_action_failed`. In the simulator it is a file of
+    /// the node's simulated disk; folders can't be shared there.
     pub fn share(&mut self, path: impl Into<PathBuf>) -> ActionId {
         let path = path.into();
         self.begin(|id| Action::Share(id, path))
@@ -244,8 +244,8 @@ impl<'a> Context<'a> {
     }
 
     /// Writes a file at once, in place of one that is there, so that it can be shared in the same call.
-    /// On a real node the handler waits for the disk; in the simulator the file is on the node's simulated
-    /// disk.
+    /// On a real node the handler waits for the disk; in the simulator the file is on the node's
+    /// simulated disk.
     ///
     /// # Errors
     /// If the content is over [`MAX_FILE_IN_MEMORY`], or it can't be written: nothing, or a part of it,
@@ -256,17 +256,18 @@ impl<'a> Context<'a> {
         content: impl Into<Bytes>,
     ) -> io::Result<()> {
         let content = content.into();
-        match content.len() > MAX_FILE_IN_MEMORY {
-            true => Err(io::ErrorKind::FileTooLarge.into()),
-            false => self.world.write_file(path.as_ref(), content),
+        if content.len() > MAX_FILE_IN_MEMORY {
+            return Err(io::ErrorKind::FileTooLarge.into());
         }
+        self.world.write_file(path.as_ref(), content)
     }
 
-    /// Asks a node. `name` says what kind of request it is, in at most
+    /// Sends a request to a node. `name` is the kind of request, in at most
     /// [`MAX_PROTOCOL`](crate::hello::MAX_PROTOCOL) bytes: the node's [`node_request`] answers it.
-    /// The reply comes in `node_request_completed`. A node without a link is dialled, or other nodes relay
-    /// the request and the reply. If the node can't be found, refuses, the link ends, or no reply comes within [`request_timeout`](crate::config::Config::request_timeout),
-    /// `node_action_failed` says so.
+    /// The reply comes in `node_request_completed`. A node without a link is dialled, or other nodes
+    /// relay the request and the reply. If the node can't be found, refuses, the link ends, or no reply
+    /// comes within [`request_timeout`](crate::config::Config::request_timeout), `node_action_failed`
+    /// says so.
     ///
     /// A message that is sent in the same call may arrive before the request.
     ///
@@ -321,8 +322,8 @@ impl<'a> Context<'a> {
         self.begin(|id| Action::Request(id, peer, name, message))
     }
 
-    /// Sets a timer that expires once, `after` from now: `on_timer` is called then. In the simulator that
-    /// is virtual time. The shortest time is a millisecond.
+    /// Sets a timer that expires once, `after` from now: `on_timer` is called then. In the simulator
+    /// that is virtual time. The shortest time is a millisecond.
     ///
     /// A handler has at most [`MAX_TIMERS`](super::MAX_TIMERS) timers at once. One that is over that is
     /// not set, and `node_action_failed` has its number, [`TimerId::action`].

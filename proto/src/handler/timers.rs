@@ -6,13 +6,13 @@ use std::time::Duration;
 use crate::event::TimerId;
 use crate::time::Instant;
 
-/// Most timers that a handler may have at once. 1,024: more than one for each neighbour and each request under
-/// way.
+/// Most timers that a handler may have at once. 1,024: more than one for each neighbour and each
+/// request under way.
 pub const MAX_TIMERS: usize = 1024;
 
-/// Shortest time after which a timer expires. 1 ms: the resolution of the runtime's clock. Without it, a
-/// handler that sets a timer of zero time whenever one expires would keep the simulator at one moment for
-/// ever.
+/// Shortest time after which a timer expires. 1 ms: the resolution of the runtime's clock. Without it,
+/// a handler that sets a timer of zero time whenever one expires would keep the simulator at one moment
+/// for ever.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 /// The timers that a handler has set and that have not expired. The node and the simulator drive them:
@@ -52,8 +52,8 @@ impl Timers {
         self.by_time.retain(|(_, set)| *set != timer);
     }
 
-    /// Takes a timer that has expired by `now`: the earliest, and of several at one time the one that was
-    /// set first.
+    /// Takes a timer that has expired by `now`: the earliest, and of several at one time the one that
+    /// was set first.
     pub fn poll(&mut self, now: Instant) -> Option<TimerId> {
         self.poll_timeout().filter(|at| *at <= now)?;
         self.by_time.pop_first().map(|(_, timer)| timer)

@@ -40,6 +40,8 @@ pub(super) async fn shake_hands(
 ) -> io::Result<Finished> {
     let mut read = Vec::with_capacity(ROOM);
     let mut unsent = Vec::new();
+    // rustls gets one record at a time. If it read on into the session's first data, it would decrypt
+    // them, and the record numbers would not begin at 0 for our own layer.
     loop {
         while connection.wants_write() {
             connection.write_tls(&mut unsent)?;
@@ -167,6 +169,7 @@ fn take_over(
         }
         _ => return Err(TakeOverError::CipherSuite),
     };
+    // Our layer counts from 0. With another number a nonce would be used twice.
     if *number != 0 {
         return Err(TakeOverError::RecordNumber(*number));
     }

@@ -121,6 +121,7 @@ impl IncomingRecords {
         loop {
             self.open_all(out);
             let opened = out.filled().len() - before;
+            // Data comes first. The error or the end behind it is what the next read gives.
             if opened > 0 || out.remaining() == 0 {
                 if let Some(low_watermark) = &mut self.low_watermark {
                     low_watermark.expected.subtract(opened);
@@ -157,6 +158,7 @@ impl IncomingRecords {
                     return;
                 }
                 self.given = 0;
+                // Freed while little arrives, so that an idle connection holds no buffer.
                 if self.busy {
                     self.opened.clear();
                 } else {
@@ -185,6 +187,8 @@ impl IncomingRecords {
         let Some(record) = ahead.get(..HEADER + payload) else { return Ok(false) };
         let room = payload - TAG;
         self.taken += record.len();
+        // Opening a record into the reader's buffer saves a copy. The buffer needs room for the kind
+        // and the padding too, although only the data before them count in the end.
         let is_direct = out.remaining() >= room;
         let opened = if is_direct {
             out.initialize_unfilled_to(room)
@@ -200,6 +204,7 @@ impl IncomingRecords {
             ContentType::Data => data = len,
             ContentType::Alert => self.end = Some(SessionEnd::Alert(Alert::decode(content)?)),
             ContentType::Handshake => {
+                // All records behind this one have the next key.
                 if let Some(is_requested) = is_key_update(content)? {
                     self.keys.update().map_err(|_| RecordError::Malformed)?;
                     self.update_requested |= is_requested;

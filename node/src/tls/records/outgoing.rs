@@ -1,4 +1,5 @@
-//! Outgoing records: seals the bytes of the writer, and keeps the records until the transport takes them.
+//! Outgoing records: seals the bytes of the writer, and keeps the records until the transport takes
+//! them.
 
 use std::io::{self, IoSlice};
 
@@ -69,6 +70,7 @@ impl OutgoingRecords {
     pub(super) fn sent(&mut self, len: usize) {
         self.sent += len;
         if self.sent >= self.filled {
+            // An idle connection holds no buffer.
             if self.filled < SMALL {
                 self.bytes = Vec::new();
             }
@@ -121,10 +123,13 @@ impl OutgoingRecords {
         let taken = len.min(AT_ONCE);
         let mut slices = Slices { slices, taken: 0 };
         let mut left = taken;
+        // For all records at once: a buffer that grows record by record would be copied each time.
         self.reserve(left + left.div_ceil(MAX_CONTENT) * (HEADER + TAIL));
         while left > 0 {
             self.refresh()?;
             let len = left.min(MAX_CONTENT);
+            // Bytes of one slice are sealed from where they are. Only a record over several slices is
+            // copied.
             let whole = slices.take(len);
             let (keys, record) = self.room(HEADER + len + TAIL);
             match whole {
@@ -153,6 +158,7 @@ impl OutgoingRecords {
     fn refresh(&mut self) -> Result<(), Unspecified> {
         if self.update || self.keys.is_worn() {
             self.update = false;
+            // The announcement is the last record under the old key.
             self.put(ContentType::Handshake, &key_update(false))?;
             self.keys.update()?;
         }

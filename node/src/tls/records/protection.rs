@@ -74,6 +74,7 @@ impl RecordProtection {
         secret: TrafficSecret,
         check: impl FnOnce(&[u8], &[u8]) -> Result<(), Unspecified>,
     ) -> Result<Self, Unspecified> {
+        // The largest key of all cipher suites. It is wiped when it is dropped.
         let mut key = Zeroizing::new([0; 32]);
         let key = key.get_mut(..cipher.algorithm().key_len()).ok_or(Unspecified)?;
         expand(&secret, b"key", key)?;
@@ -147,6 +148,8 @@ impl RecordProtection {
         let opening =
             self.key.open_separate_gather(self.nonce(), Aad::from(head), sealed, tag, opened);
         opening.map_err(|Unspecified| RecordError::Forged)?;
+        // Not counted after an error: the session is over then, and no other record may be tried in its
+        // place.
         self.next += 1;
         Ok(())
     }
